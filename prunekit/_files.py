@@ -1,0 +1,98 @@
+"""Files that are either whole or absent: atomic writes, checked reads, hashes."""
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from prunekit._types import JsonDict
+from prunekit.errors import FileFormatError, MissingFileError
+
+__all__ = ["atomic_folder", "atomic_path", "canonical_json", "json_hash", "read_json", "sha256_file", "write_json"]
+
+
+@contextmanager
+def atomic_path(target: Path) -> Iterator[Path]:
+    """Yield a temporary path beside ``target`` and rename it onto ``target`` when the block succeeds.
+
+    Nothing is left behind when the block raises; a reader never sees a half-written file.
+    """
+    target.parent.mkdir(parents=True, exist_ok=True)
+    part = target.with_name(f".{target.name}.{os.getpid()}.part")
+    try:
+        yield part
+        with part.open("rb") as handle:
+            os.fsync(handle.fileno())
+        part.replace(target)
+    finally:
+        part.unlink(missing_ok=True)
+
+
+@contextmanager
+def atomic_folder(target: Path) -> Iterator[Path]:
+    """Yield an empty temporary folder that becomes ``target`` when the block succeeds.
+
+    An existing ``target`` is replaced only after the new one is complete.
+    """
+    target.parent.mkdir(parents=True, exist_ok=True)
+    part = target.with_name(f".{target.name}.{os.getpid()}.part")
+    old = target.with_name(f".{target.name}.{os.getpid()}.old.part")
+    shutil.rmtree(part, ignore_errors=True)
+    part.mkdir()
+    try:
+        yield part
+        if target.exists():
+            target.replace(old)
+        part.replace(target)
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
+        shutil.rmtree(old, ignore_errors=True)
+
+
+def canonical_json(data: Any) -> str:
+    """One text for equal data: sorted keys, no spaces, shortest float form."""
+    return json.dumps(data, sort_keys=True, separators=(",", ":"), allow_nan=False)
+
+
+def json_hash(data: Any) -> str:
+    """SHA-256 of :func:`canonical_json`, as 64 hex digits."""
+    return hashlib.sha256(canonical_json(data).encode()).hexdigest()
+
+
+def sha256_file(path: Path) -> str:
+    """SHA-256 of a file's bytes, as 64 hex digits."""
+    with path.open("rb") as handle:
+        return hashlib.file_digest(handle, "sha256").hexdigest()
+
+
+def write_json(path: Path, data: JsonDict) -> None:
+    """Write indented JSON atomically; NaN and infinities are refused, since JSON has no word for them."""
+    text = json.dumps(data, indent=2, allow_nan=False) + "\n"
+    with atomic_path(path) as part:
+        part.write_text(text, encoding="utf-8")
+
+
+def read_json(path: Path, expected_format: str | None = None) -> dict[str, Any]:
+    """Read a JSON object, checking its ``format`` key when ``expected_format`` is given.
+
+    Raises:
+        MissingFileError: there is no such file.
+        FileFormatError: it is not a JSON object, or of another format.
+    """
+    if not path.is_file():
+        raise MissingFileError(f"{path} does not exist; expected a JSON file there.")
+    try:
+        data = json.loads(path.read_text(encoding="utf-8"))
+    except (UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
+        raise FileFormatError(
+            f"{path} is not readable JSON ({error}); write it again with the command that made it."
+        ) from error
+    if not isinstance(data, dict):
+        raise FileFormatError(f"{path} holds a JSON {type(data).__name__}; expected an object.")
+    if expected_format is not None and data.get("format") != expected_format:
+        raise FileFormatError(f"{path} has format {data.get('format')!r}; expected {expected_format!r}.")
+    return data

@@ -1,0 +1,14 @@
+"""Names for the array and JSON types that cross module borders."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+__all__ = ["FloatArray", "IntArray", "Json", "JsonDict"]
+
+FloatArray = NDArray[np.float64]
+IntArray = NDArray[np.int64]
+Json = Any
+JsonDict = Mapping[str, Any]

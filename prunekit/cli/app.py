@@ -1,0 +1,42 @@
+"""The application: its commands, and the one place where an error becomes a sentence and an exit code."""
+
+import sys
+
+import typer
+
+from prunekit.cli import making, measuring, planning
+from prunekit.cli.console import fail
+from prunekit.errors import PrunekitError
+
+__all__ = ["app", "main"]
+
+app = typer.Typer(
+    name="prunekit",
+    help="Structural pruning and importance for diffusion models, timestep group by timestep group.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+for module in (planning, making, measuring):
+    for function in module.COMMANDS:
+        app.command()(function)
+
+
+@app.callback(invoke_without_command=True)
+def _root(version: bool = typer.Option(False, "--version", help="Print the version and exit.", is_eager=True)) -> None:
+    if version:
+        import prunekit
+
+        print(prunekit.__version__)
+        raise typer.Exit
+
+
+def main() -> None:
+    """Entry point: 0 done, 2 the user's mistake, 130 interrupted."""
+    try:
+        app()
+    except PrunekitError as error:
+        sys.exit(fail(str(error)))
+    except KeyboardInterrupt:
+        sys.exit(130)

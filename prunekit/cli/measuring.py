@@ -1,0 +1,141 @@
+"""Commands that measure and show: ``sample``, ``evaluate``, ``cost``, ``report``."""
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from prunekit.cli.console import Bars, emit, print_table
+from prunekit.errors import InputError
+
+__all__ = ["COMMANDS"]
+
+Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+ModelPath = Annotated[str, typer.Argument(help="Base checkpoint, diffusers folder, slim folder or experts folder.")]
+Steps = Annotated[int, typer.Option("--num-inference-steps", help="Sampling steps.")]
+SamplerOption = Annotated[str, typer.Option(help="ddim, ddpm, heun, … or a diffusers scheduler's class name.")]
+
+
+def sample(
+    model: ModelPath,
+    count: Annotated[int, typer.Option(help="Number of images.")] = 64,
+    sampler: SamplerOption = "ddim",
+    steps: Steps = 50,
+    seed: Annotated[int, typer.Option(help="Of the initial noise: equal seeds mean equal noise for every model.")] = 0,
+    output: Annotated[Path | None, typer.Option(help="File to write (.npz; a .png goes beside it).")] = None,
+    json: Json = False,
+) -> None:
+    """Sample images from a model into an .npz and a grid picture."""
+    from prunekit.pipeline.measuring import save_images
+    from prunekit.pipeline.opening import open_model
+    from prunekit.report import grid_png
+    from prunekit.sampling import make_sampler, to_images
+
+    opened = open_model(model)
+    drawn = make_sampler(sampler, steps, opened.schedule, opened.prediction_type, opened.shape)
+    with Bars().shown() as bars:
+        images = to_images(drawn(opened.model, count, seed, report=lambda done, all_: bars.progress("sample", done, all_, "")))
+    target = output or Path("samples") / f"{Path(model).name.removesuffix('.pt') or 'model'}.npz"
+    save_images(images, target)
+    picture = target.with_suffix(".png")
+    grid_png(images.permute(0, 2, 3, 1).numpy(), picture)
+    emit(json, {"output": str(target), "picture": str(picture), "count": count}, [f"{count} samples: {target}, {picture}"])
+
+
+def evaluate(
+    experts: ModelPath,
+    base: Annotated[str | None, typer.Option(help="Base to compare with, sampled from the same noise.")] = None,
+    data: Annotated[str | None, typer.Option("--data", help="Real images; the model's own training images if absent.")] = None,
+    resolution: Annotated[int | None, typer.Option(help="Side of the square images.")] = None,
+    count: Annotated[int, typer.Option(help="Images sampled per model and seed.")] = 1024,
+    seeds: Annotated[int, typer.Option(help="Number of seeds: 0, 1, …")] = 3,
+    features: Annotated[str, typer.Option(help="digits-cnn, fashion-cnn, or auto.")] = "auto",
+    sampler: SamplerOption = "ddim",
+    steps: Steps = 50,
+    output: Annotated[Path, typer.Option(help="File to write.")] = Path("evaluation.json"),
+    json: Json = False,
+) -> None:
+    """Denoising loss per timestep group, and FID and KID on stated features, with standard errors over seeds."""
+    from prunekit._files import write_json
+    from prunekit.pipeline.measuring import Setting, measure_losses, measure_samples
+    from prunekit.pipeline.opening import open_model
+    from prunekit.recipe import AllocationOptions, DataOptions, EvaluationOptions
+    from prunekit.report import metric_lines
+
+    if count < 2 or seeds < 1:
+        raise InputError(f"Got --count {count} and --seeds {seeds}; expected at least 2 images and 1 seed.")
+    opened = open_model(experts)
+    models, macs = {"expert": opened.model}, {"experts": opened.mean_macs(sampler, steps)}
+    sampled = {"experts": opened.model}
+    if base is not None:
+        reference = open_model(base)
+        models = {"base": reference.model, **models}
+        sampled = {"base": reference.model, **sampled}
+        macs["base"] = reference.mean_macs(sampler, steps)
+    images = opened.images(None if data is None else DataOptions(data, resolution))
+    options = EvaluationOptions(samples=count, seeds=tuple(range(seeds)), features=features)
+    setting = Setting(
+        images, opened.groups, opened.schedule, opened.prediction_type, AllocationOptions(sampler=sampler, steps=steps), options
+    )
+    losses = measure_losses(setting, models)
+    with Bars().shown() as bars:
+        measured = measure_samples(setting, sampled, macs, lambda name, done, all_: bars.progress("sampling", done, all_, name))
+    results = {"format": "prunekit-evaluation/1", "losses": losses, "metrics": measured.metrics}
+    write_json(output, results)
+    if json:
+        emit(True, results)
+        return
+    rows = [
+        [str(row["group"]), *(f"{row[name]['mean']:.5f} ± {row[name]['se']:.5f}" for name in models)] for row in losses
+    ]
+    print_table("Held-out denoising loss, mean ± standard error over samples", ["group", *models], rows)
+    for line in metric_lines(measured.metrics):
+        print(line)
+    print(f"Written to {output}")
+
+
+def cost(
+    model: ModelPath,
+    depth: Annotated[int, typer.Option(help="How deep the table of modules goes.")] = 2,
+    compare: Annotated[bool, typer.Option(help="Show fvcore's and thop's figures too.")] = True,
+    json: Json = False,
+) -> None:
+    """MACs and parameters of a model, in total and by module, with what was not counted."""
+    from prunekit.cost import count_macs, other_counters
+    from prunekit.pipeline.opening import open_model
+
+    opened = open_model(model)
+    parts = opened.parts()
+    counted = {name: count_macs(part, opened.inputs) for name, part in parts.items()}
+    if len(counted) == 1:
+        (only,) = counted.values()
+        data: dict[str, Any] = only.to_json()
+        if compare:
+            data["other_counters"] = other_counters(opened.model, opened.inputs)
+    else:
+        data = opened.mean_cost(counted)
+    if json:
+        emit(True, data)
+        return
+    print(f"{model}: {data['macs']:,.0f} MACs ({data['flops']:,.0f} FLOPs = 2·MACs) per sample per evaluation, {data['params']:,} parameters")
+    shown = {k: v for k, v in data["by_module"].items() if k and v and k.count(".") < depth}
+    print_table("By module", ["module", "MACs", "share"], [[k, f"{v:,.0f}", f"{100 * v / data['macs']:.1f} %"] for k, v in shown.items()])
+    for name, figure in data.get("other_counters", {}).items():
+        print(f"{name}: {figure:,} MACs" if isinstance(figure, int) else f"{name}: {figure}")
+    if data.get("other_counters"):
+        print("fvcore and thop leave out attention products and count norms or activations in their own way.")
+    print("Not counted (no multiply-accumulates): " + ", ".join(f"{op} ×{n}" for op, n in data["uncounted"].items()))
+
+
+def report(
+    run: Annotated[Path, typer.Argument(help="Folder of a run, with manifest.json.")],
+    json: Json = False,
+) -> None:
+    """Make a run's tables, pictures and index.html again from its manifest."""
+    from prunekit.report import write_report
+
+    page = write_report(run)
+    emit(json, {"report": str(page)}, [f"Report: {page}"])
+
+
+COMMANDS = (sample, evaluate, cost, report)

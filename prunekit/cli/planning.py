@@ -1,0 +1,153 @@
+"""Commands that plan: ``groups`` and ``allocate``. They answer without importing torch."""
+
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from prunekit._files import read_json, write_json
+from prunekit.allocation import Allocation
+from prunekit.cli.console import emit, print_table
+from prunekit.errors import InputError
+from prunekit.groups import TimestepGroups
+from prunekit.pipeline.planning import cut_groups, plan_budget
+from prunekit.schedule import NoiseSchedule
+
+__all__ = ["COMMANDS"]
+
+Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
+
+
+class Schedule(StrEnum):
+    """Noise schedules that can be named on the command line."""
+
+    linear = "linear"
+    scaled_linear = "scaled_linear"
+    cosine = "cosine"
+    sigmoid = "sigmoid"
+    rectified_flow = "rectified_flow"
+
+
+class Method(StrEnum):
+    """Grouping methods."""
+
+    uniform = "uniform"
+    snr = "snr"
+
+
+class Rule(StrEnum):
+    """Allocation rules."""
+
+    linear = "linear"
+    snr = "snr"
+    uniform = "uniform"
+
+
+ScheduleOption = Annotated[Schedule, typer.Option("--noise-schedule", help="Noise schedule that the model was trained with.")]
+TimestepsOption = Annotated[int, typer.Option("--num-timesteps", help="Training timesteps T.")]
+CutsOption = Annotated[str | None, typer.Option("--cuts", help="Explicit borders instead, e.g. 250,600.")]
+
+
+def groups(
+    count: Annotated[int, typer.Option("--groups", help="Number of timestep groups.")] = 5,
+    method: Annotated[Method, typer.Option(help="How to cut.")] = Method.uniform,
+    cuts: CutsOption = None,
+    noise_schedule: ScheduleOption = Schedule.linear,
+    num_timesteps: TimestepsOption = 1000,
+    output: Annotated[Path, typer.Option(help="File to write.")] = Path("groups.json"),
+    json: Json = False,
+) -> None:
+    """Cut the timesteps into groups and write groups.json. Group 0 is the cleanest."""
+    schedule = NoiseSchedule.from_config({"kind": noise_schedule.value, "num_timesteps": num_timesteps})
+    made = cut_groups(schedule, count, method.value, _cuts(cuts))
+    data = {**made.to_json(), "noise_schedule": schedule.to_config()}
+    write_json(output, data)
+    if json:
+        emit(True, data)
+        return
+    snr_db = schedule.snr_db
+    rows = [
+        [str(g.index), f"{g.start}–{g.stop - 1}", str(len(g)), f"{snr_db[g.start]:.1f} … {snr_db[g.stop - 1]:.1f}"]
+        for g in made
+    ]
+    print_table(f"{len(made)} timestep groups ({made.method})", ["group", "timesteps", "count", "SNR dB"], rows)
+    print(f"Written to {output}")
+
+
+def allocate(
+    budget: Annotated[float, typer.Option(help="Mean fraction of the base's MACs over the sampler's steps, e.g. 0.8.")],
+    rule: Annotated[Rule, typer.Option(help="How targets follow difficulty.")] = Rule.linear,
+    groups: Annotated[
+        Path | None, typer.Option("--groups-file", help="groups.json to use; the one that stands here when there is one.")
+    ] = None,
+    count: Annotated[int | None, typer.Option("--groups", help="Number of uniform groups, instead of a file.")] = None,
+    sampler: Annotated[str, typer.Option(help="ddim, ddpm, heun, … or a diffusers scheduler's class name.")] = "ddim",
+    steps: Annotated[int, typer.Option("--num-inference-steps", help="Sampling steps.")] = 50,
+    floor: Annotated[float, typer.Option(help="Smallest ratio that rule snr gives.")] = 0.1,
+    noise_schedule: ScheduleOption = Schedule.linear,
+    num_timesteps: TimestepsOption = 1000,
+    output: Annotated[Path, typer.Option(help="File to write.")] = Path("allocation.json"),
+    json: Json = False,
+) -> None:
+    """Give each timestep group a MAC target whose mean over the sampler's real steps is the budget."""
+    schedule = NoiseSchedule.from_config({"kind": noise_schedule.value, "num_timesteps": num_timesteps})
+    partition, schedule = _partition(groups, count, schedule)
+    allocation = plan_budget(
+        partition, schedule, budget, rule=rule.value, sampler=sampler, steps=steps, floor=floor
+    )
+    write_json(output, allocation.to_json())
+    if json:
+        emit(True, allocation.to_json())
+    else:
+        show_allocation(allocation)
+        print(f"Written to {output}")
+
+
+def show_allocation(allocation: Allocation) -> None:
+    """Print an allocation as a table with its feasible range."""
+    rows = [
+        [
+            str(g.index),
+            f"{g.start}–{g.stop - 1}",
+            f"{g.snr_db:.1f}",
+            f"{100 * g.share:.1f} %",
+            f"{g.mac_ratio:.4f}",
+            "—" if g.target_macs is None else f"{g.target_macs:,}",
+        ]
+        for g in allocation.groups
+    ]
+    title = (
+        f"Budget {allocation.budget:g} of the base's MACs, rule {allocation.rule}, "
+        f"{allocation.sampler_steps} evaluations of {allocation.sampler}"
+    )
+    print_table(title, ["group", "timesteps", "SNR dB", "share of steps", "MAC ratio", "target MACs"], rows)
+    low, high = allocation.feasible
+    print(f"Mean over the steps: {allocation.mean_mac_ratio:.6f}. Feasible budgets with this rule: {low:.4g} … {high:.4g}.")
+
+
+def _partition(
+    path: Path | None, count: int | None, schedule: NoiseSchedule
+) -> tuple[TimestepGroups, NoiseSchedule]:
+    """Groups from a file (with the schedule that it names), or uniform ones."""
+    if path is not None and count is not None:
+        raise InputError("Got both --groups and --groups-file; expected one of them.")
+    found = path or (Path("groups.json") if count is None and Path("groups.json").is_file() else None)
+    if found is None:
+        return cut_groups(schedule, count or 5), schedule
+    data: dict[str, Any] = read_json(found, "prunekit-groups/1")
+    if "noise_schedule" in data:
+        schedule = NoiseSchedule.from_config(data["noise_schedule"])
+    return TimestepGroups.from_json(data), schedule
+
+
+def _cuts(text: str | None) -> tuple[int, ...] | None:
+    if text is None:
+        return None
+    try:
+        return tuple(int(part) for part in text.split(","))
+    except ValueError as error:
+        raise InputError(f"Got --cuts {text!r}; expected rising integers with commas between, e.g. 250,600.") from error
+
+
+COMMANDS = (groups, allocate)

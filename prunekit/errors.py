@@ -1,0 +1,67 @@
+"""Every error that prunekit raises on purpose.
+
+The tree; each leaf is also the builtin that a caller would have caught::
+
+    PrunekitError
+    ├── InputError (ValueError)             an argument, an option or a recipe key
+    │   ├── BudgetError                     a target outside what can be reached
+    │   └── PlanError                       a pruning plan that does not fit its model
+    ├── FileFormatError (ValueError)        a file that is broken, foreign or of another version
+    │   └── UnsafeFileError                 a file that would need to run code to be read
+    ├── MissingFileError (FileNotFoundError)
+    └── GraphError (RuntimeError)           a network whose structure cannot be followed
+
+A message is one sentence: what, got, expected, and how to mend it.
+"""
+
+__all__ = [
+    "BudgetError",
+    "FileFormatError",
+    "GraphError",
+    "InputError",
+    "MissingFileError",
+    "PlanError",
+    "PrunekitError",
+    "UnsafeFileError",
+]
+
+
+class PrunekitError(Exception):
+    """Root of the tree; the command line turns it into one sentence and exit code 2."""
+
+
+class InputError(PrunekitError, ValueError):
+    """A value that the caller gave cannot be used."""
+
+
+class BudgetError(InputError):
+    """A compute target cannot be reached.
+
+    Args:
+        message: the sentence for the user.
+        feasible: the smallest and the largest target that can be reached, in the unit of the target.
+    """
+
+    def __init__(self, message: str, feasible: tuple[float, float]) -> None:
+        super().__init__(message)
+        self.feasible = feasible
+
+
+class PlanError(InputError):
+    """A pruning plan does not fit the model that it is applied to."""
+
+
+class FileFormatError(PrunekitError, ValueError):
+    """A file is truncated, tampered with, foreign, or of a version that is not understood."""
+
+
+class UnsafeFileError(FileFormatError):
+    """Reading a file would mean running code that it carries."""
+
+
+class MissingFileError(PrunekitError, FileNotFoundError):
+    """A file or folder that is needed does not exist."""
+
+
+class GraphError(PrunekitError, RuntimeError):
+    """The structure of a network cannot be followed, so it cannot be pruned safely."""

@@ -1,0 +1,257 @@
+"""Measures of a model: FID and KID of its samples with a stated feature extractor, and its denoising loss per timestep group."""
+
+import hashlib
+import math
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Generator, Tensor, nn
+from torchmetrics.image.fid import FrechetInceptionDistance
+from torchmetrics.image.kid import KernelInceptionDistance
+
+from prunekit._types import FloatArray
+from prunekit.errors import InputError
+from prunekit.features import FeatureExtractor
+from prunekit.groups import TimestepGroup, TimestepGroups
+from prunekit.training import DenoisingObjective
+
+__all__ = [
+    "GroupLoss",
+    "ImageMetrics",
+    "group_losses",
+    "image_metrics",
+    "mean_and_standard_error",
+    "paired_difference",
+]
+
+
+@dataclass(frozen=True)
+class ImageMetrics:
+    """Distances between two sets of images, lower = closer; they compare only where extractor and counts agree.
+
+    Args:
+        fid: Fréchet distance of the two sets' features (arXiv:1706.08500); biased upwards, more so for fewer images.
+        kid: unbiased squared MMD with a cubic kernel, mean over subsets (arXiv:1801.01401); can be slightly negative.
+        count_real: number of real images.
+        count_fake: number of generated images.
+        kid_subset_size: images that each of KID's subsets took from either set.
+    """
+
+    fid: float
+    kid: float
+    count_real: int
+    count_fake: int
+    kid_subset_size: int
+
+    def to_json(self) -> dict[str, Any]:
+        """The fields by name."""
+        return asdict(self)
+
+
+class _Given(nn.Module):
+    """Hands features through, so that each image is looked at once for both metrics."""
+
+    def __init__(self, num_features: int) -> None:
+        super().__init__()
+        self.num_features = num_features
+
+    def forward(self, features: Tensor) -> Tensor:
+        return features
+
+
+def image_metrics(
+    real: Tensor,
+    fake: Tensor,
+    extractor: FeatureExtractor,
+    *,
+    kid_subset_size: int = 200,
+    kid_subsets: int = 50,
+    seed: int = 0,
+) -> ImageMetrics:
+    """FID and KID between two sets of images.
+
+    Args:
+        real: uint8, shape (count, channels, height, width).
+        fake: uint8, shape (count, channels, height, width); its count may differ from the real images'.
+        extractor: gives the features.
+        kid_subset_size: images per subset of KID, at most the smaller count; the result says how many were taken.
+        kid_subsets: number of KID's random subsets.
+        seed: of KID's subsets; the global generator is left alone.
+
+    Raises:
+        InputError: fewer than two images in a set, images of another type or shape, or subsets that cannot be drawn.
+    """
+    if min(len(real), len(fake)) < 2 or kid_subset_size < 2 or kid_subsets < 1:
+        raise InputError(
+            f"Got {len(real)} real and {len(fake)} generated images, and {kid_subsets} subsets of {kid_subset_size}; "
+            "expected at least two of each, and at least one subset of two."
+        )
+    features = {True: extractor.features(real), False: extractor.features(fake)}
+    subset_size = min(kid_subset_size, len(real), len(fake))
+    given = _Given(features[True].shape[1])
+    fid = FrechetInceptionDistance(feature=given)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Metric `Kernel Inception Distance` will save")  # they are small
+        kid = KernelInceptionDistance(feature=given, subsets=kid_subsets, subset_size=subset_size)
+    for metric in (fid, kid):
+        for is_real, values in features.items():
+            metric.update(values, real=is_real)
+    with torch.random.fork_rng(devices=[]):  # torchmetrics draws the subsets from the global generator only
+        torch.default_generator.manual_seed(seed)
+        kid_mean, _ = kid.compute()
+    return ImageMetrics(float(fid.compute()), float(kid_mean), len(real), len(fake), subset_size)
+
+
+def mean_and_standard_error(values: Sequence[float] | FloatArray) -> tuple[float, float | None]:
+    """Mean and standard error s/√n with s the sample standard deviation (n − 1 below the line), None for one value.
+
+    Raises:
+        InputError: there are no values.
+
+    Example:
+        >>> mean_and_standard_error([1.0, 3.0]), mean_and_standard_error([2.0])
+        ((2.0, 1.0), (2.0, None))
+    """
+    array = np.asarray(values, dtype=np.float64)
+    if array.ndim != 1 or len(array) == 0:
+        raise InputError(f"Got values of shape {array.shape}; expected a list of at least one number.")
+    if len(array) == 1:
+        return float(array[0]), None
+    return float(array.mean()), float(array.std(ddof=1) / math.sqrt(len(array)))
+
+
+@dataclass(frozen=True, eq=False)
+class GroupLoss:
+    """Denoising loss of one model in one timestep group.
+
+    Args:
+        index: the timestep group's.
+        losses: loss of each sample, float64, shape (count,).
+        draw: hash of the images, timesteps and noise; two losses are paired sample by sample where it is equal.
+    """
+
+    index: int
+    losses: FloatArray
+    draw: str
+
+    @property
+    def count(self) -> int:
+        """Number of samples."""
+        return len(self.losses)
+
+    @property
+    def mean(self) -> float:
+        """Mean loss."""
+        return mean_and_standard_error(self.losses)[0]
+
+    @property
+    def standard_error(self) -> float | None:
+        """Standard error of the mean, as if the samples were independent; evenly spread timesteps make it an upper figure."""
+        return mean_and_standard_error(self.losses)[1]
+
+    def to_json(self) -> dict[str, Any]:
+        """``index``, ``mean``, ``standard_error``, ``count`` and ``draw``, without the single losses."""
+        return {
+            "index": self.index,
+            "mean": self.mean,
+            "standard_error": self.standard_error,
+            "count": self.count,
+            "draw": self.draw,
+        }
+
+
+def group_losses(
+    model: nn.Module,
+    objective: DenoisingObjective,
+    groups: TimestepGroups,
+    *,
+    batches: int,
+    batch_size: int,
+    seed: int,
+) -> list[GroupLoss]:
+    """Denoising loss in each timestep group, on images, timesteps and noise that are the same for every model.
+
+    The timesteps are the midpoints of equal parts of the group; images and noise come from a generator seeded by
+    (seed, group index).
+
+    Args:
+        model: the network; its train or eval mode is as before afterwards.
+        objective: images and loss; the images should be ones that no training step has seen.
+        groups: the timestep groups.
+        batches: forwards per group.
+        batch_size: samples per forward; with ``batches`` and ``seed`` it decides the draw.
+        seed: not negative.
+
+    Returns:
+        One loss per group, in the groups' order.
+
+    Raises:
+        InputError: a count is below one, or the seed negative.
+    """
+    if batches < 1 or batch_size < 1 or seed < 0:
+        raise InputError(
+            f"Got {batches} batches of {batch_size} and seed {seed}; expected at least 1 of 1, and a seed of 0 or more."
+        )
+    with _evaluating(model):
+        return [_group_loss(model, objective, group, batches, batch_size, seed) for group in groups]
+
+
+def paired_difference(a: GroupLoss, b: GroupLoss) -> tuple[float, float]:
+    """Mean and standard error of b − a, sample by sample: much smaller an error than that of two separate means.
+
+    Raises:
+        InputError: the two were not measured on the same draw, or on one sample only.
+    """
+    if a.draw != b.draw or a.count != b.count:
+        raise InputError(
+            f"The losses of timestep groups {a.index} and {b.index} were measured on different images, timesteps or noise; "
+            "expected the same objective, groups, batches, batch size and seed for both."
+        )
+    mean, error = mean_and_standard_error(b.losses - a.losses)
+    if error is None:
+        raise InputError("A paired difference of one sample has no standard error; measure at least two.")
+    return mean, error
+
+
+@contextmanager
+def _evaluating(model: nn.Module) -> Iterator[None]:
+    """Eval mode without gradients; every module's own mode is put back, since a frozen part may differ from the whole."""
+    modes = [(module, module.training) for module in model.modules()]
+    model.eval()
+    try:
+        with torch.no_grad():
+            yield
+    finally:
+        for module, training in modes:
+            module.training = training
+
+
+def _group_loss(
+    model: nn.Module, objective: DenoisingObjective, group: TimestepGroup, batches: int, batch_size: int, seed: int
+) -> GroupLoss:
+    device = next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
+    generator = Generator().manual_seed(_group_seed(seed, group.index))
+    digest = hashlib.sha256(objective.prediction_type.encode())
+    losses = []
+    for timesteps in _spread(group, batches * batch_size).split(batch_size):
+        clean, noise = objective.draw(timesteps, generator)
+        for tensor in (timesteps, clean, noise):
+            digest.update(tensor.contiguous().numpy().tobytes())
+        loss = objective.per_sample(model, clean.to(device), noise.to(device), timesteps.to(device))
+        losses.append(loss.cpu().double().numpy())
+    return GroupLoss(group.index, np.concatenate(losses), digest.hexdigest()[:16])
+
+
+def _spread(group: TimestepGroup, count: int) -> Tensor:
+    """Timesteps at the midpoints of ``count`` equal parts of the group, rising, int64, shape (count,)."""
+    return group.start + (2 * torch.arange(count) + 1) * len(group) // (2 * count)
+
+
+def _group_seed(seed: int, index: int) -> int:
+    """A seed of 64 bits from the pair, so that neither neighbouring seeds nor neighbouring groups share their draws."""
+    return int(np.random.SeedSequence((seed, index)).generate_state(1, np.uint64)[0] >> np.uint64(1))

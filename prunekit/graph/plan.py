@@ -1,0 +1,86 @@
+"""A pruning plan: which root channels of which channel group are kept. Immutable, JSON, checked against its network."""
+
+import itertools
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from prunekit._types import FloatArray, IntArray, JsonDict
+from prunekit.errors import FileFormatError, PlanError
+from prunekit.graph.structure import ChannelGraph
+
+__all__ = ["PruningPlan"]
+
+
+@dataclass(frozen=True)
+class PruningPlan:
+    """Kept root channels of every channel group that changes; groups that are absent stay whole.
+
+    Args:
+        kept: channel group name to ascending root channels.
+        fingerprint: of the :class:`ChannelGraph` that it was made for.
+
+    Example:
+        >>> PruningPlan({"conv1": (0, 2)}, "ab").to_json()
+        {'fingerprint': 'ab', 'kept': {'conv1': [0, 2]}}
+    """
+
+    kept: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+    fingerprint: str = ""
+
+    @classmethod
+    def from_widths(cls, graph: ChannelGraph, widths: IntArray, scores: Mapping[str, FloatArray]) -> "PruningPlan":
+        """Keep the best channels of every group at the given widths, shape (groups,), in the graph's order."""
+        kept = {
+            group.name: tuple(int(c) for c in group.select(scores[group.name], int(width)))
+            for group, width in zip(graph, widths, strict=True)
+            if width != group.size
+        }
+        return cls(kept, graph.fingerprint)
+
+    def widths(self, graph: ChannelGraph) -> IntArray:
+        """Width of every group of the graph, shape (groups,)."""
+        return np.array([len(self.kept.get(group.name, range(group.size))) for group in graph], dtype=np.int64)
+
+    def check(self, graph: ChannelGraph) -> None:
+        """Refuse a plan that does not fit.
+
+        Raises:
+            PlanError: another network's plan, an unknown group, channels out of range or order, or an illegal width.
+        """
+        if self.fingerprint != graph.fingerprint:
+            raise PlanError(
+                f"The plan was made for another network or norm mode (fingerprint {self.fingerprint or 'absent'}, "
+                f"this network's is {graph.fingerprint}); prune this network anew."
+            )
+        for name, kept in self.kept.items():
+            if name not in graph.index:
+                raise PlanError(f"The plan names channel group {name!r}, which this network does not have.")
+            group = graph[name]
+            rising = all(low < high for low, high in itertools.pairwise(kept))
+            if not kept or not rising or kept[0] < 0 or kept[-1] >= group.size:
+                raise PlanError(f"The plan's channels of {name!r} must be rising numbers in 0 … {group.size - 1}.")
+            if not group.is_legal(len(kept)):
+                raise PlanError(
+                    f"The plan keeps {len(kept)} of {group.size} channels of {name!r}; "
+                    f"expected {group.size} minus a multiple of {group.step}."
+                )
+            if group.whole:
+                rows = np.bincount(np.array(kept) // (group.size // group.rows))
+                if not np.isin(rows, (0, group.size // group.rows)).all():
+                    raise PlanError(f"The plan cuts through a head or norm group of {name!r}; expected whole ones.")
+
+    def to_json(self) -> dict[str, Any]:
+        """``{"fingerprint", "kept"}``."""
+        return {"fingerprint": self.fingerprint, "kept": {name: list(kept) for name, kept in self.kept.items()}}
+
+    @classmethod
+    def from_json(cls, data: JsonDict) -> "PruningPlan":
+        """Read what :meth:`to_json` wrote."""
+        try:
+            kept = {str(name): tuple(int(channel) for channel in channels) for name, channels in data["kept"].items()}
+            return cls(kept, str(data["fingerprint"]))
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise FileFormatError(f"The pruning plan cannot be read ({error}).") from error

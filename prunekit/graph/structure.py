@@ -1,0 +1,151 @@
+"""Channel groups: the channels of a network that can only be removed together, as plain data.
+
+A *channel group* has ``size`` root channels. Each *member* ties positions on one axis of one layer to root channels: removing root
+channel c removes every tied position everywhere. Nothing here knows of diffusion, and nothing holds a tensor.
+"""
+
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Literal
+
+import numpy as np
+
+from prunekit._files import json_hash
+from prunekit._types import FloatArray, IntArray
+from prunekit.errors import InputError
+
+__all__ = ["Axis", "ChannelGraph", "ChannelGroup", "Member", "NormMode", "shrunk_norm_groups"]
+
+Axis = Literal["out", "in"]
+NormMode = Literal["even", "whole"]
+
+
+@dataclass(frozen=True, eq=False)
+class Member:
+    """Positions on one axis of a layer that belong to root channels.
+
+    Args:
+        layer: module name, as in ``named_modules``.
+        axis: ``out`` or ``in``; norms and embeddings have ``out`` only.
+        positions: shape (k,), positions on the axis.
+        roots: shape (k,), the root channel of each position.
+    """
+
+    layer: str
+    axis: Axis
+    positions: IntArray
+    roots: IntArray
+
+
+@dataclass(frozen=True, eq=False)
+class ChannelGroup:
+    """Channels that are removed together, and in which numbers.
+
+    Args:
+        name: module name of the first layer that produces the channels.
+        size: number of root channels.
+        rows: the channels are ``rows`` equal contiguous blocks (norm groups or attention heads); 1 for no structure.
+        whole: True: whole rows are removed. False: the same number of channels from every row.
+        step: legal widths are ``size − k·step``.
+        members: every layer axis that shrinks with the group.
+    """
+
+    name: str
+    size: int
+    rows: int
+    whole: bool
+    step: int
+    members: tuple[Member, ...]
+
+    @cached_property
+    def widths(self) -> IntArray:
+        """Legal widths, descending from ``size``, none below one step."""
+        return np.arange(self.size, 0, -self.step)
+
+    def is_legal(self, width: int) -> bool:
+        """Whether the group can have this width."""
+        return 0 < width <= self.size and (self.size - width) % self.step == 0
+
+    def select(self, scores: FloatArray, width: int) -> IntArray:
+        """Root channels to keep at a width: those of highest score that the structure allows, ascending.
+
+        Args:
+            scores: importance of each root channel, shape (size,), higher = keep. Equal scores keep the lower index.
+            width: a legal width.
+
+        Raises:
+            InputError: the width is not legal, or the scores have another shape.
+        """
+        if not self.is_legal(width) or scores.shape != (self.size,):
+            raise InputError(
+                f"Channel group {self.name} has {self.size} channels in steps of {self.step}; "
+                f"got width {width} and scores of shape {scores.shape}."
+            )
+        if self.whole:
+            blocks = np.arange(self.size).reshape(self.rows, -1)
+            best = np.argsort(-scores.reshape(self.rows, -1).sum(1), kind="stable")[: width // blocks.shape[1]]
+            return np.sort(blocks[best].ravel())
+        rows = self.rows if width % self.rows == 0 else 1
+        order = np.argsort(-scores.reshape(rows, -1), axis=1, kind="stable")[:, : width // rows]
+        return np.sort((order + np.arange(rows)[:, None] * (self.size // rows)).ravel())
+
+
+@dataclass(frozen=True, eq=False)
+class ChannelGraph:
+    """The channel groups of one network.
+
+    Args:
+        groups: in network order.
+        axis_sizes: full size of each layer axis that any member touches.
+        left_whole: layers whose output channels are never removed, with the reason.
+        norm_mode: how group norms shrink: ``even`` (the same number from each norm group) or ``whole`` (whole norm groups,
+            ``num_groups`` lowered).
+    """
+
+    groups: tuple[ChannelGroup, ...]
+    axis_sizes: Mapping[tuple[str, Axis], int]
+    left_whole: Mapping[str, str]
+    norm_mode: NormMode = "even"
+
+    def __len__(self) -> int:
+        return len(self.groups)
+
+    def __iter__(self) -> Iterator[ChannelGroup]:
+        return iter(self.groups)
+
+    @cached_property
+    def index(self) -> dict[str, int]:
+        """Position of each group by name."""
+        return {group.name: i for i, group in enumerate(self.groups)}
+
+    def __getitem__(self, name: str) -> ChannelGroup:
+        if name not in self.index:
+            raise InputError(
+                f"There is no channel group {name!r}; expected one of {', '.join(list(self.index)[:4])}, …."
+            )
+        return self.groups[self.index[name]]
+
+    @cached_property
+    def full_widths(self) -> IntArray:
+        """Width of every group before pruning, shape (groups,)."""
+        return np.array([group.size for group in self.groups], dtype=np.int64)
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """Hash of names, sizes and legal steps: a plan made for one network does not fit another."""
+        rows = [[g.name, g.size, g.rows, g.whole, g.step] for g in self.groups]
+        return json_hash({"groups": rows, "norm_mode": self.norm_mode})[:16]
+
+
+def shrunk_norm_groups(num_groups: int, channels: int, left: int, mode: NormMode) -> int:
+    """``num_groups`` of a group norm that shrinks from ``channels`` to ``left`` channels.
+
+    ``even`` keeps it. ``whole`` keeps the number of channels per norm group where that divides ``left``; where it does not (a norm
+    over a concatenation), the greatest common divisor of the old number and ``left``.
+    """
+    if mode == "even":
+        return num_groups
+    per_group = channels // num_groups
+    return left // per_group if left % per_group == 0 else math.gcd(num_groups, left)

@@ -1,0 +1,168 @@
+"""Read the channel groups of a network off torch-pruning's dependency graph."""
+
+import math
+import warnings
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import numpy as np
+import torch
+import torch_pruning as tp
+from torch import nn
+
+from prunekit._types import IntArray
+from prunekit.errors import GraphError
+from prunekit.graph.families import Attention, attentions
+from prunekit.graph.structure import Axis, ChannelGraph, ChannelGroup, Member, NormMode
+from prunekit.graph.surgery import Inputs, axis_size, layer_kind, run_once
+
+__all__ = ["trace"]
+
+
+def trace(model: nn.Module, example_inputs: Inputs, norm_mode: NormMode = "even") -> ChannelGraph:
+    """Find which channels can only be removed together.
+
+    Args:
+        model: the network; it is run once and not changed.
+        example_inputs: arguments of one forward pass, batch 1: a dict by name, or a tuple by place.
+        norm_mode: how group norms shrink, see :class:`ChannelGraph`.
+
+    Raises:
+        GraphError: the network cannot be traced.
+    """
+    was_training = model.training
+    model.eval()
+    try:
+        with torch.enable_grad(), warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            inputs = dict(example_inputs) if isinstance(example_inputs, Mapping) else example_inputs
+            dependencies = tp.DependencyGraph().build_dependency(model, example_inputs=inputs, verbose=False)
+            raw_groups = list(dependencies.get_all_groups(root_module_types=[nn.modules.conv._ConvNd, nn.Linear]))
+    except Exception as error:  # torch-pruning raises whatever its tracing ran into
+        raise GraphError(
+            f"{type(model).__name__} cannot be traced ({type(error).__name__}: {error}); "
+            "check that the example inputs run and that its forward uses differentiable operations."
+        ) from error
+    finally:
+        model.train(was_training)
+    names = {module: name for name, module in model.named_modules()}
+    found: list[tuple[str, list[Member]]] = []
+    left_whole: dict[str, str] = {}
+    for raw in raw_groups:
+        root = names.get(raw[0].dep.target.module, raw[0].dep.target.name)
+        members, reason = _members(raw, names, dependencies)
+        reason = reason or _irregular(members)
+        if reason:
+            left_whole[root] = reason
+        else:
+            found.append((root, members))
+    order = _execution_order(model, example_inputs)
+    groups = [_group(model, members, norm_mode, order) for _, members in found]
+    groups.sort(key=lambda group: order[group.name])
+    sizes = {(m.layer, m.axis): axis_size(model.get_submodule(m.layer), m.axis) for g in groups for m in g.members}
+    _refuse_overlaps(groups)
+    return ChannelGraph(tuple(groups), sizes, left_whole, norm_mode)
+
+
+def _execution_order(model: nn.Module, inputs: Inputs) -> dict[str, int]:
+    """Rank of every module by when its forward pass first starts; modules that never run come last."""
+    started: dict[str, int] = {}
+    handles = []
+    for name, module in model.named_modules():
+
+        def note(_module: nn.Module, _args: Any, name: str = name) -> None:
+            started.setdefault(name, len(started))
+
+        handles.append(module.register_forward_pre_hook(note))
+    try:
+        run_once(model, inputs)
+    finally:
+        for handle in handles:
+            handle.remove()
+    return {name: started.get(name, len(started)) for name, _ in model.named_modules()}
+
+
+def _members(raw: Any, names: Mapping[nn.Module, str], dependencies: Any) -> tuple[list[Member], str]:
+    """Members of one torch-pruning group, and the reason to leave it whole ('' for none)."""
+    positions: dict[tuple[str, Axis], dict[int, int]] = {}
+    for item in raw:
+        target = item.dep.target
+        is_out = bool(dependencies.is_out_channel_pruning_fn(item.dep.handler))
+        if is_out and not target.outputs:
+            return [], "its channels are the network's output"
+        if target.module not in names:
+            continue  # an operation without tensors
+        kind = layer_kind(target.module)
+        if kind is None:
+            if any(True for _ in target.module.parameters(recurse=False)):
+                return (
+                    [],
+                    f"{names[target.module]} is a {type(target.module).__name__}, which is not known how to slice",
+                )
+            continue
+        if kind == "norm" and target.module.weight is None:
+            return [], f"{names[target.module]} is a norm without weights, whose width no tensor tells"
+        if kind == "conv" and 1 < target.module.groups < target.module.in_channels:
+            return [], f"{names[target.module]} is a grouped convolution"
+        axis: Axis = "out" if is_out or kind in ("norm", "embedding", "depthwise") else "in"
+        tied = positions.setdefault((names[target.module], axis), {})
+        for position, root in zip(item.idxs, item.root_idxs, strict=True):
+            if tied.setdefault(int(position), int(root)) != int(root):
+                return [], f"{names[target.module]} ties one channel to two others"
+    members = [
+        Member(layer, axis, np.array(list(tied), dtype=np.int64), np.array(list(tied.values()), dtype=np.int64))
+        for (layer, axis), tied in positions.items()
+    ]
+    return members, ""
+
+
+def _irregular(members: Iterable[Member]) -> str:
+    """Reason why the members cannot be a group: some root channel owns more positions than another."""
+    members = list(members)
+    size = len(members[0].roots) if members else 0
+    for member in members:
+        counts = np.bincount(member.roots, minlength=size)
+        if len(counts) != size or (counts != counts[0]).any():
+            return f"{member.layer} does not tie the same number of positions to every channel"
+    return ""
+
+
+def _group(model: nn.Module, members: list[Member], norm_mode: NormMode, order: Mapping[str, int]) -> ChannelGroup:
+    size = len(members[0].roots)
+    producers = [
+        m.layer for m in members if m.axis == "out" and layer_kind(model.get_submodule(m.layer)) in ("conv", "linear")
+    ]
+    name = min(producers or [members[0].layer], key=order.__getitem__)
+    heads = _heads(model, members)
+    if heads > 1:
+        return ChannelGroup(name, size, heads, True, size // heads, tuple(members))
+    norms = [(m, model.get_submodule(m.layer)) for m in members]
+    group_norms = [(m, norm) for m, norm in norms if isinstance(norm, nn.GroupNorm)]
+    if norm_mode == "whole":
+        rows = math.lcm(*[norm.num_groups for m, norm in group_norms if len(m.roots) == norm.num_channels] or [1])
+        if size % rows == 0 and rows > 1:
+            return ChannelGroup(name, size, rows, True, size // rows, tuple(members))
+    step = math.lcm(*[norm.num_groups for _, norm in group_norms] or [1])
+    rows = step if size % step == 0 else 1
+    return ChannelGroup(name, size, rows, False, min(step, size), tuple(members))
+
+
+def _heads(model: nn.Module, members: list[Member]) -> int:
+    """Number of attention heads that the members' output channels are split into; 1 for none."""
+    known = {
+        f"{name}.{part}": int(module.heads) for name, module in attentions(model) for part in Attention.projections
+    }
+    return math.lcm(*[known.get(m.layer, 1) for m in members if m.axis == "out"] or [1])
+
+
+def _refuse_overlaps(groups: Iterable[ChannelGroup]) -> None:
+    """Each position of each axis belongs to one group at most; anything else would remove channels twice."""
+    owner: dict[tuple[str, Axis], IntArray] = {}
+    for group in groups:
+        for member in group.members:
+            taken = owner.get((member.layer, member.axis), np.array([], dtype=np.int64))
+            if np.intersect1d(taken, member.positions).size:
+                raise GraphError(
+                    f"{member.layer} ({member.axis}) belongs to two channel groups, one of them {group.name}."
+                )
+            owner[member.layer, member.axis] = np.concatenate([taken, member.positions])

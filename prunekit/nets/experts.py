@@ -1,0 +1,176 @@
+"""Timestep experts: one drop-in denoiser that sends every sample to its timestep group's own network."""
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from prunekit._files import atomic_folder, read_json, write_json
+from prunekit._types import FloatArray, JsonDict
+from prunekit.checkpoint import ModelSpec
+from prunekit.errors import FileFormatError, InputError
+from prunekit.groups import TimestepGroups
+from prunekit.slim import SlimModel, load_slim, save_slim
+
+__all__ = ["FORMAT", "ExpertsOutput", "TimestepExperts", "load_experts", "save_experts"]
+
+FORMAT = "prunekit-experts/1"
+
+
+class ExpertsOutput(NamedTuple):
+    """What the denoiser returns, shaped like diffusers' ``UNet2DOutput``.
+
+    Args:
+        sample: the prediction, shape (batch, channels, height, width).
+    """
+
+    sample: Tensor
+
+
+class TimestepExperts(nn.Module):
+    """Routes each SAMPLE of a batch to the expert of its timestep's group.
+
+    Usable as ``unet`` in diffusers' pipelines: it has ``config``, ``dtype`` and ``device`` and returns an object with ``sample``.
+
+    Args:
+        groups: the partition of the timesteps.
+        slims: one slim model for each group, in order.
+        resident: ``all`` keeps every expert in memory; ``one`` keeps only the expert used last, loaded anew when the group changes.
+
+    Raises:
+        InputError: the slim models do not match the groups.
+    """
+
+    def __init__(self, groups: TimestepGroups, slims: Sequence[SlimModel], resident: str = "all") -> None:
+        super().__init__()
+        self._cuts: Tensor
+        found = [slim.group for slim in slims]
+        if found != list(groups):
+            raise InputError(
+                f"The slim models serve timestep groups {[(g.index, g.start, g.stop) for g in found]}; "
+                f"expected one for each of {[(g.index, g.start, g.stop) for g in groups]}."
+            )
+        if resident not in ("all", "one"):
+            raise InputError(f"Unknown residency {resident!r}; expected 'all' or 'one'.")
+        self.groups = groups
+        self.about = dict(slims[0].about)
+        self.spec: ModelSpec = slims[0].spec
+        self.macs = tuple(slim.macs for slim in slims)
+        self.params = tuple(slim.params for slim in slims)
+        self.resident = resident
+        self.experts = nn.ModuleList([slim.model for slim in slims] if resident == "all" else [])
+        self._loaders: list[Callable[[], nn.Module]] = []
+        self._loaded: tuple[int, nn.Module] | None = None
+        self.register_buffer("_cuts", torch.tensor(groups.cuts, dtype=torch.float64), persistent=False)
+        config = {key: value for key, value in self.spec.config.items() if not key.startswith("_")}
+        self.config = _Config(config)
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Type of the weights."""
+        parameter = next(self.parameters(), None)
+        return torch.float32 if parameter is None else parameter.dtype
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return self._cuts.device
+
+    def mean_macs(self, sampling_steps: Sequence[int] | FloatArray) -> float:
+        """Mean MACs per evaluation over a sampler's timesteps."""
+        shares = self.groups.shares(np.asarray(sampling_steps, dtype=np.int64))
+        return float(shares @ np.array(self.macs, dtype=np.float64))
+
+    def expert(self, index: int) -> nn.Module:
+        """The network of a timestep group, loaded if it is not resident."""
+        if self.resident == "all":
+            return self.experts[index]
+        if self._loaded is None or self._loaded[0] != index:
+            self._loaded = None  # let the last one go before the next is read
+            self._loaded = (index, self._loaders[index]().to(self.device))
+        return self._loaded[1]
+
+    def forward(
+        self, sample: Tensor, timestep: Tensor | float | int, *args: Any, return_dict: bool = True, **kwargs: Any
+    ) -> ExpertsOutput | tuple[Tensor]:
+        """Predict with each sample's own expert.
+
+        Args:
+            sample: noisy input, shape (batch, channels, height, width).
+            timestep: a number, or shape (), (1,) or (batch,); fractional ones belong to the group that contains them.
+            args: passed on whole to every expert; per-sample tensors must come by name.
+            return_dict: False returns a tuple.
+            kwargs: passed on; tensors whose first dimension is the batch are split with it.
+        """
+        timesteps = torch.as_tensor(timestep, device=sample.device)
+        if timesteps.numel() == 1:
+            index = int(self.groups.index_of(timesteps.reshape(1).double().cpu().numpy())[0])
+            output = self.expert(index)(sample, timestep, *args, return_dict=False, **kwargs)[0]
+            return ExpertsOutput(output) if return_dict else (output,)
+        index_of_sample = torch.bucketize(timesteps.double(), self._cuts.to(sample.device), right=True)
+        output = torch.empty(0)
+        for index in index_of_sample.unique().tolist():
+            rows = (index_of_sample == index).nonzero().squeeze(1)
+            own = {key: _rows_of(value, rows, len(sample)) for key, value in kwargs.items()}
+            part = self.expert(index)(sample[rows], timesteps[rows], *args, return_dict=False, **own)[0]
+            if not output.numel():
+                output = part.new_empty((len(sample), *part.shape[1:]))
+            output = output.index_copy(0, rows, part)
+        return ExpertsOutput(output) if return_dict else (output,)
+
+
+class _Config(SimpleNamespace):
+    """Attribute and item access, as diffusers' pipelines read a model's config."""
+
+    def __init__(self, values: Mapping[str, Any]) -> None:
+        super().__init__(**values)
+
+    def __getitem__(self, key: str) -> Any:
+        return self.__dict__[key]
+
+    def get(self, key: str, default: Any = None) -> Any:
+        return self.__dict__.get(key, default)
+
+
+def _rows_of(value: Any, rows: Tensor, batch: int) -> Any:
+    per_sample = isinstance(value, Tensor) and value.ndim > 0 and len(value) == batch
+    return value[rows] if per_sample else value
+
+
+def save_experts(
+    slims: Sequence[SlimModel], groups: TimestepGroups, folder: Path, extra: JsonDict | None = None
+) -> None:
+    """Write an experts folder: ``experts.json`` and one slim folder per group, atomically."""
+    TimestepExperts(groups, slims)  # refuses what would not load again
+    with atomic_folder(folder) as part:
+        for slim in slims:
+            save_slim(slim, part / f"group-{slim.group.index}")
+        write_json(part / "experts.json", {**(extra or {}), **groups.to_json(), "format": FORMAT})
+
+
+def load_experts(folder: Path | str, resident: str = "all") -> TimestepExperts:
+    """Read an experts folder.
+
+    Args:
+        folder: what :func:`save_experts` wrote.
+        resident: ``all``, or ``one`` to hold a single expert in memory at a time.
+
+    Raises:
+        MissingFileError: the folder or a part of it is missing.
+        FileFormatError: a part is damaged.
+    """
+    folder = Path(folder)
+    index = read_json(folder / "experts.json", FORMAT)
+    groups = TimestepGroups.from_json(index)
+    slims = [load_slim(folder / f"group-{group.index}") for group in groups]
+    try:
+        experts = TimestepExperts(groups, slims, resident)
+    except InputError as error:
+        raise FileFormatError(f"{folder} is inconsistent: {error}") from error
+    if resident == "one":
+        experts._loaders = [lambda i=group.index: load_slim(folder / f"group-{i}").model for group in groups]  # type: ignore[misc]
+    return experts.eval()

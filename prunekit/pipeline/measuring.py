@@ -1,0 +1,150 @@
+"""Measuring models beside each other: denoising losses on fixed noise, samples from the same noise, time in turn."""
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from prunekit._files import atomic_path
+from prunekit.data import ImageSplit
+from prunekit.evaluation import GroupLoss, group_losses, image_metrics, mean_and_standard_error, paired_difference
+from prunekit.features import features_for, load_features
+from prunekit.groups import TimestepGroups
+from prunekit.recipe import AllocationOptions, EvaluationOptions
+from prunekit.sampling import make_sampler, to_images
+from prunekit.schedule import NoiseSchedule
+from prunekit.training import DenoisingObjective
+
+__all__ = ["Measured", "Setting", "measure_losses", "measure_samples", "save_images"]
+
+_LOSS_BATCH = 256
+
+
+@dataclass(frozen=True, eq=False)
+class Setting:
+    """What all models are measured with.
+
+    Args:
+        images: real images; losses use the held-out ones, FID and KID the training ones.
+        groups: the timestep groups.
+        schedule: the noise schedule.
+        prediction_type: of all the models.
+        allocation: names the sampler and its steps.
+        options: counts and seeds.
+    """
+
+    images: ImageSplit
+    groups: TimestepGroups
+    schedule: NoiseSchedule
+    prediction_type: str
+    allocation: AllocationOptions
+    options: EvaluationOptions
+
+
+@dataclass(frozen=True, eq=False)
+class Measured:
+    """Image metrics of several models, JSON-able, and the first images of each, uint8 (count, C, H, W)."""
+
+    metrics: dict[str, Any]
+    grids: dict[str, Tensor]
+
+
+def measure_losses(setting: Setting, models: Mapping[str, nn.Module], reference: str = "base") -> list[dict[str, Any]]:
+    """Held-out denoising loss of every model per timestep group, and the paired difference of each from the reference."""
+    objective = DenoisingObjective(setting.images.held_out.images, setting.schedule, setting.prediction_type)
+    batches = max(1, setting.options.loss_samples // _LOSS_BATCH)
+    losses = {
+        name: group_losses(model, objective, setting.groups, batches=batches, batch_size=_LOSS_BATCH, seed=0)
+        for name, model in models.items()
+    }
+    rows = []
+    for group in setting.groups:
+        row: dict[str, Any] = {"group": group.index}
+        for name in models:
+            loss: GroupLoss = losses[name][group.index]
+            row[name] = {"mean": loss.mean, "se": loss.standard_error}
+        if "expert" in models and reference in models:
+            mean, error = paired_difference(losses[reference][group.index], losses["expert"][group.index])
+            row["difference"] = {"mean": mean, "se": error}
+        rows.append(row)
+    return rows
+
+
+def measure_samples(
+    setting: Setting,
+    models: Mapping[str, nn.Module],
+    macs: Mapping[str, float],
+    report: Callable[[str, int, int], None] | None = None,
+) -> Measured:
+    """Sample every model from the same initial noise, in turn within each seed, and compare with the real images.
+
+    Args:
+        setting: see :class:`Setting`.
+        models: by name; the one named ``base`` is what ratios refer to.
+        macs: mean MACs per sampling step of each.
+        report: called with (model name, samples done, samples in all).
+    """
+    options, allocation = setting.options, setting.allocation
+    name = features_for(setting.images.source) if options.features == "auto" else options.features
+    extractor = load_features(name)
+    real = setting.images.train.images
+    _, channels, height, width = real.shape
+    sampler = make_sampler(
+        allocation.sampler, allocation.steps, setting.schedule, setting.prediction_type, (channels, height, width)
+    )
+    figures: dict[str, dict[str, list[float]]] = {model: {"fid": [], "kid": [], "seconds": []} for model in models}
+    grids: dict[str, Tensor] = {}
+    done, total = 0, len(models) * len(options.seeds) * options.samples
+    for seed in options.seeds:
+        for model_name, model in models.items():
+            started = time.perf_counter()
+            images = to_images(sampler(model, options.samples, seed))
+            figures[model_name]["seconds"].append((time.perf_counter() - started) / options.samples)
+            metrics = image_metrics(real, images, extractor)
+            figures[model_name]["fid"].append(metrics.fid)
+            figures[model_name]["kid"].append(metrics.kid)
+            grids.setdefault(model_name, images[: options.grid])
+            done += options.samples
+            if report is not None:
+                report(model_name, done, total)
+    rows = [
+        {
+            "model": model_name,
+            "fid": _estimate(values["fid"]),
+            "kid": _estimate(values["kid"]),
+            "seconds_per_image": float(np.median(values["seconds"])),
+            "mean_macs": macs[model_name],
+            "mac_ratio": macs[model_name] / macs["base"] if "base" in macs else None,
+        }
+        for model_name, values in figures.items()
+    ]
+    described = extractor.describe()
+    return Measured(
+        {
+            "features": described,
+            "count": options.samples,
+            "count_real": len(real),
+            "sampler": allocation.sampler,
+            "steps": allocation.steps,
+            "seeds": list(options.seeds),
+            "threads": torch.get_num_threads(),
+            "rows": rows,
+        },
+        grids,
+    )
+
+
+def save_images(images: Tensor, path: Path) -> None:
+    """Write uint8 images (count, C, H, W) as an ``.npz`` with ``images`` (count, H, W, C)."""
+    with atomic_path(path) as part, part.open("wb") as handle:
+        np.savez_compressed(handle, images=images.permute(0, 2, 3, 1).contiguous().numpy())
+
+
+def _estimate(values: list[float]) -> dict[str, float | None]:
+    mean, error = mean_and_standard_error(values)
+    return {"mean": mean, "se": error}

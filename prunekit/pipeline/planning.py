@@ -1,0 +1,48 @@
+"""Planning a budget: the one stage that needs neither a model nor torch."""
+
+import numpy as np
+
+from prunekit._types import FloatArray
+from prunekit.allocation import Allocation, allocate
+from prunekit.groups import TimestepGroups, make_groups
+from prunekit.schedule import NoiseSchedule, sampler_timesteps
+
+__all__ = ["cut_groups", "evaluations", "plan_budget"]
+
+_NUMPY_SAMPLERS = ("ddim", "ddpm")
+
+
+def cut_groups(
+    schedule: NoiseSchedule, count: int = 5, method: str = "uniform", cuts: tuple[int, ...] | None = None
+) -> TimestepGroups:
+    """Groups by a method, or between explicit cuts."""
+    if cuts is not None:
+        return TimestepGroups.from_cuts(schedule.num_timesteps, cuts)
+    return make_groups(schedule, count, method)
+
+
+def evaluations(schedule: NoiseSchedule, sampler: str = "ddim", steps: int = 50) -> FloatArray:
+    """Timestep of every network evaluation of a sampler, shape (evaluations,).
+
+    DDIM and DDPM are computed here as diffusers does; for any other sampler diffusers itself is asked, which imports torch.
+    """
+    if sampler in _NUMPY_SAMPLERS:
+        return sampler_timesteps(schedule.num_timesteps, steps).astype(np.float64)
+    from prunekit.sampling import real_timesteps  # noqa: PLC0415 - imports torch and diffusers, seconds for few
+
+    return real_timesteps(sampler, steps, schedule)
+
+
+def plan_budget(
+    groups: TimestepGroups,
+    schedule: NoiseSchedule,
+    budget: float,
+    *,
+    rule: str = "linear",
+    sampler: str = "ddim",
+    steps: int = 50,
+    floor: float = 0.1,
+) -> Allocation:
+    """Allocate a budget over the steps that a sampler really takes, see :func:`prunekit.allocation.allocate`."""
+    real = evaluations(schedule, sampler, steps)
+    return allocate(groups, schedule, budget, real, rule, floor=floor, sampler=sampler)

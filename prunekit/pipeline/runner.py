@@ -1,0 +1,358 @@
+"""A recipe as a resumable run: each stage is kept once it is finished, and runs again only when its inputs change."""
+
+import json
+import shutil
+import time
+from collections.abc import Callable, Sequence
+from functools import cached_property, partial
+from pathlib import Path
+from typing import Any, Protocol
+
+from prunekit._files import atomic_folder, atomic_path, json_hash, read_json, write_json
+from prunekit.allocation import Allocation
+from prunekit.checkpoint import Base, save_base
+from prunekit.cost import count_macs
+from prunekit.data import ImageSplit, load_images
+from prunekit.errors import FileFormatError
+from prunekit.groups import TimestepGroups
+from prunekit.importance import ImportanceMap
+from prunekit.nets import TimestepExperts, load_experts
+from prunekit.pipeline.manifest import environment
+from prunekit.pipeline.measuring import Setting, measure_losses, measure_samples, save_images
+from prunekit.pipeline.planning import cut_groups, evaluations, plan_budget
+from prunekit.pipeline.stages import (
+    EMBEDDED,
+    Bench,
+    assemble,
+    finetune_slim,
+    open_base,
+    prune_group,
+    score_groups,
+    train_base,
+)
+from prunekit.recipe import Recipe
+from prunekit.report import write_report
+from prunekit.search import SearchResult
+from prunekit.slim import load_slim, save_slim
+from prunekit.training import Progress, Reporter
+
+__all__ = ["Observer", "Run", "Silent", "publish", "write_journal"]
+
+
+class Observer(Protocol):
+    """Who watches a run."""
+
+    def stage(self, name: str, kept: bool) -> None:
+        """A stage begins, or is ``kept`` from an earlier run."""
+        ...
+
+    def progress(self, label: str, done: int, total: int, note: str) -> None:
+        """Something inside a stage moved on."""
+        ...
+
+
+class Silent:
+    """An observer that says nothing."""
+
+    def stage(self, name: str, kept: bool) -> None:
+        """See :class:`Observer`."""
+
+    def progress(self, label: str, done: int, total: int, note: str) -> None:
+        """See :class:`Observer`."""
+
+
+def training_reporter(observer: Observer, label: str) -> Reporter:
+    """Pass a loop's progress on to an observer."""
+
+    def report(progress: Progress) -> None:
+        note = f"loss {progress.loss:.4f}, {progress.images_per_second:.0f} images/s"
+        observer.progress(label, progress.step, progress.steps, note)
+
+    return report
+
+
+def write_journal(result: SearchResult, path: Path) -> None:
+    """Every measured candidate of a search, one JSON object a line."""
+    with atomic_path(path) as part:
+        part.write_text("".join(json.dumps(entry) + "\n" for entry in result.memory), encoding="utf-8")
+
+
+class Run:
+    """One recipe in one folder.
+
+    Args:
+        recipe: what to do.
+        folder: where everything is written; a folder of an earlier run of the recipe is gone on with.
+        observer: told what happens.
+    """
+
+    def __init__(self, recipe: Recipe, folder: Path, observer: Observer | None = None) -> None:
+        self.recipe = recipe
+        self.folder = folder
+        self.observer = observer or Silent()
+        self.state: dict[str, dict[str, Any]] = {}  # every stage that ever finished here
+        self.done: dict[str, dict[str, Any]] = {}  # those that are part of this run
+        state_file = folder / "state.json"
+        if state_file.is_file():
+            self.state = dict(read_json(state_file, "prunekit-state/1")["stages"])
+
+    def execute(self) -> Path:
+        """Run every stage that the recipe has a section for; returns the manifest's path."""
+        recipe = self.recipe
+        self._stage(
+            "base", {"base": recipe.base, "data": recipe.data, "images": self._data_hash()}, ["base.pt"], self._base
+        )
+        if recipe.groups and recipe.allocation:
+            self._stage("groups", {"groups": recipe.groups}, ["groups.json"], self._groups, "base")
+            self._stage("allocate", {"allocation": recipe.allocation}, ["allocation.json"], self._allocate, "groups")
+            if recipe.prune:
+                self._stage("importance", {"prune": recipe.prune}, ["importance.json"], self._importance, "groups")
+                self._specialists()
+        manifest = self._manifest()
+        if "importance" in self.done:
+            self.observer.stage("report", False)
+            write_report(self.folder)
+        return manifest
+
+    def _specialists(self) -> None:
+        """Prune and fine-tune every group, then put them together and measure."""
+        recipe = self.recipe
+        for group in self.groups:
+            i = group.index
+            self._stage(f"prune group {i}", {}, [f"pruned/group-{i}"], partial(self._prune, i), ("importance", "allocate"))
+        if recipe.finetune is None:
+            return
+        for group in self.groups:
+            i, after = group.index, f"prune group {group.index}"
+            inputs = {"finetune": recipe.finetune}
+            self._stage(f"finetune group {i}", inputs, [f"slim/group-{i}"], partial(self._finetune, i), after)
+        last = [f"finetune group {group.index}" for group in self.groups]
+        self._stage("assemble", {}, ["experts"], self._assemble, last)
+        if recipe.evaluation:
+            outputs = ["evaluation.json", "samples/base.npz", "samples/experts.npz"]
+            self._stage("evaluate", {"evaluation": recipe.evaluation}, outputs, self._evaluate, "assemble")
+
+    def _stage(
+        self,
+        name: str,
+        inputs: dict[str, Any],
+        outputs: Sequence[str],
+        action: Callable[[], dict[str, Any]],
+        after: str | Sequence[str] = (),
+    ) -> None:
+        """Run ``action`` unless its outputs are there and were made from the same inputs."""
+        before = [after] if isinstance(after, str) else after
+        described = self.recipe.model_dump(mode="json", include=set(inputs))
+        extra = {key: value for key, value in inputs.items() if key not in described}
+        key = json_hash(
+            {"stage": name, "inputs": described, "extra": extra, "after": [self.done[stage]["key"] for stage in before]}
+        )
+        kept = self.state.get(name, {}).get("key") == key and all((self.folder / path).exists() for path in outputs)
+        self.observer.stage(name, kept)
+        known = self.state.get(name, {})
+        if not kept:
+            started = time.perf_counter()
+            facts = action()
+            known = {"key": key, "seconds": round(time.perf_counter() - started, 3), "facts": facts}
+        self.state[name] = self.done[name] = known
+        write_json(self.folder / "state.json", {"format": "prunekit-state/1", "stages": self.state})
+
+    @cached_property
+    def images(self) -> ImageSplit:
+        """The recipe's images."""
+        return load_images(self.recipe.data.source, self.recipe.data.resolution)
+
+    @cached_property
+    def base(self) -> Base:
+        """The base, once its stage is done."""
+        return open_base(str(self.folder / "base.pt"))
+
+    @cached_property
+    def bench(self) -> Bench:
+        """The base with its channel groups and costs."""
+        return Bench.of(self.base, self.recipe.prune.norm_mode if self.recipe.prune else "even")
+
+    @property
+    def groups(self) -> TimestepGroups:
+        """The timestep groups, once their stage is done."""
+        return TimestepGroups.from_json(read_json(self.folder / "groups.json"))
+
+    @property
+    def allocation(self) -> Allocation:
+        """The allocation, once its stage is done."""
+        return Allocation.from_json(read_json(self.folder / "allocation.json"))
+
+    def _data_hash(self) -> str:
+        return json_hash([self.images.train.sha256, self.images.held_out.sha256])
+
+    def _checkpoints(self, name: str) -> Path:
+        return self.folder / "checkpoints" / name
+
+    def _base(self) -> dict[str, Any]:
+        options, ledger = self.recipe.base, []
+        if options.checkpoint is not None:
+            base = open_base(options.checkpoint)
+            if not options.checkpoint.startswith(EMBEDDED) and not base.data:
+                base = Base(
+                    base.model, base.spec, base.schedule, base.prediction_type, self.images.about(), base.provenance
+                )
+        else:
+            checkpoints = self._checkpoints("base")
+            base, result = train_base(options, self.images, checkpoints, training_reporter(self.observer, "base"))
+            macs = count_macs(base.model, base.spec.example_inputs()).macs
+            ledger = [{"stage": "base training", "samples": result.samples, "macs": 3 * macs * result.samples}]
+        save_base(base, self.folder / "base.pt")
+        self.__dict__.pop("base", None)
+        shutil.rmtree(self._checkpoints("base"), ignore_errors=True)
+        return {"ledger": ledger}
+
+    def _groups(self) -> dict[str, Any]:
+        options = self.recipe.groups
+        assert options is not None  # noqa: S101 - asked in execute
+        groups = cut_groups(self.base.schedule, options.count, options.method, options.cuts)
+        write_json(self.folder / "groups.json", groups.to_json())
+        return {}
+
+    def _allocate(self) -> dict[str, Any]:
+        options = self.recipe.allocation
+        assert options is not None  # noqa: S101 - asked in execute
+        allocation = plan_budget(
+            self.groups,
+            self.base.schedule,
+            options.budget,
+            rule=options.rule,
+            sampler=options.sampler,
+            steps=options.steps,
+            floor=options.floor,
+        ).for_model(self.bench.macs)
+        write_json(self.folder / "allocation.json", allocation.to_json())
+        return {}
+
+    def _importance(self) -> dict[str, Any]:
+        options = self.recipe.prune
+        assert options is not None  # noqa: S101 - asked in execute
+        scores = score_groups(self.bench, self.images.train, self.groups, options)
+        write_json(self.folder / "importance.json", scores.to_json())
+        samples = len(self.groups) * options.samples
+        return {"ledger": [{"stage": "importance", "samples": samples, "macs": 3 * self.bench.macs * samples}]}
+
+    def _prune(self, index: int) -> dict[str, Any]:
+        options = self.recipe.prune
+        assert options is not None  # noqa: S101 - asked in execute
+        scores = ImportanceMap.from_json(read_json(self.folder / "importance.json"))
+        target = self.allocation.groups[index].target_macs
+        assert target is not None  # noqa: S101 - allocated for this model
+        slim, result = prune_group(self.bench, self.images.train, scores, self.groups[index], target, options)
+        save_slim(slim, self.folder / "pruned" / f"group-{index}")
+        write_journal(result, self.folder / "search" / f"group-{index}.jsonl")
+        measured = [entry for entry in result.memory if "chosen" not in entry]
+        macs = options.samples * sum(entry["macs"] for entry in measured)
+        expert = {
+            "group": index,
+            "target_macs": target,
+            "macs": slim.macs,
+            "params": slim.params,
+            "widths": result.widths,
+        }
+        ledger = [{"stage": f"search, group {index}", "samples": options.samples * len(measured), "macs": macs}]
+        return {"ledger": ledger, "expert": expert}
+
+    def _finetune(self, index: int) -> dict[str, Any]:
+        options = self.recipe.finetune
+        assert options is not None  # noqa: S101 - asked in _specialists
+        name = f"group-{index}"
+        slim = load_slim(self.folder / "pruned" / name)
+        report = training_reporter(self.observer, f"group {index}")
+        tuned, result = finetune_slim(slim, self.images.train, options, self._checkpoints(name), report)
+        save_slim(tuned, self.folder / "slim" / name)
+        shutil.rmtree(self._checkpoints(name), ignore_errors=True)
+        macs = 3 * slim.macs * result.samples
+        return {"ledger": [{"stage": f"fine-tuning, group {index}", "samples": result.samples, "macs": macs}]}
+
+    def _assemble(self) -> dict[str, Any]:
+        assemble(self.folder / "slim", self.folder / "experts")
+        experts, allocation = load_experts(self.folder / "experts"), self.allocation
+        steps = evaluations(self.base.schedule, allocation.sampler, allocation.sampler_steps)
+        mean = experts.mean_macs(steps)
+        return {
+            "assembled": {"mean_macs": mean, "mean_mac_ratio": mean / self.bench.macs, "params": sum(experts.params)}
+        }
+
+    def _evaluate(self) -> dict[str, Any]:
+        recipe, base = self.recipe, self.base
+        assert recipe.evaluation is not None  # noqa: S101 - asked in _specialists
+        assert recipe.allocation is not None  # noqa: S101 - asked in execute
+        experts = load_experts(self.folder / "experts")
+        pruned = TimestepExperts(
+            self.groups, [load_slim(self.folder / "pruned" / f"group-{g.index}") for g in self.groups]
+        )
+        setting = Setting(
+            self.images, self.groups, base.schedule, base.prediction_type, recipe.allocation, recipe.evaluation
+        )
+        losses = measure_losses(setting, {"base": base.model, "pruned": pruned, "expert": experts})
+        macs = {"base": float(self.bench.macs), "experts": self.done["assemble"]["facts"]["assembled"]["mean_macs"]}
+
+        def report(name: str, done: int, total: int) -> None:
+            self.observer.progress("sampling", done, total, name)
+
+        measured = measure_samples(setting, {"base": base.model, "experts": experts}, macs, report)
+        for name, images in measured.grids.items():
+            save_images(images, self.folder / "samples" / f"{name}.npz")
+        results = {"losses": losses, "metrics": measured.metrics}
+        write_json(self.folder / "evaluation.json", {"format": "prunekit-evaluation/1", **results})
+        return results
+
+    def _manifest(self) -> Path:
+        """Write ``manifest.json`` from the stages' facts."""
+        facts = {name: stage["facts"] for name, stage in self.done.items()}
+        base = self.base
+        manifest: dict[str, Any] = {
+            **environment(self.recipe),
+            "seeds": self._seeds(),
+            "seconds": {name: stage["seconds"] for name, stage in self.done.items()},
+            "base": {
+                "macs": self.bench.macs,
+                "params": int(self.bench.cost.params(self.bench.graph.full_widths)),
+                "sha256": base.sha256,
+                "data": dict(base.data),
+                "noise_schedule": base.schedule.to_config(),
+            },
+            "ledger": [row for fact in facts.values() for row in fact.get("ledger", [])],
+        }
+        if "allocate" in facts:
+            manifest["allocation"] = self.allocation.to_json()
+        experts = [fact["expert"] for fact in facts.values() if "expert" in fact]
+        if experts:
+            manifest["experts"] = experts
+        manifest |= {
+            key: fact[key] for fact in facts.values() for key in ("assembled", "losses", "metrics") if key in fact
+        }
+        write_json(self.folder / "manifest.json", manifest)
+        return self.folder / "manifest.json"
+
+    def _seeds(self) -> dict[str, Any]:
+        recipe = self.recipe
+        seeds: dict[str, Any] = {"base": recipe.base.train.seed}
+        seeds |= {"calibration": recipe.prune.seed} if recipe.prune else {}
+        seeds |= {"finetune": recipe.finetune.train.seed} if recipe.finetune else {}
+        return seeds | ({"sampling": list(recipe.evaluation.seeds)} if recipe.evaluation else {})
+
+
+_PUBLISHED = ("manifest.json", "allocation.json", "importance.json", "samples")
+
+
+def publish(run_folder: Path, reports: Path) -> Path:
+    """Copy the results of a run (not its weights) to ``reports/<recipe>/`` and make the report there."""
+    name = str(read_json(run_folder / "manifest.json").get("recipe"))
+    if not name or "/" in name or name.startswith("."):
+        raise FileFormatError(f"{run_folder / 'manifest.json'} names recipe {name!r}, which cannot be a folder.")
+    target = reports / name
+    with atomic_folder(target) as part:
+        for item in _PUBLISHED:
+            source = run_folder / item
+            if source.is_dir():
+                shutil.copytree(source, part / item)
+            elif source.exists():
+                shutil.copy2(source, part / item)
+    write_report(target)
+    return target

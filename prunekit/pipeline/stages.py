@@ -1,0 +1,193 @@
+"""The stages between files: each takes what the one before gives, and can be called alone."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from importlib.resources import as_file, files
+from pathlib import Path
+
+import torch
+
+from prunekit.checkpoint import Base, load_base
+from prunekit.cost import CostModel, count_macs
+from prunekit.data import ImageData, ImageSplit, load_images
+from prunekit.errors import GraphError, InputError
+from prunekit.graph import ChannelGraph, NormMode, apply, norm_groups, trace
+from prunekit.groups import TimestepGroup, TimestepGroups
+from prunekit.importance import ImportanceMap, Probe, importance
+from prunekit.nets import save_experts
+from prunekit.recipe import BaseOptions, DataOptions, FinetuneOptions, PruneOptions
+from prunekit.schedule import NoiseSchedule
+from prunekit.search import SearchResult, search
+from prunekit.slim import SlimModel, load_slim
+from prunekit.training import DenoisingObjective, RangeTimesteps, Reporter, TrainResult, group_timesteps, train
+
+__all__ = [
+    "EMBEDDED",
+    "Bench",
+    "assemble",
+    "finetune_slim",
+    "images_of",
+    "open_base",
+    "prune_group",
+    "score_groups",
+    "train_base",
+]
+
+EMBEDDED = "embedded:"
+
+
+def open_base(source: str) -> Base:
+    """A base by path, or one that is shipped: ``embedded:digits``."""
+    if not source.startswith(EMBEDDED):
+        return load_base(source)
+    name = source.removeprefix(EMBEDDED)
+    asset = files("prunekit") / "assets" / f"{name}-base.safetensors"
+    if not name.isalnum() or not asset.is_file():
+        raise InputError(f"There is no embedded base {name!r}; expected embedded:digits, or a path.")
+    with as_file(asset) as path:
+        return load_base(path)
+
+
+def images_of(base: Base, override: DataOptions | None = None) -> ImageSplit:
+    """The images that a base was trained on, or others, at the base's own resolution unless told."""
+    source = override.source if override else base.data.get("source")
+    if source is None:
+        raise InputError("The checkpoint does not say which images it was trained on; name some by --data.")
+    resolution = (
+        (override.resolution if override else None)
+        or base.data.get("resolution")
+        or base.spec.config.get("sample_size")
+    )
+    images = load_images(str(source), resolution)
+    channels = base.spec.config.get("in_channels")
+    if channels is not None and images.train.images.shape[1] != channels:
+        raise InputError(
+            f"{source} has {images.train.images.shape[1]} channels and the model takes {channels}; give images of that kind."
+        )
+    return images
+
+
+def train_base(
+    options: BaseOptions, data: ImageSplit, checkpoints: Path | None = None, report: Reporter | None = None
+) -> tuple[Base, TrainResult]:
+    """Train a base from scratch; its first weights come from the train options' seed."""
+    spec = options.spec()
+    with torch.random.fork_rng(devices=[]):  # modules initialise themselves from the global generator only
+        torch.default_generator.manual_seed(options.train.seed)
+        model = spec.build()
+    schedule = NoiseSchedule.from_config(options.noise_schedule)
+    objective = DenoisingObjective(data.train.images, schedule, options.prediction_type)
+    result = train(model, objective, RangeTimesteps(0, schedule.num_timesteps), options.train, checkpoints, report)
+    provenance = {"steps": options.train.steps, "seed": options.train.seed, "data_sha256": data.train.sha256}
+    return Base(result.model, spec, schedule, options.prediction_type, data.about(), provenance), result
+
+
+@dataclass(frozen=True, eq=False)
+class Bench:
+    """A base with its channel groups and cost model: what scoring and pruning work on."""
+
+    base: Base
+    graph: ChannelGraph
+    cost: CostModel
+    macs: int
+
+    @classmethod
+    def of(cls, base: Base, norm_mode: NormMode = "even") -> "Bench":
+        """Trace and count, once."""
+        inputs = base.spec.example_inputs()
+        graph = trace(base.model, inputs, norm_mode)
+        cost = CostModel.of(base.model, graph, inputs)
+        return cls(base, graph, cost, int(cost.macs(graph.full_widths)))
+
+
+def score_groups(
+    bench: Bench, images: ImageData, groups: Iterable[TimestepGroup], options: PruneOptions
+) -> ImportanceMap:
+    """Importance of every channel group for the given timestep groups."""
+    base = bench.base
+    objective = DenoisingObjective(images.images, base.schedule, base.prediction_type)
+    return importance(
+        base.model,
+        base.spec.example_inputs(),
+        objective,
+        groups,
+        by=options.criterion,
+        samples=options.samples,
+        batch_size=options.batch_size,
+        seed=options.seed,
+        graph=bench.graph,
+    )
+
+
+def prune_group(
+    bench: Bench, images: ImageData, scores: ImportanceMap, group: TimestepGroup, target: int, options: PruneOptions
+) -> tuple[SlimModel, SearchResult]:
+    """Search a plan for one timestep group, apply it, and check the result against the counter.
+
+    Raises:
+        BudgetError: the target is below what the network can be pruned to.
+        GraphError: the pruned network does not run, or costs something else than predicted.
+    """
+    base = bench.base
+    objective = DenoisingObjective(images.images, base.schedule, base.prediction_type)
+    probe = Probe(objective, group, options.samples, options.batch_size, options.seed)
+    result = search(base.model, bench.graph, bench.cost, scores.of(group.index), probe, target, options.search)
+    model = apply(base.model, bench.graph, result.plan)
+    counted = count_macs(model, base.spec.example_inputs())
+    if (counted.macs, counted.params) != (result.macs, result.params):
+        raise GraphError(
+            f"The pruned network costs {counted.macs:,} MACs and {counted.params:,} parameters; "
+            f"its plan says {result.macs:,} and {result.params:,}. This is a defect of prunekit."
+        )
+    provenance = {
+        "base_sha256": base.sha256,
+        "base_macs": bench.macs,
+        "target_macs": target,
+        "criterion": options.criterion,
+        "proposer": options.search.proposer,
+        "seed": options.seed,
+    }
+    about = {**base.about(), "provenance": provenance}
+    norms = norm_groups(base.model, bench.graph, result.plan)
+    slim = SlimModel(
+        model, base.spec, result.plan, norms, group, base.schedule.num_timesteps, result.macs, result.params, about
+    )
+    return slim, result
+
+
+def finetune_slim(
+    slim: SlimModel,
+    images: ImageData,
+    options: FinetuneOptions,
+    checkpoints: Path | None = None,
+    report: Reporter | None = None,
+) -> tuple[SlimModel, TrainResult]:
+    """Train a slim model on its own timesteps (and the overlap at the seams)."""
+    schedule = NoiseSchedule.from_config(slim.about["noise_schedule"])
+    objective = DenoisingObjective(images.images, schedule, str(slim.about.get("prediction_type", "epsilon")))
+    sampler = group_timesteps(slim.group, slim.num_timesteps, options.overlap)
+    settings = replace(
+        options.train, seed=options.train.seed * 1009 + slim.group.index
+    )  # groups must not share batches
+    result = train(slim.model, objective, sampler, settings, checkpoints, report)
+    return slim.with_weights(
+        result.model, finetuned_steps=options.train.steps, finetune_seed=options.train.seed
+    ), result
+
+
+def assemble(folder: Path, output: Path) -> TimestepGroups:
+    """Put the slim models of a folder (``group-0`` …) together into an experts folder.
+
+    Raises:
+        InputError: they do not cover all timesteps.
+    """
+    found = sorted(path for path in folder.glob("group-*") if path.is_dir()) if folder.is_dir() else []
+    if not found:
+        raise InputError(f"{folder} has no folders group-0, group-1, …; prune first with `prunekit prune base.pt`.")
+    slims = sorted((load_slim(path) for path in found), key=lambda slim: slim.group.index)
+    try:
+        groups = TimestepGroups(slims[0].num_timesteps, tuple(slim.group for slim in slims))
+    except InputError as error:
+        raise InputError(f"The slim models in {folder} do not cover the timesteps: {error}") from error
+    save_experts(slims, groups, output)
+    return groups

@@ -1,0 +1,210 @@
+"""Recipes: whole experiments as YAML, checked before anything runs; an unknown key is refused with its line."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Any, ClassVar, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from prunekit.checkpoint import ModelSpec
+from prunekit.errors import FileFormatError, MissingFileError
+from prunekit.importance import criterion
+from prunekit.search import SearchOptions
+from prunekit.training import TrainOptions
+
+__all__ = [
+    "AllocationOptions",
+    "BaseOptions",
+    "DataOptions",
+    "EvaluationOptions",
+    "FinetuneOptions",
+    "GroupOptions",
+    "PruneOptions",
+    "Recipe",
+    "load_recipe",
+]
+
+_STRICT: dict[str, str] = {"extra": "forbid"}
+
+
+@dataclass(frozen=True)
+class DataOptions:
+    """Where images come from, see :func:`prunekit.data.load_images`."""
+
+    __pydantic_config__: ClassVar[dict[str, str]] = _STRICT
+
+    source: str = "digits"
+    resolution: int | None = None
+
+
+@dataclass(frozen=True)
+class BaseOptions:
+    """The base: a checkpoint (a path, or ``embedded:digits``), or a network to train.
+
+    Args:
+        checkpoint: what to load; nothing is trained then.
+        model: ``{"class", "config"}`` of a network to train.
+        noise_schedule: see :meth:`prunekit.schedule.NoiseSchedule.from_config`.
+        prediction_type: ``epsilon``, ``sample`` or ``v_prediction``.
+        train: how to train it.
+    """
+
+    __pydantic_config__: ClassVar[dict[str, str]] = _STRICT
+
+    checkpoint: str | None = None
+    model: dict[str, Any] | None = None
+    noise_schedule: dict[str, Any] = field(default_factory=lambda: {"kind": "linear", "num_timesteps": 1000})
+    prediction_type: Literal["epsilon", "sample", "v_prediction"] = "epsilon"
+    train: TrainOptions = field(default_factory=TrainOptions)
+
+    def spec(self) -> ModelSpec:
+        """The network to train."""
+        return ModelSpec.from_json(self.model or {})
+
+
+@dataclass(frozen=True)
+class GroupOptions:
+    """How to cut the timesteps: ``method`` and ``count``, or explicit ``cuts``."""
+
+    __pydantic_config__: ClassVar[dict[str, str]] = _STRICT
+
+    method: str = "uniform"
+    count: int = 5
+    cuts: tuple[int, ...] | None = None
+
+
+@dataclass(frozen=True)
+class AllocationOptions:
+    """Budget, rule, and the sampler whose steps the budget is a mean over."""
+
+    __pydantic_config__: ClassVar[dict[str, str]] = _STRICT
+
+    budget: float = 0.8
+    rule: str = "linear"
+    sampler: str = "ddim"
+    steps: int = 50
+    floor: float = 0.1
+
+
+@dataclass(frozen=True)
+class PruneOptions:
+    """How to score and search.
+
+    Args:
+        criterion: name of the importance criterion.
+        norm_mode: how group norms shrink, ``even`` or ``whole``.
+        samples: timesteps per group in the calibration set.
+        batch_size: timesteps per forward pass.
+        seed: of the calibration set.
+        search: see :class:`prunekit.search.SearchOptions`.
+    """
+
+    __pydantic_config__: ClassVar[dict[str, str]] = _STRICT
+
+    criterion: str = "taylor"
+    norm_mode: Literal["even", "whole"] = "even"
+    samples: int = 256
+    batch_size: int = 64
+    seed: int = 0
+    search: SearchOptions = field(default_factory=SearchOptions)
+
+    def __post_init__(self) -> None:
+        criterion(self.criterion)
+
+
+@dataclass(frozen=True)
+class FinetuneOptions:
+    """How to fine-tune an expert.
+
+    Args:
+        overlap: timesteps beyond each border of the group that are trained on too, so that neighbours agree at the seam.
+        train: the loop's options.
+    """
+
+    __pydantic_config__: ClassVar[dict[str, str]] = _STRICT
+
+    overlap: int = 20
+    train: TrainOptions = field(
+        default_factory=lambda: TrainOptions(steps=600, learning_rate=5e-4, warmup_steps=30, ema_decay=0.995)
+    )
+
+
+@dataclass(frozen=True)
+class EvaluationOptions:
+    """What is measured.
+
+    Args:
+        samples: images sampled per model and seed.
+        seeds: of the initial noise.
+        features: name of the feature extractor, or ``auto``: the shipped one for the data.
+        loss_samples: held-out draws per timestep group for the denoising loss.
+        grid: images kept for the report's grids.
+    """
+
+    __pydantic_config__: ClassVar[dict[str, str]] = _STRICT
+
+    samples: int = 1024
+    seeds: tuple[int, ...] = (0, 1, 2)
+    features: str = "auto"
+    loss_samples: int = 2048
+    grid: int = 40
+
+
+class Recipe(BaseModel):
+    """A whole experiment. Stages whose section is absent are not run."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    name: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]{0,63}$")]
+    description: str = ""
+    data: DataOptions = DataOptions()
+    base: BaseOptions
+    groups: GroupOptions | None = None
+    allocation: AllocationOptions | None = None
+    prune: PruneOptions | None = None
+    finetune: FinetuneOptions | None = None
+    evaluation: EvaluationOptions | None = None
+
+
+def load_recipe(path: Path) -> Recipe:
+    """Read and check a recipe.
+
+    Raises:
+        MissingFileError: there is no such file.
+        FileFormatError: it is not YAML, or a key is unknown or has a wrong value; the message gives the line.
+    """
+    if not path.is_file():
+        raise MissingFileError(f"Recipe {path} does not exist; expected a .yaml file.")
+    text = path.read_text(encoding="utf-8")
+    try:
+        data = yaml.safe_load(text)
+        tree = yaml.compose(text, Loader=yaml.SafeLoader)
+    except yaml.YAMLError as error:
+        raise FileFormatError(f"{path} is not YAML: {' '.join(str(error).split())}") from error
+    if not isinstance(data, dict):
+        raise FileFormatError(f"{path} holds no mapping; expected keys such as name, data and base.")
+    try:
+        return Recipe.model_validate(data)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"])
+        line = _line_of(tree, first["loc"])
+        raise FileFormatError(f"{path}, line {line}: {where or 'recipe'}: {first['msg']}.") from error
+
+
+def _line_of(node: yaml.Node | None, location: tuple[int | str, ...]) -> int:
+    """Line (from 1) of the innermost key on the way to ``location`` that the text has."""
+    line = 1 if node is None else node.start_mark.line + 1
+    for part in location:
+        if isinstance(node, yaml.MappingNode):
+            pair = next((pair for pair in node.value if pair[0].value == part), None)
+            if pair is None:
+                break
+            line, node = pair[0].start_mark.line + 1, pair[1]
+        elif isinstance(node, yaml.SequenceNode) and isinstance(part, int) and part < len(node.value):
+            node = node.value[part]
+            line = node.start_mark.line + 1
+        else:
+            break
+    return int(line)

@@ -1,0 +1,13 @@
+"""Reports: a finished run folder becomes tables, pictures and one self-contained HTML page.
+
+The run's ``manifest.json`` is the truth; everything here is made from it again at any time. matplotlib, pandas and jinja2
+are used on this floor only.
+"""
+
+from prunekit.report.heatmap import heatmap_png
+from prunekit.report.page import write_report
+from prunekit.report.run import MANIFEST_FORMAT, RunResults, read_run
+from prunekit.report.tables import summary_rows
+from prunekit.report.wording import claim
+
+__all__ = ["MANIFEST_FORMAT", "RunResults", "claim", "heatmap_png", "read_run", "summary_rows", "write_report"]

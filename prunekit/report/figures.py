@@ -1,0 +1,225 @@
+"""Pictures of the targets and the widths; drawn without pyplot, so no figure outlives its function."""
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+
+import matplotlib as mpl
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from prunekit.report.run import Expert, RunResults
+from prunekit.report.wording import ratio_text, short_ratio, timestep_text
+
+__all__ = [
+    "column_width",
+    "describe_snr_targets",
+    "describe_widths",
+    "draw_snr_targets",
+    "draw_widths",
+    "save_figure",
+    "short_name",
+    "styled",
+    "width_order",
+]
+
+DOTS_PER_INCH = 192  # twice CSS's 96, so that a picture is sharp at its natural size on dense screens
+_INK = "#333a42"
+_FAINT = "#c9ced4"
+_TARGET = "#b4540a"
+_REACHED = "#1d5f9e"
+_LONGEST_NAME = 40
+_WORD_WIDTH = 0.08  # of the axis, which "group 0" takes up
+_STYLE = {
+    "font.family": "DejaVu Sans",
+    "font.size": 9,
+    "text.usetex": False,
+    "text.parse_math": False,  # a layer's name may hold a dollar sign
+    "text.color": _INK,
+    "axes.labelcolor": _INK,
+    "axes.edgecolor": "#8a929b",
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.unicode_minus": True,
+    "xtick.color": _INK,
+    "ytick.color": _INK,
+    "figure.facecolor": "white",  # the page shows every picture on a white card, in light and in dark
+    "hatch.linewidth": 0.6,
+    "hatch.color": "#8c8c8c",
+}
+_PARTS = {
+    "down_blocks": "down",
+    "up_blocks": "up",
+    "mid_block": "mid",
+    "resnets": "res",
+    "attentions": "attn",
+    "transformer_blocks": "block",
+    "downsamplers": "downsample",
+    "upsamplers": "upsample",
+    "input_blocks": "in",
+    "output_blocks": "out",
+    "middle_block": "mid",
+}
+
+
+@contextmanager
+def styled() -> Iterator[None]:
+    """Draw and save inside this block; matplotlib's settings are what they were before when it ends."""
+    with mpl.rc_context(_STYLE):  # type: ignore[arg-type]  # its keys are typed as one long literal
+        yield
+
+
+def save_figure(figure: Figure, path: Path) -> None:
+    """Write a PNG that depends on nothing but the figure."""
+    figure.savefig(path, format="png", dpi=DOTS_PER_INCH, metadata={"Software": None})
+
+
+def column_width(columns: int) -> float:
+    """Width in inches of a picture with one upright label per column; bounded, since Agg draws 65,536 pixels at most."""
+    return min(max(7.5, 2.4 + 0.32 * columns), 200.0)
+
+
+def short_name(name: str) -> str:
+    """A channel group's name for an axis.
+
+    Example:
+        >>> short_name("down_blocks.0.resnets.1.conv1")
+        'down 0 · res 1 · conv1'
+    """
+    words: list[str] = []
+    for part in name.split("."):
+        if part.isdigit() and words:
+            words[-1] += f" {part}"
+        else:
+            words.append(_PARTS.get(part, part))
+    text = " · ".join(words)
+    half = _LONGEST_NAME // 2
+    return text if len(text) <= _LONGEST_NAME else f"{text[:half]}…{text[-half:]}"
+
+
+def draw_snr_targets(results: RunResults) -> Figure:
+    """SNR over the timesteps, and below it the fraction of the base's MACs that each timestep group gets."""
+    figure = Figure(figsize=(9.5, 5.4), layout="constrained")
+    above, below = figure.subplots(2, 1, sharex=True)
+    groups = results.allocation.groups
+    _bands(above, results)
+    above.plot(results.base.noise_schedule.snr_db, color=_REACHED, linewidth=1.8)
+    above.axhline(0, color=_FAINT, linewidth=0.8, zorder=0)
+    above.set_ylabel("SNR (dB)")
+    _name_groups(above, results)
+    _bands(below, results)
+    edges = np.array([groups[0].start, *(group.stop for group in groups)])
+    below.stairs(
+        [group.mac_ratio for group in groups], edges, baseline=None, color=_TARGET, linewidth=2.2, label="target"
+    )
+    reached = [
+        results.experts[g.index].macs / results.base.macs if g.index in results.experts else np.nan for g in groups
+    ]
+    if np.isfinite(reached).any():
+        below.stairs(
+            reached, edges, baseline=None, color=_REACHED, linewidth=1.6, linestyle=(0, (4, 2)), label="reached"
+        )
+    below.axhline(
+        results.allocation.mean_mac_ratio,
+        color=_INK,
+        linewidth=0.8,
+        linestyle=":",
+        label="target, mean over the sampler's steps",
+    )
+    below.set_ylim(0, 1.08)
+    below.set_xlim(edges[0], edges[-1])
+    below.set_ylabel("fraction of the base's MACs")
+    below.set_xlabel("timestep t (0 = cleanest)")
+    below.legend(loc="lower left", frameon=False, fontsize=8, ncols=3)
+    return figure
+
+
+def describe_snr_targets(results: RunResults) -> str:
+    """The same in words."""
+    snr_db, groups = results.base.noise_schedule.snr_db, results.allocation.groups
+    parts = []
+    for group in groups:
+        text = f"group {group.index} (t {timestep_text(group.start, group.stop)}) target {short_ratio(group.mac_ratio)}"
+        if group.index in results.experts:
+            text += f", reached {short_ratio(results.experts[group.index].macs / results.base.macs)}"
+        parts.append(text)
+    return (
+        f"SNR falls from {snr_db[0]:.1f} dB at t = 0 to {snr_db[-1]:.1f} dB at t = {len(snr_db) - 1}. "
+        f"Fraction of the base's MACs: {'; '.join(parts)}."
+    )
+
+
+def _bands(axes: Axes, results: RunResults) -> None:
+    """Every other timestep group lightly shaded, and a line at each border."""
+    for group in results.allocation.groups:
+        if group.index % 2:
+            axes.axvspan(group.start, group.stop, color="#f3f5f7", zorder=-1)
+        if group.index:
+            axes.axvline(group.start, color=_FAINT, linewidth=0.8, zorder=0)
+
+
+def _name_groups(axes: Axes, results: RunResults) -> None:
+    """Each timestep group's number above its range, as long as the range is wide enough for it."""
+    allocation = results.allocation
+    for group in allocation.groups:
+        part = (group.stop - group.start) / allocation.num_timesteps
+        text = f"group {group.index}" if part > _WORD_WIDTH else str(group.index) if part > _WORD_WIDTH / 5 else ""
+        middle = ((group.start + group.stop) / 2, 1.0)
+        axes.annotate(text, middle, xycoords=("data", "axes fraction"), ha="center", va="bottom", fontsize=8)
+
+
+def width_order(results: RunResults) -> list[str]:
+    """Channel groups that some expert names, in network order as far as the run knows it."""
+    known = (results.importance or {}).get("channel_groups") or ()
+    named = {name: None for expert in results.experts.values() for name in expert.widths}
+    first = [str(group["name"]) for group in known if group["name"] in named]
+    return first + [name for name in named if name not in set(first)]
+
+
+def draw_widths(results: RunResults) -> Figure:
+    """One row per timestep group: the width of each channel group, the base's in pale and the expert's in colour."""
+    names = width_order(results)
+    experts = [results.experts[index] for index in sorted(results.experts)]
+    targets = {group.index: group for group in results.allocation.groups}
+    figure = Figure(figsize=(column_width(len(names)), 2.2 + 0.95 * len(experts)), layout="constrained")
+    rows = figure.subplots(len(experts), 1, sharex=True, sharey=True, squeeze=False)[:, 0]
+    for axes, expert in zip(rows, experts, strict=True):
+        _width_bars(axes, names, expert.widths)
+        target = targets[expert.group]
+        where = timestep_text(target.start, target.stop)
+        label = f"group {expert.group}\nt {where}\n{ratio_text(expert.macs / results.base.macs)} of MACs"
+        axes.set_ylabel(label, rotation=0, ha="right", va="center", fontsize=8, labelpad=8)
+    rows[-1].set_xticks(range(len(names)), [short_name(name) for name in names], rotation=90, fontsize=8)
+    rows[-1].set_xlim(-0.6, len(names) - 0.4)
+    handles, labels = rows[0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside upper left", ncols=2, frameon=False, fontsize=8)
+    return figure
+
+
+def _width_bars(axes: Axes, names: list[str], widths: Mapping[str, tuple[int, int]]) -> None:
+    pairs = [widths.get(name, (0, 0)) for name in names]
+    before, after = [pair[0] for pair in pairs], [pair[1] for pair in pairs]
+    axes.bar(range(len(names)), before, width=0.8, color=_FAINT, label="channels before")
+    axes.bar(range(len(names)), after, width=0.8, color=_REACHED, label="channels after (number: after)")
+    for position, (name, pair) in enumerate(zip(names, pairs, strict=True)):
+        text = str(pair[1]) if name in widths else "?"
+        axes.text(position, max(pair), text, ha="center", va="bottom", fontsize=6.5)
+    axes.tick_params(axis="x", length=0)
+    axes.tick_params(axis="y", labelsize=7)
+    axes.margins(y=0.2)
+
+
+def describe_widths(results: RunResults) -> str:
+    """The same in words; the numbers are in the table below the picture."""
+    parts = [
+        f"group {index} keeps {_kept(results.experts[index]):.0%} of its prunable channels"
+        for index in sorted(results.experts)
+        if results.experts[index].widths
+    ]
+    return f"Widths of {len(width_order(results))} channel groups before and after pruning: {'; '.join(parts)}."
+
+
+def _kept(expert: Expert) -> float:
+    before = sum(pair[0] for pair in expert.widths.values())
+    return sum(pair[1] for pair in expert.widths.values()) / before if before else 1.0

@@ -1,0 +1,216 @@
+"""The importance heatmap: timestep groups by channel groups, with what was not measured shown as such."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.collections import QuadMesh
+from matplotlib.colors import LogNorm, Normalize
+from matplotlib.figure import Figure
+from matplotlib.patches import Patch, Rectangle
+from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
+
+from prunekit._files import atomic_path
+from prunekit._types import FloatArray, JsonDict
+from prunekit.errors import FileFormatError
+from prunekit.report.figures import column_width, save_figure, short_name, styled
+from prunekit.report.wording import timestep_text
+
+__all__ = ["Heatmap", "heatmap_png"]
+
+_SMALLEST = 1e-4  # of the row's maximum: below, differences are drawn as one colour
+_APART = 0.5  # columns between the network's order and what has no place in it
+_ROWS_FOR_WORDS = 4  # below, "not measured" does not fit upright into a column
+_HATCHED: dict[str, Any] = {"facecolor": "#dcdcdc", "edgecolor": "#8c8c8c", "hatch": "////", "linewidth": 0.0}
+
+
+@dataclass(frozen=True)
+class Heatmap:
+    """Mean score per channel of every channel group, comparable within a row.
+
+    Args:
+        criterion: what the scores measure.
+        rows: label of each timestep group, cleanest first.
+        names: channel groups in network order; those left whole that have no place in it come last.
+        left_whole: channel group → why it was not measured.
+        values: shape (timestep groups, channel groups); NaN where nothing was measured. With scale ``log`` the mean score
+            over the row's largest, in (0, 1]; with ``rank`` the rank in the row from 0 (lowest) to 1 (highest).
+        scale: ``log``, or ``rank`` where a mean score is not positive.
+        without_place: how many of the last channel groups have no place in the network order.
+    """
+
+    criterion: str
+    rows: tuple[str, ...]
+    names: tuple[str, ...]
+    left_whole: Mapping[str, str]
+    values: FloatArray
+    scale: Literal["log", "rank"]
+    without_place: int = 0
+
+    @classmethod
+    def from_json(cls, importance: JsonDict) -> "Heatmap":
+        """Read the content of ``importance.json``.
+
+        Raises:
+            FileFormatError: a key is missing, or the scores do not fit the groups.
+        """
+        try:
+            left_whole = {str(name): str(reason) for name, reason in (importance.get("left_whole") or {}).items()}
+            names = [str(group["name"]) for group in importance["channel_groups"]]
+            groups = importance["timestep_groups"]
+            rows = [f"group {g['index']}  ·  t {timestep_text(g['start'], g['stop'])}" for g in groups]
+            means = np.array(
+                [[_mean(scores) for scores in row] for row in importance["scores"]], dtype=np.float64
+            ).reshape(len(rows), len(names))
+        except (KeyError, TypeError, ValueError) as error:
+            raise FileFormatError(
+                f"The importance scores cannot be read ({type(error).__name__}: {error}); "
+                "make them again with `prunekit importance`."
+            ) from error
+        if not means.size:
+            raise FileFormatError("The importance scores are empty; make them again with `prunekit importance`.")
+        means[:, [name in left_whole for name in names]] = np.nan
+        elsewhere = [name for name in left_whole if name not in names]
+        means = np.hstack([means, np.full((len(rows), len(elsewhere)), np.nan)])
+        scale: Literal["log", "rank"] = "log" if (means[np.isfinite(means)] > 0).all() else "rank"
+        values = np.array([_normalised(row, scale) for row in means]).reshape(means.shape)
+        criterion = str(importance.get("criterion", "score"))
+        return cls(criterion, tuple(rows), (*names, *elsewhere), left_whole, values, scale, len(elsewhere))
+
+    @property
+    def scale_text(self) -> str:
+        """What a colour means."""
+        if self.scale == "log":
+            return "mean score per channel, divided by the row's maximum (log scale)"
+        return "rank of the mean score per channel within the row (0 lowest, 1 highest)"
+
+    @property
+    def caption(self) -> str:
+        """How to read the picture."""
+        reason = "" if self.scale == "log" else " Ranks, because some scores are not positive."
+        hatched = " Hatched grey: not measured, neither low nor high." if np.isnan(self.values).any() else ""
+        hatched += " Apart on the right: left whole, with no place in that order." if self.without_place else ""
+        return (
+            f"Importance by criterion {self.criterion}; higher means keep. Rows are timestep groups, cleanest on top; columns "
+            f"are channel groups in network order. Colour: {self.scale_text}.{reason} Colours compare within a row only.{hatched}"
+        )
+
+    @property
+    def alt(self) -> str:
+        """The picture in words: the most and the least important channel group of each row."""
+        parts = []
+        for label, row in zip(self.rows, self.values, strict=True):
+            if np.isfinite(row).any():
+                high, low = self.names[int(np.nanargmax(row))], self.names[int(np.nanargmin(row))]
+                parts.append(f"{' '.join(label.split())}: highest {high}, lowest {low}")
+        not_measured = int(np.isnan(self.values).all(axis=0).sum())
+        return (
+            f"Heatmap of importance over {len(self.rows)} timestep groups and {len(self.names)} channel groups, "
+            f"{not_measured} of them not measured. {'; '.join(parts)}."
+        )
+
+    def draw(self) -> Figure:
+        """The picture."""
+        height, width = self.values.shape
+        placed = width - self.without_place
+        places = np.array([column + _APART * (column >= placed) for column in range(width)], dtype=np.float64)
+        figure = Figure(figsize=(column_width(width), 2.6 + 0.36 * height), layout="constrained")
+        axes = figure.add_subplot()
+        mesh = axes.pcolormesh(
+            np.arange(placed + 1) - 0.5,
+            np.arange(height + 1) - 0.5,
+            np.ma.masked_invalid(self.values[:, :placed]),
+            cmap="viridis",
+            norm=self._norm(),
+            edgecolors="white",
+            linewidth=0.8,
+        )
+        self._hatch(axes, places)
+        axes.set_xlim(-0.5, places[-1] + 0.5)
+        axes.set_ylim(height - 0.5, -0.5)
+        axes.set_xticks(places, [short_name(name) for name in self.names], rotation=90, fontsize=8)
+        axes.set_yticks(range(height), self.rows)
+        axes.tick_params(length=0)
+        axes.spines[:].set_visible(False)
+        axes.set_title(f"Importance ({self.criterion}), higher = keep", loc="left", fontsize=10)
+        self._colorbar(figure, axes, mesh)
+        return figure
+
+    def _colorbar(self, figure: Figure, axes: Axes, mesh: QuadMesh) -> None:
+        log = self.scale == "log"
+        bar = figure.colorbar(
+            mesh, ax=axes, pad=0.01, fraction=0.04, extend="min" if log and self._clipped() else "neither"
+        )
+        bar.set_label("score / row's maximum, log scale" if log else "rank in the row", fontsize=8)
+        bar.outline.set_visible(False)
+        if log:
+            bar.ax.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+            bar.ax.yaxis.set_minor_locator(NullLocator())
+            bar.ax.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+        bar.ax.tick_params(labelsize=8)
+
+    def _norm(self) -> Normalize:
+        if self.scale == "rank":
+            return Normalize(0.0, 1.0)
+        measured = self.values[np.isfinite(self.values)]
+        low = float(measured.min()) if measured.size else 0.1
+        return LogNorm(min(max(low, _SMALLEST), 0.5), 1.0)
+
+    def _clipped(self) -> bool:
+        return bool((self.values[np.isfinite(self.values)] < _SMALLEST).any())
+
+    def _hatch(self, axes: Axes, places: FloatArray) -> None:
+        """Cover what was not measured; a whole column says so in words, too."""
+        height = len(self.rows)
+        missing = np.isnan(self.values)
+        whole = missing.all(axis=0)
+        for column in np.flatnonzero(whole):
+            axes.add_patch(Rectangle((places[column] - 0.46, -0.46), 0.92, height - 0.08, **_HATCHED))
+            if height >= _ROWS_FOR_WORDS:
+                box = {"facecolor": "#f4f4f4", "edgecolor": "none", "pad": 1.5}
+                middle = (float(places[column]), height / 2 - 0.5)
+                axes.text(*middle, "not measured", rotation=90, ha="center", va="center", fontsize=7, bbox=box)
+        for row, column in zip(*np.nonzero(missing & ~whole), strict=True):
+            axes.add_patch(Rectangle((places[column] - 0.46, row - 0.46), 0.92, 0.92, **_HATCHED))
+        if missing.any():
+            patch = Patch(label="not measured", **_HATCHED)
+            axes.legend(
+                handles=[patch], loc="lower right", bbox_to_anchor=(1, 1), borderaxespad=0.3, frameon=False, fontsize=8
+            )
+
+
+def heatmap_png(importance_json: dict[str, Any], path: Path) -> None:
+    """Draw the content of ``importance.json`` as a picture.
+
+    Args:
+        importance_json: format ``prunekit-importance/1``.
+        path: where the PNG goes; written atomically.
+
+    Raises:
+        FileFormatError: the scores cannot be read.
+    """
+    heatmap = Heatmap.from_json(importance_json)
+    with atomic_path(path) as part, styled():
+        save_figure(heatmap.draw(), part)
+
+
+def _mean(scores: list[float] | None) -> float:
+    """Mean over the channels; NaN for a channel group without scores."""
+    return float(np.mean(np.asarray(scores, dtype=np.float64))) if scores else float("nan")
+
+
+def _normalised(row: FloatArray, scale: Literal["log", "rank"]) -> FloatArray:
+    """One row against itself; NaN stays NaN."""
+    measured = row[np.isfinite(row)]
+    values = np.full_like(row, np.nan)
+    if not measured.size:
+        return values
+    if scale == "log":
+        return np.asarray(row / measured.max())
+    below = (measured[None, :] < measured[:, None]).sum(axis=1)
+    equal = (measured[None, :] == measured[:, None]).sum(axis=1) - 1
+    values[np.isfinite(row)] = (below + equal / 2) / max(len(measured) - 1, 1)
+    return values

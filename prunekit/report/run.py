@@ -1,0 +1,313 @@
+"""A finished run, read once and checked: what the tables, the pictures and the page are made from."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+from zipfile import BadZipFile
+
+import numpy as np
+from numpy.typing import NDArray
+
+from prunekit._files import read_json
+from prunekit._types import JsonDict
+from prunekit.allocation import Allocation
+from prunekit.errors import FileFormatError
+from prunekit.schedule import NoiseSchedule
+
+__all__ = [
+    "MANIFEST_FORMAT",
+    "Assembled",
+    "Base",
+    "Estimate",
+    "Expert",
+    "GroupLoss",
+    "LedgerEntry",
+    "MetricRow",
+    "Metrics",
+    "RunResults",
+    "read_run",
+]
+
+MANIFEST_FORMAT = "prunekit-manifest/1"
+IMPORTANCE_FORMAT = "prunekit-importance/1"
+_SAMPLES_FIRST = ("base", "experts")
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A mean and its standard error; ``se`` is None where one seed gives no error."""
+
+    mean: float
+    se: float | None = None
+
+    @classmethod
+    def from_json(cls, data: JsonDict | None) -> "Estimate | None":
+        """Read ``{"mean", "se"}``; None when there is no mean."""
+        if data is None or data.get("mean") is None:
+            return None
+        se = data.get("se")
+        return cls(float(data["mean"]), None if se is None else float(se))
+
+
+@dataclass(frozen=True)
+class Base:
+    """The model that the run started from: MACs per sample per evaluation, parameters, and its noise schedule."""
+
+    macs: int
+    params: int
+    sha256: str | None
+    data: Mapping[str, Any]
+    noise_schedule: NoiseSchedule
+
+
+@dataclass(frozen=True)
+class Expert:
+    """The slim model of one timestep group (0 = cleanest); ``widths`` maps a channel group to (before, after)."""
+
+    group: int
+    target_macs: int | None
+    macs: int
+    params: int
+    widths: Mapping[str, tuple[int, int]]
+
+
+@dataclass(frozen=True)
+class Assembled:
+    """The experts as one denoiser: mean MACs over the sampler's steps, and the parameters of all experts together."""
+
+    mean_macs: float
+    mean_mac_ratio: float
+    params: int
+
+
+@dataclass(frozen=True)
+class GroupLoss:
+    """Held-out denoising loss in one timestep group; ``difference`` is expert − base, paired."""
+
+    group: int
+    base: Estimate | None
+    pruned: Estimate | None
+    expert: Estimate | None
+    difference: Estimate | None
+
+
+@dataclass(frozen=True)
+class MetricRow:
+    """Sample quality and cost of one model."""
+
+    model: str
+    fid: Estimate | None
+    kid: Estimate | None
+    seconds_per_image: float | None
+    mean_macs: float | None
+    mac_ratio: float | None
+
+
+@dataclass(frozen=True)
+class Metrics:
+    """FID and KID of several models under one feature extractor, sample count and sampler."""
+
+    features: Mapping[str, Any]
+    count: int
+    sampler: str
+    steps: int | None
+    seeds: tuple[int, ...]
+    rows: tuple[MetricRow, ...]
+
+    def label(self, name: str) -> str:
+        """The full name of a metric: without its features and its sample count the number means nothing."""
+        return f"{name} (features: {self.features.get('name', 'not named')}, n = {self.count})"
+
+    def row(self, model: str) -> MetricRow | None:
+        """The row of one model."""
+        return next((row for row in self.rows if row.model == model), None)
+
+    @property
+    def judged(self) -> MetricRow | None:
+        """The row that the page's claim is about: the experts, else the first model that is not the base."""
+        return self.row("experts") or next((row for row in self.rows if row.model != "base"), None)
+
+
+@dataclass(frozen=True)
+class LedgerEntry:
+    """What one training stage cost: samples seen and MACs spent, forward and backward."""
+
+    stage: str
+    samples: int
+    macs: int
+
+
+@dataclass(frozen=True)
+class RunResults:
+    """Everything a report shows.
+
+    Args:
+        manifest: ``manifest.json`` as read.
+        base: the base model.
+        allocation: the targets per timestep group.
+        experts: by timestep group; empty when none were made.
+        assembled: None when the experts were not put together.
+        losses: empty when not measured.
+        metrics: None when not measured.
+        ledger: empty when not kept.
+        importance: ``importance.json`` as read, or None.
+        samples: model name → images, uint8, shape (count, height, width, channels); the base first.
+    """
+
+    manifest: Mapping[str, Any]
+    base: Base
+    allocation: Allocation
+    experts: Mapping[int, Expert] = field(default_factory=dict)
+    assembled: Assembled | None = None
+    losses: tuple[GroupLoss, ...] = ()
+    metrics: Metrics | None = None
+    ledger: tuple[LedgerEntry, ...] = ()
+    importance: Mapping[str, Any] | None = None
+    samples: Mapping[str, NDArray[np.uint8]] = field(default_factory=dict)
+
+    @property
+    def recipe(self) -> str:
+        """Name of the recipe."""
+        return str(self.manifest.get("recipe", "unnamed"))
+
+    @classmethod
+    def from_manifest(
+        cls,
+        manifest: JsonDict,
+        importance: JsonDict | None = None,
+        samples: Mapping[str, NDArray[np.uint8]] | None = None,
+    ) -> "RunResults":
+        """Read a manifest, with every optional part left out where it is missing.
+
+        Raises:
+            FileFormatError: a part that is there, or that every run has, cannot be read.
+        """
+        if manifest.get("format") != MANIFEST_FORMAT:
+            raise FileFormatError(
+                f"The manifest has format {manifest.get('format')!r}; expected {MANIFEST_FORMAT!r}. "
+                "Run the recipe again with this version."
+            )
+        try:
+            results = cls(
+                manifest=manifest,
+                base=_base(manifest["base"]),
+                allocation=Allocation.from_json(manifest["allocation"]),
+                experts={int(entry["group"]): _expert(entry) for entry in manifest.get("experts") or ()},
+                assembled=_assembled(manifest.get("assembled")),
+                losses=tuple(_group_loss(entry) for entry in manifest.get("losses") or ()),
+                metrics=_metrics(manifest.get("metrics")),
+                ledger=tuple(
+                    LedgerEntry(str(entry["stage"]), int(entry["samples"]), int(entry["macs"]))
+                    for entry in manifest.get("ledger") or ()
+                ),
+                importance=importance,
+                samples=samples or {},
+            )
+        except (KeyError, TypeError, AttributeError, ValueError) as error:
+            raise FileFormatError(
+                f"The manifest cannot be read ({type(error).__name__}: {error}); make it again with `prunekit run`."
+            ) from error
+        _check_groups(results)
+        return results
+
+
+def read_run(run_folder: Path) -> RunResults:
+    """Read ``manifest.json`` and, where they are, ``importance.json`` and ``samples/*.npz``.
+
+    Raises:
+        MissingFileError: there is no manifest.
+        FileFormatError: a file is there and cannot be read.
+    """
+    manifest = read_json(run_folder / "manifest.json", MANIFEST_FORMAT)
+    importance_path = run_folder / "importance.json"
+    importance = read_json(importance_path, IMPORTANCE_FORMAT) if importance_path.is_file() else None
+    paths = {path.stem: path for path in sorted((run_folder / "samples").glob("*.npz"))}
+    names = [name for name in _SAMPLES_FIRST if name in paths]
+    names += [name for name in paths if name not in names]
+    return RunResults.from_manifest(manifest, importance, {name: _read_images(paths[name]) for name in names})
+
+
+def _read_images(path: Path) -> NDArray[np.uint8]:
+    try:
+        with np.load(path, allow_pickle=False) as archive:
+            images: NDArray[np.uint8] = archive["images"]
+    except (OSError, EOFError, KeyError, ValueError, AttributeError, BadZipFile) as error:
+        raise FileFormatError(
+            f"{path} has no readable array `images` ({error}); sample again with `prunekit sample`."
+        ) from error
+    if images.dtype != np.uint8 or images.ndim != 4 or images.shape[-1] not in (1, 3) or 0 in images.shape:
+        raise FileFormatError(
+            f"{path} holds {images.dtype} of shape {images.shape}; expected uint8 (count, height, width, 1 or 3)."
+        )
+    return images
+
+
+def _check_groups(results: RunResults) -> None:
+    expected, got = results.allocation.num_timesteps, results.base.noise_schedule.num_timesteps
+    if expected != got:
+        raise FileFormatError(
+            f"The manifest's allocation has {expected} timesteps and its noise schedule {got}; "
+            "they belong to different runs."
+        )
+    known = {group.index for group in results.allocation.groups}
+    strange = {*results.experts, *(loss.group for loss in results.losses)} - known
+    if strange:
+        raise FileFormatError(
+            f"The manifest has results for timestep group {min(strange)}; its allocation has 0 … {len(known) - 1}."
+        )
+
+
+def _base(data: JsonDict) -> Base:
+    return Base(
+        int(data["macs"]),
+        int(data["params"]),
+        data.get("sha256"),
+        data.get("data") or {},
+        NoiseSchedule.from_config(data["noise_schedule"]),
+    )
+
+
+def _expert(data: JsonDict) -> Expert:
+    widths = {str(name): (int(pair[0]), int(pair[1])) for name, pair in (data.get("widths") or {}).items()}
+    target = data.get("target_macs")
+    return Expert(
+        int(data["group"]), None if target is None else int(target), int(data["macs"]), int(data["params"]), widths
+    )
+
+
+def _assembled(data: JsonDict | None) -> Assembled | None:
+    if not data:
+        return None
+    return Assembled(float(data["mean_macs"]), float(data["mean_mac_ratio"]), int(data["params"]))
+
+
+def _group_loss(data: JsonDict) -> GroupLoss:
+    base, pruned, expert, difference = (
+        Estimate.from_json(data.get(key)) for key in ("base", "pruned", "expert", "difference")
+    )
+    return GroupLoss(int(data["group"]), base, pruned, expert, difference)
+
+
+def _number(value: Any) -> float | None:
+    if value is not None and not isinstance(value, int | float):
+        raise TypeError(f"got {value!r} where a number was expected")
+    return value
+
+
+def _metrics(data: JsonDict | None) -> Metrics | None:
+    if not data or not data.get("rows"):
+        return None
+    rows = tuple(
+        MetricRow(
+            str(row["model"]),
+            Estimate.from_json(row.get("fid")),
+            Estimate.from_json(row.get("kid")),
+            *(_number(row.get(key)) for key in ("seconds_per_image", "mean_macs", "mac_ratio")),
+        )
+        for row in data["rows"]
+    )
+    seeds = tuple(int(seed) for seed in data.get("seeds") or ())
+    return Metrics(
+        data.get("features") or {}, int(data["count"]), str(data.get("sampler", "")), data.get("steps"), seeds, rows
+    )

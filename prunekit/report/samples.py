@@ -1,0 +1,88 @@
+"""Sample grids side by side, every pixel enlarged by a whole number."""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageDraw, ImageFont
+
+__all__ = ["describe_samples", "samples_png", "shown_count"]
+
+Images = NDArray[np.uint8]
+
+# Lengths in pixels of the file, which the page shows at half size so that it is sharp on dense screens.
+_CELL = 96
+_GRID = 800
+_GAP = 4
+_SPACE = 48
+_TITLE = 60
+_MARGIN = 24
+_INK = (51, 58, 66)
+
+
+def _scale(side: int) -> int:
+    """Enlargement of images of ``side`` pixels; at least 2, since the page halves it."""
+    return max(_CELL // side, 2)
+
+
+def _columns(side: int) -> int:
+    return int(np.clip(_GRID // (_scale(side) * side), 2, 8))
+
+
+def shown_count(samples: Mapping[str, Images]) -> int:
+    """How many images of each model are shown: the same number of each, at most a square grid."""
+    side = max(max(images.shape[1:3]) for images in samples.values())
+    return min(_columns(side) ** 2, *(len(images) for images in samples.values()))
+
+
+def describe_samples(samples: Mapping[str, Images]) -> str:
+    """The picture in words."""
+    height, width = next(iter(samples.values())).shape[1:3]
+    return (
+        f"{len(samples)} grid{'s' if len(samples) > 1 else ''} of {shown_count(samples)} generated images of {height} × {width} "
+        f"pixels each: {', '.join(samples)}. The same place in each grid started from the same noise."
+    )
+
+
+def samples_png(samples: Mapping[str, Images], path: Path) -> None:
+    """Draw one grid per model, two beside each other.
+
+    Args:
+        samples: model name → uint8 images of shape (count, height, width, 1 or 3), from the same noise.
+        path: where the PNG goes.
+    """
+    count = shown_count(samples)
+    grids = [(name, _grid(images[:count])) for name, images in samples.items()]
+    across = min(2, len(grids))
+    down = -(-len(grids) // across)
+    width, height = max(grid.width for _, grid in grids), max(grid.height for _, grid in grids)
+    size = (
+        2 * _MARGIN + across * width + (across - 1) * _SPACE,
+        2 * _MARGIN + down * (height + _TITLE) + (down - 1) * _SPACE,
+    )
+    sheet = Image.new("RGB", size, "white")
+    pen, font = ImageDraw.Draw(sheet), ImageFont.load_default(size=36)
+    for position, (name, grid) in enumerate(grids):
+        row, column = divmod(position, across)
+        left, top = _MARGIN + column * (width + _SPACE), _MARGIN + row * (height + _TITLE + _SPACE)
+        pen.text((left, top), name, fill=_INK, font=font)
+        sheet.paste(grid, (left, top + _TITLE))
+    sheet.save(path, format="PNG")
+
+
+def _grid(images: Images) -> Image.Image:
+    """Images row by row with a white gap between them."""
+    count, height, width, channels = images.shape
+    columns = min(_columns(max(height, width)), count)
+    rows = -(-count // columns)
+    scale = _scale(max(height, width))
+    large = images.repeat(scale, axis=1).repeat(scale, axis=2)
+    if channels == 1:
+        large = large.repeat(3, axis=3)
+    step_y, step_x = scale * height + _GAP, scale * width + _GAP
+    sheet = np.full((rows * step_y - _GAP, columns * step_x - _GAP, 3), 255, dtype=np.uint8)
+    for position, image in enumerate(large):
+        row, column = divmod(position, columns)
+        sheet[row * step_y :, column * step_x :][: scale * height, : scale * width] = image
+    return Image.fromarray(sheet)

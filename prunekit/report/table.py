@@ -1,0 +1,134 @@
+"""One table in two forms: exact numbers for CSV, and the same numbers rounded for reading."""
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from prunekit.report.run import Estimate
+from prunekit.report.wording import ABSENT, count_text, estimate_text, ratio_text
+
+__all__ = ["Cell", "Column", "Row", "Table", "count", "estimate", "flat", "named", "ratio"]
+
+Row = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Column:
+    """One column for reading.
+
+    Args:
+        heading: what stands above it.
+        key: the exact number's key in the row; empty where the cell is not one number.
+        text: makes the cell's text from the row; the value itself when absent.
+    """
+
+    heading: str
+    key: str
+    text: Callable[[Row], str] = lambda row: ABSENT
+
+
+@dataclass(frozen=True)
+class Cell:
+    """Text to read and, for a number, its exact value."""
+
+    text: str
+    value: str | None
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table in both forms.
+
+    Args:
+        name: file stem, and id on the page.
+        caption: what the table shows.
+        rows: exact numbers; None where there is none. All rows have the same keys, which are the CSV's columns.
+        columns: for reading; the first one names the row.
+        note: how to read it.
+        last_is_total: the last row sums up the others.
+    """
+
+    name: str
+    caption: str
+    rows: tuple[Row, ...]
+    columns: tuple[Column, ...]
+    note: str = ""
+    last_is_total: bool = False
+
+    @property
+    def frame(self) -> pd.DataFrame:
+        """The exact numbers; integers stay integers beside missing ones."""
+        return pd.DataFrame({key: _series(row[key] for row in self.rows) for key in self.rows[0]})
+
+    @property
+    def cells(self) -> list[list[Cell]]:
+        """The table for reading, row by row."""
+        return [[_cell(column, row) for column in self.columns] for row in self.rows]
+
+    def to_csv(self, path: Path) -> None:
+        """Write the exact numbers."""
+        self.frame.to_csv(path, index=False, lineterminator="\n", encoding="utf-8")
+
+    def to_markdown(self, path: Path) -> None:
+        """Write the table for reading, with its caption and note."""
+        right = ["---", *("---:" for _ in self.columns[1:])]
+        body = [[cell.text for cell in line] for line in self.cells]
+        lines = [[column.heading for column in self.columns], right, *body]
+        parts = [self.caption, "\n".join("| " + " | ".join(map(_markdown, line)) + " |" for line in lines), self.note]
+        path.write_text("\n\n".join(part for part in parts if part) + "\n", encoding="utf-8")
+
+
+def _series(values: Iterable[Any]) -> "pd.Series[Any]":
+    items = list(values)
+    present = [item for item in items if item is not None]
+    if present and all(isinstance(item, int) for item in present):
+        return pd.Series(items, dtype="Int64")
+    if present and all(isinstance(item, float) for item in present):
+        return pd.Series(items, dtype="float64")
+    return pd.Series(items, dtype="object")  # words, or counts beside a mean of counts, which float64 would round
+
+
+def _cell(column: Column, row: Row) -> Cell:
+    value = row.get(column.key)
+    return Cell(column.text(row), repr(value) if isinstance(value, int | float) else None)
+
+
+def _markdown(text: str) -> str:
+    for mark in ("\\", "|", "<", "*", "_", "`"):
+        text = text.replace(mark, f"\\{mark}")
+    return " ".join(text.split())
+
+
+def named(heading: str, key: str) -> Column:
+    """A column of words."""
+    return Column(heading, key, lambda row: str(row[key]))
+
+
+def count(heading: str, key: str) -> Column:
+    """A column of counts in full."""
+    return Column(heading, key, lambda row: count_text(row[key]))
+
+
+def ratio(heading: str, key: str) -> Column:
+    """A column of ratios."""
+    return Column(heading, key, lambda row: ratio_text(row[key]))
+
+
+def estimate(heading: str, name: str) -> Column:
+    """A column of ``mean ± se``, from the keys of :func:`flat`."""
+    return Column(heading, f"{name}_mean", lambda row: estimate_text(_read(row, name)))
+
+
+def _read(row: Row, name: str) -> Estimate | None:
+    return None if row[f"{name}_mean"] is None else Estimate(row[f"{name}_mean"], row[f"{name}_se"])
+
+
+def flat(**estimates: Estimate | None) -> dict[str, float | None]:
+    """``{name}_mean`` and ``{name}_se`` of each estimate."""
+    flat: dict[str, float | None] = {}
+    for name, estimate in estimates.items():
+        flat[f"{name}_mean"], flat[f"{name}_se"] = (estimate.mean, estimate.se) if estimate else (None, None)
+    return flat

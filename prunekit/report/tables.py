@@ -1,0 +1,254 @@
+"""The tables of a run."""
+
+from typing import Any
+
+from prunekit._types import JsonDict
+from prunekit.allocation import GroupTarget
+from prunekit.report.run import GroupLoss, RunResults
+from prunekit.report.table import Column, Row, Table, count, estimate, flat, named, ratio
+from prunekit.report.wording import (
+    ABSENT,
+    decibel_text,
+    error_note,
+    large_text,
+    number_text,
+    short_verdict,
+    timestep_text,
+)
+
+__all__ = [
+    "cost_table",
+    "ledger_table",
+    "loss_table",
+    "metric_table",
+    "seconds_table",
+    "summary_rows",
+]
+
+
+def _timesteps(row: Row) -> str:
+    return timestep_text(row["first_timestep"], row["last_timestep"] + 1)
+
+
+def cost_table(results: RunResults) -> Table:
+    """MACs, FLOPs and parameters: the base, each expert, and the mean over the sampler's steps."""
+    rows = [_base_row(results), *(_expert_row(results, target) for target in results.allocation.groups)]
+    if results.assembled is not None:
+        rows.append(_assembled_row(results))
+    columns = (
+        named("Model", "model"),
+        Column("Timesteps", "", _timesteps),
+        Column("SNR (dB)", "snr_db", lambda row: decibel_text(row["snr_db"])),
+        ratio("Share of steps", "share"),
+        ratio("Target ratio", "target_ratio"),
+        ratio("MACs kept", "mac_ratio"),
+        count("MACs", "macs"),
+        count("FLOPs = 2·MACs", "flops"),
+        count("Parameters", "params"),
+        ratio("Parameters kept", "param_ratio"),
+    )
+    caption = "The base, the expert of each timestep group (0 = cleanest), and the experts together"
+    note = (
+        "MACs are per sample per evaluation of the network. Share: the part of the sampler's steps that falls into the "
+        "timestep group. Ratios are fractions of the base."
+    )
+    if results.assembled is not None:
+        note += " The last row is measured on the assembled model; its parameters are those of all experts together."
+    return Table("table", caption, tuple(rows), columns, note, last_is_total=results.assembled is not None)
+
+
+def _base_row(results: RunResults) -> dict[str, Any]:
+    base = results.base
+    return {
+        "model": "base",
+        "first_timestep": 0,
+        "last_timestep": results.allocation.num_timesteps - 1,
+        "snr_db": None,
+        "share": 1.0,
+        "target_ratio": None,
+        "target_macs": None,
+        "macs": base.macs,
+        "flops": 2 * base.macs,
+        "params": base.params,
+        "mac_ratio": 1.0,
+        "param_ratio": 1.0,
+    }
+
+
+def _expert_row(results: RunResults, target: GroupTarget) -> dict[str, Any]:
+    base, expert = results.base, results.experts.get(target.index)
+    return {
+        "model": f"expert {target.index}",
+        "first_timestep": target.start,
+        "last_timestep": target.stop - 1,
+        "snr_db": target.snr_db,
+        "share": target.share,
+        "target_ratio": target.mac_ratio,
+        "target_macs": expert.target_macs if expert else target.target_macs,
+        "macs": expert.macs if expert else None,
+        "flops": 2 * expert.macs if expert else None,
+        "params": expert.params if expert else None,
+        "mac_ratio": expert.macs / base.macs if expert else None,
+        "param_ratio": expert.params / base.params if expert else None,
+    }
+
+
+def _assembled_row(results: RunResults) -> dict[str, Any]:
+    allocation, assembled = results.allocation, results.assembled
+    if assembled is None:
+        raise AssertionError("an assembled row needs an assembled model")
+    return _base_row(results) | {
+        "model": f"experts, mean over {allocation.sampler_steps} {allocation.sampler} steps",
+        "target_ratio": allocation.mean_mac_ratio,
+        "macs": assembled.mean_macs,
+        "flops": 2 * assembled.mean_macs,
+        "params": assembled.params,
+        "mac_ratio": assembled.mean_mac_ratio,
+        "param_ratio": assembled.params / results.base.params,
+    }
+
+
+def loss_table(results: RunResults) -> Table | None:
+    """Held-out denoising loss per timestep group; None when not measured."""
+    if not results.losses:
+        return None
+    targets = {target.index: target for target in results.allocation.groups}
+    with_pruned = any(loss.pruned is not None for loss in results.losses)
+    columns = [named("Timestep group", "group"), Column("Timesteps", "", _timesteps)]
+    columns += [estimate("Base", "base")]
+    columns += [estimate("Pruned, before fine-tuning", "pruned")] if with_pruned else []
+    columns += [
+        estimate("Expert", "expert"),
+        estimate("Expert − base, paired", "difference"),
+        Column("Against the base", "difference_percent", lambda row: row["verdict"]),
+    ]
+    note = (
+        "± is one standard error. The difference is taken image by image, "
+        "so its error is usually smaller than those of the two losses."
+    )
+    shown = [e for loss in results.losses for e in (loss.base, loss.pruned, loss.expert, loss.difference)]
+    if any(e is not None and e.se is None for e in shown):
+        note += " Numbers without ±: one seed, no error."
+    rows = tuple(_loss_row(loss, targets[loss.group]) for loss in results.losses)
+    return Table(
+        "losses", "Mean denoising loss on held-out images with fixed noise; lower is better", rows, tuple(columns), note
+    )
+
+
+def _loss_row(loss: GroupLoss, target: GroupTarget) -> dict[str, Any]:
+    percent, words = None, ABSENT
+    if loss.base is not None and loss.expert is not None:
+        words = short_verdict(loss.expert, loss.base, loss.difference)
+    if loss.base is not None and loss.difference is not None and loss.base.mean > 0:
+        percent = 100 * loss.difference.mean / loss.base.mean
+    return {
+        "group": loss.group,
+        "first_timestep": target.start,
+        "last_timestep": target.stop - 1,
+        **flat(base=loss.base, pruned=loss.pruned, expert=loss.expert, difference=loss.difference),
+        "difference_percent": percent,
+        "verdict": words,
+    }
+
+
+def metric_table(results: RunResults) -> Table | None:
+    """FID, KID and cost of each model; None when not measured."""
+    metrics = results.metrics
+    if metrics is None:
+        return None
+    rows = tuple(
+        {
+            "model": row.model,
+            **flat(fid=row.fid, kid=row.kid),
+            "seconds_per_image": row.seconds_per_image,
+            "mean_macs": row.mean_macs,
+            "flops": None if row.mean_macs is None else 2 * row.mean_macs,
+            "mac_ratio": row.mac_ratio,
+            "features": metrics.features.get("name"),
+            "count": metrics.count,
+        }
+        for row in metrics.rows
+    )
+    columns = (
+        named("Model", "model"),
+        estimate(metrics.label("FID"), "fid"),
+        estimate(metrics.label("KID"), "kid"),
+        Column("Seconds per image", "seconds_per_image", lambda row: number_text(row["seconds_per_image"], 3)),
+        count("Mean MACs per step", "mean_macs"),
+        count("Mean FLOPs = 2·MACs", "flops"),
+        ratio("MACs kept", "mac_ratio"),
+    )
+    steps = f"{metrics.steps} {metrics.sampler} steps" if metrics.steps else metrics.sampler
+    caption = f"{metrics.count} images of each model, {steps}; lower is better"
+    note = f"{error_note(results)} Comparable only at the same features and the same n."
+    return Table("metrics", caption, rows, columns, note)
+
+
+def ledger_table(results: RunResults) -> Table | None:
+    """Training cost per stage with a total; None when not kept."""
+    if not results.ledger:
+        return None
+    entries = [(entry.stage, entry.samples, entry.macs) for entry in results.ledger]
+    entries.append(("total", sum(entry[1] for entry in entries), sum(entry[2] for entry in entries)))
+    total = entries[-1][2]
+    rows = tuple(
+        {
+            "stage": stage,
+            "samples": samples,
+            "macs": macs,
+            "flops": 2 * macs,
+            "part": macs / total if total else None,
+        }
+        for stage, samples, macs in entries
+    )
+    columns = (
+        named("Stage", "stage"),
+        count("Samples", "samples"),
+        Column("Training MACs", "macs", lambda row: large_text(row["macs"])),
+        Column("Training FLOPs = 2·MACs", "flops", lambda row: large_text(row["flops"])),
+        ratio("Part of the total", "part"),
+    )
+    return Table("ledger", "What each training stage cost", rows, columns, last_is_total=True)
+
+
+def seconds_table(results: RunResults) -> Table | None:
+    """Wall-clock time per stage; None when not kept."""
+    seconds = results.manifest.get("seconds")
+    if not seconds:
+        return None
+    rows = tuple({"stage": str(stage), "seconds": float(value)} for stage, value in seconds.items())
+    columns = (named("Stage", "stage"), Column("Seconds", "seconds", lambda row: f"{row['seconds']:,.1f}"))
+    return Table("seconds", "Wall-clock time of each stage", rows, columns)
+
+
+def summary_rows(manifest: JsonDict) -> list[dict[str, Any]]:
+    """The run's final table as plain data: the base, each expert, and the experts together.
+
+    Returns:
+        Dicts with the keys ``model``, ``timesteps``, ``share``, ``target_ratio``, ``mac_ratio``, ``macs``, ``flops``
+        (2·MACs), ``params``, ``loss_change_percent``, ``fid`` and ``fid_se``; None where there is no number. ``fid`` is
+        that of the base in the first row and of the experts in the last. Give it with its features and count:
+        ``RunResults.from_manifest(manifest).metrics.label("FID")``.
+
+    Raises:
+        FileFormatError: the manifest cannot be read.
+    """
+    results = RunResults.from_manifest(manifest)
+    losses = loss_table(results)
+    changes = {f"expert {row['group']}": row["difference_percent"] for row in losses.rows} if losses else {}
+    fids = {}
+    if results.metrics is not None:
+        fids = {row.model: row.fid for row in results.metrics.rows if row.fid is not None}
+    table = cost_table(results)
+    summary = []
+    for number, row in enumerate(table.rows):
+        last = table.last_is_total and number == len(table.rows) - 1
+        fid = fids.get("experts" if last else row["model"])
+        kept = ("share", "target_ratio", "mac_ratio", "macs", "flops", "params")
+        summary.append(
+            {"model": row["model"], "timesteps": _timesteps(row)}
+            | {key: row[key] for key in kept}
+            | {"loss_change_percent": changes.get(row["model"])}
+            | {"fid": fid.mean if fid else None, "fid_se": fid.se if fid else None}
+        )
+    return summary

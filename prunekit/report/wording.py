@@ -1,0 +1,254 @@
+"""How numbers are written, and the sentences that are made from them."""
+
+import math
+
+from prunekit.report.run import Estimate, MetricRow, RunResults
+
+__all__ = [
+    "ABSENT",
+    "claim",
+    "count_text",
+    "decibel_text",
+    "error_note",
+    "estimate_text",
+    "large_text",
+    "number_text",
+    "ratio_text",
+    "short_ratio",
+    "short_verdict",
+    "time_sentence",
+    "timestep_text",
+    "verdict",
+    "warnings_of",
+]
+
+ABSENT = "–"
+_CLEAR = 2.0  # standard errors from which a difference is called one
+_SUPERSCRIPTS = str.maketrans("0123456789-", "⁰¹²³⁴⁵⁶⁷⁸⁹⁻")
+
+
+def _minus(text: str) -> str:
+    """Typographic minus, which screen readers say and hyphens do not."""
+    return text.replace("-", "−")
+
+
+def count_text(value: float | None) -> str:
+    """A count in full with thousands separators, e.g. ``12,345,678``; a mean of counts with one decimal."""
+    if value is None:
+        return ABSENT
+    return f"{round(value):,}" if value == round(value) else f"{value:,.1f}"
+
+
+def ratio_text(value: float | None) -> str:
+    """A ratio with three decimals, for a column."""
+    return ABSENT if value is None else _minus(f"{value:.3f}")
+
+
+def short_ratio(value: float) -> str:
+    """A ratio in a sentence: at most three decimals, no trailing zeros."""
+    return _minus(f"{round(value, 3):g}")
+
+
+def number_text(value: float | None, digits: int = 4) -> str:
+    """A number with ``digits`` significant digits, plain between 1e-4 and 1e6."""
+    if value is None:
+        return ABSENT
+    if not math.isfinite(value) or value == 0:
+        return _minus(f"{value:g}")
+    exponent = math.floor(math.log10(abs(value)))
+    if -5 < exponent < 6:
+        return _minus(f"{value:.{max(0, digits - 1 - exponent)}f}")
+    return _power_of_ten(value, digits)
+
+
+def large_text(value: float | None) -> str:
+    """A number that is too long to read in full, e.g. ``1.235 × 10¹⁵``; in full below a million."""
+    if value is None:
+        return ABSENT
+    return count_text(value) if abs(value) < 1e6 else _power_of_ten(value, 4)
+
+
+def _power_of_ten(value: float, digits: int) -> str:
+    mantissa, exponent = f"{value:.{digits - 1}e}".split("e")
+    return f"{_minus(mantissa)} × 10{str(int(exponent)).translate(_SUPERSCRIPTS)}"
+
+
+def estimate_text(estimate: Estimate | None) -> str:
+    """``mean ± se``, rounded where the error starts; the mean alone with four significant digits without an error.
+
+    Example:
+        >>> estimate_text(Estimate(4.2137, 0.052)), estimate_text(Estimate(4.2137, 0.0138)), estimate_text(Estimate(4.2137))
+        ('4.21 ± 0.05', '4.214 ± 0.014', '4.214')
+    """
+    if estimate is None:
+        return ABSENT
+    if estimate.se is None:
+        return number_text(estimate.mean)
+    if not (math.isfinite(estimate.se) and estimate.se > 0):
+        return f"{number_text(estimate.mean)} ± {number_text(estimate.se)}"
+    exponent = math.floor(math.log10(estimate.se))
+    # The Particle Data Group's rule: two digits of the error when they are below 35, else one.
+    decimals = max(0, -exponent + (estimate.se / 10.0**exponent < 3.55))
+    if decimals > 7:
+        return f"{_power_of_ten(estimate.mean, 4)} ± {_power_of_ten(estimate.se, 2)}"
+    return _minus(f"{estimate.mean:.{decimals}f} ± {estimate.se:.{decimals}f}")
+
+
+def decibel_text(value: float | None) -> str:
+    """A level in decibels, one decimal."""
+    return ABSENT if value is None else _minus(f"{value:.1f}")
+
+
+def timestep_text(start: int, stop: int) -> str:
+    """Timesteps of a half-open range, both ends included, e.g. ``0–199``."""
+    return f"{start}–{stop - 1}"
+
+
+def verdict(new: Estimate, base: Estimate, difference: Estimate | None = None) -> str:
+    """Say plainly whether a lower-is-better number got better or worse.
+
+    Args:
+        new: what is judged.
+        base: what it is judged against.
+        difference: new − base where it was measured as a pair; otherwise the two errors are combined as independent.
+    """
+    difference = difference or _unpaired(new, base)
+    text = _change_text(difference, base)
+    if _unclear(difference):
+        text += f", within two standard errors of no difference ({estimate_text(difference)})"
+    return text
+
+
+def _change_text(difference: Estimate, base: Estimate) -> str:
+    """``worse by 4.7 %``, ``better by 0.3 %`` or ``the same``, for a number of which lower is better."""
+    if difference.mean == 0:
+        return "the same"
+    return f"{'worse' if difference.mean > 0 else 'better'} by {_size(difference.mean, base.mean)}"
+
+
+def short_verdict(new: Estimate, base: Estimate, difference: Estimate | None = None) -> str:
+    """:func:`verdict` for a table's cell."""
+    difference = difference or _unpaired(new, base)
+    if not _unclear(difference):
+        return _change_text(difference, base)
+    return f"no clear difference ({'+' if difference.mean > 0 else '−'}{_size(difference.mean, base.mean)})"
+
+
+def _unpaired(new: Estimate, base: Estimate) -> Estimate:
+    errors = [e.se for e in (new, base) if e.se is not None]
+    return Estimate(new.mean - base.mean, math.hypot(*errors) if len(errors) == 2 else None)
+
+
+def _unclear(difference: Estimate) -> bool:
+    return difference.mean != 0 and difference.se is not None and abs(difference.mean) < _CLEAR * difference.se
+
+
+def _size(change: float, base: float) -> str:
+    """A change as a percentage of the base; as it is where a percentage would mean nothing (KID can be negative)."""
+    if base <= 0:
+        return number_text(abs(change), 3)
+    percent = 100 * abs(change) / base
+    return "<0.1 %" if percent < 0.05 else f"{percent:.1f} %"
+
+
+def error_note(results: RunResults) -> str:
+    """What to say where a metric has no error, or what its error means."""
+    metrics = results.metrics
+    if metrics is None:
+        return ""
+    rows = [e for row in metrics.rows for e in (row.fid, row.kid) if e is not None]
+    if all(estimate.se is not None for estimate in rows):
+        return (
+            f"± is one standard error over {len(metrics.seeds)} seeds." if metrics.seeds else "± is one standard error."
+        )
+    return "One seed, no error." if len(metrics.seeds) <= 1 else "Numbers without ± have no error stated."
+
+
+def claim(results: RunResults) -> str:
+    """The run in one sentence, made from its numbers: quality against the base, at what fraction of the compute.
+
+    FID where it was measured, else KID, else the held-out denoising loss.
+    """
+    row = results.metrics.judged if results.metrics else None
+    ratio = row.mac_ratio if row is not None else None
+    if ratio is None and results.assembled is not None:
+        ratio = results.assembled.mean_mac_ratio
+    scope = "With the experts" if ratio is None else f"At {short_ratio(ratio)} of the base's MACs per sampling step"
+    finding = _metric_finding(results, row) or _loss_finding(results) or "the quality was not measured"
+    return f"{scope}, {finding}."
+
+
+def _metric_finding(results: RunResults, row: MetricRow | None) -> str | None:
+    metrics = results.metrics
+    base = metrics.row("base") if metrics else None
+    if metrics is None or base is None or row is None:
+        return None
+    for name, new, old in (("FID", row.fid, base.fid), ("KID", row.kid, base.kid)):
+        if new is not None and old is not None:
+            no_error = new.se is None or old.se is None
+            note = f" ({'one seed, no error' if len(metrics.seeds) <= 1 else 'no error stated'})" if no_error else ""
+            return (
+                f"{metrics.label(name)} is {estimate_text(new)} against the base's {estimate_text(old)}: "
+                f"{verdict(new, old)}{note}"
+            )
+    return None
+
+
+def _loss_finding(results: RunResults) -> str | None:
+    """Losses averaged with the sampler's shares; no error, since the groups share their images and so their errors."""
+    losses = {loss.group: loss for loss in results.losses}
+    expert = base = 0.0
+    for group in results.allocation.groups:
+        loss = losses.get(group.index)
+        if loss is None or loss.base is None or loss.expert is None:
+            return None
+        expert += group.share * loss.expert.mean
+        base += group.share * loss.base.mean
+    return (
+        f"the held-out denoising loss, averaged over the sampler's steps, is {number_text(expert)} against the base's "
+        f"{number_text(base)}: {verdict(Estimate(expert), Estimate(base))} (errors by timestep group below)"
+    )
+
+
+def time_sentence(results: RunResults) -> str:
+    """Time per image against the base's: fewer MACs are not always less time. Empty when not measured."""
+    metrics = results.metrics
+    base, row = (metrics.row("base"), metrics.judged) if metrics else (None, None)
+    if base is None or row is None or not base.seconds_per_image or row.seconds_per_image is None:
+        return ""
+    manifest = results.manifest
+    where = f" on {manifest['device']}" if manifest.get("device") else ""
+    if manifest.get("threads"):
+        where += f" with {manifest['threads']} thread{'s' if manifest['threads'] != 1 else ''}"
+    return (
+        f"One image took {number_text(row.seconds_per_image, 3)} s against the base's "
+        f"{number_text(base.seconds_per_image, 3)} s{where}: "
+        f"{short_ratio(row.seconds_per_image / base.seconds_per_image)} of the time."
+    )
+
+
+def warnings_of(results: RunResults) -> list[str]:
+    """Numbers of the run that do not agree with each other, or with what was asked for."""
+    found = []
+    for expert in results.experts.values():
+        if expert.target_macs is not None and expert.macs > expert.target_macs:
+            found.append(
+                f"The expert of timestep group {expert.group} has {count_text(expert.macs)} MACs, "
+                f"more than its target of {count_text(expert.target_macs)}."
+            )
+    assembled, groups = results.assembled, results.allocation.groups
+    if assembled is not None and all(group.index in results.experts for group in groups):
+        mean = sum(group.share * results.experts[group.index].macs for group in groups)
+        if not math.isclose(mean, assembled.mean_macs, rel_tol=1e-6):
+            found.append(
+                f"The assembled model was measured at {count_text(assembled.mean_macs)} MACs per sampling step; "
+                f"the experts weighted by their shares give {count_text(mean)}."
+            )
+    judged = results.metrics.judged if results.metrics else None
+    ratio = judged.mac_ratio if judged is not None and judged.model == "experts" else None
+    if assembled is not None and ratio is not None and not math.isclose(ratio, assembled.mean_mac_ratio, rel_tol=1e-3):
+        found.append(
+            f"Quality was measured at {short_ratio(ratio)} of the base's MACs and the assembled model keeps "
+            f"{short_ratio(assembled.mean_mac_ratio)}: the two used different sampling steps."
+        )
+    return found

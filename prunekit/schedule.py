@@ -1,0 +1,289 @@
+r"""Noise schedules: the one place where a signal-to-noise ratio is computed.
+
+A schedule states, for every training timestep t (0 = cleanest), the two coefficients of
+
+.. math:: x_t = a_t x_0 + b_t \varepsilon, \qquad snr(t) = a_t^2 / b_t^2 .
+
+Variance-preserving diffusion has a² + b² = 1 (a² = ᾱ), EDM has a = 1 and b = σ, rectified flow a = 1 − b.
+Everything is numpy float64: no torch is needed to plan a budget.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from prunekit._types import FloatArray, IntArray, JsonDict
+from prunekit.errors import InputError
+
+__all__ = ["NoiseSchedule", "sampler_timesteps"]
+
+_KINDS = ("linear", "scaled_linear", "cosine", "sigmoid", "edm", "rectified_flow", "explicit")
+_DIFFUSERS_BETAS = {
+    "linear": "linear",
+    "scaled_linear": "scaled_linear",
+    "squaredcos_cap_v2": "cosine",
+    "sigmoid": "sigmoid",
+}
+
+
+@dataclass(frozen=True, eq=False)
+class NoiseSchedule:
+    """Signal and noise coefficients of every training timestep.
+
+    Args:
+        signal: a_t, shape (num_timesteps,), float64, positive.
+        noise: b_t, shape (num_timesteps,), float64, positive; the SNR must fall strictly with t.
+        config: how the schedule was made, JSON-able; :meth:`from_config` makes it again.
+
+    Example:
+        >>> schedule = NoiseSchedule.linear(1000)
+        >>> schedule.num_timesteps, bool(schedule.snr_db[0] > 30 > -30 > schedule.snr_db[-1])
+        (1000, True)
+    """
+
+    signal: FloatArray
+    noise: FloatArray
+    config: JsonDict = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if self.signal.ndim != 1 or self.signal.shape != self.noise.shape or len(self.signal) < 2:
+            raise InputError(
+                f"A noise schedule needs two 1-D arrays of one length ≥ 2; got shapes {self.signal.shape} and {self.noise.shape}."
+            )
+        if not (np.isfinite(self.signal).all() and np.isfinite(self.noise).all()):
+            raise InputError("A noise schedule must be finite; got NaN or infinity in its coefficients.")
+        if (self.signal <= 0).any() or (self.noise <= 0).any():
+            raise InputError("A noise schedule needs positive signal and noise at every timestep; clip its two ends.")
+        if (np.diff(self.log_snr) >= 0).any():
+            raise InputError(
+                "A noise schedule's SNR must fall strictly with t (0 = cleanest); reverse or mend the arrays."
+            )
+        self.signal.setflags(write=False)
+        self.noise.setflags(write=False)
+
+    @property
+    def num_timesteps(self) -> int:
+        """Number of training timesteps T."""
+        return len(self.signal)
+
+    @property
+    def log_snr(self) -> FloatArray:
+        """Natural logarithm of the SNR, shape (T,)."""
+        return 2.0 * (np.log(self.signal) - np.log(self.noise))
+
+    @property
+    def snr(self) -> FloatArray:
+        """a²/b², shape (T,)."""
+        return np.exp(self.log_snr)
+
+    @property
+    def snr_db(self) -> FloatArray:
+        """SNR in decibels, 10·log10(snr), shape (T,) (TDC, arXiv:2312.13307)."""
+        return self.log_snr * (10.0 / math.log(10.0))
+
+    @property
+    def sigma(self) -> FloatArray:
+        """b/a = √((1−ᾱ)/ᾱ), shape (T,)."""
+        return self.noise / self.signal
+
+    @property
+    def alphas_cumprod(self) -> FloatArray:
+        """ᾱ = a²/(a² + b²) = sigmoid(log snr), shape (T,)."""
+        return 1.0 / (1.0 + np.exp(-self.log_snr))
+
+    @classmethod
+    def from_betas(cls, betas: FloatArray, config: JsonDict | None = None) -> "NoiseSchedule":
+        """Variance-preserving schedule with ᾱ_t = Π_{s≤t} (1 − β_s) (DDPM, arXiv:2006.11239, eq. 4).
+
+        Args:
+            betas: shape (T,), each in (0, 1).
+            config: kept for :meth:`to_config`; the betas themselves when absent.
+        """
+        betas = np.asarray(betas, dtype=np.float64)
+        if betas.ndim != 1 or not ((betas > 0) & (betas < 1)).all():
+            raise InputError("Betas must be a 1-D array with every value between 0 and 1, both excluded.")
+        log_alpha_bar = np.cumsum(np.log1p(-betas))
+        return cls(
+            signal=np.exp(0.5 * log_alpha_bar),
+            noise=np.sqrt(-np.expm1(log_alpha_bar)),
+            config=config if config is not None else {"kind": "explicit", "betas": betas.tolist()},
+        )
+
+    @classmethod
+    def linear(
+        cls, num_timesteps: int = 1000, beta_start: float | None = None, beta_end: float | None = None
+    ) -> "NoiseSchedule":
+        """Betas linear in t: 1e-4 to 0.02 at T = 1000, scaled by 1000/T elsewhere (DDPM; improved DDPM's scaling).
+
+        Args:
+            num_timesteps: T.
+            beta_start: β of the cleanest timestep; 0.1/T when absent.
+            beta_end: β of the noisiest timestep; 20/T when absent.
+        """
+        start, end = _beta_range(num_timesteps, beta_start, beta_end, (0.1, 20.0))
+        config = {"kind": "linear", "num_timesteps": num_timesteps, "beta_start": start, "beta_end": end}
+        return cls.from_betas(np.linspace(start, end, num_timesteps), config)
+
+    @classmethod
+    def scaled_linear(
+        cls, num_timesteps: int = 1000, beta_start: float = 0.00085, beta_end: float = 0.012
+    ) -> "NoiseSchedule":
+        """√β linear in t (latent diffusion, arXiv:2112.10752)."""
+        start, end = _beta_range(num_timesteps, beta_start, beta_end, (0.85, 12.0))
+        config = {"kind": "scaled_linear", "num_timesteps": num_timesteps, "beta_start": start, "beta_end": end}
+        return cls.from_betas(np.linspace(math.sqrt(start), math.sqrt(end), num_timesteps) ** 2, config)
+
+    @classmethod
+    def cosine(cls, num_timesteps: int = 1000, offset: float = 0.008, max_beta: float = 0.999) -> "NoiseSchedule":
+        """ᾱ = cos²(((t/T + s)/(1 + s))·π/2), betas clipped (improved DDPM, arXiv:2102.09672, eq. 17)."""
+        _check_count(num_timesteps)
+        edges = np.cos((np.arange(num_timesteps + 1) / num_timesteps + offset) / (1 + offset) * math.pi / 2) ** 2
+        config = {"kind": "cosine", "num_timesteps": num_timesteps, "offset": offset, "max_beta": max_beta}
+        return cls.from_betas(np.minimum(1 - edges[1:] / edges[:-1], max_beta), config)
+
+    @classmethod
+    def sigmoid(
+        cls, num_timesteps: int = 1000, beta_start: float | None = None, beta_end: float | None = None
+    ) -> "NoiseSchedule":
+        """Betas on a sigmoid over [−6, 6] (GeoDiff, arXiv:2203.02923; diffusers' ``sigmoid``)."""
+        start, end = _beta_range(num_timesteps, beta_start, beta_end, (0.1, 20.0))
+        config = {"kind": "sigmoid", "num_timesteps": num_timesteps, "beta_start": start, "beta_end": end}
+        ramp = 1.0 / (1.0 + np.exp(-np.linspace(-6, 6, num_timesteps)))
+        return cls.from_betas(ramp * (end - start) + start, config)
+
+    @classmethod
+    def from_sigmas(cls, sigmas: Sequence[float] | FloatArray) -> "NoiseSchedule":
+        """Variance-exploding schedule x = x0 + σε from rising sigmas (EDM, arXiv:2206.00364, table 1).
+
+        Args:
+            sigmas: shape (T,), strictly rising, positive.
+        """
+        sigma = np.array(sigmas, dtype=np.float64)
+        return cls(np.ones_like(sigma), sigma, {"kind": "edm", "sigmas": sigma.tolist()})
+
+    @classmethod
+    def rectified_flow(cls, num_timesteps: int = 1000, shift: float = 1.0) -> "NoiseSchedule":
+        """Mix (1 − u)·x0 + u·ε at the T midpoints of (0, 1), shifted u ← s·u/(1 + (s−1)u) (arXiv:2403.03206, eq. 23)."""
+        _check_count(num_timesteps)
+        u = (np.arange(num_timesteps) + 0.5) / num_timesteps
+        u = shift * u / (1 + (shift - 1) * u)
+        return cls(1 - u, u, {"kind": "rectified_flow", "num_timesteps": num_timesteps, "shift": shift})
+
+    @classmethod
+    def from_diffusers(cls, scheduler: Any) -> "NoiseSchedule":
+        """The schedule that a diffusers scheduler was trained with.
+
+        Args:
+            scheduler: any diffusers scheduler object with ``alphas_cumprod``, or with ``sigmas`` (EDM, flow matching).
+
+        Raises:
+            InputError: it has neither.
+        """
+        config = dict(getattr(scheduler, "config", {}))
+        alphas_cumprod = getattr(scheduler, "alphas_cumprod", None)
+        if alphas_cumprod is not None:
+            kind = _DIFFUSERS_BETAS.get(str(config.get("beta_schedule")))
+            if kind is not None and config.get("trained_betas") is None and not config.get("rescale_betas_zero_snr"):
+                keys = {"kind": kind, "num_timesteps": config["num_train_timesteps"]}
+                if kind != "cosine":
+                    keys |= {"beta_start": config["beta_start"], "beta_end": config["beta_end"]}
+                return cls.from_config(keys)
+            bar = np.clip(np.asarray(alphas_cumprod, dtype=np.float64), 1e-12, 1 - 1e-12)
+            betas = 1 - bar / np.concatenate([[1.0], bar[:-1]])
+            return cls.from_betas(np.clip(betas, 1e-12, 1 - 1e-12))
+        sigmas = getattr(scheduler, "sigmas", None)
+        if sigmas is None:
+            raise InputError(
+                f"{type(scheduler).__name__} has neither alphas_cumprod nor sigmas; give a NoiseSchedule made by hand instead."
+            )
+        sigma = np.sort(np.asarray(sigmas, dtype=np.float64))
+        sigma = sigma[sigma > 0]
+        if "FlowMatch" in type(scheduler).__name__:
+            u = np.clip(sigma, 1e-6, 1 - 1e-6)
+            return cls(1 - u, u, {"kind": "explicit", "signal": (1 - u).tolist(), "noise": u.tolist()})
+        return cls.from_sigmas(sigma)
+
+    def to_config(self) -> dict[str, Any]:
+        """JSON from which :meth:`from_config` makes an equal schedule."""
+        if self.config:
+            return dict(self.config)
+        return {"kind": "explicit", "signal": self.signal.tolist(), "noise": self.noise.tolist()}
+
+    @classmethod
+    def from_config(cls, config: JsonDict) -> "NoiseSchedule":
+        """Make the schedule that :meth:`to_config` described.
+
+        Raises:
+            InputError: the kind is unknown or its parameters do not fit.
+        """
+        options = dict(config)
+        kind = options.pop("kind", None)
+        try:
+            match kind:
+                case "linear" | "scaled_linear" | "cosine" | "sigmoid" | "rectified_flow":
+                    schedule: NoiseSchedule = getattr(cls, kind)(**options)
+                    return schedule
+                case "edm":
+                    return cls.from_sigmas(**options)
+                case "explicit" if "betas" in options:
+                    return cls.from_betas(np.array(options["betas"], dtype=np.float64))
+                case "explicit":
+                    signal, noise = (np.array(options[key], dtype=np.float64) for key in ("signal", "noise"))
+                    return cls(signal, noise, dict(config))
+        except (TypeError, KeyError) as error:
+            raise InputError(f"Noise schedule {kind!r} does not take {sorted(options)}: {error}.") from error
+        raise InputError(f"Unknown noise schedule {kind!r}; expected one of {', '.join(_KINDS)}.")
+
+
+def sampler_timesteps(num_timesteps: int, steps: int, spacing: str = "leading", offset: int = 0) -> IntArray:
+    """Training timesteps that a DDIM- or DDPM-like sampler really visits, noisiest first.
+
+    The three spacings of "Common diffusion noise schedules…" (arXiv:2305.08891, table 2), as diffusers rounds them.
+
+    Args:
+        num_timesteps: T.
+        steps: number of sampling steps, 1 … T.
+        spacing: ``leading`` (diffusers' DDIM default), ``trailing`` or ``linspace``.
+        offset: added to ``leading`` timesteps (diffusers' ``steps_offset``).
+
+    Returns:
+        Integers of shape (steps,) in 0 … T−1.
+
+    Example:
+        >>> sampler_timesteps(1000, 4).tolist()
+        [750, 500, 250, 0]
+    """
+    _check_count(num_timesteps)
+    if not 1 <= steps <= num_timesteps:
+        raise InputError(
+            f"Got {steps} sampling steps for {num_timesteps} training timesteps; expected 1 … {num_timesteps}."
+        )
+    match spacing:
+        case "leading":
+            ascending = np.round(np.arange(steps) * (num_timesteps // steps)) + offset
+            timesteps = ascending[::-1].astype(np.int64)
+        case "trailing":
+            timesteps = np.round(np.arange(num_timesteps, 0, -num_timesteps / steps)).astype(np.int64)[:steps] - 1
+        case "linspace":
+            timesteps = np.linspace(0, num_timesteps - 1, steps).round()[::-1].astype(np.int64)
+        case _:
+            raise InputError(f"Unknown timestep spacing {spacing!r}; expected leading, trailing or linspace.")
+    return np.clip(timesteps, 0, num_timesteps - 1)
+
+
+def _check_count(num_timesteps: int) -> None:
+    if num_timesteps < 2:
+        raise InputError(f"Got {num_timesteps} training timesteps; expected at least 2.")
+
+
+def _beta_range(
+    num_timesteps: int, start: float | None, end: float | None, per_unit_time: tuple[float, float]
+) -> tuple[float, float]:
+    """Fill in absent ends with the rate per unit time divided by T, below 1."""
+    _check_count(num_timesteps)
+    first = per_unit_time[0] / num_timesteps if start is None else start
+    last = per_unit_time[1] / num_timesteps if end is None else end
+    return first, min(last, 0.999) if end is None else last

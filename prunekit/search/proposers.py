@@ -1,0 +1,163 @@
+"""Proposers: ways to decide how much to prune where. Each ends at the target."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import numpy as np
+from torch import nn
+
+from prunekit._types import IntArray
+from prunekit.errors import InputError
+from prunekit.graph import PruningPlan, apply
+from prunekit.importance import Probe, Scores
+from prunekit.search.targets import WidthProblem, meet_target
+
+__all__ = ["PROPOSERS", "Proposer", "Task", "proposer"]
+
+
+@dataclass(eq=False)
+class Task:
+    """What a proposer works on, and its memory.
+
+    Args:
+        model: the full network.
+        widths: the channel groups, their costs and the target.
+        scores: importance for this timestep group: which channels of a channel group go first.
+        probe: loss on the timestep group, fixed draws.
+        rounds: decisions that a multi-round proposer takes.
+        shortlist: candidates that are measured in the first round.
+        memory: one entry per measured candidate, in order.
+    """
+
+    model: nn.Module
+    widths: WidthProblem
+    scores: Scores
+    probe: Probe
+    rounds: int = 12
+    shortlist: int = 8
+    memory: list[dict[str, Any]] = field(default_factory=list)
+
+    def plan(self, steps: IntArray) -> PruningPlan:
+        """The plan that keeps the best channels after ``steps`` of shape (groups,)."""
+        return PruningPlan.from_widths(self.widths.graph, self.widths.widths(steps), self.scores)
+
+    def measure(self, steps: IntArray, search_round: int) -> float:
+        """Proxy: the timestep group's loss of the network pruned so, before any repair. Remembered."""
+        candidate = apply(self.model, self.widths.graph, self.plan(steps), share=True)
+        loss = self.probe.mean(candidate)
+        entry = {"round": search_round, "steps": steps.tolist(), "macs": int(self.widths.macs(steps)), "loss": loss}
+        self.memory.append(entry)
+        return loss
+
+
+class Proposer(Protocol):
+    """Decides the widths."""
+
+    def __call__(self, task: Task) -> IntArray:
+        """Steps of every channel group, shape (groups,), whose MACs meet the task's target."""
+        ...
+
+
+def uniform(task: Task) -> IntArray:
+    """The same ratio everywhere, as far as legal widths go, then brought to the target by importance: the baseline."""
+    problem = task.widths
+    low, high = 0.0, 1.0
+    for _ in range(30):
+        middle = 0.5 * (low + high)
+        steps = np.round(middle * problem.max_steps).astype(np.int64)
+        low, high = (middle, high) if problem.macs(steps) > problem.target else (low, middle)
+    return meet_target(problem, np.round(high * problem.max_steps).astype(np.int64))
+
+
+def oneshot(task: Task) -> IntArray:
+    """Widths from the scores alone, in one decision: least importance lost at the target. Nothing is measured."""
+    return meet_target(task.widths)
+
+
+def greedy(task: Task) -> IntArray:
+    """Round by round, remove where the measured loss rises least per MAC saved (multi-round search of TDC, arXiv:2312.13307).
+
+    The paper's proposer is a language model; this one is deterministic and offline. Candidates are short-listed by the scores.
+    An old measurement stands until its candidate comes to the front, and is then taken again: a channel group that was dear in an
+    earlier round has seldom become cheap. The last stretch, smaller than any step, is closed by :func:`meet_target`.
+    """
+    problem = task.widths
+    steps = np.zeros(len(problem.graph), dtype=np.int64)
+    full = int(problem.macs(steps))
+    chunk = max((full - problem.target) / task.rounds, 1.0)
+    known: dict[int, float] = {}
+    loss = task.measure(steps, 0) if problem.target < full else 0.0
+    for search_round in range(1, 10 * task.rounds):
+        candidates = _candidates(problem, steps, chunk)
+        if not candidates:
+            break
+        chosen = _front_runner(task, steps, loss, candidates, known, search_round)
+        steps, loss = candidates[chosen], task.memory[-1]["loss"]
+    return meet_target(problem, steps)
+
+
+def _candidates(problem: WidthProblem, steps: IntArray, chunk: float) -> dict[int, IntArray]:
+    """For each channel group, the smallest removal that saves about a chunk and does not pass the target."""
+    room = int(problem.macs(steps)) - problem.target
+    found: dict[int, IntArray] = {}
+    for g, most in enumerate(problem.max_steps):
+        extra = np.arange(1, most - steps[g] + 1)
+        if not len(extra):
+            continue
+        trials = np.repeat(steps[None], len(extra), axis=0)
+        trials[:, g] += extra
+        saved = int(problem.macs(steps)) - problem.macs(trials)
+        fitting = np.flatnonzero((saved <= room) & (saved > 0))
+        if len(fitting):
+            enough = fitting[saved[fitting] >= 0.5 * chunk]
+            found[g] = trials[enough[0] if len(enough) else fitting[-1]]
+    return found
+
+
+def _front_runner(
+    task: Task,
+    steps: IntArray,
+    loss: float,
+    candidates: Mapping[int, IntArray],
+    known: dict[int, float],
+    search_round: int,
+) -> int:
+    """The channel group whose candidate, freshly measured, stays in front of all the others' last known values."""
+    problem = task.widths
+    now_macs, now_lost = int(problem.macs(steps)), float(problem.loss(steps))
+
+    def saved(g: int) -> int:
+        return now_macs - int(problem.macs(candidates[g]))
+
+    if not known:  # measure the short list first; the rest waits behind it, in the order of the scores
+        ranked = sorted(candidates, key=lambda g: (float(problem.loss(candidates[g])) - now_lost) / saved(g))
+        for g in ranked[: task.shortlist]:
+            known[g] = (task.measure(candidates[g], search_round) - loss) / saved(g)
+        worst = max(known.values())
+        known.update({g: worst for g in ranked[task.shortlist :]})
+    fresh: set[int] = set()
+    while True:
+        front = min(candidates, key=lambda g: (known.get(g, np.inf), g))
+        if front in fresh:
+            break
+        known[front] = (task.measure(candidates[front], search_round) - loss) / saved(front)
+        fresh.add(front)
+    measured = candidates[front].tolist()
+    entry = next(entry for entry in reversed(task.memory) if entry["steps"] == measured)
+    task.memory.append({**entry, "chosen": task.widths.graph.groups[front].name})
+    return front
+
+
+PROPOSERS: Mapping[str, Proposer] = {"greedy": greedy, "oneshot": oneshot, "uniform": uniform}
+
+
+def proposer(name: str) -> Proposer:
+    """A proposer by name.
+
+    Raises:
+        InputError: the name is unknown.
+    """
+    if name not in PROPOSERS:
+        raise InputError(f"Unknown proposer {name!r}; expected one of {', '.join(PROPOSERS)}.")
+    return PROPOSERS[name]

@@ -1,0 +1,55 @@
+"""Training checkpoints that survive a kill: each carries its own hash, and a damaged one is passed over with a word."""
+
+import hashlib
+import io
+import re
+import warnings
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from prunekit._files import atomic_path, sha256_file
+
+__all__ = ["latest_checkpoint", "save_checkpoint"]
+
+_NAME = re.compile(r"step-(\d{8})-([0-9a-f]{16})\.pt")
+
+
+def save_checkpoint(folder: Path, step: int, state: dict[str, Any], keep: int = 2) -> Path:
+    """Write ``step-<step>-<hash>.pt`` atomically and drop all but the ``keep`` newest.
+
+    Args:
+        folder: made when absent.
+        step: train steps done.
+        state: tensors, numbers, strings, lists and dicts only, so that it is read without running code.
+        keep: how many to keep, at least 1.
+    """
+    buffer = io.BytesIO()
+    torch.save(state, buffer)
+    content = buffer.getvalue()
+    path = folder / f"step-{step:08d}-{hashlib.sha256(content).hexdigest()[:16]}.pt"
+    with atomic_path(path) as part:
+        part.write_bytes(content)
+    for old in _listed(folder)[keep:]:
+        old.unlink(missing_ok=True)
+    return path
+
+
+def latest_checkpoint(folder: Path) -> dict[str, Any] | None:
+    """State of the newest checkpoint whose hash is right, or None; a damaged one raises a warning that names it."""
+    for path in _listed(folder):
+        match = _NAME.fullmatch(path.name)
+        if match is None or not sha256_file(path).startswith(match[2]):
+            warnings.warn(f"{path} is damaged and is passed over for the checkpoint before it.", stacklevel=2)
+            continue
+        state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+        return state
+    return None
+
+
+def _listed(folder: Path) -> list[Path]:
+    """Checkpoints, newest first."""
+    if not folder.is_dir():
+        return []
+    return sorted((path for path in folder.iterdir() if _NAME.fullmatch(path.name)), reverse=True)

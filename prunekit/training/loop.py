@@ -1,0 +1,256 @@
+"""The training loop, for a base and for experts: accelerate, AdamW, cosine learning rate, EMA, resumable.
+
+Every train step draws from its own generator, seeded by (seed, step), and every process takes its slice of the same global batch.
+So a run that was interrupted, or split over processes, sees exactly the batches that an uninterrupted single process sees.
+"""
+
+import math
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, ClassVar
+
+import torch
+from accelerate import Accelerator
+from torch import Generator, Tensor, nn
+from torch.optim.swa_utils import AveragedModel
+
+from prunekit._files import json_hash
+from prunekit.errors import FileFormatError, InputError
+from prunekit.training.checkpoints import latest_checkpoint, save_checkpoint
+from prunekit.training.objective import DenoisingObjective
+from prunekit.training.timesteps import TimestepSampler
+
+__all__ = ["Progress", "Reporter", "TrainOptions", "TrainResult", "step_generator", "train"]
+
+
+@dataclass(frozen=True)
+class TrainOptions:
+    """How to train; the defaults are this project's, for small images.
+
+    Args:
+        steps: train steps.
+        batch_size: images per step over all processes.
+        learning_rate: AdamW's, at the end of the warm-up.
+        warmup_steps: linear warm-up, then cosine to zero.
+        weight_decay: AdamW's.
+        max_grad_norm: gradient clipping.
+        ema_decay: decay of the weights' moving average, min(ema_decay, (1+n)/(10+n)) after n steps.
+        mixed_precision: ``no``, ``fp16`` or ``bf16``.
+        checkpoint_every: steps between checkpoints, where a folder for them is given.
+        log_every: steps between reports; each is the mean loss since the last.
+        seed: of batches, timesteps and noise.
+    """
+
+    __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}
+
+    steps: int = 2000
+    batch_size: int = 128
+    learning_rate: float = 1e-3
+    warmup_steps: int = 100
+    weight_decay: float = 0.0
+    max_grad_norm: float = 1.0
+    ema_decay: float = 0.999
+    mixed_precision: str = "no"
+    checkpoint_every: int = 500
+    log_every: int = 50
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        for name in ("steps", "batch_size", "checkpoint_every", "log_every"):
+            if getattr(self, name) < 1:
+                raise InputError(f"Got {name} {getattr(self, name)}; expected at least 1.")
+        if self.learning_rate <= 0 or not 0 <= self.ema_decay < 1:
+            raise InputError("Expected a positive learning_rate and an ema_decay in [0, 1).")
+
+
+@dataclass(frozen=True)
+class Progress:
+    """What a reporter is told: steps done of ``steps``, mean loss since the last report, images per second."""
+
+    step: int
+    steps: int
+    loss: float
+    images_per_second: float
+
+
+Reporter = Callable[[Progress], None]
+
+
+@dataclass(frozen=True, eq=False)
+class TrainResult:
+    """A trained model.
+
+    Args:
+        model: EMA weights, eval mode, on the CPU.
+        losses: (train step, mean loss since the one before).
+        samples: images that went forward and backward, over all processes and interruptions.
+        seconds: wall time of this process's part.
+    """
+
+    model: nn.Module
+    losses: list[tuple[int, float]]
+    samples: int
+    seconds: float
+
+
+def step_generator(seed: int, step: int) -> Generator:
+    """The one source of randomness of a train step."""
+    return torch.Generator().manual_seed((seed * 0x9E3779B1 + step) % (1 << 63))
+
+
+def train(
+    model: nn.Module,
+    objective: DenoisingObjective,
+    sampler: TimestepSampler,
+    options: TrainOptions,
+    checkpoints: Path | None = None,
+    report: Reporter | None = None,
+) -> TrainResult:
+    """Train ``model`` in place and return its moving average.
+
+    Args:
+        model: the network; its parameters change.
+        objective: images and loss.
+        sampler: which timesteps to train on.
+        options: see :class:`TrainOptions`.
+        checkpoints: folder for checkpoints; a run with equal options goes on from the newest one there.
+        report: called every ``log_every`` steps.
+
+    Raises:
+        FileFormatError: the folder holds checkpoints of a run with other options.
+        InputError: the loss is not finite; the message names the step.
+    """
+    run = _Run(model, options)
+    if checkpoints is not None:
+        run.resume(latest_checkpoint(checkpoints))
+    started, first, total = time.perf_counter(), run.step, torch.zeros((), device=run.accelerator.device)
+    while run.step < options.steps:
+        total += run.train_step(objective, sampler)
+        run.step += 1
+        if run.step % options.log_every == 0 or run.step == options.steps:
+            since = (run.step - 1) % options.log_every + 1
+            run.log(float(total) / since)
+            total.zero_()
+            if report is not None:
+                rate = (run.step - first) * options.batch_size / (time.perf_counter() - started)
+                report(Progress(run.step, options.steps, run.losses[-1][1], rate))
+            if checkpoints is not None and run.checkpoint_is_due():
+                save_checkpoint(checkpoints, run.step, run.state())
+    averaged = run.averaged.module.cpu().eval()
+    return TrainResult(averaged, run.losses, run.step * options.batch_size, time.perf_counter() - started)
+
+
+@dataclass(eq=False)
+class _Run:
+    """Everything that changes while training, so that it can be saved and restored as one."""
+
+    model: nn.Module
+    options: TrainOptions
+    step: int = 0
+    losses: list[tuple[int, float]] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        options = self.options
+        self.accelerator = Accelerator(mixed_precision=options.mixed_precision)
+        if options.batch_size % self.accelerator.num_processes:
+            raise InputError(
+                f"A batch of {options.batch_size} does not split over {self.accelerator.num_processes} processes; "
+                "expected a multiple."
+            )
+        self.averaged = AveragedModel(self.model, multi_avg_fn=_warmed_average(options.ema_decay))
+        optimizer = torch.optim.AdamW(
+            self.model.parameters(), lr=options.learning_rate, weight_decay=options.weight_decay
+        )
+        self.optimizer: Any
+        self.wrapped, self.optimizer = self.accelerator.prepare(self.model, optimizer)
+        self.averaged.to(self.accelerator.device)
+        self.wrapped.train()
+
+    def train_step(self, objective: DenoisingObjective, sampler: TimestepSampler) -> Tensor:
+        """One optimizer step; returns the detached loss of this process's slice."""
+        options, accelerator = self.options, self.accelerator
+        generator = step_generator(options.seed, self.step)
+        timesteps, weights = sampler.sample(options.batch_size, self.step, generator)
+        clean, noise = objective.draw(timesteps, generator)
+        mine = slice(accelerator.process_index, None, accelerator.num_processes)
+        batch = [tensor[mine].to(accelerator.device) for tensor in (clean, noise, timesteps, weights)]
+        for group in self.optimizer.param_groups:
+            group["lr"] = options.learning_rate * _cosine(self.step, options)
+        self.optimizer.zero_grad()
+        with torch.random.fork_rng(devices=[]):  # dropout draws from the global generator only
+            torch.default_generator.manual_seed(int(generator.initial_seed()) + 1 + accelerator.process_index)
+            loss = (objective.per_sample(self.wrapped, batch[0], batch[1], batch[2]) * batch[3]).mean()
+        accelerator.backward(loss)
+        accelerator.clip_grad_norm_(self.wrapped.parameters(), options.max_grad_norm)
+        self.optimizer.step()
+        self.averaged.update_parameters(self.model)
+        return loss.detach()
+
+    def log(self, loss: float) -> None:
+        """Keep a mean loss, refusing one that is not finite."""
+        if not math.isfinite(loss):
+            raise InputError(
+                f"The training loss is {loss} at step {self.step}; lower the learning rate and start again."
+            )
+        self.losses.append((self.step, loss))
+
+    def checkpoint_is_due(self) -> bool:
+        """At the first report at or after every ``checkpoint_every`` steps, by the main process alone."""
+        every, log_every = self.options.checkpoint_every, self.options.log_every
+        passed = self.step % every < log_every or self.step == self.options.steps
+        return bool(passed and self.accelerator.is_main_process)
+
+    def fingerprint(self) -> str:
+        """Hash of the options and the shapes: what a checkpoint must agree with."""
+        shapes = {key: list(value.shape) for key, value in self.model.state_dict().items()}
+        return json_hash({"options": asdict(self.options), "shapes": shapes})
+
+    def state(self) -> dict[str, Any]:
+        """For a checkpoint: tensors and plain values only."""
+        return {
+            "fingerprint": self.fingerprint(),
+            "step": self.step,
+            "losses": [list(pair) for pair in self.losses],
+            "model": self.model.state_dict(),
+            "averaged": self.averaged.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+        }
+
+    def resume(self, state: dict[str, Any] | None) -> None:
+        """Go on from a checkpoint's state; nothing to do for None."""
+        if state is None:
+            return
+        if state.get("fingerprint") != self.fingerprint():
+            raise FileFormatError(
+                "The checkpoints there belong to a run with other options or another network; "
+                "give another --output, or remove them to start anew."
+            )
+        self.step = int(state["step"])
+        self.losses = [(int(step), float(loss)) for step, loss in state["losses"]]
+        self.model.load_state_dict(state["model"])
+        self.averaged.load_state_dict(state["averaged"])
+        self.optimizer.load_state_dict(state["optimizer"])
+
+
+def _cosine(step: int, options: TrainOptions) -> float:
+    """Linear warm-up, then half a cosine from 1 to 0, never quite 0 at the last step."""
+    if step < options.warmup_steps:
+        return (step + 1) / options.warmup_steps
+    progress = (step - options.warmup_steps) / max(1, options.steps - options.warmup_steps)
+    return 0.5 * (1 + math.cos(math.pi * progress))
+
+
+_Tensors = tuple[Tensor, ...] | list[Tensor]
+
+
+def _warmed_average(decay: float) -> Callable[[_Tensors, _Tensors, Tensor | int], None]:
+    """EMA with decay min(decay, (1+n)/(10+n)), so that a short run does not average in its first weights."""
+
+    @torch.no_grad()
+    def update(averaged: _Tensors, current: _Tensors, count: Tensor | int) -> None:
+        count = int(count)
+        torch._foreach_lerp_(averaged, current, 1 - min(decay, (1 + count) / (10 + count)))
+
+    return update

@@ -1,0 +1,54 @@
+"""Timestep samplers: which timesteps a train step sees, and with which weight."""
+
+from dataclasses import dataclass
+from typing import Protocol, runtime_checkable
+
+import torch
+from torch import Generator, Tensor
+
+from prunekit.errors import InputError
+from prunekit.groups import TimestepGroup
+
+__all__ = ["RangeTimesteps", "TimestepSampler", "group_timesteps"]
+
+
+@runtime_checkable
+class TimestepSampler(Protocol):
+    """Draws training timesteps. At each train step it is a proper distribution over 0 … T−1."""
+
+    def sample(self, batch: int, train_step: int, generator: Generator) -> tuple[Tensor, Tensor]:
+        """Draw one batch.
+
+        Args:
+            batch: number of timesteps.
+            train_step: how many train steps came before, from 0.
+            generator: the only source of randomness.
+
+        Returns:
+            Timesteps of shape (batch,), int64, and loss weights of shape (batch,), float32.
+        """
+        ...
+
+
+@dataclass(frozen=True)
+class RangeTimesteps:
+    """Uniform over ``start ≤ t < stop`` with weight 1: all timesteps for a base, a group's own for an expert."""
+
+    start: int
+    stop: int
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.start < self.stop:
+            raise InputError(f"Got timesteps [{self.start}, {self.stop}); expected 0 ≤ start < stop.")
+
+    def sample(self, batch: int, train_step: int, generator: Generator) -> tuple[Tensor, Tensor]:
+        """See :class:`TimestepSampler`."""
+        return torch.randint(self.start, self.stop, (batch,), generator=generator), torch.ones(batch)
+
+
+def group_timesteps(group: TimestepGroup, num_timesteps: int, overlap: int) -> RangeTimesteps:
+    """A group's timesteps and ``overlap`` more on each side, so that neighbours agree at the seam.
+
+    EB-Diff-Train's regions overlap by about 20 of 1000 timesteps; that figure is this project's default too.
+    """
+    return RangeTimesteps(*group.widened(overlap, num_timesteps))

@@ -1,0 +1,86 @@
+"""Make the feature extractors that ship with prunekit again, byte for byte under one torch version and one kind of CPU.
+
+    python recipes/make_features.py --fashion FOLDER
+
+trains ``digits-cnn`` on scikit-learn's digits and ``fashion-cnn`` on Fashion-MNIST at 16×16, where FOLDER holds its four idx
+files (``train-`` and ``t10k-images-idx3-ubyte``, ``train-`` and ``t10k-labels-idx1-ubyte``, each ``.gz`` or not). Without
+``--fashion`` only the digits' is made. Training and held-out images are those of ``prunekit.data.load_images``.
+"""
+
+import argparse
+import gzip
+import struct
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from prunekit._files import sha256_file
+from prunekit.data import ImageSplit, load_images
+from prunekit.errors import FileFormatError, MissingFileError
+from prunekit.features import FeatureTraining, save_features, train_features
+
+DIGITS = FeatureTraining(resolution=8, epochs=40, batch_size=64, learning_rate=2e-3)
+FASHION = FeatureTraining(resolution=16, epochs=12, batch_size=128, learning_rate=2e-3)
+
+
+def digits_labels(count: int) -> tuple[Tensor, Tensor]:
+    """Training and held-out labels of scikit-learn's digits, in the order of ``load_images("digits")``.
+
+    Args:
+        count: number of images that the two parts have together, for a check.
+    """
+    from sklearn.datasets import load_digits  # noqa: PLC0415 - takes a second, and only the digits need it
+
+    labels = torch.from_numpy(load_digits().target).to(torch.int64)
+    if len(labels) != count:
+        raise FileFormatError(f"scikit-learn has {len(labels)} labels for {count} digits; expected one for each.")
+    order = np.random.default_rng(0).permutation(count)
+    held_out = count // 6
+    return labels[np.sort(order[held_out:])], labels[np.sort(order[:held_out])]
+
+
+def idx_labels(folder: Path, part: str) -> Tensor:
+    """Labels, int64, shape (count,), of an idx1 file: magic 0x00000801, a big-endian count, then one byte each."""
+    names = [f"{part}-labels-idx1-ubyte", f"{part}-labels-idx1-ubyte.gz"]
+    path = next((folder / name for name in names if (folder / name).is_file()), None)
+    if path is None:
+        raise MissingFileError(f"{folder} has no {names[0]}, with .gz or without; give --fashion the folder that has.")
+    content = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
+    magic, count = struct.unpack(">II", content[:8])
+    if magic != 0x801 or len(content) != 8 + count:
+        raise FileFormatError(f"{path} has magic {magic:#x} and {len(content) - 8} labels of {count}; expected idx1.")
+    return torch.from_numpy(np.frombuffer(content, dtype=np.uint8, offset=8).astype(np.int64))
+
+
+def make(name: str, split: ImageSplit, labels: tuple[Tensor, Tensor], training: FeatureTraining, output: Path) -> str:
+    """Train, measure on the held-out part, write ``features-<name>.safetensors`` and return a line about it."""
+    net = train_features(split.train.images, labels[0], training)
+    accuracy = net.accuracy(split.held_out.images, labels[1])
+    path = output / f"features-{name}.safetensors"
+    save_features(net, path, name, accuracy, training)
+    return (
+        f"{path}: held-out accuracy {accuracy:.4f} on {len(split.held_out)} images, "
+        f"{path.stat().st_size} bytes, sha256 {sha256_file(path)}"
+    )
+
+
+def main() -> None:
+    """Parse the arguments and make the files."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--fashion", type=Path, metavar="FOLDER", help="folder of Fashion-MNIST's idx files")
+    parser.add_argument("--output", type=Path, default=Path(__file__).parents[1] / "prunekit" / "assets")
+    arguments = parser.parse_args()
+    torch.set_num_threads(1)  # sums in another order give other bytes
+    digits = load_images("digits")
+    labels = digits_labels(len(digits.train) + len(digits.held_out))
+    print(make("digits-cnn", digits, labels, DIGITS, arguments.output))  # noqa: T201 - a script says what it did
+    if arguments.fashion is not None:
+        fashion = load_images(str(arguments.fashion), FASHION.resolution)
+        labels = idx_labels(arguments.fashion, "train"), idx_labels(arguments.fashion, "t10k")
+        print(make("fashion-cnn", fashion, labels, FASHION, arguments.output))  # noqa: T201 - a script says what it did
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,79 @@
+import csv
+import json
+
+import pytest
+
+from prunekit.report import RunResults, summary_rows
+from prunekit.report.tables import cost_table, ledger_table, loss_table, metric_table
+
+
+def read_csv(path):
+    with path.open(newline="") as handle:
+        return list(csv.DictReader(handle))
+
+
+def numbers(rows, key):
+    return [float(row[key]) for row in rows]
+
+
+def test_cost_table_has_the_manifests_numbers(full_run, manifest):
+    rows = read_csv(full_run / "report" / "table.csv")
+    base, experts, together = rows[0], rows[1:-1], rows[-1]
+    assert (int(base["macs"]), int(base["params"])) == (manifest["base"]["macs"], manifest["base"]["params"])
+    for key in ("macs", "params", "target_macs"):
+        assert [int(row[key]) for row in experts] == [expert[key] for expert in manifest["experts"]]
+    groups = manifest["allocation"]["groups"]
+    for column, key in (("snr_db", "snr_db"), ("share", "share"), ("target_ratio", "mac_ratio")):
+        assert numbers(experts, column) == [group[key] for group in groups]
+    assert numbers(experts, "first_timestep") == [group["start"] for group in groups]
+    assert numbers(experts, "last_timestep") == [group["stop"] - 1 for group in groups]
+    assert float(together["macs"]) == manifest["assembled"]["mean_macs"]
+    assert float(together["mac_ratio"]) == manifest["assembled"]["mean_mac_ratio"]
+    assert int(together["params"]) == manifest["assembled"]["params"]
+    assert numbers(rows, "flops") == [2 * macs for macs in numbers(rows, "macs")]
+
+
+def test_markdown_has_the_macs_and_flops(full_run, manifest):
+    text = (full_run / "report" / "table.md").read_text()
+    for expert in manifest["experts"]:
+        assert f"| {expert['macs']:,} | {2 * expert['macs']:,} | {expert['params']:,} |" in text
+    assert "FLOPs = 2·MACs" in text
+    widths = {line.count("|") for line in text.splitlines() if line.startswith("|")}
+    assert widths == {11}
+
+
+@pytest.mark.parametrize("make", [cost_table, loss_table, metric_table])
+def test_csv_round_trips(full_run, manifest, make):
+    table = make(RunResults.from_manifest(manifest))
+    read = read_csv(full_run / "report" / f"{table.name}.csv")
+    assert len(read) == len(table.rows)
+    for texts, row in zip(read, table.rows, strict=True):
+        assert list(texts) == list(row)
+        for key, value in row.items():
+            assert texts[key] == "" if value is None else type(value)(texts[key]) == value
+
+
+def test_large_integers_stay_exact_beside_missing_ones(manifest, tmp_path):
+    manifest["base"]["macs"] = 2**60 + 1
+    manifest["experts"] = manifest["experts"][:2]
+    del manifest["assembled"]
+    cost_table(RunResults.from_manifest(manifest)).to_csv(tmp_path / "table.csv")
+    assert f",{2**60 + 1}," in (tmp_path / "table.csv").read_text()
+
+
+def test_ledger_adds_up(manifest):
+    table = ledger_table(RunResults.from_manifest(manifest))
+    assert table.rows[-1]["macs"] == sum(entry["macs"] for entry in manifest["ledger"])
+    assert all(row["flops"] == 2 * row["macs"] for row in table.rows)
+
+
+def test_summary_rows_are_plain_data(manifest):
+    rows = summary_rows(manifest)
+    assert json.loads(json.dumps(rows)) == rows
+    assert [row["model"] for row in rows[:2]] == ["base", "expert 0"]
+    assert len(rows) == 7
+    assert rows[1]["timesteps"] == "0–199"
+    assert (rows[0]["fid"], rows[-1]["fid"]) == (4.0213, 4.2104)
+    assert [row["macs"] for row in rows[1:-1]] == [expert["macs"] for expert in manifest["experts"]]
+    change = manifest["losses"][2]["difference"]["mean"] / manifest["losses"][2]["base"]["mean"] * 100
+    assert rows[3]["loss_change_percent"] == pytest.approx(change)
