@@ -45,7 +45,12 @@ class Bars:
         from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
         self.console = Console(stderr=True)
-        columns = (TextColumn("{task.description:>12}"), BarColumn(), TextColumn("{task.fields[note]}"), TimeRemainingColumn())
+        columns = (
+            TextColumn("{task.description:>12}"),
+            BarColumn(),
+            TextColumn("{task.fields[note]}"),
+            TimeRemainingColumn(),
+        )
         self.progress_ = Progress(*columns, console=self.console, transient=True)
         self.tasks: dict[str, Any] = {}
 
@@ -86,5 +91,7 @@ def chosen_allocation(path: Path | None) -> Path:
     """
     chosen = path or Path("allocation.json")
     if not chosen.is_file():
-        raise MissingFileError(f"{chosen} does not exist; make one with `prunekit allocate --budget 0.8`, or give --target.")
+        raise MissingFileError(
+            f"{chosen} does not exist; make one with `prunekit allocate --budget 0.8`, or give --target."
+        )
     return chosen

@@ -16,10 +16,13 @@ __all__ = ["COMMANDS"]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace what is there.")]
 DataOption = Annotated[
-    str | None, typer.Option("--data", help="digits, a folder of PNG/JPEG, an .npz, idx files; the checkpoint's own if absent.")
+    str | None,
+    typer.Option("--data", help="digits, a folder of PNG/JPEG, an .npz, idx files; the checkpoint's own if absent."),
 ]
 Resolution = Annotated[int | None, typer.Option(help="Side of the square images.")]
-BasePath = Annotated[str, typer.Argument(help="Base checkpoint (.pt, .safetensors), diffusers folder, or embedded:digits.")]
+BasePath = Annotated[
+    str, typer.Argument(help="Base checkpoint (.pt, .safetensors), diffusers folder, or embedded:digits.")
+]
 
 
 class Criterion(StrEnum):
@@ -46,7 +49,9 @@ class NormMode(StrEnum):
 
 
 CriterionOption = Annotated[Criterion, typer.Option(help="How channels are scored.")]
-NormOption = Annotated[NormMode, typer.Option("--norm-mode", help="even: from every norm group; whole: whole norm groups.")]
+NormOption = Annotated[
+    NormMode, typer.Option("--norm-mode", help="even: from every norm group; whole: whole norm groups.")
+]
 Samples = Annotated[int, typer.Option(help="Timesteps per group in the calibration set.")]
 Seed = Annotated[int, typer.Option(help="Seed.")]
 
@@ -69,7 +74,9 @@ def demo(
 def run(
     recipe: Annotated[Path, typer.Argument(help="Recipe, a .yaml file.")],
     output: Annotated[Path | None, typer.Option(help="Folder for the run; runs/<recipe's name> if absent.")] = None,
-    publish: Annotated[Path | None, typer.Option(help="Copy results and report to this folder, under the recipe's name.")] = None,
+    publish: Annotated[
+        Path | None, typer.Option(help="Copy results and report to this folder, under the recipe's name.")
+    ] = None,
     json: Json = False,
 ) -> None:
     """Run a recipe stage by stage; a second run goes on where the first stopped."""
@@ -82,10 +89,13 @@ def run(
 
 
 def train(
-    data: Annotated[str, typer.Option("--data", help="digits, a folder of PNG/JPEG, an .npz, or idx files.")] = "digits",
+    data: Annotated[
+        str, typer.Option("--data", help="digits, a folder of PNG/JPEG, an .npz, or idx files.")
+    ] = "digits",
     resolution: Resolution = None,
     config: Annotated[
-        Path | None, typer.Option(help="JSON of a diffusers model (_class_name and its arguments); a small U-Net if absent.")
+        Path | None,
+        typer.Option(help="JSON of a diffusers model (_class_name and its arguments); a small U-Net if absent."),
     ] = None,
     steps: Annotated[int, typer.Option("--max-train-steps", help="Train steps.")] = 2000,
     batch_size: Annotated[int, typer.Option("--train-batch-size", help="Images per step.")] = 128,
@@ -136,7 +146,9 @@ def importance(
     samples: Samples = 256,
     norm_mode: NormOption = NormMode.even,
     seed: Seed = 0,
-    output: Annotated[Path, typer.Option(help="File to write; a heatmap goes beside it as .png.")] = Path("importance.json"),
+    output: Annotated[Path, typer.Option(help="File to write; a heatmap goes beside it as .png.")] = Path(
+        "importance.json"
+    ),
     json: Json = False,
 ) -> None:
     """Score every channel for every timestep group; write importance.json and a heatmap."""
@@ -155,15 +167,30 @@ def importance(
     write_json(output, scores.to_json())
     picture = output.with_suffix(".png")
     heatmap_png(scores.to_json(), picture)
-    facts = {"output": str(output), "heatmap": str(picture), "criterion": criterion.value, "channel_groups": len(scores.sizes)}
-    emit(json, facts, [f"Scored {len(scores.sizes)} channel groups for {len(partition)} timestep groups: {output}, {picture}"])
+    facts = {
+        "output": str(output),
+        "heatmap": str(picture),
+        "criterion": criterion.value,
+        "channel_groups": len(scores.sizes),
+    }
+    emit(
+        json,
+        facts,
+        [f"Scored {len(scores.sizes)} channel groups for {len(partition)} timestep groups: {output}, {picture}"],
+    )
 
 
 def prune(
     base: BasePath,
-    group: Annotated[int | None, typer.Option(help="Timestep group, 0 = cleanest; all of the allocation's if absent.")] = None,
-    allocation: Annotated[Path | None, typer.Option(help="allocation.json; the one that stands here if absent.")] = None,
-    target: Annotated[float | None, typer.Option(help="Fraction of the base's MACs, instead of the allocation's.")] = None,
+    group: Annotated[
+        int | None, typer.Option(help="Timestep group, 0 = cleanest; all of the allocation's if absent.")
+    ] = None,
+    allocation: Annotated[
+        Path | None, typer.Option(help="allocation.json; the one that stands here if absent.")
+    ] = None,
+    target: Annotated[
+        float | None, typer.Option(help="Fraction of the base's MACs, instead of the allocation's.")
+    ] = None,
     criterion: CriterionOption = Criterion.taylor,
     proposer: Annotated[Proposer, typer.Option(help="How widths are decided.")] = Proposer.greedy,
     norm_mode: NormOption = NormMode.even,
@@ -217,7 +244,7 @@ def prune(
                 "macs": slim.macs,
                 "mac_ratio": slim.macs / bench.macs,
                 "params": slim.params,
-                "measured_candidates": len(result.memory),
+                "measured_candidates": sum("steps" in entry for entry in result.memory),
             }
         )
     if json:
@@ -225,7 +252,14 @@ def prune(
         return
     header = ["group", "target MACs", "MACs", "ratio", "parameters", "written to"]
     rows = [
-        [str(f["group"]), f"{f['target_macs']:,}", f"{f['macs']:,}", f"{f['mac_ratio']:.4f}", f"{f['params']:,}", f["output"]]
+        [
+            str(f["group"]),
+            f"{f['target_macs']:,}",
+            f"{f['macs']:,}",
+            f"{f['mac_ratio']:.4f}",
+            f"{f['params']:,}",
+            f["output"],
+        ]
         for f in facts
     ]
     print_table(f"Pruned from {bench.macs:,} MACs ({criterion.value}, {proposer.value})", header, rows)
@@ -258,7 +292,12 @@ def finetune(
     images = images_of_slim(loaded, _data(data, resolution))
     options = FinetuneOptions(overlap=overlap)
     settings = replace(
-        options.train, steps=steps, batch_size=batch_size, learning_rate=learning_rate, mixed_precision=mixed_precision, seed=seed
+        options.train,
+        steps=steps,
+        batch_size=batch_size,
+        learning_rate=learning_rate,
+        mixed_precision=mixed_precision,
+        seed=seed,
     )
     target = output or slim
     checkpoints = target.with_name(f".{target.name}.checkpoints")
@@ -315,12 +354,23 @@ def _conclude(manifest: Path, json: bool) -> None:
         return
     rows = summary_rows(data)
     if "allocation" in data and rows:
-        header = list(rows[0])
-        print_table(f"Run {data['recipe']}", header, [[str(row[key]) for key in header] for row in rows])
+        header = ["model", "timesteps", "share", "target", "MACs", "ratio", "parameters", "loss change"]
+        print_table(f"Run {data['recipe']}: cost and held-out loss", header, [_summary_cells(row) for row in rows])
         print(claim(read_run(manifest.parent)))
         print(f"Report: {manifest.parent / 'report' / 'index.html'}")
     else:
         print(f"Run {data['recipe']} is done: {manifest}")
+
+
+def _summary_cells(row: dict[str, Any]) -> list[str]:
+    """One row of the final table as text; a dash where there is no number."""
+
+    def text(key: str, form: str) -> str:
+        return "–" if row[key] is None else format(row[key], form)
+
+    change = "–" if row["loss_change_percent"] is None else f"{row['loss_change_percent']:+.2f} %"
+    forms = {"share": ".2f", "target_ratio": ".3f", "macs": ",.0f", "mac_ratio": ".4f", "params": ",d"}
+    return [row["model"], row["timesteps"], *(text(key, form) for key, form in forms.items()), change]
 
 
 COMMANDS = (demo, run, train, importance, prune, finetune, assemble)

@@ -34,18 +34,26 @@ def sample(
     opened = open_model(model)
     drawn = make_sampler(sampler, steps, opened.schedule, opened.prediction_type, opened.shape)
     with Bars().shown() as bars:
-        images = to_images(drawn(opened.model, count, seed, report=lambda done, all_: bars.progress("sample", done, all_, "")))
+        images = to_images(
+            drawn(opened.model, count, seed, report=lambda done, all_: bars.progress("sample", done, all_, ""))
+        )
     target = output or Path("samples") / f"{Path(model).name.removesuffix('.pt') or 'model'}.npz"
     save_images(images, target)
     picture = target.with_suffix(".png")
     grid_png(images.permute(0, 2, 3, 1).numpy(), picture)
-    emit(json, {"output": str(target), "picture": str(picture), "count": count}, [f"{count} samples: {target}, {picture}"])
+    emit(
+        json,
+        {"output": str(target), "picture": str(picture), "count": count},
+        [f"{count} samples: {target}, {picture}"],
+    )
 
 
 def evaluate(
     experts: ModelPath,
     base: Annotated[str | None, typer.Option(help="Base to compare with, sampled from the same noise.")] = None,
-    data: Annotated[str | None, typer.Option("--data", help="Real images; the model's own training images if absent.")] = None,
+    data: Annotated[
+        str | None, typer.Option("--data", help="Real images; the model's own training images if absent.")
+    ] = None,
     resolution: Annotated[int | None, typer.Option(help="Side of the square images.")] = None,
     count: Annotated[int, typer.Option(help="Images sampled per model and seed.")] = 1024,
     seeds: Annotated[int, typer.Option(help="Number of seeds: 0, 1, …")] = 3,
@@ -60,7 +68,7 @@ def evaluate(
     from prunekit.pipeline.measuring import Setting, measure_losses, measure_samples
     from prunekit.pipeline.opening import open_model
     from prunekit.recipe import AllocationOptions, DataOptions, EvaluationOptions
-    from prunekit.report import metric_lines
+    from prunekit.report import Metrics, metric_lines
 
     if count < 2 or seeds < 1:
         raise InputError(f"Got --count {count} and --seeds {seeds}; expected at least 2 images and 1 seed.")
@@ -75,11 +83,18 @@ def evaluate(
     images = opened.images(None if data is None else DataOptions(data, resolution))
     options = EvaluationOptions(samples=count, seeds=tuple(range(seeds)), features=features)
     setting = Setting(
-        images, opened.groups, opened.schedule, opened.prediction_type, AllocationOptions(sampler=sampler, steps=steps), options
+        images,
+        opened.groups,
+        opened.schedule,
+        opened.prediction_type,
+        AllocationOptions(sampler=sampler, steps=steps),
+        options,
     )
     losses = measure_losses(setting, models)
     with Bars().shown() as bars:
-        measured = measure_samples(setting, sampled, macs, lambda name, done, all_: bars.progress("sampling", done, all_, name))
+        measured = measure_samples(
+            setting, sampled, macs, lambda name, done, all_: bars.progress("sampling", done, all_, name)
+        )
     results = {"format": "prunekit-evaluation/1", "losses": losses, "metrics": measured.metrics}
     write_json(output, results)
     if json:
@@ -89,7 +104,7 @@ def evaluate(
         [str(row["group"]), *(f"{row[name]['mean']:.5f} ± {row[name]['se']:.5f}" for name in models)] for row in losses
     ]
     print_table("Held-out denoising loss, mean ± standard error over samples", ["group", *models], rows)
-    for line in metric_lines(measured.metrics):
+    for line in metric_lines(Metrics.from_json(measured.metrics)):
         print(line)
     print(f"Written to {output}")
 
@@ -117,9 +132,15 @@ def cost(
     if json:
         emit(True, data)
         return
-    print(f"{model}: {data['macs']:,.0f} MACs ({data['flops']:,.0f} FLOPs = 2·MACs) per sample per evaluation, {data['params']:,} parameters")
+    print(
+        f"{model}: {data['macs']:,.0f} MACs ({data['flops']:,.0f} FLOPs = 2·MACs) per sample per evaluation, {data['params']:,} parameters"
+    )
     shown = {k: v for k, v in data["by_module"].items() if k and v and k.count(".") < depth}
-    print_table("By module", ["module", "MACs", "share"], [[k, f"{v:,.0f}", f"{100 * v / data['macs']:.1f} %"] for k, v in shown.items()])
+    print_table(
+        "By module",
+        ["module", "MACs", "share"],
+        [[k, f"{v:,.0f}", f"{100 * v / data['macs']:.1f} %"] for k, v in shown.items()],
+    )
     for name, figure in data.get("other_counters", {}).items():
         print(f"{name}: {figure:,} MACs" if isinstance(figure, int) else f"{name}: {figure}")
     if data.get("other_counters"):

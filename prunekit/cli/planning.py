@@ -44,7 +44,9 @@ class Rule(StrEnum):
     uniform = "uniform"
 
 
-ScheduleOption = Annotated[Schedule, typer.Option("--noise-schedule", help="Noise schedule that the model was trained with.")]
+ScheduleOption = Annotated[
+    Schedule, typer.Option("--noise-schedule", help="Noise schedule that the model was trained with.")
+]
 TimestepsOption = Annotated[int, typer.Option("--num-timesteps", help="Training timesteps T.")]
 CutsOption = Annotated[str | None, typer.Option("--cuts", help="Explicit borders instead, e.g. 250,600.")]
 
@@ -79,7 +81,8 @@ def allocate(
     budget: Annotated[float, typer.Option(help="Mean fraction of the base's MACs over the sampler's steps, e.g. 0.8.")],
     rule: Annotated[Rule, typer.Option(help="How targets follow difficulty.")] = Rule.linear,
     groups: Annotated[
-        Path | None, typer.Option("--groups-file", help="groups.json to use; the one that stands here when there is one.")
+        Path | None,
+        typer.Option("--groups-file", help="groups.json to use; the one that stands here when there is one."),
     ] = None,
     count: Annotated[int | None, typer.Option("--groups", help="Number of uniform groups, instead of a file.")] = None,
     sampler: Annotated[str, typer.Option(help="ddim, ddpm, heun, … or a diffusers scheduler's class name.")] = "ddim",
@@ -93,9 +96,7 @@ def allocate(
     """Give each timestep group a MAC target whose mean over the sampler's real steps is the budget."""
     schedule = NoiseSchedule.from_config({"kind": noise_schedule.value, "num_timesteps": num_timesteps})
     partition, schedule = _partition(groups, count, schedule)
-    allocation = plan_budget(
-        partition, schedule, budget, rule=rule.value, sampler=sampler, steps=steps, floor=floor
-    )
+    allocation = plan_budget(partition, schedule, budget, rule=rule.value, sampler=sampler, steps=steps, floor=floor)
     write_json(output, allocation.to_json())
     if json:
         emit(True, allocation.to_json())
@@ -123,12 +124,12 @@ def show_allocation(allocation: Allocation) -> None:
     )
     print_table(title, ["group", "timesteps", "SNR dB", "share of steps", "MAC ratio", "target MACs"], rows)
     low, high = allocation.feasible
-    print(f"Mean over the steps: {allocation.mean_mac_ratio:.6f}. Feasible budgets with this rule: {low:.4g} … {high:.4g}.")
+    print(
+        f"Mean over the steps: {allocation.mean_mac_ratio:.6f}. Feasible budgets with this rule: {low:.4g} … {high:.4g}."
+    )
 
 
-def _partition(
-    path: Path | None, count: int | None, schedule: NoiseSchedule
-) -> tuple[TimestepGroups, NoiseSchedule]:
+def _partition(path: Path | None, count: int | None, schedule: NoiseSchedule) -> tuple[TimestepGroups, NoiseSchedule]:
     """Groups from a file (with the schedule that it names), or uniform ones."""
     if path is not None and count is not None:
         raise InputError("Got both --groups and --groups-file; expected one of them.")

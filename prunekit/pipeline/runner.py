@@ -119,7 +119,9 @@ class Run:
         recipe = self.recipe
         for group in self.groups:
             i = group.index
-            self._stage(f"prune group {i}", {}, [f"pruned/group-{i}"], partial(self._prune, i), ("importance", "allocate"))
+            self._stage(
+                f"prune group {i}", {}, [f"pruned/group-{i}"], partial(self._prune, i), ("importance", "allocate")
+            )
         if recipe.finetune is None:
             return
         for group in self.groups:
@@ -245,7 +247,7 @@ class Run:
         slim, result = prune_group(self.bench, self.images.train, scores, self.groups[index], target, options)
         save_slim(slim, self.folder / "pruned" / f"group-{index}")
         write_journal(result, self.folder / "search" / f"group-{index}.jsonl")
-        measured = [entry for entry in result.memory if "chosen" not in entry]
+        measured = [entry for entry in result.memory if "steps" in entry]
         macs = options.samples * sum(entry["macs"] for entry in measured)
         expert = {
             "group": index,

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import torch
 
-from prunekit.checkpoint import Base, load_base
+from prunekit._types import JsonDict
+from prunekit.checkpoint import Base, ModelSpec, load_base
 from prunekit.cost import CostModel, count_macs
 from prunekit.data import ImageData, ImageSplit, load_images
 from prunekit.errors import GraphError, InputError
@@ -26,7 +27,9 @@ __all__ = [
     "Bench",
     "assemble",
     "finetune_slim",
+    "images_for",
     "images_of",
+    "images_of_slim",
     "open_base",
     "prune_group",
     "score_groups",
@@ -50,21 +53,27 @@ def open_base(source: str) -> Base:
 
 def images_of(base: Base, override: DataOptions | None = None) -> ImageSplit:
     """The images that a base was trained on, or others, at the base's own resolution unless told."""
-    source = override.source if override else base.data.get("source")
+    return images_for(base.data, base.spec, override)
+
+
+def images_for(data: JsonDict, spec: ModelSpec, override: DataOptions | None) -> ImageSplit:
+    """The images that ``data`` records, or others, checked against the architecture's channels."""
+    source = override.source if override else data.get("source")
     if source is None:
         raise InputError("The checkpoint does not say which images it was trained on; name some by --data.")
-    resolution = (
-        (override.resolution if override else None)
-        or base.data.get("resolution")
-        or base.spec.config.get("sample_size")
-    )
+    resolution = (override.resolution if override else None) or data.get("resolution") or spec.config.get("sample_size")
     images = load_images(str(source), resolution)
-    channels = base.spec.config.get("in_channels")
+    channels = spec.config.get("in_channels")
     if channels is not None and images.train.images.shape[1] != channels:
         raise InputError(
             f"{source} has {images.train.images.shape[1]} channels and the model takes {channels}; give images of that kind."
         )
     return images
+
+
+def images_of_slim(slim: SlimModel, override: DataOptions | None = None) -> ImageSplit:
+    """The images that a slim model's base was trained on, or others."""
+    return images_for(slim.about.get("data", {}), slim.spec, override)
 
 
 def train_base(

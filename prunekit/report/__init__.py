@@ -6,8 +6,20 @@ are used on this floor only.
 
 from prunekit.report.heatmap import heatmap_png
 from prunekit.report.page import write_report
-from prunekit.report.run import MANIFEST_FORMAT, RunResults, read_run
+from prunekit.report.run import MANIFEST_FORMAT, Metrics, RunResults, read_run
+from prunekit.report.samples import grid_png
 from prunekit.report.tables import summary_rows
-from prunekit.report.wording import claim
+from prunekit.report.wording import claim, metric_lines
 
-__all__ = ["MANIFEST_FORMAT", "RunResults", "claim", "heatmap_png", "read_run", "summary_rows", "write_report"]
+__all__ = [
+    "MANIFEST_FORMAT",
+    "Metrics",
+    "RunResults",
+    "claim",
+    "grid_png",
+    "heatmap_png",
+    "metric_lines",
+    "read_run",
+    "summary_rows",
+    "write_report",
+]

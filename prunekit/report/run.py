@@ -115,6 +115,25 @@ class Metrics:
     seeds: tuple[int, ...]
     rows: tuple[MetricRow, ...]
 
+    @classmethod
+    def from_json(cls, data: JsonDict | None) -> "Metrics | None":
+        """The ``metrics`` part of a manifest or of an evaluation; None where nothing was measured."""
+        if not data or not data.get("rows"):
+            return None
+        rows = tuple(
+            MetricRow(
+                str(row["model"]),
+                Estimate.from_json(row.get("fid")),
+                Estimate.from_json(row.get("kid")),
+                *(_number(row.get(key)) for key in ("seconds_per_image", "mean_macs", "mac_ratio")),
+            )
+            for row in data["rows"]
+        )
+        seeds = tuple(int(seed) for seed in data.get("seeds") or ())
+        return cls(
+            data.get("features") or {}, int(data["count"]), str(data.get("sampler", "")), data.get("steps"), seeds, rows
+        )
+
     def label(self, name: str) -> str:
         """The full name of a metric: without its features and its sample count the number means nothing."""
         return f"{name} (features: {self.features.get('name', 'not named')}, n = {self.count})"
@@ -196,7 +215,7 @@ class RunResults:
                 experts={int(entry["group"]): _expert(entry) for entry in manifest.get("experts") or ()},
                 assembled=_assembled(manifest.get("assembled")),
                 losses=tuple(_group_loss(entry) for entry in manifest.get("losses") or ()),
-                metrics=_metrics(manifest.get("metrics")),
+                metrics=Metrics.from_json(manifest.get("metrics")),
                 ledger=tuple(
                     LedgerEntry(str(entry["stage"]), int(entry["samples"]), int(entry["macs"]))
                     for entry in manifest.get("ledger") or ()
@@ -293,21 +312,3 @@ def _number(value: Any) -> float | None:
     if value is not None and not isinstance(value, int | float):
         raise TypeError(f"got {value!r} where a number was expected")
     return value
-
-
-def _metrics(data: JsonDict | None) -> Metrics | None:
-    if not data or not data.get("rows"):
-        return None
-    rows = tuple(
-        MetricRow(
-            str(row["model"]),
-            Estimate.from_json(row.get("fid")),
-            Estimate.from_json(row.get("kid")),
-            *(_number(row.get(key)) for key in ("seconds_per_image", "mean_macs", "mac_ratio")),
-        )
-        for row in data["rows"]
-    )
-    seeds = tuple(int(seed) for seed in data.get("seeds") or ())
-    return Metrics(
-        data.get("features") or {}, int(data["count"]), str(data.get("sampler", "")), data.get("steps"), seeds, rows
-    )

@@ -7,7 +7,9 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
-__all__ = ["describe_samples", "samples_png", "shown_count"]
+from prunekit._files import atomic_path
+
+__all__ = ["describe_samples", "grid_png", "samples_png", "shown_count"]
 
 Images = NDArray[np.uint8]
 
@@ -43,6 +45,17 @@ def describe_samples(samples: Mapping[str, Images]) -> str:
         f"{len(samples)} grid{'s' if len(samples) > 1 else ''} of {shown_count(samples)} generated images of {height} × {width} "
         f"pixels each: {', '.join(samples)}. The same place in each grid started from the same noise."
     )
+
+
+def grid_png(images: Images, path: Path) -> None:
+    """Draw one model's images as a grid, every pixel enlarged. Atomic.
+
+    Args:
+        images: uint8, shape (count, height, width, 1 or 3).
+        path: where the PNG goes.
+    """
+    with atomic_path(path) as part:
+        _grid(images).save(part, format="PNG")
 
 
 def samples_png(samples: Mapping[str, Images], path: Path) -> None:

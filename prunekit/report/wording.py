@@ -2,7 +2,7 @@
 
 import math
 
-from prunekit.report.run import Estimate, MetricRow, RunResults
+from prunekit.report.run import Estimate, MetricRow, Metrics, RunResults
 
 __all__ = [
     "ABSENT",
@@ -12,6 +12,7 @@ __all__ = [
     "error_note",
     "estimate_text",
     "large_text",
+    "metric_lines",
     "number_text",
     "ratio_text",
     "short_ratio",
@@ -208,6 +209,17 @@ def _loss_finding(results: RunResults) -> str | None:
         f"the held-out denoising loss, averaged over the sampler's steps, is {number_text(expert)} against the base's "
         f"{number_text(base)}: {verdict(Estimate(expert), Estimate(base))} (errors by timestep group below)"
     )
+
+
+def metric_lines(metrics: Metrics | None) -> list[str]:
+    """One line per model with its FID and KID, each named with its features and count."""
+    if metrics is None:
+        return []
+    return [
+        f"{row.model}: {metrics.label('FID')} {estimate_text(row.fid)}, {metrics.label('KID')} {estimate_text(row.kid)}, "
+        f"{number_text(row.seconds_per_image, 3)} s per image"
+        for row in metrics.rows
+    ]
 
 
 def time_sentence(results: RunResults) -> str:

@@ -27,7 +27,7 @@ class Task:
         probe: loss on the timestep group, fixed draws.
         rounds: decisions that a multi-round proposer takes.
         shortlist: candidates that are measured in the first round.
-        memory: one entry per measured candidate, in order.
+        memory: measured candidates (round, steps, MACs, loss; round −1 closes the last stretch) and choices, in order.
     """
 
     model: nn.Module
@@ -80,7 +80,8 @@ def greedy(task: Task) -> IntArray:
 
     The paper's proposer is a language model; this one is deterministic and offline. Candidates are short-listed by the scores.
     An old measurement stands until its candidate comes to the front, and is then taken again: a channel group that was dear in an
-    earlier round has seldom become cheap. The last stretch, smaller than any step, is closed by :func:`meet_target`.
+    earlier round has seldom become cheap. The last stretch, smaller than any step, is closed by exchanging a few steps: the
+    exchanges that the measured rates favour are measured too, and the best is taken.
     """
     problem = task.widths
     steps = np.zeros(len(problem.graph), dtype=np.int64)
@@ -94,7 +95,7 @@ def greedy(task: Task) -> IntArray:
             break
         chosen = _front_runner(task, steps, loss, candidates, known, search_round)
         steps, loss = candidates[chosen], task.memory[-1]["loss"]
-    return meet_target(problem, steps)
+    return _close(task, steps, known)
 
 
 def _candidates(problem: WidthProblem, steps: IntArray, chunk: float) -> dict[int, IntArray]:
@@ -136,17 +137,34 @@ def _front_runner(
             known[g] = (task.measure(candidates[g], search_round) - loss) / saved(g)
         worst = max(known.values())
         known.update({g: worst for g in ranked[task.shortlist :]})
-    fresh: set[int] = set()
+    losses: dict[int, float] = {}
     while True:
         front = min(candidates, key=lambda g: (known.get(g, np.inf), g))
-        if front in fresh:
+        if front in losses:
             break
-        known[front] = (task.measure(candidates[front], search_round) - loss) / saved(front)
-        fresh.add(front)
-    measured = candidates[front].tolist()
-    entry = next(entry for entry in reversed(task.memory) if entry["steps"] == measured)
-    task.memory.append({**entry, "chosen": task.widths.graph.groups[front].name})
+        losses[front] = task.measure(candidates[front], search_round)
+        known[front] = (losses[front] - loss) / saved(front)
+    task.memory.append({"round": search_round, "chosen": problem.graph.groups[front].name, "loss": losses[front]})
     return front
+
+
+def _close(task: Task, steps: IntArray, known: Mapping[int, float]) -> IntArray:
+    """Bring measured widths within the tolerance of the target by the exchange that measures best."""
+    problem = task.widths
+    if problem.target - int(problem.macs(steps)) <= problem.tolerance:
+        return steps
+    candidates = problem.neighbours(steps)
+    if not len(candidates):
+        return meet_target(problem, steps)
+    rates = np.array([known.get(g, max(known.values(), default=0.0)) for g in range(len(steps))])
+    saved = np.zeros((5, len(steps)))
+    for change in range(-2, 3):
+        alone = np.clip(steps + change * np.eye(len(steps), dtype=np.int64), 0, problem.max_steps)
+        saved[change + 2] = int(problem.macs(steps)) - problem.macs(alone)
+    expected = (saved[candidates - steps + 2, np.arange(len(steps))] * rates).sum(1)
+    shortlist = candidates[np.argsort(expected, kind="stable")[: task.shortlist]]
+    measured = [task.measure(candidate, -1) for candidate in shortlist]
+    return np.asarray(shortlist[int(np.argmin(measured))])
 
 
 PROPOSERS: Mapping[str, Proposer] = {"greedy": greedy, "oneshot": oneshot, "uniform": uniform}

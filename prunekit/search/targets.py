@@ -62,6 +62,16 @@ class WidthProblem:
         """MACs after ``steps`` of shape (..., groups)."""
         return self.cost.macs(self.widths(steps))
 
+    def neighbours(self, steps: IntArray) -> IntArray:
+        """States a few exchanges away that cost at most the target and miss it by no more than the tolerance; the nearest
+        ones where none is within it. Shape (states, groups), possibly none.
+        """
+        states = steps + _moves(len(steps))
+        states = states[((states >= 0) & (states <= self.max_steps)).all(1)]
+        missed = self.target - self.macs(states)
+        states, missed = states[missed >= 0], missed[missed >= 0]
+        return states[missed <= max(self.tolerance, int(missed.min()))] if len(states) else states
+
     def loss(self, steps: IntArray) -> FloatArray:
         """Importance lost, summed over the groups, for steps of shape (..., groups)."""
         total: FloatArray = np.zeros(steps.shape[:-1])

@@ -1,0 +1,112 @@
+"""Open whatever a user calls a model: a base checkpoint, a diffusers folder, a slim folder, an experts folder."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from torch import Tensor, nn
+
+from prunekit._types import JsonDict
+from prunekit.checkpoint import ModelSpec
+from prunekit.cost import MacCount, count_macs
+from prunekit.data import ImageSplit
+from prunekit.groups import TimestepGroups, make_groups
+from prunekit.nets import TimestepExperts, load_experts
+from prunekit.pipeline.planning import evaluations
+from prunekit.pipeline.stages import images_for, open_base
+from prunekit.recipe import DataOptions
+from prunekit.schedule import NoiseSchedule
+from prunekit.slim import load_slim
+
+__all__ = ["Opened", "open_model"]
+
+
+@dataclass(frozen=True, eq=False)
+class Opened:
+    """A model of any kind, ready to be sampled, measured or counted.
+
+    Args:
+        model: called as ``model(x, t)``.
+        spec: the (unpruned) architecture.
+        schedule: noise schedule.
+        prediction_type: what the network predicts.
+        groups: timestep groups: an experts folder's own, else five uniform ones.
+        data: images that it was trained on, as a checkpoint records them.
+    """
+
+    model: nn.Module
+    spec: ModelSpec
+    schedule: NoiseSchedule
+    prediction_type: str
+    groups: TimestepGroups
+    data: JsonDict
+
+    @property
+    def inputs(self) -> dict[str, Tensor]:
+        """Arguments of one forward pass at batch 1."""
+        return self.spec.example_inputs()
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """Of one sample: (channels, height, width)."""
+        _, channels, height, width = next(iter(self.inputs.values())).shape
+        return channels, height, width
+
+    def images(self, override: DataOptions | None = None) -> ImageSplit:
+        """The images that it was trained on, or others."""
+        return images_for(self.data, self.spec, override)
+
+    def parts(self) -> dict[str, nn.Module]:
+        """Networks by name: one per timestep group for experts, else the model alone."""
+        if isinstance(self.model, TimestepExperts):
+            return {f"group-{group.index}": self.model.expert(group.index) for group in self.groups}
+        return {"": self.model}
+
+    def mean_macs(self, sampler: str, steps: int) -> float:
+        """Mean MACs per evaluation over a sampler's steps."""
+        if isinstance(self.model, TimestepExperts):
+            return self.model.mean_macs(evaluations(self.schedule, sampler, steps))
+        return float(count_macs(self.model, self.inputs).macs)
+
+    def mean_cost(self, counted: Mapping[str, MacCount], sampler: str = "ddim", steps: int = 50) -> dict[str, Any]:
+        """Costs of experts: MACs are the mean over a sampler's steps, parameters the sum over the experts."""
+        shares = dict(zip(counted, self.groups.shares(evaluations(self.schedule, sampler, steps)), strict=True))
+        macs = sum(float(shares[name]) * count.macs for name, count in counted.items())
+        uncounted: dict[str, int] = {}
+        for count in counted.values():
+            for operator, calls in count.uncounted.items():
+                uncounted[operator] = uncounted.get(operator, 0) + calls
+        return {
+            "macs": macs,
+            "flops": 2 * macs,
+            "params": int(np.sum([count.params for count in counted.values()])),
+            "by_module": {
+                f"{name}.{module}" if module else name: value
+                for name, count in counted.items()
+                for module, value in count.by_module.items()
+            },
+            "uncounted": uncounted,
+            "experts": {name: {"macs": count.macs, "params": count.params} for name, count in counted.items()},
+            "mean_over": f"{steps} steps of {sampler}",
+        }
+
+
+def open_model(source: str) -> Opened:
+    """Open a model by path, or an embedded one (``embedded:digits``)."""
+    path = Path(source)
+    if (path / "experts.json").is_file():
+        experts = load_experts(path)
+        return _opened(experts, experts.spec, experts.about, experts.groups)
+    if (path / "config.json").is_file() and (path / "model.safetensors").is_file():
+        slim = load_slim(path)
+        return _opened(slim.model, slim.spec, slim.about, None)
+    base = open_base(source)
+    return _opened(base.model, base.spec, base.about(), None)
+
+
+def _opened(model: nn.Module, spec: ModelSpec, about: JsonDict, groups: TimestepGroups | None) -> Opened:
+    schedule = NoiseSchedule.from_config(about["noise_schedule"])
+    prediction_type = str(about.get("prediction_type", "epsilon"))
+    return Opened(model, spec, schedule, prediction_type, groups or make_groups(schedule), about.get("data", {}))

@@ -1,0 +1,31 @@
+"""A network for users who bring images and no architecture."""
+
+from typing import Any
+
+from prunekit.data import ImageSplit
+
+__all__ = ["small_unet"]
+
+
+def small_unet(images: ImageSplit) -> dict[str, Any]:
+    """Architecture of a small U-Net for these images: two or three levels, attention at the coarsest.
+
+    Norm groups of 8 channels at most keep the steps of pruning small.
+    """
+    side, channels = images.resolution, images.train.images.shape[1]
+    levels = 2 if side <= 16 else 3
+    widths = [32, 48, 64][:levels]
+    return {
+        "class": "UNet2DModel",
+        "config": {
+            "sample_size": side,
+            "in_channels": channels,
+            "out_channels": channels,
+            "layers_per_block": 1,
+            "block_out_channels": widths,
+            "down_block_types": ["DownBlock2D"] * (levels - 1) + ["AttnDownBlock2D"],
+            "up_block_types": ["AttnUpBlock2D"] + ["UpBlock2D"] * (levels - 1),
+            "norm_num_groups": 8,
+            "attention_head_dim": 8,
+        },
+    }
