@@ -203,6 +203,7 @@ class Run:
             base, result = train_base(options, self.images, checkpoints, training_reporter(self.observer, "base"))
             macs = count_macs(base.model, base.spec.example_inputs()).macs
             ledger = [{"stage": "base training", "samples": result.samples, "macs": 3 * macs * result.samples}]
+            save_base(base, self.folder / "base.safetensors")
         save_base(base, self.folder / "base.pt")
         self.__dict__.pop("base", None)
         shutil.rmtree(self._checkpoints("base"), ignore_errors=True)
