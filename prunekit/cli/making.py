@@ -232,13 +232,12 @@ def prune(
     for one in wanted:
         macs = int(target * bench.macs) if target is not None else int(targets.groups[one.index].target_macs or 0)
         slim, result = prune_group(bench, images.train, scores, one, macs, options)
-        folder = output / f"group-{one.index}"
-        save_slim(slim, folder)
+        save_slim(slim, output / f"group-{one.index}")
         write_journal(result, output / f"search-{one.index}.jsonl")
         facts.append(
             {
                 "group": one.index,
-                "output": str(folder),
+                "output": str(output / f"group-{one.index}"),
                 "base_macs": bench.macs,
                 "target_macs": macs,
                 "macs": slim.macs,
@@ -249,7 +248,11 @@ def prune(
         )
     if json:
         emit(True, facts[0] if group is not None else {"groups": facts})
-        return
+    else:
+        _show_pruned(f"Pruned from {bench.macs:,} MACs ({criterion.value}, {proposer.value})", facts)
+
+
+def _show_pruned(title: str, facts: list[dict[str, Any]]) -> None:
     header = ["group", "target MACs", "MACs", "ratio", "parameters", "written to"]
     rows = [
         [
@@ -262,7 +265,7 @@ def prune(
         ]
         for f in facts
     ]
-    print_table(f"Pruned from {bench.macs:,} MACs ({criterion.value}, {proposer.value})", header, rows)
+    print_table(title, header, rows)
 
 
 def finetune(

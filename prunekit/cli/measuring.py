@@ -132,15 +132,15 @@ def cost(
     if json:
         emit(True, data)
         return
-    print(
-        f"{model}: {data['macs']:,.0f} MACs ({data['flops']:,.0f} FLOPs = 2·MACs) per sample per evaluation, {data['params']:,} parameters"
-    )
-    shown = {k: v for k, v in data["by_module"].items() if k and v and k.count(".") < depth}
-    print_table(
-        "By module",
-        ["module", "MACs", "share"],
-        [[k, f"{v:,.0f}", f"{100 * v / data['macs']:.1f} %"] for k, v in shown.items()],
-    )
+    _show_cost(model, data, depth)
+
+
+def _show_cost(model: str, data: dict[str, Any], depth: int) -> None:
+    flops, params = f"{data['flops']:,.0f} FLOPs = 2·MACs", f"{data['params']:,} parameters"
+    print(f"{model}: {data['macs']:,.0f} MACs ({flops}) per sample per evaluation, {params}")
+    shown = {name: macs for name, macs in data["by_module"].items() if name and macs and name.count(".") < depth}
+    rows = [[name, f"{macs:,.0f}", f"{100 * macs / data['macs']:.1f} %"] for name, macs in shown.items()]
+    print_table("By module", ["module", "MACs", "share"], rows)
     for name, figure in data.get("other_counters", {}).items():
         print(f"{name}: {figure:,} MACs" if isinstance(figure, int) else f"{name}: {figure}")
     if data.get("other_counters"):

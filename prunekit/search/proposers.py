@@ -151,7 +151,7 @@ def _front_runner(
 def _close(task: Task, steps: IntArray, known: Mapping[int, float]) -> IntArray:
     """Bring measured widths within the tolerance of the target by the exchange that measures best."""
     problem = task.widths
-    if problem.target - int(problem.macs(steps)) <= problem.tolerance:
+    if 0 <= problem.target - int(problem.macs(steps)) <= problem.tolerance:
         return steps
     candidates = problem.neighbours(steps)
     if not len(candidates):

@@ -6,7 +6,7 @@ from typing import Any, ClassVar
 from torch import nn
 
 from prunekit.cost import CostModel
-from prunekit.errors import InputError
+from prunekit.errors import GraphError, InputError
 from prunekit.graph import ChannelGraph, PruningPlan
 from prunekit.importance import Probe, Scores
 from prunekit.search.proposers import Task, proposer
@@ -82,12 +82,15 @@ def search(
 
     Raises:
         BudgetError: the target is below what the network can be pruned to.
+        GraphError: the proposer exceeded the target.
     """
     options = options or SearchOptions()
     full = int(cost.macs(graph.full_widths))
     problem = WidthProblem(graph, cost, lost_importance(graph, scores), target, int(options.tolerance * full))
     task = Task(model, problem, scores, probe, options.rounds, options.shortlist)
     steps = proposer(options.proposer)(task)
+    if problem.macs(steps) > target:
+        raise GraphError(f"Proposer {options.proposer!r} exceeded the target of {target:,} MACs; it must end at or below it.")
     plan = task.plan(steps)
     widths = problem.widths(steps)
     by_name = {group.name: (group.size, int(width)) for group, width in zip(graph, widths, strict=True)}

@@ -63,8 +63,9 @@ class WidthProblem:
         return self.cost.macs(self.widths(steps))
 
     def neighbours(self, steps: IntArray) -> IntArray:
-        """States a few exchanges away that cost at most the target and miss it by no more than the tolerance; the nearest
-        ones where none is within it. Shape (states, groups), possibly none.
+        """States a few exchanges away that cost at most the target, shape (states, groups), possibly none.
+
+        Those that miss it by no more than the tolerance; the nearest where none is that near.
         """
         states = steps + _moves(len(steps))
         states = states[((states >= 0) & (states <= self.max_steps)).all(1)]

@@ -1,0 +1,38 @@
+# One virtual environment for everything; PYTHON and VENV can be set from outside.
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+WORKERS ?= 2
+
+.PHONY: demo test check format reports clean
+
+demo: $(VENV)/.installed ## run the main job on the embedded digits
+	$(BIN)/prunekit demo --output demo
+
+test: $(VENV)/.installed-test ## all tests
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n $(WORKERS)
+
+check: $(VENV)/.installed-test ## format, lint, types, floors
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+format: $(VENV)/.installed-test
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+reports: $(VENV)/.installed ## make every report again from its manifest
+	for run in reports/*/manifest.json; do $(BIN)/prunekit report "$$(dirname "$$run")" || exit 1; done
+
+$(VENV)/.installed: pyproject.toml constraints.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e .
+	touch $@
+
+$(VENV)/.installed-test: $(VENV)/.installed
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[test]'
+	touch $@
+
+clean:
+	rm -rf $(VENV) demo base.pt
