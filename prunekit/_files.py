@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from prunekit._types import JsonDict
-from prunekit.errors import FileFormatError, MissingFileError
+from prunekit.errors import FileFormatError, InputError, MissingFileError
 
 __all__ = ["atomic_folder", "atomic_path", "canonical_json", "json_hash", "read_json", "sha256_file", "write_json"]
 
@@ -20,8 +20,13 @@ def atomic_path(target: Path) -> Iterator[Path]:
     """Yield a temporary path beside ``target`` and rename it onto ``target`` when the block succeeds.
 
     Nothing is left behind when the block raises; a reader never sees a half-written file.
+
+    Raises:
+        InputError: a folder stands at ``target``, or its own folder cannot be made.
     """
-    target.parent.mkdir(parents=True, exist_ok=True)
+    if target.is_dir():
+        raise InputError(f"{target} is a folder; expected the name of a file to write.")
+    _make_parent(target)
     part = target.with_name(f".{target.name}.{os.getpid()}.part")
     try:
         yield part
@@ -36,9 +41,14 @@ def atomic_path(target: Path) -> Iterator[Path]:
 def atomic_folder(target: Path) -> Iterator[Path]:
     """Yield an empty temporary folder that becomes ``target`` when the block succeeds.
 
-    An existing ``target`` is replaced only after the new one is complete.
+    An existing ``target`` is replaced only after the new one is complete, and stays if the replacement fails.
+
+    Raises:
+        InputError: a file stands at ``target``, or its own folder cannot be made.
     """
-    target.parent.mkdir(parents=True, exist_ok=True)
+    if not target.name or (target.exists() and not target.is_dir()):
+        raise InputError(f"{target} cannot become a folder of results; expected a new name, or a folder to replace.")
+    _make_parent(target)
     part = target.with_name(f".{target.name}.{os.getpid()}.part")
     old = target.with_name(f".{target.name}.{os.getpid()}.old.part")
     shutil.rmtree(part, ignore_errors=True)
@@ -49,8 +59,17 @@ def atomic_folder(target: Path) -> Iterator[Path]:
             target.replace(old)
         part.replace(target)
     finally:
+        if old.exists() and not target.exists():
+            old.replace(target)
         shutil.rmtree(part, ignore_errors=True)
         shutil.rmtree(old, ignore_errors=True)
+
+
+def _make_parent(target: Path) -> None:
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"{target} cannot be written: {error.strerror} ({target.parent}).") from error
 
 
 def canonical_json(data: Any) -> str:
@@ -81,13 +100,13 @@ def read_json(path: Path, expected_format: str | None = None) -> dict[str, Any]:
 
     Raises:
         MissingFileError: there is no such file.
-        FileFormatError: it is not a JSON object, or of another format.
+        FileFormatError: it is not a JSON object, holds NaN or an infinity, or is of another format.
     """
     if not path.is_file():
         raise MissingFileError(f"{path} does not exist; expected a JSON file there.")
     try:
-        data = json.loads(path.read_text(encoding="utf-8"))
-    except (UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
+        data = json.loads(path.read_text(encoding="utf-8"), parse_constant=_no_number)
+    except (ValueError, RecursionError) as error:
         raise FileFormatError(
             f"{path} is not readable JSON ({error}); write it again with the command that made it."
         ) from error
@@ -96,3 +115,7 @@ def read_json(path: Path, expected_format: str | None = None) -> dict[str, Any]:
     if expected_format is not None and data.get("format") != expected_format:
         raise FileFormatError(f"{path} has format {data.get('format')!r}; expected {expected_format!r}.")
     return data
+
+
+def _no_number(name: str) -> float:
+    raise ValueError(f"{name} is no JSON number")

@@ -5,6 +5,8 @@ says which is which. A rule turns difficulty into a fraction of the base model's
 sampler's REAL steps is the budget exactly.
 """
 
+import math
+import operator
 from dataclasses import dataclass
 from typing import Any
 
@@ -109,17 +111,17 @@ class Allocation:
         """
         try:
             keys = GroupTarget.__dataclass_fields__
-            groups = tuple(GroupTarget(**{key: group[key] for key in keys}) for group in data["groups"])
+            groups = tuple(_target({key: group[key] for key in keys}) for group in data["groups"])
             low, high = data.get("feasible", (0.0, 1.0))
             allocation = cls(
-                float(data["budget"]),
+                _number(data["budget"]),
                 str(data["rule"]),
-                int(data["num_timesteps"]),
+                operator.index(data["num_timesteps"]),
                 str(data.get("sampler", "ddim")),
-                int(data["sampler_steps"]),
+                operator.index(data["sampler_steps"]),
                 groups,
-                (float(low), float(high)),
-                data["base_macs"],
+                (_number(low), _number(high)),
+                None if data["base_macs"] is None else operator.index(data["base_macs"]),
             )
             TimestepGroups.from_json(data)
         except (KeyError, TypeError, ValueError) as error:
@@ -156,12 +158,12 @@ def allocate(
         budget: wanted mean fraction of the base model's MACs, in (0, 1].
         sampling_steps: training timestep of every network evaluation of the sampler, shape (steps,).
         rule: a member of :data:`RULES`.
-        floor: the smallest ratio that rule ``snr`` gives to any group.
+        floor: the smallest ratio that rules ``snr`` and ``uniform`` give to any group, in (0, 1].
         sampler: its name, for the record.
 
     Raises:
         BudgetError: the budget is outside what the rule can reach; ``feasible`` has the range.
-        InputError: the rule is unknown, or groups and schedule differ in length.
+        InputError: the rule is unknown, the floor is outside (0, 1], or groups and schedule differ in length.
 
     Example:
         >>> from prunekit.groups import make_groups
@@ -178,6 +180,8 @@ def allocate(
             f"The groups cover {groups.num_timesteps} timesteps and the noise schedule has {schedule.num_timesteps}; "
             "make both with the same --num-timesteps."
         )
+    if not 0 < floor <= 1:
+        raise InputError(f"Got --floor {floor:g}; expected a ratio above 0 and at most 1.")
     shares = groups.shares(sampling_steps)
     feasible = feasible_budgets(rule, shares, floor)
     low, high = feasible
@@ -234,3 +238,20 @@ def _scaled_to_mean(difficulty: FloatArray, shares: FloatArray, budget: float, f
     rise = means[right] - means[right - 1]
     part = (budget - means[right - 1]) / rise if rise > 0 else 0.0
     return clipped(breaks[right - 1] + part * (breaks[right] - breaks[right - 1]))
+
+
+def _target(data: dict[str, Any]) -> GroupTarget:
+    for key in ("index", "start", "stop"):
+        data[key] = operator.index(data[key])
+    for key in ("snr_db", "share", "mac_ratio"):
+        data[key] = _number(data[key])
+    if data["target_macs"] is not None:
+        data["target_macs"] = operator.index(data["target_macs"])
+    return GroupTarget(**data)
+
+
+def _number(value: object) -> float:
+    """A finite number as a float, and never a string that reads like one."""
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        raise ValueError(f"{value!r} is no number")
+    return float(value)

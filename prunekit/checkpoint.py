@@ -7,9 +7,13 @@ Three forms are read:
 - diffusers folders: a model's, or a whole pipeline's (its ``unet`` or ``transformer``, and its ``scheduler``).
 """
 
+import inspect
 import io
 import json
 import pickle
+import pickletools
+import re
+import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -20,7 +24,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as safetensors_bytes
 from torch import Tensor, nn
 
-from prunekit._files import atomic_path, read_json, sha256_file
+from prunekit._files import atomic_path, json_hash, read_json, sha256_file
 from prunekit._types import JsonDict
 from prunekit.errors import FileFormatError, InputError, MissingFileError, UnsafeFileError
 from prunekit.schedule import NoiseSchedule
@@ -50,26 +54,44 @@ class ModelSpec:
         Raises:
             InputError: the class is unknown or does not take the config.
         """
+        architecture = self._class()
+        try:
+            model: nn.Module = architecture(**self.config)
+        except (
+            TypeError,
+            ValueError,
+            LookupError,
+            ArithmeticError,
+            RuntimeError,
+            AttributeError,
+            AssertionError,
+        ) as error:
+            raise InputError(f"{self.class_name} does not take this config: {_reason(error)}.") from error
+        return model
+
+    def _class(self) -> Any:
         import diffusers  # noqa: PLC0415 - takes seconds, and only known architectures need it
 
         if self.class_name not in ARCHITECTURES:
             raise InputError(f"Unknown architecture {self.class_name!r}; expected one of {', '.join(ARCHITECTURES)}.")
-        try:
-            model: nn.Module = getattr(diffusers, self.class_name)(**self.config)
-        except (TypeError, ValueError, KeyError) as error:
-            raise InputError(f"{self.class_name} does not take this config: {error}.") from error
-        return model
+        return getattr(diffusers, self.class_name)
 
     def example_inputs(self) -> dict[str, Tensor]:
         """Arguments of one forward pass at batch 1, by name, as the architecture wants them."""
-        config = self.config
+        arguments = inspect.signature(self._class()).parameters.values()
+        config = {argument.name: argument.default for argument in arguments} | dict(self.config)
         size = config.get("sample_size") or 32
         height, width = (size, size) if isinstance(size, int) else size
         noisy = torch.zeros(1, int(config["in_channels"]), int(height), int(width))
         inputs = {"sample": noisy, "timestep": torch.zeros(1, dtype=torch.long)}
         if self.class_name.endswith("Transformer2DModel"):
             inputs["hidden_states"] = inputs.pop("sample")
-        if self.class_name == "DiTTransformer2DModel" or config.get("num_class_embeds"):
+        if (
+            self.class_name == "DiTTransformer2DModel"
+            or config.get("num_class_embeds")
+            or config.get("class_embed_type") == "timestep"
+            or str(config.get("norm_type")).startswith("ada_norm_zero")
+        ):
             inputs["class_labels"] = torch.zeros(1, dtype=torch.long)
         if self.class_name == "UNet2DConditionModel":
             inputs["encoder_hidden_states"] = torch.zeros(1, 8, int(config.get("cross_attention_dim") or 1280))
@@ -93,6 +115,8 @@ class ModelSpec:
     @classmethod
     def from_json(cls, data: JsonDict) -> "ModelSpec":
         """Read ``{"class", "config"}``, or a diffusers ``config.json`` with its ``_class_name``."""
+        if not isinstance(data, Mapping):
+            raise FileFormatError(f"An architecture needs 'class' and 'config'; got {data!r}.")
         if "_class_name" in data:
             return cls(str(data["_class_name"]), {key: value for key, value in data.items() if not key.startswith("_")})
         try:
@@ -142,9 +166,7 @@ def save_base(base: Base, path: Path) -> None:
             about = json.dumps({"format": FORMAT, **base.about()}, sort_keys=True)
             part.write_bytes(safetensors_bytes(state, metadata={"prunekit": about}))
         else:
-            buffer = (
-                io.BytesIO()
-            )  # a buffer gives the archive a fixed inner name, so that equal weights are equal bytes
+            buffer = io.BytesIO()  # gives the archive a fixed inner name, so that equal weights are equal bytes
             torch.save({"format": FORMAT, **base.about(), "state_dict": state}, buffer)
             part.write_bytes(buffer.getvalue())
 
@@ -196,12 +218,17 @@ def load_state(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
+        named = re.search(r"GLOBAL (\S+)", str(error))
+        if named is None and not _calls(path):
+            raise FileFormatError(
+                f"{path} is no readable checkpoint; expected one of torch.save or safetensors."
+            ) from error
         raise UnsafeFileError(
-            f"{path} needs to run code to be read ({str(error).splitlines()[0]}), and is refused. "
+            f"{path} needs to run code to be read ({named[1] if named else 'a pickle that calls functions'}), and is refused. "
             "Where you trust it, load it yourself once and save model.state_dict() with safetensors."
         ) from error
-    except (RuntimeError, EOFError, OSError, KeyError, ValueError, AttributeError) as error:
-        raise FileFormatError(f"{path} is no readable checkpoint ({str(error).splitlines()[0]}).") from error
+    except (RuntimeError, EOFError, OSError, LookupError, ValueError, AttributeError, TypeError) as error:
+        raise FileFormatError(f"{path} is no readable checkpoint ({_reason(error)}).") from error
     if not isinstance(content, Mapping):
         raise FileFormatError(f"{path} holds a {type(content).__name__}; expected a dict of tensors.")
     about = {key: value for key, value in content.items() if not isinstance(value, Tensor)}
@@ -218,15 +245,35 @@ def load_state(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
     return (about if about.get("format") == FORMAT else {}), state
 
 
+def _calls(path: Path) -> bool:
+    """Whether a file is a whole pickle with instructions that import or call; they are read, never run."""
+    try:
+        content = path.read_bytes()
+        if zipfile.is_zipfile(path):
+            with zipfile.ZipFile(path) as archive:
+                content = archive.read(next(name for name in archive.namelist() if name.endswith("data.pkl")))
+        found = {operation.name for operation, _, _ in pickletools.genops(content)}
+    except (ValueError, StopIteration, zipfile.BadZipFile):
+        return False
+    return bool(found & {"GLOBAL", "STACK_GLOBAL", "INST", "OBJ", "NEWOBJ", "NEWOBJ_EX", "REDUCE"})
+
+
+def _reason(error: Exception) -> str:
+    """First sentence of a message from below, on one line."""
+    said = " ".join(str(error).split()).split(". ")[0].rstrip(".")
+    name = type(error).__name__
+    return f"{name} {said}" if isinstance(error, KeyError) else said or name
+
+
 def _load_safetensors(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
     try:
         with safe_open(path, framework="pt") as handle:
             metadata = handle.metadata() or {}
             state = {key: handle.get_tensor(key) for key in handle.keys()}  # noqa: SIM118 - no mapping, has keys() only
         about = json.loads(metadata.get("prunekit", "{}"))
-    except (SafetensorError, json.JSONDecodeError) as error:
-        raise FileFormatError(f"{path} is no readable safetensors file ({error}).") from error
-    return (about if about.get("format") == FORMAT else {}), state
+    except (SafetensorError, ValueError, RecursionError) as error:
+        raise FileFormatError(f"{path} is no readable safetensors file ({_reason(error)}).") from error
+    return (about if isinstance(about, dict) and about.get("format") == FORMAT else {}), state
 
 
 def _fill(model: nn.Module, state: Mapping[str, Tensor], path: Path) -> None:
@@ -239,8 +286,6 @@ def _fill(model: nn.Module, state: Mapping[str, Tensor], path: Path) -> None:
 
 
 def _load_diffusers(folder: Path) -> Base:
-    import diffusers  # noqa: PLC0415 - takes seconds, and only diffusers folders need it
-
     schedule, prediction_type = NoiseSchedule.linear(), "epsilon"
     if (folder / "model_index.json").is_file():
         index = read_json(folder / "model_index.json")
@@ -248,11 +293,7 @@ def _load_diffusers(folder: Path) -> Base:
         if name is None:
             raise FileFormatError(f"The pipeline in {folder} has neither a unet nor a transformer to prune.")
         if (folder / "scheduler").is_dir():
-            scheduler_config = read_json(folder / "scheduler" / "scheduler_config.json")
-            scheduler_class = getattr(diffusers, str(scheduler_config.get("_class_name")), diffusers.DDPMScheduler)
-            scheduler = scheduler_class.from_config(scheduler_config)
-            schedule = NoiseSchedule.from_diffusers(scheduler)
-            prediction_type = str(scheduler.config.get("prediction_type", "epsilon"))
+            schedule, prediction_type = _scheduler(folder / "scheduler" / "scheduler_config.json")
         base = _load_diffusers(folder / name)
         return replace(base, schedule=schedule, prediction_type=prediction_type)
     if not (folder / "config.json").is_file():
@@ -274,5 +315,24 @@ def _load_diffusers(folder: Path) -> Base:
         schedule=schedule,
         prediction_type=prediction_type,
         provenance={"source": folder.name},
-        sha256=sha256_file(weights[0]),
+        sha256=sha256_file(weights[0]) if len(weights) == 1 else json_hash([sha256_file(file) for file in weights]),
     )
+
+
+def _scheduler(path: Path) -> tuple[NoiseSchedule, str]:
+    """Noise schedule and prediction type of a diffusers scheduler's config; it may name scheduler classes only."""
+    import diffusers  # noqa: PLC0415 - takes seconds, and only diffusers folders need it
+
+    config = read_json(path)
+    name = str(config.get("_class_name"))
+    scheduler_class: Any = getattr(diffusers, name, None) if name.endswith("Scheduler") else None
+    if not hasattr(scheduler_class, "from_config"):
+        raise FileFormatError(
+            f"{path} names {name!r}; expected a scheduler class of diffusers {diffusers.__version__}."
+        )
+    try:
+        scheduler = scheduler_class.from_config(config)
+    except (TypeError, ValueError, ArithmeticError, RuntimeError, ImportError) as error:
+        raise FileFormatError(f"{path} is no config that {name} takes ({_reason(error)}).") from error
+    default = "flow_prediction" if "FlowMatch" in name else "epsilon"
+    return NoiseSchedule.from_diffusers(scheduler), str(scheduler.config.get("prediction_type") or default)

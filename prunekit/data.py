@@ -6,6 +6,8 @@ Labels are ignored. Images are centre-cropped to a square and area-averaged down
 import gzip
 import hashlib
 import struct
+import zipfile
+import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +23,7 @@ from prunekit.errors import FileFormatError, InputError, MissingFileError
 __all__ = ["ImageData", "ImageSplit", "load_images"]
 
 _PICTURES = {".png", ".jpg", ".jpeg"}
+_GREY = {"1", "L", "LA", "I", "I;16", "I;16B"}
 _HELD_OUT = 6  # one image in six is held out where the source has no test part of its own
 
 
@@ -141,9 +144,12 @@ def _digits() -> NDArray[np.uint8]:
 
 def _npz(path: Path) -> NDArray[np.uint8]:
     try:
-        with np.load(path, allow_pickle=False) as archive:
+        archive = np.load(path, allow_pickle=False)
+        if isinstance(archive, np.ndarray):
+            raise ValueError("it is an .npy under another name")
+        with archive:
             images = archive[archive.files[0]]
-    except (ValueError, OSError, IndexError, EOFError) as error:
+    except (ValueError, OSError, IndexError, EOFError, zipfile.BadZipFile, zlib.error) as error:
         raise FileFormatError(f"{path} is no readable .npz of images ({error}).") from error
     if images.ndim == 3:
         images = images[..., None]
@@ -162,12 +168,12 @@ def _idx_in(folder: Path, stem: str) -> Path | None:
 
 def _idx(path: Path) -> NDArray[np.uint8]:
     """MNIST's idx3: magic 0x00000803, three big-endian sizes, then the pixels."""
-    opener: Callable[[Path], gzip.GzipFile] = gzip.open if path.suffix == ".gz" else open  # type: ignore[assignment]
+    opener: Callable[[Path, str], gzip.GzipFile] = gzip.open if path.suffix == ".gz" else open  # type: ignore[assignment]
     try:
-        with opener(path) as handle:
+        with opener(path, "rb") as handle:
             magic, count, height, width = struct.unpack(">IIII", handle.read(16))
             pixels = handle.read()
-    except (OSError, EOFError, struct.error) as error:
+    except (OSError, EOFError, struct.error, zlib.error) as error:
         raise FileFormatError(f"{path} is no readable idx file ({error}).") from error
     if magic != 0x803 or len(pixels) != count * height * width or not pixels:
         raise FileFormatError(
@@ -187,11 +193,11 @@ def _folder(folder: Path, resolution: int | None) -> NDArray[np.uint8]:
         try:
             with Image.open(file) as picture:
                 picture.load()
-                own_mode = "L" if picture.mode in ("1", "L", "I;16", "I") else "RGB"
+                own_mode = "L" if picture.mode in _GREY else "RGB"
                 mode = mode or own_mode
                 side = resolution if resolution is not None else min(picture.size)
                 resolution = side
-                pixels = np.asarray(_square(picture.convert(own_mode), side))
+                pixels = np.asarray(_square(_eight_bit(picture).convert(own_mode), side))
         except (UnidentifiedImageError, OSError, SyntaxError, Image.DecompressionBombError) as error:
             raise FileFormatError(f"{file} is a broken picture ({error}); mend or remove it.") from error
         if own_mode != mode:
@@ -200,6 +206,13 @@ def _folder(folder: Path, resolution: int | None) -> NDArray[np.uint8]:
             )
         pictures.append(pixels if pixels.ndim == 3 else pixels[..., None])
     return np.stack(pictures)
+
+
+def _eight_bit(picture: Image.Image) -> Image.Image:
+    """A 16-bit grey picture scaled to 8 bits (Pillow itself would clip it at 255), any other as it is."""
+    if not picture.mode.startswith("I"):
+        return picture
+    return Image.fromarray(np.round(np.asarray(picture) / 257.0).clip(0, 255).astype(np.uint8))
 
 
 def _square(picture: Image.Image, side: int) -> Image.Image:

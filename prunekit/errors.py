@@ -46,6 +46,9 @@ class BudgetError(InputError):
         super().__init__(message)
         self.feasible = feasible
 
+    def __reduce__(self) -> tuple[type["BudgetError"], tuple[str, tuple[float, float]]]:
+        return type(self), (str(self), self.feasible)  # so that it survives the way back from a worker process
+
 
 class PlanError(InputError):
     """A pruning plan does not fit the model that it is applied to."""

@@ -1,15 +1,19 @@
 """Recipes: whole experiments as YAML, checked before anything runs; an unknown key is refused with its line."""
 
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
+from prunekit.allocation import RULES
 from prunekit.checkpoint import ModelSpec
-from prunekit.errors import FileFormatError, MissingFileError
+from prunekit.errors import FileFormatError, InputError, MissingFileError
+from prunekit.groups import METHODS
 from prunekit.importance import criterion
+from prunekit.schedule import NoiseSchedule
 from prunekit.search import SearchOptions
 from prunekit.training import TrainOptions
 
@@ -28,6 +32,22 @@ __all__ = [
 _STRICT: dict[str, str] = {"extra": "forbid"}
 
 
+def _one_of(names: Iterable[str]) -> Callable[[str], str]:
+    known = sorted(names)
+
+    def check(name: str) -> str:
+        if name not in known:
+            raise InputError(f"Got {name!r}; expected one of {', '.join(known)}.")
+        return name
+
+    return check
+
+
+_Positive = Annotated[int, Field(ge=1)]
+_NotNegative = Annotated[int, Field(ge=0)]
+_Ratio = Annotated[float, Field(gt=0, le=1)]
+
+
 @dataclass(frozen=True)
 class DataOptions:
     """Where images come from, see :func:`prunekit.data.load_images`."""
@@ -44,7 +64,7 @@ class BaseOptions:
 
     Args:
         checkpoint: what to load; nothing is trained then.
-        model: ``{"class", "config"}`` of a network to train.
+        model: ``{"class", "config"}`` of a network to train; either this or ``checkpoint``.
         noise_schedule: see :meth:`prunekit.schedule.NoiseSchedule.from_config`.
         prediction_type: ``epsilon``, ``sample`` or ``v_prediction``.
         train: how to train it.
@@ -58,6 +78,13 @@ class BaseOptions:
     prediction_type: Literal["epsilon", "sample", "v_prediction"] = "epsilon"
     train: TrainOptions = field(default_factory=TrainOptions)
 
+    def __post_init__(self) -> None:
+        if (self.checkpoint is None) == (self.model is None):
+            raise InputError("A base needs either a checkpoint or a model to train, and not both.")
+        if self.model is not None:
+            self.spec()
+        NoiseSchedule.from_config(self.noise_schedule)
+
     def spec(self) -> ModelSpec:
         """The network to train."""
         return ModelSpec.from_json(self.model or {})
@@ -69,8 +96,8 @@ class GroupOptions:
 
     __pydantic_config__: ClassVar[dict[str, str]] = _STRICT
 
-    method: str = "uniform"
-    count: int = 5
+    method: Annotated[str, AfterValidator(_one_of(METHODS))] = "uniform"
+    count: _Positive = 5
     cuts: tuple[int, ...] | None = None
 
 
@@ -80,11 +107,11 @@ class AllocationOptions:
 
     __pydantic_config__: ClassVar[dict[str, str]] = _STRICT
 
-    budget: float = 0.8
-    rule: str = "linear"
+    budget: _Ratio = 0.8
+    rule: Annotated[str, AfterValidator(_one_of(RULES))] = "linear"
     sampler: str = "ddim"
-    steps: int = 50
-    floor: float = 0.1
+    steps: _Positive = 50
+    floor: _Ratio = 0.1
 
 
 @dataclass(frozen=True)
@@ -104,8 +131,8 @@ class PruneOptions:
 
     criterion: str = "taylor"
     norm_mode: Literal["even", "whole"] = "even"
-    samples: int = 256
-    batch_size: int = 64
+    samples: _Positive = 256
+    batch_size: _Positive = 64
     seed: int = 0
     search: SearchOptions = field(default_factory=SearchOptions)
 
@@ -124,7 +151,7 @@ class FinetuneOptions:
 
     __pydantic_config__: ClassVar[dict[str, str]] = _STRICT
 
-    overlap: int = 20
+    overlap: _NotNegative = 20
     train: TrainOptions = field(
         default_factory=lambda: TrainOptions(steps=600, learning_rate=5e-4, warmup_steps=30, ema_decay=0.995)
     )
@@ -144,11 +171,11 @@ class EvaluationOptions:
 
     __pydantic_config__: ClassVar[dict[str, str]] = _STRICT
 
-    samples: int = 1024
-    seeds: tuple[int, ...] = (0, 1, 2)
+    samples: _Positive = 1024
+    seeds: Annotated[tuple[int, ...], Field(min_length=1)] = (0, 1, 2)
     features: str = "auto"
-    loss_samples: int = 2048
-    grid: int = 40
+    loss_samples: _Positive = 2048
+    grid: _NotNegative = 40
 
 
 class Recipe(BaseModel):
@@ -176,21 +203,40 @@ def load_recipe(path: Path) -> Recipe:
     """
     if not path.is_file():
         raise MissingFileError(f"Recipe {path} does not exist; expected a .yaml file.")
-    text = path.read_text(encoding="utf-8")
     try:
+        text = path.read_text(encoding="utf-8")
         data = yaml.safe_load(text)
         tree = yaml.compose(text, Loader=yaml.SafeLoader)
-    except yaml.YAMLError as error:
-        raise FileFormatError(f"{path} is not YAML: {' '.join(str(error).split())}") from error
+        repeated = next(_repeated(tree), None)
+    except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
+        raise FileFormatError(f"{path} is not YAML: {' '.join(str(error).split()).rstrip('.')}.") from error
     if not isinstance(data, dict):
         raise FileFormatError(f"{path} holds no mapping; expected keys such as name, data and base.")
+    if repeated is not None:
+        line = repeated.start_mark.line + 1
+        raise FileFormatError(f"{path}, line {line}: {repeated.value}: given twice; keep one of them.")
     try:
         return Recipe.model_validate(data)
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"])
         line = _line_of(tree, first["loc"])
-        raise FileFormatError(f"{path}, line {line}: {where or 'recipe'}: {first['msg']}.") from error
+        message = first["msg"].removeprefix("Value error, ").rstrip(".")
+        raise FileFormatError(f"{path}, line {line}: {where or 'recipe'}: {message}.") from error
+
+
+def _repeated(node: yaml.Node | None) -> Iterator[yaml.Node]:
+    """Keys that a mapping has already; YAML forbids them, and PyYAML would keep the last."""
+    if isinstance(node, yaml.MappingNode):
+        seen: set[str] = set()
+        for key, value in node.value:
+            if str(key.value) in seen:
+                yield key
+            seen.add(str(key.value))
+            yield from _repeated(value)
+    elif isinstance(node, yaml.SequenceNode):
+        for item in node.value:
+            yield from _repeated(item)
 
 
 def _line_of(node: yaml.Node | None, location: tuple[int | str, ...]) -> int:

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -10,6 +11,7 @@ from torch import Generator, Tensor, nn
 
 from prunekit._types import FloatArray
 from prunekit.errors import InputError
+from prunekit.graph.surgery import evaluation_mode
 from prunekit.schedule import NoiseSchedule
 from prunekit.training import predict
 
@@ -52,7 +54,7 @@ def make_scheduler(name: str, schedule: NoiseSchedule, prediction_type: str = "e
         return scheduler(
             num_train_timesteps=schedule.num_timesteps, trained_betas=betas.tolist(), prediction_type=prediction_type
         )
-    except TypeError as error:
+    except (TypeError, ImportError) as error:  # some need packages that diffusers does not
         raise InputError(f"{class_name} does not take a schedule of betas and a prediction type ({error}).") from error
 
 
@@ -95,25 +97,27 @@ class Sampler:
             model: network or experts; called as ``model(x, t)``.
             count: number of samples.
             seed: of the initial noise (and of the sampler's own): equal seeds mean equal noise for every model.
-            batch_size: samples at a time; it does not change the initial noise.
+            batch_size: samples at a time; it changes no noise, neither the initial nor the sampler's own.
             report: called with (samples done, count).
 
         Returns:
             Float samples, about −1 … 1, shape (count, channels, height, width), on the CPU.
         """
-        generator = Generator().manual_seed(seed)
-        noise = torch.randn((count, *self.shape), generator=generator)
-        device = next((p.device for p in model.parameters()), torch.device("cpu"))
+        noise = torch.randn((count, *self.shape), generator=Generator().manual_seed(seed))
+        generators = [Generator().manual_seed(seed * 1_000_003 + i + 1) for i in range(count)]  # one for each sample
+        device = next((tensor.device for tensor in chain(model.parameters(), model.buffers())), noise.device)
         done: list[Tensor] = []
-        for part in noise.split(batch_size):
-            self.scheduler.set_timesteps(self.steps)
-            x = part.to(device) * self.scheduler.init_noise_sigma
-            for t in self.scheduler.timesteps:
-                prediction = predict(model, self.scheduler.scale_model_input(x, t), t)
-                x = _step(self.scheduler, prediction, t, x, generator)
-            done.append(x.cpu())
-            if report is not None:
-                report(sum(map(len, done)), count)
+        with evaluation_mode(model):
+            for part in noise.split(batch_size):
+                first = sum(map(len, done))
+                self.scheduler.set_timesteps(self.steps)
+                x = part.to(device) * self.scheduler.init_noise_sigma
+                for t in self.scheduler.timesteps:
+                    prediction = predict(model, self.scheduler.scale_model_input(x, t), t)
+                    x = _step(self.scheduler, prediction, t, x, generators[first : first + len(part)])
+                done.append(x.cpu())
+                if report is not None:
+                    report(first + len(part), count)
         return torch.cat(done)
 
 
@@ -124,10 +128,10 @@ def make_sampler(
     return Sampler(make_scheduler(name, schedule, prediction_type), steps, shape)
 
 
-def _step(scheduler: Any, prediction: Tensor, t: Tensor, x: Tensor, generator: Generator) -> Tensor:
-    """One scheduler step; those that draw noise get the generator, those that draw none do not take one."""
+def _step(scheduler: Any, prediction: Tensor, t: Tensor, x: Tensor, generators: list[Generator]) -> Tensor:
+    """One scheduler step; those that draw noise get the samples' generators, those that draw none do not take one."""
     try:
-        stepped: Tensor = scheduler.step(prediction, t, x, generator=generator, return_dict=False)[0]
+        stepped: Tensor = scheduler.step(prediction, t, x, generator=generators, return_dict=False)[0]
     except TypeError:
         stepped = scheduler.step(prediction, t, x, return_dict=False)[0]
     return stepped

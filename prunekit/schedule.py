@@ -9,7 +9,7 @@ Everything is numpy float64: no torch is needed to plan a budget.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -20,6 +20,7 @@ from prunekit.errors import InputError
 
 __all__ = ["NoiseSchedule", "sampler_timesteps"]
 
+_MAX_TIMESTEPS = 1_000_000
 _KINDS = ("linear", "scaled_linear", "cosine", "sigmoid", "edm", "rectified_flow", "explicit")
 _DIFFUSERS_BETAS = {
     "linear": "linear",
@@ -177,7 +178,8 @@ class NoiseSchedule:
         """The schedule that a diffusers scheduler was trained with.
 
         Args:
-            scheduler: any diffusers scheduler object with ``alphas_cumprod``, or with ``sigmas`` (EDM, flow matching).
+            scheduler: any diffusers scheduler object with ``alphas_cumprod``, or with ``sigmas`` (EDM, flow matching);
+                it may have been used: ``set_timesteps`` does not change the answer.
 
         Raises:
             InputError: it has neither.
@@ -194,6 +196,8 @@ class NoiseSchedule:
             bar = np.clip(np.asarray(alphas_cumprod, dtype=np.float64), 1e-12, 1 - 1e-12)
             betas = 1 - bar / np.concatenate([[1.0], bar[:-1]])
             return cls.from_betas(np.clip(betas, 1e-12, 1 - 1e-12))
+        if hasattr(scheduler, "from_config"):
+            scheduler = type(scheduler).from_config(scheduler.config)  # set_timesteps overwrites the training sigmas
         sigmas = getattr(scheduler, "sigmas", None)
         if sigmas is None:
             raise InputError(
@@ -219,6 +223,8 @@ class NoiseSchedule:
         Raises:
             InputError: the kind is unknown or its parameters do not fit.
         """
+        if not isinstance(config, Mapping):
+            raise InputError(f"A noise schedule needs a mapping with its kind; got {config!r}.")
         options = dict(config)
         kind = options.pop("kind", None)
         try:
@@ -233,7 +239,9 @@ class NoiseSchedule:
                 case "explicit":
                     signal, noise = (np.array(options[key], dtype=np.float64) for key in ("signal", "noise"))
                     return cls(signal, noise, dict(config))
-        except (TypeError, KeyError) as error:
+        except InputError:
+            raise
+        except (TypeError, KeyError, ValueError) as error:
             raise InputError(f"Noise schedule {kind!r} does not take {sorted(options)}: {error}.") from error
         raise InputError(f"Unknown noise schedule {kind!r}; expected one of {', '.join(_KINDS)}.")
 
@@ -275,15 +283,18 @@ def sampler_timesteps(num_timesteps: int, steps: int, spacing: str = "leading", 
 
 
 def _check_count(num_timesteps: int) -> None:
-    if num_timesteps < 2:
-        raise InputError(f"Got {num_timesteps} training timesteps; expected at least 2.")
+    if not isinstance(num_timesteps, int | np.integer) or not 2 <= num_timesteps <= _MAX_TIMESTEPS:
+        raise InputError(f"Got {num_timesteps!r} training timesteps; expected an integer in 2 … {_MAX_TIMESTEPS:,}.")
 
 
 def _beta_range(
     num_timesteps: int, start: float | None, end: float | None, per_unit_time: tuple[float, float]
 ) -> tuple[float, float]:
-    """Fill in absent ends with the rate per unit time divided by T, below 1."""
+    """Fill in absent ends with the rate per unit time divided by T, below 1; refuse ends outside (0, 1)."""
     _check_count(num_timesteps)
     first = per_unit_time[0] / num_timesteps if start is None else start
     last = per_unit_time[1] / num_timesteps if end is None else end
-    return first, min(last, 0.999) if end is None else last
+    last = min(last, 0.999) if end is None else last
+    if not (0 < first < 1 and 0 < last < 1):
+        raise InputError(f"Got betas from {first!r} to {last!r}; expected both between 0 and 1, both excluded.")
+    return first, last

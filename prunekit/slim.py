@@ -59,7 +59,7 @@ class SlimModel:
 
 def save_slim(slim: SlimModel, folder: Path) -> None:
     """Write a slim model's folder, atomically; a folder that is there already is replaced as a whole."""
-    state = {key: tensor.detach().cpu().contiguous() for key, tensor in slim.model.state_dict().items()}
+    state = _own_storage(slim.model.state_dict())
     with atomic_folder(folder) as part:
         save_file(state, part / "model.safetensors")
         config = {
@@ -109,6 +109,17 @@ def load_slim(folder: Path | str, factory: Callable[[JsonDict], nn.Module] | Non
     keys = ("noise_schedule", "prediction_type", "data", "provenance")
     about = {key: config[key] for key in keys if key in config}
     return SlimModel(model.eval(), spec, plan, norm_groups, group, num_timesteps, macs, params, about)
+
+
+def _own_storage(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Contiguous tensors on the CPU, none of which shares memory with another: safetensors refuses those."""
+    state: dict[str, Tensor] = {}
+    seen: set[int] = set()
+    for key, tensor in tensors.items():
+        own = tensor.detach().cpu().contiguous()
+        state[key] = own.clone() if own.untyped_storage().data_ptr() in seen else own
+        seen.add(own.untyped_storage().data_ptr())
+    return state
 
 
 def _checked_state(folder: Path, config: JsonDict) -> dict[str, Tensor]:

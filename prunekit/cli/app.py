@@ -38,5 +38,7 @@ def main() -> None:
         app()
     except PrunekitError as error:
         sys.exit(fail(str(error)))
+    except OSError as error:  # what the system says of a place that cannot be read or written
+        sys.exit(fail(f"{error.filename or 'A file'}: {error.strerror or error}; expected a place to read and write."))
     except KeyboardInterrupt:
         sys.exit(130)

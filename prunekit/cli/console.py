@@ -9,7 +9,7 @@ from typing import Any
 
 from prunekit.errors import InputError, MissingFileError
 
-__all__ = ["Bars", "chosen_allocation", "emit", "fail", "print_table", "refuse_existing"]
+__all__ = ["Bars", "chosen_allocation", "data_options", "emit", "fail", "print_table", "refuse_existing"]
 
 
 def emit(as_json: bool, data: Mapping[str, Any], lines: Sequence[str] = ()) -> None:
@@ -81,6 +81,19 @@ def refuse_existing(path: Path, overwrite: bool) -> None:
     """
     if path.exists() and not overwrite:
         raise InputError(f"{path} exists already; give another --output, or --overwrite to replace it.")
+
+
+def data_options(source: str | None, resolution: int | None) -> Any:
+    """Data options where the user named some, else None: the model's own.
+
+    Raises:
+        InputError: a resolution without images.
+    """
+    from prunekit.recipe import DataOptions
+
+    if source is None and resolution is not None:
+        raise InputError("Got --resolution without --data; name the images too.")
+    return None if source is None else DataOptions(source, resolution)
 
 
 def chosen_allocation(path: Path | None) -> Path:

@@ -8,8 +8,11 @@ from typing import Annotated, Any
 
 import typer
 
-from prunekit.cli.console import Bars, chosen_allocation, emit, print_table, refuse_existing
+from prunekit.allocation import Allocation
+from prunekit.cli.console import Bars, chosen_allocation, data_options, emit, print_table, refuse_existing
 from prunekit.errors import InputError
+from prunekit.groups import TimestepGroups
+from prunekit.schedule import NoiseSchedule
 
 __all__ = ["COMMANDS"]
 
@@ -22,6 +25,10 @@ DataOption = Annotated[
 Resolution = Annotated[int | None, typer.Option(help="Side of the square images.")]
 BasePath = Annotated[
     str, typer.Argument(help="Base checkpoint (.pt, .safetensors), diffusers folder, or embedded:digits.")
+]
+
+ConfigOption = Annotated[
+    Path | None, typer.Option(help="For a bare state dict: JSON of the architecture, with its _class_name.")
 ]
 
 
@@ -61,11 +68,14 @@ def demo(
     json: Json = False,
 ) -> None:
     """Run the main job on the embedded digits: base → groups → allocation → pruned experts → report."""
+    from prunekit._files import atomic_path
+
     with as_file(files("prunekit") / "assets" / "digits-demo.yaml") as path:
         manifest = _execute(path, output)
     base = Path("base.pt")
     if not base.exists():
-        base.write_bytes((output / "base.pt").read_bytes())
+        with atomic_path(base) as part:
+            part.write_bytes((output / "base.pt").read_bytes())
     _conclude(manifest, json)
     if not json:
         print(f"A base to try the other commands on: {base}")
@@ -139,6 +149,7 @@ def train(
 
 def importance(
     base: BasePath,
+    config: ConfigOption = None,
     criterion: CriterionOption = Criterion.taylor,
     groups: Annotated[Path | None, typer.Option("--groups-file", help="groups.json or allocation.json.")] = None,
     data: DataOption = None,
@@ -153,16 +164,17 @@ def importance(
 ) -> None:
     """Score every channel for every timestep group; write importance.json and a heatmap."""
     from prunekit._files import read_json, write_json
-    from prunekit.groups import TimestepGroups, make_groups
+    from prunekit.groups import make_groups
     from prunekit.pipeline.stages import Bench, images_of, open_base, score_groups
     from prunekit.recipe import PruneOptions
     from prunekit.report import heatmap_png
 
-    loaded = open_base(base)
-    images = images_of(loaded, _data(data, resolution))
+    loaded = open_base(base, config)
+    images = images_of(loaded, data_options(data, resolution))
     options = PruneOptions(criterion=criterion.value, norm_mode=norm_mode.value, samples=samples, seed=seed)
     standing = groups or next((p for p in (Path("groups.json"), Path("allocation.json")) if p.is_file()), None)
     partition = TimestepGroups.from_json(read_json(standing)) if standing else make_groups(loaded.schedule)
+    _check_timesteps(partition, loaded.schedule, base)
     scores = score_groups(Bench.of(loaded, norm_mode.value), images.train, partition, options)
     write_json(output, scores.to_json())
     picture = output.with_suffix(".png")
@@ -182,6 +194,7 @@ def importance(
 
 def prune(
     base: BasePath,
+    config: ConfigOption = None,
     group: Annotated[
         int | None, typer.Option(help="Timestep group, 0 = cleanest; all of the allocation's if absent.")
     ] = None,
@@ -203,24 +216,18 @@ def prune(
     json: Json = False,
 ) -> None:
     """Prune a base to a timestep group's MAC target, by importance on the group's own timesteps."""
-    from prunekit._files import read_json
-    from prunekit.allocation import Allocation
     from prunekit.pipeline.runner import write_journal
     from prunekit.pipeline.stages import Bench, images_of, open_base, prune_group, score_groups
     from prunekit.recipe import PruneOptions
     from prunekit.search import SearchOptions
     from prunekit.slim import save_slim
 
-    plan = Allocation.from_json(read_json(chosen_allocation(allocation)))
+    loaded = open_base(base, config)
+    plan = _wanted_targets(allocation, target, loaded.schedule)
     partition = plan.timestep_groups
+    _check_timesteps(partition, loaded.schedule, base)
     wanted = list(partition) if group is None else [partition[group]]
-    loaded = open_base(base)
-    if plan.num_timesteps != loaded.schedule.num_timesteps:
-        raise InputError(
-            f"The allocation covers {plan.num_timesteps} timesteps and {base} was trained with {loaded.schedule.num_timesteps}; "
-            f"allocate again with --num-timesteps {loaded.schedule.num_timesteps}."
-        )
-    images = images_of(loaded, _data(data, resolution))
+    images = images_of(loaded, data_options(data, resolution))
     search = SearchOptions(proposer=proposer.value, rounds=rounds)
     options = PruneOptions(
         criterion=criterion.value, norm_mode=norm_mode.value, samples=samples, seed=seed, search=search
@@ -230,7 +237,7 @@ def prune(
     scores = score_groups(bench, images.train, wanted, options)
     facts: list[dict[str, Any]] = []
     for one in wanted:
-        macs = int(target * bench.macs) if target is not None else int(targets.groups[one.index].target_macs or 0)
+        macs = targets.groups[one.index].target_macs or 0
         slim, result = prune_group(bench, images.train, scores, one, macs, options)
         save_slim(slim, output / f"group-{one.index}")
         write_journal(result, output / f"search-{one.index}.jsonl")
@@ -250,6 +257,35 @@ def prune(
         emit(True, facts[0] if group is not None else {"groups": facts})
     else:
         _show_pruned(f"Pruned from {bench.macs:,} MACs ({criterion.value}, {proposer.value})", facts)
+
+
+def _wanted_targets(path: Path | None, target: float | None, schedule: NoiseSchedule) -> Allocation:
+    """The allocation, or one with the same ``target`` for every group of the allocation or groups that stand here.
+
+    Raises:
+        InputError: the target is no fraction.
+        MissingFileError: there is neither an allocation nor a target.
+    """
+    from prunekit._files import read_json
+    from prunekit.pipeline.planning import cut_groups, plan_budget
+
+    if target is None:
+        return Allocation.from_json(read_json(chosen_allocation(path)))
+    if not 0 < target <= 1:
+        raise InputError(f"Got --target {target:g}; expected a fraction of the base's MACs, above 0 and at most 1.")
+    standing = path or next((p for p in (Path("allocation.json"), Path("groups.json")) if p.is_file()), None)
+    groups = TimestepGroups.from_json(read_json(standing)) if standing else cut_groups(schedule)
+    steps = min(50, schedule.num_timesteps)
+    return plan_budget(groups, schedule, target, rule="uniform", steps=steps, floor=min(target, 0.1))
+
+
+def _check_timesteps(groups: TimestepGroups, schedule: NoiseSchedule, base: str) -> None:
+    """Refuse timestep groups of another schedule's length."""
+    if groups.num_timesteps != schedule.num_timesteps:
+        raise InputError(
+            f"The timestep groups cover {groups.num_timesteps} timesteps and {base} was trained with {schedule.num_timesteps}; "
+            f"make groups and allocation again with --num-timesteps {schedule.num_timesteps}."
+        )
 
 
 def _show_pruned(title: str, facts: list[dict[str, Any]]) -> None:
@@ -292,7 +328,7 @@ def finetune(
     from prunekit.training.tracking import with_tensorboard
 
     loaded = load_slim(slim)
-    images = images_of_slim(loaded, _data(data, resolution))
+    images = images_of_slim(loaded, data_options(data, resolution))
     options = FinetuneOptions(overlap=overlap)
     settings = replace(
         options.train,
@@ -328,15 +364,6 @@ def assemble(
     emit(json, facts, [f"Assembled {len(partition)} experts, {sum(experts.params):,} parameters in all: {output}"])
 
 
-def _data(source: str | None, resolution: int | None) -> Any:
-    """Data options where the user named some."""
-    from prunekit.recipe import DataOptions
-
-    if source is None and resolution is not None:
-        raise InputError("Got --resolution without --data; name the images too.")
-    return None if source is None else DataOptions(source, resolution)
-
-
 def _execute(recipe: Path, output: Path | None) -> Path:
     from prunekit.pipeline.runner import Run
     from prunekit.recipe import load_recipe
@@ -355,8 +382,8 @@ def _conclude(manifest: Path, json: bool) -> None:
     if json:
         emit(True, data)
         return
-    rows = summary_rows(data)
-    if "allocation" in data and rows:
+    if "allocation" in data:
+        rows = summary_rows(data)
         header = ["model", "timesteps", "share", "target", "MACs", "ratio", "parameters", "loss change"]
         print_table(f"Run {data['recipe']}: cost and held-out loss", header, [_summary_cells(row) for row in rows])
         print(claim(read_run(manifest.parent)))

@@ -5,19 +5,23 @@ from typing import Annotated, Any
 
 import typer
 
-from prunekit.cli.console import Bars, emit, print_table
+from prunekit.cli.console import Bars, data_options, emit, print_table
 from prunekit.errors import InputError
 
 __all__ = ["COMMANDS"]
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 ModelPath = Annotated[str, typer.Argument(help="Base checkpoint, diffusers folder, slim folder or experts folder.")]
+ConfigOption = Annotated[
+    Path | None, typer.Option(help="For a bare state dict: JSON of the architecture, with its _class_name.")
+]
 Steps = Annotated[int, typer.Option("--num-inference-steps", help="Sampling steps.")]
 SamplerOption = Annotated[str, typer.Option(help="ddim, ddpm, heun, … or a diffusers scheduler's class name.")]
 
 
 def sample(
     model: ModelPath,
+    config: ConfigOption = None,
     count: Annotated[int, typer.Option(help="Number of images.")] = 64,
     sampler: SamplerOption = "ddim",
     steps: Steps = 50,
@@ -28,16 +32,21 @@ def sample(
     """Sample images from a model into an .npz and a grid picture."""
     from prunekit.pipeline.measuring import save_images
     from prunekit.pipeline.opening import open_model
+    from prunekit.pipeline.planning import evaluations
     from prunekit.report import grid_png
     from prunekit.sampling import make_sampler, to_images
 
-    opened = open_model(model)
+    if count < 1:
+        raise InputError(f"Got --count {count}; expected at least 1 image.")
+    opened = open_model(model, config)
+    evaluations(opened.schedule, sampler, steps)  # refuses a sampler that does not take these steps
     drawn = make_sampler(sampler, steps, opened.schedule, opened.prediction_type, opened.shape)
     with Bars().shown() as bars:
         images = to_images(
             drawn(opened.model, count, seed, report=lambda done, all_: bars.progress("sample", done, all_, ""))
         )
-    target = output or Path("samples") / f"{Path(model).name.removesuffix('.pt') or 'model'}.npz"
+    name = Path(model.replace(":", "-"))
+    target = output or Path("samples") / f"{name.stem if Path(model).is_file() else name.name or 'model'}.npz"
     save_images(images, target)
     picture = target.with_suffix(".png")
     grid_png(images.permute(0, 2, 3, 1).numpy(), picture)
@@ -67,7 +76,7 @@ def evaluate(
     from prunekit._files import write_json
     from prunekit.pipeline.measuring import Setting, measure_losses, measure_samples
     from prunekit.pipeline.opening import open_model
-    from prunekit.recipe import AllocationOptions, DataOptions, EvaluationOptions
+    from prunekit.recipe import AllocationOptions, EvaluationOptions
     from prunekit.report import Metrics, metric_lines
 
     if count < 2 or seeds < 1:
@@ -77,10 +86,11 @@ def evaluate(
     sampled = {"experts": opened.model}
     if base is not None:
         reference = open_model(base)
+        _check_comparable(opened, reference, base)
         models = {"base": reference.model, **models}
         sampled = {"base": reference.model, **sampled}
         macs["base"] = reference.mean_macs(sampler, steps)
-    images = opened.images(None if data is None else DataOptions(data, resolution))
+    images = opened.images(data_options(data, resolution))
     options = EvaluationOptions(samples=count, seeds=tuple(range(seeds)), features=features)
     setting = Setting(
         images,
@@ -109,8 +119,22 @@ def evaluate(
     print(f"Written to {output}")
 
 
+def _check_comparable(opened: Any, reference: Any, base: str) -> None:
+    """Refuse a base that solves another task than the model that is compared with it."""
+    told = [
+        (one.shape, one.prediction_type, one.schedule.num_timesteps, one.schedule.log_snr.round(6).tolist())
+        for one in (opened, reference)
+    ]
+    if told[0] != told[1]:
+        raise InputError(
+            f"{base} makes samples of shape {reference.shape} by {reference.prediction_type}, the model makes {opened.shape} by "
+            f"{opened.prediction_type}; expected the same, and the same noise schedule, to compare them."
+        )
+
+
 def cost(
     model: ModelPath,
+    config: ConfigOption = None,
     depth: Annotated[int, typer.Option(help="How deep the table of modules goes.")] = 2,
     compare: Annotated[bool, typer.Option(help="Show fvcore's and thop's figures too.")] = True,
     json: Json = False,
@@ -119,7 +143,7 @@ def cost(
     from prunekit.cost import count_macs, other_counters
     from prunekit.pipeline.opening import open_model
 
-    opened = open_model(model)
+    opened = open_model(model, config)
     parts = opened.parts()
     counted = {name: count_macs(part, opened.inputs) for name, part in parts.items()}
     if len(counted) == 1:
@@ -138,9 +162,13 @@ def cost(
 def _show_cost(model: str, data: dict[str, Any], depth: int) -> None:
     flops, params = f"{data['flops']:,.0f} FLOPs = 2·MACs", f"{data['params']:,} parameters"
     print(f"{model}: {data['macs']:,.0f} MACs ({flops}) per sample per evaluation, {params}")
+    experts: dict[str, Any] = data.get("experts", {})
+    depth += bool(experts)  # each name begins with its expert's
     shown = {name: macs for name, macs in data["by_module"].items() if name and macs and name.count(".") < depth}
-    rows = [[name, f"{macs:,.0f}", f"{100 * macs / data['macs']:.1f} %"] for name, macs in shown.items()]
-    print_table("By module", ["module", "MACs", "share"], rows)
+    whole = {name: experts.get(name.split(".")[0], data)["macs"] for name in shown}
+    rows = [[name, f"{macs:,.0f}", f"{100 * macs / whole[name]:.1f} %"] for name, macs in shown.items()]
+    title = f"By module, in shares of each expert's own MACs; mean over {data['mean_over']}" if experts else "By module"
+    print_table(title, ["module", "MACs", "share"], rows)
     for name, figure in data.get("other_counters", {}).items():
         print(f"{name}: {figure:,} MACs" if isinstance(figure, int) else f"{name}: {figure}")
     if data.get("other_counters"):

@@ -87,15 +87,19 @@ def allocate(
     count: Annotated[int | None, typer.Option("--groups", help="Number of uniform groups, instead of a file.")] = None,
     sampler: Annotated[str, typer.Option(help="ddim, ddpm, heun, … or a diffusers scheduler's class name.")] = "ddim",
     steps: Annotated[int, typer.Option("--num-inference-steps", help="Sampling steps.")] = 50,
-    floor: Annotated[float, typer.Option(help="Smallest ratio that rule snr gives.")] = 0.1,
-    noise_schedule: ScheduleOption = Schedule.linear,
-    num_timesteps: TimestepsOption = 1000,
+    floor: Annotated[float, typer.Option(help="Smallest ratio that rules snr and uniform give.")] = 0.1,
+    noise_schedule: Annotated[
+        Schedule | None,
+        typer.Option("--noise-schedule", help="Noise schedule of the model; that of the groups file, else linear."),
+    ] = None,
+    num_timesteps: Annotated[
+        int | None, typer.Option("--num-timesteps", help="Training timesteps T; those of the groups file, else 1000.")
+    ] = None,
     output: Annotated[Path, typer.Option(help="File to write.")] = Path("allocation.json"),
     json: Json = False,
 ) -> None:
     """Give each timestep group a MAC target whose mean over the sampler's real steps is the budget."""
-    schedule = NoiseSchedule.from_config({"kind": noise_schedule.value, "num_timesteps": num_timesteps})
-    partition, schedule = _partition(groups, count, schedule)
+    partition, schedule = _partition(groups, count, noise_schedule, num_timesteps)
     allocation = plan_budget(partition, schedule, budget, rule=rule.value, sampler=sampler, steps=steps, floor=floor)
     write_json(output, allocation.to_json())
     if json:
@@ -129,17 +133,32 @@ def show_allocation(allocation: Allocation) -> None:
     )
 
 
-def _partition(path: Path | None, count: int | None, schedule: NoiseSchedule) -> tuple[TimestepGroups, NoiseSchedule]:
-    """Groups from a file (with the schedule that it names), or uniform ones."""
+def _partition(
+    path: Path | None, count: int | None, kind: Schedule | None, num_timesteps: int | None
+) -> tuple[TimestepGroups, NoiseSchedule]:
+    """Groups from a file, with the noise schedule that it names, or uniform ones; flags may not contradict the file."""
     if path is not None and count is not None:
         raise InputError("Got both --groups and --groups-file; expected one of them.")
+    asked = {"kind": None if kind is None else kind.value, "num_timesteps": num_timesteps}
+    asked = {key: value for key, value in asked.items() if value is not None}
     found = path or (Path("groups.json") if count is None and Path("groups.json").is_file() else None)
     if found is None:
-        return cut_groups(schedule, count or 5), schedule
+        schedule = NoiseSchedule.from_config({"kind": "linear", "num_timesteps": 1000} | asked)
+        return cut_groups(schedule, 5 if count is None else count), schedule
     data: dict[str, Any] = read_json(found, "prunekit-groups/1")
-    if "noise_schedule" in data:
-        schedule = NoiseSchedule.from_config(data["noise_schedule"])
-    return TimestepGroups.from_json(data), schedule
+    partition = TimestepGroups.from_json(data)
+    cut_for: dict[str, Any] = {"num_timesteps": partition.num_timesteps}
+    if "noise_schedule" not in data:
+        schedule = NoiseSchedule.from_config({"kind": "linear"} | cut_for | asked)
+        return partition, schedule
+    schedule = NoiseSchedule.from_config(data["noise_schedule"])
+    cut_for["kind"] = schedule.to_config()["kind"]
+    if not asked.items() <= cut_for.items():
+        raise InputError(
+            f"{found} was cut for a {cut_for['kind']} noise schedule of {partition.num_timesteps} timesteps, and the flags "
+            f"say {', '.join(str(value) for value in asked.values())}; leave the flags out, or cut again with `prunekit groups`."
+        )
+    return partition, schedule
 
 
 def _cuts(text: str | None) -> tuple[int, ...] | None:

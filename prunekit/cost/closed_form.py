@@ -11,9 +11,9 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from prunekit._types import FloatArray, IntArray
-from prunekit.cost.counter import count_macs
+from prunekit.cost.counter import MacCount, count_macs
 from prunekit.errors import GraphError
-from prunekit.graph import ChannelGraph
+from prunekit.graph import ChannelGraph, PruningPlan, apply
 from prunekit.graph.families import attentions
 from prunekit.graph.surgery import Inputs, layer_kind, run_once
 
@@ -40,8 +40,11 @@ class CostModel:
     def of(cls, model: nn.Module, graph: ChannelGraph, inputs: Inputs) -> "CostModel":
         """Measure where each layer runs, once, and read the coefficients off the graph.
 
+        Matrix products outside known layers (an attention that is not diffusers') are taken to be linear in the widths; their
+        slopes are measured, one channel group at a time.
+
         Raises:
-            GraphError: the closed form differs from the counter on the unpruned network.
+            GraphError: the closed form differs from the counter, on the network or on a pruned one.
         """
         positions, attention_sizes = _positions(model, inputs)
         macs, params = _RowBuilder(graph), _RowBuilder(graph)
@@ -62,10 +65,25 @@ class CostModel:
             raise GraphError(
                 f"The cost model says {-rest} MACs more than the counter; a layer runs in a way that is not known."
             )
-        macs.add("matrix products outside known layers", rest, macs.constant(1), macs.constant(1))
+        slopes = _slopes(model, graph, inputs, model_, rest)
+        outer = (rest - int(slopes @ graph.full_widths), slopes)
+        macs.add("matrix products outside known layers", 1, macs.constant(1), outer)
         fixed = counted.params - int(model_.params(graph.full_widths))
         params.add("other parameters", fixed, params.constant(1), params.constant(1))
-        return cls(macs.rows(), params.rows(), tuple(macs.names))
+        found = cls(macs.rows(), params.rows(), tuple(macs.names))
+        found._check(model, graph, inputs)
+        return found
+
+    def _check(self, model: nn.Module, graph: ChannelGraph, inputs: Inputs) -> None:
+        """Compare with the counter where every channel group is one step smaller."""
+        widths = np.array([group.widths[min(1, len(group.widths) - 1)] for group in graph], dtype=np.int64)
+        counted = _count_at(model, graph, inputs, widths)
+        if (counted.macs, counted.params) != (int(self.macs(widths)), int(self.params(widths))):
+            raise GraphError(
+                f"A pruned {type(model).__name__} costs {counted.macs:,} MACs and {counted.params:,} parameters, and the cost "
+                f"model says {int(self.macs(widths)):,} and {int(self.params(widths)):,}; a layer's cost depends on its width "
+                "in a way that is not known."
+            )
 
     def macs(self, widths: IntArray) -> IntArray:
         """MACs per sample of widths of shape (..., groups), as int64 of shape (...)."""
@@ -143,6 +161,23 @@ class _RowBuilder:
     def vector(self, module: nn.Module, name: str, length: int) -> _Affine:
         coefficients = self._by_group.get((name, "out"), np.zeros(self.count, dtype=np.int64))
         return length - int(coefficients @ self._full), coefficients
+
+
+def _count_at(model: nn.Module, graph: ChannelGraph, inputs: Inputs, widths: IntArray) -> MacCount:
+    scores = {group.name: np.zeros(group.size) for group in graph}
+    return count_macs(apply(model, graph, PruningPlan.from_widths(graph, widths, scores), share=True), inputs)
+
+
+def _slopes(model: nn.Module, graph: ChannelGraph, inputs: Inputs, known: CostModel, rest: int) -> IntArray:
+    """MACs per channel, shape (groups,), of products that no row of ``known`` describes; ``rest`` in all."""
+    slopes = np.zeros(len(graph), dtype=np.int64)
+    for g, group in enumerate(graph):
+        if rest and len(group.widths) > 1:
+            widths = graph.full_widths.copy()
+            widths[g] -= group.step
+            left = _count_at(model, graph, inputs, widths).macs - int(known.macs(widths))
+            slopes[g] = (rest - left) // group.step
+    return slopes
 
 
 def _add_vectors(params: _RowBuilder, modules: Mapping[str, nn.Module]) -> None:

@@ -109,22 +109,32 @@ def other_counters(model: nn.Module, inputs: Inputs) -> dict[str, int | str]:
     Both leave out attention products; fvcore calls its figure flops and means MACs.
     """
     figures: dict[str, int | str] = {}
+    names = tuple(inputs) if isinstance(inputs, Mapping) else None
     values = tuple(inputs.values()) if isinstance(inputs, Mapping) else inputs
+    model = _ByPlace(copy.deepcopy(model), names).eval()  # a copy, since thop leaves keys behind
     try:
         from fvcore.nn import FlopCountAnalysis  # noqa: PLC0415 - a broken import costs its column, not the report
 
-        analysis = (
-            FlopCountAnalysis(model.eval(), values).unsupported_ops_warnings(False).uncalled_modules_warnings(False)
-        )
+        analysis = FlopCountAnalysis(model, values).unsupported_ops_warnings(False).uncalled_modules_warnings(False)
         figures["fvcore"] = int(analysis.total())
     except Exception as error:  # whatever a foreign counter raises, its column is the only loss
         figures["fvcore"] = f"failed: {error}"
     try:
         import thop  # noqa: PLC0415 - see above
 
-        figures["thop"] = int(
-            thop.profile(copy.deepcopy(model), inputs=values, verbose=False)[0]
-        )  # it leaves keys behind
+        figures["thop"] = int(thop.profile(model, inputs=values, verbose=False)[0])
     except Exception as error:  # see above
         figures["thop"] = f"failed: {error}"
     return figures
+
+
+class _ByPlace(nn.Module):
+    """Takes by place what the network wants by name: foreign counters pass arguments by place only."""
+
+    def __init__(self, model: nn.Module, names: tuple[str, ...] | None) -> None:
+        super().__init__()
+        self.model = model
+        self.names = names
+
+    def forward(self, *values: Any) -> Any:
+        return self.model(*values) if self.names is None else self.model(**dict(zip(self.names, values, strict=True)))

@@ -30,6 +30,17 @@ class _Resampler:
             module.out_channels = conv.out_channels
 
 
+class _ResnetBlock:
+    """diffusers' ``ResnetBlock2D``: its up- or downsampling has no layer of its own and asserts on the block's input width."""
+
+    def refresh(self, module: Any) -> None:
+        module.in_channels = module.conv1.in_channels
+        module.out_channels = module.conv2.out_channels
+        for resample in (module.upsample, module.downsample):
+            if isinstance(handler_of(resample), _Resampler) and isinstance(resample.conv, nn.AvgPool2d | None):
+                resample.channels = resample.out_channels = module.in_channels
+
+
 class Attention:
     """diffusers' ``Attention``: projections ``to_q``, ``to_k``, ``to_v``, and ``to_out.0``; heads are equal slices."""
 
@@ -41,6 +52,8 @@ class Attention:
         if old_inner != new_inner and module.heads > 1:
             module.heads = new_inner // (old_inner // module.heads)
             module.sliceable_head_dim = module.heads
+        elif old_inner != new_inner and module.scale != 1.0:  # read by processors that do not call the fused attention
+            module.scale = new_inner**-0.5
         module.inner_dim = module.inner_kv_dim = new_inner
         module.query_dim = int(module.to_q.in_features)
         module.out_dim = int(module.to_out[0].out_features)
@@ -63,10 +76,11 @@ _HANDLERS: Mapping[str, Handler] = {
     "Attention": Attention(),
     "Upsample2D": _Resampler(),
     "Downsample2D": _Resampler(),
+    "ResnetBlock2D": _ResnetBlock(),
 }
 
 
-def handler_of(module: nn.Module) -> Handler | None:
+def handler_of(module: Any) -> Handler | None:
     """The handler of a module's class, or of the nearest base that has one."""
     for base in type(module).__mro__:
         if base.__name__ in _HANDLERS and base.__module__.startswith("diffusers."):

@@ -4,7 +4,9 @@ The two halves are apart on purpose. Fitting needs shapes only, so a slim model 
 """
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from itertools import chain
 from typing import Any, Literal
 
 import numpy as np
@@ -17,10 +19,22 @@ from prunekit.graph.families import attentions, refresh, rescaled
 from prunekit.graph.plan import PruningPlan
 from prunekit.graph.structure import Axis, ChannelGraph, Member, shrunk_norm_groups
 
-__all__ = ["Inputs", "apply", "axis_dim", "axis_size", "fit", "layer_kind", "norm_groups", "run_once", "sliced_state"]
+__all__ = [
+    "Inputs",
+    "apply",
+    "axis_dim",
+    "axis_size",
+    "evaluation_mode",
+    "fit",
+    "layer_kind",
+    "norm_groups",
+    "run_once",
+    "sliced_state",
+]
 
 Inputs = Mapping[str, Any] | tuple[Any, ...]
 Kind = Literal["conv", "depthwise", "transposed", "linear", "norm", "embedding"]
+_VECTORS = ("bias", "running_mean", "running_var")  # one number per output channel
 _NORMS = (nn.GroupNorm, nn.LayerNorm, nn.modules.batchnorm._BatchNorm)
 _DIMS: Mapping[Kind, Mapping[Axis, int]] = {
     "conv": {"out": 0, "in": 1},
@@ -117,17 +131,19 @@ def fit(model: nn.Module, state: Mapping[str, Tensor], groups_of_norms: Mapping[
         raise PlanError(
             f"The tensors do not belong to {type(model).__name__}: {', '.join(odd)} are in one of them only."
         )
+    made: dict[Tensor, nn.Parameter] = {}  # parameters that were one stay one
     for layer, module in model.named_modules():
         prefix = f"{layer}." if layer else ""
         for name, tensor in _own_tensors(module).items():
             new = state.get(prefix + name, tensor)
             if name in module._parameters:
-                module._parameters[name] = nn.Parameter(new, requires_grad=tensor.requires_grad)
+                module._parameters[name] = made.setdefault(tensor, nn.Parameter(new, tensor.requires_grad))
             else:
                 module._buffers[name] = new
         if isinstance(module, nn.GroupNorm):
             module.num_groups = groups_of_norms.get(layer, module.num_groups)
         _set_sizes(module, layer)
+        _check_vectors(module, layer)
     refresh(model)
     return model
 
@@ -143,22 +159,35 @@ def apply(model: nn.Module, graph: ChannelGraph, plan: PruningPlan, *, share: bo
     """
     state = sliced_state(model, graph, plan)
     groups_of_norms = norm_groups(model, graph, plan)
-    memo: dict[int, Any] = {id(tensor): tensor for tensor in (*model.parameters(), *model.buffers())}
+    own = chain(model.named_parameters(), model.named_buffers())
+    memo: dict[int, Any] = {id(tensor): tensor for name, tensor in own if share or name in state}
     clone = copy.deepcopy(model, memo)  # structure only; the tensors come from `state`
     if not share:
         state = {key: tensor.detach().clone() for key, tensor in state.items()}
     return fit(clone, state, groups_of_norms)
 
 
-def run_once(model: nn.Module, inputs: Inputs) -> Any:
-    """One forward pass without gradients, in eval mode, leaving the mode as it was."""
-    was_training = model.training
+@contextmanager
+def evaluation_mode(model: nn.Module) -> Iterator[None]:
+    """Eval mode within the block; afterwards every module, not only the root, has the mode that it had."""
+    modes = [(module, module.training) for module in model.modules()]
     model.eval()
     try:
-        with torch.no_grad():
+        yield
+    finally:
+        for module, training in modes:
+            module.training = training
+
+
+def run_once(model: nn.Module, inputs: Inputs) -> Any:
+    """One forward pass without gradients, in eval mode, leaving the modes as they were."""
+    fused = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)  # it runs whole transformer layers behind hooks' and counters' backs
+    try:
+        with evaluation_mode(model), torch.no_grad():
             return model(**inputs) if isinstance(inputs, Mapping) else model(*inputs)
     finally:
-        model.train(was_training)
+        torch.backends.mha.set_fastpath_enabled(fused)
 
 
 def _own_tensors(module: nn.Module) -> dict[str, Tensor]:
@@ -200,12 +229,21 @@ def _set_sizes(module: Any, layer: str) -> None:
         case "norm" if module.weight is not None:
             width = module.weight.shape[0]
             if isinstance(module, nn.GroupNorm):
-                if width % module.num_groups:
+                if module.num_groups < 1 or width % module.num_groups:
                     raise PlanError(
                         f"{layer} has {width} channels, which {module.num_groups} norm groups do not divide."
                     )
                 module.num_channels = width
             elif isinstance(module, nn.LayerNorm):
-                module.normalized_shape = (width,)
+                module.normalized_shape = tuple(module.weight.shape)
             else:
                 module.num_features = width
+
+
+def _check_vectors(module: Any, layer: str) -> None:
+    """Refuse a layer whose weight says another number of output channels than its bias or running statistics."""
+    if layer_kind(module) is not None and module.weight is not None:
+        width = axis_size(module, "out")
+        lengths = {name: len(t) for name, t in _own_tensors(module).items() if name in _VECTORS and t.ndim == 1}
+        if any(length != width for length in lengths.values()):
+            raise PlanError(f"{layer} has {width} channels by its weight, and {lengths} by its other tensors.")

@@ -14,7 +14,8 @@ from prunekit._types import IntArray
 from prunekit.errors import GraphError
 from prunekit.graph.families import Attention, attentions
 from prunekit.graph.structure import Axis, ChannelGraph, ChannelGroup, Member, NormMode
-from prunekit.graph.surgery import Inputs, axis_size, layer_kind, run_once
+from prunekit.graph.surgery import Inputs, axis_size, evaluation_mode, layer_kind, run_once
+from prunekit.graph.trial import faults
 
 __all__ = ["trace"]
 
@@ -22,18 +23,21 @@ __all__ = ["trace"]
 def trace(model: nn.Module, example_inputs: Inputs, norm_mode: NormMode = "even") -> ChannelGraph:
     """Find which channels can only be removed together.
 
+    Every channel group is pruned for trial, see :mod:`prunekit.graph.trial`; those that fail are left whole, with the reason.
+
     Args:
-        model: the network; it is run once and not changed.
+        model: the network; it is run a few times and not changed.
         example_inputs: arguments of one forward pass, batch 1: a dict by name, or a tuple by place.
         norm_mode: how group norms shrink, see :class:`ChannelGraph`.
 
     Raises:
         GraphError: the network cannot be traced.
     """
-    was_training = model.training
-    model.eval()
+    flags = [(parameter, parameter.requires_grad) for parameter in model.parameters()]
     try:
-        with torch.enable_grad(), warnings.catch_warnings():
+        with evaluation_mode(model), torch.enable_grad(), warnings.catch_warnings():
+            for parameter, _ in flags:
+                parameter.requires_grad_(parameter.is_floating_point())  # the tracing follows gradients
             warnings.simplefilter("ignore")
             inputs = dict(example_inputs) if isinstance(example_inputs, Mapping) else example_inputs
             dependencies = tp.DependencyGraph().build_dependency(model, example_inputs=inputs, verbose=False)
@@ -44,13 +48,18 @@ def trace(model: nn.Module, example_inputs: Inputs, norm_mode: NormMode = "even"
             "check that the example inputs run and that its forward uses differentiable operations."
         ) from error
     finally:
-        model.train(was_training)
+        for parameter, flag in flags:
+            parameter.requires_grad_(flag)
     names = {module: name for name, module in model.named_modules()}
     found: list[tuple[str, list[Member]]] = []
     left_whole: dict[str, str] = {}
+    tied_layers = _tied_layers(model)
     for raw in raw_groups:
         root = names.get(raw[0].dep.target.module, raw[0].dep.target.name)
         members, reason = _members(raw, names, dependencies)
+        shared = [m.layer for m in members if model.get_submodule(m.layer) in tied_layers]
+        if shared:
+            reason = f"{shared[0]} shares its weights with another layer"
         reason = reason or _irregular(members)
         if reason:
             left_whole[root] = reason
@@ -59,9 +68,20 @@ def trace(model: nn.Module, example_inputs: Inputs, norm_mode: NormMode = "even"
     order = _execution_order(model, example_inputs)
     groups = [_group(model, members, norm_mode, order) for _, members in found]
     groups.sort(key=lambda group: order[group.name])
-    sizes = {(m.layer, m.axis): axis_size(model.get_submodule(m.layer), m.axis) for g in groups for m in g.members}
     _refuse_overlaps(groups)
-    return ChannelGraph(tuple(groups), sizes, left_whole, norm_mode)
+    graph = _graph(model, groups, left_whole, norm_mode)
+    failed = faults(model, graph, example_inputs)
+    if not failed:
+        return graph
+    return _graph(model, [group for group in groups if group.name not in failed], left_whole | failed, norm_mode)
+
+
+def _graph(
+    model: nn.Module, groups: Iterable[ChannelGroup], left_whole: Mapping[str, str], norm_mode: NormMode
+) -> ChannelGraph:
+    groups = tuple(groups)
+    sizes = {(m.layer, m.axis): axis_size(model.get_submodule(m.layer), m.axis) for g in groups for m in g.members}
+    return ChannelGraph(groups, sizes, left_whole, norm_mode)
 
 
 def _execution_order(model: nn.Module, inputs: Inputs) -> dict[str, int]:
@@ -93,18 +113,14 @@ def _members(raw: Any, names: Mapping[nn.Module, str], dependencies: Any) -> tup
         if target.module not in names:
             continue  # an operation without tensors
         kind = layer_kind(target.module)
+        reason = _unsliceable(target.module)
+        if reason:
+            return [], f"{names[target.module]} {reason}"
         if kind is None:
-            if any(True for _ in target.module.parameters(recurse=False)):
-                return (
-                    [],
-                    f"{names[target.module]} is a {type(target.module).__name__}, which is not known how to slice",
-                )
             continue
-        if kind == "norm" and target.module.weight is None:
-            return [], f"{names[target.module]} is a norm without weights, whose width no tensor tells"
-        if kind == "conv" and 1 < target.module.groups < target.module.in_channels:
-            return [], f"{names[target.module]} is a grouped convolution"
         axis: Axis = "out" if is_out or kind in ("norm", "embedding", "depthwise") else "in"
+        if max(item.idxs, default=0) >= axis_size(target.module, axis):
+            return [], f"how its channels reach {names[target.module]} cannot be followed"
         tied = positions.setdefault((names[target.module], axis), {})
         for position, root in zip(item.idxs, item.root_idxs, strict=True):
             if tied.setdefault(int(position), int(root)) != int(root):
@@ -114,6 +130,29 @@ def _members(raw: Any, names: Mapping[nn.Module, str], dependencies: Any) -> tup
         for (layer, axis), tied in positions.items()
     ]
     return members, ""
+
+
+def _unsliceable(module: Any) -> str:
+    """Why a layer's channels cannot be removed, '' when they can."""
+    match layer_kind(module):
+        case None if any(True for _ in module.parameters(recurse=False)):
+            return f"is a {type(module).__name__}, which is not known how to slice"
+        case "norm" if module.weight is None:
+            return "is a norm without weights, whose width no tensor tells"
+        case "norm" if module.weight.ndim > 1:
+            return "is a norm over more than the channels"
+        case "conv" if module.groups > 1:
+            return "is a grouped convolution"
+    return ""
+
+
+def _tied_layers(model: nn.Module) -> set[nn.Module]:
+    """Layers that have a parameter together with another layer."""
+    owners: dict[nn.Parameter, list[nn.Module]] = {}
+    for module in model.modules():
+        for parameter in module.parameters(recurse=False):
+            owners.setdefault(parameter, []).append(module)
+    return {module for modules in owners.values() if len(modules) > 1 for module in modules}
 
 
 def _irregular(members: Iterable[Member]) -> str:
@@ -134,25 +173,26 @@ def _group(model: nn.Module, members: list[Member], norm_mode: NormMode, order: 
     ]
     name = min(producers or [members[0].layer], key=order.__getitem__)
     heads = _heads(model, members)
-    if heads > 1:
-        return ChannelGroup(name, size, heads, True, size // heads, tuple(members))
+    if heads:
+        rows = math.gcd(*heads)  # what is removed is whole heads of every attention
+        return ChannelGroup(name, size, rows, True, size // rows, tuple(members))
     norms = [(m, model.get_submodule(m.layer)) for m in members]
     group_norms = [(m, norm) for m, norm in norms if isinstance(norm, nn.GroupNorm)]
     if norm_mode == "whole":
-        rows = math.lcm(*[norm.num_groups for m, norm in group_norms if len(m.roots) == norm.num_channels] or [1])
-        if size % rows == 0 and rows > 1:
+        rows = math.gcd(*[norm.num_groups for m, norm in group_norms if len(m.roots) == norm.num_channels])
+        if rows > 1 and size % rows == 0:
             return ChannelGroup(name, size, rows, True, size // rows, tuple(members))
     step = math.lcm(*[norm.num_groups for _, norm in group_norms] or [1])
     rows = step if size % step == 0 else 1
     return ChannelGroup(name, size, rows, False, min(step, size), tuple(members))
 
 
-def _heads(model: nn.Module, members: list[Member]) -> int:
-    """Number of attention heads that the members' output channels are split into; 1 for none."""
+def _heads(model: nn.Module, members: list[Member]) -> list[int]:
+    """Number of heads of every attention with several whose projections the members' output channels are."""
     known = {
         f"{name}.{part}": int(module.heads) for name, module in attentions(model) for part in Attention.projections
     }
-    return math.lcm(*[known.get(m.layer, 1) for m in members if m.axis == "out"] or [1])
+    return [known[m.layer] for m in members if m.axis == "out" and known.get(m.layer, 1) > 1]
 
 
 def _refuse_overlaps(groups: Iterable[ChannelGroup]) -> None:

@@ -12,7 +12,7 @@ __all__ = ["METHODS", "make_groups", "snr_groups", "uniform_groups"]
 
 
 def uniform_groups(schedule: NoiseSchedule, count: int) -> TimestepGroups:
-    """``count`` ranges of (nearly) the same number of timesteps; longer ones first where T is not divisible."""
+    """``count`` ranges of (nearly) the same number of timesteps; where T is not divisible, sizes differ by one."""
     edges = [-(-i * schedule.num_timesteps // count) for i in range(1, count)]
     return TimestepGroups.from_cuts(schedule.num_timesteps, edges, "uniform")
 

@@ -1,6 +1,7 @@
 """The partition itself: half-open ranges that cover 0 … T without gap or overlap."""
 
 import itertools
+import operator
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -54,6 +55,8 @@ class TimestepGroups:
     method: str = "explicit"
 
     def __post_init__(self) -> None:
+        if not self.groups:
+            raise InputError("A partition needs at least one timestep group; got none.")
         expected = 0
         for index, group in enumerate(self.groups):
             if group.index != index or group.start != expected or group.stop <= group.start:
@@ -97,7 +100,13 @@ class TimestepGroups:
         return np.searchsorted(np.array(self.cuts), np.asarray(timesteps), side="right").astype(np.int64)
 
     def shares(self, timesteps: Sequence[int] | IntArray | FloatArray) -> FloatArray:
-        """Fraction of the given sampler steps that falls into each group, shape (len,), summing to 1."""
+        """Fraction of the given sampler steps that falls into each group, shape (len,), summing to 1.
+
+        Raises:
+            InputError: there are no steps.
+        """
+        if np.size(timesteps) == 0:
+            raise InputError("Shares of the sampler's steps need at least one step; got none.")
         counts = np.bincount(self.index_of(timesteps), minlength=len(self))
         return np.asarray(counts / counts.sum(), dtype=np.float64)
 
@@ -114,8 +123,11 @@ class TimestepGroups:
     def from_json(cls, data: JsonDict) -> "TimestepGroups":
         """Read what :meth:`to_json` wrote; also reads the group ranges of an ``allocation.json``."""
         try:
-            groups = tuple(TimestepGroup(int(g["index"]), int(g["start"]), int(g["stop"])) for g in data["groups"])
-            return cls(int(data["num_timesteps"]), groups, str(data.get("method", "explicit")))
+            whole = operator.index  # 250 and never 250.5 or "250"
+            groups = tuple(
+                TimestepGroup(whole(g["index"]), whole(g["start"]), whole(g["stop"])) for g in data["groups"]
+            )
+            return cls(whole(data["num_timesteps"]), groups, str(data.get("method", "explicit")))
         except (KeyError, TypeError, ValueError) as error:
             raise FileFormatError(
                 f"Timestep groups cannot be read ({error}); make the file again with `prunekit groups`."

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from prunekit._types import FloatArray
 from prunekit.errors import InputError
 from prunekit.graph import ChannelGraph, ChannelGroup, Member
-from prunekit.graph.surgery import axis_dim
+from prunekit.graph.surgery import axis_dim, evaluation_mode
 from prunekit.importance.probe import Probe
 
 __all__ = ["CRITERIA", "Criterion", "Scores", "criterion"]
@@ -102,19 +102,18 @@ def criterion(name: str) -> Criterion:
 
 def _mean_gradients(model: nn.Module, probe: Probe) -> dict[nn.Parameter, Tensor]:
     """Gradient of the probe's mean loss for every parameter, float64; the model's own ``.grad`` is left as it was."""
-    parameters = list(model.parameters())
+    parameters = [parameter for parameter in model.parameters() if parameter.is_floating_point()]
     total = [torch.zeros_like(parameter, dtype=torch.float64) for parameter in parameters]
     flags = [parameter.requires_grad for parameter in parameters]
-    was_training = model.training
-    model.eval().requires_grad_(True)
     try:
-        with torch.enable_grad():
+        with evaluation_mode(model), torch.enable_grad():
+            for parameter in parameters:
+                parameter.requires_grad_(True)
             for loss, weight in probe.losses(model):
                 for sum_, gradient in zip(total, torch.autograd.grad(loss, parameters, allow_unused=True), strict=True):
                     if gradient is not None:
                         sum_.add_(gradient.double(), alpha=weight)
     finally:
-        model.train(was_training)
         for parameter, flag in zip(parameters, flags, strict=True):
             parameter.requires_grad_(flag)
     return dict(zip(parameters, total, strict=True))

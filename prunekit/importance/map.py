@@ -119,11 +119,18 @@ def importance(
 
     Raises:
         GraphError: the network cannot be traced.
-        InputError: the criterion is unknown.
+        InputError: the criterion is unknown, the loss is not one number, or scores are not finite.
     """
     timestep_groups = tuple(timestep_groups)
     rule = criterion(by) if isinstance(by, str) else by
     graph = trace(model, example_inputs, norm_mode) if graph is None else graph
     scores = tuple(rule(model, graph, Probe(loss, group, samples, batch_size, seed)) for group in timestep_groups)
+    for timestep_group, by_name in zip(timestep_groups, scores, strict=True):
+        bad = [name for name, values in by_name.items() if not np.isfinite(values).all()]
+        if bad:
+            raise InputError(
+                f"The scores of {bad[0]} on timestep group {timestep_group.index} are not finite; "
+                "expected finite weights and a finite loss."
+            )
     name = by if isinstance(by, str) else getattr(by, "__name__", type(by).__name__)
     return ImportanceMap(name, timestep_groups, {g.name: g.size for g in graph}, dict(graph.left_whole), scores)

@@ -7,6 +7,7 @@ import torch
 from torch import Generator, Tensor, nn
 
 from prunekit.errors import InputError
+from prunekit.graph.surgery import evaluation_mode
 from prunekit.groups import TimestepGroup
 
 __all__ = ["Loss", "Probe"]
@@ -51,9 +52,16 @@ class Probe:
     def losses(self, model: nn.Module) -> Iterator[tuple[Tensor, float]]:
         """Differentiable loss and weight (fraction of the samples) of each batch."""
         for timesteps, generator in self.batches():
-            yield self.loss(model, timesteps, generator), len(timesteps) / self.samples
+            loss = self.loss(model, timesteps, generator)
+            if not isinstance(loss, Tensor) or loss.numel() != 1:
+                got = f"shape {tuple(loss.shape)}" if isinstance(loss, Tensor) else type(loss).__name__
+                raise InputError(
+                    f"The loss returned {got}; expected a tensor with one number, the mean over the batch."
+                )
+            yield loss.squeeze(), len(timesteps) / self.samples
 
     @torch.no_grad()
     def mean(self, model: nn.Module) -> float:
-        """Mean loss over the calibration set, in float64."""
-        return sum(float(loss) * weight for loss, weight in self.losses(model))
+        """Mean loss over the calibration set, in eval mode, summed in float64."""
+        with evaluation_mode(model):
+            return sum(float(loss) * weight for loss, weight in self.losses(model))

@@ -1,6 +1,7 @@
 """Timestep experts: one drop-in denoiser that sends every sample to its timestep group's own network."""
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, NamedTuple
@@ -48,6 +49,7 @@ class TimestepExperts(nn.Module):
     def __init__(self, groups: TimestepGroups, slims: Sequence[SlimModel], resident: str = "all") -> None:
         super().__init__()
         self._cuts: Tensor
+        self._like: Tensor
         found = [slim.group for slim in slims]
         if found != list(groups):
             raise InputError(
@@ -64,21 +66,26 @@ class TimestepExperts(nn.Module):
         self.resident = resident
         self.experts = nn.ModuleList([slim.model for slim in slims] if resident == "all" else [])
         self._loaders: list[Callable[[], nn.Module]] = []
+        if resident == "one":  # these still hold all; load_experts puts in loaders that read
+            self._loaders = [lambda model=slim.model: model for slim in slims]  # type: ignore[misc]
         self._loaded: tuple[int, nn.Module] | None = None
-        self.register_buffer("_cuts", torch.tensor(groups.cuts, dtype=torch.float64), persistent=False)
+        # whole numbers, which a change of type leaves exact
+        self.register_buffer("_cuts", torch.tensor(groups.cuts, dtype=torch.int64), persistent=False)
+        weight = next(slims[0].model.parameters(), torch.empty(0))
+        # follows the module's device and type, also while no expert is resident
+        self.register_buffer("_like", weight.new_empty(0), persistent=False)
         config = {key: value for key, value in self.spec.config.items() if not key.startswith("_")}
         self.config = _Config(config)
 
     @property
     def dtype(self) -> torch.dtype:
         """Type of the weights."""
-        parameter = next(self.parameters(), None)
-        return torch.float32 if parameter is None else parameter.dtype
+        return self._like.dtype
 
     @property
     def device(self) -> torch.device:
         """Where the weights are."""
-        return self._cuts.device
+        return self._like.device
 
     def mean_macs(self, sampling_steps: Sequence[int] | FloatArray) -> float:
         """Mean MACs per evaluation over a sampler's timesteps."""
@@ -91,8 +98,8 @@ class TimestepExperts(nn.Module):
             return self.experts[index]
         if self._loaded is None or self._loaded[0] != index:
             self._loaded = None  # let the last one go before the next is read
-            self._loaded = (index, self._loaders[index]().to(self.device))
-        return self._loaded[1]
+            self._loaded = (index, self._loaders[index]().train(self.training))
+        return self._loaded[1].to(self._like)
 
     def forward(
         self, sample: Tensor, timestep: Tensor | float | int, *args: Any, return_dict: bool = True, **kwargs: Any
@@ -105,13 +112,20 @@ class TimestepExperts(nn.Module):
             args: passed on whole to every expert; per-sample tensors must come by name.
             return_dict: False returns a tuple.
             kwargs: passed on; tensors whose first dimension is the batch are split with it.
+
+        Raises:
+            InputError: there are neither one nor as many timesteps as samples.
         """
         timesteps = torch.as_tensor(timestep, device=sample.device)
         if timesteps.numel() == 1:
             index = int(self.groups.index_of(timesteps.reshape(1).double().cpu().numpy())[0])
             output = self.expert(index)(sample, timestep, *args, return_dict=False, **kwargs)[0]
             return ExpertsOutput(output) if return_dict else (output,)
-        index_of_sample = torch.bucketize(timesteps.double(), self._cuts.to(sample.device), right=True)
+        if timesteps.shape != sample.shape[:1]:
+            raise InputError(
+                f"Got timesteps of shape {tuple(timesteps.shape)} for {len(sample)} samples; expected one for each, or one for all."
+            )
+        index_of_sample = torch.bucketize(timesteps.double(), self._cuts.to(sample.device).double(), right=True)
         output = torch.empty(0)
         for index in index_of_sample.unique().tolist():
             rows = (index_of_sample == index).nonzero().squeeze(1)
@@ -166,11 +180,18 @@ def load_experts(folder: Path | str, resident: str = "all") -> TimestepExperts:
     folder = Path(folder)
     index = read_json(folder / "experts.json", FORMAT)
     groups = TimestepGroups.from_json(index)
-    slims = [load_slim(folder / f"group-{group.index}") for group in groups]
+    paths = [folder / f"group-{group.index}" for group in groups]
+    slims = [load_slim(path) if resident == "all" else _without_weights(load_slim(path)) for path in paths]
     try:
         experts = TimestepExperts(groups, slims, resident)
     except InputError as error:
         raise FileFormatError(f"{folder} is inconsistent: {error}") from error
     if resident == "one":
-        experts._loaders = [lambda i=group.index: load_slim(folder / f"group-{i}").model for group in groups]  # type: ignore[misc]
+        experts._loaders = [lambda path=path: load_slim(path).model for path in paths]  # type: ignore[misc]
     return experts.eval()
+
+
+def _without_weights(slim: SlimModel) -> SlimModel:
+    """The same slim model with one empty parameter of its type for a network, so that its memory can go."""
+    stub = nn.ParameterList([parameter.new_empty(0) for parameter in slim.model.parameters()][:1])
+    return replace(slim, model=stub)

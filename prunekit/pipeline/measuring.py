@@ -57,9 +57,10 @@ class Measured:
 def measure_losses(setting: Setting, models: Mapping[str, nn.Module], reference: str = "base") -> list[dict[str, Any]]:
     """Held-out denoising loss of every model per timestep group, and the paired difference of each from the reference."""
     objective = DenoisingObjective(setting.images.held_out.images, setting.schedule, setting.prediction_type)
-    batches = max(1, setting.options.loss_samples // _LOSS_BATCH)
+    batches = -(-setting.options.loss_samples // _LOSS_BATCH)
+    batch_size = max(2, -(-setting.options.loss_samples // batches))  # a standard error needs two
     losses = {
-        name: group_losses(model, objective, setting.groups, batches=batches, batch_size=_LOSS_BATCH, seed=0)
+        name: group_losses(model, objective, setting.groups, batches=batches, batch_size=batch_size, seed=0)
         for name, model in models.items()
     }
     rows = []

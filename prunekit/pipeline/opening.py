@@ -93,8 +93,8 @@ class Opened:
         }
 
 
-def open_model(source: str) -> Opened:
-    """Open a model by path, or an embedded one (``embedded:digits``)."""
+def open_model(source: str, config: Path | None = None) -> Opened:
+    """Open a model by path, or an embedded one (``embedded:digits``); ``config`` is for a bare state dict."""
     path = Path(source)
     if (path / "experts.json").is_file():
         experts = load_experts(path)
@@ -102,7 +102,7 @@ def open_model(source: str) -> Opened:
     if (path / "config.json").is_file() and (path / "model.safetensors").is_file():
         slim = load_slim(path)
         return _opened(slim.model, slim.spec, slim.about, None)
-    base = open_base(source)
+    base = open_base(source, config)
     return _opened(base.model, base.spec, base.about(), None)
 
 

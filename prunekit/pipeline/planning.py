@@ -4,6 +4,7 @@ import numpy as np
 
 from prunekit._types import FloatArray
 from prunekit.allocation import Allocation, allocate
+from prunekit.errors import InputError, PrunekitError
 from prunekit.groups import TimestepGroups, make_groups
 from prunekit.schedule import NoiseSchedule, sampler_timesteps
 
@@ -25,12 +26,31 @@ def evaluations(schedule: NoiseSchedule, sampler: str = "ddim", steps: int = 50)
     """Timestep of every network evaluation of a sampler, shape (evaluations,).
 
     DDIM and DDPM are computed here as diffusers does; for any other sampler diffusers itself is asked, which imports torch.
+
+    Raises:
+        InputError: the sampler is unknown, or does not take so many steps.
     """
     if sampler in _NUMPY_SAMPLERS:
         return sampler_timesteps(schedule.num_timesteps, steps).astype(np.float64)
+    if not 1 <= steps <= schedule.num_timesteps:
+        raise InputError(
+            f"Got {steps} sampling steps for {schedule.num_timesteps} training timesteps; "
+            f"expected 1 … {schedule.num_timesteps}."
+        )
     from prunekit.sampling import real_timesteps  # noqa: PLC0415 - imports torch and diffusers, seconds for few
 
-    return real_timesteps(sampler, steps, schedule)
+    try:
+        return real_timesteps(sampler, steps, schedule)
+    except PrunekitError:
+        raise
+    except (
+        TypeError,
+        ValueError,
+        IndexError,
+        ImportError,
+    ) as error:  # diffusers': PNDM wants 4 steps, DPMSolverSDE torchsde
+        reason = " ".join(str(error).split())
+        raise InputError(f"Sampler {sampler!r} does not take {steps} steps here ({reason}); choose others.") from error
 
 
 def plan_budget(

@@ -8,7 +8,7 @@ from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, Protocol
 
-from prunekit._files import atomic_folder, atomic_path, json_hash, read_json, write_json
+from prunekit._files import atomic_folder, atomic_path, json_hash, read_json, sha256_file, write_json
 from prunekit.allocation import Allocation
 from prunekit.checkpoint import Base, save_base
 from prunekit.cost import count_macs
@@ -24,6 +24,7 @@ from prunekit.pipeline.stages import (
     EMBEDDED,
     Bench,
     assemble,
+    check_images,
     finetune_slim,
     open_base,
     prune_group,
@@ -90,6 +91,7 @@ class Run:
         self.recipe = recipe
         self.folder = folder
         self.observer = observer or Silent()
+        self.key = ""  # of the stage that runs: hash of all that it is made from
         self.state: dict[str, dict[str, Any]] = {}  # every stage that ever finished here
         self.done: dict[str, dict[str, Any]] = {}  # those that are part of this run
         state_file = folder / "state.json"
@@ -99,9 +101,10 @@ class Run:
     def execute(self) -> Path:
         """Run every stage that the recipe has a section for; returns the manifest's path."""
         recipe = self.recipe
-        self._stage(
-            "base", {"base": recipe.base, "data": recipe.data, "images": self._data_hash()}, ["base.pt"], self._base
-        )
+        inputs = {"base": recipe.base, "data": recipe.data, "images": self._data_hash()}
+        if recipe.base.checkpoint is not None and not recipe.base.checkpoint.startswith(EMBEDDED):
+            inputs["checkpoint"] = _files_hash(Path(recipe.base.checkpoint))
+        self._stage("base", inputs, ["base.pt"], self._base)
         if recipe.groups and recipe.allocation:
             self._stage("groups", {"groups": recipe.groups}, ["groups.json"], self._groups, "base")
             self._stage("allocate", {"allocation": recipe.allocation}, ["allocation.json"], self._allocate, "groups")
@@ -119,17 +122,17 @@ class Run:
         recipe = self.recipe
         for group in self.groups:
             i = group.index
-            self._stage(
-                f"prune group {i}", {}, [f"pruned/group-{i}"], partial(self._prune, i), ("importance", "allocate")
-            )
+            outputs = [*_slim_files(f"pruned/group-{i}"), f"search/group-{i}.jsonl"]
+            self._stage(f"prune group {i}", {}, outputs, partial(self._prune, i), ("importance", "allocate"))
         if recipe.finetune is None:
             return
         for group in self.groups:
             i, after = group.index, f"prune group {group.index}"
-            inputs = {"finetune": recipe.finetune}
-            self._stage(f"finetune group {i}", inputs, [f"slim/group-{i}"], partial(self._finetune, i), after)
+            inputs, outputs = {"finetune": recipe.finetune}, _slim_files(f"slim/group-{i}")
+            self._stage(f"finetune group {i}", inputs, outputs, partial(self._finetune, i), after)
         last = [f"finetune group {group.index}" for group in self.groups]
-        self._stage("assemble", {}, ["experts"], self._assemble, last)
+        outputs = [file for group in self.groups for file in _slim_files(f"experts/group-{group.index}")]
+        self._stage("assemble", {}, ["experts/experts.json", *outputs], self._assemble, last)
         if recipe.evaluation:
             outputs = ["evaluation.json", "samples/base.npz", "samples/experts.npz"]
             self._stage("evaluate", {"evaluation": recipe.evaluation}, outputs, self._evaluate, "assemble")
@@ -153,7 +156,7 @@ class Run:
         self.observer.stage(name, kept)
         known = self.state.get(name, {})
         if not kept:
-            started = time.perf_counter()
+            started, self.key = time.perf_counter(), key
             facts = action()
             known = {"key": key, "seconds": round(time.perf_counter() - started, 3), "facts": facts}
         self.state[name] = self.done[name] = known
@@ -188,12 +191,18 @@ class Run:
         return json_hash([self.images.train.sha256, self.images.held_out.sha256])
 
     def _checkpoints(self, name: str) -> Path:
-        return self.folder / "checkpoints" / name
+        """Folder for a training's checkpoints: another for other options, so that a changed recipe starts it anew."""
+        return self.folder / "checkpoints" / f"{name}-{self.key[:16]}"
+
+    def _drop_checkpoints(self, name: str) -> None:
+        for folder in (self.folder / "checkpoints").glob(f"{name}-*"):
+            shutil.rmtree(folder, ignore_errors=True)
 
     def _base(self) -> dict[str, Any]:
         options, ledger = self.recipe.base, []
         if options.checkpoint is not None:
             base = open_base(options.checkpoint)
+            check_images(self.images, base.spec)
             if not options.checkpoint.startswith(EMBEDDED) and not base.data:
                 base = Base(
                     base.model, base.spec, base.schedule, base.prediction_type, self.images.about(), base.provenance
@@ -206,7 +215,7 @@ class Run:
             save_base(base, self.folder / "base.safetensors")
         save_base(base, self.folder / "base.pt")
         self.__dict__.pop("base", None)
-        shutil.rmtree(self._checkpoints("base"), ignore_errors=True)
+        self._drop_checkpoints("base")
         return {"ledger": ledger}
 
     def _groups(self) -> dict[str, Any]:
@@ -268,12 +277,12 @@ class Run:
         report = training_reporter(self.observer, f"group {index}")
         tuned, result = finetune_slim(slim, self.images.train, options, self._checkpoints(name), report)
         save_slim(tuned, self.folder / "slim" / name)
-        shutil.rmtree(self._checkpoints(name), ignore_errors=True)
+        self._drop_checkpoints(name)
         macs = 3 * slim.macs * result.samples
         return {"ledger": [{"stage": f"fine-tuning, group {index}", "samples": result.samples, "macs": macs}]}
 
     def _assemble(self) -> dict[str, Any]:
-        assemble(self.folder / "slim", self.folder / "experts")
+        assemble(self.folder / "slim", self.folder / "experts", len(self.groups))
         experts, allocation = load_experts(self.folder / "experts"), self.allocation
         steps = evaluations(self.base.schedule, allocation.sampler, allocation.sampler_steps)
         mean = experts.mean_macs(steps)
@@ -341,12 +350,24 @@ class Run:
         return seeds | ({"sampling": list(recipe.evaluation.seeds)} if recipe.evaluation else {})
 
 
+def _slim_files(folder: str) -> list[str]:
+    """What a slim model's folder consists of."""
+    return [f"{folder}/config.json", f"{folder}/model.safetensors"]
+
+
+def _files_hash(path: Path) -> str | None:
+    """Hash of a checkpoint's file, or of the files in a diffusers folder; None where nothing is there."""
+    files = sorted(file for file in path.rglob("*") if file.is_file()) if path.is_dir() else [path]
+    return json_hash([[file.name, sha256_file(file)] for file in files]) if path.exists() else None
+
+
 _PUBLISHED = ("manifest.json", "allocation.json", "importance.json", "samples")
 
 
 def publish(run_folder: Path, reports: Path) -> Path:
     """Copy the results of a run (not its weights) to ``reports/<recipe>/`` and make the report there."""
-    name = str(read_json(run_folder / "manifest.json").get("recipe"))
+    manifest = read_json(run_folder / "manifest.json")
+    name = str(manifest.get("recipe"))
     if not name or "/" in name or name.startswith("."):
         raise FileFormatError(f"{run_folder / 'manifest.json'} names recipe {name!r}, which cannot be a folder.")
     target = reports / name
@@ -357,5 +378,6 @@ def publish(run_folder: Path, reports: Path) -> Path:
                 shutil.copytree(source, part / item)
             elif source.exists():
                 shutil.copy2(source, part / item)
-    write_report(target)
+    if "allocation" in manifest:
+        write_report(target)
     return target

@@ -26,6 +26,7 @@ __all__ = [
     "EMBEDDED",
     "Bench",
     "assemble",
+    "check_images",
     "finetune_slim",
     "images_for",
     "images_of",
@@ -39,10 +40,10 @@ __all__ = [
 EMBEDDED = "embedded:"
 
 
-def open_base(source: str) -> Base:
-    """A base by path, or one that is shipped: ``embedded:digits``."""
+def open_base(source: str, config: Path | None = None) -> Base:
+    """A base by path (with its architecture's JSON for a bare state dict), or one that is shipped: ``embedded:digits``."""
     if not source.startswith(EMBEDDED):
-        return load_base(source)
+        return load_base(source, config)
     name = source.removeprefix(EMBEDDED)
     asset = files("prunekit") / "assets" / f"{name}-base.safetensors"
     if not name.isalnum() or not asset.is_file():
@@ -63,12 +64,30 @@ def images_for(data: JsonDict, spec: ModelSpec, override: DataOptions | None) ->
         raise InputError("The checkpoint does not say which images it was trained on; name some by --data.")
     resolution = (override.resolution if override else None) or data.get("resolution") or spec.config.get("sample_size")
     images = load_images(str(source), resolution)
-    channels = spec.config.get("in_channels")
-    if channels is not None and images.train.images.shape[1] != channels:
-        raise InputError(
-            f"{source} has {images.train.images.shape[1]} channels and the model takes {channels}; give images of that kind."
-        )
+    check_images(images, spec)
     return images
+
+
+def check_images(images: ImageSplit, spec: ModelSpec) -> None:
+    """Refuse images that a network cannot take, or whose size is not the one that its costs are counted for.
+
+    Raises:
+        InputError: they differ in channels or in size.
+    """
+    config = spec.config
+    side, channels = images.resolution, images.train.images.shape[1]
+    for name in ("in_channels", "out_channels"):
+        if (config.get(name) or channels) != channels:
+            raise InputError(
+                f"The images of {images.source} have {channels} channels and the model's {name} is {config[name]}; "
+                "give images or a model of the same kind."
+            )
+    size = config.get("sample_size") or side
+    if size not in (side, [side, side], (side, side)):
+        raise InputError(
+            f"The images of {images.source} are {side}×{side} and the model's sample_size is {size}; "
+            "give its size as the resolution, or images or a model of the same size."
+        )
 
 
 def images_of_slim(slim: SlimModel, override: DataOptions | None = None) -> ImageSplit:
@@ -79,11 +98,16 @@ def images_of_slim(slim: SlimModel, override: DataOptions | None = None) -> Imag
 def train_base(
     options: BaseOptions, data: ImageSplit, checkpoints: Path | None = None, report: Reporter | None = None
 ) -> tuple[Base, TrainResult]:
-    """Train a base from scratch; its first weights come from the train options' seed."""
-    spec = options.spec()
+    """Train a base from scratch; its first weights come from the train options' seed.
+
+    Raises:
+        InputError: the network does not take the images.
+    """
     with torch.random.fork_rng(devices=[]):  # modules initialise themselves from the global generator only
         torch.default_generator.manual_seed(options.train.seed)
-        model = spec.build()
+        model = options.spec().build()
+    spec = ModelSpec.of(model)  # with the arguments that the options leave to the class
+    check_images(data, spec)
     schedule = NoiseSchedule.from_config(options.noise_schedule)
     objective = DenoisingObjective(data.train.images, schedule, options.prediction_type)
     result = train(model, objective, RangeTimesteps(0, schedule.num_timesteps), options.train, checkpoints, report)
@@ -184,13 +208,20 @@ def finetune_slim(
     ), result
 
 
-def assemble(folder: Path, output: Path) -> TimestepGroups:
+def assemble(folder: Path, output: Path, count: int | None = None) -> TimestepGroups:
     """Put the slim models of a folder (``group-0`` …) together into an experts folder.
 
+    Args:
+        folder: holds the slim models' folders.
+        output: experts folder to write.
+        count: take ``group-0`` … ``group-<count − 1>``; all that are there when absent.
+
     Raises:
-        InputError: they do not cover all timesteps.
+        InputError: they do not cover all timesteps, or were not made for the same noise schedule and prediction type.
     """
     found = sorted(path for path in folder.glob("group-*") if path.is_dir()) if folder.is_dir() else []
+    if count is not None:
+        found = [folder / f"group-{index}" for index in range(count)]
     if not found:
         raise InputError(f"{folder} has no folders group-0, group-1, …; prune first with `prunekit prune base.pt`.")
     slims = sorted((load_slim(path) for path in found), key=lambda slim: slim.group.index)
@@ -198,5 +229,11 @@ def assemble(folder: Path, output: Path) -> TimestepGroups:
         groups = TimestepGroups(slims[0].num_timesteps, tuple(slim.group for slim in slims))
     except InputError as error:
         raise InputError(f"The slim models in {folder} do not cover the timesteps: {error}") from error
+    for slim in slims:
+        if any(slim.about.get(key) != slims[0].about.get(key) for key in ("noise_schedule", "prediction_type")):
+            raise InputError(
+                f"The slim models of groups 0 and {slim.group.index} in {folder} have different noise schedules or prediction "
+                "types; expected all of them to be pruned from one base."
+            )
     save_experts(slims, groups, output)
     return groups

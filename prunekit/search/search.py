@@ -87,10 +87,13 @@ def search(
     options = options or SearchOptions()
     full = int(cost.macs(graph.full_widths))
     problem = WidthProblem(graph, cost, lost_importance(graph, scores), target, int(options.tolerance * full))
+    problem.check()
     task = Task(model, problem, scores, probe, options.rounds, options.shortlist)
     steps = proposer(options.proposer)(task)
     if problem.macs(steps) > target:
-        raise GraphError(f"Proposer {options.proposer!r} exceeded the target of {target:,} MACs; it must end at or below it.")
+        raise GraphError(
+            f"Proposer {options.proposer!r} exceeded the target of {target:,} MACs; it must end at or below it."
+        )
     plan = task.plan(steps)
     widths = problem.widths(steps)
     by_name = {group.name: (group.size, int(width)) for group, width in zip(graph, widths, strict=True)}

@@ -62,6 +62,20 @@ class WidthProblem:
         """MACs after ``steps`` of shape (..., groups)."""
         return self.cost.macs(self.widths(steps))
 
+    def check(self) -> None:
+        """Refuse a target that no widths reach.
+
+        Raises:
+            BudgetError: even the smallest widths cost more; ``feasible`` has the range in MACs.
+        """
+        least, full = int(self.macs(self.max_steps)), int(self.macs(np.zeros_like(self.max_steps)))
+        if self.target < least:
+            raise BudgetError(
+                f"A target of {self.target:,} MACs is below what this network can be pruned to; "
+                f"expected {least:,} … {full:,} ({least / max(full, 1):.4f} … 1 of the base).",
+                (least, full),
+            )
+
     def neighbours(self, steps: IntArray) -> IntArray:
         """States a few exchanges away that cost at most the target, shape (states, groups), possibly none.
 
@@ -94,13 +108,7 @@ def meet_target(problem: WidthProblem, steps: IntArray | None = None) -> IntArra
     Raises:
         BudgetError: even the smallest widths cost more than the target; ``feasible`` has the range in MACs.
     """
-    least, full = int(problem.macs(problem.max_steps)), int(problem.macs(np.zeros_like(problem.max_steps)))
-    if problem.target < least:
-        raise BudgetError(
-            f"A target of {problem.target:,} MACs is below what this network can be pruned to; "
-            f"expected {least:,} … {full:,} ({least / full:.4f} … 1 of the base).",
-            (least, full),
-        )
+    problem.check()
     steps = np.zeros(len(problem.graph), dtype=np.int64) if steps is None else steps.copy()
     while problem.macs(steps) > problem.target:
         steps = _cheapest_step(problem, steps)
@@ -124,13 +132,13 @@ def _cheapest_step(problem: WidthProblem, steps: IntArray) -> IntArray:
 
 def _moves(count: int) -> IntArray:
     """Changes of one, two or three groups by up to two steps each, shape (moves, count), as many kinds as fit the limit."""
-    kinds: list[IntArray] = []
+    kinds: list[IntArray] = [np.zeros((0, count), dtype=np.int64)]
     total = 0
     for size, changes in ((1, (-2, -1, 1, 2)), (2, (-2, -1, 1, 2)), (3, (-1, 1))):
         deltas = list(itertools.product(changes, repeat=size))
         places = list(itertools.combinations(range(count), size))
         total += len(deltas) * len(places)
-        if total > _MAX_MOVES:
+        if total > _MAX_MOVES or size > count:
             break
         block = np.zeros((len(places), len(deltas), count), dtype=np.int64)
         for column in range(size):

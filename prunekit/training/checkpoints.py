@@ -2,6 +2,7 @@
 
 import hashlib
 import io
+import pickle
 import re
 import warnings
 from pathlib import Path
@@ -39,13 +40,23 @@ def save_checkpoint(folder: Path, step: int, state: dict[str, Any], keep: int = 
 def latest_checkpoint(folder: Path) -> dict[str, Any] | None:
     """State of the newest checkpoint whose hash is right, or None; a damaged one raises a warning that names it."""
     for path in _listed(folder):
-        match = _NAME.fullmatch(path.name)
-        if match is None or not sha256_file(path).startswith(match[2]):
-            warnings.warn(f"{path} is damaged and is passed over for the checkpoint before it.", stacklevel=2)
-            continue
-        state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
-        return state
+        state = _read(path)
+        if state is not None:
+            return state
+        warnings.warn(f"{path} is damaged and is passed over for the checkpoint before it.", stacklevel=2)
     return None
+
+
+def _read(path: Path) -> dict[str, Any] | None:
+    """A checkpoint's state; None where the file is not the one that its name describes, or needs code to be read."""
+    match = _NAME.fullmatch(path.name)
+    if match is None or not sha256_file(path).startswith(match[2]):
+        return None
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except (pickle.UnpicklingError, RuntimeError, EOFError):
+        return None
+    return state if isinstance(state, dict) else None
 
 
 def _listed(folder: Path) -> list[Path]:

@@ -4,15 +4,17 @@ Every train step draws from its own generator, seeded by (seed, step), and every
 So a run that was interrupted, or split over processes, sees exactly the batches that an uninterrupted single process sees.
 """
 
+import hashlib
 import math
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, is_dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
 from accelerate import Accelerator
+from accelerate.state import AcceleratorState
 from torch import Generator, Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
@@ -23,6 +25,8 @@ from prunekit.training.objective import DenoisingObjective
 from prunekit.training.timesteps import TimestepSampler
 
 __all__ = ["Progress", "Reporter", "TrainOptions", "TrainResult", "step_generator", "train"]
+
+_PRECISIONS = ("no", "fp16", "bf16")
 
 
 @dataclass(frozen=True)
@@ -63,6 +67,10 @@ class TrainOptions:
                 raise InputError(f"Got {name} {getattr(self, name)}; expected at least 1.")
         if self.learning_rate <= 0 or not 0 <= self.ema_decay < 1:
             raise InputError("Expected a positive learning_rate and an ema_decay in [0, 1).")
+        if self.warmup_steps < 0 or self.weight_decay < 0 or self.max_grad_norm <= 0:
+            raise InputError("Expected warmup_steps and weight_decay of at least 0 and a positive max_grad_norm.")
+        if self.mixed_precision not in _PRECISIONS:
+            raise InputError(f"Got mixed_precision {self.mixed_precision!r}; expected one of {', '.join(_PRECISIONS)}.")
 
 
 @dataclass(frozen=True)
@@ -119,12 +127,12 @@ def train(
         report: called every ``log_every`` steps.
 
     Raises:
-        FileFormatError: the folder holds checkpoints of a run with other options.
-        InputError: the loss is not finite; the message names the step.
+        FileFormatError: the folder holds checkpoints of a run with other options, images, timesteps or first weights.
+        InputError: the loss is not finite; the message names the step. Or the device cannot do the mixed precision.
     """
-    run = _Run(model, options)
+    run = _Run(model, options, _fingerprint(model, objective, sampler, options))
     if checkpoints is not None:
-        run.resume(latest_checkpoint(checkpoints))
+        run.resume(checkpoints)
     started, first, total = time.perf_counter(), run.step, torch.zeros((), device=run.accelerator.device)
     while run.step < options.steps:
         total += run.train_step(objective, sampler)
@@ -148,12 +156,13 @@ class _Run:
 
     model: nn.Module
     options: TrainOptions
+    fingerprint: str
     step: int = 0
     losses: list[tuple[int, float]] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         options = self.options
-        self.accelerator = Accelerator(mixed_precision=options.mixed_precision)
+        self.accelerator = _accelerator(options.mixed_precision)
         if options.batch_size % self.accelerator.num_processes:
             raise InputError(
                 f"A batch of {options.batch_size} does not split over {self.accelerator.num_processes} processes; "
@@ -202,15 +211,10 @@ class _Run:
         passed = self.step % every < log_every or self.step == self.options.steps
         return bool(passed and self.accelerator.is_main_process)
 
-    def fingerprint(self) -> str:
-        """Hash of the options and the shapes: what a checkpoint must agree with."""
-        shapes = {key: list(value.shape) for key, value in self.model.state_dict().items()}
-        return json_hash({"options": asdict(self.options), "shapes": shapes})
-
     def state(self) -> dict[str, Any]:
         """For a checkpoint: tensors and plain values only."""
         return {
-            "fingerprint": self.fingerprint(),
+            "fingerprint": self.fingerprint,
             "step": self.step,
             "losses": [list(pair) for pair in self.losses],
             "model": self.model.state_dict(),
@@ -218,20 +222,50 @@ class _Run:
             "optimizer": self.optimizer.state_dict(),
         }
 
-    def resume(self, state: dict[str, Any] | None) -> None:
-        """Go on from a checkpoint's state; nothing to do for None."""
+    def resume(self, folder: Path) -> None:
+        """Go on from the folder's newest checkpoint, where there is one."""
+        state = latest_checkpoint(folder)
         if state is None:
             return
-        if state.get("fingerprint") != self.fingerprint():
+        if state.get("fingerprint") != self.fingerprint:
             raise FileFormatError(
-                "The checkpoints there belong to a run with other options or another network; "
-                "give another --output, or remove them to start anew."
+                f"The checkpoints in {folder} belong to an interrupted training with other options, images or first weights; "
+                "repeat its options to go on with it, or remove that folder to start anew."
             )
         self.step = int(state["step"])
         self.losses = [(int(step), float(loss)) for step, loss in state["losses"]]
         self.model.load_state_dict(state["model"])
         self.averaged.load_state_dict(state["averaged"])
         self.optimizer.load_state_dict(state["optimizer"])
+
+
+def _fingerprint(
+    model: nn.Module, objective: DenoisingObjective, sampler: TimestepSampler, options: TrainOptions
+) -> str:
+    """Hash of all that decides the result: what a checkpoint must agree with."""
+    weights = hashlib.sha256()
+    for key, value in model.state_dict().items():
+        weights.update(f"{key} {tuple(value.shape)} {value.dtype}".encode())
+        weights.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
+    name = type(sampler).__qualname__
+    return json_hash(
+        {
+            "options": asdict(options),
+            "objective": objective.fingerprint(),
+            "sampler": [name, asdict(sampler) if is_dataclass(sampler) else None],
+            "weights": weights.hexdigest(),
+        }
+    )
+
+
+def _accelerator(mixed_precision: str) -> Accelerator:
+    """An accelerator of this precision; accelerate itself allows one precision per process, and a run can have two."""
+    if AcceleratorState._shared_state and AcceleratorState().mixed_precision != mixed_precision:
+        AcceleratorState._reset_state()
+    accelerator = Accelerator(mixed_precision=mixed_precision)
+    if mixed_precision == "fp16" and accelerator.device.type == "cpu":
+        raise InputError("Got mixed precision fp16 on a CPU, which accelerate would leave out; expected bf16 or no.")
+    return accelerator
 
 
 def _cosine(step: int, options: TrainOptions) -> float:

@@ -1,5 +1,6 @@
 """The denoising objective, as an object that any loop or importance search can call."""
 
+import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -48,6 +49,13 @@ class DenoisingObjective:
             raise InputError(
                 f"Unknown prediction type {self.prediction_type!r}; expected one of {', '.join(PREDICTION_TYPES)}."
             )
+
+    def fingerprint(self) -> str:
+        """Hash of the images, the noise schedule and the prediction type, 64 hex digits."""
+        digest = hashlib.sha256(f"{self.prediction_type} {tuple(self.images.shape)}".encode())
+        for table in (self.images.cpu().contiguous().numpy(), self.schedule.signal, self.schedule.noise):
+            digest.update(table.tobytes())
+        return digest.hexdigest()
 
     def draw(self, timesteps: Tensor, generator: Generator) -> tuple[Tensor, Tensor]:
         """Clean images (batch, C, H, W) in −1 … 1 and noise of the same shape, one for each timestep."""

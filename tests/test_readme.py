@@ -1,0 +1,91 @@
+"""README says what is true: its Python runs, its commands exist, its figures are in the manifests."""
+
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Generator, Tensor, nn
+from typer.testing import CliRunner
+
+from prunekit.checkpoint import ModelSpec
+from prunekit.cli.app import app
+from prunekit.graph import PruningPlan, trace
+from prunekit.groups import make_groups
+from prunekit.nets import save_experts
+from prunekit.report import claim, read_run
+from prunekit.schedule import NoiseSchedule
+from prunekit.slim import SlimModel
+
+ROOT = Path(__file__).resolve().parents[1]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+BLOCKS = re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL)
+COMMANDS = re.findall(r"^\| `prunekit ([a-z]+)", README, flags=re.MULTILINE)
+RUNS = sorted(path.parent for path in (ROOT / "reports").glob("*/manifest.json"))
+
+
+def tiny_spec() -> ModelSpec:
+    return ModelSpec(
+        "UNet2DModel",
+        {
+            "sample_size": 8,
+            "in_channels": 1,
+            "out_channels": 1,
+            "layers_per_block": 1,
+            "block_out_channels": [8, 16],
+            "down_block_types": ["DownBlock2D", "DownBlock2D"],
+            "up_block_types": ["UpBlock2D", "UpBlock2D"],
+            "norm_num_groups": 4,
+            "attention_head_dim": 8,
+        },
+    )
+
+
+def test_the_importance_example_runs(capsys: pytest.CaptureFixture[str]) -> None:
+    def loss(model: nn.Module, timesteps: Tensor, generator: Generator) -> Tensor:
+        noise = torch.randn(len(timesteps), 1, 8, 8, generator=generator)
+        prediction: Tensor = model(noise, timesteps).sample
+        return (prediction - noise).square().mean()
+
+    names: dict[str, Any] = {"model": tiny_spec().build(), "example_inputs": tiny_spec().example_inputs(), "loss": loss}
+    exec(compile(BLOCKS[0], "README.md", "exec"), names)  # noqa: S102 - the example is the test
+    assert len(names["scores"].timestep_groups) == 5
+    assert "conv_in" in capsys.readouterr().out
+
+
+def test_the_pipeline_example_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    schedule, spec = NoiseSchedule.linear(), tiny_spec()
+    about = {"noise_schedule": schedule.to_config(), "prediction_type": "epsilon"}
+    groups, slims = make_groups(schedule, 2), []
+    for group in groups:
+        model = spec.build()
+        plan = PruningPlan({}, trace(model, spec.example_inputs()).fingerprint)
+        slims.append(SlimModel(model, spec, plan, {}, group, 1000, 1, 1, about))
+    save_experts(slims, groups, tmp_path / "experts")
+    monkeypatch.chdir(tmp_path)
+    names: dict[str, Any] = {}
+    exec(compile(BLOCKS[1].replace("steps=50", "steps=2"), "README.md", "exec"), names)  # noqa: S102 - see above
+    assert [image.size for image in names["images"]] == [(8, 8)] * 4
+
+
+def test_there_are_the_examples_that_are_tested() -> None:
+    assert len(BLOCKS) == 2
+    assert len(set(COMMANDS)) == 13
+
+
+@pytest.mark.parametrize("command", sorted(set(COMMANDS)))
+def test_every_command_in_readme_exists(command: str) -> None:
+    assert CliRunner().invoke(app, [command, "--help"]).exit_code == 0
+
+
+@pytest.mark.parametrize("run", RUNS, ids=lambda run: run.name)
+def test_the_claims_in_readme_are_the_manifests(run: Path) -> None:
+    results = read_run(run)
+    assert claim(results) in README
+    assert results.assembled is not None
+    assert results.assembled.mean_mac_ratio <= results.allocation.budget + 1e-9
+
+
+def test_there_are_published_runs() -> None:
+    assert RUNS

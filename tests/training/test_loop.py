@@ -1,0 +1,399 @@
+import itertools
+import math
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+import warnings
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from tiny_training import (
+    OPTIONS,
+    SAMPLER,
+    T,
+    TinyNet,
+    tiny_net,
+    tiny_objective,
+    tiny_run,
+    weight_bytes,
+)
+from torch import Generator, Tensor
+
+from prunekit.errors import FileFormatError, InputError
+from prunekit.training import Progress, RangeTimesteps, TrainOptions, TrainResult, train
+from prunekit.training.loop import _cosine, step_generator
+from prunekit.training.tracking import with_tensorboard
+
+
+@pytest.fixture(scope="module")
+def uninterrupted() -> TrainResult:
+    return tiny_run()
+
+
+class Interruption(Exception):
+    pass
+
+
+def interrupt_at(step: int):
+    def report(progress: Progress) -> None:
+        if progress.step == step:
+            raise Interruption
+
+    return report
+
+
+def checkpoint_steps(folder: Path) -> list[int]:
+    return sorted(int(path.name[5:13]) for path in folder.glob("step-*.pt"))
+
+
+def assert_same_run(result: TrainResult, expected: TrainResult) -> None:
+    assert weight_bytes(result.model) == weight_bytes(expected.model)
+    assert result.losses == expected.losses
+    assert result.samples == expected.samples
+
+
+# what a training gives
+
+
+def test_the_loss_falls(uninterrupted):
+    losses = [loss for _, loss in uninterrupted.losses]
+    assert losses[-1] < 0.85 * losses[0]
+
+
+def test_the_result_is_the_average_in_eval_mode_with_its_account(uninterrupted):
+    assert isinstance(uninterrupted.model, TinyNet)
+    assert not uninterrupted.model.training
+    assert [step for step, _ in uninterrupted.losses] == list(range(5, 41, 5))
+    assert uninterrupted.samples == 40 * 16
+    assert weight_bytes(uninterrupted.model) != weight_bytes(tiny_net())
+
+
+def test_equal_options_and_seed_give_equal_bytes_whatever_the_global_generator(uninterrupted):
+    torch.manual_seed(777)
+    before = torch.get_rng_state()
+    again = tiny_run()
+    assert torch.equal(torch.get_rng_state(), before)
+    assert_same_run(again, uninterrupted)
+
+
+def test_another_seed_gives_other_weights(uninterrupted):
+    other = tiny_run(options=replace(OPTIONS, seed=1))
+    assert weight_bytes(other.model) != weight_bytes(uninterrupted.model)
+
+
+def test_dropout_is_at_work_and_changes_from_step_to_step():
+    masks: list[Tensor] = []
+    net = tiny_net()
+    net.drop.register_forward_hook(lambda _module, inputs, output: masks.append(output[0][0] == 0))
+    train(net, tiny_objective(), SAMPLER, replace(OPTIONS, steps=3))
+    assert all(mask.any() for mask in masks)
+    assert not any(torch.equal(a, b) for a, b in itertools.combinations(masks, 2))
+
+
+def test_steps_have_generators_of_their_own():
+    seeds = {step_generator(seed, step).initial_seed() for seed in range(20) for step in range(500)}
+    assert len(seeds) == 20 * 500
+
+
+def test_reports_are_means_since_the_last_one_and_count_images():
+    fine: list[Progress] = []
+    coarse: list[Progress] = []
+    tiny_run(report=fine.append, options=replace(OPTIONS, steps=12, log_every=1))
+    tiny_run(report=coarse.append, options=replace(OPTIONS, steps=12, log_every=5))
+    assert [progress.step for progress in coarse] == [5, 10, 12]
+    assert {progress.steps for progress in coarse} == {12}
+    losses = [progress.loss for progress in fine]
+    for progress, part in zip(coarse, (losses[:5], losses[5:10], losses[10:]), strict=True):
+        assert progress.loss == pytest.approx(sum(part) / len(part), rel=1e-5)
+    assert all(progress.images_per_second > 0 for progress in fine)
+
+
+def test_loss_weights_scale_the_loss():
+    class Doubled:
+        def sample(self, batch: int, train_step: int, generator: Generator) -> tuple[Tensor, Tensor]:
+            timesteps, weights = SAMPLER.sample(batch, train_step, generator)
+            return timesteps, 2 * weights
+
+    options = replace(OPTIONS, steps=1, log_every=1)
+    plain = train(tiny_net(), tiny_objective(), SAMPLER, options)
+    doubled = train(tiny_net(), tiny_objective(), Doubled(), options)
+    assert doubled.losses[0][1] == pytest.approx(2 * plain.losses[0][1], rel=1e-6)
+
+
+# the moving average and the learning rate
+
+
+def test_the_average_follows_its_formula():
+    history: list[dict[str, Tensor]] = []
+    net, decay = tiny_net(), 0.3
+
+    def keep(_: Progress) -> None:
+        history.append({key: value.clone() for key, value in net.state_dict().items()})
+
+    result = train(net, tiny_objective(), SAMPLER, replace(OPTIONS, steps=6, log_every=1, ema_decay=decay), report=keep)
+    decays = [min(decay, (1 + n) / (10 + n)) for n in range(1, 6)]
+    assert len(set(decays)) > 2  # the warm-up and the ceiling both occur
+    expected = history[0]
+    for decay_n, weights in zip(decays, history[1:], strict=True):
+        expected = {key: decay_n * expected[key] + (1 - decay_n) * weights[key] for key in expected}
+    for key, value in result.model.state_dict().items():
+        torch.testing.assert_close(value, expected[key], rtol=1e-5, atol=1e-7)
+
+
+def test_the_learning_rate_warms_up_and_falls_along_half_a_cosine():
+    options = TrainOptions(steps=100, warmup_steps=20)
+    rates = [_cosine(step, options) for step in range(100)]
+    assert rates[0] == pytest.approx(1 / 20)
+    assert rates[:20] == pytest.approx([(step + 1) / 20 for step in range(20)])
+    assert rates[20] == 1.0
+    assert rates[60] == pytest.approx(0.5)
+    assert rates[40] == pytest.approx(0.5 * (1 + math.cos(math.pi / 4)))
+    assert 0 < rates[99] < 0.001
+    assert all(a > b for a, b in itertools.pairwise(rates[20:]))
+
+
+def test_without_a_warm_up_the_first_step_has_the_full_rate():
+    assert _cosine(0, TrainOptions(steps=10, warmup_steps=0)) == 1.0
+    assert _cosine(3, TrainOptions(steps=4, warmup_steps=10)) == pytest.approx(0.4)  # shorter than its warm-up
+
+
+@pytest.mark.parametrize(("warmup_steps", "expected"), [(0, 1e-2), (10, 1e-3)])
+def test_the_optimizer_uses_that_rate(warmup_steps, expected):
+    net, first = tiny_net(), tiny_net()
+    options = replace(OPTIONS, steps=1, warmup_steps=warmup_steps, learning_rate=1e-2, max_grad_norm=1e9)
+    train(net, tiny_objective(), SAMPLER, options)
+    moved = (net.first.weight - first.first.weight).detach().abs().max()
+    assert float(moved) == pytest.approx(expected, rel=1e-2)  # Adam's first step is the rate times the gradient's sign
+
+
+def test_gradients_are_clipped():
+    """The clipped norm is the only thing that a much smaller limit changes: with Adam, through epsilon."""
+    plain, clipped = (
+        train(tiny_net(), tiny_objective(), SAMPLER, replace(OPTIONS, steps=1, max_grad_norm=limit))
+        for limit in (1e9, 1e-9)
+    )
+    moved = [
+        max(
+            float((a - b).detach().abs().max())
+            for a, b in zip(run.model.parameters(), tiny_net().parameters(), strict=True)
+        )
+        for run in (plain, clipped)
+    ]
+    assert moved[1] < 0.2 * moved[0]
+
+
+# interruption
+
+
+@pytest.mark.parametrize("step", [5, 20, 40])
+def test_an_interrupted_training_ends_in_the_same_bytes(tmp_path, uninterrupted, step):
+    with pytest.raises(Interruption):
+        tiny_run(tmp_path, interrupt_at(step))
+    assert checkpoint_steps(tmp_path) == [done for done in (step - 10, step - 5) if done > 0]
+    reported: list[Progress] = []
+    resumed = tiny_run(tmp_path, reported.append)
+    assert reported[0].step == step  # nothing is trained twice
+    assert_same_run(resumed, uninterrupted)
+
+
+def test_many_interruptions_end_in_the_same_bytes(tmp_path, uninterrupted):
+    for step in (10, 15, 35):
+        with pytest.raises(Interruption):
+            tiny_run(tmp_path, interrupt_at(step))
+    assert_same_run(tiny_run(tmp_path), uninterrupted)
+
+
+def test_a_truncated_newest_checkpoint_costs_its_steps_and_nothing_else(tmp_path, uninterrupted):
+    with pytest.raises(Interruption):
+        tiny_run(tmp_path, interrupt_at(30))
+    newest = max(tmp_path.glob("step-*.pt"))
+    newest.write_bytes(newest.read_bytes()[:1000])
+    reported: list[Progress] = []
+    with pytest.warns(UserWarning, match=newest.name):
+        resumed = tiny_run(tmp_path, reported.append)
+    assert reported[0].step == 25  # from 20, since 25 was damaged
+    assert_same_run(resumed, uninterrupted)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")  # and the damaged file is gone
+        tiny_run(tmp_path)
+
+
+def test_a_finished_training_is_not_trained_again(tmp_path, uninterrupted):
+    tiny_run(tmp_path)
+    reported: list[Progress] = []
+    assert_same_run(tiny_run(tmp_path, reported.append), uninterrupted)
+    assert reported == []
+
+
+def test_at_most_two_checkpoints_are_kept(tmp_path):
+    seen: list[list[int]] = []
+    tiny_run(tmp_path, lambda _: seen.append(checkpoint_steps(tmp_path)))
+    assert max(map(len, seen)) == 2
+    assert checkpoint_steps(tmp_path) == [35, 40]
+
+
+def test_checkpoints_come_at_the_first_report_after_they_are_due(tmp_path):
+    seen: set[int] = set()
+    options = replace(OPTIONS, steps=20, checkpoint_every=6, log_every=4)
+    tiny_run(tmp_path, lambda _: seen.update(checkpoint_steps(tmp_path)), options)
+    assert seen | set(checkpoint_steps(tmp_path)) == {8, 12, 20}
+
+
+CHANGES = {
+    "options": lambda: (tiny_net(), tiny_objective(), SAMPLER, replace(OPTIONS, learning_rate=1e-3)),
+    "seed": lambda: (tiny_net(), tiny_objective(), SAMPLER, replace(OPTIONS, seed=1)),
+    "timesteps": lambda: (tiny_net(), tiny_objective(), RangeTimesteps(0, T - 1), OPTIONS),
+    "images": lambda: (tiny_net(), tiny_objective(seed=1), SAMPLER, OPTIONS),
+    "prediction type": lambda: (tiny_net(), tiny_objective("sample"), SAMPLER, OPTIONS),
+    "first weights": lambda: (tiny_net(seed=1), tiny_objective(), SAMPLER, OPTIONS),
+}
+
+
+@pytest.mark.parametrize("change", CHANGES.values(), ids=CHANGES.keys())
+def test_checkpoints_of_another_training_are_refused(tmp_path, change):
+    with pytest.raises(Interruption):
+        tiny_run(tmp_path, interrupt_at(10))
+    before = checkpoint_steps(tmp_path)
+    with pytest.raises(FileFormatError, match=str(tmp_path)):
+        train(*change(), checkpoints=tmp_path)
+    assert checkpoint_steps(tmp_path) == before
+
+
+def test_a_killed_process_ends_in_the_same_bytes(tmp_path):
+    """A real process, killed at random moments, many of them while it writes a checkpoint."""
+    script = Path(__file__).with_name("tiny_training.py")
+    moments = random.Random(0)  # noqa: S311 - moments of kills
+    killed = 0
+    with subprocess.Popen(
+        [sys.executable, script],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+    ) as server:
+        assert server.stdin is not None
+        assert server.stdout is not None
+
+        def start(folder: Path) -> int:
+            server.stdin.write(f"{folder}\n")
+            server.stdin.flush()
+            return int(server.stdout.readline())
+
+        whole, broken = tmp_path / "whole", tmp_path / "broken"
+        whole.mkdir()
+        broken.mkdir()
+        start(whole)
+        assert server.stdout.readline() == "0\n"
+        for _ in range(6):
+            known = checkpoint_steps(broken / "checkpoints")
+            child = start(broken)
+            deadline = time.monotonic() + 20
+            while checkpoint_steps(broken / "checkpoints") == known and time.monotonic() < deadline:
+                time.sleep(0.001)
+            time.sleep(moments.uniform(0, 0.05))
+            os.kill(child, signal.SIGKILL)
+            killed += server.stdout.readline() == f"{-signal.SIGKILL}\n"
+        assert len(checkpoint_steps(broken / "checkpoints")) <= 2
+        start(broken)
+        assert server.stdout.readline() == "0\n"
+        server.stdin.close()
+    print("KILLED", killed)
+    assert killed >= 2
+    assert (broken / "weights").read_bytes() == (whole / "weights").read_bytes()
+
+
+# what is refused
+
+
+class Poisoned:
+    """Weights that are NaN at one train step."""
+
+    def __init__(self, bad_step: int) -> None:
+        self.bad_step = bad_step
+
+    def sample(self, batch: int, train_step: int, generator: Generator) -> tuple[Tensor, Tensor]:
+        timesteps, weights = SAMPLER.sample(batch, train_step, generator)
+        return timesteps, weights * float("nan") if train_step == self.bad_step else weights
+
+
+def test_a_loss_that_is_not_finite_stops_the_training_and_names_the_step(tmp_path):
+    options = replace(OPTIONS, log_every=1, checkpoint_every=1)
+    with pytest.raises(InputError, match=r"nan at step 8\b.*learning rate"):
+        train(tiny_net(), tiny_objective(), Poisoned(7), options, tmp_path)
+    assert checkpoint_steps(tmp_path) == [6, 7]  # the last good ones
+
+
+def test_a_learning_rate_that_explodes_is_such_a_loss():
+    with pytest.raises(InputError, match="at step"):
+        tiny_run(options=replace(OPTIONS, learning_rate=1e30))
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"steps": 0},
+        {"batch_size": 0},
+        {"checkpoint_every": 0},
+        {"log_every": -1},
+        {"learning_rate": 0.0},
+        {"ema_decay": 1.0},
+        {"ema_decay": -0.1},
+        {"warmup_steps": -1},
+        {"weight_decay": -1e-3},
+        {"max_grad_norm": 0.0},
+        {"mixed_precision": "fp8"},
+    ],
+    ids=str,
+)
+def test_impossible_options_are_refused_by_name(change):
+    (name,) = change
+    with pytest.raises(InputError, match=name):
+        replace(OPTIONS, **change)
+
+
+def test_two_trainings_of_one_process_can_have_two_precisions(uninterrupted):
+    mixed = tiny_run(options=replace(OPTIONS, steps=5, mixed_precision="bf16"))
+    assert next(mixed.model.parameters()).dtype == torch.float32
+    exact = tiny_run(options=replace(OPTIONS, steps=5))
+    assert mixed.losses != exact.losses
+    assert mixed.losses[0][1] == pytest.approx(exact.losses[0][1], rel=0.05)
+    assert_same_run(tiny_run(), uninterrupted)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="a GPU can do fp16")
+def test_half_precision_on_a_cpu_is_refused():
+    with pytest.raises(InputError, match="fp16 on a CPU"):
+        tiny_run(options=replace(OPTIONS, mixed_precision="fp16"))
+
+
+# tracking
+
+
+def test_tensorboard_gets_every_report(tmp_path):
+    event_accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+    reported: list[Progress] = []
+    folder = tmp_path / "logs"
+    result = tiny_run(report=with_tensorboard(reported.append, folder))
+    assert len(reported) == len(result.losses)
+    events = event_accumulator.EventAccumulator(str(folder)).Reload()
+    scalars = [(event.step, event.value) for event in events.Scalars("loss")]
+    assert [step for step, _ in scalars] == [step for step, _ in result.losses]
+    assert [value for _, value in scalars] == pytest.approx([loss for _, loss in result.losses])
+    assert len(events.Scalars("images_per_second")) == len(reported)
+
+
+def test_without_a_folder_nothing_is_tracked():
+    report = [].append
+    assert with_tensorboard(report, None) is report
+
+
+def test_tensorboard_that_is_not_installed_is_named(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
+    with pytest.raises(InputError, match=r"prunekit\[tracking\]"):
+        with_tensorboard(print, tmp_path / "logs")
+    assert not (tmp_path / "logs").exists()
