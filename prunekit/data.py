@@ -132,7 +132,7 @@ def _idx_split(folder: Path, train: Path, test: Path | None, resolution: int | N
 
 def _data(images: NDArray[np.uint8], name: str) -> ImageData:
     """(count, height, width, channels) to channels first."""
-    return ImageData(torch.from_numpy(np.ascontiguousarray(images.transpose(0, 3, 1, 2))), name)
+    return ImageData(torch.from_numpy(images.transpose(0, 3, 1, 2).copy()), name)
 
 
 def _digits() -> NDArray[np.uint8]:

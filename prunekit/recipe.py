@@ -11,6 +11,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 from prunekit.allocation import RULES
 from prunekit.checkpoint import ModelSpec
 from prunekit.errors import FileFormatError, InputError, MissingFileError
+from prunekit.features import SHIPPED
 from prunekit.groups import METHODS
 from prunekit.importance import criterion
 from prunekit.schedule import NoiseSchedule
@@ -173,7 +174,7 @@ class EvaluationOptions:
 
     samples: _Positive = 1024
     seeds: Annotated[tuple[int, ...], Field(min_length=1)] = (0, 1, 2)
-    features: str = "auto"
+    features: Annotated[str, AfterValidator(_one_of(("auto", *SHIPPED)))] = "auto"
     loss_samples: _Positive = 2048
     grid: _NotNegative = 40
 

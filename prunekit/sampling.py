@@ -51,11 +51,15 @@ def make_scheduler(name: str, schedule: NoiseSchedule, prediction_type: str = "e
     bar = schedule.alphas_cumprod
     betas = 1 - bar / np.concatenate([[1.0], bar[:-1]])
     try:
-        return scheduler(
+        made = scheduler(
             num_train_timesteps=schedule.num_timesteps, trained_betas=betas.tolist(), prediction_type=prediction_type
         )
     except (TypeError, ImportError) as error:  # some need packages that diffusers does not
         raise InputError(f"{class_name} does not take a schedule of betas and a prediction type ({error}).") from error
+    own = np.asarray(getattr(made, "alphas_cumprod", []))
+    if own.shape != bar.shape or not np.allclose(own, bar, rtol=1e-4, atol=1e-6):
+        raise InputError(f"{class_name} does not follow the noise schedule; expected one of {', '.join(SAMPLERS)}.")
+    return made
 
 
 def real_timesteps(name: str, steps: int, schedule: NoiseSchedule) -> FloatArray:
@@ -64,7 +68,7 @@ def real_timesteps(name: str, steps: int, schedule: NoiseSchedule) -> FloatArray
     Second-order samplers evaluate more often than they step; every evaluation is listed.
     """
     scheduler = make_scheduler(name, schedule)
-    scheduler.set_timesteps(steps)
+    _set_timesteps(scheduler, steps)
     return np.asarray(scheduler.timesteps, dtype=np.float64)
 
 
@@ -110,7 +114,7 @@ class Sampler:
         with evaluation_mode(model):
             for part in noise.split(batch_size):
                 first = sum(map(len, done))
-                self.scheduler.set_timesteps(self.steps)
+                _set_timesteps(self.scheduler, self.steps)
                 x = part.to(device) * self.scheduler.init_noise_sigma
                 for t in self.scheduler.timesteps:
                     prediction = predict(model, self.scheduler.scale_model_input(x, t), t)
@@ -124,8 +128,26 @@ class Sampler:
 def make_sampler(
     name: str, steps: int, schedule: NoiseSchedule, prediction_type: str, shape: tuple[int, int, int]
 ) -> Sampler:
-    """A sampler by short name or diffusers class name, see :data:`SAMPLERS`."""
+    """A sampler by short name or diffusers class name, see :data:`SAMPLERS`.
+
+    Raises:
+        InputError: the sampler is unknown, or the schedule's noisy samples are not scaled as diffusers' samplers scale them.
+    """
+    if not np.allclose(schedule.signal**2 + schedule.noise**2, 1, atol=1e-4):
+        raise InputError(
+            "Samplers are for variance-preserving noise schedules (a² + b² = 1); a network that was trained on another scale "
+            "would get inputs that it has never seen."
+        )
     return Sampler(make_scheduler(name, schedule, prediction_type), steps, shape)
+
+
+def _set_timesteps(scheduler: Any, steps: int) -> None:
+    try:
+        if steps < 1:
+            raise ValueError("at least one is needed")
+        scheduler.set_timesteps(steps)
+    except (ValueError, TypeError, ArithmeticError, LookupError, RuntimeError) as error:
+        raise InputError(f"{type(scheduler).__name__} cannot take {steps} steps ({error}).") from error
 
 
 def _step(scheduler: Any, prediction: Tensor, t: Tensor, x: Tensor, generators: list[Generator]) -> Tensor:

@@ -132,7 +132,8 @@ def _checked_state(folder: Path, config: JsonDict) -> dict[str, Tensor]:
     shapes = {key: list(tensor.shape) for key, tensor in state.items()}
     if shapes != config.get("shapes"):
         raise FileFormatError(f"The tensors of {path} have other names or shapes than config.json says.")
-    return state
+    # safetensors packs them without alignment, on which kernels round differently than on a tensor of its own
+    return {key: tensor.clone() for key, tensor in state.items()}
 
 
 def _skeleton(spec: ModelSpec, factory: Callable[[JsonDict], nn.Module] | None) -> nn.Module:

@@ -191,6 +191,8 @@ def test_a_schedule_cannot_be_changed_in_place():
         {"kind": "edm"},
         {"kind": "edm", "sigmas": [2.0, 1.0]},
         {"kind": "edm", "sigmas": [0.0, 1.0]},
+        {"kind": "edm", "sigmas": [1.0, 3.0, 2.0]},
+        {"kind": "edm", "sigmas": [1.0, 1.0, 2.0]},
         {"kind": "edm", "sigmas": ["a", "b"]},
         {"kind": "edm", "sigmas": [[1.0], [2.0]]},
         {"kind": "explicit"},
@@ -211,6 +213,13 @@ def test_a_bad_config_is_refused_in_one_sentence(config):
     assert message.endswith(".")
     assert "\n" not in message
     assert len(message) < 300
+
+
+@pytest.mark.parametrize("ends", [(-0.1, 0.02), (0.0, 0.02), (0.01, 1.0), (0.01, math.nan)])
+@pytest.mark.parametrize("make", [NoiseSchedule.linear, NoiseSchedule.scaled_linear, NoiseSchedule.sigmoid])
+def test_betas_outside_zero_to_one_are_refused_where_they_are_given(make, ends):
+    with pytest.raises(InputError, match=r"Got betas from .*; expected both between 0 and 1"):
+        make(100, *ends)
 
 
 def diffusers_timesteps(scheduler, steps):

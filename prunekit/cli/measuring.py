@@ -66,6 +66,7 @@ def evaluate(
     resolution: Annotated[int | None, typer.Option(help="Side of the square images.")] = None,
     count: Annotated[int, typer.Option(help="Images sampled per model and seed.")] = 1024,
     seeds: Annotated[int, typer.Option(help="Number of seeds: 0, 1, …")] = 3,
+    loss_samples: Annotated[int, typer.Option(help="Held-out draws per timestep group for the denoising loss.")] = 2048,
     features: Annotated[str, typer.Option(help="digits-cnn, fashion-cnn, or auto.")] = "auto",
     sampler: SamplerOption = "ddim",
     steps: Steps = 50,
@@ -74,13 +75,19 @@ def evaluate(
 ) -> None:
     """Denoising loss per timestep group, and FID and KID on stated features, with standard errors over seeds."""
     from prunekit._files import write_json
+    from prunekit.features import load_features
     from prunekit.pipeline.measuring import Setting, measure_losses, measure_samples
     from prunekit.pipeline.opening import open_model
     from prunekit.recipe import AllocationOptions, EvaluationOptions
     from prunekit.report import Metrics, metric_lines
 
-    if count < 2 or seeds < 1:
-        raise InputError(f"Got --count {count} and --seeds {seeds}; expected at least 2 images and 1 seed.")
+    if count < 2 or seeds < 1 or loss_samples < 2:
+        raise InputError(
+            f"Got --count {count}, --seeds {seeds} and --loss-samples {loss_samples}; "
+            "expected at least 2 images, 1 seed and 2 draws."
+        )
+    if features != "auto":
+        load_features(features)  # refuses an unknown name before anything is measured
     opened = open_model(experts)
     models, macs = {"expert": opened.model}, {"experts": opened.mean_macs(sampler, steps)}
     sampled = {"experts": opened.model}
@@ -91,7 +98,7 @@ def evaluate(
         sampled = {"base": reference.model, **sampled}
         macs["base"] = reference.mean_macs(sampler, steps)
     images = opened.images(data_options(data, resolution))
-    options = EvaluationOptions(samples=count, seeds=tuple(range(seeds)), features=features)
+    options = EvaluationOptions(samples=count, seeds=tuple(range(seeds)), features=features, loss_samples=loss_samples)
     setting = Setting(
         images,
         opened.groups,

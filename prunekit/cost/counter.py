@@ -96,6 +96,9 @@ def count_macs(model: nn.Module, inputs: Inputs) -> MacCount:
         for name, by_op in counts.items()
         if name == root or name.startswith(f"{root}.")
     }
+    for name, module in reversed(list(model.named_modules())):  # lists of modules do not run themselves
+        by_module.setdefault(name, sum(by_module.get(f"{name}.{child}", 0) for child, _ in module.named_children()))
+    by_module = {name: by_module[name] for name, _ in model.named_modules() if by_module[name]}
     by_operator = {str(op).removeprefix("aten."): flops // 2 for op, flops in counts.get("Global", {}).items()}
     total = counter.get_total_flops() // 2
     return MacCount(

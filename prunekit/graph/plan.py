@@ -3,6 +3,7 @@
 import itertools
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from operator import index
 from typing import Any
 
 import numpy as np
@@ -80,7 +81,7 @@ class PruningPlan:
     def from_json(cls, data: JsonDict) -> "PruningPlan":
         """Read what :meth:`to_json` wrote."""
         try:
-            kept = {str(name): tuple(int(channel) for channel in channels) for name, channels in data["kept"].items()}
+            kept = {str(name): tuple(map(index, channels)) for name, channels in data["kept"].items()}
             return cls(kept, str(data["fingerprint"]))
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise FileFormatError(f"The pruning plan cannot be read ({error}).") from error

@@ -79,6 +79,8 @@ class ImportanceMap:
             )
             if any(scores_[name].shape != (size,) for scores_ in scores for name, size in sizes.items()):
                 raise ValueError("a channel group has another number of scores than channels")
+            if len(scores) != len(groups):
+                raise ValueError(f"{len(scores)} sets of scores for {len(groups)} timestep groups")
             return cls(str(data["criterion"]), groups, sizes, dict(data["left_whole"]), scores)
         except (KeyError, TypeError, ValueError) as error:
             raise FileFormatError(

@@ -4,7 +4,7 @@ import numpy as np
 
 from prunekit._types import FloatArray
 from prunekit.allocation import Allocation, allocate
-from prunekit.errors import InputError, PrunekitError
+from prunekit.errors import InputError
 from prunekit.groups import TimestepGroups, make_groups
 from prunekit.schedule import NoiseSchedule, sampler_timesteps
 
@@ -39,18 +39,7 @@ def evaluations(schedule: NoiseSchedule, sampler: str = "ddim", steps: int = 50)
         )
     from prunekit.sampling import real_timesteps  # noqa: PLC0415 - imports torch and diffusers, seconds for few
 
-    try:
-        return real_timesteps(sampler, steps, schedule)
-    except PrunekitError:
-        raise
-    except (
-        TypeError,
-        ValueError,
-        IndexError,
-        ImportError,
-    ) as error:  # diffusers': PNDM wants 4 steps, DPMSolverSDE torchsde
-        reason = " ".join(str(error).split())
-        raise InputError(f"Sampler {sampler!r} does not take {steps} steps here ({reason}); choose others.") from error
+    return real_timesteps(sampler, steps, schedule)
 
 
 def plan_budget(

@@ -8,6 +8,7 @@ from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, Protocol
 
+import prunekit
 from prunekit._files import atomic_folder, atomic_path, json_hash, read_json, sha256_file, write_json
 from prunekit.allocation import Allocation
 from prunekit.checkpoint import Base, save_base
@@ -96,7 +97,10 @@ class Run:
         self.done: dict[str, dict[str, Any]] = {}  # those that are part of this run
         state_file = folder / "state.json"
         if state_file.is_file():
-            self.state = dict(read_json(state_file, "prunekit-state/1")["stages"])
+            stages = read_json(state_file, "prunekit-state/1").get("stages")
+            if not isinstance(stages, dict):
+                raise FileFormatError(f"{state_file} holds no stages; remove it to run every stage again.")
+            self.state = dict(stages)
 
     def execute(self) -> Path:
         """Run every stage that the recipe has a section for; returns the manifest's path."""
@@ -150,16 +154,26 @@ class Run:
         described = self.recipe.model_dump(mode="json", include=set(inputs))
         extra = {key: value for key, value in inputs.items() if key not in described}
         key = json_hash(
-            {"stage": name, "inputs": described, "extra": extra, "after": [self.done[stage]["key"] for stage in before]}
+            {
+                "stage": name,
+                "prunekit": prunekit.__version__,
+                "inputs": described,
+                "extra": extra,
+                "after": [self.done[stage]["key"] for stage in before],
+            }
         )
         kept = self.state.get(name, {}).get("key") == key and all((self.folder / path).exists() for path in outputs)
         self.observer.stage(name, kept)
-        known = self.state.get(name, {})
         if not kept:
+            if self.state.pop(name, None) is not None:  # should it stop midway, what it has written is nobody's output
+                self._write_state()
             started, self.key = time.perf_counter(), key
             facts = action()
-            known = {"key": key, "seconds": round(time.perf_counter() - started, 3), "facts": facts}
-        self.state[name] = self.done[name] = known
+            self.state[name] = {"key": key, "seconds": round(time.perf_counter() - started, 3), "facts": facts}
+            self._write_state()
+        self.done[name] = self.state[name]
+
+    def _write_state(self) -> None:
         write_json(self.folder / "state.json", {"format": "prunekit-state/1", "stages": self.state})
 
     @cached_property

@@ -14,7 +14,7 @@ from prunekit.groups import TimestepGroups
 from prunekit.schedule import NoiseSchedule, sampler_timesteps
 
 SCRIPT = Path(sys.executable).with_name("prunekit")
-HEAVY = ("torch", "diffusers", "pandas", "matplotlib", "scipy", "sklearn", "pydantic")
+HEAVY = ("torch", "diffusers", "pandas", "matplotlib", "scipy", "sklearn")
 SLACK = 1.5 if os.environ.get("CI") else 1.0
 
 
@@ -127,7 +127,7 @@ def test_flags_reach_the_allocation(run, tmp_path):
 def test_a_refused_budget_writes_nothing_and_says_the_range(run, tmp_path, budget):
     code, out, err = run("allocate", "--budget", budget)
     assert (code, out) == (2, "")
-    assert one_sentence(err) or err.count(". ") == 1  # what is wrong, and how to mend it
+    assert one_sentence(err)
     assert "expected 0.6 … 1" in err
     assert os.listdir(tmp_path) == []
 
@@ -256,9 +256,9 @@ def test_flags_of_a_wrong_type_exit_with_2_and_write_nothing(run, tmp_path, argu
             "needs a mapping",
         ),
         (
-            '{"format": "prunekit-groups/1", "num_timesteps": 10, "groups": [{"index": 0, "start": 0, "stop": 10}],'
-            ' "noise_schedule": {"kind": "linear", "num_timesteps": 20}}',
-            "cover 10 timesteps and the noise schedule has 20",
+            '{"format": "prunekit-groups/1", "num_timesteps": 100, "groups": [{"index": 0, "start": 0, "stop": 100}],'
+            ' "noise_schedule": {"kind": "linear", "num_timesteps": 200}}',
+            "cover 100 timesteps and the noise schedule has 200",
         ),
     ],
 )

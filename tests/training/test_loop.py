@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 import warnings
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -269,7 +270,7 @@ def test_a_killed_process_ends_in_the_same_bytes(tmp_path):
     script = Path(__file__).with_name("tiny_training.py")
     moments = random.Random(0)  # noqa: S311 - moments of kills
     killed = 0
-    with subprocess.Popen(
+    with subprocess.Popen(  # noqa: S603 - our own script
         [sys.executable, script],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
@@ -295,14 +296,16 @@ def test_a_killed_process_ends_in_the_same_bytes(tmp_path):
             deadline = time.monotonic() + 20
             while checkpoint_steps(broken / "checkpoints") == known and time.monotonic() < deadline:
                 time.sleep(0.001)
-            time.sleep(moments.uniform(0, 0.05))
-            os.kill(child, signal.SIGKILL)
+            time.sleep(moments.uniform(0, 0.03))
+            with suppress(ProcessLookupError):  # it was faster
+                os.kill(child, signal.SIGKILL)
             killed += server.stdout.readline() == f"{-signal.SIGKILL}\n"
+            if (broken / "weights").exists():
+                break
         assert len(checkpoint_steps(broken / "checkpoints")) <= 2
         start(broken)
         assert server.stdout.readline() == "0\n"
         server.stdin.close()
-    print("KILLED", killed)
     assert killed >= 2
     assert (broken / "weights").read_bytes() == (whole / "weights").read_bytes()
 

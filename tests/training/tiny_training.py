@@ -1,7 +1,7 @@
 """A training of a second, with dropout; as a script, one that can be killed and started again without importing torch anew.
 
 ``python tiny_training.py`` reads folders from standard input. For each it forks a process that trains there, going on from the
-checkpoints that it finds, and writes ``weights`` when it is through; it prints the process's id and, when that has ended, its status.
+checkpoints that it finds, and writes ``weights`` when it is through; it prints the process id and, in the end, its status.
 """
 
 import os

@@ -1,0 +1,122 @@
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from networks import NETWORKS, rows
+from torch import nn
+
+from prunekit.cost import CostModel, count_macs
+from prunekit.errors import GraphError
+from prunekit.graph import PruningPlan, apply, trace
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_the_whole_network_costs_what_the_counter_says(bench, name):
+    tiny = bench(name)
+    counted = count_macs(tiny.model, tiny.inputs)
+    assert int(tiny.cost.macs(tiny.graph.full_widths)) == counted.macs
+    assert int(tiny.cost.params(tiny.graph.full_widths)) == counted.params
+
+
+@settings(max_examples=10, deadline=None)
+@given(st.integers(0, 10_000), st.integers(1, 7))
+def test_many_widths_at_once_cost_what_each_costs_alone(bench, seed, count):
+    tiny = bench("unet")
+    rng = np.random.default_rng(seed)
+    widths = np.stack([[rng.choice(group.widths) for group in tiny.graph] for _ in range(count)])
+    for of in (tiny.cost.macs, tiny.cost.params):
+        together = of(widths)
+        assert together.dtype == np.int64
+        assert together.shape == (count,)
+        assert together.tolist() == [int(of(row)) for row in widths]
+        np.testing.assert_array_equal(of(widths[None, :, None])[0, :, 0], together)
+    assert sum(tiny.cost.by_row(widths[0]).values()) == together_macs(tiny, widths[0])
+
+
+def together_macs(tiny, widths):
+    return int(tiny.cost.macs(widths))
+
+
+@settings(max_examples=20, deadline=None)
+@given(st.integers(0, 10_000))
+def test_removing_channels_never_costs_more(bench, seed):
+    tiny = bench("unet")
+    rng = np.random.default_rng(seed)
+    widths = np.array([rng.choice(group.widths) for group in tiny.graph])
+    for g, group in enumerate(tiny.graph):
+        if widths[g] > group.widths[-1]:
+            narrower = widths.copy()
+            narrower[g] -= group.step
+            assert tiny.cost.macs(narrower) < tiny.cost.macs(widths)
+            assert tiny.cost.params(narrower) < tiny.cost.params(widths)
+
+
+def test_rows_are_the_counters_modules(bench):
+    tiny = bench("unet")
+    counted, by_row = count_macs(tiny.model, tiny.inputs), tiny.cost.by_row(tiny.graph.full_widths)
+    for name, module in tiny.model.named_modules():
+        if isinstance(module, nn.Conv2d | nn.Linear):
+            assert by_row[name] == counted.by_module.get(name, 0)
+    attention = {name: macs for name, macs in by_row.items() if name.endswith("(attention products)")}
+    assert sum(attention.values()) == counted.by_operator["_scaled_dot_product_flash_attention_for_cpu"]
+    assert attention["mid_block.attentions.0 (attention products)"] == 2 * 16 * 16 * 16
+
+
+def test_products_that_no_layer_owns_are_linear_in_their_channels(bench):
+    tiny = bench("products")
+    outside = tiny.cost.by_row(tiny.graph.full_widths)["matrix products outside known layers"]
+    assert outside == 2 * 4 * 4 * 8
+    narrower = tiny.graph.full_widths.copy()
+    narrower[tiny.graph.index["query"]] = 3
+    assert tiny.cost.by_row(narrower)["matrix products outside known layers"] == 2 * 4 * 4 * 3
+
+
+def test_a_cost_that_is_not_linear_in_the_widths_is_refused():
+    class Gram(nn.Module):
+        """Products of channels with channels: quadratic in the width."""
+
+        def __init__(self):
+            super().__init__()
+            self.first, self.out = nn.Linear(5, 8), nn.Linear(8, 2)
+
+        def forward(self, x):
+            x = self.first(x)
+            return self.out(x @ (x.transpose(1, 2) @ x))
+
+    model = Gram().eval()
+    inputs = (rows(1, 4, 5),)
+    graph = trace(model, inputs)
+    assert "first" in graph.index
+    with pytest.raises(GraphError, match="cost depends on its width"):
+        CostModel.of(model, graph, inputs)
+
+
+def test_a_layer_that_runs_twice_costs_twice():
+    class Twice(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.first, self.middle, self.out = nn.Linear(6, 8), nn.Linear(8, 8), nn.Linear(8, 2)
+
+        def forward(self, x):
+            return self.out(torch.relu(self.middle(torch.relu(self.middle(self.first(x))))))
+
+    model, inputs = Twice().eval(), (rows(1, 6),)
+    graph = trace(model, inputs)
+    cost = CostModel.of(model, graph, inputs)
+    assert int(cost.macs(np.array([3]))) == 6 * 3 + 2 * 3 * 3 + 3 * 2
+    pruned = apply(model, graph, PruningPlan({"first": (1, 2, 6)}, graph.fingerprint))
+    assert count_macs(pruned, inputs).macs == int(cost.macs(np.array([3])))
+
+
+def test_a_network_without_channel_groups_has_one_cost():
+    model, inputs = nn.Linear(4, 3), (rows(1, 4),)
+    graph = trace(model, inputs)
+    assert len(graph) == 0
+    cost = CostModel.of(model, graph, inputs)
+    assert (int(cost.macs(graph.full_widths)), int(cost.params(graph.full_widths))) == (12, 15)
+
+
+def test_measuring_the_coefficients_leaves_no_hook_behind(bench):
+    tiny = bench("unet")
+    assert not any(m._forward_hooks or m._forward_pre_hooks for m in tiny.model.modules())

@@ -1,0 +1,179 @@
+import json
+
+import pytest
+import torch
+import torch.nn.functional as F
+from networks import SelfAttention, rows, unet, unet_inputs
+from torch import nn
+
+from prunekit.cost import count_macs, count_params, other_counters
+
+N, L, D = 1, 12, 16
+
+
+def noise(*shape):
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(0))
+
+
+@pytest.mark.parametrize(
+    ("layer", "shape", "macs"),
+    [
+        (nn.Linear(6, 5), (1, 6), 6 * 5),
+        (nn.Linear(6, 5, bias=False), (1, 9, 6), 9 * 6 * 5),
+        (nn.Conv2d(3, 8, 3, padding=1), (1, 3, 10, 7), 10 * 7 * 9 * 3 * 8),
+        (nn.Conv2d(3, 8, 5, stride=2), (1, 3, 11, 11), 4 * 4 * 25 * 3 * 8),
+        (nn.Conv2d(4, 8, 3, dilation=2), (1, 4, 9, 9), 5 * 5 * 9 * 4 * 8),
+        (nn.Conv2d(8, 12, 3, padding=1, groups=4), (1, 8, 6, 6), 6 * 6 * 9 * 2 * 12),
+        (nn.Conv2d(8, 8, 3, padding=1, groups=8), (1, 8, 6, 6), 6 * 6 * 9 * 8),
+        (nn.Conv1d(4, 6, 3), (1, 4, 10), 8 * 3 * 4 * 6),
+        (nn.Conv3d(2, 3, 3), (1, 2, 5, 5, 5), 27 * 27 * 2 * 3),
+        (nn.ConvTranspose2d(6, 4, 4, stride=2, padding=1), (1, 6, 5, 5), 5 * 5 * 16 * 6 * 4),
+        (nn.ConvTranspose2d(6, 4, 2, stride=2, groups=2), (1, 6, 5, 5), 5 * 5 * 4 * 6 * 2),
+    ],
+)
+def test_layers_cost_what_their_closed_forms_say(layer, shape, macs):
+    counted = count_macs(layer, (noise(*shape),))
+    assert counted.macs == macs
+    assert counted.flops == 2 * macs
+    assert counted.params == sum(parameter.numel() for parameter in layer.parameters())
+
+
+class Fused(nn.Module):
+    def forward(self, q, k, v, mask=None):
+        return F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
+
+
+@pytest.mark.parametrize("heads", [1, 4])
+@pytest.mark.parametrize("masked", [False, True])
+def test_fused_attention_on_the_cpu_costs_both_of_its_products(heads, masked):
+    """L²·d for the scores and L²·d for the values, per head."""
+    q = noise(1, heads, L, D)
+    mask = torch.zeros(L, L) if masked else None
+    assert count_macs(Fused(), (q, q, q, mask)).macs == 2 * heads * L * L * D
+
+
+def test_cross_attention_costs_queries_times_keys():
+    q, k, v = noise(1, 2, L, D), noise(1, 2, 7, D), noise(1, 2, 7, 8)
+    assert count_macs(Fused(), (q, k, v)).macs == 2 * (L * 7 * D + L * 7 * 8)
+
+
+def test_plain_products_cost_as_much_as_fused_ones():
+    inputs = (rows(1, 4, 5),)
+    projections = 4 * (5 * 8 + 4 * 8 * 8 + 8 * 3)
+    for heads in (1, 2):
+        assert count_macs(SelfAttention(heads), inputs).macs == projections + 2 * 4 * 4 * 8
+
+
+def test_torchs_own_transformer_layer_is_counted_though_it_can_run_as_one_operator():
+    layer = nn.TransformerEncoderLayer(8, 2, 16, batch_first=True).eval()
+    counted = count_macs(layer, (rows(1, 4, 8),))
+    assert counted.macs == 4 * (8 * 24 + 8 * 8 + 2 * 8 * 16) + 2 * 4 * 4 * 8
+    assert torch.backends.mha.get_fastpath_enabled()
+
+
+def test_the_published_size_of_the_cifar10_unet():
+    """google/ddpm-cifar10-32: 35.7M parameters and 6.1 GMACs in the literature, which leaves the attention products out."""
+    model = unet(
+        sample_size=32,
+        in_channels=3,
+        out_channels=3,
+        layers_per_block=2,
+        block_out_channels=(128, 256, 256, 256),
+        down_block_types=("DownBlock2D", "AttnDownBlock2D", "DownBlock2D", "DownBlock2D"),
+        up_block_types=("UpBlock2D", "UpBlock2D", "AttnUpBlock2D", "UpBlock2D"),
+        attention_head_dim=None,
+        norm_num_groups=32,
+        downsample_padding=0,
+        flip_sin_to_cos=False,
+        freq_shift=1,
+    )
+    counted = count_macs(model, {"sample": torch.zeros(1, 3, 32, 32), "timestep": torch.zeros(1, dtype=torch.long)})
+    assert (counted.macs, counted.params) == (6_221_856_768, 35_746_307)
+    five_at_16x16, one_at_4x4 = 5 * 2 * 256**2 * 256, 2 * 16**2 * 256
+    assert counted.by_operator["_scaled_dot_product_flash_attention_for_cpu"] == five_at_16x16 + one_at_4x4
+
+
+def test_modules_add_up_to_the_whole_and_operators_too(bench):
+    tiny = bench("unet")
+    counted = count_macs(tiny.model, tiny.inputs)
+    children = [counted.by_module.get(name, 0) for name, _ in tiny.model.named_children()]
+    assert sum(children) == counted.by_module[""] == counted.macs == sum(counted.by_operator.values())
+    for parent, module in tiny.model.named_modules():
+        own = [counted.by_module.get(f"{parent}.{name}", 0) for name, _ in module.named_children()]
+        if parent and type(module).__name__ not in ("Attention", "Linear", "Conv2d"):
+            assert sum(own) == counted.by_module.get(parent, 0)
+    assert counted.by_module["conv_in"] == 64 * 9 * 1 * 8
+
+
+def test_what_has_no_formula_is_listed_and_never_silently_zero(bench):
+    tiny = bench("unet")
+    uncounted = count_macs(tiny.model, tiny.inputs).uncounted
+    norms = sum(isinstance(module, nn.GroupNorm) for module in tiny.model.modules())
+    assert uncounted["native_group_norm"] == norms
+    assert uncounted["silu"] > norms / 2
+    assert {"add", "cat", "div"} & set(uncounted)
+    assert not {"convolution", "addmm", "mm", "view", "empty"} & set(uncounted)
+
+
+def test_an_unknown_product_shows_up_among_the_uncounted():
+    class Distances(nn.Module):
+        def forward(self, a, b):
+            return torch.cdist(a, b)
+
+    counted = count_macs(Distances(), (noise(30, 4), noise(30, 4)))
+    assert counted.macs == 0 or counted.by_operator
+    assert any("cdist" in name or "euclidean" in name for name in (*counted.uncounted, *counted.by_operator))
+
+
+def test_shared_parameters_count_once():
+    layer = nn.Linear(4, 4)
+    assert count_params(nn.Sequential(layer, nn.ReLU(), layer)) == 20
+    assert count_macs(nn.Sequential(layer, nn.ReLU(), layer), (noise(1, 4),)).macs == 2 * 16
+
+
+def test_counting_changes_nothing_and_repeats():
+    model = unet(dropout=0.2).train()
+    model.mid_block.eval()
+    modes, state = [m.training for m in model.modules()], {k: v.clone() for k, v in model.state_dict().items()}
+    rng = torch.get_rng_state()
+    first = count_macs(model, unet_inputs())
+    assert count_macs(model, unet_inputs()) == first
+    assert json.loads(json.dumps(first.to_json()))["flops"] == 2 * first.macs
+    figures = other_counters(model, unet_inputs())
+    assert set(figures) == {"fvcore", "thop"}
+    assert all(torch.equal(value, state[key]) for key, value in model.state_dict().items())
+    assert set(model.state_dict()) == set(state)
+    assert not any(name.startswith("total_") for m in model.modules() for name in (*vars(m), *m._buffers))
+    assert not any(m._forward_hooks or m._forward_pre_hooks for m in model.modules())
+    assert [m.training for m in model.modules()] == modes
+    assert torch.equal(torch.get_rng_state(), rng)
+
+
+def test_other_counters_agree_on_convolutions_and_leave_attention_out():
+    conv = nn.Conv2d(3, 8, 3, padding=1)
+    assert other_counters(conv, (noise(1, 3, 8, 8),)) == {"fvcore": 64 * 27 * 8, "thop": 64 * 27 * 8}
+    q = noise(1, 2, L, D)
+    assert count_macs(Fused(), (q, q, q)).macs > 0
+    assert not any(other_counters(Fused(), (q, q, q)).values())
+
+
+def test_other_counters_get_their_arguments_by_name():
+    class Net(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.layer = nn.Linear(4, 3)
+
+        def forward(self, factor, x):
+            return self.layer(x) * factor
+
+    figures = other_counters(Net(), {"x": noise(1, 4), "factor": noise(1, 1)})
+    assert figures == {"fvcore": 12, "thop": 12}
+
+
+def test_a_counter_that_fails_gives_its_reason_instead():
+    class Failing(nn.Module):
+        def forward(self, x):
+            raise RuntimeError("not today")
+
+    figures = other_counters(Failing(), (noise(1, 4),))
+    assert all(isinstance(figure, str) and "not today" in figure for figure in figures.values())

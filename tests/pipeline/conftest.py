@@ -1,0 +1,60 @@
+"""The micro recipe, run once: tests read its folder, or copy it and change what they ask about."""
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from micro_recipe import Spy, micro
+
+from prunekit.checkpoint import Base
+from prunekit.graph import NormMode
+from prunekit.pipeline.runner import Run
+from prunekit.pipeline.stages import Bench
+from prunekit.recipe import Recipe
+
+
+@pytest.fixture(scope="session")
+def finished_run(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Spy]:
+    """The recipe, run without interruption; tests only read it."""
+    folder, spy = tmp_path_factory.mktemp("finished") / "run", Spy()
+    Run(micro(), folder, spy).execute()
+    return folder, spy
+
+
+@pytest.fixture(scope="session")
+def finished(finished_run: tuple[Path, Spy]) -> Path:
+    return finished_run[0]
+
+
+@pytest.fixture
+def own_copy(finished: Path, tmp_path: Path) -> Path:
+    """A finished run to change."""
+    return Path(shutil.copytree(finished, tmp_path / "run"))
+
+
+_traced: dict[tuple[str, str], Bench] = {}
+
+
+@pytest.fixture
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Leave the report out and trace each base once: seconds that have nothing to do with what is asked."""
+    of = Bench.of
+
+    def once(base: Base, norm_mode: NormMode = "even") -> Bench:
+        if (base.sha256, norm_mode) not in _traced:
+            _traced[base.sha256, norm_mode] = of(base, norm_mode)
+        return _traced[base.sha256, norm_mode]
+
+    monkeypatch.setattr("prunekit.pipeline.runner.write_report", lambda folder: folder / "report" / "index.html")
+    monkeypatch.setattr("prunekit.pipeline.runner.Bench.of", once)
+
+
+@pytest.fixture
+def execute() -> Callable[[Recipe, Path], Spy]:
+    def run(recipe: Recipe, folder: Path) -> Spy:
+        spy = Spy()
+        Run(recipe, folder, spy).execute()
+        return spy
+
+    return run

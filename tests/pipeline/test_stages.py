@@ -1,0 +1,320 @@
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch import nn
+
+from prunekit._files import read_json, write_json
+from prunekit.checkpoint import Base, ModelSpec
+from prunekit.cost import count_macs
+from prunekit.data import ImageSplit, load_images
+from prunekit.errors import BudgetError, GraphError, InputError, MissingFileError
+from prunekit.groups import TimestepGroups
+from prunekit.nets import load_experts
+from prunekit.pipeline import stages
+from prunekit.pipeline.stages import (
+    Bench,
+    assemble,
+    check_images,
+    finetune_slim,
+    images_for,
+    images_of,
+    open_base,
+    prune_group,
+    score_groups,
+    train_base,
+)
+from prunekit.recipe import BaseOptions, DataOptions, FinetuneOptions, PruneOptions
+from prunekit.search import SearchOptions
+from prunekit.slim import SlimModel, load_slim, save_slim
+from prunekit.training import RangeTimesteps, TrainOptions, TrainResult
+
+GROUPS = TimestepGroups.from_cuts(1000, [300])
+OPTIONS = PruneOptions(samples=16, batch_size=16, search=SearchOptions(proposer="oneshot"))
+TRAIN = TrainOptions(steps=2, batch_size=8, warmup_steps=1, log_every=1, seed=3)
+TINY = {
+    "sample_size": 8,
+    "in_channels": 1,
+    "out_channels": 1,
+    "layers_per_block": 1,
+    "block_out_channels": [8, 16],
+    "down_block_types": ["DownBlock2D", "DownBlock2D"],
+    "up_block_types": ["UpBlock2D", "UpBlock2D"],
+    "norm_num_groups": 4,
+}
+
+
+def tiny(**changes: Any) -> ModelSpec:
+    config = {key: value for key, value in (TINY | changes).items() if value is not None}
+    return ModelSpec("UNet2DModel", config)
+
+
+def base_options(**changes: Any) -> BaseOptions:
+    return BaseOptions(model=tiny(**changes).to_json(), train=TRAIN)
+
+
+@pytest.fixture(scope="module")
+def digits() -> ImageSplit:
+    return load_images("digits")
+
+
+@pytest.fixture(scope="module")
+def base(digits: ImageSplit) -> Base:
+    return train_base(base_options(), digits)[0]
+
+
+@pytest.fixture(scope="module")
+def bench(base: Base) -> Bench:
+    return Bench.of(base)
+
+
+@pytest.fixture(scope="module")
+def slims(bench: Bench, digits: ImageSplit) -> list[SlimModel]:
+    scores = score_groups(bench, digits.train, GROUPS, OPTIONS)
+    target = int(0.8 * bench.macs)
+    return [prune_group(bench, digits.train, scores, group, target, OPTIONS)[0] for group in GROUPS]
+
+
+@pytest.fixture
+def slim_folder(slims: list[SlimModel], tmp_path: Path) -> Path:
+    for slim in slims:
+        save_slim(slim, tmp_path / "slim" / f"group-{slim.group.index}")
+    return tmp_path / "slim"
+
+
+def same_weights(a: nn.Module, b: nn.Module) -> bool:
+    return all(torch.equal(value, b.state_dict()[key]) for key, value in a.state_dict().items())
+
+
+# bases and images
+
+
+def test_the_embedded_base_denoises():
+    base = open_base("embedded:digits")
+    held_out = images_of(base).held_out
+    assert base.data["source"] == "digits"
+    objective = stages.DenoisingObjective(held_out.images, base.schedule, base.prediction_type)
+    with torch.no_grad():
+        loss = objective(base.model, torch.full((256,), 500), torch.Generator().manual_seed(0))
+    assert float(loss) < 0.1  # predicting no noise at all costs 1
+
+
+@pytest.mark.parametrize("name", ["", "nothing", "../digits", "digits/../digits"])
+def test_an_embedded_name_that_is_none_is_refused(name):
+    with pytest.raises(InputError, match="embedded:digits"):
+        open_base(f"embedded:{name}")
+
+
+def test_a_base_that_is_not_there_is_missing(tmp_path):
+    with pytest.raises(MissingFileError, match="prunekit train"):
+        open_base(str(tmp_path / "base.pt"))
+
+
+@pytest.fixture
+def pictures(tmp_path: Path) -> Path:
+    for i in range(4):
+        pixels = np.random.default_rng(i).integers(0, 256, (12, 12), dtype=np.uint8)
+        Image.fromarray(pixels).save(tmp_path / f"{i}.png")
+    return tmp_path
+
+
+def test_images_are_the_recorded_ones_or_others_at_the_models_size(pictures, digits):
+    recorded = images_for({"source": "digits", "resolution": 8}, tiny(), None)
+    assert recorded.train.sha256 == digits.train.sha256
+    other = images_for({"source": "digits", "resolution": 8}, tiny(), DataOptions(str(pictures)))
+    assert (other.source, other.resolution, len(other.train)) == (str(pictures), 8, 3)
+    unrecorded = images_for({}, tiny(sample_size=6), DataOptions(str(pictures)))
+    assert unrecorded.resolution == 6
+
+
+def test_images_that_nobody_names_are_asked_for():
+    with pytest.raises(InputError, match="--data"):
+        images_for({}, tiny(), None)
+
+
+@pytest.mark.parametrize(
+    ("config", "message"),
+    [
+        ({"in_channels": 3}, "1 channels and the model's in_channels is 3"),
+        ({"out_channels": 2}, "1 channels and the model's out_channels is 2"),
+        ({"sample_size": 16}, "8×8 and the model's sample_size is 16"),
+        ({"sample_size": [8, 16]}, r"8×8 and the model's sample_size is \[8, 16\]"),
+    ],
+    ids=str,
+)
+def test_images_that_the_model_does_not_take_are_refused(digits, config, message):
+    with pytest.raises(InputError, match=message):
+        check_images(digits, tiny(**config))
+
+
+@pytest.mark.parametrize(
+    "config", [{}, {"sample_size": None}, {"sample_size": [8, 8]}, {"out_channels": None}], ids=str
+)
+def test_images_that_it_takes_are_taken(digits, config):
+    check_images(digits, tiny(**config))
+
+
+# training a base
+
+
+def test_training_depends_on_its_seed_and_leaves_the_global_generator(base, digits):
+    torch.manual_seed(4321)
+    before = torch.get_rng_state()
+    again, result = train_base(base_options(), digits)
+    assert torch.equal(torch.get_rng_state(), before)
+    assert same_weights(again.model, base.model)
+    assert again.about() == base.about()
+    assert result.samples == 16
+    assert base.provenance["seed"] == 3
+    assert base.provenance["data_sha256"] == digits.train.sha256
+
+
+def test_what_the_options_leave_to_the_class_is_recorded(digits):
+    options = base_options(norm_num_groups=None, block_out_channels=[32, 32])
+    trained, _ = train_base(options, digits)
+    assert trained.spec.config["norm_num_groups"] == 32
+    assert trained.spec.config.items() >= options.spec().config.items()
+    trained.spec.build().load_state_dict(trained.model.state_dict())
+
+
+def test_a_network_for_other_images_is_refused_before_training(digits, monkeypatch):
+    monkeypatch.setattr(stages, "train", None)
+    with pytest.raises(InputError, match="in_channels is 3"):
+        train_base(base_options(in_channels=None), digits)  # diffusers' own default
+
+
+# scoring and pruning
+
+
+def test_scores_are_for_the_groups_asked_and_differ_between_them(bench, digits):
+    scores = score_groups(bench, digits.train, GROUPS, OPTIONS)
+    assert [group.index for group in scores.timestep_groups] == [0, 1]
+    alone = score_groups(bench, digits.train, [GROUPS[1]], OPTIONS)
+    for name in scores.sizes:
+        assert np.array_equal(alone.of(1)[name], scores.of(1)[name])
+    assert any(not np.allclose(scores.of(0)[name], scores.of(1)[name]) for name in scores.sizes)
+
+
+def test_a_slim_model_meets_its_target_and_says_where_it_is_from(slims, bench):
+    for slim, group in zip(slims, GROUPS, strict=True):
+        measured = count_macs(slim.model, bench.base.spec.example_inputs())
+        assert (slim.macs, slim.params) == (measured.macs, measured.params)
+        assert 0 <= int(0.8 * bench.macs) - slim.macs <= 0.01 * bench.macs
+        assert (slim.group, slim.num_timesteps) == (group, 1000)
+        provenance = slim.about["provenance"]
+        assert (
+            provenance["base_macs"] == bench.macs == count_macs(bench.base.model, bench.base.spec.example_inputs()).macs
+        )
+        assert provenance["target_macs"] == int(0.8 * bench.macs)
+        assert (provenance["criterion"], provenance["proposer"]) == ("taylor", "oneshot")
+
+
+def test_pruning_leaves_the_base_alone_and_repeats_itself(slims, bench, base, digits):
+    before = {key: value.clone() for key, value in base.model.state_dict().items()}
+    scores = score_groups(bench, digits.train, GROUPS, OPTIONS)
+    again, result = prune_group(bench, digits.train, scores, GROUPS[1], int(0.8 * bench.macs), OPTIONS)
+    assert all(torch.equal(value, before[key]) for key, value in base.model.state_dict().items())
+    assert again.plan.to_json() == slims[1].plan.to_json()
+    assert same_weights(again.model, slims[1].model)
+    assert result.macs == again.macs
+
+
+def test_a_target_below_what_is_possible_is_refused_with_the_range(bench, digits):
+    scores = score_groups(bench, digits.train, [GROUPS[0]], OPTIONS)
+    with pytest.raises(BudgetError) as refused:
+        prune_group(bench, digits.train, scores, GROUPS[0], 1, OPTIONS)
+    low, high = refused.value.feasible
+    assert 1 < low < high == bench.macs
+
+
+def test_a_slim_model_that_costs_something_else_than_its_plan_is_a_defect(bench, digits, monkeypatch):
+    scores = score_groups(bench, digits.train, [GROUPS[0]], OPTIONS)
+    monkeypatch.setattr(stages, "apply", lambda model, *_: model)  # nothing is cut
+    with pytest.raises(GraphError, match="defect of prunekit"):
+        prune_group(bench, digits.train, scores, GROUPS[0], int(0.8 * bench.macs), OPTIONS)
+
+
+# fine-tuning
+
+
+def test_experts_train_on_their_own_timesteps_and_their_own_batches(slims, digits, monkeypatch):
+    seen: list[tuple[RangeTimesteps, int]] = []
+
+    def spy(model: nn.Module, objective: Any, sampler: Any, options: TrainOptions, *_: Any) -> TrainResult:
+        seen.append((sampler, options.seed))
+        assert torch.equal(objective.images, digits.train.images)
+        return TrainResult(model, [(1, 0.0)], 1, 0.0)
+
+    monkeypatch.setattr(stages, "train", spy)
+    for slim in slims:
+        finetune_slim(slim, digits.train, FinetuneOptions(overlap=20, train=TRAIN))
+    assert [sampler for sampler, _ in seen] == [RangeTimesteps(0, 320), RangeTimesteps(280, 1000)]
+    assert len({seed for _, seed in seen}) == 2
+
+
+def test_finetuning_changes_weights_and_provenance_and_nothing_else(slim_folder, digits):
+    loaded, before = load_slim(slim_folder / "group-1"), load_slim(slim_folder / "group-1")
+    tuned, result = finetune_slim(loaded, digits.train, FinetuneOptions(train=TRAIN))
+    assert not same_weights(tuned.model, before.model)
+    assert tuned.plan.to_json() == before.plan.to_json()
+    assert (tuned.macs, tuned.params, tuned.group) == (before.macs, before.params, before.group)
+    assert tuned.about["provenance"] == before.about["provenance"] | {"finetuned_steps": 2, "finetune_seed": 3}
+    assert result.samples == 16
+
+
+# putting together
+
+
+def test_slim_models_become_experts(slim_folder, slims, tmp_path):
+    partition = assemble(slim_folder, tmp_path / "experts")
+    assert [(group.start, group.stop) for group in partition] == [(0, 300), (300, 1000)]
+    experts = load_experts(tmp_path / "experts")
+    assert experts.macs == tuple(slim.macs for slim in slims)
+    for slim in slims:
+        assert same_weights(experts.expert(slim.group.index), slim.model)
+
+
+def test_a_folder_without_slim_models_is_refused(tmp_path):
+    (tmp_path / "empty").mkdir()
+    for folder in (tmp_path / "empty", tmp_path / "absent"):
+        with pytest.raises(InputError, match="prunekit prune"):
+            assemble(folder, tmp_path / "experts")
+    assert not (tmp_path / "experts").exists()
+
+
+def test_a_missing_group_is_refused_by_its_timesteps(slim_folder, tmp_path):
+    shutil.rmtree(slim_folder / "group-0")
+    with pytest.raises(InputError, match=r"do not cover.*\[300, 1000\)"):
+        assemble(slim_folder, tmp_path / "experts")
+    assert not (tmp_path / "experts").exists()
+
+
+def test_other_folders_and_files_beside_are_left_out(slim_folder, tmp_path):
+    (slim_folder / ".group-0.checkpoints").mkdir()
+    (slim_folder / ".group-1.77.part").mkdir()
+    (slim_folder / "group-9").write_text("a file")
+    assert len(assemble(slim_folder, tmp_path / "experts")) == 2
+
+
+def test_a_count_takes_the_first_ones_only(slim_folder, tmp_path):
+    with pytest.raises(InputError, match="cover"):
+        assemble(slim_folder, tmp_path / "experts", 1)
+    shutil.copytree(slim_folder / "group-1", slim_folder / "group-2")
+    with pytest.raises(InputError, match="cover"):
+        assemble(slim_folder, tmp_path / "experts")
+    assert len(assemble(slim_folder, tmp_path / "experts", 2)) == 2
+
+
+@pytest.mark.parametrize(
+    ("key", "value"), [("prediction_type", "sample"), ("noise_schedule", {"kind": "cosine", "num_timesteps": 1000})]
+)
+def test_slim_models_of_different_bases_are_refused(slim_folder, tmp_path, key, value):
+    config = read_json(slim_folder / "group-1" / "config.json")
+    write_json(slim_folder / "group-1" / "config.json", config | {key: value})
+    with pytest.raises(InputError, match="from one base"):
+        assemble(slim_folder, tmp_path / "experts")
+    assert not (tmp_path / "experts").exists()

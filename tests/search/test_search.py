@@ -1,0 +1,157 @@
+import numpy as np
+import pytest
+import torch
+
+from prunekit.cost import count_macs
+from prunekit.errors import BudgetError, InputError
+from prunekit.graph import apply
+from prunekit.groups import make_groups
+from prunekit.importance import Probe, importance
+from prunekit.pipeline.stages import Bench, images_of, open_base
+from prunekit.search import PROPOSERS, SearchOptions, proposer, search
+from prunekit.training import DenoisingObjective
+
+RATIO = 0.7
+
+
+class Digits:
+    """The embedded base, its channel groups, and one timestep group to prune it for."""
+
+    def __init__(self):
+        base = open_base("embedded:digits")
+        self.bench = Bench.of(base)
+        self.model, self.graph, self.cost = base.model, self.bench.graph, self.bench.cost
+        self.inputs = base.spec.example_inputs()
+        group = make_groups(base.schedule, 5)[3]
+        objective = DenoisingObjective(images_of(base).train.images, base.schedule)
+        self.probe = Probe(objective, group, samples=32, batch_size=32)
+        scores = importance(self.model, self.inputs, objective, [group], samples=64, graph=self.graph)
+        self.scores = scores.of(3)
+        self.results = {}
+
+    def search(self, name, ratio=RATIO, **options):
+        options = SearchOptions(name, **{"rounds": 4, "shortlist": 6, **options})
+        return search(self.model, self.graph, self.cost, self.scores, self.probe, int(ratio * self.bench.macs), options)
+
+    def once(self, name):
+        if name not in self.results:
+            self.results[name] = self.search(name)
+        return self.results[name]
+
+
+@pytest.fixture(scope="module")
+def digits():
+    return Digits()
+
+
+@pytest.mark.parametrize("name", PROPOSERS)
+class TestEveryProposer:
+    def test_ends_at_most_one_percent_below_the_target_and_never_above(self, digits, name):
+        found = digits.once(name)
+        assert 0 <= found.target - found.macs <= 0.01 * digits.bench.macs
+        pruned = apply(digits.model, digits.graph, found.plan)
+        counted = count_macs(pruned, digits.inputs)
+        assert (counted.macs, counted.params) == (found.macs, found.params)
+
+    def test_says_every_width_before_and_after(self, digits, name):
+        found = digits.once(name)
+        assert list(found.widths) == [group.name for group in digits.graph]
+        for group in digits.graph:
+            before, after = found.widths[group.name]
+            assert before == group.size
+            assert after == len(found.plan.kept.get(group.name, range(group.size)))
+
+    def test_keeps_the_channels_of_highest_score(self, digits, name):
+        for group in digits.graph:
+            kept = digits.once(name).plan.kept.get(group.name)
+            if kept is not None:
+                expected = group.select(digits.scores[group.name], len(kept))
+                np.testing.assert_array_equal(kept, expected)
+
+    def test_remembers_what_each_candidate_costs(self, digits, name):
+        for entry in digits.once(name).memory:
+            if "steps" in entry:
+                widths = digits.graph.full_widths - np.array(entry["steps"]) * [g.step for g in digits.graph]
+                assert entry["macs"] == int(digits.cost.macs(widths))
+                assert entry["macs"] >= digits.once(name).target or entry["round"] == -1
+                assert np.isfinite(entry["loss"])
+            else:
+                assert entry["chosen"] in digits.graph.index
+
+    def test_refuses_an_impossible_target_before_measuring_anything(self, digits, name):
+        calls = []
+
+        def loss(model, timesteps, generator):
+            calls.append(1)
+            return torch.zeros(())
+
+        probe = Probe(loss, digits.probe.group, 8, 8)
+        with pytest.raises(BudgetError) as caught:
+            search(digits.model, digits.graph, digits.cost, digits.scores, probe, 1000, SearchOptions(name))
+        assert caught.value.feasible[1] == digits.bench.macs
+        assert not calls
+
+    def test_removes_nothing_for_a_target_of_everything(self, digits, name):
+        assert digits.search(name, ratio=1.0).plan.kept == {}
+
+
+@pytest.mark.parametrize("name", ["oneshot", "uniform"])
+def test_the_same_question_gets_the_same_plan(digits, name):
+    assert digits.search(name).plan == digits.once(name).plan
+
+
+def test_greedy_ends_with_no_more_loss_than_uniform(digits):
+    losses = {
+        name: digits.probe.mean(apply(digits.model, digits.graph, digits.once(name).plan))
+        for name in ("greedy", "uniform")
+    }
+    assert losses["greedy"] <= losses["uniform"]
+    assert losses["greedy"] >= 0.5 * digits.probe.mean(digits.model)
+
+
+def test_greedys_memory_begins_with_the_unpruned_loss_and_has_its_choices(digits):
+    memory = digits.once("greedy").memory
+    assert memory[0]["loss"] == digits.probe.mean(digits.model)
+    assert memory[0]["macs"] == digits.bench.macs
+    assert sum("chosen" in entry for entry in memory) >= 3
+
+
+def test_uniform_keeps_about_the_same_fraction_everywhere_whatever_the_scores(digits):
+    found = digits.once("uniform")
+    steps = [group.step / group.size for group in digits.graph]
+    kept = np.array([after / before for before, after in found.widths.values()])
+    assert (np.abs(kept - np.median(kept)) <= np.maximum(steps, 0.15)).all()
+    flat = {name: np.ones_like(values) for name, values in digits.scores.items()}
+    others = search(digits.model, digits.graph, digits.cost, flat, digits.probe, found.target, SearchOptions("uniform"))
+    assert others.widths == found.widths
+
+
+def test_greedy_repeats_itself_and_leaves_the_model_as_it_was_even_in_training_mode(digits):
+    model = digits.model
+    state = {key: value.clone() for key, value in model.state_dict().items()}
+    rng = torch.get_rng_state()
+    quick = {"rounds": 1, "shortlist": 2, "ratio": 0.95}
+    first = digits.search("greedy", **quick)
+    model.train()
+    try:
+        again = digits.search("greedy", **quick)  # dropout has no say
+        assert model.training
+    finally:
+        model.eval()
+    assert first.plan == again.plan
+    assert first.memory == again.memory
+    assert all(torch.equal(value, state[key]) for key, value in model.state_dict().items())
+    assert torch.equal(torch.get_rng_state(), rng)
+
+
+@pytest.mark.parametrize(
+    "options", [{"rounds": 0}, {"shortlist": 0}, {"tolerance": -0.1}, {"tolerance": 1.0}, {"proposer": "oracle"}]
+)
+def test_impossible_options_are_refused(options):
+    with pytest.raises(InputError):
+        SearchOptions(**options)
+
+
+def test_an_unknown_proposer_is_refused_with_the_known_ones():
+    with pytest.raises(InputError, match=r"'oracle'.*greedy, oneshot, uniform"):
+        proposer("oracle")

@@ -1,0 +1,169 @@
+import numpy as np
+import pytest
+import torch
+from networks import unet
+
+from prunekit.errors import InputError
+from prunekit.sampling import SAMPLERS, make_sampler, make_scheduler, real_timesteps, to_images
+from prunekit.schedule import NoiseSchedule, sampler_timesteps
+
+SCHEDULE = NoiseSchedule.linear(100)
+SHAPE = (1, 8, 8)
+FEW = {"pndm": 4}  # its Runge-Kutta start needs four
+
+
+@pytest.fixture(scope="module")
+def model():
+    return unet(dropout=0.2)
+
+
+def sample(model, name="ddim", count=5, steps=None, seed=1, **options):
+    steps = steps or FEW.get(name, 3)
+    return make_sampler(name, steps, SCHEDULE, "epsilon", SHAPE)(model, count, seed, **options)
+
+
+@pytest.mark.parametrize("name", SAMPLERS)
+def test_every_named_sampler_runs_a_few_steps_and_repeats_for_a_seed(model, name):
+    first = sample(model, name)
+    assert first.shape == (5, *SHAPE)
+    assert first.dtype == torch.float32
+    assert first.isfinite().all()
+    assert torch.equal(first, sample(model, name))
+    assert not torch.allclose(first, sample(model, name, seed=2), atol=0.1)
+
+
+@pytest.mark.parametrize("name", [*SAMPLERS, "EulerAncestralDiscreteScheduler"])
+def test_the_batch_size_changes_no_image(model, name):
+    whole = sample(model, name, batch_size=5)
+    for batch_size in (1, 2, 100):
+        torch.testing.assert_close(sample(model, name, batch_size=batch_size), whole, rtol=1e-3, atol=1e-4)
+
+
+def test_one_sampler_object_can_be_used_again_and_for_other_models(model):
+    for name in SAMPLERS:
+        sampler = make_sampler(name, 4, SCHEDULE, "epsilon", SHAPE)
+        first = sampler(model, 2, 1)
+        sampler(unet(block_out_channels=(4, 8)), 3, 5)
+        assert torch.equal(sampler(model, 2, 1), first)
+
+
+def test_fewer_samples_are_the_first_of_more(model):
+    torch.testing.assert_close(sample(model, count=2), sample(model, count=5)[:2], rtol=1e-3, atol=1e-4)
+
+
+def test_different_models_start_from_the_same_noise():
+    seen = []
+
+    class Spy(torch.nn.Module):
+        def forward(self, x, t):
+            seen.append(x.clone())
+            return torch.zeros_like(x)
+
+    class Other(Spy):
+        pass
+
+    for net in (Spy(), Other()):
+        sample(net, steps=1)
+    assert torch.equal(seen[0], seen[1])
+    assert torch.equal(seen[0], torch.randn((5, *SHAPE), generator=torch.Generator().manual_seed(1)))
+
+
+def test_sampling_is_in_eval_mode_and_leaves_model_and_global_generator_alone(model):
+    expected = sample(model)
+    model.train()
+    rng = torch.get_rng_state()
+    try:
+        assert torch.equal(sample(model), expected)
+        assert model.training
+        assert model.mid_block.training
+    finally:
+        model.eval()
+    assert torch.equal(torch.get_rng_state(), rng)
+    assert all(parameter.grad is None for parameter in model.parameters())
+
+
+def test_progress_is_reported_by_samples(model):
+    said = []
+    sample(model, count=5, batch_size=2, report=lambda done, count: said.append((done, count)))
+    assert said == [(2, 5), (4, 5), (5, 5)]
+
+
+def test_a_perfect_denoiser_of_one_image_samples_it():
+    target = torch.linspace(-1, 1, 64).reshape(1, *SHAPE)
+
+    class Oracle(torch.nn.Module):
+        def forward(self, x, t):
+            return target.expand_as(x)
+
+    for name in ("ddim", "ddpm", "dpm-solver"):
+        found = make_sampler(name, 5, SCHEDULE, "sample", SHAPE)(Oracle(), 2, seed=0)
+        assert (found - target).abs().max() < 0.05
+
+
+@pytest.mark.parametrize(
+    "name", ["nothing", "", "DDIM", "UNet2DModel", "os.system", "Scheduler", "FlaxNothingScheduler"]
+)
+def test_unknown_samplers_are_refused_with_the_known_ones(name):
+    with pytest.raises(InputError, match="ddim, ddpm, dpm-solver"):
+        make_scheduler(name, SCHEDULE)
+
+
+@pytest.mark.parametrize(
+    "name", ["FlowMatchEulerDiscreteScheduler", "KarrasVeScheduler", "DPMSolverSDEScheduler", "CogVideoXDDIMScheduler"]
+)
+def test_schedulers_that_cannot_follow_the_schedule_are_refused(name):
+    with pytest.raises(InputError, match=name):
+        make_scheduler(name, SCHEDULE)
+
+
+@pytest.mark.parametrize(("name", "steps"), [("pndm", 3), ("ddim", 0), ("ddim", 101), ("dpm-solver", 0)])
+def test_numbers_of_steps_that_a_sampler_cannot_take_are_refused(model, name, steps):
+    with pytest.raises(InputError, match=f"cannot take {steps} steps"):
+        make_sampler(name, steps, SCHEDULE, "epsilon", SHAPE)(model, 1, 0)
+    with pytest.raises(InputError, match=f"cannot take {steps} steps"):
+        real_timesteps(name, steps, SCHEDULE)
+
+
+@pytest.mark.parametrize(
+    "schedule", [NoiseSchedule.from_sigmas(np.linspace(0.01, 80, 100)), NoiseSchedule.rectified_flow(100)]
+)
+def test_schedules_on_another_scale_are_refused_rather_than_sampled_wrongly(schedule):
+    with pytest.raises(InputError, match="variance-preserving"):
+        make_sampler("ddim", 3, schedule, "epsilon", SHAPE)
+
+
+@pytest.mark.parametrize("kind", ["linear", "cosine"])
+def test_schedulers_have_exactly_the_noise_schedule(kind):
+    schedule = getattr(NoiseSchedule, kind)(100)
+    for name in SAMPLERS:
+        scheduler = make_scheduler(name, schedule, "v_prediction")
+        np.testing.assert_allclose(scheduler.alphas_cumprod.numpy(), schedule.alphas_cumprod, rtol=1e-4, atol=1e-8)
+        assert scheduler.config.prediction_type == "v_prediction"
+
+
+def test_real_timesteps_list_every_evaluation_of_the_network():
+    for name in SAMPLERS:
+        seen = []
+
+        class Spy(torch.nn.Module):
+            def forward(self, x, t, seen=seen):
+                seen.append(float(t))
+                return torch.zeros_like(x)
+
+        sample(Spy(), name, count=1, steps=4)
+        assert real_timesteps(name, 4, SCHEDULE).tolist() == seen
+    assert len(real_timesteps("heun", 4, SCHEDULE)) == 7
+
+
+@pytest.mark.parametrize("steps", [1, 7, 50, 100])
+def test_ddim_and_ddpm_visit_the_timesteps_that_planning_without_torch_assumes(steps):
+    for name in ("ddim", "ddpm"):
+        assert real_timesteps(name, steps, SCHEDULE).tolist() == sampler_timesteps(100, steps).tolist()
+
+
+def test_images_are_clamped_and_rounded():
+    values = torch.tensor([-2.0, -1.0, 0.0, 0.5, 1.0, 3.0])
+    assert to_images(values).tolist() == [0, 0, 128, 191, 255, 255]
+    assert to_images(values).dtype == torch.uint8
+    every = torch.arange(256, dtype=torch.uint8)
+    assert torch.equal(to_images(every.float() / 127.5 - 1), every)
