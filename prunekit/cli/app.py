@@ -4,7 +4,7 @@ import sys
 
 import typer
 
-from prunekit.cli import making, measuring, planning
+from prunekit.cli import making, measuring, planning, pruning, running
 from prunekit.cli.console import fail
 from prunekit.errors import PrunekitError
 
@@ -18,7 +18,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-for module in (planning, making, measuring):
+for module in (running, planning, pruning, making, measuring):
     for function in module.COMMANDS:
         app.command()(function)
 

@@ -6,15 +6,12 @@ from typing import Annotated, Any
 import typer
 
 from prunekit.cli.console import Bars, data_options, emit, print_table
+from prunekit.cli.options import ConfigOption, Json
 from prunekit.errors import InputError
 
 __all__ = ["COMMANDS"]
 
-Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 ModelPath = Annotated[str, typer.Argument(help="Base checkpoint, diffusers folder, slim folder or experts folder.")]
-ConfigOption = Annotated[
-    Path | None, typer.Option(help="For a bare state dict: JSON of the architecture, with its _class_name.")
-]
 Steps = Annotated[int, typer.Option("--num-inference-steps", help="Sampling steps.")]
 SamplerOption = Annotated[str, typer.Option(help="ddim, ddpm, heun, … or a diffusers scheduler's class name.")]
 

@@ -9,14 +9,13 @@ import typer
 from prunekit._files import read_json, write_json
 from prunekit.allocation import Allocation
 from prunekit.cli.console import emit, print_table
+from prunekit.cli.options import Json
 from prunekit.errors import InputError
 from prunekit.groups import TimestepGroups
 from prunekit.pipeline.planning import cut_groups, plan_budget
 from prunekit.schedule import NoiseSchedule
 
 __all__ = ["COMMANDS"]
-
-Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
 
 
 class Schedule(StrEnum):

@@ -1,15 +1,14 @@
 """A recipe as a resumable run: each stage is kept once it is finished, and runs again only when its inputs change."""
 
-import json
 import shutil
 import time
 from collections.abc import Callable, Sequence
 from functools import cached_property, partial
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import prunekit
-from prunekit._files import atomic_folder, atomic_path, json_hash, read_json, sha256_file, write_json
+from prunekit._files import json_hash, read_json, sha256_file, write_json
 from prunekit.allocation import Allocation
 from prunekit.checkpoint import Base, save_base
 from prunekit.cost import count_macs
@@ -20,6 +19,7 @@ from prunekit.importance import ImportanceMap
 from prunekit.nets import TimestepExperts, load_experts
 from prunekit.pipeline.manifest import environment
 from prunekit.pipeline.measuring import Setting, measure_losses, measure_samples, save_images
+from prunekit.pipeline.observing import Observer, Silent, training_reporter, write_journal
 from prunekit.pipeline.planning import cut_groups, evaluations, plan_budget
 from prunekit.pipeline.stages import (
     EMBEDDED,
@@ -34,49 +34,9 @@ from prunekit.pipeline.stages import (
 )
 from prunekit.recipe import Recipe
 from prunekit.report import write_report
-from prunekit.search import SearchResult
 from prunekit.slim import load_slim, save_slim
-from prunekit.training import Progress, Reporter
 
-__all__ = ["Observer", "Run", "Silent", "publish", "write_journal"]
-
-
-class Observer(Protocol):
-    """Who watches a run."""
-
-    def stage(self, name: str, kept: bool) -> None:
-        """A stage begins, or is ``kept`` from an earlier run."""
-        ...
-
-    def progress(self, label: str, done: int, total: int, note: str) -> None:
-        """Something inside a stage moved on."""
-        ...
-
-
-class Silent:
-    """An observer that says nothing."""
-
-    def stage(self, name: str, kept: bool) -> None:
-        """See :class:`Observer`."""
-
-    def progress(self, label: str, done: int, total: int, note: str) -> None:
-        """See :class:`Observer`."""
-
-
-def training_reporter(observer: Observer, label: str) -> Reporter:
-    """Pass a loop's progress on to an observer."""
-
-    def report(progress: Progress) -> None:
-        note = f"loss {progress.loss:.4f}, {progress.images_per_second:.0f} images/s"
-        observer.progress(label, progress.step, progress.steps, note)
-
-    return report
-
-
-def write_journal(result: SearchResult, path: Path) -> None:
-    """Every measured candidate of a search, one JSON object a line."""
-    with atomic_path(path) as part:
-        part.write_text("".join(json.dumps(entry) + "\n" for entry in result.memory), encoding="utf-8")
+__all__ = ["Run"]
 
 
 class Run:
@@ -373,25 +333,3 @@ def _files_hash(path: Path) -> str | None:
     """Hash of a checkpoint's file, or of the files in a diffusers folder; None where nothing is there."""
     files = sorted(file for file in path.rglob("*") if file.is_file()) if path.is_dir() else [path]
     return json_hash([[file.name, sha256_file(file)] for file in files]) if path.exists() else None
-
-
-_PUBLISHED = ("manifest.json", "allocation.json", "importance.json", "samples")
-
-
-def publish(run_folder: Path, reports: Path) -> Path:
-    """Copy the results of a run (not its weights) to ``reports/<recipe>/`` and make the report there."""
-    manifest = read_json(run_folder / "manifest.json")
-    name = str(manifest.get("recipe"))
-    if not name or "/" in name or name.startswith("."):
-        raise FileFormatError(f"{run_folder / 'manifest.json'} names recipe {name!r}, which cannot be a folder.")
-    target = reports / name
-    with atomic_folder(target) as part:
-        for item in _PUBLISHED:
-            source = run_folder / item
-            if source.is_dir():
-                shutil.copytree(source, part / item)
-            elif source.exists():
-                shutil.copy2(source, part / item)
-    if "allocation" in manifest:
-        write_report(target)
-    return target

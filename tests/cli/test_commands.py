@@ -341,7 +341,7 @@ def test_an_interrupted_command_ends_with_130_and_writes_nothing(tmp_path, monke
 
     line = "prunekit train --max-train-steps 2 --train-batch-size 8"
     with monkeypatch.context() as patch:
-        patch.setattr("prunekit.pipeline.runner.training_reporter", interrupted)
+        patch.setattr("prunekit.pipeline.observing.training_reporter", interrupted)
         result = typed(line)
     assert (result.code, result.out) == (130, "")
     assert "Traceback" not in result.err
@@ -395,7 +395,7 @@ def test_a_base_keeps_what_stands_and_the_demo_copies_it_whole(tmp_path, monkeyp
         (output / "manifest.json").write_text(json.dumps({"recipe": "digits-demo"}))
         return output / "manifest.json"
 
-    monkeypatch.setattr("prunekit.cli.making._execute", finished)
+    monkeypatch.setattr("prunekit.cli.running._execute", finished)
     assert "base.pt" in done("prunekit demo").out
     assert Path("base.pt").read_bytes() == b"weights"
     Path("base.pt").write_bytes(b"mine")

@@ -21,7 +21,8 @@ from prunekit.nets import load_experts
 from prunekit.pipeline import runner
 from prunekit.pipeline.measuring import Setting, measure_losses
 from prunekit.pipeline.planning import cut_groups, evaluations
-from prunekit.pipeline.runner import Run, publish
+from prunekit.pipeline.publishing import publish
+from prunekit.pipeline.runner import Run
 from prunekit.pipeline.stages import open_base
 from prunekit.recipe import Recipe
 

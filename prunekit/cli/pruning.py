@@ -1,0 +1,210 @@
+"""Commands that score and prune: ``importance`` and ``prune``."""
+
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from prunekit.allocation import Allocation
+from prunekit.cli.console import chosen_allocation, data_options, emit, print_table
+from prunekit.cli.options import ConfigOption, DataOption, Json, Resolution, Seed
+from prunekit.errors import InputError
+from prunekit.groups import TimestepGroups
+from prunekit.schedule import NoiseSchedule
+
+__all__ = ["COMMANDS"]
+
+BasePath = Annotated[
+    str, typer.Argument(help="Base checkpoint (.pt, .safetensors), diffusers folder, or embedded:digits.")
+]
+Samples = Annotated[int, typer.Option(help="Timesteps per group in the calibration set.")]
+
+
+class Criterion(StrEnum):
+    """Importance criteria."""
+
+    magnitude = "magnitude"
+    taylor = "taylor"
+    random = "random"
+
+
+class Proposer(StrEnum):
+    """Proposers of the search."""
+
+    greedy = "greedy"
+    oneshot = "oneshot"
+    uniform = "uniform"
+
+
+class NormMode(StrEnum):
+    """Ways in which group norms shrink."""
+
+    even = "even"
+    whole = "whole"
+
+
+CriterionOption = Annotated[Criterion, typer.Option(help="How channels are scored.")]
+NormOption = Annotated[
+    NormMode, typer.Option("--norm-mode", help="even: from every norm group; whole: whole norm groups.")
+]
+
+
+def importance(
+    base: BasePath,
+    config: ConfigOption = None,
+    criterion: CriterionOption = Criterion.taylor,
+    groups: Annotated[Path | None, typer.Option("--groups-file", help="groups.json or allocation.json.")] = None,
+    data: DataOption = None,
+    resolution: Resolution = None,
+    samples: Samples = 256,
+    norm_mode: NormOption = NormMode.even,
+    seed: Seed = 0,
+    output: Annotated[Path, typer.Option(help="File to write; a heatmap goes beside it as .png.")] = Path(
+        "importance.json"
+    ),
+    json: Json = False,
+) -> None:
+    """Score every channel for every timestep group; write importance.json and a heatmap."""
+    from prunekit._files import read_json, write_json
+    from prunekit.groups import make_groups
+    from prunekit.pipeline.stages import Bench, images_of, open_base, score_groups
+    from prunekit.recipe import PruneOptions
+    from prunekit.report import heatmap_png
+
+    loaded = open_base(base, config)
+    images = images_of(loaded, data_options(data, resolution))
+    options = PruneOptions(criterion=criterion.value, norm_mode=norm_mode.value, samples=samples, seed=seed)
+    standing = groups or next((p for p in (Path("groups.json"), Path("allocation.json")) if p.is_file()), None)
+    partition = TimestepGroups.from_json(read_json(standing)) if standing else make_groups(loaded.schedule)
+    _check_timesteps(partition, loaded.schedule, base)
+    scores = score_groups(Bench.of(loaded, norm_mode.value), images.train, partition, options)
+    write_json(output, scores.to_json())
+    picture = output.with_suffix(".png")
+    heatmap_png(scores.to_json(), picture)
+    facts = {
+        "output": str(output),
+        "heatmap": str(picture),
+        "criterion": criterion.value,
+        "channel_groups": len(scores.sizes),
+    }
+    emit(
+        json,
+        facts,
+        [f"Scored {len(scores.sizes)} channel groups for {len(partition)} timestep groups: {output}, {picture}"],
+    )
+
+
+def prune(
+    base: BasePath,
+    config: ConfigOption = None,
+    group: Annotated[
+        int | None, typer.Option(help="Timestep group, 0 = cleanest; all of the allocation's if absent.")
+    ] = None,
+    allocation: Annotated[
+        Path | None, typer.Option(help="allocation.json; the one that stands here if absent.")
+    ] = None,
+    target: Annotated[
+        float | None, typer.Option(help="Fraction of the base's MACs, instead of the allocation's.")
+    ] = None,
+    criterion: CriterionOption = Criterion.taylor,
+    proposer: Annotated[Proposer, typer.Option(help="How widths are decided.")] = Proposer.greedy,
+    norm_mode: NormOption = NormMode.even,
+    data: DataOption = None,
+    resolution: Resolution = None,
+    samples: Samples = 256,
+    rounds: Annotated[int, typer.Option(help="Decisions on the way to the target.")] = 12,
+    seed: Seed = 0,
+    output: Annotated[Path, typer.Option(help="Folder; each slim model becomes group-N in it.")] = Path("slim"),
+    json: Json = False,
+) -> None:
+    """Prune a base to a timestep group's MAC target, by importance on the group's own timesteps."""
+    from prunekit.pipeline.observing import write_journal
+    from prunekit.pipeline.stages import Bench, images_of, open_base, prune_group, score_groups
+    from prunekit.recipe import PruneOptions
+    from prunekit.search import SearchOptions
+    from prunekit.slim import save_slim
+
+    loaded = open_base(base, config)
+    plan = _wanted_targets(allocation, target, loaded.schedule)
+    partition = plan.timestep_groups
+    _check_timesteps(partition, loaded.schedule, base)
+    wanted = list(partition) if group is None else [partition[group]]
+    images = images_of(loaded, data_options(data, resolution))
+    search = SearchOptions(proposer=proposer.value, rounds=rounds)
+    options = PruneOptions(
+        criterion=criterion.value, norm_mode=norm_mode.value, samples=samples, seed=seed, search=search
+    )
+    bench = Bench.of(loaded, norm_mode.value)
+    targets = plan.for_model(bench.macs)
+    scores = score_groups(bench, images.train, wanted, options)
+    facts: list[dict[str, Any]] = []
+    for one in wanted:
+        macs = targets.groups[one.index].target_macs or 0
+        slim, result = prune_group(bench, images.train, scores, one, macs, options)
+        save_slim(slim, output / f"group-{one.index}")
+        write_journal(result, output / f"search-{one.index}.jsonl")
+        facts.append(
+            {
+                "group": one.index,
+                "output": str(output / f"group-{one.index}"),
+                "base_macs": bench.macs,
+                "target_macs": macs,
+                "macs": slim.macs,
+                "mac_ratio": slim.macs / bench.macs,
+                "params": slim.params,
+                "measured_candidates": sum("steps" in entry for entry in result.memory),
+            }
+        )
+    if json:
+        emit(True, facts[0] if group is not None else {"groups": facts})
+    else:
+        _show_pruned(f"Pruned from {bench.macs:,} MACs ({criterion.value}, {proposer.value})", facts)
+
+
+def _wanted_targets(path: Path | None, target: float | None, schedule: NoiseSchedule) -> Allocation:
+    """The allocation, or one with the same ``target`` for every group of the allocation or groups that stand here.
+
+    Raises:
+        InputError: the target is no fraction.
+        MissingFileError: there is neither an allocation nor a target.
+    """
+    from prunekit._files import read_json
+    from prunekit.pipeline.planning import cut_groups, plan_budget
+
+    if target is None:
+        return Allocation.from_json(read_json(chosen_allocation(path)))
+    if not 0 < target <= 1:
+        raise InputError(f"Got --target {target:g}; expected a fraction of the base's MACs, above 0 and at most 1.")
+    standing = path or next((p for p in (Path("allocation.json"), Path("groups.json")) if p.is_file()), None)
+    groups = TimestepGroups.from_json(read_json(standing)) if standing else cut_groups(schedule)
+    steps = min(50, schedule.num_timesteps)
+    return plan_budget(groups, schedule, target, rule="uniform", steps=steps, floor=min(target, 0.1))
+
+
+def _check_timesteps(groups: TimestepGroups, schedule: NoiseSchedule, base: str) -> None:
+    """Refuse timestep groups of another schedule's length."""
+    if groups.num_timesteps != schedule.num_timesteps:
+        raise InputError(
+            f"The timestep groups cover {groups.num_timesteps} timesteps and {base} was trained with {schedule.num_timesteps}; "
+            f"make groups and allocation again with --num-timesteps {schedule.num_timesteps}."
+        )
+
+
+def _show_pruned(title: str, facts: list[dict[str, Any]]) -> None:
+    header = ["group", "target MACs", "MACs", "ratio", "parameters", "written to"]
+    rows = [
+        [
+            str(f["group"]),
+            f"{f['target_macs']:,}",
+            f"{f['macs']:,}",
+            f"{f['mac_ratio']:.4f}",
+            f"{f['params']:,}",
+            f["output"],
+        ]
+        for f in facts
+    ]
+    print_table(title, header, rows)
+
+
+COMMANDS = (importance, prune)

@@ -1,0 +1,31 @@
+"""Copy a run's results, not its weights, to where they are kept and shown."""
+
+import shutil
+from pathlib import Path
+
+from prunekit._files import atomic_folder, read_json
+from prunekit.errors import FileFormatError
+from prunekit.report import write_report
+
+__all__ = ["publish"]
+
+_PUBLISHED = ("manifest.json", "allocation.json", "importance.json", "samples")
+
+
+def publish(run_folder: Path, reports: Path) -> Path:
+    """Copy the results of a run (not its weights) to ``reports/<recipe>/`` and make the report there."""
+    manifest = read_json(run_folder / "manifest.json")
+    name = str(manifest.get("recipe"))
+    if not name or "/" in name or name.startswith("."):
+        raise FileFormatError(f"{run_folder / 'manifest.json'} names recipe {name!r}, which cannot be a folder.")
+    target = reports / name
+    with atomic_folder(target) as part:
+        for item in _PUBLISHED:
+            source = run_folder / item
+            if source.is_dir():
+                shutil.copytree(source, part / item)
+            elif source.exists():
+                shutil.copy2(source, part / item)
+    if "allocation" in manifest:
+        write_report(target)
+    return target
