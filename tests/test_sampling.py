@@ -68,6 +68,23 @@ def test_different_models_start_from_the_same_noise():
     assert torch.equal(seen[0], torch.randn((5, *SHAPE), generator=torch.Generator().manual_seed(1)))
 
 
+@pytest.mark.parametrize("name", SAMPLERS)
+def test_the_network_gets_inputs_on_the_scale_that_it_was_trained_on(name):
+    """Samplers that work in σ start from σ times the noise and scale their states back for the network."""
+    seen = []
+
+    class Spy(torch.nn.Module):
+        def forward(self, x, t):
+            seen.append((x.clone(), float(t)))
+            return x  # all is noise
+
+    sample(Spy(), name, steps=8)
+    noise = torch.randn((5, *SHAPE), generator=torch.Generator().manual_seed(1))
+    torch.testing.assert_close(seen[0][0], noise, rtol=0, atol=0.01)
+    for x, t in seen:
+        assert t < 30 or 0.8 < x.std() < 1.3
+
+
 def test_sampling_is_in_eval_mode_and_leaves_model_and_global_generator_alone(model):
     expected = sample(model)
     model.train()

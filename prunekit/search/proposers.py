@@ -95,29 +95,44 @@ def greedy(task: Task) -> IntArray:
     steps = np.zeros(len(problem.graph), dtype=np.int64)
     full = int(problem.macs(steps))
     chunk = max((full - problem.target) / task.rounds, 1.0)
-    known: dict[int, float] = {}
+    rates = _Rates()
     loss = task.measure(steps, 0) if problem.target < full else 0.0
     for search_round in range(1, 10 * task.rounds):
         candidates = _candidates(problem, steps, chunk)
         if not candidates:
             break
-        chosen = _front_runner(task, steps, loss, candidates, known, search_round)
-        steps, loss = candidates[chosen], task.memory[-1]["loss"]
-    return _close(task, steps, known)
+        front, loss = _front_runner(task, steps, loss, candidates, rates, search_round)
+        steps = candidates[front]
+    return _close(task, steps, rates)
+
+
+@dataclass(eq=False)
+class _Rates:
+    """Rise of the loss per MAC saved by channel group: as last measured, and what is assumed of groups never measured."""
+
+    measured: dict[int, float] = field(default_factory=dict)
+    assumed: float = np.inf
+
+    def __call__(self, group: int) -> float:
+        return self.measured.get(group, self.assumed)
 
 
 def _candidates(problem: WidthProblem, steps: IntArray, chunk: float) -> dict[int, IntArray]:
-    """For each channel group, the smallest removal that saves about a chunk and does not pass the target."""
+    """For each channel group, the smallest removal that saves about a chunk and does not pass the target.
+
+    A removal that saves next to nothing is none: taken because it still fits, it would cost loss for no MACs.
+    """
     room = int(problem.macs(steps)) - problem.target
+    least = 0.25 * min(chunk, room)
     found: dict[int, IntArray] = {}
     for g, most in enumerate(problem.max_steps):
         extra = np.arange(1, most - steps[g] + 1)
-        if not len(extra):
+        if room <= 0.25 * chunk or not len(extra):
             continue
         trials = np.repeat(steps[None], len(extra), axis=0)
         trials[:, g] += extra
         saved = int(problem.macs(steps)) - problem.macs(trials)
-        fitting = np.flatnonzero((saved <= room) & (saved > 0))
+        fitting = np.flatnonzero((saved <= room) & (saved >= least))
         if len(fitting):
             enough = fitting[saved[fitting] >= 0.5 * chunk]
             found[g] = trials[enough[0] if len(enough) else fitting[-1]]
@@ -125,51 +140,51 @@ def _candidates(problem: WidthProblem, steps: IntArray, chunk: float) -> dict[in
 
 
 def _front_runner(
-    task: Task,
-    steps: IntArray,
-    loss: float,
-    candidates: Mapping[int, IntArray],
-    known: dict[int, float],
-    search_round: int,
-) -> int:
-    """The channel group whose candidate, freshly measured, stays in front of all the others' last known values."""
+    task: Task, steps: IntArray, loss: float, candidates: Mapping[int, IntArray], rates: _Rates, search_round: int
+) -> tuple[int, float]:
+    """The channel group whose candidate, freshly measured, stays in front of the others' last known rates; and its loss."""
     problem = task.widths
     now_macs, now_lost = int(problem.macs(steps)), float(problem.loss(steps))
-
-    def saved(g: int) -> int:
-        return now_macs - int(problem.macs(candidates[g]))
-
-    if not known:  # measure the short list first; the rest waits behind it, in the order of the scores
-        ranked = sorted(candidates, key=lambda g: (float(problem.loss(candidates[g])) - now_lost) / saved(g))
-        for g in ranked[: task.shortlist]:
-            known[g] = (task.measure(candidates[g], search_round) - loss) / saved(g)
-        worst = max(known.values())
-        known.update({g: worst for g in ranked[task.shortlist :]})
+    saved = {g: now_macs - int(problem.macs(candidate)) for g, candidate in candidates.items()}
     losses: dict[int, float] = {}
-    while True:
-        front = min(candidates, key=lambda g: (known.get(g, np.inf), g))
-        if front in losses:
-            break
-        losses[front] = task.measure(candidates[front], search_round)
-        known[front] = (losses[front] - loss) / saved(front)
+
+    def measure(g: int) -> None:
+        losses[g] = task.measure(candidates[g], search_round)
+        rates.measured[g] = (losses[g] - loss) / saved[g]
+
+    ranked = sorted(candidates, key=lambda g: (float(problem.loss(candidates[g])) - now_lost) / saved[g])
+    if not rates.measured:  # the short list first; the rest waits behind it, in the order of the scores
+        for g in ranked[: task.shortlist]:
+            measure(g)
+        rates.assumed = max(rates.measured.values())
+    while (front := min(ranked, key=rates)) not in losses:
+        measure(front)
     task.memory.append({"round": search_round, "chosen": problem.graph.groups[front].name, "loss": losses[front]})
-    return front
+    return front, losses[front]
 
 
-def _close(task: Task, steps: IntArray, known: Mapping[int, float]) -> IntArray:
-    """Bring measured widths within the tolerance of the target by the exchange that measures best."""
+def _close(task: Task, steps: IntArray, rates: _Rates) -> IntArray:
+    """Bring measured widths within the tolerance of the target by the exchange that measures best.
+
+    Only groups with a measured rate take part, where that suffices: of the others nobody knows what a step costs.
+    """
     problem = task.widths
     if 0 <= problem.target - int(problem.macs(steps)) <= problem.tolerance:
         return steps
     candidates = problem.neighbours(steps)
+    unknown = [g for g in range(len(steps)) if g not in rates.measured]
+    familiar = candidates[(candidates[:, unknown] == steps[unknown]).all(1)]
+    near = problem.target - problem.macs(familiar) <= problem.tolerance
+    candidates = familiar[near] if near.any() else candidates
     if not len(candidates):
         return meet_target(problem, steps)
-    rates = np.array([known.get(g, max(known.values(), default=0.0)) for g in range(len(steps))])
     saved = np.zeros((5, len(steps)))
     for change in range(-2, 3):
         alone = np.clip(steps + change * np.eye(len(steps), dtype=np.int64), 0, problem.max_steps)
         saved[change + 2] = int(problem.macs(steps)) - problem.macs(alone)
-    expected = (saved[candidates - steps + 2, np.arange(len(steps))] * rates).sum(1)
+    worst = max(rates.measured.values(), default=0.0)
+    rate = np.array([rates.measured.get(g, worst) for g in range(len(steps))])
+    expected = (saved[candidates - steps + 2, np.arange(len(steps))] * rate).sum(1)
     shortlist = candidates[np.argsort(expected, kind="stable")[: task.shortlist]]
     measured = [task.measure(candidate, -1) for candidate in shortlist]
     return np.asarray(shortlist[int(np.argmin(measured))])

@@ -146,6 +146,7 @@ def test_attributes_that_copy_a_width_follow_it(bench, name, mode):
                 queries, keys, values = (layer.out_features for layer in (module.to_q, module.to_k, module.to_v))
                 assert queries == keys == values == module.inner_dim == module.inner_kv_dim
                 assert module.inner_dim == module.heads * dim or module.heads == full.heads == 1
+                assert module.sliceable_head_dim == module.heads
                 assert module.query_dim == module.cross_attention_dim == module.to_q.in_features
                 assert module.out_dim == module.to_out[0].out_features
                 assert module.scale == pytest.approx((module.inner_dim // module.heads) ** -0.5)

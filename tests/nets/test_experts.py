@@ -1,6 +1,8 @@
 import copy
+import gc
 import json
 import shutil
+import weakref
 from dataclasses import replace
 
 import numpy as np
@@ -8,6 +10,7 @@ import pytest
 import torch
 from networks import UNET_CONFIG, unet_inputs
 
+import prunekit.nets.experts
 from prunekit.checkpoint import ModelSpec
 from prunekit.errors import FileFormatError, InputError, MissingFileError, PrunekitError
 from prunekit.graph import apply, norm_groups
@@ -255,6 +258,26 @@ class TestFiles:
         with torch.no_grad():
             assert experts(batch(1).double(), 90).sample.dtype == torch.float64
         assert experts.dtype == torch.float64
+
+    def test_loading_one_resident_expert_holds_no_other(self, folder, monkeypatch):
+        alive = []
+        real = prunekit.nets.experts.load_slim
+
+        def watched(path):
+            gc.collect()
+            assert sum(ref() is not None for ref in alive) <= 1
+            slim = real(path)
+            alive.append(weakref.ref(slim.model))
+            return slim
+
+        monkeypatch.setattr(prunekit.nets.experts, "load_slim", watched)
+        experts = load_experts(folder, "one")
+        with torch.no_grad():
+            for timestep in (90, 60, 30, 5):
+                experts(batch(1), timestep)
+        gc.collect()
+        assert len(alive) == 8
+        assert [ref() is not None for ref in alive] == [False] * 7 + [True]
 
     def test_one_resident_expert_works_without_a_folder_too(self, slims, experts):
         one = TimestepExperts(GROUPS, slims, "one").eval()
