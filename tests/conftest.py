@@ -10,6 +10,8 @@ from networks import NETWORKS
 from prunekit.cost import CostModel
 from prunekit.graph import ChannelGraph, PruningPlan, trace
 
+collect_ignore_glob = ["conftest.py", "*/conftest.py"]  # --doctest-modules would import them all as `conftest`
+
 
 @dataclass(frozen=True, eq=False)
 class Bench:
