@@ -10,7 +10,7 @@ demo: $(VENV)/.installed ## run the main job on the embedded digits
 	$(BIN)/prunekit demo --output demo
 
 test: $(VENV)/.installed-test ## all tests
-	OMP_NUM_THREADS=1 $(BIN)/pytest -n $(WORKERS)
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n $(WORKERS) --dist loadfile
 
 check: $(VENV)/.installed-test ## format, lint, types, floors
 	$(BIN)/ruff format --check .

@@ -66,3 +66,7 @@ def micro(**changes: Any) -> Recipe:
             section = section.setdefault(key, {})
         section[last] = value
     return Recipe.model_validate({key: value for key, value in data.items() if value is not None})
+
+
+class StopError(Exception):
+    pass

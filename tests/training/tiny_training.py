@@ -59,6 +59,16 @@ def weight_bytes(model: nn.Module) -> bytes:
     return b"".join(key.encode() + value.numpy().tobytes() for key, value in model.state_dict().items())
 
 
+def checkpoint_steps(folder: Path) -> list[int]:
+    return sorted(int(path.name[5:13]) for path in folder.glob("step-*.pt"))
+
+
+def assert_same_run(result: TrainResult, expected: TrainResult) -> None:
+    assert weight_bytes(result.model) == weight_bytes(expected.model)
+    assert result.losses == expected.losses
+    assert result.samples == expected.samples
+
+
 def serve() -> None:
     options = replace(OPTIONS, steps=60, checkpoint_every=1, log_every=1)
     torch.set_num_threads(1)

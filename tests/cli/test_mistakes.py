@@ -1,0 +1,187 @@
+"""Every mistake that a user can make: exit code 2, one sentence on standard error, and nothing written."""
+
+import json
+import re
+import shutil
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from command_line import TINY, Typed, listing, typed
+
+from prunekit.checkpoint import load_base, save_base
+
+
+@pytest.fixture(scope="module")
+def workshop(tmp_path_factory: pytest.TempPathFactory, typed_once: dict[str, Typed], desk: Path) -> Path:
+    """A folder with good files and bad ones; no mistake may change it."""
+    folder = tmp_path_factory.mktemp("workshop")
+    for name in ("base.pt", "allocation.json"):
+        shutil.copy(desk / name, folder)
+    for name in ("slim", "experts"):
+        shutil.copytree(desk / name, folder / name)
+    base = load_base(desk / "base.pt")
+    save_base(replace(base, prediction_type="v_prediction"), folder / "v.pt")
+    save_base(replace(base, data={}), folder / "unrecorded.pt")
+    for name in ("garbage.pt", "garbage.safetensors", "garbage.npz", "text.txt"):
+        (folder / name).write_bytes(b"not what its name says")
+    np.savez(folder / "rgb.npz", images=np.zeros((9, 8, 8, 3), dtype=np.uint8))
+    shutil.copytree(desk / "slim", folder / "gap")
+    shutil.rmtree(folder / "gap" / "group-2")
+    broken = Path(shutil.copytree(desk / "slim" / "group-1", folder / "broken"))
+    weights = bytearray((broken / "model.safetensors").read_bytes())
+    weights[-1] ^= 1
+    (broken / "model.safetensors").write_bytes(bytes(weights))
+    (folder / "groups-2000.json").write_text(
+        json.dumps(
+            {"format": "prunekit-groups/1", "num_timesteps": 2000, "groups": [{"index": 0, "start": 0, "stop": 2000}]}
+        )
+    )
+    (folder / "colour.json").write_text(json.dumps(TINY | {"in_channels": 3}))
+    (folder / "strange.json").write_text(json.dumps(TINY | {"_class_name": "os.system"}))
+    (folder / "typo.yaml").write_text("name: typo\nbase: {checkpoint: 'embedded:digits'}\nprune:\n  sampels: 3\n")
+    (folder / "wrong-size.yaml").write_text(
+        "name: wrong\nbase: {checkpoint: 'embedded:digits'}\ndata: {source: digits, resolution: 12}\n"
+    )
+    (folder / "run").mkdir()
+    (folder / "run" / "manifest.json").write_text('{"format": "prunekit-manifest/1"}')
+    return folder
+
+
+MISTAKES = {
+    # a model that is not there, or no model
+    "prunekit cost nowhere.pt": r"nowhere\.pt does not exist.*prunekit train",
+    "prunekit sample nowhere": "nowhere does not exist",
+    "prunekit importance nowhere.pt": r"nowhere\.pt does not exist",
+    "prunekit prune nowhere.pt --group 3": r"nowhere\.pt does not exist",
+    "prunekit evaluate experts --base nowhere.pt": r"nowhere\.pt does not exist",
+    "prunekit finetune slim/group-9": "slim/group-9 does not exist",
+    "prunekit assemble nowhere": "prunekit prune",
+    "prunekit cost embedded:cats": "embedded:digits",
+    "prunekit cost garbage.pt": r"garbage\.pt is no readable checkpoint",
+    "prunekit prune garbage.pt --group 3": r"garbage\.pt is no readable checkpoint",
+    "prunekit importance garbage.safetensors": r"garbage\.safetensors is no readable safetensors",
+    "prunekit cost text.txt": r"text\.txt",
+    "prunekit finetune broken": "SHA-256",
+    "prunekit sample broken": "SHA-256",
+    "prunekit finetune slim": r"slim/config\.json does not exist",
+    "prunekit assemble gap": r"do not cover the timesteps",
+    # groups, allocations, targets
+    "prunekit prune base.pt --group 5": r"no timestep group 5; expected 0 … 4",
+    "prunekit prune base.pt --group -1": r"no timestep group -1",
+    "prunekit prune base.pt --allocation nowhere.json": r"nowhere\.json does not exist",
+    "prunekit prune base.pt --target 0 --group 1": "Got --target 0",
+    "prunekit prune base.pt --target 1.5 --group 1": r"Got --target 1\.5",
+    "prunekit prune base.pt --target 0.001 --group 1 --samples 8": "expected .* … 11,491,328",
+    "prunekit prune base.pt --samples 0": "at least 1",
+    "prunekit prune base.pt --rounds 0": "rounds",
+    "prunekit importance base.pt --groups-file groups-2000.json": "2000 timesteps",
+    "prunekit importance base.pt --groups-file nowhere.json": r"nowhere\.json",
+    "prunekit importance base.pt --samples 8 --output slim": "slim is a folder",
+    # images
+    "prunekit importance base.pt --data nowhere": "nowhere does not exist",
+    "prunekit prune base.pt --group 1 --data text.txt": r"text\.txt is not a kind that is read",
+    "prunekit prune base.pt --group 1 --data garbage.npz": r"garbage\.npz is no readable",
+    "prunekit finetune slim/group-1 --data rgb.npz": "3 channels",
+    "prunekit evaluate experts --data rgb.npz": "3 channels",
+    "prunekit evaluate experts --data digits --resolution 10": "10×10",
+    "prunekit evaluate experts --resolution 8": "--resolution without --data",
+    "prunekit importance base.pt --resolution 8": "--resolution without --data",
+    "prunekit importance unrecorded.pt": "by --data",
+    # training
+    "prunekit train --max-train-steps 1 --train-batch-size 2": r"base\.pt exists already.*--overwrite",
+    "prunekit train --output x.pt --data nowhere": "nowhere does not exist",
+    "prunekit train --output x.pt --data digits --resolution 1": "--resolution 1",
+    "prunekit train --output x.pt --max-train-steps 0": "steps 0",
+    "prunekit train --output x.pt --learning-rate -1": "learning_rate",
+    "prunekit train --output x.pt --prediction-type noise": "--prediction-type noise.*epsilon",
+    "prunekit train --output x.pt --mixed-precision fp7": "fp7.*no, fp16, bf16",
+    "prunekit train --output x.pt --config nowhere.json": r"nowhere\.json",
+    "prunekit train --output x.pt --config strange.json": "Unknown architecture 'os.system'",
+    "prunekit train --output x.pt --config colour.json": "in_channels is 3",
+    "prunekit train --output x.pt --max-train-steps 9 --train-batch-size 4 --learning-rate 1e30": "loss is .* at step",
+    "prunekit finetune slim/group-1 --overlap -500": "start < stop",
+    # sampling and measuring
+    "prunekit sample experts --sampler nonsense": "Unknown sampler 'nonsense'.*ddim",
+    "prunekit sample experts --count 0": "--count 0",
+    "prunekit sample experts --num-inference-steps 0": "0 sampling steps",
+    "prunekit sample experts --num-inference-steps 1001": "1001 sampling steps",
+    "prunekit sample experts --num-inference-steps 2 --sampler pndm": "(?i)pndm",
+    "prunekit evaluate experts --sampler nonsense": "Unknown sampler",
+    "prunekit evaluate experts --count 1": "--count 1",
+    "prunekit evaluate experts --seeds 0": "--seeds 0",
+    "prunekit evaluate experts --features inception": "Unknown feature extractor 'inception'.*digits-cnn",
+    "prunekit evaluate experts --base v.pt": r"v\.pt .* by v_prediction",
+    # recipes and reports
+    "prunekit run nowhere.yaml": r"nowhere\.yaml does not exist",
+    "prunekit run typo.yaml": r"typo\.yaml, line 4: prune\.sampels",
+    "prunekit run text.txt": r"text\.txt",
+    "prunekit report nowhere": "does not exist",
+    "prunekit report run": "manifest cannot be read",
+}
+
+
+@pytest.mark.parametrize(("line", "message"), MISTAKES.items(), ids=[line[9:] for line in MISTAKES])
+def test_a_mistake_is_one_sentence_with_exit_code_2(workshop, monkeypatch, line, message):
+    monkeypatch.chdir(workshop)
+    before = listing(workshop)
+    result = typed(line)
+    assert result.code == 2, result
+    assert result.out == ""
+    assert result.sentence.startswith("prunekit: ")
+    assert result.sentence.endswith(".")
+    assert "Traceback" not in result.err
+    assert re.search(message, result.sentence), result.sentence
+    assert listing(workshop) == before
+
+
+def test_a_recipe_that_does_not_fit_its_base_starts_nothing(workshop, monkeypatch):
+    monkeypatch.chdir(workshop)
+    before = listing(workshop)
+    result = typed("prunekit run wrong-size.yaml")
+    assert (result.code, result.out) == (2, "")
+    assert result.err.splitlines()[-1].startswith(
+        "prunekit: The images of digits are 12×12 and the model's sample_size is 8"
+    )
+    assert listing(workshop) == before
+
+
+def test_without_an_allocation_the_command_for_it_is_named(journey, tmp_path, monkeypatch):
+    shutil.copy("base.pt", tmp_path)
+    monkeypatch.chdir(tmp_path)
+    assert "prunekit allocate --budget 0.8" in typed("prunekit prune base.pt --group 3").sentence
+    assert list(listing(tmp_path)) == ["base.pt"]
+
+
+@pytest.mark.parametrize(
+    ("line", "named"),
+    [
+        ("prunekit cost base.pt --frobnicate", "--frobnicate"),
+        ("prunekit prune base.pt --criterion wishes", "wishes"),
+        ("prunekit prune base.pt --group three", "--group"),
+        ("prunekit frobnicate", "frobnicate"),
+        ("prunekit prune", "base"),
+    ],
+)
+def test_what_cannot_be_parsed_ends_with_2_too(workshop, monkeypatch, line, named):
+    monkeypatch.chdir(workshop)
+    before = listing(workshop)
+    result = typed(line)
+    assert (result.code, result.out) == (2, "")
+    assert named in result.err
+    assert "Traceback" not in result.err
+    assert listing(workshop) == before
+
+
+def test_what_the_system_refuses_is_a_sentence(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+
+    def full(*_: Any) -> None:
+        raise OSError(28, "No space left on device", "groups.json")
+
+    monkeypatch.setattr("prunekit.cli.planning.write_json", full)
+    result = typed("prunekit groups")
+    assert (result.code, result.out) == (2, "")
+    assert result.sentence.startswith("prunekit: groups.json: No space left on device")

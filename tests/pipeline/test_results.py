@@ -1,0 +1,161 @@
+"""The figures of a run, measured anew, and their publication."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from micro_recipe import STAGES, micro
+from torch import Tensor, nn
+
+from prunekit._files import read_json, sha256_file, write_json
+from prunekit.checkpoint import load_base
+from prunekit.cost import count_macs
+from prunekit.data import load_images
+from prunekit.errors import FileFormatError
+from prunekit.nets import load_experts
+from prunekit.pipeline import publishing
+from prunekit.pipeline.measuring import Setting, measure_losses
+from prunekit.pipeline.planning import cut_groups, evaluations
+from prunekit.pipeline.publishing import publish
+from prunekit.recipe import Recipe
+
+
+@pytest.fixture(scope="module")
+def manifest(finished: Path) -> dict[str, Any]:
+    return read_json(finished / "manifest.json")
+
+
+def test_experts_meet_their_targets_when_measured_anew(finished, manifest):
+    experts, base = load_experts(finished / "experts"), load_base(finished / "base.pt")
+    inputs = base.spec.example_inputs()
+    full = count_macs(base.model, inputs)
+    assert (manifest["base"]["macs"], manifest["base"]["params"]) == (full.macs, full.params)
+    assert manifest["base"]["sha256"] == sha256_file(finished / "base.pt")
+    for entry, target in zip(manifest["experts"], manifest["allocation"]["groups"], strict=True):
+        measured = count_macs(experts.expert(entry["group"]), inputs)
+        assert (entry["macs"], entry["params"]) == (measured.macs, measured.params)
+        assert entry["target_macs"] == target["target_macs"] == int(target["mac_ratio"] * full.macs + 1e-9)
+        assert 0 <= entry["target_macs"] - measured.macs <= 0.01 * full.macs
+        kept = {name: after for name, (_, after) in entry["widths"].items()}
+        assert any(after < before for before, after in entry["widths"].values())
+        assert min(kept.values()) >= 1
+
+
+def test_the_assembled_means_are_those_of_the_samplers_steps(finished, manifest):
+    allocation = manifest["allocation"]
+    steps = evaluations(load_base(finished / "base.pt").schedule, allocation["sampler"], allocation["sampler_steps"])
+    experts = load_experts(finished / "experts")
+    macs = [manifest["experts"][int(t >= 500)]["macs"] for t in steps]
+    assert len(macs) == 3
+    assert manifest["assembled"]["mean_macs"] == pytest.approx(np.mean(macs), rel=1e-12)
+    assert manifest["assembled"]["mean_mac_ratio"] == pytest.approx(np.mean(macs) / manifest["base"]["macs"], rel=1e-12)
+    assert manifest["assembled"]["mean_mac_ratio"] <= manifest["config"]["allocation"]["budget"]
+    assert manifest["assembled"]["params"] == sum(p.numel() for p in experts.parameters())
+
+
+def test_the_ledger_adds_up(finished, manifest):
+    rows = {row["stage"]: row for row in manifest["ledger"]}
+    base = manifest["base"]["macs"]
+    assert rows["importance"] == {"stage": "importance", "samples": 2 * 16, "macs": 3 * base * 32}
+    for i, expert in enumerate(manifest["experts"]):
+        lines = (finished / f"search/group-{i}.jsonl").read_text().splitlines()
+        measured = [entry["macs"] for entry in map(json.loads, lines) if "steps" in entry]
+        assert len(measured) > 2
+        stage = f"search, group {i}"
+        assert rows[stage] == {"stage": stage, "samples": 16 * len(measured), "macs": 16 * sum(measured)}
+        stage = f"fine-tuning, group {i}"
+        assert rows[stage] == {"stage": stage, "samples": 4 * 8, "macs": 3 * expert["macs"] * 32}
+    assert len(rows) == len(manifest["ledger"]) == 5
+
+
+def test_losses_are_paired(manifest):
+    assert [row["group"] for row in manifest["losses"]] == [0, 1]
+    for row in manifest["losses"]:
+        assert row["difference"]["mean"] == pytest.approx(row["expert"]["mean"] - row["base"]["mean"], rel=1e-6)
+        assert 0 < row["difference"]["se"] < (row["expert"]["se"] ** 2 + row["base"]["se"] ** 2) ** 0.5
+        assert row["pruned"]["mean"] != row["expert"]["mean"]
+
+
+@pytest.mark.parametrize("samples", [2, 32, 300])
+def test_as_many_losses_are_drawn_as_the_recipe_says(finished, samples):
+    counts: list[int] = []
+
+    class Zero(nn.Module):
+        def forward(self, noisy: Tensor, timesteps: Tensor) -> Tensor:
+            counts.append(len(noisy))
+            return torch.zeros_like(noisy)
+
+    recipe, base = micro(evaluation__loss_samples=samples), load_base(finished / "base.pt")
+    assert recipe.allocation is not None
+    assert recipe.evaluation is not None
+    images = load_images("digits")
+    setting = Setting(
+        images, cut_groups(base.schedule, 2), base.schedule, "epsilon", recipe.allocation, recipe.evaluation
+    )
+    rows = measure_losses(setting, {"base": Zero()})
+    assert sum(counts) == 2 * samples
+    assert [row["base"]["mean"] for row in rows] == pytest.approx([1.0, 1.0], abs=0.5)  # the noise's own variance
+
+
+def test_metrics_say_what_was_compared(finished, manifest):
+    metrics = manifest["metrics"]
+    assert (metrics["count"], metrics["steps"], metrics["seeds"], metrics["sampler"]) == (16, 3, [0], "ddim")
+    assert [row["model"] for row in metrics["rows"]] == ["base", "experts"]
+    base, experts = metrics["rows"]
+    assert (base["mac_ratio"], base["mean_macs"]) == (1.0, manifest["base"]["macs"])
+    assert experts["mac_ratio"] == pytest.approx(manifest["assembled"]["mean_mac_ratio"])
+    assert all(row["fid"]["mean"] > 0 and row["fid"]["se"] is None for row in metrics["rows"])
+    images = [np.load(finished / f"samples/{name}.npz")["images"] for name in ("base", "experts")]
+    assert [(image.shape, image.dtype) for image in images] == [((4, 8, 8, 1), np.uint8)] * 2
+    assert not np.array_equal(*images)
+
+
+def test_the_manifest_says_what_made_it(manifest):
+    assert manifest["recipe"] == "micro"
+    assert Recipe.model_validate(manifest["config"]) == micro()
+    assert manifest["seeds"] == {"base": 0, "calibration": 0, "finetune": 0, "sampling": [0]}
+    assert (
+        manifest["versions"]["torch"] == torch.__version__.split("+")[0]
+        or torch.__version__ in manifest["versions"]["torch"]
+    )
+    assert set(manifest["seconds"]) == set(STAGES)
+
+
+def test_the_report_is_there(finished):
+    page = (finished / "report" / "index.html").read_text()
+    assert "micro" in page
+    assert (finished / "report" / "table.csv").is_file()
+
+
+# publishing
+
+
+def test_results_are_published_without_weights(finished, tmp_path, monkeypatch):
+    target = publish(finished, tmp_path / "reports")
+    assert target == tmp_path / "reports" / "micro"
+    assert {path.name for path in target.iterdir()} == {
+        "manifest.json",
+        "allocation.json",
+        "importance.json",
+        "samples",
+        "report",
+    }
+    assert (target / "report" / "index.html").is_file()
+    assert (target / "manifest.json").read_bytes() == (finished / "manifest.json").read_bytes()
+    suffixes = {path.suffix for path in target.rglob("*") if path.is_file()}
+    assert suffixes <= {".json", ".npz", ".html", ".png", ".csv", ".md"}
+    (target / "stale.txt").write_text("from an earlier time")
+    monkeypatch.setattr(publishing, "write_report", lambda folder: folder)
+    publish(finished, tmp_path / "reports")
+    assert not (target / "stale.txt").exists()
+
+
+@pytest.mark.parametrize("name", ["../elsewhere", ".hidden", "", "a/b"])
+def test_a_manifest_cannot_choose_where_it_is_published(tmp_path, name):
+    write_json(tmp_path / "run" / "manifest.json", {"recipe": name})
+    with pytest.raises(FileFormatError, match="cannot be a folder"):
+        publish(tmp_path / "run", tmp_path / "reports")
+    assert {path.name for path in tmp_path.iterdir()} == {"run"}
