@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import torch
+from networks import UNET_CONFIG
 from torch import Generator, Tensor, nn
 from typer.testing import CliRunner
 
@@ -26,20 +27,7 @@ RUNS = sorted(path.parent for path in (ROOT / "reports").glob("*/manifest.json")
 
 
 def tiny_spec() -> ModelSpec:
-    return ModelSpec(
-        "UNet2DModel",
-        {
-            "sample_size": 8,
-            "in_channels": 1,
-            "out_channels": 1,
-            "layers_per_block": 1,
-            "block_out_channels": [8, 16],
-            "down_block_types": ["DownBlock2D", "DownBlock2D"],
-            "up_block_types": ["UpBlock2D", "UpBlock2D"],
-            "norm_num_groups": 4,
-            "attention_head_dim": 8,
-        },
-    )
+    return ModelSpec("UNet2DModel", UNET_CONFIG)
 
 
 def test_the_importance_example_runs(capsys: pytest.CaptureFixture[str]) -> None:

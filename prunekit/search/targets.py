@@ -76,15 +76,18 @@ class WidthProblem:
                 (least, full),
             )
 
+    def reachable(self, states: IntArray) -> tuple[IntArray, IntArray]:
+        """Those of the states, shape (states, groups), that exist and cost at most the target; and the MACs they miss it by."""
+        states = states[((states >= 0) & (states <= self.max_steps)).all(1)]
+        missed = self.target - self.macs(states)
+        return states[missed >= 0], missed[missed >= 0]
+
     def neighbours(self, steps: IntArray) -> IntArray:
         """States a few exchanges away that cost at most the target, shape (states, groups), possibly none.
 
         Those that miss it by no more than the tolerance; the nearest where none is that near.
         """
-        states = steps + _moves(len(steps))
-        states = states[((states >= 0) & (states <= self.max_steps)).all(1)]
-        missed = self.target - self.macs(states)
-        states, missed = states[missed >= 0], missed[missed >= 0]
+        states, missed = self.reachable(steps + _moves(len(steps)))
         return states[missed <= max(self.tolerance, int(missed.min()))] if len(states) else states
 
     def loss(self, steps: IntArray) -> FloatArray:
@@ -151,10 +154,7 @@ def _moves(count: int) -> IntArray:
 
 def _best_exchange(problem: WidthProblem, steps: IntArray, moves: IntArray) -> IntArray | None:
     """The neighbour that is better, or None: first by miss beyond the tolerance, then by importance lost."""
-    candidates = steps + moves
-    candidates = candidates[((candidates >= 0) & (candidates <= problem.max_steps)).all(1)]
-    missed = problem.target - problem.macs(candidates)
-    candidates, missed = candidates[missed >= 0], missed[missed >= 0]
+    candidates, missed = problem.reachable(steps + moves)
     if not len(candidates):
         return None
     beyond = np.maximum(missed - problem.tolerance, 0)
