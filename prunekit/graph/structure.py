@@ -6,7 +6,7 @@ channel c removes every tied position everywhere. Nothing here knows of diffusio
 
 import math
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Literal
 
@@ -48,8 +48,10 @@ class ChannelGroup:
         size: number of root channels.
         rows: the channels are ``rows`` equal contiguous blocks (norm groups or attention heads); 1 for no structure.
         whole: True: whole rows are removed. False: the same number of channels from every row.
-        step: legal widths are ``size − k·step``.
+        step: the structure allows widths of ``size − k·step``.
         members: every layer axis that shrinks with the group.
+        resolution: side of the image at which the channels are computed (root of the number of positions); 1 for vectors.
+        multiple: widths below ``size`` are multiples of it, see :meth:`ChannelGraph.with_multiples`.
     """
 
     name: str
@@ -58,14 +60,17 @@ class ChannelGroup:
     whole: bool
     step: int
     members: tuple[Member, ...]
+    resolution: int = 1
+    multiple: int = 1
 
     @cached_property
     def widths(self) -> IntArray:
-        """Legal widths, descending from ``size``, none below one step."""
-        return np.arange(self.size, 0, -self.step)
+        """Widths to choose from, descending from ``size``, none below one step."""
+        widths = np.arange(self.size, 0, -self.step)
+        return np.asarray(widths[(widths == self.size) | (widths % self.multiple == 0)])
 
     def is_legal(self, width: int) -> bool:
-        """Whether the group can have this width."""
+        """Whether the structure allows this width; ``multiple`` is a wish of the search, not of the structure."""
         return 0 < width <= self.size and (self.size - width) % self.step == 0
 
     def select(self, scores: FloatArray, width: int) -> IntArray:
@@ -126,6 +131,26 @@ class ChannelGraph:
                 f"There is no channel group {name!r}; expected one of {', '.join(list(self.index)[:4])}, …."
             )
         return self.groups[self.index[name]]
+
+    def with_multiples(self, multiples: Mapping[int, int]) -> "ChannelGraph":
+        """The same channel groups, to be given widths in multiples that suit the hardware.
+
+        Args:
+            multiples: resolution → multiple of the widths at that resolution and above, up to the next one listed:
+                ``{1: 16, 32: 32}`` is 32 from 32×32 images up, and 16 below.
+
+        Raises:
+            InputError: a resolution or multiple is below 1.
+        """
+        if any(resolution < 1 or multiple < 1 for resolution, multiple in multiples.items()):
+            raise InputError(
+                f"Got width multiples {dict(multiples)}; expected resolutions and multiples of at least 1."
+            )
+        groups = []
+        for group in self.groups:
+            reached = [resolution for resolution in multiples if resolution <= group.resolution]
+            groups.append(replace(group, multiple=multiples[max(reached)] if reached else 1))
+        return replace(self, groups=tuple(groups))
 
     @cached_property
     def full_widths(self) -> IntArray:

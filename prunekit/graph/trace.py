@@ -3,12 +3,13 @@
 import math
 import warnings
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import torch
 import torch_pruning as tp
-from torch import nn
+from torch import Tensor, nn
 
 from prunekit._types import IntArray
 from prunekit.errors import GraphError
@@ -65,8 +66,9 @@ def trace(model: nn.Module, example_inputs: Inputs, norm_mode: NormMode = "even"
             left_whole[root] = reason
         else:
             found.append((root, members))
-    order = _execution_order(model, example_inputs)
+    order, resolutions = _first_runs(model, example_inputs)
     groups = [_group(model, members, norm_mode, order) for _, members in found]
+    groups = [replace(group, resolution=resolutions.get(group.name, 1)) for group in groups]
     groups.sort(key=lambda group: order[group.name])
     _refuse_overlaps(groups)
     graph = _graph(model, groups, left_whole, norm_mode)
@@ -84,22 +86,28 @@ def _graph(
     return ChannelGraph(groups, sizes, left_whole, norm_mode)
 
 
-def _execution_order(model: nn.Module, inputs: Inputs) -> dict[str, int]:
-    """Rank of every module by when its forward pass first starts; modules that never run come last."""
+def _first_runs(model: nn.Module, inputs: Inputs) -> tuple[dict[str, int], dict[str, int]]:
+    """Rank of every module by when its forward pass first starts (modules that never run last), and its output's resolution."""
     started: dict[str, int] = {}
+    resolutions: dict[str, int] = {}
     handles = []
     for name, module in model.named_modules():
 
         def note(_module: nn.Module, _args: Any, name: str = name) -> None:
             started.setdefault(name, len(started))
 
-        handles.append(module.register_forward_pre_hook(note))
+        def measure(module: nn.Module, _args: Any, output: Any, name: str = name) -> None:
+            if layer_kind(module) is not None and isinstance(output, Tensor):
+                positions = output.numel() // axis_size(module, "out")
+                resolutions[name] = max(resolutions.get(name, 1), math.isqrt(positions - 1) + 1)
+
+        handles += [module.register_forward_pre_hook(note), module.register_forward_hook(measure)]
     try:
         run_once(model, inputs)
     finally:
         for handle in handles:
             handle.remove()
-    return {name: started.get(name, len(started)) for name, _ in model.named_modules()}
+    return {name: started.get(name, len(started)) for name, _ in model.named_modules()}, resolutions
 
 
 def _members(raw: Any, names: Mapping[nn.Module, str], dependencies: Any) -> tuple[list[Member], str]:

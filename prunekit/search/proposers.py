@@ -68,7 +68,7 @@ def uniform(task: Task) -> IntArray:
     sizes = problem.graph.full_widths
 
     def at(ratio: float) -> IntArray:
-        return np.clip(np.round((1 - ratio) * sizes / problem.step_sizes), 0, problem.max_steps).astype(np.int64)
+        return np.asarray(np.abs(problem.width_table - (ratio * sizes)[:, None]).argmin(1))
 
     low, high = 0.0, 1.0
     for _ in range(30):

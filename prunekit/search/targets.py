@@ -3,6 +3,7 @@
 import itertools
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 
@@ -44,19 +45,21 @@ class WidthProblem:
     target: int
     tolerance: int
 
-    @property
+    @cached_property
     def max_steps(self) -> IntArray:
         """Largest number of steps of every group, shape (groups,)."""
         return np.array([len(group.widths) - 1 for group in self.graph], dtype=np.int64)
 
-    @property
-    def step_sizes(self) -> IntArray:
-        """Channels per step, shape (groups,)."""
-        return np.array([group.step for group in self.graph], dtype=np.int64)
+    @cached_property
+    def width_table(self) -> IntArray:
+        """Width of every group after k steps, shape (groups, most steps + 1); past a group's last it stays."""
+        longest = int(self.max_steps.max(initial=0)) + 1
+        table = [np.pad(group.widths, (0, longest - len(group.widths)), "edge") for group in self.graph]
+        return np.array(table, dtype=np.int64).reshape(len(self.graph), longest)
 
     def widths(self, steps: IntArray) -> IntArray:
         """Widths after ``steps``, same shape (..., groups)."""
-        return self.graph.full_widths - steps * self.step_sizes
+        return np.asarray(self.width_table[np.arange(len(self.graph)), steps])
 
     def macs(self, steps: IntArray) -> IntArray:
         """MACs after ``steps`` of shape (..., groups)."""

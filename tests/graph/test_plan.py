@@ -163,3 +163,21 @@ def test_a_plan_is_immutable():
 def test_json_that_is_no_plan_is_refused(data):
     with pytest.raises(FileFormatError, match="pruning plan cannot be read"):
         PruningPlan.from_json(data)
+
+
+def test_widths_in_multiples_by_resolution_are_a_wish_of_the_search_only(bench):
+    tiny = bench("unet-normless")
+    graph = tiny.graph.with_multiples({1: 4, 8: 3})
+    assert graph.fingerprint == tiny.graph.fingerprint
+    for group, plain in zip(graph, tiny.graph, strict=True):
+        multiple = 3 if group.resolution >= 8 else 4
+        assert group.widths[0] == group.size
+        assert (group.widths[1:] % multiple == 0).all()
+        assert set(group.widths) <= set(plain.widths)
+        assert all(group.is_legal(int(width)) for width in plain.widths)
+    assert {group.resolution for group in graph} >= {1, 4, 8}
+
+
+def test_multiples_below_one_are_refused(bench):
+    with pytest.raises(InputError, match="at least 1"):
+        bench("unet").graph.with_multiples({8: 0})
