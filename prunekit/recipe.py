@@ -125,7 +125,11 @@ class PruneOptions:
         samples: timesteps per group in the calibration set.
         batch_size: timesteps per forward pass.
         seed: of the calibration set.
-        search: see :class:`prunekit.search.SearchOptions`.
+        search: see :class:`prunekit.search.SearchOptions`. Where its target is of parameters or latency, the allocation's fractions
+            are meant of the base's parameters or latency.
+        width_multiples: resolution → multiple of the widths there and above, see
+            :meth:`prunekit.graph.ChannelGraph.with_multiples`; empty for all that the structure allows.
+        latency_table: JSON of layer times for a target of latency; measured and written there where it does not exist.
     """
 
     __pydantic_config__: ClassVar[dict[str, str]] = _STRICT
@@ -136,9 +140,19 @@ class PruneOptions:
     batch_size: _Positive = 64
     seed: int = 0
     search: SearchOptions = field(default_factory=SearchOptions)
+    width_multiples: dict[_Positive, _Positive] = field(default_factory=dict)
+    latency_table: str | None = None
 
     def __post_init__(self) -> None:
         criterion(self.criterion)
+        if any(number < 1 for pair in self.width_multiples.items() for number in pair):
+            raise InputError(
+                f"Got width_multiples {self.width_multiples}; expected resolutions and multiples of at least 1."
+            )
+        if self.search.target_of == "latency" and self.latency_table is None:
+            raise InputError(
+                "A target of latency needs latency_table: the file of layer times to read, or to measure and write."
+            )
 
 
 @dataclass(frozen=True)

@@ -2,9 +2,13 @@
 
 The config names an architecture of a fixed registry and the width of every changed tensor. A config can never make the loader
 import or call anything: its class is looked up in :data:`prunekit.checkpoint.ARCHITECTURES`, or the caller passes a factory.
+Nor can it make the loader allocate: the network is built and run on the meta device with the shapes that the file's header
+tells, and only a folder whose parts agree is read. ``README.md`` is the model card; nothing is read from it.
 """
 
-from collections.abc import Callable, Mapping
+import copy
+import shutil
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -13,16 +17,35 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from prunekit._files import atomic_folder, read_json, sha256_file, write_json
+from prunekit._files import atomic_folder, atomic_path, sha256_file, write_json
 from prunekit._types import JsonDict
-from prunekit.checkpoint import ModelSpec, load_state
-from prunekit.errors import FileFormatError, MissingFileError, PlanError
+from prunekit.card import slim_card
+from prunekit.checkpoint import Factory, ModelSpec
+from prunekit.checkpoint.bounds import check_schedule, one_line, read_bounded_json
+from prunekit.checkpoint.tensors import read_tensors, safetensors_shapes
+from prunekit.errors import FileFormatError, MissingFileError, PlanError, PrunekitError
 from prunekit.graph import PruningPlan, fit
+from prunekit.graph.surgery import all_tensors, run_once
 from prunekit.groups import TimestepGroup
 
-__all__ = ["FORMAT", "SlimModel", "load_slim", "save_slim"]
+__all__ = ["FORMAT", "SlimModel", "load_slim", "save_slim", "slim_config"]
 
 FORMAT = "prunekit-slim/1"
+_ABOUT = ("noise_schedule", "prediction_type", "data", "provenance")
+_MAX_TIMESTEPS = 2**20
+_MISFITS = (
+    PlanError,
+    ArithmeticError,
+    RuntimeError,
+    ValueError,
+    TypeError,
+    LookupError,
+    AttributeError,
+    AssertionError,
+)
+
+Shapes = Mapping[str, tuple[int, ...]]
+Sizes = Mapping[str, Mapping[str, int]]
 
 
 @dataclass(frozen=True, eq=False)
@@ -33,7 +56,7 @@ class SlimModel:
         model: the network, eval mode.
         spec: the base's architecture, before pruning.
         plan: what was kept.
-        norm_groups: ``num_groups`` of each group norm that differs from the architecture's.
+        sizes: numbers beside tensors that differ from the architecture's, by module and name (``num_groups``, ``heads`` …).
         group: the timesteps that it serves.
         num_timesteps: T.
         macs: per sample per evaluation.
@@ -44,7 +67,7 @@ class SlimModel:
     model: nn.Module
     spec: ModelSpec
     plan: PruningPlan
-    norm_groups: Mapping[str, int]
+    sizes: Mapping[str, Mapping[str, int]]
     group: TimestepGroup
     num_timesteps: int
     macs: int
@@ -57,58 +80,159 @@ class SlimModel:
         return replace(self, model=model, about={**self.about, "provenance": known})
 
 
+def slim_config(slim: SlimModel) -> dict[str, Any]:
+    """What a slim model's ``config.json`` says beside shapes and hash."""
+    return {
+        "format": FORMAT,
+        "model": slim.spec.to_json(),
+        "timestep_group": vars(slim.group),
+        "num_timesteps": slim.num_timesteps,
+        "macs": slim.macs,
+        "params": slim.params,
+        "plan": slim.plan.to_json(),
+        "sizes": {name: dict(values) for name, values in slim.sizes.items()},
+        **{key: value for key, value in slim.about.items() if key != "model"},
+    }
+
+
 def save_slim(slim: SlimModel, folder: Path) -> None:
     """Write a slim model's folder, atomically; a folder that is there already is replaced as a whole."""
-    state = _own_storage(slim.model.state_dict())
+    state = _own_storage(all_tensors(slim.model))
     with atomic_folder(folder) as part:
         save_file(state, part / "model.safetensors")
         config = {
-            "format": FORMAT,
-            "model": slim.spec.to_json(),
-            "timestep_group": vars(slim.group),
-            "num_timesteps": slim.num_timesteps,
-            "macs": slim.macs,
-            "params": slim.params,
-            "plan": slim.plan.to_json(),
-            "norm_groups": dict(slim.norm_groups),
+            **slim_config(slim),
             "shapes": {key: list(tensor.shape) for key, tensor in state.items()},
             "sha256": sha256_file(part / "model.safetensors"),
-            **{key: value for key, value in slim.about.items() if key != "model"},
         }
         write_json(part / "config.json", config)
+        shutil.copymode(part / "config.json", part / "model.safetensors")  # safetensors makes private files
+        with atomic_path(part / "README.md") as card:
+            card.write_text(slim_card(config), encoding="utf-8")
 
 
-def load_slim(folder: Path | str, factory: Callable[[JsonDict], nn.Module] | None = None) -> SlimModel:
+def load_slim(folder: Path | str, factory: Factory | None = None, inputs: Any = None) -> SlimModel:
     """Read a slim model's folder.
 
     Args:
         folder: what :func:`save_slim` wrote.
         factory: builds the unpruned architecture from its config, for networks outside the registry.
+        inputs: arguments of one forward pass at batch 1, for networks outside the registry and those that take more than
+            a sample and a timestep; with them the network is tried before it is given back.
 
     Raises:
         MissingFileError: the folder or one of its two files is missing.
-        FileFormatError: hashes, shapes or names disagree, or the format is another.
+        FileFormatError: hashes, shapes or names disagree, widths of layers contradict each other, the config asks for more
+            than its file can stand for, or the format is another.
+        InputError: the architecture is not in the registry, or does not take its config.
     """
     folder = Path(folder)
     if not folder.is_dir():
         raise MissingFileError(f"{folder} does not exist; expected a slim model's folder, as `prunekit prune` writes.")
-    config = read_json(folder / "config.json", FORMAT)
-    state = _checked_state(folder, config)
+    config = read_bounded_json(folder / "config.json", FORMAT)
+    shapes = _checked_shapes(folder / "model.safetensors", config)
     try:
-        spec = ModelSpec.from_json(config["model"])
+        spec = ModelSpec.from_json(config["model"]).with_factory(factory, inputs)
         group = TimestepGroup(**{key: int(config["timestep_group"][key]) for key in ("index", "start", "stop")})
-        norm_groups = {str(name): int(count) for name, count in config["norm_groups"].items()}
+        sizes = {
+            str(name): {str(key): int(value) for key, value in values.items()}
+            for name, values in config["sizes"].items()
+        }
         macs, params, num_timesteps = (int(config[key]) for key in ("macs", "params", "num_timesteps"))
         plan = PruningPlan.from_json(config["plan"])
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise FileFormatError(f"{folder / 'config.json'} cannot be read ({error!r}).") from error
+        if not group.stop <= num_timesteps <= _MAX_TIMESTEPS:
+            raise ValueError(f"num_timesteps {num_timesteps} for timesteps {group.start} … {group.stop - 1}")
+    except FileFormatError:
+        raise
+    except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
+        raise FileFormatError(f"{folder / 'config.json'} cannot be read ({one_line(error)}).") from error
+    if "noise_schedule" in config:
+        check_schedule(config["noise_schedule"], f"The noise schedule of {folder}")
     try:
-        model = fit(_skeleton(spec, factory), state, norm_groups)
-    except (PlanError, ZeroDivisionError) as error:
+        model = _fitted(folder, spec, shapes, sizes)
+    except PlanError as error:
         raise FileFormatError(f"{folder} does not fit its architecture: {error}") from error
-    keys = ("noise_schedule", "prediction_type", "data", "provenance")
-    about = {key: config[key] for key in keys if key in config}
-    return SlimModel(model.eval(), spec, plan, norm_groups, group, num_timesteps, macs, params, about)
+    except PrunekitError:
+        raise
+    except _MISFITS as error:
+        raise FileFormatError(f"{folder} does not fit its architecture: {one_line(error)}.") from error
+    about = {key: config[key] for key in _ABOUT if key in config}
+    return SlimModel(model.eval(), spec, plan, sizes, group, num_timesteps, macs, params, about)
+
+
+def _checked_shapes(path: Path, config: JsonDict) -> dict[str, tuple[int, ...]]:
+    """Shapes of the tensors by name, from the file's header, after hash and config agreed with it."""
+    shapes = safetensors_shapes(path)
+    if sha256_file(path) != config.get("sha256"):
+        raise FileFormatError(
+            f"{path} is not the file that config.json describes (its SHA-256 differs); copy the folder again."
+        )
+    if {key: list(shape) for key, shape in shapes.items()} != config.get("shapes"):
+        raise FileFormatError(f"The tensors of {path} have other names or shapes than config.json says.")
+    return shapes
+
+
+def _fitted(folder: Path, spec: ModelSpec, shapes: Shapes, sizes: Sizes) -> nn.Module:
+    """The network with the file's tensors, which are read only after their shapes were found to agree."""
+    skeleton = spec.skeleton(shapes)
+    whole = all_tensors(skeleton)
+    for name in whole.keys() & shapes.keys():
+        full, sliced = tuple(whole[name].shape), shapes[name]
+        if len(full) != len(sliced) or any(small > large for small, large in zip(sliced, full, strict=True)):
+            raise FileFormatError(f"{name} in {folder} has shape {sliced}, more than its architecture's {full}.")
+    if spec.factory is None:
+        _check_run(folder, spec, skeleton, shapes, sizes)
+    model = fit(skeleton, read_tensors(folder / "model.safetensors"), sizes)
+    if spec.factory is not None and spec.inputs is not None:
+        run_once(model, spec.inputs)
+    return model
+
+
+def _check_run(folder: Path, spec: ModelSpec, skeleton: nn.Module, shapes: Shapes, sizes: Sizes) -> None:
+    """A pass on the meta device, which computes shapes only, with the file's widths; where it surprises, another unpruned.
+
+    Raises:
+        FileFormatError: the tensors do not fit their layers, the layers do not fit each other, or the output is another.
+    """
+    whole = copy.deepcopy(skeleton).to("meta")
+    with torch.device("meta"):
+        sliced = fit(copy.deepcopy(whole), {name: torch.empty(shape) for name, shape in shapes.items()}, sizes).float()
+        inputs = _on_meta(spec.example_inputs())
+        failure, found = _output_shape(sliced, inputs)
+        channels = spec.config.get("out_channels")
+        if found is not None and (*found[:1], *found[2:]) == _image_shape(inputs) and found[1] == channels:
+            return
+        other, expected = _output_shape(whole, inputs)
+    if other is not None:
+        return  # an architecture that takes other inputs; its caller can give them
+    if failure is not None:
+        raise FileFormatError(f"The layers of {folder} contradict each other: {one_line(failure)}.") from failure
+    if found != expected:
+        raise FileFormatError(f"{folder} makes outputs of shape {found}; expected {expected}.")
+
+
+def _output_shape(model: nn.Module, inputs: Any) -> tuple[Exception | None, tuple[int, ...] | None]:
+    """What stops a forward pass, or the shape of its first output."""
+    try:
+        return None, tuple(run_once(model, inputs)[0].shape)
+    except _MISFITS as error:
+        return error, None
+
+
+def _image_shape(inputs: Any) -> tuple[int, ...]:
+    """Batch, height and width of the noisy input."""
+    values = inputs.values() if isinstance(inputs, Mapping) else inputs
+    image = next((value for value in values if isinstance(value, Tensor) and value.ndim == 4), None)
+    return () if image is None else (image.shape[0], *image.shape[2:])
+
+
+def _on_meta(value: Any) -> Any:
+    """Arguments of a forward pass without their values."""
+    if isinstance(value, Tensor):
+        return value.to("meta")
+    if isinstance(value, Mapping):
+        return {key: _on_meta(inner) for key, inner in value.items()}
+    return tuple(map(_on_meta, value)) if isinstance(value, tuple) else value
 
 
 def _own_storage(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -120,29 +244,3 @@ def _own_storage(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
         state[key] = own.clone() if own.untyped_storage().data_ptr() in seen else own
         seen.add(own.untyped_storage().data_ptr())
     return state
-
-
-def _checked_state(folder: Path, config: JsonDict) -> dict[str, Tensor]:
-    path = folder / "model.safetensors"
-    _, state = load_state(path)
-    if sha256_file(path) != config.get("sha256"):
-        raise FileFormatError(
-            f"{path} is not the file that config.json describes (its SHA-256 differs); copy the folder again."
-        )
-    shapes = {key: list(tensor.shape) for key, tensor in state.items()}
-    if shapes != config.get("shapes"):
-        raise FileFormatError(f"The tensors of {path} have other names or shapes than config.json says.")
-    # safetensors packs them without alignment, on which kernels round differently than on a tensor of its own
-    return {key: tensor.clone() for key, tensor in state.items()}
-
-
-def _skeleton(spec: ModelSpec, factory: Callable[[JsonDict], nn.Module] | None) -> nn.Module:
-    """The unpruned architecture without memory for its weights, or with where it has buffers that no file stores."""
-    if factory is not None:
-        return factory(spec.config)
-    with torch.device("meta"):
-        model = spec.build()
-    stored = set(model.state_dict())
-    if all(name in stored for name, _ in model.named_buffers()):
-        return model
-    return spec.build()

@@ -137,7 +137,7 @@ class SelfAttention(nn.Module):
 
     def __init__(self, heads: int = 2, normed: bool = False) -> None:
         super().__init__()
-        self.heads = heads
+        self.heads, self.fused = heads, heads > 1
         self.first = nn.Linear(5, 8)
         self.query, self.key, self.value = nn.Linear(8, 8), nn.Linear(8, 8), nn.Linear(8, 8)
         self.norm = nn.GroupNorm(4, 8) if normed else nn.Identity()
@@ -147,7 +147,7 @@ class SelfAttention(nn.Module):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         x = self.first(x)
         q, k, v = self.query(x), self.key(x), self.norm(self.value(x).transpose(1, 2)).transpose(1, 2)
-        if self.heads == 1:
+        if not self.fused:
             return self.out(x + self.merge(torch.softmax(q @ k.transpose(1, 2) * 0.3, -1) @ v))
         q, k, v = (y.unflatten(-1, (self.heads, -1)).transpose(1, 2) for y in (q, k, v))
         return self.out(x + self.merge(F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2)))

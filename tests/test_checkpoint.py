@@ -1,12 +1,18 @@
 import io
 import json
+import logging
+import os
 import pickle
 import shutil
+import subprocess
+import sys
+import zipfile
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from networks import NETWORKS, Mlp, rows
 from safetensors.torch import save as safetensors_bytes
 
 from prunekit.checkpoint import ARCHITECTURES, Base, ModelSpec, load_base, load_state, save_base
@@ -444,3 +450,290 @@ def test_a_failed_save_leaves_the_old_checkpoint(base, tmp_path, suffix):
         save_base(unserialisable, path)
     assert path.read_text() == "old"
     assert [file.name for file in tmp_path.iterdir()] == [path.name]
+
+
+def zip_with(content, change):
+    """A torch archive with one of its entries changed on the way into a new one."""
+    made = io.BytesIO()
+    with zipfile.ZipFile(io.BytesIO(torch_bytes(content))) as old, zipfile.ZipFile(made, "w") as new:
+        for entry in old.infolist():
+            change(new, entry, old.read(entry))
+    return made.getvalue()
+
+
+def test_a_flipped_bit_in_a_tensor_is_noticed(base, tmp_path):
+    save_base(base, tmp_path / "base.pt")
+    content = bytearray((tmp_path / "base.pt").read_bytes())
+    tensor = base.model.conv_in.weight.detach().numpy().tobytes()
+    content[bytes(content).index(tensor) + 5] ^= 1
+    (tmp_path / "base.pt").write_bytes(bytes(content))
+    torch.load(tmp_path / "base.pt", weights_only=True)  # torch does not look
+    with pytest.raises(FileFormatError, match=r"base\.pt is damaged: the checksum of archive/data/\d+ differs"):
+        load_base(tmp_path / "base.pt")
+
+
+def test_compressed_entries_are_refused(tmp_path):
+    def bomb(new, entry, content):
+        new.writestr(entry.filename, content, zipfile.ZIP_DEFLATED)
+
+    (tmp_path / "x.pt").write_bytes(zip_with({"a": torch.zeros(10**6)}, bomb))
+    with pytest.raises(FileFormatError, match="compressed or overlapping"):
+        load_state(tmp_path / "x.pt")
+
+
+class Filling:
+    """Unpickling it asks a builtin for memory; torch lets this one through."""
+
+    def __reduce__(self):
+        return bytearray, (10,)
+
+
+def test_a_pickle_that_fills_memory_is_refused(tmp_path):
+    (tmp_path / "x.pt").write_bytes(torch_bytes({"a": torch.zeros(1), "b": Filling()}))
+    assert torch.load(tmp_path / "x.pt", weights_only=True)["b"] == bytearray(10)
+    with pytest.raises(UnsafeFileError, match="builtins that fill memory"):
+        load_state(tmp_path / "x.pt")
+
+
+@pytest.mark.parametrize(
+    "tensor",
+    [torch.zeros(1).expand(10**9), torch.zeros(9, device="meta"), torch.eye(3).to_sparse()],
+    ids=["expanded", "meta", "sparse"],
+)
+def test_a_tensor_that_is_not_all_there_is_refused(tmp_path, tensor):
+    torch.save({"a": tensor}, tmp_path / "x.pt")
+    with pytest.raises(FileFormatError, match=r"claim 4,000,000,000 bytes|no plain tensor"):
+        load_state(tmp_path / "x.pt")
+
+
+def shifted(state, by):
+    return {key: value + by for key, value in state.items()}
+
+
+def prefixed(prefix, state):
+    return {prefix + key: value for key, value in state.items()}
+
+
+def trainer(state):
+    """As lucidrains' Trainer saves a diffusion wrapper around a network, and ema_pytorch's average of it."""
+    last, betas = shifted(state, 1.0), {"betas": torch.zeros(3), "alphas_cumprod": torch.ones(3)}
+    ema = {
+        **prefixed("online_model.model.", last),
+        **prefixed("online_model.", betas),
+        **prefixed("ema_model.model.", state),
+        **prefixed("ema_model.", betas),
+        "initted": torch.tensor(True),
+        "step": torch.tensor(9),
+    }
+    opt = {"state": {0: {"exp_avg": torch.zeros(2)}}, "param_groups": [{"lr": 0.1, "params": [0]}]}
+    model = {**prefixed("model.", last), **betas}
+    return {"step": 9, "model": model, "opt": opt, "ema": ema, "scaler": None, "version": "1.8.0"}
+
+
+WRAPPED = {
+    "bare": (lambda s: s, ""),
+    "state_dict": (lambda s: {"state_dict": s, "epoch": 3}, ""),
+    "model_state_dict": (lambda s: {"model_state_dict": s}, ""),
+    "model": (lambda s: {"model": s}, ""),
+    "data parallel": (lambda s: prefixed("module.", s), ""),
+    "compiled": (lambda s: {"state_dict": prefixed("_orig_mod.", s)}, ""),
+    "lightning": (lambda s: {"state_dict": {**prefixed("model.diffusion_model.", s), "vae.w": torch.ones(2)}}, ""),
+    "a wrapper of one's own": (lambda s: {"net": {**prefixed("deep.inside.", s), "sigma": torch.ones(2)}}, ""),
+    "ema alone": (lambda s: {"ema": s}, "ema"),
+    "ema beside the last": (lambda s: {"model": shifted(s, 1.0), "ema": s}, "ema"),
+    "ema in a wrapper": (lambda s: {"state_dict": shifted(s, 1.0), "ema": prefixed("module.", s)}, "ema.module"),
+    "lucidrains": (trainer, "ema.ema_model.model"),
+    "lucidrains without ema": (lambda s: {"model": trainer(shifted(s, -1.0))["model"]}, ""),
+    "an ema of another network": (lambda s: {"state_dict": s, "ema": {"other": torch.ones(3)}}, ""),
+}
+
+
+@pytest.mark.parametrize(
+    ("kind", "suffix"),
+    [*((kind, ".pt") for kind in WRAPPED), *(("lucidrains", suffix) for suffix in (".pth", ".ckpt", ".bin"))],
+)
+def test_trainers_checkpoints_are_read_and_their_ema_preferred_with_a_word(base, tmp_path, kind, suffix, caplog):
+    wrap, place = WRAPPED[kind]
+    path = tmp_path / f"wrapped{suffix}"
+    state = base.model.state_dict()
+    torch.save(wrap(state), path)
+    with caplog.at_level(logging.INFO, logger="prunekit"):
+        again = load_base(path, {"_class_name": "UNet2DModel", **UNET})
+    for key, value in again.model.state_dict().items():
+        torch.testing.assert_close(value, state[key], rtol=0, atol=1e-6)
+    assert again.provenance == ({"weights": "ema"} if place else {})
+    assert list(again.notes) == caplog.messages
+    assert bool(again.notes) == bool(place)
+    if place:
+        assert f"({place})" in again.notes[0]
+
+
+def test_the_likeliest_state_dict_is_taken_where_the_network_is_not_known(base, tmp_path):
+    state = base.model.state_dict()
+    torch.save(trainer(state), tmp_path / "x.pt")
+    _, found = load_state(tmp_path / "x.pt")
+    assert {key.removeprefix("model.") for key in found} >= set(state)
+    torch.save({"state_dict": prefixed("module.", state)}, tmp_path / "x.pt")
+    assert set(load_state(tmp_path / "x.pt")[1]) == set(state)
+
+
+def test_what_differs_is_told_of_the_part_that_is_nearest(base, tmp_path):
+    state = base.model.state_dict()
+    del state["conv_out.bias"]
+    torch.save({"ema": prefixed("module.", state)}, tmp_path / "x.pt")
+    with pytest.raises(
+        FileFormatError, match=r"under ema\.module do not fit UNet2DModel: Missing .* conv_out\.bias\.$"
+    ):
+        load_base(tmp_path / "x.pt", {"_class_name": "UNet2DModel", **UNET})
+
+
+@pytest.mark.parametrize("name", ["mlp", "conv", "embedding"])
+@pytest.mark.parametrize("suffix", SUFFIXES)
+def test_networks_outside_the_registry_are_read_with_a_factory(tmp_path, name, suffix):
+    network = NETWORKS[name]()
+    path = tmp_path / f"foreign{suffix}"
+    state = network.model.state_dict()
+    path.write_bytes(safetensors_bytes(state) if suffix == ".safetensors" else torch_bytes({"ema": state}))
+    for parameter in (other := NETWORKS[name]().model).parameters():
+        parameter.data.zero_()
+    again = load_base(path, {"seed": 3}, factory=lambda config: other, inputs=network.inputs)
+    assert again.spec == ModelSpec(type(network.model).__name__, {"seed": 3})
+    assert again.spec.example_inputs() is network.inputs
+    assert torch.equal(again.model(*network.inputs), network.model(*network.inputs))
+    save_base(again, tmp_path / "again.pt")
+    with pytest.raises(InputError, match="or a factory that builds it"):
+        load_base(tmp_path / "again.pt")
+    assert load_base(tmp_path / "again.pt", factory=lambda config: other).spec == again.spec
+
+
+def test_a_factory_that_builds_another_network_is_refused(tmp_path):
+    torch.save(Mlp().state_dict(), tmp_path / "x.pt")
+    with pytest.raises(FileFormatError, match=r"do not fit Mlp: first\.weight has shape \(12, 6\), expected \(9, 6\)"):
+        load_base(tmp_path / "x.pt", factory=lambda config: Mlp(9), inputs=(rows(1, 6),))
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        {"block_out_channels": [10**6, 10**6]},
+        {"layers_per_block": 10**5},
+        {"num_class_embeds": 10**9},
+        {"num_class_embeds": 10**6},
+        {"sample_size": 10**6},
+        {"block_out_channels": [10**9, 8]},
+        {"time_embedding_dim": 2**20},
+    ],
+    ids=str,
+)
+def test_a_config_that_asks_for_more_than_the_file_has_is_refused_before_it_is_built(base, tmp_path, config):
+    made = []
+    torch.save(base.model.state_dict(), tmp_path / "x.pt")
+    with pytest.MonkeyPatch.context() as patch:
+        real = torch.empty
+
+        def watched(*args, **options):
+            tensor = real(*args, **options)
+            made.append(0 if tensor.is_meta else tensor.numel())
+            return tensor
+
+        patch.setattr(torch, "empty", watched)
+        with pytest.raises((FileFormatError, InputError)):
+            load_base(tmp_path / "x.pt", {"_class_name": "UNet2DModel", **UNET, **config})
+    assert max(made, default=0) < 10**6
+
+
+@pytest.mark.parametrize(
+    "schedule", [{"kind": "linear", "num_timesteps": 10**12}, {"kind": "explicit", "betas": [[0.1]] * 3_000_000}]
+)
+def test_a_noise_schedule_without_end_is_refused(base, tmp_path, schedule):
+    about = {"format": "prunekit-base/1", **base.about(), "noise_schedule": schedule}
+    torch.save({**about, "state_dict": base.model.state_dict()}, tmp_path / "x.pt")
+    with pytest.raises(FileFormatError, match="noise schedule"):
+        load_base(tmp_path / "x.pt")
+
+
+def test_a_scheduler_of_a_folder_without_end_is_refused(folders, tmp_path):
+    shutil.copytree(folders / "pipeline", tmp_path / "pipeline")
+    path = tmp_path / "pipeline" / "scheduler" / "scheduler_config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "num_train_timesteps": 10**12}))
+    with pytest.raises(FileFormatError, match="1000000000000; expected at most"):
+        load_base(tmp_path / "pipeline")
+
+
+def test_a_config_file_without_end_is_refused(folders, tmp_path):
+    shutil.copytree(folders / "model", tmp_path / "model")
+    with (tmp_path / "model" / "config.json").open("wb") as handle:
+        handle.truncate(2**34)  # a hole: it takes no disk
+    with pytest.raises(FileFormatError, match="17,179,869,184 bytes; expected a config of at most"):
+        load_base(tmp_path / "model")
+
+
+def test_a_variant_is_read_where_there_is_nothing_else(base, folders, tmp_path):
+    shutil.copytree(folders / "model", tmp_path / "model")
+    whole = tmp_path / "model" / "diffusion_pytorch_model.safetensors"
+    half = whole.with_name("diffusion_pytorch_model.fp16.safetensors")
+    half.write_bytes(safetensors_bytes({key: value.half() for key, value in base.model.state_dict().items()}))
+    again = load_base(tmp_path / "model")
+    assert same_weights(again.model, base.model)
+    assert not again.notes
+    whole.unlink()
+    again = load_base(tmp_path / "model")
+    assert next(again.model.parameters()).dtype == torch.float32
+    assert "fp16" in again.notes[0]
+    assert again.provenance["weights"] == "fp16"
+
+
+def test_a_flat_pipeline_folder_is_read(base, folders, tmp_path):
+    shutil.copytree(folders / "pipeline" / "unet", tmp_path / "flat")
+    shutil.copy(folders / "pipeline" / "model_index.json", tmp_path / "flat")
+    shutil.copy(folders / "pipeline" / "scheduler" / "scheduler_config.json", tmp_path / "flat")
+    again = load_base(tmp_path / "flat")
+    assert same_weights(again.model, base.model)
+    assert again.prediction_type == "v_prediction"
+
+
+HUB = """
+import sys
+from prunekit.checkpoint import load_base
+from prunekit.errors import MissingFileError
+base = load_base("tiny/ddpm-digits")
+print(base.prediction_type, base.provenance["base_model"], sum(p.numel() for p in base.model.parameters()))
+try:
+    load_base("tiny/nowhere")
+except MissingFileError as error:
+    print(error)
+sys.argv = ["prunekit", "cost", "tiny/nowhere"]
+from prunekit.cli.app import main
+main()
+"""
+
+
+def test_a_hub_id_is_read_from_the_hubs_cache_and_told_when_it_cannot_be_fetched(base, folders, tmp_path):
+    model = tmp_path / "hub" / "models--tiny--ddpm-digits"
+    revision = "0123456789abcdef0123456789abcdef01234567"
+    shutil.copytree(folders / "pipeline", model / "snapshots" / revision)
+    (model / "refs").mkdir()
+    (model / "refs" / "main").write_text(revision)
+    environment = {**os.environ, "HF_HUB_OFFLINE": "1", "HF_HUB_CACHE": str(tmp_path / "hub"), "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(  # noqa: S603 - this very test's own words
+        [sys.executable, "-c", HUB], env=environment, cwd=tmp_path, capture_output=True, text=True, check=False
+    )
+    params = sum(parameter.numel() for parameter in base.model.parameters())
+    first, second = done.stdout.splitlines()
+    assert first == f"v_prediction tiny/ddpm-digits {params}", done.stderr
+    assert second.startswith(
+        "tiny/nowhere is no file or folder here, and could not be fetched from the Hugging Face Hub"
+    )
+    assert done.returncode == 2
+    assert done.stderr.strip().splitlines()[-1] == f"prunekit: {second}"
+
+
+@pytest.mark.parametrize("name", ["none/base.pt", "a/b/c", "../x", "./x", "models", "/none/x", "a b/c", "here/model"])
+def test_what_reads_like_a_path_is_not_looked_for_on_the_hub(tmp_path, monkeypatch, name):
+    import huggingface_hub
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", lambda *a, **k: pytest.fail("asked the hub"))
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "here").mkdir()
+    with pytest.raises(MissingFileError, match="does not exist"):
+        load_base(name)

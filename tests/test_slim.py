@@ -1,18 +1,29 @@
+import contextlib
 import json
+import os
+import re
 import shutil
+import stat
+import sys
+import time
+import tracemalloc
 from dataclasses import replace
 
 import pytest
 import torch
-from networks import Mlp, rows
+from huggingface_hub import ModelCard
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from networks import NETWORKS, Mlp, rows
 from safetensors.torch import load_file, save_file
 from torch import nn
 
 import prunekit.slim
 from prunekit._files import sha256_file
 from prunekit.checkpoint import ModelSpec
+from prunekit.cli.app import main
 from prunekit.errors import FileFormatError, InputError, MissingFileError, PrunekitError
-from prunekit.graph import PruningPlan, apply, norm_groups, trace
+from prunekit.graph import PruningPlan, apply, attributes, trace
 from prunekit.graph.surgery import run_once
 from prunekit.groups import TimestepGroup
 from prunekit.slim import SlimModel, load_slim, save_slim
@@ -28,7 +39,7 @@ UNETS = ["unet", "unet-one-head", "unet-resnet-resampling", "unet-scale-shift"]
 
 def slim_of(tiny, plan, spec=None):
     pruned = apply(tiny.model, tiny.graph, plan)
-    norms = norm_groups(tiny.model, tiny.graph, plan)
+    norms = attributes(tiny.model, tiny.graph, plan)
     widths = plan.widths(tiny.graph)
     macs, params = int(tiny.cost.macs(widths)), int(tiny.cost.params(widths))
     group = TimestepGroup(1, 30, 60)
@@ -85,12 +96,12 @@ def test_all_that_describes_a_slim_model_comes_back(slim, folder):
     again = load_slim(folder)
     for key in ("spec", "plan", "group", "num_timesteps", "macs", "params", "about"):
         assert getattr(again, key) == getattr(slim, key), key
-    assert dict(again.norm_groups) == dict(slim.norm_groups)
-    assert slim.norm_groups
+    assert dict(again.sizes) == dict(slim.sizes)
+    assert slim.sizes
 
 
-def test_the_folder_has_two_files_and_the_format(slim, folder):
-    assert sorted(path.name for path in folder.iterdir()) == ["config.json", "model.safetensors"]
+def test_the_folder_has_two_files_a_card_and_the_format(slim, folder):
+    assert sorted(path.name for path in folder.iterdir()) == ["README.md", "config.json", "model.safetensors"]
     config = json.loads((folder / "config.json").read_text())
     assert config["format"] == "prunekit-slim/1"
     assert config["model"]["class"] == "UNet2DModel"
@@ -184,10 +195,10 @@ def test_a_config_cannot_name_anything_but_a_known_architecture(folder, name, mo
         lambda c: c.update(plan=[1]),
         lambda c: c.update(macs="many"),
         lambda c: c.update(timestep_group={"index": 0}),
-        lambda c: c.update(norm_groups=[1]),
-        lambda c: c.update(norm_groups={"conv_norm_out": 0}),
-        lambda c: c.update(norm_groups={"conv_norm_out": -4}),
-        lambda c: c.update(norm_groups={"conv_norm_out": 5}),
+        lambda c: c.update(sizes=[1]),
+        lambda c: c.update(sizes={"conv_norm_out": {"num_groups": 0}}),
+        lambda c: c.update(sizes={"conv_norm_out": {"num_groups": -4}}),
+        lambda c: c.update(sizes={"conv_norm_out": {"num_groups": 5}}),
     ],
 )
 def test_a_config_that_does_not_fit_is_refused(folder, change):
@@ -285,3 +296,292 @@ def test_a_folder_is_replaced_as_a_whole(slim, folder, bench):
 def test_a_copied_folder_loads(folder, tmp_path, slim):
     shutil.copytree(folder, tmp_path / "elsewhere")
     assert load_slim(str(tmp_path / "elsewhere")).plan == slim.plan
+
+
+@settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(seed=st.integers(0, 10**6), name=st.sampled_from(UNETS), mode=st.sampled_from(["even", "whole"]))
+def test_any_plan_comes_back_bit_equal(bench, tmp_path, seed, name, mode):
+    tiny = bench(name, mode)
+    slim = slim_of(tiny, tiny.random_plan(seed))
+    save_slim(slim, tmp_path / "slim")
+    again = load_slim(tmp_path / "slim")
+    assert again.plan == slim.plan
+    assert torch.equal(run_once(again.model, tiny.inputs).sample, run_once(slim.model, tiny.inputs).sample)
+
+
+@pytest.mark.parametrize("name", ["conv", "mlp", "embedding", "two-norms", "products"])
+def test_networks_outside_the_registry_come_back_bit_equal_by_a_factory(bench, tmp_path, name):
+    tiny = bench(name, "whole")
+    spec = ModelSpec(type(tiny.model).__name__, {})
+    for seed in range(3):
+        slim = slim_of(tiny, tiny.random_plan(seed), spec)
+        save_slim(slim, tmp_path / "slim")
+        again = load_slim(tmp_path / "slim", lambda config: NETWORKS[name]().model, tiny.inputs)
+        assert torch.equal(run_once(again.model, tiny.inputs), run_once(slim.model, tiny.inputs))
+        assert again.spec == spec
+        assert again.spec.example_inputs() is tiny.inputs
+
+
+def test_weights_may_be_read_by_whoever_may_read_the_config(slim, tmp_path):
+    before = os.umask(0o027)
+    try:
+        save_slim(slim, tmp_path / "slim")
+    finally:
+        os.umask(before)
+    modes = {path.name: stat.S_IMODE(path.stat().st_mode) for path in (tmp_path / "slim").iterdir()}
+    assert set(modes.values()) == {0o640}, modes
+
+
+def resaved(folder, change):
+    """Change the tensors and let config and hash agree with them, as somebody who knows the format would."""
+    path = folder / "model.safetensors"
+    state = load_file(path)
+    change(state)
+    save_file(state, path)
+    shapes = {key: list(value.shape) for key, value in state.items()}
+    edited(folder, lambda c: c.update(sha256=sha256_file(path), shapes=shapes))
+
+
+def narrowed(*names):
+    def change(state):
+        for name in names:
+            state[name] = state[name][:-1].clone()
+
+    return change
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        # each layer is whole in itself, and the next one expects another width
+        (narrowed("time_embedding.linear_1.weight", "time_embedding.linear_1.bias"), "contradict each other"),
+        (narrowed("down_blocks.0.resnets.0.conv1.weight", "down_blocks.0.resnets.0.conv1.bias"), "contradict"),
+        (lambda s: s.update({"conv_in.weight": torch.zeros(99, 1, 3, 3)}), r"more than its architecture's"),
+        (lambda s: s.update({"conv_in.weight": s["conv_in.weight"].flatten()}), r"more than its architecture's"),
+        (
+            lambda s: s.update({"conv_in.weight": s["conv_in.weight"][..., :2].contiguous()}),
+            "outputs of shape|contradict",
+        ),
+        (lambda s: s.update({"conv_in.bias": torch.zeros(0)}), "conv_in"),
+    ],
+)
+def test_widths_that_disagree_between_layers_are_refused_when_loading(bench, tmp_path, change, said):
+    tiny = bench("unet")
+    save_slim(slim_of(tiny, PruningPlan({}, tiny.graph.fingerprint)), tmp_path / "slim")
+    resaved(tmp_path / "slim", change)
+    assert re.search(said, refused(tmp_path / "slim"))
+
+
+def model_of(name, **config):
+    return lambda c: c.update(model={"class": name, "config": config})
+
+
+def with_config(**changes):
+    return lambda c: c["model"]["config"].update(changes)
+
+
+DEEP = [1]
+for _ in range(50):
+    DEEP = [DEEP]
+HOSTILE = {
+    "a million channels": with_config(block_out_channels=[10**6, 10**6]),
+    "many wide blocks": with_config(
+        block_out_channels=[2**20] * 60, down_block_types=["DownBlock2D"] * 60, up_block_types=["UpBlock2D"] * 60
+    ),
+    "a hundred thousand blocks": with_config(block_out_channels=[8] * 10**5),
+    "a hundred thousand layers": with_config(layers_per_block=10**5),
+    "a thousand million classes": with_config(num_class_embeds=10**9),
+    "a million classes": with_config(num_class_embeds=10**6),
+    "a huge image": with_config(sample_size=10**9),
+    "a large image": with_config(sample_size=[10**5, 10**5]),
+    "an image of a million channels": with_config(in_channels=10**6),
+    "a number of many digits": with_config(norm_num_groups=10**300),
+    "a float out of range": with_config(attention_head_dim=1e300),
+    "deep lists": with_config(act_fn=DEEP),
+    "a long text": with_config(act_fn="x" * 10**6),
+    "wide time": with_config(time_embedding_dim=2**20),
+    "an import for an activation": with_config(act_fn="os.system"),
+    "a table of positions": model_of("DiTTransformer2DModel", sample_size=4096, patch_size=1, attention_head_dim=1000),
+    "layers of a transformer": model_of("DiTTransformer2DModel", num_layers=10**6),
+    "labels of a transformer": model_of("DiTTransformer2DModel", num_embeds_ada_norm=10**6, attention_head_dim=10**4),
+    "layers in a block": model_of("UNet2DConditionModel", transformer_layers_per_block=10**6),
+    "a wide condition": model_of("UNet2DConditionModel", cross_attention_dim=2**20),
+    "many timesteps": lambda c: c.update(num_timesteps=10**12),
+    "a long noise schedule": lambda c: c["noise_schedule"].update(num_timesteps=10**12),
+    "a plan of many channels": lambda c: c["plan"]["kept"].update(a=list(range(3 * 10**6))),
+    "norms of no layer": lambda c: c.update(sizes={f"a{i}": {"heads": 1} for i in range(10**5)}),
+}
+
+
+@pytest.mark.filterwarnings("ignore:Initializing zero-element tensors")
+@pytest.mark.parametrize("name", HOSTILE)
+def test_a_hostile_config_is_refused_before_it_takes_memory_or_time(folder, name, monkeypatch):
+    load_slim(folder)  # what is imported once does not count
+    monkeypatch.setattr("os.system", lambda *a: pytest.fail("ran"))
+    edited(folder, HOSTILE[name])
+    started, real = time.perf_counter(), torch.empty
+    largest = []
+
+    def watched(*size, **options):
+        made = real(*size, **options)
+        largest.append(0 if made.is_meta else made.numel())
+        return made
+
+    monkeypatch.setattr(torch, "empty", watched)
+    tracemalloc.start()
+    try:
+        message = refused(folder, (FileFormatError, InputError))
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert len(message) < 600
+    assert peak < 300e6
+    assert max(largest, default=0) < 10**6
+    assert time.perf_counter() - started < 20  # under tracing, on a busy machine
+
+
+@pytest.mark.parametrize(
+    "key", ["downsample_type", "class_embed_type", "time_embedding_type", "act_fn", "_name_or_path"]
+)
+def test_no_text_of_a_config_is_imported(folder, key):
+    edited(folder, with_config(**{key: "antigravity"}))
+    with contextlib.suppress(PrunekitError):
+        load_slim(folder)
+    assert "antigravity" not in sys.modules
+
+
+def test_a_factorys_network_is_bounded_too(bench, tmp_path):
+    tiny = bench("mlp")
+    save_slim(slim_of(tiny, tiny.random_plan(1), ModelSpec("Mlp", {"width": 12})), tmp_path / "slim")
+    edited(tmp_path / "slim", with_config(width=2**20))
+    with pytest.raises(FileFormatError, match="far larger than the file's own"):
+        load_slim(tmp_path / "slim", lambda config: Mlp(**config))
+
+
+def test_a_factorys_network_of_other_widths_is_refused_with_inputs(bench, tmp_path):
+    tiny = bench("mlp")
+    save_slim(slim_of(tiny, PruningPlan({}, tiny.graph.fingerprint), ModelSpec("Mlp", {})), tmp_path / "slim")
+    resaved(tmp_path / "slim", lambda s: s.update({"wide.weight": s["wide.weight"][:, :5].clone()}))
+    load_slim(tmp_path / "slim", lambda config: Mlp(**config))
+    with pytest.raises(FileFormatError, match="does not fit its architecture"):
+        load_slim(tmp_path / "slim", lambda config: Mlp(**config), tiny.inputs)
+
+
+@pytest.mark.parametrize(
+    ("name", "config"),
+    [
+        (
+            "UNet2DConditionModel",
+            {
+                "sample_size": 8,
+                "in_channels": 2,
+                "out_channels": 2,
+                "layers_per_block": 1,
+                "block_out_channels": [8, 8],
+                "down_block_types": ["DownBlock2D", "CrossAttnDownBlock2D"],
+                "up_block_types": ["CrossAttnUpBlock2D", "UpBlock2D"],
+                "norm_num_groups": 4,
+                "attention_head_dim": 2,
+                "cross_attention_dim": 6,
+            },
+        ),
+        (
+            "DiTTransformer2DModel",
+            {
+                "num_attention_heads": 2,
+                "attention_head_dim": 4,
+                "in_channels": 2,
+                "num_layers": 1,
+                "sample_size": 8,
+                "patch_size": 2,
+                "num_embeds_ada_norm": 5,
+                "norm_num_groups": 2,
+            },
+        ),
+    ],
+)
+def test_every_architecture_of_the_registry_comes_back_with_its_buffers(tmp_path, name, config):
+    model = ModelSpec(name, config).build().eval()
+    spec = ModelSpec.of(model)
+    save_slim(SlimModel(model, spec, PruningPlan(), {}, TimestepGroup(0, 0, 9), 9, 1, 2, ABOUT), tmp_path / "slim")
+    again = load_slim(tmp_path / "slim").model
+    assert not any(tensor.is_meta for tensor in (*again.parameters(), *again.buffers()))
+    inputs = {
+        key: torch.randn(value.shape) if value.is_floating_point() else value
+        for key, value in spec.example_inputs().items()
+    }
+    assert torch.equal(run_once(again, inputs).sample, run_once(model, inputs).sample)
+
+
+def card_of(folder):
+    return ModelCard.load(folder / "README.md")
+
+
+def test_the_card_tells_the_figures_and_how_to_load(slim, tmp_path):
+    about = {**ABOUT, "provenance": {"base_macs": 2 * slim.macs, "target_macs": slim.macs + 5, "criterion": "taylor"}}
+    save_slim(replace(slim, about=about), tmp_path / "slim")
+    card = card_of(tmp_path / "slim")
+    assert card.data.library_name == "prunekit"
+    assert card.data.tags == ["diffusion", "pruning", "structural-pruning"]
+    assert card.data.base_model is None
+    assert card.data.pipeline_tag is None  # it serves a part of the timesteps only
+    assert f"{slim.macs:,} of {2 * slim.macs:,} before (50.0 %)" in card.text
+    for said in (f"{slim.params:,}", f"{slim.macs + 5:,} MACs", "30 … 59 of 100", "criterion taylor", "digits"):
+        assert said in card.text
+    code = card.text.split("```python\n")[1].split("```")[0]
+    assert len(code.strip().splitlines()) == 3
+    scope = {"noisy": torch.zeros(1, 1, 8, 8), "timestep": torch.tensor([3])}
+    exec(code.replace("path/to/this/folder", str(tmp_path / "slim")), scope)  # noqa: S102 - the card's own words
+    assert scope["prediction"].sample.shape == (1, 1, 8, 8)
+
+
+def test_the_card_invents_nothing(slim, tmp_path):
+    save_slim(replace(slim, about={}), tmp_path / "slim")
+    text = card_of(tmp_path / "slim").text
+    for unknown in ("before (", "Target", "Predicts", "Trained on", "Pruned by", "Base's"):
+        assert unknown not in text
+
+
+def test_the_pipeline_tag_and_the_base_are_told_only_when_true(slim, tmp_path):
+    whole = replace(slim, group=TimestepGroup(0, 0, 100), about={"provenance": {"base_model": "google/ddpm-x"}})
+    save_slim(whole, tmp_path / "slim")
+    assert card_of(tmp_path / "slim").data.pipeline_tag == "unconditional-image-generation"
+    assert card_of(tmp_path / "slim").data.base_model == "google/ddpm-x"
+    labelled = replace(whole, spec=replace(slim.spec, config={**slim.spec.config, "num_class_embeds": 3}))
+    save_slim(labelled, tmp_path / "slim")
+    assert card_of(tmp_path / "slim").data.pipeline_tag is None
+
+
+WORDS = st.text(max_size=60) | st.sampled_from(
+    ["a\nlicense: mit", "---", "x\n---\n# Hi", "<script>", "|", "a: [", "\u2028"]
+)
+
+
+@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(word=WORDS)
+def test_no_text_of_a_config_can_add_to_the_front_matter_or_the_page(slim, tmp_path, word):
+    texts = dict.fromkeys(("base_model", "criterion", "proposer", "base_sha256"), word)
+    about = {"data": {"source": word}, "prediction_type": word, "noise_schedule": {"kind": word}, "provenance": texts}
+    spec = ModelSpec(word, {})
+    save_slim(replace(slim, about=about, spec=spec), tmp_path / "slim")
+    card = card_of(tmp_path / "slim")
+    assert set(card.data.to_dict()) <= {"library_name", "tags", "base_model"}
+    assert "<" not in card.text
+    headings = [line for line in card.text.splitlines() if line.startswith("#")]
+    assert len(headings) == 1
+
+
+def test_only_files_that_the_hub_takes_as_data_are_written(folder):
+    assert {path.suffix for path in folder.rglob("*")} == {".md", ".json", ".safetensors"}
+
+
+@pytest.mark.parametrize("name", ["layers in a block", "a large image", "an import for an activation"])
+def test_the_command_line_refuses_a_hostile_folder_with_one_sentence(folder, name, monkeypatch, capsys):
+    edited(folder, HOSTILE[name])
+    monkeypatch.setattr(sys, "argv", ["prunekit", "cost", str(folder)])
+    with pytest.raises(SystemExit) as stop:
+        main()
+    out, err = capsys.readouterr()
+    assert (stop.value.code, out) == (2, "")
+    assert err.startswith("prunekit: ")
+    assert len(err.splitlines()) == 1

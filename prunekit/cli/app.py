@@ -1,10 +1,11 @@
 """The application: its commands, and the one place where an error becomes a sentence and an exit code."""
 
+import logging
 import sys
 
 import typer
 
-from prunekit.cli import making, measuring, planning, pruning, running
+from prunekit.cli import exporting, making, measuring, planning, pruning, running
 from prunekit.cli.console import fail
 from prunekit.errors import PrunekitError
 
@@ -18,7 +19,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-for module in (running, planning, pruning, making, measuring):
+for module in (running, planning, pruning, making, measuring, exporting):
     for function in module.COMMANDS:
         app.command()(function)
 
@@ -32,8 +33,18 @@ def _root(version: bool = typer.Option(False, "--version", help="Print the versi
         raise typer.Exit
 
 
+class _Notes(logging.Handler):
+    """What the library has to say on the way, such as which weights it took, goes to standard error."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        print(f"prunekit: {record.getMessage()}", file=sys.stderr)
+
+
 def main() -> None:
     """Entry point: 0 done, 2 the user's mistake, 130 interrupted."""
+    log, notes = logging.getLogger("prunekit"), _Notes(logging.INFO)
+    log.addHandler(notes)
+    log.setLevel(logging.INFO)
     try:
         app()
     except PrunekitError as error:
@@ -42,3 +53,5 @@ def main() -> None:
         sys.exit(fail(f"{error.filename or 'A file'}: {error.strerror or error}; expected a place to read and write."))
     except KeyboardInterrupt:
         sys.exit(130)
+    finally:
+        log.removeHandler(notes)

@@ -6,12 +6,12 @@ from typing import Annotated, Any
 import typer
 
 from prunekit.cli.console import Bars, data_options, emit, print_table
+from prunekit.cli.costing import ModelPath, cost
 from prunekit.cli.options import ConfigOption, Json
 from prunekit.errors import InputError
 
 __all__ = ["COMMANDS"]
 
-ModelPath = Annotated[str, typer.Argument(help="Base checkpoint, diffusers folder, slim folder or experts folder.")]
 Steps = Annotated[int, typer.Option("--num-inference-steps", help="Sampling steps.")]
 SamplerOption = Annotated[str, typer.Option(help="ddim, ddpm, heun, … or a diffusers scheduler's class name.")]
 
@@ -134,50 +134,6 @@ def _check_comparable(opened: Any, reference: Any, base: str) -> None:
             f"{base} makes samples of shape {reference.shape} by {reference.prediction_type}, the model makes {opened.shape} by "
             f"{opened.prediction_type}; expected the same, and the same noise schedule, to compare them."
         )
-
-
-def cost(
-    model: ModelPath,
-    config: ConfigOption = None,
-    depth: Annotated[int, typer.Option(help="How deep the table of modules goes.")] = 2,
-    compare: Annotated[bool, typer.Option(help="Show fvcore's and thop's figures too.")] = True,
-    json: Json = False,
-) -> None:
-    """MACs and parameters of a model, in total and by module, with what was not counted."""
-    from prunekit.cost import count_macs, other_counters
-    from prunekit.pipeline.opening import open_model
-
-    opened = open_model(model, config)
-    parts = opened.parts()
-    counted = {name: count_macs(part, opened.inputs) for name, part in parts.items()}
-    if len(counted) == 1:
-        (only,) = counted.values()
-        data: dict[str, Any] = only.to_json()
-        if compare:
-            data["other_counters"] = other_counters(opened.model, opened.inputs)
-    else:
-        data = opened.mean_cost(counted)
-    if json:
-        emit(True, data)
-        return
-    _show_cost(model, data, depth)
-
-
-def _show_cost(model: str, data: dict[str, Any], depth: int) -> None:
-    flops, params = f"{data['flops']:,.0f} FLOPs = 2·MACs", f"{data['params']:,} parameters"
-    print(f"{model}: {data['macs']:,.0f} MACs ({flops}) per sample per evaluation, {params}")
-    experts: dict[str, Any] = data.get("experts", {})
-    depth += bool(experts)  # each name begins with its expert's
-    shown = {name: macs for name, macs in data["by_module"].items() if name and macs and name.count(".") < depth}
-    whole = {name: experts.get(name.split(".")[0], data)["macs"] for name in shown}
-    rows = [[name, f"{macs:,.0f}", f"{100 * macs / whole[name]:.1f} %"] for name, macs in shown.items()]
-    title = f"By module, in shares of each expert's own MACs; mean over {data['mean_over']}" if experts else "By module"
-    print_table(title, ["module", "MACs", "share"], rows)
-    for name, figure in data.get("other_counters", {}).items():
-        print(f"{name}: {figure:,} MACs" if isinstance(figure, int) else f"{name}: {figure}")
-    if data.get("other_counters"):
-        print("fvcore and thop leave out attention products and count norms or activations in their own way.")
-    print("Not counted (no multiply-accumulates): " + ", ".join(f"{op} ×{n}" for op, n in data["uncounted"].items()))
 
 
 def report(

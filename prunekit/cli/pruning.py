@@ -44,6 +44,14 @@ class NormMode(StrEnum):
     whole = "whole"
 
 
+class TargetOf(StrEnum):
+    """What a target bounds."""
+
+    macs = "macs"
+    params = "params"
+    latency = "latency"
+
+
 CriterionOption = Annotated[Criterion, typer.Option(help="How channels are scored.")]
 NormOption = Annotated[
     NormMode, typer.Option("--norm-mode", help="even: from every norm group; whole: whole norm groups.")
@@ -105,8 +113,20 @@ def prune(
         Path | None, typer.Option(help="allocation.json; the one that stands here if absent.")
     ] = None,
     target: Annotated[
-        float | None, typer.Option(help="Fraction of the base's MACs, instead of the allocation's.")
+        float | None, typer.Option(help="Fraction of the base's MACs (or other cost), instead of the allocation's.")
     ] = None,
+    target_of: Annotated[
+        TargetOf, typer.Option(help="What targets are fractions of; latency is measured on this machine.")
+    ] = TargetOf.macs,
+    width_multiple: Annotated[
+        str | None,
+        typer.Option(
+            help="Widths in multiples: 16, or by resolution as in 32:32,1:16 (32 from 32×32 images up, 16 below)."
+        ),
+    ] = None,
+    latency_table: Annotated[
+        Path, typer.Option(help="Layer times for --target-of latency; measured and written if absent.")
+    ] = Path("latency.json"),
     criterion: CriterionOption = Criterion.taylor,
     proposer: Annotated[Proposer, typer.Option(help="How widths are decided.")] = Proposer.greedy,
     norm_mode: NormOption = NormMode.even,
@@ -118,7 +138,7 @@ def prune(
     output: Annotated[Path, typer.Option(help="Folder; each slim model becomes group-N in it.")] = Path("slim"),
     json: Json = False,
 ) -> None:
-    """Prune a base to a timestep group's MAC target, by importance on the group's own timesteps."""
+    """Prune a base to a timestep group's target, by importance on the group's own timesteps."""
     from prunekit.pipeline.observing import write_journal
     from prunekit.pipeline.stages import Bench, images_of, open_base, prune_group, score_groups
     from prunekit.recipe import PruneOptions
@@ -131,11 +151,19 @@ def prune(
     _check_timesteps(partition, loaded.schedule, base)
     wanted = list(partition) if group is None else [partition[group]]
     images = images_of(loaded, data_options(data, resolution))
-    search = SearchOptions(proposer=proposer.value, rounds=rounds)
+    search = SearchOptions(proposer=proposer.value, rounds=rounds, target_of=target_of.value)
     options = PruneOptions(
-        criterion=criterion.value, norm_mode=norm_mode.value, samples=samples, seed=seed, search=search
+        criterion=criterion.value,
+        norm_mode=norm_mode.value,
+        samples=samples,
+        seed=seed,
+        search=search,
+        width_multiples=_width_multiples(width_multiple),
+        latency_table=str(latency_table),
     )
     bench = Bench.of(loaded, norm_mode.value)
+    if target_of is TargetOf.latency:
+        bench = bench.timed(latency_table)
     targets = plan.for_model(bench.macs)
     scores = score_groups(bench, images.train, wanted, options)
     facts: list[dict[str, Any]] = []
@@ -149,10 +177,15 @@ def prune(
                 "group": one.index,
                 "output": str(output / f"group-{one.index}"),
                 "base_macs": bench.macs,
-                "target_macs": macs,
+                "target_macs": macs if target_of is TargetOf.macs else None,
                 "macs": slim.macs,
                 "mac_ratio": slim.macs / bench.macs,
                 "params": slim.params,
+                "target_of": target_of.value,
+                "target": result.target,
+                "spent": result.spent,
+                "missed": result.missed / result.base,
+                "base": result.base,
                 "measured_candidates": sum("steps" in entry for entry in result.memory),
             }
         )
@@ -160,6 +193,38 @@ def prune(
         emit(True, facts[0] if group is not None else {"groups": facts})
     else:
         _show_pruned(f"Pruned from {bench.macs:,} MACs ({criterion.value}, {proposer.value})", facts)
+        if bench.latency is not None:
+            print(_accuracy(bench.latency.table))
+
+
+def _width_multiples(text: str | None) -> dict[int, int]:
+    """``16`` as ``{1: 16}``, ``32:32,1:16`` as ``{32: 32, 1: 16}``.
+
+    Raises:
+        InputError: it is neither.
+    """
+    if text is None:
+        return {}
+    pairs = [part.split(":") for part in (text if ":" in text else f"1:{text}").split(",")]
+    numbers = [[int(number) if number.strip().isdecimal() else 0 for number in pair] for pair in pairs]
+    found = {pair[0]: pair[-1] for pair in numbers}
+    if any(len(pair) != 2 or min(pair) < 1 for pair in numbers) or len(found) < len(pairs):
+        raise InputError(
+            f"Got --width-multiple {text}; expected a multiple such as 16, or resolution:multiple pairs such as 32:32,1:16."
+        )
+    return found
+
+
+def _accuracy(table: Any) -> str:
+    """How well the table of layer times predicts measured networks."""
+    machine = "{processor} ({device}, threads: {threads}, torch {torch})".format_map(table.machine)
+    worst = max((abs(check.error) for check in table.checks), default=None)
+    checked = (
+        "unchecked"
+        if worst is None
+        else f"off by {table.error:.1%} in the median of random plans, {worst:.1%} at worst"
+    )
+    return f"Latency is for batches of {table.batch_size} on {machine}; its prediction is {checked}."
 
 
 def _wanted_targets(path: Path | None, target: float | None, schedule: NoiseSchedule) -> Allocation:
@@ -192,14 +257,16 @@ def _check_timesteps(groups: TimestepGroups, schedule: NoiseSchedule, base: str)
 
 
 def _show_pruned(title: str, facts: list[dict[str, Any]]) -> None:
-    header = ["group", "target MACs", "MACs", "ratio", "parameters", "written to"]
+    unit = {"macs": "MACs", "params": "parameters", "latency": "ns"}[facts[0]["target_of"]]
+    header = ["group", f"target {unit}", "MACs", "ratio", "parameters", "missed", "written to"]
     rows = [
         [
             str(f["group"]),
-            f"{f['target_macs']:,}",
+            f"{f['target']:,}",
             f"{f['macs']:,}",
             f"{f['mac_ratio']:.4f}",
             f"{f['params']:,}",
+            f"{f['missed']:.3%}",
             f["output"],
         ]
         for f in facts

@@ -1,6 +1,20 @@
 """Costs in MACs per sample per evaluation: counted on a model, and of a pruning plan as a closed form of the widths."""
 
 from prunekit.cost.closed_form import CostModel
-from prunekit.cost.counter import MacCount, count_macs, count_params, other_counters
+from prunekit.cost.comparison import Difference, OtherCount, other_counters
+from prunekit.cost.counter import MacCount, count_macs, count_params
+from prunekit.cost.latency import LatencyCheck, LatencyModel, LatencyOptions, LatencyTable
 
-__all__ = ["CostModel", "MacCount", "count_macs", "count_params", "other_counters"]
+__all__ = [
+    "CostModel",
+    "Difference",
+    "LatencyCheck",
+    "LatencyModel",
+    "LatencyOptions",
+    "LatencyTable",
+    "MacCount",
+    "OtherCount",
+    "count_macs",
+    "count_params",
+    "other_counters",
+]

@@ -1,12 +1,12 @@
 """MACs counted on a model, operator by operator.
 
 What is counted: the multiply-accumulates of convolutions, linear layers, matrix products and attention products. Biases, norms,
-activations, sums and resampling are not MACs; :func:`count_macs` lists every operation that it saw and did not count.
+activations, sums and resampling are not MACs; :func:`count_macs` lists every operation that it saw and did not count, and tells
+apart those that have no MACs from those that it does not know.
 """
 
-import copy
+import re
 from collections import Counter
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -17,28 +17,35 @@ from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
 
 from prunekit.graph.surgery import Inputs, run_once
 
-__all__ = ["MacCount", "count_macs", "count_params", "other_counters"]
+__all__ = ["MacCount", "count_macs", "count_params", "operator_name", "own_counts"]
 
 _aten = torch.ops.aten
 
 
 @dataclass(frozen=True)
 class MacCount:
-    """MACs of one forward pass at batch 1.
+    """MACs of one forward pass at batch 1, and parameters.
 
     Args:
         macs: in total.
         params: number of parameters of the model.
         by_module: MACs of every module that has some, children included, by name ('' is the whole).
-        by_operator: MACs of each aten operator.
-        uncounted: operators that ran and have no MAC formula, with the number of calls.
+        by_operator: MACs of each operator: ``convolution``, ``linear``, ``matmul``, ``scaled_dot_product_attention``, or what aten
+            calls another one.
+        own: MACs of each operator that each module runs itself, outside its children.
+        params_by_module: parameters of every module that has some, children included, each counted once.
+        uncounted: operators that do arithmetic and count as no MACs, with the number of calls.
+        unknown: those among them that may hold multiply-accumulates: the total is too low by what they do.
     """
 
     macs: int
     params: int
     by_module: dict[str, int]
     by_operator: dict[str, int]
+    own: dict[str, dict[str, int]]
+    params_by_module: dict[str, int]
     uncounted: dict[str, int] = field(default_factory=dict)
+    unknown: tuple[str, ...] = ()
 
     @property
     def flops(self) -> int:
@@ -46,8 +53,9 @@ class MacCount:
         return 2 * self.macs
 
     def to_json(self) -> dict[str, Any]:
-        """All fields, and ``flops``."""
-        return {**vars(self), "flops": self.flops}
+        """All fields but ``own``, and ``flops``."""
+        fields = {name: value for name, value in vars(self).items() if name != "own"}
+        return {**fields, "unknown": list(self.unknown), "flops": self.flops}
 
 
 def _cpu_sdpa_flops(query: Any, key: Any, value: Any, *_: Any, out_shape: Any = None, **__: Any) -> int:
@@ -57,19 +65,31 @@ def _cpu_sdpa_flops(query: Any, key: Any, value: Any, *_: Any, out_shape: Any = 
 
 _FORMULAS = {_aten._scaled_dot_product_flash_attention_for_cpu: _cpu_sdpa_flops}
 
+_MOVES = re.compile(  # make, copy, pick or repeat numbers: no arithmetic
+    r"(_unsafe_view|_?reshape|_to_copy|clone|copy|lift_fresh|cat|stack|constant_pad|pad|repeat|roll|flip|tril|triu|embedding"
+    r"|(_unsafe_)?index|gather|scatter|select|slice|as_strided|upsample_nearest|pixel_(un)?shuffle|max_pool"
+    r"|_linalg_check_errors|empty|new_|zeros|ones|full|fill|zero|eye|arange|linspace|scalar_tensor|rand|normal|uniform|bernoulli)"
+)
+_NO_MACS = re.compile(  # arithmetic that by convention is none, beyond what torch tags as pointwise
+    r".*(norm|softmax|pool|upsample|dropout)|(sum|mean|prod|var|std|amax|amin|max|min|any|all|arg|cum|sort|topk|logsumexp)"
+)
+
 
 class _UncountedOps(TorchDispatchMode):
-    """Counts calls of operators that have no formula; views and allocations do no arithmetic and are passed over."""
+    """Counts calls of operators that have no formula; those that only move numbers are passed over."""
 
     def __init__(self, counted: Any) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.counted = counted
         self.calls: Counter[str] = Counter()
+        self.unknown: set[str] = set()
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        packet = func._overloadpacket
-        if packet not in self.counted and not func.is_view and not func.name().startswith("aten::empty"):
-            self.calls[func.name().removeprefix("aten::").split(".")[0]] += 1
+        name = func.name().removeprefix("aten::").split(".")[0]
+        if func._overloadpacket not in self.counted and not func.is_view and not _MOVES.match(name):
+            self.calls[name] += 1
+            if torch.Tag.pointwise not in func.tags and not _NO_MACS.match(name):
+                self.unknown.add(name)
         return func(*args, **(kwargs or {}))
 
 
@@ -91,53 +111,63 @@ def count_macs(model: nn.Module, inputs: Inputs) -> MacCount:
         run_once(model, inputs)
     counts = counter.get_flop_counts()
     root = type(model).__name__
-    by_module = {
-        name.removeprefix(root).removeprefix("."): sum(by_op.values()) // 2
+    macs = {
+        name.removeprefix(root).removeprefix("."): {str(op): flops // 2 for op, flops in by_op.items()}
         for name, by_op in counts.items()
         if name == root or name.startswith(f"{root}.")
     }
-    for name, module in reversed(list(model.named_modules())):  # lists of modules do not run themselves
-        by_module.setdefault(name, sum(by_module.get(f"{name}.{child}", 0) for child, _ in module.named_children()))
-    by_module = {name: by_module[name] for name, _ in model.named_modules() if by_module[name]}
-    by_operator = {str(op).removeprefix("aten."): flops // 2 for op, flops in counts.get("Global", {}).items()}
-    total = counter.get_total_flops() // 2
+    macs[""] = {str(op): flops // 2 for op, flops in counts.get("Global", {}).items()}
+    own = own_counts(model, macs)
+    by_operator: Counter[str] = Counter()
+    for operators in own.values():
+        by_operator.update(operators)
+    by_module = {name: sum(macs.get(name, {}).values()) for name, _ in model.named_modules()}
+    params = {name: count_params(module) for name, module in model.named_modules()}
     return MacCount(
-        total, count_params(model), {"": total, **by_module}, by_operator, dict(sorted(uncounted.calls.items()))
+        counter.get_total_flops() // 2,
+        params[""],
+        {name: value for name, value in by_module.items() if value or not name},
+        {name: value for name, value in by_operator.most_common() if value},
+        own,
+        {name: value for name, value in params.items() if value or not name},
+        dict(sorted(uncounted.calls.items())),
+        tuple(sorted(uncounted.unknown)),
     )
 
 
-def other_counters(model: nn.Module, inputs: Inputs) -> dict[str, int | str]:
-    """MACs by fvcore and by thop, for comparison; a counter that fails gives its reason instead.
+def own_counts(model: nn.Module, counts: dict[str, dict[str, int]]) -> dict[str, dict[str, int]]:
+    """What every module does itself, by operator: its count less its children's.
 
-    Both leave out attention products; fvcore calls its figure flops and means MACs.
+    Args:
+        model: the network that was counted.
+        counts: by module and operator, children included; modules that do not run themselves (lists) are filled in.
     """
-    figures: dict[str, int | str] = {}
-    names = tuple(inputs) if isinstance(inputs, Mapping) else None
-    values = tuple(inputs.values()) if isinstance(inputs, Mapping) else inputs
-    model = _ByPlace(copy.deepcopy(model), names).eval()  # a copy, since thop leaves keys behind
-    try:
-        from fvcore.nn import FlopCountAnalysis  # noqa: PLC0415 - a broken import costs its column, not the report
-
-        analysis = FlopCountAnalysis(model, values).unsupported_ops_warnings(False).uncalled_modules_warnings(False)
-        figures["fvcore"] = int(analysis.total())
-    except Exception as error:  # whatever a foreign counter raises, its column is the only loss
-        figures["fvcore"] = f"failed: {error}"
-    try:
-        import thop  # noqa: PLC0415 - see above
-
-        figures["thop"] = int(thop.profile(model, inputs=values, verbose=False)[0])
-    except Exception as error:  # see above
-        figures["thop"] = f"failed: {error}"
-    return figures
+    own = {}
+    modules = list(model.named_modules(remove_duplicate=False))  # thop counts a module again under its second name
+    for name, module in reversed(modules):
+        below: Counter[str] = Counter()
+        for child, _ in module.named_children():
+            below.update(counts.get(f"{name}.{child}" if name else child, {}))
+        counts.setdefault(name, dict(below))
+        left = Counter(counts[name])
+        left.subtract(below)
+        named: Counter[str] = Counter()
+        for operator, value in left.items():
+            named[operator_name(operator, module)] += value
+        own[name] = {operator: value for operator, value in named.items() if value}
+    return {name: own[name] for name, _ in modules if own[name]}
 
 
-class _ByPlace(nn.Module):
-    """Takes by place what the network wants by name: foreign counters pass arguments by place only."""
+def operator_name(operator: str, module: nn.Module) -> str:
+    """One name for what is called differently by device, by bias and by counter."""
+    operator = re.split(r"\.|::", operator)[-1]
+    if "conv" in operator:
+        return "convolution"
+    if "scaled_dot_product" in operator:
+        return "scaled_dot_product_attention"
+    if operator in _PRODUCTS:
+        return "linear" if isinstance(module, nn.Linear) else "matmul"
+    return operator
 
-    def __init__(self, model: nn.Module, names: tuple[str, ...] | None) -> None:
-        super().__init__()
-        self.model = model
-        self.names = names
 
-    def forward(self, *values: Any) -> Any:
-        return self.model(*values) if self.names is None else self.model(**dict(zip(self.names, values, strict=True)))
+_PRODUCTS = {"mm", "addmm", "bmm", "baddbmm", "matmul", "linear", "einsum", "_scaled_mm"}

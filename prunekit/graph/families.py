@@ -1,111 +1,160 @@
-"""What single module classes need beyond their tensors' shapes: attention heads, and attributes that surgery leaves stale.
+"""What single module classes need beyond what one forward pass shows: numbers that code keeps beside its tensors.
 
-A handler is looked up by class name along a module's bases, so no network library is imported here.
+A family knows classes by name, so no network library is imported here. Most networks need none: sizes that the pass can see
+(``channels``, ``heads``, ``num_groups`` …) are followed by :mod:`prunekit.graph.trace` itself.
 """
 
 import math
 from collections.abc import Iterator, Mapping
 from typing import Any, Protocol
 
-from torch import Tensor, nn
+from torch import nn
 
-__all__ = ["Attention", "attentions", "handler_of", "refresh"]
+__all__ = ["FAMILIES", "Family", "neutralise", "queries_of", "refresh", "ties_of"]
+
+Axis = tuple[str, int]
+"""A tensor of a module, by its name from the module on, and one of its dimensions."""
 
 
-class Handler(Protocol):
-    """Mends one kind of module after its children changed shape."""
+class Family(Protocol):
+    """Knowledge of one kind of module."""
 
     def refresh(self, module: Any) -> None:
-        """Set the attributes that copy a child's size."""
+        """Set what the module remembers of its children's sizes, after they changed."""
+        ...
+
+    def neutralise(self, module: Any) -> None:
+        """Take out of a norm what depends on its width, for a comparison."""
+        ...
+
+    def ties(self, module: Any) -> Iterator[tuple[Axis, Axis]]:
+        """Axes of equal length that the module's code takes to stay equal, though no tensor operation says so."""
+        ...
+
+    def queries(self, module: Any) -> Iterator[str]:
+        """Names of layers whose outputs are divided by the root of their width per head."""
         ...
 
 
-class _Resampler:
-    """diffusers' ``Upsample2D`` and ``Downsample2D`` assert on a copy of their convolution's width."""
+class _Plain:
+    """A family that needs one thing only."""
 
     def refresh(self, module: Any) -> None:
-        conv = module.conv
-        if isinstance(conv, nn.Conv2d | nn.ConvTranspose2d):
-            module.channels = conv.in_channels
-            module.out_channels = conv.out_channels
+        """Nothing is remembered."""
+
+    def neutralise(self, module: Any) -> None:
+        """Nothing depends on the width."""
+
+    def ties(self, module: Any) -> Iterator[tuple[Axis, Axis]]:
+        """Nothing is tied."""
+        return iter(())
+
+    def queries(self, module: Any) -> Iterator[str]:
+        """There are none."""
+        return iter(())
 
 
-class _ResnetBlock:
-    """diffusers' ``ResnetBlock2D``: its up- or downsampling has no layer of its own and asserts on the block's input width."""
-
-    def refresh(self, module: Any) -> None:
-        module.in_channels = module.conv1.in_channels
-        module.out_channels = module.conv2.out_channels
-        for resample in (module.upsample, module.downsample):
-            if isinstance(handler_of(resample), _Resampler) and isinstance(resample.conv, nn.AvgPool2d | None):
-                resample.channels = resample.out_channels = module.in_channels
-
-
-class Attention:
-    """diffusers' ``Attention``: projections ``to_q``, ``to_k``, ``to_v``, and ``to_out.0``; heads are equal slices."""
-
-    projections = ("to_q", "to_k", "to_v")
+class _Attention(_Plain):
+    """diffusers' ``Attention``: projections ``to_q``, ``to_k``, ``to_v`` and ``to_out.0``; heads are equal slices."""
 
     def refresh(self, module: Any) -> None:
-        """Derive heads and widths from ``to_q``; the width of a head never changes unless there is just one."""
-        old_inner, new_inner = int(module.inner_dim), int(module.to_q.out_features)
-        if old_inner != new_inner and module.heads > 1:
-            module.heads = new_inner // (old_inner // module.heads)
-            module.sliceable_head_dim = module.heads
-        elif old_inner != new_inner and module.scale != 1.0:  # read by processors that do not call the fused attention
-            module.scale = new_inner**-0.5
-        module.inner_dim = module.inner_kv_dim = new_inner
+        """Widths from the projections; ``heads`` has been set before."""
+        inner = int(module.to_q.out_features)
+        module.sliceable_head_dim = module.heads
+        if inner != module.inner_dim and module.scale != 1.0:  # read by processors that do not call the fused attention
+            module.scale = (inner // module.heads) ** -0.5
+        module.inner_dim = module.inner_kv_dim = inner
         module.query_dim = int(module.to_q.in_features)
         module.out_dim = int(module.to_out[0].out_features)
         if module.to_k is not None and not module.is_cross_attention:
             module.cross_attention_dim = int(module.to_k.in_features)
 
-    def rescale(self, name: str, heads: int, widths: tuple[int, int]) -> dict[str, float]:
-        """Factors on tensors that keep q·k/√d exact when a single head shrinks from ``widths[0]`` to ``widths[1]``.
+    def ties(self, module: Any) -> Iterator[tuple[Axis, Axis]]:
+        """Fused processors read the width of a value's heads off the key's; plain ones would not mind."""
+        if module.to_v is not None:
+            yield ("to_q.weight", 0), ("to_v.weight", 0)
 
-        Attention divides by the root of the width that it sees, so the query is scaled by √(new/old).
-        """
-        old, new = widths
-        if heads > 1 or old == new:
-            return {}
-        factor = math.sqrt(new / old)
-        return {f"{name}.to_q.weight": factor, f"{name}.to_q.bias": factor}
+    def queries(self, module: Any) -> Iterator[str]:
+        """Fused and plain processors divide by the same root, and the plain ones read it off an attribute."""
+        if module.scale != 1.0:
+            yield "to_q"
 
 
-_HANDLERS: Mapping[str, Handler] = {
-    "Attention": Attention(),
-    "Upsample2D": _Resampler(),
-    "Downsample2D": _Resampler(),
+class _ResnetBlock(_Plain):
+    """diffusers' ``ResnetBlock2D``: resampling without a layer of its own asserts on the block's input width."""
+
+    def refresh(self, module: Any) -> None:
+        module.in_channels = module.conv1.in_channels
+        module.out_channels = module.conv2.out_channels
+
+
+class _ScaledNorm(_Plain):
+    """lucidrains' ``RMSNorm`` keeps the root of its width."""
+
+    def refresh(self, module: Any) -> None:
+        if "g" in module._parameters and isinstance(vars(module).get("scale"), float):
+            module.scale = math.sqrt(module.g.numel())
+
+    def neutralise(self, module: Any) -> None:
+        """The scale alone grows with the width."""
+        module.scale = 1.0
+
+
+class _SharedWidth(_Plain):
+    """EDM's ``UNetBlock`` reshapes its attention's inner channels by the width of the block's own."""
+
+    def ties(self, module: Any) -> Iterator[tuple[Axis, Axis]]:
+        """The channels of the block and of its attention's products."""
+        if vars(module).get("num_heads") and hasattr(module, "qkv") and hasattr(module, "norm2"):
+            yield ("norm2.weight", 0), ("proj.weight", 1)
+
+
+FAMILIES: Mapping[str, Family] = {
+    "Attention": _Attention(),
     "ResnetBlock2D": _ResnetBlock(),
+    "RMSNorm": _ScaledNorm(),
+    "UNetBlock": _SharedWidth(),
 }
+"""Families by class name. ``Attention`` and ``ResnetBlock2D`` are common names: theirs are used for diffusers' classes only."""
+
+_DIFFUSERS = ("Attention", "ResnetBlock2D")
 
 
-def handler_of(module: Any) -> Handler | None:
-    """The handler of a module's class, or of the nearest base that has one."""
+def _family(module: nn.Module) -> Family | None:
     for base in type(module).__mro__:
-        if base.__name__ in _HANDLERS and base.__module__.startswith("diffusers."):
-            return _HANDLERS[base.__name__]
+        if base.__name__ in FAMILIES and (base.__name__ not in _DIFFUSERS or base.__module__.startswith("diffusers.")):
+            return FAMILIES[base.__name__]
     return None
 
 
-def attentions(model: nn.Module) -> Iterator[tuple[str, Any]]:
-    """Name and module of every attention whose heads are known."""
-    for name, module in model.named_modules():
-        if isinstance(handler_of(module), Attention):
-            yield name, module
+def neutralise(model: nn.Module) -> None:
+    """Take out of all known norms what depends on their widths, in place."""
+    for module in model.modules():
+        family = _family(module)
+        if family is not None:
+            family.neutralise(module)
 
 
 def refresh(model: nn.Module) -> None:
-    """Mend every known stale attribute of a model whose layers have their final shapes."""
+    """Mend what known modules remember, in a model whose layers have their final shapes."""
     for module in model.modules():
-        handler = handler_of(module)
-        if handler is not None:
-            handler.refresh(module)
+        family = _family(module)
+        if family is not None:
+            family.refresh(module)
 
 
-def rescaled(name: str, module: Any, state: dict[str, Tensor]) -> None:
-    """Apply :meth:`Attention.rescale` to a sliced state in place of the tensors' entries."""
-    widths = (int(module.to_q.out_features), int(state[f"{name}.to_q.weight"].shape[0]))
-    for key, factor in Attention().rescale(name, int(module.heads), widths).items():
-        if key in state:
-            state[key] = state[key] * factor
+def ties_of(model: nn.Module) -> Iterator[tuple[Axis, Axis]]:
+    """All ties of a model, by full tensor names."""
+    for name, module in model.named_modules():
+        family = _family(module)
+        for (a, dim_a), (b, dim_b) in family.ties(module) if family else ():
+            prefix = f"{name}." if name else ""
+            yield (prefix + a, dim_a), (prefix + b, dim_b)
+
+
+def queries_of(model: nn.Module) -> Iterator[str]:
+    """Names of all layers of a model that are known to make queries."""
+    for name, module in model.named_modules():
+        family = _family(module)
+        for layer in family.queries(module) if family else ():
+            yield f"{name}.{layer}" if name else layer

@@ -6,7 +6,7 @@ channel c removes every tied position everywhere. Nothing here knows of diffusio
 
 import math
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Literal
 
@@ -16,10 +16,23 @@ from prunekit._files import json_hash
 from prunekit._types import FloatArray, IntArray
 from prunekit.errors import InputError
 
-__all__ = ["Axis", "ChannelGraph", "ChannelGroup", "Member", "NormMode", "shrunk_norm_groups"]
+__all__ = [
+    "Attribute",
+    "Axis",
+    "ChannelGraph",
+    "ChannelGroup",
+    "HeadMode",
+    "Member",
+    "NormMode",
+    "Term",
+    "Width",
+    "shrunk_norm_groups",
+]
 
-Axis = Literal["out", "in"]
+Axis = str
+"""``out`` or ``in`` of a layer; a dimension's number (``"0"`` …) of a tensor that belongs to no known layer."""
 NormMode = Literal["even", "whole"]
+HeadMode = Literal["whole", "even"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -27,8 +40,8 @@ class Member:
     """Positions on one axis of a layer that belong to root channels.
 
     Args:
-        layer: module name, as in ``named_modules``.
-        axis: ``out`` or ``in``; norms and embeddings have ``out`` only.
+        layer: module name, as in ``named_modules``; the tensor's own name for one that belongs to no known layer.
+        axis: ``out`` or ``in``, norms and embeddings have ``out`` only; a dimension's number for a tensor of no known layer.
         positions: shape (k,), positions on the axis.
         roots: shape (k,), the root channel of each position.
     """
@@ -52,6 +65,9 @@ class ChannelGroup:
         members: every layer axis that shrinks with the group.
         resolution: side of the image at which the channels are computed (root of the number of positions); 1 for vectors.
         multiple: widths below ``size`` are multiples of it, see :meth:`ChannelGraph.with_multiples`.
+        queries: layers and positions on their ``out`` axes that an attention divides by the root of a head's width: when heads
+            narrow, they are scaled so that what stays is divided as before.
+        least: smallest legal width.
     """
 
     name: str
@@ -62,16 +78,20 @@ class ChannelGroup:
     members: tuple[Member, ...]
     resolution: int = 1
     multiple: int = 1
+    queries: tuple[tuple[str, IntArray], ...] = ()
+    least: int = 1
 
     @cached_property
     def widths(self) -> IntArray:
-        """Widths to choose from, descending from ``size``, none below one step."""
+        """Widths to choose from, descending from ``size``."""
         widths = np.arange(self.size, 0, -self.step)
-        return np.asarray(widths[(widths == self.size) | (widths % self.multiple == 0)])
+        widths = widths[widths >= min(self.least, self.size)]
+        channels = widths * (len(self.members[0].positions) // self.size if self.members else 1)
+        return np.asarray(widths[(widths == self.size) | (channels % self.multiple == 0)])
 
     def is_legal(self, width: int) -> bool:
         """Whether the structure allows this width; ``multiple`` is a wish of the search, not of the structure."""
-        return 0 < width <= self.size and (self.size - width) % self.step == 0
+        return min(self.least, self.size) <= width <= self.size and (self.size - width) % self.step == 0
 
     def select(self, scores: FloatArray, width: int) -> IntArray:
         """Root channels to keep at a width: those of highest score that the structure allows, ascending.
@@ -97,6 +117,59 @@ class ChannelGroup:
         return np.sort((order + np.arange(rows)[:, None] * (self.size // rows)).ravel())
 
 
+@dataclass(frozen=True)
+class Width:
+    r"""A number of positions that follows the channel groups' widths w: :math:`(c + \sum_g a_g w_g) / d`.
+
+    Args:
+        constant: c.
+        by_group: a, by place of the channel group in its graph.
+        divisor: d.
+    """
+
+    constant: int = 1
+    by_group: Mapping[int, int] = field(default_factory=dict)
+    divisor: int = 1
+
+    def __call__(self, widths: IntArray) -> int:
+        """Value at the widths of all groups, shape (groups,)."""
+        return (self.constant + sum(count * int(widths[g]) for g, count in self.by_group.items())) // self.divisor
+
+
+@dataclass(frozen=True)
+class Term:
+    """One summand of a cost, ``scale · inner · outer``.
+
+    Args:
+        owner: module or parameter that it belongs to.
+        operator: aten operator, empty for parameters.
+        scale: what no width changes: positions, kernel.
+        inner: first factor.
+        outer: second factor.
+    """
+
+    owner: str
+    operator: str
+    scale: int
+    inner: Width = Width()
+    outer: Width = Width()
+
+
+@dataclass(frozen=True)
+class Attribute:
+    """A number that code keeps beside its tensors, such as ``heads`` or ``channels``.
+
+    Args:
+        module: module name.
+        name: the attribute's.
+        width: its value.
+    """
+
+    module: str
+    name: str
+    width: Width
+
+
 @dataclass(frozen=True, eq=False)
 class ChannelGraph:
     """The channel groups of one network.
@@ -107,12 +180,18 @@ class ChannelGraph:
         left_whole: layers whose output channels are never removed, with the reason.
         norm_mode: how group norms shrink: ``even`` (the same number from each norm group) or ``whole`` (whole norm groups,
             ``num_groups`` lowered).
+        attributes: numbers kept beside tensors that follow the widths.
+        products: every multiply-accumulate of one forward pass.
+        parameters: every parameter.
     """
 
     groups: tuple[ChannelGroup, ...]
     axis_sizes: Mapping[tuple[str, Axis], int]
     left_whole: Mapping[str, str]
     norm_mode: NormMode = "even"
+    attributes: tuple[Attribute, ...] = ()
+    products: tuple[Term, ...] = ()
+    parameters: tuple[Term, ...] = ()
 
     def __len__(self) -> int:
         return len(self.groups)

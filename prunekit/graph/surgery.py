@@ -4,10 +4,12 @@ The two halves are apart on purpose. Fitting needs shapes only, so a slim model 
 """
 
 import copy
+import math
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from itertools import chain
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
@@ -15,137 +17,114 @@ from torch import Tensor, nn
 
 from prunekit._types import IntArray
 from prunekit.errors import PlanError
-from prunekit.graph.families import attentions, refresh, rescaled
+from prunekit.graph.families import refresh
+from prunekit.graph.layers import ATTRIBUTES, axis_size, dim_of, group_count, layer_kind, own_tensors, set_sizes
 from prunekit.graph.plan import PruningPlan
 from prunekit.graph.structure import Axis, ChannelGraph, Member, shrunk_norm_groups
 
 __all__ = [
     "Inputs",
+    "all_tensors",
     "apply",
-    "axis_dim",
-    "axis_size",
+    "attributes",
     "evaluation_mode",
     "fit",
-    "layer_kind",
-    "norm_groups",
     "run_once",
     "sliced_state",
+    "tensors_of",
 ]
 
 Inputs = Mapping[str, Any] | tuple[Any, ...]
-Kind = Literal["conv", "depthwise", "transposed", "linear", "norm", "embedding"]
-_VECTORS = ("bias", "running_mean", "running_var")  # one number per output channel
-_NORMS = (nn.GroupNorm, nn.LayerNorm, nn.modules.batchnorm._BatchNorm)
-_DIMS: Mapping[Kind, Mapping[Axis, int]] = {
-    "conv": {"out": 0, "in": 1},
-    "depthwise": {"out": 0},
-    "transposed": {"out": 1, "in": 0},
-    "linear": {"out": 0, "in": 1},
-    "norm": {"out": 0},
-    "embedding": {"out": 1},
-}
-
-
-def layer_kind(module: nn.Module) -> Kind | None:
-    """How a layer's tensors are laid out, or None for a module that surgery does not know."""
-    if isinstance(module, nn.modules.conv._ConvTransposeNd):
-        return "transposed" if module.groups == 1 else None
-    if isinstance(module, nn.modules.conv._ConvNd):
-        depthwise = module.groups == module.in_channels == module.out_channels and module.groups > 1
-        return "depthwise" if depthwise else "conv"
-    if isinstance(module, nn.Linear):
-        return "linear"
-    if isinstance(module, nn.Embedding):
-        return "embedding"
-    return "norm" if isinstance(module, _NORMS) else None
-
-
-def axis_size(module: nn.Module, axis: Axis) -> int:
-    """Full number of positions on an axis of a layer."""
-    kind = layer_kind(module)
-    if kind == "norm":
-        if isinstance(module, nn.GroupNorm):
-            return module.num_channels
-        return module.normalized_shape[-1] if isinstance(module, nn.LayerNorm) else int(module.num_features)  # type: ignore[arg-type]
-    assert isinstance(module.weight, Tensor)  # noqa: S101 - members are made of known layers only
-    assert kind is not None  # noqa: S101 - see above
-    return int(module.weight.shape[_DIMS[kind][axis]])
-
-
-def axis_dim(model: nn.Module, member: Member) -> int:
-    """Dimension of the member's layer's weight that the member's axis is."""
-    kind = layer_kind(model.get_submodule(member.layer))
-    assert kind is not None  # noqa: S101 - members are made of known layers only
-    return _DIMS[kind][member.axis]
 
 
 def sliced_state(model: nn.Module, graph: ChannelGraph, plan: PruningPlan) -> dict[str, Tensor]:
-    """The state dict with the plan's channels removed; untouched tensors are the model's own, not copies.
+    """:func:`all_tensors` with the plan's channels removed; untouched tensors are the model's own, not copies.
 
     Raises:
         PlanError: the plan does not fit the graph.
     """
     plan.check(graph)
-    state = dict(model.state_dict())
-    for (layer, axis), keep in _kept_positions(graph, plan).items():
-        module = model.get_submodule(layer)
-        kind = layer_kind(module)
-        assert kind is not None  # noqa: S101 - members are made of known layers only
-        index = torch.from_numpy(keep)
-        for name, tensor in _own_tensors(module).items():
-            dim = _DIMS[kind][axis] if name == "weight" else (0 if axis == "out" else None)
-            if dim is not None and tensor.ndim > dim:
-                key = f"{layer}.{name}" if layer else name
-                state[key] = state[key].index_select(dim, index.to(tensor.device))
-    for name, module in attentions(model):
-        rescaled(name, module, state)
+    state = all_tensors(model)
+    for key, dim, keep in _kept_positions(model, graph, plan):
+        state[key] = state[key].index_select(dim, torch.from_numpy(keep).to(state[key].device))
+    for key, factor in _query_factors(model, graph, plan):
+        state[key] = (state[key] * factor.to(state[key])).to(state[key].dtype)
+    for alias, key in _aliases(model):
+        state[alias] = state[key]
     return state
 
 
-def norm_groups(model: nn.Module, graph: ChannelGraph, plan: PruningPlan) -> dict[str, int]:
-    """``num_groups`` of every group norm that the plan changes: the one thing that shapes do not tell."""
-    changed: dict[str, int] = {}
-    for (layer, _), keep in _kept_positions(graph, plan).items():
-        module = model.get_submodule(layer)
-        if isinstance(module, nn.GroupNorm):
-            groups = shrunk_norm_groups(module.num_groups, module.num_channels, len(keep), graph.norm_mode)
-            if groups != module.num_groups:
-                changed[layer] = groups
+def all_tensors(model: nn.Module) -> dict[str, Tensor]:
+    """The state dict, and the buffers that a state dict leaves out: a table of positions narrows with the channels."""
+    return {**dict(model.named_buffers()), **model.state_dict()}
+
+
+def attributes(model: nn.Module, graph: ChannelGraph, plan: PruningPlan) -> dict[str, dict[str, int]]:
+    """Numbers beside tensors that the plan changes, by module and name: what the tensors' shapes do not tell."""
+    widths = plan.widths(graph)
+    changed: dict[str, dict[str, int]] = {}
+    for attribute in graph.attributes:
+        value = attribute.width(widths)
+        if value != attribute.width(graph.full_widths):
+            changed.setdefault(attribute.module, {})[attribute.name] = value
+    lost: Counter[str] = Counter()
+    for name, kept in plan.kept.items():
+        for member in graph[name].members:
+            if member.axis == "out":
+                lost[member.layer] += int((~np.isin(member.roots, kept)).sum())
+    for layer, count in lost.items():
+        module: Any = model.get_submodule(layer) if layer in dict(model.named_modules()) else None
+        groups = group_count(module)
+        if groups is not None and count:
+            channels = axis_size(module, "out")
+            left = shrunk_norm_groups(groups, channels, channels - count, graph.norm_mode)
+            if left != groups:
+                changed.setdefault(layer, {})["num_groups"] = left
     return changed
 
 
-def fit(model: nn.Module, state: Mapping[str, Tensor], groups_of_norms: Mapping[str, int]) -> nn.Module:
+def fit(model: nn.Module, state: Mapping[str, Tensor], sizes: Mapping[str, Mapping[str, int]]) -> nn.Module:
     """Give every layer the tensors of ``state`` and the sizes that their shapes imply, in place.
 
     Args:
         model: a network of the right architecture and any widths; its tensors may be on the meta device.
-        state: one tensor for every entry of the state dict.
-        groups_of_norms: ``num_groups`` where it differs from the architecture's.
+        state: one tensor for every entry of the state dict; buffers beside it may be there too.
+        sizes: attributes that no shape tells, by module and name, where they differ from the architecture's.
 
     Raises:
-        PlanError: names differ, or a layer's tensors contradict each other.
+        PlanError: names differ, a layer's tensors contradict each other, or a size is none of this architecture.
     """
-    expected = set(model.state_dict())
-    if expected != set(state):
-        odd = sorted(expected ^ set(state))[:3]
+    expected, own = set(model.state_dict()), set(all_tensors(model))
+    if not expected <= set(state) <= own:
+        odd = sorted((expected - set(state)) | (set(state) - own))[:3]
         raise PlanError(
             f"The tensors do not belong to {type(model).__name__}: {', '.join(odd)} are in one of them only."
         )
+    _set_attributes(model, sizes)
     made: dict[Tensor, nn.Parameter] = {}  # parameters that were one stay one
     for layer, module in model.named_modules():
         prefix = f"{layer}." if layer else ""
-        for name, tensor in _own_tensors(module).items():
+        for name, tensor in own_tensors(module).items():
             new = state.get(prefix + name, tensor)
             if name in module._parameters:
                 module._parameters[name] = made.setdefault(tensor, nn.Parameter(new, tensor.requires_grad))
             else:
                 module._buffers[name] = new
-        if isinstance(module, nn.GroupNorm):
-            module.num_groups = groups_of_norms.get(layer, module.num_groups)
-        _set_sizes(module, layer)
-        _check_vectors(module, layer)
+        set_sizes(module, layer)
     refresh(model)
     return model
+
+
+def _set_attributes(model: nn.Module, sizes: Mapping[str, Mapping[str, int]]) -> None:
+    """Lower numbers that modules keep; only names of a fixed list, and only to something smaller."""
+    modules = dict(model.named_modules())
+    for name, values in sizes.items():
+        for key, value in values.items():
+            old = vars(modules[name]).get(key) if name in modules and key in ATTRIBUTES else None
+            bound = old[0] if isinstance(old, tuple) and len(old) == 1 else old
+            if not isinstance(bound, int) or not isinstance(value, int) or not 1 <= value <= bound:
+                raise PlanError(f"{name} of {type(model).__name__} has no {key} that could become {value!r}.")
+            setattr(modules[name], key, (value,) if isinstance(old, tuple) else value)
 
 
 def apply(model: nn.Module, graph: ChannelGraph, plan: PruningPlan, *, share: bool = False) -> nn.Module:
@@ -158,13 +137,13 @@ def apply(model: nn.Module, graph: ChannelGraph, plan: PruningPlan, *, share: bo
         share: True lets untouched tensors be the caller's own (for evaluation only: training would change both).
     """
     state = sliced_state(model, graph, plan)
-    groups_of_norms = norm_groups(model, graph, plan)
+    sizes = attributes(model, graph, plan)
     own = chain(model.named_parameters(), model.named_buffers())
     memo: dict[int, Any] = {id(tensor): tensor for name, tensor in own if share or name in state}
     clone = copy.deepcopy(model, memo)  # structure only; the tensors come from `state`
     if not share:
         state = {key: tensor.detach().clone() for key, tensor in state.items()}
-    return fit(clone, state, groups_of_norms)
+    return fit(clone, state, sizes)
 
 
 @contextmanager
@@ -190,60 +169,58 @@ def run_once(model: nn.Module, inputs: Inputs) -> Any:
         torch.backends.mha.set_fastpath_enabled(fused)
 
 
-def _own_tensors(module: nn.Module) -> dict[str, Tensor]:
-    """Parameters and buffers of a module itself, without its children's."""
-    own = {**module._parameters, **module._buffers}
-    return {name: tensor for name, tensor in own.items() if tensor is not None}
+def tensors_of(model: nn.Module, member: Member) -> Iterator[tuple[str, int]]:
+    """Tensors that a member's axis is an axis of, by state key, with the dimension."""
+    if member.axis not in ("in", "out"):
+        yield member.layer, int(member.axis)
+        return
+    module = model.get_submodule(member.layer)
+    kind = layer_kind(module)
+    assert kind is not None  # noqa: S101 - members are made of known layers only
+    for name, tensor in own_tensors(module).items():
+        dim = dim_of(kind, member.axis, name, tensor.ndim)
+        if dim is not None:
+            yield f"{member.layer}.{name}" if member.layer else name, dim
 
 
-def _kept_positions(graph: ChannelGraph, plan: PruningPlan) -> dict[tuple[str, Axis], IntArray]:
-    """Positions that stay, for every layer axis that loses some."""
+def _aliases(model: nn.Module) -> Iterator[tuple[str, str]]:
+    """State keys of modules that have a second name, with the keys under their first."""
+    first: dict[nn.Module, str] = {}
+    for name, module in model.named_modules(remove_duplicate=False):
+        known = first.setdefault(module, name)
+        if known != name:
+            yield from ((f"{name}.{key}", f"{known}.{key}") for key in own_tensors(module))
+
+
+def _kept_positions(model: nn.Module, graph: ChannelGraph, plan: PruningPlan) -> Iterator[tuple[str, int, IntArray]]:
+    """Positions that stay, for every dimension of every tensor that loses some."""
     removed: dict[tuple[str, Axis], list[IntArray]] = {}
+    keys: dict[tuple[str, Axis], list[tuple[str, int]]] = {}
     for name, kept in plan.kept.items():
         group = graph[name]
         gone = np.setdiff1d(np.arange(group.size), np.array(kept))
         if gone.size:
             for member in group.members:
-                positions = member.positions[np.isin(member.roots, gone)]
-                removed.setdefault((member.layer, member.axis), []).append(positions)
-    return {
-        key: np.setdiff1d(np.arange(graph.axis_sizes[key]), np.concatenate(positions))
-        for key, positions in removed.items()
-    }
+                axis = (member.layer, member.axis)
+                removed.setdefault(axis, []).append(member.positions[np.isin(member.roots, gone)])
+                keys[axis] = list(tensors_of(model, member))
+    for axis, positions in removed.items():
+        keep = np.setdiff1d(np.arange(graph.axis_sizes[axis]), np.concatenate(positions))
+        for key, dim in keys[axis]:
+            yield key, dim, keep
 
 
-def _set_sizes(module: Any, layer: str) -> None:
-    """Sizes that a layer keeps beside its tensors, read off their shapes."""
-    kind = layer_kind(module)
-    match kind:
-        case "conv" | "depthwise":
-            module.out_channels = module.weight.shape[0]
-            module.groups = module.out_channels if kind == "depthwise" else module.groups
-            module.in_channels = module.weight.shape[1] * module.groups
-        case "transposed":
-            module.in_channels, module.out_channels = module.weight.shape[:2]
-        case "linear":
-            module.out_features, module.in_features = module.weight.shape
-        case "embedding":
-            module.num_embeddings, module.embedding_dim = module.weight.shape
-        case "norm" if module.weight is not None:
-            width = module.weight.shape[0]
-            if isinstance(module, nn.GroupNorm):
-                if module.num_groups < 1 or width % module.num_groups:
-                    raise PlanError(
-                        f"{layer} has {width} channels, which {module.num_groups} norm groups do not divide."
-                    )
-                module.num_channels = width
-            elif isinstance(module, nn.LayerNorm):
-                module.normalized_shape = tuple(module.weight.shape)
-            else:
-                module.num_features = width
-
-
-def _check_vectors(module: Any, layer: str) -> None:
-    """Refuse a layer whose weight says another number of output channels than its bias or running statistics."""
-    if layer_kind(module) is not None and module.weight is not None:
-        width = axis_size(module, "out")
-        lengths = {name: len(t) for name, t in _own_tensors(module).items() if name in _VECTORS and t.ndim == 1}
-        if any(length != width for length in lengths.values()):
-            raise PlanError(f"{layer} has {width} channels by its weight, and {lengths} by its other tensors.")
+def _query_factors(model: nn.Module, graph: ChannelGraph, plan: PruningPlan) -> Iterator[tuple[str, Tensor]]:
+    """Factors that keep q·k/√d what it was where heads narrow: √(new/old) on what makes the queries."""
+    for name, kept in plan.kept.items():
+        group = graph[name]
+        factor = math.sqrt(len(kept) / group.size)
+        for layer, positions in group.queries:
+            member = next(m for m in group.members if (m.layer, m.axis) == (layer, "out"))
+            stays = ~np.isin(np.arange(graph.axis_sizes[layer, "out"]), member.positions[~np.isin(member.roots, kept)])
+            scale = np.ones(len(stays))
+            scale[positions] = factor
+            for key, dim in tensors_of(model, member):
+                ndim = all_tensors(model)[key].ndim
+                shape = [-1 if d == dim else 1 for d in range(ndim)]
+                yield key, torch.from_numpy(scale[stays]).reshape(shape)

@@ -6,19 +6,24 @@ silenced (zero weights at their producers and their consumers). In both, norms a
 the statistics of a norm may change when its channels do. The two outputs must be equal, to rounding.
 """
 
+import inspect
 from collections.abc import Iterable
 from functools import partial
 from typing import Any
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Generator, Tensor, nn
+from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_leaves, tree_map
 
 from prunekit.errors import GraphError, PrunekitError
+from prunekit.graph.families import neutralise
+from prunekit.graph.layers import layer_kind
 from prunekit.graph.plan import PruningPlan
 from prunekit.graph.structure import ChannelGraph, ChannelGroup
-from prunekit.graph.surgery import Inputs, apply, axis_dim, layer_kind, run_once
+from prunekit.graph.surgery import Inputs, all_tensors, apply, run_once, tensors_of
 
 __all__ = ["faults"]
 
@@ -85,7 +90,7 @@ class _Trial:
         plan = PruningPlan({name: tuple(channels.tolist()) for name, channels in kept.items()}, self.graph.fingerprint)
         expected = _run(self._silenced(kept), self.inputs)
         try:
-            found = _run(_pointwise(apply(self.model, self.graph, plan)), self.inputs)
+            found = _run(apply(self.model, self.graph, plan), self.inputs)
         except PrunekitError as error:
             return f"removing its channels is refused: {error}"
         except Exception as error:  # whatever the foreign network raises
@@ -107,19 +112,20 @@ class _Trial:
     def _silenced(self, kept: dict[str, Any]) -> nn.Module:
         """The unpruned copy with zeros wherever a removed channel is made or read."""
         model = apply(self.model, self.graph, PruningPlan({}, self.graph.fingerprint))
+        state = all_tensors(model)
         for name, channels in kept.items():
-            for member in self.graph[name].members:
-                module = model.get_submodule(member.layer)
+            group = self.graph[name]
+            for member in group.members:
                 gone = torch.from_numpy(member.positions[~np.isin(member.roots, channels)])
-                for key, parameter in module.named_parameters(recurse=False):
-                    dim = axis_dim(model, member) if key == "weight" else (0 if member.axis == "out" else None)
-                    if dim is not None:
-                        parameter.data.index_fill_(dim, gone.to(parameter.device), 0)
-        return _pointwise(model)
+                for key, dim in tensors_of(model, member):
+                    state[key].index_fill_(dim, gone.to(state[key].device), 0)
+        return model
 
 
 def _run(model: nn.Module, inputs: Inputs) -> list[Tensor]:
-    output = run_once(model, inputs)
+    neutralise(model)
+    with _PointwiseNorms():
+        output = run_once(model, inputs)
     if not isinstance(output, Tensor | tuple | list):
         output = dict(output) if isinstance(output, dict) else dict(vars(output))
     tensors = [leaf.float() for leaf in tree_leaves(output) if isinstance(leaf, Tensor)]
@@ -150,19 +156,21 @@ def _randomise(model: nn.Module, generator: Generator) -> None:
             tensor.data.copy_(values)
 
 
-def _pointwise(model: nn.Module) -> nn.Module:
-    """Replace group and layer norms by their scale and shift."""
-    for module in model.modules():
-        if isinstance(module, nn.GroupNorm):
-            module.forward = partial(_scale_and_shift, module, 1)  # type: ignore[method-assign]
-        elif isinstance(module, nn.LayerNorm):
-            module.forward = partial(_scale_and_shift, module, -1)  # type: ignore[method-assign]
-    return model
+class _PointwiseNorms(TorchFunctionMode):
+    """Norms become their scale and shift alone: their statistics may change when their channels do."""
 
-
-def _scale_and_shift(norm: Any, dim: int, x: Tensor) -> Tensor:
-    if norm.weight is None:
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        if func not in _NORMS:
+            return func(*args, **kwargs)
+        given = inspect.signature(func).bind(*args, **kwargs).arguments
+        x: Tensor = given["input"]
+        for name, by in (("weight", torch.mul), ("bias", torch.add)):
+            vector = given.get(name)
+            if vector is not None:
+                shape = (1, -1, *([1] * (x.ndim - 2))) if func is F.group_norm else tuple(vector.shape)
+                x = by(x, vector.reshape(shape))
         return x
-    shape = (1, -1, *([1] * (x.ndim - 2))) if dim == 1 else tuple(norm.weight.shape)
-    scaled: Tensor = x * norm.weight.reshape(shape)
-    return scaled if norm.bias is None else scaled + norm.bias.reshape(shape)
+
+
+_NORMS = (F.group_norm, F.layer_norm, F.rms_norm, F.normalize)

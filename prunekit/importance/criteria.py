@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from prunekit._types import FloatArray
 from prunekit.errors import InputError
 from prunekit.graph import ChannelGraph, ChannelGroup, Member
-from prunekit.graph.surgery import axis_dim, evaluation_mode
+from prunekit.graph.surgery import evaluation_mode, tensors_of
 from prunekit.importance.probe import Probe
 
 __all__ = ["CRITERIA", "Criterion", "Scores", "criterion"]
@@ -41,17 +41,18 @@ def magnitude(model: nn.Module, graph: ChannelGraph, probe: Probe) -> Scores:
 
     Without the scaling, the layer with the largest weights would decide alone; the scaling is this project's choice.
     """
+    parameters = dict(model.named_parameters())
 
     def score(group: ChannelGroup) -> FloatArray:
         total = np.zeros(group.size)
         parts = 0
         for member in group.members:
-            weight = getattr(model.get_submodule(member.layer), "weight", None)
-            if weight is not None and weight.ndim > 1:
-                squares = _per_root(weight.detach().double().square(), axis_dim(model, member), member, group.size)
-                norms = np.sqrt(squares)
-                total += norms / max(norms.mean(), 1e-30)
-                parts += 1
+            for key, dim in tensors_of(model, member):
+                weight = parameters.get(key)
+                if weight is not None and key.endswith("weight") and weight.ndim > 1:
+                    norms = np.sqrt(_per_root(weight.detach().double().square(), dim, member, group.size))
+                    total += norms / max(norms.mean(), 1e-30)
+                    parts += 1
         return total / max(parts, 1)
 
     return {group.name: score(group) for group in graph}
@@ -64,17 +65,15 @@ def taylor(model: nn.Module, graph: ChannelGraph, probe: Probe) -> Scores:
     channel's weights, and the absolute sums are added over the tensors. How to aggregate over coupled layers is not the paper's.
     """
     gradients = _mean_gradients(model, probe)
+    parameters = dict(model.named_parameters())
 
     def score(group: ChannelGroup) -> FloatArray:
         total = np.zeros(group.size)
         for member in group.members:
-            module = model.get_submodule(member.layer)
-            for parameter in module.parameters(recurse=False):
-                if parameter.ndim == 1 and member.axis == "in":
-                    continue  # a bias belongs to the outputs
-                dim = axis_dim(model, member) if parameter.ndim > 1 else 0
-                product = parameter.detach().double() * gradients[parameter]
-                total += np.abs(_per_root(product, dim, member, group.size))
+            for key, dim in tensors_of(model, member):
+                if key in parameters:
+                    product = parameters[key].detach().double() * gradients[parameters[key]]
+                    total += np.abs(_per_root(product, dim, member, group.size))
         return total
 
     return {group.name: score(group) for group in graph}

@@ -10,12 +10,14 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from prunekit._files import atomic_folder, read_json, write_json
+from prunekit._files import atomic_folder, atomic_path, write_json
 from prunekit._types import FloatArray, JsonDict
-from prunekit.checkpoint import ModelSpec
+from prunekit.card import experts_card
+from prunekit.checkpoint import Factory, ModelSpec
+from prunekit.checkpoint.bounds import read_bounded_json
 from prunekit.errors import FileFormatError, InputError
 from prunekit.groups import TimestepGroups
-from prunekit.slim import SlimModel, load_slim, save_slim
+from prunekit.slim import SlimModel, load_slim, save_slim, slim_config
 
 __all__ = ["FORMAT", "ExpertsOutput", "TimestepExperts", "load_experts", "save_experts"]
 
@@ -158,36 +160,45 @@ def _rows_of(value: Any, rows: Tensor, batch: int) -> Any:
 def save_experts(
     slims: Sequence[SlimModel], groups: TimestepGroups, folder: Path, extra: JsonDict | None = None
 ) -> None:
-    """Write an experts folder: ``experts.json`` and one slim folder per group, atomically."""
+    """Write an experts folder: ``experts.json``, one slim folder per group and a model card, atomically."""
     TimestepExperts(groups, slims)  # refuses what would not load again
     with atomic_folder(folder) as part:
         for slim in slims:
             save_slim(slim, part / f"group-{slim.group.index}")
         write_json(part / "experts.json", {**(extra or {}), **groups.to_json(), "format": FORMAT})
+        with atomic_path(part / "README.md") as card:
+            card.write_text(experts_card([slim_config(slim) for slim in slims], extra), encoding="utf-8")
 
 
-def load_experts(folder: Path | str, resident: str = "all") -> TimestepExperts:
+def load_experts(
+    folder: Path | str, resident: str = "all", factory: Factory | None = None, inputs: Any = None
+) -> TimestepExperts:
     """Read an experts folder.
 
     Args:
         folder: what :func:`save_experts` wrote.
         resident: ``all``, or ``one`` to hold a single expert in memory at a time.
+        factory: builds the unpruned architecture, as for :func:`prunekit.slim.load_slim`.
+        inputs: arguments of one forward pass, likewise.
 
     Raises:
         MissingFileError: the folder or a part of it is missing.
         FileFormatError: a part is damaged.
     """
     folder = Path(folder)
-    index = read_json(folder / "experts.json", FORMAT)
+    index = read_bounded_json(folder / "experts.json", FORMAT)
     groups = TimestepGroups.from_json(index)
     paths = [folder / f"group-{group.index}" for group in groups]
-    slims = [load_slim(path) if resident == "all" else _without_weights(load_slim(path)) for path in paths]
+    own = {"factory": factory, "inputs": inputs} if factory else {}
+    slims = [
+        load_slim(path, **own) if resident == "all" else _without_weights(load_slim(path, **own)) for path in paths
+    ]
     try:
         experts = TimestepExperts(groups, slims, resident)
     except InputError as error:
         raise FileFormatError(f"{folder} is inconsistent: {error}") from error
     if resident == "one":
-        experts._loaders = [lambda path=path: load_slim(path).model for path in paths]  # type: ignore[misc]
+        experts._loaders = [lambda path=path: load_slim(path, **own).model for path in paths]  # type: ignore[misc]
     return experts.eval()
 
 

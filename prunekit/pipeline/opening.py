@@ -46,7 +46,8 @@ class Opened:
     @property
     def inputs(self) -> dict[str, Tensor]:
         """Arguments of one forward pass at batch 1."""
-        return self.spec.example_inputs()
+        inputs: dict[str, Tensor] = self.spec.example_inputs()
+        return inputs
 
     @property
     def shape(self) -> tuple[int, int, int]:

@@ -4,21 +4,23 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from importlib.resources import as_file, files
 from pathlib import Path
+from typing import Any
 
 import torch
 
+from prunekit._files import read_json, write_json
 from prunekit._types import JsonDict
 from prunekit.checkpoint import Base, ModelSpec, load_base
-from prunekit.cost import CostModel, count_macs
+from prunekit.cost import CostModel, LatencyModel, LatencyTable, count_macs
 from prunekit.data import ImageData, ImageSplit, load_images
 from prunekit.errors import GraphError, InputError
-from prunekit.graph import ChannelGraph, NormMode, apply, norm_groups, trace
+from prunekit.graph import ChannelGraph, NormMode, apply, attributes, trace
 from prunekit.groups import TimestepGroup, TimestepGroups
 from prunekit.importance import ImportanceMap, Probe, importance
 from prunekit.nets import save_experts
 from prunekit.recipe import BaseOptions, DataOptions, FinetuneOptions, PruneOptions
 from prunekit.schedule import NoiseSchedule
-from prunekit.search import SearchResult, search
+from prunekit.search import Measure, SearchResult, search
 from prunekit.slim import SlimModel, load_slim
 from prunekit.training import DenoisingObjective, RangeTimesteps, Reporter, TrainResult, group_timesteps, train
 
@@ -117,12 +119,13 @@ def train_base(
 
 @dataclass(frozen=True, eq=False)
 class Bench:
-    """A base with its channel groups and cost model: what scoring and pruning work on."""
+    """A base with its channel groups and cost model, and layer times where needed: what scoring and pruning work on."""
 
     base: Base
     graph: ChannelGraph
     cost: CostModel
     macs: int
+    latency: LatencyModel | None = None
 
     @classmethod
     def of(cls, base: Base, norm_mode: NormMode = "even") -> "Bench":
@@ -131,6 +134,20 @@ class Bench:
         graph = trace(base.model, inputs, norm_mode)
         cost = CostModel.of(base.model, graph, inputs)
         return cls(base, graph, cost, int(cost.macs(graph.full_widths)))
+
+    def timed(self, path: Path) -> "Bench":
+        """The same with the table of layer times of a file; it is measured on this machine and written where there is none.
+
+        Raises:
+            FileFormatError: the file is no table of layer times.
+            InputError: the table was measured for another network or norm mode.
+        """
+        if path.is_file():
+            table = LatencyTable.from_json(read_json(path), path)
+        else:
+            table = LatencyTable.of(self.base.model, self.graph, self.cost, self.base.spec.example_inputs())
+            write_json(path, table.to_json())
+        return replace(self, latency=table.bind(self.graph, self.cost))
 
 
 def score_groups(
@@ -157,14 +174,28 @@ def prune_group(
 ) -> tuple[SlimModel, SearchResult]:
     """Search a plan for one timestep group, apply it, and check the result against the counter.
 
+    Args:
+        bench: the base.
+        images: what the probe draws from.
+        scores: importance for the timestep group at least.
+        group: the timestep group.
+        target: MACs. Where the search's target is of parameters or latency, the same fraction of the base's is meant.
+        options: how to search.
+
     Raises:
         BudgetError: the target is below what the network can be pruned to.
         GraphError: the pruned network does not run, or costs something else than predicted.
     """
-    base = bench.base
+    base, of = bench.base, options.search.target_of
     objective = DenoisingObjective(images.images, base.schedule, base.prediction_type)
     probe = Probe(objective, group, options.samples, options.batch_size, options.seed)
-    result = search(base.model, bench.graph, bench.cost, scores.of(group.index), probe, target, options.search)
+    if of == "latency" and bench.latency is None and options.latency_table is not None:
+        bench = bench.timed(Path(options.latency_table))
+    full = int(Measure.by_name(of, bench.cost, bench.latency).of(bench.graph.full_widths))
+    wanted = target if of == "macs" else target * full // bench.macs
+    graph = bench.graph.with_multiples(options.width_multiples)
+    group_scores = scores.of(group.index)
+    result = search(base.model, graph, bench.cost, group_scores, probe, wanted, options.search, bench.latency)
     model = apply(base.model, bench.graph, result.plan)
     counted = count_macs(model, base.spec.example_inputs())
     if (counted.macs, counted.params) != (result.macs, result.params):
@@ -172,20 +203,35 @@ def prune_group(
             f"The pruned network costs {counted.macs:,} MACs and {counted.params:,} parameters; "
             f"its plan says {result.macs:,} and {result.params:,}. This is a defect of prunekit."
         )
-    provenance = {
-        "base_sha256": base.sha256,
+    about = {**base.about(), "provenance": _provenance(bench, result, options)}
+    sizes = attributes(base.model, bench.graph, result.plan)
+    slim = SlimModel(
+        model, base.spec, result.plan, sizes, group, base.schedule.num_timesteps, result.macs, result.params, about
+    )
+    return slim, result
+
+
+def _provenance(bench: Bench, result: SearchResult, options: PruneOptions) -> dict[str, Any]:
+    """Where a pruned network comes from, and what was asked of it."""
+    of = options.search.target_of
+    provenance: dict[str, Any] = {
+        "base_sha256": bench.base.sha256,
         "base_macs": bench.macs,
-        "target_macs": target,
         "criterion": options.criterion,
         "proposer": options.search.proposer,
         "seed": options.seed,
+        "target_of": of,
+        "target": result.target,
+        "spent": result.spent,
+        "base": result.base,
     }
-    about = {**base.about(), "provenance": provenance}
-    norms = norm_groups(base.model, bench.graph, result.plan)
-    slim = SlimModel(
-        model, base.spec, result.plan, norms, group, base.schedule.num_timesteps, result.macs, result.params, about
-    )
-    return slim, result
+    if of == "macs":
+        provenance["target_macs"] = result.target
+    if options.width_multiples:
+        provenance["width_multiples"] = {str(side): multiple for side, multiple in options.width_multiples.items()}
+    if of == "latency" and bench.latency is not None:
+        provenance["latency_machine"] = dict(bench.latency.table.machine)
+    return provenance
 
 
 def finetune_slim(

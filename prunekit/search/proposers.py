@@ -27,7 +27,8 @@ class Task:
         probe: loss on the timestep group, fixed draws.
         rounds: decisions that a multi-round proposer takes.
         shortlist: candidates that are measured in the first round.
-        memory: measured candidates (round, steps, MACs, loss; round −1 closes the last stretch) and choices, in order.
+        memory: measured candidates (round, steps, MACs, loss; round −1 closes the last stretch; what they spend of the target
+            where that is not MACs) and choices, in order.
     """
 
     model: nn.Module
@@ -47,6 +48,8 @@ class Task:
         candidate = apply(self.model, self.widths.graph, self.plan(steps), share=True)
         loss = self.probe.mean(candidate)
         entry = {"round": search_round, "steps": steps.tolist(), "macs": int(self.widths.macs(steps)), "loss": loss}
+        if self.widths.spends.name != "macs":
+            entry["spent"] = int(self.widths.spent(steps))
         self.memory.append(entry)
         return loss
 
@@ -55,7 +58,7 @@ class Proposer(Protocol):
     """Decides the widths."""
 
     def __call__(self, task: Task) -> IntArray:
-        """Steps of every channel group, shape (groups,), whose MACs meet the task's target."""
+        """Steps of every channel group, shape (groups,), whose cost meets the task's target."""
         ...
 
 
@@ -73,7 +76,7 @@ def uniform(task: Task) -> IntArray:
     low, high = 0.0, 1.0
     for _ in range(30):
         middle = 0.5 * (low + high)
-        low, high = (low, middle) if problem.macs(at(middle)) > problem.target else (middle, high)
+        low, high = (low, middle) if problem.spent(at(middle)) > problem.target else (middle, high)
     deviation = [(group.widths / group.size - low) ** 2 for group in problem.graph]
     return meet_target(replace(problem, lost=deviation), at(low))
 
@@ -84,7 +87,7 @@ def oneshot(task: Task) -> IntArray:
 
 
 def greedy(task: Task) -> IntArray:
-    """Round by round, remove where the measured loss rises least per MAC saved (multi-round search of TDC, arXiv:2312.13307).
+    """Round by round, remove where the measured loss rises least per cost saved (multi-round search of TDC, arXiv:2312.13307).
 
     The paper's proposer is a language model; this one is deterministic and offline. Candidates are short-listed by the scores.
     An old measurement stands until its candidate comes to the front, and is then taken again: a channel group that was dear in an
@@ -93,7 +96,7 @@ def greedy(task: Task) -> IntArray:
     """
     problem = task.widths
     steps = np.zeros(len(problem.graph), dtype=np.int64)
-    full = int(problem.macs(steps))
+    full = int(problem.spent(steps))
     chunk = max((full - problem.target) / task.rounds, 1.0)
     rates = _Rates()
     loss = task.measure(steps, 0) if problem.target < full else 0.0
@@ -108,7 +111,7 @@ def greedy(task: Task) -> IntArray:
 
 @dataclass(eq=False)
 class _Rates:
-    """Rise of the loss per MAC saved by channel group: as last measured, and what is assumed of groups never measured."""
+    """Rise of the loss per cost saved by channel group: as last measured, and what is assumed of groups never measured."""
 
     measured: dict[int, float] = field(default_factory=dict)
     assumed: float = np.inf
@@ -120,9 +123,10 @@ class _Rates:
 def _candidates(problem: WidthProblem, steps: IntArray, chunk: float) -> dict[int, IntArray]:
     """For each channel group, the smallest removal that saves about a chunk and does not pass the target.
 
-    A removal that saves next to nothing is none: taken because it still fits, it would cost loss for no MACs.
+    A removal that saves next to nothing is none: taken because it still fits, it would cost loss for next to nothing.
     """
-    room = int(problem.macs(steps)) - problem.target
+    now = int(problem.spent(steps))
+    room = now - problem.target
     least = 0.25 * min(chunk, room)
     found: dict[int, IntArray] = {}
     for g, most in enumerate(problem.max_steps):
@@ -131,7 +135,7 @@ def _candidates(problem: WidthProblem, steps: IntArray, chunk: float) -> dict[in
             continue
         trials = np.repeat(steps[None], len(extra), axis=0)
         trials[:, g] += extra
-        saved = int(problem.macs(steps)) - problem.macs(trials)
+        saved = now - problem.spent(trials)
         fitting = np.flatnonzero((saved <= room) & (saved >= least))
         if len(fitting):
             enough = fitting[saved[fitting] >= 0.5 * chunk]
@@ -144,8 +148,8 @@ def _front_runner(
 ) -> tuple[int, float]:
     """The channel group whose candidate, freshly measured, stays in front of the others' last known rates; and its loss."""
     problem = task.widths
-    now_macs, now_lost = int(problem.macs(steps)), float(problem.loss(steps))
-    saved = {g: now_macs - int(problem.macs(candidate)) for g, candidate in candidates.items()}
+    now_spent, now_lost = int(problem.spent(steps)), float(problem.loss(steps))
+    saved = {g: now_spent - int(problem.spent(candidate)) for g, candidate in candidates.items()}
     losses: dict[int, float] = {}
 
     def measure(g: int) -> None:
@@ -166,22 +170,25 @@ def _front_runner(
 def _close(task: Task, steps: IntArray, rates: _Rates) -> IntArray:
     """Bring measured widths within the tolerance of the target by the exchange that measures best.
 
-    Only groups with a measured rate take part, where that suffices: of the others nobody knows what a step costs.
+    Only groups with a measured rate take part, where that suffices: of the others nobody knows what a step costs. Where no exchange
+    is near enough, those widths at the target are taken that differ least from the measured ones.
     """
     problem = task.widths
-    if 0 <= problem.target - int(problem.macs(steps)) <= problem.tolerance:
+    if 0 <= problem.target - int(problem.spent(steps)) <= problem.tolerance or problem.missed(steps) == 0:
         return steps
     candidates = problem.neighbours(steps)
+    near = problem.target - problem.spent(candidates) <= problem.tolerance
+    if not near.any():
+        now = problem.widths(steps)
+        moved = [np.abs(group.widths - width) / group.size for group, width in zip(problem.graph, now, strict=True)]
+        return meet_target(replace(problem, lost=moved), steps)
     unknown = [g for g in range(len(steps)) if g not in rates.measured]
-    familiar = candidates[(candidates[:, unknown] == steps[unknown]).all(1)]
-    near = problem.target - problem.macs(familiar) <= problem.tolerance
-    candidates = familiar[near] if near.any() else candidates
-    if not len(candidates):
-        return meet_target(problem, steps)
+    familiar = (candidates[:, unknown] == steps[unknown]).all(1)
+    candidates = candidates[familiar] if familiar.any() else candidates
     saved = np.zeros((5, len(steps)))
     for change in range(-2, 3):
         alone = np.clip(steps + change * np.eye(len(steps), dtype=np.int64), 0, problem.max_steps)
-        saved[change + 2] = int(problem.macs(steps)) - problem.macs(alone)
+        saved[change + 2] = int(problem.spent(steps)) - problem.spent(alone)
     worst = max(rates.measured.values(), default=0.0)
     rate = np.array([rates.measured.get(g, worst) for g in range(len(steps))])
     expected = (saved[candidates - steps + 2, np.arange(len(steps))] * rate).sum(1)

@@ -1,20 +1,64 @@
-"""Widths at a MAC target: never above it, and as near below it as the architecture's steps allow."""
+"""Widths at a target: never above it, and as near below it as the architecture's steps allow."""
 
+import functools
 import itertools
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Literal
 
 import numpy as np
 
 from prunekit._types import FloatArray, IntArray
-from prunekit.cost import CostModel
-from prunekit.errors import BudgetError
+from prunekit.cost import CostModel, LatencyModel
+from prunekit.errors import BudgetError, InputError
 from prunekit.graph import ChannelGraph
 
-__all__ = ["WidthProblem", "lost_importance", "meet_target"]
+__all__ = ["Measure", "TargetOf", "WidthProblem", "lost_importance", "meet_target"]
+
+TargetOf = Literal["macs", "params", "latency"]
 
 _MAX_MOVES = 200_000
+_KICKS = 12  # perturbations tried where the tolerance is not reached
+_VERIFIED = 64  # best moves whose cost is evaluated anew
+_CHUNK = 4096  # states evaluated at a time
+
+
+@dataclass(frozen=True, eq=False)
+class Measure:
+    """What a target is a target of: a whole number for any widths, never smaller for larger ones.
+
+    Args:
+        name: ``macs``, ``params`` or ``latency``.
+        unit: of its numbers.
+        of: widths of shape (..., groups) to int64 of shape (...).
+        coupled: shape (groups, groups); False where what a change of one group costs does not depend on the other's width.
+    """
+
+    name: TargetOf
+    unit: str
+    of: Callable[[IntArray], IntArray]
+    coupled: np.ndarray[tuple[int, int], np.dtype[np.bool_]]
+
+    @classmethod
+    def by_name(cls, name: str, cost: CostModel, latency: LatencyModel | None = None) -> "Measure":
+        """MACs, parameters, or nanoseconds by a table of layer times.
+
+        Raises:
+            InputError: the name is unknown, or latency is asked for without a table.
+        """
+        if name == "latency" and latency is None:
+            raise InputError("A target of latency needs a table of layer times; measure one with LatencyTable.of.")
+        rows = cost.params_rows if name == "params" else cost.macs_rows
+        touched = ((rows.inner.by_group != 0) | (rows.outer.by_group != 0)).astype(np.int64)
+        coupled = touched.T @ touched > 0
+        if name == "latency" and latency is not None:
+            return cls("latency", "ns", latency.nanoseconds, coupled)
+        if name == "params":
+            return cls("params", "parameters", cost.params, coupled)
+        if name == "macs":
+            return cls("macs", "MACs", cost.macs, coupled)
+        raise InputError(f"Got a target of {name!r}; expected macs, params or latency.")
 
 
 def lost_importance(graph: ChannelGraph, scores: Mapping[str, FloatArray]) -> list[FloatArray]:
@@ -35,8 +79,9 @@ class WidthProblem:
         graph: the channel groups.
         cost: their cost model.
         lost: importance lost after k steps, one array per group, see :func:`lost_importance`.
-        target: MACs that must not be exceeded.
-        tolerance: MACs by which the target may be missed before a nearer solution is preferred to a better one.
+        target: what must not be exceeded, in the measure's unit.
+        tolerance: by how much the target may be missed before a nearer solution is preferred to a better one.
+        measure: what the target is a target of; MACs when absent.
     """
 
     graph: ChannelGraph
@@ -44,6 +89,12 @@ class WidthProblem:
     lost: list[FloatArray]
     target: int
     tolerance: int
+    measure: Measure | None = None
+
+    @cached_property
+    def spends(self) -> Measure:
+        """What the target is a target of."""
+        return self.measure or Measure.by_name("macs", self.cost)
 
     @cached_property
     def max_steps(self) -> IntArray:
@@ -57,6 +108,12 @@ class WidthProblem:
         table = [np.pad(group.widths, (0, longest - len(group.widths)), "edge") for group in self.graph]
         return np.array(table, dtype=np.int64).reshape(len(self.graph), longest)
 
+    @cached_property
+    def lost_table(self) -> FloatArray:
+        """Importance lost after k steps, shape (groups, most steps + 1); past a group's last it stays."""
+        table = [np.pad(lost, (0, self.width_table.shape[1] - len(lost)), "edge") for lost in self.lost]
+        return np.array(table, dtype=np.float64).reshape(self.width_table.shape)
+
     def widths(self, steps: IntArray) -> IntArray:
         """Widths after ``steps``, same shape (..., groups)."""
         return np.asarray(self.width_table[np.arange(len(self.graph)), steps])
@@ -65,107 +122,188 @@ class WidthProblem:
         """MACs after ``steps`` of shape (..., groups)."""
         return self.cost.macs(self.widths(steps))
 
+    def spent(self, steps: IntArray) -> IntArray:
+        """What the target bounds, in the measure's unit, after ``steps`` of shape (..., groups)."""
+        return self.spends.of(self.widths(steps))
+
+    def missed(self, steps: IntArray) -> int:
+        """By how much the steps, shape (groups,), stay below the target, or below the whole network's cost if that is less."""
+        return min(self.target, int(self.spent(np.zeros_like(steps)))) - int(self.spent(steps))
+
     def check(self) -> None:
         """Refuse a target that no widths reach.
 
         Raises:
-            BudgetError: even the smallest widths cost more; ``feasible`` has the range in MACs.
+            BudgetError: even the smallest widths cost more; ``feasible`` has the range in the measure's unit.
         """
-        least, full = int(self.macs(self.max_steps)), int(self.macs(np.zeros_like(self.max_steps)))
+        least, full = int(self.spent(self.max_steps)), int(self.spent(np.zeros_like(self.max_steps)))
         if self.target < least:
             raise BudgetError(
-                f"A target of {self.target:,} MACs is below what this network can be pruned to; "
+                f"A target of {self.target:,} {self.spends.unit} is below what this network can be pruned to; "
                 f"expected {least:,} … {full:,} ({least / max(full, 1):.4f} … 1 of the base).",
                 (least, full),
             )
-
-    def reachable(self, states: IntArray) -> tuple[IntArray, IntArray]:
-        """Those of the states, shape (states, groups), that exist and cost at most the target; and the MACs they miss it by."""
-        states = states[((states >= 0) & (states <= self.max_steps)).all(1)]
-        missed = self.target - self.macs(states)
-        return states[missed >= 0], missed[missed >= 0]
 
     def neighbours(self, steps: IntArray) -> IntArray:
         """States a few exchanges away that cost at most the target, shape (states, groups), possibly none.
 
         Those that miss it by no more than the tolerance; the nearest where none is that near.
         """
-        states, missed = self.reachable(steps + _moves(len(steps)))
+        moves, spent, _ = _priced(self, steps)
+        missed = self.target - spent
+        near = np.flatnonzero((missed >= 0) & (missed <= self.tolerance))
+        if not len(near):
+            reachable = np.flatnonzero(missed >= 0)
+            near = reachable[np.argsort(missed[reachable], kind="stable")[:_VERIFIED]]
+        states = _moved(steps, moves[near])
+        missed = self.target - self.spent(states)
+        states, missed = states[missed >= 0], missed[missed >= 0]
         return states[missed <= max(self.tolerance, int(missed.min()))] if len(states) else states
 
     def loss(self, steps: IntArray) -> FloatArray:
         """Importance lost, summed over the groups, for steps of shape (..., groups)."""
-        total: FloatArray = np.zeros(steps.shape[:-1])
-        for g, table in enumerate(self.lost):
-            total = total + table[steps[..., g]]
-        return total
+        return np.asarray(self.lost_table[np.arange(len(self.graph)), steps].sum(-1), dtype=np.float64)
+
+    def rank(self, steps: IntArray) -> tuple[int, float]:
+        """Lower is better: the miss beyond the tolerance, then the importance lost, of steps of shape (groups,)."""
+        return max(self.target - int(self.spent(steps)) - self.tolerance, 0), float(self.loss(steps))
 
 
 def meet_target(problem: WidthProblem, steps: IntArray | None = None) -> IntArray:
-    """Steps of every group whose MACs are at most the target, missing it by no more than the tolerance where that is possible.
+    """Steps of every group whose cost is at most the target, missing it by no more than the tolerance where that is possible.
 
-    Descends greedily by importance lost per MAC saved, then exchanges steps between up to three groups at a time while that
-    brings the cost nearer (outside the tolerance) or loses less importance (inside it).
+    Descends greedily by importance lost per cost saved, then exchanges steps between up to three groups at a time while that
+    brings the cost nearer (outside the tolerance) or loses less importance (inside it). Where that ends outside the tolerance, it
+    is tried again from the full widths, and from perturbations of the best so far (always the same ones).
 
     Args:
         problem: what to solve.
         steps: where to start, shape (groups,); the full widths when absent.
 
     Raises:
-        BudgetError: even the smallest widths cost more than the target; ``feasible`` has the range in MACs.
+        BudgetError: even the smallest widths cost more than the target; ``feasible`` has the range.
     """
     problem.check()
-    steps = np.zeros(len(problem.graph), dtype=np.int64) if steps is None else steps.copy()
-    while problem.macs(steps) > problem.target:
-        steps = _cheapest_step(problem, steps)
-    moves = _moves(len(steps))
-    while True:
-        better = _best_exchange(problem, steps, moves)
-        if better is None:
-            return steps
-        steps = better
-
-
-def _cheapest_step(problem: WidthProblem, steps: IntArray) -> IntArray:
-    """One more step in the group where it loses least importance per MAC saved."""
-    candidates = steps + np.eye(len(steps), dtype=np.int64)
-    candidates = candidates[(candidates <= problem.max_steps).all(1)]
-    saved = problem.macs(steps) - problem.macs(candidates)
-    risen = problem.loss(candidates) - problem.loss(steps)
-    rate = np.where(saved > 0, risen / np.maximum(saved, 1), np.inf)
-    return np.asarray(candidates[int(np.argmin(rate))] if np.isfinite(rate).any() else candidates[0])
-
-
-def _moves(count: int) -> IntArray:
-    """Changes of one, two or three groups by up to two steps each, shape (moves, count), as many kinds as fit the limit."""
-    kinds: list[IntArray] = [np.zeros((0, count), dtype=np.int64)]
-    total = 0
-    for size, changes in ((1, (-2, -1, 1, 2)), (2, (-2, -1, 1, 2)), (3, (-1, 1))):
-        deltas = list(itertools.product(changes, repeat=size))
-        places = list(itertools.combinations(range(count), size))
-        total += len(deltas) * len(places)
-        if total > _MAX_MOVES or size > count:
+    whole = np.zeros(len(problem.graph), dtype=np.int64)
+    best = _settle(problem, whole if steps is None else steps.copy())
+    rng = np.random.default_rng(0)
+    for attempt in range(_KICKS):
+        if problem.rank(best)[0] == 0 or problem.missed(best) == 0:
             break
-        block = np.zeros((len(places), len(deltas), count), dtype=np.int64)
-        for column in range(size):
-            block[np.arange(len(places))[:, None], np.arange(len(deltas)), np.array(places)[:, [column]]] = np.array(
-                deltas
-            )[:, column]
-        kinds.append(block.reshape(-1, count))
-    return np.concatenate(kinds)
+        kicks = rng.integers(-3, 4, len(best)) * (rng.random(len(best)) < max(0.1, 3 / len(best)))
+        kicked = whole if attempt == 0 and steps is not None else np.clip(best + kicks, 0, problem.max_steps)
+        best = min(best, _settle(problem, kicked), key=problem.rank)
+    return best
 
 
-def _best_exchange(problem: WidthProblem, steps: IntArray, moves: IntArray) -> IntArray | None:
+def _settle(problem: WidthProblem, steps: IntArray) -> IntArray:
+    """Descend to the target and exchange until nothing gets better."""
+    while problem.spent(steps) > problem.target:
+        steps = _cheapest_removal(problem, steps)
+    while (better := _best_exchange(problem, steps)) is not None:
+        steps = better
+    return steps
+
+
+def _cheapest_removal(problem: WidthProblem, steps: IntArray) -> IntArray:
+    """One removal in the group where it loses least importance per cost saved: up to a sixteenth of it, in the end a step."""
+    now, lost = int(problem.spent(steps)), float(problem.loss(steps))
+    left = problem.max_steps - steps
+    for stride in (np.maximum(problem.max_steps // 16, 1), np.ones_like(steps)):
+        fits = np.flatnonzero(left >= stride)
+        candidates = np.repeat(steps[None], len(fits), axis=0)
+        candidates[np.arange(len(fits)), fits] += stride[fits]
+        saved = now - problem.spent(candidates)
+        useful = (saved > 0) & ((saved <= now - problem.target) | (stride[fits] == 1))
+        if useful.any():
+            rate = np.where(useful, (problem.loss(candidates) - lost) / np.maximum(saved, 1), np.inf)
+            return np.asarray(candidates[int(np.argmin(rate))])
+    steps = steps.copy()
+    steps[int(np.argmax(left))] += 1  # no step saves anything alone: on, where most is left
+    return steps
+
+
+@functools.lru_cache(maxsize=4)
+def _moves(count: int) -> tuple[IntArray, IntArray, IntArray]:
+    """Changes of one, two or three of ``count`` groups by up to two steps each, as many kinds as fit the limit.
+
+    Returns:
+        Group of every option, its change (the last option changes nothing), and the moves: options of shape (moves, 3), rising.
+    """
+    groups = np.append(np.repeat(np.arange(count), 4), 0)
+    changes = np.append(np.tile([-2, -1, 1, 2], count), 0)
+    kinds = [np.zeros((0, 3), dtype=np.int64)]
+    total = 0
+    for size in range(1, min(count, 3) + 1):
+        places = np.array(list(itertools.combinations(range(count), size)))
+        for picks in ((0, 1, 2, 3), (1, 2)):
+            chosen = np.array(list(itertools.product(picks, repeat=size)))
+            fits = total + len(places) * len(chosen) <= _MAX_MOVES
+            if fits or (size < 3 and len(picks) == 2):
+                block = (4 * places[:, None] + chosen[None]).reshape(-1, size)
+                kinds.append(np.pad(block, ((0, 0), (0, 3 - size)), constant_values=4 * count))
+                total += len(block)
+                break
+    return groups, changes, np.concatenate(kinds)
+
+
+def _moved(steps: IntArray, moves: IntArray) -> IntArray:
+    """The states that moves of shape (moves, 3) lead to, shape (moves, groups)."""
+    groups, changes, _ = _moves(len(steps))
+    states = np.repeat(steps[None], len(moves), axis=0)
+    np.add.at(states, (np.arange(len(moves))[:, None], groups[moves]), changes[moves])
+    return states
+
+
+def _priced(problem: WidthProblem, steps: IntArray) -> tuple[IntArray, IntArray, FloatArray]:
+    """Every legal move from ``steps``, shape (moves, 3), with what it leads to: cost and importance lost, shape (moves,).
+
+    The cost of three changes is put together from those of pairs, which is exact for MACs and parameters (they are quadratic in
+    the widths) and near for latency. Only pairs of coupled groups are evaluated together.
+    """
+    groups, changes, moves = _moves(len(steps))
+    now = int(problem.spent(steps))
+    if not len(steps):
+        return moves, np.zeros(0, dtype=np.int64), np.zeros(0)
+    to = np.clip(steps[groups] + changes, 0, problem.max_steps[groups])
+    legal = to == steps[groups] + changes
+    alone = np.repeat(steps[None], len(to), axis=0)
+    alone[np.arange(len(to)), groups] = to
+    rise = problem.spent(alone) - now
+    together = problem.spends.coupled[np.ix_(groups, groups)] & legal[:, None] & legal
+    used = np.zeros_like(together)
+    for a, b in itertools.combinations(range(3), 2):
+        used[moves[:, a], moves[:, b]] = True
+    together &= used & (changes[:, None] != 0) & (changes != 0)
+    first, second = np.nonzero(together)
+    pairs = alone[first]
+    pairs[np.arange(len(pairs)), groups[second]] = to[second]
+    interplay = np.zeros((len(to), len(to)), dtype=np.int64)
+    chunks = [problem.spent(pairs[i : i + _CHUNK]) for i in range(0, len(pairs), _CHUNK)] or [rise[:0]]
+    interplay[first, second] = np.concatenate(chunks) - now - rise[first] - rise[second]
+    moves = moves[legal[moves].all(1)]
+    a, b, c = moves.T
+    spent = now + rise[moves].sum(1) + interplay[a, b] + interplay[a, c] + interplay[b, c]
+    lost = problem.lost_table[groups, to] - problem.lost_table[groups, steps[groups]]
+    return moves, spent, float(problem.loss(steps)) + lost[moves].sum(1)
+
+
+def _best_exchange(problem: WidthProblem, steps: IntArray) -> IntArray | None:
     """The neighbour that is better, or None: first by miss beyond the tolerance, then by importance lost."""
-    candidates, missed = problem.reachable(steps + moves)
+    moves, spent, lost = _priced(problem, steps)
+    missed = problem.target - spent
+    beyond = np.maximum(missed - problem.tolerance, 0)
+    reachable = np.flatnonzero(missed >= 0)
+    if not len(reachable):
+        return None
+    nearest = reachable[beyond[reachable] == beyond[reachable].min()]
+    if len(nearest) > _VERIFIED:
+        nearest = nearest[np.argpartition(lost[nearest], _VERIFIED)[:_VERIFIED]]
+    candidates = _moved(steps, moves[nearest])
+    candidates = candidates[problem.spent(candidates) <= problem.target]
     if not len(candidates):
         return None
-    beyond = np.maximum(missed - problem.tolerance, 0)
-    lost = problem.loss(candidates)
-    best = int(np.lexsort((lost, beyond))[0])
-    now_beyond = max(int(problem.target - problem.macs(steps)) - problem.tolerance, 0)
-    now_lost = float(problem.loss(steps))
-    improved = beyond[best] < now_beyond or (
-        beyond[best] == now_beyond and lost[best] < now_lost - 1e-12 * abs(now_lost)
-    )
-    return np.asarray(candidates[best]) if improved else None
+    best = np.asarray(min(candidates, key=problem.rank))
+    (now_beyond, now_lost), (best_beyond, best_lost) = problem.rank(steps), problem.rank(best)
+    improved = best_beyond < now_beyond or (best_beyond == now_beyond and best_lost < now_lost - 1e-12 * abs(now_lost))
+    return best if improved else None

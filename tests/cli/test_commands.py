@@ -90,36 +90,7 @@ def test_importance_is_a_map_and_a_heatmap(journey, desk):
     assert "importance.png" in journey["importance"].out
 
 
-# costs
-
-
-def test_costs_of_a_base_are_json_with_the_promised_keys(journey):
-    data = done("prunekit cost base.pt --json").json
-    assert {"macs", "params", "by_module", "uncounted"} <= set(data)
-    base = load_base("base.pt")
-    assert data["params"] == sum(parameter.numel() for parameter in base.model.parameters())
-    assert data["flops"] == 2 * data["macs"]
-    assert data["by_module"][""] == data["macs"]
-    blocks = (
-        "conv_in",
-        "time_embedding",
-        "down_blocks.0",
-        "down_blocks.1",
-        "mid_block",
-        "up_blocks.0",
-        "up_blocks.1",
-        "conv_out",
-    )
-    assert sum(data["by_module"][name] for name in blocks) == data["macs"]
-
-
-def test_costs_of_a_base_are_a_table(journey):
-    lines = done("prunekit cost base.pt --depth 1 --no-compare").out.splitlines()
-    assert lines[0].startswith("base.pt: 11,491,328 MACs (22,982,656 FLOPs = 2·MACs)")
-    shares = {line.split()[0]: float(line.split()[-2]) for line in lines if line.endswith("%")}
-    assert sum(shares.values()) == pytest.approx(100, abs=0.5)
-    assert lines[-1].startswith("Not counted")
-    assert not [line for line in lines if "fvcore" in line]
+# costs: of a base in test_cost.py
 
 
 def test_costs_of_slim_models_and_experts_agree(journey, desk):
@@ -131,12 +102,16 @@ def test_costs_of_slim_models_and_experts_agree(journey, desk):
     macs = [expert["macs"] for expert in experts["experts"].values()]
     assert experts["macs"] == pytest.approx(sum(macs) / 5)  # ddim's 50 steps fall evenly
     assert experts["params"] == sum(expert["params"] for expert in experts["experts"].values())
+    assert experts["params_by_module"]["group-3"] == slims[1]["params"]
+    assert experts["by_operator"]["group-3.convolution"] == slims[1]["by_operator"]["convolution"]
+    assert experts["unknown"] == []
 
 
 def test_shares_in_the_table_of_experts_are_of_each_experts_own(journey):
     lines = done("prunekit cost experts --depth 1").out.splitlines()
+    by_operator = "By operator, in shares of each expert's own MACs"
     by_expert: dict[str, float] = {}
-    for name, _, share, _ in (line.split() for line in lines if line.endswith("%")):
+    for name, *_, share, _ in (line.split() for line in lines[: lines.index(by_operator)] if line.endswith("%")):
         expert, *module = name.split(".")
         by_expert[expert] = by_expert.get(expert, 0) + (float(share) if module else 0)
         assert module or float(share) == 100

@@ -31,7 +31,7 @@ def test_many_widths_at_once_cost_what_each_costs_alone(bench, seed, count):
         assert together.shape == (count,)
         assert together.tolist() == [int(of(row)) for row in widths]
         np.testing.assert_array_equal(of(widths[None, :, None])[0, :, 0], together)
-    assert sum(tiny.cost.by_row(widths[0]).values()) == together_macs(tiny, widths[0])
+    assert sum(tiny.cost.by_module(widths[0]).values()) == together_macs(tiny, widths[0])
 
 
 def together_macs(tiny, widths):
@@ -52,29 +52,31 @@ def test_removing_channels_never_costs_more(bench, seed):
             assert tiny.cost.params(narrower) < tiny.cost.params(widths)
 
 
-def test_rows_are_the_counters_modules(bench):
+def test_rows_are_the_counters_modules_and_operators(bench):
     tiny = bench("unet")
-    counted, by_row = count_macs(tiny.model, tiny.inputs), tiny.cost.by_row(tiny.graph.full_widths)
+    counted, by_module = count_macs(tiny.model, tiny.inputs), tiny.cost.by_module(tiny.graph.full_widths)
     for name, module in tiny.model.named_modules():
         if isinstance(module, nn.Conv2d | nn.Linear):
-            assert by_row[name] == counted.by_module.get(name, 0)
-    attention = {name: macs for name, macs in by_row.items() if name.endswith("(attention products)")}
-    assert sum(attention.values()) == counted.by_operator["_scaled_dot_product_flash_attention_for_cpu"]
-    assert attention["mid_block.attentions.0 (attention products)"] == 2 * 16 * 16 * 16
+            assert by_module[name] == counted.by_module.get(name, 0)
+    assert by_module["mid_block.attentions.0"] == 2 * 16 * 16 * 16
+    by_operator = tiny.cost.by_operator(tiny.graph.full_widths)
+    assert by_operator["convolution"] == counted.by_operator["convolution"]
+    attention = sum(macs for name, macs in by_operator.items() if name.startswith("_scaled_dot_product"))
+    assert attention == counted.by_operator["scaled_dot_product_attention"]
 
 
 def test_products_that_no_layer_owns_are_linear_in_their_channels(bench):
     tiny = bench("products")
-    outside = tiny.cost.by_row(tiny.graph.full_widths)["matrix products outside known layers"]
-    assert outside == 2 * 4 * 4 * 8
+    assert tiny.cost.by_operator(tiny.graph.full_widths)["bmm"] == 2 * 4 * 4 * 8
     narrower = tiny.graph.full_widths.copy()
     narrower[tiny.graph.index["query"]] = 3
-    assert tiny.cost.by_row(narrower)["matrix products outside known layers"] == 2 * 4 * 4 * 3
+    narrower[tiny.graph.index["value"]] = 2
+    assert tiny.cost.by_operator(narrower)["bmm"] == 4 * 4 * 3 + 4 * 4 * 2
 
 
-def test_a_cost_that_is_not_linear_in_the_widths_is_refused():
+def test_a_cost_that_is_quadratic_in_a_width_is_known_too():
     class Gram(nn.Module):
-        """Products of channels with channels: quadratic in the width."""
+        """Products of channels with channels."""
 
         def __init__(self):
             super().__init__()
@@ -87,8 +89,27 @@ def test_a_cost_that_is_not_linear_in_the_widths_is_refused():
     model = Gram().eval()
     inputs = (rows(1, 4, 5),)
     graph = trace(model, inputs)
-    assert "first" in graph.index
-    with pytest.raises(GraphError, match="cost depends on its width"):
+    cost = CostModel.of(model, graph, inputs)
+    assert cost.by_operator(np.array([3]))["bmm"] == 2 * 4 * 3 * 3
+
+
+def test_a_cost_that_depends_on_the_width_in_an_unknown_way_is_refused():
+    class Picky(nn.Module):
+        """Runs one of its layers only while another is wide."""
+
+        def __init__(self):
+            super().__init__()
+            self.first, self.middle, self.out = nn.Linear(5, 8), nn.Linear(3, 3), nn.Linear(8, 2)
+
+        def forward(self, x):
+            h = self.first(x)
+            if h.shape[-1] > 4:
+                self.middle(x[..., :3])
+            return self.out(h)
+
+    model, inputs = Picky().eval(), (rows(1, 5),)
+    graph = trace(model, inputs)
+    with pytest.raises(GraphError, match="depends on its width"):
         CostModel.of(model, graph, inputs)
 
 

@@ -8,8 +8,8 @@ from torch import nn
 
 from prunekit.cost import count_macs
 from prunekit.errors import PlanError
-from prunekit.graph import PruningPlan, apply, fit, norm_groups, sliced_state, trace
-from prunekit.graph.surgery import axis_dim, evaluation_mode, run_once
+from prunekit.graph import PruningPlan, apply, attributes, fit, sliced_state, trace
+from prunekit.graph.surgery import all_tensors, evaluation_mode, run_once, tensors_of
 
 MODES = ("even", "whole")
 ONE_MODE = {"unet-unfused", "unet-normless", "unet-normless-one-head", "conv", "embedding", "products"}
@@ -34,11 +34,8 @@ def silenced(tiny, plan):
     for name, kept in plan.kept.items():
         for member in tiny.graph[name].members:
             gone = torch.from_numpy(member.positions[~np.isin(member.roots, kept)])
-            for key, parameter in model.get_submodule(member.layer).named_parameters(recurse=False):
-                if key == "weight":
-                    parameter.data.index_fill_(axis_dim(model, member), gone, 0)
-                elif member.axis == "out":
-                    parameter.data.index_fill_(0, gone, 0)
+            for key, dim in tensors_of(model, member):
+                all_tensors(model)[key].index_fill_(dim, gone, 0)
     return model
 
 
@@ -71,7 +68,7 @@ def test_an_empty_plan_changes_no_bit(bench, name, mode):
     tiny = bench(name, mode)
     same = apply(tiny.model, tiny.graph, PruningPlan({}, tiny.graph.fingerprint))
     assert torch.equal(output(same, tiny.inputs), output(tiny.model, tiny.inputs))
-    assert norm_groups(tiny.model, tiny.graph, PruningPlan({}, tiny.graph.fingerprint)) == {}
+    assert attributes(tiny.model, tiny.graph, PruningPlan({}, tiny.graph.fingerprint)) == {}
     shared = {t.data_ptr() for t in same.state_dict().values()} & {
         t.data_ptr() for t in tiny.model.state_dict().values()
     }
@@ -285,8 +282,8 @@ def test_tensors_that_contradict_each_other_are_refused(bench, change, reason):
 
 @pytest.mark.parametrize("count", [0, -4, 3])
 def test_impossible_numbers_of_norm_groups_are_refused(bench, count):
-    with pytest.raises(PlanError, match="norm groups do not divide"):
-        fit(unet(), bench("unet").model.state_dict(), {"conv_norm_out": count})
+    with pytest.raises(PlanError, match="groups"):
+        fit(unet(), bench("unet").model.state_dict(), {"conv_norm_out": {"num_groups": count}})
 
 
 @pytest.mark.parametrize("mode", MODES)
@@ -294,10 +291,10 @@ def test_fitting_shapes_alone_rebuilds_the_pruned_network(bench, mode):
     tiny = bench("unet", mode)
     plan = tiny.random_plan(5)
     pruned = apply(tiny.model, tiny.graph, plan)
-    rebuilt = fit(unet(), pruned.state_dict(), norm_groups(tiny.model, tiny.graph, plan))
+    rebuilt = fit(unet(), pruned.state_dict(), attributes(tiny.model, tiny.graph, plan))
     assert torch.equal(output(rebuilt, tiny.inputs), output(pruned, tiny.inputs))
-    if mode == "even":
-        assert norm_groups(tiny.model, tiny.graph, plan) == {}
+    norms = [sizes for sizes in attributes(tiny.model, tiny.graph, plan).values() if "num_groups" in sizes]
+    assert bool(norms) == (mode == "whole")
 
 
 def test_evaluation_mode_gives_every_module_its_own_mode_back():

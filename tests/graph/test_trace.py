@@ -5,6 +5,7 @@ import torch.nn.functional as F
 from networks import ConvNet, Mlp, Network, SelfAttention, TwoNorms, image, rows, unet, unet_inputs
 from torch import nn
 
+from prunekit.cost import CostModel
 from prunekit.errors import GraphError, PrunekitError
 from prunekit.graph import PruningPlan, apply, trace
 from prunekit.graph.surgery import run_once
@@ -121,14 +122,6 @@ def test_frozen_weights_checkpointing_and_a_surrounding_no_grad_make_no_differen
         assert trace(unet(), unet_inputs()).fingerprint == expected
 
 
-def test_zero_inputs_and_zero_weights_hide_nothing():
-    model = SelfAttention(heads=2, normed=True)
-    nn.init.zeros_(model.out.weight)
-    nn.init.zeros_(model.out.bias)
-    graph = trace(model, (torch.zeros(1, 4, 5),), "whole")
-    assert "what the other channels compute" in graph.left_whole["query"]
-
-
 class Wrapped(nn.Module):
     """Something done to a middle layer, between two plain ones."""
 
@@ -182,6 +175,11 @@ class SelfMixing(nn.Module):
         return self.out(x + self.mix(x, x, x)[0])
 
 
+class Sorted(nn.Module):
+    def forward(self, x):
+        return x.sort(-1).values
+
+
 class Chunked(nn.Module):
     """A gate in the second half of one layer's channels."""
 
@@ -217,42 +215,39 @@ FLAT, SEQUENCE = (rows(1, 6),), (rows(1, 4, 6),)
 LEFT_WHOLE = {
     "grouped convolution": (lambda: grouped(8, 2), (image(),), "first", "middle is a grouped convolution"),
     "depthwise with a multiplier": (lambda: grouped(16, 8), (image(),), "first", "middle is a grouped convolution"),
-    "group norm without weights": (
-        lambda: TwoNorms(nn.GroupNorm(4, 16, affine=False)),
-        (image(),),
-        "first",
-        "without weights",
-    ),
-    "instance norm": (lambda: TwoNorms(nn.InstanceNorm2d(16, affine=True)), (image(),), "first", "InstanceNorm2d"),
-    "instance norm with statistics": (
-        lambda: TwoNorms(nn.InstanceNorm2d(16, track_running_stats=True)),
-        (image(),),
-        "first",
-        "stops the network",
-    ),
     "layer norm over pixels": (layer_norm_over_pixels, (image(),), "0", "more than the channels"),
-    "rms norm": (lambda: Wrapped(nn.RMSNorm(8)), FLAT, "first", "stops the network"),
-    "parametric activation": (lambda: Wrapped(nn.PReLU(8)), FLAT, "first", "PReLU"),
-    "attention of torch": (SelfMixing, (rows(1, 4, 5),), "first", "MultiheadAttention"),
+    "attention of torch": (SelfMixing, (rows(1, 4, 5),), "first", "stops the network"),
     "tied weights": (Tied, FLAT, "first", "shares its weights"),
-    "raw parameter": (lambda: Positional("parameter"), SEQUENCE, "first", "stops the network"),
-    "raw buffer": (lambda: Positional("buffer"), SEQUENCE, "first", "stops the network"),
     "weight norm": (
         lambda: Wrapped(nn.utils.parametrizations.weight_norm(nn.Linear(8, 8))),
         FLAT,
         "first",
-        "stops the network",
+        "fixed size",
     ),
-    "functional use": (lambda: Functional(nn.Linear(8, 8)), FLAT, "first", "stops the network"),
-    "chunked gate": (Chunked, FLAT, "first", "same number of positions"),
-    "pixel shuffle": (Shuffled, (image(),), "first", "cannot be followed"),
-    "heads in a reshape": (lambda: SelfAttention(heads=2), (rows(1, 4, 5),), "query", "stops the network"),
+    "sorted channels": (lambda: Wrapped(Sorted()), FLAT, "first", "sort, which is not known"),
+}
+PRUNED = {
+    "group norm without weights": (lambda: TwoNorms(nn.GroupNorm(4, 16, affine=False)), (image(),), "first"),
+    "instance norm": (lambda: TwoNorms(nn.InstanceNorm2d(16, affine=True)), (image(),), "first"),
+    "instance norm with statistics": (
+        lambda: TwoNorms(nn.InstanceNorm2d(16, track_running_stats=True)),
+        (image(),),
+        "first",
+    ),
+    "rms norm": (lambda: Wrapped(nn.RMSNorm(8)), FLAT, "first"),
+    "parametric activation": (lambda: Wrapped(nn.PReLU(8)), FLAT, "first"),
+    "raw parameter": (lambda: Positional("parameter"), SEQUENCE, "first"),
+    "raw buffer": (lambda: Positional("buffer"), SEQUENCE, "first"),
+    "functional use": (lambda: Functional(nn.Linear(8, 8)), FLAT, "middle"),
+    "chunked gate": (Chunked, FLAT, "first"),
+    "pixel shuffle": (Shuffled, (image(),), "first"),
+    "heads in a reshape": (lambda: SelfAttention(heads=2), (rows(1, 4, 5),), "query"),
 }
 
 
 @pytest.mark.parametrize("norm_mode", ["even", "whole"])
 @pytest.mark.parametrize("case", LEFT_WHOLE)
-def test_what_cannot_be_sliced_is_left_whole_with_the_reason_and_the_rest_still_shrinks(case, norm_mode):
+def test_what_cannot_be_followed_is_left_whole_with_the_reason_and_the_rest_still_shrinks(case, norm_mode):
     make, inputs, layer, reason = LEFT_WHOLE[case]
     model = make().eval()
     graph = trace(model, inputs, norm_mode)
@@ -264,12 +259,47 @@ def test_what_cannot_be_sliced_is_left_whole_with_the_reason_and_the_rest_still_
 
 
 @pytest.mark.parametrize("norm_mode", ["even", "whole"])
-def test_removals_that_change_other_channels_without_an_error_are_left_whole(norm_mode):
-    """Two heads, four norm groups: whole norm groups would mix the heads; even removals would change the softmax's scale."""
+@pytest.mark.parametrize("case", PRUNED)
+def test_what_no_layer_class_tells_is_followed_by_what_is_computed(case, norm_mode):
+    make, inputs, layer = PRUNED[case]
+    model = make().eval()
+    graph = trace(model, inputs, norm_mode)
+    assert layer in graph.index
+    CostModel.of(model, graph, inputs)  # compares with the counter at the smallest widths
+    kept = {group.name: tuple(range(int(group.widths[-1]))) for group in graph}
+    pruned = apply(model, graph, PruningPlan(kept, graph.fingerprint))
+    assert run_once(pruned, inputs).shape == run_once(model, inputs).shape
+
+
+def test_a_split_into_parts_keeps_the_parts_equal():
+    graph = trace(Chunked(), FLAT)
+    assert (graph["first"].size, len(graph["first"].members[0].positions)) == (8, 16)
+
+
+def test_heads_in_a_reshape_narrow_evenly_where_no_attribute_could_lower_their_number():
+    model = SelfAttention(heads=2).eval()
+    group = trace(model, (rows(1, 4, 5),))["query"]
+    assert (group.rows, group.whole) == (2, True)
+    del model.heads
+    SelfAttention.heads = 2  # a number that no instance keeps
+    try:
+        group = trace(model, (rows(1, 4, 5),))["query"]
+        assert (group.rows, group.whole, int(group.widths[-1])) == (2, False, 4)
+    finally:
+        del SelfAttention.heads
+
+
+def test_heads_and_norm_groups_over_the_same_channels_are_both_kept():
+    """Two heads, four norm groups over the values."""
     model = SelfAttention(heads=2, normed=True).eval()
-    graph = trace(model, (rows(1, 4, 5),), norm_mode)
-    assert "query" not in graph.index
-    assert "changes what the other channels compute" in graph.left_whole["query"]
+    for norm_mode in ("even", "whole"):
+        graph = trace(model, (rows(1, 4, 5),), norm_mode)
+        assert "query" in graph.index or "what the other channels compute" in graph.left_whole["query"]
+
+
+def test_a_network_that_takes_too_long_to_follow_is_refused():
+    with pytest.raises(GraphError, match="not followed through within 0 s"):
+        trace(Mlp(), (rows(1, 6),), seconds=0)
 
 
 TAILS = {
@@ -297,12 +327,13 @@ def test_output_channels_are_never_removed_whatever_is_done_to_them(tail):
     assert "output" in graph.left_whole["last"]
 
 
-def test_doubled_time_projections_are_left_whole_and_all_else_is_pruned(bench):
+def test_time_projections_that_scale_and_shift_lose_both_for_each_channel(bench):
     graph = bench("unet-scale-shift").graph
-    doubled = {name for name in graph.left_whole if name.endswith("time_emb_proj")}
-    resnets = [name for name, m in bench("unet-scale-shift").model.named_modules() if name.endswith("time_emb_proj")]
-    assert doubled == set(resnets)
-    assert "conv_in" in graph.index
+    assert list(graph.left_whole) == ["conv_out"]
+    group = graph["down_blocks.0.resnets.0.conv1"]
+    assert {(m.layer, len(m.positions)) for m in group.members} >= {
+        ("down_blocks.0.resnets.0.time_emb_proj", 2 * group.size)
+    }
 
 
 def conditional():

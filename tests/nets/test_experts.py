@@ -13,7 +13,7 @@ from networks import UNET_CONFIG, unet_inputs
 import prunekit.nets.experts
 from prunekit.checkpoint import ModelSpec
 from prunekit.errors import FileFormatError, InputError, MissingFileError, PrunekitError
-from prunekit.graph import apply, norm_groups
+from prunekit.graph import apply, attributes
 from prunekit.groups import TimestepGroups
 from prunekit.nets import ExpertsOutput, TimestepExperts, load_experts, save_experts
 from prunekit.sampling import make_sampler, make_scheduler, real_timesteps
@@ -37,7 +37,7 @@ def slim_models(tiny, groups=GROUPS):
             model.conv_out.bias += group.index
         widths = plan.widths(tiny.graph)
         macs, params = int(tiny.cost.macs(widths)), int(tiny.cost.params(widths))
-        norms = norm_groups(tiny.model, tiny.graph, plan)
+        norms = attributes(tiny.model, tiny.graph, plan)
         slims.append(SlimModel(model, spec, plan, norms, group, T, macs, params, ABOUT))
     return slims
 
@@ -285,7 +285,11 @@ class TestFiles:
             assert torch.equal(one(batch(2), 30).sample, experts(batch(2), 30).sample)
 
     def test_the_folder_has_one_slim_folder_per_group(self, folder):
-        assert sorted(path.name for path in folder.iterdir()) == ["experts.json", *(f"group-{i}" for i in range(4))]
+        assert sorted(path.name for path in folder.iterdir()) == [
+            "README.md",
+            "experts.json",
+            *(f"group-{i}" for i in range(4)),
+        ]
         index = json.loads((folder / "experts.json").read_text())
         assert (index["format"], index["budget"]) == ("prunekit-experts/1", 0.8)
 

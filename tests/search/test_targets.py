@@ -5,13 +5,13 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from networks import rows
+from networks import rows, unet
 from torch import nn
 
 from prunekit.cost import CostModel, count_macs
 from prunekit.errors import BudgetError, InputError
 from prunekit.graph import PruningPlan, apply, trace
-from prunekit.search import WidthProblem, lost_importance, meet_target
+from prunekit.search import Measure, WidthProblem, lost_importance, meet_target
 
 
 def random_scores(graph, seed):
@@ -19,11 +19,11 @@ def random_scores(graph, seed):
     return {group.name: rng.random(group.size) for group in graph}
 
 
-def problem(graph, cost, ratio, seed=0, tolerance=0.002):
-    full = int(cost.macs(graph.full_widths))
-    return WidthProblem(
-        graph, cost, lost_importance(graph, random_scores(graph, seed)), int(ratio * full), int(tolerance * full)
-    )
+def problem(graph, cost, ratio, seed=0, tolerance=0.002, of="macs"):
+    measure = Measure.by_name(of, cost)
+    full = int(measure.of(graph.full_widths))
+    lost = lost_importance(graph, random_scores(graph, seed))
+    return WidthProblem(graph, cost, lost, int(ratio * full), int(tolerance * full), measure)
 
 
 def chain(*widths):
@@ -176,3 +176,97 @@ def test_pruned_tiny_networks_run(bench):
     task = problem(graph, cost, 0.5)
     plan = PruningPlan.from_widths(graph, task.widths(meet_target(task)), random_scores(graph, 0))
     assert apply(model, graph, plan)(torch.zeros(2, 6)).shape == (2, 3)
+
+
+@settings(max_examples=30, deadline=None)
+@given(
+    st.sampled_from(["unet", "conv"]),
+    st.sampled_from(["even", "whole"]),
+    st.sampled_from(["macs", "params"]),
+    st.floats(0.35, 1.0),
+    st.dictionaries(st.sampled_from([1, 4, 8]), st.sampled_from([1, 2, 4]), max_size=2),
+    st.integers(0, 1000),
+)
+def test_no_target_is_exceeded_and_the_miss_is_said_whatever_is_asked(bench, name, mode, of, ratio, multiples, seed):
+    tiny = bench(name, mode)
+    graph = tiny.graph.with_multiples(multiples)
+    task = problem(graph, tiny.cost, ratio, seed, of=of)
+    try:
+        steps = meet_target(task)
+    except BudgetError as error:
+        least, full = error.feasible
+        assert task.target < least == int(task.spent(task.max_steps))
+        assert full == int(task.spent(np.zeros_like(task.max_steps)))
+        return
+    widths = task.widths(steps)
+    assert int(task.spent(steps)) <= task.target
+    assert task.missed(steps) == task.target - int(task.spent(steps))
+    for group, width in zip(graph, widths, strict=True):
+        assert group.is_legal(int(width))
+        assert width == group.size or width % group.multiple == 0
+    pruned = apply(tiny.model, graph, PruningPlan.from_widths(graph, widths, random_scores(graph, seed)))
+    counted = count_macs(pruned, tiny.inputs)
+    assert (counted.macs if of == "macs" else counted.params) == int(task.spent(steps))
+
+
+@pytest.mark.parametrize("mode", ["even", "whole"])
+def test_targets_of_parameters_are_met_to_a_tenth_of_a_percent(bench, mode):
+    tiny = bench("unet", mode)
+    full = int(tiny.cost.params(tiny.graph.full_widths))
+    for ratio in np.linspace(0.4, 0.95, 8):
+        task = problem(tiny.graph, tiny.cost, ratio, tolerance=0.001, of="params")
+        assert 0 <= task.target - int(task.spent(meet_target(task))) <= 0.001 * full
+
+
+def test_parameters_out_of_reach_are_refused_in_parameters(bench):
+    tiny = bench("unet")
+    with pytest.raises(BudgetError, match=r"target of .* parameters is below") as caught:
+        meet_target(problem(tiny.graph, tiny.cost, 0.01, of="params"))
+    assert caught.value.feasible == (
+        int(tiny.cost.params(tiny.smallest)),
+        int(tiny.cost.params(tiny.graph.full_widths)),
+    )
+
+
+def test_where_widths_are_too_coarse_the_nearest_of_all_below_the_target_is_found():
+    _, graph, cost = chain(8, 8)
+    graph = graph.with_multiples({1: 4})
+    for ratio in (0.45, 0.6, 0.75, 0.9):
+        task = problem(graph, cost, ratio, tolerance=0.001)
+        steps = meet_target(task)
+        beyond, _ = exhaustive(task)
+        assert task.missed(steps) == beyond + task.tolerance
+        assert beyond > 0
+
+
+def test_a_measure_that_is_not_known_is_refused(bench):
+    with pytest.raises(InputError, match=r"'flops'.*macs, params or latency"):
+        Measure.by_name("flops", bench("unet").cost)
+    with pytest.raises(InputError, match="table of layer times"):
+        Measure.by_name("latency", bench("unet").cost)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("mode", ["even", "whole"])
+def test_targets_of_the_cifar_unet_are_met_to_a_tenth_of_a_percent_with_widths_that_suit_hardware_too(mode):
+    model = unet(
+        sample_size=32,
+        in_channels=3,
+        out_channels=3,
+        layers_per_block=2,
+        block_out_channels=(128, 256, 256, 256),
+        down_block_types=("DownBlock2D", "AttnDownBlock2D", "DownBlock2D", "DownBlock2D"),
+        up_block_types=("UpBlock2D", "UpBlock2D", "AttnUpBlock2D", "UpBlock2D"),
+        norm_num_groups=32,
+        attention_head_dim=None,
+        downsample_padding=0,
+    )
+    inputs = {"sample": torch.zeros(1, 3, 32, 32), "timestep": torch.tensor([7])}
+    whole = trace(model, inputs, mode)
+    cost = CostModel.of(model, whole, inputs)
+    full = int(cost.macs(whole.full_widths))
+    for multiples in ({}, {1: 8}, {1: 16}, {1: 32}, {1: 16, 32: 32}):
+        graph = whole.with_multiples(multiples)
+        for ratio in (0.3, 0.43, 0.56, 0.69, 0.82, 0.95):
+            task = problem(graph, cost, ratio, tolerance=0.001)
+            assert 0 <= task.target - int(task.macs(meet_target(task))) <= 0.001 * full

@@ -1,0 +1,208 @@
+"""How near a MAC target is met on the CIFAR-10 U-Net with random weights, and how fast; torch-pruning beside it.
+
+torch-pruning takes pruning ratios, not targets: for each target the best ratio that bisection finds is given to its `BasePruner`
+(local, global and isomorphic ranking, with and without `round_to`). Everything is counted on the pruned networks by `count_macs`.
+Writes reports/engine/targets.json and .md, in about twelve minutes on one core: python benchmarks/targets.py [--quick]
+"""
+
+import argparse
+import copy
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch_pruning as tp
+from _manifest import REPORTS, markdown_table, publish
+from cifar_unet import cifar_unet
+from torch import nn
+
+from prunekit._files import atomic_path
+from prunekit.cost import CostModel, count_macs
+from prunekit.graph import ChannelGraph, PruningPlan, apply, trace
+from prunekit.graph.families import refresh
+from prunekit.search import WidthProblem, lost_importance, meet_target
+
+TARGETS = tuple(round(0.30 + 0.05 * i, 2) for i in range(14))
+MULTIPLES: Mapping[str, Mapping[int, int]] = {
+    "any widths": {},
+    "multiples of 8": {1: 8},
+    "multiples of 16": {1: 16},
+    "multiples of 32": {1: 32},
+    "32 at 32×32, 16 below": {1: 16, 32: 32},
+}
+RANKINGS = ("local", "global", "isomorphic")
+ROUND_TO = (None, 8, 16, 32)
+TOLERANCE = 0.001
+HALVINGS = 9
+
+
+def our_rows(model: nn.Module, inputs: Any, targets: tuple[float, ...]) -> dict[str, Any]:
+    """Figures of `meet_target` for both norm modes and all multiples."""
+    found: dict[str, Any] = {"tolerance": TOLERANCE, "setup_seconds": {}, "rows": []}
+    for mode in ("even", "whole"):
+        started = time.perf_counter()
+        graph = trace(model, inputs, mode)
+        cost = CostModel.of(model, graph, inputs)
+        found["setup_seconds"][mode] = time.perf_counter() - started
+        rng = np.random.default_rng(0)
+        scores = {group.name: rng.random(group.size) for group in graph}
+        for name, multiples in MULTIPLES.items():
+            limited = graph.with_multiples(multiples)
+            for asked in targets:
+                figures = our_row(model, inputs, limited, cost, scores, asked)
+                found["rows"].append({"norm_mode": mode, "widths": name, **figures})
+    return found
+
+
+def our_row(
+    model: nn.Module, inputs: Any, graph: ChannelGraph, cost: CostModel, scores: dict[str, Any], asked: float
+) -> dict[str, Any]:
+    full = int(cost.macs(graph.full_widths))
+    started = time.perf_counter()
+    problem = WidthProblem(graph, cost, lost_importance(graph, scores), int(asked * full), int(TOLERANCE * full))
+    widths = problem.widths(meet_target(problem))
+    seconds = time.perf_counter() - started
+    got = count_macs(apply(model, graph, PruningPlan.from_widths(graph, widths, scores), share=True), inputs).macs
+    return {"asked": asked, "got": got / full, "missed": (problem.target - got) / full, "seconds": seconds}
+
+
+class Peer:
+    """torch-pruning at any ratio; each ratio is tried once, and remembers how long it took."""
+
+    def __init__(self, model: nn.Module, inputs: Any, ranking: str, round_to: int | None) -> None:
+        self.model, self.inputs, self.ranking, self.round_to = model, inputs, ranking, round_to
+        self.tried: dict[float, tuple[int | str, float]] = {}
+
+    def __call__(self, ratio: float) -> tuple[int | str, float]:
+        """MACs, or why it failed, and seconds."""
+        if ratio not in self.tried:
+            started = time.perf_counter()
+            try:
+                macs: int | str = self.prune(ratio)
+            except Exception as error:  # whatever it raises is its result
+                macs = f"{type(error).__name__}: {' '.join(str(error).split())[:160]}"
+            self.tried[ratio] = (macs, time.perf_counter() - started)
+        return self.tried[ratio]
+
+    def prune(self, ratio: float) -> int:
+        model = copy.deepcopy(self.model)
+        attentions = [module for module in model.modules() if type(module).__name__ == "Attention"]
+        heads = {layer: int(a.heads) for a in attentions for layer in (a.to_q, a.to_k, a.to_v)}
+        pruner = tp.pruner.BasePruner(
+            model,
+            self.inputs,
+            tp.importance.GroupMagnitudeImportance(),
+            global_pruning=self.ranking != "local",
+            isomorphic=self.ranking == "isomorphic",
+            pruning_ratio=ratio,
+            round_to=self.round_to,
+            ignored_layers=[model.conv_out],
+            in_channel_groups={},  # its defaults are shared between pruners
+            out_channel_groups={},
+            channel_groups={},
+            num_heads=heads,
+        )
+        pruner.step()
+        refresh(model)  # it leaves attributes of diffusers' modules stale, on which they assert
+        return count_macs(model, self.inputs).macs
+
+    def best(self, target: int, full: int) -> dict[str, Any]:
+        """The ratio with most MACs at or below the target among those that bisection visits."""
+        low, high, seconds, found, failure = 0.0, 1.0, 0.0, (0.0, 0), None
+        for _ in range(HALVINGS):
+            ratio = 0.5 * (low + high)
+            macs, took = self(ratio)
+            seconds += took
+            if isinstance(macs, str):
+                failure = macs
+            elif found[1] < macs <= target:
+                found = (ratio, macs)
+            low, high = (ratio, high) if isinstance(macs, int) and macs > target else (low, ratio)
+        if found[1] == 0:
+            least = min((macs for macs, _ in self.tried.values() if isinstance(macs, int)), default=full)
+            return {"failure": failure or "never so small", "least_reached": least / full, "seconds": seconds}
+        return {"ratio": found[0], "got": found[1] / full, "missed": (target - found[1]) / full, "seconds": seconds}
+
+
+def peer_rows(model: nn.Module, inputs: Any, targets: tuple[float, ...]) -> list[dict[str, Any]]:
+    full = count_macs(model, inputs).macs
+    rows = []
+    for ranking in RANKINGS:
+        for round_to in ROUND_TO:
+            peer = Peer(model, inputs, ranking, round_to)
+            for asked in targets:
+                best = peer.best(int(asked * full), full)
+                rows.append({"ranking": ranking, "round_to": round_to, "asked": asked, **best})
+    return rows
+
+
+def markdown(figures: dict[str, Any], targets: tuple[float, ...]) -> str:
+    """Tables of what was missed, in per cent of the base."""
+    ours, peers = figures["prunekit"]["rows"], figures["torch_pruning"]
+    lines = [
+        "# MAC targets on the CIFAR-10 U-Net (random weights)\n",
+        "How far below the target the pruned network ends, in % of the base's MACs (no result is above its target), and seconds "
+        "per target. Made by `python benchmarks/targets.py`; the figures are in `targets.json`.\n",
+    ]
+    for mode in ("even", "whole"):
+        table = [
+            [f"{asked:.2f}", *(cell(ours, norm_mode=mode, widths=name, asked=asked) for name in MULTIPLES)]
+            for asked in targets
+        ]
+        lines += [f"## prunekit, norm mode `{mode}`\n", markdown_table(["target", *MULTIPLES], table)]
+    for ranking in RANKINGS:
+        table = [
+            [f"{asked:.2f}", *(cell(peers, ranking=ranking, round_to=r, asked=asked) for r in ROUND_TO)]
+            for asked in targets
+        ]
+        names = ["no round_to" if r is None else f"round_to={r}" for r in ROUND_TO]
+        lines += [f"## torch-pruning, {ranking}, best ratio by bisection\n", markdown_table(["target", *names], table)]
+    lines.append(
+        "A dash: no ratio that bisection visits came to the target or below it (the reason and the least that was reached are "
+        "in `targets.json`). With `round_to`, layers tied to a group norm of 32 groups stay whole: the number to remove is "
+        "counted within one norm group and rounded on the whole width. Repeated ratios are pruned once, and their time is "
+        "counted for each target.\n"
+    )
+    return "\n".join(lines)
+
+
+def cell(rows: list[dict[str, Any]], **keys: Any) -> str:
+    (row,) = [row for row in rows if all(row[key] == value for key, value in keys.items())]
+    return f"{100 * row['missed']:.4f} ({row['seconds']:.2f} s)" if "missed" in row else "—"
+
+
+def summary(rows: list[dict[str, Any]], *keys: str) -> dict[str, Any]:
+    """Worst miss, slowest target and failures by kind."""
+    found: dict[str, Any] = {}
+    for row in rows:
+        name = ", ".join(str(row[key]) for key in keys)
+        worst = found.setdefault(name, {"worst_missed": 0.0, "slowest_seconds": 0.0, "failures": 0})
+        worst["worst_missed"] = max(worst["worst_missed"], row.get("missed", 0.0))
+        worst["slowest_seconds"] = max(worst["slowest_seconds"], row["seconds"])
+        worst["failures"] += "missed" not in row
+    return found
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--quick", action="store_true", help="two targets only")
+    parser.add_argument("--output", type=Path, default=REPORTS)
+    arguments = parser.parse_args()
+    targets = (0.5, 0.8) if arguments.quick else TARGETS
+    torch.set_num_threads(1)
+    model, inputs = cifar_unet()
+    ours, peers = our_rows(model, inputs, targets), peer_rows(model, inputs, targets)
+    summaries = {"prunekit": summary(ours["rows"], "norm_mode", "widths")}
+    summaries["torch_pruning"] = summary(peers, "ranking", "round_to")
+    base = {"macs": count_macs(model, inputs).macs, "threads": torch.get_num_threads()}
+    figures = {**base, "summary": summaries, "prunekit": ours, "torch_pruning": peers}
+    publish("targets", figures, arguments.output)
+    with atomic_path(arguments.output / "targets.md") as part:
+        part.write_text(markdown(figures, targets), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,153 @@
+"""Model cards: the README.md of a slim or an experts folder, with front matter that the Hugging Face Hub reads.
+
+Every figure comes from the folder's own configs; what they do not say is left out. Texts of a config are escaped for where
+they stand, so that none can add a key to the front matter or markup to the page.
+"""
+
+import html
+import json
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from prunekit._types import JsonDict
+
+__all__ = ["experts_card", "slim_card"]
+
+_CONDITIONS = ("num_class_embeds", "class_embed_type", "encoder_hid_dim", "cross_attention_dim")
+_HUB_ID = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")
+
+
+def slim_card(config: JsonDict) -> str:
+    """The card of one slim model.
+
+    Args:
+        config: what its ``config.json`` says.
+    """
+    group, timesteps = config["timestep_group"], config["num_timesteps"]
+    whole = (group["start"], group["stop"]) == (0, timesteps)
+    provenance = _mapping(config.get("provenance"))
+    rows = {
+        "Architecture before pruning": _plain(config["model"]["class"]),
+        "MACs per sample per evaluation": _of(config["macs"], provenance.get("base_macs")),
+        "Target": _number(provenance.get("target_macs"), " MACs"),
+        "Parameters": _number(config["params"]),
+        "Timesteps": f"{group['start']} … {group['stop'] - 1} of {timesteps} (0 is the cleanest), group {group['index']}",
+        **_circumstances(config),
+    }
+    load = [
+        "from prunekit.slim import load_slim",
+        'slim = load_slim("path/to/this/folder")',
+        "prediction = slim.model(noisy, timestep)",
+    ]
+    title = "Slim denoiser" if whole else f"Slim denoiser for timesteps {group['start']} … {group['stop'] - 1}"
+    told = "A network of a diffusion model, with channels removed."
+    if not whole:
+        told += " It serves the timesteps below only; others need the slim models of their own timesteps."
+    return _card(config, whole, title, told, rows, load)
+
+
+def experts_card(configs: Sequence[JsonDict], extra: JsonDict | None = None) -> str:
+    """The card of an experts folder.
+
+    Args:
+        configs: its slim models' ``config.json``, in the order of the timestep groups.
+        extra: what its ``experts.json`` says beside the groups.
+    """
+    first = configs[0]
+    rows = {
+        "Architecture before pruning": _plain(first["model"]["class"]),
+        "Experts": str(len(configs)),
+        "Parameters in all": _number(sum(config["params"] for config in configs)),
+        "Budget": _number(_mapping(extra).get("budget"), " of the base's MACs"),
+        **_circumstances(first),
+    }
+    header = "| timesteps | MACs per sample per evaluation | target | parameters |\n|---|---|---|---|"
+    lines = [
+        f"| {config['timestep_group']['start']} … {config['timestep_group']['stop'] - 1} "
+        f"| {_of(config['macs'], provenance.get('base_macs'))} | {_number(provenance.get('target_macs')) or '–'} "
+        f"| {_number(config['params'])} |"
+        for config in configs
+        for provenance in [_mapping(config.get("provenance"))]
+    ]
+    load = [
+        "from prunekit.nets import load_experts",
+        'unet = load_experts("path/to/this/folder")',
+        "prediction = unet(noisy, timestep).sample",
+    ]
+    told = (
+        "One denoiser made of several networks: every sample goes to the expert of its timestep. "
+        "It stands where a diffusers pipeline has its `unet`."
+    )
+    return _card(first, True, "Timestep experts", told, rows, load, "\n".join([header, *lines, ""]))
+
+
+def _card(
+    config: JsonDict,
+    makes_images: bool,
+    title: str,
+    told: str,
+    rows: Mapping[str, str],
+    load: Sequence[str],
+    table: str = "",
+) -> str:
+    figures = "\n".join(f"| {name} | {value} |" for name, value in rows.items() if value)
+    body = f"# {title}\n\n{told}\n\n| | |\n|---|---|\n{figures}\n"
+    if table:
+        body += f"\n{table}"
+    code = "\n".join(load)
+    return f"---\n{_front_matter(config, makes_images)}---\n\n{body}\n```python\n{code}\n```\n"
+
+
+def _front_matter(config: JsonDict, makes_images: bool) -> str:
+    """YAML for the hub; each value is JSON, which is YAML too, in ASCII and on one line."""
+    model = config["model"]
+    unconditional = model["class"] == "UNet2DModel" and not any(model["config"].get(key) for key in _CONDITIONS)
+    base = _mapping(config.get("provenance")).get("base_model")
+    values: dict[str, Any] = {"library_name": "prunekit", "tags": ["diffusion", "pruning", "structural-pruning"]}
+    if makes_images and unconditional:
+        values["pipeline_tag"] = "unconditional-image-generation"
+    if isinstance(base, str) and len(base) <= 96 and _HUB_ID.fullmatch(base):
+        values["base_model"] = base
+    return "".join(f"{key}: {json.dumps(value)}\n" for key, value in values.items())
+
+
+def _circumstances(config: JsonDict) -> dict[str, str]:
+    """What a config says of how the model is used and where it comes from."""
+    provenance = _mapping(config.get("provenance"))
+    data = _mapping(config.get("data"))
+    steps = provenance.get("finetuned_steps")
+    return {
+        "Predicts": _plain(config.get("prediction_type")),
+        "Noise schedule": _plain(_mapping(config.get("noise_schedule")).get("kind")),
+        "Trained on": _plain(data.get("source")),
+        "Pruned by": ", ".join(
+            f"{key} {_plain(provenance[key])}" for key in ("criterion", "proposer") if provenance.get(key)
+        ),
+        "Fine-tuned": _number(steps, " train steps"),
+        "Base's SHA-256": _plain(provenance.get("base_sha256")),
+    }
+
+
+def _mapping(value: Any) -> JsonDict:
+    return value if isinstance(value, Mapping) else {}
+
+
+def _number(value: Any, unit: str = "") -> str:
+    return f"{value:,}{unit}" if isinstance(value, int | float) and not isinstance(value, bool) else ""
+
+
+def _of(macs: int, before: Any) -> str:
+    """``after of before (percent)``, or only the figure where the base's is not known."""
+    if not isinstance(before, int) or before <= 0:
+        return _number(macs)
+    return f"{macs:,} of {before:,} before ({100 * macs / before:.1f} %)"
+
+
+def _plain(value: Any) -> str:
+    """A config's text as plain words in a table cell: one line, no markup, at most 120 characters."""
+    if value is None:
+        return ""
+    words = " ".join(str(value).split())[:120]
+    words = "".join(character for character in words if character.isprintable())
+    return re.sub(r"([\\`*_{}\[\]()#+!|~:@])", r"\\\1", html.escape(words, quote=False)).replace("\\:", "&#58;")

@@ -1,0 +1,68 @@
+"""A base: a trained denoiser with what is needed to use it, and the checkpoint that it is saved as."""
+
+import io
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save as safetensors_bytes
+from torch import nn
+
+from prunekit._files import atomic_path
+from prunekit._types import JsonDict
+from prunekit.checkpoint.spec import ModelSpec
+from prunekit.schedule import NoiseSchedule
+
+__all__ = ["FORMAT", "Base", "save_base"]
+
+FORMAT = "prunekit-base/1"
+
+
+@dataclass(frozen=True)
+class Base:
+    """A trained denoiser and its circumstances.
+
+    Args:
+        model: the network, in eval mode on the CPU.
+        spec: how to build it again.
+        schedule: the noise schedule that it was trained with.
+        prediction_type: what the network predicts: ``epsilon``, ``sample`` or ``v_prediction``.
+        data: image source that it was trained on (``source``, ``resolution``), or empty.
+        provenance: free-form JSON: who made it, with which figures.
+        sha256: hash of the file that it was read from, empty for one made in memory.
+        notes: what a user should know about how it was read, one sentence each; not saved.
+    """
+
+    model: nn.Module
+    spec: ModelSpec
+    schedule: NoiseSchedule
+    prediction_type: str = "epsilon"
+    data: JsonDict = field(default_factory=dict)
+    provenance: JsonDict = field(default_factory=dict)
+    sha256: str = ""
+    notes: tuple[str, ...] = ()
+
+    def about(self) -> dict[str, Any]:
+        """Everything but the weights, JSON-able."""
+        return {
+            "model": self.spec.to_json(),
+            "noise_schedule": self.schedule.to_config(),
+            "prediction_type": self.prediction_type,
+            "data": dict(self.data),
+            "provenance": dict(self.provenance),
+        }
+
+
+def save_base(base: Base, path: Path) -> None:
+    """Write a base checkpoint; the suffix chooses the form (``.safetensors``, else torch's zip). Atomic."""
+    state = {key: value.detach().cpu().contiguous() for key, value in base.model.state_dict().items()}
+    with atomic_path(path) as part:
+        if path.suffix == ".safetensors":
+            about = json.dumps({"format": FORMAT, **base.about()}, sort_keys=True)
+            part.write_bytes(safetensors_bytes(state, metadata={"prunekit": about}))
+        else:
+            buffer = io.BytesIO()  # gives the archive a fixed inner name, so that equal weights are equal bytes
+            torch.save({"format": FORMAT, **base.about(), "state_dict": state}, buffer)
+            part.write_bytes(buffer.getvalue())

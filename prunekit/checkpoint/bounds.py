@@ -1,0 +1,144 @@
+"""What a file may ask for: bounds on JSON, on its numbers, and on what building a network takes. Checked before, not after."""
+
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.overrides import TorchFunctionMode
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from prunekit._files import read_json
+from prunekit._types import JsonDict
+from prunekit.errors import FileFormatError
+
+__all__ = ["Frugal", "ParametersOnMeta", "check_schedule", "check_values", "one_line", "read_bounded_json"]
+
+MAX_JSON_BYTES = 16 * 2**20  # a plan of 200,000 kept channels takes 3 MB
+MAX_NUMBER = 2**20
+MAX_TEXT = 256  # characters
+MAX_DEPTH = 4
+MAX_ARRAY = 2**26  # elements of one tensor that is made for real before the file's own are read
+
+
+def read_bounded_json(path: Path, expected_format: str | None = None) -> dict[str, Any]:
+    """Read a JSON object of at most 16 MiB.
+
+    Raises:
+        MissingFileError: there is no such file.
+        FileFormatError: it is longer, no JSON object, or of another format.
+    """
+    if path.is_file() and path.stat().st_size > MAX_JSON_BYTES:
+        raise FileFormatError(
+            f"{path} has {path.stat().st_size:,} bytes; expected a config of at most {MAX_JSON_BYTES:,}."
+        )
+    return read_json(path, expected_format)
+
+
+def check_values(config: Any, what: str, count: int = 4096) -> None:
+    """Refuse a config with anything but a few plain values of sane size.
+
+    Args:
+        config: what a file says.
+        what: its name in the message.
+        count: how many values it may have.
+
+    Raises:
+        FileFormatError: a number above 2²⁰, a long text, deep nesting, too many values, or no JSON value.
+    """
+    left: list[tuple[Any, int]] = [(config, 0)]
+    while left:
+        value, depth = left.pop()
+        inner: Sequence[Any] = ()
+        if isinstance(value, Mapping):
+            inner = [*value.keys(), *value.values()]
+        elif isinstance(value, list | tuple):
+            inner = value
+        else:
+            _check_plain(value, what)
+        count -= 1 + len(inner)
+        if count < 0 or (inner and depth >= MAX_DEPTH):
+            raise FileFormatError(f"{what} has too many values or is nested too deeply; expected a short, flat config.")
+        left += [(one, depth + 1) for one in inner]
+
+
+def _check_plain(value: Any, what: str) -> None:
+    """Refuse a single value that is no plain one of sane size."""
+    if isinstance(value, str):
+        if len(value) > MAX_TEXT:
+            raise FileFormatError(f"{what} has a text of {len(value):,} characters; expected at most {MAX_TEXT}.")
+    elif isinstance(value, int | float):
+        if not abs(value) <= MAX_NUMBER:
+            huge = isinstance(value, int) and value.bit_length() > 64
+            raise FileFormatError(
+                f"{what} has the number {'of many digits' if huge else value}; expected at most {MAX_NUMBER:,}."
+            )
+    elif value is not None:
+        raise FileFormatError(f"{what} holds a {type(value).__name__}; expected numbers and short texts.")
+
+
+def check_schedule(config: Any, what: str) -> None:
+    """Bounds of a noise schedule's config, which may list one number per timestep; see :func:`check_values`."""
+    check_values(config, what, count=4 * MAX_NUMBER)
+
+
+def one_line(error: BaseException) -> str:
+    """First sentence of a message from below, on one line."""
+    said = " ".join(str(error).split()).split(". ")[0].rstrip(".")[:300]
+    name = type(error).__name__
+    return f"{name} {said}" if isinstance(error, KeyError) else said or name
+
+
+class Frugal(TorchDispatchMode):
+    """Counts the tensor operations of a network's constructor, and refuses before memory is taken.
+
+    Args:
+        operations: how many there may be.
+        elements: how many elements may be made in all outside the meta device.
+
+    Raises:
+        FileFormatError: from within the constructor, when a bound is passed.
+    """
+
+    def __init__(self, operations: int, elements: int) -> None:
+        super().__init__()  # type: ignore[no-untyped-call, unused-ignore]
+        self.operations, self.elements = operations, elements
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """See :class:`torch.utils._python_dispatch.TorchDispatchMode`."""
+        kwargs = kwargs or {}
+        self.operations -= 1
+        if self.operations < 0:
+            raise FileFormatError("The config asks for more layers than the file has tensors for.")
+        makes = not any(isinstance(value, Tensor) for value in args)
+        on_meta = torch.device(kwargs.get("device") or "cpu").type == "meta"
+        if makes and not on_meta:
+            self.elements -= _size(args)
+            if self.elements < 0:
+                raise FileFormatError("The config asks for tensors far larger than the file's own.")
+        result = func(*args, **kwargs)
+        functional = not func._schema.name.endswith("_") and "empty" not in func._schema.name
+        if functional and isinstance(result, Tensor) and result.numel() > MAX_ARRAY:
+            raise FileFormatError(f"The config asks for a table of {result.numel():,} numbers; expected no such table.")
+        return result
+
+
+def _size(args: tuple[Any, ...]) -> int:
+    """Elements that a factory function makes, by its arguments."""
+    for value in args:
+        if isinstance(value, list | tuple) and all(isinstance(size, int) for size in value):
+            return math.prod(value)
+    return max((abs(value) for value in args if isinstance(value, int)), default=0)
+
+
+class ParametersOnMeta(TorchFunctionMode):
+    """Uninitialised tensors, as layers make them for their weights, go to the meta device; all others are real."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: JsonDict | None = None) -> Any:
+        """See :class:`torch.overrides.TorchFunctionMode`."""
+        options = dict(kwargs or {})
+        if func is torch.empty:
+            options["device"] = "meta"
+        return func(*args, **options)

@@ -1,0 +1,193 @@
+"""A network by its name and constructor arguments: the registry of architectures, and networks that the caller builds."""
+
+import inspect
+import json
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from prunekit._types import JsonDict
+from prunekit.checkpoint.bounds import Frugal, ParametersOnMeta, check_values, one_line
+from prunekit.errors import FileFormatError, InputError, PrunekitError
+
+__all__ = ["ARCHITECTURES", "Factory", "ModelSpec", "shapes_of"]
+
+ARCHITECTURES = (
+    "DiTTransformer2DModel",
+    "Transformer2DModel",
+    "UNet2DConditionModel",
+    "UNet2DModel",
+)
+"""Classes of diffusers that a file may name. A file can never name anything else."""
+
+Factory = Callable[[JsonDict], nn.Module]
+"""Builds the unpruned network from its config, for networks outside the registry."""
+
+_MAX_SAMPLE = 2**24  # elements of one input
+_MAX_PARAMETERS = 2**35
+_MAX_TENSORS = 20_000
+
+
+@dataclass(frozen=True)
+class ModelSpec:
+    """A network by its class name and constructor arguments.
+
+    Args:
+        class_name: one of :data:`ARCHITECTURES`, or any name with a ``factory``.
+        config: constructor arguments, JSON-able.
+        factory: builds the network from ``config`` where its class is not in the registry; never stored.
+        inputs: arguments of one forward pass at batch 1, for such networks; never stored.
+    """
+
+    class_name: str
+    config: JsonDict
+    factory: Factory | None = field(default=None, compare=False, repr=False)
+    inputs: Mapping[str, Any] | tuple[Any, ...] | None = field(default=None, compare=False, repr=False)
+
+    def build(self) -> nn.Module:
+        """A freshly initialised network.
+
+        Raises:
+            InputError: the class is unknown or does not take the config.
+        """
+        make = self._class() if self.factory is None else None
+        try:
+            model: nn.Module = make(**self.config) if make else self.factory(self.config)  # type: ignore[misc]
+        except PrunekitError:
+            raise
+        except Exception as error:  # constructors say in many ways that they do not take something
+            raise InputError(f"{self.class_name} does not take this config: {one_line(error)}.") from error
+        return model
+
+    def skeleton(self, shapes: Mapping[str, tuple[int, ...]]) -> nn.Module:
+        """The network without memory for its weights, built within bounds that the tensors of a file set.
+
+        What no file stores (non-persistent buffers) is there with its values. A factory's network is built as the factory
+        builds it, within the same bounds.
+
+        Args:
+            shapes: of the file's tensors, by name; they may be smaller than the network's.
+
+        Raises:
+            FileFormatError: the config asks for more than such a file can stand for.
+            InputError: the class is unknown or does not take the config.
+        """
+        if len(shapes) > _MAX_TENSORS:
+            raise FileFormatError(f"The file has {len(shapes):,} tensors; expected at most {_MAX_TENSORS:,}.")
+        elements = 2**26 + 1024 * sum(map(math.prod, shapes.values()))
+        if self.factory is not None:
+            with Frugal(1_000_000, elements):
+                return self.build()
+        operations = 4096 + 32 * len(shapes)
+        with torch.device("meta"), Frugal(operations, elements):
+            model = self.build()
+        if sum(parameter.numel() for parameter in model.parameters()) > _MAX_PARAMETERS:
+            raise FileFormatError(f"The config describes more than {_MAX_PARAMETERS:,} parameters.")
+        stored = set(model.state_dict())
+        if all(name in stored or name in shapes for name, _ in model.named_buffers()):
+            return model
+        with ParametersOnMeta(), Frugal(operations, elements):
+            model = self.build()
+        lost = [name for name, buffer in model.named_buffers() if name not in stored and buffer.is_meta]
+        if lost:
+            raise InputError(f"{self.class_name} cannot be built without its weights ({', '.join(lost[:3])}).")
+        return model
+
+    def _class(self) -> Any:
+        import diffusers  # noqa: PLC0415 - takes seconds, and only known architectures need it
+
+        if self.class_name not in ARCHITECTURES:
+            raise InputError(
+                f"Unknown architecture {self.class_name[:80]!r}; expected one of {', '.join(ARCHITECTURES)}, "
+                "or a factory that builds it."
+            )
+        return getattr(diffusers, self.class_name)
+
+    def example_inputs(self) -> Any:
+        """Arguments of one forward pass at batch 1, by name, as the architecture wants them.
+
+        Raises:
+            InputError: the class is unknown and the caller gave no inputs.
+        """
+        if self.inputs is not None:
+            return self.inputs
+        arguments = inspect.signature(self._class()).parameters.values()
+        config = {argument.name: argument.default for argument in arguments} | dict(self.config)
+        height, width = _sides(config)
+        noisy = torch.zeros(1, int(config["in_channels"]), height, width)
+        inputs = {"sample": noisy, "timestep": torch.zeros(1, dtype=torch.long)}
+        if self.class_name.endswith("Transformer2DModel"):
+            inputs["hidden_states"] = inputs.pop("sample")
+        if (
+            self.class_name == "DiTTransformer2DModel"
+            or config.get("num_class_embeds")
+            or config.get("class_embed_type") == "timestep"
+            or str(config.get("norm_type")).startswith("ada_norm_zero")
+        ):
+            inputs["class_labels"] = torch.zeros(1, dtype=torch.long)
+        if self.class_name == "UNet2DConditionModel":
+            inputs["encoder_hidden_states"] = torch.zeros(1, 8, int(config.get("cross_attention_dim") or 1280))
+        return inputs
+
+    def with_factory(self, factory: Factory | None, inputs: Any = None) -> "ModelSpec":
+        """The same network, built by the caller's function and run with the caller's inputs."""
+        return replace(self, factory=factory, inputs=inputs)
+
+    @classmethod
+    def of(cls, model: Any) -> "ModelSpec":
+        """The spec of a diffusers model, from its own config."""
+        name = type(model).__name__
+        if name not in ARCHITECTURES or not hasattr(model, "config"):
+            raise InputError(
+                f"{name} is not one of {', '.join(ARCHITECTURES)}; it cannot be described by a config alone."
+            )
+        config = {key: value for key, value in dict(model.config).items() if not key.startswith("_")}
+        return cls(name, json.loads(json.dumps(config)))
+
+    def to_json(self) -> dict[str, Any]:
+        """``{"class", "config"}``."""
+        return {"class": self.class_name, "config": dict(self.config)}
+
+    @classmethod
+    def from_json(cls, data: JsonDict) -> "ModelSpec":
+        """Read ``{"class", "config"}``, or a diffusers ``config.json`` with its ``_class_name``; sizes are bounded.
+
+        Raises:
+            FileFormatError: keys are missing, or a value is beyond any network's.
+        """
+        if not isinstance(data, Mapping):
+            raise FileFormatError(f"An architecture needs 'class' and 'config'; got a {type(data).__name__}.")
+        try:
+            short = "_class_name" not in data
+            name, config = (data["class"], dict(data["config"])) if short else (data["_class_name"], dict(data))
+        except (KeyError, TypeError, ValueError) as error:
+            found = ", ".join(sorted(map(str, data))[:9])
+            raise FileFormatError(f"An architecture needs 'class' and 'config'; got {found or 'nothing'}.") from error
+        config = {str(key): value for key, value in config.items() if not str(key).startswith("_")}
+        spec = cls(str(name), config)
+        check_values(spec.config, f"The config of {spec.class_name[:80]!r}")
+        if isinstance(config.get("sample_size"), int | list | tuple):
+            _sides(config)
+        return spec
+
+
+def shapes_of(state: Mapping[str, Tensor]) -> dict[str, tuple[int, ...]]:
+    """Shape of every tensor, by name."""
+    return {key: tuple(tensor.shape) for key, tensor in state.items()}
+
+
+def _sides(config: JsonDict) -> tuple[int, int]:
+    """Height and width of a sample, 32 where the config is silent."""
+    size = config.get("sample_size") or 32
+    sides = [size, size] if isinstance(size, int) else list(size)
+    channels = config.get("in_channels") or 1
+    whole = all(isinstance(number, int) and number > 0 for number in (*sides, channels))
+    if len(sides) != 2 or not whole or math.prod(sides) * channels > _MAX_SAMPLE:
+        raise FileFormatError(
+            f"The config's sample_size {size} with in_channels {channels} is no image of 1 … {_MAX_SAMPLE:,} numbers."
+        )
+    return sides[0], sides[1]

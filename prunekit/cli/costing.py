@@ -1,0 +1,148 @@
+"""The command ``cost``: MACs and parameters by module and by operator, what is not counted, and what other counters say."""
+
+from collections import Counter
+from collections.abc import Mapping
+from typing import Annotated, Any
+
+import typer
+
+from prunekit.cli.console import emit, print_table
+from prunekit.cli.options import ConfigOption, Json
+from prunekit.errors import InputError
+
+__all__ = ["ModelPath", "cost"]
+
+ModelPath = Annotated[str, typer.Argument(help="Base checkpoint, diffusers folder, slim folder or experts folder.")]
+
+
+def cost(
+    model: ModelPath,
+    config: ConfigOption = None,
+    depth: Annotated[int, typer.Option(help="How deep the tables of modules go.")] = 2,
+    compare: Annotated[bool, typer.Option(help="Show fvcore's and thop's figures and where they differ.")] = True,
+    json: Json = False,
+) -> None:
+    """MACs and parameters of a model by module and by operator, and what was not counted."""
+    from prunekit.cost import count_macs, other_counters
+    from prunekit.pipeline.opening import open_model
+
+    if depth < 1:
+        raise InputError(f"Got --depth {depth}; expected at least 1, the model's own children.")
+    opened = open_model(model, config)
+    counted = {name: count_macs(part, opened.inputs) for name, part in opened.parts().items()}
+    if len(counted) == 1:
+        (only,) = counted.values()
+        data: dict[str, Any] = only.to_json()
+        if compare:
+            others = other_counters(opened.model, opened.inputs, only)
+            data["other_counters"] = {name: other.to_json() for name, other in others.items()}
+    else:
+        data = {**opened.mean_cost(counted), **_of_experts(counted)}
+    if json:
+        emit(True, data)
+    else:
+        _show(model, data, depth)
+
+
+def _of_experts(counted: Mapping[str, Any]) -> dict[str, Any]:
+    """What the experts' mean cannot say: each one's operators and parameters, under its name."""
+    return {
+        "by_operator": {
+            f"{name}.{op}": macs for name, count in counted.items() for op, macs in count.by_operator.items()
+        },
+        "params_by_module": {
+            f"{name}.{module}" if module else name: params
+            for name, count in counted.items()
+            for module, params in count.params_by_module.items()
+        },
+        "unknown": sorted({operator for count in counted.values() for operator in count.unknown}),
+    }
+
+
+def _show(model: str, data: Mapping[str, Any], depth: int) -> None:
+    flops, params = f"{data['flops']:,.0f} FLOPs = 2·MACs", f"{data['params']:,} parameters"
+    print(f"{model}: {data['macs']:,.0f} MACs ({flops}) per sample per evaluation, {params}")
+    experts: Mapping[str, Any] = data.get("experts", {})
+    of_each = ", in shares of each expert's own MACs" if experts else ""
+    mean = f"; the total is the mean over {data['mean_over']}" if experts else ""
+
+    def share(name: str, macs: int) -> str:
+        return f"{100 * macs / (experts.get(name.split('.')[0], data)['macs'] or 1):.1f} %"
+
+    depth += bool(experts)  # each name begins with its expert's
+    by_module, sizes = data["by_module"], data["params_by_module"]
+    shown = [name for name in dict.fromkeys([*sizes, *by_module]) if name and name.count(".") < depth]
+    rows = [
+        [name, f"{sizes.get(name, 0):,}", f"{by_module.get(name, 0):,}", share(name, by_module.get(name, 0))]
+        for name in shown
+    ]
+    print_table(f"By module{of_each}{mean}", ["module", "parameters", "MACs", "share"], rows)
+    operators = [[name, f"{macs:,}", share(name, macs)] for name, macs in data["by_operator"].items()]
+    print_table(f"By operator{of_each}", ["operator", "MACs", "share"], operators)
+    if "other_counters" in data:
+        _show_others(data, depth)
+    elif experts:
+        print("Other counters are shown for one network: ask for the cost of the base or of one slim folder.")
+    _show_uncounted(data)
+
+
+def _show_others(data: Mapping[str, Any], depth: int) -> None:
+    """Every other counter's figure and what makes it differ, then where."""
+    others = data["other_counters"]
+    for name, other in others.items():
+        if other["figure"] is None:
+            print(f"{name}: failed ({other['failed']})")
+            continue
+        differs = 100 * (other["figure"] / data["macs"] - 1) if data["macs"] else 0.0
+        print(f"{name}: {other['figure']:,} MACs ({_signed(differs, '.2f')} % of ours), {other['params']:,} parameters")
+        for operator, macs in other["omits"].items():
+            print(f"  −{macs:,} {operator}: {_left_out(operator)}")
+        for operator, macs in other["adds"].items():
+            print(f"  +{macs:,} {operator}: {_counted_besides(operator)}")
+        if other["params"] < data["params"]:
+            print(f"  −{data['params'] - other['params']:,} parameters of layers that it has no rule for")
+    changes: Counter[tuple[str, str, str]] = Counter()
+    for name, other in others.items():
+        for row in other.get("differences", ()):
+            module = ".".join(row["module"].split(".")[:depth]) or "(outside its modules)"
+            changes[module, row["operator"], name] += row["figure"] - row["macs"]
+    order = [".".join(name.split(".")[:depth]) for name in data["params_by_module"]]
+    places = sorted({key[:2] for key in changes}, key=lambda place: order.index(place[0]) if place[0] in order else -1)
+    if places:
+        rows = [[*place, *(_signed(changes[*place, name]) for name in others)] for place in places]
+        print_table("Where they differ from ours, in MACs", ["module", "operator", *others], rows)
+
+
+def _signed(value: float, form: str = "") -> str:
+    return f"{value:+,{form}}".replace("-", "−") if value else "="
+
+
+def _left_out(operator: str) -> str:
+    """Why another counter has less of an operator."""
+    match operator:
+        case "scaled_dot_product_attention":
+            return "the products of fused attention, which it does not see"
+        case "matmul":
+            return "matrix products outside layers, which it does not see"
+        case _:
+            return "layers that it has no rule for"
+
+
+def _counted_besides(operator: str) -> str:
+    """Why another counter has more of an operator."""
+    if operator in ("convolution", "linear", "matmul"):
+        return "more than was multiplied (transposed convolutions with a stride, layers used under two names)"
+    kind = next((kind for kind in ("norm", "softmax", "pool", "upsampl") if kind in operator), "")
+    names = {"norm": "norms", "softmax": "softmax", "pool": "pooling", "upsampl": "resampling"}
+    return f"{names.get(kind, 'arithmetic')}, no multiply-accumulates by our convention"
+
+
+def _show_uncounted(data: Mapping[str, Any]) -> None:
+    uncounted: Mapping[str, int] = data["uncounted"]
+    unknown = [f"{operator} ×{uncounted[operator]}" for operator in data["unknown"]]
+    if unknown:
+        print(f"No formula: {', '.join(unknown)}. What they multiply is missing above.")
+    most = sorted(uncounted, key=lambda operator: -uncounted[operator])
+    rest = ", ".join(f"{operator} ×{uncounted[operator]}" for operator in most if operator not in data["unknown"])
+    calls = "; calls of all experts together" if "experts" in data else ""
+    print(f"Not counted (no multiply-accumulates by convention{calls}): {rest or 'nothing'}")

@@ -1,0 +1,46 @@
+"""The command that hands a model over to other runtimes: ``export``."""
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from prunekit.cli.console import emit, refuse_existing
+from prunekit.cli.options import ConfigOption, Json, Overwrite
+
+__all__ = ["COMMANDS"]
+
+
+def export(
+    model: Annotated[str, typer.Argument(help="Base checkpoint, diffusers folder, slim folder or experts folder.")],
+    config: ConfigOption = None,
+    output: Annotated[
+        Path, typer.Option(help="File to write; experts become one file each, model-group-0.onnx and on.")
+    ] = Path("model.onnx"),
+    tolerance: Annotated[float, typer.Option(help="Largest difference from the network that is let through.")] = 1e-4,
+    overwrite: Overwrite = False,
+    json: Json = False,
+) -> None:
+    """Write a model as ONNX with a free batch size, checked with onnxruntime (needs the onnx extra)."""
+    import torch
+
+    from prunekit.export import export_onnx
+    from prunekit.pipeline.opening import open_model
+
+    opened = open_model(model, config)
+    parts = opened.parts()
+    targets = {name: output.with_stem(f"{output.stem}-{name}") if name else output for name in parts}
+    for target in targets.values():
+        refuse_existing(target, overwrite)
+    inputs = opened.inputs
+    if "timestep" in inputs:  # the check draws from 0 to this
+        inputs["timestep"] = torch.full_like(inputs["timestep"], opened.schedule.num_timesteps - 1)
+    facts: list[dict[str, Any]] = []
+    for name, part in parts.items():
+        made = export_onnx(part, inputs, targets[name], tolerance)
+        facts.append({"output": str(made.path), "inputs": list(made.inputs), "difference": made.difference})
+    lines = [f"Written to {fact['output']}; differs by {fact['difference']:.1e} at most" for fact in facts]
+    emit(json, facts[0] if len(facts) == 1 else {"experts": facts}, lines)
+
+
+COMMANDS = (export,)

@@ -1,0 +1,217 @@
+"""Kinds of layers that take their own time, how to run one at any widths, and tables of their times."""
+
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from prunekit._types import FloatArray, IntArray, JsonDict
+from prunekit.cost.closed_form import CostModel
+from prunekit.graph.layers import layer_kind
+from prunekit.graph.surgery import Inputs, run_once
+
+__all__ = ["LayerOp", "LayerTimes", "Used", "layers_used", "operation"]
+
+Op = Literal["conv", "depthwise", "transposed", "linear", "attention"]
+_CONV = {1: F.conv1d, 2: F.conv2d, 3: F.conv3d}
+_TRANSPOSED = {1: F.conv_transpose1d, 2: F.conv_transpose2d, 3: F.conv_transpose3d}
+
+
+@dataclass(frozen=True)
+class LayerOp:
+    """What decides a layer's time, its widths aside; layers that agree in it share a table.
+
+    Args:
+        op: kind of layer.
+        size: positions of the input per sample (height, width); of an attention: queries, keys, width of a head (0: one head).
+        kernel: of a convolution.
+        stride: of a convolution.
+        padding: of a convolution.
+        dilation: of a convolution.
+        groups: of a grouped convolution.
+        fixed: input and output width where pruning does not change it, else 0.
+    """
+
+    op: Op
+    size: tuple[int, ...]
+    kernel: tuple[int, ...] = ()
+    stride: tuple[int, ...] = ()
+    padding: tuple[int, ...] = ()
+    dilation: tuple[int, ...] = ()
+    groups: int = 1
+    fixed: tuple[int, int] = (0, 0)
+
+    @classmethod
+    def from_json(cls, data: JsonDict) -> "LayerOp":
+        """Read what ``asdict`` made."""
+        tuples = {k: tuple(int(v) for v in value) for k, value in data.items() if k not in ("op", "groups")}
+        if data["op"] not in ("conv", "depthwise", "transposed", "linear", "attention"):
+            raise ValueError(f"unknown kind of layer {data['op']!r}")
+        return cls(op=data["op"], groups=int(data.get("groups", 1)), **tuples)  # type: ignore[arg-type]
+
+
+@dataclass(frozen=True)
+class Used:
+    """Which table a layer uses, how often it runs per forward pass, and how many positions it puts out per sample and run."""
+
+    table: int
+    calls: int
+    positions: int
+
+
+@dataclass(frozen=True, eq=False)
+class LayerTimes:
+    """Times of one kind of layer.
+
+    Args:
+        kind: which.
+        inner: input widths, rising, shape (n,).
+        outer: output widths, rising, shape (m,).
+        seconds: per batch, shape (n, m); never falling along either axis.
+    """
+
+    kind: LayerOp
+    inner: IntArray
+    outer: IntArray
+    seconds: FloatArray
+
+    def __call__(self, inner: FloatArray, outer: FloatArray) -> FloatArray:
+        """Seconds at input and output widths of one shape, bilinear; beyond the measured widths the nearest of them counts."""
+        low_i, high_i, part_i = _cell(self.inner, inner)
+        low_o, high_o, part_o = _cell(self.outer, outer)
+        near = self.seconds[low_i, low_o] * (1 - part_o) + self.seconds[low_i, high_o] * part_o
+        far = self.seconds[high_i, low_o] * (1 - part_o) + self.seconds[high_i, high_o] * part_o
+        return np.asarray(near * (1 - part_i) + far * part_i, dtype=np.float64)
+
+    def to_json(self) -> dict[str, Any]:
+        """``{"kind", "inner", "outer", "seconds"}``."""
+        lists = {"inner": self.inner.tolist(), "outer": self.outer.tolist(), "seconds": self.seconds.tolist()}
+        return {"kind": asdict(self.kind), **lists}
+
+    @classmethod
+    def from_json(cls, data: JsonDict) -> "LayerTimes":
+        """Read what :meth:`to_json` wrote.
+
+        Raises:
+            ValueError: the shapes do not agree, or widths or times fall.
+        """
+        inner, outer = (np.array(data[axis], dtype=np.int64) for axis in ("inner", "outer"))
+        seconds = np.array(data["seconds"], dtype=np.float64)
+        rising = all(len(axis) and (np.diff(axis) > 0).all() for axis in (inner, outer))
+        if not rising or seconds.shape != (len(inner), len(outer)) or not np.isfinite(seconds).all():
+            raise ValueError("widths must rise and have one time each")
+        if (np.diff(seconds, axis=0) < 0).any() or (np.diff(seconds, axis=1) < 0).any() or (seconds < 0).any():
+            raise ValueError("times must not be negative, nor fall as widths rise")
+        return cls(LayerOp.from_json(data["kind"]), inner, outer, seconds)
+
+
+def _cell(grid: IntArray, at: FloatArray) -> tuple[IntArray, IntArray, FloatArray]:
+    """Neighbours on a rising grid of each value, and how far between them it lies, in [0, 1]."""
+    low = np.clip(np.searchsorted(grid, at, side="right") - 1, 0, max(len(grid) - 2, 0))
+    high = np.minimum(low + 1, len(grid) - 1)
+    part = (at - grid[low]) / np.maximum(grid[high] - grid[low], 1)
+    return low, high, np.clip(part, 0.0, 1.0)
+
+
+def layers_used(model: nn.Module, cost: CostModel, inputs: Inputs) -> tuple[list[LayerOp], dict[str, Used]]:
+    """Distinct kinds of layers, and for every module whose products have a table, which kind it is.
+
+    Products outside known layers and fused attentions have no table; their time is part of the rest.
+    """
+    seen = _run_shapes(model, inputs)
+    kinds: dict[LayerOp, int] = {}
+    layers: dict[str, Used] = {}
+    modules = dict(model.named_modules())
+    for name, row in cost.first_row.items():
+        module, fixed = modules[name], _fixed(cost, row)
+        if name in seen:
+            calls, into, out = seen[name]
+            positions = int(np.prod(out[1:-1] if layer_kind(module) == "linear" else out[2:], dtype=np.int64))
+            op = _layer_op(module, into, out, fixed)
+        elif cost.macs_rows.operators[row].startswith("_scaled_dot_product") and f"{name}.to_k" in seen:
+            (calls, _, query), (_, _, key) = seen[f"{name}.to_q"], seen[f"{name}.to_k"]
+            heads, positions = int(getattr(module, "heads", 1)), 0
+            head = 0 if heads == 1 else int(query[-1]) // heads
+            op = LayerOp("attention", (int(query[1]), int(key[1]), head), fixed=fixed)
+        else:
+            continue
+        layers[name] = Used(kinds.setdefault(op, len(kinds)), calls, positions)
+    return list(kinds), layers
+
+
+def _fixed(cost: CostModel, row: int) -> tuple[int, int]:
+    """Input and output width of a row where no channel group changes it, else 0."""
+    inner, outer = cost.macs_rows.inner, cost.macs_rows.outer
+    return tuple(0 if f.by_group[row].any() else int(f.constant[row]) for f in (inner, outer))  # type: ignore[return-value]
+
+
+Shapes = tuple[int, tuple[int, ...], tuple[int, ...]]
+
+
+def _run_shapes(model: nn.Module, inputs: Inputs) -> dict[str, Shapes]:
+    """For each convolution and linear layer that runs: how often, and shapes of its input and output at the last run."""
+    seen: dict[str, Shapes] = {}
+    handles = []
+    for name, module in model.named_modules():
+        if layer_kind(module) not in ("conv", "depthwise", "transposed", "linear"):
+            continue
+
+        def note(_module: nn.Module, args: Any, output: Any, name: str = name) -> None:
+            if args and isinstance(args[0], Tensor) and isinstance(output, Tensor):
+                calls = seen[name][0] if name in seen else 0
+                seen[name] = (calls + 1, tuple(args[0].shape), tuple(output.shape))
+
+        handles.append(module.register_forward_hook(note))
+    try:
+        run_once(model, inputs)
+    finally:
+        for handle in handles:
+            handle.remove()
+    return seen
+
+
+def _layer_op(module: Any, into: tuple[int, ...], out: tuple[int, ...], fixed: tuple[int, int]) -> LayerOp:
+    """Kind of a layer from its shapes; a convolution of a foreign class is taken for a plain one of the same shapes."""
+    kind = layer_kind(module)
+    if kind == "linear":
+        return LayerOp("linear", (int(np.prod(into[1:-1], dtype=np.int64)),), fixed=fixed)
+    kernel = tuple(int(k) for k in module.weight.shape[2:])
+    size = tuple(int(s) for s in into[2:])
+    if isinstance(module, nn.modules.conv._ConvNd):
+        lists = (module.stride, module.padding, module.dilation)
+        stride, padding, dilation = (tuple(v) if isinstance(v, tuple) else tuple(k // 2 for k in kernel) for v in lists)
+    else:
+        stride = tuple(max(round(a / b), 1) for a, b in zip(size, out[2:], strict=True))
+        size = tuple(b * s for b, s in zip(out[2:], stride, strict=True))
+        padding, dilation = tuple(k // 2 for k in kernel), (1,) * len(kernel)
+    op: Op = "transposed" if kind == "transposed" else "depthwise" if kind == "depthwise" else "conv"
+    groups = int(getattr(module, "groups", 1)) if op == "conv" else 1
+    return LayerOp(op, size, kernel, stride, padding, dilation, groups, fixed)
+
+
+def operation(kind: LayerOp, batch: int, inner: int, outer: int, device: torch.device) -> Callable[[], Tensor]:
+    """The layer on constant data at given widths (inputs per group of a grouped convolution), ready to run."""
+
+    def data(*shape: int) -> Tensor:
+        return torch.full(shape, 0.5, device=device)
+
+    if kind.op == "linear":
+        x, weight, bias = data(batch * kind.size[0], inner), data(outer, inner), data(outer)
+        return lambda: F.linear(x, weight, bias)
+    if kind.op == "attention":
+        queries, keys, head = kind.size
+        heads, width = (1, inner) if head == 0 else (max(inner // head, 1), head)
+        q, k = data(batch, heads, queries, width), data(batch, heads, keys, width)
+        return lambda: F.scaled_dot_product_attention(q, k, k)
+    if kind.op == "transposed":
+        x, weight = data(batch, inner, *kind.size), data(inner, outer, *kind.kernel)
+        transposed = _TRANSPOSED[len(kind.kernel)]
+        return lambda: transposed(x, weight, None, kind.stride, kind.padding, 0, 1, kind.dilation)
+    groups = outer if kind.op == "depthwise" else kind.groups
+    x, weight, bias = data(batch, inner * groups, *kind.size), data(outer, inner, *kind.kernel), data(outer)
+    conv = _CONV[len(kind.kernel)]
+    return lambda: conv(x, weight, bias, kind.stride, kind.padding, kind.dilation, groups)

@@ -1,0 +1,183 @@
+"""Networks as ONNX files, checked with onnxruntime against the network itself before they are put into place.
+
+Needs the ``onnx`` extra. The file has one input for each argument of the network and one output, ``prediction``; the first
+dimension of every input that has the batch there is free.
+"""
+
+import importlib.util
+import inspect
+import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from prunekit._files import atomic_path
+from prunekit.errors import GraphError, InputError
+from prunekit.graph.surgery import Inputs, evaluation_mode
+from prunekit.nets import TimestepExperts
+
+__all__ = ["TOLERANCE", "Exported", "export_onnx"]
+
+TOLERANCE = 1e-4
+OUTPUT = "prediction"
+_MAX_BYTES = 2**31 - 2**20  # of a protocol buffer, which holds the weights
+_OPSET = 17
+_BATCHES = (1, 3)  # of the check
+
+
+@dataclass(frozen=True)
+class Exported:
+    """An ONNX file and how near it is to its network.
+
+    Args:
+        path: the file.
+        inputs: names of its inputs, in order.
+        difference: largest |onnxruntime − torch| found, relative to the largest |torch| where that is above 1.
+    """
+
+    path: Path
+    inputs: tuple[str, ...]
+    difference: float
+
+
+class _Plain(nn.Module):
+    """Positional arguments in, one tensor out: what an exporter can follow of a network with keywords and dataclasses."""
+
+    def __init__(self, model: nn.Module, names: Sequence[str] | None) -> None:
+        super().__init__()
+        self.model, self.names = model, names
+
+    def forward(self, *args: Tensor) -> Tensor:
+        """The network's first output."""
+        output = self.model(*args) if self.names is None else self.model(**dict(zip(self.names, args, strict=True)))
+        return _first(output)
+
+
+def export_onnx(model: nn.Module, inputs: Inputs, path: Path, tolerance: float = TOLERANCE, seed: int = 0) -> Exported:
+    """Write a network as an ONNX file with a free batch size, once onnxruntime gave the network's own outputs.
+
+    Args:
+        model: on the CPU; run in eval mode.
+        inputs: arguments of one forward pass at batch 1, by name or in order; tensors only. The batch is the first dimension
+            of every argument that has any. The check draws integers from 0 to the largest that is given here.
+        path: file to write; absent or whole.
+        tolerance: largest difference allowed, in absolute terms where outputs are below 1, else relative to the largest.
+        seed: of the random inputs of the check.
+
+    Raises:
+        InputError: the extra is not installed, the network is too large for one file, or it is several networks.
+        GraphError: it cannot be exported, or onnxruntime's outputs differ.
+    """
+    _check_exportable(model)
+    names = list(inputs) if isinstance(inputs, Mapping) else _positional(model, len(inputs))
+    arguments = tuple(inputs.values()) if isinstance(inputs, Mapping) else tuple(inputs)
+    if not all(isinstance(value, Tensor) for value in arguments):
+        raise InputError("An ONNX file has tensors for inputs; give every argument of the forward pass as a tensor.")
+    plain = _Plain(model, names if isinstance(inputs, Mapping) else None)
+    with atomic_path(path) as part, evaluation_mode(plain), torch.no_grad():
+        _write(plain, _random(arguments, 2, seed), names, part)
+        drawn = [_random(arguments, size, seed + size) for size in _BATCHES]
+        difference = max(_difference(plain, dict(zip(names, some, strict=True)), part) for some in drawn)
+        if not difference <= tolerance:
+            raise GraphError(
+                f"onnxruntime's outputs differ from the network's by {difference:.2g}; expected at most {tolerance:g}. "
+                "Nothing was written."
+            )
+    return Exported(path, tuple(names), difference)
+
+
+def _check_exportable(model: nn.Module) -> None:
+    missing = [name for name in ("onnx", "onnxruntime") if importlib.util.find_spec(name) is None]
+    if missing:
+        raise InputError(f"{' and '.join(missing)} cannot be found; install prunekit with its extra: prunekit[onnx].")
+    if isinstance(model, TimestepExperts):
+        raise InputError(
+            "Timestep experts choose a network by the timestep, which an ONNX file cannot; export each expert on its own."
+        )
+    size = sum(tensor.numel() * tensor.element_size() for tensor in model.state_dict().values())
+    if size > _MAX_BYTES:
+        raise InputError(
+            f"The network has {size:,} bytes of weights; expected at most {_MAX_BYTES:,} for one ONNX file."
+        )
+
+
+def _positional(model: nn.Module, count: int) -> list[str]:
+    """Names of the first arguments of a forward function."""
+    known = list(inspect.signature(model.forward).parameters.values())
+    fixed = [argument.name for argument in known if argument.kind is argument.POSITIONAL_OR_KEYWORD]
+    return [*fixed, *(f"input_{index}" for index in range(len(fixed), count))][:count]
+
+
+def _write(plain: nn.Module, arguments: tuple[Tensor, ...], names: Sequence[str], path: Path) -> None:
+    """Trace and write; the exporter that needs torch and onnx only, where torch has another as its default."""
+    options: dict[str, Any] = {}
+    if "dynamo" in inspect.signature(torch.onnx.export).parameters:
+        options["dynamo"] = False
+    free = {name: {0: "batch"} for name, value in zip(names, arguments, strict=True) if value.ndim}
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of its own deprecation, and of asserts on shapes; the check below decides
+            torch.onnx.export(
+                plain,
+                arguments,
+                str(path),
+                input_names=list(names),
+                output_names=[OUTPUT],
+                dynamic_axes={**free, OUTPUT: {0: "batch"}},
+                opset_version=_OPSET,
+                **options,
+            )
+    except (RuntimeError, ValueError, TypeError, AttributeError, LookupError) as error:
+        said = " ".join(str(error).split()).split(". ")[0].rstrip(".")[:300]
+        raise GraphError(f"The network cannot be exported to ONNX: {said}.") from error
+
+
+def _random(arguments: tuple[Tensor, ...], batch: int, seed: int) -> tuple[Tensor, ...]:
+    """Arguments like the given ones for a batch: normal noise, and integers from 0 to the given ones' largest."""
+    generator = torch.Generator().manual_seed(seed)
+    made = []
+    for value in arguments:
+        shape = (batch, *value.shape[1:]) if value.ndim else ()
+        if value.is_floating_point():
+            made.append(torch.randn(shape, generator=generator).to(value.dtype))
+        else:
+            most = int(value.max()) if value.numel() else 0
+            made.append(torch.randint(0, most + 1, shape, generator=generator).to(value.dtype))
+    return tuple(made)
+
+
+def _difference(plain: nn.Module, arguments: Mapping[str, Tensor], path: Path) -> float:
+    """Largest difference between onnxruntime and torch, relative to the largest output where that is above 1.
+
+    Raises:
+        GraphError: onnxruntime does not run the file, or makes another shape.
+    """
+    import onnxruntime  # type: ignore[import-untyped, import-not-found, unused-ignore]  # noqa: PLC0415 - an extra
+
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 4
+    options.intra_op_num_threads = torch.get_num_threads()
+    expected = plain(*arguments.values()).double().numpy()
+    try:
+        session = onnxruntime.InferenceSession(path.read_bytes(), options, providers=["CPUExecutionProvider"])
+        known = [value.name for value in session.get_inputs()]  # one that changes nothing is left out
+        found = session.run(None, {name: arguments[name].numpy() for name in known})[0].astype(np.float64)
+    except Exception as error:  # onnxruntime's own have no base but this
+        said = " ".join(str(error).split())[:300]
+        raise GraphError(f"onnxruntime cannot run the exported network ({said}).") from error
+    if found.shape != expected.shape:
+        raise GraphError(f"The exported network makes outputs of shape {found.shape}; expected {expected.shape}.")
+    return float(np.abs(found - expected).max(initial=0) / max(1.0, np.abs(expected).max(initial=0)))
+
+
+def _first(output: Any) -> Tensor:
+    """The prediction in whatever a network returns: a tensor, a tuple of them, or a dataclass of diffusers."""
+    found = output
+    while not isinstance(found, Tensor):
+        found = found[0]
+    return found

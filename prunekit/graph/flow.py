@@ -1,0 +1,287 @@
+"""Follow channels through one forward pass, operator by operator.
+
+Every axis of every parameter and buffer has an *id* for each of its positions. Operators carry ids along: a convolution gives its
+output channels the ids of its weight's first axis, and says that its input's ids and its weight's second axis are the same thing.
+A reshape, a split or a concatenation moves ids; it never guesses. What the pass says is the same thing can only be removed
+together; what meets something of a fixed size can never be removed. Below autograd, so that checkpointing, custom autograd
+functions, compiled helpers and layer classes of one's own make no difference.
+
+Ids of a tensor are held as *grids*: a grid over dimensions (1, 3) says which id each pair of positions stands for, as after
+``view(batch, heads, length, width)`` of ids that were on one dimension.
+"""
+
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+from torch.utils.weak import WeakIdKeyDictionary
+
+from prunekit._types import IntArray
+from prunekit.errors import GraphError
+
+__all__ = ["FIXED", "Flow", "Grid", "Labels", "Product", "Rectangle"]
+
+FIXED = 0
+"""The id of positions that can never be removed."""
+
+
+@dataclass(frozen=True, eq=False)
+class Grid:
+    """Which id the positions along some dimensions of a tensor stand for.
+
+    Args:
+        dims: ascending dimensions of the tensor.
+        ids: shape (size of each dim …), or one axis more: all the ids that lie behind a position, after a sum over them.
+    """
+
+    dims: tuple[int, ...]
+    ids: IntArray
+
+    @property
+    def hidden(self) -> bool:
+        """Whether ids were summed over: their positions are gone from the tensor, and their order still binds it."""
+        return self.ids.ndim > len(self.dims)
+
+    def moved(self, where: Callable[[int], int]) -> "Grid":
+        """The same grid on other dimensions."""
+        new = [where(dim) for dim in self.dims]
+        order = [int(i) for i in np.argsort(new)]
+        rest = range(len(new), self.ids.ndim)
+        return Grid(tuple(new[i] for i in order), self.ids.transpose(*order, *rest))
+
+    def over(self, dims: Sequence[int]) -> IntArray:
+        """Ids with these dims as leading axes, and all else flattened behind them: shape (…, k)."""
+        lead = [self.dims.index(dim) for dim in dims]
+        rest = [axis for axis in range(self.ids.ndim) if axis not in lead]
+        return self.ids.transpose(*lead, *rest).reshape(*(self.ids.shape[axis] for axis in lead), -1)
+
+    def without(self, dims: Iterable[int]) -> "Grid | None":
+        """After a sum over some of the dims; None where no dim is left."""
+        kept = [dim for dim in self.dims if dim not in set(dims)]
+        if not kept:
+            return None
+        ids = self.over(kept)
+        return Grid(tuple(kept), ids if len(kept) < len(self.dims) or self.hidden else ids[..., 0])
+
+
+@dataclass(frozen=True, eq=False)
+class Labels:
+    """What is known of one tensor.
+
+    Args:
+        grids: its ids; grids may share dimensions.
+        wild: dimensions along which it is the same everywhere, by broadcasting or by being filled with one value.
+        queries: for what may be an attention's scores, the ids that were summed over.
+    """
+
+    grids: tuple[Grid, ...] = ()
+    wild: frozenset[int] = frozenset()
+    queries: tuple[IntArray, ...] = ()
+
+    def at(self, dim: int) -> list[Grid]:
+        """The grids that a dimension takes part in."""
+        return [grid for grid in self.grids if dim in grid.dims]
+
+    def moved(self, where: Callable[[int], int]) -> "Labels":
+        """The same labels on other dimensions."""
+        return Labels(tuple(grid.moved(where) for grid in self.grids), frozenset(map(where, self.wild)), self.queries)
+
+
+@dataclass(frozen=True, eq=False)
+class Rectangle:
+    """Ids that a reshape or a split has put on several axes: what is removed must leave a rectangle.
+
+    Args:
+        module: name of the module that was running.
+        ids: one axis for each factor.
+        fixed: whether the length of the first axis is fixed, as the number of parts of a split is.
+    """
+
+    module: str
+    ids: IntArray
+    fixed: bool
+
+
+@dataclass(frozen=True, eq=False)
+class Product:
+    """Multiply-accumulates of one operator call: ``scale · |inner| · |outer| / rows``, in numbers of ids that stay.
+
+    Args:
+        module: name of the module that was running.
+        operator: aten operator.
+        scale: positions and kernel.
+        inner: ids, any shape, or None for 1.
+        outer: ids, any shape, or None for 1.
+        rows: leading rows that inner and outer share (heads), 1 for none.
+    """
+
+    module: str
+    operator: str
+    scale: int
+    inner: IntArray | None
+    outer: IntArray | None
+    rows: int = 1
+
+
+@dataclass(eq=False)
+class Findings:
+    """What one pass says about ids.
+
+    Args:
+        same: pairs of equally long ids that are the same thing.
+        fixed: ids that can never be removed, with the reason.
+        rectangles: ids on several axes.
+        norms: module, channels and number of norm groups of group norms without weights.
+        queries: what an attention divides by the root of how many of them a head has.
+        perhaps: the same of attentions that are written out, of which nobody knows the divisor.
+        products: everything that multiplies.
+    """
+
+    same: list[tuple[IntArray, IntArray]] = field(default_factory=list)
+    fixed: list[tuple[IntArray, str]] = field(default_factory=list)
+    rectangles: list[Rectangle] = field(default_factory=list)
+    norms: list[tuple[str, IntArray, int]] = field(default_factory=list)
+    queries: list[IntArray] = field(default_factory=list)
+    perhaps: list[IntArray] = field(default_factory=list)
+    products: list[Product] = field(default_factory=list)
+
+
+class Flow(TorchDispatchMode):
+    """Follows ids through everything that runs inside ``with flow:``.
+
+    Args:
+        model: its parameters and buffers are the tensors whose axes have ids.
+        seconds: wall-clock limit.
+        head_modes: how attentions are meant to shrink, ``whole`` heads or not, by module name; '' is for all others.
+    """
+
+    def __init__(self, model: nn.Module, seconds: float, head_modes: Mapping[str, str]) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.found = Findings()
+        self.module = ""
+        self.head_modes = head_modes
+        self.axes: dict[tuple[str, int], IntArray] = {}
+        self._sources: WeakIdKeyDictionary = WeakIdKeyDictionary()
+        for name, tensor in (*model.named_parameters(), *model.named_buffers()):
+            self._sources[tensor] = name
+        self._labels: WeakIdKeyDictionary = WeakIdKeyDictionary()
+        self._next = FIXED + 1
+        self._limit, self._deadline = seconds, time.monotonic() + seconds
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        from prunekit.graph.operators import rule_of  # noqa: PLC0415 - the rules are written in terms of this class
+
+        if time.monotonic() > self._deadline:
+            raise GraphError(
+                f"The network was not followed through within {self._limit:g} s; give a smaller example input or a longer limit."
+            )
+        kwargs = kwargs or {}
+        out = func(*args, **kwargs)
+        rule_of(func)(self, func, args, kwargs, out)
+        return out
+
+    def of(self, tensor: Any) -> Labels:
+        """Labels of a tensor; a parameter or buffer that is seen first gets ids for all its axes."""
+        if not isinstance(tensor, Tensor):
+            return Labels()
+        if tensor not in self._labels:
+            name = self._sources.get(tensor)
+            if name is None:
+                return Labels()
+            grids = [Grid((dim,), self.axis(name, dim, size)) for dim, size in enumerate(tensor.shape) if size > 1]
+            self._labels[tensor] = Labels(tuple(grids))
+        labels: Labels = self._labels[tensor]
+        return labels
+
+    def axis(self, name: str, dim: int, size: int) -> IntArray:
+        """Ids of one axis of a parameter or buffer."""
+        if (name, dim) not in self.axes:
+            self.axes[name, dim] = np.arange(self._next, self._next + size)
+            self._next += size
+        return self.axes[name, dim]
+
+    @property
+    def count(self) -> int:
+        """Number of ids so far."""
+        return self._next
+
+    def put(self, tensor: Any, labels: Labels) -> None:
+        """Say what is known of a result; grids that a larger one contains are dropped, and axes of one position have none."""
+        if not isinstance(tensor, Tensor):
+            return
+        kept: list[Grid] = []
+        for grid in sorted(labels.grids, key=lambda grid: (-len(grid.dims), grid.hidden)):
+            if not any(set(grid.dims) <= set(other.dims) for other in kept):
+                kept.append(grid)
+        self._labels[tensor] = Labels(tuple(kept), labels.wild, labels.queries)
+
+    def fix(self, grids: Iterable[Grid], reason: str) -> None:
+        """Ids that can never be removed, with the reason."""
+        for grid in grids:
+            self.found.fixed.append((grid.ids.ravel(), reason))
+
+    def link(self, a: IntArray, b: IntArray, reason: str) -> None:
+        """Say that ids of equal shape are the same thing; what is linked to :data:`FIXED` is fixed, for the reason."""
+        a, b = np.broadcast_arrays(a, b)
+        a, b = a.ravel(), b.ravel()
+        bound = (a == FIXED) | (b == FIXED)
+        if bound.any():
+            self.found.fixed.append((np.concatenate([a[bound], b[bound]]), reason))
+        free = ~bound & (a != b)
+        if free.any():
+            self.found.same.append((a[free], b[free]))
+
+    def unify(self, a: Grid, b: Grid, reason: str) -> None:
+        """Two grids lie on each other along the dims that they share.
+
+        Where each has further ids behind a shared position (two factors of one attention head), those are matched one to one when
+        there are equally many, so that a head keeps its shape; else all of them are one thing. A vector along one factor (one
+        number per head, or per channel of every head) goes with what the attention is to lose: heads, or channels of each.
+        """
+        shared = [dim for dim in a.dims if dim in b.dims]
+        if not shared:
+            return
+        for grid, vector in ((a, b), (b, a)):
+            if len(vector.dims) == 1 and not vector.hidden and len(grid.dims) == 2 and not grid.hidden:
+                whole = self.head_modes.get(self.module, self.head_modes[""]) == "whole"
+                if (vector.dims[0] == grid.dims[0]) != whole:
+                    self.fix([vector], reason)
+                    return
+        left, right = a.over(shared), b.over(shared)
+        if left.shape[-1] != right.shape[-1] and 1 not in (left.shape[-1], right.shape[-1]):
+            self.link(left[..., 1:], left[..., :1], reason)
+            self.link(right[..., 1:], right[..., :1], reason)
+            left, right = left[..., :1], right[..., :1]
+        self.link(left, right, reason)
+
+    def collapse(self, grid: Grid, dims: Iterable[int], reason: str) -> Grid | None:
+        """Some dims of a grid can no longer be told apart (they became pixels): whatever lies along them is one thing."""
+        kept = [dim for dim in grid.dims if dim not in set(dims)]
+        if not kept:
+            self.fix([grid], reason)
+            return None
+        ids = grid.over(kept)
+        self.link(ids[..., 1:], ids[..., :1], reason)
+        return Grid(tuple(kept), ids[..., 0])
+
+    def count_product(
+        self, func: Any, scale: int, inner: IntArray | None, outer: IntArray | None, rows: int = 1
+    ) -> None:
+        """Note the multiply-accumulates of one operator call."""
+        name = func.name().removeprefix("aten::").split(".")[0]
+        self.found.products.append(Product(self.module, name, scale, inner, outer, rows))
+
+
+def outputs_fixed(flow: Flow, output: Any) -> None:
+    """Whatever reaches the network's output is never removed."""
+    if not isinstance(output, Tensor | tuple | list | Mapping):
+        output = vars(output)
+    for leaf in tree_leaves(dict(output) if isinstance(output, Mapping) else output):
+        if isinstance(leaf, torch.Tensor):
+            flow.fix(flow.of(leaf).grids, "its channels are the network's output")
