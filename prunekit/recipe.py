@@ -122,6 +122,7 @@ class PruneOptions:
     Args:
         criterion: name of the importance criterion.
         norm_mode: how group norms shrink, ``even`` or ``whole``.
+        head_mode: how attentions shrink, by ``whole`` heads or ``even`` within all of them.
         samples: timesteps per group in the calibration set.
         batch_size: timesteps per forward pass.
         seed: of the calibration set.
@@ -136,6 +137,7 @@ class PruneOptions:
 
     criterion: str = "taylor"
     norm_mode: Literal["even", "whole"] = "even"
+    head_mode: Literal["whole", "even"] = "whole"
     samples: _Positive = 256
     batch_size: _Positive = 64
     seed: int = 0

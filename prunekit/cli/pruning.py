@@ -52,9 +52,19 @@ class TargetOf(StrEnum):
     latency = "latency"
 
 
+class HeadMode(StrEnum):
+    """Ways in which attentions shrink."""
+
+    whole = "whole"
+    even = "even"
+
+
 CriterionOption = Annotated[Criterion, typer.Option(help="How channels are scored.")]
 NormOption = Annotated[
     NormMode, typer.Option("--norm-mode", help="even: from every norm group; whole: whole norm groups.")
+]
+HeadOption = Annotated[
+    HeadMode, typer.Option("--head-mode", help="whole: whole attention heads; even: the same from every head.")
 ]
 
 
@@ -67,6 +77,7 @@ def importance(
     resolution: Resolution = None,
     samples: Samples = 256,
     norm_mode: NormOption = NormMode.even,
+    head_mode: HeadOption = HeadMode.whole,
     seed: Seed = 0,
     output: Annotated[Path, typer.Option(help="File to write; a heatmap goes beside it as .png.")] = Path(
         "importance.json"
@@ -82,11 +93,11 @@ def importance(
 
     loaded = open_base(base, config)
     images = images_of(loaded, data_options(data, resolution))
-    options = PruneOptions(criterion=criterion.value, norm_mode=norm_mode.value, samples=samples, seed=seed)
+    options = PruneOptions(criterion=criterion.value, samples=samples, seed=seed)
     standing = groups or next((p for p in (Path("groups.json"), Path("allocation.json")) if p.is_file()), None)
     partition = TimestepGroups.from_json(read_json(standing)) if standing else make_groups(loaded.schedule)
     _check_timesteps(partition, loaded.schedule, base)
-    scores = score_groups(Bench.of(loaded, norm_mode.value), images.train, partition, options)
+    scores = score_groups(Bench.of(loaded, norm_mode.value, head_mode.value), images.train, partition, options)
     write_json(output, scores.to_json())
     picture = output.with_suffix(".png")
     heatmap_png(scores.to_json(), picture)
@@ -130,6 +141,7 @@ def prune(
     criterion: CriterionOption = Criterion.taylor,
     proposer: Annotated[Proposer, typer.Option(help="How widths are decided.")] = Proposer.greedy,
     norm_mode: NormOption = NormMode.even,
+    head_mode: HeadOption = HeadMode.whole,
     data: DataOption = None,
     resolution: Resolution = None,
     samples: Samples = 256,
@@ -155,13 +167,14 @@ def prune(
     options = PruneOptions(
         criterion=criterion.value,
         norm_mode=norm_mode.value,
+        head_mode=head_mode.value,
         samples=samples,
         seed=seed,
         search=search,
         width_multiples=_width_multiples(width_multiple),
         latency_table=str(latency_table),
     )
-    bench = Bench.of(loaded, norm_mode.value)
+    bench = Bench.of(loaded, norm_mode.value, head_mode.value)
     if target_of is TargetOf.latency:
         bench = bench.timed(latency_table)
     targets = plan.for_model(bench.macs)

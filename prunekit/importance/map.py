@@ -9,7 +9,7 @@ from torch import nn
 
 from prunekit._types import JsonDict
 from prunekit.errors import FileFormatError, InputError
-from prunekit.graph import ChannelGraph, NormMode, trace
+from prunekit.graph import ChannelGraph, HeadMode, NormMode, trace
 from prunekit.graph.surgery import Inputs
 from prunekit.groups import TimestepGroup
 from prunekit.importance.criteria import Criterion, Scores, criterion
@@ -99,6 +99,7 @@ def importance(
     batch_size: int = 64,
     seed: int = 0,
     norm_mode: NormMode = "even",
+    head_mode: HeadMode = "whole",
     graph: ChannelGraph | None = None,
 ) -> ImportanceMap:
     """Score every channel of any network, separately for each timestep group.
@@ -113,7 +114,8 @@ def importance(
         samples: timesteps per group in the calibration set.
         batch_size: timesteps per call of ``loss``.
         seed: of the calibration set.
-        norm_mode: how group norms will shrink, see :class:`prunekit.graph.ChannelGraph`.
+        norm_mode: how group norms will shrink, see :func:`prunekit.graph.trace`.
+        head_mode: how attentions will shrink, see :func:`prunekit.graph.trace`.
         graph: the network's channel groups where they are known already.
 
     Returns:
@@ -125,7 +127,7 @@ def importance(
     """
     timestep_groups = tuple(timestep_groups)
     rule = criterion(by) if isinstance(by, str) else by
-    graph = trace(model, example_inputs, norm_mode) if graph is None else graph
+    graph = trace(model, example_inputs, norm_mode, head_mode) if graph is None else graph
     scores = tuple(rule(model, graph, Probe(loss, group, samples, batch_size, seed)) for group in timestep_groups)
     for timestep_group, by_name in zip(timestep_groups, scores, strict=True):
         bad = [name for name, values in by_name.items() if not np.isfinite(values).all()]

@@ -32,7 +32,7 @@ from prunekit.pipeline.stages import (
     score_groups,
     train_base,
 )
-from prunekit.recipe import Recipe
+from prunekit.recipe import PruneOptions, Recipe
 from prunekit.report import write_report
 from prunekit.slim import load_slim, save_slim
 
@@ -149,7 +149,8 @@ class Run:
     @cached_property
     def bench(self) -> Bench:
         """The base with its channel groups and costs."""
-        return Bench.of(self.base, self.recipe.prune.norm_mode if self.recipe.prune else "even")
+        options = self.recipe.prune or PruneOptions()
+        return Bench.of(self.base, options.norm_mode, options.head_mode)
 
     @property
     def groups(self) -> TimestepGroups:
@@ -235,7 +236,7 @@ class Run:
         macs = options.samples * sum(entry["macs"] for entry in measured)
         expert = {
             "group": index,
-            "target_macs": target,
+            "target_macs": target if options.search.target_of == "macs" else None,
             "macs": slim.macs,
             "params": slim.params,
             "widths": result.widths,

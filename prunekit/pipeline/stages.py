@@ -14,7 +14,7 @@ from prunekit.checkpoint import Base, ModelSpec, load_base
 from prunekit.cost import CostModel, LatencyModel, LatencyTable, count_macs
 from prunekit.data import ImageData, ImageSplit, load_images
 from prunekit.errors import GraphError, InputError
-from prunekit.graph import ChannelGraph, NormMode, apply, attributes, trace
+from prunekit.graph import ChannelGraph, HeadMode, NormMode, apply, attributes, trace
 from prunekit.groups import TimestepGroup, TimestepGroups
 from prunekit.importance import ImportanceMap, Probe, importance
 from prunekit.nets import save_experts
@@ -128,10 +128,10 @@ class Bench:
     latency: LatencyModel | None = None
 
     @classmethod
-    def of(cls, base: Base, norm_mode: NormMode = "even") -> "Bench":
+    def of(cls, base: Base, norm_mode: NormMode = "even", head_mode: HeadMode = "whole") -> "Bench":
         """Trace and count, once."""
         inputs = base.spec.example_inputs()
-        graph = trace(base.model, inputs, norm_mode)
+        graph = trace(base.model, inputs, norm_mode, head_mode)
         cost = CostModel.of(base.model, graph, inputs)
         return cls(base, graph, cost, int(cost.macs(graph.full_widths)))
 
@@ -225,6 +225,8 @@ def _provenance(bench: Bench, result: SearchResult, options: PruneOptions) -> di
         "spent": result.spent,
         "base": result.base,
     }
+    if "base_model" in bench.base.provenance:
+        provenance["base_model"] = bench.base.provenance["base_model"]
     if of == "macs":
         provenance["target_macs"] = result.target
     if options.width_multiples:
