@@ -32,6 +32,9 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 
 $(VENV)/.installed-test: $(VENV)/.installed
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[test]'
+	# two libraries whose networks are tested; torchvision, which they ask for, is for pictures alone
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt --no-deps \
+		denoising-diffusion-pytorch smalldiffusion
 	touch $@
 
 clean:

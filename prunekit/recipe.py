@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
 import yaml
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from prunekit.allocation import RULES
 from prunekit.checkpoint import ModelSpec
@@ -104,7 +104,16 @@ class GroupOptions:
 
 @dataclass(frozen=True)
 class AllocationOptions:
-    """Budget, rule, and the sampler whose steps the budget is a mean over."""
+    """Budget, rule, and the sampler whose steps the budget is a mean over.
+
+    Args:
+        budget: mean fraction of the base's MACs.
+        rule: see :func:`prunekit.allocation.allocate`.
+        sampler: whose steps count.
+        steps: sampling steps.
+        floor: smallest ratio that rules ``snr`` and ``uniform`` give.
+        frontier_floor: fraction of the base's MACs down to which every group is searched before rule ``measured`` decides.
+    """
 
     __pydantic_config__: ClassVar[dict[str, str]] = _STRICT
 
@@ -113,6 +122,14 @@ class AllocationOptions:
     sampler: str = "ddim"
     steps: _Positive = 50
     floor: _Ratio = 0.1
+    frontier_floor: _Ratio = 0.3
+
+    def __post_init__(self) -> None:
+        if self.rule == "measured" and self.frontier_floor > self.budget:
+            raise InputError(
+                f"Got budget {self.budget:g} and frontier_floor {self.frontier_floor:g}; rule measured needs frontiers that go "
+                "below the budget: lower frontier_floor."
+            )
 
 
 @dataclass(frozen=True)
@@ -209,6 +226,17 @@ class Recipe(BaseModel):
     prune: PruneOptions | None = None
     finetune: FinetuneOptions | None = None
     evaluation: EvaluationOptions | None = None
+
+    @model_validator(mode="after")
+    def _can_measure(self) -> "Recipe":
+        """Rule ``measured`` has the searches of the prune section decide, which then must be for targets of MACs."""
+        if (
+            self.allocation
+            and self.allocation.rule == "measured"
+            and (self.prune is None or self.prune.search.target_of != "macs")
+        ):
+            raise InputError("Allocation rule measured needs a prune section whose search has target_of macs.")
+        return self
 
 
 def load_recipe(path: Path) -> Recipe:

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from prunekit.allocation import RULES, Allocation, allocate, feasible_budgets
+from prunekit.allocation import DIFFICULTY_RULES, Allocation, allocate, feasible_budgets
 from prunekit.errors import BudgetError, FileFormatError, InputError
 from prunekit.groups import TimestepGroups, make_groups
 from prunekit.pipeline.planning import cut_groups, evaluations, plan_budget
@@ -25,7 +25,7 @@ def problems(draw):
     return TimestepGroups.from_cuts(num_timesteps, sorted(cuts)), schedule, np.array(steps)
 
 
-@given(problem=problems(), rule=st.sampled_from(RULES), part=st.floats(0, 1), floor=st.floats(0.01, 0.99))
+@given(problem=problems(), rule=st.sampled_from(DIFFICULTY_RULES), part=st.floats(0, 1), floor=st.floats(0.01, 0.99))
 @settings(max_examples=300, deadline=None)
 def test_the_mean_over_the_steps_is_the_budget_exactly(problem, rule, part, floor):
     groups, schedule, steps = problem
@@ -45,7 +45,7 @@ def test_the_mean_over_the_steps_is_the_budget_exactly(problem, rule, part, floo
     assert (allocation.rule, allocation.sampler_steps, allocation.base_macs) == (rule, len(steps), None)
 
 
-@given(problem=problems(), rule=st.sampled_from(RULES), budget=st.floats(-1, 2))
+@given(problem=problems(), rule=st.sampled_from(DIFFICULTY_RULES), budget=st.floats(-1, 2))
 @settings(max_examples=100, deadline=None)
 def test_a_budget_is_met_or_refused_with_the_range(problem, rule, budget):
     groups, schedule, steps = problem
@@ -115,7 +115,7 @@ def test_uniform_gives_every_group_the_budget():
     assert [group.mac_ratio for group in allocation.groups] == [0.37] * 3
 
 
-@given(problem=problems(), rule=st.sampled_from(RULES), base_macs=st.integers(1, 10**13))
+@given(problem=problems(), rule=st.sampled_from(DIFFICULTY_RULES), base_macs=st.integers(1, 10**13))
 @settings(max_examples=100, deadline=None)
 def test_targets_in_macs_are_whole_and_never_exceed_the_ratio(problem, rule, base_macs):
     groups, schedule, steps = problem
@@ -127,7 +127,7 @@ def test_targets_in_macs_are_whole_and_never_exceed_the_ratio(problem, rule, bas
         for group, before in zip(with_macs.groups, plan.groups, strict=True):
             exact = group.mac_ratio * base_macs
             assert type(group.target_macs) is int
-            assert group.target_macs <= exact + 1e-9
+            assert group.target_macs <= exact + 1e-9 + 1e-15 * exact  # float rounding of the ratio aside
             assert group.target_macs > exact - 1
             assert group.mac_ratio == before.mac_ratio
     assert plan.groups[0].target_macs is None
@@ -155,7 +155,7 @@ def test_the_json_form():
     assert data["base_macs"] is None
 
 
-@given(problem=problems(), rule=st.sampled_from(RULES), base_macs=st.none() | st.integers(1, 10**12))
+@given(problem=problems(), rule=st.sampled_from(DIFFICULTY_RULES), base_macs=st.none() | st.integers(1, 10**12))
 @settings(max_examples=60, deadline=None)
 def test_json_comes_back_equal(problem, rule, base_macs):
     groups, schedule, steps = problem
@@ -234,7 +234,7 @@ def test_a_floor_outside_zero_to_one_is_refused(floor):
         allocate(make_groups(schedule, 2), schedule, 0.8, [10, 60], "snr", floor=floor)
 
 
-@pytest.mark.parametrize("rule", RULES)
+@pytest.mark.parametrize("rule", DIFFICULTY_RULES)
 def test_a_budget_that_is_no_number_is_refused(rule):
     schedule = NoiseSchedule.linear(100)
     with pytest.raises(BudgetError, match="A budget of nan cannot be met"):

@@ -1,5 +1,6 @@
 """Commands that plan: ``groups`` and ``allocate``. They answer without importing torch."""
 
+from collections.abc import Mapping
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
@@ -7,12 +8,12 @@ from typing import Annotated, Any
 import typer
 
 from prunekit._files import read_json, write_json
-from prunekit.allocation import Allocation
+from prunekit.allocation import Allocation, read_frontiers
 from prunekit.cli.console import emit, print_table
 from prunekit.cli.options import Json
 from prunekit.errors import InputError
 from prunekit.groups import TimestepGroups
-from prunekit.pipeline.planning import cut_groups, plan_budget
+from prunekit.pipeline.planning import cut_groups, plan_budget, side_by_side
 from prunekit.schedule import NoiseSchedule
 
 __all__ = ["COMMANDS"]
@@ -41,6 +42,7 @@ class Rule(StrEnum):
     linear = "linear"
     snr = "snr"
     uniform = "uniform"
+    measured = "measured"
 
 
 ScheduleOption = Annotated[
@@ -78,7 +80,7 @@ def groups(
 
 def allocate(
     budget: Annotated[float, typer.Option(help="Mean fraction of the base's MACs over the sampler's steps, e.g. 0.8.")],
-    rule: Annotated[Rule, typer.Option(help="How targets follow difficulty.")] = Rule.linear,
+    rule: Annotated[Rule, typer.Option(help="How targets follow difficulty, or what was measured.")] = Rule.linear,
     groups: Annotated[
         Path | None,
         typer.Option("--groups-file", help="groups.json to use; the one that stands here when there is one."),
@@ -87,6 +89,12 @@ def allocate(
     sampler: Annotated[str, typer.Option(help="ddim, ddpm, heun, … or a diffusers scheduler's class name.")] = "ddim",
     steps: Annotated[int, typer.Option("--num-inference-steps", help="Sampling steps.")] = 50,
     floor: Annotated[float, typer.Option(help="Smallest ratio that rules snr and uniform give.")] = 0.1,
+    journals: Annotated[
+        Path | None,
+        typer.Option(
+            help="Folder with the searches' journals, such as slim: what rule measured decides by; compares the rules."
+        ),
+    ] = None,
     noise_schedule: Annotated[
         Schedule | None,
         typer.Option("--noise-schedule", help="Noise schedule of the model; that of the groups file, else linear."),
@@ -97,14 +105,27 @@ def allocate(
     output: Annotated[Path, typer.Option(help="File to write.")] = Path("allocation.json"),
     json: Json = False,
 ) -> None:
-    """Give each timestep group a MAC target whose mean over the sampler's real steps is the budget."""
+    """Give each timestep group a MAC target whose mean over the sampler's real steps is the budget.
+
+    With --journals the targets of rules linear, snr and measured are shown side by side, with the loss that the journals record
+    at each, before fine-tuning.
+    """
     partition, schedule = _partition(groups, count, noise_schedule, num_timesteps)
-    allocation = plan_budget(partition, schedule, budget, rule=rule.value, sampler=sampler, steps=steps, floor=floor)
-    write_json(output, allocation.to_json())
+    frontiers = () if journals is None else read_frontiers(journals, len(partition))
+    allocation = plan_budget(
+        partition, schedule, budget, rule=rule.value, sampler=sampler, steps=steps, floor=floor, frontiers=frontiers
+    )
+    compared = side_by_side(allocation, schedule, steps, floor) if frontiers else {}
+    data = allocation.to_json()
+    if compared:
+        data["comparison"] = {name: None if one is None else _judged(one) for name, one in compared.items()}
+    write_json(output, data)
     if json:
-        emit(True, allocation.to_json())
+        emit(True, data)
     else:
         show_allocation(allocation)
+        if compared:
+            show_comparison(allocation, compared)
         print(f"Written to {output}")
 
 
@@ -130,6 +151,42 @@ def show_allocation(allocation: Allocation) -> None:
     print(
         f"Mean over the steps: {allocation.mean_mac_ratio:.6f}. Feasible budgets with this rule: {low:.4g} … {high:.4g}."
     )
+
+
+def show_comparison(allocation: Allocation, compared: Mapping[str, Allocation | None]) -> None:
+    """Print the MAC ratios of several rules side by side, and the losses that the frontiers show there."""
+
+    def row(label: list[str], values: list[float | None]) -> list[str]:
+        return label + ["—" if value is None else f"{value:.4f}" for value in values]
+
+    made = list(compared.values())
+    rows = [
+        row(
+            [str(g.index), f"{g.snr_db:.1f}", f"{100 * g.share:.1f} %"],
+            [None if one is None else one.groups[g.index].mac_ratio for one in made],
+        )
+        for g in allocation.groups
+    ]
+    rows.append(row(["mean", "", ""], [None if one is None else one.mean_mac_ratio for one in made]))
+    rows.append(row(["loss", "", ""], [None if one is None else one.expected_loss() for one in made]))
+    rows.append(row(["recorded loss", "", ""], [None if one is None else one.expected_loss(True) for one in made]))
+    print_table(
+        f"MAC ratios by rule at budget {allocation.budget:g}", ["group", "SNR dB", "share of steps", *compared], rows
+    )
+    print(
+        "Loss: mean over the sampler's steps before fine-tuning, linear between recorded points; recorded: at the best point "
+        "within each target. A dash: the rule or the record does not reach so far."
+    )
+
+
+def _judged(allocation: Allocation) -> dict[str, Any]:
+    """What a rule gives each group, and the losses that the frontiers show there."""
+    return {
+        "mac_ratios": [group.mac_ratio for group in allocation.groups],
+        "mean_mac_ratio": allocation.mean_mac_ratio,
+        "loss": allocation.expected_loss(),
+        "recorded_loss": allocation.expected_loss(recorded_only=True),
+    }
 
 
 def _partition(

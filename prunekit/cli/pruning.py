@@ -24,15 +24,24 @@ Samples = Annotated[int, typer.Option(help="Timesteps per group in the calibrati
 class Criterion(StrEnum):
     """Importance criteria."""
 
+    activation = "activation"
+    diff_pruning = "diff-pruning"
+    fisher = "fisher"
+    fpgm = "fpgm"
     magnitude = "magnitude"
-    taylor = "taylor"
+    magnitude_l1 = "magnitude-l1"
+    proxy = "proxy"
     random = "random"
+    taylor = "taylor"
 
 
 class Proposer(StrEnum):
     """Proposers of the search."""
 
     greedy = "greedy"
+    evolution = "evolution"
+    tpe = "tpe"
+    llm = "llm"
     oneshot = "oneshot"
     uniform = "uniform"
 
@@ -79,18 +88,22 @@ def importance(
     norm_mode: NormOption = NormMode.even,
     head_mode: HeadOption = HeadMode.whole,
     seed: Seed = 0,
-    output: Annotated[Path, typer.Option(help="File to write; a heatmap goes beside it as .png.")] = Path(
-        "importance.json"
-    ),
+    output: Annotated[
+        Path, typer.Option(help="File to write, .json or .npz; a heatmap goes beside it as .png.")
+    ] = Path("importance.json"),
     json: Json = False,
 ) -> None:
     """Score every channel for every timestep group; write importance.json and a heatmap."""
-    from prunekit._files import read_json, write_json
+    from prunekit._files import read_json
     from prunekit.groups import make_groups
     from prunekit.pipeline.stages import Bench, images_of, open_base, score_groups
     from prunekit.recipe import PruneOptions
     from prunekit.report import heatmap_png
 
+    if output.is_dir():
+        raise InputError(f"{output} is a folder; expected the name of a file to write.")
+    if output.suffix not in (".json", ".npz"):
+        raise InputError(f"Got --output {output}; expected a file name that ends with .json or .npz.")
     loaded = open_base(base, config)
     images = images_of(loaded, data_options(data, resolution))
     options = PruneOptions(criterion=criterion.value, samples=samples, seed=seed)
@@ -98,7 +111,7 @@ def importance(
     partition = TimestepGroups.from_json(read_json(standing)) if standing else make_groups(loaded.schedule)
     _check_timesteps(partition, loaded.schedule, base)
     scores = score_groups(Bench.of(loaded, norm_mode.value, head_mode.value), images.train, partition, options)
-    write_json(output, scores.to_json())
+    scores.save(output)
     picture = output.with_suffix(".png")
     heatmap_png(scores.to_json(), picture)
     facts = {
@@ -146,24 +159,48 @@ def prune(
     resolution: Resolution = None,
     samples: Samples = 256,
     rounds: Annotated[int, typer.Option(help="Decisions on the way to the target.")] = 12,
+    trials: Annotated[int, typer.Option(help="Candidates that evolution and tpe try.")] = 64,
+    study: Annotated[
+        Path | None, typer.Option(help="Optuna journal that several processes share, for evolution and tpe.")
+    ] = None,
+    llm_endpoint: Annotated[
+        str | None, typer.Option(help="OpenAI-compatible URL for llm, such as http://127.0.0.1:8000/v1.")
+    ] = None,
+    llm_model: Annotated[str | None, typer.Option(help="Model's name at the endpoint.")] = None,
+    llm_key_variable: Annotated[
+        str | None, typer.Option(help="Environment variable that holds the endpoint's API key.")
+    ] = None,
     seed: Seed = 0,
     output: Annotated[Path, typer.Option(help="Folder; each slim model becomes group-N in it.")] = Path("slim"),
     json: Json = False,
 ) -> None:
     """Prune a base to a timestep group's target, by importance on the group's own timesteps."""
-    from prunekit.pipeline.observing import write_journal
     from prunekit.pipeline.stages import Bench, images_of, open_base, prune_group, score_groups
     from prunekit.recipe import PruneOptions
-    from prunekit.search import SearchOptions
+    from prunekit.search import Endpoint, SearchOptions, ranks
     from prunekit.slim import save_slim
 
+    ranks.join()
+    rank, size = ranks.place()
+    if target_of is TargetOf.latency and size > 1 and not latency_table.is_file():
+        raise InputError(f"{latency_table} does not exist; have one process measure it before several ranks search.")
+    if (llm_endpoint is None) != (llm_model is None):
+        raise InputError("Expected --llm-endpoint and --llm-model together.")
     loaded = open_base(base, config)
     plan = _wanted_targets(allocation, target, loaded.schedule)
     partition = plan.timestep_groups
     _check_timesteps(partition, loaded.schedule, base)
     wanted = list(partition) if group is None else [partition[group]]
     images = images_of(loaded, data_options(data, resolution))
-    search = SearchOptions(proposer=proposer.value, rounds=rounds, target_of=target_of.value)
+    search = SearchOptions(
+        proposer=proposer.value,
+        rounds=rounds,
+        target_of=target_of.value,
+        trials=trials,
+        seed=seed,
+        study=str(study) if study else None,
+        llm=Endpoint(llm_endpoint, llm_model, llm_key_variable) if llm_endpoint and llm_model else None,
+    )
     options = PruneOptions(
         criterion=criterion.value,
         norm_mode=norm_mode.value,
@@ -182,9 +219,10 @@ def prune(
     facts: list[dict[str, Any]] = []
     for one in wanted:
         macs = targets.groups[one.index].target_macs or 0
-        slim, result = prune_group(bench, images.train, scores, one, macs, options)
-        save_slim(slim, output / f"group-{one.index}")
-        write_journal(result, output / f"search-{one.index}.jsonl")
+        journal = output / f"search-{one.index}.jsonl"
+        slim, result = prune_group(bench, images.train, scores, one, macs, options, journal)
+        if rank == 0:
+            save_slim(slim, output / f"group-{one.index}")
         facts.append(
             {
                 "group": one.index,
@@ -199,9 +237,11 @@ def prune(
                 "spent": result.spent,
                 "missed": result.missed / result.base,
                 "base": result.base,
-                "measured_candidates": sum("steps" in entry for entry in result.memory),
+                "measured_candidates": len(result.measured),
             }
         )
+    if rank > 0:
+        return
     if json:
         emit(True, facts[0] if group is not None else {"groups": facts})
     else:

@@ -4,6 +4,7 @@ from prunekit.cost.closed_form import CostModel
 from prunekit.cost.comparison import Difference, OtherCount, other_counters
 from prunekit.cost.counter import MacCount, count_macs, count_params
 from prunekit.cost.latency import LatencyCheck, LatencyModel, LatencyOptions, LatencyTable
+from prunekit.cost.verify import verify
 
 __all__ = [
     "CostModel",
@@ -17,4 +18,5 @@ __all__ = [
     "count_macs",
     "count_params",
     "other_counters",
+    "verify",
 ]

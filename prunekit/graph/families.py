@@ -89,15 +89,18 @@ class _ResnetBlock(_Plain):
 
 
 class _ScaledNorm(_Plain):
-    """lucidrains' ``RMSNorm`` keeps the root of its width."""
+    """lucidrains' ``RMSNorm`` multiplies by the root of its width, kept or computed."""
 
     def refresh(self, module: Any) -> None:
         if "g" in module._parameters and isinstance(vars(module).get("scale"), float):
             module.scale = math.sqrt(module.g.numel())
 
     def neutralise(self, module: Any) -> None:
-        """The scale alone grows with the width."""
-        module.scale = 1.0
+        """The root alone grows with the width: its attribute, or where it is computed, the weight that it is multiplied by."""
+        if isinstance(vars(module).get("scale"), float):
+            module.scale = 1.0
+        elif "g" in module._parameters:
+            module.g = nn.Parameter(module.g.detach() / math.sqrt(module.g.numel()))
 
 
 class _SharedWidth(_Plain):
@@ -128,7 +131,7 @@ def _family(module: nn.Module) -> Family | None:
 
 
 def neutralise(model: nn.Module) -> None:
-    """Take out of all known norms what depends on their widths, in place."""
+    """Take out of all known norms what depends on their widths; tensors are replaced, not changed."""
     for module in model.modules():
         family = _family(module)
         if family is not None:

@@ -25,7 +25,7 @@ from torch.utils.weak import WeakIdKeyDictionary
 from prunekit._types import IntArray
 from prunekit.errors import GraphError
 
-__all__ = ["FIXED", "Flow", "Grid", "Labels", "Product", "Rectangle"]
+__all__ = ["FIXED", "Deadline", "Flow", "Grid", "Labels", "Product", "Rectangle"]
 
 FIXED = 0
 """The id of positions that can never be removed."""
@@ -110,22 +110,20 @@ class Rectangle:
 
 @dataclass(frozen=True, eq=False)
 class Product:
-    """Multiply-accumulates of one operator call: ``scale · |inner| · |outer| / rows``, in numbers of ids that stay.
+    """Multiply-accumulates of one operator call: ``scale`` times the numbers of ids that stay of each factor, over ``rows``.
 
     Args:
         module: name of the module that was running.
         operator: aten operator.
         scale: positions and kernel.
-        inner: ids, any shape, or None for 1.
-        outer: ids, any shape, or None for 1.
-        rows: leading rows that inner and outer share (heads), 1 for none.
+        factors: ids, any shape.
+        rows: leading rows that the first two factors share (heads), 1 for none.
     """
 
     module: str
     operator: str
     scale: int
-    inner: IntArray | None
-    outer: IntArray | None
+    factors: tuple[IntArray, ...]
     rows: int = 1
 
 
@@ -152,16 +150,35 @@ class Findings:
     products: list[Product] = field(default_factory=list)
 
 
+class Deadline:
+    """A wall-clock limit that starts now."""
+
+    def __init__(self, seconds: float) -> None:
+        self.seconds, self._end = seconds, time.monotonic() + seconds
+
+    def check(self) -> None:
+        """Refuse to go on after the limit.
+
+        Raises:
+            GraphError: the time is up.
+        """
+        if time.monotonic() > self._end:
+            raise GraphError(
+                f"The network was not followed through within {self.seconds:g} s; "
+                "give a smaller example input or a longer limit."
+            )
+
+
 class Flow(TorchDispatchMode):
     """Follows ids through everything that runs inside ``with flow:``.
 
     Args:
         model: its parameters and buffers are the tensors whose axes have ids.
-        seconds: wall-clock limit.
+        deadline: when to give up.
         head_modes: how attentions are meant to shrink, ``whole`` heads or not, by module name; '' is for all others.
     """
 
-    def __init__(self, model: nn.Module, seconds: float, head_modes: Mapping[str, str]) -> None:
+    def __init__(self, model: nn.Module, deadline: Deadline, head_modes: Mapping[str, str]) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.found = Findings()
         self.module = ""
@@ -172,15 +189,12 @@ class Flow(TorchDispatchMode):
             self._sources[tensor] = name
         self._labels: WeakIdKeyDictionary = WeakIdKeyDictionary()
         self._next = FIXED + 1
-        self._limit, self._deadline = seconds, time.monotonic() + seconds
+        self._deadline = deadline
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         from prunekit.graph.operators import rule_of  # noqa: PLC0415 - the rules are written in terms of this class
 
-        if time.monotonic() > self._deadline:
-            raise GraphError(
-                f"The network was not followed through within {self._limit:g} s; give a smaller example input or a longer limit."
-            )
+        self._deadline.check()
         kwargs = kwargs or {}
         out = func(*args, **kwargs)
         rule_of(func)(self, func, args, kwargs, out)
@@ -270,12 +284,10 @@ class Flow(TorchDispatchMode):
         self.link(ids[..., 1:], ids[..., :1], reason)
         return Grid(tuple(kept), ids[..., 0])
 
-    def count_product(
-        self, func: Any, scale: int, inner: IntArray | None, outer: IntArray | None, rows: int = 1
-    ) -> None:
+    def count_product(self, func: Any, scale: int, factors: Iterable[IntArray], rows: int = 1) -> None:
         """Note the multiply-accumulates of one operator call."""
         name = func.name().removeprefix("aten::").split(".")[0]
-        self.found.products.append(Product(self.module, name, scale, inner, outer, rows))
+        self.found.products.append(Product(self.module, name, scale, tuple(factors), rows))
 
 
 def outputs_fixed(flow: Flow, output: Any) -> None:

@@ -12,12 +12,12 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import tree_leaves
 
-from prunekit._types import IntArray
 from prunekit.graph.flow import FIXED, Flow, Grid, Labels, Rectangle
 
 __all__ = ["rule_of"]
 
 Rule = Callable[[Flow, Any, Sequence[Any], Mapping[str, Any], Any], None]
+_FEW = (2, 3, 4)  # a slice of one in so many equal parts is taken for a split
 _CONTRACTED = 100  # virtual dimension of a matrix product's inner axis
 
 
@@ -65,8 +65,12 @@ def _same(flow: Flow, func: Any, args: Sequence[Any], kwargs: Mapping[str, Any],
 
 
 def _softmax(flow: Flow, func: Any, args: Sequence[Any], kwargs: Mapping[str, Any], out: Any) -> None:
+    """What is made to sum to one leaves together: each channel of it depends on all others."""
     labels = flow.of(args[0])
     flow.found.perhaps += labels.queries
+    dim = args[1] % args[0].ndim
+    for grid in labels.at(dim):
+        flow.collapse(grid, [dim], "they are made to sum to one")
     flow.put(out, Labels(labels.grids, labels.wild))
 
 
@@ -79,7 +83,7 @@ def _aligned(flow: Flow, tensor: Tensor, shape: Sequence[int]) -> Labels:
     shift = len(shape) - tensor.ndim
     labels = flow.of(tensor).moved(lambda dim: dim + shift)
     stretched = {dim for dim in range(len(shape)) if dim < shift or (tensor.shape[dim - shift] == 1 and shape[dim] > 1)}
-    return Labels(labels.grids, labels.wild | stretched)
+    return Labels(labels.grids, labels.wild | stretched, labels.queries)
 
 
 def _join(flow: Flow, parts: Sequence[Labels], shape: Sequence[int], what: str, apart: Iterable[int] = ()) -> Labels:
@@ -233,7 +237,7 @@ def _squeeze(flow: Flow, func: Any, args: Sequence[Any], kwargs: Mapping[str, An
     gone = {dim for dim in gone if x.shape[dim] == 1}
     kept = [dim for dim in range(x.ndim) if dim not in gone]
     labels = flow.of(x)
-    flow.put(out, Labels(labels.grids, labels.wild - gone).moved(kept.index))
+    flow.put(out, Labels(labels.grids, labels.wild - gone, labels.queries).moved(kept.index))
 
 
 def _unsqueeze(flow: Flow, func: Any, args: Sequence[Any], kwargs: Mapping[str, Any], out: Any) -> None:
@@ -275,7 +279,11 @@ def _slice(flow: Flow, func: Any, args: Sequence[Any], kwargs: Mapping[str, Any]
     dim = _argument(func, args, kwargs, "dim", 0) % x.ndim
     start, end = _argument(func, args, kwargs, "start"), _argument(func, args, kwargs, "end")
     step = _argument(func, args, kwargs, "step", 1)
-    flow.put(out, _taken(flow.of(x), dim, np.arange(x.shape[dim])[slice(start, end, step)]))
+    which = np.arange(x.shape[dim])[slice(start, end, step)]
+    parts = x.shape[dim] / max(len(which), 1)
+    if step == 1 and parts in _FEW and which[0] % len(which) == 0 and len(which) > 1:
+        _parts(flow, flow.of(x), dim, [len(which)] * int(parts))
+    flow.put(out, _taken(flow.of(x), dim, which))
 
 
 def _unbind(flow: Flow, func: Any, args: Sequence[Any], kwargs: Mapping[str, Any], out: Any) -> None:
@@ -378,6 +386,22 @@ def _reduce(flow: Flow, func: Any, args: Sequence[Any], kwargs: Mapping[str, Any
         flow.put(result, Labels(tuple(grid for grid in grids if grid), labels.wild - gone).moved(place))
 
 
+def _extreme(flow: Flow, func: Any, args: Sequence[Any], kwargs: Mapping[str, Any], out: Any) -> None:
+    """A reduction that zeros would change: what lies along it can only be there as a whole."""
+    x = args[0]
+    if len(_tensors(args)) > 1:
+        _pointwise(flow, func, args, kwargs, out)  # the larger of two tensors
+        return
+    dims = _argument(func, args, kwargs, "dim")
+    dims = [dims] if isinstance(dims, int) else dims or range(x.ndim)
+    labels = flow.of(x)
+    for grid in labels.grids:
+        gone = {dim % x.ndim for dim in dims} & set(grid.dims)
+        if gone:
+            flow.collapse(grid, gone, f"they go through {_name(func)}")
+    _reduce(flow, func, args, kwargs, out)
+
+
 def _along(flow: Flow, func: Any, args: Sequence[Any], kwargs: Mapping[str, Any], out: Any) -> None:
     """Running sums and the like: what comes first changes what comes later."""
     x = args[0]
@@ -416,17 +440,15 @@ def _count(flow: Flow, func: Any, grids: Sequence[Grid], sizes: Mapping[int, int
         candidates = [grid for grid in grids if dim in grid.dims and not grid.hidden]
         if candidates and not any(dim in cover.dims for cover in covers):
             covers.append(max(candidates, key=lambda grid: len(grid.dims)))
-    covers = covers[
-        :2
-    ]  # a third would make it trilinear: its size is then taken to be fixed, and the cost model's check decides
+    covers = [*covers[:2], *(c for c in covers[2:] if not any(set(c.dims) & set(o.dims) for o in covers if o is not c))]
     covered = {dim for cover in covers for dim in cover.dims}
     scale = math.prod(size for dim, size in sizes.items() if dim not in covered)
-    inner, outer = [*(cover.ids for cover in covers), None, None][:2]
-    shared = set(covers[0].dims) & set(covers[1].dims) if len(covers) == 2 else set()
+    factors = [cover.ids for cover in covers]
+    shared = sorted(set(covers[0].dims) & set(covers[1].dims)) if len(covers) > 1 else []
     rows = math.prod(sizes[dim] for dim in shared)
-    if rows > 1 and inner is not None and outer is not None:
-        inner, outer = (cover.over(sorted(shared)) for cover in covers)
-    flow.count_product(func, scale, inner, outer, rows)
+    if rows > 1:
+        factors[:2] = (cover.over(shared) for cover in covers[:2])
+    flow.count_product(func, scale, factors, rows)
 
 
 def _matrix(flow: Flow, func: Any, args: Sequence[Any], kwargs: Mapping[str, Any], out: Any) -> None:
@@ -486,11 +508,8 @@ def _convolution(flow: Flow, func: Any, args: Sequence[Any], kwargs: Mapping[str
 
 def _note(flow: Flow, func: Any, scale: int, inner: tuple[Labels, int], outer: tuple[Labels, int]) -> None:
     """A product of two axes of one tensor each."""
-    ids: list[IntArray | None] = []
-    for labels, size in (inner, outer):
-        ids.append(labels.grids[0].ids if labels.grids else None)
-        scale *= 1 if labels.grids else size
-    flow.count_product(func, scale, ids[0], ids[1])
+    scale *= math.prod(size for labels, size in (inner, outer) if not labels.grids)
+    flow.count_product(func, scale, [labels.grids[0].ids for labels, _ in (inner, outer) if labels.grids])
 
 
 def _as_pixels(flow: Flow, labels: Labels, spatial: Iterable[int]) -> Labels:
@@ -587,8 +606,9 @@ def _attention(flow: Flow, func: Any, args: Sequence[Any], kwargs: Mapping[str, 
         (labels[1], key.shape, [*lead, n - 1, _CONTRACTED]),
         [_CONTRACTED],
     )
-    if _argument(func, args, kwargs, "scale") is None:
-        flow.found.queries += [grid.ids for grid in labels[0].at(n - 1)]
+    divided = _argument(func, args, kwargs, "scale") is None  # by the root of the width; else nobody knows by what
+    asking = flow.found.queries if divided else flow.found.perhaps
+    asking += [grid.ids for grid in labels[0].at(n - 1)]
     if query.shape[-1] == value.shape[-1]:  # heads of one size: implementations read one off the other
         _join(flow, [Labels(tuple(labels[0].at(n - 1))), Labels(tuple(labels[2].at(n - 1)))], (), "attention", [n - 2])
     result = _contract(
@@ -649,20 +669,15 @@ _RULES: Mapping[str, Rule] = {
         (
             "mean",
             "sum",
-            "amax",
-            "amin",
             "var",
             "std",
             "var_mean",
-            "prod",
-            "logsumexp",
             "linalg_vector_norm",
             "norm",
-            "max",
-            "min",
         ),
         _reduce,
     ),
+    **dict.fromkeys(("amax", "amin", "max", "min", "prod", "logsumexp"), _extreme),
     "cumsum": _along,
     "cumprod": _along,
     **dict.fromkeys(("mm", "bmm", "addmm", "baddbmm"), _matrix),

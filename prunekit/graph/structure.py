@@ -57,7 +57,8 @@ class ChannelGroup:
     """Channels that are removed together, and in which numbers.
 
     Args:
-        name: module name of the first layer that produces the channels.
+        name: module name of the first layer that produces the channels; where that produces several groups, ``:`` and the first
+            position follow for all but the first.
         size: number of root channels.
         rows: the channels are ``rows`` equal contiguous blocks (norm groups or attention heads); 1 for no structure.
         whole: True: whole rows are removed. False: the same number of channels from every row.

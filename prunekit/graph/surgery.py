@@ -37,14 +37,22 @@ __all__ = [
 Inputs = Mapping[str, Any] | tuple[Any, ...]
 
 
-def sliced_state(model: nn.Module, graph: ChannelGraph, plan: PruningPlan) -> dict[str, Tensor]:
+def sliced_state(
+    model: nn.Module, graph: ChannelGraph, plan: PruningPlan, instead: Mapping[str, Tensor] | None = None
+) -> dict[str, Tensor]:
     """:func:`all_tensors` with the plan's channels removed; untouched tensors are the model's own, not copies.
+
+    Args:
+        model: the network that ``graph`` was traced from.
+        graph: its channel groups.
+        plan: what to keep.
+        instead: tensors of full size to take in place of the model's, by state key.
 
     Raises:
         PlanError: the plan does not fit the graph.
     """
     plan.check(graph)
-    state = all_tensors(model)
+    state = {**all_tensors(model), **(instead or {})}
     for key, dim, keep in _kept_positions(model, graph, plan):
         state[key] = state[key].index_select(dim, torch.from_numpy(keep).to(state[key].device))
     for key, factor in _query_factors(model, graph, plan):
@@ -72,8 +80,9 @@ def attributes(model: nn.Module, graph: ChannelGraph, plan: PruningPlan) -> dict
         for member in graph[name].members:
             if member.axis == "out":
                 lost[member.layer] += int((~np.isin(member.roots, kept)).sum())
+    modules: dict[str, Any] = dict(model.named_modules())
     for layer, count in lost.items():
-        module: Any = model.get_submodule(layer) if layer in dict(model.named_modules()) else None
+        module = modules.get(layer)
         groups = group_count(module)
         if groups is not None and count:
             channels = axis_size(module, "out")
@@ -127,7 +136,14 @@ def _set_attributes(model: nn.Module, sizes: Mapping[str, Mapping[str, int]]) ->
             setattr(modules[name], key, (value,) if isinstance(old, tuple) else value)
 
 
-def apply(model: nn.Module, graph: ChannelGraph, plan: PruningPlan, *, share: bool = False) -> nn.Module:
+def apply(
+    model: nn.Module,
+    graph: ChannelGraph,
+    plan: PruningPlan,
+    *,
+    share: bool = False,
+    instead: Mapping[str, Tensor] | None = None,
+) -> nn.Module:
     """A new network with the plan's channels removed; the caller's is untouched.
 
     Args:
@@ -135,8 +151,9 @@ def apply(model: nn.Module, graph: ChannelGraph, plan: PruningPlan, *, share: bo
         graph: its channel groups.
         plan: what to keep.
         share: True lets untouched tensors be the caller's own (for evaluation only: training would change both).
+        instead: tensors of full size to slice in place of the model's, by state key.
     """
-    state = sliced_state(model, graph, plan)
+    state = sliced_state(model, graph, plan, instead)
     sizes = attributes(model, graph, plan)
     own = chain(model.named_parameters(), model.named_buffers())
     memo: dict[int, Any] = {id(tensor): tensor for name, tensor in own if share or name in state}

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from prunekit._types import IntArray
 from prunekit.errors import GraphError
 from prunekit.graph.families import queries_of, ties_of
-from prunekit.graph.flow import FIXED, Flow, Product, outputs_fixed
+from prunekit.graph.flow import FIXED, Deadline, Flow, Product, outputs_fixed
 from prunekit.graph.layers import (
     ENTERING,
     HEAD_WIDTHS,
@@ -63,7 +63,7 @@ def trace(
         example_inputs: arguments of one forward pass, batch 1: a dict by name, or a tuple by place.
         norm_mode: how group norms shrink, see :class:`ChannelGraph`.
         head_mode: how attentions shrink: by ``whole`` heads, or ``even``, every head by the same number of channels.
-        seconds: wall-clock limit of following the network through.
+        seconds: wall-clock limit of following the network through and of its trials.
 
     Raises:
         GraphError: the network cannot be traced, or not within the limit.
@@ -72,11 +72,12 @@ def trace(
     tried: dict[str, int] = {}
     modes: dict[str, str] = {"": ways[0]}
     failed: dict[str, str] = {}
+    deadline = Deadline(seconds)
     while True:
-        run = _Run.of(model, example_inputs, seconds, modes)
+        run = _Run.of(model, example_inputs, deadline, modes)
         candidates = [run.group(found, norm_mode, modes) for found in run.found if found.name not in failed]
         graph = run.graph([group for group in candidates if group is not None], failed, norm_mode)
-        wrong = faults(model, graph, example_inputs)
+        wrong = faults(model, graph, example_inputs, deadline)
         again = [found for found in run.found if found.name in wrong and tried.get(found.name, 0) < len(ways) - 1]
         again = [found for found in again if found.heads or run.asks(found)]
         failed |= {name: reason for name, reason in wrong.items() if name not in {found.name for found in again}}
@@ -84,8 +85,8 @@ def trace(
             kept = [group for group in graph.groups if group.name not in failed]
             return run.graph(kept, failed, norm_mode)
         for found in again:
-            tried[found.name] = tried.get(found.name, 0) + 1
-            modes |= dict.fromkeys((found.name, *found.modules), ways[tried[found.name]])
+            tried[found.name] = tried.get(found.name, 0) + 1 if found.heads else len(ways) - 1
+            modes |= dict.fromkeys((found.name, *found.modules), ways[tried[found.name]] if found.heads else "scaled")
 
 
 @dataclass(frozen=True, eq=False)
@@ -93,7 +94,9 @@ class _Found:
     """Channels that leave together: components of ids with the same axes.
 
     Args:
-        name: module name of the first layer that makes them.
+        name: see :class:`ChannelGroup`.
+        layer: module name of the first layer that makes them.
+        start: first of its positions.
         components: one for each root channel, in order, shape (size,).
         axes: places, in the run's list, of the axes that they are on.
         heads: number of contiguous blocks that must stay equal or leave whole, None for none.
@@ -102,6 +105,8 @@ class _Found:
     """
 
     name: str
+    layer: str
+    start: int
     components: IntArray
     axes: tuple[int, ...]
     heads: int | None
@@ -130,8 +135,8 @@ class _Run:
         self.reasons: dict[int, str] = {}
 
     @classmethod
-    def of(cls, model: nn.Module, inputs: Inputs, seconds: float, modes: Mapping[str, str]) -> "_Run":
-        flow = Flow(model, seconds, modes)
+    def of(cls, model: nn.Module, inputs: Inputs, deadline: Deadline, modes: Mapping[str, str]) -> "_Run":
+        flow = Flow(model, deadline, modes)
         order: dict[str, int] = {}
         resolutions: dict[str, int] = {}
         attributes: list[tuple[str, str, IntArray]] = []
@@ -232,7 +237,13 @@ class _Run:
         """All sets of channels that leave together and that some layer makes, in network order."""
         alike = self._alike(self.component)
         found = [self._found(axes, np.array(components)) for axes, components in alike.items()]
-        return sorted((one for one in found if one), key=lambda one: self.order[one.name])
+        seen: set[str] = set()
+        named = []
+        for one in sorted((one for one in found if one), key=lambda one: (self.order[one.layer], one.start)):
+            name = f"{one.layer}:{one.start}" if one.layer in seen else one.layer
+            named.append(replace(one, name=name))
+            seen.add(one.layer)
+        return named
 
     def _found(self, axes: tuple[int, ...], components: IntArray) -> _Found | None:
         makers = [self.axes[a] for a in set(axes) if self.axes[a].axis == "out" and self.axes[a].kind in _PRODUCERS]
@@ -244,7 +255,8 @@ class _Run:
         _, places = np.unique(along, return_index=True)
         position = dict(zip(along[places].tolist(), places.tolist(), strict=True))
         components = np.array(sorted(components.tolist(), key=position.__getitem__))
-        found = _Found(first.layer, components, tuple(sorted(set(axes))), None, False, ())
+        start = position[int(components[0])]
+        found = _Found("", first.layer, start, components, tuple(sorted(set(axes))), None, False, ())
         return self._in_blocks(found)
 
     def _in_blocks(self, found: _Found) -> _Found:
@@ -295,8 +307,11 @@ class _Run:
         members = tuple(self._members(found))
         rows, whole, step = self._legal(found, members, norm_mode, head_mode)
         queries = () if whole else tuple(self._queries(found, head_mode == "scaled"))
-        resolution = self.resolutions.get(found.name, 1)
-        least = 2 * found.heads if found.heads and not whole else 1  # heads of one channel are no attention
+        resolution = self.resolutions.get(found.layer, 1)
+        narrows = not whole and (found.heads or self._is_among(found, self._attended()))
+        least = 2 * (found.heads or 1) if narrows else 1  # heads of one channel are no attention
+        if norm_mode == "even":
+            least = max([least, *(2 * count for count in self._norms_of_vectors(members))])
         return ChannelGroup(
             found.name, len(found.components), rows, whole, step, members, resolution, queries=queries, least=least
         )
@@ -304,7 +319,7 @@ class _Run:
     def _members(self, found: _Found) -> Iterator[Member]:
         root = self._roots(found.components)
         seen: set[tuple[str, Axis]] = set()
-        axes = sorted(found.axes, key=lambda a: (self.axes[a].layer != found.name, self.axes[a].axis != "out", a))
+        axes = sorted(found.axes, key=lambda a: (self.axes[a].layer != found.layer, self.axes[a].axis != "out", a))
         for place in axes:
             axis = self.axes[place]
             if (axis.layer, axis.axis) in seen:
@@ -323,7 +338,8 @@ class _Run:
         counts = [(len(m.positions) == axis_size(self.modules[m.layer], "out"), n) for m, n in norms if n]
         counts += [(True, n) for _, n, _ in self._bare_norms(found)]
         every = math.lcm(*[n for _, n in counts])
-        if found.heads is not None and head_mode == "whole" and not found.fixed_parts:
+        leaving = head_mode == "whole" or found.heads == size  # heads whose channels cannot be told apart
+        if found.heads is not None and leaving and not found.fixed_parts:
             rows = math.gcd(found.heads, *([n for spans, n in counts if spans] if norm_mode == "whole" else []))
             step = size // rows if norm_mode == "whole" or not counts else math.lcm(size // rows, every)
             if size % step == 0 and rows > 1:
@@ -336,10 +352,28 @@ class _Run:
                 return rows, True, size // rows
         return (every if size % every == 0 else 1), False, min(every, size)
 
+    def _norms_of_vectors(self, members: Iterable[Member]) -> Iterator[int]:
+        """Numbers of norm groups of norms at a single position, which have nothing to do on norm groups of one channel."""
+        for member in members:
+            count = group_count(self.modules.get(member.layer))
+            if not count or self.resolutions.get(member.layer) != 1:
+                continue
+            if len(member.positions) == axis_size(self.modules[member.layer], "out") > count:
+                yield count
+
     def asks(self, found: _Found) -> bool:
         """Whether an attention that is written out may divide by the width of these channels."""
-        root = self._roots(found.components)
-        return bool((root[self.component[self._asking(True) & ~self._asking(False)]] >= 0).any())
+        return self._is_among(found, self._asking(True) & ~self._asking(False))
+
+    def _is_among(self, found: _Found, ids: Any) -> bool:
+        """Whether any of some ids stands for one of these channels."""
+        return bool((self._roots(found.components)[self.component[ids]] >= 0).any())
+
+    def _attended(self) -> IntArray:
+        """Ids of what products of two activations sum over."""
+        products = [p for p in self.flow.found.products if p.operator in ("bmm", "baddbmm")]
+        factors = [ids.ravel() for p in products for ids in p.factors]
+        return np.unique(np.concatenate([np.zeros(1, dtype=np.int64), *factors]))[1:]
 
     def _asking(self, perhaps: bool) -> IntArray:
         """Whether each id stands for a channel of a query, shape (ids,)."""
@@ -468,13 +502,16 @@ class _Count:
 
     def product(self, product: Product) -> Term:
         """The term of a product; heads that two factors share are counted once."""
-        inner, outer, scale = product.inner, product.outer, product.scale
-        if product.rows == 1 or inner is None or outer is None:
-            return Term(product.module, product.operator, scale, self.width(inner), self.width(outer))
-        own = self.width(outer)
-        if any(self.groups[g].whole for g in own.by_group):  # what stays of a head is all of it
-            return Term(product.module, product.operator, scale * outer.size // product.rows, self.width(inner))
-        return Term(product.module, product.operator, scale, self.width(inner), self.width(outer, product.rows))
+        widths, scale, rows = [self.width(ids) for ids in product.factors], product.scale, product.rows
+        if rows > 1 and any(self.groups[g].whole for g in widths[1].by_group):  # what stays of a head is all of it
+            widths[1] = Width(product.factors[1].size // rows)
+        elif rows > 1:
+            widths[1] = replace(widths[1], divisor=rows)
+        moving = [width for width in widths if width.by_group]
+        still = [*(width for width in widths if not width.by_group), *moving[2:]]  # a third would make it trilinear
+        full = np.array([group.size for group in self.groups])
+        scale *= math.prod(width(full) for width in still)
+        return Term(product.module, product.operator, scale, *moving[:2])
 
 
 def _table(grid: IntArray) -> IntArray | None:

@@ -1,7 +1,23 @@
 """Importance of channels, per timestep group, for any network and any loss."""
 
-from prunekit.importance.criteria import CRITERIA, Criterion, Scores, criterion
+from prunekit.importance.criteria import CRITERIA, criterion
+from prunekit.importance.gradients import DiffPruning
 from prunekit.importance.map import FORMAT, ImportanceMap, importance
-from prunekit.importance.probe import Loss, Probe
+from prunekit.importance.measured import Proxy
+from prunekit.importance.probe import DrawnLoss, Loss, Probe
+from prunekit.importance.protocol import Criterion, Scores
 
-__all__ = ["CRITERIA", "FORMAT", "Criterion", "ImportanceMap", "Loss", "Probe", "Scores", "criterion", "importance"]
+__all__ = [
+    "CRITERIA",
+    "FORMAT",
+    "Criterion",
+    "DiffPruning",
+    "DrawnLoss",
+    "ImportanceMap",
+    "Loss",
+    "Probe",
+    "Proxy",
+    "Scores",
+    "criterion",
+    "importance",
+]

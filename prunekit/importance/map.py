@@ -1,23 +1,29 @@
 """Importance of every channel group for every timestep group, as one immutable, JSON-able object."""
 
-from collections.abc import Iterable, Mapping
+import json
+import zipfile
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from pathlib import Path
+from typing import Any, TypeVar
 
 import numpy as np
 from torch import nn
 
-from prunekit._types import JsonDict
-from prunekit.errors import FileFormatError, InputError
+from prunekit._files import atomic_path, canonical_json, read_json, write_json
+from prunekit._types import FloatArray, JsonDict
+from prunekit.errors import FileFormatError, InputError, MissingFileError
 from prunekit.graph import ChannelGraph, HeadMode, NormMode, trace
 from prunekit.graph.surgery import Inputs
-from prunekit.groups import TimestepGroup
-from prunekit.importance.criteria import Criterion, Scores, criterion
+from prunekit.groups import TimestepGroup, TimestepGroups
+from prunekit.importance.criteria import criterion
 from prunekit.importance.probe import Loss, Probe
+from prunekit.importance.protocol import Criterion, Scores
 
 __all__ = ["FORMAT", "ImportanceMap", "importance"]
 
 FORMAT = "prunekit-importance/1"
+_Frame = TypeVar("_Frame")
 
 
 @dataclass(frozen=True, eq=False)
@@ -47,13 +53,78 @@ class ImportanceMap:
             f"Timestep group {group} was not scored; expected one of {[g.index for g in self.timestep_groups]}."
         )
 
+    def to_frame(self, make: Callable[[dict[str, Any]], _Frame]) -> _Frame:
+        """A tidy table: one row per timestep group, channel group and channel.
+
+        Args:
+            make: makes a table of named columns, such as ``pandas.DataFrame``; this package asks for none.
+        """
+        sizes = list(self.sizes.values())
+        count, channels = len(self.timestep_groups), sum(sizes)
+        names = np.repeat(np.array(list(self.sizes), dtype=object), sizes)
+        return make(
+            {
+                "timestep_group": np.repeat([group.index for group in self.timestep_groups], channels),
+                "channel_group": np.tile(names, count),
+                "channel": np.tile(np.concatenate([np.arange(size) for size in sizes] or [np.arange(0)]), count),
+                "score": np.concatenate(
+                    [scores[name] for scores in self.scores for name in self.sizes] or [np.zeros(0)]
+                ),
+            }
+        )
+
     def records(self) -> list[dict[str, Any]]:
-        """One row per timestep group, channel group and channel: ``pandas.DataFrame(map.records())`` is tidy."""
+        """The rows of :meth:`to_frame`, one dict each."""
+        columns = self.to_frame(dict)
+        rows = zip(*(values.tolist() for values in columns.values()), strict=True)
+        return [dict(zip(columns, row, strict=True)) for row in rows]
+
+    def save(self, path: Path | str) -> None:
+        """Write ``.json``, or ``.npz`` (smaller, the same numbers); atomically.
+
+        Raises:
+            InputError: the name ends with neither.
+        """
+        path = _known(Path(path))
+        about = self.to_json()
+        if path.suffix == ".json":
+            write_json(path, about)
+            return
+        del about["scores"]
+        arrays: dict[str, Any] = {f"scores_{i}": values for i, values in enumerate(self._stacked())}
+        with atomic_path(path) as part, part.open("wb") as handle:
+            np.savez_compressed(handle, about=np.array(canonical_json(about)), **arrays)
+
+    @classmethod
+    def load(cls, path: Path | str) -> "ImportanceMap":
+        """Read what :meth:`save` wrote; nothing in the file can run code.
+
+        Raises:
+            InputError: the name ends with neither ``.json`` nor ``.npz``.
+            MissingFileError: there is no such file.
+            FileFormatError: it is no importance map.
+        """
+        path = _known(Path(path))
+        if path.suffix == ".json":
+            return cls.from_json(read_json(path, FORMAT))
+        if not path.is_file():
+            raise MissingFileError(f"{path} does not exist; expected an importance map there.")
+        try:
+            with np.load(path, allow_pickle=False) as arrays:
+                about = json.loads(str(arrays["about"]))
+                stacked = [arrays[f"scores_{i}"] for i in range(len(about["channel_groups"]))]
+                rows = range(len(about["timestep_groups"]))
+                return cls.from_json({**about, "scores": [[values[row] for values in stacked] for row in rows]})
+        except (KeyError, IndexError, TypeError, ValueError, OSError, EOFError, zipfile.BadZipFile) as error:
+            raise FileFormatError(
+                f"{path} cannot be read as an importance map ({error}); make it again with `prunekit importance`."
+            ) from error
+
+    def _stacked(self) -> list[FloatArray]:
+        """For each channel group, scores of shape (timestep groups, size)."""
         return [
-            {"timestep_group": group.index, "channel_group": name, "channel": channel, "score": float(value)}
-            for group, scores in zip(self.timestep_groups, self.scores, strict=True)
-            for name, values in scores.items()
-            for channel, value in enumerate(values)
+            np.array([scores[name] for scores in self.scores]).reshape(len(self.scores), size)
+            for name, size in self.sizes.items()
         ]
 
     def to_json(self) -> dict[str, Any]:
@@ -98,6 +169,8 @@ def importance(
     samples: int = 256,
     batch_size: int = 64,
     seed: int = 0,
+    chunk: int = 64,
+    distributed: bool = False,
     norm_mode: NormMode = "even",
     head_mode: HeadMode = "whole",
     graph: ChannelGraph | None = None,
@@ -107,13 +180,19 @@ def importance(
     Args:
         model: any module; it is not changed.
         example_inputs: arguments of one forward pass, batch 1, by name (a dict) or by place (a tuple).
-        loss: ``loss(model, timesteps, generator) -> scalar``, timesteps of shape (batch,), all randomness from the generator.
+        loss: ``loss(model, timesteps, generator) -> scalar``, the mean over timesteps of shape (batch,), all randomness from the
+            generator.
         timestep_groups: what to score for: a :class:`prunekit.groups.TimestepGroups`, or some of its groups. Only a
-            group's own timesteps are used for it.
+            group's own timesteps are used for it; criteria of the whole model use all from 0 to the partition's end, or to the
+            last group's.
         by: a criterion or its name.
         samples: timesteps per group in the calibration set.
-        batch_size: timesteps per call of ``loss``.
+        batch_size: timesteps evaluated at once, for losses that draw apart (:class:`prunekit.importance.DrawnLoss`). It
+            changes no draw: scores stay the same, to rounding.
         seed: of the calibration set.
+        chunk: draws that share a generator, and timesteps per call of a loss that does not draw apart. Another chunk is
+            another calibration set.
+        distributed: share the work with the other processes of torch.distributed, see :class:`prunekit.importance.Probe`.
         norm_mode: how group norms will shrink, see :func:`prunekit.graph.trace`.
         head_mode: how attentions will shrink, see :func:`prunekit.graph.trace`.
         graph: the network's channel groups where they are known already.
@@ -125,16 +204,31 @@ def importance(
         GraphError: the network cannot be traced.
         InputError: the criterion is unknown, the loss is not one number, or scores are not finite.
     """
-    timestep_groups = tuple(timestep_groups)
     rule = criterion(by) if isinstance(by, str) else by
     graph = trace(model, example_inputs, norm_mode, head_mode) if graph is None else graph
-    scores = tuple(rule(model, graph, Probe(loss, group, samples, batch_size, seed)) for group in timestep_groups)
-    for timestep_group, by_name in zip(timestep_groups, scores, strict=True):
+    groups = tuple(timestep_groups)
+    stop = timestep_groups.num_timesteps if isinstance(timestep_groups, TimestepGroups) else 0
+    if getattr(rule, "whole_model", False):
+        scored = [TimestepGroup(0, 0, max([stop, *(group.stop for group in groups)]))] if groups else []
+    else:
+        scored = list(groups)
+    scores = [rule(model, graph, Probe(loss, one, samples, batch_size, seed, chunk, distributed)) for one in scored]
+    for one, by_name in zip(scored, scores, strict=True):
         bad = [name for name, values in by_name.items() if not np.isfinite(values).all()]
         if bad:
             raise InputError(
-                f"The scores of {bad[0]} on timestep group {timestep_group.index} are not finite; "
+                f"The scores of {bad[0]} on timesteps {one.start} to {one.stop - 1} are not finite; "
                 "expected finite weights and a finite loss."
             )
+    if len(scores) < len(groups):
+        scores = [{name: values.copy() for name, values in scores[0].items()} for _ in groups]
     name = by if isinstance(by, str) else getattr(by, "__name__", type(by).__name__)
-    return ImportanceMap(name, timestep_groups, {g.name: g.size for g in graph}, dict(graph.left_whole), scores)
+    stuck = {g.name: "no smaller width is possible" for g in graph if len(g.widths) == 1}
+    left_whole = {**stuck, **graph.left_whole}
+    return ImportanceMap(name, groups, {g.name: g.size for g in graph}, left_whole, tuple(scores))
+
+
+def _known(path: Path) -> Path:
+    if path.suffix not in (".json", ".npz"):
+        raise InputError(f"{path} ends with {path.suffix or 'nothing'}; expected .json or .npz.")
+    return path

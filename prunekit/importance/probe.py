@@ -1,31 +1,55 @@
 """A probe: the caller's loss on one timestep group, on a calibration set that is the same each time it is asked."""
 
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, replace
+from typing import Protocol, runtime_checkable
 
 import torch
+import torch.distributed as dist
 from torch import Generator, Tensor, nn
 
 from prunekit.errors import InputError
 from prunekit.graph.surgery import evaluation_mode
 from prunekit.groups import TimestepGroup
 
-__all__ = ["Loss", "Probe"]
+__all__ = ["DrawnLoss", "Loss", "Probe"]
 
 Loss = Callable[[nn.Module, Tensor, Generator], Tensor]
-"""``loss(model, timesteps, generator) -> scalar``: timesteps of shape (batch,), int64; data and noise from the generator."""
+"""``loss(model, timesteps, generator) -> scalar``: timesteps of shape (batch,), int64; data and noise from the generator.
+
+The scalar is the mean over the batch. It is asked about one chunk of draws at a time.
+"""
+
+
+@runtime_checkable
+class DrawnLoss(Protocol):
+    """What a loss may have besides: drawing and evaluating apart, so that the same draws fit batches of any size."""
+
+    def draw(self, timesteps: Tensor, generator: Generator) -> tuple[Tensor, ...]:
+        """Everything random for these timesteps: tensors of shape (batch, …)."""
+        ...
+
+    def drawn_losses(self, model: nn.Module, drawn: tuple[Tensor, ...], timesteps: Tensor) -> Tensor:
+        """Loss of each sample on given draws, shape (batch,)."""
+        ...
 
 
 @dataclass(frozen=True, eq=False)
 class Probe:
     """Losses of a model on fixed draws from one timestep group.
 
+    The calibration set is defined by group, ``samples``, ``seed`` and ``chunk`` alone: timesteps spread evenly through the group,
+    shuffled, cut into chunks, each with a generator of its own. How it is evaluated changes no draw.
+
     Args:
         loss: the caller's; everything random in it must come from its generator.
         group: the timesteps.
         samples: number of timesteps in the calibration set, spread evenly through the group.
-        batch_size: timesteps per call of ``loss``.
+        batch_size: timesteps evaluated at once, for a :class:`DrawnLoss`. Any other loss is called with one chunk.
         seed: of the draws.
+        chunk: draws that share a generator.
+        distributed: batch i is evaluated by process i mod n of torch.distributed's default process group, where that is
+            initialised, and the float64 sums are added up: every process must ask the same, and is told the same.
     """
 
     loss: Loss
@@ -33,35 +57,111 @@ class Probe:
     samples: int = 256
     batch_size: int = 64
     seed: int = 0
+    chunk: int = 64
+    distributed: bool = False
 
     def __post_init__(self) -> None:
-        if self.samples < 1 or self.batch_size < 1:
+        if self.samples < 1 or self.batch_size < 1 or self.chunk < 1:
             raise InputError(
-                f"Got {self.samples} samples in batches of {self.batch_size}; expected at least 1 of each."
+                f"Got {self.samples} samples in batches of {self.batch_size} and chunks of {self.chunk}; "
+                "expected at least 1 of each."
             )
 
-    def batches(self) -> Iterator[tuple[Tensor, Generator]]:
-        """Timesteps and a freshly seeded generator for each batch; equal on every call."""
+    def chunks(self) -> Iterator[tuple[Tensor, Generator]]:
+        """Timesteps and a freshly seeded generator for each chunk; equal on every call."""
         positions = (torch.arange(self.samples, dtype=torch.float64) + 0.5) / self.samples
         timesteps = self.group.start + (positions * len(self.group)).long()
         shuffle = Generator().manual_seed(self.seed)
         timesteps = timesteps[torch.randperm(self.samples, generator=shuffle)]
-        for i, batch in enumerate(timesteps.split(self.batch_size)):
-            yield batch, Generator().manual_seed(self.seed * 1_000_003 + self.group.index * 10_007 + i + 1)
+        for i, chunk in enumerate(timesteps.split(self.chunk)):
+            yield chunk, Generator().manual_seed(self.seed * 1_000_003 + self.group.index * 10_007 + i + 1)
 
-    def losses(self, model: nn.Module) -> Iterator[tuple[Tensor, float]]:
-        """Differentiable loss and weight (fraction of the samples) of each batch."""
-        for timesteps, generator in self.batches():
-            loss = self.loss(model, timesteps, generator)
-            if not isinstance(loss, Tensor) or loss.numel() != 1:
-                got = f"shape {tuple(loss.shape)}" if isinstance(loss, Tensor) else type(loss).__name__
-                raise InputError(
-                    f"The loss returned {got}; expected a tensor with one number, the mean over the batch."
-                )
-            yield loss.squeeze(), len(timesteps) / self.samples
+    def losses(self, model: nn.Module) -> Iterator[tuple[Tensor, int]]:
+        """Differentiable mean loss and number of samples of each batch that this process evaluates."""
+        rank, world = self._place()
+        for i, (evaluate, count) in enumerate(self._batches()):
+            if i % world == rank:
+                yield evaluate(model), count
 
     @torch.no_grad()
     def mean(self, model: nn.Module) -> float:
         """Mean loss over the calibration set, in eval mode, summed in float64."""
         with evaluation_mode(model):
-            return sum(float(loss) * weight for loss, weight in self.losses(model))
+            total = sum(float(loss) * (count / self.samples) for loss, count in self.losses(model))
+        if self._place()[1] == 1:
+            return total
+        device = next(model.parameters(), torch.zeros(())).device
+        pooled = torch.tensor([total], dtype=torch.float64, device=device)
+        self.pool([pooled])
+        return float(pooled)
+
+    def pool(self, sums: Iterable[Tensor]) -> None:
+        """Add up every process's float64 sums, in place; nothing happens where there is one process."""
+        if self._place()[1] > 1:
+            for tensor in sums:
+                dist.all_reduce(tensor)
+
+    def one_by_one(self) -> "Probe":
+        """The same timesteps in batches of one: with the same draws for a :class:`DrawnLoss`, else with a generator for each."""
+        return replace(self, batch_size=1, chunk=self.chunk if isinstance(self.loss, DrawnLoss) else 1)
+
+    def _place(self) -> tuple[int, int]:
+        """This process's number and the number of processes."""
+        if self.distributed and dist.is_available() and dist.is_initialized():
+            return dist.get_rank(), dist.get_world_size()
+        return 0, 1
+
+    def _batches(self) -> Iterator[tuple[Callable[[nn.Module], Tensor], int]]:
+        """What evaluates each batch, and how many samples it has."""
+        loss: object = self.loss
+        if isinstance(loss, DrawnLoss):
+            for timesteps, *drawn in self._drawn(loss):
+                yield _Evaluation(loss, timesteps, tuple(drawn)), len(timesteps)
+        else:
+            for timesteps, generator in self.chunks():
+                yield _Call(self.loss, timesteps, generator), len(timesteps)
+
+    def _drawn(self, loss: DrawnLoss) -> Iterator[tuple[Tensor, ...]]:
+        """Timesteps and draws of each batch: the chunks' own, one after the other, cut anew."""
+        waiting: tuple[Tensor, ...] = ()
+        for timesteps, generator in self.chunks():
+            rows = (timesteps, *loss.draw(timesteps, generator))
+            waiting = tuple(map(torch.cat, zip(waiting, rows, strict=True))) if waiting else rows
+            while len(waiting[0]) >= self.batch_size:
+                yield tuple(tensor[: self.batch_size] for tensor in waiting)
+                waiting = tuple(tensor[self.batch_size :] for tensor in waiting)
+        if len(waiting[0]):
+            yield waiting
+
+
+@dataclass(frozen=True, eq=False)
+class _Evaluation:
+    """Mean loss on given draws."""
+
+    loss: DrawnLoss
+    timesteps: Tensor
+    drawn: tuple[Tensor, ...]
+
+    def __call__(self, model: nn.Module) -> Tensor:
+        losses = self.loss.drawn_losses(model, self.drawn, self.timesteps)
+        if losses.shape != self.timesteps.shape:
+            raise InputError(
+                f"drawn_losses returned shape {tuple(losses.shape)} for {len(self.timesteps)} samples; expected one loss for each."
+            )
+        return losses.mean()
+
+
+@dataclass(frozen=True, eq=False)
+class _Call:
+    """Loss on a chunk of its own draws."""
+
+    loss: Loss
+    timesteps: Tensor
+    generator: Generator
+
+    def __call__(self, model: nn.Module) -> Tensor:
+        loss = self.loss(model, self.timesteps, self.generator)
+        if not isinstance(loss, Tensor) or loss.numel() != 1:
+            got = f"shape {tuple(loss.shape)}" if isinstance(loss, Tensor) else type(loss).__name__
+            raise InputError(f"The loss returned {got}; expected a tensor with one number, the mean over the batch.")
+        return loss.squeeze()

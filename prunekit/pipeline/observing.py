@@ -1,14 +1,10 @@
-"""Who watches a run, and what a search leaves behind."""
+"""Who watches a run."""
 
-import json
-from pathlib import Path
 from typing import Protocol
 
-from prunekit._files import atomic_path
-from prunekit.search import SearchResult
 from prunekit.training import Progress, Reporter
 
-__all__ = ["Observer", "Silent", "training_reporter", "write_journal"]
+__all__ = ["Observer", "Silent", "training_reporter"]
 
 
 class Observer(Protocol):
@@ -41,9 +37,3 @@ def training_reporter(observer: Observer, label: str) -> Reporter:
         observer.progress(label, progress.step, progress.steps, note)
 
     return report
-
-
-def write_journal(result: SearchResult, path: Path) -> None:
-    """Every measured candidate of a search, one JSON object a line."""
-    with atomic_path(path) as part:
-        part.write_text("".join(json.dumps(entry) + "\n" for entry in result.memory), encoding="utf-8")

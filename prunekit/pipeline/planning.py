@@ -1,16 +1,19 @@
 """Planning a budget: the one stage that needs neither a model nor torch."""
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from prunekit._types import FloatArray
-from prunekit.allocation import Allocation, allocate
-from prunekit.errors import InputError
+from prunekit.allocation import Allocation, Frontier, allocate
+from prunekit.errors import BudgetError, InputError
 from prunekit.groups import TimestepGroups, make_groups
 from prunekit.schedule import NoiseSchedule, sampler_timesteps
 
-__all__ = ["cut_groups", "evaluations", "plan_budget"]
+__all__ = ["cut_groups", "evaluations", "plan_budget", "side_by_side"]
 
 _NUMPY_SAMPLERS = ("ddim", "ddpm")
+_COMPARED = ("linear", "snr", "measured")
 
 
 def cut_groups(
@@ -51,7 +54,41 @@ def plan_budget(
     sampler: str = "ddim",
     steps: int = 50,
     floor: float = 0.1,
+    frontiers: Sequence[Frontier] = (),
 ) -> Allocation:
     """Allocate a budget over the steps that a sampler really takes, see :func:`prunekit.allocation.allocate`."""
     real = evaluations(schedule, sampler, steps)
-    return allocate(groups, schedule, budget, real, rule, floor=floor, sampler=sampler)
+    return allocate(groups, schedule, budget, real, rule, floor=floor, sampler=sampler, frontiers=frontiers)
+
+
+def side_by_side(
+    allocation: Allocation, schedule: NoiseSchedule, steps: int, floor: float = 0.1
+) -> dict[str, Allocation | None]:
+    """What rules ``linear``, ``snr`` and ``measured`` make of an allocation's budget, groups and frontiers.
+
+    Args:
+        allocation: one with frontiers.
+        schedule: the noise schedule that it was made with.
+        steps: sampling steps that it was made with.
+        floor: of rule ``snr``.
+
+    Returns:
+        By rule; None where a rule cannot reach the budget.
+    """
+    real = evaluations(schedule, allocation.sampler, steps)
+    found: dict[str, Allocation | None] = {}
+    for rule in _COMPARED:
+        try:
+            found[rule] = allocate(
+                allocation.timestep_groups,
+                schedule,
+                allocation.budget,
+                real,
+                rule,
+                floor=floor,
+                sampler=allocation.sampler,
+                frontiers=allocation.frontiers,
+            )
+        except BudgetError:
+            found[rule] = None
+    return found

@@ -9,7 +9,7 @@ from typing import Any
 
 import prunekit
 from prunekit._files import json_hash, read_json, sha256_file, write_json
-from prunekit.allocation import Allocation
+from prunekit.allocation import Allocation, read_frontier
 from prunekit.checkpoint import Base, save_base
 from prunekit.cost import count_macs
 from prunekit.data import ImageSplit, load_images
@@ -19,7 +19,7 @@ from prunekit.importance import ImportanceMap
 from prunekit.nets import TimestepExperts, load_experts
 from prunekit.pipeline.manifest import environment
 from prunekit.pipeline.measuring import Setting, measure_losses, measure_samples, save_images
-from prunekit.pipeline.observing import Observer, Silent, training_reporter, write_journal
+from prunekit.pipeline.observing import Observer, Silent, training_reporter
 from prunekit.pipeline.planning import cut_groups, evaluations, plan_budget
 from prunekit.pipeline.stages import (
     EMBEDDED,
@@ -34,7 +34,8 @@ from prunekit.pipeline.stages import (
 )
 from prunekit.recipe import PruneOptions, Recipe
 from prunekit.report import write_report
-from prunekit.slim import load_slim, save_slim
+from prunekit.search import SearchResult
+from prunekit.slim import SlimModel, load_slim, save_slim
 
 __all__ = ["Run"]
 
@@ -71,15 +72,31 @@ class Run:
         self._stage("base", inputs, ["base.pt"], self._base)
         if recipe.groups and recipe.allocation:
             self._stage("groups", {"groups": recipe.groups}, ["groups.json"], self._groups, "base")
-            self._stage("allocate", {"allocation": recipe.allocation}, ["allocation.json"], self._allocate, "groups")
+            evidence = self._frontiers() if recipe.allocation.rule == "measured" else []
+            inputs, outputs = {"allocation": recipe.allocation}, ["allocation.json"]
+            self._stage("allocate", inputs, outputs, self._allocate, ["groups", *evidence])
             if recipe.prune:
-                self._stage("importance", {"prune": recipe.prune}, ["importance.json"], self._importance, "groups")
+                if not evidence:
+                    self._score()
                 self._specialists()
         manifest = self._manifest()
         if "importance" in self.done:
             self.observer.stage("report", False)
             write_report(self.folder)
         return manifest
+
+    def _score(self) -> None:
+        self._stage("importance", {"prune": self.recipe.prune}, ["importance.json"], self._importance, "groups")
+
+    def _frontiers(self) -> list[str]:
+        """Search every group down to the floor, whatever its target will be; returns the stages' names."""
+        assert self.recipe.allocation is not None  # noqa: S101 - asked in execute
+        self._score()
+        inputs = {"frontier_floor": self.recipe.allocation.frontier_floor}
+        stages = {f"frontier group {group.index}": group.index for group in self.groups}
+        for name, i in stages.items():
+            self._stage(name, inputs, [_frontier_file(i)], partial(self._frontier, i), "importance")
+        return list(stages)
 
     def _specialists(self) -> None:
         """Prune and fine-tune every group, then put them together and measure."""
@@ -203,6 +220,8 @@ class Run:
     def _allocate(self) -> dict[str, Any]:
         options = self.recipe.allocation
         assert options is not None  # noqa: S101 - asked in execute
+        measured = self.groups if options.rule == "measured" else ()
+        frontiers = [read_frontier(self.folder / _frontier_file(group.index)) for group in measured]
         allocation = plan_budget(
             self.groups,
             self.base.schedule,
@@ -211,6 +230,7 @@ class Run:
             sampler=options.sampler,
             steps=options.steps,
             floor=options.floor,
+            frontiers=frontiers,
         ).for_model(self.bench.macs)
         write_json(self.folder / "allocation.json", allocation.to_json())
         return {}
@@ -223,17 +243,31 @@ class Run:
         samples = len(self.groups) * options.samples
         return {"ledger": [{"stage": "importance", "samples": samples, "macs": 3 * self.bench.macs * samples}]}
 
-    def _prune(self, index: int) -> dict[str, Any]:
+    def _search(self, index: int, target: int, journal: str) -> tuple[SlimModel, SearchResult, dict[str, Any]]:
+        """Prune a group to a target of MACs; the last of the three is what it cost, for the ledger."""
         options = self.recipe.prune
         assert options is not None  # noqa: S101 - asked in execute
         scores = ImportanceMap.from_json(read_json(self.folder / "importance.json"))
+        images, group = self.images.train, self.groups[index]
+        slim, result = prune_group(self.bench, images, scores, group, target, options, self.folder / journal)
+        macs = options.samples * sum(entry["macs"] for entry in result.measured)
+        return slim, result, {"samples": options.samples * len(result.measured), "macs": macs}
+
+    def _frontier(self, index: int) -> dict[str, Any]:
+        options = self.recipe.allocation
+        assert options is not None  # noqa: S101 - asked in execute
+        target = int(options.frontier_floor * self.bench.macs)
+        _, _, spent = self._search(index, target, _frontier_file(index))
+        read_frontier(self.folder / _frontier_file(index))  # a proposer that records none is refused here
+        return {"ledger": [{"stage": f"frontier, group {index}", **spent}]}
+
+    def _prune(self, index: int) -> dict[str, Any]:
+        options = self.recipe.prune
+        assert options is not None  # noqa: S101 - asked in execute
         target = self.allocation.groups[index].target_macs
         assert target is not None  # noqa: S101 - allocated for this model
-        slim, result = prune_group(self.bench, self.images.train, scores, self.groups[index], target, options)
+        slim, result, spent = self._search(index, target, f"search/group-{index}.jsonl")
         save_slim(slim, self.folder / "pruned" / f"group-{index}")
-        write_journal(result, self.folder / "search" / f"group-{index}.jsonl")
-        measured = [entry for entry in result.memory if "steps" in entry]
-        macs = options.samples * sum(entry["macs"] for entry in measured)
         expert = {
             "group": index,
             "target_macs": target if options.search.target_of == "macs" else None,
@@ -241,8 +275,7 @@ class Run:
             "params": slim.params,
             "widths": result.widths,
         }
-        ledger = [{"stage": f"search, group {index}", "samples": options.samples * len(measured), "macs": macs}]
-        return {"ledger": ledger, "expert": expert}
+        return {"ledger": [{"stage": f"search, group {index}", **spent}], "expert": expert}
 
     def _finetune(self, index: int) -> dict[str, Any]:
         options = self.recipe.finetune
@@ -323,6 +356,11 @@ class Run:
         seeds |= {"calibration": recipe.prune.seed} if recipe.prune else {}
         seeds |= {"finetune": recipe.finetune.train.seed} if recipe.finetune else {}
         return seeds | ({"sampling": list(recipe.evaluation.seeds)} if recipe.evaluation else {})
+
+
+def _frontier_file(index: int) -> str:
+    """Journal of the search that records a timestep group's frontier."""
+    return f"frontier/group-{index}.jsonl"
 
 
 def _slim_files(folder: str) -> list[str]:

@@ -11,9 +11,9 @@ import torch
 from prunekit._files import read_json, write_json
 from prunekit._types import JsonDict
 from prunekit.checkpoint import Base, ModelSpec, load_base
-from prunekit.cost import CostModel, LatencyModel, LatencyTable, count_macs
+from prunekit.cost import CostModel, LatencyModel, LatencyTable, verify
 from prunekit.data import ImageData, ImageSplit, load_images
-from prunekit.errors import GraphError, InputError
+from prunekit.errors import InputError
 from prunekit.graph import ChannelGraph, HeadMode, NormMode, apply, attributes, trace
 from prunekit.groups import TimestepGroup, TimestepGroups
 from prunekit.importance import ImportanceMap, Probe, importance
@@ -170,7 +170,13 @@ def score_groups(
 
 
 def prune_group(
-    bench: Bench, images: ImageData, scores: ImportanceMap, group: TimestepGroup, target: int, options: PruneOptions
+    bench: Bench,
+    images: ImageData,
+    scores: ImportanceMap,
+    group: TimestepGroup,
+    target: int,
+    options: PruneOptions,
+    journal: Path | None = None,
 ) -> tuple[SlimModel, SearchResult]:
     """Search a plan for one timestep group, apply it, and check the result against the counter.
 
@@ -181,6 +187,7 @@ def prune_group(
         group: the timestep group.
         target: MACs. Where the search's target is of parameters or latency, the same fraction of the base's is meant.
         options: how to search.
+        journal: file of the search's memory bank, from which it goes on if it was killed.
 
     Raises:
         BudgetError: the target is below what the network can be pruned to.
@@ -195,14 +202,9 @@ def prune_group(
     wanted = target if of == "macs" else target * full // bench.macs
     graph = bench.graph.with_multiples(options.width_multiples)
     group_scores = scores.of(group.index)
-    result = search(base.model, graph, bench.cost, group_scores, probe, wanted, options.search, bench.latency)
+    result = search(base.model, graph, bench.cost, group_scores, probe, wanted, options.search, bench.latency, journal)
     model = apply(base.model, bench.graph, result.plan)
-    counted = count_macs(model, base.spec.example_inputs())
-    if (counted.macs, counted.params) != (result.macs, result.params):
-        raise GraphError(
-            f"The pruned network costs {counted.macs:,} MACs and {counted.params:,} parameters; "
-            f"its plan says {result.macs:,} and {result.params:,}. This is a defect of prunekit."
-        )
+    verify(base.model, model, bench.graph, result.plan, bench.cost, base.spec.example_inputs())
     about = {**base.about(), "provenance": _provenance(bench, result, options)}
     sizes = attributes(base.model, bench.graph, result.plan)
     slim = SlimModel(

@@ -14,8 +14,10 @@ from prunekit.report.wording import ratio_text, short_ratio, timestep_text
 
 __all__ = [
     "column_width",
+    "describe_frontiers",
     "describe_snr_targets",
     "describe_widths",
+    "draw_frontiers",
     "draw_snr_targets",
     "draw_widths",
     "save_figure",
@@ -148,6 +150,37 @@ def describe_snr_targets(results: RunResults) -> str:
         f"SNR falls from {snr_db[0]:.1f} dB at t = 0 to {snr_db[-1]:.1f} dB at t = {len(snr_db) - 1}. "
         f"Fraction of the base's MACs: {'; '.join(parts)}."
     )
+
+
+def draw_frontiers(results: RunResults) -> Figure:
+    """Loss against the fraction of the base's MACs, one curve per timestep group, with the group's target on it."""
+    figure = Figure(figsize=(9.5, 4.2), layout="constrained")
+    axes = figure.subplots()
+    targets = results.allocation.groups
+    for number, (target, frontier) in enumerate(zip(targets, results.allocation.frontiers, strict=True)):
+        colour = mpl.colormaps["viridis"](0.9 * number / max(len(targets) - 1, 1))
+        ratios = np.array(frontier.macs) / frontier.base_macs
+        axes.plot(ratios, frontier.loss, marker=".", linewidth=1.2, color=colour, label=f"group {target.index}")
+        loss = frontier.loss_at(target.mac_ratio)
+        if loss is not None:
+            axes.plot(target.mac_ratio, loss, "o", markersize=8, markerfacecolor="none", color=_TARGET)
+    axes.set_yscale("log" if all(min(frontier.loss) > 0 for frontier in results.allocation.frontiers) else "linear")
+    axes.set_xlim(0, 1.02)
+    axes.set_xlabel("fraction of the base's MACs")
+    axes.set_ylabel("loss before fine-tuning")
+    axes.legend(frameon=False, fontsize=8, ncols=2)
+    return figure
+
+
+def describe_frontiers(results: RunResults) -> str:
+    """The same in words."""
+    allocation = results.allocation
+    parts = [
+        f"group {target.index}: {len(frontier.macs)} points from {short_ratio(frontier.macs[0] / frontier.base_macs)}, "
+        f"target {short_ratio(target.mac_ratio)}"
+        for target, frontier in zip(allocation.groups, allocation.frontiers, strict=True)
+    ]
+    return f"Loss falls as the fraction of the base's MACs rises. {'; '.join(parts)}."
 
 
 def _bands(axes: Axes, results: RunResults) -> None:

@@ -1,4 +1,4 @@
-"""The importance heatmap: timestep groups by channel groups, with what was not measured shown as such."""
+"""The importance heatmap: timestep groups by channel groups, with what cannot be removed shown as such."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -23,7 +23,7 @@ __all__ = ["Heatmap", "heatmap_png"]
 
 _SMALLEST = 1e-4  # of the row's maximum: below, differences are drawn as one colour
 _APART = 0.5  # columns between the network's order and what has no place in it
-_ROWS_FOR_WORDS = 4  # below, "not measured" does not fit upright into a column
+_ROWS_FOR_WORDS = 4  # below, "not removable" does not fit upright into a column
 _HATCHED: dict[str, Any] = {"facecolor": "#dcdcdc", "edgecolor": "#8c8c8c", "hatch": "////", "linewidth": 0.0}
 
 
@@ -35,7 +35,7 @@ class Heatmap:
         criterion: what the scores measure.
         rows: label of each timestep group, cleanest first.
         names: channel groups in network order; those left whole that have no place in it come last.
-        left_whole: channel group → why it was not measured.
+        left_whole: channel group or layer → why nothing of it can be removed.
         values: shape (timestep groups, channel groups); NaN where nothing was measured. With scale ``log`` the mean score
             over the row's largest, in (0, 1]; with ``rank`` the rank in the row from 0 (lowest) to 1 (highest).
         scale: ``log``, or ``rank`` where a mean score is not positive.
@@ -91,7 +91,9 @@ class Heatmap:
     def caption(self) -> str:
         """How to read the picture."""
         reason = "" if self.scale == "log" else " Ranks, because some scores are not positive."
-        hatched = " Hatched grey: not measured, neither low nor high." if np.isnan(self.values).any() else ""
+        hatched = (
+            " Hatched grey: not removable, so neither robust nor important." if np.isnan(self.values).any() else ""
+        )
         hatched += " Apart on the right: left whole, with no place in that order." if self.without_place else ""
         return (
             f"Importance by criterion {self.criterion}; higher means keep. Rows are timestep groups, cleanest on top; columns "
@@ -106,10 +108,10 @@ class Heatmap:
             if np.isfinite(row).any():
                 high, low = self.names[int(np.nanargmax(row))], self.names[int(np.nanargmin(row))]
                 parts.append(f"{' '.join(label.split())}: highest {high}, lowest {low}")
-        not_measured = int(np.isnan(self.values).all(axis=0).sum())
+        fixed = int(np.isnan(self.values).all(axis=0).sum())
         return (
             f"Heatmap of importance over {len(self.rows)} timestep groups and {len(self.names)} channel groups, "
-            f"{not_measured} of them not measured. {'; '.join(parts)}."
+            f"{fixed} of them not removable. {'; '.join(parts)}."
         )
 
     def draw(self) -> Figure:
@@ -163,7 +165,7 @@ class Heatmap:
         return bool((self.values[np.isfinite(self.values)] < _SMALLEST).any())
 
     def _hatch(self, axes: Axes, places: FloatArray) -> None:
-        """Cover what was not measured; a whole column says so in words, too."""
+        """Cover what cannot be removed; a whole column says so in words, too."""
         height = len(self.rows)
         missing = np.isnan(self.values)
         whole = missing.all(axis=0)
@@ -172,11 +174,11 @@ class Heatmap:
             if height >= _ROWS_FOR_WORDS:
                 box = {"facecolor": "#f4f4f4", "edgecolor": "none", "pad": 1.5}
                 middle = (float(places[column]), height / 2 - 0.5)
-                axes.text(*middle, "not measured", rotation=90, ha="center", va="center", fontsize=7, bbox=box)
+                axes.text(*middle, "not removable", rotation=90, ha="center", va="center", fontsize=7, bbox=box)
         for row, column in zip(*np.nonzero(missing & ~whole), strict=True):
             axes.add_patch(Rectangle((places[column] - 0.46, row - 0.46), 0.92, 0.92, **_HATCHED))
         if missing.any():
-            patch = Patch(label="not measured", **_HATCHED)
+            patch = Patch(label="not removable", **_HATCHED)
             axes.legend(
                 handles=[patch], loc="lower right", bbox_to_anchor=(1, 1), borderaxespad=0.3, frameon=False, fontsize=8
             )

@@ -103,6 +103,14 @@ def _write_pictures(results: RunResults, heatmap: Heatmap | None, folder: Path) 
             figures.describe_snr_targets(results),
             _targets_caption(results),
         )
+        if results.allocation.frontiers:
+            add(
+                "frontiers",
+                lambda path: figures.save_figure(figures.draw_frontiers(results), path),
+                figures.describe_frontiers(results),
+                "Points that no other recorded point of the timestep group's search beats, and in rings the targets. The loss is "
+                "the search's own, before fine-tuning; between points it is an interpolation.",
+            )
         if heatmap is not None:
             add("importance", lambda path: figures.save_figure(heatmap.draw(), path), heatmap.alt, heatmap.caption)
         if figures.width_order(results):

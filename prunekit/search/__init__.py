@@ -1,11 +1,18 @@
 """The search: rounds of proposals and measurements that end in a pruning plan at a target."""
 
-from prunekit.search.proposers import PROPOSERS, Proposer, Task, proposer
+from prunekit.search.endpoint import Endpoint
+from prunekit.search.journal import Journal
+from prunekit.search.proposers import PROPOSERS, proposer
+from prunekit.search.proxies import PROXIES, make_proxy
 from prunekit.search.search import SearchOptions, SearchResult, search
 from prunekit.search.targets import Measure, TargetOf, WidthProblem, lost_importance, meet_target
+from prunekit.search.task import Proposer, Task
 
 __all__ = [
     "PROPOSERS",
+    "PROXIES",
+    "Endpoint",
+    "Journal",
     "Measure",
     "Proposer",
     "SearchOptions",
@@ -14,6 +21,7 @@ __all__ = [
     "Task",
     "WidthProblem",
     "lost_importance",
+    "make_proxy",
     "meet_target",
     "proposer",
     "search",

@@ -1,16 +1,28 @@
 """From a trained network and a target to a pruning plan for one timestep group."""
 
-from dataclasses import dataclass
+import hashlib
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
 from typing import Any, ClassVar, get_args
 
+import torch
 from torch import nn
 
+import prunekit
+from prunekit._files import json_hash
+from prunekit._types import FloatArray
 from prunekit.cost import CostModel, LatencyModel
 from prunekit.errors import GraphError, InputError
 from prunekit.graph import ChannelGraph, PruningPlan
 from prunekit.importance import Probe, Scores
-from prunekit.search.proposers import Task, proposer
+from prunekit.search import ranks
+from prunekit.search.endpoint import Endpoint
+from prunekit.search.journal import Journal
+from prunekit.search.proposers import proposer
+from prunekit.search.proxies import PROXIES, make_proxy
 from prunekit.search.targets import Measure, TargetOf, WidthProblem, lost_importance
+from prunekit.search.task import Task
 
 __all__ = ["SearchOptions", "SearchResult", "search"]
 
@@ -25,6 +37,11 @@ class SearchOptions:
         shortlist: candidates measured in the first round.
         tolerance: fraction of the base's cost by which the target may be missed before nearness outweighs importance.
         target_of: what the target bounds: ``macs``, ``params``, or ``latency`` by a table of layer times.
+        proxy: what candidates are judged by, see :mod:`prunekit.search.proxies`.
+        trials: candidates that ``evolution`` and ``tpe`` try.
+        seed: of what they draw.
+        study: Optuna journal file that several processes started alike share; each of them ends with the same plan.
+        llm: the endpoint of the proposer ``llm``.
     """
 
     __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}
@@ -34,13 +51,30 @@ class SearchOptions:
     shortlist: int = 8
     tolerance: float = 0.001
     target_of: TargetOf = "macs"
+    proxy: str = "loss"
+    trials: int = 64
+    seed: int = 0
+    study: str | None = None
+    llm: Endpoint | None = None
 
     def __post_init__(self) -> None:
         proposer(self.proposer)
         if self.target_of not in get_args(TargetOf):
             raise InputError(f"Got target_of {self.target_of!r}; expected one of {', '.join(get_args(TargetOf))}.")
-        if self.rounds < 1 or self.shortlist < 1 or not 0 <= self.tolerance < 1:
-            raise InputError("Expected rounds and shortlist of at least 1 and a tolerance in [0, 1).")
+        if self.proxy not in PROXIES:
+            raise InputError(f"Got proxy {self.proxy!r}; expected one of {', '.join(PROXIES)}.")
+        if self.rounds < 1 or self.shortlist < 1 or self.trials < 1 or not 0 <= self.tolerance < 1:
+            raise InputError("Expected rounds, shortlist and trials of at least 1 and a tolerance in [0, 1).")
+        if not 0 <= self.seed < 2**32:
+            raise InputError(f"Got seed {self.seed}; expected a whole number from 0 to 4,294,967,295.")
+        if self.proposer == "llm" and self.llm is None:
+            raise InputError(
+                "The proposer llm needs an endpoint and a model's name; give them as search.llm or by --llm-endpoint."
+            )
+        if self.study is not None and self.proposer not in ("evolution", "tpe"):
+            raise InputError(
+                f"Got a shared study for the proposer {self.proposer}; expected evolution or tpe, or no study."
+            )
 
 
 @dataclass(frozen=True, eq=False)
@@ -57,7 +91,7 @@ class SearchResult:
             widths nearer to the target were found.
         base: what the whole network costs.
         widths: channel group name to (before, after).
-        memory: every measured candidate: round, steps, MACs, loss.
+        memory: measured candidates and choices, as in :class:`prunekit.search.Journal`.
     """
 
     plan: PruningPlan
@@ -70,6 +104,11 @@ class SearchResult:
     widths: dict[str, tuple[int, int]]
     memory: list[dict[str, Any]]
 
+    @property
+    def measured(self) -> list[dict[str, Any]]:
+        """The measured candidates: round, steps, MACs, loss."""
+        return [entry for entry in self.memory if "steps" in entry and "chosen" not in entry]
+
 
 def search(
     model: nn.Module,
@@ -80,8 +119,11 @@ def search(
     target: int,
     options: SearchOptions | None = None,
     latency: LatencyModel | None = None,
+    journal: Path | None = None,
 ) -> SearchResult:
     """Find a plan whose cost meets ``target`` and whose loss on the probe's timestep group rises little.
+
+    With torch.distributed initialised, every rank calls this and gets the plan that one process gets; they share the measuring.
 
     Args:
         model: the full network, unchanged.
@@ -92,6 +134,7 @@ def search(
         target: never exceeded; MACs per sample per evaluation, or what ``options.target_of`` says.
         options: see :class:`SearchOptions`.
         latency: needed for a target of latency, see :meth:`prunekit.cost.LatencyTable.bind`.
+        journal: file of the memory bank. A search that was killed goes on from it to the plan it would have found.
 
     Raises:
         BudgetError: the target is below what the network can be pruned to; ``feasible`` has the range.
@@ -102,9 +145,23 @@ def search(
     measure = Measure.by_name(options.target_of, cost, latency)
     full = int(measure.of(graph.full_widths))
     tolerance = int(options.tolerance * full)
+    scores = ranks.same(dict(scores))  # machines differ in the last bits, and ranks must not
     problem = WidthProblem(graph, cost, lost_importance(graph, scores), target, tolerance, measure)
     problem.check()
-    task = Task(model, problem, scores, probe, options.rounds, options.shortlist)
+    alone = replace(probe, distributed=False)  # ranks share candidates, not batches
+    bank = _journal(journal, _key(model, problem, scores, probe, options))
+    task = Task(
+        problem,
+        scores,
+        make_proxy(options.proxy, model, graph, alone, scores),
+        options.rounds,
+        options.shortlist,
+        options.trials,
+        options.seed,
+        Path(options.study) if options.study else None,
+        options.llm,
+        bank,
+    )
     steps = proposer(options.proposer)(task)
     spent = int(problem.spent(steps))
     if spent > target:
@@ -116,3 +173,47 @@ def search(
     by_name = {group.name: (group.size, int(width)) for group, width in zip(graph, widths, strict=True)}
     macs, params = int(cost.macs(widths)), int(cost.params(widths))
     return SearchResult(plan, macs, params, target, spent, problem.missed(steps), full, by_name, task.memory)
+
+
+def _journal(path: Path | None, key: str) -> Journal:
+    """Rank 0's journal; the others know what is in it and write nothing."""
+    key = ranks.same(key)
+    journal = Journal.open(path, key) if path is not None and ranks.place()[0] == 0 else Journal(key=key)
+    entries = ranks.same(journal.entries)
+    return journal if ranks.place()[0] == 0 else Journal(key=key, entries=entries)
+
+
+def _key(
+    model: nn.Module, problem: WidthProblem, scores: Mapping[str, FloatArray], probe: Probe, options: SearchOptions
+) -> str:
+    """Hash of all that decides what a search measures and finds."""
+    digest = hashlib.sha256()
+    for name, tensor in model.state_dict().items():
+        digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
+        digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
+    for name, values in scores.items():
+        digest.update(f"{name} {len(values)}".encode() + values.astype("<f8").tobytes())
+    asked = asdict(options)
+    del asked["study"]  # workers may spell its place differently
+    fingerprint = getattr(probe.loss, "fingerprint", None)
+    return json_hash(
+        {
+            "prunekit": prunekit.__version__,
+            "weights and scores": digest.hexdigest(),
+            "graph": problem.graph.fingerprint,
+            "widths": [group.widths.tolist() for group in problem.graph],
+            "full": int(problem.spent(problem.max_steps * 0)),
+            "target": problem.target,
+            "options": asked,
+            "probe": [
+                probe.samples,
+                probe.batch_size,
+                probe.chunk,
+                probe.seed,
+                probe.group.index,
+                probe.group.start,
+                probe.group.stop,
+            ],
+            "loss": fingerprint() if callable(fingerprint) else None,
+        }
+    )

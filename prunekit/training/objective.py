@@ -80,6 +80,12 @@ class DenoisingObjective:
         noisy, target = self.pair(clean, noise, timesteps)
         return (predict(model, noisy, timesteps) - target).square().flatten(1).mean(1)
 
+    def drawn_losses(self, model: nn.Module, drawn: tuple[Tensor, ...], timesteps: Tensor) -> Tensor:
+        """Loss of shape (batch,) on what :meth:`draw` gave, computed where the model is."""
+        clean, noise = drawn
+        device = next(model.parameters()).device
+        return self.per_sample(model, clean.to(device), noise.to(device), timesteps.to(device))
+
     def __call__(self, model: nn.Module, timesteps: Tensor, generator: Generator) -> Tensor:
         """Scalar mean loss on a fresh draw: the ``loss`` callable of the importance API.
 
@@ -88,6 +94,4 @@ class DenoisingObjective:
             timesteps: shape (batch,), int64.
             generator: draws images and noise.
         """
-        clean, noise = self.draw(timesteps, generator)
-        device = next(model.parameters()).device
-        return self.per_sample(model, clean.to(device), noise.to(device), timesteps.to(device)).mean()
+        return self.drawn_losses(model, self.draw(timesteps, generator), timesteps).mean()

@@ -59,6 +59,7 @@ def processor_seconds(arguments, folder):
         ["allocate", "--help"],
         ["allocate", "--budget", "0.8"],
         ["allocate", "--budget", "0.8", "--json", "--sampler", "ddpm"],
+        ["allocate", "--budget", "0.8", "--rule", "measured", "--groups", "1", "--journals", "."],
         ["groups", "--groups", "4"],
     ],
 )
@@ -69,6 +70,9 @@ def test_planning_imports_nothing_heavy(tmp_path, arguments):
         "from prunekit.cli import main\n"
         "try:\n    main()\nexcept SystemExit as stop:\n    assert not stop.code, stop.code\n"
         f"print([name for name in {HEAVY!r} if name in sys.modules], file=sys.stderr)\n"
+    )
+    (tmp_path / "search-0.jsonl").write_text(
+        '{"round": 0, "macs": 10, "loss": 1}\n{"round": 1, "chosen": "a", "macs": 5, "loss": 2}\n'
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, check=True, capture_output=True, text=True)  # noqa: S603
     assert done.stderr.strip() == "[]"
@@ -186,6 +190,74 @@ def test_flags_that_contradict_the_groups_file_are_refused(run, tmp_path, flags)
     assert "groups.json was cut for a cosine noise schedule of 500 timesteps" in err
     assert not (tmp_path / "allocation.json").exists()
     assert run("allocate", "--budget", "0.8", "--noise-schedule", "cosine", "--num-timesteps", "500")[0] == 0
+
+
+@pytest.fixture
+def journals(tmp_path):
+    """Two groups: the cleaner one loses slowly, the noisier one fast; beside the folder that commands run in."""
+    folder = tmp_path.parent / f"{tmp_path.name}-journals"
+    folder.mkdir()
+    for index, losses in enumerate([(1.0, 1.1, 1.2), (2.0, 4.0, 8.0)]):
+        entries = [{"key": "k"}, {"round": 0, "steps": [0], "macs": 1000, "loss": losses[0]}]
+        entries += [{"round": i, "chosen": "a", "macs": 1000 - 300 * i, "loss": losses[i]} for i in (1, 2)]
+        (folder / f"search-{index}.jsonl").write_text("".join(json.dumps(entry) + "\n" for entry in entries))
+    return folder
+
+
+TWO = ["--groups", "2", "--num-inference-steps", "10"]
+
+
+def test_the_measured_rule_follows_the_journals_and_shows_the_others_beside_it(run, tmp_path, journals):
+    code, out, err = run("allocate", "--budget", "0.8", "--rule", "measured", "--journals", journals, *TWO)
+    assert (code, err) == (0, "")
+    data = json.loads((tmp_path / "allocation.json").read_text())
+    assert Allocation.from_json(data).mean_mac_ratio == pytest.approx(0.8, abs=1e-9)
+    assert [group["target_macs"] for group in data["groups"]] == [600, 1000]
+    assert data["base_macs"] == 1000
+    assert data["frontiers"][1] == {"base_macs": 1000, "macs": [400, 700, 1000], "loss": [8.0, 4.0, 2.0]}
+    compared = data["comparison"]
+    assert compared["linear"]["mac_ratios"] == pytest.approx([1.0, 0.6])
+    assert compared["measured"]["loss"] == pytest.approx((1.2 - 0.2 / 3 + 2) / 2)
+    assert compared["measured"]["recorded_loss"] == pytest.approx((1.2 + 2) / 2)
+    assert compared["linear"]["recorded_loss"] == pytest.approx((1 + 8) / 2)
+    (header,) = (line for line in out.splitlines() if line.split()[:1] == ["group"] and "linear" in line)
+    assert header.split()[-3:] == ["linear", "snr", "measured"]
+    assert "recorded loss" in out
+    assert f"{compared['linear']['loss']:.4f}" in out
+
+
+def test_with_journals_any_rule_is_compared_and_a_rule_that_cannot_is_a_dash(run, journals):
+    code, out, err = run("allocate", "--budget", "0.6", "--rule", "snr", "--journals", journals, *TWO)
+    assert (code, err) == (0, "")
+    (mean,) = (line for line in out.splitlines() if line.split()[:1] == ["mean"])
+    assert mean.split() == ["mean", "—", "0.6000", "0.6000"]
+    code, out, _ = run("allocate", "--budget", "0.6", "--rule", "snr", "--journals", journals, *TWO, "--json")
+    assert code == 0
+    assert json.loads(out)["comparison"]["linear"] is None
+    assert "comparison" not in json.loads(run("allocate", "--budget", "0.8", "--json")[1])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--budget", "0.8", *TWO], "Got 0 recorded frontiers for 2 timestep groups"),
+        (["--budget", "0.8", "--journals", "none", *TWO], "none has no journals search-0.jsonl"),
+        (["--budget", "0.8", "--journals", "JOURNALS", "--groups", "3"], "search-2.jsonl does not exist"),
+        (["--budget", "0.8", "--journals", "JOURNALS", "--groups", "1"], "there are 1 groups"),
+        (
+            ["--budget", "0.3", "--journals", "JOURNALS", *TWO],
+            "expected 0.4 … 1. Choose a budget in that range, or record",
+        ),
+    ],
+)
+def test_a_measured_rule_without_its_measurements_says_how_to_get_them(run, tmp_path, journals, arguments, said):
+    arguments = [str(journals) if word == "JOURNALS" else word for word in arguments]
+    code, out, err = run("allocate", "--rule", "measured", *arguments)
+    assert (code, out) == (2, "")
+    assert said in err
+    assert "prunekit prune base.pt --target 0.3" in err
+    assert one_sentence(err)
+    assert os.listdir(tmp_path) == []
 
 
 @pytest.mark.parametrize(

@@ -1,115 +1,20 @@
 import json
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
+from denoisers import GROUPS, INPUTS, Denoiser, drawn, made, score
 from torch import nn
 
-from prunekit.errors import FileFormatError, InputError
+from prunekit.errors import FileFormatError, InputError, MissingFileError
 from prunekit.graph import trace
-from prunekit.groups import TimestepGroup, TimestepGroups
-from prunekit.importance import CRITERIA, ImportanceMap, Probe, criterion, importance
-
-GROUPS = TimestepGroups.from_cuts(100, [30, 60])
-INPUTS = (torch.randn(1, 6, generator=torch.Generator().manual_seed(0)), torch.tensor([5]))
-
-
-class Denoiser(nn.Module):
-    """Plain layers and a timestep; dropout and a batch norm, which eval mode must silence."""
-
-    def __init__(self):
-        super().__init__()
-        self.first, self.second, self.out = nn.Linear(6, 8), nn.Linear(8, 10), nn.Linear(10, 6)
-        self.time = nn.Embedding(100, 8)
-        self.norm = nn.BatchNorm1d(10)
-        self.drop = nn.Dropout(0.5)
-
-    def forward(self, x, t):
-        h = torch.tanh(self.first(x) + self.time(t))
-        return self.out(self.drop(torch.tanh(self.norm(self.second(h)))))
+from prunekit.importance import CRITERIA, ImportanceMap, criterion, importance
 
 
 @pytest.fixture
 def model():
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        return Denoiser()
-
-
-def drawn(model, timesteps, generator):
-    """Mean squared error on data that the generator draws."""
-    x = torch.randn(len(timesteps), 6, generator=generator)
-    return (model(x, timesteps) - x).square().mean()
-
-
-def fixed(model, timesteps, generator):
-    """Mean of one term per timestep; nothing is drawn."""
-    x = torch.sin(timesteps[:, None] * torch.arange(1.0, 7.0))
-    return (model(x, timesteps) - x).square().mean()
-
-
-def score(model, by="taylor", loss=drawn, groups=GROUPS, **options):
-    return importance(model, INPUTS, loss, groups, by=by, **{"samples": 24, "batch_size": 8, **options})
-
-
-@pytest.mark.parametrize("by", CRITERIA)
-class TestEveryCriterion:
-    def test_gives_one_finite_float64_for_every_channel_and_repeats_for_a_seed(self, model, by):
-        found, again = score(model, by, seed=3), score(model, by, seed=3)
-        assert [g.index for g in found.timestep_groups] == [0, 1, 2]
-        assert dict(found.sizes) == {"first": 8, "second": 10}
-        for one, other in zip(found.scores, again.scores, strict=True):
-            assert list(one) == list(found.sizes)
-            for name, values in one.items():
-                assert values.shape == (found.sizes[name],)
-                assert values.dtype == np.float64
-                assert np.isfinite(values).all()
-                assert (values >= 0).all()
-                assert len(np.unique(values)) == len(values)
-                np.testing.assert_array_equal(values, other[name])
-
-    def test_leaves_the_model_and_the_global_generators_alone(self, model, by):
-        model.train()
-        model.norm.eval()
-        model.time.weight.requires_grad_(False)
-        model.out.weight.grad = torch.ones_like(model.out.weight)
-        state = {key: value.clone() for key, value in model.state_dict().items()}
-        modes = [module.training for module in model.modules()]
-        flags = [parameter.requires_grad for parameter in model.parameters()]
-        grads = {name: parameter.grad for name, parameter in model.named_parameters()}
-        torch_state, numpy_state = torch.get_rng_state(), np.random.get_state()[1].copy()  # noqa: NPY002 - watched, not used
-        score(model, by)
-        assert all(torch.equal(value, state[key]) for key, value in model.state_dict().items())
-        assert [module.training for module in model.modules()] == modes
-        assert [parameter.requires_grad for parameter in model.parameters()] == flags
-        for name, parameter in model.named_parameters():
-            assert parameter.grad is grads[name]
-        assert torch.equal(model.out.weight.grad, torch.ones_like(model.out.weight))
-        assert torch.equal(torch.get_rng_state(), torch_state)
-        np.testing.assert_array_equal(np.random.get_state()[1], numpy_state)  # noqa: NPY002 - see above
-
-    def test_asks_the_loss_about_the_groups_own_timesteps_only(self, model, by):
-        seen = []
-
-        def spy(model, timesteps, generator):
-            seen.append(timesteps.clone())
-            return drawn(model, timesteps, generator)
-
-        score(model, by, spy, [GROUPS[1]])
-        for timesteps in seen:
-            assert timesteps.dtype == torch.int64
-            assert timesteps.min() >= 30
-            assert timesteps.max() < 60
-
-    def test_works_inside_no_grad(self, model, by):
-        with torch.no_grad():
-            inside = score(model, by)
-        np.testing.assert_array_equal(inside.of(0)["first"], score(model, by).of(0)["first"])
-
-
-def test_timestep_groups_get_different_scores_where_the_loss_differs(model):
-    found = score(model)
-    assert not np.allclose(found.of(0)["first"], found.of(2)["first"])
+    return made(Denoiser)
 
 
 def test_seeds_matter_to_random_and_groups_do_not_share_its_scores(model):
@@ -118,75 +23,6 @@ def test_seeds_matter_to_random_and_groups_do_not_share_its_scores(model):
     )
     found = score(model, "random")
     assert not np.array_equal(found.of(0)["first"], found.of(1)["first"])
-
-
-def test_magnitude_prefers_channels_of_large_weights(model):
-    with torch.no_grad():
-        model.first.weight[3] *= 50
-        model.time.weight[:, 3] *= 50
-        model.out.weight[:, 7] *= 1e-3
-        model.second.weight[7] *= 1e-3
-    found = score(model, "magnitude").of(0)
-    assert found["first"].argmax() == 3
-    assert found["second"].argmin() == 7
-
-
-def test_magnitude_is_the_mean_of_norms_each_scaled_to_mean_one(model):
-    def norms(weight, dim):
-        lengths = weight.detach().double().movedim(dim, 0).flatten(1).norm(dim=1).numpy()
-        return lengths / lengths.mean()
-
-    expected = (norms(model.second.weight, 0) + norms(model.out.weight, 1)) / 2
-    np.testing.assert_allclose(score(model, "magnitude").of(1)["second"], expected, rtol=1e-12)
-
-
-def test_magnitude_weighs_no_layer_by_its_scale(model):
-    before = score(model, "magnitude").of(0)["second"]
-    with torch.no_grad():
-        model.out.weight *= 1000
-    np.testing.assert_allclose(score(model, "magnitude").of(0)["second"], before, rtol=1e-6)
-
-
-def test_taylor_is_the_brute_force_product_of_weights_and_gradients():
-    class Linear(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.first, self.out = nn.Linear(3, 4), nn.Linear(4, 2, bias=False)
-
-        def forward(self, x):
-            return self.out(self.first(x))
-
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(1)
-        model = Linear()
-    x = torch.randn(5, 3, generator=torch.Generator().manual_seed(0))
-    loss = lambda model, timesteps, generator: model(x).square().sum()  # noqa: E731 - a lambda is a loss too
-    found = importance(model, (x[:1],), loss, [TimestepGroup(0, 0, 10)], samples=6, batch_size=4).of(0)["first"]
-
-    w, b, v = (p.detach().double() for p in (model.first.weight, model.first.bias, model.out.weight))
-    h = x.double() @ w.T + b
-    dh = 2 * (h @ v.T) @ v  # gradient of the sum of squares
-    grad_w, grad_b, grad_v = dh.T @ x.double(), dh.sum(0), (2 * (h @ v.T)).T @ h
-    expected = (w * grad_w).sum(1).abs() + (b * grad_b).abs() + (v * grad_v).sum(0).abs()
-    np.testing.assert_allclose(found, expected.numpy(), rtol=1e-5)
-
-
-def test_taylor_does_not_depend_on_how_the_calibration_set_is_split(model):
-    """For a loss that draws nothing. One that draws gets one generator per batch, so its draws follow the split."""
-    whole = score(model, loss=fixed, batch_size=24)
-    for batch_size in (1, 5, 24, 100):
-        split = score(model, loss=fixed, batch_size=batch_size)
-        for group in range(3):
-            for name in whole.sizes:
-                np.testing.assert_allclose(split.of(group)[name], whole.of(group)[name], rtol=1e-4, atol=1e-8)
-
-
-def test_a_channel_that_feeds_nothing_does_not_matter(model):
-    with torch.no_grad():
-        model.out.weight[:, 4] = 0
-    found = score(model).of(0)["second"]
-    assert found[4] == 0
-    assert (np.delete(found, 4) > 0).all()
 
 
 def test_records_are_tidy(model):
@@ -262,33 +98,107 @@ def test_a_known_graph_is_used_as_it_is(model):
     np.testing.assert_array_equal(score(model, graph=graph).of(0)["first"], score(model).of(0)["first"])
 
 
-class TestProbe:
-    def test_draws_are_spread_evenly_and_the_same_each_time(self):
-        probe = Probe(drawn, GROUPS[1], samples=60, batch_size=16, seed=5)
-        first, again = list(probe.batches()), list(probe.batches())
-        assert [len(t) for t, _ in first] == [16, 16, 16, 12]
-        assert torch.cat([t for t, _ in first]).sort().values.tolist() == sorted([*range(30, 60), *range(30, 60)])
-        for (t, generator), (u, other) in zip(first, again, strict=True):
-            assert torch.equal(t, u)
-            assert torch.equal(torch.rand(4, generator=generator), torch.rand(4, generator=other))
+def test_frames_are_tidy_and_made_by_whatever_makes_them(model):
+    found = score(model)
+    frame = found.to_frame(pd.DataFrame)
+    assert list(frame) == ["timestep_group", "channel_group", "channel", "score"]
+    assert frame.to_dict("records") == found.records()
+    one = frame.query("timestep_group == 1 and channel_group == 'second'")
+    np.testing.assert_array_equal(one.sort_values("channel").score, found.of(1)["second"])
+    assert frame.dtypes["score"] == np.float64
 
-    def test_batches_do_not_share_their_noise(self):
-        draws = [torch.rand(3, generator=g) for _, g in Probe(drawn, GROUPS[0], 32, 8).batches()]
-        assert len({tuple(draw.tolist()) for draw in draws}) == 4
 
-    def test_the_mean_weighs_batches_by_their_size(self):
-        probe = Probe(lambda m, t, g: t.double().mean(), GROUPS[2], samples=40, batch_size=16)
-        assert probe.mean(nn.Identity()) == pytest.approx(np.mean(range(60, 100)))
+@pytest.mark.parametrize("suffix", ["json", "npz"])
+@pytest.mark.parametrize("by", ["taylor", "proxy"])
+def test_maps_survive_files_exactly(model, tmp_path, suffix, by):
+    found = score(model, by)
+    found.save(tmp_path / "deep" / f"map.{suffix}")
+    again = ImportanceMap.load(str(tmp_path / "deep" / f"map.{suffix}"))
+    assert again.records() == found.records()
+    assert again.to_json() == found.to_json()
+    assert [path.name for path in (tmp_path / "deep").iterdir()] == [f"map.{suffix}"]
 
-    def test_the_mean_is_taken_in_eval_mode_and_updates_no_statistics(self, model):
-        model.train()
-        statistics = model.norm.running_mean.clone()
-        probe = Probe(drawn, GROUPS[0], 16, 8)
-        assert probe.mean(model) == probe.mean(model)
-        assert torch.equal(model.norm.running_mean, statistics)
-        assert model.training
 
-    @pytest.mark.parametrize("sizes", [(0, 1), (1, 0), (-1, 4)])
-    def test_needs_a_sample_and_a_batch(self, sizes):
-        with pytest.raises(InputError, match="at least 1"):
-            Probe(drawn, GROUPS[0], *sizes)
+def test_maps_of_networks_without_channel_groups_survive_too(tmp_path):
+    found = importance(
+        nn.Linear(6, 6), INPUTS[:1], lambda m, t, g: m(torch.ones(len(t), 6)).mean(), GROUPS, by="fisher"
+    )
+    assert found.records() == []
+    found.save(tmp_path / "map.npz")
+    assert ImportanceMap.load(tmp_path / "map.npz").to_json() == found.to_json()
+
+
+def test_files_of_other_kinds_are_refused(model, tmp_path):
+    found = score(model)
+    for name in ("map.csv", "map"):
+        with pytest.raises(InputError, match=r"\.json or \.npz"):
+            found.save(tmp_path / name)
+        with pytest.raises(InputError, match=r"\.json or \.npz"):
+            ImportanceMap.load(tmp_path / name)
+    with pytest.raises(MissingFileError):
+        ImportanceMap.load(tmp_path / "none.npz")
+    assert not list(tmp_path.iterdir())
+
+
+class Pickled:
+    ran = False
+
+    def __reduce__(self):
+        return (setattr, (Pickled, "ran", True))
+
+
+def test_broken_archives_are_refused_and_run_no_code(model, tmp_path):
+    path = tmp_path / "map.npz"
+    path.write_bytes(b"no archive")
+    with pytest.raises(FileFormatError, match="prunekit importance"):
+        ImportanceMap.load(path)
+    np.savez(path, about=np.array(Pickled(), dtype=object), allow_pickle=True)
+    with pytest.raises(FileFormatError, match="prunekit importance"):
+        ImportanceMap.load(path)
+    assert not Pickled.ran
+    about = {key: value for key, value in score(model).to_json().items() if key != "scores"}
+    arrays = {"scores_0": np.zeros((3, 8)), "scores_1": np.zeros((3, 10))}
+    np.savez(path, about=np.array(json.dumps(about)), **arrays)
+    ImportanceMap.load(path)
+    for broken in ({"scores_0": np.zeros((2, 8))}, {"scores_1": np.zeros((3, 9))}, {"scores_0": np.zeros(())}):
+        np.savez(path, about=np.array(json.dumps(about)), **{**arrays, **broken})
+        with pytest.raises(FileFormatError, match="prunekit importance"):
+            ImportanceMap.load(path)
+
+
+def test_a_channel_group_of_one_width_is_named_as_left_whole():
+    class Normed(nn.Module):
+        """As many norm groups as channels."""
+
+        def __init__(self):
+            super().__init__()
+            self.first, self.norm, self.out = nn.Conv2d(2, 4, 1), nn.GroupNorm(1, 4), nn.Conv2d(4, 2, 1)
+            self.second, self.tight, self.last = nn.Conv2d(2, 4, 1), nn.GroupNorm(4, 4), nn.Conv2d(4, 2, 1)
+
+        def forward(self, x):
+            return self.last(self.tight(self.second(self.out(self.norm(self.first(x))))))
+
+    x = torch.randn(1, 2, 3, 3, generator=torch.Generator().manual_seed(0))
+    for by in CRITERIA:
+        found = importance(made(Normed), (x,), lambda m, t, g: m(x).square().mean(), GROUPS, by=by, samples=2)
+        assert found.left_whole["second"] == "no smaller width is possible"
+        assert "first" not in found.left_whole
+
+
+def test_the_whole_models_timesteps_are_the_partitions(model):
+    seen = set()
+
+    def spy(model, timesteps, generator):
+        seen.update(timesteps.tolist())
+        return drawn(model, timesteps, generator)
+
+    score(model, "diff-pruning", spy, GROUPS)
+    assert seen == set(range(100))
+    seen.clear()
+    score(model, "diff-pruning", spy, [GROUPS[1]])
+    assert seen == set(range(60))
+
+
+def test_nothing_is_scored_for_no_group(model):
+    for by in CRITERIA:
+        assert score(model, by, groups=[]).records() == []

@@ -147,11 +147,14 @@ def test_an_interrupted_run_goes_on_where_it_stopped_to_the_same_bytes(finished,
 def test_a_stage_that_stops_midway_is_kept_by_no_recipe(own_copy, finished, monkeypatch, execute, quick):
     """The other recipe's output is there when it stops, and must not pass for this one's."""
 
-    def stops(*_: Any) -> None:
+    save = runner.save_slim
+
+    def stops(*args: Any) -> None:
+        save(*args)
         raise StopError
 
     with monkeypatch.context() as patch:
-        patch.setattr(runner, "write_journal", stops)  # after the slim model's folder has been replaced
+        patch.setattr(runner, "save_slim", stops)
         with pytest.raises(StopError):
             execute(micro(allocation__budget=0.7, finetune=None, evaluation=None), own_copy)
     assert weight_files(own_copy) != weight_files(finished)

@@ -15,9 +15,9 @@ def test_heatmap_shows_what_was_left_whole_as_not_measured(importance):
     axes = heatmap.draw().axes[0]
     hatched = [patch for patch in axes.patches if patch.get_hatch()]
     assert len(hatched) == 2
-    assert [text.get_text() for text in axes.texts] == ["not measured"] * 2
-    assert "not measured" in heatmap.caption
-    assert "2 of them not measured" in heatmap.alt
+    assert [text.get_text() for text in axes.texts] == ["not removable"] * 2
+    assert "not removable" in heatmap.caption
+    assert "2 of them not removable" in heatmap.alt
 
 
 def test_heatmap_values_are_mean_scores_over_the_rows_maximum(importance):

@@ -153,6 +153,17 @@ def test_the_least_run_makes_a_page(write_run, manifest):
     assert "With the experts, the quality was not measured." in page_of(folder).text
 
 
+def test_the_evidence_of_an_allocation_is_drawn(write_run, manifest):
+    base = manifest["base"]["macs"]
+    points = {"base_macs": base, "macs": [base // 3, base // 2, base], "loss": [3.0, 2.0, 1.0]}
+    manifest["allocation"]["frontiers"] = [points for _ in manifest["allocation"]["groups"]]
+    folder = write_run({key: manifest[key] for key in ("format", "recipe", "base", "allocation")})
+    write_report(folder)
+    assert (folder / "report" / "frontiers.png").is_file()
+    alt = [attributes["alt"] for attributes in page_of(folder).all("img")]
+    assert any("group 0: 3 points from 0.333, target 1" in text for text in alt), alt
+
+
 def test_missing_errors_are_said(write_run, manifest):
     manifest["metrics"]["seeds"] = [0]
     for row in manifest["metrics"]["rows"]:

@@ -3,15 +3,19 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from pydantic import TypeAdapter, ValidationError
 
 from prunekit.cost import count_macs
 from prunekit.errors import BudgetError, InputError
 from prunekit.graph import apply
+from prunekit.graph.flow import Flow
 from prunekit.groups import make_groups
 from prunekit.importance import Probe, importance
 from prunekit.pipeline.stages import Bench, images_of, open_base
+from prunekit.recipe import PruneOptions
 from prunekit.search import (
     PROPOSERS,
+    Endpoint,
     SearchOptions,
     Task,
     WidthProblem,
@@ -23,6 +27,9 @@ from prunekit.search import (
 from prunekit.training import DenoisingObjective
 
 RATIO = 0.7
+
+
+PROVEN = ["greedy", "oneshot", "uniform"]  # the others' own suite is in test_proposers.py
 
 
 class Digits:
@@ -55,7 +62,7 @@ def digits():
     return Digits()
 
 
-@pytest.mark.parametrize("name", PROPOSERS)
+@pytest.mark.parametrize("name", PROVEN)
 class TestEveryProposer:
     def test_ends_at_most_a_tenth_of_a_percent_below_the_target_and_never_above(self, digits, name):
         found = digits.once(name)
@@ -175,6 +182,11 @@ def test_greedy_repeats_itself_and_leaves_the_model_as_it_was_even_in_training_m
         {"tolerance": 1.0},
         {"proposer": "oracle"},
         {"target_of": "flops"},
+        {"proxy": "hope"},
+        {"trials": 0},
+        {"seed": -1},
+        {"proposer": "llm"},
+        {"proposer": "greedy", "study": "shared.log"},
     ],
 )
 def test_impossible_options_are_refused(options):
@@ -182,16 +194,20 @@ def test_impossible_options_are_refused(options):
         SearchOptions(**options)
 
 
-class OnPaper(Task):
-    """A task whose measured loss is the importance lost."""
+def on_paper(problem, scores, **options):
+    """A task whose proxy is the importance lost."""
 
-    def measure(self, steps, search_round):
-        return float(self.widths.loss(steps))
+    def evaluate(plan):
+        widths = plan.widths(problem.graph)
+        steps = np.array([list(g.widths).index(width) for g, width in zip(problem.graph, widths, strict=True)])
+        return float(problem.loss(steps))
+
+    return Task(problem, scores, evaluate, **options)
 
 
 @settings(max_examples=40, deadline=None)
 @given(
-    st.sampled_from(sorted(PROPOSERS)),
+    st.sampled_from(sorted(set(PROPOSERS) - {"llm"})),
     st.sampled_from(["even", "whole"]),
     st.floats(0.3, 0.95),
     st.sampled_from([{}, {1: 2}, {1: 4}]),
@@ -211,12 +227,30 @@ def test_every_proposer_is_within_the_tolerance_wherever_meeting_the_target_alon
         alone = problem.rank(meet_target(problem))[0]
     except BudgetError:
         return
-    task = OnPaper(tiny.model, problem, scores, None, rounds=4, shortlist=3)
-    steps = proposer(name)(task)
+    steps = proposer(name)(on_paper(problem, scores, rounds=4, shortlist=3, trials=6))
     assert int(problem.spent(steps)) <= problem.target
     assert problem.rank(steps)[0] <= (0 if alone == 0 else full)
 
 
 def test_an_unknown_proposer_is_refused_with_the_known_ones():
-    with pytest.raises(InputError, match=r"'oracle'.*greedy, oneshot, uniform"):
+    with pytest.raises(InputError, match=r"'oracle'.*greedy, evolution, tpe, llm, oneshot, uniform"):
         proposer("oracle")
+
+
+def test_candidates_are_measured_without_copying_a_weight_or_tracing_again(digits, monkeypatch):
+    def never(*_, **__):
+        raise AssertionError
+
+    monkeypatch.setattr(torch.nn.Parameter, "__deepcopy__", never)
+    monkeypatch.setattr(torch.Tensor, "__deepcopy__", never)
+    monkeypatch.setattr(Flow, "__init__", never)
+    assert len(digits.search("greedy", rounds=1, shortlist=2, ratio=0.95).measured) > 2
+
+
+def test_a_recipe_has_an_endpoint_and_refuses_what_it_does_not_know():
+    llm = {"url": "http://127.0.0.1:8000/v1", "model": "tiny", "key_variable": "MY_KEY"}
+    read = TypeAdapter(PruneOptions).validate_python({"search": {"proposer": "llm", "llm": llm}})
+    assert read.search.llm == Endpoint(**llm)
+    for wrong in ({**llm, "api_key": "secret"}, {**llm, "url": "file:///etc/passwd"}):
+        with pytest.raises(ValidationError):
+            TypeAdapter(PruneOptions).validate_python({"search": {"proposer": "llm", "llm": wrong}})

@@ -6,6 +6,7 @@ import torch
 from torch import Generator, Tensor, nn
 
 from prunekit.errors import InputError
+from prunekit.importance import DrawnLoss
 from prunekit.schedule import NoiseSchedule
 from prunekit.training import PREDICTION_TYPES, DenoisingObjective, predict, to_unit_range
 
@@ -94,6 +95,15 @@ def test_calling_the_objective_is_the_mean_over_a_draw_of_its_own():
     assert loss.shape == ()
     assert loss.requires_grad
     torch.testing.assert_close(loss, objective.per_sample(model, clean, noise, timesteps).mean())
+
+
+def test_the_objective_draws_and_evaluates_apart_for_the_importance_api():
+    objective, timesteps = make_objective(), torch.tensor([3, 70, 42])
+    assert isinstance(objective, DrawnLoss)
+    model = Constant(torch.zeros(1, 3, 4, 4))
+    losses = objective.drawn_losses(model, objective.draw(timesteps, Generator().manual_seed(9)), timesteps)
+    assert losses.shape == (3,)
+    assert losses.mean() == objective(model, timesteps, Generator().manual_seed(9))
 
 
 def test_draws_come_from_the_generator_alone():

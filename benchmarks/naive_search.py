@@ -1,0 +1,145 @@
+"""Greedy search against the naive way: the same decisions' wall time, proxy loss and peak memory.
+
+The naive way measures every candidate in every round on a deep copy that torch-pruning prunes after tracing it anew, and counts
+its MACs by running it. Both sides use the same proxy (the loss right after the cut on the same draws), channels, chunk per
+round and target.
+
+    python benchmarks/naive_search.py --network digits
+    python benchmarks/naive_search.py --network cifar     # a randomly initialised U-Net of CIFAR-10's DDPM
+"""
+
+import argparse
+import copy
+import resource
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch_pruning as tp
+from _manifest import write_results
+from cifar_unet import CIFAR_UNET
+from torch import nn
+
+from prunekit.checkpoint import Base, ModelSpec
+from prunekit.cost import count_macs
+from prunekit.graph.families import refresh
+from prunekit.groups import make_groups
+from prunekit.importance import Probe
+from prunekit.importance.criteria import criterion
+from prunekit.pipeline.stages import Bench, images_of, open_base
+from prunekit.schedule import NoiseSchedule
+from prunekit.search import SearchOptions, search
+from prunekit.training import DenoisingObjective
+
+
+def cut(model: Any, layer: str, indices: list[int], inputs: Any, head_widths: dict[str, int]) -> nn.Module:
+    """A deep copy without these output channels of a layer, and whatever torch-pruning finds to depend on them."""
+    clone = copy.deepcopy(model)
+    with torch.enable_grad():
+        graph = tp.DependencyGraph().build_dependency(clone, example_inputs=inputs, verbose=False)
+        module = clone.get_submodule(layer)
+        linear = isinstance(module, nn.Linear)
+        function = tp.prune_linear_out_channels if linear else tp.prune_conv_out_channels
+        graph.get_pruning_group(module, function, indices).prune()
+    for name, width in head_widths.items():
+        attention: Any = clone.get_submodule(name)
+        attention.heads = max(attention.to_q.out_features // width, 1) if width else attention.heads
+    refresh(clone)
+    return clone.eval()
+
+
+def naive(bench: Bench, scores: Any, probe: Probe, target: int, rounds: int) -> tuple[float, int, int]:
+    """Loss, MACs and number of measured candidates where every candidate is measured in every round."""
+    inputs = bench.base.spec.example_inputs()
+    model: Any = copy.deepcopy(bench.base.model)
+    heads = {
+        name: int(m.to_q.out_features) // int(m.heads) if m.heads > 1 else 0
+        for name, m in model.named_modules()
+        if type(m).__name__ == "Attention"
+    }
+    kept = {group.name: np.arange(group.size) for group in bench.graph}
+    macs, chunk, measured = bench.macs, (bench.macs - target) / rounds, 1
+    loss = probe.mean(model)
+    while macs > target:
+        best: tuple[float, Any] | None = None
+        for group in bench.graph:
+            now = len(kept[group.name])
+            for width in group.widths[group.widths < now]:
+                stay = group.select(scores[group.name], int(width))
+                gone = [int(i) for i, root in enumerate(kept[group.name]) if root not in set(stay.tolist())]
+                widths = np.array([width if g is group else len(kept[g.name]) for g in bench.graph])
+                saved = macs - int(bench.cost.macs(widths))
+                if saved >= 0.5 * min(chunk, macs - target) or width == group.widths[-1]:
+                    candidate = cut(model, group.name, gone, inputs, heads)
+                    cost = count_macs(candidate, inputs).macs
+                    candidate_loss = probe.mean(candidate)
+                    measured += 1
+                    rate = (candidate_loss - loss) / max(macs - cost, 1)
+                    if best is None or rate < best[0]:
+                        best = (rate, (group.name, stay, candidate, cost, candidate_loss))
+                    break
+        if best is None:
+            break
+        name, stay, model, macs, loss = best[1]
+        kept[name] = stay
+    return loss, macs, measured
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--network", choices=["digits", "cifar"], default="digits")
+    parser.add_argument("--target", type=float, default=0.6)
+    parser.add_argument("--rounds", type=int, default=12)
+    parser.add_argument("--samples", type=int, default=None)
+    parser.add_argument("--skip-naive", action="store_true")
+    parser.add_argument("--output", type=Path, default=Path("reports/search"))
+    args = parser.parse_args()
+    torch.set_num_threads(1)
+    if args.network == "digits":
+        base, samples = open_base("embedded:digits"), args.samples or 256
+        images = images_of(base).train.images
+    else:
+        torch.manual_seed(0)
+        spec = ModelSpec("UNet2DModel", CIFAR_UNET)
+        base, samples = Base(spec.build().eval(), spec, NoiseSchedule.linear()), args.samples or 8
+        images = torch.randint(0, 256, (64, 3, 32, 32), dtype=torch.uint8)
+    bench = Bench.of(base)
+    group = make_groups(base.schedule, count=5)[2]
+    probe = Probe(DenoisingObjective(images, base.schedule, base.prediction_type), group, samples, min(samples, 64), 0)
+    scores = criterion("magnitude")(base.model, bench.graph, probe)
+    target = int(args.target * bench.macs)
+    started = time.perf_counter()
+    found = search(
+        base.model, bench.graph, bench.cost, scores, probe, target, SearchOptions(rounds=args.rounds, proxy="loss")
+    )
+    figures: dict[str, Any] = {
+        "network": args.network,
+        "target": args.target,
+        "rounds": args.rounds,
+        "samples": samples,
+        "greedy_seconds": time.perf_counter() - started,
+        "greedy_measured": sum("steps" in entry and "chosen" not in entry for entry in found.memory),
+        "greedy_mac_ratio": found.macs / bench.macs,
+        "greedy_loss": [e["loss"] for e in found.memory if "steps" in e and e["macs"] == found.macs][-1],
+        "peak_rss_mib_after_greedy": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
+    }
+    print(figures, flush=True)
+    if not args.skip_naive:
+        started = time.perf_counter()
+        loss, macs, measured = naive(bench, scores, probe, target, args.rounds)
+        seconds = time.perf_counter() - started
+        figures |= {
+            "naive_seconds": seconds,
+            "naive_measured": measured,
+            "naive_loss": loss,
+            "naive_mac_ratio": macs / bench.macs,
+        }
+        figures["times_faster"] = seconds / figures["greedy_seconds"]
+    write_results(args.output / f"naive_search_{args.network}.json", figures)
+    print(figures)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,189 @@
+"""Frontiers: what a search has recorded of a timestep group's loss at falling MACs."""
+
+import itertools
+import json
+import math
+import operator
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from prunekit._types import JsonDict
+from prunekit.errors import FileFormatError, InputError, MissingFileError
+
+__all__ = ["RECORD", "Frontier", "read_frontier", "read_frontiers"]
+
+RECORD = "record frontiers with `prunekit prune base.pt --target 0.3 --output frontiers` and give --journals frontiers"
+_MOST_MACS = 10**15  # so that sums over thousands of steps stay within 64 bits
+_NO_LOSS = 1e30  # what searches write down for a loss that is no number
+_JOURNAL = re.compile(r"(search|group)-(\d+)\.jsonl")
+
+
+@dataclass(frozen=True)
+class Frontier:
+    """Points of one timestep group that no other recorded point beats in both MACs and loss.
+
+    Args:
+        macs: MACs per sample per evaluation, rising.
+        loss: the search's loss on the timestep group at these MACs, falling.
+        base_macs: MACs of the whole network, at least the last of ``macs``.
+
+    Raises:
+        ValueError: the points are none, of unequal number, or out of order.
+    """
+
+    macs: tuple[int, ...]
+    loss: tuple[float, ...]
+    base_macs: int
+
+    def __post_init__(self) -> None:
+        rising = all(low < high for low, high in itertools.pairwise((0, *self.macs)))
+        falling = all(high > low for high, low in itertools.pairwise(self.loss))
+        if not self.macs or len(self.macs) != len(self.loss) or not rising or not falling:
+            raise ValueError("a frontier needs rising MACs with a falling loss each")
+        if not self.macs[-1] <= self.base_macs <= _MOST_MACS or not all(math.isfinite(loss) for loss in self.loss):
+            raise ValueError("a frontier needs finite losses and MACs of at most the base's")
+
+    @classmethod
+    def of(cls, points: Iterable[tuple[int, float]], base_macs: int) -> "Frontier":
+        """The undominated among (MACs, loss): a point with no less MACs and no less loss than another is left out.
+
+        The whole network is left out too where a smaller one has no more loss.
+        """
+        kept: list[tuple[int, float]] = []
+        for macs, loss in sorted(points):
+            if loss < _NO_LOSS and (not kept or loss < kept[-1][1]):
+                kept.append((macs, loss))
+        return cls(tuple(macs for macs, _ in kept), tuple(loss for _, loss in kept), base_macs)
+
+    def loss_at(self, mac_ratio: float) -> float | None:
+        """Loss at a fraction of the base's MACs, linear between recorded points; None below the lowest.
+
+        Above the highest point it stays: more MACs bought nothing.
+        """
+        macs = self._macs(mac_ratio)
+        return None if macs < self.macs[0] else float(np.interp(macs, self.macs, self.loss))
+
+    def recorded_at(self, mac_ratio: float) -> float | None:
+        """Loss of the best recorded point within a fraction of the base's MACs; None where none is."""
+        within = int(np.searchsorted(self.macs, self._macs(mac_ratio), side="right"))
+        return self.loss[within - 1] if within else None
+
+    def _macs(self, mac_ratio: float) -> float:
+        macs = mac_ratio * self.base_macs
+        return (
+            round(macs) if abs(macs - round(macs)) <= 1e-12 * macs else macs
+        )  # a point's own ratio must find the point
+
+    def to_json(self) -> dict[str, Any]:
+        """A JSON object with ``base_macs``, ``macs`` and ``loss``."""
+        return {"base_macs": self.base_macs, "macs": list(self.macs), "loss": list(self.loss)}
+
+    @classmethod
+    def from_json(cls, data: JsonDict) -> "Frontier":
+        """Read what :meth:`to_json` wrote.
+
+        Raises:
+            KeyError, TypeError, ValueError: it cannot be read.
+        """
+        macs = tuple(operator.index(value) for value in data["macs"])
+        loss = tuple(float(value + 0.0) for value in data["loss"])
+        return cls(macs, loss, operator.index(data["base_macs"]))
+
+
+def read_frontier(path: Path) -> Frontier:
+    """The frontier of a search's journal (JSON lines).
+
+    Points are the whole network (the first measurement, in round 0, of no steps), the choice of every round, and the measurements
+    that close the last stretch (round −1). Lines without MACs and loss, such as a header, say nothing of the frontier; a last line
+    that was torn off is passed over. A choice in a journal that keeps no MACs beside it has those of its measurement.
+
+    Raises:
+        MissingFileError: there is no such file.
+        FileFormatError: a line is no JSON object, or the whole network was not measured.
+    """
+    if not path.is_file():
+        raise MissingFileError(f"{path} does not exist; {RECORD}.")
+    base: int | None = None
+    points: list[tuple[int, float]] = []
+    measured: dict[tuple[Any, Any], Any] = {}
+    for entry in _entries(path):
+        here = (entry.get("round"), entry.get("loss"))
+        macs = entry.get("macs", measured.get(here) if "chosen" in entry else None)
+        if macs is None or entry.get("loss") is None:
+            continue
+        measured[here] = macs
+        first = base is None and entry.get("round") == 0 and not any(entry.get("steps") or ())
+        if first or "chosen" in entry or entry.get("round") == -1:
+            points.append(_point(path, macs, entry["loss"]))
+            base = points[-1][0] if first else base
+    if base is None:
+        raise FileFormatError(
+            f"{path} has no measurement of the whole network; expected the journal of a search that measures, "
+            f"such as greedy's, to a target below 1: {RECORD}."
+        )
+    try:
+        return Frontier.of(points, base)
+    except ValueError as error:
+        raise FileFormatError(f"{path} holds no frontier ({error}); {RECORD}.") from error
+
+
+def read_frontiers(folder: Path, count: int) -> tuple[Frontier, ...]:
+    """The frontiers of timestep groups 0 … ``count`` − 1 from a folder with ``search-N.jsonl`` or ``group-N.jsonl``.
+
+    Raises:
+        MissingFileError: a group's journal is not there.
+        FileFormatError: a journal cannot be read.
+        InputError: the folder has journals of more groups, or of different networks.
+    """
+    found = {file.name for file in folder.iterdir()} if folder.is_dir() else set()
+    indices = [int(match[2]) for name in found if (match := _JOURNAL.fullmatch(name))]
+    if not indices:
+        raise MissingFileError(f"{folder} has no journals search-0.jsonl, search-1.jsonl, …; {RECORD}.")
+    kind = "search" if "search-0.jsonl" in found else "group"
+    frontiers = [read_frontier(folder / f"{kind}-{index}.jsonl") for index in range(count)]
+    if max(indices) >= count:
+        raise InputError(
+            f"{folder} has a journal of timestep group {max(indices)} and there are {count} groups; "
+            f"expected journals of the same groups: {RECORD}."
+        )
+    return check_same_base(frontiers)
+
+
+def check_same_base(frontiers: Sequence[Frontier]) -> tuple[Frontier, ...]:
+    """The frontiers, if they are of one network.
+
+    Raises:
+        InputError: their whole networks cost different MACs.
+    """
+    bases = sorted({frontier.base_macs for frontier in frontiers})
+    if len(bases) > 1:
+        raise InputError(
+            f"The journals are of networks of {bases[0]:,} and of {bases[-1]:,} MACs; expected one base: {RECORD}."
+        )
+    return tuple(frontiers)
+
+
+def _entries(path: Path) -> list[dict[str, Any]]:
+    lines = path.read_bytes().splitlines()
+    entries = []
+    for number, line in enumerate(lines, 1):
+        try:
+            entry = json.loads(line)
+            if not isinstance(entry, dict):
+                raise ValueError("no object")
+            entries.append(entry)
+        except (ValueError, RecursionError) as error:
+            if number < len(lines):
+                raise FileFormatError(f"{path}, line {number}, is no JSON object ({error}); {RECORD}.") from error
+    return entries
+
+
+def _point(path: Path, macs: object, loss: object) -> tuple[int, float]:
+    if type(macs) is not int or macs < 1 or isinstance(loss, bool) or not isinstance(loss, int | float):
+        raise FileFormatError(f"{path} records {macs!r} MACs with loss {loss!r}; expected numbers: {RECORD}.")
+    return macs, float(loss)

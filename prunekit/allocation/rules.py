@@ -1,0 +1,208 @@
+r"""Rules: how a budget is shared out among timestep groups.
+
+Groups are ranked by difficulty from the noisiest (easiest) to the cleanest (hardest): the SNR in dB of a group's timesteps
+says which is which. A rule of difficulty turns that into a fraction of the base model's MACs per group, such that the mean over
+the sampler's REAL steps is the budget exactly. Rule ``measured`` asks the searches' frontiers instead.
+"""
+
+import math
+from collections.abc import Sequence
+from fractions import Fraction
+
+import numpy as np
+
+from prunekit._types import FloatArray, IntArray
+from prunekit.allocation.frontier import RECORD, Frontier, check_same_base
+from prunekit.allocation.knapsack import choose_points
+from prunekit.allocation.targets import Allocation, GroupTarget
+from prunekit.errors import BudgetError, InputError
+from prunekit.groups import TimestepGroups
+from prunekit.schedule import NoiseSchedule
+
+__all__ = ["DIFFICULTY_RULES", "RULES", "allocate", "feasible_budgets"]
+
+DIFFICULTY_RULES = ("linear", "snr", "uniform")
+RULES = (*DIFFICULTY_RULES, "measured")
+_SNR_SCALE_DB = 20.0
+
+
+def allocate(
+    groups: TimestepGroups,
+    schedule: NoiseSchedule,
+    budget: float,
+    sampling_steps: IntArray | FloatArray,
+    rule: str = "linear",
+    *,
+    floor: float = 0.1,
+    sampler: str = "ddim",
+    frontiers: Sequence[Frontier] = (),
+) -> Allocation:
+    r"""Give each timestep group a MAC target whose mean over the sampler's steps is the budget.
+
+    ``linear`` (TDC, arXiv:2312.13307): :math:`F_i = (i/N + ((N-i)/N) k) F`, i the rank from the noisiest group (1) to
+    the cleanest (N). The paper gives k; here k is solved from the budget and the sampler's own steps. Which end is large
+    is not published where we could read it; that the cleanest gets F is this project's choice.
+
+    ``snr`` (this project's): targets proportional to the signal's share of the amplitude in the group,
+    :math:`d_i = 1/(1 + 10^{-\mathrm{dB}_i/20})`, clipped to ``floor … 1``, the factor solved exactly.
+
+    ``uniform``: every group gets the budget (the baseline).
+
+    ``measured`` (this project's): on each group's frontier one recorded point is chosen, such that the loss summed over the
+    sampler's steps is least among all choices whose mean MACs are within the budget; exact, see
+    :func:`prunekit.allocation.knapsack.choose_points`. What is left of the budget is less than any group's way to its next
+    point. It goes to the group whose loss falls steepest on that way, whose target then lies between two recorded points: that
+    part is an interpolation, the rest was measured. So the mean is the budget, unless all groups are at their best points
+    already: then the rest is not spent. A group without any of the sampler's steps gets its best point.
+    The sum is of the loss that the journals hold, as it is: a group with a large loss weighs more than one with a small loss.
+
+    Args:
+        groups: the partition.
+        schedule: gives the SNR of each timestep; as many timesteps as the partition.
+        budget: wanted mean fraction of the base model's MACs, in (0, 1].
+        sampling_steps: training timestep of every network evaluation of the sampler, shape (steps,).
+        rule: a member of :data:`RULES`.
+        floor: the smallest ratio that rules ``snr`` and ``uniform`` give to any group, in (0, 1].
+        sampler: its name, for the record.
+        frontiers: one per group, cleanest first; rule ``measured`` needs them. Any rule's allocation takes them along, and its
+            targets in MACs.
+
+    Raises:
+        BudgetError: the budget is outside what the rule can reach; ``feasible`` has the range.
+        InputError: the rule is unknown, the floor is outside (0, 1], groups and schedule differ in length, or the frontiers are
+            not those of the groups.
+
+    Example:
+        >>> from prunekit.groups import make_groups
+        >>> from prunekit.schedule import sampler_timesteps
+        >>> schedule = NoiseSchedule.linear(1000)
+        >>> plan = allocate(make_groups(schedule), schedule, 0.8, sampler_timesteps(1000, 50))
+        >>> [round(group.mac_ratio, 6) for group in plan.groups]
+        [1.0, 0.9, 0.8, 0.7, 0.6]
+    """
+    _check(groups, schedule, rule, floor, frontiers)
+    counts = np.bincount(groups.index_of(sampling_steps), minlength=len(groups))
+    shares = groups.shares(sampling_steps)
+    feasible = feasible_budgets(rule, shares, floor, frontiers)
+    low, high = feasible
+    if not low - 1e-12 <= budget <= high + 1e-12:
+        mend = f"Choose a budget in that range, or {RECORD}" if rule == "measured" else "Choose a budget in that range"
+        raise BudgetError(
+            f"A budget of {budget:g} cannot be met by rule {rule!r} with {len(groups)} groups; "
+            f"expected {low:.6g} … {high:g}. {mend}, another --rule, or fewer --groups.",
+            feasible,
+        )
+    snr_db = np.array([schedule.snr_db[g.start : g.stop].mean() for g in groups])
+    found = _measured(budget, counts, frontiers) if rule == "measured" else None
+    ratios = _ratios(rule, budget, shares, snr_db, floor) if found is None else found
+    targets = tuple(
+        GroupTarget(g.index, g.start, g.stop, float(snr_db[g.index]), float(shares[g.index]), float(ratios[g.index]))
+        for g in groups
+    )
+    made = Allocation(
+        budget,
+        rule,
+        groups.num_timesteps,
+        sampler,
+        len(sampling_steps),
+        targets,
+        feasible,
+        frontiers=tuple(frontiers),
+    )
+    return made.for_model(frontiers[0].base_macs) if frontiers else made
+
+
+def feasible_budgets(
+    rule: str, shares: FloatArray, floor: float = 0.1, frontiers: Sequence[Frontier] = ()
+) -> tuple[float, float]:
+    """Smallest and largest mean ratio that a rule reaches with the sampler's shares (cleanest group first)."""
+    if rule == "measured":
+        return float(shares @ [frontier.macs[0] / frontier.base_macs for frontier in frontiers]), 1.0
+    if rule == "linear":
+        ranks = np.arange(len(shares), 0, -1) / len(shares)
+        return float(shares @ ranks), 1.0
+    return float(floor), 1.0
+
+
+def _check(
+    groups: TimestepGroups, schedule: NoiseSchedule, rule: str, floor: float, frontiers: Sequence[Frontier]
+) -> None:
+    if rule not in RULES:
+        raise InputError(f"Unknown allocation rule {rule!r}; expected one of {', '.join(RULES)}.")
+    if groups.num_timesteps != schedule.num_timesteps:
+        raise InputError(
+            f"The groups cover {groups.num_timesteps} timesteps and the noise schedule has {schedule.num_timesteps}; "
+            "make both with the same --num-timesteps."
+        )
+    if not 0 < floor <= 1:
+        raise InputError(f"Got --floor {floor:g}; expected a ratio above 0 and at most 1.")
+    if len(frontiers) != len(groups) and (frontiers or rule == "measured"):
+        raise InputError(
+            f"Got {len(frontiers)} recorded frontiers for {len(groups)} timestep groups; expected one for each: {RECORD}."
+        )
+    check_same_base(frontiers)
+
+
+def _measured(budget: float, counts: IntArray, frontiers: Sequence[Frontier]) -> FloatArray:
+    """Ratios by rule ``measured``, shape (groups,); ``counts`` are the sampler's steps in each group."""
+    steps, base = int(counts.sum()), frontiers[0].base_macs
+    used = {g: frontiers[g] for g in np.flatnonzero(counts).tolist()}
+    weights = [counts[g] * np.array(frontier.macs, dtype=np.int64) for g, frontier in used.items()]
+    losses = [counts[g] / steps * np.array(frontier.loss) for g, frontier in used.items()]
+    room = Fraction(str(float(budget))) * steps * base
+    least = sum(int(weight[0]) for weight in weights)
+    chosen = choose_points(
+        weights, losses, max(math.floor(room), least)
+    )  # a budget at the limit may be rounded below it
+    points = dict(zip(used, chosen, strict=True))
+    targets = [Fraction(frontier.macs[points.get(g, -1)]) for g, frontier in enumerate(frontiers)]
+    left = room - sum(int(counts[g]) * targets[g] for g in used)
+    while left > 0 and (slopes := {g: slope for g in used if (slope := _next_slope(used[g], points[g])) is not None}):
+        steepest = max(slopes, key=lambda g: slopes[g])
+        there = used[steepest].macs[points[steepest] + 1]
+        rise = min(
+            left / int(counts[steepest]), there - targets[steepest]
+        )  # the whole way only where losses tie in rounding
+        targets[steepest] += rise
+        points[steepest] += 1
+        left -= rise * int(counts[steepest])
+    return np.array([float(target / base) for target in targets])
+
+
+def _next_slope(frontier: Frontier, point: int) -> float | None:
+    """Fall of the loss per MAC on the way to the next point; None at the last."""
+    if point + 1 == len(frontier.macs):
+        return None
+    return (frontier.loss[point] - frontier.loss[point + 1]) / (frontier.macs[point + 1] - frontier.macs[point])
+
+
+def _ratios(rule: str, budget: float, shares: FloatArray, snr_db: FloatArray, floor: float) -> FloatArray:
+    count = len(shares)
+    if rule == "linear":
+        ranks = np.arange(count, 0, -1) / count
+        rest = float(shares @ (1 - ranks))
+        k = (budget - float(shares @ ranks)) / rest if rest > 0 else 1.0
+        return np.asarray(ranks + (1 - ranks) * min(max(k, 0.0), 1.0))
+    if rule == "snr":
+        return _scaled_to_mean(1 / (1 + 10 ** (-snr_db / _SNR_SCALE_DB)), shares, budget, floor)
+    return np.full(count, budget)
+
+
+def _scaled_to_mean(difficulty: FloatArray, shares: FloatArray, budget: float, floor: float) -> FloatArray:
+    """``clip(c·difficulty, floor, 1)`` with the c that makes the weighted mean the budget.
+
+    The mean is piecewise linear and non-decreasing in c, with breaks where a group meets the floor or 1, so the piece that
+    holds the budget is found by comparing at the breaks and then solved in closed form.
+    """
+
+    def clipped(factor: float) -> FloatArray:
+        return np.clip(factor * difficulty, floor, 1.0)
+
+    breaks = np.sort(np.concatenate([floor / difficulty, 1.0 / difficulty]))
+    means = np.array([shares @ clipped(factor) for factor in breaks])
+    right = int(np.searchsorted(means, budget))
+    if right == 0 or right == len(breaks):
+        return clipped(breaks[min(right, len(breaks) - 1)])
+    rise = means[right] - means[right - 1]
+    part = (budget - means[right - 1]) / rise if rise > 0 else 0.0
+    return clipped(breaks[right - 1] + part * (breaks[right] - breaks[right - 1]))

@@ -1,0 +1,80 @@
+"""Checks of a pruned network against its plan, before anything is built on it."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves
+
+from prunekit.cost.closed_form import CostModel
+from prunekit.cost.counter import count_macs
+from prunekit.errors import GraphError
+from prunekit.graph import ChannelGraph, PruningPlan, attributes
+from prunekit.graph.layers import group_count
+from prunekit.graph.surgery import Inputs, all_tensors, run_once, tensors_of
+
+__all__ = ["verify"]
+
+
+def verify(
+    model: nn.Module, pruned: nn.Module, graph: ChannelGraph, plan: PruningPlan, cost: CostModel, inputs: Inputs
+) -> None:
+    """Refuse a pruned network that is not what its plan says.
+
+    Args:
+        model: the full network.
+        pruned: what :func:`prunekit.graph.apply` made of it.
+        graph: the channel groups.
+        plan: what was kept.
+        cost: the cost model of ``graph``.
+        inputs: arguments of one forward pass at batch 1.
+
+    Raises:
+        GraphError: a tensor has another width than planned, a size kept beside tensors is another, norm groups do not divide
+            their channels, the forward pass stops or gives another shape, or MACs or parameters are not the predicted ones.
+    """
+    _check_widths(model, pruned, graph, plan)
+    for name, sizes in attributes(model, graph, plan).items():
+        for key, value in sizes.items():
+            found = getattr(pruned.get_submodule(name), key)
+            if found not in (value, (value,)):
+                raise GraphError(f"{name}.{key} of the pruned network is {found}; its plan says {value}.")
+    for name, module in pruned.named_modules():
+        groups, weight = group_count(module), module._parameters.get("weight")
+        if groups is not None and weight is not None and len(weight) % groups:
+            raise GraphError(f"{name} has {len(weight)} channels, which its {groups} norm groups do not divide.")
+    try:
+        found = _shapes(run_once(pruned, inputs))
+    except Exception as error:  # whatever the network raises
+        raise GraphError(f"The pruned network does not run ({type(error).__name__}: {error}).") from error
+    if found != (expected := _shapes(run_once(model, inputs))):
+        raise GraphError(f"The pruned network gives outputs of shapes {found}; the full one {expected}.")
+    widths = plan.widths(graph)
+    counted, macs, params = count_macs(pruned, inputs), int(cost.macs(widths)), int(cost.params(widths))
+    if (counted.macs, counted.params) != (macs, params):
+        raise GraphError(
+            f"The pruned network costs {counted.macs:,} MACs and {counted.params:,} parameters; "
+            f"its plan says {macs:,} and {params:,}. This is a defect of prunekit."
+        )
+
+
+def _check_widths(model: nn.Module, pruned: nn.Module, graph: ChannelGraph, plan: PruningPlan) -> None:
+    """Every dimension of every tensor has as many positions as the plan leaves."""
+    state = all_tensors(pruned)
+    expected = {key: list(tensor.shape) for key, tensor in all_tensors(model).items()}
+    for name, kept in plan.kept.items():
+        for member in graph[name].members:
+            for key, dim in tensors_of(model, member):
+                expected[key][dim] -= int((~np.isin(member.roots, kept)).sum())
+    for key, shape in expected.items():
+        if list(state[key].shape) != shape:
+            raise GraphError(f"{key} of the pruned network has shape {list(state[key].shape)}; its plan says {shape}.")
+
+
+def _shapes(output: Any) -> list[tuple[int, ...]]:
+    """Shapes of all tensors of an output: a tensor, a dict, a tuple, or an object that holds them."""
+    if not isinstance(output, Tensor | tuple | list | Mapping):
+        output = vars(output)
+    leaves = tree_leaves(dict(output) if isinstance(output, Mapping) else output)
+    return [tuple(leaf.shape) for leaf in leaves if isinstance(leaf, Tensor)]

@@ -1,0 +1,142 @@
+"""An OpenAI-compatible endpoint of the user's: one question, one text. Nothing of prunekit needs it."""
+
+import json
+import os
+import threading
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass
+from typing import IO, Any, ClassVar
+from urllib.parse import urlsplit
+
+from prunekit.errors import InputError
+
+__all__ = ["Endpoint", "EndpointError"]
+
+_LARGEST = 1_000_000  # bytes of an answer
+
+
+class EndpointError(Exception):
+    """No answer that can be used came back. The message never quotes the server, which knows the key."""
+
+
+@dataclass(frozen=True)
+class Endpoint:
+    """Where a language model answers; the key itself is never stored or logged.
+
+    Args:
+        url: of the API, such as ``http://127.0.0.1:8000/v1``; ``/chat/completions`` is added.
+        model: its name there.
+        key_variable: environment variable that holds the API key; none is sent when absent.
+        timeout: seconds that an answer may take in all.
+        retries: further attempts after an answer that cannot be used.
+    """
+
+    __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}
+
+    url: str
+    model: str
+    key_variable: str | None = None
+    timeout: float = 120.0
+    retries: int = 2
+
+    def __post_init__(self) -> None:
+        try:
+            parts = urlsplit(self.url)
+            legal = parts.scheme in ("http", "https") and bool(parts.hostname) and (parts.port or 1) > 0
+            legal = legal and "@" not in parts.netloc and not parts.query and not parts.fragment
+            legal = legal and self.url.isascii() and self.url.isprintable() and " " not in self.url
+        except ValueError:
+            legal = False
+        if not legal:
+            raise InputError(
+                "The language model's endpoint is no plain http or https URL; expected one such as http://127.0.0.1:8000/v1, "
+                "with the key in an environment variable and not in the URL."
+            )
+        if not self.model or not 0 < self.timeout <= 86_400 or self.retries < 0:
+            raise InputError(
+                "Expected a model's name, a timeout of above 0 to 86,400 seconds, and retries of at least 0."
+            )
+
+    def key(self) -> str | None:
+        """The API key.
+
+        Raises:
+            InputError: its variable is not set, or holds what no header can.
+        """
+        if self.key_variable is None:
+            return None
+        key = os.environ.get(self.key_variable, "").strip()
+        if not key or not key.isascii() or not key.isprintable():
+            raise InputError(
+                f"The environment variable {self.key_variable} holds no API key; set it, or name another one."
+            )
+        return key
+
+    def complete(self, messages: Sequence[dict[str, str]]) -> str:
+        """The model's answer to a conversation.
+
+        Args:
+            messages: ``{"role", "content"}`` each.
+
+        Raises:
+            EndpointError: it is refused, late, longer than a megabyte, or not of the expected form.
+        """
+        headers = {"Content-Type": "application/json", "Accept": "application/json"}
+        key = self.key()
+        if key is not None:
+            headers["Authorization"] = f"Bearer {key}"
+        body = json.dumps({"model": self.model, "messages": list(messages), "temperature": 0, "stream": False})
+        url = self.url.rstrip("/") + "/chat/completions"
+        request = urllib.request.Request(url, body.encode(), headers)  # noqa: S310 - http and https only, see above
+        return _content(_within(self.timeout, lambda: _fetch(request, self.timeout)))
+
+
+class _NoRedirect(urllib.request.HTTPRedirectHandler):
+    """A redirect is an error: what is asked, and the key, are for the user's endpoint only."""
+
+    def redirect_request(self, *_: Any) -> None:
+        return None
+
+
+def _fetch(request: urllib.request.Request, timeout: float) -> bytes:
+    opener = urllib.request.build_opener(_NoRedirect)
+    answer: IO[bytes]
+    with opener.open(request, timeout=timeout) as answer:
+        return answer.read(_LARGEST + 1)
+
+
+def _within(seconds: float, fetch: Callable[[], bytes]) -> bytes:
+    """What ``fetch`` returns in so many seconds, however slowly a server drips: a socket's own timeout is for each piece."""
+    result: Future[bytes] = Future()
+
+    def run() -> None:
+        try:
+            result.set_result(fetch())
+        except BaseException as error:  # raised again where it is waited for
+            result.set_exception(error)
+
+    threading.Thread(target=run, daemon=True).start()
+    try:
+        return result.result(seconds)
+    except urllib.error.HTTPError as error:
+        raise EndpointError(f"the endpoint answered with HTTP status {error.code}") from None
+    except TimeoutError:
+        raise EndpointError(f"no whole answer came within {seconds:g} s") from None
+    except Exception as error:  # whatever a server can make of HTTP
+        raise EndpointError(f"the endpoint could not be asked ({type(error).__name__})") from None
+
+
+def _content(body: bytes) -> str:
+    """The text in a chat completion."""
+    if len(body) > _LARGEST:
+        raise EndpointError("the answer was longer than a megabyte")
+    try:
+        text = json.loads(body)["choices"][0]["message"]["content"]
+    except (ValueError, LookupError, TypeError, RecursionError):
+        text = None
+    if not isinstance(text, str):
+        raise EndpointError("the answer was no chat completion")
+    return text

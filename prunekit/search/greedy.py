@@ -1,0 +1,136 @@
+"""The default proposer: round by round, remove where the measured loss rises least per cost saved."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+
+from prunekit._types import IntArray
+from prunekit.search.targets import WidthProblem, meet_target
+from prunekit.search.task import Task
+
+__all__ = ["greedy"]
+
+
+def greedy(task: Task) -> IntArray:
+    """Round by round, remove where the measured loss rises least per cost saved (multi-round search of TDC, arXiv:2312.13307).
+
+    The paper's proposer is a language model; this one is deterministic and offline. Candidates are short-listed by the scores.
+    An old measurement stands until its candidate comes to the front, and is then taken again: a channel group that was dear in an
+    earlier round has seldom become cheap. The last stretch, smaller than any step, is closed by exchanging a few steps: the
+    exchanges that the measured rates favour are measured too, and the best is taken.
+    """
+    problem = task.widths
+    steps = np.zeros(len(problem.graph), dtype=np.int64)
+    full = int(problem.spent(steps))
+    if problem.target >= full:
+        return steps
+    chunk = max((full - problem.target) / task.rounds, 1.0)
+    rates = _Rates()
+    loss = task.measure(steps, 0)
+    for search_round in range(1, 10 * task.rounds):
+        candidates = _candidates(problem, steps, chunk)
+        if not candidates:
+            break
+        front, loss = _front_runner(task, steps, loss, candidates, rates, search_round)
+        steps = candidates[front]
+    return _close(task, steps, rates)
+
+
+@dataclass(eq=False)
+class _Rates:
+    """Rise of the loss per cost saved by channel group: as last measured, and what is assumed of groups never measured."""
+
+    measured: dict[int, float] = field(default_factory=dict)
+    assumed: float = np.inf
+
+    def __call__(self, group: int) -> float:
+        return self.measured.get(group, self.assumed)
+
+
+def _candidates(problem: WidthProblem, steps: IntArray, chunk: float) -> dict[int, IntArray]:
+    """For each channel group, the smallest removal that saves about a chunk and does not pass the target.
+
+    A removal that saves next to nothing is none: taken because it still fits, it would cost loss for next to nothing.
+    """
+    now = int(problem.spent(steps))
+    room = now - problem.target
+    least = 0.25 * min(chunk, room)
+    found: dict[int, IntArray] = {}
+    for g, most in enumerate(problem.max_steps):
+        extra = np.arange(1, most - steps[g] + 1)
+        if room <= 0.25 * chunk or not len(extra):
+            continue
+        trials = np.repeat(steps[None], len(extra), axis=0)
+        trials[:, g] += extra
+        saved = now - problem.spent(trials)
+        fitting = np.flatnonzero((saved <= room) & (saved >= least))
+        if len(fitting):
+            enough = fitting[saved[fitting] >= 0.5 * chunk]
+            found[g] = trials[enough[0] if len(enough) else fitting[-1]]
+    return found
+
+
+def _front_runner(
+    task: Task, steps: IntArray, loss: float, candidates: Mapping[int, IntArray], rates: _Rates, search_round: int
+) -> tuple[int, float]:
+    """The channel group whose candidate, freshly measured, stays in front of the others' last known rates; and its loss."""
+    problem = task.widths
+    now_spent, now_lost = int(problem.spent(steps)), float(problem.loss(steps))
+    saved = {g: now_spent - int(problem.spent(candidate)) for g, candidate in candidates.items()}
+    losses: dict[int, float] = {}
+
+    def measure(waiting: Sequence[int]) -> None:
+        losses[waiting[0]] = task.measure(candidates[waiting[0]], search_round, [candidates[g] for g in waiting[1:]])
+        rates.measured[waiting[0]] = (losses[waiting[0]] - loss) / saved[waiting[0]]
+
+    ranked = sorted(candidates, key=lambda g: (float(problem.loss(candidates[g])) - now_lost) / saved[g])
+    if not rates.measured:  # the short list first; the rest waits behind it, in the order of the scores
+        shortlist = ranked[: task.shortlist]
+        for i in range(len(shortlist)):
+            measure(shortlist[i:])
+        rates.assumed = max(rates.measured.values())
+    while (front := min(ranked, key=rates)) not in losses:
+        measure(sorted((g for g in ranked if g not in losses), key=rates))  # the front runner, then who would be next
+    task.choose(problem.graph.groups[front].name, candidates[front], search_round, losses[front])
+    return front, losses[front]
+
+
+def _close(task: Task, steps: IntArray, rates: _Rates) -> IntArray:
+    """Bring measured widths within the tolerance of the target by the exchange that measures best.
+
+    Where no exchange is near enough, those widths at the target are taken that differ least from the measured ones.
+    """
+    problem = task.widths
+    if 0 <= problem.target - int(problem.spent(steps)) <= problem.tolerance or problem.missed(steps) == 0:
+        return steps
+    shortlist = _exchanges(task, steps, rates)
+    losses = task.measure_all(list(shortlist), -1)
+    best = int(np.argmin(losses))
+    task.choose("exchange", shortlist[best], -1, losses[best])
+    return np.asarray(shortlist[best])
+
+
+def _exchanges(task: Task, steps: IntArray, rates: _Rates) -> IntArray:
+    """States at the target that are worth measuring, shape (states, groups), the most promising first.
+
+    Only groups with a measured rate take part, where that suffices: of the others nobody knows what a step costs.
+    """
+    problem = task.widths
+    candidates = problem.neighbours(steps)
+    near = problem.target - problem.spent(candidates) <= problem.tolerance
+    if not near.any():
+        now = problem.widths(steps)
+        moved = [np.abs(group.widths - width) / group.size for group, width in zip(problem.graph, now, strict=True)]
+        return meet_target(replace(problem, lost=moved), steps)[None]
+    unknown = [g for g in range(len(steps)) if g not in rates.measured]
+    familiar = (candidates[:, unknown] == steps[unknown]).all(1)
+    candidates = candidates[familiar] if familiar.any() else candidates
+    saved = np.zeros((5, len(steps)))
+    for change in range(-2, 3):
+        alone = np.clip(steps + change * np.eye(len(steps), dtype=np.int64), 0, problem.max_steps)
+        saved[change + 2] = int(problem.spent(steps)) - problem.spent(alone)
+    worst = max(rates.measured.values(), default=0.0)
+    rate = np.array([rates.measured.get(g, worst) for g in range(len(steps))])
+    expected = (saved[candidates - steps + 2, np.arange(len(steps))] * rate).sum(1)
+    return np.asarray(candidates[np.argsort(expected, kind="stable")[: task.shortlist]])

@@ -1,0 +1,114 @@
+"""The memory bank on disk: JSON lines, appended as they come, so that a search that was killed goes on where it was."""
+
+import json
+import logging
+import math
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from prunekit.errors import InputError
+
+__all__ = ["Journal"]
+
+_FORMAT = "prunekit-search/1"
+_log = logging.getLogger(__name__)
+
+
+class Journal:
+    """What a search has measured and decided, from its beginning.
+
+    A search is deterministic but for what it measures and what it is told. A search that starts again asks here first, gets the
+    same answers, and so comes to where it was. The first line is a header with the search's key. Measured candidates are
+    ``{"round", "steps", "macs", "loss"}`` (``"spent"`` too, where the target is not of MACs), choices
+    ``{"round", "chosen", "steps", "macs", "loss"}``, what a language model said ``{"round", "ratios"}`` or ``{"round", "failed"}``.
+
+    Args:
+        path: where lines are appended; nowhere when absent.
+        key: of the search.
+        entries: what is there already.
+    """
+
+    def __init__(self, path: Path | None = None, key: str = "", entries: Iterable[Mapping[str, Any]] = ()) -> None:
+        self.path, self.key = path, key
+        self.entries = [dict(entry) for entry in entries]
+        self._written = {_line(entry) for entry in self.entries}
+
+    @classmethod
+    def open(cls, path: Path, key: str) -> "Journal":
+        """The journal at ``path``, begun where there is none.
+
+        A last line that was torn by a kill is dropped, as is everything after a line that cannot be read. A journal with another
+        key (another network, target, option or version) is never used: it is moved aside to ``<name>.old``, which is said.
+
+        Raises:
+            InputError: a folder stands there.
+        """
+        if path.is_dir():
+            raise InputError(f"{path} is a folder; expected the name of a journal to write.")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        lines = path.read_bytes().split(b"\n")[:-1] if path.is_file() else []
+        header = json.dumps({"format": _FORMAT, "key": key}).encode()
+        if lines and lines[0] != header:
+            aside = path.with_name(f"{path.name}.old")
+            path.replace(aside)
+            _log.warning("%s is the journal of another search; it is now %s, and the search starts anew.", path, aside)
+            lines = []
+        entries = _readable(lines[1:])
+        kept = b"".join(line + b"\n" for line in (header, *lines[1 : 1 + len(entries)]))
+        if not lines:
+            path.write_bytes(kept)
+        else:
+            with path.open("r+b") as file:
+                file.truncate(len(kept))
+        if len(entries) < len(lines) - 1:
+            _log.warning("%s, line %d cannot be read; the search goes on from the line before.", path, len(entries) + 2)
+        elif entries:
+            _log.info("The search goes on from %d entries of %s.", len(entries), path)
+        return cls(path, key, entries)
+
+    def losses(self) -> dict[tuple[int, ...], float]:
+        """The loss of every measured candidate, by its steps."""
+        return {tuple(e["steps"]): float(e["loss"]) for e in self.entries if "steps" in e and "chosen" not in e}
+
+    def answer(self, search_round: int) -> dict[str, Any] | None:
+        """What a language model answered in a round, or how it failed; None where it was not asked."""
+        said = (e for e in self.entries if e["round"] == search_round and ("ratios" in e or "failed" in e))
+        return next(said, None)
+
+    def write(self, entry: Mapping[str, Any]) -> None:
+        """Append an entry, unless an earlier start of this search did."""
+        line = _line(entry)
+        if self.path is None or line in self._written:
+            return
+        self._written.add(line)
+        with self.path.open("ab", buffering=0) as file:  # one write: a kill tears at most the last line
+            file.write(line.encode() + b"\n")
+
+
+def _line(entry: Mapping[str, Any]) -> str:
+    return json.dumps(entry, allow_nan=False)
+
+
+def _readable(lines: Iterable[bytes]) -> list[dict[str, Any]]:
+    """The entries up to the first line that is none."""
+    entries: list[dict[str, Any]] = []
+    for line in lines:
+        try:
+            entry = json.loads(line)
+        except (ValueError, RecursionError):
+            break
+        if not isinstance(entry, dict) or not _is_entry(entry):
+            break
+        entries.append(entry)
+    return entries
+
+
+def _is_entry(entry: Mapping[str, Any]) -> bool:
+    if type(entry.get("round")) is not int:
+        return False
+    if "steps" not in entry:
+        return isinstance(entry.get("ratios"), dict) or isinstance(entry.get("failed"), str)
+    steps, loss = entry["steps"], entry.get("loss")
+    whole = isinstance(steps, list) and all(type(number) is int for number in steps)
+    return whole and type(entry.get("macs")) is int and type(loss) is float and math.isfinite(loss)

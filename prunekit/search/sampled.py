@@ -1,0 +1,121 @@
+"""Proposers that sample, by Optuna's ask and tell; every candidate is brought to the target before it is measured."""
+
+import time
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+
+from prunekit._types import IntArray
+from prunekit.errors import InputError
+from prunekit.search import ranks
+from prunekit.search.baselines import at_target, oneshot, uniform
+from prunekit.search.task import Task
+
+__all__ = ["evolution", "tpe"]
+
+_POPULATION = 16
+_TOGETHER = 4  # candidates that TPE proposes before it learns how the first of them did: work for several ranks
+_SETTLED = 0.5  # seconds until what another worker of a study told before this one finished is in the file
+
+
+def evolution(task: Task) -> IntArray:
+    """Genetic search over the fractions to remove (NSGA-II with one objective: Deb et al. 2002, as Optuna has it).
+
+    Uniform widths and those of least importance lost are in the first generation, so it ends with no worse.
+    """
+    population = max(2, min(_POPULATION, task.trials // 2))
+    with _quiet() as optuna:
+        return _sample(
+            task, optuna, optuna.samplers.NSGAIISampler(population_size=population, seed=task.seed), population
+        )
+
+
+def tpe(task: Task) -> IntArray:
+    """Tree-structured Parzen estimators over the fractions to remove (Bergstra et al. 2011, as Optuna has it).
+
+    Uniform widths and those of least importance lost are its first trials, so it ends with no worse.
+    """
+    with _quiet() as optuna:
+        return _sample(task, optuna, optuna.samplers.TPESampler(multivariate=True, seed=task.seed), _TOGETHER)
+
+
+def _sample(task: Task, optuna: ModuleType, sampler: Any, batch: int) -> IntArray:
+    """Ask, bring to the target, measure and tell, until ``task.trials`` candidates are told; the best of those."""
+    problem = task.widths
+    if problem.target >= int(problem.spent(np.zeros_like(problem.max_steps))) or not len(problem.graph):
+        return np.zeros_like(problem.max_steps)
+    names = [group.name for group in problem.graph]
+    space = {
+        name: optuna.distributions.IntDistribution(0, int(most))
+        for name, most in zip(names, problem.max_steps, strict=True)
+    }
+    known = [uniform(task), oneshot(task)]
+    study = _study(task, optuna, sampler)
+    if not study.get_trials(deepcopy=False):
+        for steps in known:
+            study.enqueue_trial({name: int(count) for name, count in zip(names, steps, strict=True)})
+    search_round = 0
+    while (left := task.trials - len(_told(study, optuna))) > 0:
+        search_round += 1
+        trials = [study.ask(space) for _ in range(1 if task.study else min(batch, left))]
+        candidates = []
+        for trial in trials:
+            wished = np.array([trial.params[name] for name in names], dtype=np.int64)
+            start = next((steps for steps in known if np.array_equal(steps, wished)), None)
+            candidates.append(at_target(problem, task.removed(wished)) if start is None else start)
+        for trial, steps, loss in zip(trials, candidates, task.measure_all(candidates, search_round), strict=True):
+            trial.set_user_attr("steps", steps.tolist())
+            study.tell(trial, loss)
+    if task.study is not None:
+        time.sleep(_SETTLED)
+    best = min(_told(study, optuna)[: task.trials], key=lambda trial: (trial.value, trial.number))
+    steps = np.array(best.user_attrs["steps"], dtype=np.int64)
+    task.choose(f"trial {best.number}", steps, search_round, float(best.value))
+    return steps
+
+
+def _told(study: Any, optuna: ModuleType) -> list[Any]:
+    """The trials that are told, in that order: workers that share a study (and a clock) end with the same ones."""
+    complete = (optuna.trial.TrialState.COMPLETE,)
+    return sorted(
+        study.get_trials(deepcopy=False, states=complete), key=lambda trial: (trial.datetime_complete, trial.number)
+    )
+
+
+def _study(task: Task, optuna: ModuleType, sampler: Any) -> Any:
+    """A study in memory, which a restart goes through again; or this search's study in the file that several workers share."""
+    if task.study is None:
+        return optuna.create_study(sampler=sampler)
+    if ranks.place()[1] > 1:
+        raise InputError(
+            f"Got the shared study {task.study} under several ranks, which share the work already; leave the study out, "
+            "or start single processes."
+        )
+    task.study.parent.mkdir(parents=True, exist_ok=True)
+    storage = optuna.storages.JournalStorage(optuna.storages.journal.JournalFileBackend(str(task.study)))
+    return optuna.create_study(study_name=task.journal.key, storage=storage, sampler=sampler, load_if_exists=True)
+
+
+@contextmanager
+def _quiet() -> Iterator[ModuleType]:
+    """Optuna, without a line on standard error for every trial.
+
+    Raises:
+        InputError: it is not installed.
+    """
+    try:
+        import optuna  # noqa: PLC0415 - an extra
+    except ImportError as error:
+        raise InputError("Optuna is not installed; install prunekit[search], or take the proposer greedy.") from error
+    level = optuna.logging.get_verbosity()
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+            yield optuna
+    finally:
+        optuna.logging.set_verbosity(level)

@@ -1,0 +1,133 @@
+"""What a proposer works on, and the protocol that all proposers follow."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+
+from prunekit._types import FloatArray, IntArray
+from prunekit.errors import InputError
+from prunekit.graph import PruningPlan
+from prunekit.importance import Scores
+from prunekit.search import ranks
+from prunekit.search.endpoint import Endpoint
+from prunekit.search.journal import Journal
+from prunekit.search.proxies import Evaluate
+from prunekit.search.targets import WidthProblem
+
+__all__ = ["Proposer", "Task"]
+
+_WORST = 1e30  # what a loss that is no number counts as
+
+
+@dataclass(eq=False)
+class Task:
+    """What a proposer works on, and its memory.
+
+    Args:
+        widths: the channel groups, their costs and the target.
+        scores: importance for this timestep group: which channels of a channel group go first.
+        evaluate: the proxy: a number for a plan, lower is better, on fixed draws of the timestep group.
+        rounds: decisions that a multi-round proposer takes.
+        shortlist: candidates that are measured in the first round.
+        trials: candidates that a sampling proposer tries.
+        seed: of whatever a proposer draws.
+        study: Optuna journal that several workers share.
+        llm: where a language model answers.
+        journal: answers what an earlier start of this search measured, and takes what this one does.
+        memory: measured candidates (round, steps, MACs, loss; round −1 closes the last stretch; what they spend of the target
+            where that is not MACs) and choices, in order.
+    """
+
+    widths: WidthProblem
+    scores: Scores
+    evaluate: Evaluate
+    rounds: int = 12
+    shortlist: int = 8
+    trials: int = 64
+    seed: int = 0
+    study: Path | None = None
+    llm: Endpoint | None = None
+    journal: Journal = field(default_factory=Journal)
+    memory: list[dict[str, Any]] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self._known = self.journal.losses()
+        self._measured: set[tuple[int, ...]] = set()
+
+    def plan(self, steps: IntArray) -> PruningPlan:
+        """The plan that keeps the best channels after ``steps`` of shape (groups,)."""
+        return PruningPlan.from_widths(self.widths.graph, self.widths.widths(steps), self.scores)
+
+    def measure(self, steps: IntArray, search_round: int, ahead: Sequence[IntArray] = ()) -> float:
+        """The proxy of one candidate, taken at most once and remembered.
+
+        Args:
+            steps: of every channel group, shape (groups,).
+            search_round: for the memory.
+            ahead: candidates that may be asked for next. Where there are other ranks, they measure those meanwhile. Their results
+                wait until they are asked for, so that the memory, and what is decided, are those of one process.
+
+        Raises:
+            InputError: the whole network's own loss is no number.
+        """
+        key = _key(steps)
+        if key not in self._known:
+            others = dict.fromkeys(_key(other) for other in ahead)
+            self._spread([key, *(other for other in others if other != key and other not in self._known)])
+        if key not in self._measured:
+            self._measured.add(key)
+            self.remember({"round": search_round, **self._described(steps, self._known[key])})
+        return self._known[key]
+
+    def measure_all(self, candidates: Sequence[IntArray], search_round: int) -> list[float]:
+        """The proxies of several candidates, in order; ranks share the work."""
+        return [self.measure(steps, search_round, candidates[i + 1 :]) for i, steps in enumerate(candidates)]
+
+    def choose(self, what: str, steps: IntArray, search_round: int, loss: float) -> None:
+        """Remember a choice; the choices are the timestep group's frontier of MACs and loss."""
+        self.remember({"round": search_round, "chosen": what, **self._described(steps, loss)})
+
+    def remember(self, entry: dict[str, Any]) -> None:
+        """Put an entry into the memory and the journal."""
+        self.memory.append(entry)
+        self.journal.write(entry)
+
+    def removed(self, steps: IntArray) -> FloatArray:
+        """Fraction of every channel group that ``steps`` remove, both of shape (..., groups)."""
+        return np.asarray(1 - self.widths.widths(steps) / self.widths.graph.full_widths, dtype=np.float64)
+
+    def _described(self, steps: IntArray, loss: float) -> dict[str, Any]:
+        found = {"steps": [int(n) for n in steps], "macs": int(self.widths.macs(steps)), "loss": loss}
+        if self.widths.spends.name != "macs":
+            found["spent"] = int(self.widths.spent(steps))
+        return found
+
+    def _spread(self, wave: Sequence[tuple[int, ...]]) -> None:
+        """Evaluate the first candidates of a wave, one on each rank."""
+        rank, size = ranks.place()
+        wave = wave[:size]
+        mine = math.nan
+        if rank < len(wave):
+            mine = float(self.evaluate(self.plan(np.array(wave[rank], dtype=np.int64))))
+        for key, loss in zip(wave, ranks.gather(mine), strict=False):
+            if not math.isfinite(loss) and not any(key):
+                raise InputError(
+                    "The whole network's loss is no number; expected a trained network and a loss that fits it."
+                )
+            self._known[key] = loss if math.isfinite(loss) else _WORST
+
+
+class Proposer(Protocol):
+    """Decides the widths."""
+
+    def __call__(self, task: Task) -> IntArray:
+        """Steps of every channel group, shape (groups,), whose cost meets the task's target."""
+        ...
+
+
+def _key(steps: IntArray) -> tuple[int, ...]:
+    return tuple(int(number) for number in steps)

@@ -1,0 +1,397 @@
+"""Random networks: short programs of tensor operations between layers, as a research code base might have them.
+
+Every step takes and gives a sequence of shape (batch, 4, width). Sizes are read off the tensors, as code that survives pruning has
+to do, or kept from the day when the network was made, as other code does.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+LENGTH = 4
+
+
+class Program(nn.Module):
+    """A network of named steps; layers are made on the first pass, as wide as they have to be."""
+
+    def __init__(self, steps: list[str], seed: int = 0) -> None:
+        super().__init__()
+        self.steps, self.layers, self.tables = steps, nn.ModuleList(), nn.ParameterList()
+        self.sizes: list[int] = []
+        self.making = True
+        with torch.random.fork_rng(devices=[]):
+            torch.default_generator.manual_seed(seed)
+            self(torch.randn(1, LENGTH, 5))
+        self.making = False
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.place = {"layers": 0, "tables": 0, "sizes": 0}
+        x = self.linear(x, 8)
+        for step in self.steps:
+            if self.size(x.shape[-1] % 4 != 0 or x.shape[-1] > 24):
+                x = self.linear(x, 8)
+            x = STEPS[step](self, x)
+        return self.linear(x, 3)
+
+    def _next(self, kind: str, make: Callable[[], Any]) -> Any:
+        known = getattr(self, kind)
+        if self.making:
+            known.append(make())
+        self.place[kind] += 1
+        return known[self.place[kind] - 1]
+
+    def layer(self, make: Callable[[], nn.Module]) -> Any:
+        return self._next("layers", make)
+
+    def linear(self, x: Tensor, width: int, **options: Any) -> Tensor:
+        return self.layer(lambda: nn.Linear(x.shape[-1], width, **options))(x)
+
+    def same(self, x: Tensor, times: int = 1) -> Tensor:
+        """A layer as wide as its input, or a multiple."""
+        return self.linear(x, times * x.shape[-1])
+
+    def conv(self, x: Tensor, make: Callable[[int], nn.Module]) -> Tensor:
+        return self.layer(lambda: make(x.shape[-1]))(x.transpose(1, 2)).transpose(1, 2)
+
+    def image(self, x: Tensor, make: Callable[[int], nn.Module]) -> Tensor:
+        """A layer on the positions as a picture of 2×2."""
+        picture = x.transpose(1, 2).unflatten(2, (2, 2))
+        return self.layer(lambda: make(x.shape[-1]))(picture).flatten(2).transpose(1, 2)
+
+    def table(self, *shape: int) -> Any:
+        return self._next("tables", lambda: nn.Parameter(torch.randn(shape)))
+
+    def size(self, value: int) -> int:
+        """A size that is kept from the day of making."""
+        return int(self._next("sizes", lambda: int(value)))
+
+
+def gated(net: Program, x: Tensor) -> Tensor:
+    value, gate = net.same(x, 2).chunk(2, dim=-1)
+    return value * F.gelu(gate)
+
+
+def thirds(net: Program, x: Tensor) -> Tensor:
+    y = net.same(x, 3)
+    q, k, v = y.split(y.shape[-1] // 3, dim=-1)
+    return q.sigmoid() * k + v
+
+
+def unequal(net: Program, x: Tensor) -> Tensor:
+    y = net.same(x, 2)
+    a, b = y[..., : net.size(6)], y[..., net.size(6) :]
+    return torch.cat([b, a], -1)
+
+
+def heads(net: Program, x: Tensor, fused: bool = False, number: int = 2) -> Tensor:
+    q, k, v = (net.same(x).unflatten(-1, (number, -1)).transpose(1, 2) for _ in range(3))
+    if fused:
+        return F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2)
+    weights = torch.softmax(q @ k.transpose(-1, -2) / 2, dim=-1)
+    return (weights @ v).transpose(1, 2).flatten(2)
+
+
+def scattered_heads(net: Program, x: Tensor) -> Tensor:
+    """Heads are the fast axis."""
+    q, k, v = (net.same(x).unflatten(-1, (-1, 2)).permute(0, 3, 1, 2) for _ in range(3))
+    return F.scaled_dot_product_attention(q, k, v).permute(0, 2, 3, 1).flatten(2)
+
+
+def wrongly_merged_heads(net: Program, x: Tensor) -> Tensor:
+    y = net.same(x).unflatten(-1, (2, -1))
+    return y.transpose(2, 3).flatten(2) + x
+
+
+def packed_heads(net: Program, x: Tensor) -> Tensor:
+    q, k, v = net.same(x, 3).unflatten(-1, (3, 2, -1)).permute(2, 0, 3, 1, 4)
+    return F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2)
+
+
+def one_head(net: Program, x: Tensor) -> Tensor:
+    q, k, v = net.same(x, 3).chunk(3, dim=-1)
+    weights = torch.einsum("btc,bsc->bts", q, k) * q.shape[-1] ** -0.5
+    return torch.einsum("bts,bsc->btc", weights.softmax(-1), v)
+
+
+def linear_attention(net: Program, x: Tensor) -> Tensor:
+    q, k, v = (net.same(x).unflatten(-1, (2, -1)) for _ in range(3))
+    context = torch.einsum("bthd,bthe->bhde", k.softmax(1), v)
+    return torch.einsum("bhde,bthd->bthe", context, q.softmax(-1)).flatten(2)
+
+
+def channel_attention(net: Program, x: Tensor) -> Tensor:
+    q, k, v = (net.same(x) for _ in range(3))
+    return v @ torch.softmax(q.transpose(1, 2) @ k, -1).transpose(1, 2)
+
+
+def torch_attention(net: Program, x: Tensor) -> Tensor:
+    mix = net.layer(lambda: nn.MultiheadAttention(x.shape[-1], 2, batch_first=True))
+    return x + mix(x, x, x)[0]
+
+
+def written_in_place(net: Program, x: Tensor) -> Tensor:
+    y = net.same(x).clone()
+    y[..., 0] = 0.5
+    return y
+
+
+def half_written(net: Program, x: Tensor) -> Tensor:
+    y = net.same(x)
+    y[..., : y.shape[-1] // 2] += x[..., : x.shape[-1] // 2]
+    return y
+
+
+def half_written_through_a_view(net: Program, x: Tensor) -> Tensor:
+    y = net.same(x)
+    half = y[:, :, : y.shape[-1] // 2]
+    half.mul_(2).add_(net.linear(x, net.size(half.shape[-1])))
+    return y
+
+
+def added_in_place(net: Program, x: Tensor) -> Tensor:
+    y = net.same(x)
+    y.add_(x).mul_(net.same(x).sigmoid())
+    return y
+
+
+def gathered(net: Program, x: Tensor) -> Tensor:
+    y = net.same(x)
+    return y[..., torch.arange(y.shape[-1]).flip(0)] + x
+
+
+def masked(net: Program, x: Tensor) -> Tensor:
+    y = net.same(x)
+    return torch.where(y > 0, y, x).masked_fill(x > 2, 0.25)
+
+
+def interleaved(net: Program, x: Tensor) -> Tensor:
+    y = net.same(x)
+    return torch.cat([y[..., ::2] * y[..., 1::2], y[..., ::2]], -1)
+
+
+def rotated(net: Program, x: Tensor) -> Tensor:
+    """Rotary embedding by pairs."""
+    y = net.same(x)
+    a, b = y.unflatten(-1, (-1, 2)).unbind(-1)
+    return torch.stack([-b, a], -1).flatten(2) + y
+
+
+def rotated_by_halves(net: Program, x: Tensor) -> Tensor:
+    y = net.same(x)
+    a, b = y.chunk(2, -1)
+    return torch.cat([-b, a], -1) * 0.5 + y
+
+
+def complex_rotation(net: Program, x: Tensor) -> Tensor:
+    y = net.same(x)
+    z = torch.view_as_complex(y.unflatten(-1, (-1, 2)).contiguous())
+    return torch.view_as_real(z * z.conj()).flatten(2)
+
+
+def fourier(net: Program, x: Tensor) -> Tensor:
+    return torch.fft.rfft(net.same(x), dim=1).abs().mean(1, keepdim=True) + x
+
+
+def channel_mean(net: Program, x: Tensor) -> Tensor:
+    return x + net.same(x).mean(-1, keepdim=True)
+
+
+def channel_max(net: Program, x: Tensor) -> Tensor:
+    return x * net.same(x).amax(-1, keepdim=True).sigmoid()
+
+
+def channel_norm(net: Program, x: Tensor) -> Tensor:
+    y = net.same(x)
+    return y / (1 + y.pow(2).sum(-1, keepdim=True))
+
+
+def squeezed(net: Program, x: Tensor) -> Tensor:
+    return x * net.same(x.mean(1)).sigmoid()[:, None]
+
+
+def spread(net: Program, x: Tensor) -> Tensor:
+    return net.same(x).sum(-1, keepdim=True).expand(-1, -1, x.shape[-1]) + x
+
+
+def flattened(net: Program, x: Tensor) -> Tensor:
+    y = net.linear(x.flatten(1), 4 * LENGTH)
+    return y.unflatten(1, (LENGTH, -1))
+
+
+def mixed_positions(net: Program, x: Tensor) -> Tensor:
+    return net.linear(x.transpose(1, 2), LENGTH).transpose(1, 2) + x
+
+
+def scaled_by_a_table(net: Program, x: Tensor) -> Tensor:
+    return net.same(x) * net.table(x.shape[-1]) + net.table(1, LENGTH, x.shape[-1])
+
+
+def gated_from_zero(net: Program, x: Tensor) -> Tensor:
+    gate = net.table(1)
+    if net.making:
+        nn.init.zeros_(gate)
+    y = net.same(x)
+    return x + gate * y.mean(-1, keepdim=True)
+
+
+def product_of_tables(net: Program, x: Tensor) -> Tensor:
+    return x @ net.table(x.shape[-1], 8)
+
+
+def raw_product(net: Program, x: Tensor) -> Tensor:
+    layer = net.layer(lambda: nn.Linear(x.shape[-1], 12, bias=False))
+    return torch.einsum("btc,oc->bto", x, layer.weight)
+
+
+def twice(net: Program, x: Tensor) -> Tensor:
+    layer = net.layer(lambda: nn.Linear(x.shape[-1], x.shape[-1]))
+    return layer(F.silu(layer(x)))
+
+
+def tied(net: Program, x: Tensor) -> Tensor:
+    layer = net.layer(lambda: nn.Linear(x.shape[-1], 12))
+    return F.linear(F.silu(layer(x)), layer.weight.t())
+
+
+def embedded(net: Program, x: Tensor) -> Tensor:
+    table = net.layer(lambda: nn.Embedding(LENGTH, x.shape[-1]))
+    return x + table(torch.arange(LENGTH))
+
+
+def remembered(net: Program, x: Tensor) -> Tensor:
+    y = net.same(x)
+    return y.view(1, LENGTH, net.size(x.shape[-1])) + x
+
+
+def remembered_half(net: Program, x: Tensor) -> Tensor:
+    y = net.same(x)
+    return torch.cat([y[..., : net.size(3)], x], -1)
+
+
+def remembered_scale(net: Program, x: Tensor) -> Tensor:
+    return net.same(x) * net.size(x.shape[-1]) ** -0.5
+
+
+def scale_of_now(net: Program, x: Tensor) -> Tensor:
+    return net.same(x) * x.shape[-1] ** -0.5
+
+
+def of_now(net: Program, x: Tensor) -> Tensor:
+    return x + torch.arange(x.shape[-1]) / 8
+
+
+def of_the_middle(net: Program, x: Tensor) -> Tensor:
+    return x + net.same(x)[..., x.shape[-1] // 2, None]
+
+
+def recomputed(net: Program, x: Tensor) -> Tensor:
+    first = net.layer(lambda: nn.Linear(x.shape[-1], 12))
+    second = net.layer(lambda: nn.Linear(12, x.shape[-1]))
+    return x + checkpoint(lambda y: second(F.silu(first(y))), x, use_reentrant=bool(net.size(x.shape[-1] % 8 == 0)))
+
+
+def shuffled(net: Program, x: Tensor) -> Tensor:
+    y = F.pixel_shuffle(net.same(x).transpose(1, 2).unflatten(2, (2, 2)), 2)
+    return F.pixel_unshuffle(F.silu(y), 2).flatten(2).transpose(1, 2)
+
+
+def patched(net: Program, x: Tensor) -> Tensor:
+    """Two positions become channels, and back."""
+    y = net.same(x)
+    b, t, c = y.shape
+    y = net.linear(y.reshape(b, t // 2, 2 * c), 16)
+    return y.reshape(b, t, -1)
+
+
+def resized(net: Program, x: Tensor) -> Tensor:
+    y = F.interpolate(net.same(x).transpose(1, 2), scale_factor=2)
+    return F.avg_pool1d(F.silu(y), 2).transpose(1, 2)
+
+
+STEPS: dict[str, Callable[[Program, Tensor], Tensor]] = {
+    "linear": lambda net, x: F.gelu(net.linear(x, 12)),
+    "residual": lambda net, x: x + net.same(F.silu(x)),
+    "gated": gated,
+    "glu": lambda net, x: F.glu(net.same(x, 2), -1),
+    "thirds": thirds,
+    "unequal": unequal,
+    "heads": heads,
+    "fused heads": lambda net, x: heads(net, x, fused=True),
+    "four heads": lambda net, x: heads(net, x, fused=True, number=4),
+    "scattered heads": scattered_heads,
+    "wrongly merged heads": wrongly_merged_heads,
+    "packed heads": packed_heads,
+    "one head": one_head,
+    "linear attention": linear_attention,
+    "channel attention": channel_attention,
+    "torch attention": torch_attention,
+    "written in place": written_in_place,
+    "half written": half_written,
+    "half written through a view": half_written_through_a_view,
+    "added in place": added_in_place,
+    "gathered": gathered,
+    "masked": masked,
+    "interleaved": interleaved,
+    "rotated": rotated,
+    "rotated by halves": rotated_by_halves,
+    "complex": complex_rotation,
+    "fourier": fourier,
+    "channel mean": channel_mean,
+    "channel max": channel_max,
+    "channel norm": channel_norm,
+    "squeezed": squeezed,
+    "spread": spread,
+    "flattened": flattened,
+    "mixed positions": mixed_positions,
+    "table": scaled_by_a_table,
+    "gated from zero": gated_from_zero,
+    "product of tables": product_of_tables,
+    "raw product": raw_product,
+    "twice": twice,
+    "tied": tied,
+    "embedded": embedded,
+    "remembered": remembered,
+    "remembered half": remembered_half,
+    "remembered scale": remembered_scale,
+    "scale of now": scale_of_now,
+    "of now": of_now,
+    "of the middle": of_the_middle,
+    "recomputed": recomputed,
+    "shuffled": shuffled,
+    "patched": patched,
+    "resized": resized,
+    "conv": lambda net, x: net.conv(F.silu(x), lambda c: nn.Conv1d(c, 12, 3, padding=1)),
+    "depthwise": lambda net, x: net.conv(x, lambda c: nn.Conv1d(c, c, 3, padding=1, groups=c)),
+    "grouped": lambda net, x: net.conv(x, lambda c: nn.Conv1d(c, c, 3, padding=1, groups=2)),
+    "transposed": lambda net, x: net.conv(x, lambda c: nn.ConvTranspose1d(c, 12, 3, padding=1)),
+    "image": lambda net, x: net.image(F.silu(x), lambda c: nn.Conv2d(c, 12, 3, padding=1)),
+    "batch norm": lambda net, x: net.conv(x, nn.BatchNorm1d),
+    "flip": lambda net, x: net.same(x) + x.flip(-1),
+    "roll": lambda net, x: net.same(x) + x.roll(1, -1),
+    "flip positions": lambda net, x: net.same(x) + x.flip(1),
+    "skip": lambda net, x: torch.cat([x, net.linear(F.silu(x), 4)], -1),
+    "skip twice": lambda net, x: torch.cat([x, net.same(x), x], -1),
+    "prefix": lambda net, x: torch.cat([torch.ones_like(x[..., :1]).expand(-1, -1, 4), net.same(x)], -1),
+    "padded": lambda net, x: F.pad(net.same(x), (1, 3)),
+    "repeated": lambda net, x: net.same(x).repeat(1, 1, 2),
+    "repeated each": lambda net, x: net.same(x).repeat_interleave(2, -1),
+    "softmax": lambda net, x: net.same(x).softmax(-1) + x,
+    "softmax over positions": lambda net, x: net.same(x).softmax(1) * x,
+    "cumulated": lambda net, x: net.same(x).cumsum(-1) + x,
+    "cumulated positions": lambda net, x: net.same(x).cumsum(1) + x,
+    "sorted": lambda net, x: net.same(x).sort(-1).values,
+    "prelu": lambda net, x: net.conv(x, nn.PReLU),
+    "outer": lambda net, x: torch.einsum("btc,btd->btcd", net.linear(x, 4), net.linear(x, 4)).flatten(2),
+    "tiled": lambda net, x: net.same(x).tile(2),
+    "meshed": lambda net, x: (net.linear(x, 4)[..., None] + net.linear(x, 4)[..., None, :]).flatten(2),
+    "lerp": lambda net, x: torch.lerp(net.same(x), x, net.same(x).sigmoid()),
+    "addcmul": lambda net, x: torch.addcmul(x, net.same(x), net.same(x)),
+    "narrow": lambda net, x: net.same(x, 2).narrow(-1, 2, net.size(x.shape[-1])) * 2,
+    "swapped": lambda net, x: torch.cat(net.same(x).chunk(2, -1)[::-1], -1) + x,
+    "minimum": lambda net, x: torch.minimum(net.same(x), x),
+    "clamped": lambda net, x: net.same(x).clamp(-1, 1) * x.detach(),
+}

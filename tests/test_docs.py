@@ -1,0 +1,112 @@
+"""docs/importance.md says what is true: its examples run in three other people's codebases, and its table is the criteria's."""
+
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import peers
+import pytest
+import torch
+from networks import unet
+
+from prunekit.graph import PruningPlan, apply, trace
+from prunekit.importance import CRITERIA, ImportanceMap
+
+PAGE = (Path(__file__).resolve().parents[1] / "docs" / "importance.md").read_text(encoding="utf-8")
+EXAMPLES = dict(re.findall(r"^## ([^\n]+)\n[^#]*?```python\n(.*?)```", PAGE, flags=re.MULTILINE | re.DOTALL))
+IMAGES = torch.rand(6, 3, 8, 8, generator=torch.Generator().manual_seed(0)) * 2 - 1
+
+
+def diffusers() -> dict[str, Any]:
+    from diffusers import DDPMScheduler
+
+    return {"unet": unet(in_channels=3, out_channels=3), "scheduler": DDPMScheduler()}
+
+
+def lucidrains() -> dict[str, Any]:
+    with peers.stand_ins():
+        diffusion = peers.library("denoising_diffusion_pytorch").GaussianDiffusion
+        return {"diffusion": diffusion(peers.lucid().model, image_size=8)}
+
+
+def smalldiffusion() -> dict[str, Any]:
+    return {"model": peers.small_unet(ch=64).model, "schedule": peers.library("smalldiffusion").ScheduleDDPM()}
+
+
+CODEBASES = {
+    "Plain diffusers": diffusers,
+    "lucidrains' denoising-diffusion-pytorch": lucidrains,
+    "smalldiffusion": smalldiffusion,
+}
+
+
+EXAMPLE_INPUTS: dict[str, Callable[[dict[str, Any]], Any]] = {
+    name: lambda names: (IMAGES[:1], torch.tensor([0])) for name in CODEBASES
+} | {"smalldiffusion": lambda names: (IMAGES[:1], names["schedule"][:1])}
+
+
+def execute(name: str, **changes: str) -> dict[str, Any]:
+    """Execute an example as it stands in the page, with options added to its call; all its names."""
+    given = CODEBASES[name]()
+    options = "".join(f", {key}={value}" for key, value in {"samples": 8, **changes}.items())
+    source = re.sub(r"\)\n$", f"{options})\n", EXAMPLES[name])
+    names: dict[str, Any] = {"images": IMAGES, **given}
+    exec(compile(source, "importance.md", "exec"), names)  # noqa: S102 - the example is the test
+    return names
+
+
+def run(name: str, **changes: str) -> ImportanceMap:
+    """The scores of an example."""
+    scores: ImportanceMap = execute(name, **changes)["scores"]
+    return scores
+
+
+def test_there_are_three_examples_of_ten_lines_at_most() -> None:
+    assert list(EXAMPLES) == list(CODEBASES)
+    for example in EXAMPLES.values():
+        assert len([line for line in example.splitlines() if line.strip()]) <= 10
+        assert max(map(len, example.splitlines())) <= 132
+
+
+@pytest.mark.parametrize("name", CODEBASES)
+def test_the_example_scores_nearly_all_of_the_network(name: str) -> None:
+    scores = run(name)
+    assert [(g.start, g.stop) for g in scores.timestep_groups] == [(0, 250), (250, 500), (500, 750), (750, 1000)]
+    assert len(scores.sizes) >= 8
+    assert len(scores.left_whole) <= 3
+    for by_name in scores.scores:
+        assert all((values > 0).any() and np.isfinite(values).all() for values in by_name.values())
+    first, last = (np.concatenate(list(scores.of(group).values())) for group in (0, 3))
+    assert not np.allclose(first, last, rtol=0.05)
+
+
+@pytest.mark.parametrize("by", sorted(set(CRITERIA) - {"proxy"}))
+@pytest.mark.parametrize("name", CODEBASES)
+def test_every_criterion_works_there(name: str, by: str) -> None:
+    scores = run(name, by=repr(by), chunk="4")
+    for by_name in scores.scores:
+        assert all(values.any() and np.isfinite(values).all() for values in by_name.values())
+
+
+@pytest.mark.parametrize("name", CODEBASES)
+def test_the_loss_measures_the_network_that_it_is_given(name: str) -> None:
+    """One that held on to the full network would see no rise when channels are removed."""
+    names = execute(name, by="'random'")
+    model = next(names[key] for key in ("unet", "model", "diffusion") if key in names)
+    model = getattr(model, "model", model)
+    graph = trace(model, EXAMPLE_INPUTS[name](names))
+    smallest = [group.widths[-1] for group in graph]
+    plan = PruningPlan.from_widths(graph, np.array(smallest), names["scores"].of(0))
+    timesteps = torch.arange(4) * 250
+    whole, pruned = (
+        names["loss"](network, timesteps, torch.Generator().manual_seed(1)).item()
+        for network in (model, apply(model, graph, plan))
+    )
+    assert abs(pruned - whole) > 1e-3 * whole
+
+
+def test_the_table_lists_the_criteria() -> None:
+    rows = [re.findall(r"`([a-z0-9-]+)`", row.split("|")[1]) for row in PAGE.splitlines() if row.startswith("| `")]
+    assert sorted(name for row in rows for name in row) == sorted(CRITERIA)
