@@ -18,13 +18,13 @@ from typing import Any
 import numpy as np
 import torch
 import torch_pruning as tp
-from _manifest import write_results
+from _manifest import publish
+from _peers import head_widths, mend
 from cifar_unet import CIFAR_UNET
 from torch import nn
 
 from prunekit.checkpoint import Base, ModelSpec
 from prunekit.cost import count_macs
-from prunekit.graph.families import refresh
 from prunekit.groups import make_groups
 from prunekit.importance import Probe
 from prunekit.importance.criteria import criterion
@@ -34,7 +34,7 @@ from prunekit.search import SearchOptions, search
 from prunekit.training import DenoisingObjective
 
 
-def cut(model: Any, layer: str, indices: list[int], inputs: Any, head_widths: dict[str, int]) -> nn.Module:
+def cut(model: Any, layer: str, indices: list[int], inputs: Any, heads: dict[str, int]) -> nn.Module:
     """A deep copy without these output channels of a layer, and whatever torch-pruning finds to depend on them."""
     clone = copy.deepcopy(model)
     with torch.enable_grad():
@@ -43,22 +43,14 @@ def cut(model: Any, layer: str, indices: list[int], inputs: Any, head_widths: di
         linear = isinstance(module, nn.Linear)
         function = tp.prune_linear_out_channels if linear else tp.prune_conv_out_channels
         graph.get_pruning_group(module, function, indices).prune()
-    for name, width in head_widths.items():
-        attention: Any = clone.get_submodule(name)
-        attention.heads = max(attention.to_q.out_features // width, 1) if width else attention.heads
-    refresh(clone)
-    return clone.eval()
+    return mend(clone, heads).eval()
 
 
 def naive(bench: Bench, scores: Any, probe: Probe, target: int, rounds: int) -> tuple[float, int, int]:
     """Loss, MACs and number of measured candidates where every candidate is measured in every round."""
     inputs = bench.base.spec.example_inputs()
     model: Any = copy.deepcopy(bench.base.model)
-    heads = {
-        name: int(m.to_q.out_features) // int(m.heads) if m.heads > 1 else 0
-        for name, m in model.named_modules()
-        if type(m).__name__ == "Attention"
-    }
+    heads = head_widths(model)
     kept = {group.name: np.arange(group.size) for group in bench.graph}
     macs, chunk, measured = bench.macs, (bench.macs - target) / rounds, 1
     loss = probe.mean(model)
@@ -137,8 +129,7 @@ def main() -> None:
             "naive_mac_ratio": macs / bench.macs,
         }
         figures["times_faster"] = seconds / figures["greedy_seconds"]
-    write_results(args.output / f"naive_search_{args.network}.json", figures)
-    print(figures)
+    publish(f"naive_search_{args.network}", figures, args.output)
 
 
 if __name__ == "__main__":

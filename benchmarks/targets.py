@@ -16,13 +16,13 @@ import numpy as np
 import torch
 import torch_pruning as tp
 from _manifest import REPORTS, markdown_table, publish
+from _peers import head_widths, mend
 from cifar_unet import cifar_unet
 from torch import nn
 
 from prunekit._files import atomic_path
 from prunekit.cost import CostModel, count_macs
 from prunekit.graph import ChannelGraph, PruningPlan, apply, trace
-from prunekit.graph.families import refresh
 from prunekit.search import WidthProblem, lost_importance, meet_target
 
 TARGETS = tuple(round(0.30 + 0.05 * i, 2) for i in range(14))
@@ -106,7 +106,7 @@ class Peer:
             num_heads=heads,
         )
         pruner.step()
-        refresh(model)  # it leaves attributes of diffusers' modules stale, on which they assert
+        mend(model, head_widths(self.model))
         return count_macs(model, self.inputs).macs
 
     def best(self, target: int, full: int) -> dict[str, Any]:
