@@ -35,7 +35,7 @@ def knapsacks(draw):
 
 
 @given(problem=knapsacks())
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=120, deadline=None)
 def test_the_choice_is_the_best_of_all(problem):
     weights, losses, capacity = problem
     chosen = choose_points(weights, losses, capacity)
@@ -82,7 +82,7 @@ def measured_problems(draw):
 
 
 @given(problem=measured_problems(), part=st.floats(0, 1))
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=100, deadline=None)
 def test_the_budget_is_met_unless_more_would_buy_nothing(problem, part):
     groups, schedule, steps, frontiers = problem
     low = float(groups.shares(steps) @ [f.macs[0] / f.base_macs for f in frontiers])
@@ -105,7 +105,7 @@ def test_the_budget_is_met_unless_more_would_buy_nothing(problem, part):
 
 
 @given(problem=measured_problems(), part=st.floats(0.01, 1), rule=st.sampled_from(["linear", "snr", "uniform"]))
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=100, deadline=None)
 def test_no_other_rule_is_better_on_the_recorded_points(problem, part, rule):
     groups, schedule, steps, frontiers = problem
     low = float(groups.shares(steps) @ [f.macs[0] / f.base_macs for f in frontiers])
@@ -203,7 +203,7 @@ def test_side_by_side_says_which_rule_cannot():
 
 
 @given(points=POINTS)
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=40, deadline=None)
 def test_a_frontier_holds_every_point_that_none_beats_and_no_other(points):
     made = Frontier.of([*points, (1000, 5.0)], 1000)
     kept = set(zip(made.macs, made.loss, strict=True))

@@ -57,7 +57,7 @@ def test_each_operation_is_followed_or_left_whole(step):
     assert set(graph.index) | set(graph.left_whole) >= {"layers.0"}
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=20, deadline=None)
 @given(
     st.lists(st.sampled_from(list(STEPS)), min_size=2, max_size=5),
     st.sampled_from(["whole", "even"]),
