@@ -1,18 +1,16 @@
 """Checks of a pruned network against its plan, before anything is built on it."""
 
-from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
-from torch import Tensor, nn
-from torch.utils._pytree import tree_leaves
+from torch import nn
 
 from prunekit.cost.closed_form import CostModel
 from prunekit.cost.counter import count_macs
 from prunekit.errors import GraphError
 from prunekit.graph import ChannelGraph, PruningPlan, attributes
 from prunekit.graph.layers import group_count
-from prunekit.graph.surgery import Inputs, all_tensors, run_once, tensors_of
+from prunekit.graph.surgery import Inputs, all_tensors, output_tensors, run_once, tensors_of
 
 __all__ = ["verify"]
 
@@ -73,8 +71,4 @@ def _check_widths(model: nn.Module, pruned: nn.Module, graph: ChannelGraph, plan
 
 
 def _shapes(output: Any) -> list[tuple[int, ...]]:
-    """Shapes of all tensors of an output: a tensor, a dict, a tuple, or an object that holds them."""
-    if not isinstance(output, Tensor | tuple | list | Mapping):
-        output = vars(output)
-    leaves = tree_leaves(dict(output) if isinstance(output, Mapping) else output)
-    return [tuple(leaf.shape) for leaf in leaves if isinstance(leaf, Tensor)]
+    return [tuple(tensor.shape) for tensor in output_tensors(output)]

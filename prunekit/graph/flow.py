@@ -16,14 +16,13 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
 from torch.utils.weak import WeakIdKeyDictionary
 
 from prunekit._types import IntArray
 from prunekit.errors import GraphError
+from prunekit.graph.surgery import output_tensors
 
 __all__ = ["FIXED", "Deadline", "Flow", "Grid", "Labels", "Product", "Rectangle"]
 
@@ -292,8 +291,5 @@ class Flow(TorchDispatchMode):
 
 def outputs_fixed(flow: Flow, output: Any) -> None:
     """Whatever reaches the network's output is never removed."""
-    if not isinstance(output, Tensor | tuple | list | Mapping):
-        output = vars(output)
-    for leaf in tree_leaves(dict(output) if isinstance(output, Mapping) else output):
-        if isinstance(leaf, torch.Tensor):
-            flow.fix(flow.of(leaf).grids, "its channels are the network's output")
+    for tensor in output_tensors(output):
+        flow.fix(flow.of(tensor).grids, "its channels are the network's output")

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves
 
 from prunekit._types import IntArray
 from prunekit.errors import PlanError
@@ -29,6 +30,7 @@ __all__ = [
     "attributes",
     "evaluation_mode",
     "fit",
+    "output_tensors",
     "run_once",
     "sliced_state",
     "tensors_of",
@@ -184,6 +186,14 @@ def run_once(model: nn.Module, inputs: Inputs) -> Any:
             return model(**inputs) if isinstance(inputs, Mapping) else model(*inputs)
     finally:
         torch.backends.mha.set_fastpath_enabled(fused)
+
+
+def output_tensors(output: Any) -> list[Tensor]:
+    """All tensors of a network's output: a tensor, a tuple, a dict, or an object that holds them."""
+    if not isinstance(output, Tensor | tuple | list | Mapping):
+        output = vars(output)
+    leaves = tree_leaves(dict(output) if isinstance(output, Mapping) else output)
+    return [leaf for leaf in leaves if isinstance(leaf, Tensor)]
 
 
 def tensors_of(model: nn.Module, member: Member) -> Iterator[tuple[str, int]]:

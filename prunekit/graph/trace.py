@@ -363,7 +363,7 @@ class _Run:
 
     def asks(self, found: _Found) -> bool:
         """Whether an attention that is written out may divide by the width of these channels."""
-        return self._is_among(found, self._asking(True) & ~self._asking(False))
+        return self._is_among(found, self._asks[1] & ~self._asks[0])
 
     def _is_among(self, found: _Found, ids: Any) -> bool:
         """Whether any of some ids stands for one of these channels."""
@@ -375,15 +375,18 @@ class _Run:
         factors = [ids.ravel() for p in products for ids in p.factors]
         return np.unique(np.concatenate([np.zeros(1, dtype=np.int64), *factors]))[1:]
 
-    def _asking(self, perhaps: bool) -> IntArray:
-        """Whether each id stands for a channel of a query, shape (ids,)."""
-        asks = np.zeros(self.flow.count, dtype=bool)
-        for ids in (*self.flow.found.queries, *(self.flow.found.perhaps if perhaps else ())):
-            asks[ids.ravel()] = True
+    @cached_property
+    def _asks(self) -> tuple[IntArray, IntArray]:
+        """Whether each id stands for a channel of a query for certain, and perhaps, each of shape (ids,)."""
+        asks = np.zeros((2, self.flow.count), dtype=bool)
+        for ids in self.flow.found.queries:
+            asks[:, ids.ravel()] = True
+        for ids in self.flow.found.perhaps:
+            asks[1, ids.ravel()] = True
         for layer in queries_of(self.model):
-            asks[self.flow.axes.get((f"{layer}.weight", 0), [])] = True
-        asks[FIXED] = False
-        return asks
+            asks[:, self.flow.axes.get((f"{layer}.weight", 0), [])] = True
+        asks[:, FIXED] = False
+        return asks[0], asks[1]
 
     def _bare_norms(self, found: _Found) -> Iterator[tuple[str, int, int]]:
         """Module, number of norm groups and channels of the norms without weights over exactly these channels."""
@@ -395,7 +398,7 @@ class _Run:
 
     def _queries(self, found: _Found, perhaps: bool) -> Iterator[tuple[str, IntArray]]:
         """Layers and positions that make this group's queries."""
-        root, asking = self._roots(found.components), self._asking(perhaps)
+        root, asking = self._roots(found.components), self._asks[int(perhaps)]
         for axis in (self.axes[place] for place in found.axes):
             own = self.flow.axes[axis.tensor, axis.dim]
             if axis.axis == "out" and axis.kind in _PRODUCERS and axis.tensor.endswith("weight"):

@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Generator, Tensor, nn
 from torch.overrides import TorchFunctionMode
-from torch.utils._pytree import tree_leaves, tree_map
+from torch.utils._pytree import tree_map
 
 from prunekit._types import IntArray
 from prunekit.errors import GraphError, PrunekitError
@@ -25,7 +25,7 @@ from prunekit.graph.flow import Deadline
 from prunekit.graph.layers import layer_kind
 from prunekit.graph.plan import PruningPlan
 from prunekit.graph.structure import ChannelGraph, ChannelGroup
-from prunekit.graph.surgery import Inputs, all_tensors, apply, fit, run_once, tensors_of
+from prunekit.graph.surgery import Inputs, all_tensors, apply, fit, output_tensors, run_once, tensors_of
 
 __all__ = ["faults"]
 
@@ -144,9 +144,7 @@ def _run(model: nn.Module, inputs: Inputs) -> list[Tensor]:
     neutralise(model)
     with _Plainer():
         output = run_once(model, inputs)
-    if not isinstance(output, Tensor | tuple | list):
-        output = dict(output) if isinstance(output, dict) else dict(vars(output))
-    leaves = [leaf for leaf in tree_leaves(output) if isinstance(leaf, Tensor)]
+    leaves = output_tensors(output)
     tensors = [(torch.view_as_real(leaf) if leaf.is_complex() else leaf).float() for leaf in leaves]
     if not tensors:
         raise GraphError(f"{type(model).__name__} returns no tensors; expected one, or a tuple or dict of them.")
