@@ -19,6 +19,7 @@ from scipy.stats import spearmanr
 from prunekit.graph import PruningPlan
 from prunekit.groups import make_groups
 from prunekit.importance import Probe
+from prunekit.importance.criteria import criterion
 from prunekit.pipeline.stages import Bench, images_of, open_base, score_groups
 from prunekit.recipe import PruneOptions
 from prunekit.search import WidthProblem, lost_importance, meet_target
@@ -56,6 +57,7 @@ def main() -> None:
     parser.add_argument("--plans", type=int, default=32)
     parser.add_argument("--target", type=float, default=0.6)
     parser.add_argument("--steps", type=int, default=150)
+    parser.add_argument("--seed", type=int, default=1, help="of the plans")
     parser.add_argument("--batch-size", type=int, default=64)
     parser.add_argument("--learning-rate", type=float, default=4e-4)
     parser.add_argument("--repaired", action="store_true", help="fine-tune from the repaired weights as well")
@@ -81,8 +83,11 @@ def main() -> None:
         evaluations = {name: make_proxy(name, base.model, bench.graph, probe, scores) for name in PROXIES}
         repair = Repair.of(base.model, bench.graph, probe)
         lost = lost_importance(bench.graph, scores)
+        others = {
+            name: criterion(name)(base.model, bench.graph, probe) for name in ("fisher", "magnitude", "activation")
+        }
         for index, plan in enumerate(
-            varied_plans(bench, scores, int(args.target * bench.macs), args.plans, group.index)
+            varied_plans(bench, scores, int(args.target * bench.macs), args.plans, 1000 * args.seed + group.index)
         ):
             if (group.index, index) in done:
                 continue
@@ -97,6 +102,13 @@ def main() -> None:
             row["importance-lost"] = float(
                 sum(t[list(g.widths).index(w)] for g, t, w in zip(bench.graph, lost, widths, strict=True))
             )
+            row |= {
+                f"{name} lost": sum(
+                    float(values[g].sum() - values[g][list(kept)].sum()) for g, kept in plan.kept.items()
+                )
+                for name, values in others.items()
+            }
+            row["widths"] = [int(width) for width in widths]
             row["unevenness"] = float(np.std(ratios))
             row["least-ratio"] = float(-ratios.min())
             row["params"] = -int(bench.cost.params(widths))
@@ -104,7 +116,10 @@ def main() -> None:
                 started = time.perf_counter()
                 row[name] = evaluate(plan)
                 row[f"{name} seconds"] = time.perf_counter() - started
-            for name, start in (("tuned", Repair(base.model, bench.graph, {}, "none")), ("tuned-repaired", repair)):
+            for name, start in (
+                ("tuned", Repair.of(base.model, bench.graph, probe, "none")),
+                ("tuned-repaired", repair),
+            ):
                 if name == "tuned" or args.repaired:
                     options = TrainOptions(
                         steps=args.steps,

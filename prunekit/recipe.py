@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal, get_args
 
 import yaml
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
@@ -15,7 +15,7 @@ from prunekit.features import SHIPPED
 from prunekit.groups import METHODS
 from prunekit.importance import criterion
 from prunekit.schedule import NoiseSchedule
-from prunekit.search import SearchOptions
+from prunekit.search import RepairKind, SearchOptions
 from prunekit.training import TrainOptions
 
 __all__ = [
@@ -148,6 +148,9 @@ class PruneOptions:
         width_multiples: resolution → multiple of the widths there and above, see
             :meth:`prunekit.graph.ChannelGraph.with_multiples`; empty for all that the structure allows.
         latency_table: JSON of layer times for a target of latency; measured and written there where it does not exist.
+        floor: share of every channel group that stays at least.
+        repair: closed-form repair of the layers that read what was cut, before fine-tuning: ``none``, ``bias`` or
+            ``least-squares``, see :class:`prunekit.search.Repair`.
     """
 
     __pydantic_config__: ClassVar[dict[str, str]] = _STRICT
@@ -161,9 +164,15 @@ class PruneOptions:
     search: SearchOptions = field(default_factory=SearchOptions)
     width_multiples: dict[_Positive, _Positive] = field(default_factory=dict)
     latency_table: str | None = None
+    floor: float = 0.0
+    repair: RepairKind = "none"
 
     def __post_init__(self) -> None:
         criterion(self.criterion)
+        if not 0 <= self.floor <= 1:
+            raise InputError(f"Got floor {self.floor:g}; expected a share of every channel group from 0 to 1.")
+        if self.repair not in get_args(RepairKind):
+            raise InputError(f"Got repair {self.repair!r}; expected one of {', '.join(get_args(RepairKind))}.")
         if any(number < 1 for pair in self.width_multiples.items() for number in pair):
             raise InputError(
                 f"Got width_multiples {self.width_multiples}; expected resolutions and multiples of at least 1."

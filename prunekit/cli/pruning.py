@@ -46,6 +46,25 @@ class Proposer(StrEnum):
     uniform = "uniform"
 
 
+class Proxy(StrEnum):
+    """What the search judges candidates by."""
+
+    loss = "loss"
+    bias = "bias"
+    tempered = "tempered"
+    least_squares = "least-squares"
+    recovery = "recovery"
+    repaired_recovery = "repaired-recovery"
+
+
+class Repair(StrEnum):
+    """Closed-form repair before fine-tuning."""
+
+    none = "none"
+    bias = "bias"
+    least_squares = "least-squares"
+
+
 class NormMode(StrEnum):
     """Ways in which group norms shrink."""
 
@@ -153,6 +172,11 @@ def prune(
     ] = Path("latency.json"),
     criterion: CriterionOption = Criterion.taylor,
     proposer: Annotated[Proposer, typer.Option(help="How widths are decided.")] = Proposer.greedy,
+    proxy: Annotated[Proxy, typer.Option(help="What the search judges candidates by.")] = Proxy.loss,
+    repair: Annotated[
+        Repair, typer.Option(help="Mend the layers that read what was cut, in closed form, before fine-tuning.")
+    ] = Repair.none,
+    floor: Annotated[float, typer.Option(help="Share of every channel group that stays at least.")] = 0.0,
     norm_mode: NormOption = NormMode.even,
     head_mode: HeadOption = HeadMode.whole,
     data: DataOption = None,
@@ -194,6 +218,7 @@ def prune(
     images = images_of(loaded, data_options(data, resolution))
     search = SearchOptions(
         proposer=proposer.value,
+        proxy=proxy.value,
         rounds=rounds,
         target_of=target_of.value,
         trials=trials,
@@ -210,6 +235,8 @@ def prune(
         search=search,
         width_multiples=_width_multiples(width_multiple),
         latency_table=str(latency_table),
+        floor=floor,
+        repair=repair.value,
     )
     bench = Bench.of(loaded, norm_mode.value, head_mode.value)
     if target_of is TargetOf.latency:

@@ -2,7 +2,7 @@
 
 from prunekit.graph.plan import PruningPlan
 from prunekit.graph.structure import ChannelGraph, ChannelGroup, HeadMode, Member, NormMode
-from prunekit.graph.surgery import apply, attributes, fit, sliced_state
+from prunekit.graph.surgery import apply, attributes, fit, sliced_state, slicer
 from prunekit.graph.trace import trace
 
 __all__ = [
@@ -16,5 +16,6 @@ __all__ = [
     "attributes",
     "fit",
     "sliced_state",
+    "slicer",
     "trace",
 ]

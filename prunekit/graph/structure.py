@@ -69,6 +69,7 @@ class ChannelGroup:
         queries: layers and positions on their ``out`` axes that an attention divides by the root of a head's width: when heads
             narrow, they are scaled so that what stays is divided as before.
         least: smallest legal width.
+        floor: no smaller width is chosen, see :meth:`ChannelGraph.with_floor`.
     """
 
     name: str
@@ -81,17 +82,18 @@ class ChannelGroup:
     multiple: int = 1
     queries: tuple[tuple[str, IntArray], ...] = ()
     least: int = 1
+    floor: int = 1
 
     @cached_property
     def widths(self) -> IntArray:
         """Widths to choose from, descending from ``size``."""
         widths = np.arange(self.size, 0, -self.step)
-        widths = widths[widths >= min(self.least, self.size)]
+        widths = widths[widths >= min(max(self.least, self.floor), self.size)]
         channels = widths * (len(self.members[0].positions) // self.size if self.members else 1)
         return np.asarray(widths[(widths == self.size) | (channels % self.multiple == 0)])
 
     def is_legal(self, width: int) -> bool:
-        """Whether the structure allows this width; ``multiple`` is a wish of the search, not of the structure."""
+        """Whether the structure allows this width; ``multiple`` and ``floor`` are wishes of the search, not of the structure."""
         return min(self.least, self.size) <= width <= self.size and (self.size - width) % self.step == 0
 
     def select(self, scores: FloatArray, width: int) -> IntArray:
@@ -231,6 +233,20 @@ class ChannelGraph:
             reached = [resolution for resolution in multiples if resolution <= group.resolution]
             groups.append(replace(group, multiple=multiples[max(reached)] if reached else 1))
         return replace(self, groups=tuple(groups))
+
+    def with_floor(self, share: float) -> "ChannelGraph":
+        """The same channel groups, none of which is to shrink below a share of its channels.
+
+        Args:
+            share: in [0, 1]; 0 allows all that the structure does.
+
+        Raises:
+            InputError: the share is not in [0, 1].
+        """
+        if not 0 <= share <= 1:
+            raise InputError(f"Got a floor of {share:g}; expected a share of every channel group from 0 to 1.")
+        floored = (replace(group, floor=max(1, math.ceil(share * group.size - 1e-9))) for group in self.groups)
+        return replace(self, groups=tuple(floored))
 
     @cached_property
     def full_widths(self) -> IntArray:

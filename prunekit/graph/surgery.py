@@ -6,7 +6,7 @@ The two halves are apart on purpose. Fitting needs shapes only, so a slim model 
 import copy
 import math
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from itertools import chain
 from typing import Any
@@ -33,6 +33,7 @@ __all__ = [
     "output_tensors",
     "run_once",
     "sliced_state",
+    "slicer",
     "tensors_of",
 ]
 
@@ -53,15 +54,35 @@ def sliced_state(
     Raises:
         PlanError: the plan does not fit the graph.
     """
-    plan.check(graph)
-    state = {**all_tensors(model), **(instead or {})}
-    for key, dim, keep in _kept_positions(model, graph, plan):
-        state[key] = state[key].index_select(dim, torch.from_numpy(keep).to(state[key].device))
-    for key, factor in _query_factors(model, graph, plan):
-        state[key] = (state[key] * factor.to(state[key])).to(state[key].dtype)
+    cut = slicer(model, graph, plan)
+    state = {key: cut(key, tensor) for key, tensor in {**all_tensors(model), **(instead or {})}.items()}
     for alias, key in _aliases(model):
         state[alias] = state[key]
     return state
+
+
+def slicer(model: nn.Module, graph: ChannelGraph, plan: PruningPlan) -> Callable[[str, Tensor], Tensor]:
+    """What slices one tensor of full size by its state key; an untouched tensor is given back itself.
+
+    Raises:
+        PlanError: the plan does not fit the graph.
+    """
+    plan.check(graph)
+    kept: dict[str, list[tuple[int, IntArray]]] = {}
+    for key, dim, keep in _kept_positions(model, graph, plan):
+        kept.setdefault(key, []).append((dim, keep))
+    factors: dict[str, list[Tensor]] = {}
+    for key, factor in _query_factors(model, graph, plan):
+        factors.setdefault(key, []).append(factor)
+
+    def cut(key: str, tensor: Tensor) -> Tensor:
+        for dim, keep in kept.get(key, ()):
+            tensor = tensor.index_select(dim, torch.from_numpy(keep).to(tensor.device))
+        for factor in factors.get(key, ()):
+            tensor = (tensor * factor.to(tensor)).to(tensor.dtype)
+        return tensor
+
+    return cut
 
 
 def all_tensors(model: nn.Module) -> dict[str, Tensor]:

@@ -174,6 +174,7 @@ def importance(
     norm_mode: NormMode = "even",
     head_mode: HeadMode = "whole",
     graph: ChannelGraph | None = None,
+    num_timesteps: int | None = None,
 ) -> ImportanceMap:
     """Score every channel of any network, separately for each timestep group.
 
@@ -183,8 +184,7 @@ def importance(
         loss: ``loss(model, timesteps, generator) -> scalar``, the mean over timesteps of shape (batch,), all randomness from the
             generator.
         timestep_groups: what to score for: a :class:`prunekit.groups.TimestepGroups`, or some of its groups. Only a
-            group's own timesteps are used for it; criteria of the whole model use all from 0 to the partition's end, or to the
-            last group's.
+            group's own timesteps are used for it; criteria of the whole model use all of the model's.
         by: a criterion or its name.
         samples: timesteps per group in the calibration set.
         batch_size: timesteps evaluated at once, for losses that draw apart (:class:`prunekit.importance.DrawnLoss`). It
@@ -196,6 +196,7 @@ def importance(
         norm_mode: how group norms will shrink, see :func:`prunekit.graph.trace`.
         head_mode: how attentions will shrink, see :func:`prunekit.graph.trace`.
         graph: the network's channel groups where they are known already.
+        num_timesteps: of the model, for criteria of the whole model; the partition's, or the last group's end, if absent.
 
     Returns:
         Scores in network order, higher = keep.
@@ -207,7 +208,8 @@ def importance(
     rule = criterion(by) if isinstance(by, str) else by
     graph = trace(model, example_inputs, norm_mode, head_mode) if graph is None else graph
     groups = tuple(timestep_groups)
-    stop = timestep_groups.num_timesteps if isinstance(timestep_groups, TimestepGroups) else 0
+    partition = timestep_groups.num_timesteps if isinstance(timestep_groups, TimestepGroups) else 0
+    stop = num_timesteps or partition
     if getattr(rule, "whole_model", False):
         scored = [TimestepGroup(0, 0, max([stop, *(group.stop for group in groups)]))] if groups else []
     else:

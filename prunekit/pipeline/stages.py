@@ -14,13 +14,13 @@ from prunekit.checkpoint import Base, ModelSpec, load_base
 from prunekit.cost import CostModel, LatencyModel, LatencyTable, verify
 from prunekit.data import ImageData, ImageSplit, load_images
 from prunekit.errors import InputError
-from prunekit.graph import ChannelGraph, HeadMode, NormMode, apply, attributes, trace
+from prunekit.graph import ChannelGraph, HeadMode, NormMode, attributes, trace
 from prunekit.groups import TimestepGroup, TimestepGroups
 from prunekit.importance import ImportanceMap, Probe, importance
 from prunekit.nets import save_experts
 from prunekit.recipe import BaseOptions, DataOptions, FinetuneOptions, PruneOptions
 from prunekit.schedule import NoiseSchedule
-from prunekit.search import Measure, SearchResult, search
+from prunekit.search import Measure, Repair, SearchResult, search
 from prunekit.slim import SlimModel, load_slim
 from prunekit.training import DenoisingObjective, RangeTimesteps, Reporter, TrainResult, group_timesteps, train
 
@@ -166,6 +166,7 @@ def score_groups(
         batch_size=options.batch_size,
         seed=options.seed,
         graph=bench.graph,
+        num_timesteps=base.schedule.num_timesteps,
     )
 
 
@@ -200,10 +201,10 @@ def prune_group(
         bench = bench.timed(Path(options.latency_table))
     full = int(Measure.by_name(of, bench.cost, bench.latency).of(bench.graph.full_widths))
     wanted = target if of == "macs" else target * full // bench.macs
-    graph = bench.graph.with_multiples(options.width_multiples)
+    graph = bench.graph.with_multiples(options.width_multiples).with_floor(options.floor)
     group_scores = scores.of(group.index)
     result = search(base.model, graph, bench.cost, group_scores, probe, wanted, options.search, bench.latency, journal)
-    model = apply(base.model, bench.graph, result.plan)
+    model = Repair.of(base.model, bench.graph, probe, options.repair).apply(result.plan)
     verify(base.model, model, bench.graph, result.plan, bench.cost, base.spec.example_inputs())
     about = {**base.about(), "provenance": _provenance(bench, result, options)}
     sizes = attributes(base.model, bench.graph, result.plan)
@@ -221,6 +222,8 @@ def _provenance(bench: Bench, result: SearchResult, options: PruneOptions) -> di
         "base_macs": bench.macs,
         "criterion": options.criterion,
         "proposer": options.search.proposer,
+        "proxy": options.search.proxy,
+        "repair": options.repair,
         "seed": options.seed,
         "target_of": of,
         "target": result.target,

@@ -4,6 +4,7 @@ from prunekit.search.endpoint import Endpoint
 from prunekit.search.journal import Journal
 from prunekit.search.proposers import PROPOSERS, proposer
 from prunekit.search.proxies import PROXIES, make_proxy
+from prunekit.search.repair import Repair, RepairKind
 from prunekit.search.search import SearchOptions, SearchResult, search
 from prunekit.search.targets import Measure, TargetOf, WidthProblem, lost_importance, meet_target
 from prunekit.search.task import Proposer, Task
@@ -15,6 +16,8 @@ __all__ = [
     "Journal",
     "Measure",
     "Proposer",
+    "Repair",
+    "RepairKind",
     "SearchOptions",
     "SearchResult",
     "TargetOf",

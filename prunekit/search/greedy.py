@@ -29,7 +29,7 @@ def greedy(task: Task) -> IntArray:
     rates = _Rates()
     loss = task.measure(steps, 0)
     for search_round in range(1, 10 * task.rounds):
-        candidates = _candidates(problem, steps, chunk)
+        candidates = _candidates(problem, steps, chunk, task.bite)
         if not candidates:
             break
         front, loss = _front_runner(task, steps, loss, candidates, rates, search_round)
@@ -48,8 +48,8 @@ class _Rates:
         return self.measured.get(group, self.assumed)
 
 
-def _candidates(problem: WidthProblem, steps: IntArray, chunk: float) -> dict[int, IntArray]:
-    """For each channel group, the smallest removal that saves about a chunk and does not pass the target.
+def _candidates(problem: WidthProblem, steps: IntArray, chunk: float, bite: float) -> dict[int, IntArray]:
+    """For each channel group, the smallest removal that saves about a chunk, within a bite and not past the target.
 
     A removal that saves next to nothing is none: taken because it still fits, it would cost loss for next to nothing.
     """
@@ -58,7 +58,9 @@ def _candidates(problem: WidthProblem, steps: IntArray, chunk: float) -> dict[in
     least = 0.25 * min(chunk, room)
     found: dict[int, IntArray] = {}
     for g, most in enumerate(problem.max_steps):
-        extra = np.arange(1, most - steps[g] + 1)
+        left = problem.width_table[g, steps[g] : most + 1]
+        fewer = int((left[1:] >= (1 - bite) * left[0]).sum())
+        extra = np.arange(1, min(max(fewer, 1), len(left) - 1) + 1)
         if room <= 0.25 * chunk or not len(extra):
             continue
         trials = np.repeat(steps[None], len(extra), axis=0)

@@ -90,7 +90,7 @@ def recovery(
             parameter.requires_grad_(True)
         optimizer = torch.optim.Adam(parameters, lr=learning_rate)
         draws = Generator().manual_seed(probe.seed + 7919)
-        pruned.train()
+        pruned.eval()  # dropout would draw from the global generator
         for _ in range(steps):
             timesteps = torch.randint(probe.group.start, probe.group.stop, (probe.batch_size,), generator=draws)
             with torch.enable_grad():

@@ -1,93 +1,173 @@
-"""Closed-form repair of the layers that read removed channels, so that a pruned network computes nearly what it did before.
+"""Closed-form repair of a pruned network, so that its layers compute nearly what they did before: no gradient, no training.
 
-A layer that reads channels x loses some of them. What it computed from those is predicted from the ones that stay, by least squares
-on calibration activations, and added to its weights: no gradient, no training. (Least-squares reconstruction after channel
-pruning: He et al., arXiv:1707.06168, eq. 3; the bias correction alone: Molchanov et al. subtract means, as data-free methods do.)
+A layer that reads channels lost some of them, and those that stay have drifted since earlier layers were cut. So what the layer
+read in the full network is predicted, by least squares over calibration activations, from what it reads now, and the prediction is
+multiplied into its weights. Layers are mended in the order in which they run, within one forward pass, so that each sees what the
+mended ones before it make. (Least-squares reconstruction after channel pruning, layer after layer: He et al., arXiv:1707.06168,
+eq. 3. To fit a layer's inputs, which takes one regression whatever the kernel, and not its outputs, is this project's choice.)
 """
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Callable, Iterable
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, Literal
 
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.func import functional_call
 
 from prunekit._types import IntArray
-from prunekit.graph import ChannelGraph, PruningPlan, apply
+from prunekit.graph import ChannelGraph, PruningPlan, apply, slicer
 from prunekit.graph.layers import layer_kind
+from prunekit.graph.surgery import evaluation_mode
 from prunekit.importance import Probe
 
 __all__ = ["Repair", "RepairKind"]
 
 RepairKind = Literal["none", "bias", "least-squares"]
-_RIDGE = 1e-3  # of the mean variance: activations of one layer are often nearly dependent
-
-
-@dataclass(frozen=True, eq=False)
-class _Moments:
-    """Of what enters one layer: mean (channels,) and covariance (channels, channels), float64."""
-
-    mean: Tensor
-    covariance: Tensor
+_RIDGE = 3e-3  # of the mean variance: activations of one layer are often nearly dependent
 
 
 @dataclass(frozen=True, eq=False)
 class Repair:
-    """How to repair a network for any plan, from one pass over a timestep group's calibration set.
+    """How to repair a network for any plan, from the first batch of a timestep group's calibration set.
 
     Args:
         model: the full network.
         graph: its channel groups.
-        moments: of what enters each layer that may lose inputs.
-        kind: ``none``, ``bias`` (the mean of what is lost goes to the bias) or ``least-squares``.
+        probe: the calibration set.
+        kind: ``none``, ``bias`` (only what is lost of the means) or ``least-squares``.
+        inputs: what each layer that can be mended reads in the full network, shape (rows, channels).
     """
 
     model: nn.Module
     graph: ChannelGraph
-    moments: dict[str, _Moments]
+    probe: Probe
     kind: RepairKind
+    inputs: dict[str, Tensor]
 
     @classmethod
     def of(cls, model: nn.Module, graph: ChannelGraph, probe: Probe, kind: RepairKind = "least-squares") -> "Repair":
-        """Measure the moments on the probe's draws; nothing is measured for ``none``."""
-        layers = {m.layer for group in graph for m in group.members if m.axis == "in"}
-        repairable = [name for name in layers if layer_kind(model.get_submodule(name)) in ("conv", "linear")]
-        moments = {} if kind == "none" else _measured(model, sorted(repairable), probe)
-        return cls(model, graph, moments, kind)
+        """Note what the full network's layers read; nothing is run for ``none``.
+
+        Left as they are: layers that run several times in one forward pass, that share their weight, or whose output is not in
+        proportion to it.
+        """
+        if kind == "none":
+            return cls(model, graph, probe, kind, {})
+        inputs: dict[str, Tensor] = {}
+        runs: Counter[str] = Counter()
+        owners = Counter(id(p) for m in model.modules() for p in m._parameters.values())
+
+        def note(name: str, module: nn.Module, signal: Tensor) -> None:
+            runs[name] += 1
+            inputs.setdefault(name, signal.detach().clone())
+
+        _run(model, ("", *_readers(model)), probe, note)
+        for name in list(inputs):
+            module: Any = model.get_submodule(name)
+            alone = runs[name] == runs[""] and owners[id(module._parameters.get("weight"))] == 1
+            if name and alone and _is_proportional(module, inputs[name][:1]):
+                inputs[name] = _rows(module, inputs[name])
+            else:
+                del inputs[name]
+        return cls(model, graph, probe, kind, inputs)
 
     def apply(self, plan: PruningPlan, *, share: bool = False) -> nn.Module:
-        """The network pruned by the plan and repaired."""
-        return apply(self.model, self.graph, plan, share=share, instead=dict(self._repaired(plan)))
+        """The network pruned by the plan and repaired.
 
-    def _repaired(self, plan: PruningPlan) -> Iterator[tuple[str, Tensor]]:
-        """Full-size tensors that differ: weights (and biases) of layers that lose inputs."""
-        for layer, removed in _removed_inputs(self.graph, plan).items():
-            if layer not in self.moments or not len(removed):
-                continue
-            module: Any = self.model.get_submodule(layer)
-            moments, weight = self.moments[layer], module.weight.detach()
-            gone = torch.from_numpy(removed).to(weight.device)
-            kept = torch.from_numpy(np.setdiff1d(np.arange(weight.shape[1]), removed)).to(weight.device)
-            lost = weight.index_select(1, gone).double()
-            constant = moments.mean[gone]
-            if self.kind == "least-squares" and len(kept):
-                mix = _regression(moments.covariance, kept, gone)  # (gone, kept)
-                extra = torch.einsum("og...,gk->ok...", lost, mix)
-                yield f"{layer}.weight", weight.index_add(1, kept, extra.to(weight.dtype))
-                constant = constant - mix @ moments.mean[kept]
-            if module.bias is not None:
-                shift = lost.flatten(2).sum(-1) if lost.ndim > 2 else lost
-                yield f"{layer}.bias", module.bias.detach() + (shift @ constant).to(module.bias.dtype)
+        Args:
+            plan: what to keep.
+            share: True lets untouched tensors be the full network's own (for evaluation only: training would change both).
+        """
+        pruned = apply(self.model, self.graph, plan, share=share)
+        if self.kind == "none" or not plan.kept:
+            return pruned
+        cut, removed = slicer(self.model, self.graph, plan), _removed_inputs(self.graph, plan)
+        waiting = set(self.inputs)
+
+        def mend(name: str, module: Any, signal: Tensor) -> None:
+            if name not in waiting:
+                return
+            waiting.remove(name)
+            full: Any = self.model.get_submodule(name)
+            weight, wanted = full.weight.detach(), self.inputs[name]
+            kept = torch.from_numpy(np.setdiff1d(np.arange(wanted.shape[1]), removed.get(name, ()))).to(weight.device)
+            drift = _drift(_rows(module, signal), wanted, kept, self.kind, full.bias is not None)
+            if drift is None:
+                return
+            mix, shift = drift
+            change = torch.einsum("of...,fk->ok...", weight, mix.to(weight.dtype))
+            mended = {"weight": weight.index_add(1, kept, change)}
+            if full.bias is not None:
+                by_input = weight.flatten(2).sum(-1) if weight.ndim > 2 else weight
+                mended["bias"] = full.bias.detach() + (by_input.double() @ shift).to(weight.dtype)
+            for own, tensor in mended.items():
+                flag = module._parameters[own].requires_grad
+                module._parameters[own] = nn.Parameter(cut(f"{name}.{own}", tensor), flag)
+
+        _run(pruned, self.inputs, self.probe, mend)
+        return pruned
 
 
-def _regression(covariance: Tensor, kept: Tensor, gone: Tensor) -> Tensor:
-    """Coefficients (gone, kept) that predict centred removed channels from centred kept ones."""
-    inner = covariance[kept][:, kept]
-    ridge = _RIDGE * float(inner.diagonal().mean()) + 1e-12
-    inner = inner + ridge * torch.eye(len(kept), dtype=inner.dtype, device=inner.device)
-    mix: Tensor = torch.linalg.solve(inner, covariance[kept][:, gone])
-    return mix.T
+def _drift(
+    rows: Tensor, wanted: Tensor, kept: Tensor, kind: RepairKind, intercept: bool
+) -> tuple[Tensor, Tensor] | None:
+    """What is missing of a layer's inputs, from those it has: coefficients (full, kept) and constants (full,), float64.
+
+    Args:
+        rows: what the layer reads now, shape (rows, kept).
+        wanted: what it read in the full network, shape (rows, full).
+        kept: place among the full ones of each that is kept.
+        kind: see :class:`Repair`.
+        intercept: whether the layer can add a constant.
+
+    Returns:
+        None where nothing is missing, or where the rows are not the same ones.
+    """
+    if len(rows) != len(wanted):
+        return None
+    missing = wanted.index_add(1, kept, rows, alpha=-1)
+    if not missing.any() or not torch.isfinite(missing).all():
+        return None
+    means = [x.mean(0, dtype=torch.float64) if intercept else x.new_zeros(x.shape[1]).double() for x in (rows, missing)]
+    mix = torch.zeros(rows.shape[1], wanted.shape[1], dtype=torch.float64, device=rows.device)
+    if kind == "least-squares":
+        centred = rows - means[0].to(rows.dtype)
+        covariance = (centred.T @ centred).double() / len(rows)
+        common = (centred.T @ (missing - means[1].to(rows.dtype))).double() / len(rows)
+        ridge = _RIDGE * float(covariance.diagonal().mean()) + 1e-12
+        covariance.diagonal().add_(ridge)
+        mix = torch.linalg.solve(covariance, common)
+    return mix.T, means[1] - means[0] @ mix
+
+
+def _readers(model: nn.Module) -> list[str]:
+    """Layers with a weight of their own that read channels."""
+    return [
+        name
+        for name, module in model.named_modules()
+        if name and layer_kind(module) in ("conv", "linear") and module._parameters.get("weight") is not None
+    ]
+
+
+def _rows(module: nn.Module, signal: Tensor) -> Tensor:
+    """What a layer reads, shape (rows, channels)."""
+    channels = signal if layer_kind(module) == "linear" else signal.movedim(1, -1)
+    return channels.reshape(-1, channels.shape[-1])
+
+
+def _is_proportional(module: Any, signal: Tensor) -> bool:
+    """Whether a layer reads the channels that its weight has, and its output doubles with its weight and bias."""
+    if _rows(module, signal).shape[1] != module.weight.shape[1]:
+        return False
+    doubled = {name: 2 * tensor.detach() for name, tensor in module.named_parameters()}
+    with torch.no_grad():
+        once, twice = module(signal), functional_call(module, doubled, (signal,))
+    return isinstance(once, Tensor) and torch.allclose(twice, 2 * once, rtol=1e-3, atol=1e-5)
 
 
 def _removed_inputs(graph: ChannelGraph, plan: PruningPlan) -> dict[str, IntArray]:
@@ -97,35 +177,18 @@ def _removed_inputs(graph: ChannelGraph, plan: PruningPlan) -> dict[str, IntArra
         for member in graph[name].members:
             if member.axis == "in":
                 removed.setdefault(member.layer, []).append(member.positions[~np.isin(member.roots, kept)])
-    return {layer: np.sort(np.concatenate(parts)) for layer, parts in removed.items()}
+    return {layer: np.concatenate(parts) for layer, parts in removed.items()}
 
 
-def _measured(model: nn.Module, layers: list[str], probe: Probe) -> dict[str, _Moments]:
-    counts = dict.fromkeys(layers, 0)
-    sums: dict[str, Tensor] = {}
-    products: dict[str, Tensor] = {}
-    handles = []
-    for name in layers:
-        module = model.get_submodule(name)
-        linear = layer_kind(module) == "linear"
+def _run(model: nn.Module, names: Iterable[str], probe: Probe, see: Callable[[str, nn.Module, Tensor], None]) -> None:
+    """The first batch through a network, in eval mode; ``see`` is told what enters each of the named layers, before it runs."""
 
-        def note(_module: nn.Module, args: Any, name: str = name, linear: bool = linear) -> None:
-            x = args[0].detach()
-            rows = x.reshape(-1, x.shape[-1]) if linear else x.movedim(1, -1).reshape(-1, x.shape[1])
-            centre = rows.mean(0, dtype=torch.float64)  # products of centred rows lose no digits in float32
-            spread = rows - centre.to(rows.dtype)
-            counts[name] += len(rows)
-            sums[name] = sums.get(name, 0) + len(rows) * centre
-            product = (spread.T @ spread).double() + len(rows) * torch.outer(centre, centre)
-            products[name] = products.get(name, 0) + product
+    def before(module: nn.Module, args: tuple[Any, ...], name: str) -> None:
+        if args and isinstance(args[0], Tensor):
+            see(name, module, args[0])
 
-        handles.append(module.register_forward_pre_hook(note))
-    try:
-        probe.mean(model)
-    finally:
-        for handle in handles:
-            handle.remove()
-    means = {name: total / counts[name] for name, total in sums.items()}
-    return {
-        name: _Moments(mean, products[name] / counts[name] - torch.outer(mean, mean)) for name, mean in means.items()
-    }
+    with ExitStack() as stack, torch.no_grad(), evaluation_mode(model):
+        for name in names:
+            handle = model.get_submodule(name).register_forward_pre_hook(partial(before, name=name))
+            stack.callback(handle.remove)
+        next(replace(probe, distributed=False).losses(model))

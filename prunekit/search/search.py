@@ -38,6 +38,7 @@ class SearchOptions:
         tolerance: fraction of the base's cost by which the target may be missed before nearness outweighs importance.
         target_of: what the target bounds: ``macs``, ``params``, or ``latency`` by a table of layer times.
         proxy: what candidates are judged by, see :mod:`prunekit.search.proxies`.
+        bite: most that one round of ``greedy`` takes from a channel group, as a share of its width then.
         trials: candidates that ``evolution`` and ``tpe`` try.
         seed: of what they draw.
         study: Optuna journal file that several processes started alike share; each of them ends with the same plan.
@@ -52,6 +53,7 @@ class SearchOptions:
     tolerance: float = 0.001
     target_of: TargetOf = "macs"
     proxy: str = "loss"
+    bite: float = 1.0
     trials: int = 64
     seed: int = 0
     study: str | None = None
@@ -65,6 +67,10 @@ class SearchOptions:
             raise InputError(f"Got proxy {self.proxy!r}; expected one of {', '.join(PROXIES)}.")
         if self.rounds < 1 or self.shortlist < 1 or self.trials < 1 or not 0 <= self.tolerance < 1:
             raise InputError("Expected rounds, shortlist and trials of at least 1 and a tolerance in [0, 1).")
+        if not 0 < self.bite <= 1:
+            raise InputError(
+                f"Got bite {self.bite:g}; expected a share of a channel group's width, above 0 and at most 1."
+            )
         if not 0 <= self.seed < 2**32:
             raise InputError(f"Got seed {self.seed}; expected a whole number from 0 to 4,294,967,295.")
         if self.proposer == "llm" and self.llm is None:
@@ -156,6 +162,7 @@ def search(
         make_proxy(options.proxy, model, graph, alone, scores),
         options.rounds,
         options.shortlist,
+        options.bite,
         options.trials,
         options.seed,
         Path(options.study) if options.study else None,

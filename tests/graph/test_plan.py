@@ -181,3 +181,19 @@ def test_widths_in_multiples_by_resolution_are_a_wish_of_the_search_only(bench):
 def test_multiples_below_one_are_refused(bench):
     with pytest.raises(InputError, match="at least 1"):
         bench("unet").graph.with_multiples({8: 0})
+
+
+@pytest.mark.parametrize("share", [0.0, 0.25, 0.6, 1.0])
+def test_a_floor_is_a_wish_of_the_search_too_and_no_width_to_choose_from_is_below_it(bench, share):
+    tiny = bench("unet")
+    graph = tiny.graph.with_floor(share)
+    assert graph.fingerprint == tiny.graph.fingerprint
+    for group, plain in zip(graph, tiny.graph, strict=True):
+        assert list(group.widths) == [width for width in plain.widths if width >= share * group.size]
+        assert all(group.is_legal(int(width)) for width in plain.widths)
+
+
+@pytest.mark.parametrize("share", [-0.1, 1.1, float("nan")])
+def test_a_floor_that_is_no_share_is_refused(bench, share):
+    with pytest.raises(InputError, match="share of every channel group from 0 to 1"):
+        bench("unet").graph.with_floor(share)

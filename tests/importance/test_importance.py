@@ -197,6 +197,9 @@ def test_the_whole_models_timesteps_are_the_partitions(model):
     seen.clear()
     score(model, "diff-pruning", spy, [GROUPS[1]])
     assert seen == set(range(60))
+    seen.clear()
+    score(model, "diff-pruning", spy, [GROUPS[1]], num_timesteps=80)
+    assert seen == set(range(80))
 
 
 def test_nothing_is_scored_for_no_group(model):

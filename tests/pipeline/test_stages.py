@@ -1,4 +1,5 @@
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +30,7 @@ from prunekit.pipeline.stages import (
     train_base,
 )
 from prunekit.recipe import BaseOptions, DataOptions, FinetuneOptions, PruneOptions
-from prunekit.search import SearchOptions
+from prunekit.search import Repair, SearchOptions
 from prunekit.slim import SlimModel, load_slim, save_slim
 from prunekit.training import RangeTimesteps, TrainOptions, TrainResult
 
@@ -223,6 +224,28 @@ def test_pruning_leaves_the_base_alone_and_repeats_itself(slims, bench, base, di
     assert result.macs == again.macs
 
 
+def test_the_whole_models_criterion_scores_one_group_as_it_scores_all(bench, digits):
+    options = replace(OPTIONS, criterion="diff-pruning")
+    together, alone = (score_groups(bench, digits.train, groups, options) for groups in (GROUPS, [GROUPS[0]]))
+    assert all(np.array_equal(alone.of(0)[name], together.of(0)[name]) for name in together.sizes)
+
+
+def test_repair_changes_the_weights_only_and_a_floor_the_widths_only(bench, digits, slims):
+    scores = score_groups(bench, digits.train, GROUPS, OPTIONS)
+    target = int(0.8 * bench.macs)
+
+    def pruned(**changes: Any) -> SlimModel:
+        return prune_group(bench, digits.train, scores, GROUPS[1], target, replace(OPTIONS, **changes))[0]
+
+    repaired = pruned(repair="least-squares")
+    assert repaired.plan == slims[1].plan
+    assert not same_weights(repaired.model, slims[1].model)
+    assert repaired.about["provenance"]["repair"] == "least-squares"
+    floored = pruned(floor=0.75)
+    assert all(len(kept) >= 0.75 * bench.graph[name].size for name, kept in floored.plan.kept.items())
+    assert floored.plan != slims[1].plan
+
+
 def test_a_target_below_what_is_possible_is_refused_with_the_range(bench, digits):
     scores = score_groups(bench, digits.train, [GROUPS[0]], OPTIONS)
     with pytest.raises(BudgetError) as refused:
@@ -233,7 +256,7 @@ def test_a_target_below_what_is_possible_is_refused_with_the_range(bench, digits
 
 def test_a_slim_model_that_costs_something_else_than_its_plan_is_a_defect(bench, digits, monkeypatch):
     scores = score_groups(bench, digits.train, [GROUPS[0]], OPTIONS)
-    monkeypatch.setattr(stages, "apply", lambda model, *_: model)  # nothing is cut
+    monkeypatch.setattr(Repair, "apply", lambda self, _: self.model)  # nothing is cut
     with pytest.raises(GraphError, match="its plan says"):
         prune_group(bench, digits.train, scores, GROUPS[0], int(0.8 * bench.macs), OPTIONS)
 

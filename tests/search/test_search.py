@@ -1,3 +1,5 @@
+import itertools
+
 import numpy as np
 import pytest
 import torch
@@ -183,6 +185,8 @@ def test_greedy_repeats_itself_and_leaves_the_model_as_it_was_even_in_training_m
         {"proposer": "oracle"},
         {"target_of": "flops"},
         {"proxy": "hope"},
+        {"bite": 0.0},
+        {"bite": 1.5},
         {"trials": 0},
         {"seed": -1},
         {"proposer": "llm"},
@@ -254,3 +258,17 @@ def test_a_recipe_has_an_endpoint_and_refuses_what_it_does_not_know():
     for wrong in ({**llm, "api_key": "secret"}, {**llm, "url": "file:///etc/passwd"}):
         with pytest.raises(ValidationError):
             TypeAdapter(PruneOptions).validate_python({"search": {"proposer": "llm", "llm": wrong}})
+
+
+def test_a_round_takes_a_step_or_no_more_than_a_bite_of_a_channel_group(digits):
+    def shares(found):
+        """What each round left of the channel group that it cut, where that was more than a step."""
+        chosen = [entry["steps"] for entry in found.memory if "chosen" in entry and entry["round"] > 0]
+        assert len(chosen) > 2
+        for before, after in itertools.pairwise([[0] * len(digits.graph), *chosen]):
+            for group, old, new in zip(digits.graph, before, after, strict=True):
+                if new > old + 1:
+                    yield group.widths[new] / group.widths[old]
+
+    assert min(shares(digits.search("greedy", ratio=0.5, bite=0.4))) >= 0.6
+    assert min(shares(digits.search("greedy", ratio=0.5))) < 0.6

@@ -1,0 +1,226 @@
+"""Every criterion, proposer and proxy at equal mean budgets, before and after an equal short fine-tune.
+
+Each timestep group of the embedded digits base is pruned to the same share of the base's MACs (so that the mean budget is met and
+the methods differ in nothing else), its loss is measured on images that no search saw, and it is fine-tuned on its own timesteps
+with the same steps, draws and learning rate. Rows go to a JSON-lines file as they come, and a second run goes on where the first
+stopped; several processes may share the file, each with its own --seeds. The table is made of all rows by --table:
+
+    python benchmarks/searches.py --seeds 0 1 2 && python benchmarks/searches.py --table
+"""
+
+import argparse
+import copy
+import json
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from _manifest import REPORTS, markdown_table, publish
+
+from prunekit._files import atomic_path
+from prunekit.groups import make_groups
+from prunekit.importance import CRITERIA, ImportanceMap, Probe
+from prunekit.pipeline.stages import Bench, images_of, open_base, prune_group, score_groups
+from prunekit.recipe import PruneOptions
+from prunekit.search import PROXIES, SearchOptions
+from prunekit.training import DenoisingObjective, TrainOptions, group_timesteps, train
+
+FOLDER = REPORTS.parent / "search"
+GROUPS, BUDGETS, STEPS, OVERLAP, DRAWS = 3, (0.8, 0.5), 150, 20, 2048
+BASELINE = "uniform, magnitude"
+DEFAULT = SearchOptions()
+
+
+@dataclass(frozen=True)
+class Method:
+    """What is compared: a criterion, a proposer and a proxy, or nothing pruned."""
+
+    name: str
+    kind: str
+    criterion: str = "taylor"
+    search: SearchOptions = field(default_factory=SearchOptions)
+    repair: str = "none"
+    pruned: bool = True
+
+
+def methods() -> Iterator[Method]:
+    """All of them, the default first."""
+    yield Method("whole base", "reference", pruned=False)
+    yield Method("default", "default")
+    yield Method(BASELINE, "baseline", "magnitude", SearchOptions("uniform"))
+    yield Method("uniform, Diff-Pruning's criterion", "baseline", "diff-pruning", SearchOptions("uniform"))
+    for name in ("uniform", "oneshot", "evolution", "tpe"):
+        yield Method(f"{name}, taylor", "proposer", search=SearchOptions(name))
+    for name in PROXIES:
+        if name != DEFAULT.proxy:
+            yield Method(f"greedy by {name}", "proxy", search=SearchOptions(proxy=name))
+    yield Method("greedy, floor of a quarter", "limit")
+    yield Method("greedy, at most half of a layer a round", "limit", search=SearchOptions(bite=0.5))
+    for kind in ("bias", "least-squares"):
+        yield Method(f"default, repaired: {kind}", "repair", repair=kind)
+    for name in CRITERIA:
+        if name != "taylor":
+            yield Method(f"greedy, {name}", "criterion", name)
+
+
+def measure(seed: int, output: Path, only: list[str] | None) -> None:
+    """All rows of one seed that the file does not have."""
+    base = open_base("embedded:digits")
+    bench, images, groups = Bench.of(base), images_of(base), make_groups(base.schedule, count=GROUPS)
+    tuning = DenoisingObjective(images.train.images, base.schedule, base.prediction_type)
+    held_out = DenoisingObjective(images.held_out.images, base.schedule, base.prediction_type)
+    known = rows_of(output)
+    done = {(row["method"], row["budget"], row["group"], row["seed"]) for row in known}
+
+    @cache
+    def scores(name: str) -> tuple[ImportanceMap, float]:
+        started = time.perf_counter()
+        found = score_groups(bench, images.train, groups, PruneOptions(criterion=name, seed=seed))
+        return found, time.perf_counter() - started
+
+    for method in methods():
+        if only and method.name not in only:
+            continue
+        for budget in BUDGETS:
+            for group in groups:
+                if (method.name, budget, group.index, seed) in done:
+                    continue
+                judge = Probe(held_out, group, DRAWS, 128, 1)
+                options = PruneOptions(
+                    criterion=method.criterion, seed=seed, search=method.search, repair=method.repair
+                )
+                if method.kind == "limit" and "floor" in method.name:
+                    options = replace(options, floor=0.25)
+                row: dict[str, Any] = {"method": method.name, "kind": method.kind, "budget": budget}
+                model, macs = copy.deepcopy(base.model), bench.macs  # training is in place
+                if method.pruned:
+                    found, seconds = scores(method.criterion)
+                    started = time.perf_counter()
+                    slim, result = prune_group(bench, images.train, found, group, int(budget * bench.macs), options)
+                    model, macs = slim.model, slim.macs
+                    row |= {
+                        "criterion_seconds": seconds / len(groups),
+                        "search_seconds": time.perf_counter() - started,
+                        "measured": len(result.measured),
+                        "widths": [after for _, after in result.widths.values()],
+                    }
+                before = judge.mean(model)
+                settings = TrainOptions(
+                    STEPS, 64, 4e-4, warmup_steps=10, ema_decay=0.98, seed=1009 * seed + group.index
+                )
+                timesteps = group_timesteps(group, base.schedule.num_timesteps, OVERLAP)
+                after = judge.mean(train(model, tuning, timesteps, settings).model)
+                row |= {
+                    "group": group.index,
+                    "seed": seed,
+                    "mac_ratio": macs / bench.macs,
+                    "whole": judge.mean(base.model),
+                    "before": before,
+                    "after": after,
+                }
+                output.parent.mkdir(parents=True, exist_ok=True)
+                with output.open("a") as file:
+                    file.write(json.dumps(row) + "\n")
+                print(method.name, budget, group.index, seed, f"{before:.4f} → {after:.4f}", flush=True)
+
+
+def rows_of(path: Path) -> list[dict[str, Any]]:
+    """What was measured so far."""
+    return [json.loads(line) for line in path.read_text().splitlines()] if path.is_file() else []
+
+
+def summary(rows: list[dict[str, Any]], budget: float, method: str) -> dict[str, Any] | None:
+    """Loss averaged over timestep groups, mean and standard error over seeds; and against the baseline, paired."""
+
+    def by_seed(name: str, key: str) -> dict[int, float]:
+        found: dict[int, list[float]] = {}
+        for row in rows:
+            if (row["method"], row["budget"]) == (name, budget):
+                found.setdefault(row["seed"], []).append(row[key])
+        return {seed: float(np.mean(values)) for seed, values in sorted(found.items()) if len(values) == GROUPS}
+
+    after = by_seed(method, "after")
+    if not after:
+        return None
+    rivals = {(r["group"], r["seed"]): r["after"] for r in rows if (r["method"], r["budget"]) == (BASELINE, budget)}
+    mine = [r for r in rows if (r["method"], r["budget"]) == (method, budget) and (r["group"], r["seed"]) in rivals]
+    ratios = [r["after"] / rivals[r["group"], r["seed"]] - 1 for r in mine]
+    values = list(after.values())
+    return {
+        "method": method,
+        "budget": budget,
+        "seeds": len(after),
+        "mac_ratio": float(np.mean([r["mac_ratio"] for r in mine])) if mine else None,
+        "before": float(np.mean(list(by_seed(method, "before").values()))),
+        "after": float(np.mean(values)),
+        "after_stderr": float(np.std(values, ddof=1) / np.sqrt(len(values))) if len(values) > 1 else None,
+        "against_baseline": float(np.mean(ratios)) if ratios else None,
+        "against_baseline_stderr": float(np.std(ratios, ddof=1) / np.sqrt(len(ratios))) if len(ratios) > 1 else None,
+        "wins": sum(ratio < 0 for ratio in ratios),
+        "of": len(ratios),
+        "search_seconds": float(np.mean([r.get("search_seconds", 0.0) + r.get("criterion_seconds", 0.0) for r in mine]))
+        if mine
+        else None,
+    }
+
+
+def markdown(summaries: list[dict[str, Any]], whole: float) -> str:
+    """A table for each budget, best after fine-tuning first."""
+    parts = [
+        "# Criteria, proposers and proxies at equal budgets (embedded digits base)\n",
+        f"Each of {GROUPS} timestep groups pruned to the budget and fine-tuned for {STEPS} steps of 64 images on its own "
+        f"timesteps; loss on held-out images with fixed noise ({DRAWS:,} draws a group), averaged over the groups; the base "
+        f"itself has {whole:.4f}. Mean and standard error over seeds, which change calibration set, search and fine-tuning, not "
+        "the base. The last columns compare with uniform magnitude after fine-tuning, paired by seed and group. `default` is "
+        f"{DEFAULT.proposer} by {DEFAULT.proxy} on taylor; seconds are of scoring and search for one group, one thread, with "
+        "another job beside it. Made by `python benchmarks/searches.py`; rows in `searches.jsonl`.\n",
+    ]
+    header = ["method", "MACs", "before", "after", "± ", "against uniform magnitude", "better in", "seconds"]
+    for budget in BUDGETS:
+        chosen = sorted((s for s in summaries if s["budget"] == budget), key=lambda s: s["after"])
+        table = [
+            [
+                s["method"],
+                f"{s['mac_ratio']:.3f}",
+                f"{s['before']:.4f}",
+                f"{s['after']:.4f}",
+                "—" if s["after_stderr"] is None else f"{s['after_stderr']:.4f}",
+                f"{s['against_baseline']:+.2%} ± {s['against_baseline_stderr'] or 0:.2%}",
+                f"{s['wins']} of {s['of']}",
+                f"{s['search_seconds']:.1f}",
+            ]
+            for s in chosen
+        ]
+        parts.append(f"## Budget {budget:g}\n\n{markdown_table(header, table)}")
+    return "\n".join(parts)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--seeds", type=int, nargs="*", default=[0, 1, 2])
+    parser.add_argument("--only", nargs="*", help="names of methods")
+    parser.add_argument("--table", action="store_true", help="make the table of the rows that are there")
+    parser.add_argument("--output", type=Path, default=FOLDER)
+    args = parser.parse_args()
+    torch.set_num_threads(1)
+    path = args.output / "searches.jsonl"
+    if not args.table:
+        for seed in args.seeds:
+            measure(seed, path, args.only)
+        return
+    rows = rows_of(path)
+    found = [summary(rows, budget, method.name) for budget in BUDGETS for method in methods()]
+    summaries = [s for s in found if s is not None]
+    whole = float(np.mean([row["whole"] for row in rows]))
+    publish("searches", {"groups": GROUPS, "steps": STEPS, "whole": whole, "rows": summaries}, args.output)
+    with atomic_path(args.output / "searches.md") as part:
+        part.write_text(markdown(summaries, whole), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

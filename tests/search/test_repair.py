@@ -1,0 +1,135 @@
+"""Closed-form repair: exact where what is lost can be told from what stays, and never worse than no repair where it is fitted."""
+
+import itertools
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from networks import NETWORKS
+from torch import nn
+
+from prunekit.graph import PruningPlan, apply, trace
+from prunekit.groups import TimestepGroup
+from prunekit.importance import Probe
+from prunekit.search import Repair
+
+KINDS = ["none", "bias", "least-squares"]
+
+
+def perceptron(seed=0, bias=True):
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(seed)
+        return nn.Sequential(nn.Linear(5, 8), nn.ReLU(), nn.Linear(8, 4, bias=bias)).eval()
+
+
+def convolutions(seed=0):
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(seed)
+        return nn.Sequential(nn.Conv2d(5, 8, 3, padding=1), nn.Tanh(), nn.Conv2d(8, 4, 1)).eval()
+
+
+def rows(model, seed=1):
+    draws = torch.Generator().manual_seed(seed)
+    shape = (64, 5, 6, 6) if isinstance(model[0], nn.Conv2d) else (256, 5)
+    return torch.randn(shape, generator=draws)
+
+
+def fitted(model, inputs):
+    """Channel group and probe whose calibration set is ``inputs``."""
+    graph = trace(model, (inputs[:1],))
+    probe = Probe(
+        lambda network, timesteps, generator: network(inputs).square().mean(), TimestepGroup(0, 0, 10), samples=1
+    )
+    return graph, probe
+
+
+def without(graph, gone):
+    group = graph.groups[0]
+    return PruningPlan({group.name: tuple(c for c in range(group.size) if c not in gone)}, graph.fingerprint)
+
+
+@torch.no_grad()
+def error(model, pruned, inputs):
+    return float((pruned(inputs) - model(inputs)).double().square().mean())
+
+
+def test_a_channel_that_is_a_mixture_of_others_is_lost_without_a_trace():
+    model = perceptron()
+    with torch.no_grad():
+        model[0].weight[3], model[0].bias[3] = (
+            2 * model[0].weight[6],
+            2 * model[0].bias[6],
+        )  # through a ReLU: still twice
+    inputs = rows(model)
+    graph, probe = fitted(model, inputs)
+    plan = without(graph, {3})
+    errors = {kind: error(model, Repair.of(model, graph, probe, kind).apply(plan), inputs) for kind in KINDS}
+    assert errors["least-squares"] < 1e-4 * errors["bias"] < errors["none"]
+
+
+def test_a_constant_channel_goes_to_the_bias_exactly():
+    model = perceptron()
+    with torch.no_grad():
+        model[0].weight[2], model[0].bias[2] = 0.0, 3.0
+    inputs = rows(model)
+    graph, probe = fitted(model, inputs)
+    plan = without(graph, {2})
+    for kind in ("bias", "least-squares"):
+        assert error(model, Repair.of(model, graph, probe, kind).apply(plan), inputs) < 1e-10
+    assert error(model, apply(model, graph, plan), inputs) > 1e-3
+
+
+@settings(max_examples=30, deadline=None)
+@given(
+    st.sampled_from([perceptron, convolutions]), st.integers(0, 50), st.sets(st.integers(0, 7), min_size=1, max_size=6)
+)
+def test_on_its_calibration_set_a_reader_errs_no_more_with_more_repair(make, seed, gone):
+    model = make(seed)
+    inputs = rows(model, seed)
+    graph, probe = fitted(model, inputs)
+    plan = without(graph, gone)
+    none, bias, squares = (error(model, Repair.of(model, graph, probe, kind).apply(plan), inputs) for kind in KINDS)
+    assert squares <= bias * (1 + 1e-6) + 1e-12
+    assert bias <= none * (1 + 1e-6) + 1e-12
+
+
+def test_a_reader_without_a_bias_keeps_having_none():
+    model = perceptron(bias=False)
+    inputs = rows(model)
+    graph, probe = fitted(model, inputs)
+    for kind in KINDS:
+        assert Repair.of(model, graph, probe, kind).apply(without(graph, {0, 1}))[2].bias is None
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("name", sorted(NETWORKS))
+def test_any_network_is_repaired_in_the_shapes_of_the_plan_and_stays_as_it_was(bench, name, kind):
+    tiny = bench(name)
+    inputs = tiny.inputs
+
+    def loss(network, timesteps, generator):
+        made = network(**inputs) if isinstance(inputs, dict) else network(*inputs)
+        return (made if isinstance(made, torch.Tensor) else made.sample).square().mean()
+
+    probe = Probe(loss, TimestepGroup(0, 0, 10), samples=1)
+    state = {key: value.clone() for key, value in tiny.model.state_dict().items()}
+    plan = tiny.random_plan(5)
+    plain, repaired = apply(tiny.model, tiny.graph, plan), Repair.of(tiny.model, tiny.graph, probe, kind).apply(plan)
+    shapes = [{key: value.shape for key, value in m.state_dict().items()} for m in (plain, repaired)]
+    assert shapes[0] == shapes[1]
+    assert np.isfinite(probe.mean(repaired))
+    assert all(torch.equal(value, state[key]) for key, value in tiny.model.state_dict().items())
+    if kind == "none":
+        pairs = zip(plain.state_dict().values(), repaired.state_dict().values(), strict=True)
+        assert all(torch.equal(a, b) for a, b in pairs)
+
+
+def test_sharing_the_full_networks_tensors_gives_the_same_network():
+    model = perceptron()
+    inputs = rows(model)
+    graph, probe = fitted(model, inputs)
+    for kind, gone in itertools.product(KINDS, [set(), {1}, {0, 5, 7}]):
+        repair, plan = Repair.of(model, graph, probe, kind), without(graph, gone)
+        assert torch.equal(repair.apply(plan)(inputs), repair.apply(plan, share=True)(inputs))
