@@ -1,4 +1,4 @@
-"""Greedy search against the naive way: the same decisions' wall time, proxy loss and peak memory.
+"""Greedy search against the naive way: wall time and proxy loss.
 
 The naive way measures every candidate in every round on a deep copy that torch-pruning prunes after tracing it anew, and counts
 its MACs by running it. Both sides use the same proxy (the loss right after the cut on the same draws), channels, chunk per
@@ -10,7 +10,6 @@ round and target.
 
 import argparse
 import copy
-import resource
 import time
 from pathlib import Path
 from typing import Any
@@ -18,18 +17,16 @@ from typing import Any
 import numpy as np
 import torch
 import torch_pruning as tp
-from _manifest import publish
+from _benches import bench_of
+from _manifest import REPORTS, publish
 from _peers import head_widths, mend
-from cifar_unet import CIFAR_UNET
 from torch import nn
 
-from prunekit.checkpoint import Base, ModelSpec
 from prunekit.cost import count_macs
 from prunekit.groups import make_groups
 from prunekit.importance import Probe
 from prunekit.importance.criteria import criterion
-from prunekit.pipeline.stages import Bench, images_of, open_base
-from prunekit.schedule import NoiseSchedule
+from prunekit.pipeline.stages import Bench
 from prunekit.search import SearchOptions, search
 from prunekit.training import DenoisingObjective
 
@@ -86,18 +83,11 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=12)
     parser.add_argument("--samples", type=int, default=None)
     parser.add_argument("--skip-naive", action="store_true")
-    parser.add_argument("--output", type=Path, default=Path("reports/search"))
+    parser.add_argument("--output", type=Path, default=REPORTS.parent / "search")
     args = parser.parse_args()
     torch.set_num_threads(1)
-    if args.network == "digits":
-        base, samples = open_base("embedded:digits"), args.samples or 256
-        images = images_of(base).train.images
-    else:
-        torch.manual_seed(0)
-        spec = ModelSpec("UNet2DModel", CIFAR_UNET)
-        base, samples = Base(spec.build().eval(), spec, NoiseSchedule.linear()), args.samples or 8
-        images = torch.randint(0, 256, (64, 3, 32, 32), dtype=torch.uint8)
-    bench = Bench.of(base)
+    bench, images = bench_of(args.network)
+    base, samples = bench.base, args.samples or {"digits": 256, "cifar": 8}[args.network]
     group = make_groups(base.schedule, count=5)[2]
     probe = Probe(DenoisingObjective(images, base.schedule, base.prediction_type), group, samples, min(samples, 64), 0)
     scores = criterion("magnitude")(base.model, bench.graph, probe)
@@ -115,7 +105,6 @@ def main() -> None:
         "greedy_measured": sum("steps" in entry and "chosen" not in entry for entry in found.memory),
         "greedy_mac_ratio": found.macs / bench.macs,
         "greedy_loss": [e["loss"] for e in found.memory if "steps" in e and e["macs"] == found.macs][-1],
-        "peak_rss_mib_after_greedy": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
     }
     print(figures, flush=True)
     if not args.skip_naive:

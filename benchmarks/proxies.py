@@ -80,7 +80,7 @@ def main() -> None:
         probe = Probe(objective, group, 256, 64, 0)
         judge = Probe(held_out, group, 1024, 128, 1)
         whole = judge.mean(base.model)
-        evaluations = {name: make_proxy(name, base.model, bench.graph, probe, scores) for name in PROXIES}
+        evaluations = {name: make_proxy(name, base.model, bench.graph, probe) for name in PROXIES}
         repair = Repair.of(base.model, bench.graph, probe)
         lost = lost_importance(bench.graph, scores)
         others = {

@@ -13,10 +13,10 @@ import copy
 import json
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import torch
@@ -27,45 +27,49 @@ from prunekit.groups import make_groups
 from prunekit.importance import CRITERIA, ImportanceMap, Probe
 from prunekit.pipeline.stages import Bench, images_of, open_base, prune_group, score_groups
 from prunekit.recipe import PruneOptions
-from prunekit.search import PROXIES, SearchOptions
+from prunekit.search import PROXIES, RepairKind
 from prunekit.training import DenoisingObjective, TrainOptions, group_timesteps, train
 
 FOLDER = REPORTS.parent / "search"
 GROUPS, BUDGETS, STEPS, OVERLAP, DRAWS = 3, (0.8, 0.5), 150, 20, 2048
 BASELINE = "uniform, magnitude"
-DEFAULT = SearchOptions()
+DEFAULT = PruneOptions()
 
 
 @dataclass(frozen=True)
 class Method:
-    """What is compared: a criterion, a proposer and a proxy, or nothing pruned."""
+    """What is compared; without options, nothing is pruned."""
 
     name: str
-    kind: str
-    criterion: str = "taylor"
-    search: SearchOptions = field(default_factory=SearchOptions)
-    repair: str = "none"
-    pruned: bool = True
+    options: PruneOptions | None
 
 
 def methods() -> Iterator[Method]:
-    """All of them, the default first."""
-    yield Method("whole base", "reference", pruned=False)
-    yield Method("default", "default")
-    yield Method(BASELINE, "baseline", "magnitude", SearchOptions("uniform"))
-    yield Method("uniform, Diff-Pruning's criterion", "baseline", "diff-pruning", SearchOptions("uniform"))
+    """The whole base, what others do, the default, and the default with one thing changed."""
+
+    def searched(**changes: Any) -> PruneOptions:
+        return replace(DEFAULT, search=replace(DEFAULT.search, **changes))
+
+    uniform = searched(proposer="uniform")
+    yield Method("whole base", None)
+    yield Method(BASELINE, replace(uniform, criterion="magnitude", repair="none"))
+    yield Method("uniform, Diff-Pruning's criterion", replace(uniform, criterion="diff-pruning", repair="none"))
+    yield Method("default", DEFAULT)
+    for kind in get_args(RepairKind):
+        if kind != DEFAULT.repair:
+            yield Method(f"repair: {kind}", replace(DEFAULT, repair=kind))
+    if DEFAULT.repair != "none":
+        yield Method(f"{BASELINE}, repaired", replace(uniform, criterion="magnitude"))
     for name in ("uniform", "oneshot", "evolution", "tpe"):
-        yield Method(f"{name}, taylor", "proposer", search=SearchOptions(name))
+        yield Method(f"proposer: {name}", searched(proposer=name))
     for name in PROXIES:
-        if name != DEFAULT.proxy:
-            yield Method(f"greedy by {name}", "proxy", search=SearchOptions(proxy=name))
-    yield Method("greedy, floor of a quarter", "limit")
-    yield Method("greedy, at most half of a layer a round", "limit", search=SearchOptions(bite=0.5))
-    for kind in ("bias", "least-squares"):
-        yield Method(f"default, repaired: {kind}", "repair", repair=kind)
+        if name != DEFAULT.search.proxy:
+            yield Method(f"proxy: {name}", searched(proxy=name))
+    yield Method("floor of a quarter", replace(DEFAULT, floor=0.25))
+    yield Method("bites of half a layer", searched(bite=0.5))
     for name in CRITERIA:
-        if name != "taylor":
-            yield Method(f"greedy, {name}", "criterion", name)
+        if name != DEFAULT.criterion:
+            yield Method(f"criterion: {name}", replace(DEFAULT, criterion=name))
 
 
 def measure(seed: int, output: Path, only: list[str] | None) -> None:
@@ -91,16 +95,11 @@ def measure(seed: int, output: Path, only: list[str] | None) -> None:
                 if (method.name, budget, group.index, seed) in done:
                     continue
                 judge = Probe(held_out, group, DRAWS, 128, 1)
-                options = PruneOptions(
-                    criterion=method.criterion, seed=seed, search=method.search, repair=method.repair
-                )
-                if method.kind == "limit" and "floor" in method.name:
-                    options = replace(options, floor=0.25)
-                row: dict[str, Any] = {"method": method.name, "kind": method.kind, "budget": budget}
+                row: dict[str, Any] = {"method": method.name, "budget": budget, "group": group.index, "seed": seed}
                 model, macs = copy.deepcopy(base.model), bench.macs  # training is in place
-                if method.pruned:
-                    found, seconds = scores(method.criterion)
-                    started = time.perf_counter()
+                if method.options is not None:
+                    found, seconds = scores(method.options.criterion)
+                    started, options = time.perf_counter(), replace(method.options, seed=seed)
                     slim, result = prune_group(bench, images.train, found, group, int(budget * bench.macs), options)
                     model, macs = slim.model, slim.macs
                     row |= {
@@ -116,8 +115,6 @@ def measure(seed: int, output: Path, only: list[str] | None) -> None:
                 timesteps = group_timesteps(group, base.schedule.num_timesteps, OVERLAP)
                 after = judge.mean(train(model, tuning, timesteps, settings).model)
                 row |= {
-                    "group": group.index,
-                    "seed": seed,
                     "mac_ratio": macs / bench.macs,
                     "whole": judge.mean(base.model),
                     "before": before,
@@ -176,9 +173,10 @@ def markdown(summaries: list[dict[str, Any]], whole: float) -> str:
         f"Each of {GROUPS} timestep groups pruned to the budget and fine-tuned for {STEPS} steps of 64 images on its own "
         f"timesteps; loss on held-out images with fixed noise ({DRAWS:,} draws a group), averaged over the groups; the base "
         f"itself has {whole:.4f}. Mean and standard error over seeds, which change calibration set, search and fine-tuning, not "
-        "the base. The last columns compare with uniform magnitude after fine-tuning, paired by seed and group. `default` is "
-        f"{DEFAULT.proposer} by {DEFAULT.proxy} on taylor; seconds are of scoring and search for one group, one thread, with "
-        "another job beside it. Made by `python benchmarks/searches.py`; rows in `searches.jsonl`.\n",
+        "the base. The last columns compare with uniform magnitude after fine-tuning, paired by seed and group. The first "
+        "two and the whole base are baselines; every other row is the default with one thing changed. The default is "
+        f"{DEFAULT.search.proposer} by the proxy {DEFAULT.search.proxy} on {DEFAULT.criterion}, repaired by {DEFAULT.repair}. "
+        "Seconds are of scoring and search for one group, one thread, with another job beside it. Made by `python benchmarks/searches.py`; rows in `searches.jsonl`.\n",
     ]
     header = ["method", "MACs", "before", "after", "± ", "against uniform magnitude", "better in", "seconds"]
     for budget in BUDGETS:

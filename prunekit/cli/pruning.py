@@ -51,7 +51,6 @@ class Proxy(StrEnum):
 
     loss = "loss"
     bias = "bias"
-    tempered = "tempered"
     least_squares = "least-squares"
     recovery = "recovery"
     repaired_recovery = "repaired-recovery"
@@ -172,7 +171,7 @@ def prune(
     ] = Path("latency.json"),
     criterion: CriterionOption = Criterion.taylor,
     proposer: Annotated[Proposer, typer.Option(help="How widths are decided.")] = Proposer.greedy,
-    proxy: Annotated[Proxy, typer.Option(help="What the search judges candidates by.")] = Proxy.loss,
+    proxy: Annotated[Proxy, typer.Option(help="What the search judges candidates by.")] = Proxy.least_squares,
     repair: Annotated[
         Repair, typer.Option(help="Mend the layers that read what was cut, in closed form, before fine-tuning.")
     ] = Repair.none,

@@ -4,7 +4,6 @@ What a search needs is the order of plans after fine-tuning, which the loss righ
 measures how well each proxy keeps that order.
 """
 
-import math
 from collections.abc import Callable, Mapping
 from typing import Protocol
 
@@ -13,7 +12,7 @@ from torch import Generator, nn
 
 from prunekit.errors import InputError
 from prunekit.graph import ChannelGraph, PruningPlan, apply
-from prunekit.importance import Probe, Scores
+from prunekit.importance import Probe
 from prunekit.search.repair import Repair
 
 __all__ = ["PROXIES", "Evaluate", "make_proxy"]
@@ -25,57 +24,38 @@ Evaluate = Callable[[PruningPlan], float]
 class Proxy(Protocol):
     """Prepares an evaluation for one network and timestep group."""
 
-    def __call__(self, model: nn.Module, graph: ChannelGraph, probe: Probe, scores: Scores) -> Evaluate:
+    def __call__(self, model: nn.Module, graph: ChannelGraph, probe: Probe) -> Evaluate:
         """An evaluation of any plan, the same each time for the same plan.
 
         Args:
             model: the full network.
             graph: its channel groups.
             probe: the loss on the timestep group.
-            scores: importance of every channel for the timestep group.
         """
         ...
 
 
-def raw(model: nn.Module, graph: ChannelGraph, probe: Probe, scores: Scores) -> Evaluate:
+def raw(model: nn.Module, graph: ChannelGraph, probe: Probe) -> Evaluate:
     """The timestep group's loss right after the cut."""
     return lambda plan: probe.mean(apply(model, graph, plan, share=True))
 
 
-def bias(model: nn.Module, graph: ChannelGraph, probe: Probe, scores: Scores) -> Evaluate:
+def bias(model: nn.Module, graph: ChannelGraph, probe: Probe) -> Evaluate:
     """The loss after the means of what was cut went to the readers' biases."""
     repair = Repair.of(model, graph, probe, "bias")
     return lambda plan: probe.mean(repair.apply(plan, share=True))
 
 
-def least_squares(model: nn.Module, graph: ChannelGraph, probe: Probe, scores: Scores) -> Evaluate:
+def least_squares(model: nn.Module, graph: ChannelGraph, probe: Probe) -> Evaluate:
     """The loss after the readers of what was cut were repaired by least squares, see :mod:`prunekit.search.repair`."""
     repair = Repair.of(model, graph, probe, "least-squares")
     return lambda plan: probe.mean(repair.apply(plan, share=True))
-
-
-def tempered(model: nn.Module, graph: ChannelGraph, probe: Probe, scores: Scores) -> Evaluate:
-    """The whole network's loss, plus the geometric mean of :func:`bias`'s rise and of the importance that is lost.
-
-    The measured rise alone likes plans that empty a few layers, which the loss does not miss yet and fine-tuning will; the
-    importance alone knows nothing of what removals do together. Both are in units of the loss where the importance is first-order
-    Taylor's. Their product keeps the order after fine-tuning better than either (this project's measurement).
-    """
-    repair, whole = Repair.of(model, graph, probe, "bias"), probe.mean(model)
-
-    def evaluate(plan: PruningPlan) -> float:
-        lost = sum(float(scores[name].sum() - scores[name][list(kept)].sum()) for name, kept in plan.kept.items())
-        rise = probe.mean(repair.apply(plan, share=True)) - whole
-        return whole + math.sqrt(max(rise, 0.0) * max(lost, 0.0))
-
-    return evaluate
 
 
 def recovery(
     model: nn.Module,
     graph: ChannelGraph,
     probe: Probe,
-    scores: Scores,
     steps: int = 10,
     learning_rate: float = 5e-4,
     repaired: bool = False,
@@ -103,22 +83,21 @@ def recovery(
     return evaluate
 
 
-def repaired_recovery(model: nn.Module, graph: ChannelGraph, probe: Probe, scores: Scores) -> Evaluate:
+def repaired_recovery(model: nn.Module, graph: ChannelGraph, probe: Probe) -> Evaluate:
     """:func:`recovery` from the network that :func:`least_squares` repairs."""
-    return recovery(model, graph, probe, scores, repaired=True)
+    return recovery(model, graph, probe, repaired=True)
 
 
 PROXIES: Mapping[str, Proxy] = {
     "loss": raw,
     "bias": bias,
-    "tempered": tempered,
     "least-squares": least_squares,
     "recovery": recovery,
     "repaired-recovery": repaired_recovery,
 }
 
 
-def make_proxy(name: str, model: nn.Module, graph: ChannelGraph, probe: Probe, scores: Scores) -> Evaluate:
+def make_proxy(name: str, model: nn.Module, graph: ChannelGraph, probe: Probe) -> Evaluate:
     """An evaluation by a proxy's name.
 
     Raises:
@@ -126,4 +105,4 @@ def make_proxy(name: str, model: nn.Module, graph: ChannelGraph, probe: Probe, s
     """
     if name not in PROXIES:
         raise InputError(f"Unknown proxy {name!r}; expected one of {', '.join(PROXIES)}.")
-    return PROXIES[name](model, graph, probe, scores)
+    return PROXIES[name](model, graph, probe)

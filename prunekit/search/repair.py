@@ -59,22 +59,23 @@ class Repair:
         if kind == "none":
             return cls(model, graph, probe, kind, {})
         inputs: dict[str, Tensor] = {}
+        samples: dict[str, Tensor] = {}
         runs: Counter[str] = Counter()
         owners = Counter(id(p) for m in model.modules() for p in m._parameters.values())
 
         def note(name: str, module: nn.Module, signal: Tensor) -> None:
             runs[name] += 1
-            inputs.setdefault(name, signal.detach().clone())
+            if name and name not in inputs:
+                inputs[name], samples[name] = _rows(module, signal).clone(), signal[:1].clone()
 
         _run(model, ("", *_readers(model)), probe, note)
-        for name in list(inputs):
+
+        def can_be_mended(name: str) -> bool:
             module: Any = model.get_submodule(name)
-            alone = runs[name] == runs[""] and owners[id(module._parameters.get("weight"))] == 1
-            if name and alone and _is_proportional(module, inputs[name][:1]):
-                inputs[name] = _rows(module, inputs[name])
-            else:
-                del inputs[name]
-        return cls(model, graph, probe, kind, inputs)
+            alone = runs[name] == runs[""] and owners[id(module.weight)] == 1
+            return alone and _is_proportional(module, samples[name])
+
+        return cls(model, graph, probe, kind, {name: rows for name, rows in inputs.items() if can_be_mended(name)})
 
     def apply(self, plan: PruningPlan, *, share: bool = False) -> nn.Module:
         """The network pruned by the plan and repaired.

@@ -52,7 +52,7 @@ class SearchOptions:
     shortlist: int = 8
     tolerance: float = 0.001
     target_of: TargetOf = "macs"
-    proxy: str = "loss"
+    proxy: str = "least-squares"
     bite: float = 1.0
     trials: int = 64
     seed: int = 0
@@ -159,7 +159,7 @@ def search(
     task = Task(
         problem,
         scores,
-        make_proxy(options.proxy, model, graph, alone, scores),
+        make_proxy(options.proxy, model, graph, alone),
         options.rounds,
         options.shortlist,
         options.bite,

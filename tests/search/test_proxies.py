@@ -27,7 +27,7 @@ class Digits:
         self.scores = importance(self.model, inputs, objective, [group], samples=64, graph=self.graph).of(2)
 
     def evaluate(self, name):
-        return make_proxy(name, self.model, self.graph, self.probe, self.scores)
+        return make_proxy(name, self.model, self.graph, self.probe)
 
     def plan(self, share):
         """Every channel group at about this share of its channels."""

@@ -52,7 +52,7 @@ class Tiny:
     ) -> SearchResult:
         rng = np.random.default_rng(7)
         scores = {group.name: rng.random(group.size) for group in self.graph}
-        settings = {"rounds": 4, "shortlist": 3, "trials": 12, "tolerance": 0.01, **options}
+        settings = {"rounds": 4, "shortlist": 3, "trials": 12, "tolerance": 0.01, "proxy": "loss", **options}
         target = int(ratio * int(Measure.by_name(of, self.cost).of(self.graph.full_widths)))
         chosen = SearchOptions(name, target_of=of, **settings)
         return search(self.model, self.graph, self.cost, scores, self.probe, target, chosen, journal=journal)

@@ -1,0 +1,19 @@
+"""The networks that searches are measured on, traced, with images of theirs."""
+
+import torch
+from cifar_unet import CIFAR_UNET, cifar_unet
+from torch import Tensor
+
+from prunekit.checkpoint import Base, ModelSpec
+from prunekit.pipeline.stages import Bench, images_of, open_base
+from prunekit.schedule import NoiseSchedule
+
+
+def bench_of(network: str) -> tuple[Bench, Tensor]:
+    """``digits``: the embedded base and its images; ``cifar``: random weights and random images, uint8."""
+    if network == "digits":
+        base = open_base("embedded:digits")
+        return Bench.of(base), images_of(base).train.images
+    base = Base(cifar_unet()[0], ModelSpec("UNet2DModel", CIFAR_UNET), NoiseSchedule.linear())
+    images = torch.randint(0, 256, (64, 3, 32, 32), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    return Bench.of(base), images
