@@ -1,8 +1,9 @@
 """Rules linear, snr and measured at equal mean budgets on the embedded digits base: loss summed over the sampler's steps.
 
 Every timestep group is searched once down to the frontier's floor; the rules are compared on these frontiers (the search's own
-loss, no fine-tuning). With --held-out every group is also pruned anew to each rule's targets, and the loss is measured with fixed
-noise on images that no search saw. Writes reports/search/allocations.json and .md, in about two minutes, or twenty with --held-out:
+proxy). With --held-out every group is also pruned anew to each rule's targets and fine-tuned, and the loss is measured with fixed
+noise on images that no search saw, before and after. Writes reports/search/allocations.json and .md, in about three minutes, or
+thirty with --held-out:
 python benchmarks/allocations.py [--quick] [--held-out]
 """
 
@@ -22,10 +23,10 @@ from prunekit.data import ImageSplit
 from prunekit.groups import TimestepGroups
 from prunekit.importance import ImportanceMap, Probe
 from prunekit.pipeline.planning import cut_groups, plan_budget, side_by_side
-from prunekit.pipeline.stages import Bench, images_of, open_base, prune_group, score_groups
-from prunekit.recipe import PruneOptions
+from prunekit.pipeline.stages import Bench, finetune_slim, images_of, open_base, prune_group, score_groups
+from prunekit.recipe import FinetuneOptions, PruneOptions
 from prunekit.search import SearchOptions
-from prunekit.training import DenoisingObjective
+from prunekit.training import DenoisingObjective, TrainOptions
 
 BASE = "embedded:digits"
 BUDGETS = (0.8, 0.6, 0.5)
@@ -47,7 +48,8 @@ class Study:
         self.options = PruneOptions(samples=32 if quick else 256, search=search)
         self.scores: ImportanceMap = score_groups(self.bench, self.images.train, self.groups, self.options)
         self.draws = 64 if quick else HELD_OUT_DRAWS
-        self.reached: dict[tuple[int, int], tuple[float, int]] = {}
+        self.fine_tuning = TrainOptions(10 if quick else 100, 64, 4e-4, warmup_steps=10, ema_decay=0.98)
+        self.reached: dict[tuple[int, int], tuple[float, float, int]] = {}
 
     def frontier(self, index: int) -> Frontier:
         """One search to the floor, read as `allocate` reads it."""
@@ -57,14 +59,16 @@ class Study:
             prune_group(self.bench, self.images.train, self.scores, group, target, self.options, journal)
             return read_frontier(journal)
 
-    def held_out(self, index: int, target: int) -> tuple[float, int]:
-        """Held-out loss and MACs of a group pruned to a target."""
+    def held_out(self, index: int, target: int) -> tuple[float, float, int]:
+        """Held-out loss of a group pruned to a target, before and after fine-tuning, and its MACs."""
         if (index, target) not in self.reached:
             base, group = self.base, self.groups[index]
             slim, _ = prune_group(self.bench, self.images.train, self.scores, group, target, self.options)
             objective = DenoisingObjective(self.images.held_out.images, base.schedule, base.prediction_type)
             probe = Probe(objective, group, self.draws, self.options.batch_size, self.options.seed + 1)
-            self.reached[index, target] = (probe.mean(slim.model), slim.macs)
+            before = probe.mean(slim.model)
+            tuned = finetune_slim(slim, self.images.train, FinetuneOptions(train=self.fine_tuning))[0]
+            self.reached[index, target] = (before, probe.mean(tuned.model), slim.macs)
         return self.reached[index, target]
 
     def figures(self, rule: str, allocation: Allocation) -> dict[str, Any]:
@@ -80,8 +84,9 @@ class Study:
         }
         if self.measure_held_out:
             pruned = [(g.share, *self.held_out(g.index, g.target_macs or 0)) for g in allocation.groups]
-            figures["held_out_loss_sum"] = STEPS * sum(share * loss for share, loss, _ in pruned)
-            figures["reached_mac_ratio"] = sum(share * macs for share, _, macs in pruned) / self.bench.macs
+            figures["held_out_loss_sum"] = STEPS * sum(share * loss for share, loss, _, _ in pruned)
+            figures["fine_tuned_loss_sum"] = STEPS * sum(share * loss for share, _, loss, _ in pruned)
+            figures["reached_mac_ratio"] = sum(share * macs for share, *_, macs in pruned) / self.bench.macs
         return figures
 
 
@@ -102,7 +107,11 @@ def markdown(figures: dict[str, Any]) -> str:
     """One table."""
     columns = {"recorded": "loss_sum_recorded", "interpolated": "loss_sum_interpolated"}
     if "held_out_loss_sum" in figures["base"]:
-        columns |= {"held out": "held_out_loss_sum", "MACs reached": "reached_mac_ratio"}
+        columns |= {
+            "held out": "held_out_loss_sum",
+            "fine-tuned": "fine_tuned_loss_sum",
+            "MACs reached": "reached_mac_ratio",
+        }
     table = []
     for row in figures["rows"]:
         ratios = " ".join(f"{ratio:.3f}" for ratio in row.get("mac_ratios", [])) or "not reachable"
@@ -113,11 +122,12 @@ def markdown(figures: dict[str, Any]) -> str:
     if "held_out_loss_sum" in base:
         held_out = (
             "Held out: every group pruned anew to its target, on images that no search saw; the base itself has "
-            f"{base['held_out_loss_sum']:.4f}. "
+            f"{base['held_out_loss_sum']:.4f}, and {base['fine_tuned_loss_sum']:.4f} fine-tuned alike (on its groups apart). "
+            f"Fine-tuned: {figures['fine_tuning_steps']} steps of 64 for every group. "
         )
     return (
         "# Allocation rules at equal mean budgets (embedded digits base)\n\n"
-        f"Loss summed over {STEPS} DDIM steps, without any fine-tuning; the base itself has {base['loss_sum']:.4f}. "
+        f"Loss summed over {STEPS} DDIM steps, repaired as the search's proxy is; the base itself has {base['loss_sum']:.4f}. "
         "Recorded: at the best recorded point within each target; interpolated: linear between points. "
         f"{held_out}One base, one seed of the calibration. Frontiers were searched down to {FLOOR:g} of the base; about that is "
         "also rule snr's floor. Rule linear cannot go below (N+1)/2N of the base with N equal groups. Made by `python "
@@ -141,8 +151,9 @@ def main() -> None:
     uniform = plan_budget(study.groups, study.base.schedule, 1.0, rule="uniform", steps=STEPS, frontiers=frontiers)
     base = {"macs": study.bench.macs, "loss_sum": STEPS * (uniform.expected_loss() or 0.0)}
     if arguments.held_out:
-        whole = [g.share * study.held_out(g.index, study.bench.macs)[0] for g in uniform.groups]
-        base["held_out_loss_sum"] = STEPS * sum(whole)
+        for column, key in enumerate(("held_out_loss_sum", "fine_tuned_loss_sum")):
+            whole = [g.share * study.held_out(g.index, study.bench.macs)[column] for g in uniform.groups]
+            base[key] = STEPS * sum(whole)
     figures = {
         "base": base,
         "sampler": "ddim",
@@ -151,6 +162,7 @@ def main() -> None:
         "rounds": study.options.search.rounds,
         "samples": study.options.samples,
         "held_out_draws": study.draws,
+        "fine_tuning_steps": study.fine_tuning.steps,
         "seconds": {"frontiers": seconds, "all": time.perf_counter() - started},
         "rows": rows,
         "frontiers": [frontier.to_json() for frontier in frontiers],

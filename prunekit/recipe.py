@@ -165,7 +165,7 @@ class PruneOptions:
     width_multiples: dict[_Positive, _Positive] = field(default_factory=dict)
     latency_table: str | None = None
     floor: float = 0.0
-    repair: RepairKind = "none"
+    repair: RepairKind = "least-squares"
 
     def __post_init__(self) -> None:
         criterion(self.criterion)

@@ -1,4 +1,4 @@
-"""docs/importance.md says what is true: its examples run in three other people's codebases, and its table is the criteria's."""
+"""What docs/ says is true: its examples run in three other people's codebases, and its tables list what there is."""
 
 import re
 from collections.abc import Callable
@@ -12,7 +12,9 @@ import torch
 from networks import unet
 
 from prunekit.graph import PruningPlan, apply, trace
+from prunekit.groups import TimestepGroups
 from prunekit.importance import CRITERIA, ImportanceMap
+from prunekit.search import PROPOSERS, PROXIES, SearchOptions
 
 PAGE = (Path(__file__).resolve().parents[1] / "docs" / "importance.md").read_text(encoding="utf-8")
 EXAMPLES = dict(re.findall(r"^## ([^\n]+)\n[^#]*?```python\n(.*?)```", PAGE, flags=re.MULTILINE | re.DOTALL))
@@ -110,3 +112,47 @@ def test_the_loss_measures_the_network_that_it_is_given(name: str) -> None:
 def test_the_table_lists_the_criteria() -> None:
     rows = [re.findall(r"`([a-z0-9-]+)`", row.split("|")[1]) for row in PAGE.splitlines() if row.startswith("| `")]
     assert sorted(name for row in rows for name in row) == sorted(CRITERIA)
+
+
+SEARCH_PAGE = (Path(__file__).resolve().parents[1] / "docs" / "search.md").read_text(encoding="utf-8")
+
+
+def listed(title: str) -> list[str]:
+    """Names in the first column of a section's table."""
+    section = SEARCH_PAGE.split(f"## {title}\n")[1].split("\n## ")[0]
+    rows = [row.split("|")[1] for row in section.splitlines() if row.startswith("| `")]
+    return sorted(name for row in rows for name in re.findall(r"`([a-z-]+)`", row))
+
+
+def test_the_pages_tables_list_proposers_and_proxies_and_their_defaults() -> None:
+    assert listed("Proposers") == sorted(PROPOSERS)
+    assert listed("Proxies") == sorted(PROXIES)
+    options = SearchOptions()
+    assert f"| `{options.proposer}` (default) |" in SEARCH_PAGE
+    assert f"| `{options.proxy}` (default) |" in SEARCH_PAGE
+
+
+@pytest.mark.parametrize("name", CODEBASES)
+def test_the_search_page_prunes_other_peoples_networks_to_the_target(name: str) -> None:
+    names = execute(name, by="'magnitude'")
+    given = {
+        "model": next(
+            getattr(names[key], "model", names[key]) for key in ("unet", "model", "diffusion") if key in names
+        ),
+        "example_inputs": EXAMPLE_INPUTS[name](names),
+        "loss": names["loss"],
+        "timestep_groups": TimestepGroups.from_cuts(1000, [250, 500, 750]),
+    }
+    (source,) = re.findall(r"```python\n(.*?)```", SEARCH_PAGE, flags=re.DOTALL)
+    source = source.replace("Probe(loss, group)", "Probe(loss, group, samples=8)")
+    source = source.replace("graph=graph)", "graph=graph, samples=8)")
+    exec(compile(source, "search.md", "exec"), given)  # noqa: S102 - the example is the test
+    found, whole = given["found"], int(given["cost"].macs(given["graph"].full_widths))
+    assert 0 <= int(0.6 * whole) - found.macs <= 0.01 * whole
+    timesteps = torch.arange(500, 750, 30)
+    repaired, cut = (
+        given["loss"](network, timesteps, torch.Generator().manual_seed(5)).item()
+        for network in (given["pruned"], apply(given["model"], given["graph"], found.plan))
+    )
+    assert np.isfinite([repaired, cut]).all()
+    assert repaired != cut

@@ -174,7 +174,7 @@ def prune(
     proxy: Annotated[Proxy, typer.Option(help="What the search judges candidates by.")] = Proxy.least_squares,
     repair: Annotated[
         Repair, typer.Option(help="Mend the layers that read what was cut, in closed form, before fine-tuning.")
-    ] = Repair.none,
+    ] = Repair.least_squares,
     floor: Annotated[float, typer.Option(help="Share of every channel group that stays at least.")] = 0.0,
     norm_mode: NormOption = NormMode.even,
     head_mode: HeadOption = HeadMode.whole,

@@ -7,6 +7,7 @@ mended ones before it make. (Least-squares reconstruction after channel pruning,
 eq. 3. To fit a layer's inputs, which takes one regression whatever the kernel, and not its outputs, is this project's choice.)
 """
 
+import math
 from collections import Counter
 from collections.abc import Callable, Iterable
 from contextlib import ExitStack
@@ -132,7 +133,8 @@ def _drift(
     if len(rows) != len(wanted):
         return None
     missing = wanted.index_add(1, kept, rows, alpha=-1)
-    if not missing.any() or not torch.isfinite(missing).all():
+    most = float(missing.abs().max()) if missing.numel() else 0.0
+    if most == 0 or not math.isfinite(most):
         return None
     means = [x.mean(0, dtype=torch.float64) if intercept else x.new_zeros(x.shape[1]).double() for x in (rows, missing)]
     mix = torch.zeros(rows.shape[1], wanted.shape[1], dtype=torch.float64, device=rows.device)

@@ -146,9 +146,9 @@ def test_what_a_language_model_said_is_not_asked_again(tiny, path):
             assert len(server.asked) - before == questions - said
 
 
-def start(name, folder, seconds, *launcher):
+def start(name, folder, seconds, *launcher, proxy="loss"):
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, *launcher, str(SCRIPT), name, str(folder), str(seconds)]
+    command = [sys.executable, *launcher, str(SCRIPT), name, str(folder), str(seconds), proxy]
     return subprocess.Popen(command, env=environment, stderr=subprocess.PIPE)  # noqa: S603 - this test's own script
 
 
@@ -180,15 +180,15 @@ def test_killed_at_any_moment_it_ends_at_the_same_plan_and_measures_nothing_twic
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["greedy", "evolution"])
-def test_two_ranks_share_the_work_and_end_at_the_plan_of_one_process(tmp_path, name):
+@pytest.mark.parametrize(("name", "proxy"), [("greedy", "loss"), ("greedy", "least-squares"), ("evolution", "loss")])
+def test_two_ranks_share_the_work_and_end_at_the_plan_of_one_process(tmp_path, name, proxy):
     one, two = tmp_path / "one", tmp_path / "two"
     for folder in (one, two):
         folder.mkdir()
-    assert start(name, one, 0).wait() == 0
+    assert start(name, one, 0, proxy=proxy).wait() == 0
     # gloo where there is no GPU, for all that the flag says
     launcher = "-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2", "--main_process_port", "0"
-    process = start(name, two, 0.02, *launcher)
+    process = start(name, two, 0.02, *launcher, proxy=proxy)
     _, errors = process.communicate()
     assert process.returncode == 0, errors.decode()
     plan = (one / "plan-0.json").read_bytes()

@@ -78,7 +78,7 @@ def trained() -> Tiny:
     return Tiny.of(model, graph, CostModel.of(model, graph, example), (inputs,), targets)
 
 
-def main(name: str, folder: Path, seconds: float) -> None:
+def main(name: str, folder: Path, seconds: float, proxy: str) -> None:
     """Search with a proxy that takes so long; write the plan, and a line for every evaluation as it ends."""
     ranks.join()
     tiny = trained()
@@ -92,10 +92,10 @@ def main(name: str, folder: Path, seconds: float) -> None:
         return loss
 
     object.__setattr__(tiny.probe, "loss", slow)
-    found = tiny.search(name, journal=folder / "search.jsonl", trials=24)
+    found = tiny.search(name, journal=folder / "search.jsonl", trials=24, proxy=proxy)
     plan = json.dumps(found.plan.to_json())
     (folder / f"plan-{ranks.place()[0]}.json").write_text(plan)
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], Path(sys.argv[2]), float(sys.argv[3]))
+    main(sys.argv[1], Path(sys.argv[2]), float(sys.argv[3]), sys.argv[4])
