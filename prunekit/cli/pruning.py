@@ -1,12 +1,26 @@
-"""Commands that score and prune: ``importance`` and ``prune``."""
+"""The command that prunes: ``prune``."""
 
-from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from prunekit.allocation import Allocation
+from prunekit.cli.choices import (
+    BasePath,
+    Criterion,
+    CriterionOption,
+    HeadMode,
+    HeadOption,
+    NormMode,
+    NormOption,
+    Proposer,
+    Proxy,
+    Repair,
+    Samples,
+    TargetOf,
+    check_timesteps,
+)
 from prunekit.cli.console import chosen_allocation, data_options, emit, print_table
 from prunekit.cli.options import ConfigOption, DataOption, Json, Resolution, Seed
 from prunekit.errors import InputError
@@ -14,135 +28,6 @@ from prunekit.groups import TimestepGroups
 from prunekit.schedule import NoiseSchedule
 
 __all__ = ["COMMANDS"]
-
-BasePath = Annotated[
-    str, typer.Argument(help="Base checkpoint (.pt, .safetensors), diffusers folder, or embedded:digits.")
-]
-Samples = Annotated[int, typer.Option(help="Timesteps per group in the calibration set.")]
-
-
-class Criterion(StrEnum):
-    """Importance criteria."""
-
-    activation = "activation"
-    diff_pruning = "diff-pruning"
-    fisher = "fisher"
-    fpgm = "fpgm"
-    magnitude = "magnitude"
-    magnitude_l1 = "magnitude-l1"
-    proxy = "proxy"
-    random = "random"
-    taylor = "taylor"
-
-
-class Proposer(StrEnum):
-    """Proposers of the search."""
-
-    greedy = "greedy"
-    evolution = "evolution"
-    tpe = "tpe"
-    llm = "llm"
-    oneshot = "oneshot"
-    uniform = "uniform"
-
-
-class Proxy(StrEnum):
-    """What the search judges candidates by."""
-
-    loss = "loss"
-    bias = "bias"
-    least_squares = "least-squares"
-    recovery = "recovery"
-    repaired_recovery = "repaired-recovery"
-
-
-class Repair(StrEnum):
-    """Closed-form repair before fine-tuning."""
-
-    none = "none"
-    bias = "bias"
-    least_squares = "least-squares"
-
-
-class NormMode(StrEnum):
-    """Ways in which group norms shrink."""
-
-    even = "even"
-    whole = "whole"
-
-
-class TargetOf(StrEnum):
-    """What a target bounds."""
-
-    macs = "macs"
-    params = "params"
-    latency = "latency"
-
-
-class HeadMode(StrEnum):
-    """Ways in which attentions shrink."""
-
-    whole = "whole"
-    even = "even"
-
-
-CriterionOption = Annotated[Criterion, typer.Option(help="How channels are scored.")]
-NormOption = Annotated[
-    NormMode, typer.Option("--norm-mode", help="even: from every norm group; whole: whole norm groups.")
-]
-HeadOption = Annotated[
-    HeadMode, typer.Option("--head-mode", help="whole: whole attention heads; even: the same from every head.")
-]
-
-
-def importance(
-    base: BasePath,
-    config: ConfigOption = None,
-    criterion: CriterionOption = Criterion.taylor,
-    groups: Annotated[Path | None, typer.Option("--groups-file", help="groups.json or allocation.json.")] = None,
-    data: DataOption = None,
-    resolution: Resolution = None,
-    samples: Samples = 256,
-    norm_mode: NormOption = NormMode.even,
-    head_mode: HeadOption = HeadMode.whole,
-    seed: Seed = 0,
-    output: Annotated[
-        Path, typer.Option(help="File to write, .json or .npz; a heatmap goes beside it as .png.")
-    ] = Path("importance.json"),
-    json: Json = False,
-) -> None:
-    """Score every channel for every timestep group; write importance.json and a heatmap."""
-    from prunekit._files import read_json
-    from prunekit.groups import make_groups
-    from prunekit.pipeline.stages import Bench, images_of, open_base, score_groups
-    from prunekit.recipe import PruneOptions
-    from prunekit.report import heatmap_png
-
-    if output.is_dir():
-        raise InputError(f"{output} is a folder; expected the name of a file to write.")
-    if output.suffix not in (".json", ".npz"):
-        raise InputError(f"Got --output {output}; expected a file name that ends with .json or .npz.")
-    loaded = open_base(base, config)
-    images = images_of(loaded, data_options(data, resolution))
-    options = PruneOptions(criterion=criterion.value, samples=samples, seed=seed)
-    standing = groups or next((p for p in (Path("groups.json"), Path("allocation.json")) if p.is_file()), None)
-    partition = TimestepGroups.from_json(read_json(standing)) if standing else make_groups(loaded.schedule)
-    _check_timesteps(partition, loaded.schedule, base)
-    scores = score_groups(Bench.of(loaded, norm_mode.value, head_mode.value), images.train, partition, options)
-    scores.save(output)
-    picture = output.with_suffix(".png")
-    heatmap_png(scores.to_json(), picture)
-    facts = {
-        "output": str(output),
-        "heatmap": str(picture),
-        "criterion": criterion.value,
-        "channel_groups": len(scores.sizes),
-    }
-    emit(
-        json,
-        facts,
-        [f"Scored {len(scores.sizes)} channel groups for {len(partition)} timestep groups: {output}, {picture}"],
-    )
 
 
 def prune(
@@ -212,7 +97,7 @@ def prune(
     loaded = open_base(base, config)
     plan = _wanted_targets(allocation, target, loaded.schedule)
     partition = plan.timestep_groups
-    _check_timesteps(partition, loaded.schedule, base)
+    check_timesteps(partition, loaded.schedule, base)
     wanted = list(partition) if group is None else [partition[group]]
     images = images_of(loaded, data_options(data, resolution))
     search = SearchOptions(
@@ -326,15 +211,6 @@ def _wanted_targets(path: Path | None, target: float | None, schedule: NoiseSche
     return plan_budget(groups, schedule, target, rule="uniform", steps=steps, floor=min(target, 0.1))
 
 
-def _check_timesteps(groups: TimestepGroups, schedule: NoiseSchedule, base: str) -> None:
-    """Refuse timestep groups of another schedule's length."""
-    if groups.num_timesteps != schedule.num_timesteps:
-        raise InputError(
-            f"The timestep groups cover {groups.num_timesteps} timesteps and {base} was trained with {schedule.num_timesteps}; "
-            f"make groups and allocation again with --num-timesteps {schedule.num_timesteps}."
-        )
-
-
 def _show_pruned(title: str, facts: list[dict[str, Any]]) -> None:
     unit = {"macs": "MACs", "params": "parameters", "latency": "ns"}[facts[0]["target_of"]]
     header = ["group", f"target {unit}", "MACs", "ratio", "parameters", "missed", "written to"]
@@ -353,4 +229,4 @@ def _show_pruned(title: str, facts: list[dict[str, Any]]) -> None:
     print_table(title, header, rows)
 
 
-COMMANDS = (importance, prune)
+COMMANDS = (prune,)

@@ -1,0 +1,78 @@
+"""The command that scores: ``importance``."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from prunekit.cli.choices import (
+    BasePath,
+    Criterion,
+    CriterionOption,
+    HeadMode,
+    HeadOption,
+    NormMode,
+    NormOption,
+    Samples,
+    check_timesteps,
+)
+from prunekit.cli.console import data_options, emit
+from prunekit.cli.options import ConfigOption, DataOption, Json, Resolution, Seed
+from prunekit.errors import InputError
+from prunekit.groups import TimestepGroups
+
+__all__ = ["COMMANDS"]
+
+
+def importance(
+    base: BasePath,
+    config: ConfigOption = None,
+    criterion: CriterionOption = Criterion.taylor,
+    groups: Annotated[Path | None, typer.Option("--groups-file", help="groups.json or allocation.json.")] = None,
+    data: DataOption = None,
+    resolution: Resolution = None,
+    samples: Samples = 256,
+    norm_mode: NormOption = NormMode.even,
+    head_mode: HeadOption = HeadMode.whole,
+    seed: Seed = 0,
+    output: Annotated[
+        Path, typer.Option(help="File to write, .json or .npz; a heatmap goes beside it as .png.")
+    ] = Path("importance.json"),
+    json: Json = False,
+) -> None:
+    """Score every channel for every timestep group; write importance.json and a heatmap."""
+    from prunekit._files import read_json
+    from prunekit.groups import make_groups
+    from prunekit.pipeline.stages import Bench, images_of, open_base, score_groups
+    from prunekit.recipe import PruneOptions
+    from prunekit.report import heatmap_png
+
+    if output.is_dir():
+        raise InputError(f"{output} is a folder; expected the name of a file to write.")
+    if output.suffix not in (".json", ".npz"):
+        raise InputError(f"Got --output {output}; expected a file name that ends with .json or .npz.")
+    loaded = open_base(base, config)
+    images = images_of(loaded, data_options(data, resolution))
+    options = PruneOptions(criterion=criterion.value, samples=samples, seed=seed)
+    standing = groups or next((p for p in (Path("groups.json"), Path("allocation.json")) if p.is_file()), None)
+    partition = TimestepGroups.from_json(read_json(standing)) if standing else make_groups(loaded.schedule)
+    check_timesteps(partition, loaded.schedule, base)
+    scores = score_groups(Bench.of(loaded, norm_mode.value, head_mode.value), images.train, partition, options)
+    scores.save(output)
+    picture = output.with_suffix(".png")
+    heatmap_png(scores.to_json(), picture)
+    facts = {
+        "output": str(output),
+        "heatmap": str(picture),
+        "criterion": criterion.value,
+        "channel_groups": len(scores.sizes),
+    }
+    emit(
+        json,
+        facts,
+        [f"Scored {len(scores.sizes)} channel groups for {len(partition)} timestep groups: {output}, {picture}"],
+    )
+
+
+COMMANDS = (importance,)
+"""What a command line can ask for here."""
