@@ -1,8 +1,7 @@
 """Greedy search against the naive way: wall time and proxy loss.
 
 The naive way measures every candidate in every round on a deep copy that torch-pruning prunes after tracing it anew, and counts
-its MACs by running it. Both sides use the same proxy (the loss right after the cut on the same draws), channels, chunk per
-round and target.
+its MACs by running it. Both sides use the same proxy on the same draws, the same channels, chunk per round and target.
 
     python benchmarks/naive_search.py --network digits
     python benchmarks/naive_search.py --network cifar     # a randomly initialised U-Net of CIFAR-10's DDPM
@@ -23,12 +22,15 @@ from _peers import head_widths, mend
 from torch import nn
 
 from prunekit.cost import count_macs
+from prunekit.graph import PruningPlan
 from prunekit.groups import make_groups
 from prunekit.importance import Probe
 from prunekit.importance.criteria import criterion
 from prunekit.pipeline.stages import Bench
-from prunekit.search import SearchOptions, search
+from prunekit.search import Repair, RepairKind, SearchOptions, search
 from prunekit.training import DenoisingObjective
+
+REPAIRS: dict[str, RepairKind] = {"least-squares": "least-squares", "loss": "none"}
 
 
 def cut(model: Any, layer: str, indices: list[int], inputs: Any, heads: dict[str, int]) -> nn.Module:
@@ -43,12 +45,13 @@ def cut(model: Any, layer: str, indices: list[int], inputs: Any, heads: dict[str
     return mend(clone, heads).eval()
 
 
-def naive(bench: Bench, scores: Any, probe: Probe, target: int, rounds: int) -> tuple[float, int, int]:
+def naive(bench: Bench, scores: Any, probe: Probe, target: int, rounds: int, proxy: str) -> tuple[float, int, int]:
     """Loss, MACs and number of measured candidates where every candidate is measured in every round."""
     inputs = bench.base.spec.example_inputs()
     model: Any = copy.deepcopy(bench.base.model)
     heads = head_widths(model)
     kept = {group.name: np.arange(group.size) for group in bench.graph}
+    repair = Repair.of(bench.base.model, bench.graph, probe, REPAIRS[proxy])
     macs, chunk, measured = bench.macs, (bench.macs - target) / rounds, 1
     loss = probe.mean(model)
     while macs > target:
@@ -63,7 +66,10 @@ def naive(bench: Bench, scores: Any, probe: Probe, target: int, rounds: int) -> 
                 if saved >= 0.5 * min(chunk, macs - target) or width == group.widths[-1]:
                     candidate = cut(model, group.name, gone, inputs, heads)
                     cost = count_macs(candidate, inputs).macs
-                    candidate_loss = probe.mean(candidate)
+                    mended = copy.deepcopy(candidate)
+                    left = {name: tuple(int(i) for i in roots) for name, roots in {**kept, group.name: stay}.items()}
+                    repair.mend(mended, PruningPlan(left, bench.graph.fingerprint))
+                    candidate_loss = probe.mean(mended)
                     measured += 1
                     rate = (candidate_loss - loss) / max(macs - cost, 1)
                     if best is None or rate < best[0]:
@@ -81,6 +87,7 @@ def main() -> None:
     parser.add_argument("--network", choices=["digits", "cifar"], default="digits")
     parser.add_argument("--target", type=float, default=0.6)
     parser.add_argument("--rounds", type=int, default=12)
+    parser.add_argument("--proxy", choices=list(REPAIRS), default="least-squares")
     parser.add_argument("--samples", type=int, default=None)
     parser.add_argument("--skip-naive", action="store_true")
     parser.add_argument("--output", type=Path, default=REPORTS.parent / "search")
@@ -90,16 +97,17 @@ def main() -> None:
     base, samples = bench.base, args.samples or {"digits": 256, "cifar": 8}[args.network]
     group = make_groups(base.schedule, count=5)[2]
     probe = Probe(DenoisingObjective(images, base.schedule, base.prediction_type), group, samples, min(samples, 64), 0)
-    scores = criterion("magnitude")(base.model, bench.graph, probe)
+    scores = criterion("taylor")(base.model, bench.graph, probe)
     target = int(args.target * bench.macs)
     started = time.perf_counter()
     found = search(
-        base.model, bench.graph, bench.cost, scores, probe, target, SearchOptions(rounds=args.rounds, proxy="loss")
+        base.model, bench.graph, bench.cost, scores, probe, target, SearchOptions(rounds=args.rounds, proxy=args.proxy)
     )
     figures: dict[str, Any] = {
         "network": args.network,
         "target": args.target,
         "rounds": args.rounds,
+        "proxy": args.proxy,
         "samples": samples,
         "greedy_seconds": time.perf_counter() - started,
         "greedy_measured": sum("steps" in entry and "chosen" not in entry for entry in found.memory),
@@ -109,7 +117,7 @@ def main() -> None:
     print(figures, flush=True)
     if not args.skip_naive:
         started = time.perf_counter()
-        loss, macs, measured = naive(bench, scores, probe, target, args.rounds)
+        loss, macs, measured = naive(bench, scores, probe, target, args.rounds, args.proxy)
         seconds = time.perf_counter() - started
         figures |= {
             "naive_seconds": seconds,
@@ -118,7 +126,7 @@ def main() -> None:
             "naive_mac_ratio": macs / bench.macs,
         }
         figures["times_faster"] = seconds / figures["greedy_seconds"]
-    publish(f"naive_search_{args.network}", figures, args.output)
+    publish(f"naive_search_{args.network}_{args.proxy}", figures, args.output)
 
 
 if __name__ == "__main__":

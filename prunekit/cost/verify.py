@@ -2,7 +2,6 @@
 
 from typing import Any
 
-import numpy as np
 from torch import nn
 
 from prunekit.cost.closed_form import CostModel
@@ -61,10 +60,9 @@ def _check_widths(model: nn.Module, pruned: nn.Module, graph: ChannelGraph, plan
     """Every dimension of every tensor has as many positions as the plan leaves."""
     state = all_tensors(pruned)
     expected = {key: list(tensor.shape) for key, tensor in all_tensors(model).items()}
-    for name, kept in plan.kept.items():
-        for member in graph[name].members:
-            for key, dim in tensors_of(model, member):
-                expected[key][dim] -= int((~np.isin(member.roots, kept)).sum())
+    for (layer, axis), kept in plan.positions(graph).items():
+        for key, dim in tensors_of(model, layer, axis):
+            expected[key][dim] = len(kept)
     for key, shape in expected.items():
         if list(state[key].shape) != shape:
             raise GraphError(f"{key} of the pruned network has shape {list(state[key].shape)}; its plan says {shape}.")

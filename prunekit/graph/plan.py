@@ -8,9 +8,9 @@ from typing import Any
 
 import numpy as np
 
-from prunekit._types import FloatArray, IntArray, JsonDict
+from prunekit._types import BoolArray, FloatArray, IntArray, JsonDict
 from prunekit.errors import FileFormatError, PlanError
-from prunekit.graph.structure import ChannelGraph
+from prunekit.graph.structure import Axis, ChannelGraph
 
 __all__ = ["PruningPlan"]
 
@@ -72,6 +72,22 @@ class PruningPlan:
                 rows = np.bincount(np.array(kept) // (group.size // group.rows))
                 if not np.isin(rows, (0, group.size // group.rows)).all():
                     raise PlanError(f"The plan cuts through a head or norm group of {name!r}; expected whole ones.")
+
+    def positions(self, graph: ChannelGraph) -> dict[tuple[str, Axis], IntArray]:
+        """What stays of every layer axis that loses positions, rising, shape (kept,)."""
+        alive: dict[tuple[str, Axis], BoolArray] = {}
+        for name, kept in self.kept.items():
+            group = graph[name]
+            stays = np.zeros(group.size, dtype=np.bool_)
+            stays[list(kept)] = True
+            if stays.all():
+                continue
+            for member in group.members:
+                axis = (member.layer, member.axis)
+                if axis not in alive:
+                    alive[axis] = np.ones(graph.axis_sizes[axis], dtype=np.bool_)
+                alive[axis][member.positions[~stays[member.roots]]] = False
+        return {axis: np.flatnonzero(left) for axis, left in alive.items()}
 
     def to_json(self) -> dict[str, Any]:
         """``{"fingerprint", "kept"}``."""

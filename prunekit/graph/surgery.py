@@ -5,7 +5,6 @@ The two halves are apart on purpose. Fitting needs shapes only, so a slim model 
 
 import copy
 import math
-from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from itertools import chain
@@ -21,7 +20,7 @@ from prunekit.errors import PlanError
 from prunekit.graph.families import refresh
 from prunekit.graph.layers import ATTRIBUTES, axis_size, dim_of, group_count, layer_kind, own_tensors, set_sizes
 from prunekit.graph.plan import PruningPlan
-from prunekit.graph.structure import Axis, ChannelGraph, Member, shrunk_norm_groups
+from prunekit.graph.structure import Axis, ChannelGraph, shrunk_norm_groups
 
 __all__ = [
     "Inputs",
@@ -40,22 +39,19 @@ __all__ = [
 Inputs = Mapping[str, Any] | tuple[Any, ...]
 
 
-def sliced_state(
-    model: nn.Module, graph: ChannelGraph, plan: PruningPlan, instead: Mapping[str, Tensor] | None = None
-) -> dict[str, Tensor]:
+def sliced_state(model: nn.Module, graph: ChannelGraph, plan: PruningPlan) -> dict[str, Tensor]:
     """:func:`all_tensors` with the plan's channels removed; untouched tensors are the model's own, not copies.
 
     Args:
         model: the network that ``graph`` was traced from.
         graph: its channel groups.
         plan: what to keep.
-        instead: tensors of full size to take in place of the model's, by state key.
 
     Raises:
         PlanError: the plan does not fit the graph.
     """
     cut = slicer(model, graph, plan)
-    state = {key: cut(key, tensor) for key, tensor in {**all_tensors(model), **(instead or {})}.items()}
+    state = {key: cut(key, tensor) for key, tensor in all_tensors(model).items()}
     for alias, key in _aliases(model):
         state[alias] = state[key]
     return state
@@ -68,16 +64,18 @@ def slicer(model: nn.Module, graph: ChannelGraph, plan: PruningPlan) -> Callable
         PlanError: the plan does not fit the graph.
     """
     plan.check(graph)
-    kept: dict[str, list[tuple[int, IntArray]]] = {}
-    for key, dim, keep in _kept_positions(model, graph, plan):
-        kept.setdefault(key, []).append((dim, keep))
+    kept: dict[str, list[tuple[int, Tensor]]] = {}
+    positions = plan.positions(graph)
+    for (layer, axis), keep in positions.items():
+        for key, dim in tensors_of(model, layer, axis):
+            kept.setdefault(key, []).append((dim, torch.from_numpy(keep)))
     factors: dict[str, list[Tensor]] = {}
-    for key, factor in _query_factors(model, graph, plan):
+    for key, factor in _query_factors(model, graph, plan, positions):
         factors.setdefault(key, []).append(factor)
 
     def cut(key: str, tensor: Tensor) -> Tensor:
         for dim, keep in kept.get(key, ()):
-            tensor = tensor.index_select(dim, torch.from_numpy(keep).to(tensor.device))
+            tensor = tensor.index_select(dim, keep.to(tensor.device))
         for factor in factors.get(key, ()):
             tensor = (tensor * factor.to(tensor)).to(tensor.dtype)
         return tensor
@@ -98,18 +96,11 @@ def attributes(model: nn.Module, graph: ChannelGraph, plan: PruningPlan) -> dict
         value = attribute.width(widths)
         if value != attribute.width(graph.full_widths):
             changed.setdefault(attribute.module, {})[attribute.name] = value
-    lost: Counter[str] = Counter()
-    for name, kept in plan.kept.items():
-        for member in graph[name].members:
-            if member.axis == "out":
-                lost[member.layer] += int((~np.isin(member.roots, kept)).sum())
     modules: dict[str, Any] = dict(model.named_modules())
-    for layer, count in lost.items():
-        module = modules.get(layer)
-        groups = group_count(module)
-        if groups is not None and count:
-            channels = axis_size(module, "out")
-            left = shrunk_norm_groups(groups, channels, channels - count, graph.norm_mode)
+    for (layer, axis), kept in plan.positions(graph).items():
+        groups = group_count(modules.get(layer)) if axis == "out" else None
+        if groups is not None:
+            left = shrunk_norm_groups(groups, axis_size(modules[layer], "out"), len(kept), graph.norm_mode)
             if left != groups:
                 changed.setdefault(layer, {})["num_groups"] = left
     return changed
@@ -159,14 +150,7 @@ def _set_attributes(model: nn.Module, sizes: Mapping[str, Mapping[str, int]]) ->
             setattr(modules[name], key, (value,) if isinstance(old, tuple) else value)
 
 
-def apply(
-    model: nn.Module,
-    graph: ChannelGraph,
-    plan: PruningPlan,
-    *,
-    share: bool = False,
-    instead: Mapping[str, Tensor] | None = None,
-) -> nn.Module:
+def apply(model: nn.Module, graph: ChannelGraph, plan: PruningPlan, *, share: bool = False) -> nn.Module:
     """A new network with the plan's channels removed; the caller's is untouched.
 
     Args:
@@ -174,9 +158,8 @@ def apply(
         graph: its channel groups.
         plan: what to keep.
         share: True lets untouched tensors be the caller's own (for evaluation only: training would change both).
-        instead: tensors of full size to slice in place of the model's, by state key.
     """
-    state = sliced_state(model, graph, plan, instead)
+    state = sliced_state(model, graph, plan)
     sizes = attributes(model, graph, plan)
     own = chain(model.named_parameters(), model.named_buffers())
     memo: dict[int, Any] = {id(tensor): tensor for name, tensor in own if share or name in state}
@@ -217,18 +200,18 @@ def output_tensors(output: Any) -> list[Tensor]:
     return [leaf for leaf in leaves if isinstance(leaf, Tensor)]
 
 
-def tensors_of(model: nn.Module, member: Member) -> Iterator[tuple[str, int]]:
-    """Tensors that a member's axis is an axis of, by state key, with the dimension."""
-    if member.axis not in ("in", "out"):
-        yield member.layer, int(member.axis)
+def tensors_of(model: nn.Module, layer: str, axis: Axis) -> Iterator[tuple[str, int]]:
+    """Tensors that a layer's axis is an axis of, by state key, with the dimension."""
+    if axis not in ("in", "out"):
+        yield layer, int(axis)
         return
-    module = model.get_submodule(member.layer)
+    module = model.get_submodule(layer)
     kind = layer_kind(module)
     assert kind is not None  # noqa: S101 - members are made of known layers only
     for name, tensor in own_tensors(module).items():
-        dim = dim_of(kind, member.axis, name, tensor.ndim)
+        dim = dim_of(kind, axis, name, tensor.ndim)
         if dim is not None:
-            yield f"{member.layer}.{name}" if member.layer else name, dim
+            yield f"{layer}.{name}" if layer else name, dim
 
 
 def _aliases(model: nn.Module) -> Iterator[tuple[str, str]]:
@@ -240,35 +223,17 @@ def _aliases(model: nn.Module) -> Iterator[tuple[str, str]]:
             yield from ((f"{name}.{key}", f"{known}.{key}") for key in own_tensors(module))
 
 
-def _kept_positions(model: nn.Module, graph: ChannelGraph, plan: PruningPlan) -> Iterator[tuple[str, int, IntArray]]:
-    """Positions that stay, for every dimension of every tensor that loses some."""
-    removed: dict[tuple[str, Axis], list[IntArray]] = {}
-    keys: dict[tuple[str, Axis], list[tuple[str, int]]] = {}
-    for name, kept in plan.kept.items():
-        group = graph[name]
-        gone = np.setdiff1d(np.arange(group.size), np.array(kept))
-        if gone.size:
-            for member in group.members:
-                axis = (member.layer, member.axis)
-                removed.setdefault(axis, []).append(member.positions[np.isin(member.roots, gone)])
-                keys[axis] = list(tensors_of(model, member))
-    for axis, positions in removed.items():
-        keep = np.setdiff1d(np.arange(graph.axis_sizes[axis]), np.concatenate(positions))
-        for key, dim in keys[axis]:
-            yield key, dim, keep
-
-
-def _query_factors(model: nn.Module, graph: ChannelGraph, plan: PruningPlan) -> Iterator[tuple[str, Tensor]]:
+def _query_factors(
+    model: nn.Module, graph: ChannelGraph, plan: PruningPlan, positions: Mapping[tuple[str, Axis], IntArray]
+) -> Iterator[tuple[str, Tensor]]:
     """Factors that keep q·k/√d what it was where heads narrow: √(new/old) on what makes the queries."""
     for name, kept in plan.kept.items():
         group = graph[name]
         factor = math.sqrt(len(kept) / group.size)
-        for layer, positions in group.queries:
-            member = next(m for m in group.members if (m.layer, m.axis) == (layer, "out"))
-            stays = ~np.isin(np.arange(graph.axis_sizes[layer, "out"]), member.positions[~np.isin(member.roots, kept)])
-            scale = np.ones(len(stays))
-            scale[positions] = factor
-            for key, dim in tensors_of(model, member):
+        for layer, queries in group.queries if factor < 1 else ():
+            scale = np.ones(graph.axis_sizes[layer, "out"])
+            scale[queries] = factor
+            for key, dim in tensors_of(model, layer, "out"):
                 ndim = all_tensors(model)[key].ndim
                 shape = [-1 if d == dim else 1 for d in range(ndim)]
-                yield key, torch.from_numpy(scale[stays]).reshape(shape)
+                yield key, torch.from_numpy(scale[positions[layer, "out"]]).reshape(shape)

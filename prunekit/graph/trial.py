@@ -129,7 +129,7 @@ class _Trial:
         for name, channels in kept.items():
             for member in self.graph[name].members:
                 gone = torch.from_numpy(member.positions[~np.isin(member.roots, channels)])
-                for key, dim in tensors_of(model, member):
+                for key, dim in tensors_of(model, member.layer, member.axis):
                     state[key] = state[key].index_fill(dim, gone.to(state[key].device), 0)
         return fit(model, state, {})
 

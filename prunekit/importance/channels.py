@@ -37,7 +37,7 @@ class Part:
 def parts_of(model: nn.Module, group: ChannelGroup, parameters: Mapping[str, nn.Parameter]) -> Iterator[Part]:
     """Every parameter dimension of a channel group; ``parameters`` are the model's, by name."""
     for member in group.members:
-        for key, dim in tensors_of(model, member):
+        for key, dim in tensors_of(model, member.layer, member.axis):
             if key in parameters:
                 yield Part(member, key, dim, parameters[key])
 

@@ -15,7 +15,8 @@ __all__ = ["greedy"]
 def greedy(task: Task) -> IntArray:
     """Round by round, remove where the measured loss rises least per cost saved (multi-round search of TDC, arXiv:2312.13307).
 
-    The paper's proposer is a language model; this one is deterministic and offline. Candidates are short-listed by the scores.
+    The paper's proposer is a language model; this one is deterministic and offline. Candidates are short-listed by the scores; the
+    others are taken to cost what the short list does in the middle, and are measured once they come to the front.
     An old measurement stands until its candidate comes to the front, and is then taken again: a channel group that was dear in an
     earlier round has seldom become cheap. The last stretch, smaller than any step, is closed by exchanging a few steps: the
     exchanges that the measured rates favour are measured too, and the best is taken.
@@ -91,7 +92,7 @@ def _front_runner(
         shortlist = ranked[: task.shortlist]
         for i in range(len(shortlist)):
             measure(shortlist[i:])
-        rates.assumed = max(rates.measured.values())
+        rates.assumed = float(np.median(list(rates.measured.values())))
     while (front := min(ranked, key=rates)) not in losses:
         measure(sorted((g for g in ranked if g not in losses), key=rates))  # the front runner, then who would be next
     task.choose(problem.graph.groups[front].name, candidates[front], search_round, losses[front])

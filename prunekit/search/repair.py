@@ -15,12 +15,10 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, Literal
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from prunekit._types import IntArray
 from prunekit.graph import ChannelGraph, PruningPlan, apply, slicer
 from prunekit.graph.layers import layer_kind
 from prunekit.graph.surgery import evaluation_mode
@@ -86,18 +84,25 @@ class Repair:
             share: True lets untouched tensors be the full network's own (for evaluation only: training would change both).
         """
         pruned = apply(self.model, self.graph, plan, share=share)
+        self.mend(pruned, plan)
+        return pruned
+
+    def mend(self, pruned: nn.Module, plan: PruningPlan) -> None:
+        """Repair a network that the plan's channels were cut from, in place."""
         if self.kind == "none" or not plan.kept:
-            return pruned
-        cut, removed = slicer(self.model, self.graph, plan), _removed_inputs(self.graph, plan)
+            return
+        cut, positions = slicer(self.model, self.graph, plan), plan.positions(self.graph)
         waiting = set(self.inputs)
 
-        def mend(name: str, module: Any, signal: Tensor) -> None:
+        def layer(name: str, module: Any, signal: Tensor) -> None:
             if name not in waiting:
                 return
             waiting.remove(name)
             full: Any = self.model.get_submodule(name)
             weight, wanted = full.weight.detach(), self.inputs[name]
-            kept = torch.from_numpy(np.setdiff1d(np.arange(wanted.shape[1]), removed.get(name, ()))).to(weight.device)
+            stays = positions.get((name, "in"))
+            kept = torch.arange(wanted.shape[1]) if stays is None else torch.from_numpy(stays)
+            kept = kept.to(weight.device)
             drift = _drift(_rows(module, signal), wanted, kept, self.kind, full.bias is not None)
             if drift is None:
                 return
@@ -111,8 +116,7 @@ class Repair:
                 flag = module._parameters[own].requires_grad
                 module._parameters[own] = nn.Parameter(cut(f"{name}.{own}", tensor), flag)
 
-        _run(pruned, self.inputs, self.probe, mend)
-        return pruned
+        _run(pruned, self.inputs, self.probe, layer)
 
 
 def _drift(
@@ -171,16 +175,6 @@ def _is_proportional(module: Any, signal: Tensor) -> bool:
     with torch.no_grad():
         once, twice = module(signal), functional_call(module, doubled, (signal,))
     return isinstance(once, Tensor) and torch.allclose(twice, 2 * once, rtol=1e-3, atol=1e-5)
-
-
-def _removed_inputs(graph: ChannelGraph, plan: PruningPlan) -> dict[str, IntArray]:
-    """Positions that each layer's input axis loses."""
-    removed: dict[str, list[IntArray]] = {}
-    for name, kept in plan.kept.items():
-        for member in graph[name].members:
-            if member.axis == "in":
-                removed.setdefault(member.layer, []).append(member.positions[~np.isin(member.roots, kept)])
-    return {layer: np.concatenate(parts) for layer, parts in removed.items()}
 
 
 def _run(model: nn.Module, names: Iterable[str], probe: Probe, see: Callable[[str, nn.Module, Tensor], None]) -> None:

@@ -21,7 +21,7 @@ def silenced(model, graph, plan):
     for name, kept in plan.kept.items():
         for member in graph[name].members:
             gone = torch.from_numpy(member.positions[~np.isin(member.roots, kept)])
-            for key, dim in tensors_of(model, member):
+            for key, dim in tensors_of(model, member.layer, member.axis):
                 all_tensors(model)[key].index_fill_(dim, gone, 0)
     return model
 

@@ -34,7 +34,7 @@ def silenced(tiny, plan):
     for name, kept in plan.kept.items():
         for member in tiny.graph[name].members:
             gone = torch.from_numpy(member.positions[~np.isin(member.roots, kept)])
-            for key, dim in tensors_of(model, member):
+            for key, dim in tensors_of(model, member.layer, member.axis):
                 all_tensors(model)[key].index_fill_(dim, gone, 0)
     return model
 
