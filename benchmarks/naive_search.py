@@ -88,6 +88,7 @@ def main() -> None:
     parser.add_argument("--target", type=float, default=0.6)
     parser.add_argument("--rounds", type=int, default=12)
     parser.add_argument("--proxy", choices=list(REPAIRS), default="least-squares")
+    parser.add_argument("--shortlist", type=int, default=8)
     parser.add_argument("--samples", type=int, default=None)
     parser.add_argument("--skip-naive", action="store_true")
     parser.add_argument("--output", type=Path, default=REPORTS.parent / "search")
@@ -101,13 +102,20 @@ def main() -> None:
     target = int(args.target * bench.macs)
     started = time.perf_counter()
     found = search(
-        base.model, bench.graph, bench.cost, scores, probe, target, SearchOptions(rounds=args.rounds, proxy=args.proxy)
+        base.model,
+        bench.graph,
+        bench.cost,
+        scores,
+        probe,
+        target,
+        SearchOptions(rounds=args.rounds, proxy=args.proxy, shortlist=args.shortlist),
     )
     figures: dict[str, Any] = {
         "network": args.network,
         "target": args.target,
         "rounds": args.rounds,
         "proxy": args.proxy,
+        "shortlist": args.shortlist,
         "samples": samples,
         "greedy_seconds": time.perf_counter() - started,
         "greedy_measured": sum("steps" in entry and "chosen" not in entry for entry in found.memory),
@@ -126,7 +134,7 @@ def main() -> None:
             "naive_mac_ratio": macs / bench.macs,
         }
         figures["times_faster"] = seconds / figures["greedy_seconds"]
-    publish(f"naive_search_{args.network}_{args.proxy}", figures, args.output)
+    publish(f"naive_search_{args.network}_{args.proxy}_{samples}", figures, args.output)
 
 
 if __name__ == "__main__":

@@ -5,6 +5,7 @@ The two halves are apart on purpose. Fitting needs shapes only, so a slim model 
 
 import copy
 import math
+from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from itertools import chain
@@ -37,6 +38,7 @@ __all__ = [
 ]
 
 Inputs = Mapping[str, Any] | tuple[Any, ...]
+_CONTAINERS = (dict, OrderedDict, list, set)
 
 
 def sliced_state(model: nn.Module, graph: ChannelGraph, plan: PruningPlan) -> dict[str, Tensor]:
@@ -163,6 +165,11 @@ def apply(model: nn.Module, graph: ChannelGraph, plan: PruningPlan, *, share: bo
     sizes = attributes(model, graph, plan)
     own = chain(model.named_parameters(), model.named_buffers())
     memo: dict[int, Any] = {id(tensor): tensor for name, tensor in own if share or name in state}
+    for value in chain.from_iterable(vars(module).values() for module in model.modules()):
+        if (
+            type(value) in _CONTAINERS and not value
+        ):  # a module has a dozen for hooks; copied one by one, they take the time
+            memo[id(value)] = type(value)()
     clone = copy.deepcopy(model, memo)  # structure only; the tensors come from `state`
     if not share:
         state = {key: tensor.detach().clone() for key, tensor in state.items()}
