@@ -34,7 +34,7 @@ from prunekit.pipeline.stages import (
 )
 from prunekit.recipe import PruneOptions, Recipe
 from prunekit.report import write_report
-from prunekit.search import SearchResult
+from prunekit.search import SearchResult, proxy_evaluations
 from prunekit.slim import SlimModel, load_slim, save_slim
 
 __all__ = ["Run"]
@@ -250,8 +250,9 @@ class Run:
         scores = ImportanceMap.from_json(read_json(self.folder / "importance.json"))
         images, group = self.images.train, self.groups[index]
         slim, result = prune_group(self.bench, images, scores, group, target, options, self.folder / journal)
-        macs = options.samples * sum(entry["macs"] for entry in result.measured)
-        return slim, result, {"samples": options.samples * len(result.measured), "macs": macs}
+        samples = proxy_evaluations(options.search.proxy, options.samples, options.batch_size)
+        macs = samples * sum(entry["macs"] for entry in result.measured)
+        return slim, result, {"samples": samples * len(result.measured), "macs": macs}
 
     def _frontier(self, index: int) -> dict[str, Any]:
         options = self.recipe.allocation

@@ -3,7 +3,7 @@
 from prunekit.search.endpoint import Endpoint
 from prunekit.search.journal import Journal
 from prunekit.search.proposers import PROPOSERS, proposer
-from prunekit.search.proxies import PROXIES, make_proxy
+from prunekit.search.proxies import PROXIES, make_proxy, proxy_evaluations
 from prunekit.search.repair import Repair, RepairKind
 from prunekit.search.search import SearchOptions, SearchResult, search
 from prunekit.search.targets import Measure, TargetOf, WidthProblem, lost_importance, meet_target
@@ -27,5 +27,6 @@ __all__ = [
     "make_proxy",
     "meet_target",
     "proposer",
+    "proxy_evaluations",
     "search",
 ]

@@ -15,7 +15,9 @@ from prunekit.graph import ChannelGraph, PruningPlan, apply
 from prunekit.importance import Probe
 from prunekit.search.repair import Repair
 
-__all__ = ["PROXIES", "Evaluate", "make_proxy"]
+__all__ = ["PROXIES", "Evaluate", "make_proxy", "proxy_evaluations"]
+
+_RECOVERY_STEPS = 10
 
 Evaluate = Callable[[PruningPlan], float]
 """The proxy of one plan."""
@@ -56,7 +58,7 @@ def recovery(
     model: nn.Module,
     graph: ChannelGraph,
     probe: Probe,
-    steps: int = 10,
+    steps: int = _RECOVERY_STEPS,
     learning_rate: float = 5e-4,
     repaired: bool = False,
 ) -> Evaluate:
@@ -95,6 +97,20 @@ PROXIES: Mapping[str, Proxy] = {
     "recovery": recovery,
     "repaired-recovery": repaired_recovery,
 }
+
+
+def proxy_evaluations(name: str, samples: int, batch_size: int) -> int:
+    """Evaluations of the network on one sample that a proxy of one plan takes; a train step counts as three.
+
+    Args:
+        name: the proxy's.
+        samples: draws that the loss is measured on.
+        batch_size: draws that a repair is fitted to, and that a train step takes.
+    """
+    batch = min(batch_size, samples)
+    repaired = name in ("bias", "least-squares", "repaired-recovery")
+    trained = name in ("recovery", "repaired-recovery")
+    return samples + batch * (repaired + 3 * _RECOVERY_STEPS * trained)
 
 
 def make_proxy(name: str, model: nn.Module, graph: ChannelGraph, probe: Probe) -> Evaluate:

@@ -9,7 +9,7 @@ from prunekit.graph import PruningPlan, apply
 from prunekit.groups import make_groups
 from prunekit.importance import Probe, importance
 from prunekit.pipeline.stages import Bench, images_of, open_base
-from prunekit.search import PROXIES, make_proxy
+from prunekit.search import PROXIES, make_proxy, proxy_evaluations
 from prunekit.training import DenoisingObjective
 
 TRAINED = ["recovery", "repaired-recovery"]
@@ -81,6 +81,22 @@ def test_repair_and_training_lower_what_the_cut_costs(digits):
     assert told["least-squares"] < min(told["bias"], told["loss"])  # means alone may do harm: norms undo them
     assert told["recovery"] < told["loss"]
     assert told["repaired-recovery"] < told["least-squares"]
+
+
+@pytest.mark.parametrize("name", PROXIES)
+def test_what_a_proxy_takes_is_what_is_run_for_it(digits, name):
+    evaluate, rows = digits.evaluate(name), []
+
+    def count(module, args):
+        if type(module) is type(digits.model):
+            rows.append(len(args[0]) * (3 if torch.is_grad_enabled() else 1))
+
+    handle = torch.nn.modules.module.register_module_forward_pre_hook(count)
+    try:
+        evaluate(digits.plan(0.6))
+    finally:
+        handle.remove()
+    assert sum(rows) == proxy_evaluations(name, digits.probe.samples, digits.probe.batch_size)
 
 
 def test_an_unknown_proxy_is_refused_with_the_known_ones(digits):
