@@ -165,7 +165,22 @@ def table(path: Path) -> tuple[dict[str, Any], str]:
             for name, rhos in sorted(found.items(), key=lambda item: -np.mean(item[1]))
         ]
         parts.append(f"## {title}\n\n{markdown_table(header, lines)}")
+    figures["start"] = {
+        group: {
+            "whole": next(row["whole"] for row in rows if row["group"] == group),
+            **{start: _median(rows, group, lambda row, start=start: row[start]) for start in STARTS},
+            "ratio": _median(rows, group, lambda row: row["tuned-repaired"] / row["tuned"]),
+        }
+        for group in groups
+    }
+    header = ["group", "base", "from the cut", "from repaired weights", "ratio"]
+    lines = [[str(group), *(f"{value:.5f}" for value in found.values())] for group, found in figures["start"].items()]
+    parts.append(f"## Loss after fine-tuning, median over the plans\n\n{markdown_table(header, lines)}")
     return figures, "\n".join(parts)
+
+
+def _median(rows: list[dict[str, Any]], group: int, of: Callable[[dict[str, Any]], float]) -> float:
+    return float(np.median([of(row) for row in rows if row["group"] == group]))
 
 
 def main() -> None:
