@@ -49,6 +49,13 @@ EXAMPLE_INPUTS: dict[str, Callable[[dict[str, Any]], Any]] = {
 } | {"smalldiffusion": lambda names: (IMAGES[:1], names["schedule"][:1])}
 
 
+def network_of(names: dict[str, Any]) -> torch.nn.Module:
+    """The network of an example, by whatever name it has there."""
+    model = next(names[key] for key in ("unet", "model", "diffusion") if key in names)
+    network: torch.nn.Module = getattr(model, "model", model)
+    return network
+
+
 def execute(name: str, **changes: str) -> dict[str, Any]:
     """Execute an example as it stands in the page, with options added to its call; all its names."""
     given = CODEBASES[name]()
@@ -96,8 +103,7 @@ def test_every_criterion_works_there(name: str, by: str) -> None:
 def test_the_loss_measures_the_network_that_it_is_given(name: str) -> None:
     """One that held on to the full network would see no rise when channels are removed."""
     names = execute(name, by="'random'")
-    model = next(names[key] for key in ("unet", "model", "diffusion") if key in names)
-    model = getattr(model, "model", model)
+    model = network_of(names)
     graph = trace(model, EXAMPLE_INPUTS[name](names))
     smallest = [group.widths[-1] for group in graph]
     plan = PruningPlan.from_widths(graph, np.array(smallest), names["scores"].of(0))
@@ -136,9 +142,7 @@ def test_the_pages_tables_list_proposers_and_proxies_and_their_defaults() -> Non
 def test_the_search_page_prunes_other_peoples_networks_to_the_target(name: str) -> None:
     names = execute(name, by="'magnitude'")
     given = {
-        "model": next(
-            getattr(names[key], "model", names[key]) for key in ("unet", "model", "diffusion") if key in names
-        ),
+        "model": network_of(names),
         "example_inputs": EXAMPLE_INPUTS[name](names),
         "loss": names["loss"],
         "timestep_groups": TimestepGroups.from_cuts(1000, [250, 500, 750]),

@@ -11,9 +11,9 @@ import torch
 from torch import Generator, nn
 
 from prunekit.errors import InputError
-from prunekit.graph import ChannelGraph, PruningPlan, apply
+from prunekit.graph import ChannelGraph, PruningPlan
 from prunekit.importance import Probe
-from prunekit.search.repair import Repair
+from prunekit.search.repair import Repair, RepairKind
 
 __all__ = ["PROXIES", "Evaluate", "make_proxy", "proxy_evaluations"]
 
@@ -37,21 +37,14 @@ class Proxy(Protocol):
         ...
 
 
-def raw(model: nn.Module, graph: ChannelGraph, probe: Probe) -> Evaluate:
-    """The timestep group's loss right after the cut."""
-    return lambda plan: probe.mean(apply(model, graph, plan, share=True))
+def after(kind: RepairKind) -> Proxy:
+    """The proxy that is the timestep group's loss after a repair of the cut, see :mod:`prunekit.search.repair`."""
 
+    def proxy(model: nn.Module, graph: ChannelGraph, probe: Probe) -> Evaluate:
+        repair = Repair.of(model, graph, probe, kind)
+        return lambda plan: probe.mean(repair.apply(plan, share=True))
 
-def bias(model: nn.Module, graph: ChannelGraph, probe: Probe) -> Evaluate:
-    """The loss after the means of what was cut went to the readers' biases."""
-    repair = Repair.of(model, graph, probe, "bias")
-    return lambda plan: probe.mean(repair.apply(plan, share=True))
-
-
-def least_squares(model: nn.Module, graph: ChannelGraph, probe: Probe) -> Evaluate:
-    """The loss after the readers of what was cut were repaired by least squares, see :mod:`prunekit.search.repair`."""
-    repair = Repair.of(model, graph, probe, "least-squares")
-    return lambda plan: probe.mean(repair.apply(plan, share=True))
+    return proxy
 
 
 def recovery(
@@ -86,14 +79,14 @@ def recovery(
 
 
 def repaired_recovery(model: nn.Module, graph: ChannelGraph, probe: Probe) -> Evaluate:
-    """:func:`recovery` from the network that :func:`least_squares` repairs."""
+    """:func:`recovery` from the network that least squares repair."""
     return recovery(model, graph, probe, repaired=True)
 
 
 PROXIES: Mapping[str, Proxy] = {
-    "loss": raw,
-    "bias": bias,
-    "least-squares": least_squares,
+    "loss": after("none"),
+    "bias": after("bias"),
+    "least-squares": after("least-squares"),
     "recovery": recovery,
     "repaired-recovery": repaired_recovery,
 }
