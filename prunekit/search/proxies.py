@@ -79,7 +79,7 @@ def recovery(
 
 
 def repaired_recovery(model: nn.Module, graph: ChannelGraph, probe: Probe) -> Evaluate:
-    """:func:`recovery` from the network that least squares repair."""
+    """:func:`recovery` from repaired weights."""
     return recovery(model, graph, probe, repaired=True)
 
 
@@ -98,12 +98,11 @@ def proxy_evaluations(name: str, samples: int, batch_size: int) -> int:
     Args:
         name: the proxy's.
         samples: draws that the loss is measured on.
-        batch_size: draws that a repair is fitted to, and that a train step takes.
+        batch_size: draws that a train step takes, and that a repair is fitted to where there are as many.
     """
-    batch = min(batch_size, samples)
     repaired = name in ("bias", "least-squares", "repaired-recovery")
     trained = name in ("recovery", "repaired-recovery")
-    return samples + batch * (repaired + 3 * _RECOVERY_STEPS * trained)
+    return samples + min(batch_size, samples) * repaired + 3 * _RECOVERY_STEPS * batch_size * trained
 
 
 def make_proxy(name: str, model: nn.Module, graph: ChannelGraph, probe: Probe) -> Evaluate:

@@ -1,5 +1,7 @@
 """One suite for every proxy."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -83,9 +85,11 @@ def test_repair_and_training_lower_what_the_cut_costs(digits):
     assert told["repaired-recovery"] < told["least-squares"]
 
 
+@pytest.mark.parametrize("batch_size", [32, 100])
 @pytest.mark.parametrize("name", PROXIES)
-def test_what_a_proxy_takes_is_what_is_run_for_it(digits, name):
-    evaluate, rows = digits.evaluate(name), []
+def test_what_a_proxy_takes_is_what_is_run_for_it(digits, name, batch_size):
+    probe = replace(digits.probe, batch_size=batch_size)
+    evaluate, rows = make_proxy(name, digits.model, digits.graph, probe), []
 
     def count(module, args):
         if type(module) is type(digits.model):
@@ -96,7 +100,7 @@ def test_what_a_proxy_takes_is_what_is_run_for_it(digits, name):
         evaluate(digits.plan(0.6))
     finally:
         handle.remove()
-    assert sum(rows) == proxy_evaluations(name, digits.probe.samples, digits.probe.batch_size)
+    assert sum(rows) == proxy_evaluations(name, probe.samples, probe.batch_size)
 
 
 def test_an_unknown_proxy_is_refused_with_the_known_ones(digits):
