@@ -3,6 +3,7 @@
 from prunekit.graph.plan import PruningPlan
 from prunekit.graph.structure import ChannelGraph, ChannelGroup, HeadMode, Member, NormMode
 from prunekit.graph.surgery import apply, attributes, fit, sliced_state, slicer
+from prunekit.graph.template import Template
 from prunekit.graph.trace import trace
 
 __all__ = [
@@ -12,6 +13,7 @@ __all__ = [
     "Member",
     "NormMode",
     "PruningPlan",
+    "Template",
     "apply",
     "attributes",
     "fit",

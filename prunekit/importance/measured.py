@@ -8,7 +8,7 @@ from torch import nn
 
 from prunekit._types import FloatArray, IntArray
 from prunekit.errors import InputError
-from prunekit.graph import ChannelGraph, ChannelGroup, PruningPlan, apply
+from prunekit.graph import ChannelGraph, ChannelGroup, PruningPlan, Template
 from prunekit.importance.gradients import taylor
 from prunekit.importance.probe import Probe
 from prunekit.importance.protocol import Criterion, Scores
@@ -46,7 +46,7 @@ class Proxy:
     def __call__(self, model: nn.Module, graph: ChannelGraph, probe: Probe) -> Scores:
         """See the class."""
         ranks = self.ranking(model, graph, probe)
-        whole = probe.mean(model)
+        whole, pruned_by = probe.mean(model), Template(model, graph)
 
         def score(group: ChannelGroup) -> FloatArray:
             scores = np.zeros(group.size)
@@ -55,7 +55,7 @@ class Proxy:
             for block in blocks:
                 kept = np.setdiff1d(np.arange(group.size), block)
                 plan = PruningPlan({group.name: tuple(kept.tolist())}, graph.fingerprint)
-                rises.append(probe.mean(apply(model, graph, plan, share=True)) - whole)
+                rises.append(probe.mean(pruned_by(plan)) - whole)
                 scores[block] = rises[-1] / len(block)
             unmeasured = np.setdiff1d(np.arange(group.size), np.concatenate(blocks) if blocks else [])
             if rises and len(unmeasured):  # too few to be a step: no width is without them

@@ -11,7 +11,7 @@ import torch
 from torch import Generator, nn
 
 from prunekit.errors import InputError
-from prunekit.graph import ChannelGraph, PruningPlan
+from prunekit.graph import ChannelGraph, PruningPlan, Template
 from prunekit.importance import Probe
 from prunekit.search.repair import Repair, RepairKind
 
@@ -41,8 +41,14 @@ def after(kind: RepairKind) -> Proxy:
     """The proxy that is the timestep group's loss after a repair of the cut, see :mod:`prunekit.search.repair`."""
 
     def proxy(model: nn.Module, graph: ChannelGraph, probe: Probe) -> Evaluate:
-        repair = Repair.of(model, graph, probe, kind)
-        return lambda plan: probe.mean(repair.apply(plan, share=True))
+        repair, pruned_by = Repair.of(model, graph, probe, kind), Template(model, graph)
+
+        def evaluate(plan: PruningPlan) -> float:
+            pruned = pruned_by(plan)
+            repair.mend(pruned, plan)
+            return probe.mean(pruned)
+
+        return evaluate
 
     return proxy
 

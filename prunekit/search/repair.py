@@ -76,14 +76,9 @@ class Repair:
 
         return cls(model, graph, probe, kind, {name: rows for name, rows in inputs.items() if can_be_mended(name)})
 
-    def apply(self, plan: PruningPlan, *, share: bool = False) -> nn.Module:
-        """The network pruned by the plan and repaired.
-
-        Args:
-            plan: what to keep.
-            share: True lets untouched tensors be the full network's own (for evaluation only: training would change both).
-        """
-        pruned = apply(self.model, self.graph, plan, share=share)
+    def apply(self, plan: PruningPlan) -> nn.Module:
+        """The network pruned by the plan and repaired: a copy of its own."""
+        pruned = apply(self.model, self.graph, plan)
         self.mend(pruned, plan)
         return pruned
 

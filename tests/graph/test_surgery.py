@@ -8,7 +8,7 @@ from torch import nn
 
 from prunekit.cost import count_macs
 from prunekit.errors import PlanError
-from prunekit.graph import PruningPlan, apply, attributes, fit, sliced_state, trace
+from prunekit.graph import PruningPlan, Template, apply, attributes, fit, sliced_state, trace
 from prunekit.graph.surgery import all_tensors, evaluation_mode, run_once, tensors_of
 
 MODES = ("even", "whole")
@@ -43,7 +43,7 @@ def silenced(tiny, plan):
 def test_any_plan_costs_what_the_closed_form_says_and_evaluates_as_the_sliced_tensors(bench, name, mode):
     tiny = bench(name, mode)
     before = {key: value.clone() for key, value in tiny.model.state_dict().items()}
-    expected = output(tiny.model, tiny.inputs)
+    expected, pruned_by = output(tiny.model, tiny.inputs), Template(tiny.model, tiny.graph)
 
     @examples(3)
     @given(st.integers(0, 10_000))
@@ -57,10 +57,28 @@ def test_any_plan_costs_what_the_closed_form_says_and_evaluates_as_the_sliced_te
         assert found.shape == expected.shape
         assert found.isfinite().all()
         assert torch.equal(found, output(apply(tiny.model, tiny.graph, plan, share=True), tiny.inputs))
+        assert torch.equal(found, output(pruned_by(plan), tiny.inputs))
 
     check()
     assert all(torch.equal(value, before[key]) for key, value in tiny.model.state_dict().items())
     assert torch.equal(output(tiny.model, tiny.inputs), expected)
+
+
+@pytest.mark.parametrize(("name", "mode"), CASES)
+def test_a_template_takes_on_plan_after_plan_as_a_fresh_copy_would_be(bench, name, mode):
+    tiny = bench(name, mode)
+    pruned_by = Template(tiny.model, tiny.graph)
+    whole = PruningPlan({}, tiny.graph.fingerprint)
+    for plan in (tiny.plan(tiny.smallest), whole, tiny.random_plan(1), tiny.plan(tiny.smallest), tiny.random_plan(2)):
+        found, fresh = pruned_by(plan), apply(tiny.model, tiny.graph, plan)
+        assert repr(found) == repr(fresh)
+        tensors = all_tensors(fresh)
+        assert all(torch.equal(tensor, tensors[key]) for key, tensor in all_tensors(found).items())
+        assert torch.equal(output(found, tiny.inputs), output(fresh, tiny.inputs))
+        for module in found.modules():  # what a repair does to it must not last
+            module._parameters = {
+                key: value if value is None else nn.Parameter(value + 1) for key, value in module._parameters.items()
+            }
 
 
 @pytest.mark.parametrize(("name", "mode"), CASES)

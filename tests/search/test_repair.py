@@ -1,7 +1,5 @@
 """Closed-form repair: exact where what is lost can be told from what stays, and never worse than no repair where it is fitted."""
 
-import itertools
-
 import numpy as np
 import pytest
 import torch
@@ -124,12 +122,3 @@ def test_any_network_is_repaired_in_the_shapes_of_the_plan_and_stays_as_it_was(b
     if kind == "none":
         pairs = zip(plain.state_dict().values(), repaired.state_dict().values(), strict=True)
         assert all(torch.equal(a, b) for a, b in pairs)
-
-
-def test_sharing_the_full_networks_tensors_gives_the_same_network():
-    model = perceptron()
-    inputs = rows(model)
-    graph, probe = fitted(model, inputs)
-    for kind, gone in itertools.product(KINDS, [set(), {1}, {0, 5, 7}]):
-        repair, plan = Repair.of(model, graph, probe, kind), without(graph, gone)
-        assert torch.equal(repair.apply(plan)(inputs), repair.apply(plan, share=True)(inputs))

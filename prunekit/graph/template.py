@@ -1,0 +1,36 @@
+"""A copy of a network that takes on plan after plan, where a fresh copy for each would take most of the time."""
+
+from typing import Any
+
+from torch import nn
+
+from prunekit.graph.plan import PruningPlan
+from prunekit.graph.structure import ChannelGraph
+from prunekit.graph.surgery import apply, attributes, fit, sliced_state
+
+__all__ = ["Template"]
+
+
+class Template:
+    """Prunes one network again and again, each time in the same copy.
+
+    Args:
+        model: the network that ``graph`` was traced from.
+        graph: its channel groups.
+    """
+
+    def __init__(self, model: nn.Module, graph: ChannelGraph) -> None:
+        self._model, self._graph = model, graph
+        self._copy = apply(model, graph, PruningPlan({}, graph.fingerprint), share=True)
+        self._sizes = [(vars(module), _plain(module)) for module in self._copy.modules()]
+
+    def __call__(self, plan: PruningPlan) -> nn.Module:
+        """The network pruned by a plan, as :func:`~prunekit.graph.apply` with ``share`` makes it; good until the next call."""
+        for own, sizes in self._sizes:
+            own.update(sizes)
+        return fit(self._copy, sliced_state(self._model, self._graph, plan), attributes(self._model, self._graph, plan))
+
+
+def _plain(module: nn.Module) -> dict[str, Any]:
+    """A module's own numbers, and tuples and texts, as they are in the full network."""
+    return {name: value for name, value in vars(module).items() if isinstance(value, bool | int | float | str | tuple)}
