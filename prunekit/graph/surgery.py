@@ -31,6 +31,7 @@ __all__ = [
     "evaluation_mode",
     "fit",
     "output_tensors",
+    "refit",
     "run_once",
     "sliced_state",
     "slicer",
@@ -125,6 +126,11 @@ def fit(model: nn.Module, state: Mapping[str, Tensor], sizes: Mapping[str, Mappi
         raise PlanError(
             f"The tensors do not belong to {type(model).__name__}: {', '.join(odd)} are in one of them only."
         )
+    return refit(model, state, sizes)
+
+
+def refit(model: nn.Module, state: Mapping[str, Tensor], sizes: Mapping[str, Mapping[str, int]]) -> nn.Module:
+    """:func:`fit` with tensors that are known to be this architecture's."""
     _set_attributes(model, sizes)
     made: dict[Tensor, nn.Parameter] = {}  # parameters that were one stay one
     for layer, module in model.named_modules():
@@ -179,13 +185,14 @@ def apply(model: nn.Module, graph: ChannelGraph, plan: PruningPlan, *, share: bo
 @contextmanager
 def evaluation_mode(model: nn.Module) -> Iterator[None]:
     """Eval mode within the block; afterwards every module, not only the root, has the mode that it had."""
-    modes = [(module, module.training) for module in model.modules()]
-    model.eval()
+    training = [module for module in model.modules() if module.training]
+    if training:
+        model.eval()
     try:
         yield
     finally:
-        for module, training in modes:
-            module.training = training
+        for module in training:
+            module.training = True
 
 
 def run_once(model: nn.Module, inputs: Inputs) -> Any:

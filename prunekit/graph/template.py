@@ -6,7 +6,7 @@ from torch import nn
 
 from prunekit.graph.plan import PruningPlan
 from prunekit.graph.structure import ChannelGraph
-from prunekit.graph.surgery import apply, attributes, fit, sliced_state
+from prunekit.graph.surgery import all_tensors, apply, attributes, refit, slicer
 
 __all__ = ["Template"]
 
@@ -22,13 +22,16 @@ class Template:
     def __init__(self, model: nn.Module, graph: ChannelGraph) -> None:
         self._model, self._graph = model, graph
         self._copy = apply(model, graph, PruningPlan({}, graph.fingerprint), share=True)
+        self._tensors = all_tensors(model)
         self._sizes = [(vars(module), _plain(module)) for module in self._copy.modules()]
 
     def __call__(self, plan: PruningPlan) -> nn.Module:
         """The network pruned by a plan, as :func:`~prunekit.graph.apply` with ``share`` makes it; good until the next call."""
         for own, sizes in self._sizes:
             own.update(sizes)
-        return fit(self._copy, sliced_state(self._model, self._graph, plan), attributes(self._model, self._graph, plan))
+        cut = slicer(self._model, self._graph, plan)
+        state = {key: cut(key, tensor) for key, tensor in self._tensors.items()}
+        return refit(self._copy, state, attributes(self._model, self._graph, plan))
 
 
 def _plain(module: nn.Module) -> dict[str, Any]:

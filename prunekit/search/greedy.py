@@ -9,7 +9,7 @@ from prunekit._types import IntArray
 from prunekit.search.targets import WidthProblem, meet_target
 from prunekit.search.task import Task
 
-__all__ = ["greedy"]
+__all__ = ["candidates_of", "close", "greedy"]
 
 
 def greedy(task: Task) -> IntArray:
@@ -30,12 +30,12 @@ def greedy(task: Task) -> IntArray:
     rates = _Rates()
     loss = task.measure(steps, 0)
     for search_round in range(1, 10 * task.rounds):
-        candidates = _candidates(problem, steps, chunk, task.bite)
+        candidates = candidates_of(problem, steps, chunk, task.bite)
         if not candidates:
             break
         front, loss = _front_runner(task, steps, loss, candidates, rates, search_round)
         steps = candidates[front]
-    return _close(task, steps, rates)
+    return close(task, steps, rates.measured)
 
 
 @dataclass(eq=False)
@@ -49,7 +49,7 @@ class _Rates:
         return self.measured.get(group, self.assumed)
 
 
-def _candidates(problem: WidthProblem, steps: IntArray, chunk: float, bite: float) -> dict[int, IntArray]:
+def candidates_of(problem: WidthProblem, steps: IntArray, chunk: float, bite: float) -> dict[int, IntArray]:
     """For each channel group, the smallest removal that saves about a chunk, within a bite and not past the target.
 
     A removal that saves next to nothing is none: taken because it still fits, it would cost loss for next to nothing.
@@ -99,10 +99,15 @@ def _front_runner(
     return front, losses[front]
 
 
-def _close(task: Task, steps: IntArray, rates: _Rates) -> IntArray:
+def close(task: Task, steps: IntArray, rates: Mapping[int, float]) -> IntArray:
     """Bring measured widths within the tolerance of the target by the exchange that measures best.
 
     Where no exchange is near enough, those widths at the target are taken that differ least from the measured ones.
+
+    Args:
+        task: the search.
+        steps: measured widths, shape (groups,), nearer the target than any removal is large.
+        rates: rise of the loss per cost saved, by channel group, of those that were measured.
     """
     problem = task.widths
     if 0 <= problem.target - int(problem.spent(steps)) <= problem.tolerance or problem.missed(steps) == 0:
@@ -114,7 +119,7 @@ def _close(task: Task, steps: IntArray, rates: _Rates) -> IntArray:
     return np.asarray(shortlist[best])
 
 
-def _exchanges(task: Task, steps: IntArray, rates: _Rates) -> IntArray:
+def _exchanges(task: Task, steps: IntArray, rates: Mapping[int, float]) -> IntArray:
     """States at the target that are worth measuring, shape (states, groups), the most promising first.
 
     Only groups with a measured rate take part, where that suffices: of the others nobody knows what a step costs.
@@ -126,14 +131,14 @@ def _exchanges(task: Task, steps: IntArray, rates: _Rates) -> IntArray:
         now = problem.widths(steps)
         moved = [np.abs(group.widths - width) / group.size for group, width in zip(problem.graph, now, strict=True)]
         return meet_target(replace(problem, lost=moved), steps)[None]
-    unknown = [g for g in range(len(steps)) if g not in rates.measured]
+    unknown = [g for g in range(len(steps)) if g not in rates]
     familiar = (candidates[:, unknown] == steps[unknown]).all(1)
     candidates = candidates[familiar] if familiar.any() else candidates
     saved = np.zeros((5, len(steps)))
     for change in range(-2, 3):
         alone = np.clip(steps + change * np.eye(len(steps), dtype=np.int64), 0, problem.max_steps)
         saved[change + 2] = int(problem.spent(steps)) - problem.spent(alone)
-    worst = max(rates.measured.values(), default=0.0)
-    rate = np.array([rates.measured.get(g, worst) for g in range(len(steps))])
+    worst = max(rates.values(), default=0.0)
+    rate = np.array([rates.get(g, worst) for g in range(len(steps))])
     expected = (saved[candidates - steps + 2, np.arange(len(steps))] * rate).sum(1)
     return np.asarray(candidates[np.argsort(expected, kind="stable")[: task.shortlist]])

@@ -1,7 +1,5 @@
 """The table of proposers: ways to decide how much to prune where. Each ends at the target."""
 
-from collections.abc import Mapping
-
 from prunekit.errors import InputError
 from prunekit.search.baselines import oneshot, uniform
 from prunekit.search.greedy import greedy
@@ -11,7 +9,7 @@ from prunekit.search.task import Proposer
 
 __all__ = ["PROPOSERS", "proposer"]
 
-PROPOSERS: Mapping[str, Proposer] = {
+PROPOSERS: dict[str, Proposer] = {
     "greedy": greedy,
     "evolution": evolution,
     "tpe": tpe,
