@@ -124,8 +124,8 @@ def table(folder: Path) -> None:
         "To 0.6 of the MACs, one timestep group, one thread. Naive: every round measures every candidate, each on a deep copy "
         "that torch-pruning prunes after tracing it anew and whose MACs are counted by running it. Greedy: this project's search. "
         "Both have the same candidates, rounds, proxy and draws, and close the last stretch in the same way (not in the naive "
-        f"seconds). Greedy's seconds on digits are the median of {REPEATS['digits']}; the naive way ran once, after it. `digits` is the "
-        "embedded base, "
+        f"seconds). Greedy's seconds on digits are the median of {REPEATS['digits']}; the naive way ran once, after it. "
+        "`digits` is the embedded base, "
         "`cifar` is a randomly initialised U-Net in the configuration of CIFAR-10's DDPM on random images; its losses say "
         "nothing of quality. Made by `python benchmarks/naive_search.py`.\n\n"
     )
