@@ -65,7 +65,7 @@ class Naive:
 
     def __call__(self, task: Task) -> IntArray:
         """The proposer. The clock is stopped while the last stretch is closed, which is greedy's own."""
-        started = time.perf_counter()
+        started = time.process_time()
         inputs, problem = self.bench.base.spec.example_inputs(), task.widths
         model: Any = copy.deepcopy(self.bench.base.model)
         heads = head_widths(model)
@@ -89,7 +89,7 @@ class Naive:
                     best = (rates[g], (candidate, pruned, cost, loss + rise))
             assert best is not None
             steps, model, macs, loss = best[1]
-        self.seconds = time.perf_counter() - started
+        self.seconds = time.process_time() - started
         return close(task, steps, rates)
 
 
@@ -124,8 +124,8 @@ def table(folder: Path) -> None:
         "To 0.6 of the MACs, one timestep group, one thread. Naive: every round measures every candidate, each on a deep copy "
         "that torch-pruning prunes after tracing it anew and whose MACs are counted by running it. Greedy: this project's search. "
         "Both have the same candidates, rounds, proxy and draws, and close the last stretch in the same way (not in the naive "
-        f"seconds). Greedy's seconds on digits are the median of {REPEATS['digits']}; the naive way ran once, after it. "
-        "`digits` is the embedded base, "
+        "seconds). Seconds are the thread's own, as on a machine with nothing beside it; greedy's on digits are the median of "
+        f"{REPEATS['digits']} runs, the naive way ran once, after them. `digits` is the embedded base, "
         "`cifar` is a randomly initialised U-Net in the configuration of CIFAR-10's DDPM on random images; its losses say "
         "nothing of quality. Made by `python benchmarks/naive_search.py`.\n\n"
     )
@@ -157,9 +157,9 @@ def main() -> None:
     options = SearchOptions(rounds=args.rounds, proxy=args.proxy, shortlist=args.shortlist)
 
     def run(options: SearchOptions) -> tuple[float, SearchResult]:
-        started = time.perf_counter()
+        started = time.process_time()
         found = search(base.model, bench.graph, bench.cost, scores, probe, target, options)
-        return time.perf_counter() - started, found
+        return time.process_time() - started, found
 
     def loss_of(found: SearchResult) -> float:
         return float([e["loss"] for e in found.memory if "steps" in e and e["macs"] == found.macs][-1])
