@@ -3,7 +3,7 @@
 The naive way measures every candidate in every round on a deep copy that torch-pruning prunes after tracing it anew, and counts
 its MACs by running it. Both sides use the same proxy on the same draws, the same channels, candidates, rounds and target.
 
-    python benchmarks/naive_search.py --network digits --proxy loss --shortlist 32
+    python benchmarks/naive_search.py --network digits --proxy loss --fresh 3 --rounds 24
     python benchmarks/naive_search.py --network cifar     # a randomly initialised U-Net of CIFAR-10's DDPM
     python benchmarks/naive_search.py --table             # of all figures that are there
 """
@@ -140,6 +140,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=12)
     parser.add_argument("--proxy", choices=list(REPAIRS), default="least-squares")
     parser.add_argument("--shortlist", type=int, default=8)
+    parser.add_argument("--fresh", type=int, default=1)
     parser.add_argument("--samples", type=int, default=None)
     parser.add_argument("--table", action="store_true", help="make the table of the figures that are there")
     parser.add_argument("--output", type=Path, default=REPORTS.parent / "search")
@@ -154,7 +155,7 @@ def main() -> None:
     probe = Probe(DenoisingObjective(images, base.schedule, base.prediction_type), group, samples, min(samples, 64), 0)
     scores = criterion("taylor")(base.model, bench.graph, probe)
     target = int(args.target * bench.macs)
-    options = SearchOptions(rounds=args.rounds, proxy=args.proxy, shortlist=args.shortlist)
+    options = SearchOptions(rounds=args.rounds, proxy=args.proxy, shortlist=args.shortlist, fresh=args.fresh)
 
     def run(options: SearchOptions) -> tuple[float, SearchResult]:
         started = time.process_time()
@@ -173,6 +174,7 @@ def main() -> None:
         "rounds": args.rounds,
         "proxy": args.proxy,
         "shortlist": args.shortlist,
+        "fresh": args.fresh,
         "samples": samples,
         "greedy_seconds": statistics.median(times),
         "greedy_measured": len(found[0].measured),
