@@ -124,8 +124,8 @@ def table(folder: Path) -> None:
         "To 0.6 of the MACs, one timestep group, one thread. Naive: every round measures every candidate, each on a deep copy "
         "that torch-pruning prunes after tracing it anew and whose MACs are counted by running it. Greedy: this project's search. "
         "Both have the same candidates, rounds, proxy and draws, and close the last stretch in the same way (not in the naive "
-        "seconds). Seconds are the thread's own, as on a machine with nothing beside it; greedy's on digits are the median of "
-        f"{REPEATS['digits']} runs, the naive way ran once, after them. `digits` is the embedded base, "
+        "seconds). Seconds are the thread's own (those of cifar: wall time, with another job beside it, on both sides alike); "
+        f"greedy's on digits are the median of {REPEATS['digits']} runs, the naive way ran once. `digits` is the embedded base, "
         "`cifar` is a randomly initialised U-Net in the configuration of CIFAR-10's DDPM on random images; its losses say "
         "nothing of quality. Made by `python benchmarks/naive_search.py`.\n\n"
     )

@@ -18,8 +18,9 @@ def greedy(task: Task) -> IntArray:
     The paper's proposer is a language model; this one is deterministic and offline. Candidates are short-listed by the scores; the
     others are taken to cost what the short list does in the middle, and are measured once they come to the front.
     An old measurement stands until its candidate comes to the front, and is then taken again: a channel group that was dear in an
-    earlier round has seldom become cheap. Where it may have, under a proxy that jumps, ``task.fresh`` has more of them taken again. The last stretch, smaller than any step, is closed by exchanging a few steps: the
-    exchanges that the measured rates favour are measured too, and the best is taken.
+    earlier round has seldom become cheap. Where it may have, under a proxy that jumps, ``task.fresh`` has more of them taken again.
+    The last stretch, smaller than any step, is closed by exchanging a few steps: the exchanges that the measured rates favour are
+    measured too, and the best is taken.
     """
     problem = task.widths
     steps = np.zeros(len(problem.graph), dtype=np.int64)
