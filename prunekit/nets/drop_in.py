@@ -27,8 +27,10 @@ class DropInOutput(NamedTuple):
 class DropInConfig(SimpleNamespace):
     """Attribute and item access, as diffusers' pipelines read a model's config."""
 
-    def __init__(self, values: Mapping[str, Any]) -> None:
-        super().__init__(**{key: value for key, value in values.items() if not key.startswith("_")})
+    @classmethod
+    def of(cls, values: Mapping[str, Any]) -> "DropInConfig":
+        """What a config says, without a library's private entries."""
+        return cls(**{key: value for key, value in values.items() if not key.startswith("_")})
 
     def __getitem__(self, key: str) -> Any:
         return self.__dict__[key]

@@ -66,7 +66,7 @@ class TimestepExperts(nn.Module):
         weight = next(slims[0].model.parameters(), torch.empty(0))
         # follows the module's device and type, also while no expert is resident
         self.register_buffer("_like", weight.new_empty(0), persistent=False)
-        self.config = DropInConfig(self.spec.config)
+        self.config = DropInConfig.of(self.spec.config)
 
     @property
     def dtype(self) -> torch.dtype:

@@ -11,10 +11,14 @@ from diffusers import UNet2DModel
 from torch import Tensor, nn
 
 from prunekit._types import FloatArray
+from prunekit.checkpoint import ModelSpec
+from prunekit.cost import count_macs
 from prunekit.errors import InputError
+from prunekit.graph import ChannelGraph
 from prunekit.groups import TimestepGroups
 from prunekit.nets.drop_in import DropInConfig, DropInOutput, rows_by_group, rows_of, scattered
 from prunekit.nets.unet_halves import Decoder, Encoder
+from prunekit.slim import SlimModel
 
 __all__ = ["MultiDecoderUNet", "Stage"]
 
@@ -71,9 +75,11 @@ class MultiDecoderUNet(nn.Module):
         if len(widths) != len(groups):
             raise InputError(f"Got widths for {len(widths)} decoders; expected one for each of {len(groups)} groups.")
         self.groups = groups
+        self.kept: dict[str, tuple[int, ...]] = {}
+        self.sizes: dict[str, dict[str, int]] = {}
         self.widths = tuple(tuple(int(width) for width in wide) for wide in widths)
         self.unet_config = own
-        self.config = DropInConfig(own)
+        self.config = DropInConfig.of(own)
         try:
             unet = UNet2DModel(**own)
         except (TypeError, ValueError) as error:
@@ -119,17 +125,55 @@ class MultiDecoderUNet(nn.Module):
         """
         return Stage(self.encoder, cast(Decoder, self.decoders[self.groups[index].index])).train(self.training)
 
-    def with_decoders(self, decoders: Mapping[int, Decoder]) -> "MultiDecoderUNet":
-        """A copy with other decoders for some timestep groups, such as pruned ones; the rest is copied."""
+    def stage_graph(self, graph: ChannelGraph) -> ChannelGraph:
+        """A stage's channel groups, of which those that reach into the shared encoder keep all their channels.
+
+        Args:
+            graph: of a network that :meth:`stage` gave.
+        """
+        shared = {g.name for g in graph if any(not member.layer.startswith("decoder.") for member in g.members)}
+        return graph.with_whole(shared)
+
+    def with_pruned(self, slims: Iterable[SlimModel]) -> "MultiDecoderUNet":
+        """A copy whose decoders are those of pruned stages; the encoder and the other decoders are this network's.
+
+        Args:
+            slims: stages that were pruned by a graph of :meth:`stage_graph`, with the timestep groups that they serve.
+
+        Raises:
+            InputError: a slim model is no stage of such a network, or its encoder was pruned.
+        """
         made = copy.deepcopy(self)
-        for index, decoder in decoders.items():
-            made.decoders[self.groups[index].index] = copy.deepcopy(decoder)
+        encoder = {key: tensor.shape for key, tensor in self.encoder.state_dict().items()}
+        for slim in slims:
+            stage, index = slim.model, self.groups[slim.group.index].index
+            if not isinstance(stage, Stage) or encoder != {k: t.shape for k, t in stage.encoder.state_dict().items()}:
+                raise InputError(
+                    f"The slim model for timestep group {index} is no stage of this network with its encoder whole; "
+                    "prune stage(i) by stage_graph of its channel groups."
+                )
+            made.decoders[index] = copy.deepcopy(stage.decoder)
+            place = f"decoders.{index}."
+            made.kept = {k: v for k, v in made.kept.items() if not k.startswith(place)}
+            made.kept |= {k.replace("decoder.", place, 1): tuple(v) for k, v in slim.plan.kept.items()}
+            made.sizes = {k: v for k, v in made.sizes.items() if not k.startswith(place)}
+            made.sizes |= {k.replace("decoder.", place, 1): dict(v) for k, v in slim.sizes.items()}
         return made
 
-    def mean_macs(self, stage_macs: Sequence[int], sampling_steps: Iterable[int] | FloatArray) -> float:
-        """Mean MACs per evaluation over a sampler's timesteps, of the MACs of every stage."""
-        shares = self.groups.shares(np.asarray(list(sampling_steps), dtype=np.int64))
-        return float(shares @ np.array(stage_macs, dtype=np.float64))
+    def stage_spec(self) -> ModelSpec:
+        """What a stage is to the engine: the U-Net's config, and the arguments of one forward pass."""
+        inputs = ModelSpec("UNet2DModel", self.unet_config).example_inputs()
+        return ModelSpec("MultiDecoderUNet.stage", self.unet_config, inputs=inputs)
+
+    def stage_macs(self) -> tuple[int, ...]:
+        """MACs per sample of each stage: the encoder's and the decoder's."""
+        inputs = self.stage_spec().example_inputs()
+        return tuple(count_macs(self.stage(group.index), inputs).macs for group in self.groups)
+
+    def mean_macs(self, sampling_steps: Sequence[int] | FloatArray) -> float:
+        """Mean MACs per evaluation over a sampler's timesteps."""
+        shares = self.groups.shares(np.asarray(sampling_steps, dtype=np.int64))
+        return float(shares @ np.array(self.stage_macs(), dtype=np.float64))
 
     def forward(
         self,

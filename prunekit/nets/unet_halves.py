@@ -6,6 +6,7 @@ encoder: where the two meet, residual blocks read the encoder's channels as they
 """
 
 import copy
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -135,7 +136,8 @@ class Decoder(nn.Module):
 def decoder_config(config: Mapping[str, Any], widths: Sequence[int]) -> dict[str, Any]:
     """Config of a U-Net whose decoder has these widths and reads this one's time embedding.
 
-    Norm groups are as many as the config's, or the most below that divide all widths and leave 4 channels to a norm group.
+    Norm groups are as many as the config's, or the most below that divide all widths and leave 4 channels to a norm group;
+    attention heads have the config's channels, or the most below that divide both those and all widths.
 
     Raises:
         InputError: there are not as many widths as blocks.
@@ -148,6 +150,8 @@ def decoder_config(config: Mapping[str, Any], widths: Sequence[int]) -> dict[str
     if list(widths) != full:
         own["norm_num_groups"] = _norm_groups(own.get("norm_num_groups") or 32, *widths)
         own["block_out_channels"] = list(widths)
+        if own.get("attention_head_dim"):
+            own["attention_head_dim"] = math.gcd(int(own["attention_head_dim"]), *widths)
     return own
 
 
