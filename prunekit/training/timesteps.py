@@ -1,15 +1,15 @@
 """Timestep samplers: which timesteps a train step sees, and with which weight."""
 
 from dataclasses import dataclass
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import torch
-from torch import Generator, Tensor
+from torch import Generator, Tensor, nn
 
 from prunekit.errors import InputError
 from prunekit.groups import TimestepGroup
 
-__all__ = ["RangeTimesteps", "TimestepSampler", "group_timesteps"]
+__all__ = ["ObservingSampler", "RangeTimesteps", "TimestepSampler", "group_timesteps"]
 
 
 @runtime_checkable
@@ -27,6 +27,32 @@ class TimestepSampler(Protocol):
         Returns:
             Timesteps of shape (batch,), int64, and loss weights of shape (batch,), float32.
         """
+        ...
+
+
+@runtime_checkable
+class ObservingSampler(TimestepSampler, Protocol):
+    """A timestep sampler that looks at the network on the way, and changes what it draws."""
+
+    @property
+    def every(self) -> int:
+        """Train steps between looks; 0 for none."""
+        ...
+
+    def observe(self, model: nn.Module, train_step: int) -> bool:
+        """Look at the moving average after ``train_step`` steps, the same on every process; False ends the training."""
+        ...
+
+    def describe(self) -> dict[str, Any]:
+        """What decides the draws, JSON-able and without what was observed."""
+        ...
+
+    def state_dict(self) -> dict[str, Any]:
+        """What was observed, for a checkpoint: plain values only."""
+        ...
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from a checkpoint."""
         ...
 
 
