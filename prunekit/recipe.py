@@ -16,7 +16,7 @@ from prunekit.groups import METHODS
 from prunekit.importance import criterion
 from prunekit.schedule import NoiseSchedule
 from prunekit.search import RepairKind, SearchOptions
-from prunekit.training import TrainOptions
+from prunekit.training import StageDraw, TrainOptions
 
 __all__ = [
     "AllocationOptions",
@@ -25,6 +25,7 @@ __all__ = [
     "EvaluationOptions",
     "FinetuneOptions",
     "GroupOptions",
+    "MultistageOptions",
     "PruneOptions",
     "Recipe",
     "load_recipe",
@@ -221,6 +222,49 @@ class EvaluationOptions:
     grid: _NotNegative = 40
 
 
+@dataclass(frozen=True)
+class MultistageOptions:
+    """One encoder with a decoder for each stage, compared at equal training MACs with what it replaces.
+
+    Every network is trained from scratch on the recipe's ``base.model`` and with the MACs of its ``base.train``.
+
+    Args:
+        widths: the tailored decoders' ``block_out_channels``, cleanest stage first; as many stages.
+        groupings: ways to cut; the first is what networks are compared on, the others get tailored decoders only.
+        networks: ``unified`` (one network), ``separate`` (one for each stage), ``equal`` and ``tailored`` (one encoder, decoders of
+            its own or of tailored widths).
+        draw: see :class:`prunekit.training.StageTimesteps`.
+        seeds: of first weights, batches and noise.
+        looks: points of the learning curve.
+        sampler: of the images for FID.
+        sampling_steps: its steps.
+    """
+
+    __pydantic_config__: ClassVar[dict[str, str]] = _STRICT
+
+    widths: Annotated[tuple[tuple[_Positive, ...], ...], Field(min_length=2)]
+    groupings: Annotated[tuple[GroupOptions, ...], Field(min_length=1)] = (GroupOptions("uniform", 3),)
+    networks: tuple[Literal["unified", "separate", "equal", "tailored"], ...] = (
+        "unified",
+        "separate",
+        "equal",
+        "tailored",
+    )
+    draw: StageDraw = "uniform"
+    seeds: Annotated[tuple[int, ...], Field(min_length=1)] = (0, 1, 2)
+    looks: _Positive = 5
+    sampler: str = "ddim"
+    sampling_steps: _Positive = 20
+
+    def __post_init__(self) -> None:
+        for grouping in self.groupings:
+            stages = grouping.count if grouping.cuts is None else len(grouping.cuts) + 1
+            if stages != len(self.widths):
+                raise InputError(
+                    f"Grouping {grouping.method} makes {stages} stages; expected {len(self.widths)}, one for each of widths."
+                )
+
+
 class Recipe(BaseModel):
     """A whole experiment. Stages whose section is absent are not run."""
 
@@ -234,6 +278,7 @@ class Recipe(BaseModel):
     allocation: AllocationOptions | None = None
     prune: PruneOptions | None = None
     finetune: FinetuneOptions | None = None
+    multistage: MultistageOptions | None = None
     evaluation: EvaluationOptions | None = None
 
     @model_validator(mode="after")
@@ -245,6 +290,10 @@ class Recipe(BaseModel):
             and (self.prune is None or self.prune.search.target_of != "macs")
         ):
             raise InputError("Allocation rule measured needs a prune section whose search has target_of macs.")
+        if self.multistage and (self.base.model is None or self.evaluation is None or self.allocation is not None):
+            raise InputError(
+                "A multistage section needs a base with a model to train and an evaluation section, and no allocation."
+            )
         return self
 
 

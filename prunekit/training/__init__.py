@@ -2,6 +2,7 @@
 
 from prunekit.training.loop import Progress, Reporter, TrainOptions, TrainResult, train
 from prunekit.training.objective import PREDICTION_TYPES, DenoisingObjective, predict, to_unit_range
+from prunekit.training.snapshots import Snapshots
 from prunekit.training.stages import EarlyStop, StageDraw, StageTimesteps
 from prunekit.training.timesteps import ObservingSampler, RangeTimesteps, TimestepSampler, group_timesteps
 
@@ -13,6 +14,7 @@ __all__ = [
     "Progress",
     "RangeTimesteps",
     "Reporter",
+    "Snapshots",
     "StageDraw",
     "StageTimesteps",
     "TimestepSampler",

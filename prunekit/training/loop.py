@@ -8,7 +8,7 @@ import hashlib
 import math
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field, is_dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -23,7 +23,7 @@ from prunekit._files import json_hash
 from prunekit.errors import FileFormatError, InputError
 from prunekit.training.checkpoints import latest_checkpoint, save_checkpoint
 from prunekit.training.objective import DenoisingObjective
-from prunekit.training.timesteps import ObservingSampler, TimestepSampler
+from prunekit.training.timesteps import ObservingSampler, TimestepSampler, described
 
 __all__ = ["Progress", "Reporter", "TrainOptions", "TrainResult", "step_generator", "train"]
 
@@ -274,17 +274,10 @@ def _fingerprint(
         {
             "options": asdict(options),
             "objective": objective.fingerprint(),
-            "sampler": [name, _described(sampler)],
+            "sampler": [name, described(sampler)],
             "weights": weights.hexdigest(),
         }
     )
-
-
-def _described(sampler: TimestepSampler) -> dict[str, Any] | None:
-    """What decides a sampler's draws, as far as it says so."""
-    if isinstance(sampler, ObservingSampler):
-        return sampler.describe()
-    return asdict(sampler) if is_dataclass(sampler) else None
 
 
 def _accelerator(mixed_precision: str, routes_samples: bool) -> Accelerator:

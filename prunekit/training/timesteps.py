@@ -1,6 +1,6 @@
 """Timestep samplers: which timesteps a train step sees, and with which weight."""
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, is_dataclass
 from typing import Any, Protocol, runtime_checkable
 
 import torch
@@ -9,7 +9,7 @@ from torch import Generator, Tensor, nn
 from prunekit.errors import InputError
 from prunekit.groups import TimestepGroup
 
-__all__ = ["ObservingSampler", "RangeTimesteps", "TimestepSampler", "group_timesteps"]
+__all__ = ["ObservingSampler", "RangeTimesteps", "TimestepSampler", "described", "group_timesteps"]
 
 
 @runtime_checkable
@@ -70,6 +70,13 @@ class RangeTimesteps:
     def sample(self, batch: int, train_step: int, generator: Generator) -> tuple[Tensor, Tensor]:
         """See :class:`TimestepSampler`."""
         return torch.randint(self.start, self.stop, (batch,), generator=generator), torch.ones(batch)
+
+
+def described(sampler: TimestepSampler) -> dict[str, Any] | None:
+    """What decides a sampler's draws, JSON-able, as far as it says so; a dataclass says it by its fields."""
+    if isinstance(sampler, ObservingSampler):
+        return sampler.describe()
+    return asdict(sampler) if is_dataclass(sampler) else None
 
 
 def group_timesteps(group: TimestepGroup, num_timesteps: int, overlap: int) -> RangeTimesteps:
