@@ -17,10 +17,11 @@ from prunekit.errors import FileFormatError
 from prunekit.groups import TimestepGroups
 from prunekit.importance import ImportanceMap
 from prunekit.nets import TimestepExperts, load_experts
+from prunekit.pipeline.grouping import method_of, spent_on_grouping
 from prunekit.pipeline.manifest import environment
 from prunekit.pipeline.measuring import Setting, measure_losses, measure_samples, save_images
 from prunekit.pipeline.observing import Observer, Silent, training_reporter
-from prunekit.pipeline.planning import cut_groups, evaluations, plan_budget
+from prunekit.pipeline.planning import evaluations, plan_budget
 from prunekit.pipeline.stages import (
     EMBEDDED,
     Bench,
@@ -32,8 +33,8 @@ from prunekit.pipeline.stages import (
     score_groups,
     train_base,
 )
-from prunekit.recipe import PruneOptions, Recipe
-from prunekit.report import write_report
+from prunekit.recipe import MEASURED_METHODS, PruneOptions, Recipe
+from prunekit.report import grouping_png, write_report
 from prunekit.search import SearchResult, proxy_evaluations
 from prunekit.slim import SlimModel, load_slim, save_slim
 
@@ -213,9 +214,15 @@ class Run:
     def _groups(self) -> dict[str, Any]:
         options = self.recipe.groups
         assert options is not None  # noqa: S101 - asked in execute
-        groups = cut_groups(self.base.schedule, options.count, options.method, options.cuts)
-        write_json(self.folder / "groups.json", groups.to_json())
-        return {}
+        method = method_of(options, self.images.train, self.base)
+        grouping = method(self.base.schedule, len(options.cuts) + 1 if options.cuts else options.count)
+        write_json(self.folder / "groups.json", grouping.to_json())
+        if grouping.evidence.matrix is not None:
+            grouping_png(grouping, self.folder / "groups.png")
+        samples = spent_on_grouping(method, self.base.schedule)
+        if not samples:
+            return {}
+        return {"ledger": [{"stage": "groups", "samples": samples, "macs": 3 * self.bench.macs * samples}]}
 
     def _allocate(self) -> dict[str, Any]:
         options = self.recipe.allocation
@@ -354,6 +361,8 @@ class Run:
     def _seeds(self) -> dict[str, Any]:
         recipe = self.recipe
         seeds: dict[str, Any] = {"base": recipe.base.train.seed}
+        if recipe.groups and recipe.groups.method in MEASURED_METHODS:
+            seeds["groups"] = recipe.groups.seed
         seeds |= {"calibration": recipe.prune.seed} if recipe.prune else {}
         seeds |= {"finetune": recipe.finetune.train.seed} if recipe.finetune else {}
         return seeds | ({"sampling": list(recipe.evaluation.seeds)} if recipe.evaluation else {})

@@ -4,6 +4,7 @@ The run's ``manifest.json`` is the truth; everything here is made from it again 
 are used on this floor only.
 """
 
+from prunekit.report.groupings import describe_grouping, grouping_png
 from prunekit.report.heatmap import heatmap_png
 from prunekit.report.page import write_report
 from prunekit.report.run import MANIFEST_FORMAT, Metrics, RunResults, read_run
@@ -16,7 +17,9 @@ __all__ = [
     "Metrics",
     "RunResults",
     "claim",
+    "describe_grouping",
     "grid_png",
+    "grouping_png",
     "heatmap_png",
     "metric_lines",
     "read_run",
