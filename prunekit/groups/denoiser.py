@@ -61,7 +61,7 @@ class OptimalDenoiser:
     @cached_property
     def mean_image(self) -> FloatArray:
         """Mean of the images, shape (pixels,): the posterior mean at infinite noise."""
-        chunk = self._chunk(0)
+        chunk = self._chunk(1)
         total = np.zeros(self.pixels)
         for start in range(0, len(self), chunk):
             total += self.take(slice(start, start + chunk)).sum(axis=0)

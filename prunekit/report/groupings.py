@@ -6,6 +6,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
+from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
 from prunekit._files import atomic_path
 from prunekit._types import FloatArray
@@ -16,6 +17,7 @@ __all__ = ["describe_grouping", "draw_grouping", "grouping_png"]
 
 _COLOURS = ("#1d5f9e", "#b4540a", "#4d7c3a", "#7a4fa0")
 _CUT = "#333a42"
+_ROOM = 0.07  # of the axis, which a timestep's number takes up
 _LABELS = {
     "to_clean": "S(t, 0): like the clean end",
     "to_noise": "S(t, T): like the noisy end",
@@ -85,35 +87,35 @@ def _curves(axes: Axes, grouping: Grouping) -> None:
     for group in groups:
         if group.index % 2:
             axes.axvspan(group.start, group.stop, color="#f0f2f5", zorder=-1)
-        if group.index:
-            axes.axvline(group.start, color=_CUT, linewidth=0.9, linestyle=(0, (4, 2)))
-            axes.annotate(
-                str(group.start),
-                (group.start, 1.0),
-                xycoords=("data", "axes fraction"),
-                ha="center",
-                va="bottom",
-                fontsize=8,
-            )
+    _mark_cuts(axes, grouping)
     for (name, curve), colour in zip(evidence.curves.items(), _COLOURS, strict=False):
         axes.plot(evidence.timesteps, curve, color=colour, linewidth=1.8, label=_LABELS.get(name, name))
     if "alpha" in evidence.facts:
-        axes.axhline(
-            evidence.facts["alpha"],
-            color="#8a929b",
-            linewidth=0.9,
-            linestyle=":",
-            label="α, bound of the running means",
-        )
+        label = "α, bound of the running means"
+        axes.axhline(evidence.facts["alpha"], color="#8a929b", linewidth=0.9, linestyle=":", label=label)
     if "gradient_norm" in evidence.curves:
         axes.set_yscale("log")
+        axes.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+        axes.yaxis.set_minor_locator(NullLocator())
+        axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
     if "to_clean" in evidence.curves:
         axes.set_ylim(0, 1.03)
         axes.set_ylabel("share of pixels that agree")
     axes.set_xlim(0, groups.num_timesteps)
     axes.set_xlabel("timestep t (0 = cleanest)")
     if evidence.curves:
-        axes.legend(loc="best", frameon=False, fontsize=8)
+        axes.legend(loc="upper left", bbox_to_anchor=(-0.02, -0.13), frameon=False, fontsize=8)
+
+
+def _mark_cuts(axes: Axes, grouping: Grouping) -> None:
+    """A line at each cut, and its timestep where there is room for it."""
+    room, written = grouping.groups.num_timesteps * _ROOM, -np.inf
+    for cut in grouping.groups.cuts:
+        axes.axvline(cut, color=_CUT, linewidth=0.9, linestyle=(0, (4, 2)))
+        if cut - written >= room:
+            place = (cut, 1.0)
+            axes.annotate(str(cut), place, xycoords=("data", "axes fraction"), ha="center", va="bottom", fontsize=8)
+            written = cut
 
 
 def _within(grouping: Grouping, start: int, stop: int) -> float:
