@@ -12,13 +12,14 @@ from prunekit.allocation import RULES
 from prunekit.checkpoint import ModelSpec
 from prunekit.errors import FileFormatError, InputError, MissingFileError
 from prunekit.features import SHIPPED
-from prunekit.groups import METHODS
+from prunekit.groups import ETA, METHODS, Rule
 from prunekit.importance import criterion
 from prunekit.schedule import NoiseSchedule
 from prunekit.search import RepairKind, SearchOptions
 from prunekit.training import StageDraw, TrainOptions
 
 __all__ = [
+    "MEASURED_METHODS",
     "AllocationOptions",
     "BaseOptions",
     "DataOptions",
@@ -32,6 +33,8 @@ __all__ = [
 ]
 
 _STRICT: dict[str, str] = {"extra": "forbid"}
+MEASURED_METHODS = ("gradient", "similarity")
+"""Grouping methods that need a base or images."""
 
 
 def _one_of(names: Iterable[str]) -> Callable[[str], str]:
@@ -94,13 +97,39 @@ class BaseOptions:
 
 @dataclass(frozen=True)
 class GroupOptions:
-    """How to cut the timesteps: ``method`` and ``count``, or explicit ``cuts``."""
+    """How to cut the timesteps: ``method`` and ``count``, or explicit ``cuts``.
+
+    Args:
+        method: a key of :data:`prunekit.groups.METHODS`, ``similarity`` (of the recipe's images) or ``gradient`` (of the base).
+        count: number of groups.
+        cuts: first timesteps of all groups but the first, instead.
+        alpha: see :class:`prunekit.groups.Similarity`, as for ``eta``, ``rule`` and ``memory_mib``.
+        eta: tolerance of method ``similarity``.
+        rule: ``stages`` or ``dynamic``.
+        samples: pairs of image and noise; draws per timestep bin for ``gradient``. The method's own default when absent.
+        nodes: timesteps at which the methods look; their own default when absent.
+        seed: of the draws.
+        memory_mib: MiB that the optimal denoiser may take.
+    """
 
     __pydantic_config__: ClassVar[dict[str, str]] = _STRICT
 
-    method: Annotated[str, AfterValidator(_one_of(METHODS))] = "uniform"
+    method: Annotated[str, AfterValidator(_one_of((*METHODS, *MEASURED_METHODS)))] = "uniform"
     count: _Positive = 5
     cuts: tuple[int, ...] | None = None
+    alpha: float | None = None
+    eta: float = ETA
+    rule: Rule | None = None
+    samples: _Positive | None = None
+    nodes: _Positive | None = None
+    seed: _NotNegative = 0
+    memory_mib: _Positive = 256
+
+    def __post_init__(self) -> None:
+        if self.method != "similarity" and (self.alpha is not None or self.rule is not None):
+            raise InputError(f"Got alpha or rule with method {self.method}; expected them with method similarity.")
+        if self.alpha is not None and not 0 < self.alpha <= 1:
+            raise InputError(f"Got alpha {self.alpha:g}; expected a mean similarity above 0 and at most 1.")
 
 
 @dataclass(frozen=True)

@@ -11,10 +11,11 @@ from prunekit.cost import count_macs
 from prunekit.groups import TimestepGroups
 from prunekit.importance import ImportanceMap
 from prunekit.nets import TimestepExperts, load_experts
+from prunekit.pipeline.grouping import method_of, spent_on_grouping
 from prunekit.pipeline.manifest import environment
 from prunekit.pipeline.measuring import Setting, measure_losses, measure_samples, save_images
 from prunekit.pipeline.observing import training_reporter
-from prunekit.pipeline.planning import cut_groups, evaluations, plan_budget
+from prunekit.pipeline.planning import evaluations, plan_budget
 from prunekit.pipeline.resumable import ResumableRun
 from prunekit.pipeline.stages import (
     EMBEDDED,
@@ -27,8 +28,8 @@ from prunekit.pipeline.stages import (
     score_groups,
     train_base,
 )
-from prunekit.recipe import PruneOptions
-from prunekit.report import write_report
+from prunekit.recipe import MEASURED_METHODS, PruneOptions
+from prunekit.report import grouping_png, write_report
 from prunekit.search import SearchResult, proxy_evaluations
 from prunekit.slim import SlimModel, load_slim, save_slim
 
@@ -137,9 +138,15 @@ class Run(ResumableRun):
     def _groups(self) -> dict[str, Any]:
         options = self.recipe.groups
         assert options is not None  # noqa: S101 - asked in execute
-        groups = cut_groups(self.base.schedule, options.count, options.method, options.cuts)
-        write_json(self.folder / "groups.json", groups.to_json())
-        return {}
+        method = method_of(options, self.images.train, self.base)
+        grouping = method(self.base.schedule, len(options.cuts) + 1 if options.cuts else options.count)
+        write_json(self.folder / "groups.json", grouping.to_json())
+        if grouping.evidence.matrix is not None:
+            grouping_png(grouping, self.folder / "groups.png")
+        samples = spent_on_grouping(method, self.base.schedule)
+        if not samples:
+            return {}
+        return {"ledger": [{"stage": "groups", "samples": samples, "macs": 3 * self.bench.macs * samples}]}
 
     def _allocate(self) -> dict[str, Any]:
         options = self.recipe.allocation
@@ -278,6 +285,8 @@ class Run(ResumableRun):
     def _seeds(self) -> dict[str, Any]:
         recipe = self.recipe
         seeds: dict[str, Any] = {"base": recipe.base.train.seed}
+        if recipe.groups and recipe.groups.method in MEASURED_METHODS:
+            seeds["groups"] = recipe.groups.seed
         seeds |= {"calibration": recipe.prune.seed} if recipe.prune else {}
         seeds |= {"finetune": recipe.finetune.train.seed} if recipe.finetune else {}
         return seeds | ({"sampling": list(recipe.evaluation.seeds)} if recipe.evaluation else {})

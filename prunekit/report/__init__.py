@@ -4,7 +4,9 @@ The run's ``manifest.json`` is the truth; everything here is made from it again 
 are used on this floor only.
 """
 
+from prunekit.report.groupings import describe_grouping, grouping_png
 from prunekit.report.heatmap import heatmap_png
+from prunekit.report.multistage import write_multistage_report
 from prunekit.report.page import write_report
 from prunekit.report.run import MANIFEST_FORMAT, Metrics, RunResults, read_run
 from prunekit.report.samples import grid_png
@@ -16,10 +18,13 @@ __all__ = [
     "Metrics",
     "RunResults",
     "claim",
+    "describe_grouping",
     "grid_png",
+    "grouping_png",
     "heatmap_png",
     "metric_lines",
     "read_run",
     "summary_rows",
+    "write_multistage_report",
     "write_report",
 ]
