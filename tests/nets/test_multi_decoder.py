@@ -13,6 +13,7 @@ from prunekit.errors import FileFormatError, InputError, MissingFileError
 from prunekit.graph import PruningPlan, apply, attributes, trace
 from prunekit.groups import TimestepGroups
 from prunekit.nets import MultiDecoderUNet, is_multi_decoder, load_multi_decoder, save_multi_decoder
+from prunekit.pipeline.opening import open_model
 from prunekit.schedule import NoiseSchedule
 from prunekit.slim import SlimModel
 
@@ -272,3 +273,15 @@ class TestFolder:
             batch_size=2, num_inference_steps=5, output_type="np", generator=torch.Generator().manual_seed(0)
         )
         assert made.images.shape == (2, 8, 8, 1)
+
+
+def test_commands_open_its_folder_with_shared_parameters_counted_once(net, tmp_path):
+    save_multi_decoder(net, tmp_path / "net", ABOUT)
+    opened = open_model(str(tmp_path / "net"))
+    assert isinstance(opened.model, MultiDecoderUNet)
+    assert list(opened.parts()) == ["stage-0", "stage-1", "stage-2"]
+    counted = {name: count_macs(part, opened.inputs) for name, part in opened.parts().items()}
+    cost = opened.mean_cost(counted, steps=T)
+    assert cost["params"] == sum(parameter.numel() for parameter in net.parameters())
+    assert cost["macs"] == pytest.approx(opened.mean_macs("ddim", T))
+    assert [count.macs for count in counted.values()] == list(net.stage_macs())
