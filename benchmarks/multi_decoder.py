@@ -1,7 +1,7 @@
-"""The published CIFAR-10 setting of the multi-stage framework (arXiv:2312.09181) as a multi-decoder U-Net: parameters and MACs by stage.
+"""The published CIFAR-10 setting of the multi-stage framework (arXiv:2312.09181): parameters and MACs of every stage.
 
-The paper gives an encoder of 128 and decoders of 192, 128 and 16 from low to high noise, and 169M, 108M and 47M parameters for encoder
-plus decoder (its DPM-Solver network). Its network is score_sde's DDPM++ with eight residual blocks at each of four resolutions;
+The paper gives an encoder of 128 and decoders of 192, 128 and 16 from low to high noise, and 169M, 108M and 47M parameters for the
+encoder plus each decoder (its DPM-Solver network). Its network is score_sde's DDPM++ with eight residual blocks at each of four resolutions;
 diffusers' blocks are laid out a little differently, and the variants here show which difference costs how much.
 
     python benchmarks/multi_decoder.py
@@ -68,8 +68,8 @@ def main() -> None:
     ]
     text = (
         "# The published CIFAR-10 setting: one encoder of 128, decoders of 192, 128 and 16\n\n"
-        "Encoder plus decoder of every stage, 32×32 images, channel multipliers 1, 2, 2, 2, attention at 16×16. Parameters are counted "
-        "on the built networks, MACs by one forward pass. Made by `python benchmarks/multi_decoder.py`.\n\n"
+        "Encoder plus decoder of every stage, 32×32 images, channel multipliers 1, 2, 2, 2, attention at 16×16. Parameters are "
+        "counted on the built networks, MACs by one forward pass. Made by `python benchmarks/multi_decoder.py`.\n\n"
     )
     publish("multi_decoder", {"published": PUBLISHED, "variants": figures}, FOLDER)
     with atomic_path(FOLDER / "multi_decoder.md") as part:
