@@ -1,8 +1,8 @@
 """The published CIFAR-10 setting of the multi-stage framework (arXiv:2312.09181): parameters and MACs of every stage.
 
 The paper gives an encoder of 128 and decoders of 192, 128 and 16 from low to high noise, and 169M, 108M and 47M parameters for the
-encoder plus each decoder (its DPM-Solver network). Its network is score_sde's DDPM++ with eight residual blocks at each of four resolutions;
-diffusers' blocks are laid out a little differently, and the variants here show which difference costs how much.
+encoder plus each decoder, in its DPM-Solver network. That is score_sde's DDPM++ with eight residual blocks at each of four
+resolutions. diffusers' blocks are laid out a little differently, and the variants show which difference costs how much.
 
     python benchmarks/multi_decoder.py
 """

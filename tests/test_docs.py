@@ -160,3 +160,22 @@ def test_the_search_page_prunes_other_peoples_networks_to_the_target(name: str) 
     )
     assert np.isfinite([repaired, cut]).all()
     assert repaired != cut
+
+
+def test_the_multistage_page_builds_runs_and_prunes_a_network_of_its_own() -> None:
+    page = (Path(__file__).resolve().parents[1] / "docs" / "multistage.md").read_text(encoding="utf-8")
+    building, pruning = re.findall(r"```python\n(.*?)```", page, flags=re.DOTALL)
+    widths = re.search(r"\[\[.*?\]\]", building)
+    assert widths is not None
+    given: dict[str, Any] = {
+        "unet": unet(),
+        "noisy": torch.randn(3, 1, 8, 8),
+        "timesteps": torch.tensor([0, 500, 999]),
+    }
+    source = building.replace(widths[0], "[[12, 24], [8, 16], [4, 8]]")
+    exec(compile(source + pruning, "multistage.md", "exec"), given)  # noqa: S102 - the example is the test
+    assert given["prediction"].shape == (3, 1, 8, 8)
+    assert given["fresh"](given["noisy"], given["timesteps"]).sample.shape == (3, 1, 8, 8)
+    free = [group.name for group in given["graph"] if len(group.widths) > 1]
+    assert free
+    assert all(name.startswith("decoder.") for name in free)
