@@ -259,8 +259,9 @@ def nearest_text(rows: list[dict[str, Any]]) -> str:
     first, second = row["runs"][0]["calibrated"]["of_T"]
     sigma = row["runs"][0]["calibrated"]["sigma"]
     return (
-        f"Fashion-MNIST, VP linear: {first:.3f} and {second:.3f} of T (σ {sigma[0]:.2f} and {sigma[1]:.1f}) against 0.442 and 0.631 "
-        "(σ 2.51 and 7.41). The first cut is near, the second far later: its last stage starts at more than twice the noise."
+        f"Fashion-MNIST, VP linear: {first:.3f} and {second:.3f} of T (σ {sigma[0]:.2f} and {sigma[1]:.1f}) against 0.442 "
+        "and 0.631 (σ 2.51 and 7.41). The first cut is near, the second far later: "
+        "its last stage starts at more than twice the noise."
     )
 
 
