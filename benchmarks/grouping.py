@@ -2,10 +2,11 @@
 
 Fashion-MNIST's 60,000 training images and the embedded digits, for variance-preserving schedules and EDM's sigmas, over three
 seeds of the pairs of image and noise. Time and memory of every measurement. Writes reports/groups/grouping.json, .md and
-pictures, in about four minutes on one core: python benchmarks/grouping.py [--quick]
+pictures, in about four minutes on one core: python benchmarks/grouping.py [--quick] [--tables]
 """
 
 import argparse
+import textwrap
 import time
 import tracemalloc
 from pathlib import Path
@@ -15,7 +16,7 @@ import numpy as np
 import torch
 from _manifest import REPORTS, markdown_table, publish
 
-from prunekit._files import atomic_path
+from prunekit._files import atomic_path, read_json
 from prunekit._types import FloatArray
 from prunekit.data import ImageData, load_images
 from prunekit.errors import InputError
@@ -193,7 +194,7 @@ def markdown(figures: dict[str, Any]) -> str:
         if row["schedule"] == "VP linear"
     }
     implied_text = "; ".join(f"{name}: {low:.3f} and {high:.3f}" for name, (low, high) in at.items())
-    return TEXT.format(
+    text = TEXT.format(
         stages=markdown_table(
             ["images, schedule, scale", "cuts, of T", "cuts, sigma", "α", "seconds", "peak MiB"], tables["stages"]
         ),
@@ -204,6 +205,15 @@ def markdown(figures: dict[str, Any]) -> str:
         nearest=nearest_text(figures["similarity"]),
         settled=settled_text(figures["gradients"]),
     )
+    return "\n".join(wrapped(line) for line in text.splitlines()) + "\n"
+
+
+def wrapped(line: str) -> str:
+    """A long line of prose as several; tables stay as they are."""
+    if len(line) <= 132 or line.startswith("|"):
+        return line
+    indent = "  " if line.startswith(("- ", "  ")) else ""
+    return textwrap.fill(line, 126, subsequent_indent=indent, break_long_words=False, break_on_hyphens=False)
 
 
 TEXT = """# Where to cut the timesteps: by real images and by gradients
@@ -223,14 +233,14 @@ benchmarks/grouping.py`.
 - The published cuts are one pair of noise levels, not two measurements: with β from 0.1 to 20, t = 0.442 has σ = 2.5103 to
   the last digit. σ = 7.6577 belongs to t = 0.636, though; 0.631 has σ = 7.41. One of the two is probably a slip.
 - {nearest}
-- No α explains it. For the rule to cut Fashion-MNIST or the digits at 0.442 and 0.631 of T, α would have to be different at
-  the two ends: {implied} (first and second cut, VP linear). The paper's α is not published, so its cuts cannot be had from
-  its formula alone.
+- No α explains it, and the paper's α is not published. The α at which the rule would put the first and the second cut of VP
+  linear where the paper has them:
+  {implied}.
 - The images differ: 28×28 and 8×8 in grey with half of all pixel values exactly black, so that many pixels agree however the
   rest differs, against 32×32 in colour. CIFAR-10 is not at hand here, so its cuts were **not** reproduced; what is checked is
   the denoiser, against the sum over all images and the closed form of a Gaussian, in the tests.
-- The scale matters as much as the images: in 0 … 1 both cuts come at about half the σ. Which one the paper's figures are in,
-  only its code tells (0 … 1), while the networks of both its schedules see −1 … 1.
+- The scale matters as much as the images: in 0 … 1 both cuts of Fashion-MNIST come at about half the σ. Which one the paper's
+  figures are in, only its code tells (0 … 1); networks are commonly trained in −1 … 1.
 - The rule is a mean over timesteps, so the same α cuts elsewhere where a schedule spends its timesteps elsewhere; calibrated,
   α follows, and the first cut of Fashion-MNIST is at nearly the same σ for all three schedules.
 
@@ -240,9 +250,10 @@ A dash: the stages would overlap.
 
 ## The exact partition of least dissimilarity
 {dynamic}
-With three groups its first cut is near the calibrated rule's. The second is noisier for VP linear and EDM: S(t, T) asks
-whether the mean image is near, the map whether noisy timesteps agree with each other. The cosine schedule has so few
-timesteps there that the exact partition spends no group of its own on them.
+With three groups of Fashion-MNIST its first cut is near the calibrated rule's. The second is noisier for VP linear and EDM:
+S(t, T) asks whether the mean image is near, the map whether noisy timesteps agree with each other. The cosine schedule has so few
+timesteps there that the exact partition spends no group of its own on them. For the digits in 0 … 1 both cuts are at high noise:
+their alike clean timesteps are so few that they are not worth a group.
 
 ## By the gradients of the embedded digits base
 Cosines of the loss's gradients in 32 bins, exact partition; VP linear.
@@ -255,13 +266,16 @@ Cosines of the loss's gradients in 32 bins, exact partition; VP linear.
 
 def nearest_text(rows: list[dict[str, Any]]) -> str:
     """Fashion-MNIST's cuts against the published ones."""
-    row = next(row for row in rows if (row["data"], row["schedule"]) == ("fashion-mnist", "VP linear"))
-    first, second = row["runs"][0]["calibrated"]["of_T"]
-    sigma = row["runs"][0]["calibrated"]["sigma"]
+    found = {}
+    for row in rows:
+        if (row["data"], row["schedule"]) == ("fashion-mnist", "VP linear"):
+            cuts = row["runs"][0]["calibrated"]
+            (first, second), sigma = cuts["of_T"], cuts["sigma"]
+            found[row["scale"]] = f"{first:.3f} and {second:.3f} of T (σ {sigma[0]:.2f} and {sigma[1]:.1f})"
     return (
-        f"Fashion-MNIST, VP linear: {first:.3f} and {second:.3f} of T (σ {sigma[0]:.2f} and {sigma[1]:.1f}) against 0.442 "
-        "and 0.631 (σ 2.51 and 7.41). The first cut is near, the second far later: "
-        "its last stage starts at more than twice the noise."
+        f"Fashion-MNIST, VP linear, is cut at {found['-1 … 1']}, against 0.442 and 0.631 (σ 2.51 and 7.41): the first cut is near, "
+        f"the last stage starts at more than twice the noise. In 0 … 1 it is cut at {found['0 … 1']}: there the second is near and "
+        "the first is not."
     )
 
 
@@ -285,7 +299,11 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="few images, pairs and nodes")
     parser.add_argument("--fashion", default=FASHION, help="folder of Fashion-MNIST's idx files")
     parser.add_argument("--output", type=Path, default=REPORTS.parent / "groups")
+    parser.add_argument("--tables", action="store_true", help="only make grouping.md again from grouping.json")
     arguments = parser.parse_args()
+    if arguments.tables:
+        write_tables(read_json(arguments.output / "grouping.json"), arguments.output)
+        return
     torch.set_num_threads(1)
     arguments.output.mkdir(parents=True, exist_ok=True)
     started = time.perf_counter()
@@ -300,7 +318,11 @@ def main() -> None:
         "seconds": round(time.perf_counter() - started, 1),
     }
     publish("grouping", figures, arguments.output)
-    with atomic_path(arguments.output / "grouping.md") as part:
+    write_tables(figures, arguments.output)
+
+
+def write_tables(figures: dict[str, Any], folder: Path) -> None:
+    with atomic_path(folder / "grouping.md") as part:
         part.write_text(markdown(figures), encoding="utf-8")
 
 
