@@ -1,5 +1,6 @@
 """The command that cuts: ``groups``. Methods that need the noise schedule alone answer without importing torch."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
@@ -94,7 +95,7 @@ def groups(
         if named:
             instead = "--cuts" if cuts is not None else f"--method {method.value}"
             raise InputError(
-                f"Got {', '.join(named)} with {instead}, which looks at the noise schedule alone; "
+                f"Got {_flags(named)} with {instead}, which looks at the noise schedule alone; "
                 "expected --method similarity or gradient beside it."
             )
         schedule = NoiseSchedule.from_config({"kind": "linear", "num_timesteps": 1000} | asked)
@@ -142,7 +143,7 @@ def _measured(
         return schedule, method(schedule, options.count)
     if asked:
         raise InputError(
-            f"Got {', '.join(asked)} with --base, which has a noise schedule of its own; leave one of them out."
+            f"Got {_flags(asked)} with --base, which has a noise schedule of its own; leave one of them out."
         )
     base = open_base(source.base, source.config)
     images = images_of(base, data_options(source.data, source.resolution))
@@ -185,6 +186,12 @@ def _show_groups(made: Grouping, schedule: NoiseSchedule, output: Path, json: bo
 def _given(**options: Any) -> dict[str, Any]:
     """Options that are not absent."""
     return {name: value for name, value in options.items() if value is not None}
+
+
+def _flags(names: Iterable[str]) -> str:
+    """Options as they are typed."""
+    typed = {"kind": "noise-schedule", "memory_mib": "memory"}
+    return ", ".join(f"--{typed.get(name, name.replace('_', '-'))}" for name in names)
 
 
 def _cuts(text: str | None) -> tuple[int, ...] | None:

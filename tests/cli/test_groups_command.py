@@ -94,12 +94,14 @@ def test_gradient_takes_the_bases_images_and_noise_schedule():
         ("--method similarity --data digits --config x.json", "Got --config without --base"),
         ("--method similarity --data digits --output .", "expected the name of a file"),
         ("--method similarity --data digits --output g.png", "expected the name of a file"),
-        ("--method similarity --base embedded:digits --num-timesteps 500", "noise schedule of its own"),
+        ("--method similarity --base embedded:digits --num-timesteps 500", "Got --num-timesteps with --base"),
         ("--method gradient --base embedded:letters", "no embedded base 'letters'"),
         ("--method gradient --base embedded:digits --alpha 0.9", "Got alpha or rule with method gradient"),
-        ("--method uniform --data digits", "Got data with --method uniform"),
-        ("--cuts 100 --alpha 0.9", "Got alpha with --cuts"),
-        ("--cuts 100 --method similarity --data digits", "Got data with --cuts"),
+        ("--method uniform --data digits", "Got --data with --method uniform"),
+        ("--memory 3 --noise-schedule cosine", "Got --memory with --method uniform"),
+        ("--method similarity --base embedded:digits --noise-schedule edm", "Got --noise-schedule with --base"),
+        ("--cuts 100 --alpha 0.9", "Got --alpha with --cuts"),
+        ("--cuts 100 --method similarity --data digits", "Got --data with --cuts"),
     ],
 )
 def test_a_mistake_is_one_sentence_and_nothing_is_written(line, said):
