@@ -5,14 +5,17 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, get_args
 
+import numpy as np
 import yaml
+from numpy.typing import NDArray
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from prunekit._types import FloatArray
 from prunekit.allocation import RULES
 from prunekit.checkpoint import ModelSpec
 from prunekit.errors import FileFormatError, InputError, MissingFileError
 from prunekit.features import SHIPPED
-from prunekit.groups import ETA, METHODS, Rule
+from prunekit.groups import ETA, METHODS, Rule, Similarity
 from prunekit.importance import criterion
 from prunekit.schedule import NoiseSchedule
 from prunekit.search import RepairKind, SearchOptions
@@ -121,15 +124,27 @@ class GroupOptions:
     eta: float = ETA
     rule: Rule | None = None
     samples: _Positive | None = None
-    nodes: _Positive | None = None
+    nodes: Annotated[int, Field(ge=2)] | None = None
     seed: _NotNegative = 0
     memory_mib: _Positive = 256
 
     def __post_init__(self) -> None:
-        if self.method != "similarity" and (self.alpha is not None or self.rule is not None):
-            raise InputError(f"Got alpha or rule with method {self.method}; expected them with method similarity.")
-        if self.alpha is not None and not 0 < self.alpha <= 1:
-            raise InputError(f"Got alpha {self.alpha:g}; expected a mean similarity above 0 and at most 1.")
+        if self.method == "similarity" and self.cuts is None:
+            self.similarity(np.zeros((1, 1))).check_rule(self.count)
+        elif self.alpha is not None or self.rule is not None:
+            with_ = f"method {self.method}" if self.cuts is None else "explicit cuts"
+            raise InputError(f"Got alpha or rule with {with_}; expected them with method similarity.")
+
+    def similarity(self, images: NDArray[np.uint8] | FloatArray) -> Similarity:
+        """Method ``similarity`` of some images."""
+        memory = self.memory_mib * 2**20
+        return Similarity(images, self.eta, self.alpha, self.rule, seed=self.seed, memory=memory, **self.looks)
+
+    @property
+    def looks(self) -> dict[str, int]:
+        """``samples`` and ``nodes`` where they are given."""
+        given = {"samples": self.samples, "nodes": self.nodes}
+        return {name: value for name, value in given.items() if value is not None}
 
 
 @dataclass(frozen=True)

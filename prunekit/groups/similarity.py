@@ -71,12 +71,12 @@ class Similarity:
 
     def __call__(self, schedule: NoiseSchedule, count: int) -> Grouping:
         """See the class."""
-        self.check(schedule, count)
+        check_count(schedule, count)
+        self.check_rule(count)
         return self.cut(self.measure(schedule), schedule, count)
 
-    def check(self, schedule: NoiseSchedule, count: int) -> None:
-        """Refuse what cannot be cut, before anything is measured."""
-        check_count(schedule, count)
+    def check_rule(self, count: int) -> None:
+        """Refuse a number of groups that the rule does not make, before anything is measured."""
         if count != STAGES and (self.rule == "stages" or self.alpha is not None):
             raise InputError(
                 f"Got {count} timestep groups with rule stages or alpha; expected {STAGES}, or rule dynamic."

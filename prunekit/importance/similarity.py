@@ -29,7 +29,7 @@ class GradientSimilarity:
     Args:
         model: any network; it is left as it was.
         loss: see :data:`prunekit.importance.Loss`.
-        samples: draws per bin.
+        samples: draws per bin; half as many leave five groups of a small base to chance (reports/groups/grouping.md).
         nodes: bins, at most one per timestep.
         batch_size: draws per backward pass, see :class:`prunekit.importance.Probe`.
         seed: of the draws, and of the buckets.
@@ -40,7 +40,7 @@ class GradientSimilarity:
 
     model: nn.Module
     loss: Loss
-    samples: int = 256
+    samples: int = 512
     nodes: int = 32
     batch_size: int = 64
     seed: int = 0

@@ -3,7 +3,7 @@
 from prunekit.checkpoint import Base
 from prunekit.data import ImageData
 from prunekit.errors import InputError
-from prunekit.groups import METHODS, Explicit, GroupingMethod, Similarity
+from prunekit.groups import METHODS, Explicit, GroupingMethod
 from prunekit.importance import GradientSimilarity
 from prunekit.recipe import GroupOptions
 from prunekit.schedule import NoiseSchedule
@@ -29,23 +29,12 @@ def method_of(options: GroupOptions, images: ImageData | None = None, base: Base
         return METHODS[options.method]
     if images is None:
         raise InputError(f"Grouping method {options.method} got no images; name some by --data.")
-    looks = {"samples": options.samples, "nodes": options.nodes}
-    given = {name: value for name, value in looks.items() if value is not None}
     if options.method == "similarity":
-        pixels = images.images.numpy()
-        return Similarity(
-            pixels,
-            options.eta,
-            options.alpha,
-            options.rule,
-            seed=options.seed,
-            memory=options.memory_mib * 2**20,
-            **given,
-        )
+        return options.similarity(images.images.numpy())
     if base is None:
         raise InputError("Grouping method gradient got no network; name one by --base.")
     objective = DenoisingObjective(images.images, base.schedule, base.prediction_type)
-    return GradientSimilarity(base.model, objective, seed=options.seed, **given)
+    return GradientSimilarity(base.model, objective, seed=options.seed, **options.looks)
 
 
 def spent_on_grouping(method: GroupingMethod, schedule: NoiseSchedule) -> int:

@@ -1,6 +1,8 @@
 """Similarity of the optimal denoiser: what it measures, the paper's rule, and the exact partition."""
 
 import json
+import tracemalloc
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -14,6 +16,7 @@ from prunekit.groups.segmentation import dissimilarity_costs, finely, partition_
 from prunekit.groups.similarity import calibrated_alpha, measure_similarity, three_stages
 from prunekit.schedule import NoiseSchedule
 
+FASHION = Path("/usr/share/datasets/fashion-mnist")
 IMAGES = np.random.default_rng(0).integers(0, 256, (60, 1, 4, 4), dtype=np.uint8)
 LINEAR = NoiseSchedule.linear(200)
 
@@ -174,3 +177,21 @@ def test_measuring_draws_again_where_there_are_fewer_images_than_pairs():
 def test_options_that_do_not_fit_are_refused(options, count, said):
     with pytest.raises(InputError, match=said):
         Similarity(IMAGES, **options)(LINEAR, count)
+
+
+@pytest.mark.fashion
+@pytest.mark.skipif(not FASHION.is_dir(), reason="Debian's package dataset-fashion-mnist is not installed")
+def test_sixty_thousand_images_stay_within_the_memory():
+    from prunekit.data import load_images
+
+    images = load_images(str(FASHION)).train.images.numpy()
+    tracemalloc.start()
+    try:
+        evidence = Similarity(images, samples=4, nodes=9, memory=64 * 2**20).measure(NoiseSchedule.edm(1000))
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert evidence.facts["images"] == 60_000
+    assert peak <= 64 * 2**20
+    assert evidence.curves["to_clean"][:3].tolist() == [1.0] * 3
+    assert evidence.curves["to_noise"][-1] == 1
