@@ -76,18 +76,23 @@ class Probe:
         for i, chunk in enumerate(timesteps.split(self.chunk)):
             yield chunk, Generator().manual_seed(self.seed * 1_000_003 + self.group.index * 10_007 + i + 1)
 
-    def losses(self, model: nn.Module) -> Iterator[tuple[Tensor, int]]:
-        """Differentiable mean loss and number of samples of each batch that this process evaluates."""
+    def losses(self, model: nn.Module, first: Tensor | None = None) -> Iterator[tuple[Tensor, int]]:
+        """Differentiable mean loss and number of samples of each batch that this process evaluates.
+
+        Args:
+            model: the network.
+            first: the first batch's loss where it is known already; it is not evaluated again.
+        """
         rank, world = self._place()
         for i, (evaluate, count) in enumerate(self._batches()):
             if i % world == rank:
-                yield evaluate(model), count
+                yield evaluate(model) if i or first is None else first, count
 
     @torch.no_grad()
-    def mean(self, model: nn.Module) -> float:
-        """Mean loss over the calibration set, in eval mode, summed in float64."""
+    def mean(self, model: nn.Module, first: Tensor | None = None) -> float:
+        """Mean loss over the calibration set, in eval mode, summed in float64; ``first`` as for :meth:`losses`."""
         with evaluation_mode(model):
-            total = sum(float(loss) * (count / self.samples) for loss, count in self.losses(model))
+            total = sum(float(loss) * (count / self.samples) for loss, count in self.losses(model, first))
         if self._place()[1] == 1:
             return total
         device = next(model.parameters(), torch.zeros(())).device

@@ -4,6 +4,9 @@ The run's ``manifest.json`` is the truth; everything here is made from it again 
 are used on this floor only.
 """
 
+from pathlib import Path
+
+from prunekit._files import read_json
 from prunekit.report.groupings import describe_grouping, grouping_png
 from prunekit.report.heatmap import heatmap_png
 from prunekit.report.multistage import write_multistage_report
@@ -25,6 +28,13 @@ __all__ = [
     "metric_lines",
     "read_run",
     "summary_rows",
+    "write_any_report",
     "write_multistage_report",
     "write_report",
 ]
+
+
+def write_any_report(folder: Path) -> Path:
+    """The report of a run of either kind: experts from a base, or a comparison of networks for stages."""
+    manifest = read_json(folder / "manifest.json", MANIFEST_FORMAT)
+    return write_multistage_report(folder) if "multistage" in manifest else write_report(folder)

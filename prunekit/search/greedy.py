@@ -18,8 +18,9 @@ def greedy(task: Task) -> IntArray:
     The paper's proposer is a language model; this one is deterministic and offline. Candidates are short-listed by the scores; the
     others are taken to cost what the short list does in the middle, and are measured once they come to the front.
     An old measurement stands until its candidate comes to the front, and is then taken again: a channel group that was dear in an
-    earlier round has seldom become cheap. The last stretch, smaller than any step, is closed by exchanging a few steps: the
-    exchanges that the measured rates favour are measured too, and the best is taken.
+    earlier round has seldom become cheap. Where it may have, under a proxy that jumps, ``task.fresh`` has more of them taken again.
+    The last stretch, smaller than any step, is closed by exchanging a few steps: the exchanges that the measured rates favour are
+    measured too, and the best is taken.
     """
     problem = task.widths
     steps = np.zeros(len(problem.graph), dtype=np.int64)
@@ -93,7 +94,8 @@ def _front_runner(
         for i in range(len(shortlist)):
             measure(shortlist[i:])
         rates.assumed = float(np.median(list(rates.measured.values())))
-    while (front := min(ranked, key=rates)) not in losses:
+    fresh = min(task.fresh, len(ranked))
+    while (front := min(ranked, key=rates)) not in losses or len(losses) < fresh:
         measure(sorted((g for g in ranked if g not in losses), key=rates))  # the front runner, then who would be next
     task.choose(problem.graph.groups[front].name, candidates[front], search_round, losses[front])
     return front, losses[front]

@@ -45,8 +45,7 @@ def after(kind: RepairKind) -> Proxy:
 
         def evaluate(plan: PruningPlan) -> float:
             pruned = pruned_by(plan)
-            repair.mend(pruned, plan)
-            return probe.mean(pruned)
+            return probe.mean(pruned, first=repair.mend(pruned, plan))
 
         return evaluate
 
@@ -104,11 +103,12 @@ def proxy_evaluations(name: str, samples: int, batch_size: int) -> int:
     Args:
         name: the proxy's.
         samples: draws that the loss is measured on.
-        batch_size: draws that a train step takes, and that a repair is fitted to where there are as many.
+        batch_size: draws that a train step takes, and that a repair is fitted to where there are as many; the pass that repairs
+            gives the loss on them too.
     """
-    repaired = name in ("bias", "least-squares", "repaired-recovery")
     trained = name in ("recovery", "repaired-recovery")
-    return samples + min(batch_size, samples) * repaired + 3 * _RECOVERY_STEPS * batch_size * trained
+    repaired_first = min(batch_size, samples) * (name == "repaired-recovery")
+    return samples + repaired_first + 3 * _RECOVERY_STEPS * batch_size * trained
 
 
 def make_proxy(name: str, model: nn.Module, graph: ChannelGraph, probe: Probe) -> Evaluate:

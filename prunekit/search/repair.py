@@ -82,10 +82,14 @@ class Repair:
         self.mend(pruned, plan)
         return pruned
 
-    def mend(self, pruned: nn.Module, plan: PruningPlan) -> None:
-        """Repair a network that the plan's channels were cut from, in place."""
+    def mend(self, pruned: nn.Module, plan: PruningPlan) -> Tensor | None:
+        """Repair a network that the plan's channels were cut from, in place.
+
+        Returns:
+            The repaired network's loss on the probe's first batch, a by-product; None where nothing was run.
+        """
         if self.kind == "none" or not plan.kept:
-            return
+            return None
         cut, positions = slicer(self.model, self.graph, plan), plan.positions(self.graph)
         waiting = set(self.inputs)
 
@@ -111,7 +115,7 @@ class Repair:
                 flag = module._parameters[own].requires_grad
                 module._parameters[own] = nn.Parameter(cut(f"{name}.{own}", tensor), flag)
 
-        _run(pruned, self.inputs, self.probe, layer)
+        return _run(pruned, self.inputs, self.probe, layer)
 
 
 def _drift(
@@ -172,8 +176,8 @@ def _is_proportional(module: Any, signal: Tensor) -> bool:
     return isinstance(once, Tensor) and torch.allclose(twice, 2 * once, rtol=1e-3, atol=1e-5)
 
 
-def _run(model: nn.Module, names: Iterable[str], probe: Probe, see: Callable[[str, nn.Module, Tensor], None]) -> None:
-    """The first batch through a network, in eval mode; ``see`` is told what enters each of the named layers, before it runs."""
+def _run(model: nn.Module, names: Iterable[str], probe: Probe, see: Callable[[str, nn.Module, Tensor], None]) -> Tensor:
+    """Loss of the first batch, in eval mode; ``see`` is told what enters each of the named layers, before it runs."""
 
     def before(module: nn.Module, args: tuple[Any, ...], name: str) -> None:
         if args and isinstance(args[0], Tensor):
@@ -183,4 +187,5 @@ def _run(model: nn.Module, names: Iterable[str], probe: Probe, see: Callable[[st
         for name in names:
             handle = model.get_submodule(name).register_forward_pre_hook(partial(before, name=name))
             stack.callback(handle.remove)
-        next(replace(probe, distributed=False).losses(model))
+        loss, _ = next(replace(probe, distributed=False).losses(model))
+    return loss

@@ -38,6 +38,7 @@ class SearchOptions:
         tolerance: fraction of the base's cost by which the target may be missed before nearness outweighs importance.
         target_of: what the target bounds: ``macs``, ``params``, or ``latency`` by a table of layer times.
         proxy: what candidates are judged by, see :mod:`prunekit.search.proxies`.
+        fresh: candidates that every round of ``greedy`` measures anew at least; 3 or so for the proxy ``loss``, which jumps.
         bite: most that one round of ``greedy`` takes from a channel group, as a share of its width then.
         trials: candidates that ``evolution`` and ``tpe`` try.
         seed: of what they draw.
@@ -53,6 +54,7 @@ class SearchOptions:
     tolerance: float = 0.001
     target_of: TargetOf = "macs"
     proxy: str = "least-squares"
+    fresh: int = 1
     bite: float = 1.0
     trials: int = 64
     seed: int = 0
@@ -65,8 +67,8 @@ class SearchOptions:
             raise InputError(f"Got target_of {self.target_of!r}; expected one of {', '.join(get_args(TargetOf))}.")
         if self.proxy not in PROXIES:
             raise InputError(f"Got proxy {self.proxy!r}; expected one of {', '.join(PROXIES)}.")
-        if self.rounds < 1 or self.shortlist < 1 or self.trials < 1 or not 0 <= self.tolerance < 1:
-            raise InputError("Expected rounds, shortlist and trials of at least 1 and a tolerance in [0, 1).")
+        if min(self.rounds, self.shortlist, self.fresh, self.trials) < 1 or not 0 <= self.tolerance < 1:
+            raise InputError("Expected rounds, shortlist, fresh and trials of at least 1 and a tolerance in [0, 1).")
         if not 0 < self.bite <= 1:
             raise InputError(
                 f"Got bite {self.bite:g}; expected a share of a channel group's width, above 0 and at most 1."
@@ -162,6 +164,7 @@ def search(
         make_proxy(options.proxy, model, graph, alone),
         options.rounds,
         options.shortlist,
+        options.fresh,
         options.bite,
         options.trials,
         options.seed,

@@ -138,8 +138,10 @@ class WidthProblem:
         """
         least, full = int(self.spent(self.max_steps)), int(self.spent(np.zeros_like(self.max_steps)))
         if self.target < least:
+            wished = any(group.floor > 1 or group.multiple > 1 for group in self.graph)
+            within = " within the floor and width multiples that were asked for" if wished else ""
             raise BudgetError(
-                f"A target of {self.target:,} {self.spends.unit} is below what this network can be pruned to; "
+                f"A target of {self.target:,} {self.spends.unit} is below what this network can be pruned to{within}; "
                 f"expected {least:,} … {full:,} ({least / max(full, 1):.4f} … 1 of the base).",
                 (least, full),
             )

@@ -33,6 +33,7 @@ class Task:
         evaluate: the proxy: a number for a plan, lower is better, on fixed draws of the timestep group.
         rounds: decisions that a multi-round proposer takes.
         shortlist: candidates that are measured in the first round.
+        fresh: candidates that every round measures anew at least, of those in front.
         bite: most that one round takes from a channel group, as a share of its width then; a step at least.
         trials: candidates that a sampling proposer tries.
         seed: of whatever a proposer draws.
@@ -48,6 +49,7 @@ class Task:
     evaluate: Evaluate
     rounds: int = 12
     shortlist: int = 8
+    fresh: int = 1
     bite: float = 1.0
     trials: int = 64
     seed: int = 0

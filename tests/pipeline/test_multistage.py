@@ -12,6 +12,7 @@ from prunekit.pipeline.multistage_run import MultistageRun
 from prunekit.pipeline.observing import Observer
 from prunekit.pipeline.publishing import publish
 from prunekit.recipe import load_recipe
+from prunekit.report import write_any_report
 from prunekit.report.multistage import entries_of, reaching
 
 TINY = {
@@ -131,6 +132,9 @@ def test_the_report_is_made_from_the_manifest_alone(folder, manifest, tmp_path):
     assert all(entry.title in text for entry in entries_of(read_json(target / "manifest.json")))
     assert (target / "report" / "multistage.png").stat().st_size > 10_000
     assert not list(target.rglob("*.pt"))
+    before = (target / "report" / "multistage.png").read_bytes()
+    assert write_any_report(target) == target / "report" / "multistage.md"
+    assert (target / "report" / "multistage.png").read_bytes() == before
 
 
 def test_a_manifest_without_a_comparison_is_refused():

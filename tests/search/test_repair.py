@@ -118,6 +118,11 @@ def test_any_network_is_repaired_in_the_shapes_of_the_plan_and_stays_as_it_was(b
     shapes = [{key: value.shape for key, value in m.state_dict().items()} for m in (plain, repaired)]
     assert shapes[0] == shapes[1]
     assert np.isfinite(probe.mean(repaired))
+    again = apply(tiny.model, tiny.graph, plan)
+    told = Repair.of(tiny.model, tiny.graph, probe, kind).mend(again, plan)
+    assert (told is None) == (kind == "none")
+    if told is not None:
+        assert float(told) == probe.mean(repaired) == probe.mean(again, first=told)
     assert all(torch.equal(value, state[key]) for key, value in tiny.model.state_dict().items())
     if kind == "none":
         pairs = zip(plain.state_dict().values(), repaired.state_dict().values(), strict=True)

@@ -1,4 +1,5 @@
 import itertools
+from collections import Counter
 
 import numpy as np
 import pytest
@@ -185,6 +186,7 @@ def test_greedy_repeats_itself_and_leaves_the_model_as_it_was_even_in_training_m
         {"target_of": "flops"},
         {"proxy": "hope"},
         {"bite": 0.0},
+        {"fresh": 0},
         {"bite": 1.5},
         {"trials": 0},
         {"seed": -1},
@@ -271,3 +273,12 @@ def test_a_round_takes_a_step_or_no_more_than_a_bite_of_a_channel_group(digits):
 
     assert min(shares(digits.search("greedy", ratio=0.5, bite=0.4))) >= 0.6
     assert min(shares(digits.search("greedy", ratio=0.5))) < 0.6
+
+
+def test_a_round_measures_as_many_afresh_as_it_is_told(digits):
+    def by_round(**options):
+        counts = Counter(entry["round"] for entry in digits.search("greedy", **options).measured)
+        return [count for number, count in counts.items() if number > 1]
+
+    few, more = by_round(), by_round(fresh=4)
+    assert min(few) < 4 <= min(more)
