@@ -4,13 +4,10 @@ The run's ``manifest.json`` is the truth; everything here is made from it again 
 are used on this floor only.
 """
 
-from pathlib import Path
-
-from prunekit._files import read_json
 from prunekit.report.groupings import describe_grouping, grouping_png
 from prunekit.report.heatmap import heatmap_png
 from prunekit.report.multistage import write_multistage_report
-from prunekit.report.page import write_report
+from prunekit.report.page import write_any_report, write_report
 from prunekit.report.run import MANIFEST_FORMAT, Metrics, RunResults, read_run
 from prunekit.report.samples import grid_png
 from prunekit.report.tables import summary_rows
@@ -32,9 +29,3 @@ __all__ = [
     "write_multistage_report",
     "write_report",
 ]
-
-
-def write_any_report(folder: Path) -> Path:
-    """The report of a run of either kind: experts from a base, or a comparison of networks for stages."""
-    manifest = read_json(folder / "manifest.json", MANIFEST_FORMAT)
-    return write_multistage_report(folder) if "multistage" in manifest else write_report(folder)
