@@ -4,9 +4,10 @@ from dataclasses import replace
 
 import pytest
 import torch
-from diffusers import DDIMPipeline, DDIMScheduler, UNet2DModel
+from diffusers import DDIMPipeline, DDIMScheduler
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from networks import UNET_CONFIG, unet
 
 from prunekit.cost import CostModel, count_macs
 from prunekit.errors import FileFormatError, InputError, MissingFileError
@@ -19,31 +20,14 @@ from prunekit.slim import SlimModel
 
 T = 100
 GROUPS = TimestepGroups.from_cuts(T, [30, 70])
-CONFIG = {
-    "sample_size": 8,
-    "in_channels": 1,
-    "out_channels": 1,
-    "layers_per_block": 1,
-    "block_out_channels": [8, 16],
-    "down_block_types": ["DownBlock2D", "AttnDownBlock2D"],
-    "up_block_types": ["AttnUpBlock2D", "UpBlock2D"],
-    "norm_num_groups": 4,
-    "attention_head_dim": 8,
-}
 TAILORED = ([4, 8], [8, 16], [12, 24])
 ABOUT = {"noise_schedule": NoiseSchedule.linear(T).to_config(), "prediction_type": "epsilon"}
-
-
-def unet(seed=0, **changes):
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        return UNet2DModel(**{**CONFIG, **changes}).eval()
 
 
 def multi(widths=TAILORED, seed=0):
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        return MultiDecoderUNet(CONFIG, GROUPS, widths).eval()
+        return MultiDecoderUNet(UNET_CONFIG, GROUPS, widths).eval()
 
 
 def batch(count=6, seed=1):
@@ -112,7 +96,8 @@ class TestStartedFromABase:
             MultiDecoderUNet.from_unet(torch.nn.Linear(1, 1), GROUPS)
         with pytest.raises(InputError, match="SkipDownBlock2D"):
             MultiDecoderUNet(
-                {**CONFIG, "down_block_types": ["SkipDownBlock2D"] * 2, "up_block_types": ["SkipUpBlock2D"] * 2}, GROUPS
+                {**UNET_CONFIG, "down_block_types": ["SkipDownBlock2D"] * 2, "up_block_types": ["SkipUpBlock2D"] * 2},
+                GROUPS,
             )
 
 
@@ -180,7 +165,7 @@ class TestWidths:
     @pytest.mark.parametrize("widths", [[[8, 16]] * 2, [[8]] * 3, [[8, 0]] * 3])
     def test_widths_that_do_not_fit_are_refused(self, widths):
         with pytest.raises(InputError, match="expected"):
-            MultiDecoderUNet(CONFIG, GROUPS, widths)
+            MultiDecoderUNet(UNET_CONFIG, GROUPS, widths)
 
 
 class TestPruning:

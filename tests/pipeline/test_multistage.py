@@ -1,10 +1,12 @@
 """A recipe that compares networks for stages at equal training MACs."""
 
+import json
 from pathlib import Path
 
 import numpy as np
 import pytest
 import yaml
+from networks import UNET_CONFIG
 
 from prunekit._files import read_json
 from prunekit.errors import FileFormatError
@@ -22,14 +24,10 @@ TINY = {
         "model": {
             "class": "UNet2DModel",
             "config": {
-                "sample_size": 8,
-                "in_channels": 1,
-                "out_channels": 1,
-                "layers_per_block": 1,
+                **json.loads(json.dumps(UNET_CONFIG)),  # lists for YAML
                 "block_out_channels": [8, 8],
                 "down_block_types": ["DownBlock2D", "DownBlock2D"],
                 "up_block_types": ["UpBlock2D", "UpBlock2D"],
-                "norm_num_groups": 4,
                 "add_attention": False,
             },
         },

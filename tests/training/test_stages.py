@@ -13,6 +13,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from networks import UNET_CONFIG
 from scipy.stats import chisquare
 from torch import Generator
 
@@ -26,13 +27,11 @@ T = 60
 GROUPS = TimestepGroups.from_cuts(T, [5, 40])
 DRAWS = ("uniform", "proportional", "mixed")
 CONFIG = {
+    **UNET_CONFIG,
     "sample_size": 4,
-    "in_channels": 1,
-    "out_channels": 1,
-    "layers_per_block": 1,
-    "block_out_channels": [8, 8],
-    "down_block_types": ["DownBlock2D", "DownBlock2D"],
-    "up_block_types": ["UpBlock2D", "UpBlock2D"],
+    "block_out_channels": (8, 8),
+    "down_block_types": ("DownBlock2D", "DownBlock2D"),
+    "up_block_types": ("UpBlock2D", "UpBlock2D"),
     "norm_num_groups": 2,
     "add_attention": False,
 }
@@ -188,7 +187,7 @@ def test_every_stage_learns(draw):
 
 WORKER = """
 import json, sys, torch
-sys.path.insert(0, sys.argv[1])
+sys.path[:0] = sys.argv[1:]
 from test_stages import OPTIONS, GROUPS, network, objective
 from prunekit.training import StageTimesteps, train
 torch.set_num_threads(1)
@@ -202,7 +201,7 @@ print(json.dumps(found))
 
 @pytest.mark.slow
 def test_two_processes_train_as_one_though_batches_leave_decoders_out():
-    here = str(Path(__file__).parent)
+    here = Path(__file__).parent
     port = str(20000 + os.getpid() % 20000)
 
     def start(rank, size):
