@@ -213,7 +213,7 @@ def test_two_processes_train_as_one_though_batches_leave_decoders_out():
             "OMP_NUM_THREADS": "1",
         }
         return subprocess.Popen(  # noqa: S603
-            [sys.executable, "-c", WORKER, here],
+            [sys.executable, "-c", WORKER, str(here), str(here.parent)],
             env={**os.environ, **address, **own},
             stdout=subprocess.PIPE,
             text=True,
