@@ -6,12 +6,11 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
-from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
 from prunekit._files import atomic_path
 from prunekit._types import FloatArray
 from prunekit.groups import Grouping
-from prunekit.report.figures import save_figure, styled
+from prunekit.report.figures import save_figure, scale_by_log, styled
 
 __all__ = ["describe_grouping", "draw_grouping", "grouping_png"]
 
@@ -94,10 +93,7 @@ def _curves(axes: Axes, grouping: Grouping) -> None:
         label = "α, bound of the running means"
         axes.axhline(evidence.facts["alpha"], color="#8a929b", linewidth=0.9, linestyle=":", label=label)
     if "gradient_norm" in evidence.curves:
-        axes.set_yscale("log")
-        axes.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
-        axes.yaxis.set_minor_locator(NullLocator())
-        axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+        scale_by_log(axes)
     if "to_clean" in evidence.curves:
         axes.set_ylim(0, 1.03)
         axes.set_ylabel("share of pixels that agree")

@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from prunekit._files import atomic_path, read_json
 from prunekit._types import FloatArray
 from prunekit.errors import FileFormatError
-from prunekit.report.figures import save_figure, styled
+from prunekit.report.figures import save_figure, scale_by_log, styled
 from prunekit.report.run import MANIFEST_FORMAT
 
 __all__ = ["Entry", "entries_of", "reaching", "write_multistage_report"]
@@ -196,7 +196,7 @@ def _draw(entries: Iterable[Entry], path: Path) -> None:
                 axes.plot(
                     macs, values.mean(0), label=entry.title, linewidth=2 if entry.network == "unified" else 1, **style
                 )
-            axes.set_yscale("log")
+            scale_by_log(axes)
             axes.set_xlabel("training TMACs")
             axes.set_ylabel(word)
         handles, labels = figure.axes[0].get_legend_handles_labels()
