@@ -188,7 +188,7 @@ def test_every_stage_learns(draw):
 WORKER = """
 import json, sys, torch
 sys.path[:0] = sys.argv[1:]
-from test_stages import OPTIONS, GROUPS, network, objective
+from test_stage_training import OPTIONS, GROUPS, network, objective
 from prunekit.training import StageTimesteps, train
 torch.set_num_threads(1)
 found = {}
