@@ -40,6 +40,12 @@ def slim_card(config: JsonDict) -> str:
         'slim = load_slim("path/to/this/folder")',
         "prediction = slim.model(noisy, timestep)",
     ]
+    if config["model"]["class"] == "MultiDecoderUNet":
+        load = [
+            "from prunekit.nets import load_multi_decoder",
+            'unet, slim = load_multi_decoder("path/to/this/folder")',
+            "prediction = unet(noisy, timestep).sample",
+        ]
     title = "Slim denoiser" if whole else f"Slim denoiser for timesteps {group['start']} … {group['stop'] - 1}"
     told = "A network of a diffusion model, with channels removed."
     if not whole:

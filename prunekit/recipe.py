@@ -5,32 +5,39 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, get_args
 
+import numpy as np
 import yaml
+from numpy.typing import NDArray
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from prunekit._types import FloatArray
 from prunekit.allocation import RULES
 from prunekit.checkpoint import ModelSpec
 from prunekit.errors import FileFormatError, InputError, MissingFileError
 from prunekit.features import SHIPPED
-from prunekit.groups import METHODS
+from prunekit.groups import ETA, METHODS, Rule, Similarity
 from prunekit.importance import criterion
 from prunekit.schedule import NoiseSchedule
 from prunekit.search import RepairKind, SearchOptions
-from prunekit.training import TrainOptions
+from prunekit.training import StageDraw, TrainOptions
 
 __all__ = [
+    "MEASURED_METHODS",
     "AllocationOptions",
     "BaseOptions",
     "DataOptions",
     "EvaluationOptions",
     "FinetuneOptions",
     "GroupOptions",
+    "MultistageOptions",
     "PruneOptions",
     "Recipe",
     "load_recipe",
 ]
 
 _STRICT: dict[str, str] = {"extra": "forbid"}
+MEASURED_METHODS = ("gradient", "similarity")
+"""Grouping methods that need a base or images."""
 
 
 def _one_of(names: Iterable[str]) -> Callable[[str], str]:
@@ -93,13 +100,51 @@ class BaseOptions:
 
 @dataclass(frozen=True)
 class GroupOptions:
-    """How to cut the timesteps: ``method`` and ``count``, or explicit ``cuts``."""
+    """How to cut the timesteps: ``method`` and ``count``, or explicit ``cuts``.
+
+    Args:
+        method: a key of :data:`prunekit.groups.METHODS`, ``similarity`` (of the recipe's images) or ``gradient`` (of the base).
+        count: number of groups.
+        cuts: first timesteps of all groups but the first, instead.
+        alpha: see :class:`prunekit.groups.Similarity`, as for ``eta``, ``rule`` and ``memory_mib``.
+        eta: tolerance of method ``similarity``.
+        rule: ``stages`` or ``dynamic``.
+        samples: pairs of image and noise; draws per timestep bin for ``gradient``. The method's own default when absent.
+        nodes: timesteps at which the methods look; their own default when absent.
+        seed: of the draws.
+        memory_mib: MiB that the optimal denoiser may take.
+    """
 
     __pydantic_config__: ClassVar[dict[str, str]] = _STRICT
 
-    method: Annotated[str, AfterValidator(_one_of(METHODS))] = "uniform"
+    method: Annotated[str, AfterValidator(_one_of((*METHODS, *MEASURED_METHODS)))] = "uniform"
     count: _Positive = 5
     cuts: tuple[int, ...] | None = None
+    alpha: float | None = None
+    eta: float = ETA
+    rule: Rule | None = None
+    samples: _Positive | None = None
+    nodes: Annotated[int, Field(ge=2)] | None = None
+    seed: _NotNegative = 0
+    memory_mib: _Positive = 256
+
+    def __post_init__(self) -> None:
+        if self.method == "similarity" and self.cuts is None:
+            self.similarity(np.zeros((1, 1))).check_rule(self.count)
+        elif self.alpha is not None or self.rule is not None:
+            with_ = f"method {self.method}" if self.cuts is None else "explicit cuts"
+            raise InputError(f"Got alpha or rule with {with_}; expected them with method similarity.")
+
+    def similarity(self, images: NDArray[np.uint8] | FloatArray) -> Similarity:
+        """Method ``similarity`` of some images."""
+        memory = self.memory_mib * 2**20
+        return Similarity(images, self.eta, self.alpha, self.rule, seed=self.seed, memory=memory, **self.looks)
+
+    @property
+    def looks(self) -> dict[str, int]:
+        """``samples`` and ``nodes`` where they are given."""
+        given = {"samples": self.samples, "nodes": self.nodes}
+        return {name: value for name, value in given.items() if value is not None}
 
 
 @dataclass(frozen=True)
@@ -221,6 +266,49 @@ class EvaluationOptions:
     grid: _NotNegative = 40
 
 
+@dataclass(frozen=True)
+class MultistageOptions:
+    """One encoder with a decoder for each stage, compared at equal training MACs with what it replaces.
+
+    Every network is trained from scratch on the recipe's ``base.model`` and with the MACs of its ``base.train``.
+
+    Args:
+        widths: the tailored decoders' ``block_out_channels``, cleanest stage first; as many stages.
+        groupings: ways to cut; the first is what networks are compared on, the others get tailored decoders only.
+        networks: ``unified`` (one network), ``separate`` (one for each stage), ``equal`` and ``tailored`` (one encoder, decoders of
+            its own or of tailored widths).
+        draw: see :class:`prunekit.training.StageTimesteps`.
+        seeds: of first weights, batches and noise.
+        looks: points of the learning curve.
+        sampler: of the images for FID.
+        sampling_steps: its steps.
+    """
+
+    __pydantic_config__: ClassVar[dict[str, str]] = _STRICT
+
+    widths: Annotated[tuple[tuple[_Positive, ...], ...], Field(min_length=2)]
+    groupings: Annotated[tuple[GroupOptions, ...], Field(min_length=1)] = (GroupOptions("uniform", 3),)
+    networks: tuple[Literal["unified", "separate", "equal", "tailored"], ...] = (
+        "unified",
+        "separate",
+        "equal",
+        "tailored",
+    )
+    draw: StageDraw = "uniform"
+    seeds: Annotated[tuple[int, ...], Field(min_length=1)] = (0, 1, 2)
+    looks: _Positive = 5
+    sampler: str = "ddim"
+    sampling_steps: _Positive = 20
+
+    def __post_init__(self) -> None:
+        for grouping in self.groupings:
+            stages = grouping.count if grouping.cuts is None else len(grouping.cuts) + 1
+            if stages != len(self.widths):
+                raise InputError(
+                    f"Grouping {grouping.method} makes {stages} stages; expected {len(self.widths)}, one for each of widths."
+                )
+
+
 class Recipe(BaseModel):
     """A whole experiment. Stages whose section is absent are not run."""
 
@@ -234,6 +322,7 @@ class Recipe(BaseModel):
     allocation: AllocationOptions | None = None
     prune: PruneOptions | None = None
     finetune: FinetuneOptions | None = None
+    multistage: MultistageOptions | None = None
     evaluation: EvaluationOptions | None = None
 
     @model_validator(mode="after")
@@ -245,6 +334,10 @@ class Recipe(BaseModel):
             and (self.prune is None or self.prune.search.target_of != "macs")
         ):
             raise InputError("Allocation rule measured needs a prune section whose search has target_of macs.")
+        if self.multistage and (self.base.model is None or self.evaluation is None or self.allocation is not None):
+            raise InputError(
+                "A multistage section needs a base with a model to train and an evaluation section, and no allocation."
+            )
         return self
 
 

@@ -166,6 +166,33 @@ class NoiseSchedule:
         return cls(np.ones_like(sigma), sigma, {"kind": "edm", "sigmas": sigma.tolist()})
 
     @classmethod
+    def edm(
+        cls, num_timesteps: int = 1000, sigma_min: float = 0.002, sigma_max: float = 80.0, rho: float = 7.0
+    ) -> "NoiseSchedule":
+        """Variance-exploding x0 + σε with σ^(1/ρ) evenly spaced from σ_min to σ_max (EDM, arXiv:2206.00364, eq. 5, cleanest first).
+
+        Args:
+            num_timesteps: T.
+            sigma_min: σ of the cleanest timestep, in units of the data.
+            sigma_max: σ of the noisiest timestep.
+            rho: 7 in the paper; large values make log σ even.
+        """
+        _check_count(num_timesteps)
+        if not (0 < sigma_min < sigma_max < math.inf and 0 < rho < math.inf):
+            raise InputError(
+                f"Got sigmas from {sigma_min!r} to {sigma_max!r} with rho {rho!r}; expected rising ones above 0, and rho above 0."
+            )
+        sigma = np.linspace(sigma_min ** (1 / rho), sigma_max ** (1 / rho), num_timesteps) ** rho
+        config = {
+            "kind": "edm",
+            "num_timesteps": num_timesteps,
+            "sigma_min": sigma_min,
+            "sigma_max": sigma_max,
+            "rho": rho,
+        }
+        return cls(np.ones_like(sigma), sigma, config)
+
+    @classmethod
     def rectified_flow(cls, num_timesteps: int = 1000, shift: float = 1.0) -> "NoiseSchedule":
         """Mix (1 − u)·x0 + u·ε at the T midpoints of (0, 1), shifted u ← s·u/(1 + (s−1)u) (arXiv:2403.03206, eq. 23)."""
         _check_count(num_timesteps)
@@ -229,11 +256,11 @@ class NoiseSchedule:
         kind = options.pop("kind", None)
         try:
             match kind:
-                case "linear" | "scaled_linear" | "cosine" | "sigmoid" | "rectified_flow":
+                case "edm" if "sigmas" in options:
+                    return cls.from_sigmas(**options)
+                case "linear" | "scaled_linear" | "cosine" | "sigmoid" | "edm" | "rectified_flow":
                     schedule: NoiseSchedule = getattr(cls, kind)(**options)
                     return schedule
-                case "edm":
-                    return cls.from_sigmas(**options)
                 case "explicit" if "betas" in options:
                     return cls.from_betas(np.array(options["betas"], dtype=np.float64))
                 case "explicit":

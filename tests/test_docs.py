@@ -12,8 +12,9 @@ import torch
 from networks import unet
 
 from prunekit.graph import PruningPlan, apply, trace
-from prunekit.groups import TimestepGroups
+from prunekit.groups import METHODS, TimestepGroups
 from prunekit.importance import CRITERIA, ImportanceMap
+from prunekit.recipe import MEASURED_METHODS
 from prunekit.search import PROPOSERS, PROXIES, SearchOptions
 
 PAGE = (Path(__file__).resolve().parents[1] / "docs" / "importance.md").read_text(encoding="utf-8")
@@ -160,3 +161,34 @@ def test_the_search_page_prunes_other_peoples_networks_to_the_target(name: str) 
     )
     assert np.isfinite([repaired, cut]).all()
     assert repaired != cut
+
+
+def test_the_multistage_page_builds_runs_and_prunes_a_network_of_its_own() -> None:
+    page = (Path(__file__).resolve().parents[1] / "docs" / "multistage.md").read_text(encoding="utf-8")
+    building, pruning = re.findall(r"```python\n(.*?)```", page, flags=re.DOTALL)
+    widths = re.search(r"\[\[.*?\]\]", building)
+    assert widths is not None
+    given: dict[str, Any] = {
+        "unet": unet(),
+        "noisy": torch.randn(3, 1, 8, 8),
+        "timesteps": torch.tensor([0, 500, 999]),
+    }
+    source = building.replace(widths[0], "[[12, 24], [8, 16], [4, 8]]")
+    exec(compile(source + pruning, "multistage.md", "exec"), given)  # noqa: S102 - the example is the test
+    assert given["prediction"].shape == (3, 1, 8, 8)
+    assert given["fresh"](given["noisy"], given["timesteps"]).sample.shape == (3, 1, 8, 8)
+    free = [group.name for group in given["graph"] if len(group.widths) > 1]
+    assert free
+    assert all(name.startswith("decoder.") for name in free)
+
+
+def test_the_grouping_example_runs_and_its_table_lists_the_methods(capsys: pytest.CaptureFixture[str]) -> None:
+    page = (Path(__file__).resolve().parents[1] / "docs" / "groups.md").read_text(encoding="utf-8")
+    (example,) = re.findall(r"```python\n(.*?)```", page, flags=re.DOTALL)
+    images = np.random.default_rng(0).integers(0, 256, (30, 1, 4, 4), dtype=np.uint8)
+    names: dict[str, Any] = {"images": images}
+    exec(compile(example, "groups.md", "exec"), names)  # noqa: S102 - the example is the test
+    assert len(names["grouping"].groups) == 4
+    assert "(64, 64)" in capsys.readouterr().out
+    listed = re.findall(r"^\| `([a-z]+)` \|", page, flags=re.MULTILINE)
+    assert sorted(listed) == sorted([*METHODS, *MEASURED_METHODS, "explicit"])

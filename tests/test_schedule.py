@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from prunekit.errors import InputError
 from prunekit.schedule import NoiseSchedule, sampler_timesteps
 
-KINDS = ("linear", "scaled_linear", "cosine", "sigmoid", "rectified_flow")
+KINDS = ("linear", "scaled_linear", "cosine", "sigmoid", "edm", "rectified_flow")
 IN_DIFFUSERS = {
     "linear": "linear",
     "scaled_linear": "scaled_linear",
@@ -102,6 +102,14 @@ def test_edm_schedulers_give_their_sigmas_from_clean_to_noisy(schedulers):
     assert euler.sigma[[0, -1]] == pytest.approx([0.002, 80], rel=1e-6)
 
 
+def test_edm_spreads_a_root_of_sigma_evenly_from_clean_to_noisy():
+    """Karras et al.'s table: 18 steps from 80 to 0.002 at rho 7."""
+    sigma = NoiseSchedule.edm(18).sigma
+    assert sigma[[0, -1]] == pytest.approx([0.002, 80])
+    assert np.diff(sigma ** (1 / 7)) == pytest.approx(np.full(17, (80 ** (1 / 7) - 0.002 ** (1 / 7)) / 17))
+    assert sigma[-2] == pytest.approx(57.5860, abs=1e-3)
+
+
 def test_flow_matching_schedulers_mix_signal_and_noise_to_one(schedulers):
     schedule = NoiseSchedule.from_diffusers(schedulers.FlowMatchEulerDiscreteScheduler(shift=3.0))
     assert schedule.num_timesteps == 1000
@@ -188,7 +196,8 @@ def test_a_schedule_cannot_be_changed_in_place():
         {"kind": "scaled_linear", "beta_end": math.nan},
         {"kind": "cosine", "max_beta": 1.0},
         {"kind": "rectified_flow", "shift": 0},
-        {"kind": "edm"},
+        {"kind": "edm", "sigma_min": 2.0, "sigma_max": 1.0},
+        {"kind": "edm", "rho": 0},
         {"kind": "edm", "sigmas": [2.0, 1.0]},
         {"kind": "edm", "sigmas": [0.0, 1.0]},
         {"kind": "edm", "sigmas": [1.0, 3.0, 2.0]},

@@ -21,6 +21,7 @@ __all__ = [
     "Proxy",
     "Repair",
     "Samples",
+    "Schedule",
     "TargetOf",
     "check_timesteps",
 ]
@@ -79,6 +80,17 @@ class NormMode(StrEnum):
 
     even = "even"
     whole = "whole"
+
+
+class Schedule(StrEnum):
+    """Noise schedules that can be named on the command line."""
+
+    linear = "linear"
+    scaled_linear = "scaled_linear"
+    cosine = "cosine"
+    sigmoid = "sigmoid"
+    edm = "edm"
+    rectified_flow = "rectified_flow"
 
 
 class TargetOf(StrEnum):

@@ -12,7 +12,9 @@ from prunekit.errors import InputError
 
 __all__ = ["ModelPath", "cost"]
 
-ModelPath = Annotated[str, typer.Argument(help="Base checkpoint, diffusers folder, slim folder or experts folder.")]
+ModelPath = Annotated[
+    str, typer.Argument(help="Base checkpoint, or a folder: diffusers, slim, experts, multi-decoder.")
+]
 
 
 def cost(

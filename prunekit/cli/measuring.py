@@ -141,9 +141,9 @@ def report(
     json: Json = False,
 ) -> None:
     """Make a run's tables, pictures and index.html again from its manifest."""
-    from prunekit.report import write_report
+    from prunekit.report import write_any_report
 
-    page = write_report(run)
+    page = write_any_report(run)
     emit(json, {"report": str(page)}, [f"Report: {page}"])
 
 

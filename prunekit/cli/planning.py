@@ -1,4 +1,4 @@
-"""Commands that plan: ``groups`` and ``allocate``. They answer without importing torch."""
+"""The command that plans: ``allocate``. It answers without importing torch."""
 
 from collections.abc import Mapping
 from enum import StrEnum
@@ -9,31 +9,15 @@ import typer
 
 from prunekit._files import read_json, write_json
 from prunekit.allocation import Allocation, read_frontiers
+from prunekit.cli.choices import Schedule
 from prunekit.cli.console import emit, print_table
 from prunekit.cli.options import Json
 from prunekit.errors import InputError
-from prunekit.groups import TimestepGroups
+from prunekit.groups import Grouping, TimestepGroups
 from prunekit.pipeline.planning import cut_groups, plan_budget, side_by_side
 from prunekit.schedule import NoiseSchedule
 
 __all__ = ["COMMANDS"]
-
-
-class Schedule(StrEnum):
-    """Noise schedules that can be named on the command line."""
-
-    linear = "linear"
-    scaled_linear = "scaled_linear"
-    cosine = "cosine"
-    sigmoid = "sigmoid"
-    rectified_flow = "rectified_flow"
-
-
-class Method(StrEnum):
-    """Grouping methods."""
-
-    uniform = "uniform"
-    snr = "snr"
 
 
 class Rule(StrEnum):
@@ -43,39 +27,6 @@ class Rule(StrEnum):
     snr = "snr"
     uniform = "uniform"
     measured = "measured"
-
-
-ScheduleOption = Annotated[
-    Schedule, typer.Option("--noise-schedule", help="Noise schedule that the model was trained with.")
-]
-TimestepsOption = Annotated[int, typer.Option("--num-timesteps", help="Training timesteps T.")]
-CutsOption = Annotated[str | None, typer.Option("--cuts", help="Explicit borders instead, e.g. 250,600.")]
-
-
-def groups(
-    count: Annotated[int, typer.Option("--groups", help="Number of timestep groups.")] = 5,
-    method: Annotated[Method, typer.Option(help="How to cut.")] = Method.uniform,
-    cuts: CutsOption = None,
-    noise_schedule: ScheduleOption = Schedule.linear,
-    num_timesteps: TimestepsOption = 1000,
-    output: Annotated[Path, typer.Option(help="File to write.")] = Path("groups.json"),
-    json: Json = False,
-) -> None:
-    """Cut the timesteps into groups and write groups.json. Group 0 is the cleanest."""
-    schedule = NoiseSchedule.from_config({"kind": noise_schedule.value, "num_timesteps": num_timesteps})
-    made = cut_groups(schedule, count, method.value, _cuts(cuts))
-    data = {**made.to_json(), "noise_schedule": schedule.to_config()}
-    write_json(output, data)
-    if json:
-        emit(True, data)
-        return
-    snr_db = schedule.snr_db
-    rows = [
-        [str(g.index), f"{g.start}–{g.stop - 1}", str(len(g)), f"{snr_db[g.start]:.1f} … {snr_db[g.stop - 1]:.1f}"]
-        for g in made
-    ]
-    print_table(f"{len(made)} timestep groups ({made.method})", ["group", "timesteps", "count", "SNR dB"], rows)
-    print(f"Written to {output}")
 
 
 def allocate(
@@ -202,7 +153,7 @@ def _partition(
         schedule = NoiseSchedule.from_config({"kind": "linear", "num_timesteps": 1000} | asked)
         return cut_groups(schedule, 5 if count is None else count), schedule
     data: dict[str, Any] = read_json(found, "prunekit-groups/1")
-    partition = TimestepGroups.from_json(data)
+    partition = Grouping.from_json(data).groups
     cut_for: dict[str, Any] = {"num_timesteps": partition.num_timesteps}
     if "noise_schedule" not in data:
         schedule = NoiseSchedule.from_config({"kind": "linear"} | cut_for | asked)
@@ -217,13 +168,4 @@ def _partition(
     return partition, schedule
 
 
-def _cuts(text: str | None) -> tuple[int, ...] | None:
-    if text is None:
-        return None
-    try:
-        return tuple(int(part) for part in text.split(","))
-    except ValueError as error:
-        raise InputError(f"Got --cuts {text!r}; expected rising integers with commas between, e.g. 250,600.") from error
-
-
-COMMANDS = (groups, allocate)
+COMMANDS = (allocate,)

@@ -5,7 +5,7 @@ channel c removes every tied position everywhere. Nothing here knows of diffusio
 """
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Container, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Literal
@@ -247,6 +247,11 @@ class ChannelGraph:
             raise InputError(f"Got a floor of {share:g}; expected a share of every channel group from 0 to 1.")
         floored = (replace(group, floor=max(1, math.ceil(share * group.size - 1e-9))) for group in self.groups)
         return replace(self, groups=tuple(floored))
+
+    def with_whole(self, names: Container[str]) -> "ChannelGraph":
+        """The same channel groups, of which the named ones keep all their channels: a plan that cuts them is refused."""
+        kept = (replace(group, least=group.size) if group.name in names else group for group in self.groups)
+        return replace(self, groups=tuple(kept))
 
     @cached_property
     def full_widths(self) -> IntArray:

@@ -1,6 +1,26 @@
 """Timestep groups: contiguous ranges of training timesteps, group 0 the cleanest."""
 
-from prunekit.groups.methods import METHODS, make_groups
+from prunekit.groups.denoiser import OptimalDenoiser
+from prunekit.groups.evidence import Evidence, Grouping
+from prunekit.groups.methods import METHODS, Explicit, GroupingMethod, Snr, Uniform, make_groups
 from prunekit.groups.partition import FORMAT, TimestepGroup, TimestepGroups
+from prunekit.groups.similarity import ETA, Rule, Similarity, cut_by_matrix
 
-__all__ = ["FORMAT", "METHODS", "TimestepGroup", "TimestepGroups", "make_groups"]
+__all__ = [
+    "ETA",
+    "FORMAT",
+    "METHODS",
+    "Evidence",
+    "Explicit",
+    "Grouping",
+    "GroupingMethod",
+    "OptimalDenoiser",
+    "Rule",
+    "Similarity",
+    "Snr",
+    "TimestepGroup",
+    "TimestepGroups",
+    "Uniform",
+    "cut_by_matrix",
+    "make_groups",
+]

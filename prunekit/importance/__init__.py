@@ -6,6 +6,7 @@ from prunekit.importance.map import FORMAT, ImportanceMap, importance
 from prunekit.importance.measured import Proxy
 from prunekit.importance.probe import DrawnLoss, Loss, Probe
 from prunekit.importance.protocol import Criterion, Scores
+from prunekit.importance.similarity import GradientSimilarity
 
 __all__ = [
     "CRITERIA",
@@ -13,6 +14,7 @@ __all__ = [
     "Criterion",
     "DiffPruning",
     "DrawnLoss",
+    "GradientSimilarity",
     "ImportanceMap",
     "Loss",
     "Probe",

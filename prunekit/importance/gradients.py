@@ -19,7 +19,7 @@ from prunekit.importance.probe import Probe
 from prunekit.importance.protocol import Scores
 from prunekit.importance.signals import Place, watching
 
-__all__ = ["DiffPruning", "fisher", "taylor"]
+__all__ = ["DiffPruning", "fisher", "mean_gradients", "taylor"]
 
 Gradients = Mapping[str, Tensor]
 """Gradient of a loss by parameter name."""
@@ -31,7 +31,7 @@ def taylor(model: nn.Module, graph: ChannelGraph, probe: Probe) -> Scores:
     The gradient is the mean over the probe's whole calibration set, in float64. Per coupled tensor the products are summed over the
     channel's weights, and the absolute sums are added over the tensors. How to aggregate over coupled layers is not the paper's.
     """
-    gradients, _ = _mean_gradients(model, probe)
+    gradients, _ = mean_gradients(model, probe)
     return {group.name: _products(model, group, gradients, inside=False) for group in graph}
 
 
@@ -74,7 +74,7 @@ class DiffPruning:
                 group=TimestepGroup(group.index, timestep, timestep + 1),
                 samples=min(probe.samples, probe.chunk),
             )
-            gradients, loss = _mean_gradients(model, at)
+            gradients, loss = mean_gradients(model, at)
             highest = max(highest, loss)
             if loss < self.threshold * highest:
                 break
@@ -206,7 +206,7 @@ def _parameters(model: nn.Module) -> dict[str, nn.Parameter]:
     return {name: parameter for name, parameter in model.named_parameters() if parameter.is_floating_point()}
 
 
-def _mean_gradients(model: nn.Module, probe: Probe) -> tuple[dict[str, Tensor], float]:
+def mean_gradients(model: nn.Module, probe: Probe) -> tuple[dict[str, Tensor], float]:
     """Gradient of the probe's mean loss for every parameter, float64, and that loss."""
     parameters = _parameters(model)
     total = {name: torch.zeros_like(parameter, dtype=torch.float64) for name, parameter in parameters.items()}

@@ -1,10 +1,9 @@
 """Timestep experts: one drop-in denoiser that sends every sample to its timestep group's own network."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
@@ -17,21 +16,12 @@ from prunekit.checkpoint import Factory, ModelSpec
 from prunekit.checkpoint.bounds import read_bounded_json
 from prunekit.errors import FileFormatError, InputError
 from prunekit.groups import TimestepGroups
+from prunekit.nets.drop_in import DropInConfig, DropInOutput, rows_by_group, rows_of, scattered
 from prunekit.slim import SlimModel, load_slim, save_slim, slim_config
 
-__all__ = ["FORMAT", "ExpertsOutput", "TimestepExperts", "load_experts", "save_experts"]
+__all__ = ["FORMAT", "TimestepExperts", "load_experts", "save_experts"]
 
 FORMAT = "prunekit-experts/1"
-
-
-class ExpertsOutput(NamedTuple):
-    """What the denoiser returns, shaped like diffusers' ``UNet2DOutput``.
-
-    Args:
-        sample: the prediction, shape (batch, channels, height, width).
-    """
-
-    sample: Tensor
 
 
 class TimestepExperts(nn.Module):
@@ -76,8 +66,7 @@ class TimestepExperts(nn.Module):
         weight = next(slims[0].model.parameters(), torch.empty(0))
         # follows the module's device and type, also while no expert is resident
         self.register_buffer("_like", weight.new_empty(0), persistent=False)
-        config = {key: value for key, value in self.spec.config.items() if not key.startswith("_")}
-        self.config = _Config(config)
+        self.config = DropInConfig.of(self.spec.config)
 
     @property
     def dtype(self) -> torch.dtype:
@@ -105,7 +94,7 @@ class TimestepExperts(nn.Module):
 
     def forward(
         self, sample: Tensor, timestep: Tensor | float | int, *args: Any, return_dict: bool = True, **kwargs: Any
-    ) -> ExpertsOutput | tuple[Tensor]:
+    ) -> DropInOutput | tuple[Tensor]:
         """Predict with each sample's own expert.
 
         Args:
@@ -118,43 +107,14 @@ class TimestepExperts(nn.Module):
         Raises:
             InputError: there are neither one nor as many timesteps as samples.
         """
-        timesteps = torch.as_tensor(timestep, device=sample.device)
-        if timesteps.numel() == 1:
-            index = int(self.groups.index_of(timesteps.reshape(1).double().cpu().numpy())[0])
-            output = self.expert(index)(sample, timestep, *args, return_dict=False, **kwargs)[0]
-            return ExpertsOutput(output) if return_dict else (output,)
-        if timesteps.shape != sample.shape[:1]:
-            raise InputError(
-                f"Got timesteps of shape {tuple(timesteps.shape)} for {len(sample)} samples; expected one for each, or one for all."
-            )
-        index_of_sample = torch.bucketize(timesteps.double(), self._cuts.to(sample.device).double(), right=True)
-        output = torch.empty(0)
-        for index in index_of_sample.unique().tolist():
-            rows = (index_of_sample == index).nonzero().squeeze(1)
-            own = {key: _rows_of(value, rows, len(sample)) for key, value in kwargs.items()}
-            part = self.expert(index)(sample[rows], timesteps[rows], *args, return_dict=False, **own)[0]
-            if not output.numel():
-                output = part.new_empty((len(sample), *part.shape[1:]))
-            output = output.index_copy(0, rows, part)
-        return ExpertsOutput(output) if return_dict else (output,)
-
-
-class _Config(SimpleNamespace):
-    """Attribute and item access, as diffusers' pipelines read a model's config."""
-
-    def __init__(self, values: Mapping[str, Any]) -> None:
-        super().__init__(**values)
-
-    def __getitem__(self, key: str) -> Any:
-        return self.__dict__[key]
-
-    def get(self, key: str, default: Any = None) -> Any:
-        return self.__dict__.get(key, default)
-
-
-def _rows_of(value: Any, rows: Tensor, batch: int) -> Any:
-    per_sample = isinstance(value, Tensor) and value.ndim > 0 and len(value) == batch
-    return value[rows] if per_sample else value
+        batch, output = len(sample), None
+        for index, rows in rows_by_group(self.groups, self._cuts.to(sample.device), timestep, batch):
+            own = {key: rows_of(value, rows, batch) for key, value in kwargs.items()}
+            times = timestep if rows is None else torch.as_tensor(timestep, device=sample.device)[rows]
+            part = self.expert(index)(rows_of(sample, rows, batch), times, *args, return_dict=False, **own)[0]
+            output = scattered(output, part, rows, batch)
+        assert output is not None  # noqa: S101 - there is a group for every timestep
+        return DropInOutput(output) if return_dict else (output,)
 
 
 def save_experts(

@@ -1,11 +1,10 @@
-"""Open whatever a user calls a model: a base checkpoint, a diffusers folder, a slim folder, an experts folder."""
+"""Open whatever a user calls a model: a base checkpoint, or a folder of diffusers, a slim model, experts or several decoders."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from torch import Tensor, nn
 
 from prunekit._types import JsonDict
@@ -13,7 +12,7 @@ from prunekit.checkpoint import ModelSpec
 from prunekit.cost import MacCount, count_macs
 from prunekit.data import ImageSplit
 from prunekit.groups import TimestepGroups, make_groups
-from prunekit.nets import TimestepExperts, load_experts
+from prunekit.nets import MultiDecoderUNet, TimestepExperts, is_multi_decoder, load_experts, load_multi_decoder
 from prunekit.pipeline.planning import evaluations
 from prunekit.pipeline.stages import images_for, open_base
 from prunekit.recipe import DataOptions
@@ -60,29 +59,32 @@ class Opened:
         return images_for(self.data, self.spec, override)
 
     def parts(self) -> dict[str, nn.Module]:
-        """Networks by name: one per timestep group for experts, else the model alone."""
+        """Networks by name: one per timestep group for experts and multi-decoder networks, else the model alone."""
         if isinstance(self.model, TimestepExperts):
             return {f"group-{group.index}": self.model.expert(group.index) for group in self.groups}
+        if isinstance(self.model, MultiDecoderUNet):
+            return {f"stage-{group.index}": self.model.stage(group.index) for group in self.groups}
         return {"": self.model}
 
     def mean_macs(self, sampler: str, steps: int) -> float:
         """Mean MACs per evaluation over a sampler's steps."""
-        if isinstance(self.model, TimestepExperts):
+        if isinstance(self.model, TimestepExperts | MultiDecoderUNet):
             return self.model.mean_macs(evaluations(self.schedule, sampler, steps))
         return float(count_macs(self.model, self.inputs).macs)
 
     def mean_cost(self, counted: Mapping[str, MacCount], sampler: str = "ddim", steps: int = 50) -> dict[str, Any]:
-        """Costs of experts: MACs are the mean over a sampler's steps, parameters the sum over the experts."""
+        """Costs of several parts: MACs are the mean over a sampler's steps; parameters are all there are, shared ones once."""
         shares = dict(zip(counted, self.groups.shares(evaluations(self.schedule, sampler, steps)), strict=True))
         macs = sum(float(shares[name]) * count.macs for name, count in counted.items())
         uncounted: dict[str, int] = {}
+        seen: set[int] = set()
         for count in counted.values():
             for operator, calls in count.uncounted.items():
                 uncounted[operator] = uncounted.get(operator, 0) + calls
         return {
             "macs": macs,
             "flops": 2 * macs,
-            "params": int(np.sum([count.params for count in counted.values()])),
+            "params": sum(size for part in self.parts().values() for size in _sizes(part, seen)),
             "by_module": {
                 f"{name}.{module}" if module else name: value
                 for name, count in counted.items()
@@ -94,12 +96,23 @@ class Opened:
         }
 
 
+def _sizes(part: nn.Module, seen: set[int]) -> Iterator[int]:
+    """Elements of a network's parameters that have not been seen in another part."""
+    for parameter in part.parameters():
+        if id(parameter) not in seen:
+            seen.add(id(parameter))
+            yield parameter.numel()
+
+
 def open_model(source: str, config: Path | None = None) -> Opened:
     """Open a model by path, or an embedded one (``embedded:digits``); ``config`` is for a bare state dict."""
     path = Path(source)
     if (path / "experts.json").is_file():
         experts = load_experts(path)
         return _opened(experts, experts.spec, experts.about, experts.groups)
+    if is_multi_decoder(path):
+        net, slim = load_multi_decoder(path)
+        return _opened(net, net.stage_spec(), slim.about, net.groups)
     if (path / "config.json").is_file() and (path / "model.safetensors").is_file():
         slim = load_slim(path)
         return _opened(slim.model, slim.spec, slim.about, None)

@@ -7,10 +7,10 @@ import numpy as np
 from prunekit._types import FloatArray
 from prunekit.allocation import Allocation, Frontier, allocate
 from prunekit.errors import BudgetError, InputError
-from prunekit.groups import TimestepGroups, make_groups
+from prunekit.groups import METHODS, Explicit, Grouping, TimestepGroups
 from prunekit.schedule import NoiseSchedule, sampler_timesteps
 
-__all__ = ["cut_groups", "evaluations", "plan_budget", "side_by_side"]
+__all__ = ["cut_groups", "cut_with_evidence", "evaluations", "plan_budget", "side_by_side"]
 
 _NUMPY_SAMPLERS = ("ddim", "ddpm")
 _COMPARED = ("linear", "snr", "measured")
@@ -19,10 +19,21 @@ _COMPARED = ("linear", "snr", "measured")
 def cut_groups(
     schedule: NoiseSchedule, count: int = 5, method: str = "uniform", cuts: tuple[int, ...] | None = None
 ) -> TimestepGroups:
-    """Groups by a method, or between explicit cuts."""
+    """Groups by a method that needs the schedule alone, or between explicit cuts."""
+    return cut_with_evidence(schedule, count, method, cuts).groups
+
+
+def cut_with_evidence(
+    schedule: NoiseSchedule, count: int = 5, method: str = "uniform", cuts: tuple[int, ...] | None = None
+) -> Grouping:
+    """The same with what led to it."""
     if cuts is not None:
-        return TimestepGroups.from_cuts(schedule.num_timesteps, cuts)
-    return make_groups(schedule, count, method)
+        return Explicit(cuts)(schedule, len(cuts) + 1)
+    if method not in METHODS:
+        raise InputError(
+            f"Got grouping method {method!r}; expected one of {', '.join(sorted(METHODS))} without images or a base."
+        )
+    return METHODS[method](schedule, count)
 
 
 def evaluations(schedule: NoiseSchedule, sampler: str = "ddim", steps: int = 50) -> FloatArray:

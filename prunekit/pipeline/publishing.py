@@ -5,11 +5,11 @@ from pathlib import Path
 
 from prunekit._files import atomic_folder, read_json
 from prunekit.errors import FileFormatError
-from prunekit.report import write_report
+from prunekit.report import write_multistage_report, write_report
 
 __all__ = ["publish"]
 
-_PUBLISHED = ("manifest.json", "allocation.json", "importance.json", "samples")
+_PUBLISHED = ("manifest.json", "allocation.json", "importance.json", "samples", "groupings")
 
 
 def publish(run_folder: Path, reports: Path) -> Path:
@@ -28,4 +28,6 @@ def publish(run_folder: Path, reports: Path) -> Path:
                 shutil.copy2(source, part / item)
     if "allocation" in manifest:
         write_report(target)
+    if "multistage" in manifest:
+        write_multistage_report(target)
     return target

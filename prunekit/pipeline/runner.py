@@ -1,26 +1,22 @@
 """A recipe as a resumable run: each stage is kept once it is finished, and runs again only when its inputs change."""
 
-import shutil
-import time
-from collections.abc import Callable, Sequence
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
-import prunekit
 from prunekit._files import json_hash, read_json, sha256_file, write_json
 from prunekit.allocation import Allocation, read_frontier
 from prunekit.checkpoint import Base, save_base
 from prunekit.cost import count_macs
-from prunekit.data import ImageSplit, load_images
-from prunekit.errors import FileFormatError
 from prunekit.groups import TimestepGroups
 from prunekit.importance import ImportanceMap
 from prunekit.nets import TimestepExperts, load_experts
+from prunekit.pipeline.grouping import method_of, spent_on_grouping
 from prunekit.pipeline.manifest import environment
 from prunekit.pipeline.measuring import Setting, measure_losses, measure_samples, save_images
-from prunekit.pipeline.observing import Observer, Silent, training_reporter
-from prunekit.pipeline.planning import cut_groups, evaluations, plan_budget
+from prunekit.pipeline.observing import training_reporter
+from prunekit.pipeline.planning import evaluations, plan_budget
+from prunekit.pipeline.resumable import ResumableRun
 from prunekit.pipeline.stages import (
     EMBEDDED,
     Bench,
@@ -32,36 +28,16 @@ from prunekit.pipeline.stages import (
     score_groups,
     train_base,
 )
-from prunekit.recipe import PruneOptions, Recipe
-from prunekit.report import write_report
+from prunekit.recipe import MEASURED_METHODS, PruneOptions
+from prunekit.report import grouping_png, write_report
 from prunekit.search import SearchResult, proxy_evaluations
 from prunekit.slim import SlimModel, load_slim, save_slim
 
 __all__ = ["Run"]
 
 
-class Run:
-    """One recipe in one folder.
-
-    Args:
-        recipe: what to do.
-        folder: where everything is written; a folder of an earlier run of the recipe is gone on with.
-        observer: told what happens.
-    """
-
-    def __init__(self, recipe: Recipe, folder: Path, observer: Observer | None = None) -> None:
-        self.recipe = recipe
-        self.folder = folder
-        self.observer = observer or Silent()
-        self.key = ""  # of the stage that runs: hash of all that it is made from
-        self.state: dict[str, dict[str, Any]] = {}  # every stage that ever finished here
-        self.done: dict[str, dict[str, Any]] = {}  # those that are part of this run
-        state_file = folder / "state.json"
-        if state_file.is_file():
-            stages = read_json(state_file, "prunekit-state/1").get("stages")
-            if not isinstance(stages, dict):
-                raise FileFormatError(f"{state_file} holds no stages; remove it to run every stage again.")
-            self.state = dict(stages)
+class Run(ResumableRun):
+    """A recipe that makes timestep experts from a base, in one folder."""
 
     def execute(self) -> Path:
         """Run every stage that the recipe has a section for; returns the manifest's path."""
@@ -118,46 +94,6 @@ class Run:
             outputs = ["evaluation.json", "samples/base.npz", "samples/experts.npz"]
             self._stage("evaluate", {"evaluation": recipe.evaluation}, outputs, self._evaluate, "assemble")
 
-    def _stage(
-        self,
-        name: str,
-        inputs: dict[str, Any],
-        outputs: Sequence[str],
-        action: Callable[[], dict[str, Any]],
-        after: str | Sequence[str] = (),
-    ) -> None:
-        """Run ``action`` unless its outputs are there and were made from the same inputs."""
-        before = [after] if isinstance(after, str) else after
-        described = self.recipe.model_dump(mode="json", include=set(inputs))
-        extra = {key: value for key, value in inputs.items() if key not in described}
-        key = json_hash(
-            {
-                "stage": name,
-                "prunekit": prunekit.__version__,
-                "inputs": described,
-                "extra": extra,
-                "after": [self.done[stage]["key"] for stage in before],
-            }
-        )
-        kept = self.state.get(name, {}).get("key") == key and all((self.folder / path).exists() for path in outputs)
-        self.observer.stage(name, kept)
-        if not kept:
-            if self.state.pop(name, None) is not None:  # should it stop midway, what it has written is nobody's output
-                self._write_state()
-            started, self.key = time.perf_counter(), key
-            facts = action()
-            self.state[name] = {"key": key, "seconds": round(time.perf_counter() - started, 3), "facts": facts}
-            self._write_state()
-        self.done[name] = self.state[name]
-
-    def _write_state(self) -> None:
-        write_json(self.folder / "state.json", {"format": "prunekit-state/1", "stages": self.state})
-
-    @cached_property
-    def images(self) -> ImageSplit:
-        """The recipe's images."""
-        return load_images(self.recipe.data.source, self.recipe.data.resolution)
-
     @cached_property
     def base(self) -> Base:
         """The base, once its stage is done."""
@@ -178,17 +114,6 @@ class Run:
     def allocation(self) -> Allocation:
         """The allocation, once its stage is done."""
         return Allocation.from_json(read_json(self.folder / "allocation.json"))
-
-    def _data_hash(self) -> str:
-        return json_hash([self.images.train.sha256, self.images.held_out.sha256])
-
-    def _checkpoints(self, name: str) -> Path:
-        """Folder for a training's checkpoints: another for other options, so that a changed recipe starts it anew."""
-        return self.folder / "checkpoints" / f"{name}-{self.key[:16]}"
-
-    def _drop_checkpoints(self, name: str) -> None:
-        for folder in (self.folder / "checkpoints").glob(f"{name}-*"):
-            shutil.rmtree(folder, ignore_errors=True)
 
     def _base(self) -> dict[str, Any]:
         options, ledger = self.recipe.base, []
@@ -213,9 +138,15 @@ class Run:
     def _groups(self) -> dict[str, Any]:
         options = self.recipe.groups
         assert options is not None  # noqa: S101 - asked in execute
-        groups = cut_groups(self.base.schedule, options.count, options.method, options.cuts)
-        write_json(self.folder / "groups.json", groups.to_json())
-        return {}
+        method = method_of(options, self.images.train, self.base)
+        grouping = method(self.base.schedule, len(options.cuts) + 1 if options.cuts else options.count)
+        write_json(self.folder / "groups.json", grouping.to_json())
+        if grouping.evidence.matrix is not None:
+            grouping_png(grouping, self.folder / "groups.png")
+        samples = spent_on_grouping(method, self.base.schedule)
+        if not samples:
+            return {}
+        return {"ledger": [{"stage": "groups", "samples": samples, "macs": 3 * self.bench.macs * samples}]}
 
     def _allocate(self) -> dict[str, Any]:
         options = self.recipe.allocation
@@ -354,6 +285,8 @@ class Run:
     def _seeds(self) -> dict[str, Any]:
         recipe = self.recipe
         seeds: dict[str, Any] = {"base": recipe.base.train.seed}
+        if recipe.groups and recipe.groups.method in MEASURED_METHODS:
+            seeds["groups"] = recipe.groups.seed
         seeds |= {"calibration": recipe.prune.seed} if recipe.prune else {}
         seeds |= {"finetune": recipe.finetune.train.seed} if recipe.finetune else {}
         return seeds | ({"sampling": list(recipe.evaluation.seeds)} if recipe.evaluation else {})

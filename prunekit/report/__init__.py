@@ -4,8 +4,10 @@ The run's ``manifest.json`` is the truth; everything here is made from it again 
 are used on this floor only.
 """
 
+from prunekit.report.groupings import describe_grouping, grouping_png
 from prunekit.report.heatmap import heatmap_png
-from prunekit.report.page import write_report
+from prunekit.report.multistage import write_multistage_report
+from prunekit.report.page import write_any_report, write_report
 from prunekit.report.run import MANIFEST_FORMAT, Metrics, RunResults, read_run
 from prunekit.report.samples import grid_png
 from prunekit.report.tables import summary_rows
@@ -16,10 +18,14 @@ __all__ = [
     "Metrics",
     "RunResults",
     "claim",
+    "describe_grouping",
     "grid_png",
+    "grouping_png",
     "heatmap_png",
     "metric_lines",
     "read_run",
     "summary_rows",
+    "write_any_report",
+    "write_multistage_report",
     "write_report",
 ]

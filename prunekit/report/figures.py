@@ -8,6 +8,7 @@ import matplotlib as mpl
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
 from prunekit.report.run import Expert, RunResults
 from prunekit.report.wording import ratio_text, short_ratio, timestep_text
@@ -21,6 +22,7 @@ __all__ = [
     "draw_snr_targets",
     "draw_widths",
     "save_figure",
+    "scale_by_log",
     "short_name",
     "styled",
     "width_order",
@@ -75,6 +77,14 @@ def styled() -> Iterator[None]:
 def save_figure(figure: Figure, path: Path) -> None:
     """Write a PNG that depends on nothing but the figure."""
     figure.savefig(path, format="png", dpi=DOTS_PER_INCH, metadata={"Software": None})
+
+
+def scale_by_log(axes: Axes) -> None:
+    """A logarithmic y axis whose numbers are written plainly, since powers would need mathematical text."""
+    axes.set_yscale("log")
+    axes.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+    axes.yaxis.set_minor_locator(NullLocator())
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
 
 
 def column_width(columns: int) -> float:

@@ -2,14 +2,21 @@
 
 from prunekit.training.loop import Progress, Reporter, TrainOptions, TrainResult, train
 from prunekit.training.objective import PREDICTION_TYPES, DenoisingObjective, predict, to_unit_range
-from prunekit.training.timesteps import RangeTimesteps, TimestepSampler, group_timesteps
+from prunekit.training.snapshots import Snapshots
+from prunekit.training.stages import EarlyStop, StageDraw, StageTimesteps
+from prunekit.training.timesteps import ObservingSampler, RangeTimesteps, TimestepSampler, group_timesteps
 
 __all__ = [
     "PREDICTION_TYPES",
     "DenoisingObjective",
+    "EarlyStop",
+    "ObservingSampler",
     "Progress",
     "RangeTimesteps",
     "Reporter",
+    "Snapshots",
+    "StageDraw",
+    "StageTimesteps",
     "TimestepSampler",
     "TrainOptions",
     "TrainResult",

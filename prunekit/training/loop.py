@@ -8,13 +8,14 @@ import hashlib
 import math
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field, is_dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
+from accelerate.utils import DistributedDataParallelKwargs
 from torch import Generator, Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
@@ -22,7 +23,7 @@ from prunekit._files import json_hash
 from prunekit.errors import FileFormatError, InputError
 from prunekit.training.checkpoints import latest_checkpoint, save_checkpoint
 from prunekit.training.objective import DenoisingObjective
-from prunekit.training.timesteps import TimestepSampler
+from prunekit.training.timesteps import ObservingSampler, TimestepSampler, described
 
 __all__ = ["Progress", "Reporter", "TrainOptions", "TrainResult", "step_generator", "train"]
 
@@ -95,12 +96,14 @@ class TrainResult:
         losses: (train step, mean loss since the one before).
         samples: images that went forward and backward, over all processes and interruptions.
         seconds: wall time of this process's part.
+        seen: how often each training timestep went by, over all processes and interruptions, shape (T,), int64.
     """
 
     model: nn.Module
     losses: list[tuple[int, float]]
     samples: int
     seconds: float
+    seen: Tensor
 
 
 def step_generator(seed: int, step: int) -> Generator:
@@ -121,7 +124,7 @@ def train(
     Args:
         model: the network; its parameters change.
         objective: images and loss.
-        sampler: which timesteps to train on.
+        sampler: which timesteps to train on; one that observes may end the training early.
         options: see :class:`TrainOptions`.
         checkpoints: folder for checkpoints; a run with equal options goes on from the newest one there.
         report: called every ``log_every`` steps.
@@ -130,14 +133,16 @@ def train(
         FileFormatError: the folder holds checkpoints of a run with other options, images, timesteps or first weights.
         InputError: the loss is not finite; the message names the step. Or the device cannot do the mixed precision.
     """
-    run = _Run(model, options, _fingerprint(model, objective, sampler, options))
+    seen = torch.zeros(objective.schedule.num_timesteps, dtype=torch.int64)
+    run = _Run(model, options, sampler, _fingerprint(model, objective, sampler, options), seen)
     if checkpoints is not None:
         run.resume(checkpoints)
     started, first, total = time.perf_counter(), run.step, torch.zeros((), device=run.accelerator.device)
-    while run.step < options.steps:
-        total += run.train_step(objective, sampler)
+    while run.step < options.steps and not run.ended:
+        total += run.train_step(objective)
         run.step += 1
-        if run.step % options.log_every == 0 or run.step == options.steps:
+        run.ended = not run.observe()
+        if run.step % options.log_every == 0 or run.step == options.steps or run.ended:
             since = (run.step - 1) % options.log_every + 1
             run.log(float(total) / since)
             total.zero_()
@@ -147,7 +152,7 @@ def train(
             if checkpoints is not None and run.checkpoint_is_due():
                 save_checkpoint(checkpoints, run.step, run.state())
     averaged = run.averaged.module.cpu().eval()
-    return TrainResult(averaged, run.losses, run.step * options.batch_size, time.perf_counter() - started)
+    return TrainResult(averaged, run.losses, run.step * options.batch_size, time.perf_counter() - started, run.seen)
 
 
 @dataclass(eq=False)
@@ -156,13 +161,16 @@ class _Run:
 
     model: nn.Module
     options: TrainOptions
+    sampler: TimestepSampler
     fingerprint: str
+    seen: Tensor
     step: int = 0
+    ended: bool = False
     losses: list[tuple[int, float]] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         options = self.options
-        self.accelerator = _accelerator(options.mixed_precision)
+        self.accelerator = _accelerator(options.mixed_precision, bool(getattr(self.model, "routes_samples", False)))
         if options.batch_size % self.accelerator.num_processes:
             raise InputError(
                 f"A batch of {options.batch_size} does not split over {self.accelerator.num_processes} processes; "
@@ -177,11 +185,12 @@ class _Run:
         self.averaged.to(self.accelerator.device)
         self.wrapped.train()
 
-    def train_step(self, objective: DenoisingObjective, sampler: TimestepSampler) -> Tensor:
+    def train_step(self, objective: DenoisingObjective) -> Tensor:
         """One optimizer step; returns the detached loss of this process's slice."""
         options, accelerator = self.options, self.accelerator
         generator = step_generator(options.seed, self.step)
-        timesteps, weights = sampler.sample(options.batch_size, self.step, generator)
+        timesteps, weights = self.sampler.sample(options.batch_size, self.step, generator)
+        self.seen += torch.bincount(timesteps.long(), minlength=len(self.seen))
         clean, noise = objective.draw(timesteps, generator)
         mine = slice(accelerator.process_index, None, accelerator.num_processes)
         batch = [tensor[mine].to(accelerator.device) for tensor in (clean, noise, timesteps, weights)]
@@ -197,6 +206,13 @@ class _Run:
         self.averaged.update_parameters(self.model)
         return loss.detach()
 
+    def observe(self) -> bool:
+        """Let the sampler look at the moving average where it is due; False ends the training."""
+        sampler = self.sampler
+        if not isinstance(sampler, ObservingSampler) or not sampler.every or self.step % sampler.every:
+            return True
+        return sampler.observe(self.averaged.module, self.step)
+
     def log(self, loss: float) -> None:
         """Keep a mean loss, refusing one that is not finite."""
         if not math.isfinite(loss):
@@ -206,9 +222,9 @@ class _Run:
         self.losses.append((self.step, loss))
 
     def checkpoint_is_due(self) -> bool:
-        """At the first report at or after every ``checkpoint_every`` steps, by the main process alone."""
+        """At the first report at or after every ``checkpoint_every`` steps and at the end, by the main process alone."""
         every, log_every = self.options.checkpoint_every, self.options.log_every
-        passed = self.step % every < log_every or self.step == self.options.steps
+        passed = self.step % every < log_every or self.step == self.options.steps or self.ended
         return bool(passed and self.accelerator.is_main_process)
 
     def state(self) -> dict[str, Any]:
@@ -216,10 +232,13 @@ class _Run:
         return {
             "fingerprint": self.fingerprint,
             "step": self.step,
+            "ended": self.ended,
             "losses": [list(pair) for pair in self.losses],
             "model": self.model.state_dict(),
             "averaged": self.averaged.state_dict(),
             "optimizer": self.optimizer.state_dict(),
+            "seen": self.seen,
+            "sampler": self.sampler.state_dict() if isinstance(self.sampler, ObservingSampler) else None,
         }
 
     def resume(self, folder: Path) -> None:
@@ -232,11 +251,14 @@ class _Run:
                 f"The checkpoints in {folder} belong to an interrupted training with other options, images or first weights; "
                 "repeat its options to go on with it, or remove that folder to start anew."
             )
-        self.step = int(state["step"])
+        self.step, self.ended = int(state["step"]), bool(state["ended"])
         self.losses = [(int(step), float(loss)) for step, loss in state["losses"]]
         self.model.load_state_dict(state["model"])
         self.averaged.load_state_dict(state["averaged"])
         self.optimizer.load_state_dict(state["optimizer"])
+        self.seen = state["seen"].clone()
+        if isinstance(self.sampler, ObservingSampler):
+            self.sampler.load_state_dict(state["sampler"])
 
 
 def _fingerprint(
@@ -252,17 +274,21 @@ def _fingerprint(
         {
             "options": asdict(options),
             "objective": objective.fingerprint(),
-            "sampler": [name, asdict(sampler) if is_dataclass(sampler) else None],
+            "sampler": [name, described(sampler)],
             "weights": weights.hexdigest(),
         }
     )
 
 
-def _accelerator(mixed_precision: str) -> Accelerator:
-    """An accelerator of this precision; accelerate itself allows one precision per process, and a run can have two."""
+def _accelerator(mixed_precision: str, routes_samples: bool) -> Accelerator:
+    """An accelerator of this precision; accelerate itself allows one precision per process, and a run can have two.
+
+    Where batches leave parameters out, the exchange of gradients must not wait for these.
+    """
     if AcceleratorState._shared_state and AcceleratorState().mixed_precision != mixed_precision:
         AcceleratorState._reset_state()
-    accelerator = Accelerator(mixed_precision=mixed_precision)
+    exchange = DistributedDataParallelKwargs(find_unused_parameters=routes_samples)
+    accelerator = Accelerator(mixed_precision=mixed_precision, kwargs_handlers=[exchange])
     if mixed_precision == "fp16" and accelerator.device.type == "cpu":
         raise InputError("Got mixed precision fp16 on a CPU, which accelerate would leave out; expected bf16 or no.")
     return accelerator

@@ -1,15 +1,15 @@
 """Timestep samplers: which timesteps a train step sees, and with which weight."""
 
-from dataclasses import dataclass
-from typing import Protocol, runtime_checkable
+from dataclasses import asdict, dataclass, is_dataclass
+from typing import Any, Protocol, runtime_checkable
 
 import torch
-from torch import Generator, Tensor
+from torch import Generator, Tensor, nn
 
 from prunekit.errors import InputError
 from prunekit.groups import TimestepGroup
 
-__all__ = ["RangeTimesteps", "TimestepSampler", "group_timesteps"]
+__all__ = ["ObservingSampler", "RangeTimesteps", "TimestepSampler", "described", "group_timesteps"]
 
 
 @runtime_checkable
@@ -30,6 +30,32 @@ class TimestepSampler(Protocol):
         ...
 
 
+@runtime_checkable
+class ObservingSampler(TimestepSampler, Protocol):
+    """A timestep sampler that looks at the network on the way, and changes what it draws."""
+
+    @property
+    def every(self) -> int:
+        """Train steps between looks; 0 for none."""
+        ...
+
+    def observe(self, model: nn.Module, train_step: int) -> bool:
+        """Look at the moving average after ``train_step`` steps, the same on every process; False ends the training."""
+        ...
+
+    def describe(self) -> dict[str, Any]:
+        """What decides the draws, JSON-able and without what was observed."""
+        ...
+
+    def state_dict(self) -> dict[str, Any]:
+        """What was observed, for a checkpoint: plain values only."""
+        ...
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from a checkpoint."""
+        ...
+
+
 @dataclass(frozen=True)
 class RangeTimesteps:
     """Uniform over ``start ≤ t < stop`` with weight 1: all timesteps for a base, a group's own for an expert."""
@@ -44,6 +70,13 @@ class RangeTimesteps:
     def sample(self, batch: int, train_step: int, generator: Generator) -> tuple[Tensor, Tensor]:
         """See :class:`TimestepSampler`."""
         return torch.randint(self.start, self.stop, (batch,), generator=generator), torch.ones(batch)
+
+
+def described(sampler: TimestepSampler) -> dict[str, Any] | None:
+    """What decides a sampler's draws, JSON-able, as far as it says so; a dataclass says it by its fields."""
+    if isinstance(sampler, ObservingSampler):
+        return sampler.describe()
+    return asdict(sampler) if is_dataclass(sampler) else None
 
 
 def group_timesteps(group: TimestepGroup, num_timesteps: int, overlap: int) -> RangeTimesteps:

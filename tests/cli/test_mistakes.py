@@ -181,7 +181,7 @@ def test_what_the_system_refuses_is_a_sentence(tmp_path, monkeypatch):
     def full(*_: Any) -> None:
         raise OSError(28, "No space left on device", "groups.json")
 
-    monkeypatch.setattr("prunekit.cli.planning.write_json", full)
+    monkeypatch.setattr("prunekit.cli.grouping.write_json", full)
     result = typed("prunekit groups")
     assert (result.code, result.out) == (2, "")
     assert result.sentence.startswith("prunekit: groups.json: No space left on device")

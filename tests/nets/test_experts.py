@@ -15,7 +15,7 @@ from prunekit.checkpoint import ModelSpec
 from prunekit.errors import FileFormatError, InputError, MissingFileError, PrunekitError
 from prunekit.graph import apply, attributes
 from prunekit.groups import TimestepGroups
-from prunekit.nets import ExpertsOutput, TimestepExperts, load_experts, save_experts
+from prunekit.nets import DropInOutput, TimestepExperts, load_experts, save_experts
 from prunekit.sampling import make_sampler, make_scheduler, real_timesteps
 from prunekit.schedule import NoiseSchedule, sampler_timesteps
 from prunekit.slim import SlimModel
@@ -124,7 +124,7 @@ class TestRouting:
             with torch.no_grad():
                 (sample,) = experts(x, timestep, return_dict=False)
                 output = experts(x, timestep)
-            assert isinstance(output, ExpertsOutput)
+            assert isinstance(output, DropInOutput)
             assert torch.equal(sample, output.sample)
 
     def test_keyword_arguments_of_each_sample_travel_with_it(self, slims):

@@ -270,7 +270,7 @@ def test_experts_train_on_their_own_timesteps_and_their_own_batches(slims, digit
     def spy(model: nn.Module, objective: Any, sampler: Any, options: TrainOptions, *_: Any) -> TrainResult:
         seen.append((sampler, options.seed))
         assert torch.equal(objective.images, digits.train.images)
-        return TrainResult(model, [(1, 0.0)], 1, 0.0)
+        return TrainResult(model, [(1, 0.0)], 1, 0.0, torch.zeros(1000, dtype=torch.int64))
 
     monkeypatch.setattr(stages, "train", spy)
     for slim in slims:

@@ -1,0 +1,206 @@
+"""The command that cuts: ``groups``. Methods that need the noise schedule alone answer without importing torch."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from prunekit._files import write_json
+from prunekit.cli.choices import Schedule
+from prunekit.cli.console import data_options, emit, print_table
+from prunekit.cli.options import ConfigOption, DataOption, Json, Resolution, Seed
+from prunekit.errors import InputError
+from prunekit.groups import METHODS, Grouping
+from prunekit.pipeline.planning import cut_with_evidence
+from prunekit.schedule import NoiseSchedule
+
+__all__ = ["COMMANDS"]
+
+
+class Method(StrEnum):
+    """Grouping methods."""
+
+    uniform = "uniform"
+    snr = "snr"
+    similarity = "similarity"
+    gradient = "gradient"
+
+
+class CutRule(StrEnum):
+    """Ways in which method similarity cuts."""
+
+    stages = "stages"
+    dynamic = "dynamic"
+
+
+ScheduleOption = Annotated[
+    Schedule | None,
+    typer.Option("--noise-schedule", help="Noise schedule that the model was trained with; the base's, else linear."),
+]
+TimestepsOption = Annotated[
+    int | None, typer.Option("--num-timesteps", help="Training timesteps T; the base's, else 1000.")
+]
+_NEEDED = {
+    "--base": "the network whose gradients are compared, such as base.pt",
+    "--data": "the images to look at, such as digits, or the --base that was trained on them",
+}
+CutsOption = Annotated[str | None, typer.Option("--cuts", help="Explicit borders instead, e.g. 250,600.")]
+
+
+def groups(
+    count: Annotated[int, typer.Option("--groups", "--num-groups", help="Number of timestep groups.")] = 5,
+    method: Annotated[
+        Method, typer.Option(help="How to cut; similarity looks at images, gradient at a base.")
+    ] = Method.uniform,
+    cuts: CutsOption = None,
+    noise_schedule: ScheduleOption = None,
+    num_timesteps: TimestepsOption = None,
+    data: DataOption = None,
+    resolution: Resolution = None,
+    base: Annotated[
+        str | None,
+        typer.Option("--base", help="For gradient: a base checkpoint; its images and noise schedule are used."),
+    ] = None,
+    config: ConfigOption = None,
+    eta: Annotated[
+        float | None,
+        typer.Option(help="For similarity: difference of noise up to which pixels agree; 2/255 if absent."),
+    ] = None,
+    alpha: Annotated[
+        float | None, typer.Option(help="For similarity in three groups: least mean similarity; calibrated if absent.")
+    ] = None,
+    rule: Annotated[
+        CutRule | None, typer.Option(help="For similarity: stages for three groups, dynamic for any number.")
+    ] = None,
+    samples: Annotated[
+        int | None, typer.Option(help="Pairs of image and noise; for gradient, draws per bin of timesteps.")
+    ] = None,
+    nodes: Annotated[int | None, typer.Option(help="Timesteps that are measured, or bins.")] = None,
+    memory: Annotated[int | None, typer.Option(help="MiB that similarity may take beside the images; 256.")] = None,
+    seed: Seed = 0,
+    output: Annotated[
+        Path, typer.Option(help="File to write; a picture of what was measured goes beside it as .png.")
+    ] = Path("groups.json"),
+    json: Json = False,
+) -> None:
+    """Cut the timesteps into groups and write groups.json. Group 0 is the cleanest."""
+    kind = None if noise_schedule is None else noise_schedule.value
+    asked = _given(kind=kind, num_timesteps=num_timesteps)
+    looks = _given(eta=eta, alpha=alpha, rule=rule, samples=samples, nodes=nodes, memory_mib=memory)
+    if cuts is not None or method.value in METHODS:
+        named = [*looks, *_given(data=data, resolution=resolution, base=base, config=config)]
+        if named:
+            instead = "--cuts" if cuts is not None else f"--method {method.value}"
+            raise InputError(
+                f"Got {_flags(named)} with {instead}, which looks at the noise schedule alone; "
+                "expected --method similarity or gradient beside it."
+            )
+        schedule = NoiseSchedule.from_config({"kind": "linear", "num_timesteps": 1000} | asked)
+        made = cut_with_evidence(schedule, count, method.value, _cuts(cuts))
+    else:
+        source = _Source(data, resolution, base, config)
+        schedule, made = _measured(
+            source, {"method": method.value, "count": count, "seed": seed, **looks}, asked, output
+        )
+    _show_groups(made, schedule, output, json)
+
+
+@dataclass(frozen=True)
+class _Source:
+    """What method similarity or gradient looks at."""
+
+    data: str | None
+    resolution: int | None
+    base: str | None
+    config: Path | None
+
+
+def _measured(
+    source: _Source, chosen: dict[str, Any], asked: dict[str, Any], output: Path
+) -> tuple[NoiseSchedule, Grouping]:
+    """Groups by what images or a base show; refuses what cannot be written before it measures."""
+    from prunekit.data import load_images
+    from prunekit.pipeline.grouping import method_of
+    from prunekit.pipeline.stages import images_of, open_base
+    from prunekit.recipe import GroupOptions
+
+    if output.is_dir() or output.suffix == ".png" or output.with_suffix(".png").is_dir():
+        raise InputError(
+            f"Got --output {output}; expected the name of a file to write, a picture goes beside it as .png."
+        )
+    options = GroupOptions(**chosen)
+    if source.base is None:
+        if options.method == "gradient" or source.data is None:
+            needed = "--base" if options.method == "gradient" else "--data"
+            raise InputError(f"Got --method {options.method} without {needed}; expected {_NEEDED[needed]}.")
+        if source.config is not None:
+            raise InputError("Got --config without --base; expected both, for a bare state dict.")
+        schedule = NoiseSchedule.from_config({"kind": "linear", "num_timesteps": 1000} | asked)
+        method = method_of(options, load_images(source.data, source.resolution).train)
+        return schedule, method(schedule, options.count)
+    if asked:
+        raise InputError(
+            f"Got {_flags(asked)} with --base, which has a noise schedule of its own; leave one of them out."
+        )
+    base = open_base(source.base, source.config)
+    images = images_of(base, data_options(source.data, source.resolution))
+    return base.schedule, method_of(options, images.train, base)(base.schedule, options.count)
+
+
+def _show_groups(made: Grouping, schedule: NoiseSchedule, output: Path, json: bool) -> None:
+    """Write groups and picture, and print them."""
+    data = {**made.to_json(), "noise_schedule": schedule.to_config()}
+    write_json(output, data)
+    written = str(output)
+    if made.evidence.matrix is not None:
+        from prunekit.report import grouping_png
+
+        picture = output.with_suffix(".png")
+        grouping_png(made, picture)
+        written += f", {picture}"
+    if json:
+        emit(True, data)
+        return
+    snr_db, sigma = schedule.snr_db, schedule.sigma
+    rows = [
+        [
+            str(g.index),
+            f"{g.start}–{g.stop - 1}",
+            str(len(g)),
+            f"{snr_db[g.start]:.1f} … {snr_db[g.stop - 1]:.1f}",
+            f"{sigma[g.start]:.4g} … {sigma[g.stop - 1]:.4g}",
+        ]
+        for g in made.groups
+    ]
+    title = f"{len(made.groups)} timestep groups ({made.groups.method})"
+    print_table(title, ["group", "timesteps", "count", "SNR dB", "sigma"], rows)
+    facts = made.evidence.facts
+    if "alpha" in facts:
+        print(f"Three stages with alpha {facts['alpha']:g} ({facts['alpha_from']}) and eta {facts['eta']:.4g}.")
+    print(f"Cuts: {', '.join(map(str, made.groups.cuts)) or 'none'}. Written to {written}")
+
+
+def _given(**options: Any) -> dict[str, Any]:
+    """Options that are not absent."""
+    return {name: value for name, value in options.items() if value is not None}
+
+
+def _flags(names: Iterable[str]) -> str:
+    """Options as they are typed."""
+    typed = {"kind": "noise-schedule", "memory_mib": "memory"}
+    return ", ".join(f"--{typed.get(name, name.replace('_', '-'))}" for name in names)
+
+
+def _cuts(text: str | None) -> tuple[int, ...] | None:
+    if text is None:
+        return None
+    try:
+        return tuple(int(part) for part in text.split(","))
+    except ValueError as error:
+        raise InputError(f"Got --cuts {text!r}; expected rising integers with commas between, e.g. 250,600.") from error
+
+
+COMMANDS = (groups,)

@@ -1,0 +1,124 @@
+"""A partition together with what led to it: curves over the timesteps, a map of similarities, the numbers that were used."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from prunekit._types import FloatArray, IntArray, JsonDict
+from prunekit.errors import FileFormatError, InputError
+from prunekit.groups.partition import TimestepGroups
+
+__all__ = ["Evidence", "Grouping"]
+
+_DIGITS = 6  # of what is stored: a file is read back as it was, and a map of 64 × 64 stays small
+
+
+@dataclass(frozen=True, eq=False)
+class Evidence:
+    """What a grouping method looked at.
+
+    Args:
+        timesteps: nodes at which it looked, shape (nodes,), rising.
+        curves: name → one number per node, shape (nodes,).
+        matrix: similarity of every pair of nodes, 1 for equal, symmetric, shape (nodes, nodes); None where there is none.
+        facts: JSON-able numbers and names: thresholds, seeds, what the method chose.
+    """
+
+    timesteps: IntArray
+    curves: Mapping[str, FloatArray] = field(default_factory=dict)
+    matrix: FloatArray | None = None
+    facts: JsonDict = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        nodes = len(self.timesteps)
+        if self.timesteps.ndim != 1 or not nodes or (np.diff(self.timesteps) <= 0).any() or self.timesteps[0] < 0:
+            raise InputError("Evidence needs rising timesteps from 0 on, at least one; got others.")
+        rounded = {name: np.round(np.asarray(curve, dtype=np.float64), _DIGITS) for name, curve in self.curves.items()}
+        object.__setattr__(self, "curves", rounded)
+        for name, curve in rounded.items():
+            if curve.shape != (nodes,) or not np.isfinite(curve).all():
+                raise InputError(
+                    f"Curve {name!r} of the evidence has shape {curve.shape}; expected {nodes} finite numbers."
+                )
+        if self.matrix is None:
+            return
+        matrix = np.round(np.asarray(self.matrix, dtype=np.float64), _DIGITS)
+        object.__setattr__(self, "matrix", matrix)
+        if matrix.shape != (nodes, nodes) or not np.isfinite(matrix).all() or (matrix != matrix.T).any():
+            raise InputError(
+                f"The evidence's matrix has shape {matrix.shape}; expected a symmetric one of {nodes} × {nodes} finite numbers."
+            )
+
+    def to_json(self) -> dict[str, Any]:
+        """The content of key ``evidence`` of ``groups.json``."""
+        return {
+            "timesteps": self.timesteps.tolist(),
+            "curves": {name: curve.tolist() for name, curve in self.curves.items()},
+            "matrix": None if self.matrix is None else self.matrix.tolist(),
+            "facts": dict(self.facts),
+        }
+
+    @classmethod
+    def from_json(cls, data: JsonDict) -> "Evidence":
+        """Read what :meth:`to_json` wrote.
+
+        Raises:
+            FileFormatError: a key is missing, unknown or of a wrong shape.
+        """
+        try:
+            if set(data) != {"timesteps", "curves", "matrix", "facts"}:
+                raise ValueError(f"keys {', '.join(sorted(data))}")
+            timesteps = np.array(data["timesteps"])
+            if timesteps.dtype.kind != "i":
+                raise ValueError("timesteps that are no integers")
+            curves = {str(name): _numbers(curve) for name, curve in data["curves"].items()}
+            matrix = None if data["matrix"] is None else _numbers(data["matrix"])
+            return cls(timesteps.astype(np.int64), curves, matrix, dict(data["facts"]))
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise FileFormatError(
+                f"The evidence of the timestep groups cannot be read ({error}); make the file again with `prunekit groups`."
+            ) from error
+
+
+@dataclass(frozen=True, eq=False)
+class Grouping:
+    """Timestep groups and the evidence that led to them."""
+
+    groups: TimestepGroups
+    evidence: Evidence
+
+    def __post_init__(self) -> None:
+        if self.evidence.timesteps[-1] >= self.groups.num_timesteps:
+            raise InputError(
+                f"The evidence goes to timestep {self.evidence.timesteps[-1]}; expected it below {self.groups.num_timesteps}."
+            )
+
+    def to_json(self) -> dict[str, Any]:
+        """The content of ``groups.json``: the groups' own, and the evidence beside it."""
+        return {**self.groups.to_json(), "evidence": self.evidence.to_json()}
+
+    @classmethod
+    def from_json(cls, data: JsonDict) -> "Grouping":
+        """Read what :meth:`to_json` wrote; a file without evidence, as versions before wrote it, has no curve and no matrix.
+
+        Raises:
+            FileFormatError: the groups or the evidence cannot be read, or do not fit each other.
+        """
+        groups = TimestepGroups.from_json(data)
+        if "evidence" not in data:
+            return cls(groups, Evidence(np.array([0])))
+        evidence = Evidence.from_json(data["evidence"])
+        try:
+            return cls(groups, evidence)
+        except InputError as error:
+            raise FileFormatError(f"{error} Make the file again with `prunekit groups`.") from error
+
+
+def _numbers(values: Any) -> FloatArray:
+    """Numbers and nothing that could be taken for one."""
+    array = np.array(values)
+    if array.dtype.kind not in "if":
+        raise ValueError(f"{array.dtype} instead of numbers")
+    return array.astype(np.float64)

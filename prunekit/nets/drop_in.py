@@ -1,0 +1,85 @@
+"""What a denoiser needs to stand in for a diffusers U-Net: its output, its config, and routing by each sample's timestep."""
+
+from collections.abc import Iterator, Mapping
+from types import SimpleNamespace
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from prunekit.errors import InputError
+from prunekit.groups import TimestepGroups
+
+__all__ = ["DropInConfig", "DropInOutput", "rows_by_group", "rows_of", "scattered"]
+
+
+class DropInOutput(NamedTuple):
+    """What the denoiser returns, shaped like diffusers' ``UNet2DOutput``.
+
+    Args:
+        sample: the prediction, shape (batch, channels, height, width).
+    """
+
+    sample: Tensor
+
+
+class DropInConfig(SimpleNamespace):
+    """Attribute and item access, as diffusers' pipelines read a model's config."""
+
+    @classmethod
+    def of(cls, values: Mapping[str, Any]) -> "DropInConfig":
+        """What a config says, without a library's private entries."""
+        return cls(**{key: value for key, value in values.items() if not key.startswith("_")})
+
+    def __getitem__(self, key: str) -> Any:
+        return self.__dict__[key]
+
+    def get(self, key: str, default: Any = None) -> Any:
+        """An entry, or ``default``."""
+        return self.__dict__.get(key, default)
+
+
+def rows_by_group(
+    groups: TimestepGroups, cuts: Tensor, timestep: Tensor | float | int, batch: int
+) -> Iterator[tuple[int, Tensor | None]]:
+    """Which samples of a batch belong to which timestep group, by each sample's own timestep.
+
+    Args:
+        groups: the partition.
+        cuts: its inner borders as a tensor where the batch is, int64.
+        timestep: a number, or shape (), (1,) or (batch,); fractional ones belong to the group that contains them.
+        batch: number of samples.
+
+    Yields:
+        Index of a timestep group and its rows, shape (rows,); None for all of them.
+
+    Raises:
+        InputError: there are neither one nor as many timesteps as samples.
+    """
+    timesteps = torch.as_tensor(timestep, device=cuts.device)
+    if timesteps.numel() == 1:
+        yield int(groups.index_of(np.asarray(timesteps.reshape(1).double().cpu()))[0]), None
+        return
+    if timesteps.shape != (batch,):
+        raise InputError(
+            f"Got timesteps of shape {tuple(timesteps.shape)} for {batch} samples; expected one for each, or one for all."
+        )
+    index_of_sample = torch.bucketize(timesteps.double(), cuts.double(), right=True)
+    present = index_of_sample.unique().tolist()
+    for index in present:
+        yield index, None if len(present) == 1 else (index_of_sample == index).nonzero().squeeze(1)
+
+
+def rows_of(value: Any, rows: Tensor | None, batch: int) -> Any:
+    """Rows of a tensor whose first dimension is the batch; anything else as it is."""
+    per_sample = rows is not None and isinstance(value, Tensor) and value.ndim > 0 and len(value) == batch
+    return value[rows] if per_sample else value
+
+
+def scattered(output: Tensor | None, part: Tensor, rows: Tensor | None, batch: int) -> Tensor:
+    """The batch's output with one timestep group's part in its rows; without rows, the part is all of it."""
+    if rows is None:
+        return part
+    whole = part.new_empty((batch, *part.shape[1:])) if output is None else output
+    return whole.index_copy(0, rows, part)

@@ -1,0 +1,203 @@
+"""One encoder, and a decoder of its own width for every timestep group (arXiv:2312.09181, section 4)."""
+
+import copy
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, cast
+
+import numpy as np
+import torch
+from diffusers import UNet2DModel
+from torch import Tensor, nn
+
+from prunekit._types import FloatArray
+from prunekit.checkpoint import ModelSpec
+from prunekit.cost import count_macs
+from prunekit.errors import InputError
+from prunekit.graph import ChannelGraph
+from prunekit.groups import TimestepGroups
+from prunekit.nets.drop_in import DropInConfig, DropInOutput, rows_by_group, rows_of, scattered
+from prunekit.nets.unet_halves import Decoder, Encoder
+from prunekit.slim import SlimModel
+
+__all__ = ["MultiDecoderUNet", "Stage"]
+
+
+class Stage(nn.Module):
+    """The encoder with one decoder: a whole network, called as diffusers' U-Nets are. Both halves are shared, not copied.
+
+    Args:
+        encoder: the shared half.
+        decoder: a timestep group's own half.
+    """
+
+    def __init__(self, encoder: Encoder, decoder: Decoder) -> None:
+        super().__init__()
+        self.encoder, self.decoder = encoder, decoder
+
+    def forward(
+        self,
+        sample: Tensor,
+        timestep: Tensor | float | int,
+        class_labels: Tensor | None = None,
+        return_dict: bool = True,
+    ) -> DropInOutput | tuple[Tensor]:
+        """Predict, whatever the timestep; see :meth:`MultiDecoderUNet.forward`."""
+        skips, embedding = self.encoder(sample, timestep, class_labels)
+        output = self.decoder(skips, embedding)
+        return DropInOutput(output) if return_dict else (output,)
+
+
+class MultiDecoderUNet(nn.Module):
+    """A shared encoder, run once for a batch, and one decoder for each timestep group; every SAMPLE goes to its own.
+
+    Usable as ``unet`` in diffusers' pipelines: it has ``config``, ``dtype`` and ``device`` and returns an object with ``sample``.
+    (The public code of arXiv:2312.09181 sends a whole batch to the decoder of its first sample.)
+
+    Args:
+        config: of a diffusers ``UNet2DModel``: the encoder, and the decoders but for their widths.
+        groups: the partition of the timesteps, group 0 the cleanest.
+        widths: for every timestep group its decoder's ``block_out_channels``, finest first; absent, all are the encoder's.
+
+    Raises:
+        InputError: the config is of no such U-Net, or widths and timestep groups do not match.
+    """
+
+    routes_samples = True  # a batch may leave some decoders without a gradient
+
+    def __init__(
+        self, config: Mapping[str, Any], groups: TimestepGroups, widths: Sequence[Sequence[int]] | None = None
+    ) -> None:
+        super().__init__()
+        self._cuts: Tensor
+        own: dict[str, Any] = json.loads(json.dumps({k: v for k, v in config.items() if not k.startswith("_")}))
+        widths = [own["block_out_channels"]] * len(groups) if widths is None else widths
+        if len(widths) != len(groups):
+            raise InputError(f"Got widths for {len(widths)} decoders; expected one for each of {len(groups)} groups.")
+        self.groups = groups
+        self.kept: dict[str, tuple[int, ...]] = {}
+        self.sizes: dict[str, dict[str, int]] = {}
+        self.widths = tuple(tuple(int(width) for width in wide) for wide in widths)
+        self.unet_config = own
+        self.config = DropInConfig.of(own)
+        try:
+            unet = UNet2DModel(**own)
+        except (TypeError, ValueError) as error:
+            raise InputError(f"UNet2DModel does not take this config: {str(error).splitlines()[0]}") from error
+        self.encoder = Encoder(unet)
+        self.decoders = nn.ModuleList(Decoder.of_widths(own, wide) for wide in self.widths)
+        self.register_buffer("_cuts", torch.tensor(groups.cuts, dtype=torch.int64), persistent=False)
+
+    @classmethod
+    def from_unet(cls, unet: nn.Module, groups: TimestepGroups) -> "MultiDecoderUNet":
+        """A trained U-Net with a copy of its decoder for every timestep group; it predicts what the U-Net does.
+
+        Args:
+            unet: a diffusers ``UNet2DModel``, unchanged.
+            groups: the partition of the timesteps.
+
+        Raises:
+            InputError: it is another network.
+        """
+        if not isinstance(unet, UNet2DModel):
+            raise InputError(f"Got a {type(unet).__name__}; expected a diffusers UNet2DModel.")
+        made = cls(dict(unet.config), groups)
+        whole = copy.deepcopy(unet)
+        made.encoder = Encoder(whole)
+        made.decoders = nn.ModuleList(copy.deepcopy(Decoder(whole)) for _ in groups)
+        return made.train(unet.training)
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Type of the weights."""
+        return cast(torch.dtype, self.encoder.conv_in.weight.dtype)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return cast(torch.device, self.encoder.conv_in.weight.device)
+
+    def stage(self, index: int) -> Stage:
+        """The network that a timestep group's samples go through; its modules are this network's own.
+
+        Raises:
+            InputError: there is no such timestep group.
+        """
+        return Stage(self.encoder, cast(Decoder, self.decoders[self.groups[index].index])).train(self.training)
+
+    def stage_graph(self, graph: ChannelGraph) -> ChannelGraph:
+        """A stage's channel groups, of which those that reach into the shared encoder keep all their channels.
+
+        Args:
+            graph: of a network that :meth:`stage` gave.
+        """
+        shared = {g.name for g in graph if any(not member.layer.startswith("decoder.") for member in g.members)}
+        return graph.with_whole(shared)
+
+    def with_pruned(self, slims: Iterable[SlimModel]) -> "MultiDecoderUNet":
+        """A copy whose decoders are those of pruned stages; the encoder and the other decoders are this network's.
+
+        Args:
+            slims: stages that were pruned by a graph of :meth:`stage_graph`, with the timestep groups that they serve.
+
+        Raises:
+            InputError: a slim model is no stage of such a network, or its encoder was pruned.
+        """
+        made = copy.deepcopy(self)
+        encoder = {key: tensor.shape for key, tensor in self.encoder.state_dict().items()}
+        for slim in slims:
+            stage, index = slim.model, self.groups[slim.group.index].index
+            if not isinstance(stage, Stage) or encoder != {k: t.shape for k, t in stage.encoder.state_dict().items()}:
+                raise InputError(
+                    f"The slim model for timestep group {index} is no stage of this network with its encoder whole; "
+                    "prune stage(i) by stage_graph of its channel groups."
+                )
+            made.decoders[index] = copy.deepcopy(stage.decoder)
+            place = f"decoders.{index}."
+            made.kept = {k: v for k, v in made.kept.items() if not k.startswith(place)}
+            made.kept |= {k.replace("decoder.", place, 1): tuple(v) for k, v in slim.plan.kept.items()}
+            made.sizes = {k: v for k, v in made.sizes.items() if not k.startswith(place)}
+            made.sizes |= {k.replace("decoder.", place, 1): dict(v) for k, v in slim.sizes.items()}
+        return made
+
+    def stage_spec(self) -> ModelSpec:
+        """What a stage is to the engine: the U-Net's config, and the arguments of one forward pass."""
+        inputs = ModelSpec("UNet2DModel", self.unet_config).example_inputs()
+        return ModelSpec("MultiDecoderUNet.stage", self.unet_config, inputs=inputs)
+
+    def stage_macs(self) -> tuple[int, ...]:
+        """MACs per sample of each stage: the encoder's and the decoder's."""
+        inputs = self.stage_spec().example_inputs()
+        return tuple(count_macs(self.stage(group.index), inputs).macs for group in self.groups)
+
+    def mean_macs(self, sampling_steps: Sequence[int] | FloatArray) -> float:
+        """Mean MACs per evaluation over a sampler's timesteps."""
+        shares = self.groups.shares(np.asarray(sampling_steps, dtype=np.int64))
+        return float(shares @ np.array(self.stage_macs(), dtype=np.float64))
+
+    def forward(
+        self,
+        sample: Tensor,
+        timestep: Tensor | float | int,
+        class_labels: Tensor | None = None,
+        return_dict: bool = True,
+    ) -> DropInOutput | tuple[Tensor]:
+        """Predict with each sample's own decoder.
+
+        Args:
+            sample: noisy input, shape (batch, channels, height, width).
+            timestep: a number, or shape (), (1,) or (batch,); fractional ones belong to the group that contains them.
+            class_labels: for a class-conditional network, shape (batch,).
+            return_dict: False returns a tuple.
+
+        Raises:
+            InputError: there are neither one nor as many timesteps as samples.
+        """
+        batch, output = len(sample), None
+        routes = list(rows_by_group(self.groups, self._cuts.to(sample.device), timestep, batch))
+        skips, embedding = self.encoder(sample, timestep, class_labels)
+        for index, rows in routes:
+            part = self.decoders[index]([rows_of(skip, rows, batch) for skip in skips], rows_of(embedding, rows, batch))
+            output = scattered(output, part, rows, batch)
+        assert output is not None  # noqa: S101 - there is a group for every timestep
+        return DropInOutput(output) if return_dict else (output,)

@@ -1,0 +1,185 @@
+"""A diffusers ``UNet2DModel`` in two halves: the encoder, which timestep groups share, and the decoder, which each has for itself.
+
+The encoder ends before the middle block, as in the multi-stage framework's code (arXiv:2312.09181): time embedding, first
+convolution and down blocks. The decoder is the middle block, the up blocks and the output layers. It may have other widths than the
+encoder: where the two meet, residual blocks read the encoder's channels as they are, so no adapting layer is needed.
+"""
+
+import copy
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from diffusers import UNet2DModel
+from diffusers.models.resnet import ResnetBlock2D
+from torch import Tensor, nn
+
+from prunekit.errors import InputError
+
+__all__ = ["Decoder", "Encoder", "decoder_config"]
+
+_DOWN = ("DownBlock2D", "AttnDownBlock2D")
+_UP = ("UpBlock2D", "AttnUpBlock2D")
+
+
+class Encoder(nn.Module):
+    """Time embedding, first convolution and down blocks of a U-Net.
+
+    Args:
+        unet: gives its modules; they are not copied.
+
+    Raises:
+        InputError: it has blocks that hand on more than features.
+    """
+
+    def __init__(self, unet: UNet2DModel) -> None:
+        super().__init__()
+        config = unet.config
+        odd = sorted({*config.down_block_types} - {*_DOWN} | {*config.up_block_types} - {*_UP})
+        if odd or config.mid_block_type is None or config.time_embedding_type == "fourier":
+            raise InputError(
+                f"A multi-decoder U-Net cannot be made of {', '.join(odd) or 'this U-Net'}; expected a UNet2DModel of "
+                f"{', '.join((*_DOWN, *_UP))} with a middle block and positional or learned time embedding."
+            )
+        self.center_input_sample = bool(config.center_input_sample)
+        self.time_proj, self.time_embedding = unet.time_proj, unet.time_embedding
+        self.class_embedding, self.class_embed_type = unet.class_embedding, config.class_embed_type
+        self.conv_in, self.down_blocks = unet.conv_in, unet.down_blocks
+
+    def forward(
+        self, sample: Tensor, timestep: Tensor | float | int, class_labels: Tensor | None = None
+    ) -> tuple[tuple[Tensor, ...], Tensor]:
+        """Encode a batch.
+
+        Args:
+            sample: noisy input, shape (batch, channels, height, width).
+            timestep: a number, or shape (), (1,) or (batch,).
+            class_labels: for a class-conditional network, shape (batch,).
+
+        Returns:
+            What the skip connections carry, finest first (the last is what the decoder starts from), and the time embedding of
+            shape (batch, channels).
+
+        Raises:
+            InputError: class labels are missing, or the network takes none.
+        """
+        if self.center_input_sample:
+            sample = 2 * sample - 1
+        timesteps = torch.as_tensor(timestep, device=sample.device).reshape(-1)
+        embedding = self._embedded(timesteps.expand(len(sample)), class_labels)
+        sample = self.conv_in(sample)
+        skips: tuple[Tensor, ...] = (sample,)
+        for block in self.down_blocks:
+            sample, found = block(hidden_states=sample, temb=embedding)
+            skips += found
+        return skips, embedding
+
+    def _embedded(self, timesteps: Tensor, class_labels: Tensor | None) -> Tensor:
+        dtype = self.conv_in.weight.dtype
+        embedding: Tensor = self.time_embedding(self.time_proj(timesteps).to(dtype))
+        if (self.class_embedding is None) != (class_labels is None):
+            raise InputError(
+                "This network takes no class labels."
+                if self.class_embedding is None
+                else "This network needs class_labels."
+            )
+        if self.class_embedding is None:
+            return embedding
+        labels = self.time_proj(class_labels) if self.class_embed_type == "timestep" else class_labels
+        classes: Tensor = self.class_embedding(labels).to(dtype)
+        return embedding + classes
+
+
+class Decoder(nn.Module):
+    """Middle block, up blocks and output layers of a U-Net.
+
+    Args:
+        unet: gives its modules; they are not copied.
+    """
+
+    def __init__(self, unet: UNet2DModel) -> None:
+        super().__init__()
+        self.mid_block, self.up_blocks = unet.mid_block, unet.up_blocks
+        self.conv_norm_out, self.conv_act, self.conv_out = unet.conv_norm_out, unet.conv_act, unet.conv_out
+
+    @classmethod
+    def of_widths(cls, config: Mapping[str, Any], widths: Sequence[int]) -> "Decoder":
+        """A freshly initialised decoder of its own widths behind the encoder of another.
+
+        Args:
+            config: the U-Net that the encoder is of.
+            widths: the decoder's ``block_out_channels``, finest first.
+        """
+        decoder = cls(UNet2DModel(**decoder_config(config, widths)))
+        skips = _skip_channels(config)
+        width = skips[-1]
+        blocks = [decoder.mid_block.resnets, *(block.resnets for block in decoder.up_blocks)]
+        for place, resnets in enumerate(blocks):
+            for i, resnet in enumerate(resnets):
+                reads = width + (skips.pop() if place else 0)
+                if reads != resnet.in_channels:
+                    resnets[i] = _reading(resnet, reads, config)
+                width = resnet.out_channels
+        return decoder
+
+    def forward(self, skips: Sequence[Tensor], embedding: Tensor) -> Tensor:
+        """The prediction, shape (batch, channels, height, width), of what the :class:`Encoder` returned."""
+        left, sample = tuple(skips), self.mid_block(skips[-1], embedding)
+        for block in self.up_blocks:
+            count = len(block.resnets)
+            sample, left = block(sample, left[-count:], embedding), left[:-count]
+        prediction: Tensor = self.conv_out(self.conv_act(self.conv_norm_out(sample)))
+        return prediction
+
+
+def decoder_config(config: Mapping[str, Any], widths: Sequence[int]) -> dict[str, Any]:
+    """Config of a U-Net whose decoder has these widths and reads this one's time embedding.
+
+    Norm groups are as many as the config's, or the most below that divide all widths and leave 4 channels to a norm group;
+    attention heads have the config's channels, or the most below that divide both those and all widths.
+
+    Raises:
+        InputError: there are not as many widths as blocks.
+    """
+    own: dict[str, Any] = copy.deepcopy(dict(config))
+    full = list(own["block_out_channels"])
+    if len(widths) != len(full) or any(not isinstance(width, int) or width < 1 for width in widths):
+        raise InputError(f"Got decoder widths {list(widths)}; expected {len(full)} positive integers, finest first.")
+    own["time_embedding_dim"] = own.get("time_embedding_dim") or 4 * full[0]
+    if list(widths) != full:
+        own["norm_num_groups"] = _norm_groups(own.get("norm_num_groups") or 32, *widths)
+        own["block_out_channels"] = list(widths)
+        if own.get("attention_head_dim"):
+            own["attention_head_dim"] = math.gcd(int(own["attention_head_dim"]), *widths)
+    return own
+
+
+def _skip_channels(config: Mapping[str, Any]) -> list[int]:
+    """Channels of every skip connection, finest first."""
+    widths, layers = list(config["block_out_channels"]), int(config.get("layers_per_block", 2))
+    inner = [width for i, width in enumerate(widths) for _ in range(layers + (i < len(widths) - 1))]
+    return [widths[0], *inner]
+
+
+def _norm_groups(most: int, *widths: int) -> int:
+    """Largest number of norm groups up to ``most`` that divides all widths and leaves each of its groups 4 channels."""
+    fitting = [n for n in range(1, most + 1) if all(width % n == 0 and width >= 4 * n for width in widths)]
+    return max(fitting, default=1)
+
+
+def _reading(resnet: ResnetBlock2D, channels: int, config: Mapping[str, Any]) -> ResnetBlock2D:
+    """A residual block like this one that reads another number of channels."""
+    time = resnet.time_emb_proj
+    return ResnetBlock2D(
+        in_channels=channels,
+        out_channels=resnet.out_channels,
+        temb_channels=None if time is None else time.in_features,
+        eps=resnet.norm1.eps,
+        groups=_norm_groups(resnet.norm2.num_groups, channels),
+        groups_out=resnet.norm2.num_groups,
+        dropout=resnet.dropout.p,
+        time_embedding_norm=resnet.time_embedding_norm,
+        non_linearity=config.get("act_fn", "silu"),
+        output_scale_factor=resnet.output_scale_factor,
+    )

@@ -1,0 +1,44 @@
+"""Cutting timesteps by what images or a network show."""
+
+from prunekit.checkpoint import Base
+from prunekit.data import ImageData
+from prunekit.errors import InputError
+from prunekit.groups import METHODS, Explicit, GroupingMethod
+from prunekit.importance import GradientSimilarity
+from prunekit.recipe import GroupOptions
+from prunekit.schedule import NoiseSchedule
+from prunekit.training import DenoisingObjective
+
+__all__ = ["method_of", "spent_on_grouping"]
+
+
+def method_of(options: GroupOptions, images: ImageData | None = None, base: Base | None = None) -> GroupingMethod:
+    """The grouping method that options name.
+
+    Args:
+        options: which, and how it looks.
+        images: for ``similarity`` and ``gradient``.
+        base: for ``gradient``.
+
+    Raises:
+        InputError: the method needs what is not there.
+    """
+    if options.cuts is not None:
+        return Explicit(options.cuts)
+    if options.method in METHODS:
+        return METHODS[options.method]
+    if images is None:
+        raise InputError(f"Grouping method {options.method} got no images; name some by --data.")
+    if options.method == "similarity":
+        return options.similarity(images.images.numpy())
+    if base is None:
+        raise InputError("Grouping method gradient got no network; name one by --base.")
+    objective = DenoisingObjective(images.images, base.schedule, base.prediction_type)
+    return GradientSimilarity(base.model, objective, seed=options.seed, **options.looks)
+
+
+def spent_on_grouping(method: GroupingMethod, schedule: NoiseSchedule) -> int:
+    """Samples that the network was run on, forwards and backwards."""
+    if not isinstance(method, GradientSimilarity):
+        return 0
+    return method.samples * len(method.bins(schedule.num_timesteps))

@@ -1,0 +1,210 @@
+"""One network for all timesteps, networks for stages, and one encoder with several decoders, at equal training MACs.
+
+The comparison of the multi-stage framework (arXiv:2312.09181, tables 4 and 5), on a recipe's own images and U-Net.
+"""
+
+import copy
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from prunekit.checkpoint import ModelSpec
+from prunekit.cost import count_macs
+from prunekit.data import ImageSplit
+from prunekit.errors import InputError
+from prunekit.evaluation import group_losses
+from prunekit.graph import PruningPlan
+from prunekit.groups import TimestepGroups
+from prunekit.nets import MultiDecoderUNet, TimestepExperts
+from prunekit.pipeline.measuring import Setting, measure_samples
+from prunekit.pipeline.planning import evaluations
+from prunekit.recipe import AllocationOptions, EvaluationOptions, MultistageOptions
+from prunekit.schedule import NoiseSchedule
+from prunekit.slim import SlimModel
+from prunekit.training import (
+    DenoisingObjective,
+    RangeTimesteps,
+    Reporter,
+    Snapshots,
+    StageTimesteps,
+    TimestepSampler,
+    TrainOptions,
+    train,
+)
+
+__all__ = ["Contest"]
+
+_LOSS_BATCH = 256
+
+
+@dataclass(frozen=True, eq=False)
+class Contest:
+    """What all networks of the comparison share.
+
+    Args:
+        spec: the unified network, a diffusers ``UNet2DModel``.
+        images: training images, and held-out ones for the losses.
+        schedule: the noise schedule.
+        prediction_type: what the networks predict.
+        train: the unified network's training; the others get the steps that cost as many MACs.
+        options: see :class:`prunekit.recipe.MultistageOptions`.
+        evaluation: what is measured at every look.
+    """
+
+    spec: ModelSpec
+    images: ImageSplit
+    schedule: NoiseSchedule
+    prediction_type: str
+    train: TrainOptions
+    options: MultistageOptions
+    evaluation: EvaluationOptions
+
+    def __post_init__(self) -> None:
+        if self.spec.class_name != "UNet2DModel":
+            raise InputError(f"Got a {self.spec.class_name}; a comparison of multi-decoder U-Nets needs a UNet2DModel.")
+
+    @property
+    def macs(self) -> int:
+        """MACs per sample of the unified network."""
+        return count_macs(self.spec.build(), self.spec.example_inputs()).macs
+
+    @property
+    def budget(self) -> int:
+        """Training MACs of every network: forward, and backward as twice forward."""
+        return 3 * self.macs * self.train.batch_size * self._whole_looks(self.train.steps)
+
+    def run(
+        self, network: str, groups: TimestepGroups, seed: int, checkpoints: Path, report: Reporter | None = None
+    ) -> tuple[dict[str, Any], nn.Module]:
+        """Train one network and measure it on the way.
+
+        Args:
+            network: ``unified``, ``separate``, ``equal`` or ``tailored``.
+            groups: the stages; for ``unified`` only where its losses are reported.
+            seed: of first weights, batches and noise.
+            checkpoints: folder for the checkpoints of this training alone.
+            report: told how the training goes on.
+
+        Returns:
+            What was measured, JSON-able, and the trained network.
+        """
+        parts, samplers = self._parts(network, groups, seed), self._samplers(network, groups)
+        part_macs = [self._part_macs(part) for part in parts]
+        share = self.budget / len(parts)
+        looks: list[list[dict[str, Tensor]]] = []
+        spent = [0] * self.options.looks
+        for i, (part, sampler, macs) in enumerate(zip(parts, samplers, part_macs, strict=True)):
+            expected = self._expected(macs, groups)
+            steps = self._whole_looks(share / (3 * expected * self.train.batch_size))
+            watched = Snapshots(sampler, steps // self.options.looks)
+            settings = replace(self.train, steps=steps, seed=seed * 1009 + i)
+            objective = DenoisingObjective(self.images.train.images, self.schedule, self.prediction_type)
+            result = train(part, objective, watched, settings, checkpoints / f"part-{i}", report)
+            looks.append([state for _, state in watched.kept])
+            own = self._spent(result.seen, macs, groups)
+            spent = [total + own * (look + 1) // self.options.looks for look, total in enumerate(spent)]
+        curve = []
+        for look, macs_then in enumerate(spent):
+            then = self._joined([_with(part, states[look]) for part, states in zip(parts, looks, strict=True)], groups)
+            curve.append({"training_macs": macs_then, **self._measured(then, groups)})
+        model = self._joined(parts, groups)
+        stage_macs = part_macs[0] if network in ("equal", "tailored") else [own[0] for own in part_macs]
+        return {
+            "network": network,
+            "grouping": groups.method,
+            "cuts": list(groups.cuts),
+            "seed": seed,
+            "stage_macs": list(stage_macs),
+            "sampling_macs": self._sampling_macs(list(stage_macs), groups),
+            "params": sum(parameter.numel() for parameter in model.parameters()),
+            "curve": curve,
+        }, model
+
+    def _whole_looks(self, steps: float) -> int:
+        """Steps rounded to a multiple of the looks, so that the last look is at the end."""
+        return max(1, round(steps / self.options.looks)) * self.options.looks
+
+    def _parts(self, network: str, groups: TimestepGroups, seed: int) -> list[nn.Module]:
+        """Freshly initialised networks that are trained one after the other."""
+        widths = self.options.widths if network == "tailored" else None
+        with torch.random.fork_rng(devices=[]):  # modules initialise themselves from the global generator only
+            torch.default_generator.manual_seed(seed)
+            if network in ("equal", "tailored"):
+                return [MultiDecoderUNet(self.spec.config, groups, widths)]
+            return [self.spec.build() for _ in (groups if network == "separate" else range(1))]
+
+    def _samplers(self, network: str, groups: TimestepGroups) -> list[TimestepSampler]:
+        if network == "separate":
+            return [RangeTimesteps(group.start, group.stop) for group in groups]
+        if network == "unified":
+            return [RangeTimesteps(0, self.schedule.num_timesteps)]
+        return [StageTimesteps(groups, self.options.draw)]
+
+    def _part_macs(self, part: nn.Module) -> tuple[int, ...]:
+        """MACs per sample: of every stage, or of the one network."""
+        return part.stage_macs() if isinstance(part, MultiDecoderUNet) else (self.macs,)
+
+    def _expected(self, macs: Sequence[int], groups: TimestepGroups) -> float:
+        """Mean MACs of a training sample."""
+        if len(macs) == 1:
+            return float(macs[0])
+        odds = [len(group) if self.options.draw == "proportional" else 1 for group in groups]
+        return sum(part * odd for part, odd in zip(macs, odds, strict=True)) / sum(odds)
+
+    @staticmethod
+    def _spent(seen: Tensor, macs: Sequence[int], groups: TimestepGroups) -> int:
+        """MACs that a training took, of the timesteps that went by."""
+        if len(macs) == 1:
+            return 3 * macs[0] * int(seen.sum())
+        by_stage = [int(seen[group.start : group.stop].sum()) for group in groups]
+        return 3 * sum(count * own for count, own in zip(by_stage, macs, strict=True))
+
+    def _joined(self, parts: Sequence[nn.Module], groups: TimestepGroups) -> nn.Module:
+        """One denoiser of the networks."""
+        if len(parts) == 1:
+            return parts[0].eval()
+        plan, total = PruningPlan({}, ""), self.schedule.num_timesteps
+        slims = [
+            SlimModel(part.eval(), self.spec, plan, {}, group, total, self.macs, 0)
+            for part, group in zip(parts, groups, strict=True)
+        ]
+        return TimestepExperts(groups, slims).eval()
+
+    def _sampling_macs(self, stage_macs: list[int], groups: TimestepGroups) -> float:
+        """Mean MACs of an evaluation while sampling."""
+        if len(stage_macs) == 1:
+            return float(stage_macs[0])
+        shares = groups.shares(evaluations(self.schedule, self.options.sampler, self.options.sampling_steps))
+        return float(sum(share * macs for share, macs in zip(shares, stage_macs, strict=True)))
+
+    def _measured(self, model: nn.Module, groups: TimestepGroups) -> dict[str, Any]:
+        """Held-out losses on all timesteps and on every stage, and FID and KID."""
+        held_out = DenoisingObjective(self.images.held_out.images, self.schedule, self.prediction_type)
+        batches = -(-self.evaluation.loss_samples // _LOSS_BATCH)
+        batch_size = -(-self.evaluation.loss_samples // batches)
+        whole = TimestepGroups.from_cuts(self.schedule.num_timesteps, [])
+        (loss,) = group_losses(model, held_out, whole, batches=batches, batch_size=batch_size, seed=0)
+        stages = group_losses(model, held_out, groups, batches=batches, batch_size=batch_size, seed=0)
+        sampling = AllocationOptions(sampler=self.options.sampler, steps=self.options.sampling_steps)
+        setting = Setting(self.images, whole, self.schedule, self.prediction_type, sampling, self.evaluation)
+        metrics = measure_samples(setting, {"model": model}, {"model": 0.0}).metrics
+        row = metrics["rows"][0]
+        return {
+            "loss": loss.mean,
+            "stage_losses": [stage.mean for stage in stages],
+            "fid": row["fid"]["mean"],
+            "kid": row["kid"]["mean"],
+            "features": metrics["features"],
+            "count": metrics["count"],
+        }
+
+
+def _with(model: nn.Module, state: dict[str, Tensor]) -> nn.Module:
+    """A copy of a network with other weights."""
+    made = copy.deepcopy(model)
+    made.load_state_dict(state)
+    return made

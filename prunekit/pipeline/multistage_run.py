@@ -1,0 +1,139 @@
+"""A recipe's comparison of one network, networks for stages and multi-decoder networks, as a resumable run."""
+
+from collections.abc import Iterator
+from dataclasses import asdict
+from functools import cached_property, partial
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from prunekit._files import read_json, write_json
+from prunekit.checkpoint import Base, ModelSpec, save_base
+from prunekit.groups import TimestepGroups
+from prunekit.pipeline.grouping import method_of
+from prunekit.pipeline.manifest import environment
+from prunekit.pipeline.multistage import Contest
+from prunekit.pipeline.observing import training_reporter
+from prunekit.pipeline.resumable import ResumableRun
+from prunekit.pipeline.stages import check_images, open_base
+from prunekit.recipe import MultistageOptions
+from prunekit.report import grouping_png, write_multistage_report
+from prunekit.schedule import NoiseSchedule
+
+__all__ = ["MultistageRun"]
+
+
+class MultistageRun(ResumableRun):
+    """A recipe with a ``multistage`` section, in one folder. The unified networks come first, since gradients need one."""
+
+    def execute(self) -> Path:
+        """Train and measure every network; returns the manifest's path."""
+        options, names = self.options, []
+        for seed in options.seeds if "unified" in options.networks else ():
+            names.append(self._compete("unified", 0, seed))
+        for grouping, cut in enumerate(options.groupings):
+            after = f"unified, seed {options.seeds[0]}" if cut.method == "gradient" else ()
+            outputs = [_groups_file(grouping)]
+            self._stage(
+                f"grouping {grouping}",
+                {**self._inputs, "grouping": asdict(cut)},
+                outputs,
+                partial(self._cut, grouping),
+                after,
+            )
+            for network, seed in self._entries(grouping):
+                names.append(self._compete(network, grouping, seed))
+        write_json(self.folder / "manifest.json", self._manifest(names))
+        self.observer.stage("report", False)
+        write_multistage_report(self.folder)
+        return self.folder / "manifest.json"
+
+    @property
+    def options(self) -> MultistageOptions:
+        """The recipe's section."""
+        assert self.recipe.multistage is not None  # noqa: S101 - this class is for recipes that have it
+        return self.recipe.multistage
+
+    @cached_property
+    def contest(self) -> Contest:
+        """What the networks share."""
+        recipe = self.recipe
+        assert recipe.evaluation is not None  # noqa: S101 - the recipe was checked
+        with torch.device("meta"):
+            spec = ModelSpec.of(recipe.base.spec().build())  # with the arguments that the recipe leaves to the class
+        check_images(self.images, spec)
+        schedule = NoiseSchedule.from_config(recipe.base.noise_schedule)
+        return Contest(
+            spec, self.images, schedule, recipe.base.prediction_type, recipe.base.train, self.options, recipe.evaluation
+        )
+
+    @property
+    def _inputs(self) -> dict[str, Any]:
+        """What decides every result; seeds, networks and groupings may be added later."""
+        shared = asdict(self.options)
+        for later in ("seeds", "networks", "groupings"):
+            del shared[later]
+        sections = {name: getattr(self.recipe, name) for name in ("base", "data", "evaluation")}
+        return {**sections, "images": self._data_hash(), "shared": shared}
+
+    def _entries(self, grouping: int) -> Iterator[tuple[str, int]]:
+        """Networks and seeds of a grouping: all of them on the first, tailored decoders on the others."""
+        for network in self.options.networks:
+            if network != "unified" and (grouping == 0 or network == "tailored"):
+                yield from ((network, seed) for seed in self.options.seeds)
+
+    def _compete(self, network: str, grouping: int, seed: int) -> str:
+        """Train and measure one network; returns the stage's name."""
+        unified = network == "unified"
+        name = f"unified, seed {seed}" if unified else f"{network}, grouping {grouping}, seed {seed}"
+        outputs = [f"{_UNIFIED}-{seed}.pt"] if unified else []
+        after = () if unified else f"grouping {grouping}"
+        self._stage(name, self._inputs, outputs, partial(self._train, name, network, grouping, seed), after)
+        return name
+
+    def _cut(self, grouping: int) -> dict[str, Any]:
+        options = self.options.groupings[grouping]
+        base = None
+        if options.method == "gradient":
+            base = open_base(str(self.folder / f"{_UNIFIED}-{self.options.seeds[0]}.pt"))
+        method = method_of(options, self.images.train, base)
+        found = method(self.contest.schedule, len(self.options.widths))
+        write_json(self.folder / _groups_file(grouping), found.to_json())
+        if found.evidence.matrix is not None:
+            grouping_png(found, self.folder / _groups_file(grouping).replace(".json", ".png"))
+        return {}
+
+    def _train(self, name: str, network: str, grouping: int, seed: int) -> dict[str, Any]:
+        contest = self.contest
+        if network == "unified":
+            groups = TimestepGroups.from_cuts(contest.schedule.num_timesteps, [])
+        else:
+            groups = TimestepGroups.from_json(read_json(self.folder / _groups_file(grouping)))
+        slug = name.replace(", ", "-").replace(" ", "-")
+        checkpoints = self._checkpoints(slug)
+        row, model = contest.run(network, groups, seed, checkpoints, training_reporter(self.observer, name))
+        if network == "unified":
+            base = Base(model, contest.spec, contest.schedule, contest.prediction_type, self.images.about())
+            save_base(base, self.folder / f"{_UNIFIED}-{seed}.pt")
+        self._drop_checkpoints(slug)
+        return {"multistage": row}
+
+    def _manifest(self, names: list[str]) -> dict[str, Any]:
+        rows = [self.done[name]["facts"]["multistage"] for name in names]
+        contest = self.contest
+        return {
+            **environment(self.recipe),
+            "seeds": {"training": list(self.options.seeds), "sampling": list(contest.evaluation.seeds)},
+            "seconds": {name: stage["seconds"] for name, stage in self.done.items()},
+            "unified": {"macs": contest.macs, "training_macs": contest.budget},
+            "groupings": [read_json(self.folder / _groups_file(i)) for i in range(len(self.options.groupings))],
+            "multistage": rows,
+        }
+
+
+_UNIFIED = "unified"
+
+
+def _groups_file(grouping: int) -> str:
+    return f"groupings/{grouping}.json"

@@ -1,0 +1,127 @@
+"""Training one network for several timestep groups, none of which may starve (multi-stage framework, arXiv:2312.09181)."""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, Literal, get_args
+
+import torch
+from torch import Generator, Tensor, nn
+
+from prunekit.errors import InputError
+from prunekit.groups import TimestepGroup, TimestepGroups
+
+__all__ = ["EarlyStop", "StageDraw", "StageTimesteps"]
+
+StageDraw = Literal["uniform", "proportional", "mixed"]
+
+
+@dataclass(frozen=True)
+class EarlyStop:
+    """Leaves stages out of the draw whose held-out loss no longer falls; one whose loss rises again comes back.
+
+    With a shared encoder a stage that is left out can get worse, since the others go on changing what it reads. That it then comes
+    back is this project's; the paper stops the stages of separate networks only.
+
+    Args:
+        loss: held-out loss of a network on a timestep group; the same number for equal weights.
+        every: train steps between looks.
+        patience: looks without an improvement after which a stage is left out.
+        improvement: what counts as one, as a share of the best loss so far.
+    """
+
+    loss: Callable[[nn.Module, TimestepGroup], float]
+    every: int = 500
+    patience: int = 3
+    improvement: float = 0.002
+
+    def __post_init__(self) -> None:
+        if self.every < 1 or self.patience < 1 or not 0 <= self.improvement < 1:
+            raise InputError(
+                f"Got looks every {self.every} steps, patience {self.patience} and improvement {self.improvement:g}; "
+                "expected at least 1, at least 1 and a share in [0, 1)."
+            )
+
+
+@dataclass(eq=False)
+class StageTimesteps:
+    """Draws batches for a multi-decoder network.
+
+    Args:
+        groups: the stages.
+        draw: ``uniform``: a whole batch is of one stage, and all stages are equally likely. ``proportional``: of one stage, which
+            is as likely as it has timesteps (what a network trained on all timesteps sees; it starves short stages). ``mixed``:
+            every batch is of all stages, in numbers that differ by one at most, and each stage has the same weight in its loss.
+            Within a stage, timesteps are equally likely. The first two are the public code's, ``mixed`` is this project's.
+        stop: leaves stages out on the way; None trains all of them to the end.
+        history: for every look, (train step, loss of every stage, whether it is trained on).
+    """
+
+    groups: TimestepGroups
+    draw: StageDraw = "uniform"
+    stop: EarlyStop | None = None
+    history: list[tuple[int, list[float], list[bool]]] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        if self.draw not in get_args(StageDraw):
+            raise InputError(f"Unknown draw of stages {self.draw!r}; expected one of {', '.join(get_args(StageDraw))}.")
+
+    @property
+    def active(self) -> list[int]:
+        """Stages that batches are drawn for."""
+        trained = self.history[-1][2] if self.history else [True] * len(self.groups)
+        return [index for index, on in enumerate(trained) if on]
+
+    @property
+    def every(self) -> int:
+        """Train steps between looks; 0 for none."""
+        return self.stop.every if self.stop else 0
+
+    def sample(self, batch: int, train_step: int, generator: Generator) -> tuple[Tensor, Tensor]:
+        """See :class:`~prunekit.training.TimestepSampler`."""
+        active = torch.tensor(self.active)
+        sizes = torch.tensor([len(self.groups[int(index)]) for index in active])
+        if self.draw == "mixed":
+            place = (torch.arange(batch) + train_step) % len(
+                active
+            )  # who has one more sample changes from step to step
+            counts = torch.bincount(place, minlength=len(active))
+            weights = (batch / (counts > 0).sum() / counts.clamp(min=1))[place].float()
+        else:
+            odds = torch.ones(len(active)) if self.draw == "uniform" else sizes.float()
+            place = torch.multinomial(odds, 1, generator=generator).expand(batch)
+            weights = torch.ones(batch)
+        starts = torch.tensor([self.groups[int(index)].start for index in active])
+        within = (torch.rand(batch, generator=generator, dtype=torch.float64) * sizes[place]).long()
+        return starts[place] + within, weights
+
+    def observe(self, model: nn.Module, train_step: int) -> bool:
+        """Look at every stage's held-out loss; False where no stage is left to train."""
+        assert self.stop is not None  # noqa: S101 - asked every `every` steps
+        losses = [self.stop.loss(model, group) for group in self.groups]
+        seen = [past for _, past, _ in self.history]
+        trained = [self._goes_on([past[i] for past in seen] + [loss], self.stop) for i, loss in enumerate(losses)]
+        self.history.append((train_step, losses, trained))
+        return any(trained)
+
+    @staticmethod
+    def _goes_on(losses: list[float], stop: EarlyStop) -> bool:
+        """Whether a stage of these held-out losses, oldest first, is trained on."""
+        best, waited = math.inf, 0
+        for loss in losses:
+            waited = 0 if loss < best * (1 - stop.improvement) else waited + 1
+            best = min(best, loss)
+        return waited < stop.patience or losses[-1] > best * (1 + stop.improvement)
+
+    def describe(self) -> dict[str, Any]:
+        """What decides the draws, JSON-able."""
+        stop = self.stop and [self.stop.every, self.stop.patience, self.stop.improvement]
+        return {"groups": [self.groups.num_timesteps, list(self.groups.cuts)], "draw": self.draw, "stop": stop}
+
+    def state_dict(self) -> dict[str, Any]:
+        """For a checkpoint."""
+        return {"history": [[step, list(losses), list(on)] for step, losses, on in self.history]}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from a checkpoint."""
+        self.history[:] = [(int(step), list(losses), list(on)) for step, losses, on in state["history"]]

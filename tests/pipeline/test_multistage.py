@@ -1,0 +1,170 @@
+"""A recipe that compares networks for stages at equal training MACs."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+from networks import UNET_CONFIG
+
+from prunekit._files import read_json
+from prunekit.errors import FileFormatError
+from prunekit.pipeline.multistage_run import MultistageRun
+from prunekit.pipeline.observing import Observer
+from prunekit.pipeline.publishing import publish
+from prunekit.recipe import load_recipe
+from prunekit.report import write_any_report
+from prunekit.report.multistage import entries_of, reaching
+
+TINY = {
+    "name": "tiny-multistage",
+    "description": "Tiny.",
+    "base": {
+        "model": {
+            "class": "UNet2DModel",
+            "config": {
+                **json.loads(json.dumps(UNET_CONFIG)),  # lists for YAML
+                "block_out_channels": [8, 8],
+                "down_block_types": ["DownBlock2D", "DownBlock2D"],
+                "up_block_types": ["UpBlock2D", "UpBlock2D"],
+                "add_attention": False,
+            },
+        },
+        "noise_schedule": {"kind": "linear", "num_timesteps": 50},
+        "train": {"steps": 24, "batch_size": 8, "warmup_steps": 2, "checkpoint_every": 6, "log_every": 6},
+    },
+    "multistage": {
+        "widths": [[12, 8], [8, 8]],
+        "groupings": [
+            {"method": "uniform", "count": 2},
+            {"method": "gradient", "count": 2, "nodes": 6, "samples": 4},
+            {"method": "similarity", "count": 2, "nodes": 8, "samples": 16},
+        ],
+        "seeds": [3],
+        "looks": 2,
+        "sampling_steps": 2,
+    },
+    "evaluation": {"samples": 8, "seeds": [0], "loss_samples": 16},
+}
+
+
+class Watcher(Observer):
+    """Which stages ran."""
+
+    def __init__(self):
+        self.ran = []
+
+    def stage(self, name, kept):
+        if not kept:
+            self.ran.append(name)
+
+    def progress(self, *_):
+        pass
+
+
+def recipe(folder, **changes):
+    path = Path(folder) / "recipe.yaml"
+    path.write_text(yaml.safe_dump({**TINY, "multistage": {**TINY["multistage"], **changes}}))
+    return load_recipe(path)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("multistage")
+    MultistageRun(recipe(folder), folder / "run").execute()
+    return folder
+
+
+@pytest.fixture(scope="module")
+def manifest(folder):
+    return read_json(folder / "run" / "manifest.json")
+
+
+def test_all_networks_are_compared_on_the_first_grouping_and_tailored_ones_on_the_others(manifest):
+    found = [(row["network"], row["grouping"]) for row in manifest["multistage"]]
+    assert found == [
+        ("unified", "explicit"),
+        ("separate", "uniform"),
+        ("equal", "uniform"),
+        ("tailored", "uniform"),
+        ("tailored", "gradient"),
+        ("tailored", "similarity"),
+    ]
+
+
+def test_training_macs_are_equal_and_rise_evenly(manifest):
+    budget = manifest["unified"]["training_macs"]
+    assert budget == 3 * manifest["unified"]["macs"] * 24 * 8
+    for row in manifest["multistage"]:
+        half, full = (look["training_macs"] for look in row["curve"])
+        assert full == pytest.approx(
+            budget, rel=0.15
+        )  # tiny trainings are rounded to whole looks, stages drawn at random
+        assert half == pytest.approx(full / 2, rel=0.01)
+
+
+def test_what_is_measured_is_whole_and_finite(manifest):
+    for row in manifest["multistage"]:
+        stages = len(row["cuts"]) + 1
+        assert len(row["stage_macs"]) in (1, stages)
+        for look in row["curve"]:
+            assert np.isfinite([look["loss"], look["fid"], look["kid"], *look["stage_losses"]]).all()
+            assert len(look["stage_losses"]) == stages
+    tailored = next(row for row in manifest["multistage"] if row["network"] == "tailored")
+    assert tailored["stage_macs"][0] > tailored["stage_macs"][1]
+    assert tailored["sampling_macs"] == pytest.approx(sum(tailored["stage_macs"]) / 2)
+
+
+def test_a_second_run_keeps_all_and_another_seed_trains_its_networks_only(folder):
+    watcher = Watcher()
+    MultistageRun(recipe(folder), folder / "run", watcher).execute()
+    assert watcher.ran == ["report"]
+    MultistageRun(recipe(folder, seeds=[3, 4], networks=["unified", "equal"]), folder / "run", watcher).execute()
+    assert watcher.ran[1:] == ["unified, seed 4", "equal, grouping 0, seed 4", "report"]
+
+
+def test_the_report_is_made_from_the_manifest_alone(folder, manifest, tmp_path):
+    target = publish(folder / "run", tmp_path)
+    text = (target / "report" / "multistage.md").read_text()
+    assert all(entry.title in text for entry in entries_of(read_json(target / "manifest.json")))
+    assert (target / "report" / "multistage.png").stat().st_size > 10_000
+    assert not list(target.rglob("*.pt"))
+    before = (target / "report" / "multistage.png").read_bytes()
+    assert write_any_report(target) == target / "report" / "multistage.md"
+    assert (target / "report" / "multistage.png").read_bytes() == before
+
+
+def test_a_manifest_without_a_comparison_is_refused():
+    with pytest.raises(FileFormatError, match="no comparison"):
+        entries_of({"multistage": [{"network": "unified"}]})
+
+
+def test_reaching_is_linear_between_looks():
+    macs, values = np.array([1.0, 2.0, 4.0]), np.array([8.0, 4.0, 2.0])
+    assert reaching(macs, values, 9) == 1
+    assert reaching(macs, values, 6) == pytest.approx(1.5)
+    assert reaching(macs, values, 2) == 4
+    assert reaching(macs, values, 1.9) is None
+
+
+@pytest.mark.parametrize(
+    ("section", "message"),
+    [
+        ({"widths": [[8, 8]] * 3}, "makes 2 stages; expected 3"),
+        ({"networks": ["whole"]}, "networks"),
+        ({"draw": "some"}, "draw"),
+        ({"widths": [[8, 8]]}, "widths"),
+    ],
+)
+def test_a_section_that_makes_no_sense_is_refused_with_its_line(tmp_path, section, message):
+    with pytest.raises(FileFormatError, match=message):
+        recipe(tmp_path, **section)
+
+
+def test_a_comparison_needs_a_model_to_train_and_an_evaluation(tmp_path):
+    for change in ({"base": {"checkpoint": "embedded:digits"}}, {"evaluation": None}, {"allocation": {"budget": 0.8}}):
+        path = tmp_path / "recipe.yaml"
+        path.write_text(yaml.safe_dump({**TINY, **change}))
+        with pytest.raises(FileFormatError, match="multistage section needs"):
+            load_recipe(path)
