@@ -6,6 +6,7 @@ The comparison of the multi-stage framework (arXiv:2312.09181, tables 4 and 5), 
 import copy
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +17,10 @@ from prunekit.checkpoint import ModelSpec
 from prunekit.cost import count_macs
 from prunekit.data import ImageSplit
 from prunekit.errors import InputError
-from prunekit.evaluation import group_losses
 from prunekit.graph import PruningPlan
 from prunekit.groups import TimestepGroups
 from prunekit.nets import MultiDecoderUNet, TimestepExperts
-from prunekit.pipeline.measuring import Setting, measure_samples
+from prunekit.pipeline.measuring import Setting, measure_losses, measure_samples
 from prunekit.pipeline.planning import evaluations
 from prunekit.recipe import AllocationOptions, EvaluationOptions, MultistageOptions
 from prunekit.schedule import NoiseSchedule
@@ -37,8 +37,6 @@ from prunekit.training import (
 )
 
 __all__ = ["Contest"]
-
-_LOSS_BATCH = 256
 
 
 @dataclass(frozen=True, eq=False)
@@ -67,7 +65,7 @@ class Contest:
         if self.spec.class_name != "UNet2DModel":
             raise InputError(f"Got a {self.spec.class_name}; a comparison of multi-decoder U-Nets needs a UNet2DModel.")
 
-    @property
+    @cached_property
     def macs(self) -> int:
         """MACs per sample of the unified network."""
         return count_macs(self.spec.build(), self.spec.example_inputs()).macs
@@ -183,19 +181,16 @@ class Contest:
 
     def _measured(self, model: nn.Module, groups: TimestepGroups) -> dict[str, Any]:
         """Held-out losses on all timesteps and on every stage, and FID and KID."""
-        held_out = DenoisingObjective(self.images.held_out.images, self.schedule, self.prediction_type)
-        batches = -(-self.evaluation.loss_samples // _LOSS_BATCH)
-        batch_size = -(-self.evaluation.loss_samples // batches)
         whole = TimestepGroups.from_cuts(self.schedule.num_timesteps, [])
-        (loss,) = group_losses(model, held_out, whole, batches=batches, batch_size=batch_size, seed=0)
-        stages = group_losses(model, held_out, groups, batches=batches, batch_size=batch_size, seed=0)
         sampling = AllocationOptions(sampler=self.options.sampler, steps=self.options.sampling_steps)
         setting = Setting(self.images, whole, self.schedule, self.prediction_type, sampling, self.evaluation)
+        (loss,) = measure_losses(setting, {"model": model})
+        stages = measure_losses(replace(setting, groups=groups), {"model": model})
         metrics = measure_samples(setting, {"model": model}, {"model": 0.0}).metrics
         row = metrics["rows"][0]
         return {
-            "loss": loss.mean,
-            "stage_losses": [stage.mean for stage in stages],
+            "loss": loss["model"]["mean"],
+            "stage_losses": [stage["model"]["mean"] for stage in stages],
             "fid": row["fid"]["mean"],
             "kid": row["kid"]["mean"],
             "features": metrics["features"],
