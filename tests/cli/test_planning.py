@@ -79,7 +79,7 @@ def test_planning_imports_nothing_heavy(tmp_path, arguments):
 
 
 @pytest.mark.skipif(not SCRIPT.is_file(), reason="prunekit is not installed beside this Python")
-@pytest.mark.parametrize(("arguments", "limit"), [(["--help"], 0.4), (["allocate", "--budget", "0.8"], 0.5)])
+@pytest.mark.parametrize(("arguments", "limit"), [(["--help"], 0.3), (["allocate", "--budget", "0.8"], 0.5)])
 def test_planning_answers_at_once(tmp_path, arguments, limit):
     assert processor_seconds(arguments, tmp_path) < limit * SLACK
 
