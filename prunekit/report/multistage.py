@@ -133,7 +133,7 @@ def _markdown(manifest: dict[str, Any], entries: list[Entry]) -> str:
         f"{config['description']}\n\n"
         f"Every network was trained from scratch with {manifest['unified']['training_macs'] / 1e12:.2f} TMACs, those of "
         f"{train['steps']:,} steps of {train['batch_size']} for the unified network (backward counted as twice forward), over "
-        f"{len(multistage['seeds'])} seeds; each learning rate falls to zero over the network's own steps. Stages are listed from "
+        f"{len(multistage['seeds'])} seeds; the learning rate {_FALLS[train['lr_scheduler']]}. Stages are listed from "
         f"the cleanest. Loss: ε on held-out images, all timesteps alike. FID: {look['count']:,} images, "
         f"{multistage['sampling_steps']} steps of {multistage['sampler']}, features {look['features'].get('name', 'as stated')}. "
         "± is the standard error over the seeds. The last columns: training MACs until the unified network's final mean loss and "
@@ -167,6 +167,12 @@ def _markdown(manifest: dict[str, Any], entries: list[Entry]) -> str:
         )
     table = "\n".join("| " + " | ".join(line) + " |" for line in lines)
     return text + table + "\n\n![Learning curves](multistage.png)\n"
+
+
+_FALLS = {
+    "constant": "stays, and what is measured is the moving average",
+    "cosine": "falls to zero over each network's own steps",
+}
 
 
 def _with_error(values: FloatArray, digits: int) -> str:

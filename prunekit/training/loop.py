@@ -1,4 +1,4 @@
-"""The training loop, for a base and for experts: accelerate, AdamW, cosine learning rate, EMA, resumable.
+"""The training loop, for a base and for experts: accelerate, AdamW, a learning-rate schedule, EMA, resumable.
 
 Every train step draws from its own generator, seeded by (seed, step), and every process takes its slice of the same global batch.
 So a run that was interrupted, or split over processes, sees exactly the batches that an uninterrupted single process sees.
@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal, get_args
 
 import torch
 from accelerate import Accelerator
@@ -27,6 +27,7 @@ from prunekit.training.timesteps import ObservingSampler, TimestepSampler, descr
 
 __all__ = ["Progress", "Reporter", "TrainOptions", "TrainResult", "step_generator", "train"]
 
+LearningRates = Literal["cosine", "constant"]
 _PRECISIONS = ("no", "fp16", "bf16")
 
 
@@ -38,7 +39,9 @@ class TrainOptions:
         steps: train steps.
         batch_size: images per step over all processes.
         learning_rate: AdamW's, at the end of the warm-up.
-        warmup_steps: linear warm-up, then cosine to zero.
+        lr_scheduler: what the learning rate does after its warm-up: ``cosine`` to zero, or ``constant``, under which a learning
+            curve can be read at any step.
+        warmup_steps: linear warm-up.
         weight_decay: AdamW's.
         max_grad_norm: gradient clipping.
         ema_decay: decay of the weights' moving average, min(ema_decay, (1+n)/(10+n)) after n steps.
@@ -53,6 +56,7 @@ class TrainOptions:
     steps: int = 2000
     batch_size: int = 128
     learning_rate: float = 1e-3
+    lr_scheduler: LearningRates = "cosine"
     warmup_steps: int = 100
     weight_decay: float = 0.0
     max_grad_norm: float = 1.0
@@ -70,6 +74,10 @@ class TrainOptions:
             raise InputError("Expected a positive learning_rate and an ema_decay in [0, 1).")
         if self.warmup_steps < 0 or self.weight_decay < 0 or self.max_grad_norm <= 0:
             raise InputError("Expected warmup_steps and weight_decay of at least 0 and a positive max_grad_norm.")
+        if self.lr_scheduler not in get_args(LearningRates):
+            raise InputError(
+                f"Got lr_scheduler {self.lr_scheduler!r}; expected one of {', '.join(get_args(LearningRates))}."
+            )
         if self.mixed_precision not in _PRECISIONS:
             raise InputError(f"Got mixed_precision {self.mixed_precision!r}; expected one of {', '.join(_PRECISIONS)}.")
 
@@ -195,7 +203,7 @@ class _Run:
         mine = slice(accelerator.process_index, None, accelerator.num_processes)
         batch = [tensor[mine].to(accelerator.device) for tensor in (clean, noise, timesteps, weights)]
         for group in self.optimizer.param_groups:
-            group["lr"] = options.learning_rate * _cosine(self.step, options)
+            group["lr"] = options.learning_rate * _warmed(self.step, options)
         self.optimizer.zero_grad()
         with torch.random.fork_rng(devices=[]):  # dropout draws from the global generator only
             torch.default_generator.manual_seed(int(generator.initial_seed()) + 1 + accelerator.process_index)
@@ -294,10 +302,12 @@ def _accelerator(mixed_precision: str, routes_samples: bool) -> Accelerator:
     return accelerator
 
 
-def _cosine(step: int, options: TrainOptions) -> float:
-    """Linear warm-up, then half a cosine from 1 to 0, never quite 0 at the last step."""
+def _warmed(step: int, options: TrainOptions) -> float:
+    """Share of the peak learning rate: linear warm-up, then as the schedule says; a cosine is never quite 0 at the last step."""
     if step < options.warmup_steps:
         return (step + 1) / options.warmup_steps
+    if options.lr_scheduler == "constant":
+        return 1.0
     progress = (step - options.warmup_steps) / max(1, options.steps - options.warmup_steps)
     return 0.5 * (1 + math.cos(math.pi * progress))
 
