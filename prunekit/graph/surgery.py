@@ -60,8 +60,10 @@ def sliced_state(model: nn.Module, graph: ChannelGraph, plan: PruningPlan) -> di
     return state
 
 
-def slicer(model: nn.Module, graph: ChannelGraph, plan: PruningPlan) -> Callable[[str, Tensor], Tensor]:
+def slicer(model: nn.Module, graph: ChannelGraph, plan: PruningPlan) -> Callable[..., Tensor]:
     """What slices one tensor of full size by its state key; an untouched tensor is given back itself.
+
+    Called with ``done``, a dimension, it takes a tensor that is sliced along that one.
 
     Raises:
         PlanError: the plan does not fit the graph.
@@ -76,9 +78,10 @@ def slicer(model: nn.Module, graph: ChannelGraph, plan: PruningPlan) -> Callable
     for key, factor in _query_factors(model, graph, plan, positions):
         factors.setdefault(key, []).append(factor)
 
-    def cut(key: str, tensor: Tensor) -> Tensor:
+    def cut(key: str, tensor: Tensor, done: int | None = None) -> Tensor:
         for dim, keep in kept.get(key, ()):
-            tensor = tensor.index_select(dim, keep.to(tensor.device))
+            if dim != done:
+                tensor = tensor.index_select(dim, keep.to(tensor.device))
         for factor in factors.get(key, ()):
             tensor = (tensor * factor.to(tensor)).to(tensor.dtype)
         return tensor

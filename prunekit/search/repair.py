@@ -7,7 +7,6 @@ mended ones before it make. (Least-squares reconstruction after channel pruning,
 eq. 3. To fit a layer's inputs, which takes one regression whatever the kernel, and not its outputs, is this project's choice.)
 """
 
-import math
 from collections import Counter
 from collections.abc import Callable, Iterable
 from contextlib import ExitStack
@@ -39,7 +38,7 @@ class Repair:
         graph: its channel groups.
         probe: the calibration set.
         kind: ``none``, ``bias`` (only what is lost of the means) or ``least-squares``.
-        inputs: what each layer that can be mended reads in the full network, shape (rows, channels).
+        inputs: what each layer that can be mended reads in the full network, shape (channels, rows).
     """
 
     model: nn.Module
@@ -65,7 +64,7 @@ class Repair:
         def note(name: str, module: nn.Module, signal: Tensor) -> None:
             runs[name] += 1
             if name and name not in inputs:
-                inputs[name], samples[name] = _rows(module, signal).clone(), signal[:1].clone()
+                inputs[name], samples[name] = _signals(module, signal).clone(), signal[:1].clone()
 
         _run(model, ("", *_readers(model)), probe, note)
 
@@ -74,7 +73,7 @@ class Repair:
             alone = runs[name] == runs[""] and owners[id(module.weight)] == 1
             return alone and _is_proportional(module, samples[name])
 
-        return cls(model, graph, probe, kind, {name: rows for name, rows in inputs.items() if can_be_mended(name)})
+        return cls(model, graph, probe, kind, {name: own for name, own in inputs.items() if can_be_mended(name)})
 
     def apply(self, plan: PruningPlan) -> nn.Module:
         """The network pruned by the plan and repaired: a copy of its own."""
@@ -100,32 +99,39 @@ class Repair:
             full: Any = self.model.get_submodule(name)
             weight, wanted = full.weight.detach(), self.inputs[name]
             stays = positions.get((name, "in"))
-            kept = torch.arange(wanted.shape[1]) if stays is None else torch.from_numpy(stays)
+            kept = torch.arange(len(wanted)) if stays is None else torch.from_numpy(stays)
             kept = kept.to(weight.device)
-            drift = _drift(_rows(module, signal), wanted, kept, self.kind, full.bias is not None)
+            drift = _drift(_signals(module, signal), wanted, kept, self.kind, full.bias is not None)
             if drift is None:
                 return
             mix, shift = drift
-            change = torch.einsum("of...,fk->ok...", weight, mix.to(weight.dtype))
-            mended = {"weight": weight.index_add(1, kept, change)}
+            mended = {}
+            if mix is not None:
+                mix[kept, torch.arange(len(kept))] += 1
+                cut_weight = cut(f"{name}.weight", weight, done=1)
+                mended["weight"] = (
+                    torch.tensordot(cut_weight, mix.to(weight.dtype), ([1], [0])).movedim(-1, 1).contiguous()
+                )
             if full.bias is not None:
                 by_input = weight.flatten(2).sum(-1) if weight.ndim > 2 else weight
-                mended["bias"] = full.bias.detach() + (by_input.double() @ shift).to(weight.dtype)
+                mended["bias"] = cut(f"{name}.bias", full.bias.detach() + (by_input.double() @ shift).to(weight.dtype))
             for own, tensor in mended.items():
                 flag = module._parameters[own].requires_grad
-                module._parameters[own] = nn.Parameter(cut(f"{name}.{own}", tensor), flag)
+                module._parameters[own] = nn.Parameter(tensor, flag)
 
         return _run(pruned, self.inputs, self.probe, layer)
 
 
 def _drift(
-    rows: Tensor, wanted: Tensor, kept: Tensor, kind: RepairKind, intercept: bool
-) -> tuple[Tensor, Tensor] | None:
+    signals: Tensor, wanted: Tensor, kept: Tensor, kind: RepairKind, intercept: bool
+) -> tuple[Tensor | None, Tensor] | None:
     """What is missing of a layer's inputs, from those it has: coefficients (full, kept) and constants (full,), float64.
 
+    The coefficients are None where only the means are asked for.
+
     Args:
-        rows: what the layer reads now, shape (rows, kept).
-        wanted: what it read in the full network, shape (rows, full).
+        signals: what the layer reads now, shape (kept, rows).
+        wanted: what it read in the full network, shape (full, rows).
         kept: place among the full ones of each that is kept.
         kind: see :class:`Repair`.
         intercept: whether the layer can add a constant.
@@ -133,22 +139,30 @@ def _drift(
     Returns:
         None where nothing is missing, or where the rows are not the same ones.
     """
-    if len(rows) != len(wanted):
+    channels, rows = signals.shape
+    if rows != wanted.shape[1]:
         return None
-    missing = wanted.index_add(1, kept, rows, alpha=-1)
-    most = float(missing.abs().max()) if missing.numel() else 0.0
-    if most == 0 or not math.isfinite(most):
+    if torch.equal(signals, wanted):
         return None
-    means = [x.mean(0, dtype=torch.float64) if intercept else x.new_zeros(x.shape[1]).double() for x in (rows, missing)]
-    mix = torch.zeros(rows.shape[1], wanted.shape[1], dtype=torch.float64, device=rows.device)
-    if kind == "least-squares":
-        centred = rows - means[0].to(rows.dtype)
-        covariance = (centred.T @ centred).double() / len(rows)
-        common = (centred.T @ (missing - means[1].to(rows.dtype))).double() / len(rows)
-        ridge = _RIDGE * float(covariance.diagonal().mean()) + 1e-12
-        covariance.diagonal().add_(ridge)
-        mix = torch.linalg.solve(covariance, common)
-    return mix.T, means[1] - means[0] @ mix
+    missing = wanted.index_add(0, kept, signals, alpha=-1)
+    means = [x.mean(1, dtype=torch.float64) for x in (signals, missing)]
+    if not all(bool(mean.isfinite().all()) for mean in means):
+        return None
+    if not intercept:
+        means = [torch.zeros_like(mean) for mean in means]
+    if kind == "bias":
+        return None, means[1]
+    signals, missing = (x - mean.to(x.dtype).unsqueeze(1) for x, mean in zip((signals, missing), means, strict=True))
+    # (S Sᵀ + λ)⁻¹ S = S (Sᵀ S + λ)⁻¹: whichever matrix is smaller
+    fewer = signals if channels <= rows else signals.T
+    gram = (fewer @ fewer.T).double()
+    gram.diagonal().add_(_RIDGE * float(gram.diagonal().sum()) / channels + 1e-12 * rows)
+    factor = torch.linalg.cholesky(gram)
+    if channels <= rows:
+        mix = torch.cholesky_solve((signals @ missing.T).double(), factor).T
+    else:
+        mix = torch.cholesky_solve(missing.T.double(), factor).T @ signals.T.double()
+    return mix, means[1] - mix @ means[0]
 
 
 def _readers(model: nn.Module) -> list[str]:
@@ -160,15 +174,16 @@ def _readers(model: nn.Module) -> list[str]:
     ]
 
 
-def _rows(module: nn.Module, signal: Tensor) -> Tensor:
-    """What a layer reads, shape (rows, channels)."""
-    channels = signal if layer_kind(module) == "linear" else signal.movedim(1, -1)
-    return channels.reshape(-1, channels.shape[-1])
+def _signals(module: nn.Module, signal: Tensor) -> Tensor:
+    """What a layer reads, shape (channels, rows)."""
+    return (
+        signal.reshape(-1, signal.shape[-1]).T if layer_kind(module) == "linear" else signal.transpose(0, 1).flatten(1)
+    )
 
 
 def _is_proportional(module: Any, signal: Tensor) -> bool:
     """Whether a layer reads the channels that its weight has, and its output doubles with its weight and bias."""
-    if _rows(module, signal).shape[1] != module.weight.shape[1]:
+    if len(_signals(module, signal)) != module.weight.shape[1]:
         return False
     doubled = {name: 2 * tensor.detach() for name, tensor in module.named_parameters()}
     with torch.no_grad():
