@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import cached_property, partial
 from typing import Any, Literal
 
 import torch
@@ -47,6 +47,16 @@ class Repair:
     kind: RepairKind
     inputs: dict[str, Tensor]
 
+    @cached_property
+    def sums(self) -> dict[str, Tensor]:
+        """What a constant in each input channel adds to each output of those layers, shape (outputs, channels)."""
+        weights = {name: self.model.get_submodule(name)._parameters["weight"] for name in self.inputs}
+        return {
+            name: weight.detach().flatten(2).sum(-1) if weight.ndim > 2 else weight.detach()
+            for name, weight in weights.items()
+            if weight is not None
+        }
+
     @classmethod
     def of(cls, model: nn.Module, graph: ChannelGraph, probe: Probe, kind: RepairKind = "least-squares") -> "Repair":
         """Note what the full network's layers read; nothing is run for ``none``.
@@ -59,12 +69,15 @@ class Repair:
         inputs: dict[str, Tensor] = {}
         samples: dict[str, Tensor] = {}
         runs: Counter[str] = Counter()
+        last = _LastRead()
         owners = Counter(id(p) for m in model.modules() for p in m._parameters.values())
 
         def note(name: str, module: nn.Module, signal: Tensor) -> None:
             runs[name] += 1
             if name and name not in inputs:
-                inputs[name], samples[name] = _signals(module, signal).clone(), signal[:1].clone()
+                if not last.is_again(signal, layer_kind(module)):
+                    last.result = _signals(module, signal).clone()
+                inputs[name], samples[name] = last.result, signal[:1].clone()
 
         _run(model, ("", *_readers(model)), probe, note)
 
@@ -90,7 +103,7 @@ class Repair:
         if self.kind == "none" or not plan.kept:
             return None
         cut, positions = slicer(self.model, self.graph, plan), plan.positions(self.graph)
-        waiting = set(self.inputs)
+        waiting, last = set(self.inputs), _LastRead()
 
         def layer(name: str, module: Any, signal: Tensor) -> None:
             if name not in waiting:
@@ -101,20 +114,21 @@ class Repair:
             stays = positions.get((name, "in"))
             kept = torch.arange(len(wanted)) if stays is None else torch.from_numpy(stays)
             kept = kept.to(weight.device)
-            drift = _drift(_signals(module, signal), wanted, kept, self.kind, full.bias is not None)
-            if drift is None:
+            intercept = full.bias is not None
+            if not last.is_again(signal, id(wanted), kept.tolist(), intercept):
+                last.result = _drift(_signals(module, signal), wanted, kept, self.kind, intercept)
+            if last.result is None:
                 return
-            mix, shift = drift
+            mix, shift = last.result
             mended = {}
             if mix is not None:
-                mix[kept, torch.arange(len(kept))] += 1
                 cut_weight = cut(f"{name}.weight", weight, done=1)
                 mended["weight"] = (
                     torch.tensordot(cut_weight, mix.to(weight.dtype), ([1], [0])).movedim(-1, 1).contiguous()
                 )
-            if full.bias is not None:
-                by_input = weight.flatten(2).sum(-1) if weight.ndim > 2 else weight
-                mended["bias"] = cut(f"{name}.bias", full.bias.detach() + (by_input.double() @ shift).to(weight.dtype))
+            if intercept:
+                by_input = self.sums[name]
+                mended["bias"] = cut(f"{name}.bias", full.bias.detach() + by_input @ shift.to(weight.dtype))
             for own, tensor in mended.items():
                 flag = module._parameters[own].requires_grad
                 module._parameters[own] = nn.Parameter(tensor, flag)
@@ -125,9 +139,9 @@ class Repair:
 def _drift(
     signals: Tensor, wanted: Tensor, kept: Tensor, kind: RepairKind, intercept: bool
 ) -> tuple[Tensor | None, Tensor] | None:
-    """What is missing of a layer's inputs, from those it has: coefficients (full, kept) and constants (full,), float64.
+    """A layer's inputs in the full network, from those it has now: coefficients (full, kept) and constants (full,), float64.
 
-    The coefficients are None where only the means are asked for.
+    The coefficients are None where only the means are asked for, and the inputs themselves are to be taken as they are.
 
     Args:
         signals: what the layer reads now, shape (kept, rows).
@@ -145,14 +159,14 @@ def _drift(
     if torch.equal(signals, wanted):
         return None
     missing = wanted.index_add(0, kept, signals, alpha=-1)
-    means = [x.mean(1, dtype=torch.float64) for x in (signals, missing)]
+    means = [x.mean(1).double() for x in (signals, missing)]
     if not all(bool(mean.isfinite().all()) for mean in means):
         return None
     if not intercept:
         means = [torch.zeros_like(mean) for mean in means]
     if kind == "bias":
         return None, means[1]
-    signals, missing = (x - mean.to(x.dtype).unsqueeze(1) for x, mean in zip((signals, missing), means, strict=True))
+    signals = signals - means[0].to(signals.dtype).unsqueeze(1)
     # (S Sᵀ + λ)⁻¹ S = S (Sᵀ S + λ)⁻¹: whichever matrix is smaller
     fewer = signals if channels <= rows else signals.T
     gram = (fewer @ fewer.T).double()
@@ -161,8 +175,27 @@ def _drift(
     if channels <= rows:
         mix = torch.cholesky_solve((signals @ missing.T).double(), factor).T
     else:
+        missing = missing - means[1].to(missing.dtype).unsqueeze(1)
         mix = torch.cholesky_solve(missing.T.double(), factor).T @ signals.T.double()
-    return mix, means[1] - mix @ means[0]
+    shift = means[1] - mix @ means[0]
+    mix[kept, torch.arange(channels, device=kept.device)] += 1
+    return mix, shift
+
+
+@dataclass(eq=False)
+class _LastRead:
+    """What was made of the tensor read last, for a layer that reads it again: queries, keys and values read the same one."""
+
+    signal: Tensor | None = None
+    version: int = 0
+    about: tuple[Any, ...] = ()
+    result: Any = None
+
+    def is_again(self, signal: Tensor, *about: Any) -> bool:
+        """Whether this very tensor was read last, unchanged since, with the same circumstances; else it is now the last."""
+        again = signal is self.signal and signal._version == self.version and about == self.about
+        self.signal, self.version, self.about = signal, signal._version, about
+        return again
 
 
 def _readers(model: nn.Module) -> list[str]:
