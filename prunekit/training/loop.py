@@ -7,10 +7,11 @@ So a run that was interrupted, or split over processes, sees exactly the batches
 import hashlib
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar, Literal, get_args
+from typing import Any
 
 import torch
 from accelerate import Accelerator
@@ -22,77 +23,12 @@ from torch.optim.swa_utils import AveragedModel
 from prunekit._files import json_hash
 from prunekit.errors import FileFormatError, InputError
 from prunekit.training.checkpoints import latest_checkpoint, save_checkpoint
-from prunekit.training.objective import DenoisingObjective
+from prunekit.training.objective import Objective
+from prunekit.training.options import Progress, Reporter, TrainOptions
+from prunekit.training.stopping import Termination
 from prunekit.training.timesteps import ObservingSampler, TimestepSampler, described
 
-__all__ = ["Progress", "Reporter", "TrainOptions", "TrainResult", "step_generator", "train"]
-
-LearningRates = Literal["cosine", "constant"]
-_PRECISIONS = ("no", "fp16", "bf16")
-
-
-@dataclass(frozen=True)
-class TrainOptions:
-    """How to train; the defaults are this project's, for small images.
-
-    Args:
-        steps: train steps.
-        batch_size: images per step over all processes.
-        learning_rate: AdamW's, at the end of the warm-up.
-        lr_scheduler: what the learning rate does after its warm-up: ``cosine`` to zero, or ``constant``, under which a learning
-            curve can be read at any step.
-        warmup_steps: linear warm-up.
-        weight_decay: AdamW's.
-        max_grad_norm: gradient clipping.
-        ema_decay: decay of the weights' moving average, min(ema_decay, (1+n)/(10+n)) after n steps.
-        mixed_precision: ``no``, ``fp16`` or ``bf16``.
-        checkpoint_every: steps between checkpoints, where a folder for them is given.
-        log_every: steps between reports; each is the mean loss since the last.
-        seed: of batches, timesteps and noise.
-    """
-
-    __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}
-
-    steps: int = 2000
-    batch_size: int = 128
-    learning_rate: float = 1e-3
-    lr_scheduler: LearningRates = "cosine"
-    warmup_steps: int = 100
-    weight_decay: float = 0.0
-    max_grad_norm: float = 1.0
-    ema_decay: float = 0.999
-    mixed_precision: str = "no"
-    checkpoint_every: int = 500
-    log_every: int = 50
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        for name in ("steps", "batch_size", "checkpoint_every", "log_every"):
-            if getattr(self, name) < 1:
-                raise InputError(f"Got {name} {getattr(self, name)}; expected at least 1.")
-        if self.learning_rate <= 0 or not 0 <= self.ema_decay < 1:
-            raise InputError("Expected a positive learning_rate and an ema_decay in [0, 1).")
-        if self.warmup_steps < 0 or self.weight_decay < 0 or self.max_grad_norm <= 0:
-            raise InputError("Expected warmup_steps and weight_decay of at least 0 and a positive max_grad_norm.")
-        if self.lr_scheduler not in get_args(LearningRates):
-            raise InputError(
-                f"Got lr_scheduler {self.lr_scheduler!r}; expected one of {', '.join(get_args(LearningRates))}."
-            )
-        if self.mixed_precision not in _PRECISIONS:
-            raise InputError(f"Got mixed_precision {self.mixed_precision!r}; expected one of {', '.join(_PRECISIONS)}.")
-
-
-@dataclass(frozen=True)
-class Progress:
-    """What a reporter is told: steps done of ``steps``, mean loss since the last report, images per second."""
-
-    step: int
-    steps: int
-    loss: float
-    images_per_second: float
-
-
-Reporter = Callable[[Progress], None]
+__all__ = ["TrainResult", "step_generator", "train"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -121,7 +57,7 @@ def step_generator(seed: int, step: int) -> Generator:
 
 def train(
     model: nn.Module,
-    objective: DenoisingObjective,
+    objective: Objective,
     sampler: TimestepSampler,
     options: TrainOptions,
     checkpoints: Path | None = None,
@@ -145,20 +81,21 @@ def train(
     run = _Run(model, options, sampler, _fingerprint(model, objective, sampler, options), seen)
     if checkpoints is not None:
         run.resume(checkpoints)
-    started, first, total = time.perf_counter(), run.step, torch.zeros((), device=run.accelerator.device)
-    while run.step < options.steps and not run.ended:
-        total += run.train_step(objective)
-        run.step += 1
-        run.ended = not run.observe()
-        if run.step % options.log_every == 0 or run.step == options.steps or run.ended:
-            since = (run.step - 1) % options.log_every + 1
-            run.log(float(total) / since)
-            total.zero_()
-            if report is not None:
-                rate = (run.step - first) * options.batch_size / (time.perf_counter() - started)
-                report(Progress(run.step, options.steps, run.losses[-1][1], rate))
-            if checkpoints is not None and run.checkpoint_is_due():
-                save_checkpoint(checkpoints, run.step, run.state())
+    started, first = time.perf_counter(), run.step
+    with Termination.noticed(checkpoints is not None) as termination:
+        while run.step < options.steps and not run.ended:
+            run.train_step(objective)
+            run.step += 1
+            run.ended = not run.observe()
+            told = run.step % options.log_every == 0 or run.step == options.steps or run.ended
+            if told:
+                run.log()
+                if report is not None:
+                    rate = (run.step - first) * options.batch_size / (time.perf_counter() - started)
+                    report(Progress(run.step, options.steps, run.losses[-1][1], rate))
+            if checkpoints is not None and ((told and run.checkpoint_is_due()) or termination.asked):
+                run.save(checkpoints)
+                termination.obey()
     averaged = run.averaged.module.cpu().eval()
     return TrainResult(averaged, run.losses, run.step * options.batch_size, time.perf_counter() - started, run.seen)
 
@@ -184,35 +121,47 @@ class _Run:
                 f"A batch of {options.batch_size} does not split over {self.accelerator.num_processes} processes; "
                 "expected a multiple."
             )
-        self.averaged = AveragedModel(self.model, multi_avg_fn=_warmed_average(options.ema_decay))
+        self.averaged = AveragedModel(self.model, multi_avg_fn=_warmed_average(options.ema_decay, lambda: self.step))
         optimizer = torch.optim.AdamW(
             self.model.parameters(), lr=options.learning_rate, weight_decay=options.weight_decay
         )
         self.optimizer: Any
         self.wrapped, self.optimizer = self.accelerator.prepare(self.model, optimizer)
         self.averaged.to(self.accelerator.device)
+        self.averaged.n_averaged = (
+            self.averaged.n_averaged.cpu()
+        )  # asked every step: on a device, each would wait for it
+        self.total = torch.zeros((), device=self.accelerator.device)  # of the losses since the last report
         self.wrapped.train()
 
-    def train_step(self, objective: DenoisingObjective) -> Tensor:
-        """One optimizer step; returns the detached loss of this process's slice."""
+    def train_step(self, objective: Objective) -> None:
+        """One optimizer step on this process's slice of the batch."""
         options, accelerator = self.options, self.accelerator
         generator = step_generator(options.seed, self.step)
         timesteps, weights = self.sampler.sample(options.batch_size, self.step, generator)
         self.seen += torch.bincount(timesteps.long(), minlength=len(self.seen))
         clean, noise = objective.draw(timesteps, generator)
         mine = slice(accelerator.process_index, None, accelerator.num_processes)
-        batch = [tensor[mine].to(accelerator.device) for tensor in (clean, noise, timesteps, weights)]
+        batch = [tensor[mine].to(accelerator.device) for tensor in (timesteps, weights, clean, noise)]
         for group in self.optimizer.param_groups:
-            group["lr"] = options.learning_rate * _warmed(self.step, options)
+            group["lr"] = options.learning_rate_at(self.step)
         self.optimizer.zero_grad()
-        with torch.random.fork_rng(devices=[]):  # dropout draws from the global generator only
-            torch.default_generator.manual_seed(int(generator.initial_seed()) + 1 + accelerator.process_index)
-            loss = (objective.per_sample(self.wrapped, batch[0], batch[1], batch[2]) * batch[3]).mean()
-        accelerator.backward(loss)
+        with _dropout_seeded(options.seed, self.step, accelerator.process_index):
+            self._backward(objective.at(self.step / options.steps), batch)
         accelerator.clip_grad_norm_(self.wrapped.parameters(), options.max_grad_norm)
         self.optimizer.step()
         self.averaged.update_parameters(self.model)
-        return loss.detach()
+
+    def _backward(self, objective: Objective, batch: list[Tensor]) -> None:
+        """Gradients of the mean weighted loss, part after part."""
+        parts = list(zip(*(tensor.chunk(self.options.gradient_accumulation_steps) for tensor in batch), strict=True))
+        for i, (timesteps, weights, clean, noise) in enumerate(parts):
+            last = i == len(parts) - 1  # the one after which processes exchange gradients
+            with nullcontext() if last else self.accelerator.no_sync(self.wrapped), self.accelerator.autocast():
+                each = objective.per_sample(self.wrapped, clean, noise, timesteps)
+            loss = (each * weights).mean() * (len(timesteps) / len(batch[0]))
+            self.accelerator.backward(loss)
+            self.total += loss.detach()
 
     def observe(self) -> bool:
         """Let the sampler look at the moving average where it is due; False ends the training."""
@@ -221,8 +170,11 @@ class _Run:
             return True
         return sampler.observe(self.averaged.module, self.step)
 
-    def log(self, loss: float) -> None:
-        """Keep a mean loss, refusing one that is not finite."""
+    def log(self) -> None:
+        """Keep the mean loss since the last report, over all processes, refusing one that is not finite."""
+        since = (self.step - 1) % self.options.log_every + 1
+        loss = float(self.accelerator.reduce(self.total, "mean")) / since
+        self.total.zero_()
         if not math.isfinite(loss):
             raise InputError(
                 f"The training loss is {loss} at step {self.step}; lower the learning rate and start again."
@@ -230,10 +182,25 @@ class _Run:
         self.losses.append((self.step, loss))
 
     def checkpoint_is_due(self) -> bool:
-        """At the first report at or after every ``checkpoint_every`` steps and at the end, by the main process alone."""
+        """At the first report at or after every ``checkpoint_every`` steps and at the end."""
         every, log_every = self.options.checkpoint_every, self.options.log_every
-        passed = self.step % every < log_every or self.step == self.options.steps or self.ended
-        return bool(passed and self.accelerator.is_main_process)
+        return self.step % every < log_every or self.step == self.options.steps or self.ended
+
+    def save(self, folder: Path) -> None:
+        """Write a checkpoint, where this is the main process.
+
+        Raises:
+            InputError: the disk does not take it.
+        """
+        if not self.accelerator.is_main_process:
+            return
+        try:
+            save_checkpoint(folder, self.step, self.state(), self.options.checkpoints_total_limit)
+        except OSError as error:
+            raise InputError(
+                f"The checkpoint of step {self.step} could not be written to {folder} ({error.strerror}); the ones before it "
+                "are whole: make room and start again."
+            ) from error
 
     def state(self) -> dict[str, Any]:
         """For a checkpoint: tensors and plain values only."""
@@ -242,12 +209,19 @@ class _Run:
             "step": self.step,
             "ended": self.ended,
             "losses": [list(pair) for pair in self.losses],
+            "total": self.total,
+            "scaler": self._scaler.state_dict() if self._scaler else None,
             "model": self.model.state_dict(),
             "averaged": self.averaged.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "seen": self.seen,
             "sampler": self.sampler.state_dict() if isinstance(self.sampler, ObservingSampler) else None,
         }
+
+    @property
+    def _scaler(self) -> Any:
+        """What fp16's gradients are scaled by, or None."""
+        return self.accelerator.scaler
 
     def resume(self, folder: Path) -> None:
         """Go on from the folder's newest checkpoint, where there is one."""
@@ -261,6 +235,9 @@ class _Run:
             )
         self.step, self.ended = int(state["step"]), bool(state["ended"])
         self.losses = [(int(step), float(loss)) for step, loss in state["losses"]]
+        self.total.copy_(state["total"])
+        if self._scaler and state["scaler"]:
+            self._scaler.load_state_dict(state["scaler"])
         self.model.load_state_dict(state["model"])
         self.averaged.load_state_dict(state["averaged"])
         self.optimizer.load_state_dict(state["optimizer"])
@@ -269,9 +246,7 @@ class _Run:
             self.sampler.load_state_dict(state["sampler"])
 
 
-def _fingerprint(
-    model: nn.Module, objective: DenoisingObjective, sampler: TimestepSampler, options: TrainOptions
-) -> str:
+def _fingerprint(model: nn.Module, objective: Objective, sampler: TimestepSampler, options: TrainOptions) -> str:
     """Hash of all that decides the result: what a checkpoint must agree with."""
     weights = hashlib.sha256()
     for key, value in model.state_dict().items():
@@ -302,25 +277,22 @@ def _accelerator(mixed_precision: str, routes_samples: bool) -> Accelerator:
     return accelerator
 
 
-def _warmed(step: int, options: TrainOptions) -> float:
-    """Share of the peak learning rate: linear warm-up, then as the schedule says; a cosine is never quite 0 at the last step."""
-    if step < options.warmup_steps:
-        return (step + 1) / options.warmup_steps
-    if options.lr_scheduler == "constant":
-        return 1.0
-    progress = (step - options.warmup_steps) / max(1, options.steps - options.warmup_steps)
-    return 0.5 * (1 + math.cos(math.pi * progress))
+@contextmanager
+def _dropout_seeded(seed: int, step: int, process: int) -> Iterator[None]:
+    """Within the block the global generator, which alone dropout draws from, is of this step and process and no batch's."""
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(int(json_hash([seed, step, process])[:15], 16))
+        yield
 
 
 _Tensors = tuple[Tensor, ...] | list[Tensor]
 
 
-def _warmed_average(decay: float) -> Callable[[_Tensors, _Tensors, Tensor | int], None]:
-    """EMA with decay min(decay, (1+n)/(10+n)), so that a short run does not average in its first weights."""
+def _warmed_average(decay: float, steps: Callable[[], int]) -> Callable[[_Tensors, _Tensors, Tensor | int], None]:
+    """EMA with decay min(decay, (1+n)/(10+n)) after n steps, so that a short run does not average in its first weights."""
 
     @torch.no_grad()
     def update(averaged: _Tensors, current: _Tensors, count: Tensor | int) -> None:
-        count = int(count)
-        torch._foreach_lerp_(averaged, current, 1 - min(decay, (1 + count) / (10 + count)))
+        torch._foreach_lerp_(averaged, current, 1 - min(decay, (1 + steps()) / (10 + steps())))
 
     return update

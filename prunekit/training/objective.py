@@ -2,8 +2,8 @@
 
 import hashlib
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, field
+from typing import Any, Protocol
 
 import torch
 from torch import Generator, Tensor, nn
@@ -11,7 +11,7 @@ from torch import Generator, Tensor, nn
 from prunekit.errors import InputError
 from prunekit.schedule import NoiseSchedule
 
-__all__ = ["PREDICTION_TYPES", "DenoisingObjective", "predict", "to_unit_range"]
+__all__ = ["PREDICTION_TYPES", "DenoisingObjective", "Objective", "predict", "to_unit_range"]
 
 PREDICTION_TYPES = ("epsilon", "sample", "v_prediction")
 
@@ -30,6 +30,31 @@ def predict(model: Callable[..., Any], noisy: Tensor, timesteps: Tensor) -> Tens
     return prediction
 
 
+class Objective(Protocol):
+    """What a network is trained on."""
+
+    @property
+    def schedule(self) -> NoiseSchedule:
+        """The noise schedule."""
+        ...
+
+    def at(self, progress: float) -> "Objective":
+        """The objective of a moment, as a share of the training that is over, 0 … 1."""
+        ...
+
+    def draw(self, timesteps: Tensor, generator: Generator) -> tuple[Tensor, Tensor]:
+        """Clean images and noise, both (batch, C, H, W), one for each timestep."""
+        ...
+
+    def per_sample(self, model: nn.Module, clean: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor:
+        """Loss of shape (batch,)."""
+        ...
+
+    def fingerprint(self) -> str:
+        """Hash of all that decides the loss, hex digits."""
+        ...
+
+
 @dataclass(frozen=True, eq=False)
 class DenoisingObjective:
     """Mean squared error of the network's prediction at x_t = a_t·x0 + b_t·ε (DDPM, arXiv:2006.11239, eq. 14).
@@ -43,6 +68,7 @@ class DenoisingObjective:
     images: Tensor
     schedule: NoiseSchedule
     prediction_type: str = "epsilon"
+    _tables: dict[torch.device, tuple[Tensor, Tensor]] = field(default_factory=dict, repr=False)
 
     def __post_init__(self) -> None:
         if self.prediction_type not in PREDICTION_TYPES:
@@ -57,6 +83,10 @@ class DenoisingObjective:
             digest.update(table.tobytes())
         return digest.hexdigest()
 
+    def at(self, progress: float) -> "DenoisingObjective":
+        """The same at any moment of a training."""
+        return self
+
     def draw(self, timesteps: Tensor, generator: Generator) -> tuple[Tensor, Tensor]:
         """Clean images (batch, C, H, W) in −1 … 1 and noise of the same shape, one for each timestep."""
         index = torch.randint(len(self.images), (len(timesteps),), generator=generator)
@@ -66,14 +96,20 @@ class DenoisingObjective:
     def pair(self, clean: Tensor, noise: Tensor, timesteps: Tensor) -> tuple[Tensor, Tensor]:
         """Network input x_t and its target, both (batch, C, H, W)."""
         shape = (-1, *([1] * (clean.ndim - 1)))
-        signal, spread = (
-            torch.from_numpy(table)[timesteps.cpu()].to(clean).reshape(shape)
-            for table in (self.schedule.signal.copy(), self.schedule.noise.copy())
-        )
+        signal, spread = (table[timesteps].to(clean).reshape(shape) for table in self._tables_on(timesteps.device))
         noisy = signal * clean + spread * noise
         if self.prediction_type == "epsilon":
             return noisy, noise
         return noisy, clean if self.prediction_type == "sample" else signal * noise - spread * clean
+
+    def _tables_on(self, device: torch.device) -> tuple[Tensor, Tensor]:
+        """a_t and b_t of all timesteps, shape (T,), float64, copied to a device once."""
+        if device not in self._tables:
+            tables = (
+                torch.from_numpy(table.copy()).to(device) for table in (self.schedule.signal, self.schedule.noise)
+            )
+            self._tables[device] = (next(tables), next(tables))
+        return self._tables[device]
 
     def per_sample(self, model: nn.Module, clean: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor:
         """Loss of shape (batch,)."""

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from prunekit.errors import InputError
-from prunekit.training.loop import Progress, Reporter
+from prunekit.training.options import Progress, Reporter
 
 __all__ = ["with_tensorboard"]
 

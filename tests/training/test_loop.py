@@ -21,7 +21,7 @@ from torch import Generator, Tensor
 
 from prunekit.errors import InputError
 from prunekit.training import Progress, TrainOptions, train
-from prunekit.training.loop import _warmed, step_generator
+from prunekit.training.loop import step_generator
 
 
 def test_the_loss_falls(uninterrupted):
@@ -110,8 +110,8 @@ def test_the_average_follows_its_formula():
 
 
 def test_the_learning_rate_warms_up_and_falls_along_half_a_cosine():
-    options = TrainOptions(steps=100, warmup_steps=20)
-    rates = [_warmed(step, options) for step in range(100)]
+    options = TrainOptions(learning_rate=1, steps=100, warmup_steps=20)
+    rates = [options.learning_rate_at(step) for step in range(100)]
     assert rates[0] == pytest.approx(1 / 20)
     assert rates[:20] == pytest.approx([(step + 1) / 20 for step in range(20)])
     assert rates[20] == 1.0
@@ -122,13 +122,15 @@ def test_the_learning_rate_warms_up_and_falls_along_half_a_cosine():
 
 
 def test_without_a_warm_up_the_first_step_has_the_full_rate():
-    assert _warmed(0, TrainOptions(steps=10, warmup_steps=0)) == 1.0
-    assert _warmed(3, TrainOptions(steps=4, warmup_steps=10)) == pytest.approx(0.4)  # shorter than its warm-up
+    assert TrainOptions(learning_rate=1, steps=10, warmup_steps=0).learning_rate_at(0) == 1.0
+    assert TrainOptions(learning_rate=1, steps=4, warmup_steps=10).learning_rate_at(3) == pytest.approx(
+        0.4
+    )  # shorter than its warm-up
 
 
 def test_a_constant_rate_stays_after_the_warm_up():
-    options = TrainOptions(steps=100, warmup_steps=20, lr_scheduler="constant")
-    rates = [_warmed(step, options) for step in range(100)]
+    options = TrainOptions(learning_rate=1, steps=100, warmup_steps=20, lr_scheduler="constant")
+    rates = [options.learning_rate_at(step) for step in range(100)]
     assert rates[:20] == pytest.approx([(step + 1) / 20 for step in range(20)])
     assert rates[20:] == [1.0] * 80
 

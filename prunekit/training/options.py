@@ -1,0 +1,99 @@
+"""How to train, and what a loop says on the way."""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import ClassVar, Literal, get_args
+
+from prunekit.errors import InputError
+
+__all__ = ["LearningRates", "Progress", "Reporter", "TrainOptions"]
+
+LearningRates = Literal["cosine", "constant"]
+_PRECISIONS = ("no", "fp16", "bf16")
+_COUNTS = (
+    "steps",
+    "batch_size",
+    "gradient_accumulation_steps",
+    "checkpoint_every",
+    "checkpoints_total_limit",
+    "log_every",
+)
+
+
+@dataclass(frozen=True)
+class TrainOptions:
+    """How to train; the defaults are this project's, for small images.
+
+    Args:
+        steps: train steps.
+        batch_size: images per step over all processes.
+        gradient_accumulation_steps: parts that a process's share of the batch goes through in, one after the other, to save
+            memory; the gradients are those of the whole batch.
+        learning_rate: AdamW's, at the end of the warm-up.
+        lr_scheduler: what the learning rate does after its warm-up: ``cosine`` to zero, or ``constant``, under which a learning
+            curve can be read at any step.
+        warmup_steps: linear warm-up.
+        weight_decay: AdamW's.
+        max_grad_norm: gradient clipping.
+        ema_decay: decay of the weights' moving average, min(ema_decay, (1+n)/(10+n)) after n steps.
+        mixed_precision: ``no``, ``fp16`` or ``bf16``.
+        checkpoint_every: steps between checkpoints, where a folder for them is given.
+        checkpoints_total_limit: how many checkpoints are kept, the newest.
+        log_every: steps between reports; each is the mean loss since the last.
+        seed: of batches, timesteps and noise.
+    """
+
+    __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}
+
+    steps: int = 2000
+    batch_size: int = 128
+    gradient_accumulation_steps: int = 1
+    learning_rate: float = 1e-3
+    lr_scheduler: LearningRates = "cosine"
+    warmup_steps: int = 100
+    weight_decay: float = 0.0
+    max_grad_norm: float = 1.0
+    ema_decay: float = 0.999
+    mixed_precision: str = "no"
+    checkpoint_every: int = 500
+    checkpoints_total_limit: int = 2
+    log_every: int = 50
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        for name in _COUNTS:
+            if getattr(self, name) < 1:
+                raise InputError(f"Got {name} {getattr(self, name)}; expected at least 1.")
+        if self.learning_rate <= 0 or not 0 <= self.ema_decay < 1:
+            raise InputError("Expected a positive learning_rate and an ema_decay in [0, 1).")
+        if self.warmup_steps < 0 or self.weight_decay < 0 or self.max_grad_norm <= 0:
+            raise InputError("Expected warmup_steps and weight_decay of at least 0 and a positive max_grad_norm.")
+        if self.lr_scheduler not in get_args(LearningRates):
+            raise InputError(
+                f"Got lr_scheduler {self.lr_scheduler!r}; expected one of {', '.join(get_args(LearningRates))}."
+            )
+        if self.mixed_precision not in _PRECISIONS:
+            raise InputError(f"Got mixed_precision {self.mixed_precision!r}; expected one of {', '.join(_PRECISIONS)}.")
+
+    def learning_rate_at(self, step: int) -> float:
+        """Learning rate of a train step: linear warm-up, then as the schedule says; a cosine is never quite 0 at the last."""
+        if step < self.warmup_steps:
+            return self.learning_rate * ((step + 1) / self.warmup_steps)
+        if self.lr_scheduler == "constant":
+            return self.learning_rate
+        progress = (step - self.warmup_steps) / max(1, self.steps - self.warmup_steps)
+        return self.learning_rate * (0.5 * (1 + math.cos(math.pi * progress)))
+
+
+@dataclass(frozen=True)
+class Progress:
+    """What a reporter is told: steps done of ``steps``, mean loss since the last report, images per second."""
+
+    step: int
+    steps: int
+    loss: float
+    images_per_second: float
+
+
+Reporter = Callable[[Progress], None]
