@@ -95,7 +95,8 @@ def change_aware(schedule: NoiseSchedule, prediction_type: str = "epsilon", ceil
         raise InputError(f"Got ceiling {ceiling!r} of a change-aware weight; expected a number in [0.5, 1].")
     rate = -np.gradient(schedule.alphas_cumprod)
     span = float(rate.max() - rate.min())
-    relative = (rate - rate.min()) / span if span > 0 else np.ones_like(rate)
+    even = span <= 1e-9 * float(rate.max())  # then there is rounding only to tell timesteps apart by
+    relative = np.ones_like(rate) if even else (rate - rate.min()) / span
     return _of_epsilon((1 - ceiling) + (2 * ceiling - 1) * relative, schedule, prediction_type)
 
 

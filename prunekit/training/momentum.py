@@ -122,6 +122,7 @@ class MomentumDecay:
         compensation: see the table.
 
     Example:
+        >>> import torch
         >>> decay = MomentumDecay(RationalMomentum(steps=100))
         >>> weights = torch.nn.Parameter(torch.ones(1))
         >>> optimizer = torch.optim.SGD([weights], lr=0.1, momentum=0.9)
