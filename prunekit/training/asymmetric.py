@@ -17,8 +17,8 @@ class AsymmetricTimesteps:
     """Timesteps below τ are drawn k times as often as those from τ on: k/(T + τ(k−1)) and 1/(T + τ(k−1)) each, with weight 1.
 
     SpeeD's other half is a loss weight: ``Weighted(AsymmetricTimesteps(T), change_aware(schedule))``. The two-level distribution,
-    k = 5 and τ = 0.7·T are the paper's (its public code draws by a threshold on the slope of √(1−ᾱ) instead, 5 : 1 as well);
-    for a schedule other than the linear one, τ is where x_t hardly changes any more.
+    k = 5 and τ = 0.7·T are the paper's, τ for the linear schedule: it is where x_t hardly changes any more. Its public code finds
+    that by a threshold on the slope of √(1−ᾱ) instead, draws 5 : 1 as well, and mirrors half of each batch.
 
     Args:
         num_timesteps: T.

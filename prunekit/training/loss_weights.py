@@ -45,7 +45,7 @@ def unweighted(schedule: NoiseSchedule, prediction_type: str = "epsilon") -> Ten
 
 
 def min_snr(schedule: NoiseSchedule, prediction_type: str = "epsilon", gamma: float = 5.0) -> Tensor:
-    """Min-SNR-γ (arXiv:2303.09556, section 3.4): min(snr, γ) for x0, so min(snr, γ)/snr for ε and min(snr, γ)/(snr + 1) for v.
+    """Min-SNR-γ (arXiv:2303.09556): min(snr, γ) for x0, so min(snr, γ)/snr for ε and min(snr, γ)/(snr + 1) for v.
 
     Args:
         schedule: snr.
@@ -78,7 +78,7 @@ def p2(schedule: NoiseSchedule, prediction_type: str = "epsilon", k: float = 1.0
 
 
 def change_aware(schedule: NoiseSchedule, prediction_type: str = "epsilon", ceiling: float = 0.6) -> Tensor:
-    """SpeeD's change-aware weight (arXiv:2405.17403, section 2.4): more where the noising process changes faster.
+    """SpeeD's change-aware weight (arXiv:2405.17403): more where the noising process changes faster.
 
     The variance of the increment x_{t+1} − x_t is 2 − ᾱ_t − ᾱ_{t+1}, which grows at the rate −2·dᾱ/dt. That rate goes linearly to
     [1 − λ, λ], its smallest to 1 − λ and its largest to λ.
@@ -86,7 +86,8 @@ def change_aware(schedule: NoiseSchedule, prediction_type: str = "epsilon", ceil
     Args:
         schedule: ᾱ; other schedules are taken at the SNR of one that preserves the variance.
         prediction_type: ``epsilon`` is the paper's; for ``sample`` and ``v_prediction`` it is derived, ·snr and ·snr/(snr + 1).
-        ceiling: λ in [0.5, 1]; the paper's 0.6. The rate by central differences is this project's; the paper uses a bound of it.
+        ceiling: λ in [0.5, 1]; the paper's 0.6. The rate by central differences is this project's; the paper takes that of a bound.
+            Its public code has P2's weight in place of this one.
 
     Returns:
         Shape (T,), float64; 0 at the slowest timestep where λ is 1.

@@ -99,9 +99,9 @@ def test_it_resumes_in_the_middle_and_goes_on_bit_equal():
     for index in range(7):
         step(whole, index)
         step(first, index)
-    buffer = io.BytesIO()
-    torch.save(first.state_dict(), buffer)
-    step(first, 7)  # what is saved is no view of what goes on
+    buffer, state = io.BytesIO(), first.state_dict()
+    step(first, 7)  # what is to be saved is no view of what goes on
+    torch.save(state, buffer)
     buffer.seek(0)
     second = LossSecondMoment(RANGE, history=4)
     second.load_state_dict(torch.load(buffer, weights_only=True))

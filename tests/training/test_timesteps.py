@@ -270,6 +270,16 @@ def test_a_range_beyond_the_timesteps_is_refused():
             make(RangeTimesteps(5, 30))
 
 
+def test_the_ends_of_the_unit_interval_fall_on_the_ends_of_the_support(monkeypatch):
+    ends = torch.tensor([0.0, 1 - 2**-53], dtype=torch.float64)
+    monkeypatch.setattr(torch, "rand", lambda *_, **__: ends)
+    generator = Generator()
+    for case in CASES:
+        if not isinstance(case.sampler, RangeTimesteps | StageTimesteps):  # which draw integers and stages
+            support = np.flatnonzero(case.sampler.probabilities(350).numpy())
+            assert case.sampler.sample(2, 350, generator)[0].tolist() == [support[0], support[-1]]
+
+
 def test_a_range_of_one_timestep_gives_no_other():
     timesteps, _ = AsymmetricTimesteps(T, within=RangeTimesteps(500, 501)).sample(10_000, 0, Generator().manual_seed(0))
     assert (timesteps == 500).all()
