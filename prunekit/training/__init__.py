@@ -1,29 +1,70 @@
-"""Training: timestep samplers, the denoising objective, the loop, its checkpoints."""
+"""Training: timestep samplers, loss weights, momentum decay, the denoising objective, the loop, its checkpoints."""
 
+from prunekit.training.asymmetric import AsymmetricTimesteps
+from prunekit.training.curriculum import GaussianCurriculum, NoiseRateCurriculum, Pace
 from prunekit.training.loop import TrainResult, train
+from prunekit.training.loss_weights import LOSS_WEIGHTS, LossWeight, Weighted, change_aware, min_snr, p2, unweighted
+from prunekit.training.momentum import (
+    Compensation,
+    ExponentialMomentum,
+    FallingMomentum,
+    MomentumDecay,
+    RationalMomentum,
+)
 from prunekit.training.objective import PREDICTION_TYPES, DenoisingObjective, Objective, predict, to_unit_range
 from prunekit.training.options import Progress, Reporter, TrainOptions
+from prunekit.training.second_moment import LossSecondMoment
 from prunekit.training.snapshots import Snapshots
 from prunekit.training.stages import EarlyStop, StageDraw, StageTimesteps
-from prunekit.training.timesteps import ObservingSampler, RangeTimesteps, TimestepSampler, group_timesteps
+from prunekit.training.timesteps import (
+    LearningSampler,
+    ObservingSampler,
+    RangeTimesteps,
+    StatedSampler,
+    StatefulSampler,
+    TimestepSampler,
+    described,
+    group_timesteps,
+)
 
 __all__ = [
+    "LOSS_WEIGHTS",
     "PREDICTION_TYPES",
+    "AsymmetricTimesteps",
+    "Compensation",
     "DenoisingObjective",
     "EarlyStop",
+    "ExponentialMomentum",
+    "FallingMomentum",
+    "GaussianCurriculum",
+    "LearningSampler",
+    "LossSecondMoment",
+    "LossWeight",
+    "MomentumDecay",
+    "NoiseRateCurriculum",
     "Objective",
     "ObservingSampler",
+    "Pace",
     "Progress",
     "RangeTimesteps",
+    "RationalMomentum",
     "Reporter",
     "Snapshots",
     "StageDraw",
     "StageTimesteps",
+    "StatedSampler",
+    "StatefulSampler",
     "TimestepSampler",
     "TrainOptions",
     "TrainResult",
+    "Weighted",
+    "change_aware",
+    "described",
     "group_timesteps",
+    "min_snr",
+    "p2",
     "predict",
     "to_unit_range",
     "train",
+    "unweighted",
 ]

@@ -26,7 +26,7 @@ from prunekit.training.checkpoints import latest_checkpoint, save_checkpoint
 from prunekit.training.objective import Objective
 from prunekit.training.options import Progress, Reporter, TrainOptions
 from prunekit.training.stopping import Termination
-from prunekit.training.timesteps import ObservingSampler, TimestepSampler, described
+from prunekit.training.timesteps import LearningSampler, ObservingSampler, StatefulSampler, TimestepSampler, described
 
 __all__ = ["TrainResult", "step_generator", "train"]
 
@@ -147,13 +147,19 @@ class _Run:
             group["lr"] = options.learning_rate_at(self.step)
         self.optimizer.zero_grad()
         with _dropout_seeded(options.seed, self.step, accelerator.process_index):
-            self._backward(objective.at(self.step / options.steps), batch)
+            losses = self._backward(objective.at(self.step / options.steps), batch)
         accelerator.clip_grad_norm_(self.wrapped.parameters(), options.max_grad_norm)
-        self.optimizer.step()
+        decay = options.momentum
+        with decay.applied(self.optimizer, self.step) if decay else nullcontext():
+            self.optimizer.step()
         self.averaged.update_parameters(self.model)
+        if isinstance(self.sampler, LearningSampler) and self.sampler.learns:
+            gathered = self.accelerator.gather(losses).reshape(accelerator.num_processes, -1)
+            self.sampler.learn(timesteps, gathered.T.reshape(-1))  # each process had every n-th one
 
-    def _backward(self, objective: Objective, batch: list[Tensor]) -> None:
-        """Gradients of the mean weighted loss, part after part."""
+    def _backward(self, objective: Objective, batch: list[Tensor]) -> Tensor:
+        """Gradients of the mean weighted loss, part after part; returns the samples' own losses, shape (batch,)."""
+        losses = []
         parts = list(zip(*(tensor.chunk(self.options.gradient_accumulation_steps) for tensor in batch), strict=True))
         for i, (timesteps, weights, clean, noise) in enumerate(parts):
             last = i == len(parts) - 1  # the one after which processes exchange gradients
@@ -162,6 +168,8 @@ class _Run:
             loss = (each * weights).mean() * (len(timesteps) / len(batch[0]))
             self.accelerator.backward(loss)
             self.total += loss.detach()
+            losses.append(each.detach())
+        return torch.cat(losses)
 
     def observe(self) -> bool:
         """Let the sampler look at the moving average where it is due; False ends the training."""
@@ -215,7 +223,7 @@ class _Run:
             "averaged": self.averaged.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "seen": self.seen,
-            "sampler": self.sampler.state_dict() if isinstance(self.sampler, ObservingSampler) else None,
+            "sampler": self.sampler.state_dict() if isinstance(self.sampler, StatefulSampler) else None,
         }
 
     @property
@@ -242,7 +250,7 @@ class _Run:
         self.averaged.load_state_dict(state["averaged"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.seen = state["seen"].clone()
-        if isinstance(self.sampler, ObservingSampler):
+        if isinstance(self.sampler, StatefulSampler):
             self.sampler.load_state_dict(state["sampler"])
 
 

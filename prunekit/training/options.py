@@ -6,11 +6,19 @@ from dataclasses import dataclass
 from typing import ClassVar, Literal, get_args
 
 from prunekit.errors import InputError
+from prunekit.training.momentum import Compensation, ExponentialMomentum, MomentumDecay, RationalMomentum
 
 __all__ = ["LearningRates", "Progress", "Reporter", "TrainOptions"]
 
 LearningRates = Literal["cosine", "constant"]
+MomentumDecays = Literal["none", "rational", "exponential"]
 _PRECISIONS = ("no", "fp16", "bf16")
+_CHOICES = {
+    "lr_scheduler": get_args(LearningRates),
+    "momentum_decay": get_args(MomentumDecays),
+    "momentum_compensation": get_args(Compensation),
+    "mixed_precision": _PRECISIONS,
+}
 _COUNTS = (
     "steps",
     "batch_size",
@@ -34,6 +42,10 @@ class TrainOptions:
         lr_scheduler: what the learning rate does after its warm-up: ``cosine`` to zero, or ``constant``, under which a learning
             curve can be read at any step.
         warmup_steps: linear warm-up.
+        momentum_decay: how AdamW's β1 falls over all steps: not at all (``none``), to zero (``rational``,
+            :class:`~prunekit.training.RationalMomentum`) or from 0.9 to 0.4 (``exponential``,
+            :class:`~prunekit.training.ExponentialMomentum`).
+        momentum_compensation: what the learning rate does about it, see :class:`~prunekit.training.MomentumDecay`.
         weight_decay: AdamW's.
         max_grad_norm: gradient clipping.
         ema_decay: decay of the weights' moving average, min(ema_decay, (1+n)/(10+n)) after n steps.
@@ -52,6 +64,8 @@ class TrainOptions:
     learning_rate: float = 1e-3
     lr_scheduler: LearningRates = "cosine"
     warmup_steps: int = 100
+    momentum_decay: MomentumDecays = "none"
+    momentum_compensation: Compensation = "step"
     weight_decay: float = 0.0
     max_grad_norm: float = 1.0
     ema_decay: float = 0.999
@@ -69,12 +83,9 @@ class TrainOptions:
             raise InputError("Expected a positive learning_rate and an ema_decay in [0, 1).")
         if self.warmup_steps < 0 or self.weight_decay < 0 or self.max_grad_norm <= 0:
             raise InputError("Expected warmup_steps and weight_decay of at least 0 and a positive max_grad_norm.")
-        if self.lr_scheduler not in get_args(LearningRates):
-            raise InputError(
-                f"Got lr_scheduler {self.lr_scheduler!r}; expected one of {', '.join(get_args(LearningRates))}."
-            )
-        if self.mixed_precision not in _PRECISIONS:
-            raise InputError(f"Got mixed_precision {self.mixed_precision!r}; expected one of {', '.join(_PRECISIONS)}.")
+        for name, choices in _CHOICES.items():
+            if getattr(self, name) not in choices:
+                raise InputError(f"Got {name} {getattr(self, name)!r}; expected one of {', '.join(choices)}.")
 
     def learning_rate_at(self, step: int) -> float:
         """Learning rate of a train step: linear warm-up, then as the schedule says; a cosine is never quite 0 at the last."""
@@ -84,6 +95,19 @@ class TrainOptions:
             return self.learning_rate
         progress = (step - self.warmup_steps) / max(1, self.steps - self.warmup_steps)
         return self.learning_rate * (0.5 * (1 + math.cos(math.pi * progress)))
+
+    @property
+    def momentum(self) -> MomentumDecay | None:
+        """The fall of β1, or None."""
+        match self.momentum_decay:
+            case "rational":
+                return MomentumDecay(RationalMomentum(self.steps), self.momentum_compensation)
+            case "exponential":
+                whole = ExponentialMomentum(1.0)  # over all steps it falls to its minimum
+                factor = (whole.minimum / whole.initial) ** (1 / self.steps)
+                return MomentumDecay(ExponentialMomentum(factor), self.momentum_compensation)
+            case _:
+                return None
 
 
 @dataclass(frozen=True)

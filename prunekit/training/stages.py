@@ -95,6 +95,16 @@ class StageTimesteps:
         within = (torch.rand(batch, generator=generator, dtype=torch.float64) * sizes[place]).long()
         return starts[place] + within, weights
 
+    def probabilities(self, train_step: int) -> Tensor:
+        """How likely a sample of a batch is of each timestep, shape (T,), float64; samples of one batch are not independent.
+
+        For ``mixed`` it holds at each train step where the stages divide the batch, and on average over train steps elsewhere.
+        """
+        density = torch.zeros(self.groups.num_timesteps, dtype=torch.float64)
+        for group in (self.groups[index] for index in self.active):
+            density[group.start : group.stop] = 1.0 if self.draw == "proportional" else 1 / len(group)
+        return density / density.sum()
+
     def observe(self, model: nn.Module, train_step: int) -> bool:
         """Look at every stage's held-out loss; False where no stage is left to train."""
         assert self.stop is not None  # noqa: S101 - asked every `every` steps

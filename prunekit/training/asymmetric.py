@@ -1,0 +1,49 @@
+"""Asymmetric timestep sampling: the noisiest timesteps, where little happens, are drawn less often (SpeeD, arXiv:2405.17403)."""
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Generator, Tensor
+
+from prunekit.errors import InputError
+from prunekit.training.timesteps import RangeTimesteps, drawn, mixture
+
+__all__ = ["AsymmetricTimesteps"]
+
+
+@dataclass(frozen=True)
+class AsymmetricTimesteps:
+    """Timesteps below τ are drawn k times as often as those from τ on: k/(T + τ(k−1)) and 1/(T + τ(k−1)) each, with weight 1.
+
+    SpeeD's other half is a loss weight: ``Weighted(AsymmetricTimesteps(T), change_aware(schedule))``. The two-level distribution,
+    k = 5 and τ = 0.7·T are the paper's, τ for the linear schedule: it is where x_t hardly changes any more. Its public code finds
+    that by a threshold on the slope of √(1−ᾱ) instead, draws 5 : 1 as well, and mirrors half of each batch.
+
+    Args:
+        num_timesteps: T.
+        boundary: τ as a share of T.
+        intensity: k, at least 1.
+        within: the timesteps to draw from; all when absent. A range on one side of τ is drawn from evenly.
+    """
+
+    num_timesteps: int
+    boundary: float = 0.7
+    intensity: float = 5.0
+    within: RangeTimesteps | None = None
+
+    def __post_init__(self) -> None:
+        if not 0 < self.boundary <= 1 or not 1 <= self.intensity < math.inf:
+            raise InputError(
+                f"Got boundary {self.boundary:g} and intensity {self.intensity:g}; expected a share of T in (0, 1] and at least 1."
+            )
+        self.probabilities(0)  # refuses a range that is not inside
+
+    def probabilities(self, train_step: int) -> Tensor:
+        """See :class:`~prunekit.training.StatedSampler`."""
+        often = torch.arange(self.num_timesteps) < self.boundary * self.num_timesteps
+        return mixture(often.double() * math.log(self.intensity), self.within)
+
+    def sample(self, batch: int, train_step: int, generator: Generator) -> tuple[Tensor, Tensor]:
+        """See :class:`~prunekit.training.TimestepSampler`."""
+        return drawn(self.probabilities(train_step), batch, generator), torch.ones(batch)

@@ -1,0 +1,137 @@
+r"""Curriculum timestep samplers: easy, high-noise timesteps are trained less and less (CLTS, arXiv:2404.07946).
+
+Both forms go from uniform to an end distribution q over the first ``target_step`` train steps,
+
+.. math:: p_i(t) = \lambda_i\, q(t) + (1 - \lambda_i) / T, \qquad \lambda_i = \min(1, i / i_{target}),
+
+and every loss has weight 1: that noisy timesteps count less is meant. That the noise rate measures the difficulty and that easy
+timesteps are trained less over time is the paper's; this mixture with a Gaussian q at 0.3·T is how public code has it. The
+Gaussian's width, the noise-rate form's q and the cosine pace are this project's.
+"""
+
+import hashlib
+import math
+from dataclasses import dataclass
+from typing import Any, Literal, get_args
+
+import numpy as np
+import torch
+from torch import Generator, Tensor
+
+from prunekit.errors import InputError
+from prunekit.schedule import NoiseSchedule
+from prunekit.training.timesteps import RangeTimesteps, drawn, mixture
+
+__all__ = ["GaussianCurriculum", "NoiseRateCurriculum", "Pace", "paced"]
+
+Pace = Literal["linear", "cosine"]
+_NARROWEST = 1e-6  # of T: below it, squared distances in widths leave the range of floating point
+
+
+def paced(pace: Pace, train_step: int, target_step: int) -> float:
+    """λ in [0, 1] after ``train_step`` steps: x = min(1, i/i_target) itself, or (1 − cos πx)/2, which starts and ends gently."""
+    done = min(1.0, train_step / target_step)
+    return done if pace == "linear" else 0.5 * (1 - math.cos(math.pi * done))
+
+
+def _check_pace(pace: str, target_step: int) -> None:
+    if target_step < 1:
+        raise InputError(f"Got a curriculum that is through after {target_step} train steps; expected at least 1.")
+    if pace not in get_args(Pace):
+        raise InputError(f"Unknown pace {pace!r} of a curriculum; expected one of {', '.join(get_args(Pace))}.")
+
+
+@dataclass(frozen=True)
+class GaussianCurriculum:
+    """From uniform to a Gaussian over the timesteps, q(t) ∝ exp(−(t − μ)²/(2s²)), normalised on the integers 0 … T−1.
+
+    For an expert the mixture is made inside its range: uniform there first, the Gaussian normalised there in the end.
+
+    Args:
+        num_timesteps: T.
+        target_step: i_target, the train step from which on it is q alone.
+        mean: μ as a share of T; 0.3 in public code.
+        width: s as a share of T. The paper's is not known; at this project's 0.3 the noisiest timesteps keep a tenth, and the
+            cleanest all, of their uniform share.
+        pace: how λ gets to 1.
+        within: the timesteps to draw from; all when absent.
+    """
+
+    num_timesteps: int
+    target_step: int
+    mean: float = 0.3
+    width: float = 0.3
+    pace: Pace = "linear"
+    within: RangeTimesteps | None = None
+
+    def __post_init__(self) -> None:
+        _check_pace(self.pace, self.target_step)
+        if not 0 <= self.mean <= 1 or not _NARROWEST <= self.width < math.inf:
+            raise InputError(
+                f"Got a Gaussian of mean {self.mean:g} and width {self.width:g}; expected shares of T, the mean in [0, 1] and the "
+                f"width at least {_NARROWEST:g}."
+            )
+        self.probabilities(0)  # refuses a range that is not inside
+
+    def probabilities(self, train_step: int) -> Tensor:
+        """See :class:`~prunekit.training.StatedSampler`."""
+        distance = torch.arange(self.num_timesteps, dtype=torch.float64) - self.mean * self.num_timesteps
+        logits = -0.5 * (distance / (self.width * self.num_timesteps)).square()
+        return mixture(logits, self.within, paced(self.pace, train_step, self.target_step))
+
+    def sample(self, batch: int, train_step: int, generator: Generator) -> tuple[Tensor, Tensor]:
+        """See :class:`~prunekit.training.TimestepSampler`."""
+        return drawn(self.probabilities(train_step), batch, generator), torch.ones(batch)
+
+
+@dataclass(frozen=True, eq=False)
+class NoiseRateCurriculum:
+    """From uniform to a distribution that falls with the noise rate ν_t = √(1 − ᾱ_t), q(t) ∝ 1 − (1 − floor)·ν_t.
+
+    ν_t is the coefficient of ε in x_t, from 0 (clean) to 1 (nothing but noise); a schedule that does not preserve the variance is
+    taken at the same SNR. The paper names the noise rate as the measure. That q is linear in it is this project's choice: the
+    easier a timestep, the rarer.
+
+    Args:
+        schedule: its noise rate orders the timesteps.
+        target_step: i_target, the train step from which on it is q alone.
+        floor: how often pure noise is drawn in the end, as a share of how often a clean timestep is; above 0, so that none starves.
+        pace: how λ gets to 1.
+        within: the timesteps to draw from; all when absent.
+    """
+
+    schedule: NoiseSchedule
+    target_step: int
+    floor: float = 0.2
+    pace: Pace = "linear"
+    within: RangeTimesteps | None = None
+
+    def __post_init__(self) -> None:
+        _check_pace(self.pace, self.target_step)
+        if not 0 < self.floor <= 1:
+            raise InputError(f"Got floor {self.floor:g} of a noise-rate curriculum; expected a share in (0, 1].")
+        self.probabilities(0)  # refuses a range that is not inside
+
+    @property
+    def noise_rate(self) -> Tensor:
+        """ν_t, shape (T,), float64, rising."""
+        return torch.from_numpy(np.sqrt(1 / (1 + self.schedule.snr)))
+
+    def probabilities(self, train_step: int) -> Tensor:
+        """See :class:`~prunekit.training.StatedSampler`."""
+        logits = torch.log1p(-(1 - self.floor) * self.noise_rate)
+        return mixture(logits, self.within, paced(self.pace, train_step, self.target_step))
+
+    def sample(self, batch: int, train_step: int, generator: Generator) -> tuple[Tensor, Tensor]:
+        """See :class:`~prunekit.training.TimestepSampler`."""
+        return drawn(self.probabilities(train_step), batch, generator), torch.ones(batch)
+
+    def describe(self) -> dict[str, Any]:
+        """What decides the draws, JSON-able; the noise rates by their hash."""
+        return {
+            "noise_rate": hashlib.sha256(self.noise_rate.numpy().tobytes()).hexdigest(),
+            "target_step": self.target_step,
+            "floor": self.floor,
+            "pace": self.pace,
+            "within": self.within and self.within.describe(),
+        }

@@ -1,0 +1,172 @@
+r"""Loss weights by timestep, as tables of shape (T,), and the wrapper that puts one on any timestep sampler.
+
+The prediction types' squared errors are one error on different scales. From x_t = a·x0 + b·ε and v = a·ε − b·x0,
+
+.. math:: L_\varepsilon = \frac{a^2}{b^2} L_{x0}, \qquad L_v = \frac{(a^2 + b^2)^2}{b^2} L_{x0},
+
+which is snr·L_x0 and (snr + 1)·L_x0 where the variance is preserved. So a weight that is published for one type is given for each:
+the same weight of the denoising error, whatever the network predicts.
+
+The tables are as published and not scaled to mean 1: under AdamW only their ratios matter, but a clip of gradients sees their size.
+``table / table.mean()`` has mean 1 under a uniform draw.
+"""
+
+import hashlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Generator, Tensor
+
+from prunekit._types import FloatArray
+from prunekit.errors import InputError
+from prunekit.schedule import NoiseSchedule
+from prunekit.training.objective import PREDICTION_TYPES
+from prunekit.training.wrapping import Wrapped
+
+__all__ = ["LOSS_WEIGHTS", "LossWeight", "Weighted", "change_aware", "min_snr", "p2", "unweighted"]
+
+LossWeight = Callable[[NoiseSchedule, str], Tensor]
+
+
+def unweighted(schedule: NoiseSchedule, prediction_type: str = "epsilon") -> Tensor:
+    """1 for the loss of any prediction type, shape (T,), float64 (DDPM's L_simple, arXiv:2006.11239, eq. 14, for ``epsilon``)."""
+    _error_scale(schedule, prediction_type)
+    return torch.ones(schedule.num_timesteps, dtype=torch.float64)
+
+
+def min_snr(schedule: NoiseSchedule, prediction_type: str = "epsilon", gamma: float = 5.0) -> Tensor:
+    """Min-SNR-γ (arXiv:2303.09556): min(snr, γ) for x0, so min(snr, γ)/snr for ε and min(snr, γ)/(snr + 1) for v.
+
+    Args:
+        schedule: snr.
+        prediction_type: ``epsilon``, ``sample`` or ``v_prediction``; all three are the paper's.
+        gamma: the paper's 5.
+
+    Returns:
+        Shape (T,), float64, positive.
+    """
+    _check_positive(gamma=gamma)
+    return torch.from_numpy(np.minimum(schedule.snr, gamma) / _error_scale(schedule, prediction_type))
+
+
+def p2(schedule: NoiseSchedule, prediction_type: str = "epsilon", k: float = 1.0, gamma: float = 1.0) -> Tensor:
+    """P2 (arXiv:2204.00227, eq. 8): 1/(k + snr)^γ for the ε loss, on top of the weights that make L_simple of the bound.
+
+    Args:
+        schedule: snr.
+        prediction_type: ``epsilon`` is the paper's; for ``sample`` and ``v_prediction`` it is derived, ·snr and ·snr/(snr + 1).
+        k: the paper's 1.
+        gamma: the paper's 1; 0 is no weight.
+
+    Returns:
+        Shape (T,), float64, positive.
+    """
+    _check_positive(k=k)
+    if not 0 <= gamma < np.inf:
+        raise InputError(f"Got gamma {gamma!r} of a P2 weight; expected at least 0.")
+    return _of_epsilon((k + schedule.snr) ** -gamma, schedule, prediction_type)
+
+
+def change_aware(schedule: NoiseSchedule, prediction_type: str = "epsilon", ceiling: float = 0.6) -> Tensor:
+    """SpeeD's change-aware weight (arXiv:2405.17403): more where the noising process changes faster.
+
+    The variance of the increment x_{t+1} − x_t is 2 − ᾱ_t − ᾱ_{t+1}, which grows at the rate −2·dᾱ/dt. That rate goes linearly to
+    [1 − λ, λ], its smallest to 1 − λ and its largest to λ.
+
+    Args:
+        schedule: ᾱ; other schedules are taken at the SNR of one that preserves the variance.
+        prediction_type: ``epsilon`` is the paper's; for ``sample`` and ``v_prediction`` it is derived, ·snr and ·snr/(snr + 1).
+        ceiling: λ in [0.5, 1]; the paper's 0.6. The rate by central differences is this project's; the paper takes that of a bound.
+            Its public code has P2's weight in place of this one.
+
+    Returns:
+        Shape (T,), float64; 0 at the slowest timestep where λ is 1.
+    """
+    if not 0.5 <= ceiling <= 1:
+        raise InputError(f"Got ceiling {ceiling!r} of a change-aware weight; expected a number in [0.5, 1].")
+    rate = -np.gradient(schedule.alphas_cumprod)
+    span = float(rate.max() - rate.min())
+    even = span <= 1e-9 * float(rate.max())  # then there is rounding only to tell timesteps apart by
+    relative = np.ones_like(rate) if even else (rate - rate.min()) / span
+    return _of_epsilon((1 - ceiling) + (2 * ceiling - 1) * relative, schedule, prediction_type)
+
+
+LOSS_WEIGHTS: dict[str, LossWeight] = {
+    "none": unweighted,
+    "min-snr": min_snr,
+    "p2": p2,
+    "change-aware": change_aware,
+}
+
+
+def _error_scale(schedule: NoiseSchedule, prediction_type: str) -> FloatArray:
+    """Squared error of a prediction over that of the x0 it stands for, shape (T,)."""
+    match prediction_type:
+        case "sample":
+            return np.ones(schedule.num_timesteps)
+        case "epsilon":
+            return schedule.snr
+        case "v_prediction":
+            scale: FloatArray = ((schedule.signal**2 + schedule.noise**2) / schedule.noise) ** 2
+            return scale
+    raise InputError(f"Unknown prediction type {prediction_type!r}; expected one of {', '.join(PREDICTION_TYPES)}.")
+
+
+def _of_epsilon(weight: FloatArray, schedule: NoiseSchedule, prediction_type: str) -> Tensor:
+    """A weight of the ε loss, for the loss of another prediction type; shape (T,)."""
+    return torch.from_numpy(weight * (schedule.snr / _error_scale(schedule, prediction_type)))
+
+
+def _check_positive(**numbers: float) -> None:
+    for name, number in numbers.items():
+        if not 0 < number < np.inf:
+            raise InputError(f"Got {name} {number!r} of a loss weight; expected a number above 0.")
+
+
+@dataclass(frozen=True, eq=False)
+class Weighted(Wrapped):
+    """Any timestep sampler, its loss weights multiplied by a table's: the draws stay as they are.
+
+    What looks at the network or learns from losses goes on doing so through this. It learns the losses times the table, since the
+    mean of these is what its draws should make less noisy.
+
+    Args:
+        sampler: draws the timesteps.
+        table: factor of each timestep's loss, shape (T,), finite and ≥ 0.
+    """
+
+    table: Tensor
+
+    def __post_init__(self) -> None:
+        table = self.table
+        if table.ndim != 1 or not bool((table.isfinite() & (table >= 0)).all()) or not bool(table.any()):
+            raise InputError(
+                f"Got a table of loss weights of shape {tuple(table.shape)}; expected shape (T,), finite, ≥ 0 and not all 0."
+            )
+
+    def sample(self, batch: int, train_step: int, generator: Generator) -> tuple[Tensor, Tensor]:
+        """See :class:`~prunekit.training.TimestepSampler`."""
+        timesteps, weights = self.sampler.sample(batch, train_step, generator)
+        return timesteps, (weights.double() * self._factors(timesteps)).float()
+
+    def _factors(self, timesteps: Tensor) -> Tensor:
+        """The table's values at some timesteps, float64."""
+        timesteps = timesteps.detach().cpu()
+        if bool((timesteps >= len(self.table)).any()):
+            raise InputError(
+                f"Got timestep {int(timesteps.max())} for {len(self.table)} loss weights; expected a weight for every timestep."
+            )
+        return self.table.double()[timesteps]
+
+    def learn(self, timesteps: Tensor, losses: Tensor) -> None:
+        """See :class:`~prunekit.training.LearningSampler`."""
+        if self.learns:
+            super().learn(timesteps, losses.detach().to("cpu", torch.float64) * self._factors(timesteps))
+
+    def describe(self) -> dict[str, Any]:
+        """What decides the draws and the weights, JSON-able; the table by its hash."""
+        table = hashlib.sha256(self.table.double().cpu().contiguous().numpy().tobytes()).hexdigest()
+        return {**super().describe(), "table": table}

@@ -1,0 +1,119 @@
+"""Importance sampling by the losses' second moment: timesteps with large losses are drawn more often, and weighted down for it."""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Generator, Tensor
+
+from prunekit.errors import InputError
+from prunekit.training.timesteps import RangeTimesteps, drawn
+
+__all__ = ["LossSecondMoment"]
+
+
+@dataclass(eq=False)
+class LossSecondMoment:
+    r"""Draws t in proportion to the root mean square of its last losses (improved DDPM, arXiv:2102.09672, eq. 18).
+
+    .. math:: p_t \propto \sqrt{E[L_t^2]}, \qquad w_t = 1 / (n\, p_t),
+
+    over the n timesteps of ``within``, so that the weighted loss has the uniform draw's mean whatever was learnt, and the least
+    variance where it was learnt well. Uniform until every timestep has a full history. The ten losses a timestep are the paper's,
+    the mix with a thousandth of uniform its public code's; p and w over a part of the timesteps are this project's.
+
+    A :class:`~prunekit.training.LearningSampler`: without :meth:`learn` it stays uniform. Memory is n·history numbers.
+
+    Args:
+        within: the timesteps to draw from, with their T.
+        history: losses that are kept of each timestep.
+        uniform: share of uniform in the mix, in (0, 1], so that every weight is at most 1/uniform.
+        losses: the last losses, shape (n, history), float64, oldest overwritten first.
+        seen: how many losses each timestep had, shape (n,), int64.
+    """
+
+    within: RangeTimesteps
+    history: int = 10
+    uniform: float = 0.001
+    losses: Tensor = field(init=False, repr=False)
+    seen: Tensor = field(init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        if self.history < 1 or not 0 < self.uniform <= 1:
+            raise InputError(
+                f"Got a history of {self.history} losses and a uniform share of {self.uniform:g}; expected at least 1 and a share "
+                "in (0, 1]."
+            )
+        self.losses = torch.zeros(len(self.within), self.history, dtype=torch.float64)
+        self.seen = torch.zeros(len(self.within), dtype=torch.int64)
+
+    @property
+    def learns(self) -> bool:
+        """It does."""
+        return True
+
+    @property
+    def warmed_up(self) -> bool:
+        """Whether every timestep has a full history."""
+        return bool((self.seen >= self.history).all())
+
+    def probabilities(self, train_step: int) -> Tensor:
+        """See :class:`~prunekit.training.StatedSampler`; of what was learnt so far, whatever the train step."""
+        even = self.within.probabilities(train_step)
+        if not self.warmed_up:
+            return even
+        size = self.losses.square().mean(1).sqrt()
+        if not size.any():
+            return even
+        learnt = torch.zeros_like(even)
+        learnt[self.within.start : self.within.stop] = size / size.sum()
+        return (1 - self.uniform) * learnt + self.uniform * even
+
+    def sample(self, batch: int, train_step: int, generator: Generator) -> tuple[Tensor, Tensor]:
+        """See :class:`~prunekit.training.TimestepSampler`."""
+        probabilities = self.probabilities(train_step)
+        timesteps = drawn(probabilities, batch, generator)
+        return timesteps, (1 / (len(self.within) * probabilities[timesteps])).float()
+
+    def learn(self, timesteps: Tensor, losses: Tensor) -> None:
+        """See :class:`~prunekit.training.LearningSampler`."""
+        if timesteps.ndim != 1 or timesteps.shape != losses.shape:
+            raise InputError(
+                f"Got timesteps of shape {tuple(timesteps.shape)} and losses of shape {tuple(losses.shape)}; expected (batch,)."
+            )
+        place = timesteps.detach().cpu().long() - self.within.start
+        values = losses.detach().to("cpu", torch.float64)
+        if bool(((place < 0) | (place >= len(self.within))).any()):
+            raise InputError(
+                f"Got losses of timesteps {int(timesteps.min())} to {int(timesteps.max())}; expected only such as are drawn here, "
+                f"{self.within.start} to {self.within.stop - 1}."
+            )
+        if not bool(values.isfinite().all()):
+            raise InputError(
+                f"Got a loss of {float(values[~values.isfinite()][0])} to learn from; expected a finite one; lower the rate."
+            )
+        order = torch.argsort(place, stable=True)  # the losses of one timestep side by side, in their order
+        place, values = place[order], values[order]
+        count = torch.bincount(place, minlength=len(self.within))
+        rank = torch.arange(len(place)) - (count.cumsum(0) - count)[place]
+        kept = rank >= count[place] - self.history  # of more than a history in one batch, the last
+        place, rank, values = place[kept], rank[kept], values[kept]
+        self.losses[place, (self.seen[place] + rank) % self.history] = values
+        self.seen += count
+
+    def describe(self) -> dict[str, Any]:
+        """What decides the draws, JSON-able."""
+        return {"within": self.within.describe(), "history": self.history, "uniform": self.uniform}
+
+    def state_dict(self) -> dict[str, Any]:
+        """For a checkpoint."""
+        return {"losses": self.losses.clone(), "seen": self.seen.clone()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from a checkpoint."""
+        losses, seen = state["losses"], state["seen"]
+        if losses.shape != self.losses.shape or seen.shape != self.seen.shape:
+            raise InputError(
+                f"Got a state with losses of shape {tuple(losses.shape)}; expected {tuple(self.losses.shape)}."
+            )
+        self.losses, self.seen = losses.to(torch.float64).clone(), seen.to(torch.int64).clone()

@@ -1,0 +1,73 @@
+"""What stands around a timestep sampler and leaves its draws as they are."""
+
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Generator, Tensor, nn
+
+from prunekit.errors import InputError
+from prunekit.training.timesteps import (
+    LearningSampler,
+    ObservingSampler,
+    StatedSampler,
+    StatefulSampler,
+    TimestepSampler,
+    described,
+)
+
+__all__ = ["Wrapped"]
+
+
+@dataclass(frozen=True, eq=False)
+class Wrapped:
+    """A timestep sampler that draws as another does; what that one looks at or learns from reaches it.
+
+    Args:
+        sampler: whose draws are taken.
+    """
+
+    sampler: TimestepSampler
+
+    def sample(self, batch: int, train_step: int, generator: Generator) -> tuple[Tensor, Tensor]:
+        """See :class:`~prunekit.training.TimestepSampler`."""
+        return self.sampler.sample(batch, train_step, generator)
+
+    def probabilities(self, train_step: int) -> Tensor:
+        """See :class:`~prunekit.training.StatedSampler`."""
+        if not isinstance(self.sampler, StatedSampler):
+            raise InputError(f"{type(self.sampler).__name__} states no probabilities; expected a sampler that does.")
+        return self.sampler.probabilities(train_step)
+
+    @property
+    def every(self) -> int:
+        """See :class:`~prunekit.training.ObservingSampler`; 0 where the sampler looks at nothing."""
+        return self.sampler.every if isinstance(self.sampler, ObservingSampler) else 0
+
+    def observe(self, model: nn.Module, train_step: int) -> bool:
+        """See :class:`~prunekit.training.ObservingSampler`."""
+        if isinstance(self.sampler, ObservingSampler) and self.sampler.every:
+            return self.sampler.observe(model, train_step)
+        return True
+
+    @property
+    def learns(self) -> bool:
+        """See :class:`~prunekit.training.LearningSampler`."""
+        return isinstance(self.sampler, LearningSampler) and self.sampler.learns
+
+    def learn(self, timesteps: Tensor, losses: Tensor) -> None:
+        """See :class:`~prunekit.training.LearningSampler`."""
+        if isinstance(self.sampler, LearningSampler):
+            self.sampler.learn(timesteps, losses)
+
+    def describe(self) -> dict[str, Any]:
+        """What decides the draws, JSON-able."""
+        return {"sampler": [type(self.sampler).__qualname__, described(self.sampler)]}
+
+    def state_dict(self) -> dict[str, Any]:
+        """The sampler's, empty where it keeps none."""
+        return self.sampler.state_dict() if isinstance(self.sampler, StatefulSampler) else {}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from a checkpoint."""
+        if isinstance(self.sampler, StatefulSampler):
+            self.sampler.load_state_dict(state)
