@@ -38,9 +38,13 @@ def check_folder(folder: Path) -> None:
     Raises:
         InputError: a file stands there, or a folder that holds no earlier comparison.
     """
-    if folder.is_dir() and (not any(folder.iterdir()) or (folder / _FIGURES).is_file()) and folder.name:
-        return
-    if folder.exists() or not folder.name:
+    for above in folder.parents:
+        if above.exists() and not above.is_dir():
+            raise InputError(
+                f"{folder} cannot be made, since {above} is no folder; expected another place to write to."
+            )
+    ours = folder.is_dir() and (not any(folder.iterdir()) or (folder / _FIGURES).is_file())
+    if not folder.name or (folder.exists() and not ours):
         raise InputError(
             f"{folder} exists and holds no earlier comparison; expected a new folder, or one with a {_FIGURES} to replace."
         )

@@ -131,7 +131,7 @@ MISTAKES = {
     "prunekit consistency base.pt experts --output slim": "slim exists and holds no earlier comparison",
     "prunekit consistency base.pt experts --output text.txt": r"text\.txt exists and holds no earlier comparison",
     "prunekit consistency base.pt experts --output .": "holds no earlier comparison",
-    "prunekit consistency base.pt experts --count 2 --num-inference-steps 1 --output text.txt/new": r"text\.txt",
+    "prunekit consistency base.pt experts --output text.txt/new": r"text\.txt is no folder",
     # recipes and reports
     "prunekit run nowhere.yaml": r"nowhere\.yaml does not exist",
     "prunekit run typo.yaml": r"typo\.yaml, line 4: prune\.sampels",
