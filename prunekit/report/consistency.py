@@ -21,6 +21,7 @@ Images = NDArray[np.uint8]
 
 _CELL = 0.95  # inches of one image
 _SHOWN = 8
+_LONGEST_NAME = 56
 _FEW = 12  # points, below which each is marked
 _WIDE = 100.0  # a range over which every decade alone is numbered
 _FAINT = "#c9ced4"
@@ -60,7 +61,8 @@ def draw_pairs(a: Images, b: Images, shuffled: Images, names: Sequence[str]) -> 
         grid[0, column].set_title(title, fontsize=8)
         for row in range(count):
             _show(grid[row, column], images[row])
-    figure.suptitle("\n".join(f"{letter} = {name}" for letter, name in zip("AB", names, strict=True)), fontsize=9)
+    told = (f"{letter} = {_short(name)}" for letter, name in zip("AB", names, strict=True))
+    figure.suptitle("\n".join(told), fontsize=9)
     return figure
 
 
@@ -129,6 +131,11 @@ def _curve(axes: Axes, timesteps: NDArray[np.float64], values: Sequence[Any], lo
     axes.plot(timesteps, mean, linewidth=1.6, marker="." if len(mean) < _FEW else None, **look)
     low = np.where(mean > 0, np.maximum(mean - 2 * error, 1e-30), mean - 2 * error)  # a logarithm needs it
     axes.fill_between(timesteps, low, mean + 2 * error, color=look["color"], alpha=0.15, linewidth=0)
+
+
+def _short(name: str) -> str:
+    """A model's name; of a long path the end."""
+    return name if len(name) <= _LONGEST_NAME else f"…{name[1 - _LONGEST_NAME :]}"
 
 
 def _by_decades(axes: Axes) -> None:

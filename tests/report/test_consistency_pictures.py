@@ -99,6 +99,14 @@ def test_pairs_are_drawn_beside_their_differences(images, channels):
     assert figure.get_suptitle() == "A = base.pt\nB = a$b/experts"
 
 
+def test_of_a_long_path_the_end_is_shown(images):
+    path = "folder/" * 20 + "base.pt"
+    title = draw_pairs(images, images, images, (path, "b")).get_suptitle()
+    assert title.startswith("A = …")
+    assert title.endswith("/base.pt\nB = b")
+    assert len(title.splitlines()[0]) == 60
+
+
 def test_fewer_pairs_are_fewer_rows(images, tmp_path):
     pairs_png(images[:2], images[:2], images[:2], ("a", "b"), tmp_path / "pairs.png")
     with Image.open(tmp_path / "pairs.png") as picture:
