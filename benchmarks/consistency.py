@@ -71,7 +71,7 @@ def seeded(name: str, seed: int, steps: int, config: dict[str, Any] | None = Non
     model = dict(recipe.base.model or {})
     model["config"] = {**model["config"], **(config or {})}
     train = replace(recipe.base.train, seed=seed, steps=steps)
-    return recipe.model_copy(update={"name": name, "base": replace(recipe.base, model=model, train=train)})
+    return recipe.model_copy(update={"name": f"{name}-{steps}", "base": replace(recipe.base, model=model, train=train)})
 
 
 def made(runs: Path, steps: int) -> dict[str, str]:
@@ -86,9 +86,9 @@ def made(runs: Path, steps: int) -> dict[str, str]:
         save_base(Base(untrained.spec.build(), untrained.spec, untrained.schedule), runs / "untrained.pt")
     return {
         BASE: "embedded:digits",
-        f"seed 1, {steps:,} steps": str(runs / "seed-1" / "base.pt"),
-        f"seed 2, {steps:,} steps": str(runs / "seed-2" / "base.pt"),
-        f"half the width, seed 2, {steps:,} steps": str(runs / "narrow" / "base.pt"),
+        f"seed 1, {steps:,} steps": str(runs / f"seed-1-{steps}" / "base.pt"),
+        f"seed 2, {steps:,} steps": str(runs / f"seed-2-{steps}" / "base.pt"),
+        f"half the width, seed 2, {steps:,} steps": str(runs / f"narrow-{steps}" / "base.pt"),
         "untrained": str(runs / "untrained.pt"),
         "the demo's experts": str(runs / "demo" / "experts"),
     }
