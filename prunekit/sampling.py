@@ -1,6 +1,8 @@
 """Sampling with diffusers' schedulers, from initial noise that is the same for every model."""
 
-from collections.abc import Callable
+import copy
+import math
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import chain
 from typing import Any
@@ -13,9 +15,18 @@ from prunekit._types import FloatArray
 from prunekit.errors import InputError
 from prunekit.graph.surgery import evaluation_mode
 from prunekit.schedule import NoiseSchedule
-from prunekit.training import predict
+from prunekit.training import PREDICTION_TYPES, predict
 
-__all__ = ["SAMPLERS", "Sampler", "make_sampler", "real_timesteps", "to_images"]
+__all__ = [
+    "SAMPLERS",
+    "Evaluation",
+    "Sampler",
+    "clean_prediction",
+    "ddim_step",
+    "make_sampler",
+    "real_timesteps",
+    "to_images",
+]
 
 SAMPLERS = {
     "ddim": "DDIMScheduler",
@@ -73,6 +84,23 @@ def real_timesteps(name: str, steps: int, schedule: NoiseSchedule) -> FloatArray
 
 
 @dataclass(frozen=True, eq=False)
+class Evaluation:
+    """One evaluation of the network on the way from noise to samples.
+
+    Args:
+        timestep: where it was made.
+        state: what the network was given, x_t on the noise schedule's scale, shape (batch, channels, height, width).
+        prediction: what it said, same shape.
+        stepped: what the sampler made of it, on the sampler's own scale, same shape; the last one is the samples.
+    """
+
+    timestep: float
+    state: Tensor
+    prediction: Tensor
+    stepped: Tensor
+
+
+@dataclass(frozen=True, eq=False)
 class Sampler:
     """Draws samples from a denoiser.
 
@@ -107,22 +135,72 @@ class Sampler:
         Returns:
             Float samples, about −1 … 1, shape (count, channels, height, width), on the CPU.
         """
-        noise = torch.randn((count, *self.shape), generator=Generator().manual_seed(seed))
-        generators = [Generator().manual_seed(seed * 1_000_003 + i + 1) for i in range(count)]  # one for each sample
-        device = next((tensor.device for tensor in chain(model.parameters(), model.buffers())), noise.device)
+        noise = self.noise(count, seed)
         done: list[Tensor] = []
         with evaluation_mode(model):
             for part in noise.split(batch_size):
                 first = sum(map(len, done))
-                _set_timesteps(self.scheduler, self.steps)
-                x = part.to(device) * self.scheduler.init_noise_sigma
-                for t in self.scheduler.timesteps:
-                    prediction = predict(model, self.scheduler.scale_model_input(x, t), t)
-                    x = _step(self.scheduler, prediction, t, x, generators[first : first + len(part)])
+                x = part
+                for evaluation in self.trajectory(model, part, seed, first):
+                    x = evaluation.stepped
                 done.append(x.cpu())
                 if report is not None:
                     report(first + len(part), count)
         return torch.cat(done)
+
+    def noise(self, count: int, seed: int) -> Tensor:
+        """The initial noise of ``count`` samples, unit variance, shape (count, channels, height, width), on the CPU."""
+        return torch.randn((count, *self.shape), generator=Generator().manual_seed(seed))
+
+    def trajectory(self, model: nn.Module, noise: Tensor, seed: int, first: int = 0) -> Iterator[Evaluation]:
+        """Every evaluation on the way from noise to samples, in order; several trajectories may be followed at once.
+
+        Gradients and the model's mode are the caller's: samples are drawn in eval mode without gradients.
+
+        Args:
+            model: network or experts; called as ``model(x, t)``.
+            noise: initial noise of unit variance, shape (batch, channels, height, width).
+            seed: of the sampler's own noise.
+            first: number of the batch's first sample, so that a sample's noise does not depend on its batch.
+        """
+        scheduler = copy.deepcopy(self.scheduler)  # it counts its steps
+        _set_timesteps(scheduler, self.steps)
+        generators = [Generator().manual_seed(seed * 1_000_003 + first + i + 1) for i in range(len(noise))]
+        device = next((tensor.device for tensor in chain(model.parameters(), model.buffers())), noise.device)
+        x = noise.to(device) * scheduler.init_noise_sigma
+        for t in scheduler.timesteps:
+            state = scheduler.scale_model_input(x, t)
+            prediction = predict(model, state, t)
+            x = _step(scheduler, prediction, t, x, generators)
+            yield Evaluation(float(t), state, prediction, x)
+
+
+def clean_prediction(
+    prediction: Tensor, state: Tensor, timestep: float, schedule: NoiseSchedule, prediction_type: str
+) -> Tensor:
+    """The clean image x0 that a prediction at x_t = a·x0 + b·ε amounts to, same shape, not clamped.
+
+    Between training timesteps σ = b/a is interpolated linearly, as diffusers' samplers with fractional timesteps do.
+
+    Args:
+        prediction: what the network said, shape (batch, channels, height, width).
+        state: x_t, same shape, on a variance-preserving scale (a² + b² = 1).
+        timestep: t of the whole batch.
+        schedule: noise schedule.
+        prediction_type: ``epsilon``, ``sample`` or ``v_prediction`` (a·ε − b·x0, arXiv:2202.00512, appendix D).
+
+    Raises:
+        InputError: the prediction type is unknown.
+    """
+    signal, noise = _coefficients(timestep, schedule)
+    match prediction_type:
+        case "epsilon":
+            return (state - noise * prediction) / signal
+        case "sample":
+            return prediction
+        case "v_prediction":
+            return signal * state - noise * prediction
+    raise InputError(f"Unknown prediction type {prediction_type!r}; expected one of {', '.join(PREDICTION_TYPES)}.")
 
 
 def make_sampler(
@@ -139,6 +217,30 @@ def make_sampler(
             "would get inputs that it has never seen."
         )
     return Sampler(make_scheduler(name, schedule, prediction_type), steps, shape)
+
+
+def ddim_step(state: Tensor, clean: Tensor, timestep: float, target: float, schedule: NoiseSchedule) -> Tensor:
+    """From x_t to a cleaner timestep, without noise of its own (DDIM, arXiv:2010.02502, eq. 12 with σ = 0), same shape.
+
+    The clean image is clamped to −1 … 1, as diffusers' DDIM does unless told otherwise.
+
+    Args:
+        state: x_t, shape (batch, channels, height, width), on a variance-preserving scale.
+        clean: the prediction of x0 there, same shape, not clamped.
+        timestep: t of the whole batch.
+        target: timestep to go to.
+        schedule: noise schedule.
+    """
+    signal, noise = _coefficients(timestep, schedule)
+    to_signal, to_noise = _coefficients(target, schedule)
+    return to_signal * clean.clamp(-1, 1) + to_noise * (state - signal * clean) / noise
+
+
+def _coefficients(timestep: float, schedule: NoiseSchedule) -> tuple[float, float]:
+    """Signal a and noise b with a² + b² = 1 at a timestep, whole or fractional."""
+    sigma = float(np.interp(timestep, np.arange(schedule.num_timesteps), schedule.sigma))
+    signal = 1 / math.sqrt(1 + sigma**2)
+    return signal, sigma * signal
 
 
 def _set_timesteps(scheduler: Any, steps: int) -> None:

@@ -192,3 +192,16 @@ def test_the_grouping_example_runs_and_its_table_lists_the_methods(capsys: pytes
     assert "(64, 64)" in capsys.readouterr().out
     listed = re.findall(r"^\| `([a-z]+)` \|", page, flags=re.MULTILINE)
     assert sorted(listed) == sorted([*METHODS, *MEASURED_METHODS, "explicit"])
+
+
+def test_the_consistency_page_compares_two_networks() -> None:
+    page = (Path(__file__).resolve().parents[1] / "docs" / "consistency.md").read_text(encoding="utf-8")
+    (source,) = re.findall(r"```python\n(.*?)```", page, flags=re.DOTALL)
+    given: dict[str, Any] = {"model": unet(), "other": unet(block_out_channels=(4, 8))}
+    exec(compile(source, "consistency.md", "exec"), given)  # noqa: S102 - the example is the test
+    assert len(given["found"].steps) == 10
+    assert set(given["found"].steps[0].to_json()) - {"timestep", "groups"} == listed_keys(page)
+
+
+def listed_keys(page: str) -> set[str]:
+    return set(re.findall(r"^\| `([a-z]+)` \|", page, flags=re.MULTILINE))

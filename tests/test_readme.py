@@ -59,7 +59,7 @@ def test_the_pipeline_example_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPat
 
 def test_there_are_the_examples_that_are_tested() -> None:
     assert len(BLOCKS) == 2
-    assert len(set(COMMANDS)) == 14
+    assert len(set(COMMANDS)) == 15
 
 
 @pytest.mark.parametrize("command", sorted(set(COMMANDS)))

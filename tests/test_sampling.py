@@ -4,8 +4,17 @@ import torch
 from networks import unet
 
 from prunekit.errors import InputError
-from prunekit.sampling import SAMPLERS, make_sampler, make_scheduler, real_timesteps, to_images
+from prunekit.sampling import (
+    SAMPLERS,
+    clean_prediction,
+    ddim_step,
+    make_sampler,
+    make_scheduler,
+    real_timesteps,
+    to_images,
+)
 from prunekit.schedule import NoiseSchedule, sampler_timesteps
+from prunekit.training import PREDICTION_TYPES, DenoisingObjective, predict
 
 SCHEDULE = NoiseSchedule.linear(100)
 SHAPE = (1, 8, 8)
@@ -147,6 +156,70 @@ def test_numbers_of_steps_that_a_sampler_cannot_take_are_refused(model, name, st
 def test_schedules_on_another_scale_are_refused_rather_than_sampled_wrongly(schedule):
     with pytest.raises(InputError, match="variance-preserving"):
         make_sampler("ddim", 3, schedule, "epsilon", SHAPE)
+
+
+@pytest.mark.parametrize("name", ["ddim", "ddpm", "heun", "unipc"])
+def test_a_trajectory_is_what_sampling_does_evaluation_by_evaluation(model, name):
+    sampler = make_sampler(name, 4, SCHEDULE, "epsilon", SHAPE)
+    with torch.no_grad():
+        seen = list(sampler.trajectory(model, sampler.noise(3, 1), 1))
+        other = list(sampler.trajectory(model, sampler.noise(3, 1)[1:], 1, first=1))
+    assert [evaluation.timestep for evaluation in seen] == real_timesteps(name, 4, SCHEDULE).tolist()
+    assert torch.equal(seen[-1].stepped, sampler(model, 3, 1))
+    torch.testing.assert_close(other[-1].stepped, seen[-1].stepped[1:], rtol=1e-3, atol=1e-4)
+    for evaluation in seen:
+        torch.testing.assert_close(predict(model, evaluation.state, evaluation.timestep), evaluation.prediction)
+
+
+def test_trajectories_can_be_followed_side_by_side(model):
+    sampler = make_sampler("dpm-solver", 4, SCHEDULE, "epsilon", SHAPE)  # keeps what it saw in the steps before
+    with torch.no_grad():
+        ways = [sampler.trajectory(model, sampler.noise(2, seed), seed) for seed in (0, 1)]
+        *_, (first, second) = zip(*ways, strict=True)
+    assert torch.equal(first.stepped, sampler(model, 2, 0))
+    assert torch.equal(second.stepped, sampler(model, 2, 1))
+
+
+@pytest.mark.parametrize("prediction_type", PREDICTION_TYPES)
+def test_a_true_prediction_of_any_kind_is_the_clean_image(prediction_type):
+    images = torch.randint(0, 256, (3, *SHAPE), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    objective = DenoisingObjective(images, SCHEDULE, prediction_type)
+    for t in (0, 37, 99):
+        timesteps = torch.full((4,), t)
+        clean, noise = objective.draw(timesteps, torch.Generator().manual_seed(t))
+        state, target = objective.pair(clean.double(), noise.double(), timesteps)
+        found = clean_prediction(target, state, t, SCHEDULE, prediction_type)
+        torch.testing.assert_close(found, clean.double(), rtol=0, atol=1e-9)
+
+
+def test_the_clean_prediction_is_the_one_that_diffusers_samplers_make():
+    x, prediction = torch.randn(2, 2, *SHAPE, generator=torch.Generator().manual_seed(0))
+    for name in ("ddim", "euler"):  # euler's timesteps are fractional, and its states in σ
+        scheduler = make_scheduler(name, SCHEDULE, "v_prediction")
+        scheduler.set_timesteps(7)
+        t = scheduler.timesteps[2]
+        scheduler._step_index = 2
+        state = scheduler.scale_model_input(x, t)
+        expected = scheduler.step(prediction, t, x).pred_original_sample
+        found = clean_prediction(prediction, state, float(t), SCHEDULE, "v_prediction")
+        found = found.clamp(-1, 1) if name == "ddim" else found  # as diffusers' does
+        torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-3)
+
+
+def test_a_ddim_step_is_diffusers(model):
+    scheduler = make_scheduler("ddim", SCHEDULE)
+    scheduler.set_timesteps(5)
+    x, prediction = torch.randn(2, 2, *SHAPE, generator=torch.Generator().manual_seed(0))
+    t, target = scheduler.timesteps[1:3].tolist()
+    clean = clean_prediction(prediction, x, t, SCHEDULE, "epsilon")
+    expected = scheduler.step(prediction, t, x).prev_sample
+    torch.testing.assert_close(ddim_step(x, clean, t, target, SCHEDULE), expected, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(ddim_step(x, clean / 1e3, t, t, SCHEDULE), x, rtol=1e-4, atol=1e-5)  # unclamped
+
+
+def test_unknown_prediction_types_have_no_clean_image():
+    with pytest.raises(InputError, match="epsilon, sample, v_prediction"):
+        clean_prediction(torch.zeros(1), torch.zeros(1), 3, SCHEDULE, "noise")
 
 
 @pytest.mark.parametrize("kind", ["linear", "cosine"])

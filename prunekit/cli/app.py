@@ -5,7 +5,7 @@ import sys
 
 import typer
 
-from prunekit.cli import exporting, grouping, making, measuring, planning, pruning, running, scoring
+from prunekit.cli import comparing, exporting, grouping, making, measuring, planning, pruning, running, scoring
 from prunekit.cli.console import fail
 from prunekit.errors import PrunekitError
 
@@ -19,7 +19,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-for module in (running, grouping, planning, scoring, pruning, making, measuring, exporting):
+for module in (running, grouping, planning, scoring, pruning, making, measuring, comparing, exporting):
     for function in module.COMMANDS:
         app.command()(function)
 

@@ -4,6 +4,7 @@ The run's ``manifest.json`` is the truth; everything here is made from it again 
 are used on this floor only.
 """
 
+from prunekit.report.consistency import curves_png, describe_consistency, pairs_png
 from prunekit.report.groupings import describe_grouping, grouping_png
 from prunekit.report.heatmap import heatmap_png
 from prunekit.report.multistage import write_multistage_report
@@ -18,11 +19,14 @@ __all__ = [
     "Metrics",
     "RunResults",
     "claim",
+    "curves_png",
+    "describe_consistency",
     "describe_grouping",
     "grid_png",
     "grouping_png",
     "heatmap_png",
     "metric_lines",
+    "pairs_png",
     "read_run",
     "summary_rows",
     "write_any_report",

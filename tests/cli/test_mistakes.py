@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 from command_line import TINY, Typed, listing, typed
 
-from prunekit.checkpoint import load_base, save_base
+from prunekit.checkpoint import ModelSpec, load_base, save_base
+from prunekit.schedule import NoiseSchedule
 
 
 @pytest.fixture(scope="module")
@@ -25,6 +26,10 @@ def workshop(tmp_path_factory: pytest.TempPathFactory, typed_once: dict[str, Typ
     base = load_base(desk / "base.pt")
     save_base(replace(base, prediction_type="v_prediction"), folder / "v.pt")
     save_base(replace(base, data={}), folder / "unrecorded.pt")
+    save_base(replace(base, schedule=NoiseSchedule.linear(500)), folder / "short.pt")
+    save_base(replace(base, schedule=NoiseSchedule.cosine(1000)), folder / "cosine.pt")
+    colour = ModelSpec.from_json(TINY | {"in_channels": 3, "out_channels": 3})
+    save_base(replace(base, model=colour.build(), spec=colour), folder / "colour.pt")
     for name in ("garbage.pt", "garbage.safetensors", "garbage.npz", "text.txt"):
         (folder / name).write_bytes(b"not what its name says")
     np.savez(folder / "rgb.npz", images=np.zeros((9, 8, 8, 3), dtype=np.uint8))
@@ -114,6 +119,19 @@ MISTAKES = {
     "prunekit evaluate experts --seeds 0": "--seeds 0",
     "prunekit evaluate experts --features inception": "Unknown feature extractor 'inception'.*digits-cnn",
     "prunekit evaluate experts --base v.pt": r"v\.pt .* by v_prediction",
+    "prunekit consistency base.pt nowhere.pt --output new": r"nowhere\.pt does not exist",
+    "prunekit consistency base.pt garbage.pt --output new": r"garbage\.pt is no readable checkpoint",
+    "prunekit consistency base.pt colour.pt --output new": r"colour\.pt of \(3, 8, 8\)",
+    "prunekit consistency base.pt short.pt --output new": "1000 and 500 timesteps",
+    "prunekit consistency base.pt cosine.pt --output new": "differ by up to .* in log SNR",
+    "prunekit consistency base.pt experts --output new --count 1": "1 pairs",
+    "prunekit consistency base.pt experts --output new --seed -1": "seed -1",
+    "prunekit consistency base.pt experts --output new --sampler nonsense": "Unknown sampler",
+    "prunekit consistency base.pt experts --output new --num-inference-steps 1001": "1001 sampling steps",
+    "prunekit consistency base.pt experts --output slim": "slim exists and holds no earlier comparison",
+    "prunekit consistency base.pt experts --output text.txt": r"text\.txt exists and holds no earlier comparison",
+    "prunekit consistency base.pt experts --output .": "holds no earlier comparison",
+    "prunekit consistency base.pt experts --output text.txt/new": r"text\.txt is no folder",
     # recipes and reports
     "prunekit run nowhere.yaml": r"nowhere\.yaml does not exist",
     "prunekit run typo.yaml": r"typo\.yaml, line 4: prune\.sampels",

@@ -1,0 +1,100 @@
+"""The command that compares two models: ``consistency``."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from prunekit.cli.console import Bars, emit, print_table
+from prunekit.cli.measuring import SamplerOption, Steps
+from prunekit.cli.options import ConfigOption, Json
+
+__all__ = ["COMMANDS"]
+
+_ROWS = 10  # of the table; every evaluation is in the file
+
+_Model = "file, diffusers folder, slim folder, experts folder, or embedded:digits."
+
+
+def consistency(
+    a: Annotated[str, typer.Argument(help=f"One model: {_Model}")],
+    b: Annotated[str, typer.Argument(help="The other model, of any kind; noise schedule and image size are the same.")],
+    config: ConfigOption = None,
+    config_b: Annotated[Path | None, typer.Option("--config-b", help="The same for the other model.")] = None,
+    count: Annotated[int, typer.Option(help="Number of pairs.")] = 64,
+    sampler: SamplerOption = "ddim",
+    steps: Steps = 50,
+    seed: Annotated[int, typer.Option(help="Of the initial noise, which is the same for both models.")] = 0,
+    teacher_forced: Annotated[
+        bool,
+        typer.Option(help="Ask the other model about the first one's states too: where they differ by themselves."),
+    ] = True,
+    output: Annotated[Path, typer.Option(help="Folder to write.")] = Path("consistency"),
+    json: Json = False,
+) -> None:
+    """How alike two models' outputs are for the same noise, step by step, beside shuffled pairs; and experts' seams."""
+    from prunekit.consistency import ConsistencyOptions
+    from prunekit.pipeline.consistency import check_folder, compare, write_comparison
+    from prunekit.pipeline.opening import open_model
+    from prunekit.report import describe_consistency
+
+    options = ConsistencyOptions(sampler, steps, count, seed, teacher_forced)
+    check_folder(output)
+    opened = open_model(a, config), open_model(b, config_b)
+    with Bars().shown() as bars:
+        compared = compare(
+            *opened, (a, b), options, lambda done, all_: bars.progress("compare", done, all_, "evaluations")
+        )
+    write_comparison(compared, output)
+    if json:
+        emit(True, compared.data)
+        return
+    _show_steps(compared.data)
+    _show_seams(compared.data)
+    print(describe_consistency(compared.data))
+    print(f"Written to {output}")
+
+
+def _show_steps(data: Mapping[str, Any]) -> None:
+    """About ten of the evaluations, the first and the last among them."""
+    steps = data["steps"]
+    last = len(steps) - 1
+    rows = min(_ROWS, len(steps))
+    picked = sorted({round(i * last / max(rows - 1, 1)) for i in range(rows)})
+    forced = data["settings"]["teacher_forced"]
+    grouped = [letter for letter in "ab" if data["models"][letter]["groups"] is not None]
+    header = ["t", *(f"group of {letter.upper()}" for letter in grouped), "SSIM", "shuffled", "correlation", "shuffled"]
+    header += ["MSE", "shuffled", *(["MSE on A's states"] if forced else [])]
+    table = []
+    for step in (steps[i] for i in picked):
+        row = [f"{step['timestep']:g}", *(str(step["groups"][letter]) for letter in grouped)]
+        for measure, form in (("ssim", ".3f"), ("correlation", ".3f"), ("mse", ".1e")):
+            row += [_cell(step["same"][measure], form), _cell(step["shuffled"][measure], form)]
+        table.append(row + ([_cell(step["forced"]["mse"], ".1e")] if forced else []))
+    names = f"A = {data['models']['a']['name']}, B = {data['models']['b']['name']}"
+    title = f"Predictions of the clean image from the same noise, {len(picked)} of {len(steps)} evaluations: {names}"
+    print_table(title, header, table)
+
+
+def _show_seams(data: Mapping[str, Any]) -> None:
+    if not data["seams"]:
+        return
+    names: Sequence[str] = ("jump", "cleaner", "noisier", "ratio")
+    rows = [
+        [seam["model"].upper(), str(seam["timestep"]), "|".join(map(str, seam["groups"]))]
+        + [_cell(seam[name], ".2f" if name == "ratio" else ".4f") for name in names]
+        for seam in data["seams"]
+    ]
+    header = ["of", "t", "groups", "jump", "cleaner's", "noisier's", "ratio"]
+    print_table("Seams: RMS between neighbouring experts, and of each from the other model", header, rows)
+
+
+def _cell(found: Mapping[str, Any], form: str) -> str:
+    """Mean ± standard error; a dash where it is undefined."""
+    if found["mean"] is None:
+        return "–"
+    return format(found["mean"], form) + ("" if found["se"] is None else f" ± {format(found['se'], form)}")
+
+
+COMMANDS = (consistency,)

@@ -1,0 +1,70 @@
+"""A model as what it says of the clean image, whatever it predicts, and one expert of several asked at any timestep."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from prunekit.errors import InputError
+from prunekit.groups import TimestepGroups
+from prunekit.nets import MultiDecoderUNet, TimestepExperts
+from prunekit.sampling import Evaluation, clean_prediction
+from prunekit.schedule import NoiseSchedule
+from prunekit.training import predict
+
+__all__ = ["Denoiser"]
+
+
+@dataclass(frozen=True, eq=False)
+class Denoiser:
+    """A network with what it takes to read its predictions.
+
+    Args:
+        model: called as ``model(x, t)``; any ``nn.Module``, :class:`~prunekit.nets.TimestepExperts` and
+            :class:`~prunekit.nets.MultiDecoderUNet` too.
+        schedule: noise schedule.
+        prediction_type: ``epsilon``, ``sample`` or ``v_prediction``.
+    """
+
+    model: nn.Module
+    schedule: NoiseSchedule
+    prediction_type: str = "epsilon"
+
+    @property
+    def groups(self) -> TimestepGroups | None:
+        """The timestep groups that a network of several routes by; None for one network."""
+        return self.model.groups if isinstance(self.model, TimestepExperts | MultiDecoderUNet) else None
+
+    def group_at(self, timestep: float) -> int | None:
+        """Index of the timestep group whose network answers at t; None for one network."""
+        return None if self.groups is None else int(self.groups.index_of(np.array([timestep]))[0])
+
+    def part(self, index: int) -> "Denoiser":
+        """The network of one timestep group, which answers at every timestep.
+
+        Raises:
+            InputError: the model has no timestep groups, or no such one.
+        """
+        match self.model:
+            case TimestepExperts():
+                part = self.model.expert(self.model.groups[index].index)
+            case MultiDecoderUNet():
+                part = self.model.stage(index)
+            case _:
+                raise InputError("The model has no timestep groups; expected experts or a multi-decoder network.")
+        return Denoiser(part, self.schedule, self.prediction_type)
+
+    def clean(self, state: Tensor, timestep: float) -> Tensor:
+        """Its prediction of the clean image at x_t, not clamped, shape (batch, channels, height, width), where ``state`` is."""
+        t = torch.tensor(int(timestep) if float(timestep).is_integer() else float(timestep))
+        device = next((tensor.device for tensor in self.model.parameters()), state.device)
+        prediction = predict(self.model, state.to(device), t)
+        return self._clean(prediction.to(state.device), state, timestep)
+
+    def clean_of(self, evaluation: Evaluation) -> Tensor:
+        """The same of an evaluation that was made already."""
+        return self._clean(evaluation.prediction, evaluation.state, evaluation.timestep)
+
+    def _clean(self, prediction: Tensor, state: Tensor, timestep: float) -> Tensor:
+        return clean_prediction(prediction, state, timestep, self.schedule, self.prediction_type)

@@ -1,0 +1,113 @@
+"""Compare two models of any kind, and write what was found: figures, the pairs, the curves."""
+
+import hashlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+import prunekit
+from prunekit._files import atomic_folder, write_json
+from prunekit.consistency import Consistency, ConsistencyOptions, Denoiser, measure_consistency
+from prunekit.errors import InputError
+from prunekit.pipeline.opening import Opened
+from prunekit.pipeline.planning import evaluations
+from prunekit.report import curves_png, pairs_png
+from prunekit.sampling import to_images
+
+__all__ = ["FORMAT", "Compared", "check_folder", "compare", "weights_hash", "write_comparison"]
+
+FORMAT = "prunekit-consistency/1"
+_FIGURES = "consistency.json"
+
+
+@dataclass(frozen=True, eq=False)
+class Compared:
+    """Two models' consistency, and the content of ``consistency.json``."""
+
+    found: Consistency
+    data: dict[str, Any]
+
+
+def check_folder(folder: Path) -> None:
+    """Refuse a place for results where something else stands, which would be lost.
+
+    Raises:
+        InputError: a file stands there, or a folder that holds no earlier comparison.
+    """
+    for above in folder.parents:
+        if above.exists() and not above.is_dir():
+            raise InputError(
+                f"{folder} cannot be made, since {above} is no folder; expected another place to write to."
+            )
+    ours = folder.is_dir() and (not any(folder.iterdir()) or (folder / _FIGURES).is_file())
+    if not folder.name or (folder.exists() and not ours):
+        raise InputError(
+            f"{folder} exists and holds no earlier comparison; expected a new folder, or one with a {_FIGURES} to replace."
+        )
+
+
+def compare(
+    a: Opened,
+    b: Opened,
+    names: tuple[str, str],
+    options: ConsistencyOptions,
+    report: Callable[[int, int], None] | None = None,
+) -> Compared:
+    """Measure how alike two opened models are, see :func:`prunekit.consistency.measure_consistency`.
+
+    Args:
+        a: one model.
+        b: the other.
+        names: what the user calls them.
+        options: counts, sampler and seed.
+        report: called with (evaluations done, all).
+
+    Raises:
+        InputError: they make images of different shapes or follow different noise schedules, or the sampler cannot be used.
+    """
+    if a.shape != b.shape:
+        raise InputError(
+            f"{names[0]} makes samples of shape {a.shape} and {names[1]} of {b.shape} (channels, height, width); "
+            "expected the same, to compare them pixel by pixel."
+        )
+    evaluations(a.schedule, options.sampler, options.steps)  # refuses a sampler that does not take these steps
+    one, other = (Denoiser(opened.model, opened.schedule, opened.prediction_type) for opened in (a, b))
+    found = measure_consistency(one, other, a.shape, options, report)
+    models = {
+        letter: {
+            "name": name,
+            "architecture": opened.spec.class_name,
+            "prediction_type": opened.prediction_type,
+            "groups": None if denoiser.groups is None else [[group.start, group.stop] for group in denoiser.groups],
+            "weights_sha256": weights_hash(opened.model),
+        }
+        for letter, name, opened, denoiser in zip("ab", names, (a, b), (one, other), strict=True)
+    }
+    head = {"format": FORMAT, "prunekit": prunekit.__version__, "models": models}
+    return Compared(found, {**head, "noise_schedule": a.schedule.to_config(), **found.to_json()})
+
+
+def write_comparison(compared: Compared, folder: Path) -> None:
+    """Write ``consistency.json``, ``pairs.png`` and ``curves.png``: the whole folder or nothing."""
+    check_folder(folder)
+    names = [compared.data["models"][letter]["name"] for letter in "ab"]
+    a, b, shuffled = (to_images(images).permute(0, 2, 3, 1).numpy() for images in compared.found.images)
+    with atomic_folder(folder) as part:
+        write_json(part / _FIGURES, compared.data)
+        pairs_png(a, b, shuffled, names, part / "pairs.png")
+        curves_png(compared.data, part / "curves.png")
+
+
+def weights_hash(model: nn.Module) -> str:
+    """SHA-256 over names, types, shapes and bytes of all parameters and stored buffers, however they are filed; 64 hex digits."""
+    digest = hashlib.sha256()
+    state: dict[str, Tensor] = model.state_dict()
+    for name in sorted(state):
+        tensor = state[name].detach().cpu().contiguous()
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
+        digest.update(tensor.flatten().view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()

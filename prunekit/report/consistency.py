@@ -1,0 +1,166 @@
+"""Pictures of how alike two models are: the pairs from the same noise, and the measures over the timesteps."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.layout_engine import ConstrainedLayoutEngine
+from matplotlib.ticker import LogLocator
+from numpy.typing import NDArray
+
+from prunekit._files import atomic_path
+from prunekit._types import JsonDict
+from prunekit.report.figures import save_figure, scale_by_log, styled
+
+__all__ = ["curves_png", "describe_consistency", "draw_curves", "draw_pairs", "pairs_png"]
+
+Images = NDArray[np.uint8]
+
+_CELL = 0.95  # inches of one image
+_SHOWN = 8
+_LONGEST_NAME = 56
+_FEW = 12  # points, below which each is marked
+_WIDE = 100.0  # a range over which every decade alone is numbered
+_FAINT = "#c9ced4"
+_CURVES = {  # key → label, colour, line
+    "same": ("same noise, each model on its own trajectory", "#1d5f9e", "-"),
+    "forced": ("both asked about A's states", "#4d7c3a", (0, (4, 2))),
+    "state": ("noisy states x_t", "#7a4fa0", (0, (1, 2))),
+    "shuffled": ("shuffled pairs", "#b4540a", "-"),
+}
+_NAMES = {name for name, _, _ in _CURVES.values()}
+_MEASURES = {"ssim": "SSIM", "correlation": "correlation of the pixels", "mse": "mean squared difference"}
+
+
+def draw_pairs(a: Images, b: Images, shuffled: Images, names: Sequence[str]) -> Figure:
+    """One row for each pair: A, B from the same noise, their difference; another B, and the difference from that.
+
+    Args:
+        a: uint8, shape (count, height, width, 1 or 3); the first eight are shown.
+        b: the same of the other model, from the same noise.
+        shuffled: the other model's images moved on by one pair.
+        names: of both models.
+    """
+    count = min(_SHOWN, len(a))
+    height, width = a.shape[1:3]
+    columns = {
+        "A": a,
+        "B, same noise": b,
+        "|A − B|": _difference(a, b),
+        "B, shuffled": shuffled,
+        "|A − B shuffled|": _difference(a, shuffled),
+    }
+    size = (len(columns) * _CELL * width / max(height, width) + 0.9, count * _CELL * height / max(height, width) + 0.8)
+    close = ConstrainedLayoutEngine(w_pad=0.03, h_pad=0.03, wspace=0, hspace=0)
+    figure = Figure(figsize=size, layout=close)
+    grid = figure.subplots(count, len(columns), squeeze=False)
+    for column, (title, images) in enumerate(columns.items()):
+        grid[0, column].set_title(title, fontsize=8)
+        for row in range(count):
+            _show(grid[row, column], images[row])
+    told = (f"{letter} = {_short(name)}" for letter, name in zip("AB", names, strict=True))
+    figure.suptitle("\n".join(told), fontsize=9)
+    return figure
+
+
+def pairs_png(a: Images, b: Images, shuffled: Images, names: Sequence[str], path: Path) -> None:
+    """Draw the pairs, see :func:`draw_pairs`; written atomically."""
+    with atomic_path(path) as part, styled():
+        save_figure(draw_pairs(a, b, shuffled, names), part)
+
+
+def draw_curves(data: JsonDict) -> Figure:
+    """Every measure over the timesteps, mean and two standard errors, with the seams as lines.
+
+    Args:
+        data: content of a ``consistency.json``.
+    """
+    steps, seams = data["steps"], sorted({seam["timestep"] for seam in data["seams"]})
+    timesteps = np.array([step["timestep"] for step in steps])
+    figure = Figure(figsize=(11.0, 3.9), layout="constrained")
+    for axes, (measure, label) in zip(figure.subplots(1, len(_MEASURES)), _MEASURES.items(), strict=True):
+        for cut in seams:
+            axes.axvline(cut, color=_FAINT, linewidth=0.8, zorder=0)
+        for key, (name, colour, line) in _CURVES.items():
+            if measure == "mse" and key == "state":
+                continue  # on another scale
+            values = [(step[key] or {}).get(measure) for step in steps]
+            if any(value is not None for value in values):
+                _curve(axes, timesteps, values, {"label": name, "color": colour, "linestyle": line})
+        axes.set_title(label, loc="left", fontsize=9)
+        axes.set_xlabel("timestep t (0 = cleanest)")
+        if measure == "mse":
+            _by_decades(axes)
+    handles: dict[str, Any] = {}
+    for axes in figure.axes:
+        handles |= {name: handle for handle, name in zip(*axes.get_legend_handles_labels(), strict=True)}
+    figure.legend(handles.values(), handles, loc="outside lower center", ncols=4, frameon=False, fontsize=8)
+    return figure
+
+
+def curves_png(data: JsonDict, path: Path) -> None:
+    """Draw the curves, see :func:`draw_curves`; written atomically."""
+    with atomic_path(path) as part, styled():
+        save_figure(draw_curves(data), part)
+
+
+def describe_consistency(data: JsonDict) -> str:
+    """What was found on the finished images, in words."""
+    same, shuffled = data["images"]["same"], data["images"]["shuffled"]
+    settings = data["settings"]
+    return (
+        f"{settings['count']} pairs, {settings['steps']} steps of {settings['sampler']}: finished images from the same noise have "
+        f"SSIM {_estimate(same['ssim'])} and pixel correlation {_estimate(same['correlation'])}; shuffled pairs have "
+        f"{_estimate(shuffled['ssim'])} and {_estimate(shuffled['correlation'])}."
+    )
+
+
+def _estimate(found: Mapping[str, Any]) -> str:
+    return "undefined" if found["mean"] is None else f"{found['mean']:.3f} ± {found['se'] or 0:.3f}"
+
+
+def _curve(axes: Axes, timesteps: NDArray[np.float64], values: Sequence[Any], look: Mapping[str, Any]) -> None:
+    """Mean with a band of two standard errors; gaps where it is undefined."""
+    mean, error = (
+        np.array([np.nan if value is None or value[key] is None else value[key] for value in values], dtype=np.float64)
+        for key in ("mean", "se")
+    )
+    axes.plot(timesteps, mean, linewidth=1.6, marker="." if len(mean) < _FEW else None, **look)
+    low = np.where(mean > 0, np.maximum(mean - 2 * error, 1e-30), mean - 2 * error)  # a logarithm needs it
+    axes.fill_between(timesteps, low, mean + 2 * error, color=look["color"], alpha=0.15, linewidth=0)
+
+
+def _short(name: str) -> str:
+    """A model's name; of a long path the end."""
+    return name if len(name) <= _LONGEST_NAME else f"…{name[1 - _LONGEST_NAME :]}"
+
+
+def _by_decades(axes: Axes) -> None:
+    """A logarithmic axis from the smallest mean on; a linear one where a mean is zero. Bands may reach below it."""
+    means = np.concatenate([np.asarray(line.get_ydata()) for line in axes.lines if line.get_label() in _NAMES])
+    if not (means[~np.isnan(means)] > 0).all():
+        return
+    scale_by_log(axes)
+    low, high = np.nanmin(means), np.nanmax(means)
+    axes.set_ylim(low / 2, high * 2)
+    if high / low > _WIDE:
+        axes.yaxis.set_major_locator(LogLocator())
+
+
+def _difference(a: Images, b: Images) -> Images:
+    return np.abs(a.astype(np.int16) - b.astype(np.int16)).astype(np.uint8)
+
+
+def _show(axes: Axes, image: Images) -> None:
+    """One image, every pixel a square."""
+    grey = image.shape[-1] == 1
+    axes.imshow(
+        image[..., 0] if grey else image, cmap="gray" if grey else None, vmin=0, vmax=255, interpolation="nearest"
+    )
+    axes.set_xticks([])
+    axes.set_yticks([])
+    for spine in axes.spines.values():
+        spine.set_visible(False)
