@@ -1,14 +1,14 @@
 """Recipes: whole experiments as YAML, checked before anything runs; an unknown key is refused with its line."""
 
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, get_args
 
 import numpy as np
 import yaml
 from numpy.typing import NDArray
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
 
 from prunekit._types import FloatArray
 from prunekit.allocation import RULES
@@ -25,6 +25,7 @@ __all__ = [
     "MEASURED_METHODS",
     "AllocationOptions",
     "BaseOptions",
+    "CurriculumOptions",
     "DataOptions",
     "EvaluationOptions",
     "FinetuneOptions",
@@ -51,6 +52,7 @@ def _one_of(names: Iterable[str]) -> Callable[[str], str]:
     return check
 
 
+_Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9 +_-]{0,63}$")]
 _Positive = Annotated[int, Field(ge=1)]
 _NotNegative = Annotated[int, Field(ge=0)]
 _Ratio = Annotated[float, Field(gt=0, le=1)]
@@ -309,6 +311,45 @@ class MultistageOptions:
                 )
 
 
+@dataclass(frozen=True)
+class CurriculumOptions:
+    """Ways to train, compared at equal train steps by how soon they get where the first of them ends.
+
+    Every one trains the recipe's ``base.model`` from scratch as ``base.train`` says, but for what its entry changes.
+
+    Args:
+        entries: names, and options of ``base.train`` with other values; the first is the baseline.
+        seeds: of first weights, batches and noise.
+        looks: points of the learning curve.
+        sampler: of the images for FID.
+        sampling_steps: its steps.
+    """
+
+    __pydantic_config__: ClassVar[dict[str, str]] = _STRICT
+
+    entries: Annotated[dict[_Name, dict[str, Any]], Field(min_length=2)]
+    seeds: Annotated[tuple[int, ...], Field(min_length=1)] = (0, 1, 2)
+    looks: _Positive = 8
+    sampler: str = "ddim"
+    sampling_steps: _Positive = 20
+
+    def settings(self, train: TrainOptions) -> dict[str, TrainOptions]:
+        """The training options of every entry.
+
+        Raises:
+            InputError: an entry changes what all have in common, or something that is no option.
+        """
+        own = {}
+        for name, changes in self.entries.items():
+            wrong = sorted(set(changes) & {"steps", "batch_size", "seed"} or set(changes) - set(asdict(train)))
+            if wrong:
+                raise InputError(
+                    f"Entry {name} changes {', '.join(wrong)}; expected options of base.train but steps, batch_size and seed."
+                )
+            own[name] = TypeAdapter(TrainOptions).validate_python({**asdict(train), **changes})
+        return own
+
+
 class Recipe(BaseModel):
     """A whole experiment. Stages whose section is absent are not run."""
 
@@ -323,6 +364,7 @@ class Recipe(BaseModel):
     prune: PruneOptions | None = None
     finetune: FinetuneOptions | None = None
     multistage: MultistageOptions | None = None
+    curriculum: CurriculumOptions | None = None
     evaluation: EvaluationOptions | None = None
 
     @model_validator(mode="after")
@@ -334,10 +376,16 @@ class Recipe(BaseModel):
             and (self.prune is None or self.prune.search.target_of != "macs")
         ):
             raise InputError("Allocation rule measured needs a prune section whose search has target_of macs.")
-        if self.multistage and (self.base.model is None or self.evaluation is None or self.allocation is not None):
+        comparisons = [name for name in ("multistage", "curriculum") if getattr(self, name)]
+        if comparisons and (self.base.model is None or self.evaluation is None or self.allocation or comparisons[1:]):
             raise InputError(
-                "A multistage section needs a base with a model to train and an evaluation section, and no allocation."
+                f"A {comparisons[0]} section needs a base with a model to train and an evaluation section, and no allocation "
+                "or other comparison."
             )
+        if self.multistage and self.base.train.timestep_sampler != "uniform":
+            raise InputError("A multistage section needs timestep_sampler uniform; its draw says how stages are drawn.")
+        if self.curriculum:
+            self.curriculum.settings(self.base.train)
         return self
 
 

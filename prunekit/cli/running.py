@@ -48,14 +48,12 @@ def run(
 
 
 def _execute(recipe: Path, output: Path | None) -> Path:
-    from prunekit.pipeline.multistage_run import MultistageRun
-    from prunekit.pipeline.runner import Run
+    from prunekit.pipeline.kinds import run_of
     from prunekit.recipe import load_recipe
 
     checked = load_recipe(recipe)
-    kind = Run if checked.multistage is None else MultistageRun
     with Bars().shown() as bars:
-        return kind(checked, output or Path("runs") / checked.name, bars).execute()
+        return run_of(checked, output or Path("runs") / checked.name, bars).execute()
 
 
 def _conclude(manifest: Path, json: bool) -> None:
@@ -73,8 +71,8 @@ def _conclude(manifest: Path, json: bool) -> None:
         print_table(f"Run {data['recipe']}: cost and held-out loss", header, [_summary_cells(row) for row in rows])
         print(claim(read_run(manifest.parent)))
         print(f"Report: {manifest.parent / 'report' / 'index.html'}")
-    elif "multistage" in data:
-        print((manifest.parent / "report" / "multistage.md").read_text(encoding="utf-8"))
+    elif (text := next((manifest.parent / "report").glob("*.md"), None)) is not None:
+        print(text.read_text(encoding="utf-8"))
     else:
         print(f"Run {data['recipe']} is done: {manifest}")
 

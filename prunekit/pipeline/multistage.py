@@ -3,7 +3,6 @@
 The comparison of the multi-stage framework (arXiv:2312.09181, tables 4 and 5), on a recipe's own images and U-Net.
 """
 
-import copy
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -20,9 +19,9 @@ from prunekit.errors import InputError
 from prunekit.graph import PruningPlan
 from prunekit.groups import TimestepGroups
 from prunekit.nets import MultiDecoderUNet, TimestepExperts
-from prunekit.pipeline.measuring import Setting, measure_losses, measure_samples
+from prunekit.pipeline.judging import Judge
 from prunekit.pipeline.planning import evaluations
-from prunekit.recipe import AllocationOptions, EvaluationOptions, MultistageOptions
+from prunekit.recipe import EvaluationOptions, MultistageOptions
 from prunekit.schedule import NoiseSchedule
 from prunekit.slim import SlimModel
 from prunekit.training import (
@@ -34,6 +33,7 @@ from prunekit.training import (
     TimestepSampler,
     TrainOptions,
     train,
+    with_weights,
 )
 
 __all__ = ["Contest"]
@@ -105,10 +105,16 @@ class Contest:
             looks.append([state for _, state in watched.kept])
             own = self._spent(result.seen, macs, groups)
             spent = [total + own * (look + 1) // self.options.looks for look, total in enumerate(spent)]
+        options = self.options
+        judge = Judge(
+            self.images, self.schedule, self.prediction_type, options.sampler, options.sampling_steps, self.evaluation
+        )
         curve = []
         for look, macs_then in enumerate(spent):
-            then = self._joined([_with(part, states[look]) for part, states in zip(parts, looks, strict=True)], groups)
-            curve.append({"training_macs": macs_then, **self._measured(then, groups)})
+            then = self._joined(
+                [with_weights(part, states[look]) for part, states in zip(parts, looks, strict=True)], groups
+            )
+            curve.append({"training_macs": macs_then, **judge(then, groups)})
         model = self._joined(parts, groups)
         stage_macs = part_macs[0] if network in ("equal", "tailored") else [own[0] for own in part_macs]
         return {
@@ -178,28 +184,3 @@ class Contest:
             return float(stage_macs[0])
         shares = groups.shares(evaluations(self.schedule, self.options.sampler, self.options.sampling_steps))
         return float(sum(share * macs for share, macs in zip(shares, stage_macs, strict=True)))
-
-    def _measured(self, model: nn.Module, groups: TimestepGroups) -> dict[str, Any]:
-        """Held-out losses on all timesteps and on every stage, and FID and KID."""
-        whole = TimestepGroups.from_cuts(self.schedule.num_timesteps, [])
-        sampling = AllocationOptions(sampler=self.options.sampler, steps=self.options.sampling_steps)
-        setting = Setting(self.images, whole, self.schedule, self.prediction_type, sampling, self.evaluation)
-        (loss,) = measure_losses(setting, {"model": model})
-        stages = measure_losses(replace(setting, groups=groups), {"model": model})
-        metrics = measure_samples(setting, {"model": model}, {"model": 0.0}).metrics
-        row = metrics["rows"][0]
-        return {
-            "loss": loss["model"]["mean"],
-            "stage_losses": [stage["model"]["mean"] for stage in stages],
-            "fid": row["fid"]["mean"],
-            "kid": row["kid"]["mean"],
-            "features": metrics["features"],
-            "count": metrics["count"],
-        }
-
-
-def _with(model: nn.Module, state: dict[str, Tensor]) -> nn.Module:
-    """A copy of a network with other weights."""
-    made = copy.deepcopy(model)
-    made.load_state_dict(state)
-    return made

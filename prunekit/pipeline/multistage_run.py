@@ -18,7 +18,7 @@ from prunekit.pipeline.observing import training_reporter
 from prunekit.pipeline.resumable import ResumableRun
 from prunekit.pipeline.stages import check_images, open_base
 from prunekit.recipe import MultistageOptions
-from prunekit.report import grouping_png, write_multistage_report
+from prunekit.report import grouping_png, write_any_report
 from prunekit.schedule import NoiseSchedule
 
 __all__ = ["MultistageRun"]
@@ -46,7 +46,7 @@ class MultistageRun(ResumableRun):
                 names.append(self._compete(network, grouping, seed))
         write_json(self.folder / "manifest.json", self._manifest(names))
         self.observer.stage("report", False)
-        write_multistage_report(self.folder)
+        write_any_report(self.folder)
         return self.folder / "manifest.json"
 
     @property

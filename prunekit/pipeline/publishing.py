@@ -5,7 +5,7 @@ from pathlib import Path
 
 from prunekit._files import atomic_folder, read_json
 from prunekit.errors import FileFormatError
-from prunekit.report import write_multistage_report, write_report
+from prunekit.report import report_writer
 
 __all__ = ["publish"]
 
@@ -26,8 +26,7 @@ def publish(run_folder: Path, reports: Path) -> Path:
                 shutil.copytree(source, part / item)
             elif source.exists():
                 shutil.copy2(source, part / item)
-    if "allocation" in manifest:
-        write_report(target)
-    if "multistage" in manifest:
-        write_multistage_report(target)
+    write = report_writer(manifest)
+    if write is not None:
+        write(target)
     return target

@@ -22,7 +22,7 @@ from prunekit.recipe import BaseOptions, DataOptions, FinetuneOptions, PruneOpti
 from prunekit.schedule import NoiseSchedule
 from prunekit.search import Measure, Repair, SearchResult, search
 from prunekit.slim import SlimModel, load_slim
-from prunekit.training import DenoisingObjective, RangeTimesteps, Reporter, TrainResult, group_timesteps, train
+from prunekit.training import DenoisingObjective, Reporter, TrainResult, group_timesteps, timestep_sampler, train
 
 __all__ = [
     "EMBEDDED",
@@ -112,7 +112,8 @@ def train_base(
     check_images(data, spec)
     schedule = NoiseSchedule.from_config(options.noise_schedule)
     objective = DenoisingObjective(data.train.images, schedule, options.prediction_type)
-    result = train(model, objective, RangeTimesteps(0, schedule.num_timesteps), options.train, checkpoints, report)
+    sampler = timestep_sampler(options.train, schedule, options.prediction_type)
+    result = train(model, objective, sampler, options.train, checkpoints, report)
     provenance = {"steps": options.train.steps, "seed": options.train.seed, "data_sha256": data.train.sha256}
     return Base(result.model, spec, schedule, options.prediction_type, data.about(), provenance), result
 
@@ -251,7 +252,8 @@ def finetune_slim(
     """Train a slim model on its own timesteps (and the overlap at the seams)."""
     schedule = NoiseSchedule.from_config(slim.about["noise_schedule"])
     objective = DenoisingObjective(images.images, schedule, str(slim.about.get("prediction_type", "epsilon")))
-    sampler = group_timesteps(slim.group, slim.num_timesteps, options.overlap)
+    within = group_timesteps(slim.group, slim.num_timesteps, options.overlap)
+    sampler = timestep_sampler(options.train, schedule, objective.prediction_type, within)
     settings = replace(
         options.train, seed=options.train.seed * 1009 + slim.group.index
     )  # groups must not share batches

@@ -7,8 +7,8 @@ are used on this floor only.
 from prunekit.report.consistency import curves_png, describe_consistency, pairs_png
 from prunekit.report.groupings import describe_grouping, grouping_png
 from prunekit.report.heatmap import heatmap_png
-from prunekit.report.multistage import write_multistage_report
-from prunekit.report.page import write_any_report, write_report
+from prunekit.report.kinds import report_writer, write_any_report
+from prunekit.report.page import write_report
 from prunekit.report.run import MANIFEST_FORMAT, Metrics, RunResults, read_run
 from prunekit.report.samples import grid_png
 from prunekit.report.tables import summary_rows
@@ -28,8 +28,8 @@ __all__ = [
     "metric_lines",
     "pairs_png",
     "read_run",
+    "report_writer",
     "summary_rows",
     "write_any_report",
-    "write_multistage_report",
     "write_report",
 ]

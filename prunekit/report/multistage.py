@@ -1,20 +1,22 @@
 """What a comparison of multistage networks found: a table and the learning curves, made from its manifest alone."""
 
-from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from matplotlib.figure import Figure
-
 from prunekit._files import atomic_path, read_json
-from prunekit._types import FloatArray
 from prunekit.errors import FileFormatError
-from prunekit.report.figures import save_figure, scale_by_log, styled
+from prunekit.report.learning import (
+    LearningCurve,
+    curves_of,
+    draw_learning,
+    mean_and_error,
+    measured_on,
+    share_to_reach,
+)
 from prunekit.report.run import MANIFEST_FORMAT
 
-__all__ = ["Entry", "entries_of", "reaching", "write_multistage_report"]
+__all__ = ["Entry", "entries_of", "write_multistage_report"]
 
 _TITLES = {
     "unified": "unified",
@@ -35,9 +37,7 @@ class Entry:
         stage_macs: MACs per sample of every stage.
         sampling_macs: mean MACs of an evaluation while sampling.
         params: number of parameters.
-        training_macs: at every look, shape (seeds, looks).
-        losses: held-out loss on all timesteps, likewise.
-        fids: likewise.
+        curve: how its training went.
     """
 
     network: str
@@ -46,15 +46,7 @@ class Entry:
     stage_macs: tuple[int, ...]
     sampling_macs: float
     params: int
-    training_macs: FloatArray
-    losses: FloatArray
-    fids: FloatArray
-
-    @property
-    def title(self) -> str:
-        """What tables call it."""
-        title = _TITLES.get(self.network, self.network)
-        return title if self.network == "unified" else f"{title}, {self.grouping}"
+    curve: LearningCurve
 
 
 def entries_of(manifest: dict[str, Any]) -> list[Entry]:
@@ -76,10 +68,7 @@ def entries_of(manifest: dict[str, Any]) -> list[Entry]:
                 tuple(rows[0]["stage_macs"]),
                 float(rows[0]["sampling_macs"]),
                 int(rows[0]["params"]),
-                *(
-                    np.array([[look[name] for look in row["curve"]] for row in rows], dtype=np.float64)
-                    for name in _CURVES
-                ),
+                curves_of(_title(network, grouping), rows),
             )
             for (network, grouping, cuts), rows in by_network.items()
         ]
@@ -87,25 +76,9 @@ def entries_of(manifest: dict[str, Any]) -> list[Entry]:
         raise FileFormatError(f"The manifest holds no comparison of multistage networks ({error}).") from error
 
 
-_CURVES = ("training_macs", "loss", "fid")
-
-
-def reaching(macs: FloatArray, values: FloatArray, goal: float) -> float | None:
-    """Training MACs at which a curve first gets down to a goal, linear between looks; None where it never does.
-
-    Args:
-        macs: shape (looks,), rising.
-        values: shape (looks,).
-        goal: what is to be reached.
-    """
-    below = np.flatnonzero(values <= goal)
-    if not len(below):
-        return None
-    i = int(below[0])
-    if i == 0:
-        return float(macs[0])
-    share = (values[i - 1] - goal) / (values[i - 1] - values[i])
-    return float(macs[i - 1] + share * (macs[i] - macs[i - 1]))
+def _title(network: str, grouping: str) -> str:
+    title = _TITLES.get(network, network)
+    return f"{title}, {grouping}" if grouping else title
 
 
 def write_multistage_report(folder: Path) -> Path:
@@ -118,7 +91,7 @@ def write_multistage_report(folder: Path) -> Path:
     entries = entries_of(manifest)
     target = folder / "report"
     target.mkdir(parents=True, exist_ok=True)
-    _draw(entries, target / "multistage.png")
+    draw_learning([entry.curve for entry in entries], target / "multistage.png")
     with atomic_path(target / "multistage.md") as part:
         part.write_text(_markdown(manifest, entries), encoding="utf-8")
     return target / "multistage.md"
@@ -127,17 +100,16 @@ def write_multistage_report(folder: Path) -> Path:
 def _markdown(manifest: dict[str, Any], entries: list[Entry]) -> str:
     config, look = manifest["config"], manifest["multistage"][0]["curve"][-1]
     train, multistage = config["base"]["train"], config["multistage"]
-    unified = next((entry for entry in entries if entry.network == "unified"), None)
+    unified = next((entry.curve for entry in entries if entry.network == "unified"), None)
     text = (
         f"# Networks for stages, at equal training MACs: {manifest['recipe']}\n\n"
         f"{config['description']}\n\n"
         f"Every network was trained from scratch with {manifest['unified']['training_macs'] / 1e12:.2f} TMACs, those of "
         f"{train['steps']:,} steps of {train['batch_size']} for the unified network (backward counted as twice forward), over "
-        f"{len(multistage['seeds'])} seeds; the learning rate {_FALLS[train['lr_scheduler']]}. Stages are listed from "
-        f"the cleanest. Loss: ε on held-out images, all timesteps alike. FID: {look['count']:,} images, "
-        f"{multistage['sampling_steps']} steps of {multistage['sampler']}, features {look['features'].get('name', 'as stated')}. "
-        "± is the standard error over the seeds. The last columns: training MACs until the unified network's final mean loss and "
-        "FID are reached, as a share of its own, linear between looks; — where they are not.\n\n"
+        f"{len(multistage['seeds'])} seeds; the learning rate {_RATES[train['lr_scheduler']]}. Stages are listed from the "
+        f"cleanest. {measured_on(look, multistage['sampler'], multistage['sampling_steps'])} The last columns: training MACs "
+        "until the unified network's final mean loss and FID are reached, as a share of its own, linear between looks; — where "
+        "they are not.\n\n"
     )
     header = [
         "network",
@@ -154,57 +126,29 @@ def _markdown(manifest: dict[str, Any], entries: list[Entry]) -> str:
     for entry in entries:
         lines.append(
             [
-                entry.title,
+                entry.curve.title,
                 " ".join(map(str, entry.cuts)) or "–",
                 " ".join(f"{macs / 1e6:.1f}" for macs in entry.stage_macs),
                 f"{entry.sampling_macs / 1e6:.1f}",
                 f"{entry.params / 1e6:.2f}",
-                _with_error(entry.losses[:, -1], 5),
-                _with_error(entry.fids[:, -1], 3),
-                _share(entry, unified, "losses"),
-                _share(entry, unified, "fids"),
+                mean_and_error(entry.curve.losses[:, -1], 5),
+                mean_and_error(entry.curve.fids[:, -1], 3),
+                _share(entry.curve, unified, "losses"),
+                _share(entry.curve, unified, "fids"),
             ]
         )
     table = "\n".join("| " + " | ".join(line) + " |" for line in lines)
     return text + table + "\n\n![Learning curves](multistage.png)\n"
 
 
-_FALLS = {
-    "constant": "stays, and what is measured is the moving average",
+_RATES = {
+    "constant": "stays where it is, and what is measured is the moving average",
     "cosine": "falls to zero over each network's own steps",
 }
 
 
-def _with_error(values: FloatArray, digits: int) -> str:
-    mean = f"{values.mean():.{digits}f}"
-    return mean if len(values) < 2 else f"{mean} ± {values.std(ddof=1) / np.sqrt(len(values)):.{digits}f}"
-
-
-def _share(entry: Entry, unified: Entry | None, curve: str) -> str:
-    """Share of the unified network's training MACs that a network takes to its final value; means over the seeds."""
-    if unified is None or entry is unified:
-        return "1" if entry is unified else "—"
-    goal = float(getattr(unified, curve)[:, -1].mean())
-    reached = reaching(entry.training_macs.mean(0), getattr(entry, curve).mean(0), goal)
-    return "—" if reached is None else f"{reached / float(unified.training_macs[:, -1].mean()):.2f}"
-
-
-def _draw(entries: Iterable[Entry], path: Path) -> None:
-    """Loss and FID over training MACs, one line for each network."""
-    entries = list(entries)
-    with styled():
-        figure = Figure(figsize=(9, 3.6), layout="constrained")
-        for axes, curve, word in zip(figure.subplots(1, 2), ("losses", "fids"), ("held-out loss", "FID"), strict=True):
-            for i, entry in enumerate(entries):
-                values = getattr(entry, curve)
-                macs = entry.training_macs.mean(0) / 1e12
-                style = {"color": f"C{i}", "marker": "o", "markersize": 3}
-                axes.plot(
-                    macs, values.mean(0), label=entry.title, linewidth=2 if entry.network == "unified" else 1, **style
-                )
-            scale_by_log(axes)
-            axes.set_xlabel("training TMACs")
-            axes.set_ylabel(word)
-        handles, labels = figure.axes[0].get_legend_handles_labels()
-        figure.legend(handles, labels, loc="outside right center", frameon=False)
-        save_figure(figure, path)
+def _share(curve: LearningCurve, unified: LearningCurve | None, of: str) -> str:
+    if unified is None or curve is unified:
+        return "1" if curve is unified else "—"
+    share = share_to_reach(curve, unified, of)
+    return "—" if share is None else f"{share:.2f}"

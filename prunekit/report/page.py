@@ -12,17 +12,16 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from PIL import Image
 
 from prunekit import __version__
-from prunekit._files import atomic_folder, read_json
+from prunekit._files import atomic_folder
 from prunekit.report import figures
 from prunekit.report.heatmap import Heatmap
-from prunekit.report.multistage import write_multistage_report
-from prunekit.report.run import MANIFEST_FORMAT, RunResults, read_run
+from prunekit.report.run import RunResults, read_run
 from prunekit.report.samples import describe_samples, samples_png, shown_count
 from prunekit.report.table import Table
 from prunekit.report.tables import cost_table, ledger_table, loss_table, metric_table, seconds_table
 from prunekit.report.wording import claim, count_text, short_ratio, time_sentence, warnings_of
 
-__all__ = ["write_any_report", "write_report"]
+__all__ = ["write_report"]
 
 _SHOWN_HASH = 16  # digits of a hash that are shown; the manifest has all
 
@@ -240,9 +239,3 @@ def _commands(results: RunResults) -> str:
     lines = [f"git checkout {shlex.quote(str(commit))}"] if commit else []
     lines += [f"prunekit run {shlex.quote(results.recipe)}", "prunekit report RUN"]
     return "\n".join(lines)
-
-
-def write_any_report(folder: Path) -> Path:
-    """The report of a run of either kind: experts from a base, or a comparison of networks for stages."""
-    manifest = read_json(folder / "manifest.json", MANIFEST_FORMAT)
-    return write_multistage_report(folder) if "multistage" in manifest else write_report(folder)

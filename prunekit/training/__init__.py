@@ -1,6 +1,7 @@
 """Training: timestep samplers, loss weights, momentum decay, the denoising objective, the loop, its checkpoints."""
 
 from prunekit.training.asymmetric import AsymmetricTimesteps
+from prunekit.training.choosing import TIMESTEP_SAMPLERS, timestep_sampler
 from prunekit.training.curriculum import GaussianCurriculum, NoiseRateCurriculum, Pace
 from prunekit.training.loop import TrainResult, train
 from prunekit.training.loss_weights import LOSS_WEIGHTS, LossWeight, Weighted, change_aware, min_snr, p2, unweighted
@@ -14,7 +15,7 @@ from prunekit.training.momentum import (
 from prunekit.training.objective import PREDICTION_TYPES, DenoisingObjective, Objective, predict, to_unit_range
 from prunekit.training.options import Progress, Reporter, TrainOptions
 from prunekit.training.second_moment import LossSecondMoment
-from prunekit.training.snapshots import Snapshots
+from prunekit.training.snapshots import Snapshots, with_weights
 from prunekit.training.stages import EarlyStop, StageDraw, StageTimesteps
 from prunekit.training.timesteps import (
     LearningSampler,
@@ -30,6 +31,7 @@ from prunekit.training.timesteps import (
 __all__ = [
     "LOSS_WEIGHTS",
     "PREDICTION_TYPES",
+    "TIMESTEP_SAMPLERS",
     "AsymmetricTimesteps",
     "Compensation",
     "DenoisingObjective",
@@ -64,7 +66,9 @@ __all__ = [
     "min_snr",
     "p2",
     "predict",
+    "timestep_sampler",
     "to_unit_range",
     "train",
     "unweighted",
+    "with_weights",
 ]

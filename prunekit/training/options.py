@@ -11,9 +11,15 @@ from prunekit.training.momentum import Compensation, ExponentialMomentum, Moment
 __all__ = ["LearningRates", "Progress", "Reporter", "TrainOptions"]
 
 LearningRates = Literal["cosine", "constant"]
+TimestepSamplers = Literal[
+    "uniform", "gaussian-curriculum", "noise-rate-curriculum", "asymmetric", "loss-second-moment"
+]
+LossWeights = Literal["none", "min-snr", "p2", "change-aware"]
 MomentumDecays = Literal["none", "rational", "exponential"]
 _PRECISIONS = ("no", "fp16", "bf16")
 _CHOICES = {
+    "timestep_sampler": get_args(TimestepSamplers),
+    "loss_weight": get_args(LossWeights),
     "lr_scheduler": get_args(LearningRates),
     "momentum_decay": get_args(MomentumDecays),
     "momentum_compensation": get_args(Compensation),
@@ -38,6 +44,10 @@ class TrainOptions:
         batch_size: images per step over all processes.
         gradient_accumulation_steps: parts that a process's share of the batch goes through in, one after the other, to save
             memory; the gradients are those of the whole batch.
+        timestep_sampler: how timesteps are drawn: ``uniform``, ``gaussian-curriculum``, ``noise-rate-curriculum``, ``asymmetric``
+            (SpeeD's, whose other half is the loss weight ``change-aware``) or ``loss-second-moment``.
+        curriculum_share: share of the steps after which a curriculum has reached its last distribution.
+        loss_weight: of each timestep: ``none``, ``min-snr``, ``p2`` or ``change-aware``.
         learning_rate: AdamW's, at the end of the warm-up.
         lr_scheduler: what the learning rate does after its warm-up: ``cosine`` to zero, or ``constant``, under which a learning
             curve can be read at any step.
@@ -61,6 +71,9 @@ class TrainOptions:
     steps: int = 2000
     batch_size: int = 128
     gradient_accumulation_steps: int = 1
+    timestep_sampler: TimestepSamplers = "uniform"
+    curriculum_share: float = 0.5
+    loss_weight: LossWeights = "none"
     learning_rate: float = 1e-3
     lr_scheduler: LearningRates = "cosine"
     warmup_steps: int = 100
@@ -81,6 +94,10 @@ class TrainOptions:
                 raise InputError(f"Got {name} {getattr(self, name)}; expected at least 1.")
         if self.learning_rate <= 0 or not 0 <= self.ema_decay < 1:
             raise InputError("Expected a positive learning_rate and an ema_decay in [0, 1).")
+        if not 0 < self.curriculum_share <= 1:
+            raise InputError(
+                f"Got curriculum_share {self.curriculum_share:g}; expected a share of the steps in (0, 1]."
+            )
         if self.warmup_steps < 0 or self.weight_decay < 0 or self.max_grad_norm <= 0:
             raise InputError("Expected warmup_steps and weight_decay of at least 0 and a positive max_grad_norm.")
         for name, choices in _CHOICES.items():

@@ -1,5 +1,7 @@
 """The moving average on the way: what a learning curve is measured on."""
 
+import copy
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -9,7 +11,14 @@ from torch import Tensor, nn
 from prunekit.errors import InputError
 from prunekit.training.wrapping import Wrapped
 
-__all__ = ["Snapshots"]
+__all__ = ["Snapshots", "with_weights"]
+
+
+def with_weights(model: nn.Module, weights: Mapping[str, Tensor]) -> nn.Module:
+    """A copy of a network with other weights of the same shapes."""
+    made = copy.deepcopy(model)
+    made.load_state_dict(weights)
+    return made
 
 
 @dataclass(frozen=True, eq=False)
@@ -46,6 +55,11 @@ class Snapshots(Wrapped):
         """Keep the weights; the training goes on unless the sampler ends it."""
         self.kept.append((train_step, {key: tensor.cpu().clone() for key, tensor in model.state_dict().items()}))
         return super().observe(model, train_step)
+
+    def networks(self, model: nn.Module) -> Iterator[nn.Module]:
+        """Copies of a network with each snapshot's weights in turn, in eval mode, oldest first."""
+        for _, weights in self.kept:
+            yield with_weights(model, weights).eval()
 
     def describe(self) -> dict[str, Any]:
         """What decides the draws and the snapshots, JSON-able."""

@@ -15,7 +15,8 @@ from prunekit.pipeline.observing import Observer
 from prunekit.pipeline.publishing import publish
 from prunekit.recipe import load_recipe
 from prunekit.report import write_any_report
-from prunekit.report.multistage import entries_of, reaching
+from prunekit.report.learning import reaching
+from prunekit.report.multistage import entries_of
 
 TINY = {
     "name": "tiny-multistage",
@@ -127,7 +128,7 @@ def test_a_second_run_keeps_all_and_another_seed_trains_its_networks_only(folder
 def test_the_report_is_made_from_the_manifest_alone(folder, manifest, tmp_path):
     target = publish(folder / "run", tmp_path)
     text = (target / "report" / "multistage.md").read_text()
-    assert all(entry.title in text for entry in entries_of(read_json(target / "manifest.json")))
+    assert all(entry.curve.title in text for entry in entries_of(read_json(target / "manifest.json")))
     assert (target / "report" / "multistage.png").stat().st_size > 10_000
     assert not list(target.rglob("*.pt"))
     before = (target / "report" / "multistage.png").read_bytes()

@@ -149,7 +149,7 @@ def test_results_are_published_without_weights(finished, tmp_path, monkeypatch):
     suffixes = {path.suffix for path in target.rglob("*") if path.is_file()}
     assert suffixes <= {".json", ".npz", ".html", ".png", ".csv", ".md"}
     (target / "stale.txt").write_text("from an earlier time")
-    monkeypatch.setattr(publishing, "write_report", lambda folder: folder)
+    monkeypatch.setattr(publishing, "report_writer", lambda manifest: lambda folder: folder)
     publish(finished, tmp_path / "reports")
     assert not (target / "stale.txt").exists()
 

@@ -1,0 +1,103 @@
+"""A recipe's comparison of ways to train one network, as a resumable run (after arXiv:2404.07946, "up to 2.6 times faster")."""
+
+from functools import cached_property, partial
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from prunekit._files import write_json
+from prunekit.checkpoint import ModelSpec
+from prunekit.cost import count_macs
+from prunekit.pipeline.judging import Judge
+from prunekit.pipeline.manifest import environment
+from prunekit.pipeline.observing import training_reporter
+from prunekit.pipeline.resumable import ResumableRun
+from prunekit.pipeline.stages import check_images
+from prunekit.recipe import CurriculumOptions
+from prunekit.report import write_any_report
+from prunekit.schedule import NoiseSchedule
+from prunekit.training import DenoisingObjective, Snapshots, TrainOptions, timestep_sampler, train
+
+__all__ = ["CurriculumRun"]
+
+
+class CurriculumRun(ResumableRun):
+    """A recipe with a ``curriculum`` section, in one folder: every entry's training, seed after seed."""
+
+    def execute(self) -> Path:
+        """Train and measure every entry; returns the manifest's path."""
+        names = []
+        for entry, settings in self.options.settings(self.recipe.base.train).items():
+            for seed in self.options.seeds:
+                name = f"{entry}, seed {seed}"
+                self._stage(name, self._inputs(entry), [], partial(self._train, name, entry, settings, seed))
+                names.append(name)
+        write_json(self.folder / "manifest.json", self._manifest(names))
+        self.observer.stage("report", False)
+        write_any_report(self.folder)
+        return self.folder / "manifest.json"
+
+    @property
+    def options(self) -> CurriculumOptions:
+        """The recipe's section."""
+        assert self.recipe.curriculum is not None  # noqa: S101 - this class is for recipes that have it
+        return self.recipe.curriculum
+
+    @cached_property
+    def spec(self) -> ModelSpec:
+        """The network, with the arguments that the recipe leaves to the class."""
+        with torch.device("meta"):
+            spec = ModelSpec.of(self.recipe.base.spec().build())
+        check_images(self.images, spec)
+        return spec
+
+    @cached_property
+    def macs(self) -> int:
+        """MACs per sample of the network."""
+        return count_macs(self.spec.build(), self.spec.example_inputs()).macs
+
+    @cached_property
+    def judge(self) -> Judge:
+        """What measures them."""
+        recipe, options = self.recipe, self.options
+        assert recipe.evaluation is not None  # noqa: S101 - the recipe was checked
+        schedule = NoiseSchedule.from_config(recipe.base.noise_schedule)
+        kind = recipe.base.prediction_type
+        return Judge(self.images, schedule, kind, options.sampler, options.sampling_steps, recipe.evaluation)
+
+    def _inputs(self, entry: str) -> dict[str, Any]:
+        """What decides an entry's results; seeds and entries may be added later."""
+        options = self.options
+        sections = {name: getattr(self.recipe, name) for name in ("base", "data", "evaluation")}
+        shared = {"looks": options.looks, "sampler": options.sampler, "sampling_steps": options.sampling_steps}
+        return {**sections, "images": self._data_hash(), "shared": shared, "changes": options.entries[entry]}
+
+    def _train(self, name: str, entry: str, settings: TrainOptions, seed: int) -> dict[str, Any]:
+        judge, looks = self.judge, self.options.looks
+        steps = max(1, round(settings.steps / looks)) * looks  # so that the last look is at the end
+        settings = TrainOptions(**{**vars(settings), "steps": steps, "seed": seed})
+        with torch.random.fork_rng(devices=[]):  # modules initialise themselves from the global generator only
+            torch.default_generator.manual_seed(seed)
+            model = self.spec.build()
+        objective = DenoisingObjective(self.images.train.images, judge.schedule, judge.prediction_type)
+        sampler = Snapshots(timestep_sampler(settings, judge.schedule, judge.prediction_type), steps // looks)
+        slug = name.replace(", ", "-").replace(" ", "-")
+        report = training_reporter(self.observer, name)
+        train(model, objective, sampler, settings, self._checkpoints(slug), report)
+        curve = [
+            {"steps": done, "training_macs": 3 * self.macs * settings.batch_size * done, **judge(network)}
+            for (done, _), network in zip(sampler.kept, sampler.networks(model), strict=True)
+        ]
+        self._drop_checkpoints(slug)
+        return {"curriculum": {"entry": entry, "seed": seed, "curve": curve}}
+
+    def _manifest(self, names: list[str]) -> dict[str, Any]:
+        evaluation = self.judge.evaluation
+        return {
+            **environment(self.recipe),
+            "seeds": {"training": list(self.options.seeds), "sampling": list(evaluation.seeds)},
+            "seconds": {name: stage["seconds"] for name, stage in self.done.items()},
+            "base": {"macs": self.macs},
+            "curriculum": [self.done[name]["facts"]["curriculum"] for name in names],
+        }

@@ -1,0 +1,53 @@
+"""What is measured of every network of a comparison, at every look."""
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+from torch import nn
+
+from prunekit.data import ImageSplit
+from prunekit.groups import TimestepGroups
+from prunekit.pipeline.measuring import Setting, measure_losses, measure_samples
+from prunekit.recipe import AllocationOptions, EvaluationOptions
+from prunekit.schedule import NoiseSchedule
+
+__all__ = ["Judge"]
+
+
+@dataclass(frozen=True, eq=False)
+class Judge:
+    """Measures networks in the same way.
+
+    Args:
+        images: held-out ones for the losses, training ones for FID and KID.
+        schedule: the noise schedule.
+        prediction_type: what the networks predict.
+        sampler: of the images for FID, see :mod:`prunekit.sampling`.
+        sampling_steps: its steps.
+        evaluation: counts, seeds and features.
+    """
+
+    images: ImageSplit
+    schedule: NoiseSchedule
+    prediction_type: str
+    sampler: str
+    sampling_steps: int
+    evaluation: EvaluationOptions
+
+    def __call__(self, model: nn.Module, groups: TimestepGroups | None = None) -> dict[str, Any]:
+        """Held-out losses on all timesteps and on every group, FID and KID, JSON-able."""
+        whole = TimestepGroups.from_cuts(self.schedule.num_timesteps, [])
+        sampling = AllocationOptions(sampler=self.sampler, steps=self.sampling_steps)
+        setting = Setting(self.images, whole, self.schedule, self.prediction_type, sampling, self.evaluation)
+        (loss,) = measure_losses(setting, {"model": model})
+        stages = measure_losses(replace(setting, groups=groups), {"model": model}) if groups else []
+        metrics = measure_samples(setting, {"model": model}, {"model": 0.0}).metrics
+        row = metrics["rows"][0]
+        return {
+            "loss": loss["model"]["mean"],
+            "stage_losses": [stage["model"]["mean"] for stage in stages],
+            "fid": row["fid"]["mean"],
+            "kid": row["kid"]["mean"],
+            "features": metrics["features"],
+            "count": metrics["count"],
+        }

@@ -1,0 +1,21 @@
+"""Which run a recipe asks for."""
+
+from pathlib import Path
+
+from prunekit.pipeline.curriculum import CurriculumRun
+from prunekit.pipeline.multistage_run import MultistageRun
+from prunekit.pipeline.observing import Observer
+from prunekit.pipeline.resumable import ResumableRun
+from prunekit.pipeline.runner import Run
+from prunekit.recipe import Recipe
+
+__all__ = ["run_of"]
+
+
+def run_of(recipe: Recipe, folder: Path, observer: Observer | None = None) -> ResumableRun:
+    """A recipe's run in a folder: a comparison where it has a section for one, else experts from a base."""
+    if recipe.multistage is not None:
+        return MultistageRun(recipe, folder, observer)
+    if recipe.curriculum is not None:
+        return CurriculumRun(recipe, folder, observer)
+    return Run(recipe, folder, observer)

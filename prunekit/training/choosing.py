@@ -1,0 +1,49 @@
+"""The timestep sampler that options name."""
+
+from collections.abc import Callable, Mapping
+
+from prunekit.schedule import NoiseSchedule
+from prunekit.training.asymmetric import AsymmetricTimesteps
+from prunekit.training.curriculum import GaussianCurriculum, NoiseRateCurriculum
+from prunekit.training.loss_weights import LOSS_WEIGHTS, Weighted
+from prunekit.training.options import TrainOptions
+from prunekit.training.second_moment import LossSecondMoment
+from prunekit.training.timesteps import RangeTimesteps, TimestepSampler
+
+__all__ = ["TIMESTEP_SAMPLERS", "timestep_sampler"]
+
+
+def _target(options: TrainOptions) -> int:
+    """Train step at which a curriculum has reached its last distribution."""
+    return max(1, round(options.curriculum_share * options.steps))
+
+
+TIMESTEP_SAMPLERS: Mapping[str, Callable[[TrainOptions, NoiseSchedule, RangeTimesteps], TimestepSampler]] = {
+    "uniform": lambda options, schedule, within: within,
+    "gaussian-curriculum": lambda options, schedule, within: GaussianCurriculum(
+        schedule.num_timesteps, _target(options), within=within
+    ),
+    "noise-rate-curriculum": lambda options, schedule, within: NoiseRateCurriculum(
+        schedule, _target(options), within=within
+    ),
+    "asymmetric": lambda options, schedule, within: AsymmetricTimesteps(schedule.num_timesteps, within=within),
+    "loss-second-moment": lambda options, schedule, within: LossSecondMoment(within),
+}
+
+
+def timestep_sampler(
+    options: TrainOptions, schedule: NoiseSchedule, prediction_type: str, within: RangeTimesteps | None = None
+) -> TimestepSampler:
+    """What ``options.timestep_sampler`` and ``options.loss_weight`` name.
+
+    Args:
+        options: of the training; a curriculum needs its steps.
+        schedule: the noise schedule.
+        prediction_type: what the loss is of.
+        within: the timesteps to train on; all of them when absent.
+    """
+    everything = RangeTimesteps(0, schedule.num_timesteps, schedule.num_timesteps)
+    sampler = TIMESTEP_SAMPLERS[options.timestep_sampler](options, schedule, within or everything)
+    if options.loss_weight == "none":
+        return sampler
+    return Weighted(sampler, LOSS_WEIGHTS[options.loss_weight](schedule, prediction_type))

@@ -1,0 +1,148 @@
+"""A recipe that compares ways to train one network."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+from networks import UNET_CONFIG
+
+from prunekit._files import read_json
+from prunekit.errors import FileFormatError, PrunekitError
+from prunekit.pipeline.kinds import run_of
+from prunekit.pipeline.observing import Silent
+from prunekit.pipeline.publishing import publish
+from prunekit.recipe import load_recipe
+from prunekit.report import write_any_report
+from prunekit.report.curriculum import training_curves
+
+ENTRIES = {
+    "uniform": {},
+    "CLTS + MDLRC": {
+        "timestep_sampler": "gaussian-curriculum",
+        "momentum_decay": "rational",
+        "momentum_compensation": "code",
+    },
+    "second moment": {"timestep_sampler": "loss-second-moment", "loss_weight": "min-snr"},
+}
+TINY = {
+    "name": "tiny-curriculum",
+    "description": "Tiny.",
+    "base": {
+        "model": {
+            "class": "UNet2DModel",
+            "config": {
+                **json.loads(json.dumps(UNET_CONFIG)),  # lists for YAML
+                "block_out_channels": [8, 8],
+                "down_block_types": ["DownBlock2D", "DownBlock2D"],
+                "up_block_types": ["UpBlock2D", "UpBlock2D"],
+                "add_attention": False,
+            },
+        },
+        "noise_schedule": {"kind": "linear", "num_timesteps": 50},
+        "train": {"steps": 23, "batch_size": 8, "warmup_steps": 2, "checkpoint_every": 6, "log_every": 6},
+    },
+    "curriculum": {"entries": ENTRIES, "seeds": [3, 4], "looks": 2, "sampling_steps": 2},
+    "evaluation": {"samples": 8, "seeds": [0], "loss_samples": 16},
+}
+
+
+class Watcher(Silent):
+    """Which stages ran."""
+
+    def __init__(self):
+        self.ran = []
+
+    def stage(self, name, kept):
+        if not kept:
+            self.ran.append(name)
+
+
+def recipe(folder, **changes):
+    path = Path(folder) / "recipe.yaml"
+    path.write_text(yaml.safe_dump({**TINY, "curriculum": {**TINY["curriculum"], **changes}}, sort_keys=False))
+    return load_recipe(path)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("curriculum")
+    run_of(recipe(folder), folder / "run").execute()
+    return folder
+
+
+@pytest.fixture(scope="module")
+def manifest(folder):
+    return read_json(folder / "run" / "manifest.json")
+
+
+def test_every_entry_is_trained_from_every_seed_and_looked_at_evenly(manifest):
+    rows = manifest["curriculum"]
+    assert [(row["entry"], row["seed"]) for row in rows] == [(name, seed) for name in ENTRIES for seed in (3, 4)]
+    for row in rows:
+        assert [look["steps"] for look in row["curve"]] == [12, 24]  # 23 steps are no whole number of looks
+        assert [look["training_macs"] for look in row["curve"]] == [
+            3 * manifest["base"]["macs"] * 8 * steps for steps in (12, 24)
+        ]
+        assert np.isfinite([[look["loss"], look["fid"], look["kid"]] for look in row["curve"]]).all()
+
+
+def test_entries_differ_and_seeds_too(manifest):
+    assert len({row["curve"][-1]["loss"] for row in manifest["curriculum"]}) == 6
+
+
+def test_a_second_run_trains_only_what_is_new(folder):
+    watcher = Watcher()
+    run_of(recipe(folder), folder / "run", watcher).execute()
+    assert watcher.ran == ["report"]
+    changed = {**ENTRIES, "second moment": {"loss_weight": "p2"}}
+    run_of(recipe(folder, entries=changed, seeds=[3]), folder / "run", watcher).execute()
+    assert watcher.ran[1:] == ["second moment, seed 3", "report"]
+    run_of(recipe(folder), folder / "run").execute()  # as it was, for the other tests
+
+
+def test_the_report_is_made_from_the_manifest_alone(folder, manifest, tmp_path):
+    target = publish(folder / "run", tmp_path)
+    text = (target / "report" / "curriculum.md").read_text()
+    rows = [line.split(" | ") for line in text.splitlines() if line.startswith("| ")][2:]
+    assert [row[0].removeprefix("| ") for row in rows] == list(ENTRIES)
+    assert rows[0][-1].startswith("1.00 (1.0×)")
+    assert "momentum_decay rational" in rows[1][1]
+    curves = training_curves(manifest)
+    assert f"{curves[1].losses[:, -1].mean():.5f} ± " in rows[1][2]
+    assert (target / "report" / "curriculum.png").stat().st_size > 10_000
+    assert not list(target.rglob("*.pt"))
+    assert write_any_report(target) == target / "report" / "curriculum.md"
+
+
+def test_a_manifest_without_a_comparison_is_refused():
+    with pytest.raises(FileFormatError, match="no comparison"):
+        training_curves({"curriculum": [{"entry": "uniform"}]})
+
+
+@pytest.mark.parametrize(
+    ("section", "message"),
+    [
+        ({"entries": {"uniform": {}}}, "entries"),
+        ({"entries": {"uniform": {}, "longer": {"steps": 100}}}, "Entry longer changes steps"),
+        ({"entries": {"uniform": {}, "odd": {"stepz": 100}}}, "Entry odd changes stepz"),
+        ({"entries": {"uniform": {}, "odd": {"loss_weight": "snr"}}}, "loss_weight"),
+        ({"entries": {"uniform": {}, "../odd": {}}}, "odd"),
+        ({"looks": 0}, "looks"),
+    ],
+)
+def test_a_section_that_makes_no_sense_is_refused(tmp_path, section, message):
+    with pytest.raises(PrunekitError, match=message):
+        recipe(tmp_path, **section)
+
+
+def test_a_comparison_of_stages_trains_uniformly(tmp_path):
+    path = tmp_path / "recipe.yaml"
+    train = {**TINY["base"]["train"], "timestep_sampler": "asymmetric"}
+    both = {key: value for key, value in TINY.items() if key != "curriculum"}
+    both |= {"base": {**TINY["base"], "train": train}, "multistage": {"widths": [[8, 8], [8, 8]]}}
+    both["multistage"]["groupings"] = [{"method": "uniform", "count": 2}]
+    path.write_text(yaml.safe_dump(both))
+    with pytest.raises(PrunekitError, match="timestep_sampler uniform"):
+        load_recipe(path)
