@@ -19,7 +19,7 @@ from prunekit.groups import ETA, METHODS, Rule, Similarity
 from prunekit.importance import criterion
 from prunekit.schedule import NoiseSchedule
 from prunekit.search import RepairKind, SearchOptions
-from prunekit.training import StageDraw, TrainOptions
+from prunekit.training import Fade, StageDraw, TrainOptions
 
 __all__ = [
     "MEASURED_METHODS",
@@ -27,6 +27,7 @@ __all__ = [
     "BaseOptions",
     "CurriculumOptions",
     "DataOptions",
+    "DistillationOptions",
     "EvaluationOptions",
     "FinetuneOptions",
     "GroupOptions",
@@ -231,17 +232,36 @@ class PruneOptions:
 
 
 @dataclass(frozen=True)
+class DistillationOptions:
+    """How the base teaches its experts, see :class:`prunekit.training.Distillation`.
+
+    Args:
+        weight: share of the loss that is the distance from the base's prediction.
+        feature_weight: weight of the distance of the last layers' outputs of every block; 0 for none.
+        fade: whether both fall to zero over the fine-tuning (``linear``) or stay (``constant``).
+    """
+
+    __pydantic_config__: ClassVar[dict[str, str]] = _STRICT
+
+    weight: Annotated[float, Field(ge=0, le=1)] = 0.5
+    feature_weight: Annotated[float, Field(ge=0)] = 0.0
+    fade: Fade = "constant"
+
+
+@dataclass(frozen=True)
 class FinetuneOptions:
     """How to fine-tune an expert.
 
     Args:
         overlap: timesteps beyond each border of the group that are trained on too, so that neighbours agree at the seam.
+        distillation: how the base teaches it; absent for images alone.
         train: the loop's options.
     """
 
     __pydantic_config__: ClassVar[dict[str, str]] = _STRICT
 
     overlap: _NotNegative = 20
+    distillation: DistillationOptions | None = None
     train: TrainOptions = field(
         default_factory=lambda: TrainOptions(steps=600, learning_rate=5e-4, warmup_steps=30, ema_decay=0.995)
     )

@@ -1,13 +1,9 @@
 """Compare two models of any kind, and write what was found: figures, the pairs, the curves."""
 
-import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-
-import torch
-from torch import Tensor, nn
 
 import prunekit
 from prunekit._files import atomic_folder, write_json
@@ -17,8 +13,9 @@ from prunekit.pipeline.opening import Opened
 from prunekit.pipeline.planning import evaluations
 from prunekit.report import curves_png, pairs_png
 from prunekit.sampling import to_images
+from prunekit.training import weights_hash
 
-__all__ = ["FORMAT", "Compared", "check_folder", "compare", "weights_hash", "write_comparison"]
+__all__ = ["FORMAT", "Compared", "check_folder", "compare", "write_comparison"]
 
 FORMAT = "prunekit-consistency/1"
 _FIGURES = "consistency.json"
@@ -100,14 +97,3 @@ def write_comparison(compared: Compared, folder: Path) -> None:
         write_json(part / _FIGURES, compared.data)
         pairs_png(a, b, shuffled, names, part / "pairs.png")
         curves_png(compared.data, part / "curves.png")
-
-
-def weights_hash(model: nn.Module) -> str:
-    """SHA-256 over names, types, shapes and bytes of all parameters and stored buffers, however they are filed; 64 hex digits."""
-    digest = hashlib.sha256()
-    state: dict[str, Tensor] = model.state_dict()
-    for name in sorted(state):
-        tensor = state[name].detach().cpu().contiguous()
-        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
-        digest.update(tensor.flatten().view(torch.uint8).numpy().tobytes())
-    return digest.hexdigest()

@@ -215,7 +215,8 @@ class Run(ResumableRun):
         name = f"group-{index}"
         slim = load_slim(self.folder / "pruned" / name)
         report = training_reporter(self.observer, f"group {index}")
-        tuned, result = finetune_slim(slim, self.images.train, options, self._checkpoints(name), report)
+        teacher = self.bench if options.distillation else None
+        tuned, result = finetune_slim(slim, self.images.train, options, self._checkpoints(name), report, teacher)
         save_slim(tuned, self.folder / "slim" / name)
         self._drop_checkpoints(name)
         macs = 3 * slim.macs * result.samples

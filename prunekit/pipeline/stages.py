@@ -18,11 +18,20 @@ from prunekit.graph import ChannelGraph, HeadMode, NormMode, attributes, trace
 from prunekit.groups import TimestepGroup, TimestepGroups
 from prunekit.importance import ImportanceMap, Probe, importance
 from prunekit.nets import save_experts
-from prunekit.recipe import BaseOptions, DataOptions, FinetuneOptions, PruneOptions
+from prunekit.recipe import BaseOptions, DataOptions, DistillationOptions, FinetuneOptions, PruneOptions
 from prunekit.schedule import NoiseSchedule
 from prunekit.search import Measure, Repair, SearchResult, search
 from prunekit.slim import SlimModel, load_slim
-from prunekit.training import DenoisingObjective, Reporter, TrainResult, group_timesteps, timestep_sampler, train
+from prunekit.training import (
+    DenoisingObjective,
+    Distillation,
+    Reporter,
+    TrainResult,
+    feature_layers,
+    group_timesteps,
+    timestep_sampler,
+    train,
+)
 
 __all__ = [
     "EMBEDDED",
@@ -248,12 +257,23 @@ def finetune_slim(
     options: FinetuneOptions,
     checkpoints: Path | None = None,
     report: Reporter | None = None,
+    teacher: Bench | None = None,
 ) -> tuple[SlimModel, TrainResult]:
-    """Train a slim model on its own timesteps (and the overlap at the seams)."""
+    """Train a slim model on its own timesteps (and the overlap at the seams).
+
+    Args:
+        slim: what to train.
+        images: what to train it on.
+        options: how.
+        checkpoints: folder for them.
+        report: told how it goes.
+        teacher: the base, where the options have it teach.
+    """
     schedule = NoiseSchedule.from_config(slim.about["noise_schedule"])
-    objective = DenoisingObjective(images.images, schedule, str(slim.about.get("prediction_type", "epsilon")))
+    denoising = DenoisingObjective(images.images, schedule, str(slim.about.get("prediction_type", "epsilon")))
+    objective = _taught(denoising, slim, options.distillation, teacher) if options.distillation else denoising
     within = group_timesteps(slim.group, slim.num_timesteps, options.overlap)
-    sampler = timestep_sampler(options.train, schedule, objective.prediction_type, within)
+    sampler = timestep_sampler(options.train, schedule, denoising.prediction_type, within)
     settings = replace(
         options.train, seed=options.train.seed * 1009 + slim.group.index
     )  # groups must not share batches
@@ -261,6 +281,25 @@ def finetune_slim(
     return slim.with_weights(
         result.model, finetuned_steps=options.train.steps, finetune_seed=options.train.seed
     ), result
+
+
+def _taught(
+    objective: DenoisingObjective, slim: SlimModel, options: DistillationOptions, teacher: Bench | None
+) -> Distillation:
+    """The objective with the base as the teacher.
+
+    Raises:
+        InputError: there is no base, or not the one that the slim model was pruned from.
+    """
+    if teacher is None:
+        raise InputError("Distillation needs the base that the slim model was pruned from, as the teacher.")
+    features: dict[str, torch.Tensor | None] = {}
+    if options.feature_weight:
+        kept = slim.plan.positions(teacher.graph)
+        for name in feature_layers(teacher.base.model):
+            stays = kept.get((name, "out"))
+            features[name] = None if stays is None else torch.from_numpy(stays)
+    return Distillation(objective, teacher.base.model, options.weight, options.feature_weight, features, options.fade)
 
 
 def assemble(folder: Path, output: Path, count: int | None = None) -> TimestepGroups:

@@ -1,8 +1,10 @@
 """Training: timestep samplers, loss weights, momentum decay, the denoising objective, the loop, its checkpoints."""
 
 from prunekit.training.asymmetric import AsymmetricTimesteps
+from prunekit.training.checkpoints import weights_hash
 from prunekit.training.choosing import TIMESTEP_SAMPLERS, timestep_sampler
 from prunekit.training.curriculum import GaussianCurriculum, NoiseRateCurriculum, Pace
+from prunekit.training.distillation import Distillation, Fade, feature_layers
 from prunekit.training.loop import TrainResult, train
 from prunekit.training.loss_weights import LOSS_WEIGHTS, LossWeight, Weighted, change_aware, min_snr, p2, unweighted
 from prunekit.training.momentum import (
@@ -35,8 +37,10 @@ __all__ = [
     "AsymmetricTimesteps",
     "Compensation",
     "DenoisingObjective",
+    "Distillation",
     "EarlyStop",
     "ExponentialMomentum",
+    "Fade",
     "FallingMomentum",
     "GaussianCurriculum",
     "LearningSampler",
@@ -62,6 +66,7 @@ __all__ = [
     "Weighted",
     "change_aware",
     "described",
+    "feature_layers",
     "group_timesteps",
     "min_snr",
     "p2",
@@ -70,5 +75,6 @@ __all__ = [
     "to_unit_range",
     "train",
     "unweighted",
+    "weights_hash",
     "with_weights",
 ]

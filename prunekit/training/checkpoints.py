@@ -9,10 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor, nn
 
 from prunekit._files import atomic_path, sha256_file
 
-__all__ = ["latest_checkpoint", "save_checkpoint"]
+__all__ = ["latest_checkpoint", "save_checkpoint", "weights_hash"]
 
 _NAME = re.compile(r"step-(\d{8})-([0-9a-f]{16})\.pt")
 
@@ -64,3 +65,14 @@ def _listed(folder: Path) -> list[Path]:
     if not folder.is_dir():
         return []
     return sorted((path for path in folder.iterdir() if _NAME.fullmatch(path.name)), reverse=True)
+
+
+def weights_hash(model: nn.Module) -> str:
+    """SHA-256 over names, types, shapes and bytes of all parameters and stored buffers, however they are filed; 64 hex digits."""
+    digest = hashlib.sha256()
+    state: dict[str, Tensor] = model.state_dict()
+    for name in sorted(state):
+        tensor = state[name].detach().cpu().contiguous()
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
+        digest.update(tensor.flatten().view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()

@@ -4,7 +4,6 @@ Every train step draws from its own generator, seeded by (seed, step), and every
 So a run that was interrupted, or split over processes, sees exactly the batches that an uninterrupted single process sees.
 """
 
-import hashlib
 import math
 import time
 from collections.abc import Callable, Iterator
@@ -22,7 +21,7 @@ from torch.optim.swa_utils import AveragedModel
 
 from prunekit._files import json_hash
 from prunekit.errors import FileFormatError, InputError
-from prunekit.training.checkpoints import latest_checkpoint, save_checkpoint
+from prunekit.training.checkpoints import latest_checkpoint, save_checkpoint, weights_hash
 from prunekit.training.objective import Objective
 from prunekit.training.options import Progress, Reporter, TrainOptions
 from prunekit.training.stopping import Termination
@@ -256,17 +255,13 @@ class _Run:
 
 def _fingerprint(model: nn.Module, objective: Objective, sampler: TimestepSampler, options: TrainOptions) -> str:
     """Hash of all that decides the result: what a checkpoint must agree with."""
-    weights = hashlib.sha256()
-    for key, value in model.state_dict().items():
-        weights.update(f"{key} {tuple(value.shape)} {value.dtype}".encode())
-        weights.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
     name = type(sampler).__qualname__
     return json_hash(
         {
             "options": asdict(options),
             "objective": objective.fingerprint(),
             "sampler": [name, described(sampler)],
-            "weights": weights.hexdigest(),
+            "weights": weights_hash(model),
         }
     )
 
