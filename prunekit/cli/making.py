@@ -6,8 +6,28 @@ from typing import Annotated
 
 import typer
 
-from prunekit.cli.console import Bars, data_options, emit, refuse_existing
+from prunekit.cli.console import data_options, emit, refuse_existing
 from prunekit.cli.options import DataOption, Json, Overwrite, Resolution, Seed
+from prunekit.cli.training_options import (
+    Accumulation,
+    CheckpointEvery,
+    CheckpointLimit,
+    CurriculumShare,
+    EmaDecay,
+    LoggingDir,
+    LossWeight,
+    LrScheduler,
+    MaxGradNorm,
+    MixedPrecision,
+    MomentumCompensation,
+    MomentumDecay,
+    Resume,
+    TimestepSampler,
+    Warmup,
+    WeightDecay,
+    given,
+    training,
+)
 from prunekit.errors import InputError
 
 __all__ = ["COMMANDS"]
@@ -23,10 +43,25 @@ def train(
         typer.Option(help="JSON of a diffusers model (_class_name and its arguments); a small U-Net if absent."),
     ] = None,
     steps: Annotated[int, typer.Option("--max-train-steps", help="Train steps.")] = 2000,
-    batch_size: Annotated[int, typer.Option("--train-batch-size", help="Images per step.")] = 128,
+    batch_size: Annotated[int, typer.Option("--train-batch-size", help="Images per step, over all processes.")] = 128,
     learning_rate: Annotated[float, typer.Option(help="AdamW's learning rate after the warm-up.")] = 1e-3,
     prediction_type: Annotated[str, typer.Option(help="epsilon, sample or v_prediction.")] = "epsilon",
-    mixed_precision: Annotated[str, typer.Option(help="no, fp16 or bf16.")] = "no",
+    lr_scheduler: LrScheduler = None,
+    warmup: Warmup = None,
+    timestep_sampler: TimestepSampler = None,
+    curriculum_share: CurriculumShare = None,
+    loss_weight: LossWeight = None,
+    momentum_decay: MomentumDecay = None,
+    momentum_compensation: MomentumCompensation = None,
+    weight_decay: WeightDecay = None,
+    max_grad_norm: MaxGradNorm = None,
+    ema_decay: EmaDecay = None,
+    accumulation: Accumulation = None,
+    mixed_precision: MixedPrecision = "no",
+    checkpoint_every: CheckpointEvery = None,
+    checkpoint_limit: CheckpointLimit = None,
+    resume: Resume = "latest",
+    logging_dir: LoggingDir = None,
     seed: Seed = 0,
     output: Annotated[Path, typer.Option(help="File to write.")] = Path("base.pt"),
     overwrite: Overwrite = False,
@@ -34,12 +69,9 @@ def train(
 ) -> None:
     """Train a base denoiser and write base.pt; an interrupted training goes on from its last checkpoint."""
     refuse_existing(output, overwrite)
-    import shutil
-
     from prunekit._files import read_json
     from prunekit.checkpoint import save_base
     from prunekit.data import load_images
-    from prunekit.pipeline.observing import training_reporter
     from prunekit.pipeline.presets import small_unet
     from prunekit.pipeline.stages import train_base
     from prunekit.recipe import BaseOptions
@@ -50,16 +82,36 @@ def train(
     images = load_images(data, resolution)
     model = read_json(config) if config else small_unet(images)
     settings = TrainOptions(
-        steps=steps, batch_size=batch_size, learning_rate=learning_rate, mixed_precision=mixed_precision, seed=seed
+        steps=steps,
+        batch_size=batch_size,
+        learning_rate=learning_rate,
+        mixed_precision=mixed_precision,
+        seed=seed,
+        **given(
+            gradient_accumulation_steps=accumulation,
+            lr_scheduler=lr_scheduler,
+            warmup_steps=warmup,
+            timestep_sampler=timestep_sampler,
+            curriculum_share=curriculum_share,
+            loss_weight=loss_weight,
+            momentum_decay=momentum_decay,
+            momentum_compensation=momentum_compensation,
+            weight_decay=weight_decay,
+            max_grad_norm=max_grad_norm,
+            ema_decay=ema_decay,
+            checkpoint_every=checkpoint_every,
+            checkpoints_total_limit=checkpoint_limit,
+        ),
     )
     options = BaseOptions(model=model, prediction_type=prediction_type, train=settings)  # type: ignore[arg-type]
     checkpoints = output.with_name(output.name + ".checkpoints")
-    with Bars().shown() as bars:
-        base, result = train_base(options, images, checkpoints, training_reporter(bars, "train"))
-    save_base(base, output)
-    shutil.rmtree(checkpoints, ignore_errors=True)
-    facts = {"output": str(output), "steps": steps, "loss": result.losses[-1][1], "seconds": result.seconds}
-    emit(json, facts, [f"Trained {steps} steps, loss {facts['loss']:.4f}; written to {output}"])
+    with training(checkpoints, resume, "train", logging_dir) as (report, first):
+        base, result = train_base(options, images, checkpoints, report)
+        if first:
+            save_base(base, output)
+    if first:
+        facts = {"output": str(output), "steps": steps, "loss": result.losses[-1][1], "seconds": result.seconds}
+        emit(json, facts, [f"Trained {steps} steps, loss {facts['loss']:.4f}; written to {output}"])
 
 
 def finetune(
@@ -67,27 +119,46 @@ def finetune(
     data: DataOption = None,
     resolution: Resolution = None,
     steps: Annotated[int, typer.Option("--max-train-steps", help="Train steps.")] = 600,
-    batch_size: Annotated[int, typer.Option("--train-batch-size", help="Images per step.")] = 128,
+    batch_size: Annotated[int, typer.Option("--train-batch-size", help="Images per step, over all processes.")] = 128,
     learning_rate: Annotated[float, typer.Option(help="AdamW's learning rate after the warm-up.")] = 5e-4,
     overlap: Annotated[int, typer.Option(help="Timesteps beyond the group's borders that are trained on too.")] = 20,
-    mixed_precision: Annotated[str, typer.Option(help="no, fp16 or bf16.")] = "no",
-    logging_dir: Annotated[Path | None, typer.Option(help="TensorBoard folder (needs the tracking extra).")] = None,
+    teacher: Annotated[
+        str | None, typer.Option(help="Base that the slim model was pruned from, to learn from its predictions too.")
+    ] = None,
+    distillation_weight: Annotated[
+        float, typer.Option(help="With --teacher: share of the loss that is the distance from its predictions.")
+    ] = 0.5,
+    lr_scheduler: LrScheduler = None,
+    warmup: Warmup = None,
+    timestep_sampler: TimestepSampler = None,
+    curriculum_share: CurriculumShare = None,
+    loss_weight: LossWeight = None,
+    momentum_decay: MomentumDecay = None,
+    momentum_compensation: MomentumCompensation = None,
+    weight_decay: WeightDecay = None,
+    max_grad_norm: MaxGradNorm = None,
+    ema_decay: EmaDecay = None,
+    accumulation: Accumulation = None,
+    mixed_precision: MixedPrecision = "no",
+    checkpoint_every: CheckpointEvery = None,
+    checkpoint_limit: CheckpointLimit = None,
+    resume: Resume = "latest",
+    logging_dir: LoggingDir = None,
     seed: Seed = 0,
     output: Annotated[Path | None, typer.Option(help="Folder to write; the slim model's own if absent.")] = None,
     json: Json = False,
 ) -> None:
     """Fine-tune a slim model on its own timesteps; goes on from its last checkpoint when it was interrupted."""
-    import shutil
-
-    from prunekit.pipeline.observing import training_reporter
-    from prunekit.pipeline.stages import finetune_slim, images_of_slim
-    from prunekit.recipe import FinetuneOptions
+    from prunekit.pipeline.stages import finetune_slim, images_of_slim, open_base
+    from prunekit.recipe import DistillationOptions, FinetuneOptions
     from prunekit.slim import load_slim, save_slim
-    from prunekit.training.tracking import with_tensorboard
 
     loaded = load_slim(slim)
     images = images_of_slim(loaded, data_options(data, resolution))
-    options = FinetuneOptions(overlap=overlap)
+    base = open_base(teacher) if teacher else None
+    if not 0 <= distillation_weight <= 1:
+        raise InputError(f"Got --distillation-weight {distillation_weight:g}; expected a share from 0 to 1.")
+    options = FinetuneOptions(overlap, DistillationOptions(distillation_weight) if base else None)
     settings = replace(
         options.train,
         steps=steps,
@@ -95,16 +166,31 @@ def finetune(
         learning_rate=learning_rate,
         mixed_precision=mixed_precision,
         seed=seed,
+        **given(
+            gradient_accumulation_steps=accumulation,
+            lr_scheduler=lr_scheduler,
+            warmup_steps=warmup,
+            timestep_sampler=timestep_sampler,
+            curriculum_share=curriculum_share,
+            loss_weight=loss_weight,
+            momentum_decay=momentum_decay,
+            momentum_compensation=momentum_compensation,
+            weight_decay=weight_decay,
+            max_grad_norm=max_grad_norm,
+            ema_decay=ema_decay,
+            checkpoint_every=checkpoint_every,
+            checkpoints_total_limit=checkpoint_limit,
+        ),
     )
     target = output or slim
     checkpoints = target.with_name(f".{target.name}.checkpoints")
-    with Bars().shown() as bars:
-        report = with_tensorboard(training_reporter(bars, slim.name), logging_dir)
-        tuned, result = finetune_slim(loaded, images.train, replace(options, train=settings), checkpoints, report)
-    save_slim(tuned, target)
-    shutil.rmtree(checkpoints, ignore_errors=True)
-    facts = {"output": str(target), "steps": steps, "loss": result.losses[-1][1], "seconds": result.seconds}
-    emit(json, facts, [f"Fine-tuned {steps} steps, loss {facts['loss']:.4f}; written to {target}"])
+    with training(checkpoints, resume, slim.name, logging_dir) as (report, first):
+        tuned, result = finetune_slim(loaded, images.train, replace(options, train=settings), checkpoints, report, base)
+        if first:
+            save_slim(tuned, target)
+    if first:
+        facts = {"output": str(target), "steps": steps, "loss": result.losses[-1][1], "seconds": result.seconds}
+        emit(json, facts, [f"Fine-tuned {steps} steps, loss {facts['loss']:.4f}; written to {target}"])
 
 
 def assemble(

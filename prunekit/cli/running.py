@@ -1,5 +1,6 @@
 """Commands that run whole experiments: ``demo`` and ``run``."""
 
+import os
 from importlib.resources import as_file, files
 from pathlib import Path
 from typing import Annotated, Any
@@ -8,6 +9,7 @@ import typer
 
 from prunekit.cli.console import Bars, emit, print_table
 from prunekit.cli.options import Json
+from prunekit.errors import InputError
 
 __all__ = ["COMMANDS"]
 
@@ -51,6 +53,10 @@ def _execute(recipe: Path, output: Path | None) -> Path:
     from prunekit.pipeline.kinds import run_of
     from prunekit.recipe import load_recipe
 
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise InputError(
+            "A run is one process; start it without accelerate launch, which train, finetune and prune take."
+        )
     checked = load_recipe(recipe)
     with Bars().shown() as bars:
         return run_of(checked, output or Path("runs") / checked.name, bars).execute()

@@ -257,7 +257,7 @@ def finetune_slim(
     options: FinetuneOptions,
     checkpoints: Path | None = None,
     report: Reporter | None = None,
-    teacher: Bench | None = None,
+    teacher: Bench | Base | None = None,
 ) -> tuple[SlimModel, TrainResult]:
     """Train a slim model on its own timesteps (and the overlap at the seams).
 
@@ -267,7 +267,7 @@ def finetune_slim(
         options: how.
         checkpoints: folder for them.
         report: told how it goes.
-        teacher: the base, where the options have it teach.
+        teacher: the base, where the options have it teach; with its channel groups where it teaches features.
     """
     schedule = NoiseSchedule.from_config(slim.about["noise_schedule"])
     denoising = DenoisingObjective(images.images, schedule, str(slim.about.get("prediction_type", "epsilon")))
@@ -284,22 +284,29 @@ def finetune_slim(
 
 
 def _taught(
-    objective: DenoisingObjective, slim: SlimModel, options: DistillationOptions, teacher: Bench | None
+    objective: DenoisingObjective, slim: SlimModel, options: DistillationOptions, teacher: Bench | Base | None
 ) -> Distillation:
     """The objective with the base as the teacher.
 
     Raises:
         InputError: there is no base, or not the one that the slim model was pruned from.
     """
-    if teacher is None:
+    base = teacher.base if isinstance(teacher, Bench) else teacher
+    expected = slim.about.get("provenance", {}).get("base_sha256")
+    if base is None:
         raise InputError("Distillation needs the base that the slim model was pruned from, as the teacher.")
+    if expected and base.sha256 and expected != base.sha256:
+        raise InputError(
+            f"The slim model was pruned from the base with SHA-256 {expected[:16]}… and the teacher's is {base.sha256[:16]}…; "
+            "give its own base."
+        )
     features: dict[str, torch.Tensor | None] = {}
-    if options.feature_weight:
+    if options.feature_weight and isinstance(teacher, Bench):
         kept = slim.plan.positions(teacher.graph)
-        for name in feature_layers(teacher.base.model):
+        for name in feature_layers(base.model):
             stays = kept.get((name, "out"))
             features[name] = None if stays is None else torch.from_numpy(stays)
-    return Distillation(objective, teacher.base.model, options.weight, options.feature_weight, features, options.fade)
+    return Distillation(objective, base.model, options.weight, options.feature_weight, features, options.fade)
 
 
 def assemble(folder: Path, output: Path, count: int | None = None) -> TimestepGroups:

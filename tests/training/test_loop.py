@@ -3,6 +3,7 @@
 import itertools
 import math
 from dataclasses import replace
+from typing import get_args
 
 import pytest
 import torch
@@ -20,8 +21,17 @@ from tiny_training import (
 from torch import Generator, Tensor
 
 from prunekit.errors import InputError
-from prunekit.training import Progress, TrainOptions, train
+from prunekit.training import (
+    LOSS_WEIGHTS,
+    TIMESTEP_SAMPLERS,
+    Progress,
+    RangeTimesteps,
+    TrainOptions,
+    timestep_sampler,
+    train,
+)
 from prunekit.training.loop import step_generator
+from prunekit.training.options import LossWeights, TimestepSamplers
 
 
 def test_the_loss_falls(uninterrupted):
@@ -222,3 +232,77 @@ def test_two_trainings_of_one_process_can_have_two_precisions(uninterrupted):
 def test_half_precision_on_a_cpu_is_refused():
     with pytest.raises(InputError, match="fp16 on a CPU"):
         tiny_run(options=replace(OPTIONS, mixed_precision="fp16"))
+
+
+# parts of a batch, samplers that learn
+
+
+def test_a_batch_in_parts_has_the_gradients_of_the_whole():
+    def trained(parts):
+        net = tiny_net()
+        net.drop.p = 0.0  # each part drops units of its own
+        return train(net, tiny_objective(), SAMPLER, replace(OPTIONS, gradient_accumulation_steps=parts))
+
+    whole = trained(1)
+    for parts in (2, 3, 100):  # 16 images in parts of 6, 6 and 4, and one by one
+        found = trained(parts)
+        torch.testing.assert_close(found.model.state_dict(), whole.model.state_dict(), rtol=1e-3, atol=1e-5)
+        assert [loss for _, loss in found.losses] == pytest.approx([loss for _, loss in whole.losses], rel=1e-4)
+
+
+def test_a_sampler_that_learns_is_told_every_loss_before_its_weight():
+    class Learning:
+        learns = True
+
+        def __init__(self):
+            self.told = []
+
+        def sample(self, batch: int, train_step: int, generator: Generator) -> tuple[Tensor, Tensor]:
+            timesteps, weights = SAMPLER.sample(batch, train_step, generator)
+            return timesteps, 3 * weights
+
+        def learn(self, timesteps: Tensor, losses: Tensor) -> None:
+            self.told.append((timesteps, losses))
+
+        def describe(self):
+            return {}
+
+        def state_dict(self):
+            return {}
+
+        def load_state_dict(self, state):
+            pass
+
+    sampler = Learning()
+    result = train(tiny_net(), tiny_objective(), sampler, replace(OPTIONS, steps=3, log_every=1))
+    assert len(sampler.told) == 3
+    for (timesteps, losses), (_, loss) in zip(sampler.told, result.losses, strict=True):
+        assert timesteps.shape == losses.shape == (16,)
+        assert 3 * float(losses.mean()) == pytest.approx(loss, rel=1e-5)
+
+
+def test_momentum_falls_while_training_and_is_back_afterwards():
+    plain, falling = (
+        tiny_run(options=replace(OPTIONS, momentum_decay=decay, momentum_compensation="code"))
+        for decay in ("none", "rational")
+    )
+    assert weight_bytes(plain.model) != weight_bytes(falling.model)
+    decay = replace(OPTIONS, momentum_decay="exponential").momentum
+    assert decay is not None
+    assert decay.at(0, True)[0] == 0.9
+    assert decay.at(OPTIONS.steps, True)[0] == pytest.approx(0.4)
+    assert OPTIONS.momentum is None
+
+
+@pytest.mark.parametrize("sampler", TIMESTEP_SAMPLERS)
+@pytest.mark.parametrize("weight", LOSS_WEIGHTS)
+def test_every_sampler_and_weight_that_can_be_named_trains(sampler, weight):
+    options = replace(OPTIONS, steps=2, timestep_sampler=sampler, loss_weight=weight)
+    chosen = timestep_sampler(options, tiny_objective().schedule, "epsilon", RangeTimesteps(10, 20, 50))
+    result = train(tiny_net(), tiny_objective(), chosen, options)
+    assert int(result.seen[10:20].sum()) == int(result.seen.sum()) == 2 * 16
+
+
+def test_the_names_in_the_options_are_those_of_the_tables():
+    assert set(get_args(TimestepSamplers)) == set(TIMESTEP_SAMPLERS)
+    assert set(get_args(LossWeights)) == set(LOSS_WEIGHTS)

@@ -1,0 +1,122 @@
+"""Several processes train as one does: the same batches, the same loss curve, one of them writes."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from prunekit.checkpoint import load_base
+
+HERE = Path(__file__).parent
+WORKER = """
+import json, sys, torch
+sys.path[:0] = sys.argv[1:]
+from dataclasses import replace
+from tiny_training import OPTIONS, SAMPLER, T, tiny_net, tiny_objective
+from prunekit.training import Distillation, LossSecondMoment, train
+torch.set_num_threads(1)
+
+def net(seed=0):
+    made = tiny_net(seed)
+    made.drop.p = 0.0  # each process drops other units
+    return made
+
+found = {}
+for name, sampler, parts in (("plain", SAMPLER, 1), ("parts", SAMPLER, 4), ("learning", LossSecondMoment(SAMPLER, history=2), 2)):
+    result = train(net(), tiny_objective(), sampler, replace(OPTIONS, gradient_accumulation_steps=parts))
+    found[name] = [loss for _, loss in result.losses]
+    if name == "learning":
+        found["learnt"] = [int(sampler.seen.sum()), float(sampler.losses.sum())]
+taught = Distillation(tiny_objective(), net(2), 0.5, 0.5, {"first": None})
+found["taught"] = [loss for _, loss in train(net(), taught, SAMPLER, OPTIONS).losses]
+print(json.dumps(found))
+"""
+
+
+def port():
+    return str(20000 + os.getpid() % 20000)
+
+
+def start(rank, size):
+    own = {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(size)} if size > 1 else {}
+    address = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port(), "ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"}
+    return subprocess.Popen(  # noqa: S603
+        [sys.executable, "-c", WORKER, str(HERE)],
+        env={**os.environ, **address, **own},
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+
+
+@pytest.mark.slow
+def test_two_processes_have_the_loss_curve_of_one():
+    processes = [start(0, 1), start(0, 2), start(1, 2)]
+    alone, *pair = (json.loads(process.communicate(timeout=120)[0].splitlines()[-1]) for process in processes)
+    assert pair[0] == pair[1]
+    assert alone["learnt"][0] == pair[0]["learnt"][0] == 40 * 16
+    for name, curve in alone.items():
+        np.testing.assert_allclose(pair[0][name], curve, rtol=1e-4)
+    np.testing.assert_allclose(alone["parts"], alone["plain"], rtol=1e-4)  # and in parts as in one piece
+    assert alone["taught"] != alone["plain"]
+
+
+@pytest.mark.slow
+def test_accelerate_launch_trains_and_fine_tunes_and_one_process_writes(tmp_path):
+    """Real commands, started as a user starts them."""
+    command = Path(sys.executable).with_name("prunekit")
+    launch = [
+        sys.executable,
+        "-m",
+        "accelerate.commands.launch",
+        "--cpu",
+        "--num_processes",
+        "2",
+        "--num_machines",
+        "1",
+    ]
+    launch += ["--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", str(int(port()) + 1)]
+    line = "train --data digits --max-train-steps 4 --train-batch-size 16 --config model.json --json"
+    config = {
+        "_class_name": "UNet2DModel",
+        "sample_size": 8,
+        "in_channels": 1,
+        "out_channels": 1,
+        "layers_per_block": 1,
+        "block_out_channels": [8, 8],
+        "down_block_types": ["DownBlock2D", "DownBlock2D"],
+        "up_block_types": ["UpBlock2D", "UpBlock2D"],
+        "norm_num_groups": 4,
+        "add_attention": False,
+    }
+    (tmp_path / "model.json").write_text(json.dumps(config))
+
+    def run(words):
+        environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+        done = subprocess.run(  # noqa: S603
+            words, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=120
+        )
+        assert done.returncode == 0, done.stderr[-2000:]
+        return done.stdout
+
+    together = json.loads(run([*launch, str(command), *line.split(), "--output", "two.pt"]))  # one answer, not two
+    alone = json.loads(run([str(command), *line.split(), "--output", "one.pt"]))
+    assert together["loss"] == pytest.approx(alone["loss"], rel=1e-4)
+    one, two = (load_base(str(tmp_path / name)).model.state_dict() for name in ("one.pt", "two.pt"))
+    for key, value in one.items():
+        np.testing.assert_allclose(two[key].numpy(), value.numpy(), rtol=1e-3, atol=1e-4)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["model.json", "one.pt", "two.pt"]
+    recipe = Path(__file__).parents[2] / "recipes" / "digits-base.yaml"
+    refused = subprocess.run(  # noqa: S603
+        [str(command), "run", str(recipe)],
+        cwd=tmp_path,
+        env={**os.environ, "WORLD_SIZE": "2"},
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert refused.returncode == 2
+    assert "one process" in refused.stderr
