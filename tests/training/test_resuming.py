@@ -1,7 +1,9 @@
 """A training that is interrupted, or killed, ends in the bytes of one that is not."""
 
+import json
 import os
 import random
+import resource
 import signal
 import subprocess
 import sys
@@ -23,7 +25,7 @@ from tiny_training import (
     tiny_run,
 )
 
-from prunekit.errors import FileFormatError
+from prunekit.errors import FileFormatError, InputError
 from prunekit.training import Progress, RangeTimesteps, train
 
 
@@ -113,46 +115,111 @@ def test_checkpoints_of_another_training_are_refused(tmp_path, change):
     assert checkpoint_steps(tmp_path) == before
 
 
+class Server:
+    """Processes that train in folders, forked from one that has imported everything."""
+
+    def __init__(self):
+        script = Path(__file__).with_name("tiny_training.py")
+        self.process = subprocess.Popen(  # noqa: S603 - our own script
+            [sys.executable, script],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            env=os.environ | {"OMP_NUM_THREADS": "1"},
+        )
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.process.stdin.close()
+        self.process.wait(20)
+        self.process.stdout.close()
+
+    def start(self, folder, **options):
+        """Process id of a training in a folder."""
+        folder.mkdir(exist_ok=True)
+        self.process.stdin.write(json.dumps([str(folder), options]) + "\n")
+        self.process.stdin.flush()
+        return int(self.process.stdout.readline())
+
+    def status(self):
+        """Exit code of the last training, negative for a signal."""
+        return int(self.process.stdout.readline())
+
+    def finish(self, folder, **options):
+        """The weights of a training that nobody disturbs."""
+        self.start(folder, **options)
+        assert self.status() == 0
+        return (folder / "weights").read_bytes()
+
+
 def test_a_killed_process_ends_in_the_same_bytes(tmp_path):
-    """A real process, killed at random moments, many of them while it writes a checkpoint."""
-    script = Path(__file__).with_name("tiny_training.py")
+    """Real processes, killed at random moments, many of them while they write a checkpoint."""
     moments = random.Random(0)  # noqa: S311 - moments of kills
-    killed = 0
-    with subprocess.Popen(  # noqa: S603 - our own script
-        [sys.executable, script],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-        env=os.environ | {"OMP_NUM_THREADS": "1"},
-    ) as server:
-        assert server.stdin is not None
-        assert server.stdout is not None
-
-        def start(folder: Path) -> int:
-            server.stdin.write(f"{folder}\n")
-            server.stdin.flush()
-            return int(server.stdout.readline())
-
-        whole, broken = tmp_path / "whole", tmp_path / "broken"
-        whole.mkdir()
-        broken.mkdir()
-        start(whole)
-        assert server.stdout.readline() == "0\n"
-        for _ in range(6):
+    options = {"steps": 300, "checkpoint_every": 1, "log_every": 1}
+    killed, broken = 0, tmp_path / "broken"
+    with Server() as server:
+        whole = server.finish(tmp_path / "whole", **options)
+        while killed < 22 and not (broken / "weights").exists():
             known = checkpoint_steps(broken / "checkpoints")
-            child = start(broken)
+            child = server.start(broken, **options)
             deadline = time.monotonic() + 20
             while checkpoint_steps(broken / "checkpoints") == known and time.monotonic() < deadline:
                 time.sleep(0.001)
-            time.sleep(moments.uniform(0, 0.03))
+            time.sleep(moments.uniform(0, 0.012))
             with suppress(ProcessLookupError):  # it was faster
                 os.kill(child, signal.SIGKILL)
-            killed += server.stdout.readline() == f"{-signal.SIGKILL}\n"
-            if (broken / "weights").exists():
-                break
+            killed += server.status() == -signal.SIGKILL
         assert len(checkpoint_steps(broken / "checkpoints")) <= 2
-        start(broken)
-        assert server.stdout.readline() == "0\n"
-        server.stdin.close()
-    assert killed >= 2
-    assert (broken / "weights").read_bytes() == (whole / "weights").read_bytes()
+        assert server.finish(broken, **options) == whole
+    assert killed >= 20
+
+
+def test_a_process_that_is_told_to_end_saves_its_last_step_first(tmp_path):
+    """As a cluster does it: SIGTERM, between checkpoints and between reports."""
+    options = {"steps": 400, "checkpoint_every": 400, "log_every": 100}
+    broken, saved = tmp_path / "broken", []
+    with Server() as server:
+        whole = server.finish(tmp_path / "whole", **options)
+        for pause in (
+            0.05,
+            0.1,
+            0.15,
+            0.3,
+            0.6,
+        ):  # whatever the machine's speed, some are neither too early nor too late
+            child = server.start(broken, **options)
+            time.sleep(pause)
+            os.kill(child, signal.SIGTERM)
+            if server.status() == 0:
+                break
+            saved += checkpoint_steps(broken / "checkpoints")[-1:]
+        assert server.finish(broken, **options) == whole
+    assert saved
+    assert saved == sorted(set(saved))
+    assert any(step % 100 for step in saved)
+
+
+def test_the_signal_that_ends_a_process_is_as_before_once_the_training_is_over(tmp_path):
+    before = signal.getsignal(signal.SIGTERM)
+    tiny_run(tmp_path, options=replace(OPTIONS, steps=2))
+    assert signal.getsignal(signal.SIGTERM) is before
+
+
+def test_a_full_disk_leaves_the_checkpoints_that_are_there(tmp_path, uninterrupted):
+    with pytest.raises(Interruption):
+        tiny_run(tmp_path, interrupt_at(20))
+    assert checkpoint_steps(tmp_path) == [10, 15]
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(
+        resource.RLIMIT_FSIZE, (1000, before[1])
+    )  # no file may grow longer: the write fails as on a full disk
+    try:
+        with pytest.raises(InputError, match=r"step 20 could not be written.*make room"):
+            tiny_run(tmp_path)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert checkpoint_steps(tmp_path) == [10, 15]
+    assert {path.suffix for path in tmp_path.iterdir()} == {".pt"}
+    assert_same_run(tiny_run(tmp_path), uninterrupted)

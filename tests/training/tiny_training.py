@@ -1,9 +1,10 @@
 """A training of a second, with dropout; as a script, one that can be killed and started again without importing torch anew.
 
-``python tiny_training.py`` reads folders from standard input. For each it forks a process that trains there, going on from the
-checkpoints that it finds, and writes ``weights`` when it is through; it prints the process id and, in the end, its status.
+``python tiny_training.py`` reads folders and options, as JSON, from standard input. For each it forks a process that trains there,
+going on from the checkpoints that it finds, and writes ``weights`` when it is through; it prints the process id and, later, its status.
 """
 
+import json
 import os
 import sys
 from dataclasses import replace
@@ -70,15 +71,14 @@ def assert_same_run(result: TrainResult, expected: TrainResult) -> None:
 
 
 def serve() -> None:
-    options = replace(OPTIONS, steps=60, checkpoint_every=1, log_every=1)
     torch.set_num_threads(1)
-    tiny_run(options=replace(options, steps=1))  # what is imported by a first step is there for all the forks
+    tiny_run(options=replace(OPTIONS, steps=1, log_every=1))  # what a first step imports is there for all the forks
     for line in sys.stdin:
-        folder = Path(line.strip())
+        folder, changes = json.loads(line)
         child = os.fork()
         if child == 0:
-            model = tiny_run(folder / "checkpoints", options=options).model
-            (folder / "weights").write_bytes(weight_bytes(model))
+            model = tiny_run(Path(folder) / "checkpoints", options=replace(OPTIONS, **changes)).model
+            (Path(folder) / "weights").write_bytes(weight_bytes(model))
             os._exit(0)
         sys.stdout.write(f"{child}\n")
         sys.stdout.flush()
