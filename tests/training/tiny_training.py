@@ -1,7 +1,8 @@
 """A training of a second, with dropout; as a script, one that can be killed and started again without importing torch anew.
 
 ``python tiny_training.py`` reads folders and options, as JSON, from standard input. For each it forks a process that trains there,
-going on from the checkpoints that it finds, and writes ``weights`` when it is through; it prints the process id and, later, its status.
+going on from the checkpoints that it finds, and writes ``weights`` when it is through; it prints the process id and, later, its
+status.
 """
 
 import json
