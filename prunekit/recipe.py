@@ -292,7 +292,8 @@ class EvaluationOptions:
 class MultistageOptions:
     """One encoder with a decoder for each stage, compared at equal training MACs with what it replaces.
 
-    Every network is trained from scratch on the recipe's ``base.model`` and with the MACs of its ``base.train``.
+    Every network is trained with the MACs of the recipe's ``base.train``: from scratch where there is a ``base.model``, and from
+    the weights of a ``base.checkpoint`` where there is one, which leaves no room for tailored widths.
 
     Args:
         widths: the tailored decoders' ``block_out_channels``, cleanest stage first; as many stages.
@@ -397,11 +398,14 @@ class Recipe(BaseModel):
         ):
             raise InputError("Allocation rule measured needs a prune section whose search has target_of macs.")
         comparisons = [name for name in ("multistage", "curriculum") if getattr(self, name)]
-        if comparisons and (self.base.model is None or self.evaluation is None or self.allocation or comparisons[1:]):
+        if comparisons and (self.evaluation is None or self.allocation or comparisons[1:]):
             raise InputError(
-                f"A {comparisons[0]} section needs a base with a model to train and an evaluation section, and no allocation "
-                "or other comparison."
+                f"A {comparisons[0]} section needs an evaluation section, and no allocation or other comparison."
             )
+        if self.base.model is None and (
+            self.curriculum or (self.multistage and "tailored" in self.multistage.networks)
+        ):
+            raise InputError("A curriculum, and tailored decoders, need a base with a model to train from scratch.")
         if self.multistage and self.base.train.timestep_sampler != "uniform":
             raise InputError("A multistage section needs timestep_sampler uniform; its draw says how stages are drawn.")
         if self.curriculum:

@@ -3,6 +3,7 @@
 The comparison of the multi-stage framework (arXiv:2312.09181, tables 4 and 5), on a recipe's own images and U-Net.
 """
 
+import copy
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -51,6 +52,7 @@ class Contest:
         train: the unified network's training; the others get the steps that cost as many MACs.
         options: see :class:`prunekit.recipe.MultistageOptions`.
         evaluation: what is measured at every look.
+        start: trained network that all go on from, which leaves no room for tailored widths; None for fresh weights.
     """
 
     spec: ModelSpec
@@ -60,6 +62,7 @@ class Contest:
     train: TrainOptions
     options: MultistageOptions
     evaluation: EvaluationOptions
+    start: nn.Module | None = None
 
     def __post_init__(self) -> None:
         if self.spec.class_name != "UNet2DModel":
@@ -133,7 +136,11 @@ class Contest:
         return max(1, round(steps / self.options.looks)) * self.options.looks
 
     def _parts(self, network: str, groups: TimestepGroups, seed: int) -> list[nn.Module]:
-        """Freshly initialised networks that are trained one after the other."""
+        """Networks that are trained one after the other: freshly initialised, or copies of what they start from."""
+        if self.start is not None:
+            if network == "equal":
+                return [MultiDecoderUNet.from_unet(self.start, groups)]
+            return [copy.deepcopy(self.start) for _ in (groups if network == "separate" else range(1))]
         widths = self.options.widths if network == "tailored" else None
         with torch.random.fork_rng(devices=[]):  # modules initialise themselves from the global generator only
             torch.default_generator.manual_seed(seed)

@@ -20,6 +20,7 @@ from prunekit.pipeline.stages import check_images, open_base
 from prunekit.recipe import MultistageOptions
 from prunekit.report import grouping_png, write_any_report
 from prunekit.schedule import NoiseSchedule
+from prunekit.training import weights_hash
 
 __all__ = ["MultistageRun"]
 
@@ -58,15 +59,26 @@ class MultistageRun(ResumableRun):
     @cached_property
     def contest(self) -> Contest:
         """What the networks share."""
-        recipe = self.recipe
+        recipe, start = self.recipe, self.start
         assert recipe.evaluation is not None  # noqa: S101 - the recipe was checked
-        with torch.device("meta"):
-            spec = ModelSpec.of(recipe.base.spec().build())  # with the arguments that the recipe leaves to the class
+        if start is not None:
+            spec, schedule, kind = start.spec, start.schedule, start.prediction_type
+        else:
+            with torch.device("meta"):
+                spec = ModelSpec.of(
+                    recipe.base.spec().build()
+                )  # with the arguments that the recipe leaves to the class
+            schedule, kind = NoiseSchedule.from_config(recipe.base.noise_schedule), recipe.base.prediction_type
         check_images(self.images, spec)
-        schedule = NoiseSchedule.from_config(recipe.base.noise_schedule)
-        return Contest(
-            spec, self.images, schedule, recipe.base.prediction_type, recipe.base.train, self.options, recipe.evaluation
-        )
+        model = start.model if start else None
+        train, options, evaluation = recipe.base.train, self.options, recipe.evaluation
+        return Contest(spec, self.images, schedule, kind, train, options, evaluation, model)
+
+    @cached_property
+    def start(self) -> Base | None:
+        """The trained base that all networks go on from, where the recipe names one."""
+        checkpoint = self.recipe.base.checkpoint
+        return None if checkpoint is None else open_base(checkpoint)
 
     @property
     def _inputs(self) -> dict[str, Any]:
@@ -75,7 +87,8 @@ class MultistageRun(ResumableRun):
         for later in ("seeds", "networks", "groupings"):
             del shared[later]
         sections = {name: getattr(self.recipe, name) for name in ("base", "data", "evaluation")}
-        return {**sections, "images": self._data_hash(), "shared": shared}
+        start = {"start": weights_hash(self.start.model)} if self.start else {}
+        return {**sections, "images": self._data_hash(), "shared": shared, **start}
 
     def _entries(self, grouping: int) -> Iterator[tuple[str, int]]:
         """Networks and seeds of a grouping: all of them on the first, tailored decoders on the others."""

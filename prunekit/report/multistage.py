@@ -104,7 +104,7 @@ def _markdown(manifest: dict[str, Any], entries: list[Entry]) -> str:
     text = (
         f"# Networks for stages, at equal training MACs: {manifest['recipe']}\n\n"
         f"{config['description']}\n\n"
-        f"Every network was trained from scratch with {manifest['unified']['training_macs'] / 1e12:.2f} TMACs, those of "
+        f"Every network was trained {_start(config)} with {manifest['unified']['training_macs'] / 1e12:.2f} TMACs, those of "
         f"{train['steps']:,} steps of {train['batch_size']} for the unified network (backward counted as twice forward), over "
         f"{len(multistage['seeds'])} seeds; the learning rate {_RATES[train['lr_scheduler']]}. Stages are listed from the "
         f"cleanest. {measured_on(look, multistage['sampler'], multistage['sampling_steps'])} The last columns: training MACs "
@@ -139,6 +139,11 @@ def _markdown(manifest: dict[str, Any], entries: list[Entry]) -> str:
         )
     table = "\n".join("| " + " | ".join(line) + " |" for line in lines)
     return text + table + "\n\n![Learning curves](multistage.png)\n"
+
+
+def _start(config: dict[str, Any]) -> str:
+    checkpoint = config["base"].get("checkpoint")
+    return f"on from {checkpoint}" if checkpoint else "from scratch"
 
 
 _RATES = {

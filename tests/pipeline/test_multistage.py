@@ -164,8 +164,31 @@ def test_a_section_that_makes_no_sense_is_refused_with_its_line(tmp_path, sectio
 
 
 def test_a_comparison_needs_a_model_to_train_and_an_evaluation(tmp_path):
-    for change in ({"base": {"checkpoint": "embedded:digits"}}, {"evaluation": None}, {"allocation": {"budget": 0.8}}):
+    for change, message in (
+        ({"base": {"checkpoint": "embedded:digits"}}, "tailored decoders, need a base with a model to train"),
+        ({"evaluation": None}, "multistage section needs"),
+        ({"allocation": {"budget": 0.8}}, "multistage section needs"),
+    ):
         path = tmp_path / "recipe.yaml"
         path.write_text(yaml.safe_dump({**TINY, **change}))
-        with pytest.raises(FileFormatError, match="multistage section needs"):
+        with pytest.raises(FileFormatError, match=message):
             load_recipe(path)
+
+
+def test_a_trained_base_goes_on_whole_and_in_stages(tmp_path):
+    section = {
+        **TINY["multistage"],
+        "networks": ["unified", "separate", "equal"],
+        "groupings": TINY["multistage"]["groupings"][:1],
+    }
+    base = {"checkpoint": "embedded:digits", "train": {**TINY["base"]["train"], "learning_rate": 1e-9}}
+    path = tmp_path / "recipe.yaml"
+    path.write_text(yaml.safe_dump({**TINY, "base": base, "multistage": section}))
+    MultistageRun(load_recipe(path), tmp_path / "run").execute()
+    rows = read_json(tmp_path / "run" / "manifest.json")["multistage"]
+    losses = [look["loss"] for row in rows for look in row["curve"]]
+    assert losses == pytest.approx([losses[0]] * 6, rel=1e-4)  # nothing was learnt: all are the base
+    assert losses[0] < 0.1
+    path.write_text(yaml.safe_dump({**TINY, "base": base}))
+    with pytest.raises(FileFormatError, match="tailored decoders"):
+        load_recipe(path)
