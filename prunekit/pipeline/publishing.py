@@ -9,7 +9,7 @@ from prunekit.report import report_writer
 
 __all__ = ["publish"]
 
-_PUBLISHED = ("manifest.json", "allocation.json", "importance.json", "samples", "groupings")
+_PUBLISHED = ("manifest.json", "groups.json", "allocation.json", "importance.json", "samples", "groupings")
 
 
 def publish(run_folder: Path, reports: Path) -> Path:

@@ -12,8 +12,10 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from PIL import Image
 
 from prunekit import __version__
-from prunekit._files import atomic_folder
+from prunekit._files import atomic_folder, read_json
+from prunekit.groups import Grouping
 from prunekit.report import figures
+from prunekit.report.groupings import describe_grouping, grouping_png
 from prunekit.report.heatmap import Heatmap
 from prunekit.report.run import RunResults, read_run
 from prunekit.report.samples import describe_samples, samples_png, shown_count
@@ -59,7 +61,7 @@ def write_report(run_folder: Path) -> Path:
     The folder is replaced as a whole, after everything in it is made. A part that the run does not have is left out.
 
     Args:
-        run_folder: holds ``manifest.json``, and optionally ``importance.json`` and ``samples/*.npz``.
+        run_folder: holds ``manifest.json``, and optionally ``groups.json``, ``importance.json`` and ``samples/*.npz``.
 
     Returns:
         Path of ``report/index.html``.
@@ -73,6 +75,7 @@ def write_report(run_folder: Path) -> Path:
     with atomic_folder(run_folder / "report") as folder:
         tables = _write_tables(results, folder)
         pictures = _write_pictures(results, heatmap, folder)
+        pictures |= _picture_of_groups(run_folder / "groups.json", folder)
         page = _render(results, tables, pictures, heatmap)
         (folder / "index.html").write_text(page, encoding="utf-8")
     return run_folder / "report" / "index.html"
@@ -129,6 +132,19 @@ def _write_pictures(results: RunResults, heatmap: Heatmap | None, folder: Path) 
             "started from the same noise. Pixels are enlarged without smoothing.",
         )
     return pictures
+
+
+def _picture_of_groups(source: Path, folder: Path) -> dict[str, Picture]:
+    """Why the timesteps were cut where they were, where the run's groups say so by a map of similarities."""
+    if not source.is_file():
+        return {}
+    grouping = Grouping.from_json(read_json(source))
+    if grouping.evidence.matrix is None:
+        return {}
+    path = folder / "groups.png"
+    grouping_png(grouping, path)
+    caption = f"Timesteps were cut by method {grouping.groups.method}: the curves that say where, and the map of similarities."
+    return {"groups": _picture(path, describe_grouping(grouping), caption)}
 
 
 def _targets_caption(results: RunResults) -> str:

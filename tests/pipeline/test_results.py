@@ -139,6 +139,7 @@ def test_results_are_published_without_weights(finished, tmp_path, monkeypatch):
     assert target == tmp_path / "reports" / "micro"
     assert {path.name for path in target.iterdir()} == {
         "manifest.json",
+        "groups.json",
         "allocation.json",
         "importance.json",
         "samples",

@@ -9,10 +9,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from prunekit._files import write_json
 from prunekit.errors import FileFormatError, MissingFileError
-from prunekit.report import RunResults, claim, write_report
+from prunekit.groups import Evidence, Grouping, Snr
+from prunekit.report import RunResults, claim, describe_grouping, write_report
 from prunekit.report.heatmap import Heatmap
 from prunekit.report.wording import warnings_of
+from prunekit.schedule import NoiseSchedule
 
 VOID = {"meta", "img", "br", "link", "hr", "input"}
 
@@ -162,6 +165,21 @@ def test_the_evidence_of_an_allocation_is_drawn(write_run, manifest):
     assert (folder / "report" / "frontiers.png").is_file()
     alt = [attributes["alt"] for attributes in page_of(folder).all("img")]
     assert any("group 0: 3 points from 0.333, target 1" in text for text in alt), alt
+
+
+def test_why_timesteps_were_cut_is_drawn_where_there_is_a_map(write_run, manifest):
+    folder = write_run({key: manifest[key] for key in ("format", "recipe", "base", "allocation")})
+    grouping = Snr()(NoiseSchedule.linear(1000), 3)
+    write_json(folder / "groups.json", grouping.to_json())
+    write_report(folder)
+    assert not (folder / "report" / "groups.png").exists()
+    places = np.array([0, 400, 999])
+    near = 1 - np.abs(places[:, None] - places) / 1000
+    mapped = Grouping(grouping.groups, Evidence(places, matrix=near))
+    write_json(folder / "groups.json", mapped.to_json())
+    write_report(folder)
+    assert (folder / "report" / "groups.png").is_file()
+    assert describe_grouping(mapped) in [attributes["alt"] for attributes in page_of(folder).all("img")]
 
 
 def test_missing_errors_are_said(write_run, manifest):
