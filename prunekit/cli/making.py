@@ -2,37 +2,19 @@
 
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from prunekit.cli.console import data_options, emit, refuse_existing
 from prunekit.cli.options import DataOption, Json, Overwrite, Resolution, Seed
-from prunekit.cli.training_options import (
-    Accumulation,
-    CheckpointEvery,
-    CheckpointLimit,
-    CurriculumShare,
-    EmaDecay,
-    LoggingDir,
-    LossWeight,
-    LrScheduler,
-    MaxGradNorm,
-    MixedPrecision,
-    MomentumCompensation,
-    MomentumDecay,
-    Resume,
-    TimestepSampler,
-    Warmup,
-    WeightDecay,
-    given,
-    training,
-)
+from prunekit.cli.training_options import LoggingDir, Resume, training, with_training_options
 from prunekit.errors import InputError
 
 __all__ = ["COMMANDS"]
 
 
+@with_training_options
 def train(
     data: Annotated[
         str, typer.Option("--data", help="digits, a folder of PNG/JPEG, an .npz, or idx files.")
@@ -46,22 +28,10 @@ def train(
     batch_size: Annotated[int, typer.Option("--train-batch-size", help="Images per step, over all processes.")] = 128,
     learning_rate: Annotated[float, typer.Option(help="AdamW's learning rate after the warm-up.")] = 1e-3,
     prediction_type: Annotated[str, typer.Option(help="epsilon, sample or v_prediction.")] = "epsilon",
-    lr_scheduler: LrScheduler = None,
-    warmup: Warmup = None,
-    timestep_sampler: TimestepSampler = None,
-    curriculum_share: CurriculumShare = None,
-    loss_weight: LossWeight = None,
-    momentum_decay: MomentumDecay = None,
-    momentum_compensation: MomentumCompensation = None,
-    weight_decay: WeightDecay = None,
-    max_grad_norm: MaxGradNorm = None,
-    ema_decay: EmaDecay = None,
-    accumulation: Accumulation = None,
-    mixed_precision: MixedPrecision = "no",
-    checkpoint_every: CheckpointEvery = None,
-    checkpoint_limit: CheckpointLimit = None,
     resume: Resume = "latest",
     logging_dir: LoggingDir = None,
+    *,
+    changes: dict[str, Any],
     seed: Seed = 0,
     output: Annotated[Path, typer.Option(help="File to write.")] = Path("base.pt"),
     overwrite: Overwrite = False,
@@ -85,23 +55,8 @@ def train(
         steps=steps,
         batch_size=batch_size,
         learning_rate=learning_rate,
-        mixed_precision=mixed_precision,
         seed=seed,
-        **given(
-            gradient_accumulation_steps=accumulation,
-            lr_scheduler=lr_scheduler,
-            warmup_steps=warmup,
-            timestep_sampler=timestep_sampler,
-            curriculum_share=curriculum_share,
-            loss_weight=loss_weight,
-            momentum_decay=momentum_decay,
-            momentum_compensation=momentum_compensation,
-            weight_decay=weight_decay,
-            max_grad_norm=max_grad_norm,
-            ema_decay=ema_decay,
-            checkpoint_every=checkpoint_every,
-            checkpoints_total_limit=checkpoint_limit,
-        ),
+        **changes,
     )
     options = BaseOptions(model=model, prediction_type=prediction_type, train=settings)  # type: ignore[arg-type]
     checkpoints = output.with_name(output.name + ".checkpoints")
@@ -114,6 +69,7 @@ def train(
         emit(json, facts, [f"Trained {steps} steps, loss {facts['loss']:.4f}; written to {output}"])
 
 
+@with_training_options
 def finetune(
     slim: Annotated[Path, typer.Argument(help="Slim model's folder, e.g. slim/group-3.")],
     data: DataOption = None,
@@ -128,22 +84,10 @@ def finetune(
     distillation_weight: Annotated[
         float, typer.Option(help="With --teacher: share of the loss that is the distance from its predictions.")
     ] = 0.5,
-    lr_scheduler: LrScheduler = None,
-    warmup: Warmup = None,
-    timestep_sampler: TimestepSampler = None,
-    curriculum_share: CurriculumShare = None,
-    loss_weight: LossWeight = None,
-    momentum_decay: MomentumDecay = None,
-    momentum_compensation: MomentumCompensation = None,
-    weight_decay: WeightDecay = None,
-    max_grad_norm: MaxGradNorm = None,
-    ema_decay: EmaDecay = None,
-    accumulation: Accumulation = None,
-    mixed_precision: MixedPrecision = "no",
-    checkpoint_every: CheckpointEvery = None,
-    checkpoint_limit: CheckpointLimit = None,
     resume: Resume = "latest",
     logging_dir: LoggingDir = None,
+    *,
+    changes: dict[str, Any],
     seed: Seed = 0,
     output: Annotated[Path | None, typer.Option(help="Folder to write; the slim model's own if absent.")] = None,
     json: Json = False,
@@ -164,23 +108,8 @@ def finetune(
         steps=steps,
         batch_size=batch_size,
         learning_rate=learning_rate,
-        mixed_precision=mixed_precision,
         seed=seed,
-        **given(
-            gradient_accumulation_steps=accumulation,
-            lr_scheduler=lr_scheduler,
-            warmup_steps=warmup,
-            timestep_sampler=timestep_sampler,
-            curriculum_share=curriculum_share,
-            loss_weight=loss_weight,
-            momentum_decay=momentum_decay,
-            momentum_compensation=momentum_compensation,
-            weight_decay=weight_decay,
-            max_grad_norm=max_grad_norm,
-            ema_decay=ema_decay,
-            checkpoint_every=checkpoint_every,
-            checkpoints_total_limit=checkpoint_limit,
-        ),
+        **changes,
     )
     target = output or slim
     checkpoints = target.with_name(f".{target.name}.checkpoints")

@@ -1,7 +1,10 @@
 """Options that ``train`` and ``finetune`` share, named as in diffusers' training scripts where these have them."""
 
-from collections.abc import Iterator
+import inspect
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import wraps
+from inspect import Parameter
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -12,62 +15,55 @@ from prunekit.errors import InputError
 if TYPE_CHECKING:
     from prunekit.training import Reporter
 
-__all__ = [
-    "Accumulation",
-    "CheckpointEvery",
-    "CheckpointLimit",
-    "CurriculumShare",
-    "EmaDecay",
-    "LoggingDir",
-    "LossWeight",
-    "LrScheduler",
-    "MaxGradNorm",
-    "MixedPrecision",
-    "MomentumCompensation",
-    "MomentumDecay",
-    "Resume",
-    "TimestepSampler",
-    "Warmup",
-    "WeightDecay",
-    "given",
-    "training",
-]
+__all__ = ["LoggingDir", "Resume", "training", "with_training_options"]
 
-Accumulation = Annotated[
-    int | None,
-    typer.Option(
-        "--gradient-accumulation-steps", help="Parts that each process's share of a batch goes through in, one by one."
-    ),
-]
-LrScheduler = Annotated[str | None, typer.Option(help="After the warm-up: cosine (to zero) or constant.")]
-Warmup = Annotated[int | None, typer.Option("--lr-warmup-steps", help="Steps of linear warm-up.")]
-WeightDecay = Annotated[float | None, typer.Option("--adam-weight-decay", help="AdamW's weight decay.")]
-MaxGradNorm = Annotated[float | None, typer.Option(help="Norm that gradients are clipped to.")]
-EmaDecay = Annotated[float | None, typer.Option("--ema-max-decay", help="Decay of the weights' moving average.")]
-MixedPrecision = Annotated[str, typer.Option(help="no, fp16 or bf16.")]
-TimestepSampler = Annotated[
-    str | None,
-    typer.Option(help="uniform, gaussian-curriculum, noise-rate-curriculum, asymmetric or loss-second-moment."),
-]
-CurriculumShare = Annotated[
-    float | None, typer.Option(help="Share of the steps after which a curriculum has reached its last distribution.")
-]
-LossWeight = Annotated[str | None, typer.Option(help="none, min-snr, p2 or change-aware.")]
-MomentumDecay = Annotated[str | None, typer.Option(help="How AdamW's beta1 falls: none, rational or exponential.")]
-MomentumCompensation = Annotated[
-    str | None, typer.Option(help="What the learning rate does about it: step, gradient, code or none.")
-]
-CheckpointEvery = Annotated[int | None, typer.Option("--checkpointing-steps", help="Steps between checkpoints.")]
-CheckpointLimit = Annotated[int | None, typer.Option("--checkpoints-total-limit", help="Checkpoints that are kept.")]
 Resume = Annotated[
     str, typer.Option("--resume-from-checkpoint", help="latest: go on after an interruption; no: start anew.")
 ]
 LoggingDir = Annotated[Path | None, typer.Option(help="TensorBoard folder (needs the tracking extra).")]
+_Text, _Count, _Number = str | None, int | None, float | None
+_SHARED: dict[str, Any] = {
+    "gradient_accumulation_steps": Annotated[
+        _Count, typer.Option(help="Parts that each process's share of a batch goes through in, one by one.")
+    ],
+    "lr_scheduler": Annotated[_Text, typer.Option(help="After the warm-up: cosine (to zero) or constant.")],
+    "warmup_steps": Annotated[_Count, typer.Option("--lr-warmup-steps", help="Steps of linear warm-up.")],
+    "timestep_sampler": Annotated[
+        _Text,
+        typer.Option(help="uniform, gaussian-curriculum, noise-rate-curriculum, asymmetric or loss-second-moment."),
+    ],
+    "curriculum_share": Annotated[
+        _Number, typer.Option(help="Share of the steps after which a curriculum has reached its last distribution.")
+    ],
+    "loss_weight": Annotated[_Text, typer.Option(help="none, min-snr, p2 or change-aware.")],
+    "momentum_decay": Annotated[_Text, typer.Option(help="How AdamW's beta1 falls: none, rational or exponential.")],
+    "momentum_compensation": Annotated[
+        _Text, typer.Option(help="What the learning rate does about it: step, gradient, code or none.")
+    ],
+    "weight_decay": Annotated[_Number, typer.Option("--adam-weight-decay", help="AdamW's weight decay.")],
+    "max_grad_norm": Annotated[_Number, typer.Option(help="Norm that gradients are clipped to.")],
+    "ema_decay": Annotated[_Number, typer.Option("--ema-max-decay", help="Decay of the weights' moving average.")],
+    "mixed_precision": Annotated[_Text, typer.Option(help="no, fp16 or bf16.")],
+    "checkpoint_every": Annotated[_Count, typer.Option("--checkpointing-steps", help="Steps between checkpoints.")],
+    "checkpoints_total_limit": Annotated[_Count, typer.Option(help="Checkpoints that are kept.")],
+}
+"""Fields of :class:`prunekit.training.TrainOptions`; what is not typed stays at the command's default."""
 
 
-def given(**values: Any) -> dict[str, Any]:
-    """Those that were typed."""
-    return {name: value for name, value in values.items() if value is not None}
+def with_training_options(command: Callable[..., None]) -> Callable[..., None]:
+    """A command whose parameter ``changes`` becomes an option for each field above; it is given those that were typed."""
+
+    @wraps(command)
+    def wrapped(**values: Any) -> None:
+        typed = {name: values.pop(name) for name in _SHARED}
+        command(**values, changes={name: value for name, value in typed.items() if value is not None})
+
+    own = inspect.signature(command)
+    shared = [Parameter(name, Parameter.KEYWORD_ONLY, default=None, annotation=_SHARED[name]) for name in _SHARED]
+    left = [each.replace(kind=Parameter.KEYWORD_ONLY) for name, each in own.parameters.items() if name != "changes"]
+    wrapped.__signature__ = own.replace(parameters=[*left, *shared])  # type: ignore[attr-defined]
+    wrapped.__annotations__ = {each.name: each.annotation for each in (*left, *shared)} | {"return": None}
+    return wrapped
 
 
 @contextmanager

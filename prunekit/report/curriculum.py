@@ -3,15 +3,15 @@
 from pathlib import Path
 from typing import Any
 
-from prunekit._files import atomic_path, read_json
+from prunekit._files import read_json
 from prunekit.errors import FileFormatError
 from prunekit.report.learning import (
     LearningCurve,
     curves_of,
-    draw_learning,
     mean_and_error,
     measured_on,
     share_to_reach,
+    write_learning,
 )
 from prunekit.report.run import MANIFEST_FORMAT
 
@@ -41,33 +41,11 @@ def write_curriculum_report(folder: Path) -> Path:
     """
     manifest = read_json(folder / "manifest.json", MANIFEST_FORMAT)
     curves = training_curves(manifest)
-    target = folder / "report"
-    target.mkdir(parents=True, exist_ok=True)
-    draw_learning(curves, target / "curriculum.png")
-    with atomic_path(target / "curriculum.md") as part:
-        part.write_text(_markdown(manifest, curves), encoding="utf-8")
-    return target / "curriculum.md"
-
-
-def _markdown(manifest: dict[str, Any], curves: list[LearningCurve]) -> str:
-    config, look = manifest["config"], manifest["curriculum"][0]["curve"][-1]
-    train, section = config["base"]["train"], config["curriculum"]
-    base = curves[0]
-    text = (
-        f"# Ways to train, at equal train steps: {manifest['recipe']}\n\n"
-        f"{config['description']}\n\n"
-        f"Each training: {train['steps']:,} steps of {train['batch_size']}, {base.training_macs[0, -1] / 1e12:.2f} TMACs "
-        f"(backward counted as twice forward), from the same first weights for a seed, over {len(section['seeds'])} seeds; "
-        f"the learning rate is {train['lr_scheduler']} unless an entry says otherwise, and what is measured is the moving average. "
-        f"{measured_on(look, section['sampler'], section['sampling_steps'])} The last columns: steps until the final mean loss "
-        f"and FID of {base.title} are reached, as a share of its own, and how many times fewer that is, linear between looks; "
-        "— where they are not reached.\n\n"
-    )
-    header = ["training", "what it changes", "loss", "FID", "share to the loss", "share to the FID"]
-    lines = [header, ["---", "---"] + ["---:"] * (len(header) - 2)]
+    section, base = manifest["config"]["curriculum"], curves[0]
+    rows = [["training", "what it changes", "loss", "FID", "share to the loss", "share to the FID"]]
     for curve in curves:
         changes = section["entries"][curve.title]
-        lines.append(
+        rows.append(
             [
                 curve.title,
                 ", ".join(f"{key} {value}" for key, value in changes.items()) or "–",
@@ -77,8 +55,22 @@ def _markdown(manifest: dict[str, Any], curves: list[LearningCurve]) -> str:
                 _share(curve, base, "fids"),
             ]
         )
-    table = "\n".join("| " + " | ".join(line) + " |" for line in lines)
-    return text + table + "\n\n![Learning curves](curriculum.png)\n"
+    return write_learning(folder, "curriculum", curves, _text(manifest, base), rows, words=2)
+
+
+def _text(manifest: dict[str, Any], base: LearningCurve) -> str:
+    config, look = manifest["config"], manifest["curriculum"][0]["curve"][-1]
+    train, section = config["base"]["train"], config["curriculum"]
+    return (
+        f"# Ways to train, at equal train steps: {manifest['recipe']}\n\n"
+        f"{config['description']}\n\n"
+        f"Each training: {train['steps']:,} steps of {train['batch_size']}, {base.training_macs[0, -1] / 1e12:.2f} TMACs "
+        f"(backward counted as twice forward), from the same first weights for a seed, over {len(section['seeds'])} seeds; "
+        f"the learning rate is {train['lr_scheduler']} unless an entry says otherwise, and what is measured is the moving average. "
+        f"{measured_on(look, section['sampler'], section['sampling_steps'])} The last columns: steps until the final mean loss "
+        f"and FID of {base.title} are reached, as a share of its own, and how many times fewer that is, linear between looks; "
+        "— where they are not reached."
+    )
 
 
 def _share(curve: LearningCurve, base: LearningCurve, of: str) -> str:

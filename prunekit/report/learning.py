@@ -8,10 +8,20 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 
+from prunekit._files import atomic_path
 from prunekit._types import FloatArray
 from prunekit.report.figures import save_figure, scale_by_log, styled
 
-__all__ = ["LearningCurve", "curves_of", "draw_learning", "mean_and_error", "measured_on", "reaching", "share_to_reach"]
+__all__ = [
+    "LearningCurve",
+    "curves_of",
+    "draw_learning",
+    "mean_and_error",
+    "measured_on",
+    "reaching",
+    "share_to_reach",
+    "write_learning",
+]
 
 
 @dataclass(frozen=True)
@@ -88,6 +98,34 @@ def measured_on(look: dict[str, Any], sampler: str, steps: int) -> str:
         f"FID: {look['count']:,} images, {steps} steps of {sampler}, features {features}. "
         "± is the standard error over the seeds."
     )
+
+
+def write_learning(
+    folder: Path,
+    name: str,
+    curves: Sequence[LearningCurve],
+    text: str,
+    table: Sequence[Sequence[str]],
+    words: int = 1,
+) -> Path:
+    """Write ``report/<name>.md`` and ``.png`` into a run's folder; returns the first.
+
+    Args:
+        folder: the run's.
+        name: of both files.
+        curves: what the picture shows.
+        text: what stands before the table, Markdown.
+        table: rows of cells, the heading first.
+        words: columns of text at the left; the others are numbers.
+    """
+    target = folder / "report"
+    target.mkdir(parents=True, exist_ok=True)
+    draw_learning(curves, target / f"{name}.png")
+    aligned = [table[0], ["---"] * words + ["---:"] * (len(table[0]) - words), *table[1:]]
+    lines = "\n".join("| " + " | ".join(line) + " |" for line in aligned)
+    with atomic_path(target / f"{name}.md") as part:
+        part.write_text(f"{text}\n\n{lines}\n\n![Learning curves]({name}.png)\n", encoding="utf-8")
+    return target / f"{name}.md"
 
 
 def draw_learning(curves: Sequence[LearningCurve], path: Path, rival: int = 0) -> None:

@@ -4,15 +4,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from prunekit._files import atomic_path, read_json
+from prunekit._files import read_json
 from prunekit.errors import FileFormatError
 from prunekit.report.learning import (
     LearningCurve,
     curves_of,
-    draw_learning,
     mean_and_error,
     measured_on,
     share_to_reach,
+    write_learning,
 )
 from prunekit.report.run import MANIFEST_FORMAT
 
@@ -89,42 +89,10 @@ def write_multistage_report(folder: Path) -> Path:
     """
     manifest = read_json(folder / "manifest.json", MANIFEST_FORMAT)
     entries = entries_of(manifest)
-    target = folder / "report"
-    target.mkdir(parents=True, exist_ok=True)
-    draw_learning([entry.curve for entry in entries], target / "multistage.png")
-    with atomic_path(target / "multistage.md") as part:
-        part.write_text(_markdown(manifest, entries), encoding="utf-8")
-    return target / "multistage.md"
-
-
-def _markdown(manifest: dict[str, Any], entries: list[Entry]) -> str:
-    config, look = manifest["config"], manifest["multistage"][0]["curve"][-1]
-    train, multistage = config["base"]["train"], config["multistage"]
     unified = next((entry.curve for entry in entries if entry.network == "unified"), None)
-    text = (
-        f"# Networks for stages, at equal training MACs: {manifest['recipe']}\n\n"
-        f"{config['description']}\n\n"
-        f"Every network was trained {_start(config)} with {manifest['unified']['training_macs'] / 1e12:.2f} TMACs, those of "
-        f"{train['steps']:,} steps of {train['batch_size']} for the unified network (backward counted as twice forward), over "
-        f"{len(multistage['seeds'])} seeds; the learning rate {_RATES[train['lr_scheduler']]}. Stages are listed from the "
-        f"cleanest. {measured_on(look, multistage['sampler'], multistage['sampling_steps'])} The last columns: training MACs "
-        "until the unified network's final mean loss and FID are reached, as a share of its own, linear between looks; — where "
-        "they are not.\n\n"
-    )
-    header = [
-        "network",
-        "cuts",
-        "MACs by stage (M)",
-        "sampling MACs (M)",
-        "parameters (M)",
-        "loss",
-        "FID",
-        "share to its loss",
-        "share to its FID",
-    ]
-    lines = [header, ["---"] + ["---:"] * (len(header) - 1)]
+    rows = [_HEADER]
     for entry in entries:
-        lines.append(
+        rows.append(
             [
                 entry.curve.title,
                 " ".join(map(str, entry.cuts)) or "–",
@@ -137,8 +105,35 @@ def _markdown(manifest: dict[str, Any], entries: list[Entry]) -> str:
                 _share(entry.curve, unified, "fids"),
             ]
         )
-    table = "\n".join("| " + " | ".join(line) + " |" for line in lines)
-    return text + table + "\n\n![Learning curves](multistage.png)\n"
+    return write_learning(folder, "multistage", [entry.curve for entry in entries], _text(manifest), rows)
+
+
+_HEADER = [
+    "network",
+    "cuts",
+    "MACs by stage (M)",
+    "sampling MACs (M)",
+    "parameters (M)",
+    "loss",
+    "FID",
+    "share to its loss",
+    "share to its FID",
+]
+
+
+def _text(manifest: dict[str, Any]) -> str:
+    config, look = manifest["config"], manifest["multistage"][0]["curve"][-1]
+    train, multistage = config["base"]["train"], config["multistage"]
+    return (
+        f"# Networks for stages, at equal training MACs: {manifest['recipe']}\n\n"
+        f"{config['description']}\n\n"
+        f"Every network was trained {_start(config)} with {manifest['unified']['training_macs'] / 1e12:.2f} TMACs, those of "
+        f"{train['steps']:,} steps of {train['batch_size']} for the unified network (backward counted as twice forward), over "
+        f"{len(multistage['seeds'])} seeds; the learning rate {_RATES[train['lr_scheduler']]}. Stages are listed from the "
+        f"cleanest. {measured_on(look, multistage['sampler'], multistage['sampling_steps'])} The last columns: training MACs "
+        "until the unified network's final mean loss and FID are reached, as a share of its own, linear between looks; — where "
+        "they are not."
+    )
 
 
 def _start(config: dict[str, Any]) -> str:
