@@ -21,7 +21,16 @@ from prunekit.errors import FileFormatError, InputError
 from prunekit.groups import TimestepGroups
 from prunekit.nets import MultiDecoderUNet
 from prunekit.schedule import NoiseSchedule
-from prunekit.training import DenoisingObjective, EarlyStop, StageTimesteps, TrainOptions, train
+from prunekit.training import (
+    DenoisingObjective,
+    EarlyStop,
+    LossSecondMoment,
+    RangeTimesteps,
+    Snapshots,
+    StageTimesteps,
+    TrainOptions,
+    train,
+)
 
 T = 60
 GROUPS = TimestepGroups.from_cuts(T, [5, 40])
@@ -225,3 +234,20 @@ def test_two_processes_train_as_one_though_batches_leave_decoders_out():
     assert told[1] == told[2]
     for draw in ("uniform", "mixed"):
         np.testing.assert_allclose(told[1][draw], told[0][draw], rtol=1e-3, atol=1e-4)
+
+
+def test_snapshots_pass_on_what_a_sampler_learns_and_when_it_looks():
+    inner = LossSecondMoment(RangeTimesteps(0, T), history=1)
+    watched = Snapshots(inner, 6)
+    whole = train(network(), objective(), watched, OPTIONS)
+    assert int(inner.seen.sum()) == OPTIONS.steps * OPTIONS.batch_size
+    assert [step for step, _ in watched.kept] == [6, 12]
+    state = watched.state_dict()
+    again = Snapshots(LossSecondMoment(RangeTimesteps(0, T), history=1), 6)
+    again.load_state_dict(state)
+    assert torch.equal(again.sampler.losses, inner.losses)
+    *_, last = again.networks(network())
+    assert all(torch.equal(a, b) for a, b in zip(last.parameters(), whole.model.parameters(), strict=True))
+    stop = EarlyStop(lambda model, group: 1.0, every=4)
+    with pytest.raises(InputError, match="looks every 4"):
+        Snapshots(StageTimesteps(GROUPS, stop=stop), 6)
