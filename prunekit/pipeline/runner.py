@@ -16,7 +16,7 @@ from prunekit.pipeline.manifest import environment
 from prunekit.pipeline.measuring import Setting, measure_losses, measure_samples, save_images
 from prunekit.pipeline.observing import training_reporter
 from prunekit.pipeline.planning import evaluations, plan_budget
-from prunekit.pipeline.resumable import ResumableRun
+from prunekit.pipeline.resumable import ResumableRun, Stage
 from prunekit.pipeline.stages import (
     EMBEDDED,
     Bench,
@@ -69,30 +69,36 @@ class Run(ResumableRun):
         assert self.recipe.allocation is not None  # noqa: S101 - asked in execute
         self._score()
         inputs = {"frontier_floor": self.recipe.allocation.frontier_floor}
-        stages = {f"frontier group {group.index}": group.index for group in self.groups}
-        for name, i in stages.items():
-            self._stage(name, inputs, [_frontier_file(i)], partial(self._frontier, i), "importance")
-        return list(stages)
+        chains = {}
+        for group in self.groups:
+            i, name = group.index, f"frontier group {group.index}"
+            action = partial(self._frontier, i)
+            chains[f"group {i}"] = [self._planned(name, inputs, [_frontier_file(i)], action, "importance")]
+        self._apart(chains)
+        return [stage.name for chain in chains.values() for stage in chain]
 
     def _specialists(self) -> None:
         """Prune and fine-tune every group, then put them together and measure."""
         recipe = self.recipe
-        for group in self.groups:
-            i = group.index
-            outputs = [*_slim_files(f"pruned/group-{i}"), f"search/group-{i}.jsonl"]
-            self._stage(f"prune group {i}", {}, outputs, partial(self._prune, i), ("importance", "allocate"))
+        self._apart({f"group {group.index}": self._specialist(group.index) for group in self.groups})
         if recipe.finetune is None:
             return
-        for group in self.groups:
-            i, after = group.index, f"prune group {group.index}"
-            inputs, outputs = {"finetune": recipe.finetune}, _slim_files(f"slim/group-{i}")
-            self._stage(f"finetune group {i}", inputs, outputs, partial(self._finetune, i), after)
         last = [f"finetune group {group.index}" for group in self.groups]
         outputs = [file for group in self.groups for file in _slim_files(f"experts/group-{group.index}")]
         self._stage("assemble", {}, ["experts/experts.json", *outputs], self._assemble, last)
         if recipe.evaluation:
             outputs = ["evaluation.json", "samples/base.npz", "samples/experts.npz"]
             self._stage("evaluate", {"evaluation": recipe.evaluation}, outputs, self._evaluate, "assemble")
+
+    def _specialist(self, i: int) -> list[Stage]:
+        """Stages that make one group's expert."""
+        outputs = [*_slim_files(f"pruned/group-{i}"), f"search/group-{i}.jsonl"]
+        prune = self._planned(f"prune group {i}", {}, outputs, partial(self._prune, i), ("importance", "allocate"))
+        if self.recipe.finetune is None:
+            return [prune]
+        inputs, outputs = {"finetune": self.recipe.finetune}, _slim_files(f"slim/group-{i}")
+        tune = partial(self._finetune, i)
+        return [prune, self._planned(f"finetune group {i}", inputs, outputs, tune, prune.name)]
 
     @cached_property
     def base(self) -> Base:
@@ -271,6 +277,9 @@ class Run(ResumableRun):
             },
             "ledger": [row for fact in facts.values() for row in fact.get("ledger", [])],
         }
+        threads = {name: stage.get("threads", manifest["threads"]) for name, stage in self.done.items()}
+        if others := {name: count for name, count in threads.items() if count != manifest["threads"]}:
+            manifest["stage_threads"] = others
         if "allocate" in facts:
             manifest["allocation"] = self.allocation.to_json()
         experts = [fact["expert"] for fact in facts.values() if "expert" in fact]
