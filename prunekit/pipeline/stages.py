@@ -22,7 +22,16 @@ from prunekit.recipe import BaseOptions, DataOptions, FinetuneOptions, PruneOpti
 from prunekit.schedule import NoiseSchedule
 from prunekit.search import Measure, Repair, SearchResult, search
 from prunekit.slim import SlimModel, load_slim
-from prunekit.training import DenoisingObjective, RangeTimesteps, Reporter, TrainResult, group_timesteps, train
+from prunekit.training import (
+    CountedObjective,
+    DenoisingObjective,
+    RangeTimesteps,
+    Reporter,
+    Tally,
+    TrainResult,
+    group_timesteps,
+    train,
+)
 
 __all__ = [
     "EMBEDDED",
@@ -113,7 +122,8 @@ def train_base(
     schedule = NoiseSchedule.from_config(options.noise_schedule)
     objective = DenoisingObjective(data.train.images, schedule, options.prediction_type)
     result = train(model, objective, RangeTimesteps(0, schedule.num_timesteps), options.train, checkpoints, report)
-    provenance = {"steps": options.train.steps, "seed": options.train.seed, "data_sha256": data.train.sha256}
+    trained = {name: getattr(options.train, name) for name in ("steps", "batch_size", "seed")}
+    provenance = {**trained, "data_sha256": data.train.sha256}
     return Base(result.model, spec, schedule, options.prediction_type, data.about(), provenance), result
 
 
@@ -151,11 +161,15 @@ class Bench:
 
 
 def score_groups(
-    bench: Bench, images: ImageData, groups: Iterable[TimestepGroup], options: PruneOptions
+    bench: Bench,
+    images: ImageData,
+    groups: Iterable[TimestepGroup],
+    options: PruneOptions,
+    tally: Tally | None = None,
 ) -> ImportanceMap:
-    """Importance of every channel group for the given timestep groups."""
+    """Importance of every channel group for the given timestep groups; ``tally`` counts the samples that it takes."""
     base = bench.base
-    objective = DenoisingObjective(images.images, base.schedule, base.prediction_type)
+    objective = CountedObjective(images.images, base.schedule, base.prediction_type, tally=tally or Tally())
     return importance(
         base.model,
         base.spec.example_inputs(),

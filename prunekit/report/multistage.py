@@ -11,7 +11,9 @@ from matplotlib.figure import Figure
 from prunekit._files import atomic_path, read_json
 from prunekit._types import FloatArray
 from prunekit.errors import FileFormatError
+from prunekit.ledger import LedgerRow
 from prunekit.report.figures import save_figure, scale_by_log, styled
+from prunekit.report.ledger import kinds_sentence
 from prunekit.report.run import MANIFEST_FORMAT
 
 __all__ = ["Entry", "entries_of", "reaching", "write_multistage_report"]
@@ -166,7 +168,8 @@ def _markdown(manifest: dict[str, Any], entries: list[Entry]) -> str:
             ]
         )
     table = "\n".join("| " + " | ".join(line) + " |" for line in lines)
-    return text + table + "\n\n![Learning curves](multistage.png)\n"
+    spent = kinds_sentence([LedgerRow.from_json(row) for row in manifest.get("ledger") or ()])
+    return text + table + "\n\n![Learning curves](multistage.png)\n" + (f"\n{spent}\n" if spent else "")
 
 
 _FALLS = {

@@ -1,6 +1,7 @@
 """Training: timestep samplers, loss weights, momentum decay, the denoising objective, the loop, its checkpoints."""
 
 from prunekit.training.asymmetric import AsymmetricTimesteps
+from prunekit.training.counted import CountedObjective, Tally
 from prunekit.training.curriculum import GaussianCurriculum, NoiseRateCurriculum, Pace
 from prunekit.training.loop import TrainResult, train
 from prunekit.training.loss_weights import LOSS_WEIGHTS, LossWeight, Weighted, change_aware, min_snr, p2, unweighted
@@ -32,6 +33,7 @@ __all__ = [
     "PREDICTION_TYPES",
     "AsymmetricTimesteps",
     "Compensation",
+    "CountedObjective",
     "DenoisingObjective",
     "EarlyStop",
     "ExponentialMomentum",
@@ -54,6 +56,7 @@ __all__ = [
     "StageTimesteps",
     "StatedSampler",
     "StatefulSampler",
+    "Tally",
     "TimestepSampler",
     "TrainOptions",
     "TrainResult",
