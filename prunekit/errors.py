@@ -9,7 +9,8 @@ The tree; each leaf is also the builtin that a caller would have caught::
     ├── FileFormatError (ValueError)        a file that is broken, foreign or of another version
     │   └── UnsafeFileError                 a file that would need to run code to be read
     ├── MissingFileError (FileNotFoundError)
-    └── GraphError (RuntimeError)           a network whose structure cannot be followed
+    ├── GraphError (RuntimeError)           a network whose structure cannot be followed
+    └── UnfinishedError (RuntimeError)      parts of a run that failed while the others went on
 
 A message is one sentence: what, got, expected, and how to mend it.
 """
@@ -22,6 +23,7 @@ __all__ = [
     "MissingFileError",
     "PlanError",
     "PrunekitError",
+    "UnfinishedError",
     "UnsafeFileError",
 ]
 
@@ -68,3 +70,19 @@ class MissingFileError(PrunekitError, FileNotFoundError):
 
 class GraphError(PrunekitError, RuntimeError):
     """The structure of a network cannot be followed, so it cannot be pruned safely."""
+
+
+class UnfinishedError(PrunekitError, RuntimeError):
+    """Parts of a run failed; what the others made is kept.
+
+    Args:
+        message: the sentence for the user.
+        failures: why, by the part's name.
+    """
+
+    def __init__(self, message: str, failures: dict[str, str]) -> None:
+        super().__init__(message)
+        self.failures = dict(failures)
+
+    def __reduce__(self) -> tuple[type["UnfinishedError"], tuple[str, dict[str, str]]]:
+        return type(self), (str(self), self.failures)

@@ -12,6 +12,7 @@ from prunekit.errors import (
     MissingFileError,
     PlanError,
     PrunekitError,
+    UnfinishedError,
     UnsafeFileError,
 )
 
@@ -36,6 +37,7 @@ def test_the_list_of_errors_is_sorted_and_complete():
         (UnsafeFileError, (FileFormatError, ValueError)),
         (MissingFileError, (FileNotFoundError,)),
         (GraphError, (RuntimeError,)),
+        (UnfinishedError, (RuntimeError,)),
     ],
 )
 def test_every_leaf_is_the_builtin_that_a_caller_would_have_caught(error, parents):

@@ -1,9 +1,12 @@
 """Commands that run whole experiments: ``demo`` and ``run``."""
 
 import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import StrEnum
 from importlib.resources import as_file, files
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -11,7 +14,41 @@ from prunekit.cli.console import Bars, emit, print_table
 from prunekit.cli.options import Json
 from prunekit.errors import InputError
 
+if TYPE_CHECKING:
+    from prunekit.pipeline.executors import Executor
+
 __all__ = ["COMMANDS"]
+
+
+class Cluster(StrEnum):
+    """submitit's executors."""
+
+    local = "local"
+    slurm = "slurm"
+
+
+@dataclass(frozen=True)
+class _Parallel:
+    """How timestep groups run beside each other."""
+
+    jobs: int | None = None
+    cluster: Cluster | None = None
+    options: Sequence[str] = ()
+    retries: int = 1
+
+    def executor(self, folder: Path) -> "Executor | None":
+        """What runs them; None for one after the other in this process."""
+        if self.cluster is not None:
+            from prunekit.pipeline.clusters import Submitit, parsed_options
+
+            return Submitit(self.cluster.value, folder, parsed_options(self.options), self.jobs, self.retries)
+        if self.options:
+            raise InputError("Got --executor-option without --executor; expected --executor local or slurm with it.")
+        if self.jobs is None:
+            return None
+        from prunekit.pipeline.executors import Processes
+
+        return Processes(self.jobs, self.retries)
 
 
 def demo(
@@ -38,10 +75,23 @@ def run(
     publish: Annotated[
         Path | None, typer.Option(help="Copy results and report to this folder, under the recipe's name.")
     ] = None,
+    jobs: Annotated[
+        int | None, typer.Option(min=1, help="Timestep groups at the same time, each in a process of its own.")
+    ] = None,
+    executor: Annotated[
+        Cluster | None, typer.Option(help="Hand timestep groups to submitit; local: this machine, slurm: a job array.")
+    ] = None,
+    executor_option: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="name=value for submitit, such as timeout_min=90, gpus_per_node=1 or partition=gpu; repeatable."
+        ),
+    ] = None,
+    retries: Annotated[int, typer.Option(min=0, help="Further starts of a timestep group that failed.")] = 1,
     json: Json = False,
 ) -> None:
     """Run a recipe stage by stage; a second run goes on where the first stopped."""
-    manifest = _execute(recipe, output)
+    manifest = _execute(recipe, output, _Parallel(jobs, executor, executor_option or [], retries))
     if publish is not None:
         from prunekit.pipeline.publishing import publish as copy_results
 
@@ -49,7 +99,7 @@ def run(
     _conclude(manifest, json)
 
 
-def _execute(recipe: Path, output: Path | None) -> Path:
+def _execute(recipe: Path, output: Path | None, parallel: _Parallel | None = None) -> Path:
     from prunekit.pipeline.kinds import run_of
     from prunekit.recipe import load_recipe
 
@@ -58,8 +108,12 @@ def _execute(recipe: Path, output: Path | None) -> Path:
             "A run is one process; start it without accelerate launch, which train, finetune and prune take."
         )
     checked = load_recipe(recipe)
+    folder = output or Path("runs") / checked.name
+    executor = None if parallel is None else parallel.executor(folder)
+    if executor is not None and (checked.multistage or checked.curriculum):
+        raise InputError("The trainings of a comparison go one after the other; leave --jobs and --executor out.")
     with Bars().shown() as bars:
-        return run_of(checked, output or Path("runs") / checked.name, bars).execute()
+        return run_of(checked, folder, bars, executor).execute()
 
 
 def _conclude(manifest: Path, json: bool) -> None:

@@ -9,10 +9,12 @@ import torch
 from prunekit._files import write_json
 from prunekit.checkpoint import ModelSpec
 from prunekit.cost import count_macs
+from prunekit.ledger import forwards, spent_on_training
 from prunekit.pipeline.judging import Judge
 from prunekit.pipeline.manifest import environment
 from prunekit.pipeline.observing import training_reporter
 from prunekit.pipeline.resumable import ResumableRun
+from prunekit.pipeline.spending import spent_on_losses, spent_on_sampling
 from prunekit.pipeline.stages import check_images
 from prunekit.recipe import CurriculumOptions
 from prunekit.report import write_any_report
@@ -90,7 +92,13 @@ class CurriculumRun(ResumableRun):
             for (done, _), network in zip(sampler.kept, sampler.networks(model), strict=True)
         ]
         self._drop_checkpoints(slug)
-        return {"curriculum": {"entry": entry, "seed": seed, "curve": curve}}
+        parameters = sum(parameter.numel() for parameter in model.parameters())
+        rows = spent_on_training(name, steps * settings.batch_size, self.macs, parameters, settings.batch_size)
+        looked = [spent_on_losses(name, judge.setting, [[self.macs]])]
+        looked.append(spent_on_sampling(name, judge.setting, {entry: self.macs}))
+        rows += [forwards(name, row.kind, looks * row.samples, looks * row.macs) for row in looked]
+        row = {"entry": entry, "seed": seed, "curve": curve}
+        return {"curriculum": row, "ledger": [each.to_json() for each in rows]}
 
     def _manifest(self, names: list[str]) -> dict[str, Any]:
         evaluation = self.judge.evaluation
@@ -99,5 +107,6 @@ class CurriculumRun(ResumableRun):
             "seeds": {"training": list(self.options.seeds), "sampling": list(evaluation.seeds)},
             "seconds": {name: stage["seconds"] for name, stage in self.done.items()},
             "base": {"macs": self.macs},
+            "ledger": [row for stage in self.done.values() for row in stage["facts"].get("ledger", [])],
             "curriculum": [self.done[name]["facts"]["curriculum"] for name in names],
         }

@@ -34,11 +34,16 @@ class Judge:
     sampling_steps: int
     evaluation: EvaluationOptions
 
-    def __call__(self, model: nn.Module, groups: TimestepGroups | None = None) -> dict[str, Any]:
-        """Held-out losses on all timesteps and on every group, FID and KID, JSON-able."""
+    @property
+    def setting(self) -> Setting:
+        """What is measured on all timesteps."""
         whole = TimestepGroups.from_cuts(self.schedule.num_timesteps, [])
         sampling = AllocationOptions(sampler=self.sampler, steps=self.sampling_steps)
-        setting = Setting(self.images, whole, self.schedule, self.prediction_type, sampling, self.evaluation)
+        return Setting(self.images, whole, self.schedule, self.prediction_type, sampling, self.evaluation)
+
+    def __call__(self, model: nn.Module, groups: TimestepGroups | None = None) -> dict[str, Any]:
+        """Held-out losses on all timesteps and on every group, FID and KID, JSON-able."""
+        setting = self.setting
         (loss,) = measure_losses(setting, {"model": model})
         stages = measure_losses(replace(setting, groups=groups), {"model": model}) if groups else []
         metrics = measure_samples(setting, {"model": model}, {"model": 0.0}).metrics

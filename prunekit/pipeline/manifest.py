@@ -2,6 +2,7 @@
 
 import platform
 import subprocess
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -11,9 +12,10 @@ import torch
 
 import prunekit
 from prunekit._files import json_hash
-from prunekit.recipe import Recipe
+from prunekit._types import JsonDict
+from prunekit.recipe import MEASURED_METHODS, Recipe
 
-__all__ = ["FORMAT", "environment"]
+__all__ = ["FORMAT", "environment", "manifest_of"]
 
 FORMAT = "prunekit-manifest/1"
 _PACKAGES = ("torch", "torch-pruning", "diffusers", "accelerate", "numpy", "torchmetrics", "scikit-learn")
@@ -34,6 +36,41 @@ def environment(recipe: Recipe) -> dict[str, Any]:
         "config_hash": json_hash(config),
         "config": config,
     }
+
+
+def manifest_of(recipe: Recipe, done: Mapping[str, JsonDict], base: JsonDict) -> dict[str, Any]:
+    """The manifest of a run that makes experts, without its allocation.
+
+    Args:
+        recipe: the run's.
+        done: by stage, its ``seconds``, ``facts`` and, since they are recorded, ``threads``.
+        base: what is to be said of the base.
+    """
+    head = environment(recipe)
+    facts = [stage["facts"] for stage in done.values()]
+    threads = {name: stage.get("threads", head["threads"]) for name, stage in done.items()}
+    others = {name: count for name, count in threads.items() if count != head["threads"]}
+    manifest: dict[str, Any] = {
+        **head,
+        **({"stage_threads": others} if others else {}),
+        "seeds": _seeds(recipe),
+        "seconds": {name: stage["seconds"] for name, stage in done.items()},
+        "base": base,
+        "ledger": [row for fact in facts for row in fact.get("ledger", [])],
+    }
+    experts = [fact["expert"] for fact in facts if "expert" in fact]
+    if experts:
+        manifest["experts"] = experts
+    return manifest | {key: fact[key] for fact in facts for key in ("assembled", "losses", "metrics") if key in fact}
+
+
+def _seeds(recipe: Recipe) -> dict[str, Any]:
+    seeds: dict[str, Any] = {"base": recipe.base.train.seed}
+    if recipe.groups and recipe.groups.method in MEASURED_METHODS:
+        seeds["groups"] = recipe.groups.seed
+    seeds |= {"calibration": recipe.prune.seed} if recipe.prune else {}
+    seeds |= {"finetune": recipe.finetune.train.seed} if recipe.finetune else {}
+    return seeds | ({"sampling": list(recipe.evaluation.seeds)} if recipe.evaluation else {})
 
 
 def _version(name: str) -> str | None:

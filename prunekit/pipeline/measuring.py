@@ -20,7 +20,7 @@ from prunekit.sampling import make_sampler, to_images
 from prunekit.schedule import NoiseSchedule
 from prunekit.training import DenoisingObjective
 
-__all__ = ["Measured", "Setting", "measure_losses", "measure_samples", "save_images"]
+__all__ = ["Measured", "Setting", "loss_draws", "measure_losses", "measure_samples", "save_images"]
 
 _LOSS_BATCH = 256
 
@@ -57,8 +57,7 @@ class Measured:
 def measure_losses(setting: Setting, models: Mapping[str, nn.Module], reference: str = "base") -> list[dict[str, Any]]:
     """Held-out denoising loss of every model per timestep group, and the paired difference of each from the reference."""
     objective = DenoisingObjective(setting.images.held_out.images, setting.schedule, setting.prediction_type)
-    batches = -(-setting.options.loss_samples // _LOSS_BATCH)
-    batch_size = max(2, -(-setting.options.loss_samples // batches))  # a standard error needs two
+    batches, batch_size = loss_draws(setting.options)
     losses = {
         name: group_losses(model, objective, setting.groups, batches=batches, batch_size=batch_size, seed=0)
         for name, model in models.items()
@@ -74,6 +73,12 @@ def measure_losses(setting: Setting, models: Mapping[str, nn.Module], reference:
             row["difference"] = {"mean": mean, "se": error}
         rows.append(row)
     return rows
+
+
+def loss_draws(options: EvaluationOptions) -> tuple[int, int]:
+    """Batches and their size that losses are measured on in every timestep group."""
+    batches = -(-options.loss_samples // _LOSS_BATCH)
+    return batches, max(2, -(-options.loss_samples // batches))  # a standard error needs two
 
 
 def measure_samples(

@@ -19,6 +19,7 @@ from prunekit.data import ImageSplit
 from prunekit.errors import InputError
 from prunekit.graph import PruningPlan
 from prunekit.groups import TimestepGroups
+from prunekit.ledger import LedgerRow, spent_on_training
 from prunekit.nets import MultiDecoderUNet, TimestepExperts
 from prunekit.pipeline.judging import Judge
 from prunekit.pipeline.planning import evaluations
@@ -97,7 +98,7 @@ class Contest:
         part_macs = [self._part_macs(part) for part in parts]
         share = self.budget / len(parts)
         looks: list[list[dict[str, Tensor]]] = []
-        spent = [0] * self.options.looks
+        spent, ledger = [0] * self.options.looks, list[LedgerRow]()
         for i, (part, sampler, macs) in enumerate(zip(parts, samplers, part_macs, strict=True)):
             expected = self._expected(macs, groups)
             steps = self._whole_looks(share / (3 * expected * self.train.batch_size))
@@ -107,6 +108,9 @@ class Contest:
             result = train(part, objective, watched, settings, checkpoints / f"part-{i}", report)
             looks.append([state for _, state in watched.kept])
             own = self._spent(result.seen, macs, groups)
+            averaged = sum(parameter.numel() for parameter in part.parameters())
+            _, average = spent_on_training(network, result.samples, 0, averaged, self.train.batch_size)
+            ledger += [LedgerRow(network, "training", result.samples, own, own // 3), average]
             spent = [total + own * (look + 1) // self.options.looks for look, total in enumerate(spent)]
         options = self.options
         judge = Judge(
@@ -129,6 +133,7 @@ class Contest:
             "sampling_macs": self._sampling_macs(list(stage_macs), groups),
             "params": sum(parameter.numel() for parameter in model.parameters()),
             "curve": curve,
+            "ledger": [row.to_json() for row in ledger],
         }, model
 
     def _whole_looks(self, steps: float) -> int:

@@ -11,13 +11,16 @@ import torch
 from prunekit._files import read_json, write_json
 from prunekit.checkpoint import Base, ModelSpec, save_base
 from prunekit.groups import TimestepGroups
-from prunekit.pipeline.grouping import method_of
+from prunekit.ledger import both_ways
+from prunekit.pipeline.grouping import method_of, spent_on_grouping
 from prunekit.pipeline.manifest import environment
+from prunekit.pipeline.measuring import Setting
 from prunekit.pipeline.multistage import Contest
 from prunekit.pipeline.observing import training_reporter
 from prunekit.pipeline.resumable import ResumableRun
+from prunekit.pipeline.spending import spent_on_looks
 from prunekit.pipeline.stages import check_images, open_base
-from prunekit.recipe import MultistageOptions
+from prunekit.recipe import AllocationOptions, MultistageOptions
 from prunekit.report import grouping_png, write_any_report
 from prunekit.schedule import NoiseSchedule
 from prunekit.training import weights_hash
@@ -113,9 +116,11 @@ class MultistageRun(ResumableRun):
         method = method_of(options, self.images.train, base)
         found = method(self.contest.schedule, len(self.options.widths))
         write_json(self.folder / _groups_file(grouping), found.to_json())
+        samples = spent_on_grouping(method, self.contest.schedule)
         if found.evidence.matrix is not None:
             grouping_png(found, self.folder / _groups_file(grouping).replace(".json", ".png"))
-        return {}
+        spent = both_ways(f"grouping {grouping}", "grouping", samples, self.contest.macs)
+        return {"ledger": [spent.to_json()] if samples else []}
 
     def _train(self, name: str, network: str, grouping: int, seed: int) -> dict[str, Any]:
         contest = self.contest
@@ -130,7 +135,11 @@ class MultistageRun(ResumableRun):
             base = Base(model, contest.spec, contest.schedule, contest.prediction_type, self.images.about())
             save_base(base, self.folder / f"{_UNIFIED}-{seed}.pt")
         self._drop_checkpoints(slug)
-        return {"multistage": row}
+        sampling = AllocationOptions(sampler=self.options.sampler, steps=self.options.sampling_steps)
+        setting = Setting(self.images, groups, contest.schedule, contest.prediction_type, sampling, contest.evaluation)
+        looks = spent_on_looks(name, setting, row["stage_macs"], row["sampling_macs"], self.options.looks)
+        trained = [{**entry, "stage": name} for entry in row.pop("ledger")]
+        return {"multistage": row, "ledger": [*trained, *(entry.to_json() for entry in looks)]}
 
     def _manifest(self, names: list[str]) -> dict[str, Any]:
         rows = [self.done[name]["facts"]["multistage"] for name in names]
@@ -142,6 +151,7 @@ class MultistageRun(ResumableRun):
             "unified": {"macs": contest.macs, "training_macs": contest.budget},
             "groupings": [read_json(self.folder / _groups_file(i)) for i in range(len(self.options.groupings))],
             "multistage": rows,
+            "ledger": [row for stage in self.done.values() for row in stage["facts"].get("ledger", [])],
         }
 
 

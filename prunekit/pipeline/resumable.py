@@ -1,45 +1,89 @@
-"""A run of a recipe: a folder, and stages that are kept once they are finished and run again when their inputs change."""
+"""A run of a recipe: a folder, and stages that are kept once they are finished and run again when their inputs change.
 
+Every stage has a file of its own, ``stages/<name>.json``, and a lock beside it while it runs: several processes can work in one
+folder, and two that come to the same stage make it once.
+"""
+
+import logging
+import re
 import shutil
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from functools import cached_property
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
+
+import torch
+from filelock import FileLock, Timeout
 
 import prunekit
 from prunekit._files import json_hash, read_json, write_json
 from prunekit.data import ImageSplit, load_images
 from prunekit.errors import FileFormatError
+from prunekit.pipeline.executors import Executor, fan_out
+from prunekit.pipeline.jobs import Job
 from prunekit.pipeline.observing import Observer, Silent
 from prunekit.recipe import Recipe
 
-__all__ = ["ResumableRun"]
+__all__ = ["ResumableRun", "Stage"]
+
+_FORMAT = "prunekit-stage/1"
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, eq=False)
+class Stage:
+    """One step of a run.
+
+    Args:
+        name: what it is called in the folder and by observers.
+        key: hash of all that it is made from, the keys of the stages before it included.
+        outputs: files that it writes, relative to the folder.
+        action: makes them and returns the stage's facts, JSON-able.
+    """
+
+    name: str
+    key: str
+    outputs: tuple[str, ...]
+    action: Callable[[], dict[str, Any]]
 
 
 class ResumableRun(ABC):
-    """One recipe in one folder.
+    """One recipe in one folder. Pickled, it is no more than that: a process that unpickles it begins with what the folder holds.
 
     Args:
         recipe: what to do.
         folder: where everything is written; a folder of an earlier run of the recipe is gone on with.
         observer: told what happens.
+        executor: runs stages that do not need each other at the same time; one after the other in this process if absent.
     """
 
-    def __init__(self, recipe: Recipe, folder: Path, observer: Observer | None = None) -> None:
+    def __init__(
+        self, recipe: Recipe, folder: Path, observer: Observer | None = None, executor: Executor | None = None
+    ) -> None:
         self.recipe = recipe
         self.folder = folder
         self.observer = observer or Silent()
-        self.key = ""  # of the stage that runs: hash of all that it is made from
+        self.executor = executor
+        self.key = ""  # of the stage that runs
+        self.keys: dict[str, str] = {}  # of the stages that are part of this run
         self.state: dict[str, dict[str, Any]] = {}  # every stage that ever finished here
         self.done: dict[str, dict[str, Any]] = {}  # those that are part of this run
-        state_file = folder / "state.json"
-        if state_file.is_file():
-            stages = read_json(state_file, "prunekit-state/1").get("stages")
+        before = folder / "state.json"  # all stages in one file: how folders were written once
+        if before.is_file():
+            stages = read_json(before, "prunekit-state/1").get("stages")
             if not isinstance(stages, dict):
-                raise FileFormatError(f"{state_file} holds no stages; remove it to run every stage again.")
+                raise FileFormatError(f"{before} holds no stages; remove it to run every stage again.")
             self.state = dict(stages)
+        for file in sorted((folder / "stages").glob("*.json")):
+            self._read(file)
+
+    def __reduce__(self) -> tuple[type["ResumableRun"], tuple[Recipe, Path]]:
+        return type(self), (self.recipe, self.folder.resolve())
 
     @abstractmethod
     def execute(self) -> Path:
@@ -53,6 +97,32 @@ class ResumableRun(ABC):
     def _data_hash(self) -> str:
         return json_hash([self.images.train.sha256, self.images.held_out.sha256])
 
+    def _planned(
+        self,
+        name: str,
+        inputs: dict[str, Any],
+        outputs: Sequence[str],
+        action: Callable[[], dict[str, Any]],
+        after: str | Sequence[str] = (),
+    ) -> Stage:
+        """A stage of this run with its key; those before it must be planned or done.
+
+        An action that is to run in another process is a method of this run, or a ``partial`` of one, and needs files only.
+        """
+        before = [after] if isinstance(after, str) else after
+        described = self.recipe.model_dump(mode="json", include=set(inputs))
+        extra = {key: value for key, value in inputs.items() if key not in described}
+        self.keys[name] = json_hash(
+            {
+                "stage": name,
+                "prunekit": prunekit.__version__,
+                "inputs": described,
+                "extra": extra,
+                "after": [self.keys[stage] for stage in before],
+            }
+        )
+        return Stage(name, self.keys[name], tuple(outputs), action)
+
     def _stage(
         self,
         name: str,
@@ -62,31 +132,92 @@ class ResumableRun(ABC):
         after: str | Sequence[str] = (),
     ) -> None:
         """Run ``action`` unless its outputs are there and were made from the same inputs."""
-        before = [after] if isinstance(after, str) else after
-        described = self.recipe.model_dump(mode="json", include=set(inputs))
-        extra = {key: value for key, value in inputs.items() if key not in described}
-        key = json_hash(
-            {
-                "stage": name,
-                "prunekit": prunekit.__version__,
-                "inputs": described,
-                "extra": extra,
-                "after": [self.done[stage]["key"] for stage in before],
-            }
-        )
-        kept = self.state.get(name, {}).get("key") == key and all((self.folder / path).exists() for path in outputs)
-        self.observer.stage(name, kept)
-        if not kept:
-            if self.state.pop(name, None) is not None:  # should it stop midway, what it has written is nobody's output
-                self._write_state()
-            started, self.key = time.perf_counter(), key
-            facts = action()
-            self.state[name] = {"key": key, "seconds": round(time.perf_counter() - started, 3), "facts": facts}
-            self._write_state()
-        self.done[name] = self.state[name]
+        self.make(self._planned(name, inputs, outputs, action, after))
 
-    def _write_state(self) -> None:
-        write_json(self.folder / "state.json", {"format": "prunekit-state/1", "stages": self.state})
+    def _apart(self, chains: Mapping[str, Sequence[Stage]]) -> None:
+        """Make chains of stages, by the executor where there is one. No chain needs what another makes.
+
+        Raises:
+            UnfinishedError: chains failed; what the others made is kept.
+        """
+        stages = [stage for rank in zip_longest(*chains.values()) for stage in rank if stage is not None]
+        if self.executor is None:
+            for stage in stages:
+                self.make(stage)
+            return
+        missing = {name: [s for s in chain if not self._is_kept(s)] for name, chain in chains.items()}
+        for stage in stages:
+            if self._is_kept(stage):
+                self.observer.stage(stage.name, True)
+        jobs = [Job(self, name, tuple(chain)) for name, chain in missing.items() if chain]
+        fan_out(self.executor, jobs, self.folder / "jobs", self.observer)
+        for stage in stages:
+            self._read(self._file(stage.name))
+            self.done[stage.name] = self.state[stage.name]
+
+    def make(self, stage: Stage) -> None:
+        """Run a stage unless it is kept from before, or another process makes it meanwhile."""
+        kept = self._is_kept(stage)
+        if kept:
+            self.observer.stage(stage.name, True)
+        else:
+            with self._alone(stage):
+                self._make_alone(stage)
+        self.done[stage.name] = self.state[stage.name]
+
+    def _make_alone(self, stage: Stage) -> None:
+        if self._file(stage.name).is_file():
+            self._read(self._file(stage.name))  # as whoever held the lock has left it
+        kept = self._is_kept(stage)
+        self.observer.stage(stage.name, kept)
+        if kept:
+            return
+        if stage.name in self.state:  # should it stop midway, what it has written is nobody's output
+            self._write(stage.name, "", 0.0, {})
+        started, self.key = time.perf_counter(), stage.key
+        facts = stage.action()
+        self._write(stage.name, stage.key, round(time.perf_counter() - started, 3), facts)
+
+    def _is_kept(self, stage: Stage) -> bool:
+        made = self.state.get(stage.name, {}).get("key") == stage.key
+        return made and all((self.folder / path).exists() for path in stage.outputs)
+
+    @contextmanager
+    def _alone(self, stage: Stage) -> Iterator[None]:
+        """Within the block no other process makes this stage."""
+        file = self._file(stage.name)
+        new = [folder for folder in file.parents if not folder.exists()]
+        file.parent.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(file.with_name(f".{file.stem}.lock"))
+        try:
+            lock.acquire(timeout=0)
+        except Timeout:
+            _log.info("Another process is at stage %s in %s; this one waits for it.", stage.name, self.folder)
+            lock.acquire()
+        try:
+            yield
+        finally:
+            lock.release()
+            if new and not file.exists():  # nothing came of a folder's first stage
+                Path(lock.lock_file).unlink(missing_ok=True)
+                for folder in new:
+                    with suppress(OSError):  # others may have written there
+                        folder.rmdir()
+
+    def _file(self, name: str) -> Path:
+        return self.folder / "stages" / f"{re.sub('[^a-z0-9]+', '-', name.lower())}.json"
+
+    def _read(self, file: Path) -> None:
+        record = read_json(file, _FORMAT)
+        name = record.pop("name", None)
+        if not isinstance(name, str) or not isinstance(record.get("facts"), dict) or "seconds" not in record:
+            raise FileFormatError(f"{file} holds no stage; remove it to run that stage again.")
+        self.state[name] = record
+
+    def _write(self, name: str, key: str, seconds: float, facts: dict[str, Any]) -> None:
+        made = {"key": key, "seconds": seconds, "threads": torch.get_num_threads(), "facts": facts}
+        write_json(self._file(name), {"format": _FORMAT, "name": name, **made})
+        self.state[name] = made
 
     def _checkpoints(self, name: str) -> Path:
         """Folder for a training's checkpoints: another for other options, so that a changed recipe starts it anew."""

@@ -4,19 +4,23 @@ from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
+from torch import nn
+
 from prunekit._files import json_hash, read_json, sha256_file, write_json
 from prunekit.allocation import Allocation, read_frontier
 from prunekit.checkpoint import Base, save_base
 from prunekit.cost import count_macs
 from prunekit.groups import TimestepGroups
 from prunekit.importance import ImportanceMap
+from prunekit.ledger import BASE_TRAINING, LedgerRow, both_ways, spent_on_training
 from prunekit.nets import TimestepExperts, load_experts
 from prunekit.pipeline.grouping import method_of, spent_on_grouping
-from prunekit.pipeline.manifest import environment
+from prunekit.pipeline.manifest import manifest_of
 from prunekit.pipeline.measuring import Setting, measure_losses, measure_samples, save_images
 from prunekit.pipeline.observing import training_reporter
 from prunekit.pipeline.planning import evaluations, plan_budget
-from prunekit.pipeline.resumable import ResumableRun
+from prunekit.pipeline.resumable import ResumableRun, Stage
+from prunekit.pipeline.spending import base_training, spent_on_losses, spent_on_sampling, spent_on_search
 from prunekit.pipeline.stages import (
     EMBEDDED,
     Bench,
@@ -28,10 +32,11 @@ from prunekit.pipeline.stages import (
     score_groups,
     train_base,
 )
-from prunekit.recipe import MEASURED_METHODS, PruneOptions
+from prunekit.recipe import PruneOptions
 from prunekit.report import grouping_png, write_report
-from prunekit.search import SearchResult, proxy_evaluations
+from prunekit.search import SearchResult
 from prunekit.slim import SlimModel, load_slim, save_slim
+from prunekit.training import Tally
 
 __all__ = ["Run"]
 
@@ -69,30 +74,39 @@ class Run(ResumableRun):
         assert self.recipe.allocation is not None  # noqa: S101 - asked in execute
         self._score()
         inputs = {"frontier_floor": self.recipe.allocation.frontier_floor}
-        stages = {f"frontier group {group.index}": group.index for group in self.groups}
-        for name, i in stages.items():
-            self._stage(name, inputs, [_frontier_file(i)], partial(self._frontier, i), "importance")
-        return list(stages)
+        chains = {}
+        for group in self.groups:
+            i, name = group.index, f"frontier group {group.index}"
+            action = partial(self._frontier, i)
+            chains[f"group {i}"] = [self._planned(name, inputs, [_frontier_file(i)], action, "importance")]
+        self._apart(chains)
+        return [stage.name for chain in chains.values() for stage in chain]
 
     def _specialists(self) -> None:
         """Prune and fine-tune every group, then put them together and measure."""
         recipe = self.recipe
-        for group in self.groups:
-            i = group.index
-            outputs = [*_slim_files(f"pruned/group-{i}"), f"search/group-{i}.jsonl"]
-            self._stage(f"prune group {i}", {}, outputs, partial(self._prune, i), ("importance", "allocate"))
+        options = recipe.prune
+        if self.executor is not None and options and options.search.target_of == "latency" and options.latency_table:
+            self.bench.timed(Path(options.latency_table))  # once, before jobs would measure times in each other's way
+        self._apart({f"group {group.index}": self._specialist(group.index) for group in self.groups})
         if recipe.finetune is None:
             return
-        for group in self.groups:
-            i, after = group.index, f"prune group {group.index}"
-            inputs, outputs = {"finetune": recipe.finetune}, _slim_files(f"slim/group-{i}")
-            self._stage(f"finetune group {i}", inputs, outputs, partial(self._finetune, i), after)
         last = [f"finetune group {group.index}" for group in self.groups]
         outputs = [file for group in self.groups for file in _slim_files(f"experts/group-{group.index}")]
         self._stage("assemble", {}, ["experts/experts.json", *outputs], self._assemble, last)
         if recipe.evaluation:
             outputs = ["evaluation.json", "samples/base.npz", "samples/experts.npz"]
             self._stage("evaluate", {"evaluation": recipe.evaluation}, outputs, self._evaluate, "assemble")
+
+    def _specialist(self, i: int) -> list[Stage]:
+        """Stages that make one group's expert."""
+        outputs = [*_slim_files(f"pruned/group-{i}"), f"search/group-{i}.jsonl"]
+        prune = self._planned(f"prune group {i}", {}, outputs, partial(self._prune, i), ("importance", "allocate"))
+        if self.recipe.finetune is None:
+            return [prune]
+        inputs, outputs = {"finetune": self.recipe.finetune}, _slim_files(f"slim/group-{i}")
+        tune = partial(self._finetune, i)
+        return [prune, self._planned(f"finetune group {i}", inputs, outputs, tune, prune.name)]
 
     @cached_property
     def base(self) -> Base:
@@ -116,7 +130,7 @@ class Run(ResumableRun):
         return Allocation.from_json(read_json(self.folder / "allocation.json"))
 
     def _base(self) -> dict[str, Any]:
-        options, ledger = self.recipe.base, []
+        options, ledger = self.recipe.base, list[LedgerRow]()
         if options.checkpoint is not None:
             base = open_base(options.checkpoint)
             check_images(self.images, base.spec)
@@ -128,12 +142,14 @@ class Run(ResumableRun):
             checkpoints = self._checkpoints("base")
             base, result = train_base(options, self.images, checkpoints, training_reporter(self.observer, "base"))
             macs = count_macs(base.model, base.spec.example_inputs()).macs
-            ledger = [{"stage": "base training", "samples": result.samples, "macs": 3 * macs * result.samples}]
+            ledger = spent_on_training(
+                BASE_TRAINING, result.samples, macs, _parameters(base.model), options.train.batch_size
+            )
             save_base(base, self.folder / "base.safetensors")
         save_base(base, self.folder / "base.pt")
         self.__dict__.pop("base", None)
         self._drop_checkpoints("base")
-        return {"ledger": ledger}
+        return _spent(*ledger)
 
     def _groups(self) -> dict[str, Any]:
         options = self.recipe.groups
@@ -146,7 +162,7 @@ class Run(ResumableRun):
         samples = spent_on_grouping(method, self.base.schedule)
         if not samples:
             return {}
-        return {"ledger": [{"stage": "groups", "samples": samples, "macs": 3 * self.bench.macs * samples}]}
+        return _spent(both_ways("groups", "grouping", samples, self.bench.macs))
 
     def _allocate(self) -> dict[str, Any]:
         options = self.recipe.allocation
@@ -169,36 +185,34 @@ class Run(ResumableRun):
     def _importance(self) -> dict[str, Any]:
         options = self.recipe.prune
         assert options is not None  # noqa: S101 - asked in execute
-        scores = score_groups(self.bench, self.images.train, self.groups, options)
+        tally = Tally()
+        scores = score_groups(self.bench, self.images.train, self.groups, options, tally)
         write_json(self.folder / "importance.json", scores.to_json())
-        samples = len(self.groups) * options.samples
-        return {"ledger": [{"stage": "importance", "samples": samples, "macs": 3 * self.bench.macs * samples}]}
+        return _spent(tally.row("importance", "importance", self.bench.macs))
 
-    def _search(self, index: int, target: int, journal: str) -> tuple[SlimModel, SearchResult, dict[str, Any]]:
-        """Prune a group to a target of MACs; the last of the three is what it cost, for the ledger."""
+    def _search(self, index: int, target: int, journal: str) -> tuple[SlimModel, SearchResult]:
+        """Prune a group to a target of MACs."""
         options = self.recipe.prune
         assert options is not None  # noqa: S101 - asked in execute
         scores = ImportanceMap.from_json(read_json(self.folder / "importance.json"))
         images, group = self.images.train, self.groups[index]
-        slim, result = prune_group(self.bench, images, scores, group, target, options, self.folder / journal)
-        samples = proxy_evaluations(options.search.proxy, options.samples, options.batch_size)
-        macs = samples * sum(entry["macs"] for entry in result.measured)
-        return slim, result, {"samples": samples * len(result.measured), "macs": macs}
+        return prune_group(self.bench, images, scores, group, target, options, self.folder / journal)
 
     def _frontier(self, index: int) -> dict[str, Any]:
         options = self.recipe.allocation
         assert options is not None  # noqa: S101 - asked in execute
         target = int(options.frontier_floor * self.bench.macs)
-        _, _, spent = self._search(index, target, _frontier_file(index))
+        slim, result = self._search(index, target, _frontier_file(index))
         read_frontier(self.folder / _frontier_file(index))  # a proposer that records none is refused here
-        return {"ledger": [{"stage": f"frontier, group {index}", **spent}]}
+        assert self.recipe.prune is not None  # noqa: S101 - the recipe was checked
+        return _spent(*spent_on_search(f"frontier, group {index}", self.recipe.prune, result, slim, self.bench.macs))
 
     def _prune(self, index: int) -> dict[str, Any]:
         options = self.recipe.prune
         assert options is not None  # noqa: S101 - asked in execute
         target = self.allocation.groups[index].target_macs
         assert target is not None  # noqa: S101 - allocated for this model
-        slim, result, spent = self._search(index, target, f"search/group-{index}.jsonl")
+        slim, result = self._search(index, target, f"search/group-{index}.jsonl")
         save_slim(slim, self.folder / "pruned" / f"group-{index}")
         expert = {
             "group": index,
@@ -207,7 +221,8 @@ class Run(ResumableRun):
             "params": slim.params,
             "widths": result.widths,
         }
-        return {"ledger": [{"stage": f"search, group {index}", **spent}], "expert": expert}
+        rows = spent_on_search(f"search, group {index}", options, result, slim, self.bench.macs)
+        return _spent(*rows) | {"expert": expert}
 
     def _finetune(self, index: int) -> dict[str, Any]:
         options = self.recipe.finetune
@@ -219,8 +234,11 @@ class Run(ResumableRun):
         tuned, result = finetune_slim(slim, self.images.train, options, self._checkpoints(name), report, teacher)
         save_slim(tuned, self.folder / "slim" / name)
         self._drop_checkpoints(name)
-        macs = 3 * slim.macs * result.samples
-        return {"ledger": [{"stage": f"fine-tuning, group {index}", "samples": result.samples, "macs": macs}]}
+        stage, batch_size = f"fine-tuning, group {index}", options.train.batch_size
+        taught = self.bench.macs if options.distillation else 0
+        return _spent(
+            *spent_on_training(stage, result.samples, slim.macs, _parameters(tuned.model), batch_size, taught)
+        )
 
     def _assemble(self) -> dict[str, Any]:
         assemble(self.folder / "slim", self.folder / "experts", len(self.groups))
@@ -253,44 +271,36 @@ class Run(ResumableRun):
             save_images(images, self.folder / "samples" / f"{name}.npz")
         results = {"losses": losses, "metrics": measured.metrics}
         write_json(self.folder / "evaluation.json", {"format": "prunekit-evaluation/1", **results})
-        return results
+        by_group = [[self.bench.macs] * len(self.groups), list(pruned.macs), list(experts.macs)]
+        spent = [spent_on_losses("evaluation", setting, by_group), spent_on_sampling("evaluation", setting, macs)]
+        return results | _spent(*spent)
 
     def _manifest(self) -> Path:
         """Write ``manifest.json`` from the stages' facts."""
-        facts = {name: stage["facts"] for name, stage in self.done.items()}
-        base = self.base
-        manifest: dict[str, Any] = {
-            **environment(self.recipe),
-            "seeds": self._seeds(),
-            "seconds": {name: stage["seconds"] for name, stage in self.done.items()},
-            "base": {
-                "macs": self.bench.macs,
-                "params": int(self.bench.cost.params(self.bench.graph.full_widths)),
-                "sha256": base.sha256,
-                "data": dict(base.data),
-                "noise_schedule": base.schedule.to_config(),
-            },
-            "ledger": [row for fact in facts.values() for row in fact.get("ledger", [])],
+        base, bench = self.base, self.bench
+        about: dict[str, Any] = {
+            "macs": bench.macs,
+            "params": int(bench.cost.params(bench.graph.full_widths)),
+            "sha256": base.sha256,
+            "data": dict(base.data),
+            "noise_schedule": base.schedule.to_config(),
         }
-        if "allocate" in facts:
+        manifest = manifest_of(self.recipe, self.done, about)
+        spent = [LedgerRow.from_json(row) for row in manifest["ledger"]]
+        about["training"] = base_training(self.recipe.base.checkpoint, base, bench.macs, spent)
+        if "allocate" in self.done:
             manifest["allocation"] = self.allocation.to_json()
-        experts = [fact["expert"] for fact in facts.values() if "expert" in fact]
-        if experts:
-            manifest["experts"] = experts
-        manifest |= {
-            key: fact[key] for fact in facts.values() for key in ("assembled", "losses", "metrics") if key in fact
-        }
         write_json(self.folder / "manifest.json", manifest)
         return self.folder / "manifest.json"
 
-    def _seeds(self) -> dict[str, Any]:
-        recipe = self.recipe
-        seeds: dict[str, Any] = {"base": recipe.base.train.seed}
-        if recipe.groups and recipe.groups.method in MEASURED_METHODS:
-            seeds["groups"] = recipe.groups.seed
-        seeds |= {"calibration": recipe.prune.seed} if recipe.prune else {}
-        seeds |= {"finetune": recipe.finetune.train.seed} if recipe.finetune else {}
-        return seeds | ({"sampling": list(recipe.evaluation.seeds)} if recipe.evaluation else {})
+
+def _spent(*rows: LedgerRow) -> dict[str, Any]:
+    """Facts of a stage: the ledger's rows, without those of nothing."""
+    return {"ledger": [row.to_json() for row in rows if row.macs]}
+
+
+def _parameters(model: nn.Module) -> int:
+    return sum(parameter.numel() for parameter in model.parameters())
 
 
 def _frontier_file(index: int) -> str:

@@ -23,9 +23,11 @@ from prunekit.schedule import NoiseSchedule
 from prunekit.search import Measure, Repair, SearchResult, search
 from prunekit.slim import SlimModel, load_slim
 from prunekit.training import (
+    CountedObjective,
     DenoisingObjective,
     Distillation,
     Reporter,
+    Tally,
     TrainResult,
     feature_layers,
     group_timesteps,
@@ -123,7 +125,8 @@ def train_base(
     objective = DenoisingObjective(data.train.images, schedule, options.prediction_type)
     sampler = timestep_sampler(options.train, schedule, options.prediction_type)
     result = train(model, objective, sampler, options.train, checkpoints, report)
-    provenance = {"steps": options.train.steps, "seed": options.train.seed, "data_sha256": data.train.sha256}
+    trained = {name: getattr(options.train, name) for name in ("steps", "batch_size", "seed")}
+    provenance = {**trained, "data_sha256": data.train.sha256}
     return Base(result.model, spec, schedule, options.prediction_type, data.about(), provenance), result
 
 
@@ -161,11 +164,15 @@ class Bench:
 
 
 def score_groups(
-    bench: Bench, images: ImageData, groups: Iterable[TimestepGroup], options: PruneOptions
+    bench: Bench,
+    images: ImageData,
+    groups: Iterable[TimestepGroup],
+    options: PruneOptions,
+    tally: Tally | None = None,
 ) -> ImportanceMap:
-    """Importance of every channel group for the given timestep groups."""
+    """Importance of every channel group for the given timestep groups; ``tally`` counts the samples that it takes."""
     base = bench.base
-    objective = DenoisingObjective(images.images, base.schedule, base.prediction_type)
+    objective = CountedObjective(images.images, base.schedule, base.prediction_type, tally=tally or Tally())
     return importance(
         base.model,
         base.spec.example_inputs(),

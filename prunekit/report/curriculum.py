@@ -5,6 +5,7 @@ from typing import Any
 
 from prunekit._files import read_json
 from prunekit.errors import FileFormatError
+from prunekit.ledger import LedgerRow
 from prunekit.report.learning import (
     LearningCurve,
     curves_of,
@@ -13,6 +14,7 @@ from prunekit.report.learning import (
     share_to_reach,
     write_learning,
 )
+from prunekit.report.ledger import kinds_sentence
 from prunekit.report.run import MANIFEST_FORMAT
 
 __all__ = ["training_curves", "write_curriculum_report"]
@@ -55,7 +57,8 @@ def write_curriculum_report(folder: Path) -> Path:
                 _share(curve, base, "fids"),
             ]
         )
-    return write_learning(folder, "curriculum", curves, _text(manifest, base), rows, words=2)
+    spent = kinds_sentence([LedgerRow.from_json(row) for row in manifest.get("ledger") or ()])
+    return write_learning(folder, "curriculum", curves, _text(manifest, base), rows, words=2, after=spent)
 
 
 def _text(manifest: dict[str, Any], base: LearningCurve) -> str:

@@ -107,6 +107,7 @@ def write_learning(
     text: str,
     table: Sequence[Sequence[str]],
     words: int = 1,
+    after: str = "",
 ) -> Path:
     """Write ``report/<name>.md`` and ``.png`` into a run's folder; returns the first.
 
@@ -117,6 +118,7 @@ def write_learning(
         text: what stands before the table, Markdown.
         table: rows of cells, the heading first.
         words: columns of text at the left; the others are numbers.
+        after: what stands below the picture, Markdown.
     """
     target = folder / "report"
     target.mkdir(parents=True, exist_ok=True)
@@ -124,7 +126,8 @@ def write_learning(
     aligned = [table[0], ["---"] * words + ["---:"] * (len(table[0]) - words), *table[1:]]
     lines = "\n".join("| " + " | ".join(line) + " |" for line in aligned)
     with atomic_path(target / f"{name}.md") as part:
-        part.write_text(f"{text}\n\n{lines}\n\n![Learning curves]({name}.png)\n", encoding="utf-8")
+        paragraphs = [text, lines, f"![Learning curves]({name}.png)", *([after] if after else [])]
+        part.write_text("\n\n".join(paragraphs) + "\n", encoding="utf-8")
     return target / f"{name}.md"
 
 

@@ -6,6 +6,7 @@ from typing import Any
 
 from prunekit._files import read_json
 from prunekit.errors import FileFormatError
+from prunekit.ledger import LedgerRow
 from prunekit.report.learning import (
     LearningCurve,
     curves_of,
@@ -14,6 +15,7 @@ from prunekit.report.learning import (
     share_to_reach,
     write_learning,
 )
+from prunekit.report.ledger import kinds_sentence
 from prunekit.report.run import MANIFEST_FORMAT
 
 __all__ = ["Entry", "entries_of", "write_multistage_report"]
@@ -105,7 +107,9 @@ def write_multistage_report(folder: Path) -> Path:
                 _share(entry.curve, unified, "fids"),
             ]
         )
-    return write_learning(folder, "multistage", [entry.curve for entry in entries], _text(manifest), rows)
+    spent = kinds_sentence([LedgerRow.from_json(row) for row in manifest.get("ledger") or ()])
+    curves = [entry.curve for entry in entries]
+    return write_learning(folder, "multistage", curves, _text(manifest), rows, after=spent)
 
 
 _HEADER = [

@@ -17,10 +17,11 @@ from prunekit.groups import Grouping
 from prunekit.report import figures
 from prunekit.report.groupings import describe_grouping, grouping_png
 from prunekit.report.heatmap import Heatmap
+from prunekit.report.ledger import cost_sentence, kinds_table, ledger_table
 from prunekit.report.run import RunResults, read_run
 from prunekit.report.samples import describe_samples, samples_png, shown_count
 from prunekit.report.table import Table
-from prunekit.report.tables import cost_table, ledger_table, loss_table, metric_table, seconds_table
+from prunekit.report.tables import cost_table, loss_table, metric_table, seconds_table
 from prunekit.report.wording import claim, count_text, short_ratio, time_sentence, warnings_of
 
 __all__ = ["write_report"]
@@ -82,9 +83,9 @@ def write_report(run_folder: Path) -> Path:
 
 
 def _write_tables(results: RunResults, folder: Path) -> dict[str, Table]:
-    made = [make(results) for make in (cost_table, loss_table, metric_table, ledger_table, seconds_table)]
+    made = [make(results) for make in (cost_table, loss_table, metric_table, ledger_table, kinds_table, seconds_table)]
     tables = {table.name: table for table in made if table is not None}
-    for name in ("table", "losses", "metrics"):
+    for name in ("table", "losses", "metrics", "ledger", "kinds"):
         if name in tables:
             tables[name].to_csv(folder / f"{name}.csv")
             tables[name].to_markdown(folder / f"{name}.md")
@@ -179,6 +180,7 @@ def _render(
     page = environment.get_template("index.html.j2").render(
         recipe=results.recipe,
         claim=claim(results),
+        cost_sentence=cost_sentence(results),
         time_sentence=time_sentence(results),
         warnings=warnings_of(results),
         tables=tables,

@@ -13,6 +13,7 @@ from prunekit._files import read_json
 from prunekit._types import JsonDict
 from prunekit.allocation import Allocation
 from prunekit.errors import FileFormatError
+from prunekit.ledger import LedgerRow
 from prunekit.schedule import NoiseSchedule
 
 __all__ = [
@@ -22,7 +23,6 @@ __all__ = [
     "Estimate",
     "Expert",
     "GroupLoss",
-    "LedgerEntry",
     "MetricRow",
     "Metrics",
     "RunResults",
@@ -149,15 +149,6 @@ class Metrics:
 
 
 @dataclass(frozen=True)
-class LedgerEntry:
-    """What one training stage cost: samples seen and MACs spent, forward and backward."""
-
-    stage: str
-    samples: int
-    macs: int
-
-
-@dataclass(frozen=True)
 class RunResults:
     """Everything a report shows.
 
@@ -181,7 +172,7 @@ class RunResults:
     assembled: Assembled | None = None
     losses: tuple[GroupLoss, ...] = ()
     metrics: Metrics | None = None
-    ledger: tuple[LedgerEntry, ...] = ()
+    ledger: tuple[LedgerRow, ...] = ()
     importance: Mapping[str, Any] | None = None
     samples: Mapping[str, NDArray[np.uint8]] = field(default_factory=dict)
 
@@ -216,10 +207,7 @@ class RunResults:
                 assembled=_assembled(manifest.get("assembled")),
                 losses=tuple(_group_loss(entry) for entry in manifest.get("losses") or ()),
                 metrics=Metrics.from_json(manifest.get("metrics")),
-                ledger=tuple(
-                    LedgerEntry(str(entry["stage"]), int(entry["samples"]), int(entry["macs"]))
-                    for entry in manifest.get("ledger") or ()
-                ),
+                ledger=tuple(LedgerRow.from_json(entry) for entry in manifest.get("ledger") or ()),
                 importance=importance,
                 samples=samples or {},
             )

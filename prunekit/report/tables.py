@@ -10,7 +10,6 @@ from prunekit.report.wording import (
     ABSENT,
     decibel_text,
     error_note,
-    large_text,
     number_text,
     short_verdict,
     timestep_text,
@@ -18,7 +17,6 @@ from prunekit.report.wording import (
 
 __all__ = [
     "cost_table",
-    "ledger_table",
     "loss_table",
     "metric_table",
     "seconds_table",
@@ -182,33 +180,6 @@ def metric_table(results: RunResults) -> Table | None:
     caption = f"{metrics.count} images of each model, {steps}; lower is better"
     note = f"{error_note(results)} Comparable only at the same features and the same n."
     return Table("metrics", caption, rows, columns, note)
-
-
-def ledger_table(results: RunResults) -> Table | None:
-    """Training cost per stage with a total; None when not kept."""
-    if not results.ledger:
-        return None
-    entries = [(entry.stage, entry.samples, entry.macs) for entry in results.ledger]
-    entries.append(("total", sum(entry[1] for entry in entries), sum(entry[2] for entry in entries)))
-    total = entries[-1][2]
-    rows = tuple(
-        {
-            "stage": stage,
-            "samples": samples,
-            "macs": macs,
-            "flops": 2 * macs,
-            "part": macs / total if total else None,
-        }
-        for stage, samples, macs in entries
-    )
-    columns = (
-        named("Stage", "stage"),
-        count("Samples", "samples"),
-        Column("Training MACs", "macs", lambda row: large_text(row["macs"])),
-        Column("Training FLOPs = 2·MACs", "flops", lambda row: large_text(row["flops"])),
-        ratio("Part of the total", "part"),
-    )
-    return Table("ledger", "What each training stage cost", rows, columns, last_is_total=True)
 
 
 def seconds_table(results: RunResults) -> Table | None:

@@ -3,7 +3,7 @@
 from prunekit.search.endpoint import Endpoint
 from prunekit.search.journal import Journal
 from prunekit.search.proposers import PROPOSERS, proposer
-from prunekit.search.proxies import PROXIES, make_proxy, proxy_evaluations
+from prunekit.search.proxies import PROXIES, make_proxy, proxy_evaluations, proxy_samples
 from prunekit.search.repair import Repair, RepairKind
 from prunekit.search.search import SearchOptions, SearchResult, search
 from prunekit.search.targets import Measure, TargetOf, WidthProblem, lost_importance, meet_target
@@ -28,5 +28,6 @@ __all__ = [
     "meet_target",
     "proposer",
     "proxy_evaluations",
+    "proxy_samples",
     "search",
 ]

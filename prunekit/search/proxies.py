@@ -15,7 +15,7 @@ from prunekit.graph import ChannelGraph, PruningPlan, Template
 from prunekit.importance import Probe
 from prunekit.search.repair import Repair, RepairKind
 
-__all__ = ["PROXIES", "Evaluate", "make_proxy", "proxy_evaluations"]
+__all__ = ["PROXIES", "Evaluate", "make_proxy", "proxy_evaluations", "proxy_samples"]
 
 _RECOVERY_STEPS = 10
 
@@ -98,7 +98,13 @@ PROXIES: Mapping[str, Proxy] = {
 
 
 def proxy_evaluations(name: str, samples: int, batch_size: int) -> int:
-    """Evaluations of the network on one sample that a proxy of one plan takes; a train step counts as three.
+    """Evaluations of the network on one sample that a proxy of one plan takes; a train step counts as three."""
+    forward, backward = proxy_samples(name, samples, batch_size)
+    return forward + 2 * backward
+
+
+def proxy_samples(name: str, samples: int, batch_size: int) -> tuple[int, int]:
+    """Samples that go forward through a plan's network for its proxy, and how many of them go backward too.
 
     Args:
         name: the proxy's.
@@ -108,7 +114,8 @@ def proxy_evaluations(name: str, samples: int, batch_size: int) -> int:
     """
     trained = name in ("recovery", "repaired-recovery")
     repaired_first = min(batch_size, samples) * (name == "repaired-recovery")
-    return samples + repaired_first + 3 * _RECOVERY_STEPS * batch_size * trained
+    backward = _RECOVERY_STEPS * batch_size * trained
+    return samples + repaired_first + backward, backward
 
 
 def make_proxy(name: str, model: nn.Module, graph: ChannelGraph, probe: Probe) -> Evaluate:

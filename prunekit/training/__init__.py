@@ -3,6 +3,7 @@
 from prunekit.training.asymmetric import AsymmetricTimesteps
 from prunekit.training.checkpoints import weights_hash
 from prunekit.training.choosing import TIMESTEP_SAMPLERS, timestep_sampler
+from prunekit.training.counted import CountedObjective, Tally
 from prunekit.training.curriculum import GaussianCurriculum, NoiseRateCurriculum, Pace
 from prunekit.training.distillation import Distillation, Fade, feature_layers
 from prunekit.training.loop import TrainResult, train
@@ -36,6 +37,7 @@ __all__ = [
     "TIMESTEP_SAMPLERS",
     "AsymmetricTimesteps",
     "Compensation",
+    "CountedObjective",
     "DenoisingObjective",
     "Distillation",
     "EarlyStop",
@@ -60,6 +62,7 @@ __all__ = [
     "StageTimesteps",
     "StatedSampler",
     "StatefulSampler",
+    "Tally",
     "TimestepSampler",
     "TrainOptions",
     "TrainResult",

@@ -32,17 +32,19 @@ class Termination:
             yield termination
             return
 
-        def note(number: int, frame: FrameType | None) -> None:
-            termination.asked = True
-
-        termination._before = signal.signal(signal.SIGTERM, note)
+        termination._before = signal.signal(signal.SIGTERM, termination._note)
         try:
             yield termination
         finally:
             signal.signal(signal.SIGTERM, termination._before)
 
+    def _note(self, number: int, frame: FrameType | None) -> None:
+        self.asked = True
+
     def obey(self) -> None:
-        """Die of the signal, if it came, as the process would have without this class."""
+        """Die of the signal, if it came, as the process would have without this class; it may have been made to live on."""
         if self.asked:
+            self.asked = False
             signal.signal(signal.SIGTERM, self._before)
             os.kill(os.getpid(), signal.SIGTERM)
+            signal.signal(signal.SIGTERM, self._note)

@@ -47,6 +47,8 @@ def workshop(tmp_path_factory: pytest.TempPathFactory, typed_once: dict[str, Typ
     (folder / "colour.json").write_text(json.dumps(TINY | {"in_channels": 3}))
     (folder / "strange.json").write_text(json.dumps(TINY | {"_class_name": "os.system"}))
     (folder / "typo.yaml").write_text("name: typo\nbase: {checkpoint: 'embedded:digits'}\nprune:\n  sampels: 3\n")
+    (folder / "fine.yaml").write_text("name: fine\nbase: {checkpoint: 'embedded:digits'}\n")
+    shutil.copy(Path(__file__).parents[2] / "recipes" / "digits-multistage.yaml", folder / "several.yaml")
     (folder / "wrong-size.yaml").write_text(
         "name: wrong\nbase: {checkpoint: 'embedded:digits'}\ndata: {source: digits, resolution: 12}\n"
     )
@@ -141,6 +143,9 @@ MISTAKES = {
     "prunekit run nowhere.yaml": r"nowhere\.yaml does not exist",
     "prunekit run typo.yaml": r"typo\.yaml, line 4: prune\.sampels",
     "prunekit run text.txt": r"text\.txt",
+    "prunekit run fine.yaml --executor slurm": "expected a machine with SLURM's srun",
+    "prunekit run fine.yaml --executor-option partition=gpu": "without --executor",
+    "prunekit run several.yaml --jobs 2": "leave --jobs and --executor out",
     "prunekit report nowhere": "does not exist",
     "prunekit report run": "manifest cannot be read",
 }

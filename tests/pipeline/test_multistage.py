@@ -10,6 +10,7 @@ from networks import UNET_CONFIG
 
 from prunekit._files import read_json
 from prunekit.errors import FileFormatError
+from prunekit.ledger import LedgerRow
 from prunekit.pipeline.multistage_run import MultistageRun
 from prunekit.pipeline.observing import Observer
 from prunekit.pipeline.publishing import publish
@@ -103,6 +104,28 @@ def test_training_macs_are_equal_and_rise_evenly(manifest):
             budget, rel=0.15
         )  # tiny trainings are rounded to whole looks, stages drawn at random
         assert half == pytest.approx(full / 2, rel=0.01)
+
+
+def test_every_network_has_its_rows_of_the_ledger(manifest):
+    ledger = [LedgerRow.from_json(row) for row in manifest["ledger"]]
+    spent = {(row.stage, row.kind): row for row in ledger if row.kind != "ema"}
+    train, macs = manifest["config"]["base"]["train"], manifest["unified"]["macs"]
+    images = train["steps"] * train["batch_size"]
+    assert spent["unified, seed 3", "training"] == LedgerRow(
+        "unified, seed 3", "training", images, 3 * images * macs, images * macs
+    )
+    averages = [row.macs for row in ledger if (row.stage, row.kind) == ("unified, seed 3", "ema")]
+    assert averages == [train["steps"] * manifest["multistage"][0]["params"]]
+    # two looks: 16 losses on all timesteps and 16 on its one group; 8 images of 2 steps
+    assert spent["unified, seed 3", "evaluation"].macs == 2 * (16 + 16) * macs
+    assert spent["unified, seed 3", "sampling"].macs == 2 * 8 * 2 * macs
+    tailored = next(row for row in manifest["multistage"] if row["network"] == "tailored")
+    own = spent["tailored, grouping 0, seed 3", "evaluation"]
+    assert own.macs == 2 * (8 + 16) * sum(tailored["stage_macs"])  # half of the timesteps are either stage's
+    assert own.samples == 2 * (16 + 32)
+    assert spent["tailored, grouping 0, seed 3", "training"].macs == tailored["curve"][-1]["training_macs"]
+    assert len([row for row in ledger if (row.stage, row.kind) == ("separate, grouping 0, seed 3", "ema")]) == 2
+    assert spent["grouping 1", "grouping"].samples == 4 * 6
 
 
 def test_what_is_measured_is_whole_and_finite(manifest):

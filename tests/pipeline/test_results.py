@@ -1,5 +1,6 @@
 """The figures of a run, measured anew, and their publication."""
 
+import copy
 import json
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,13 @@ from prunekit.pipeline import publishing
 from prunekit.pipeline.measuring import Setting, measure_losses
 from prunekit.pipeline.planning import cut_groups, evaluations
 from prunekit.pipeline.publishing import publish
-from prunekit.recipe import Recipe
+from prunekit.pipeline.spending import spent_on_search
+from prunekit.pipeline.stages import Bench, open_base, prune_group, score_groups
+from prunekit.recipe import PruneOptions, Recipe
+from prunekit.report import read_run
+from prunekit.report.ledger import cost_sentence
+from prunekit.report.wording import large_text, short_ratio
+from prunekit.training import DenoisingObjective, Tally
 
 
 @pytest.fixture(scope="module")
@@ -57,19 +64,75 @@ def test_the_assembled_means_are_those_of_the_samplers_steps(finished, manifest)
 
 
 def test_the_ledger_adds_up(finished, manifest):
-    rows = {row["stage"]: row for row in manifest["ledger"]}
-    base = manifest["base"]["macs"]
-    assert rows["importance"] == {"stage": "importance", "samples": 2 * 16, "macs": 3 * base * 32}
-    for i, expert in enumerate(manifest["experts"]):
+    rows = {(row["stage"], row["kind"]): row for row in manifest["ledger"]}
+    assert len(rows) == len(manifest["ledger"]) == 9
+    base, experts = manifest["base"]["macs"], manifest["experts"]
+
+    def spent(stage: str, kind: str) -> tuple[int, int, int, int]:
+        row = rows[stage, kind]
+        assert row["forward_macs"] + row["backward_macs"] == row["macs"]
+        return row["samples"], row["forward_macs"], row["backward_macs"], row["macs"]
+
+    assert spent("importance", "importance") == (32, 32 * base, 64 * base, 96 * base)
+    for i, expert in enumerate(experts):
         lines = (finished / f"search/group-{i}.jsonl").read_text().splitlines()
         measured = [entry["macs"] for entry in map(json.loads, lines) if "steps" in entry and "chosen" not in entry]
         assert len(measured) > 2
-        stage = f"search, group {i}"
-        each = 16  # the loss on 16 draws; the pass that repairs gives it
-        assert rows[stage] == {"stage": stage, "samples": each * len(measured), "macs": each * sum(measured)}
-        stage = f"fine-tuning, group {i}"
-        assert rows[stage] == {"stage": stage, "samples": 4 * 8, "macs": 3 * expert["macs"] * 32}
-    assert len(rows) == len(manifest["ledger"]) == 5
+        # 16 draws for every candidate, and for three fits of repairs: the proxy's and the last one's, and that in the expert
+        macs = 16 * (sum(measured) + 2 * base + expert["macs"])
+        assert spent(f"search, group {i}", "search") == (16 * (len(measured) + 3), macs, 0, macs)
+        tuning, macs = f"fine-tuning, group {i}", 32 * expert["macs"]
+        assert spent(tuning, "training") == (32, macs, 2 * macs, 3 * macs)
+        assert spent(tuning, "ema")[0::3] == (0, 4 * expert["params"])
+    own = sum(expert["macs"] for expert in experts)
+    macs = 32 * (2 * base + own + own)  # the base, the pruned networks and the experts on both groups
+    assert spent("evaluation", "evaluation") == (32 * 2 * 3, macs, 0, macs)
+    macs = round(16 * 3 * (base + manifest["assembled"]["mean_macs"]))
+    assert spent("evaluation", "sampling") == (16 * 3 * 2, macs, 0, macs)
+
+
+def test_the_embedded_bases_own_training_is_known(manifest, finished):
+    """From its manifest, which is shipped beside it: 6,000 steps of 128."""
+    macs = 3 * 768_000 * manifest["base"]["macs"]
+    assert manifest["base"]["training"] == {"samples": 768_000, "macs": macs, "known_from": "its own run"}
+    made = sum(row["macs"] for row in manifest["ledger"] if row["kind"] in ("importance", "search", "training"))
+    sentence = cost_sentence(read_run(finished))
+    assert f"took {large_text(made)} MACs, search and scoring included: {short_ratio(made / macs)} of the" in sentence
+    assert sentence in (finished / "report" / "index.html").read_text().replace("\N{NO-BREAK SPACE}", " ")
+
+
+def test_the_ledger_counts_what_really_goes_through_networks(finished, manifest, monkeypatch):
+    """A search and the scores before it, with every pass counted where it happens."""
+    recipe, base = micro(), open_base("embedded:digits")
+    assert recipe.prune is not None
+    bench, images, passes = Bench.of(base), load_images("digits").train, list[tuple[int, int]]()
+    original = DenoisingObjective.per_sample
+
+    def counted(self: Any, model: nn.Module, clean: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor:
+        macs = count_macs(copy.deepcopy(model).requires_grad_(False), base.spec.example_inputs()).macs
+        passes.append((len(timesteps), len(timesteps) * macs))
+        return original(self, model, clean, noise, timesteps)
+
+    monkeypatch.setattr(DenoisingObjective, "per_sample", counted)
+    groups, tally = cut_groups(base.schedule, 2), Tally()
+    scores = score_groups(bench, images, groups, recipe.prune, tally)
+    assert (tally.forward, tally.backward) == (sum(samples for samples, _ in passes), 32)
+    passes.clear()
+    target = manifest["experts"][1]["target_macs"]
+    slim, result = prune_group(bench, images, scores, groups[1], target, recipe.prune)
+    (row,) = spent_on_search("search", recipe.prune, result, slim, bench.macs)
+    assert (row.samples, row.macs) == tuple(map(sum, zip(*passes, strict=True)))
+
+
+@pytest.mark.parametrize(
+    ("criterion", "forward", "backward"), [("magnitude", 0, 0), ("activation", 32, 0), ("taylor", 32, 32)]
+)
+def test_importance_costs_what_its_criterion_looks_at(criterion, forward, backward):
+    base, tally = open_base("embedded:digits"), Tally()
+    options = PruneOptions(criterion=criterion, samples=16, batch_size=16)
+    score_groups(Bench.of(base), load_images("digits").train, cut_groups(base.schedule, 2), options, tally)
+    assert (tally.forward, tally.backward) == (forward, backward)
+    assert tally.row("importance", "importance", 5).macs == 5 * (forward + 2 * backward)
 
 
 def test_losses_are_paired(manifest):

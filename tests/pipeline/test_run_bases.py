@@ -53,7 +53,12 @@ def test_a_recipe_can_train_a_base_only(trained):
     manifest = read_json(trained / "manifest.json")
     base = load_base(trained / "base.pt")
     macs = count_macs(base.model, base.spec.example_inputs()).macs
-    assert manifest["ledger"] == [{"stage": "base training", "samples": 48, "macs": 3 * macs * 48}]
+    training, ema = manifest["ledger"]
+    assert (training["stage"], training["kind"], training["samples"]) == ("base training", "training", 48)
+    assert (training["forward_macs"], training["macs"]) == (macs * 48, 3 * macs * 48)
+    steps = manifest["config"]["base"]["train"]["steps"]
+    assert (ema["kind"], ema["macs"]) == ("ema", steps * manifest["base"]["params"])
+    assert manifest["base"]["training"] == {"samples": 48, "macs": 3 * macs * 48, "known_from": "this run"}
     assert base.data == {"source": "digits", "resolution": 8}
     other = load_base(trained / "base.safetensors")
     assert other.about() == base.about()
@@ -98,6 +103,8 @@ def test_a_base_can_be_a_path_and_is_read_again_when_it_changes(trained, tmp_pat
     path, folder = tmp_path / "mine.pt", tmp_path / "run"
     shutil.copy(trained / "base.pt", path)
     assert execute(path_recipe(path), folder).made == ["base"]
+    known = read_json(folder / "manifest.json")["base"]["training"]
+    assert (known["samples"], known["known_from"]) == (48, "the checkpoint's provenance")
     assert execute(path_recipe(path), folder).made == []
     assert (folder / "base.pt").read_bytes() == path.read_bytes()
     os.utime(path)
@@ -116,6 +123,7 @@ def test_a_base_without_a_record_of_its_images_gets_the_recipes(trained, tmp_pat
     save_base(Base(base.model, base.spec, base.schedule), tmp_path / "bare.pt")
     execute(path_recipe(tmp_path / "bare.pt"), tmp_path / "run")
     assert load_base(tmp_path / "run" / "base.pt").data == {"source": "digits", "resolution": 8}
+    assert read_json(tmp_path / "run" / "manifest.json")["base"]["training"] is None
 
 
 def test_a_base_that_is_missing_or_garbage_is_named(tmp_path, execute):

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from micro_recipe import STAGES, Spy, StopError, micro
 
-from prunekit._files import read_json, sha256_file
+from prunekit._files import read_json, sha256_file, write_json
 from prunekit.errors import FileFormatError
 from prunekit.nets import load_experts
 from prunekit.pipeline import runner
@@ -59,7 +59,7 @@ CHANGES: dict[str, tuple[dict[str, Any], list[str]]] = {
 @pytest.mark.parametrize(("change", "again"), CHANGES.values(), ids=CHANGES.keys())
 def test_a_change_runs_its_stage_and_what_follows_again(own_copy, monkeypatch, quick, change, again):
     """What is decided, not what is computed: the actions give back what they gave before."""
-    known = read_json(own_copy / "state.json")["stages"]
+    known = {record["name"]: record for record in map(read_json, (own_copy / "stages").glob("*.json"))}
     for stage in STAGES:
         word, *rest = stage.split()
         given = {"allocate": "_allocate", "assemble": "_assemble"}.get(word, f"_{word}")
@@ -177,3 +177,21 @@ def test_a_broken_state_is_refused_by_its_name(tmp_path, content):
     (tmp_path / "state.json").write_text(content)
     with pytest.raises(FileFormatError, match=r"state\.json"):
         Run(micro(), tmp_path)
+
+
+@pytest.mark.parametrize("content", ["{", '{"format": "prunekit-stage/1"}', '{"format": "prunekit-stage/2"}'])
+def test_a_broken_stage_is_refused_by_its_name(tmp_path, content):
+    (tmp_path / "stages").mkdir()
+    (tmp_path / "stages" / "prune-group-1.json").write_text(content)
+    with pytest.raises(FileFormatError, match=r"stages/prune-group-1\.json"):
+        Run(micro(), tmp_path)
+
+
+def test_a_folder_from_when_all_stages_were_in_one_file_is_gone_on_with(own_copy, execute, quick):
+    records = [read_json(file) for file in sorted((own_copy / "stages").glob("*.json"))]
+    stages = {r["name"]: {key: r[key] for key in ("key", "seconds", "facts")} for r in records}
+    write_json(own_copy / "state.json", {"format": "prunekit-state/1", "stages": stages})
+    shutil.rmtree(own_copy / "stages")
+    assert execute(micro(), own_copy).made == []
+    assert execute(micro(evaluation__seeds=[1]), own_copy).made == ["evaluate"]
+    assert execute(micro(evaluation__seeds=[1]), own_copy).made == []

@@ -52,7 +52,9 @@ def page_of(folder):
 
 
 def test_writes_every_file_and_nothing_else(full_run):
-    tables = {f"{name}.{ending}" for name in ("table", "losses", "metrics") for ending in ("csv", "md")}
+    tables = {
+        f"{name}.{ending}" for name in ("table", "losses", "metrics", "ledger", "kinds") for ending in ("csv", "md")
+    }
     pictures = {"snr_targets.png", "importance.png", "widths.png", "samples.png"}
     assert {path.name for path in (full_run / "report").iterdir()} == {"index.html"} | tables | pictures
     for name in pictures:
@@ -85,7 +87,7 @@ def test_page_is_accessible(full_run):
     assert len(page.all("h1")) == 1
     assert any(attributes.get("class") == "skip" for attributes in page.all("a"))
     assert all(attributes.get("scope") in ("row", "col") for attributes in page.all("th"))
-    assert len(page.all("caption")) == len(page.all("table")) == 6
+    assert len(page.all("caption")) == len(page.all("table")) == 7
     images = page.all("img")
     assert len(images) == 4
     assert all(len(attributes["alt"]) > 60 for attributes in images)

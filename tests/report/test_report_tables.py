@@ -3,8 +3,10 @@ import json
 
 import pytest
 
+from prunekit.ledger import both_ways, forwards
 from prunekit.report import RunResults, summary_rows
-from prunekit.report.tables import cost_table, ledger_table, loss_table, metric_table
+from prunekit.report.ledger import cost_sentence, kinds_table, ledger_table
+from prunekit.report.tables import cost_table, loss_table, metric_table
 
 
 def read_csv(path):
@@ -65,6 +67,39 @@ def test_ledger_adds_up(manifest):
     table = ledger_table(RunResults.from_manifest(manifest))
     assert table.rows[-1]["macs"] == sum(entry["macs"] for entry in manifest["ledger"])
     assert all(row["flops"] == 2 * row["macs"] for row in table.rows)
+
+
+def test_totals_by_kind_tell_making_from_measuring(manifest):
+    rows = [both_ways("base training", "training", 10, 7), forwards("evaluation", "sampling", 4, 28)]
+    manifest["ledger"] = [row.to_json() for row in rows]
+    results = RunResults.from_manifest(manifest)
+    table = kinds_table(results)
+    assert [(row["making"], row["macs"], row["backward_macs"]) for row in table.rows] == [
+        ("yes", 210, 140),
+        ("no", 28, 0),
+    ]
+    assert [row["stage"] for row in ledger_table(results).rows] == ["base training", "total"]
+    assert cost_sentence(results) == ""  # no experts
+
+
+@pytest.mark.parametrize(
+    ("base", "said"),
+    [
+        (
+            {"training": {"macs": 400, "samples": 1}},
+            "0.25 of the 400 MACs that training the base took, so base and experts together 1.25",
+        ),
+        ({"training": None}, "; what training the base took is not recorded."),
+        ({}, "; what training the base took is not recorded."),
+    ],
+)
+def test_what_making_cost_is_said_beside_the_bases_training(manifest, base, said):
+    rows = [both_ways("fine-tuning, group 0", "training", 10, 3), forwards("search, group 0", "search", 5, 10)]
+    manifest["ledger"] = [row.to_json() for row in rows]
+    manifest["base"] |= base
+    sentence = cost_sentence(RunResults.from_manifest(manifest))
+    assert sentence.startswith("Making all experts took 100 MACs, search and scoring included")
+    assert said in sentence
 
 
 def test_summary_rows_are_plain_data(manifest):

@@ -92,6 +92,7 @@ def test_a_training_by_a_teacher_alone_comes_nearer_to_it():
     teacher, objective = tiny_net(0), tiny_objective()
     clean, noise, timesteps = batch()
 
+    @torch.no_grad()
     def apart(model):
         only = Distillation(objective, teacher, 1.0)
         return float(only.per_sample(model.eval(), clean, noise, timesteps).mean())

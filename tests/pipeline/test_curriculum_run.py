@@ -88,6 +88,15 @@ def test_every_entry_is_trained_from_every_seed_and_looked_at_evenly(manifest):
         assert np.isfinite([[look["loss"], look["fid"], look["kid"]] for look in row["curve"]]).all()
 
 
+def test_the_ledger_counts_every_training_and_every_look(manifest):
+    macs, rows = manifest["base"]["macs"], manifest["ledger"]
+    own = {row["kind"]: row for row in rows if row["stage"] == "uniform, seed 3"}
+    assert own["training"]["macs"] == 3 * macs * 8 * 24
+    assert own["sampling"]["macs"] == macs * 8 * 2 * 2  # images, sampling steps, looks
+    assert own["evaluation"]["macs"] % (2 * macs) == 0
+    assert sum(row["kind"] == "ema" for row in rows) == 6
+
+
 def test_entries_differ_and_seeds_too(manifest):
     assert len({row["curve"][-1]["loss"] for row in manifest["curriculum"]}) == 6
 

@@ -1,0 +1,181 @@
+"""Jobs through submitit: locally, or on SLURM as a job array whose elements are requeued when they are preempted or out of time."""
+
+import subprocess
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from prunekit._files import read_json, write_json
+from prunekit.errors import InputError
+from prunekit.pipeline.executors import checked_retries, last_line, shared_threads
+from prunekit.pipeline.jobs import Job
+
+if TYPE_CHECKING:
+    import submitit
+
+__all__ = ["Cluster", "Submitit", "parsed_options"]
+
+Cluster = Literal["local", "slurm"]
+_FORMAT = "prunekit-job/1"
+_MINUTES = {"local": 60 * 24 * 365, "slurm": 240}  # submitit's own: 2 and 5
+_REQUEUES = 100  # after timeouts; each goes on where the one before was
+_ALIVE = ("PENDING", "RUNNING", "REQUEUED", "CONFIGURING", "COMPLETING", "SUSPENDED", "PREEMPTED")
+
+
+class Submitit:
+    """submitit's executor of one cluster.
+
+    Args:
+        cluster: ``local`` or ``slurm``.
+        folder: the run's; jobs' files go to ``jobs/`` in it. It must be one that the machines of the cluster share.
+        options: submitit's parameters: ``timeout_min``, ``gpus_per_node``, ``cpus_per_task``, ``mem_gb``, and SLURM's own such as
+            ``partition``, ``account``, ``qos``, ``constraint``.
+        width: how many jobs run at the same time; all if absent. On one machine they share its threads.
+        retries: further starts of a job that failed.
+
+    Raises:
+        InputError: submitit is not installed, this machine does not submit to SLURM, or an option is unknown.
+    """
+
+    def __init__(
+        self,
+        cluster: Cluster,
+        folder: Path,
+        options: Mapping[str, Any] | None = None,
+        width: int | None = None,
+        retries: int = 1,
+    ) -> None:
+        self.cluster, self.retries, self._folder = cluster, checked_retries(retries), folder.resolve() / "jobs"
+        threads = None if width is None else shared_threads(width)  # refuses a width below one
+        self.width = None if cluster == "slurm" else width  # SLURM itself keeps to it
+        self.threads = threads if cluster == "local" else None
+        parameters = {"timeout_min": _MINUTES[cluster], "slurm_job_name": "prunekit", **_named(cluster, options or {})}
+        if width is not None and cluster == "slurm":
+            parameters["slurm_array_parallelism"] = width
+        self._executor = _executor(cluster, self._folder / "submitit", parameters)
+
+    def start(self, jobs: Sequence[Job]) -> list["_Submitted"]:
+        """See :class:`~prunekit.pipeline.executors.Executor`; what SLURM still has of an earlier run is not submitted twice."""
+        found = {job.name: self._submitted_before(job) for job in jobs}
+        new = [job for job in jobs if found[job.name] is None]
+        try:
+            handles = self._executor.submit_array(new) if new else []
+        except (OSError, RuntimeError, subprocess.SubprocessError) as error:
+            raise InputError(f"The cluster did not take the jobs ({' '.join(str(error).split())}).") from error
+        for job, handle in zip(new, handles, strict=True):
+            found[job.name] = made = _Submitted(handle, _diary(job), self.cluster)
+            self._write(job, made)
+        return [handle for handle in found.values() if handle is not None]
+
+    def _write(self, job: Job, handle: "_Submitted") -> None:
+        keys = [stage.key for stage in job.stages]
+        about = {"cluster": self.cluster, "id": handle.job.job_id, "diary": handle.diary.name, "keys": keys}
+        write_json(self._record(job), {"format": _FORMAT, **about})
+
+    def _submitted_before(self, job: Job) -> "_Submitted | None":
+        """The same job where SLURM still has it, submitted by a run that did not live to see its end."""
+        path = self._record(job)
+        if self.cluster != "slurm" or not path.is_file():
+            return None
+        known = read_json(path, _FORMAT)
+        if known.get("cluster") != "slurm" or not {stage.key for stage in job.stages} <= set(known.get("keys", ())):
+            return None
+        from submitit import SlurmJob  # noqa: PLC0415 - an extra
+
+        handle: SlurmJob[None] = SlurmJob(self._executor.folder, str(known["id"]))
+        state = str(handle.get_info(mode="force").get("State", ""))
+        if handle.paths.result_pickle.exists() or not state.startswith(_ALIVE):
+            return None
+        return _Submitted(handle, self._folder / str(known["diary"]), "slurm")
+
+    def _record(self, job: Job) -> Path:
+        return self._folder / f"{job.slug}.json"
+
+
+@dataclass(frozen=True, eq=False)
+class _Submitted:
+    """A job that was submitted."""
+
+    job: "submitit.Job[None]"
+    diary: Path
+    cluster: Cluster
+
+    def ended(self) -> bool:
+        """See :class:`~prunekit.pipeline.executors.Handle`."""
+        return self.job.done()
+
+    def cause(self) -> str:
+        """See :class:`~prunekit.pipeline.executors.Handle`."""
+        return f"job {self.job.job_id} ended, {self.job.state.lower()}{last_line(self.job.paths.stderr)}"
+
+    def stop(self) -> None:
+        """See :class:`~prunekit.pipeline.executors.Handle`: SLURM goes on alone, and the next run finds its jobs."""
+        if self.cluster == "local":
+            self.job.cancel()
+
+
+def _diary(job: Job) -> Path:
+    if job.diary is None:
+        raise AssertionError("a job needs a diary before it is started")
+    return job.diary
+
+
+def _named(cluster: Cluster, options: Mapping[str, Any]) -> dict[str, Any]:
+    """Options as submitit's AutoExecutor names them: what all clusters have, and what one has with its name in front."""
+    shared = ("timeout_min", "mem_gb", "cpus_per_task", "gpus_per_node", "stderr_to_stdout")
+    for name in ("nodes", "tasks_per_node", "name", "num_gpus"):
+        if name in options:
+            raise InputError(f"Got executor option {name}; a job is one process on one machine, named by the run.")
+    return {name if name in shared else f"{cluster}_{name}": value for name, value in options.items()}
+
+
+def _executor(cluster: Cluster, folder: Path, parameters: dict[str, Any]) -> "submitit.AutoExecutor":
+    try:
+        from submitit import AutoExecutor  # noqa: PLC0415 - an extra
+    except ImportError as error:
+        raise InputError(
+            "Executors local and slurm need submitit; install it with `pip install 'prunekit[cluster]'`, or use --jobs alone."
+        ) from error
+    limit = {f"{cluster}_max_num_timeout": _REQUEUES}
+    try:
+        executor = AutoExecutor(folder, cluster=cluster, **limit)
+        executor.update_parameters(**parameters)
+    except RuntimeError as error:
+        raise InputError(
+            f"Executor {cluster} cannot be used here ({error}); expected a machine with SLURM's srun."
+        ) from error
+    except (AssertionError, NameError, ValueError, TypeError) as error:
+        reason = " ".join(str(error).split("Known executors")[0].split()).rstrip(".")
+        raise InputError(f"The executor options do not fit {cluster} ({reason}); mend --executor-option.") from error
+    return executor
+
+
+def parsed_options(pairs: Sequence[str]) -> dict[str, Any]:
+    """Options from ``name=value``: whole numbers, numbers, true and false are read as such.
+
+    Raises:
+        InputError: a pair has no ``=``, or no name.
+
+    Example:
+        >>> parsed_options(["partition=gpu", "timeout_min=90", "mem_gb=7.5", "exclusive=true"])
+        {'partition': 'gpu', 'timeout_min': 90, 'mem_gb': 7.5, 'exclusive': True}
+    """
+    options: dict[str, Any] = {}
+    for pair in pairs:
+        name, equals, text = pair.partition("=")
+        if not name.isidentifier() or not equals:
+            raise InputError(f"Got executor option {pair!r}; expected name=value, such as partition=gpu.")
+        options[name] = _value(text)
+    return options
+
+
+def _value(text: str) -> Any:
+    if text in ("true", "false"):
+        return text == "true"
+    for kind in (int, float):
+        try:
+            return kind(text)
+        except ValueError:
+            continue
+    return text

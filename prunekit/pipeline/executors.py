@@ -1,0 +1,233 @@
+"""Where jobs run: in processes of this machine, or through submitit, locally or on SLURM."""
+
+import os
+import pickle
+import secrets
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter, deque
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+
+from prunekit.errors import InputError, UnfinishedError
+from prunekit.pipeline.jobs import Job, Reader
+from prunekit.pipeline.observing import Observer
+
+__all__ = ["Executor", "Handle", "Processes", "fan_out"]
+
+_POLL = 0.2  # seconds between looks at what runs
+_GRACE = 120.0  # seconds that a training has to save its state in
+
+
+class Handle(Protocol):
+    """A job that was started."""
+
+    @property
+    def diary(self) -> Path:
+        """What it says."""
+        ...
+
+    def ended(self) -> bool:
+        """Whether it has ended, in whatever way."""
+        ...
+
+    def cause(self) -> str:
+        """Of the end of a job that ended without a word."""
+        ...
+
+    def stop(self) -> None:
+        """The run that waits is going away: end the job, unless it is meant to outlive it."""
+        ...
+
+
+class Executor(Protocol):
+    """Starts jobs.
+
+    Attributes:
+        width: how many run at the same time at most; None for all that there are.
+        threads: torch's threads for each job; None for what it finds.
+        retries: further starts of a job that failed.
+    """
+
+    width: int | None
+    threads: int | None
+    retries: int
+
+    def start(self, jobs: Sequence[Job]) -> Sequence[Handle]:
+        """Start jobs, all with a diary."""
+        ...
+
+
+def fan_out(executor: Executor, jobs: Sequence[Job], folder: Path, observer: Observer) -> None:
+    """Run jobs to their ends, and those that fail again.
+
+    Args:
+        executor: where.
+        jobs: what; no two work at the same stage.
+        folder: for diaries and logs; removed when every job has finished.
+        observer: told what the jobs' diaries say.
+
+    Raises:
+        UnfinishedError: jobs failed; it names each with its reason. The others ran to their ends first.
+    """
+    waiting, running = deque(jobs), list[tuple[Job, Handle, Reader]]()
+    starts, failures = Counter[str](), dict[str, str]()
+    try:
+        while waiting or running:
+            free = len(waiting) if executor.width is None else executor.width - len(running)
+            batch = [_ready(waiting.popleft(), folder, executor.threads) for _ in range(min(free, len(waiting)))]
+            starts.update(job.name for job in batch)
+            if batch:
+                started = zip(batch, executor.start(batch), strict=True)
+                running += [(job, handle, Reader(handle.diary)) for job, handle in started]
+            time.sleep(_POLL)
+            for entry in list(running):
+                job, handle, reader = entry
+                ended = handle.ended()  # asked before the diary is read, so that nothing is written after
+                reader.tell(observer)
+                if not ended:
+                    continue
+                running.remove(entry)
+                if reader.finished:
+                    failures.pop(job.name, None)
+                    continue
+                failures[job.name] = reader.failed or handle.cause()
+                if reader.again and starts[job.name] <= executor.retries:
+                    waiting.append(job)
+    finally:
+        _stop([handle for _, handle, _ in running])
+    if failures:
+        raise _unfinished(failures, len(jobs), folder)
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+def _ready(job: Job, folder: Path, threads: int | None) -> Job:
+    """The job with a diary of its own, which no earlier start of it writes to."""
+    diary = folder.resolve() / f"{job.slug}-{secrets.token_hex(4)}.jsonl"
+    diary.parent.mkdir(parents=True, exist_ok=True)
+    return replace(job, diary=diary, threads=threads)
+
+
+def _stop(handles: Sequence[Handle]) -> None:
+    for handle in handles:
+        handle.stop()
+    deadline = time.monotonic() + _GRACE
+    while any(not handle.ended() for handle in handles) and time.monotonic() < deadline:
+        time.sleep(_POLL)
+
+
+def _unfinished(failures: Mapping[str, str], count: int, folder: Path) -> UnfinishedError:
+    reasons = "; ".join(f"{name}: {' '.join(reason.split()).rstrip('.')}" for name, reason in failures.items())
+    return UnfinishedError(
+        f"{len(failures)} of {count} jobs failed ({reasons}); what the others made is kept, and another start runs what is missing "
+        f"(logs: {folder}).",
+        dict(failures),
+    )
+
+
+class Processes:
+    """Processes of this machine, which share its threads.
+
+    Args:
+        count: how many at the same time.
+        retries: further starts of a job that failed.
+
+    Raises:
+        InputError: fewer than one process, or a negative number of retries.
+    """
+
+    def __init__(self, count: int, retries: int = 1) -> None:
+        self.width: int | None
+        self.threads: int | None
+        self.width, self.threads, self.retries = count, shared_threads(count), checked_retries(retries)
+
+    def start(self, jobs: Sequence[Job]) -> list["_Process"]:
+        """See :class:`Executor`."""
+        return [_Process.of(job) for job in jobs]
+
+
+def shared_threads(count: int) -> int:
+    """Torch's threads for each of ``count`` processes: this process's, shared out.
+
+    Raises:
+        InputError: fewer than one process.
+    """
+    if count < 1:
+        raise InputError(f"Got {count} jobs at the same time; expected at least 1.")
+    return max(1, torch.get_num_threads() // count)
+
+
+def checked_retries(retries: int) -> int:
+    """The number of retries.
+
+    Raises:
+        InputError: it is negative.
+    """
+    if retries < 0:
+        raise InputError(f"Got {retries} retries; expected 0 or more.")
+    return retries
+
+
+@dataclass(frozen=True, eq=False)
+class _Process:
+    """A process that does a job, and ends when this one does."""
+
+    process: "subprocess.Popen[bytes]"
+    diary: Path
+    errors: Path
+
+    @classmethod
+    def of(cls, job: Job) -> "_Process":
+        if job.diary is None:
+            raise AssertionError("a job needs a diary before it is started")
+        errors = job.diary.with_suffix(".log")
+        threads = {} if job.threads is None else {"OMP_NUM_THREADS": str(job.threads)}
+        with errors.open("wb") as log:
+            process = subprocess.Popen(
+                [sys.executable, "-m", "prunekit.pipeline.worker"],
+                stdin=subprocess.PIPE,
+                stdout=log,
+                stderr=log,
+                env={**os.environ, **threads},
+            )
+        made = cls(process, job.diary, errors)
+        if process.stdin is not None:
+            try:
+                process.stdin.write(pickle.dumps(job))
+                process.stdin.flush()  # and stays open: its end tells the process that this one is gone
+            except BrokenPipeError:
+                pass  # it has died, which its end will say
+        return made
+
+    def ended(self) -> bool:
+        """See :class:`Handle`."""
+        if self.process.poll() is None:
+            return False
+        if self.process.stdin is not None and not self.process.stdin.closed:
+            self.process.stdin.close()
+        return True
+
+    def cause(self) -> str:
+        """See :class:`Handle`."""
+        code = self.process.poll()
+        how = f"exit code {code}" if code is None or code >= 0 else signal.Signals(-code).name
+        return f"its process ended with {how}{last_line(self.errors)}"
+
+    def stop(self) -> None:
+        """See :class:`Handle`: a training saves its state first."""
+        self.process.terminate()
+
+
+def last_line(log: Path) -> str:
+    """What a log ends with, as an addition to a sentence."""
+    if not log.is_file():
+        return ""
+    lines: list[Any] = [line for line in log.read_text(encoding="utf-8", errors="replace").splitlines() if line.strip()]
+    return f" after {lines[-1].strip()!r}" if lines else ""

@@ -1,0 +1,99 @@
+"""What the stages of a run cost: their rows of the ledger, and the base's training."""
+
+from collections.abc import Mapping, Sequence
+from importlib.resources import files
+from typing import Any
+
+import numpy as np
+
+from prunekit._files import read_json
+from prunekit.checkpoint import Base
+from prunekit.ledger import BASE_TRAINING, LedgerRow, both_ways, forwards
+from prunekit.pipeline.measuring import Setting, loss_draws
+from prunekit.pipeline.planning import evaluations
+from prunekit.pipeline.stages import EMBEDDED
+from prunekit.recipe import PruneOptions
+from prunekit.search import SearchResult, proxy_samples
+from prunekit.slim import SlimModel
+
+__all__ = ["base_training", "spent_on_looks", "spent_on_losses", "spent_on_sampling", "spent_on_search"]
+
+_REPAIRING = ("bias", "least-squares", "repaired-recovery")
+
+
+def base_training(checkpoint: str | None, base: Base, macs: int, ledger: Sequence[LedgerRow]) -> dict[str, Any] | None:
+    """Samples and MACs that training the base took, and how that is known; None where nobody has recorded it.
+
+    Args:
+        checkpoint: what the recipe names as base; None where the run trained it.
+        base: the base.
+        macs: its MACs per sample.
+        ledger: the run's.
+    """
+    known, source = [row for row in ledger if row.stage == BASE_TRAINING and row.kind == "training"], "this run"
+    if not known and checkpoint is not None and checkpoint.startswith(EMBEDDED):
+        name = checkpoint.removeprefix(EMBEDDED)
+        shipped = read_json(files("prunekit") / "assets" / f"{name}-base.json")  # type: ignore[arg-type]
+        rows = [LedgerRow.from_json(row) for row in shipped["ledger"]]
+        known, source = [row for row in rows if row.stage == BASE_TRAINING and row.kind == "training"], "its own run"
+    steps, batch_size = base.provenance.get("steps"), base.provenance.get("batch_size")
+    if not known and isinstance(steps, int) and isinstance(batch_size, int):
+        known, source = [both_ways(BASE_TRAINING, "training", steps * batch_size, macs)], "the checkpoint's provenance"
+    if not known:
+        return None
+    return {"samples": known[0].samples, "macs": known[0].macs, "known_from": source}
+
+
+def spent_on_search(
+    stage: str, options: PruneOptions, result: SearchResult, slim: SlimModel, full_macs: int
+) -> list[LedgerRow]:
+    """What a search measured, and the passes that repairs are fitted to.
+
+    Every candidate costs its own MACs. The proxy's repair and the final one each look at the first batch in the full network;
+    the final one looks at it in the pruned network too.
+    """
+    forward, backward = proxy_samples(options.search.proxy, options.samples, options.batch_size)
+    measured = sum(int(entry["macs"]) for entry in result.measured)
+    fits = (options.search.proxy in _REPAIRING and bool(result.measured)) + (options.repair != "none")
+    mended = options.repair != "none" and bool(slim.plan.kept)
+    first = min(options.batch_size, options.samples)
+    forward_macs = forward * measured + first * (fits * full_macs + mended * slim.macs)
+    samples = forward * len(result.measured) + first * (fits + mended)
+    return [LedgerRow(stage, "search", samples, forward_macs + 2 * backward * measured, forward_macs)]
+
+
+def spent_on_losses(stage: str, setting: Setting, models: Sequence[Sequence[int]]) -> LedgerRow:
+    """Held-out losses of models on every timestep group; ``models`` gives the MACs of each on each group."""
+    batches, batch_size = loss_draws(setting.options)
+    each = batches * batch_size
+    return forwards(stage, "evaluation", each * sum(map(len, models)), each * sum(map(sum, models)))
+
+
+def spent_on_sampling(stage: str, setting: Setting, mean_macs: Mapping[str, float]) -> LedgerRow:
+    """Images of models, by the mean MACs of an evaluation while sampling."""
+    allocation, options = setting.allocation, setting.options
+    steps = len(evaluations(setting.schedule, allocation.sampler, allocation.steps))
+    each = options.samples * len(options.seeds) * steps
+    return forwards(stage, "sampling", each * len(mean_macs), round(each * sum(mean_macs.values())))
+
+
+def spent_on_looks(
+    stage: str, setting: Setting, stage_macs: Sequence[int], mean_macs: float, looks: int
+) -> list[LedgerRow]:
+    """Looks at a network on the way: its losses on all timesteps and on every stage, and its images.
+
+    Args:
+        stage: the run's.
+        setting: with the network's stages as groups.
+        stage_macs: of every stage, or of the one network for all.
+        mean_macs: of an evaluation while sampling.
+        looks: how many.
+    """
+    batches, batch_size = loss_draws(setting.options)
+    each, timesteps = batches * batch_size, setting.schedule.num_timesteps
+    own = np.resize(np.array(stage_macs, dtype=np.int64), len(setting.groups))
+    middles = (2 * np.arange(each) + 1) * timesteps // (2 * each)  # where losses on all timesteps are measured
+    macs = int(own[setting.groups.index_of(middles)].sum()) + each * int(own.sum())
+    losses = forwards(stage, "evaluation", each * (1 + len(setting.groups)), macs)
+    images = spent_on_sampling(stage, setting, {"network": mean_macs})
+    return [forwards(stage, row.kind, looks * row.samples, looks * row.macs) for row in (losses, images)]

@@ -1,0 +1,120 @@
+"""What a run cost: its ledger as tables, and in a sentence beside what the base's training cost."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from prunekit.ledger import BASE_TRAINING, MAKING, LedgerRow, making_macs, totals
+from prunekit.report.run import RunResults
+from prunekit.report.table import Column, Table, count, named, ratio
+from prunekit.report.wording import large_text, short_ratio
+
+__all__ = ["cost_sentence", "kinds_sentence", "kinds_table", "ledger_table"]
+
+_WORDS = {
+    "training": "training",
+    "teacher": "a teacher's predictions",
+    "grouping": "grouping",
+    "importance": "importance",
+    "search": "search",
+    "ema": "moving averages of weights",
+    "evaluation": "held-out losses",
+    "sampling": "sampling for FID",
+}
+_NOTE = (
+    "A backward pass counts as twice its forward pass. The optimizer's own arithmetic, counting and tracing on one sample and "
+    "feature extractors are not counted."
+)
+
+
+def _large(heading: str, key: str) -> Column:
+    return Column(heading, key, lambda row: large_text(row[key]))
+
+
+def ledger_table(results: RunResults) -> Table | None:
+    """What making the experts and the base cost, stage by stage, with a total; None when not kept."""
+    entries = [entry for entry in results.ledger if entry.kind in MAKING]
+    if not entries:
+        return None
+    macs, parts = sum(entry.macs for entry in entries), [entry.forward for entry in entries]
+    forward = None if None in parts else sum(part for part in parts if part is not None)
+    total = LedgerRow("total", "training", sum(entry.samples for entry in entries), macs, forward)
+    rows = tuple(
+        {
+            "stage": entry.stage,
+            "kind": "" if entry is total else _WORDS[entry.kind],
+            "samples": entry.samples,
+            "forward_macs": entry.forward,
+            "backward_macs": entry.backward,
+            "macs": entry.macs,
+            "flops": 2 * entry.macs,
+            "part": entry.macs / macs if macs else None,
+        }
+        for entry in [*entries, total]
+    )
+    columns = (
+        named("Stage", "stage"),
+        named("Kind", "kind"),
+        count("Samples", "samples"),
+        _large("Forward MACs", "forward_macs"),
+        _large("Backward MACs", "backward_macs"),
+        _large("MACs", "macs"),
+        _large("FLOPs = 2·MACs", "flops"),
+        ratio("Part of the total", "part"),
+    )
+    return Table("ledger", "What each stage cost to make", rows, columns, _NOTE, last_is_total=True)
+
+
+def kinds_table(results: RunResults) -> Table | None:
+    """The ledger's totals by kind: what making cost, and apart from it moving averages and evaluation; None when not kept."""
+    if not results.ledger:
+        return None
+    rows = tuple(
+        {
+            "kind": _WORDS[kind],
+            "making": "yes" if kind in MAKING else "no",
+            "samples": row.samples,
+            "forward_macs": row.forward,
+            "backward_macs": row.backward,
+            "macs": row.macs,
+        }
+        for kind, row in totals(results.ledger).items()
+    )
+    columns = (
+        named("Kind", "kind"),
+        named("Cost of making", "making"),
+        count("Samples", "samples"),
+        _large("Forward MACs", "forward_macs"),
+        _large("Backward MACs", "backward_macs"),
+        _large("MACs", "macs"),
+    )
+    note = (
+        "Samples are counted once for every evaluation of a network. Of moving averages the MACs are multiply-adds, one for every "
+        "parameter and step."
+    )
+    return Table("kinds", "What was spent on what", rows, columns, note)
+
+
+def cost_sentence(results: RunResults) -> str:
+    """What making all experts cost, beside the base's own training; empty when no ledger was kept."""
+    base, made = making_macs(results.ledger)
+    if not made:
+        return ""
+    known: dict[str, Any] = results.manifest["base"].get("training") or {}
+    base = base or int(known.get("macs", 0))
+    stages = [entry for entry in results.ledger if entry.kind in MAKING and entry.stage != BASE_TRAINING]
+    searched = ", search and scoring included" if any(entry.kind == "search" for entry in stages) else ""
+    sentence = f"Making all experts took {large_text(made)} MACs{searched}"
+    if not base:
+        return f"{sentence}; what training the base took is not recorded."
+    return (
+        f"{sentence}: {short_ratio(made / base)} of the {large_text(base)} MACs that training the base took, so base and experts "
+        f"together {short_ratio((base + made) / base)} of them."
+    )
+
+
+def kinds_sentence(rows: Sequence[LedgerRow]) -> str:
+    """Totals by kind in a sentence; empty without rows."""
+    if not rows:
+        return ""
+    parts = ", ".join(f"{_WORDS[kind]} {large_text(row.macs)}" for kind, row in totals(rows).items())
+    return f"MACs in all: {parts}. {_NOTE}"
