@@ -8,7 +8,7 @@ import matplotlib as mpl
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
+from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
 
 from prunekit.report.run import Expert, RunResults
 from prunekit.report.wording import ratio_text, short_ratio, timestep_text
@@ -80,9 +80,14 @@ def save_figure(figure: Figure, path: Path) -> None:
 
 
 def scale_by_log(axes: Axes) -> None:
-    """A logarithmic y axis whose numbers are written plainly, since powers would need mathematical text."""
+    """A logarithmic y axis whose numbers are written plainly, since powers would need mathematical text.
+
+    Over less than a decade the numbers are those of an even scale: 1, 2 and 5 may have no more than one of them in view.
+    """
     axes.set_yscale("log")
-    axes.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+    low, high = axes.get_ylim()
+    narrow = high < 5 * low
+    axes.yaxis.set_major_locator(MaxNLocator(5) if narrow else LogLocator(subs=(1.0, 2.0, 5.0)))
     axes.yaxis.set_minor_locator(NullLocator())
     axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
 
