@@ -182,6 +182,9 @@ def main() -> None:
             "images_per_second": BATCH / statistics.median(own),
             "over_bare": statistics.median(ratios),
             "spread": [min(ratios), max(ratios)],
+            "over_prunekit": statistics.median(
+                mine / theirs for mine, theirs in zip(own, seconds["prunekit"], strict=True)
+            ),
         }
     figures = {
         "batch": BATCH,
@@ -201,7 +204,7 @@ def table(figures: dict[str, Any], folder: Path) -> None:
         f"The embedded digits base (463,249 parameters), {figures['batch']} images of 8×8 a step, {figures['threads']} threads, "
         f"blocks of {figures['steps']} steps in turns, {figures['rounds']} rounds; medians. `bare` is forward, backward and "
         "AdamW on one batch that never changes; the loops draw images and noise, clip, keep a moving average and report. Over "
-        "bare: median of the rounds' ratios, and their least and largest. diffusers' loop is that of its example script, "
+        "bare and over prunekit: medians of the rounds' ratios, with the least and largest. diffusers' loop is that of its example script, "
         "restated, with images in memory; lucidrains' is its Trainer with a folder of pictures, its own optimizer (Adam) and a "
         "moving average every 10th step. Made by `python benchmarks/training_speed.py`.\n\n"
     )
@@ -211,11 +214,12 @@ def table(figures: dict[str, Any], folder: Path) -> None:
             f"{row['milliseconds_per_step']:.1f}",
             f"{row['images_per_second']:.0f}",
             f"{row['over_bare']:.3f} ({row['spread'][0]:.2f}–{row['spread'][1]:.2f})",
+            f"{row['over_prunekit']:.3f}",
         ]
         for name, row in figures["loops"].items()
     ]
     with atomic_path(folder / "training_speed.md") as part:
-        header = ["loop", "milliseconds a step", "images a second", "over bare"]
+        header = ["loop", "milliseconds a step", "images a second", "time over bare", "time over prunekit"]
         part.write_text(text + markdown_table(header, rows), encoding="utf-8")
 
 
