@@ -5,9 +5,11 @@ are used on this floor only.
 """
 
 from prunekit.report.consistency import curves_png, describe_consistency, pairs_png
+from prunekit.report.curriculum import curriculum_claim
 from prunekit.report.groupings import describe_grouping, grouping_png
 from prunekit.report.heatmap import heatmap_png
 from prunekit.report.kinds import report_writer, write_any_report
+from prunekit.report.multistage import multistage_claim
 from prunekit.report.page import write_report
 from prunekit.report.run import MANIFEST_FORMAT, Metrics, RunResults, read_run
 from prunekit.report.samples import grid_png
@@ -19,6 +21,7 @@ __all__ = [
     "Metrics",
     "RunResults",
     "claim",
+    "curriculum_claim",
     "curves_png",
     "describe_consistency",
     "describe_grouping",
@@ -26,6 +29,7 @@ __all__ = [
     "grouping_png",
     "heatmap_png",
     "metric_lines",
+    "multistage_claim",
     "pairs_png",
     "read_run",
     "report_writer",

@@ -9,6 +9,7 @@ from prunekit.ledger import LedgerRow
 from prunekit.report.learning import (
     LearningCurve,
     curves_of,
+    learning_claim,
     mean_and_error,
     measured_on,
     share_to_reach,
@@ -17,7 +18,7 @@ from prunekit.report.learning import (
 from prunekit.report.ledger import kinds_sentence
 from prunekit.report.run import MANIFEST_FORMAT
 
-__all__ = ["training_curves", "write_curriculum_report"]
+__all__ = ["curriculum_claim", "training_curves", "write_curriculum_report"]
 
 
 def training_curves(manifest: dict[str, Any]) -> list[LearningCurve]:
@@ -33,6 +34,12 @@ def training_curves(manifest: dict[str, Any]) -> list[LearningCurve]:
         return [curves_of(name, rows) for name, rows in by_entry.items()]
     except (KeyError, TypeError, ValueError, IndexError) as error:
         raise FileFormatError(f"The manifest holds no comparison of ways to train ({error}).") from error
+
+
+def curriculum_claim(manifest: dict[str, Any]) -> str:
+    """What the comparison found, in one sentence."""
+    base, *others = training_curves(manifest)
+    return learning_claim(base, others)
 
 
 def write_curriculum_report(folder: Path) -> Path:

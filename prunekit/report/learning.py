@@ -16,6 +16,7 @@ __all__ = [
     "LearningCurve",
     "curves_of",
     "draw_learning",
+    "learning_claim",
     "mean_and_error",
     "measured_on",
     "reaching",
@@ -88,6 +89,18 @@ def mean_and_error(values: FloatArray, digits: int) -> str:
     """Mean and, over two or more values, its standard error, as text."""
     mean = f"{values.mean():.{digits}f}"
     return mean if len(values) < 2 else f"{mean} ± {values.std(ddof=1) / np.sqrt(len(values)):.{digits}f}"
+
+
+def learning_claim(rival: LearningCurve, others: Sequence[LearningCurve]) -> str:
+    """What a comparison found, in one sentence."""
+    best = min(others, key=lambda curve: float(curve.fids[:, -1].mean()))
+    ends = [mean_and_error(curve.fids[:, -1], 2) for curve in (best, rival)]
+    share = share_to_reach(best, rival, "fids")
+    reached = f"reaches that after {share:.2f} of its training MACs" if share else "does not reach that"
+    return (
+        f"At equal training MACs the best of {len(others)} is {best.title}: FID {ends[0]} against {ends[1]} of {rival.title}; "
+        f"it {reached}."
+    )
 
 
 def measured_on(look: dict[str, Any], sampler: str, steps: int) -> str:

@@ -10,6 +10,7 @@ from prunekit.ledger import LedgerRow
 from prunekit.report.learning import (
     LearningCurve,
     curves_of,
+    learning_claim,
     mean_and_error,
     measured_on,
     share_to_reach,
@@ -18,7 +19,7 @@ from prunekit.report.learning import (
 from prunekit.report.ledger import kinds_sentence
 from prunekit.report.run import MANIFEST_FORMAT
 
-__all__ = ["Entry", "entries_of", "write_multistage_report"]
+__all__ = ["Entry", "entries_of", "multistage_claim", "write_multistage_report"]
 
 _TITLES = {
     "unified": "unified",
@@ -81,6 +82,13 @@ def entries_of(manifest: dict[str, Any]) -> list[Entry]:
 def _title(network: str, grouping: str) -> str:
     title = _TITLES.get(network, network)
     return f"{title}, {grouping}" if grouping else title
+
+
+def multistage_claim(manifest: dict[str, Any]) -> str:
+    """What the comparison found, in one sentence."""
+    entries = entries_of(manifest)
+    unified = next(entry.curve for entry in entries if entry.network == "unified")
+    return learning_claim(unified, [entry.curve for entry in entries if entry.network != "unified"])
 
 
 def write_multistage_report(folder: Path) -> Path:
