@@ -4,8 +4,6 @@ from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from prunekit._files import write_json
 from prunekit.checkpoint import ModelSpec
 from prunekit.cost import count_macs
@@ -15,7 +13,7 @@ from prunekit.pipeline.manifest import environment
 from prunekit.pipeline.observing import training_reporter
 from prunekit.pipeline.resumable import ResumableRun
 from prunekit.pipeline.spending import spent_on_losses, spent_on_sampling
-from prunekit.pipeline.stages import check_images
+from prunekit.pipeline.stages import check_images, complete_spec, seeded_weights
 from prunekit.recipe import CurriculumOptions
 from prunekit.report import write_any_report
 from prunekit.schedule import NoiseSchedule
@@ -49,8 +47,7 @@ class CurriculumRun(ResumableRun):
     @cached_property
     def spec(self) -> ModelSpec:
         """The network, with the arguments that the recipe leaves to the class."""
-        with torch.device("meta"):
-            spec = ModelSpec.of(self.recipe.base.spec().build())
+        spec = complete_spec(self.recipe.base)
         check_images(self.images, spec)
         return spec
 
@@ -79,19 +76,17 @@ class CurriculumRun(ResumableRun):
         judge, looks = self.judge, self.options.looks
         steps = max(1, round(settings.steps / looks)) * looks  # so that the last look is at the end
         settings = TrainOptions(**{**vars(settings), "steps": steps, "seed": seed})
-        with torch.random.fork_rng(devices=[]):  # modules initialise themselves from the global generator only
-            torch.default_generator.manual_seed(seed)
+        with seeded_weights(seed):
             model = self.spec.build()
         objective = DenoisingObjective(self.images.train.images, judge.schedule, judge.prediction_type)
         sampler = Snapshots(timestep_sampler(settings, judge.schedule, judge.prediction_type), steps // looks)
-        slug = name.replace(", ", "-").replace(" ", "-")
         report = training_reporter(self.observer, name)
-        train(model, objective, sampler, settings, self._checkpoints(slug), report)
+        train(model, objective, sampler, settings, self._checkpoints(name), report)
         curve = [
             {"steps": done, "training_macs": 3 * self.macs * settings.batch_size * done, **judge(network)}
             for (done, _), network in zip(sampler.kept, sampler.networks(model), strict=True)
         ]
-        self._drop_checkpoints(slug)
+        self._drop_checkpoints(name)
         parameters = sum(parameter.numel() for parameter in model.parameters())
         rows = spent_on_training(name, steps * settings.batch_size, self.macs, parameters, settings.batch_size)
         looked = [spent_on_losses(name, judge.setting, [[self.macs]])]
@@ -107,6 +102,6 @@ class CurriculumRun(ResumableRun):
             "seeds": {"training": list(self.options.seeds), "sampling": list(evaluation.seeds)},
             "seconds": {name: stage["seconds"] for name, stage in self.done.items()},
             "base": {"macs": self.macs},
-            "ledger": [row for stage in self.done.values() for row in stage["facts"].get("ledger", [])],
+            "ledger": self._ledger(),
             "curriculum": [self.done[name]["facts"]["curriculum"] for name in names],
         }

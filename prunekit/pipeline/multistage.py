@@ -10,7 +10,6 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from prunekit.checkpoint import ModelSpec
@@ -23,6 +22,7 @@ from prunekit.ledger import LedgerRow, spent_on_training
 from prunekit.nets import MultiDecoderUNet, TimestepExperts
 from prunekit.pipeline.judging import Judge
 from prunekit.pipeline.planning import evaluations
+from prunekit.pipeline.stages import seeded_weights
 from prunekit.recipe import EvaluationOptions, MultistageOptions
 from prunekit.schedule import NoiseSchedule
 from prunekit.slim import SlimModel
@@ -74,6 +74,12 @@ class Contest:
         """MACs per sample of the unified network."""
         return count_macs(self.spec.build(), self.spec.example_inputs()).macs
 
+    @cached_property
+    def judge(self) -> Judge:
+        """What measures them."""
+        sampler, steps = self.options.sampler, self.options.sampling_steps
+        return Judge(self.images, self.schedule, self.prediction_type, sampler, steps, self.evaluation)
+
     @property
     def budget(self) -> int:
         """Training MACs of every network: forward, and backward as twice forward."""
@@ -112,16 +118,12 @@ class Contest:
             _, average = spent_on_training(network, result.samples, 0, averaged, self.train.batch_size)
             ledger += [LedgerRow(network, "training", result.samples, own, own // 3), average]
             spent = [total + own * (look + 1) // self.options.looks for look, total in enumerate(spent)]
-        options = self.options
-        judge = Judge(
-            self.images, self.schedule, self.prediction_type, options.sampler, options.sampling_steps, self.evaluation
-        )
         curve = []
         for look, macs_then in enumerate(spent):
             then = self._joined(
                 [with_weights(part, states[look]) for part, states in zip(parts, looks, strict=True)], groups
             )
-            curve.append({"training_macs": macs_then, **judge(then, groups)})
+            curve.append({"training_macs": macs_then, **self.judge(then, groups)})
         model = self._joined(parts, groups)
         stage_macs = part_macs[0] if network in ("equal", "tailored") else [own[0] for own in part_macs]
         return {
@@ -147,8 +149,7 @@ class Contest:
                 return [MultiDecoderUNet.from_unet(self.start, groups)]
             return [copy.deepcopy(self.start) for _ in (groups if network == "separate" else range(1))]
         widths = self.options.widths if network == "tailored" else None
-        with torch.random.fork_rng(devices=[]):  # modules initialise themselves from the global generator only
-            torch.default_generator.manual_seed(seed)
+        with seeded_weights(seed):
             if network in ("equal", "tailored"):
                 return [MultiDecoderUNet(self.spec.config, groups, widths)]
             return [self.spec.build() for _ in (groups if network == "separate" else range(1))]

@@ -1,26 +1,23 @@
 """A recipe's comparison of one network, networks for stages and multi-decoder networks, as a resumable run."""
 
 from collections.abc import Iterator
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from prunekit._files import read_json, write_json
-from prunekit.checkpoint import Base, ModelSpec, save_base
+from prunekit.checkpoint import Base, save_base
 from prunekit.groups import TimestepGroups
 from prunekit.ledger import both_ways
 from prunekit.pipeline.grouping import method_of, spent_on_grouping
 from prunekit.pipeline.manifest import environment
-from prunekit.pipeline.measuring import Setting
 from prunekit.pipeline.multistage import Contest
 from prunekit.pipeline.observing import training_reporter
 from prunekit.pipeline.resumable import ResumableRun
 from prunekit.pipeline.spending import spent_on_looks
-from prunekit.pipeline.stages import check_images, open_base
-from prunekit.recipe import AllocationOptions, MultistageOptions
+from prunekit.pipeline.stages import check_images, complete_spec, open_base
+from prunekit.recipe import MultistageOptions
 from prunekit.report import grouping_png, write_any_report
 from prunekit.schedule import NoiseSchedule
 from prunekit.training import weights_hash
@@ -67,10 +64,7 @@ class MultistageRun(ResumableRun):
         if start is not None:
             spec, schedule, kind = start.spec, start.schedule, start.prediction_type
         else:
-            with torch.device("meta"):
-                spec = ModelSpec.of(
-                    recipe.base.spec().build()
-                )  # with the arguments that the recipe leaves to the class
+            spec = complete_spec(recipe.base)
             schedule, kind = NoiseSchedule.from_config(recipe.base.noise_schedule), recipe.base.prediction_type
         check_images(self.images, spec)
         model = start.model if start else None
@@ -128,15 +122,12 @@ class MultistageRun(ResumableRun):
             groups = TimestepGroups.from_cuts(contest.schedule.num_timesteps, [])
         else:
             groups = TimestepGroups.from_json(read_json(self.folder / _groups_file(grouping)))
-        slug = name.replace(", ", "-").replace(" ", "-")
-        checkpoints = self._checkpoints(slug)
-        row, model = contest.run(network, groups, seed, checkpoints, training_reporter(self.observer, name))
+        row, model = contest.run(network, groups, seed, self._checkpoints(name), training_reporter(self.observer, name))
         if network == "unified":
             base = Base(model, contest.spec, contest.schedule, contest.prediction_type, self.images.about())
             save_base(base, self.folder / f"{_UNIFIED}-{seed}.pt")
-        self._drop_checkpoints(slug)
-        sampling = AllocationOptions(sampler=self.options.sampler, steps=self.options.sampling_steps)
-        setting = Setting(self.images, groups, contest.schedule, contest.prediction_type, sampling, contest.evaluation)
+        self._drop_checkpoints(name)
+        setting = replace(contest.judge.setting, groups=groups)
         looks = spent_on_looks(name, setting, row["stage_macs"], row["sampling_macs"], self.options.looks)
         trained = [{**entry, "stage": name} for entry in row.pop("ledger")]
         return {"multistage": row, "ledger": [*trained, *(entry.to_json() for entry in looks)]}
@@ -151,7 +142,7 @@ class MultistageRun(ResumableRun):
             "unified": {"macs": contest.macs, "training_macs": contest.budget},
             "groupings": [read_json(self.folder / _groups_file(i)) for i in range(len(self.options.groupings))],
             "multistage": rows,
-            "ledger": [row for stage in self.done.values() for row in stage["facts"].get("ledger", [])],
+            "ledger": self._ledger(),
         }
 
 

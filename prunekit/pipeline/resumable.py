@@ -219,10 +219,19 @@ class ResumableRun(ABC):
         write_json(self._file(name), {"format": _FORMAT, "name": name, **made})
         self.state[name] = made
 
+    def _ledger(self) -> list[dict[str, Any]]:
+        """The rows of every stage of this run."""
+        return [row for stage in self.done.values() for row in stage["facts"].get("ledger", [])]
+
     def _checkpoints(self, name: str) -> Path:
         """Folder for a training's checkpoints: another for other options, so that a changed recipe starts it anew."""
-        return self.folder / "checkpoints" / f"{name}-{self.key[:16]}"
+        return self.folder / "checkpoints" / f"{_slug(name)}-{self.key[:16]}"
 
     def _drop_checkpoints(self, name: str) -> None:
-        for folder in (self.folder / "checkpoints").glob(f"{name}-*"):
+        for folder in (self.folder / "checkpoints").glob(f"{_slug(name)}-*"):
             shutil.rmtree(folder, ignore_errors=True)
+
+
+def _slug(name: str) -> str:
+    """A training's name as a folder's."""
+    return name.replace(", ", "-").replace(" ", "-")

@@ -1,6 +1,7 @@
 """The stages between files: each takes what the one before gives, and can be called alone."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from importlib.resources import as_file, files
 from pathlib import Path
@@ -40,6 +41,7 @@ __all__ = [
     "Bench",
     "assemble",
     "check_images",
+    "complete_spec",
     "finetune_slim",
     "images_for",
     "images_of",
@@ -47,6 +49,7 @@ __all__ = [
     "open_base",
     "prune_group",
     "score_groups",
+    "seeded_weights",
     "train_base",
 ]
 
@@ -108,6 +111,20 @@ def images_of_slim(slim: SlimModel, override: DataOptions | None = None) -> Imag
     return images_for(slim.about.get("data", {}), slim.spec, override)
 
 
+@contextmanager
+def seeded_weights(seed: int) -> Iterator[None]:
+    """Networks that are built within the block have first weights of this seed."""
+    with torch.random.fork_rng(devices=[]):  # modules initialise themselves from the global generator only
+        torch.default_generator.manual_seed(seed)
+        yield
+
+
+def complete_spec(options: BaseOptions) -> ModelSpec:
+    """The network to train, with the arguments that the options leave to the class."""
+    with torch.device("meta"):
+        return ModelSpec.of(options.spec().build())
+
+
 def train_base(
     options: BaseOptions, data: ImageSplit, checkpoints: Path | None = None, report: Reporter | None = None
 ) -> tuple[Base, TrainResult]:
@@ -116,8 +133,7 @@ def train_base(
     Raises:
         InputError: the network does not take the images.
     """
-    with torch.random.fork_rng(devices=[]):  # modules initialise themselves from the global generator only
-        torch.default_generator.manual_seed(options.train.seed)
+    with seeded_weights(options.train.seed):
         model = options.spec().build()
     spec = ModelSpec.of(model)  # with the arguments that the options leave to the class
     check_images(data, spec)
