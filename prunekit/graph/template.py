@@ -1,8 +1,10 @@
 """A copy of a network that takes on plan after plan, where a fresh copy for each would take most of the time."""
 
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
 from prunekit.graph.plan import PruningPlan
 from prunekit.graph.structure import ChannelGraph
@@ -25,12 +27,17 @@ class Template:
         self._tensors = all_tensors(model)
         self._sizes = [(vars(module), _plain(module)) for module in self._copy.modules()]
 
-    def __call__(self, plan: PruningPlan) -> nn.Module:
-        """The network pruned by a plan, as :func:`~prunekit.graph.apply` with ``share`` makes it; good until the next call."""
+    def __call__(self, plan: PruningPlan, given: Mapping[str, Tensor] = MappingProxyType({})) -> nn.Module:
+        """The network pruned by a plan, as :func:`~prunekit.graph.apply` with ``share`` makes it; good until the next call.
+
+        Args:
+            plan: what to keep.
+            given: tensors that are not to be sliced from the full network's but to be taken as they are, by state key.
+        """
         for own, sizes in self._sizes:
             own.update(sizes)
         cut = slicer(self._model, self._graph, plan)
-        state = {key: cut(key, tensor) for key, tensor in self._tensors.items()}
+        state = {key: given[key] if key in given else cut(key, tensor) for key, tensor in self._tensors.items()}
         return refit(self._copy, state, attributes(self._model, self._graph, plan))
 
 

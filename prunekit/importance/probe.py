@@ -67,6 +67,11 @@ class Probe:
                 "expected at least 1 of each."
             )
 
+    @property
+    def batches(self) -> int:
+        """Number of batches that the calibration set is evaluated in, by all processes together."""
+        return -(-self.samples // (self.batch_size if isinstance(self.loss, DrawnLoss) else self.chunk))
+
     def chunks(self) -> Iterator[tuple[Tensor, Generator]]:
         """Timesteps and a freshly seeded generator for each chunk; equal on every call."""
         positions = (torch.arange(self.samples, dtype=torch.float64) + 0.5) / self.samples

@@ -85,7 +85,8 @@ def _front_runner(
     losses: dict[int, float] = {}
 
     def measure(waiting: Sequence[int]) -> None:
-        losses[waiting[0]] = task.measure(candidates[waiting[0]], search_round, [candidates[g] for g in waiting[1:]])
+        ahead = [candidates[g] for g in waiting[1:]]
+        losses[waiting[0]] = task.measure(candidates[waiting[0]], search_round, ahead, near=steps)
         rates.measured[waiting[0]] = (losses[waiting[0]] - loss) / saved[waiting[0]]
 
     ranked = sorted(candidates, key=lambda g: (float(problem.loss(candidates[g])) - now_lost) / saved[g])
@@ -115,7 +116,7 @@ def close(task: Task, steps: IntArray, rates: Mapping[int, float]) -> IntArray:
     if 0 <= problem.target - int(problem.spent(steps)) <= problem.tolerance or problem.missed(steps) == 0:
         return steps
     shortlist = _exchanges(task, steps, rates)
-    losses = task.measure_all(list(shortlist), -1)
+    losses = task.measure_all(list(shortlist), -1, near=steps)
     best = int(np.argmin(losses))
     task.choose("exchange", shortlist[best], -1, losses[best])
     return np.asarray(shortlist[best])

@@ -4,23 +4,38 @@ What a search needs is the order of plans after fine-tuning, which the loss righ
 measures how well each proxy keeps that order.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
+from dataclasses import replace
+from types import MappingProxyType
 from typing import Protocol
 
 import torch
-from torch import Generator, nn
+from torch import Generator, Tensor, nn
 
 from prunekit.errors import InputError
 from prunekit.graph import ChannelGraph, PruningPlan, Template
+from prunekit.graph.layers import own_tensors
+from prunekit.graph.surgery import evaluation_mode
 from prunekit.importance import Probe
+from prunekit.search.prefix import Prefix, Recording, answering, ordering, recording
 from prunekit.search.repair import Repair, RepairKind
 
 __all__ = ["PROXIES", "Evaluate", "make_proxy", "proxy_evaluations", "proxy_samples"]
 
 _RECOVERY_STEPS = 10
 
-Evaluate = Callable[[PruningPlan], float]
-"""The proxy of one plan."""
+
+class Evaluate(Protocol):
+    """The proxy of one plan."""
+
+    def __call__(self, plan: PruningPlan, near: PruningPlan | None = None) -> float:
+        """A number, lower is better, the same for the same plan.
+
+        Args:
+            plan: what to keep.
+            near: a plan that it was made from, as others will be: what the two have in common may be computed once.
+        """
+        ...
 
 
 class Proxy(Protocol):
@@ -41,15 +56,51 @@ def after(kind: RepairKind) -> Proxy:
     """The proxy that is the timestep group's loss after a repair of the cut, see :mod:`prunekit.search.repair`."""
 
     def proxy(model: nn.Module, graph: ChannelGraph, probe: Probe) -> Evaluate:
-        repair, pruned_by = Repair.of(model, graph, probe, kind), Template(model, graph)
-
-        def evaluate(plan: PruningPlan) -> float:
-            pruned = pruned_by(plan)
-            return probe.mean(pruned, first=repair.mend(pruned, plan))
-
-        return evaluate
+        return _Repaired(model, graph, probe, kind)
 
     return proxy
+
+
+class _Repaired:
+    """The loss after a repair. What runs before a plan's first change is computed once for all plans made from the same one."""
+
+    def __init__(self, model: nn.Module, graph: ChannelGraph, probe: Probe, kind: RepairKind) -> None:
+        self._model, self._graph, self._probe = model, graph, probe
+        self._repair, self._pruned_by = Repair.of(model, graph, probe, kind), Template(model, graph)
+        self._prefix: Prefix | None = None
+
+    def __call__(self, plan: PruningPlan, near: PruningPlan | None = None) -> float:
+        if self._prefix is None:
+            pruned = self._pruned_by(plan)
+            with ordering(pruned) as order:
+                loss = self._first_loss(pruned, plan)
+            self._prefix = Prefix(self._model, self._graph, order, self._record)
+        else:
+            known = {} if near is None else self._prefix.shared(plan, near)
+            pruned = self._pruned_by(plan, self._weights(known))
+            loss = self._first_loss(pruned, plan, known)
+        return self._probe.mean(pruned, first=loss)
+
+    def _record(self, plan: PruningPlan, known: Mapping[str, Tensor], into: Recording) -> None:
+        assert self._prefix is not None  # noqa: S101 - it asks
+        pruned = self._pruned_by(plan, self._weights(known))
+        with recording(pruned, self._prefix.layers, into, weights=self._probe.batches > 1):
+            self._first_loss(pruned, plan, known)
+
+    def _first_loss(
+        self, pruned: nn.Module, plan: PruningPlan, known: Mapping[str, Tensor] = MappingProxyType({})
+    ) -> Tensor:
+        """Repair a network; its loss on the first batch."""
+        with answering(pruned, known), torch.no_grad(), evaluation_mode(pruned):
+            loss = self._repair.mend(pruned, plan, known, once=self._probe.batches == 1)
+            return next(replace(self._probe, distributed=False).losses(pruned))[0] if loss is None else loss
+
+    def _weights(self, known: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Of layers whose outputs on the first batch are known: for further batches; where there are none, nobody asks for them."""
+        if self._probe.batches > 1:
+            return self._prefix.tensors(known) if self._prefix else {}
+        layers = {name: self._model.get_submodule(name) for name in known}
+        return {f"{name}.{own}": tensor for name, layer in layers.items() for own, tensor in own_tensors(layer).items()}
 
 
 def recovery(
@@ -63,7 +114,7 @@ def recovery(
     """The loss after a few steps of Adam on fresh draws of the timestep group, the same ones for every plan."""
     repair = Repair.of(model, graph, probe, "least-squares" if repaired else "none")
 
-    def evaluate(plan: PruningPlan) -> float:
+    def evaluate(plan: PruningPlan, near: PruningPlan | None = None) -> float:
         pruned = repair.apply(plan)
         parameters = [parameter for parameter in pruned.parameters() if parameter.is_floating_point()]
         for parameter in parameters:

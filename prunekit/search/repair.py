@@ -8,7 +8,7 @@ eq. 3. To fit a layer's inputs, which takes one regression whatever the kernel, 
 """
 
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
@@ -94,8 +94,17 @@ class Repair:
         self.mend(pruned, plan)
         return pruned
 
-    def mend(self, pruned: nn.Module, plan: PruningPlan) -> Tensor | None:
+    def mend(
+        self, pruned: nn.Module, plan: PruningPlan, known: Collection[str] = (), *, once: bool = False
+    ) -> Tensor | None:
         """Repair a network that the plan's channels were cut from, in place.
+
+        Args:
+            pruned: the network.
+            plan: what it keeps.
+            known: layers that are mended already, or answer without running.
+            once: the network is of no use afterwards. A layer with more weights than it reads is then given the full network's
+                predicted inputs, which takes less than to multiply the prediction into its weights and does the same.
 
         Returns:
             The repaired network's loss on the probe's first batch, a by-product; None where nothing was run.
@@ -103,11 +112,11 @@ class Repair:
         if self.kind == "none" or not plan.kept:
             return None
         cut, positions = slicer(self.model, self.graph, plan), plan.positions(self.graph)
-        waiting, last = set(self.inputs), _LastRead()
+        waiting, last = set(self.inputs).difference(known), _LastRead()
 
-        def layer(name: str, module: Any, signal: Tensor) -> None:
+        def layer(name: str, module: Any, signal: Tensor) -> Tensor | None:
             if name not in waiting:
-                return
+                return None
             waiting.remove(name)
             full: Any = self.model.get_submodule(name)
             weight, wanted = full.weight.detach(), self.inputs[name]
@@ -118,22 +127,24 @@ class Repair:
             if not last.is_again(signal, id(wanted), kept.tolist(), intercept):
                 last.result = _drift(_signals(module, signal), wanted, kept, self.kind, intercept)
             if last.result is None:
-                return
+                return None
             mix, shift = last.result
-            mended = {}
+            mended, predicted = {}, None
             if mix is not None:
-                cut_weight = cut(f"{name}.weight", weight, done=1)
-                mended["weight"] = (
-                    torch.tensordot(cut_weight, mix.to(weight.dtype), ([1], [0])).movedim(-1, 1).contiguous()
-                )
+                cut_weight, mix = cut(f"{name}.weight", weight, done=1), mix.to(weight.dtype)
+                if once and cut_weight[:, 0].numel() > wanted.shape[1]:
+                    mended["weight"], predicted = cut_weight, _mixed(module, mix, signal)
+                else:
+                    mended["weight"] = torch.tensordot(cut_weight, mix, ([1], [0])).movedim(-1, 1).contiguous()
             if intercept:
                 by_input = self.sums[name]
                 mended["bias"] = cut(f"{name}.bias", full.bias.detach() + by_input @ shift.to(weight.dtype))
             for own, tensor in mended.items():
                 flag = module._parameters[own].requires_grad
                 module._parameters[own] = nn.Parameter(tensor, flag)
+            return predicted
 
-        return _run(pruned, self.inputs, self.probe, layer)
+        return _run(pruned, tuple(waiting), self.probe, layer)
 
 
 def _drift(
@@ -214,6 +225,13 @@ def _signals(module: nn.Module, signal: Tensor) -> Tensor:
     )
 
 
+def _mixed(module: nn.Module, mix: Tensor, signal: Tensor) -> Tensor:
+    """Mixtures of the channels that a layer reads; ``mix`` of shape (mixtures, channels)."""
+    return (
+        signal @ mix.T if layer_kind(module) == "linear" else (mix @ signal.flatten(2)).unflatten(2, signal.shape[2:])
+    )
+
+
 def _is_proportional(module: Any, signal: Tensor) -> bool:
     """Whether a layer reads the channels that its weight has, and its output doubles with its weight and bias."""
     if len(_signals(module, signal)) != module.weight.shape[1]:
@@ -224,12 +242,14 @@ def _is_proportional(module: Any, signal: Tensor) -> bool:
     return isinstance(once, Tensor) and torch.allclose(twice, 2 * once, rtol=1e-3, atol=1e-5)
 
 
-def _run(model: nn.Module, names: Iterable[str], probe: Probe, see: Callable[[str, nn.Module, Tensor], None]) -> Tensor:
-    """Loss of the first batch, in eval mode; ``see`` is told what enters each of the named layers, before it runs."""
+def _run(
+    model: nn.Module, names: Iterable[str], probe: Probe, see: Callable[[str, nn.Module, Tensor], Tensor | None]
+) -> Tensor:
+    """Loss of the first batch, in eval mode; ``see`` is told what enters each of the named layers, and may answer with another."""
 
-    def before(module: nn.Module, args: tuple[Any, ...], name: str) -> None:
-        if args and isinstance(args[0], Tensor):
-            see(name, module, args[0])
+    def before(module: nn.Module, args: tuple[Any, ...], name: str) -> tuple[Any, ...] | None:
+        other = see(name, module, args[0]) if args and isinstance(args[0], Tensor) else None
+        return None if other is None else (other, *args[1:])
 
     with ExitStack() as stack, torch.no_grad(), evaluation_mode(model):
         for name in names:

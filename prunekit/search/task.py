@@ -66,7 +66,9 @@ class Task:
         """The plan that keeps the best channels after ``steps`` of shape (groups,)."""
         return PruningPlan.from_widths(self.widths.graph, self.widths.widths(steps), self.scores)
 
-    def measure(self, steps: IntArray, search_round: int, ahead: Sequence[IntArray] = ()) -> float:
+    def measure(
+        self, steps: IntArray, search_round: int, ahead: Sequence[IntArray] = (), near: IntArray | None = None
+    ) -> float:
         """The proxy of one candidate, taken at most once and remembered.
 
         Args:
@@ -74,6 +76,7 @@ class Task:
             search_round: for the memory.
             ahead: candidates that may be asked for next. Where there are other ranks, they measure those meanwhile. Their results
                 wait until they are asked for, so that the memory, and what is decided, are those of one process.
+            near: steps that the candidates were made from: what they have in common may be computed once.
 
         Raises:
             InputError: the whole network's own loss is no number.
@@ -81,15 +84,17 @@ class Task:
         key = _key(steps)
         if key not in self._known:
             others = dict.fromkeys(_key(other) for other in ahead)
-            self._spread([key, *(other for other in others if other != key and other not in self._known)])
+            self._spread([key, *(other for other in others if other != key and other not in self._known)], near)
         if key not in self._measured:
             self._measured.add(key)
             self.remember({"round": search_round, **self._described(steps, self._known[key])})
         return self._known[key]
 
-    def measure_all(self, candidates: Sequence[IntArray], search_round: int) -> list[float]:
-        """The proxies of several candidates, in order; ranks share the work."""
-        return [self.measure(steps, search_round, candidates[i + 1 :]) for i, steps in enumerate(candidates)]
+    def measure_all(
+        self, candidates: Sequence[IntArray], search_round: int, near: IntArray | None = None
+    ) -> list[float]:
+        """The proxies of several candidates, in order; ranks share the work. ``near`` as for :meth:`measure`."""
+        return [self.measure(steps, search_round, candidates[i + 1 :], near) for i, steps in enumerate(candidates)]
 
     def choose(self, what: str, steps: IntArray, search_round: int, loss: float) -> None:
         """Remember a choice; the choices are the timestep group's frontier of MACs and loss."""
@@ -110,13 +115,14 @@ class Task:
             found["spent"] = int(self.widths.spent(steps))
         return found
 
-    def _spread(self, wave: Sequence[tuple[int, ...]]) -> None:
+    def _spread(self, wave: Sequence[tuple[int, ...]], near: IntArray | None) -> None:
         """Evaluate the first candidates of a wave, one on each rank."""
         rank, size = ranks.place()
         wave = wave[:size]
         mine = math.nan
         if rank < len(wave):
-            mine = float(self.evaluate(self.plan(np.array(wave[rank], dtype=np.int64))))
+            plan = self.plan(np.array(wave[rank], dtype=np.int64))
+            mine = float(self.evaluate(plan) if near is None else self.evaluate(plan, self.plan(near)))
         for key, loss in zip(wave, ranks.gather(mine), strict=False):
             if not math.isfinite(loss) and not any(key):
                 raise InputError(

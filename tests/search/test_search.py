@@ -202,7 +202,7 @@ def test_impossible_options_are_refused(options):
 def on_paper(problem, scores, **options):
     """A task whose proxy is the importance lost."""
 
-    def evaluate(plan):
+    def evaluate(plan, near=None):
         widths = plan.widths(problem.graph)
         steps = np.array([list(g.widths).index(width) for g, width in zip(problem.graph, widths, strict=True)])
         return float(problem.loss(steps))
