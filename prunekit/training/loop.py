@@ -121,9 +121,8 @@ class _Run:
                 "expected a multiple."
             )
         self.averaged = AveragedModel(self.model, multi_avg_fn=_warmed_average(options.ema_decay, lambda: self.step))
-        optimizer = torch.optim.AdamW(
-            self.model.parameters(), lr=options.learning_rate, weight_decay=options.weight_decay
-        )
+        rate, decay = options.learning_rate, options.weight_decay
+        optimizer = torch.optim.AdamW(self.model.parameters(), rate, weight_decay=decay, fused=True)
         self.optimizer: Any
         self.wrapped, self.optimizer = self.accelerator.prepare(self.model, optimizer)
         self.averaged.to(self.accelerator.device)
