@@ -8,7 +8,7 @@ import math
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -253,11 +253,13 @@ class _Run:
 
 
 def _fingerprint(model: nn.Module, objective: Objective, sampler: TimestepSampler, options: TrainOptions) -> str:
-    """Hash of all that decides the result: what a checkpoint must agree with."""
+    """Hash of all that decides the result: what a checkpoint must agree with. An option that is added later changes none."""
     name = type(sampler).__qualname__
     return json_hash(
         {
-            "options": asdict(options),
+            "options": {
+                f.name: getattr(options, f.name) for f in fields(options) if getattr(options, f.name) != f.default
+            },
             "objective": objective.fingerprint(),
             "sampler": [name, described(sampler)],
             "weights": weights_hash(model),

@@ -48,6 +48,7 @@ def test_a_second_run_keeps_every_stage(own_copy, execute, monkeypatch):
 AFTER_PRUNE = STAGES[STAGES.index("finetune group 0") :]
 CHANGES: dict[str, tuple[dict[str, Any], list[str]]] = {
     "words": ({"name": "other", "description": "other words"}, []),
+    "what is so by default": ({"prune__criterion": "taylor", "evaluation__features": "auto"}, []),
     "evaluation": ({"evaluation__seeds": [1]}, ["evaluate"]),
     "finetune": ({"finetune__overlap": 5}, AFTER_PRUNE),
     "budget": ({"allocation__budget": 0.7}, ["allocate", "prune group 0", "prune group 1", *AFTER_PRUNE]),

@@ -10,7 +10,7 @@ import sys
 import time
 import warnings
 from contextlib import suppress
-from dataclasses import replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import pytest
@@ -26,7 +26,7 @@ from tiny_training import (
 )
 
 from prunekit.errors import FileFormatError, InputError
-from prunekit.training import Progress, RangeTimesteps, train
+from prunekit.training import Progress, RangeTimesteps, TrainOptions, train
 
 
 class Interruption(Exception):
@@ -57,6 +57,24 @@ def test_many_interruptions_end_in_the_same_bytes(tmp_path, uninterrupted):
         with pytest.raises(Interruption):
             tiny_run(tmp_path, interrupt_at(step))
     assert_same_run(tiny_run(tmp_path), uninterrupted)
+
+
+@dataclass(frozen=True)
+class LaterOptions(TrainOptions):
+    """Of a later version, which can do more."""
+
+    also: int = 0
+
+
+def test_an_option_that_is_new_and_not_used_lets_a_training_go_on(tmp_path, uninterrupted):
+    with pytest.raises(Interruption):
+        tiny_run(tmp_path, interrupt_at(20))
+    reported: list[Progress] = []
+    later = LaterOptions(**asdict(OPTIONS))
+    assert_same_run(tiny_run(tmp_path, reported.append, later), uninterrupted)
+    assert reported[0].step == 20
+    with pytest.raises(FileFormatError, match="other options"):
+        tiny_run(tmp_path, options=replace(later, also=1))
 
 
 def test_a_truncated_newest_checkpoint_costs_its_steps_and_nothing_else(tmp_path, uninterrupted):
