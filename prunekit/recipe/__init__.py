@@ -1,0 +1,32 @@
+"""Recipes: whole experiments as YAML, checked before anything runs; an unknown key is refused with its line."""
+
+from prunekit.recipe.comparisons import CurriculumOptions, MultistageOptions
+from prunekit.recipe.reading import load_recipe
+from prunekit.recipe.recipe import Recipe
+from prunekit.recipe.sections import (
+    MEASURED_METHODS,
+    AllocationOptions,
+    BaseOptions,
+    DataOptions,
+    DistillationOptions,
+    EvaluationOptions,
+    FinetuneOptions,
+    GroupOptions,
+    PruneOptions,
+)
+
+__all__ = [
+    "MEASURED_METHODS",
+    "AllocationOptions",
+    "BaseOptions",
+    "CurriculumOptions",
+    "DataOptions",
+    "DistillationOptions",
+    "EvaluationOptions",
+    "FinetuneOptions",
+    "GroupOptions",
+    "MultistageOptions",
+    "PruneOptions",
+    "Recipe",
+    "load_recipe",
+]

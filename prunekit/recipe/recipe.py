@@ -1,0 +1,61 @@
+"""A recipe: which sections there are, and what they need of each other."""
+
+from typing import Annotated
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from prunekit.errors import InputError
+from prunekit.recipe.comparisons import CurriculumOptions, MultistageOptions
+from prunekit.recipe.sections import (
+    AllocationOptions,
+    BaseOptions,
+    DataOptions,
+    EvaluationOptions,
+    FinetuneOptions,
+    GroupOptions,
+    PruneOptions,
+)
+
+__all__ = ["Recipe"]
+
+
+class Recipe(BaseModel):
+    """A whole experiment. Stages whose section is absent are not run."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    name: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]{0,63}$")]
+    description: str = ""
+    data: DataOptions = DataOptions()
+    base: BaseOptions
+    groups: GroupOptions | None = None
+    allocation: AllocationOptions | None = None
+    prune: PruneOptions | None = None
+    finetune: FinetuneOptions | None = None
+    multistage: MultistageOptions | None = None
+    curriculum: CurriculumOptions | None = None
+    evaluation: EvaluationOptions | None = None
+
+    @model_validator(mode="after")
+    def _can_measure(self) -> "Recipe":
+        """Rule ``measured`` has the searches of the prune section decide, which then must be for targets of MACs."""
+        if (
+            self.allocation
+            and self.allocation.rule == "measured"
+            and (self.prune is None or self.prune.search.target_of != "macs")
+        ):
+            raise InputError("Allocation rule measured needs a prune section whose search has target_of macs.")
+        comparisons = [name for name in ("multistage", "curriculum") if getattr(self, name)]
+        if comparisons and (self.evaluation is None or self.allocation or comparisons[1:]):
+            raise InputError(
+                f"A {comparisons[0]} section needs an evaluation section, and no allocation or other comparison."
+            )
+        if self.base.model is None and (
+            self.curriculum or (self.multistage and "tailored" in self.multistage.networks)
+        ):
+            raise InputError("A curriculum, and tailored decoders, need a base with a model to train from scratch.")
+        if self.multistage and self.base.train.timestep_sampler != "uniform":
+            raise InputError("A multistage section needs timestep_sampler uniform; its draw says how stages are drawn.")
+        if self.curriculum:
+            self.curriculum.settings(self.base.train)
+        return self

@@ -1,0 +1,283 @@
+"""A recipe's sections: what each stage of the main job can be told. They import no other module of the recipe's."""
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from typing import Annotated, Any, ClassVar, Literal, get_args
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import AfterValidator, Field
+
+from prunekit._types import FloatArray
+from prunekit.allocation import RULES
+from prunekit.checkpoint import ModelSpec
+from prunekit.errors import InputError
+from prunekit.features import SHIPPED
+from prunekit.groups import ETA, METHODS, Rule, Similarity
+from prunekit.importance import criterion
+from prunekit.schedule import NoiseSchedule
+from prunekit.search import RepairKind, SearchOptions
+from prunekit.training import Fade, TrainOptions
+
+__all__ = [
+    "MEASURED_METHODS",
+    "STRICT",
+    "AllocationOptions",
+    "BaseOptions",
+    "DataOptions",
+    "DistillationOptions",
+    "EvaluationOptions",
+    "FinetuneOptions",
+    "GroupOptions",
+    "Positive",
+    "PruneOptions",
+]
+
+STRICT: dict[str, str] = {"extra": "forbid"}
+MEASURED_METHODS = ("gradient", "similarity")
+"""Grouping methods that need a base or images."""
+
+
+def one_of(names: Iterable[str]) -> Callable[[str], str]:
+    known = sorted(names)
+
+    def check(name: str) -> str:
+        if name not in known:
+            raise InputError(f"Got {name!r}; expected one of {', '.join(known)}.")
+        return name
+
+    return check
+
+
+Positive = Annotated[int, Field(ge=1)]
+NotNegative = Annotated[int, Field(ge=0)]
+Ratio = Annotated[float, Field(gt=0, le=1)]
+
+
+@dataclass(frozen=True)
+class DataOptions:
+    """Where images come from, see :func:`prunekit.data.load_images`."""
+
+    __pydantic_config__: ClassVar[dict[str, str]] = STRICT
+
+    source: str = "digits"
+    resolution: int | None = None
+
+
+@dataclass(frozen=True)
+class BaseOptions:
+    """The base: a checkpoint (a path, or ``embedded:digits``), or a network to train.
+
+    Args:
+        checkpoint: what to load; nothing is trained then.
+        model: ``{"class", "config"}`` of a network to train; either this or ``checkpoint``.
+        noise_schedule: see :meth:`prunekit.schedule.NoiseSchedule.from_config`.
+        prediction_type: ``epsilon``, ``sample`` or ``v_prediction``.
+        train: how to train it.
+    """
+
+    __pydantic_config__: ClassVar[dict[str, str]] = STRICT
+
+    checkpoint: str | None = None
+    model: dict[str, Any] | None = None
+    noise_schedule: dict[str, Any] = field(default_factory=lambda: {"kind": "linear", "num_timesteps": 1000})
+    prediction_type: Literal["epsilon", "sample", "v_prediction"] = "epsilon"
+    train: TrainOptions = field(default_factory=TrainOptions)
+
+    def __post_init__(self) -> None:
+        if (self.checkpoint is None) == (self.model is None):
+            raise InputError("A base needs either a checkpoint or a model to train, and not both.")
+        if self.model is not None:
+            self.spec()
+        NoiseSchedule.from_config(self.noise_schedule)
+
+    def spec(self) -> ModelSpec:
+        """The network to train."""
+        return ModelSpec.from_json(self.model or {})
+
+
+@dataclass(frozen=True)
+class GroupOptions:
+    """How to cut the timesteps: ``method`` and ``count``, or explicit ``cuts``.
+
+    Args:
+        method: a key of :data:`prunekit.groups.METHODS`, ``similarity`` (of the recipe's images) or ``gradient`` (of the base).
+        count: number of groups.
+        cuts: first timesteps of all groups but the first, instead.
+        alpha: see :class:`prunekit.groups.Similarity`, as for ``eta``, ``rule`` and ``memory_mib``.
+        eta: tolerance of method ``similarity``.
+        rule: ``stages`` or ``dynamic``.
+        samples: pairs of image and noise; draws per timestep bin for ``gradient``. The method's own default when absent.
+        nodes: timesteps at which the methods look; their own default when absent.
+        seed: of the draws.
+        memory_mib: MiB that the optimal denoiser may take.
+    """
+
+    __pydantic_config__: ClassVar[dict[str, str]] = STRICT
+
+    method: Annotated[str, AfterValidator(one_of((*METHODS, *MEASURED_METHODS)))] = "uniform"
+    count: Positive = 5
+    cuts: tuple[int, ...] | None = None
+    alpha: float | None = None
+    eta: float = ETA
+    rule: Rule | None = None
+    samples: Positive | None = None
+    nodes: Annotated[int, Field(ge=2)] | None = None
+    seed: NotNegative = 0
+    memory_mib: Positive = 256
+
+    def __post_init__(self) -> None:
+        if self.method == "similarity" and self.cuts is None:
+            self.similarity(np.zeros((1, 1))).check_rule(self.count)
+        elif self.alpha is not None or self.rule is not None:
+            with_ = f"method {self.method}" if self.cuts is None else "explicit cuts"
+            raise InputError(f"Got alpha or rule with {with_}; expected them with method similarity.")
+
+    def similarity(self, images: NDArray[np.uint8] | FloatArray) -> Similarity:
+        """Method ``similarity`` of some images."""
+        memory = self.memory_mib * 2**20
+        return Similarity(images, self.eta, self.alpha, self.rule, seed=self.seed, memory=memory, **self.looks)
+
+    @property
+    def looks(self) -> dict[str, int]:
+        """``samples`` and ``nodes`` where they are given."""
+        given = {"samples": self.samples, "nodes": self.nodes}
+        return {name: value for name, value in given.items() if value is not None}
+
+
+@dataclass(frozen=True)
+class AllocationOptions:
+    """Budget, rule, and the sampler whose steps the budget is a mean over.
+
+    Args:
+        budget: mean fraction of the base's MACs.
+        rule: see :func:`prunekit.allocation.allocate`.
+        sampler: whose steps count.
+        steps: sampling steps.
+        floor: smallest ratio that rules ``snr`` and ``uniform`` give.
+        frontier_floor: fraction of the base's MACs down to which every group is searched before rule ``measured`` decides.
+    """
+
+    __pydantic_config__: ClassVar[dict[str, str]] = STRICT
+
+    budget: Ratio = 0.8
+    rule: Annotated[str, AfterValidator(one_of(RULES))] = "linear"
+    sampler: str = "ddim"
+    steps: Positive = 50
+    floor: Ratio = 0.1
+    frontier_floor: Ratio = 0.3
+
+    def __post_init__(self) -> None:
+        if self.rule == "measured" and self.frontier_floor > self.budget:
+            raise InputError(
+                f"Got budget {self.budget:g} and frontier_floor {self.frontier_floor:g}; rule measured needs frontiers that go "
+                "below the budget: lower frontier_floor."
+            )
+
+
+@dataclass(frozen=True)
+class PruneOptions:
+    """How to score and search.
+
+    Args:
+        criterion: name of the importance criterion.
+        norm_mode: how group norms shrink, ``even`` or ``whole``.
+        head_mode: how attentions shrink, by ``whole`` heads or ``even`` within all of them.
+        samples: timesteps per group in the calibration set.
+        batch_size: timesteps per forward pass.
+        seed: of the calibration set.
+        search: see :class:`prunekit.search.SearchOptions`. Where its target is of parameters or latency, the allocation's fractions
+            are meant of the base's parameters or latency.
+        width_multiples: resolution → multiple of the widths there and above, see
+            :meth:`prunekit.graph.ChannelGraph.with_multiples`; empty for all that the structure allows.
+        latency_table: JSON of layer times for a target of latency; measured and written there where it does not exist.
+        floor: share of every channel group that stays at least.
+        repair: closed-form repair of the layers that read what was cut, before fine-tuning: ``none``, ``bias`` or
+            ``least-squares``, see :class:`prunekit.search.Repair`.
+    """
+
+    __pydantic_config__: ClassVar[dict[str, str]] = STRICT
+
+    criterion: str = "taylor"
+    norm_mode: Literal["even", "whole"] = "even"
+    head_mode: Literal["whole", "even"] = "whole"
+    samples: Positive = 256
+    batch_size: Positive = 64
+    seed: int = 0
+    search: SearchOptions = field(default_factory=SearchOptions)
+    width_multiples: dict[Positive, Positive] = field(default_factory=dict)
+    latency_table: str | None = None
+    floor: float = 0.0
+    repair: RepairKind = "least-squares"
+
+    def __post_init__(self) -> None:
+        criterion(self.criterion)
+        if not 0 <= self.floor <= 1:
+            raise InputError(f"Got floor {self.floor:g}; expected a share of every channel group from 0 to 1.")
+        if self.repair not in get_args(RepairKind):
+            raise InputError(f"Got repair {self.repair!r}; expected one of {', '.join(get_args(RepairKind))}.")
+        if any(number < 1 for pair in self.width_multiples.items() for number in pair):
+            raise InputError(
+                f"Got width_multiples {self.width_multiples}; expected resolutions and multiples of at least 1."
+            )
+        if self.search.target_of == "latency" and self.latency_table is None:
+            raise InputError(
+                "A target of latency needs latency_table: the file of layer times to read, or to measure and write."
+            )
+
+
+@dataclass(frozen=True)
+class DistillationOptions:
+    """How the base teaches its experts, see :class:`prunekit.training.Distillation`.
+
+    Args:
+        weight: share of the loss that is the distance from the base's prediction.
+        feature_weight: weight of the distance of the last layers' outputs of every block; 0 for none.
+        fade: whether both fall to zero over the fine-tuning (``linear``) or stay (``constant``).
+    """
+
+    __pydantic_config__: ClassVar[dict[str, str]] = STRICT
+
+    weight: Annotated[float, Field(ge=0, le=1)] = 0.5
+    feature_weight: Annotated[float, Field(ge=0)] = 0.0
+    fade: Fade = "constant"
+
+
+@dataclass(frozen=True)
+class FinetuneOptions:
+    """How to fine-tune an expert.
+
+    Args:
+        overlap: timesteps beyond each border of the group that are trained on too, so that neighbours agree at the seam.
+        distillation: how the base teaches it; absent for images alone.
+        train: the loop's options.
+    """
+
+    __pydantic_config__: ClassVar[dict[str, str]] = STRICT
+
+    overlap: NotNegative = 20
+    distillation: DistillationOptions | None = None
+    train: TrainOptions = field(
+        default_factory=lambda: TrainOptions(steps=600, learning_rate=5e-4, warmup_steps=30, ema_decay=0.995)
+    )
+
+
+@dataclass(frozen=True)
+class EvaluationOptions:
+    """What is measured.
+
+    Args:
+        samples: images sampled per model and seed.
+        seeds: of the initial noise.
+        features: name of the feature extractor, or ``auto``: the shipped one for the data.
+        loss_samples: held-out draws per timestep group for the denoising loss.
+        grid: images kept for the report's grids.
+    """
+
+    __pydantic_config__: ClassVar[dict[str, str]] = STRICT
+
+    samples: Positive = 1024
+    seeds: Annotated[tuple[int, ...], Field(min_length=1)] = (0, 1, 2)
+    features: Annotated[str, AfterValidator(one_of(("auto", *SHIPPED)))] = "auto"
+    loss_samples: Positive = 2048
+    grid: NotNegative = 40
