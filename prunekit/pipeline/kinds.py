@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from prunekit.pipeline.curriculum import CurriculumRun
+from prunekit.pipeline.evidence import EvidenceRun
 from prunekit.pipeline.executors import Executor
 from prunekit.pipeline.multistage_run import MultistageRun
 from prunekit.pipeline.observing import Observer
@@ -17,6 +18,8 @@ def run_of(
     recipe: Recipe, folder: Path, observer: Observer | None = None, executor: Executor | None = None
 ) -> ResumableRun:
     """A recipe's run in a folder: a comparison where it has a section for one, else experts from a base."""
+    if recipe.evidence is not None:
+        return EvidenceRun(recipe, folder, observer, executor)
     if recipe.multistage is not None:
         return MultistageRun(recipe, folder, observer, executor)
     if recipe.curriculum is not None:

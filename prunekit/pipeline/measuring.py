@@ -13,14 +13,23 @@ from torch import Tensor, nn
 from prunekit._files import atomic_path
 from prunekit.data import ImageSplit
 from prunekit.evaluation import GroupLoss, group_losses, image_metrics, mean_and_standard_error, paired_difference
-from prunekit.features import features_for, load_features
+from prunekit.features import FeatureExtractor, features_for, load_features
 from prunekit.groups import TimestepGroups
 from prunekit.recipe import AllocationOptions, EvaluationOptions
-from prunekit.sampling import make_sampler, to_images
+from prunekit.sampling import Sampler, make_sampler, to_images
 from prunekit.schedule import NoiseSchedule
 from prunekit.training import DenoisingObjective
 
-__all__ = ["Measured", "Setting", "loss_draws", "measure_losses", "measure_samples", "save_images"]
+__all__ = [
+    "Measured",
+    "Setting",
+    "extractor_of",
+    "loss_draws",
+    "measure_losses",
+    "measure_samples",
+    "sampler_of",
+    "save_images",
+]
 
 _LOSS_BATCH = 256
 
@@ -96,13 +105,9 @@ def measure_samples(
         report: called with (model name, samples done, samples in all).
     """
     options, allocation = setting.options, setting.allocation
-    name = features_for(setting.images.source) if options.features == "auto" else options.features
-    extractor = load_features(name)
+    extractor = extractor_of(setting)
     real = setting.images.train.images
-    _, channels, height, width = real.shape
-    sampler = make_sampler(
-        allocation.sampler, allocation.steps, setting.schedule, setting.prediction_type, (channels, height, width)
-    )
+    sampler = sampler_of(setting)
     figures: dict[str, dict[str, list[float]]] = {model: {"fid": [], "kid": [], "seconds": []} for model in models}
     grids: dict[str, Tensor] = {}
     done, total = 0, len(models) * len(options.seeds) * options.samples
@@ -143,6 +148,20 @@ def measure_samples(
         },
         grids,
     )
+
+
+def extractor_of(setting: Setting) -> FeatureExtractor:
+    """What gives the features for FID and KID."""
+    name = setting.options.features
+    return load_features(features_for(setting.images.source) if name == "auto" else name)
+
+
+def sampler_of(setting: Setting) -> Sampler:
+    """The sampler that the allocation names, for images like the real ones."""
+    allocation = setting.allocation
+    _, channels, height, width = setting.images.train.images.shape
+    shape = (channels, height, width)
+    return make_sampler(allocation.sampler, allocation.steps, setting.schedule, setting.prediction_type, shape)
 
 
 def save_images(images: Tensor, path: Path) -> None:

@@ -4,7 +4,7 @@ from typing import Protocol
 
 from prunekit.training import Progress, Reporter
 
-__all__ = ["Observer", "Silent", "training_reporter"]
+__all__ = ["Observer", "Silent", "Within", "training_reporter"]
 
 
 class Observer(Protocol):
@@ -27,6 +27,27 @@ class Silent:
 
     def progress(self, label: str, done: int, total: int, note: str) -> None:
         """See :class:`Observer`."""
+
+
+class Within:
+    """Passes on what happens in a run that is part of another.
+
+    Args:
+        observer: of the other.
+        part: what the run is called there.
+    """
+
+    def __init__(self, observer: Observer, part: str) -> None:
+        self._observer, self._part = observer, part
+
+    def stage(self, name: str, kept: bool) -> None:
+        """See :class:`Observer`; of what is kept nothing is said."""
+        if not kept:
+            self._observer.stage(f"{self._part}: {name}", kept)
+
+    def progress(self, label: str, done: int, total: int, note: str) -> None:
+        """See :class:`Observer`."""
+        self._observer.progress(f"{self._part}: {label}", done, total, note)
 
 
 def training_reporter(observer: Observer, label: str) -> Reporter:

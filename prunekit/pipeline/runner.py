@@ -46,6 +46,14 @@ class Run(ResumableRun):
 
     def execute(self) -> Path:
         """Run every stage that the recipe has a section for; returns the manifest's path."""
+        manifest = self.make_all()
+        if "importance" in self.done:
+            self.observer.stage("report", False)
+            write_report(self.folder)
+        return manifest
+
+    def make_all(self) -> Path:
+        """:meth:`execute` without a report, for a run that is part of another."""
         recipe = self.recipe
         inputs = {"base": recipe.base, "data": recipe.data, "images": self._data_hash()}
         if recipe.base.checkpoint is not None and not recipe.base.checkpoint.startswith(EMBEDDED):
@@ -60,11 +68,7 @@ class Run(ResumableRun):
                 if not evidence:
                     self._score()
                 self._specialists()
-        manifest = self._manifest()
-        if "importance" in self.done:
-            self.observer.stage("report", False)
-            write_report(self.folder)
-        return manifest
+        return self._manifest()
 
     def _score(self) -> None:
         self._stage("importance", {"prune": self.recipe.prune}, ["importance.json"], self._importance, "groups")

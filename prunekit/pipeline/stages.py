@@ -1,5 +1,6 @@
 """The stages between files: each takes what the one before gives, and can be called alone."""
 
+import copy
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -8,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
 from prunekit._files import read_json, write_json
 from prunekit._types import JsonDict
@@ -292,6 +294,8 @@ def finetune_slim(
         report: told how it goes.
         teacher: the base, where the options have it teach; with its channel groups where it teaches features.
     """
+    if options.from_scratch:
+        slim = slim.with_weights(_with_random_weights(slim.model, options.train.seed), from_scratch=True)
     schedule = NoiseSchedule.from_config(slim.about["noise_schedule"])
     denoising = DenoisingObjective(images.images, schedule, str(slim.about.get("prediction_type", "epsilon")))
     objective = _taught(denoising, slim, options.distillation, teacher) if options.distillation else denoising
@@ -304,6 +308,26 @@ def finetune_slim(
     return slim.with_weights(
         result.model, finetuned_steps=options.train.steps, finetune_seed=options.train.seed
     ), result
+
+
+def _with_random_weights(model: nn.Module, seed: int) -> nn.Module:
+    """A copy of a network with weights as its layers draw them when they are made.
+
+    Raises:
+        InputError: it has parameters that no layer knows how to draw.
+    """
+    model = copy.deepcopy(model)
+    with seeded_weights(seed):
+        for name, module in model.named_modules():
+            draw = getattr(module, "reset_parameters", None)
+            if callable(draw):
+                draw()
+            elif any(True for _ in module.parameters(recurse=False)):
+                kind = type(module).__name__
+                raise InputError(
+                    f"{name or 'The network'} ({kind}) does not say how to draw its weights, so it cannot be trained from scratch."
+                )
+    return model
 
 
 def _taught(

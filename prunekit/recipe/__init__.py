@@ -1,6 +1,6 @@
 """Recipes: whole experiments as YAML, checked before anything runs; an unknown key is refused with its line."""
 
-from prunekit.recipe.comparisons import CurriculumOptions, MultistageOptions
+from prunekit.recipe.comparisons import CurriculumOptions, EntryOptions, EvidenceOptions, MultistageOptions, slug
 from prunekit.recipe.reading import load_recipe
 from prunekit.recipe.recipe import Recipe
 from prunekit.recipe.sections import (
@@ -22,11 +22,14 @@ __all__ = [
     "CurriculumOptions",
     "DataOptions",
     "DistillationOptions",
+    "EntryOptions",
     "EvaluationOptions",
+    "EvidenceOptions",
     "FinetuneOptions",
     "GroupOptions",
     "MultistageOptions",
     "PruneOptions",
     "Recipe",
     "load_recipe",
+    "slug",
 ]

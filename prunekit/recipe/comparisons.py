@@ -1,6 +1,8 @@
-"""Sections of recipes that compare: networks for stages, and ways to train."""
+"""Sections of recipes that compare: networks for stages, ways to train, and experts beside what else their training could make."""
 
-from dataclasses import asdict, dataclass
+import re
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass, field
 from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, TypeAdapter
@@ -9,9 +11,30 @@ from prunekit.errors import InputError
 from prunekit.recipe.sections import STRICT, GroupOptions, Positive
 from prunekit.training import StageDraw, TrainOptions
 
-__all__ = ["CurriculumOptions", "MultistageOptions"]
+__all__ = ["CurriculumOptions", "EntryOptions", "EvidenceOptions", "MultistageOptions", "slug"]
 
-_Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9 +_-]{0,63}$")]
+_Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9 .+_-]{0,63}$")]
+
+
+def slug(name: str) -> str:
+    """An entry's name as a file's or a folder's.
+
+    Example:
+        >>> slug("CLTS + MDLRC 0.8")
+        'clts-mdlrc-0-8'
+    """
+    return re.sub("[^a-z0-9]+", "-", name.lower()).strip("-")
+
+
+def _distinct(names: Iterable[str]) -> None:
+    """Refuse names that would share a file."""
+    known: dict[str, str] = {}
+    for name in names:
+        other = known.setdefault(slug(name), name)
+        if other != name:
+            raise InputError(
+                f"Entries {other!r} and {name!r} differ in signs or case only; expected names that differ in more."
+            )
 
 
 @dataclass(frozen=True)
@@ -80,6 +103,9 @@ class CurriculumOptions:
     sampler: str = "ddim"
     sampling_steps: Positive = 20
 
+    def __post_init__(self) -> None:
+        _distinct(self.entries)
+
     def settings(self, train: TrainOptions) -> dict[str, TrainOptions]:
         """The training options of every entry.
 
@@ -95,3 +121,53 @@ class CurriculumOptions:
                 )
             own[name] = TypeAdapter(TrainOptions).validate_python({**asdict(train), **changes})
         return own
+
+
+@dataclass(frozen=True)
+class EntryOptions:
+    """One way to spend the training that all have in common.
+
+    Args:
+        kind: what it is shown as.
+        changes: sections ``groups``, ``allocation``, ``prune`` and ``finetune`` of the recipe, with other values.
+    """
+
+    __pydantic_config__: ClassVar[dict[str, str]] = STRICT
+
+    kind: Literal["experts", "baseline", "ablation"] = "experts"
+    changes: dict[Literal["groups", "allocation", "prune", "finetune"], dict[str, Any]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class EvidenceOptions:
+    """Experts beside baselines and ablations, each a recipe of its own that differs in a few keys, at equal training MACs.
+
+    How many steps every one is fine-tuned for follows from what its search has left of the MACs.
+
+    Args:
+        entries: ways, by name.
+        headline: the entry that the report's claim is about.
+        training: MACs that each may spend beyond the base, as a share of those that training the base took.
+        seeds: of fine-tuning.
+        loss_groups: equal timestep groups by which held-out losses are told.
+        timed_images: images that are sampled from every network in turn for its wall time.
+    """
+
+    __pydantic_config__: ClassVar[dict[str, str]] = STRICT
+
+    entries: Annotated[dict[_Name, EntryOptions], Field(min_length=1)]
+    headline: str
+    training: Annotated[float, Field(gt=0)] = 0.25
+    seeds: Annotated[tuple[int, ...], Field(min_length=1)] = (0, 1, 2)
+    loss_groups: Positive = 5
+    timed_images: Positive = 64
+
+    def __post_init__(self) -> None:
+        if self.headline not in self.entries:
+            raise InputError(f"Got headline {self.headline!r}; expected one of the entries: {', '.join(self.entries)}.")
+        _distinct(["base", *self.entries])
+        for name, entry in self.entries.items():
+            if {"steps", "seed"} & set(entry.changes.get("finetune", {}).get("train", {})):
+                raise InputError(
+                    f"Entry {name} changes finetune.train.steps or its seed; expected that these be left to the comparison."
+                )

@@ -1,11 +1,12 @@
 """A recipe: which sections there are, and what they need of each other."""
 
-from typing import Annotated
+from collections.abc import Mapping
+from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from prunekit.errors import InputError
-from prunekit.recipe.comparisons import CurriculumOptions, MultistageOptions
+from prunekit.recipe.comparisons import CurriculumOptions, EvidenceOptions, MultistageOptions
 from prunekit.recipe.sections import (
     AllocationOptions,
     BaseOptions,
@@ -34,6 +35,7 @@ class Recipe(BaseModel):
     finetune: FinetuneOptions | None = None
     multistage: MultistageOptions | None = None
     curriculum: CurriculumOptions | None = None
+    evidence: EvidenceOptions | None = None
     evaluation: EvaluationOptions | None = None
 
     @model_validator(mode="after")
@@ -58,4 +60,41 @@ class Recipe(BaseModel):
             raise InputError("A multistage section needs timestep_sampler uniform; its draw says how stages are drawn.")
         if self.curriculum:
             self.curriculum.settings(self.base.train)
+        if self.evidence:
+            self._check_entries(self.evidence)
         return self
+
+    def _check_entries(self, evidence: EvidenceOptions) -> None:
+        sections = (self.base.model, self.groups, self.allocation, self.prune, self.finetune, self.evaluation)
+        if any(section is None for section in sections) or self.multistage or self.curriculum:
+            raise InputError(
+                "An evidence section needs a base with a model to train, groups, allocation, prune, finetune and evaluation, and "
+                "no other comparison."
+            )
+        for name in evidence.entries:
+            try:
+                self.entry(name)
+            except ValidationError as error:
+                first = error.errors()[0]
+                where = ".".join(str(part) for part in first["loc"])
+                message = first["msg"].removeprefix("Value error, ").rstrip(".")
+                raise InputError(f"Entry {name}: {where or 'recipe'}: {message}.") from error
+
+    def entry(self, name: str) -> "Recipe":
+        """The recipe of an entry of ``evidence``.
+
+        Raises:
+            ValidationError: what it changes is none of the recipe's, or does not fit.
+        """
+        assert self.evidence is not None  # noqa: S101 - asked of such a recipe
+        data = self.model_dump(mode="json", exclude={"evidence"})
+        return Recipe.model_validate(_merged(data, self.evidence.entries[name].changes))
+
+
+def _merged(data: Mapping[str, Any], changes: Mapping[Any, Any]) -> dict[str, Any]:
+    """Nested mappings with the values of others in their place."""
+    merged = dict(data)
+    for key, value in changes.items():
+        old = merged.get(key)
+        merged[key] = _merged(old, value) if isinstance(old, Mapping) and isinstance(value, Mapping) else value
+    return merged

@@ -250,6 +250,7 @@ class FinetuneOptions:
     Args:
         overlap: timesteps beyond each border of the group that are trained on too, so that neighbours agree at the seam.
         distillation: how the base teaches it; absent for images alone.
+        from_scratch: whether it begins with random weights in the pruned widths, as a small network of its own would.
         train: the loop's options.
     """
 
@@ -257,6 +258,7 @@ class FinetuneOptions:
 
     overlap: NotNegative = 20
     distillation: DistillationOptions | None = None
+    from_scratch: bool = False
     train: TrainOptions = field(
         default_factory=lambda: TrainOptions(steps=600, learning_rate=5e-4, warmup_steps=30, ema_decay=0.995)
     )

@@ -1,0 +1,265 @@
+"""A recipe's experts beside baselines and ablations at equal training MACs, as a resumable run: does the method pay?
+
+Every entry is a run of its own in ``entries/<name>``: the recipe with a few keys changed. It starts from the one base, searches,
+and is fine-tuned with what the search has left of the MACs that all may spend, once for every seed.
+"""
+
+import shutil
+from dataclasses import replace
+from functools import cached_property, partial
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from prunekit._files import read_json, write_json
+from prunekit.checkpoint import Base, ModelSpec
+from prunekit.cost import count_macs
+from prunekit.errors import InputError
+from prunekit.groups import make_groups
+from prunekit.ledger import BASE_TRAINING, LedgerRow, making_macs
+from prunekit.nets import TimestepExperts, load_experts
+from prunekit.pipeline.grouping import method_of
+from prunekit.pipeline.manifest import environment
+from prunekit.pipeline.measuring import Setting
+from prunekit.pipeline.observing import Within
+from prunekit.pipeline.planning import evaluations, plan_budget
+from prunekit.pipeline.resumable import ResumableRun, Stage
+from prunekit.pipeline.runner import Run
+from prunekit.pipeline.side_by_side import SideBySide
+from prunekit.pipeline.stages import open_base
+from prunekit.recipe import MEASURED_METHODS, EvidenceOptions, FinetuneOptions, Recipe, slug
+from prunekit.report import report_writer
+from prunekit.schedule import NoiseSchedule
+
+__all__ = ["EvidenceRun"]
+
+_BASE = ("base.pt", "base.safetensors", "stages/base.json")
+
+
+class EvidenceRun(ResumableRun):
+    """A recipe with an ``evidence`` section, in one folder."""
+
+    def execute(self) -> Path:
+        """Train the base, make and measure every entry; returns the manifest's path.
+
+        Raises:
+            BudgetError: an entry's budget cannot be met; this is found before the base is trained, where groups and rule need none.
+        """
+        for name in self.options.entries:
+            self._check_budget(self.recipe.entry(name))
+        Run(self._only_base, self.folder / "base", Within(self.observer, "base")).make_all()
+        self._stage("base", self._common(), ["samples/base.npz", _IMAGES], self._measure_base)
+        entries = self.options.entries
+        chains = {name: [self._planned_entry(name, seed) for seed in self.options.seeds] for name in entries}
+        self._apart(chains)
+        stages = [stage.name for chain in chains.values() for stage in chain]
+        self._stage("wall time", {"timed": self.options.timed_images}, [], self._time, ["base", *stages])
+        manifest = self._manifest(stages)
+        write_json(self.folder / "manifest.json", manifest)
+        if (write := report_writer(manifest)) is not None:
+            self.observer.stage("report", False)
+            write(self.folder)
+        return self.folder / "manifest.json"
+
+    @property
+    def options(self) -> EvidenceOptions:
+        """The recipe's section."""
+        assert self.recipe.evidence is not None  # noqa: S101 - this class is for recipes that have it
+        return self.recipe.evidence
+
+    @property
+    def _only_base(self) -> Recipe:
+        parts = dict.fromkeys(("evidence", "groups", "allocation", "prune", "finetune", "evaluation"))
+        return self.recipe.model_copy(update=parts)
+
+    @cached_property
+    def base(self) -> Base:
+        """The base, once its run is done."""
+        return open_base(str(self.folder / "base" / "base.pt"))
+
+    @cached_property
+    def base_macs(self) -> int:
+        """MACs per sample of the base."""
+        spec: ModelSpec = self.base.spec
+        return count_macs(self.base.model, spec.example_inputs()).macs
+
+    @cached_property
+    def setting(self) -> Setting:
+        """What everything is measured with."""
+        allocation, evaluation = self.recipe.allocation, self.recipe.evaluation
+        assert allocation is not None  # noqa: S101 - the recipe was checked
+        assert evaluation is not None  # noqa: S101
+        groups = make_groups(self.base.schedule, count=self.options.loss_groups)
+        return Setting(
+            self.images,
+            groups,
+            self.base.schedule,
+            self.base.prediction_type,
+            allocation,
+            replace(evaluation, seeds=evaluation.seeds[:1]),
+        )
+
+    @cached_property
+    def scales(self) -> SideBySide:
+        """What measures the networks."""
+        return SideBySide(self.setting, self.folder / _IMAGES)
+
+    def _common(self) -> dict[str, Any]:
+        """What all figures depend on."""
+        sections = {name: getattr(self.recipe, name) for name in ("base", "data", "evaluation")}
+        assert self.recipe.allocation is not None  # noqa: S101 - the recipe was checked
+        sampling = [self.recipe.allocation.sampler, self.recipe.allocation.steps]
+        return {**sections, "images": self._data_hash(), "shared": [*sampling, self.options.loss_groups]}
+
+    def _planned_entry(self, name: str, seed: int) -> Stage:
+        recipe = self.recipe.entry(name)
+        own = recipe.model_dump(
+            mode="json", include={"groups", "allocation", "prune", "finetune"}, exclude_defaults=True
+        )
+        inputs = {**self._common(), "entry": own, "training": self.options.training, "seed": seed}
+        outputs = [f"samples/{slug(name)}.npz", f"entries/{slug(name)}/seed-{seed}/experts.json"]
+        return self._planned(f"{name}, seed {seed}", inputs, outputs, partial(self._entry, name, seed), "base")
+
+    def _check_budget(self, recipe: Recipe) -> None:
+        groups, allocation = recipe.groups, recipe.allocation
+        assert groups is not None  # noqa: S101 - the recipe was checked
+        assert allocation is not None  # noqa: S101
+        if (groups.cuts is None and groups.method in MEASURED_METHODS) or allocation.rule == "measured":
+            return
+        schedule = NoiseSchedule.from_config(recipe.base.noise_schedule)
+        cut = method_of(groups)(schedule, len(groups.cuts) + 1 if groups.cuts else groups.count).groups
+        sampler, steps = allocation.sampler, allocation.steps
+        plan_budget(
+            cut, schedule, allocation.budget, rule=allocation.rule, sampler=sampler, steps=steps, floor=allocation.floor
+        )
+
+    def _measure_base(self) -> dict[str, Any]:
+        model, macs = self.base.model, float(self.base_macs)
+        figures, rows = self.scales.of("base", model, [self.base_macs] * len(self.setting.groups), macs)
+        spent = {"base": self._base_training, "search": 0, "fine-tuning": 0}
+        parameters = sum(parameter.numel() for parameter in model.parameters())
+        row = {
+            "entry": "base",
+            "group": "base",
+            "seed": None,
+            "sampling_macs": macs,
+            "params": parameters,
+            "training_macs": spent,
+        }
+        return {"evidence": {**row, **figures, "experts": []}, "ledger": rows}
+
+    @property
+    def _base_training(self) -> int:
+        """MACs that training the base took."""
+        rows = read_json(self.folder / "base" / "manifest.json")["ledger"]
+        return making_macs(map(LedgerRow.from_json, rows))[0]
+
+    def _entry(self, name: str, seed: int) -> dict[str, Any]:
+        folder, recipe = self.folder / "entries" / slug(name), self.recipe.entry(name)
+        for file in _BASE:
+            (folder / file).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy2(self.folder / "base" / file, folder / file)
+        observer = Within(self.observer, f"{name}, seed {seed}")
+        pruned = Run(recipe.model_copy(update={"finetune": None, "evaluation": None}), folder, observer)
+        pruned.make_all()
+        tuned = Run(
+            recipe.model_copy(update={"finetune": self._tuning(name, seed, recipe, pruned), "evaluation": None}),
+            folder,
+            observer,
+        )
+        manifest = read_json(tuned.make_all())
+        experts = load_experts(folder / "experts")
+        mean = experts.mean_macs(
+            evaluations(self.base.schedule, self.setting.allocation.sampler, self.setting.allocation.steps)
+        )
+        figures, rows = self.scales.of(slug(name), experts, self._macs_by_group(experts), mean)
+        shutil.copytree(folder / "experts", folder / f"seed-{seed}", dirs_exist_ok=True)
+        row = {
+            "entry": name,
+            "group": self.options.entries[name].kind,
+            "seed": seed,
+            "sampling_macs": mean,
+            "params": sum(experts.params),
+        }
+        made = [LedgerRow.from_json(each) for each in manifest["ledger"]]
+        row |= {"training_macs": _spent(made, recipe.finetune), "experts": manifest["experts"]}
+        once = [
+            each
+            for each in made
+            if each.stage != BASE_TRAINING and (seed == self.options.seeds[0] or each.kind in _TUNING)
+        ]
+        spent = [replace(each, stage=f"{name}, seed {seed}: {each.stage}").to_json() for each in once]
+        return {"evidence": {**row, **figures}, "ledger": [*spent, *rows]}
+
+    def _tuning(self, name: str, seed: int, recipe: Recipe, pruned: Run) -> FinetuneOptions:
+        """Fine-tuning for as many steps as the search has left MACs for.
+
+        Raises:
+            InputError: the search has left less than one step.
+        """
+        options = recipe.finetune
+        assert options is not None  # noqa: S101 - the recipe was checked
+        made = [LedgerRow.from_json(row) for row in read_json(pruned.folder / "manifest.json")["ledger"]]
+        base, spent = making_macs(made)
+        whole = self.options.training * base + (base if options.from_scratch else 0)
+        taught = self.base_macs if options.distillation else 0
+        macs = [stage["facts"]["expert"]["macs"] for stage in pruned.done.values() if "expert" in stage["facts"]]
+        step = options.train.batch_size * sum(3 * each + taught for each in macs)
+        steps = int((whole - spent) // step)
+        if steps < 1:
+            raise InputError(
+                f"Entry {name} may spend {whole:.3g} MACs and its search has spent {spent:.3g}, which leaves no step of "
+                "fine-tuning; raise evidence.training, or search with fewer samples or rounds."
+            )
+        return replace(options, train=replace(options.train, steps=steps, seed=seed))
+
+    def _macs_by_group(self, experts: TimestepExperts) -> list[int]:
+        """MACs per sample in each of the groups that losses are told by: the mean over their timesteps."""
+        return [round(experts.mean_macs(list(range(group.start, group.stop)))) for group in self.setting.groups]
+
+    def _time(self) -> dict[str, Any]:
+        """Wall time per image of the base and of every entry's first experts, in turn."""
+        networks: dict[str, nn.Module] = {"base": self.base.model}
+        for name in self.options.entries:
+            networks[name] = load_experts(self.folder / "entries" / slug(name) / f"seed-{self.options.seeds[0]}")
+        return {"seconds_per_image": self.scales.seconds(networks, self.options.timed_images)}
+
+    def _manifest(self, stages: list[str]) -> dict[str, Any]:
+        base = read_json(self.folder / "base" / "manifest.json")
+        seconds = self.done["wall time"]["facts"]["seconds_per_image"]
+        rows = [self.done[stage]["facts"]["evidence"] for stage in ("base", *stages)]
+        return {
+            **environment(self.recipe),
+            "seeds": {
+                "base": self.recipe.base.train.seed,
+                "finetune": list(self.options.seeds),
+                "sampling": list(self.setting.options.seeds),
+            },
+            "seconds": {
+                **{f"base: {name}": took for name, took in base["seconds"].items()},
+                **{name: stage["seconds"] for name, stage in self.done.items()},
+            },
+            "base": base["base"],
+            "reference": "base",
+            "headline": self.options.headline,
+            "groups": [group.start for group in self.setting.groups][1:],
+            "metrics": self.scales.describe(),
+            "evidence": [{**row, "seconds_per_image": seconds[row["entry"]]} for row in rows],
+            "ledger": [*base["ledger"], *self._ledger()],
+        }
+
+
+_TUNING = ("training", "teacher", "ema")
+_IMAGES = "base/images.npz"
+
+
+def _spent(rows: list[LedgerRow], finetune: FinetuneOptions | None) -> dict[str, int]:
+    """MACs of making an entry by what they went to; a network that is trained from scratch needs no base."""
+    base, rest = making_macs(rows)
+    tuning = sum(row.macs for row in rows if row.stage != BASE_TRAINING and row.kind in ("training", "teacher"))
+    return {
+        "base": 0 if finetune is not None and finetune.from_scratch else base,
+        "search": rest - tuning,
+        "fine-tuning": tuning,
+    }

@@ -1,0 +1,94 @@
+"""Networks measured alike, beside the base: held-out losses, images from the same noise, wall time in turn."""
+
+import statistics
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from prunekit.consistency import Likeness, image_likeness
+from prunekit.evaluation import image_metrics
+from prunekit.pipeline.measuring import Setting, extractor_of, measure_losses, sampler_of, save_images
+from prunekit.pipeline.spending import spent_on_losses, spent_on_sampling
+from prunekit.sampling import to_images
+from prunekit.training import to_unit_range
+
+__all__ = ["SideBySide"]
+
+_ROUNDS = 5
+_PAIRS = 500
+
+
+class SideBySide:
+    """Measures one network after the other with the same draws and the same noise.
+
+    Args:
+        setting: what to measure with; its first seed is the noise's.
+        images: file of the base's images, which the first network that is measured, the base, makes.
+    """
+
+    def __init__(self, setting: Setting, images: Path) -> None:
+        self._setting, self._images = setting, images
+
+    def of(
+        self, name: str, model: nn.Module, macs: Sequence[int], mean_macs: float
+    ) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+        """Figures of a network, JSON-able, and what it took to get them, as rows of a ledger; its first images are kept.
+
+        Args:
+            name: of the file of images.
+            model: the network.
+            macs: of each timestep group, per sample.
+            mean_macs: of an evaluation while sampling.
+        """
+        setting = self._setting
+        losses = [row["model"] for row in measure_losses(setting, {"model": model})]
+        images = to_images(sampler_of(setting)(model, setting.options.samples, setting.options.seeds[0]))
+        metrics = image_metrics(setting.images.train.images, images, extractor_of(setting))
+        save_images(images[: setting.options.grid], self._images.parent.parent / "samples" / f"{name}.npz")
+        if name == "base":
+            save_images(images, self._images)
+        figures = {
+            "losses": losses,
+            "loss": statistics.fmean(loss["mean"] for loss in losses),
+            "fid": metrics.fid,
+            "kid": metrics.kid,
+            "ssim": self._likeness(images).mean("ssim"),
+        }
+        spent = [spent_on_losses(name, setting, [macs]), spent_on_sampling(name, setting, {name: mean_macs})]
+        return figures, [row.to_json() for row in spent]
+
+    def describe(self) -> dict[str, Any]:
+        """How images were made and compared."""
+        setting = self._setting
+        return {
+            "features": extractor_of(setting).describe(),
+            "count": setting.options.samples,
+            "count_real": len(setting.images.train.images),
+            "sampler": setting.allocation.sampler,
+            "steps": setting.allocation.steps,
+            "seed": setting.options.seeds[0],
+            "threads": torch.get_num_threads(),
+        }
+
+    def seconds(self, networks: Mapping[str, nn.Module], count: int) -> dict[str, float]:
+        """Seconds per image of every network, the median over rounds in which all had their turn."""
+        sampler = sampler_of(self._setting)
+        taken: dict[str, list[float]] = {name: [] for name in networks}
+        for _ in range(_ROUNDS):
+            for name, model in networks.items():
+                started = time.perf_counter()
+                sampler(model, count, 0)
+                taken[name].append((time.perf_counter() - started) / count)
+        return {name: statistics.median(own) for name, own in taken.items()}
+
+    def _likeness(self, images: Tensor) -> Likeness:
+        """Of images and the base's from the same noise."""
+        with np.load(self._images, allow_pickle=False) as kept:
+            theirs = torch.from_numpy(kept["images"]).permute(0, 3, 1, 2)
+        pairs = zip(theirs.split(_PAIRS), images.split(_PAIRS), strict=True)
+        return Likeness.joined([image_likeness(to_unit_range(a), to_unit_range(b)) for a, b in pairs])

@@ -1,0 +1,232 @@
+"""Experts beside baselines at equal training MACs."""
+
+import copy
+import json
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from networks import UNET_CONFIG
+
+from prunekit._files import read_json
+from prunekit.errors import BudgetError, FileFormatError, InputError
+from prunekit.pipeline.executors import Processes
+from prunekit.pipeline.kinds import run_of
+from prunekit.pipeline.observing import Silent
+from prunekit.pipeline.stages import finetune_slim
+from prunekit.recipe import FinetuneOptions, load_recipe
+from prunekit.slim import load_slim
+from prunekit.training import TrainOptions
+
+ONE_NETWORK = {"groups": {"count": 1}, "allocation": {"rule": "uniform"}}
+PLAIN = {"criterion": "magnitude", "search": {"proposer": "uniform"}}
+ENTRIES = {
+    "experts 0.8": {},
+    "base on": {
+        "kind": "baseline",
+        "changes": {**ONE_NETWORK, "allocation": {"budget": 1.0, "rule": "uniform"}, "prune": PLAIN},
+    },
+    "small anew": {
+        "kind": "baseline",
+        "changes": {**ONE_NETWORK, "prune": PLAIN, "finetune": {"from_scratch": True}},
+    },
+    "taught": {"kind": "ablation", "changes": {"finetune": {"distillation": {"weight": 0.5}}}},
+}
+TINY = {
+    "name": "tiny-evidence",
+    "base": {
+        "model": {
+            "class": "UNet2DModel",
+            "config": {
+                **json.loads(json.dumps(UNET_CONFIG)),  # lists for YAML
+                "block_out_channels": [8, 8],
+                "down_block_types": ["DownBlock2D", "DownBlock2D"],
+                "up_block_types": ["UpBlock2D", "UpBlock2D"],
+                "add_attention": False,
+            },
+        },
+        "noise_schedule": {"kind": "linear", "num_timesteps": 50},
+        "train": {"steps": 20, "batch_size": 8, "warmup_steps": 2, "checkpoint_every": 10, "log_every": 5},
+    },
+    "groups": {"count": 2},
+    "allocation": {"budget": 0.8, "rule": "uniform", "steps": 3},
+    "prune": {"samples": 4, "batch_size": 4, "search": {"rounds": 1, "shortlist": 1}},
+    "finetune": {"train": {"batch_size": 2, "learning_rate": 1e-3, "warmup_steps": 1}},
+    "evaluation": {"samples": 12, "seeds": [0], "loss_samples": 16, "grid": 4},
+    "evidence": {
+        "entries": ENTRIES,
+        "headline": "experts 0.8",
+        "training": 0.4,
+        "seeds": [0],
+        "loss_groups": 3,
+        "timed_images": 2,
+    },
+}
+
+
+class Watcher(Silent):
+    """Which stages ran."""
+
+    def __init__(self):
+        self.ran = []
+
+    def stage(self, name, kept):
+        if not kept:
+            self.ran.append(name)
+
+
+def recipe(folder, change=lambda data: None):
+    data = copy.deepcopy(TINY)
+    change(data)
+    path = folder / "recipe.yaml"
+    path.write_text(yaml.safe_dump(data, sort_keys=False))
+    return load_recipe(path)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("evidence")
+    run_of(recipe(folder), folder / "run").execute()
+    return folder
+
+
+@pytest.fixture(scope="module")
+def manifest(folder):
+    return read_json(folder / "run" / "manifest.json")
+
+
+def test_every_entry_is_measured_for_every_seed_beside_the_base(manifest):
+    rows = manifest["evidence"]
+    expected = [("base", None), *((name, 0) for name in ENTRIES)]
+    assert [(row["entry"], row["seed"]) for row in rows] == expected
+    for row in rows:
+        assert len(row["losses"]) == 3
+        assert row["loss"] == pytest.approx(np.mean([loss["mean"] for loss in row["losses"]]))
+        assert np.isfinite([row["loss"], row["fid"], row["kid"]]).all()
+        assert row["seconds_per_image"] > 0
+    base, *others = rows
+    assert base["ssim"] == pytest.approx(1)
+    assert all(row["ssim"] < 1 for row in others)
+
+
+def test_all_spend_the_same_but_for_less_than_a_step(manifest):
+    base, *others = manifest["evidence"]
+    own = base["training_macs"]["base"]
+    assert own == 3 * 20 * 8 * manifest["base"]["macs"]
+    for row in others:
+        spent = row["training_macs"]
+        step = 3 * 2 * sum(expert["macs"] for expert in row["experts"])
+        step += 2 * len(row["experts"]) * manifest["base"]["macs"] * (row["entry"] == "taught")
+        total = sum(spent.values())
+        assert 0 <= 1.4 * own - total < step
+        assert spent["base"] == (0 if row["entry"] == "small anew" else own)
+
+
+def test_cost_is_the_experts_own(manifest):
+    by_entry = {row["entry"]: row for row in manifest["evidence"]}
+    whole = manifest["base"]["macs"]
+    assert by_entry["base on"]["sampling_macs"] == whole
+    assert by_entry["base on"]["params"] == by_entry["base"]["params"] == manifest["base"]["params"]
+    for name in ("experts 0.8", "small anew", "taught"):
+        assert 0.7 * whole < by_entry[name]["sampling_macs"] <= 0.8 * whole
+
+
+def test_a_second_run_keeps_everything(folder, manifest):
+    watcher = Watcher()
+    run_of(recipe(folder), folder / "run", watcher).execute()
+    assert [name for name in watcher.ran if name != "report"] == []
+    assert read_json(folder / "run" / "manifest.json")["evidence"] == manifest["evidence"]
+
+
+def test_other_seeds_fine_tune_what_one_search_found_and_processes_give_the_same(manifest, tmp_path):
+    def other(data):
+        data["evidence"] |= {"entries": {name: ENTRIES[name] for name in ("experts 0.8", "taught")}, "seeds": [0, 1]}
+
+    watcher = Watcher()
+    run_of(recipe(tmp_path, other), tmp_path / "run", executor=Processes(2, 0)).execute()
+    other_manifest = read_json(tmp_path / "run" / "manifest.json")
+    rows = {(row["entry"], row["seed"]): {**row, "seconds_per_image": 0} for row in other_manifest["evidence"]}
+    for row in manifest["evidence"]:
+        if row["entry"] in ("base", "experts 0.8", "taught"):
+            assert rows[row["entry"], row["seed"]] == {**row, "seconds_per_image": 0}
+    first, second = (rows["experts 0.8", seed] for seed in (0, 1))
+    assert first["loss"] != second["loss"]
+    assert first["experts"] == second["experts"]
+    assert first["training_macs"] == second["training_macs"]
+
+    stages = [row["stage"] for row in other_manifest["ledger"] if row["kind"] in ("training", "search", "importance")]
+    assert stages.count("base training") == 1
+    assert stages.count("experts 0.8, seed 0: search, group 1") == 1
+    assert stages.count("experts 0.8, seed 1: search, group 1") == 0
+    assert stages.count("experts 0.8, seed 1: fine-tuning, group 1") == 1
+
+    def fewer(data):
+        data["evidence"] |= {"entries": {"taught": ENTRIES["taught"]}, "headline": "taught"}
+
+    run_of(recipe(tmp_path, fewer), tmp_path / "run", watcher).execute()
+    assert [name for name in watcher.ran if name not in ("report", "wall time")] == []  # the others are in nobody's way
+
+
+def test_images_come_from_the_same_noise_and_the_grids_are_kept(folder):
+    grids = {path.stem: np.load(path)["images"] for path in (folder / "run" / "samples").glob("*.npz")}
+    assert set(grids) == {"base", "experts-0-8", "base-on", "small-anew", "taught"}
+    assert {grid.shape for grid in grids.values()} == {(4, 8, 8, 1)}
+
+
+def test_a_small_network_from_scratch_forgets_the_base(folder):
+    slim = load_slim(folder / "run" / "entries" / "small-anew" / "pruned" / "group-0")
+    options = FinetuneOptions(from_scratch=True, train=TrainOptions(steps=1, batch_size=2, learning_rate=1e-12))
+    images = run_of(recipe(folder), folder / "run").images.train
+    one, again = (finetune_slim(slim, images, options)[0].model for _ in range(2))
+    other = finetune_slim(slim, images, FinetuneOptions(train=options.train))[0].model
+    weights = [model.conv_in.weight for model in (slim.model, one, again, other)]
+    assert torch.equal(weights[1], weights[2])
+    assert torch.allclose(weights[3], weights[0], atol=1e-6)
+    assert not torch.allclose(weights[1], weights[0], atol=1e-2)
+    assert [w.shape for w in weights] == [weights[0].shape] * 4
+
+
+def test_a_budget_that_cannot_be_met_is_refused_before_the_base_is_trained(tmp_path):
+    def tight(data):
+        data["evidence"]["entries"]["tight"] = {"changes": {"allocation": {"rule": "linear", "budget": 0.5}}}
+
+    with pytest.raises(BudgetError, match=r"0\.5 cannot be met"):
+        run_of(recipe(tmp_path, tight), tmp_path / "run").execute()
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_search_that_leaves_no_step_is_refused_by_its_name(folder):
+    def poor(data):
+        data["evidence"] |= {"training": 1e-3, "entries": {"experts 0.8": {}}}
+
+    with pytest.raises(InputError, match=r"Entry experts 0\.8 may spend .* leaves no step"):
+        run_of(recipe(folder, poor), folder / "run").execute()
+
+
+MISTAKES = {
+    "unknown key": (
+        lambda e: e["entries"]["taught"]["changes"]["finetune"].update(speed=1),
+        r"Entry taught: finetune.*speed",
+    ),
+    "steps": (
+        lambda e: e["entries"]["taught"]["changes"]["finetune"].update(train={"steps": 3}),
+        r"taught changes finetune\.train\.steps",
+    ),
+    "headline": (lambda e: e.update(headline="nothing"), r"headline 'nothing'; expected one of the entries"),
+    "alike": (lambda e: e["entries"].update({"Experts 0,8".replace(",", "-"): {}}), r"differ in signs or case only"),
+    "base's name": (lambda e: e["entries"].update({"Base": {}}), r"'base' and 'Base'"),
+    "section": (lambda e: e["entries"].update({"x": {"changes": {"base": {}}}}), r"evidence\.entries\.x\.changes"),
+}
+
+
+@pytest.mark.parametrize(("mistake", "said"), MISTAKES.values(), ids=MISTAKES.keys())
+def test_a_mistake_in_the_section_is_said_with_its_line(tmp_path, mistake, said):
+    with pytest.raises(FileFormatError, match=rf"recipe\.yaml, line \d+: .*{said}"):
+        recipe(tmp_path, lambda data: mistake(data["evidence"]))
+
+
+@pytest.mark.parametrize("section", ["groups", "allocation", "prune", "finetune", "evaluation"])
+def test_every_section_is_needed(tmp_path, section):
+    with pytest.raises(FileFormatError, match="An evidence section needs a base with a model"):
+        recipe(tmp_path, lambda data: data.pop(section))
