@@ -13,7 +13,7 @@ from prunekit.training import StageDraw, TrainOptions
 
 __all__ = ["CurriculumOptions", "EntryOptions", "EvidenceOptions", "MultistageOptions", "slug"]
 
-_Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9 .+_-]{0,63}$")]
+_Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9 .,+_-]{0,63}$")]
 
 
 def slug(name: str) -> str:
