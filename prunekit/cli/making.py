@@ -17,7 +17,7 @@ __all__ = ["COMMANDS"]
 @with_training_options
 def train(
     data: Annotated[
-        str, typer.Option("--data", help="digits, a folder of PNG/JPEG, an .npz, or idx files.")
+        str, typer.Option("--data", help="digits, a folder of PNG/JPEG or arrays, an .npz, or idx files.")
     ] = "digits",
     resolution: Resolution = None,
     config: Annotated[
@@ -40,7 +40,7 @@ def train(
     """Train a base denoiser and write base.pt; an interrupted training goes on from its last checkpoint."""
     refuse_existing(output, overwrite)
     from prunekit._files import read_json
-    from prunekit.checkpoint import save_base
+    from prunekit.checkpoint import ModelSpec, save_base
     from prunekit.data import load_images
     from prunekit.pipeline.presets import small_unet
     from prunekit.pipeline.stages import train_base
@@ -49,8 +49,9 @@ def train(
 
     if prediction_type not in PREDICTION_TYPES:
         raise InputError(f"Got --prediction-type {prediction_type}; expected one of {', '.join(PREDICTION_TYPES)}.")
-    images = load_images(data, resolution)
-    model = read_json(config) if config else small_unet(images)
+    model = read_json(config) if config else None
+    images = load_images(data, resolution, model is not None and ModelSpec.from_json(model).num_classes is not None)
+    model = small_unet(images) if model is None else model
     settings = TrainOptions(
         steps=steps,
         batch_size=batch_size,

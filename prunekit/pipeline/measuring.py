@@ -11,16 +11,19 @@ import torch
 from torch import Tensor, nn
 
 from prunekit._files import atomic_path
+from prunekit.checkpoint import ModelSpec
 from prunekit.data import ImageSplit
+from prunekit.errors import InputError
 from prunekit.evaluation import GroupLoss, group_losses, image_metrics, mean_and_standard_error, paired_difference
 from prunekit.features import features_for, load_features
 from prunekit.groups import TimestepGroups
+from prunekit.pipeline.images import classes_for, sampled_classes
 from prunekit.recipe import AllocationOptions, EvaluationOptions
-from prunekit.sampling import make_sampler, to_images
+from prunekit.sampling import Sampler, make_sampler, to_images
 from prunekit.schedule import NoiseSchedule
 from prunekit.training import DenoisingObjective
 
-__all__ = ["Measured", "Setting", "loss_draws", "measure_losses", "measure_samples", "save_images"]
+__all__ = ["Measured", "Setting", "loss_draws", "measure_losses", "measure_samples", "save_images", "save_samples"]
 
 _LOSS_BATCH = 256
 
@@ -36,6 +39,7 @@ class Setting:
         prediction_type: of all the models.
         allocation: names the sampler and its steps.
         options: counts and seeds.
+        spec: the architecture, where it may take classes.
     """
 
     images: ImageSplit
@@ -44,6 +48,15 @@ class Setting:
     prediction_type: str
     allocation: AllocationOptions
     options: EvaluationOptions
+    spec: ModelSpec | None = None
+
+    @property
+    def sampler(self) -> Sampler:
+        """What draws images, of the training images' classes where the network takes some."""
+        channels, height, width = self.images.train.images.shape[1:]
+        allocation, shape = self.allocation, (channels, height, width)
+        sampler = make_sampler(allocation.sampler, allocation.steps, self.schedule, self.prediction_type, shape)
+        return sampler.of_classes(sampled_classes(self.spec, self.images.train)) if self.spec else sampler
 
 
 @dataclass(frozen=True, eq=False)
@@ -56,7 +69,9 @@ class Measured:
 
 def measure_losses(setting: Setting, models: Mapping[str, nn.Module], reference: str = "base") -> list[dict[str, Any]]:
     """Held-out denoising loss of every model per timestep group, and the paired difference of each from the reference."""
-    objective = DenoisingObjective(setting.images.held_out.images, setting.schedule, setting.prediction_type)
+    held_out = setting.images.held_out
+    classes = classes_for(held_out, setting.spec) if setting.spec else None
+    objective = DenoisingObjective(held_out.images, setting.schedule, setting.prediction_type, classes)
     batches, batch_size = loss_draws(setting.options)
     losses = {
         name: group_losses(model, objective, setting.groups, batches=batches, batch_size=batch_size, seed=0)
@@ -94,15 +109,17 @@ def measure_samples(
         models: by name; the one named ``base`` is what ratios refer to.
         macs: mean MACs per sampling step of each.
         report: called with (model name, samples done, samples in all).
+
+    Raises:
+        InputError: the images are latents, which no feature extractor looks at.
     """
+    if setting.images.train.latent:
+        raise InputError("Latents have no FID; decode samples, and measure the pictures.")
     options, allocation = setting.options, setting.allocation
     name = features_for(setting.images.source) if options.features == "auto" else options.features
     extractor = load_features(name)
     real = setting.images.train.images
-    _, channels, height, width = real.shape
-    sampler = make_sampler(
-        allocation.sampler, allocation.steps, setting.schedule, setting.prediction_type, (channels, height, width)
-    )
+    sampler = setting.sampler
     figures: dict[str, dict[str, list[float]]] = {model: {"fid": [], "kid": [], "seconds": []} for model in models}
     grids: dict[str, Tensor] = {}
     done, total = 0, len(models) * len(options.seeds) * options.samples
@@ -147,8 +164,22 @@ def measure_samples(
 
 def save_images(images: Tensor, path: Path) -> None:
     """Write uint8 images (count, C, H, W) as an ``.npz`` with ``images`` (count, H, W, C)."""
+    save_samples(images, path)
+
+
+def save_samples(samples: Tensor, path: Path, labels: Tensor | None = None) -> None:
+    """Write samples (count, C, H, W) as an ``.npz``, with their classes where there are some.
+
+    uint8 images become ``images`` (count, H, W, C), latents stay as they are under ``latents``.
+    """
+    if samples.is_floating_point():
+        arrays = {"latents": samples.numpy()}
+    else:
+        arrays = {"images": samples.permute(0, 2, 3, 1).contiguous().numpy()}
+    if labels is not None:
+        arrays["labels"] = labels.numpy()
     with atomic_path(path) as part, part.open("wb") as handle:
-        np.savez_compressed(handle, images=images.permute(0, 2, 3, 1).contiguous().numpy())
+        np.savez_compressed(handle, allow_pickle=False, **arrays)
 
 
 def _estimate(values: list[float]) -> dict[str, float | None]:
