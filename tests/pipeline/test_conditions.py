@@ -14,6 +14,7 @@ from prunekit.checkpoint import ModelSpec
 from prunekit.data import ImageData, load_images
 from prunekit.errors import InputError
 from prunekit.nets import load_experts
+from prunekit.pipeline import placing
 from prunekit.pipeline.images import check_comparison, check_images, classes_for, sampled_classes
 from prunekit.pipeline.opening import open_model
 from prunekit.pipeline.runner import Run
@@ -156,3 +157,33 @@ def test_what_is_not_supported_is_said():
     assert sampled_classes(ModelSpec("UNet2DModel", UNET_CONFIG)) == ()
     assert sampled_classes(dit) == tuple(range(10))
     assert sampled_classes(spec, digits.train) == tuple(range(10))
+
+
+def test_networks_are_where_trainings_are_while_they_are_measured(monkeypatch):
+    """On a machine without a GPU nothing moves; with one they go there and come back, also from an error."""
+    moves = []
+
+    class Moving(torch.nn.Module):
+        def to(self, device):
+            moves.append(str(device))
+            return self
+
+        def cpu(self):
+            moves.append("back")
+            return self
+
+    monkeypatch.setattr(placing, "compute_device", lambda: torch.device("cpu"))
+    with placing.placed(Moving()):
+        assert moves == []
+    monkeypatch.setattr(placing, "compute_device", lambda: torch.device("cuda"))
+    inside = []
+
+    def measure():
+        with placing.placed(Moving(), Moving()):
+            inside.extend(moves)
+            raise InputError("Got nonsense; expected sense.")
+
+    with pytest.raises(InputError):
+        measure()
+    assert inside == ["cuda", "cuda"]
+    assert moves == ["cuda", "cuda", "back", "back"]
