@@ -75,9 +75,8 @@ def evaluate(
     """Denoising loss per timestep group, and FID and KID on stated features, with standard errors over seeds."""
     from prunekit._files import write_json
     from prunekit.features import load_features
-    from prunekit.pipeline.measuring import Setting, measure_losses, measure_samples
+    from prunekit.pipeline.measuring import Setting, measure_all
     from prunekit.pipeline.opening import open_model
-    from prunekit.pipeline.placing import placed
     from prunekit.recipe import AllocationOptions, EvaluationOptions
     from prunekit.report import Metrics, metric_lines
 
@@ -108,21 +107,21 @@ def evaluate(
         options,
         opened.spec,
     )
-    with Bars().shown() as bars, placed(*sampled.values()):
-        losses = measure_losses(setting, models)
-        measured = measure_samples(
-            setting, sampled, macs, lambda name, done, all_: bars.progress("sampling", done, all_, name)
+    with Bars().shown() as bars:
+        found, _ = measure_all(
+            setting, models, sampled, macs, lambda name, done, all_: bars.progress("sampling", done, all_, name)
         )
-    results = {"format": "prunekit-evaluation/1", "losses": losses, "metrics": measured.metrics}
+    results = {"format": "prunekit-evaluation/1", **found}
     write_json(output, results)
     if json:
         emit(True, results)
         return
     rows = [
-        [str(row["group"]), *(f"{row[name]['mean']:.5f} ± {row[name]['se']:.5f}" for name in models)] for row in losses
+        [str(row["group"]), *(f"{row[name]['mean']:.5f} ± {row[name]['se']:.5f}" for name in models)]
+        for row in found["losses"]
     ]
     print_table("Held-out denoising loss, mean ± standard error over samples", ["group", *models], rows)
-    for line in metric_lines(Metrics.from_json(measured.metrics)):
+    for line in metric_lines(Metrics.from_json(found["metrics"])) if "metrics" in found else ():
         print(line)
     print(f"Written to {output}")
 

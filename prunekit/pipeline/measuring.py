@@ -18,12 +18,22 @@ from prunekit.evaluation import GroupLoss, group_losses, image_metrics, mean_and
 from prunekit.features import features_for, load_features
 from prunekit.groups import TimestepGroups
 from prunekit.pipeline.images import classes_for, sampled_classes
+from prunekit.pipeline.placing import placed
 from prunekit.recipe import AllocationOptions, EvaluationOptions
 from prunekit.sampling import Sampler, make_sampler, to_images
 from prunekit.schedule import NoiseSchedule
 from prunekit.training import DenoisingObjective
 
-__all__ = ["Measured", "Setting", "loss_draws", "measure_losses", "measure_samples", "save_images", "save_samples"]
+__all__ = [
+    "Measured",
+    "Setting",
+    "loss_draws",
+    "measure_all",
+    "measure_losses",
+    "measure_samples",
+    "save_images",
+    "save_samples",
+]
 
 _LOSS_BATCH = 256
 
@@ -160,6 +170,33 @@ def measure_samples(
         },
         grids,
     )
+
+
+def measure_all(
+    setting: Setting,
+    models: Mapping[str, nn.Module],
+    sampled: Mapping[str, nn.Module],
+    macs: Mapping[str, float],
+    report: Callable[[str, int, int], None] | None = None,
+) -> tuple[dict[str, Any], Mapping[str, Tensor]]:
+    """Losses of some models and samples of others, on the GPU where there is one; of latents, which have no FID, losses alone.
+
+    Args:
+        setting: see :class:`Setting`.
+        models: for the losses, see :func:`measure_losses`.
+        sampled: for the samples, see :func:`measure_samples`, as for ``macs`` and ``report``.
+        macs: mean MACs per sampling step.
+        report: told how the sampling goes.
+
+    Returns:
+        ``losses`` and, of pictures, ``metrics``, JSON-able; first images of each, uint8 (count, C, H, W).
+    """
+    with placed(*models.values(), *sampled.values()):
+        losses = measure_losses(setting, models)
+        if setting.images.train.latent:
+            return {"losses": losses}, {}
+        measured = measure_samples(setting, sampled, macs, report)
+    return {"losses": losses, "metrics": measured.metrics}, measured.grids
 
 
 def save_images(images: Tensor, path: Path) -> None:

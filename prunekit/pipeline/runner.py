@@ -16,7 +16,7 @@ from prunekit.ledger import BASE_TRAINING, LedgerRow, both_ways, spent_on_traini
 from prunekit.nets import TimestepExperts, load_experts
 from prunekit.pipeline.grouping import method_of, spent_on_grouping
 from prunekit.pipeline.manifest import manifest_of
-from prunekit.pipeline.measuring import Setting, measure_losses, measure_samples, save_images
+from prunekit.pipeline.measuring import Setting, measure_all, save_images
 from prunekit.pipeline.observing import training_reporter
 from prunekit.pipeline.placing import placed
 from prunekit.pipeline.planning import evaluations, plan_budget
@@ -260,38 +260,23 @@ class Run(ResumableRun):
         pruned = TimestepExperts(
             self.groups, [load_slim(self.folder / "pruned" / f"group-{g.index}") for g in self.groups]
         )
-        setting = Setting(
-            self.images,
-            self.groups,
-            base.schedule,
-            base.prediction_type,
-            recipe.allocation,
-            recipe.evaluation,
-            base.spec,
-        )
-        with placed(base.model, pruned, experts):
-            return self._measured(setting, base.model, pruned, experts)
-
-    def _measured(
-        self, setting: Setting, base: nn.Module, pruned: TimestepExperts, experts: TimestepExperts
-    ) -> dict[str, Any]:
-        """Losses of all three, and images of two of them; of latents, which no feature extractor looks at, the losses alone."""
-        losses = measure_losses(setting, {"base": base, "pruned": pruned, "expert": experts})
+        sections = recipe.allocation, recipe.evaluation
+        setting = Setting(self.images, self.groups, base.schedule, base.prediction_type, *sections, base.spec)
         by_group = [[self.bench.macs] * len(self.groups), list(pruned.macs), list(experts.macs)]
-        spent = [spent_on_losses("evaluation", setting, by_group)]
-        results: dict[str, Any] = {"losses": losses}
         macs = {"base": float(self.bench.macs), "experts": self.done["assemble"]["facts"]["assembled"]["mean_macs"]}
 
         def report(name: str, done: int, total: int) -> None:
             self.observer.progress("sampling", done, total, name)
 
-        if not self.images.train.latent:
-            measured = measure_samples(setting, {"base": base, "experts": experts}, macs, report)
-            for name, images in measured.grids.items():
-                save_images(images, self.folder / "samples" / f"{name}.npz")
-            results["metrics"] = measured.metrics
-            spent.append(spent_on_sampling("evaluation", setting, macs))
+        models = {"base": base.model, "pruned": pruned, "expert": experts}
+        sampled = {"base": base.model, "experts": experts}
+        results, grids = measure_all(setting, models, sampled, macs, report)
+        for name, images in grids.items():
+            save_images(images, self.folder / "samples" / f"{name}.npz")
         write_json(self.folder / "evaluation.json", {"format": "prunekit-evaluation/1", **results})
+        spent = [spent_on_losses("evaluation", setting, by_group)]
+        if "metrics" in results:
+            spent.append(spent_on_sampling("evaluation", setting, macs))
         return results | _spent(*spent)
 
     def _manifest(self) -> Path:

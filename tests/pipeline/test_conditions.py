@@ -8,9 +8,11 @@ import torch
 from micro_recipe import MICRO, Spy
 from networks import UNET_CONFIG
 from torch import Generator
+from typer.testing import CliRunner
 
 from prunekit._files import read_json
 from prunekit.checkpoint import ModelSpec
+from prunekit.cli.app import app
 from prunekit.data import ImageData, load_images
 from prunekit.errors import InputError
 from prunekit.nets import load_experts
@@ -187,3 +189,22 @@ def test_networks_are_where_trainings_are_while_they_are_measured(monkeypatch):
         measure()
     assert inside == ["cuda", "cuda"]
     assert moves == ["cuda", "cuda", "back", "back"]
+
+
+def test_evaluating_experts_of_latents_gives_their_losses(latent, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    line = ["evaluate", str(latent / "experts"), "--count", "4", "--seeds", "1", "--loss-samples", "8"]
+    told = CliRunner().invoke(app, [*line, "--num-inference-steps", "2"])
+    assert told.exit_code == 0, told.output
+    results = read_json(tmp_path / "evaluation.json")
+    assert len(results["losses"]) == 2
+    assert "metrics" not in results
+    sampled = CliRunner().invoke(
+        app, ["sample", str(latent / "experts"), "--count", "2", "--num-inference-steps", "2", "--output", "x.npz"]
+    )
+    assert sampled.exit_code == 0, sampled.output
+    with np.load("x.npz", allow_pickle=False) as found:
+        assert found["latents"].shape == (2, 4, 8, 8)
+        assert found["latents"].dtype == np.float32
+        assert found["labels"].shape == (2,)
+    assert not (tmp_path / "x.png").exists()
