@@ -239,10 +239,11 @@ def _group_loss(
     digest = hashlib.sha256(objective.prediction_type.encode())
     losses = []
     for timesteps in _spread(group, batches * batch_size).split(batch_size):
-        clean, noise = objective.draw(timesteps, generator)
-        for tensor in (timesteps, clean, noise):
+        drawn = objective.draw(timesteps, generator)
+        for tensor in (timesteps, *drawn):
             digest.update(tensor.contiguous().numpy().tobytes())
-        loss = objective.per_sample(model, clean.to(device), noise.to(device), timesteps.to(device))
+        clean, noise, *labels = (tensor.to(device) for tensor in drawn)
+        loss = objective.per_sample(model, clean, noise, timesteps.to(device), *labels)
         losses.append(loss.cpu().double().numpy())
     return GroupLoss(group.index, np.concatenate(losses), digest.hexdigest()[:16])
 

@@ -2,8 +2,8 @@
 
 import copy
 import math
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from itertools import chain
 from typing import Any
 
@@ -38,6 +38,7 @@ SAMPLERS = {
     "unipc": "UniPCMultistepScheduler",
 }
 """Short names; any other scheduler class of diffusers can be named in full."""
+_LABEL_SEED = 0x9E3779B1  # so that classes and noise of one seed are not made of the same random numbers
 
 
 def to_images(samples: Tensor) -> Tensor:
@@ -108,11 +109,23 @@ class Sampler:
         scheduler: a diffusers scheduler.
         steps: sampling steps.
         shape: of one sample, (channels, height, width).
+        classes: classes that a class-conditional network is asked for; empty for a network without.
     """
 
     scheduler: Any
     steps: int
     shape: tuple[int, int, int]
+    classes: Sequence[int] = ()
+
+    def for_latents(self) -> "Sampler":
+        """The same without clamping predictions of the clean sample to −1 … 1, which latents go beyond."""
+        if not self.scheduler.config.get("clip_sample"):
+            return self
+        return replace(self, scheduler=type(self.scheduler).from_config(self.scheduler.config, clip_sample=False))
+
+    def of_classes(self, classes: Sequence[int]) -> "Sampler":
+        """The same for a class-conditional network, asked for these classes."""
+        return replace(self, classes=tuple(classes))
 
     @torch.no_grad()
     def __call__(
@@ -128,20 +141,20 @@ class Sampler:
         Args:
             model: network or experts; called as ``model(x, t)``.
             count: number of samples.
-            seed: of the initial noise (and of the sampler's own): equal seeds mean equal noise for every model.
+            seed: of the initial noise (and of the sampler's own, and of the classes): equal seeds mean equal noise for every model.
             batch_size: samples at a time; it changes no noise, neither the initial nor the sampler's own.
             report: called with (samples done, count).
 
         Returns:
             Float samples, about −1 … 1, shape (count, channels, height, width), on the CPU.
         """
-        noise = self.noise(count, seed)
+        noise, labels = self.noise(count, seed), self.labels(count, seed)
         done: list[Tensor] = []
         with evaluation_mode(model):
             for part in noise.split(batch_size):
                 first = sum(map(len, done))
-                x = part
-                for evaluation in self.trajectory(model, part, seed, first):
+                x, own = part, None if labels is None else labels[first : first + len(part)]
+                for evaluation in self.trajectory(model, part, seed, first, own):
                     x = evaluation.stepped
                 done.append(x.cpu())
                 if report is not None:
@@ -152,7 +165,16 @@ class Sampler:
         """The initial noise of ``count`` samples, unit variance, shape (count, channels, height, width), on the CPU."""
         return torch.randn((count, *self.shape), generator=Generator().manual_seed(seed))
 
-    def trajectory(self, model: nn.Module, noise: Tensor, seed: int, first: int = 0) -> Iterator[Evaluation]:
+    def labels(self, count: int, seed: int) -> Tensor | None:
+        """The classes of ``count`` samples, drawn uniformly, int64, shape (count,); None for a network without."""
+        if not self.classes:
+            return None
+        index = torch.randint(len(self.classes), (count,), generator=Generator().manual_seed(seed + _LABEL_SEED))
+        return torch.tensor(self.classes)[index]
+
+    def trajectory(
+        self, model: nn.Module, noise: Tensor, seed: int, first: int = 0, labels: Tensor | None = None
+    ) -> Iterator[Evaluation]:
         """Every evaluation on the way from noise to samples, in order; several trajectories may be followed at once.
 
         Gradients and the model's mode are the caller's: samples are drawn in eval mode without gradients.
@@ -162,15 +184,18 @@ class Sampler:
             noise: initial noise of unit variance, shape (batch, channels, height, width).
             seed: of the sampler's own noise.
             first: number of the batch's first sample, so that a sample's noise does not depend on its batch.
+            labels: classes of the samples, shape (batch,).
         """
         scheduler = copy.deepcopy(self.scheduler)  # it counts its steps
         _set_timesteps(scheduler, self.steps)
         generators = [Generator().manual_seed(seed * 1_000_003 + first + i + 1) for i in range(len(noise))]
         device = next((tensor.device for tensor in chain(model.parameters(), model.buffers())), noise.device)
+        labels = None if labels is None else labels.to(device)
         x = noise.to(device) * scheduler.init_noise_sigma
         for t in scheduler.timesteps:
             state = scheduler.scale_model_input(x, t)
-            prediction = predict(model, state, t)
+            every = t if labels is None else t.to(device).expand(len(x))  # transformers want one for each sample
+            prediction = predict(model, state, every, labels)
             x = _step(scheduler, prediction, t, x, generators)
             yield Evaluation(float(t), state, prediction, x)
 

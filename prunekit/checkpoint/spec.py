@@ -133,6 +133,16 @@ class ModelSpec:
             inputs["encoder_hidden_states"] = torch.zeros(1, 8, int(config.get("cross_attention_dim") or 1280))
         return inputs
 
+    @property
+    def num_classes(self) -> int | None:
+        """Classes that the network takes as ``class_labels``; None for one without, or of another kind of condition."""
+        number: Any = None
+        if self.class_name == "UNet2DModel" and not self.config.get("class_embed_type"):
+            number = self.config.get("num_class_embeds")
+        elif self.class_name == "DiTTransformer2DModel":
+            number = self.config.get("num_embeds_ada_norm", 1000)
+        return int(number) if number else None
+
     def with_factory(self, factory: Factory | None, inputs: Any = None) -> "ModelSpec":
         """The same network, built by the caller's function and run with the caller's inputs."""
         return replace(self, factory=factory, inputs=inputs)

@@ -7,6 +7,7 @@ from typing import Annotated, Any
 import typer
 
 from prunekit.cli.console import emit, print_table
+from prunekit.cli.estimating import is_recipe, show_estimate
 from prunekit.cli.options import ConfigOption, Json
 from prunekit.errors import InputError
 
@@ -15,16 +16,29 @@ __all__ = ["ModelPath", "cost"]
 ModelPath = Annotated[
     str, typer.Argument(help="Base checkpoint, or a folder: diffusers, slim, experts, multi-decoder.")
 ]
+ModelOrRecipe = Annotated[
+    str, typer.Argument(help="As for sample: a checkpoint or a folder; or a recipe (.yaml), for what it will take.")
+]
 
 
 def cost(
-    model: ModelPath,
+    model: ModelOrRecipe,
     config: ConfigOption = None,
     depth: Annotated[int, typer.Option(help="How deep the tables of modules go.")] = 2,
     compare: Annotated[bool, typer.Option(help="Show fvcore's and thop's figures and where they differ.")] = True,
+    gpu: Annotated[str, typer.Option(help="For a recipe: the kind of GPU, A100, H100 or RTX4090.")] = "A100",
+    gpus: Annotated[int, typer.Option(min=1, help="For a recipe: GPUs that share a training's batch.")] = 1,
+    utilisation: Annotated[
+        float, typer.Option(help="For a recipe: share of the GPU's stated FLOP/s that is reached.")
+    ] = 0.3,
     json: Json = False,
 ) -> None:
-    """MACs and parameters of a model by module and by operator, and what was not counted."""
+    """MACs and parameters of a model by module and by operator, and what was not counted; what a recipe will take."""
+    if is_recipe(model):
+        from prunekit.pipeline.estimating import Machine
+
+        show_estimate(model, Machine(gpu, gpus, utilisation), json)
+        return
     from prunekit.cost import count_macs, other_counters
     from prunekit.pipeline.opening import open_model
 

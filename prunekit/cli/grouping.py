@@ -124,6 +124,7 @@ def _measured(
     """Groups by what images or a base show; refuses what cannot be written before it measures."""
     from prunekit.data import load_images
     from prunekit.pipeline.grouping import method_of
+    from prunekit.pipeline.placing import placed
     from prunekit.pipeline.stages import images_of, open_base
     from prunekit.recipe import GroupOptions
 
@@ -147,7 +148,8 @@ def _measured(
         )
     base = open_base(source.base, source.config)
     images = images_of(base, data_options(source.data, source.resolution))
-    return base.schedule, method_of(options, images.train, base)(base.schedule, options.count)
+    with placed(base.model):
+        return base.schedule, method_of(options, images.train, base)(base.schedule, options.count)
 
 
 def _show_groups(made: Grouping, schedule: NoiseSchedule, output: Path, json: bool) -> None:

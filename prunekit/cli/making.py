@@ -2,7 +2,7 @@
 
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -11,13 +11,26 @@ from prunekit.cli.options import DataOption, Json, Overwrite, Resolution, Seed
 from prunekit.cli.training_options import LoggingDir, Resume, training, with_training_options
 from prunekit.errors import InputError
 
+if TYPE_CHECKING:
+    from prunekit.data import ImageSplit
+    from prunekit.recipe import BaseOptions
+    from prunekit.training import TrainOptions
+
 __all__ = ["COMMANDS"]
+
+
+_ALONGSIDE = {"recipe", "output", "overwrite", "resume", "logging_dir", "json"}
+"""Options of ``train`` that go with a recipe, which says the rest."""
 
 
 @with_training_options
 def train(
+    context: typer.Context,
+    recipe: Annotated[
+        Path | None, typer.Option(help="Recipe whose base is trained, with the recipe's images, network and options.")
+    ] = None,
     data: Annotated[
-        str, typer.Option("--data", help="digits, a folder of PNG/JPEG, an .npz, or idx files.")
+        str, typer.Option("--data", help="digits, a folder of PNG/JPEG or arrays, an .npz, or idx files.")
     ] = "digits",
     resolution: Resolution = None,
     config: Annotated[
@@ -39,26 +52,16 @@ def train(
 ) -> None:
     """Train a base denoiser and write base.pt; an interrupted training goes on from its last checkpoint."""
     refuse_existing(output, overwrite)
-    from prunekit._files import read_json
     from prunekit.checkpoint import save_base
-    from prunekit.data import load_images
-    from prunekit.pipeline.presets import small_unet
     from prunekit.pipeline.stages import train_base
-    from prunekit.recipe import BaseOptions
-    from prunekit.training import PREDICTION_TYPES, TrainOptions
+    from prunekit.training import TrainOptions
 
-    if prediction_type not in PREDICTION_TYPES:
-        raise InputError(f"Got --prediction-type {prediction_type}; expected one of {', '.join(PREDICTION_TYPES)}.")
-    images = load_images(data, resolution)
-    model = read_json(config) if config else small_unet(images)
-    settings = TrainOptions(
-        steps=steps,
-        batch_size=batch_size,
-        learning_rate=learning_rate,
-        seed=seed,
-        **changes,
-    )
-    options = BaseOptions(model=model, prediction_type=prediction_type, train=settings)  # type: ignore[arg-type]
+    if recipe is not None:
+        options, images = _of_recipe(recipe, context)
+    else:
+        settings = TrainOptions(steps=steps, batch_size=batch_size, learning_rate=learning_rate, seed=seed, **changes)
+        options, images = _of_options(data, resolution, config, prediction_type, settings)
+    steps = options.train.steps
     checkpoints = output.with_name(output.name + ".checkpoints")
     with training(checkpoints, resume, "train", logging_dir) as (report, first):
         base, result = train_base(options, images, checkpoints, report)
@@ -67,6 +70,44 @@ def train(
     if first:
         facts = {"output": str(output), "steps": steps, "loss": result.losses[-1][1], "seconds": result.seconds}
         emit(json, facts, [f"Trained {steps} steps, loss {facts['loss']:.4f}; written to {output}"])
+
+
+def _of_options(
+    data: str, resolution: int | None, config: Path | None, prediction_type: str, settings: "TrainOptions"
+) -> tuple["BaseOptions", "ImageSplit"]:
+    """What the command's own options say."""
+    from prunekit._files import read_json
+    from prunekit.checkpoint import ModelSpec
+    from prunekit.data import load_images
+    from prunekit.pipeline.presets import small_unet
+    from prunekit.recipe import BaseOptions
+    from prunekit.training import PREDICTION_TYPES
+
+    if prediction_type not in PREDICTION_TYPES:
+        raise InputError(f"Got --prediction-type {prediction_type}; expected one of {', '.join(PREDICTION_TYPES)}.")
+    model = read_json(config) if config else None
+    images = load_images(data, resolution, model is not None and ModelSpec.from_json(model).num_classes is not None)
+    model = small_unet(images) if model is None else model
+    return BaseOptions(model=model, prediction_type=prediction_type, train=settings), images  # type: ignore[arg-type]
+
+
+def _of_recipe(path: Path, context: typer.Context) -> tuple["BaseOptions", "ImageSplit"]:
+    """What a recipe says, to which no other option of the command may add.
+
+    Raises:
+        InputError: another option was typed, or the recipe's base is trained already.
+    """
+    from prunekit.data import load_images
+    from prunekit.recipe import load_recipe
+
+    sources = {name: context.get_parameter_source(name) for name in context.params}
+    typed = {name for name, source in sources.items() if source is not None and source.name == "COMMANDLINE"}
+    if other := sorted(typed - _ALONGSIDE):
+        raise InputError(f"Got --recipe with {', '.join(other)}; expected the recipe to say them: change it there.")
+    recipe = load_recipe(path)
+    if recipe.base.model is None:
+        raise InputError(f"The base of {path} is a checkpoint; expected a recipe with a model to train.")
+    return recipe.base, load_images(recipe.data.source, recipe.data.resolution, recipe.data.labels)
 
 
 @with_training_options

@@ -23,35 +23,37 @@ def sample(
     sampler: SamplerOption = "ddim",
     steps: Steps = 50,
     seed: Annotated[int, typer.Option(help="Of the initial noise: equal seeds mean equal noise for every model.")] = 0,
+    label: Annotated[
+        int | None,
+        typer.Option("--class", help="Class to ask a class-conditional model for; drawn by the seed if absent."),
+    ] = None,
     output: Annotated[Path | None, typer.Option(help="File to write (.npz; a .png goes beside it).")] = None,
     json: Json = False,
 ) -> None:
-    """Sample images from a model into an .npz and a grid picture."""
-    from prunekit.pipeline.measuring import save_images
+    """Sample images from a model into an .npz and a grid picture; of a model of latents, the latents into an .npz."""
+    from prunekit.pipeline.measuring import save_samples
     from prunekit.pipeline.opening import open_model
+    from prunekit.pipeline.placing import placed
     from prunekit.pipeline.planning import evaluations
     from prunekit.report import grid_png
-    from prunekit.sampling import make_sampler, to_images
+    from prunekit.sampling import to_images
 
     if count < 1:
         raise InputError(f"Got --count {count}; expected at least 1 image.")
     opened = open_model(model, config)
     evaluations(opened.schedule, sampler, steps)  # refuses a sampler that does not take these steps
-    drawn = make_sampler(sampler, steps, opened.schedule, opened.prediction_type, opened.shape)
-    with Bars().shown() as bars:
-        images = to_images(
-            drawn(opened.model, count, seed, report=lambda done, all_: bars.progress("sample", done, all_, ""))
-        )
+    drawn = opened.sampler(sampler, steps, label)
+    with Bars().shown() as bars, placed(opened.model):
+        samples = drawn(opened.model, count, seed, report=lambda done, all_: bars.progress("sample", done, all_, ""))
     name = Path(model.replace(":", "-"))
     target = output or Path("samples") / f"{name.stem if Path(model).is_file() else name.name or 'model'}.npz"
-    save_images(images, target)
-    picture = target.with_suffix(".png")
-    grid_png(images.permute(0, 2, 3, 1).numpy(), picture)
-    emit(
-        json,
-        {"output": str(target), "picture": str(picture), "count": count},
-        [f"{count} samples: {target}, {picture}"],
-    )
+    images = samples if opened.latent else to_images(samples)
+    save_samples(images, target, drawn.labels(count, seed))
+    facts: dict[str, Any] = {"output": str(target), "count": count}
+    if not opened.latent:
+        facts["picture"] = str(target.with_suffix(".png"))
+        grid_png(images.permute(0, 2, 3, 1).numpy(), target.with_suffix(".png"))
+    emit(json, facts, [f"{count} samples: {', '.join(facts[key] for key in ('output', 'picture') if key in facts)}"])
 
 
 def evaluate(
@@ -73,7 +75,7 @@ def evaluate(
     """Denoising loss per timestep group, and FID and KID on stated features, with standard errors over seeds."""
     from prunekit._files import write_json
     from prunekit.features import load_features
-    from prunekit.pipeline.measuring import Setting, measure_losses, measure_samples
+    from prunekit.pipeline.measuring import Setting, measure_all
     from prunekit.pipeline.opening import open_model
     from prunekit.recipe import AllocationOptions, EvaluationOptions
     from prunekit.report import Metrics, metric_lines
@@ -103,22 +105,23 @@ def evaluate(
         opened.prediction_type,
         AllocationOptions(sampler=sampler, steps=steps),
         options,
+        opened.spec,
     )
-    losses = measure_losses(setting, models)
     with Bars().shown() as bars:
-        measured = measure_samples(
-            setting, sampled, macs, lambda name, done, all_: bars.progress("sampling", done, all_, name)
+        found, _ = measure_all(
+            setting, models, sampled, macs, lambda name, done, all_: bars.progress("sampling", done, all_, name)
         )
-    results = {"format": "prunekit-evaluation/1", "losses": losses, "metrics": measured.metrics}
+    results = {"format": "prunekit-evaluation/1", **found}
     write_json(output, results)
     if json:
         emit(True, results)
         return
     rows = [
-        [str(row["group"]), *(f"{row[name]['mean']:.5f} ± {row[name]['se']:.5f}" for name in models)] for row in losses
+        [str(row["group"]), *(f"{row[name]['mean']:.5f} ± {row[name]['se']:.5f}" for name in models)]
+        for row in found["losses"]
     ]
     print_table("Held-out denoising loss, mean ± standard error over samples", ["group", *models], rows)
-    for line in metric_lines(Metrics.from_json(measured.metrics)):
+    for line in metric_lines(Metrics.from_json(found["metrics"])) if "metrics" in found else ():
         print(line)
     print(f"Written to {output}")
 

@@ -11,7 +11,9 @@ Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace what is there.")]
 DataOption = Annotated[
     str | None,
-    typer.Option("--data", help="digits, a folder of PNG/JPEG, an .npz, idx files; the checkpoint's own if absent."),
+    typer.Option(
+        "--data", help="digits, a folder of PNG/JPEG or arrays, an .npz, idx files; the checkpoint's own if absent."
+    ),
 ]
 Resolution = Annotated[int | None, typer.Option(help="Side of the square images.")]
 ConfigOption = Annotated[

@@ -75,6 +75,9 @@ def run(
     publish: Annotated[
         Path | None, typer.Option(help="Copy results and report to this folder, under the recipe's name.")
     ] = None,
+    base: Annotated[
+        str | None, typer.Option(help="A trained base to use instead of the recipe's own (path, folder or Hub id).")
+    ] = None,
     jobs: Annotated[
         int | None, typer.Option(min=1, help="Timestep groups at the same time, each in a process of its own.")
     ] = None,
@@ -91,7 +94,7 @@ def run(
     json: Json = False,
 ) -> None:
     """Run a recipe stage by stage; a second run goes on where the first stopped."""
-    manifest = _execute(recipe, output, _Parallel(jobs, executor, executor_option or [], retries))
+    manifest = _execute(recipe, output, _Parallel(jobs, executor, executor_option or [], retries), base)
     if publish is not None:
         from prunekit.pipeline.publishing import publish as copy_results
 
@@ -99,15 +102,17 @@ def run(
     _conclude(manifest, json)
 
 
-def _execute(recipe: Path, output: Path | None, parallel: _Parallel | None = None) -> Path:
+def _execute(recipe: Path, output: Path | None, parallel: _Parallel | None = None, base: str | None = None) -> Path:
     from prunekit.pipeline.kinds import run_of
     from prunekit.recipe import load_recipe
 
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         raise InputError(
-            "A run is one process; start it without accelerate launch, which train, finetune and prune take."
+            "A run is one process; start it without accelerate launch, which train, finetune and prune take, and give it the base "
+            "that `train --recipe` makes by --base."
         )
     checked = load_recipe(recipe)
+    checked = checked if base is None else checked.with_base(base)
     folder = output or Path("runs") / checked.name
     executor = None if parallel is None else parallel.executor(folder)
     if executor is not None and (checked.multistage or checked.curriculum):

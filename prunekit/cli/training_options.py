@@ -41,6 +41,9 @@ _SHARED: dict[str, Any] = {
         _Text, typer.Option(help="What the learning rate does about it: step, gradient, code or none.")
     ],
     "weight_decay": Annotated[_Number, typer.Option("--adam-weight-decay", help="AdamW's weight decay.")],
+    "label_dropout": Annotated[
+        _Number, typer.Option(help="Share of the images whose class a class-conditional model is not told.")
+    ],
     "max_grad_norm": Annotated[_Number, typer.Option(help="Norm that gradients are clipped to.")],
     "ema_decay": Annotated[_Number, typer.Option("--ema-max-decay", help="Decay of the weights' moving average.")],
     "mixed_precision": Annotated[_Text, typer.Option(help="no, fp16 or bf16.")],

@@ -4,9 +4,11 @@ from prunekit.cost.closed_form import CostModel
 from prunekit.cost.comparison import Difference, OtherCount, other_counters
 from prunekit.cost.counter import MacCount, count_macs, count_params
 from prunekit.cost.latency import LatencyCheck, LatencyModel, LatencyOptions, LatencyTable
+from prunekit.cost.training import GPUS, StepCost, gpu_hours
 from prunekit.cost.verify import verify
 
 __all__ = [
+    "GPUS",
     "CostModel",
     "Difference",
     "LatencyCheck",
@@ -15,8 +17,10 @@ __all__ = [
     "LatencyTable",
     "MacCount",
     "OtherCount",
+    "StepCost",
     "count_macs",
     "count_params",
+    "gpu_hours",
     "other_counters",
     "verify",
 ]

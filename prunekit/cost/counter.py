@@ -66,8 +66,8 @@ def _cpu_sdpa_flops(query: Any, key: Any, value: Any, *_: Any, out_shape: Any = 
 _FORMULAS = {_aten._scaled_dot_product_flash_attention_for_cpu: _cpu_sdpa_flops}
 
 _MOVES = re.compile(  # make, copy, pick or repeat numbers: no arithmetic
-    r"(_unsafe_view|_?reshape|_to_copy|clone|copy|lift_fresh|cat|stack|constant_pad|pad|repeat|roll|flip|tril|triu|embedding"
-    r"|(_unsafe_)?index|gather|scatter|select|slice|as_strided|upsample_nearest|pixel_(un)?shuffle|max_pool"
+    r"(prim::|_unsafe_view|_?reshape|_to_copy|clone|copy|lift_fresh|cat|stack|constant_pad|pad|repeat|roll|flip|tril|triu"
+    r"|embedding|(_unsafe_)?index|gather|scatter|select|slice|as_strided|upsample_nearest|pixel_(un)?shuffle|max_pool"
     r"|_linalg_check_errors|empty|new_|zeros|ones|full|fill|zero|eye|arange|linspace|scalar_tensor|rand|normal|uniform|bernoulli)"
 )
 _NO_MACS = re.compile(  # arithmetic that by convention is none, beyond what torch tags as pointwise

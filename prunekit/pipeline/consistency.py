@@ -66,6 +66,12 @@ def compare(
     Raises:
         InputError: they make images of different shapes or follow different noise schedules, or the sampler cannot be used.
     """
+    special = next((name for name, opened in zip(names, (a, b), strict=True) if opened.spec.num_classes), None)
+    if special is not None or a.latent or b.latent:
+        what = "a model makes latents" if special is None else f"{special} takes classes"
+        raise InputError(
+            f"Got models of which {what}; expected models of plain pictures, which can be compared so far."
+        )
     if a.shape != b.shape:
         raise InputError(
             f"{names[0]} makes samples of shape {a.shape} and {names[1]} of {b.shape} (channels, height, width); "

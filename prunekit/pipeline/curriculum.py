@@ -8,12 +8,13 @@ from prunekit._files import write_json
 from prunekit.checkpoint import ModelSpec
 from prunekit.cost import count_macs
 from prunekit.ledger import forwards, spent_on_training
+from prunekit.pipeline.images import check_comparison
 from prunekit.pipeline.judging import Judge
 from prunekit.pipeline.manifest import environment
 from prunekit.pipeline.observing import training_reporter
 from prunekit.pipeline.resumable import ResumableRun
 from prunekit.pipeline.spending import spent_on_losses, spent_on_sampling
-from prunekit.pipeline.stages import check_images, complete_spec, seeded_weights
+from prunekit.pipeline.stages import complete_spec, seeded_weights
 from prunekit.recipe import CurriculumOptions
 from prunekit.report import write_any_report
 from prunekit.schedule import NoiseSchedule
@@ -48,7 +49,7 @@ class CurriculumRun(ResumableRun):
     def spec(self) -> ModelSpec:
         """The network, with the arguments that the recipe leaves to the class."""
         spec = complete_spec(self.recipe.base)
-        check_images(self.images, spec)
+        check_comparison(self.images, spec)
         return spec
 
     @cached_property

@@ -20,6 +20,7 @@ from prunekit.groups import make_groups
 from prunekit.ledger import BASE_TRAINING, LedgerRow, making_macs
 from prunekit.nets import TimestepExperts, load_experts
 from prunekit.pipeline.grouping import method_of
+from prunekit.pipeline.images import check_comparison
 from prunekit.pipeline.manifest import environment
 from prunekit.pipeline.measuring import Setting
 from prunekit.pipeline.observing import Within
@@ -27,7 +28,7 @@ from prunekit.pipeline.planning import evaluations, plan_budget
 from prunekit.pipeline.resumable import ResumableRun, Stage
 from prunekit.pipeline.runner import Run
 from prunekit.pipeline.side_by_side import SideBySide
-from prunekit.pipeline.stages import open_base
+from prunekit.pipeline.stages import complete_spec, open_base
 from prunekit.recipe import MEASURED_METHODS, EvidenceOptions, FinetuneOptions, Recipe, slug
 from prunekit.report import report_writer
 from prunekit.schedule import NoiseSchedule
@@ -46,6 +47,7 @@ class EvidenceRun(ResumableRun):
         Raises:
             BudgetError: an entry's budget cannot be met; this is found before the base is trained, where groups and rule need none.
         """
+        check_comparison(self.images, complete_spec(self.recipe.base))
         for name in self.options.entries:
             self._check_budget(self.recipe.entry(name))
         Run(self._only_base, self.folder / "base", Within(self.observer, "base")).make_all()
@@ -91,14 +93,9 @@ class EvidenceRun(ResumableRun):
         assert allocation is not None  # noqa: S101 - the recipe was checked
         assert evaluation is not None  # noqa: S101
         groups = make_groups(self.base.schedule, count=self.options.loss_groups)
-        return Setting(
-            self.images,
-            groups,
-            self.base.schedule,
-            self.base.prediction_type,
-            allocation,
-            replace(evaluation, seeds=evaluation.seeds[:1]),
-        )
+        one_noise = replace(evaluation, seeds=evaluation.seeds[:1])
+        kind, spec = self.base.prediction_type, self.base.spec
+        return Setting(self.images, groups, self.base.schedule, kind, allocation, one_noise, spec)
 
     @cached_property
     def scales(self) -> SideBySide:

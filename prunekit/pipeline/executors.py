@@ -147,10 +147,27 @@ class Processes:
         self.width: int | None
         self.threads: int | None
         self.width, self.threads, self.retries = count, shared_threads(count), checked_retries(retries)
+        self.gpus = visible_gpus()
+        self._started: list[_Process] = []
 
     def start(self, jobs: Sequence[Job]) -> list["_Process"]:
-        """See :class:`Executor`."""
-        return [_Process.of(job) for job in jobs]
+        """See :class:`Executor`. Each process sees one GPU, the one that the fewest others use."""
+        started = []
+        for job in jobs:
+            self._started = [process for process in self._started if not process.ended()]
+            busy = Counter(process.gpu for process in self._started)
+            gpu = min(self.gpus, key=lambda own: busy[own], default=None)
+            started.append(_Process.of(job, gpu))
+            self._started.append(started[-1])
+        return started
+
+
+def visible_gpus() -> list[str]:
+    """The GPUs that this process may use, as ``CUDA_VISIBLE_DEVICES`` names them."""
+    listed = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if listed is None:
+        return [str(index) for index in range(torch.cuda.device_count())]
+    return [name.strip() for name in listed.split(",") if name.strip()]
 
 
 def shared_threads(count: int) -> int:
@@ -182,22 +199,24 @@ class _Process:
     process: "subprocess.Popen[bytes]"
     diary: Path
     errors: Path
+    gpu: str | None = None
 
     @classmethod
-    def of(cls, job: Job) -> "_Process":
+    def of(cls, job: Job, gpu: str | None = None) -> "_Process":
         if job.diary is None:
             raise AssertionError("a job needs a diary before it is started")
         errors = job.diary.with_suffix(".log")
         threads = {} if job.threads is None else {"OMP_NUM_THREADS": str(job.threads)}
+        sees = {} if gpu is None else {"CUDA_VISIBLE_DEVICES": gpu}
         with errors.open("wb") as log:
             process = subprocess.Popen(
                 [sys.executable, "-m", "prunekit.pipeline.worker"],
                 stdin=subprocess.PIPE,
                 stdout=log,
                 stderr=log,
-                env={**os.environ, **threads},
+                env={**os.environ, **threads, **sees},
             )
-        made = cls(process, job.diary, errors)
+        made = cls(process, job.diary, errors, gpu)
         if process.stdin is not None:
             try:
                 process.stdin.write(pickle.dumps(job))

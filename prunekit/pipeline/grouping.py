@@ -5,6 +5,7 @@ from prunekit.data import ImageData
 from prunekit.errors import InputError
 from prunekit.groups import METHODS, Explicit, GroupingMethod
 from prunekit.importance import GradientSimilarity
+from prunekit.pipeline.images import classes_for
 from prunekit.recipe import GroupOptions
 from prunekit.schedule import NoiseSchedule
 from prunekit.training import DenoisingObjective
@@ -30,10 +31,11 @@ def method_of(options: GroupOptions, images: ImageData | None = None, base: Base
     if images is None:
         raise InputError(f"Grouping method {options.method} got no images; name some by --data.")
     if options.method == "similarity":
-        return options.similarity(images.images.numpy())
+        return options.similarity(images.images.numpy())  # for latents their own values are compared, as for pixels
     if base is None:
         raise InputError("Grouping method gradient got no network; name one by --base.")
-    objective = DenoisingObjective(images.images, base.schedule, base.prediction_type)
+    classes = classes_for(images, base.spec)
+    objective = DenoisingObjective(images.images, base.schedule, base.prediction_type, classes)
     return GradientSimilarity(base.model, objective, seed=options.seed, **options.looks)
 
 

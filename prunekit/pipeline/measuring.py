@@ -11,10 +11,14 @@ import torch
 from torch import Tensor, nn
 
 from prunekit._files import atomic_path
+from prunekit.checkpoint import ModelSpec
 from prunekit.data import ImageSplit
+from prunekit.errors import InputError
 from prunekit.evaluation import GroupLoss, group_losses, image_metrics, mean_and_standard_error, paired_difference
 from prunekit.features import FeatureExtractor, features_for, load_features
 from prunekit.groups import TimestepGroups
+from prunekit.pipeline.images import classes_for, sampled_classes
+from prunekit.pipeline.placing import placed
 from prunekit.recipe import AllocationOptions, EvaluationOptions
 from prunekit.sampling import Sampler, make_sampler, to_images
 from prunekit.schedule import NoiseSchedule
@@ -25,10 +29,11 @@ __all__ = [
     "Setting",
     "extractor_of",
     "loss_draws",
+    "measure_all",
     "measure_losses",
     "measure_samples",
-    "sampler_of",
     "save_images",
+    "save_samples",
 ]
 
 _LOSS_BATCH = 256
@@ -45,6 +50,7 @@ class Setting:
         prediction_type: of all the models.
         allocation: names the sampler and its steps.
         options: counts and seeds.
+        spec: the architecture, where it may take classes.
     """
 
     images: ImageSplit
@@ -53,6 +59,15 @@ class Setting:
     prediction_type: str
     allocation: AllocationOptions
     options: EvaluationOptions
+    spec: ModelSpec | None = None
+
+    @property
+    def sampler(self) -> Sampler:
+        """What draws images, of the training images' classes where the network takes some."""
+        channels, height, width = self.images.train.images.shape[1:]
+        allocation, shape = self.allocation, (channels, height, width)
+        sampler = make_sampler(allocation.sampler, allocation.steps, self.schedule, self.prediction_type, shape)
+        return sampler.of_classes(sampled_classes(self.spec, self.images.train)) if self.spec else sampler
 
 
 @dataclass(frozen=True, eq=False)
@@ -65,7 +80,9 @@ class Measured:
 
 def measure_losses(setting: Setting, models: Mapping[str, nn.Module], reference: str = "base") -> list[dict[str, Any]]:
     """Held-out denoising loss of every model per timestep group, and the paired difference of each from the reference."""
-    objective = DenoisingObjective(setting.images.held_out.images, setting.schedule, setting.prediction_type)
+    held_out = setting.images.held_out
+    classes = classes_for(held_out, setting.spec) if setting.spec else None
+    objective = DenoisingObjective(held_out.images, setting.schedule, setting.prediction_type, classes)
     batches, batch_size = loss_draws(setting.options)
     losses = {
         name: group_losses(model, objective, setting.groups, batches=batches, batch_size=batch_size, seed=0)
@@ -103,11 +120,16 @@ def measure_samples(
         models: by name; the one named ``base`` is what ratios refer to.
         macs: mean MACs per sampling step of each.
         report: called with (model name, samples done, samples in all).
+
+    Raises:
+        InputError: the images are latents, which no feature extractor looks at.
     """
+    if setting.images.train.latent:
+        raise InputError("Latents have no FID; decode samples, and measure the pictures.")
     options, allocation = setting.options, setting.allocation
     extractor = extractor_of(setting)
     real = setting.images.train.images
-    sampler = sampler_of(setting)
+    sampler = setting.sampler
     figures: dict[str, dict[str, list[float]]] = {model: {"fid": [], "kid": [], "seconds": []} for model in models}
     grids: dict[str, Tensor] = {}
     done, total = 0, len(models) * len(options.seeds) * options.samples
@@ -156,18 +178,51 @@ def extractor_of(setting: Setting) -> FeatureExtractor:
     return load_features(features_for(setting.images.source) if name == "auto" else name)
 
 
-def sampler_of(setting: Setting) -> Sampler:
-    """The sampler that the allocation names, for images like the real ones."""
-    allocation = setting.allocation
-    _, channels, height, width = setting.images.train.images.shape
-    shape = (channels, height, width)
-    return make_sampler(allocation.sampler, allocation.steps, setting.schedule, setting.prediction_type, shape)
+def measure_all(
+    setting: Setting,
+    models: Mapping[str, nn.Module],
+    sampled: Mapping[str, nn.Module],
+    macs: Mapping[str, float],
+    report: Callable[[str, int, int], None] | None = None,
+) -> tuple[dict[str, Any], Mapping[str, Tensor]]:
+    """Losses of some models and samples of others, on the GPU where there is one; of latents, which have no FID, losses alone.
+
+    Args:
+        setting: see :class:`Setting`.
+        models: for the losses, see :func:`measure_losses`.
+        sampled: for the samples, see :func:`measure_samples`, as for ``macs`` and ``report``.
+        macs: mean MACs per sampling step.
+        report: told how the sampling goes.
+
+    Returns:
+        ``losses`` and, of pictures, ``metrics``, JSON-able; first images of each, uint8 (count, C, H, W).
+    """
+    with placed(*models.values(), *sampled.values()):
+        losses = measure_losses(setting, models)
+        if setting.images.train.latent:
+            return {"losses": losses}, {}
+        measured = measure_samples(setting, sampled, macs, report)
+    return {"losses": losses, "metrics": measured.metrics}, measured.grids
 
 
 def save_images(images: Tensor, path: Path) -> None:
     """Write uint8 images (count, C, H, W) as an ``.npz`` with ``images`` (count, H, W, C)."""
+    save_samples(images, path)
+
+
+def save_samples(samples: Tensor, path: Path, labels: Tensor | None = None) -> None:
+    """Write samples (count, C, H, W) as an ``.npz``, with their classes where there are some.
+
+    uint8 images become ``images`` (count, H, W, C), latents stay as they are under ``latents``.
+    """
+    if samples.is_floating_point():
+        arrays = {"latents": samples.numpy()}
+    else:
+        arrays = {"images": samples.permute(0, 2, 3, 1).contiguous().numpy()}
+    if labels is not None:
+        arrays["labels"] = labels.numpy()
     with atomic_path(path) as part, part.open("wb") as handle:
-        np.savez_compressed(handle, images=images.permute(0, 2, 3, 1).contiguous().numpy())
+        np.savez_compressed(handle, allow_pickle=False, **arrays)
 
 
 def _estimate(values: list[float]) -> dict[str, float | None]:

@@ -11,12 +11,13 @@ from prunekit.checkpoint import Base, save_base
 from prunekit.groups import TimestepGroups
 from prunekit.ledger import both_ways
 from prunekit.pipeline.grouping import method_of, spent_on_grouping
+from prunekit.pipeline.images import check_comparison
 from prunekit.pipeline.manifest import environment
 from prunekit.pipeline.multistage import Contest
 from prunekit.pipeline.observing import training_reporter
 from prunekit.pipeline.resumable import ResumableRun
 from prunekit.pipeline.spending import spent_on_looks
-from prunekit.pipeline.stages import check_images, complete_spec, open_base
+from prunekit.pipeline.stages import complete_spec, open_base
 from prunekit.recipe import MultistageOptions
 from prunekit.report import grouping_png, write_any_report
 from prunekit.schedule import NoiseSchedule
@@ -66,7 +67,7 @@ class MultistageRun(ResumableRun):
         else:
             spec = complete_spec(recipe.base)
             schedule, kind = NoiseSchedule.from_config(recipe.base.noise_schedule), recipe.base.prediction_type
-        check_images(self.images, spec)
+        check_comparison(self.images, spec)
         model = start.model if start else None
         train, options, evaluation = recipe.base.train, self.options, recipe.evaluation
         return Contest(spec, self.images, schedule, kind, train, options, evaluation, model)

@@ -11,11 +11,14 @@ from prunekit._types import JsonDict
 from prunekit.checkpoint import ModelSpec
 from prunekit.cost import MacCount, count_macs
 from prunekit.data import ImageSplit
+from prunekit.errors import InputError
 from prunekit.groups import TimestepGroups, make_groups
 from prunekit.nets import MultiDecoderUNet, TimestepExperts, is_multi_decoder, load_experts, load_multi_decoder
+from prunekit.pipeline.images import images_for, sampled_classes
 from prunekit.pipeline.planning import evaluations
-from prunekit.pipeline.stages import images_for, open_base
+from prunekit.pipeline.stages import open_base
 from prunekit.recipe import DataOptions
+from prunekit.sampling import Sampler, make_sampler
 from prunekit.schedule import NoiseSchedule
 from prunekit.slim import load_slim
 
@@ -51,8 +54,27 @@ class Opened:
     @property
     def shape(self) -> tuple[int, int, int]:
         """Of one sample: (channels, height, width)."""
-        _, channels, height, width = next(iter(self.inputs.values())).shape
+        _, channels, height, width = next(value.shape for value in self.inputs.values() if value.ndim == 4)
         return channels, height, width
+
+    @property
+    def latent(self) -> bool:
+        """Whether it makes a codec's latents, as far as its checkpoint says."""
+        return self.data.get("kind") == "latents"
+
+    def sampler(self, name: str, steps: int, label: int | None = None) -> Sampler:
+        """What draws samples from it, of one class or of all that there are.
+
+        Raises:
+            InputError: the sampler is unknown, or there is no such class.
+        """
+        sampler = make_sampler(name, steps, self.schedule, self.prediction_type, self.shape)
+        classes = sampled_classes(self.spec)
+        if label is not None and label not in classes:
+            expected = f"0 … {len(classes) - 1}" if classes else "no class, since the model takes none"
+            raise InputError(f"Got class {label}; expected {expected}.")
+        sampler = sampler.of_classes(classes if label is None else [label])
+        return sampler.for_latents() if self.latent else sampler
 
     def images(self, override: DataOptions | None = None) -> ImageSplit:
         """The images that it was trained on, or others."""

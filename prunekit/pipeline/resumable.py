@@ -92,7 +92,8 @@ class ResumableRun(ABC):
     @cached_property
     def images(self) -> ImageSplit:
         """The recipe's images."""
-        return load_images(self.recipe.data.source, self.recipe.data.resolution)
+        data = self.recipe.data
+        return load_images(data.source, data.resolution, data.labels)
 
     def _data_hash(self) -> str:
         return json_hash([self.images.train.sha256, self.images.held_out.sha256])

@@ -16,8 +16,9 @@ from prunekit.ledger import BASE_TRAINING, LedgerRow, both_ways, spent_on_traini
 from prunekit.nets import TimestepExperts, load_experts
 from prunekit.pipeline.grouping import method_of, spent_on_grouping
 from prunekit.pipeline.manifest import manifest_of
-from prunekit.pipeline.measuring import Setting, measure_losses, measure_samples, save_images
+from prunekit.pipeline.measuring import Setting, measure_all, save_images
 from prunekit.pipeline.observing import training_reporter
+from prunekit.pipeline.placing import placed
 from prunekit.pipeline.planning import evaluations, plan_budget
 from prunekit.pipeline.resumable import ResumableRun, Stage
 from prunekit.pipeline.spending import base_training, spent_on_losses, spent_on_sampling, spent_on_search
@@ -99,7 +100,8 @@ class Run(ResumableRun):
         outputs = [file for group in self.groups for file in _slim_files(f"experts/group-{group.index}")]
         self._stage("assemble", {}, ["experts/experts.json", *outputs], self._assemble, last)
         if recipe.evaluation:
-            outputs = ["evaluation.json", "samples/base.npz", "samples/experts.npz"]
+            samples = [] if self.images.train.latent else ["samples/base.npz", "samples/experts.npz"]
+            outputs = ["evaluation.json", *samples]
             self._stage("evaluate", {"evaluation": recipe.evaluation}, outputs, self._evaluate, "assemble")
 
     def _specialist(self, i: int) -> list[Stage]:
@@ -159,7 +161,8 @@ class Run(ResumableRun):
         options = self.recipe.groups
         assert options is not None  # noqa: S101 - asked in execute
         method = method_of(options, self.images.train, self.base)
-        grouping = method(self.base.schedule, len(options.cuts) + 1 if options.cuts else options.count)
+        with placed(self.base.model):
+            grouping = method(self.base.schedule, len(options.cuts) + 1 if options.cuts else options.count)
         write_json(self.folder / "groups.json", grouping.to_json())
         if grouping.evidence.matrix is not None:
             grouping_png(grouping, self.folder / "groups.png")
@@ -254,29 +257,30 @@ class Run(ResumableRun):
         }
 
     def _evaluate(self) -> dict[str, Any]:
-        recipe, base = self.recipe, self.base
+        recipe, base = self.recipe, self.bench.base  # traced before it may go to a GPU
         assert recipe.evaluation is not None  # noqa: S101 - asked in _specialists
         assert recipe.allocation is not None  # noqa: S101 - asked in execute
         experts = load_experts(self.folder / "experts")
         pruned = TimestepExperts(
             self.groups, [load_slim(self.folder / "pruned" / f"group-{g.index}") for g in self.groups]
         )
-        setting = Setting(
-            self.images, self.groups, base.schedule, base.prediction_type, recipe.allocation, recipe.evaluation
-        )
-        losses = measure_losses(setting, {"base": base.model, "pruned": pruned, "expert": experts})
+        sections = recipe.allocation, recipe.evaluation
+        setting = Setting(self.images, self.groups, base.schedule, base.prediction_type, *sections, base.spec)
+        by_group = [[self.bench.macs] * len(self.groups), list(pruned.macs), list(experts.macs)]
         macs = {"base": float(self.bench.macs), "experts": self.done["assemble"]["facts"]["assembled"]["mean_macs"]}
 
         def report(name: str, done: int, total: int) -> None:
             self.observer.progress("sampling", done, total, name)
 
-        measured = measure_samples(setting, {"base": base.model, "experts": experts}, macs, report)
-        for name, images in measured.grids.items():
+        models = {"base": base.model, "pruned": pruned, "expert": experts}
+        sampled = {"base": base.model, "experts": experts}
+        results, grids = measure_all(setting, models, sampled, macs, report)
+        for name, images in grids.items():
             save_images(images, self.folder / "samples" / f"{name}.npz")
-        results = {"losses": losses, "metrics": measured.metrics}
         write_json(self.folder / "evaluation.json", {"format": "prunekit-evaluation/1", **results})
-        by_group = [[self.bench.macs] * len(self.groups), list(pruned.macs), list(experts.macs)]
-        spent = [spent_on_losses("evaluation", setting, by_group), spent_on_sampling("evaluation", setting, macs)]
+        spent = [spent_on_losses("evaluation", setting, by_group)]
+        if "metrics" in results:
+            spent.append(spent_on_sampling("evaluation", setting, macs))
         return results | _spent(*spent)
 
     def _manifest(self) -> Path:

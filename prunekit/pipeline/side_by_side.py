@@ -12,7 +12,8 @@ from torch import Tensor, nn
 
 from prunekit.consistency import Likeness, image_likeness
 from prunekit.evaluation import image_metrics
-from prunekit.pipeline.measuring import Setting, extractor_of, measure_losses, sampler_of, save_images
+from prunekit.pipeline.measuring import Setting, extractor_of, measure_losses, save_images
+from prunekit.pipeline.placing import placed
 from prunekit.pipeline.spending import spent_on_losses, spent_on_sampling
 from prunekit.sampling import to_images
 from prunekit.training import to_unit_range
@@ -46,8 +47,9 @@ class SideBySide:
             mean_macs: of an evaluation while sampling.
         """
         setting = self._setting
-        losses = [row["model"] for row in measure_losses(setting, {"model": model})]
-        images = to_images(sampler_of(setting)(model, setting.options.samples, setting.options.seeds[0]))
+        with placed(model):
+            losses = [row["model"] for row in measure_losses(setting, {"model": model})]
+            images = to_images(setting.sampler(model, setting.options.samples, setting.options.seeds[0]))
         metrics = image_metrics(setting.images.train.images, images, extractor_of(setting))
         save_images(images[: setting.options.grid], self._images.parent.parent / "samples" / f"{name}.npz")
         if name == "base":
@@ -77,13 +79,13 @@ class SideBySide:
 
     def seconds(self, networks: Mapping[str, nn.Module], count: int) -> dict[str, float]:
         """Seconds per image of every network, the median over rounds in which all had their turn."""
-        sampler = sampler_of(self._setting)
         taken: dict[str, list[float]] = {name: [] for name in networks}
-        for _ in range(_ROUNDS):
-            for name, model in networks.items():
-                started = time.perf_counter()
-                sampler(model, count, 0)
-                taken[name].append((time.perf_counter() - started) / count)
+        with placed(*networks.values()):
+            for _ in range(_ROUNDS):
+                for name, model in networks.items():
+                    started = time.perf_counter()
+                    self._setting.sampler(model, count, 0)
+                    taken[name].append((time.perf_counter() - started) / count)
         return {name: statistics.median(own) for name, own in taken.items()}
 
     def _likeness(self, images: Tensor) -> Likeness:

@@ -12,16 +12,17 @@ import torch
 from torch import nn
 
 from prunekit._files import read_json, write_json
-from prunekit._types import JsonDict
 from prunekit.checkpoint import Base, ModelSpec, load_base
 from prunekit.cost import CostModel, LatencyModel, LatencyTable, verify
-from prunekit.data import ImageData, ImageSplit, load_images
+from prunekit.data import ImageData, ImageSplit
 from prunekit.errors import InputError
 from prunekit.graph import ChannelGraph, HeadMode, NormMode, attributes, trace
 from prunekit.groups import TimestepGroup, TimestepGroups
 from prunekit.importance import ImportanceMap, Probe, importance
 from prunekit.nets import save_experts
-from prunekit.recipe import BaseOptions, DataOptions, DistillationOptions, FinetuneOptions, PruneOptions
+from prunekit.pipeline.images import check_images, classes_for, images_for, images_of, images_of_slim
+from prunekit.pipeline.placing import placed
+from prunekit.recipe import BaseOptions, DistillationOptions, FinetuneOptions, PruneOptions
 from prunekit.schedule import NoiseSchedule
 from prunekit.search import Measure, Repair, SearchResult, search
 from prunekit.slim import SlimModel, load_slim
@@ -70,49 +71,6 @@ def open_base(source: str, config: Path | None = None) -> Base:
         return load_base(path)
 
 
-def images_of(base: Base, override: DataOptions | None = None) -> ImageSplit:
-    """The images that a base was trained on, or others, at the base's own resolution unless told."""
-    return images_for(base.data, base.spec, override)
-
-
-def images_for(data: JsonDict, spec: ModelSpec, override: DataOptions | None) -> ImageSplit:
-    """The images that ``data`` records, or others, checked against the architecture's channels."""
-    source = override.source if override else data.get("source")
-    if source is None:
-        raise InputError("The checkpoint does not say which images it was trained on; name some by --data.")
-    resolution = (override.resolution if override else None) or data.get("resolution") or spec.config.get("sample_size")
-    images = load_images(str(source), resolution)
-    check_images(images, spec)
-    return images
-
-
-def check_images(images: ImageSplit, spec: ModelSpec) -> None:
-    """Refuse images that a network cannot take, or whose size is not the one that its costs are counted for.
-
-    Raises:
-        InputError: they differ in channels or in size.
-    """
-    config = spec.config
-    side, channels = images.resolution, images.train.images.shape[1]
-    for name in ("in_channels", "out_channels"):
-        if (config.get(name) or channels) != channels:
-            raise InputError(
-                f"The images of {images.source} have {channels} channels and the model's {name} is {config[name]}; "
-                "give images or a model of the same kind."
-            )
-    size = config.get("sample_size") or side
-    if size not in (side, [side, side], (side, side)):
-        raise InputError(
-            f"The images of {images.source} are {side}×{side} and the model's sample_size is {size}; "
-            "give its size as the resolution, or images or a model of the same size."
-        )
-
-
-def images_of_slim(slim: SlimModel, override: DataOptions | None = None) -> ImageSplit:
-    """The images that a slim model's base was trained on, or others."""
-    return images_for(slim.about.get("data", {}), slim.spec, override)
-
-
 @contextmanager
 def seeded_weights(seed: int) -> Iterator[None]:
     """Networks that are built within the block have first weights of this seed."""
@@ -140,7 +98,8 @@ def train_base(
     spec = ModelSpec.of(model)  # with the arguments that the options leave to the class
     check_images(data, spec)
     schedule = NoiseSchedule.from_config(options.noise_schedule)
-    objective = DenoisingObjective(data.train.images, schedule, options.prediction_type)
+    classes = classes_for(data.train, spec, options.train.label_dropout)
+    objective = DenoisingObjective(data.train.images, schedule, options.prediction_type, classes)
     sampler = timestep_sampler(options.train, schedule, options.prediction_type)
     result = train(model, objective, sampler, options.train, checkpoints, report)
     trained = {name: getattr(options.train, name) for name in ("steps", "batch_size", "seed")}
@@ -190,19 +149,21 @@ def score_groups(
 ) -> ImportanceMap:
     """Importance of every channel group for the given timestep groups; ``tally`` counts the samples that it takes."""
     base = bench.base
-    objective = CountedObjective(images.images, base.schedule, base.prediction_type, tally=tally or Tally())
-    return importance(
-        base.model,
-        base.spec.example_inputs(),
-        objective,
-        groups,
-        by=options.criterion,
-        samples=options.samples,
-        batch_size=options.batch_size,
-        seed=options.seed,
-        graph=bench.graph,
-        num_timesteps=base.schedule.num_timesteps,
-    )
+    classes = classes_for(images, base.spec)
+    objective = CountedObjective(images.images, base.schedule, base.prediction_type, classes, tally=tally or Tally())
+    with placed(base.model):
+        return importance(
+            base.model,
+            base.spec.example_inputs(),
+            objective,
+            groups,
+            by=options.criterion,
+            samples=options.samples,
+            batch_size=options.batch_size,
+            seed=options.seed,
+            graph=bench.graph,
+            num_timesteps=base.schedule.num_timesteps,
+        )
 
 
 def prune_group(
@@ -230,7 +191,8 @@ def prune_group(
         GraphError: the pruned network does not run, or costs something else than predicted.
     """
     base, of = bench.base, options.search.target_of
-    objective = DenoisingObjective(images.images, base.schedule, base.prediction_type)
+    classes = classes_for(images, base.spec)
+    objective = DenoisingObjective(images.images, base.schedule, base.prediction_type, classes)
     probe = Probe(objective, group, options.samples, options.batch_size, options.seed)
     if of == "latency" and bench.latency is None and options.latency_table is not None:
         bench = bench.timed(Path(options.latency_table))
@@ -238,8 +200,11 @@ def prune_group(
     wanted = target if of == "macs" else target * full // bench.macs
     graph = bench.graph.with_multiples(options.width_multiples).with_floor(options.floor)
     group_scores = scores.of(group.index)
-    result = search(base.model, graph, bench.cost, group_scores, probe, wanted, options.search, bench.latency, journal)
-    model = Repair.of(base.model, bench.graph, probe, options.repair).apply(result.plan)
+    with placed(base.model):
+        result = search(
+            base.model, graph, bench.cost, group_scores, probe, wanted, options.search, bench.latency, journal
+        )
+        model = Repair.of(base.model, bench.graph, probe, options.repair).apply(result.plan).cpu()
     verify(base.model, model, bench.graph, result.plan, bench.cost, base.spec.example_inputs())
     about = {**base.about(), "provenance": _provenance(bench, result, options)}
     sizes = attributes(base.model, bench.graph, result.plan)
@@ -297,7 +262,8 @@ def finetune_slim(
     if options.from_scratch:
         slim = slim.with_weights(_with_random_weights(slim.model, options.train.seed), from_scratch=True)
     schedule = NoiseSchedule.from_config(slim.about["noise_schedule"])
-    denoising = DenoisingObjective(images.images, schedule, str(slim.about.get("prediction_type", "epsilon")))
+    classes = classes_for(images, slim.spec, options.train.label_dropout)
+    denoising = DenoisingObjective(images.images, schedule, str(slim.about.get("prediction_type", "epsilon")), classes)
     objective = _taught(denoising, slim, options.distillation, teacher) if options.distillation else denoising
     within = group_timesteps(slim.group, slim.num_timesteps, options.overlap)
     sampler = timestep_sampler(options.train, schedule, denoising.prediction_type, within)

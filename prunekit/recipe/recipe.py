@@ -38,6 +38,20 @@ class Recipe(BaseModel):
     evidence: EvidenceOptions | None = None
     evaluation: EvaluationOptions | None = None
 
+    def with_base(self, checkpoint: str) -> "Recipe":
+        """The same with a base that is trained already.
+
+        Raises:
+            InputError: the recipe's other sections need one that they train.
+        """
+        data = self.model_dump(mode="json")
+        data["base"] |= {"checkpoint": checkpoint, "model": None}
+        try:
+            return Recipe.model_validate(data)
+        except ValidationError as error:
+            said = error.errors()[0]["msg"].removeprefix("Value error, ").rstrip(".")
+            raise InputError(f"The recipe {self.name} does not take a trained base: {said}.") from error
+
     @model_validator(mode="after")
     def _can_measure(self) -> "Recipe":
         """Rule ``measured`` has the searches of the prune section decide, which then must be for targets of MACs."""

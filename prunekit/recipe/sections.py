@@ -56,12 +56,19 @@ Ratio = Annotated[float, Field(gt=0, le=1)]
 
 @dataclass(frozen=True)
 class DataOptions:
-    """Where images come from, see :func:`prunekit.data.load_images`."""
+    """Where images come from, see :func:`prunekit.data.load_images`.
+
+    Args:
+        source: what to read.
+        resolution: side of the square images; the source's own when absent.
+        labels: whether the images' classes are read, for a network that takes some.
+    """
 
     __pydantic_config__: ClassVar[dict[str, str]] = STRICT
 
     source: str = "digits"
     resolution: int | None = None
+    labels: bool = False
 
 
 @dataclass(frozen=True)

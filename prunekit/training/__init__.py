@@ -15,7 +15,14 @@ from prunekit.training.momentum import (
     MomentumDecay,
     RationalMomentum,
 )
-from prunekit.training.objective import PREDICTION_TYPES, DenoisingObjective, Objective, predict, to_unit_range
+from prunekit.training.objective import (
+    PREDICTION_TYPES,
+    Classes,
+    DenoisingObjective,
+    Objective,
+    predict,
+    to_unit_range,
+)
 from prunekit.training.options import Progress, Reporter, TrainOptions
 from prunekit.training.second_moment import LossSecondMoment
 from prunekit.training.snapshots import Snapshots, with_weights
@@ -36,6 +43,7 @@ __all__ = [
     "PREDICTION_TYPES",
     "TIMESTEP_SAMPLERS",
     "AsymmetricTimesteps",
+    "Classes",
     "Compensation",
     "CountedObjective",
     "DenoisingObjective",

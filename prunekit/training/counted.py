@@ -1,6 +1,7 @@
 """An objective that counts the samples it is evaluated on, for the ledger: criteria differ in how often they look."""
 
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -29,8 +30,8 @@ class CountedObjective(DenoisingObjective):
 
     tally: Tally = field(default_factory=Tally)
 
-    def per_sample(self, model: nn.Module, clean: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor:
+    def per_sample(self, model: nn.Module, clean: Tensor, noise: Tensor, timesteps: Tensor, *labels: Any) -> Tensor:
         """See :class:`DenoisingObjective`."""
         self.tally.forward += len(timesteps)
         self.tally.backward += len(timesteps) * torch.is_grad_enabled()
-        return super().per_sample(model, clean, noise, timesteps)
+        return super().per_sample(model, clean, noise, timesteps, *labels)

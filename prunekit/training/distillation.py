@@ -73,21 +73,23 @@ class Distillation:
         left = 1 - progress
         return replace(self, weight=self.weight * left, feature_weight=self.feature_weight * left)
 
-    def draw(self, timesteps: Tensor, generator: Generator) -> tuple[Tensor, Tensor]:
+    def draw(self, timesteps: Tensor, generator: Generator) -> tuple[Tensor, ...]:
         """See :meth:`prunekit.training.DenoisingObjective.draw`."""
         return self.objective.draw(timesteps, generator)
 
-    def per_sample(self, model: nn.Module, clean: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor:
+    def per_sample(
+        self, model: nn.Module, clean: Tensor, noise: Tensor, timesteps: Tensor, labels: Tensor | None = None
+    ) -> Tensor:
         """Loss of shape (batch,)."""
         noisy, target = self.objective.pair(clean, noise, timesteps)
         names = list(self.features) if self.feature_weight else []
         student: nn.Module = extract_model_from_parallel(model)
         with _outputs(student, names) as own:
-            prediction = predict(model, noisy, timesteps)
+            prediction = predict(model, noisy, timesteps, labels)
         loss = (1 - self.weight) * _distance(prediction, target)
         if self.weight or names:
             with torch.no_grad(), _outputs(self.teacher, names) as wanted:
-                taught = predict(self.teacher.to(noisy.device).eval(), noisy, timesteps)
+                taught = predict(self.teacher.to(noisy.device).eval(), noisy, timesteps, labels)
             loss = loss + self.weight * _distance(prediction, taught)
             for name in names:
                 loss = loss + self.feature_weight / len(names) * self._feature_distance(name, own[name], wanted[name])

@@ -138,9 +138,9 @@ class _Run:
         generator = step_generator(options.seed, self.step)
         timesteps, weights = self.sampler.sample(options.batch_size, self.step, generator)
         self.seen += torch.bincount(timesteps.long(), minlength=len(self.seen))
-        clean, noise = objective.draw(timesteps, generator)
+        drawn = objective.draw(timesteps, generator)
         mine = slice(accelerator.process_index, None, accelerator.num_processes)
-        batch = [tensor[mine].to(accelerator.device) for tensor in (timesteps, weights, clean, noise)]
+        batch = [tensor[mine].to(accelerator.device) for tensor in (timesteps, weights, *drawn)]
         for group in self.optimizer.param_groups:
             group["lr"] = options.learning_rate_at(self.step)
         self.optimizer.zero_grad()
@@ -159,10 +159,10 @@ class _Run:
         """Gradients of the mean weighted loss, part after part; returns the samples' own losses, shape (batch,)."""
         losses = []
         parts = list(zip(*(tensor.chunk(self.options.gradient_accumulation_steps) for tensor in batch), strict=True))
-        for i, (timesteps, weights, clean, noise) in enumerate(parts):
+        for i, (timesteps, weights, clean, noise, *labels) in enumerate(parts):
             last = i == len(parts) - 1  # the one after which processes exchange gradients
             with nullcontext() if last else self.accelerator.no_sync(self.wrapped), self.accelerator.autocast():
-                each = objective.per_sample(self.wrapped, clean, noise, timesteps)
+                each = objective.per_sample(self.wrapped, clean, noise, timesteps, *labels)
             loss = (each * weights).mean() * (len(timesteps) / len(batch[0]))
             self.accelerator.backward(loss)
             self.total += loss.detach()

@@ -11,9 +11,10 @@ from torch import Generator, Tensor, nn
 from prunekit.errors import InputError
 from prunekit.schedule import NoiseSchedule
 
-__all__ = ["PREDICTION_TYPES", "DenoisingObjective", "Objective", "predict", "to_unit_range"]
+__all__ = ["PREDICTION_TYPES", "Classes", "DenoisingObjective", "Objective", "predict", "to_unit_range"]
 
 PREDICTION_TYPES = ("epsilon", "sample", "v_prediction")
+_ROWS = 4096  # images that are hashed together
 
 
 def to_unit_range(images: Tensor) -> Tensor:
@@ -21,9 +22,16 @@ def to_unit_range(images: Tensor) -> Tensor:
     return images.to(torch.float32).div_(127.5).sub_(1.0)
 
 
-def predict(model: Callable[..., Any], noisy: Tensor, timesteps: Tensor) -> Tensor:
-    """Call a network in diffusers' manner or a plain one, and return its prediction tensor."""
-    output = model(noisy, timesteps)
+def predict(model: Callable[..., Any], noisy: Tensor, timesteps: Tensor, labels: Tensor | None = None) -> Tensor:
+    """Call a network in diffusers' manner or a plain one, and return its prediction tensor.
+
+    Args:
+        model: called as ``model(x, t)``, or as ``model(x, t, class_labels=labels)`` where there are labels.
+        noisy: x_t, shape (batch, channels, height, width).
+        timesteps: shape (batch,), or () for one that all share.
+        labels: classes, int64, shape (batch,).
+    """
+    output = model(noisy, timesteps) if labels is None else model(noisy, timesteps, class_labels=labels)
     if isinstance(output, Tensor):
         return output
     prediction: Tensor = output.sample if hasattr(output, "sample") else output[0]
@@ -42,11 +50,13 @@ class Objective(Protocol):
         """The objective of a moment, as a share of the training that is over, 0 … 1."""
         ...
 
-    def draw(self, timesteps: Tensor, generator: Generator) -> tuple[Tensor, Tensor]:
-        """Clean images and noise, both (batch, C, H, W), one for each timestep."""
+    def draw(self, timesteps: Tensor, generator: Generator) -> tuple[Tensor, ...]:
+        """Clean images and noise, both (batch, C, H, W), one for each timestep; with classes their labels too, (batch,)."""
         ...
 
-    def per_sample(self, model: nn.Module, clean: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor:
+    def per_sample(
+        self, model: nn.Module, clean: Tensor, noise: Tensor, timesteps: Tensor, labels: Tensor | None = None
+    ) -> Tensor:
         """Loss of shape (batch,)."""
         ...
 
@@ -56,18 +66,45 @@ class Objective(Protocol):
 
 
 @dataclass(frozen=True, eq=False)
+class Classes:
+    """The class of each image, and how often a network is not told.
+
+    A network that was trained without its classes now and then can be guided when it samples (classifier-free guidance,
+    arXiv:2207.12598).
+
+    Args:
+        labels: class of each image, int64, shape (count,).
+        dropout: share of the draws whose class is replaced.
+        absent: what it is replaced by: a class of the network's that no image has.
+    """
+
+    labels: Tensor
+    dropout: float = 0.0
+    absent: int = 0
+
+    def draw(self, index: Tensor, generator: Generator) -> Tensor:
+        """Classes of the images that were drawn, shape (batch,)."""
+        labels = self.labels[index]
+        if not self.dropout:
+            return labels
+        return torch.where(torch.rand(len(index), generator=generator) < self.dropout, self.absent, labels)
+
+
+@dataclass(frozen=True, eq=False)
 class DenoisingObjective:
     """Mean squared error of the network's prediction at x_t = a_t·x0 + b_t·ε (DDPM, arXiv:2006.11239, eq. 14).
 
     Args:
-        images: uint8 training images, shape (count, channels, height, width).
+        images: uint8 training images, shape (count, channels, height, width), or latents in floating point, taken as they are.
         schedule: a_t and b_t.
         prediction_type: ``epsilon``, ``sample`` (x0) or ``v_prediction`` (a·ε − b·x0, arXiv:2202.00512).
+        classes: of the images, for a class-conditional network.
     """
 
     images: Tensor
     schedule: NoiseSchedule
     prediction_type: str = "epsilon"
+    classes: Classes | None = None
     _tables: dict[torch.device, tuple[Tensor, Tensor]] = field(default_factory=dict, repr=False)
 
     def __post_init__(self) -> None:
@@ -77,21 +114,31 @@ class DenoisingObjective:
             )
 
     def fingerprint(self) -> str:
-        """Hash of the images, the noise schedule and the prediction type, 64 hex digits."""
+        """Hash of the images with their classes, the noise schedule and the prediction type, 64 hex digits."""
         digest = hashlib.sha256(f"{self.prediction_type} {tuple(self.images.shape)}".encode())
-        for table in (self.images.cpu().contiguous().numpy(), self.schedule.signal, self.schedule.noise):
+        for part in self.images.split(_ROWS):  # a mapped file never comes into memory as a whole
+            digest.update(part.cpu().contiguous().numpy().tobytes())
+        for table in (self.schedule.signal, self.schedule.noise):
             digest.update(table.tobytes())
+        if self.classes is not None:
+            digest.update(self.classes.labels.numpy().tobytes())
+            digest.update(f"{self.classes.dropout} {self.classes.absent}".encode())
         return digest.hexdigest()
 
     def at(self, progress: float) -> "DenoisingObjective":
         """The same at any moment of a training."""
         return self
 
-    def draw(self, timesteps: Tensor, generator: Generator) -> tuple[Tensor, Tensor]:
-        """Clean images (batch, C, H, W) in −1 … 1 and noise of the same shape, one for each timestep."""
+    def draw(self, timesteps: Tensor, generator: Generator) -> tuple[Tensor, ...]:
+        """Clean images (batch, C, H, W), pictures in −1 … 1, and noise of the same shape, one for each timestep.
+
+        With classes a third tensor has the labels, shape (batch,).
+        """
         index = torch.randint(len(self.images), (len(timesteps),), generator=generator)
-        clean = to_unit_range(self.images[index])
-        return clean, torch.randn(clean.shape, generator=generator)
+        images = self.images[index].contiguous()
+        clean = images.to(torch.float32) if images.is_floating_point() else to_unit_range(images)
+        drawn = clean, torch.randn(clean.shape, generator=generator)
+        return drawn if self.classes is None else (*drawn, self.classes.draw(index, generator))
 
     def pair(self, clean: Tensor, noise: Tensor, timesteps: Tensor) -> tuple[Tensor, Tensor]:
         """Network input x_t and its target, both (batch, C, H, W)."""
@@ -111,16 +158,18 @@ class DenoisingObjective:
             self._tables[device] = (next(tables), next(tables))
         return self._tables[device]
 
-    def per_sample(self, model: nn.Module, clean: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor:
+    def per_sample(
+        self, model: nn.Module, clean: Tensor, noise: Tensor, timesteps: Tensor, labels: Tensor | None = None
+    ) -> Tensor:
         """Loss of shape (batch,)."""
         noisy, target = self.pair(clean, noise, timesteps)
-        return (predict(model, noisy, timesteps) - target).square().flatten(1).mean(1)
+        return (predict(model, noisy, timesteps, labels) - target).square().flatten(1).mean(1)
 
     def drawn_losses(self, model: nn.Module, drawn: tuple[Tensor, ...], timesteps: Tensor) -> Tensor:
         """Loss of shape (batch,) on what :meth:`draw` gave, computed where the model is."""
-        clean, noise = drawn
         device = next(model.parameters()).device
-        return self.per_sample(model, clean.to(device), noise.to(device), timesteps.to(device))
+        clean, noise, *labels = (tensor.to(device) for tensor in drawn)
+        return self.per_sample(model, clean, noise, timesteps.to(device), *labels)
 
     def __call__(self, model: nn.Module, timesteps: Tensor, generator: Generator) -> Tensor:
         """Scalar mean loss on a fresh draw: the ``loss`` callable of the importance API.

@@ -57,6 +57,8 @@ class TrainOptions:
             :class:`~prunekit.training.ExponentialMomentum`).
         momentum_compensation: what the learning rate does about it, see :class:`~prunekit.training.MomentumDecay`.
         weight_decay: AdamW's.
+        label_dropout: share of the images whose class a class-conditional network is not told, see
+            :class:`~prunekit.training.Classes`.
         max_grad_norm: gradient clipping.
         ema_decay: decay of the weights' moving average, min(ema_decay, (1+n)/(10+n)) after n steps.
         mixed_precision: ``no``, ``fp16`` or ``bf16``.
@@ -80,6 +82,7 @@ class TrainOptions:
     momentum_decay: MomentumDecays = "none"
     momentum_compensation: Compensation = "step"
     weight_decay: float = 0.0
+    label_dropout: float = 0.0
     max_grad_norm: float = 1.0
     ema_decay: float = 0.999
     mixed_precision: str = "no"
@@ -98,6 +101,8 @@ class TrainOptions:
             raise InputError(
                 f"Got curriculum_share {self.curriculum_share:g}; expected a share of the steps in (0, 1]."
             )
+        if not 0 <= self.label_dropout < 1:
+            raise InputError(f"Got label_dropout {self.label_dropout:g}; expected a share of the images in [0, 1).")
         if self.warmup_steps < 0 or self.weight_decay < 0 or self.max_grad_norm <= 0:
             raise InputError("Expected warmup_steps and weight_decay of at least 0 and a positive max_grad_norm.")
         for name, choices in _CHOICES.items():

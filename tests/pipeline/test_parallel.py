@@ -372,3 +372,29 @@ def test_without_submitit_its_extra_is_named(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "submitit", None)
     with pytest.raises(InputError, match=r"pip install 'prunekit\[cluster\]'"):
         Submitit("local", tmp_path)
+
+
+def test_processes_are_spread_over_the_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each sees the one that the fewest others use, also when one ends early."""
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "2, 5")
+    given: list[str | None] = []
+    running: list[SimpleNamespace] = []
+
+    def of(job: Job, gpu: str | None = None) -> SimpleNamespace:
+        given.append(gpu)
+        over = [False]
+        running.append(SimpleNamespace(gpu=gpu, ended=lambda: over[0], over=over))
+        return running[-1]
+
+    monkeypatch.setattr(executors._Process, "of", of)
+    processes = Processes(4)
+    jobs: list[Any] = [object()] * 3
+    processes.start(jobs)
+    assert given == ["2", "5", "2"]
+    running[0].over[0] = running[2].over[0] = True
+    processes.start(jobs[:2])
+    assert given[3:] == ["2", "2"] or given[3:] == ["2", "5"]
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES")
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
+    Processes(1).start(jobs[:1])
+    assert given[-1] is None

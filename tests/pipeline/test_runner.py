@@ -31,7 +31,7 @@ def test_a_second_run_keeps_every_stage(own_copy, execute, monkeypatch):
     def never(*_: Any, **__: Any) -> None:
         raise AssertionError("computed again")
 
-    for name in ("train_base", "finetune_slim", "score_groups", "prune_group", "measure_losses", "measure_samples"):
+    for name in ("train_base", "finetune_slim", "score_groups", "prune_group", "measure_all"):
         monkeypatch.setattr(runner, name, never)
     before = {path: path.stat().st_mtime_ns for path in own_copy.rglob("*.safetensors")}
     first = read_json(own_copy / "manifest.json")

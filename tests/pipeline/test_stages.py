@@ -141,7 +141,8 @@ def test_images_that_nobody_names_are_asked_for():
     ("config", "message"),
     [
         ({"in_channels": 3}, "1 channels and the model's in_channels is 3"),
-        ({"out_channels": 2}, "1 channels and the model's out_channels is 2"),
+        ({"out_channels": 3}, "1 channels and the model's out_channels is 3"),
+        ({"out_channels": 2}, r"predicts its variances too \(out_channels 2 for 1\)"),
         ({"sample_size": 16}, "8×8 and the model's sample_size is 16"),
         ({"sample_size": [8, 16]}, r"8×8 and the model's sample_size is \[8, 16\]"),
     ],

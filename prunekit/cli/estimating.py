@@ -1,0 +1,25 @@
+"""``prunekit cost`` of a recipe: what it will take, before it runs."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from prunekit.cli.console import emit
+
+if TYPE_CHECKING:
+    from prunekit.pipeline.estimating import Machine
+
+__all__ = ["is_recipe", "show_estimate"]
+
+
+def is_recipe(model: str) -> bool:
+    """Whether what a user calls a model is a recipe."""
+    return Path(model).suffix in (".yaml", ".yml")
+
+
+def show_estimate(path: str, machine: "Machine", json: bool) -> None:
+    """Print what a recipe will cost."""
+    from prunekit.pipeline.estimating import estimate
+    from prunekit.recipe import load_recipe
+
+    found = estimate(load_recipe(Path(path)), machine)
+    emit(json, found.to_json() if json else {}, [f"{path}: {found.sentences()[0]}", *found.sentences()[1:]])

@@ -1,0 +1,107 @@
+"""What a train step takes: its memory, counted on tensors that have none, and the time that so many MACs take a kind of GPU."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
+
+from prunekit.cost.counter import MacCount, count_macs
+from prunekit.errors import InputError
+from prunekit.graph.surgery import Inputs
+
+__all__ = ["GPUS", "StepCost", "gpu_hours"]
+
+_BYTES = 4  # of a float32 number
+_COPIES = {"weights": 1, "gradients": 1, "moments": 2, "average": 1}
+
+GPUS: Mapping[str, Mapping[str, float]] = {
+    "A100": {"bf16": 312e12, "no": 19.5e12},
+    "H100": {"bf16": 989e12, "no": 66.9e12},
+    "RTX4090": {"bf16": 165.2e12, "no": 82.6e12},
+}
+"""FLOP/s that the makers state: dense bfloat16 products, and plain float32 (fp16 is as fast as bf16)."""
+
+
+@dataclass(frozen=True, eq=False)
+class StepCost:
+    """MACs and memory of training one network.
+
+    Args:
+        count: of one forward pass at batch 1.
+        activations: bytes that one sample's forward pass keeps for the backward pass, in float32.
+    """
+
+    count: MacCount
+    activations: int
+
+    @classmethod
+    def of(cls, build: Callable[[], nn.Module], inputs: Callable[[], Inputs]) -> "StepCost":
+        """Count on a network without memory: its passes give shapes only.
+
+        Activations are the tensors that autograd keeps, each stored one once, without weights. Temporary buffers of operators,
+        and what an allocator rounds up, come on top; mixed precision keeps less, at best about half.
+
+        Args:
+            build: makes the network; it is called where tensors have no memory.
+            inputs: makes the arguments of one forward pass at batch 1.
+        """
+        with FakeTensorMode():
+            model, arguments = build(), inputs()
+            counted = count_macs(model, arguments)
+            return cls(counted, _kept(model.train(), arguments))
+
+    def memory(self, batch: int) -> dict[str, int]:
+        """Bytes of a train step of so many samples on one GPU, by what they are for, and the ``total``.
+
+        Besides activations these are the weights, their gradients, Adam's two moments and the moving average, all in float32.
+        """
+        parts = {name: copies * _BYTES * self.count.params for name, copies in _COPIES.items()}
+        parts["activations"] = batch * self.activations
+        return {**parts, "total": sum(parts.values())}
+
+
+def gpu_hours(macs: float, gpu: str = "A100", precision: str = "bf16", utilisation: float = 0.3) -> float:
+    """Hours that one GPU takes for so many MACs, at a share of the FLOP/s that its maker states.
+
+    Args:
+        macs: all of them, backward passes included.
+        gpu: one of :data:`GPUS`.
+        precision: ``no`` for float32, ``bf16`` or ``fp16``.
+        utilisation: the share that is reached.
+
+    Raises:
+        InputError: the GPU is not listed, or the share is none.
+
+    Example:
+        >>> round(gpu_hours(312e12 * 3600 / 2, utilisation=0.5), 2)
+        2.0
+    """
+    if gpu not in GPUS or not 0 < utilisation <= 1:
+        raise InputError(
+            f"Got GPU {gpu!r} at utilisation {utilisation:g}; expected one of {', '.join(GPUS)} and a share in (0, 1]."
+        )
+    return 2 * macs / (GPUS[gpu]["no" if precision == "no" else "bf16"] * utilisation * 3600)
+
+
+def _kept(model: nn.Module, inputs: Inputs) -> int:
+    """Bytes of what a forward pass keeps for the backward pass, weights and buffers aside."""
+    own = {_storage(tensor) for tensor in (*model.parameters(), *model.buffers())}
+    kept: dict[int, Tensor] = {}  # held, so that no storage's address is given to another
+
+    def keep(tensor: Tensor) -> Tensor:
+        if _storage(tensor) not in own:
+            kept.setdefault(_storage(tensor), tensor)
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        _ = model(**inputs) if isinstance(inputs, Mapping) else model(*inputs)
+    return sum(tensor.untyped_storage().nbytes() for tensor in kept.values())
+
+
+def _storage(tensor: Tensor) -> int:
+    """Where a tensor's numbers are: the same for its views."""
+    address: Any = tensor.untyped_storage()._cdata
+    return int(address)

@@ -1,0 +1,105 @@
+"""Arrays of pictures or latents with their classes: ``.npy``, mapped and not read; ``.npz``; ``.safetensors``. Never a pickle."""
+
+import warnings
+import zipfile
+import zlib
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from prunekit.errors import FileFormatError, MissingFileError
+
+__all__ = ["SUFFIXES", "find_array", "read_array"]
+
+SUFFIXES = (".npy", ".npz", ".safetensors")
+
+
+def find_array(folder: Path, stem: str) -> Path | None:
+    """A folder's file of arrays of a name such as ``train``."""
+    return next((folder / f"{stem}{suffix}" for suffix in SUFFIXES if (folder / f"{stem}{suffix}").is_file()), None)
+
+
+def read_array(path: Path, labels: bool = False) -> tuple[Tensor, Tensor | None]:
+    """Images of a file, and their classes where these are wanted.
+
+    An ``.npy`` is mapped: what is not looked at takes no memory. Its classes are in ``<stem>-labels.npy`` beside it; those of an
+    ``.npz`` or ``.safetensors`` under the key ``labels``. Images are the first array under any other key.
+
+    Args:
+        path: uint8 pictures of shape (count, height, width) or (count, height, width, 1 or 3), or float16, float32 or float64
+            latents of shape (count, channels, height, width).
+        labels: whether classes are wanted.
+
+    Returns:
+        Images of shape (count, channels, height, width); labels of shape (count,), int64.
+
+    Raises:
+        FileFormatError: it is broken, a pickle, or holds something else.
+        MissingFileError: there are no classes.
+    """
+    images, own = _read(path, labels)
+    if labels and own is None:
+        where = f"{path.stem}-labels.npy beside it" if path.suffix == ".npy" else "the key labels"
+        raise MissingFileError(f"{path} has no classes; expected them in {where}, or a model without classes.")
+    if images.ndim == 3 and images.dtype == np.uint8:
+        images = images[..., None]
+    latent = images.dtype in (np.float16, np.float32, np.float64)
+    picture = images.dtype == np.uint8 and images.ndim == 4 and images.shape[-1] in (1, 3)
+    if not (picture or (latent and images.ndim == 4)) or 0 in images.shape:
+        raise FileFormatError(
+            f"The first array of {path} is {images.dtype} of shape {images.shape}; "
+            "expected uint8 (count, height, width) or (count, height, width, 1 or 3), "
+            "or latents of float16 or float32 (count, channels, height, width)."
+        )
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="The given NumPy array is not writable")  # nothing writes to images
+        tensor = torch.from_numpy(images)
+    tensor = tensor if latent else tensor.permute(0, 3, 1, 2)
+    return tensor, None if own is None else _checked(own, len(tensor), path)
+
+
+def _read(path: Path, labels: bool) -> tuple[NDArray[np.generic], NDArray[np.generic] | None]:
+    """The images' array and the labels' where they are there and wanted."""
+    try:
+        if path.suffix == ".npy":
+            beside = path.with_name(f"{path.stem}-labels.npy")
+            own = np.load(beside, allow_pickle=False) if labels and beside.is_file() else None
+            return np.load(path, mmap_mode="r", allow_pickle=False), own
+        if path.suffix == ".npz":
+            return _read_npz(path, labels)
+        with safe_open(path, framework="np") as handle:
+            names = list(handle.keys())
+            images = handle.get_tensor(next(name for name in names if name != "labels"))
+            return images, handle.get_tensor("labels") if labels and "labels" in names else None
+    except (ValueError, OSError, LookupError, EOFError, TypeError, StopIteration) as error:
+        raise FileFormatError(f"{path} is no readable {path.suffix} of images ({error}).") from error
+    except (zipfile.BadZipFile, zlib.error, SafetensorError) as error:
+        raise FileFormatError(f"{path} is no readable {path.suffix} of images ({error}).") from error
+
+
+def _read_npz(path: Path, labels: bool) -> tuple[NDArray[np.generic], NDArray[np.generic] | None]:
+    archive = np.load(path, allow_pickle=False)
+    if isinstance(archive, np.ndarray):
+        raise ValueError("it is an .npy under another name")
+    with archive:
+        images = archive[next((name for name in archive.files if name != "labels"), "images")]
+        return images, archive["labels"] if labels and "labels" in archive.files else None
+
+
+def _checked(labels: NDArray[np.generic], count: int, path: Path) -> Tensor:
+    """Labels as int64.
+
+    Raises:
+        FileFormatError: they are no whole numbers from 0, or not one for each image.
+    """
+    whole = np.issubdtype(labels.dtype, np.integer)
+    if not whole or labels.shape != (count,) or (count and int(labels.min()) < 0):
+        raise FileFormatError(
+            f"The classes of {path} are {labels.dtype} of shape {labels.shape} for {count} images; "
+            "expected a whole number from 0 for each."
+        )
+    return torch.from_numpy(labels.astype(np.int64))

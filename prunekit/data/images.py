@@ -1,0 +1,74 @@
+"""Images of one size with their classes, in memory or mapped from a file, and what no training step has seen of them."""
+
+import hashlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from torch import Tensor
+
+__all__ = ["ImageData", "ImageSplit"]
+
+_ROWS = 4096  # images that are looked at together where all are: a mapped file never comes into memory as a whole
+
+
+@dataclass(frozen=True)
+class ImageData:
+    """Images of one size.
+
+    Args:
+        images: uint8 pictures, or latents in floating point; shape (count, channels, height, width).
+        name: where they came from, for records.
+        labels: class of each image, int64, shape (count,); None where nobody asked for classes.
+    """
+
+    images: Tensor
+    name: str
+    labels: Tensor | None = None
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    @property
+    def latent(self) -> bool:
+        """Whether these are a codec's latents, not pictures."""
+        return self.images.is_floating_point()
+
+    @property
+    def sha256(self) -> str:
+        """Hash of shape and pixels, and of the classes where there are some."""
+        digest = hashlib.sha256(str(tuple(self.images.shape)).encode())
+        for part in self.chunks():
+            digest.update(part.numpy().tobytes())
+        if self.labels is not None:
+            digest.update(self.labels.numpy().tobytes())
+        return digest.hexdigest()
+
+    def chunks(self) -> Iterator[Tensor]:
+        """The images, some thousands at a time, contiguous."""
+        for part in self.images.split(_ROWS):
+            yield part.contiguous()
+
+    def first(self, count: int | None) -> "ImageData":
+        """The first ``count`` images (all when None)."""
+        if count is None:
+            return self
+        return ImageData(self.images[:count], self.name, None if self.labels is None else self.labels[:count])
+
+
+@dataclass(frozen=True)
+class ImageSplit:
+    """Training images and images that no training step has seen."""
+
+    train: ImageData
+    held_out: ImageData
+    source: str
+    resolution: int
+
+    def about(self) -> dict[str, str | int]:
+        """JSON from which the same split is loaded again: ``source`` and ``resolution``, and what is out of the ordinary."""
+        about: dict[str, str | int] = {"source": self.source, "resolution": self.resolution}
+        if self.train.labels is not None:
+            about["labels"] = True
+        if self.train.latent:
+            about["kind"] = "latents"
+        return about

@@ -1,0 +1,174 @@
+"""Image sources: the embedded digits, folders of pictures or arrays, single arrays, and MNIST-style idx files.
+
+Pictures are centre-cropped to a square and area-averaged down to the wanted resolution. Classes are read where they are asked for.
+"""
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from prunekit.data.arrays import SUFFIXES, find_array, read_array
+from prunekit.data.idx import find_idx, read_idx, read_idx_labels
+from prunekit.data.images import ImageData, ImageSplit
+from prunekit.data.pictures import classes_of, picture_files, read_pictures, resized
+from prunekit.errors import FileFormatError, InputError, MissingFileError
+
+__all__ = ["load_images"]
+
+_HELD_OUT = 6  # one image in six is held out where the source has no test part of its own
+_KINDS = "'digits', a folder, an .npz, .npy or .safetensors, or an idx file"
+
+_Labelled = tuple[NDArray[np.uint8], NDArray[np.int64] | None]
+
+
+def load_images(source: str, resolution: int | None = None, labels: bool = False) -> ImageSplit:
+    """Load an image source and split it.
+
+    Args:
+        source: ``digits`` (scikit-learn's 1,797 images of 8×8), a folder of PNG/JPEG (classes: a folder for each), a folder of
+            arrays (``train.npy`` and ``held-out.npy``, which are mapped), a folder or file in MNIST's idx format (``.gz`` or not),
+            or one array, see :func:`prunekit.data.arrays.read_array`.
+        resolution: side of the square images; the source's own when absent (a folder's first picture's shorter side).
+        labels: whether classes are wanted.
+
+    Returns:
+        Training and held-out images: folders of arrays and of idx files by their own files, others one in six held out by a fixed
+        draw.
+
+    Raises:
+        MissingFileError: no such file or folder, or a folder without pictures, or no classes.
+        FileFormatError: a file that is broken or of another kind; the message names it.
+    """
+    if resolution is not None and not 2 <= resolution <= 4096:
+        raise InputError(f"Got --resolution {resolution}; expected 2 … 4096 pixels.")
+    if source == "digits":
+        images, numbers = _digits()
+        return _split((resized(images, resolution), numbers if labels else None), "digits", "digits")
+    path = Path(source)
+    if not path.exists():
+        raise MissingFileError(f"--data {source} does not exist; expected {_KINDS}.")
+    if path.is_dir():
+        return _folder(path, source, resolution, labels)
+    if path.suffix in SUFFIXES:
+        return _array(path, source, resolution, labels)
+    if "idx" in path.name:
+        if labels:
+            raise MissingFileError(f"{path} has no classes; give the folder with its labels' idx1 file.")
+        return _split((resized(read_idx(path), resolution), None), path.name, source)
+    raise FileFormatError(f"--data {source} is not a kind that is read; expected {_KINDS}.")
+
+
+def _folder(path: Path, source: str, resolution: int | None, labels: bool) -> ImageSplit:
+    """A folder of idx files, of arrays or of pictures."""
+    train = find_idx(path, "train-images")
+    if train is not None:
+        own = _idx_labels(path, "train", labels)
+        test = find_idx(path, "t10k-images")
+        if test is None:
+            return _split((resized(read_idx(train), resolution), own), path.name, str(path))
+        held_out = (resized(read_idx(test), resolution), _idx_labels(path, "t10k", labels))
+        return _idx_split(path, (resized(read_idx(train), resolution), own), held_out, (train.name, test))
+    arrays = find_array(path, "train")
+    if arrays is not None:
+        return _array_split(path, arrays, resolution, labels)
+    files = picture_files(path)
+    numbers = classes_of(files, path)[1] if labels else None
+    return _split((read_pictures(files, resolution), numbers), path.name, source)
+
+
+def _split(images: _Labelled, name: str, source: str) -> ImageSplit:
+    pixels, _ = images
+    order, held_out = _drawn(len(pixels), source)
+    return ImageSplit(
+        _data(images, f"{name}/train", np.sort(order[held_out:])),
+        _data(images, f"{name}/held-out", np.sort(order[:held_out])),
+        source,
+        pixels.shape[1],
+    )
+
+
+def _drawn(count: int, source: str) -> tuple[NDArray[np.int64], int]:
+    """All images in a fixed random order, and how many of the first are held out."""
+    if count < 2:
+        raise FileFormatError(f"{source} holds {count} image; expected at least 2, one of them to be held out.")
+    return np.random.default_rng(0).permutation(count), max(1, count // _HELD_OUT)
+
+
+def _idx_split(folder: Path, train: _Labelled, held_out: _Labelled, names: tuple[str, Path]) -> ImageSplit:
+    if held_out[0].shape[1:] != train[0].shape[1:]:
+        raise FileFormatError(f"{names[1]} has images of another size than {names[0]}; give --resolution.")
+    return ImageSplit(
+        _data(train, f"{folder.name}/train"), _data(held_out, f"{folder.name}/test"), str(folder), train[0].shape[1]
+    )
+
+
+def _idx_labels(folder: Path, stem: str, labels: bool) -> NDArray[np.int64] | None:
+    if not labels:
+        return None
+    path = find_idx(folder, f"{stem}-labels", sides=1)
+    if path is None:
+        raise MissingFileError(f"{folder} has no classes; expected {stem}-labels-idx1-ubyte beside the images.")
+    return read_idx_labels(path)
+
+
+def _data(images: _Labelled, name: str, rows: NDArray[np.int64] | slice = slice(None)) -> ImageData:
+    """Some of (count, height, width, channels), channels first, with their classes."""
+    pixels, numbers = images
+    if numbers is not None and len(numbers) != len(pixels):
+        raise FileFormatError(f"{name} has {len(numbers)} classes for {len(pixels)} images; expected one for each.")
+    own = None if numbers is None else torch.from_numpy(numbers[rows].astype(np.int64))
+    return ImageData(torch.from_numpy(pixels[rows].transpose(0, 3, 1, 2).copy()), name, own)
+
+
+def _digits() -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
+    from sklearn.datasets import load_digits  # noqa: PLC0415 - takes a second, and only the digits need it
+
+    digits = load_digits()
+    images = np.asarray(np.round(digits.images * (255.0 / 16.0)), dtype=np.uint8)  # from 0 … 16
+    return images[..., None], digits.target.astype(np.int64)
+
+
+def _array(path: Path, source: str, resolution: int | None, labels: bool) -> ImageSplit:
+    """One file of arrays, which is read and split."""
+    images, numbers = read_array(path, labels)
+    if not images.is_floating_point():
+        pixels = images.permute(0, 2, 3, 1).numpy()
+        return _split((resized(pixels, resolution), None if numbers is None else numbers.numpy()), path.stem, source)
+    _check_size(images, resolution, path)
+    order, held_out = _drawn(len(images), source)
+    parts = [
+        ImageData(images[rows], f"{path.stem}/{name}", None if numbers is None else numbers[rows])
+        for name, rows in (("train", np.sort(order[held_out:])), ("held-out", np.sort(order[:held_out])))
+    ]
+    return ImageSplit(parts[0], parts[1], source, images.shape[-1])
+
+
+def _array_split(folder: Path, train: Path, resolution: int | None, labels: bool) -> ImageSplit:
+    """Two files of arrays, which are mapped as they are."""
+    test = find_array(folder, "held-out")
+    if test is None:
+        raise MissingFileError(
+            f"{folder} has {train.name} and no held-out images; expected held-out{train.suffix} beside it."
+        )
+    parts = []
+    for path in (train, test):
+        images, numbers = read_array(path, labels)
+        _check_size(images, resolution, path)
+        parts.append(ImageData(images, f"{folder.name}/{path.stem}", numbers))
+    shapes = [(tuple(part.images.shape[1:]), part.latent) for part in parts]
+    if shapes[0] != shapes[1]:
+        raise FileFormatError(f"{test} has images of another size or type than {train.name}; expected the same.")
+    return ImageSplit(parts[0], parts[1], str(folder), parts[0].images.shape[-1])
+
+
+def _check_size(images: Tensor, resolution: int | None, path: Path) -> None:
+    """Refuse arrays that would have to be resized, which would need them in memory, or make no sense for latents."""
+    height, width = images.shape[-2:]
+    if height != width or resolution not in (None, height):
+        wanted = "squares" if resolution is None else f"{resolution}×{resolution}"
+        raise InputError(
+            f"The images of {path} are {height}×{width} and stay as they are; expected {wanted}: write the array anew."
+        )

@@ -1,0 +1,126 @@
+"""The images of a network: which, whether it takes them, and what it is told of their classes."""
+
+from prunekit._types import JsonDict
+from prunekit.checkpoint import Base, ModelSpec
+from prunekit.data import ImageData, ImageSplit, load_images
+from prunekit.errors import InputError
+from prunekit.recipe import DataOptions
+from prunekit.slim import SlimModel
+from prunekit.training import Classes
+
+__all__ = [
+    "check_comparison",
+    "check_images",
+    "classes_for",
+    "images_for",
+    "images_of",
+    "images_of_slim",
+    "sampled_classes",
+]
+
+
+def images_of(base: Base, override: DataOptions | None = None) -> ImageSplit:
+    """The images that a base was trained on, or others, at the base's own resolution unless told."""
+    return images_for(base.data, base.spec, override)
+
+
+def images_of_slim(slim: SlimModel, override: DataOptions | None = None) -> ImageSplit:
+    """The images that a slim model's base was trained on, or others."""
+    return images_for(slim.about.get("data", {}), slim.spec, override)
+
+
+def images_for(data: JsonDict, spec: ModelSpec, override: DataOptions | None) -> ImageSplit:
+    """The images that ``data`` records, or others, checked against the architecture; with classes where it takes some."""
+    source = override.source if override else data.get("source")
+    if source is None:
+        raise InputError("The checkpoint does not say which images it was trained on; name some by --data.")
+    resolution = (override.resolution if override else None) or data.get("resolution") or spec.config.get("sample_size")
+    images = load_images(str(source), resolution, labels=spec.num_classes is not None)
+    check_images(images, spec)
+    return images
+
+
+def check_images(images: ImageSplit, spec: ModelSpec) -> None:
+    """Refuse images that a network cannot take, or whose size is not the one that its costs are counted for.
+
+    Raises:
+        InputError: they differ in channels, in size or in classes, or the network predicts more than an image.
+    """
+    config = spec.config
+    side, channels = images.resolution, images.train.images.shape[1]
+    if config.get("in_channels") == channels and config.get("out_channels") == 2 * channels:
+        raise InputError(
+            f"The model predicts its variances too (out_channels {2 * channels} for {channels}), which is not supported; "
+            f"give a model whose out_channels is {channels}."
+        )
+    for name in ("in_channels", "out_channels"):
+        if (config.get(name) or channels) != channels:
+            raise InputError(
+                f"The images of {images.source} have {channels} channels and the model's {name} is {config[name]}; "
+                "give images or a model of the same kind."
+            )
+    size = config.get("sample_size") or side
+    if size not in (side, [side, side], (side, side)):
+        raise InputError(
+            f"The images of {images.source} are {side}×{side} and the model's sample_size is {size}; "
+            "give its size as the resolution, or images or a model of the same size."
+        )
+    for part in (images.train, images.held_out):
+        classes_for(part, spec)
+
+
+def check_comparison(images: ImageSplit, spec: ModelSpec) -> None:
+    """The same for recipes that compare, which take plain pictures.
+
+    Raises:
+        InputError: the images are latents, or the network takes classes.
+    """
+    check_images(images, spec)
+    if images.train.latent or spec.num_classes is not None:
+        what = "The images are latents" if images.train.latent else "The model takes classes"
+        raise InputError(f"{what}; recipes that compare are for pictures and models without classes.")
+
+
+def classes_for(images: ImageData, spec: ModelSpec, dropout: float = 0.0) -> Classes | None:
+    """What a network is told of the images' classes; None for one that takes none.
+
+    Args:
+        images: with their labels.
+        spec: the network.
+        dropout: share of the draws in which its last class stands for none.
+
+    Raises:
+        InputError: the labels are missing or too high, or the network cannot do without some.
+    """
+    number = spec.num_classes
+    if number is None:
+        if dropout:
+            raise InputError(f"Got label_dropout {dropout:g} and a model without classes; leave it out.")
+        return None
+    if images.labels is None:
+        raise InputError(
+            f"The model takes classes and the images of {images.name} came without; set labels: true under data, and give images "
+            "with classes."
+        )
+    if dropout and spec.class_name == "DiTTransformer2DModel":
+        raise InputError(
+            f"Got label_dropout {dropout:g} and a DiTTransformer2DModel, which leaves out a tenth of its classes by itself; "
+            "leave label_dropout out."
+        )
+    highest, room = int(images.labels.max()), number - bool(dropout)
+    if highest >= room:
+        spare = ", and one more for label_dropout" if dropout else ""
+        raise InputError(
+            f"The images of {images.name} have classes up to {highest} and the model takes {number}; "
+            f"expected room for {highest + 1}{spare}."
+        )
+    return Classes(images.labels, dropout, number - 1)
+
+
+def sampled_classes(spec: ModelSpec, images: ImageData | None = None) -> tuple[int, ...]:
+    """Classes to ask a network for: the images' where there are some, else all; none where it takes none."""
+    if spec.num_classes is None:
+        return ()
+    if images is not None and images.labels is not None:
+        return tuple(images.labels.unique().tolist())
+    return tuple(range(spec.num_classes))

@@ -1,0 +1,92 @@
+"""Write a folder of pictures as arrays that trainings map: one read for all epochs and processes, and no picture is decoded twice.
+
+    python recipes/make_arrays.py ILSVRC/train data/imagenet64 --resolution 64 --held-out ILSVRC/val
+
+The folder has a folder for each class (without classes: ``--no-labels``). The output gets ``train.npy``, uint8 (count, side,
+side, channels), ``train-labels.npy``, int64, the same of ``held-out``, and ``classes.json``: the classes' names in the order of
+their numbers. Without ``--held-out`` a share of the pictures is held out by a fixed draw. Pictures are cropped and resized as
+``prunekit.data.load_images`` does.
+"""
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from numpy.lib.format import open_memmap
+
+from prunekit._files import atomic_folder, write_json
+from prunekit.data.pictures import classes_of, picture_files, read_picture
+from prunekit.errors import FileFormatError
+
+
+def write_part(folder: Path, stem: str, files: Sequence[Path], labels: np.ndarray | None, side: int) -> None:
+    """Pictures and their classes as two files, one picture in memory at a time."""
+    first = read_picture(files[0], side)
+    images = open_memmap(folder / f"{stem}.npy", "w+", np.uint8, (len(files), *first.shape))
+    for index, file in enumerate(files):
+        picture = read_picture(file, side)
+        if picture.shape != first.shape:
+            raise FileFormatError(f"{file} is grey or in colour and {files[0]} is not; expected all of one kind.")
+        images[index] = picture
+    images.flush()
+    if labels is not None:
+        np.save(folder / f"{stem}-labels.npy", labels)
+
+
+def split(count: int, share: float) -> tuple[np.ndarray, np.ndarray]:
+    """Rows to train on and rows that are held out, both sorted."""
+    order = np.random.default_rng(0).permutation(count)
+    held_out = max(1, round(share * count))
+    return np.sort(order[held_out:]), np.sort(order[:held_out])
+
+
+Part = tuple[list[Path], np.ndarray | None]
+"""Pictures and their classes."""
+
+
+def parts_of(source: Path, held_out: Path | None, share: float, labelled: bool) -> tuple[list[str], Part, Part]:
+    """Names of the classes, what to train on, and what is held out.
+
+    Raises:
+        MissingFileError: there are no pictures.
+        FileFormatError: the held-out pictures have other classes.
+    """
+    files = picture_files(source)
+    names, labels = classes_of(files, source) if labelled else ([], None)
+    if held_out is None:
+        first, second = split(len(files), share)
+        return names, *(([files[i] for i in own], None if labels is None else labels[own]) for own in (first, second))
+    others = picture_files(held_out)
+    other_names, other_labels = classes_of(others, held_out) if labelled else ([], None)
+    if other_names != names:
+        raise FileFormatError(
+            f"{held_out} has {len(other_names)} classes and {source} {len(names)}, or of other names; expected the same."
+        )
+    return names, (files, labels), (others, other_labels)
+
+
+def parser_of(description: str) -> argparse.ArgumentParser:
+    """Arguments that say which pictures, and where to."""
+    parser = argparse.ArgumentParser(description=description)
+    parser.add_argument("source", type=Path, help="folder of pictures, with a folder for each class")
+    parser.add_argument("output", type=Path, help="folder to write")
+    parser.add_argument("--resolution", type=int, required=True, help="side of the square pictures")
+    parser.add_argument("--held-out", type=Path, help="folder of pictures that no training step sees")
+    parser.add_argument("--share", type=float, default=0.02, help="held out where no folder is given")
+    parser.add_argument("--no-labels", action="store_true", help="the pictures have no classes")
+    return parser
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Read the command line and write."""
+    args = parser_of("Write a folder of pictures as arrays that trainings map.").parse_args(arguments)
+    names, *parts = parts_of(args.source, args.held_out, args.share, not args.no_labels)
+    with atomic_folder(args.output) as folder:
+        for stem, (files, labels) in zip(("train", "held-out"), parts, strict=True):
+            write_part(folder, stem, files, labels, args.resolution)
+        write_json(folder / "classes.json", {"classes": names})
+
+
+if __name__ == "__main__":
+    main()

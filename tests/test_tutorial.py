@@ -1,0 +1,195 @@
+"""The tutorial runs as it stands, on a tiny pipeline; the pages about choosing and scale say what is so; no link is broken."""
+
+import contextlib
+import re
+import shlex
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from networks import unet
+from PIL import Image
+from typer.testing import CliRunner
+
+from prunekit.allocation import RULES
+from prunekit.checkpoint import Base, ModelSpec
+from prunekit.cli.app import app
+from prunekit.cost import GPUS
+from prunekit.graph import PruningPlan
+from prunekit.groups import make_groups
+from prunekit.nets import load_experts, save_experts
+from prunekit.pipeline.stages import Bench
+from prunekit.schedule import NoiseSchedule
+from prunekit.slim import SlimModel
+
+ROOT = Path(__file__).resolve().parents[1]
+DOCS = ROOT / "docs"
+TUTORIAL = (DOCS / "tutorial.md").read_text(encoding="utf-8")
+SCALE = (DOCS / "scale.md").read_text(encoding="utf-8")
+PAGES = sorted([*DOCS.glob("*.md"), ROOT / "README.md"])
+
+
+def blocks(page: str, kind: str) -> list[str]:
+    found = re.findall(r"^```(\w*)\n(.*?)^```$", page, flags=re.DOTALL | re.MULTILINE)
+    return [content for name, content in found if name == kind]
+
+
+@pytest.fixture(scope="module")
+def desk(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a pipeline of random weights and pictures."""
+    from diffusers import DDPMPipeline, DDPMScheduler
+
+    place = tmp_path_factory.mktemp("tutorial")
+    network = unet(in_channels=3, out_channels=3)
+    DDPMPipeline(network, DDPMScheduler()).save_pretrained(place / "my-pipeline")
+    rng = np.random.default_rng(0)
+    (place / "my-images").mkdir()
+    for index in range(30):
+        Image.fromarray(rng.integers(0, 256, (10, 12, 3), dtype=np.uint8)).save(place / "my-images" / f"{index}.png")
+    return place
+
+
+def shortened(source: str) -> str:
+    """The example with few draws and steps; everything else as it stands."""
+    quick = "PruneOptions(samples=8, batch_size=8, search=SearchOptions(rounds=1, shortlist=2))"
+    return "from prunekit.search import SearchOptions\nfrom prunekit.training import TrainOptions\n" + source.replace(
+        "PruneOptions()", quick
+    ).replace("FinetuneOptions()", "FinetuneOptions(train=TrainOptions(steps=2, batch_size=4))").replace(
+        "num_inference_steps=50", "num_inference_steps=2"
+    )
+
+
+def test_the_tutorial_is_ten_lines_and_gives_experts_that_a_pipeline_takes(desk: Path) -> None:
+    making, using = blocks(TUTORIAL, "python")
+    lines = [line for line in making.splitlines() if line.strip() and not line.startswith(("from ", "import "))]
+    assert len(lines) == 10
+    with contextlib.chdir(desk):
+        names: dict[str, Any] = {}
+        exec(compile(shortened(making), "tutorial.md", "exec"), names)  # noqa: S102 - the example is the test
+        exec(compile(shortened(using), "tutorial.md", "exec"), names)  # noqa: S102 - the example is the test
+    assert [image.size for image in names["images"]] == [(8, 8)] * 4
+    experts = load_experts(desk / "experts")
+    assert experts.mean_macs(list(range(0, 1000, 20))) <= 0.8 * names["bench"].macs
+    assert names["pipeline"].unet.groups == experts.groups
+
+
+SHORT = {
+    "prune": "--samples 8 --rounds 1",
+    "finetune": "--max-train-steps 2 --train-batch-size 4",
+    "evaluate": "--count 4 --seeds 1 --loss-samples 4 --num-inference-steps 2",
+    "sample": "--num-inference-steps 2",
+}
+
+
+@pytest.mark.slow
+def test_the_tutorials_commands_go_the_same_way(desk: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (commands,) = [block for block in blocks(TUTORIAL, "") if block.startswith("prunekit")]
+    for name in ("my-pipeline", "my-images"):
+        (tmp_path / name).symlink_to(desk / name)
+    monkeypatch.chdir(tmp_path)
+    for line in commands.strip().splitlines():
+        _, command, *rest = shlex.split(line)
+        result = CliRunner().invoke(app, [command, *rest, *known(command)])
+        assert result.exit_code == 0, (line, result.output, result.exception)
+    assert (tmp_path / "evaluation.json").is_file()
+    assert len(load_experts(tmp_path / "experts").groups) == 5
+
+
+def known(command: str) -> list[str]:
+    """Options that make a command short, of those that it has."""
+    has = CliRunner().invoke(app, [command, "--help"], env={"COLUMNS": "300"}).output
+    words = shlex.split(SHORT.get(command, ""))
+    pairs = zip(words[::2], words[1::2], strict=True)
+    return [word for option, value in pairs if option in has for word in (option, value)]
+
+
+def test_the_pipeline_of_latents_takes_experts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from diffusers import AutoencoderKL
+
+    config = {
+        "num_attention_heads": 2,
+        "attention_head_dim": 8,
+        "in_channels": 4,
+        "out_channels": 4,
+        "num_layers": 1,
+        "sample_size": 8,
+    }
+    spec, schedule = ModelSpec("DiTTransformer2DModel", config), NoiseSchedule.linear()
+    bench = Bench.of(Base(spec.build().eval(), spec, schedule))
+    about = {"noise_schedule": schedule.to_config(), "prediction_type": "epsilon"}
+    groups, plan = make_groups(schedule, 2), PruningPlan({}, bench.graph.fingerprint)
+    slims = [SlimModel(spec.build().eval(), spec, plan, {}, group, 1000, bench.macs, 1, about) for group in groups]
+    save_experts(slims, groups, tmp_path / "experts")
+    blocks_ = {"down_block_types": ("DownEncoderBlock2D",) * 2, "up_block_types": ("UpDecoderBlock2D",) * 2}
+    AutoencoderKL(block_out_channels=(8, 8), norm_num_groups=4, **blocks_).save_pretrained(tmp_path / "my-vae")
+    monkeypatch.chdir(tmp_path)
+    (example,) = blocks(SCALE, "python")
+    names: dict[str, Any] = {}
+    exec(compile(example.replace("steps=50", "steps=2"), "scale.md", "exec"), names)  # noqa: S102 - as above
+    assert len(names["images"]) == 2
+    assert names["images"][0].size == (16, 16)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_no_link_leads_nowhere(page: Path) -> None:
+    links = re.findall(r"\]\(([^)#]+?)\)", page.read_text(encoding="utf-8"))
+    missing = [link for link in links if "://" not in link and not (page.parent / link).exists()]
+    assert not missing
+
+
+def test_the_index_lists_every_page() -> None:
+    listed = set(re.findall(r"\]\((\w[\w-]*\.md)\)", (DOCS / "README.md").read_text(encoding="utf-8")))
+    assert listed == {page.name for page in DOCS.glob("*.md")} - {"README.md"}
+
+
+@pytest.mark.parametrize(
+    ("page", "whose"),
+    [
+        ("experts", "What is whose"),
+        ("groups", "What is this project's"),
+        ("allocation", "this project's"),
+        ("importance", "What is whose"),
+        ("search", "What is whose"),
+        ("engine", "Whose"),
+        ("multistage", "this project's"),
+        ("training-schedules", "this project's"),
+        ("consistency", "What is whose"),
+    ],
+)
+def test_every_methods_page_names_its_source_and_what_is_not_the_papers(page: str, whose: str) -> None:
+    text = (DOCS / f"{page}.md").read_text(encoding="utf-8")
+    assert whose in text
+    assert re.search(r"arXiv:\d{4}\.\d{5}", text)
+    assert f"[{page}.md]({page}.md)" in (DOCS / "README.md").read_text(encoding="utf-8")
+
+
+def test_the_allocation_page_lists_the_rules() -> None:
+    page = (DOCS / "allocation.md").read_text(encoding="utf-8")
+    assert sorted(re.findall(r"^\| `([a-z]+)` \|", page, flags=re.MULTILINE)) == sorted(RULES)
+
+
+def test_figures_on_choosing_are_the_reports() -> None:
+    """The table of rules is that of the report, and single figures stand in the report that is linked beside them."""
+    page = (DOCS / "choosing.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| (0\.\d) \| (\S+) \| (\S+) \| (\S+) \| (\S+) \|$", page, flags=re.MULTILINE)
+    report = (ROOT / "reports" / "search" / "allocations.md").read_text(encoding="utf-8")
+    assert len(rows) == 3
+    for budget, *values in rows:
+        for rule, value in zip(("uniform", "linear", "snr", "measured"), values, strict=True):
+            (line,) = [line for line in report.splitlines() if line.startswith(f"| {rule} | {budget} |")]
+            assert value == "–" or line.split("|")[7].strip() == value
+    for item in re.split(r"\n(?=- |\n)", page):
+        links = re.findall(r"\]\((\.\./reports/[^)]+\.md)\)", item)
+        texts = " ".join((DOCS / link).read_text(encoding="utf-8") for link in links)
+        for figure in re.findall(r"\d\.\d\d+ ± \d\.\d+", item):
+            assert figure in texts or not links
+
+
+def test_scale_names_the_recipes_and_their_sizes() -> None:
+    for name in ("ddpm-cifar10", "imagenet64", "latent-dit"):
+        (row,) = [line for line in SCALE.splitlines() if line.startswith(f"| `recipes/{name}.yaml`")]
+        comment = (ROOT / "recipes" / f"{name}.yaml").read_text(encoding="utf-8")
+        (million,) = re.findall(r"([\d.]+) M", row)
+        assert f"{million} million parameters" in comment
+    assert "H100" in GPUS
