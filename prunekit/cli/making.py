@@ -134,7 +134,8 @@ def finetune(
     json: Json = False,
 ) -> None:
     """Fine-tune a slim model on its own timesteps; goes on from its last checkpoint when it was interrupted."""
-    from prunekit.pipeline.stages import finetune_slim, images_of_slim, open_base
+    from prunekit.pipeline.finetuning import finetune_slim
+    from prunekit.pipeline.stages import images_of_slim, open_base
     from prunekit.recipe import DistillationOptions, FinetuneOptions
     from prunekit.slim import load_slim, save_slim
 

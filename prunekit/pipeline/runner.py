@@ -14,6 +14,7 @@ from prunekit.groups import TimestepGroups
 from prunekit.importance import ImportanceMap
 from prunekit.ledger import BASE_TRAINING, LedgerRow, both_ways, spent_on_training
 from prunekit.nets import TimestepExperts, load_experts
+from prunekit.pipeline.finetuning import finetune_slim
 from prunekit.pipeline.grouping import method_of, spent_on_grouping
 from prunekit.pipeline.manifest import manifest_of
 from prunekit.pipeline.measuring import Setting, measure_all, save_images
@@ -27,7 +28,6 @@ from prunekit.pipeline.stages import (
     Bench,
     assemble,
     check_images,
-    finetune_slim,
     open_base,
     prune_group,
     score_groups,

@@ -1,6 +1,5 @@
 """The stages between files: each takes what the one before gives, and can be called alone."""
 
-import copy
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -9,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
 
 from prunekit._files import read_json, write_json
 from prunekit.checkpoint import Base, ModelSpec, load_base
@@ -22,19 +20,16 @@ from prunekit.importance import ImportanceMap, Probe, importance
 from prunekit.nets import save_experts
 from prunekit.pipeline.images import check_images, classes_for, images_for, images_of, images_of_slim
 from prunekit.pipeline.placing import placed
-from prunekit.recipe import BaseOptions, DistillationOptions, FinetuneOptions, PruneOptions
+from prunekit.recipe import BaseOptions, PruneOptions
 from prunekit.schedule import NoiseSchedule
 from prunekit.search import Measure, Repair, SearchResult, search
 from prunekit.slim import SlimModel, load_slim
 from prunekit.training import (
     CountedObjective,
     DenoisingObjective,
-    Distillation,
     Reporter,
     Tally,
     TrainResult,
-    feature_layers,
-    group_timesteps,
     timestep_sampler,
     train,
 )
@@ -45,7 +40,6 @@ __all__ = [
     "assemble",
     "check_images",
     "complete_spec",
-    "finetune_slim",
     "images_for",
     "images_of",
     "images_of_slim",
@@ -239,87 +233,6 @@ def _provenance(bench: Bench, result: SearchResult, options: PruneOptions) -> di
     if of == "latency" and bench.latency is not None:
         provenance["latency_machine"] = dict(bench.latency.table.machine)
     return provenance
-
-
-def finetune_slim(
-    slim: SlimModel,
-    images: ImageData,
-    options: FinetuneOptions,
-    checkpoints: Path | None = None,
-    report: Reporter | None = None,
-    teacher: Bench | Base | None = None,
-) -> tuple[SlimModel, TrainResult]:
-    """Train a slim model on its own timesteps (and the overlap at the seams).
-
-    Args:
-        slim: what to train.
-        images: what to train it on.
-        options: how.
-        checkpoints: folder for them.
-        report: told how it goes.
-        teacher: the base, where the options have it teach; with its channel groups where it teaches features.
-    """
-    if options.from_scratch:
-        slim = slim.with_weights(_with_random_weights(slim.model, options.train.seed), from_scratch=True)
-    schedule = NoiseSchedule.from_config(slim.about["noise_schedule"])
-    classes = classes_for(images, slim.spec, options.train.label_dropout)
-    denoising = DenoisingObjective(images.images, schedule, str(slim.about.get("prediction_type", "epsilon")), classes)
-    objective = _taught(denoising, slim, options.distillation, teacher) if options.distillation else denoising
-    within = group_timesteps(slim.group, slim.num_timesteps, options.overlap)
-    sampler = timestep_sampler(options.train, schedule, denoising.prediction_type, within)
-    settings = replace(
-        options.train, seed=options.train.seed * 1009 + slim.group.index
-    )  # groups must not share batches
-    result = train(slim.model, objective, sampler, settings, checkpoints, report)
-    return slim.with_weights(
-        result.model, finetuned_steps=options.train.steps, finetune_seed=options.train.seed
-    ), result
-
-
-def _with_random_weights(model: nn.Module, seed: int) -> nn.Module:
-    """A copy of a network with weights as its layers draw them when they are made.
-
-    Raises:
-        InputError: it has parameters that no layer knows how to draw.
-    """
-    model = copy.deepcopy(model)
-    with seeded_weights(seed):
-        for name, module in model.named_modules():
-            draw = getattr(module, "reset_parameters", None)
-            if callable(draw):
-                draw()
-            elif any(True for _ in module.parameters(recurse=False)):
-                kind = type(module).__name__
-                raise InputError(
-                    f"{name or 'The network'} ({kind}) does not say how to draw its weights, so it cannot be trained from scratch."
-                )
-    return model
-
-
-def _taught(
-    objective: DenoisingObjective, slim: SlimModel, options: DistillationOptions, teacher: Bench | Base | None
-) -> Distillation:
-    """The objective with the base as the teacher.
-
-    Raises:
-        InputError: there is no base, or not the one that the slim model was pruned from.
-    """
-    base = teacher.base if isinstance(teacher, Bench) else teacher
-    expected = slim.about.get("provenance", {}).get("base_sha256")
-    if base is None:
-        raise InputError("Distillation needs the base that the slim model was pruned from, as the teacher.")
-    if expected and base.sha256 and expected != base.sha256:
-        raise InputError(
-            f"The slim model was pruned from the base with SHA-256 {expected[:16]}… and the teacher's is {base.sha256[:16]}…; "
-            "give its own base."
-        )
-    features: dict[str, torch.Tensor | None] = {}
-    if options.feature_weight and isinstance(teacher, Bench):
-        kept = slim.plan.positions(teacher.graph)
-        for name in feature_layers(base.model):
-            stays = kept.get((name, "out"))
-            features[name] = None if stays is None else torch.from_numpy(stays)
-    return Distillation(objective, base.model, options.weight, options.feature_weight, features, options.fade)
 
 
 def assemble(folder: Path, output: Path, count: int | None = None) -> TimestepGroups:

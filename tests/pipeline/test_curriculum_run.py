@@ -1,19 +1,14 @@
 """A recipe that compares ways to train one network."""
 
-import json
-from pathlib import Path
-
 import numpy as np
 import pytest
-import yaml
-from networks import UNET_CONFIG
+from micro_recipe import Spy
+from tiny_comparison import TINY_MODEL, TINY_SCHEDULE, recipe_of
 
 from prunekit._files import read_json
 from prunekit.errors import FileFormatError, PrunekitError
 from prunekit.pipeline.kinds import run_of
-from prunekit.pipeline.observing import Silent
 from prunekit.pipeline.publishing import publish
-from prunekit.recipe import load_recipe
 from prunekit.report import write_any_report
 from prunekit.report.curriculum import training_curves
 
@@ -30,17 +25,8 @@ TINY = {
     "name": "tiny-curriculum",
     "description": "Tiny.",
     "base": {
-        "model": {
-            "class": "UNet2DModel",
-            "config": {
-                **json.loads(json.dumps(UNET_CONFIG)),  # lists for YAML
-                "block_out_channels": [8, 8],
-                "down_block_types": ["DownBlock2D", "DownBlock2D"],
-                "up_block_types": ["UpBlock2D", "UpBlock2D"],
-                "add_attention": False,
-            },
-        },
-        "noise_schedule": {"kind": "linear", "num_timesteps": 50},
+        "model": TINY_MODEL,
+        "noise_schedule": TINY_SCHEDULE,
         "train": {"steps": 23, "batch_size": 8, "warmup_steps": 2, "checkpoint_every": 6, "log_every": 6},
     },
     "curriculum": {"entries": ENTRIES, "seeds": [3, 4], "looks": 2, "sampling_steps": 2},
@@ -48,21 +34,8 @@ TINY = {
 }
 
 
-class Watcher(Silent):
-    """Which stages ran."""
-
-    def __init__(self):
-        self.ran = []
-
-    def stage(self, name, kept):
-        if not kept:
-            self.ran.append(name)
-
-
 def recipe(folder, **changes):
-    path = Path(folder) / "recipe.yaml"
-    path.write_text(yaml.safe_dump({**TINY, "curriculum": {**TINY["curriculum"], **changes}}, sort_keys=False))
-    return load_recipe(path)
+    return recipe_of(folder, {**TINY, "curriculum": {**TINY["curriculum"], **changes}})
 
 
 @pytest.fixture(scope="module")
@@ -102,12 +75,12 @@ def test_entries_differ_and_seeds_too(manifest):
 
 
 def test_a_second_run_trains_only_what_is_new(folder):
-    watcher = Watcher()
-    run_of(recipe(folder), folder / "run", watcher).execute()
-    assert watcher.ran == ["report"]
+    spy = Spy()
+    run_of(recipe(folder), folder / "run", spy).execute()
+    assert spy.made == []
     changed = {**ENTRIES, "second moment": {"loss_weight": "p2"}}
-    run_of(recipe(folder, entries=changed, seeds=[3]), folder / "run", watcher).execute()
-    assert watcher.ran[1:] == ["second moment, seed 3", "report"]
+    run_of(recipe(folder, entries=changed, seeds=[3]), folder / "run", spy).execute()
+    assert spy.made == ["second moment, seed 3"]
     run_of(recipe(folder), folder / "run").execute()  # as it was, for the other tests
 
 
@@ -147,11 +120,9 @@ def test_a_section_that_makes_no_sense_is_refused(tmp_path, section, message):
 
 
 def test_a_comparison_of_stages_trains_uniformly(tmp_path):
-    path = tmp_path / "recipe.yaml"
     train = {**TINY["base"]["train"], "timestep_sampler": "asymmetric"}
     both = {key: value for key, value in TINY.items() if key != "curriculum"}
     both |= {"base": {**TINY["base"], "train": train}, "multistage": {"widths": [[8, 8], [8, 8]]}}
     both["multistage"]["groupings"] = [{"method": "uniform", "count": 2}]
-    path.write_text(yaml.safe_dump(both))
     with pytest.raises(PrunekitError, match="timestep_sampler uniform"):
-        load_recipe(path)
+        recipe_of(tmp_path, both)

@@ -1,21 +1,19 @@
 """Experts beside baselines at equal training MACs."""
 
 import copy
-import json
 
 import numpy as np
 import pytest
 import torch
-import yaml
-from networks import UNET_CONFIG
+from micro_recipe import Spy
+from tiny_comparison import TINY_MODEL, TINY_SCHEDULE, recipe_of
 
 from prunekit._files import read_json
 from prunekit.errors import BudgetError, FileFormatError, InputError
 from prunekit.pipeline.executors import Processes
+from prunekit.pipeline.finetuning import finetune_slim
 from prunekit.pipeline.kinds import run_of
-from prunekit.pipeline.observing import Silent
-from prunekit.pipeline.stages import finetune_slim
-from prunekit.recipe import FinetuneOptions, load_recipe
+from prunekit.recipe import FinetuneOptions
 from prunekit.slim import load_slim
 from prunekit.training import TrainOptions
 
@@ -36,17 +34,8 @@ ENTRIES = {
 TINY = {
     "name": "tiny-evidence",
     "base": {
-        "model": {
-            "class": "UNet2DModel",
-            "config": {
-                **json.loads(json.dumps(UNET_CONFIG)),  # lists for YAML
-                "block_out_channels": [8, 8],
-                "down_block_types": ["DownBlock2D", "DownBlock2D"],
-                "up_block_types": ["UpBlock2D", "UpBlock2D"],
-                "add_attention": False,
-            },
-        },
-        "noise_schedule": {"kind": "linear", "num_timesteps": 50},
+        "model": TINY_MODEL,
+        "noise_schedule": TINY_SCHEDULE,
         "train": {"steps": 20, "batch_size": 8, "warmup_steps": 2, "checkpoint_every": 10, "log_every": 5},
     },
     "groups": {"count": 2},
@@ -65,23 +54,10 @@ TINY = {
 }
 
 
-class Watcher(Silent):
-    """Which stages ran."""
-
-    def __init__(self):
-        self.ran = []
-
-    def stage(self, name, kept):
-        if not kept:
-            self.ran.append(name)
-
-
 def recipe(folder, change=lambda data: None):
     data = copy.deepcopy(TINY)
     change(data)
-    path = folder / "recipe.yaml"
-    path.write_text(yaml.safe_dump(data, sort_keys=False))
-    return load_recipe(path)
+    return recipe_of(folder, data)
 
 
 @pytest.fixture(scope="module")
@@ -133,9 +109,9 @@ def test_cost_is_the_experts_own(manifest):
 
 
 def test_a_second_run_keeps_everything(folder, manifest):
-    watcher = Watcher()
-    run_of(recipe(folder), folder / "run", watcher).execute()
-    assert [name for name in watcher.ran if name != "report"] == []
+    spy = Spy()
+    run_of(recipe(folder), folder / "run", spy).execute()
+    assert spy.made == []
     assert read_json(folder / "run" / "manifest.json")["evidence"] == manifest["evidence"]
 
 
@@ -143,7 +119,7 @@ def test_other_seeds_fine_tune_what_one_search_found_and_processes_give_the_same
     def other(data):
         data["evidence"] |= {"entries": {name: ENTRIES[name] for name in ("experts 0.8", "taught")}, "seeds": [0, 1]}
 
-    watcher = Watcher()
+    spy = Spy()
     run_of(recipe(tmp_path, other), tmp_path / "run", executor=Processes(2, 0)).execute()
     other_manifest = read_json(tmp_path / "run" / "manifest.json")
     rows = {(row["entry"], row["seed"]): {**row, "seconds_per_image": 0} for row in other_manifest["evidence"]}
@@ -164,8 +140,8 @@ def test_other_seeds_fine_tune_what_one_search_found_and_processes_give_the_same
     def fewer(data):
         data["evidence"] |= {"entries": {"taught": ENTRIES["taught"]}, "headline": "taught"}
 
-    run_of(recipe(tmp_path, fewer), tmp_path / "run", watcher).execute()
-    assert [name for name in watcher.ran if name not in ("report", "wall time")] == []  # the others are in nobody's way
+    run_of(recipe(tmp_path, fewer), tmp_path / "run", spy).execute()
+    assert set(spy.made) <= {"wall time"}  # the others are in nobody's way
 
 
 def test_images_come_from_the_same_noise_and_the_grids_are_kept(folder):

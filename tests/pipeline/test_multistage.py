@@ -1,20 +1,15 @@
 """A recipe that compares networks for stages at equal training MACs."""
 
-import json
-from pathlib import Path
-
 import numpy as np
 import pytest
-import yaml
-from networks import UNET_CONFIG
+from micro_recipe import Spy
+from tiny_comparison import TINY_MODEL, TINY_SCHEDULE, recipe_of
 
 from prunekit._files import read_json
 from prunekit.errors import FileFormatError
 from prunekit.ledger import LedgerRow
 from prunekit.pipeline.multistage_run import MultistageRun
-from prunekit.pipeline.observing import Observer
 from prunekit.pipeline.publishing import publish
-from prunekit.recipe import load_recipe
 from prunekit.report import write_any_report
 from prunekit.report.learning import reaching
 from prunekit.report.multistage import entries_of
@@ -23,17 +18,8 @@ TINY = {
     "name": "tiny-multistage",
     "description": "Tiny.",
     "base": {
-        "model": {
-            "class": "UNet2DModel",
-            "config": {
-                **json.loads(json.dumps(UNET_CONFIG)),  # lists for YAML
-                "block_out_channels": [8, 8],
-                "down_block_types": ["DownBlock2D", "DownBlock2D"],
-                "up_block_types": ["UpBlock2D", "UpBlock2D"],
-                "add_attention": False,
-            },
-        },
-        "noise_schedule": {"kind": "linear", "num_timesteps": 50},
+        "model": TINY_MODEL,
+        "noise_schedule": TINY_SCHEDULE,
         "train": {"steps": 24, "batch_size": 8, "warmup_steps": 2, "checkpoint_every": 6, "log_every": 6},
     },
     "multistage": {
@@ -51,24 +37,8 @@ TINY = {
 }
 
 
-class Watcher(Observer):
-    """Which stages ran."""
-
-    def __init__(self):
-        self.ran = []
-
-    def stage(self, name, kept):
-        if not kept:
-            self.ran.append(name)
-
-    def progress(self, *_):
-        pass
-
-
 def recipe(folder, **changes):
-    path = Path(folder) / "recipe.yaml"
-    path.write_text(yaml.safe_dump({**TINY, "multistage": {**TINY["multistage"], **changes}}))
-    return load_recipe(path)
+    return recipe_of(folder, {**TINY, "multistage": {**TINY["multistage"], **changes}})
 
 
 @pytest.fixture(scope="module")
@@ -141,11 +111,11 @@ def test_what_is_measured_is_whole_and_finite(manifest):
 
 
 def test_a_second_run_keeps_all_and_another_seed_trains_its_networks_only(folder):
-    watcher = Watcher()
-    MultistageRun(recipe(folder), folder / "run", watcher).execute()
-    assert watcher.ran == ["report"]
-    MultistageRun(recipe(folder, seeds=[3, 4], networks=["unified", "equal"]), folder / "run", watcher).execute()
-    assert watcher.ran[1:] == ["unified, seed 4", "equal, grouping 0, seed 4", "report"]
+    spy = Spy()
+    MultistageRun(recipe(folder), folder / "run", spy).execute()
+    assert spy.made == []
+    MultistageRun(recipe(folder, seeds=[3, 4], networks=["unified", "equal"]), folder / "run", spy).execute()
+    assert spy.made == ["unified, seed 4", "equal, grouping 0, seed 4"]
 
 
 def test_the_report_is_made_from_the_manifest_alone(folder, manifest, tmp_path):
@@ -192,10 +162,8 @@ def test_a_comparison_needs_a_model_to_train_and_an_evaluation(tmp_path):
         ({"evaluation": None}, "multistage section needs"),
         ({"allocation": {"budget": 0.8}}, "multistage section needs"),
     ):
-        path = tmp_path / "recipe.yaml"
-        path.write_text(yaml.safe_dump({**TINY, **change}))
         with pytest.raises(FileFormatError, match=message):
-            load_recipe(path)
+            recipe_of(tmp_path, {**TINY, **change})
 
 
 def test_a_trained_base_goes_on_whole_and_in_stages(tmp_path):
@@ -205,13 +173,10 @@ def test_a_trained_base_goes_on_whole_and_in_stages(tmp_path):
         "groupings": TINY["multistage"]["groupings"][:1],
     }
     base = {"checkpoint": "embedded:digits", "train": {**TINY["base"]["train"], "learning_rate": 1e-9}}
-    path = tmp_path / "recipe.yaml"
-    path.write_text(yaml.safe_dump({**TINY, "base": base, "multistage": section}))
-    MultistageRun(load_recipe(path), tmp_path / "run").execute()
+    MultistageRun(recipe_of(tmp_path, {**TINY, "base": base, "multistage": section}), tmp_path / "run").execute()
     rows = read_json(tmp_path / "run" / "manifest.json")["multistage"]
     losses = [look["loss"] for row in rows for look in row["curve"]]
     assert losses == pytest.approx([losses[0]] * 6, rel=1e-4)  # nothing was learnt: all are the base
     assert losses[0] < 0.1
-    path.write_text(yaml.safe_dump({**TINY, "base": base}))
     with pytest.raises(FileFormatError, match="tailored decoders"):
-        load_recipe(path)
+        recipe_of(tmp_path, {**TINY, "base": base})

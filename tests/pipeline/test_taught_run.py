@@ -5,8 +5,9 @@ from micro_recipe import Spy, micro
 
 from prunekit._files import read_json
 from prunekit.errors import InputError
+from prunekit.pipeline.finetuning import finetune_slim
 from prunekit.pipeline.runner import Run
-from prunekit.pipeline.stages import finetune_slim, open_base
+from prunekit.pipeline.stages import open_base
 from prunekit.recipe import DistillationOptions, FinetuneOptions
 from prunekit.slim import load_slim
 
