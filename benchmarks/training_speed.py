@@ -201,11 +201,11 @@ def table(figures: dict[str, Any], folder: Path) -> None:
     """``training_speed.md``."""
     text = (
         "# How fast the training loop is\n\n"
-        f"The embedded digits base (463,249 parameters), {figures['batch']} images of 8×8 a step, {figures['threads']} threads, "
-        f"blocks of {figures['steps']} steps in turns, {figures['rounds']} rounds; medians. `bare` is forward, backward and "
-        "AdamW (fused, as prunekit's) on one batch that never changes; the loops draw images and noise, clip, keep a moving "
-        "average and report. Over bare and over prunekit: medians of the rounds' ratios, with the least and largest. diffusers' loop is that of its "
-        "example script, restated, with images in memory; lucidrains' is its Trainer with a folder of pictures, its own "
+        f"The embedded digits base (463,249 parameters), {figures['batch']} images of 8×8 a step, threads: {figures['threads']}, "
+        f"blocks of {figures['steps']} steps in turns, {figures['rounds']} rounds; medians. `bare` is forward, backward and AdamW "
+        "(fused, as prunekit's) on one batch that never changes; the loops draw images and noise, clip, keep a moving average and "
+        "report. Over bare and over prunekit: medians of the rounds' ratios, with the least and largest. diffusers' loop is that "
+        "of its example script, restated, with images in memory; lucidrains' is its Trainer with a folder of pictures, its own "
         "optimizer (Adam) and a moving average every 10th step. Made by `python benchmarks/training_speed.py`.\n\n"
     )
     rows = [
