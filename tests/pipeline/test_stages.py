@@ -17,11 +17,11 @@ from prunekit.errors import BudgetError, GraphError, InputError, MissingFileErro
 from prunekit.groups import TimestepGroups
 from prunekit.nets import load_experts
 from prunekit.pipeline import stages
+from prunekit.pipeline.finetuning import finetune_slim
 from prunekit.pipeline.stages import (
     Bench,
     assemble,
     check_images,
-    finetune_slim,
     images_for,
     images_of,
     open_base,
