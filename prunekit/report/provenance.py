@@ -52,7 +52,9 @@ def cost_blocks(manifest: JsonDict) -> list[Block | None]:
     """Ledger, its totals by kind, and wall-clock time; long tables are folded, and what was not kept is left out."""
     ledger = [LedgerRow.from_json(row) for row in manifest.get("ledger") or ()]
     seconds = seconds_table(manifest)
+    missing = Words("This run kept no ledger of MACs.", note=True) if seconds is not None and not ledger else None
     return [
+        missing,
         _folded(ledger_table(ledger), "Ledger, stage by stage"),
         kinds_table(ledger),
         None if seconds is None else Fold("Wall-clock time", (seconds,)),
@@ -78,12 +80,13 @@ def _facts(manifest: JsonDict, features: JsonDict | None) -> list[tuple[str, str
         ("Base checkpoint", _hash(base.get("sha256"))),
         ("Data", ", ".join(f"{key} {value}" for key, value in data.items() if value is not None)),
     ]
-    if "base" not in manifest:
+    if "sha256" not in base:
         facts = [fact for fact in facts if fact[0] != "Base checkpoint"]
     if features is not None:
         facts.append(("Features", _features_text(features)))
-    if base:
-        facts.append(("Base cost", f"{count_text(base['macs'])} MACs, {count_text(base['params'])} parameters"))
+    words = {"macs": "MACs", "params": "parameters"}
+    if sizes := [f"{count_text(base[key])} {word}" for key, word in words.items() if key in base]:
+        facts.append(("Base cost", ", ".join(sizes)))
     return [(name, text or "not recorded") for name, text in facts]
 
 
