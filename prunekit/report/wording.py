@@ -7,6 +7,7 @@ from prunekit.report.run import MetricRow, Metrics, RunResults
 
 __all__ = [
     "ABSENT",
+    "CLEAR",
     "claim",
     "count_text",
     "decibel_text",
@@ -28,7 +29,7 @@ __all__ = [
 
 ABSENT = "–"
 _PREFIXES = ("", "k", "M", "G", "T", "P")
-_CLEAR = 2.0  # standard errors from which a difference is called one
+CLEAR = 2.0  # standard errors from which a difference is called one
 _SUPERSCRIPTS = str.maketrans("0123456789-", "⁰¹²³⁴⁵⁶⁷⁸⁹⁻")
 
 
@@ -157,7 +158,7 @@ def _unpaired(new: Estimate, base: Estimate) -> Estimate:
 
 
 def _unclear(difference: Estimate) -> bool:
-    return difference.mean != 0 and difference.se is not None and abs(difference.mean) < _CLEAR * difference.se
+    return difference.mean != 0 and difference.se is not None and abs(difference.mean) < CLEAR * difference.se
 
 
 def _size(change: float, base: float) -> str:
