@@ -16,7 +16,7 @@ from prunekit.data import ImageSplit, load_images
 from prunekit.errors import BudgetError, GraphError, InputError, MissingFileError
 from prunekit.groups import TimestepGroups
 from prunekit.nets import load_experts
-from prunekit.pipeline import stages
+from prunekit.pipeline import finetuning, stages
 from prunekit.pipeline.finetuning import finetune_slim
 from prunekit.pipeline.stages import (
     Bench,
@@ -273,7 +273,7 @@ def test_experts_train_on_their_own_timesteps_and_their_own_batches(slims, digit
         assert torch.equal(objective.images, digits.train.images)
         return TrainResult(model, [(1, 0.0)], 1, 0.0, torch.zeros(1000, dtype=torch.int64))
 
-    monkeypatch.setattr(stages, "train", spy)
+    monkeypatch.setattr(finetuning, "train", spy)
     for slim in slims:
         finetune_slim(slim, digits.train, FinetuneOptions(overlap=20, train=TRAIN))
     assert [sampler for sampler, _ in seen] == [RangeTimesteps(0, 320), RangeTimesteps(280, 1000)]
