@@ -10,9 +10,11 @@ from matplotlib.patches import Rectangle
 from prunekit._files import atomic_path
 from prunekit._types import FloatArray
 from prunekit.groups import Grouping
+from prunekit.report.document import Picture
 from prunekit.report.figures import save_figure, scale_by_log, styled
+from prunekit.report.rendering import drawn
 
-__all__ = ["describe_grouping", "draw_grouping", "grouping_png"]
+__all__ = ["describe_grouping", "draw_grouping", "grouping_picture", "grouping_png"]
 
 _COLOURS = ("#1d5f9e", "#b4540a", "#4d7c3a", "#7a4fa0")
 _CUT = "#333a42"
@@ -79,6 +81,15 @@ def grouping_png(grouping: Grouping, path: Path) -> None:
     """
     with atomic_path(path) as part, styled():
         save_figure(draw_grouping(grouping), part)
+
+
+def grouping_picture(grouping: Grouping, path: Path) -> Picture | None:
+    """Why the timesteps were cut where they were, for a page; None where no map of similarities says so."""
+    if grouping.evidence.matrix is None:
+        return None
+    caption = f"Timesteps were cut by method {grouping.groups.method}: the curves that say where, and the map of similarities."
+    words = ("Where timesteps are cut, and why", describe_grouping(grouping), caption)
+    return drawn(lambda: draw_grouping(grouping), path, words)
 
 
 def _curves(axes: Axes, grouping: Grouping) -> None:

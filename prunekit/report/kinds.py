@@ -1,31 +1,58 @@
 """Which report a run's manifest asks for."""
 
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from prunekit._files import read_json
-from prunekit.report.curriculum import write_curriculum_report
-from prunekit.report.multistage import write_multistage_report
+from prunekit.report.curriculum import curriculum_claim, write_curriculum_report
+from prunekit.report.evidence import evidence_claim
+from prunekit.report.evidence_page import write_evidence_report
+from prunekit.report.multistage import multistage_claim, write_multistage_report
 from prunekit.report.page import write_report
-from prunekit.report.run import MANIFEST_FORMAT
+from prunekit.report.run import MANIFEST_FORMAT, RunResults
+from prunekit.report.wording import claim
 
-__all__ = ["WRITERS", "report_writer", "write_any_report"]
+__all__ = ["KINDS", "Kind", "kind_of", "report_writer", "write_any_report"]
 
-WRITERS: Mapping[str, Callable[[Path], Path]] = {
-    "multistage": write_multistage_report,
-    "curriculum": write_curriculum_report,
-    "allocation": write_report,
+
+@dataclass(frozen=True)
+class Kind:
+    """A kind of run.
+
+    Args:
+        title: what its runs are, for a list of them.
+        claim: what a manifest of this kind found, in one sentence.
+        write: takes the run's folder, writes its report and returns the page.
+    """
+
+    title: str
+    claim: Callable[[dict[str, Any]], str]
+    write: Callable[[Path], Path]
+
+
+KINDS: Mapping[str, Kind] = {
+    "evidence": Kind("experts beside baselines", evidence_claim, write_evidence_report),
+    "multistage": Kind("networks for stages", multistage_claim, write_multistage_report),
+    "curriculum": Kind("ways to train", curriculum_claim, write_curriculum_report),
+    "allocation": Kind("timestep experts", lambda manifest: claim(RunResults.from_manifest(manifest)), write_report),
 }
-"""Writers of reports by the manifest's entry that they show; each takes the run's folder and returns its first file."""
+"""Kinds of runs by the manifest's entry that they show; the first that is there counts."""
+
+
+def kind_of(manifest: Mapping[str, Any]) -> Kind | None:
+    """The kind of a manifest; None for a run that has nothing to show but the manifest."""
+    return next((kind for entry, kind in KINDS.items() if entry in manifest), None)
 
 
 def report_writer(manifest: Mapping[str, Any]) -> Callable[[Path], Path] | None:
     """The writer for a manifest; None for a run that has nothing to show but the manifest."""
-    return next((writer for entry, writer in WRITERS.items() if entry in manifest), None)
+    kind = kind_of(manifest)
+    return None if kind is None else kind.write
 
 
 def write_any_report(folder: Path) -> Path:
-    """The report of a run of any kind, in its folder; returns its first file."""
+    """The report of a run of any kind, in its folder; returns its page."""
     writer = report_writer(read_json(folder / "manifest.json", MANIFEST_FORMAT)) or write_report
     return writer(folder)

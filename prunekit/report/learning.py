@@ -2,27 +2,32 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from matplotlib.figure import Figure
 
-from prunekit._files import atomic_path
 from prunekit._types import FloatArray
-from prunekit.report.figures import save_figure, scale_by_log, styled
+from prunekit.report.estimate import Estimate
+from prunekit.report.figures import scale_by_log
+from prunekit.report.table import Column, Row, flat
+from prunekit.report.wording import number_text
 
 __all__ = [
     "LearningCurve",
     "curves_of",
+    "describe_learning",
     "draw_learning",
+    "ends",
     "learning_claim",
     "mean_and_error",
     "measured_on",
     "reaching",
+    "share_column",
     "share_to_reach",
-    "write_learning",
 ]
+
+_MARKERS = "os^DvPX<>*"
 
 
 @dataclass(frozen=True)
@@ -113,49 +118,49 @@ def measured_on(look: dict[str, Any], sampler: str, steps: int) -> str:
     )
 
 
-def write_learning(
-    folder: Path,
-    name: str,
-    curves: Sequence[LearningCurve],
-    text: str,
-    table: Sequence[Sequence[str]],
-    words: int = 1,
-    after: str = "",
-) -> Path:
-    """Write ``report/<name>.md`` and ``.png`` into a run's folder; returns the first.
+def share_column(heading: str, curves: Sequence[LearningCurve], rival: LearningCurve | None, of: str) -> Column:
+    """Shares of the rival's training MACs after which the curves are where it ends.
 
     Args:
-        folder: the run's.
-        name: of both files.
-        curves: what the picture shows.
-        text: what stands before the table, Markdown.
-        table: rows of cells, the heading first.
-        words: columns of text at the left; the others are numbers.
-        after: what stands below the picture, Markdown.
+        heading: of the column.
+        curves: one for each row, which has its number as ``place``.
+        rival: None where there is none.
+        of: ``losses`` or ``fids``.
     """
-    target = folder / "report"
-    target.mkdir(parents=True, exist_ok=True)
-    draw_learning(curves, target / f"{name}.png")
-    aligned = [table[0], ["---"] * words + ["---:"] * (len(table[0]) - words), *table[1:]]
-    lines = "\n".join("| " + " | ".join(line) + " |" for line in aligned)
-    with atomic_path(target / f"{name}.md") as part:
-        paragraphs = [text, lines, f"![Learning curves]({name}.png)", *([after] if after else [])]
-        part.write_text("\n\n".join(paragraphs) + "\n", encoding="utf-8")
-    return target / f"{name}.md"
+
+    def text(row: Row) -> str:
+        curve = curves[row["place"]]
+        share = None if rival is None else 1.0 if curve is rival else share_to_reach(curve, rival, of)
+        return "—" if share is None else f"{share:.2f} ({1 / share:.1f}×)"
+
+    return Column(heading, "", text)
 
 
-def draw_learning(curves: Sequence[LearningCurve], path: Path, rival: int = 0) -> None:
+def ends(curve: LearningCurve) -> dict[str, float | None]:
+    """Loss and FID at a curve's end, over its seeds, as parts of a table's row."""
+    return flat(loss=Estimate.over(curve.losses[:, -1]), fid=Estimate.over(curve.fids[:, -1]))
+
+
+def describe_learning(curves: Sequence[LearningCurve]) -> str:
+    """The picture of :func:`draw_learning` in words."""
+    told = []
+    for curve in curves:
+        loss, fid = (number_text(float(values[:, -1].mean())) for values in (curve.losses, curve.fids))
+        told.append(f"{curve.title} ends at loss {loss} and FID {fid}")
+    return f"Held-out loss and FID over training MACs, one line for each of {len(curves)}: {'; '.join(told)}."
+
+
+def draw_learning(curves: Sequence[LearningCurve], rival: int = 0) -> Figure:
     """Loss and FID over training MACs, one line for each curve, the rival's thick."""
-    with styled():
-        figure = Figure(figsize=(9, 3.6), layout="constrained")
-        for axes, of, word in zip(figure.subplots(1, 2), ("losses", "fids"), ("held-out loss", "FID"), strict=True):
-            for i, curve in enumerate(curves):
-                macs = curve.training_macs.mean(0) / 1e12
-                style = {"color": f"C{i}", "marker": "o", "markersize": 3, "linewidth": 2 if i == rival else 1}
-                axes.plot(macs, getattr(curve, of).mean(0), label=curve.title, **style)
-            scale_by_log(axes)
-            axes.set_xlabel("training TMACs")
-            axes.set_ylabel(word)
-        handles, labels = figure.axes[0].get_legend_handles_labels()
-        figure.legend(handles, labels, loc="outside right center", frameon=False)
-        save_figure(figure, path)
+    figure = Figure(figsize=(9.5, 3.9 + 0.17 * (len(curves) // 3)), layout="constrained")
+    for axes, of, word in zip(figure.subplots(1, 2), ("losses", "fids"), ("held-out loss", "FID"), strict=True):
+        for i, curve in enumerate(curves):
+            macs = curve.training_macs.mean(0) / 1e12
+            style = {"color": f"C{i}", "marker": _MARKERS[i % len(_MARKERS)], "markersize": 4}
+            axes.plot(macs, getattr(curve, of).mean(0), label=curve.title, linewidth=2.4 if i == rival else 1, **style)
+        scale_by_log(axes)
+        axes.set_xlabel("training TMACs")
+        axes.set_ylabel(word)
+    handles, labels = figure.axes[0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=3, frameon=False, fontsize=8)
+    return figure

@@ -30,9 +30,9 @@ def _large(heading: str, key: str) -> Column:
     return Column(heading, key, lambda row: large_text(row[key]))
 
 
-def ledger_table(results: RunResults) -> Table | None:
-    """What making the experts and the base cost, stage by stage, with a total; None when not kept."""
-    entries = [entry for entry in results.ledger if entry.kind in MAKING]
+def ledger_table(ledger: Sequence[LedgerRow]) -> Table | None:
+    """What making cost, stage by stage, with a total; None when not kept."""
+    entries = [entry for entry in ledger if entry.kind in MAKING]
     if not entries:
         return None
     macs, parts = sum(entry.macs for entry in entries), [entry.forward for entry in entries]
@@ -64,9 +64,9 @@ def ledger_table(results: RunResults) -> Table | None:
     return Table("ledger", "What each stage cost to make", rows, columns, _NOTE, last_is_total=True)
 
 
-def kinds_table(results: RunResults) -> Table | None:
+def kinds_table(ledger: Sequence[LedgerRow]) -> Table | None:
     """The ledger's totals by kind: what making cost, and apart from it moving averages and evaluation; None when not kept."""
-    if not results.ledger:
+    if not ledger:
         return None
     rows = tuple(
         {
@@ -77,7 +77,7 @@ def kinds_table(results: RunResults) -> Table | None:
             "backward_macs": row.backward,
             "macs": row.macs,
         }
-        for kind, row in totals(results.ledger).items()
+        for kind, row in totals(ledger).items()
     )
     columns = (
         named("Kind", "kind"),

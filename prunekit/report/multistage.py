@@ -6,18 +6,11 @@ from typing import Any
 
 from prunekit._files import read_json
 from prunekit.errors import FileFormatError
-from prunekit.ledger import LedgerRow
-from prunekit.report.learning import (
-    LearningCurve,
-    curves_of,
-    learning_claim,
-    mean_and_error,
-    measured_on,
-    share_to_reach,
-    write_learning,
-)
-from prunekit.report.ledger import kinds_sentence
+from prunekit.report.comparison import Comparison, write_comparison
+from prunekit.report.learning import LearningCurve, curves_of, ends, learning_claim, measured_on, share_column
 from prunekit.report.run import MANIFEST_FORMAT
+from prunekit.report.table import Column, Table, estimate, named
+from prunekit.report.wording import ABSENT
 
 __all__ = ["Entry", "entries_of", "multistage_claim", "write_multistage_report"]
 
@@ -92,59 +85,64 @@ def multistage_claim(manifest: dict[str, Any]) -> str:
 
 
 def write_multistage_report(folder: Path) -> Path:
-    """Write ``report/multistage.md`` and its picture from the folder's manifest; returns the first.
+    """Write the report of the folder's manifest, see :func:`write_comparison`; returns its page.
 
     Raises:
         FileFormatError: the manifest is of another kind.
     """
     manifest = read_json(folder / "manifest.json", MANIFEST_FORMAT)
     entries = entries_of(manifest)
+    comparison = Comparison(
+        "multistage",
+        "Networks for stages, at equal training MACs",
+        multistage_claim(manifest),
+        _text(manifest),
+        [entry.curve for entry in entries],
+        _table(entries),
+        manifest["multistage"][0]["curve"][-1]["features"],
+    )
+    return write_comparison(folder, manifest, comparison)
+
+
+def _table(entries: list[Entry]) -> Table:
     unified = next((entry.curve for entry in entries if entry.network == "unified"), None)
-    rows = [_HEADER]
-    for entry in entries:
-        rows.append(
-            [
-                entry.curve.title,
-                " ".join(map(str, entry.cuts)) or "–",
-                " ".join(f"{macs / 1e6:.1f}" for macs in entry.stage_macs),
-                f"{entry.sampling_macs / 1e6:.1f}",
-                f"{entry.params / 1e6:.2f}",
-                mean_and_error(entry.curve.losses[:, -1], 5),
-                mean_and_error(entry.curve.fids[:, -1], 3),
-                _share(entry.curve, unified, "losses"),
-                _share(entry.curve, unified, "fids"),
-            ]
-        )
-    spent = kinds_sentence([LedgerRow.from_json(row) for row in manifest.get("ledger") or ()])
     curves = [entry.curve for entry in entries]
-    return write_learning(folder, "multistage", curves, _text(manifest), rows, after=spent)
-
-
-_HEADER = [
-    "network",
-    "cuts",
-    "MACs by stage (M)",
-    "sampling MACs (M)",
-    "parameters (M)",
-    "loss",
-    "FID",
-    "share to its loss",
-    "share to its FID",
-]
+    rows = tuple(
+        {
+            "place": place,
+            "title": entry.curve.title,
+            "cuts": " ".join(map(str, entry.cuts)) or ABSENT,
+            "stage_macs": " ".join(f"{macs / 1e6:.1f}" for macs in entry.stage_macs),
+            "sampling_macs": entry.sampling_macs,
+            "params": entry.params,
+            **ends(entry.curve),
+        }
+        for place, entry in enumerate(entries)
+    )
+    columns = (
+        named("network", "title"),
+        named("cuts", "cuts"),
+        named("MACs by stage (M)", "stage_macs"),
+        Column("sampling MACs (M)", "sampling_macs", lambda row: f"{row['sampling_macs'] / 1e6:.1f}"),
+        Column("parameters (M)", "params", lambda row: f"{row['params'] / 1e6:.2f}"),
+        estimate("loss", "loss"),
+        estimate("FID", "fid"),
+        share_column("share to its loss", curves, unified, "losses"),
+        share_column("share to its FID", curves, unified, "fids"),
+    )
+    return Table("multistage", "Every network at its end", rows, columns)
 
 
 def _text(manifest: dict[str, Any]) -> str:
     config, look = manifest["config"], manifest["multistage"][0]["curve"][-1]
     train, multistage = config["base"]["train"], config["multistage"]
     return (
-        f"# Networks for stages, at equal training MACs: {manifest['recipe']}\n\n"
-        f"{config['description']}\n\n"
         f"Every network was trained {_start(config)} with {manifest['unified']['training_macs'] / 1e12:.2f} TMACs, those of "
         f"{train['steps']:,} steps of {train['batch_size']} for the unified network (backward counted as twice forward), over "
         f"{len(multistage['seeds'])} seeds; the learning rate {_RATES[train['lr_scheduler']]}. Stages are listed from the "
         f"cleanest. {measured_on(look, multistage['sampler'], multistage['sampling_steps'])} The last columns: training MACs "
-        "until the unified network's final mean loss and FID are reached, as a share of its own, linear between looks; — where "
-        "they are not."
+        "until the unified network's final mean loss and FID are reached, as a share of its own, and how many times fewer that "
+        "is, linear between looks; — where they are not."
     )
 
 
@@ -157,10 +155,3 @@ _RATES = {
     "constant": "stays where it is, and what is measured is the moving average",
     "cosine": "falls to zero over each network's own steps",
 }
-
-
-def _share(curve: LearningCurve, unified: LearningCurve | None, of: str) -> str:
-    if unified is None or curve is unified:
-        return "1" if curve is unified else "—"
-    share = share_to_reach(curve, unified, of)
-    return "—" if share is None else f"{share:.2f}"

@@ -14,40 +14,26 @@ from prunekit._types import JsonDict
 from prunekit.allocation import Allocation
 from prunekit.errors import FileFormatError
 from prunekit.ledger import LedgerRow
+from prunekit.report.estimate import Estimate
 from prunekit.schedule import NoiseSchedule
 
 __all__ = [
     "MANIFEST_FORMAT",
     "Assembled",
     "Base",
-    "Estimate",
     "Expert",
     "GroupLoss",
     "MetricRow",
     "Metrics",
     "RunResults",
+    "expert_of",
     "read_run",
+    "read_samples",
 ]
 
 MANIFEST_FORMAT = "prunekit-manifest/1"
 IMPORTANCE_FORMAT = "prunekit-importance/1"
 _SAMPLES_FIRST = ("base", "experts")
-
-
-@dataclass(frozen=True)
-class Estimate:
-    """A mean and its standard error; ``se`` is None where one seed gives no error."""
-
-    mean: float
-    se: float | None = None
-
-    @classmethod
-    def from_json(cls, data: JsonDict | None) -> "Estimate | None":
-        """Read ``{"mean", "se"}``; None when there is no mean."""
-        if data is None or data.get("mean") is None:
-            return None
-        se = data.get("se")
-        return cls(float(data["mean"]), None if se is None else float(se))
 
 
 @dataclass(frozen=True)
@@ -203,7 +189,7 @@ class RunResults:
                 manifest=manifest,
                 base=_base(manifest["base"]),
                 allocation=Allocation.from_json(manifest["allocation"]),
-                experts={int(entry["group"]): _expert(entry) for entry in manifest.get("experts") or ()},
+                experts={int(entry["group"]): expert_of(entry) for entry in manifest.get("experts") or ()},
                 assembled=_assembled(manifest.get("assembled")),
                 losses=tuple(_group_loss(entry) for entry in manifest.get("losses") or ()),
                 metrics=Metrics.from_json(manifest.get("metrics")),
@@ -229,10 +215,19 @@ def read_run(run_folder: Path) -> RunResults:
     manifest = read_json(run_folder / "manifest.json", MANIFEST_FORMAT)
     importance_path = run_folder / "importance.json"
     importance = read_json(importance_path, IMPORTANCE_FORMAT) if importance_path.is_file() else None
+    return RunResults.from_manifest(manifest, importance, read_samples(run_folder))
+
+
+def read_samples(run_folder: Path) -> dict[str, NDArray[np.uint8]]:
+    """Images of ``samples/*.npz`` by the files' stems: the base's, the experts', others by name.
+
+    Raises:
+        FileFormatError: a file holds no images.
+    """
     paths = {path.stem: path for path in sorted((run_folder / "samples").glob("*.npz"))}
     names = [name for name in _SAMPLES_FIRST if name in paths]
     names += [name for name in paths if name not in names]
-    return RunResults.from_manifest(manifest, importance, {name: _read_images(paths[name]) for name in names})
+    return {name: _read_images(paths[name]) for name in names}
 
 
 def _read_images(path: Path) -> NDArray[np.uint8]:
@@ -275,7 +270,8 @@ def _base(data: JsonDict) -> Base:
     )
 
 
-def _expert(data: JsonDict) -> Expert:
+def expert_of(data: JsonDict) -> Expert:
+    """Read one of a manifest's ``experts``."""
     widths = {str(name): (int(pair[0]), int(pair[1])) for name, pair in (data.get("widths") or {}).items()}
     target = data.get("target_macs")
     return Expert(

@@ -47,15 +47,16 @@ def describe_samples(samples: Mapping[str, Images]) -> str:
     )
 
 
-def grid_png(images: Images, path: Path) -> None:
+def grid_png(images: Images, path: Path, columns: int | None = None) -> None:
     """Draw one model's images as a grid, every pixel enlarged. Atomic.
 
     Args:
         images: uint8, shape (count, height, width, 1 or 3).
         path: where the PNG goes.
+        columns: images in a row; as many as fit a page if None.
     """
     with atomic_path(path) as part:
-        _grid(images).save(part, format="PNG")
+        _grid(images, columns).save(part, format="PNG")
 
 
 def samples_png(samples: Mapping[str, Images], path: Path) -> None:
@@ -84,10 +85,10 @@ def samples_png(samples: Mapping[str, Images], path: Path) -> None:
     sheet.save(path, format="PNG")
 
 
-def _grid(images: Images) -> Image.Image:
+def _grid(images: Images, columns: int | None = None) -> Image.Image:
     """Images row by row with a white gap between them."""
     count, height, width, channels = images.shape
-    columns = min(_columns(max(height, width)), count)
+    columns = min(columns or _columns(max(height, width)), count)
     rows = -(-count // columns)
     scale = _scale(max(height, width))
     large = images.repeat(scale, axis=1).repeat(scale, axis=2)

@@ -3,11 +3,11 @@
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pandas as pd
 
-from prunekit.report.run import Estimate
+from prunekit.report.estimate import Estimate
 from prunekit.report.wording import ABSENT, count_text, estimate_text, ratio_text
 
 __all__ = ["Cell", "Column", "Row", "Table", "count", "estimate", "flat", "named", "ratio"]
@@ -51,6 +51,7 @@ class Table:
         last_is_total: the last row sums up the others.
     """
 
+    kind: ClassVar[str] = "table"
     name: str
     caption: str
     rows: tuple[Row, ...]
@@ -74,11 +75,16 @@ class Table:
 
     def to_markdown(self, path: Path) -> None:
         """Write the table for reading, with its caption and note."""
+        parts = [self.caption, self.markdown, self.note]
+        path.write_text("\n\n".join(part for part in parts if part) + "\n", encoding="utf-8")
+
+    @property
+    def markdown(self) -> str:
+        """The table for reading, without caption and note."""
         right = ["---", *("---:" for _ in self.columns[1:])]
         body = [[cell.text for cell in line] for line in self.cells]
         lines = [[column.heading for column in self.columns], right, *body]
-        parts = [self.caption, "\n".join("| " + " | ".join(map(_markdown, line)) + " |" for line in lines), self.note]
-        path.write_text("\n\n".join(part for part in parts if part) + "\n", encoding="utf-8")
+        return "\n".join("| " + " | ".join(map(_markdown, line)) + " |" for line in lines)
 
 
 def _series(values: Iterable[Any]) -> "pd.Series[Any]":

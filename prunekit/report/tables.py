@@ -1,10 +1,11 @@
 """The tables of a run."""
 
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from prunekit._types import JsonDict
 from prunekit.allocation import GroupTarget
-from prunekit.report.run import GroupLoss, RunResults
+from prunekit.report.run import Expert, GroupLoss, RunResults
 from prunekit.report.table import Column, Row, Table, count, estimate, flat, named, ratio
 from prunekit.report.wording import (
     ABSENT,
@@ -21,6 +22,7 @@ __all__ = [
     "metric_table",
     "seconds_table",
     "summary_rows",
+    "width_table",
 ]
 
 
@@ -182,14 +184,40 @@ def metric_table(results: RunResults) -> Table | None:
     return Table("metrics", caption, rows, columns, note)
 
 
-def seconds_table(results: RunResults) -> Table | None:
+def seconds_table(manifest: JsonDict) -> Table | None:
     """Wall-clock time per stage; None when not kept."""
-    seconds = results.manifest.get("seconds")
+    seconds = manifest.get("seconds")
     if not seconds:
         return None
     rows = tuple({"stage": str(stage), "seconds": float(value)} for stage, value in seconds.items())
     columns = (named("Stage", "stage"), Column("Seconds", "seconds", lambda row: f"{row['seconds']:,.1f}"))
     return Table("seconds", "Wall-clock time of each stage", rows, columns)
+
+
+def width_table(experts: Mapping[int, Expert], names: Sequence[str]) -> Table:
+    """Channels before and after pruning: a row for each channel group, a column for each timestep group.
+
+    Args:
+        experts: by timestep group.
+        names: of the channel groups, in the order of the rows.
+    """
+    rows = []
+    for name in names:
+        row: dict[str, Any] = {"name": name}
+        for group in sorted(experts):
+            before, after = experts[group].widths.get(name, (None, None))
+            row |= {f"before_{group}": before, f"after_{group}": after}
+        rows.append(row)
+    columns = (named("Channel group", "name"), *map(_width_column, sorted(experts)))
+    return Table("widths", "Channels before → after", tuple(rows), columns)
+
+
+def _width_column(group: int) -> Column:
+    def text(row: Row) -> str:
+        before, after = row[f"before_{group}"], row[f"after_{group}"]
+        return ABSENT if before is None else f"{before} → {after}"
+
+    return Column(f"Timestep group {group}", "", text)
 
 
 def summary_rows(manifest: JsonDict) -> list[dict[str, Any]]:

@@ -2,21 +2,25 @@
 
 import math
 
-from prunekit.report.run import Estimate, MetricRow, Metrics, RunResults
+from prunekit.report.estimate import Estimate
+from prunekit.report.run import MetricRow, Metrics, RunResults
 
 __all__ = [
     "ABSENT",
+    "CLEAR",
     "claim",
     "count_text",
     "decibel_text",
     "error_note",
     "estimate_text",
     "large_text",
+    "mean_losses",
     "metric_lines",
     "number_text",
     "ratio_text",
     "short_ratio",
     "short_verdict",
+    "si_text",
     "time_sentence",
     "timestep_text",
     "verdict",
@@ -24,7 +28,8 @@ __all__ = [
 ]
 
 ABSENT = "–"
-_CLEAR = 2.0  # standard errors from which a difference is called one
+_PREFIXES = ("", "k", "M", "G", "T", "P")
+CLEAR = 2.0  # standard errors from which a difference is called one
 _SUPERSCRIPTS = str.maketrans("0123456789-", "⁰¹²³⁴⁵⁶⁷⁸⁹⁻")
 
 
@@ -67,6 +72,18 @@ def large_text(value: float | None) -> str:
     if value is None:
         return ABSENT
     return count_text(value) if abs(value) < 1e6 else _power_of_ten(value, 4)
+
+
+def si_text(value: float) -> str:
+    """A large number with three digits and k, M, G, T or P, for a picture or a line.
+
+    Example:
+        >>> si_text(11_491_328), si_text(2.353e12), si_text(950)
+        ('11.5 M', '2.35 T', '950')
+    """
+    power = min(max(int(math.log10(abs(value)) // 3), 0), 5) if value else 0
+    scaled = number_text(value / 1000**power, 3)
+    return f"{scaled} {_PREFIXES[power]}" if power else f"{round(value, 1):g}"
 
 
 def _power_of_ten(value: float, digits: int) -> str:
@@ -141,7 +158,7 @@ def _unpaired(new: Estimate, base: Estimate) -> Estimate:
 
 
 def _unclear(difference: Estimate) -> bool:
-    return difference.mean != 0 and difference.se is not None and abs(difference.mean) < _CLEAR * difference.se
+    return difference.mean != 0 and difference.se is not None and abs(difference.mean) < CLEAR * difference.se
 
 
 def _size(change: float, base: float) -> str:
@@ -196,19 +213,30 @@ def _metric_finding(results: RunResults, row: MetricRow | None) -> str | None:
 
 
 def _loss_finding(results: RunResults) -> str | None:
-    """Losses averaged with the sampler's shares; no error, since the groups share their images and so their errors."""
-    losses = {loss.group: loss for loss in results.losses}
-    expert = base = 0.0
-    for group in results.allocation.groups:
-        loss = losses.get(group.index)
-        if loss is None or loss.base is None or loss.expert is None:
-            return None
-        expert += group.share * loss.expert.mean
-        base += group.share * loss.base.mean
+    losses = mean_losses(results)
+    base, expert = losses["base"], losses["expert"]
+    if base is None or expert is None:
+        return None
     return (
         f"the held-out denoising loss, averaged over the sampler's steps, is {number_text(expert)} against the base's "
         f"{number_text(base)}: {verdict(Estimate(expert), Estimate(base))} (errors by timestep group below)"
     )
+
+
+def mean_losses(results: RunResults) -> dict[str, float | None]:
+    """Losses of ``base``, ``pruned`` and ``expert`` averaged with the sampler's shares; None where a group has none.
+
+    They have no error, since the groups share their images and so their errors.
+    """
+    by_group = {loss.group: loss for loss in results.losses}
+    means: dict[str, float | None] = {}
+    for model in ("base", "pruned", "expert"):
+        found = [getattr(by_group.get(group.index), model, None) for group in results.allocation.groups]
+        known = [loss.mean for loss in found if loss is not None]
+        shares = [group.share for group in results.allocation.groups]
+        complete = len(known) == len(found)
+        means[model] = sum(s * mean for s, mean in zip(shares, known, strict=True)) if complete else None
+    return means
 
 
 def metric_lines(metrics: Metrics | None) -> list[str]:

@@ -11,6 +11,8 @@ from prunekit.pipeline.kinds import run_of
 from prunekit.pipeline.publishing import publish
 from prunekit.report import write_any_report
 from prunekit.report.curriculum import training_curves
+from prunekit.report.estimate import Estimate
+from prunekit.report.wording import estimate_text
 
 ENTRIES = {
     "uniform": {},
@@ -90,12 +92,12 @@ def test_the_report_is_made_from_the_manifest_alone(folder, manifest, tmp_path):
     rows = [line.split(" | ") for line in text.splitlines() if line.startswith("| ")][2:]
     assert [row[0].removeprefix("| ") for row in rows] == list(ENTRIES)
     assert rows[0][-1].startswith("1.00 (1.0×)")
-    assert "momentum_decay rational" in rows[1][1]
+    assert r"momentum\_decay rational" in rows[1][1]
     curves = training_curves(manifest)
-    assert f"{curves[1].losses[:, -1].mean():.5f} ± " in rows[1][2]
+    assert rows[1][2] == estimate_text(Estimate.over(curves[1].losses[:, -1]))
     assert (target / "report" / "curriculum.png").stat().st_size > 10_000
     assert not list(target.rglob("*.pt"))
-    assert write_any_report(target) == target / "report" / "curriculum.md"
+    assert write_any_report(target) == target / "report" / "index.html"
 
 
 def test_a_manifest_without_a_comparison_is_refused():

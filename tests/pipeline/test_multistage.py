@@ -125,7 +125,7 @@ def test_the_report_is_made_from_the_manifest_alone(folder, manifest, tmp_path):
     assert (target / "report" / "multistage.png").stat().st_size > 10_000
     assert not list(target.rglob("*.pt"))
     before = (target / "report" / "multistage.png").read_bytes()
-    assert write_any_report(target) == target / "report" / "multistage.md"
+    assert write_any_report(target) == target / "report" / "index.html"
     assert (target / "report" / "multistage.png").read_bytes() == before
 
 

@@ -55,7 +55,9 @@ def test_writes_every_file_and_nothing_else(full_run):
     tables = {
         f"{name}.{ending}" for name in ("table", "losses", "metrics", "ledger", "kinds") for ending in ("csv", "md")
     }
-    pictures = {"snr_targets.png", "importance.png", "widths.png", "samples.png"}
+    pictures = {
+        f"{name}.png" for name in ("snr_targets", "importance", "widths", "samples", "pareto_loss", "pareto_fid")
+    }
     assert {path.name for path in (full_run / "report").iterdir()} == {"index.html"} | tables | pictures
     for name in pictures:
         with Image.open(full_run / "report" / name) as picture:
@@ -89,7 +91,7 @@ def test_page_is_accessible(full_run):
     assert all(attributes.get("scope") in ("row", "col") for attributes in page.all("th"))
     assert len(page.all("caption")) == len(page.all("table")) == 7
     images = page.all("img")
-    assert len(images) == 4
+    assert len(images) == 6
     assert all(len(attributes["alt"]) > 60 for attributes in images)
 
 
@@ -299,4 +301,4 @@ def test_the_template_is_shipped_with_the_package():
     import prunekit.report
 
     folder = Path(prunekit.report.__file__).parent / "templates"
-    assert {path.name for path in folder.iterdir()} == {"index.html.j2", "style.css"}
+    assert {path.name for path in folder.iterdir()} == {"page.html.j2", "blocks.html.j2", "style.css"}

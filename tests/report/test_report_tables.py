@@ -64,7 +64,7 @@ def test_large_integers_stay_exact_beside_missing_ones(manifest, tmp_path):
 
 
 def test_ledger_adds_up(manifest):
-    table = ledger_table(RunResults.from_manifest(manifest))
+    table = ledger_table(RunResults.from_manifest(manifest).ledger)
     assert table.rows[-1]["macs"] == sum(entry["macs"] for entry in manifest["ledger"])
     assert all(row["flops"] == 2 * row["macs"] for row in table.rows)
 
@@ -73,12 +73,12 @@ def test_totals_by_kind_tell_making_from_measuring(manifest):
     rows = [both_ways("base training", "training", 10, 7), forwards("evaluation", "sampling", 4, 28)]
     manifest["ledger"] = [row.to_json() for row in rows]
     results = RunResults.from_manifest(manifest)
-    table = kinds_table(results)
+    table = kinds_table(results.ledger)
     assert [(row["making"], row["macs"], row["backward_macs"]) for row in table.rows] == [
         ("yes", 210, 140),
         ("no", 28, 0),
     ]
-    assert [row["stage"] for row in ledger_table(results).rows] == ["base training", "total"]
+    assert [row["stage"] for row in ledger_table(results.ledger).rows] == ["base training", "total"]
     assert cost_sentence(results) == ""  # no experts
 
 

@@ -1,0 +1,78 @@
+"""The report of a comparison of trainings: a Markdown file, the learning curves, and a page like a run's."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+from prunekit._files import atomic_folder
+from prunekit._types import JsonDict
+from prunekit.errors import FileFormatError
+from prunekit.groups import Grouping
+from prunekit.ledger import LedgerRow
+from prunekit.report.document import Document, Picture, Words, sections_with
+from prunekit.report.groupings import grouping_picture
+from prunekit.report.learning import LearningCurve, describe_learning, draw_learning
+from prunekit.report.ledger import kinds_sentence
+from prunekit.report.provenance import again, cost_blocks, provenance
+from prunekit.report.rendering import drawn, render
+from prunekit.report.table import Table
+
+__all__ = ["Comparison", "write_comparison"]
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """What there is to show.
+
+    Args:
+        name: of the Markdown file and the picture.
+        heading: what was compared.
+        claim: what was found, in a sentence.
+        text: how it was trained and measured.
+        curves: of all trainings, the rival first.
+        table: where they end.
+        features: what FID was measured on, as a manifest describes it.
+    """
+
+    name: str
+    heading: str
+    claim: str
+    text: str
+    curves: Sequence[LearningCurve]
+    table: Table
+    features: JsonDict
+
+
+def write_comparison(folder: Path, manifest: JsonDict, comparison: Comparison) -> Path:
+    """Write ``report/`` into the folder of a run and return its page; it is replaced as a whole."""
+    spent = kinds_sentence([LedgerRow.from_json(row) for row in manifest.get("ledger") or ()])
+    with atomic_folder(folder / "report") as target:
+        words = (
+            "Learning curves",
+            describe_learning(comparison.curves),
+            "Means over the seeds at every look; the thick line is what the others are compared with.",
+        )
+        curves = drawn(partial(draw_learning, comparison.curves), target / f"{comparison.name}.png", words)
+        picture = f"![Learning curves]({comparison.name}.png)"
+        title, said = f"# {comparison.heading}: {manifest['recipe']}", manifest["config"]["description"]
+        paragraphs = [title, said, comparison.text, comparison.table.markdown, picture, *([spent] if spent else [])]
+        (target / f"{comparison.name}.md").write_text("\n\n".join(paragraphs) + "\n", encoding="utf-8")
+        sections = sections_with(
+            ("table", "Where they end", [comparison.table, Words(comparison.text, note=True)]),
+            ("curves", "Learning curves", [curves]),
+            ("stages", "Where the timesteps are cut", _groupings(manifest, target)),
+            ("cost", "Cost", [Words(spent) if spent else None, *cost_blocks(manifest)]),
+        )
+        end = (provenance(manifest, comparison.features), again(manifest))
+        page = Document(manifest["recipe"], comparison.claim, (*sections, *end), (f"{comparison.heading}. {said}",))
+        (target / "index.html").write_text(render(page), encoding="utf-8")
+    return folder / "report" / "index.html"
+
+
+def _groupings(manifest: JsonDict, folder: Path) -> list[Picture | None]:
+    try:
+        groupings = [Grouping.from_json(data) for data in manifest.get("groupings") or ()]
+    except (KeyError, TypeError, ValueError) as error:
+        raise FileFormatError(f"The manifest's groupings cannot be read ({error}).") from error
+    return [grouping_picture(grouping, folder / f"grouping-{i}.png") for i, grouping in enumerate(groupings)]

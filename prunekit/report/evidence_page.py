@@ -1,0 +1,145 @@
+"""The report of a comparison of experts with baselines at equal training."""
+
+import re
+from functools import partial
+from pathlib import Path
+
+from prunekit._files import atomic_folder, read_json
+from prunekit._types import JsonDict
+from prunekit.report.document import Block, Document, Fold, Picture, Section, Strip, sections_with
+from prunekit.report.evidence import Evidence, evidence_claim, gap_text
+from prunekit.report.evidence_tables import (
+    describe_losses,
+    describe_training,
+    draw_losses,
+    draw_training,
+    entry_table,
+    group_table,
+    points_of,
+    training_table,
+)
+from prunekit.report.pareto import describe_pareto, draw_pareto
+from prunekit.report.provenance import again, cost_blocks, provenance
+from prunekit.report.rendering import drawn, load_picture, render
+from prunekit.report.run import MANIFEST_FORMAT, read_samples
+from prunekit.report.samples import Images, grid_png
+from prunekit.report.tables import width_table
+from prunekit.report.wording import short_ratio
+
+__all__ = ["write_evidence_report"]
+
+_ACROSS, _SHOWN = 2, 16  # images of each entry: in a row, in all
+
+
+def write_evidence_report(folder: Path) -> Path:
+    """Write ``report/`` from the folder's manifest and ``samples/*.npz``; returns its page. It is replaced as a whole.
+
+    Raises:
+        FileFormatError: the manifest is of another kind, or a file of samples cannot be read.
+    """
+    manifest = read_json(folder / "manifest.json", MANIFEST_FORMAT)
+    evidence, samples = Evidence.from_manifest(manifest), read_samples(folder)
+    with atomic_folder(folder / "report") as target:
+        sections = _sections(evidence, samples, manifest, target)
+        said = (manifest.get("config") or {}).get("description")
+        sentences = tuple(filter(None, [said, _loss_sentence(evidence), _baseline_sentence(evidence)]))
+        end = (provenance(manifest, evidence.metrics["features"]), again(manifest))
+        title, claim = str(manifest.get("recipe", "unnamed")), evidence_claim(manifest)
+        page = Document(title, claim, (*sections, *end), sentences)
+        (target / "index.html").write_text(render(page), encoding="utf-8")
+        text = [f"# Experts beside baselines at equal training: {title}", claim, *sentences]
+        text += [entry_table(evidence).markdown, entry_table(evidence).note]
+        text += ["![FID against MACs](pareto_fid.png)", "![Loss against MACs](pareto_loss.png)"]
+        (target / "evidence.md").write_text("\n\n".join(text) + "\n", encoding="utf-8")
+    return folder / "report" / "index.html"
+
+
+def _sections(evidence: Evidence, samples: dict[str, Images], manifest: JsonDict, folder: Path) -> tuple[Section, ...]:
+    tables = {table.name: table for table in (entry_table(evidence), group_table(evidence), training_table(evidence))}
+    for name, table in tables.items():
+        table.to_csv(folder / f"{name}.csv")
+    losses = drawn(
+        partial(draw_losses, evidence),
+        folder / "losses.png",
+        ("Loss by timesteps", describe_losses(evidence), "Change against the base in percent; below zero is better."),
+    )
+    caption = f"Search included, means over the seeds. The dotted line is {evidence.reference.name}."
+    training = drawn(
+        partial(draw_training, evidence),
+        folder / "training.png",
+        ("Training MACs", describe_training(evidence), caption),
+    )
+    return sections_with(
+        ("entries", "Entries side by side", [tables["evidence"]]),
+        ("pareto", "Quality against cost", _pareto(evidence, folder)),
+        ("samples", "Samples from the same noise", [_strip(evidence, samples, folder)]),
+        ("losses", "Loss by timesteps", [losses, Fold("The same numbers as a table", (tables["losses"],))]),
+        ("training", "Training cost", [training, Fold("The same numbers as a table", (tables["training"],))]),
+        ("widths", "Widths before and after", [_widths(evidence)]),
+        ("ledger", "Ledger", cost_blocks(manifest)),
+    )
+
+
+def _pareto(evidence: Evidence, folder: Path) -> list[Picture]:
+    pictures = []
+    for measure, name in (("fid", evidence.label("FID")), ("loss", "Held-out loss, mean over the timestep groups")):
+        points = points_of(evidence, measure)
+        caption = f"{name}, mean and one standard error over fine-tuning seeds."
+        words = (f"{measure} against MACs", describe_pareto(points, name), caption)
+        pictures.append(drawn(partial(draw_pareto, points, name), folder / f"pareto_{measure}.png", words))
+    return pictures
+
+
+def _strip(evidence: Evidence, samples: dict[str, Images], folder: Path) -> Strip | None:
+    """A column of images for each entry that has some, in the order of the entries."""
+    by_letters = {_letters(stem): images for stem, images in samples.items()}
+    pictures: list[Picture] = []
+    for name in evidence.entries:
+        images = by_letters.get(_letters(name))
+        if images is None:
+            continue
+        shown = images[:_SHOWN]
+        path = folder / f"samples-{len(pictures)}.png"
+        grid_png(shown, path, _ACROSS)
+        pictures.append(load_picture(path, name, f"{len(shown)} generated images of {name}.", name))
+    caption = (
+        f"The first {_SHOWN} images of each entry, of its first fine-tuning seed, not chosen. The same place in each column "
+        "started from the same noise. Pixels are enlarged without smoothing."
+    )
+    return Strip("Samples", caption, tuple(pictures)) if pictures else None
+
+
+def _letters(name: str) -> str:
+    """A name without what file names change in it."""
+    return re.sub("[^a-z0-9]", "", name.lower())
+
+
+def _widths(evidence: Evidence) -> Block | None:
+    experts = {expert.group: expert for expert in evidence.headline.experts}
+    names = list(dict.fromkeys(name for expert in experts.values() for name in expert.widths))
+    if not names:
+        return None
+    summary = f"Channels of every channel group in {evidence.headline.name}, {len(experts)} networks"
+    return Fold(summary, (width_table(experts, names),))
+
+
+def _loss_sentence(evidence: Evidence) -> str:
+    found = gap_text(evidence.headline, evidence.reference, "loss")
+    return f"Its held-out loss, the mean over {len(evidence.cuts) + 1} timestep groups, is {found}."
+
+
+def _baseline_sentence(evidence: Evidence) -> str:
+    """How the headline does beside the best baseline that costs no more than it while sampling."""
+    headline = evidence.headline
+    rivals = [
+        entry
+        for entry in evidence.entries.values()
+        if entry.role == "baseline" and evidence.ratio(entry) <= evidence.ratio(headline) * 1.005
+    ]
+    if not rivals:
+        return ""
+    best = min(rivals, key=lambda entry: entry.mean("fid"))
+    return (
+        f"Of {len(rivals)} baseline{'s' if len(rivals) > 1 else ''} at no more than {short_ratio(evidence.ratio(headline))} of the "
+        f"sampling MACs the best is {best.name}: {evidence.label('FID')} of {headline.name} is {gap_text(headline, best, 'fid')}."
+    )

@@ -1,0 +1,106 @@
+"""The flow of a run, from the base to the evaluation, with its numbers at each stage."""
+
+from collections.abc import Callable, Iterable
+
+from prunekit.ledger import BASE_TRAINING
+from prunekit.report.document import Flow, Step
+from prunekit.report.run import RunResults
+from prunekit.report.wording import count_text, estimate_text, mean_losses, number_text, short_ratio, si_text
+
+__all__ = ["flow_of"]
+
+
+def flow_of(results: RunResults) -> Flow:
+    """Stages in order; one that the run does not have is left out."""
+    steps = (
+        Step("Base", _base(results)),
+        Step("Timestep groups", _groups(results)),
+        Step("Allocation", _allocation(results)),
+        Step("Importance", _importance(results)),
+        Step("Search", _search(results)),
+        Step("Fine-tuning", _tuning(results)),
+        Step("Experts", _experts(results)),
+        Step("Evaluation", _evaluation(results)),
+    )
+    return Flow(tuple(step for step in steps if step.figures))
+
+
+def _base(results: RunResults) -> tuple[str, ...]:
+    base, resolution = results.base, results.base.data.get("resolution")
+    size = (f"images of {resolution}×{resolution} pixels",) if resolution else ()
+    return (f"{si_text(base.macs)} MACs per evaluation", f"{count_text(base.params)} parameters", *size)
+
+
+def _groups(results: RunResults) -> tuple[str, ...]:
+    groups = results.allocation.groups
+    method = ((results.manifest.get("config") or {}).get("groups") or {}).get("method")
+    cuts = ", ".join(str(group.start) for group in groups[1:])
+    count = f"{len(groups)} by method {method}" if method else f"{len(groups)} groups"
+    return (
+        count,
+        f"cut at {cuts}" if cuts else "not cut",
+        f"of {count_text(results.allocation.num_timesteps)} timesteps",
+    )
+
+
+def _allocation(results: RunResults) -> tuple[str, ...]:
+    allocation = results.allocation
+    return (
+        f"budget {short_ratio(allocation.budget)}, rule {allocation.rule}",
+        f"MACs to keep, cleanest first: {_ratios(group.mac_ratio for group in allocation.groups)}",
+    )
+
+
+def _importance(results: RunResults) -> tuple[str, ...]:
+    found = results.importance
+    if found is None:
+        return ()
+    groups = f"{len(found.get('channel_groups') or ())} channel groups"
+    return (f"criterion {found.get('criterion')}", groups, *_spent(results, lambda kind, _: kind == "importance"))
+
+
+def _search(results: RunResults) -> tuple[str, ...]:
+    if not results.experts:
+        return ()
+    reached = _ratios(results.experts[index].macs / results.base.macs for index in sorted(results.experts))
+    prune = (results.manifest.get("config") or {}).get("prune") or {}
+    proposer = (prune.get("search") or {}).get("proposer")
+    said = (f"proposer {proposer}",) if proposer else ()
+    return (*said, f"MACs kept: {reached}", *_spent(results, lambda kind, _: kind == "search"))
+
+
+def _tuning(results: RunResults) -> tuple[str, ...]:
+    def tuned(kind: str, stage: str) -> bool:
+        return kind in ("training", "teacher") and stage != BASE_TRAINING
+
+    steps = ((((results.manifest.get("config") or {}).get("finetune") or {}).get("train")) or {}).get("steps")
+    spent = _spent(results, tuned)
+    return (*((f"{count_text(steps)} steps for each group",) if steps else ()), *spent) if spent else ()
+
+
+def _experts(results: RunResults) -> tuple[str, ...]:
+    assembled = results.assembled
+    if assembled is None:
+        return ()
+    kept = f"{short_ratio(assembled.mean_mac_ratio)} of the base's MACs per sampling step"
+    return ("one denoiser", kept, f"{count_text(assembled.params)} parameters in all")
+
+
+def _evaluation(results: RunResults) -> tuple[str, ...]:
+    said, losses, metrics = [], mean_losses(results), results.metrics
+    row, base = (metrics.judged, metrics.row("base")) if metrics else (None, None)
+    if metrics and row and base and row.fid is not None:
+        said.append(f"{metrics.label('FID')} {estimate_text(row.fid)}, base {estimate_text(base.fid)}")
+    if losses["expert"] is not None and losses["base"] is not None:
+        said.append(f"mean loss {number_text(losses['expert'])}, base {number_text(losses['base'])}")
+    return tuple(said)
+
+
+def _ratios(values: Iterable[float]) -> str:
+    return ", ".join(short_ratio(value) for value in values)
+
+
+def _spent(results: RunResults, counted: Callable[[str, str], bool]) -> tuple[str, ...]:
+    """MACs of some of the ledger's rows; empty when there are none."""
+    macs = sum(row.macs for row in results.ledger if counted(row.kind, row.stage))
+    return (f"{si_text(macs)} MACs spent",) if macs else ()

@@ -1,0 +1,151 @@
+"""Quality against cost: every model a point, told apart by its mark and its name as well as by colour."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+
+from prunekit._types import FloatArray
+from prunekit.report.estimate import Estimate
+from prunekit.report.wording import estimate_text, short_ratio
+
+__all__ = ["Point", "best_of", "describe_pareto", "draw_pareto"]
+
+_FAINT = "#8a929b"
+_MARKS: Mapping[str, tuple[str, str, bool, str]] = {  # role → mark, colour, filled, word
+    "base": ("s", "#333a42", True, "base"),
+    "experts": ("o", "#b4540a", True, "experts"),
+    "baseline": ("^", "#1d5f9e", False, "baseline"),
+    "ablation": ("D", "#7a4fa0", False, "ablation"),
+    "pruned": ("v", "#4d7c3a", False, "before fine-tuning"),
+}
+
+
+@dataclass(frozen=True)
+class Point:
+    """A model: what it costs and how good it is.
+
+    Args:
+        name: of the model.
+        role: ``base``, ``experts``, ``baseline``, ``ablation`` or ``pruned``.
+        ratio: its MACs while sampling as a fraction of the base's.
+        value: the lower the better.
+    """
+
+    name: str
+    role: str
+    ratio: float
+    value: Estimate
+
+
+def best_of(points: Sequence[Point]) -> list[Point]:
+    """Points that no other one beats in both, cheapest first."""
+    best: list[Point] = []
+    for point in sorted(points, key=lambda each: (each.ratio, each.value.mean)):
+        if not best or point.value.mean < best[-1].value.mean:
+            best.append(point)
+    return best
+
+
+def draw_pareto(points: Sequence[Point], measure: str) -> Figure:
+    """Points with their standard errors and names, and a line through those that no other beats.
+
+    Args:
+        points: at least one.
+        measure: what ``value`` is.
+    """
+    figure = Figure(figsize=(9.5, max(4.2, 2.0 + 0.28 * len(points))), layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.subplots()
+    best = best_of(points)
+    axes.plot(
+        [p.ratio for p in best], [p.value.mean for p in best], color=_FAINT, linewidth=1.0, linestyle=":", zorder=1
+    )
+    for point in points:
+        mark, colour, filled, _ = _MARKS.get(point.role, _MARKS["ablation"])
+        axes.errorbar(
+            point.ratio,
+            point.value.mean,
+            yerr=point.value.se or None,
+            fmt=mark,
+            color=colour,
+            markersize=7,
+            markerfacecolor=colour if filled else "white",
+            capsize=3,
+            linewidth=1,
+        )
+    ratios = [point.ratio for point in points]
+    room, longest = max(max(ratios) - min(ratios), 0.2), max(len(point.name) for point in points)
+    names = min(0.12 + 0.014 * longest, 0.75)  # which stand at the right of their points
+    axes.set_xlim(min(ratios) - 0.1 * room, max(ratios) + names * room)
+    axes.margins(y=0.12)
+    axes.set_xlabel("MACs while sampling, fraction of the base's")
+    axes.set_title(f"{measure}; lower is better", loc="left", fontsize=9)
+    _legend(figure, points)
+    _name_apart(figure, axes, points)
+    return figure
+
+
+def describe_pareto(points: Sequence[Point], measure: str) -> str:
+    """The same in words."""
+    told = "; ".join(f"{p.name} {estimate_text(p.value)} at {short_ratio(p.ratio)}" for p in points)
+    best = ", ".join(point.name for point in best_of(points))
+    return f"{measure} against the fraction of the base's MACs while sampling: {told}. No other model beats both of: {best}."
+
+
+def _legend(figure: Figure, points: Sequence[Point]) -> None:
+    handles = [
+        Line2D(
+            [], [], marker=mark, color=colour, markerfacecolor=colour if filled else "white", linestyle="", label=word
+        )
+        for role, (mark, colour, filled, word) in _MARKS.items()
+        if any(point.role == role for point in points)
+    ]
+    handles.append(Line2D([], [], color=_FAINT, linestyle=":", label="no other beats it in both"))
+    figure.legend(handles=handles, loc="outside lower left", ncols=5, frameon=False, fontsize=8)
+
+
+def _name_apart(figure: Figure, axes: Axes, points: Sequence[Point]) -> None:
+    """Names at the right of their points, moved up or down where they would cover each other."""
+    texts = [
+        axes.annotate(
+            point.name,
+            (point.ratio, point.value.mean),
+            xytext=(14, 0),
+            textcoords="offset points",
+            va="center",
+            fontsize=8,
+            bbox={"facecolor": "white", "edgecolor": "none", "pad": 0.8},
+            arrowprops={"arrowstyle": "-", "color": _FAINT, "linewidth": 0.6, "shrinkA": 1, "shrinkB": 5},
+        )
+        for point in points
+    ]
+    figure.draw_without_rendering()
+    boxes = [text.get_window_extent() for text in texts]
+    places = np.array([[box.x0, (box.y0 + box.y1) / 2, box.x1 - box.x0] for box in boxes])
+    height = max(box.height for box in boxes) * 1.12
+    for text, shift in zip(texts, _shifts(places, height), strict=True):
+        text.xyann = (14, shift * 72 / figure.dpi)
+
+
+def _shifts(places: FloatArray, height: float) -> FloatArray:
+    """How far each box moves up so that none covers another: by turns half of what two lack, until all have room."""
+    middles = places[:, 1].copy()
+    for _ in range(400):
+        moved = False
+        for i in range(len(places)):
+            for j in range(i):
+                across = places[i, 0] < places[j, 0] + places[j, 2] and places[j, 0] < places[i, 0] + places[i, 2]
+                lacking = height - abs(middles[i] - middles[j])
+                if across and lacking > 0.01:
+                    up, down = (i, j) if (middles[i], i) > (middles[j], j) else (j, i)
+                    middles[up] += lacking / 2
+                    middles[down] -= lacking / 2
+                    moved = True
+        if not moved:
+            break
+    return middles - places[:, 1]
