@@ -54,7 +54,9 @@ class EvidenceRun(ResumableRun):
         self._stage("base", self._common(), ["samples/base.npz", _IMAGES], self._measure_base)
         entries = self.options.entries
         planned = [{name: [self._planned_entry(name, seed)] for name in entries} for seed in self.options.seeds]
-        for chains in planned:  # an entry's seeds share its folder; with all entries at one seed there is something to compare
+        for (
+            chains
+        ) in planned:  # an entry's seeds share its folder; with all entries at one seed there is something to compare
             self._apart(chains)
         stages = [chains[name][0].name for name in entries for chains in planned]
         self._stage("wall time", {"timed": self.options.timed_images}, [], self._time, ["base", *stages])
