@@ -140,14 +140,21 @@ def _check_comparable(opened: Any, reference: Any, base: str) -> None:
 
 
 def report(
-    run: Annotated[Path, typer.Argument(help="Folder of a run, with manifest.json.")],
+    run: Annotated[
+        Path, typer.Argument(help="Folder of a run, with manifest.json; or of several, to which index.html is added.")
+    ],
     json: Json = False,
 ) -> None:
-    """Make a run's tables, pictures and index.html again from its manifest."""
-    from prunekit.report import write_any_report
+    """Make a run's tables, pictures and index.html again from its manifest, or those of all runs in a folder."""
+    from prunekit.report import published_runs, write_any_report, write_index
 
-    page = write_any_report(run)
-    emit(json, {"report": str(page)}, [f"Report: {page}"])
+    if (run / "manifest.json").is_file() or not published_runs(run):
+        page = write_any_report(run)
+        emit(json, {"report": str(page)}, [f"Report: {page}"])
+        return
+    pages = [str(write_any_report(each)) for each in published_runs(run)]
+    index = str(write_index(run))
+    emit(json, {"reports": pages, "index": index}, [*(f"Report: {page}" for page in pages), f"Index: {index}"])
 
 
 COMMANDS = (sample, evaluate, cost, report)

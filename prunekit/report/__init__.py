@@ -6,8 +6,10 @@ are used on this floor only.
 
 from prunekit.report.consistency import curves_png, describe_consistency, pairs_png
 from prunekit.report.curriculum import curriculum_claim
+from prunekit.report.evidence import evidence_claim
 from prunekit.report.groupings import describe_grouping, grouping_png
 from prunekit.report.heatmap import heatmap_png
+from prunekit.report.index import published_runs, write_index
 from prunekit.report.kinds import report_writer, write_any_report
 from prunekit.report.multistage import multistage_claim
 from prunekit.report.page import write_report
@@ -25,15 +27,18 @@ __all__ = [
     "curves_png",
     "describe_consistency",
     "describe_grouping",
+    "evidence_claim",
     "grid_png",
     "grouping_png",
     "heatmap_png",
     "metric_lines",
     "multistage_claim",
     "pairs_png",
+    "published_runs",
     "read_run",
     "report_writer",
     "summary_rows",
     "write_any_report",
+    "write_index",
     "write_report",
 ]
