@@ -22,8 +22,8 @@ format: $(VENV)/.installed-test
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-reports: $(VENV)/.installed ## make every report again from its manifest
-	for run in reports/*/manifest.json; do $(BIN)/prunekit report "$$(dirname "$$run")" || exit 1; done
+reports: $(VENV)/.installed ## make every report again from its manifest, and the page over all
+	$(BIN)/prunekit report reports
 
 $(VENV)/.installed: pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)

@@ -140,14 +140,21 @@ def _check_comparable(opened: Any, reference: Any, base: str) -> None:
 
 
 def report(
-    run: Annotated[Path, typer.Argument(help="Folder of a run, with manifest.json.")],
+    run: Annotated[
+        Path, typer.Argument(help="Folder of a run, with manifest.json, or a folder of such folders, such as reports/.")
+    ],
     json: Json = False,
 ) -> None:
-    """Make a run's tables, pictures and index.html again from its manifest."""
-    from prunekit.report import write_any_report
+    """Make a run's tables, pictures and index.html again from its manifest; of a folder of runs all, and a page over them."""
+    from prunekit.report import write_all_reports, write_any_report
 
-    page = write_any_report(run)
-    emit(json, {"report": str(page)}, [f"Report: {page}"])
+    if (run / "manifest.json").exists() or not run.is_dir():
+        page = write_any_report(run)
+        emit(json, {"report": str(page)}, [f"Report: {page}"])
+        return
+    pages: list[str] = []
+    index = write_all_reports(run, lambda page: pages.append(str(page)))
+    emit(json, {"reports": pages, "index": str(index)}, [*(f"Report: {page}" for page in pages), f"All runs: {index}"])
 
 
 COMMANDS = (sample, evaluate, cost, report)

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from prunekit._files import atomic_folder, read_json
 from prunekit.errors import FileFormatError
-from prunekit.report import report_writer
+from prunekit.report import report_writer, write_overview
 
 __all__ = ["publish"]
 
@@ -13,7 +13,7 @@ _PUBLISHED = ("manifest.json", "groups.json", "allocation.json", "importance.jso
 
 
 def publish(run_folder: Path, reports: Path) -> Path:
-    """Copy the results of a run (not its weights) to ``reports/<recipe>/`` and make the report there."""
+    """Copy the results of a run (not its weights) to ``reports/<recipe>/``, make its report and the page over all runs."""
     manifest = read_json(run_folder / "manifest.json")
     name = str(manifest.get("recipe"))
     if not name or "/" in name or name.startswith("."):
@@ -29,4 +29,5 @@ def publish(run_folder: Path, reports: Path) -> Path:
     write = report_writer(manifest)
     if write is not None:
         write(target)
+    write_overview(reports)
     return target
