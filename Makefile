@@ -22,7 +22,7 @@ format: $(VENV)/.installed-test
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-reports: $(VENV)/.installed ## make every report again from its manifest, and the index over them
+reports: $(VENV)/.installed ## make every report again from its manifest, and the page over all
 	$(BIN)/prunekit report reports
 
 $(VENV)/.installed: pyproject.toml constraints.txt

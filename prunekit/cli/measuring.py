@@ -141,20 +141,20 @@ def _check_comparable(opened: Any, reference: Any, base: str) -> None:
 
 def report(
     run: Annotated[
-        Path, typer.Argument(help="Folder of a run, with manifest.json; or of several, to which index.html is added.")
+        Path, typer.Argument(help="Folder of a run, with manifest.json, or a folder of such folders, such as reports/.")
     ],
     json: Json = False,
 ) -> None:
-    """Make a run's tables, pictures and index.html again from its manifest, or those of all runs in a folder."""
-    from prunekit.report import published_runs, write_any_report, write_index
+    """Make a run's tables, pictures and index.html again from its manifest; of a folder of runs all, and a page over them."""
+    from prunekit.report import write_all_reports, write_any_report
 
-    if (run / "manifest.json").is_file() or not published_runs(run):
+    if (run / "manifest.json").exists() or not run.is_dir():
         page = write_any_report(run)
         emit(json, {"report": str(page)}, [f"Report: {page}"])
         return
-    pages = [str(write_any_report(each)) for each in published_runs(run)]
-    index = str(write_index(run))
-    emit(json, {"reports": pages, "index": index}, [*(f"Report: {page}" for page in pages), f"Index: {index}"])
+    pages: list[str] = []
+    index = write_all_reports(run, lambda page: pages.append(str(page)))
+    emit(json, {"reports": pages, "index": str(index)}, [*(f"Report: {page}" for page in pages), f"All runs: {index}"])
 
 
 COMMANDS = (sample, evaluate, cost, report)

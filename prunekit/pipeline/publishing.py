@@ -5,7 +5,7 @@ from pathlib import Path
 
 from prunekit._files import atomic_folder, read_json
 from prunekit.errors import FileFormatError
-from prunekit.report import report_writer, write_index
+from prunekit.report import report_writer, write_overview
 
 __all__ = ["publish"]
 
@@ -13,7 +13,7 @@ _PUBLISHED = ("manifest.json", "groups.json", "allocation.json", "importance.jso
 
 
 def publish(run_folder: Path, reports: Path) -> Path:
-    """Copy the results of a run (not its weights) to ``reports/<recipe>/``, make the report there and list it in the index."""
+    """Copy the results of a run (not its weights) to ``reports/<recipe>/``, make its report and the page over all runs."""
     manifest = read_json(run_folder / "manifest.json")
     name = str(manifest.get("recipe"))
     if not name or "/" in name or name.startswith("."):
@@ -29,5 +29,5 @@ def publish(run_folder: Path, reports: Path) -> Path:
     write = report_writer(manifest)
     if write is not None:
         write(target)
-    write_index(reports)
+    write_overview(reports)
     return target

@@ -5,13 +5,10 @@ are used on this floor only.
 """
 
 from prunekit.report.consistency import curves_png, describe_consistency, pairs_png
-from prunekit.report.curriculum import curriculum_claim
-from prunekit.report.evidence import evidence_claim
 from prunekit.report.groupings import describe_grouping, grouping_png
 from prunekit.report.heatmap import heatmap_png
-from prunekit.report.index import published_runs, write_index
-from prunekit.report.kinds import report_writer, write_any_report
-from prunekit.report.multistage import multistage_claim
+from prunekit.report.kinds import kind_of, report_writer, write_any_report
+from prunekit.report.overview import write_all_reports, write_overview
 from prunekit.report.page import write_report
 from prunekit.report.run import MANIFEST_FORMAT, Metrics, RunResults, read_run
 from prunekit.report.samples import grid_png
@@ -23,22 +20,20 @@ __all__ = [
     "Metrics",
     "RunResults",
     "claim",
-    "curriculum_claim",
     "curves_png",
     "describe_consistency",
     "describe_grouping",
-    "evidence_claim",
     "grid_png",
     "grouping_png",
     "heatmap_png",
+    "kind_of",
     "metric_lines",
-    "multistage_claim",
     "pairs_png",
-    "published_runs",
     "read_run",
     "report_writer",
     "summary_rows",
+    "write_all_reports",
     "write_any_report",
-    "write_index",
+    "write_overview",
     "write_report",
 ]

@@ -149,7 +149,9 @@ def gap(one: Entry, other: Entry, measure: str) -> Estimate:
 
 
 def gap_text(one: Entry, other: Entry, measure: str) -> str:
-    """``0.31 ± 0.05 better than the base's``, for a measure of which lower is better; says what is within the noise.
+    """``0.31 ± 0.05 better than the base's``, for a measure of which lower is better.
+
+    Within two standard errors of nothing it is ``not clearly better than the base's, by 0.04 ± 0.05``.
 
     Args:
         one: what is judged.
@@ -160,24 +162,31 @@ def gap_text(one: Entry, other: Entry, measure: str) -> str:
     difference = gap(one, other, measure)
     if difference.mean == 0:
         return f"equal to {name}"
-    return f"{_size(difference)} than {name}{_doubt(difference)}"
+    better, size = _direction(difference), estimate_text(Estimate(abs(difference.mean), difference.se))
+    if _unclear(difference):
+        return f"not clearly {better} than {name}, by {size}"
+    return f"{size} {better} than {name}{_alone(difference)}"
 
 
 def short_gap(one: Entry, other: Entry, measure: str) -> str:
     """:func:`gap_text` for a table's cell."""
     difference = gap(one, other, measure)
-    return "equal" if difference.mean == 0 else f"{_size(difference)}{_doubt(difference)}"
-
-
-def _size(difference: Estimate) -> str:
+    if difference.mean == 0:
+        return "equal"
     size = estimate_text(Estimate(abs(difference.mean), difference.se))
-    return f"{size} {'better' if difference.mean < 0 else 'worse'}"
+    return f"{size} {_direction(difference)}{', not clearly' if _unclear(difference) else ''}"
 
 
-def _doubt(difference: Estimate) -> str:
-    if difference.se is None:
-        return ", one seed, no error"
-    return ", within the noise" if abs(difference.mean) < CLEAR * difference.se else ""
+def _direction(difference: Estimate) -> str:
+    return "better" if difference.mean < 0 else "worse"
+
+
+def _unclear(difference: Estimate) -> bool:
+    return difference.se is not None and abs(difference.mean) < CLEAR * difference.se
+
+
+def _alone(difference: Estimate) -> str:
+    return " (one seed, no standard error)" if difference.se is None else ""
 
 
 def _training(evidence: Evidence) -> str:

@@ -24,6 +24,7 @@ __all__ = [
 ]
 
 _PARTS = {"base": ("#c9ced4", ""), "search": ("#e3b98f", "///"), "fine-tuning": ("#7fa8d1", "...")}
+_WORDS = {"base": "the base's training", "search": "search", "fine-tuning": "fine-tuning"}
 _STRONG = 0.6  # share of the widest change, from which white text is read better
 
 
@@ -48,10 +49,10 @@ def entry_table(evidence: Evidence) -> Table:
     metrics = evidence.metrics
     note = (
         "± is one standard error over fine-tuning seeds; the base is one model and has none, and every entry's images start from "
-        "the same noise. Within the noise: less than two standard errors. Lower is better for loss, FID and KID; SSIM is 1 for the "
-        "base itself. MACs are per sample per evaluation, their mean over the sampler's steps."
+        "the same noise. Not clearly: within two standard errors of no difference. Lower is better for loss, FID and KID; SSIM is "
+        "1 for the base itself. MACs are per sample per evaluation, their mean over the sampler's steps."
     )
-    caption = f"{metrics['count']:,} images of each entry, {metrics.get('steps')} {metrics.get('sampler')} steps"
+    caption = f"{metrics['count']:,} images of each entry, {metrics.get('steps')} steps of {str(metrics.get('sampler')).upper()}"
     return Table("evidence", caption, rows, columns, note)
 
 
@@ -99,7 +100,7 @@ def training_table(evidence: Evidence) -> Table:
     )
     columns = (
         named("Entry", "entry"),
-        *(Column(f"MACs of {part}", part, _large(part)) for part in TRAININGS),
+        *(Column(f"MACs of {_WORDS[part]}", part, _large(part)) for part in TRAININGS),
         Column("MACs in all", "total", _large("total")),
         ratio("Of the base's", "part"),
     )
@@ -160,11 +161,17 @@ def draw_training(evidence: Evidence) -> Figure:
     left = np.zeros(len(entries))
     for part, (colour, hatch) in _PARTS.items():
         macs = np.array([entry.training[part].mean() for entry in entries])
-        axes.barh(range(len(entries)), macs, left=left, color=colour, hatch=hatch, height=0.7, label=part)
+        axes.barh(range(len(entries)), macs, left=left, color=colour, hatch=hatch, height=0.7, label=_WORDS[part])
         left += macs
     for place, total in enumerate(left):
         axes.text(total, place, f" {si_text(total)}", va="center", fontsize=8)
-    axes.axvline(evidence.reference.total, color="#333a42", linewidth=0.9, linestyle=":", label=evidence.reference.name)
+    axes.axvline(
+        evidence.reference.total,
+        color="#333a42",
+        linewidth=0.9,
+        linestyle=":",
+        label=f"{evidence.reference.name} in all",
+    )
     axes.set_yticks(range(len(entries)), [entry.name for entry in entries], fontsize=8)
     axes.invert_yaxis()
     axes.set_xlim(0, 1.12 * max(float(left.max()), 1.0))

@@ -114,7 +114,7 @@ def _importance(heatmap: Heatmap | None, folder: Path) -> list[Block]:
     if heatmap is None:
         return []
     words = ("Importance heatmap", heatmap.alt, heatmap.caption)
-    blocks: list[Block] = [drawn(heatmap.draw, folder / "importance.png", words, least=0.8)]
+    blocks: list[Block] = [drawn(heatmap.draw, folder / "importance.png", words)]
     if heatmap.left_whole:
         summary = f"Channel groups that were left whole ({len(heatmap.left_whole)})"
         blocks.append(Fold(summary, (Items(tuple(heatmap.left_whole.items())),)))
@@ -127,7 +127,7 @@ def _widths(results: RunResults, folder: Path) -> list[Block]:
         return []
     caption = "Channels of each channel group in network order: pale before pruning, solid after, with the number that is left."
     words = ("Widths before and after", figures.describe_widths(results), caption)
-    picture = drawn(lambda: figures.draw_widths(results), folder / "widths.png", words, least=0.8)
+    picture = drawn(lambda: figures.draw_widths(results), folder / "widths.png", words)
     return [picture, Fold("The same numbers as a table", (width_table(results.experts, names),))]
 
 

@@ -128,12 +128,19 @@ def _name_apart(figure: Figure, axes: Axes, points: Sequence[Point]) -> None:
     boxes = [text.get_window_extent() for text in texts]
     places = np.array([[box.x0, (box.y0 + box.y1) / 2, box.x1 - box.x0] for box in boxes])
     height = max(box.height for box in boxes) * 1.12
-    for text, shift in zip(texts, _shifts(places, height), strict=True):
+    marks = axes.transData.transform([[point.ratio, point.value.mean] for point in points])
+    for text, shift in zip(texts, _shifts(places, height, marks), strict=True):
         text.xyann = (14, shift * 72 / figure.dpi)
 
 
-def _shifts(places: FloatArray, height: float) -> FloatArray:
-    """How far each box moves up so that none covers another: by turns half of what two lack, until all have room."""
+def _shifts(places: FloatArray, height: float, marks: FloatArray) -> FloatArray:
+    """How far each box moves up so that none covers another: by turns half of what two lack, until all have room.
+
+    Args:
+        places: left end, middle and length of each box.
+        height: of all of them.
+        marks: points that no box may cover.
+    """
     middles = places[:, 1].copy()
     for _ in range(400):
         moved = False
@@ -145,6 +152,12 @@ def _shifts(places: FloatArray, height: float) -> FloatArray:
                     up, down = (i, j) if (middles[i], i) > (middles[j], j) else (j, i)
                     middles[up] += lacking / 2
                     middles[down] -= lacking / 2
+                    moved = True
+            across_mark = (places[i, 0] < marks[:, 0]) & (marks[:, 0] < places[i, 0] + places[i, 2])
+            for mark in marks[across_mark, 1]:
+                lacking = height - abs(middles[i] - mark)
+                if lacking > 0.01:
+                    middles[i] += lacking if middles[i] > mark else -lacking
                     moved = True
         if not moved:
             break

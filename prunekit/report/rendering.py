@@ -29,7 +29,7 @@ def render(document: Document) -> str:
     return page.strip() + "\n"
 
 
-def load_picture(path: Path, label: str, alt: str, caption: str, least: float = 0.65) -> Picture:
+def load_picture(path: Path, label: str, alt: str, caption: str, least: float = 0.85) -> Picture:
     """A PNG, which was drawn at twice its natural size, as a part of a page; see :class:`Picture`."""
     with Image.open(path) as image:
         width, height = image.size
@@ -37,18 +37,17 @@ def load_picture(path: Path, label: str, alt: str, caption: str, least: float = 
     return Picture(label, alt, caption, data, width // 2, height // 2, least)
 
 
-def drawn(draw: Callable[[], Figure], path: Path, words: tuple[str, str, str], least: float = 0.65) -> Picture:
+def drawn(draw: Callable[[], Figure], path: Path, words: tuple[str, str, str]) -> Picture:
     """Draw a figure into a file, and take it into a page.
 
     Args:
         draw: makes the figure.
         path: of the PNG.
         words: label, text in place of the picture, caption.
-        least: see :class:`Picture`.
     """
     with styled():
         save_figure(draw(), path)
-    return load_picture(path, *words, least)
+    return load_picture(path, *words)
 
 
 def _unbroken(text: str) -> str:

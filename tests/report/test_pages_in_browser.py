@@ -11,7 +11,7 @@ import pytest
 from browser import Browser, missing
 from evidence_manifest import make_evidence, make_strips
 
-from prunekit.report import write_any_report, write_index
+from prunekit.report import write_any_report, write_overview
 
 REPORTS = Path(__file__).parents[2] / "reports"
 PAGES = ("run", "evidence", "multistage", "curriculum", "index")
@@ -38,7 +38,7 @@ def site(tmp_path_factory, full_run):
     (folder / "engine" / "speed.md").write_text("# Speed\n")
     for kind in PAGES[:-1]:
         write_any_report(folder / kind)
-    write_index(folder)
+    write_overview(folder)
     return folder
 
 

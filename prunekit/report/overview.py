@@ -1,0 +1,104 @@
+"""The page over all runs of a folder: what each is and found, and the way to its report."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from prunekit._files import atomic_path, read_json
+from prunekit.errors import MissingFileError
+from prunekit.report.document import Card, Cards, Document, Link, Links, sections_with
+from prunekit.report.kinds import kind_of
+from prunekit.report.rendering import render
+from prunekit.report.run import MANIFEST_FORMAT
+
+__all__ = ["run_folders", "write_all_reports", "write_overview"]
+
+_PAGE = "report/index.html"
+_SHOWN_COMMIT = 10  # digits; the run's page has all
+
+
+def run_folders(folder: Path) -> list[Path]:
+    """Folders of runs in a folder, by name."""
+    return sorted(path.parent for path in folder.glob("[!.]*/manifest.json"))
+
+
+def write_all_reports(folder: Path, done: Callable[[Path], None] = lambda page: None) -> Path:
+    """Write the report of every run in a folder again from its manifest, then ``index.html`` over them; returns that.
+
+    Args:
+        folder: of folders of runs.
+        done: is told each run's page once it is written.
+
+    Raises:
+        MissingFileError: there is no run in it.
+        FileFormatError: a manifest, or what lies beside it, cannot be read.
+    """
+    runs = run_folders(folder)
+    if not runs:
+        raise MissingFileError(
+            f"{folder} has no manifest.json, and no folder in it has one; expected a run's folder or a folder of those."
+        )
+    for run in runs:
+        kind = kind_of(read_json(run / "manifest.json", MANIFEST_FORMAT))
+        if kind is not None:
+            done(kind.write(run))
+    return write_overview(folder)
+
+
+def write_overview(folder: Path) -> Path:
+    """Write ``index.html`` over the runs in a folder, newest first, and over the Markdown pages of its other folders.
+
+    Returns:
+        Path of the page.
+
+    Raises:
+        FileFormatError: a manifest cannot be read.
+    """
+    runs = run_folders(folder)
+    manifests = {run: read_json(run / "manifest.json", MANIFEST_FORMAT) for run in runs}
+    newest = sorted(runs, key=lambda run: str(manifests[run].get("created", "")), reverse=True)
+    others = _others(folder, set(runs))
+    sections = sections_with(
+        ("runs", "Runs", [Cards(tuple(_card(run, manifests[run]) for run in newest)) if runs else None]),
+        ("others", "Measured apart from runs", others),
+    )
+    found = f"{len(runs)} run{'s' if len(runs) != 1 else ''}, newest first: what each found, in one sentence made from its numbers."
+    page = Document("Reports", found, sections, kind="prunekit")
+    with atomic_path(folder / "index.html") as part:
+        part.write_text(render(page), encoding="utf-8")
+    return folder / "index.html"
+
+
+def _card(run: Path, manifest: dict[str, Any]) -> Card:
+    kind = kind_of(manifest)
+    facts = (
+        "a base" if kind is None else kind.title,
+        str(manifest.get("created", "")).split("T")[0],
+        f"prunekit {manifest['prunekit']}" if manifest.get("prunekit") else "",
+        f"commit {str(manifest['commit'])[:_SHOWN_COMMIT]}" if manifest.get("commit") else "",
+    )
+    has_page = (run / _PAGE).is_file()
+    return Card(
+        Link(run.name, f"{run.name}/{_PAGE if has_page else 'manifest.json'}"),
+        tuple(filter(None, facts)),
+        str((manifest.get("config") or {}).get("description") or ""),
+        "" if kind is None else kind.claim(manifest),
+        (Link("manifest", f"{run.name}/manifest.json"),) if has_page else (),
+    )
+
+
+def _others(folder: Path, runs: set[Path]) -> list[Links]:
+    """Markdown pages of folders that are no runs."""
+    apart = sorted(path for path in folder.iterdir() if path.is_dir() and path not in runs and path.name[0] != ".")
+    lists = []
+    for each in apart:
+        links = tuple(Link(_heading(page), page.relative_to(folder).as_posix()) for page in sorted(each.rglob("*.md")))
+        if links:
+            lists.append(Links(each.name, links))
+    return lists
+
+
+def _heading(page: Path) -> str:
+    """A Markdown page's first heading; its file's name if it has none."""
+    lines = page.read_text(encoding="utf-8").splitlines()
+    return next((line.lstrip("#").strip() for line in lines if line.startswith("#")), page.stem)
