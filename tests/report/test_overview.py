@@ -17,7 +17,7 @@ def published(tmp_path, full_run):
     shutil.copytree(full_run, tmp_path / "digits")
     (tmp_path / "bare").mkdir()
     (tmp_path / "bare" / "manifest.json").write_text(
-        json.dumps({"format": "prunekit-manifest/1", "recipe": "bare <b>"})
+        json.dumps({"format": "prunekit-manifest/1", "config": {"description": "bare <b>"}})
     )
     (tmp_path / "engine").mkdir()
     (tmp_path / "engine" / "speed.md").write_text("Words first.\n\n# Speed & size\n")
