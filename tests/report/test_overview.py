@@ -1,0 +1,51 @@
+"""The page over all runs of a folder."""
+
+import re
+import shutil
+
+import pytest
+from evidence_manifest import make_evidence
+
+from prunekit._files import read_json, write_json
+from prunekit.errors import FileFormatError, MissingFileError
+from prunekit.report import kind_of, write_all_reports, write_overview
+
+
+def test_every_run_is_there_with_its_claim_and_its_page(reports):
+    page = (reports / "index.html").read_text()
+    for name in ("experts", "stages", "curricula", "evidence"):
+        assert f'href="{name}/report/index.html"' in page
+    for title in ("timestep experts", "networks for stages", "ways to train", "experts beside baselines"):
+        assert title in page
+    assert "At 0.8 of the base&#39;s sampling MACs" in page
+    assert page.index("experts/report") < page.index("stages/report")  # newer
+    assert '<a href="speed/speed.md">How fast it is</a>' in page
+    assert not re.search(r"(src|href)=\"(https?:)?//", page)
+
+
+def test_reports_are_made_again_alike(reports, tmp_path):
+    copy = shutil.copytree(reports, tmp_path / "copy")
+    for run in ("experts", "stages", "curricula", "evidence"):
+        shutil.rmtree(copy / run / "report")
+    done_pages = []
+    assert write_all_reports(copy, done_pages.append) == copy / "index.html"
+    assert len(done_pages) == 4
+    before, after = (
+        {path.relative_to(folder): path.read_bytes() for path in folder.rglob("*.*")} for folder in (reports, copy)
+    )
+    assert before == after
+
+
+def test_a_run_without_a_report_leads_to_its_manifest(tmp_path):
+    write_json(tmp_path / "base" / "manifest.json", {"format": "prunekit-manifest/1", "recipe": "base"})
+    assert kind_of(read_json(tmp_path / "base" / "manifest.json")) is None
+    assert 'href="base/manifest.json"' in write_overview(tmp_path).read_text()
+
+
+def test_a_folder_without_runs_and_a_damaged_manifest_are_refused(tmp_path):
+    with pytest.raises(MissingFileError, match="no folder in it has one; expected a run's folder"):
+        write_all_reports(tmp_path)
+    write_json(tmp_path / "run" / "manifest.json", {**make_evidence(), "evidence": []})
+    with pytest.raises(FileFormatError, match="no comparison of experts with baselines"):
+        write_all_reports(tmp_path)
+    assert not (tmp_path / "index.html").exists()
