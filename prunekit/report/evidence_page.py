@@ -127,7 +127,8 @@ def _widths(evidence: Evidence) -> Block | None:
 
 def _loss_sentence(evidence: Evidence) -> str:
     found = gap_text(evidence.headline, evidence.reference, "loss")
-    return f"Its held-out loss, the mean over {len(evidence.cuts) + 1} timestep groups, is {found}."
+    mean = f"mean over {len(evidence.cuts) + 1} timestep groups"
+    return f"The held-out loss of {evidence.headline.name}, {mean}, is {found}."
 
 
 def _baseline_sentences(evidence: Evidence) -> list[str]:
