@@ -53,9 +53,12 @@ class EvidenceRun(ResumableRun):
         Run(self._only_base, self.folder / "base", Within(self.observer, "base")).make_all()
         self._stage("base", self._common(), ["samples/base.npz", _IMAGES], self._measure_base)
         entries = self.options.entries
-        chains = {name: [self._planned_entry(name, seed) for seed in self.options.seeds] for name in entries}
-        self._apart(chains)
-        stages = [stage.name for chain in chains.values() for stage in chain]
+        planned = [{name: [self._planned_entry(name, seed)] for name in entries} for seed in self.options.seeds]
+        for (
+            chains
+        ) in planned:  # an entry's seeds share its folder; with all entries at one seed there is something to compare
+            self._apart(chains)
+        stages = [chains[name][0].name for name in entries for chains in planned]
         self._stage("wall time", {"timed": self.options.timed_images}, [], self._time, ["base", *stages])
         manifest = self._manifest(stages)
         write_json(self.folder / "manifest.json", manifest)

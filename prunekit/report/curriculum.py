@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from prunekit._files import read_json
+from prunekit._types import JsonDict
 from prunekit.errors import FileFormatError
 from prunekit.report.comparison import Comparison, write_comparison
 from prunekit.report.learning import LearningCurve, curves_of, ends, learning_claim, measured_on, share_column
@@ -14,7 +15,7 @@ from prunekit.report.wording import ABSENT
 __all__ = ["curriculum_claim", "training_curves", "write_curriculum_report"]
 
 
-def training_curves(manifest: dict[str, Any]) -> list[LearningCurve]:
+def training_curves(manifest: JsonDict) -> list[LearningCurve]:
     """The ways to train of a manifest, in its order, the baseline first.
 
     Raises:
@@ -29,7 +30,7 @@ def training_curves(manifest: dict[str, Any]) -> list[LearningCurve]:
         raise FileFormatError(f"The manifest holds no comparison of ways to train ({error}).") from error
 
 
-def curriculum_claim(manifest: dict[str, Any]) -> str:
+def curriculum_claim(manifest: JsonDict) -> str:
     """What the comparison found, in one sentence."""
     base, *others = training_curves(manifest)
     return learning_claim(base, others)
@@ -73,7 +74,7 @@ def write_curriculum_report(folder: Path) -> Path:
     return write_comparison(folder, manifest, comparison)
 
 
-def _text(manifest: dict[str, Any], base: LearningCurve) -> str:
+def _text(manifest: JsonDict, base: LearningCurve) -> str:
     config, look = manifest["config"], manifest["curriculum"][0]["curve"][-1]
     train, section = config["base"]["train"], config["curriculum"]
     return (

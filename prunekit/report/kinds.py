@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from prunekit._files import read_json
+from prunekit._types import JsonDict
 from prunekit.report.curriculum import curriculum_claim, write_curriculum_report
 from prunekit.report.evidence import evidence_claim
 from prunekit.report.evidence_page import write_evidence_report
@@ -28,7 +29,7 @@ class Kind:
     """
 
     title: str
-    claim: Callable[[dict[str, Any]], str]
+    claim: Callable[[JsonDict], str]
     write: Callable[[Path], Path]
 
 
@@ -38,7 +39,7 @@ KINDS: Mapping[str, Kind] = {
     "curriculum": Kind("ways to train", curriculum_claim, write_curriculum_report),
     "allocation": Kind("timestep experts", lambda manifest: claim(RunResults.from_manifest(manifest)), write_report),
 }
-"""Kinds of runs by the manifest's entry that they show; the first that is there counts."""
+"""Kinds of runs by the manifest's entry that they show, in the order in which runs are listed; the first that is there counts."""
 
 
 def kind_of(manifest: Mapping[str, Any]) -> Kind | None:

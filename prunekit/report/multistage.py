@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from prunekit._files import read_json
+from prunekit._types import JsonDict
 from prunekit.errors import FileFormatError
 from prunekit.report.comparison import Comparison, write_comparison
 from prunekit.report.learning import LearningCurve, curves_of, ends, learning_claim, measured_on, share_column
@@ -45,7 +46,7 @@ class Entry:
     curve: LearningCurve
 
 
-def entries_of(manifest: dict[str, Any]) -> list[Entry]:
+def entries_of(manifest: JsonDict) -> list[Entry]:
     """The networks of a manifest, in its order.
 
     Raises:
@@ -77,7 +78,7 @@ def _title(network: str, grouping: str) -> str:
     return f"{title}, {grouping}" if grouping else title
 
 
-def multistage_claim(manifest: dict[str, Any]) -> str:
+def multistage_claim(manifest: JsonDict) -> str:
     """What the comparison found, in one sentence."""
     entries = entries_of(manifest)
     unified = next(entry.curve for entry in entries if entry.network == "unified")
@@ -133,7 +134,7 @@ def _table(entries: list[Entry]) -> Table:
     return Table("multistage", "Every network at its end", rows, columns)
 
 
-def _text(manifest: dict[str, Any]) -> str:
+def _text(manifest: JsonDict) -> str:
     config, look = manifest["config"], manifest["multistage"][0]["curve"][-1]
     train, multistage = config["base"]["train"], config["multistage"]
     return (
@@ -146,7 +147,7 @@ def _text(manifest: dict[str, Any]) -> str:
     )
 
 
-def _start(config: dict[str, Any]) -> str:
+def _start(config: JsonDict) -> str:
     checkpoint = config["base"].get("checkpoint")
     return f"on from {checkpoint}" if checkpoint else "from scratch"
 

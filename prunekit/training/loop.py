@@ -120,7 +120,8 @@ class _Run:
                 f"A batch of {options.batch_size} does not split over {self.accelerator.num_processes} processes; "
                 "expected a multiple."
             )
-        self.averaged = AveragedModel(self.model, multi_avg_fn=_warmed_average(options.ema_decay, lambda: self.step))
+        self.average = _warmed_average(options.ema_decay, lambda: self.step)
+        self.averaged = AveragedModel(self.model, multi_avg_fn=self.average)
         rate, decay = options.learning_rate, options.weight_decay
         optimizer = torch.optim.AdamW(self.model.parameters(), rate, weight_decay=decay, fused=True)
         self.optimizer: Any
@@ -130,6 +131,11 @@ class _Run:
             self.averaged.n_averaged.cpu()
         )  # asked every step: on a device, each would wait for it
         self.total = torch.zeros((), device=self.accelerator.device)  # of the losses since the last report
+        self.parameters: list[Tensor] = list(self.model.parameters())
+        self.buffers = list(self.model.buffers())
+        own = self.averaged.module
+        self.averages: list[Tensor] = list(own.parameters())
+        self.averaged_buffers = list(own.buffers())
         self.wrapped.train()
 
     def train_step(self, objective: Objective) -> None:
@@ -146,14 +152,26 @@ class _Run:
         self.optimizer.zero_grad()
         with _dropout_seeded(options.seed, self.step, accelerator.process_index):
             losses = self._backward(objective.at(self.step / options.steps), batch)
-        accelerator.clip_grad_norm_(self.wrapped.parameters(), options.max_grad_norm)
+        accelerator.clip_grad_norm_(self.parameters, options.max_grad_norm)
         decay = options.momentum
         with decay.applied(self.optimizer, self.step) if decay else nullcontext():
             self.optimizer.step()
-        self.averaged.update_parameters(self.model)
+        self._average()
         if isinstance(self.sampler, LearningSampler) and self.sampler.learns:
             gathered = self.accelerator.gather(losses).reshape(accelerator.num_processes, -1)
             self.sampler.learn(timesteps, gathered.T.reshape(-1))  # each process had every n-th one
+
+    @torch.no_grad()
+    def _average(self) -> None:
+        """``AveragedModel.update_parameters``, which walks both networks' modules at every step; only the first time here."""
+        averaged = self.averaged
+        if averaged.n_averaged == 0:
+            averaged.update_parameters(self.model)
+            return
+        self.average(self.averages, self.parameters, averaged.n_averaged)
+        for own, newest in zip(self.averaged_buffers, self.buffers, strict=True):
+            own.copy_(newest)
+        averaged.n_averaged += 1
 
     def _backward(self, objective: Objective, batch: list[Tensor]) -> Tensor:
         """Gradients of the mean weighted loss, part after part; returns the samples' own losses, shape (batch,)."""

@@ -1,0 +1,331 @@
+"""Which channels of a network leave together, read off one forward pass, see :mod:`prunekit.graph.flow`."""
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components
+from torch import Tensor, nn
+
+from prunekit._types import IntArray
+from prunekit.errors import GraphError
+from prunekit.graph.blocks import same_blocks, table_of
+from prunekit.graph.families import queries_of, ties_of
+from prunekit.graph.flow import FIXED, Deadline, Flow, outputs_fixed
+from prunekit.graph.layers import HEADS, Kind, axis_of, layer_kind
+from prunekit.graph.structure import Axis, Member
+from prunekit.graph.surgery import Inputs, run_once
+from prunekit.graph.watching import Seen, watched
+
+__all__ = ["PRODUCERS", "Channels", "Found"]
+
+PRODUCERS = ("conv", "linear", "transposed", "embedding")
+"""Kinds of layers that make channels."""
+
+
+@dataclass(frozen=True, eq=False)
+class Found:
+    """Channels that leave together: components of ids with the same axes.
+
+    Args:
+        name: see :class:`ChannelGroup`.
+        layer: module name of the first layer that makes them.
+        start: first of its positions.
+        components: one for each root channel, in order, shape (size,).
+        axes: places, in the run's list, of the axes that they are on.
+        heads: number of contiguous blocks that must stay equal or leave whole, None for none.
+        fixed_parts: whether the number of blocks is fixed.
+        modules: modules that reshape the channels into these blocks.
+    """
+
+    name: str
+    layer: str
+    start: int
+    components: IntArray
+    axes: tuple[int, ...]
+    heads: int | None
+    fixed_parts: bool
+    modules: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class AxisOf:
+    """One axis of one tensor.
+
+    Args:
+        tensor: its name.
+        dim: its dimension.
+        layer: the layer that this is an axis of, the tensor where there is none.
+        axis: the layer's axis.
+        kind: the layer's.
+    """
+
+    tensor: str
+    dim: int
+    layer: str
+    axis: Axis
+    kind: Kind | None
+
+
+class Channels:
+    """What one forward pass of a network says, ready to be made into channel groups.
+
+    Args:
+        model: the network.
+        flow: what has followed its forward pass.
+        seen: what its modules said meanwhile.
+    """
+
+    def __init__(self, model: nn.Module, flow: Flow, seen: Seen) -> None:
+        self.model, self.flow, self.seen = model, flow, seen
+        self.modules: dict[str, Any] = dict(model.named_modules())
+        self.order = {name: seen.order.get(name, len(seen.order)) for name in self.modules}
+        self.reasons: dict[int, str] = {}
+
+    @classmethod
+    def of(cls, model: nn.Module, inputs: Inputs, deadline: Deadline, modes: Mapping[str, str]) -> "Channels":
+        """Run a network once and follow it.
+
+        Args:
+            model: the network.
+            inputs: of the forward pass.
+            deadline: until when.
+            modes: how attentions shrink, by module, see :class:`Flow`.
+
+        Raises:
+            GraphError: the network cannot be run or followed.
+        """
+        flow = Flow(model, deadline, modes)
+        try:
+            with watched(model, flow) as seen, flow:
+                output = run_once(model, inputs)
+            outputs_fixed(flow, output)
+        except GraphError:
+            raise
+        except Exception as error:  # whatever the network raises
+            raise GraphError(
+                f"{type(model).__name__} cannot be traced ({type(error).__name__}: {error}); "
+                "check that the example inputs run."
+            ) from error
+        if not flow.axes:
+            raise GraphError(f"{type(model).__name__} runs no operation on its parameters that could be followed.")
+        run = cls(model, flow, seen)
+        run._fix_the_unsliceable()
+        return run
+
+    def _fix_the_unsliceable(self) -> None:
+        """Tensors that surgery cannot slice, and axes that code takes to be equal."""
+        tied = _tied_tensors(self.model)
+        for (tensor, _), ids in self.flow.axes.items():
+            if tensor in tied:
+                self.flow.found.fixed.append((ids, f"{tied[tensor]} shares its weights with another layer"))
+            elif ".parametrizations." in f".{tensor}":
+                self.flow.found.fixed.append((ids, f"{tensor.split('.parametrizations')[0]} is parametrized"))
+        for module, ids, _ in self.flow.found.norms:
+            if len({tensor for (tensor, _), own in self.flow.axes.items() if np.isin(own, ids).any()}) > 1:
+                self.flow.found.fixed.append(
+                    (ids, f"{module} is a norm without weights over channels of several layers")
+                )
+        for a, b in ties_of(self.model):
+            if a in self.flow.axes and b in self.flow.axes and len(self.flow.axes[a]) == len(self.flow.axes[b]):
+                self.flow.found.same.append((self.flow.axes[a], self.flow.axes[b]))
+
+    @cached_property
+    def component(self) -> IntArray:
+        """Component of every id, shape (ids,); −1 for what can never be removed."""
+        self.raw = self._components()
+        self._align_parts()
+        self.raw = self._components()
+        for ids, reason in self.flow.found.fixed:
+            for one in np.unique(self.raw[ids[ids != FIXED]]):
+                self.reasons.setdefault(int(one), reason)
+        fixed = np.isin(self.raw, np.fromiter(self.reasons, dtype=np.int64, count=len(self.reasons)))
+        fixed[FIXED] = True
+        return np.where(fixed, -1, self.raw)
+
+    def _components(self) -> IntArray:
+        """Ids that are the same thing have the same number."""
+        same = self.flow.found.same
+        a, b = (np.concatenate([pair[i] for pair in same]) if same else np.zeros(0, dtype=np.int64) for i in (0, 1))
+        edges = coo_array((np.ones(len(a), dtype=bool), (a, b)), shape=(self.flow.count, self.flow.count))
+        _, component = connected_components(edges, directed=False)
+        return np.asarray(component, dtype=np.int64)
+
+    def _align_parts(self) -> None:
+        """Parts of a split that lie on different axes lose the same channels: they must stay equally long."""
+        alike = {one: kind for kind, ones in self._alike(self.raw).items() for one in ones}
+        for rectangle in self.flow.found.rectangles:
+            parts = self.raw[rectangle.ids]
+            if rectangle.fixed and len({alike.get(one) for one in parts.ravel().tolist()}) > 1:
+                self.flow.link(rectangle.ids[1:], rectangle.ids[:1], "they are parts of something of a fixed size")
+
+    def _alike(self, component: IntArray) -> dict[tuple[int, ...], list[int]]:
+        """Components by the axes that they are on, without those below 0."""
+        ids = np.concatenate(list(self.flow.axes.values()))
+        owner = np.repeat(np.arange(len(self.axes)), [len(v) for v in self.flow.axes.values()])
+        component = component[ids]
+        order = np.argsort(component, kind="stable")
+        order = order[component[order] >= 0]
+        cuts = np.flatnonzero(np.diff(component[order])) + 1
+        alike: dict[tuple[int, ...], list[int]] = {}
+        for part in np.split(order, cuts) if len(order) else []:
+            alike.setdefault(tuple(sorted(owner[part].tolist())), []).append(int(component[part[0]]))
+        return alike
+
+    @cached_property
+    def axes(self) -> list[AxisOf]:
+        """Every axis that has ids."""
+        return [self._axis(tensor, dim) for tensor, dim in self.flow.axes]
+
+    def _axis(self, tensor: str, dim: int) -> AxisOf:
+        layer, _, name = tensor.rpartition(".")
+        module = self.modules[layer]
+        kind = layer_kind(module)
+        own = getattr(module, name)
+        axis = axis_of(kind, name, own.ndim, dim) if kind is not None else None
+        return AxisOf(tensor, dim, layer if axis else tensor, axis or str(dim), kind if axis else None)
+
+    @cached_property
+    def found(self) -> list[Found]:
+        """All sets of channels that leave together and that some layer makes, in network order."""
+        alike = self._alike(self.component)
+        found = [self._found(axes, np.array(components)) for axes, components in alike.items()]
+        seen: set[str] = set()
+        named = []
+        for one in sorted((one for one in found if one), key=lambda one: (self.order[one.layer], one.start)):
+            name = f"{one.layer}:{one.start}" if one.layer in seen else one.layer
+            named.append(replace(one, name=name))
+            seen.add(one.layer)
+        return named
+
+    def _found(self, axes: tuple[int, ...], components: IntArray) -> Found | None:
+        makers = [self.axes[a] for a in set(axes) if self.axes[a].axis == "out" and self.axes[a].kind in PRODUCERS]
+        makers = [maker for maker in makers if maker.tensor.endswith("weight")]
+        if not makers:
+            return None
+        first = min(makers, key=lambda maker: self.order[maker.layer])
+        along = self.component[self.flow.axes[first.tensor, first.dim]]
+        _, places = np.unique(along, return_index=True)
+        position = dict(zip(along[places].tolist(), places.tolist(), strict=True))
+        components = np.array(sorted(components.tolist(), key=position.__getitem__))
+        start = position[int(components[0])]
+        found = Found("", first.layer, start, components, tuple(sorted(set(axes))), None, False, ())
+        return self._in_blocks(found)
+
+    def _in_blocks(self, found: Found) -> Found:
+        """The blocks (heads, parts of a split) that reshapes put the channels into; fixes what has no such order."""
+        root = self._roots(found.components)
+        blocks: IntArray | None = None
+        fixed, modules = False, list[str]()
+        for rectangle in self.flow.found.rectangles:
+            grid = root[np.where(rectangle.ids == FIXED, -1, self.component[rectangle.ids])]
+            if (grid < 0).all():
+                continue
+            rows = table_of(grid)
+            if rows is None or (rows < 0).any() or rows.size != len(found.components):
+                self._give_up(found, "they are reshaped in a way that is not known how to keep")
+                return found
+            if rectangle.fixed and 1 in rows.shape:
+                continue  # every part loses the same
+            if rows.shape[1] == 1 and not self.holders(rectangle.module, HEADS, len(rows)):
+                rows = rows.T
+            if blocks is not None and not same_blocks(rows, blocks):
+                if 1 not in rows.shape and 1 not in blocks.shape:
+                    self._give_up(found, "they are reshaped in two ways that do not agree")
+                    return found
+                rows = blocks if 1 in rows.shape else rows
+            blocks, fixed = rows, fixed or rectangle.fixed
+            modules.append(rectangle.module)
+        if blocks is None:
+            return found
+        ordered = found.components[blocks.ravel()] if 1 not in blocks.shape else found.components
+        return replace(
+            found, components=ordered, heads=len(blocks), fixed_parts=fixed, modules=tuple(dict.fromkeys(modules))
+        )
+
+    def _roots(self, components: IntArray) -> IntArray:
+        """Root channel of every component, −1 for others and, at the end, for what is fixed."""
+        root = np.full(int(self.raw.max()) + 2, -1, dtype=np.int64)
+        root[components] = np.arange(len(components))
+        return root
+
+    def _give_up(self, found: Found, reason: str) -> None:
+        self.reasons |= dict.fromkeys(found.components.tolist(), reason)
+
+    def members(self, found: Found) -> Iterator[Member]:
+        """The layers' axes that these channels are on."""
+        root = self._roots(found.components)
+        seen: set[tuple[str, Axis]] = set()
+        axes = sorted(found.axes, key=lambda a: (self.axes[a].layer != found.layer, self.axes[a].axis != "out", a))
+        for place in axes:
+            axis = self.axes[place]
+            if (axis.layer, axis.axis) in seen:
+                continue  # a bias lies along its weight's first axis
+            seen.add((axis.layer, axis.axis))
+            roots = root[self.component[self.flow.axes[axis.tensor, axis.dim]]]
+            positions = np.flatnonzero(roots >= 0)
+            yield Member(axis.layer, axis.axis, positions, roots[positions])
+
+    def asks(self, found: Found) -> bool:
+        """Whether an attention that is written out may divide by the width of these channels."""
+        return self.is_among(found, self._asks[1] & ~self._asks[0])
+
+    def is_among(self, found: Found, ids: Any) -> bool:
+        """Whether any of some ids stands for one of these channels."""
+        return bool((self._roots(found.components)[self.component[ids]] >= 0).any())
+
+    def attended(self) -> IntArray:
+        """Ids of what products of two activations sum over."""
+        products = [p for p in self.flow.found.products if p.operator in ("bmm", "baddbmm")]
+        factors = [ids.ravel() for p in products for ids in p.factors]
+        return np.unique(np.concatenate([np.zeros(1, dtype=np.int64), *factors]))[1:]
+
+    @cached_property
+    def _asks(self) -> tuple[IntArray, IntArray]:
+        """Whether each id stands for a channel of a query for certain, and perhaps, each of shape (ids,)."""
+        asks = np.zeros((2, self.flow.count), dtype=bool)
+        for ids in self.flow.found.queries:
+            asks[:, ids.ravel()] = True
+        for ids in self.flow.found.perhaps:
+            asks[1, ids.ravel()] = True
+        for layer in queries_of(self.model):
+            asks[:, self.flow.axes.get((f"{layer}.weight", 0), [])] = True
+        asks[:, FIXED] = False
+        return asks[0], asks[1]
+
+    def bare_norms(self, found: Found) -> Iterator[tuple[str, int, int]]:
+        """Module, number of norm groups and channels of the norms without weights over exactly these channels."""
+        root = self._roots(found.components)
+        for module, ids, groups in self.flow.found.norms:
+            mine = root[np.where(ids == FIXED, -1, self.component[ids])] >= 0
+            if mine.all():
+                yield module, groups, len(ids)
+
+    def queries(self, found: Found, perhaps: bool) -> Iterator[tuple[str, IntArray]]:
+        """Layers and positions that make this group's queries."""
+        root, asking = self._roots(found.components), self._asks[int(perhaps)]
+        for axis in (self.axes[place] for place in found.axes):
+            own = self.flow.axes[axis.tensor, axis.dim]
+            if axis.axis == "out" and axis.kind in PRODUCERS and axis.tensor.endswith("weight"):
+                mine = (root[self.component[own]] >= 0) & asking[own]
+                if mine.any():
+                    yield axis.layer, np.flatnonzero(mine)
+
+    def holders(self, module: str, names: Iterable[str], value: int) -> list[tuple[str, str]]:
+        """Where a module or its parent keeps a number under one of these names."""
+        pairs = [(holder, name) for holder in (module, module.rpartition(".")[0]) for name in names]
+        return [(holder, name) for holder, name in pairs if vars(self.modules[holder]).get(name) == value]
+
+
+def _tied_tensors(model: nn.Module) -> dict[str, str]:
+    """Tensors that several layers share, by each of their names, with the first layer's."""
+    names: dict[Tensor, list[str]] = {}
+    for layer, module in model.named_modules():
+        for name, parameter in module._parameters.items():
+            if parameter is not None:
+                names.setdefault(parameter, []).append(f"{layer}.{name}" if layer else name)
+    shared = [same for same in names.values() if len(same) > 1]
+    return {name: same[0].rpartition(".")[0] for same in shared for name in same}

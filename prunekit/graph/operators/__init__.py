@@ -1,0 +1,30 @@
+"""How each kind of aten operator carries channel ids along, see :mod:`prunekit.graph.flow`.
+
+An operator that is not listed here fixes whatever reaches it: a network is never pruned through something unknown.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+
+from prunekit.graph.operators import elementwise, layers, shapes
+from prunekit.graph.operators.common import Rule, name_of
+
+__all__ = ["rule_of"]
+
+
+def rule_of(func: Any) -> Rule:
+    """The rule of an operator overload."""
+    name = name_of(func)
+    if name in _RULES:
+        return _RULES[name]
+    if torch.Tag.pointwise in func.tags:
+        return elementwise.pointwise
+    for part, rule in layers.FAMILIES.items():
+        if part in name:
+            return rule
+    return elementwise.unknown
+
+
+_RULES: Mapping[str, Rule] = {**elementwise.RULES, **shapes.RULES, **layers.RULES}

@@ -1,0 +1,244 @@
+"""Operators that layers are made of: products, convolutions, norms, attention, changes of resolution."""
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from torch import Tensor
+
+from prunekit.graph.flow import Flow, Grid, Labels
+from prunekit.graph.operators.common import Rule, aligned, argument, join, name_of, tensors_in
+
+__all__ = ["FAMILIES", "RULES"]
+
+_CONTRACTED = 100  # virtual dimension of a matrix product's inner axis
+
+
+def _contract(
+    flow: Flow,
+    func: Any,
+    left: tuple[Labels, Sequence[int], Sequence[int]],
+    right: tuple[Labels, Sequence[int], Sequence[int]],
+    summed: Sequence[int],
+) -> Labels:
+    """A product summed over the virtual dims ``summed``; other dims that both sides have lie on each other.
+
+    Each side: its labels, its shape and the virtual dim of each of its dims. Virtual dims below 100 are the result's.
+    """
+    (a, a_shape, a_dims), (b, b_shape, b_dims) = left, right
+    a, b = a.moved(lambda dim: a_dims[dim]), b.moved(lambda dim: b_dims[dim])
+    sizes = dict(zip(a_dims, a_shape, strict=True)) | dict(zip(b_dims, b_shape, strict=True))
+    alone = set(a_dims) ^ set(b_dims)
+    a, b = (Labels(side.grids, side.wild | (alone - set(dims))) for side, dims in ((a, a_dims), (b, b_dims)))
+    joined = join(flow, [a, b], (), name_of(func), alone)
+    _count(flow, func, (*a.grids, *b.grids), sizes)
+    grids = [grid.without(summed) for grid in joined.grids]
+    return Labels(tuple(grid for grid in grids if grid is not None), joined.wild - set(summed))
+
+
+def _count(flow: Flow, func: Any, grids: Sequence[Grid], sizes: Mapping[int, int]) -> None:
+    """One product of all sizes, in which what grids cover is counted by their ids."""
+    covers: list[Grid] = []
+    for dim in sorted(sizes, reverse=True):
+        candidates = [grid for grid in grids if dim in grid.dims and not grid.hidden]
+        if candidates and not any(dim in cover.dims for cover in covers):
+            covers.append(max(candidates, key=lambda grid: len(grid.dims)))
+    covers = [*covers[:2], *(c for c in covers[2:] if not any(set(c.dims) & set(o.dims) for o in covers if o is not c))]
+    covered = {dim for cover in covers for dim in cover.dims}
+    scale = math.prod(size for dim, size in sizes.items() if dim not in covered)
+    factors = [cover.ids for cover in covers]
+    shared = sorted(set(covers[0].dims) & set(covers[1].dims)) if len(covers) > 1 else []
+    rows = math.prod(sizes[dim] for dim in shared)
+    if rows > 1:
+        factors[:2] = (cover.over(shared) for cover in covers[:2])
+    flow.count_product(func, scale, factors, rows)
+
+
+def _matrix(flow: Flow, func: Any, args: Sequence[Any], kwargs: Mapping[str, Any], out: Any) -> None:
+    """``mm``, ``bmm`` and their ``add`` forms."""
+    name = name_of(func)
+    bias = args[0] if name in ("addmm", "baddbmm") else None
+    x, w = args[1:3] if bias is not None else args[:2]
+    batch = x.ndim - 2
+    lead = list(range(batch))
+    queries = tuple(grid.ids for grid in flow.of(x).at(x.ndim - 1)) if batch and x.ndim == 3 else ()
+    labels = _contract(
+        flow,
+        func,
+        (flow.of(x), x.shape, [*lead, batch, _CONTRACTED]),
+        (flow.of(w), w.shape, [*lead, _CONTRACTED, batch + 1]),
+        [_CONTRACTED],
+    )
+    if bias is not None and kwargs.get("beta", 1) != 0:
+        labels = join(flow, [labels, aligned(flow, bias, out.shape)], out.shape, name)
+    flow.put(out, Labels(labels.grids, labels.wild, queries))
+
+
+def _convolution(flow: Flow, func: Any, args: Sequence[Any], kwargs: Mapping[str, Any], out: Any) -> None:
+    x, w, bias, transposed, groups = args[0], args[1], args[2], args[6], args[8]
+    at = x.ndim - w.ndim + 1  # the channels' dimension; an image without a batch has one dimension less
+    spatial = range(at + 1, x.ndim)
+    labels = _as_pixels(flow, flow.of(x), spatial)
+    weight = flow.of(w)
+    for dim in range(2, w.ndim):
+        flow.fix(weight.at(dim), "they are a kernel's")
+    weight = Labels(tuple(g for g in weight.grids if max(g.dims) < 2), weight.wild)
+    positions = math.prod(x.shape[d] for d in spatial) if transposed else math.prod(out.shape[d] for d in spatial)
+    scale = math.prod(x.shape[:at]) * positions * math.prod(w.shape[2:])
+    channels = x.shape[at]
+    if groups == 1:
+        enters, leaves = (0, 1) if transposed else (1, 0)
+        inside = Labels(tuple(weight.at(enters)), weight.wild).moved(lambda _: at)
+        outside = Labels(tuple(weight.at(leaves)), weight.wild).moved(lambda _: at)
+        join(flow, [Labels(tuple(labels.at(at)), labels.wild), inside], (), "a convolution")
+        _note(flow, func, scale, (inside, channels), (outside, out.shape[at]))
+        made = outside.grids
+    elif groups == channels == out.shape[at]:
+        own = Labels(tuple(g.moved(lambda _: at) for g in weight.at(0)), frozenset({at} if 0 in weight.wild else ()))
+        joined = join(flow, [Labels(tuple(labels.at(at)), labels.wild), own], (), "a convolution")
+        _note(flow, func, scale, (Labels(), 1), (joined, channels))
+        made = joined.grids
+    else:
+        flow.fix((*labels.at(at), *weight.grids), f"{flow.module} is a grouped convolution")
+        _note(flow, func, scale, (Labels(), channels // groups), (Labels(), out.shape[at]))
+        made = ()
+    if bias is not None:
+        vector = flow.of(bias).moved(lambda _: at)
+        join(flow, [Labels(tuple(made), frozenset()), vector], (), "a convolution")
+    batch = tuple(grid for grid in labels.grids if at not in grid.dims)
+    flow.put(out, Labels((*batch, *made), labels.wild & set(range(at))))
+
+
+def _note(flow: Flow, func: Any, scale: int, inner: tuple[Labels, int], outer: tuple[Labels, int]) -> None:
+    """A product of two axes of one tensor each."""
+    scale *= math.prod(size for labels, size in (inner, outer) if not labels.grids)
+    flow.count_product(func, scale, [labels.grids[0].ids for labels, _ in (inner, outer) if labels.grids])
+
+
+def _as_pixels(flow: Flow, labels: Labels, spatial: Iterable[int]) -> Labels:
+    """Labels of a tensor whose spatial positions can only be taken as a whole."""
+    spatial = set(spatial)
+    grids = [
+        flow.collapse(grid, spatial, "they have become pixels") if spatial & set(grid.dims) else grid
+        for grid in labels.grids
+    ]
+    return Labels(tuple(grid for grid in grids if grid is not None), labels.wild - spatial)
+
+
+def _resample(flow: Flow, func: Any, args: Sequence[Any], kwargs: Mapping[str, Any], out: Any) -> None:
+    name = name_of(func)
+    spatial = 3 if "3d" in name else 1 if "1d" in name else 2
+    for result in tensors_in(out):
+        dims = range(result.ndim - spatial, result.ndim)
+        flow.put(result, _as_pixels(flow, flow.of(args[0]), dims))
+
+
+def _pixel_shuffle(flow: Flow, func: Any, args: Sequence[Any], kwargs: Mapping[str, Any], out: Any) -> None:
+    x, area = args[0], args[1] ** 2
+    at = x.ndim - 3
+    labels = _as_pixels(flow, flow.of(x), (x.ndim - 2, x.ndim - 1))
+    grids = []
+    for grid in labels.grids:
+        ids = np.moveaxis(grid.ids, grid.dims.index(at), -1)
+        if name_of(func) == "pixel_shuffle":
+            ids = ids.reshape(*ids.shape[:-1], -1, area)
+            flow.link(ids[..., 1:], ids[..., :1], "they become pixels")
+            ids = ids[..., 0]
+        else:
+            ids = ids.repeat(area, axis=-1)
+        grids.append(Grid(grid.dims, np.moveaxis(ids, -1, grid.dims.index(at))))
+    flow.put(out, Labels(tuple(grids), labels.wild - {at}))
+
+
+def _vectors(flow: Flow, labels: Labels, dim: int, vectors: Iterable[Any], what: str) -> Labels:
+    """Labels of a tensor whose dimension is scaled or shifted by vectors."""
+    for vector in vectors:
+        if isinstance(vector, Tensor):
+            own = flow.of(vector).moved(lambda _: dim)
+            joined = join(flow, [Labels(tuple(labels.at(dim)), labels.wild), own], (), what)
+            labels = Labels((*labels.grids, *joined.grids), labels.wild - {dim})
+    return labels
+
+
+def _group_norm(flow: Flow, func: Any, args: Sequence[Any], kwargs: Mapping[str, Any], out: Any) -> None:
+    x, weight, bias = args[:3]
+    labels = flow.of(x)
+    if weight is None:
+        flow.found.norms += [(flow.module, grid.ids, int(args[6])) for grid in labels.at(1)]
+    labels = _vectors(flow, labels, 1, (weight, bias), "a norm")
+    flow.put(out[0], labels)
+
+
+def _layer_norm(flow: Flow, func: Any, args: Sequence[Any], kwargs: Mapping[str, Any], out: Any) -> None:
+    x, shape = args[0], args[1]
+    labels = flow.of(x)
+    over = [x.ndim - 1 - d for d in range(len(shape))]
+    if len(over) > 1:
+        grids = {id(grid): grid for dim in over for grid in labels.at(dim)}
+        flow.fix(grids.values(), f"{flow.module} is a norm over more than the channels")
+        for vector in tensors_in(args[2:4]):
+            flow.fix(flow.of(vector).grids, f"{flow.module} is a norm over more than the channels")
+    else:
+        labels = _vectors(flow, labels, over[0], args[2:4], "a norm")
+    flow.put(tensors_in(out)[0], labels)
+
+
+def _batch_norm(flow: Flow, func: Any, args: Sequence[Any], kwargs: Mapping[str, Any], out: Any) -> None:
+    vectors = [value for value in args[1:5] if isinstance(value, Tensor)]
+    flow.put(tensors_in(out)[0], _vectors(flow, flow.of(args[0]), 1, vectors, "a norm"))
+
+
+def _embedding(flow: Flow, func: Any, args: Sequence[Any], kwargs: Mapping[str, Any], out: Any) -> None:
+    table = flow.of(args[0])
+    flow.fix(table.at(0), "they are a table's rows")
+    flow.put(out, Labels(tuple(g.moved(lambda _: out.ndim - 1) for g in table.at(1))))
+
+
+def _attention(flow: Flow, func: Any, args: Sequence[Any], kwargs: Mapping[str, Any], out: Any) -> None:
+    """Fused attention of query, key and value of shape (…, length, width of a head)."""
+    query, key, value = args[:3]
+    n = query.ndim
+    lead = list(range(n - 2))
+    labels = [flow.of(tensor) for tensor in (query, key, value)]
+    for one in labels:
+        flow.fix(one.at(n - 2), "they are positions of an attention")
+    scores = _contract(
+        flow,
+        func,
+        (labels[0], query.shape, [*lead, n - 2, _CONTRACTED]),
+        (labels[1], key.shape, [*lead, n - 1, _CONTRACTED]),
+        [_CONTRACTED],
+    )
+    divided = argument(func, args, kwargs, "scale") is None  # by the root of the width; else nobody knows by what
+    asking = flow.found.queries if divided else flow.found.perhaps
+    asking += [grid.ids for grid in labels[0].at(n - 1)]
+    if query.shape[-1] == value.shape[-1]:  # heads of one size: implementations read one off the other
+        join(flow, [Labels(tuple(labels[0].at(n - 1))), Labels(tuple(labels[2].at(n - 1)))], (), "attention", [n - 2])
+    result = _contract(
+        flow,
+        func,
+        (scores, (*query.shape[:-1], key.shape[-2]), [*lead, n - 2, _CONTRACTED]),
+        (labels[2], value.shape, [*lead, _CONTRACTED, n - 1]),
+        [_CONTRACTED],
+    )
+    flow.put(out[0] if isinstance(out, tuple | list) else out, result)
+
+
+RULES: Mapping[str, Rule] = {
+    **dict.fromkeys(("mm", "bmm", "addmm", "baddbmm"), _matrix),
+    **dict.fromkeys(("convolution", "_convolution"), _convolution),
+    "native_group_norm": _group_norm,
+    "native_layer_norm": _layer_norm,
+    "_fused_rms_norm": _layer_norm,
+    "embedding": _embedding,
+    **dict.fromkeys(("pixel_shuffle", "pixel_unshuffle"), _pixel_shuffle),
+}
+"""Rules by an operator's name."""
+
+FAMILIES: Mapping[str, Rule] = {
+    "batch_norm": _batch_norm,
+    "_scaled_dot_product": _attention,
+    **dict.fromkeys(("upsample", "avg_pool", "max_pool", "reflection_pad", "replication_pad"), _resample),
+}
+"""Rules by a part of the name, for operators with a name for each device or number of dimensions."""

@@ -1,0 +1,291 @@
+"""Operators that move, cut and put together, and compute nothing."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from torch import Tensor
+
+from prunekit.graph.flow import FIXED, Flow, Grid, Labels, Rectangle
+from prunekit.graph.operators.common import Rule, aligned, argument, join, name_of
+
+__all__ = ["RULES"]
+
+_FEW = (2, 3, 4)  # a slice of one in so many equal parts is taken for a split
+
+
+def _copy(flow: Flow, func: Any, args: Sequence[Any], kwargs: Mapping[str, Any], out: Any) -> None:
+    target, source = args[0], args[1]
+    labels = aligned(flow, source, target.shape)
+    base = target._base
+    if base is not None and base.shape != target.shape:
+        flow.fix((*labels.grids, *flow.of(base).grids), "they are written into a part of another tensor")
+    flow.put(target, labels)
+
+
+def _reshape(flow: Flow, func: Any, args: Sequence[Any], kwargs: Mapping[str, Any], out: Any) -> None:
+    labels = flow.of(args[0])
+    shape, new = tuple(args[0].shape), tuple(out.shape)
+    if shape == new:
+        flow.put(out, labels)
+        return
+    segments = _segments(shape, new)
+    grids: list[Grid | None] = []
+    for grid in labels.grids:
+        made = _reshaped(flow, grid, shape, new, segments)
+        for earlier, source in zip(grids, labels.grids, strict=False):
+            if made and earlier and set(made.dims) & set(earlier.dims) and not set(grid.dims) & set(source.dims):
+                flow.fix((grid, source), "two kinds of them are merged into one dimension")
+                made = None
+        grids.append(made)
+    wild = {
+        dim
+        for before, after in segments
+        if all(d in labels.wild or shape[d] == 1 for d in before)
+        for dim in after
+        if new[dim] > 1
+    }
+    flow.put(out, Labels(tuple(grid for grid in grids if grid is not None), frozenset(wild), labels.queries))
+
+
+def _segments(shape: Sequence[int], new: Sequence[int]) -> list[tuple[list[int], list[int]]]:
+    """The finest cut of both shapes into runs of dimensions of equal product."""
+    segments: list[tuple[list[int], list[int]]] = []
+    i = j = 0
+    while i < len(shape) or j < len(new):
+        before, after, left, right = [], [], 1, 1
+        if i < len(shape):
+            before, left, i = [i], shape[i], i + 1
+        if j < len(new):
+            after, right, j = [j], new[j], j + 1
+        while left != right:
+            if left < right and i < len(shape):
+                before, left, i = [*before, i], left * shape[i], i + 1
+            elif j < len(new):
+                after, right, j = [*after, j], right * new[j], j + 1
+            else:  # a tensor without elements
+                break
+        segments.append((before, after))
+    return segments
+
+
+def _reshaped(
+    flow: Flow, grid: Grid, shape: Sequence[int], new: Sequence[int], segments: Sequence[tuple[list[int], list[int]]]
+) -> Grid | None:
+    """A grid after a reshape: along each run, the new dims on which the ids depend."""
+    ids, old, kept = grid.over(grid.dims), list(grid.dims), list[int]()
+    split = False
+    for before, after in segments:
+        mine = [dim for dim in before if dim in grid.dims]
+        if not mine:
+            continue
+        ids = np.moveaxis(ids, [old.index(dim) for dim in mine], range(len(mine)))
+        old = [*mine, *(dim for dim in old if dim not in mine)]
+        rest = ids.shape[len(mine) :]
+        ids = ids.reshape(*(shape[dim] if dim in mine else 1 for dim in before), *rest)
+        ids = np.broadcast_to(ids, (*(shape[dim] for dim in before), *rest)).reshape(*(new[d] for d in after), *rest)
+        varying = list(after)
+        for place in reversed(range(len(after))):
+            if (ids == ids.take([0], axis=place)).all():
+                ids = np.asarray(ids.take(0, axis=place))
+                varying.pop(place)
+        split = split or len(varying) > 1
+        ids = np.moveaxis(ids, range(len(varying)), range(ids.ndim - 1 - len(varying), ids.ndim - 1))
+        old = [dim for dim in old if dim not in mine]
+        kept += varying
+    if not kept:
+        return None
+    made = Grid(tuple(kept), ids if grid.hidden else ids[..., 0]).moved(lambda dim: dim)
+    if split and not made.hidden:
+        flow.found.rectangles.append(Rectangle(flow.module, made.ids, fixed=False))
+    return made
+
+
+def _permute(flow: Flow, func: Any, args: Sequence[Any], kwargs: Mapping[str, Any], out: Any) -> None:
+    x = args[0]
+    if name_of(func) == "permute":
+        order = [d % x.ndim for d in args[1]]
+    else:
+        order = list(range(x.ndim))
+        a, b = (0, min(1, x.ndim - 1)) if name_of(func) in ("t", "numpy_T") else (args[1] % x.ndim, args[2] % x.ndim)
+        order[a], order[b] = order[b], order[a]
+    flow.put(out, flow.of(x).moved(order.index))
+
+
+def _expand(flow: Flow, func: Any, args: Sequence[Any], kwargs: Mapping[str, Any], out: Any) -> None:
+    flow.put(out, aligned(flow, args[0], out.shape))
+
+
+def _repeat(flow: Flow, func: Any, args: Sequence[Any], kwargs: Mapping[str, Any], out: Any) -> None:
+    shift = out.ndim - args[0].ndim
+    labels = flow.of(args[0]).moved(lambda dim: dim + shift)
+    sizes = (*[1] * shift, *args[0].shape)
+    grids = []
+    for grid in labels.grids:
+        times = [out.shape[dim] // sizes[dim] for dim in grid.dims] + [1] * (grid.ids.ndim - len(grid.dims))
+        grids.append(Grid(grid.dims, np.tile(grid.ids, times)))
+    stretched = {dim for dim in range(out.ndim) if sizes[dim] == 1 and out.shape[dim] > 1}
+    flow.put(out, Labels(tuple(grids), labels.wild | stretched))
+
+
+def _squeeze(flow: Flow, func: Any, args: Sequence[Any], kwargs: Mapping[str, Any], out: Any) -> None:
+    x = args[0]
+    dims = args[1] if len(args) > 1 else [dim for dim, size in enumerate(x.shape) if size == 1]
+    gone = {dim % x.ndim for dim in ([dims] if isinstance(dims, int) else dims)} if x.ndim else set()
+    gone = {dim for dim in gone if x.shape[dim] == 1}
+    kept = [dim for dim in range(x.ndim) if dim not in gone]
+    labels = flow.of(x)
+    flow.put(out, Labels(labels.grids, labels.wild - gone, labels.queries).moved(kept.index))
+
+
+def _unsqueeze(flow: Flow, func: Any, args: Sequence[Any], kwargs: Mapping[str, Any], out: Any) -> None:
+    at = args[1] % out.ndim
+    flow.put(out, flow.of(args[0]).moved(lambda dim: dim + (dim >= at)))
+
+
+def _taken(labels: Labels, dim: int, which: Any) -> Labels:
+    """Labels of some positions along one dimension."""
+    grids = []
+    for grid in labels.grids:
+        ids = grid.ids.take(which, axis=grid.dims.index(dim)) if dim in grid.dims else grid.ids
+        grids.append(Grid(grid.dims, ids))
+    return Labels(tuple(grids), labels.wild)
+
+
+def _parts(flow: Flow, labels: Labels, dim: int, sizes: Sequence[int]) -> None:
+    """A split into a fixed number of equal parts binds them to stay equal."""
+    if len(sizes) > 1 and len(set(sizes)) == 1:
+        for grid in labels.at(dim):
+            ids = np.moveaxis(grid.ids, grid.dims.index(dim), 0)
+            flow.found.rectangles.append(
+                Rectangle(flow.module, ids.reshape(len(sizes), sizes[0], *ids.shape[1:]).reshape(len(sizes), -1), True)
+            )
+
+
+def _split(flow: Flow, func: Any, args: Sequence[Any], kwargs: Mapping[str, Any], out: Any) -> None:
+    x = args[0]
+    dim = argument(func, args, kwargs, "dim", 0) % x.ndim
+    labels, start = flow.of(x), 0
+    _parts(flow, labels, dim, [part.shape[dim] for part in out])
+    for part in out:
+        flow.put(part, _taken(labels, dim, range(start, start + part.shape[dim])))
+        start += part.shape[dim]
+
+
+def _slice(flow: Flow, func: Any, args: Sequence[Any], kwargs: Mapping[str, Any], out: Any) -> None:
+    x = args[0]
+    dim = argument(func, args, kwargs, "dim", 0) % x.ndim
+    start, end = argument(func, args, kwargs, "start"), argument(func, args, kwargs, "end")
+    step = argument(func, args, kwargs, "step", 1)
+    which = np.arange(x.shape[dim])[slice(start, end, step)]
+    parts = x.shape[dim] / max(len(which), 1)
+    if step == 1 and parts in _FEW and which[0] % len(which) == 0 and len(which) > 1:
+        _parts(flow, flow.of(x), dim, [len(which)] * int(parts))
+    flow.put(out, _taken(flow.of(x), dim, which))
+
+
+def _unbind(flow: Flow, func: Any, args: Sequence[Any], kwargs: Mapping[str, Any], out: Any) -> None:
+    x = args[0]
+    dim = argument(func, args, kwargs, "dim", 0) % x.ndim
+    for place, part in enumerate(out):
+        _pick(flow, flow.of(x), dim, place, part)
+
+
+def _select(flow: Flow, func: Any, args: Sequence[Any], kwargs: Mapping[str, Any], out: Any) -> None:
+    dim, place = args[1] % args[0].ndim, args[2] % args[0].shape[args[1]]
+    _pick(flow, flow.of(args[0]), dim, place, out)
+
+
+def _pick(flow: Flow, labels: Labels, dim: int, place: int, part: Tensor) -> None:
+    """One position of a dimension, which is gone afterwards; nothing can be removed along it."""
+    grids = []
+    for grid in labels.grids:
+        if grid.dims == (dim,):
+            flow.fix([grid], "single ones of them are picked out")
+        else:
+            axis = grid.dims.index(dim) if dim in grid.dims else None
+            ids = grid.ids if axis is None else np.asarray(grid.ids.take(place, axis=axis))
+            grids.append(Grid(tuple(d for d in grid.dims if d != dim), ids))
+            if axis is not None:
+                whole = np.moveaxis(grid.ids, axis, 0)
+                flow.found.rectangles.append(Rectangle(flow.module, whole.reshape(len(whole), -1), True))
+    flow.put(part, Labels(tuple(grids), labels.wild - {dim}).moved(lambda d: d - (d > dim)))
+
+
+def _cat(flow: Flow, func: Any, args: Sequence[Any], kwargs: Mapping[str, Any], out: Any) -> None:
+    tensors = [tensor for tensor in args[0] if tensor.numel()]
+    dim = argument(func, args, kwargs, "dim", 0) % out.ndim
+    parts = [flow.of(tensor) for tensor in tensors]
+    others = [Labels(tuple(g for g in part.grids if dim not in g.dims), part.wild | {dim}) for part in parts]
+    joined = join(flow, others, out.shape, "a concatenation")
+    shapes = {grid.dims for part in parts for grid in part.at(dim)}
+    grids = [_concatenated(flow, parts, tensors, dims, dim) for dims in shapes]
+    wild = joined.wild - {dim}
+    flow.put(out, Labels((*joined.grids, *(grid for grid in grids if grid is not None)), wild))
+
+
+def _concatenated(
+    flow: Flow, parts: Sequence[Labels], tensors: Sequence[Tensor], dims: tuple[int, ...], dim: int
+) -> Grid | None:
+    """Ids one after another; a part without ids along the dimension is of a fixed size there."""
+    pieces = []
+    for part, tensor in zip(parts, tensors, strict=True):
+        mine = [grid for grid in part.grids if grid.dims == dims and not grid.hidden]
+        pieces.append(mine[0].ids if mine else np.full([tensor.shape[d] for d in dims], FIXED))
+    if any((piece == FIXED).any() for piece in pieces) and len(dims) > 1:
+        for part in parts:
+            flow.fix(part.at(dim), "they are put beside something of a fixed size")
+        return None
+    return Grid(dims, np.concatenate(pieces, axis=dims.index(dim)))
+
+
+def _glu(flow: Flow, func: Any, args: Sequence[Any], kwargs: Mapping[str, Any], out: Any) -> None:
+    x = args[0]
+    dim = argument(func, args, kwargs, "dim", -1) % x.ndim
+    labels, half = flow.of(x), x.shape[dim] // 2
+    _parts(flow, labels, dim, [half, half])
+    halves = [_taken(labels, dim, range(start, start + half)) for start in (0, half)]
+    flow.put(out, join(flow, halves, out.shape, "glu"))
+
+
+def _stack(flow: Flow, func: Any, args: Sequence[Any], kwargs: Mapping[str, Any], out: Any) -> None:
+    at = argument(func, args, kwargs, "dim", 0) % out.ndim
+    parts = [flow.of(tensor).moved(lambda dim: dim + (dim >= at)) for tensor in args[0]]
+    flow.put(out, join(flow, [Labels(part.grids, part.wild | {at}) for part in parts], out.shape, "a stack"))
+
+
+def _pad(flow: Flow, func: Any, args: Sequence[Any], kwargs: Mapping[str, Any], out: Any) -> None:
+    x = args[0]
+    changed = {dim for dim in range(x.ndim) if x.shape[dim] != out.shape[dim]}
+    labels = flow.of(x)
+    for dim in changed:
+        flow.fix(labels.at(dim), "they are padded")
+    grids = tuple(grid for grid in labels.grids if not changed & set(grid.dims))
+    flow.put(out, Labels(grids, labels.wild - changed))
+
+
+def _flip(flow: Flow, func: Any, args: Sequence[Any], kwargs: Mapping[str, Any], out: Any) -> None:
+    labels = flow.of(args[0])
+    for dim in args[1]:
+        labels = _taken(labels, dim % out.ndim, np.arange(out.shape[dim])[::-1])
+    flow.put(out, labels)
+
+
+RULES: Mapping[str, Rule] = {
+    **dict.fromkeys(("view", "_unsafe_view", "reshape", "_reshape_alias", "unflatten", "flatten"), _reshape),
+    **dict.fromkeys(("permute", "transpose", "t", "numpy_T"), _permute),
+    **dict.fromkeys(("split", "split_with_sizes", "chunk", "unsafe_split", "unsafe_chunk"), _split),
+    "expand": _expand,
+    "repeat": _repeat,
+    "squeeze": _squeeze,
+    "unsqueeze": _unsqueeze,
+    "slice": _slice,
+    "unbind": _unbind,
+    "select": _select,
+    "cat": _cat,
+    "stack": _stack,
+    "glu": _glu,
+    "constant_pad_nd": _pad,
+    "flip": _flip,
+    "copy": _copy,
+}
