@@ -37,9 +37,13 @@ def test_reports_are_made_again_alike(reports, tmp_path):
 
 
 def test_a_run_without_a_report_leads_to_its_manifest(tmp_path):
-    write_json(tmp_path / "base" / "manifest.json", {"format": "prunekit-manifest/1", "recipe": "base"})
+    write_json(
+        tmp_path / "base" / "manifest.json", {"format": "prunekit-manifest/1", "config": {"description": "a <b>"}}
+    )
     assert kind_of(read_json(tmp_path / "base" / "manifest.json")) is None
-    assert 'href="base/manifest.json"' in write_overview(tmp_path).read_text()
+    page = write_overview(tmp_path).read_text()
+    assert 'href="base/manifest.json"' in page
+    assert "a &lt;b&gt;" in page
 
 
 def test_a_folder_without_runs_and_a_damaged_manifest_are_refused(tmp_path):
@@ -49,3 +53,12 @@ def test_a_folder_without_runs_and_a_damaged_manifest_are_refused(tmp_path):
     with pytest.raises(FileFormatError, match="no comparison of experts with baselines"):
         write_all_reports(tmp_path)
     assert not (tmp_path / "index.html").exists()
+
+
+def test_a_damaged_manifest_leaves_the_page_as_it_was(tmp_path):
+    write_json(tmp_path / "base" / "manifest.json", {"format": "prunekit-manifest/1"})
+    before = write_overview(tmp_path).read_bytes()
+    (tmp_path / "base" / "manifest.json").write_text("{")
+    with pytest.raises(FileFormatError):
+        write_overview(tmp_path)
+    assert (tmp_path / "index.html").read_bytes() == before

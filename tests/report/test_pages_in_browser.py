@@ -6,7 +6,10 @@ from pathlib import Path
 import pytest
 from browser import Browser, missing
 
-pytestmark = pytest.mark.skipif(bool(missing()), reason=f"not installed: {missing()}")
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(bool(missing()), reason=f"needs a browser, which is not here: {missing()}"),
+]
 
 PAGES = {
     "run": "experts/report/index.html",
@@ -72,6 +75,10 @@ CONTRAST = r"""
   }
   return {poor, paper: light(behind(document.body))};
 """
+SMALLEST = """
+  return Math.min(...Array.from(document.querySelectorAll('p, td, th, figcaption, li, dd, a'),
+    each => parseFloat(getComputedStyle(each).fontSize)));
+"""
 FOCUSED = """
   const each = document.activeElement, style = getComputedStyle(each), box = each.getBoundingClientRect();
   return {tag: each.tagName, text: each.textContent, outline: style.outlineStyle, wide: parseFloat(style.outlineWidth), id: each.id,
@@ -103,6 +110,7 @@ def test_nothing_is_wider_than_the_screen(browser, page, width):
     assert found["width"] == width
     assert found["page"] <= width
     assert found["out"] == []
+    assert browser.run(SMALLEST) >= 12
     assert browser.run(SCROLLING) == []  # what scrolls can be reached with the keyboard, and has a name
 
 
