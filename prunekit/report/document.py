@@ -48,7 +48,7 @@ class Picture:
     data: str
     width: int
     height: int
-    least: float = 0.85
+    least: float = 0.75
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ from pathlib import Path
 from prunekit._files import atomic_folder, read_json
 from prunekit._types import JsonDict
 from prunekit.report.document import Block, Document, Fold, Picture, Section, Strip, sections_with
-from prunekit.report.evidence import Evidence, evidence_claim, gap_text
+from prunekit.report.evidence import Entry, Evidence, evidence_claim, gap_text
 from prunekit.report.evidence_tables import (
     describe_losses,
     describe_training,
@@ -30,6 +30,7 @@ __all__ = ["write_evidence_report"]
 
 _ACROSS, _SHOWN = 2, 16  # images of each entry: in a row, in all
 _NEARLY = 1.005  # targets are met from below, to whole channels
+_EQUAL = 0.01  # steps of fine-tuning are whole
 
 
 def write_evidence_report(folder: Path) -> Path:
@@ -126,7 +127,8 @@ def _widths(evidence: Evidence) -> Block | None:
 
 def _loss_sentence(evidence: Evidence) -> str:
     found = gap_text(evidence.headline, evidence.reference, "loss")
-    return f"Its held-out loss, the mean over {len(evidence.cuts) + 1} timestep groups, is {found}."
+    mean = f"mean over {len(evidence.cuts) + 1} timestep groups"
+    return f"The held-out loss of {evidence.headline.name}, {mean}, is {found}."
 
 
 def _baseline_sentences(evidence: Evidence) -> list[str]:
@@ -147,10 +149,19 @@ def _baseline_sentences(evidence: Evidence) -> list[str]:
                 if len(rivals) > 1
                 else f"Beside {best.name}"
             )
-            training = (
-                f", of whose training MACs it has {short_ratio(headline.total / best.total)}" if best.total else ""
-            )
             said.append(
-                f"{told}: FID of {headline.name}{training}{',' * bool(training)} is {gap_text(headline, best, 'fid')}."
+                f"{told}: FID of {headline.name}{_training(headline, best)} is {gap_text(headline, best, 'fid')}."
             )
     return said
+
+
+def _training(one: Entry, other: Entry) -> str:
+    """How much one entry has trained beside another, in an aside."""
+    if not other.total:
+        return ""
+    part = one.total / other.total
+    return (
+        ", at training MACs equal within 1 %,"
+        if abs(part - 1) < _EQUAL
+        else f", at {short_ratio(part)} of its training MACs,"
+    )

@@ -8,6 +8,7 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
+from matplotlib.text import Text
 
 from prunekit._types import FloatArray
 from prunekit.report.estimate import Estimate
@@ -125,7 +126,7 @@ def _name_apart(figure: Figure, axes: Axes, points: Sequence[Point]) -> None:
         for point in points
     ]
     figure.draw_without_rendering()
-    boxes = [text.get_window_extent() for text in texts]
+    boxes = [Text.get_window_extent(text) for text in texts]  # without their lines
     places = np.array([[box.x0, (box.y0 + box.y1) / 2, box.x1 - box.x0] for box in boxes])
     height = max(box.height for box in boxes) * 1.12
     marks = axes.transData.transform([[point.ratio, point.value.mean] for point in points])

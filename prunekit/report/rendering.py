@@ -29,7 +29,7 @@ def render(document: Document) -> str:
     return page.strip() + "\n"
 
 
-def load_picture(path: Path, label: str, alt: str, caption: str, least: float = 0.85) -> Picture:
+def load_picture(path: Path, label: str, alt: str, caption: str, least: float = 0.75) -> Picture:
     """A PNG, which was drawn at twice its natural size, as a part of a page; see :class:`Picture`."""
     with Image.open(path) as image:
         width, height = image.size

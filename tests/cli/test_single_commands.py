@@ -181,3 +181,17 @@ def test_a_report_is_made_again_from_a_published_manifest(run_folder, tmp_path, 
     assert (published / "report" / "index.html").is_file()
     monkeypatch.setattr("prunekit.report.write_report", lambda run: run / "report" / "index.html")
     assert done("prunekit report published --json").json == {"report": "published/report/index.html"}
+
+
+def test_all_reports_of_a_folder_are_made_again_with_a_page_over_them(run_folder, tmp_path, monkeypatch):
+    folder, _, _ = run_folder
+    before = (folder / "reports" / "index.html").read_bytes()  # from publishing
+    reports = Path(shutil.copytree(folder / "reports", tmp_path / "reports"))
+    shutil.rmtree(reports / "micro" / "report")
+    (reports / "index.html").unlink()
+    monkeypatch.chdir(tmp_path)
+    said = done("prunekit report reports").out.splitlines()
+    assert said == ["Report: reports/micro/report/index.html", "All runs: reports/index.html"]
+    assert (reports / "index.html").read_bytes() == before
+    answer = done("prunekit report reports --json").json
+    assert answer == {"reports": ["reports/micro/report/index.html"], "index": "reports/index.html"}

@@ -13,7 +13,9 @@ from prunekit.errors import BudgetError, FileFormatError, InputError
 from prunekit.pipeline.executors import Processes
 from prunekit.pipeline.finetuning import finetune_slim
 from prunekit.pipeline.kinds import run_of
+from prunekit.pipeline.publishing import publish
 from prunekit.recipe import FinetuneOptions
+from prunekit.report.evidence import evidence_claim
 from prunekit.slim import load_slim
 from prunekit.training import TrainOptions
 
@@ -148,6 +150,15 @@ def test_images_come_from_the_same_noise_and_the_grids_are_kept(folder):
     grids = {path.stem: np.load(path)["images"] for path in (folder / "run" / "samples").glob("*.npz")}
     assert set(grids) == {"base", "experts-0-8", "base-on", "small-anew", "taught"}
     assert {grid.shape for grid in grids.values()} == {(4, 8, 8, 1)}
+
+
+def test_the_report_is_there_and_is_published_with_its_samples(folder, manifest, tmp_path):
+    page = (folder / "run" / "report" / "index.html").read_text()
+    assert all(f"4 generated images of {name}." in page for name in ("base", *ENTRIES))
+    target = publish(folder / "run", tmp_path)
+    assert (target / "report" / "index.html").read_text() == page
+    assert evidence_claim(manifest).split(" (")[0].replace("'", "&#39;") in (tmp_path / "index.html").read_text()
+    assert not list(target.rglob("*.safetensors"))
 
 
 def test_a_small_network_from_scratch_forgets_the_base(folder):

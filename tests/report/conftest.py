@@ -8,11 +8,13 @@ from typing import Any
 
 import numpy as np
 import pytest
+from comparison_manifest import make_curriculum, make_multistage
+from evidence_manifest import make_evidence, make_strips
 
 from prunekit._files import json_hash
 from prunekit.allocation import allocate
 from prunekit.groups import make_groups
-from prunekit.report import write_report
+from prunekit.report import write_all_reports, write_report
 from prunekit.schedule import NoiseSchedule, sampler_timesteps
 
 BASE_MACS = 4_718_592
@@ -219,4 +221,18 @@ def full_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run with every part, its report written; tests only read it."""
     folder = write_folder(tmp_path_factory.mktemp("full") / "run", make_manifest(), make_importance(), make_samples())
     write_report(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def reports(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a run of every kind and a benchmark, all reports written; tests only read it."""
+    folder = tmp_path_factory.mktemp("reports")
+    write_folder(folder / "experts", make_manifest(), make_importance(), make_samples())
+    write_folder(folder / "stages", make_multistage())
+    write_folder(folder / "curricula", make_curriculum())
+    write_folder(folder / "evidence", make_evidence(), samples=make_strips())
+    (folder / "speed").mkdir()
+    (folder / "speed" / "speed.md").write_text("# How fast it is\n\nFast.\n")
+    write_all_reports(folder)
     return folder

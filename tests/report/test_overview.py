@@ -1,64 +1,64 @@
-"""The page over all runs of a folder, and the command that makes them all again."""
+"""The page over all runs of a folder."""
 
-import json
+import re
 import shutil
 
 import pytest
-from typer.testing import CliRunner
+from evidence_manifest import make_evidence
 
-from prunekit.cli.app import app
+from prunekit._files import read_json, write_json
 from prunekit.errors import FileFormatError, MissingFileError
-from prunekit.report import write_all_reports, write_overview
+from prunekit.report import kind_of, write_all_reports, write_overview
 
 
-@pytest.fixture
-def published(tmp_path, full_run):
-    """A folder with a run, one that has nothing to show but its manifest, and a benchmark."""
-    shutil.copytree(full_run, tmp_path / "digits")
-    (tmp_path / "bare").mkdir()
-    (tmp_path / "bare" / "manifest.json").write_text(
-        json.dumps({"format": "prunekit-manifest/1", "config": {"description": "bare <b>"}})
+def test_every_run_is_there_with_its_claim_and_its_page(reports):
+    page = (reports / "index.html").read_text()
+    for name in ("experts", "stages", "curricula", "evidence"):
+        assert f'href="{name}/report/index.html"' in page
+    for title in ("timestep experts", "networks for stages", "ways to train", "experts beside baselines"):
+        assert title in page
+    assert "At 0.8 of the base&#39;s sampling MACs" in page
+    assert page.index("experts/report") < page.index("stages/report")  # newer
+    assert '<a href="speed/speed.md">How fast it is</a>' in page
+    assert not re.search(r"(src|href)=\"(https?:)?//", page)
+
+
+def test_reports_are_made_again_alike(reports, tmp_path):
+    copy = shutil.copytree(reports, tmp_path / "copy")
+    for run in ("experts", "stages", "curricula", "evidence"):
+        shutil.rmtree(copy / run / "report")
+    done_pages = []
+    assert write_all_reports(copy, done_pages.append) == copy / "index.html"
+    assert len(done_pages) == 4
+    before, after = (
+        {path.relative_to(folder): path.read_bytes() for path in folder.rglob("*.*")} for folder in (reports, copy)
     )
-    (tmp_path / "engine").mkdir()
-    (tmp_path / "engine" / "speed.md").write_text("Words first.\n\n# Speed & size\n")
-    return tmp_path
+    assert before == after
 
 
-def test_runs_are_listed_with_what_they_found_and_measurements_by_their_headings(published):
-    page = write_overview(published).read_text(encoding="utf-8")
-    claim = (published / "digits" / "report" / "index.html").read_text(encoding="utf-8")
-    claim = claim.split('<p class="claim">')[1].split("</p>")[0]
-    assert claim in page
-    assert 'href="digits/report/index.html"' in page
-    assert 'href="bare/manifest.json"' in page
-    assert "bare &lt;b&gt;" in page
-    assert '<a href="engine/speed.md">Speed &amp; size</a>' in page
-    assert page.index(">digits</a>") < page.index("bare &lt;b&gt;") < page.index(">engine</h3>")
+def test_a_run_without_a_report_leads_to_its_manifest(tmp_path):
+    write_json(
+        tmp_path / "base" / "manifest.json", {"format": "prunekit-manifest/1", "config": {"description": "a <b>"}}
+    )
+    assert kind_of(read_json(tmp_path / "base" / "manifest.json")) is None
+    page = write_overview(tmp_path).read_text()
+    assert 'href="base/manifest.json"' in page
+    assert "a &lt;b&gt;" in page
 
 
-def test_the_command_makes_all_reports_again_and_the_index(published):
-    shutil.rmtree(published / "bare")
-    before = (published / "digits" / "report" / "index.html").read_bytes()
-    shutil.rmtree(published / "digits" / "report")
-    result = CliRunner().invoke(app, ["report", str(published), "--json"])
-    assert result.exit_code == 0, result.output
-    assert json.loads(result.output) == {
-        "reports": [str(published / "digits" / "report" / "index.html")],
-        "index": str(published / "index.html"),
-    }
-    assert (published / "digits" / "report" / "index.html").read_bytes() == before
-
-
-def test_a_folder_without_runs_is_refused(tmp_path):
-    with pytest.raises(MissingFileError, match=r"has no manifest\.json, and no folder in it has one"):
+def test_a_folder_without_runs_and_a_damaged_manifest_are_refused(tmp_path):
+    with pytest.raises(MissingFileError, match="no folder in it has one; expected a run's folder"):
         write_all_reports(tmp_path)
-    assert list(tmp_path.iterdir()) == []
+    write_json(tmp_path / "run" / "manifest.json", {**make_evidence(), "evidence": []})
+    with pytest.raises(FileFormatError, match="no comparison of experts with baselines"):
+        write_all_reports(tmp_path)
+    assert not (tmp_path / "index.html").exists()
 
 
-def test_a_damaged_manifest_leaves_the_index_as_it_was(published):
-    write_overview(published)
-    before = (published / "index.html").read_bytes()
-    (published / "bare" / "manifest.json").write_text("{")
+def test_a_damaged_manifest_leaves_the_page_as_it_was(tmp_path):
+    write_json(tmp_path / "base" / "manifest.json", {"format": "prunekit-manifest/1"})
+    before = write_overview(tmp_path).read_bytes()
+    (tmp_path / "base" / "manifest.json").write_text("{")
     with pytest.raises(FileFormatError):
-        write_overview(published)
-    assert (published / "index.html").read_bytes() == before
+        write_overview(tmp_path)
+    assert (tmp_path / "index.html").read_bytes() == before

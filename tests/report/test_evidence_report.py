@@ -1,0 +1,140 @@
+"""The report of experts beside baselines: what it claims, and what it shows."""
+
+import json
+
+import numpy as np
+import pytest
+from evidence_manifest import make_evidence, make_strips
+from matplotlib.text import Text
+
+from prunekit.errors import FileFormatError
+from prunekit.report import write_any_report
+from prunekit.report.estimate import Estimate
+from prunekit.report.evidence import Evidence, evidence_claim, gap, gap_text
+from prunekit.report.evidence_tables import entry_table, group_table, points_of, training_table
+from prunekit.report.pareto import draw_pareto
+
+
+def with_fid(manifest, entry, values):
+    """The manifest with an entry's FIDs, one for each seed."""
+    rows = [row for row in manifest["evidence"] if row["entry"] == entry]
+    for row, value in zip(rows, values, strict=True):
+        row["fid"] = value
+    return manifest
+
+
+def test_the_claim_says_cost_training_gain_and_error():
+    claim = evidence_claim(with_fid(make_evidence(), "experts 0.8", [2.0, 2.1, 2.2]))
+    assert claim == (
+        "At 0.8 of the base's sampling MACs and 1.15 times the training MACs of the base, FID (features: fashion-cnn, n = 10000) "
+        "of experts 0.8 is 0.40 ± 0.06 better than the base's (2.10 ± 0.06 against 2.500, 3 fine-tuning seeds)."
+    )
+
+
+@pytest.mark.parametrize(
+    ("fids", "said"),
+    [
+        ([2.4, 2.5, 2.55], "is not clearly better than the base's, by 0.02 ± 0.04 ("),
+        ([2.4, 2.6, 2.6], "is not clearly worse than the base's, by 0.03 ± 0.07 ("),
+        ([2.7, 2.7, 2.8], "is 0.233 ± 0.033 worse than the base's ("),
+        ([2.5, 2.5, 2.5], "is equal to the base's ("),
+    ],
+)
+def test_within_two_standard_errors_nothing_is_claimed(fids, said):
+    assert said in evidence_claim(with_fid(make_evidence(), "experts 0.8", fids))
+
+
+def test_one_seed_has_no_error_and_says_so():
+    manifest = with_fid(make_evidence((0,)), "experts 0.8", [2.1])
+    assert (
+        "is 0.4000 better than the base's (one seed, no standard error) (2.100 against 2.500, 1 fine-tuning seed)"
+        in evidence_claim(manifest)
+    )
+    evidence = Evidence.from_manifest(manifest)
+    assert not any("±" in cell.text for line in entry_table(evidence).cells for cell in line)
+
+
+def test_the_errors_of_two_entries_add_as_independent():
+    manifest = with_fid(make_evidence(), "experts 0.8", [2.0, 2.1, 2.2])
+    entries = Evidence.from_manifest(with_fid(manifest, "experts 0.6", [2.3, 2.4, 2.5])).entries
+    difference = gap(entries["experts 0.8"], entries["experts 0.6"], "fid")
+    assert difference.mean == pytest.approx(-0.3)
+    assert difference.se == pytest.approx(np.sqrt(2) * 0.1 / np.sqrt(3))
+    assert gap(entries["base"], entries["base"], "fid") == Estimate(0.0)
+    assert gap_text(entries["experts 0.8"], entries["experts 0.6"], "fid").endswith("better than that of experts 0.6")
+
+
+def test_tables_have_every_entry_and_measure():
+    evidence = Evidence.from_manifest(make_evidence())
+    table = entry_table(evidence)
+    assert [row["entry"] for row in table.rows] == list(evidence.entries)
+    headings = " ".join(column.heading for column in table.columns)
+    for word in (
+        "FID",
+        "KID",
+        "Loss",
+        "SSIM",
+        "Seconds per image",
+        "Parameters stored",
+        "Training MACs",
+        "Sampling MACs",
+    ):
+        assert word in headings
+    assert len(group_table(evidence).rows) == len(evidence.entries) - 1
+    first = training_table(evidence).rows[1]
+    assert first["base"] + first["search"] + first["fine-tuning"] == pytest.approx(first["total"])
+
+
+def test_names_in_the_plot_cover_neither_each_other_nor_a_point():
+    names = {f"experts 0.8, variant {i}": 2.5 + 0.001 * i for i in range(12)}
+    manifest = make_evidence((0, 1))
+    row = next(row for row in manifest["evidence"] if row["entry"] == "experts 0.8")
+    manifest["evidence"] += [{**row, "entry": name, "fid": fid} for name, fid in names.items()]
+    points = points_of(Evidence.from_manifest(manifest), "fid")
+    figure = draw_pareto(points, "FID")
+    figure.draw_without_rendering()
+    axes = figure.axes[0]
+    boxes = [Text.get_window_extent(text) for text in axes.texts]
+    marks = axes.transData.transform([[point.ratio, point.value.mean] for point in points])
+    for i, one in enumerate(boxes):
+        assert not any(one.overlaps(other) for other in boxes[:i])
+        assert not any(one.contains(x, y) for x, y in marks)
+        assert 0 <= one.x0 < one.x1 <= figure.bbox.x1
+
+
+def test_a_report_has_a_page_tables_and_pictures(tmp_path):
+    (tmp_path / "samples").mkdir()
+    (tmp_path / "manifest.json").write_text(json.dumps(make_evidence()))
+    for name, images in make_strips().items():
+        np.savez(tmp_path / "samples" / f"{name}.npz", images=images)
+    page = write_any_report(tmp_path).read_text()
+    assert page.count("generated images of") == 5
+    for section in ("entries", "pareto", "samples", "losses", "training", "widths", "ledger", "provenance", "again"):
+        assert f'<section id="{section}"' in page
+    assert "Beside base trained on: FID of experts 0.8, at training MACs equal within 1 %, is" in page.replace(
+        "\xa0", " "
+    )
+    assert (
+        (tmp_path / "report" / "evidence.md")
+        .read_text()
+        .startswith("# Experts beside baselines at equal training: tdc")
+    )
+    assert {path.name for path in (tmp_path / "report").glob("*.csv")} == {"evidence.csv", "losses.csv", "training.csv"}
+
+
+@pytest.mark.parametrize(
+    "spoil",
+    [
+        lambda manifest: manifest.update(headline="nothing"),
+        lambda manifest: manifest.pop("metrics"),
+        lambda manifest: manifest.update(groups=[500]),
+        lambda manifest: manifest["evidence"].pop(0),
+        lambda manifest: manifest["evidence"][1].update(losses=[]),
+        lambda manifest: manifest.update(evidence=None),
+    ],
+)
+def test_a_manifest_that_lacks_something_is_refused(spoil):
+    manifest = make_evidence()
+    spoil(manifest)
+    with pytest.raises(FileFormatError, match="no comparison of experts with baselines"):
+        evidence_claim(manifest)
