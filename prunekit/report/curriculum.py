@@ -7,7 +7,15 @@ from prunekit._files import read_json
 from prunekit._types import JsonDict
 from prunekit.errors import FileFormatError
 from prunekit.report.comparison import Comparison, write_comparison
-from prunekit.report.learning import LearningCurve, curves_of, ends, learning_claim, measured_on, share_column
+from prunekit.report.learning import (
+    LearningCurve,
+    curves_of,
+    ends,
+    learning_claim,
+    measured_on,
+    seeds_text,
+    share_column,
+)
 from prunekit.report.run import MANIFEST_FORMAT
 from prunekit.report.table import Table, estimate, named
 from prunekit.report.wording import ABSENT
@@ -77,10 +85,9 @@ def write_curriculum_report(folder: Path) -> Path:
 def _text(manifest: JsonDict, base: LearningCurve) -> str:
     config, look = manifest["config"], manifest["curriculum"][0]["curve"][-1]
     train, section = config["base"]["train"], config["curriculum"]
-    seeds = "one seed" if len(section["seeds"]) == 1 else f"{len(section['seeds'])} seeds"
     return (
         f"Each training: {train['steps']:,} steps of {train['batch_size']}, {base.training_macs[0, -1] / 1e12:.2f} TMACs "
-        f"(backward counted as twice forward), from the same first weights for a seed, over {seeds}; "
+        f"(backward counted as twice forward), from the same first weights for a seed, over {seeds_text(len(section['seeds']))}; "
         f"the learning rate is {train['lr_scheduler']} unless an entry says otherwise, and what is measured is the moving average. "
         f"{measured_on(look, section['sampler'], section['sampling_steps'])} The last columns: steps until the final mean loss "
         f"and FID of {base.title} are reached, as a share of its own, and how many times fewer that is, linear between looks; "

@@ -23,6 +23,7 @@ __all__ = [
     "mean_and_error",
     "measured_on",
     "reaching",
+    "seeds_text",
     "share_column",
     "share_to_reach",
 ]
@@ -116,6 +117,11 @@ def measured_on(look: dict[str, Any], sampler: str, steps: int) -> str:
         f"FID: {look['count']:,} images, {steps} steps of {sampler}, features {features}. "
         "± is the standard error over the seeds."
     )
+
+
+def seeds_text(count: int) -> str:
+    """``3 seeds``; one says that nothing is known of the error."""
+    return f"{count} seeds" if count > 1 else "one seed, so that there is no error"
 
 
 def share_column(heading: str, curves: Sequence[LearningCurve], rival: LearningCurve | None, of: str) -> Column:

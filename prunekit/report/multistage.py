@@ -8,7 +8,15 @@ from prunekit._files import read_json
 from prunekit._types import JsonDict
 from prunekit.errors import FileFormatError
 from prunekit.report.comparison import Comparison, write_comparison
-from prunekit.report.learning import LearningCurve, curves_of, ends, learning_claim, measured_on, share_column
+from prunekit.report.learning import (
+    LearningCurve,
+    curves_of,
+    ends,
+    learning_claim,
+    measured_on,
+    seeds_text,
+    share_column,
+)
 from prunekit.report.run import MANIFEST_FORMAT
 from prunekit.report.table import Column, Table, estimate, named
 from prunekit.report.wording import ABSENT
@@ -140,7 +148,7 @@ def _text(manifest: JsonDict) -> str:
     return (
         f"Every network was trained {_start(config)} with {manifest['unified']['training_macs'] / 1e12:.2f} TMACs, those of "
         f"{train['steps']:,} steps of {train['batch_size']} for the unified network (backward counted as twice forward), over "
-        f"{len(multistage['seeds'])} seeds; the learning rate {_RATES[train['lr_scheduler']]}. Stages are listed from the "
+        f"{seeds_text(len(multistage['seeds']))}; the learning rate {_RATES[train['lr_scheduler']]}. Stages are listed from the "
         f"cleanest. {measured_on(look, multistage['sampler'], multistage['sampling_steps'])} The last columns: training MACs "
         "until the unified network's final mean loss and FID are reached, as a share of its own, and how many times fewer that "
         "is, linear between looks; — where they are not."
