@@ -61,6 +61,7 @@ class EvidenceRun(ResumableRun):
         stages = [chains[name][0].name for name in entries for chains in planned]
         self._stage("wall time", {"timed": self.options.timed_images}, [], self._time, ["base", *stages])
         manifest = self._manifest(stages)
+        shutil.copy2(self._headline / "importance.json", self.folder / "importance.json")
         write_json(self.folder / "manifest.json", manifest)
         if (write := report_writer(manifest)) is not None:
             self.observer.stage("report", False)
@@ -225,6 +226,11 @@ class EvidenceRun(ResumableRun):
             networks[name] = load_experts(self.folder / "entries" / slug(name) / f"seed-{self.options.seeds[0]}")
         return {"seconds_per_image": self.scales.seconds(networks, self.options.timed_images)}
 
+    @property
+    def _headline(self) -> Path:
+        """The folder of the entry that the claim is about."""
+        return self.folder / "entries" / slug(self.options.headline)
+
     def _manifest(self, stages: list[str]) -> dict[str, Any]:
         base = read_json(self.folder / "base" / "manifest.json")
         seconds = self.done["wall time"]["facts"]["seconds_per_image"]
@@ -243,6 +249,7 @@ class EvidenceRun(ResumableRun):
             "base": base["base"],
             "reference": "base",
             "headline": self.options.headline,
+            "method": read_json(self._headline / "manifest.json"),
             "groups": [group.start for group in self.setting.groups][1:],
             "metrics": self.scales.describe(),
             "evidence": [{**row, "seconds_per_image": seconds[row["entry"]]} for row in rows],

@@ -18,10 +18,12 @@ from prunekit.report.evidence_tables import (
     points_of,
     training_table,
 )
+from prunekit.report.flow import flow_of
+from prunekit.report.method import frontiers_picture, importance_blocks, targets_picture, width_blocks
 from prunekit.report.pareto import describe_pareto, draw_pareto
 from prunekit.report.provenance import again, cost_blocks, provenance
 from prunekit.report.rendering import drawn, load_picture, render
-from prunekit.report.run import MANIFEST_FORMAT, read_samples
+from prunekit.report.run import IMPORTANCE_FORMAT, MANIFEST_FORMAT, RunResults, read_samples
 from prunekit.report.samples import Images, grid_png
 from prunekit.report.tables import width_table
 from prunekit.report.wording import short_ratio
@@ -41,11 +43,12 @@ def write_evidence_report(folder: Path) -> Path:
     """
     manifest = read_json(folder / "manifest.json", MANIFEST_FORMAT)
     evidence, samples = Evidence.from_manifest(manifest), read_samples(folder)
+    method = _method(folder, manifest)
     with atomic_folder(folder / "report") as target:
-        sections = _sections(evidence, samples, manifest, target)
+        sections = (*_sections(evidence, samples, manifest, target), *_method_sections(evidence, method, target))
         said = (manifest.get("config") or {}).get("description")
         sentences = tuple(filter(None, [said, _loss_sentence(evidence), *_baseline_sentences(evidence)]))
-        end = (provenance(manifest, evidence.metrics["features"]), again(manifest))
+        end = (*_cost(manifest), provenance(manifest, evidence.metrics["features"]), again(manifest))
         title, claim = str(manifest.get("recipe", "unnamed")), evidence_claim(manifest)
         page = Document(title, claim, (*sections, *end), sentences)
         (target / "index.html").write_text(render(page), encoding="utf-8")
@@ -77,9 +80,37 @@ def _sections(evidence: Evidence, samples: dict[str, Images], manifest: JsonDict
         ("samples", "Samples from the same noise", [_strip(evidence, samples, folder)]),
         ("losses", "Loss by timesteps", [losses, Fold("The same numbers as a table", (tables["losses"],))]),
         ("training", "Training cost", [training, Fold("The same numbers as a table", (tables["training"],))]),
-        ("widths", "Widths before and after", [_widths(evidence)]),
-        ("ledger", "Ledger", cost_blocks(manifest)),
     )
+
+
+def _method(folder: Path, manifest: JsonDict) -> RunResults | None:
+    """The run of the entry that the claim is about, where the manifest has it."""
+    if "method" not in manifest:
+        return None
+    source = folder / "importance.json"
+    importance = read_json(source, IMPORTANCE_FORMAT) if source.is_file() else None
+    return RunResults.from_manifest(manifest["method"], importance)
+
+
+def _method_sections(evidence: Evidence, method: RunResults | None, folder: Path) -> tuple[Section, ...]:
+    """How the experts of the claim came about."""
+    name = evidence.headline.name
+    if method is None:
+        return sections_with(
+            ("widths", f"Widths before and after: {name}", [_widths(evidence)]), short={"widths": "Widths"}
+        )
+    targets = [targets_picture(method, folder), frontiers_picture(method, folder)]
+    return sections_with(
+        ("flow", f"From the base to {name}", [flow_of(method)]),
+        ("targets", f"Noise and targets: {name}", targets),
+        ("importance", f"Importance: {name}", importance_blocks(method, folder)),
+        ("widths", f"Widths before and after: {name}", width_blocks(method, folder)),
+        short={"flow": "Flow", "targets": "Noise and targets", "importance": "Importance", "widths": "Widths"},
+    )
+
+
+def _cost(manifest: JsonDict) -> tuple[Section, ...]:
+    return sections_with(("ledger", "Ledger", cost_blocks(manifest)))
 
 
 def _pareto(evidence: Evidence, folder: Path) -> list[Picture]:

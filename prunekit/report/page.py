@@ -5,21 +5,20 @@ from pathlib import Path
 
 from prunekit._files import atomic_folder, read_json
 from prunekit.groups import Grouping
-from prunekit.report import figures
-from prunekit.report.document import Block, Document, Fold, Items, Picture, Words, sections_with
+from prunekit.report.document import Document, Picture, Words, sections_with
 from prunekit.report.estimate import Estimate
 from prunekit.report.flow import flow_of
 from prunekit.report.groupings import grouping_picture
-from prunekit.report.heatmap import Heatmap
 from prunekit.report.ledger import cost_sentence, kinds_table, ledger_table
+from prunekit.report.method import frontiers_picture, importance_blocks, targets_picture, width_blocks
 from prunekit.report.pareto import Point, describe_pareto, draw_pareto
 from prunekit.report.provenance import again, cost_blocks, provenance
 from prunekit.report.rendering import drawn, load_picture, render
 from prunekit.report.run import RunResults, read_run
 from prunekit.report.samples import describe_samples, samples_png, shown_count
 from prunekit.report.table import Table
-from prunekit.report.tables import cost_table, loss_table, metric_table, width_table
-from prunekit.report.wording import claim, mean_losses, short_ratio, time_sentence, warnings_of
+from prunekit.report.tables import cost_table, loss_table, metric_table
+from prunekit.report.wording import claim, mean_losses, time_sentence, warnings_of
 
 __all__ = ["write_report"]
 
@@ -49,9 +48,7 @@ def write_report(run_folder: Path) -> Path:
 
 
 def _document(results: RunResults, grouping: Grouping | None, folder: Path) -> Document:
-    tables, heatmap = _write_tables(results, folder), None
-    if results.importance is not None:
-        heatmap = Heatmap.from_json(results.importance)
+    tables = _write_tables(results, folder)
     groups = None if grouping is None else grouping_picture(grouping, folder / "groups.png")
     cost = cost_sentence(results)
     features = results.metrics.features if results.metrics else None
@@ -62,9 +59,13 @@ def _document(results: RunResults, grouping: Grouping | None, folder: Path) -> D
         ("pareto", "Quality against cost", _pareto(results, folder)),
         ("compute", "Compute and parameters", [tables["table"]]),
         ("losses", "Denoising loss by timestep group", [tables.get("losses")]),
-        ("targets", "Noise and targets", [_targets(results, folder), groups, _frontiers(results, folder)]),
-        ("importance", "Importance", _importance(heatmap, folder)),
-        ("widths", "Widths before and after", _widths(results, folder)),
+        (
+            "targets",
+            "Noise and targets",
+            [targets_picture(results, folder), groups, frontiers_picture(results, folder)],
+        ),
+        ("importance", "Importance", importance_blocks(results, folder)),
+        ("widths", "Widths before and after", width_blocks(results, folder)),
         ("training", "Training cost", [Words(cost) if cost else None, *cost_blocks(results.manifest)]),
         short={"flow": "Flow", "losses": "Denoising loss", "widths": "Widths"},
     )
@@ -85,50 +86,6 @@ def _write_tables(results: RunResults, folder: Path) -> dict[str, Table]:
         table.to_csv(folder / f"{name}.csv")
         table.to_markdown(folder / f"{name}.md")
     return tables
-
-
-def _targets(results: RunResults, folder: Path) -> Picture:
-    allocation = results.allocation
-    low, high = allocation.feasible
-    caption = (
-        f"Budget {short_ratio(allocation.budget)} by rule {allocation.rule}, which can reach {short_ratio(low)} to "
-        f"{short_ratio(high)} here; the mean is over the {allocation.sampler_steps} steps of {allocation.sampler}. "
-        "Lines mark the borders of the timestep groups, group 0 being the cleanest."
-    )
-    words = ("Noise and targets", figures.describe_snr_targets(results), caption)
-    return drawn(lambda: figures.draw_snr_targets(results), folder / "snr_targets.png", words)
-
-
-def _frontiers(results: RunResults, folder: Path) -> Picture | None:
-    if not results.allocation.frontiers:
-        return None
-    caption = (
-        "Points that no other recorded point of the timestep group's search beats, and in rings the targets. The loss is the "
-        "search's own, before fine-tuning; between points it is an interpolation."
-    )
-    words = ("Recorded frontiers and targets", figures.describe_frontiers(results), caption)
-    return drawn(lambda: figures.draw_frontiers(results), folder / "frontiers.png", words)
-
-
-def _importance(heatmap: Heatmap | None, folder: Path) -> list[Block]:
-    if heatmap is None:
-        return []
-    words = ("Importance heatmap", heatmap.alt, heatmap.caption)
-    blocks: list[Block] = [drawn(heatmap.draw, folder / "importance.png", words)]
-    if heatmap.left_whole:
-        summary = f"Channel groups that were left whole ({len(heatmap.left_whole)})"
-        blocks.append(Fold(summary, (Items(tuple(heatmap.left_whole.items())),)))
-    return blocks
-
-
-def _widths(results: RunResults, folder: Path) -> list[Block]:
-    names = figures.width_order(results)
-    if not names:
-        return []
-    caption = "Channels of each channel group in network order: pale before pruning, solid after, with the number that is left."
-    words = ("Widths before and after", figures.describe_widths(results), caption)
-    picture = drawn(lambda: figures.draw_widths(results), folder / "widths.png", words)
-    return [picture, Fold("The same numbers as a table", (width_table(results.experts, names),))]
 
 
 def _samples(results: RunResults, folder: Path) -> Picture | None:

@@ -154,6 +154,8 @@ def test_images_come_from_the_same_noise_and_the_grids_are_kept(folder):
 
 def test_the_report_is_there_and_is_published_with_its_samples(folder, manifest, tmp_path):
     page = (folder / "run" / "report" / "index.html").read_text()
+    for title in ("From the base to experts 0.8", "Noise and targets", "Importance", "Widths before and after"):
+        assert f">{title}" in page
     assert all(f"4 generated images of {name}." in page for name in ("base", *ENTRIES))
     target = publish(folder / "run", tmp_path)
     assert (target / "report" / "index.html").read_text() == page

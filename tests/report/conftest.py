@@ -231,7 +231,9 @@ def reports(tmp_path_factory: pytest.TempPathFactory) -> Path:
     write_folder(folder / "experts", make_manifest(), make_importance(), make_samples())
     write_folder(folder / "stages", make_multistage())
     write_folder(folder / "curricula", make_curriculum())
-    write_folder(folder / "evidence", make_evidence(), samples=make_strips())
+    write_folder(
+        folder / "evidence", {**make_evidence(), "method": make_manifest()}, make_importance(), samples=make_strips()
+    )
     (folder / "speed").mkdir()
     (folder / "speed" / "speed.md").write_text("# How fast it is\n\nFast.\n")
     write_all_reports(folder)

@@ -1,0 +1,62 @@
+"""How experts came about, in pictures: noise and targets, importance, widths."""
+
+from pathlib import Path
+
+from prunekit.report import figures
+from prunekit.report.document import Block, Fold, Items, Picture
+from prunekit.report.heatmap import Heatmap
+from prunekit.report.rendering import drawn
+from prunekit.report.run import RunResults
+from prunekit.report.tables import width_table
+from prunekit.report.wording import short_ratio
+
+__all__ = ["frontiers_picture", "importance_blocks", "targets_picture", "width_blocks"]
+
+
+def targets_picture(results: RunResults, folder: Path) -> Picture:
+    """SNR over the timesteps, and the groups' targets below."""
+    allocation = results.allocation
+    low, high = allocation.feasible
+    caption = (
+        f"Budget {short_ratio(allocation.budget)} by rule {allocation.rule}, which can reach {short_ratio(low)} to "
+        f"{short_ratio(high)} here; the mean is over the {allocation.sampler_steps} steps of {allocation.sampler}. "
+        "Lines mark the borders of the timestep groups, group 0 being the cleanest."
+    )
+    words = ("Noise and targets", figures.describe_snr_targets(results), caption)
+    return drawn(lambda: figures.draw_snr_targets(results), folder / "snr_targets.png", words)
+
+
+def frontiers_picture(results: RunResults, folder: Path) -> Picture | None:
+    """What the searches recorded on their way, where an allocation was made from that."""
+    if not results.allocation.frontiers:
+        return None
+    caption = (
+        "Points that no other recorded point of the timestep group's search beats, and in rings the targets. The loss is the "
+        "search's own, before fine-tuning; between points it is an interpolation."
+    )
+    words = ("Recorded frontiers and targets", figures.describe_frontiers(results), caption)
+    return drawn(lambda: figures.draw_frontiers(results), folder / "frontiers.png", words)
+
+
+def importance_blocks(results: RunResults, folder: Path) -> list[Block]:
+    """Importance by timestep group and channel group, and what was left whole; nothing where it was not kept."""
+    if results.importance is None:
+        return []
+    heatmap = Heatmap.from_json(results.importance)
+    words = ("Importance heatmap", heatmap.alt, heatmap.caption)
+    blocks: list[Block] = [drawn(heatmap.draw, folder / "importance.png", words)]
+    if heatmap.left_whole:
+        summary = f"Channel groups that were left whole ({len(heatmap.left_whole)})"
+        blocks.append(Fold(summary, (Items(tuple(heatmap.left_whole.items())),)))
+    return blocks
+
+
+def width_blocks(results: RunResults, folder: Path) -> list[Block]:
+    """Widths before and after by timestep group, as a picture and as a table; nothing where they were not kept."""
+    names = figures.width_order(results)
+    if not names:
+        return []
+    caption = "Channels of each channel group in network order: pale before pruning, solid after, with the number that is left."
+    words = ("Widths before and after", figures.describe_widths(results), caption)
+    picture = drawn(lambda: figures.draw_widths(results), folder / "widths.png", words)
+    return [picture, Fold("The same numbers as a table", (width_table(results.experts, names),))]
