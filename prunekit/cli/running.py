@@ -79,7 +79,10 @@ def run(
         str | None, typer.Option(help="A trained base to use instead of the recipe's own (path, folder or Hub id).")
     ] = None,
     jobs: Annotated[
-        int | None, typer.Option(min=1, help="Timestep groups at the same time, each in a process of its own.")
+        int | None,
+        typer.Option(
+            min=1, help="Timestep groups, or trainings of a comparison, at the same time, each in a process of its own."
+        ),
     ] = None,
     executor: Annotated[
         Cluster | None, typer.Option(help="Hand timestep groups to submitit; local: this machine, slurm: a job array.")
@@ -115,8 +118,6 @@ def _execute(recipe: Path, output: Path | None, parallel: _Parallel | None = Non
     checked = checked if base is None else checked.with_base(base)
     folder = output or Path("runs") / checked.name
     executor = None if parallel is None else parallel.executor(folder)
-    if executor is not None and (checked.multistage or checked.curriculum):
-        raise InputError("The trainings of a comparison go one after the other; leave --jobs and --executor out.")
     with Bars().shown() as bars:
         return run_of(checked, folder, bars, executor).execute()
 

@@ -27,14 +27,19 @@ class CurriculumRun(ResumableRun):
     """A recipe with a ``curriculum`` section, in one folder: every entry's training, seed after seed."""
 
     def execute(self) -> Path:
-        """Train and measure every entry; returns the manifest's path."""
-        names = []
+        """Train and measure every entry; returns the manifest's path.
+
+        Raises:
+            UnfinishedError: trainings failed in processes of their own; what the others made is kept.
+        """
+        trainings = {}
         for entry, settings in self.options.settings(self.recipe.base.train).items():
             for seed in self.options.seeds:
                 name = f"{entry}, seed {seed}"
-                self._stage(name, self._inputs(entry), [], partial(self._train, name, entry, settings, seed))
-                names.append(name)
-        write_json(self.folder / "manifest.json", self._manifest(names))
+                action = partial(self._train, name, entry, settings, seed)
+                trainings[name] = [self._planned(name, self._inputs(entry), [], action)]
+        self._apart(trainings)
+        write_json(self.folder / "manifest.json", self._manifest(list(trainings)))
         self.observer.stage("report", False)
         write_any_report(self.folder)
         return self.folder / "manifest.json"

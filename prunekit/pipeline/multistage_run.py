@@ -15,7 +15,7 @@ from prunekit.pipeline.images import check_comparison
 from prunekit.pipeline.manifest import environment
 from prunekit.pipeline.multistage import Contest
 from prunekit.pipeline.observing import training_reporter
-from prunekit.pipeline.resumable import ResumableRun
+from prunekit.pipeline.resumable import ResumableRun, Stage
 from prunekit.pipeline.spending import spent_on_looks
 from prunekit.pipeline.stages import complete_spec, open_base
 from prunekit.recipe import MultistageOptions
@@ -30,10 +30,14 @@ class MultistageRun(ResumableRun):
     """A recipe with a ``multistage`` section, in one folder. The unified networks come first, since gradients need one."""
 
     def execute(self) -> Path:
-        """Train and measure every network; returns the manifest's path."""
-        options, names = self.options, []
-        for seed in options.seeds if "unified" in options.networks else ():
-            names.append(self._compete("unified", 0, seed))
+        """Train and measure every network; returns the manifest's path.
+
+        Raises:
+            UnfinishedError: trainings failed in processes of their own; what the others made is kept.
+        """
+        options = self.options
+        unified = [self._competing("unified", 0, seed) for seed in options.seeds if "unified" in options.networks]
+        self._apart({stage.name: [stage] for stage in unified})
         for grouping, cut in enumerate(options.groupings):
             after = f"unified, seed {options.seeds[0]}" if cut.method == "gradient" else ()
             outputs = [_groups_file(grouping)]
@@ -44,9 +48,10 @@ class MultistageRun(ResumableRun):
                 partial(self._cut, grouping),
                 after,
             )
-            for network, seed in self._entries(grouping):
-                names.append(self._compete(network, grouping, seed))
-        write_json(self.folder / "manifest.json", self._manifest(names))
+        groupings = range(len(options.groupings))
+        others = [self._competing(network, g, seed) for g in groupings for network, seed in self._entries(g)]
+        self._apart({stage.name: [stage] for stage in others})
+        write_json(self.folder / "manifest.json", self._manifest([stage.name for stage in (*unified, *others)]))
         self.observer.stage("report", False)
         write_any_report(self.folder)
         return self.folder / "manifest.json"
@@ -94,14 +99,13 @@ class MultistageRun(ResumableRun):
             if network != "unified" and (grouping == 0 or network == "tailored"):
                 yield from ((network, seed) for seed in self.options.seeds)
 
-    def _compete(self, network: str, grouping: int, seed: int) -> str:
-        """Train and measure one network; returns the stage's name."""
+    def _competing(self, network: str, grouping: int, seed: int) -> Stage:
+        """The stage that trains and measures one network."""
         unified = network == "unified"
         name = f"unified, seed {seed}" if unified else f"{network}, grouping {grouping}, seed {seed}"
         outputs = [f"{_UNIFIED}-{seed}.pt"] if unified else []
         after = () if unified else f"grouping {grouping}"
-        self._stage(name, self._inputs, outputs, partial(self._train, name, network, grouping, seed), after)
-        return name
+        return self._planned(name, self._inputs, outputs, partial(self._train, name, network, grouping, seed), after)
 
     def _cut(self, grouping: int) -> dict[str, Any]:
         options = self.options.groupings[grouping]

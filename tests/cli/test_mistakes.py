@@ -48,7 +48,6 @@ def workshop(tmp_path_factory: pytest.TempPathFactory, typed_once: dict[str, Typ
     (folder / "strange.json").write_text(json.dumps(TINY | {"_class_name": "os.system"}))
     (folder / "typo.yaml").write_text("name: typo\nbase: {checkpoint: 'embedded:digits'}\nprune:\n  sampels: 3\n")
     (folder / "fine.yaml").write_text("name: fine\nbase: {checkpoint: 'embedded:digits'}\n")
-    shutil.copy(Path(__file__).parents[2] / "recipes" / "digits-multistage.yaml", folder / "several.yaml")
     (folder / "wrong-size.yaml").write_text(
         "name: wrong\nbase: {checkpoint: 'embedded:digits'}\ndata: {source: digits, resolution: 12}\n"
     )
@@ -145,7 +144,6 @@ MISTAKES = {
     "prunekit run text.txt": r"text\.txt",
     "prunekit run fine.yaml --executor slurm": "expected a machine with SLURM's srun",
     "prunekit run fine.yaml --executor-option partition=gpu": "without --executor",
-    "prunekit run several.yaml --jobs 2": "leave --jobs and --executor out",
     "prunekit report nowhere": "does not exist",
     "prunekit report run": "manifest cannot be read",
 }

@@ -7,6 +7,7 @@ from tiny_comparison import TINY_MODEL, TINY_SCHEDULE, recipe_of
 
 from prunekit._files import read_json
 from prunekit.errors import FileFormatError, PrunekitError
+from prunekit.pipeline.executors import Processes
 from prunekit.pipeline.kinds import run_of
 from prunekit.pipeline.publishing import publish
 from prunekit.report import write_any_report
@@ -128,3 +129,10 @@ def test_a_comparison_of_stages_trains_uniformly(tmp_path):
     both["multistage"]["groupings"] = [{"method": "uniform", "count": 2}]
     with pytest.raises(PrunekitError, match="timestep_sampler uniform"):
         recipe_of(tmp_path, both)
+
+
+def test_trainings_in_processes_of_their_own_give_the_same(manifest, tmp_path):
+    run_of(recipe(tmp_path), tmp_path / "run", executor=Processes(2, 0)).execute()
+    other = read_json(tmp_path / "run" / "manifest.json")
+    assert other["curriculum"] == manifest["curriculum"]
+    assert other["ledger"] == manifest["ledger"]

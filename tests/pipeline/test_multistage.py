@@ -8,6 +8,7 @@ from tiny_comparison import TINY_MODEL, TINY_SCHEDULE, recipe_of
 from prunekit._files import read_json
 from prunekit.errors import FileFormatError
 from prunekit.ledger import LedgerRow
+from prunekit.pipeline.executors import Processes
 from prunekit.pipeline.multistage_run import MultistageRun
 from prunekit.pipeline.publishing import publish
 from prunekit.report import write_any_report
@@ -180,3 +181,10 @@ def test_a_trained_base_goes_on_whole_and_in_stages(tmp_path):
     assert losses[0] < 0.1
     with pytest.raises(FileFormatError, match="tailored decoders"):
         recipe_of(tmp_path, {**TINY, "base": base})
+
+
+def test_networks_in_processes_of_their_own_give_the_same(manifest, tmp_path):
+    MultistageRun(recipe(tmp_path), tmp_path / "run", executor=Processes(2, 0)).execute()
+    other = read_json(tmp_path / "run" / "manifest.json")
+    assert other["multistage"] == manifest["multistage"]
+    assert sorted(map(str, other["ledger"])) == sorted(map(str, manifest["ledger"]))
