@@ -27,6 +27,7 @@ class Rule(StrEnum):
     snr = "snr"
     uniform = "uniform"
     measured = "measured"
+    measured_relative = "measured-relative"
 
 
 def allocate(
