@@ -4,7 +4,6 @@ import itertools
 import json
 import math
 import time
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +11,7 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from prunekit.allocation import MEASURED_RULES, Allocation, Frontier, allocate, read_frontier, read_frontiers
+from prunekit.allocation import Allocation, Frontier, allocate, read_frontier, read_frontiers
 from prunekit.allocation.knapsack import choose_points
 from prunekit.errors import BudgetError, FileFormatError, InputError, MissingFileError
 from prunekit.groups import TimestepGroups, make_groups
@@ -82,13 +81,13 @@ def measured_problems(draw):
     return groups, schedule, steps, frontiers
 
 
-@given(problem=measured_problems(), part=st.floats(0, 1), rule=st.sampled_from(MEASURED_RULES))
+@given(problem=measured_problems(), part=st.floats(0, 1))
 @settings(max_examples=100, deadline=None)
-def test_the_budget_is_met_unless_more_would_buy_nothing(problem, part, rule):
+def test_the_budget_is_met_unless_more_would_buy_nothing(problem, part):
     groups, schedule, steps, frontiers = problem
     low = float(groups.shares(steps) @ [f.macs[0] / f.base_macs for f in frontiers])
     budget = low + part * (1 - low)
-    allocation = allocate(groups, schedule, budget, steps, rule, frontiers=frontiers)
+    allocation = allocate(groups, schedule, budget, steps, "measured", frontiers=frontiers)
     mean, base = allocation.mean_mac_ratio, frontiers[0].base_macs
     assert mean <= budget + 1e-12
     used = [(g, f) for g, f in zip(allocation.groups, frontiers, strict=True) if g.share > 0]
@@ -121,40 +120,6 @@ def test_no_other_rule_is_better_on_the_recorded_points(problem, part, rule):
     ours = measured.expected_loss(recorded_only=True)
     assert ours <= theirs + 1e-9
     assert measured.expected_loss() <= ours + 1e-9  # what is left of the budget does no harm
-
-
-@given(
-    problem=measured_problems(), part=st.floats(0.01, 1), powers=st.lists(st.integers(-9, 9), min_size=4, max_size=4)
-)
-@settings(max_examples=100, deadline=None)
-def test_the_relative_rule_does_not_know_how_large_a_groups_loss_is(problem, part, powers):
-    groups, schedule, steps, frontiers = problem
-    low = float(groups.shares(steps) @ [f.macs[0] / f.base_macs for f in frontiers])
-    budget = low + part * (1 - low)
-    frontiers = [
-        replace(f, loss=tuple(1 + loss for loss in f.loss))
-        for f in frontiers
-        if len(set(1 + np.array(f.loss))) == len(f.loss)
-    ]
-    assume(len(frontiers) == len(groups))
-    scaled = [
-        replace(f, loss=tuple(loss * 2.0**power for loss in f.loss))
-        for f, power in zip(frontiers, powers, strict=False)
-    ]
-    first, second = (
-        allocate(groups, schedule, budget, steps, "measured-relative", frontiers=each) for each in (frontiers, scaled)
-    )
-    assert [group.mac_ratio for group in first.groups] == [group.mac_ratio for group in second.groups]
-
-
-def test_the_relative_rule_lets_all_groups_weigh_alike():
-    groups, schedule, steps = two_groups()
-    frontiers = [frontier((40, 3.0), (100, 2.0)), frontier((40, 0.03), (100, 0.01))]
-    absolute, relative = (
-        allocate(groups, schedule, 0.7, steps, rule, frontiers=frontiers).groups for rule in MEASURED_RULES
-    )
-    assert [group.target_macs for group in absolute] == [100, 40]
-    assert [group.target_macs for group in relative] == [40, 100]
 
 
 def frontier(*points, base=100):

@@ -1,13 +1,12 @@
 """Budget allocation: how much compute each timestep group deserves, by difficulty or by what searches have measured."""
 
 from prunekit.allocation.frontier import Frontier, read_frontier, read_frontiers
-from prunekit.allocation.rules import DIFFICULTY_RULES, MEASURED_RULES, RULES, allocate, feasible_budgets
+from prunekit.allocation.rules import DIFFICULTY_RULES, RULES, allocate, feasible_budgets
 from prunekit.allocation.targets import FORMAT, Allocation, GroupTarget
 
 __all__ = [
     "DIFFICULTY_RULES",
     "FORMAT",
-    "MEASURED_RULES",
     "RULES",
     "Allocation",
     "Frontier",

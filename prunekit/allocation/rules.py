@@ -2,7 +2,7 @@ r"""Rules: how a budget is shared out among timestep groups.
 
 Groups are ranked by difficulty from the noisiest (easiest) to the cleanest (hardest): the SNR in dB of a group's timesteps
 says which is which. A rule of difficulty turns that into a fraction of the base model's MACs per group, such that the mean over
-the sampler's REAL steps is the budget exactly. Rules ``measured`` and ``measured-relative`` ask the searches' frontiers instead.
+the sampler's REAL steps is the budget exactly. Rule ``measured`` asks the searches' frontiers instead.
 """
 
 import math
@@ -19,13 +19,11 @@ from prunekit.errors import BudgetError, InputError
 from prunekit.groups import TimestepGroups
 from prunekit.schedule import NoiseSchedule
 
-__all__ = ["DIFFICULTY_RULES", "MEASURED_RULES", "RULES", "allocate", "feasible_budgets"]
+__all__ = ["DIFFICULTY_RULES", "RULES", "allocate", "feasible_budgets"]
 
 DIFFICULTY_RULES = ("linear", "snr", "uniform")
-MEASURED_RULES = ("measured", "measured-relative")
-RULES = (*DIFFICULTY_RULES, *MEASURED_RULES)
+RULES = (*DIFFICULTY_RULES, "measured")
 _SNR_SCALE_DB = 20.0
-_MOST_TIMES = 1e12  # a loss is taken as a multiple of the least up to here
 
 
 def allocate(
@@ -58,8 +56,6 @@ def allocate(
     already: then the rest is not spent. A group without any of the sampler's steps gets its best point.
     The sum is of the loss that the journals hold, as it is: a group with a large loss weighs more than one with a small loss.
 
-    ``measured-relative`` (this project's): the same, with every loss as a multiple of the least that the group's journal holds.
-
     Args:
         groups: the partition.
         schedule: gives the SNR of each timestep; as many timesteps as the partition.
@@ -68,7 +64,7 @@ def allocate(
         rule: a member of :data:`RULES`.
         floor: the smallest ratio that rules ``snr`` and ``uniform`` give to any group, in (0, 1].
         sampler: its name, for the record.
-        frontiers: one per group, cleanest first; the measured rules need them. Any rule's allocation takes them along, and its
+        frontiers: one per group, cleanest first; rule ``measured`` needs them. Any rule's allocation takes them along, and its
             targets in MACs.
 
     Raises:
@@ -90,21 +86,15 @@ def allocate(
     feasible = feasible_budgets(rule, shares, floor, frontiers)
     low, high = feasible
     if not low - 1e-12 <= budget <= high + 1e-12:
-        mend = (
-            f"Choose a budget in that range, or {RECORD}" if rule in MEASURED_RULES else "Choose a budget in that range"
-        )
+        mend = f"Choose a budget in that range, or {RECORD}" if rule == "measured" else "Choose a budget in that range"
         raise BudgetError(
             f"A budget of {budget:g} cannot be met by rule {rule!r} with {len(groups)} groups; "
             f"expected {low:.6g} … {high:g}. {mend}, another --rule, or fewer --groups.",
             feasible,
         )
     snr_db = np.array([schedule.snr_db[g.start : g.stop].mean() for g in groups])
-    if rule in MEASURED_RULES:
-        ratios = _measured(
-            budget, counts, list(map(_relative, frontiers)) if rule == "measured-relative" else frontiers
-        )
-    else:
-        ratios = _ratios(rule, budget, shares, snr_db, floor)
+    found = _measured(budget, counts, frontiers) if rule == "measured" else None
+    ratios = _ratios(rule, budget, shares, snr_db, floor) if found is None else found
     targets = tuple(
         GroupTarget(g.index, g.start, g.stop, float(snr_db[g.index]), float(shares[g.index]), float(ratios[g.index]))
         for g in groups
@@ -126,7 +116,7 @@ def feasible_budgets(
     rule: str, shares: FloatArray, floor: float = 0.1, frontiers: Sequence[Frontier] = ()
 ) -> tuple[float, float]:
     """Smallest and largest mean ratio that a rule reaches with the sampler's shares (cleanest group first)."""
-    if rule in MEASURED_RULES:
+    if rule == "measured":
         return float(shares @ [frontier.macs[0] / frontier.base_macs for frontier in frontiers]), 1.0
     if rule == "linear":
         ranks = np.arange(len(shares), 0, -1) / len(shares)
@@ -146,25 +136,15 @@ def _check(
         )
     if not 0 < floor <= 1:
         raise InputError(f"Got --floor {floor:g}; expected a ratio above 0 and at most 1.")
-    if len(frontiers) != len(groups) and (frontiers or rule in MEASURED_RULES):
+    if len(frontiers) != len(groups) and (frontiers or rule == "measured"):
         raise InputError(
             f"Got {len(frontiers)} recorded frontiers for {len(groups)} timestep groups; expected one for each: {RECORD}."
         )
     check_same_base(frontiers)
 
 
-def _relative(frontier: Frontier) -> Frontier:
-    """With losses as multiples of the least; as it is where that is nothing beside the others."""
-    least = frontier.loss[-1]
-    if least <= frontier.loss[0] / _MOST_TIMES:
-        return frontier
-    return Frontier.of(
-        ((macs, loss / least) for macs, loss in zip(frontier.macs, frontier.loss, strict=True)), frontier.base_macs
-    )
-
-
 def _measured(budget: float, counts: IntArray, frontiers: Sequence[Frontier]) -> FloatArray:
-    """Ratios by the measured rules, shape (groups,); ``counts`` are the sampler's steps in each group."""
+    """Ratios by rule ``measured``, shape (groups,); ``counts`` are the sampler's steps in each group."""
     steps, base = int(counts.sum()), frontiers[0].base_macs
     used = {g: frontiers[g] for g in np.flatnonzero(counts).tolist()}
     weights = [counts[g] * np.array(frontier.macs, dtype=np.int64) for g, frontier in used.items()]

@@ -27,7 +27,6 @@ class Rule(StrEnum):
     snr = "snr"
     uniform = "uniform"
     measured = "measured"
-    measured_relative = "measured-relative"
 
 
 def allocate(

@@ -13,7 +13,6 @@ from typing import Any
 from torch import nn
 
 from prunekit._files import read_json, write_json
-from prunekit.allocation import MEASURED_RULES
 from prunekit.checkpoint import Base, ModelSpec
 from prunekit.cost import count_macs
 from prunekit.errors import InputError
@@ -127,7 +126,7 @@ class EvidenceRun(ResumableRun):
         groups, allocation = recipe.groups, recipe.allocation
         assert groups is not None  # noqa: S101 - the recipe was checked
         assert allocation is not None  # noqa: S101
-        if (groups.cuts is None and groups.method in MEASURED_METHODS) or allocation.rule in MEASURED_RULES:
+        if (groups.cuts is None and groups.method in MEASURED_METHODS) or allocation.rule == "measured":
             return
         schedule = NoiseSchedule.from_config(recipe.base.noise_schedule)
         cut = method_of(groups)(schedule, len(groups.cuts) + 1 if groups.cuts else groups.count).groups

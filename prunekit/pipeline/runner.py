@@ -7,7 +7,7 @@ from typing import Any
 from torch import nn
 
 from prunekit._files import json_hash, read_json, sha256_file, write_json
-from prunekit.allocation import MEASURED_RULES, Allocation, read_frontier
+from prunekit.allocation import Allocation, read_frontier
 from prunekit.checkpoint import Base, save_base
 from prunekit.cost import count_macs
 from prunekit.groups import TimestepGroups
@@ -62,7 +62,7 @@ class Run(ResumableRun):
         self._stage("base", inputs, ["base.pt"], self._base)
         if recipe.groups and recipe.allocation:
             self._stage("groups", {"groups": recipe.groups}, ["groups.json"], self._groups, "base")
-            evidence = self._frontiers() if recipe.allocation.rule in MEASURED_RULES else []
+            evidence = self._frontiers() if recipe.allocation.rule == "measured" else []
             inputs, outputs = {"allocation": recipe.allocation}, ["allocation.json"]
             self._stage("allocate", inputs, outputs, self._allocate, ["groups", *evidence])
             if recipe.prune:
@@ -174,7 +174,7 @@ class Run(ResumableRun):
     def _allocate(self) -> dict[str, Any]:
         options = self.recipe.allocation
         assert options is not None  # noqa: S101 - asked in execute
-        measured = self.groups if options.rule in MEASURED_RULES else ()
+        measured = self.groups if options.rule == "measured" else ()
         frontiers = [read_frontier(self.folder / _frontier_file(group.index)) for group in measured]
         allocation = plan_budget(
             self.groups,

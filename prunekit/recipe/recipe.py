@@ -5,7 +5,6 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from prunekit.allocation import MEASURED_RULES
 from prunekit.errors import InputError
 from prunekit.recipe.comparisons import CurriculumOptions, EvidenceOptions, MultistageOptions
 from prunekit.recipe.sections import (
@@ -55,15 +54,13 @@ class Recipe(BaseModel):
 
     @model_validator(mode="after")
     def _can_measure(self) -> "Recipe":
-        """A measured rule has the searches of the prune section decide, which then must be for targets of MACs."""
+        """Rule ``measured`` has the searches of the prune section decide, which then must be for targets of MACs."""
         if (
             self.allocation
-            and self.allocation.rule in MEASURED_RULES
+            and self.allocation.rule == "measured"
             and (self.prune is None or self.prune.search.target_of != "macs")
         ):
-            raise InputError(
-                f"Allocation rule {self.allocation.rule} needs a prune section whose search has target_of macs."
-            )
+            raise InputError("Allocation rule measured needs a prune section whose search has target_of macs.")
         comparisons = [name for name in ("multistage", "curriculum") if getattr(self, name)]
         if comparisons and (self.evaluation is None or self.allocation or comparisons[1:]):
             raise InputError(

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from pydantic import AfterValidator, Field
 
 from prunekit._types import FloatArray
-from prunekit.allocation import MEASURED_RULES, RULES
+from prunekit.allocation import RULES
 from prunekit.checkpoint import ModelSpec
 from prunekit.errors import InputError
 from prunekit.features import SHIPPED
@@ -162,7 +162,7 @@ class AllocationOptions:
         sampler: whose steps count.
         steps: sampling steps.
         floor: smallest ratio that rules ``snr`` and ``uniform`` give.
-        frontier_floor: fraction of the base's MACs down to which every group is searched before a measured rule decides.
+        frontier_floor: fraction of the base's MACs down to which every group is searched before rule ``measured`` decides.
     """
 
     __pydantic_config__: ClassVar[dict[str, str]] = STRICT
@@ -175,9 +175,9 @@ class AllocationOptions:
     frontier_floor: Ratio = 0.3
 
     def __post_init__(self) -> None:
-        if self.rule in MEASURED_RULES and self.frontier_floor > self.budget:
+        if self.rule == "measured" and self.frontier_floor > self.budget:
             raise InputError(
-                f"Got budget {self.budget:g} and frontier_floor {self.frontier_floor:g}; rule {self.rule} needs frontiers that go "
+                f"Got budget {self.budget:g} and frontier_floor {self.frontier_floor:g}; rule measured needs frontiers that go "
                 "below the budget: lower frontier_floor."
             )
 
