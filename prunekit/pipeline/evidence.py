@@ -53,15 +53,15 @@ class EvidenceRun(ResumableRun):
         Run(self._only_base, self.folder / "base", Within(self.observer, "base")).make_all()
         self._stage("base", self._common(), ["samples/base.npz", _IMAGES], self._measure_base)
         entries = self.options.entries
-        planned = [{name: [self._planned_entry(name, seed)] for name in entries} for seed in self.options.seeds]
+        planned = {(name, seed): self._planned_entry(name, seed) for name in entries for seed in self.options.seeds}
         for (
-            chains
-        ) in planned:  # an entry's seeds share its folder; with all entries at one seed there is something to compare
-            self._apart(chains)
-        stages = [chains[name][0].name for name in entries for chains in planned]
+            seed
+        ) in self.options.seeds:  # an entry's seeds share its folder, and all entries at one seed can be compared
+            self._apart({name: [planned[name, seed]] for name in entries})
+        stages = [stage.name for stage in planned.values()]
         self._stage("wall time", {"timed": self.options.timed_images}, [], self._time, ["base", *stages])
         manifest = self._manifest(stages)
-        shutil.copy2(self._headline / "importance.json", self.folder / "importance.json")
+        shutil.copy2(self._entry_folder(self.options.headline) / "importance.json", self.folder / "importance.json")
         write_json(self.folder / "manifest.json", manifest)
         if (write := report_writer(manifest)) is not None:
             self.observer.stage("report", False)
@@ -157,7 +157,7 @@ class EvidenceRun(ResumableRun):
         return making_macs(map(LedgerRow.from_json, rows))[0]
 
     def _entry(self, name: str, seed: int) -> dict[str, Any]:
-        folder, recipe = self.folder / "entries" / slug(name), self.recipe.entry(name)
+        folder, recipe = self._entry_folder(name), self.recipe.entry(name)
         for file in _BASE:
             (folder / file).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy2(self.folder / "base" / file, folder / file)
@@ -223,13 +223,11 @@ class EvidenceRun(ResumableRun):
         """Wall time per image of the base and of every entry's first experts, in turn."""
         networks: dict[str, nn.Module] = {"base": self.base.model}
         for name in self.options.entries:
-            networks[name] = load_experts(self.folder / "entries" / slug(name) / f"seed-{self.options.seeds[0]}")
+            networks[name] = load_experts(self._entry_folder(name) / f"seed-{self.options.seeds[0]}")
         return {"seconds_per_image": self.scales.seconds(networks, self.options.timed_images)}
 
-    @property
-    def _headline(self) -> Path:
-        """The folder of the entry that the claim is about."""
-        return self.folder / "entries" / slug(self.options.headline)
+    def _entry_folder(self, name: str) -> Path:
+        return self.folder / "entries" / slug(name)
 
     def _manifest(self, stages: list[str]) -> dict[str, Any]:
         base = read_json(self.folder / "base" / "manifest.json")
@@ -249,7 +247,7 @@ class EvidenceRun(ResumableRun):
             "base": base["base"],
             "reference": "base",
             "headline": self.options.headline,
-            "method": read_json(self._headline / "manifest.json"),
+            "method": read_json(self._entry_folder(self.options.headline) / "manifest.json"),
             "groups": [group.start for group in self.setting.groups][1:],
             "metrics": self.scales.describe(),
             "evidence": [{**row, "seconds_per_image": seconds[row["entry"]]} for row in rows],

@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from itertools import groupby
 from typing import Any
 
 import numpy as np
@@ -10,8 +9,7 @@ import numpy as np
 from prunekit._types import FloatArray, JsonDict
 from prunekit.errors import FileFormatError
 from prunekit.report.estimate import Estimate
-from prunekit.report.run import Expert, expert_of
-from prunekit.report.wording import CLEAR, estimate_text, large_text, short_ratio
+from prunekit.report.wording import estimate_text, large_text, short_ratio, unclear
 
 __all__ = ["TRAININGS", "Entry", "Evidence", "evidence_claim", "gap", "gap_text", "short_gap"]
 
@@ -33,7 +31,6 @@ class Entry:
             ``seconds_per_image`` where it was measured.
         training: MACs by what they went to, see :data:`TRAININGS`, likewise.
         losses: held-out losses, shape (seeds, timestep groups of the evaluation).
-        experts: of the first seed; empty for the base.
     """
 
     name: str
@@ -42,7 +39,6 @@ class Entry:
     values: Mapping[str, FloatArray]
     training: Mapping[str, FloatArray]
     losses: FloatArray
-    experts: tuple[Expert, ...]
 
     def estimate(self, measure: str) -> Estimate | None:
         """Mean and standard error over the seeds; None for what was not measured."""
@@ -84,8 +80,10 @@ class Evidence:
             FileFormatError: it is no manifest of such a comparison, or it lacks an entry that it speaks of.
         """
         try:
-            rows = sorted(manifest["evidence"], key=_places(manifest["evidence"]))
-            entries = {name: _entry(name, list(own)) for name, own in groupby(rows, key=lambda row: str(row["entry"]))}
+            by_entry: dict[str, list[JsonDict]] = {}
+            for row in manifest["evidence"]:
+                by_entry.setdefault(str(row["entry"]), []).append(row)
+            entries = {name: _entry(name, rows) for name, rows in by_entry.items()}
             metrics = manifest["metrics"]
             features = metrics["features"]
             named = features if isinstance(features, Mapping) else {"name": str(features)}
@@ -163,7 +161,7 @@ def gap_text(one: Entry, other: Entry, measure: str) -> str:
     if difference.mean == 0:
         return f"equal to {name}"
     better, size = _direction(difference), estimate_text(Estimate(abs(difference.mean), difference.se))
-    if _unclear(difference):
+    if unclear(difference):
         return f"not clearly {better} than {name}, by {size}"
     return f"{size} {better} than {name}{_alone(difference)}"
 
@@ -174,15 +172,11 @@ def short_gap(one: Entry, other: Entry, measure: str) -> str:
     if difference.mean == 0:
         return "equal"
     size = estimate_text(Estimate(abs(difference.mean), difference.se))
-    return f"{size} {_direction(difference)}{', not clearly' if _unclear(difference) else ''}"
+    return f"{size} {_direction(difference)}{', not clearly' if unclear(difference) else ''}"
 
 
 def _direction(difference: Estimate) -> str:
     return "better" if difference.mean < 0 else "worse"
-
-
-def _unclear(difference: Estimate) -> bool:
-    return difference.se is not None and abs(difference.mean) < CLEAR * difference.se
 
 
 def _alone(difference: Estimate) -> str:
@@ -202,14 +196,6 @@ def _training(evidence: Evidence) -> str:
     return f"{short_ratio(own / other)} times the training MACs of {name}"
 
 
-def _places(rows: list[JsonDict]) -> Any:
-    """Sorts rows by entry, in the order in which these come first."""
-    places: dict[str, int] = {}
-    for row in rows:
-        places.setdefault(str(row["entry"]), len(places))
-    return lambda row: places[str(row["entry"])]
-
-
 def _entry(name: str, rows: list[JsonDict]) -> Entry:
     values = {key: np.array([row[key] for row in rows], dtype=np.float64) for key in _NUMBERS}
     if all(row.get("seconds_per_image") is not None for row in rows):
@@ -224,5 +210,4 @@ def _entry(name: str, rows: list[JsonDict]) -> Entry:
         values,
         training,
         np.array([[loss["mean"] for loss in row["losses"]] for row in rows], dtype=np.float64),
-        tuple(expert_of(expert) for expert in rows[0].get("experts") or ()),
     )

@@ -5,8 +5,7 @@ from functools import partial
 from pathlib import Path
 
 from prunekit._files import atomic_folder, read_json
-from prunekit._types import JsonDict
-from prunekit.report.document import Block, Document, Fold, Picture, Section, Strip, sections_with
+from prunekit.report.document import Document, Fold, Picture, Section, Strip, sections_with
 from prunekit.report.evidence import Entry, Evidence, evidence_claim, gap_text
 from prunekit.report.evidence_tables import (
     describe_losses,
@@ -23,9 +22,8 @@ from prunekit.report.method import frontiers_picture, importance_blocks, targets
 from prunekit.report.pareto import describe_pareto, draw_pareto
 from prunekit.report.provenance import again, cost_blocks, provenance
 from prunekit.report.rendering import drawn, load_picture, render
-from prunekit.report.run import IMPORTANCE_FORMAT, MANIFEST_FORMAT, RunResults, read_samples
+from prunekit.report.run import MANIFEST_FORMAT, RunResults, read_importance, read_samples
 from prunekit.report.samples import Images, grid_png
-from prunekit.report.tables import width_table
 from prunekit.report.wording import short_ratio
 
 __all__ = ["write_evidence_report"]
@@ -43,23 +41,28 @@ def write_evidence_report(folder: Path) -> Path:
     """
     manifest = read_json(folder / "manifest.json", MANIFEST_FORMAT)
     evidence, samples = Evidence.from_manifest(manifest), read_samples(folder)
-    method = _method(folder, manifest)
+    method = RunResults.from_manifest(manifest.get("method") or {}, read_importance(folder))
     with atomic_folder(folder / "report") as target:
-        sections = (*_sections(evidence, samples, manifest, target), *_method_sections(evidence, method, target))
+        sections = (
+            *_sections(evidence, samples, target),
+            *_method_sections(evidence.headline.name, method, target),
+            *sections_with(("ledger", "Ledger", cost_blocks(manifest))),
+        )
         said = (manifest.get("config") or {}).get("description")
         sentences = tuple(filter(None, [said, _loss_sentence(evidence), *_baseline_sentences(evidence)]))
-        end = (*_cost(manifest), provenance(manifest, evidence.metrics["features"]), again(manifest))
+        end = (provenance(manifest, evidence.metrics["features"]), again(manifest))
         title, claim = str(manifest.get("recipe", "unnamed")), evidence_claim(manifest)
         page = Document(title, claim, (*sections, *end), sentences)
         (target / "index.html").write_text(render(page), encoding="utf-8")
         text = [f"# Experts beside baselines at equal training: {title}", claim, *sentences]
-        text += [entry_table(evidence).markdown, entry_table(evidence).note]
+        table = entry_table(evidence)
+        text += [table.markdown, table.note]
         text += ["![FID against MACs](pareto_fid.png)", "![Loss against MACs](pareto_loss.png)"]
         (target / "evidence.md").write_text("\n\n".join(text) + "\n", encoding="utf-8")
     return folder / "report" / "index.html"
 
 
-def _sections(evidence: Evidence, samples: dict[str, Images], manifest: JsonDict, folder: Path) -> tuple[Section, ...]:
+def _sections(evidence: Evidence, samples: dict[str, Images], folder: Path) -> tuple[Section, ...]:
     tables = {table.name: table for table in (entry_table(evidence), group_table(evidence), training_table(evidence))}
     for name, table in tables.items():
         table.to_csv(folder / f"{name}.csv")
@@ -83,22 +86,8 @@ def _sections(evidence: Evidence, samples: dict[str, Images], manifest: JsonDict
     )
 
 
-def _method(folder: Path, manifest: JsonDict) -> RunResults | None:
-    """The run of the entry that the claim is about, where the manifest has it."""
-    if "method" not in manifest:
-        return None
-    source = folder / "importance.json"
-    importance = read_json(source, IMPORTANCE_FORMAT) if source.is_file() else None
-    return RunResults.from_manifest(manifest["method"], importance)
-
-
-def _method_sections(evidence: Evidence, method: RunResults | None, folder: Path) -> tuple[Section, ...]:
+def _method_sections(name: str, method: RunResults, folder: Path) -> tuple[Section, ...]:
     """How the experts of the claim came about."""
-    name = evidence.headline.name
-    if method is None:
-        return sections_with(
-            ("widths", f"Widths before and after: {name}", [_widths(evidence)]), short={"widths": "Widths"}
-        )
     targets = [targets_picture(method, folder), frontiers_picture(method, folder)]
     return sections_with(
         ("flow", f"From the base to {name}", [flow_of(method)]),
@@ -107,10 +96,6 @@ def _method_sections(evidence: Evidence, method: RunResults | None, folder: Path
         ("widths", f"Widths before and after: {name}", width_blocks(method, folder)),
         short={"flow": "Flow", "targets": "Noise and targets", "importance": "Importance", "widths": "Widths"},
     )
-
-
-def _cost(manifest: JsonDict) -> tuple[Section, ...]:
-    return sections_with(("ledger", "Ledger", cost_blocks(manifest)))
 
 
 def _pareto(evidence: Evidence, folder: Path) -> list[Picture]:
@@ -145,15 +130,6 @@ def _strip(evidence: Evidence, samples: dict[str, Images], folder: Path) -> Stri
 def _letters(name: str) -> str:
     """A name without what file names change in it."""
     return re.sub("[^a-z0-9]", "", name.lower())
-
-
-def _widths(evidence: Evidence) -> Block | None:
-    experts = {expert.group: expert for expert in evidence.headline.experts}
-    names = list(dict.fromkeys(name for expert in experts.values() for name in expert.widths))
-    if not names:
-        return None
-    summary = f"Channels of every channel group in {evidence.headline.name}, {len(experts)} networks"
-    return Fold(summary, (width_table(experts, names),))
 
 
 def _loss_sentence(evidence: Evidence) -> str:

@@ -39,7 +39,7 @@ KINDS: Mapping[str, Kind] = {
     "curriculum": Kind("ways to train", curriculum_claim, write_curriculum_report),
     "allocation": Kind("timestep experts", lambda manifest: claim(RunResults.from_manifest(manifest)), write_report),
 }
-"""Kinds of runs by the manifest's entry that they show, in the order in which runs are listed; the first that is there counts."""
+"""Kinds of runs by the manifest's entry that they show; the first that is there counts."""
 
 
 def kind_of(manifest: Mapping[str, Any]) -> Kind | None:

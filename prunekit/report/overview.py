@@ -7,7 +7,7 @@ from typing import Any
 from prunekit._files import atomic_path, read_json
 from prunekit.errors import MissingFileError
 from prunekit.report.document import Card, Cards, Document, Link, Links, sections_with
-from prunekit.report.kinds import kind_of
+from prunekit.report.kinds import kind_of, report_writer
 from prunekit.report.rendering import render
 from prunekit.report.run import MANIFEST_FORMAT
 
@@ -39,9 +39,9 @@ def write_all_reports(folder: Path, done: Callable[[Path], None] = lambda page: 
             f"{folder} has no manifest.json, and no folder in it has one; expected a run's folder or a folder of those."
         )
     for run in runs:
-        kind = kind_of(read_json(run / "manifest.json", MANIFEST_FORMAT))
-        if kind is not None:
-            done(kind.write(run))
+        write = report_writer(read_json(run / "manifest.json", MANIFEST_FORMAT))
+        if write is not None:
+            done(write(run))
     return write_overview(folder)
 
 

@@ -26,7 +26,7 @@ __all__ = [
     "MetricRow",
     "Metrics",
     "RunResults",
-    "expert_of",
+    "read_importance",
     "read_run",
     "read_samples",
 ]
@@ -189,7 +189,7 @@ class RunResults:
                 manifest=manifest,
                 base=_base(manifest["base"]),
                 allocation=Allocation.from_json(manifest["allocation"]),
-                experts={int(entry["group"]): expert_of(entry) for entry in manifest.get("experts") or ()},
+                experts={int(entry["group"]): _expert(entry) for entry in manifest.get("experts") or ()},
                 assembled=_assembled(manifest.get("assembled")),
                 losses=tuple(_group_loss(entry) for entry in manifest.get("losses") or ()),
                 metrics=Metrics.from_json(manifest.get("metrics")),
@@ -213,9 +213,17 @@ def read_run(run_folder: Path) -> RunResults:
         FileFormatError: a file is there and cannot be read.
     """
     manifest = read_json(run_folder / "manifest.json", MANIFEST_FORMAT)
-    importance_path = run_folder / "importance.json"
-    importance = read_json(importance_path, IMPORTANCE_FORMAT) if importance_path.is_file() else None
-    return RunResults.from_manifest(manifest, importance, read_samples(run_folder))
+    return RunResults.from_manifest(manifest, read_importance(run_folder), read_samples(run_folder))
+
+
+def read_importance(run_folder: Path) -> JsonDict | None:
+    """``importance.json``; None where it was not kept.
+
+    Raises:
+        FileFormatError: it cannot be read.
+    """
+    path = run_folder / "importance.json"
+    return read_json(path, IMPORTANCE_FORMAT) if path.is_file() else None
 
 
 def read_samples(run_folder: Path) -> dict[str, NDArray[np.uint8]]:
@@ -270,8 +278,7 @@ def _base(data: JsonDict) -> Base:
     )
 
 
-def expert_of(data: JsonDict) -> Expert:
-    """Read one of a manifest's ``experts``."""
+def _expert(data: JsonDict) -> Expert:
     widths = {str(name): (int(pair[0]), int(pair[1])) for name, pair in (data.get("widths") or {}).items()}
     target = data.get("target_macs")
     return Expert(

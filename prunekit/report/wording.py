@@ -7,7 +7,6 @@ from prunekit.report.run import MetricRow, Metrics, RunResults
 
 __all__ = [
     "ABSENT",
-    "CLEAR",
     "claim",
     "count_text",
     "decibel_text",
@@ -23,13 +22,14 @@ __all__ = [
     "si_text",
     "time_sentence",
     "timestep_text",
+    "unclear",
     "verdict",
     "warnings_of",
 ]
 
 ABSENT = "–"
 _PREFIXES = ("", "k", "M", "G", "T", "P")
-CLEAR = 2.0  # standard errors from which a difference is called one
+_CLEAR = 2.0  # standard errors from which a difference is called one
 _SUPERSCRIPTS = str.maketrans("0123456789-", "⁰¹²³⁴⁵⁶⁷⁸⁹⁻")
 
 
@@ -132,7 +132,7 @@ def verdict(new: Estimate, base: Estimate, difference: Estimate | None = None) -
     """
     difference = difference or _unpaired(new, base)
     text = _change_text(difference, base)
-    if _unclear(difference):
+    if unclear(difference):
         text += f", within two standard errors of no difference ({estimate_text(difference)})"
     return text
 
@@ -147,7 +147,7 @@ def _change_text(difference: Estimate, base: Estimate) -> str:
 def short_verdict(new: Estimate, base: Estimate, difference: Estimate | None = None) -> str:
     """:func:`verdict` for a table's cell."""
     difference = difference or _unpaired(new, base)
-    if not _unclear(difference):
+    if not unclear(difference):
         return _change_text(difference, base)
     return f"no clear difference ({'+' if difference.mean > 0 else '−'}{_size(difference.mean, base.mean)})"
 
@@ -157,8 +157,9 @@ def _unpaired(new: Estimate, base: Estimate) -> Estimate:
     return Estimate(new.mean - base.mean, math.hypot(*errors) if len(errors) == 2 else None)
 
 
-def _unclear(difference: Estimate) -> bool:
-    return difference.mean != 0 and difference.se is not None and abs(difference.mean) < CLEAR * difference.se
+def unclear(difference: Estimate) -> bool:
+    """Whether a difference is within two standard errors of none."""
+    return difference.mean != 0 and difference.se is not None and abs(difference.mean) < _CLEAR * difference.se
 
 
 def _size(change: float, base: float) -> str:
