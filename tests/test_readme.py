@@ -1,5 +1,6 @@
 """README says what is true: its Python runs, its commands exist, its figures are in the manifests."""
 
+import json
 import re
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from prunekit.cli.app import app
 from prunekit.graph import PruningPlan, trace
 from prunekit.groups import make_groups
 from prunekit.nets import save_experts
+from prunekit.recipe import load_recipe
 from prunekit.report import kind_of, read_run
 from prunekit.schedule import NoiseSchedule
 from prunekit.slim import SlimModel
@@ -78,6 +80,16 @@ def test_the_claims_in_readme_are_the_manifests(run: Path) -> None:
         results = read_run(run)
         assert results.assembled is not None
         assert results.assembled.mean_mac_ratio <= results.allocation.budget + 1e-9
+
+
+@pytest.mark.parametrize("run", RUNS, ids=lambda run: run.name)
+def test_the_configuration_that_a_page_shows_is_its_recipe(run: Path, tmp_path: Path) -> None:
+    config = read_json(run / "manifest.json")["config"]
+    recipe = tmp_path / f"{run.name}.yaml"
+    recipe.write_text(json.dumps(config, indent=2, ensure_ascii=False))
+    assert load_recipe(recipe).name == run.name
+    page = (run / "report" / "index.html").read_text(encoding="utf-8")
+    assert f"prunekit run {recipe.name}" in page
 
 
 def test_there_are_published_runs() -> None:

@@ -33,16 +33,16 @@ def provenance(manifest: JsonDict, features: JsonDict | None = None) -> Section:
 
 def again(manifest: JsonDict) -> Section:
     """What to type to get the same run again, then its page."""
-    commit, recipe = manifest.get("commit"), str(manifest.get("recipe", "unnamed"))
+    commit, name = manifest.get("commit"), f"{manifest.get('recipe', 'unnamed')}.yaml"
     lines = [f"git checkout {shlex.quote(str(commit))}"] if commit else []
-    lines += [f"prunekit run {shlex.quote(recipe)}", "prunekit report RUN"]
+    lines += [f"prunekit run {shlex.quote(name)}", "prunekit report RUN"]
     text = (
-        "The first commands make the run again; the last one makes this page again from the run's folder RUN, where "
-        "manifest.json has every number in full."
+        f"The first commands make the run again, {name} being the configuration below; the last one makes this page again from "
+        "the run's folder RUN, where manifest.json has every number in full."
     )
     blocks: list[Block] = [Words(text), Code("Commands", "\n".join(lines))]
     if config := manifest.get("config"):
-        told = Words("Saved as a file, this is a recipe (JSON is YAML).", note=True)
+        told = Words(f"Saved as {name}, this is the recipe (JSON is YAML).", note=True)
         whole = Code("Configuration", json.dumps(config, indent=2, ensure_ascii=False))
         blocks.append(Fold("The whole configuration", (told, whole)))
     return Section("again", "Making it again", tuple(blocks))
