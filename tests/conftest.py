@@ -1,4 +1,9 @@
 import functools
+import os
+
+os.environ.setdefault(
+    "OMP_NUM_THREADS", "1"
+)  # before torch is imported: sums over several threads differ in their last bits
 
 import pytest
 from benches import Bench

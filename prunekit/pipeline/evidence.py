@@ -52,12 +52,11 @@ class EvidenceRun(ResumableRun):
             self._check_budget(self.recipe.entry(name))
         Run(self._only_base, self.folder / "base", Within(self.observer, "base")).make_all()
         self._stage("base", self._common(), ["samples/base.npz", _IMAGES], self._measure_base)
-        entries = self.options.entries
-        planned = {(name, seed): self._planned_entry(name, seed) for name in entries for seed in self.options.seeds}
-        for (
-            seed
-        ) in self.options.seeds:  # an entry's seeds share its folder, and all entries at one seed can be compared
-            self._apart({name: [planned[name, seed]] for name in entries})
+        every = [(name, seed) for name in self.options.entries for seed in self.options.seeds_of(name)]
+        planned = {(name, seed): self._planned_entry(name, seed) for name, seed in every}
+        # One seed after the other: an entry's seeds share its folder, and all entries at one seed can be compared.
+        for seed in dict.fromkeys(seed for _, seed in every):
+            self._apart({name: [stage] for (name, own), stage in planned.items() if own == seed})
         stages = [stage.name for stage in planned.values()]
         self._stage("wall time", {"timed": self.options.timed_images}, [], self._time, ["base", *stages])
         manifest = self._manifest(stages)
@@ -188,7 +187,7 @@ class EvidenceRun(ResumableRun):
         once = [
             each
             for each in made
-            if each.stage != BASE_TRAINING and (seed == self.options.seeds[0] or each.kind in _TUNING)
+            if each.stage != BASE_TRAINING and (seed == self.options.seeds_of(name)[0] or each.kind in _TUNING)
         ]
         spent = [replace(each, stage=f"{name}, seed {seed}: {each.stage}").to_json() for each in once]
         return {"evidence": {**row, **figures}, "ledger": [*spent, *rows]}
@@ -223,7 +222,7 @@ class EvidenceRun(ResumableRun):
         """Wall time per image of the base and of every entry's first experts, in turn."""
         networks: dict[str, nn.Module] = {"base": self.base.model}
         for name in self.options.entries:
-            networks[name] = load_experts(self._entry_folder(name) / f"seed-{self.options.seeds[0]}")
+            networks[name] = load_experts(self._entry_folder(name) / f"seed-{self.options.seeds_of(name)[0]}")
         return {"seconds_per_image": self.scales.seconds(networks, self.options.timed_images)}
 
     def _entry_folder(self, name: str) -> Path:

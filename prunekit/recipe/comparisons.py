@@ -130,12 +130,14 @@ class EntryOptions:
     Args:
         kind: what it is shown as.
         changes: sections ``groups``, ``allocation``, ``prune`` and ``finetune`` of the recipe, with other values.
+        seeds: of its fine-tuning, where they are others than the comparison's: fewer for what is dear.
     """
 
     __pydantic_config__: ClassVar[dict[str, str]] = STRICT
 
     kind: Literal["experts", "baseline", "ablation"] = "experts"
     changes: dict[Literal["groups", "allocation", "prune", "finetune"], dict[str, Any]] = field(default_factory=dict)
+    seeds: Annotated[tuple[int, ...], Field(min_length=1)] | None = None
 
 
 @dataclass(frozen=True)
@@ -171,3 +173,7 @@ class EvidenceOptions:
                 raise InputError(
                     f"Entry {name} changes finetune.train.steps or its seed; expected that these be left to the comparison."
                 )
+
+    def seeds_of(self, name: str) -> tuple[int, ...]:
+        """Fine-tuning seeds of an entry."""
+        return self.entries[name].seeds or self.seeds

@@ -64,11 +64,11 @@ def write_curriculum_report(folder: Path) -> Path:
     )
     columns = (
         named("training", "title"),
-        named("what it changes", "changes"),
         estimate("loss", "loss"),
         estimate("FID", "fid"),
         share_column("share to the loss", curves, curves[0], "losses"),
         share_column("share to the FID", curves, curves[0], "fids"),
+        named("what it changes", "changes"),
     )
     comparison = Comparison(
         "curriculum",
@@ -89,7 +89,7 @@ def _text(manifest: JsonDict, base: LearningCurve) -> str:
         f"Each training: {train['steps']:,} steps of {train['batch_size']}, {base.training_macs[0, -1] / 1e12:.2f} TMACs "
         f"(backward counted as twice forward), from the same first weights for a seed, over {seeds_text(len(section['seeds']))}; "
         f"the learning rate is {train['lr_scheduler']} unless an entry says otherwise, and what is measured is the moving average. "
-        f"{measured_on(look, section['sampler'], section['sampling_steps'])} The last columns: steps until the final mean loss "
+        f"{measured_on(look, section['sampler'], section['sampling_steps'])} Shares: steps until the final mean loss "
         f"and FID of {base.title} are reached, as a share of its own, and how many times fewer that is, linear between looks; "
         "— where they are not reached."
     )

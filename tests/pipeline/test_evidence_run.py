@@ -140,10 +140,12 @@ def test_other_seeds_fine_tune_what_one_search_found_and_processes_give_the_same
     assert stages.count("experts 0.8, seed 1: fine-tuning, group 1") == 1
 
     def fewer(data):
-        data["evidence"] |= {"entries": {"taught": ENTRIES["taught"]}, "headline": "taught"}
+        data["evidence"] |= {"entries": {"taught": ENTRIES["taught"] | {"seeds": [1]}}, "headline": "taught"}
 
     run_of(recipe(tmp_path, fewer), tmp_path / "run", spy).execute()
     assert set(spy.made) <= {"wall time"}  # the others are in nobody's way
+    left = read_json(tmp_path / "run" / "manifest.json")["evidence"]
+    assert [(row["entry"], row["seed"]) for row in left] == [("base", None), ("taught", 1)]
 
 
 def test_images_come_from_the_same_noise_and_the_grids_are_kept(folder):
