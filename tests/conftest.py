@@ -1,9 +1,8 @@
 import functools
 import os
 
-os.environ.setdefault(
-    "OMP_NUM_THREADS", "1"
-)  # before torch is imported: sums over several threads differ in their last bits
+# Before torch is imported: sums over several threads differ in their last bits.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import pytest
 from benches import Bench
