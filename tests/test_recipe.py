@@ -169,6 +169,16 @@ def test_what_a_section_refuses_is_told_in_its_words(recipe, old, new, section, 
     assert not str(caught.value).endswith("..")
 
 
+def test_learning_rates_are_one_for_each_group(recipe):
+    text = changed("  overlap: 10", "  overlap: 10\n  learning_rates: [0.0005, 0.0005, 1e-3, 0.002]")
+    assert recipe(text).finetune.learning_rates == (0.0005, 0.0005, 0.001, 0.002)
+    cuts = text.replace("  method: snr\n", "").replace("count: 4", "cuts: [100, 200]")
+    with pytest.raises(FileFormatError, match=r"Got 4 finetune\.learning_rates and 3 groups"):
+        recipe(cuts)
+    with pytest.raises(FileFormatError, match=r"finetune\.learning_rates\.1"):
+        recipe(text.replace("[0.0005, 0.0005,", "[0.0005, 0,"))
+
+
 def test_a_recipe_without_a_name_or_base_is_refused(recipe):
     with pytest.raises(FileFormatError, match=r"line 1: name: Field required\."):
         recipe("base: {checkpoint: x.pt}\n")

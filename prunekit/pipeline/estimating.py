@@ -130,7 +130,7 @@ def _of_experts(recipe: Recipe, macs: int, params: int, spec: ModelSpec) -> list
     """Passes from the scores to the evaluation."""
     assert recipe.groups is not None  # noqa: S101 - asked in estimate
     assert recipe.allocation is not None  # noqa: S101 - asked in estimate
-    groups = recipe.groups.count if recipe.groups.cuts is None else len(recipe.groups.cuts) + 1
+    groups = recipe.groups.number
     expert, rows = round(recipe.allocation.budget * macs), list[tuple[LedgerRow, str]]()
     if prune := recipe.prune:
         rows.append((both_ways("importance", "importance", groups * prune.samples, macs), "no"))

@@ -128,7 +128,7 @@ class EvidenceRun(ResumableRun):
         if (groups.cuts is None and groups.method in MEASURED_METHODS) or allocation.rule == "measured":
             return
         schedule = NoiseSchedule.from_config(recipe.base.noise_schedule)
-        cut = method_of(groups)(schedule, len(groups.cuts) + 1 if groups.cuts else groups.count).groups
+        cut = method_of(groups)(schedule, groups.number).groups
         sampler, steps = allocation.sampler, allocation.steps
         plan_budget(
             cut, schedule, allocation.budget, rule=allocation.rule, sampler=sampler, steps=steps, floor=allocation.floor

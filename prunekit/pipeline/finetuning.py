@@ -55,9 +55,8 @@ def finetune_slim(
     objective = _taught(denoising, slim, options.distillation, teacher) if options.distillation else denoising
     within = group_timesteps(slim.group, slim.num_timesteps, options.overlap)
     sampler = timestep_sampler(options.train, schedule, denoising.prediction_type, within)
-    settings = replace(
-        options.train, seed=options.train.seed * 1009 + slim.group.index
-    )  # groups must not share batches
+    seed = options.train.seed * 1009 + slim.group.index  # groups must not share batches
+    settings = replace(options.train_of(slim.group.index), seed=seed)
     result = train(slim.model, objective, sampler, settings, checkpoints, report)
     return slim.with_weights(
         result.model, finetuned_steps=options.train.steps, finetune_seed=options.train.seed

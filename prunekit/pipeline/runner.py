@@ -162,7 +162,7 @@ class Run(ResumableRun):
         assert options is not None  # noqa: S101 - asked in execute
         method = method_of(options, self.images.train, self.base)
         with placed(self.base.model):
-            grouping = method(self.base.schedule, len(options.cuts) + 1 if options.cuts else options.count)
+            grouping = method(self.base.schedule, options.number)
         write_json(self.folder / "groups.json", grouping.to_json())
         if grouping.evidence.matrix is not None:
             grouping_png(grouping, self.folder / "groups.png")

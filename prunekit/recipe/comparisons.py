@@ -74,7 +74,7 @@ class MultistageOptions:
 
     def __post_init__(self) -> None:
         for grouping in self.groupings:
-            stages = grouping.count if grouping.cuts is None else len(grouping.cuts) + 1
+            stages = grouping.number
             if stages != len(self.widths):
                 raise InputError(
                     f"Grouping {grouping.method} makes {stages} stages; expected {len(self.widths)}, one for each of widths."

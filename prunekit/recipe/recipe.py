@@ -61,6 +61,11 @@ class Recipe(BaseModel):
             and (self.prune is None or self.prune.search.target_of != "macs")
         ):
             raise InputError("Allocation rule measured needs a prune section whose search has target_of macs.")
+        rates = self.finetune.learning_rates if self.finetune else None
+        if rates is not None and self.groups and len(rates) != self.groups.number:
+            raise InputError(
+                f"Got {len(rates)} finetune.learning_rates and {self.groups.number} groups; expected one for each group."
+            )
         comparisons = [name for name in ("multistage", "curriculum") if getattr(self, name)]
         if comparisons and (self.evaluation is None or self.allocation or comparisons[1:]):
             raise InputError(

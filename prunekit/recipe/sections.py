@@ -1,7 +1,7 @@
 """A recipe's sections: what each stage of the main job can be told. They import no other module of the recipe's."""
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Annotated, Any, ClassVar, Literal, get_args
 
 import numpy as np
@@ -140,6 +140,11 @@ class GroupOptions:
             with_ = f"method {self.method}" if self.cuts is None else "explicit cuts"
             raise InputError(f"Got alpha or rule with {with_}; expected them with method similarity.")
 
+    @property
+    def number(self) -> int:
+        """How many groups there are to be."""
+        return self.count if self.cuts is None else len(self.cuts) + 1
+
     def similarity(self, images: NDArray[np.uint8] | FloatArray) -> Similarity:
         """Method ``similarity`` of some images."""
         memory = self.memory_mib * 2**20
@@ -259,6 +264,8 @@ class FinetuneOptions:
         distillation: how the base teaches it; absent for images alone.
         from_scratch: whether it begins with random weights in the pruned widths, as a small network of its own would.
         train: the loop's options.
+        learning_rates: one for each timestep group, cleanest first, in place of ``train.learning_rate``. The noisier a group, the
+            less its gradients differ between images, and the more it can take.
     """
 
     __pydantic_config__: ClassVar[dict[str, str]] = STRICT
@@ -269,6 +276,21 @@ class FinetuneOptions:
     train: TrainOptions = field(
         default_factory=lambda: TrainOptions(steps=600, learning_rate=5e-4, warmup_steps=30, ema_decay=0.995)
     )
+    learning_rates: tuple[Annotated[float, Field(gt=0)], ...] | None = None
+
+    def train_of(self, group: int) -> TrainOptions:
+        """The loop's options for a timestep group, 0 = cleanest.
+
+        Raises:
+            InputError: there are learning rates, and none for this group.
+        """
+        if self.learning_rates is None:
+            return self.train
+        if group >= len(self.learning_rates):
+            raise InputError(
+                f"Got {len(self.learning_rates)} finetune.learning_rates and a timestep group {group}; expected one for each group."
+            )
+        return replace(self.train, learning_rate=self.learning_rates[group])
 
 
 @dataclass(frozen=True)

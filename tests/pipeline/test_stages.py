@@ -280,6 +280,23 @@ def test_experts_train_on_their_own_timesteps_and_their_own_batches(slims, digit
     assert len({seed for _, seed in seen}) == 2
 
 
+def test_every_group_may_have_its_own_learning_rate(slims, digits, monkeypatch):
+    seen: list[TrainOptions] = []
+
+    def spy(model: nn.Module, objective: Any, sampler: Any, options: TrainOptions, *_: Any) -> TrainResult:
+        seen.append(options)
+        return TrainResult(model, [(1, 0.0)], 1, 0.0, torch.zeros(1000, dtype=torch.int64))
+
+    monkeypatch.setattr(finetuning, "train", spy)
+    options = FinetuneOptions(train=TRAIN, learning_rates=(1e-4, 2e-3))
+    for slim in slims:
+        finetune_slim(slim, digits.train, options)
+    assert [each.learning_rate for each in seen] == [1e-4, 2e-3]
+    assert {each.steps for each in seen} == {TRAIN.steps}
+    with pytest.raises(InputError, match="one for each group"):
+        finetune_slim(slims[1], digits.train, FinetuneOptions(train=TRAIN, learning_rates=(1e-4,)))
+
+
 def test_finetuning_changes_weights_and_provenance_and_nothing_else(slim_folder, digits):
     loaded, before = load_slim(slim_folder / "group-1"), load_slim(slim_folder / "group-1")
     tuned, result = finetune_slim(loaded, digits.train, FinetuneOptions(train=TRAIN))
