@@ -14,9 +14,8 @@ from _manifest import REPORTS, markdown_table, publish
 
 from prunekit._files import atomic_path, read_json
 from prunekit.evaluation import image_metrics
-from prunekit.nets import TimestepExperts, load_experts
+from prunekit.nets import TimestepExperts
 from prunekit.pipeline.evidence import EvidenceRun
-from prunekit.pipeline.kinds import run_of
 from prunekit.pipeline.measuring import extractor_of
 from prunekit.recipe import Recipe, slug
 from prunekit.sampling import to_images
@@ -28,9 +27,9 @@ class Swaps:
 
     def __init__(self, folder: Path, count: int, seed: int) -> None:
         self.manifest = read_json(folder / "manifest.json")
-        run = run_of(Recipe.model_validate(self.manifest["config"]), folder)
-        assert isinstance(run, EvidenceRun)
+        run = EvidenceRun(Recipe.model_validate(self.manifest["config"]), folder)
         self.folder, self.count, self.seed, self.setting = folder, count, seed, run.setting
+        self.base_macs = self.manifest["base"]["macs"]
         self.extractor = extractor_of(run.setting)
         self.losses = {
             row["entry"]: [loss["mean"] for loss in row["losses"]]
@@ -40,7 +39,14 @@ class Swaps:
 
     def experts(self, entry: str) -> list[SlimModel]:
         """An entry's experts; those of ``base`` are the base itself, once for each group."""
-        return [load_slim(path) for path in self._folders(entry)]
+        entries = self.folder / "entries"
+        if entry != "base":
+            return _load(entries / slug(entry) / f"seed-{self.seed}")
+        for own in sorted(entries.iterdir()):  # an unpruned copy of the base, before any fine-tuning
+            copies = _load(own / "pruned")
+            if len(copies) == len(self.setting.groups) and {copy.macs for copy in copies} == {self.base_macs}:
+                return copies
+        raise SystemExit("None of the run's entries has unpruned experts, which stand for the base.")
 
     def fid(self, slims: list[SlimModel]) -> float:
         """FID of the experts put together."""
@@ -50,32 +56,29 @@ class Swaps:
 
     def rows(self, into: str, entries: list[str]) -> list[dict[str, Any]]:
         """The whole networks, then every swap."""
-        home, base_macs = self.experts(into), self.manifest["base"]["macs"]
-        whole = self.fid(home)
-        rows = [{"entry": name, "fid": self.fid(self.experts(name))} for name in entries]
-        rows.insert(0, {"entry": into, "fid": whole})
+        networks = {name: self.experts(name) for name in (into, *entries)}
+        rows: list[dict[str, Any]] = [{"entry": name, "fid": self.fid(slims)} for name, slims in networks.items()]
+        home, whole = networks[into], rows[0]["fid"]
         for name in entries:
-            for i, guest in enumerate(self.experts(name)):
+            for i, guest in enumerate(networks[name]):
                 if name != "base" and guest.macs == home[i].macs:
                     continue  # as large as what it would replace
                 fid = self.fid([*home[:i], guest, *home[i + 1 :]])
                 change = 100 * (self.losses[name][i] / self.losses[into][i] - 1)
-                row = {"entry": name, "group": i, "mac_ratio": guest.macs / base_macs, "loss_change_percent": change}
+                row = {
+                    "entry": name,
+                    "group": i,
+                    "mac_ratio": guest.macs / self.base_macs,
+                    "loss_change_percent": change,
+                }
                 rows.append({**row, "fid": fid, "fid_change": fid - whole})
                 print(rows[-1], flush=True)
         return rows
 
-    def _folders(self, entry: str) -> list[Path]:
-        entries = self.folder / "entries"
-        if entry != "base":
-            folder = entries / slug(entry) / f"seed-{self.seed}"
-            return [folder / f"group-{i}" for i in range(len(load_experts(folder).groups))]
-        for own in sorted(entries.iterdir()):  # an unpruned copy of the base, before any fine-tuning
-            copies = sorted((own / "pruned").glob("group-*"))
-            whole = self.manifest["base"]["macs"]
-            if len(copies) == len(self.setting.groups) and all(load_slim(copy).macs == whole for copy in copies):
-                return copies
-        raise SystemExit("None of the run's entries has unpruned experts, which stand for the base.")
+
+def _load(folder: Path) -> list[SlimModel]:
+    """A folder's slim models, cleanest timestep group first."""
+    return sorted((load_slim(path) for path in folder.glob("group-*")), key=lambda slim: slim.group.index)
 
 
 def markdown(figures: dict[str, Any]) -> str:
