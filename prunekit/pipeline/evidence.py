@@ -219,10 +219,10 @@ class EvidenceRun(ResumableRun):
         return [round(experts.mean_macs(list(range(group.start, group.stop)))) for group in self.setting.groups]
 
     def _time(self) -> dict[str, Any]:
-        """Wall time per image of the base and of every entry's first experts, in turn."""
+        """Wall time per image of the base and of every entry's experts, in turn; all seeds of an entry have the same widths."""
         networks: dict[str, nn.Module] = {"base": self.base.model}
         for name in self.options.entries:
-            networks[name] = load_experts(self._entry_folder(name) / f"seed-{self.options.seeds_of(name)[0]}")
+            networks[name] = load_experts(self._entry_folder(name) / "experts")
         return {"seconds_per_image": self.scales.seconds(networks, self.options.timed_images)}
 
     def _entry_folder(self, name: str) -> Path:
