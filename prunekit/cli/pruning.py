@@ -1,7 +1,7 @@
 """The command that prunes: ``prune``."""
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -26,6 +26,10 @@ from prunekit.cli.options import ConfigOption, DataOption, Json, Resolution, See
 from prunekit.errors import InputError
 from prunekit.groups import TimestepGroups
 from prunekit.schedule import NoiseSchedule
+
+if TYPE_CHECKING:
+    from prunekit.search import SearchResult
+    from prunekit.slim import SlimModel
 
 __all__ = ["COMMANDS"]
 
@@ -134,23 +138,7 @@ def prune(
         slim, result = prune_group(bench, images.train, scores, one, macs, options, journal)
         if rank == 0:
             save_slim(slim, output / f"group-{one.index}")
-        facts.append(
-            {
-                "group": one.index,
-                "output": str(output / f"group-{one.index}"),
-                "base_macs": bench.macs,
-                "target_macs": macs if target_of is TargetOf.macs else None,
-                "macs": slim.macs,
-                "mac_ratio": slim.macs / bench.macs,
-                "params": slim.params,
-                "target_of": target_of.value,
-                "target": result.target,
-                "spent": result.spent,
-                "missed": result.missed / result.base,
-                "base": result.base,
-                "measured_candidates": len(result.measured),
-            }
-        )
+        facts.append(_fact(one.index, slim, result, bench.macs, target_of, output))
     if rank > 0:
         return
     if json:
@@ -159,6 +147,27 @@ def prune(
         _show_pruned(f"Pruned from {bench.macs:,} MACs ({criterion.value}, {proposer.value})", facts)
         if bench.latency is not None:
             print(_accuracy(bench.latency.table))
+
+
+def _fact(
+    index: int, slim: "SlimModel", result: "SearchResult", base_macs: int, target_of: TargetOf, output: Path
+) -> dict[str, Any]:
+    """What came of a timestep group's search, JSON-able."""
+    return {
+        "group": index,
+        "output": str(output / f"group-{index}"),
+        "base_macs": base_macs,
+        "target_macs": result.target if target_of is TargetOf.macs else None,
+        "macs": slim.macs,
+        "mac_ratio": slim.macs / base_macs,
+        "params": slim.params,
+        "target_of": target_of.value,
+        "target": result.target,
+        "spent": result.spent,
+        "missed": result.missed / result.base,
+        "base": result.base,
+        "measured_candidates": len(result.measured),
+    }
 
 
 def _width_multiples(text: str | None) -> dict[int, int]:

@@ -3,7 +3,8 @@
 from prunekit.cost.closed_form import CostModel
 from prunekit.cost.comparison import Difference, OtherCount, other_counters
 from prunekit.cost.counter import MacCount, count_macs, count_params
-from prunekit.cost.latency import LatencyCheck, LatencyModel, LatencyOptions, LatencyTable
+from prunekit.cost.latency import LatencyCheck, LatencyModel, LatencyTable
+from prunekit.cost.timing import LatencyOptions
 from prunekit.cost.training import GPUS, StepCost, gpu_hours
 from prunekit.cost.verify import verify
 

@@ -68,6 +68,11 @@ class CostModel:
         owners = self.macs_rows.owners
         return {name: row for row, name in reversed(list(enumerate(owners)))}
 
+    def layer_widths(self, widths: IntArray) -> tuple[FloatArray, FloatArray]:
+        """Input and output width of every row of MACs, shape (..., rows), for widths of shape (..., groups)."""
+        rows, w = self.macs_rows, np.asarray(widths, dtype=np.float64)
+        return rows.inner(w).astype(float), rows.outer(w).astype(float)
+
     def by_module(self, widths: IntArray) -> dict[str, int]:
         """MACs by the module whose own code multiplies, at one set of widths of shape (groups,)."""
         return _summed(self.macs_rows.owners, self.macs_rows(widths))

@@ -3,62 +3,33 @@
 A network's time is taken to be the sum of its layers' times, each interpolated in a table over its input and output widths, and
 of a rest (norms, activations, copies, calls) that is affine in the number of values that the layers put out. The rest is fitted to
 measured times of a few pruned networks; with those of others the predictions are compared, and the comparison stays in the table.
+:mod:`prunekit.cost.timing` measures.
 """
 
 import itertools
 import math
-import platform
 import statistics
-import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
-from functools import cached_property, partial
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
-from torch import Tensor, nn
+from torch import nn
 
 from prunekit._types import FloatArray, IntArray, JsonDict
 from prunekit.cost.closed_form import CostModel
-from prunekit.cost.layer_times import LayerOp, LayerTimes, Used, layers_used, operation
-from prunekit.errors import FileFormatError, GraphError, InputError
-from prunekit.graph import ChannelGraph, PruningPlan, apply
-from prunekit.graph.surgery import Inputs, evaluation_mode
+from prunekit.cost.layer_times import LayerTimes, Used
+from prunekit.cost.timing import LatencyOptions, measure
+from prunekit.errors import FileFormatError, InputError
+from prunekit.graph import ChannelGraph
+from prunekit.graph.surgery import Inputs
 
-__all__ = ["FORMAT", "LatencyCheck", "LatencyModel", "LatencyOptions", "LatencyTable"]
+__all__ = ["FORMAT", "LatencyCheck", "LatencyModel", "LatencyTable"]
 
 FORMAT = "prunekit-latency/1"
 _REST = ("layer_scale", "seconds", "seconds_per_value")
-
-
-@dataclass(frozen=True)
-class LatencyOptions:
-    """How to measure.
-
-    Args:
-        batch_size: samples per forward pass; the table's times are for the whole batch.
-        grid: widths measured per axis of a layer.
-        repeats: times each figure is measured, after one warm-up; medians count.
-        fits: random plans that the rest is fitted to, beside the full, a middle and the smallest network.
-        checks: random plans whose measured time is compared with the predicted.
-        seed: of the random plans.
-    """
-
-    batch_size: int = 16
-    grid: int = 5
-    repeats: int = 5
-    fits: int = 4
-    checks: int = 5
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        if min(self.batch_size, self.repeats) < 1 or self.grid < 2 or min(self.fits, self.checks) < 0:
-            raise InputError(
-                f"Got batch size {self.batch_size}, {self.repeats} repeats, a grid of {self.grid}, {self.fits} fits and "
-                f"{self.checks} checks; expected at least 1, 1, 2, 0 and 0."
-            )
 
 
 @dataclass(frozen=True)
@@ -122,25 +93,9 @@ class LatencyTable:
             GraphError: none of the cost model's layers runs.
         """
         options = options or LatencyOptions()
-        device = next(model.parameters()).device
-        kinds, layers = layers_used(model, cost, inputs)
-        if not kinds:
-            raise GraphError("None of the network's layers has a known cost, so there is nothing to time.")
-        grids = _grids(graph, cost, kinds, layers, options.grid)
-        plans = _plans(graph, options)
-        batched = {key: _batched(value, options.batch_size) for key, value in _by_key(inputs).items()}
-        jobs = [
-            partial(operation, kind, options.batch_size, int(inner), int(outer), device)
-            for kind, axes in zip(kinds, grids, strict=True)
-            for inner, outer in itertools.product(*axes)
-        ]
-        jobs += [partial(_forward, model, graph, plan, batched, isinstance(inputs, Mapping)) for plan in plans]
-        with evaluation_mode(model), torch.no_grad():
-            medians = _median_seconds(jobs, options.repeats, device)
-        times = _tables(kinds, grids, medians)
-        measured = medians[len(medians) - len(plans) :]
-        table = cls(_machine(device), options.batch_size, graph.fingerprint, times, layers, (1, 0, 0), measured[0], ())
-        return table._fitted(graph, cost, plans, measured, 3 + options.fits)
+        machine, times, layers, plans, measured = measure(model, graph, cost, inputs, options)
+        table = cls(machine, options.batch_size, graph.fingerprint, times, layers, (1, 0, 0), float(measured[0]), ())
+        return table._fitted(graph, cost, plans, measured, len(plans) - options.checks)
 
     def _fitted(
         self, graph: ChannelGraph, cost: CostModel, plans: IntArray, measured: FloatArray, fitted: int
@@ -243,7 +198,7 @@ class LatencyModel:
 
     def layer_seconds(self, widths: IntArray) -> FloatArray:
         """Time of the layers alone, in seconds per batch, shape (...)."""
-        inner, outer = _affine_widths(self.cost, widths)
+        inner, outer = self.cost.layer_widths(widths)
         total: FloatArray = np.zeros(np.shape(widths)[:-1])
         for times, rows, calls in self._rows:
             total = total + times(inner[..., rows], outer[..., rows]) @ calls
@@ -251,97 +206,7 @@ class LatencyModel:
 
     def values(self, widths: IntArray) -> FloatArray:
         """Numbers that the layers put out per batch, shape (...)."""
-        return np.asarray(self.table.batch_size * (_affine_widths(self.cost, widths)[1] @ self._positions), dtype=float)
-
-
-def _affine_widths(cost: CostModel, widths: IntArray) -> tuple[FloatArray, FloatArray]:
-    """Input and output width of every row of the cost model, shape (..., rows), for widths of shape (..., groups)."""
-    rows, w = cost.macs_rows, np.asarray(widths, dtype=np.float64)
-    return rows.inner(w).astype(float), rows.outer(w).astype(float)
-
-
-def _grids(
-    graph: ChannelGraph, cost: CostModel, kinds: Sequence[LayerOp], layers: Mapping[str, Used], points: int
-) -> list[tuple[IntArray, IntArray]]:
-    """Input and output widths to measure for each kind: from the least to the most that any of its layers can have."""
-    smallest = np.array([group.widths[-1] for group in graph], dtype=np.int64)
-    ends = _affine_widths(cost, np.array([smallest, graph.full_widths]).reshape(2, len(graph)))
-    grids = []
-    for index in range(len(kinds)):
-        rows = [cost.first_row[name] for name, use in layers.items() if use.table == index]
-        least_most = [(int(axis[0, rows].min()), int(axis[1, rows].max())) for axis in ends]
-        grids.append((_grid(*least_most[0], points), _grid(*least_most[1], points)))
-    return grids
-
-
-def _grid(least: int, most: int, points: int) -> IntArray:
-    """Evenly spread widths with both ends, those between in multiples that kernels like."""
-    multiple = 32 if most - least >= 128 else 8 if most - least >= 32 else 1
-    between = np.rint(np.linspace(least, most, points)[1:-1] / multiple) * multiple
-    return np.unique(np.clip([least, *between, most], least, most)).astype(np.int64)
-
-
-def _plans(graph: ChannelGraph, options: LatencyOptions) -> IntArray:
-    """Widths of the full, a middle and the smallest network, then of random ones, shape (plans, groups)."""
-    plans = [[group.widths[round(u * (len(group.widths) - 1))] for group in graph] for u in (0, 0.5, 1)]
-    rng = np.random.default_rng(options.seed)
-    for count in (options.fits, options.checks):
-        for ratio in np.linspace(0.9, 0.3, count):
-            around = np.clip(ratio + rng.uniform(-0.25, 0.25, len(graph)), 0, 1) * graph.full_widths
-            plans.append([g.widths[np.abs(g.widths - w).argmin()] for g, w in zip(graph, around, strict=True)])
-    return np.array(plans, dtype=np.int64).reshape(len(plans), len(graph))
-
-
-def _median_seconds(jobs: Sequence[Callable[[], Callable[[], Any]]], repeats: int, device: torch.device) -> FloatArray:
-    """Median time of each job, shape (jobs,). A job makes what is timed.
-
-    Every pass goes over all jobs, so that a slow minute of the machine spoils no figure alone; the first pass warms up.
-    """
-    samples = [[_seconds(job(), device) for job in jobs] for _ in range(repeats + 1)]
-    return np.asarray(np.median(samples[1:], axis=0), dtype=np.float64)
-
-
-def _tables(
-    kinds: Sequence[LayerOp], grids: Sequence[tuple[IntArray, IntArray]], medians: FloatArray
-) -> tuple[LayerTimes, ...]:
-    """Tables of the kinds' times, one after another in ``medians``, made monotone."""
-    tables, start = [], 0
-    for kind, (inner, outer) in zip(kinds, grids, strict=True):
-        seconds = medians[start : start + len(inner) * len(outer)].reshape(len(inner), len(outer))
-        rising = np.maximum.accumulate(np.maximum.accumulate(seconds, 0), 1)
-        falling = np.minimum.accumulate(np.minimum.accumulate(seconds[::-1, ::-1], 0), 1)[::-1, ::-1]
-        tables.append(LayerTimes(kind, inner, outer, 0.5 * (rising + falling)))  # between its monotone hulls
-        start += seconds.size
-    return tuple(tables)
-
-
-def _seconds(run: Callable[[], Any], device: torch.device) -> float:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-    started = time.perf_counter()
-    run()
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-    return time.perf_counter() - started
-
-
-def _forward(
-    model: nn.Module, graph: ChannelGraph, widths: IntArray, inputs: Mapping[Any, Any], by_name: bool
-) -> Callable[[], Any]:
-    """A forward pass of the network pruned to widths of shape (groups,), ready to run."""
-    scores = {group.name: np.zeros(group.size) for group in graph}
-    pruned = apply(model, graph, PruningPlan.from_widths(graph, widths, scores), share=True).eval()
-    return lambda: pruned(**inputs) if by_name else pruned(*inputs.values())
-
-
-def _by_key(inputs: Inputs) -> dict[Any, Any]:
-    return dict(inputs) if isinstance(inputs, Mapping) else dict(enumerate(inputs))
-
-
-def _batched(value: Any, batch_size: int) -> Any:
-    if isinstance(value, Tensor) and value.ndim and value.shape[0] == 1:
-        return value.repeat_interleave(batch_size, 0)
-    return value
+        return np.asarray(self.table.batch_size * (self.cost.layer_widths(widths)[1] @ self._positions), dtype=float)
 
 
 def _fit_rest(layers: FloatArray, values: FloatArray, measured: FloatArray) -> tuple[float, float, float]:
@@ -362,16 +227,3 @@ def _fit_rest(layers: FloatArray, values: FloatArray, measured: FloatArray) -> t
             found = (error, part)
     scale, constant, per_value = (float(value) for value in found[1])
     return scale, constant, per_value
-
-
-def _machine(device: torch.device) -> dict[str, Any]:
-    name = torch.cuda.get_device_name(device) if device.type == "cuda" else _processor()
-    return {"torch": torch.__version__, "threads": torch.get_num_threads(), "device": device.type, "processor": name}
-
-
-def _processor() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-        return next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
-    except (OSError, StopIteration, UnicodeDecodeError):
-        return platform.processor() or platform.machine()
