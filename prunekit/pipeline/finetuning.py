@@ -40,7 +40,7 @@ def finetune_slim(
     """Train a slim model on its own timesteps (and the overlap at the seams).
 
     Args:
-        slim: what to train.
+        slim: what to train; it stays as it is.
         images: what to train it on.
         options: how.
         checkpoints: folder for them.
@@ -57,7 +57,7 @@ def finetune_slim(
     sampler = timestep_sampler(options.train, schedule, denoising.prediction_type, within)
     seed = options.train.seed * 1009 + slim.group.index  # groups must not share batches
     settings = replace(options.train_of(slim.group.index), seed=seed)
-    result = train(slim.model, objective, sampler, settings, checkpoints, report)
+    result = train(copy.deepcopy(slim.model), objective, sampler, settings, checkpoints, report)
     return slim.with_weights(
         result.model, finetuned_steps=options.train.steps, finetune_seed=options.train.seed
     ), result

@@ -301,6 +301,7 @@ def test_finetuning_changes_weights_and_provenance_and_nothing_else(slim_folder,
     loaded, before = load_slim(slim_folder / "group-1"), load_slim(slim_folder / "group-1")
     tuned, result = finetune_slim(loaded, digits.train, FinetuneOptions(train=TRAIN))
     assert not same_weights(tuned.model, before.model)
+    assert same_weights(loaded.model, before.model)  # another fine-tuning of it begins where this one began
     assert tuned.plan.to_json() == before.plan.to_json()
     assert (tuned.macs, tuned.params, tuned.group) == (before.macs, before.params, before.group)
     assert tuned.about["provenance"] == before.about["provenance"] | {"finetuned_steps": 2, "finetune_seed": 3}
