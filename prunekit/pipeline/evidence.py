@@ -35,8 +35,6 @@ from prunekit.schedule import NoiseSchedule
 
 __all__ = ["EvidenceRun"]
 
-_BASE = ("base.pt", "base.safetensors", "stages/base.json")
-
 
 class EvidenceRun(ResumableRun):
     """A recipe with an ``evidence`` section, in one folder."""
@@ -157,17 +155,17 @@ class EvidenceRun(ResumableRun):
 
     def _entry(self, name: str, seed: int) -> dict[str, Any]:
         folder, recipe = self._entry_folder(name), self.recipe.entry(name)
-        for file in _BASE:
-            (folder / file).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy2(self.folder / "base" / file, folder / file)
-        observer = Within(self.observer, f"{name}, seed {seed}")
-        pruned = Run(recipe.model_copy(update={"finetune": None, "evaluation": None}), folder, observer)
-        pruned.make_all()
-        tuned = Run(
-            recipe.model_copy(update={"finetune": self._tuning(name, seed, recipe, pruned), "evaluation": None}),
-            folder,
-            observer,
+        others = [self._entry_folder(other) for other in self.options.entries if other != name]
+        run = partial(
+            Run,
+            folder=folder,
+            observer=Within(self.observer, f"{name}, seed {seed}"),
+            peers=[self.folder / "base", *others],  # the base is everybody's; entries that search alike search once
         )
+        pruned = run(recipe.model_copy(update={"finetune": None, "evaluation": None}))
+        pruned.make_all()
+        tuning = self._tuning(name, seed, recipe, pruned)
+        tuned = run(recipe.model_copy(update={"finetune": tuning, "evaluation": None}))
         manifest = read_json(tuned.make_all())
         experts = load_experts(folder / "experts")
         mean = experts.mean_macs(

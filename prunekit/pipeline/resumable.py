@@ -21,7 +21,7 @@ import torch
 from filelock import FileLock, Timeout
 
 import prunekit
-from prunekit._files import json_hash, read_json, write_json
+from prunekit._files import atomic_path, json_hash, read_json, write_json
 from prunekit.data import ImageSplit, load_images
 from prunekit.errors import FileFormatError
 from prunekit.pipeline.executors import Executor, fan_out
@@ -53,22 +53,29 @@ class Stage:
 
 
 class ResumableRun(ABC):
-    """One recipe in one folder. Pickled, it is no more than that: a process that unpickles it begins with what the folder holds.
+    """One recipe in one folder. Pickled, it is recipe and folder: a process that unpickles it begins with what the folder holds.
 
     Args:
         recipe: what to do.
         folder: where everything is written; a folder of an earlier run of the recipe is gone on with.
         observer: told what happens.
         executor: runs stages that do not need each other at the same time; one after the other in this process if absent.
+        peers: folders of other runs; what they have made of the same inputs is copied rather than made again.
     """
 
     def __init__(
-        self, recipe: Recipe, folder: Path, observer: Observer | None = None, executor: Executor | None = None
+        self,
+        recipe: Recipe,
+        folder: Path,
+        observer: Observer | None = None,
+        executor: Executor | None = None,
+        peers: Sequence[Path] = (),
     ) -> None:
         self.recipe = recipe
         self.folder = folder
         self.observer = observer or Silent()
         self.executor = executor
+        self.peers = tuple(peers)
         self.key = ""  # of the stage that runs
         self.keys: dict[str, str] = {}  # of the stages that are part of this run
         self.state: dict[str, dict[str, Any]] = {}  # every stage that ever finished here
@@ -171,11 +178,12 @@ class ResumableRun(ABC):
         if self._file(stage.name).is_file():
             self._read(self._file(stage.name))  # as whoever held the lock has left it
         kept = self._is_kept(stage)
+        if not kept and stage.name in self.state:  # should it stop midway, what it has written is nobody's output
+            self._write(stage.name, "", 0.0, {})
+        kept = kept or any(self._take(stage, peer) for peer in self.peers)
         self.observer.stage(stage.name, kept)
         if kept:
             return
-        if stage.name in self.state:  # should it stop midway, what it has written is nobody's output
-            self._write(stage.name, "", 0.0, {})
         started, self.key = time.perf_counter(), stage.key
         facts = stage.action()
         self._write(stage.name, stage.key, round(time.perf_counter() - started, 3), facts)
@@ -183,6 +191,25 @@ class ResumableRun(ABC):
     def _is_kept(self, stage: Stage) -> bool:
         made = self.state.get(stage.name, {}).get("key") == stage.key
         return made and all((self.folder / path).exists() for path in stage.outputs)
+
+    def _take(self, stage: Stage, peer: Path) -> bool:
+        """Copy what a peer has made of the same inputs; whether there was such."""
+        file = peer / "stages" / self._file(stage.name).name
+
+        def record() -> dict[str, Any]:
+            return read_json(file, _FORMAT) if file.is_file() else {}
+
+        before = record()
+        if before.get("key") != stage.key or not all((peer / path).is_file() for path in stage.outputs):
+            return False
+        for path in stage.outputs:
+            with atomic_path(self.folder / path) as part:
+                shutil.copyfile(peer / path, part)
+        if record() != before:  # the peer began to make it anew meanwhile
+            return False
+        write_json(self._file(stage.name), before)
+        self._read(self._file(stage.name))
+        return True
 
     @contextmanager
     def _alone(self, stage: Stage) -> Iterator[None]:

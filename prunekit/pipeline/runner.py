@@ -318,7 +318,7 @@ def _frontier_file(index: int) -> str:
 
 def _slim_files(folder: str) -> list[str]:
     """What a slim model's folder consists of."""
-    return [f"{folder}/config.json", f"{folder}/model.safetensors"]
+    return [f"{folder}/{name}" for name in ("config.json", "model.safetensors", "README.md")]
 
 
 def _files_hash(path: Path) -> str | None:

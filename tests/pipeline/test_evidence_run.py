@@ -63,10 +63,16 @@ def recipe(folder, change=lambda data: None):
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("evidence")
-    run_of(recipe(folder), folder / "run").execute()
-    return folder
+def ran(tmp_path_factory):
+    """A folder with a run, and who watched it."""
+    folder, spy = tmp_path_factory.mktemp("evidence"), Spy()
+    run_of(recipe(folder), folder / "run", spy).execute()
+    return folder, spy
+
+
+@pytest.fixture(scope="module")
+def folder(ran):
+    return ran[0]
 
 
 @pytest.fixture(scope="module")
@@ -99,6 +105,20 @@ def test_all_spend_the_same_but_for_less_than_a_step(manifest):
         total = sum(spent.values())
         assert 0 <= 1.4 * own - total < step
         assert spent["base"] == (0 if row["entry"] == "small anew" else own)
+
+
+def test_entries_that_search_alike_search_once_and_each_pays_for_it(ran, manifest):
+    folder, spy = ran
+    made = {name.removeprefix("taught, seed 0: ") for name in spy.made if name.startswith("taught, seed 0: ")}
+    assert made == {"finetune group 0", "finetune group 1", "assemble"}
+    for group in range(2):
+        one, other = (
+            folder / "run" / "entries" / name / "pruned" / f"group-{group}" for name in ("experts-0-8", "taught")
+        )
+        assert [file.name for file in sorted(other.iterdir())] == [file.name for file in sorted(one.iterdir())]
+        assert all((other / file.name).read_bytes() == file.read_bytes() for file in one.iterdir())
+    searching = {row["entry"]: row["training_macs"]["search"] for row in manifest["evidence"]}
+    assert searching["taught"] == searching["experts 0.8"] > 0
 
 
 def test_cost_is_the_experts_own(manifest):
