@@ -47,8 +47,10 @@ def finetune_slim(
         report: told how it goes.
         teacher: the base, where the options have it teach; with its channel groups where it teaches features.
     """
+    model = copy.deepcopy(slim.model)
     if options.from_scratch:
-        slim = slim.with_weights(_with_random_weights(slim.model, options.train.seed), from_scratch=True)
+        _draw_weights(model, options.train.seed)
+        slim = slim.with_weights(model, from_scratch=True)
     schedule = NoiseSchedule.from_config(slim.about["noise_schedule"])
     classes = classes_for(images, slim.spec, options.train.label_dropout)
     denoising = DenoisingObjective(images.images, schedule, str(slim.about.get("prediction_type", "epsilon")), classes)
@@ -57,19 +59,18 @@ def finetune_slim(
     sampler = timestep_sampler(options.train, schedule, denoising.prediction_type, within)
     seed = options.train.seed * 1009 + slim.group.index  # groups must not share batches
     settings = replace(options.train_of(slim.group.index), seed=seed)
-    result = train(copy.deepcopy(slim.model), objective, sampler, settings, checkpoints, report)
+    result = train(model, objective, sampler, settings, checkpoints, report)
     return slim.with_weights(
         result.model, finetuned_steps=options.train.steps, finetune_seed=options.train.seed
     ), result
 
 
-def _with_random_weights(model: nn.Module, seed: int) -> nn.Module:
-    """A copy of a network with weights as its layers draw them when they are made.
+def _draw_weights(model: nn.Module, seed: int) -> None:
+    """Give a network weights as its layers draw them when they are made.
 
     Raises:
         InputError: it has parameters that no layer knows how to draw.
     """
-    model = copy.deepcopy(model)
     with seeded_weights(seed):
         for name, module in model.named_modules():
             draw = getattr(module, "reset_parameters", None)
@@ -80,7 +81,6 @@ def _with_random_weights(model: nn.Module, seed: int) -> nn.Module:
                 raise InputError(
                     f"{name or 'The network'} ({kind}) does not say how to draw its weights, so it cannot be trained from scratch."
                 )
-    return model
 
 
 def _taught(
