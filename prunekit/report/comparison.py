@@ -1,7 +1,7 @@
 """The report of a comparison of trainings: a Markdown file, the learning curves, and a page like a run's."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
@@ -14,6 +14,7 @@ from prunekit.report.document import Document, Picture, Words, sections_with
 from prunekit.report.groupings import grouping_picture
 from prunekit.report.learning import LearningCurve, describe_learning, draw_learning
 from prunekit.report.ledger import kinds_sentence
+from prunekit.report.pareto import Point, describe_pareto, draw_pareto
 from prunekit.report.provenance import again, cost_blocks, provenance
 from prunekit.report.rendering import drawn, render
 from prunekit.report.table import Table
@@ -33,6 +34,8 @@ class Comparison:
         curves: of all trainings, the rival first.
         table: where they end.
         features: what FID was measured on, as a manifest describes it.
+        points: what the networks reach for what they cost while sampling, by measure; none where all cost the same.
+        rival: what the network is called that costs are fractions of.
     """
 
     name: str
@@ -42,6 +45,8 @@ class Comparison:
     curves: Sequence[LearningCurve]
     table: Table
     features: JsonDict
+    points: Mapping[str, Sequence[Point]] = field(default_factory=dict)
+    rival: str = "base"
 
 
 def write_comparison(folder: Path, manifest: JsonDict, comparison: Comparison) -> Path:
@@ -61,6 +66,7 @@ def write_comparison(folder: Path, manifest: JsonDict, comparison: Comparison) -
         sections = sections_with(
             ("table", "Where they end", [comparison.table, Words(comparison.text, note=True)]),
             ("curves", "Learning curves", [curves]),
+            ("pareto", "Quality against cost", _pareto(comparison, target)),
             ("stages", "Where the timesteps are cut", _groupings(manifest, target)),
             ("cost", "Cost", [Words(spent) if spent else None, *cost_blocks(manifest)]),
         )
@@ -68,6 +74,19 @@ def write_comparison(folder: Path, manifest: JsonDict, comparison: Comparison) -
         page = Document(manifest["recipe"], comparison.claim, (*sections, *end), (f"{comparison.heading}. {said}",))
         (target / "index.html").write_text(render(page), encoding="utf-8")
     return folder / "report" / "index.html"
+
+
+def _pareto(comparison: Comparison, folder: Path) -> list[Picture]:
+    pictures = []
+    for measure, points in comparison.points.items():
+        words = (
+            f"{measure} against MACs",
+            describe_pareto(points, measure, comparison.rival),
+            f"{measure} at the end of the training, against the mean MACs of an evaluation while sampling.",
+        )
+        draw = partial(draw_pareto, points, measure, comparison.rival)
+        pictures.append(drawn(draw, folder / f"pareto_{measure.lower()}.png", words))
+    return pictures
 
 
 def _groupings(manifest: JsonDict, folder: Path) -> list[Picture | None]:

@@ -8,6 +8,7 @@ from prunekit._files import read_json
 from prunekit._types import JsonDict
 from prunekit.errors import FileFormatError
 from prunekit.report.comparison import Comparison, write_comparison
+from prunekit.report.estimate import Estimate
 from prunekit.report.learning import (
     LearningCurve,
     curves_of,
@@ -17,6 +18,7 @@ from prunekit.report.learning import (
     seeds_text,
     share_column,
 )
+from prunekit.report.pareto import Point
 from prunekit.report.run import MANIFEST_FORMAT
 from prunekit.report.table import Column, Table, estimate, named
 from prunekit.report.wording import ABSENT
@@ -109,8 +111,30 @@ def write_multistage_report(folder: Path) -> Path:
         [entry.curve for entry in entries],
         _table(entries),
         manifest["multistage"][0]["curve"][-1]["features"],
+        _points(entries),
+        "unified network",
     )
     return write_comparison(folder, manifest, comparison)
+
+
+def _points(entries: list[Entry]) -> dict[str, list[Point]]:
+    """Loss and FID against sampling MACs; nothing where all networks cost the same."""
+    if len({entry.sampling_macs for entry in entries}) < 2:
+        return {}
+    unified = next(entry.sampling_macs for entry in entries if entry.network == "unified")
+
+    def points(of: str) -> list[Point]:
+        return [
+            Point(
+                entry.curve.title,
+                "base" if entry.network == "unified" else "stages",
+                entry.sampling_macs / unified,
+                Estimate.over(getattr(entry.curve, of)[:, -1]),
+            )
+            for entry in entries
+        ]
+
+    return {"FID": points("fids"), "Loss": points("losses")}
 
 
 def _table(entries: list[Entry]) -> Table:

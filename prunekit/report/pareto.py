@@ -22,6 +22,7 @@ _MARKS: Mapping[str, tuple[str, str, bool, str]] = {  # role → mark, colour, f
     "experts": ("o", "#b4540a", True, "experts"),
     "baseline": ("^", "#1d5f9e", False, "baseline"),
     "ablation": ("D", "#7a4fa0", False, "ablation"),
+    "stages": ("o", "#b4540a", True, "for stages"),
     "pruned": ("v", "#4d7c3a", False, "before fine-tuning"),
 }
 
@@ -32,8 +33,8 @@ class Point:
 
     Args:
         name: of the model.
-        role: ``base``, ``experts``, ``baseline``, ``ablation`` or ``pruned``.
-        ratio: its MACs while sampling as a fraction of the base's.
+        role: ``base``, ``experts``, ``baseline``, ``ablation``, ``stages`` or ``pruned``.
+        ratio: its MACs while sampling as a fraction of the base's, or of another rival's.
         value: the lower the better.
     """
 
@@ -52,12 +53,13 @@ def best_of(points: Sequence[Point]) -> list[Point]:
     return best
 
 
-def draw_pareto(points: Sequence[Point], measure: str) -> Figure:
+def draw_pareto(points: Sequence[Point], measure: str, rival: str = "base") -> Figure:
     """Points with their standard errors and names, and a line through those that no other beats.
 
     Args:
         points: at least one.
         measure: what ``value`` is.
+        rival: what the point with role ``base`` is called.
     """
     figure = Figure(figsize=(9.5, max(4.2, 2.0 + 0.28 * len(points))), layout="constrained")
     FigureCanvasAgg(figure)
@@ -84,24 +86,31 @@ def draw_pareto(points: Sequence[Point], measure: str) -> Figure:
     names = min(0.12 + 0.014 * longest, 0.75)  # which stand at the right of their points
     axes.set_xlim(min(ratios) - 0.1 * room, max(ratios) + names * room)
     axes.margins(y=0.12)
-    axes.set_xlabel("MACs while sampling, fraction of the base's")
+    axes.set_xlabel(f"MACs while sampling, fraction of the {rival}'s")
     axes.set_title(f"{measure}; lower is better", loc="left", fontsize=9)
-    _legend(figure, points)
+    _legend(figure, points, rival)
     _name_apart(figure, axes, points)
     return figure
 
 
-def describe_pareto(points: Sequence[Point], measure: str) -> str:
+def describe_pareto(points: Sequence[Point], measure: str, rival: str = "base") -> str:
     """The same in words."""
     told = "; ".join(f"{p.name} {estimate_text(p.value)} at {short_ratio(p.ratio)}" for p in points)
     best = ", ".join(point.name for point in best_of(points))
-    return f"{measure} against the fraction of the base's MACs while sampling: {told}. No other model beats both of: {best}."
+    cost = f"the fraction of the {rival}'s MACs while sampling"
+    return f"{measure} against {cost}: {told}. No other model beats both of: {best}."
 
 
-def _legend(figure: Figure, points: Sequence[Point]) -> None:
+def _legend(figure: Figure, points: Sequence[Point], rival: str) -> None:
     handles = [
         Line2D(
-            [], [], marker=mark, color=colour, markerfacecolor=colour if filled else "white", linestyle="", label=word
+            [],
+            [],
+            marker=mark,
+            color=colour,
+            markerfacecolor=colour if filled else "white",
+            linestyle="",
+            label=rival if role == "base" else word,
         )
         for role, (mark, colour, filled, word) in _MARKS.items()
         if any(point.role == role for point in points)
