@@ -161,9 +161,10 @@ def gap_text(one: Entry, other: Entry, measure: str) -> str:
     if difference.mean == 0:
         return f"equal to {name}"
     better, size = _direction(difference), estimate_text(Estimate(abs(difference.mean), difference.se))
+    lone = _alone(one, other, difference)
     if unclear(difference):
-        return f"not clearly {better} than {name}, by {size}"
-    return f"{size} {better} than {name}{_alone(difference)}"
+        return f"not clearly {better} than {name}, by {size}{lone}"
+    return f"{size} {better} than {name}{lone}"
 
 
 def short_gap(one: Entry, other: Entry, measure: str) -> str:
@@ -179,8 +180,12 @@ def _direction(difference: Estimate) -> str:
     return "better" if difference.mean < 0 else "worse"
 
 
-def _alone(difference: Estimate) -> str:
-    return " (one seed, no standard error)" if difference.se is None else ""
+def _alone(one: Entry, other: Entry, difference: Estimate) -> str:
+    """What a single training keeps from being known; the base is one model, and meant as that."""
+    if difference.se is None:
+        return " (one seed, no standard error)"
+    single = [entry.name for entry in (one, other) if len(entry.seeds) == 1 and entry.role != "base"]
+    return f" ({single[0]} has one seed, whose spread is not in the error)" if single else ""
 
 
 def _training(evidence: Evidence) -> str:

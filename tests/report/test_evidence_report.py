@@ -54,6 +54,22 @@ def test_one_seed_has_no_error_and_says_so():
     assert not any("±" in cell.text for line in entry_table(evidence).cells for cell in line)
 
 
+def test_a_rival_of_one_seed_is_said_to_have_one():
+    manifest = with_fid(make_evidence(), "experts 0.8", [2.0, 2.1, 2.2])
+    manifest["evidence"] = [
+        row for row in manifest["evidence"] if row["entry"] != "small from scratch 0.8" or row["seed"] == 2
+    ]
+    manifest = with_fid(manifest, "small from scratch 0.8", [2.4])
+    entries = Evidence.from_manifest(manifest).entries
+    rival, own = entries["small from scratch 0.8"], entries["experts 0.8"]
+    assert gap_text(own, rival, "fid") == (
+        "0.30 ± 0.06 better than that of small from scratch 0.8 "
+        "(small from scratch 0.8 has one seed, whose spread is not in the error)"
+    )
+    assert "one seed" not in gap_text(own, entries["base"], "fid")
+    assert "one seed" not in gap_text(own, entries["experts 0.6"], "fid")
+
+
 def test_the_errors_of_two_entries_add_as_independent():
     manifest = with_fid(make_evidence(), "experts 0.8", [2.0, 2.1, 2.2])
     entries = Evidence.from_manifest(with_fid(manifest, "experts 0.6", [2.3, 2.4, 2.5])).entries
