@@ -16,6 +16,7 @@ __all__ = ["TRAININGS", "Entry", "Evidence", "evidence_claim", "gap", "gap_text"
 TRAININGS = ("base", "search", "fine-tuning")
 """What the MACs of making an entry went to."""
 _NEARLY = 1.005  # steps of fine-tuning are whole, so that equal trainings differ by a little
+_ROLES = ("base", "experts", "baseline", "ablation")
 _NUMBERS = ("sampling_macs", "params", "loss", "fid", "kid", "ssim")
 
 
@@ -59,7 +60,7 @@ class Evidence:
     """All entries of a manifest.
 
     Args:
-        entries: by name, in the manifest's order.
+        entries: by name; those of a role together, else in the manifest's order.
         reference: what the others are compared with.
         headline: what the claim is about.
         cuts: between the timestep groups of the evaluation.
@@ -83,7 +84,8 @@ class Evidence:
             by_entry: dict[str, list[JsonDict]] = {}
             for row in manifest["evidence"]:
                 by_entry.setdefault(str(row["entry"]), []).append(row)
-            entries = {name: _entry(name, rows) for name, rows in by_entry.items()}
+            made = [_entry(name, rows) for name, rows in by_entry.items()]
+            entries = {entry.name: entry for entry in sorted(made, key=lambda entry: _ROLES.index(entry.role))}
             metrics = manifest["metrics"]
             features = metrics["features"]
             named = features if isinstance(features, Mapping) else {"name": str(features)}

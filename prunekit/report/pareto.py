@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from operator import add
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -80,11 +81,12 @@ def draw_pareto(points: Sequence[Point], measure: str, rival: str = "base") -> F
             markerfacecolor=colour if filled else "white",
             capsize=3,
             linewidth=1,
+            zorder=4 if filled else 3,
         )
     ratios = [point.ratio for point in points]
-    room, longest = max(max(ratios) - min(ratios), 0.2), max(len(point.name) for point in points)
-    names = min(0.12 + 0.014 * longest, 0.75)  # which stand at the right of their points
-    axes.set_xlim(min(ratios) - 0.1 * room, max(ratios) + names * room)
+    room = max(max(ratios) - min(ratios), 0.2)
+    names = [min(0.12 + 0.014 * len(point.name), 0.75) * room for point in points]  # at the right of their points
+    axes.set_xlim(min(ratios) - 0.1 * room, max(map(add, ratios, names)))
     axes.margins(y=0.12)
     axes.set_xlabel(f"MACs while sampling, fraction of the {rival}'s")
     axes.set_title(f"{measure}; lower is better", loc="left", fontsize=9)

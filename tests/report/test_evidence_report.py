@@ -80,6 +80,13 @@ def test_the_errors_of_two_entries_add_as_independent():
     assert gap_text(entries["experts 0.8"], entries["experts 0.6"], "fid").endswith("better than that of experts 0.6")
 
 
+def test_entries_of_a_role_stand_together():
+    manifest = make_evidence()
+    manifest["evidence"].reverse()
+    roles = [entry.role for entry in Evidence.from_manifest(manifest).entries.values()]
+    assert roles == ["base", *["experts"] * 3, *["baseline"] * 3, "ablation"]
+
+
 def test_tables_have_every_entry_and_measure():
     evidence = Evidence.from_manifest(make_evidence())
     table = entry_table(evidence)
