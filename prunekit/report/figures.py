@@ -179,7 +179,8 @@ def draw_frontiers(results: RunResults) -> Figure:
         loss = frontier.loss_at(target.mac_ratio)
         if loss is not None:
             axes.plot(target.mac_ratio, loss, "o", markersize=8, markerfacecolor="none", color=_TARGET)
-    axes.set_yscale("log" if all(min(frontier.loss) > 0 for frontier in results.allocation.frontiers) else "linear")
+    if all(min(frontier.loss) > 0 for frontier in results.allocation.frontiers):
+        scale_by_log(axes)
     axes.set_xlim(0, 1.02)
     axes.set_xlabel("fraction of the base's MACs")
     axes.set_ylabel("loss before fine-tuning")

@@ -13,6 +13,7 @@ from prunekit._files import write_json
 from prunekit.errors import FileFormatError, MissingFileError
 from prunekit.groups import Evidence, Grouping, Snr
 from prunekit.report import RunResults, claim, describe_grouping, write_report
+from prunekit.report.figures import draw_frontiers, styled
 from prunekit.report.heatmap import Heatmap
 from prunekit.report.wording import warnings_of
 from prunekit.schedule import NoiseSchedule
@@ -169,6 +170,21 @@ def test_the_evidence_of_an_allocation_is_drawn(write_run, manifest):
     assert (folder / "report" / "frontiers.png").is_file()
     alt = [attributes["alt"] for attributes in page_of(folder).all("img")]
     assert any("group 0: 3 points from 0.333, target 1" in text for text in alt), alt
+
+
+@pytest.mark.parametrize("losses", [[0.1, 0.02, 0.0003], [3.0, 2.9, 2.8], [1.0, 0.5, 0.0]])
+def test_losses_of_any_range_have_plain_numbers_beside_them(losses, manifest):
+    base = manifest["base"]["macs"]
+    points = {"base_macs": base, "macs": [base // 3, base // 2, base], "loss": losses}
+    manifest["allocation"]["frontiers"] = [points for _ in manifest["allocation"]["groups"]]
+    with styled():
+        figure = draw_frontiers(RunResults.from_manifest(manifest, None))
+        figure.draw_without_rendering()
+    axes = figure.axes[0]
+    low, high = axes.get_ylim()
+    written = [tick.label1.get_text() for tick in axes.yaxis.get_major_ticks() if low <= tick.get_loc() <= high]
+    assert len(written) >= 2
+    assert [float(text.replace("−", "-")) for text in written] == sorted({float(t.replace("−", "-")) for t in written})
 
 
 def test_why_timesteps_were_cut_is_drawn_where_there_is_a_map(write_run, manifest):
