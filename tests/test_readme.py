@@ -70,16 +70,28 @@ def test_every_command_in_readme_exists(command: str) -> None:
     assert CliRunner().invoke(app, [command, "--help"]).exit_code == 0
 
 
-@pytest.mark.parametrize("run", RUNS, ids=lambda run: run.name)
-def test_the_claims_in_readme_are_the_manifests(run: Path) -> None:
+def claim_of(run: Path) -> str:
     manifest = read_json(run / "manifest.json")
     kind = kind_of(manifest)
     assert kind is not None
-    assert kind.claim(manifest) in README
-    if "allocation" in manifest:
+    return kind.claim(manifest)
+
+
+@pytest.mark.parametrize("run", RUNS, ids=lambda run: run.name)
+def test_the_claims_in_readme_are_the_manifests(run: Path) -> None:
+    assert claim_of(run) in README
+    if "allocation" in read_json(run / "manifest.json"):
         results = read_run(run)
         assert results.assembled is not None
         assert results.assembled.mean_mac_ratio <= results.allocation.budget + 1e-9
+
+
+def test_every_figure_with_an_error_is_in_a_report() -> None:
+    tables = [path.read_text(encoding="utf-8") for path in (ROOT / "reports").rglob("*.md")]
+    reports = "\n".join([*tables, *map(claim_of, RUNS)])
+    written = set(re.findall(r"\d+\.\d+ ± \d+\.\d+", README))
+    assert len(written) > 10
+    assert [text for text in sorted(written) if text not in reports] == []
 
 
 @pytest.mark.parametrize("run", RUNS, ids=lambda run: run.name)
