@@ -186,6 +186,14 @@ def test_figures_on_choosing_are_the_reports() -> None:
             assert figure in texts or not links
 
 
+def test_figures_on_experts_are_the_evidence() -> None:
+    page = (DOCS / "experts.md").read_text(encoding="utf-8")
+    evidence = (ROOT / "reports" / "fashion-tdc" / "report" / "evidence.md").read_text(encoding="utf-8")
+    figures = re.findall(r"\d\.\d\d+ ± \d\.\d+", page)
+    assert len(figures) >= 6
+    assert [figure for figure in figures if figure not in evidence] == []
+
+
 def test_scale_names_the_recipes_and_their_sizes() -> None:
     for name in ("ddpm-cifar10", "imagenet64", "latent-dit"):
         (row,) = [line for line in SCALE.splitlines() if line.startswith(f"| `recipes/{name}.yaml`")]
