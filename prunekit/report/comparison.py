@@ -14,7 +14,7 @@ from prunekit.report.document import Document, Picture, Words, sections_with
 from prunekit.report.groupings import grouping_picture
 from prunekit.report.learning import LearningCurve, describe_learning, draw_learning
 from prunekit.report.ledger import kinds_sentence
-from prunekit.report.pareto import Point, describe_pareto, draw_pareto
+from prunekit.report.pareto import Point, pareto_picture
 from prunekit.report.provenance import again, cost_blocks, provenance
 from prunekit.report.rendering import drawn, render
 from prunekit.report.table import Table
@@ -77,16 +77,17 @@ def write_comparison(folder: Path, manifest: JsonDict, comparison: Comparison) -
 
 
 def _pareto(comparison: Comparison, folder: Path) -> list[Picture]:
-    pictures = []
-    for measure, points in comparison.points.items():
-        words = (
+    return [
+        pareto_picture(
+            points,
+            measure,
+            folder / f"pareto_{measure.lower()}.png",
             f"{measure} against MACs",
-            describe_pareto(points, measure, comparison.rival),
             f"{measure} at the end of the training, against the mean MACs of an evaluation while sampling.",
+            comparison.rival,
         )
-        draw = partial(draw_pareto, points, measure, comparison.rival)
-        pictures.append(drawn(draw, folder / f"pareto_{measure.lower()}.png", words))
-    return pictures
+        for measure, points in comparison.points.items()
+    ]
 
 
 def _groupings(manifest: JsonDict, folder: Path) -> list[Picture | None]:

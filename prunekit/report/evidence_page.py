@@ -19,7 +19,7 @@ from prunekit.report.evidence_tables import (
 )
 from prunekit.report.flow import flow_of
 from prunekit.report.method import frontiers_picture, importance_blocks, targets_picture, width_blocks
-from prunekit.report.pareto import describe_pareto, draw_pareto
+from prunekit.report.pareto import pareto_picture
 from prunekit.report.provenance import again, cost_blocks, provenance
 from prunekit.report.rendering import drawn, load_picture, render
 from prunekit.report.run import MANIFEST_FORMAT, RunResults, read_importance, read_samples
@@ -103,8 +103,8 @@ def _pareto(evidence: Evidence, folder: Path) -> list[Picture]:
     for measure, name in (("fid", evidence.label("FID")), ("loss", "Held-out loss, mean over the timestep groups")):
         points = points_of(evidence, measure)
         caption = f"{name}, mean and one standard error over fine-tuning seeds."
-        words = (f"{measure} against MACs", describe_pareto(points, name), caption)
-        pictures.append(drawn(partial(draw_pareto, points, name), folder / f"pareto_{measure}.png", words))
+        path = folder / f"pareto_{measure}.png"
+        pictures.append(pareto_picture(points, name, path, f"{measure} against MACs", caption))
     return pictures
 
 

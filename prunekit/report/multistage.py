@@ -122,9 +122,8 @@ def _points(entries: list[Entry]) -> dict[str, list[Point]]:
     if len({entry.sampling_macs for entry in entries}) < 2:
         return {}
     unified = next(entry.sampling_macs for entry in entries if entry.network == "unified")
-
-    def points(of: str) -> list[Point]:
-        return [
+    return {
+        measure: [
             Point(
                 entry.curve.title,
                 "base" if entry.network == "unified" else "stages",
@@ -133,8 +132,8 @@ def _points(entries: list[Entry]) -> dict[str, list[Point]]:
             )
             for entry in entries
         ]
-
-    return {"FID": points("fids"), "Loss": points("losses")}
+        for measure, of in (("FID", "fids"), ("Loss", "losses"))
+    }
 
 
 def _table(entries: list[Entry]) -> Table:

@@ -1,6 +1,5 @@
 """The page of a run that makes experts."""
 
-from functools import partial
 from pathlib import Path
 
 from prunekit._files import atomic_folder, read_json
@@ -11,9 +10,9 @@ from prunekit.report.flow import flow_of
 from prunekit.report.groupings import grouping_picture
 from prunekit.report.ledger import cost_sentence, kinds_table, ledger_table
 from prunekit.report.method import frontiers_picture, importance_blocks, targets_picture, width_blocks
-from prunekit.report.pareto import Point, describe_pareto, draw_pareto
+from prunekit.report.pareto import Point, pareto_picture
 from prunekit.report.provenance import again, cost_blocks, provenance
-from prunekit.report.rendering import drawn, load_picture, render
+from prunekit.report.rendering import load_picture, render
 from prunekit.report.run import RunResults, read_run
 from prunekit.report.samples import describe_samples, samples_png, shown_count
 from prunekit.report.table import Table
@@ -107,8 +106,8 @@ def _pareto(results: RunResults, folder: Path) -> list[Picture]:
         ("pareto_fid", results.metrics.label("FID") if results.metrics else "", _fid_points(results)),
     ):
         if len(points) > 1:
-            words = (measure, describe_pareto(points, measure), f"{measure}, against the MACs of an evaluation.")
-            pictures.append(drawn(partial(draw_pareto, points, measure), folder / f"{name}.png", words))
+            caption = f"{measure}, against the MACs of an evaluation."
+            pictures.append(pareto_picture(points, measure, folder / f"{name}.png", measure, caption))
     return pictures
 
 

@@ -2,7 +2,9 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from operator import add
+from pathlib import Path
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -12,10 +14,12 @@ from matplotlib.lines import Line2D
 from matplotlib.text import Text
 
 from prunekit._types import FloatArray
+from prunekit.report.document import Picture
 from prunekit.report.estimate import Estimate
+from prunekit.report.rendering import drawn
 from prunekit.report.wording import estimate_text, short_ratio
 
-__all__ = ["Point", "best_of", "describe_pareto", "draw_pareto"]
+__all__ = ["Point", "best_of", "describe_pareto", "draw_pareto", "pareto_picture"]
 
 _FAINT = "#8a929b"
 _MARKS: Mapping[str, tuple[str, str, bool, str]] = {  # role → mark, colour, filled, word
@@ -101,6 +105,23 @@ def describe_pareto(points: Sequence[Point], measure: str, rival: str = "base") 
     best = ", ".join(point.name for point in best_of(points))
     cost = f"the fraction of the {rival}'s MACs while sampling"
     return f"{measure} against {cost}: {told}. No other model beats both of: {best}."
+
+
+def pareto_picture(
+    points: Sequence[Point], measure: str, path: Path, label: str, caption: str, rival: str = "base"
+) -> Picture:
+    """The points drawn into a file and told in words, as a part of a page.
+
+    Args:
+        points: at least one.
+        measure: what ``value`` is.
+        path: of the PNG.
+        label: of the picture.
+        caption: below it.
+        rival: what the point with role ``base`` is called.
+    """
+    words = (label, describe_pareto(points, measure, rival), caption)
+    return drawn(partial(draw_pareto, points, measure, rival), path, words)
 
 
 def _legend(figure: Figure, points: Sequence[Point], rival: str) -> None:
