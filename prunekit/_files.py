@@ -9,8 +9,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from prunekit._json import read_json
 from prunekit._types import JsonDict
-from prunekit.errors import FileFormatError, InputError, MissingFileError
+from prunekit.errors import InputError
 
 __all__ = ["atomic_folder", "atomic_path", "canonical_json", "json_hash", "read_json", "sha256_file", "write_json"]
 
@@ -93,29 +94,3 @@ def write_json(path: Path, data: JsonDict) -> None:
     text = json.dumps(data, indent=2, allow_nan=False) + "\n"
     with atomic_path(path) as part:
         part.write_text(text, encoding="utf-8")
-
-
-def read_json(path: Path, expected_format: str | None = None) -> dict[str, Any]:
-    """Read a JSON object, checking its ``format`` key when ``expected_format`` is given.
-
-    Raises:
-        MissingFileError: there is no such file.
-        FileFormatError: it is not a JSON object, holds NaN or an infinity, or is of another format.
-    """
-    if not path.is_file():
-        raise MissingFileError(f"{path} does not exist; expected a JSON file there.")
-    try:
-        data = json.loads(path.read_text(encoding="utf-8"), parse_constant=_no_number)
-    except (ValueError, RecursionError) as error:
-        raise FileFormatError(
-            f"{path} is not readable JSON ({error}); write it again with the command that made it."
-        ) from error
-    if not isinstance(data, dict):
-        raise FileFormatError(f"{path} holds a JSON {type(data).__name__}; expected an object.")
-    if expected_format is not None and data.get("format") != expected_format:
-        raise FileFormatError(f"{path} has format {data.get('format')!r}; expected {expected_format!r}.")
-    return data
-
-
-def _no_number(name: str) -> float:
-    raise ValueError(f"{name} is no JSON number")

@@ -7,6 +7,7 @@ The tree; each leaf is also the builtin that a caller would have caught::
     │   ├── BudgetError                     a target outside what can be reached
     │   └── PlanError                       a pruning plan that does not fit its model
     ├── FileFormatError (ValueError)        a file that is broken, foreign or of another version
+    │   ├── LimitError                      a file that is larger than a limit allows
     │   └── UnsafeFileError                 a file that would need to run code to be read
     ├── MissingFileError (FileNotFoundError)
     ├── GraphError (RuntimeError)           a network whose structure cannot be followed
@@ -20,6 +21,7 @@ __all__ = [
     "FileFormatError",
     "GraphError",
     "InputError",
+    "LimitError",
     "MissingFileError",
     "PlanError",
     "PrunekitError",
@@ -62,6 +64,22 @@ class FileFormatError(PrunekitError, ValueError):
 
 class UnsafeFileError(FileFormatError):
     """Reading a file would mean running code that it carries."""
+
+
+class LimitError(FileFormatError):
+    """A file is larger than a limit of :data:`prunekit.limits.LIMITS` allows.
+
+    Args:
+        message: the sentence for the user.
+        limit: the limit's name.
+    """
+
+    def __init__(self, message: str, limit: str) -> None:
+        super().__init__(message)
+        self.limit = limit
+
+    def __reduce__(self) -> tuple[type["LimitError"], tuple[str, str]]:
+        return type(self), (str(self), self.limit)
 
 
 class MissingFileError(PrunekitError, FileNotFoundError):

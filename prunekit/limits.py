@@ -1,0 +1,95 @@
+"""How large a file may be, before it is read: one table, whose entries users can raise by name.
+
+A limit is raised for one process and its children by the environment variable ``PRUNEKIT_LIMITS``, as in
+``PRUNEKIT_LIMITS=picture-pixels=500000000,json-bytes=50000000``, or in Python by :func:`raise_limit`.
+"""
+
+import os
+from dataclasses import dataclass
+
+from prunekit.errors import InputError, LimitError
+
+__all__ = ["LIMITS", "VARIABLE", "Limit", "check_limit", "limit", "raise_limit"]
+
+VARIABLE = "PRUNEKIT_LIMITS"
+"""Environment variable with raised limits: ``name=value,name=value``."""
+
+
+@dataclass(frozen=True)
+class Limit:
+    """A bound on one property of the files that are read.
+
+    Args:
+        default: the largest value that is accepted unless the user raises it.
+        unit: unit of the value, as error messages name it.
+        applies_to: which files it bounds, and why the default is large enough for real ones.
+    """
+
+    default: int
+    unit: str
+    applies_to: str
+
+
+LIMITS: dict[str, Limit] = {
+    "json-bytes": Limit(16 * 2**20, "bytes", "JSON files; the plan of 200,000 kept channels takes 3 MB"),
+    "json-values": Limit(
+        2_000_000, "values", "values and keys of a JSON file; they take up to 70 bytes each in memory"
+    ),
+}
+"""Every limit by its name."""
+
+
+def limit(name: str) -> int:
+    """The value in force: the default, or what the user raised it to.
+
+    Raises:
+        InputError: ``PRUNEKIT_LIMITS`` names an unknown limit or holds no whole number above 0.
+    """
+    return _raised().get(name, LIMITS[name].default)
+
+
+def raise_limit(name: str, value: int) -> None:
+    """Set a limit for this process and for the processes that it starts.
+
+    Raises:
+        InputError: there is no such limit, or the value is no whole number above 0.
+    """
+    raised = {**_raised(), **_parsed(f"{name}={value}")}
+    os.environ[VARIABLE] = ",".join(f"{key}={number}" for key, number in raised.items())
+
+
+def check_limit(name: str, found: int, what: str) -> None:
+    """Refuse something larger than a limit.
+
+    Args:
+        name: a key of :data:`LIMITS`.
+        found: how large it is, in the limit's unit.
+        what: what has this size, as the message names it.
+
+    Raises:
+        LimitError: it is larger.
+    """
+    allowed = limit(name)
+    if found > allowed:
+        number = f"{found:,}" if found.bit_length() <= 128 else "far too many"
+        raise LimitError(
+            f"{what} has {number} {LIMITS[name].unit}; expected at most {allowed:,}. "
+            f"If it is meant to be so large, raise the limit {name}, for instance with {VARIABLE}={name}={found}",
+            name,
+        )
+
+
+def _raised() -> dict[str, int]:
+    return _parsed(os.environ.get(VARIABLE, ""))
+
+
+def _parsed(text: str) -> dict[str, int]:
+    raised = {}
+    for item in filter(None, text.split(",")):
+        name, _, value = item.partition("=")
+        if name not in LIMITS:
+            raise InputError(f"There is no limit {name[:40]!r}; expected one of {', '.join(sorted(LIMITS))}.")
+        if not (value.isascii() and value.isdigit() and len(value) <= 18 and int(value) > 0):
+            raise InputError(f"The limit {name} is {value[:40]!r}; expected a whole number above 0.")
+        raised[name] = int(value)
+    return raised
