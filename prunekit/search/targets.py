@@ -13,6 +13,7 @@ from prunekit._types import FloatArray, IntArray
 from prunekit.cost import CostModel, LatencyModel
 from prunekit.errors import BudgetError, InputError
 from prunekit.graph import ChannelGraph
+from prunekit.search.exact import nearest_below
 
 __all__ = ["Measure", "TargetOf", "WidthProblem", "lost_importance", "meet_target"]
 
@@ -176,7 +177,8 @@ def meet_target(problem: WidthProblem, steps: IntArray | None = None) -> IntArra
 
     Descends greedily by importance lost per cost saved, then exchanges steps between up to three groups at a time while that
     brings the cost nearer (outside the tolerance) or loses less importance (inside it). Where that ends outside the tolerance, it
-    is tried again from the full widths, and from perturbations of the best so far (always the same ones).
+    is tried again from the full widths, and from perturbations of the best so far (always the same ones). Where that fails too,
+    :func:`prunekit.search.exact.nearest_below` decides whether any widths meet the target.
 
     Args:
         problem: what to solve.
@@ -195,6 +197,9 @@ def meet_target(problem: WidthProblem, steps: IntArray | None = None) -> IntArra
         kicks = rng.integers(-3, 4, len(best)) * (rng.random(len(best)) < max(0.1, 3 / len(best)))
         kicked = whole if attempt == 0 and steps is not None else np.clip(best + kicks, 0, problem.max_steps)
         best = min(best, _settle(problem, kicked), key=problem.rank)
+    if problem.rank(best)[0] > 0:
+        found, _ = nearest_below(problem, best)
+        best = min(best, _settle(problem, found), key=problem.rank)
     return best
 
 
