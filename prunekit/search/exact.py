@@ -21,8 +21,13 @@ _MAX_BOXES = 20_000  # a few seconds for 250 groups; smaller problems are decide
 class Reachable(Protocol):
     """What :func:`nearest_below` needs of a problem; :class:`prunekit.search.targets.WidthProblem` has it."""
 
-    target: int
-    tolerance: int
+    @property
+    def target(self) -> int:
+        """What the cost must not exceed."""
+
+    @property
+    def tolerance(self) -> int:
+        """By how much the target may be missed."""
 
     @property
     def max_steps(self) -> IntArray:
