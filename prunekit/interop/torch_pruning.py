@@ -1,0 +1,146 @@
+"""Torch-Pruning: this package's importance in its pruners, and this package's plans through its dependency groups.
+
+Needs ``pip install torch-pruning``. Torch-Pruning calls an importance with one of its own groups, a list of (dependency, indices);
+channels are matched by module and axis, so both libraries may cut the network into groups differently.
+"""
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import numpy as np
+import torch
+import torch_pruning as tp
+from torch import Tensor, nn
+
+from prunekit._types import FloatArray
+from prunekit.errors import InputError, PlanError
+from prunekit.graph import ChannelGraph, PruningPlan, attributes
+from prunekit.graph.layers import axis_size
+from prunekit.graph.structure import Axis
+
+__all__ = ["TimestepImportance", "prune_by_plan"]
+
+
+class TimestepImportance(tp.importance.Importance):  # type: ignore[misc] # no type information is published
+    """Scores of one timestep group as an importance of Torch-Pruning's.
+
+    Args:
+        model: the network that is pruned, before any pruning.
+        graph: its channel groups, of :func:`prunekit.graph.trace`.
+        scores: channel group to scores, shape (size,) each, higher = keep: ``importance(...).of(3)``.
+
+    Example::
+
+        scores = prunekit.importance.importance(model, inputs, loss, groups, by="taylor").of(3)
+        pruner = tp.pruner.MetaPruner(model, inputs, TimestepImportance(model, graph, scores), pruning_ratio=0.3)
+        pruner.step()
+    """
+
+    def __init__(self, model: nn.Module, graph: ChannelGraph, scores: Mapping[str, FloatArray]) -> None:
+        self._names = {module: name for name, module in model.named_modules()}
+        self._sizes = dict(graph.axis_sizes)
+        self._scores: dict[tuple[str, Axis], FloatArray] = {}
+        for group in graph:
+            if group.name not in scores:
+                raise InputError(f"There are no scores for channel group {group.name}; score the network's own graph.")
+            for member in group.members:
+                axis = (member.layer, member.axis)
+                own = self._scores.setdefault(axis, np.full(self._sizes[axis], np.nan))
+                own[member.positions] = scores[group.name][member.roots]
+
+    def __call__(self, group: Any) -> Tensor | None:
+        """Score of each root channel of a group, shape (channels,); None where this package prunes none of them.
+
+        Channels that this package leaves whole are scored as the best of their group, so that they are removed last.
+
+        Raises:
+            InputError: layers were pruned since the importance was made; make a new one for every step.
+        """
+        total = np.full(len(group[0].idxs), np.nan)
+        for item in group:
+            known = self._of(item.dep)
+            if known is None:
+                continue
+            scores = known[np.asarray(item.idxs)]
+            roots = np.asarray(item.root_idxs)
+            place = {root: i for i, root in enumerate(group[0].idxs)}
+            for root, score in zip(roots, scores, strict=True):
+                if root in place and np.isnan(total[place[root]]):
+                    total[place[root]] = score
+        if np.isnan(total).all():
+            return None
+        return torch.from_numpy(np.where(np.isnan(total), np.nanmax(total), total)).float()
+
+    def _of(self, dependency: Any) -> FloatArray | None:
+        """Scores of every position of the axis that a dependency prunes, NaN where a position has none."""
+        module, axis = dependency.target.module, _axis(dependency.handler)
+        place = (self._names.get(module, ""), axis)
+        if place not in self._scores:
+            return None
+        size = axis_size(module, axis)
+        if size != self._sizes[place]:
+            raise InputError(
+                f"{place[0]} has {size} {axis} channels and had {self._sizes[place]} when it was scored; "
+                "score the pruned network for the next step."
+            )
+        return self._scores[place]
+
+
+def prune_by_plan(dependencies: Any, model: nn.Module, graph: ChannelGraph, plan: PruningPlan) -> nn.Module:
+    """Remove a plan's channels through Torch-Pruning's dependency groups, in place.
+
+    The weights that stay are those of :func:`prunekit.graph.apply`.
+
+    Args:
+        dependencies: ``tp.DependencyGraph().build_dependency(model, example_inputs)``.
+        model: the network that both graphs were made from.
+        graph: this package's channel groups.
+        plan: what to keep.
+
+    Returns:
+        ``model``.
+
+    Raises:
+        PlanError: the plan narrows attention heads, or does not fit the graph (before anything is removed), or Torch-Pruning
+            couples the channels differently; the message names the layer.
+    """
+    plan.check(graph)
+    narrowed = [name for name, kept in plan.kept.items() if len(kept) < graph[name].size and graph[name].queries]
+    if narrowed:
+        raise PlanError(
+            f"The plan narrows the attention heads of {narrowed[0]}, whose queries would have to be scaled; "
+            "use prunekit.graph.apply, or trace with head_mode='whole'."
+        )
+    sizes = attributes(model, graph, plan)
+    modules = dict(model.named_modules())
+    positions = plan.positions(graph)
+    for layer, removed in _removals(graph, positions):
+        module = modules[layer]
+        if axis_size(module, "out") == graph.axis_sizes[layer, "out"]:  # no earlier group has pruned it
+            pruner = dependencies.get_pruner_of_module(module)
+            dependencies.get_pruning_group(module, pruner.prune_out_channels, removed).prune()
+    for (layer, axis), kept in positions.items():
+        if layer in modules and axis in ("in", "out") and axis_size(modules[layer], axis) != len(kept):
+            raise PlanError(
+                f"Torch-Pruning left {axis_size(modules[layer], axis)} {axis} channels of {layer} where the plan keeps "
+                f"{len(kept)}; it couples other channels there: use prunekit.graph.apply."
+            )
+    for name, values in sizes.items():
+        for key, value in values.items():
+            old = getattr(modules[name], key)
+            setattr(modules[name], key, (value,) if isinstance(old, tuple) else value)
+    return model
+
+
+def _removals(graph: ChannelGraph, positions: Mapping[tuple[str, Axis], Any]) -> Iterator[tuple[str, list[int]]]:
+    """Every convolution and linear layer that loses outputs, with their places."""
+    for group in graph:
+        for member in group.members:
+            if member.axis == "out" and (member.layer, "out") in positions:
+                whole = np.arange(graph.axis_sizes[member.layer, "out"])
+                yield member.layer, np.setdiff1d(whole, positions[member.layer, "out"]).tolist()
+
+
+def _axis(handler: Any) -> Axis:
+    """``in`` or ``out``, by the name of Torch-Pruning's pruning function."""
+    return "in" if "in_channels" in getattr(handler, "__name__", "") else "out"
