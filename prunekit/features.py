@@ -17,6 +17,7 @@ from safetensors.torch import save as safetensors_bytes
 from torch import Generator, Tensor, nn
 from torch.nn import functional
 
+from prunekit._containers import check_safetensors
 from prunekit._files import atomic_path, sha256_file
 from prunekit.errors import FileFormatError, InputError, MissingFileError
 
@@ -286,6 +287,7 @@ def read_features(path: Path) -> FeatureExtractor:
             "or make the file with recipes/make_features.py."
         )
     try:
+        check_safetensors(path)
         with safe_open(path, framework="pt") as handle:
             about = json.loads((handle.metadata() or {}).get("prunekit", "{}"))
             state = {key: handle.get_tensor(key) for key in handle.keys()}  # noqa: SIM118 - no mapping, has keys() only

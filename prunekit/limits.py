@@ -35,6 +35,20 @@ LIMITS: dict[str, Limit] = {
     "json-values": Limit(
         2_000_000, "values", "values and keys of a JSON file; they take up to 70 bytes each in memory"
     ),
+    "yaml-bytes": Limit(256 * 2**10, "bytes", "recipes; the longest of this project's own has 5 kB"),
+    "yaml-values": Limit(20_000, "values", "values of a recipe, those behind an alias counted wherever it stands"),
+    "yaml-brackets": Limit(
+        2_000, "brackets", "lists and mappings in brackets of a recipe; their reader is slow where they are nested"
+    ),
+    "picture-pixels": Limit(2**28, "pixels", "one PNG or JPEG; a scan of 16,384 by 16,384 has as many"),
+    "unpacked-bytes": Limit(
+        4 * 2**30, "bytes", "an array of an .npz and an idx.gz once unpacked; 60,000 pictures of 64 by 64 take 0.7 GB"
+    ),
+    "zip-directory-bytes": Limit(8 * 2**20, "bytes", "the list of files in an .npz or .pt; that of 80,000 tensors"),
+    "pickle-bytes": Limit(64 * 2**20, "bytes", "the part of a .pt that says how its tensors are put together"),
+    "pickle-containers": Limit(2_000_000, "containers", "lists, dicts and tuples in that part of a .pt"),
+    "safetensors-header-bytes": Limit(16 * 2**20, "bytes", "the header of a .safetensors; that of 100,000 tensors"),
+    "safetensors-tensors": Limit(100_000, "tensors", "tensors of a .safetensors"),
 }
 """Every limit by its name."""
 

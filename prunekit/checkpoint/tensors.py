@@ -1,9 +1,11 @@
 """The tensors of a file, read without running code: safetensors, and torch's own files under ``weights_only``."""
 
+import io
 import json
 import pickle
 import pickletools
 import re
+import struct
 import zipfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -13,13 +15,18 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from prunekit._containers import check_safetensors, open_archive
 from prunekit.checkpoint.base import FORMAT
 from prunekit.checkpoint.bounds import one_line
 from prunekit.checkpoint.weights import preferred
 from prunekit.errors import FileFormatError, MissingFileError, UnsafeFileError
+from prunekit.limits import check_limit, limit
 
 __all__ = ["load_state", "read_content", "read_tensors", "safetensors_shapes"]
 
+_SAFE_TORCH = (2, 10)
+_MOST_OPERATIONS = 3_000_000  # of pickles in the old format; 80,000 tensors have as many
+_OLD_PARTS = 5  # magic number, protocol, system, content, keys of the storages
 _CALLING = {"GLOBAL", "STACK_GLOBAL", "INST", "OBJ", "NEWOBJ", "NEWOBJ_EX", "REDUCE"}
 _FILLING = re.compile(rb"(__builtin__|builtins)\s+bytearray\s|_codecs\s+encode\s")
 
@@ -67,6 +74,7 @@ def safetensors_shapes(path: Path) -> dict[str, tuple[int, ...]]:
     """
     if not path.is_file():
         raise MissingFileError(f"{path} does not exist; expected the weights of the config beside it.")
+    check_safetensors(path)
     try:
         with safe_open(path, framework="pt") as handle:
             return {key: tuple(handle.get_slice(key).get_shape()) for key in handle.keys()}  # noqa: SIM118 - has keys() only
@@ -83,6 +91,7 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
 
 
 def _read_safetensors(path: Path) -> tuple[dict[str, str], dict[str, Tensor]]:
+    check_safetensors(path)
     try:
         with safe_open(path, framework="pt") as handle:
             tensors = {key: handle.get_tensor(key) for key in handle.keys()}  # noqa: SIM118 - no mapping, has keys() only
@@ -93,8 +102,9 @@ def _read_safetensors(path: Path) -> tuple[dict[str, str], dict[str, Tensor]]:
 
 def _read_torch(path: Path) -> Mapping[Any, Any]:
     """What ``torch.load(weights_only=True)`` reads, from a file whose checksums hold and that makes nothing but tensors."""
+    _check_torch_is_safe()
+    instructions = _checked_instructions(path)
     try:
-        instructions = _checked_instructions(path)
         content = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         named = re.search(r"GLOBAL (\S+)", str(error))
@@ -102,57 +112,90 @@ def _read_torch(path: Path) -> Mapping[Any, Any]:
             raise FileFormatError(
                 f"{path} is no readable checkpoint; expected one of torch.save or safetensors."
             ) from error
-        raise UnsafeFileError(
-            f"{path} needs to run code to be read ({named[1] if named else 'a pickle that calls functions'}), and is refused. "
-            "Where you trust it, load it yourself once and save model.state_dict() with safetensors."
-        ) from error
-    except (
-        RuntimeError,
-        EOFError,
-        OSError,
-        LookupError,
-        ValueError,
-        AttributeError,
-        TypeError,
-        MemoryError,
-        zipfile.BadZipFile,
-    ) as error:
-        if isinstance(error, FileFormatError):
-            raise
+        raise _unsafe(path, named[1][:80] if named else "a pickle that calls functions") from error
+    except Exception as error:  # damaged files make torch raise errors of every kind
         raise FileFormatError(f"{path} is no readable checkpoint ({one_line(error)}).") from error
     if not isinstance(content, Mapping):
         raise FileFormatError(f"{path} holds a {type(content).__name__}; expected a dict of tensors.")
     return content
 
 
+def _unsafe(path: Path, what: str) -> UnsafeFileError:
+    return UnsafeFileError(
+        f"{path} needs to run code to be read ({what}), and is refused. "
+        "Where you trust it, load it yourself once and save model.state_dict() with safetensors."
+    )
+
+
+def _check_torch_is_safe() -> None:
+    """Refuse to read a pickle with a torch whose ``weights_only`` has known holes (CVE-2025-32434, CVE-2026-24747)."""
+    version = re.match(r"(\d+)\.(\d+)", torch.__version__)
+    if version is not None and (int(version[1]), int(version[2])) < _SAFE_TORCH:
+        raise UnsafeFileError(
+            f"torch {torch.__version__} can be made to run code by a .pt file; install torch "
+            f"{'.'.join(map(str, _SAFE_TORCH))} or newer, or give a .safetensors file."
+        )
+
+
 def _checked_instructions(path: Path) -> bytes:
-    """The pickle of a torch file, after the archive's checksums and sizes were found right.
+    """The pickle of a torch file that torch itself will read, after the archive's checksums and sizes were found right.
 
     Raises:
-        FileFormatError: a checksum differs, an entry is compressed or overlaps another.
+        FileFormatError: a checksum differs, an entry is compressed or overlaps another, or there is a second pickle.
+        LimitError: the pickle is larger than the limits ``pickle-bytes`` and ``pickle-containers`` allow.
         UnsafeFileError: the pickle fills memory by calling a builtin.
     """
-    if not zipfile.is_zipfile(path):
-        instructions = path.read_bytes()
-    else:
-        with zipfile.ZipFile(path) as archive:
-            entries = archive.infolist()
-            stored = all(entry.compress_type == zipfile.ZIP_STORED for entry in entries)
-            if not stored or sum(entry.file_size for entry in entries) > path.stat().st_size:
-                raise FileFormatError(f"{path} has compressed or overlapping entries, which torch.save does not write.")
-            damaged = archive.testzip()  # reads piece by piece
-            if damaged is not None:
-                raise FileFormatError(f"{path} is damaged: the checksum of {damaged} differs; copy the file again.")
-            names = [entry.filename for entry in entries if entry.filename.endswith("data.pkl")]
-            if not names:
-                raise FileFormatError(f"{path} is no readable checkpoint; expected one of torch.save or safetensors.")
-            instructions = archive.read(names[0])
+    with path.open("rb") as handle:
+        archived = handle.read(4) == b"PK\x03\x04"  # as torch itself decides
+        handle.seek(0)  # a file of torch before 1.6 has its pickles first, then the tensors
+        instructions = b"" if archived else handle.read(limit("pickle-bytes"))
+    if archived:
+        instructions = _archived_instructions(path)
+    check_limit("pickle-containers", sum(map(instructions.count, (b"}", b"]", b"("))), f"The pickle of {path}")
+    if not archived and not _whole_pickles(instructions):
+        if _calls(instructions):
+            raise _unsafe(path, "a pickle that calls functions")
+        raise FileFormatError(f"{path} is no readable checkpoint; expected one of torch.save or safetensors.")
     if _FILLING.search(instructions):
-        raise UnsafeFileError(
-            f"{path} needs to run code to be read (builtins that fill memory), and is refused. "
-            "Where you trust it, load it yourself once and save model.state_dict() with safetensors."
-        )
+        raise _unsafe(path, "builtins that fill memory")
     return instructions
+
+
+def _archived_instructions(path: Path) -> bytes:
+    """The one pickle of an archive of ``torch.save``'s."""
+    with open_archive(path) as archive:
+        entries = archive.infolist()
+        stored = all(entry.compress_type == zipfile.ZIP_STORED for entry in entries)
+        if not stored or sum(entry.file_size for entry in entries) > path.stat().st_size:
+            raise FileFormatError(f"{path} has compressed or overlapping entries, which torch.save does not write.")
+        pickles = [entry for entry in entries if entry.filename.lower().endswith(".pkl")]
+        folders = {entry.filename.partition("/")[0] for entry in entries}
+        if len(pickles) != 1 or len(folders) != 1 or pickles[0].filename != f"{folders.pop()}/data.pkl":
+            raise FileFormatError(
+                f"{path} has {len(pickles)} pickles; expected one of torch.save, with a single data.pkl in its single folder."
+            )
+        check_limit("pickle-bytes", pickles[0].file_size, f"The pickle of {path}")
+        try:
+            damaged = archive.testzip()  # reads piece by piece
+        except (zipfile.BadZipFile, OSError, ValueError, EOFError, struct.error) as error:
+            raise FileFormatError(f"{path} is damaged ({one_line(error)}); copy the file again.") from error
+        if damaged is not None:
+            raise FileFormatError(f"{path} is damaged: the checksum of {damaged[:80]} differs; copy the file again.")
+        return archive.read(pickles[0])
+
+
+def _whole_pickles(instructions: bytes) -> bool:
+    """Whether a file of the old format begins with a whole pickle for each of its five parts; they are read, never run."""
+    stream, left = io.BytesIO(instructions), _MOST_OPERATIONS
+    try:
+        for _ in range(_OLD_PARTS):
+            for _ in pickletools.genops(stream):
+                left -= 1
+                if left < 0:
+                    return False
+    except (ValueError, LookupError, struct.error):
+        return False
+    return True
 
 
 def _calls(instructions: bytes) -> bool:

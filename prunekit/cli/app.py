@@ -1,5 +1,6 @@
 """The application: its commands, and the one place where an error becomes a sentence and an exit code."""
 
+import io
 import logging
 import sys
 
@@ -42,6 +43,11 @@ class _Notes(logging.Handler):
 
 def main() -> None:
     """Entry point: 0 done, 2 the user's mistake, 130 interrupted."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(
+            stream, io.TextIOWrapper
+        ):  # a terminal that knows ASCII only gets question marks, and no traceback
+            stream.reconfigure(errors="replace")
     log, notes = logging.getLogger("prunekit"), _Notes(logging.INFO)
     log.addHandler(notes)
     log.setLevel(logging.INFO)

@@ -1,20 +1,22 @@
 """Arrays of pictures or latents with their classes: ``.npy``, mapped and not read; ``.npz``; ``.safetensors``. Never a pickle."""
 
 import warnings
-import zipfile
-import zlib
 from pathlib import Path
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from safetensors import SafetensorError, safe_open
+from safetensors import safe_open
 from torch import Tensor
 
-from prunekit.errors import FileFormatError, MissingFileError
+from prunekit._containers import check_npy_header, check_safetensors, open_archive
+from prunekit.errors import FileFormatError, MissingFileError, PrunekitError
+from prunekit.limits import check_limit
 
 __all__ = ["SUFFIXES", "find_array", "read_array"]
 
+_MAX_CLASS = 2**24  # a network has a row of weights for each class
+_ROWS = 4096  # images that are looked at together
 SUFFIXES = (".npy", ".npz", ".safetensors")
 
 
@@ -58,36 +60,64 @@ def read_array(path: Path, labels: bool = False) -> tuple[Tensor, Tensor | None]
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="The given NumPy array is not writable")  # nothing writes to images
         tensor = torch.from_numpy(images)
+    if (
+        latent and path.suffix != ".npy"
+    ):  # a mapped file may be larger than memory: its rows are checked where they are used
+        _check_finite(tensor, path)
     tensor = tensor if latent else tensor.permute(0, 3, 1, 2)
     return tensor, None if own is None else _checked(own, len(tensor), path)
 
 
 def _read(path: Path, labels: bool) -> tuple[NDArray[np.generic], NDArray[np.generic] | None]:
     """The images' array and the labels' where they are there and wanted."""
+    readers = {".npy": _read_npy, ".npz": _read_npz, ".safetensors": _read_safetensors}
     try:
-        if path.suffix == ".npy":
-            beside = path.with_name(f"{path.stem}-labels.npy")
-            own = np.load(beside, allow_pickle=False) if labels and beside.is_file() else None
-            return np.load(path, mmap_mode="r", allow_pickle=False), own
-        if path.suffix == ".npz":
-            return _read_npz(path, labels)
-        with safe_open(path, framework="np") as handle:
-            names = list(handle.keys())
-            images = handle.get_tensor(next(name for name in names if name != "labels"))
-            return images, handle.get_tensor("labels") if labels and "labels" in names else None
-    except (ValueError, OSError, LookupError, EOFError, TypeError, StopIteration) as error:
-        raise FileFormatError(f"{path} is no readable {path.suffix} of images ({error}).") from error
-    except (zipfile.BadZipFile, zlib.error, SafetensorError) as error:
-        raise FileFormatError(f"{path} is no readable {path.suffix} of images ({error}).") from error
+        return readers[path.suffix](path, labels)
+    except PrunekitError:
+        raise
+    except Exception as error:  # what numpy and safetensors raise on damaged files is of every kind
+        said = " ".join(str(error).split())[:200] or type(error).__name__
+        raise FileFormatError(f"{path} is no readable {path.suffix} of images ({said}).") from error
+
+
+def _read_npy(path: Path, labels: bool) -> tuple[NDArray[np.generic], NDArray[np.generic] | None]:
+    beside = path.with_name(f"{path.stem}-labels.npy")
+    wanted = [path, beside] if labels and beside.is_file() else [path]
+    for file in wanted:
+        with file.open("rb") as handle:
+            check_npy_header(handle, file.stat().st_size, str(file))
+    own = np.load(beside, allow_pickle=False) if len(wanted) > 1 else None
+    return np.load(path, mmap_mode="r", allow_pickle=False), own
 
 
 def _read_npz(path: Path, labels: bool) -> tuple[NDArray[np.generic], NDArray[np.generic] | None]:
-    archive = np.load(path, allow_pickle=False)
-    if isinstance(archive, np.ndarray):
-        raise ValueError("it is an .npy under another name")
-    with archive:
-        images = archive[next((name for name in archive.files if name != "labels"), "images")]
-        return images, archive["labels"] if labels and "labels" in archive.files else None
+    with open_archive(path) as archive:
+        members = {member.filename.removesuffix(".npy"): member for member in archive.infolist()}
+        names = [next((name for name in members if name != "labels"), "images")]
+        names += ["labels"] if labels and "labels" in members else []
+        for name in names:
+            check_limit("unpacked-bytes", members[name].file_size, f"{name!r} in {path}")
+            with archive.open(members[name]) as handle:
+                check_npy_header(handle, members[name].file_size, f"{name!r} in {path}")
+    with np.load(path, allow_pickle=False) as arrays:
+        return arrays[names[0]], arrays["labels"] if len(names) > 1 else None
+
+
+def _read_safetensors(path: Path, labels: bool) -> tuple[NDArray[np.generic], NDArray[np.generic] | None]:
+    check_safetensors(path)
+    with safe_open(path, framework="np") as handle:
+        names = list(handle.keys())
+        images = handle.get_tensor(next(name for name in names if name != "labels"))
+        return images, handle.get_tensor("labels") if labels and "labels" in names else None
+
+
+def _check_finite(latents: Tensor, path: Path) -> None:
+    """Refuse latents that are NaN or infinite, by the first row that is."""
+    for start in range(0, len(latents), _ROWS):
+        finite = latents[start : start + _ROWS].isfinite().flatten(1).all(1)
+        if not bool(finite.all()):
+            row = start + int((~finite).nonzero()[0, 0])
+            raise FileFormatError(f"Row {row} of {path} is not finite; encode it again, or remove it.")
 
 
 def _checked(labels: NDArray[np.generic], count: int, path: Path) -> Tensor:
@@ -97,9 +127,15 @@ def _checked(labels: NDArray[np.generic], count: int, path: Path) -> Tensor:
         FileFormatError: they are no whole numbers from 0, or not one for each image.
     """
     whole = np.issubdtype(labels.dtype, np.integer)
-    if not whole or labels.shape != (count,) or (count and int(labels.min()) < 0):
+    if not whole or labels.shape != (count,):
         raise FileFormatError(
             f"The classes of {path} are {labels.dtype} of shape {labels.shape} for {count} images; "
             "expected a whole number from 0 for each."
+        )
+    least, most = (int(labels.min()), int(labels.max())) if count else (0, 0)
+    if least < 0 or most > _MAX_CLASS:
+        raise FileFormatError(
+            f"The classes of {path} are {labels.dtype} from {least} to {most}; "
+            f"expected a whole number from 0 for each, of at most {_MAX_CLASS:,}."
         )
     return torch.from_numpy(labels.astype(np.int64))

@@ -11,8 +11,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from prunekit.errors import FileFormatError
+from prunekit.limits import check_limit
 
 __all__ = ["find_idx", "read_idx", "read_idx_labels"]
+
+_PIECE = 2**20
 
 
 def find_idx(folder: Path, stem: str, sides: int = 3) -> Path | None:
@@ -57,6 +60,17 @@ def _read(path: Path, sides: int) -> tuple[int, tuple[int, ...], bytes]:
     try:
         with opener(path, "rb") as handle:
             magic, *sizes = struct.unpack(f">{1 + sides}I", handle.read(4 + 4 * sides))
-            return magic, tuple(sizes), handle.read()
+            if magic not in (0x801, 0x803):
+                return magic, tuple(sizes), b""
+            check_limit("unpacked-bytes", math.prod(sizes), str(path))
+            return magic, tuple(sizes), _pieces(handle, math.prod(sizes) + 1)  # one more tells that it is too long
     except (OSError, EOFError, struct.error, zlib.error) as error:
         raise FileFormatError(f"{path} is no readable idx file ({error}).") from error
+
+
+def _pieces(handle: gzip.GzipFile, most: int) -> bytes:
+    """At most so many bytes, read piece by piece: a single read takes the memory before it finds that the file is shorter."""
+    content = bytearray()
+    while len(content) < most and (piece := handle.read(min(_PIECE, most - len(content)))):
+        content += piece
+    return bytes(content)

@@ -1,12 +1,15 @@
 """Folders of PNG and JPEG: which files there are, of which class each is, and their pixels at one size."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
-from prunekit.errors import FileFormatError, MissingFileError
+from prunekit.errors import FileFormatError, MissingFileError, PrunekitError
+from prunekit.limits import check_limit
 
 __all__ = ["classes_of", "picture_files", "read_picture", "read_pictures", "resized"]
 
@@ -51,12 +54,15 @@ def read_picture(file: Path, side: int | None = None) -> NDArray[np.uint8]:
         FileFormatError: it is broken.
     """
     try:
-        with Image.open(file) as picture:
+        with _unlimited(), Image.open(file, formats=("PNG", "JPEG")) as picture:
+            check_limit("picture-pixels", picture.width * picture.height, str(file))
             picture.load()
-            mode = "L" if picture.mode in _GREY else "RGB"
-            pixels = np.asarray(_square(_eight_bit(picture).convert(mode), side or min(picture.size)))
-    except (UnidentifiedImageError, OSError, SyntaxError, Image.DecompressionBombError) as error:
-        raise FileFormatError(f"{file} is a broken picture ({error}); mend or remove it.") from error
+            pixels = np.asarray(_square(_eight_bit(picture), side or min(picture.size)))
+    except PrunekitError:
+        raise
+    except Exception as error:  # a damaged picture makes Pillow raise errors of every kind
+        said = " ".join(str(error).split())[:200] or type(error).__name__
+        raise FileFormatError(f"{file} is a broken picture ({said}); mend or remove it.") from error
     return pixels if pixels.ndim == 3 else pixels[..., None]
 
 
@@ -94,11 +100,23 @@ def _mode(pixels: NDArray[np.uint8]) -> str:
     return "L" if pixels.shape[-1] == 1 else "RGB"
 
 
+@contextmanager
+def _unlimited() -> Iterator[None]:
+    """Within the block Pillow's own limit of pixels, which warns first and has no name to raise it by, is off."""
+    before = Image.MAX_IMAGE_PIXELS
+    Image.MAX_IMAGE_PIXELS = None
+    try:
+        yield
+    finally:
+        Image.MAX_IMAGE_PIXELS = before
+
+
 def _eight_bit(picture: Image.Image) -> Image.Image:
-    """A 16-bit grey picture scaled to 8 bits (Pillow itself would clip it at 255), any other as it is."""
-    if not picture.mode.startswith("I"):
-        return picture
-    return Image.fromarray(np.round(np.asarray(picture) / 257.0).clip(0, 255).astype(np.uint8))
+    """A picture as ``L`` or ``RGB``; a 16-bit grey one is scaled to 8 bits (Pillow itself would clip it at 255)."""
+    if picture.mode.startswith("I"):
+        return Image.fromarray(np.round(np.asarray(picture) / 257.0).clip(0, 255).astype(np.uint8))
+    mode = "L" if picture.mode in _GREY else "RGB"
+    return picture if picture.mode == mode else picture.convert(mode)
 
 
 def _square(picture: Image.Image, side: int) -> Image.Image:

@@ -52,6 +52,8 @@ def load_images(source: str, resolution: int | None = None, labels: bool = False
         raise MissingFileError(f"--data {source} does not exist; expected {_KINDS}.")
     if path.is_dir():
         return _folder(path, source, resolution, labels)
+    if not path.is_file():
+        raise FileFormatError(f"--data {source} is neither a file nor a folder; expected {_KINDS}.")
     if path.suffix in SUFFIXES:
         return _array(path, source, resolution, labels)
     if "idx" in path.name:

@@ -6,7 +6,8 @@ from pathlib import Path
 import yaml
 from pydantic import ValidationError
 
-from prunekit.errors import FileFormatError, MissingFileError
+from prunekit.errors import FileFormatError, LimitError, MissingFileError
+from prunekit.limits import check_limit
 from prunekit.recipe.recipe import Recipe
 
 __all__ = ["load_recipe"]
@@ -21,18 +22,37 @@ def load_recipe(path: Path) -> Recipe:
     """
     if not path.is_file():
         raise MissingFileError(f"Recipe {path} does not exist; expected a .yaml file.")
+    check_limit("yaml-bytes", path.stat().st_size, str(path))
+    loader = None
     try:
         text = path.read_text(encoding="utf-8")
-        data = yaml.safe_load(text)
-        tree = yaml.compose(text, Loader=yaml.SafeLoader)
+        check_limit("yaml-brackets", text.count("[") + text.count("{"), str(path))
+        loader = yaml.SafeLoader(text)
+        tree = loader.get_single_node()
+        check_limit("yaml-values", _values(tree, {}), str(path))
         repeated = next(_repeated(tree), None)
-    except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
-        raise FileFormatError(f"{path} is not YAML: {' '.join(str(error).split()).rstrip('.')}.") from error
+        data = None if tree is None else loader.construct_document(tree)
+    except LimitError:
+        raise
+    except (
+        yaml.YAMLError,
+        ValueError,
+        ArithmeticError,
+        RecursionError,
+        LookupError,
+        TypeError,
+        AttributeError,
+    ) as error:
+        said = "it is nested too deeply" if isinstance(error, RecursionError) else " ".join(str(error).split())[:300]
+        raise FileFormatError(f"{path} is not YAML: {said.rstrip('.')}.") from error
+    finally:
+        if loader is not None:
+            loader.dispose()
     if not isinstance(data, dict):
         raise FileFormatError(f"{path} holds no mapping; expected keys such as name, data and base.")
     if repeated is not None:
         line = repeated.start_mark.line + 1
-        raise FileFormatError(f"{path}, line {line}: {repeated.value}: given twice; keep one of them.")
+        raise FileFormatError(f"{path}, line {line}: {str(repeated.value)[:80]}: given twice; keep one of them.")
     try:
         return Recipe.model_validate(data)
     except ValidationError as error:
@@ -41,6 +61,28 @@ def load_recipe(path: Path) -> Recipe:
         line = _line_of(tree, first["loc"])
         message = first["msg"].removeprefix("Value error, ").rstrip(".")
         raise FileFormatError(f"{path}, line {line}: {where or 'recipe'}: {message}.") from error
+
+
+def _values(node: yaml.Node | None, known: dict[int, int]) -> int:
+    """Values of a tree, those behind an alias counted wherever the alias stands.
+
+    Raises:
+        ValueError: a value contains itself.
+    """
+    if node is None:
+        return 0
+    if id(node) in known:
+        if known[id(node)] < 0:
+            raise ValueError("a value contains itself")
+        return known[id(node)]
+    known[id(node)] = -1  # being counted
+    inner: list[yaml.Node] = []
+    if isinstance(node, yaml.MappingNode):
+        inner = [part for pair in node.value for part in pair]
+    elif isinstance(node, yaml.SequenceNode):
+        inner = list(node.value)
+    known[id(node)] = 1 + sum(_values(one, known) for one in inner)
+    return known[id(node)]
 
 
 def _repeated(node: yaml.Node | None) -> Iterator[yaml.Node]:

@@ -31,7 +31,7 @@ def render(document: Document) -> str:
 
 def load_picture(path: Path, label: str, alt: str, caption: str, least: float = 0.75) -> Picture:
     """A PNG, which was drawn at twice its natural size, as a part of a page; see :class:`Picture`."""
-    with Image.open(path) as image:
+    with Image.open(path, formats=("PNG",)) as image:
         width, height = image.size
     data = base64.b64encode(path.read_bytes()).decode("ascii")
     return Picture(label, alt, caption, data, width // 2, height // 2, least)

@@ -4,16 +4,17 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
-from zipfile import BadZipFile
 
 import numpy as np
 from numpy.typing import NDArray
 
+from prunekit._containers import check_npy_header, open_archive
 from prunekit._files import read_json
 from prunekit._types import JsonDict
 from prunekit.allocation import Allocation
 from prunekit.errors import FileFormatError
 from prunekit.ledger import LedgerRow
+from prunekit.limits import check_limit
 from prunekit.report.estimate import Estimate
 from prunekit.schedule import NoiseSchedule
 
@@ -240,9 +241,15 @@ def read_samples(run_folder: Path) -> dict[str, NDArray[np.uint8]]:
 
 def _read_images(path: Path) -> NDArray[np.uint8]:
     try:
+        with open_archive(path) as members, members.open("images.npy") as handle:
+            size = members.getinfo("images.npy").file_size
+            check_limit("unpacked-bytes", size, f"The images of {path}")
+            check_npy_header(handle, size, f"The array `images` of {path}")
         with np.load(path, allow_pickle=False) as archive:
             images: NDArray[np.uint8] = archive["images"]
-    except (OSError, EOFError, KeyError, ValueError, AttributeError, BadZipFile) as error:
+    except FileFormatError:
+        raise
+    except Exception as error:  # what numpy raises on damaged files is of every kind
         raise FileFormatError(
             f"{path} has no readable array `images` ({error}); sample again with `prunekit sample`."
         ) from error

@@ -2,7 +2,6 @@
 
 import hashlib
 import io
-import pickle
 import re
 import warnings
 from pathlib import Path
@@ -12,6 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from prunekit._files import atomic_path, sha256_file
+from prunekit.checkpoint.tensors import read_content
+from prunekit.errors import FileFormatError
 
 __all__ = ["latest_checkpoint", "save_checkpoint", "weights_hash"]
 
@@ -54,10 +55,9 @@ def _read(path: Path) -> dict[str, Any] | None:
     if match is None or not sha256_file(path).startswith(match[2]):
         return None
     try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError):
+        return dict(read_content(path)[1])
+    except FileFormatError:
         return None
-    return state if isinstance(state, dict) else None
 
 
 def _listed(folder: Path) -> list[Path]:

@@ -1,0 +1,123 @@
+"""Containers of arrays, checked before the library that reads them sees them: zip archives, npy and safetensors headers.
+
+Each check reads a few kilobytes and compares what the file promises with what it holds and with the limits of
+:mod:`prunekit.limits`, so that a small hostile file can neither take memory nor time.
+"""
+
+import io
+import struct
+import zipfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO
+
+import numpy as np
+
+from prunekit.errors import FileFormatError
+from prunekit.limits import check_limit
+
+__all__ = ["check_npy_header", "check_safetensors", "open_archive"]
+
+_END = b"PK\x05\x06"
+_END_64 = b"PK\x06\x06"
+_NPY_HEADER = 2**16  # bytes; numpy itself refuses headers of more than 10,000
+_PLAIN = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
+
+
+@contextmanager
+def open_archive(path: Path) -> Iterator[zipfile.ZipFile]:
+    """A zip archive whose directory is of bearable size, whose members have names of their own, and are readable by numpy.
+
+    Raises:
+        LimitError: the directory is larger than the limit ``zip-directory-bytes``.
+        FileFormatError: it is no zip archive, or has encrypted members, members of one name, or an unusual compression.
+    """
+    check_limit("zip-directory-bytes", _directory_bytes(path), f"The list of files in {path}")
+    try:
+        archive = zipfile.ZipFile(path)
+    except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError, struct.error) as error:
+        raise FileFormatError(f"{path} is no readable archive ({error}); copy it again.") from error
+    with archive:
+        members = archive.infolist()
+        names = {member.filename.lower() for member in members}
+        if len(names) < len(members):
+            raise FileFormatError(f"{path} has two files of one name; expected an archive that its library wrote.")
+        for member in members:
+            if member.flag_bits & 0x1 or member.compress_type not in _PLAIN:
+                raise FileFormatError(
+                    f"{member.filename[:80]!r} in {path} is encrypted or of an unusual compression; expected it plain or deflated."
+                )
+        yield archive
+
+
+def _directory_bytes(path: Path) -> int:
+    """Size of a zip archive's directory, by its end record; 0 where there is none, which is an error later."""
+    with path.open("rb") as handle:
+        handle.seek(0, 2)
+        length = min(handle.tell(), 66_000)
+        handle.seek(-length, 2)
+        tail = handle.read(length)
+    place = tail.rfind(_END)
+    if place < 0 or place + 22 > len(tail):
+        return 0
+    size = int(struct.unpack_from("<I", tail, place + 12)[0])
+    large = tail.rfind(_END_64)
+    if large >= 0 and large + 48 <= len(tail):
+        size = max(size if size != 2**32 - 1 else 0, int(struct.unpack_from("<Q", tail, large + 40)[0]))
+    return size
+
+
+def check_npy_header(handle: IO[bytes], size: int, what: str) -> None:
+    """Refuse an array in numpy's format whose header promises more than is there.
+
+    Args:
+        handle: at its begin.
+        size: bytes in all.
+        what: as messages name it.
+
+    Raises:
+        FileFormatError: it is no such array, a pickle, or longer or shorter than its header says.
+    """
+    try:
+        head = io.BytesIO(handle.read(_NPY_HEADER))
+        version = np.lib.format.read_magic(head)
+        reader = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+        shape, _, dtype = reader(head)
+        begin = head.tell()
+    except Exception as error:  # the header is Python's text, which fails to be read in many ways
+        raise FileFormatError(f"{what} is no readable array ({_short(error)}).") from error
+    if dtype.hasobject:
+        raise FileFormatError(
+            f"{what} holds Python objects; expected plain numbers, which run no code when they are read."
+        )
+    count = 1
+    for length in shape:  # Python's own whole numbers, which do not wrap
+        count *= int(length)
+    if any(length < 0 for length in shape) or count * dtype.itemsize != size - begin:
+        raise FileFormatError(
+            f"{what} has {size - begin:,} bytes for an array of {dtype} and shape {str(shape)[:80]}; copy it again."
+        )
+
+
+def check_safetensors(path: Path) -> None:
+    """Refuse a safetensors file whose header is beyond the limits ``safetensors-header-bytes`` and ``safetensors-tensors``.
+
+    Raises:
+        LimitError: it is.
+        FileFormatError: it is shorter than its header.
+    """
+    with path.open("rb") as handle:
+        first = handle.read(8)
+        length = int.from_bytes(first, "little")
+        whole = handle.seek(0, 2)
+        if len(first) < 8 or length > whole - 8:
+            raise FileFormatError(f"{path} is no readable safetensors file (it ends within its header); copy it again.")
+        check_limit("safetensors-header-bytes", length, f"The header of {path}")
+        handle.seek(8)
+        check_limit("safetensors-tensors", handle.read(length).count(b'"dtype"'), str(path))
+
+
+def _short(error: BaseException) -> str:
+    said = " ".join(str(error).split())[:200].rstrip(".")
+    return said or type(error).__name__
