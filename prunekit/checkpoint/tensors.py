@@ -18,7 +18,7 @@ from prunekit.checkpoint.bounds import one_line
 from prunekit.checkpoint.weights import preferred
 from prunekit.errors import FileFormatError, MissingFileError, UnsafeFileError
 
-__all__ = ["load_state", "read_content", "read_tensors", "safetensors_shapes"]
+__all__ = ["load_state", "read_content", "read_tensors", "safetensors_metadata", "safetensors_shapes"]
 
 _CALLING = {"GLOBAL", "STACK_GLOBAL", "INST", "OBJ", "NEWOBJ", "NEWOBJ_EX", "REDUCE"}
 _FILLING = re.compile(rb"(__builtin__|builtins)\s+bytearray\s|_codecs\s+encode\s")
@@ -72,6 +72,12 @@ def safetensors_shapes(path: Path) -> dict[str, tuple[int, ...]]:
             return {key: tuple(handle.get_slice(key).get_shape()) for key in handle.keys()}  # noqa: SIM118 - has keys() only
     except (SafetensorError, ValueError, RuntimeError) as error:
         raise FileFormatError(f"{path} is no readable safetensors file ({one_line(error)}).") from error
+
+
+def safetensors_metadata(path: Path) -> dict[str, str]:
+    """Metadata of a safetensors file whose header was found readable."""
+    with safe_open(path, framework="pt") as handle:
+        return dict(handle.metadata() or {})
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:
