@@ -111,4 +111,4 @@ def _possible(kept: list[tuple[int, ...]], full: int, left: int, sole: bool) -> 
     if not sole:
         return True
     size, rest = divmod(full * least, left)  # one group that spans the axis, each root channel the same number of times
-    return rest == 0 and size > kept[0][-1]
+    return rest == 0 and full % size == 0 and size > kept[0][-1]
