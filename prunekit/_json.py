@@ -1,7 +1,7 @@
 """JSON that is read strictly: bounded in size, without repeated keys, with finite numbers only, and of a stated form.
 
-A form is a :class:`~typing_extensions.TypedDict`, whose fields may be :class:`Bounded`. pydantic checks data against it, and is imported
-when the first file is checked. Nothing is converted: a text that reads like a number is refused, and unknown keys are kept.
+A form is a :class:`~typing_extensions.TypedDict`, whose fields may be :class:`Bounded`. pydantic checks data against it, and is
+imported when the first file is checked. Nothing is converted: a text that reads like a number is refused, and unknown keys are kept.
 """
 
 import json
@@ -151,7 +151,7 @@ def checked(form: type[_T], data: object, what: str, mend: str = AGAIN) -> _T:
     from pydantic import ValidationError  # noqa: PLC0415 - takes a tenth of a second, and only files need it
 
     try:
-        _adapter(form).validate_python(data, strict=True)
+        _adapter(cast(Any, form)).validate_python(data, strict=True)
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         raise FileFormatError(f"{what} cannot be read ({_fault(first)}); {mend}.") from None
@@ -217,9 +217,7 @@ def parse_json(content: bytes, what: str) -> Any:
             json.dumps(data, ensure_ascii=False).encode("utf-8")
     except (ValueError, RecursionError) as error:
         said = "it is nested too deeply" if isinstance(error, RecursionError) else str(error)[:200]
-        raise FileFormatError(
-            f"{what} is not readable JSON ({said}); {AGAIN}."
-        ) from error
+        raise FileFormatError(f"{what} is not readable JSON ({said}); {AGAIN}.") from error
     return data
 
 

@@ -92,7 +92,9 @@ class LedgerRow:
         stage, forward = known["stage"], known.get("forward_macs")
         kind: Kind = known.get("kind") or _OLD.get(stage.split(",")[0], "training")
         if forward is not None and forward > known["macs"]:
-            raise FileFormatError(f"The ledger's row {stage[:80]!r} has {forward} forward MACs of {known['macs']} in all.")
+            raise FileFormatError(
+                f"The ledger's row {stage[:80]!r} has {forward} forward MACs of {known['macs']} in all."
+            )
         return cls(stage, kind, known["samples"], known["macs"], forward)
 
 

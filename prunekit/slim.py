@@ -124,14 +124,10 @@ def save_slim(slim: SlimModel, folder: Path) -> None:
     """Write a slim model's folder, atomically; a folder that is there already is replaced as a whole.
 
     Raises:
-        InputError: what it says of itself is false, so that it would not load again.
+        InputError: it says another number of parameters than it has, so that it would not load again.
     """
     try:
         check_params(slim.model, slim.params, "The slim model")
-        if "noise_schedule" in slim.about:
-            read_schedule(slim.about["noise_schedule"], "The slim model's noise schedule", slim.num_timesteps)
-        if "prediction_type" in slim.about:
-            checked_prediction(slim.about["prediction_type"], "The slim model")
     except FileFormatError as error:
         raise InputError(str(error)) from error
     state = _own_storage(all_tensors(slim.model))
@@ -174,7 +170,10 @@ def load_slim(folder: Path | str, factory: Factory | None = None, inputs: Any = 
     known = checked(_SlimForm, data, str(source))
     shapes = _checked_shapes(folder / "model.safetensors", known)
     spec = ModelSpec.from_json(known["model"]).with_factory(factory, inputs)
-    plan, group = PruningPlan.from_json(known["plan"], f"The plan of {source}"), TimestepGroup(**known["timestep_group"])
+    plan, group = (
+        PruningPlan.from_json(known["plan"], f"The plan of {source}"),
+        TimestepGroup(**known["timestep_group"]),
+    )
     if not group.start < group.stop <= known["num_timesteps"]:
         raise FileFormatError(
             f"{source} is for timesteps {group.start} to {group.stop} of {known['num_timesteps']}; expected a range of them."
@@ -202,11 +201,12 @@ def _check_bound(folder: Path, config: JsonDict) -> None:
     """Refuse a config that is not the one that the weights were written with."""
     bound = safetensors_metadata(folder / "model.safetensors").get(_BINDING)
     if bound is None:
-        _log.warning("%s was written by a version that did not bind the config to the weights; a changed config is not noticed.", folder)
-    elif bound != _config_hash(config):
-        raise FileFormatError(
-            f"{folder / 'config.json'} was changed after it was written (its weights were saved with another); copy the folder again."
+        _log.warning(
+            "%s was written by a version that did not bind the config to the weights; a changed config is not noticed.",
+            folder,
         )
+    elif bound != _config_hash(config):
+        raise FileFormatError(f"{folder / 'config.json'} was changed after it was written; copy the folder again.")
 
 
 def _checked_shapes(path: Path, config: _SlimForm) -> dict[str, tuple[int, ...]]:

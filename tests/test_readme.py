@@ -9,9 +9,9 @@ import pytest
 import torch
 from networks import UNET_CONFIG
 from torch import Generator, Tensor, nn
+from true_figures import figures
 from typer.testing import CliRunner
 
-from true_figures import figures
 from prunekit._files import read_json
 from prunekit.checkpoint import ModelSpec
 from prunekit.cli.app import app

@@ -17,9 +17,9 @@ from hypothesis import strategies as st
 from networks import NETWORKS, Mlp, rows
 from safetensors.torch import load_file, save_file
 from torch import nn
+from true_figures import figures
 
 import prunekit.slim
-from true_figures import figures
 from prunekit._files import sha256_file
 from prunekit.checkpoint import ModelSpec
 from prunekit.cli.app import main

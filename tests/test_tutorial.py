@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 from networks import unet
 from PIL import Image
+from true_figures import figures
 from typer.testing import CliRunner
 
-from true_figures import figures
 from prunekit.allocation import RULES
 from prunekit.checkpoint import Base, ModelSpec
 from prunekit.cli.app import app

@@ -39,7 +39,9 @@ def read_schedule(config: Any, what: str, num_timesteps: int | None = None) -> N
     except (InputError, OverflowError) as error:
         raise FileFormatError(f"{what} cannot be used ({str(error).rstrip('.')[:200]}).") from error
     if num_timesteps is not None and schedule.num_timesteps != num_timesteps:
-        raise FileFormatError(f"{what} has {schedule.num_timesteps} timesteps; expected num_timesteps, {num_timesteps}.")
+        raise FileFormatError(
+            f"{what} has {schedule.num_timesteps} timesteps; expected num_timesteps, {num_timesteps}."
+        )
     return schedule
 
 
@@ -95,7 +97,7 @@ def check_kept(plan: PruningPlan, whole: nn.Module, shapes: Mapping[str, tuple[i
         weight, dim = f"{layer}.weight", None if kind is None else dim_of(kind, "out", "weight", 2)
         if dim is None or weight not in shapes:
             raise FileFormatError(f"{what} has a plan for channels of {layer[:80]!r}, which makes none.")
-        full, left = int(modules[layer].weight.shape[dim]), shapes[weight][dim]  # type: ignore[union-attr,arg-type,index]
+        full, left = int(modules[layer].weight.shape[dim]), shapes[weight][dim]
         if not _possible([*groups.values()], full, left, sole=list(groups) == [layer]):
             told = ", ".join(str(len(kept)) for kept in groups.values())
             raise FileFormatError(

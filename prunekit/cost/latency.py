@@ -186,7 +186,9 @@ class LatencyTable:
         known = checked(_TableForm, data, str(source), _AGAIN)
         try:
             times = tuple(LayerTimes.from_json(table) for table in known["times"])
-            layers = {name: Used(used["table"], used["calls"], used["positions"]) for name, used in known["layers"].items()}
+            layers = {
+                name: Used(used["table"], used["calls"], used["positions"]) for name, used in known["layers"].items()
+            }
             if not all(used.table < len(times) for used in layers.values()):
                 raise ValueError("a layer names a table that is not there")
         except FileFormatError:

@@ -76,7 +76,7 @@ class LayerOp:
         known = checked(_OpForm, data, "A layer's kind", _AGAIN)
         lists = ("size", "kernel", "stride", "padding", "dilation", "fixed")
         tuples = {key: tuple(value) for key, value in data.items() if key in lists}
-        return cls(op=known["op"], groups=known.get("groups", 1), **tuples)  # type: ignore[arg-type]
+        return cls(op=known["op"], groups=known.get("groups", 1), **tuples)
 
 
 @dataclass(frozen=True)

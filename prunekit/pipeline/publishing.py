@@ -16,10 +16,10 @@ _PUBLISHED = ("manifest.json", "groups.json", "allocation.json", "importance.jso
 def publish(run_folder: Path, reports: Path) -> Path:
     """Copy the results of a run (not its weights) to ``reports/<recipe>/``, make its report and the page over all runs."""
     manifest = read_manifest(run_folder)
-    name = manifest.get("recipe", "")
+    name = str(manifest.get("recipe", ""))
     if not name or "/" in name or name.startswith("."):
         raise FileFormatError(f"{run_folder / 'manifest.json'} names recipe {name!r}, which cannot be a folder.")
-    target = reports / name
+    target: Path = reports / name
     with atomic_folder(target) as part:
         for item in _PUBLISHED:
             source = run_folder / item

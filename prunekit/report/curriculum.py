@@ -58,7 +58,9 @@ def write_curriculum_report(folder: Path) -> Path:
     curves = training_curves(manifest)
     entries = manifest["config"]["curriculum"]["entries"]
     if unknown := [curve.title for curve in curves if curve.title not in entries]:
-        raise FileFormatError(f"The manifest's configuration has no entry {unknown[0][:80]!r}, which it has measured; {AGAIN}.")
+        raise FileFormatError(
+            f"The manifest's configuration has no entry {unknown[0][:80]!r}, which it has measured; {AGAIN}."
+        )
     rows = tuple(
         {
             "place": place,

@@ -1,4 +1,4 @@
-"""The forms of a run's manifest, by kind of run: what pages and claims take for granted is held against them before anything is drawn."""
+"""The forms of a run's manifest, by kind of run, which it is held against before anything is drawn."""
 
 from pathlib import Path
 from typing import Annotated, Any, Literal, NotRequired, TypeVar

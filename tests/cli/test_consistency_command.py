@@ -9,8 +9,8 @@ import pytest
 import torch
 from command_line import Typed, done, listing, typed
 from PIL import Image
-
 from true_figures import figures
+
 from prunekit.checkpoint import Base, ModelSpec, save_base
 from prunekit.graph import PruningPlan, trace
 from prunekit.groups import TimestepGroups

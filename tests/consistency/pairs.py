@@ -6,8 +6,8 @@ from typing import Any
 import torch
 from networks import unet
 from torch import nn
-
 from true_figures import figures
+
 from prunekit.checkpoint import ModelSpec
 from prunekit.consistency import Consistency, ConsistencyOptions, Denoiser, measure_consistency
 from prunekit.graph import PruningPlan, trace

@@ -1,4 +1,4 @@
-"""Damaged JSON, the same for the same seed: values of other types and sizes anywhere, lost and new keys, and texts that are no JSON."""
+"""Damaged JSON, the same for the same seed: other types and sizes, lost and new keys, and texts that are no JSON."""
 
 import copy
 import json
@@ -81,8 +81,15 @@ def _damage(holder: Any, key: Any, draw: random.Random) -> None:
         holder[draw.choice(("extra", "", "\udfff", f"{key} "))] = draw.choice(VALUES)
     elif how < 0.3 and isinstance(holder, list):
         holder.append(copy.deepcopy(holder[key]))
-    elif how < 0.42 and isinstance(holder[key], int | float) and not isinstance(holder[key], bool):
-        holder[key] = draw.choice((-holder[key], holder[key] * 2, holder[key] + 1, holder[key] * 1.5, float(holder[key])))
+    elif (
+        how < 0.42
+        and isinstance(holder[key], int | float)
+        and not isinstance(holder[key], bool)
+        and abs(holder[key]) < 1e300
+    ):
+        holder[key] = draw.choice(
+            (-holder[key], holder[key] * 2, holder[key] + 1, holder[key] * 1.5, float(holder[key]))
+        )
     else:
         holder[key] = draw.choice(VALUES)
 

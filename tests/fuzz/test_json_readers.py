@@ -44,7 +44,12 @@ SMALL = {
     "norm_num_groups": 2,
 }
 ABOUT = {"noise_schedule": {"kind": "linear", "num_timesteps": 100}, "prediction_type": "epsilon"}
-TIMES = {"kind": {"op": "linear", "size": [1]}, "inner": [1, 2], "outer": [1, 2], "seconds": [[1e-3, 2e-3], [2e-3, 3e-3]]}
+TIMES = {
+    "kind": {"op": "linear", "size": [1]},
+    "inner": [1, 2],
+    "outer": [1, 2],
+    "seconds": [[1e-3, 2e-3], [2e-3, 3e-3]],
+}
 TABLE = {
     "format": "prunekit-latency/1",
     "machine": {"torch": "2"},
@@ -56,13 +61,24 @@ TABLE = {
     "layers": {"a": {"table": 0, "calls": 1, "positions": 1}},
     "checks": [{"mac_ratio": 0.5, "predicted": 0.1, "measured": 0.1}],
 }
-STAGE = {"format": "prunekit-stage/1", "name": "base", "key": "a", "seconds": 1.0, "threads": 1, "facts": {"ledger": []}}
+STAGE = {
+    "format": "prunekit-stage/1",
+    "name": "base",
+    "key": "a",
+    "seconds": 1.0,
+    "threads": 1,
+    "facts": {"ledger": []},
+}
 LINES = [
     {"round": 0, "steps": [0, 0], "macs": 100, "loss": 1.0},
     {"round": 1, "chosen": "a", "steps": [0, 1], "macs": 60, "loss": 1.2},
     {"round": 2, "ratios": {"a": 0.5}},
 ]
-DIARY = [{"stage": "base", "kept": False}, {"label": "a", "done": 1, "total": 2, "note": ""}, {"failed": "x", "again": True}]
+DIARY = [
+    {"stage": "base", "kept": False},
+    {"label": "a", "done": 1, "total": 2, "note": ""},
+    {"failed": "x", "again": True},
+]
 SCHEDULER = {"_class_name": "DDPMScheduler", "beta_schedule": "linear", "beta_start": 1e-4, "beta_end": 0.02}
 SCHEDULER |= {"num_train_timesteps": 100, "prediction_type": "epsilon", "trained_betas": None}
 
@@ -116,7 +132,11 @@ def experts_of(path, models):
 
 def journal_of(path):
     """Lines that are appended to the header of a search's own journal."""
-    lines = json.dumps({"format": "prunekit-search/1", "key": "k"}).encode() + b"\n" + path.read_bytes().replace(b"\n", b" ")
+    lines = (
+        json.dumps({"format": "prunekit-search/1", "key": "k"}).encode()
+        + b"\n"
+        + path.read_bytes().replace(b"\n", b" ")
+    )
     path.write_bytes(lines + b"\n")
     journal = Journal.open(path, "k")
     journal.losses()
@@ -188,7 +208,9 @@ def fuzz(name, tmp_path, seeds):
     document, folder = make(), tmp_path / "run"
     folder.mkdir()
     for seed in seeds:
-        hold(read, folder / ("importance-in.json" if name == "importance" else "manifest.json"), mutated(document, seed))
+        hold(
+            read, folder / ("importance-in.json" if name == "importance" else "manifest.json"), mutated(document, seed)
+        )
 
 
 def fuzz_models(models, tmp_path, seeds):
