@@ -1,7 +1,7 @@
 """JSON that is read strictly: bounded in size, without repeated keys, with finite numbers only, and of a stated form.
 
 A form is a :class:`~typing_extensions.TypedDict`, whose fields may be :class:`Bounded`. pydantic checks data against it, and is
-imported when the first file is checked. Nothing is converted: a text that reads like a number is refused, and unknown keys are kept.
+imported when the first file is checked. Nothing is converted: a text that reads like a number is refused; unknown keys are kept.
 """
 
 import json

@@ -78,7 +78,7 @@ def _damage(holder: Any, key: Any, draw: random.Random) -> None:
     if how < 0.15:
         del holder[key]
     elif how < 0.22 and isinstance(holder, dict):
-        holder[draw.choice(("extra", "", "\udfff", f"{key} "))] = draw.choice(VALUES)
+        holder[draw.choice(("extra", "", "\udfff", f"{key} "))] = copy.deepcopy(draw.choice(VALUES))
     elif how < 0.3 and isinstance(holder, list):
         holder.append(copy.deepcopy(holder[key]))
     elif (
@@ -91,7 +91,7 @@ def _damage(holder: Any, key: Any, draw: random.Random) -> None:
             (-holder[key], holder[key] * 2, holder[key] + 1, holder[key] * 1.5, float(holder[key]))
         )
     else:
-        holder[key] = draw.choice(VALUES)
+        holder[key] = copy.deepcopy(draw.choice(VALUES))
 
 
 def _places(value: Any, depth: int = 0) -> Iterator[tuple[Any, Any]]:
