@@ -64,6 +64,8 @@ def mutated(document: Any, seed: int) -> bytes:
     document = copy.deepcopy(document)
     for _ in range(draw.choice((1, 1, 1, 2, 3))):
         places = list(_places(document))
+        if not places:
+            break  # nothing is left of it
         holder, key = draw.choice(places)
         _damage(holder, key, draw)
     text = json.dumps(document).encode()
