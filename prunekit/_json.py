@@ -1,16 +1,89 @@
-"""JSON that is read strictly: bounded in size, without repeated keys, and with finite numbers only."""
+"""JSON that is read strictly: bounded in size, without repeated keys, with finite numbers only, and of a stated form.
+
+A form is a :class:`~typing_extensions.TypedDict`, whose fields may be :class:`Bounded`. pydantic checks data against it, and is
+imported when the first file is checked. Nothing is converted: a text that reads like a number is refused; unknown keys are kept.
+"""
 
 import json
 import math
+from collections import Counter
+from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, TypeVar, cast
 
 from prunekit.errors import FileFormatError, MissingFileError
 from prunekit.limits import check_limit
 
-__all__ = ["parse_json", "read_json"]
+__all__ = [
+    "AGAIN",
+    "Amount",
+    "Bounded",
+    "Many",
+    "Named",
+    "Pair",
+    "Positive",
+    "Ratio",
+    "Whole",
+    "checked",
+    "parse_json",
+    "read_document",
+    "read_json",
+]
+
+AGAIN = "write it again with the command that made it"
+"""What mends a file where nothing better is known."""
 
 _LARGEST_INTEGER = 2**63  # what other programs can hold, and more MACs than any network has
+_T = TypeVar("_T")
+
+
+class Bounded:
+    """Bounds of a field, for ``Annotated``, by pydantic's names.
+
+    Args:
+        bounds: ``ge``, ``gt``, ``le``, ``lt`` of numbers, ``min_length`` and ``max_length`` of lists, objects and texts.
+    """
+
+    def __init__(self, **bounds: float) -> None:
+        self.bounds = bounds
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: Any) -> Any:
+        return {**handler(source), **self.bounds}
+
+
+Many = Annotated[list[_T], Bounded(fail_fast=True)]
+"""A list of any length; its check ends at its first fault, since a million faults would take a gigabyte to list."""
+Pair = Annotated[list[_T], Bounded(min_length=2, max_length=2)]
+"""A list of two."""
+Named = Annotated[dict[str, _T], Bounded(max_length=100_000)]
+"""An object whose keys are names, such as those of a network's layers."""
+Whole = Annotated[int, Bounded(ge=0)]
+"""A whole number of 0 or more."""
+Positive = Annotated[int, Bounded(ge=1)]
+"""A whole number of 1 or more."""
+Amount = Annotated[float, Bounded(ge=0)]
+"""A number of 0 or more."""
+Ratio = Annotated[float, Bounded(ge=0, le=1)]
+"""A number from 0 to 1."""
+
+_EXPECTED = {
+    "bool_type": "true or false",
+    "dict_type": "an object",
+    "float_type": "a number",
+    "greater_than": "a number above {gt}",
+    "greater_than_equal": "at least {ge}",
+    "int_type": "a whole number",
+    "less_than": "a number below {lt}",
+    "less_than_equal": "at most {le}",
+    "list_type": "a list",
+    "literal_error": "{expected}",
+    "string_too_short": "a text of at least {min_length} characters",
+    "string_too_long": "a text of at most {max_length} characters",
+    "string_type": "a text",
+    "too_long": "at most {max_length} entries",
+    "too_short": "at least {min_length} entries",
+}
+"""What is expected where a check of pydantic fails, by the kind of its error."""
 
 
 def read_json(path: Path, expected_format: str | None = None) -> dict[str, Any]:
@@ -23,15 +96,96 @@ def read_json(path: Path, expected_format: str | None = None) -> dict[str, Any]:
             another format.
     """
     if not path.is_file():
-        raise MissingFileError(f"{path} does not exist; expected a JSON file there.")
+        there = "is a folder" if path.is_dir() else "does not exist"
+        raise MissingFileError(f"{path} {there}; expected a JSON file there.")
     check_limit("json-bytes", path.stat().st_size, str(path))
-    data = parse_json(path.read_bytes(), str(path))
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise FileFormatError(f"{path} cannot be read ({error.strerror}); expected a JSON file.") from error
+    data = parse_json(content, str(path))
     if not isinstance(data, dict):
-        raise FileFormatError(f"{path} holds a JSON {type(data).__name__}; expected an object.")
+        raise FileFormatError(f"{path} holds {_short(data)}; expected an object.")
     if expected_format is not None and data.get("format") != expected_format:
         found = repr(data.get("format"))[:80]
         raise FileFormatError(f"{path} has format {found}; expected {expected_format!r}.")
     return data
+
+
+def read_document(path: Path, form: type[_T], expected_format: str | None = None, mend: str = AGAIN) -> _T:
+    """Read a JSON object of a stated form.
+
+    Args:
+        path: the file.
+        form: a TypedDict.
+        expected_format: what its ``format`` key must say.
+        mend: how to get a good file, as the end of a sentence.
+
+    Raises:
+        MissingFileError: there is no such file.
+        FileFormatError: see :func:`read_json` and :func:`checked`.
+    """
+    return checked(form, read_json(path, expected_format), str(path), mend)
+
+
+def checked(form: type[_T], data: object, what: str, mend: str = AGAIN) -> _T:
+    """Data that is of a stated form, itself and not a copy.
+
+    Args:
+        form: a TypedDict.
+        data: what :func:`parse_json` returns.
+        what: where it comes from, as error messages name it.
+        mend: how to get good data, as the end of a sentence.
+
+    Raises:
+        FileFormatError: a key is missing, or a value is of another type or out of its range; the message names the first.
+
+    Example:
+        >>> from typing_extensions import TypedDict
+        >>> class Cut(TypedDict):
+        ...     cuts: Many[Whole]
+        >>> checked(Cut, {"cuts": [250, 600.5]}, "groups.json")
+        Traceback (most recent call last):
+        prunekit.errors.FileFormatError: groups.json cannot be read (cuts[1] is 600.5; expected a whole number); write it again ...
+    """
+    from pydantic import ValidationError  # noqa: PLC0415 - takes a tenth of a second, and only files need it
+
+    try:
+        _adapter(cast(Any, form)).validate_python(data, strict=True)
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        raise FileFormatError(f"{what} cannot be read ({_fault(first)}); {mend}.") from None
+    except RecursionError:
+        raise FileFormatError(f"{what} cannot be read (it is nested too deeply); {mend}.") from None
+    return cast(_T, data)
+
+
+@cache
+def _adapter(form: Any) -> Any:
+    from pydantic import TypeAdapter  # noqa: PLC0415 - as above
+
+    return TypeAdapter(form)
+
+
+def _fault(error: Any) -> str:
+    """What is wrong where, what is there and what was expected."""
+    keys = "".join(f"[{key}]" if isinstance(key, int) else f".{key}" for key in error["loc"]).lstrip(".")
+    place = keys if len(keys) <= 120 else f"{keys[:60]} … {keys[-50:]}"
+    if error["type"] == "missing":
+        return f"{place!r} is missing"
+    form = _EXPECTED.get(error["type"])
+    expected = form.format_map(error.get("ctx", {})) if form else " ".join(str(error["msg"]).split())[:120]
+    return f"{place or 'it'} is {_short(error['input'])}; expected {expected}"
+
+
+def _short(value: object) -> str:
+    """A value in a few words."""
+    if isinstance(value, dict):
+        return "an object"
+    if isinstance(value, list | tuple):
+        return f"a list of {len(value)}"
+    text = json.dumps(value) if isinstance(value, str | bool | None) else repr(value)
+    return text if len(text) <= 60 else f"{text[:50]} …"
 
 
 def parse_json(content: bytes, what: str) -> Any:
@@ -51,6 +205,10 @@ def parse_json(content: bytes, what: str) -> Any:
     check_limit("json-bytes", len(content), what)
     check_limit("json-values", sum(map(content.count, (b",", b":", b"[", b"{"))), what)
     try:
+        if not content.strip():
+            raise ValueError("it is empty")
+        if content.startswith((b"\xef\xbb\xbf", b"\xff\xfe", b"\xfe\xff")):
+            raise ValueError("it begins with a byte order mark; expected UTF-8 without one")
         text = content.decode("utf-8")
         data = json.loads(
             text, parse_constant=_no_number, parse_float=_finite, parse_int=_whole, object_pairs_hook=_without_repeats
@@ -59,9 +217,7 @@ def parse_json(content: bytes, what: str) -> Any:
             json.dumps(data, ensure_ascii=False).encode("utf-8")
     except (ValueError, RecursionError) as error:
         said = "it is nested too deeply" if isinstance(error, RecursionError) else str(error)[:200]
-        raise FileFormatError(
-            f"{what} is not readable JSON ({said}); write it again with the command that made it."
-        ) from error
+        raise FileFormatError(f"{what} is not readable JSON ({said}); {AGAIN}.") from error
     return data
 
 
@@ -86,7 +242,6 @@ def _whole(text: str) -> int:
 def _without_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     found = dict(pairs)
     if len(found) < len(pairs):
-        keys = [key for key, _ in pairs]
-        repeated = next(key for key in found if keys.count(key) > 1)
+        repeated = Counter(key for key, _ in pairs).most_common(1)[0][0]
         raise ValueError(f"the key {repeated[:40]!r} occurs twice")
     return found

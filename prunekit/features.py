@@ -16,9 +16,11 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as safetensors_bytes
 from torch import Generator, Tensor, nn
 from torch.nn import functional
+from typing_extensions import TypedDict
 
 from prunekit._containers import check_safetensors
 from prunekit._files import atomic_path, sha256_file
+from prunekit._json import Positive, Ratio, checked, parse_json
 from prunekit.errors import FileFormatError, InputError, MissingFileError
 
 __all__ = [
@@ -37,6 +39,16 @@ __all__ = [
 FORMAT = "prunekit-features/1"
 SHIPPED = ("digits-cnn", "fashion-cnn")
 """Names that :func:`load_features` takes; ``recipes/make_features.py`` makes their files."""
+
+
+class _AboutForm(TypedDict):
+    name: str
+    accuracy: Ratio
+    resolution: Positive
+    num_features: Positive
+    num_classes: Positive
+    width: Positive
+
 
 _ASSETS = Path(__file__).with_name("assets")
 _SIZES = ("resolution", "num_features", "num_classes", "width")
@@ -289,15 +301,17 @@ def read_features(path: Path) -> FeatureExtractor:
     try:
         check_safetensors(path)
         with safe_open(path, framework="pt") as handle:
-            about = json.loads((handle.metadata() or {}).get("prunekit", "{}"))
+            about = parse_json((handle.metadata() or {}).get("prunekit", "{}").encode(), "its header")
             state = {key: handle.get_tensor(key) for key in handle.keys()}  # noqa: SIM118 - no mapping, has keys() only
     except (SafetensorError, ValueError, OSError, RecursionError) as error:
         raise _broken(path, f"no readable safetensors file ({error})") from error
     if not isinstance(about, dict) or about.get("format") != FORMAT:
         raise _broken(path, f"without the header of format {FORMAT!r}")
     try:
-        sizes = {key: int(about[key]) for key in _SIZES}
-        name, accuracy = str(about["name"]), float(about["accuracy"])
+        known = checked(_AboutForm, about, "its header", "install it again")
+        sizes = {"resolution": known["resolution"], "num_features": known["num_features"]}
+        sizes |= {"num_classes": known["num_classes"], "width": known["width"]}
+        name, accuracy = known["name"], known["accuracy"]
         with torch.device("meta"):  # no memory and no random numbers for weights that are replaced at once
             net = FeatureNet(**sizes)
         net.load_state_dict(state, assign=True)

@@ -7,14 +7,19 @@ arithmetic, norms and activations (see :mod:`prunekit.cost`), counting and traci
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any, Literal, get_args
+from typing import Any, Literal, NotRequired, get_args
 
+from typing_extensions import TypedDict
+
+from prunekit._json import Whole, checked
 from prunekit._types import JsonDict
+from prunekit.errors import FileFormatError
 
 __all__ = [
     "BASE_TRAINING",
     "MAKING",
     "Kind",
+    "LedgerForm",
     "LedgerRow",
     "both_ways",
     "forwards",
@@ -29,7 +34,17 @@ MAKING: tuple[Kind, ...] = ("training", "teacher", "grouping", "importance", "se
 """Kinds that a result costs to make."""
 BASE_TRAINING = "base training"
 """The stage whose cost is the base's."""
-_OLD = {"groups": "grouping", "importance": "importance", "search": "search", "frontier": "search"}
+_OLD: dict[str, Kind] = {"groups": "grouping", "importance": "importance", "search": "search", "frontier": "search"}
+
+
+class LedgerForm(TypedDict):
+    """A row in JSON."""
+
+    stage: str
+    kind: NotRequired[Kind | None]
+    samples: Whole
+    macs: Whole
+    forward_macs: NotRequired[Whole | None]
 
 
 @dataclass(frozen=True)
@@ -68,13 +83,19 @@ class LedgerRow:
 
     @classmethod
     def from_json(cls, data: JsonDict) -> "LedgerRow":
-        """Read a row; one without a kind is of a time when all rows were of making, and says by its stage of what kind."""
-        stage = str(data["stage"])
-        kind = data.get("kind") or _OLD.get(stage.split(",")[0], "training")
-        if kind not in KINDS:
-            raise ValueError(f"a ledger row of kind {kind!r}")
-        forward = data.get("forward_macs")
-        return cls(stage, kind, int(data["samples"]), int(data["macs"]), None if forward is None else int(forward))
+        """Read a row; one without a kind is of a time when all rows were of making, and says by its stage of what kind.
+
+        Raises:
+            FileFormatError: a key is missing or of the wrong type, or the forward passes are more than all passes.
+        """
+        known = checked(LedgerForm, data, "A row of the ledger")
+        stage, forward = known["stage"], known.get("forward_macs")
+        kind: Kind = known.get("kind") or _OLD.get(stage.split(",")[0], "training")
+        if forward is not None and forward > known["macs"]:
+            raise FileFormatError(
+                f"The ledger's row {stage[:80]!r} has {forward} forward MACs of {known['macs']} in all."
+            )
+        return cls(stage, kind, known["samples"], known["macs"], forward)
 
 
 def both_ways(stage: str, kind: Kind, samples: int, macs: int) -> LedgerRow:

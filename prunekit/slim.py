@@ -7,26 +7,32 @@ tells, and only a folder whose parts agree is read. ``README.md`` is the model c
 """
 
 import copy
+import json
+import logging
 import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, NotRequired
 
 import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
+from typing_extensions import TypedDict
 
-from prunekit._files import atomic_folder, atomic_path, sha256_file, write_json
+from prunekit._files import atomic_folder, atomic_path, json_hash, sha256_file, write_json
+from prunekit._json import Bounded, Many, Named, Positive, Whole, checked, parse_json
 from prunekit._types import JsonDict
 from prunekit.card import slim_card
 from prunekit.checkpoint import Factory, ModelSpec
-from prunekit.checkpoint.bounds import check_schedule, one_line, read_bounded_json
-from prunekit.checkpoint.tensors import read_tensors, safetensors_shapes
-from prunekit.errors import FileFormatError, MissingFileError, PlanError, PrunekitError
+from prunekit.checkpoint.bounds import one_line, read_bounded_json
+from prunekit.checkpoint.claims import check_kept, check_params, checked_prediction, counted, read_schedule
+from prunekit.checkpoint.tensors import read_tensors, safetensors_metadata, safetensors_shapes
+from prunekit.errors import FileFormatError, InputError, MissingFileError, PlanError, PrunekitError
 from prunekit.graph import PruningPlan, fit
 from prunekit.graph.surgery import all_tensors, run_once
 from prunekit.groups import TimestepGroup
+from prunekit.groups.partition import GroupForm
 
 __all__ = ["FORMAT", "SlimModel", "load_slim", "save_slim", "slim_config"]
 
@@ -44,8 +50,27 @@ _MISFITS = (
     AssertionError,
 )
 
+_BINDING = "config_sha256"  # in the metadata of the weights: hash of the config without the weights' own
+_log = logging.getLogger(__name__)
+
 Shapes = Mapping[str, tuple[int, ...]]
 Sizes = Mapping[str, Mapping[str, int]]
+
+
+class _SlimForm(TypedDict):
+    model: dict[str, Any]
+    timestep_group: GroupForm
+    num_timesteps: Annotated[int, Bounded(ge=1, le=_MAX_TIMESTEPS)]
+    macs: Whole
+    params: Whole
+    plan: dict[str, Any]
+    sizes: Named[Named[Positive]]
+    shapes: Named[Many[Whole]]
+    sha256: str
+    noise_schedule: NotRequired[dict[str, Any]]
+    prediction_type: NotRequired[str]
+    data: NotRequired[dict[str, Any]]
+    provenance: NotRequired[dict[str, Any]]
 
 
 @dataclass(frozen=True, eq=False)
@@ -96,19 +121,30 @@ def slim_config(slim: SlimModel) -> dict[str, Any]:
 
 
 def save_slim(slim: SlimModel, folder: Path) -> None:
-    """Write a slim model's folder, atomically; a folder that is there already is replaced as a whole."""
+    """Write a slim model's folder, atomically; a folder that is there already is replaced as a whole.
+
+    Raises:
+        InputError: it says another number of parameters than it has, so that it would not load again.
+    """
+    try:
+        check_params(slim.model, slim.params, "The slim model")
+    except FileFormatError as error:
+        raise InputError(str(error)) from error
     state = _own_storage(all_tensors(slim.model))
     with atomic_folder(folder) as part:
-        save_file(state, part / "model.safetensors")
-        config = {
-            **slim_config(slim),
-            "shapes": {key: list(tensor.shape) for key, tensor in state.items()},
-            "sha256": sha256_file(part / "model.safetensors"),
-        }
+        config = {**slim_config(slim), "shapes": {key: list(tensor.shape) for key, tensor in state.items()}}
+        save_file(state, part / "model.safetensors", {_BINDING: _config_hash(config)})
+        config["sha256"] = sha256_file(part / "model.safetensors")
         write_json(part / "config.json", config)
         shutil.copymode(part / "config.json", part / "model.safetensors")  # safetensors makes private files
         with atomic_path(part / "README.md") as card:
             card.write_text(slim_card(config), encoding="utf-8")
+
+
+def _config_hash(config: JsonDict) -> str:
+    """Hash of what a config says beside the hash of its weights, which they cannot hold."""
+    told = {key: value for key, value in config.items() if key != "sha256"}
+    return json_hash(parse_json(json.dumps(told).encode(), "The config"))  # as it is read back
 
 
 def load_slim(folder: Path | str, factory: Factory | None = None, inputs: Any = None) -> SlimModel:
@@ -129,50 +165,63 @@ def load_slim(folder: Path | str, factory: Factory | None = None, inputs: Any = 
     folder = Path(folder)
     if not folder.is_dir():
         raise MissingFileError(f"{folder} does not exist; expected a slim model's folder, as `prunekit prune` writes.")
-    config = read_bounded_json(folder / "config.json", FORMAT)
-    shapes = _checked_shapes(folder / "model.safetensors", config)
+    source = folder / "config.json"
+    data = read_bounded_json(source, FORMAT)
+    known = checked(_SlimForm, data, str(source))
+    shapes = _checked_shapes(folder / "model.safetensors", known)
+    spec = ModelSpec.from_json(known["model"]).with_factory(factory, inputs)
+    plan, group = (
+        PruningPlan.from_json(known["plan"], f"The plan of {source}"),
+        TimestepGroup(**known["timestep_group"]),
+    )
+    if not group.start < group.stop <= known["num_timesteps"]:
+        raise FileFormatError(
+            f"{source} is for timesteps {group.start} to {group.stop} of {known['num_timesteps']}; expected a range of them."
+        )
+    if "noise_schedule" in known:
+        read_schedule(known["noise_schedule"], f"The noise schedule of {folder}", known["num_timesteps"])
+    if "prediction_type" in known:
+        checked_prediction(known["prediction_type"], str(source))
+    sizes, macs = known["sizes"], known["macs"]
     try:
-        spec = ModelSpec.from_json(config["model"]).with_factory(factory, inputs)
-        group = TimestepGroup(**{key: int(config["timestep_group"][key]) for key in ("index", "start", "stop")})
-        sizes = {
-            str(name): {str(key): int(value) for key, value in values.items()}
-            for name, values in config["sizes"].items()
-        }
-        macs, params, num_timesteps = (int(config[key]) for key in ("macs", "params", "num_timesteps"))
-        plan = PruningPlan.from_json(config["plan"])
-        if not group.stop <= num_timesteps <= _MAX_TIMESTEPS:
-            raise ValueError(f"num_timesteps {num_timesteps} for timesteps {group.start} … {group.stop - 1}")
-    except FileFormatError:
-        raise
-    except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
-        raise FileFormatError(f"{folder / 'config.json'} cannot be read ({one_line(error)}).") from error
-    if "noise_schedule" in config:
-        check_schedule(config["noise_schedule"], f"The noise schedule of {folder}")
-    try:
-        model = _fitted(folder, spec, shapes, sizes)
+        model = _fitted(folder, spec, shapes, sizes, plan, macs)
     except PlanError as error:
         raise FileFormatError(f"{folder} does not fit its architecture: {error}") from error
     except PrunekitError:
         raise
     except _MISFITS as error:
         raise FileFormatError(f"{folder} does not fit its architecture: {one_line(error)}.") from error
-    about = {key: config[key] for key in _ABOUT if key in config}
-    return SlimModel(model.eval(), spec, plan, sizes, group, num_timesteps, macs, params, about)
+    check_params(model, known["params"], str(source))
+    _check_bound(folder, data)
+    about = {key: data[key] for key in _ABOUT if key in data}
+    return SlimModel(model.eval(), spec, plan, sizes, group, known["num_timesteps"], macs, known["params"], about)
 
 
-def _checked_shapes(path: Path, config: JsonDict) -> dict[str, tuple[int, ...]]:
+def _check_bound(folder: Path, config: JsonDict) -> None:
+    """Refuse a config that is not the one that the weights were written with."""
+    bound = safetensors_metadata(folder / "model.safetensors").get(_BINDING)
+    if bound is None:
+        _log.warning(
+            "%s was written by a version that did not bind the config to the weights; a changed config is not noticed.",
+            folder,
+        )
+    elif bound != _config_hash(config):
+        raise FileFormatError(f"{folder / 'config.json'} was changed after it was written; copy the folder again.")
+
+
+def _checked_shapes(path: Path, config: _SlimForm) -> dict[str, tuple[int, ...]]:
     """Shapes of the tensors by name, from the file's header, after hash and config agreed with it."""
     shapes = safetensors_shapes(path)
-    if sha256_file(path) != config.get("sha256"):
+    if sha256_file(path) != config["sha256"]:
         raise FileFormatError(
             f"{path} is not the file that config.json describes (its SHA-256 differs); copy the folder again."
         )
-    if {key: list(shape) for key, shape in shapes.items()} != config.get("shapes"):
+    if {key: list(shape) for key, shape in shapes.items()} != config["shapes"]:
         raise FileFormatError(f"The tensors of {path} have other names or shapes than config.json says.")
     return shapes
 
 
-def _fitted(folder: Path, spec: ModelSpec, shapes: Shapes, sizes: Sizes) -> nn.Module:
+def _fitted(folder: Path, spec: ModelSpec, shapes: Shapes, sizes: Sizes, plan: PruningPlan, macs: int) -> nn.Module:
     """The network with the file's tensors, which are read only after their shapes were found to agree."""
     skeleton = spec.skeleton(shapes)
     whole = all_tensors(skeleton)
@@ -181,15 +230,27 @@ def _fitted(folder: Path, spec: ModelSpec, shapes: Shapes, sizes: Sizes) -> nn.M
         if len(full) != len(sliced) or any(small > large for small, large in zip(sliced, full, strict=True)):
             raise FileFormatError(f"{name} in {folder} has shape {sliced}, more than its architecture's {full}.")
     if spec.factory is None:
-        _check_run(folder, spec, skeleton, shapes, sizes)
+        check_kept(plan, skeleton, shapes, f"{folder}")
+        _check_macs(folder, spec, _check_run(folder, spec, skeleton, shapes, sizes), macs)
     model = fit(skeleton, read_tensors(folder / "model.safetensors"), sizes)
     if spec.factory is not None and spec.inputs is not None:
-        run_once(model, spec.inputs)
+        own = spec.inputs
+        _check_macs(folder, spec, counted(lambda: run_once(model, own))[1], macs)
     return model
 
 
-def _check_run(folder: Path, spec: ModelSpec, skeleton: nn.Module, shapes: Shapes, sizes: Sizes) -> None:
+def _check_macs(folder: Path, spec: ModelSpec, found: int | None, macs: int) -> None:
+    """Refuse MACs that are not those of the tensors, where they do not depend on what else the caller gives."""
+    conditioned = spec.inputs is None and spec.class_name == "UNet2DConditionModel"
+    if found is not None and found != macs and not conditioned:
+        raise FileFormatError(f"{folder} says that an evaluation takes {macs:,} MACs; its tensors take {found:,}.")
+
+
+def _check_run(folder: Path, spec: ModelSpec, skeleton: nn.Module, shapes: Shapes, sizes: Sizes) -> int | None:
     """A pass on the meta device, which computes shapes only, with the file's widths; where it surprises, another unpruned.
+
+    Returns:
+        MACs of the pass; None for an architecture that takes other inputs, which its caller can give.
 
     Raises:
         FileFormatError: the tensors do not fit their layers, the layers do not fit each other, or the output is another.
@@ -198,17 +259,18 @@ def _check_run(folder: Path, spec: ModelSpec, skeleton: nn.Module, shapes: Shape
     with torch.device("meta"):
         sliced = fit(copy.deepcopy(whole), {name: torch.empty(shape) for name, shape in shapes.items()}, sizes).float()
         inputs = _on_meta(spec.example_inputs())
-        failure, found = _output_shape(sliced, inputs)
+        (failure, found), macs = counted(lambda: _output_shape(sliced, inputs))
         channels = spec.config.get("out_channels")
         if found is not None and (*found[:1], *found[2:]) == _image_shape(inputs) and found[1] == channels:
-            return
+            return macs
         other, expected = _output_shape(whole, inputs)
     if other is not None:
-        return  # an architecture that takes other inputs; its caller can give them
+        return None
     if failure is not None:
         raise FileFormatError(f"The layers of {folder} contradict each other: {one_line(failure)}.") from failure
     if found != expected:
         raise FileFormatError(f"{folder} makes outputs of shape {found}; expected {expected}.")
+    return macs
 
 
 def _output_shape(model: nn.Module, inputs: Any) -> tuple[Exception | None, tuple[int, ...] | None]:

@@ -7,6 +7,7 @@ import pytest
 import torch
 from networks import NETWORKS, rows
 from torch import nn
+from true_figures import figures
 
 import prunekit.export
 from prunekit.checkpoint import ModelSpec
@@ -142,7 +143,10 @@ def test_the_command_writes_one_file_per_expert(bench, tmp_path, monkeypatch, ca
     tiny, groups = bench("unet"), TimestepGroups.from_cuts(10, [4])
     about = {"noise_schedule": {"kind": "linear", "num_timesteps": 10}}
     spec = ModelSpec.of(tiny.model)
-    slims = [SlimModel(tiny.model, spec, PruningPlan(), {}, group, 10, 1, 2, about) for group in groups]
+    slims = [
+        SlimModel(tiny.model, spec, PruningPlan(), {}, group, 10, *figures(tiny.model, tiny.inputs), about)
+        for group in groups
+    ]
     save_experts(slims, groups, tmp_path / "experts")
     code, out, _ = command(monkeypatch, capsys, str(tmp_path / "experts"), "--output", str(tmp_path / "e.onnx"))
     assert code == 0

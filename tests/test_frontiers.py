@@ -288,12 +288,12 @@ def test_a_choice_without_macs_has_those_of_its_measurement(tmp_path):
         ([], "no measurement of the whole network"),
         ([{"key": "only a header"}], "no measurement of the whole network"),
         ([WHOLE | {"steps": [1, 0]}], "no measurement of the whole network"),
-        ([WHOLE | {"loss": math.nan}], "holds no frontier"),
-        ([WHOLE | {"macs": 100.0}], "records 100.0 MACs"),
-        ([WHOLE | {"macs": 0}], "records 0 MACs"),
-        ([WHOLE | {"loss": "low"}], "with loss 'low'"),
+        ([WHOLE | {"loss": math.nan}, WHOLE], "NaN is no JSON number"),
+        ([WHOLE | {"macs": 100.0}], "macs is 100.0; expected a whole number"),
+        ([WHOLE | {"macs": 0}], "macs is 0; expected at least 1"),
+        ([WHOLE | {"loss": "low"}], 'loss is "low"; expected a number'),
         ([WHOLE, {"round": 1, "chosen": "a", "macs": 101, "loss": 0.1}], "at most the base's"),
-        ([WHOLE, [], WHOLE], "line 2, is no JSON object"),
+        ([WHOLE, [], WHOLE], "line 2, cannot be read .it is a list of 0; expected an object"),
     ],
 )
 def test_a_journal_without_a_frontier_is_refused(tmp_path, entries, said):

@@ -9,6 +9,7 @@ import pytest
 import torch
 from networks import UNET_CONFIG
 from torch import Generator, Tensor, nn
+from true_figures import figures
 from typer.testing import CliRunner
 
 from prunekit._files import read_json
@@ -52,7 +53,7 @@ def test_the_pipeline_example_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     for group in groups:
         model = spec.build()
         plan = PruningPlan({}, trace(model, spec.example_inputs()).fingerprint)
-        slims.append(SlimModel(model, spec, plan, {}, group, 1000, 1, 1, about))
+        slims.append(SlimModel(model, spec, plan, {}, group, 1000, *figures(model, spec.example_inputs()), about))
     save_experts(slims, groups, tmp_path / "experts")
     monkeypatch.chdir(tmp_path)
     names: dict[str, Any] = {}

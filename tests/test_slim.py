@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 from networks import NETWORKS, Mlp, rows
 from safetensors.torch import load_file, save_file
 from torch import nn
+from true_figures import figures
 
 import prunekit.slim
 from prunekit._files import sha256_file
@@ -229,7 +230,7 @@ def test_other_architectures_need_a_factory(bench, tmp_path):
     plan = PruningPlan({"first": (0, 3, 5), "wide": (1, 2)}, graph.fingerprint)
     pruned = apply(model, graph, plan)
     spec = ModelSpec("Mlp", {"width": 12})
-    slim = SlimModel(pruned, spec, plan, {}, TimestepGroup(0, 0, 100), 100, 1, 2, ABOUT)
+    slim = SlimModel(pruned, spec, plan, {}, TimestepGroup(0, 0, 100), 100, *figures(pruned, inputs), ABOUT)
     save_slim(slim, tmp_path / "slim")
     assert "'Mlp'" in refused(tmp_path / "slim", InputError)
     asked = []
@@ -252,7 +253,8 @@ def test_weights_that_are_shared_can_be_saved_and_are_shared_again(tmp_path):
             self.second.weight = self.first.weight
 
     model = Tied()
-    slim = SlimModel(model, ModelSpec("Tied", {}), PruningPlan(), {}, TimestepGroup(0, 0, 10), 10, 1, 2, ABOUT)
+    params = sum(parameter.numel() for parameter in model.parameters())
+    slim = SlimModel(model, ModelSpec("Tied", {}), PruningPlan(), {}, TimestepGroup(0, 0, 100), 100, 1, params, ABOUT)
     save_slim(slim, tmp_path / "slim")
     again = load_slim(tmp_path / "slim", lambda config: Tied()).model
     assert again.first.weight is again.second.weight
@@ -462,6 +464,7 @@ def test_a_factorys_network_of_other_widths_is_refused_with_inputs(bench, tmp_pa
     tiny = bench("mlp")
     save_slim(slim_of(tiny, PruningPlan({}, tiny.graph.fingerprint), ModelSpec("Mlp", {})), tmp_path / "slim")
     resaved(tmp_path / "slim", lambda s: s.update({"wide.weight": s["wide.weight"][:, :5].clone()}))
+    edited(tmp_path / "slim", lambda c: c.update(params=c["params"] - 70))
     load_slim(tmp_path / "slim", lambda config: Mlp(**config))
     with pytest.raises(FileFormatError, match="does not fit its architecture"):
         load_slim(tmp_path / "slim", lambda config: Mlp(**config), tiny.inputs)
@@ -503,7 +506,9 @@ def test_a_factorys_network_of_other_widths_is_refused_with_inputs(bench, tmp_pa
 def test_every_architecture_of_the_registry_comes_back_with_its_buffers(tmp_path, name, config):
     model = ModelSpec(name, config).build().eval()
     spec = ModelSpec.of(model)
-    save_slim(SlimModel(model, spec, PruningPlan(), {}, TimestepGroup(0, 0, 9), 9, 1, 2, ABOUT), tmp_path / "slim")
+    told = figures(model, spec.example_inputs())
+    slim = SlimModel(model, spec, PruningPlan(), {}, TimestepGroup(0, 0, 100), 100, *told, ABOUT)
+    save_slim(slim, tmp_path / "slim")
     again = load_slim(tmp_path / "slim").model
     assert not any(tensor.is_meta for tensor in (*again.parameters(), *again.buffers()))
     inputs = {

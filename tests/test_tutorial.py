@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from networks import unet
 from PIL import Image
+from true_figures import figures
 from typer.testing import CliRunner
 
 from prunekit.allocation import RULES
@@ -119,7 +120,8 @@ def test_the_pipeline_of_latents_takes_experts(tmp_path: Path, monkeypatch: pyte
     bench = Bench.of(Base(spec.build().eval(), spec, schedule))
     about = {"noise_schedule": schedule.to_config(), "prediction_type": "epsilon"}
     groups, plan = make_groups(schedule, 2), PruningPlan({}, bench.graph.fingerprint)
-    slims = [SlimModel(spec.build().eval(), spec, plan, {}, group, 1000, bench.macs, 1, about) for group in groups]
+    told = figures(bench.base.model, spec.example_inputs())
+    slims = [SlimModel(spec.build().eval(), spec, plan, {}, group, 1000, *told, about) for group in groups]
     save_experts(slims, groups, tmp_path / "experts")
     blocks_ = {"down_block_types": ("DownEncoderBlock2D",) * 2, "up_block_types": ("UpDecoderBlock2D",) * 2}
     AutoencoderKL(block_out_channels=(8, 8), norm_num_groups=4, **blocks_).save_pretrained(tmp_path / "my-vae")

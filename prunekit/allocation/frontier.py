@@ -1,26 +1,44 @@
 """Frontiers: what a search has recorded of a timestep group's loss at falling MACs."""
 
 import itertools
-import json
 import math
-import operator
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NotRequired
 
 import numpy as np
+from typing_extensions import TypedDict
 
+from prunekit._json import Many, Positive, checked, parse_json
 from prunekit._types import JsonDict
-from prunekit.errors import FileFormatError, InputError, MissingFileError
+from prunekit.errors import FileFormatError, InputError, LimitError, MissingFileError
+from prunekit.limits import check_limit
 
-__all__ = ["RECORD", "Frontier", "read_frontier", "read_frontiers"]
+__all__ = ["RECORD", "Frontier", "FrontierForm", "read_frontier", "read_frontiers"]
 
 RECORD = "record frontiers with `prunekit prune base.pt --target 0.3 --output frontiers` and give --journals frontiers"
 _MOST_MACS = 10**15  # so that sums over thousands of steps stay within 64 bits
 _NO_LOSS = 1e30  # what searches write down for a loss that is no number
 _JOURNAL = re.compile(r"(search|group)-(\d+)\.jsonl")
+
+
+class FrontierForm(TypedDict):
+    """A frontier in JSON."""
+
+    base_macs: int
+    macs: Many[int]
+    loss: Many[float]
+
+
+class _EntryForm(TypedDict):
+    """What a frontier needs to know of a journal's line."""
+
+    round: NotRequired[int | None]
+    macs: NotRequired[Positive | None]
+    loss: NotRequired[float | None]
+    steps: NotRequired[Many[int] | None]
 
 
 @dataclass(frozen=True)
@@ -88,11 +106,11 @@ class Frontier:
         """Read what :meth:`to_json` wrote.
 
         Raises:
-            KeyError, TypeError, ValueError: it cannot be read.
+            FileFormatError: a key is missing or of the wrong type.
+            ValueError: the points are no frontier.
         """
-        macs = tuple(operator.index(value) for value in data["macs"])
-        loss = tuple(float(value + 0.0) for value in data["loss"])
-        return cls(macs, loss, operator.index(data["base_macs"]))
+        known = checked(FrontierForm, data, "A frontier", RECORD)
+        return cls(tuple(known["macs"]), tuple(float(loss) for loss in known["loss"]), known["base_macs"])
 
 
 def read_frontier(path: Path) -> Frontier:
@@ -119,7 +137,7 @@ def read_frontier(path: Path) -> Frontier:
         measured[here] = macs
         first = base is None and entry.get("round") == 0 and not any(entry.get("steps") or ())
         if first or "chosen" in entry or entry.get("round") == -1:
-            points.append(_point(path, macs, entry["loss"]))
+            points.append((macs, float(entry["loss"])))
             base = points[-1][0] if first else base
     if base is None:
         raise FileFormatError(
@@ -169,21 +187,19 @@ def check_same_base(frontiers: Sequence[Frontier]) -> tuple[Frontier, ...]:
 
 
 def _entries(path: Path) -> list[dict[str, Any]]:
+    check_limit("json-bytes", path.stat().st_size, str(path))
     lines = path.read_bytes().splitlines()
     entries = []
     for number, line in enumerate(lines, 1):
+        where = f"{path}, line {number},"
         try:
-            entry = json.loads(line)
-            if not isinstance(entry, dict):
-                raise ValueError("no object")
-            entries.append(entry)
-        except (ValueError, RecursionError) as error:
-            if number < len(lines):
-                raise FileFormatError(f"{path}, line {number}, is no JSON object ({error}); {RECORD}.") from error
+            entry = parse_json(line, where)
+        except LimitError:
+            raise
+        except FileFormatError:
+            if number == len(lines):
+                break  # torn off
+            raise
+        checked(_EntryForm, entry, where, RECORD)
+        entries.append(entry)
     return entries
-
-
-def _point(path: Path, macs: object, loss: object) -> tuple[int, float]:
-    if type(macs) is not int or macs < 1 or isinstance(loss, bool) or not isinstance(loss, int | float):
-        raise FileFormatError(f"{path} records {macs!r} MACs with loss {loss!r}; expected numbers: {RECORD}.")
-    return macs, float(loss)

@@ -1,18 +1,47 @@
 """Allocations: a MAC target for every timestep group, as data and as ``allocation.json``."""
 
 import math
-import operator
 from dataclasses import dataclass, replace
-from typing import Any
+from pathlib import Path
+from typing import Annotated, Any, NotRequired
 
+from typing_extensions import TypedDict
+
+from prunekit._json import Bounded, Many, Pair, Positive, Ratio, Whole, checked
 from prunekit._types import JsonDict
-from prunekit.allocation.frontier import Frontier
+from prunekit.allocation.frontier import Frontier, FrontierForm
 from prunekit.errors import FileFormatError
 from prunekit.groups import TimestepGroups
 
 __all__ = ["FORMAT", "Allocation", "GroupTarget"]
 
 FORMAT = "prunekit-allocation/1"
+_AGAIN = "make it again with `prunekit allocate`"
+_ROUNDING = 1e-6
+_Part = Annotated[float, Bounded(gt=0, le=1 + 1e-9)]  # rules round, so that a whole network may be a little more than 1
+
+
+class _TargetForm(TypedDict):
+    index: Whole
+    start: Whole
+    stop: Whole
+    snr_db: float
+    share: Ratio
+    mac_ratio: _Part
+    target_macs: Whole | None
+
+
+class _AllocationForm(TypedDict):
+    budget: _Part
+    rule: str
+    num_timesteps: Whole
+    sampler: NotRequired[str]
+    sampler_steps: Positive
+    feasible: NotRequired[Pair[Ratio]]
+    groups: Many[_TargetForm]
+    mean_mac_ratio: NotRequired[_Part]
+    base_macs: Positive | None
+    frontiers: NotRequired[Many[FrontierForm]]
 
 
 @dataclass(frozen=True)
@@ -67,12 +96,7 @@ class Allocation:
 
     def for_model(self, base_macs: int) -> "Allocation":
         """The same allocation with targets in MACs: the largest integer that does not exceed each ratio, float rounding aside."""
-
-        def whole(macs: float) -> int:
-            near = round(macs)
-            return near if abs(macs - near) <= 1e-9 + 1e-15 * macs else int(macs)
-
-        groups = tuple(replace(g, target_macs=whole(g.mac_ratio * base_macs)) for g in self.groups)
+        groups = tuple(replace(g, target_macs=_whole(g.mac_ratio * base_macs)) for g in self.groups)
         return replace(self, groups=groups, base_macs=base_macs)
 
     def expected_loss(self, recorded_only: bool = False) -> float | None:
@@ -112,49 +136,67 @@ class Allocation:
         return data
 
     @classmethod
-    def from_json(cls, data: JsonDict) -> "Allocation":
+    def from_json(cls, data: JsonDict, source: Path | str = "The allocation") -> "Allocation":
         """Read what :meth:`to_json` wrote.
 
+        Args:
+            data: JSON.
+            source: where it comes from, for error messages.
+
         Raises:
-            FileFormatError: a key is missing or of the wrong type, or the ranges are no partition.
+            FileFormatError: a key is missing or of the wrong type, the ranges are no partition, or numbers contradict each other.
         """
+        known = checked(_AllocationForm, data, str(source), _AGAIN)
+        keys = GroupTarget.__dataclass_fields__
+        low, high = known.get("feasible", [0.0, 1.0])
         try:
-            keys = GroupTarget.__dataclass_fields__
-            groups = tuple(_target({key: group[key] for key in keys}) for group in data["groups"])
-            low, high = data.get("feasible", (0.0, 1.0))
             allocation = cls(
-                _number(data["budget"]),
-                str(data["rule"]),
-                operator.index(data["num_timesteps"]),
-                str(data.get("sampler", "ddim")),
-                operator.index(data["sampler_steps"]),
-                groups,
-                (_number(low), _number(high)),
-                None if data["base_macs"] is None else operator.index(data["base_macs"]),
-                tuple(Frontier.from_json(frontier) for frontier in data.get("frontiers", ())),
+                float(known["budget"]),
+                known["rule"],
+                known["num_timesteps"],
+                known.get("sampler", "ddim"),
+                known["sampler_steps"],
+                tuple(GroupTarget(**{key: group[key] for key in keys}) for group in known["groups"]),  # type: ignore[literal-required]
+                (float(low), float(high)),
+                known["base_macs"],
+                tuple(Frontier.from_json(frontier) for frontier in known.get("frontiers", ())),
             )
-            TimestepGroups.from_json(data)
-            if len(allocation.frontiers) not in (0, len(groups)):
-                raise ValueError(f"{len(allocation.frontiers)} frontiers for {len(groups)} groups")
-        except (KeyError, TypeError, ValueError) as error:
-            raise FileFormatError(
-                f"The allocation cannot be read ({error}); make it again with `prunekit allocate`."
-            ) from error
+            TimestepGroups.from_json(data, source)
+            _agreeing(allocation, known.get("mean_mac_ratio"))
+        except FileFormatError:
+            raise
+        except ValueError as error:
+            raise FileFormatError(f"{source} cannot be read ({error}); {_AGAIN}.") from error
         return allocation
 
 
-def _target(data: dict[str, Any]) -> GroupTarget:
-    for key in ("index", "start", "stop"):
-        data[key] = operator.index(data[key])
-    for key in ("snr_db", "share", "mac_ratio"):
-        data[key] = _number(data[key])
-    if data["target_macs"] is not None:
-        data["target_macs"] = operator.index(data["target_macs"])
-    return GroupTarget(**data)
+def _agreeing(allocation: Allocation, mean: float | None) -> None:
+    """Refuse numbers that contradict each other.
+
+    Raises:
+        ValueError: the shares do not sum to 1, the means are not those of the groups, or targets are not of the base's MACs.
+    """
+    groups, base, found = allocation.groups, allocation.base_macs, allocation.mean_mac_ratio
+    if len(allocation.frontiers) not in (0, len(groups)):
+        raise ValueError(f"{len(allocation.frontiers)} frontiers for {len(groups)} groups")
+    shares = math.fsum(group.share for group in groups)
+    if abs(shares - 1) > _ROUNDING:
+        raise ValueError(f"the shares of the sampler's steps sum to {shares:g}; expected 1")
+    if mean is not None and abs(found - mean) > _ROUNDING:
+        raise ValueError(f"mean_mac_ratio is {mean:g}, and the groups' mean is {found:g}")
+    spare = allocation.budget - found
+    if spare < -_ROUNDING or (spare > _ROUNDING and allocation.rule != "measured"):
+        raise ValueError(f"the groups' mean MAC ratio is {found:g}; expected the budget, {allocation.budget:g}")
+    for group in groups:
+        expected = None if base is None else _whole(group.mac_ratio * base)
+        given = group.target_macs
+        if (given is None) != (expected is None) or abs((given or 0) - (expected or 0)) > 1:
+            raise ValueError(
+                f"the target of group {group.index} is {given} MACs; expected {expected}, which is mac_ratio of base_macs"
+            )
 
 
-def _number(value: object) -> float:
-    """A finite number as a float, and never a string that reads like one."""
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
-        raise ValueError(f"{value!r} is no number")
-    return float(value)
+def _whole(macs: float) -> int:
+    """The largest integer that is not above, float rounding aside."""
+    near = round(macs)
+    return near if abs(macs - near) <= 1e-9 + 1e-15 * macs else int(macs)

@@ -4,20 +4,31 @@ import io
 import json
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NotRequired
 
 import torch
 from safetensors.torch import save as safetensors_bytes
 from torch import nn
+from typing_extensions import TypedDict
 
 from prunekit._files import atomic_path
 from prunekit._types import JsonDict
 from prunekit.checkpoint.spec import ModelSpec
 from prunekit.schedule import NoiseSchedule
 
-__all__ = ["FORMAT", "Base", "save_base"]
+__all__ = ["FORMAT", "AboutForm", "Base", "save_base"]
 
 FORMAT = "prunekit-base/1"
+
+
+class AboutForm(TypedDict):
+    """What a base checkpoint says beside its weights."""
+
+    model: NotRequired[dict[str, Any]]
+    noise_schedule: NotRequired[dict[str, Any]]
+    prediction_type: NotRequired[str]
+    data: NotRequired[dict[str, Any]]
+    provenance: NotRequired[dict[str, Any]]
 
 
 @dataclass(frozen=True)

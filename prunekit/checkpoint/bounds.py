@@ -16,7 +16,6 @@ from prunekit.errors import FileFormatError
 
 __all__ = ["Frugal", "ParametersOnMeta", "check_schedule", "check_values", "one_line", "read_bounded_json"]
 
-MAX_JSON_BYTES = 16 * 2**20  # a plan of 200,000 kept channels takes 3 MB
 MAX_NUMBER = 2**20
 MAX_TEXT = 256  # characters
 MAX_DEPTH = 4
@@ -24,16 +23,12 @@ MAX_ARRAY = 2**26  # elements of one tensor that is made for real before the fil
 
 
 def read_bounded_json(path: Path, expected_format: str | None = None) -> dict[str, Any]:
-    """Read a JSON object of at most 16 MiB.
+    """Read a JSON object; see :func:`prunekit._json.read_json`, whose limits hold.
 
     Raises:
         MissingFileError: there is no such file.
-        FileFormatError: it is longer, no JSON object, or of another format.
+        FileFormatError: it is larger than the limits, no JSON object, or of another format.
     """
-    if path.is_file() and path.stat().st_size > MAX_JSON_BYTES:
-        raise FileFormatError(
-            f"{path} has {path.stat().st_size:,} bytes; expected a config of at most {MAX_JSON_BYTES:,}."
-        )
     return read_json(path, expected_format)
 
 

@@ -10,10 +10,11 @@ from prunekit._files import json_hash, sha256_file
 from prunekit._types import JsonDict
 from prunekit.checkpoint.base import Base
 from prunekit.checkpoint.bounds import check_schedule, one_line, read_bounded_json
+from prunekit.checkpoint.claims import checked_prediction
 from prunekit.checkpoint.spec import ARCHITECTURES, ModelSpec, shapes_of
 from prunekit.checkpoint.tensors import read_content
 from prunekit.checkpoint.weights import fitting
-from prunekit.errors import FileFormatError, MissingFileError
+from prunekit.errors import FileFormatError, InputError, MissingFileError
 from prunekit.schedule import NoiseSchedule
 
 __all__ = ["fetched", "is_hub_id", "load_folder"]
@@ -138,7 +139,21 @@ def _scheduler(path: Path) -> tuple[NoiseSchedule, str]:
         )
     try:
         scheduler = scheduler_class.from_config(config)
-    except (TypeError, ValueError, LookupError, ArithmeticError, RuntimeError, ImportError, MemoryError) as error:
+    except (
+        TypeError,
+        ValueError,
+        LookupError,
+        ArithmeticError,
+        AttributeError,
+        NotImplementedError,
+        RuntimeError,
+        ImportError,
+        MemoryError,
+    ) as error:
         raise FileFormatError(f"{path} is no config that {name} takes ({one_line(error)}).") from error
     default = "flow_prediction" if "FlowMatch" in name else "epsilon"
-    return NoiseSchedule.from_diffusers(scheduler), str(scheduler.config.get("prediction_type") or default)
+    kind = checked_prediction(scheduler.config.get("prediction_type") or default, str(path))
+    try:
+        return NoiseSchedule.from_diffusers(scheduler), kind
+    except (InputError, TypeError, ValueError, LookupError, ArithmeticError) as error:
+        raise FileFormatError(f"{path} describes no noise schedule that can be used ({one_line(error)}).") from error

@@ -17,13 +17,13 @@ from torch import nn
 from prunekit._files import sha256_file
 from prunekit._types import JsonDict
 from prunekit.checkpoint.base import Base
-from prunekit.checkpoint.bounds import check_schedule, read_bounded_json
+from prunekit.checkpoint.bounds import read_bounded_json
+from prunekit.checkpoint.claims import checked_prediction, read_schedule
 from prunekit.checkpoint.folders import fetched, is_hub_id, load_folder
 from prunekit.checkpoint.spec import Factory, ModelSpec, shapes_of
 from prunekit.checkpoint.tensors import read_content
 from prunekit.checkpoint.weights import Weights, fitting, preferred
 from prunekit.errors import FileFormatError
-from prunekit.schedule import NoiseSchedule
 
 __all__ = ["load_base"]
 
@@ -69,9 +69,8 @@ def _load_file(path: Path, config: Path | JsonDict | None, factory: Factory | No
         raise FileFormatError(
             f"{path} is a bare state dict; give the architecture's JSON (with its _class_name) by --config."
         )
-    noise = about.get("noise_schedule", {"kind": "linear"})
-    check_schedule(noise, f"The noise schedule of {path}")
-    schedule = NoiseSchedule.from_config(noise)
+    schedule = read_schedule(about.get("noise_schedule", {"kind": "linear"}), f"The noise schedule of {path}")
+    prediction_type = checked_prediction(about.get("prediction_type", "epsilon"), str(path))
     spec, model, weights = _filled(about.get("model"), content, path, factory, inputs)
     provenance = dict(about.get("provenance", {}))
     if weights.ema:
@@ -81,7 +80,7 @@ def _load_file(path: Path, config: Path | JsonDict | None, factory: Factory | No
         model=model.eval(),
         spec=spec,
         schedule=schedule,
-        prediction_type=str(about.get("prediction_type", "epsilon")),
+        prediction_type=prediction_type,
         data=about.get("data", {}),
         provenance=provenance,
         sha256=sha256_file(path),

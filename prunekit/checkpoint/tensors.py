@@ -1,7 +1,6 @@
 """The tensors of a file, read without running code: safetensors, and torch's own files under ``weights_only``."""
 
 import io
-import json
 import pickle
 import pickletools
 import re
@@ -16,13 +15,15 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from prunekit._containers import check_safetensors, open_archive
-from prunekit.checkpoint.base import FORMAT
+from prunekit._files import canonical_json
+from prunekit._json import checked, parse_json
+from prunekit.checkpoint.base import FORMAT, AboutForm
 from prunekit.checkpoint.bounds import one_line
 from prunekit.checkpoint.weights import preferred
 from prunekit.errors import FileFormatError, MissingFileError, UnsafeFileError
 from prunekit.limits import check_limit, limit
 
-__all__ = ["load_state", "read_content", "read_tensors", "safetensors_shapes"]
+__all__ = ["load_state", "read_content", "read_tensors", "safetensors_metadata", "safetensors_shapes"]
 
 _SAFE_TORCH = (2, 10)
 _MOST_OPERATIONS = 3_000_000  # of pickles in the old format; 80,000 tensors have as many
@@ -55,14 +56,25 @@ def read_content(path: Path) -> tuple[dict[str, Any], Mapping[Any, Any]]:
     about: Any
     if path.suffix == ".safetensors":
         metadata, content = _read_safetensors(path)
-        try:
-            about = json.loads(metadata.get("prunekit", "{}"))
-        except (ValueError, RecursionError) as error:
-            raise FileFormatError(f"{path} is no readable safetensors file ({one_line(error)}).") from error
+        about = parse_json(metadata.get("prunekit", "{}").encode(), f"The metadata of {path}")
     else:
         content = _read_torch(path)
         about = {key: value for key, value in content.items() if not isinstance(value, Tensor) and key != "state_dict"}
-    return (about if isinstance(about, dict) and about.get("format") == FORMAT else {}), content
+    if not isinstance(about, dict) or about.get("format") != FORMAT:
+        return {}, content
+    return _checked_about(about, path), content
+
+
+def _checked_about(about: dict[str, Any], path: Path) -> dict[str, Any]:
+    """What a prunekit checkpoint says of itself, if it is plain JSON of the right form; a pickle may hold other things."""
+    what = f"What {path} says of itself"
+    try:
+        told = canonical_json(about).encode()
+    except (TypeError, ValueError, RecursionError) as error:
+        raise FileFormatError(f"{what} is no plain JSON ({one_line(error)}); save the base again.") from error
+    known: dict[str, Any] = parse_json(told, what)
+    checked(AboutForm, known, what, "save the base again")
+    return known
 
 
 def safetensors_shapes(path: Path) -> dict[str, tuple[int, ...]]:
@@ -80,6 +92,12 @@ def safetensors_shapes(path: Path) -> dict[str, tuple[int, ...]]:
             return {key: tuple(handle.get_slice(key).get_shape()) for key in handle.keys()}  # noqa: SIM118 - has keys() only
     except (SafetensorError, ValueError, RuntimeError) as error:
         raise FileFormatError(f"{path} is no readable safetensors file ({one_line(error)}).") from error
+
+
+def safetensors_metadata(path: Path) -> dict[str, str]:
+    """Metadata of a safetensors file whose header was found readable."""
+    with safe_open(path, framework="pt") as handle:
+        return dict(handle.metadata() or {})
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:

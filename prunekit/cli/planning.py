@@ -153,7 +153,7 @@ def _partition(
         schedule = NoiseSchedule.from_config({"kind": "linear", "num_timesteps": 1000} | asked)
         return cut_groups(schedule, 5 if count is None else count), schedule
     data: dict[str, Any] = read_json(found, "prunekit-groups/1")
-    partition = Grouping.from_json(data).groups
+    partition = Grouping.from_json(data, found).groups
     cut_for: dict[str, Any] = {"num_timesteps": partition.num_timesteps}
     if "noise_schedule" not in data:
         schedule = NoiseSchedule.from_config({"kind": "linear"} | cut_for | asked)

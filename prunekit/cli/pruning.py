@@ -211,11 +211,12 @@ def _wanted_targets(path: Path | None, target: float | None, schedule: NoiseSche
     from prunekit.pipeline.planning import cut_groups, plan_budget
 
     if target is None:
-        return Allocation.from_json(read_json(chosen_allocation(path)))
+        chosen = chosen_allocation(path)
+        return Allocation.from_json(read_json(chosen), chosen)
     if not 0 < target <= 1:
         raise InputError(f"Got --target {target:g}; expected a fraction of the base's MACs, above 0 and at most 1.")
     standing = path or next((p for p in (Path("allocation.json"), Path("groups.json")) if p.is_file()), None)
-    groups = TimestepGroups.from_json(read_json(standing)) if standing else cut_groups(schedule)
+    groups = TimestepGroups.from_json(read_json(standing), standing) if standing else cut_groups(schedule)
     steps = min(50, schedule.num_timesteps)
     return plan_budget(groups, schedule, target, rule="uniform", steps=steps, floor=min(target, 0.1))
 

@@ -55,7 +55,7 @@ def importance(
     images = images_of(loaded, data_options(data, resolution))
     options = PruneOptions(criterion=criterion.value, samples=samples, seed=seed)
     standing = groups or next((p for p in (Path("groups.json"), Path("allocation.json")) if p.is_file()), None)
-    partition = TimestepGroups.from_json(read_json(standing)) if standing else make_groups(loaded.schedule)
+    partition = TimestepGroups.from_json(read_json(standing), standing) if standing else make_groups(loaded.schedule)
     check_timesteps(partition, loaded.schedule, base)
     scores = score_groups(Bench.of(loaded, norm_mode.value, head_mode.value), images.train, partition, options)
     scores.save(output)

@@ -17,7 +17,7 @@ from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
 
 from prunekit.graph.surgery import Inputs, run_once
 
-__all__ = ["MacCount", "count_macs", "count_params", "operator_name", "own_counts"]
+__all__ = ["FORMULAS", "MacCount", "count_macs", "count_params", "operator_name", "own_counts"]
 
 _aten = torch.ops.aten
 
@@ -63,7 +63,8 @@ def _cpu_sdpa_flops(query: Any, key: Any, value: Any, *_: Any, out_shape: Any = 
     return int(sdpa_flop_count(query, key, value))
 
 
-_FORMULAS = {_aten._scaled_dot_product_flash_attention_for_cpu: _cpu_sdpa_flops}
+FORMULAS = {_aten._scaled_dot_product_flash_attention_for_cpu: _cpu_sdpa_flops}
+"""Formulas that torch's counter lacks."""
 
 _MOVES = re.compile(  # make, copy, pick or repeat numbers: no arithmetic
     r"(prim::|_unsafe_view|_?reshape|_to_copy|clone|copy|lift_fresh|cat|stack|constant_pad|pad|repeat|roll|flip|tril|triu"
@@ -105,7 +106,7 @@ def count_macs(model: nn.Module, inputs: Inputs) -> MacCount:
         model: any network.
         inputs: arguments of one forward pass, batch 1, by name or by place.
     """
-    counter = FlopCounterMode(display=False, custom_mapping=_FORMULAS)
+    counter = FlopCounterMode(display=False, custom_mapping=FORMULAS)
     uncounted = _UncountedOps(counter.flop_registry)
     with uncounted, counter:
         run_once(model, inputs)

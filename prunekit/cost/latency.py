@@ -7,20 +7,21 @@ measured times of a few pruned networks; with those of others the predictions ar
 """
 
 import itertools
-import math
 import statistics
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 from torch import nn
+from typing_extensions import TypedDict
 
+from prunekit._json import Amount, Bounded, Many, Named, Positive, Whole, checked
 from prunekit._types import FloatArray, IntArray, JsonDict
 from prunekit.cost.closed_form import CostModel
-from prunekit.cost.layer_times import LayerTimes, Used
+from prunekit.cost.layer_times import LayerTimes, TimesForm, Used
 from prunekit.cost.timing import LatencyOptions, measure
 from prunekit.errors import FileFormatError, InputError
 from prunekit.graph import ChannelGraph
@@ -30,6 +31,37 @@ __all__ = ["FORMAT", "LatencyCheck", "LatencyModel", "LatencyTable"]
 
 FORMAT = "prunekit-latency/1"
 _REST = ("layer_scale", "seconds", "seconds_per_value")
+_AGAIN = "measure it again"
+_Time = Annotated[float, Bounded(gt=0)]
+
+
+class _UsedForm(TypedDict):
+    table: Whole
+    calls: Whole
+    positions: Whole
+
+
+class _RestForm(TypedDict):
+    layer_scale: Amount
+    seconds: Amount
+    seconds_per_value: Amount
+
+
+class _CheckForm(TypedDict):
+    mac_ratio: Amount
+    predicted: Amount
+    measured: _Time
+
+
+class _TableForm(TypedDict):
+    machine: dict[str, Any]
+    batch_size: Positive
+    fingerprint: str
+    base_seconds: _Time
+    rest: _RestForm
+    times: Many[TimesForm]
+    layers: Named[_UsedForm]
+    checks: Many[_CheckForm]
 
 
 @dataclass(frozen=True)
@@ -151,19 +183,30 @@ class LatencyTable:
         """
         if data.get("format") != FORMAT:
             raise FileFormatError(f"{source} has format {data.get('format')!r}; expected {FORMAT!r}.")
+        known = checked(_TableForm, data, str(source), _AGAIN)
         try:
-            times = tuple(LayerTimes.from_json(table) for table in data["times"])
-            layers = {name: Used(**{k: int(v) for k, v in used.items()}) for name, used in data["layers"].items()}
-            if not all(0 <= used.table < len(times) for used in layers.values()):
+            times = tuple(LayerTimes.from_json(table) for table in known["times"])
+            layers = {
+                name: Used(used["table"], used["calls"], used["positions"]) for name, used in known["layers"].items()
+            }
+            if not all(used.table < len(times) for used in layers.values()):
                 raise ValueError("a layer names a table that is not there")
-            scale, constant, per_value = (float(data["rest"][key]) for key in _REST)
-            if not all(0 <= value < math.inf for value in (scale, constant, per_value)):
-                raise ValueError("the rest is negative or infinite")
-            checks = tuple(LatencyCheck(**{k: float(v) for k, v in check.items()}) for check in data["checks"])
-            facts = (int(data["batch_size"]), str(data["fingerprint"]), times, layers, (scale, constant, per_value))
-            return cls(dict(data["machine"]), *facts, float(data["base_seconds"]), checks)
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
-            raise FileFormatError(f"{source} cannot be read ({error!r}); measure it again.") from error
+        except FileFormatError:
+            raise
+        except ValueError as error:
+            raise FileFormatError(f"{source} cannot be read ({error}); {_AGAIN}.") from error
+        rest = known["rest"]
+        checks = tuple(LatencyCheck(each["mac_ratio"], each["predicted"], each["measured"]) for each in known["checks"])
+        return cls(
+            dict(known["machine"]),
+            known["batch_size"],
+            known["fingerprint"],
+            times,
+            layers,
+            (rest["layer_scale"], rest["seconds"], rest["seconds_per_value"]),
+            known["base_seconds"],
+            checks,
+        )
 
 
 @dataclass(frozen=True, eq=False)

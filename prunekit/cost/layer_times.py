@@ -2,21 +2,46 @@
 
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
-from typing import Any, Literal
+from typing import Any, Literal, NotRequired
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from typing_extensions import TypedDict
 
+from prunekit._json import Amount, Many, Pair, Positive, Whole, checked
 from prunekit._types import FloatArray, IntArray, JsonDict
 from prunekit.cost.closed_form import CostModel
 from prunekit.graph.layers import layer_kind
 from prunekit.graph.surgery import Inputs, run_once
 
-__all__ = ["LayerOp", "LayerTimes", "Used", "layers_used", "operation"]
+__all__ = ["LayerOp", "LayerTimes", "TimesForm", "Used", "layers_used", "operation"]
 
 Op = Literal["conv", "depthwise", "transposed", "linear", "attention"]
+_AGAIN = "measure it again"
+
+
+class _OpForm(TypedDict):
+    op: Op
+    size: Many[Whole]
+    kernel: NotRequired[Many[Whole]]
+    stride: NotRequired[Many[Whole]]
+    padding: NotRequired[Many[Whole]]
+    dilation: NotRequired[Many[Whole]]
+    groups: NotRequired[Positive]
+    fixed: NotRequired[Pair[Whole]]
+
+
+class TimesForm(TypedDict):
+    """A table of layer times in JSON."""
+
+    kind: _OpForm
+    inner: Many[Whole]
+    outer: Many[Whole]
+    seconds: Many[Many[Amount]]
+
+
 _CONV = {1: F.conv1d, 2: F.conv2d, 3: F.conv3d}
 _TRANSPOSED = {1: F.conv_transpose1d, 2: F.conv_transpose2d, 3: F.conv_transpose3d}
 
@@ -48,10 +73,10 @@ class LayerOp:
     @classmethod
     def from_json(cls, data: JsonDict) -> "LayerOp":
         """Read what ``asdict`` made."""
-        tuples = {k: tuple(int(v) for v in value) for k, value in data.items() if k not in ("op", "groups")}
-        if data["op"] not in ("conv", "depthwise", "transposed", "linear", "attention"):
-            raise ValueError(f"unknown kind of layer {data['op']!r}")
-        return cls(op=data["op"], groups=int(data.get("groups", 1)), **tuples)  # type: ignore[arg-type]
+        known = checked(_OpForm, data, "A layer's kind", _AGAIN)
+        lists = ("size", "kernel", "stride", "padding", "dilation", "fixed")
+        tuples = {key: tuple(value) for key, value in data.items() if key in lists}
+        return cls(op=known["op"], groups=known.get("groups", 1), **tuples)
 
 
 @dataclass(frozen=True)
@@ -90,23 +115,26 @@ class LayerTimes:
     def to_json(self) -> dict[str, Any]:
         """``{"kind", "inner", "outer", "seconds"}``."""
         lists = {"inner": self.inner.tolist(), "outer": self.outer.tolist(), "seconds": self.seconds.tolist()}
-        return {"kind": asdict(self.kind), **lists}
+        kind = {key: list(value) if isinstance(value, tuple) else value for key, value in asdict(self.kind).items()}
+        return {"kind": kind, **lists}
 
     @classmethod
     def from_json(cls, data: JsonDict) -> "LayerTimes":
         """Read what :meth:`to_json` wrote.
 
         Raises:
+            FileFormatError: a key is missing or of the wrong type.
             ValueError: the shapes do not agree, or widths or times fall.
         """
-        inner, outer = (np.array(data[axis], dtype=np.int64) for axis in ("inner", "outer"))
-        seconds = np.array(data["seconds"], dtype=np.float64)
+        known = checked(TimesForm, data, "A table of layer times", _AGAIN)
+        inner, outer = (np.array(axis, dtype=np.int64) for axis in (known["inner"], known["outer"]))
+        seconds = np.array(known["seconds"], dtype=np.float64)
         rising = all(len(axis) and (np.diff(axis) > 0).all() for axis in (inner, outer))
         if not rising or seconds.shape != (len(inner), len(outer)) or not np.isfinite(seconds).all():
             raise ValueError("widths must rise and have one time each")
         if (np.diff(seconds, axis=0) < 0).any() or (np.diff(seconds, axis=1) < 0).any() or (seconds < 0).any():
             raise ValueError("times must not be negative, nor fall as widths rise")
-        return cls(LayerOp.from_json(data["kind"]), inner, outer, seconds)
+        return cls(LayerOp.from_json(known["kind"]), inner, outer, seconds)
 
 
 def _cell(grid: IntArray, at: FloatArray) -> tuple[IntArray, IntArray, FloatArray]:

@@ -3,16 +3,23 @@
 import itertools
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from operator import index
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+from typing_extensions import TypedDict
 
+from prunekit._json import Many, Named, Whole, checked
 from prunekit._types import BoolArray, FloatArray, IntArray, JsonDict
 from prunekit.errors import FileFormatError, PlanError
 from prunekit.graph.structure import Axis, ChannelGraph
 
 __all__ = ["PruningPlan"]
+
+
+class _PlanForm(TypedDict):
+    kept: Named[Many[Whole]]
+    fingerprint: str
 
 
 @dataclass(frozen=True)
@@ -94,10 +101,18 @@ class PruningPlan:
         return {"fingerprint": self.fingerprint, "kept": {name: list(kept) for name, kept in self.kept.items()}}
 
     @classmethod
-    def from_json(cls, data: JsonDict) -> "PruningPlan":
-        """Read what :meth:`to_json` wrote."""
-        try:
-            kept = {str(name): tuple(map(index, channels)) for name, channels in data["kept"].items()}
-            return cls(kept, str(data["fingerprint"]))
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
-            raise FileFormatError(f"The pruning plan cannot be read ({error}).") from error
+    def from_json(cls, data: JsonDict, source: Path | str = "The pruning plan") -> "PruningPlan":
+        """Read what :meth:`to_json` wrote.
+
+        Args:
+            data: JSON.
+            source: where it comes from, for error messages.
+
+        Raises:
+            FileFormatError: a key is missing or of the wrong type, or kept channels are none or do not rise.
+        """
+        known = checked(_PlanForm, data, str(source))
+        for name, kept in known["kept"].items():
+            if not kept or any(low >= high for low, high in itertools.pairwise(kept)):
+                raise FileFormatError(f"{source} cannot be read: the channels of {name[:80]!r} must be rising numbers.")
+        return cls({name: tuple(kept) for name, kept in known["kept"].items()}, known["fingerprint"])

@@ -2,15 +2,28 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+from typing_extensions import TypedDict
 
+from prunekit._json import Many, Named, Whole, checked
 from prunekit._types import FloatArray, IntArray, JsonDict
 from prunekit.errors import FileFormatError, InputError
 from prunekit.groups.partition import TimestepGroups
 
 __all__ = ["Evidence", "Grouping"]
+
+_AGAIN = "make the file again with `prunekit groups`"
+
+
+class _EvidenceForm(TypedDict):
+    timesteps: Many[Whole]
+    curves: Named[Many[float]]
+    matrix: Many[Many[float]] | None
+    facts: dict[str, Any]
+
 
 _DIGITS = 6  # of what is stored: a file is read back as it was, and a map of 64 × 64 stays small
 
@@ -61,25 +74,22 @@ class Evidence:
         }
 
     @classmethod
-    def from_json(cls, data: JsonDict) -> "Evidence":
+    def from_json(cls, data: JsonDict, source: Path | str = "The evidence of the timestep groups") -> "Evidence":
         """Read what :meth:`to_json` wrote.
 
         Raises:
             FileFormatError: a key is missing, unknown or of a wrong shape.
         """
+        known = checked(_EvidenceForm, data, str(source), _AGAIN)
         try:
-            if set(data) != {"timesteps", "curves", "matrix", "facts"}:
-                raise ValueError(f"keys {', '.join(sorted(data))}")
-            timesteps = np.array(data["timesteps"])
-            if timesteps.dtype.kind != "i":
-                raise ValueError("timesteps that are no integers")
-            curves = {str(name): _numbers(curve) for name, curve in data["curves"].items()}
-            matrix = None if data["matrix"] is None else _numbers(data["matrix"])
-            return cls(timesteps.astype(np.int64), curves, matrix, dict(data["facts"]))
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
-            raise FileFormatError(
-                f"The evidence of the timestep groups cannot be read ({error}); make the file again with `prunekit groups`."
-            ) from error
+            if strange := sorted(set(data) - set(_EvidenceForm.__annotations__)):
+                raise ValueError(f"keys {', '.join(strange)}"[:200])
+            timesteps = np.array(known["timesteps"], dtype=np.int64)
+            curves = {name: np.array(curve, dtype=np.float64) for name, curve in known["curves"].items()}
+            matrix = None if known["matrix"] is None else np.array(known["matrix"], dtype=np.float64)
+            return cls(timesteps, curves, matrix, dict(known["facts"]))
+        except (ValueError, OverflowError) as error:
+            raise FileFormatError(f"{source} cannot be read ({str(error).rstrip('.')}); {_AGAIN}.") from error
 
 
 @dataclass(frozen=True, eq=False)
@@ -100,25 +110,21 @@ class Grouping:
         return {**self.groups.to_json(), "evidence": self.evidence.to_json()}
 
     @classmethod
-    def from_json(cls, data: JsonDict) -> "Grouping":
+    def from_json(cls, data: JsonDict, source: Path | str = "The file of timestep groups") -> "Grouping":
         """Read what :meth:`to_json` wrote; a file without evidence, as versions before wrote it, has no curve and no matrix.
+
+        Args:
+            data: JSON.
+            source: where it comes from, for error messages.
 
         Raises:
             FileFormatError: the groups or the evidence cannot be read, or do not fit each other.
         """
-        groups = TimestepGroups.from_json(data)
+        groups = TimestepGroups.from_json(data, source)
         if "evidence" not in data:
             return cls(groups, Evidence(np.array([0])))
-        evidence = Evidence.from_json(data["evidence"])
+        evidence = Evidence.from_json(data["evidence"], f"The evidence in {source}")
         try:
             return cls(groups, evidence)
         except InputError as error:
-            raise FileFormatError(f"{error} Make the file again with `prunekit groups`.") from error
-
-
-def _numbers(values: Any) -> FloatArray:
-    """Numbers and nothing that could be taken for one."""
-    array = np.array(values)
-    if array.dtype.kind not in "if":
-        raise ValueError(f"{array.dtype} instead of numbers")
-    return array.astype(np.float64)
+            raise FileFormatError(f"{source} cannot be read ({str(error).rstrip('.')}); {_AGAIN}.") from error

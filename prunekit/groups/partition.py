@@ -1,19 +1,36 @@
 """The partition itself: half-open ranges that cover 0 … T without gap or overlap."""
 
 import itertools
-import operator
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from pathlib import Path
+from typing import Any, NotRequired
 
 import numpy as np
+from typing_extensions import TypedDict
 
+from prunekit._json import Many, Whole, checked
 from prunekit._types import FloatArray, IntArray, JsonDict
 from prunekit.errors import FileFormatError, InputError
 
-__all__ = ["FORMAT", "TimestepGroup", "TimestepGroups"]
+__all__ = ["FORMAT", "GroupForm", "TimestepGroup", "TimestepGroups"]
 
 FORMAT = "prunekit-groups/1"
+_AGAIN = "make the file again with `prunekit groups`"
+
+
+class GroupForm(TypedDict):
+    """A timestep group in JSON."""
+
+    index: Whole
+    start: Whole
+    stop: Whole
+
+
+class _GroupsForm(TypedDict):
+    num_timesteps: Whole
+    groups: Many[GroupForm]
+    method: NotRequired[str]
 
 
 @dataclass(frozen=True)
@@ -120,15 +137,19 @@ class TimestepGroups:
         }
 
     @classmethod
-    def from_json(cls, data: JsonDict) -> "TimestepGroups":
-        """Read what :meth:`to_json` wrote; also reads the group ranges of an ``allocation.json``."""
+    def from_json(cls, data: JsonDict, source: Path | str = "The file of timestep groups") -> "TimestepGroups":
+        """Read what :meth:`to_json` wrote; also reads the group ranges of an ``allocation.json``.
+
+        Args:
+            data: JSON.
+            source: where it comes from, for error messages.
+
+        Raises:
+            FileFormatError: a key is missing or of the wrong type, or the ranges are no partition.
+        """
+        known = checked(_GroupsForm, data, str(source), _AGAIN)
+        groups = tuple(TimestepGroup(g["index"], g["start"], g["stop"]) for g in known["groups"])
         try:
-            whole = operator.index  # 250 and never 250.5 or "250"
-            groups = tuple(
-                TimestepGroup(whole(g["index"]), whole(g["start"]), whole(g["stop"])) for g in data["groups"]
-            )
-            return cls(whole(data["num_timesteps"]), groups, str(data.get("method", "explicit")))
-        except (KeyError, TypeError, ValueError) as error:
-            raise FileFormatError(
-                f"Timestep groups cannot be read ({error}); make the file again with `prunekit groups`."
-            ) from error
+            return cls(known["num_timesteps"], groups, known.get("method", "explicit"))
+        except InputError as error:
+            raise FileFormatError(f"{source} cannot be read ({str(error).rstrip('.')}); {_AGAIN}.") from error

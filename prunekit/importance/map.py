@@ -1,6 +1,5 @@
 """Importance of every channel group for every timestep group, as one immutable, JSON-able object."""
 
-import json
 import zipfile
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
@@ -9,13 +8,16 @@ from typing import Any, TypeVar
 
 import numpy as np
 from torch import nn
+from typing_extensions import TypedDict
 
 from prunekit._files import atomic_path, canonical_json, read_json, write_json
+from prunekit._json import Many, Named, Positive, checked, parse_json
 from prunekit._types import FloatArray, JsonDict
 from prunekit.errors import FileFormatError, InputError, MissingFileError
 from prunekit.graph import ChannelGraph, HeadMode, NormMode, trace
 from prunekit.graph.surgery import Inputs
 from prunekit.groups import TimestepGroup, TimestepGroups
+from prunekit.groups.partition import GroupForm
 from prunekit.importance.criteria import criterion
 from prunekit.importance.probe import Loss, Probe
 from prunekit.importance.protocol import Criterion, Scores
@@ -23,7 +25,24 @@ from prunekit.importance.protocol import Criterion, Scores
 __all__ = ["FORMAT", "ImportanceMap", "importance"]
 
 FORMAT = "prunekit-importance/1"
+_AGAIN = "make it again with `prunekit importance`"
 _Frame = TypeVar("_Frame")
+
+
+class _ChannelsForm(TypedDict):
+    name: str
+    size: Positive
+
+
+class _AboutForm(TypedDict):
+    criterion: str
+    timestep_groups: Many[GroupForm]
+    channel_groups: Many[_ChannelsForm]
+    left_whole: Named[str]
+
+
+class _MapForm(_AboutForm):
+    scores: Many[Many[Many[float]]]
 
 
 @dataclass(frozen=True, eq=False)
@@ -106,15 +125,18 @@ class ImportanceMap:
         """
         path = _known(Path(path))
         if path.suffix == ".json":
-            return cls.from_json(read_json(path, FORMAT))
+            return cls.from_json(read_json(path, FORMAT), path)
         if not path.is_file():
             raise MissingFileError(f"{path} does not exist; expected an importance map there.")
         try:
             with np.load(path, allow_pickle=False) as arrays:
-                about = json.loads(str(arrays["about"]))
+                about = checked(_AboutForm, parse_json(str(arrays["about"]).encode(), str(path)), str(path), _AGAIN)
                 stacked = [arrays[f"scores_{i}"] for i in range(len(about["channel_groups"]))]
                 rows = range(len(about["timestep_groups"]))
-                return cls.from_json({**about, "scores": [[values[row] for values in stacked] for row in rows]})
+                scores = [[np.array(values[row], dtype=np.float64) for values in stacked] for row in rows]
+            return cls._of(about, scores)
+        except FileFormatError:
+            raise
         except (KeyError, IndexError, TypeError, ValueError, OSError, EOFError, zipfile.BadZipFile) as error:
             raise FileFormatError(
                 f"{path} cannot be read as an importance map ({error}); make it again with `prunekit importance`."
@@ -139,24 +161,43 @@ class ImportanceMap:
         }
 
     @classmethod
-    def from_json(cls, data: JsonDict) -> "ImportanceMap":
-        """Read what :meth:`to_json` wrote."""
+    def from_json(cls, data: JsonDict, source: Path | str = "The importance map") -> "ImportanceMap":
+        """Read what :meth:`to_json` wrote.
+
+        Args:
+            data: JSON.
+            source: where it comes from, for error messages.
+
+        Raises:
+            FileFormatError: a key is missing or of the wrong type, or numbers do not fit each other.
+        """
+        known = checked(_MapForm, data, str(source), _AGAIN)
         try:
-            groups = tuple(TimestepGroup(g["index"], g["start"], g["stop"]) for g in data["timestep_groups"])
-            sizes = {str(g["name"]): int(g["size"]) for g in data["channel_groups"]}
-            scores = tuple(
-                {name: np.array(values, dtype=np.float64) for name, values in zip(sizes, row, strict=True)}
-                for row in data["scores"]
-            )
-            if any(scores_[name].shape != (size,) for scores_ in scores for name, size in sizes.items()):
-                raise ValueError("a channel group has another number of scores than channels")
-            if len(scores) != len(groups):
-                raise ValueError(f"{len(scores)} sets of scores for {len(groups)} timestep groups")
-            return cls(str(data["criterion"]), groups, sizes, dict(data["left_whole"]), scores)
-        except (KeyError, TypeError, ValueError) as error:
-            raise FileFormatError(
-                f"The importance map cannot be read ({error}); make it again with `prunekit importance`."
-            ) from error
+            return cls._of(known, [[np.array(values, dtype=np.float64) for values in row] for row in known["scores"]])
+        except ValueError as error:
+            raise FileFormatError(f"{source} cannot be read ({error}); {_AGAIN}.") from error
+
+    @classmethod
+    def _of(cls, about: _AboutForm, scores: list[list[FloatArray]]) -> "ImportanceMap":
+        """The map of these scores, if they fit what is said about them.
+
+        Raises:
+            ValueError: they do not.
+        """
+        groups = tuple(TimestepGroup(g["index"], g["start"], g["stop"]) for g in about["timestep_groups"])
+        sizes = {g["name"]: g["size"] for g in about["channel_groups"]}
+        if len(sizes) < len(about["channel_groups"]):
+            raise ValueError("two channel groups have one name")
+        if any(group.stop <= group.start for group in groups) or len({g.index for g in groups}) < len(groups):
+            raise ValueError("a timestep group is empty or occurs twice")
+        if len(scores) != len(groups):
+            raise ValueError(f"{len(scores)} sets of scores for {len(groups)} timestep groups")
+        if any([values.shape for values in row] != [(size,) for size in sizes.values()] for row in scores):
+            raise ValueError("a channel group has another number of scores than channels")
+        if not all(np.isfinite(values).all() for row in scores for values in row):
+            raise ValueError("a score is not finite")
+        by_name = tuple(dict(zip(sizes, row, strict=True)) for row in scores)
+        return cls(about["criterion"], groups, sizes, dict(about["left_whole"]), by_name)
 
 
 def importance(

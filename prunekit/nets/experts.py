@@ -147,7 +147,7 @@ def load_experts(
     """
     folder = Path(folder)
     index = read_bounded_json(folder / "experts.json", FORMAT)
-    groups = TimestepGroups.from_json(index)
+    groups = TimestepGroups.from_json(index, folder / "experts.json")
     paths = [folder / f"group-{group.index}" for group in groups]
     own = {"factory": factory, "inputs": inputs} if factory else {}
     slims = [
@@ -157,9 +157,21 @@ def load_experts(
         experts = TimestepExperts(groups, slims, resident)
     except InputError as error:
         raise FileFormatError(f"{folder} is inconsistent: {error}") from error
+    _check_alike(folder, groups, slims)
     if resident == "one":
         experts._loaders = [lambda path=path: load_slim(path, **own).model for path in paths]  # type: ignore[misc]
     return experts.eval()
+
+
+def _check_alike(folder: Path, groups: TimestepGroups, slims: Sequence[SlimModel]) -> None:
+    """Refuse experts that are of different diffusions: one of them would be sampled with another's schedule."""
+    for slim in slims:
+        where = f"group-{slim.group.index} of {folder}"
+        if slim.num_timesteps != groups.num_timesteps:
+            raise FileFormatError(f"{where} is of {slim.num_timesteps} timesteps; expected {groups.num_timesteps}.")
+        for key, words in (("noise_schedule", "noise schedule"), ("prediction_type", "prediction type")):
+            if slim.about.get(key) != slims[0].about.get(key):
+                raise FileFormatError(f"{where} has another {words} than group-0; expected experts of one base.")
 
 
 def _without_weights(slim: SlimModel) -> SlimModel:

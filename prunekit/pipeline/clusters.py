@@ -6,7 +6,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from prunekit._files import read_json, write_json
+from typing_extensions import TypedDict
+
+from prunekit._files import write_json
+from prunekit._json import Many, read_document
 from prunekit.errors import InputError
 from prunekit.pipeline.executors import checked_retries, last_line, shared_threads
 from prunekit.pipeline.jobs import Job
@@ -21,6 +24,13 @@ _FORMAT = "prunekit-job/1"
 _MINUTES = {"local": 60 * 24 * 365, "slurm": 240}  # submitit's own: 2 and 5
 _REQUEUES = 100  # after timeouts; each goes on where the one before was
 _ALIVE = ("PENDING", "RUNNING", "REQUEUED", "CONFIGURING", "COMPLETING", "SUSPENDED", "PREEMPTED")
+
+
+class _RecordForm(TypedDict):
+    cluster: str
+    id: str
+    diary: str
+    keys: Many[str]
 
 
 class Submitit:
@@ -78,16 +88,16 @@ class Submitit:
         path = self._record(job)
         if self.cluster != "slurm" or not path.is_file():
             return None
-        known = read_json(path, _FORMAT)
-        if known.get("cluster") != "slurm" or not {stage.key for stage in job.stages} <= set(known.get("keys", ())):
+        known = read_document(path, _RecordForm, _FORMAT, "remove it, and look whether its job still runs")
+        if known["cluster"] != "slurm" or not {stage.key for stage in job.stages} <= set(known["keys"]):
             return None
         from submitit import SlurmJob  # noqa: PLC0415 - an extra
 
-        handle: SlurmJob[None] = SlurmJob(self._executor.folder, str(known["id"]))
+        handle: SlurmJob[None] = SlurmJob(self._executor.folder, known["id"])
         state = str(handle.get_info(mode="force").get("State", ""))
         if handle.paths.result_pickle.exists() or not state.startswith(_ALIVE):
             return None
-        return _Submitted(handle, self._folder / str(known["diary"]), "slurm")
+        return _Submitted(handle, self._folder / Path(known["diary"]).name, "slurm")
 
     def _record(self, job: Job) -> Path:
         return self._folder / f"{job.slug}.json"

@@ -10,10 +10,12 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NotRequired
 
 import torch
+from typing_extensions import TypedDict
 
+from prunekit._json import Whole, checked, parse_json
 from prunekit.errors import PrunekitError
 from prunekit.pipeline.observing import Observer
 
@@ -21,6 +23,21 @@ if TYPE_CHECKING:
     from prunekit.pipeline.resumable import ResumableRun, Stage
 
 __all__ = ["Diary", "Job", "Reader", "preemptible"]
+_AGAIN = "start the run again, which keeps what is finished"
+
+
+class _Entry(TypedDict):
+    """A line of a diary: what any kind of entry says has this type."""
+
+    stage: NotRequired[str]
+    kept: NotRequired[bool]
+    label: NotRequired[str]
+    done: NotRequired[Whole]
+    total: NotRequired[Whole]
+    note: NotRequired[str]
+    failed: NotRequired[str]
+    again: NotRequired[bool]
+    finished: NotRequired[bool]
 
 
 @dataclass(frozen=True, eq=False)
@@ -116,13 +133,13 @@ class Reader:
             lines = file.read().split(b"\n")[:-1]  # a line that is still being written waits for its end
         for line in lines:
             self._read += len(line) + 1
-            entry = json.loads(line)
+            entry = checked(_Entry, parse_json(line, f"A line of {self._path}"), f"A line of {self._path}", _AGAIN)
             if "stage" in entry:
-                observer.stage(entry["stage"], entry["kept"])
+                observer.stage(entry["stage"], entry.get("kept", False))
             elif "label" in entry:
-                observer.progress(entry["label"], entry["done"], entry["total"], entry["note"])
+                observer.progress(entry["label"], entry.get("done", 0), entry.get("total", 0), entry.get("note", ""))
             elif "failed" in entry:
-                self.failed, self.again = entry["failed"], entry["again"]
+                self.failed, self.again = entry["failed"], entry.get("again", True)
             else:
                 self.finished = True
 

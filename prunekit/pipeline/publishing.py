@@ -3,9 +3,10 @@
 import shutil
 from pathlib import Path
 
-from prunekit._files import atomic_folder, read_json
+from prunekit._files import atomic_folder
 from prunekit.errors import FileFormatError
 from prunekit.report import report_writer, write_overview
+from prunekit.report.forms import read_manifest
 
 __all__ = ["publish"]
 
@@ -14,11 +15,11 @@ _PUBLISHED = ("manifest.json", "groups.json", "allocation.json", "importance.jso
 
 def publish(run_folder: Path, reports: Path) -> Path:
     """Copy the results of a run (not its weights) to ``reports/<recipe>/``, make its report and the page over all runs."""
-    manifest = read_json(run_folder / "manifest.json")
-    name = str(manifest.get("recipe"))
+    manifest = read_manifest(run_folder)
+    name = str(manifest.get("recipe", ""))
     if not name or "/" in name or name.startswith("."):
         raise FileFormatError(f"{run_folder / 'manifest.json'} names recipe {name!r}, which cannot be a folder.")
-    target = reports / name
+    target: Path = reports / name
     with atomic_folder(target) as part:
         for item in _PUBLISHED:
             source = run_folder / item

@@ -15,15 +15,16 @@ from dataclasses import dataclass
 from functools import cached_property
 from itertools import zip_longest
 from pathlib import Path
-from typing import Any
+from typing import Any, NotRequired
 
 import torch
 from filelock import FileLock, Timeout
+from typing_extensions import TypedDict
 
 import prunekit
 from prunekit._files import atomic_path, json_hash, read_json, write_json
+from prunekit._json import Amount, Named, Positive, read_document
 from prunekit.data import ImageSplit, load_images
-from prunekit.errors import FileFormatError
 from prunekit.pipeline.executors import Executor, fan_out
 from prunekit.pipeline.jobs import Job
 from prunekit.pipeline.observing import Observer, Silent
@@ -33,6 +34,23 @@ __all__ = ["ResumableRun", "Stage"]
 
 _FORMAT = "prunekit-stage/1"
 _log = logging.getLogger(__name__)
+
+
+class _StageForm(TypedDict):
+    """What a finished stage leaves in the folder."""
+
+    key: str
+    seconds: Amount
+    threads: NotRequired[Positive]
+    facts: dict[str, Any]
+
+
+class _RecordForm(_StageForm):
+    name: str
+
+
+class _StateForm(TypedDict):
+    stages: Named[_StageForm]
 
 
 @dataclass(frozen=True, eq=False)
@@ -82,9 +100,8 @@ class ResumableRun(ABC):
         self.done: dict[str, dict[str, Any]] = {}  # those that are part of this run
         before = folder / "state.json"  # all stages in one file: how folders were written once
         if before.is_file():
-            stages = read_json(before, "prunekit-state/1").get("stages")
-            if not isinstance(stages, dict):
-                raise FileFormatError(f"{before} holds no stages; remove it to run every stage again.")
+            mend = "remove it to run every stage again"
+            stages: Any = read_document(before, _StateForm, "prunekit-state/1", mend)["stages"]
             self.state = dict(stages)
         for file in sorted((folder / "stages").glob("*.json")):
             self._read(file)
@@ -237,11 +254,8 @@ class ResumableRun(ABC):
         return self.folder / "stages" / f"{re.sub('[^a-z0-9]+', '-', name.lower())}.json"
 
     def _read(self, file: Path) -> None:
-        record = read_json(file, _FORMAT)
-        name = record.pop("name", None)
-        if not isinstance(name, str) or not isinstance(record.get("facts"), dict) or "seconds" not in record:
-            raise FileFormatError(f"{file} holds no stage; remove it to run that stage again.")
-        self.state[name] = record
+        record: Any = read_document(file, _RecordForm, _FORMAT, "remove it to run that stage again")
+        self.state[record.pop("name")] = record
 
     def _write(self, name: str, key: str, seconds: float, facts: dict[str, Any]) -> None:
         made = {"key": key, "seconds": seconds, "threads": torch.get_num_threads(), "facts": facts}

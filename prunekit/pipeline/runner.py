@@ -128,12 +128,12 @@ class Run(ResumableRun):
     @property
     def groups(self) -> TimestepGroups:
         """The timestep groups, once their stage is done."""
-        return TimestepGroups.from_json(read_json(self.folder / "groups.json"))
+        return TimestepGroups.from_json(read_json(self.folder / "groups.json"), self.folder / "groups.json")
 
     @property
     def allocation(self) -> Allocation:
         """The allocation, once its stage is done."""
-        return Allocation.from_json(read_json(self.folder / "allocation.json"))
+        return Allocation.from_json(read_json(self.folder / "allocation.json"), self.folder / "allocation.json")
 
     def _base(self) -> dict[str, Any]:
         options, ledger = self.recipe.base, list[LedgerRow]()
@@ -201,7 +201,7 @@ class Run(ResumableRun):
         """Prune a group to a target of MACs."""
         options = self.recipe.prune
         assert options is not None  # noqa: S101 - asked in execute
-        scores = ImportanceMap.from_json(read_json(self.folder / "importance.json"))
+        scores = ImportanceMap.load(self.folder / "importance.json")
         images, group = self.images.train, self.groups[index]
         return prune_group(self.bench, images, scores, group, target, options, self.folder / journal)
 

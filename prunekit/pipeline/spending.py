@@ -6,13 +6,14 @@ from typing import Any
 
 import numpy as np
 
-from prunekit._files import read_json
+from prunekit._json import read_document
 from prunekit.checkpoint import Base
 from prunekit.ledger import BASE_TRAINING, LedgerRow, both_ways, forwards
 from prunekit.pipeline.measuring import Setting, loss_draws
 from prunekit.pipeline.planning import evaluations
 from prunekit.pipeline.stages import EMBEDDED
 from prunekit.recipe import PruneOptions
+from prunekit.report.forms import HeadForm
 from prunekit.search import SearchResult, proxy_samples
 from prunekit.slim import SlimModel
 
@@ -33,8 +34,8 @@ def base_training(checkpoint: str | None, base: Base, macs: int, ledger: Sequenc
     known, source = [row for row in ledger if row.stage == BASE_TRAINING and row.kind == "training"], "this run"
     if not known and checkpoint is not None and checkpoint.startswith(EMBEDDED):
         name = checkpoint.removeprefix(EMBEDDED)
-        shipped = read_json(files("prunekit") / "assets" / f"{name}-base.json")  # type: ignore[arg-type]
-        rows = [LedgerRow.from_json(row) for row in shipped["ledger"]]
+        shipped = read_document(files("prunekit") / "assets" / f"{name}-base.json", HeadForm)  # type: ignore[arg-type]
+        rows = [LedgerRow.from_json(row) for row in shipped.get("ledger") or ()]
         known, source = [row for row in rows if row.stage == BASE_TRAINING and row.kind == "training"], "its own run"
     steps, batch_size = base.provenance.get("steps"), base.provenance.get("batch_size")
     if not known and isinstance(steps, int) and isinstance(batch_size, int):

@@ -7,7 +7,6 @@ from pathlib import Path
 
 from prunekit._files import atomic_folder
 from prunekit._types import JsonDict
-from prunekit.errors import FileFormatError
 from prunekit.groups import Grouping
 from prunekit.ledger import LedgerRow
 from prunekit.report.document import Document, Picture, Words, sections_with
@@ -91,8 +90,5 @@ def _pareto(comparison: Comparison, folder: Path) -> list[Picture]:
 
 
 def _groupings(manifest: JsonDict, folder: Path) -> list[Picture | None]:
-    try:
-        groupings = [Grouping.from_json(data) for data in manifest.get("groupings") or ()]
-    except (KeyError, TypeError, ValueError) as error:
-        raise FileFormatError(f"The manifest's groupings cannot be read ({error}).") from error
+    groupings = [Grouping.from_json(data, "The manifest's grouping") for data in manifest.get("groupings") or ()]
     return [grouping_picture(grouping, folder / f"grouping-{i}.png") for i, grouping in enumerate(groupings)]

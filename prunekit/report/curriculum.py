@@ -3,10 +3,11 @@
 from pathlib import Path
 from typing import Any
 
-from prunekit._files import read_json
+from prunekit._json import checked
 from prunekit._types import JsonDict
 from prunekit.errors import FileFormatError
 from prunekit.report.comparison import Comparison, write_comparison
+from prunekit.report.forms import AGAIN, CurriculumForm, CurriculumRows, read_manifest
 from prunekit.report.learning import (
     LearningCurve,
     curves_of,
@@ -16,7 +17,6 @@ from prunekit.report.learning import (
     seeds_text,
     share_column,
 )
-from prunekit.report.run import MANIFEST_FORMAT
 from prunekit.report.table import Table, estimate, named
 from prunekit.report.wording import ABSENT
 
@@ -29,18 +29,21 @@ def training_curves(manifest: JsonDict) -> list[LearningCurve]:
     Raises:
         FileFormatError: it is no manifest of such a comparison.
     """
+    checked(CurriculumRows, manifest, "The manifest", AGAIN)
     try:
         by_entry: dict[str, list[dict[str, Any]]] = {}
         for row in manifest["curriculum"]:
             by_entry.setdefault(row["entry"], []).append(row)
         return [curves_of(name, rows) for name, rows in by_entry.items()]
-    except (KeyError, TypeError, ValueError, IndexError) as error:
+    except ValueError as error:
         raise FileFormatError(f"The manifest holds no comparison of ways to train ({error}).") from error
 
 
 def curriculum_claim(manifest: JsonDict) -> str:
     """What the comparison found, in one sentence."""
     base, *others = training_curves(manifest)
+    if not others:
+        raise FileFormatError(f"The manifest compares {base.title[:80]!r} with nothing; expected two ways to train.")
     return learning_claim(base, others)
 
 
@@ -50,9 +53,14 @@ def write_curriculum_report(folder: Path) -> Path:
     Raises:
         FileFormatError: the manifest is of another kind.
     """
-    manifest = read_json(folder / "manifest.json", MANIFEST_FORMAT)
+    manifest = read_manifest(folder)
+    checked(CurriculumForm, manifest, f"{folder / 'manifest.json'}", AGAIN)
     curves = training_curves(manifest)
     entries = manifest["config"]["curriculum"]["entries"]
+    if unknown := [curve.title for curve in curves if curve.title not in entries]:
+        raise FileFormatError(
+            f"The manifest's configuration has no entry {unknown[0][:80]!r}, which it has measured; {AGAIN}."
+        )
     rows = tuple(
         {
             "place": place,

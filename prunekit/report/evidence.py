@@ -6,9 +6,11 @@ from typing import Any
 
 import numpy as np
 
+from prunekit._json import checked
 from prunekit._types import FloatArray, JsonDict
 from prunekit.errors import FileFormatError
 from prunekit.report.estimate import Estimate
+from prunekit.report.forms import AGAIN, EvidenceForm
 from prunekit.report.wording import estimate_text, large_text, short_ratio, unclear
 
 __all__ = ["TRAININGS", "Entry", "Evidence", "evidence_claim", "gap", "gap_text", "short_gap"]
@@ -80,6 +82,7 @@ class Evidence:
         Raises:
             FileFormatError: it is no manifest of such a comparison, or it lacks an entry that it speaks of.
         """
+        checked(EvidenceForm, manifest, "The manifest's comparison of experts with baselines", AGAIN)
         try:
             by_entry: dict[str, list[JsonDict]] = {}
             for row in manifest["evidence"]:

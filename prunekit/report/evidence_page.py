@@ -4,7 +4,8 @@ import re
 from functools import partial
 from pathlib import Path
 
-from prunekit._files import atomic_folder, read_json
+from prunekit._files import atomic_folder
+from prunekit._json import checked
 from prunekit.report.document import Document, Fold, Picture, Section, Strip, sections_with
 from prunekit.report.evidence import Entry, Evidence, evidence_claim, gap_text
 from prunekit.report.evidence_tables import (
@@ -18,11 +19,12 @@ from prunekit.report.evidence_tables import (
     training_table,
 )
 from prunekit.report.flow import flow_of
+from prunekit.report.forms import AGAIN, HeadForm, read_manifest
 from prunekit.report.method import frontiers_picture, importance_blocks, targets_picture, width_blocks
 from prunekit.report.pareto import pareto_picture
 from prunekit.report.provenance import again, cost_blocks, provenance
 from prunekit.report.rendering import drawn, load_picture, render
-from prunekit.report.run import MANIFEST_FORMAT, RunResults, read_importance, read_samples
+from prunekit.report.run import RunResults, read_importance, read_samples
 from prunekit.report.samples import Images, grid_png
 from prunekit.report.wording import short_ratio
 
@@ -39,9 +41,11 @@ def write_evidence_report(folder: Path) -> Path:
     Raises:
         FileFormatError: the manifest is of another kind, or a file of samples cannot be read.
     """
-    manifest = read_json(folder / "manifest.json", MANIFEST_FORMAT)
+    manifest = read_manifest(folder)
     evidence, samples = Evidence.from_manifest(manifest), read_samples(folder)
-    method = RunResults.from_manifest(manifest.get("method") or {}, read_importance(folder))
+    told = manifest.get("method")
+    checked(HeadForm, told, "The manifest's method", AGAIN)
+    method = RunResults.from_manifest(told or {}, read_importance(folder))
     with atomic_folder(folder / "report") as target:
         sections = (
             *_sections(evidence, samples, target),

@@ -5,14 +5,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from prunekit._files import read_json
 from prunekit._types import JsonDict
 from prunekit.report.curriculum import curriculum_claim, write_curriculum_report
 from prunekit.report.evidence import evidence_claim
 from prunekit.report.evidence_page import write_evidence_report
+from prunekit.report.forms import read_manifest
 from prunekit.report.multistage import multistage_claim, write_multistage_report
 from prunekit.report.page import write_report
-from prunekit.report.run import MANIFEST_FORMAT, RunResults
+from prunekit.report.run import RunResults
 from prunekit.report.wording import claim
 
 __all__ = ["KINDS", "Kind", "kind_of", "report_writer", "write_any_report"]
@@ -55,5 +55,5 @@ def report_writer(manifest: Mapping[str, Any]) -> Callable[[Path], Path] | None:
 
 def write_any_report(folder: Path) -> Path:
     """The report of a run of any kind, in its folder; returns its page."""
-    writer = report_writer(read_json(folder / "manifest.json", MANIFEST_FORMAT)) or write_report
+    writer = report_writer(read_manifest(folder)) or write_report
     return writer(folder)

@@ -4,11 +4,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from prunekit._files import read_json
+from prunekit._json import checked
 from prunekit._types import JsonDict
 from prunekit.errors import FileFormatError
 from prunekit.report.comparison import Comparison, write_comparison
 from prunekit.report.estimate import Estimate
+from prunekit.report.forms import AGAIN, MultistageForm, MultistageRows, read_manifest
 from prunekit.report.learning import (
     LearningCurve,
     curves_of,
@@ -19,7 +20,6 @@ from prunekit.report.learning import (
     share_column,
 )
 from prunekit.report.pareto import Point
-from prunekit.report.run import MANIFEST_FORMAT
 from prunekit.report.table import Column, Table, estimate, named
 from prunekit.report.wording import ABSENT
 
@@ -62,6 +62,7 @@ def entries_of(manifest: JsonDict) -> list[Entry]:
     Raises:
         FileFormatError: it is no manifest of such a comparison.
     """
+    checked(MultistageRows, manifest, "The manifest", AGAIN)
     try:
         by_network: dict[tuple[str, str, tuple[int, ...]], list[dict[str, Any]]] = {}
         for row in manifest["multistage"]:
@@ -79,7 +80,7 @@ def entries_of(manifest: JsonDict) -> list[Entry]:
             )
             for (network, grouping, cuts), rows in by_network.items()
         ]
-    except (KeyError, TypeError, ValueError, IndexError) as error:
+    except ValueError as error:
         raise FileFormatError(f"The manifest holds no comparison of multistage networks ({error}).") from error
 
 
@@ -91,8 +92,11 @@ def _title(network: str, grouping: str) -> str:
 def multistage_claim(manifest: JsonDict) -> str:
     """What the comparison found, in one sentence."""
     entries = entries_of(manifest)
-    unified = next(entry.curve for entry in entries if entry.network == "unified")
-    return learning_claim(unified, [entry.curve for entry in entries if entry.network != "unified"])
+    unified = next((entry.curve for entry in entries if entry.network == "unified"), None)
+    others = [entry.curve for entry in entries if entry.network != "unified"]
+    if unified is None or not others:
+        raise FileFormatError(f"The manifest lacks the unified network, or another beside it; {AGAIN}.")
+    return learning_claim(unified, others)
 
 
 def write_multistage_report(folder: Path) -> Path:
@@ -101,7 +105,8 @@ def write_multistage_report(folder: Path) -> Path:
     Raises:
         FileFormatError: the manifest is of another kind.
     """
-    manifest = read_json(folder / "manifest.json", MANIFEST_FORMAT)
+    manifest = read_manifest(folder)
+    checked(MultistageForm, manifest, f"{folder / 'manifest.json'}", AGAIN)
     entries = entries_of(manifest)
     comparison = Comparison(
         "multistage",

@@ -4,12 +4,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from prunekit._files import atomic_path, read_json
+from prunekit._files import atomic_path
 from prunekit.errors import MissingFileError
 from prunekit.report.document import Card, Cards, Document, Link, Links, sections_with
+from prunekit.report.forms import read_manifest
 from prunekit.report.kinds import kind_of, report_writer
 from prunekit.report.rendering import render
-from prunekit.report.run import MANIFEST_FORMAT
 
 __all__ = ["run_folders", "write_all_reports", "write_overview"]
 
@@ -39,7 +39,7 @@ def write_all_reports(folder: Path, done: Callable[[Path], None] = lambda page: 
             f"{folder} has no manifest.json, and no folder in it has one; expected a run's folder or a folder of those."
         )
     for run in runs:
-        write = report_writer(read_json(run / "manifest.json", MANIFEST_FORMAT))
+        write = report_writer(read_manifest(run))
         if write is not None:
             done(write(run))
     return write_overview(folder)
@@ -55,7 +55,7 @@ def write_overview(folder: Path) -> Path:
         FileFormatError: a manifest cannot be read.
     """
     runs = run_folders(folder)
-    manifests = {run: read_json(run / "manifest.json", MANIFEST_FORMAT) for run in runs}
+    manifests = {run: read_manifest(run) for run in runs}
     newest = sorted(runs, key=lambda run: str(manifests[run].get("created", "")), reverse=True)
     others = _others(folder, set(runs))
     sections = sections_with(

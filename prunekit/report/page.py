@@ -39,7 +39,7 @@ def write_report(run_folder: Path) -> Path:
     """
     results = read_run(run_folder)
     source = run_folder / "groups.json"
-    grouping = Grouping.from_json(read_json(source)) if source.is_file() else None
+    grouping = Grouping.from_json(read_json(source), source) if source.is_file() else None
     with atomic_folder(run_folder / "report") as folder:
         document = _document(results, grouping, folder)
         (folder / "index.html").write_text(render(document), encoding="utf-8")

@@ -9,13 +9,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from prunekit._containers import check_npy_header, open_archive
-from prunekit._files import read_json
+from prunekit._json import checked, read_document
 from prunekit._types import JsonDict
 from prunekit.allocation import Allocation
 from prunekit.errors import FileFormatError
 from prunekit.ledger import LedgerRow
 from prunekit.limits import check_limit
 from prunekit.report.estimate import Estimate
+from prunekit.report.forms import AGAIN, MANIFEST_FORMAT, ImportanceForm, MetricsForm, RunForm, read_manifest
 from prunekit.schedule import NoiseSchedule
 
 __all__ = [
@@ -32,7 +33,6 @@ __all__ = [
     "read_samples",
 ]
 
-MANIFEST_FORMAT = "prunekit-manifest/1"
 IMPORTANCE_FORMAT = "prunekit-importance/1"
 _SAMPLES_FIRST = ("base", "experts")
 
@@ -107,12 +107,13 @@ class Metrics:
         """The ``metrics`` part of a manifest or of an evaluation; None where nothing was measured."""
         if not data or not data.get("rows"):
             return None
+        checked(MetricsForm, data, "The figures of sample quality", AGAIN)
         rows = tuple(
             MetricRow(
                 str(row["model"]),
                 Estimate.from_json(row.get("fid")),
                 Estimate.from_json(row.get("kid")),
-                *(_number(row.get(key)) for key in ("seconds_per_image", "mean_macs", "mac_ratio")),
+                *(row.get(key) for key in ("seconds_per_image", "mean_macs", "mac_ratio")),
             )
             for row in data["rows"]
         )
@@ -185,11 +186,12 @@ class RunResults:
                 f"The manifest has format {manifest.get('format')!r}; expected {MANIFEST_FORMAT!r}. "
                 "Run the recipe again with this version."
             )
+        checked(RunForm, manifest, "The manifest", AGAIN)
         try:
             results = cls(
                 manifest=manifest,
                 base=_base(manifest["base"]),
-                allocation=Allocation.from_json(manifest["allocation"]),
+                allocation=Allocation.from_json(manifest["allocation"], "The manifest's allocation"),
                 experts={int(entry["group"]): _expert(entry) for entry in manifest.get("experts") or ()},
                 assembled=_assembled(manifest.get("assembled")),
                 losses=tuple(_group_loss(entry) for entry in manifest.get("losses") or ()),
@@ -198,10 +200,10 @@ class RunResults:
                 importance=importance,
                 samples=samples or {},
             )
-        except (KeyError, TypeError, AttributeError, ValueError) as error:
-            raise FileFormatError(
-                f"The manifest cannot be read ({type(error).__name__}: {error}); make it again with `prunekit run`."
-            ) from error
+        except FileFormatError:
+            raise
+        except ValueError as error:
+            raise FileFormatError(f"The manifest cannot be read ({str(error).rstrip('.')}); {AGAIN}.") from error
         _check_groups(results)
         return results
 
@@ -213,8 +215,7 @@ def read_run(run_folder: Path) -> RunResults:
         MissingFileError: there is no manifest.
         FileFormatError: a file is there and cannot be read.
     """
-    manifest = read_json(run_folder / "manifest.json", MANIFEST_FORMAT)
-    return RunResults.from_manifest(manifest, read_importance(run_folder), read_samples(run_folder))
+    return RunResults.from_manifest(read_manifest(run_folder), read_importance(run_folder), read_samples(run_folder))
 
 
 def read_importance(run_folder: Path) -> JsonDict | None:
@@ -224,7 +225,10 @@ def read_importance(run_folder: Path) -> JsonDict | None:
         FileFormatError: it cannot be read.
     """
     path = run_folder / "importance.json"
-    return read_json(path, IMPORTANCE_FORMAT) if path.is_file() else None
+    if not path.is_file():
+        return None
+    found: Any = read_document(path, ImportanceForm, IMPORTANCE_FORMAT, "make it again with `prunekit importance`")
+    return dict(found)
 
 
 def read_samples(run_folder: Path) -> dict[str, NDArray[np.uint8]]:
@@ -304,9 +308,3 @@ def _group_loss(data: JsonDict) -> GroupLoss:
         Estimate.from_json(data.get(key)) for key in ("base", "pruned", "expert", "difference")
     )
     return GroupLoss(int(data["group"]), base, pruned, expert, difference)
-
-
-def _number(value: Any) -> float | None:
-    if value is not None and not isinstance(value, int | float):
-        raise TypeError(f"got {value!r} where a number was expected")
-    return value

@@ -8,14 +8,29 @@ import urllib.request
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
-from typing import IO, Any, ClassVar
+from typing import IO, Annotated, Any, ClassVar
 from urllib.parse import urlsplit
 
-from prunekit.errors import InputError
+from typing_extensions import TypedDict
+
+from prunekit._json import Bounded, checked, parse_json
+from prunekit.errors import FileFormatError, InputError
 
 __all__ = ["Endpoint", "EndpointError"]
 
 _LARGEST = 1_000_000  # bytes of an answer
+
+
+class _Message(TypedDict):
+    content: str
+
+
+class _Choice(TypedDict):
+    message: _Message
+
+
+class _Completion(TypedDict):
+    choices: Annotated[list[_Choice], Bounded(min_length=1)]
 
 
 class EndpointError(Exception):
@@ -134,9 +149,6 @@ def _content(body: bytes) -> str:
     if len(body) > _LARGEST:
         raise EndpointError("the answer was longer than a megabyte")
     try:
-        text = json.loads(body)["choices"][0]["message"]["content"]
-    except (ValueError, LookupError, TypeError, RecursionError):
-        text = None
-    if not isinstance(text, str):
-        raise EndpointError("the answer was no chat completion")
-    return text
+        return checked(_Completion, parse_json(body, "the answer"), "the answer")["choices"][0]["message"]["content"]
+    except FileFormatError:  # whose message quotes the answer
+        raise EndpointError("the answer was no chat completion") from None

@@ -2,17 +2,38 @@
 
 import json
 import logging
-import math
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NotRequired
 
-from prunekit.errors import InputError
+from typing_extensions import TypedDict
+
+from prunekit._json import Many, Ratio, Whole, checked, parse_json
+from prunekit.errors import FileFormatError, InputError, LimitError
 
 __all__ = ["Journal"]
 
 _FORMAT = "prunekit-search/1"
 _log = logging.getLogger(__name__)
+
+
+class _SaidForm(TypedDict):
+    """What a language model said, or how it failed."""
+
+    round: int
+    ratios: NotRequired[dict[str, Ratio]]
+    failed: NotRequired[str]
+
+
+class _MeasuredForm(TypedDict):
+    """A measured candidate, or a choice."""
+
+    round: int
+    steps: Many[Whole]
+    macs: Whole
+    loss: float
+    spent: NotRequired[Whole]
+    chosen: NotRequired[Any]
 
 
 class Journal:
@@ -95,20 +116,13 @@ def _readable(lines: Iterable[bytes]) -> list[dict[str, Any]]:
     entries: list[dict[str, Any]] = []
     for line in lines:
         try:
-            entry = json.loads(line)
-        except (ValueError, RecursionError):
+            entry = parse_json(line, "A line")
+            checked(_MeasuredForm if isinstance(entry, dict) and "steps" in entry else _SaidForm, entry, "A line")
+        except LimitError:
+            raise
+        except FileFormatError:
             break
-        if not isinstance(entry, dict) or not _is_entry(entry):
+        if not entry.keys() & {"steps", "ratios", "failed"}:
             break
         entries.append(entry)
     return entries
-
-
-def _is_entry(entry: Mapping[str, Any]) -> bool:
-    if type(entry.get("round")) is not int:
-        return False
-    if "steps" not in entry:
-        return isinstance(entry.get("ratios"), dict) or isinstance(entry.get("failed"), str)
-    steps, loss = entry["steps"], entry.get("loss")
-    whole = isinstance(steps, list) and all(type(number) is int for number in steps)
-    return whole and type(entry.get("macs")) is int and type(loss) is float and math.isfinite(loss)

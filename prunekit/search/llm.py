@@ -4,10 +4,12 @@ import json
 import logging
 import math
 import time
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
+from typing_extensions import TypedDict
 
+from prunekit._json import Bounded, Ratio, checked, parse_json
 from prunekit._types import FloatArray, IntArray
 from prunekit.errors import InputError
 from prunekit.search import ranks
@@ -26,6 +28,10 @@ costs exactly the target, so what counts is how they compare. The pruned network
 Find the fractions of lowest loss.
 Answer with one JSON object and nothing else: {"ratios": {"<channel group>": <fraction to remove, 0 to 1>, ...}}.
 Channel groups that you leave out keep all their channels."""
+
+
+class _AnswerForm(TypedDict):
+    ratios: Annotated[dict[str, Ratio], Bounded(min_length=1, max_length=100_000)]
 
 
 def llm(task: Task) -> IntArray:
@@ -118,17 +124,13 @@ def _ratios(text: str, task: Task) -> dict[str, float]:
         ValueError: it holds none, or what cannot be used; the message does not quote it.
     """
     try:
-        data = json.loads(text[text.index("{") : text.rindex("}") + 1])
-        ratios = data["ratios"]
-    except (ValueError, LookupError, TypeError, RecursionError):
-        raise ValueError("it held no JSON object with ratios") from None
-    if not isinstance(ratios, dict) or not ratios:
-        raise ValueError("its ratios were no JSON object with channel groups")
+        told = text[text.index("{") : text.rindex("}") + 1].encode()
+        ratios = checked(_AnswerForm, parse_json(told, "the answer"), "the answer")["ratios"]
+    except ValueError:  # the message would quote it
+        raise ValueError("it held no JSON object with ratios from 0 to 1 by channel group") from None
     unknown = sum(name not in task.widths.graph.index for name in ratios)
     if unknown:
         raise ValueError(f"{unknown} of its channel groups are unknown")
-    if not all(type(ratio) in (int, float) and 0 <= ratio <= 1 for ratio in ratios.values()):  # NaN is in no range
-        raise ValueError("some of its ratios were no numbers from 0 to 1")
     return {name: float(ratio) for name, ratio in ratios.items()}
 
 

@@ -9,6 +9,7 @@ import pytest
 import torch
 from command_line import Typed, done, listing, typed
 from PIL import Image
+from true_figures import figures
 
 from prunekit.checkpoint import Base, ModelSpec, save_base
 from prunekit.graph import PruningPlan, trace
@@ -29,8 +30,9 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     base = open_base("embedded:digits")
     plan = PruningPlan({}, trace(base.model, base.spec.example_inputs()).fingerprint)
     groups = TimestepGroups.from_cuts(1000, [200, 400, 600, 800])
+    told = figures(base.model, base.spec.example_inputs())
     slims = [
-        SlimModel(copy.deepcopy(base.model), base.spec, plan, {}, group, 1000, 1, 1, base.about()) for group in groups
+        SlimModel(copy.deepcopy(base.model), base.spec, plan, {}, group, 1000, *told, base.about()) for group in groups
     ]
     save_experts(slims, groups, folder / "whole")
     with torch.no_grad():

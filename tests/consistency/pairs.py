@@ -6,6 +6,7 @@ from typing import Any
 import torch
 from networks import unet
 from torch import nn
+from true_figures import figures
 
 from prunekit.checkpoint import ModelSpec
 from prunekit.consistency import Consistency, ConsistencyOptions, Denoiser, measure_consistency
@@ -28,9 +29,9 @@ def whole_slims(
     spec = ModelSpec.of(model)
     plan = PruningPlan({}, trace(model, spec.example_inputs()).fingerprint)
     about = {"noise_schedule": schedule.to_config(), "prediction_type": "epsilon"}
-    return [
-        SlimModel(copy.deepcopy(model), spec, plan, {}, group, schedule.num_timesteps, 1, 1, about) for group in groups
-    ]
+    macs, params = figures(model, spec.example_inputs())
+    total = schedule.num_timesteps
+    return [SlimModel(copy.deepcopy(model), spec, plan, {}, group, total, macs, params, about) for group in groups]
 
 
 def damage(model: nn.Module, amount: float = 0.5) -> None:
