@@ -18,6 +18,8 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from prunekit._files import atomic_folder, atomic_path, sha256_file, write_json
+from prunekit._kinds import FolderKind, has_format
+from prunekit._leftovers import restore
 from prunekit._types import JsonDict
 from prunekit.card import slim_card
 from prunekit.checkpoint import Factory, ModelSpec
@@ -28,9 +30,11 @@ from prunekit.graph import PruningPlan, fit
 from prunekit.graph.surgery import all_tensors, run_once
 from prunekit.groups import TimestepGroup
 
-__all__ = ["FORMAT", "SlimModel", "load_slim", "save_slim", "slim_config"]
+__all__ = ["FOLDER", "FORMAT", "SlimModel", "load_slim", "save_slim", "slim_config"]
 
 FORMAT = "prunekit-slim/1"
+FOLDER = FolderKind("slim model", ("model.safetensors", "README.md"), marker="config.json", is_ours=has_format(FORMAT))
+"""What :func:`save_slim` may replace."""
 _ABOUT = ("noise_schedule", "prediction_type", "data", "provenance")
 _MAX_TIMESTEPS = 2**20
 _MISFITS = (
@@ -96,9 +100,13 @@ def slim_config(slim: SlimModel) -> dict[str, Any]:
 
 
 def save_slim(slim: SlimModel, folder: Path) -> None:
-    """Write a slim model's folder, atomically; a folder that is there already is replaced as a whole."""
+    """Write a slim model's folder, atomically; an earlier slim model there is replaced as a whole.
+
+    Raises:
+        InputError: there is something else in the folder.
+    """
     state = _own_storage(all_tensors(slim.model))
-    with atomic_folder(folder) as part:
+    with atomic_folder(folder, FOLDER) as part:
         save_file(state, part / "model.safetensors")
         config = {
             **slim_config(slim),
@@ -127,6 +135,7 @@ def load_slim(folder: Path | str, factory: Factory | None = None, inputs: Any = 
         InputError: the architecture is not in the registry, or does not take its config.
     """
     folder = Path(folder)
+    restore(folder)
     if not folder.is_dir():
         raise MissingFileError(f"{folder} does not exist; expected a slim model's folder, as `prunekit prune` writes.")
     config = read_bounded_json(folder / "config.json", FORMAT)

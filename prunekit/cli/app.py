@@ -1,6 +1,8 @@
 """The application: its commands, and the one place where an error becomes a sentence and an exit code."""
 
+import errno
 import logging
+import os
 import sys
 
 import typer
@@ -40,17 +42,33 @@ class _Notes(logging.Handler):
         print(f"prunekit: {record.getMessage()}", file=sys.stderr)
 
 
+def _said(error: OSError) -> str:
+    """What the system says about a file, and how to mend it."""
+    mend = "expected a place to read and write"
+    if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+        mend = "make room there, or write to another place; what was there before is unchanged"
+    try:
+        sys.stdout.flush()
+    except OSError:  # it is standard output itself, which the interpreter would try once more
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return f"Standard output: {error.strerror or error}; {mend}."
+    return f"{error.filename or 'A file'}: {error.strerror or error}; {mend}."
+
+
 def main() -> None:
     """Entry point: 0 done, 2 the user's mistake, 130 interrupted."""
     log, notes = logging.getLogger("prunekit"), _Notes(logging.INFO)
     log.addHandler(notes)
     log.setLevel(logging.INFO)
     try:
-        app()
+        try:
+            app()
+        finally:
+            sys.stdout.flush()  # while what the system says about it can still be told
     except PrunekitError as error:
         sys.exit(fail(str(error)))
-    except OSError as error:  # what the system says of a place that cannot be read or written
-        sys.exit(fail(f"{error.filename or 'A file'}: {error.strerror or error}; expected a place to read and write."))
+    except OSError as error:  # what the system says about a place that cannot be read or written
+        sys.exit(fail(_said(error)))
     except KeyboardInterrupt:
         sys.exit(130)
     finally:

@@ -18,6 +18,7 @@ from prunekit.report.evidence_tables import (
     training_table,
 )
 from prunekit.report.flow import flow_of
+from prunekit.report.folder import FOLDER
 from prunekit.report.method import frontiers_picture, importance_blocks, targets_picture, width_blocks
 from prunekit.report.pareto import pareto_picture
 from prunekit.report.provenance import again, cost_blocks, provenance
@@ -42,7 +43,7 @@ def write_evidence_report(folder: Path) -> Path:
     manifest = read_json(folder / "manifest.json", MANIFEST_FORMAT)
     evidence, samples = Evidence.from_manifest(manifest), read_samples(folder)
     method = RunResults.from_manifest(manifest.get("method") or {}, read_importance(folder))
-    with atomic_folder(folder / "report") as target:
+    with atomic_folder(folder / "report", FOLDER) as target:
         sections = (
             *_sections(evidence, samples, target),
             *_method_sections(evidence.headline.name, method, target),
