@@ -113,13 +113,15 @@ def check_folder(target: Path, kind: FolderKind | None = None) -> Path:
         InputError: see :func:`atomic_folder`.
     """
     place = _followed(target)
-    if not place.name or (place.exists() and not place.is_dir()):
-        raise InputError(f"{target} cannot become a folder of results; expected a new name, or a folder to replace.")
+    if place.exists() and not place.is_dir():
+        raise InputError(
+            f"{target} exists and holds no earlier {_name(kind)}: it is a file; expected a new name, or a folder."
+        )
     _check_above(place, target)
     restore(place)
     if place.is_dir():
-        _check_replaceable(place, target)
         _check_content(place, target, kind)
+        _check_replaceable(place, target)
     return place
 
 
@@ -161,11 +163,9 @@ def _check_content(place: Path, target: Path, kind: FolderKind | None) -> None:
     if not found:
         return
     if kind is None or not kind.recognises(place):
-        what, marker = (
-            ("output of prunekit", "") if kind is None else (kind.name, f", or one with prunekit's {kind.marker}")
-        )
+        marker = "" if kind is None else f", or one with prunekit's {kind.marker}"
         raise InputError(
-            f"{target} has {found[0].name} in it and holds no earlier {what}; expected a new or empty folder{marker}."
+            f"{target} exists and holds no earlier {_name(kind)}, but {found[0].name}; expected a new or empty folder{marker}."
         )
     foreign = kind.foreign(place)
     if foreign is not None:
@@ -173,6 +173,10 @@ def _check_content(place: Path, target: Path, kind: FolderKind | None) -> None:
             f"{target} holds an earlier {kind.name} and also {foreign.relative_to(place)}, which is not part of it; "
             "move that elsewhere, where it is not lost, or write to another folder."
         )
+
+
+def _name(kind: FolderKind | None) -> str:
+    return "output of prunekit" if kind is None else kind.name
 
 
 @contextmanager

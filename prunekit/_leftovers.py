@@ -9,18 +9,16 @@ import errno
 import hashlib
 import itertools
 import os
+import platform
 import re
 import shutil
-import socket
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
 __all__ = ["is_leftover", "part_of", "replace_folder", "restore", "restore_within", "sweep", "sync", "sync_tree"]
 
-_HOST = hashlib.sha256(socket.gethostname().encode()).hexdigest()[
-    :8
-]  # processes are alive or dead on their own host only
+_HOST = hashlib.sha256(platform.node().encode()).hexdigest()[:8]  # processes are alive or dead on their own host only
 _PART = re.compile(r"\..+\.([0-9a-f]{8})-(\d{1,10})-\d+\.part", re.DOTALL)
 _OLD = re.compile(r"\.(.+)\.old\.part", re.DOTALL)
 _NO_FOLDER_SYNC = {errno.EINVAL, errno.EACCES, errno.EPERM, errno.EBADF, errno.ENOTSUP}

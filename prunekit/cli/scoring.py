@@ -52,10 +52,10 @@ def importance(
     from prunekit.recipe import PruneOptions
     from prunekit.report import heatmap_png
 
+    refuse_existing(output, overwrite, FileKind("importance map", _is_map), [base, config, groups, data])
     if output.suffix not in (".json", ".npz"):
         raise InputError(f"Got --output {output}; expected a file name that ends with .json or .npz.")
     picture = output.with_suffix(".png")
-    refuse_existing(output, overwrite, FileKind("importance map", _is_map), [base, config, groups, data])
     refuse_existing(picture, overwrite, PICTURE, [base, config, groups, data])
     refuse_inputs(output, [base], inside=True)
     loaded = open_base(base, config)
