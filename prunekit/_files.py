@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from prunekit._kinds import FolderKind, contents
-from prunekit._leftovers import part_of, replace_folder, restore, sweep, sync, sync_tree
+from prunekit._leftovers import alone, part_of, put_back, replace_folder, sweep, sync, sync_tree
 from prunekit._types import JsonDict
 from prunekit.errors import FileFormatError, InputError, MissingFileError, PrunekitError
 
@@ -113,16 +113,22 @@ def check_folder(target: Path, kind: FolderKind | None = None) -> Path:
         InputError: see :func:`atomic_folder`.
     """
     place = _followed(target)
+    _check_above(place, target)
+    with alone(place.parent):  # no other process is between its two renames
+        put_back(place)
+        _check_standing(place, target, kind)
+    return place
+
+
+def _check_standing(place: Path, target: Path, kind: FolderKind | None) -> None:
+    """Refuse to replace what is at ``place``, unless it is nothing or an earlier output."""
     if place.exists() and not place.is_dir():
         raise InputError(
             f"{target} exists and holds no earlier {_name(kind)}: it is a file; expected a new name, or a folder."
         )
-    _check_above(place, target)
-    restore(place)
     if place.is_dir():
         _check_content(place, target, kind)
         _check_replaceable(place, target)
-    return place
 
 
 def _followed(target: Path) -> Path:
@@ -141,7 +147,7 @@ def _followed(target: Path) -> Path:
 
 def _check_above(place: Path, target: Path) -> None:
     """Refuse a place in what is no folder, or in a folder where nothing may be made."""
-    above = next(folder for folder in place.parents if os.path.lexists(folder))
+    above = next((folder for folder in place.parents if os.path.lexists(folder)), place)
     if not above.is_dir():
         raise InputError(f"{target} cannot be written: {above} is no folder; expected another place to write to.")
     if not os.access(above, os.W_OK | os.X_OK):

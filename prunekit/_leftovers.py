@@ -16,7 +16,18 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-__all__ = ["is_leftover", "part_of", "replace_folder", "restore", "restore_within", "sweep", "sync", "sync_tree"]
+__all__ = [
+    "alone",
+    "is_leftover",
+    "part_of",
+    "put_back",
+    "replace_folder",
+    "restore",
+    "restore_within",
+    "sweep",
+    "sync",
+    "sync_tree",
+]
 
 _HOST = hashlib.sha256(platform.node().encode()).hexdigest()[:8]  # processes are alive or dead on their own host only
 _PART = re.compile(r"\..+\.([0-9a-f]{8})-(\d{1,10})-\d+\.part", re.DOTALL)
@@ -51,11 +62,9 @@ def restore(target: Path) -> None:
     Raises:
         OSError: it cannot be renamed.
     """
-    old = _old_of(target)
-    if os.path.lexists(target) or not old.is_dir():
-        return
-    with _alone(target.parent):
-        _put_back(old, target)
+    if not os.path.lexists(target) and _old_of(target).is_dir():
+        with alone(target.parent):
+            put_back(target)
 
 
 def restore_within(folder: Path) -> None:
@@ -75,8 +84,8 @@ def replace_folder(part: Path, target: Path, check: Callable[[], None]) -> None:
         check: called right before a folder at ``target`` is moved aside; raises if that must not happen.
     """
     old, discarded = _old_of(target), [part_of(target), part_of(target)]
-    with _alone(target.parent):
-        _put_back(old, target)
+    with alone(target.parent):
+        put_back(target)
         if target.exists():
             check()
             shutil.copymode(target, part)
@@ -86,7 +95,7 @@ def replace_folder(part: Path, target: Path, check: Callable[[], None]) -> None:
         try:
             part.rename(target)
         finally:
-            _put_back(old, target)
+            put_back(target)
         sync(target.parent)
         if old.exists():
             old.rename(discarded[1])
@@ -116,10 +125,12 @@ def sync_tree(folder: Path) -> None:
 
 
 def _old_of(target: Path) -> Path:
-    return target.with_name(f".{target.name}.old.part")
+    return target.parent / f".{target.name}.old.part"
 
 
-def _put_back(old: Path, target: Path) -> None:
+def put_back(target: Path) -> None:
+    """:func:`restore` for a caller that is :func:`alone` in the folder already."""
+    old = _old_of(target)
     if old.is_dir() and not os.path.lexists(target):
         old.rename(target)
 
@@ -144,11 +155,14 @@ def _remove(path: Path) -> None:
 
 
 @contextmanager
-def _alone(folder: Path) -> Iterator[None]:
+def alone(folder: Path) -> Iterator[None]:
     """Within the block no other process renames in this folder. The lock is the folder's own, so it leaves no file."""
     try:
         import fcntl  # noqa: PLC0415 - not on every system
     except ImportError:
+        yield
+        return
+    if not folder.is_dir():
         yield
         return
     handle = os.open(folder, os.O_RDONLY)

@@ -184,6 +184,8 @@ def assemble(
     check_folder(output, FOLDER)
     refuse_inputs(output, [slim])
     refuse_inputs(output, slim.glob("group-*"), inside=True)
+    if os.path.realpath(output.parent) == os.path.realpath(slim) and output.name.startswith("group-"):
+        raise InputError(f"Got --output {output}, the name of a slim model in {slim}; give another --output.")
     partition = put_together(slim, output)
     experts = load_experts(output)
     facts = {"output": str(output), "groups": len(partition), "macs": list(experts.macs), "params": sum(experts.params)}
