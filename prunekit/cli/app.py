@@ -51,8 +51,8 @@ def _said(error: OSError) -> str:
         sys.stdout.flush()
     except OSError:  # it is standard output itself, which the interpreter would try once more
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return f"Standard output: {error.strerror or error}; {mend}."
-    return f"{error.filename or 'A file'}: {error.strerror or error}; {mend}."
+    where = error.filename or "Standard output, or a file that grows"
+    return f"{where}: {error.strerror or error}; {mend}."
 
 
 def main() -> None:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from prunekit.cli.console import Bars, emit, print_table, refuse_inputs
+from prunekit.cli.console import Bars, emit, print_table
 from prunekit.cli.options import Json
 from prunekit.errors import InputError
 
@@ -127,7 +127,8 @@ def _execute(
     check_run_folder(folder)
     if reports is not None:
         check_place(checked.name, reports)
-        refuse_inputs(reports / checked.name, [folder])
+        if os.path.realpath(reports / checked.name) == os.path.realpath(folder):
+            raise InputError(f"Got --publish {reports}, where the run itself is written to; give another folder.")
     executor = None if parallel is None else parallel.executor(folder)
     with Bars().shown() as bars:
         return run_of(checked, folder, bars, executor).execute()
