@@ -22,6 +22,8 @@ from typing_extensions import TypedDict
 
 from prunekit._files import atomic_folder, atomic_path, json_hash, sha256_file, write_json
 from prunekit._json import Bounded, Many, Named, Positive, Whole, checked, parse_json
+from prunekit._kinds import FolderKind, has_format
+from prunekit._leftovers import restore
 from prunekit._types import JsonDict
 from prunekit.card import slim_card
 from prunekit.checkpoint import Factory, ModelSpec
@@ -34,9 +36,11 @@ from prunekit.graph.surgery import all_tensors, run_once
 from prunekit.groups import TimestepGroup
 from prunekit.groups.partition import GroupForm
 
-__all__ = ["FORMAT", "SlimModel", "load_slim", "save_slim", "slim_config"]
+__all__ = ["FOLDER", "FORMAT", "SlimModel", "load_slim", "save_slim", "slim_config"]
 
 FORMAT = "prunekit-slim/1"
+FOLDER = FolderKind("slim model", ("model.safetensors", "README.md"), marker="config.json", is_ours=has_format(FORMAT))
+"""What :func:`save_slim` may replace."""
 _ABOUT = ("noise_schedule", "prediction_type", "data", "provenance")
 _MAX_TIMESTEPS = 2**20
 _MISFITS = (
@@ -121,17 +125,18 @@ def slim_config(slim: SlimModel) -> dict[str, Any]:
 
 
 def save_slim(slim: SlimModel, folder: Path) -> None:
-    """Write a slim model's folder, atomically; a folder that is there already is replaced as a whole.
+    """Write a slim model's folder, atomically; an earlier slim model there is replaced as a whole.
 
     Raises:
-        InputError: it says another number of parameters than it has, so that it would not load again.
+        InputError: there is something else in the folder, or the model says another number of parameters than it has, so that
+            it would not load again.
     """
     try:
         check_params(slim.model, slim.params, "The slim model")
     except FileFormatError as error:
         raise InputError(str(error)) from error
     state = _own_storage(all_tensors(slim.model))
-    with atomic_folder(folder) as part:
+    with atomic_folder(folder, FOLDER) as part:
         config = {**slim_config(slim), "shapes": {key: list(tensor.shape) for key, tensor in state.items()}}
         save_file(state, part / "model.safetensors", {_BINDING: _config_hash(config)})
         config["sha256"] = sha256_file(part / "model.safetensors")
@@ -163,6 +168,7 @@ def load_slim(folder: Path | str, factory: Factory | None = None, inputs: Any = 
         InputError: the architecture is not in the registry, or does not take its config.
     """
     folder = Path(folder)
+    restore(folder)
     if not folder.is_dir():
         raise MissingFileError(f"{folder} does not exist; expected a slim model's folder, as `prunekit prune` writes.")
     source = folder / "config.json"

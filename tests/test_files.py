@@ -15,7 +15,21 @@ from prunekit._files import (
     sha256_file,
     write_json,
 )
+from prunekit._kinds import FolderKind, has_format
 from prunekit.errors import FileFormatError, InputError, MissingFileError
+
+KIND = FolderKind("test", ("old.txt", "new.txt", "part-*.bin"), marker="mark.json", is_ours=has_format("test/1"))
+MARK = '{"format": "test/1"}'
+
+
+def earlier(folder, **files):
+    """An earlier output of the kind."""
+    folder.mkdir(parents=True)
+    (folder / "mark.json").write_text(MARK)
+    for name, text in files.items():
+        (folder / f"{name}.txt").write_text(text)
+    return folder
+
 
 VALUES = st.recursive(
     st.none()
@@ -76,46 +90,40 @@ def test_a_file_in_the_way_of_the_parent_folder_is_one_sentence(tmp_path, writer
 
 
 def test_atomic_folder_replaces_as_a_whole(tmp_path):
-    target = tmp_path / "run"
-    target.mkdir()
-    (target / "old.txt").write_text("old")
-    with atomic_folder(target) as part:
+    target = earlier(tmp_path / "run", old="old")
+    with atomic_folder(target, KIND) as part:
         (part / "new.txt").write_text("new")
-        assert names_in(target) == ["old.txt"]
+        assert names_in(target) == ["mark.json", "old.txt"]
     assert names_in(target) == ["new.txt"]
     assert names_in(tmp_path) == ["run"]
 
 
 def test_atomic_folder_keeps_the_old_one_when_the_block_raises(tmp_path):
-    target = tmp_path / "run"
-    target.mkdir()
-    (target / "old.txt").write_text("old")
+    target = earlier(tmp_path / "run", old="old")
 
     def failing():
-        with atomic_folder(target) as part:
+        with atomic_folder(target, KIND) as part:
             (part / "new.txt").write_text("half")
             raise RuntimeError
 
     with pytest.raises(RuntimeError):
         failing()
     assert names_in(tmp_path) == ["run"]
-    assert names_in(target) == ["old.txt"]
+    assert names_in(target) == ["mark.json", "old.txt"]
 
 
 def test_atomic_folder_keeps_the_old_one_when_the_replacement_itself_fails(tmp_path):
-    target = tmp_path / "run"
-    target.mkdir()
-    (target / "old.txt").write_text("old")
-    with pytest.raises(FileNotFoundError), atomic_folder(target) as part:
+    target = earlier(tmp_path / "run", old="old")
+    with pytest.raises(FileNotFoundError), atomic_folder(target, KIND) as part:
         part.rmdir()  # nothing to put in the old one's place
     assert names_in(tmp_path) == ["run"]
-    assert names_in(target) == ["old.txt"]
+    assert names_in(target) == ["mark.json", "old.txt"]
 
 
 def test_atomic_folder_does_not_turn_a_users_file_into_a_folder(tmp_path):
     target = tmp_path / "notes"
     target.write_text("mine")
-    with pytest.raises(InputError, match="expected a new name"), atomic_folder(target):
+    with pytest.raises(InputError, match="it is a file; expected a new name"), atomic_folder(target):
         pytest.fail("the block ran")
     assert target.read_text() == "mine"
     assert names_in(tmp_path) == ["notes"]

@@ -1,7 +1,9 @@
 """The application: its commands, and the one place where an error becomes a sentence and an exit code."""
 
+import errno
 import io
 import logging
+import os
 import sys
 
 import typer
@@ -41,6 +43,19 @@ class _Notes(logging.Handler):
         print(f"prunekit: {record.getMessage()}", file=sys.stderr)
 
 
+def _said(error: OSError) -> str:
+    """What the system says about a file, and how to mend it."""
+    mend = "expected a place to read and write"
+    if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+        mend = "make room there, or write to another place; what was there before is unchanged"
+    try:
+        sys.stdout.flush()
+    except OSError:  # it is standard output itself, which the interpreter would try once more
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    where = error.filename or "Standard output, or a file that grows"
+    return f"{where}: {error.strerror or error}; {mend}."
+
+
 def main() -> None:
     """Entry point: 0 done, 2 the user's mistake, 130 interrupted."""
     for stream in (sys.stdout, sys.stderr):
@@ -52,11 +67,14 @@ def main() -> None:
     log.addHandler(notes)
     log.setLevel(logging.INFO)
     try:
-        app()
+        try:
+            app()
+        finally:
+            sys.stdout.flush()  # while what the system says about it can still be told
     except PrunekitError as error:
         sys.exit(fail(str(error)))
-    except OSError as error:  # what the system says of a place that cannot be read or written
-        sys.exit(fail(f"{error.filename or 'A file'}: {error.strerror or error}; expected a place to read and write."))
+    except OSError as error:  # what the system says about a place that cannot be read or written
+        sys.exit(fail(_said(error)))
     except KeyboardInterrupt:
         sys.exit(130)
     finally:

@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
-from prunekit.cli.console import Bars, emit, print_table
+from prunekit.cli.console import Bars, emit, print_table, refuse_inputs
 from prunekit.cli.measuring import SamplerOption, Steps
 from prunekit.cli.options import ConfigOption, Json
 
@@ -41,6 +41,7 @@ def consistency(
 
     options = ConsistencyOptions(sampler, steps, count, seed, teacher_forced)
     check_folder(output)
+    refuse_inputs(output, [a, b, config, config_b], inside=True)
     opened = open_model(a, config), open_model(b, config_b)
     with Bars().shown() as bars:
         compared = compare(

@@ -1,15 +1,27 @@
 """What every command shares: results on standard output, everything else on standard error, one sentence for a mistake."""
 
 import json
+import os
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from prunekit._files import check_file
+from prunekit._kinds import FileKind
 from prunekit.errors import InputError, MissingFileError
 
-__all__ = ["Bars", "chosen_allocation", "data_options", "emit", "fail", "print_table", "refuse_existing"]
+__all__ = [
+    "Bars",
+    "chosen_allocation",
+    "data_options",
+    "emit",
+    "fail",
+    "print_table",
+    "refuse_existing",
+    "refuse_inputs",
+]
 
 
 def emit(as_json: bool, data: Mapping[str, Any], lines: Sequence[str] = ()) -> None:
@@ -73,14 +85,46 @@ class Bars:
             yield self
 
 
-def refuse_existing(path: Path, overwrite: bool) -> None:
-    """Refuse to replace a file unless told to.
+def refuse_existing(
+    path: Path, overwrite: bool, kind: FileKind | None = None, inputs: Iterable[str | Path | None] = ()
+) -> None:
+    """Refuse to replace a file unless told to, and an input in any case; called before a command starts its work.
+
+    Args:
+        path: what the command is to write.
+        overwrite: whether the user allows to replace whatever file is there.
+        kind: what may be replaced without being told: an earlier output of the same kind.
+        inputs: what the command reads, where given; names that are no paths are passed over.
 
     Raises:
-        InputError: it exists.
+        InputError: something is there, or no file can be written there.
     """
-    if path.exists() and not overwrite:
-        raise InputError(f"{path} exists already; give another --output, or --overwrite to replace it.")
+    place = check_file(path)
+    refuse_inputs(path, inputs)
+    if not place.exists() or overwrite or (kind is not None and kind.recognises(place)):
+        return
+    what = "exists already" if kind is None else f"exists and is no earlier {kind.name}"
+    raise InputError(f"{path} {what}; give another --output, or --overwrite to replace it.")
+
+
+def refuse_inputs(output: Path, inputs: Iterable[str | Path | None], inside: bool = False) -> None:
+    """Refuse an output that would replace what the command reads.
+
+    Args:
+        output: a file or a folder.
+        inputs: files and folders; names that are no paths are passed over.
+        inside: whether an output inside an input folder is refused too.
+
+    Raises:
+        InputError: it would.
+    """
+    place = Path(os.path.realpath(output))
+    for name in (name for name in inputs if name is not None and os.path.exists(name)):
+        read = Path(os.path.realpath(name))
+        if read == place or place in read.parents:
+            raise InputError(f"{output} would replace {name}, which this command reads; give another --output.")
+        if inside and read in place.parents:
+            raise InputError(f"{output} is inside {name}, which this command reads; give an --output outside of it.")
 
 
 def data_options(source: str | None, resolution: int | None) -> Any:

@@ -5,7 +5,7 @@ from typing import Annotated, Any
 
 import typer
 
-from prunekit.cli.console import emit, refuse_existing
+from prunekit.cli.console import emit, refuse_existing, refuse_inputs
 from prunekit.cli.options import ConfigOption, Json, Overwrite
 
 __all__ = ["COMMANDS"]
@@ -31,7 +31,8 @@ def export(
     parts = opened.parts()
     targets = {name: output.with_stem(f"{output.stem}-{name}") if name else output for name in parts}
     for target in targets.values():
-        refuse_existing(target, overwrite)
+        refuse_existing(target, overwrite, inputs=[model, config])
+        refuse_inputs(target, [model], inside=True)
     inputs = opened.inputs
     if "timestep" in inputs:  # the check draws from 0 to this
         inputs["timestep"] = torch.full_like(inputs["timestep"], opened.schedule.num_timesteps - 1)

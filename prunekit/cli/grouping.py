@@ -9,11 +9,12 @@ from typing import Annotated, Any
 import typer
 
 from prunekit._files import write_json
+from prunekit._kinds import PICTURE, FileKind, has_format
 from prunekit.cli.choices import Schedule
-from prunekit.cli.console import data_options, emit, print_table
-from prunekit.cli.options import ConfigOption, DataOption, Json, Resolution, Seed
+from prunekit.cli.console import data_options, emit, print_table, refuse_existing
+from prunekit.cli.options import ConfigOption, DataOption, Json, Overwrite, Resolution, Seed
 from prunekit.errors import InputError
-from prunekit.groups import METHODS, Grouping
+from prunekit.groups import FORMAT, METHODS, Grouping
 from prunekit.pipeline.planning import cut_with_evidence
 from prunekit.schedule import NoiseSchedule
 
@@ -82,11 +83,16 @@ def groups(
     memory: Annotated[int | None, typer.Option(help="MiB that similarity may take beside the images; 256.")] = None,
     seed: Seed = 0,
     output: Annotated[
-        Path, typer.Option(help="File to write; a picture of what was measured goes beside it as .png.")
+        Path,
+        typer.Option(
+            help="File to write; a picture of what was measured goes beside it as .png. Earlier groups are replaced."
+        ),
     ] = Path("groups.json"),
+    overwrite: Overwrite = False,
     json: Json = False,
 ) -> None:
     """Cut the timesteps into groups and write groups.json. Group 0 is the cleanest."""
+    refuse_existing(output, overwrite, FileKind("groups", has_format(FORMAT)), [base, config, data])
     kind = None if noise_schedule is None else noise_schedule.value
     asked = _given(kind=kind, num_timesteps=num_timesteps)
     looks = _given(eta=eta, alpha=alpha, rule=rule, samples=samples, nodes=nodes, memory_mib=memory)
@@ -102,6 +108,8 @@ def groups(
         made = cut_with_evidence(schedule, count, method.value, _cuts(cuts))
     else:
         source = _Source(data, resolution, base, config)
+        if output.suffix != ".png":  # which is refused
+            refuse_existing(output.with_suffix(".png"), overwrite, PICTURE, [base, config, data])
         schedule, made = _measured(
             source, {"method": method.value, "count": count, "seed": seed, **looks}, asked, output
         )
@@ -128,7 +136,7 @@ def _measured(
     from prunekit.pipeline.stages import images_of, open_base
     from prunekit.recipe import GroupOptions
 
-    if output.is_dir() or output.suffix == ".png" or output.with_suffix(".png").is_dir():
+    if output.suffix == ".png":
         raise InputError(
             f"Got --output {output}; expected the name of a file to write, a picture goes beside it as .png."
         )

@@ -1,12 +1,13 @@
 """Commands that train and put together: ``train``, ``finetune``, ``assemble``."""
 
+import os
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from prunekit.cli.console import data_options, emit, refuse_existing
+from prunekit.cli.console import data_options, emit, refuse_existing, refuse_inputs
 from prunekit.cli.options import DataOption, Json, Overwrite, Resolution, Seed
 from prunekit.cli.training_options import LoggingDir, Resume, training, with_training_options
 from prunekit.errors import InputError
@@ -51,7 +52,7 @@ def train(
     json: Json = False,
 ) -> None:
     """Train a base denoiser and write base.pt; an interrupted training goes on from its last checkpoint."""
-    refuse_existing(output, overwrite)
+    refuse_existing(output, overwrite, inputs=[recipe, config, data])
     from prunekit.checkpoint import save_base
     from prunekit.pipeline.stages import train_base
     from prunekit.training import TrainOptions
@@ -134,12 +135,18 @@ def finetune(
     json: Json = False,
 ) -> None:
     """Fine-tune a slim model on its own timesteps; goes on from its last checkpoint when it was interrupted."""
+    from prunekit._files import check_folder
     from prunekit.pipeline.finetuning import finetune_slim
     from prunekit.pipeline.stages import images_of_slim, open_base
     from prunekit.recipe import DistillationOptions, FinetuneOptions
-    from prunekit.slim import load_slim, save_slim
+    from prunekit.slim import FOLDER, load_slim, save_slim
 
+    target = output or slim
     loaded = load_slim(slim)
+    check_folder(target, FOLDER)
+    if os.path.realpath(target) != os.path.realpath(slim):  # in place is how it is meant
+        refuse_inputs(target, [slim], inside=True)
+    refuse_inputs(target, [teacher], inside=True)
     images = images_of_slim(loaded, data_options(data, resolution))
     base = open_base(teacher) if teacher else None
     if not 0 <= distillation_weight <= 1:
@@ -153,7 +160,6 @@ def finetune(
         seed=seed,
         **changes,
     )
-    target = output or slim
     checkpoints = target.with_name(f".{target.name}.checkpoints")
     with training(checkpoints, resume, slim.name, logging_dir) as (report, first):
         tuned, result = finetune_slim(loaded, images.train, replace(options, train=settings), checkpoints, report, base)
@@ -170,9 +176,16 @@ def assemble(
     json: Json = False,
 ) -> None:
     """Put slim models together into one drop-in denoiser."""
+    from prunekit._files import check_folder
     from prunekit.nets import load_experts
+    from prunekit.nets.experts import FOLDER
     from prunekit.pipeline.stages import assemble as put_together
 
+    check_folder(output, FOLDER)
+    refuse_inputs(output, [slim])
+    refuse_inputs(output, slim.glob("group-*"), inside=True)
+    if os.path.realpath(output.parent) == os.path.realpath(slim) and output.name.startswith("group-"):
+        raise InputError(f"Got --output {output}, the name of a slim model in {slim}; give another --output.")
     partition = put_together(slim, output)
     experts = load_experts(output)
     facts = {"output": str(output), "groups": len(partition), "macs": list(experts.macs), "params": sum(experts.params)}

@@ -5,13 +5,15 @@ from typing import Annotated, Any
 
 import typer
 
-from prunekit.cli.console import Bars, data_options, emit, print_table
+from prunekit._kinds import FileKind, has_format
+from prunekit.cli.console import Bars, data_options, emit, print_table, refuse_existing, refuse_inputs
 from prunekit.cli.costing import ModelPath, cost
-from prunekit.cli.options import ConfigOption, Json
+from prunekit.cli.options import ConfigOption, Json, Overwrite
 from prunekit.errors import InputError
 
 __all__ = ["COMMANDS"]
 
+EVALUATION_FORMAT = "prunekit-evaluation/1"
 Steps = Annotated[int, typer.Option("--num-inference-steps", help="Sampling steps.")]
 SamplerOption = Annotated[str, typer.Option(help="ddim, ddpm, heun, … or a diffusers scheduler's class name.")]
 
@@ -28,6 +30,7 @@ def sample(
         typer.Option("--class", help="Class to ask a class-conditional model for; drawn by the seed if absent."),
     ] = None,
     output: Annotated[Path | None, typer.Option(help="File to write (.npz; a .png goes beside it).")] = None,
+    overwrite: Overwrite = False,
     json: Json = False,
 ) -> None:
     """Sample images from a model into an .npz and a grid picture; of a model of latents, the latents into an .npz."""
@@ -40,13 +43,17 @@ def sample(
 
     if count < 1:
         raise InputError(f"Got --count {count}; expected at least 1 image.")
+    name = Path(model.replace(":", "-"))
+    target = output or Path("samples") / f"{name.stem if Path(model).is_file() else name.name or 'model'}.npz"
+    refuse_existing(target, overwrite, inputs=[model, config])
+    refuse_inputs(target, [model], inside=True)
     opened = open_model(model, config)
+    if not opened.latent:
+        refuse_existing(target.with_suffix(".png"), overwrite, inputs=[model, config])
     evaluations(opened.schedule, sampler, steps)  # refuses a sampler that does not take these steps
     drawn = opened.sampler(sampler, steps, label)
     with Bars().shown() as bars, placed(opened.model):
         samples = drawn(opened.model, count, seed, report=lambda done, all_: bars.progress("sample", done, all_, ""))
-    name = Path(model.replace(":", "-"))
-    target = output or Path("samples") / f"{name.stem if Path(model).is_file() else name.name or 'model'}.npz"
     images = samples if opened.latent else to_images(samples)
     save_samples(images, target, drawn.labels(count, seed))
     facts: dict[str, Any] = {"output": str(target), "count": count}
@@ -69,7 +76,10 @@ def evaluate(
     features: Annotated[str, typer.Option(help="digits-cnn, fashion-cnn, or auto.")] = "auto",
     sampler: SamplerOption = "ddim",
     steps: Steps = 50,
-    output: Annotated[Path, typer.Option(help="File to write.")] = Path("evaluation.json"),
+    output: Annotated[Path, typer.Option(help="File to write; an earlier evaluation is replaced.")] = Path(
+        "evaluation.json"
+    ),
+    overwrite: Overwrite = False,
     json: Json = False,
 ) -> None:
     """Denoising loss per timestep group, and FID and KID on stated features, with standard errors over seeds."""
@@ -85,6 +95,8 @@ def evaluate(
             f"Got --count {count}, --seeds {seeds} and --loss-samples {loss_samples}; "
             "expected at least 2 images, 1 seed and 2 draws."
         )
+    refuse_existing(output, overwrite, FileKind("evaluation", has_format(EVALUATION_FORMAT)), [experts, base, data])
+    refuse_inputs(output, [experts, base], inside=True)
     if features != "auto":
         load_features(features)  # refuses an unknown name before anything is measured
     opened = open_model(experts)
@@ -111,7 +123,7 @@ def evaluate(
         found, _ = measure_all(
             setting, models, sampled, macs, lambda name, done, all_: bars.progress("sampling", done, all_, name)
         )
-    results = {"format": "prunekit-evaluation/1", **found}
+    results = {"format": EVALUATION_FORMAT, **found}
     write_json(output, results)
     if json:
         emit(True, results)

@@ -8,7 +8,7 @@ import typer
 __all__ = ["ConfigOption", "DataOption", "Json", "Overwrite", "Resolution", "Seed"]
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
-Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace what is there.")]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace a file that is there.")]
 DataOption = Annotated[
     str | None,
     typer.Option(

@@ -8,10 +8,11 @@ from typing import Annotated, Any
 import typer
 
 from prunekit._files import read_json, write_json
-from prunekit.allocation import Allocation, read_frontiers
+from prunekit._kinds import FileKind, has_format
+from prunekit.allocation import FORMAT, Allocation, read_frontiers
 from prunekit.cli.choices import Schedule
-from prunekit.cli.console import emit, print_table
-from prunekit.cli.options import Json
+from prunekit.cli.console import emit, print_table, refuse_existing
+from prunekit.cli.options import Json, Overwrite
 from prunekit.errors import InputError
 from prunekit.groups import Grouping, TimestepGroups
 from prunekit.pipeline.planning import cut_groups, plan_budget, side_by_side
@@ -53,7 +54,10 @@ def allocate(
     num_timesteps: Annotated[
         int | None, typer.Option("--num-timesteps", help="Training timesteps T; those of the groups file, else 1000.")
     ] = None,
-    output: Annotated[Path, typer.Option(help="File to write.")] = Path("allocation.json"),
+    output: Annotated[Path, typer.Option(help="File to write; an earlier allocation is replaced.")] = Path(
+        "allocation.json"
+    ),
+    overwrite: Overwrite = False,
     json: Json = False,
 ) -> None:
     """Give each timestep group a MAC target whose mean over the sampler's real steps is the budget.
@@ -61,6 +65,7 @@ def allocate(
     With --journals the targets of rules linear, snr and measured are shown side by side, with the loss that the journals record
     at each, before fine-tuning.
     """
+    refuse_existing(output, overwrite, FileKind("allocation", has_format(FORMAT)), [groups])
     partition, schedule = _partition(groups, count, noise_schedule, num_timesteps)
     frontiers = () if journals is None else read_frontiers(journals, len(partition))
     allocation = plan_budget(

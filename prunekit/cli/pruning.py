@@ -21,7 +21,7 @@ from prunekit.cli.choices import (
     TargetOf,
     check_timesteps,
 )
-from prunekit.cli.console import chosen_allocation, data_options, emit, print_table
+from prunekit.cli.console import chosen_allocation, data_options, emit, print_table, refuse_inputs
 from prunekit.cli.options import ConfigOption, DataOption, Json, Resolution, Seed
 from prunekit.errors import InputError
 from prunekit.groups import TimestepGroups
@@ -87,10 +87,11 @@ def prune(
     json: Json = False,
 ) -> None:
     """Prune a base to a timestep group's target, by importance on the group's own timesteps."""
+    from prunekit._files import check_folder
     from prunekit.pipeline.stages import Bench, images_of, open_base, prune_group, score_groups
     from prunekit.recipe import PruneOptions
     from prunekit.search import Endpoint, SearchOptions, ranks
-    from prunekit.slim import save_slim
+    from prunekit.slim import FOLDER, save_slim
 
     ranks.join()
     rank, size = ranks.place()
@@ -103,6 +104,10 @@ def prune(
     partition = plan.timestep_groups
     check_timesteps(partition, loaded.schedule, base)
     wanted = list(partition) if group is None else [partition[group]]
+    for one in wanted:
+        folder = output / f"group-{one.index}"
+        check_folder(folder, FOLDER)
+        refuse_inputs(folder, [base, config, allocation, study, latency_table], inside=True)
     images = images_of(loaded, data_options(data, resolution))
     search = SearchOptions(
         proposer=proposer.value,

@@ -97,7 +97,7 @@ def run(
     json: Json = False,
 ) -> None:
     """Run a recipe stage by stage; a second run goes on where the first stopped."""
-    manifest = _execute(recipe, output, _Parallel(jobs, executor, executor_option or [], retries), base)
+    manifest = _execute(recipe, output, _Parallel(jobs, executor, executor_option or [], retries), base, publish)
     if publish is not None:
         from prunekit.pipeline.publishing import publish as copy_results
 
@@ -105,8 +105,15 @@ def run(
     _conclude(manifest, json)
 
 
-def _execute(recipe: Path, output: Path | None, parallel: _Parallel | None = None, base: str | None = None) -> Path:
-    from prunekit.pipeline.kinds import run_of
+def _execute(
+    recipe: Path,
+    output: Path | None,
+    parallel: _Parallel | None = None,
+    base: str | None = None,
+    reports: Path | None = None,
+) -> Path:
+    from prunekit.pipeline.kinds import check_run_folder, run_of
+    from prunekit.pipeline.publishing import check_place
     from prunekit.recipe import load_recipe
 
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
@@ -117,6 +124,11 @@ def _execute(recipe: Path, output: Path | None, parallel: _Parallel | None = Non
     checked = load_recipe(recipe)
     checked = checked if base is None else checked.with_base(base)
     folder = output or Path("runs") / checked.name
+    check_run_folder(folder)
+    if reports is not None:
+        check_place(checked.name, reports)
+        if os.path.realpath(reports / checked.name) == os.path.realpath(folder):
+            raise InputError(f"Got --publish {reports}, where the run itself is written to; give another folder.")
     executor = None if parallel is None else parallel.executor(folder)
     with Bars().shown() as bars:
         return run_of(checked, folder, bars, executor).execute()

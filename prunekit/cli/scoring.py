@@ -5,6 +5,7 @@ from typing import Annotated
 
 import typer
 
+from prunekit._kinds import PICTURE, FileKind
 from prunekit.cli.choices import (
     BasePath,
     Criterion,
@@ -16,9 +17,9 @@ from prunekit.cli.choices import (
     Samples,
     check_timesteps,
 )
-from prunekit.cli.console import data_options, emit
-from prunekit.cli.options import ConfigOption, DataOption, Json, Resolution, Seed
-from prunekit.errors import InputError
+from prunekit.cli.console import data_options, emit, refuse_existing, refuse_inputs
+from prunekit.cli.options import ConfigOption, DataOption, Json, Overwrite, Resolution, Seed
+from prunekit.errors import InputError, PrunekitError
 from prunekit.groups import TimestepGroups
 
 __all__ = ["COMMANDS"]
@@ -36,8 +37,12 @@ def importance(
     head_mode: HeadOption = HeadMode.whole,
     seed: Seed = 0,
     output: Annotated[
-        Path, typer.Option(help="File to write, .json or .npz; a heatmap goes beside it as .png.")
+        Path,
+        typer.Option(
+            help="File to write, .json or .npz; a heatmap goes beside it as .png. Earlier scores are replaced."
+        ),
     ] = Path("importance.json"),
+    overwrite: Overwrite = False,
     json: Json = False,
 ) -> None:
     """Score every channel for every timestep group; write importance.json and a heatmap."""
@@ -47,10 +52,12 @@ def importance(
     from prunekit.recipe import PruneOptions
     from prunekit.report import heatmap_png
 
-    if output.is_dir():
-        raise InputError(f"{output} is a folder; expected the name of a file to write.")
+    refuse_existing(output, overwrite, FileKind("importance map", _is_map), [base, config, groups, data])
     if output.suffix not in (".json", ".npz"):
         raise InputError(f"Got --output {output}; expected a file name that ends with .json or .npz.")
+    picture = output.with_suffix(".png")
+    refuse_existing(picture, overwrite, PICTURE, [base, config, groups, data])
+    refuse_inputs(output, [base], inside=True)
     loaded = open_base(base, config)
     images = images_of(loaded, data_options(data, resolution))
     options = PruneOptions(criterion=criterion.value, samples=samples, seed=seed)
@@ -59,7 +66,6 @@ def importance(
     check_timesteps(partition, loaded.schedule, base)
     scores = score_groups(Bench.of(loaded, norm_mode.value, head_mode.value), images.train, partition, options)
     scores.save(output)
-    picture = output.with_suffix(".png")
     heatmap_png(scores.to_json(), picture)
     facts = {
         "output": str(output),
@@ -72,6 +78,17 @@ def importance(
         facts,
         [f"Scored {len(scores.sizes)} channel groups for {len(partition)} timestep groups: {output}, {picture}"],
     )
+
+
+def _is_map(path: Path) -> bool:
+    """Whether a file is an importance map."""
+    from prunekit.importance import ImportanceMap
+
+    try:
+        ImportanceMap.load(path)
+    except PrunekitError:
+        return False
+    return True
 
 
 COMMANDS = (importance,)

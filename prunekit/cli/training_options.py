@@ -87,11 +87,10 @@ def training(
     Raises:
         InputError: ``resume`` is neither.
     """
-    import shutil
-
     from prunekit.cli.console import Bars
     from prunekit.pipeline.observing import training_reporter
     from prunekit.search import ranks
+    from prunekit.training.checkpoints import drop_checkpoints
     from prunekit.training.tracking import with_tensorboard
 
     if resume not in ("latest", "no"):
@@ -101,11 +100,11 @@ def training(
     ranks.join()
     first = ranks.place()[0] == 0
     if resume == "no" and first:
-        shutil.rmtree(checkpoints, ignore_errors=True)
+        drop_checkpoints(checkpoints)
     ranks.same(None)  # none looks for checkpoints before the first has dropped them
     if not first:
         yield None, False
         return
     with Bars().shown() as bars:
         yield with_tensorboard(training_reporter(bars, label), logging_dir), True
-    shutil.rmtree(checkpoints, ignore_errors=True)
+    drop_checkpoints(checkpoints)

@@ -10,6 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from prunekit._files import atomic_folder, atomic_path, write_json
+from prunekit._kinds import FolderKind, has_format
+from prunekit._leftovers import restore
 from prunekit._types import FloatArray, JsonDict
 from prunekit.card import experts_card
 from prunekit.checkpoint import Factory, ModelSpec
@@ -17,11 +19,20 @@ from prunekit.checkpoint.bounds import read_bounded_json
 from prunekit.errors import FileFormatError, InputError
 from prunekit.groups import TimestepGroups
 from prunekit.nets.drop_in import DropInConfig, DropInOutput, rows_by_group, rows_of, scattered
+from prunekit.slim import FOLDER as _SLIM
 from prunekit.slim import SlimModel, load_slim, save_slim, slim_config
 
-__all__ = ["FORMAT", "TimestepExperts", "load_experts", "save_experts"]
+__all__ = ["FOLDER", "FORMAT", "TimestepExperts", "load_experts", "save_experts"]
 
 FORMAT = "prunekit-experts/1"
+FOLDER = FolderKind(
+    "experts",
+    ("README.md",),
+    {f"group-{digits}": _SLIM for digits in ("[0-9]", "[0-9][0-9]", "[0-9][0-9][0-9]")},
+    marker="experts.json",
+    is_ours=has_format(FORMAT),
+)
+"""What :func:`save_experts` may replace."""
 
 
 class TimestepExperts(nn.Module):
@@ -120,9 +131,13 @@ class TimestepExperts(nn.Module):
 def save_experts(
     slims: Sequence[SlimModel], groups: TimestepGroups, folder: Path, extra: JsonDict | None = None
 ) -> None:
-    """Write an experts folder: ``experts.json``, one slim folder per group and a model card, atomically."""
+    """Write an experts folder: ``experts.json``, one slim folder per group and a model card, atomically.
+
+    Raises:
+        InputError: there is something else in the folder than earlier experts.
+    """
     TimestepExperts(groups, slims)  # refuses what would not load again
-    with atomic_folder(folder) as part:
+    with atomic_folder(folder, FOLDER) as part:
         for slim in slims:
             save_slim(slim, part / f"group-{slim.group.index}")
         write_json(part / "experts.json", {**(extra or {}), **groups.to_json(), "format": FORMAT})
@@ -146,6 +161,7 @@ def load_experts(
         FileFormatError: a part is damaged.
     """
     folder = Path(folder)
+    restore(folder)
     index = read_bounded_json(folder / "experts.json", FORMAT)
     groups = TimestepGroups.from_json(index, folder / "experts.json")
     paths = [folder / f"group-{group.index}" for group in groups]

@@ -7,6 +7,8 @@ from typing import Any
 
 import prunekit
 from prunekit._files import atomic_folder, write_json
+from prunekit._files import check_folder as check_place
+from prunekit._kinds import FolderKind, has_format
 from prunekit.consistency import Consistency, ConsistencyOptions, Denoiser, measure_consistency
 from prunekit.errors import InputError
 from prunekit.pipeline.opening import Opened
@@ -15,10 +17,12 @@ from prunekit.report import curves_png, pairs_png
 from prunekit.sampling import to_images
 from prunekit.training import weights_hash
 
-__all__ = ["FORMAT", "Compared", "check_folder", "compare", "write_comparison"]
+__all__ = ["FOLDER", "FORMAT", "Compared", "check_folder", "compare", "write_comparison"]
 
 FORMAT = "prunekit-consistency/1"
 _FIGURES = "consistency.json"
+FOLDER = FolderKind("comparison", ("pairs.png", "curves.png"), marker=_FIGURES, is_ours=has_format(FORMAT))
+"""What :func:`write_comparison` may replace."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -33,18 +37,9 @@ def check_folder(folder: Path) -> None:
     """Refuse a place for results where something else stands, which would be lost.
 
     Raises:
-        InputError: a file stands there, or a folder that holds no earlier comparison.
+        InputError: a file is there, or a folder with anything in it but an earlier comparison.
     """
-    for above in folder.parents:
-        if above.exists() and not above.is_dir():
-            raise InputError(
-                f"{folder} cannot be made, since {above} is no folder; expected another place to write to."
-            )
-    ours = folder.is_dir() and (not any(folder.iterdir()) or (folder / _FIGURES).is_file())
-    if not folder.name or (folder.exists() and not ours):
-        raise InputError(
-            f"{folder} exists and holds no earlier comparison; expected a new folder, or one with a {_FIGURES} to replace."
-        )
+    check_place(folder, FOLDER)
 
 
 def compare(
@@ -96,10 +91,9 @@ def compare(
 
 def write_comparison(compared: Compared, folder: Path) -> None:
     """Write ``consistency.json``, ``pairs.png`` and ``curves.png``: the whole folder or nothing."""
-    check_folder(folder)
     names = [compared.data["models"][letter]["name"] for letter in "ab"]
     a, b, shuffled = (to_images(images).permute(0, 2, 3, 1).numpy() for images in compared.found.images)
-    with atomic_folder(folder) as part:
+    with atomic_folder(folder, FOLDER) as part:
         write_json(part / _FIGURES, compared.data)
         pairs_png(a, b, shuffled, names, part / "pairs.png")
         curves_png(compared.data, part / "curves.png")

@@ -12,13 +12,14 @@ from typing import Any
 
 from torch import nn
 
-from prunekit._files import read_json, write_json
+from prunekit._files import atomic_folder, atomic_path, read_json, write_json
 from prunekit.checkpoint import Base, ModelSpec
 from prunekit.cost import count_macs
 from prunekit.errors import InputError
 from prunekit.groups import make_groups
 from prunekit.ledger import BASE_TRAINING, LedgerRow, making_macs
 from prunekit.nets import TimestepExperts, load_experts
+from prunekit.nets.experts import FOLDER as EXPERTS
 from prunekit.pipeline.grouping import method_of
 from prunekit.pipeline.images import check_comparison
 from prunekit.pipeline.manifest import environment
@@ -58,7 +59,8 @@ class EvidenceRun(ResumableRun):
         stages = [stage.name for stage in planned.values()]
         self._stage("wall time", {"timed": self.options.timed_images}, [], self._time, ["base", *stages])
         manifest = self._manifest(stages)
-        shutil.copy2(self._entry_folder(self.options.headline) / "importance.json", self.folder / "importance.json")
+        with atomic_path(self.folder / "importance.json") as part:
+            shutil.copyfile(self._entry_folder(self.options.headline) / "importance.json", part)
         write_json(self.folder / "manifest.json", manifest)
         if (write := report_writer(manifest)) is not None:
             self.observer.stage("report", False)
@@ -172,7 +174,8 @@ class EvidenceRun(ResumableRun):
             evaluations(self.base.schedule, self.setting.allocation.sampler, self.setting.allocation.steps)
         )
         figures, rows = self.scales.of(slug(name), experts, self._macs_by_group(experts), mean)
-        shutil.copytree(folder / "experts", folder / f"seed-{seed}", dirs_exist_ok=True)
+        with atomic_folder(folder / f"seed-{seed}", EXPERTS) as part:
+            shutil.copytree(folder / "experts", part, dirs_exist_ok=True)
         row = {
             "entry": name,
             "group": self.options.entries[name].kind,

@@ -2,14 +2,15 @@
 
 import os
 import pickle
+import re
 import secrets
-import shutil
 import signal
 import subprocess
 import sys
 import time
 from collections import Counter, deque
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
@@ -23,6 +24,11 @@ from prunekit.pipeline.observing import Observer
 __all__ = ["Executor", "Handle", "Processes", "fan_out"]
 
 _POLL = 0.2  # seconds between looks at what runs
+_DIARY = re.compile(r".+-[0-9a-f]{8}\.(jsonl|log)")
+_SUBMITITS = re.compile(
+    r"submission_file_\w+\.sh|[0-9a-f_-]+(\.pkl|_submitted\.pkl|_\d+_result\.pkl|_\d+_log\.(out|err))|batch-\w+\.pkl"
+)
+"""Names of the files that submitit writes into its folder."""
 _GRACE = 120.0  # seconds that a training has to save its state in
 
 
@@ -105,7 +111,20 @@ def fan_out(executor: Executor, jobs: Sequence[Job], folder: Path, observer: Obs
         _stop([handle for _, handle, _ in running])
     if failures:
         raise _unfinished(failures, len(jobs), folder)
-    shutil.rmtree(folder, ignore_errors=True)
+    _clear(folder, jobs)
+
+
+def _clear(folder: Path, jobs: Sequence[Job]) -> None:
+    """Remove the jobs' files from their folder, and the folders if nothing else is in them."""
+    records = {f"{job.slug}.json" for job in jobs}
+    submitits = folder / "submitit"
+    for path in (*folder.glob("*"), *submitits.glob("*")):
+        ours = _SUBMITITS.fullmatch(path.name) if path.parent == submitits else _DIARY.fullmatch(path.name)
+        if path.is_file() and (ours or (path.parent == folder and path.name in records)):
+            path.unlink(missing_ok=True)
+    for place in (submitits, folder):
+        with suppress(OSError):  # others have files there, or it was never made
+            place.rmdir()
 
 
 def _ready(job: Job, folder: Path, threads: int | None) -> Job:

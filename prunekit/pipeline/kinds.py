@@ -2,6 +2,9 @@
 
 from pathlib import Path
 
+from prunekit._files import check_file, check_folder
+from prunekit._kinds import contents
+from prunekit.errors import InputError
 from prunekit.pipeline.curriculum import CurriculumRun
 from prunekit.pipeline.evidence import EvidenceRun
 from prunekit.pipeline.executors import Executor
@@ -10,14 +13,36 @@ from prunekit.pipeline.observing import Observer
 from prunekit.pipeline.resumable import ResumableRun
 from prunekit.pipeline.runner import Run
 from prunekit.recipe import Recipe
+from prunekit.report.folder import FOLDER as REPORT
 
-__all__ = ["run_of"]
+__all__ = ["check_run_folder", "run_of"]
+
+
+def check_run_folder(folder: Path) -> None:
+    """Refuse a folder with files of something else than an earlier run, which a run might replace.
+
+    Raises:
+        InputError: there are such files, or the folder cannot be written to.
+    """
+    check_file(folder / "manifest.json")
+    check_folder(folder / "report", REPORT)
+    found = {path.name for path in contents(folder)} if folder.is_dir() else set()
+    other = sorted(found - {"jobs"})  # an executor's, which is made before the run
+    if other and not found & {"stages", "state.json"}:
+        raise InputError(
+            f"{folder} has {other[0]} in it and holds no earlier run; expected a new or empty folder for the run."
+        )
 
 
 def run_of(
     recipe: Recipe, folder: Path, observer: Observer | None = None, executor: Executor | None = None
 ) -> ResumableRun:
-    """A recipe's run in a folder: a comparison where it has a section for one, else experts from a base."""
+    """A recipe's run in a folder: a comparison where it has a section for one, else experts from a base.
+
+    Raises:
+        InputError: see :func:`check_run_folder`.
+    """
+    check_run_folder(folder)
     if recipe.evidence is not None:
         return EvidenceRun(recipe, folder, observer, executor)
     if recipe.multistage is not None:

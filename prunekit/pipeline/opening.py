@@ -7,6 +7,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from prunekit._leftovers import restore
 from prunekit._types import JsonDict
 from prunekit.checkpoint import ModelSpec
 from prunekit.cost import MacCount, count_macs
@@ -129,6 +130,7 @@ def _sizes(part: nn.Module, seen: set[int]) -> Iterator[int]:
 def open_model(source: str, config: Path | None = None) -> Opened:
     """Open a model by path, or an embedded one (``embedded:digits``); ``config`` is for a bare state dict."""
     path = Path(source)
+    restore(path)
     if (path / "experts.json").is_file():
         experts = load_experts(path)
         return _opened(experts, experts.spec, experts.about, experts.groups)

@@ -3,32 +3,75 @@
 import shutil
 from pathlib import Path
 
-from prunekit._files import atomic_folder
-from prunekit.errors import FileFormatError
+from prunekit._files import atomic_folder, check_folder
+from prunekit._json import read_json
+from prunekit._kinds import FolderKind, has_format
+from prunekit.errors import FileFormatError, InputError
+from prunekit.recipe.comparisons import slug
 from prunekit.report import report_writer, write_overview
-from prunekit.report.forms import read_manifest
+from prunekit.report.folder import FOLDER as REPORT
+from prunekit.report.forms import MANIFEST_FORMAT, read_manifest
+from prunekit.report.overview import check_overview
 
-__all__ = ["publish"]
+__all__ = ["check_place", "publish"]
 
-_PUBLISHED = ("manifest.json", "groups.json", "allocation.json", "importance.json", "samples", "groupings")
+
+_FILES = ("groups.json", "allocation.json", "importance.json")
+_GROUPINGS = FolderKind(
+    "groupings", tuple(f"{n}.{suffix}" for n in ("[0-9]", "[0-9][0-9]") for suffix in ("json", "png"))
+)
+
+
+def _kind(*folders: Path) -> FolderKind:
+    """A published run's files, with the samples that the manifests in these folders speak of."""
+    ours, names = has_format(MANIFEST_FORMAT), ["base", "experts"]
+    for path in (folder / "manifest.json" for folder in folders):
+        config = read_json(path).get("config") if ours(path) else None
+        evidence = config.get("evidence") if isinstance(config, dict) else None
+        entries = evidence.get("entries") if isinstance(evidence, dict) else None
+        names += [slug(str(name)) for name in entries] if isinstance(entries, dict) else []
+    samples = FolderKind("samples", tuple(f"{name}.npz" for name in names))
+    parts = {"report": REPORT, "samples": samples, "groupings": _GROUPINGS}
+    return FolderKind("published run", _FILES, parts, marker="manifest.json", is_ours=ours)
+
+
+def check_place(name: str, reports: Path) -> None:
+    """Refuse a folder for published runs in which :func:`publish` could not write the run of this name; before the run starts.
+
+    Raises:
+        InputError: something is there that prunekit did not write.
+    """
+    if not name or "/" in name or name.startswith("."):
+        raise InputError(f"Got a run named {name!r}; expected a name that a folder in {reports} can have.")
+    check_folder(reports / name, _kind(reports / name))
+    check_overview(reports)
 
 
 def publish(run_folder: Path, reports: Path) -> Path:
-    """Copy the results of a run (not its weights) to ``reports/<recipe>/``, make its report and the page over all runs."""
+    """Copy the results of a run (not its weights) to ``reports/<recipe>/`` with its report, and make the page over all runs.
+
+    Raises:
+        InputError: see :func:`check_place`.
+        FileFormatError: the run's manifest cannot be read, or its name cannot be a folder's.
+    """
     manifest = read_manifest(run_folder)
     name = str(manifest.get("recipe", ""))
     if not name or "/" in name or name.startswith("."):
         raise FileFormatError(f"{run_folder / 'manifest.json'} names recipe {name!r}, which cannot be a folder.")
-    target: Path = reports / name
-    with atomic_folder(target) as part:
-        for item in _PUBLISHED:
-            source = run_folder / item
-            if source.is_dir():
-                shutil.copytree(source, part / item)
-            elif source.exists():
-                shutil.copy2(source, part / item)
-    write = report_writer(manifest)
-    if write is not None:
-        write(target)
+    check_place(name, reports)
+    target = reports / name
+    kind = _kind(run_folder, target)
+    with atomic_folder(target, kind) as part:
+        for source in (run_folder / item for item in ("manifest.json", *kind.files)):
+            if source.is_file():
+                shutil.copy2(source, part)
+        for item in ("samples", "groupings"):
+            for source in sorted((run_folder / item).glob("*")):
+                if kind.folders[item].knows(source.name):
+                    (part / item).mkdir(exist_ok=True)
+                    shutil.copy2(source, part / item)
+        write = report_writer(manifest)
+        if write is not None:
+            write(part)
     write_overview(reports)
     return target

@@ -29,6 +29,7 @@ from prunekit.pipeline.executors import Executor, fan_out
 from prunekit.pipeline.jobs import Job
 from prunekit.pipeline.observing import Observer, Silent
 from prunekit.recipe import Recipe
+from prunekit.training.checkpoints import drop_checkpoints
 
 __all__ = ["ResumableRun", "Stage"]
 
@@ -271,8 +272,10 @@ class ResumableRun(ABC):
         return self.folder / "checkpoints" / f"{_slug(name)}-{self.key[:16]}"
 
     def _drop_checkpoints(self, name: str) -> None:
+        """Remove a training's checkpoints, those for other options too."""
         for folder in (self.folder / "checkpoints").glob(f"{_slug(name)}-*"):
-            shutil.rmtree(folder, ignore_errors=True)
+            if re.fullmatch("[0-9a-f]{16}", folder.name.removeprefix(f"{_slug(name)}-")):
+                drop_checkpoints(folder)
 
 
 def _slug(name: str) -> str:

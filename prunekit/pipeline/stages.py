@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from prunekit._files import read_json, write_json
+from prunekit._leftovers import restore_within
 from prunekit.checkpoint import Base, ModelSpec, load_base
 from prunekit.cost import CostModel, LatencyModel, LatencyTable, verify
 from prunekit.data import ImageData, ImageSplit
@@ -246,6 +247,7 @@ def assemble(folder: Path, output: Path, count: int | None = None) -> TimestepGr
     Raises:
         InputError: they do not cover all timesteps, or were not made for the same noise schedule and prediction type.
     """
+    restore_within(folder)
     found = sorted(path for path in folder.glob("group-*") if path.is_dir()) if folder.is_dir() else []
     if count is not None:
         found = [folder / f"group-{index}" for index in range(count)]

@@ -10,6 +10,7 @@ from prunekit._types import JsonDict
 from prunekit.groups import Grouping
 from prunekit.ledger import LedgerRow
 from prunekit.report.document import Document, Picture, Words, sections_with
+from prunekit.report.folder import FOLDER
 from prunekit.report.groupings import grouping_picture
 from prunekit.report.learning import LearningCurve, describe_learning, draw_learning
 from prunekit.report.ledger import kinds_sentence
@@ -51,7 +52,7 @@ class Comparison:
 def write_comparison(folder: Path, manifest: JsonDict, comparison: Comparison) -> Path:
     """Write ``report/`` into the folder of a run and return its page; it is replaced as a whole."""
     spent = kinds_sentence([LedgerRow.from_json(row) for row in manifest.get("ledger") or ()])
-    with atomic_folder(folder / "report") as target:
+    with atomic_folder(folder / "report", FOLDER) as target:
         words = (
             "Learning curves",
             describe_learning(comparison.curves),

@@ -19,6 +19,7 @@ from prunekit.report.evidence_tables import (
     training_table,
 )
 from prunekit.report.flow import flow_of
+from prunekit.report.folder import FOLDER
 from prunekit.report.forms import AGAIN, HeadForm, read_manifest
 from prunekit.report.method import frontiers_picture, importance_blocks, targets_picture, width_blocks
 from prunekit.report.pareto import pareto_picture
@@ -46,7 +47,7 @@ def write_evidence_report(folder: Path) -> Path:
     told = manifest.get("method")
     checked(HeadForm, told, "The manifest's method", AGAIN)
     method = RunResults.from_manifest(told or {}, read_importance(folder))
-    with atomic_folder(folder / "report") as target:
+    with atomic_folder(folder / "report", FOLDER) as target:
         sections = (
             *_sections(evidence, samples, target),
             *_method_sections(evidence.headline.name, method, target),

@@ -74,9 +74,9 @@ def styled() -> Iterator[None]:
         yield
 
 
-def save_figure(figure: Figure, path: Path) -> None:
-    """Write a PNG that depends on nothing but the figure."""
-    figure.savefig(path, format="png", dpi=DOTS_PER_INCH, metadata={"Software": None})
+def save_figure(figure: Figure, path: Path, software: str | None = None) -> None:
+    """Write a PNG that depends on nothing but the figure; ``software`` is noted in it."""
+    figure.savefig(path, format="png", dpi=DOTS_PER_INCH, metadata={"Software": software})
 
 
 def scale_by_log(axes: Axes) -> None:

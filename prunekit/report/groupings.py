@@ -8,6 +8,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
 from prunekit._files import atomic_path
+from prunekit._kinds import SOFTWARE
 from prunekit._types import FloatArray
 from prunekit.groups import Grouping
 from prunekit.report.document import Picture
@@ -80,7 +81,7 @@ def grouping_png(grouping: Grouping, path: Path) -> None:
         path: where the PNG goes; written atomically.
     """
     with atomic_path(path) as part, styled():
-        save_figure(draw_grouping(grouping), part)
+        save_figure(draw_grouping(grouping), part, SOFTWARE)
 
 
 def grouping_picture(grouping: Grouping, path: Path) -> Picture | None:

@@ -14,6 +14,7 @@ from matplotlib.patches import Patch, Rectangle
 from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
 from prunekit._files import atomic_path
+from prunekit._kinds import SOFTWARE
 from prunekit._types import FloatArray, JsonDict
 from prunekit.errors import FileFormatError
 from prunekit.report.figures import column_width, save_figure, short_name, styled
@@ -196,7 +197,7 @@ def heatmap_png(importance_json: dict[str, Any], path: Path) -> None:
     """
     heatmap = Heatmap.from_json(importance_json)
     with atomic_path(path) as part, styled():
-        save_figure(heatmap.draw(), part)
+        save_figure(heatmap.draw(), part, SOFTWARE)
 
 
 def _mean(scores: list[float] | None) -> float:

@@ -4,14 +4,16 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from prunekit._files import atomic_path
-from prunekit.errors import MissingFileError
+from prunekit._files import atomic_path, check_file
+from prunekit._leftovers import restore_within
+from prunekit.errors import InputError, MissingFileError
 from prunekit.report.document import Card, Cards, Document, Link, Links, sections_with
+from prunekit.report.folder import PAGE
 from prunekit.report.forms import read_manifest
 from prunekit.report.kinds import kind_of, report_writer
 from prunekit.report.rendering import render
 
-__all__ = ["run_folders", "write_all_reports", "write_overview"]
+__all__ = ["check_overview", "run_folders", "write_all_reports", "write_overview"]
 
 _PAGE = "report/index.html"
 _SHOWN_COMMIT = 10  # digits; the run's page has all
@@ -19,6 +21,7 @@ _SHOWN_COMMIT = 10  # digits; the run's page has all
 
 def run_folders(folder: Path) -> list[Path]:
     """Folders of runs in a folder, by name."""
+    restore_within(folder)
     return sorted(path.parent for path in folder.glob("[!.]*/manifest.json"))
 
 
@@ -38,11 +41,26 @@ def write_all_reports(folder: Path, done: Callable[[Path], None] = lambda page: 
         raise MissingFileError(
             f"{folder} has no manifest.json, and no folder in it has one; expected a run's folder or a folder of those."
         )
+    check_overview(folder)
     for run in runs:
         write = report_writer(read_manifest(run))
         if write is not None:
             done(write(run))
     return write_overview(folder)
+
+
+def check_overview(folder: Path) -> None:
+    """Refuse a folder with an ``index.html`` that prunekit did not write, since the page over all runs would replace it.
+
+    Raises:
+        InputError: there is one, or no file can be written there.
+    """
+    page = folder / "index.html"
+    check_file(page)
+    if page.exists() and not PAGE.recognises(page):
+        raise InputError(
+            f"{page} is no page of prunekit's and would be lost; move it elsewhere, or choose another folder."
+        )
 
 
 def write_overview(folder: Path) -> Path:
@@ -52,8 +70,10 @@ def write_overview(folder: Path) -> Path:
         Path of the page.
 
     Raises:
+        InputError: see :func:`check_overview`.
         FileFormatError: a manifest cannot be read.
     """
+    check_overview(folder)
     runs = run_folders(folder)
     manifests = {run: read_manifest(run) for run in runs}
     newest = sorted(runs, key=lambda run: str(manifests[run].get("created", "")), reverse=True)

@@ -7,6 +7,7 @@ from prunekit.groups import Grouping
 from prunekit.report.document import Document, Picture, Words, sections_with
 from prunekit.report.estimate import Estimate
 from prunekit.report.flow import flow_of
+from prunekit.report.folder import FOLDER
 from prunekit.report.groupings import grouping_picture
 from prunekit.report.ledger import cost_sentence, kinds_table, ledger_table
 from prunekit.report.method import frontiers_picture, importance_blocks, targets_picture, width_blocks
@@ -25,7 +26,8 @@ __all__ = ["write_report"]
 def write_report(run_folder: Path) -> Path:
     """Write ``report/`` into a run folder: the page, the tables as CSV and Markdown, and the pictures.
 
-    The folder is replaced as a whole, after everything in it is made. A part that the run does not have is left out.
+    An earlier report is replaced as a whole, after everything in the new one is made. A part that the run does not have is left
+    out.
 
     Args:
         run_folder: holds ``manifest.json``, and optionally ``groups.json``, ``importance.json`` and ``samples/*.npz``.
@@ -34,13 +36,14 @@ def write_report(run_folder: Path) -> Path:
         Path of ``report/index.html``.
 
     Raises:
+        InputError: there is something else in the folder than an earlier report.
         MissingFileError: there is no manifest.
         FileFormatError: a file is there and cannot be read.
     """
     results = read_run(run_folder)
     source = run_folder / "groups.json"
     grouping = Grouping.from_json(read_json(source), source) if source.is_file() else None
-    with atomic_folder(run_folder / "report") as folder:
+    with atomic_folder(run_folder / "report", FOLDER) as folder:
         document = _document(results, grouping, folder)
         (folder / "index.html").write_text(render(document), encoding="utf-8")
     return run_folder / "report" / "index.html"

@@ -1,15 +1,19 @@
 """The memory bank on disk: JSON lines, appended as they come, so that a search that was killed goes on where it was."""
 
+import itertools
 import json
 import logging
+import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, NotRequired
 
 from typing_extensions import TypedDict
 
+from prunekit._files import check_file
 from prunekit._json import Many, Ratio, Whole, checked, parse_json
-from prunekit.errors import FileFormatError, InputError, LimitError
+from prunekit._leftovers import sync
+from prunekit.errors import FileFormatError, LimitError
 
 __all__ = ["Journal"]
 
@@ -60,19 +64,19 @@ class Journal:
         """The journal at ``path``, begun where there is none.
 
         A last line that was torn by a kill is dropped, as is everything after a line that cannot be read. A journal with another
-        key (another network, target, option or version) is never used: it is moved aside to ``<name>.old``, which is said.
+        key (another network, target, option or version), or a file that is no journal, is never used: it is moved aside to a name
+        that is free (``<name>.old``, ``<name>.old-2``, …), which is said.
 
         Raises:
-            InputError: a folder stands there.
+            InputError: no file can be written there.
         """
-        if path.is_dir():
-            raise InputError(f"{path} is a folder; expected the name of a journal to write.")
+        path = check_file(path)  # behind symbolic links
         path.parent.mkdir(parents=True, exist_ok=True)
-        lines = path.read_bytes().split(b"\n")[:-1] if path.is_file() else []
+        *lines, torn = path.read_bytes().split(b"\n") if path.is_file() else [b""]
         header = json.dumps({"format": _FORMAT, "key": key}).encode()
-        if lines and lines[0] != header:
-            aside = path.with_name(f"{path.name}.old")
-            path.replace(aside)
+        if lines[0] != header if lines else not header.startswith(torn):
+            aside = _free_name(path)
+            path.rename(aside)
             _log.warning("%s is the journal of another search; it is now %s, and the search starts anew.", path, aside)
             lines = []
         entries = _readable(lines[1:])
@@ -87,6 +91,12 @@ class Journal:
         elif entries:
             _log.info("The search goes on from %d entries of %s.", len(entries), path)
         return cls(path, key, entries)
+
+    def sync(self) -> None:
+        """Have the system write what is there to the disk."""
+        if self.path is not None:
+            sync(self.path)
+            sync(self.path.parent)
 
     def losses(self) -> dict[tuple[int, ...], float]:
         """The loss of every measured candidate, by its steps."""
@@ -105,6 +115,12 @@ class Journal:
         self._written.add(line)
         with self.path.open("ab", buffering=0) as file:  # one write: a kill tears at most the last line
             file.write(line.encode() + b"\n")
+
+
+def _free_name(path: Path) -> Path:
+    """A name for a journal that is moved aside, at which nothing is."""
+    names = (f"{path.name}.old{'' if number == 1 else f'-{number}'}" for number in itertools.count(1))
+    return next(aside for aside in map(path.with_name, names) if not os.path.lexists(aside))
 
 
 def _line(entry: Mapping[str, Any]) -> str:

@@ -1,14 +1,17 @@
 """Proposers that sample, by Optuna's ask and tell; every candidate is brought to the target before it is measured."""
 
+import json
 import time
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 import numpy as np
 
+from prunekit._files import check_file
 from prunekit._types import IntArray
 from prunekit.errors import InputError
 from prunekit.search import ranks
@@ -18,6 +21,7 @@ from prunekit.search.task import Task
 __all__ = ["evolution", "tpe"]
 
 _POPULATION = 16
+_LONGEST_LINE = 1_000_000  # of a study that is read to see whose it is
 _TOGETHER = 4  # candidates that TPE proposes before it learns how the first of them did: work for several ranks
 _SETTLED = 0.5  # seconds until what another worker of a study told before this one finished is in the file
 
@@ -95,9 +99,30 @@ def _study(task: Task, optuna: ModuleType, sampler: Any) -> Any:
             f"Got the shared study {task.study} under several ranks, which share the work already; leave the study out, "
             "or start single processes."
         )
+    _check_study(task.study)
     task.study.parent.mkdir(parents=True, exist_ok=True)
     storage = optuna.storages.JournalStorage(optuna.storages.journal.JournalFileBackend(str(task.study)))
     return optuna.create_study(study_name=task.journal.key, storage=storage, sampler=sampler, load_if_exists=True)
+
+
+def _check_study(path: Path) -> None:
+    """Refuse to append to a file that is no journal of Optuna's.
+
+    Raises:
+        InputError: it is another file, or no file can be written there.
+    """
+    if not check_file(path).is_file():
+        return
+    with path.open("rb") as file:
+        first = file.readline(_LONGEST_LINE)
+    try:
+        ours = not first or "op_code" in json.loads(first)
+    except (ValueError, TypeError, RecursionError):
+        ours = False
+    if not ours:
+        raise InputError(
+            f"The study {path} is a file that Optuna did not write; expected a new name, or an earlier study."
+        )
 
 
 @contextmanager

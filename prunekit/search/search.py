@@ -173,6 +173,7 @@ def search(
         bank,
     )
     steps = proposer(options.proposer)(task)
+    bank.sync()
     spent = int(problem.spent(steps))
     if spent > target:
         raise GraphError(

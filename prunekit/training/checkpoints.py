@@ -4,6 +4,7 @@ import hashlib
 import io
 import re
 import warnings
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +12,11 @@ import torch
 from torch import Tensor, nn
 
 from prunekit._files import atomic_path, sha256_file
+from prunekit._leftovers import sweep
 from prunekit.checkpoint.tensors import read_content
 from prunekit.errors import FileFormatError
 
-__all__ = ["latest_checkpoint", "save_checkpoint", "weights_hash"]
+__all__ = ["drop_checkpoints", "latest_checkpoint", "save_checkpoint", "weights_hash"]
 
 _NAME = re.compile(r"step-(\d{8})-([0-9a-f]{16})\.pt")
 
@@ -47,6 +49,16 @@ def latest_checkpoint(folder: Path) -> dict[str, Any] | None:
             return state
         warnings.warn(f"{path} is damaged and is passed over for the checkpoint before it.", stacklevel=2)
     return None
+
+
+def drop_checkpoints(folder: Path) -> None:
+    """Remove all checkpoints in a folder, and the folder if nothing else is in it; quietly."""
+    with suppress(OSError):
+        for path in _listed(folder):
+            path.unlink(missing_ok=True)
+        if folder.is_dir():
+            sweep(folder)
+            folder.rmdir()
 
 
 def _read(path: Path) -> dict[str, Any] | None:

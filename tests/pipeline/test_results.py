@@ -15,7 +15,7 @@ from prunekit._files import read_json, sha256_file, write_json
 from prunekit.checkpoint import load_base
 from prunekit.cost import count_macs
 from prunekit.data import load_images
-from prunekit.errors import FileFormatError
+from prunekit.errors import FileFormatError, InputError
 from prunekit.nets import load_experts
 from prunekit.pipeline import publishing
 from prunekit.pipeline.measuring import Setting, measure_losses
@@ -212,10 +212,14 @@ def test_results_are_published_without_weights(finished, tmp_path, monkeypatch):
     assert (target / "manifest.json").read_bytes() == (finished / "manifest.json").read_bytes()
     suffixes = {path.suffix for path in target.rglob("*") if path.is_file()}
     assert suffixes <= {".json", ".npz", ".html", ".png", ".csv", ".md"}
-    (target / "stale.txt").write_text("from an earlier time")
+    (target / "report" / "seconds.csv").write_text("from an earlier time")
     monkeypatch.setattr(publishing, "report_writer", lambda manifest: lambda folder: folder)
     publish(finished, tmp_path / "reports")
-    assert not (target / "stale.txt").exists()
+    assert not (target / "report").exists()
+    (target / "samples" / "mine.npz").write_text("mine")
+    with pytest.raises(InputError, match=r"holds an earlier published run and also samples/mine\.npz"):
+        publish(finished, tmp_path / "reports")
+    assert (target / "samples" / "mine.npz").read_text() == "mine"
 
 
 @pytest.mark.parametrize("name", ["../elsewhere", ".hidden", "", "a/b"])

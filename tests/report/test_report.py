@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from prunekit._files import write_json
-from prunekit.errors import FileFormatError, MissingFileError
+from prunekit.errors import FileFormatError, InputError, MissingFileError
 from prunekit.groups import Evidence, Grouping, Snr
 from prunekit.report import RunResults, claim, describe_grouping, write_report
 from prunekit.report.figures import draw_frontiers, styled
@@ -242,9 +242,14 @@ def test_hostile_names_are_text(write_run, manifest, importance):
 def test_writing_again_gives_the_same_bytes_and_drops_what_is_stale(full_run, tmp_path):
     before = {path.name: path.read_bytes() for path in (full_run / "report").iterdir()}
     again = Path(shutil.copytree(full_run, tmp_path / "again"))
-    (again / "report" / "stale.txt").write_text("from an older report")
+    assert "seconds.csv" not in before
+    (again / "report" / "seconds.csv").write_text("from an older report")
     write_report(again)
     assert {path.name: path.read_bytes() for path in (again / "report").iterdir()} == before
+    (again / "report" / "notes.txt").write_text("mine")
+    with pytest.raises(InputError, match=r"holds an earlier report and also notes\.txt"):
+        write_report(again)
+    assert (again / "report" / "notes.txt").read_text() == "mine"
 
 
 def test_a_failing_report_leaves_the_old_one(full_run, tmp_path):

@@ -1,0 +1,63 @@
+"""The folder ``report/`` of a run: the names that reports have, so that a new one replaces an earlier one and nothing else."""
+
+from pathlib import Path
+
+from prunekit._kinds import FileKind, FolderKind
+
+__all__ = ["FOLDER", "PAGE"]
+
+_TABLES = (
+    "curriculum",
+    "evidence",
+    "kinds",
+    "ledger",
+    "losses",
+    "metrics",
+    "multistage",
+    "seconds",
+    "table",
+    "training",
+    "widths",
+)
+_PICTURES = (
+    *(
+        "curriculum",
+        "frontiers",
+        "groups",
+        "importance",
+        "losses",
+        "multistage",
+        "pareto_fid",
+        "pareto_kid",
+        "pareto_loss",
+    ),
+    *("samples", "snr_targets", "training", "widths"),
+)
+_NUMBERED = ("grouping", "samples")
+_HEAD = 65_536  # bytes in which a page has its kind, behind its style
+_SHOWN = b'<p class="kind">prunekit'
+
+
+def _is_page(path: Path) -> bool:
+    """Whether a file is a page that prunekit wrote."""
+    try:
+        with path.open("rb") as file:
+            return _SHOWN in file.read(_HEAD)
+    except OSError:
+        return False
+
+
+PAGE = FileKind("page of prunekit", _is_page)
+"""A page, such as the one over all runs of a folder."""
+
+FOLDER = FolderKind(
+    "report",
+    (
+        *(f"{name}.{suffix}" for name in _TABLES for suffix in ("csv", "md")),
+        *(f"{name}.png" for name in _PICTURES),
+        *(f"{name}-{digits}.png" for name in _NUMBERED for digits in ("[0-9]", "[0-9][0-9]")),
+    ),
+    marker="index.html",
+    is_ours=_is_page,
+)
+"""A run's report."""
