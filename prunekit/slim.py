@@ -22,6 +22,7 @@ from prunekit._types import JsonDict
 from prunekit.card import slim_card
 from prunekit.checkpoint import Factory, ModelSpec
 from prunekit.checkpoint.bounds import check_schedule, one_line, read_bounded_json
+from prunekit.checkpoint.finite import check_finite
 from prunekit.checkpoint.tensors import read_tensors, safetensors_shapes
 from prunekit.errors import FileFormatError, MissingFileError, PlanError, PrunekitError
 from prunekit.graph import PruningPlan, fit
@@ -123,7 +124,7 @@ def load_slim(folder: Path | str, factory: Factory | None = None, inputs: Any = 
     Raises:
         MissingFileError: the folder or one of its two files is missing.
         FileFormatError: hashes, shapes or names disagree, widths of layers contradict each other, the config asks for more
-            than its file can stand for, or the format is another.
+            than its file can stand for, weights are not finite, or the format is another.
         InputError: the architecture is not in the registry, or does not take its config.
     """
     folder = Path(folder)
@@ -183,6 +184,7 @@ def _fitted(folder: Path, spec: ModelSpec, shapes: Shapes, sizes: Sizes) -> nn.M
     if spec.factory is None:
         _check_run(folder, spec, skeleton, shapes, sizes)
     model = fit(skeleton, read_tensors(folder / "model.safetensors"), sizes)
+    check_finite(model, folder)
     if spec.factory is not None and spec.inputs is not None:
         run_once(model, spec.inputs)
     return model

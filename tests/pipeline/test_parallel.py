@@ -26,7 +26,7 @@ from prunekit.pipeline.clusters import Submitit, parsed_options
 from prunekit.pipeline.executors import Executor, Processes
 from prunekit.pipeline.jobs import Job
 from prunekit.pipeline.runner import Run
-from prunekit.training.stopping import Termination
+from prunekit._signals import Termination
 
 HERE = Path(__file__).parent
 
