@@ -7,6 +7,8 @@ import typer
 
 from prunekit.cli import comparing, exporting, grouping, making, measuring, planning, pruning, running, scoring
 from prunekit.cli.console import fail
+from prunekit.cli.interrupts import ends_at_signals, interruptible
+from prunekit.cli.options import finite
 from prunekit.errors import PrunekitError
 
 __all__ = ["app", "main"]
@@ -21,7 +23,7 @@ app = typer.Typer(
 )
 for module in (running, grouping, planning, scoring, pruning, making, measuring, comparing, exporting):
     for function in module.COMMANDS:
-        app.command()(function)
+        app.command()(interruptible(finite(function)))
 
 
 @app.callback(invoke_without_command=True)
@@ -46,7 +48,8 @@ def main() -> None:
     log.addHandler(notes)
     log.setLevel(logging.INFO)
     try:
-        app()
+        with ends_at_signals():
+            app()
     except PrunekitError as error:
         sys.exit(fail(str(error)))
     except OSError as error:  # what the system says of a place that cannot be read or written

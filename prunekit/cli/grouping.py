@@ -11,6 +11,7 @@ import typer
 from prunekit._files import write_json
 from prunekit.cli.choices import Schedule
 from prunekit.cli.console import data_options, emit, print_table
+from prunekit.cli.interrupts import writing
 from prunekit.cli.options import ConfigOption, DataOption, Json, Resolution, Seed
 from prunekit.errors import InputError
 from prunekit.groups import METHODS, Grouping
@@ -155,14 +156,15 @@ def _measured(
 def _show_groups(made: Grouping, schedule: NoiseSchedule, output: Path, json: bool) -> None:
     """Write groups and picture, and print them."""
     data = {**made.to_json(), "noise_schedule": schedule.to_config()}
-    write_json(output, data)
     written = str(output)
-    if made.evidence.matrix is not None:
-        from prunekit.report import grouping_png
+    with writing(output):
+        write_json(output, data)
+        if made.evidence.matrix is not None:
+            from prunekit.report import grouping_png
 
-        picture = output.with_suffix(".png")
-        grouping_png(made, picture)
-        written += f", {picture}"
+            picture = output.with_suffix(".png")
+            grouping_png(made, picture)
+            written += f", {picture}"
     if json:
         emit(True, data)
         return

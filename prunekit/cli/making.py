@@ -1,5 +1,6 @@
 """Commands that train and put together: ``train``, ``finetune``, ``assemble``."""
 
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -7,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from prunekit.cli.console import data_options, emit, refuse_existing
+from prunekit.cli.interrupts import writing, written
 from prunekit.cli.options import DataOption, Json, Overwrite, Resolution, Seed
 from prunekit.cli.training_options import LoggingDir, Resume, training, with_training_options
 from prunekit.errors import InputError
@@ -66,7 +68,9 @@ def train(
     with training(checkpoints, resume, "train", logging_dir) as (report, first):
         base, result = train_base(options, images, checkpoints, report)
         if first:
-            save_base(base, output)
+            with writing(output):
+                save_base(base, output)
+                shutil.rmtree(checkpoints, ignore_errors=True)
     if first:
         facts = {"output": str(output), "steps": steps, "loss": result.losses[-1][1], "seconds": result.seconds}
         emit(json, facts, [f"Trained {steps} steps, loss {facts['loss']:.4f}; written to {output}"])
@@ -158,7 +162,9 @@ def finetune(
     with training(checkpoints, resume, slim.name, logging_dir) as (report, first):
         tuned, result = finetune_slim(loaded, images.train, replace(options, train=settings), checkpoints, report, base)
         if first:
-            save_slim(tuned, target)
+            with writing(target):
+                save_slim(tuned, target)
+                shutil.rmtree(checkpoints, ignore_errors=True)
     if first:
         facts = {"output": str(target), "steps": steps, "loss": result.losses[-1][1], "seconds": result.seconds}
         emit(json, facts, [f"Fine-tuned {steps} steps, loss {facts['loss']:.4f}; written to {target}"])
@@ -174,6 +180,7 @@ def assemble(
     from prunekit.pipeline.stages import assemble as put_together
 
     partition = put_together(slim, output)
+    written(output)
     experts = load_experts(output)
     facts = {"output": str(output), "groups": len(partition), "macs": list(experts.macs), "params": sum(experts.params)}
     emit(json, facts, [f"Assembled {len(partition)} experts, {sum(experts.params):,} parameters in all: {output}"])

@@ -11,6 +11,7 @@ from prunekit._files import read_json, write_json
 from prunekit.allocation import Allocation, read_frontiers
 from prunekit.cli.choices import Schedule
 from prunekit.cli.console import emit, print_table
+from prunekit.cli.interrupts import writing
 from prunekit.cli.options import Json
 from prunekit.errors import InputError
 from prunekit.groups import Grouping, TimestepGroups
@@ -70,7 +71,8 @@ def allocate(
     data = allocation.to_json()
     if compared:
         data["comparison"] = {name: None if one is None else _judged(one) for name, one in compared.items()}
-    write_json(output, data)
+    with writing(output):
+        write_json(output, data)
     if json:
         emit(True, data)
     else:

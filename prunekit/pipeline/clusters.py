@@ -109,10 +109,11 @@ class _Submitted:
         """See :class:`~prunekit.pipeline.executors.Handle`."""
         return f"job {self.job.job_id} ended, {self.job.state.lower()}{last_line(self.job.paths.stderr)}"
 
-    def stop(self) -> None:
+    def stop(self) -> bool:
         """See :class:`~prunekit.pipeline.executors.Handle`: SLURM goes on alone, and the next run finds its jobs."""
         if self.cluster == "local":
             self.job.cancel()
+        return self.cluster == "local"
 
 
 def _diary(job: Job) -> Path:

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from prunekit._files import atomic_path, sha256_file
 
-__all__ = ["latest_checkpoint", "save_checkpoint", "weights_hash"]
+__all__ = ["latest_checkpoint", "save_checkpoint", "saved_step", "weights_hash"]
 
 _NAME = re.compile(r"step-(\d{8})-([0-9a-f]{16})\.pt")
 
@@ -46,6 +46,12 @@ def latest_checkpoint(folder: Path) -> dict[str, Any] | None:
             return state
         warnings.warn(f"{path} is damaged and is passed over for the checkpoint before it.", stacklevel=2)
     return None
+
+
+def saved_step(folder: Path) -> int | None:
+    """Train steps that the newest checkpoint holds, by its name; None where there is none."""
+    names = [_NAME.fullmatch(path.name) for path in _listed(folder)[:1]]
+    return int(names[0][1]) if names and names[0] else None
 
 
 def _read(path: Path) -> dict[str, Any] | None:
