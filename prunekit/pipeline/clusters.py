@@ -1,5 +1,6 @@
 """Jobs through submitit: locally, or on SLURM as a job array whose elements are requeued when they are preempted or out of time."""
 
+import math
 import subprocess
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -176,7 +177,10 @@ def _value(text: str) -> Any:
         return text == "true"
     for kind in (int, float):
         try:
-            return kind(text)
+            value = kind(text)
         except ValueError:
             continue
+        if not math.isfinite(value):
+            raise InputError(f"Got executor option {text}; expected a finite number.")
+        return value
     return text
