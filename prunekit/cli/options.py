@@ -45,6 +45,9 @@ def finite(command: Callable[..., None]) -> Callable[..., None]:
 
 def _flag(parameter: Parameter) -> str:
     """An option as it is typed."""
-    about = getattr(parameter.annotation, "__metadata__", ())
-    declared = [name for each in about for name in getattr(each, "param_decls", None) or () if name.startswith("--")]
-    return declared[0] if declared else f"--{parameter.name.replace('_', '-')}"
+    for about in getattr(parameter.annotation, "__metadata__", ()):
+        names = [getattr(about, "default", None), *(getattr(about, "param_decls", None) or ())]
+        for name in names:  # in an annotation, typer takes the first name for a default until it makes the command
+            if isinstance(name, str) and name.startswith("--"):
+                return name
+    return f"--{parameter.name.replace('_', '-')}"
