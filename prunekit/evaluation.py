@@ -84,8 +84,11 @@ def image_metrics(
         seed: of KID's subsets; the global generator is left alone.
 
     Raises:
-        InputError: fewer than two images in a set, images of another type or shape, or subsets that cannot be drawn.
+        InputError: fewer than two images in a set, images of another type or shape or that are not finite, subsets that cannot be
+            drawn, or distances that are not finite.
     """
+    for images, which in ((real, "real"), (fake, "generated")):
+        _check_pictures(images, which)
     if min(len(real), len(fake)) < 2 or kid_subset_size < 2 or kid_subsets < 1:
         raise InputError(
             f"Got {len(real)} real and {len(fake)} generated images, and {kid_subsets} subsets of {kid_subset_size}; "
@@ -104,7 +107,20 @@ def image_metrics(
     with torch.random.fork_rng(devices=[]):  # torchmetrics draws the subsets from the global generator only
         torch.default_generator.manual_seed(seed)
         kid_mean, _ = kid.compute()
-    return ImageMetrics(float(fid.compute()), float(kid_mean), len(real), len(fake), subset_size)
+    distances = float(fid.compute()), float(kid_mean)
+    if not all(map(math.isfinite, distances)):
+        raise InputError(
+            f"FID is {distances[0]} and KID {distances[1]}; expected finite numbers: take more images, or other features."
+        )
+    return ImageMetrics(*distances, len(real), len(fake), subset_size)
+
+
+def _check_pictures(images: Tensor, which: str) -> None:
+    """Name what is not finite; that these are no uint8 pictures is said by the extractor."""
+    if images.is_floating_point():
+        bad = len(images) - int(images.flatten(1).isfinite().all(1).sum())
+        if bad:
+            raise InputError(f"{bad} of {len(images)} {which} images are not finite; expected uint8 pictures.")
 
 
 def mean_and_standard_error(values: Sequence[float] | FloatArray) -> tuple[float, float | None]:
@@ -191,7 +207,7 @@ def group_losses(
         One loss per group, in the groups' order.
 
     Raises:
-        InputError: a count is below one, or the seed negative.
+        InputError: a count is below one, the seed negative, or a loss not finite; the message names the timestep group.
     """
     if batches < 1 or batch_size < 1 or seed < 0:
         raise InputError(
@@ -245,7 +261,14 @@ def _group_loss(
         clean, noise, *labels = (tensor.to(device) for tensor in drawn)
         loss = objective.per_sample(model, clean, noise, timesteps.to(device), *labels)
         losses.append(loss.cpu().double().numpy())
-    return GroupLoss(group.index, np.concatenate(losses), digest.hexdigest()[:16])
+    found = np.concatenate(losses)
+    bad = len(found) - int(np.isfinite(found).sum())
+    if bad:
+        raise InputError(
+            f"The denoising losses of {bad} of {len(found)} samples are not finite in timestep group {group.index} (timesteps "
+            f"{group.start} to {group.stop - 1}); expected a model and images with finite numbers."
+        )
+    return GroupLoss(group.index, found, digest.hexdigest()[:16])
 
 
 def _spread(group: TimestepGroup, count: int) -> Tensor:

@@ -206,7 +206,8 @@ class FeatureTraining:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        if self.epochs < 1 or self.batch_size < 1 or self.learning_rate <= 0 or self.weight_decay < 0:
+        rates = 0 < self.learning_rate < math.inf and 0 <= self.weight_decay < math.inf
+        if self.epochs < 1 or self.batch_size < 1 or not rates:
             raise InputError(
                 f"Got {self.epochs} epochs, batch size {self.batch_size}, learning rate {self.learning_rate} and "
                 f"weight decay {self.weight_decay}; expected at least 1 and 1, a positive rate and no negative decay."

@@ -16,6 +16,7 @@ from prunekit.errors import InputError
 from prunekit.graph.surgery import evaluation_mode
 from prunekit.schedule import NoiseSchedule
 from prunekit.training import PREDICTION_TYPES, predict
+from prunekit.training.watching import Watch
 
 __all__ = [
     "SAMPLERS",
@@ -42,7 +43,16 @@ _LABEL_SEED = 0x9E3779B1  # so that classes and noise of one seed are not made o
 
 
 def to_images(samples: Tensor) -> Tensor:
-    """Float samples in −1 … 1 (clamped) to uint8 on the CPU, same shape."""
+    """Float samples in −1 … 1 (clamped) to uint8 on the CPU, same shape.
+
+    Raises:
+        InputError: a sample has NaN or an infinity, which uint8 would show as black or white.
+    """
+    bad = len(samples) - int(samples.flatten(1).isfinite().all(1).sum())
+    if bad:
+        raise InputError(
+            f"{bad} of {len(samples)} samples are not finite; expected finite numbers to make pictures of."
+        )
     return samples.clamp(-1, 1).add(1.0).mul(127.5).round().to(torch.uint8).cpu()
 
 
@@ -185,6 +195,10 @@ class Sampler:
             seed: of the sampler's own noise.
             first: number of the batch's first sample, so that a sample's noise does not depend on its batch.
             labels: classes of the samples, shape (batch,).
+
+        Raises:
+            InputError: the network's predictions, or what the sampler makes of them, are not finite; on a GPU this is seen one
+                evaluation later.
         """
         scheduler = copy.deepcopy(self.scheduler)  # it counts its steps
         _set_timesteps(scheduler, self.steps)
@@ -192,12 +206,30 @@ class Sampler:
         device = next((tensor.device for tensor in chain(model.parameters(), model.buffers())), noise.device)
         labels = None if labels is None else labels.to(device)
         x = noise.to(device) * scheduler.init_noise_sigma
-        for t in scheduler.timesteps:
+        watch, count = Watch[tuple[int, float]](), len(scheduler.timesteps)
+        for number, t in enumerate(scheduler.timesteps, start=1):
             state = scheduler.scale_model_input(x, t)
             every = t if labels is None else t.to(device).expand(len(x))  # transformers want one for each sample
             prediction = predict(model, state, every, labels)
             x = _step(scheduler, prediction, t, x, generators)
+            _check(watch.note((number, float(t)), _not_finite(prediction, x)), count, len(x))
             yield Evaluation(float(t), state, prediction, x)
+        _check(watch.pending(), count, len(x))
+
+
+def _not_finite(prediction: Tensor, stepped: Tensor) -> Tensor:
+    """How many samples of a batch have NaN or an infinity, shape (1,)."""
+    whole = prediction.flatten(1).isfinite().all(1) & stepped.flatten(1).isfinite().all(1)
+    return (~whole).sum().float().reshape(1)
+
+
+def _check(seen: list[tuple[tuple[int, float], list[float]]], steps: int, batch: int) -> None:
+    for (number, timestep), (bad,) in seen:
+        if bad:
+            raise InputError(
+                f"{bad:.0f} of {batch} samples are not finite after evaluation {number} of {steps} (timestep {timestep:g}); "
+                "expected a model that was trained to finite weights, in a precision that its activations fit."
+            )
 
 
 def clean_prediction(

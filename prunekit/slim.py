@@ -29,6 +29,7 @@ from prunekit.card import slim_card
 from prunekit.checkpoint import Factory, ModelSpec
 from prunekit.checkpoint.bounds import one_line, read_bounded_json
 from prunekit.checkpoint.claims import check_kept, check_params, checked_prediction, counted, read_schedule
+from prunekit.checkpoint.finite import check_finite
 from prunekit.checkpoint.tensors import read_tensors, safetensors_metadata, safetensors_shapes
 from prunekit.errors import FileFormatError, InputError, MissingFileError, PlanError, PrunekitError
 from prunekit.graph import PruningPlan, fit
@@ -164,7 +165,7 @@ def load_slim(folder: Path | str, factory: Factory | None = None, inputs: Any = 
     Raises:
         MissingFileError: the folder or one of its two files is missing.
         FileFormatError: hashes, shapes or names disagree, widths of layers contradict each other, the config asks for more
-            than its file can stand for, or the format is another.
+            than its file can stand for, weights are not finite, or the format is another.
         InputError: the architecture is not in the registry, or does not take its config.
     """
     folder = Path(folder)
@@ -239,6 +240,7 @@ def _fitted(folder: Path, spec: ModelSpec, shapes: Shapes, sizes: Sizes, plan: P
         check_kept(plan, skeleton, shapes, f"{folder}")
         _check_macs(folder, spec, _check_run(folder, spec, skeleton, shapes, sizes), macs)
     model = fit(skeleton, read_tensors(folder / "model.safetensors"), sizes)
+    check_finite(model, folder)
     if spec.factory is not None and spec.inputs is not None:
         own = spec.inputs
         _check_macs(folder, spec, counted(lambda: run_once(model, own))[1], macs)

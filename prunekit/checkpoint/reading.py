@@ -19,6 +19,7 @@ from prunekit._types import JsonDict
 from prunekit.checkpoint.base import Base
 from prunekit.checkpoint.bounds import read_bounded_json
 from prunekit.checkpoint.claims import checked_prediction, read_schedule
+from prunekit.checkpoint.finite import check_finite
 from prunekit.checkpoint.folders import fetched, is_hub_id, load_folder
 from prunekit.checkpoint.spec import Factory, ModelSpec, shapes_of
 from prunekit.checkpoint.tensors import read_content
@@ -46,7 +47,7 @@ def load_base(
     Raises:
         MissingFileError: nothing is there, here or on the hub.
         UnsafeFileError: a pickle that would run code.
-        FileFormatError: not a checkpoint, or its tensors do not fit its architecture.
+        FileFormatError: not a checkpoint, or its tensors do not fit its architecture, or are not finite.
     """
     where = Path(path)
     if not where.exists() and is_hub_id(str(path)):
@@ -55,6 +56,7 @@ def load_base(
         base = load_folder(where, {"source": where.resolve().name})
     else:
         base = _load_file(where, config, factory, inputs)
+    check_finite(base.model, where)
     for note in base.notes:
         _LOG.info(note)
     return base

@@ -10,6 +10,8 @@ import typer
 
 from prunekit.cli import comparing, exporting, grouping, making, measuring, planning, pruning, running, scoring
 from prunekit.cli.console import fail
+from prunekit.cli.interrupts import ends_at_signals, interruptible
+from prunekit.cli.options import finite
 from prunekit.errors import PrunekitError
 
 __all__ = ["app", "main"]
@@ -24,7 +26,7 @@ app = typer.Typer(
 )
 for module in (running, grouping, planning, scoring, pruning, making, measuring, comparing, exporting):
     for function in module.COMMANDS:
-        app.command()(function)
+        app.command()(interruptible(finite(function)))
 
 
 @app.callback(invoke_without_command=True)
@@ -67,10 +69,11 @@ def main() -> None:
     log.addHandler(notes)
     log.setLevel(logging.INFO)
     try:
-        try:
-            app()
-        finally:
-            sys.stdout.flush()  # while what the system says about it can still be told
+        with ends_at_signals():
+            try:
+                app()
+            finally:
+                sys.stdout.flush()  # while what the system says about it can still be told
     except PrunekitError as error:
         sys.exit(fail(str(error)))
     except OSError as error:  # what the system says about a place that cannot be read or written

@@ -7,6 +7,7 @@ from typing import Annotated, Any
 import typer
 
 from prunekit.cli.console import Bars, emit, print_table, refuse_inputs
+from prunekit.cli.interrupts import writing
 from prunekit.cli.measuring import SamplerOption, Steps
 from prunekit.cli.options import ConfigOption, Json
 
@@ -47,7 +48,8 @@ def consistency(
         compared = compare(
             *opened, (a, b), options, lambda done, all_: bars.progress("compare", done, all_, "evaluations")
         )
-    write_comparison(compared, output)
+    with writing(output):
+        write_comparison(compared, output)
     if json:
         emit(True, compared.data)
         return

@@ -6,6 +6,7 @@ from typing import Annotated, Any
 import typer
 
 from prunekit.cli.console import emit, refuse_existing, refuse_inputs
+from prunekit.cli.interrupts import written
 from prunekit.cli.options import ConfigOption, Json, Overwrite
 
 __all__ = ["COMMANDS"]
@@ -39,6 +40,7 @@ def export(
     facts: list[dict[str, Any]] = []
     for name, part in parts.items():
         made = export_onnx(part, inputs, targets[name], tolerance)
+        written(made.path)
         facts.append({"output": str(made.path), "inputs": list(made.inputs), "difference": made.difference})
     lines = [f"Written to {fact['output']}; differs by {fact['difference']:.1e} at most" for fact in facts]
     emit(json, facts[0] if len(facts) == 1 else {"experts": facts}, lines)

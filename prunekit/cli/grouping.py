@@ -12,6 +12,7 @@ from prunekit._files import write_json
 from prunekit._kinds import PICTURE, FileKind, has_format
 from prunekit.cli.choices import Schedule
 from prunekit.cli.console import data_options, emit, print_table, refuse_existing
+from prunekit.cli.interrupts import writing
 from prunekit.cli.options import ConfigOption, DataOption, Json, Overwrite, Resolution, Seed
 from prunekit.errors import InputError
 from prunekit.groups import FORMAT, METHODS, Grouping
@@ -163,14 +164,15 @@ def _measured(
 def _show_groups(made: Grouping, schedule: NoiseSchedule, output: Path, json: bool) -> None:
     """Write groups and picture, and print them."""
     data = {**made.to_json(), "noise_schedule": schedule.to_config()}
-    write_json(output, data)
     written = str(output)
-    if made.evidence.matrix is not None:
-        from prunekit.report import grouping_png
+    with writing(output):
+        write_json(output, data)
+        if made.evidence.matrix is not None:
+            from prunekit.report import grouping_png
 
-        picture = output.with_suffix(".png")
-        grouping_png(made, picture)
-        written += f", {picture}"
+            picture = output.with_suffix(".png")
+            grouping_png(made, picture)
+            written += f", {picture}"
     if json:
         emit(True, data)
         return

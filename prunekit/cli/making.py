@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from prunekit.cli.console import data_options, emit, refuse_existing, refuse_inputs
+from prunekit.cli.interrupts import writing, written
 from prunekit.cli.options import DataOption, Json, Overwrite, Resolution, Seed
 from prunekit.cli.training_options import LoggingDir, Resume, training, with_training_options
 from prunekit.errors import InputError
@@ -56,6 +57,7 @@ def train(
     from prunekit.checkpoint import save_base
     from prunekit.pipeline.stages import train_base
     from prunekit.training import TrainOptions
+    from prunekit.training.checkpoints import drop_checkpoints
 
     if recipe is not None:
         options, images = _of_recipe(recipe, context)
@@ -67,7 +69,9 @@ def train(
     with training(checkpoints, resume, "train", logging_dir) as (report, first):
         base, result = train_base(options, images, checkpoints, report)
         if first:
-            save_base(base, output)
+            with writing(output):
+                save_base(base, output)
+                drop_checkpoints(checkpoints)
     if first:
         facts = {"output": str(output), "steps": steps, "loss": result.losses[-1][1], "seconds": result.seconds}
         emit(json, facts, [f"Trained {steps} steps, loss {facts['loss']:.4f}; written to {output}"])
@@ -140,6 +144,7 @@ def finetune(
     from prunekit.pipeline.stages import images_of_slim, open_base
     from prunekit.recipe import DistillationOptions, FinetuneOptions
     from prunekit.slim import FOLDER, load_slim, save_slim
+    from prunekit.training.checkpoints import drop_checkpoints
 
     target = output or slim
     loaded = load_slim(slim)
@@ -164,7 +169,9 @@ def finetune(
     with training(checkpoints, resume, slim.name, logging_dir) as (report, first):
         tuned, result = finetune_slim(loaded, images.train, replace(options, train=settings), checkpoints, report, base)
         if first:
-            save_slim(tuned, target)
+            with writing(target):
+                save_slim(tuned, target)
+                drop_checkpoints(checkpoints)
     if first:
         facts = {"output": str(target), "steps": steps, "loss": result.losses[-1][1], "seconds": result.seconds}
         emit(json, facts, [f"Fine-tuned {steps} steps, loss {facts['loss']:.4f}; written to {target}"])
@@ -187,6 +194,7 @@ def assemble(
     if os.path.realpath(output.parent) == os.path.realpath(slim) and output.name.startswith("group-"):
         raise InputError(f"Got --output {output}, the name of a slim model in {slim}; give another --output.")
     partition = put_together(slim, output)
+    written(output)
     experts = load_experts(output)
     facts = {"output": str(output), "groups": len(partition), "macs": list(experts.macs), "params": sum(experts.params)}
     emit(json, facts, [f"Assembled {len(partition)} experts, {sum(experts.params):,} parameters in all: {output}"])

@@ -8,6 +8,7 @@ import typer
 from prunekit._kinds import FileKind, has_format
 from prunekit.cli.console import Bars, data_options, emit, print_table, refuse_existing, refuse_inputs
 from prunekit.cli.costing import ModelPath, cost
+from prunekit.cli.interrupts import keeping, writing
 from prunekit.cli.options import ConfigOption, Json, Overwrite
 from prunekit.errors import InputError
 
@@ -55,11 +56,12 @@ def sample(
     with Bars().shown() as bars, placed(opened.model):
         samples = drawn(opened.model, count, seed, report=lambda done, all_: bars.progress("sample", done, all_, ""))
     images = samples if opened.latent else to_images(samples)
-    save_samples(images, target, drawn.labels(count, seed))
     facts: dict[str, Any] = {"output": str(target), "count": count}
-    if not opened.latent:
-        facts["picture"] = str(target.with_suffix(".png"))
-        grid_png(images.permute(0, 2, 3, 1).numpy(), target.with_suffix(".png"))
+    with writing(target):
+        save_samples(images, target, drawn.labels(count, seed))
+        if not opened.latent:
+            facts["picture"] = str(target.with_suffix(".png"))
+            grid_png(images.permute(0, 2, 3, 1).numpy(), target.with_suffix(".png"))
     emit(json, facts, [f"{count} samples: {', '.join(facts[key] for key in ('output', 'picture') if key in facts)}"])
 
 
@@ -124,7 +126,8 @@ def evaluate(
             setting, models, sampled, macs, lambda name, done, all_: bars.progress("sampling", done, all_, name)
         )
     results = {"format": EVALUATION_FORMAT, **found}
-    write_json(output, results)
+    with writing(output):
+        write_json(output, results)
     if json:
         emit(True, results)
         return
@@ -158,6 +161,11 @@ def report(
     json: Json = False,
 ) -> None:
     """Make a run's tables, pictures and index.html again from its manifest; of a folder of runs all, and a page over them."""
+    with keeping(lambda: f"each file in {run} is whole, as it was or made again"):
+        _report(run, json)
+
+
+def _report(run: Path, json: bool) -> None:
     from prunekit.report import write_all_reports, write_any_report
 
     if (run / "manifest.json").exists() or not run.is_dir():

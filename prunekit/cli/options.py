@@ -1,11 +1,18 @@
 """Options that several commands share, so that one thing has one name and one help text."""
 
+import inspect
+import math
+from collections.abc import Callable
+from functools import wraps
+from inspect import Parameter
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
-__all__ = ["ConfigOption", "DataOption", "Json", "Overwrite", "Resolution", "Seed"]
+from prunekit.errors import InputError
+
+__all__ = ["ConfigOption", "DataOption", "Json", "Overwrite", "Resolution", "Seed", "finite"]
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace a file that is there.")]
@@ -20,3 +27,27 @@ ConfigOption = Annotated[
     Path | None, typer.Option(help="For a bare state dict: JSON of the architecture, with its _class_name.")
 ]
 Seed = Annotated[int, typer.Option(help="Seed.")]
+
+
+def finite(command: Callable[..., None]) -> Callable[..., None]:
+    """A command that refuses NaN and infinities, which no number of an option can be."""
+    parameters = inspect.signature(command).parameters
+
+    @wraps(command)
+    def wrapped(*args: Any, **values: Any) -> None:
+        for name, value in values.items():
+            if isinstance(value, float) and not math.isfinite(value):
+                raise InputError(f"Got {_flag(parameters[name])} {value}; expected a finite number.")
+        command(*args, **values)
+
+    return wrapped
+
+
+def _flag(parameter: Parameter) -> str:
+    """An option as it is typed."""
+    for about in getattr(parameter.annotation, "__metadata__", ()):
+        names = [getattr(about, "default", None), *(getattr(about, "param_decls", None) or ())]
+        for name in names:  # in an annotation, typer takes the first name for a default until it makes the command
+            if isinstance(name, str) and name.startswith("--"):
+                return name
+    return f"--{parameter.name.replace('_', '-')}"

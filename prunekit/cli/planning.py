@@ -12,6 +12,7 @@ from prunekit._kinds import FileKind, has_format
 from prunekit.allocation import FORMAT, Allocation, read_frontiers
 from prunekit.cli.choices import Schedule
 from prunekit.cli.console import emit, print_table, refuse_existing
+from prunekit.cli.interrupts import writing
 from prunekit.cli.options import Json, Overwrite
 from prunekit.errors import InputError
 from prunekit.groups import Grouping, TimestepGroups
@@ -75,7 +76,8 @@ def allocate(
     data = allocation.to_json()
     if compared:
         data["comparison"] = {name: None if one is None else _judged(one) for name, one in compared.items()}
-    write_json(output, data)
+    with writing(output):
+        write_json(output, data)
     if json:
         emit(True, data)
     else:

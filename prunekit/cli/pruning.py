@@ -22,6 +22,7 @@ from prunekit.cli.choices import (
     check_timesteps,
 )
 from prunekit.cli.console import chosen_allocation, data_options, emit, print_table, refuse_inputs
+from prunekit.cli.interrupts import keeping
 from prunekit.cli.options import ConfigOption, DataOption, Json, Resolution, Seed
 from prunekit.errors import InputError
 from prunekit.groups import TimestepGroups
@@ -132,18 +133,19 @@ def prune(
         repair=repair.value,
     )
     bench = Bench.of(loaded, norm_mode.value, head_mode.value)
-    if target_of is TargetOf.latency:
-        bench = bench.timed(latency_table)
     targets = plan.for_model(bench.macs)
-    scores = score_groups(bench, images.train, wanted, options)
+    journals = {one.index: output / f"search-{one.index}.jsonl" for one in wanted}
     facts: list[dict[str, Any]] = []
-    for one in wanted:
-        macs = targets.groups[one.index].target_macs or 0
-        journal = output / f"search-{one.index}.jsonl"
-        slim, result = prune_group(bench, images.train, scores, one, macs, options, journal)
-        if rank == 0:
-            save_slim(slim, output / f"group-{one.index}")
-        facts.append(_fact(one.index, slim, result, bench.macs, target_of, output))
+    with keeping(lambda: _kept([*journals.values(), *([latency_table] if target_of is TargetOf.latency else [])])):
+        if target_of is TargetOf.latency:
+            bench = bench.timed(latency_table)
+        scores = score_groups(bench, images.train, wanted, options)
+        for one in wanted:
+            macs = targets.groups[one.index].target_macs or 0
+            slim, result = prune_group(bench, images.train, scores, one, macs, options, journals[one.index])
+            if rank == 0:
+                save_slim(slim, output / f"group-{one.index}")
+            facts.append(_fact(one.index, slim, result, bench.macs, target_of, output))
     if rank > 0:
         return
     if json:
@@ -152,6 +154,12 @@ def prune(
         _show_pruned(f"Pruned from {bench.macs:,} MACs ({criterion.value}, {proposer.value})", facts)
         if bench.latency is not None:
             print(_accuracy(bench.latency.table))
+
+
+def _kept(files: list[Path]) -> str | None:
+    """What an interrupted search leaves behind."""
+    there = [str(path) for path in files if path.is_file()]
+    return f"what was measured is kept in {', '.join(there)}" if there else None
 
 
 def _fact(

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from prunekit.cli.console import Bars, emit, print_table
+from prunekit.cli.interrupts import keeping, written
 from prunekit.cli.options import Json
 from prunekit.errors import InputError
 
@@ -130,8 +131,16 @@ def _execute(
         if os.path.realpath(reports / checked.name) == os.path.realpath(folder):
             raise InputError(f"Got --publish {reports}, where the run itself is written to; give another folder.")
     executor = None if parallel is None else parallel.executor(folder)
-    with Bars().shown() as bars:
-        return run_of(checked, folder, bars, executor).execute()
+    with Bars().shown() as bars, keeping(lambda: _kept(folder)):
+        manifest = run_of(checked, folder, bars, executor).execute()
+    written(folder)
+    return manifest
+
+
+def _kept(folder: Path) -> str | None:
+    """What an interrupted run leaves behind."""
+    begun = folder.is_dir() and any(folder.iterdir())
+    return f"finished stages, searches and trainings are kept in {folder}" if begun else None
 
 
 def _conclude(manifest: Path, json: bool) -> None:

@@ -18,6 +18,7 @@ from prunekit.cli.choices import (
     check_timesteps,
 )
 from prunekit.cli.console import data_options, emit, refuse_existing, refuse_inputs
+from prunekit.cli.interrupts import writing
 from prunekit.cli.options import ConfigOption, DataOption, Json, Overwrite, Resolution, Seed
 from prunekit.errors import InputError, PrunekitError
 from prunekit.groups import TimestepGroups
@@ -65,8 +66,9 @@ def importance(
     partition = TimestepGroups.from_json(read_json(standing), standing) if standing else make_groups(loaded.schedule)
     check_timesteps(partition, loaded.schedule, base)
     scores = score_groups(Bench.of(loaded, norm_mode.value, head_mode.value), images.train, partition, options)
-    scores.save(output)
-    heatmap_png(scores.to_json(), picture)
+    with writing(output, picture):
+        scores.save(output)
+        heatmap_png(scores.to_json(), picture)
     facts = {
         "output": str(output),
         "heatmap": str(picture),

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from prunekit.cli.interrupts import keeping
 from prunekit.errors import InputError
 
 if TYPE_CHECKING:
@@ -48,6 +49,9 @@ _SHARED: dict[str, Any] = {
     "ema_decay": Annotated[_Number, typer.Option("--ema-max-decay", help="Decay of the weights' moving average.")],
     "mixed_precision": Annotated[_Text, typer.Option(help="no, fp16 or bf16.")],
     "checkpoint_every": Annotated[_Count, typer.Option("--checkpointing-steps", help="Steps between checkpoints.")],
+    "checkpoint_minutes": Annotated[
+        _Number, typer.Option("--checkpointing-minutes", help="Minutes after which a checkpoint is due in any case.")
+    ],
     "checkpoints_total_limit": Annotated[_Count, typer.Option(help="Checkpoints that are kept.")],
 }
 """Fields of :class:`prunekit.training.TrainOptions`; what is not typed stays at the command's default."""
@@ -76,7 +80,7 @@ def training(
     """Everything around a training: who reports and writes under ``accelerate launch``, and what becomes of the checkpoints.
 
     Args:
-        checkpoints: dropped once the block is through, or at once where the user starts anew.
+        checkpoints: their folder, dropped at once where the user starts anew. The block drops it once its result is written.
         resume: ``latest`` or ``no``.
         label: of the progress bar.
         logging_dir: TensorBoard's, or None.
@@ -102,9 +106,17 @@ def training(
     if resume == "no" and first:
         drop_checkpoints(checkpoints)
     ranks.same(None)  # none looks for checkpoints before the first has dropped them
-    if not first:
-        yield None, False
-        return
-    with Bars().shown() as bars:
-        yield with_tensorboard(training_reporter(bars, label), logging_dir), True
-    drop_checkpoints(checkpoints)
+    with keeping(lambda: _saved(checkpoints), without=("--resume-from-checkpoint",) if resume == "no" else ()):
+        if not first:
+            yield None, False
+            return
+        with Bars().shown() as bars:
+            yield with_tensorboard(training_reporter(bars, label), logging_dir), True
+
+
+def _saved(checkpoints: Path) -> str | None:
+    """What an interrupted training leaves behind."""
+    from prunekit.training.checkpoints import saved_step
+
+    step = saved_step(checkpoints)
+    return None if step is None else f"the training is saved at step {step} in {checkpoints}"

@@ -4,7 +4,10 @@ import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
+
+from prunekit.training.objective import check_finite_rows
 
 __all__ = ["ImageData", "ImageSplit"]
 
@@ -44,8 +47,13 @@ class ImageData:
         return digest.hexdigest()
 
     def chunks(self) -> Iterator[Tensor]:
-        """The images, some thousands at a time, contiguous."""
-        for part in self.images.split(_ROWS):
+        """The images, some thousands at a time, contiguous.
+
+        Raises:
+            InputError: latents that are not finite.
+        """
+        for number, part in enumerate(self.images.split(_ROWS)):
+            check_finite_rows(part, number * _ROWS + torch.arange(len(part)), self.name)
             yield part.contiguous()
 
     def first(self, count: int | None) -> "ImageData":

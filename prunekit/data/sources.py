@@ -15,6 +15,7 @@ from prunekit.data.idx import find_idx, read_idx, read_idx_labels
 from prunekit.data.images import ImageData, ImageSplit
 from prunekit.data.pictures import classes_of, picture_files, read_pictures, resized
 from prunekit.errors import FileFormatError, InputError, MissingFileError
+from prunekit.training.objective import check_finite_rows
 
 __all__ = ["load_images"]
 
@@ -140,6 +141,7 @@ def _array(path: Path, source: str, resolution: int | None, labels: bool) -> Ima
         pixels = images.permute(0, 2, 3, 1).numpy()
         return _split((resized(pixels, resolution), None if numbers is None else numbers.numpy()), path.stem, source)
     _check_size(images, resolution, path)
+    check_finite_rows(images, torch.arange(len(images)), str(path))
     order, held_out = _drawn(len(images), source)
     parts = [
         ImageData(images[rows], f"{path.stem}/{name}", None if numbers is None else numbers[rows])

@@ -1,5 +1,6 @@
 """Jobs through submitit: locally, or on SLURM as a job array whose elements are requeued when they are preempted or out of time."""
 
+import math
 import subprocess
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -119,10 +120,11 @@ class _Submitted:
         """See :class:`~prunekit.pipeline.executors.Handle`."""
         return f"job {self.job.job_id} ended, {self.job.state.lower()}{last_line(self.job.paths.stderr)}"
 
-    def stop(self) -> None:
+    def stop(self) -> bool:
         """See :class:`~prunekit.pipeline.executors.Handle`: SLURM goes on alone, and the next run finds its jobs."""
         if self.cluster == "local":
             self.job.cancel()
+        return self.cluster == "local"
 
 
 def _diary(job: Job) -> Path:
@@ -185,7 +187,10 @@ def _value(text: str) -> Any:
         return text == "true"
     for kind in (int, float):
         try:
-            return kind(text)
+            value = kind(text)
         except ValueError:
             continue
+        if not math.isfinite(value):
+            raise InputError(f"Got executor option {text}; expected a finite number.")
+        return value
     return text

@@ -75,8 +75,9 @@ class CurriculumRun(ResumableRun):
         """What decides an entry's results; seeds and entries may be added later."""
         options = self.options
         sections = {name: getattr(self.recipe, name) for name in ("base", "data", "evaluation")}
+        changes = {key: value for key, value in options.entries[entry].items() if key != "checkpoint_minutes"}
         shared = {"looks": options.looks, "sampler": options.sampler, "sampling_steps": options.sampling_steps}
-        return {**sections, "images": self._data_hash(), "shared": shared, "changes": options.entries[entry]}
+        return {**sections, "images": self._data_hash(), "shared": shared, "changes": changes}
 
     def _train(self, name: str, entry: str, settings: TrainOptions, seed: int) -> dict[str, Any]:
         judge, looks = self.judge, self.options.looks

@@ -114,9 +114,7 @@ class EvidenceRun(ResumableRun):
 
     def _planned_entry(self, name: str, seed: int) -> Stage:
         recipe = self.recipe.entry(name)
-        own = recipe.model_dump(
-            mode="json", include={"groups", "allocation", "prune", "finetune"}, exclude_defaults=True
-        )
+        own = recipe.deciding(("groups", "allocation", "prune", "finetune"))
         inputs = {**self._common(), "entry": own, "training": self.options.training, "seed": seed}
         outputs = [f"samples/{slug(name)}.npz", f"entries/{slug(name)}/seed-{seed}/experts.json"]
         return self._planned(f"{name}, seed {seed}", inputs, outputs, partial(self._entry, name, seed), "base")

@@ -1,5 +1,6 @@
 """Where jobs run: in processes of this machine, or through submitit, locally or on SLURM."""
 
+import logging
 import os
 import pickle
 import re
@@ -23,6 +24,7 @@ from prunekit.pipeline.observing import Observer
 
 __all__ = ["Executor", "Handle", "Processes", "fan_out"]
 
+_log = logging.getLogger(__name__)
 _POLL = 0.2  # seconds between looks at what runs
 _DIARY = re.compile(r".+-[0-9a-f]{8}\.(jsonl|log)")
 _SUBMITITS = re.compile(
@@ -48,8 +50,8 @@ class Handle(Protocol):
         """Of the end of a job that ended without a word."""
         ...
 
-    def stop(self) -> None:
-        """The run that waits is going away: end the job, unless it is meant to outlive it."""
+    def stop(self) -> bool:
+        """The run that waits is going away: end the job, unless it is meant to outlive it; whether it will end."""
         ...
 
 
@@ -135,10 +137,11 @@ def _ready(job: Job, folder: Path, threads: int | None) -> Job:
 
 
 def _stop(handles: Sequence[Handle]) -> None:
-    for handle in handles:
-        handle.stop()
+    ending = [handle for handle in handles if handle.stop()]
+    if any(not handle.ended() for handle in ending):
+        _log.info("Waiting for %d jobs to save their state.", len(ending))
     deadline = time.monotonic() + _GRACE
-    while any(not handle.ended() for handle in handles) and time.monotonic() < deadline:
+    while any(not handle.ended() for handle in ending) and time.monotonic() < deadline:
         time.sleep(_POLL)
 
 
@@ -258,9 +261,10 @@ class _Process:
         how = f"exit code {code}" if code is None or code >= 0 else signal.Signals(-code).name
         return f"its process ended with {how}{last_line(self.errors)}"
 
-    def stop(self) -> None:
+    def stop(self) -> bool:
         """See :class:`Handle`: a training saves its state first."""
         self.process.terminate()
+        return True
 
 
 def last_line(log: Path) -> str:

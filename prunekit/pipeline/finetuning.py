@@ -53,7 +53,8 @@ def finetune_slim(
         slim = slim.with_weights(model, from_scratch=True)
     schedule = NoiseSchedule.from_config(slim.about["noise_schedule"])
     classes = classes_for(images, slim.spec, options.train.label_dropout)
-    denoising = DenoisingObjective(images.images, schedule, str(slim.about.get("prediction_type", "epsilon")), classes)
+    kind = str(slim.about.get("prediction_type", "epsilon"))
+    denoising = DenoisingObjective(images.images, schedule, kind, classes, images.name)
     objective = _taught(denoising, slim, options.distillation, teacher) if options.distillation else denoising
     within = group_timesteps(slim.group, slim.num_timesteps, options.overlap)
     sampler = timestep_sampler(options.train, schedule, denoising.prediction_type, within)

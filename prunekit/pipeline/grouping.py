@@ -35,7 +35,7 @@ def method_of(options: GroupOptions, images: ImageData | None = None, base: Base
     if base is None:
         raise InputError("Grouping method gradient got no network; name one by --base.")
     classes = classes_for(images, base.spec)
-    objective = DenoisingObjective(images.images, base.schedule, base.prediction_type, classes)
+    objective = DenoisingObjective(images.images, base.schedule, base.prediction_type, classes, images.name)
     return GradientSimilarity(base.model, objective, seed=options.seed, **options.looks)
 
 

@@ -149,7 +149,7 @@ def preemptible() -> Iterator[None]:
     """Within the block, what makes submitit requeue a job first lets a training save its state.
 
     submitit requeues a job at SIGUSR2 wherever it stands, and lets SIGTERM pass. A training notes SIGTERM, saves after the step,
-    and raises it again (:class:`~prunekit.training.stopping.Termination`). So SIGUSR2 becomes a SIGTERM here, and what comes back
+    and raises it again (:class:`~prunekit._signals.Termination`). So SIGUSR2 becomes a SIGTERM here, and what comes back
     of it is submitit's turn; where no training runs, it comes back at once. A SIGTERM by itself has the training save and go on.
     """
     number = signal.Signals[f"SIG{os.environ.get('SUBMITIT_PREEMPT_SIGNAL', 'USR2')}"]

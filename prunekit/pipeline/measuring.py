@@ -82,7 +82,7 @@ def measure_losses(setting: Setting, models: Mapping[str, nn.Module], reference:
     """Held-out denoising loss of every model per timestep group, and the paired difference of each from the reference."""
     held_out = setting.images.held_out
     classes = classes_for(held_out, setting.spec) if setting.spec else None
-    objective = DenoisingObjective(held_out.images, setting.schedule, setting.prediction_type, classes)
+    objective = DenoisingObjective(held_out.images, setting.schedule, setting.prediction_type, classes, held_out.name)
     batches, batch_size = loss_draws(setting.options)
     losses = {
         name: group_losses(model, objective, setting.groups, batches=batches, batch_size=batch_size, seed=0)

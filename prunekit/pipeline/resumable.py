@@ -136,8 +136,7 @@ class ResumableRun(ABC):
         An action that is to run in another process is a method of this run, or a ``partial`` of one, and needs files only.
         """
         before = [after] if isinstance(after, str) else after
-        # what is as by default is left out, so that an option which is added later changes no key
-        described = self.recipe.model_dump(mode="json", include=set(inputs), exclude_defaults=True)
+        described = self.recipe.deciding(inputs)
         extra = {key: value for key, value in inputs.items() if key not in Recipe.model_fields}
         self.keys[name] = json_hash(
             {

@@ -12,9 +12,10 @@ import torch
 from prunekit._files import read_json, write_json
 from prunekit._leftovers import restore_within
 from prunekit.checkpoint import Base, ModelSpec, load_base
+from prunekit.checkpoint.finite import first_not_finite
 from prunekit.cost import CostModel, LatencyModel, LatencyTable, verify
 from prunekit.data import ImageData, ImageSplit
-from prunekit.errors import InputError
+from prunekit.errors import GraphError, InputError
 from prunekit.graph import ChannelGraph, HeadMode, NormMode, attributes, trace
 from prunekit.groups import TimestepGroup, TimestepGroups
 from prunekit.importance import ImportanceMap, Probe, importance
@@ -94,7 +95,7 @@ def train_base(
     check_images(data, spec)
     schedule = NoiseSchedule.from_config(options.noise_schedule)
     classes = classes_for(data.train, spec, options.train.label_dropout)
-    objective = DenoisingObjective(data.train.images, schedule, options.prediction_type, classes)
+    objective = DenoisingObjective(data.train.images, schedule, options.prediction_type, classes, data.train.name)
     sampler = timestep_sampler(options.train, schedule, options.prediction_type)
     result = train(model, objective, sampler, options.train, checkpoints, report)
     trained = {name: getattr(options.train, name) for name in ("steps", "batch_size", "seed")}
@@ -145,7 +146,9 @@ def score_groups(
     """Importance of every channel group for the given timestep groups; ``tally`` counts the samples that it takes."""
     base = bench.base
     classes = classes_for(images, base.spec)
-    objective = CountedObjective(images.images, base.schedule, base.prediction_type, classes, tally=tally or Tally())
+    objective = CountedObjective(
+        images.images, base.schedule, base.prediction_type, classes, images.name, tally=tally or Tally()
+    )
     with placed(base.model):
         return importance(
             base.model,
@@ -183,11 +186,11 @@ def prune_group(
 
     Raises:
         BudgetError: the target is below what the network can be pruned to.
-        GraphError: the pruned network does not run, or costs something else than predicted.
+        GraphError: the pruned network does not run, costs something else than predicted, or has weights that are not finite.
     """
     base, of = bench.base, options.search.target_of
     classes = classes_for(images, base.spec)
-    objective = DenoisingObjective(images.images, base.schedule, base.prediction_type, classes)
+    objective = DenoisingObjective(images.images, base.schedule, base.prediction_type, classes, images.name)
     probe = Probe(objective, group, options.samples, options.batch_size, options.seed)
     if of == "latency" and bench.latency is None and options.latency_table is not None:
         bench = bench.timed(Path(options.latency_table))
@@ -200,6 +203,10 @@ def prune_group(
             base.model, graph, bench.cost, group_scores, probe, wanted, options.search, bench.latency, journal
         )
         model = Repair.of(base.model, bench.graph, probe, options.repair).apply(result.plan).cpu()
+    if (found := first_not_finite(model)) is not None:
+        raise GraphError(
+            f"After the repair of timestep group {group.index} {found}; expected finite weights: prune it with --repair none."
+        )
     verify(base.model, model, bench.graph, result.plan, bench.cost, base.spec.example_inputs())
     about = {**base.about(), "provenance": _provenance(bench, result, options)}
     sizes = attributes(base.model, bench.graph, result.plan)

@@ -56,7 +56,7 @@ class MultistageOptions:
         sampling_steps: its steps.
     """
 
-    __pydantic_config__: ClassVar[dict[str, str]] = STRICT
+    __pydantic_config__: ClassVar[dict[str, Any]] = STRICT
 
     widths: Annotated[tuple[tuple[Positive, ...], ...], Field(min_length=2)]
     groupings: Annotated[tuple[GroupOptions, ...], Field(min_length=1)] = (GroupOptions("uniform", 3),)
@@ -95,7 +95,7 @@ class CurriculumOptions:
         sampling_steps: its steps.
     """
 
-    __pydantic_config__: ClassVar[dict[str, str]] = STRICT
+    __pydantic_config__: ClassVar[dict[str, Any]] = STRICT
 
     entries: Annotated[dict[_Name, dict[str, Any]], Field(min_length=2)]
     seeds: Annotated[tuple[int, ...], Field(min_length=1)] = (0, 1, 2)
@@ -133,7 +133,7 @@ class EntryOptions:
         seeds: of its fine-tuning, where they are others than the comparison's: fewer for what is dear.
     """
 
-    __pydantic_config__: ClassVar[dict[str, str]] = STRICT
+    __pydantic_config__: ClassVar[dict[str, Any]] = STRICT
 
     kind: Literal["experts", "baseline", "ablation"] = "experts"
     changes: dict[Literal["groups", "allocation", "prune", "finetune"], dict[str, Any]] = field(default_factory=dict)
@@ -155,7 +155,7 @@ class EvidenceOptions:
         timed_images: images that are sampled from every network in turn for its wall time.
     """
 
-    __pydantic_config__: ClassVar[dict[str, str]] = STRICT
+    __pydantic_config__: ClassVar[dict[str, Any]] = STRICT
 
     entries: Annotated[dict[_Name, EntryOptions], Field(min_length=1)]
     headline: str

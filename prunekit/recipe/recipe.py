@@ -1,6 +1,7 @@
 """A recipe: which sections there are, and what they need of each other."""
 
-from collections.abc import Mapping
+import math
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
@@ -23,7 +24,7 @@ __all__ = ["Recipe"]
 class Recipe(BaseModel):
     """A whole experiment. Stages whose section is absent are not run."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     name: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]{0,63}$")]
     description: str = ""
@@ -51,6 +52,14 @@ class Recipe(BaseModel):
         except ValidationError as error:
             said = error.errors()[0]["msg"].removeprefix("Value error, ").rstrip(".")
             raise InputError(f"The recipe {self.name} does not take a trained base: {said}.") from error
+
+    @model_validator(mode="before")
+    @classmethod
+    def _finite(cls, data: Any) -> Any:
+        """Networks' configs and entries' changes are free-form; what is not finite in them is refused here."""
+        if (found := next(_not_finite(data), None)) is not None:
+            raise InputError(f"Got {found[0]} {found[1]}; expected a finite number.")
+        return data
 
     @model_validator(mode="after")
     def _can_measure(self) -> "Recipe":
@@ -99,6 +108,16 @@ class Recipe(BaseModel):
                 message = first["msg"].removeprefix("Value error, ").rstrip(".")
                 raise InputError(f"Entry {name}: {where or 'recipe'}: {message}.") from error
 
+    def deciding(self, sections: Iterable[str]) -> dict[str, Any]:
+        """What sections say that decides results, JSON-able, for the keys of stages.
+
+        What is as by default is left out, so that an option which is added later changes no key; so is how often trainings
+        save their state.
+        """
+        found = self.model_dump(mode="json", include=set(sections), exclude_defaults=True)
+        kept: dict[str, Any] = _without(found, "checkpoint_minutes")
+        return kept
+
     def entry(self, name: str) -> "Recipe":
         """The recipe of an entry of ``evidence``.
 
@@ -108,6 +127,25 @@ class Recipe(BaseModel):
         assert self.evidence is not None  # noqa: S101 - asked of such a recipe
         data = self.model_dump(mode="json", exclude={"evidence"})
         return Recipe.model_validate(_merged(data, self.evidence.entries[name].changes))
+
+
+def _not_finite(data: Any, place: str = "") -> Iterator[tuple[str, float]]:
+    """Every number that is NaN or an infinity, and the keys that lead to it."""
+    if isinstance(data, float) and not math.isfinite(data):
+        yield place, data
+    elif isinstance(data, Mapping):
+        for key, value in data.items():
+            yield from _not_finite(value, f"{place}.{key}".lstrip("."))
+    elif isinstance(data, list | tuple):
+        for value in data:
+            yield from _not_finite(value, place)
+
+
+def _without(data: Any, name: str) -> Any:
+    """Nested mappings without a key, wherever it is."""
+    if isinstance(data, Mapping):
+        return {key: _without(value, name) for key, value in data.items() if key != name}
+    return [_without(value, name) for value in data] if isinstance(data, list) else data
 
 
 def _merged(data: Mapping[str, Any], changes: Mapping[Any, Any]) -> dict[str, Any]:

@@ -33,7 +33,7 @@ __all__ = [
     "PruneOptions",
 ]
 
-STRICT: dict[str, str] = {"extra": "forbid"}
+STRICT: dict[str, Any] = {"extra": "forbid", "allow_inf_nan": False}
 MEASURED_METHODS = ("gradient", "similarity")
 """Grouping methods that need a base or images."""
 
@@ -64,7 +64,7 @@ class DataOptions:
         labels: whether the images' classes are read, for a network that takes some.
     """
 
-    __pydantic_config__: ClassVar[dict[str, str]] = STRICT
+    __pydantic_config__: ClassVar[dict[str, Any]] = STRICT
 
     source: str = "digits"
     resolution: int | None = None
@@ -83,7 +83,7 @@ class BaseOptions:
         train: how to train it.
     """
 
-    __pydantic_config__: ClassVar[dict[str, str]] = STRICT
+    __pydantic_config__: ClassVar[dict[str, Any]] = STRICT
 
     checkpoint: str | None = None
     model: dict[str, Any] | None = None
@@ -120,7 +120,7 @@ class GroupOptions:
         memory_mib: MiB that the optimal denoiser may take.
     """
 
-    __pydantic_config__: ClassVar[dict[str, str]] = STRICT
+    __pydantic_config__: ClassVar[dict[str, Any]] = STRICT
 
     method: Annotated[str, AfterValidator(one_of((*METHODS, *MEASURED_METHODS)))] = "uniform"
     count: Positive = 5
@@ -170,7 +170,7 @@ class AllocationOptions:
         frontier_floor: fraction of the base's MACs down to which every group is searched before rule ``measured`` decides.
     """
 
-    __pydantic_config__: ClassVar[dict[str, str]] = STRICT
+    __pydantic_config__: ClassVar[dict[str, Any]] = STRICT
 
     budget: Ratio = 0.8
     rule: Annotated[str, AfterValidator(one_of(RULES))] = "linear"
@@ -208,7 +208,7 @@ class PruneOptions:
             ``least-squares``, see :class:`prunekit.search.Repair`.
     """
 
-    __pydantic_config__: ClassVar[dict[str, str]] = STRICT
+    __pydantic_config__: ClassVar[dict[str, Any]] = STRICT
 
     criterion: str = "taylor"
     norm_mode: Literal["even", "whole"] = "even"
@@ -248,7 +248,7 @@ class DistillationOptions:
         fade: whether both fall to zero over the fine-tuning (``linear``) or stay (``constant``).
     """
 
-    __pydantic_config__: ClassVar[dict[str, str]] = STRICT
+    __pydantic_config__: ClassVar[dict[str, Any]] = STRICT
 
     weight: Annotated[float, Field(ge=0, le=1)] = 0.5
     feature_weight: Annotated[float, Field(ge=0)] = 0.0
@@ -268,7 +268,7 @@ class FinetuneOptions:
             less its gradients differ between images, and the more it can take.
     """
 
-    __pydantic_config__: ClassVar[dict[str, str]] = STRICT
+    __pydantic_config__: ClassVar[dict[str, Any]] = STRICT
 
     overlap: NotNegative = 20
     distillation: DistillationOptions | None = None
@@ -305,7 +305,7 @@ class EvaluationOptions:
         grid: images kept for the report's grids.
     """
 
-    __pydantic_config__: ClassVar[dict[str, str]] = STRICT
+    __pydantic_config__: ClassVar[dict[str, Any]] = STRICT
 
     samples: Positive = 1024
     seeds: Annotated[tuple[int, ...], Field(min_length=1)] = (0, 1, 2)

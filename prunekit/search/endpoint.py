@@ -49,7 +49,7 @@ class Endpoint:
         retries: further attempts after an answer that cannot be used.
     """
 
-    __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}
+    __pydantic_config__: ClassVar[dict[str, Any]] = {"extra": "forbid", "allow_inf_nan": False}
 
     url: str
     model: str

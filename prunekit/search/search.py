@@ -46,7 +46,7 @@ class SearchOptions:
         llm: the endpoint of the proposer ``llm``.
     """
 
-    __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}
+    __pydantic_config__: ClassVar[dict[str, Any]] = {"extra": "forbid", "allow_inf_nan": False}
 
     proposer: str = "greedy"
     rounds: int = 12
@@ -146,7 +146,7 @@ def search(
 
     Raises:
         BudgetError: the target is below what the network can be pruned to; ``feasible`` has the range.
-        InputError: a target of latency without ``latency``.
+        InputError: a target of latency without ``latency``, or a loss of the network or of the plan that is no number.
         GraphError: the proposer exceeded the target.
     """
     options = options or SearchOptions()
@@ -171,9 +171,11 @@ def search(
         Path(options.study) if options.study else None,
         options.llm,
         bank,
+        f"timesteps {probe.group.start} to {probe.group.stop - 1}",
     )
     steps = proposer(options.proposer)(task)
     bank.sync()
+    task.check(steps)
     spent = int(problem.spent(steps))
     if spent > target:
         raise GraphError(

@@ -40,6 +40,7 @@ class Task:
         study: Optuna journal that several workers share.
         llm: where a language model answers.
         journal: answers what an earlier start of this search measured, and takes what this one does.
+        where: what the losses are of, for messages.
         memory: measured candidates (round, steps, MACs, loss; round −1 closes the last stretch; what they spend of the target
             where that is not MACs) and choices, in order.
     """
@@ -56,6 +57,7 @@ class Task:
     study: Path | None = None
     llm: Endpoint | None = None
     journal: Journal = field(default_factory=Journal)
+    where: str = "its timestep group"
     memory: list[dict[str, Any]] = field(default_factory=list)
 
     def __post_init__(self) -> None:
@@ -96,6 +98,17 @@ class Task:
         """The proxies of several candidates, in order; ranks share the work. ``near`` as for :meth:`measure`."""
         return [self.measure(steps, search_round, candidates[i + 1 :], near) for i, steps in enumerate(candidates)]
 
+    def check(self, steps: IntArray) -> None:
+        """Refuse to end with a candidate whose loss was measured and is no number.
+
+        Raises:
+            InputError: it is such.
+        """
+        if self._known.get(_key(steps)) == _WORST:
+            raise InputError(
+                f"The loss of the plan that was found for {self.where} is no number; expected a higher target, or another proposer."
+            )
+
     def choose(self, what: str, steps: IntArray, search_round: int, loss: float) -> None:
         """Remember a choice; the choices are the timestep group's frontier of MACs and loss."""
         self.remember({"round": search_round, "chosen": what, **self._described(steps, loss)})
@@ -126,7 +139,8 @@ class Task:
         for key, loss in zip(wave, ranks.gather(mine), strict=False):
             if not math.isfinite(loss) and not any(key):
                 raise InputError(
-                    "The whole network's loss is no number; expected a trained network and a loss that fits it."
+                    f"The whole network's loss on {self.where} is no number ({loss}); expected a trained network and a loss that "
+                    "fits it."
                 )
             self._known[key] = loss if math.isfinite(loss) else _WORST
 

@@ -16,7 +16,7 @@ from prunekit._leftovers import sweep
 from prunekit.checkpoint.tensors import read_content
 from prunekit.errors import FileFormatError
 
-__all__ = ["drop_checkpoints", "latest_checkpoint", "save_checkpoint", "weights_hash"]
+__all__ = ["drop_checkpoints", "latest_checkpoint", "save_checkpoint", "saved_step", "weights_hash"]
 
 _NAME = re.compile(r"step-(\d{8})-([0-9a-f]{16})\.pt")
 
@@ -59,6 +59,12 @@ def drop_checkpoints(folder: Path) -> None:
         if folder.is_dir():
             sweep(folder)
             folder.rmdir()
+
+
+def saved_step(folder: Path) -> int | None:
+    """Train steps that the newest checkpoint holds, by its name; None where there is none."""
+    names = [_NAME.fullmatch(path.name) for path in _listed(folder)[:1]]
+    return int(names[0][1]) if names and names[0] else None
 
 
 def _read(path: Path) -> dict[str, Any] | None:

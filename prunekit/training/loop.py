@@ -6,28 +6,29 @@ So a run that was interrupted, or split over processes, sees exactly the batches
 
 import math
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
 import torch
-from accelerate import Accelerator
-from accelerate.state import AcceleratorState
-from accelerate.utils import DistributedDataParallelKwargs
 from torch import Generator, Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
 from prunekit._files import json_hash
+from prunekit._signals import Termination
 from prunekit.errors import FileFormatError, InputError
 from prunekit.training.checkpoints import latest_checkpoint, save_checkpoint, weights_hash
 from prunekit.training.objective import Objective
 from prunekit.training.options import Progress, Reporter, TrainOptions
-from prunekit.training.stopping import Termination
+from prunekit.training.processes import dropout_seeded, make_accelerator
 from prunekit.training.timesteps import LearningSampler, ObservingSampler, StatefulSampler, TimestepSampler, described
+from prunekit.training.watching import StepWatch
 
 __all__ = ["TrainResult", "step_generator", "train"]
+
+_SAVING_SHARE = 20  # checkpoints by time take at most one part in so many of the time
 
 
 @dataclass(frozen=True, eq=False)
@@ -64,6 +65,8 @@ def train(
 ) -> TrainResult:
     """Train ``model`` in place and return its moving average.
 
+    With a folder for checkpoints, Ctrl-C and SIGTERM let the step finish and its state be saved before they take their effect.
+
     Args:
         model: the network; its parameters change.
         objective: images and loss.
@@ -74,7 +77,9 @@ def train(
 
     Raises:
         FileFormatError: the folder holds checkpoints of a run with other options, images, timesteps or first weights.
-        InputError: the loss is not finite; the message names the step. Or the device cannot do the mixed precision.
+        InputError: the loss, a gradient or a weight is not finite; the message names the step. Or the device cannot do the mixed
+            precision.
+        KeyboardInterrupt: Ctrl-C; with a folder for checkpoints, after the state was saved there.
     """
     seen = torch.zeros(objective.schedule.num_timesteps, dtype=torch.int64)
     run = _Run(model, options, sampler, _fingerprint(model, objective, sampler, options), seen)
@@ -83,7 +88,7 @@ def train(
     started, first = time.perf_counter(), run.step
     with Termination.noticed(checkpoints is not None) as termination:
         while run.step < options.steps and not run.ended:
-            run.train_step(objective)
+            run.train_step(objective, termination.asked)
             run.step += 1
             run.ended = not run.observe()
             told = run.step % options.log_every == 0 or run.step == options.steps or run.ended
@@ -92,9 +97,14 @@ def train(
                 if report is not None:
                     rate = (run.step - first) * options.batch_size / (time.perf_counter() - started)
                     report(Progress(run.step, options.steps, run.losses[-1][1], rate))
-            if checkpoints is not None and ((told and run.checkpoint_is_due()) or termination.asked):
+            asked = run.watch.asked or (run.accelerator.num_processes == 1 and termination.asked)
+            if checkpoints is not None and (asked or run.checkpoint_is_due(told)):
                 run.save(checkpoints)
-                termination.obey()
+                if asked:
+                    termination.obey()
+                    if run.accelerator.num_processes > 1:  # another process got the signal
+                        raise KeyboardInterrupt
+    run.watch.check(run.step, run.model, run.averaged.module)
     averaged = run.averaged.module.cpu().eval()
     return TrainResult(averaged, run.losses, run.step * options.batch_size, time.perf_counter() - started, run.seen)
 
@@ -114,7 +124,7 @@ class _Run:
 
     def __post_init__(self) -> None:
         options = self.options
-        self.accelerator = _accelerator(options.mixed_precision, bool(getattr(self.model, "routes_samples", False)))
+        self.accelerator = make_accelerator(options.mixed_precision, bool(getattr(self.model, "routes_samples", False)))
         if options.batch_size % self.accelerator.num_processes:
             raise InputError(
                 f"A batch of {options.batch_size} does not split over {self.accelerator.num_processes} processes; "
@@ -131,6 +141,8 @@ class _Run:
             self.averaged.n_averaged.cpu()
         )  # asked every step: on a device, each would wait for it
         self.total = torch.zeros((), device=self.accelerator.device)  # of the losses since the last report
+        self.watch = StepWatch(self.accelerator)
+        self.saved, self.saving = time.monotonic(), 0.0  # when, and how long it took
         self.parameters: list[Tensor] = list(self.model.parameters())
         self.buffers = list(self.model.buffers())
         own = self.averaged.module
@@ -138,8 +150,8 @@ class _Run:
         self.averaged_buffers = list(own.buffers())
         self.wrapped.train()
 
-    def train_step(self, objective: Objective) -> None:
-        """One optimizer step on this process's slice of the batch."""
+    def train_step(self, objective: Objective, asked: bool = False) -> None:
+        """One optimizer step on this process's slice of the batch; ``asked``: whether the process was asked to end."""
         options, accelerator = self.options, self.accelerator
         generator = step_generator(options.seed, self.step)
         timesteps, weights = self.sampler.sample(options.batch_size, self.step, generator)
@@ -150,9 +162,10 @@ class _Run:
         for group in self.optimizer.param_groups:
             group["lr"] = options.learning_rate_at(self.step)
         self.optimizer.zero_grad()
-        with _dropout_seeded(options.seed, self.step, accelerator.process_index):
+        with dropout_seeded(options.seed, self.step, accelerator.process_index):
             losses = self._backward(objective.at(self.step / options.steps), batch)
-        accelerator.clip_grad_norm_(self.parameters, options.max_grad_norm)
+        norm = accelerator.clip_grad_norm_(self.parameters, options.max_grad_norm)
+        self.watch.note(self.step + 1, losses, norm, asked)
         decay = options.momentum
         with decay.applied(self.optimizer, self.step) if decay else nullcontext():
             self.optimizer.step()
@@ -205,19 +218,23 @@ class _Run:
             )
         self.losses.append((self.step, loss))
 
-    def checkpoint_is_due(self) -> bool:
-        """At the first report at or after every ``checkpoint_every`` steps and at the end."""
+    def checkpoint_is_due(self, told: bool) -> bool:
+        """At the first report at or after every ``checkpoint_every`` steps, at the end, and after ``checkpoint_minutes``."""
         every, log_every = self.options.checkpoint_every, self.options.log_every
-        return self.step % every < log_every or self.step == self.options.steps or self.ended
+        if told and (self.step % every < log_every or self.step == self.options.steps or self.ended):
+            return True
+        return time.monotonic() - self.saved > max(60 * self.options.checkpoint_minutes, _SAVING_SHARE * self.saving)
 
     def save(self, folder: Path) -> None:
         """Write a checkpoint, where this is the main process.
 
         Raises:
-            InputError: the disk does not take it.
+            InputError: the disk does not take it, or the state is damaged.
         """
+        self.watch.check(self.step, self.model, self.averaged.module)
         if not self.accelerator.is_main_process:
             return
+        began = time.monotonic()
         try:
             save_checkpoint(folder, self.step, self.state(), self.options.checkpoints_total_limit)
         except OSError as error:
@@ -225,6 +242,8 @@ class _Run:
                 f"The checkpoint of step {self.step} could not be written to {folder} ({error.strerror}); the ones before it "
                 "are whole: make room and start again."
             ) from error
+        self.saved = time.monotonic()
+        self.saving = self.saved - began
 
     def state(self) -> dict[str, Any]:
         """For a checkpoint: tensors and plain values only."""
@@ -276,35 +295,15 @@ def _fingerprint(model: nn.Module, objective: Objective, sampler: TimestepSample
     return json_hash(
         {
             "options": {
-                f.name: getattr(options, f.name) for f in fields(options) if getattr(options, f.name) != f.default
+                f.name: getattr(options, f.name)
+                for f in fields(options)
+                if getattr(options, f.name) != f.default and f.name != "checkpoint_minutes"
             },
             "objective": objective.fingerprint(),
             "sampler": [name, described(sampler)],
             "weights": weights_hash(model),
         }
     )
-
-
-def _accelerator(mixed_precision: str, routes_samples: bool) -> Accelerator:
-    """An accelerator of this precision; accelerate itself allows one precision per process, and a run can have two.
-
-    Where batches leave parameters out, the exchange of gradients must not wait for these.
-    """
-    if AcceleratorState._shared_state and AcceleratorState().mixed_precision != mixed_precision:
-        AcceleratorState._reset_state()
-    exchange = DistributedDataParallelKwargs(find_unused_parameters=routes_samples)
-    accelerator = Accelerator(mixed_precision=mixed_precision, kwargs_handlers=[exchange])
-    if mixed_precision == "fp16" and accelerator.device.type == "cpu":
-        raise InputError("Got mixed precision fp16 on a CPU, which accelerate would leave out; expected bf16 or no.")
-    return accelerator
-
-
-@contextmanager
-def _dropout_seeded(seed: int, step: int, process: int) -> Iterator[None]:
-    """Within the block the global generator, which alone dropout draws from, is of this step and process and no batch's."""
-    with torch.random.fork_rng(devices=[]):
-        torch.default_generator.manual_seed(int(json_hash([seed, step, process])[:15], 16))
-        yield
 
 
 _Tensors = tuple[Tensor, ...] | list[Tensor]

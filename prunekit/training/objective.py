@@ -1,6 +1,7 @@
 """The denoising objective, as an object that any loop or importance search can call."""
 
 import hashlib
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Protocol
@@ -11,7 +12,15 @@ from torch import Generator, Tensor, nn
 from prunekit.errors import InputError
 from prunekit.schedule import NoiseSchedule
 
-__all__ = ["PREDICTION_TYPES", "Classes", "DenoisingObjective", "Objective", "predict", "to_unit_range"]
+__all__ = [
+    "PREDICTION_TYPES",
+    "Classes",
+    "DenoisingObjective",
+    "Objective",
+    "check_finite_rows",
+    "predict",
+    "to_unit_range",
+]
 
 PREDICTION_TYPES = ("epsilon", "sample", "v_prediction")
 _ROWS = 4096  # images that are hashed together
@@ -20,6 +29,26 @@ _ROWS = 4096  # images that are hashed together
 def to_unit_range(images: Tensor) -> Tensor:
     """uint8 in 0 … 255 to float32 in −1 … 1, same shape."""
     return images.to(torch.float32).div_(127.5).sub_(1.0)
+
+
+def check_finite_rows(images: Tensor, rows: Tensor, name: str) -> None:
+    """Refuse images in floating point, such as latents, of which some are not finite.
+
+    Args:
+        images: shape (count, channels, height, width).
+        rows: their numbers in the whole, shape (count,).
+        name: of the whole.
+
+    Raises:
+        InputError: one has NaN or an infinity; the message names the first.
+    """
+    if not images.is_floating_point() or not images.numel() or all(math.isfinite(v) for v in images.aminmax()):
+        return
+    bad = ~images.flatten(1).isfinite().all(1)
+    raise InputError(
+        f"{int(bad.sum())} of {len(images)} rows of {name} are not finite, row {int(rows[bad].min())} the first; expected finite "
+        "numbers: write the array anew without them."
+    )
 
 
 def predict(model: Callable[..., Any], noisy: Tensor, timesteps: Tensor, labels: Tensor | None = None) -> Tensor:
@@ -99,12 +128,14 @@ class DenoisingObjective:
         schedule: a_t and b_t.
         prediction_type: ``epsilon``, ``sample`` (x0) or ``v_prediction`` (a·ε − b·x0, arXiv:2202.00512).
         classes: of the images, for a class-conditional network.
+        name: of the images, for messages.
     """
 
     images: Tensor
     schedule: NoiseSchedule
     prediction_type: str = "epsilon"
     classes: Classes | None = None
+    name: str = "the images"
     _tables: dict[torch.device, tuple[Tensor, Tensor]] = field(default_factory=dict, repr=False)
 
     def __post_init__(self) -> None:
@@ -114,9 +145,14 @@ class DenoisingObjective:
             )
 
     def fingerprint(self) -> str:
-        """Hash of the images with their classes, the noise schedule and the prediction type, 64 hex digits."""
+        """Hash of the images with their classes, the noise schedule and the prediction type, 64 hex digits.
+
+        Raises:
+            InputError: an image is not finite. Every training comes by here before its first step, and reads all images anyway.
+        """
         digest = hashlib.sha256(f"{self.prediction_type} {tuple(self.images.shape)}".encode())
-        for part in self.images.split(_ROWS):  # a mapped file never comes into memory as a whole
+        for number, part in enumerate(self.images.split(_ROWS)):  # a mapped file never comes into memory as a whole
+            check_finite_rows(part, number * _ROWS + torch.arange(len(part)), self.name)
             digest.update(part.cpu().contiguous().numpy().tobytes())
         for table in (self.schedule.signal, self.schedule.noise):
             digest.update(table.tobytes())
@@ -133,9 +169,13 @@ class DenoisingObjective:
         """Clean images (batch, C, H, W), pictures in −1 … 1, and noise of the same shape, one for each timestep.
 
         With classes a third tensor has the labels, shape (batch,).
+
+        Raises:
+            InputError: an image is not finite.
         """
         index = torch.randint(len(self.images), (len(timesteps),), generator=generator)
         images = self.images[index].contiguous()
+        check_finite_rows(images, index, self.name)
         clean = images.to(torch.float32) if images.is_floating_point() else to_unit_range(images)
         drawn = clean, torch.randn(clean.shape, generator=generator)
         return drawn if self.classes is None else (*drawn, self.classes.draw(index, generator))

@@ -2,8 +2,8 @@
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import ClassVar, Literal, get_args
+from dataclasses import dataclass, fields
+from typing import Any, ClassVar, Literal, get_args
 
 from prunekit.errors import InputError
 from prunekit.training.momentum import Compensation, ExponentialMomentum, MomentumDecay, RationalMomentum
@@ -63,12 +63,15 @@ class TrainOptions:
         ema_decay: decay of the weights' moving average, min(ema_decay, (1+n)/(10+n)) after n steps.
         mixed_precision: ``no``, ``fp16`` or ``bf16``.
         checkpoint_every: steps between checkpoints, where a folder for them is given.
+        checkpoint_minutes: minutes after which a checkpoint is due in any case. It does not change what is trained, so that an
+            interrupted training can go on with another value. Where writing a checkpoint takes long, they come less often: it
+            takes at most a twentieth of the time.
         checkpoints_total_limit: how many checkpoints are kept, the newest.
         log_every: steps between reports; each is the mean loss since the last.
         seed: of batches, timesteps and noise.
     """
 
-    __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}
+    __pydantic_config__: ClassVar[dict[str, Any]] = {"extra": "forbid", "allow_inf_nan": False}
 
     steps: int = 2000
     batch_size: int = 128
@@ -90,13 +93,18 @@ class TrainOptions:
     checkpoints_total_limit: int = 2
     log_every: int = 50
     seed: int = 0
+    checkpoint_minutes: float = 3.0
 
     def __post_init__(self) -> None:
+        self._check_finite()
         for name in _COUNTS:
             if getattr(self, name) < 1:
                 raise InputError(f"Got {name} {getattr(self, name)}; expected at least 1.")
-        if self.learning_rate <= 0 or not 0 <= self.ema_decay < 1:
-            raise InputError("Expected a positive learning_rate and an ema_decay in [0, 1).")
+        if self.learning_rate <= 0 or not 0 <= self.ema_decay < 1 or self.checkpoint_minutes <= 0:
+            raise InputError(
+                f"Got learning_rate {self.learning_rate:g}, ema_decay {self.ema_decay:g} and checkpoint_minutes "
+                f"{self.checkpoint_minutes:g}; expected a positive rate, a decay in [0, 1) and positive minutes."
+            )
         if not 0 < self.curriculum_share <= 1:
             raise InputError(
                 f"Got curriculum_share {self.curriculum_share:g}; expected a share of the steps in (0, 1]."
@@ -108,6 +116,12 @@ class TrainOptions:
         for name, choices in _CHOICES.items():
             if getattr(self, name) not in choices:
                 raise InputError(f"Got {name} {getattr(self, name)!r}; expected one of {', '.join(choices)}.")
+
+    def _check_finite(self) -> None:
+        for each in fields(self):
+            value = getattr(self, each.name)
+            if isinstance(value, float) and not math.isfinite(value):
+                raise InputError(f"Got {each.name} {value}; expected a finite number.")
 
     def learning_rate_at(self, step: int) -> float:
         """Learning rate of a train step: linear warm-up, then as the schedule says; a cosine is never quite 0 at the last."""

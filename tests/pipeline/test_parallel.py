@@ -20,13 +20,13 @@ from micro_recipe import STAGES, Spy, micro
 from small_run import PreemptedRun, SmallRun
 
 from prunekit._files import read_json, sha256_file
+from prunekit._signals import Termination
 from prunekit.errors import InputError, UnfinishedError
 from prunekit.pipeline import executors
 from prunekit.pipeline.clusters import Submitit, parsed_options
 from prunekit.pipeline.executors import Executor, Processes
 from prunekit.pipeline.jobs import Job
 from prunekit.pipeline.runner import Run
-from prunekit.training.stopping import Termination
 
 HERE = Path(__file__).parent
 

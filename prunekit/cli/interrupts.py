@@ -1,0 +1,114 @@
+"""Ctrl-C and SIGTERM at the command line: what is kept, the command that goes on from it, and exit code 130."""
+
+import os
+import shlex
+import shutil
+import signal
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from functools import wraps
+from pathlib import Path
+from typing import Any
+
+import typer
+
+from prunekit._signals import Termination
+
+__all__ = ["ends_at_signals", "interruptible", "keeping", "writing", "written"]
+
+_CODE = 130
+_written: list[str] = []  # by the command that runs
+
+
+class _Interrupted(KeyboardInterrupt):
+    """An interruption of which it is known what it leaves behind: a sentence without its full stop, or nothing."""
+
+    def __init__(self, kept: str | None, without: Sequence[str]) -> None:
+        super().__init__(kept)
+        self.kept, self.without = kept, without
+
+
+@contextmanager
+def keeping(kept: Callable[[], str | None], without: Sequence[str] = ()) -> Iterator[None]:
+    """Within the block an interruption leaves something behind that the same command goes on from.
+
+    Args:
+        kept: says what it is, as "the training is saved at step 20"; None while there is nothing yet.
+        without: options, with their values, that the command which goes on must not have.
+    """
+    try:
+        yield
+    except KeyboardInterrupt as stop:
+        if isinstance(stop, _Interrupted) or _written:
+            raise
+        raise _Interrupted(kept(), without) from stop
+
+
+@contextmanager
+def writing(*paths: Path | str) -> Iterator[None]:
+    """Within the block the command writes its results: signals wait until they are whole, and then have no effect."""
+    with Termination.noticed(True) as held:
+        yield
+        held.forget()
+    written(*paths)
+
+
+def written(*paths: Path | str) -> None:
+    """Note results that the command has written, for an interruption that comes later."""
+    _written.extend(map(str, paths))
+
+
+@contextmanager
+def ends_at_signals() -> Iterator[None]:
+    """Within the block SIGTERM ends a command as Ctrl-C does; not outside the main thread, where handlers cannot be set."""
+    try:
+        before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    except ValueError:
+        yield
+        return
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def interruptible(command: Callable[..., None]) -> Callable[..., None]:
+    """A command that says at Ctrl-C what it leaves behind, and how to go on from it."""
+
+    @wraps(command)
+    def wrapped(*args: Any, **values: Any) -> None:
+        _written.clear()
+        try:
+            command(*args, **values)
+        except KeyboardInterrupt as stop:
+            with Termination.noticed(True) as held:  # of an impatient user's next Ctrl-C
+                if int(os.environ.get("RANK", "0")) == 0:
+                    print(f"prunekit: {_farewell(stop)}", file=sys.stderr)
+                held.forget()
+            raise typer.Exit(_CODE) from stop
+
+    return wrapped
+
+
+def _farewell(stop: KeyboardInterrupt) -> str:
+    kept, without = (stop.kept, stop.without) if isinstance(stop, _Interrupted) else (None, ())
+    if kept is not None:
+        return f"Interrupted; {kept}. Continue with: {_typed(without)}"
+    if _written:
+        return f"Interrupted; {', '.join(_written)} {'are' if len(_written) > 1 else 'is'} written."
+    return "Interrupted. Nothing was written."
+
+
+def _typed(without: Sequence[str]) -> str:
+    """The command line as it was typed, quoted for a shell."""
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        return "the accelerate launch command that started this"
+    program, words = Path(sys.argv[0]), list(sys.argv[1:])
+    for option in without:
+        while option in words:
+            del words[words.index(option) : words.index(option) + 2]
+        words = [word for word in words if not word.startswith(f"{option}=")]
+    found = shutil.which(program.name)
+    known = found is not None and Path(found).resolve() == program.resolve()
+    return shlex.join([program.name if known else str(program), *words])

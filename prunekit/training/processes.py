@@ -1,0 +1,36 @@
+"""A training's processes: their accelerator, and randomness that each of them has for itself."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from accelerate import Accelerator
+from accelerate.state import AcceleratorState
+from accelerate.utils import DistributedDataParallelKwargs
+
+from prunekit._files import json_hash
+from prunekit.errors import InputError
+
+__all__ = ["dropout_seeded", "make_accelerator"]
+
+
+def make_accelerator(mixed_precision: str, routes_samples: bool) -> Accelerator:
+    """An accelerator of this precision; accelerate itself allows one precision per process, and a run can have two.
+
+    Where batches leave parameters out, the exchange of gradients must not wait for these.
+    """
+    if AcceleratorState._shared_state and AcceleratorState().mixed_precision != mixed_precision:
+        AcceleratorState._reset_state()
+    exchange = DistributedDataParallelKwargs(find_unused_parameters=routes_samples)
+    accelerator = Accelerator(mixed_precision=mixed_precision, kwargs_handlers=[exchange])
+    if mixed_precision == "fp16" and accelerator.device.type == "cpu":
+        raise InputError("Got mixed precision fp16 on a CPU, which accelerate would leave out; expected bf16 or no.")
+    return accelerator
+
+
+@contextmanager
+def dropout_seeded(seed: int, step: int, process: int) -> Iterator[None]:
+    """Within the block the global generator, which alone dropout draws from, is of this step and process and no batch's."""
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(int(json_hash([seed, step, process])[:15], 16))
+        yield
