@@ -6,7 +6,7 @@ import sys
 import typer
 
 from prunekit.cli import comparing, exporting, grouping, making, measuring, planning, pruning, running, scoring
-from prunekit.cli.console import fail
+from prunekit.cli.console import fail, printable
 from prunekit.errors import PrunekitError
 
 __all__ = ["app", "main"]
@@ -37,7 +37,7 @@ class _Notes(logging.Handler):
     """What the library has to say on the way, such as which weights it took, goes to standard error."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        print(f"prunekit: {record.getMessage()}", file=sys.stderr)
+        print(f"prunekit: {printable(record.getMessage())}", file=sys.stderr)
 
 
 def main() -> None:

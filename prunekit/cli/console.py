@@ -9,7 +9,7 @@ from typing import Any
 
 from prunekit.errors import InputError, MissingFileError
 
-__all__ = ["Bars", "chosen_allocation", "data_options", "emit", "fail", "print_table", "refuse_existing"]
+__all__ = ["Bars", "chosen_allocation", "data_options", "emit", "fail", "print_table", "printable", "refuse_existing"]
 
 
 def emit(as_json: bool, data: Mapping[str, Any], lines: Sequence[str] = ()) -> None:
@@ -23,8 +23,14 @@ def emit(as_json: bool, data: Mapping[str, Any], lines: Sequence[str] = ()) -> N
 
 def fail(message: str) -> int:
     """One sentence on standard error; returns the exit code of a user's mistake."""
-    print(f"prunekit: {' '.join(message.split())}", file=sys.stderr)
+    print(f"prunekit: {printable(' '.join(message.split()))}", file=sys.stderr)
     return 2
+
+
+def printable(text: str) -> str:
+    """The text with escapes in place of what a terminal would obey: a file's own words can be in a message."""
+    shown = (character if character.isprintable() else ascii(character)[1:-1] for character in text)
+    return "".join(shown)
 
 
 def print_table(title: str, header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:

@@ -5,6 +5,7 @@ from pathlib import Path
 
 from prunekit._files import atomic_folder, read_json
 from prunekit.errors import FileFormatError
+from prunekit.pipeline.run_folder import check_links
 from prunekit.report import report_writer, write_overview
 
 __all__ = ["publish"]
@@ -14,6 +15,7 @@ _PUBLISHED = ("manifest.json", "groups.json", "allocation.json", "importance.jso
 
 def publish(run_folder: Path, reports: Path) -> Path:
     """Copy the results of a run (not its weights) to ``reports/<recipe>/``, make its report and the page over all runs."""
+    check_links(run_folder)  # what they lead to is not for publishing
     manifest = read_json(run_folder / "manifest.json")
     name = str(manifest.get("recipe"))
     if not name or "/" in name or name.startswith("."):

@@ -8,7 +8,7 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import Field, TypeAdapter
 
 from prunekit.errors import InputError
-from prunekit.recipe.sections import STRICT, GroupOptions, Positive
+from prunekit.recipe.sections import STRICT, GroupOptions, Positive, Seed, Train
 from prunekit.training import StageDraw, TrainOptions
 
 __all__ = ["CurriculumOptions", "EntryOptions", "EvidenceOptions", "MultistageOptions", "slug"]
@@ -67,7 +67,7 @@ class MultistageOptions:
         "tailored",
     )
     draw: StageDraw = "uniform"
-    seeds: Annotated[tuple[int, ...], Field(min_length=1)] = (0, 1, 2)
+    seeds: Annotated[tuple[Seed, ...], Field(min_length=1)] = (0, 1, 2)
     looks: Positive = 5
     sampler: str = "ddim"
     sampling_steps: Positive = 20
@@ -98,7 +98,7 @@ class CurriculumOptions:
     __pydantic_config__: ClassVar[dict[str, str]] = STRICT
 
     entries: Annotated[dict[_Name, dict[str, Any]], Field(min_length=2)]
-    seeds: Annotated[tuple[int, ...], Field(min_length=1)] = (0, 1, 2)
+    seeds: Annotated[tuple[Seed, ...], Field(min_length=1)] = (0, 1, 2)
     looks: Positive = 8
     sampler: str = "ddim"
     sampling_steps: Positive = 20
@@ -119,7 +119,7 @@ class CurriculumOptions:
                 raise InputError(
                     f"Entry {name} changes {', '.join(wrong)}; expected options of base.train but steps, batch_size and seed."
                 )
-            own[name] = TypeAdapter(TrainOptions).validate_python({**asdict(train), **changes})
+            own[name] = TypeAdapter(Train).validate_python({**asdict(train), **changes})
         return own
 
 
@@ -137,7 +137,7 @@ class EntryOptions:
 
     kind: Literal["experts", "baseline", "ablation"] = "experts"
     changes: dict[Literal["groups", "allocation", "prune", "finetune"], dict[str, Any]] = field(default_factory=dict)
-    seeds: Annotated[tuple[int, ...], Field(min_length=1)] | None = None
+    seeds: Annotated[tuple[Seed, ...], Field(min_length=1)] | None = None
 
 
 @dataclass(frozen=True)
@@ -160,7 +160,7 @@ class EvidenceOptions:
     entries: Annotated[dict[_Name, EntryOptions], Field(min_length=1)]
     headline: str
     training: Annotated[float, Field(gt=0)] = 0.25
-    seeds: Annotated[tuple[int, ...], Field(min_length=1)] = (0, 1, 2)
+    seeds: Annotated[tuple[Seed, ...], Field(min_length=1)] = (0, 1, 2)
     loss_groups: Positive = 5
     timed_images: Positive = 64
 
