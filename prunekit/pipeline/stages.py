@@ -74,7 +74,12 @@ def seeded_weights(seed: int) -> Iterator[None]:
 
 
 def complete_spec(options: BaseOptions) -> ModelSpec:
-    """The network to train, with the arguments that the options leave to the class."""
+    """The network to train, with the arguments that the options leave to the class.
+
+    Raises:
+        FileFormatError: it is larger than any that can be trained.
+    """
+    options.spec().check_size()
     with torch.device("meta"):
         return ModelSpec.of(options.spec().build())
 
@@ -86,7 +91,9 @@ def train_base(
 
     Raises:
         InputError: the network does not take the images.
+        FileFormatError: it is larger than any that can be trained.
     """
+    options.spec().check_size()
     with seeded_weights(options.train.seed):
         model = options.spec().build()
     spec = ModelSpec.of(model)  # with the arguments that the options leave to the class

@@ -13,6 +13,7 @@ from prunekit.training import StageDraw, TrainOptions
 
 __all__ = ["CurriculumOptions", "EntryOptions", "EvidenceOptions", "MultistageOptions", "slug"]
 
+_Width = Annotated[int, Field(ge=1, le=2**14)]  # a convolution between two of these takes 10 GB
 _Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9 .,+_-]{0,63}$")]
 
 
@@ -58,7 +59,7 @@ class MultistageOptions:
 
     __pydantic_config__: ClassVar[dict[str, str]] = STRICT
 
-    widths: Annotated[tuple[tuple[Positive, ...], ...], Field(min_length=2)]
+    widths: Annotated[tuple[tuple[_Width, ...], ...], Field(min_length=2)]
     groupings: Annotated[tuple[GroupOptions, ...], Field(min_length=1)] = (GroupOptions("uniform", 3),)
     networks: tuple[Literal["unified", "separate", "equal", "tailored"], ...] = (
         "unified",
