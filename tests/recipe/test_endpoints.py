@@ -136,6 +136,9 @@ def test_every_entry_of_a_comparison_counts(loaded):
     assert f"{options} --llm-endpoint http://other.example/v1 --llm-key-variable -" in str(caught.value)
     assert type(half.entry("asks").prune.search.llm) is Endpoint
     assert type(half.entry("asks another").prune.search.llm) is UnconfirmedEndpoint
+    worker = pickle.loads(pickle.dumps(half))  # noqa: S301 - as a worker gets it
+    assert type(worker.entry("asks").prune.search.llm) is Endpoint
+    assert worker.unconfirmed == half.unconfirmed
     half.confirming(("http://other.example/v1", None)).check_confirmed()
 
 
