@@ -30,6 +30,7 @@ Factory = Callable[[JsonDict], nn.Module]
 _MAX_SAMPLE = 2**24  # elements of one input
 _MAX_PARAMETERS = 2**35
 _MAX_TENSORS = 20_000
+_MAX_OPERATIONS = 200_000  # of a constructor; the largest networks of diffusers take some ten thousand
 
 
 @dataclass(frozen=True)
@@ -62,6 +63,18 @@ class ModelSpec:
         except Exception as error:  # constructors say in many ways that they do not take something
             raise InputError(f"{self.class_name} does not take this config: {one_line(error)}.") from error
         return model
+
+    def check_size(self) -> None:
+        """Refuse a network that is larger than any that can be trained, before memory is taken for it.
+
+        Raises:
+            FileFormatError: it has more parameters or layers than that.
+            InputError: the class is unknown or does not take the config.
+        """
+        with torch.device("meta"), Frugal(_MAX_OPERATIONS, 2**26):
+            model = self.build()
+        if sum(parameter.numel() for parameter in model.parameters()) > _MAX_PARAMETERS:
+            raise FileFormatError(f"The config describes more than {_MAX_PARAMETERS:,} parameters.")
 
     def skeleton(self, shapes: Mapping[str, tuple[int, ...]]) -> nn.Module:
         """The network without memory for its weights, built within bounds that the tensors of a file set.

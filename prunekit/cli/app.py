@@ -9,7 +9,7 @@ import sys
 import typer
 
 from prunekit.cli import comparing, exporting, grouping, making, measuring, planning, pruning, running, scoring
-from prunekit.cli.console import fail
+from prunekit.cli.console import fail, printable
 from prunekit.cli.interrupts import ends_at_signals, interruptible
 from prunekit.cli.options import finite
 from prunekit.errors import PrunekitError
@@ -42,7 +42,7 @@ class _Notes(logging.Handler):
     """What the library has to say on the way, such as which weights it took, goes to standard error."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        print(f"prunekit: {record.getMessage()}", file=sys.stderr)
+        print(f"prunekit: {printable(record.getMessage())}", file=sys.stderr)
 
 
 def _said(error: OSError) -> str:

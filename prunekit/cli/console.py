@@ -19,6 +19,7 @@ __all__ = [
     "emit",
     "fail",
     "print_table",
+    "printable",
     "refuse_existing",
     "refuse_inputs",
 ]
@@ -35,8 +36,14 @@ def emit(as_json: bool, data: Mapping[str, Any], lines: Sequence[str] = ()) -> N
 
 def fail(message: str) -> int:
     """One sentence on standard error; returns the exit code of a user's mistake."""
-    print(f"prunekit: {' '.join(message.split())}", file=sys.stderr)
+    print(f"prunekit: {printable(' '.join(message.split()))}", file=sys.stderr)
     return 2
+
+
+def printable(text: str) -> str:
+    """The text with escapes in place of what a terminal would obey: a file's own words can be in a message."""
+    shown = (character if character.isprintable() else ascii(character)[1:-1] for character in text)
+    return "".join(shown)
 
 
 def print_table(title: str, header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:

@@ -17,6 +17,7 @@ from prunekit.errors import InputError
 
 if TYPE_CHECKING:
     from prunekit.pipeline.executors import Executor
+    from prunekit.recipe import Confirmation
 
 __all__ = ["COMMANDS"]
 
@@ -95,15 +96,42 @@ def run(
         ),
     ] = None,
     retries: Annotated[int, typer.Option(min=0, help="Further starts of a timestep group that failed.")] = 1,
+    llm_endpoint: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Confirm that the recipe may ask the language model at this URL, which it names; repeatable."
+        ),
+    ] = None,
+    llm_key_variable: Annotated[
+        list[str] | None,
+        typer.Option(help="Confirm that the endpoint may get the API key in this environment variable; - for no key."),
+    ] = None,
     json: Json = False,
 ) -> None:
     """Run a recipe stage by stage; a second run goes on where the first stopped."""
-    manifest = _execute(recipe, output, _Parallel(jobs, executor, executor_option or [], retries), base, publish)
+    confirmed = _confirmations(llm_endpoint or [], llm_key_variable or [])
+    parallel = _Parallel(jobs, executor, executor_option or [], retries)
+    manifest = _execute(recipe, output, parallel, base, publish, confirmed)
     if publish is not None:
         from prunekit.pipeline.publishing import publish as copy_results
 
         copy_results(manifest.parent, publish)
     _conclude(manifest, json)
+
+
+def _confirmations(endpoints: Sequence[str], variables: Sequence[str]) -> list["Confirmation"]:
+    """Endpoints and the variables of their keys, which are typed in the same order.
+
+    Raises:
+        InputError: there are variables, and not one for each endpoint.
+    """
+    if variables and len(variables) != len(endpoints):
+        raise InputError(
+            f"Got {len(endpoints)} --llm-endpoint and {len(variables)} --llm-key-variable; expected one variable for each "
+            "endpoint, in the same order, with - for an endpoint without a key."
+        )
+    keys = [None if name == "-" else name for name in variables] or [None] * len(endpoints)
+    return list(zip(endpoints, keys, strict=True))
 
 
 def _execute(
@@ -112,6 +140,7 @@ def _execute(
     parallel: _Parallel | None = None,
     base: str | None = None,
     reports: Path | None = None,
+    confirmed: Sequence["Confirmation"] = (),
 ) -> Path:
     from prunekit.pipeline.kinds import check_run_folder, run_of
     from prunekit.pipeline.publishing import check_place
@@ -124,6 +153,8 @@ def _execute(
         )
     checked = load_recipe(recipe)
     checked = checked if base is None else checked.with_base(base)
+    checked = checked.confirming(*confirmed)
+    checked.check_confirmed()  # before an executor makes its folder
     folder = output or Path("runs") / checked.name
     check_run_folder(folder)
     if reports is not None:

@@ -111,6 +111,7 @@ def estimate(recipe: Recipe, machine: Machine | None = None, spec: ModelSpec | N
     base = recipe.base
     if spec is None:
         spec = base.spec() if base.checkpoint is None else open_base(base.checkpoint).spec
+        spec.check_size()
     step = StepCost.of(spec.build, spec.example_inputs)
     macs, params, trainings = step.count.macs, step.count.params, dict[str, TrainOptions]()
     rows: list[tuple[LedgerRow, str]] = []

@@ -27,6 +27,7 @@ from prunekit.pipeline.measuring import Setting
 from prunekit.pipeline.observing import Within
 from prunekit.pipeline.planning import evaluations, plan_budget
 from prunekit.pipeline.resumable import ResumableRun, Stage
+from prunekit.pipeline.run_folder import check_places
 from prunekit.pipeline.runner import Run
 from prunekit.pipeline.side_by_side import SideBySide
 from prunekit.pipeline.stages import complete_spec, open_base
@@ -48,7 +49,10 @@ class EvidenceRun(ResumableRun):
         """
         check_comparison(self.images, complete_spec(self.recipe.base))
         for name in self.options.entries:
-            self._check_budget(self.recipe.entry(name))
+            recipe = self.recipe.entry(name)
+            self._check_budget(recipe)
+            if recipe.prune is not None:
+                check_places(recipe.prune, self.folder)
         Run(self._only_base, self.folder / "base", Within(self.observer, "base")).make_all()
         self._stage("base", self._common(), ["samples/base.npz", _IMAGES], self._measure_base)
         every = [(name, seed) for name in self.options.entries for seed in self.options.seeds_of(name)]
@@ -161,6 +165,7 @@ class EvidenceRun(ResumableRun):
             folder=folder,
             observer=Within(self.observer, f"{name}, seed {seed}"),
             peers=[self.folder / "base", *others],  # the base is everybody's; entries that search alike search once
+            home=self.folder,  # one table of layer times for all
         )
         pruned = run(recipe.model_copy(update={"finetune": None, "evaluation": None}))
         pruned.make_all()

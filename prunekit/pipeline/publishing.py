@@ -7,6 +7,7 @@ from prunekit._files import atomic_folder, check_folder
 from prunekit._json import read_json
 from prunekit._kinds import FolderKind, has_format
 from prunekit.errors import FileFormatError, InputError
+from prunekit.pipeline.run_folder import check_links
 from prunekit.recipe.comparisons import slug
 from prunekit.report import report_writer, write_overview
 from prunekit.report.folder import FOLDER as REPORT
@@ -54,6 +55,7 @@ def publish(run_folder: Path, reports: Path) -> Path:
         InputError: see :func:`check_place`.
         FileFormatError: the run's manifest cannot be read, or its name cannot be a folder's.
     """
+    check_links(run_folder)  # what they lead to is not for publishing
     manifest = read_manifest(run_folder)
     name = str(manifest.get("recipe", ""))
     if not name or "/" in name or name.startswith("."):

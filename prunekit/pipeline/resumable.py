@@ -28,6 +28,7 @@ from prunekit.data import ImageSplit, load_images
 from prunekit.pipeline.executors import Executor, fan_out
 from prunekit.pipeline.jobs import Job
 from prunekit.pipeline.observing import Observer, Silent
+from prunekit.pipeline.run_folder import check_links
 from prunekit.recipe import Recipe
 from prunekit.training.checkpoints import drop_checkpoints
 
@@ -80,6 +81,9 @@ class ResumableRun(ABC):
         observer: told what happens.
         executor: runs stages that do not need each other at the same time; one after the other in this process if absent.
         peers: folders of other runs; what they have made of the same inputs is copied rather than made again.
+
+    Raises:
+        InputError: the recipe asks for an endpoint that nobody has confirmed, or a link in the folder leads out of it.
     """
 
     def __init__(
@@ -90,6 +94,8 @@ class ResumableRun(ABC):
         executor: Executor | None = None,
         peers: Sequence[Path] = (),
     ) -> None:
+        recipe.check_confirmed()
+        check_links(folder)
         self.recipe = recipe
         self.folder = folder
         self.observer = observer or Silent()

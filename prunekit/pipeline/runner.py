@@ -1,5 +1,7 @@
 """A recipe as a resumable run: each stage is kept once it is finished, and runs again only when its inputs change."""
 
+from collections.abc import Sequence
+from dataclasses import replace
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
@@ -14,14 +16,16 @@ from prunekit.groups import TimestepGroups
 from prunekit.importance import ImportanceMap
 from prunekit.ledger import BASE_TRAINING, LedgerRow, both_ways, spent_on_training
 from prunekit.nets import TimestepExperts, load_experts
+from prunekit.pipeline.executors import Executor
 from prunekit.pipeline.finetuning import finetune_slim
 from prunekit.pipeline.grouping import method_of, spent_on_grouping
 from prunekit.pipeline.manifest import manifest_of
 from prunekit.pipeline.measuring import Setting, measure_all, save_images
-from prunekit.pipeline.observing import training_reporter
+from prunekit.pipeline.observing import Observer, training_reporter
 from prunekit.pipeline.placing import placed
 from prunekit.pipeline.planning import evaluations, plan_budget
 from prunekit.pipeline.resumable import ResumableRun, Stage
+from prunekit.pipeline.run_folder import check_places, inside, own_or_elsewhere
 from prunekit.pipeline.spending import base_training, spent_on_losses, spent_on_sampling, spent_on_search
 from prunekit.pipeline.stages import (
     EMBEDDED,
@@ -33,7 +37,7 @@ from prunekit.pipeline.stages import (
     score_groups,
     train_base,
 )
-from prunekit.recipe import PruneOptions
+from prunekit.recipe import PruneOptions, Recipe
 from prunekit.report import grouping_png, write_report
 from prunekit.search import SearchResult
 from prunekit.slim import SlimModel, load_slim, save_slim
@@ -41,9 +45,33 @@ from prunekit.training import Tally
 
 __all__ = ["Run"]
 
+_CHECKPOINT_SUFFIXES = (".json", ".safetensors", ".bin")  # of the files in a diffusers folder that are read
+
 
 class Run(ResumableRun):
-    """A recipe that makes timestep experts from a base, in one folder."""
+    """A recipe that makes timestep experts from a base, in one folder.
+
+    Args:
+        recipe: see :class:`ResumableRun`, as for ``folder``, ``observer``, ``executor`` and ``peers``.
+        home: folder for files that the recipe names, which runs in it share; the run's own if absent.
+
+    Raises:
+        InputError: see :class:`ResumableRun`; or the recipe wants a file written outside ``home``.
+    """
+
+    def __init__(
+        self,
+        recipe: Recipe,
+        folder: Path,
+        observer: Observer | None = None,
+        executor: Executor | None = None,
+        peers: Sequence[Path] = (),
+        home: Path | None = None,
+    ) -> None:
+        super().__init__(recipe, folder, observer, executor, peers)
+        self.home = folder if home is None else home
+        if recipe.prune is not None:
+            check_places(recipe.prune, self.home)
 
     def execute(self) -> Path:
         """Run every stage that the recipe has a section for; returns the manifest's path."""
@@ -91,8 +119,8 @@ class Run(ResumableRun):
         """Prune and fine-tune every group, then put them together and measure."""
         recipe = self.recipe
         options = recipe.prune
-        if self.executor is not None and options and options.search.target_of == "latency" and options.latency_table:
-            self.bench.timed(Path(options.latency_table))  # once, before jobs would measure times in each other's way
+        if self.executor is not None and options and options.search.target_of == "latency":
+            _ = self.timed_bench  # once, before jobs would measure times in each other's way
         self._apart({f"group {group.index}": self._specialist(group.index) for group in self.groups})
         if recipe.finetune is None:
             return
@@ -124,6 +152,15 @@ class Run(ResumableRun):
         """The base with its channel groups and costs."""
         options = self.recipe.prune or PruneOptions()
         return Bench.of(self.base, options.norm_mode, options.head_mode)
+
+    @cached_property
+    def timed_bench(self) -> Bench:
+        """The bench with the layer times that a target of latency needs."""
+        options = self.recipe.prune
+        if options is None or options.search.target_of != "latency" or options.latency_table is None:
+            return self.bench
+        path, own = own_or_elsewhere(self.home, options.latency_table, "latency_table")
+        return self.bench.timed(path) if own else self.bench.with_times(path)
 
     @property
     def groups(self) -> TimestepGroups:
@@ -203,7 +240,10 @@ class Run(ResumableRun):
         assert options is not None  # noqa: S101 - asked in execute
         scores = ImportanceMap.load(self.folder / "importance.json")
         images, group = self.images.train, self.groups[index]
-        return prune_group(self.bench, images, scores, group, target, options, self.folder / journal)
+        if options.search.study is not None:
+            study = str(inside(self.home, options.search.study, "study"))
+            options = replace(options, search=replace(options.search, study=study))
+        return prune_group(self.timed_bench, images, scores, group, target, options, self.folder / journal)
 
     def _frontier(self, index: int) -> dict[str, Any]:
         options = self.recipe.allocation
@@ -323,5 +363,7 @@ def _slim_files(folder: str) -> list[str]:
 
 def _files_hash(path: Path) -> str | None:
     """Hash of a checkpoint's file, or of the files in a diffusers folder; None where nothing is there."""
-    files = sorted(file for file in path.rglob("*") if file.is_file()) if path.is_dir() else [path]
+    folders = [path / name for name in ("", "unet", "transformer", "scheduler")]  # those that are read, of a pipeline's
+    found = [file for folder in folders for file in folder.glob("*") if file.suffix in _CHECKPOINT_SUFFIXES]
+    files = [file for file in (sorted(found) if path.is_dir() else [path]) if file.is_file()]  # no pipe, no device
     return json_hash([[file.name, sha256_file(file)] for file in files]) if path.exists() else None

@@ -76,7 +76,12 @@ def seeded_weights(seed: int) -> Iterator[None]:
 
 
 def complete_spec(options: BaseOptions) -> ModelSpec:
-    """The network to train, with the arguments that the options leave to the class."""
+    """The network to train, with the arguments that the options leave to the class.
+
+    Raises:
+        FileFormatError: it is larger than any that can be trained.
+    """
+    options.spec().check_size()
     with torch.device("meta"):
         return ModelSpec.of(options.spec().build())
 
@@ -88,7 +93,9 @@ def train_base(
 
     Raises:
         InputError: the network does not take the images.
+        FileFormatError: it is larger than any that can be trained.
     """
+    options.spec().check_size()
     with seeded_weights(options.train.seed):
         model = options.spec().build()
     spec = ModelSpec.of(model)  # with the arguments that the options leave to the class
@@ -129,10 +136,20 @@ class Bench:
             InputError: the table was measured for another network or norm mode.
         """
         if path.is_file():
-            table = LatencyTable.from_json(read_json(path), path)
-        else:
-            table = LatencyTable.of(self.base.model, self.graph, self.cost, self.base.spec.example_inputs())
-            write_json(path, table.to_json())
+            return self.with_times(path)
+        table = LatencyTable.of(self.base.model, self.graph, self.cost, self.base.spec.example_inputs())
+        write_json(path, table.to_json())
+        return replace(self, latency=table.bind(self.graph, self.cost))
+
+    def with_times(self, path: Path) -> "Bench":
+        """The same with the table of layer times of a file, which is only read.
+
+        Raises:
+            MissingFileError: there is no such file.
+            FileFormatError: the file is no table of layer times.
+            InputError: the table was measured for another network or norm mode.
+        """
+        table = LatencyTable.from_json(read_json(path), path)
         return replace(self, latency=table.bind(self.graph, self.cost))
 
 
@@ -187,13 +204,14 @@ def prune_group(
     Raises:
         BudgetError: the target is below what the network can be pruned to.
         GraphError: the pruned network does not run, costs something else than predicted, or has weights that are not finite.
+        MissingFileError: there is no table of layer times for a target of latency; :meth:`Bench.timed` makes one.
     """
     base, of = bench.base, options.search.target_of
     classes = classes_for(images, base.spec)
     objective = DenoisingObjective(images.images, base.schedule, base.prediction_type, classes, images.name)
     probe = Probe(objective, group, options.samples, options.batch_size, options.seed)
     if of == "latency" and bench.latency is None and options.latency_table is not None:
-        bench = bench.timed(Path(options.latency_table))
+        bench = bench.with_times(Path(options.latency_table))  # a recipe may name it, so it is not written here
     full = int(Measure.by_name(of, bench.cost, bench.latency).of(bench.graph.full_widths))
     wanted = target if of == "macs" else target * full // bench.macs
     graph = bench.graph.with_multiples(options.width_multiples).with_floor(options.floor)

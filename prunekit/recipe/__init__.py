@@ -1,6 +1,8 @@
 """Recipes: whole experiments as YAML, checked before anything runs; an unknown key is refused with its line."""
 
+from prunekit.recipe.bounds import check_inner_name
 from prunekit.recipe.comparisons import CurriculumOptions, EntryOptions, EvidenceOptions, MultistageOptions, slug
+from prunekit.recipe.endpoints import Confirmation
 from prunekit.recipe.reading import load_recipe
 from prunekit.recipe.recipe import Recipe
 from prunekit.recipe.sections import (
@@ -19,6 +21,7 @@ __all__ = [
     "MEASURED_METHODS",
     "AllocationOptions",
     "BaseOptions",
+    "Confirmation",
     "CurriculumOptions",
     "DataOptions",
     "DistillationOptions",
@@ -30,6 +33,7 @@ __all__ = [
     "MultistageOptions",
     "PruneOptions",
     "Recipe",
+    "check_inner_name",
     "load_recipe",
     "slug",
 ]

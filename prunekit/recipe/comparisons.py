@@ -8,11 +8,12 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import Field, TypeAdapter
 
 from prunekit.errors import InputError
-from prunekit.recipe.sections import STRICT, GroupOptions, Positive
+from prunekit.recipe.sections import STRICT, GroupOptions, Positive, Seed, Train
 from prunekit.training import StageDraw, TrainOptions
 
 __all__ = ["CurriculumOptions", "EntryOptions", "EvidenceOptions", "MultistageOptions", "slug"]
 
+_Width = Annotated[int, Field(ge=1, le=2**14)]  # a convolution between two of these takes 10 GB
 _Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9 .,+_-]{0,63}$")]
 
 
@@ -58,7 +59,7 @@ class MultistageOptions:
 
     __pydantic_config__: ClassVar[dict[str, Any]] = STRICT
 
-    widths: Annotated[tuple[tuple[Positive, ...], ...], Field(min_length=2)]
+    widths: Annotated[tuple[tuple[_Width, ...], ...], Field(min_length=2)]
     groupings: Annotated[tuple[GroupOptions, ...], Field(min_length=1)] = (GroupOptions("uniform", 3),)
     networks: tuple[Literal["unified", "separate", "equal", "tailored"], ...] = (
         "unified",
@@ -67,7 +68,7 @@ class MultistageOptions:
         "tailored",
     )
     draw: StageDraw = "uniform"
-    seeds: Annotated[tuple[int, ...], Field(min_length=1)] = (0, 1, 2)
+    seeds: Annotated[tuple[Seed, ...], Field(min_length=1)] = (0, 1, 2)
     looks: Positive = 5
     sampler: str = "ddim"
     sampling_steps: Positive = 20
@@ -98,7 +99,7 @@ class CurriculumOptions:
     __pydantic_config__: ClassVar[dict[str, Any]] = STRICT
 
     entries: Annotated[dict[_Name, dict[str, Any]], Field(min_length=2)]
-    seeds: Annotated[tuple[int, ...], Field(min_length=1)] = (0, 1, 2)
+    seeds: Annotated[tuple[Seed, ...], Field(min_length=1)] = (0, 1, 2)
     looks: Positive = 8
     sampler: str = "ddim"
     sampling_steps: Positive = 20
@@ -119,7 +120,7 @@ class CurriculumOptions:
                 raise InputError(
                     f"Entry {name} changes {', '.join(wrong)}; expected options of base.train but steps, batch_size and seed."
                 )
-            own[name] = TypeAdapter(TrainOptions).validate_python({**asdict(train), **changes})
+            own[name] = TypeAdapter(Train).validate_python({**asdict(train), **changes})
         return own
 
 
@@ -137,7 +138,7 @@ class EntryOptions:
 
     kind: Literal["experts", "baseline", "ablation"] = "experts"
     changes: dict[Literal["groups", "allocation", "prune", "finetune"], dict[str, Any]] = field(default_factory=dict)
-    seeds: Annotated[tuple[int, ...], Field(min_length=1)] | None = None
+    seeds: Annotated[tuple[Seed, ...], Field(min_length=1)] | None = None
 
 
 @dataclass(frozen=True)
@@ -160,7 +161,7 @@ class EvidenceOptions:
     entries: Annotated[dict[_Name, EntryOptions], Field(min_length=1)]
     headline: str
     training: Annotated[float, Field(gt=0)] = 0.25
-    seeds: Annotated[tuple[int, ...], Field(min_length=1)] = (0, 1, 2)
+    seeds: Annotated[tuple[Seed, ...], Field(min_length=1)] = (0, 1, 2)
     loss_groups: Positive = 5
     timed_images: Positive = 64
 

@@ -1,13 +1,15 @@
 """A recipe: which sections there are, and what they need of each other."""
 
-import math
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, ValidationError, model_validator
+from pydantic_core import InitErrorDetails, PydanticCustomError
 
 from prunekit.errors import InputError
+from prunekit.recipe.bounds import unsafe_values
 from prunekit.recipe.comparisons import CurriculumOptions, EvidenceOptions, MultistageOptions
+from prunekit.recipe.endpoints import Confirmation, asked_for, check_confirmed, confirmed, typed_options
 from prunekit.recipe.sections import (
     AllocationOptions,
     BaseOptions,
@@ -22,7 +24,11 @@ __all__ = ["Recipe"]
 
 
 class Recipe(BaseModel):
-    """A whole experiment. Stages whose section is absent are not run."""
+    """A whole experiment. Stages whose section is absent are not run.
+
+    A recipe may come from a stranger. It can have data and checkpoints read, has everything written into its run's folder, and
+    reaches a language model's endpoint only after :meth:`confirming`.
+    """
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
@@ -38,6 +44,48 @@ class Recipe(BaseModel):
     curriculum: CurriculumOptions | None = None
     evidence: EvidenceOptions | None = None
     evaluation: EvaluationOptions | None = None
+    _confirmed: tuple[Confirmation, ...] = PrivateAttr(default=())
+
+    @property
+    def unconfirmed(self) -> tuple[Confirmation, ...]:
+        """Endpoints that it asks for, its entries' included, and that nobody has confirmed: URL and key variable of each."""
+        entries = [self.entry(name).prune for name in self.evidence.entries] if self.evidence else []
+        return tuple(dict.fromkeys(asked_for([self.prune, *entries])))
+
+    def confirming(self, *endpoints: Confirmation) -> "Recipe":
+        """The same recipe, which may reach these endpoints.
+
+        Args:
+            endpoints: URL and key variable (None for no key) of each, exactly as the recipe gives them.
+
+        Raises:
+            InputError: the recipe asks for another one, or for none.
+
+        Example:
+            >>> recipe = Recipe.model_validate({"name": "mine", "base": {"checkpoint": "base.pt"}})
+            >>> recipe.confirming().unconfirmed
+            ()
+        """
+        asked = self.unconfirmed
+        if other := [endpoint for endpoint in endpoints if endpoint not in (*asked, *self._confirmed)]:
+            wanted = f"asks for {typed_options(asked)}" if asked else "asks for no endpoint"
+            raise InputError(
+                f"Got {typed_options(other)}, but the recipe {self.name} {wanted}; expected exactly what the recipe says."
+            )
+        return self._trusting((*self._confirmed, *endpoints))
+
+    def check_confirmed(self) -> None:
+        """Refuse to be run while an endpoint is not confirmed.
+
+        Raises:
+            InputError: one is not.
+        """
+        check_confirmed(self.name, self.unconfirmed, self._confirmed)
+
+    def _trusting(self, endpoints: tuple[Confirmation, ...]) -> "Recipe":
+        recipe = self.model_copy(update={"prune": confirmed(self.prune, endpoints)})
+        recipe._confirmed = endpoints
+        return recipe
 
     def with_base(self, checkpoint: str) -> "Recipe":
         """The same with a base that is trained already.
@@ -48,17 +96,18 @@ class Recipe(BaseModel):
         data = self.model_dump(mode="json")
         data["base"] |= {"checkpoint": checkpoint, "model": None}
         try:
-            return Recipe.model_validate(data)
+            return Recipe.model_validate(data)._trusting(self._confirmed)
         except ValidationError as error:
             said = error.errors()[0]["msg"].removeprefix("Value error, ").rstrip(".")
             raise InputError(f"The recipe {self.name} does not take a trained base: {said}.") from error
 
     @model_validator(mode="before")
     @classmethod
-    def _finite(cls, data: Any) -> Any:
-        """Networks' configs and entries' changes are free-form; what is not finite in them is refused here."""
-        if (found := next(_not_finite(data), None)) is not None:
-            raise InputError(f"Got {found[0]} {found[1]}; expected a finite number.")
+    def _is_safe(cls, data: Any) -> Any:
+        """No key has a value that could only do harm, see :func:`prunekit.recipe.bounds.unsafe_values`."""
+        for place, said in unsafe_values(data):
+            fault = PydanticCustomError("unsafe_value", "{said}", {"said": said})
+            raise ValidationError.from_exception_data("Recipe", [InitErrorDetails(type=fault, loc=place, input=None)])
         return data
 
     @model_validator(mode="after")
@@ -126,19 +175,8 @@ class Recipe(BaseModel):
         """
         assert self.evidence is not None  # noqa: S101 - asked of such a recipe
         data = self.model_dump(mode="json", exclude={"evidence"})
-        return Recipe.model_validate(_merged(data, self.evidence.entries[name].changes))
-
-
-def _not_finite(data: Any, place: str = "") -> Iterator[tuple[str, float]]:
-    """Every number that is NaN or an infinity, and the keys that lead to it."""
-    if isinstance(data, float) and not math.isfinite(data):
-        yield place, data
-    elif isinstance(data, Mapping):
-        for key, value in data.items():
-            yield from _not_finite(value, f"{place}.{key}".lstrip("."))
-    elif isinstance(data, list | tuple):
-        for value in data:
-            yield from _not_finite(value, place)
+        merged = _merged(data, self.evidence.entries[name].changes)
+        return Recipe.model_validate(merged)._trusting(self._confirmed)
 
 
 def _without(data: Any, name: str) -> Any:

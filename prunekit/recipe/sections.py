@@ -11,12 +11,14 @@ from pydantic import AfterValidator, Field
 from prunekit._types import FloatArray
 from prunekit.allocation import RULES
 from prunekit.checkpoint import ModelSpec
+from prunekit.checkpoint.bounds import check_schedule
 from prunekit.errors import InputError
 from prunekit.features import SHIPPED
 from prunekit.groups import ETA, METHODS, Rule, Similarity
 from prunekit.importance import criterion
+from prunekit.recipe.bounds import MAX_COUNT, MAX_SEED, check_search, check_training
 from prunekit.schedule import NoiseSchedule
-from prunekit.search import RepairKind, SearchOptions
+from prunekit.search import RepairKind, SearchOptions, UnconfirmedEndpoint
 from prunekit.training import Fade, TrainOptions
 
 __all__ = [
@@ -31,6 +33,8 @@ __all__ = [
     "GroupOptions",
     "Positive",
     "PruneOptions",
+    "Seed",
+    "Train",
 ]
 
 STRICT: dict[str, Any] = {"extra": "forbid", "allow_inf_nan": False}
@@ -49,8 +53,15 @@ def one_of(names: Iterable[str]) -> Callable[[str], str]:
     return check
 
 
-Positive = Annotated[int, Field(ge=1)]
-NotNegative = Annotated[int, Field(ge=0)]
+def _unconfirmed(options: SearchOptions) -> SearchOptions:
+    """The options as a recipe gives them: their endpoint waits for a confirmation."""
+    return options if options.llm is None else replace(options, llm=UnconfirmedEndpoint(**vars(options.llm)))
+
+
+Positive = Annotated[int, Field(ge=1, le=MAX_COUNT)]
+NotNegative = Annotated[int, Field(ge=0, le=MAX_COUNT)]
+Seed = Annotated[int, Field(ge=0, le=MAX_SEED)]
+Train = Annotated[TrainOptions, AfterValidator(check_training)]
 Ratio = Annotated[float, Field(gt=0, le=1)]
 
 
@@ -89,13 +100,14 @@ class BaseOptions:
     model: dict[str, Any] | None = None
     noise_schedule: dict[str, Any] = field(default_factory=lambda: {"kind": "linear", "num_timesteps": 1000})
     prediction_type: Literal["epsilon", "sample", "v_prediction"] = "epsilon"
-    train: TrainOptions = field(default_factory=TrainOptions)
+    train: Train = field(default_factory=TrainOptions)
 
     def __post_init__(self) -> None:
         if (self.checkpoint is None) == (self.model is None):
             raise InputError("A base needs either a checkpoint or a model to train, and not both.")
         if self.model is not None:
             self.spec()
+        check_schedule(self.noise_schedule, "The noise schedule")
         NoiseSchedule.from_config(self.noise_schedule)
 
     def spec(self) -> ModelSpec:
@@ -130,7 +142,7 @@ class GroupOptions:
     rule: Rule | None = None
     samples: Positive | None = None
     nodes: Annotated[int, Field(ge=2)] | None = None
-    seed: NotNegative = 0
+    seed: Seed = 0
     memory_mib: Positive = 256
 
     def __post_init__(self) -> None:
@@ -202,7 +214,8 @@ class PruneOptions:
             are meant of the base's parameters or latency.
         width_multiples: resolution → multiple of the widths there and above, see
             :meth:`prunekit.graph.ChannelGraph.with_multiples`; empty for all that the structure allows.
-        latency_table: JSON of layer times for a target of latency; measured and written there where it does not exist.
+        latency_table: JSON of layer times for a target of latency, wherever it is; where there is no such file, a run measures the
+            times and writes them under this name into its own folder.
         floor: share of every channel group that stays at least.
         repair: closed-form repair of the layers that read what was cut, before fine-tuning: ``none``, ``bias`` or
             ``least-squares``, see :class:`prunekit.search.Repair`.
@@ -215,8 +228,10 @@ class PruneOptions:
     head_mode: Literal["whole", "even"] = "whole"
     samples: Positive = 256
     batch_size: Positive = 64
-    seed: int = 0
-    search: SearchOptions = field(default_factory=SearchOptions)
+    seed: Seed = 0
+    search: Annotated[SearchOptions, AfterValidator(check_search), AfterValidator(_unconfirmed)] = field(
+        default_factory=SearchOptions
+    )
     width_multiples: dict[Positive, Positive] = field(default_factory=dict)
     latency_table: str | None = None
     floor: float = 0.0
@@ -273,7 +288,7 @@ class FinetuneOptions:
     overlap: NotNegative = 20
     distillation: DistillationOptions | None = None
     from_scratch: bool = False
-    train: TrainOptions = field(
+    train: Train = field(
         default_factory=lambda: TrainOptions(steps=600, learning_rate=5e-4, warmup_steps=30, ema_decay=0.995)
     )
     learning_rates: tuple[Annotated[float, Field(gt=0)], ...] | None = None
@@ -308,7 +323,7 @@ class EvaluationOptions:
     __pydantic_config__: ClassVar[dict[str, Any]] = STRICT
 
     samples: Positive = 1024
-    seeds: Annotated[tuple[int, ...], Field(min_length=1)] = (0, 1, 2)
+    seeds: Annotated[tuple[Seed, ...], Field(min_length=1)] = (0, 1, 2)
     features: Annotated[str, AfterValidator(one_of(("auto", *SHIPPED)))] = "auto"
     loss_samples: Positive = 2048
     grid: NotNegative = 40

@@ -10,6 +10,7 @@ from prunekit._types import JsonDict
 from prunekit.groups import Grouping
 from prunekit.ledger import LedgerRow
 from prunekit.report.document import Document, Picture, Words, sections_with
+from prunekit.report.escaping import in_markdown
 from prunekit.report.folder import FOLDER
 from prunekit.report.groupings import grouping_picture
 from prunekit.report.learning import LearningCurve, describe_learning, draw_learning
@@ -61,7 +62,14 @@ def write_comparison(folder: Path, manifest: JsonDict, comparison: Comparison) -
         curves = drawn(partial(draw_learning, comparison.curves), target / f"{comparison.name}.png", words)
         picture = f"![Learning curves]({comparison.name}.png)"
         title, said = f"# {comparison.heading}: {manifest['recipe']}", manifest["config"]["description"]
-        paragraphs = [title, said, comparison.text, comparison.table.markdown, picture, *([spent] if spent else [])]
+        paragraphs = [
+            title,
+            in_markdown(said),
+            comparison.text,
+            comparison.table.markdown,
+            picture,
+            *([spent] if spent else []),
+        ]
         (target / f"{comparison.name}.md").write_text("\n\n".join(paragraphs) + "\n", encoding="utf-8")
         sections = sections_with(
             ("table", "Where they end", [comparison.table, Words(comparison.text, note=True)]),

@@ -7,6 +7,7 @@ from pathlib import Path
 from prunekit._files import atomic_folder
 from prunekit._json import checked
 from prunekit.report.document import Document, Fold, Picture, Section, Strip, sections_with
+from prunekit.report.escaping import in_markdown
 from prunekit.report.evidence import Entry, Evidence, evidence_claim, gap_text
 from prunekit.report.evidence_tables import (
     describe_losses,
@@ -59,7 +60,8 @@ def write_evidence_report(folder: Path) -> Path:
         title, claim = str(manifest.get("recipe", "unnamed")), evidence_claim(manifest)
         page = Document(title, claim, (*sections, *end), sentences)
         (target / "index.html").write_text(render(page), encoding="utf-8")
-        text = [f"# Experts beside baselines at equal training: {title}", claim, *sentences]
+        plain = [in_markdown(each) if each == said else each for each in sentences]
+        text = [f"# Experts beside baselines at equal training: {title}", claim, *plain]
         table = entry_table(evidence)
         text += [table.markdown, table.note]
         text += ["![FID against MACs](pareto_fid.png)", "![Loss against MACs](pareto_loss.png)"]

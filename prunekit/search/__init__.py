@@ -1,6 +1,6 @@
 """The search: rounds of proposals and measurements that end in a pruning plan at a target."""
 
-from prunekit.search.endpoint import Endpoint
+from prunekit.search.endpoint import Endpoint, UnconfirmedEndpoint
 from prunekit.search.journal import Journal
 from prunekit.search.proposers import PROPOSERS, proposer
 from prunekit.search.proxies import PROXIES, make_proxy, proxy_evaluations, proxy_samples
@@ -22,6 +22,7 @@ __all__ = [
     "SearchResult",
     "TargetOf",
     "Task",
+    "UnconfirmedEndpoint",
     "WidthProblem",
     "lost_importance",
     "make_proxy",

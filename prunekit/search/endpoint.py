@@ -2,12 +2,13 @@
 
 import json
 import os
+import re
 import threading
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import IO, Annotated, Any, ClassVar
 from urllib.parse import urlsplit
 
@@ -16,9 +17,13 @@ from typing_extensions import TypedDict
 from prunekit._json import Bounded, checked, parse_json
 from prunekit.errors import FileFormatError, InputError
 
-__all__ = ["Endpoint", "EndpointError"]
+__all__ = ["Endpoint", "EndpointError", "UnconfirmedEndpoint"]
 
 _LARGEST = 1_000_000  # bytes of an answer
+_MOST_RETRIES = 100
+_LONGEST_URL = 2048  # characters
+_URL = re.compile(r"https?://[A-Za-z0-9._~:/?#\[\]@!$&'()*+,;=%-]+", re.ASCII)  # RFC 3986's characters and no others
+_VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,254}", re.ASCII)
 
 
 class _Message(TypedDict):
@@ -47,6 +52,9 @@ class Endpoint:
         key_variable: environment variable that holds the API key; none is sent when absent.
         timeout: seconds that an answer may take in all.
         retries: further attempts after an answer that cannot be used.
+
+    Raises:
+        InputError: one of them is none, such as a URL with a key in it, or a variable's name with a character that shows otherwise.
     """
 
     __pydantic_config__: ClassVar[dict[str, Any]] = {"extra": "forbid", "allow_inf_nan": False}
@@ -62,7 +70,7 @@ class Endpoint:
             parts = urlsplit(self.url)
             legal = parts.scheme in ("http", "https") and bool(parts.hostname) and (parts.port or 1) > 0
             legal = legal and "@" not in parts.netloc and not parts.query and not parts.fragment
-            legal = legal and self.url.isascii() and self.url.isprintable() and " " not in self.url
+            legal = legal and len(self.url) <= _LONGEST_URL and _URL.fullmatch(self.url) is not None
         except ValueError:
             legal = False
         if not legal:
@@ -70,9 +78,14 @@ class Endpoint:
                 "The language model's endpoint is no plain http or https URL; expected one such as http://127.0.0.1:8000/v1, "
                 "with the key in an environment variable and not in the URL."
             )
-        if not self.model or not 0 < self.timeout <= 86_400 or self.retries < 0:
+        if not self.model or not 0 < self.timeout <= 86_400 or not 0 <= self.retries <= _MOST_RETRIES:
             raise InputError(
-                "Expected a model's name, a timeout of above 0 to 86,400 seconds, and retries of at least 0."
+                f"Expected a model's name, a timeout of above 0 to 86,400 seconds, and retries from 0 to {_MOST_RETRIES}."
+            )
+        if self.key_variable is not None and not _VARIABLE.fullmatch(self.key_variable):
+            raise InputError(
+                f"Got the key variable {self.key_variable[:80]!r}; expected the name of an environment variable, made of letters, "
+                "digits and underscores."
             )
 
     def key(self) -> str | None:
@@ -107,6 +120,35 @@ class Endpoint:
         url = self.url.rstrip("/") + "/chat/completions"
         request = urllib.request.Request(url, body.encode(), headers)  # noqa: S310 - http and https only, see above
         return _content(_within(self.timeout, lambda: _fetch(request, self.timeout)))
+
+
+@dataclass(frozen=True)
+class UnconfirmedEndpoint(Endpoint):
+    """An endpoint that a file asks for: nothing is sent to it, and its key is not read, until its user has confirmed it."""
+
+    def confirmed(self) -> Endpoint:
+        """The same endpoint, ready to be asked."""
+        return Endpoint(**{each.name: getattr(self, each.name) for each in fields(self)})
+
+    def key(self) -> str | None:
+        """Refuses.
+
+        Raises:
+            InputError: always.
+        """
+        raise InputError(
+            f"The endpoint {self.url} comes from a recipe and nobody has confirmed it; confirm it by --llm-endpoint, or in Python "
+            "by Recipe.confirming."
+        )
+
+    def complete(self, messages: Sequence[dict[str, str]]) -> str:
+        """Refuses.
+
+        Raises:
+            InputError: always.
+        """
+        self.key()
+        raise AssertionError("key has refused")
 
 
 class _NoRedirect(urllib.request.HTTPRedirectHandler):

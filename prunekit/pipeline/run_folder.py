@@ -1,0 +1,90 @@
+"""What a run may write to: its own folder and nothing else, whatever its recipe and the links in the folder say."""
+
+import os
+from pathlib import Path
+
+from prunekit.errors import InputError
+from prunekit.recipe import PruneOptions, check_inner_name
+
+__all__ = ["check_links", "check_places", "inside", "own_or_elsewhere"]
+
+
+def check_links(folder: Path) -> None:
+    """Refuse a folder of a run with a symbolic link in it that leads out of it. The folder itself may be a link.
+
+    Raises:
+        InputError: there is such a link.
+    """
+    root = folder.resolve()
+    for parent, folders, files in os.walk(root):
+        for name in (*folders, *files):
+            path = Path(parent, name)
+            if path.is_symlink() and not _is_within(path, root):
+                raise InputError(
+                    f"{folder / path.relative_to(root)} is a symbolic link that leads out of the run's folder, where a run would "
+                    "write; remove it, or put the whole folder where the link leads and link to that."
+                )
+
+
+def check_places(options: PruneOptions, folder: Path) -> None:
+    """Refuse options that would have a run write outside its folder.
+
+    Raises:
+        InputError: they would.
+    """
+    if options.search.study is not None:
+        inside(folder, options.search.study, "study")
+    if options.search.target_of == "latency" and options.latency_table is not None:
+        own_or_elsewhere(folder, options.latency_table, "latency_table")
+
+
+def inside(folder: Path, name: str, what: str) -> Path:
+    """Where a file that a recipe names is written: in the run's folder, links included.
+
+    Args:
+        folder: the run's.
+        name: relative to it.
+        what: the recipe's key, for the message.
+
+    Raises:
+        InputError: the name is no plain relative one, or a link leads it out of the folder.
+    """
+    check_inner_name(name, what)
+    path = folder / name
+    if not _is_within(path, folder.resolve()):
+        raise InputError(
+            f"Got {what} {name!r}, which a symbolic link leads out of {folder}; expected a name inside the run's folder."
+        )
+    return path
+
+
+def own_or_elsewhere(folder: Path, name: str, what: str) -> tuple[Path, bool]:
+    """A file that a recipe names to be read where it is, and made in the run's folder where it is not.
+
+    Args:
+        folder: the run's.
+        name: a path of any kind for a file that is there, else relative to the run's folder.
+        what: the recipe's key, for the message.
+
+    Returns:
+        The file, and whether it is the run's own, which may be written.
+
+    Raises:
+        InputError: there is no such file, and it would have to be written outside the run's folder.
+    """
+    elsewhere = Path(name)
+    try:
+        own = inside(folder, name, what)
+    except InputError:
+        if elsewhere.is_file():
+            return elsewhere, False
+        raise
+    return (elsewhere, False) if not own.exists() and elsewhere.is_file() else (own, True)
+
+
+def _is_within(path: Path, root: Path) -> bool:
+    """Whether a path is in a folder, once links are followed."""
+    try:
+        return path.resolve().is_relative_to(root)
+    except (OSError, RuntimeError, ValueError):  # links in a circle, or names that are none
+        return False

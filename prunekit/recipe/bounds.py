@@ -1,0 +1,138 @@
+"""Bounds on what a recipe may say: a recipe may come from a stranger, and is checked before anything else looks at it."""
+
+import datetime
+import math
+import re
+import unicodedata
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from prunekit.errors import InputError
+from prunekit.search import SearchOptions
+from prunekit.training import TrainOptions
+
+__all__ = ["MAX_COUNT", "MAX_SEED", "MAX_STEPS", "check_inner_name", "check_search", "check_training", "unsafe_values"]
+
+MAX_COUNT = 2**20
+"""Most samples, images, rounds, groups, channels and so on that one key of a recipe may ask for."""
+MAX_STEPS = 10**9
+"""Most train steps."""
+MAX_SEED = 2**32 - 1
+"""Largest seed, as for NumPy and Optuna."""
+
+_MAX_INTEGER = 2**63
+_MAX_TEXT = 1024  # characters; a path may have 4096 on Linux, but nobody types those
+_MAX_DESCRIPTION = 10_000
+_BIDIRECTIONAL = (
+    "\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069"  # show a text in another order than it is read in
+)
+_PART = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_+. -]{0,99}", re.ASCII)
+_COUNTS = ("batch_size", "gradient_accumulation_steps", "checkpoints_total_limit")
+_STEPS = ("steps", "warmup_steps", "checkpoint_every", "log_every")
+
+
+def unsafe_values(data: Any) -> Iterator[tuple[tuple[str | int, ...], str]]:
+    """Values that no key of a recipe can have, each with where it is and a sentence.
+
+    These are numbers that are not finite or take more than 64 bits, texts with control characters or of great length, and
+    values that JSON does not have. What is no plain value (a section made in Python) is passed over.
+
+    Example:
+        >>> list(unsafe_values({"base": {"train": {"steps": 10**30}}}))[0][0]
+        ('base', 'train', 'steps')
+    """
+    left: list[tuple[tuple[str | int, ...], Any]] = [((), data)]
+    while left:
+        place, value = left.pop()
+        if isinstance(value, Mapping):
+            for key, inner in value.items():
+                said = _text_fault(key, _MAX_TEXT) if isinstance(key, str) else None
+                if said is not None:
+                    yield place, f"a key has {said}"
+                left.append(((*place, key if isinstance(key, str | int) else str(key)), inner))
+        elif isinstance(value, list | tuple):
+            left += [((*place, index), inner) for index, inner in enumerate(value)]
+        elif (fault := _fault(value, multiline=place == ("description",))) is not None:
+            yield place, fault
+
+
+def _fault(value: Any, multiline: bool) -> str | None:
+    """Why a single value is refused, or None."""
+    if isinstance(value, float) and not math.isfinite(value):
+        return f"Got {value}; expected a finite number"
+    if isinstance(value, int) and not -_MAX_INTEGER <= value < _MAX_INTEGER:
+        return "Got a whole number of more than 64 bits; expected a smaller one"
+    if isinstance(value, bytes | bytearray | set | frozenset | complex | datetime.date | datetime.time):
+        return f"Got a {type(value).__name__}; expected a number, a text, a list or a mapping"
+    if isinstance(value, str):
+        plain = value.replace("\n", " ").replace("\t", " ") if multiline else value
+        said = _text_fault(plain, _MAX_DESCRIPTION if multiline else _MAX_TEXT)
+        return None if said is None else f"Got {said}; expected a short text of printable characters"
+    return None
+
+
+def _text_fault(text: str, longest: int) -> str | None:
+    """What is wrong with a text, as the end of ``it has …``, or None."""
+    if len(text) > longest:
+        return f"a text of {len(text):,} characters"
+    if any(unicodedata.category(character) in ("Cc", "Cs") or character in _BIDIRECTIONAL for character in text):
+        return "a control character"
+    return None
+
+
+def check_inner_name(name: str, what: str) -> None:
+    """Refuse the name of a file that a recipe wants written, unless it stays inside whatever folder it is put into.
+
+    Allowed are parts of letters, digits, spaces and ``_ + . -`` that begin with a letter, a digit or ``_``, with ``/`` between
+    them. So there is no ``..``, no absolute path, no ``~``, no drive letter, no URL and no hidden file.
+
+    Args:
+        name: of the file, relative to the run's folder.
+        what: the key, for the message.
+
+    Raises:
+        InputError: it is another kind of name.
+
+    Example:
+        >>> check_inner_name("studies/first.log", "study")
+        >>> check_inner_name("../first.log", "study")  # doctest: +ELLIPSIS
+        Traceback (most recent call last):
+        ...
+        prunekit.errors.InputError: Got study '../first.log'; a recipe writes inside its run's folder only: ...
+    """
+    parts = name.split("/")
+    if len(parts) > 8 or not all(_PART.fullmatch(part) and not part.endswith((".", " ")) for part in parts):
+        raise InputError(
+            f"Got {what} {name[:200]!r}; a recipe writes inside its run's folder only: expected a plain relative name such as "
+            "'tables/one.json'."
+        )
+
+
+def check_training(options: TrainOptions) -> TrainOptions:
+    """The options, unless they ask for more steps or images than any training has.
+
+    Raises:
+        InputError: they do, or the seed is negative or above :data:`MAX_SEED`.
+    """
+    bounds = {**dict.fromkeys(_COUNTS, MAX_COUNT), **dict.fromkeys(_STEPS, MAX_STEPS), "seed": MAX_SEED}
+    _check_bounds(options, bounds)
+    return options
+
+
+def check_search(options: SearchOptions) -> SearchOptions:
+    """The options, unless they ask for more rounds than any search has, or for a study outside the run's folder.
+
+    Raises:
+        InputError: they do.
+    """
+    _check_bounds(options, dict.fromkeys(("rounds", "shortlist", "fresh", "trials"), MAX_COUNT))
+    if options.study is not None:
+        check_inner_name(options.study, "study")
+    return options
+
+
+def _check_bounds(options: object, bounds: Mapping[str, int]) -> None:
+    for name, most in bounds.items():
+        value = getattr(options, name)
+        if not 0 <= value <= most:
+            raise InputError(f"Got {name} {value}; expected a whole number of at most {most:,}, not below 0.")

@@ -1,0 +1,188 @@
+"""What a recipe may not say, whatever the key: it is refused before anything is run, in one printable line that says where."""
+
+import math
+import ntpath
+import posixpath
+
+import pytest
+import yaml
+from hypothesis import given
+from hypothesis import strategies as st
+
+from prunekit.errors import FileFormatError, InputError
+from prunekit.recipe import Recipe, check_inner_name, load_recipe
+from prunekit.recipe.bounds import unsafe_values
+
+BASE = {"checkpoint": "embedded:digits"}
+UNET = {"class": "UNet2DModel", "config": {"in_channels": 1}}
+ENTRIES = {"a": {"train": {}}, "b": {}}
+
+
+def refused(tmp_path, data):
+    path = tmp_path / "recipe.yaml"
+    path.write_text(yaml.safe_dump({"name": "hostile", "base": BASE, **data}))
+    with pytest.raises(FileFormatError) as caught:
+        load_recipe(path)
+    said = str(caught.value)
+    assert "\n" not in said
+    return said.removeprefix(str(path))
+
+
+@pytest.mark.parametrize(
+    ("data", "where"),
+    [
+        ({"data": {"resolution": 10**30}}, "data.resolution"),
+        ({"groups": {"count": 2**20 + 1}}, "groups.count"),
+        ({"groups": {"method": "gradient", "samples": 10**18}}, "groups.samples"),
+        ({"groups": {"method": "similarity", "memory_mib": 10**18}}, "groups.memory_mib"),
+        ({"groups": {"seed": 2**32}}, "groups.seed"),
+        ({"groups": {"eta": math.inf}}, "groups.eta"),
+        ({"allocation": {"budget": math.nan}}, "allocation.budget"),
+        ({"allocation": {"steps": 10**18}}, "allocation.steps"),
+        ({"prune": {"samples": 10**18}}, "prune.samples"),
+        ({"prune": {"seed": -1}}, "prune.seed"),
+        ({"prune": {"search": {"rounds": 10**18}}}, "prune.search"),
+        ({"prune": {"search": {"proposer": "tpe", "trials": 10**18}}}, "prune.search"),
+        ({"prune": {"width_multiples": {10**18: 1}}}, "prune.width_multiples"),
+        ({"finetune": {"overlap": 10**18}}, "finetune.overlap"),
+        ({"finetune": {"train": {"steps": 10**10}}}, "finetune.train"),
+        ({"finetune": {"train": {"batch_size": 10**9}}}, "finetune.train"),
+        ({"finetune": {"train": {"seed": -1}}}, "finetune.train"),
+        ({"finetune": {"train": {"learning_rate": math.inf}}}, "finetune.train.learning_rate"),
+        ({"base": {"model": UNET, "noise_schedule": {"kind": "linear", "num_timesteps": 10**12}}}, "base"),
+        ({"evaluation": {"samples": 10**18}}, "evaluation.samples"),
+        ({"evaluation": {"grid": 10**18}}, "evaluation.grid"),
+        ({"evaluation": {"seeds": [0, 2**40]}}, "evaluation.seeds.1"),
+        ({"description": "a\x1b[2Jb"}, "description"),
+        ({"description": "see \u202egpj.exe"}, "description"),
+        ({"description": "x" * 10_001}, "description"),
+        ({"data": {"source": "pictures\x1b[31m"}}, "data.source"),
+        ({"data": {"source": "pictures\0"}}, "data.source"),
+        ({"data": {"source": "two\nlines"}}, "data.source"),
+        ({"data": {"source": "x" * 5000}}, "data.source"),
+        ({"base": {"checkpoint": "a\x07.pt"}}, "base.checkpoint"),
+        ({"allocation": {"sampler": "ddim\x1b"}}, "allocation.sampler"),
+    ],
+)
+def test_harmful_values_are_refused_with_their_place(tmp_path, data, where):
+    said = refused(tmp_path, data)
+    assert f": {where}" in said
+    assert said.isprintable()
+
+
+def test_numbers_that_no_comparison_can_hold_are_refused_in_entries_too(tmp_path):
+    curriculum = {"entries": {"a": {}, "b": {"learning_rate": math.nan}}}
+    said = refused(tmp_path, {"base": {"model": UNET}, "evaluation": {}, "curriculum": curriculum})
+    assert "curriculum.entries.b.learning_rate: Got nan" in said
+    curriculum = {"entries": {"a": {}, "b": {"log_every": 10**12}}}
+    said = refused(tmp_path, {"base": {"model": UNET}, "evaluation": {}, "curriculum": curriculum})
+    assert "Got log_every 1000000000000" in said
+
+
+def test_a_description_may_have_lines_and_any_alphabet():
+    words = "Zeile eins,\n\tZeile zwei: ΔFID ≤ 0.5 — 图像 👩\u200d🔬"
+    assert Recipe.model_validate({"name": "x", "base": BASE, "description": words}).description == words
+
+
+def test_a_key_with_control_characters_is_not_repeated(tmp_path):
+    said = refused(tmp_path, {"data": {"sour\x1b[2Jce": 1}})
+    assert "a key has a control character" in said
+    assert said.isprintable()
+
+
+def test_a_network_that_no_machine_holds_is_refused_before_it_is_made():
+    from prunekit.pipeline.stages import train_base
+
+    config = {**UNET["config"], "block_out_channels": [2**20, 2**20], "norm_num_groups": 1}
+    blocks = {"down_block_types": ["DownBlock2D"] * 2, "up_block_types": ["UpBlock2D"] * 2}
+    recipe = Recipe.model_validate(
+        {"name": "x", "base": {"model": {"class": "UNet2DModel", "config": {**config, **blocks}}}}
+    )
+    with pytest.raises(FileFormatError, match="parameters"):
+        train_base(recipe.base, None)
+
+
+@pytest.mark.parametrize(
+    "study",
+    [
+        "../study.log",
+        "a/../../study.log",
+        "a/..",
+        "..",
+        ".",
+        "",
+        "/etc/cron.d/job",
+        "//host/share",
+        "~/.bashrc",
+        "~root/x",
+        "C:\\x",
+        "C:x",
+        "a\\..\\b",
+        "sqlite:///study.db",
+        "mysql+pymysql://u:p@h/db",
+        "redis://h",
+        "file:x",
+        "a//b",
+        "a/",
+        "./a",
+        ".ssh/authorized_keys",
+        "a/.git/config",
+        "-rf",
+        "a\0b",
+        "a\nb",
+        "a\u2215b",
+        "a/" * 9 + "b",
+        "a" * 300,
+        "nul. ",
+        "x.",
+    ],
+)
+def test_a_study_outside_the_runs_folder_is_refused(tmp_path, study):
+    said = refused(tmp_path, {"prune": {"search": {"proposer": "tpe", "study": study}}})
+    assert ": prune.search" in said
+    assert said.isprintable()
+
+
+_PIECES = st.sampled_from(
+    ["..", ".", "", "/", "\\", "~", "a", "b c", "C:", "sqlite://", "\0", "x.log", "\n", "é", "%2e%2e"]
+)
+_NAMES = st.one_of(
+    st.text(max_size=30), st.lists(_PIECES, max_size=6).map("/".join), st.lists(_PIECES, max_size=4).map("".join)
+)
+
+
+@given(_NAMES)
+def test_a_name_that_is_accepted_stays_below_any_folder(name):
+    try:
+        check_inner_name(name, "study")
+    except InputError:
+        return
+    for module, root in ((posixpath, "/runs/one"), (ntpath, "C:\\runs\\one")):
+        place = module.normpath(module.join(root, name))
+        assert place.startswith(root + module.sep)
+    assert not any(part.startswith((".", "~", "-")) for part in name.split("/"))
+
+
+@given(
+    st.recursive(
+        st.one_of(st.integers(), st.floats(), st.text(max_size=5)),
+        lambda inner: st.lists(inner, max_size=3),
+        max_leaves=6,
+    )
+)
+def test_what_passes_is_finite_printable_and_fits_64_bits(value):
+    def leaves(found):
+        return [leaf for each in found for leaf in leaves(each)] if isinstance(found, list) else [found]
+
+    wrong = [
+        leaf
+        for leaf in leaves(value)
+        if (isinstance(leaf, float) and not math.isfinite(leaf))
+        or (isinstance(leaf, int) and not -(2**63) <= leaf < 2**63)
+        or (
+            isinstance(leaf, str) and any(ord(c) < 32 or 127 <= ord(c) < 160 or 0xD800 <= ord(c) < 0xE000 for c in leaf)
+        )
+    ]
+    found = list(unsafe_values({"key": value}))
+    assert len(found) >= len(wrong)
+    assert bool(found) >= bool(wrong)
