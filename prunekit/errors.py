@@ -72,14 +72,15 @@ class LimitError(FileFormatError):
     Args:
         message: the sentence for the user.
         limit: the limit's name.
+        found: the value that the file needs.
     """
 
-    def __init__(self, message: str, limit: str) -> None:
+    def __init__(self, message: str, limit: str, found: int) -> None:
         super().__init__(message)
-        self.limit = limit
+        self.limit, self.found = limit, found
 
-    def __reduce__(self) -> tuple[type["LimitError"], tuple[str, str]]:
-        return type(self), (str(self), self.limit)
+    def __reduce__(self) -> tuple[type["LimitError"], tuple[str, str, int]]:
+        return type(self), (str(self), self.limit, self.found)
 
 
 class MissingFileError(PrunekitError, FileNotFoundError):

@@ -62,7 +62,7 @@ def limit(name: str) -> int:
     return _raised().get(name, LIMITS[name].default)
 
 
-def raise_limit(name: str, value: int) -> None:
+def raise_limit(name: str, value: int | str) -> None:
     """Set a limit for this process and for the processes that it starts.
 
     Raises:
@@ -88,8 +88,9 @@ def check_limit(name: str, found: int, what: str) -> None:
         number = f"{found:,}" if found.bit_length() <= 128 else "far too many"
         raise LimitError(
             f"{what} has {number} {LIMITS[name].unit}; expected at most {allowed:,}. "
-            f"If it is meant to be so large, raise the limit {name}, for instance with {VARIABLE}={name}={found}",
+            f"If you trust it, raise the limit by the environment variable {VARIABLE}={name}={found}",
             name,
+            found,
         )
 
 

@@ -9,6 +9,7 @@ from prunekit.errors import (
     FileFormatError,
     GraphError,
     InputError,
+    LimitError,
     MissingFileError,
     PlanError,
     PrunekitError,
@@ -54,3 +55,8 @@ def test_a_budget_error_keeps_its_range_across_processes(duplicate):
     again = duplicate(BudgetError("A budget of 0.3 cannot be met.", (0.6, 1.0)))
     assert type(again) is BudgetError
     assert (str(again), again.feasible) == ("A budget of 0.3 cannot be met.", (0.6, 1.0))
+
+
+def test_a_limit_error_keeps_its_limit_across_processes():
+    again = pickle.loads(pickle.dumps(LimitError("Too large.", "json-bytes", 7)))  # noqa: S301
+    assert (str(again), again.limit, again.found) == ("Too large.", "json-bytes", 7)

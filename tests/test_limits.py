@@ -1,3 +1,5 @@
+from pathlib import Path
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -35,3 +37,9 @@ def test_a_limit_that_cannot_be_is_refused(monkeypatch, text):
     monkeypatch.setenv(VARIABLE, text)
     with pytest.raises(InputError, match="limit"):
         limit("json-bytes")
+
+
+def test_the_documentation_lists_every_limit_with_its_default():
+    text = (Path(__file__).parents[1] / "docs" / "reading.md").read_text()
+    for name, bound in LIMITS.items():
+        assert f"| `{name}` | {bound.default:,} {bound.unit} | {bound.applies_to} |" in text

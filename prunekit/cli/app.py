@@ -5,6 +5,7 @@ import io
 import logging
 import os
 import sys
+from typing import Annotated
 
 import typer
 
@@ -12,7 +13,7 @@ from prunekit.cli import comparing, exporting, grouping, making, measuring, plan
 from prunekit.cli.console import fail, printable
 from prunekit.cli.interrupts import ends_at_signals, interruptible
 from prunekit.cli.options import finite
-from prunekit.errors import PrunekitError
+from prunekit.errors import LimitError, PrunekitError
 
 __all__ = ["app", "main"]
 
@@ -30,12 +31,23 @@ for module in (running, grouping, planning, scoring, pruning, making, measuring,
 
 
 @app.callback(invoke_without_command=True)
-def _root(version: bool = typer.Option(False, "--version", help="Print the version and exit.", is_eager=True)) -> None:
+def _root(
+    version: bool = typer.Option(False, "--version", help="Print the version and exit.", is_eager=True),
+    limit: Annotated[
+        list[str] | None,
+        typer.Option(help="NAME=VALUE: read files that are larger than the limit of this name allows; repeatable."),
+    ] = None,
+) -> None:
     if version:
         import prunekit
 
         print(prunekit.__version__)
         raise typer.Exit
+    for raised in limit or []:
+        from prunekit.limits import raise_limit
+
+        name, _, value = raised.partition("=")
+        raise_limit(name, value)
 
 
 class _Notes(logging.Handler):
@@ -74,6 +86,8 @@ def main() -> None:
                 app()
             finally:
                 sys.stdout.flush()  # while what the system says about it can still be told
+    except LimitError as error:
+        sys.exit(fail(f"{error}, or by prunekit --limit {error.limit}={error.found} in front of the command."))
     except PrunekitError as error:
         sys.exit(fail(str(error)))
     except OSError as error:  # what the system says about a place that cannot be read or written

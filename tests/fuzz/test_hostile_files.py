@@ -270,3 +270,21 @@ def test_a_terminal_that_knows_ascii_only_gets_an_answer(tmp_path, monkeypatch):
     screen.flush()
     assert b"?" in screen.buffer.getvalue()
     assert (tmp_path / "allocation.json").is_file()
+
+
+def test_the_command_line_says_how_to_raise_a_limit_and_raises_it(tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("PRUNEKIT_LIMITS", "yaml-values=3")
+    (tmp_path / "x.yaml").write_text("name: x\nbase: {checkpoint: 'embedded:digits'}\n")
+
+    def said(*options):
+        monkeypatch.setattr(
+            sys, "argv", ["prunekit", *options, "run", str(tmp_path / "x.yaml"), "--output", "/dev/null/x"]
+        )
+        with pytest.raises(SystemExit) as stop:
+            main()
+        assert stop.value.code == 2
+        return capsys.readouterr().err
+
+    assert "prunekit --limit yaml-values=7 in front of the command" in said()
+    assert "yaml-values" not in said("--limit", "yaml-values=7")
+    assert "There is no limit 'nonsense'" in said("--limit", "nonsense=7")
