@@ -30,7 +30,7 @@ Factory = Callable[[JsonDict], nn.Module]
 _MAX_SAMPLE = 2**24  # elements of one input
 _MAX_PARAMETERS = 2**35
 _MAX_TENSORS = 20_000
-_MAX_OPERATIONS = 200_000  # of a constructor; the largest networks of diffusers take some ten thousand
+_MAX_OPERATIONS = 10_000  # of a constructor; the U-Net of SDXL takes 1,400
 
 
 @dataclass(frozen=True)

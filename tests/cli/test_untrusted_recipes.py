@@ -1,6 +1,7 @@
 """``prunekit run`` of a stranger's recipe: what it asks for is refused until the user confirms it on the command line."""
 
 import copy
+from pathlib import Path
 
 import pytest
 import yaml
@@ -91,7 +92,8 @@ def test_nothing_is_sent_or_written_without_a_confirmation_and_the_key_goes_out_
 
 
 @pytest.mark.slow
-def test_worker_processes_have_the_confirmation(server, tmp_path):
+def test_worker_processes_have_the_confirmation(server, tmp_path, monkeypatch):
+    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parents[2]))  # workers run the code that is tested
     write(tmp_path / "r.yaml", server.url, None)
     done(f"prunekit run r.yaml --jobs 2 --llm-endpoint {server.url}")
     assert len(server.asked) == 2
