@@ -1,7 +1,8 @@
 """Which feature extractor may judge which pictures: FID on features that do not know the pictures says nothing.
 
-A shipped extractor is used only for pictures of the mode and size that it was trained on whose features lie near those of its training
-pictures: the Fréchet distance between the two is at most :data:`LIMIT`. Its held-out accuracy shows that it tells classes apart.
+A shipped extractor is used only for pictures of the mode and size that it was trained on, whose features lie near those of its
+training pictures: the Fréchet distance between the two is at most :data:`LIMIT`. Its held-out accuracy shows that it tells classes
+apart.
 ``recipes/make_features.py`` records the training statistics and what the distance is for other pictures.
 """
 
@@ -21,11 +22,10 @@ from prunekit import features as shipped
 from prunekit._files import atomic_path
 from prunekit.errors import FileFormatError, InputError, MissingFileError
 from prunekit.features import SHIPPED, FeatureExtractor, load_features
-from prunekit.frechet import FeatureStatistics, frechet_distance
+from prunekit.frechet import LEAST_IMAGES_PER_FEATURE, FeatureStatistics, frechet_distance
 
 __all__ = [
     "LEAST_ACCURACY",
-    "LEAST_IMAGES_PER_FEATURE",
     "LIMIT",
     "Choice",
     "Extractor",
@@ -38,13 +38,11 @@ __all__ = [
 ]
 
 LIMIT = 2.5
-"""Greatest Fréchet distance from the training pictures. Of 50 draws of 320 pictures of the same kind the farthest has 1.6. The nearest
-others that were measured are Fashion-MNIST at half its brightness with 3.3 and with noise of 40 with 7.3; mirrored pictures have 12
-and more, other data sets 39 and more, noise 51 and more. Digits with noise of 40 have 2.3, so they still count as digits."""
+"""Greatest Fréchet distance from the training pictures. Of 50 draws of 320 pictures of the same kind the farthest has 1.6. The
+nearest others that were measured are Fashion-MNIST at half its brightness with 3.3 and with noise of 40 with 7.3; mirrored pictures
+have 12 and more, other data sets 39 and more, noise 51 and more. Digits with noise of 40 have 2.3, so they still count as digits."""
 LEAST_ACCURACY = 0.8
 """Held-out accuracy that an extractor needs: with less it does not tell its own classes apart."""
-LEAST_IMAGES_PER_FEATURE = 5
-"""Images for each feature below which FID is mostly its own bias: with 64 features, 320 held-out digits have FID 0.6, 64 have 4."""
 
 _FORMAT = "prunekit-feature-statistics/1"
 _LOOKED_AT = 4096  # pictures that are compared with the training pictures; more change the distance by less than 0.1
@@ -158,7 +156,10 @@ def misfit(extractor: FeatureExtractor, images: Tensor) -> tuple[str, float | No
     if extractor.accuracy < LEAST_ACCURACY:
         return f"it tells only {100 * extractor.accuracy:.0f} % of its held-out pictures apart", None
     if len(images) < least:
-        return f"there are {len(images)} real pictures and at least {least} are needed to tell whether it knows them", None
+        return (
+            f"there are {len(images)} real pictures and at least {least} are needed to tell whether it knows them",
+            None,
+        )
     distance = distance_to_training(extractor, images)
     if not distance <= LIMIT:
         far = f"the Fréchet distance from its training pictures is {distance:.3g}"

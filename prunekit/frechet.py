@@ -7,7 +7,11 @@ import numpy as np
 from prunekit._types import FloatArray
 from prunekit.errors import InputError
 
-__all__ = ["FeatureStatistics", "frechet_distance", "paired_error"]
+__all__ = ["LEAST_IMAGES_PER_FEATURE", "FeatureStatistics", "frechet_distance", "paired_error"]
+
+LEAST_IMAGES_PER_FEATURE = 5
+"""Images for each feature below which the distance is mostly its own bias. On the shipped extractors' 64 features, 320 pictures of
+one kind lie 0.4 to 1.6 from all of that kind, 100 pictures 2 to 2.5, and 32 pictures 6 to 9."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -32,7 +36,9 @@ class FeatureStatistics:
             InputError: there are fewer than two images.
         """
         if features.ndim != 2 or len(features) < 2:
-            raise InputError(f"Got features of shape {features.shape}; expected (images, features) of at least two images.")
+            raise InputError(
+                f"Got features of shape {features.shape}; expected (images, features) of at least two images."
+            )
         return cls(features.mean(0), np.atleast_2d(np.cov(features, rowvar=False)), len(features))
 
 

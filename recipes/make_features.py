@@ -4,10 +4,11 @@
 
 trains ``digits-cnn`` on scikit-learn's digits and ``fashion-cnn`` on Fashion-MNIST at 16×16, where FOLDER holds its four idx
 files (``train-`` and ``t10k-images-idx3-ubyte``, ``train-`` and ``t10k-labels-idx1-ubyte``, each ``.gz`` or not). Without
-``--fashion`` only the digits' network is made, and no statistics. Training and held-out images are those of ``prunekit.data.load_images``.
+``--fashion`` only the digits' network is made, and no statistics. Training and held-out images are those of
+``prunekit.data.load_images``.
 
-Beside each extractor it writes the statistics of the training pictures' features, by which runs tell whether an extractor knows their
-pictures, with the distances of other pictures for the record. ``--statistics-only`` leaves the extractors as they are.
+Beside each extractor it writes the statistics of the training pictures' features, with which runs tell whether an extractor knows
+their pictures, and records the distances of other pictures. ``--statistics-only`` leaves the extractors as they are.
 """
 
 import argparse

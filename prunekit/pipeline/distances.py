@@ -18,9 +18,9 @@ _MOST_FEATURES = 512  # the bootstrap takes an eigenvalue decomposition a draw, 
 class Distances:
     """Collects the images of all models, seed after seed, each compared with the real ones.
 
-    All models sample from the same noise at a seed, so differences between them are paired. The error of a mean difference is the
-    greater one of two estimates: the standard error over the differences at each seed, which is rough for two or three seeds, and the
-    paired bootstrap over images, which one seed has too.
+    All models sample from the same noise at a seed, so differences between them are paired. The error of FID's mean difference is
+    the greater one of two estimates: the standard error over the differences at each seed, which is rough for two or three seeds,
+    and the paired bootstrap over images, which one seed has too.
 
     Args:
         real: real images, uint8, shape (N, C, H, W).

@@ -7,17 +7,18 @@ from prunekit._files import read_json
 from prunekit._types import JsonDict
 from prunekit.errors import FileFormatError
 from prunekit.report.comparison import Comparison, write_comparison
+from prunekit.report.doubts import doubt_sentence, look_doubt
 from prunekit.report.learning import (
     LearningCurve,
     curves_of,
+    end_columns,
     ends,
     learning_claim,
     measured_on,
     seeds_text,
-    share_column,
 )
 from prunekit.report.run import MANIFEST_FORMAT
-from prunekit.report.table import Table, estimate, named
+from prunekit.report.table import Table, named
 from prunekit.report.wording import ABSENT
 
 __all__ = ["curriculum_claim", "training_curves", "write_curriculum_report"]
@@ -41,7 +42,10 @@ def training_curves(manifest: JsonDict) -> list[LearningCurve]:
 def curriculum_claim(manifest: JsonDict) -> str:
     """What the comparison found, in one sentence."""
     base, *others = training_curves(manifest)
-    return learning_claim(base, others)
+    look = manifest["curriculum"][0]["curve"][-1]
+    doubt = look_doubt(manifest, look)
+    label = f"FID (n = {look['count']})"
+    return " ".join(filter(None, [learning_claim(base, others, doubt), doubt_sentence(label, look, doubt)]))
 
 
 def write_curriculum_report(folder: Path) -> Path:
@@ -64,10 +68,7 @@ def write_curriculum_report(folder: Path) -> Path:
     )
     columns = (
         named("training", "title"),
-        estimate("loss", "loss"),
-        estimate("FID", "fid"),
-        share_column("share to the loss", curves, curves[0], "losses"),
-        share_column("share to the FID", curves, curves[0], "fids"),
+        *end_columns(curves, curves[0], "the"),
         named("what it changes", "changes"),
     )
     comparison = Comparison(
