@@ -38,9 +38,9 @@ __all__ = [
 ]
 
 LIMIT = 2.5
-"""Greatest Fréchet distance from the training pictures. Of 50 draws of 320 pictures of the same kind the farthest has 1.6. The
-nearest others that were measured are Fashion-MNIST at half its brightness with 3.3 and with noise of 40 with 7.3; mirrored pictures
-have 12 and more, other data sets 39 and more, noise 51 and more. Digits with noise of 40 have 2.3, so they still count as digits."""
+"""Greatest Fréchet distance from the training pictures. Of 50 draws of 320 pictures of the same kind the farthest has 1.6.
+Of others, the nearest that were measured are Fashion-MNIST at half its brightness with 3.3 and with noise of 40 with 7.3. Mirrored
+pictures have 12 and more, other data sets 39 and more, noise 51 and more. Digits with noise of 40 have 2.3."""
 LEAST_ACCURACY = 0.8
 """Held-out accuracy that an extractor needs: with less it does not tell its own classes apart."""
 

@@ -130,7 +130,7 @@ def learning_claim(rival: LearningCurve, others: Sequence[LearningCurve], doubt:
         return f"{lead}: {found}."
     also = f"{_ends_text(best, rival, 'losses')}: {_verdict(loss, 'losses')}"
     if against == "far":
-        return f"{lead} by FID only, and its far higher loss contradicts that, so no gain is claimed: {also}; {found}."
+        return f"{lead} by FID only, and its higher loss contradicts that, so no gain is claimed: {also}; {found}."
     return f"{lead}: {found}. Its {also}."
 
 
