@@ -16,7 +16,6 @@ from prunekit._files import atomic_path, read_json
 from prunekit.evaluation import image_metrics
 from prunekit.nets import TimestepExperts
 from prunekit.pipeline.evidence import EvidenceRun
-from prunekit.pipeline.measuring import extractor_of
 from prunekit.recipe import Recipe, slug
 from prunekit.sampling import to_images
 from prunekit.slim import SlimModel, load_slim
@@ -30,7 +29,10 @@ class Swaps:
         run = EvidenceRun(Recipe.model_validate(self.manifest["config"]), folder)
         self.folder, self.count, self.seed, self.setting = folder, count, seed, run.setting
         self.base_macs = self.manifest["base"]["macs"]
-        self.extractor = extractor_of(run.setting)
+        choice = run.setting.choice
+        if choice.extractor is None:
+            raise SystemExit(f"The run has no FID: {choice.why_none}")
+        self.extractor = choice.extractor
         self.losses = {
             row["entry"]: [loss["mean"] for loss in row["losses"]]
             for row in self.manifest["evidence"]

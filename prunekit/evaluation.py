@@ -16,7 +16,7 @@ from torchmetrics.image.kid import KernelInceptionDistance
 
 from prunekit._types import FloatArray
 from prunekit.errors import InputError
-from prunekit.features import FeatureExtractor
+from prunekit.extractors import Extractor
 from prunekit.groups import TimestepGroup, TimestepGroups
 from prunekit.training import DenoisingObjective
 
@@ -67,7 +67,7 @@ class _Given(nn.Module):
 def image_metrics(
     real: Tensor,
     fake: Tensor,
-    extractor: FeatureExtractor,
+    extractor: Extractor,
     *,
     kid_subset_size: int = 200,
     kid_subsets: int = 50,

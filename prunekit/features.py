@@ -29,7 +29,6 @@ __all__ = [
     "FeatureExtractor",
     "FeatureNet",
     "FeatureTraining",
-    "features_for",
     "load_features",
     "read_features",
     "save_features",
@@ -280,11 +279,6 @@ def load_features(name: str) -> FeatureExtractor:
     if name not in SHIPPED:
         raise InputError(f"Unknown feature extractor {name!r}; expected one of {', '.join(SHIPPED)}.")
     return read_features(_ASSETS / f"features-{name}.safetensors")
-
-
-def features_for(source: str) -> str:
-    """Name of the shipped extractor that suits an image source: ``digits-cnn`` for ``digits``, else ``fashion-cnn``."""
-    return "digits-cnn" if source == "digits" else "fashion-cnn"
 
 
 def read_features(path: Path) -> FeatureExtractor:

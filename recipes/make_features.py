@@ -4,7 +4,11 @@
 
 trains ``digits-cnn`` on scikit-learn's digits and ``fashion-cnn`` on Fashion-MNIST at 16×16, where FOLDER holds its four idx
 files (``train-`` and ``t10k-images-idx3-ubyte``, ``train-`` and ``t10k-labels-idx1-ubyte``, each ``.gz`` or not). Without
-``--fashion`` only the digits' is made. Training and held-out images are those of ``prunekit.data.load_images``.
+``--fashion`` only the digits' network is made, and no statistics. Training and held-out images are those of
+``prunekit.data.load_images``.
+
+Beside each extractor it writes the statistics of the training pictures' features, with which runs tell whether an extractor knows
+their pictures, and records the distances of other pictures. ``--statistics-only`` leaves the extractors as they are.
 """
 
 import argparse
@@ -19,7 +23,9 @@ from torch import Tensor
 from prunekit._files import sha256_file
 from prunekit.data import ImageSplit, load_images
 from prunekit.errors import FileFormatError, MissingFileError
-from prunekit.features import FeatureTraining, save_features, train_features
+from prunekit.extractors import save_statistics, statistics_path
+from prunekit.features import FeatureExtractor, FeatureTraining, read_features, save_features, train_features
+from prunekit.frechet import FeatureStatistics, frechet_distance
 
 DIGITS = FeatureTraining(resolution=8, epochs=40, batch_size=64, learning_rate=2e-3)
 FASHION = FeatureTraining(resolution=16, epochs=12, batch_size=128, learning_rate=2e-3)
@@ -66,20 +72,76 @@ def make(name: str, split: ImageSplit, labels: tuple[Tensor, Tensor], training: 
     )
 
 
+def others(split: ImageSplit, foreign: Tensor) -> dict[str, Tensor]:
+    """Pictures of the extractor's mode and size that it must tell from its own, and held-out ones that it must know.
+
+    Args:
+        split: the extractor's own images.
+        foreign: another data set's, of the same size.
+    """
+    own, generator = split.held_out.images, torch.Generator().manual_seed(0)
+    count, side = 2000, split.resolution
+    uniform = torch.randint(256, (count, 1, side, side), generator=generator, dtype=torch.uint8)
+    normal = (127 + 40 * torch.randn(uniform.shape, generator=generator)).clamp(0, 255).to(torch.uint8)
+    coarse = torch.randint(256, (count, 1, side // 4, side // 4), generator=generator, dtype=torch.uint8)
+    noisy = (own + 40 * torch.randn(own.shape, generator=generator)).clamp(0, 255).to(torch.uint8)
+    return {
+        "held-out": own,
+        "held-out at half brightness": own // 2,
+        "held-out with noise of 40": noisy,
+        "held-out mirrored": own.flip(3),
+        "held-out upside down": own.flip(2),
+        "held-out inverted": 255 - own,
+        "the other data set": foreign,
+        "the other data set inverted": 255 - foreign,
+        "uniform noise": uniform,
+        "normal noise": normal,
+        "coarse noise": coarse.repeat_interleave(4, 2).repeat_interleave(4, 3),
+    }
+
+
+def record(name: str, split: ImageSplit, foreign: Tensor, output: Path) -> str:
+    """Write the statistics of an extractor's training pictures beside it and return lines about the distances."""
+    extractor = read_features(output / f"features-{name}.safetensors")
+    statistics = FeatureStatistics.of(extractor.features(split.train.images).numpy())
+    distances = {kind: _distance(extractor, statistics, images) for kind, images in others(split, foreign).items()}
+    generator, least = torch.Generator().manual_seed(0), 5 * extractor.net.num_features
+    pictures = torch.cat([split.train.images[::7], split.held_out.images])
+    few = [pictures[torch.randperm(len(pictures), generator=generator)[:least]] for _ in range(50)]
+    distances[f"{least} own, the farthest of 50 draws"] = max(_distance(extractor, statistics, part) for part in few)
+    rounded = {kind: round(distance, 3) for kind, distance in distances.items()}
+    path = statistics_path(output, name)
+    save_statistics(extractor, split.train.images, rounded, path)
+    return "\n".join([f"{path}:", *(f"  {kind}: {distance}" for kind, distance in rounded.items())])
+
+
+def _distance(extractor: FeatureExtractor, statistics: FeatureStatistics, images: Tensor) -> float:
+    return frechet_distance(statistics, FeatureStatistics.of(extractor.features(images).numpy()))
+
+
 def main() -> None:
     """Parse the arguments and make the files."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--fashion", type=Path, metavar="FOLDER", help="folder of Fashion-MNIST's idx files")
     parser.add_argument("--output", type=Path, default=Path(__file__).parents[1] / "prunekit" / "assets")
+    parser.add_argument("--statistics-only", action="store_true", help="leave the extractors as they are")
     arguments = parser.parse_args()
     torch.set_num_threads(1)  # sums in another order give other bytes
+    anew, output = not arguments.statistics_only, arguments.output
     digits = load_images("digits")
-    labels = digits_labels(len(digits.train) + len(digits.held_out))
-    print(make("digits-cnn", digits, labels, DIGITS, arguments.output))  # noqa: T201 - a script says what it did
-    if arguments.fashion is not None:
-        fashion = load_images(str(arguments.fashion), FASHION.resolution)
+    if anew:
+        labels = digits_labels(len(digits.train) + len(digits.held_out))
+        print(make("digits-cnn", digits, labels, DIGITS, output))  # noqa: T201 - a script says what it did
+    if arguments.fashion is None:
+        return
+    source = str(arguments.fashion)
+    fashion = load_images(source, FASHION.resolution)
+    if anew:
         labels = idx_labels(arguments.fashion, "train"), idx_labels(arguments.fashion, "t10k")
-        print(make("fashion-cnn", fashion, labels, FASHION, arguments.output))  # noqa: T201 - a script says what it did
+        print(make("fashion-cnn", fashion, labels, FASHION, output))  # noqa: T201 - a script says what it did
+    small, large = load_images(source, DIGITS.resolution), load_images("digits", FASHION.resolution)
+    print(record("digits-cnn", digits, small.held_out.images, output))  # noqa: T201 - see above
+    print(record("fashion-cnn", fashion, large.train.images, output))  # noqa: T201 - see above
 
 
 if __name__ == "__main__":

@@ -18,7 +18,6 @@ from prunekit.features import (
     SHIPPED,
     FeatureNet,
     FeatureTraining,
-    features_for,
     load_features,
     read_features,
     save_features,
@@ -139,9 +138,7 @@ def test_a_saved_network_is_read_back_bit_equal(tmp_path):
     assert (extractor.name, extractor.accuracy, extractor.resolution) == ("mine", 0.5, 8)
 
 
-def test_features_for_picks_by_source():
-    assert features_for("digits") == "digits-cnn"
-    assert features_for("/some/folder") == "fashion-cnn"
+def test_a_name_that_is_not_shipped_is_refused():
     with pytest.raises(InputError, match="expected one of digits-cnn, fashion-cnn"):
         load_features("inception")
 

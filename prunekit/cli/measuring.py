@@ -75,7 +75,12 @@ def evaluate(
     count: Annotated[int, typer.Option(help="Images sampled per model and seed.")] = 1024,
     seeds: Annotated[int, typer.Option(help="Number of seeds: 0, 1, …")] = 3,
     loss_samples: Annotated[int, typer.Option(help="Held-out draws per timestep group for the denoising loss.")] = 2048,
-    features: Annotated[str, typer.Option(help="digits-cnn, fashion-cnn, or auto.")] = "auto",
+    features: Annotated[
+        str,
+        typer.Option(
+            help="digits-cnn, fashion-cnn, or auto: the one that knows the pictures, and no FID where none does."
+        ),
+    ] = "auto",
     sampler: SamplerOption = "ddim",
     steps: Steps = 50,
     output: Annotated[Path, typer.Option(help="File to write; an earlier evaluation is replaced.")] = Path(

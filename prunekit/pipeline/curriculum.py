@@ -11,6 +11,7 @@ from prunekit.ledger import forwards, spent_on_training
 from prunekit.pipeline.images import check_comparison
 from prunekit.pipeline.judging import Judge
 from prunekit.pipeline.manifest import environment
+from prunekit.pipeline.measuring import check_extractor
 from prunekit.pipeline.observing import training_reporter
 from prunekit.pipeline.resumable import ResumableRun
 from prunekit.pipeline.spending import spent_on_losses, spent_on_sampling
@@ -32,6 +33,7 @@ class CurriculumRun(ResumableRun):
         Raises:
             UnfinishedError: trainings failed in processes of their own; what the others made is kept.
         """
+        check_extractor(self.images, self.recipe.evaluation)
         trainings = {}
         for entry, settings in self.options.settings(self.recipe.base.train).items():
             for seed in self.options.seeds:

@@ -23,7 +23,7 @@ from prunekit.nets.experts import FOLDER as EXPERTS
 from prunekit.pipeline.grouping import method_of
 from prunekit.pipeline.images import check_comparison
 from prunekit.pipeline.manifest import environment
-from prunekit.pipeline.measuring import Setting
+from prunekit.pipeline.measuring import Setting, check_extractor
 from prunekit.pipeline.observing import Within
 from prunekit.pipeline.planning import evaluations, plan_budget
 from prunekit.pipeline.resumable import ResumableRun, Stage
@@ -48,6 +48,7 @@ class EvidenceRun(ResumableRun):
             BudgetError: an entry's budget cannot be met; this is found before the base is trained, where groups and rule need none.
         """
         check_comparison(self.images, complete_spec(self.recipe.base))
+        check_extractor(self.images, self.recipe.evaluation)
         for name in self.options.entries:
             recipe = self.recipe.entry(name)
             self._check_budget(recipe)

@@ -1,6 +1,7 @@
 """What is measured of every network of a comparison, at every look."""
 
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 from torch import nn
@@ -34,7 +35,7 @@ class Judge:
     sampling_steps: int
     evaluation: EvaluationOptions
 
-    @property
+    @cached_property
     def setting(self) -> Setting:
         """What is measured on all timesteps."""
         whole = TimestepGroups.from_cuts(self.schedule.num_timesteps, [])
@@ -42,7 +43,7 @@ class Judge:
         return Setting(self.images, whole, self.schedule, self.prediction_type, sampling, self.evaluation)
 
     def __call__(self, model: nn.Module, groups: TimestepGroups | None = None) -> dict[str, Any]:
-        """Held-out losses on all timesteps and on every group, FID and KID, JSON-able."""
+        """Held-out losses on all timesteps and on every group; FID and KID where an extractor knows the pictures. JSON-able."""
         setting = self.setting
         (loss,) = measure_losses(setting, {"model": model})
         stages = measure_losses(replace(setting, groups=groups), {"model": model}) if groups else []
@@ -51,8 +52,6 @@ class Judge:
         return {
             "loss": loss["model"]["mean"],
             "stage_losses": [stage["model"]["mean"] for stage in stages],
-            "fid": row["fid"]["mean"],
-            "kid": row["kid"]["mean"],
-            "features": metrics["features"],
-            "count": metrics["count"],
+            **{measure: row[measure] and row[measure]["mean"] for measure in ("fid", "kid")},
+            **{key: metrics[key] for key in ("features", "no_features", "count", "count_real") if key in metrics},
         }

@@ -3,6 +3,7 @@
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +15,10 @@ from prunekit._files import atomic_path
 from prunekit.checkpoint import ModelSpec
 from prunekit.data import ImageSplit
 from prunekit.errors import InputError
-from prunekit.evaluation import GroupLoss, group_losses, image_metrics, mean_and_standard_error, paired_difference
-from prunekit.features import FeatureExtractor, features_for, load_features
+from prunekit.evaluation import GroupLoss, group_losses, paired_difference
+from prunekit.extractors import Choice, Extractor, choose_extractor
 from prunekit.groups import TimestepGroups
+from prunekit.pipeline.distances import Distances
 from prunekit.pipeline.images import classes_for, sampled_classes
 from prunekit.pipeline.placing import placed
 from prunekit.recipe import AllocationOptions, EvaluationOptions
@@ -27,7 +29,7 @@ from prunekit.training import DenoisingObjective
 __all__ = [
     "Measured",
     "Setting",
-    "extractor_of",
+    "check_extractor",
     "loss_draws",
     "measure_all",
     "measure_losses",
@@ -51,6 +53,7 @@ class Setting:
         allocation: names the sampler and its steps.
         options: counts and seeds.
         spec: the architecture, where it may take classes.
+        extractor: a caller's own, in place of the one that the options name.
     """
 
     images: ImageSplit
@@ -60,6 +63,14 @@ class Setting:
     allocation: AllocationOptions
     options: EvaluationOptions
     spec: ModelSpec | None = None
+    extractor: Extractor | None = None
+
+    @cached_property
+    def choice(self) -> Choice:
+        """The extractor for FID and KID, or why there is none; see :func:`prunekit.extractors.choose_extractor`."""
+        if self.extractor is not None:
+            return Choice(self.extractor)
+        return choose_extractor(self.images.train.images, self.options.features)
 
     @property
     def sampler(self) -> Sampler:
@@ -127,20 +138,16 @@ def measure_samples(
     if setting.images.train.latent:
         raise InputError("Latents have no FID; decode samples, and measure the pictures.")
     options, allocation = setting.options, setting.allocation
-    extractor = extractor_of(setting)
-    real = setting.images.train.images
-    sampler = setting.sampler
-    figures: dict[str, dict[str, list[float]]] = {model: {"fid": [], "kid": [], "seconds": []} for model in models}
+    distances = Distances(setting.images.train.images, setting.choice)
+    sampler, seconds = setting.sampler, {model: list[float]() for model in models}
     grids: dict[str, Tensor] = {}
     done, total = 0, len(models) * len(options.seeds) * options.samples
     for seed in options.seeds:
         for model_name, model in models.items():
             started = time.perf_counter()
             images = to_images(sampler(model, options.samples, seed))
-            figures[model_name]["seconds"].append((time.perf_counter() - started) / options.samples)
-            metrics = image_metrics(real, images, extractor)
-            figures[model_name]["fid"].append(metrics.fid)
-            figures[model_name]["kid"].append(metrics.kid)
+            seconds[model_name].append((time.perf_counter() - started) / options.samples)
+            distances.add(model_name, images)
             grids.setdefault(model_name, images[: options.grid])
             done += options.samples
             if report is not None:
@@ -148,20 +155,18 @@ def measure_samples(
     rows = [
         {
             "model": model_name,
-            "fid": _estimate(values["fid"]),
-            "kid": _estimate(values["kid"]),
-            "seconds_per_image": float(np.median(values["seconds"])),
+            **distances.row(model_name, "base"),
+            "seconds_per_image": float(np.median(taken)),
             "mean_macs": macs[model_name],
             "mac_ratio": macs[model_name] / macs["base"] if "base" in macs else None,
         }
-        for model_name, values in figures.items()
+        for model_name, taken in seconds.items()
     ]
-    described = extractor.describe()
     return Measured(
         {
-            "features": described,
+            **distances.describe(),
             "count": options.samples,
-            "count_real": len(real),
+            "count_real": len(setting.images.train.images),
             "sampler": allocation.sampler,
             "steps": allocation.steps,
             "seeds": list(options.seeds),
@@ -172,10 +177,14 @@ def measure_samples(
     )
 
 
-def extractor_of(setting: Setting) -> FeatureExtractor:
-    """What gives the features for FID and KID."""
-    name = setting.options.features
-    return load_features(features_for(setting.images.source) if name == "auto" else name)
+def check_extractor(images: ImageSplit, options: EvaluationOptions | None) -> None:
+    """Refuse an extractor that was named for pictures that it does not know, before anything is trained.
+
+    Raises:
+        InputError: it does not fit; see :func:`prunekit.extractors.choose_extractor`.
+    """
+    if options is not None and options.features != "auto" and not images.train.latent:
+        choose_extractor(images.train.images, options.features)
 
 
 def measure_all(
@@ -198,6 +207,7 @@ def measure_all(
         ``losses`` and, of pictures, ``metrics``, JSON-able; first images of each, uint8 (count, C, H, W).
     """
     with placed(*models.values(), *sampled.values()):
+        check_extractor(setting.images, setting.options if setting.extractor is None else None)
         losses = measure_losses(setting, models)
         if setting.images.train.latent:
             return {"losses": losses}, {}
@@ -223,8 +233,3 @@ def save_samples(samples: Tensor, path: Path, labels: Tensor | None = None) -> N
         arrays["labels"] = labels.numpy()
     with atomic_path(path) as part, part.open("wb") as handle:
         np.savez_compressed(handle, allow_pickle=False, **arrays)
-
-
-def _estimate(values: list[float]) -> dict[str, float | None]:
-    mean, error = mean_and_standard_error(values)
-    return {"mean": mean, "se": error}

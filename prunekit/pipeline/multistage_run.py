@@ -13,6 +13,7 @@ from prunekit.ledger import both_ways
 from prunekit.pipeline.grouping import method_of, spent_on_grouping
 from prunekit.pipeline.images import check_comparison
 from prunekit.pipeline.manifest import environment
+from prunekit.pipeline.measuring import check_extractor
 from prunekit.pipeline.multistage import Contest
 from prunekit.pipeline.observing import training_reporter
 from prunekit.pipeline.resumable import ResumableRun, Stage
@@ -36,6 +37,7 @@ class MultistageRun(ResumableRun):
             UnfinishedError: trainings failed in processes of their own; what the others made is kept.
         """
         options = self.options
+        check_extractor(self.images, self.recipe.evaluation)
         unified = [self._competing("unified", 0, seed) for seed in options.seeds if "unified" in options.networks]
         self._apart({stage.name: [stage] for stage in unified})
         for grouping, cut in enumerate(options.groupings):

@@ -20,7 +20,7 @@ from prunekit.pipeline.executors import Executor
 from prunekit.pipeline.finetuning import finetune_slim
 from prunekit.pipeline.grouping import method_of, spent_on_grouping
 from prunekit.pipeline.manifest import manifest_of
-from prunekit.pipeline.measuring import Setting, measure_all, save_images
+from prunekit.pipeline.measuring import Setting, check_extractor, measure_all, save_images
 from prunekit.pipeline.observing import Observer, training_reporter
 from prunekit.pipeline.placing import placed
 from prunekit.pipeline.planning import evaluations, plan_budget
@@ -84,6 +84,7 @@ class Run(ResumableRun):
     def make_all(self) -> Path:
         """:meth:`execute` without a report, for a run that is part of another."""
         recipe = self.recipe
+        check_extractor(self.images, recipe.evaluation)
         inputs = {"base": recipe.base, "data": recipe.data, "images": self._data_hash()}
         if recipe.base.checkpoint is not None and not recipe.base.checkpoint.startswith(EMBEDDED):
             inputs["checkpoint"] = _files_hash(Path(recipe.base.checkpoint))

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from prunekit.consistency import Likeness, image_likeness
-from prunekit.evaluation import image_metrics
-from prunekit.pipeline.measuring import Setting, extractor_of, measure_losses, save_images
+from prunekit.pipeline.distances import Distances
+from prunekit.pipeline.measuring import Setting, measure_losses, save_images
 from prunekit.pipeline.placing import placed
 from prunekit.pipeline.spending import spent_on_losses, spent_on_sampling
 from prunekit.sampling import to_images
@@ -50,15 +50,13 @@ class SideBySide:
         with placed(model):
             losses = [row["model"] for row in measure_losses(setting, {"model": model})]
             images = to_images(setting.sampler(model, setting.options.samples, setting.options.seeds[0]))
-        metrics = image_metrics(setting.images.train.images, images, extractor_of(setting))
         save_images(images[: setting.options.grid], self._images.parent.parent / "samples" / f"{name}.npz")
         if name == "base":
             save_images(images, self._images)
         figures = {
             "losses": losses,
             "loss": statistics.fmean(loss["mean"] for loss in losses),
-            "fid": metrics.fid,
-            "kid": metrics.kid,
+            **self._distances(name, images),
             "ssim": self._likeness(images).mean("ssim"),
         }
         spent = [spent_on_losses(name, setting, [macs]), spent_on_sampling(name, setting, {name: mean_macs})]
@@ -68,7 +66,7 @@ class SideBySide:
         """How images were made and compared."""
         setting = self._setting
         return {
-            "features": extractor_of(setting).describe(),
+            **Distances(setting.images.train.images, setting.choice).describe(),
             "count": setting.options.samples,
             "count_real": len(setting.images.train.images),
             "sampler": setting.allocation.sampler,
@@ -88,9 +86,22 @@ class SideBySide:
                     taken[name].append((time.perf_counter() - started) / count)
         return {name: statistics.median(own) for name, own in taken.items()}
 
+    def _distances(self, name: str, images: Tensor) -> dict[str, Any]:
+        """FID and KID, and the paired difference of FID from the base's; None each where no extractor knows the pictures."""
+        distances = Distances(self._setting.images.train.images, self._setting.choice)
+        distances.add(name, images)
+        if name != "base":
+            distances.add("base", self._of_the_base())
+        row = distances.row(name, "base")
+        figures = {measure: row[measure] and row[measure]["mean"] for measure in ("fid", "kid")}
+        return figures | ({"fid_difference": row["fid_difference"]} if "fid_difference" in row else {})
+
+    def _of_the_base(self) -> Tensor:
+        """The base's images, uint8, shape (count, C, H, W)."""
+        with np.load(self._images, allow_pickle=False) as kept:
+            return torch.from_numpy(kept["images"]).permute(0, 3, 1, 2)
+
     def _likeness(self, images: Tensor) -> Likeness:
         """Of images and the base's from the same noise."""
-        with np.load(self._images, allow_pickle=False) as kept:
-            theirs = torch.from_numpy(kept["images"]).permute(0, 3, 1, 2)
-        pairs = zip(theirs.split(_PAIRS), images.split(_PAIRS), strict=True)
+        pairs = zip(self._of_the_base().split(_PAIRS), images.split(_PAIRS), strict=True)
         return Likeness.joined([image_likeness(to_unit_range(a), to_unit_range(b)) for a, b in pairs])

@@ -4,6 +4,7 @@ The run's ``manifest.json`` is the truth; everything here is made from it again 
 are used on this floor only.
 """
 
+from prunekit.report.claims import claim
 from prunekit.report.consistency import curves_png, describe_consistency, pairs_png
 from prunekit.report.groupings import describe_grouping, grouping_png
 from prunekit.report.heatmap import heatmap_png
@@ -13,7 +14,7 @@ from prunekit.report.page import write_report
 from prunekit.report.run import MANIFEST_FORMAT, Metrics, RunResults, read_run
 from prunekit.report.samples import grid_png
 from prunekit.report.tables import summary_rows
-from prunekit.report.wording import claim, metric_lines
+from prunekit.report.wording import metric_lines
 
 __all__ = [
     "MANIFEST_FORMAT",

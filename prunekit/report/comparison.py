@@ -34,7 +34,7 @@ class Comparison:
         text: how it was trained and measured.
         curves: of all trainings, the rival first.
         table: where they end.
-        features: what FID was measured on, as a manifest describes it.
+        features: what FID was measured on, as a manifest describes it; None where it was not.
         points: what the networks reach for what they cost while sampling, by measure; none where all cost the same.
         rival: what the network is called that costs are fractions of.
     """
@@ -45,7 +45,7 @@ class Comparison:
     text: str
     curves: Sequence[LearningCurve]
     table: Table
-    features: JsonDict
+    features: JsonDict | None
     points: Mapping[str, Sequence[Point]] = field(default_factory=dict)
     rival: str = "base"
 

@@ -7,17 +7,18 @@ from prunekit._json import checked
 from prunekit._types import JsonDict
 from prunekit.errors import FileFormatError
 from prunekit.report.comparison import Comparison, write_comparison
+from prunekit.report.doubts import doubt_sentence, look_doubt
 from prunekit.report.forms import AGAIN, CurriculumForm, CurriculumRows, read_manifest
 from prunekit.report.learning import (
     LearningCurve,
     curves_of,
+    end_columns,
     ends,
     learning_claim,
     measured_on,
     seeds_text,
-    share_column,
 )
-from prunekit.report.table import Table, estimate, named
+from prunekit.report.table import Table, named
 from prunekit.report.wording import ABSENT
 
 __all__ = ["curriculum_claim", "training_curves", "write_curriculum_report"]
@@ -44,7 +45,10 @@ def curriculum_claim(manifest: JsonDict) -> str:
     base, *others = training_curves(manifest)
     if not others:
         raise FileFormatError(f"The manifest compares {base.title[:80]!r} with nothing; expected two ways to train.")
-    return learning_claim(base, others)
+    look = manifest["curriculum"][0]["curve"][-1]
+    doubt = look_doubt(manifest, look)
+    label = f"FID (n = {look['count']})"
+    return " ".join(filter(None, [learning_claim(base, others, doubt), doubt_sentence(label, look, doubt)]))
 
 
 def write_curriculum_report(folder: Path) -> Path:
@@ -72,10 +76,7 @@ def write_curriculum_report(folder: Path) -> Path:
     )
     columns = (
         named("training", "title"),
-        estimate("loss", "loss"),
-        estimate("FID", "fid"),
-        share_column("share to the loss", curves, curves[0], "losses"),
-        share_column("share to the FID", curves, curves[0], "fids"),
+        *end_columns(curves, curves[0], "the"),
         named("what it changes", "changes"),
     )
     comparison = Comparison(

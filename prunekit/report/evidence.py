@@ -9,17 +9,20 @@ import numpy as np
 from prunekit._json import checked
 from prunekit._types import FloatArray, JsonDict
 from prunekit.errors import FileFormatError
+from prunekit.report.claims import contradiction
+from prunekit.report.doubts import doubt_of, doubt_sentence
 from prunekit.report.estimate import Estimate
 from prunekit.report.forms import AGAIN, EvidenceForm
-from prunekit.report.wording import estimate_text, large_text, short_ratio, unclear
+from prunekit.report.wording import clear, estimate_text, large_text, short_ratio
 
-__all__ = ["TRAININGS", "Entry", "Evidence", "evidence_claim", "gap", "gap_text", "short_gap"]
+__all__ = ["TRAININGS", "Entry", "Evidence", "evidence_claim", "evidence_doubt", "gap", "gap_text", "short_gap"]
 
 TRAININGS = ("base", "search", "fine-tuning")
 """What the MACs of making an entry went to."""
 _NEARLY = 1.005  # steps of fine-tuning are whole, so that equal trainings differ by a little
 _ROLES = ("base", "experts", "baseline", "ablation")
-_NUMBERS = ("sampling_macs", "params", "loss", "fid", "kid", "ssim")
+_NUMBERS = ("sampling_macs", "params", "loss", "ssim")
+_OPTIONAL = ("fid", "kid", "seconds_per_image")
 
 
 @dataclass(frozen=True)
@@ -30,8 +33,8 @@ class Entry:
         name: what tables and pictures call it.
         role: ``base``, ``experts``, ``baseline`` or ``ablation``.
         seeds: of its fine-tuning, in order; None for what is not fine-tuned.
-        values: one number for each seed by measure: ``sampling_macs``, ``params``, ``loss``, ``fid``, ``kid``, ``ssim``, and
-            ``seconds_per_image`` where it was measured.
+        values: one number for each seed by measure: ``sampling_macs``, ``params``, ``loss``, ``ssim``, and where they were measured
+            ``fid``, ``kid``, ``fid_error`` (of the paired difference from the base's) and ``seconds_per_image``.
         training: MACs by what they went to, see :data:`TRAININGS`, likewise.
         losses: held-out losses, shape (seeds, timestep groups of the evaluation).
     """
@@ -90,7 +93,7 @@ class Evidence:
             made = [_entry(name, rows) for name, rows in by_entry.items()]
             entries = {entry.name: entry for entry in sorted(made, key=lambda entry: _ROLES.index(entry.role))}
             metrics = manifest["metrics"]
-            features = metrics["features"]
+            features = metrics["features"] or {}
             named = features if isinstance(features, Mapping) else {"name": str(features)}
             cuts = tuple(map(int, manifest["groups"]))
             reference, headline = (entries[str(manifest[key])] for key in ("reference", "headline"))
@@ -121,6 +124,11 @@ class Evidence:
         return f"{measure} (features: {features}, n = {self.metrics['count']})"
 
     @property
+    def has_fid(self) -> bool:
+        """Whether FID was measured of every entry."""
+        return all("fid" in entry.values for entry in self.entries.values())
+
+    @property
     def seed_count(self) -> int:
         """How many fine-tuning seeds the entry that the claim is about has."""
         return len(self.headline.seeds)
@@ -134,27 +142,56 @@ def evidence_claim(manifest: JsonDict) -> str:
     """
     evidence = Evidence.from_manifest(manifest)
     headline, reference = evidence.headline, evidence.reference
-    found = (
-        f"{evidence.label('FID')} of {headline.name} is {gap_text(headline, reference, 'fid')} "
-        f"({estimate_text(headline.estimate('fid'))} against {estimate_text(reference.estimate('fid'))}, "
-        f"{evidence.seed_count} fine-tuning seed{'s' if evidence.seed_count != 1 else ''})"
+    doubt = evidence_doubt(manifest, evidence)
+    measure = "loss" if doubt or not evidence.has_fid else "fid"
+    name = "the held-out loss" if measure == "loss" else evidence.label("FID")
+    found = _found(evidence, measure, name)
+    if measure == "fid":
+        differences = [gap(headline, reference, each) for each in ("fid", "loss")]
+        against = contradiction(differences[0], differences[1], reference.mean("loss"))
+        loss = _found(evidence, "loss", "the held-out loss")
+        if against == "far":
+            found = f"two measures contradict each other, so no gain is claimed: {loss}; but {found}"
+        elif against:
+            found = f"{found}; {loss}"
+    sentence = (
+        f"At {short_ratio(evidence.ratio(headline))} of the base's sampling MACs and {_training(evidence)}, {found}."
     )
-    return f"At {short_ratio(evidence.ratio(headline))} of the base's sampling MACs and {_training(evidence)}, {found}."
+    return " ".join(filter(None, [sentence, doubt_sentence(evidence.label("FID"), evidence.metrics, doubt)]))
+
+
+def evidence_doubt(manifest: JsonDict, evidence: Evidence) -> str:
+    """Why the claim must not rest on FID; empty where it may."""
+    data = (manifest.get("base") or {}).get("data") or (manifest.get("config") or {}).get("data") or {}
+    return doubt_of(evidence.metrics, data)
+
+
+def _found(evidence: Evidence, measure: str, name: str) -> str:
+    """The headline's measure against the reference's."""
+    headline, reference = evidence.headline, evidence.reference
+    seeds = f"{evidence.seed_count} fine-tuning seed{'s' if evidence.seed_count != 1 else ''}"
+    return (
+        f"{name} of {headline.name} is {gap_text(headline, reference, measure)} "
+        f"({estimate_text(headline.estimate(measure))} against {estimate_text(reference.estimate(measure))}, {seeds})"
+    )
 
 
 def gap(one: Entry, other: Entry, measure: str) -> Estimate:
     """Difference one − other with the two errors combined as independent; an entry of one seed adds none.
 
-    Without an error where both have one seed.
+    Without an error where both have one seed. Of FID from the base's, whose images start from the same noise, the error is at least
+    that of the paired bootstrap over images, where it was measured; one seed has that too.
     """
     errors = [value.se for entry in (one, other) if (value := entry.estimate(measure)) and value.se is not None]
+    if measure == "fid" and other.role == "base" and "fid_error" in one.values:
+        errors = [max([*errors, one.mean("fid_error")])]
     return Estimate(one.mean(measure) - other.mean(measure), float(np.hypot.reduce(errors)) if errors else None)
 
 
 def gap_text(one: Entry, other: Entry, measure: str) -> str:
     """``0.31 ± 0.05 better than the base's``, for a measure of which lower is better.
 
-    Within two standard errors of nothing it is ``not clearly better than the base's, by 0.04 ± 0.05``.
+    Within two standard errors of nothing, and without an error, it is ``not clearly better than the base's, by 0.04 ± 0.05``.
 
     Args:
         one: what is judged.
@@ -167,7 +204,7 @@ def gap_text(one: Entry, other: Entry, measure: str) -> str:
         return f"equal to {name}"
     better, size = _direction(difference), estimate_text(Estimate(abs(difference.mean), difference.se))
     lone = _alone(one, other, difference)
-    if unclear(difference):
+    if not clear(difference):
         return f"not clearly {better} than {name}, by {size}{lone}"
     return f"{size} {better} than {name}{lone}"
 
@@ -178,7 +215,7 @@ def short_gap(one: Entry, other: Entry, measure: str) -> str:
     if difference.mean == 0:
         return "equal"
     size = estimate_text(Estimate(abs(difference.mean), difference.se))
-    return f"{size} {_direction(difference)}{', not clearly' if unclear(difference) else ''}"
+    return f"{size} {_direction(difference)}{', not clearly' if not clear(difference) else ''}"
 
 
 def _direction(difference: Estimate) -> str:
@@ -208,8 +245,12 @@ def _training(evidence: Evidence) -> str:
 
 def _entry(name: str, rows: list[JsonDict]) -> Entry:
     values = {key: np.array([row[key] for row in rows], dtype=np.float64) for key in _NUMBERS}
-    if all(row.get("seconds_per_image") is not None for row in rows):
-        values["seconds_per_image"] = np.array([row["seconds_per_image"] for row in rows], dtype=np.float64)
+    for key in _OPTIONAL:
+        if all(row.get(key) is not None for row in rows):
+            values[key] = np.array([row[key] for row in rows], dtype=np.float64)
+    errors = [(row.get("fid_difference") or {}).get("se") for row in rows]
+    if None not in errors:
+        values["fid_error"] = np.array(errors, dtype=np.float64)
     training = {
         part: np.array([row["training_macs"].get(part, 0) for row in rows], dtype=np.float64) for part in TRAININGS
     }

@@ -8,7 +8,7 @@ from prunekit._files import atomic_folder
 from prunekit._json import checked
 from prunekit.report.document import Document, Fold, Picture, Section, Strip, sections_with
 from prunekit.report.escaping import in_markdown
-from prunekit.report.evidence import Entry, Evidence, evidence_claim, gap_text
+from prunekit.report.evidence import Entry, Evidence, evidence_claim, evidence_doubt, gap_text
 from prunekit.report.evidence_tables import (
     describe_losses,
     describe_training,
@@ -55,8 +55,9 @@ def write_evidence_report(folder: Path) -> Path:
             *sections_with(("ledger", "Ledger", cost_blocks(manifest))),
         )
         said = (manifest.get("config") or {}).get("description")
-        sentences = tuple(filter(None, [said, _loss_sentence(evidence), *_baseline_sentences(evidence)]))
-        end = (provenance(manifest, evidence.metrics["features"]), again(manifest))
+        measure = "loss" if evidence_doubt(manifest, evidence) or not evidence.has_fid else "fid"
+        sentences = tuple(filter(None, [said, _loss_sentence(evidence), *_baseline_sentences(evidence, measure)]))
+        end = (provenance(manifest, evidence.metrics["features"] or None), again(manifest))
         title, claim = str(manifest.get("recipe", "unnamed")), evidence_claim(manifest)
         page = Document(title, claim, (*sections, *end), sentences)
         (target / "index.html").write_text(render(page), encoding="utf-8")
@@ -64,7 +65,8 @@ def write_evidence_report(folder: Path) -> Path:
         text = [f"# Experts beside baselines at equal training: {title}", claim, *plain]
         table = entry_table(evidence)
         text += [table.markdown, table.note]
-        text += ["![FID against MACs](pareto_fid.png)", "![Loss against MACs](pareto_loss.png)"]
+        text += ["![FID against MACs](pareto_fid.png)"] if evidence.has_fid else []
+        text += ["![Loss against MACs](pareto_loss.png)"]
         (target / "evidence.md").write_text("\n\n".join(text) + "\n", encoding="utf-8")
     return folder / "report" / "index.html"
 
@@ -107,7 +109,8 @@ def _method_sections(name: str, method: RunResults, folder: Path) -> tuple[Secti
 
 def _pareto(evidence: Evidence, folder: Path) -> list[Picture]:
     pictures = []
-    for measure, name in (("fid", evidence.label("FID")), ("loss", "Held-out loss, mean over the timestep groups")):
+    measures = [("fid", evidence.label("FID")), ("loss", "Held-out loss, mean over the timestep groups")]
+    for measure, name in measures if evidence.has_fid else measures[1:]:
         points = points_of(evidence, measure)
         caption = f"{name}, mean and one standard error over fine-tuning seeds."
         path = folder / f"pareto_{measure}.png"
@@ -145,8 +148,14 @@ def _loss_sentence(evidence: Evidence) -> str:
     return f"The held-out loss of {evidence.headline.name}, {mean}, is {found}."
 
 
-def _baseline_sentences(evidence: Evidence) -> list[str]:
-    """How the headline does beside the best baseline that costs no more than it while sampling, and the best of all others."""
+def _baseline_sentences(evidence: Evidence, measure: str) -> list[str]:
+    """How the headline does beside the best baseline that costs no more than it while sampling, and the best of all others.
+
+    Args:
+        evidence: see :class:`Evidence`.
+        measure: ``fid``, or ``loss`` where no claim may rest on FID.
+    """
+    word = "FID" if measure == "fid" else "held-out loss"
     headline = evidence.headline
     most = evidence.ratio(headline) * _NEARLY
     baselines = [entry for entry in evidence.entries.values() if entry.role == "baseline"]
@@ -157,14 +166,14 @@ def _baseline_sentences(evidence: Evidence) -> list[str]:
         ([entry for entry in baselines if entry not in cheap], "that cost more while sampling"),
     ):
         if rivals:
-            best = min(rivals, key=lambda entry: entry.mean("fid"))
+            best = min(rivals, key=lambda entry: entry.mean(measure))
             told = (
                 f"Of {len(rivals)} baselines {where} the best is {best.name}"
                 if len(rivals) > 1
                 else f"Beside {best.name}"
             )
             said.append(
-                f"{told}: FID of {headline.name}{_training(headline, best)} is {gap_text(headline, best, 'fid')}."
+                f"{told}: {word} of {headline.name}{_training(headline, best)} is {gap_text(headline, best, measure)}."
             )
     return said
 

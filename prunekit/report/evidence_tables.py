@@ -31,13 +31,16 @@ _STRONG = 0.6  # share of the widest change, from which white text is read bette
 def entry_table(evidence: Evidence) -> Table:
     """Every entry: cost, and means with standard errors over its fine-tuning seeds."""
     rows = tuple(_entry_row(evidence, entry) for entry in evidence.entries.values())
+    fid = [
+        estimate(evidence.label("FID"), "fid"),
+        named(f"FID against {evidence.reference.name}", "verdict"),
+    ]
     columns = (
         named("Entry", "entry"),
         named("Kind", "kind"),
-        estimate(evidence.label("FID"), "fid"),
-        named(f"FID against {evidence.reference.name}", "verdict"),
+        *(fid if evidence.has_fid else []),
         estimate("Loss", "loss"),
-        estimate("KID", "kid"),
+        *([estimate("KID", "kid")] if evidence.has_fid else []),
         estimate("SSIM to the base", "ssim"),
         ratio("Sampling MACs, of the base's", "mac_ratio"),
         count("Sampling MACs", "sampling_macs"),
@@ -63,7 +66,7 @@ def _entry_row(evidence: Evidence, entry: Entry) -> dict[str, Any]:
         "kind": entry.role,
         "seeds": sum(seed is not None for seed in entry.seeds),
         **flat(**{key: entry.estimate(key) for key in ("fid", "loss", "kid", "ssim")}),
-        "verdict": ABSENT if entry is reference else short_gap(entry, reference, "fid"),
+        "verdict": short_gap(entry, reference, "fid") if evidence.has_fid and entry is not reference else ABSENT,
         "mac_ratio": evidence.ratio(entry),
         "sampling_macs": entry.mean("sampling_macs"),
         "params": entry.mean("params"),

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from prunekit._types import JsonDict
+from prunekit.report.claims import claim
 from prunekit.report.curriculum import curriculum_claim, write_curriculum_report
 from prunekit.report.evidence import evidence_claim
 from prunekit.report.evidence_page import write_evidence_report
@@ -13,7 +14,6 @@ from prunekit.report.forms import read_manifest
 from prunekit.report.multistage import multistage_claim, write_multistage_report
 from prunekit.report.page import write_report
 from prunekit.report.run import RunResults
-from prunekit.report.wording import claim
 
 __all__ = ["KINDS", "Kind", "kind_of", "report_writer", "write_any_report"]
 

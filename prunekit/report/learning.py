@@ -8,16 +8,18 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from prunekit._types import FloatArray
+from prunekit.report.claims import contradiction
 from prunekit.report.estimate import Estimate
 from prunekit.report.figures import scale_by_log
-from prunekit.report.table import Column, Row, flat
-from prunekit.report.wording import number_text
+from prunekit.report.table import Column, Row, estimate, flat
+from prunekit.report.wording import clear, number_text, unclear, unpaired
 
 __all__ = [
     "LearningCurve",
     "curves_of",
     "describe_learning",
     "draw_learning",
+    "end_columns",
     "ends",
     "learning_claim",
     "mean_and_error",
@@ -39,22 +41,31 @@ class LearningCurve:
         title: what tables and pictures call it.
         training_macs: at every look, shape (seeds, looks).
         losses: held-out loss on all timesteps, likewise.
-        fids: likewise.
+        fids: likewise; not a number where no extractor knew the pictures.
+        seeds: of the trainings, in order; curves of equal seeds are paired.
     """
 
     title: str
     training_macs: FloatArray
     losses: FloatArray
     fids: FloatArray
+    seeds: tuple[Any, ...] = ()
+
+    @property
+    def has_fid(self) -> bool:
+        """Whether FID was measured at every look."""
+        return bool(np.isfinite(self.fids).all())
 
 
 def curves_of(title: str, rows: Sequence[dict[str, Any]]) -> LearningCurve:
     """The curve of a manifest's rows, one row for each seed."""
-    tables = (
+    macs, losses, fids = (
         np.array([[look[name] for look in row["curve"]] for row in rows], dtype=np.float64)
         for name in ("training_macs", "loss", "fid")
     )
-    return LearningCurve(title, *tables)
+    return LearningCurve(
+        title, macs, losses, fids, seeds=tuple(row.get("seed", place) for place, row in enumerate(rows))
+    )
 
 
 def reaching(macs: FloatArray, values: FloatArray, goal: float) -> float | None:
@@ -97,26 +108,73 @@ def mean_and_error(values: FloatArray, digits: int) -> str:
     return mean if len(values) < 2 else f"{mean} ± {values.std(ddof=1) / np.sqrt(len(values)):.{digits}f}"
 
 
-def learning_claim(rival: LearningCurve, others: Sequence[LearningCurve]) -> str:
-    """What a comparison found, in one sentence."""
-    best = min(others, key=lambda curve: float(curve.fids[:, -1].mean()))
-    ends = [mean_and_error(curve.fids[:, -1], 2) for curve in (best, rival)]
-    share = share_to_reach(best, rival, "fids")
-    reached = f"reaches that after {share:.2f} of its training MACs" if share else "does not reach that"
-    return (
-        f"At equal training MACs the best of {len(others)} is {best.title}: FID {ends[0]} against {ends[1]} of {rival.title}; "
-        f"it {reached}."
-    )
+def learning_claim(rival: LearningCurve, others: Sequence[LearningCurve], doubt: str = "") -> str:
+    """What a comparison found, in sentences: which training ends best, and whether that is beyond the error.
+
+    Args:
+        rival: what the others are compared with.
+        others: the other trainings.
+        doubt: why no claim may rest on FID, see :func:`prunekit.report.doubts.doubt_of`; the held-out loss decides then.
+    """
+    of = "losses" if doubt or not all(curve.has_fid for curve in (rival, *others)) else "fids"
+    best = min(others, key=lambda curve: float(getattr(curve, of)[:, -1].mean()))
+    difference = _difference(best, rival, of)
+    found = f"{_ends_text(best, rival, of)}: {_verdict(difference, of)}"
+    share = share_to_reach(best, rival, of)
+    if clear(difference):
+        found += f"; it reaches that after {share:.2f} of its training MACs" if share else "; it does not reach that"
+    lead = f"At equal training MACs the best of {len(others)} is {best.title}"
+    loss = _difference(best, rival, "losses")
+    against = contradiction(difference, loss, float(rival.losses[:, -1].mean())) if of == "fids" else ""
+    if not against:
+        return f"{lead}: {found}."
+    also = f"{_ends_text(best, rival, 'losses')}: {_verdict(loss, 'losses')}"
+    if against == "far":
+        return f"{lead} by FID only, and its higher loss contradicts that, so no gain is claimed: {also}; {found}."
+    return f"{lead}: {found}. Its {also}."
+
+
+def _ends_text(curve: LearningCurve, rival: LearningCurve, of: str) -> str:
+    """Where two trainings end."""
+    name, digits = ("FID", 2) if of == "fids" else ("held-out loss is", 5)
+    own, other = (mean_and_error(getattr(each, of)[:, -1], digits) for each in (curve, rival))
+    return f"{name} {own} against {other} of {rival.title}"
+
+
+def _difference(curve: LearningCurve, rival: LearningCurve, of: str) -> Estimate:
+    """End of a training − the rival's: over the pairs of seeds where both have the same, else with independent errors."""
+    own, other = (getattr(each, of)[:, -1] for each in (curve, rival))
+    if curve.seeds == rival.seeds:
+        return Estimate.over(own - other)
+    return unpaired(Estimate.over(own), Estimate.over(other))
+
+
+def _verdict(difference: Estimate, of: str) -> str:
+    """Better, worse or unclear, with the difference and its error."""
+    if difference.mean == 0:
+        return "the same"
+    size = _signed(difference, 2 if of == "fids" else 5)
+    if difference.se is None:
+        return f"unclear, since one seed gives no error of the difference {size}"
+    if unclear(difference):
+        return f"unclear, the difference {size} over the seeds is within two standard errors of none"
+    return f"{'better' if difference.mean < 0 else 'worse'}, difference {size} over the seeds"
+
+
+def _signed(estimate: Estimate, digits: int) -> str:
+    """A signed difference and its error with a number of decimals."""
+    error = "" if estimate.se is None else f" ± {estimate.se:.{digits}f}"
+    return f"{estimate.mean:+.{digits}f}{error}".replace("-", "−")
 
 
 def measured_on(look: dict[str, Any], sampler: str, steps: int) -> str:
     """What losses and FID of a look are of, as sentences."""
-    features = look["features"].get("name", "as stated")
-    return (
-        "Loss: ε on held-out images, all timesteps alike. "
-        f"FID: {look['count']:,} images, {steps} steps of {sampler}, features {features}. "
-        "± is the standard error over the seeds."
-    )
+    if not look["features"]:
+        fid = f"No FID was measured: {str(look.get('no_features') or 'no features are recorded').rstrip('.')}. "
+    else:
+        features = look["features"].get("name", "as stated")
+        fid = f"FID: {look['count']:,} images, {steps} steps of {sampler}, features {features}. "
+    return f"Loss: ε on held-out images, all timesteps alike. {fid}± is the standard error over the seeds."
 
 
 def seeds_text(count: int) -> str:
@@ -142,9 +200,25 @@ def share_column(heading: str, curves: Sequence[LearningCurve], rival: LearningC
     return Column(heading, "", text)
 
 
+def end_columns(curves: Sequence[LearningCurve], rival: LearningCurve | None, whose: str) -> list[Column]:
+    """Columns of a table of trainings' ends: loss and FID, and the shares to reach the rival's; no FID where there is none.
+
+    Args:
+        curves: one for each row, which has its number as ``place`` and :func:`ends`.
+        rival: whose ends are to be reached; None where there is none.
+        whose: ``the`` or ``its``, for headings.
+    """
+    columns = [estimate("loss", "loss"), share_column(f"share to {whose} loss", curves, rival, "losses")]
+    if not all(curve.has_fid for curve in curves):
+        return columns
+    fid = [estimate("FID", "fid"), share_column(f"share to {whose} FID", curves, rival, "fids")]
+    return [columns[0], fid[0], columns[1], fid[1]]
+
+
 def ends(curve: LearningCurve) -> dict[str, float | None]:
     """Loss and FID at a curve's end, over its seeds, as parts of a table's row."""
-    return flat(loss=Estimate.over(curve.losses[:, -1]), fid=Estimate.over(curve.fids[:, -1]))
+    fid = Estimate.over(curve.fids[:, -1]) if curve.has_fid else None
+    return flat(loss=Estimate.over(curve.losses[:, -1]), fid=fid)
 
 
 def describe_learning(curves: Sequence[LearningCurve]) -> str:
@@ -152,14 +226,16 @@ def describe_learning(curves: Sequence[LearningCurve]) -> str:
     told = []
     for curve in curves:
         loss, fid = (number_text(float(values[:, -1].mean())) for values in (curve.losses, curve.fids))
-        told.append(f"{curve.title} ends at loss {loss} and FID {fid}")
-    return f"Held-out loss and FID over training MACs, one line for each of {len(curves)}: {'; '.join(told)}."
+        told.append(f"{curve.title} ends at loss {loss}{f' and FID {fid}' if curve.has_fid else ''}")
+    what = "Held-out loss and FID" if all(curve.has_fid for curve in curves) else "Held-out loss"
+    return f"{what} over training MACs, one line for each of {len(curves)}: {'; '.join(told)}."
 
 
 def draw_learning(curves: Sequence[LearningCurve], rival: int = 0) -> Figure:
-    """Loss and FID over training MACs, one line for each curve, the rival's thick."""
+    """Loss, and FID where it was measured, over training MACs, one line for each curve, the rival's thick."""
+    shown = [("losses", "held-out loss"), ("fids", "FID")][: 2 if all(curve.has_fid for curve in curves) else 1]
     figure = Figure(figsize=(9.5, 3.9 + 0.17 * (len(curves) // 3)), layout="constrained")
-    for axes, of, word in zip(figure.subplots(1, 2), ("losses", "fids"), ("held-out loss", "FID"), strict=True):
+    for axes, (of, word) in zip(figure.subplots(1, len(shown), squeeze=False)[0], shown, strict=True):
         for i, curve in enumerate(curves):
             macs = curve.training_macs.mean(0) / 1e12
             style = {"color": f"C{i}", "marker": _MARKERS[i % len(_MARKERS)], "markersize": 4}

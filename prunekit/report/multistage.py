@@ -8,19 +8,20 @@ from prunekit._json import checked
 from prunekit._types import JsonDict
 from prunekit.errors import FileFormatError
 from prunekit.report.comparison import Comparison, write_comparison
+from prunekit.report.doubts import doubt_sentence, look_doubt
 from prunekit.report.estimate import Estimate
 from prunekit.report.forms import AGAIN, MultistageForm, MultistageRows, read_manifest
 from prunekit.report.learning import (
     LearningCurve,
     curves_of,
+    end_columns,
     ends,
     learning_claim,
     measured_on,
     seeds_text,
-    share_column,
 )
 from prunekit.report.pareto import Point
-from prunekit.report.table import Column, Table, estimate, named
+from prunekit.report.table import Column, Table, named
 from prunekit.report.wording import ABSENT
 
 __all__ = ["Entry", "entries_of", "multistage_claim", "write_multistage_report"]
@@ -96,7 +97,10 @@ def multistage_claim(manifest: JsonDict) -> str:
     others = [entry.curve for entry in entries if entry.network != "unified"]
     if unified is None or not others:
         raise FileFormatError(f"The manifest lacks the unified network, or another beside it; {AGAIN}.")
-    return learning_claim(unified, others)
+    look = manifest["multistage"][0]["curve"][-1]
+    doubt = look_doubt(manifest, look)
+    label = f"FID (n = {look['count']})"
+    return " ".join(filter(None, [learning_claim(unified, others, doubt), doubt_sentence(label, look, doubt)]))
 
 
 def write_multistage_report(folder: Path) -> Path:
@@ -138,6 +142,7 @@ def _points(entries: list[Entry]) -> dict[str, list[Point]]:
             for entry in entries
         ]
         for measure, of in (("FID", "fids"), ("Loss", "losses"))
+        if of == "losses" or all(entry.curve.has_fid for entry in entries)
     }
 
 
@@ -162,10 +167,7 @@ def _table(entries: list[Entry]) -> Table:
         named("MACs by stage (M)", "stage_macs"),
         Column("sampling MACs (M)", "sampling_macs", lambda row: f"{row['sampling_macs'] / 1e6:.1f}"),
         Column("parameters (M)", "params", lambda row: f"{row['params'] / 1e6:.2f}"),
-        estimate("loss", "loss"),
-        estimate("FID", "fid"),
-        share_column("share to its loss", curves, unified, "losses"),
-        share_column("share to its FID", curves, unified, "fids"),
+        *end_columns(curves, unified, "its"),
     )
     return Table("multistage", "Every network at its end", rows, columns)
 

@@ -4,6 +4,7 @@ from pathlib import Path
 
 from prunekit._files import atomic_folder, read_json
 from prunekit.groups import Grouping
+from prunekit.report.claims import claim
 from prunekit.report.document import Document, Picture, Words, sections_with
 from prunekit.report.estimate import Estimate
 from prunekit.report.flow import flow_of
@@ -18,7 +19,7 @@ from prunekit.report.run import RunResults, read_run
 from prunekit.report.samples import describe_samples, samples_png, shown_count
 from prunekit.report.table import Table
 from prunekit.report.tables import cost_table, loss_table, metric_table
-from prunekit.report.wording import claim, mean_losses, time_sentence, warnings_of
+from prunekit.report.wording import mean_losses, time_sentence, warnings_of
 
 __all__ = ["write_report"]
 
@@ -53,7 +54,7 @@ def _document(results: RunResults, grouping: Grouping | None, folder: Path) -> D
     tables = _write_tables(results, folder)
     groups = None if grouping is None else grouping_picture(grouping, folder / "groups.png")
     cost = cost_sentence(results)
-    features = results.metrics.features if results.metrics else None
+    features = (results.metrics.features or None) if results.metrics else None
     sections = sections_with(
         ("flow", "From the base to the experts", [flow_of(results)]),
         ("quality", "Sample quality", [tables.get("metrics")]),

@@ -81,7 +81,7 @@ class GroupLoss:
 
 @dataclass(frozen=True)
 class MetricRow:
-    """Sample quality and cost of one model."""
+    """Sample quality and cost of one model; the differences are from the base, paired, where they were measured."""
 
     model: str
     fid: Estimate | None
@@ -89,11 +89,16 @@ class MetricRow:
     seconds_per_image: float | None
     mean_macs: float | None
     mac_ratio: float | None
+    fid_difference: Estimate | None = None
+    kid_difference: Estimate | None = None
 
 
 @dataclass(frozen=True)
 class Metrics:
-    """FID and KID of several models under one feature extractor, sample count and sampler."""
+    """FID and KID of several models under one feature extractor, sample count and sampler.
+
+    ``features`` is empty where no extractor knew the pictures; ``no_features`` says why then.
+    """
 
     features: Mapping[str, Any]
     count: int
@@ -101,6 +106,8 @@ class Metrics:
     steps: int | None
     seeds: tuple[int, ...]
     rows: tuple[MetricRow, ...]
+    count_real: int | None = None
+    no_features: str = ""
 
     @classmethod
     def from_json(cls, data: JsonDict | None) -> "Metrics | None":
@@ -108,23 +115,25 @@ class Metrics:
         if not data or not data.get("rows"):
             return None
         checked(MetricsForm, data, "The figures of sample quality", AGAIN)
-        rows = tuple(
-            MetricRow(
-                str(row["model"]),
-                Estimate.from_json(row.get("fid")),
-                Estimate.from_json(row.get("kid")),
-                *(row.get(key) for key in ("seconds_per_image", "mean_macs", "mac_ratio")),
-            )
-            for row in data["rows"]
-        )
+        rows = tuple(map(_metric_row, data["rows"]))
         seeds = tuple(int(seed) for seed in data.get("seeds") or ())
-        return cls(
-            data.get("features") or {}, int(data["count"]), str(data.get("sampler", "")), data.get("steps"), seeds, rows
-        )
+        features, sampler, real = data.get("features") or {}, str(data.get("sampler", "")), data.get("count_real")
+        about = None if real is None else int(real), str(data.get("no_features") or "")
+        return cls(features, int(data["count"]), sampler, data.get("steps"), seeds, rows, *about)
 
     def label(self, name: str) -> str:
         """The full name of a metric: without its features and its sample count the number means nothing."""
         return f"{name} (features: {self.features.get('name', 'not named')}, n = {self.count})"
+
+    @property
+    def stated(self) -> dict[str, Any]:
+        """What decides whether a claim may rest on FID and KID, see :func:`prunekit.report.doubts.doubt_of`."""
+        return {
+            "features": self.features,
+            "no_features": self.no_features,
+            "count": self.count,
+            "count_real": self.count_real,
+        }
 
     def row(self, model: str) -> MetricRow | None:
         """The row of one model."""
@@ -308,3 +317,11 @@ def _group_loss(data: JsonDict) -> GroupLoss:
         Estimate.from_json(data.get(key)) for key in ("base", "pruned", "expert", "difference")
     )
     return GroupLoss(int(data["group"]), base, pruned, expert, difference)
+
+
+def _metric_row(row: JsonDict) -> MetricRow:
+    fid, kid, *differences = (
+        Estimate.from_json(row.get(key)) for key in ("fid", "kid", "fid_difference", "kid_difference")
+    )
+    seconds, macs, ratio = (row.get(key) for key in ("seconds_per_image", "mean_macs", "mac_ratio"))
+    return MetricRow(str(row["model"]), fid, kid, seconds, macs, ratio, *differences)

@@ -152,14 +152,16 @@ def _loss_row(loss: GroupLoss, target: GroupTarget) -> dict[str, Any]:
 
 
 def metric_table(results: RunResults) -> Table | None:
-    """FID, KID and cost of each model; None when not measured."""
+    """FID, KID and cost of each model; None when not measured. Without features, the cost alone and why there is no more."""
     metrics = results.metrics
     if metrics is None:
         return None
+    paired = any(row.fid_difference is not None for row in metrics.rows)
     rows = tuple(
         {
             "model": row.model,
             **flat(fid=row.fid, kid=row.kid),
+            **(flat(fid_difference=row.fid_difference) if paired else {}),
             "seconds_per_image": row.seconds_per_image,
             "mean_macs": row.mean_macs,
             "flops": None if row.mean_macs is None else 2 * row.mean_macs,
@@ -169,19 +171,27 @@ def metric_table(results: RunResults) -> Table | None:
         }
         for row in metrics.rows
     )
+    label = metrics.label("FID")
+    distances = [estimate(label, "fid"), estimate(metrics.label("KID"), "kid")] if metrics.features else []
+    distances += [estimate(f"{label}, paired difference from the base", "fid_difference")] if paired else []
     columns = (
         named("Model", "model"),
-        estimate(metrics.label("FID"), "fid"),
-        estimate(metrics.label("KID"), "kid"),
+        *distances,
         Column("Seconds per image", "seconds_per_image", lambda row: number_text(row["seconds_per_image"], 3)),
         count("Mean MACs per step", "mean_macs"),
         count("Mean FLOPs = 2·MACs", "flops"),
         ratio("MACs kept", "mac_ratio"),
     )
     steps = f"{metrics.steps} {metrics.sampler} steps" if metrics.steps else metrics.sampler
-    caption = f"{metrics.count} images of each model, {steps}; lower is better"
+    caption = f"{metrics.count} images of each model, {steps}"
+    if not metrics.features:
+        return Table("metrics", caption, rows, columns, f"No FID or KID: {metrics.no_features}")
     note = f"{error_note(results)} Comparable only at the same features and the same n."
-    return Table("metrics", caption, rows, columns, note)
+    if paired:
+        note += (
+            " The difference's error is the greater one of that over the seeds and of a paired bootstrap over images."
+        )
+    return Table("metrics", f"{caption}; lower is better", rows, columns, note)
 
 
 def seconds_table(manifest: JsonDict) -> Table | None:

@@ -3,11 +3,11 @@
 import math
 
 from prunekit.report.estimate import Estimate
-from prunekit.report.run import MetricRow, Metrics, RunResults
+from prunekit.report.run import Metrics, RunResults
 
 __all__ = [
     "ABSENT",
-    "claim",
+    "clear",
     "count_text",
     "decibel_text",
     "error_note",
@@ -23,6 +23,7 @@ __all__ = [
     "time_sentence",
     "timestep_text",
     "unclear",
+    "unpaired",
     "verdict",
     "warnings_of",
 ]
@@ -122,19 +123,23 @@ def timestep_text(start: int, stop: int) -> str:
     return f"{start}–{stop - 1}"
 
 
-def verdict(new: Estimate, base: Estimate, difference: Estimate | None = None) -> str:
-    """Say plainly whether a lower-is-better number got better or worse.
+def verdict(difference: Estimate, base: Estimate, paired: bool = True) -> str:
+    """Say plainly whether a lower-is-better number got better or worse; only what is beyond two standard errors did.
 
     Args:
-        new: what is judged.
+        difference: new − base.
         base: what it is judged against.
-        difference: new − base where it was measured as a pair; otherwise the two errors are combined as independent.
+        paired: whether the difference was measured pair by pair; else the two errors were combined as independent.
     """
-    difference = difference or _unpaired(new, base)
-    text = _change_text(difference, base)
+    if difference.mean == 0:
+        return "the same"
+    if difference.se is None:
+        return "unclear, the error of the difference is not known"
     if unclear(difference):
-        text += f", within two standard errors of no difference ({estimate_text(difference)})"
-    return text
+        kind = "paired difference" if paired else "difference"
+        return f"unclear, the {kind} {estimate_text(difference)} is within two standard errors of none"
+    kind = "paired difference" if paired else "difference, not paired,"
+    return f"{_change_text(difference, base)} ({kind} {estimate_text(difference)})"
 
 
 def _change_text(difference: Estimate, base: Estimate) -> str:
@@ -145,14 +150,22 @@ def _change_text(difference: Estimate, base: Estimate) -> str:
 
 
 def short_verdict(new: Estimate, base: Estimate, difference: Estimate | None = None) -> str:
-    """:func:`verdict` for a table's cell."""
-    difference = difference or _unpaired(new, base)
-    if not unclear(difference):
+    """:func:`verdict` for a table's cell.
+
+    Args:
+        new: what is judged.
+        base: what it is judged against.
+        difference: new − base where it was measured as a pair; otherwise the two errors are combined as independent.
+    """
+    difference = difference or unpaired(new, base)
+    if clear(difference) or difference.mean == 0:
         return _change_text(difference, base)
-    return f"no clear difference ({'+' if difference.mean > 0 else '−'}{_size(difference.mean, base.mean)})"
+    signed = f"{'+' if difference.mean > 0 else '−'}{_size(difference.mean, base.mean)}"
+    return f"no clear difference ({signed})" if difference.se is not None else f"no error known ({signed})"
 
 
-def _unpaired(new: Estimate, base: Estimate) -> Estimate:
+def unpaired(new: Estimate, base: Estimate) -> Estimate:
+    """Difference new − base with the two errors combined as independent; without an error where one has none."""
     errors = [e.se for e in (new, base) if e.se is not None]
     return Estimate(new.mean - base.mean, math.hypot(*errors) if len(errors) == 2 else None)
 
@@ -160,6 +173,11 @@ def _unpaired(new: Estimate, base: Estimate) -> Estimate:
 def unclear(difference: Estimate) -> bool:
     """Whether a difference is within two standard errors of none."""
     return difference.mean != 0 and difference.se is not None and abs(difference.mean) < _CLEAR * difference.se
+
+
+def clear(difference: Estimate) -> bool:
+    """Whether a difference has an error and is two of them or more."""
+    return difference.mean != 0 and difference.se is not None and not unclear(difference)
 
 
 def _size(change: float, base: float) -> str:
@@ -176,52 +194,13 @@ def error_note(results: RunResults) -> str:
     if metrics is None:
         return ""
     rows = [e for row in metrics.rows for e in (row.fid, row.kid) if e is not None]
+    if not rows:
+        return ""
     if all(estimate.se is not None for estimate in rows):
         return (
             f"± is one standard error over {len(metrics.seeds)} seeds." if metrics.seeds else "± is one standard error."
         )
     return "One seed, no error." if len(metrics.seeds) <= 1 else "Numbers without ± have no error stated."
-
-
-def claim(results: RunResults) -> str:
-    """The run in one sentence, made from its numbers: quality against the base, at what fraction of the compute.
-
-    FID where it was measured, else KID, else the held-out denoising loss.
-    """
-    row = results.metrics.judged if results.metrics else None
-    ratio = row.mac_ratio if row is not None else None
-    if ratio is None and results.assembled is not None:
-        ratio = results.assembled.mean_mac_ratio
-    scope = "With the experts" if ratio is None else f"At {short_ratio(ratio)} of the base's MACs per sampling step"
-    finding = _metric_finding(results, row) or _loss_finding(results) or "the quality was not measured"
-    return f"{scope}, {finding}."
-
-
-def _metric_finding(results: RunResults, row: MetricRow | None) -> str | None:
-    metrics = results.metrics
-    base = metrics.row("base") if metrics else None
-    if metrics is None or base is None or row is None:
-        return None
-    for name, new, old in (("FID", row.fid, base.fid), ("KID", row.kid, base.kid)):
-        if new is not None and old is not None:
-            no_error = new.se is None or old.se is None
-            note = f" ({'one seed, no error' if len(metrics.seeds) <= 1 else 'no error stated'})" if no_error else ""
-            return (
-                f"{metrics.label(name)} is {estimate_text(new)} against the base's {estimate_text(old)}: "
-                f"{verdict(new, old)}{note}"
-            )
-    return None
-
-
-def _loss_finding(results: RunResults) -> str | None:
-    losses = mean_losses(results)
-    base, expert = losses["base"], losses["expert"]
-    if base is None or expert is None:
-        return None
-    return (
-        f"the held-out denoising loss, averaged over the sampler's steps, is {number_text(expert)} against the base's "
-        f"{number_text(base)}: {verdict(Estimate(expert), Estimate(base))} (errors by timestep group below)"
-    )
 
 
 def mean_losses(results: RunResults) -> dict[str, float | None]:
@@ -241,14 +220,18 @@ def mean_losses(results: RunResults) -> dict[str, float | None]:
 
 
 def metric_lines(metrics: Metrics | None) -> list[str]:
-    """One line per model with its FID and KID, each named with its features and count."""
+    """One line per model with its FID and KID, each named with its features and count; why there are none, where there are none."""
     if metrics is None:
         return []
-    return [
-        f"{row.model}: {metrics.label('FID')} {estimate_text(row.fid)}, {metrics.label('KID')} {estimate_text(row.kid)}, "
-        f"{number_text(row.seconds_per_image, 3)} s per image"
-        for row in metrics.rows
-    ]
+    lines = []
+    for row in metrics.rows:
+        found = [
+            f"{metrics.label(name)} {estimate_text(value)}"
+            for name, value in (("FID", row.fid), ("KID", row.kid))
+            if value is not None
+        ]
+        lines.append(f"{row.model}: {', '.join([*found, f'{number_text(row.seconds_per_image, 3)} s per image'])}")
+    return [*lines, *([f"No FID or KID: {metrics.no_features}"] if metrics.no_features else [])]
 
 
 def time_sentence(results: RunResults) -> str:

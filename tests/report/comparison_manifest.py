@@ -11,6 +11,7 @@ __all__ = ["make_curriculum", "make_multistage"]
 
 MACS, SEEDS = 11_491_328, (0, 1)
 TRAIN = {"steps": 800, "batch_size": 64, "lr_scheduler": "constant"}
+DATA = {"source": "digits", "resolution": None}
 SECTION = {"seeds": list(SEEDS), "sampler": "ddim", "sampling_steps": 20}
 
 
@@ -68,7 +69,13 @@ def _common(name: str, sections: dict[str, Any]) -> dict[str, Any]:
         "versions": {"python": "3.11.9", "torch": "2.8.0"},
         "device": "cpu",
         "threads": 1,
-        "config": {"name": name, "description": "Trainings beside each other.", "base": {"train": TRAIN}, **sections},
+        "config": {
+            "name": name,
+            "description": "Trainings beside each other.",
+            "base": {"train": TRAIN},
+            "data": DATA,
+            **sections,
+        },
         "seeds": {"training": list(SEEDS), "sampling": [0]},
         "seconds": {"first, seed 0": 129.5},
         "ledger": [both_ways("first, seed 0", "training", 51_200, MACS).to_json()],

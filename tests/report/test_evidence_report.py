@@ -47,7 +47,7 @@ def test_within_two_standard_errors_nothing_is_claimed(fids, said):
 def test_one_seed_has_no_error_and_says_so():
     manifest = with_fid(make_evidence((0,)), "experts 0.8", [2.1])
     assert (
-        "is 0.4000 better than the base's (one seed, no standard error) (2.100 against 2.500, 1 fine-tuning seed)"
+        "is not clearly better than the base's, by 0.4000 (one seed, no standard error) (2.100 against 2.500, 1 fine-tuning seed)"
         in evidence_claim(manifest)
     )
     evidence = Evidence.from_manifest(manifest)

@@ -1,0 +1,104 @@
+"""The Fréchet distance between features of two sets of images, and the error of a difference of two such distances."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from prunekit._types import FloatArray
+from prunekit.errors import InputError
+
+__all__ = ["LEAST_IMAGES_PER_FEATURE", "FeatureStatistics", "frechet_distance", "paired_error"]
+
+LEAST_IMAGES_PER_FEATURE = 5
+"""Images for each feature below which the distance is mostly its own bias. On the shipped extractors' 64 features, 320 pictures of
+one kind lie 0.4 to 1.6 from all of that kind, 100 pictures 2 to 2.5, and 32 pictures 6 to 9."""
+
+
+@dataclass(frozen=True, eq=False)
+class FeatureStatistics:
+    """A Gaussian that has the mean and covariance of a set of features.
+
+    Args:
+        mean: shape (features,).
+        covariance: shape (features, features).
+        count: number of images.
+    """
+
+    mean: FloatArray
+    covariance: FloatArray
+    count: int
+
+    @classmethod
+    def of(cls, features: FloatArray) -> "FeatureStatistics":
+        """Statistics of features of shape (images, features).
+
+        Raises:
+            InputError: there are fewer than two images.
+        """
+        if features.ndim != 2 or len(features) < 2:
+            raise InputError(
+                f"Got features of shape {features.shape}; expected (images, features) of at least two images."
+            )
+        return cls(features.mean(0), np.atleast_2d(np.cov(features, rowvar=False)), len(features))
+
+
+def frechet_distance(one: FeatureStatistics, other: FeatureStatistics) -> float:
+    """Fréchet distance between two Gaussians: ‖μ₁ − μ₂‖² + tr(C₁ + C₂ − 2 (C₁^½ C₂ C₁^½)^½) (arXiv:1706.08500, eq. 6).
+
+    It is biased upwards for few images, by about a constant over their number.
+    """
+    return _distance(one, _root(one.covariance), other.mean, other.covariance)
+
+
+def paired_error(
+    real: FeatureStatistics, one: FloatArray, other: FloatArray, *, draws: int = 100, seed: int = 0
+) -> float:
+    """Standard error of the difference between two models' Fréchet distances to the same real images.
+
+    Both models sampled from the same noise, so image i of one belongs to image i of the other. The bootstrap draws images with
+    replacement, the same ones of both models, and takes the difference each time. The real images stay.
+
+    Args:
+        real: statistics of the real images.
+        one: features of the first model's images, shape (images, features).
+        other: features of the second model's images from the same noise, the same shape.
+        draws: number of bootstrap draws.
+        seed: of the draws.
+
+    Raises:
+        InputError: the two differ in shape, or there are fewer than two images.
+    """
+    if one.shape != other.shape or one.ndim != 2 or len(one) < 2:
+        raise InputError(
+            f"Got features of shapes {one.shape} and {other.shape}; expected the same number of images, at least two, of both."
+        )
+    generator, root = np.random.default_rng(seed), _root(real.covariance)
+    odds = np.full(len(one), 1 / len(one))
+    differences = []
+    for _ in range(draws):
+        times = generator.multinomial(len(one), odds).astype(np.float64)
+        first, second = (_distance(real, root, *_weighted(features, times)) for features in (one, other))
+        differences.append(first - second)
+    return float(np.std(differences, ddof=1))
+
+
+def _weighted(features: FloatArray, times: FloatArray) -> tuple[FloatArray, FloatArray]:
+    """Mean and covariance of features that occur several times each."""
+    count = times.sum()
+    mean = times @ features / count
+    centred = features - mean
+    return mean, (centred * times[:, None]).T @ centred / (count - 1)
+
+
+def _distance(real: FeatureStatistics, root: FloatArray, mean: FloatArray, covariance: FloatArray) -> float:
+    """The distance; ``root`` is the square root of the real covariance, which many distances share."""
+    products = np.linalg.eigvalsh(root @ covariance @ root)
+    crossed = np.sqrt(products.clip(min=0)).sum()
+    return float(np.square(real.mean - mean).sum() + np.trace(real.covariance) + np.trace(covariance) - 2 * crossed)
+
+
+def _root(covariance: FloatArray) -> FloatArray:
+    """The symmetric square root of a covariance."""
+    values, vectors = np.linalg.eigh(covariance)
+    root: FloatArray = (vectors * np.sqrt(values.clip(min=0))) @ vectors.T
+    return root

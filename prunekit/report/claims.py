@@ -1,0 +1,157 @@
+"""What a run of experts found, in sentences made from its numbers, and what keeps it from being more."""
+
+from dataclasses import dataclass
+
+from prunekit.ledger import making_macs
+from prunekit.report.doubts import doubt_of, doubt_sentence
+from prunekit.report.estimate import Estimate
+from prunekit.report.run import MetricRow, RunResults
+from prunekit.report.wording import (
+    clear,
+    estimate_text,
+    large_text,
+    mean_losses,
+    number_text,
+    short_ratio,
+    unpaired,
+    verdict,
+)
+
+__all__ = ["claim", "contradiction", "loss_difference", "training_caveat"]
+
+_FAR = 0.1  # rise of the loss, as a share of the base's, from which a better FID is not believed
+
+
+@dataclass(frozen=True)
+class _Compared:
+    """A lower-is-better number of the experts against the base's."""
+
+    name: str
+    new: Estimate
+    old: Estimate
+    difference: Estimate
+    paired: bool
+
+    @property
+    def text(self) -> str:
+        found = verdict(self.difference, self.old, self.paired)
+        return f"{self.name} is {self._number(self.new)} against the base's {self._number(self.old)}: {found}"
+
+    @staticmethod
+    def _number(estimate: Estimate) -> str:
+        return number_text(estimate.mean) if estimate.se is None else estimate_text(estimate)
+
+
+def claim(results: RunResults) -> str:
+    """The run's finding, made from its numbers: quality against the base, at what fraction of the compute.
+
+    FID where it was measured on enough images and on features that know them, else KID, else the held-out denoising loss. The loss
+    is named too where it clearly says something that FID does not. Sentences follow that say why FID is not used, and how much
+    training the experts had on top of the base's.
+    """
+    row = results.metrics.judged if results.metrics else None
+    ratio = row.mac_ratio if row is not None else None
+    if ratio is None and results.assembled is not None:
+        ratio = results.assembled.mean_mac_ratio
+    scope = "With the experts" if ratio is None else f"At {short_ratio(ratio)} of the base's MACs per sampling step"
+    doubt = _doubt(results)
+    metric, loss = None if doubt else _metric(results, row), _loss(results)
+    sentences = [f"{scope}, {_finding(metric, loss)}."]
+    if results.metrics is not None:
+        sentences.append(doubt_sentence(results.metrics.label("FID"), results.metrics.stated, doubt))
+    if metric is not None or loss is not None:
+        sentences.append(training_caveat(results))
+    return " ".join(filter(None, sentences))
+
+
+def contradiction(metric: Estimate, loss: Estimate, base_loss: float) -> str:
+    """How the held-out loss disagrees with FID: ``far``, ``other``, or empty where it does not.
+
+    Args:
+        metric: difference of FID from the base's; lower is better.
+        loss: difference of the held-out loss.
+        base_loss: the base's.
+
+    Returns:
+        ``far`` where FID is lower and the loss higher by a tenth or more; ``other`` where the loss clearly changed and FID did not
+        clearly change the same way, or where the loss has no error and changed the other way.
+    """
+    same = (metric.mean < 0) == (loss.mean < 0)
+    if loss.mean == 0 or (same if loss.se is None else not clear(loss)):
+        return ""
+    if metric.mean < 0 and loss.mean > _FAR * base_loss:
+        return "far"
+    return "" if clear(metric) and same else "other"
+
+
+def training_caveat(results: RunResults) -> str:
+    """What the ledger says of training on top of the base's; empty where there was none."""
+    base, made = making_macs(results.ledger)
+    base = base or int((results.manifest["base"].get("training") or {}).get("macs", 0))
+    if not made:
+        return ""
+    if base:
+        took = f"{short_ratio(made / base)} of the base's training MACs on top of them"
+    else:
+        took = f"{large_text(made)} MACs on top of the base's training, whose cost is not recorded"
+    return f"Making the experts took {took}, so this is not a comparison at equal training cost."
+
+
+def loss_difference(results: RunResults) -> Estimate | None:
+    """Mean paired difference of the held-out loss over the sampler's steps; None where a timestep group has none.
+
+    The groups share their images, so their errors may go together: their weighted sum is the error's upper bound.
+    """
+    by_group = {loss.group: loss.difference for loss in results.losses}
+    mean, error = 0.0, 0.0
+    for group in results.allocation.groups:
+        difference = by_group.get(group.index)
+        if difference is None or difference.se is None:
+            return None
+        mean += group.share * difference.mean
+        error += group.share * difference.se
+    return Estimate(mean, error)
+
+
+def _finding(metric: _Compared | None, loss: _Compared | None) -> str:
+    if metric is None:
+        return loss.text if loss else "the quality was not measured"
+    against = contradiction(metric.difference, loss.difference, loss.old.mean) if loss else ""
+    if loss is None or not against:
+        return metric.text
+    if against == "far":
+        return f"two measures contradict each other, so no gain is claimed: {loss.text}; but {metric.text}"
+    return f"{metric.text}; {loss.text}"
+
+
+def _doubt(results: RunResults) -> str:
+    """Why the claim must not rest on FID and KID; empty without metrics, too."""
+    if results.metrics is None:
+        return ""
+    config = results.manifest.get("config") or {}
+    return doubt_of(results.metrics.stated, results.base.data or config.get("data") or {})
+
+
+def _metric(results: RunResults, row: MetricRow | None) -> _Compared | None:
+    metrics = results.metrics
+    base = metrics.row("base") if metrics else None
+    if metrics is None or base is None or row is None:
+        return None
+    for name, new, old, difference in (
+        ("FID", row.fid, base.fid, row.fid_difference),
+        ("KID", row.kid, base.kid, row.kid_difference),
+    ):
+        if new is not None and old is not None:
+            return _Compared(metrics.label(name), new, old, difference or unpaired(new, old), difference is not None)
+    return None
+
+
+def _loss(results: RunResults) -> _Compared | None:
+    losses = mean_losses(results)
+    base, expert = losses["base"], losses["expert"]
+    if base is None or expert is None:
+        return None
+    name = "the held-out denoising loss, averaged over the sampler's steps,"
+    difference = loss_difference(results)
+    known = difference or Estimate(expert - base)
+    return _Compared(name, Estimate(expert), Estimate(base), known, difference is not None)

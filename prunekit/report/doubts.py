@@ -1,0 +1,64 @@
+"""When FID and KID of a manifest support no claim: too few images, or features that are not known to suit the pictures."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from prunekit.frechet import LEAST_IMAGES_PER_FEATURE
+
+__all__ = ["doubt_of", "doubt_sentence", "look_doubt"]
+
+_FEATURES = 64  # of both shipped extractors, for manifests that do not say it
+_KNOWN = {
+    "digits-cnn": ("digits", 8),
+    "fashion-cnn": ("fashion", 16),
+}  # data and side, for manifests without a recorded fit
+
+
+def doubt_of(measured: Mapping[str, Any], data: Mapping[str, Any]) -> str:
+    """Why no claim may rest on FID and KID; empty where one may.
+
+    Args:
+        measured: what a manifest says of them: ``features``, ``count`` and, in newer manifests, ``no_features`` and ``count_real``.
+        data: ``source`` and ``resolution`` of the real images, for manifests that do not record whether the extractor knows them.
+    """
+    features = measured.get("features")
+    if not features:
+        return str(measured.get("no_features") or "no feature extractor is recorded")
+    least = LEAST_IMAGES_PER_FEATURE * int(features.get("num_features") or _FEATURES)
+    for key, what in (("count", "generated"), ("count_real", "real")):
+        count = measured.get(key)
+        if count is not None and int(count) < least:
+            return f"{count} {what} images are too few; with fewer than {least} it is mostly bias"
+    return "" if features.get("own") or _fits(features, data) else _unknown(features)
+
+
+def doubt_sentence(label: str, measured: Mapping[str, Any], doubt: str) -> str:
+    """A doubt as a sentence that follows a claim; empty without one.
+
+    Args:
+        label: FID with its features and count.
+        measured: see :func:`doubt_of`.
+        doubt: what that said.
+    """
+    if not doubt:
+        return ""
+    if not measured.get("features"):
+        return f"No FID was measured: {doubt.rstrip('.')}."
+    return f"{label} is not part of this claim: {doubt}."
+
+
+def look_doubt(manifest: Mapping[str, Any], look: Mapping[str, Any]) -> str:
+    """:func:`doubt_of` for a look of a learning curve."""
+    return doubt_of(look, (manifest.get("config") or {}).get("data") or {})
+
+
+def _fits(features: Mapping[str, Any], data: Mapping[str, Any]) -> bool:
+    fit = features.get("fit")
+    if isinstance(fit, Mapping):
+        return float(fit["distance"]) <= float(fit["limit"])
+    word, side = _KNOWN.get(str(features.get("name")), ("", 0))
+    return bool(word) and word in str(data.get("source", "")).lower() and data.get("resolution") in (None, side)
+
+
+def _unknown(features: Mapping[str, Any]) -> str:
+    return f"it is not known that {features.get('name', 'the extractor')} suits these pictures"
