@@ -18,6 +18,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from prunekit._files import atomic_folder, atomic_path, sha256_file, write_json
+from prunekit._names import public_about
 from prunekit._types import JsonDict
 from prunekit.card import slim_card
 from prunekit.checkpoint import Factory, ModelSpec
@@ -81,7 +82,7 @@ class SlimModel:
 
 
 def slim_config(slim: SlimModel) -> dict[str, Any]:
-    """What a slim model's ``config.json`` says beside shapes and hash."""
+    """What a slim model's ``config.json`` says beside shapes and hash: names of files, and not where they lie."""
     return {
         "format": FORMAT,
         "model": slim.spec.to_json(),
@@ -91,7 +92,7 @@ def slim_config(slim: SlimModel) -> dict[str, Any]:
         "params": slim.params,
         "plan": slim.plan.to_json(),
         "sizes": {name: dict(values) for name, values in slim.sizes.items()},
-        **{key: value for key, value in slim.about.items() if key != "model"},
+        **{key: value for key, value in public_about(slim.about).items() if key != "model"},
     }
 
 

@@ -53,6 +53,7 @@ def train(
     """Train a base denoiser and write base.pt; an interrupted training goes on from its last checkpoint."""
     refuse_existing(output, overwrite)
     from prunekit.checkpoint import save_base
+    from prunekit.data import note_place
     from prunekit.pipeline.stages import train_base
     from prunekit.training import TrainOptions
 
@@ -67,6 +68,7 @@ def train(
         base, result = train_base(options, images, checkpoints, report)
         if first:
             save_base(base, output)
+            note_place(images, output.parent)
     if first:
         facts = {"output": str(output), "steps": steps, "loss": result.losses[-1][1], "seconds": result.seconds}
         emit(json, facts, [f"Trained {steps} steps, loss {facts['loss']:.4f}; written to {output}"])
@@ -134,13 +136,18 @@ def finetune(
     json: Json = False,
 ) -> None:
     """Fine-tune a slim model on its own timesteps; goes on from its last checkpoint when it was interrupted."""
+    from prunekit.data import note_place
     from prunekit.pipeline.finetuning import finetune_slim
+    from prunekit.pipeline.images import said_of_images
     from prunekit.pipeline.stages import images_of_slim, open_base
     from prunekit.recipe import DistillationOptions, FinetuneOptions
     from prunekit.slim import load_slim, save_slim
 
     loaded = load_slim(slim)
-    images = images_of_slim(loaded, data_options(data, resolution))
+    others = data_options(data, resolution)
+    images = images_of_slim(loaded, others, slim)
+    said = said_of_images(loaded.about.get("data", {}), images, others)
+    loaded = replace(loaded, about={**loaded.about, "data": said} if said else loaded.about)
     base = open_base(teacher) if teacher else None
     if not 0 <= distillation_weight <= 1:
         raise InputError(f"Got --distillation-weight {distillation_weight:g}; expected a share from 0 to 1.")
@@ -159,6 +166,8 @@ def finetune(
         tuned, result = finetune_slim(loaded, images.train, replace(options, train=settings), checkpoints, report, base)
         if first:
             save_slim(tuned, target)
+            if "sha256" in said and said["sha256"] == images.sha256:
+                note_place(images, target.parent)
     if first:
         facts = {"output": str(target), "steps": steps, "loss": result.losses[-1][1], "seconds": result.seconds}
         emit(json, facts, [f"Fine-tuned {steps} steps, loss {facts['loss']:.4f}; written to {target}"])

@@ -1,5 +1,6 @@
 """The command that prunes: ``prune``."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -87,6 +88,8 @@ def prune(
     json: Json = False,
 ) -> None:
     """Prune a base to a timestep group's target, by importance on the group's own timesteps."""
+    from prunekit.data import note_place
+    from prunekit.pipeline.images import said_of_images
     from prunekit.pipeline.stages import Bench, images_of, open_base, prune_group, score_groups
     from prunekit.recipe import PruneOptions
     from prunekit.search import Endpoint, SearchOptions, ranks
@@ -103,7 +106,9 @@ def prune(
     partition = plan.timestep_groups
     check_timesteps(partition, loaded.schedule, base)
     wanted = list(partition) if group is None else [partition[group]]
-    images = images_of(loaded, data_options(data, resolution))
+    others = data_options(data, resolution)
+    images = images_of(loaded, others, base)
+    loaded = replace(loaded, data=said_of_images(loaded.data, images, others))
     search = SearchOptions(
         proposer=proposer.value,
         proxy=proxy.value,
@@ -138,6 +143,8 @@ def prune(
         slim, result = prune_group(bench, images.train, scores, one, macs, options, journal)
         if rank == 0:
             save_slim(slim, output / f"group-{one.index}")
+            if "sha256" in loaded.data and loaded.data["sha256"] == images.sha256:
+                note_place(images, output.parent)
         facts.append(_fact(one.index, slim, result, bench.macs, target_of, output))
     if rank > 0:
         return

@@ -52,7 +52,7 @@ def importance(
     if output.suffix not in (".json", ".npz"):
         raise InputError(f"Got --output {output}; expected a file name that ends with .json or .npz.")
     loaded = open_base(base, config)
-    images = images_of(loaded, data_options(data, resolution))
+    images = images_of(loaded, data_options(data, resolution), base)
     options = PruneOptions(criterion=criterion.value, samples=samples, seed=seed)
     standing = groups or next((p for p in (Path("groups.json"), Path("allocation.json")) if p.is_file()), None)
     partition = TimestepGroups.from_json(read_json(standing)) if standing else make_groups(loaded.schedule)

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from prunekit._files import atomic_folder, atomic_path, write_json
+from prunekit._names import without_paths
 from prunekit._types import FloatArray, JsonDict
 from prunekit.card import experts_card
 from prunekit.checkpoint import Factory, ModelSpec
@@ -122,10 +123,11 @@ def save_experts(
 ) -> None:
     """Write an experts folder: ``experts.json``, one slim folder per group and a model card, atomically."""
     TimestepExperts(groups, slims)  # refuses what would not load again
+    extra = without_paths(extra or {})
     with atomic_folder(folder) as part:
         for slim in slims:
             save_slim(slim, part / f"group-{slim.group.index}")
-        write_json(part / "experts.json", {**(extra or {}), **groups.to_json(), "format": FORMAT})
+        write_json(part / "experts.json", {**extra, **groups.to_json(), "format": FORMAT})
         with atomic_path(part / "README.md") as card:
             card.write_text(experts_card([slim_config(slim) for slim in slims], extra), encoding="utf-8")
 

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from prunekit.errors import PrunekitError
-from prunekit.pipeline.observing import Observer
+from prunekit.pipeline.observing import Observer, say
 
 if TYPE_CHECKING:
     from prunekit.pipeline.resumable import ResumableRun, Stage
@@ -92,6 +92,10 @@ class Diary:
         """See :class:`~prunekit.pipeline.observing.Observer`."""
         self.write({"label": label, "done": done, "total": total, "note": note})
 
+    def note(self, sentence: str) -> None:
+        """See :func:`~prunekit.pipeline.observing.say`."""
+        self.write({"said": sentence})
+
 
 class Reader:
     """Reads a diary as it grows.
@@ -121,6 +125,8 @@ class Reader:
                 observer.stage(entry["stage"], entry["kept"])
             elif "label" in entry:
                 observer.progress(entry["label"], entry["done"], entry["total"], entry["note"])
+            elif "said" in entry:
+                say(observer, entry["said"])
             elif "failed" in entry:
                 self.failed, self.again = entry["failed"], entry["again"]
             else:

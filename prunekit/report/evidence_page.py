@@ -5,6 +5,7 @@ from functools import partial
 from pathlib import Path
 
 from prunekit._files import atomic_folder, read_json
+from prunekit._names import without_paths
 from prunekit.report.document import Document, Fold, Picture, Section, Strip, sections_with
 from prunekit.report.evidence import Entry, Evidence, evidence_claim, gap_text
 from prunekit.report.evidence_tables import (
@@ -24,6 +25,7 @@ from prunekit.report.provenance import again, cost_blocks, provenance
 from prunekit.report.rendering import drawn, load_picture, render
 from prunekit.report.run import MANIFEST_FORMAT, RunResults, read_importance, read_samples
 from prunekit.report.samples import Images, grid_png
+from prunekit.report.table import markdown_text
 from prunekit.report.wording import short_ratio
 
 __all__ = ["write_evidence_report"]
@@ -48,15 +50,16 @@ def write_evidence_report(folder: Path) -> Path:
             *_method_sections(evidence.headline.name, method, target),
             *sections_with(("ledger", "Ledger", cost_blocks(manifest))),
         )
-        said = (manifest.get("config") or {}).get("description")
+        said = without_paths((manifest.get("config") or {}).get("description"))
         sentences = tuple(filter(None, [said, _loss_sentence(evidence), *_baseline_sentences(evidence)]))
         end = (provenance(manifest, evidence.metrics["features"]), again(manifest))
         title, claim = str(manifest.get("recipe", "unnamed")), evidence_claim(manifest)
         page = Document(title, claim, (*sections, *end), sentences)
         (target / "index.html").write_text(render(page), encoding="utf-8")
-        text = [f"# Experts beside baselines at equal training: {title}", claim, *sentences]
+        text = [f"# Experts beside baselines at equal training: {markdown_text(title)}"]
+        text += map(markdown_text, (claim, *sentences))
         table = entry_table(evidence)
-        text += [table.markdown, table.note]
+        text += [table.markdown, markdown_text(table.note)]
         text += ["![FID against MACs](pareto_fid.png)", "![Loss against MACs](pareto_loss.png)"]
         (target / "evidence.md").write_text("\n\n".join(text) + "\n", encoding="utf-8")
     return folder / "report" / "index.html"
