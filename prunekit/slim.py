@@ -24,6 +24,7 @@ from prunekit._files import atomic_folder, atomic_path, json_hash, sha256_file, 
 from prunekit._json import Bounded, Many, Named, Positive, Whole, checked, parse_json
 from prunekit._kinds import FolderKind, has_format
 from prunekit._leftovers import restore
+from prunekit._names import public_about
 from prunekit._types import JsonDict
 from prunekit.card import slim_card
 from prunekit.checkpoint import Factory, ModelSpec
@@ -111,7 +112,7 @@ class SlimModel:
 
 
 def slim_config(slim: SlimModel) -> dict[str, Any]:
-    """What a slim model's ``config.json`` says beside shapes and hash."""
+    """What a slim model's ``config.json`` says beside shapes and hash: names of files, and not where they lie."""
     return {
         "format": FORMAT,
         "model": slim.spec.to_json(),
@@ -121,7 +122,7 @@ def slim_config(slim: SlimModel) -> dict[str, Any]:
         "params": slim.params,
         "plan": slim.plan.to_json(),
         "sizes": {name: dict(values) for name, values in slim.sizes.items()},
-        **{key: value for key, value in slim.about.items() if key != "model"},
+        **{key: value for key, value in public_about(slim.about).items() if key != "model"},
     }
 
 

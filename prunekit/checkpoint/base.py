@@ -12,6 +12,7 @@ from torch import nn
 from typing_extensions import TypedDict
 
 from prunekit._files import atomic_path
+from prunekit._names import public_about
 from prunekit._types import JsonDict
 from prunekit.checkpoint.spec import ModelSpec
 from prunekit.schedule import NoiseSchedule
@@ -40,7 +41,7 @@ class Base:
         spec: how to build it again.
         schedule: the noise schedule that it was trained with.
         prediction_type: what the network predicts: ``epsilon``, ``sample`` or ``v_prediction``.
-        data: image source that it was trained on (``source``, ``resolution``), or empty.
+        data: images that it was trained on (``source``, ``sha256``, ``resolution``), or empty.
         provenance: free-form JSON: who made it, with which figures.
         sha256: hash of the file that it was read from, empty for one made in memory.
         notes: what a user should know about how it was read, one sentence each; not saved.
@@ -67,13 +68,17 @@ class Base:
 
 
 def save_base(base: Base, path: Path) -> None:
-    """Write a base checkpoint; the suffix chooses the form (``.safetensors``, else torch's zip). Atomic."""
+    """Write a base checkpoint; the suffix chooses the form (``.safetensors``, else torch's zip). Atomic.
+
+    It says the names of files, such as the images', and not where they lie.
+    """
+    about = public_about(base.about())
     state = {key: value.detach().cpu().contiguous() for key, value in base.model.state_dict().items()}
     with atomic_path(path) as part:
         if path.suffix == ".safetensors":
-            about = json.dumps({"format": FORMAT, **base.about()}, sort_keys=True)
-            part.write_bytes(safetensors_bytes(state, metadata={"prunekit": about}))
+            text = json.dumps({"format": FORMAT, **about}, sort_keys=True)
+            part.write_bytes(safetensors_bytes(state, metadata={"prunekit": text}))
         else:
             buffer = io.BytesIO()  # gives the archive a fixed inner name, so that equal weights are equal bytes
-            torch.save({"format": FORMAT, **base.about(), "state_dict": state}, buffer)
+            torch.save({"format": FORMAT, **about, "state_dict": state}, buffer)
             part.write_bytes(buffer.getvalue())

@@ -77,6 +77,10 @@ class Bars:
         """See :class:`prunekit.pipeline.observing.Observer`."""
         self.console.print(f"{name}: kept from before" if kept else name, highlight=False)
 
+    def note(self, sentence: str) -> None:
+        """See :func:`prunekit.pipeline.observing.say`."""
+        self.console.print(sentence, highlight=False, markup=False)
+
     def progress(self, label: str, done: int, total: int, note: str) -> None:
         """See :class:`prunekit.pipeline.observing.Observer`."""
         if label not in self.tasks:

@@ -156,7 +156,7 @@ def _measured(
             f"Got {_flags(asked)} with --base, which has a noise schedule of its own; leave one of them out."
         )
     base = open_base(source.base, source.config)
-    images = images_of(base, data_options(source.data, source.resolution))
+    images = images_of(base, data_options(source.data, source.resolution), source.base)
     with placed(base.model):
         return base.schedule, method_of(options, images.train, base)(base.schedule, options.count)
 

@@ -55,6 +55,7 @@ def train(
     """Train a base denoiser and write base.pt; an interrupted training goes on from its last checkpoint."""
     refuse_existing(output, overwrite, inputs=[recipe, config, data])
     from prunekit.checkpoint import save_base
+    from prunekit.data import note_place
     from prunekit.pipeline.stages import train_base
     from prunekit.training import TrainOptions
     from prunekit.training.checkpoints import drop_checkpoints
@@ -71,6 +72,7 @@ def train(
         if first:
             with writing(output):
                 save_base(base, output)
+                note_place(images, output.parent)
                 drop_checkpoints(checkpoints)
     if first:
         facts = {"output": str(output), "steps": steps, "loss": result.losses[-1][1], "seconds": result.seconds}
@@ -140,7 +142,9 @@ def finetune(
 ) -> None:
     """Fine-tune a slim model on its own timesteps; goes on from its last checkpoint when it was interrupted."""
     from prunekit._files import check_folder
+    from prunekit.data import note_place
     from prunekit.pipeline.finetuning import finetune_slim
+    from prunekit.pipeline.images import said_of_images
     from prunekit.pipeline.stages import images_of_slim, open_base
     from prunekit.recipe import DistillationOptions, FinetuneOptions
     from prunekit.slim import FOLDER, load_slim, save_slim
@@ -152,7 +156,10 @@ def finetune(
     if os.path.realpath(target) != os.path.realpath(slim):  # in place is how it is meant
         refuse_inputs(target, [slim], inside=True)
     refuse_inputs(target, [teacher], inside=True)
-    images = images_of_slim(loaded, data_options(data, resolution))
+    others = data_options(data, resolution)
+    images = images_of_slim(loaded, others, slim)
+    said = said_of_images(loaded.about.get("data", {}), images, others)
+    loaded = replace(loaded, about={**loaded.about, "data": said} if said else loaded.about)
     base = open_base(teacher) if teacher else None
     if not 0 <= distillation_weight <= 1:
         raise InputError(f"Got --distillation-weight {distillation_weight:g}; expected a share from 0 to 1.")
@@ -171,6 +178,8 @@ def finetune(
         if first:
             with writing(target):
                 save_slim(tuned, target)
+                if "sha256" in said and said["sha256"] == images.sha256:
+                    note_place(images, target.parent)
                 drop_checkpoints(checkpoints)
     if first:
         facts = {"output": str(target), "steps": steps, "loss": result.losses[-1][1], "seconds": result.seconds}

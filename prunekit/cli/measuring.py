@@ -115,7 +115,7 @@ def evaluate(
         models = {"base": reference.model, **models}
         sampled = {"base": reference.model, **sampled}
         macs["base"] = reference.mean_macs(sampler, steps)
-    images = opened.images(data_options(data, resolution))
+    images = opened.images(data_options(data, resolution), experts)
     options = EvaluationOptions(samples=count, seeds=tuple(range(seeds)), features=features, loss_samples=loss_samples)
     setting = Setting(
         images,

@@ -1,5 +1,7 @@
 """The command that prunes: ``prune``."""
 
+from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -88,11 +90,12 @@ def prune(
     json: Json = False,
 ) -> None:
     """Prune a base to a timestep group's target, by importance on the group's own timesteps."""
-    from prunekit._files import check_folder
+    from prunekit.data import note_place
+    from prunekit.pipeline.images import said_of_images
     from prunekit.pipeline.stages import Bench, images_of, open_base, prune_group, score_groups
     from prunekit.recipe import PruneOptions
     from prunekit.search import Endpoint, SearchOptions, ranks
-    from prunekit.slim import FOLDER, save_slim
+    from prunekit.slim import save_slim
 
     ranks.join()
     rank, size = ranks.place()
@@ -105,11 +108,10 @@ def prune(
     partition = plan.timestep_groups
     check_timesteps(partition, loaded.schedule, base)
     wanted = list(partition) if group is None else [partition[group]]
-    for one in wanted:
-        folder = output / f"group-{one.index}"
-        check_folder(folder, FOLDER)
-        refuse_inputs(folder, [base, config, allocation, study, latency_table], inside=True)
-    images = images_of(loaded, data_options(data, resolution))
+    _check_outputs([output / f"group-{one.index}" for one in wanted], [base, config, allocation, study, latency_table])
+    others = data_options(data, resolution)
+    images = images_of(loaded, others, base)
+    loaded = replace(loaded, data=said_of_images(loaded.data, images, others))
     search = SearchOptions(
         proposer=proposer.value,
         proxy=proxy.value,
@@ -145,6 +147,8 @@ def prune(
             slim, result = prune_group(bench, images.train, scores, one, macs, options, journals[one.index])
             if rank == 0:
                 save_slim(slim, output / f"group-{one.index}")
+                if "sha256" in loaded.data and loaded.data["sha256"] == images.sha256:
+                    note_place(images, output.parent)
             facts.append(_fact(one.index, slim, result, bench.macs, target_of, output))
     if rank > 0:
         return
@@ -211,6 +215,20 @@ def _accuracy(table: Any) -> str:
         else f"off by {table.error:.1%} in the median of random plans, {worst:.1%} at worst"
     )
     return f"Latency is for batches of {table.batch_size} on {machine}; its prediction is {checked}."
+
+
+def _check_outputs(folders: Iterable[Path], inputs: Iterable[str | Path | None]) -> None:
+    """Refuse outputs that would replace what is no slim model, or what the command reads.
+
+    Raises:
+        InputError: one would.
+    """
+    from prunekit._files import check_folder
+    from prunekit.slim import FOLDER
+
+    for folder in folders:
+        check_folder(folder, FOLDER)
+        refuse_inputs(folder, inputs, inside=True)
 
 
 def _wanted_targets(path: Path | None, target: float | None, schedule: NoiseSchedule) -> Allocation:

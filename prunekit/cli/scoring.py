@@ -60,7 +60,7 @@ def importance(
     refuse_existing(picture, overwrite, PICTURE, [base, config, groups, data])
     refuse_inputs(output, [base], inside=True)
     loaded = open_base(base, config)
-    images = images_of(loaded, data_options(data, resolution))
+    images = images_of(loaded, data_options(data, resolution), base)
     options = PruneOptions(criterion=criterion.value, samples=samples, seed=seed)
     standing = groups or next((p for p in (Path("groups.json"), Path("allocation.json")) if p.is_file()), None)
     partition = TimestepGroups.from_json(read_json(standing), standing) if standing else make_groups(loaded.schedule)

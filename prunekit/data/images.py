@@ -3,10 +3,13 @@
 import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor
 
+from prunekit._files import json_hash
+from prunekit._names import name_of
 from prunekit.training.objective import check_finite_rows
 
 __all__ = ["ImageData", "ImageSplit"]
@@ -36,7 +39,7 @@ class ImageData:
         """Whether these are a codec's latents, not pictures."""
         return self.images.is_floating_point()
 
-    @property
+    @cached_property
     def sha256(self) -> str:
         """Hash of shape and pixels, and of the classes where there are some."""
         digest = hashlib.sha256(str(tuple(self.images.shape)).encode())
@@ -72,9 +75,24 @@ class ImageSplit:
     source: str
     resolution: int
 
+    @property
+    def is_file(self) -> bool:
+        """Whether the images come from a file or folder, not from a package."""
+        return self.source != "digits"
+
+    @property
+    def sha256(self) -> str:
+        """Hash of both parts: by it the images are found again, whatever their place."""
+        return json_hash([self.train.sha256, self.held_out.sha256])
+
     def about(self) -> dict[str, str | int]:
-        """JSON from which the same split is loaded again: ``source`` and ``resolution``, and what is out of the ordinary."""
-        about: dict[str, str | int] = {"source": self.source, "resolution": self.resolution}
+        """JSON that says which images these are: ``source``, a name and no path, ``resolution``, and what is out of the ordinary.
+
+        Images of a file or folder have their ``sha256`` too, by which they are found again.
+        """
+        about: dict[str, str | int] = {"source": name_of(self.source), "resolution": self.resolution}
+        if self.is_file:
+            about["sha256"] = self.sha256
         if self.train.labels is not None:
             about["labels"] = True
         if self.train.latent:

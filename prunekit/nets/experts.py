@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from prunekit._files import atomic_folder, atomic_path, write_json
 from prunekit._kinds import FolderKind, has_format
 from prunekit._leftovers import restore
+from prunekit._names import without_paths
 from prunekit._types import FloatArray, JsonDict
 from prunekit.card import experts_card
 from prunekit.checkpoint import Factory, ModelSpec
@@ -137,10 +138,11 @@ def save_experts(
         InputError: there is something else in the folder than earlier experts.
     """
     TimestepExperts(groups, slims)  # refuses what would not load again
+    extra = without_paths(extra or {})
     with atomic_folder(folder, FOLDER) as part:
         for slim in slims:
             save_slim(slim, part / f"group-{slim.group.index}")
-        write_json(part / "experts.json", {**(extra or {}), **groups.to_json(), "format": FORMAT})
+        write_json(part / "experts.json", {**extra, **groups.to_json(), "format": FORMAT})
         with atomic_path(part / "README.md") as card:
             card.write_text(experts_card([slim_config(slim) for slim in slims], extra), encoding="utf-8")
 

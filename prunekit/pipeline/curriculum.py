@@ -4,13 +4,12 @@ from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
-from prunekit._files import write_json
 from prunekit.checkpoint import ModelSpec
 from prunekit.cost import count_macs
 from prunekit.ledger import forwards, spent_on_training
 from prunekit.pipeline.images import check_comparison
 from prunekit.pipeline.judging import Judge
-from prunekit.pipeline.manifest import environment
+from prunekit.pipeline.manifest import environment, write_manifest
 from prunekit.pipeline.measuring import check_extractor
 from prunekit.pipeline.observing import training_reporter
 from prunekit.pipeline.resumable import ResumableRun
@@ -41,7 +40,7 @@ class CurriculumRun(ResumableRun):
                 action = partial(self._train, name, entry, settings, seed)
                 trainings[name] = [self._planned(name, self._inputs(entry), [], action)]
         self._apart(trainings)
-        write_json(self.folder / "manifest.json", self._manifest(list(trainings)))
+        write_manifest(self.folder, self._manifest(list(trainings)))
         self.observer.stage("report", False)
         write_any_report(self.folder)
         return self.folder / "manifest.json"
@@ -107,7 +106,7 @@ class CurriculumRun(ResumableRun):
     def _manifest(self, names: list[str]) -> dict[str, Any]:
         evaluation = self.judge.evaluation
         return {
-            **environment(self.recipe),
+            **environment(self.recipe, self.done),
             "seeds": {"training": list(self.options.seeds), "sampling": list(evaluation.seeds)},
             "seconds": {name: stage["seconds"] for name, stage in self.done.items()},
             "base": {"macs": self.macs},

@@ -12,7 +12,7 @@ from typing import Any
 
 from torch import nn
 
-from prunekit._files import atomic_folder, atomic_path, read_json, write_json
+from prunekit._files import atomic_folder, atomic_path, read_json
 from prunekit.checkpoint import Base, ModelSpec
 from prunekit.cost import count_macs
 from prunekit.errors import InputError
@@ -22,7 +22,7 @@ from prunekit.nets import TimestepExperts, load_experts
 from prunekit.nets.experts import FOLDER as EXPERTS
 from prunekit.pipeline.grouping import method_of
 from prunekit.pipeline.images import check_comparison
-from prunekit.pipeline.manifest import environment
+from prunekit.pipeline.manifest import environment, write_manifest
 from prunekit.pipeline.measuring import Setting, check_extractor
 from prunekit.pipeline.observing import Within
 from prunekit.pipeline.planning import evaluations, plan_budget
@@ -36,6 +36,9 @@ from prunekit.report import report_writer
 from prunekit.schedule import NoiseSchedule
 
 __all__ = ["EvidenceRun"]
+
+_SEED = replace(EXPERTS, files=(*EXPERTS.files, "manifest.json"))
+"""The experts of one seed, with the manifest of the run that made them."""
 
 
 class EvidenceRun(ResumableRun):
@@ -55,7 +58,8 @@ class EvidenceRun(ResumableRun):
             if recipe.prune is not None:
                 check_places(recipe.prune, self.folder)
         Run(self._only_base, self.folder / "base", Within(self.observer, "base")).make_all()
-        self._stage("base", self._common(), ["samples/base.npz", _IMAGES], self._measure_base)
+        outputs = ["samples/base.npz", _IMAGES]
+        self._stage("base", self._common(), outputs, self._measure_base, reads=["base/base.pt"])
         every = [(name, seed) for name in self.options.entries for seed in self.options.seeds_of(name)]
         planned = {(name, seed): self._planned_entry(name, seed) for name, seed in every}
         # One seed after the other: an entry's seeds share its folder, and all entries at one seed can be compared.
@@ -66,7 +70,7 @@ class EvidenceRun(ResumableRun):
         manifest = self._manifest(stages)
         with atomic_path(self.folder / "importance.json") as part:
             shutil.copyfile(self._entry_folder(self.options.headline) / "importance.json", part)
-        write_json(self.folder / "manifest.json", manifest)
+        write_manifest(self.folder, manifest)
         if (write := report_writer(manifest)) is not None:
             self.observer.stage("report", False)
             write(self.folder)
@@ -119,9 +123,10 @@ class EvidenceRun(ResumableRun):
 
     def _planned_entry(self, name: str, seed: int) -> Stage:
         recipe = self.recipe.entry(name)
-        own = recipe.deciding(("groups", "allocation", "prune", "finetune"))
-        inputs = {**self._common(), "entry": own, "training": self.options.training, "seed": seed}
-        outputs = [f"samples/{slug(name)}.npz", f"entries/{slug(name)}/seed-{seed}/experts.json"]
+        sections = recipe.deciding(("groups", "allocation", "prune", "finetune"))
+        inputs = {**self._common(), "entry": sections, "training": self.options.training, "seed": seed}
+        own = f"entries/{slug(name)}"
+        outputs = [f"samples/{slug(name)}.npz", f"{own}/seed-{seed}", f"{own}/importance.json"]
         return self._planned(f"{name}, seed {seed}", inputs, outputs, partial(self._entry, name, seed), "base")
 
     def _check_budget(self, recipe: Recipe) -> None:
@@ -178,8 +183,9 @@ class EvidenceRun(ResumableRun):
             evaluations(self.base.schedule, self.setting.allocation.sampler, self.setting.allocation.steps)
         )
         figures, rows = self.scales.of(slug(name), experts, self._macs_by_group(experts), mean)
-        with atomic_folder(folder / f"seed-{seed}", EXPERTS) as part:
+        with atomic_folder(folder / f"seed-{seed}", _SEED) as part:
             shutil.copytree(folder / "experts", part, dirs_exist_ok=True)
+            shutil.copy2(folder / "manifest.json", part)  # other seeds write it anew
         row = {
             "entry": name,
             "group": self.options.entries[name].kind,
@@ -227,18 +233,27 @@ class EvidenceRun(ResumableRun):
         """Wall time per image of the base and of every entry's experts, in turn; all seeds of an entry have the same widths."""
         networks: dict[str, nn.Module] = {"base": self.base.model}
         for name in self.options.entries:
-            networks[name] = load_experts(self._entry_folder(name) / "experts")
+            networks[name] = load_experts(self._last_of(name))
         return {"seconds_per_image": self.scales.seconds(networks, self.options.timed_images)}
 
     def _entry_folder(self, name: str) -> Path:
         return self.folder / "entries" / slug(name)
+
+    def _last_of(self, name: str) -> Path:
+        """What was made of an entry with its last seed."""
+        return self._entry_folder(name) / f"seed-{self.options.seeds_of(name)[-1]}"
+
+    def _method(self) -> dict[str, Any]:
+        """The headline's manifest, of its last seed; folders of earlier versions have one for all seeds only."""
+        path = self._last_of(self.options.headline) / "manifest.json"
+        return read_json(path if path.is_file() else self._entry_folder(self.options.headline) / "manifest.json")
 
     def _manifest(self, stages: list[str]) -> dict[str, Any]:
         base = read_json(self.folder / "base" / "manifest.json")
         seconds = self.done["wall time"]["facts"]["seconds_per_image"]
         rows = [self.done[stage]["facts"]["evidence"] for stage in ("base", *stages)]
         return {
-            **environment(self.recipe),
+            **environment(self.recipe, self.done),
             "seeds": {
                 "base": self.recipe.base.train.seed,
                 "finetune": list(self.options.seeds),
@@ -251,7 +266,7 @@ class EvidenceRun(ResumableRun):
             "base": base["base"],
             "reference": "base",
             "headline": self.options.headline,
-            "method": read_json(self._entry_folder(self.options.headline) / "manifest.json"),
+            "method": self._method(),
             "groups": [group.start for group in self.setting.groups][1:],
             "metrics": self.scales.describe(),
             "evidence": [{**row, "seconds_per_image": seconds[row["entry"]]} for row in rows],

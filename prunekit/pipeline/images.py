@@ -1,9 +1,13 @@
 """The images of a network: which, whether it takes them, and what it is told of their classes."""
 
+import os
+from pathlib import Path
+
+from prunekit._names import name_of
 from prunekit._types import JsonDict
 from prunekit.checkpoint import Base, ModelSpec
-from prunekit.data import ImageData, ImageSplit, load_images
-from prunekit.errors import InputError
+from prunekit.data import ImageData, ImageSplit, load_images, noted_places
+from prunekit.errors import InputError, PrunekitError
 from prunekit.recipe import DataOptions
 from prunekit.slim import SlimModel
 from prunekit.training import Classes
@@ -15,29 +19,78 @@ __all__ = [
     "images_for",
     "images_of",
     "images_of_slim",
+    "is_by_place",
+    "said_of_images",
     "sampled_classes",
 ]
 
 
-def images_of(base: Base, override: DataOptions | None = None) -> ImageSplit:
-    """The images that a base was trained on, or others, at the base's own resolution unless told."""
-    return images_for(base.data, base.spec, override)
+def images_of(base: Base, override: DataOptions | None = None, near: Path | str | None = None) -> ImageSplit:
+    """The images that a base was trained on, or others, at the base's own resolution unless told; see :func:`images_for`."""
+    return images_for(base.data, base.spec, override, near)
 
 
-def images_of_slim(slim: SlimModel, override: DataOptions | None = None) -> ImageSplit:
-    """The images that a slim model's base was trained on, or others."""
-    return images_for(slim.about.get("data", {}), slim.spec, override)
+def images_of_slim(slim: SlimModel, override: DataOptions | None = None, near: Path | None = None) -> ImageSplit:
+    """The images that a slim model's base was trained on, or others; see :func:`images_for`."""
+    return images_for(slim.about.get("data", {}), slim.spec, override, near)
 
 
-def images_for(data: JsonDict, spec: ModelSpec, override: DataOptions | None) -> ImageSplit:
-    """The images that ``data`` records, or others, checked against the architecture; with classes where it takes some."""
+def images_for(
+    data: JsonDict, spec: ModelSpec, override: DataOptions | None, near: Path | str | None = None
+) -> ImageSplit:
+    """The images that ``data`` records, or others, checked against the architecture; with classes where it takes some.
+
+    Args:
+        data: of a checkpoint or slim model.
+        spec: the architecture.
+        override: other images.
+        near: the model's file or folder, beside which the images' place may be noted.
+
+    Raises:
+        InputError: no images are recorded, or they are not found; or the architecture does not take them.
+    """
     source = override.source if override else data.get("source")
     if source is None:
         raise InputError("The checkpoint does not say which images it was trained on; name some by --data.")
     resolution = (override.resolution if override else None) or data.get("resolution") or spec.config.get("sample_size")
-    images = load_images(str(source), resolution, labels=spec.num_classes is not None)
+    labels = spec.num_classes is not None
+    if override or "sha256" not in data:
+        images = load_images(str(source), resolution, labels=labels)
+    else:
+        images = _found_again(name_of(str(source)), str(data["sha256"]), resolution, labels, Path(near or os.curdir))
     check_images(images, spec)
     return images
+
+
+def _found_again(name: str, sha256: str, resolution: int | None, labels: bool, near: Path) -> ImageSplit:
+    """Images by their hash, from the places where they may lie.
+
+    Raises:
+        InputError: they are in none of them.
+    """
+    others = []
+    for place in noted_places(sha256, name, near):
+        try:
+            images = load_images(str(place), resolution, labels)
+        except PrunekitError:  # something else has that name
+            continue
+        if images.sha256 == sha256:
+            return images
+        others.append(str(place))
+    found = f" ({', '.join(others)} holds other ones)" if others else ""
+    raise InputError(
+        f"The model's images, {name} with SHA-256 {sha256[:16]}…, are not found near it{found}; name them by --data."
+    )
+
+
+def is_by_place(data: JsonDict) -> bool:
+    """Whether what is said of images has their place and no hash, as earlier versions said it."""
+    return "source" in data and "sha256" not in data and data["source"] != "digits"
+
+
+def said_of_images(data: JsonDict, images: ImageSplit, override: DataOptions | None) -> JsonDict:
+    """What a model made from another is to say of that one's images: the same, with the hash where there was none."""
+    return images.about() if override is None and is_by_place(data) else data
 
 
 def check_images(images: ImageSplit, spec: ModelSpec) -> None:

@@ -17,7 +17,7 @@ from typing_extensions import TypedDict
 
 from prunekit._json import Whole, checked, parse_json
 from prunekit.errors import PrunekitError
-from prunekit.pipeline.observing import Observer
+from prunekit.pipeline.observing import Observer, say
 
 if TYPE_CHECKING:
     from prunekit.pipeline.resumable import ResumableRun, Stage
@@ -35,6 +35,7 @@ class _Entry(TypedDict):
     done: NotRequired[Whole]
     total: NotRequired[Whole]
     note: NotRequired[str]
+    said: NotRequired[str]
     failed: NotRequired[str]
     again: NotRequired[bool]
     finished: NotRequired[bool]
@@ -109,6 +110,10 @@ class Diary:
         """See :class:`~prunekit.pipeline.observing.Observer`."""
         self.write({"label": label, "done": done, "total": total, "note": note})
 
+    def note(self, sentence: str) -> None:
+        """See :func:`~prunekit.pipeline.observing.say`."""
+        self.write({"said": sentence})
+
 
 class Reader:
     """Reads a diary as it grows.
@@ -138,6 +143,8 @@ class Reader:
                 observer.stage(entry["stage"], entry.get("kept", False))
             elif "label" in entry:
                 observer.progress(entry["label"], entry.get("done", 0), entry.get("total", 0), entry.get("note", ""))
+            elif "said" in entry:
+                say(observer, entry["said"])
             elif "failed" in entry:
                 self.failed, self.again = entry["failed"], entry.get("again", True)
             else:

@@ -11,20 +11,26 @@ from typing import Any
 import torch
 
 import prunekit
-from prunekit._files import json_hash
+from prunekit._files import json_hash, write_json
+from prunekit._names import public_manifest
 from prunekit._types import JsonDict
 from prunekit.recipe import MEASURED_METHODS, Recipe
 
-__all__ = ["FORMAT", "environment", "manifest_of"]
+__all__ = ["FORMAT", "environment", "manifest_of", "write_manifest"]
 
 FORMAT = "prunekit-manifest/1"
 _PACKAGES = ("torch", "torch-pruning", "diffusers", "accelerate", "numpy", "torchmetrics", "scikit-learn")
 
 
-def environment(recipe: Recipe) -> dict[str, Any]:
-    """Recipe, commit, versions, device and threads: the manifest's head."""
-    config = recipe.model_dump(mode="json")
-    return {
+def environment(recipe: Recipe, done: Mapping[str, JsonDict]) -> dict[str, Any]:
+    """Recipe, commit, versions, device and threads: the manifest's head.
+
+    Args:
+        recipe: the run's.
+        done: by stage, its record: ``stage_threads`` and ``stage_versions`` say where it was made with others.
+    """
+    config = public_manifest(recipe.model_dump(mode="json"))
+    head = {
         "format": FORMAT,
         "recipe": recipe.name,
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
@@ -36,6 +42,20 @@ def environment(recipe: Recipe) -> dict[str, Any]:
         "config_hash": json_hash(config),
         "config": config,
     }
+    own = {"prunekit": head["prunekit"], "torch": str(torch.__version__)}
+    threads = {name: stage.get("threads", head["threads"]) for name, stage in done.items()}
+    versions = {name: stage.get("versions", own) for name, stage in done.items()}
+    others = {
+        "stage_threads": {name: count for name, count in threads.items() if count != head["threads"]},
+        "stage_versions": {name: made for name, made in versions.items() if made != own},
+    }
+    return head | {key: stages for key, stages in others.items() if stages}
+
+
+def write_manifest(folder: Path, manifest: JsonDict) -> Path:
+    """Write ``manifest.json``, with names in place of paths; returns its path."""
+    write_json(folder / "manifest.json", public_manifest(manifest))
+    return folder / "manifest.json"
 
 
 def manifest_of(recipe: Recipe, done: Mapping[str, JsonDict], base: JsonDict) -> dict[str, Any]:
@@ -43,16 +63,12 @@ def manifest_of(recipe: Recipe, done: Mapping[str, JsonDict], base: JsonDict) ->
 
     Args:
         recipe: the run's.
-        done: by stage, its ``seconds``, ``facts`` and, since they are recorded, ``threads``.
+        done: by stage, its ``seconds``, ``facts`` and, since they are recorded, ``threads`` and ``versions``.
         base: what is to be said of the base.
     """
-    head = environment(recipe)
     facts = [stage["facts"] for stage in done.values()]
-    threads = {name: stage.get("threads", head["threads"]) for name, stage in done.items()}
-    others = {name: count for name, count in threads.items() if count != head["threads"]}
     manifest: dict[str, Any] = {
-        **head,
-        **({"stage_threads": others} if others else {}),
+        **environment(recipe, done),
         "seeds": _seeds(recipe),
         "seconds": {name: stage["seconds"] for name, stage in done.items()},
         "base": base,

@@ -12,7 +12,7 @@ from prunekit.groups import TimestepGroups
 from prunekit.ledger import both_ways
 from prunekit.pipeline.grouping import method_of, spent_on_grouping
 from prunekit.pipeline.images import check_comparison
-from prunekit.pipeline.manifest import environment
+from prunekit.pipeline.manifest import environment, write_manifest
 from prunekit.pipeline.measuring import check_extractor
 from prunekit.pipeline.multistage import Contest
 from prunekit.pipeline.observing import training_reporter
@@ -49,11 +49,12 @@ class MultistageRun(ResumableRun):
                 outputs,
                 partial(self._cut, grouping),
                 after,
+                extras=[_picture_file(grouping)],
             )
         groupings = range(len(options.groupings))
         others = [self._competing(network, g, seed) for g in groupings for network, seed in self._entries(g)]
         self._apart({stage.name: [stage] for stage in others})
-        write_json(self.folder / "manifest.json", self._manifest([stage.name for stage in (*unified, *others)]))
+        write_manifest(self.folder, self._manifest([stage.name for stage in (*unified, *others)]))
         self.observer.stage("report", False)
         write_any_report(self.folder)
         return self.folder / "manifest.json"
@@ -119,7 +120,7 @@ class MultistageRun(ResumableRun):
         write_json(self.folder / _groups_file(grouping), found.to_json())
         samples = spent_on_grouping(method, self.contest.schedule)
         if found.evidence.matrix is not None:
-            grouping_png(found, self.folder / _groups_file(grouping).replace(".json", ".png"))
+            grouping_png(found, self.folder / _picture_file(grouping))
         spent = both_ways(f"grouping {grouping}", "grouping", samples, self.contest.macs)
         return {"ledger": [spent.to_json()] if samples else []}
 
@@ -143,7 +144,7 @@ class MultistageRun(ResumableRun):
         rows = [self.done[name]["facts"]["multistage"] for name in names]
         contest = self.contest
         return {
-            **environment(self.recipe),
+            **environment(self.recipe, self.done),
             "seeds": {"training": list(self.options.seeds), "sampling": list(contest.evaluation.seeds)},
             "seconds": {name: stage["seconds"] for name, stage in self.done.items()},
             "unified": {"macs": contest.macs, "training_macs": contest.budget},
@@ -158,3 +159,7 @@ _UNIFIED = "unified"
 
 def _groups_file(grouping: int) -> str:
     return f"groupings/{grouping}.json"
+
+
+def _picture_file(grouping: int) -> str:
+    return f"groupings/{grouping}.png"

@@ -1,14 +1,17 @@
 """Who watches a run."""
 
+import logging
 from typing import Protocol
 
 from prunekit.training import Progress, Reporter
 
-__all__ = ["Observer", "Silent", "Within", "training_reporter"]
+__all__ = ["Observer", "Silent", "Within", "say", "training_reporter"]
+
+_log = logging.getLogger(__name__)
 
 
 class Observer(Protocol):
-    """Who watches a run."""
+    """Who watches a run. One that has a method ``note(sentence)`` is told, too, what a user should know; see :func:`say`."""
 
     def stage(self, name: str, kept: bool) -> None:
         """A stage begins, or is ``kept`` from an earlier run."""
@@ -27,6 +30,15 @@ class Silent:
 
     def progress(self, label: str, done: int, total: int, note: str) -> None:
         """See :class:`Observer`."""
+
+
+def say(observer: Observer, sentence: str) -> None:
+    """Tell an observer a sentence that a user should read; one without a method ``note`` has it in the log."""
+    note = getattr(observer, "note", None)
+    if callable(note):
+        note(sentence)
+    else:
+        _log.warning("%s", sentence)
 
 
 class Within:
@@ -48,6 +60,10 @@ class Within:
     def progress(self, label: str, done: int, total: int, note: str) -> None:
         """See :class:`Observer`."""
         self._observer.progress(f"{self._part}: {label}", done, total, note)
+
+    def note(self, sentence: str) -> None:
+        """See :func:`say`."""
+        say(self._observer, f"{self._part}: {sentence}")
 
 
 def training_reporter(observer: Observer, label: str) -> Reporter:

@@ -77,9 +77,9 @@ class Opened:
         sampler = sampler.of_classes(classes if label is None else [label])
         return sampler.for_latents() if self.latent else sampler
 
-    def images(self, override: DataOptions | None = None) -> ImageSplit:
-        """The images that it was trained on, or others."""
-        return images_for(self.data, self.spec, override)
+    def images(self, override: DataOptions | None = None, near: Path | str | None = None) -> ImageSplit:
+        """The images that it was trained on, or others; see :func:`prunekit.pipeline.images.images_for`."""
+        return images_for(self.data, self.spec, override, near)
 
     def parts(self) -> dict[str, nn.Module]:
         """Networks by name: one per timestep group for experts and multi-decoder networks, else the model alone."""

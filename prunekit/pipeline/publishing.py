@@ -3,9 +3,10 @@
 import shutil
 from pathlib import Path
 
-from prunekit._files import atomic_folder, check_folder
+from prunekit._files import atomic_folder, check_folder, write_json
 from prunekit._json import read_json
 from prunekit._kinds import FolderKind, has_format
+from prunekit._names import public_manifest
 from prunekit.errors import FileFormatError, InputError
 from prunekit.pipeline.run_folder import check_links
 from prunekit.recipe.comparisons import slug
@@ -51,6 +52,8 @@ def check_place(name: str, reports: Path) -> None:
 def publish(run_folder: Path, reports: Path) -> Path:
     """Copy the results of a run (not its weights) to ``reports/<recipe>/`` with its report, and make the page over all runs.
 
+    Names stand there in place of paths.
+
     Raises:
         InputError: see :func:`check_place`.
         FileFormatError: the run's manifest cannot be read, or its name cannot be a folder's.
@@ -72,8 +75,17 @@ def publish(run_folder: Path, reports: Path) -> Path:
                 if kind.folders[item].knows(source.name):
                     (part / item).mkdir(exist_ok=True)
                     shutil.copy2(source, part / item)
-        write = report_writer(manifest)
+        for path in part.rglob("*.json"):
+            _drop_paths(path)
+        write = report_writer(read_manifest(part))
         if write is not None:
             write(part)
     write_overview(reports)
     return target
+
+
+def _drop_paths(path: Path) -> None:
+    """Runs of earlier versions have absolute paths in their files."""
+    content = read_json(path)
+    if (public := public_manifest(content)) != content:
+        write_json(path, public)

@@ -1,75 +1,37 @@
-"""A run of a recipe: a folder, and stages that are kept once they are finished and run again when their inputs change.
+"""A run of a recipe: a folder, and stages that are kept while their inputs and their outputs are what they were.
 
 Every stage has a file of its own, ``stages/<name>.json``, and a lock beside it while it runs: several processes can work in one
-folder, and two that come to the same stage make it once.
+folder, and two that come to the same stage make it once. The file has the hashes of all that the stage wrote and of what it read
+from earlier stages (:mod:`prunekit.pipeline.records`); a stage with changed files, or made from others, is made again.
 """
 
 import logging
 import re
-import shutil
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
 from functools import cached_property
 from itertools import zip_longest
 from pathlib import Path
-from typing import Any, NotRequired
+from typing import Any
 
-import torch
 from filelock import FileLock, Timeout
-from typing_extensions import TypedDict
 
-import prunekit
-from prunekit._files import atomic_path, json_hash, read_json, write_json
-from prunekit._json import Amount, Named, Positive, read_document
-from prunekit.data import ImageSplit, load_images
+from prunekit._files import json_hash
+from prunekit.data import ImageSplit, load_images, note_place
+from prunekit.pipeline.book import Book, Stage
 from prunekit.pipeline.executors import Executor, fan_out
 from prunekit.pipeline.jobs import Job
-from prunekit.pipeline.observing import Observer, Silent
+from prunekit.pipeline.observing import Observer, Silent, say
 from prunekit.pipeline.run_folder import check_links
 from prunekit.recipe import Recipe
 from prunekit.training.checkpoints import drop_checkpoints
 
 __all__ = ["ResumableRun", "Stage"]
 
-_FORMAT = "prunekit-stage/1"
+_KEY_SCHEME = "0.1.0"  # part of every key; another value makes every stage of every folder anew
 _log = logging.getLogger(__name__)
-
-
-class _StageForm(TypedDict):
-    """What a finished stage leaves in the folder."""
-
-    key: str
-    seconds: Amount
-    threads: NotRequired[Positive]
-    facts: dict[str, Any]
-
-
-class _RecordForm(_StageForm):
-    name: str
-
-
-class _StateForm(TypedDict):
-    stages: Named[_StageForm]
-
-
-@dataclass(frozen=True, eq=False)
-class Stage:
-    """One step of a run.
-
-    Args:
-        name: what it is called in the folder and by observers.
-        key: hash of all that it is made from, the keys of the stages before it included.
-        outputs: files that it writes, relative to the folder.
-        action: makes them and returns the stage's facts, JSON-able.
-    """
-
-    name: str
-    key: str
-    outputs: tuple[str, ...]
-    action: Callable[[], dict[str, Any]]
 
 
 class ResumableRun(ABC):
@@ -84,6 +46,7 @@ class ResumableRun(ABC):
 
     Raises:
         InputError: the recipe asks for an endpoint that nobody has confirmed, or a link in the folder leads out of it.
+        FileFormatError: the folder's ``state.json`` cannot be read, or a later version wrote a stage's record.
     """
 
     def __init__(
@@ -101,17 +64,12 @@ class ResumableRun(ABC):
         self.observer = observer or Silent()
         self.executor = executor
         self.peers = tuple(peers)
-        self.key = ""  # of the stage that runs
-        self.keys: dict[str, str] = {}  # of the stages that are part of this run
-        self.state: dict[str, dict[str, Any]] = {}  # every stage that ever finished here
-        self.done: dict[str, dict[str, Any]] = {}  # those that are part of this run
-        before = folder / "state.json"  # all stages in one file: how folders were written once
-        if before.is_file():
-            mend = "remove it to run every stage again"
-            stages: Any = read_document(before, _StateForm, "prunekit-state/1", mend)["stages"]
-            self.state = dict(stages)
-        for file in sorted((folder / "stages").glob("*.json")):
-            self._read(file)
+        self.key = ""  # of the stage that runs and of what it reads
+        self._key_before = ""  # what named its checkpoints before the hashes of its inputs were part of that
+        self.planned: dict[str, Stage] = {}  # the stages that are part of this run
+        self.done: dict[str, dict[str, Any]] = {}  # their records
+        self._book = Book(folder)
+        self._told: set[str] = set()
 
     def __reduce__(self) -> tuple[type["ResumableRun"], tuple[Recipe, Path]]:
         return type(self), (self.recipe, self.folder.resolve())
@@ -136,24 +94,31 @@ class ResumableRun(ABC):
         outputs: Sequence[str],
         action: Callable[[], dict[str, Any]],
         after: str | Sequence[str] = (),
+        *,
+        reads: Sequence[str] = (),
+        extras: Sequence[str] = (),
     ) -> Stage:
         """A stage of this run with its key; those before it must be planned or done.
 
         An action that is to run in another process is a method of this run, or a ``partial`` of one, and needs files only.
         """
-        before = [after] if isinstance(after, str) else after
+        direct = [self.planned[stage] for stage in ([after] if isinstance(after, str) else after)]
         described = self.recipe.deciding(inputs)
         extra = {key: value for key, value in inputs.items() if key not in Recipe.model_fields}
-        self.keys[name] = json_hash(
+        key = json_hash(
             {
                 "stage": name,
-                "prunekit": prunekit.__version__,
+                "prunekit": _KEY_SCHEME,
                 "inputs": described,
                 "extra": extra,
-                "after": [self.keys[stage] for stage in before],
+                "after": [stage.key for stage in direct],
             }
         )
-        return Stage(name, self.keys[name], tuple(outputs), action)
+        before = dict.fromkeys(each for stage in direct for each in (*stage.before, stage.name))
+        read = dict.fromkeys([*reads, *(path for stage in direct for path in stage.reads)])
+        stage = Stage(name, key, tuple(outputs), action, tuple(before), tuple(read), tuple(extras))
+        self.planned[name] = stage
+        return stage
 
     def _stage(
         self,
@@ -162,9 +127,12 @@ class ResumableRun(ABC):
         outputs: Sequence[str],
         action: Callable[[], dict[str, Any]],
         after: str | Sequence[str] = (),
+        *,
+        reads: Sequence[str] = (),
+        extras: Sequence[str] = (),
     ) -> None:
-        """Run ``action`` unless its outputs are there and were made from the same inputs."""
-        self.make(self._planned(name, inputs, outputs, action, after))
+        """Run ``action`` unless its outputs are unchanged and were made from the same inputs."""
+        self.make(self._planned(name, inputs, outputs, action, after, reads=reads, extras=extras))
 
     def _apart(self, chains: Mapping[str, Sequence[Stage]]) -> None:
         """Make chains of stages, by the executor where there is one. No chain needs what another makes.
@@ -177,67 +145,83 @@ class ResumableRun(ABC):
             for stage in stages:
                 self.make(stage)
             return
-        missing = {name: [s for s in chain if not self._is_kept(s)] for name, chain in chains.items()}
+        jobs = [Job(self, name, left) for name, chain in chains.items() if (left := self._left(chain))]
+        at_work = {stage.name for job in jobs for stage in job.stages}
         for stage in stages:
-            if self._is_kept(stage):
-                self.observer.stage(stage.name, True)
-        jobs = [Job(self, name, tuple(chain)) for name, chain in missing.items() if chain]
+            if stage.name not in at_work:
+                self._keep(stage)
         fan_out(self.executor, jobs, self.folder / "jobs", self.observer)
         for stage in stages:
-            self._read(self._file(stage.name))
-            self.done[stage.name] = self.state[stage.name]
+            self._book.read(stage.name)
+            self.done[stage.name] = self._book.records[stage.name]
+
+    def _left(self, chain: Sequence[Stage]) -> tuple[Stage, ...]:
+        """The first stage of a chain that is not kept and all after it, which may come to have other inputs."""
+        for index, stage in enumerate(chain):
+            if not self._is_kept(stage):
+                return tuple(chain[index:])
+        return ()
 
     def make(self, stage: Stage) -> None:
         """Run a stage unless it is kept from before, or another process makes it meanwhile."""
-        kept = self._is_kept(stage)
-        if kept:
-            self.observer.stage(stage.name, True)
+        if self._is_kept(stage):
+            self._keep(stage)
         else:
             with self._alone(stage):
                 self._make_alone(stage)
-        self.done[stage.name] = self.state[stage.name]
+        self.done[stage.name] = self._book.records[stage.name]
 
     def _make_alone(self, stage: Stage) -> None:
-        if self._file(stage.name).is_file():
-            self._read(self._file(stage.name))  # as whoever held the lock has left it
-        kept = self._is_kept(stage)
-        if not kept and stage.name in self.state:  # should it stop midway, what it has written is nobody's output
-            self._write(stage.name, "", 0.0, {})
-        kept = kept or any(self._take(stage, peer) for peer in self.peers)
-        self.observer.stage(stage.name, kept)
-        if kept:
+        book = self._book
+        book.read(stage.name)  # as whoever held the lock has left it
+        fault = book.fault(stage)
+        if fault is None:
+            self._keep(stage)
             return
-        started, self.key = time.perf_counter(), stage.key
+        if fault:
+            say(self.observer, fault)
+        book.disown(stage)
+        inputs = book.inputs(stage)
+        if any(book.take(stage, peer, inputs) for peer in self.peers):
+            self._keep(stage)
+            return
+        self.observer.stage(stage.name, False)
+        started = time.perf_counter()
+        self.key, self._key_before = json_hash([stage.key, inputs]) if inputs else stage.key, stage.key
         facts = stage.action()
-        self._write(stage.name, stage.key, round(time.perf_counter() - started, 3), facts)
+        book.finish(stage, round(time.perf_counter() - started, 3), facts, inputs)
+        if "images" in self.__dict__:
+            note_place(self.images, self.folder)
 
     def _is_kept(self, stage: Stage) -> bool:
-        made = self.state.get(stage.name, {}).get("key") == stage.key
-        return made and all((self.folder / path).exists() for path in stage.outputs)
+        if self._book.is_without_hashes(stage):
+            with self._alone(stage):
+                adopted = self._book.adopt(stage)
+            if adopted:
+                self._say_once(
+                    f"{self.folder} was written by a version that recorded no hashes; its files are taken as they are now, "
+                    "and checked from now on."
+                )
+        return self._book.fault(stage) is None
 
-    def _take(self, stage: Stage, peer: Path) -> bool:
-        """Copy what a peer has made of the same inputs; whether there was such."""
-        file = peer / "stages" / self._file(stage.name).name
+    def _keep(self, stage: Stage) -> None:
+        """Tell that a stage is kept and, once, that it was made with other versions or threads than this process has."""
+        if difference := self._book.difference(stage):
+            self._say_once(
+                f"{difference}; it is kept, so {self.folder} holds results of both.", f"Stage {stage.name} was made "
+            )
+        self.observer.stage(stage.name, True)
 
-        def record() -> dict[str, Any]:
-            return read_json(file, _FORMAT) if file.is_file() else {}
-
-        before = record()
-        if before.get("key") != stage.key or not all((peer / path).is_file() for path in stage.outputs):
-            return False
-        for path in stage.outputs:
-            with atomic_path(self.folder / path) as part:
-                shutil.copyfile(peer / path, part)
-        if record() != before:  # the peer began to make it anew meanwhile
-            return False
-        write_json(self._file(stage.name), before)
-        self._read(self._file(stage.name))
-        return True
+    def _say_once(self, sentence: str, beginning: str = "") -> None:
+        """Tell a sentence, which may begin with what is not the same each time."""
+        if sentence not in self._told:
+            self._told.add(sentence)
+            say(self.observer, f"{beginning}{sentence}")
 
     @contextmanager
     def _alone(self, stage: Stage) -> Iterator[None]:
         """Within the block no other process makes this stage."""
-        file = self._file(stage.name)
+        file = self._book.file(stage.name)
         new = [folder for folder in file.parents if not folder.exists()]
         file.parent.mkdir(parents=True, exist_ok=True)
         lock = FileLock(file.with_name(f".{file.stem}.lock"))
@@ -256,25 +240,18 @@ class ResumableRun(ABC):
                     with suppress(OSError):  # others may have written there
                         folder.rmdir()
 
-    def _file(self, name: str) -> Path:
-        return self.folder / "stages" / f"{re.sub('[^a-z0-9]+', '-', name.lower())}.json"
-
-    def _read(self, file: Path) -> None:
-        record: Any = read_document(file, _RecordForm, _FORMAT, "remove it to run that stage again")
-        self.state[record.pop("name")] = record
-
-    def _write(self, name: str, key: str, seconds: float, facts: dict[str, Any]) -> None:
-        made = {"key": key, "seconds": seconds, "threads": torch.get_num_threads(), "facts": facts}
-        write_json(self._file(name), {"format": _FORMAT, "name": name, **made})
-        self.state[name] = made
-
     def _ledger(self) -> list[dict[str, Any]]:
         """The rows of every stage of this run."""
         return [row for stage in self.done.values() for row in stage["facts"].get("ledger", [])]
 
     def _checkpoints(self, name: str) -> Path:
-        """Folder for a training's checkpoints: another for other options, so that a changed recipe starts it anew."""
-        return self.folder / "checkpoints" / f"{_slug(name)}-{self.key[:16]}"
+        """Folder for a training's checkpoints: another for other options or inputs, so that a changed recipe starts it anew."""
+        own, before = (
+            self.folder / "checkpoints" / f"{_slug(name)}-{key[:16]}" for key in (self.key, self._key_before)
+        )
+        if before.is_dir() and not own.exists():
+            before.rename(own)
+        return own
 
     def _drop_checkpoints(self, name: str) -> None:
         """Remove a training's checkpoints, those for other options too."""

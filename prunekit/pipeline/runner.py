@@ -19,7 +19,8 @@ from prunekit.nets import TimestepExperts, load_experts
 from prunekit.pipeline.executors import Executor
 from prunekit.pipeline.finetuning import finetune_slim
 from prunekit.pipeline.grouping import method_of, spent_on_grouping
-from prunekit.pipeline.manifest import manifest_of
+from prunekit.pipeline.images import is_by_place
+from prunekit.pipeline.manifest import manifest_of, write_manifest
 from prunekit.pipeline.measuring import Setting, check_extractor, measure_all, save_images
 from prunekit.pipeline.observing import Observer, training_reporter
 from prunekit.pipeline.placing import placed
@@ -88,9 +89,10 @@ class Run(ResumableRun):
         inputs = {"base": recipe.base, "data": recipe.data, "images": self._data_hash()}
         if recipe.base.checkpoint is not None and not recipe.base.checkpoint.startswith(EMBEDDED):
             inputs["checkpoint"] = _files_hash(Path(recipe.base.checkpoint))
-        self._stage("base", inputs, ["base.pt"], self._base)
+        self._stage("base", inputs, ["base.pt"], self._base, extras=["base.safetensors"])
         if recipe.groups and recipe.allocation:
-            self._stage("groups", {"groups": recipe.groups}, ["groups.json"], self._groups, "base")
+            inputs, outputs = {"groups": recipe.groups}, ["groups.json"]
+            self._stage("groups", inputs, outputs, self._groups, "base", extras=["groups.png"])
             evidence = self._frontiers() if recipe.allocation.rule == "measured" else []
             inputs, outputs = {"allocation": recipe.allocation}, ["allocation.json"]
             self._stage("allocate", inputs, outputs, self._allocate, ["groups", *evidence])
@@ -178,7 +180,8 @@ class Run(ResumableRun):
         if options.checkpoint is not None:
             base = open_base(options.checkpoint)
             check_images(self.images, base.spec)
-            if not options.checkpoint.startswith(EMBEDDED) and not base.data:
+            unnamed = not base.data or (is_by_place(base.data) and base.data["source"] == self.recipe.data.source)
+            if not options.checkpoint.startswith(EMBEDDED) and unnamed:
                 base = Base(
                     base.model, base.spec, base.schedule, base.prediction_type, self.images.about(), base.provenance
                 )
@@ -339,8 +342,7 @@ class Run(ResumableRun):
         about["training"] = base_training(self.recipe.base.checkpoint, base, bench.macs, spent)
         if "allocate" in self.done:
             manifest["allocation"] = self.allocation.to_json()
-        write_json(self.folder / "manifest.json", manifest)
-        return self.folder / "manifest.json"
+        return write_manifest(self.folder, manifest)
 
 
 def _spent(*rows: LedgerRow) -> dict[str, Any]:

@@ -6,11 +6,11 @@ from functools import partial
 from pathlib import Path
 
 from prunekit._files import atomic_folder
+from prunekit._names import without_paths
 from prunekit._types import JsonDict
 from prunekit.groups import Grouping
 from prunekit.ledger import LedgerRow
 from prunekit.report.document import Document, Picture, Words, sections_with
-from prunekit.report.escaping import in_markdown
 from prunekit.report.folder import FOLDER
 from prunekit.report.groupings import grouping_picture
 from prunekit.report.learning import LearningCurve, describe_learning, draw_learning
@@ -18,7 +18,7 @@ from prunekit.report.ledger import kinds_sentence
 from prunekit.report.pareto import Point, pareto_picture
 from prunekit.report.provenance import again, cost_blocks, provenance
 from prunekit.report.rendering import drawn, render
-from prunekit.report.table import Table
+from prunekit.report.table import Table, markdown_text
 
 __all__ = ["Comparison", "write_comparison"]
 
@@ -61,15 +61,10 @@ def write_comparison(folder: Path, manifest: JsonDict, comparison: Comparison) -
         )
         curves = drawn(partial(draw_learning, comparison.curves), target / f"{comparison.name}.png", words)
         picture = f"![Learning curves]({comparison.name}.png)"
-        title, said = f"# {comparison.heading}: {manifest['recipe']}", manifest["config"]["description"]
-        paragraphs = [
-            title,
-            in_markdown(said),
-            comparison.text,
-            comparison.table.markdown,
-            picture,
-            *([spent] if spent else []),
-        ]
+        said = without_paths(manifest["config"]["description"])
+        title = f"# {comparison.heading}: {markdown_text(manifest['recipe'])}"
+        told = [markdown_text(text) for text in (said, comparison.text)]
+        paragraphs = [title, *told, comparison.table.markdown, picture, *([markdown_text(spent)] if spent else [])]
         (target / f"{comparison.name}.md").write_text("\n\n".join(paragraphs) + "\n", encoding="utf-8")
         sections = sections_with(
             ("table", "Where they end", [comparison.table, Words(comparison.text, note=True)]),

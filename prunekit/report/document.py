@@ -113,7 +113,7 @@ class Code:
 
 @dataclass(frozen=True)
 class Link:
-    """A link to a file beside the page."""
+    """A link to a file beside the page; ``href`` is its path from there, with names as they are on disk."""
 
     text: str
     href: str

@@ -6,8 +6,8 @@ from pathlib import Path
 
 from prunekit._files import atomic_folder
 from prunekit._json import checked
+from prunekit._names import without_paths
 from prunekit.report.document import Document, Fold, Picture, Section, Strip, sections_with
-from prunekit.report.escaping import in_markdown
 from prunekit.report.evidence import Entry, Evidence, evidence_claim, evidence_doubt, gap_text
 from prunekit.report.evidence_tables import (
     describe_losses,
@@ -28,6 +28,7 @@ from prunekit.report.provenance import again, cost_blocks, provenance
 from prunekit.report.rendering import drawn, load_picture, render
 from prunekit.report.run import RunResults, read_importance, read_samples
 from prunekit.report.samples import Images, grid_png
+from prunekit.report.table import markdown_text
 from prunekit.report.wording import short_ratio
 
 __all__ = ["write_evidence_report"]
@@ -54,17 +55,17 @@ def write_evidence_report(folder: Path) -> Path:
             *_method_sections(evidence.headline.name, method, target),
             *sections_with(("ledger", "Ledger", cost_blocks(manifest))),
         )
-        said = (manifest.get("config") or {}).get("description")
+        said = without_paths((manifest.get("config") or {}).get("description"))
         measure = "loss" if evidence_doubt(manifest, evidence) or not evidence.has_fid else "fid"
         sentences = tuple(filter(None, [said, _loss_sentence(evidence), *_baseline_sentences(evidence, measure)]))
         end = (provenance(manifest, evidence.metrics["features"] or None), again(manifest))
         title, claim = str(manifest.get("recipe", "unnamed")), evidence_claim(manifest)
         page = Document(title, claim, (*sections, *end), sentences)
         (target / "index.html").write_text(render(page), encoding="utf-8")
-        plain = [in_markdown(each) if each == said else each for each in sentences]
-        text = [f"# Experts beside baselines at equal training: {title}", claim, *plain]
+        text = [f"# Experts beside baselines at equal training: {markdown_text(title)}"]
+        text += map(markdown_text, (claim, *sentences))
         table = entry_table(evidence)
-        text += [table.markdown, table.note]
+        text += [table.markdown, markdown_text(table.note)]
         text += ["![FID against MACs](pareto_fid.png)"] if evidence.has_fid else []
         text += ["![Loss against MACs](pareto_loss.png)"]
         (target / "evidence.md").write_text("\n\n".join(text) + "\n", encoding="utf-8")

@@ -6,6 +6,7 @@ from typing import Any
 
 from prunekit._files import atomic_path, check_file
 from prunekit._leftovers import restore_within
+from prunekit._names import without_paths
 from prunekit.errors import InputError, MissingFileError
 from prunekit.report.document import Card, Cards, Document, Link, Links, sections_with
 from prunekit.report.folder import PAGE
@@ -101,7 +102,7 @@ def _card(run: Path, manifest: dict[str, Any]) -> Card:
     return Card(
         Link(run.name, f"{run.name}/{_PAGE if has_page else 'manifest.json'}"),
         tuple(filter(None, facts)),
-        str((manifest.get("config") or {}).get("description") or ""),
+        str(without_paths((manifest.get("config") or {}).get("description")) or ""),
         "" if kind is None else kind.claim(manifest),
         (Link("manifest", f"{run.name}/manifest.json"),) if has_page else (),
     )

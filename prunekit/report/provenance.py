@@ -4,6 +4,7 @@ import json
 import shlex
 from typing import Any
 
+from prunekit._names import public_manifest
 from prunekit._types import JsonDict
 from prunekit.ledger import LedgerRow
 from prunekit.report.document import Block, Code, Facts, Fold, Section, Words
@@ -25,6 +26,7 @@ def provenance(manifest: JsonDict, features: JsonDict | None = None) -> Section:
         manifest: the run's.
         features: what FID was measured on, as a manifest describes it.
     """
+    manifest = public_manifest(manifest)  # those of earlier versions have paths
     blocks: list[Block] = [Facts(tuple(_facts(manifest, features)))]
     if versions := manifest.get("versions"):
         blocks.append(Fold("Versions", (Facts(tuple((name, str(number)) for name, number in versions.items())),)))
@@ -33,12 +35,14 @@ def provenance(manifest: JsonDict, features: JsonDict | None = None) -> Section:
 
 def again(manifest: JsonDict) -> Section:
     """What to type to get the same run again, then its page."""
+    manifest = public_manifest(manifest)
     commit, name = manifest.get("commit"), f"{manifest.get('recipe', 'unnamed')}.yaml"
     lines = [f"git checkout {shlex.quote(str(commit))}"] if commit else []
     lines += [f"prunekit run {shlex.quote(name)}", "prunekit report RUN"]
     text = (
         f"The first commands make the run again, {name} being the configuration below; the last one makes this page again from "
-        "the run's folder RUN, where manifest.json has every number in full."
+        "the run's folder RUN, where manifest.json has every number in full. Data and files are named without the folders that "
+        "they were in; the configuration needs their places again."
     )
     blocks: list[Block] = [Words(text), Code("Commands", "\n".join(lines))]
     if config := manifest.get("config"):

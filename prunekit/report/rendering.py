@@ -3,6 +3,7 @@
 import base64
 from collections.abc import Callable
 from pathlib import Path
+from urllib.parse import quote
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from matplotlib.figure import Figure
@@ -25,6 +26,7 @@ def render(document: Document) -> str:
         lstrip_blocks=True,
     )
     environment.filters["unbroken"] = _unbroken
+    environment.filters["beside"] = _beside
     page = environment.get_template("page.html.j2").render(page=document, version=__version__)
     return page.strip() + "\n"
 
@@ -48,6 +50,11 @@ def drawn(draw: Callable[[], Figure], path: Path, words: tuple[str, str, str]) -
     with styled():
         save_figure(draw(), path)
     return load_picture(path, *words)
+
+
+def _beside(path: str) -> str:
+    """The path of a file beside the page as a link, which no name can turn into a link to elsewhere or into a script."""
+    return quote(path.lstrip("/"), safe="/")
 
 
 def _unbroken(text: str) -> str:

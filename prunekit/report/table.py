@@ -1,5 +1,7 @@
 """One table in two forms: exact numbers for CSV, and the same numbers rounded for reading."""
 
+import html
+import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,7 +12,7 @@ import pandas as pd
 from prunekit.report.estimate import Estimate
 from prunekit.report.wording import ABSENT, count_text, estimate_text, ratio_text
 
-__all__ = ["Cell", "Column", "Row", "Table", "count", "estimate", "flat", "named", "ratio"]
+__all__ = ["Cell", "Column", "Row", "Table", "count", "estimate", "flat", "markdown_text", "named", "ratio"]
 
 Row = Mapping[str, Any]
 
@@ -75,7 +77,7 @@ class Table:
 
     def to_markdown(self, path: Path) -> None:
         """Write the table for reading, with its caption and note."""
-        parts = [self.caption, self.markdown, self.note]
+        parts = [markdown_text(self.caption), self.markdown, markdown_text(self.note)]
         path.write_text("\n\n".join(part for part in parts if part) + "\n", encoding="utf-8")
 
     @property
@@ -84,7 +86,7 @@ class Table:
         right = ["---", *("---:" for _ in self.columns[1:])]
         body = [[cell.text for cell in line] for line in self.cells]
         lines = [[column.heading for column in self.columns], right, *body]
-        return "\n".join("| " + " | ".join(map(_markdown, line)) + " |" for line in lines)
+        return "\n".join("| " + " | ".join(map(markdown_text, line)) + " |" for line in lines)
 
 
 def _series(values: Iterable[Any]) -> "pd.Series[Any]":
@@ -102,10 +104,17 @@ def _cell(column: Column, row: Row) -> Cell:
     return Cell(column.text(row), repr(value) if isinstance(value, int | float) else None)
 
 
-def _markdown(text: str) -> str:
-    for mark in ("\\", "|", "<", "*", "_", "`"):
-        text = text.replace(mark, f"\\{mark}")
-    return " ".join(text.split())
+def markdown_text(text: str) -> str:
+    """Text as plain words of a Markdown page or table: one line, no markup, no link."""
+    words = html.escape(" ".join(text.split()), quote=False)
+    escaped = re.sub(r"([\\|*_`\[\]~])", r"\\\1", words)
+    escaped = re.sub(r"^([#+>-]|\d+[.)])(?=\s)", lambda mark: f"{mark[1][:-1]}\\{mark[1][-1]}", escaped)
+    return re.sub(r"(?i)\b(https?|ftp|mailto|javascript|data)(:)(?=\S)|\b(www)(\.)(?=\S)", _unlinked, escaped)
+
+
+def _unlinked(found: re.Match[str]) -> str:
+    name, mark = (part for part in found.groups() if part is not None)
+    return f"{name}&#{ord(mark)};"
 
 
 def named(heading: str, key: str) -> Column:

@@ -110,7 +110,7 @@ def test_a_folder_of_different_sizes_becomes_squares_of_the_firsts_side(tmp_path
     assert images.shape == (4, 3 if colour else 1, 6, 6)
     expected = middle.transpose(2, 0, 1) if colour else middle[None]
     assert (images.numpy() == expected).all()
-    assert split.about() == {"source": str(tmp_path / "p"), "resolution": 6}
+    assert split.about() == {"source": "p", "resolution": 6, "sha256": split.sha256}
 
 
 def test_resolution_reduces_a_folder_by_area_averages(tmp_path):
@@ -330,4 +330,4 @@ def test_fashion_mnist_is_read():
     assert split.train.images.shape == (60_000, 1, 28, 28)
     assert split.held_out.images.shape == (10_000, 1, 28, 28)
     assert (split.train.images.min(), split.train.images.max()) == (0, 255)
-    assert split.about() == {"source": str(FASHION), "resolution": 28}
+    assert split.about() == {"source": "fashion-mnist", "resolution": 28, "sha256": split.sha256}

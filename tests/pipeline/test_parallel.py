@@ -187,7 +187,7 @@ def test_what_two_processes_come_to_is_made_once(small, caplog):
         while "Another process is at stage a 0" not in caplog.text:
             time.sleep(0.05)
         (run.folder / "a-0.json").write_text("{}")
-        other._write("a 0", stage.key, 0.0, {"made": "by the first"})
+        other._book.finish(stage, 0.0, {"made": "by the first"}, {})
     second.join(60)
     assert read_json(run.folder / "manifest.json")["a 0"] == {"made": "by the first"}
     assert spy.made == ["a 1", "b 0", "b 1"]

@@ -1,0 +1,82 @@
+"""Names in place of paths: what leaves this machine says how a file is called and never where it lies, which tells users' names."""
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from prunekit._types import JsonDict
+
+__all__ = ["name_of", "public_about", "public_manifest", "without_paths"]
+
+_NAME = r"[^\s/\\\"'`<>|]+"
+_FOLDERS = re.compile(
+    r"(?<![^\s\"'`(\[<=,;:])"  # where a path may begin in a sentence
+    rf"(?:(?:~[\w.-]*|[A-Za-z]:)[/\\](?:{_NAME}[/\\])*|(?:file://)?/(?:{_NAME}/)+|\\\\(?:{_NAME}\\)+)"
+)
+_WHOLE = re.compile(r"(?:(?:file://)?/|~[\w.-]*[/\\]|[A-Za-z]:[/\\]|\\\\)\S*")
+_RELATIVE = (
+    "source",
+    "checkpoint",
+    "latency_table",
+    "study",
+)  # a recipe's keys whose values are paths, relative ones too
+_HUB_ID = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")
+_WEIGHTS = (".pt", ".pth", ".ckpt", ".bin", ".safetensors", ".json")
+_USER = re.compile(r"(?<=://)[^/@\s]*@")
+
+
+def name_of(path: str) -> str:
+    """The last name of a path of any system; the path itself where it is a bare name."""
+    parts = [part for part in re.split(r"[/\\]+", path) if part not in ("", ".", "..", "~")]
+    return parts[-1] if parts else "unnamed"
+
+
+def without_paths(value: Any) -> Any:
+    """JSON with the last name in place of every absolute path, as a value or within a sentence."""
+    if isinstance(value, str):
+        return _text_without_paths(value)
+    if isinstance(value, Mapping):
+        return {key: without_paths(part) for key, part in value.items()}
+    if isinstance(value, list | tuple):
+        return [without_paths(part) for part in value]
+    return value
+
+
+def _text_without_paths(text: str) -> str:
+    home = str(Path.home())
+    if len(home) > 1 and home in text:  # a home's name may have spaces, at which a path in a sentence seems to end
+        text = re.sub(rf"{re.escape(home)}(?![^\s/\\\"'`<>|,;:)])", "~", text)
+    return name_of(text) if _WHOLE.fullmatch(text) else _FOLDERS.sub("", text)
+
+
+def public_about(about: JsonDict) -> dict[str, Any]:
+    """What is said of a model, with names in place of paths; that of its images in ``data`` may be a relative path."""
+    public: dict[str, Any] = without_paths(about)
+    data = about.get("data")
+    if isinstance(data, Mapping) and isinstance(data.get("source"), str):
+        public["data"] = {**public["data"], "source": name_of(data["source"])}
+    return public
+
+
+def public_manifest(manifest: JsonDict) -> dict[str, Any]:
+    """A manifest with names in place of paths, in its recipe the relative ones too, and no user in a URL."""
+    public: dict[str, Any] = without_paths(_named(manifest))
+    return public
+
+
+def _named(value: Any, key: str = "") -> Any:
+    if isinstance(value, Mapping):
+        return {own: _named(part, own) for own, part in value.items()}
+    if isinstance(value, list | tuple):
+        return [_named(part) for part in value]
+    if not isinstance(value, str):
+        return value
+    if key == "url":
+        return _USER.sub("", value)
+    return name_of(value) if key in _RELATIVE and not (key == "checkpoint" and _is_hub_id(value)) else value
+
+
+def _is_hub_id(name: str) -> bool:
+    """Whether a checkpoint reads like ``owner/name`` of the Hugging Face Hub, and no such owner is a folder here."""
+    return bool(_HUB_ID.fullmatch(name)) and not name.endswith(_WEIGHTS) and not Path(name.split("/")[0]).exists()

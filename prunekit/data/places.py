@@ -1,0 +1,58 @@
+"""Where this machine has the images that models were trained on.
+
+Checkpoints, slim models and experts say the name and the hash of their images and not where they lie, since they are given to
+others. The place is noted in ``.prunekit/images.json`` beside them, in the run's folder or in the folder that holds a
+command's output, with a ``.gitignore`` that keeps it out of repositories.
+"""
+
+from contextlib import suppress
+from pathlib import Path
+
+from prunekit._files import atomic_path, read_json, write_json
+from prunekit.data.images import ImageSplit
+from prunekit.errors import PrunekitError
+
+__all__ = ["note_place", "noted_places"]
+
+_FORMAT = "prunekit-images/1"
+_FILE = ".prunekit/images.json"
+_LEVELS = 4  # a run's experts/group-0 is two below the run, an entry's of a comparison four
+
+
+def noted_places(sha256: str, name: str, near: Path) -> list[Path]:
+    """Where images may lie: as noted beside a model or in a folder above, then under their name there or here.
+
+    Args:
+        sha256: of the images.
+        name: how their file or folder is called.
+        near: a model's file or folder.
+    """
+    folders = [*list(near.absolute().parents)[:_LEVELS], Path.cwd()]
+    noted = [Path(place) for folder in folders if (place := _read(folder).get(sha256)) is not None]
+    return [place for place in dict.fromkeys([*noted, *(folder / name for folder in folders)]) if place.exists()]
+
+
+def note_place(images: ImageSplit, folder: Path) -> None:
+    """Note where images lie, in a folder that models are written to; not if a folder above knows it, or for embedded images.
+
+    A folder that cannot be written to is left alone: whoever needs the images then is asked for them.
+    """
+    place = Path(images.source).absolute()
+    if not images.is_file or any(_read(above).get(images.sha256) == str(place) for above in _with_parents(folder)):
+        return
+    with suppress(OSError, PrunekitError):
+        write_json(folder / _FILE, {"format": _FORMAT, "images": {**_read(folder), images.sha256: str(place)}})
+        with atomic_path((folder / _FILE).with_name(".gitignore")) as part:
+            part.write_text("*\n", encoding="utf-8")
+
+
+def _with_parents(folder: Path) -> list[Path]:
+    return [folder.absolute(), *folder.absolute().parents][:_LEVELS]
+
+
+def _read(folder: Path) -> dict[str, str]:
+    try:
+        known = read_json(folder / _FILE, _FORMAT).get("images")
+    except (OSError, PrunekitError):
+        return {}
+    return {key: place for key, place in known.items() if isinstance(place, str)} if isinstance(known, dict) else {}

@@ -1,0 +1,226 @@
+"""The finished stages in a run's folder: their records, whether their files are still right, and copies from other folders."""
+
+import re
+import shutil
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from prunekit._files import atomic_path, read_json
+from prunekit.errors import FileFormatError
+from prunekit.pipeline.records import (
+    changes,
+    covered,
+    discard,
+    marks_digest,
+    marks_of,
+    read_record,
+    versions,
+    write_record,
+)
+
+__all__ = ["Book", "Stage"]
+
+
+@dataclass(frozen=True, eq=False)
+class Stage:
+    """One step of a run.
+
+    Args:
+        name: what it is called in the folder and by observers.
+        key: hash of all that it is made from, the keys of the stages before it included.
+        outputs: files and folders that it writes, relative to the folder.
+        action: makes them and returns the stage's facts, JSON-able.
+        before: all stages whose outputs it may read, those before the ones before it included.
+        reads: files of the folder that it or a stage before it reads and that no stage of this run writes.
+        extras: outputs that it writes in some cases only, and that may be deleted.
+    """
+
+    name: str
+    key: str
+    outputs: tuple[str, ...]
+    action: Callable[[], dict[str, Any]]
+    before: tuple[str, ...] = ()
+    reads: tuple[str, ...] = ()
+    extras: tuple[str, ...] = ()
+
+
+class Book:
+    """The records of every stage that ever finished in a folder.
+
+    Args:
+        folder: the run's.
+
+    Raises:
+        FileFormatError: the folder's ``state.json`` cannot be read, or a later version wrote a stage's record.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.records: dict[str, dict[str, Any]] = {}
+        self._damaged: set[Path] = set()  # records that cannot be read
+        before = folder / "state.json"  # all stages in one file: how folders were written once
+        if before.is_file():
+            stages = read_json(before, "prunekit-state/1").get("stages")
+            if not isinstance(stages, dict):
+                raise FileFormatError(f"{before} holds no stages; remove it to run every stage again.")
+            self.records = dict(stages)
+        for file in sorted((folder / "stages").glob("*.json")):
+            self._read(file)
+
+    def file(self, name: str) -> Path:
+        """A stage's record."""
+        return self.folder / "stages" / f"{re.sub('[^a-z0-9]+', '-', name.lower())}.json"
+
+    def read(self, name: str) -> None:
+        """Read a stage's record again, which another process may have written."""
+        if self.file(name).is_file():
+            self._read(self.file(name))
+
+    def _read(self, file: Path) -> None:
+        found = read_record(file)
+        if found is None:
+            self._damaged.add(file)
+            for name in [name for name in self.records if self.file(name) == file]:
+                del self.records[name]
+            return
+        self._damaged.discard(file)
+        name, record = found
+        self.records[name] = record
+
+    def _write(self, name: str, record: Mapping[str, Any]) -> None:
+        self.records[name] = write_record(self.file(name), name, record)
+        self._damaged.discard(self.file(name))
+
+    def finish(self, stage: Stage, seconds: float, facts: dict[str, Any], inputs: Mapping[str, str]) -> None:
+        """Record a stage whose outputs are written; ``inputs`` are of :meth:`inputs`, taken before it began."""
+        made = {
+            "key": stage.key,
+            "seconds": seconds,
+            "threads": torch.get_num_threads(),
+            "versions": versions(),
+            "facts": facts,
+            "outputs": marks_of(self.folder, stage.outputs, stage.extras),
+            "inputs": dict(inputs),
+        }
+        self._write(stage.name, made)
+
+    def is_without_hashes(self, stage: Stage) -> bool:
+        """Whether an earlier version recorded the stage."""
+        return "outputs" not in self.records.get(stage.name, {"outputs": None})
+
+    def adopt(self, stage: Stage) -> bool:
+        """Give a record without hashes those of the files that are there now; whether it was of the stage as it is planned."""
+        self.read(stage.name)
+        record = self.records.get(stage.name, {})
+        as_planned = "outputs" not in record and record.get("key") == stage.key
+        if not as_planned or not all((self.folder / path).exists() for path in stage.outputs):
+            return False
+        kept = ("key", "seconds", "threads", "facts")
+        made: dict[str, Any] = {key: record[key] for key in kept if key in record}
+        marks = marks_of(self.folder, stage.outputs, stage.extras)
+        self._write(stage.name, {**made, "outputs": marks, "inputs": self._hashes(stage)})
+        return True
+
+    def fault(self, stage: Stage) -> str | None:
+        """None where the stage can be kept, else why it cannot; empty where it was not made as it is planned."""
+        record = self.records.get(stage.name)
+        if record is None or "outputs" not in record:
+            file = self.file(stage.name)
+            damaged = f"{file.relative_to(self.folder)} is damaged or was edited; {stage.name} is made again."
+            return damaged if file in self._damaged else ""
+        marks = record["outputs"]
+        if record["key"] != stage.key or not _complete(stage, marks):
+            return ""
+        if changed := changes(self.folder, marks):
+            paths = ", ".join(f"{change.path} was {'deleted' if change.deleted else 'changed'}" for change in changed)
+            return (
+                f"{paths} since stage {stage.name} finished; {stage.name} is made again, and so is every later stage whose "
+                "inputs come out different."
+            )
+        before, known = self._hashes(stage), record["inputs"]
+        if other := [name for name in {**before, **known} if before.get(name) != known.get(name)]:
+            return f"Stage {stage.name} was made from other files of {', '.join(other)}; {stage.name} is made again."
+        return None
+
+    def difference(self, stage: Stage) -> str:
+        """With which other versions or threads than this process has the stage was made, in the middle of a sentence."""
+        record, now = self.records[stage.name], {**versions(), "threads": torch.get_num_threads()}
+        made = {**record.get("versions", {}), "threads": record.get("threads", now["threads"])}
+        other = [name for name, value in made.items() if name in now and value != now[name]]
+        then, here = (", ".join(f"{name} {values[name]}" for name in other) for values in (made, now))
+        return f"with {then}, and this is {here}" if other else ""
+
+    def inputs(self, stage: Stage) -> dict[str, str]:
+        """Hashes of what the stage reads, by the earlier stages that wrote it.
+
+        Raises:
+            FileFormatError: an earlier stage's output was changed since this process looked at it.
+        """
+        for name in stage.before:
+            if changed := changes(self.folder, self._marks(name)):
+                raise FileFormatError(
+                    f"{self.folder / changed[0].path} was changed while the run was going on, after stage {name} had "
+                    "finished; start the run again."
+                )
+        return self._hashes(stage)
+
+    def _marks(self, name: str) -> dict[str, Any]:
+        return self.records.get(name, {}).get("outputs") or {}
+
+    def _hashes(self, stage: Stage) -> dict[str, str]:
+        written = {name: marks_digest(self._marks(name)) for name in stage.before}
+        return written | {path: mark["sha256"] for path, mark in marks_of(self.folder, stage.reads).items()}
+
+    def disown(self, stage: Stage) -> None:
+        """The stage is about to be made again: should it stop midway, what lies there is nobody's output.
+
+        What was changed, or deleted in part, goes, a folder as a whole, so that nothing of it gets into what is made.
+        """
+        record = self.records.get(stage.name)
+        if record is None:
+            if self.file(stage.name) not in self._damaged:
+                return
+            bad = {path for path in stage.outputs if (self.folder / path).is_file()}  # nothing says which are right
+        else:
+            marks = self._marks(stage.name)
+            bad = {change.path for change in changes(self.folder, marks)} if record.get("key") == stage.key else set()
+            homes = {Path(path).parent.as_posix() for path in bad} - {"."}
+            bad |= {path for path in marks if covered(path, homes)}
+        discard(self.folder, sorted(bad))
+        self._write(stage.name, {"key": "", "seconds": 0.0, "facts": {}, "outputs": {}, "inputs": {}})
+
+    def take(self, stage: Stage, peer: Path, inputs: Mapping[str, str]) -> bool:
+        """Copy what another folder has of the stage, made from the same inputs; whether there was such.
+
+        Its files are compared with their hashes before they are copied, and the copies after.
+        """
+        file = peer / "stages" / self.file(stage.name).name
+
+        def recorded() -> dict[str, Any]:
+            found = read_record(file) if file.is_file() else None
+            return {} if found is None else found[1]
+
+        before = recorded()
+        if before.get("key") != stage.key or before.get("inputs", inputs) != inputs:
+            return False
+        marks = before["outputs"] if "outputs" in before else marks_of(peer, stage.outputs)
+        if not _complete(stage, marks) or changes(peer, marks, read_all=True):
+            return False
+        for path in marks:
+            with atomic_path(self.folder / path) as part:
+                shutil.copyfile(peer / path, part)
+                shutil.copystat(peer / path, part)
+        if recorded() != before or changes(self.folder, marks, read_all=True):  # it began to be made anew meanwhile
+            discard(self.folder, marks)
+            return False
+        self._write(stage.name, {**before, "outputs": marks, "inputs": dict(inputs)})
+        return True
+
+
+def _complete(stage: Stage, marks: Mapping[str, Any]) -> bool:
+    """Whether files of every output were recorded."""
+    return all(any(covered(path, [output]) for path in marks) for output in stage.outputs)

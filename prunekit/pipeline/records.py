@@ -1,0 +1,159 @@
+"""The record of a finished stage: what it was made from, with which versions, and the hash of every file that it wrote.
+
+A file counts as unchanged when its content has the recorded SHA-256. A file above 64 MiB is read only where its size or its time of
+modification is not the recorded one: to read the weights of large networks on every start would take minutes, and whoever changes
+one by mistake changes its time too.
+"""
+
+import json
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+import prunekit
+from prunekit._files import json_hash, read_json, sha256_file, write_json
+from prunekit.errors import FileFormatError
+
+__all__ = [
+    "Change",
+    "Marks",
+    "changes",
+    "covered",
+    "discard",
+    "marks_digest",
+    "marks_of",
+    "read_record",
+    "write_record",
+]
+
+_FORMAT = "prunekit-stage/2"
+_WITHOUT_HASHES = "prunekit-stage/1"
+_ALWAYS_READ = 64 * 2**20  # bytes
+
+Marks = Mapping[str, Mapping[str, Any]]
+"""By file: its ``sha256``, ``size`` in bytes, ``mtime_ns``, and ``extra`` for one that may be deleted."""
+
+
+@dataclass(frozen=True)
+class Change:
+    """A recorded file that is not what it was."""
+
+    path: str
+    deleted: bool
+
+
+def versions() -> dict[str, str]:
+    """The versions that a stage's numbers depend on."""
+    return {"prunekit": prunekit.__version__, "torch": str(torch.__version__)}
+
+
+def read_record(path: Path) -> tuple[str, dict[str, Any]] | None:
+    """A stage's name and record; None where the file is damaged, or was edited.
+
+    A record of an earlier version has no ``outputs``.
+
+    Raises:
+        FileFormatError: a later version wrote it.
+    """
+    try:
+        record = read_json(path)
+    except FileFormatError:
+        return None
+    kind, seal = record.pop("format", None), record.pop("sha256", None)
+    if kind not in (_FORMAT, _WITHOUT_HASHES):
+        if isinstance(kind, str) and kind.startswith("prunekit-stage/"):
+            raise FileFormatError(
+                f"{path} has format {kind!r}; expected {_FORMAT!r}: go on with the version that wrote it, or remove the file to "
+                "run that stage again."
+            )
+        return None
+    if kind == _FORMAT and seal != json_hash(record):
+        return None
+    name = record.pop("name", None)
+    if not isinstance(name, str) or not isinstance(record.get("facts"), dict) or "seconds" not in record:
+        return None
+    return name, record
+
+
+def write_record(path: Path, name: str, record: Mapping[str, Any]) -> dict[str, Any]:
+    """Write a stage's record, with a hash over itself; returns it as it will be read."""
+    kept: dict[str, Any] = json.loads(json.dumps({"name": name, **record}, allow_nan=False))
+    write_json(path, {"format": _FORMAT, **kept, "sha256": json_hash(kept)})
+    del kept["name"]
+    return kept
+
+
+def marks_of(folder: Path, outputs: Sequence[str], extras: Sequence[str] = ()) -> dict[str, dict[str, Any]]:
+    """Size, time and hash of every file among the outputs; of a folder, of every file in it but hidden ones.
+
+    Args:
+        folder: that they are relative to.
+        outputs: files and folders.
+        extras: more of them, which may be deleted later.
+    """
+    marks: dict[str, dict[str, Any]] = {}
+    for output in (*outputs, *extras):
+        path = folder / output
+        inside = sorted(path.rglob("*")) if path.is_dir() else [path]
+        for file in inside:
+            hidden = any(part.startswith(".") for part in file.relative_to(path).parts)
+            if file.is_file() and not hidden:
+                about = file.stat()
+                marks[file.relative_to(folder).as_posix()] = {
+                    "sha256": sha256_file(file),
+                    "size": about.st_size,
+                    "mtime_ns": about.st_mtime_ns,
+                    **({"extra": True} if output in extras else {}),
+                }
+    return marks
+
+
+def covered(path: str, outputs: Iterable[str]) -> bool:
+    """Whether a file is one of the outputs, or lies in one."""
+    return any(path == output or path.startswith(f"{output}/") for output in outputs)
+
+
+def changes(folder: Path, marks: Marks, read_all: bool = False) -> list[Change]:
+    """The recorded files that were changed or deleted.
+
+    Args:
+        folder: that the marks are relative to.
+        marks: what was recorded.
+        read_all: whether large files are read too where their size and time are the recorded ones.
+    """
+    found = []
+    for path, mark in marks.items():
+        try:
+            about = os.stat(folder / path)
+        except OSError:
+            if not mark.get("extra"):
+                found.append(Change(path, deleted=True))
+            continue
+        alike = about.st_size == mark["size"]
+        trusted = about.st_size > _ALWAYS_READ and about.st_mtime_ns == mark["mtime_ns"] and not read_all
+        if not alike or not (folder / path).is_file() or (not trusted and sha256_file(folder / path) != mark["sha256"]):
+            found.append(Change(path, deleted=False))
+    return found
+
+
+def marks_digest(marks: Marks) -> str:
+    """One hash for the contents of all files, whatever their times."""
+    return json_hash({path: mark["sha256"] for path, mark in marks.items()})
+
+
+def discard(folder: Path, paths: Iterable[str]) -> None:
+    """Remove files that a stage wrote, and folders that are empty then; whatever else lies there stays."""
+    for path in paths:
+        file = folder / path
+        if file.is_file() or file.is_symlink():
+            file.unlink()
+        for parent in file.parents:
+            if parent == folder:
+                break
+            with suppress(OSError):  # it is absent, or others have files in it
+                parent.rmdir()
