@@ -1,0 +1,135 @@
+"""Ctrl-C in a terminal reaches a run and its workers: trainings are saved, the run waits for them, and the next start goes on."""
+
+import json
+import os
+import shlex
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import psutil
+import pytest
+import yaml
+from micro_recipe import MICRO, micro
+
+from prunekit._files import read_json, sha256_file
+
+COMMAND = "import signal, sys; signal.signal(signal.SIGINT, signal.default_int_handler); from prunekit.cli import main; main()"
+TRAIN = {**MICRO["finetune"]["train"], "steps": 40, "checkpoint_every": 1000}
+RECIPE = {**MICRO, "finetune": {"train": TRAIN}}
+
+
+def start(folder: Path, words: list[str]) -> "subprocess.Popen[str]":
+    """A run in a process group of its own, as a shell starts it."""
+    return subprocess.Popen(  # noqa: S603 - written above
+        [sys.executable, "-c", COMMAND, *words],
+        cwd=folder,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+    )
+
+
+def interrupted(folder: Path, words: list[str], when: Callable[[], bool], send: Callable[[int], None]) -> str:
+    """What a run says last that gets a signal once something is the case; nothing where it was done before."""
+    process, until = start(folder, words), time.monotonic() + 120
+    while not when() and process.poll() is None and time.monotonic() < until:
+        time.sleep(0.05)
+    workers = (
+        [child.pid for child in psutil.Process(process.pid).children(recursive=True)] if process.poll() is None else []
+    )
+    send(process.pid)
+    _, said = process.communicate(timeout=120)
+    assert "Traceback" not in said
+    if process.returncode == 0:
+        return ""
+    assert process.returncode == 130, said
+    assert not psutil.wait_procs(workers, timeout=60)[1]
+    return said.strip().splitlines()[-1]
+
+
+def weights(folder: Path) -> list[str]:
+    return [sha256_file(folder / "experts" / f"group-{index}" / "model.safetensors") for index in (0, 1)]
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("undisturbed")
+    (folder / "micro.yaml").write_text(yaml.safe_dump(RECIPE))
+    process = start(folder, ["run", "micro.yaml"])
+    _, said = process.communicate(timeout=300)
+    assert process.returncode == 0, said
+    return folder / "runs" / "micro"
+
+
+SENDERS = {
+    "ctrl-c": lambda number: os.killpg(number, signal.SIGINT),
+    "ctrl-c twice": lambda number: [(os.killpg(number, signal.SIGINT), time.sleep(0.05)) for _ in range(2)],
+    "sigterm": lambda number: os.kill(number, signal.SIGTERM),
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("sender", SENDERS.values(), ids=SENDERS.keys())
+def test_an_interrupted_run_with_workers_ends_in_the_same_bytes(undisturbed, tmp_path, sender):
+    (tmp_path / "micro.yaml").write_text(yaml.safe_dump(RECIPE))
+    run = tmp_path / "runs" / "micro"
+    words = ["run", "micro.yaml", "--jobs", "2"]
+
+    def diaries() -> str:
+        return "".join(path.read_text() for path in (run / "jobs").glob("*.jsonl"))
+
+    said = interrupted(tmp_path, words, lambda: '"label": "group 0"' in diaries(), sender)
+    assert "finished stages, searches and trainings are kept in runs/micro. Continue with: " in said
+    assert shlex.split(said.split("Continue with: ")[1])[1:] == words
+    saved = [int(path.name[5:13]) for path in run.glob("checkpoints/*/step-*.pt")]
+    if sender is not SENDERS["ctrl-c twice"]:  # which does not wait for the workers, that save all the same
+        assert saved
+        assert all(0 < step < 40 for step in saved)
+    for log in (run / "jobs").glob("*.log"):
+        assert "Traceback" not in log.read_text()
+    assert interrupted(tmp_path, words, lambda: False, sender) == ""
+    assert weights(run) == weights(undisturbed)
+    assert not list(run.rglob(".*.part"))
+
+
+@pytest.mark.slow
+def test_an_interrupted_run_ends_in_the_same_bytes(undisturbed, tmp_path):
+    """In one process: in a search, whose journal is kept, and in a training."""
+    (tmp_path / "micro.yaml").write_text(yaml.safe_dump(RECIPE))
+    run = tmp_path / "runs" / "micro"
+    moments = [
+        lambda: (
+            (run / "search" / "group-1.jsonl").is_file()
+            and len((run / "search" / "group-1.jsonl").read_bytes().splitlines()) > 2
+        ),
+        lambda: any(run.glob("checkpoints/group-0-*")) or (run / "stages" / "prune-group-1.json").is_file(),
+    ]
+    for when in moments:
+        said = interrupted(tmp_path, ["run", "micro.yaml"], when, SENDERS["ctrl-c"])
+        assert "are kept in runs/micro" in said
+        for file in (run / "stages").glob("*.json"):
+            assert json.loads(file.read_text())["format"] == "prunekit-stage/1"
+    assert interrupted(tmp_path, ["run", "micro.yaml"], lambda: False, SENDERS["ctrl-c"]) == ""
+    assert weights(run) == weights(undisturbed)
+
+
+def test_how_often_a_training_is_saved_changes_no_stage(tmp_path):
+    from prunekit.pipeline.runner import Run
+
+    keys = []
+    for changes in ({}, {"finetune__train__checkpoint_minutes": 9.0}, {"finetune__train__ema_decay": 0.9}):
+        run = Run(micro(**changes), tmp_path)
+        run.keys = {"importance": "", "allocate": ""}
+        keys.append([stage.key for stage in run._specialist(0)])
+    assert keys[0] == keys[1] != keys[2]
+    assert micro(finetune__train__checkpoint_minutes=9.0).finetune.train.checkpoint_minutes == 9.0
+
+
+def test_the_manifest_says_how_often(finished):
+    assert read_json(finished / "manifest.json")["config"]["finetune"]["train"]["checkpoint_minutes"] == 3.0
