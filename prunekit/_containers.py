@@ -7,21 +7,24 @@ Each check reads a few kilobytes and compares what the file promises with what i
 import io
 import struct
 import zipfile
-from collections.abc import Iterator
+import zlib
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from prunekit.errors import FileFormatError
 from prunekit.limits import check_limit
 
-__all__ = ["check_npy_header", "check_safetensors", "open_archive"]
+__all__ = ["check_npy_header", "check_safetensors", "open_archive", "read_npz"]
 
 _END = b"PK\x05\x06"
 _END_64 = b"PK\x06\x06"
 _NPY_HEADER = 2**16  # bytes; numpy itself refuses headers of more than 10,000
+_DAMAGED = (zipfile.BadZipFile, zlib.error, OSError, EOFError, ValueError, RuntimeError, struct.error)
 _PLAIN = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
 
 
@@ -36,7 +39,7 @@ def open_archive(path: Path) -> Iterator[zipfile.ZipFile]:
     check_limit("zip-directory-bytes", _directory_bytes(path), f"The list of files in {path}")
     try:
         archive = zipfile.ZipFile(path)
-    except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError, struct.error) as error:
+    except _DAMAGED as error:
         raise FileFormatError(f"{path} is no readable archive ({error}); copy it again.") from error
     with archive:
         members = archive.infolist()
@@ -49,6 +52,35 @@ def open_archive(path: Path) -> Iterator[zipfile.ZipFile]:
                     f"{member.filename[:80]!r} in {path} is encrypted or of an unusual compression; expected it plain or deflated."
                 )
         yield archive
+
+
+def read_npz(path: Path, wanted: Callable[[Sequence[str]], Sequence[str]] = tuple) -> dict[str, NDArray[Any]]:
+    """Arrays of an ``.npz`` by name, each checked before it is unpacked.
+
+    Args:
+        path: the file.
+        wanted: chooses among the names of its arrays; all when absent.
+
+    Raises:
+        LimitError: an array is larger than the limit ``unpacked-bytes``, or all together are.
+        FileFormatError: it is damaged, or holds Python objects.
+    """
+    with open_archive(path) as archive:
+        members = {member.filename.removesuffix(".npy"): member for member in archive.infolist()}
+        names = wanted(list(members))
+        check_limit("unpacked-bytes", sum(members[name].file_size for name in names), str(path))
+        for name in names:
+            what = f"{name[:80]!r} in {path}"
+            try:
+                with archive.open(members[name]) as handle:
+                    check_npy_header(handle, members[name].file_size, what)
+            except _DAMAGED as error:
+                raise FileFormatError(f"{what} is no readable array ({_short(error)}).") from error
+    try:
+        with np.load(path, allow_pickle=False) as arrays:
+            return {name: arrays[name] for name in names}
+    except Exception as error:  # what numpy raises on damaged files is of every kind
+        raise FileFormatError(f"{path} is no readable .npz ({_short(error)}).") from error
 
 
 def _directory_bytes(path: Path) -> int:

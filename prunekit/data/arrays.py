@@ -1,6 +1,7 @@
 """Arrays of pictures or latents with their classes: ``.npy``, mapped and not read; ``.npz``; ``.safetensors``. Never a pickle."""
 
 import warnings
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -9,9 +10,8 @@ from numpy.typing import NDArray
 from safetensors import safe_open
 from torch import Tensor
 
-from prunekit._containers import check_npy_header, check_safetensors, open_archive
+from prunekit._containers import check_npy_header, check_safetensors, read_npz
 from prunekit.errors import FileFormatError, MissingFileError, PrunekitError
-from prunekit.limits import check_limit
 
 __all__ = ["SUFFIXES", "find_array", "read_array"]
 
@@ -91,16 +91,15 @@ def _read_npy(path: Path, labels: bool) -> tuple[NDArray[np.generic], NDArray[np
 
 
 def _read_npz(path: Path, labels: bool) -> tuple[NDArray[np.generic], NDArray[np.generic] | None]:
-    with open_archive(path) as archive:
-        members = {member.filename.removesuffix(".npy"): member for member in archive.infolist()}
-        names = [next((name for name in members if name != "labels"), "images")]
-        names += ["labels"] if labels and "labels" in members else []
-        for name in names:
-            check_limit("unpacked-bytes", members[name].file_size, f"{name!r} in {path}")
-            with archive.open(members[name]) as handle:
-                check_npy_header(handle, members[name].file_size, f"{name!r} in {path}")
-    with np.load(path, allow_pickle=False) as arrays:
-        return arrays[names[0]], arrays["labels"] if len(names) > 1 else None
+    def wanted(names: Sequence[str]) -> list[str]:
+        images = next((name for name in names if name != "labels"), None)
+        return [name for name in (images, "labels" if labels and "labels" in names else None) if name is not None]
+
+    arrays = read_npz(path, wanted)
+    images = next((array for name, array in arrays.items() if name != "labels"), None)
+    if images is None:
+        raise FileFormatError(f"{path} holds no images; expected an array of pictures or latents.")
+    return images, arrays.get("labels")
 
 
 def _read_safetensors(path: Path, labels: bool) -> tuple[NDArray[np.generic], NDArray[np.generic] | None]:

@@ -1,6 +1,5 @@
 """Importance of every channel group for every timestep group, as one immutable, JSON-able object."""
 
-import zipfile
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +9,7 @@ import numpy as np
 from torch import nn
 from typing_extensions import TypedDict
 
+from prunekit._containers import read_npz
 from prunekit._files import atomic_path, canonical_json, read_json, write_json
 from prunekit._json import Many, Named, Positive, checked, parse_json
 from prunekit._types import FloatArray, JsonDict
@@ -129,15 +129,15 @@ class ImportanceMap:
         if not path.is_file():
             raise MissingFileError(f"{path} does not exist; expected an importance map there.")
         try:
-            with np.load(path, allow_pickle=False) as arrays:
-                about = checked(_AboutForm, parse_json(str(arrays["about"]).encode(), str(path)), str(path), _AGAIN)
-                stacked = [arrays[f"scores_{i}"] for i in range(len(about["channel_groups"]))]
-                rows = range(len(about["timestep_groups"]))
-                scores = [[np.array(values[row], dtype=np.float64) for values in stacked] for row in rows]
+            arrays = read_npz(path)
+            about = checked(_AboutForm, parse_json(str(arrays["about"]).encode(), str(path)), str(path), _AGAIN)
+            stacked = [arrays[f"scores_{i}"] for i in range(len(about["channel_groups"]))]
+            rows = range(len(about["timestep_groups"]))
+            scores = [[np.array(values[row], dtype=np.float64) for values in stacked] for row in rows]
             return cls._of(about, scores)
         except FileFormatError:
             raise
-        except (KeyError, IndexError, TypeError, ValueError, OSError, EOFError, zipfile.BadZipFile) as error:
+        except (KeyError, IndexError, TypeError, ValueError) as error:
             raise FileFormatError(
                 f"{path} cannot be read as an importance map ({error}); make it again with `prunekit importance`."
             ) from error

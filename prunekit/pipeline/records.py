@@ -11,12 +11,14 @@ from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NotRequired
 
 import torch
+from typing_extensions import TypedDict
 
 import prunekit
-from prunekit._files import json_hash, read_json, sha256_file, write_json
+from prunekit._files import json_hash, sha256_file, write_json
+from prunekit._json import Amount, Named, Positive, Whole, checked, read_json
 from prunekit.errors import FileFormatError
 
 __all__ = [
@@ -34,6 +36,29 @@ __all__ = [
 _FORMAT = "prunekit-stage/2"
 _WITHOUT_HASHES = "prunekit-stage/1"
 _ALWAYS_READ = 64 * 2**20  # bytes
+
+
+class _MarkForm(TypedDict):
+    """A file that a stage wrote."""
+
+    sha256: str
+    size: Whole
+    mtime_ns: int
+    extra: NotRequired[bool]
+
+
+class _RecordForm(TypedDict):
+    """What a finished stage leaves in the folder; the last three keys are not in those of version 1."""
+
+    name: str
+    key: str
+    seconds: Amount
+    threads: NotRequired[Positive]
+    facts: dict[str, Any]
+    versions: NotRequired[Named[str]]
+    outputs: NotRequired[Named[_MarkForm]]
+    inputs: NotRequired[Named[str]]
+
 
 Marks = Mapping[str, Mapping[str, Any]]
 """By file: its ``sha256``, ``size`` in bytes, ``mtime_ns``, and ``extra`` for one that may be deleted."""
@@ -74,9 +99,11 @@ def read_record(path: Path) -> tuple[str, dict[str, Any]] | None:
         return None
     if kind == _FORMAT and seal != json_hash(record):
         return None
-    name = record.pop("name", None)
-    if not isinstance(name, str) or not isinstance(record.get("facts"), dict) or "seconds" not in record:
+    try:
+        name = checked(_RecordForm, record, str(path))["name"]
+    except FileFormatError:
         return None
+    del record["name"]
     return name, record
 
 

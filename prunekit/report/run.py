@@ -8,13 +8,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from prunekit._containers import check_npy_header, open_archive
+from prunekit._containers import read_npz
 from prunekit._json import checked, read_document
 from prunekit._types import JsonDict
 from prunekit.allocation import Allocation
-from prunekit.errors import FileFormatError
+from prunekit.errors import FileFormatError, LimitError
 from prunekit.ledger import LedgerRow
-from prunekit.limits import check_limit
 from prunekit.report.estimate import Estimate
 from prunekit.report.forms import AGAIN, MANIFEST_FORMAT, ImportanceForm, MetricsForm, RunForm, read_manifest
 from prunekit.schedule import NoiseSchedule
@@ -254,15 +253,10 @@ def read_samples(run_folder: Path) -> dict[str, NDArray[np.uint8]]:
 
 def _read_images(path: Path) -> NDArray[np.uint8]:
     try:
-        with open_archive(path) as members, members.open("images.npy") as handle:
-            size = members.getinfo("images.npy").file_size
-            check_limit("unpacked-bytes", size, f"The images of {path}")
-            check_npy_header(handle, size, f"The array `images` of {path}")
-        with np.load(path, allow_pickle=False) as archive:
-            images: NDArray[np.uint8] = archive["images"]
-    except FileFormatError:
-        raise
-    except Exception as error:  # what numpy raises on damaged files is of every kind
+        images: NDArray[np.uint8] = read_npz(path, lambda names: ["images"])["images"]
+    except (FileFormatError, KeyError) as error:
+        if isinstance(error, LimitError):
+            raise
         raise FileFormatError(
             f"{path} has no readable array `images` ({error}); sample again with `prunekit sample`."
         ) from error

@@ -5,6 +5,7 @@ import io
 import json
 import random
 import struct
+import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +23,7 @@ from prunekit.data import load_images
 from prunekit.data.pictures import read_picture
 from prunekit.features import read_features
 from prunekit.groups import TimestepGroups, make_groups
+from prunekit.importance import ImportanceMap
 from prunekit.recipe import load_recipe
 from prunekit.report.run import read_samples
 from prunekit.schedule import NoiseSchedule
@@ -113,6 +115,8 @@ def readers() -> list[Reader]:
         Reader("x.safetensors", safetensors_bytes(_tensors(), metadata={"prunekit": "{}"}), load_state),
         Reader("features.safetensors", _features(), read_features),
         Reader("step.pt", _saved(lambda file: torch.save({"step": 3, **_tensors()}, file)), _checkpoint),
+        Reader("importance.npz", _importance(".npz"), ImportanceMap.load),
+        Reader("importance.json", _importance(".json"), ImportanceMap.load),
         Reader("samples.npz", _saved(lambda file: np.savez(file, images=_pixels(2, 4, 4, 1))), _samples),
         Reader("recipe.yaml", _RECIPE.encode(), load_recipe),
         Reader(
@@ -122,6 +126,15 @@ def readers() -> list[Reader]:
             "allocation.json", json.dumps(_allocation()).encode(), lambda path: Allocation.from_json(read_json(path))
         ),
     ]
+
+
+def _importance(suffix: str) -> bytes:
+    groups = tuple(make_groups(NoiseSchedule.linear(1000), count=2))
+    scores = tuple({"conv1": np.arange(4.0), "conv2": np.ones(3)} for _ in groups)
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / f"importance{suffix}"
+        ImportanceMap("magnitude", groups, {"conv1": 4, "conv2": 3}, {"out": "the output"}, scores).save(path)
+        return path.read_bytes()
 
 
 def _features() -> bytes:

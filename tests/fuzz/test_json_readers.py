@@ -10,7 +10,7 @@ from true_figures import figures
 
 import prunekit.features
 from prunekit._files import sha256_file
-from prunekit._json import parse_json, read_document, read_json
+from prunekit._json import parse_json, read_json
 from prunekit.allocation import Allocation, read_frontier
 from prunekit.checkpoint import ModelSpec, load_base
 from prunekit.checkpoint.folders import _scheduler
@@ -23,7 +23,7 @@ from prunekit.importance import ImportanceMap
 from prunekit.nets import load_experts, save_experts
 from prunekit.pipeline.jobs import Reader
 from prunekit.pipeline.observing import Silent
-from prunekit.pipeline.resumable import _RecordForm
+from prunekit.pipeline.records import read_record
 from prunekit.report import summary_rows
 from prunekit.report.kinds import kind_of
 from prunekit.report.overview import write_overview
@@ -191,7 +191,7 @@ READERS = {
     "multistage": (lambda: run_file("manifest.json", "fashion-multistage"), manifest),
     "curriculum": (lambda: run_file("manifest.json", "fashion-curriculum"), manifest),
     "latency": (lambda: TABLE, lambda p: LatencyTable.from_json(read_json(p), p)),
-    "stage": (lambda: STAGE, lambda p: read_document(p, _RecordForm, "prunekit-stage/1")),
+    "stage": (lambda: STAGE, read_record),
     "journal": (lambda: LINES[0], journal_of),
     "choice": (lambda: LINES[1], frontier_of),
     "answer": (lambda: {"choices": [{"message": {"content": "a"}}]}, answer_of),
