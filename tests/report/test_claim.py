@@ -3,7 +3,7 @@
 import pytest
 
 from prunekit.ledger import both_ways
-from prunekit.report import RunResults, claim, summary_rows
+from prunekit.report import Metrics, RunResults, claim, metric_lines, summary_rows
 
 LABEL = "FID (features: digits-cnn, n = 1024)"
 
@@ -143,6 +143,12 @@ def test_without_features_the_loss_is_claimed_and_the_reason_told(manifest):
     assert "better by 2.0 %" in sentence
     assert sentence.endswith("No FID was measured: no shipped feature extractor knows these pictures.")
     assert {row["fid"] for row in summary_rows(manifest)} == {None}
+    lines = metric_lines(Metrics.from_json(metrics))
+    assert lines == [
+        "base: 0.0131 s per image",
+        "experts: 0.0121 s per image",
+        "No FID or KID: no shipped feature extractor knows these pictures.",
+    ]
 
 
 def test_where_fid_and_loss_disagree_both_are_said(manifest):
