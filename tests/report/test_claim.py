@@ -125,6 +125,14 @@ def test_an_old_manifest_claims_nothing_on_features_of_other_pictures(manifest, 
     assert f"it is not known that {name} suits these pictures" in claimed(manifest)
 
 
+@pytest.mark.parametrize(
+    "fit", [{}, {"distance": "near", "limit": 2.5}, {"distance": None, "limit": 2.5}, {"limit": 9}]
+)
+def test_a_fit_that_cannot_be_read_carries_no_claim(manifest, fit):
+    manifest["metrics"]["features"]["fit"] = fit
+    assert "it is not known that digits-cnn suits these pictures" in claimed(manifest)
+
+
 def test_a_users_own_extractor_is_named_and_trusted(manifest):
     set_fid(manifest, 3.8, difference=0.01)
     manifest["metrics"]["features"] = {"name": "inception", "own": True, "num_features": 128}
