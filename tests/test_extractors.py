@@ -56,7 +56,7 @@ def test_a_part_of_the_digits_that_no_training_saw_is_known_too(digits):
 @pytest.mark.fashion
 @pytest.mark.skipif(not FASHION.is_dir(), reason="needs Debian's package dataset-fashion-mnist")
 def test_fashion_mnist_is_judged_by_the_fashion_extractor_as_it_is_only():
-    images = load_images(str(FASHION), 16).held_out.images
+    images = load_images(str(FASHION / "t10k-images-idx3-ubyte.gz"), 16).train.images
     choice = choose_extractor(images)
     assert choice.extractor is not None
     assert choice.extractor.describe()["name"] == "fashion-cnn"

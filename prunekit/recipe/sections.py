@@ -315,7 +315,7 @@ class EvaluationOptions:
     Args:
         samples: images sampled per model and seed.
         seeds: of the initial noise.
-        features: name of the feature extractor, or ``auto``: the shipped one for the data.
+        features: name of the feature extractor, or ``auto``: the shipped one that knows the pictures, and no FID where none does.
         loss_samples: held-out draws per timestep group for the denoising loss.
         grid: images kept for the report's grids.
     """

@@ -1,5 +1,6 @@
 """When FID and KID of a manifest support no claim: too few images, or features that are not known to suit the pictures."""
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -22,13 +23,13 @@ def doubt_of(measured: Mapping[str, Any], data: Mapping[str, Any]) -> str:
         data: ``source`` and ``resolution`` of the real images, for manifests that do not record whether the extractor knows them.
     """
     features = measured.get("features")
-    if not features:
+    if not features or not isinstance(features, Mapping):
         return str(measured.get("no_features") or "no feature extractor is recorded")
-    least = LEAST_IMAGES_PER_FEATURE * int(features.get("num_features") or _FEATURES)
+    least = LEAST_IMAGES_PER_FEATURE * round(_number(features.get("num_features")) or _FEATURES)
     for key, what in (("count", "generated"), ("count_real", "real")):
-        count = measured.get(key)
-        if count is not None and int(count) < least:
-            return f"{count} {what} images are too few; with fewer than {least} it is mostly bias"
+        count = _number(measured.get(key))
+        if count is not None and count < least:
+            return f"{count:g} {what} images are too few; with fewer than {least} it is mostly bias"
     return "" if features.get("own") or _fits(features, data) else _unknown(features)
 
 
@@ -55,9 +56,15 @@ def look_doubt(manifest: Mapping[str, Any], look: Mapping[str, Any]) -> str:
 def _fits(features: Mapping[str, Any], data: Mapping[str, Any]) -> bool:
     fit = features.get("fit")
     if isinstance(fit, Mapping):
-        return float(fit["distance"]) <= float(fit["limit"])
+        distance, limit = _number(fit.get("distance")), _number(fit.get("limit"))
+        return distance is not None and limit is not None and distance <= limit
     word, side = _KNOWN.get(str(features.get("name")), ("", 0))
     return bool(word) and word in str(data.get("source", "")).lower() and data.get("resolution") in (None, side)
+
+
+def _number(value: Any) -> float | None:
+    """A finite number of a manifest; None for anything else."""
+    return float(value) if isinstance(value, int | float) and math.isfinite(value) else None
 
 
 def _unknown(features: Mapping[str, Any]) -> str:

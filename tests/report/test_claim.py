@@ -3,7 +3,7 @@
 import pytest
 
 from prunekit.ledger import both_ways
-from prunekit.report import RunResults, claim, summary_rows
+from prunekit.report import Metrics, RunResults, claim, metric_lines, summary_rows
 
 LABEL = "FID (features: digits-cnn, n = 1024)"
 
@@ -125,6 +125,14 @@ def test_an_old_manifest_claims_nothing_on_features_of_other_pictures(manifest, 
     assert f"it is not known that {name} suits these pictures" in claimed(manifest)
 
 
+@pytest.mark.parametrize(
+    "fit", [{}, {"distance": "near", "limit": 2.5}, {"distance": None, "limit": 2.5}, {"limit": 9}]
+)
+def test_a_fit_that_cannot_be_read_carries_no_claim(manifest, fit):
+    manifest["metrics"]["features"]["fit"] = fit
+    assert "it is not known that digits-cnn suits these pictures" in claimed(manifest)
+
+
 def test_a_users_own_extractor_is_named_and_trusted(manifest):
     set_fid(manifest, 3.8, difference=0.01)
     manifest["metrics"]["features"] = {"name": "inception", "own": True, "num_features": 128}
@@ -143,6 +151,12 @@ def test_without_features_the_loss_is_claimed_and_the_reason_told(manifest):
     assert "better by 2.0 %" in sentence
     assert sentence.endswith("No FID was measured: no shipped feature extractor knows these pictures.")
     assert {row["fid"] for row in summary_rows(manifest)} == {None}
+    lines = metric_lines(Metrics.from_json(metrics))
+    assert lines == [
+        "base: 0.0131 s per image",
+        "experts: 0.0121 s per image",
+        "No FID or KID: no shipped feature extractor knows these pictures.",
+    ]
 
 
 def test_where_fid_and_loss_disagree_both_are_said(manifest):
