@@ -48,7 +48,7 @@ def to_images(samples: Tensor) -> Tensor:
     Raises:
         InputError: a sample has NaN or an infinity, which uint8 would show as black or white.
     """
-    bad = len(samples) - int(samples.flatten(1).isfinite().all(1).sum())
+    bad = len(samples) - int(samples.reshape(len(samples), -1).isfinite().all(1).sum())
     if bad:
         raise InputError(
             f"{bad} of {len(samples)} samples are not finite; expected finite numbers to make pictures of."
