@@ -14,7 +14,8 @@ _FOLDERS = re.compile(
     r"(?<![^\s\"'`(\[<=,;:])"  # where a path may begin in a sentence
     rf"(?:(?:~[\w.-]*|[A-Za-z]:)[/\\](?:{_NAME}[/\\])*|(?:file://)?/(?:{_NAME}/)+|\\\\(?:{_NAME}\\)+)"
 )
-_WHOLE = re.compile(r"(?:(?:file://)?/|~[\w.-]*[/\\]|[A-Za-z]:[/\\]|\\\\)\S*")
+# a path by itself; with a space in it, one after which a folder ends
+_WHOLE = re.compile(r"(?:(?:file://)?/|~[\w.-]*[/\\]|[A-Za-z]:[/\\]|\\\\)(?:\S*|[^\n]*\s[^\n]*[/\\][^\n]*)")
 _RELATIVE = (
     "source",
     "checkpoint",

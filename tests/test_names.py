@@ -32,6 +32,8 @@ SENTENCES = {
     "MACs/sample and 1/2, 3 / 4, and/or": "MACs/sample and 1/2, 3 / 4, and/or",
     "https://example.org/home/page and google/ddpm-cifar10-32": "https://example.org/home/page and google/ddpm-cifar10-32",
     "~5 MACs/s": "~5 MACs/s",
+    "/srv/arthur dent/base.pt": "base.pt",
+    "/srv/arthur/base.pt is a base": "base.pt is a base",
     "embedded:digits": "embedded:digits",
 }
 

@@ -9,6 +9,7 @@ from typing import Any
 from torch import nn
 
 from prunekit._files import json_hash, read_json, sha256_file, write_json
+from prunekit._names import name_of
 from prunekit.allocation import Allocation, read_frontier
 from prunekit.checkpoint import Base, save_base
 from prunekit.cost import count_macs
@@ -180,7 +181,9 @@ class Run(ResumableRun):
         if options.checkpoint is not None:
             base = open_base(options.checkpoint)
             check_images(self.images, base.spec)
-            unnamed = not base.data or (is_by_place(base.data) and base.data["source"] == self.recipe.data.source)
+            unnamed = not base.data or (
+                is_by_place(base.data) and name_of(base.data["source"]) == name_of(self.recipe.data.source)
+            )
             if not options.checkpoint.startswith(EMBEDDED) and unnamed:
                 base = Base(
                     base.model, base.spec, base.schedule, base.prediction_type, self.images.about(), base.provenance

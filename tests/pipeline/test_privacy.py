@@ -6,10 +6,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from micro_recipe import micro
 
 from prunekit._files import read_json, write_json
-from prunekit.checkpoint import load_base, save_base
+from prunekit.checkpoint import load_base
 from prunekit.data import load_images, note_place, noted_places
 from prunekit.errors import InputError
 from prunekit.nets import load_experts
@@ -36,7 +37,8 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     source = str(pictures(home / "pics.npz"))
     base = open_base("embedded:digits")
     named = replace(base, data={"source": source, "resolution": 8}, provenance={"made in": f"{home}/work", "steps": 3})
-    save_base(named, home / "mine.pt")
+    state = base.model.state_dict()
+    torch.save({"format": "prunekit-base/1", **named.about(), "state_dict": state}, home / "mine.pt")
     sections = {"base": {"checkpoint": str(home / "mine.pt")}, "data": {"source": source}}
     Run(
         micro(**sections, description=f"Made in {home.parent}/zaphod/work.", evaluation__features="digits-cnn"),
@@ -79,6 +81,7 @@ def test_no_published_byte_has_the_users_name(home, part):
 
 
 def test_cards_and_pages_have_the_images_name(home):
+    assert load_base(home / "mine.pt").data["source"] == str(home / "pics.npz")  # as earlier versions wrote it
     assert "| Trained on | pics.npz |" in (home / "run" / "experts" / "README.md").read_text()
     assert load_slim(home / "run" / "slim" / "group-0").about["data"]["source"] == "pics.npz"
     page = (home / "reports" / "micro" / "report" / "index.html").read_text()
