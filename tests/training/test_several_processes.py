@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -41,11 +42,11 @@ def port():
     return str(20000 + os.getpid() % 20000)
 
 
-def start(rank, size):
+def start(rank, size, script=WORKER, *words):
     own = {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(size)} if size > 1 else {}
     address = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port(), "ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"}
     return subprocess.Popen(  # noqa: S603
-        [sys.executable, "-c", WORKER, str(HERE)],
+        [sys.executable, "-c", script, str(HERE), *words],
         env={**os.environ, **address, **own},
         stdout=subprocess.PIPE,
         text=True,
@@ -62,6 +63,42 @@ def test_two_processes_have_the_loss_curve_of_one():
         np.testing.assert_allclose(pair[0][name], curve, rtol=1e-4)
     np.testing.assert_allclose(alone["parts"], alone["plain"], rtol=1e-4)  # and in parts as in one piece
     assert alone["taught"] != alone["plain"]
+
+
+STOPPED = """
+import signal, sys
+from pathlib import Path
+sys.path[:0] = sys.argv[1:2]
+signal.signal(signal.SIGINT, signal.default_int_handler)
+from dataclasses import replace
+from tiny_training import OPTIONS, tiny_run
+import torch
+torch.set_num_threads(1)
+steps = []
+
+def report(progress):
+    steps.append(progress.step)
+    if progress.step == 20:
+        print("begun", flush=True)
+
+try:
+    tiny_run(Path(sys.argv[2]), report, replace(OPTIONS, steps=100000, checkpoint_every=100000, log_every=1))
+except KeyboardInterrupt:
+    print(steps[-1], flush=True)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("rank", [0, 1])
+def test_one_process_that_gets_a_ctrl_c_stops_all_after_the_same_step(tmp_path, rank):
+    """One that went on would wait for the others forever."""
+    processes = [start(own, 2, STOPPED, str(tmp_path)) for own in (0, 1)]
+    for process in processes:
+        assert process.stdout.readline() == "begun\n"
+    processes[rank].send_signal(signal.SIGINT)
+    last = [int(process.communicate(timeout=60)[0]) for process in processes]
+    assert last[0] == last[1]
+    assert [int(path.name[5:13]) for path in tmp_path.glob("step-*.pt")] == [last[0]]
 
 
 @pytest.mark.slow
