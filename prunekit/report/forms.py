@@ -165,9 +165,9 @@ class RunForm(HeadForm):
 class _LookForm(TypedDict):
     training_macs: _Above
     loss: Amount
-    fid: _Distance
+    fid: NotRequired[_Distance | None]
     count: NotRequired[Positive]
-    features: NotRequired[_FeaturesForm]
+    features: NotRequired[_FeaturesForm | None]
 
 
 _Curve = Annotated[list[_LookForm], Bounded(min_length=1)]
@@ -265,9 +265,9 @@ class _EvidenceRow(TypedDict):
     training_macs: Named[Amount]
     losses: Many[_MeanForm]
     loss: Amount
-    fid: _Distance
-    kid: float
-    ssim: float | None
+    fid: NotRequired[_Distance | None]
+    kid: NotRequired[float | None]
+    ssim: NotRequired[float | None]
     seconds_per_image: NotRequired[Amount | None]
 
 
