@@ -242,4 +242,4 @@ def test_every_section_refuses_unknown_keys():
     assert len(sections) == len(Recipe.model_fields) - 2  # all but name and description
     nested = [f.default_factory for section in sections for f in fields(section) if is_dataclass(f.default_factory)]
     assert nested
-    assert all(option.__pydantic_config__ == {"extra": "forbid"} for option in [*sections, *nested])
+    assert all(option.__pydantic_config__["extra"] == "forbid" for option in [*sections, *nested])
