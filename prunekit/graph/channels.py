@@ -1,6 +1,6 @@
 """Which channels of a network leave together, read off one forward pass, see :mod:`prunekit.graph.flow`."""
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from prunekit._types import IntArray
 from prunekit.errors import GraphError
 from prunekit.graph.blocks import same_blocks, table_of
+from prunekit.graph.calls import Call, Recorder
 from prunekit.graph.families import queries_of, ties_of
 from prunekit.graph.flow import FIXED, Deadline, Flow, outputs_fixed
 from prunekit.graph.layers import HEADS, Kind, axis_of, layer_kind
@@ -77,10 +78,11 @@ class Channels:
         model: the network.
         flow: what has followed its forward pass.
         seen: what its modules said meanwhile.
+        calls: the functions that it called.
     """
 
-    def __init__(self, model: nn.Module, flow: Flow, seen: Seen) -> None:
-        self.model, self.flow, self.seen = model, flow, seen
+    def __init__(self, model: nn.Module, flow: Flow, seen: Seen, calls: Sequence[Call]) -> None:
+        self.model, self.flow, self.seen, self.calls = model, flow, seen, calls
         self.modules: dict[str, Any] = dict(model.named_modules())
         self.order = {name: seen.order.get(name, len(seen.order)) for name in self.modules}
         self.reasons: dict[int, str] = {}
@@ -99,8 +101,9 @@ class Channels:
             GraphError: the network cannot be run or followed.
         """
         flow = Flow(model, deadline, modes)
+        recorder = Recorder(flow)
         try:
-            with watched(model, flow) as seen, flow:
+            with watched(model, flow) as seen, flow, recorder:
                 output = run_once(model, inputs)
             outputs_fixed(flow, output)
         except GraphError:
@@ -112,7 +115,7 @@ class Channels:
             ) from error
         if not flow.axes:
             raise GraphError(f"{type(model).__name__} runs no operation on its parameters that could be followed.")
-        run = cls(model, flow, seen)
+        run = cls(model, flow, seen, recorder.calls)
         run._fix_the_unsliceable()
         return run
 

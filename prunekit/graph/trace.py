@@ -14,7 +14,7 @@ from prunekit.graph.flow import Deadline
 from prunekit.graph.layers import HEAD_WIDTHS, HEADS, axis_size, group_count, layer_kind
 from prunekit.graph.structure import Attribute, ChannelGraph, ChannelGroup, HeadMode, Member, NormMode, Term, Width
 from prunekit.graph.surgery import Inputs
-from prunekit.graph.trial import faults
+from prunekit.graph.trial import Trial
 
 __all__ = ["trace"]
 
@@ -51,7 +51,9 @@ def trace(
         making = _Making(channels)
         candidates = [making.group(found, norm_mode, modes) for found in channels.found if found.name not in failed]
         graph = making.graph([group for group in candidates if group is not None], failed, norm_mode)
-        wrong = faults(model, graph, example_inputs, deadline)
+        components = {found.name: found.components for found in channels.found}
+        trial = Trial(model, graph, channels, components.__getitem__, example_inputs, deadline)
+        wrong = {name: offence.reason for name, offence in trial.offences().items()}
         again = [found for found in channels.found if found.name in wrong and tried.get(found.name, 0) < len(ways) - 1]
         again = [found for found in again if found.heads or channels.asks(found)]
         failed |= {name: reason for name, reason in wrong.items() if name not in {found.name for found in again}}
