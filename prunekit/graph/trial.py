@@ -10,7 +10,6 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import torch
 from torch import nn
 
 from prunekit._types import IntArray
@@ -20,7 +19,8 @@ from prunekit.graph.cutting import Cutter
 from prunekit.graph.flow import Deadline
 from prunekit.graph.lockstep import Fault, Lockstep
 from prunekit.graph.plan import PruningPlan
-from prunekit.graph.statistics import visible
+from prunekit.graph.recording import Recording
+from prunekit.graph.statistics import Statistics, visible
 from prunekit.graph.structure import ChannelGraph, ChannelGroup
 from prunekit.graph.surgery import Inputs, apply
 from prunekit.graph.template import Template
@@ -153,19 +153,15 @@ class Trial:
         except Exception as error:  # noqa: BLE001 - whatever a foreign network's properties raise
             return [Fault(f"removing its channels is refused ({error})", np.zeros(0, dtype=np.int64), 0)], True
         gone, scale = self._gone(plan)
-        step = Lockstep(
-            self.channels.calls, Cutter(gone, scale), gone, self.channels.component, weights, self.deadline
-        )
-        fused = torch.backends.mha.get_fastpath_enabled()
         try:
-            return step.run(self.full, pruned, self.inputs), step.is_sound
+            recording = Recording(self.channels.calls, weights, self.deadline).run(self.full, self.inputs)
         except GraphError:
             raise
         except Exception as error:  # noqa: BLE001 - whatever the foreign network raises
-            fault = Fault(f"the network does not run in the trial ({error})", np.zeros(0, dtype=np.int64), 0)
-            return [fault], False
-        finally:
-            torch.backends.mha.set_fastpath_enabled(fused)
+            return [Fault(f"the trial does not work: {error}", np.zeros(0, dtype=np.int64), 0)], False
+        statistics = Statistics(gone, self.channels.component)
+        step = Lockstep(recording, Cutter(gone, scale), statistics, weights, self.deadline)
+        return step.run(pruned, self.inputs), True
 
     def _gone(self, plan: PruningPlan) -> tuple[np.ndarray, np.ndarray]:
         """For every id, whether it is removed, and what surgery multiplies it by."""

@@ -115,23 +115,25 @@ class Weights:
                     self._gone.setdefault(key, []).append((dim, gone))
         return pruned
 
-    def full(self, tensor: Tensor) -> Tensor | None:
-        """Of the full network, with zeros where channels are removed; None for what is neither parameter nor buffer."""
-        key = self._names.get(id(tensor))
-        if key is None:
-            return None
-        value = self._pool(key, tensor)
+    def key(self, tensor: Tensor) -> str | None:
+        """Name of a parameter or buffer of the full network, None for another tensor."""
+        return self._names.get(id(tensor))
+
+    def full(self, key: str) -> Tensor:
+        """Of the full network, with zeros where channels are removed."""
+        value = self._pool(key, self._tensors[key])
         for dim, gone in self._gone.get(key, ()):
             value = value.index_fill(dim, gone.to(value.device), 0)
-        return value.clone() if value is tensor else value
+        return value.clone() if value is self._tensors[key] else value
 
-    def pruned(self, tensor: Tensor, partner: Tensor) -> Tensor | None:
-        """Of the pruned network, where its tensor in that place has the same name, else None."""
-        key = self._names[id(tensor)]
-        if self._own_names.get(id(partner)) != key:
-            return None
-        value = self._cut(key, self._pool(key, tensor))
-        return value.clone() if value is tensor else value
+    def pruned_key(self, tensor: Tensor) -> str | None:
+        """Name of a parameter or buffer of the pruned network, None for another tensor."""
+        return self._own_names.get(id(tensor))
+
+    def pruned(self, key: str) -> Tensor:
+        """Of the pruned network."""
+        value = self._cut(key, self._pool(key, self._tensors[key]))
+        return value.clone() if value is self._tensors[key] else value
 
 
 def _names(model: nn.Module) -> Mapping[int, str]:
