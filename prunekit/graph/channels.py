@@ -10,7 +10,7 @@ from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 from torch import Tensor, nn
 
-from prunekit._types import IntArray
+from prunekit._types import BoolArray, IntArray
 from prunekit.errors import GraphError
 from prunekit.graph.blocks import same_blocks, table_of
 from prunekit.graph.calls import Call, Recorder
@@ -40,6 +40,7 @@ class Found:
         heads: number of contiguous blocks that must stay equal or leave whole, None for none.
         fixed_parts: whether the number of blocks is fixed.
         modules: modules that reshape the channels into these blocks.
+        bound: whether only whole blocks can leave.
     """
 
     name: str
@@ -50,6 +51,7 @@ class Found:
     heads: int | None
     fixed_parts: bool
     modules: tuple[str, ...]
+    bound: bool = False
 
 
 @dataclass(frozen=True)
@@ -88,7 +90,14 @@ class Channels:
         self.reasons: dict[int, str] = {}
 
     @classmethod
-    def of(cls, model: nn.Module, inputs: Inputs, deadline: Deadline, modes: Mapping[str, str]) -> "Channels":
+    def of(
+        cls,
+        model: nn.Module,
+        inputs: Inputs,
+        deadline: Deadline,
+        modes: Mapping[str, str],
+        ties: Iterable[IntArray] = (),
+    ) -> "Channels":
         """Run a network once and follow it.
 
         Args:
@@ -96,6 +105,7 @@ class Channels:
             inputs: of the forward pass.
             deadline: until when.
             modes: how attentions shrink, by module, see :class:`Flow`.
+            ties: pairs of equally many ids that are to be the same thing.
 
         Raises:
             GraphError: the network cannot be run or followed.
@@ -115,6 +125,7 @@ class Channels:
             ) from error
         if not flow.axes:
             raise GraphError(f"{type(model).__name__} runs no operation on its parameters that could be followed.")
+        flow.found.same += [(a, b) for a, b in ties]
         run = cls(model, flow, seen, recorder.calls)
         run._fix_the_unsliceable()
         return run
@@ -198,18 +209,36 @@ class Channels:
         found = [self._found(axes, np.array(components)) for axes, components in alike.items()]
         seen: set[str] = set()
         named = []
-        for one in sorted((one for one in found if one), key=lambda one: (self.order[one.layer], one.start)):
+        for one in sorted((one for one in found if one), key=lambda one: (self.rank(one.layer), one.start)):
             name = f"{one.layer}:{one.start}" if one.layer in seen else one.layer
             named.append(replace(one, name=name))
             seen.add(one.layer)
         return named
 
+    def rank(self, layer: str) -> int:
+        """When a layer, or the module of a tensor, has run."""
+        return self.order[layer if layer in self.order else layer.rpartition(".")[0]]
+
+    def makes(self, axis: AxisOf) -> bool:
+        """Whether channels are made along an axis: a layer's outputs, or what a product with a weight of one's own gives."""
+        if axis.kind is not None:
+            return axis.axis == "out" and axis.kind in PRODUCERS and axis.tensor.endswith("weight")
+        return bool(self._made[self.flow.axes[axis.tensor, axis.dim]].any())
+
+    @cached_property
+    def _made(self) -> BoolArray:
+        """For every id, whether some product makes it, shape (ids,)."""
+        made = np.zeros(self.flow.count, dtype=bool)
+        for ids in self.flow.found.made:
+            made[ids] = True
+        made[FIXED] = False
+        return made
+
     def _found(self, axes: tuple[int, ...], components: IntArray) -> Found | None:
-        makers = [self.axes[a] for a in set(axes) if self.axes[a].axis == "out" and self.axes[a].kind in PRODUCERS]
-        makers = [maker for maker in makers if maker.tensor.endswith("weight")]
+        makers = [self.axes[a] for a in set(axes) if self.makes(self.axes[a])]
         if not makers:
             return None
-        first = min(makers, key=lambda maker: self.order[maker.layer])
+        first = min(makers, key=lambda maker: self.rank(maker.layer))
         along = self.component[self.flow.axes[first.tensor, first.dim]]
         _, places = np.unique(along, return_index=True)
         position = dict(zip(along[places].tolist(), places.tolist(), strict=True))
@@ -222,12 +251,16 @@ class Channels:
         """The blocks (heads, parts of a split) that reshapes put the channels into; fixes what has no such order."""
         root = self._roots(found.components)
         blocks: IntArray | None = None
-        fixed, modules = False, list[str]()
-        for rectangle in self.flow.found.rectangles:
+        fixed, modules, bound = False, list[str](), any(self.is_among(found, ids) for ids in self.flow.found.whole)
+        for rectangle in sorted(self.flow.found.rectangles, key=lambda rectangle: rectangle.inner):
             grid = root[np.where(rectangle.ids == FIXED, -1, self.component[rectangle.ids])]
             if (grid < 0).all():
                 continue
             rows = table_of(grid)
+            if rectangle.inner and blocks is not None and not fixed and 1 not in blocks.shape:
+                if rows is None or not (rectangle.fixed and 1 in rows.shape) and not same_blocks(rows, blocks):
+                    bound = True  # whole blocks keep whatever lies within them
+                continue
             if rows is None or (rows < 0).any() or rows.size != len(found.components):
                 self._give_up(found, "they are reshaped in a way that is not known how to keep")
                 return found
@@ -242,11 +275,19 @@ class Channels:
                 rows = blocks if 1 in rows.shape else rows
             blocks, fixed = rows, fixed or rectangle.fixed
             modules.append(rectangle.module)
+        if bound and (blocks is None or fixed or 1 in blocks.shape[:1]):
+            self._give_up(found, "they meet something of a fixed size, and no whole blocks of them could leave")
+            return found
         if blocks is None:
             return found
         ordered = found.components[blocks.ravel()] if 1 not in blocks.shape else found.components
         return replace(
-            found, components=ordered, heads=len(blocks), fixed_parts=fixed, modules=tuple(dict.fromkeys(modules))
+            found,
+            components=ordered,
+            heads=len(blocks),
+            fixed_parts=fixed,
+            modules=tuple(dict.fromkeys(modules)),
+            bound=bound,
         )
 
     def _roots(self, components: IntArray) -> IntArray:

@@ -40,12 +40,14 @@ class Fault:
         ids: the removed ids that are involved, empty where nobody knows.
         call: place of the call.
         numbers: whole numbers among the arguments, of the full and of the pruned network.
+        parted: whether the pruned network called other functions.
     """
 
     reason: str
     ids: IntArray
     call: int
     numbers: tuple[tuple[int, ...], tuple[int, ...]] = ((), ())
+    parted: bool = False
 
 
 class Stopped(BaseException):
@@ -73,6 +75,8 @@ class Lockstep(TorchFunctionMode):
         statistics: knows what may be another one.
         source: values of the pruned network's own tensors.
         deadline: when to give up.
+
+    ``scaled`` has the network's own tensors that it scales otherwise than the full one: name, factor and removed ids.
     """
 
     def __init__(
@@ -83,7 +87,9 @@ class Lockstep(TorchFunctionMode):
         self.cutter, self.statistics, self.source, self.deadline = cutter, statistics, source, deadline
         self.place = -1
         self.faults: list[Fault] = []
+        self.scaled: list[tuple[str, float, IntArray]] = []
         self._twins: WeakIdKeyDictionary = WeakIdKeyDictionary()
+        self._wrong: WeakIdKeyDictionary = WeakIdKeyDictionary()
         self._odd: WeakIdKeyDictionary = WeakIdKeyDictionary()
 
     def run(self, model: nn.Module, inputs: Inputs) -> list[Fault]:
@@ -104,7 +110,7 @@ class Lockstep(TorchFunctionMode):
                 self.stop(f"removing its channels stops the network{self._where()} ({_text(error)})")
             if self.place + 1 < len(self.notes):
                 self.place += 1
-                self.stop(f"removing its channels makes other layers run: the network ends{self._where()}")
+                self.part(f"the network ends{self._where()}")
             self._compare_outputs(output)
         except Stopped:
             pass
@@ -125,20 +131,21 @@ class Lockstep(TorchFunctionMode):
     def _note(self, func: Any, tensors: int) -> Note:
         """What the full network did in this place."""
         if self.place >= len(self.notes):
-            self.stop("removing its channels makes other layers run: the network goes on at its end")
+            self.part("the network goes on at its end")
         note = self.notes[self.place]
         self.notes[self.place] = None  # type: ignore[call-overload] - its tensors are of no use any longer
         if note.func != func or len(note.given) != tensors:
-            self.stop(
-                "removing its channels makes other layers run: "
-                f"{note.call.module or 'the network'} calls {call_name(func)} where it called {note.call.name}"
-            )
+            self.part(f"{note.call.module or 'the network'} calls {call_name(func)} where it called {note.call.name}")
         return note
 
-    def stop(self, reason: str) -> NoReturn:
+    def stop(self, reason: str, parted: bool = False) -> NoReturn:
         """End here, with a fault of which nobody knows the channels."""
-        self.faults.append(Fault(reason, np.zeros(0, dtype=np.int64), self.place))
+        self.faults.append(Fault(reason, np.zeros(0, dtype=np.int64), self.place, parted=parted))
         raise Stopped
+
+    def part(self, how: str) -> NoReturn:
+        """End here: the pruned network does something else."""
+        self.stop(f"removing its channels makes other layers run: {how}", parted=True)
 
     def _where(self) -> str:
         note = self.notes[self.place] if self.place < len(self.notes) else None
@@ -152,6 +159,16 @@ class Lockstep(TorchFunctionMode):
         """Note that a tensor of the pruned network is what it should be."""
         self._twins[own] = (value.number, *versions([own]))
         return own
+
+    def mark_wrong(self, own: Tensor, fault: Fault) -> None:
+        """Note that a tensor was computed wrongly: a fault, should anything be done with it."""
+        self._wrong[own] = fault
+
+    def use(self, own: Tensor) -> None:
+        """Something is done with a tensor."""
+        fault = self._wrong.pop(own, None)
+        if fault is not None:
+            self.faults.append(fault)
 
     def is_odd(self, own: Tensor) -> bool:
         """Whether a tensor of the pruned network is scaled by something that is to be taken back."""
@@ -172,6 +189,7 @@ class Lockstep(TorchFunctionMode):
         if [tensor.shape for tensor in found] != [tensor.shape for tensor in expected]:
             self.stop("removing its channels changes the shape of the output")
         for a, b in zip(found, expected, strict=True):
+            self.use(a)
             if self.source.pruned_key(a) is None and not agree(a, b):
                 self.stop(_CHANGED + " in the output, in a way that is not known")
 
@@ -197,8 +215,10 @@ class Meeting:
         """Give the call its parameters, and what the full network has in place of all else."""
         for i, value, labels in zip(self.places, self.note.given, self.call.before, strict=True):
             own = self.leaves[i]
+            if self.call.name not in _SHAPES:
+                self.step.use(own)
             if self.step.source.pruned_key(own) != value.key:
-                self.step.stop(f"removing its channels makes other layers run: {place_of(self.call)} takes other tensors")
+                self.step.part(f"{place_of(self.call)} takes other tensors")
             if value.key is not None:
                 self.leaves[i] = self.step.source.pruned(value.key)
             elif not self.step.is_twin(value, own):
@@ -259,9 +279,12 @@ class Meeting:
 
     def _fault(self, reason: str) -> None:
         if not self.wrong:
-            numbers = _whole_numbers(self.note.arguments), _whole_numbers(self.own_arguments)
-            self.step.faults.append(Fault(reason, self._involved(), self.step.place, numbers))
+            self.step.faults.append(self._as_fault(reason))
         self.wrong = True
+
+    def _as_fault(self, reason: str) -> Fault:
+        numbers = _whole_numbers(self.note.arguments), _whole_numbers(self.own_arguments)
+        return Fault(reason, self._involved(), self.step.place, numbers)
 
     def _involved(self) -> IntArray:
         """Removed ids of the call: those that its arguments are scaled by, or else all that its tensors have."""
@@ -282,10 +305,15 @@ class Meeting:
                 if cut.shape == own.shape and self._is_excused(own, cut):
                     self.differs = True
                     return self._same(value, own, cut)
-        self._fault(changed_at(self.call))
+        fault = self._as_fault(changed_at(self.call))
+        if own is None or not cuts or own.shape != cuts[0].shape:
+            self._fault(fault.reason)
         if not cuts:
-            self.step.stop(changed_at(self.call))
-        return self._same(value, own, cuts[0])
+            self.step.stop(fault.reason)
+        settled = self._same(value, own, cuts[0])
+        if not self.wrong:
+            self.step.mark_wrong(settled, fault)
+        return settled
 
     def _same(self, value: Value, own: Tensor | None, cut: Tensor) -> Tensor:
         """The full network's values in the pruned one's tensor, which may be a view of others."""
@@ -293,10 +321,17 @@ class Meeting:
             own = cut.clone()
         elif not own.equal(cut):
             try:
-                own.copy_(cut)
+                own = cut.clone() if self._is_view(own) else own.copy_(cut)
             except RuntimeError:  # it overlaps with itself
                 own = cut.clone()
         return self.step.pair(value, own)
+
+    def _is_view(self, own: Tensor) -> bool:
+        """Whether a result is a part of an argument that the call did not write into."""
+        if self.note.written:
+            return False
+        given = {self.leaves[i].untyped_storage()._cdata for i in self.places}
+        return own.untyped_storage()._cdata in given
 
     def _is_scaled(self, tensor: Tensor, own: Tensor, labels: Labels, cuts: Sequence[Tensor]) -> bool:
         """Whether the pruned network's values are scaled in a way that is to be taken back."""
@@ -305,9 +340,13 @@ class Meeting:
             self.step.mark_odd(own, self._involved())
             return True
         differs = bool(self.blamed) or _plain_numbers(self.note.arguments) != _plain_numbers(self.own_arguments)
-        if differs and not self._is_normed() and any(ratio(own, cut) is not None for cut in cuts):
-            self.step.mark_odd(own, self._involved())
-            return True
+        ratios = [ratio(own, cut) for cut in cuts] if differs and not self._is_normed() else []
+        for factor in ratios:
+            if factor is not None:
+                self.step.mark_odd(own, self._involved())
+                own_keys = [value.key for value in self.note.given if value.key is not None]
+                self.step.scaled += [(key, factor, self._involved()) for key in own_keys]
+                return True
         return False
 
     def _is_normed(self) -> bool:
@@ -322,6 +361,8 @@ class Meeting:
         return self._is_normed() and ratio(own, cut) is not None
 
 
+_SHAPES = ("numel", "nelement", "size", "dim", "ndimension", "stride", "element_size", "is_contiguous", "__len__")
+"""Functions that ask for no values."""
 _CHANGED = "removing its channels changes what the other channels compute"
 
 

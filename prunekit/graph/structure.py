@@ -68,6 +68,8 @@ class ChannelGroup:
         multiple: widths below ``size`` are multiples of it, see :meth:`ChannelGraph.with_multiples`.
         queries: layers and positions on their ``out`` axes that an attention divides by the root of a head's width: when heads
             narrow, they are scaled so that what stays is divided as before.
+        scaled: tensors, by state key, that their layer divides by the root of the group's width: they are scaled by the root of
+            the share that stays.
         least: smallest legal width.
         floor: no smaller width is chosen, see :meth:`ChannelGraph.with_floor`.
     """
@@ -81,6 +83,7 @@ class ChannelGroup:
     resolution: int = 1
     multiple: int = 1
     queries: tuple[tuple[str, IntArray], ...] = ()
+    scaled: tuple[str, ...] = ()
     least: int = 1
     floor: int = 1
 

@@ -243,10 +243,15 @@ def _aliases(model: nn.Module) -> Iterator[tuple[str, str]]:
 def _query_factors(
     model: nn.Module, graph: ChannelGraph, plan: PruningPlan, positions: Mapping[tuple[str, Axis], IntArray]
 ) -> Iterator[tuple[str, Tensor]]:
-    """Factors that keep q·k/√d what it was where heads narrow: √(new/old) on what makes the queries."""
+    """Factors that keep q·k/√d what it was where heads narrow: √(new/old) on what makes the queries.
+
+    The same for weights that a layer of one's own divides by the root of its width.
+    """
     for name, kept in plan.kept.items():
         group = graph[name]
         factor = math.sqrt(len(kept) / group.size)
+        if factor < 1:
+            yield from ((key, torch.tensor(factor, dtype=torch.float64)) for key in group.scaled)
         for layer, queries in group.queries if factor < 1 else ():
             scale = np.ones(graph.axis_sizes[layer, "out"])
             scale[queries] = factor

@@ -7,7 +7,7 @@ were involved, and where that is open, the smallest set of groups that fails is 
 """
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from torch import nn
@@ -28,8 +28,8 @@ from prunekit.graph.values import Pool, Weights, random_inputs
 
 __all__ = ["Offence", "Trial"]
 
-_ROUNDS = ("first", "equal", "unequal", "last")
-"""One step everywhere, at the front; widths as equal as can be; random widths that differ, also at the end, twice."""
+_ROUNDS = ("unequal", "equal", "first", "last")
+"""Random widths that differ; widths as equal as can be; one step everywhere, at the front; random widths, also at the end."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -41,12 +41,18 @@ class Offence:
         others: names of groups that it fails together with.
         numbers: whole numbers among the arguments of the call that failed, of the full and of the pruned network.
         widths: of every group on trial, by name.
+        module: that was running.
+        near: groups that the calls just before it had to do with, the nearest first.
+        parted: whether the pruned network called other functions.
     """
 
     reason: str
     others: tuple[str, ...] = ()
     numbers: tuple[tuple[int, ...], tuple[int, ...]] = ((), ())
     widths: tuple[tuple[str, int], ...] = ()
+    module: str = ""
+    near: tuple[str, ...] = ()
+    parted: bool = False
 
 
 class Trial:
@@ -59,6 +65,8 @@ class Trial:
         place: channel group of every component, −1 for none.
         inputs: arguments of one forward pass, by name or by place.
         deadline: when to give up.
+
+    ``scaled`` has, by group, the tensors that seem to be divided by the root of its width.
     """
 
     def __init__(
@@ -73,6 +81,7 @@ class Trial:
         self.graph, self.channels, self.components, self.deadline = graph, channels, components, deadline
         self.full = apply(model, graph, PruningPlan({}, graph.fingerprint), share=True)
         self.own_inputs, self.inputs = inputs, random_inputs(inputs)
+        self.scaled: dict[str, set[str]] = {}
         self.pool, self.template = Pool(self.full), Template(self.full, graph)
 
     def offences(self) -> dict[str, Offence]:
@@ -111,11 +120,18 @@ class Trial:
         reasons = self._faults(least, kind)
         names = tuple(group.name for group in least)
         offence = self._offence((reasons or faults)[0], least, kind)
-        return {name: Offence(offence.reason, tuple(n for n in names if n != name), offence.numbers, offence.widths) for name in names}
+        return {name: replace(offence, others=tuple(n for n in names if n != name)) for name in names}
 
     def _offence(self, fault: Fault, groups: Sequence[ChannelGroup], kind: str) -> Offence:
         widths = tuple((group.name, width) for group, width in zip(groups, _widths(groups, kind), strict=True))
-        return Offence(fault.reason, (), fault.numbers, widths)
+        calls = self.channels.calls[max(fault.call - 8, 0) : fault.call + 1]
+        near: list[str] = []
+        for call in reversed(calls):
+            near += self._names(visible([*call.before, *call.after]), self.graph)
+        module = self.channels.calls[min(fault.call, len(self.channels.calls) - 1)].module
+        return Offence(
+            fault.reason, (), fault.numbers, widths, module, tuple(dict.fromkeys(near)), fault.parted
+        )
 
     def _names(self, ids: IntArray, groups: Iterable[ChannelGroup]) -> list[str]:
         """The groups that some ids belong to."""
@@ -161,7 +177,12 @@ class Trial:
             return [Fault(f"the trial does not work: {error}", np.zeros(0, dtype=np.int64), 0)], False
         statistics = Statistics(gone, self.channels.component)
         step = Lockstep(recording, Cutter(gone, scale), statistics, weights, self.deadline)
-        return step.run(pruned, self.inputs), True
+        faults = step.run(pruned, self.inputs)
+        for key, factor, ids in step.scaled if faults else ():
+            for group, width in zip(groups, _widths(groups, kind), strict=True):
+                if abs(factor**2 - group.size / width) < 1e-3 and group.name in self._names(ids, groups):
+                    self.scaled.setdefault(group.name, set()).add(key)
+        return faults, True
 
     def _gone(self, plan: PruningPlan) -> tuple[np.ndarray, np.ndarray]:
         """For every id, whether it is removed, and what surgery multiplies it by."""
@@ -197,7 +218,7 @@ def _widths(groups: Sequence[ChannelGroup], kind: str) -> list[int]:
         return _equal_widths(groups)
     rng, widths = np.random.default_rng(_ROUNDS.index(kind)), list[int]()
     for group in groups:
-        taken = set(widths[-3:])
+        taken = set(widths[-6:])
         free = [width for width in group.widths[1:].tolist() if width not in taken]
         widths.append(int(rng.choice(free or group.widths[1:])))
     return widths

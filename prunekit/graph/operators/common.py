@@ -51,9 +51,8 @@ def join(flow: Flow, parts: Sequence[Labels], shape: Sequence[int], what: str, a
                 for b in other.grids:
                     flow.unify(a, b, reason)
         for grid in one.grids:
-            if any(d not in o.wild and not o.at(d) for o in parts for d in set(grid.dims) - set(apart)):
-                flow.fix([grid], reason)
-            else:
+            bound = {d for d in set(grid.dims) - set(apart) if any(d not in o.wild and not o.at(d) for o in parts)}
+            if not bound or flow.bind(grid, bound, reason):
                 kept.append(grid)
     wild = frozenset(dim for dim in range(len(shape)) if all(dim in part.wild for part in parts))
     return Labels(tuple(kept), wild)

@@ -70,6 +70,8 @@ def _matrix(flow: Flow, func: Any, args: Sequence[Any], kwargs: Mapping[str, Any
         (flow.of(w), w.shape, [*lead, _CONTRACTED, batch + 1]),
         [_CONTRACTED],
     )
+    if flow.is_weight(w):
+        flow.found.made += [grid.ids.ravel() for grid in flow.of(w).at(w.ndim - 1)]
     if bias is not None and kwargs.get("beta", 1) != 0:
         labels = join(flow, [labels, aligned(flow, bias, out.shape)], out.shape, name)
     flow.put(out, Labels(labels.grids, labels.wild, queries))
@@ -103,6 +105,7 @@ def _convolution(flow: Flow, func: Any, args: Sequence[Any], kwargs: Mapping[str
         flow.fix((*labels.at(at), *weight.grids), f"{flow.module} is a grouped convolution")
         _note(flow, func, scale, (Labels(), channels // groups), (Labels(), out.shape[at]))
         made = ()
+    flow.found.made += [grid.ids.ravel() for grid in made]
     if bias is not None:
         vector = flow.of(bias).moved(lambda _: at)
         join(flow, [Labels(tuple(made), frozenset()), vector], (), "a convolution")
@@ -195,19 +198,32 @@ def _embedding(flow: Flow, func: Any, args: Sequence[Any], kwargs: Mapping[str, 
     flow.put(out, Labels(tuple(g.moved(lambda _: out.ndim - 1) for g in table.at(1))))
 
 
+def _repeated(labels: Labels, dim: int, times: int) -> Labels:
+    """Labels of a tensor that is repeated along a dimension, each position so many times."""
+    grids = [
+        Grid(grid.dims, grid.ids.repeat(times, axis=grid.dims.index(dim))) if dim in grid.dims else grid
+        for grid in labels.grids
+    ]
+    return Labels(tuple(grids), labels.wild)
+
+
 def _attention(flow: Flow, func: Any, args: Sequence[Any], kwargs: Mapping[str, Any], out: Any) -> None:
     """Fused attention of query, key and value of shape (…, length, width of a head)."""
     query, key, value = args[:3]
     n = query.ndim
     lead = list(range(n - 2))
     labels = [flow.of(tensor) for tensor in (query, key, value)]
+    times = query.shape[-3] // key.shape[-3] if n > 2 else 1
+    if times > 1:  # keys and values that several queries share
+        labels[1:] = [_repeated(one, n - 3, times) for one in labels[1:]]
+    shape = (*query.shape[:-2], *key.shape[-2:])
     for one in labels:
         flow.fix(one.at(n - 2), "they are positions of an attention")
     scores = _contract(
         flow,
         func,
         (labels[0], query.shape, [*lead, n - 2, _CONTRACTED]),
-        (labels[1], key.shape, [*lead, n - 1, _CONTRACTED]),
+        (labels[1], shape, [*lead, n - 1, _CONTRACTED]),
         [_CONTRACTED],
     )
     divided = argument(func, args, kwargs, "scale") is None  # by the root of the width; else nobody knows by what
@@ -219,7 +235,7 @@ def _attention(flow: Flow, func: Any, args: Sequence[Any], kwargs: Mapping[str, 
         flow,
         func,
         (scores, (*query.shape[:-1], key.shape[-2]), [*lead, n - 2, _CONTRACTED]),
-        (labels[2], value.shape, [*lead, _CONTRACTED, n - 1]),
+        (labels[2], (*query.shape[:-2], *value.shape[-2:]), [*lead, _CONTRACTED, n - 1]),
         [_CONTRACTED],
     )
     flow.put(out[0] if isinstance(out, tuple | list) else out, result)
