@@ -78,13 +78,14 @@ class Channels:
 
     Args:
         model: the network.
+        inputs: what it was given.
         flow: what has followed its forward pass.
         seen: what its modules said meanwhile.
         calls: the functions that it called.
     """
 
-    def __init__(self, model: nn.Module, flow: Flow, seen: Seen, calls: Sequence[Call]) -> None:
-        self.model, self.flow, self.seen, self.calls = model, flow, seen, calls
+    def __init__(self, model: nn.Module, inputs: Inputs, flow: Flow, seen: Seen, calls: Sequence[Call]) -> None:
+        self.model, self.inputs, self.flow, self.seen, self.calls = model, inputs, flow, seen, calls
         self.modules: dict[str, Any] = dict(model.named_modules())
         self.order = {name: seen.order.get(name, len(seen.order)) for name in self.modules}
         self.reasons: dict[int, str] = {}
@@ -126,7 +127,7 @@ class Channels:
         if not flow.axes:
             raise GraphError(f"{type(model).__name__} runs no operation on its parameters that could be followed.")
         flow.found.same += [(a, b) for a, b in ties]
-        run = cls(model, flow, seen, recorder.calls)
+        run = cls(model, inputs, flow, seen, recorder.calls)
         run._fix_the_unsliceable()
         return run
 
@@ -136,8 +137,6 @@ class Channels:
         for (tensor, _), ids in self.flow.axes.items():
             if tensor in tied:
                 self.flow.found.fixed.append((ids, f"{tied[tensor]} shares its weights with another layer"))
-            elif ".parametrizations." in f".{tensor}":
-                self.flow.found.fixed.append((ids, f"{tensor.split('.parametrizations')[0]} is parametrized"))
         for module, ids, _ in self.flow.found.norms:
             if len({tensor for (tensor, _), own in self.flow.axes.items() if np.isin(own, ids).any()}) > 1:
                 self.flow.found.fixed.append(

@@ -23,10 +23,12 @@ from torch.utils.weak import WeakIdKeyDictionary
 
 from prunekit._types import IntArray
 from prunekit.errors import GraphError
+from prunekit.graph.layers import HEADS
 from prunekit.graph.surgery import output_tensors
 
 __all__ = ["FIXED", "Deadline", "Flow", "Grid", "Labels", "Product", "Rectangle"]
 
+_PARTS = (2, 3, 4, 6, 9, 12)  # a table of so many rows is one of shifts, scales and gates
 FIXED = 0
 """The id of positions that can never be removed."""
 
@@ -188,6 +190,7 @@ class Flow(TorchDispatchMode):
     def __init__(self, model: nn.Module, deadline: Deadline, head_modes: Mapping[str, str]) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.found = Findings()
+        self._model = model
         self.module = ""
         self.head_modes = head_modes
         self.axes: dict[tuple[str, int], IntArray] = {}
@@ -335,6 +338,28 @@ class Flow(TorchDispatchMode):
             return False
         left, right = (self._blocks[one.ids].reshape(len(one.ids), -1) for one in (a, b))
         return bool((left > 0).all() and (left == left[:, :1]).all() and (right == left[:, :1]).all())
+
+    def join_table(self, one: Labels, table: Labels) -> bool:
+        """A table of parts and channels, such as shifts and scales, lies on channels that were put into parts: it has no heads.
+
+        Returns:
+            Whether that was the case.
+        """
+        if len(one.grids) != 1 or len(one.grids[0].dims) != 2 or one.grids[0].hidden:
+            return False
+        grid, vectors = one.grids[0], {g.dims: g for g in table.grids}
+        parts, channels = vectors.get(grid.dims[:1]), vectors.get(grid.dims[1:])
+        if parts is None or channels is None or len(grid.ids) not in _PARTS or len(grid.ids) in self.heads_of(self.module):
+            return False
+        self.fix([parts], "they are a table's rows")
+        self.link(grid.ids, np.broadcast_to(channels.ids, grid.ids.shape), "they meet something of a fixed size in a table")
+        self.found.rectangles.append(Rectangle(self.module, grid.ids, fixed=True))
+        return True
+
+    def heads_of(self, module: str) -> set[int]:
+        """Numbers of heads that a module, or the one that it is in, keeps."""
+        found = [self._model.get_submodule(name) for name in {module, module.rpartition(".")[0]}]
+        return {vars(one).get(name) for one in found for name in HEADS} - {None}
 
     def collapse(self, grid: Grid, dims: Iterable[int], reason: str) -> Grid | None:
         """Some dims of a grid can no longer be told apart (they became pixels): whatever lies along them is one thing."""

@@ -1,20 +1,23 @@
 """Channel groups: the channels of a network that can only be removed together, as plain data.
 
 A *channel group* has ``size`` root channels. Each *member* ties positions on one axis of one layer to root channels: removing root
-channel c removes every tied position everywhere. Nothing here knows of diffusion, and nothing holds a tensor.
+channel c removes every tied position everywhere. Nothing here knows of diffusion, and nothing but the witness's example inputs holds a tensor.
 """
 
 import math
 from collections.abc import Container, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
 from prunekit._files import json_hash
 from prunekit._types import FloatArray, IntArray
 from prunekit.errors import InputError
+
+if TYPE_CHECKING:
+    from prunekit.graph.witness import Witness
 
 __all__ = [
     "Attribute",
@@ -189,6 +192,7 @@ class ChannelGraph:
         attributes: numbers kept beside tensors that follow the widths.
         products: every multiply-accumulate of one forward pass.
         parameters: every parameter.
+        witness: what the network did when it was traced, None for a graph that was made by hand.
     """
 
     groups: tuple[ChannelGroup, ...]
@@ -198,6 +202,7 @@ class ChannelGraph:
     attributes: tuple[Attribute, ...] = ()
     products: tuple[Term, ...] = ()
     parameters: tuple[Term, ...] = ()
+    witness: "Witness | None" = None
 
     def __len__(self) -> int:
         return len(self.groups)

@@ -168,7 +168,12 @@ def apply(model: nn.Module, graph: ChannelGraph, plan: PruningPlan, *, share: bo
         model: the network that ``graph`` was traced from.
         graph: its channel groups.
         plan: what to keep.
-        share: True lets untouched tensors be the caller's own (for evaluation only: training would change both).
+        share: True lets untouched tensors be the caller's own (for evaluation only: training would change both), and does not
+            run the network.
+
+    Raises:
+        PlanError: the plan does not fit the graph.
+        GraphError: at these widths the network runs other layers than the full one, see :class:`Witness`.
     """
     state = sliced_state(model, graph, plan)
     sizes = attributes(model, graph, plan)
@@ -182,7 +187,10 @@ def apply(model: nn.Module, graph: ChannelGraph, plan: PruningPlan, *, share: bo
     clone = copy.deepcopy(model, memo)  # structure only; the tensors come from `state`
     if not share:
         state = {key: tensor.detach().clone() for key, tensor in state.items()}
-    return fit(clone, state, sizes)
+    pruned = fit(clone, state, sizes)
+    if not share and plan.kept and graph.witness is not None:
+        graph.witness.check(pruned)
+    return pruned
 
 
 @contextmanager

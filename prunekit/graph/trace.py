@@ -16,6 +16,7 @@ from prunekit.graph.retrying import Retries
 from prunekit.graph.structure import Attribute, ChannelGraph, ChannelGroup, HeadMode, Member, NormMode, Term, Width
 from prunekit.graph.surgery import Inputs
 from prunekit.graph.trial import Trial
+from prunekit.graph.witness import Witness
 
 __all__ = ["trace"]
 
@@ -145,6 +146,7 @@ class _Making:
             tuple(self._attributes(groups, by_name, count, norm_mode)),
             tuple(count.product(product) for product in self.channels.flow.found.products),
             tuple(self._parameters(count)),
+            Witness(tuple((call.name, call.module) for call in self.channels.calls), self.channels.inputs),
         )
 
     def _left_whole(self, place: IntArray) -> dict[str, str]:

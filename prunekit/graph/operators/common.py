@@ -47,6 +47,8 @@ def join(flow: Flow, parts: Sequence[Labels], shape: Sequence[int], what: str, a
     kept: list[Grid] = []
     for i, one in enumerate(parts):
         for other in parts[i + 1 :]:
+            if flow.join_table(one, other) or flow.join_table(other, one):
+                continue
             for a in one.grids:
                 for b in other.grids:
                     flow.unify(a, b, reason)

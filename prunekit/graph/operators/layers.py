@@ -192,6 +192,24 @@ def _batch_norm(flow: Flow, func: Any, args: Sequence[Any], kwargs: Mapping[str,
     flow.put(tensors_in(out)[0], _vectors(flow, flow.of(args[0]), 1, vectors, "a norm"))
 
 
+def _weight_norm(flow: Flow, func: Any, args: Sequence[Any], kwargs: Mapping[str, Any], out: Any) -> None:
+    """A weight that is normed along all dims but one, and scaled along that one."""
+    weight, scale = flow.of(args[0]), flow.of(args[1])
+    joined = join(flow, [weight, aligned(flow, args[1], args[0].shape)], args[0].shape, "a norm of weights")
+    flow.put(out[0], Labels(joined.grids or weight.grids, weight.wild))
+    flow.put(out[1], scale)
+
+
+def _vector_product(flow: Flow, func: Any, args: Sequence[Any], kwargs: Mapping[str, Any], out: Any) -> None:
+    """``mv`` and ``dot``: sums along the last dimension, which by convention cost nothing."""
+    a, b = flow.of(args[0]), flow.of(args[1])
+    last = args[0].ndim - 1
+    b = Labels(b.grids, b.wild).moved(lambda _: last)
+    joined = join(flow, [a, Labels(b.grids, b.wild | set(range(last)))], args[0].shape, name_of(func))
+    kept = tuple(grid for grid in (grid.without([last]) for grid in joined.grids) if grid is not None)
+    flow.put(out, Labels(kept, joined.wild - {last}))
+
+
 def _embedding(flow: Flow, func: Any, args: Sequence[Any], kwargs: Mapping[str, Any], out: Any) -> None:
     table = flow.of(args[0])
     flow.fix(table.at(0), "they are a table's rows")
@@ -248,6 +266,8 @@ RULES: Mapping[str, Rule] = {
     "native_layer_norm": _layer_norm,
     "_fused_rms_norm": _layer_norm,
     "embedding": _embedding,
+    "_weight_norm_interface": _weight_norm,
+    **dict.fromkeys(("mv", "dot", "vdot"), _vector_product),
     **dict.fromkeys(("pixel_shuffle", "pixel_unshuffle"), _pixel_shuffle),
 }
 """Rules by an operator's name."""

@@ -17,7 +17,10 @@ _FEW = (2, 3, 4)  # a slice of one in so many equal parts is taken for a split
 def _copy(flow: Flow, func: Any, args: Sequence[Any], kwargs: Mapping[str, Any], out: Any) -> None:
     target, source = args[0], args[1]
     labels = aligned(flow, source, target.shape)
-    base = target._base
+    base, own = target._base, flow.of(target)
+    if base is not None and own.grids:  # a part of something that has channels of its own, such as a tensor made to be filled
+        flow.put(target, join(flow, [own, labels], target.shape, "what is written into a part of a tensor"))
+        return
     if base is not None and base.shape != target.shape:
         flow.fix((*labels.grids, *flow.of(base).grids), "they are written into a part of another tensor")
     flow.put(target, labels)
