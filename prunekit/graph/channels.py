@@ -237,7 +237,7 @@ class Channels:
         makers = [self.axes[a] for a in set(axes) if self.makes(self.axes[a])]
         if not makers:
             return None
-        first = min(makers, key=lambda maker: self.rank(maker.layer))
+        first = min(makers, key=lambda maker: (maker.kind is None, self.rank(maker.layer)))
         along = self.component[self.flow.axes[first.tensor, first.dim]]
         _, places = np.unique(along, return_index=True)
         position = dict(zip(along[places].tolist(), places.tolist(), strict=True))

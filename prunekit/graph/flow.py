@@ -264,7 +264,8 @@ class Flow(TorchDispatchMode):
         if not isinstance(tensor, Tensor):
             return
         kept: list[Grid] = []
-        for grid in sorted(labels.grids, key=lambda grid: (-len(grid.dims), grid.hidden)):
+        shape = tensor.shape
+        for grid in sorted((_without_single(grid, shape) for grid in labels.grids), key=lambda grid: (-len(grid.dims), grid.hidden)):
             if not any(set(grid.dims) <= set(other.dims) for other in kept):
                 kept.append(grid)
         self._labels[tensor] = Labels(tuple(kept), labels.wild, labels.queries)
@@ -375,6 +376,17 @@ class Flow(TorchDispatchMode):
         """Note the multiply-accumulates of one operator call."""
         name = func.name().removeprefix("aten::").split(".")[0]
         self.found.products.append(Product(self.module, name, scale, tuple(factors), rows))
+
+
+def _without_single(grid: Grid, shape: Sequence[int]) -> Grid:
+    """A grid over several dims without those of one position."""
+    single = [dim for dim in grid.dims if shape[dim] == 1]
+    if not single or len(single) == len(grid.dims):
+        return grid
+    ids = grid.ids
+    for dim in reversed(single):
+        ids = np.asarray(ids.take(0, axis=grid.dims.index(dim)))
+    return Grid(tuple(dim for dim in grid.dims if dim not in single), ids)
 
 
 def outputs_fixed(flow: Flow, output: Any) -> None:

@@ -41,6 +41,7 @@ class Retries:
         frozen: class and name of attributes that do not follow the widths.
         failed: groups that are given up, with the reason.
         scaled: by group, the tensors that are divided by the root of its width.
+        followed: by group, numbers that code keeps of its width: module, attribute, and how many positions each channel has.
     """
 
     ways: tuple[str, ...]
@@ -49,6 +50,7 @@ class Retries:
     frozen: set[tuple[type, str]] = field(default_factory=set)
     failed: dict[str, str] = field(default_factory=dict)
     scaled: dict[str, set[str]] = field(default_factory=dict)
+    followed: dict[str, set[tuple[str, str, int]]] = field(default_factory=dict)
     _ways_tried: dict[str, int] = field(default_factory=dict)
     _ties_tried: set[frozenset[str]] = field(default_factory=set)
 
@@ -70,6 +72,9 @@ class Retries:
         for name, offence in offences.items():
             if (frozen and offence.parted) or name in tied:
                 continue
+            if self._follow(graph[name], offence, channels):
+                changed = True
+                continue
             tie = self._tie(name, offence, by_name, channels, graph)
             if tie is not None:
                 self.ties.append(tie)
@@ -79,6 +84,25 @@ class Retries:
                 continue
             changed = True
         return changed
+
+    def _follow(self, group: ChannelGroup, offence: Offence, channels: Channels) -> bool:
+        """Take up numbers that stay where the width does not; gives back whether there are new ones.
+
+        They may have any name: whole numbers of the module that was running, or of one that it is in, equal to the full width.
+        """
+        times = len(group.members[0].positions) // group.size
+        if not any(a == b == times * group.size for a, b in zip(*offence.numbers, strict=False)):
+            return False
+        known = self.followed.setdefault(group.name, set())
+        before = len(known)
+        for holder in [*_ancestors(offence.module), ""]:
+            for name, value in vars(channels.modules[holder]).items():
+                plain = isinstance(value, int) and not isinstance(value, bool) and not name.startswith("_")
+                if plain and value == times * group.size:
+                    known.add((holder, name, times))
+            if len(known) > before:
+                return True
+        return False
 
     def _scale(self, scaled: Mapping[str, set[str]]) -> bool:
         """Take up tensors that are divided by the root of a width; gives back whether there are new ones."""
@@ -161,5 +185,5 @@ def _representatives(found: Found, channels: Channels) -> IntArray:
 
 def _ancestors(module: str) -> Iterable[str]:
     """A module's name and those of all modules that it is in, but for the root."""
-    parts = module.split(".")
+    parts = module.split(".") if module else []
     return [".".join(parts[:n]) for n in range(len(parts), 0, -1)]

@@ -19,7 +19,7 @@ from torch.utils._pytree import tree_leaves
 from prunekit._types import IntArray
 from prunekit.errors import PlanError
 from prunekit.graph.families import refresh
-from prunekit.graph.layers import ATTRIBUTES, axis_size, dim_of, group_count, layer_kind, own_tensors, set_sizes
+from prunekit.graph.layers import axis_size, dim_of, group_count, layer_kind, own_tensors, set_sizes
 from prunekit.graph.plan import PruningPlan
 from prunekit.graph.structure import Axis, ChannelGraph, shrunk_norm_groups
 
@@ -144,19 +144,20 @@ def refit(model: nn.Module, state: Mapping[str, Tensor], sizes: Mapping[str, Map
                 module._parameters[name] = made.setdefault(tensor, nn.Parameter(new, tensor.requires_grad))
             else:
                 module._buffers[name] = new
+    for layer, module in model.named_modules():  # a parametrized weight is computed of other modules' tensors
         set_sizes(module, layer)
     refresh(model)
     return model
 
 
 def _set_attributes(model: nn.Module, sizes: Mapping[str, Mapping[str, int]]) -> None:
-    """Lower numbers that modules keep; only names of a fixed list, and only to something smaller."""
+    """Lower whole numbers that modules keep, and nothing else of them."""
     modules = dict(model.named_modules())
     for name, values in sizes.items():
         for key, value in values.items():
-            old = vars(modules[name]).get(key) if name in modules and key in ATTRIBUTES else None
+            old = vars(modules[name]).get(key) if name in modules else None
             bound = old[0] if isinstance(old, tuple) and len(old) == 1 else old
-            if not isinstance(bound, int) or not isinstance(value, int) or not 1 <= value <= bound:
+            if key.startswith("_") or isinstance(bound, bool) or not isinstance(bound, int) or not isinstance(value, int) or not 1 <= value <= bound:
                 raise PlanError(f"{name} of {type(model).__name__} has no {key} that could become {value!r}.")
             setattr(modules[name], key, (value,) if isinstance(old, tuple) else value)
 

@@ -4,6 +4,7 @@ import math
 from collections.abc import Iterable, Iterator, Mapping
 
 import numpy as np
+import torch
 from torch import nn
 
 from prunekit._types import IntArray
@@ -46,17 +47,19 @@ def trace(
     ways = ("whole", "even", "scaled") if head_mode == "whole" else ("even", "scaled", "whole")
     retries = Retries(ways)
     deadline = Deadline(seconds)
-    while True:
-        channels = Channels.of(model, example_inputs, deadline, retries.modes, [tie.ids for tie in retries.ties])
-        making = _Making(channels, retries)
-        failed = retries.failed
-        candidates = [making.group(found, norm_mode) for found in channels.found if found.name not in failed]
-        graph = making.graph([group for group in candidates if group is not None], failed, norm_mode)
-        components = {found.name: found.components for found in channels.found}
-        trial = Trial(model, graph, channels, components.__getitem__, example_inputs, deadline)
-        if not retries.after(trial):
-            kept = [group for group in graph.groups if group.name not in failed]
-            return making.graph(kept, failed, norm_mode)
+    cuda = sorted({tensor.get_device() for tensor in model.parameters() if tensor.is_cuda})
+    with torch.random.fork_rng(devices=cuda):  # a network may draw numbers, and nobody's are to change by that
+        while True:
+            channels = Channels.of(model, example_inputs, deadline, retries.modes, [tie.ids for tie in retries.ties])
+            making = _Making(channels, retries)
+            failed = retries.failed
+            candidates = [making.group(found, norm_mode) for found in channels.found if found.name not in failed]
+            graph = making.graph([group for group in candidates if group is not None], failed, norm_mode)
+            components = {found.name: found.components for found in channels.found}
+            trial = Trial(model, graph, channels, components.__getitem__, example_inputs, deadline)
+            if not retries.after(trial):
+                kept = [group for group in graph.groups if group.name not in failed]
+                return making.graph(kept, failed, norm_mode)
 
 
 class _Making:
@@ -176,6 +179,8 @@ class _Making:
                 yield Attribute(module, name, width)
         for g, group in enumerate(groups):
             found = by_name[group.name]
+            for holder, name, times in self.retries.followed.get(group.name, ()):
+                yield Attribute(holder, name, Width(0, {g: times}))
             for module, norm_groups, channels in self.channels.bare_norms(found) if norm_mode == "whole" else ():
                 if vars(self.channels.modules[module]).get("num_groups") == norm_groups:
                     yield Attribute(
