@@ -257,8 +257,7 @@ class Channels:
                 continue
             rows = table_of(grid)
             if rectangle.inner and blocks is not None and not fixed and 1 not in blocks.shape:
-                if rows is None or not (rectangle.fixed and 1 in rows.shape) and not same_blocks(rows, blocks):
-                    bound = True  # whole blocks keep whatever lies within them
+                bound = bound or _cuts_blocks(rows, rectangle.fixed, blocks)
                 continue
             if rows is None or (rows < 0).any() or rows.size != len(found.components):
                 self._give_up(found, "they are reshaped in a way that is not known how to keep")
@@ -274,11 +273,8 @@ class Channels:
                 rows = blocks if 1 in rows.shape else rows
             blocks, fixed = rows, fixed or rectangle.fixed
             modules.append(rectangle.module)
-        if bound and (blocks is None or fixed or 1 in blocks.shape[:1]):
-            self._give_up(found, "they meet something of a fixed size, and no whole blocks of them could leave")
-            return found
-        if blocks is None:
-            return found
+        if blocks is None or (bound and (fixed or len(blocks) == 1)):
+            return self._without_blocks(found, bound)
         ordered = found.components[blocks.ravel()] if 1 not in blocks.shape else found.components
         return replace(
             found,
@@ -288,6 +284,12 @@ class Channels:
             modules=tuple(dict.fromkeys(modules)),
             bound=bound,
         )
+
+    def _without_blocks(self, found: Found, bound: bool) -> Found:
+        """Channels that lie in no blocks: if only whole blocks could leave, none can."""
+        if bound:
+            self._give_up(found, "they meet something of a fixed size, and no whole blocks of them could leave")
+        return found
 
     def _roots(self, components: IntArray) -> IntArray:
         """Root channel of every component, −1 for others and, at the end, for what is fixed."""
@@ -361,6 +363,11 @@ class Channels:
         """Where a module or its parent keeps a number under one of these names."""
         pairs = [(holder, name) for holder in (module, module.rpartition(".")[0]) for name in names]
         return [(holder, name) for holder, name in pairs if vars(self.modules[holder]).get(name) == value]
+
+
+def _cuts_blocks(rows: IntArray | None, fixed: bool, blocks: IntArray) -> bool:
+    """Whether what lies within blocks is only kept by whole blocks."""
+    return rows is None or (not (fixed and 1 in rows.shape) and not same_blocks(rows, blocks))
 
 
 def _tied_tensors(model: nn.Module) -> dict[str, str]:

@@ -31,7 +31,7 @@ class Cutter:
         Args:
             tensor: of the full network.
             labels: its labels.
-            shape: of the pruned network's tensor where there is one: a tensor that is the same all along a dimension has any length.
+            shape: of the pruned network's tensor where there is one: one that is the same all along a dimension has any length.
         """
         for way in self._ways(labels):
             yield _stretched(way(tensor), labels, shape)
@@ -72,8 +72,8 @@ class _Way:
             for dim, size in zip(dims, places.shape, strict=True):
                 shape[dim] = size
             tensor = torch.take_along_dim(tensor, torch.from_numpy(places).reshape(shape).to(tensor.device), along)
-        for dim, places in self._kept.items():
-            tensor = tensor.index_select(dim, places.to(tensor.device))
+        for dim, stays in self._kept.items():
+            tensor = tensor.index_select(dim, stays.to(tensor.device))
         return tensor
 
 
@@ -100,13 +100,15 @@ def _separated(grid: Grid, alive: BoolArray, kept: dict[int, BoolArray]) -> tupl
     """Note along which dims of a grid whole slices go; gives back the dims of which it depends on the others what goes."""
     mask: BoolArray = alive[grid.ids]
     if grid.hidden:
-        mask = mask.any(-1)
+        mask = np.asarray(mask.any(-1))
     dims = list(grid.dims)
     for dim in grid.dims:
         axis = dims.index(dim)
-        line = mask.any(tuple(a for a in range(mask.ndim) if a != axis))
-        others = mask.any(axis)
-        if np.array_equal(mask, np.expand_dims(others, axis) & line.reshape([-1 if a == axis else 1 for a in range(mask.ndim)])):
+        line = np.asarray(mask.any(tuple(a for a in range(mask.ndim) if a != axis)))
+        others = np.asarray(mask.any(axis))
+        if np.array_equal(
+            mask, np.expand_dims(others, axis) & line.reshape([-1 if a == axis else 1 for a in range(mask.ndim)])
+        ):
             kept[dim] = kept[dim] & line if dim in kept else line
             mask = others
             dims.remove(dim)

@@ -265,7 +265,9 @@ class Flow(TorchDispatchMode):
             return
         kept: list[Grid] = []
         shape = tensor.shape
-        for grid in sorted((_without_single(grid, shape) for grid in labels.grids), key=lambda grid: (-len(grid.dims), grid.hidden)):
+        for grid in sorted(
+            (_without_single(grid, shape) for grid in labels.grids), key=lambda grid: (-len(grid.dims), grid.hidden)
+        ):
             if not any(set(grid.dims) <= set(other.dims) for other in kept):
                 kept.append(grid)
         self._labels[tensor] = Labels(tuple(kept), labels.wild, labels.queries)
@@ -350,17 +352,25 @@ class Flow(TorchDispatchMode):
             return False
         grid, vectors = one.grids[0], {g.dims: g for g in table.grids}
         parts, channels = vectors.get(grid.dims[:1]), vectors.get(grid.dims[1:])
-        if parts is None or channels is None or len(grid.ids) not in _PARTS or len(grid.ids) in self.heads_of(self.module):
+        if (
+            parts is None
+            or channels is None
+            or len(grid.ids) not in _PARTS
+            or len(grid.ids) in self.heads_of(self.module)
+        ):
             return False
         self.fix([parts], "they are a table's rows")
-        self.link(grid.ids, np.broadcast_to(channels.ids, grid.ids.shape), "they meet something of a fixed size in a table")
+        self.link(
+            grid.ids, np.broadcast_to(channels.ids, grid.ids.shape), "they meet something of a fixed size in a table"
+        )
         self.found.rectangles.append(Rectangle(self.module, grid.ids, fixed=True))
         return True
 
     def heads_of(self, module: str) -> set[int]:
         """Numbers of heads that a module, or the one that it is in, keeps."""
         found = [self._model.get_submodule(name) for name in {module, module.rpartition(".")[0]}]
-        return {vars(one).get(name) for one in found for name in HEADS} - {None}
+        kept = (vars(one).get(name) for one in found for name in HEADS)
+        return {number for number in kept if isinstance(number, int)}
 
     def collapse(self, grid: Grid, dims: Iterable[int], reason: str) -> Grid | None:
         """Some dims of a grid can no longer be told apart (they became pixels): whatever lies along them is one thing."""

@@ -16,7 +16,18 @@ _LOOSE = 1e-2  # on devices that may round products to TF32
 _MASKED = 1e20  # numbers beyond it are masks: they have to be there too, and are no measure for the others
 NORMS = (F.group_norm, F.layer_norm, F.rms_norm, torch.group_norm, torch.layer_norm, torch.rms_norm)
 """Functions whose statistics may change when channels go; ``F.normalize`` needs no care: zeros add nothing to a root of squares."""
-_RANDOM = ("rand", "dropout", "alpha_dropout", "bernoulli", "multinomial", "normal", "uniform", "poisson", "exponential", "empty")
+_RANDOM = (
+    "rand",
+    "dropout",
+    "alpha_dropout",
+    "bernoulli",
+    "multinomial",
+    "normal",
+    "uniform",
+    "poisson",
+    "exponential",
+    "empty",
+)
 
 
 def is_random(name: str) -> bool:

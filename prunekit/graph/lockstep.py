@@ -3,8 +3,8 @@
 So every function is checked once and alone, errors cannot grow from layer to layer, and whatever is wrong is found in one pass.
 Three things are let be:
 
-- *Norms* may have other statistics when channels go. Of torch's norms only the scale and the shift are compared; what is written out
-  is taken from the full network, see :mod:`prunekit.graph.statistics`.
+- *Norms* may have other statistics when channels go. Of torch's norms only scale and shift are compared; what is written out is
+  taken from the full network, see :mod:`prunekit.graph.statistics`.
 - *Queries* of heads that narrow carry a factor, which the attention that divides by their width takes back.
 - *Other numbers* for other widths may scale a tensor, as long as the scale is taken back before anything else is done with it.
 """
@@ -25,7 +25,7 @@ from prunekit.graph.cutting import Cutter
 from prunekit.graph.flow import Deadline, Labels
 from prunekit.graph.judging import agree, is_random, plain_norm, ratio
 from prunekit.graph.recording import Note, Recording, Value
-from prunekit.graph.statistics import Statistics, visible
+from prunekit.graph.statistics import Statistics
 from prunekit.graph.surgery import Inputs, output_tensors, run_once
 
 __all__ = ["Fault", "Lockstep"]
@@ -83,7 +83,8 @@ class Lockstep(TorchFunctionMode):
         self, recording: Recording, cutter: Cutter, statistics: Statistics, source: Source, deadline: Deadline
     ) -> None:
         super().__init__()
-        self.notes, self.output = recording.notes, recording.output
+        self.notes: list[Note | None] = [*recording.notes]
+        self.output = recording.output
         self.cutter, self.statistics, self.source, self.deadline = cutter, statistics, source, deadline
         self.place = -1
         self.faults: list[Fault] = []
@@ -104,7 +105,7 @@ class Lockstep(TorchFunctionMode):
             try:
                 with self:
                     output = run_once(model, inputs)
-            except Exception as error:  # noqa: BLE001 - whatever the foreign network raises
+            except Exception as error:
                 self.deadline.check()
                 self.place += 1
                 self.stop(f"removing its channels stops the network{self._where()} ({_text(error)})")
@@ -133,7 +134,8 @@ class Lockstep(TorchFunctionMode):
         if self.place >= len(self.notes):
             self.part("the network goes on at its end")
         note = self.notes[self.place]
-        self.notes[self.place] = None  # type: ignore[call-overload] - its tensors are of no use any longer
+        assert note is not None  # noqa: S101 - each is asked for once
+        self.notes[self.place] = None  # its tensors are of no use any longer
         if note.func != func or len(note.given) != tensors:
             self.part(f"{note.call.module or 'the network'} calls {call_name(func)} where it called {note.call.name}")
         return note
@@ -242,10 +244,11 @@ class Meeting:
         try:
             plain = plain_norm(func, args, kwargs) if self.note.plain is not None else None
             out, failed = func(*args, **kwargs), False
-        except Exception as error:  # noqa: BLE001 - whatever torch says to the foreign network's arguments
+        except Exception as error:
             self._fault(f"removing its channels stops the network at {place_of(self.call)} ({_text(error)})")
-        if not failed and plain is not None and self.note.plain is not None:
-            if not any(agree(plain, cut) for cut in self.step.cutter.cuts(self.note.plain, self.call.after[0])):
+        if plain is not None and self.note.plain is not None and not failed:
+            cuts = self.step.cutter.cuts(self.note.plain, self.call.after[0])
+            if not any(agree(plain, cut) for cut in cuts):
                 self._fault(changed_at(self.call))
         for k, value in self.note.written.items():
             self._settle_written(k, value)
@@ -339,6 +342,8 @@ class Meeting:
         if scaled is not None and any(agree(own, cut) for cut in self.step.cutter.cuts(scaled, labels, own.shape)):
             self.step.mark_odd(own, self._involved())
             return True
+        if self.note.plain is not None:  # of a norm, the scale and the shift are compared alone
+            return False
         differs = bool(self.blamed) or _plain_numbers(self.note.arguments) != _plain_numbers(self.own_arguments)
         ratios = [ratio(own, cut) for cut in cuts] if differs and not self._is_normed() else []
         for factor in ratios:

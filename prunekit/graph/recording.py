@@ -1,4 +1,4 @@
-"""One forward pass of the full network, call by call, with zeros where channels are to be removed: what a pruned network has to match."""
+"""One forward pass of the full network, call by call, with zeros where channels go: what a pruned network has to match."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
@@ -123,9 +123,10 @@ class Recording(TorchFunctionMode):
         out = func(*args, **kwargs)
         after = versions([leaves[i] for i in places])
         written = {k: self._new(leaves[i]) for k, i in enumerate(places) if after[k] != before[k]}
-        if not _are_finite([*tensors_among(out), *(value.tensor for value in written.values())]):
-            if not is_random(call.name) and (_are_finite(leaves) if was_finite is None else was_finite):
-                raise Unsound(f"numbers overflow at {call.name} of {call.module}")
+        made = [*tensors_among(out), *(value.tensor for value in written.values())]
+        was_finite = _are_finite(leaves) if was_finite is None and not _are_finite(made) else was_finite
+        if was_finite and not is_random(call.name) and not _are_finite(made):
+            raise Unsound(f"numbers overflow at {call.name} of {call.module}")
         results = [self._value(leaf) if isinstance(leaf, Tensor) else leaf for leaf in tree_leaves(out)]
         self.notes.append(Note(call, func, numbers, tuple(given), results, written, plain))
         return out
@@ -167,7 +168,7 @@ class Recording(TorchFunctionMode):
 
 
 def _storage(tensor: Tensor) -> int:
-    return tensor.untyped_storage()._cdata
+    return int(tensor.untyped_storage()._cdata)
 
 
 def _are_finite(values: Iterable[Any]) -> bool:

@@ -1,4 +1,4 @@
-"""What is changed when channel groups fail their trial, before they are given up: another way for heads, ties, attributes let be."""
+"""What is changed when channel groups fail their trial, before they are given up: heads, ties, attributes that are let be."""
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -7,8 +7,6 @@ import numpy as np
 
 from prunekit._types import IntArray
 from prunekit.graph.channels import Channels, Found
-
-from prunekit.graph.statistics import visible
 from prunekit.graph.structure import ChannelGraph, ChannelGroup
 from prunekit.graph.trial import Offence, Trial
 

@@ -1,7 +1,7 @@
 """Means, variances and norms over channels that are written out: what may change when channels go, and what must not.
 
-A statistic of some channels may be used on those channels (``x - mean``, ``x / std``), as a norm does, and then changes as the norm's
-would. Used on anything else it carries the removed channels elsewhere.
+A statistic of some channels may be used on those channels (``x - mean``, ``x / std``), as a norm does, and then changes as a
+norm's would. Used on anything else it carries the removed channels elsewhere.
 """
 
 from collections.abc import Iterable, Sequence
@@ -16,13 +16,27 @@ from prunekit.graph.flow import Labels
 __all__ = ["Statistics", "visible"]
 
 _REDUCTIONS = {"mean", "var", "std", "var_mean", "std_mean", "sum", "norm", "vector_norm", "linalg_vector_norm"}
-_VIEWS = {"view", "reshape", "expand", "expand_as", "unsqueeze", "squeeze", "unflatten", "flatten", "getitem", "contiguous"}
+_VIEWS = {
+    "view",
+    "reshape",
+    "expand",
+    "expand_as",
+    "unsqueeze",
+    "squeeze",
+    "unflatten",
+    "flatten",
+    "getitem",
+    "contiguous",
+}
 _CASTS = {"to", "float", "double", "half", "bfloat16", "type", "type_as", "clone", "detach"}
 _ROOTS = {"sqrt", "rsqrt", "pow", "reciprocal", "square", "clamp", "clamp_min", "clip", "maximum", "abs", "neg"}
 _SAME = {"add": "add", "sub": "sub", "subtract": "sub", "mul": "mul", "multiply": "mul", "div": "div", "divide": "div"}
 _SUMS = {
     **_SAME,
-    **{"true_divide": "div", "truediv": "div", "rtruediv": "div", "addcmul": "add"},
+    "true_divide": "div",
+    "truediv": "div",
+    "rtruediv": "div",
+    "addcmul": "add",
     **{f"{way}{name}": kind for way in "ri" for name, kind in _SAME.items()},
 }
 

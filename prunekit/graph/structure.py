@@ -1,7 +1,8 @@
 """Channel groups: the channels of a network that can only be removed together, as plain data.
 
 A *channel group* has ``size`` root channels. Each *member* ties positions on one axis of one layer to root channels: removing root
-channel c removes every tied position everywhere. Nothing here knows of diffusion, and nothing but the witness's example inputs holds a tensor.
+channel c removes every tied position everywhere. Nothing here knows of diffusion; only the witness holds
+tensors, its example inputs.
 """
 
 import math

@@ -157,7 +157,13 @@ def _set_attributes(model: nn.Module, sizes: Mapping[str, Mapping[str, int]]) ->
         for key, value in values.items():
             old = vars(modules[name]).get(key) if name in modules else None
             bound = old[0] if isinstance(old, tuple) and len(old) == 1 else old
-            if key.startswith("_") or isinstance(bound, bool) or not isinstance(bound, int) or not isinstance(value, int) or not 1 <= value <= bound:
+            if (
+                key.startswith("_")
+                or isinstance(bound, bool)
+                or not isinstance(bound, int)
+                or not isinstance(value, int)
+                or not 1 <= value <= bound
+            ):
                 raise PlanError(f"{name} of {type(model).__name__} has no {key} that could become {value!r}.")
             setattr(modules[name], key, (value,) if isinstance(old, tuple) else value)
 

@@ -105,7 +105,9 @@ class _Making:
         counts = [(len(m.positions) == axis_size(self.channels.modules[m.layer], "out"), n) for m, n in norms if n]
         counts += [(True, n) for _, n, _ in self.channels.bare_norms(found)]
         every = math.lcm(*[n for _, n in counts])
-        leaving = head_mode == "whole" or found.bound or found.heads == size  # heads whose channels cannot be told apart
+        leaving = (
+            head_mode == "whole" or found.bound or found.heads == size
+        )  # heads whose channels cannot be told apart
         if found.heads is not None and leaving and not found.fixed_parts:
             rows = math.gcd(found.heads, *([n for spans, n in counts if spans] if norm_mode == "whole" else []))
             step = size // rows if norm_mode == "whole" or not counts else math.lcm(size // rows, every)

@@ -1,8 +1,8 @@
 """Trial by pruning: does removing a channel group's channels remove what they carried, and nothing else?
 
 A dependency graph can be wrong without an error: heads that a reshape mixes, a width that an attribute or a buffer remembers. So
-the network is pruned for trial, and run in step with the unpruned one in which the same channels are silenced (zero weights at their
-producers and their consumers), see :mod:`prunekit.graph.lockstep`. All groups are pruned at once; what fails tells which channels
+the network is pruned for trial, and run in step with the unpruned one in which the same channels are silenced (zero weights where
+they are made and read), see :mod:`prunekit.graph.lockstep`. All groups are pruned at once; what fails tells which channels
 were involved, and where that is open, the smallest set of groups that fails is looked for.
 """
 
@@ -118,9 +118,9 @@ class Trial:
             suspects = list(groups)
         least = _smallest(lambda some: bool(self._faults(some, kind)), [], suspects)
         reasons = self._faults(least, kind)
-        names = tuple(group.name for group in least)
+        together = tuple(group.name for group in least)
         offence = self._offence((reasons or faults)[0], least, kind)
-        return {name: replace(offence, others=tuple(n for n in names if n != name)) for name in names}
+        return {name: replace(offence, others=tuple(n for n in together if n != name)) for name in together}
 
     def _offence(self, fault: Fault, groups: Sequence[ChannelGroup], kind: str) -> Offence:
         widths = tuple((group.name, width) for group, width in zip(groups, _widths(groups, kind), strict=True))
@@ -129,9 +129,7 @@ class Trial:
         for call in reversed(calls):
             near += self._names(visible([*call.before, *call.after]), self.graph)
         module = self.channels.calls[min(fault.call, len(self.channels.calls) - 1)].module
-        return Offence(
-            fault.reason, (), fault.numbers, widths, module, tuple(dict.fromkeys(near)), fault.parted
-        )
+        return Offence(fault.reason, (), fault.numbers, widths, module, tuple(dict.fromkeys(near)), fault.parted)
 
     def _names(self, ids: IntArray, groups: Iterable[ChannelGroup]) -> list[str]:
         """The groups that some ids belong to."""
@@ -166,14 +164,14 @@ class Trial:
             pruned = weights.prune(plan)
         except PrunekitError as error:
             return [Fault(f"removing its channels is refused: {error}", np.zeros(0, dtype=np.int64), 0)], True
-        except Exception as error:  # noqa: BLE001 - whatever a foreign network's properties raise
+        except Exception as error:
             return [Fault(f"removing its channels is refused ({error})", np.zeros(0, dtype=np.int64), 0)], True
         gone, scale = self._gone(plan)
         try:
             recording = Recording(self.channels.calls, weights, self.deadline).run(self.full, self.inputs)
         except GraphError:
             raise
-        except Exception as error:  # noqa: BLE001 - whatever the foreign network raises
+        except Exception as error:
             return [Fault(f"the trial does not work: {error}", np.zeros(0, dtype=np.int64), 0)], False
         statistics = Statistics(gone, self.channels.component)
         step = Lockstep(recording, Cutter(gone, scale), statistics, weights, self.deadline)
@@ -235,7 +233,9 @@ def _equal_widths(groups: Sequence[ChannelGroup]) -> list[int]:
     return widths
 
 
-def _smallest(fails: Callable[[list[ChannelGroup]], bool], others: list[ChannelGroup], groups: list[ChannelGroup]) -> list[ChannelGroup]:
+def _smallest(
+    fails: Callable[[list[ChannelGroup]], bool], others: list[ChannelGroup], groups: list[ChannelGroup]
+) -> list[ChannelGroup]:
     """A smallest set that fails together with others, of a set that does (QuickXplain, Junker 2004)."""
     if len(groups) == 1:
         return groups

@@ -3,6 +3,7 @@
 Outputs, gates and scales that start at zero would hide every fault; random numbers hide none.
 """
 
+import math
 import zlib
 from collections.abc import Mapping
 from typing import Any
@@ -67,7 +68,7 @@ def _fan(kind: Kind | None, name: str, tensor: Tensor) -> float | None:
         return None
     if tensor.ndim < 2 or kind == "embedding":
         return 2.0
-    return float(tensor[0].numel() if kind or tensor.ndim > 2 else tensor.shape[-1]) ** 0.5
+    return math.sqrt(tensor[0].numel() if kind or tensor.ndim > 2 else tensor.shape[-1])
 
 
 def random_inputs(inputs: Inputs) -> Inputs:
@@ -104,7 +105,9 @@ class Weights:
     def prune(self, plan: PruningPlan) -> nn.Module:
         """The pruned network without values."""
         self._cut = slicer(self._full, self._graph, plan)
-        given = {key: _hollow(self._cut(key, torch.empty_like(t, device="meta")), t) for key, t in self._tensors.items()}
+        given = {
+            key: _hollow(self._cut(key, torch.empty_like(t, device="meta")), t) for key, t in self._tensors.items()
+        }
         pruned = self._template(plan, given)
         self._own_names = _names(pruned)
         self._gone: dict[str, list[tuple[int, Tensor]]] = {}
@@ -143,4 +146,4 @@ def _names(model: nn.Module) -> Mapping[int, str]:
 def _hollow(shape_of: Tensor, like: Tensor) -> Tensor:
     """A tensor of a shape that takes no memory; should anything read it, it reads NaN."""
     value = float("nan") if like.is_floating_point() or like.is_complex() else 0
-    return torch.full((1,), value, dtype=like.dtype, device=like.device).expand(shape_of.shape)
+    return torch.full((), value, dtype=like.dtype, device=like.device).expand(shape_of.shape)

@@ -1,7 +1,7 @@
 """What modules say of themselves while a network runs: when they start, where they work, which sizes they keep."""
 
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -38,6 +38,7 @@ def watched(model: nn.Module, flow: Flow) -> Iterator[Seen]:
     stack = [""]
     handles = []
 
+    @_unheard
     def enter(module: nn.Module, args: Any, kwargs: Any, name: str) -> None:
         seen.order.setdefault(name, len(seen.order))
         stack.append(name)
@@ -46,13 +47,14 @@ def watched(model: nn.Module, flow: Flow) -> Iterator[Seen]:
             tensors = [value for value in (*args, *kwargs.values()) if isinstance(value, Tensor)]
             seen.sizes.extend(_kept_sizes(flow, name, module, ENTERING, tensors[:1]))
 
+    @_unheard
     def leave(module: nn.Module, args: Any, output: Any, name: str) -> None:
         stack.pop()
         flow.module = stack[-1]
         if layer_kind(module) is None:
             seen.sizes.extend(_kept_sizes(flow, name, module, LEAVING, [output]))
         elif isinstance(output, Tensor) and getattr(module, "weight", None) is not None:
-            positions = math.prod(_shape_of(output)) // axis_size(module, "out")
+            positions = output.numel() // axis_size(module, "out")
             seen.resolutions[name] = max(seen.resolutions.get(name, 1), math.isqrt(max(positions - 1, 0)) + 1)
 
     for name, module in model.named_modules():
@@ -67,10 +69,14 @@ def watched(model: nn.Module, flow: Flow) -> Iterator[Seen]:
             handle.remove()
 
 
-def _shape_of(tensor: Tensor) -> tuple[int, ...]:
-    """A tensor's shape, asked so that no one who listens to the network's calls hears it."""
-    with torch._C.DisableTorchFunction():
-        return tuple(tensor.shape)
+def _unheard(function: Callable[..., None]) -> Callable[..., None]:
+    """What a function asks of tensors is no call of the network's: nobody who listens to these hears it."""
+
+    def quietly(*args: Any, **kwargs: Any) -> None:
+        with torch._C.DisableTorchFunction():
+            function(*args, **kwargs)
+
+    return quietly
 
 
 def _kept_sizes(

@@ -52,8 +52,8 @@ class Witness:
                 )
         if len(names.found) > len(self.calls):
             raise GraphError(
-                f"At these widths {type(model).__name__} runs other layers: it goes on with {names.found[len(self.calls)]} where the "
-                "full network ends; choose other widths."
+                f"At these widths {type(model).__name__} runs other layers: it goes on with {names.found[len(self.calls)]} where "
+                "the full network ends; choose other widths."
             )
 
     def inputs_of(self, model: nn.Module) -> Inputs:
@@ -62,7 +62,9 @@ class Witness:
         given = [leaf for leaf in tree_leaves(self.inputs) if isinstance(leaf, Tensor) and leaf.is_floating_point()]
         if known is None or (given and given[0].device == known.device):
             return self.inputs
-        moved: Inputs = tree_map(lambda value: value.to(known.device) if isinstance(value, Tensor) else value, self.inputs)
+        moved: Inputs = tree_map(
+            lambda value: value.to(known.device) if isinstance(value, Tensor) else value, self.inputs
+        )
         return moved
 
 

@@ -233,7 +233,7 @@ def _mixed(module: nn.Module, mix: Tensor, signal: Tensor) -> Tensor:
 
 
 def _plainly(weight: Tensor) -> Tensor:
-    """A weight laid out as torch lays out a new one: with other strides of dims of one position, a layer's output has others too."""
+    """A weight laid out as torch lays out a new one: strides of dims of one position decide how a layer lays out its output."""
     return weight.clone(memory_format=torch.contiguous_format)
 
 

@@ -147,7 +147,7 @@ def search(
     Raises:
         BudgetError: the target is below what the network can be pruned to; ``feasible`` has the range.
         InputError: a target of latency without ``latency``.
-        GraphError: the proposer exceeded the target, or the pruned network runs other layers or costs something else than predicted.
+        GraphError: the proposer exceeded the target, or the pruned network runs other layers, or costs something else.
     """
     options = options or SearchOptions()
     measure = Measure.by_name(options.target_of, cost, latency)
@@ -194,8 +194,8 @@ def _recount(model: nn.Module, graph: ChannelGraph, plan: PruningPlan, macs: int
     counted = count_macs(pruned, graph.witness.inputs_of(pruned))
     if (counted.macs, counted.params) != (macs, params):
         raise GraphError(
-            f"The pruned network costs {counted.macs:,} MACs and {counted.params:,} parameters; its plan says {macs:,} and {params:,}. "
-            "This is a defect of prunekit."
+            f"The pruned network costs {counted.macs:,} MACs and {counted.params:,} parameters; its plan says {macs:,} and "
+            f"{params:,}. This is a defect of prunekit."
         )
 
 

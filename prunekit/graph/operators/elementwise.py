@@ -89,7 +89,25 @@ def _along(flow: Flow, func: Any, args: Sequence[Any], kwargs: Mapping[str, Any]
 
 
 RULES: Mapping[str, Rule] = {
-    **dict.fromkeys(("alias", "detach", "clone", "_to_copy", "contiguous", "lift_fresh", "lift", "rand_like", "randn_like", "empty_like", "_conj", "bernoulli", "native_dropout", "resolve_conj"), _same),
+    **dict.fromkeys(
+        (
+            "alias",
+            "detach",
+            "clone",
+            "_to_copy",
+            "contiguous",
+            "lift_fresh",
+            "lift",
+            "rand_like",
+            "randn_like",
+            "empty_like",
+            "_conj",
+            "bernoulli",
+            "native_dropout",
+            "resolve_conj",
+        ),
+        _same,
+    ),
     **dict.fromkeys(
         (
             "zeros",

@@ -18,7 +18,9 @@ def _copy(flow: Flow, func: Any, args: Sequence[Any], kwargs: Mapping[str, Any],
     target, source = args[0], args[1]
     labels = aligned(flow, source, target.shape)
     base, own = target._base, flow.of(target)
-    if base is not None and own.grids:  # a part of something that has channels of its own, such as a tensor made to be filled
+    if (
+        base is not None and own.grids
+    ):  # a part of something that has channels of its own, such as a tensor made to be filled
         flow.put(target, join(flow, [own, labels], target.shape, "what is written into a part of a tensor"))
         return
     if base is not None and base.shape != target.shape:
@@ -258,7 +260,9 @@ def _pick(flow: Flow, labels: Labels, dim: int, place: int, part: Tensor) -> Non
             grids.append(Grid(tuple(d for d in grid.dims if d != dim), ids))
             if axis is not None:
                 whole = np.moveaxis(grid.ids, axis, 0)
-                flow.found.rectangles.append(Rectangle(flow.module, whole.reshape(len(whole), -1), True, inner=axis > 0))
+                flow.found.rectangles.append(
+                    Rectangle(flow.module, whole.reshape(len(whole), -1), True, inner=axis > 0)
+                )
     flow.put(part, Labels(tuple(grids), labels.wild - {dim}).moved(lambda d: d - (d > dim)))
 
 
