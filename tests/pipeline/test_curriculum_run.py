@@ -102,7 +102,7 @@ def test_the_report_is_made_from_the_manifest_alone(folder, manifest, tmp_path):
 
 
 def test_a_manifest_without_a_comparison_is_refused():
-    with pytest.raises(FileFormatError, match="no comparison|cannot be read"):
+    with pytest.raises(FileFormatError, match=r"no comparison|cannot be read"):
         training_curves({"curriculum": [{"entry": "uniform"}]})
 
 
