@@ -16,7 +16,8 @@ import numpy as np
 import torch
 from _manifest import REPORTS, markdown_table, publish
 
-from prunekit._files import atomic_path, read_json
+from prunekit._files import atomic_path
+from prunekit._json import read_json
 from prunekit._types import FloatArray
 from prunekit.data import ImageData, load_images
 from prunekit.errors import InputError

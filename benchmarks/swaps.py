@@ -12,7 +12,8 @@ from typing import Any
 import torch
 from _manifest import REPORTS, markdown_table, publish
 
-from prunekit._files import atomic_path, read_json
+from prunekit._files import atomic_path
+from prunekit._json import read_json
 from prunekit.evaluation import image_metrics
 from prunekit.nets import TimestepExperts
 from prunekit.pipeline.evidence import EvidenceRun

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from prunekit.errors import FileFormatError
 from prunekit.limits import check_limit
 
-__all__ = ["check_npy_header", "check_safetensors", "open_archive", "read_npz"]
+__all__ = ["check_npy_header", "check_safetensors", "one_line", "open_archive", "read_npz"]
 
 _END = b"PK\x05\x06"
 _END_64 = b"PK\x06\x06"
@@ -75,12 +75,12 @@ def read_npz(path: Path, wanted: Callable[[Sequence[str]], Sequence[str]] = tupl
                 with archive.open(members[name]) as handle:
                     check_npy_header(handle, members[name].file_size, what)
             except _DAMAGED as error:
-                raise FileFormatError(f"{what} is no readable array ({_short(error)}).") from error
+                raise FileFormatError(f"{what} is no readable array ({one_line(error)}).") from error
     try:
         with np.load(path, allow_pickle=False) as arrays:
             return {name: arrays[name] for name in names}
     except Exception as error:  # what numpy raises on damaged files is of every kind
-        raise FileFormatError(f"{path} is no readable .npz ({_short(error)}).") from error
+        raise FileFormatError(f"{path} is no readable .npz ({one_line(error)}).") from error
 
 
 def _directory_bytes(path: Path) -> int:
@@ -118,7 +118,7 @@ def check_npy_header(handle: IO[bytes], size: int, what: str) -> None:
         shape, _, dtype = reader(head)
         begin = head.tell()
     except Exception as error:  # the header is Python's text, which fails to be read in many ways
-        raise FileFormatError(f"{what} is no readable array ({_short(error)}).") from error
+        raise FileFormatError(f"{what} is no readable array ({one_line(error)}).") from error
     if dtype.hasobject:
         raise FileFormatError(
             f"{what} holds Python objects; expected plain numbers, which run no code when they are read."
@@ -150,6 +150,8 @@ def check_safetensors(path: Path) -> None:
         check_limit("safetensors-tensors", handle.read(length).count(b'"dtype"'), str(path))
 
 
-def _short(error: BaseException) -> str:
-    said = " ".join(str(error).split())[:200].rstrip(".")
-    return said or type(error).__name__
+def one_line(error: BaseException) -> str:
+    """First sentence of a message from below, on one line."""
+    said = " ".join(str(error).split()).split(". ")[0].rstrip(".")[:300]
+    name = type(error).__name__
+    return f"{name} {said}" if isinstance(error, KeyError) else said or name

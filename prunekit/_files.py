@@ -1,4 +1,4 @@
-"""Files and folders that are either whole or absent, on the disk before they count as written; checked reads, hashes."""
+"""Files and folders that are either whole or absent, on the disk before they count as written, and hashes."""
 
 import errno
 import hashlib
@@ -11,7 +11,6 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from prunekit._json import read_json
 from prunekit._kinds import FolderKind, contents
 from prunekit._leftovers import alone, part_of, put_back, replace_folder, sweep, sync, sync_tree
 from prunekit._types import JsonDict
@@ -24,7 +23,6 @@ __all__ = [
     "check_file",
     "check_folder",
     "json_hash",
-    "read_json",
     "sha256_file",
     "write_json",
 ]

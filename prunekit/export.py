@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from prunekit._containers import one_line
 from prunekit._files import atomic_path
 from prunekit.errors import GraphError, InputError
 from prunekit.graph.surgery import Inputs, evaluation_mode
@@ -133,8 +134,7 @@ def _write(plain: nn.Module, arguments: tuple[Tensor, ...], names: Sequence[str]
                 **options,
             )
     except (RuntimeError, ValueError, TypeError, AttributeError, LookupError) as error:
-        said = " ".join(str(error).split()).split(". ")[0].rstrip(".")[:300]
-        raise GraphError(f"The network cannot be exported to ONNX: {said}.") from error
+        raise GraphError(f"The network cannot be exported to ONNX: {one_line(error)}.") from error
 
 
 def _random(arguments: tuple[Tensor, ...], batch: int, seed: int) -> tuple[Tensor, ...]:

@@ -20,15 +20,15 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from typing_extensions import TypedDict
 
+from prunekit._containers import one_line
 from prunekit._files import atomic_folder, atomic_path, json_hash, sha256_file, write_json
-from prunekit._json import Bounded, Many, Named, Positive, Whole, checked, parse_json
+from prunekit._json import Bounded, Many, Named, Positive, Whole, checked, parse_json, read_json
 from prunekit._kinds import FolderKind, has_format
 from prunekit._leftovers import restore
 from prunekit._names import public_about
 from prunekit._types import JsonDict
 from prunekit.card import slim_card
 from prunekit.checkpoint import Factory, ModelSpec
-from prunekit.checkpoint.bounds import one_line, read_bounded_json
 from prunekit.checkpoint.claims import check_kept, check_params, checked_prediction, counted, read_schedule
 from prunekit.checkpoint.finite import check_finite
 from prunekit.checkpoint.tensors import read_tensors, safetensors_metadata, safetensors_shapes
@@ -174,7 +174,7 @@ def load_slim(folder: Path | str, factory: Factory | None = None, inputs: Any = 
     if not folder.is_dir():
         raise MissingFileError(f"{folder} does not exist; expected a slim model's folder, as `prunekit prune` writes.")
     source = folder / "config.json"
-    data = read_bounded_json(source, FORMAT)
+    data = read_json(source, FORMAT)
     known = checked(_SlimForm, data, str(source))
     shapes = _checked_shapes(folder / "model.safetensors", known)
     spec = ModelSpec.from_json(known["model"]).with_factory(factory, inputs)

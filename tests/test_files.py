@@ -11,10 +11,10 @@ from prunekit._files import (
     atomic_path,
     canonical_json,
     json_hash,
-    read_json,
     sha256_file,
     write_json,
 )
+from prunekit._json import read_json
 from prunekit._kinds import FolderKind, has_format
 from prunekit.errors import FileFormatError, InputError, MissingFileError
 

@@ -12,7 +12,7 @@ from torch import Generator, Tensor, nn
 from true_figures import figures
 from typer.testing import CliRunner
 
-from prunekit._files import read_json
+from prunekit._json import read_json
 from prunekit.checkpoint import ModelSpec
 from prunekit.cli.app import app
 from prunekit.graph import PruningPlan, trace

@@ -1,8 +1,7 @@
-"""What a file may ask for: bounds on JSON, on its numbers, and on what building a network takes. Checked before, not after."""
+"""What a config may ask for: bounds on its values, and on what building a network takes. Checked before, not after."""
 
 import math
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -10,26 +9,15 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from prunekit._files import read_json
 from prunekit._types import JsonDict
 from prunekit.errors import FileFormatError
 
-__all__ = ["Frugal", "ParametersOnMeta", "check_schedule", "check_values", "one_line", "read_bounded_json"]
+__all__ = ["Frugal", "ParametersOnMeta", "check_schedule", "check_values"]
 
 MAX_NUMBER = 2**20
 MAX_TEXT = 256  # characters
 MAX_DEPTH = 4
 MAX_ARRAY = 2**26  # elements of one tensor that is made for real before the file's own are read
-
-
-def read_bounded_json(path: Path, expected_format: str | None = None) -> dict[str, Any]:
-    """Read a JSON object; see :func:`prunekit._json.read_json`, whose limits hold.
-
-    Raises:
-        MissingFileError: there is no such file.
-        FileFormatError: it is larger than the limits, no JSON object, or of another format.
-    """
-    return read_json(path, expected_format)
 
 
 def check_values(config: Any, what: str, count: int = 4096) -> None:
@@ -77,13 +65,6 @@ def _check_plain(value: Any, what: str) -> None:
 def check_schedule(config: Any, what: str) -> None:
     """Bounds of a noise schedule's config, which may list one number per timestep; see :func:`check_values`."""
     check_values(config, what, count=4 * MAX_NUMBER)
-
-
-def one_line(error: BaseException) -> str:
-    """First sentence of a message from below, on one line."""
-    said = " ".join(str(error).split()).split(". ")[0].rstrip(".")[:300]
-    name = type(error).__name__
-    return f"{name} {said}" if isinstance(error, KeyError) else said or name
 
 
 class Frugal(TorchDispatchMode):

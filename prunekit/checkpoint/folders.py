@@ -6,10 +6,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from prunekit._containers import one_line
 from prunekit._files import json_hash, sha256_file
+from prunekit._json import read_json
 from prunekit._types import JsonDict
 from prunekit.checkpoint.base import Base
-from prunekit.checkpoint.bounds import check_schedule, one_line, read_bounded_json
+from prunekit.checkpoint.bounds import check_schedule
 from prunekit.checkpoint.claims import checked_prediction
 from prunekit.checkpoint.spec import ARCHITECTURES, ModelSpec, shapes_of
 from prunekit.checkpoint.tensors import read_content
@@ -74,7 +76,7 @@ def load_folder(folder: Path, provenance: JsonDict) -> Base:
         FileFormatError: a config is unknown or hostile, or the tensors do not fit it.
     """
     if (folder / "model_index.json").is_file():
-        index = read_bounded_json(folder / "model_index.json")
+        index = read_json(folder / "model_index.json")
         name = next((key for key in _NETWORKS if key in index), None)
         if name is None:
             raise FileFormatError(f"The pipeline in {folder} has neither a unet nor a transformer to prune.")
@@ -91,7 +93,7 @@ def load_folder(folder: Path, provenance: JsonDict) -> Base:
 def _load_model(folder: Path, provenance: JsonDict) -> Base:
     if not (folder / "config.json").is_file():
         raise MissingFileError(f"{folder} has no config.json or model_index.json; expected a diffusers folder.")
-    spec = ModelSpec.from_json(read_bounded_json(folder / "config.json"))
+    spec = ModelSpec.from_json(read_json(folder / "config.json"))
     if spec.class_name not in ARCHITECTURES:
         raise FileFormatError(f"{folder} names {spec.class_name[:80]!r}; expected one of {', '.join(ARCHITECTURES)}.")
     files = _weight_files(folder)
@@ -129,7 +131,7 @@ def _scheduler(path: Path) -> tuple[NoiseSchedule, str]:
     """Noise schedule and prediction type of a diffusers scheduler's config; it may name scheduler classes only."""
     import diffusers  # noqa: PLC0415 - takes seconds, and only diffusers folders need it
 
-    config = read_bounded_json(path)
+    config = read_json(path)
     check_schedule(config, str(path))
     name = str(config.get("_class_name"))
     scheduler_class: Any = getattr(diffusers, name, None) if name.endswith("Scheduler") else None

@@ -15,9 +15,9 @@ from typing import Any
 from torch import nn
 
 from prunekit._files import sha256_file
+from prunekit._json import read_json
 from prunekit._types import JsonDict
 from prunekit.checkpoint.base import Base
-from prunekit.checkpoint.bounds import read_bounded_json
 from prunekit.checkpoint.claims import checked_prediction, read_schedule
 from prunekit.checkpoint.finite import check_finite
 from prunekit.checkpoint.folders import fetched, is_hub_id, load_folder
@@ -65,7 +65,7 @@ def load_base(
 def _load_file(path: Path, config: Path | JsonDict | None, factory: Factory | None, inputs: Any) -> Base:
     about, content = read_content(path)
     if config is not None:
-        about = {**about, "model": config if isinstance(config, Mapping) else read_bounded_json(config)}
+        about = {**about, "model": config if isinstance(config, Mapping) else read_json(config)}
     if "model" not in about and factory is None:
         preferred(content, path)  # refuses what holds no tensors
         raise FileFormatError(

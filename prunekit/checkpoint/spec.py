@@ -10,8 +10,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from prunekit._containers import one_line
 from prunekit._types import JsonDict
-from prunekit.checkpoint.bounds import Frugal, ParametersOnMeta, check_values, one_line
+from prunekit.checkpoint.bounds import Frugal, ParametersOnMeta, check_values
 from prunekit.errors import FileFormatError, InputError, PrunekitError
 
 __all__ = ["ARCHITECTURES", "Factory", "ModelSpec", "shapes_of"]

@@ -14,6 +14,7 @@ from prunekit.cli.training_options import LoggingDir, Resume, training, with_tra
 from prunekit.errors import InputError
 
 if TYPE_CHECKING:
+    from prunekit._json import read_json
     from prunekit.data import ImageSplit
     from prunekit.recipe import BaseOptions
     from prunekit.training import TrainOptions
@@ -83,7 +84,6 @@ def _of_options(
     data: str, resolution: int | None, config: Path | None, prediction_type: str, settings: "TrainOptions"
 ) -> tuple["BaseOptions", "ImageSplit"]:
     """What the command's own options say."""
-    from prunekit._files import read_json
     from prunekit.checkpoint import ModelSpec
     from prunekit.data import load_images
     from prunekit.pipeline.presets import small_unet

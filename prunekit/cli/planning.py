@@ -7,7 +7,8 @@ from typing import Annotated, Any
 
 import typer
 
-from prunekit._files import read_json, write_json
+from prunekit._files import write_json
+from prunekit._json import read_json
 from prunekit._kinds import FileKind, has_format
 from prunekit.allocation import FORMAT, Allocation, read_frontiers
 from prunekit.cli.choices import Schedule

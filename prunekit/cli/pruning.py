@@ -31,6 +31,7 @@ from prunekit.groups import TimestepGroups
 from prunekit.schedule import NoiseSchedule
 
 if TYPE_CHECKING:
+    from prunekit._json import read_json
     from prunekit.search import SearchResult
     from prunekit.slim import SlimModel
 
@@ -238,7 +239,6 @@ def _wanted_targets(path: Path | None, target: float | None, schedule: NoiseSche
         InputError: the target is no fraction.
         MissingFileError: there is neither an allocation nor a target.
     """
-    from prunekit._files import read_json
     from prunekit.pipeline.planning import cut_groups, plan_budget
 
     if target is None:

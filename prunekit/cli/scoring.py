@@ -47,7 +47,7 @@ def importance(
     json: Json = False,
 ) -> None:
     """Score every channel for every timestep group; write importance.json and a heatmap."""
-    from prunekit._files import read_json
+    from prunekit._json import read_json
     from prunekit.groups import make_groups
     from prunekit.pipeline.stages import Bench, images_of, open_base, score_groups
     from prunekit.recipe import PruneOptions

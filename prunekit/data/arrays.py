@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from safetensors import safe_open
 from torch import Tensor
 
-from prunekit._containers import check_npy_header, check_safetensors, read_npz
+from prunekit._containers import check_npy_header, check_safetensors, one_line, read_npz
 from prunekit.errors import FileFormatError, MissingFileError, PrunekitError
 
 __all__ = ["SUFFIXES", "find_array", "read_array"]
@@ -76,8 +76,7 @@ def _read(path: Path, labels: bool) -> tuple[NDArray[np.generic], NDArray[np.gen
     except PrunekitError:
         raise
     except Exception as error:  # what numpy and safetensors raise on damaged files is of every kind
-        said = " ".join(str(error).split())[:200] or type(error).__name__
-        raise FileFormatError(f"{path} is no readable {path.suffix} of images ({said}).") from error
+        raise FileFormatError(f"{path} is no readable {path.suffix} of images ({one_line(error)}).") from error
 
 
 def _read_npy(path: Path, labels: bool) -> tuple[NDArray[np.generic], NDArray[np.generic] | None]:
@@ -98,7 +97,7 @@ def _read_npz(path: Path, labels: bool) -> tuple[NDArray[np.generic], NDArray[np
     arrays = read_npz(path, wanted)
     images = next((array for name, array in arrays.items() if name != "labels"), None)
     if images is None:
-        raise FileFormatError(f"{path} holds no images; expected an array of pictures or latents.")
+        raise FileFormatError(f"{path} is no readable .npz of images: it has no array of pictures or latents.")
     return images, arrays.get("labels")
 
 

@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from prunekit._containers import one_line
 from prunekit.errors import FileFormatError, MissingFileError, PrunekitError
 from prunekit.limits import check_limit
 
@@ -61,8 +62,7 @@ def read_picture(file: Path, side: int | None = None) -> NDArray[np.uint8]:
     except PrunekitError:
         raise
     except Exception as error:  # a damaged picture makes Pillow raise errors of every kind
-        said = " ".join(str(error).split())[:200] or type(error).__name__
-        raise FileFormatError(f"{file} is a broken picture ({said}); mend or remove it.") from error
+        raise FileFormatError(f"{file} is a broken picture ({one_line(error)}); mend or remove it.") from error
     return pixels if pixels.ndim == 3 else pixels[..., None]
 
 

@@ -8,7 +8,8 @@ command's output, with a ``.gitignore`` that keeps it out of repositories.
 from contextlib import suppress
 from pathlib import Path
 
-from prunekit._files import atomic_path, read_json, write_json
+from prunekit._files import atomic_path, write_json
+from prunekit._json import read_json
 from prunekit.data.images import ImageSplit
 from prunekit.errors import PrunekitError
 

@@ -10,8 +10,8 @@ from torch import nn
 from typing_extensions import TypedDict
 
 from prunekit._containers import read_npz
-from prunekit._files import atomic_path, canonical_json, read_json, write_json
-from prunekit._json import Many, Named, Positive, checked, parse_json
+from prunekit._files import atomic_path, canonical_json, write_json
+from prunekit._json import Many, Named, Positive, checked, parse_json, read_json
 from prunekit._types import FloatArray, JsonDict
 from prunekit.errors import FileFormatError, InputError, MissingFileError
 from prunekit.graph import ChannelGraph, HeadMode, NormMode, trace

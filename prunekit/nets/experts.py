@@ -10,13 +10,13 @@ import torch
 from torch import Tensor, nn
 
 from prunekit._files import atomic_folder, atomic_path, write_json
+from prunekit._json import read_json
 from prunekit._kinds import FolderKind, has_format
 from prunekit._leftovers import restore
 from prunekit._names import without_paths
 from prunekit._types import FloatArray, JsonDict
 from prunekit.card import experts_card
 from prunekit.checkpoint import Factory, ModelSpec
-from prunekit.checkpoint.bounds import read_bounded_json
 from prunekit.errors import FileFormatError, InputError
 from prunekit.groups import TimestepGroups
 from prunekit.nets.drop_in import DropInConfig, DropInOutput, rows_by_group, rows_of, scattered
@@ -164,7 +164,7 @@ def load_experts(
     """
     folder = Path(folder)
     restore(folder)
-    index = read_bounded_json(folder / "experts.json", FORMAT)
+    index = read_json(folder / "experts.json", FORMAT)
     groups = TimestepGroups.from_json(index, folder / "experts.json")
     paths = [folder / f"group-{group.index}" for group in groups]
     own = {"factory": factory, "inputs": inputs} if factory else {}

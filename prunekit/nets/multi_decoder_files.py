@@ -5,9 +5,9 @@ from pathlib import Path
 import torch
 
 from prunekit._files import json_hash
+from prunekit._json import read_json
 from prunekit._types import JsonDict
 from prunekit.checkpoint import ModelSpec
-from prunekit.checkpoint.bounds import read_bounded_json
 from prunekit.errors import FileFormatError, InputError
 from prunekit.graph import PruningPlan
 from prunekit.groups import TimestepGroup, TimestepGroups
@@ -60,7 +60,7 @@ def is_multi_decoder(folder: Path) -> bool:
     path = folder / "config.json"
     if not path.is_file() or not (folder / "model.safetensors").is_file():
         return False
-    spec = read_bounded_json(path).get("model")
+    spec = read_json(path).get("model")
     return isinstance(spec, dict) and spec.get("class") == _CLASS
 
 
@@ -73,7 +73,7 @@ def load_multi_decoder(folder: Path | str) -> tuple[MultiDecoderUNet, SlimModel]
     """
     folder = Path(folder)
     if folder.is_dir() and not is_multi_decoder(folder):
-        read_bounded_json(folder / "config.json", FORMAT)
+        read_json(folder / "config.json", FORMAT)
         raise FileFormatError(f"{folder} holds another network; expected a multi-decoder U-Net's folder.")
     slim = load_slim(folder, _build)
     net = slim.model

@@ -9,7 +9,8 @@ from typing import Any
 
 import torch
 
-from prunekit._files import atomic_path, read_json
+from prunekit._files import atomic_path
+from prunekit._json import read_json
 from prunekit.errors import FileFormatError
 from prunekit.pipeline.records import (
     changes,

@@ -12,7 +12,8 @@ from typing import Any
 
 from torch import nn
 
-from prunekit._files import atomic_folder, atomic_path, read_json
+from prunekit._files import atomic_folder, atomic_path
+from prunekit._json import read_json
 from prunekit.checkpoint import Base, ModelSpec
 from prunekit.cost import count_macs
 from prunekit.errors import InputError

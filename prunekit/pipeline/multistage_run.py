@@ -6,7 +6,8 @@ from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
-from prunekit._files import read_json, write_json
+from prunekit._files import write_json
+from prunekit._json import read_json
 from prunekit.checkpoint import Base, save_base
 from prunekit.groups import TimestepGroups
 from prunekit.ledger import both_ways

@@ -8,7 +8,8 @@ from typing import Any
 
 from torch import nn
 
-from prunekit._files import json_hash, read_json, sha256_file, write_json
+from prunekit._files import json_hash, sha256_file, write_json
+from prunekit._json import read_json
 from prunekit._names import name_of
 from prunekit.allocation import Allocation, read_frontier
 from prunekit.checkpoint import Base, save_base

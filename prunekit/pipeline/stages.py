@@ -9,7 +9,8 @@ from typing import Any
 
 import torch
 
-from prunekit._files import read_json, write_json
+from prunekit._files import write_json
+from prunekit._json import read_json
 from prunekit._leftovers import restore_within
 from prunekit.checkpoint import Base, ModelSpec, load_base
 from prunekit.checkpoint.finite import first_not_finite

@@ -2,7 +2,8 @@
 
 from pathlib import Path
 
-from prunekit._files import atomic_folder, read_json
+from prunekit._files import atomic_folder
+from prunekit._json import read_json
 from prunekit.groups import Grouping
 from prunekit.report.claims import claim
 from prunekit.report.document import Document, Picture, Words, sections_with

@@ -9,7 +9,7 @@ import torch
 from command_line import done, listing, typed
 from PIL import Image
 
-from prunekit._files import read_json
+from prunekit._json import read_json
 from prunekit.checkpoint import load_base
 from prunekit.nets import load_experts
 from prunekit.slim import load_slim

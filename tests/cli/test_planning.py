@@ -136,6 +136,14 @@ def test_a_refused_budget_writes_nothing_and_says_the_range(run, tmp_path, budge
     assert os.listdir(tmp_path) == []
 
 
+def test_a_budget_that_is_not_a_number_writes_nothing(run, tmp_path):
+    code, out, err = run("allocate", "--budget", "nan")
+    assert (code, out) == (2, "")
+    assert one_sentence(err)
+    assert "Got --budget nan; expected a finite number." in err
+    assert os.listdir(tmp_path) == []
+
+
 def test_a_refused_budget_leaves_the_old_file_alone(run, tmp_path):
     run("allocate", "--budget", "0.8")
     before = (tmp_path / "allocation.json").read_bytes()

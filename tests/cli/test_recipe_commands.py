@@ -4,7 +4,7 @@ import pytest
 import yaml
 from command_line import done, typed
 
-from prunekit._files import read_json
+from prunekit._json import read_json
 from prunekit.checkpoint import load_base
 
 RECIPE = {

@@ -12,7 +12,7 @@ import yaml
 from command_line import TINY, Typed, done, listing, typed
 from PIL import Image
 
-from prunekit._files import read_json
+from prunekit._json import read_json
 from prunekit.checkpoint import load_base
 from prunekit.slim import load_slim
 

@@ -227,7 +227,7 @@ class Trap:
 
 def test_an_npz_with_a_pickle_is_refused_and_not_run(tmp_path):
     np.savez(tmp_path / "x.npz", np.array([Trap(tmp_path / "sprung")], dtype=object))
-    with pytest.raises(FileFormatError, match=r"x\.npz (is no readable|holds Python objects)"):
+    with pytest.raises(FileFormatError, match=r"x\.npz holds Python objects"):
         load_images(str(tmp_path / "x.npz"))
     assert not (tmp_path / "sprung").exists()
 
@@ -256,7 +256,7 @@ def broken_archives():
 @pytest.mark.parametrize("kind", broken_archives())
 def test_a_broken_npz_is_refused(tmp_path, kind):
     (tmp_path / "x.npz").write_bytes(broken_archives()[kind])
-    with pytest.raises(FileFormatError, match=r"x\.npz (is no readable|holds Python objects)"):
+    with pytest.raises(FileFormatError, match=r"x\.npz is no readable"):
         load_images(str(tmp_path / "x.npz"))
 
 

@@ -4,7 +4,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from prunekit._files import read_json, write_json
+from prunekit._files import write_json
+from prunekit._json import read_json
 from prunekit.pipeline.resumable import ResumableRun
 
 

@@ -8,7 +8,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from prunekit._files import read_json, write_json
+from prunekit._files import write_json
+from prunekit._json import read_json
 from prunekit.errors import InputError
 from prunekit.pipeline.resumable import ResumableRun
 from prunekit.pipeline.runner import Run

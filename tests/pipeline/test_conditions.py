@@ -10,7 +10,7 @@ from networks import UNET_CONFIG
 from torch import Generator
 from typer.testing import CliRunner
 
-from prunekit._files import read_json
+from prunekit._json import read_json
 from prunekit.checkpoint import ModelSpec
 from prunekit.cli.app import app
 from prunekit.data import ImageData, load_images

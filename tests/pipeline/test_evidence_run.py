@@ -8,7 +8,7 @@ import torch
 from micro_recipe import Spy
 from tiny_comparison import TINY_MODEL, TINY_SCHEDULE, recipe_of
 
-from prunekit._files import read_json
+from prunekit._json import read_json
 from prunekit.errors import BudgetError, FileFormatError, InputError
 from prunekit.pipeline.executors import Processes
 from prunekit.pipeline.finetuning import finetune_slim

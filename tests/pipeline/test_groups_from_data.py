@@ -3,7 +3,7 @@
 import pytest
 from micro_recipe import micro
 
-from prunekit._files import read_json
+from prunekit._json import read_json
 from prunekit.errors import InputError
 from prunekit.groups import Grouping
 from prunekit.pipeline.grouping import method_of

@@ -3,7 +3,7 @@
 import pytest
 from micro_recipe import Spy, StopError, micro
 
-from prunekit._files import read_json
+from prunekit._json import read_json
 from prunekit.allocation import Allocation
 from prunekit.errors import FileFormatError, InputError
 from prunekit.pipeline import runner

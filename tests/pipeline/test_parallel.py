@@ -19,7 +19,8 @@ import torch
 from micro_recipe import STAGES, Spy, micro
 from small_run import PreemptedRun, SmallRun
 
-from prunekit._files import read_json, sha256_file
+from prunekit._files import sha256_file
+from prunekit._json import read_json
 from prunekit._signals import Termination
 from prunekit.errors import InputError, UnfinishedError
 from prunekit.pipeline import executors

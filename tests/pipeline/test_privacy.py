@@ -9,7 +9,8 @@ import pytest
 import torch
 from micro_recipe import micro
 
-from prunekit._files import read_json, write_json
+from prunekit._files import write_json
+from prunekit._json import read_json
 from prunekit.checkpoint import load_base
 from prunekit.data import load_images, note_place, noted_places
 from prunekit.errors import InputError

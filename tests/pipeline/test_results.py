@@ -11,7 +11,8 @@ import torch
 from micro_recipe import STAGES, micro
 from torch import Tensor, nn
 
-from prunekit._files import read_json, sha256_file, write_json
+from prunekit._files import sha256_file, write_json
+from prunekit._json import read_json
 from prunekit.checkpoint import load_base
 from prunekit.cost import count_macs
 from prunekit.data import load_images

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 from micro_recipe import Spy, micro
 
-from prunekit._files import read_json
+from prunekit._json import read_json
 from prunekit.pipeline.resumable import ResumableRun
 from prunekit.recipe import Recipe
 

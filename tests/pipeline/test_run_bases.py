@@ -11,7 +11,7 @@ import pytest
 import torch
 from micro_recipe import Spy, StopError, micro
 
-from prunekit._files import read_json
+from prunekit._json import read_json
 from prunekit.checkpoint import Base, load_base, save_base
 from prunekit.cost import count_macs
 from prunekit.errors import FileFormatError, InputError, MissingFileError

@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 from micro_recipe import STAGES, Spy, StopError, micro
 
-from prunekit._files import read_json, sha256_file, write_json
+from prunekit._files import sha256_file, write_json
+from prunekit._json import read_json
 from prunekit.errors import FileFormatError
 from prunekit.nets import load_experts
 from prunekit.pipeline import runner

@@ -12,7 +12,8 @@ from chain_run import ChainRun
 from micro_recipe import STAGES, Spy, micro
 from test_parallel import Inline
 
-from prunekit._files import json_hash, read_json, sha256_file, write_json
+from prunekit._files import json_hash, sha256_file, write_json
+from prunekit._json import read_json
 from prunekit.errors import FileFormatError
 from prunekit.pipeline import records
 from prunekit.pipeline.executors import Executor

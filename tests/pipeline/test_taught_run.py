@@ -3,7 +3,7 @@
 import pytest
 from micro_recipe import Spy, micro
 
-from prunekit._files import read_json
+from prunekit._json import read_json
 from prunekit.errors import InputError
 from prunekit.pipeline.finetuning import finetune_slim
 from prunekit.pipeline.runner import Run

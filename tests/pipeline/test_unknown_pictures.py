@@ -6,7 +6,7 @@ import torch
 from micro_recipe import micro
 from tiny_comparison import TINY_MODEL, TINY_SCHEDULE, recipe_of
 
-from prunekit._files import read_json
+from prunekit._json import read_json
 from prunekit.checkpoint import ModelSpec
 from prunekit.data import load_images
 from prunekit.errors import InputError

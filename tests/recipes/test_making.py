@@ -10,7 +10,7 @@ import pytest
 import torch
 from PIL import Image
 
-from prunekit._files import read_json
+from prunekit._json import read_json
 from prunekit.data import load_images
 from prunekit.errors import FileFormatError, MissingFileError
 

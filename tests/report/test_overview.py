@@ -6,7 +6,8 @@ import shutil
 import pytest
 from evidence_manifest import make_evidence
 
-from prunekit._files import read_json, write_json
+from prunekit._files import write_json
+from prunekit._json import read_json
 from prunekit.errors import FileFormatError, MissingFileError
 from prunekit.report import kind_of, write_all_reports, write_overview
 

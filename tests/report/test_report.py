@@ -274,7 +274,7 @@ def test_bad_input_is_refused(tmp_path, write_run, manifest, importance):
     with pytest.raises(FileFormatError, match="timestep group 7"):
         RunResults.from_manifest(manifest | {"losses": [manifest["losses"][0] | {"group": 7}]})
     metrics = manifest["metrics"] | {"rows": [manifest["metrics"]["rows"][0] | {"mean_macs": "many"}]}
-    with pytest.raises(FileFormatError, match="many"):
+    with pytest.raises(FileFormatError, match='is "many"; expected a number'):
         RunResults.from_manifest(manifest | {"metrics": metrics})
     with pytest.raises(FileFormatError, match="importance"):
         Heatmap.from_json(importance | {"scores": importance["scores"][:3]})
