@@ -165,7 +165,7 @@ def test_broken_json_is_refused_with_its_name(tmp_path, content):
 def test_json_of_another_kind_is_refused(tmp_path):
     path = tmp_path / "x.json"
     path.write_text("[1]")
-    with pytest.raises(FileFormatError, match="holds a JSON list; expected an object"):
+    with pytest.raises(FileFormatError, match="holds a list of 1; expected an object"):
         read_json(path)
     write_json(path, {"format": "other/2"})
     with pytest.raises(FileFormatError, match="has format 'other/2'; expected 'mine/1'"):

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from prunekit._json import read_json
 from prunekit.cli.console import data_options, emit, refuse_existing, refuse_inputs
 from prunekit.cli.interrupts import writing, written
 from prunekit.cli.options import DataOption, Json, Overwrite, Resolution, Seed
@@ -14,7 +15,6 @@ from prunekit.cli.training_options import LoggingDir, Resume, training, with_tra
 from prunekit.errors import InputError
 
 if TYPE_CHECKING:
-    from prunekit._json import read_json
     from prunekit.data import ImageSplit
     from prunekit.recipe import BaseOptions
     from prunekit.training import TrainOptions

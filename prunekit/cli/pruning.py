@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from prunekit._json import read_json
 from prunekit.allocation import Allocation
 from prunekit.cli.choices import (
     BasePath,
@@ -31,7 +32,6 @@ from prunekit.groups import TimestepGroups
 from prunekit.schedule import NoiseSchedule
 
 if TYPE_CHECKING:
-    from prunekit._json import read_json
     from prunekit.search import SearchResult
     from prunekit.slim import SlimModel
 

@@ -16,7 +16,6 @@ from prunekit.cli.options import Json
 from prunekit.errors import InputError
 
 if TYPE_CHECKING:
-    from prunekit._json import read_json
     from prunekit.pipeline.executors import Executor
     from prunekit.recipe import Confirmation
 
@@ -177,6 +176,7 @@ def _kept(folder: Path) -> str | None:
 
 def _conclude(manifest: Path, json: bool) -> None:
     """Print a run's table, its claim and where its report is."""
+    from prunekit._json import read_json
     from prunekit.report import claim, read_run, summary_rows
 
     data = read_json(manifest)

@@ -116,7 +116,7 @@ def test_an_interrupted_run_ends_in_the_same_bytes(undisturbed, tmp_path):
         said = interrupted(tmp_path, ["run", "micro.yaml"], when, SENDERS["ctrl-c"])
         assert "are kept in runs/micro" in said
         for file in (run / "stages").glob("*.json"):
-            assert json.loads(file.read_text())["format"] == "prunekit-stage/1"
+            assert json.loads(file.read_text())["format"] == "prunekit-stage/2"
     done(tmp_path, ["run", "micro.yaml"])
     assert weights(run) == weights(undisturbed)
 
@@ -127,7 +127,8 @@ def test_how_often_a_training_is_saved_changes_no_stage(tmp_path):
     keys = []
     for changes in ({}, {"finetune__train__checkpoint_minutes": 9.0}, {"finetune__train__ema_decay": 0.9}):
         run = Run(micro(**changes), tmp_path)
-        run.keys = {"importance": "", "allocate": ""}
+        for name in ("importance", "allocate"):
+            run._planned(name, {}, [], dict)
         keys.append([stage.key for stage in run._specialist(0)])
     assert keys[0] == keys[1] != keys[2]
     assert micro(finetune__train__checkpoint_minutes=9.0).finetune.train.checkpoint_minutes == 9.0

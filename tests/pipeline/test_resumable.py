@@ -78,7 +78,7 @@ def test_a_stage_that_is_taken_over_an_older_one_is_nobodys_while_it_is_copied(
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patched:
-        patched.setattr("prunekit.pipeline.resumable.shutil.copyfile", killed)
+        patched.setattr("prunekit.pipeline.book.shutil.copyfile", killed)
         with pytest.raises(KeyboardInterrupt):
             Writing(recipe, tmp_path / "own", peers=[peer]).execute()
     again = Writing(recipe, tmp_path / "own")
