@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from prunekit.errors import FileFormatError
-from prunekit.limits import check_limit
+from prunekit.limits import check_limit, check_unpacked
 
 __all__ = ["check_npy_header", "check_safetensors", "one_line", "open_archive", "read_npz"]
 
@@ -62,13 +62,14 @@ def read_npz(path: Path, wanted: Callable[[Sequence[str]], Sequence[str]] = tupl
         wanted: chooses among the names of its arrays; all when absent.
 
     Raises:
-        LimitError: an array is larger than the limit ``unpacked-bytes``, or all together are.
+        LimitError: all together are beyond the limits ``unpacked-bytes`` and ``unpacked-ratio``.
         FileFormatError: it is damaged, or holds Python objects.
     """
     with open_archive(path) as archive:
         members = {member.filename.removesuffix(".npy"): member for member in archive.infolist()}
         names = wanted(list(members))
-        check_limit("unpacked-bytes", sum(members[name].file_size for name in names), str(path))
+        sizes = [sum(getattr(members[name], size) for name in names) for size in ("compress_size", "file_size")]
+        check_unpacked(sizes[0], sizes[1], str(path))
         for name in names:
             what = f"{name[:80]!r} in {path}"
             try:
@@ -147,7 +148,9 @@ def check_safetensors(path: Path) -> None:
             raise FileFormatError(f"{path} is no readable safetensors file (it ends within its header); copy it again.")
         check_limit("safetensors-header-bytes", length, f"The header of {path}")
         handle.seek(8)
-        check_limit("safetensors-tensors", handle.read(length).count(b'"dtype"'), str(path))
+        check_limit(
+            "safetensors-tensors", handle.read(length).count(b"{") - 1, str(path)
+        )  # each is an object of its own
 
 
 def one_line(error: BaseException) -> str:

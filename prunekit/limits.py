@@ -9,10 +9,12 @@ from dataclasses import dataclass
 
 from prunekit.errors import InputError, LimitError
 
-__all__ = ["LIMITS", "VARIABLE", "Limit", "check_limit", "limit", "raise_limit"]
+__all__ = ["LIMITS", "VARIABLE", "Limit", "check_limit", "check_unpacked", "limit", "raise_limit"]
 
 VARIABLE = "PRUNEKIT_LIMITS"
 """Environment variable with raised limits: ``name=value,name=value``."""
+
+_UNSUSPICIOUS = 2**28  # bytes
 
 
 @dataclass(frozen=True)
@@ -44,9 +46,21 @@ LIMITS: dict[str, Limit] = {
     "unpacked-bytes": Limit(
         4 * 2**30, "bytes", "an array of an .npz and an idx.gz once unpacked; 60,000 pictures of 64 by 64 take 0.7 GB"
     ),
+    "unpacked-ratio": Limit(
+        200,
+        "times its own size",
+        "arrays and idx.gz of more than 256 MiB once unpacked; pictures rarely shrink to a 20th",
+    ),
+    "jpeg-scans": Limit(
+        100, "scans", "one JPEG; a progressive one has about 10, and each takes as long as the whole picture"
+    ),
     "zip-directory-bytes": Limit(8 * 2**20, "bytes", "the list of files in an .npz or .pt; that of 80,000 tensors"),
-    "pickle-bytes": Limit(64 * 2**20, "bytes", "the part of a .pt that says how its tensors are put together"),
-    "pickle-containers": Limit(2_000_000, "containers", "lists, dicts and tuples in that part of a .pt"),
+    "pickle-bytes": Limit(
+        16 * 2**20,
+        "bytes",
+        "the part of a .pt that says how its tensors are put together; that of 80,000 tensors has 12 MB",
+    ),
+    "pickle-containers": Limit(2_000_000, "containers", "lists, dicts, tuples and calls in that part of a .pt"),
     "safetensors-header-bytes": Limit(16 * 2**20, "bytes", "the header of a .safetensors; that of 100,000 tensors"),
     "safetensors-tensors": Limit(100_000, "tensors", "tensors of a .safetensors"),
 }
@@ -92,6 +106,22 @@ def check_limit(name: str, found: int, what: str) -> None:
             name,
             found,
         )
+
+
+def check_unpacked(packed: int, unpacked: int, what: str) -> None:
+    """Refuse what is too large once it is unpacked, or suspiciously much larger than it is packed.
+
+    Args:
+        packed: bytes in the file.
+        unpacked: bytes that it says it has.
+        what: as messages name it.
+
+    Raises:
+        LimitError: one of the limits ``unpacked-bytes`` and ``unpacked-ratio`` is passed.
+    """
+    check_limit("unpacked-bytes", unpacked, what)
+    if unpacked > _UNSUSPICIOUS:
+        check_limit("unpacked-ratio", unpacked // max(1, packed), f"{what}, once unpacked,")
 
 
 def _raised() -> dict[str, int]:

@@ -12,8 +12,6 @@ their pictures, and records the distances of other pictures. ``--statistics-only
 """
 
 import argparse
-import gzip
-import struct
 from pathlib import Path
 
 import numpy as np
@@ -22,6 +20,7 @@ from torch import Tensor
 
 from prunekit._files import sha256_file
 from prunekit.data import ImageSplit, load_images
+from prunekit.data.idx import find_idx, read_idx_labels
 from prunekit.errors import FileFormatError, MissingFileError
 from prunekit.extractors import save_statistics, statistics_path
 from prunekit.features import FeatureExtractor, FeatureTraining, read_features, save_features, train_features
@@ -48,16 +47,13 @@ def digits_labels(count: int) -> tuple[Tensor, Tensor]:
 
 
 def idx_labels(folder: Path, part: str) -> Tensor:
-    """Labels, int64, shape (count,), of an idx1 file: magic 0x00000801, a big-endian count, then one byte each."""
-    names = [f"{part}-labels-idx1-ubyte", f"{part}-labels-idx1-ubyte.gz"]
-    path = next((folder / name for name in names if (folder / name).is_file()), None)
+    """Labels, int64, shape (count,), of a folder's idx1 file."""
+    path = find_idx(folder, f"{part}-labels", sides=1)
     if path is None:
-        raise MissingFileError(f"{folder} has no {names[0]}, with .gz or without; give --fashion the folder that has.")
-    content = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
-    magic, count = struct.unpack(">II", content[:8])
-    if magic != 0x801 or len(content) != 8 + count:
-        raise FileFormatError(f"{path} has magic {magic:#x} and {len(content) - 8} labels of {count}; expected idx1.")
-    return torch.from_numpy(np.frombuffer(content, dtype=np.uint8, offset=8).astype(np.int64))
+        raise MissingFileError(
+            f"{folder} has no {part}-labels-idx1-ubyte, with .gz or without; give --fashion the folder that has."
+        )
+    return torch.from_numpy(read_idx_labels(path))
 
 
 def make(name: str, split: ImageSplit, labels: tuple[Tensor, Tensor], training: FeatureTraining, output: Path) -> str:

@@ -28,6 +28,17 @@ _SAFE_TORCH = (2, 10)
 _MOST_OPERATIONS = 3_000_000  # of pickles in the old format; 80,000 tensors have as many
 _OLD_PARTS = 5  # magic number, protocol, system, content, keys of the storages
 _CALLING = {"GLOBAL", "STACK_GLOBAL", "INST", "OBJ", "NEWOBJ", "NEWOBJ_EX", "REDUCE"}
+_MAKING = (
+    b"}",
+    b"]",
+    b"(",
+    b")",
+    b"R",
+    b"\x85",
+    b"\x86",
+    b"\x87",
+    b"\x8f",
+)  # instructions that make a container or call
 _FILLING = re.compile(rb"(__builtin__|builtins)\s+bytearray\s|_codecs\s+encode\s")
 
 
@@ -168,7 +179,7 @@ def _checked_instructions(path: Path) -> bytes:
         instructions = b"" if archived else handle.read(limit("pickle-bytes"))
     if archived:
         instructions = _archived_instructions(path)
-    check_limit("pickle-containers", sum(map(instructions.count, (b"}", b"]", b"("))), f"The pickle of {path}")
+    check_limit("pickle-containers", sum(map(instructions.count, _MAKING)), f"The pickle of {path}")
     if not archived and not _whole_pickles(instructions):
         if _calls(instructions):
             raise _unsafe(path, "a pickle that calls functions")

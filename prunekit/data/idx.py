@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from prunekit.errors import FileFormatError
-from prunekit.limits import check_limit
+from prunekit.limits import check_unpacked
 
 __all__ = ["find_idx", "read_idx", "read_idx_labels"]
 
@@ -54,7 +54,7 @@ def read_idx_labels(path: Path) -> NDArray[np.int64]:
     return np.frombuffer(labels, dtype=np.uint8).astype(np.int64)
 
 
-def _read(path: Path, sides: int) -> tuple[int, tuple[int, ...], bytes]:
+def _read(path: Path, sides: int) -> tuple[int, tuple[int, ...], bytes | bytearray]:
     """Magic number, sizes and content."""
     opener: Callable[[Path, str], gzip.GzipFile] = gzip.open if path.suffix == ".gz" else open  # type: ignore[assignment]
     try:
@@ -62,15 +62,15 @@ def _read(path: Path, sides: int) -> tuple[int, tuple[int, ...], bytes]:
             magic, *sizes = struct.unpack(f">{1 + sides}I", handle.read(4 + 4 * sides))
             if magic not in (0x801, 0x803):
                 return magic, tuple(sizes), b""
-            check_limit("unpacked-bytes", math.prod(sizes), str(path))
+            check_unpacked(path.stat().st_size, math.prod(sizes), str(path))
             return magic, tuple(sizes), _pieces(handle, math.prod(sizes) + 1)  # one more tells that it is too long
     except (OSError, EOFError, struct.error, zlib.error) as error:
         raise FileFormatError(f"{path} is no readable idx file ({error}).") from error
 
 
-def _pieces(handle: gzip.GzipFile, most: int) -> bytes:
+def _pieces(handle: gzip.GzipFile, most: int) -> bytearray:
     """At most so many bytes, read piece by piece: a single read takes the memory before it finds that the file is shorter."""
     content = bytearray()
     while len(content) < most and (piece := handle.read(min(_PIECE, most - len(content)))):
         content += piece
-    return bytes(content)
+    return content

@@ -57,6 +57,8 @@ def read_picture(file: Path, side: int | None = None) -> NDArray[np.uint8]:
     try:
         with _unlimited(), Image.open(file, formats=("PNG", "JPEG")) as picture:
             check_limit("picture-pixels", picture.width * picture.height, str(file))
+            if picture.format == "JPEG":
+                check_limit("jpeg-scans", _scans(file), str(file))
             picture.load()
             pixels = np.asarray(_square(_eight_bit(picture), side or min(picture.size)))
     except PrunekitError:
@@ -100,6 +102,16 @@ def _mode(pixels: NDArray[np.uint8]) -> str:
     return "L" if pixels.shape[-1] == 1 else "RGB"
 
 
+def _scans(file: Path) -> int:
+    """Scans of a JPEG: its markers of that kind, which cannot come about within the coded pixels."""
+    count, last = 0, b""
+    with file.open("rb") as handle:
+        while piece := handle.read(2**20):
+            count += (last + piece).count(b"\xff\xda")
+            last = piece[-1:]
+    return count
+
+
 @contextmanager
 def _unlimited() -> Iterator[None]:
     """Within the block Pillow's own limit of pixels, which warns first and has no name to raise it by, is off."""
@@ -114,7 +126,11 @@ def _unlimited() -> Iterator[None]:
 def _eight_bit(picture: Image.Image) -> Image.Image:
     """A picture as ``L`` or ``RGB``; a 16-bit grey one is scaled to 8 bits (Pillow itself would clip it at 255)."""
     if picture.mode.startswith("I"):
-        return Image.fromarray(np.round(np.asarray(picture) / 257.0).clip(0, 255).astype(np.uint8))
+        deep = np.asarray(picture)
+        grey = np.empty(deep.shape, np.uint8)
+        for row in range(len(deep)):  # row by row: all at once would take eight bytes for each pixel
+            grey[row] = np.round(deep[row] / 257.0).clip(0, 255)
+        return Image.fromarray(grey)
     mode = "L" if picture.mode in _GREY else "RGB"
     return picture if picture.mode == mode else picture.convert(mode)
 

@@ -13,7 +13,7 @@ from prunekit._containers import read_npz
 from prunekit._files import atomic_path, canonical_json, write_json
 from prunekit._json import Many, Named, Positive, checked, parse_json, read_json
 from prunekit._types import FloatArray, JsonDict
-from prunekit.errors import FileFormatError, InputError, MissingFileError
+from prunekit.errors import FileFormatError, InputError, LimitError, MissingFileError
 from prunekit.graph import ChannelGraph, HeadMode, NormMode, trace
 from prunekit.graph.surgery import Inputs
 from prunekit.groups import TimestepGroup, TimestepGroups
@@ -135,8 +135,10 @@ class ImportanceMap:
             rows = range(len(about["timestep_groups"]))
             scores = [[np.array(values[row], dtype=np.float64) for values in stacked] for row in rows]
             return cls._of(about, scores)
-        except FileFormatError:
+        except LimitError:
             raise
+        except FileFormatError as error:
+            raise FileFormatError(str(error) if _AGAIN in str(error) else f"{error} Or {_AGAIN}.") from error
         except (KeyError, IndexError, TypeError, ValueError) as error:
             raise FileFormatError(
                 f"{path} cannot be read as an importance map ({error}); make it again with `prunekit importance`."

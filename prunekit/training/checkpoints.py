@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from prunekit._files import atomic_path, sha256_file
 from prunekit._leftovers import sweep
 from prunekit.checkpoint.tensors import read_content
-from prunekit.errors import FileFormatError
+from prunekit.errors import FileFormatError, LimitError
 
 __all__ = ["drop_checkpoints", "latest_checkpoint", "save_checkpoint", "saved_step", "weights_hash"]
 
@@ -42,7 +42,11 @@ def save_checkpoint(folder: Path, step: int, state: dict[str, Any], keep: int = 
 
 
 def latest_checkpoint(folder: Path) -> dict[str, Any] | None:
-    """State of the newest checkpoint whose hash is right, or None; a damaged one raises a warning that names it."""
+    """State of the newest checkpoint whose hash is right, or None; a damaged one raises a warning that names it.
+
+    Raises:
+        LimitError: it is whole, and beyond a limit that the user may raise.
+    """
     for path in _listed(folder):
         state = _read(path)
         if state is not None:
@@ -74,6 +78,8 @@ def _read(path: Path) -> dict[str, Any] | None:
         return None
     try:
         return dict(read_content(path)[1])
+    except LimitError:
+        raise
     except FileFormatError:
         return None
 
@@ -82,7 +88,7 @@ def _listed(folder: Path) -> list[Path]:
     """Checkpoints, newest first."""
     if not folder.is_dir():
         return []
-    return sorted((path for path in folder.iterdir() if _NAME.fullmatch(path.name)), reverse=True)
+    return sorted((path for path in folder.iterdir() if _NAME.fullmatch(path.name) and path.is_file()), reverse=True)
 
 
 def weights_hash(model: nn.Module) -> str:

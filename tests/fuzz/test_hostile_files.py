@@ -17,6 +17,7 @@ import pytest
 import torch
 from PIL import Image
 
+from prunekit._json import read_json
 from prunekit.checkpoint import tensors
 from prunekit.checkpoint.tensors import load_state, safetensors_shapes
 from prunekit.cli.app import main
@@ -25,6 +26,7 @@ from prunekit.data.pictures import read_picture
 from prunekit.errors import FileFormatError, LimitError, PrunekitError, UnsafeFileError
 from prunekit.limits import raise_limit
 from prunekit.recipe import load_recipe
+from prunekit.training.checkpoints import latest_checkpoint, save_checkpoint
 
 
 def refused(read, error=FileFormatError, match="."):
@@ -79,6 +81,26 @@ def test_an_eps_under_a_pictures_name_starts_no_program(tmp_path, monkeypatch):
     refused(lambda: read_picture(tmp_path / "a.png"), match="broken picture")
 
 
+def test_a_jpeg_of_a_thousand_scans_is_refused_by_the_limits_name(tmp_path):
+    """Each scan takes as long as the whole picture, and as few bytes as a line."""
+    Image.effect_noise((64, 64), 80).save(tmp_path / "x.jpg", progressive=True)
+    assert read_picture(tmp_path / "x.jpg").shape == (64, 64, 1)
+    content = (tmp_path / "x.jpg").read_bytes()
+    last = content[content.rfind(b"\xff\xda") : -2]
+    (tmp_path / "x.jpg").write_bytes(content[:-2] + 1000 * last + content[-2:])
+    refused(lambda: read_picture(tmp_path / "x.jpg"), LimitError, "jpeg-scans")
+
+
+def test_a_deep_grey_picture_takes_no_eight_bytes_a_pixel(tmp_path):
+    deep = np.full((3000, 3000), 514, np.uint16)
+    Image.fromarray(deep).save(tmp_path / "x.png", compress_level=1)
+    tracemalloc.start()
+    assert (read_picture(tmp_path / "x.png", 16) == 2).all()
+    most = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert most < 5 * deep.size  # the pixels as numpy sees them, and as bytes
+
+
 def npz(path, header, content=b"", level=9):
     with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED, compresslevel=level) as archive:
         archive.writestr("images.npy", header + content)
@@ -96,6 +118,16 @@ def test_an_npz_that_unpacks_to_more_than_the_limit_is_refused_until_it_is_raise
     refused(lambda: load_images(str(tmp_path / "x.npz")), LimitError, "unpacked-bytes")
     raise_limit("unpacked-bytes", 10_000_000)
     assert len(load_images(str(tmp_path / "x.npz")).train) > 1000
+
+
+def test_a_small_archive_that_unpacks_to_gigabytes_is_refused_by_the_ratio(tmp_path):
+    shape = (400_000, 32, 32, 1)
+    archive = zipfile.ZipFile(tmp_path / "x.npz", "w", zipfile.ZIP_DEFLATED, compresslevel=1)
+    with archive, archive.open("images.npy", "w") as member:
+        member.write(npy_header(shape))
+        for _ in range(400):
+            member.write(bytes(1_024_000))
+    refused(lambda: load_images(str(tmp_path / "x.npz")), LimitError, "unpacked-ratio")
 
 
 @pytest.mark.parametrize("shape", [(10**9, 64, 64), (2**40, 2**30, 4), (-4, -4, 4), (2**63, 8, 8)])
@@ -143,6 +175,35 @@ def test_a_gzipped_idx_bomb_is_read_no_further_than_its_header_says(tmp_path):
     refused(lambda: load_images(str(tmp_path / "x-idx3-ubyte.gz")))
     (tmp_path / "y-idx3-ubyte.gz").write_bytes(gzip.compress(struct.pack(">4I", 0x803, 2**20, 2**10, 2**10)))
     refused(lambda: load_images(str(tmp_path / "y-idx3-ubyte.gz")), LimitError, "unpacked-bytes")
+
+
+def test_a_pickle_of_a_million_nested_tuples_is_refused_by_the_limits_name(tmp_path):
+    with zipfile.ZipFile(tmp_path / "x.pt", "w") as archive:
+        archive.writestr("x/data.pkl", b"\x80\x02N" + b"\x85" * 3_000_000 + b".")
+    refused(lambda: load_state(tmp_path / "x.pt"), LimitError, "pickle-containers")
+
+
+def test_names_in_a_file_break_no_message(tmp_path):
+    """A second line could be taken for prunekit's own word."""
+    with zipfile.ZipFile(tmp_path / "x.npz", "w", zipfile.ZIP_STORED) as archive:
+        archive.writestr("images\nDone: all is well.\x1b[2J.npy", b"no array")
+    refused(lambda: load_images(str(tmp_path / "x.npz")))
+    folder = tmp_path / "x\ny\u2028z"
+    folder.mkdir()
+    (folder / "x.json").write_text("[]")
+    refused(lambda: read_json(folder / "x.json"), match=r"x\\ny\\u2028z")
+
+
+def test_a_pipe_named_as_a_checkpoint_is_passed_over(tmp_path):
+    os.mkfifo(tmp_path / f"step-00000009-{'a' * 16}.pt")
+    assert latest_checkpoint(tmp_path) is None
+
+
+def test_a_whole_checkpoint_above_a_limit_is_refused_by_its_name(tmp_path, monkeypatch):
+    save_checkpoint(tmp_path, 3, {"weights": torch.zeros(4)})
+    monkeypatch.setenv("PRUNEKIT_LIMITS", "pickle-bytes=10")
+    with pytest.raises(LimitError, match="pickle-bytes"):
+        latest_checkpoint(tmp_path)
 
 
 def test_a_safetensors_header_of_900_000_empty_tensors_is_refused_by_the_limits_name(tmp_path):
