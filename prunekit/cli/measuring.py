@@ -171,8 +171,11 @@ def report(
 
 
 def _report(run: Path, json: bool) -> None:
+    from prunekit.pipeline.run_folder import check_links
     from prunekit.report import write_all_reports, write_any_report
 
+    if run.is_dir():
+        check_links(run)
     if (run / "manifest.json").exists() or not run.is_dir():
         page = write_any_report(run)
         emit(json, {"report": str(page)}, [f"Report: {page}"])

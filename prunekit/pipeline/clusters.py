@@ -1,6 +1,7 @@
 """Jobs through submitit: locally, or on SLURM as a job array whose elements are requeued when they are preempted or out of time."""
 
 import math
+import re
 import subprocess
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -11,7 +12,7 @@ from typing_extensions import TypedDict
 
 from prunekit._files import write_json
 from prunekit._json import Many, read_document
-from prunekit.errors import InputError
+from prunekit.errors import FileFormatError, InputError
 from prunekit.pipeline.executors import checked_retries, last_line, shared_threads
 from prunekit.pipeline.jobs import Job
 
@@ -90,6 +91,8 @@ class Submitit:
         if self.cluster != "slurm" or not path.is_file():
             return None
         known = read_document(path, _RecordForm, _FORMAT, "remove it, and look whether its job still runs")
+        if not re.fullmatch(r"\d+(_\d+)?", known["id"]):  # it becomes a word of a command line
+            raise FileFormatError(f"{path} names job {known['id'][:80]!r}; expected SLURM's number: remove the file.")
         if known["cluster"] != "slurm" or not {stage.key for stage in job.stages} <= set(known["keys"]):
             return None
         from submitit import SlurmJob  # noqa: PLC0415 - an extra

@@ -13,7 +13,6 @@ from typing import Any
 from torch import nn
 
 from prunekit._files import atomic_folder, atomic_path
-from prunekit._json import read_json
 from prunekit.checkpoint import Base, ModelSpec
 from prunekit.cost import count_macs
 from prunekit.errors import InputError
@@ -34,6 +33,7 @@ from prunekit.pipeline.side_by_side import SideBySide
 from prunekit.pipeline.stages import complete_spec, open_base
 from prunekit.recipe import MEASURED_METHODS, EvidenceOptions, FinetuneOptions, Recipe, slug
 from prunekit.report import report_writer
+from prunekit.report.forms import read_manifest
 from prunekit.schedule import NoiseSchedule
 
 __all__ = ["EvidenceRun"]
@@ -161,7 +161,7 @@ class EvidenceRun(ResumableRun):
     @property
     def _base_training(self) -> int:
         """MACs that training the base took."""
-        rows = read_json(self.folder / "base" / "manifest.json")["ledger"]
+        rows = read_manifest(self.folder / "base")["ledger"]
         return making_macs(map(LedgerRow.from_json, rows))[0]
 
     def _entry(self, name: str, seed: int) -> dict[str, Any]:
@@ -178,7 +178,7 @@ class EvidenceRun(ResumableRun):
         pruned.make_all()
         tuning = self._tuning(name, seed, recipe, pruned)
         tuned = run(recipe.model_copy(update={"finetune": tuning, "evaluation": None}))
-        manifest = read_json(tuned.make_all())
+        manifest = read_manifest(tuned.make_all().parent)
         experts = load_experts(folder / "experts")
         mean = experts.mean_macs(
             evaluations(self.base.schedule, self.setting.allocation.sampler, self.setting.allocation.steps)
@@ -212,7 +212,7 @@ class EvidenceRun(ResumableRun):
         """
         options = recipe.finetune
         assert options is not None  # noqa: S101 - the recipe was checked
-        made = [LedgerRow.from_json(row) for row in read_json(pruned.folder / "manifest.json")["ledger"]]
+        made = [LedgerRow.from_json(row) for row in read_manifest(pruned.folder)["ledger"]]
         base, spent = making_macs(made)
         whole = self.options.training * base + (base if options.from_scratch else 0)
         taught = self.base_macs if options.distillation else 0
@@ -246,11 +246,11 @@ class EvidenceRun(ResumableRun):
 
     def _method(self) -> dict[str, Any]:
         """The headline's manifest, of its last seed; folders of earlier versions have one for all seeds only."""
-        path = self._last_of(self.options.headline) / "manifest.json"
-        return read_json(path if path.is_file() else self._entry_folder(self.options.headline) / "manifest.json")
+        last = self._last_of(self.options.headline)
+        return read_manifest(last if (last / "manifest.json").is_file() else self._entry_folder(self.options.headline))
 
     def _manifest(self, stages: list[str]) -> dict[str, Any]:
-        base = read_json(self.folder / "base" / "manifest.json")
+        base = read_manifest(self.folder / "base")
         seconds = self.done["wall time"]["facts"]["seconds_per_image"]
         rows = [self.done[stage]["facts"]["evidence"] for stage in ("base", *stages)]
         return {

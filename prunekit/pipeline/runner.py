@@ -111,7 +111,7 @@ class Run(ResumableRun):
         """Search every group down to the floor, whatever its target will be; returns the stages' names."""
         assert self.recipe.allocation is not None  # noqa: S101 - asked in execute
         self._score()
-        inputs = {"frontier_floor": self.recipe.allocation.frontier_floor}
+        inputs = {"frontier_floor": self.recipe.allocation.frontier_floor, **self._times()}
         chains = {}
         for group in self.groups:
             i, name = group.index, f"frontier group {group.index}"
@@ -123,9 +123,6 @@ class Run(ResumableRun):
     def _specialists(self) -> None:
         """Prune and fine-tune every group, then put them together and measure."""
         recipe = self.recipe
-        options = recipe.prune
-        if self.executor is not None and options and options.search.target_of == "latency":
-            _ = self.timed_bench  # once, before jobs would measure times in each other's way
         self._apart({f"group {group.index}": self._specialist(group.index) for group in self.groups})
         if recipe.finetune is None:
             return
@@ -140,7 +137,9 @@ class Run(ResumableRun):
     def _specialist(self, i: int) -> list[Stage]:
         """Stages that make one group's expert."""
         outputs = [*_slim_files(f"pruned/group-{i}"), f"search/group-{i}.jsonl"]
-        prune = self._planned(f"prune group {i}", {}, outputs, partial(self._prune, i), ("importance", "allocate"))
+        prune = self._planned(
+            f"prune group {i}", self._times(), outputs, partial(self._prune, i), ("importance", "allocate")
+        )
         if self.recipe.finetune is None:
             return [prune]
         inputs, outputs = {"finetune": self.recipe.finetune}, _slim_files(f"slim/group-{i}")
@@ -161,11 +160,26 @@ class Run(ResumableRun):
     @cached_property
     def timed_bench(self) -> Bench:
         """The bench with the layer times that a target of latency needs."""
+        if self._table is None:
+            return self.bench
+        path, own = self._table
+        return self.bench.timed(path) if own else self.bench.with_times(path)
+
+    @property
+    def _table(self) -> tuple[Path, bool] | None:
+        """The file of layer times that a target of latency needs, and whether it is the run's own."""
         options = self.recipe.prune
         if options is None or options.search.target_of != "latency" or options.latency_table is None:
-            return self.bench
-        path, own = own_or_elsewhere(self.home, options.latency_table, "latency_table")
-        return self.bench.timed(path) if own else self.bench.with_times(path)
+            return None
+        return own_or_elsewhere(self.home, options.latency_table, "latency_table")
+
+    def _times(self) -> dict[str, Any]:
+        """The hash of those layer times; they are measured now where there are none, before jobs get in each other's way."""
+        if self._table is None:
+            return {}
+        if not self._table[0].is_file():
+            _ = self.timed_bench
+        return {"times": sha256_file(self._table[0])}
 
     @property
     def groups(self) -> TimestepGroups:

@@ -177,3 +177,15 @@ def test_a_full_standard_output_is_one_sentence(tmp_path):
         "prunekit: Standard output, or a file that grows: No space left on device; make room"
     )
     assert len(ended.stderr.splitlines()) == 1
+
+
+def test_a_report_follows_no_link_out_of_the_run(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "other").mkdir()
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "report").symlink_to("../other")
+    (tmp_path / "run" / "manifest.json").write_text("{}")
+    result = typed("prunekit report run")
+    assert result.code == 2
+    assert "run/report is a symbolic link that leads out of the run's folder" in result.sentence
+    assert not list((tmp_path / "other").iterdir())

@@ -19,10 +19,10 @@ import torch
 from micro_recipe import STAGES, Spy, micro
 from small_run import PreemptedRun, SmallRun
 
-from prunekit._files import sha256_file
+from prunekit._files import sha256_file, write_json
 from prunekit._json import read_json
 from prunekit._signals import Termination
-from prunekit.errors import InputError, UnfinishedError
+from prunekit.errors import FileFormatError, InputError, UnfinishedError
 from prunekit.pipeline import executors
 from prunekit.pipeline.clusters import Submitit, parsed_options
 from prunekit.pipeline.executors import Executor, Processes
@@ -344,6 +344,11 @@ def test_what_slurm_still_has_is_not_submitted_again(small, cluster, tmp_path, m
             path.with_name(path.name.replace("submitted", "0_result")).write_bytes(pickle.dumps(("success", None)))
 
     monkeypatch.setattr(executors, "time", SimpleNamespace(sleep=slurm_does_them, monotonic=time.monotonic))
+    known = read_json(records[0])
+    write_json(records[0], known | {"id": "--format=%all"})
+    with pytest.raises(FileFormatError, match="names job '--format=%all'; expected SLURM's number"):
+        start()[1].execute()
+    write_json(records[0], known)
     spy, run = start()
     run.execute()
     assert len((cluster / "submitted").read_text().splitlines()) == 1

@@ -186,3 +186,7 @@ def test_a_table_is_measured_once_into_the_runs_folder_and_read_from_elsewhere(t
     execute(micro(**LATENCY, prune__latency_table="first/tables/times.json"), tmp_path / "second")
     assert not list((tmp_path / "second").rglob("times.json"))
     assert listing(tmp_path / "first") == before
+
+    assert execute(recipe, tmp_path / "first").made == []
+    own.write_text(json.dumps(json.loads(own.read_text()), indent=1))
+    assert execute(recipe, tmp_path / "first").made == ["prune group 0", "prune group 1"]
