@@ -17,7 +17,7 @@ from prunekit.report.wording import (
     verdict,
 )
 
-__all__ = ["claim", "contradiction", "loss_difference", "training_caveat"]
+__all__ = ["claim", "contradiction", "fid_doubt", "loss_difference", "training_caveat"]
 
 _FAR = 0.1  # rise of the loss, as a share of the base's, from which a better FID is not believed
 
@@ -54,7 +54,7 @@ def claim(results: RunResults) -> str:
     if ratio is None and results.assembled is not None:
         ratio = results.assembled.mean_mac_ratio
     scope = "With the experts" if ratio is None else f"At {short_ratio(ratio)} of the base's MACs per sampling step"
-    doubt = _doubt(results)
+    doubt = fid_doubt(results)
     metric, loss = None if doubt else _metric(results, row), _loss(results)
     sentences = [f"{scope}, {_finding(metric, loss)}."]
     if results.metrics is not None:
@@ -124,7 +124,7 @@ def _finding(metric: _Compared | None, loss: _Compared | None) -> str:
     return f"{metric.text}; {loss.text}"
 
 
-def _doubt(results: RunResults) -> str:
+def fid_doubt(results: RunResults) -> str:
     """Why the claim must not rest on FID and KID; empty without metrics, too."""
     if results.metrics is None:
         return ""

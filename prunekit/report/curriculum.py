@@ -14,6 +14,7 @@ from prunekit.report.learning import (
     curves_of,
     end_columns,
     ends,
+    fid_label,
     learning_claim,
     measured_on,
     seeds_text,
@@ -47,8 +48,8 @@ def curriculum_claim(manifest: JsonDict) -> str:
         raise FileFormatError(f"The manifest compares {base.title[:80]!r} with nothing; expected two ways to train.")
     look = manifest["curriculum"][0]["curve"][-1]
     doubt = look_doubt(manifest, look)
-    label = f"FID (n = {look['count']})"
-    return " ".join(filter(None, [learning_claim(base, others, doubt), doubt_sentence(label, look, doubt)]))
+    label = fid_label(look)
+    return " ".join(filter(None, [learning_claim(base, others, label, doubt), doubt_sentence(label, look, doubt)]))
 
 
 def write_curriculum_report(folder: Path) -> Path:

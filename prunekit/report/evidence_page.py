@@ -49,14 +49,15 @@ def write_evidence_report(folder: Path) -> Path:
     told = manifest.get("method")
     checked(HeadForm, told, "The manifest's method", AGAIN)
     method = RunResults.from_manifest(told or {}, read_importance(folder))
+    doubt = evidence_doubt(manifest, evidence)
     with atomic_folder(folder / "report", FOLDER) as target:
         sections = (
-            *_sections(evidence, samples, target),
+            *_sections(evidence, samples, target, doubt),
             *_method_sections(evidence.headline.name, method, target),
             *sections_with(("ledger", "Ledger", cost_blocks(manifest))),
         )
         said = without_paths((manifest.get("config") or {}).get("description"))
-        measure = "loss" if evidence_doubt(manifest, evidence) or not evidence.has_fid else "fid"
+        measure = "loss" if doubt or not evidence.has_fid else "fid"
         sentences = tuple(filter(None, [said, _loss_sentence(evidence), *_baseline_sentences(evidence, measure)]))
         end = (provenance(manifest, evidence.metrics["features"] or None), again(manifest))
         title, claim = str(manifest.get("recipe", "unnamed")), evidence_claim(manifest)
@@ -72,7 +73,7 @@ def write_evidence_report(folder: Path) -> Path:
     return folder / "report" / "index.html"
 
 
-def _sections(evidence: Evidence, samples: dict[str, Images], folder: Path) -> tuple[Section, ...]:
+def _sections(evidence: Evidence, samples: dict[str, Images], folder: Path, doubt: str) -> tuple[Section, ...]:
     tables = {table.name: table for table in (entry_table(evidence), group_table(evidence), training_table(evidence))}
     for name, table in tables.items():
         table.to_csv(folder / f"{name}.csv")
@@ -89,7 +90,7 @@ def _sections(evidence: Evidence, samples: dict[str, Images], folder: Path) -> t
     )
     return sections_with(
         ("entries", "Entries side by side", [tables["evidence"]]),
-        ("pareto", "Quality against cost", _pareto(evidence, folder)),
+        ("pareto", "Quality against cost", _pareto(evidence, folder, doubt)),
         ("samples", "Samples from the same noise", [_strip(evidence, samples, folder)]),
         ("losses", "Loss by timesteps", [losses, Fold("The same numbers as a table", (tables["losses"],))]),
         ("training", "Training cost", [training, Fold("The same numbers as a table", (tables["training"],))]),
@@ -108,12 +109,14 @@ def _method_sections(name: str, method: RunResults, folder: Path) -> tuple[Secti
     )
 
 
-def _pareto(evidence: Evidence, folder: Path) -> list[Picture]:
+def _pareto(evidence: Evidence, folder: Path, doubt: str) -> list[Picture]:
     pictures = []
     measures = [("fid", evidence.label("FID")), ("loss", "Held-out loss, mean over the timestep groups")]
     for measure, name in measures if evidence.has_fid else measures[1:]:
         points = points_of(evidence, measure)
         caption = f"{name}, mean and one standard error over fine-tuning seeds."
+        if measure == "fid" and doubt:
+            caption += f" No claim rests on it: {doubt}."
         path = folder / f"pareto_{measure}.png"
         pictures.append(pareto_picture(points, name, path, f"{measure} against MACs", caption))
     return pictures

@@ -108,35 +108,37 @@ def mean_and_error(values: FloatArray, digits: int) -> str:
     return mean if len(values) < 2 else f"{mean} ± {values.std(ddof=1) / np.sqrt(len(values)):.{digits}f}"
 
 
-def learning_claim(rival: LearningCurve, others: Sequence[LearningCurve], doubt: str = "") -> str:
+def learning_claim(rival: LearningCurve, others: Sequence[LearningCurve], label: str = "FID", doubt: str = "") -> str:
     """What a comparison found, in sentences: which training ends best, and whether that is beyond the error.
 
     Args:
         rival: what the others are compared with.
         others: the other trainings.
+        label: FID with its features and count, see :func:`fid_label`.
         doubt: why no claim may rest on FID, see :func:`prunekit.report.doubts.doubt_of`; the held-out loss decides then.
     """
     of = "losses" if doubt or not all(curve.has_fid for curve in (rival, *others)) else "fids"
     best = min(others, key=lambda curve: float(getattr(curve, of)[:, -1].mean()))
     difference = _difference(best, rival, of)
-    found = f"{_ends_text(best, rival, of)}: {_verdict(difference, of)}"
+    found = f"{_ends_text(best, rival, of, label)}: {_verdict(difference, of)}"
     share = share_to_reach(best, rival, of)
     if clear(difference):
         found += f"; it reaches that after {share:.2f} of its training MACs" if share else "; it does not reach that"
-    lead = f"At equal training MACs the best of {len(others)} is {best.title}"
+    which = "the other" if len(others) == 1 else f"the best of {len(others)}, chosen by this number,"
+    lead = f"At equal training MACs {which} is {best.title}"
     loss = _difference(best, rival, "losses")
     against = contradiction(difference, loss, float(rival.losses[:, -1].mean())) if of == "fids" else ""
     if not against:
         return f"{lead}: {found}."
-    also = f"{_ends_text(best, rival, 'losses')}: {_verdict(loss, 'losses')}"
+    also = f"{_ends_text(best, rival, 'losses', label)}: {_verdict(loss, 'losses')}"
     if against == "far":
         return f"{lead} by FID only, and its higher loss contradicts that, so no gain is claimed: {also}; {found}."
     return f"{lead}: {found}. Its {also}."
 
 
-def _ends_text(curve: LearningCurve, rival: LearningCurve, of: str) -> str:
+def _ends_text(curve: LearningCurve, rival: LearningCurve, of: str, label: str) -> str:
     """Where two trainings end."""
-    name, digits = ("FID", 2) if of == "fids" else ("held-out loss is", 5)
+    name, digits = (f"{label} is", 2) if of == "fids" else ("held-out loss is", 5)
     own, other = (mean_and_error(getattr(each, of)[:, -1], digits) for each in (curve, rival))
     return f"{name} {own} against {other} of {rival.title}"
 
@@ -165,6 +167,12 @@ def _signed(estimate: Estimate, digits: int) -> str:
     """A signed difference and its error with a number of decimals."""
     error = "" if estimate.se is None else f" ± {estimate.se:.{digits}f}"
     return f"{estimate.mean:+.{digits}f}{error}".replace("-", "−")
+
+
+def fid_label(look: dict[str, Any]) -> str:
+    """FID with its features and the number of images, without which it means nothing."""
+    features = (look.get("features") or {}).get("name", "not named")
+    return f"FID (features: {features}, n = {look['count']})"
 
 
 def measured_on(look: dict[str, Any], sampler: str, steps: int) -> str:

@@ -16,6 +16,7 @@ from prunekit.report.learning import (
     curves_of,
     end_columns,
     ends,
+    fid_label,
     learning_claim,
     measured_on,
     seeds_text,
@@ -99,8 +100,8 @@ def multistage_claim(manifest: JsonDict) -> str:
         raise FileFormatError(f"The manifest lacks the unified network, or another beside it; {AGAIN}.")
     look = manifest["multistage"][0]["curve"][-1]
     doubt = look_doubt(manifest, look)
-    label = f"FID (n = {look['count']})"
-    return " ".join(filter(None, [learning_claim(unified, others, doubt), doubt_sentence(label, look, doubt)]))
+    label = fid_label(look)
+    return " ".join(filter(None, [learning_claim(unified, others, label, doubt), doubt_sentence(label, look, doubt)]))
 
 
 def write_multistage_report(folder: Path) -> Path:

@@ -5,7 +5,7 @@ from pathlib import Path
 from prunekit._files import atomic_folder
 from prunekit._json import read_json
 from prunekit.groups import Grouping
-from prunekit.report.claims import claim
+from prunekit.report.claims import claim, fid_doubt
 from prunekit.report.document import Document, Picture, Words, sections_with
 from prunekit.report.estimate import Estimate
 from prunekit.report.flow import flow_of
@@ -111,7 +111,10 @@ def _pareto(results: RunResults, folder: Path) -> list[Picture]:
         ("pareto_fid", results.metrics.label("FID") if results.metrics else "", _fid_points(results)),
     ):
         if len(points) > 1:
-            caption = f"{measure}, against the MACs of an evaluation."
+            doubt = fid_doubt(results) if name == "pareto_fid" else ""
+            caption = (
+                f"{measure}, against the MACs of an evaluation.{f' No claim rests on it: {doubt}.' if doubt else ''}"
+            )
             pictures.append(pareto_picture(points, measure, folder / f"{name}.png", measure, caption))
     return pictures
 
