@@ -137,7 +137,7 @@ def test_one_file_of_latents_is_refused_by_its_row(tmp_path):
     latents[31, 3, 0, 0] = np.inf
     path = tmp_path / "latents.npz"
     np.savez(path, latents)
-    with pytest.raises(InputError, match=r"2 of 40 rows of .*latents\.npz are not finite, row 29 the first"):
+    with pytest.raises(FileFormatError, match=r"Row 29 of .*latents\.npz is not finite"):
         load_images(str(path))
 
 

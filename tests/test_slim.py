@@ -287,12 +287,15 @@ def test_a_save_that_fails_leaves_the_old_folder_as_it_was(slim, folder, bench, 
     assert [path.name for path in folder.parent.iterdir()] == ["slim"]
 
 
-def test_a_folder_is_replaced_as_a_whole(slim, folder, bench):
-    (folder / "stale.txt").write_text("from before")
+def test_a_folder_is_replaced_as_a_whole_unless_something_of_the_users_is_in_it(slim, folder, bench):
     other = slim_of(bench("unet"), bench("unet").random_plan(9))
+    (folder / "notes.txt").write_text("mine")
+    with pytest.raises(InputError, match=r"also notes\.txt, which is not part of it"):
+        save_slim(other, folder)
+    assert load_slim(folder).plan == slim.plan
+    (folder / "notes.txt").unlink()
     save_slim(other, folder)
     assert load_slim(folder).plan == other.plan
-    assert not (folder / "stale.txt").exists()
 
 
 def test_a_copied_folder_loads(folder, tmp_path, slim):

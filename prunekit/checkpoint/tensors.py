@@ -1,6 +1,7 @@
 """The tensors of a file, read without running code: safetensors, and torch's own files under ``weights_only``."""
 
 import io
+import json
 import pickle
 import pickletools
 import re
@@ -15,7 +16,6 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from prunekit._containers import check_safetensors, one_line, open_archive
-from prunekit._files import canonical_json
 from prunekit._json import checked, parse_json
 from prunekit.checkpoint.base import FORMAT, AboutForm
 from prunekit.checkpoint.weights import preferred
@@ -79,7 +79,9 @@ def _checked_about(about: dict[str, Any], path: Path) -> dict[str, Any]:
     """What a prunekit checkpoint says of itself, if it is plain JSON of the right form; a pickle may hold other things."""
     what = f"What {path} says of itself"
     try:
-        told = canonical_json(about).encode()
+        told = json.dumps(
+            about, allow_nan=False
+        ).encode()  # in the order of the file, so that a copy has the same bytes
     except (TypeError, ValueError, RecursionError) as error:
         raise FileFormatError(f"{what} is no plain JSON ({one_line(error)}); save the base again.") from error
     known: dict[str, Any] = parse_json(told, what)

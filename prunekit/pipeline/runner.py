@@ -128,7 +128,7 @@ class Run(ResumableRun):
             return
         last = [f"finetune group {group.index}" for group in self.groups]
         outputs = [file for group in self.groups for file in _slim_files(f"experts/group-{group.index}")]
-        self._stage("assemble", {}, ["experts/experts.json", *outputs], self._assemble, last)
+        self._stage("assemble", {}, ["experts/experts.json", "experts/README.md", *outputs], self._assemble, last)
         if recipe.evaluation:
             samples = [] if self.images.train.latent else ["samples/base.npz", "samples/experts.npz"]
             outputs = ["evaluation.json", *samples]

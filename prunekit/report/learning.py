@@ -124,7 +124,7 @@ def learning_claim(rival: LearningCurve, others: Sequence[LearningCurve], label:
     share = share_to_reach(best, rival, of)
     if clear(difference):
         found += f"; it reaches that after {share:.2f} of its training MACs" if share else "; it does not reach that"
-    which = "the other" if len(others) == 1 else f"the best of {len(others)}, chosen by this number,"
+    which = "the one alternative" if len(others) == 1 else f"the best of {len(others)}, chosen by this number,"
     lead = f"At equal training MACs {which} is {best.title}"
     loss = _difference(best, rival, "losses")
     against = contradiction(difference, loss, float(rival.losses[:, -1].mean())) if of == "fids" else ""

@@ -83,7 +83,8 @@ def test_an_interrupted_command_ends_with_130_and_writes_nothing(tmp_path, monke
 def test_equal_seeds_sample_equal_images_and_others_do_not(journey, tmp_path):
     images = []
     for seed in (0, 0, 1):
-        done(f"prunekit sample base.pt --count 2 --num-inference-steps 2 --seed {seed} --output {tmp_path}/s.npz")
+        line = f"prunekit sample base.pt --count 2 --num-inference-steps 2 --seed {seed} --output {tmp_path}/s.npz"
+        done(f"{line} --overwrite")
         images.append(np.load(tmp_path / "s.npz")["images"])
     assert np.array_equal(images[0], images[1])
     assert not np.array_equal(images[0], images[2])

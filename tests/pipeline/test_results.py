@@ -224,8 +224,8 @@ def test_results_are_published_without_weights(finished, tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("name", ["../elsewhere", ".hidden", "", "a/b"])
-def test_a_manifest_cannot_choose_where_it_is_published(tmp_path, name):
-    write_json(tmp_path / "run" / "manifest.json", {"recipe": name})
+def test_a_manifest_cannot_choose_where_it_is_published(tmp_path, manifest, name):
+    write_json(tmp_path / "run" / "manifest.json", manifest | {"recipe": name})
     with pytest.raises(FileFormatError, match="cannot be a folder"):
         publish(tmp_path / "run", tmp_path / "reports")
     assert {path.name for path in tmp_path.iterdir()} == {"run"}

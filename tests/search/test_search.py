@@ -18,7 +18,6 @@ from prunekit.pipeline.stages import Bench, images_of, open_base
 from prunekit.recipe import PruneOptions
 from prunekit.search import (
     PROPOSERS,
-    Endpoint,
     SearchOptions,
     Task,
     WidthProblem,
@@ -28,6 +27,7 @@ from prunekit.search import (
     proposer,
     search,
 )
+from prunekit.search.endpoint import UnconfirmedEndpoint
 from prunekit.training import DenoisingObjective
 
 RATIO = 0.7
@@ -255,7 +255,7 @@ def test_candidates_are_measured_without_copying_a_weight_or_tracing_again(digit
 def test_a_recipe_has_an_endpoint_and_refuses_what_it_does_not_know():
     llm = {"url": "http://127.0.0.1:8000/v1", "model": "tiny", "key_variable": "MY_KEY"}
     read = TypeAdapter(PruneOptions).validate_python({"search": {"proposer": "llm", "llm": llm}})
-    assert read.search.llm == Endpoint(**llm)
+    assert read.search.llm == UnconfirmedEndpoint(**llm)
     for wrong in ({**llm, "api_key": "secret"}, {**llm, "url": "file:///etc/passwd"}):
         with pytest.raises(ValidationError):
             TypeAdapter(PruneOptions).validate_python({"search": {"proposer": "llm", "llm": wrong}})
