@@ -1,6 +1,6 @@
 """Which channels of a network leave together, read off one forward pass, see :mod:`prunekit.graph.flow`."""
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
@@ -10,9 +10,10 @@ from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 from torch import Tensor, nn
 
-from prunekit._types import IntArray
+from prunekit._types import BoolArray, IntArray
 from prunekit.errors import GraphError
 from prunekit.graph.blocks import same_blocks, table_of
+from prunekit.graph.calls import Call, Recorder
 from prunekit.graph.families import queries_of, ties_of
 from prunekit.graph.flow import FIXED, Deadline, Flow, outputs_fixed
 from prunekit.graph.layers import HEADS, Kind, axis_of, layer_kind
@@ -39,6 +40,7 @@ class Found:
         heads: number of contiguous blocks that must stay equal or leave whole, None for none.
         fixed_parts: whether the number of blocks is fixed.
         modules: modules that reshape the channels into these blocks.
+        bound: whether only whole blocks can leave.
     """
 
     name: str
@@ -49,6 +51,7 @@ class Found:
     heads: int | None
     fixed_parts: bool
     modules: tuple[str, ...]
+    bound: bool = False
 
 
 @dataclass(frozen=True)
@@ -75,18 +78,27 @@ class Channels:
 
     Args:
         model: the network.
+        inputs: what it was given.
         flow: what has followed its forward pass.
         seen: what its modules said meanwhile.
+        calls: the functions that it called.
     """
 
-    def __init__(self, model: nn.Module, flow: Flow, seen: Seen) -> None:
-        self.model, self.flow, self.seen = model, flow, seen
+    def __init__(self, model: nn.Module, inputs: Inputs, flow: Flow, seen: Seen, calls: Sequence[Call]) -> None:
+        self.model, self.inputs, self.flow, self.seen, self.calls = model, inputs, flow, seen, calls
         self.modules: dict[str, Any] = dict(model.named_modules())
         self.order = {name: seen.order.get(name, len(seen.order)) for name in self.modules}
         self.reasons: dict[int, str] = {}
 
     @classmethod
-    def of(cls, model: nn.Module, inputs: Inputs, deadline: Deadline, modes: Mapping[str, str]) -> "Channels":
+    def of(
+        cls,
+        model: nn.Module,
+        inputs: Inputs,
+        deadline: Deadline,
+        modes: Mapping[str, str],
+        ties: Iterable[IntArray] = (),
+    ) -> "Channels":
         """Run a network once and follow it.
 
         Args:
@@ -94,13 +106,15 @@ class Channels:
             inputs: of the forward pass.
             deadline: until when.
             modes: how attentions shrink, by module, see :class:`Flow`.
+            ties: pairs of equally many ids that are to be the same thing.
 
         Raises:
             GraphError: the network cannot be run or followed.
         """
         flow = Flow(model, deadline, modes)
+        recorder = Recorder(flow)
         try:
-            with watched(model, flow) as seen, flow:
+            with watched(model, flow) as seen, flow, recorder:
                 output = run_once(model, inputs)
             outputs_fixed(flow, output)
         except GraphError:
@@ -112,7 +126,8 @@ class Channels:
             ) from error
         if not flow.axes:
             raise GraphError(f"{type(model).__name__} runs no operation on its parameters that could be followed.")
-        run = cls(model, flow, seen)
+        flow.found.same += [(a, b) for a, b in ties]
+        run = cls(model, inputs, flow, seen, recorder.calls)
         run._fix_the_unsliceable()
         return run
 
@@ -122,8 +137,6 @@ class Channels:
         for (tensor, _), ids in self.flow.axes.items():
             if tensor in tied:
                 self.flow.found.fixed.append((ids, f"{tied[tensor]} shares its weights with another layer"))
-            elif ".parametrizations." in f".{tensor}":
-                self.flow.found.fixed.append((ids, f"{tensor.split('.parametrizations')[0]} is parametrized"))
         for module, ids, _ in self.flow.found.norms:
             if len({tensor for (tensor, _), own in self.flow.axes.items() if np.isin(own, ids).any()}) > 1:
                 self.flow.found.fixed.append(
@@ -195,18 +208,36 @@ class Channels:
         found = [self._found(axes, np.array(components)) for axes, components in alike.items()]
         seen: set[str] = set()
         named = []
-        for one in sorted((one for one in found if one), key=lambda one: (self.order[one.layer], one.start)):
+        for one in sorted((one for one in found if one), key=lambda one: (self.rank(one.layer), one.start)):
             name = f"{one.layer}:{one.start}" if one.layer in seen else one.layer
             named.append(replace(one, name=name))
             seen.add(one.layer)
         return named
 
+    def rank(self, layer: str) -> int:
+        """When a layer, or the module of a tensor, has run."""
+        return self.order[layer if layer in self.order else layer.rpartition(".")[0]]
+
+    def makes(self, axis: AxisOf) -> bool:
+        """Whether channels are made along an axis: a layer's outputs, or what a product with a weight of one's own gives."""
+        if axis.kind is not None:
+            return axis.axis == "out" and axis.kind in PRODUCERS and axis.tensor.endswith("weight")
+        return bool(self._made[self.flow.axes[axis.tensor, axis.dim]].any())
+
+    @cached_property
+    def _made(self) -> BoolArray:
+        """For every id, whether some product makes it, shape (ids,)."""
+        made = np.zeros(self.flow.count, dtype=bool)
+        for ids in self.flow.found.made:
+            made[ids] = True
+        made[FIXED] = False
+        return made
+
     def _found(self, axes: tuple[int, ...], components: IntArray) -> Found | None:
-        makers = [self.axes[a] for a in set(axes) if self.axes[a].axis == "out" and self.axes[a].kind in PRODUCERS]
-        makers = [maker for maker in makers if maker.tensor.endswith("weight")]
+        makers = [self.axes[a] for a in set(axes) if self.makes(self.axes[a])]
         if not makers:
             return None
-        first = min(makers, key=lambda maker: self.order[maker.layer])
+        first = min(makers, key=lambda maker: (maker.kind is None, self.rank(maker.layer)))
         along = self.component[self.flow.axes[first.tensor, first.dim]]
         _, places = np.unique(along, return_index=True)
         position = dict(zip(along[places].tolist(), places.tolist(), strict=True))
@@ -219,12 +250,15 @@ class Channels:
         """The blocks (heads, parts of a split) that reshapes put the channels into; fixes what has no such order."""
         root = self._roots(found.components)
         blocks: IntArray | None = None
-        fixed, modules = False, list[str]()
-        for rectangle in self.flow.found.rectangles:
+        fixed, modules, bound = False, list[str](), any(self.is_among(found, ids) for ids in self.flow.found.whole)
+        for rectangle in sorted(self.flow.found.rectangles, key=lambda rectangle: rectangle.inner):
             grid = root[np.where(rectangle.ids == FIXED, -1, self.component[rectangle.ids])]
             if (grid < 0).all():
                 continue
             rows = table_of(grid)
+            if rectangle.inner and blocks is not None and not fixed and 1 not in blocks.shape:
+                bound = bound or _cuts_blocks(rows, rectangle.fixed, blocks)
+                continue
             if rows is None or (rows < 0).any() or rows.size != len(found.components):
                 self._give_up(found, "they are reshaped in a way that is not known how to keep")
                 return found
@@ -239,12 +273,23 @@ class Channels:
                 rows = blocks if 1 in rows.shape else rows
             blocks, fixed = rows, fixed or rectangle.fixed
             modules.append(rectangle.module)
-        if blocks is None:
-            return found
+        if blocks is None or (bound and (fixed or len(blocks) == 1)):
+            return self._without_blocks(found, bound)
         ordered = found.components[blocks.ravel()] if 1 not in blocks.shape else found.components
         return replace(
-            found, components=ordered, heads=len(blocks), fixed_parts=fixed, modules=tuple(dict.fromkeys(modules))
+            found,
+            components=ordered,
+            heads=len(blocks),
+            fixed_parts=fixed,
+            modules=tuple(dict.fromkeys(modules)),
+            bound=bound,
         )
+
+    def _without_blocks(self, found: Found, bound: bool) -> Found:
+        """Channels that lie in no blocks: if only whole blocks could leave, none can."""
+        if bound:
+            self._give_up(found, "they meet something of a fixed size, and no whole blocks of them could leave")
+        return found
 
     def _roots(self, components: IntArray) -> IntArray:
         """Root channel of every component, −1 for others and, at the end, for what is fixed."""
@@ -318,6 +363,11 @@ class Channels:
         """Where a module or its parent keeps a number under one of these names."""
         pairs = [(holder, name) for holder in (module, module.rpartition(".")[0]) for name in names]
         return [(holder, name) for holder, name in pairs if vars(self.modules[holder]).get(name) == value]
+
+
+def _cuts_blocks(rows: IntArray | None, fixed: bool, blocks: IntArray) -> bool:
+    """Whether what lies within blocks is only kept by whole blocks."""
+    return rows is None or (not (fixed and 1 in rows.shape) and not same_blocks(rows, blocks))
 
 
 def _tied_tensors(model: nn.Module) -> dict[str, str]:

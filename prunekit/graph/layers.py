@@ -13,7 +13,6 @@ from prunekit.errors import PlanError
 from prunekit.graph.structure import Axis
 
 __all__ = [
-    "ATTRIBUTES",
     "Kind",
     "axis_of",
     "axis_size",
@@ -37,8 +36,6 @@ ENTERING = (
     "normalized_shape",
 )
 LEAVING = ("out_channels", "out_features", "dim_out")
-ATTRIBUTES = frozenset({*HEADS, *HEAD_WIDTHS, *ENTERING, *LEAVING, "num_groups"})
-"""Names of the numbers that code keeps beside its tensors and that are followed. No other attribute of a module is ever set."""
 
 Kind = Literal["conv", "depthwise", "transposed", "linear", "norm", "embedding"]
 _VECTORS = ("bias", "running_mean", "running_var")  # one number per output channel

@@ -19,7 +19,7 @@ from torch.utils._pytree import tree_leaves
 from prunekit._types import IntArray
 from prunekit.errors import PlanError
 from prunekit.graph.families import refresh
-from prunekit.graph.layers import ATTRIBUTES, axis_size, dim_of, group_count, layer_kind, own_tensors, set_sizes
+from prunekit.graph.layers import axis_size, dim_of, group_count, layer_kind, own_tensors, set_sizes
 from prunekit.graph.plan import PruningPlan
 from prunekit.graph.structure import Axis, ChannelGraph, shrunk_norm_groups
 
@@ -144,19 +144,26 @@ def refit(model: nn.Module, state: Mapping[str, Tensor], sizes: Mapping[str, Map
                 module._parameters[name] = made.setdefault(tensor, nn.Parameter(new, tensor.requires_grad))
             else:
                 module._buffers[name] = new
+    for layer, module in model.named_modules():  # a parametrized weight is computed of other modules' tensors
         set_sizes(module, layer)
     refresh(model)
     return model
 
 
 def _set_attributes(model: nn.Module, sizes: Mapping[str, Mapping[str, int]]) -> None:
-    """Lower numbers that modules keep; only names of a fixed list, and only to something smaller."""
+    """Lower whole numbers that modules keep, and nothing else of them."""
     modules = dict(model.named_modules())
     for name, values in sizes.items():
         for key, value in values.items():
-            old = vars(modules[name]).get(key) if name in modules and key in ATTRIBUTES else None
+            old = vars(modules[name]).get(key) if name in modules else None
             bound = old[0] if isinstance(old, tuple) and len(old) == 1 else old
-            if not isinstance(bound, int) or not isinstance(value, int) or not 1 <= value <= bound:
+            if (
+                key.startswith("_")
+                or isinstance(bound, bool)
+                or not isinstance(bound, int)
+                or not isinstance(value, int)
+                or not 1 <= value <= bound
+            ):
                 raise PlanError(f"{name} of {type(model).__name__} has no {key} that could become {value!r}.")
             setattr(modules[name], key, (value,) if isinstance(old, tuple) else value)
 
@@ -168,7 +175,12 @@ def apply(model: nn.Module, graph: ChannelGraph, plan: PruningPlan, *, share: bo
         model: the network that ``graph`` was traced from.
         graph: its channel groups.
         plan: what to keep.
-        share: True lets untouched tensors be the caller's own (for evaluation only: training would change both).
+        share: True lets untouched tensors be the caller's own (for evaluation only: training would change both), and does not
+            run the network.
+
+    Raises:
+        PlanError: the plan does not fit the graph.
+        GraphError: at these widths the network runs other layers than the full one, see :class:`Witness`.
     """
     state = sliced_state(model, graph, plan)
     sizes = attributes(model, graph, plan)
@@ -182,7 +194,10 @@ def apply(model: nn.Module, graph: ChannelGraph, plan: PruningPlan, *, share: bo
     clone = copy.deepcopy(model, memo)  # structure only; the tensors come from `state`
     if not share:
         state = {key: tensor.detach().clone() for key, tensor in state.items()}
-    return fit(clone, state, sizes)
+    pruned = fit(clone, state, sizes)
+    if not share and plan.kept and graph.witness is not None:
+        graph.witness.check(pruned)
+    return pruned
 
 
 @contextmanager
@@ -243,10 +258,15 @@ def _aliases(model: nn.Module) -> Iterator[tuple[str, str]]:
 def _query_factors(
     model: nn.Module, graph: ChannelGraph, plan: PruningPlan, positions: Mapping[tuple[str, Axis], IntArray]
 ) -> Iterator[tuple[str, Tensor]]:
-    """Factors that keep q·k/√d what it was where heads narrow: √(new/old) on what makes the queries."""
+    """Factors that keep q·k/√d what it was where heads narrow: √(new/old) on what makes the queries.
+
+    The same for weights that a layer of one's own divides by the root of its width.
+    """
     for name, kept in plan.kept.items():
         group = graph[name]
         factor = math.sqrt(len(kept) / group.size)
+        if factor < 1:
+            yield from ((key, torch.tensor(factor, dtype=torch.float64)) for key in group.scaled)
         for layer, queries in group.queries if factor < 1 else ():
             scale = np.ones(graph.axis_sizes[layer, "out"])
             scale[queries] = factor

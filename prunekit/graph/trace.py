@@ -4,6 +4,7 @@ import math
 from collections.abc import Iterable, Iterator, Mapping
 
 import numpy as np
+import torch
 from torch import nn
 
 from prunekit._types import IntArray
@@ -12,9 +13,11 @@ from prunekit.graph.channels import PRODUCERS, Channels, Found
 from prunekit.graph.counting import Count
 from prunekit.graph.flow import Deadline
 from prunekit.graph.layers import HEAD_WIDTHS, HEADS, axis_size, group_count, layer_kind
+from prunekit.graph.retrying import Retries
 from prunekit.graph.structure import Attribute, ChannelGraph, ChannelGroup, HeadMode, Member, NormMode, Term, Width
 from prunekit.graph.surgery import Inputs
-from prunekit.graph.trial import faults
+from prunekit.graph.trial import Trial
+from prunekit.graph.witness import Witness
 
 __all__ = ["trace"]
 
@@ -42,37 +45,34 @@ def trace(
         GraphError: the network cannot be traced, or not within the limit.
     """
     ways = ("whole", "even", "scaled") if head_mode == "whole" else ("even", "scaled", "whole")
-    tried: dict[str, int] = {}
-    modes: dict[str, str] = {"": ways[0]}
-    failed: dict[str, str] = {}
+    retries = Retries(ways)
     deadline = Deadline(seconds)
-    while True:
-        channels = Channels.of(model, example_inputs, deadline, modes)
-        making = _Making(channels)
-        candidates = [making.group(found, norm_mode, modes) for found in channels.found if found.name not in failed]
-        graph = making.graph([group for group in candidates if group is not None], failed, norm_mode)
-        wrong = faults(model, graph, example_inputs, deadline)
-        again = [found for found in channels.found if found.name in wrong and tried.get(found.name, 0) < len(ways) - 1]
-        again = [found for found in again if found.heads or channels.asks(found)]
-        failed |= {name: reason for name, reason in wrong.items() if name not in {found.name for found in again}}
-        if not again:
-            kept = [group for group in graph.groups if group.name not in failed]
-            return making.graph(kept, failed, norm_mode)
-        for found in again:
-            tried[found.name] = tried.get(found.name, 0) + 1 if found.heads else len(ways) - 1
-            modes |= dict.fromkeys((found.name, *found.modules), ways[tried[found.name]] if found.heads else "scaled")
+    cuda = sorted({tensor.get_device() for tensor in model.parameters() if tensor.is_cuda})
+    with torch.random.fork_rng(devices=cuda):  # a network may draw numbers, and nobody's are to change by that
+        while True:
+            channels = Channels.of(model, example_inputs, deadline, retries.modes, [tie.ids for tie in retries.ties])
+            making = _Making(channels, retries)
+            failed = retries.failed
+            candidates = [making.group(found, norm_mode) for found in channels.found if found.name not in failed]
+            graph = making.graph([group for group in candidates if group is not None], failed, norm_mode)
+            components = {found.name: found.components for found in channels.found}
+            trial = Trial(model, graph, channels, components.__getitem__, example_inputs, deadline)
+            if not retries.after(trial):
+                kept = [group for group in graph.groups if group.name not in failed]
+                return making.graph(kept, failed, norm_mode)
 
 
 class _Making:
     """Makes channel groups and graphs of what one forward pass has said."""
 
-    def __init__(self, channels: Channels) -> None:
-        self.channels = channels
+    def __init__(self, channels: Channels, retries: Retries) -> None:
+        self.channels, self.retries = channels, retries
 
-    def group(self, found: Found, norm_mode: NormMode, modes: Mapping[str, str]) -> ChannelGroup | None:
+    def group(self, found: Found, norm_mode: NormMode) -> ChannelGroup | None:
         """A channel group with its legal widths, None where it was given up."""
         if int(found.components[0]) in self.channels.reasons:
             return None
+        modes = self.retries.modes
         head_mode = modes.get(found.name, modes[""])
         members = tuple(self.channels.members(found))
         rows, whole, step = self._legal(found, members, norm_mode, head_mode)
@@ -80,10 +80,20 @@ class _Making:
         resolution = self.channels.seen.resolutions.get(found.layer, 1)
         narrows = not whole and (found.heads or self.channels.is_among(found, self.channels.attended()))
         least = 2 * (found.heads or 1) if narrows else 1  # heads of one channel are no attention
+        scaled = tuple(sorted(self.retries.scaled.get(found.name, ())))
         if norm_mode == "even":
             least = max([least, *(2 * count for count in self._norms_of_vectors(members))])
         return ChannelGroup(
-            found.name, len(found.components), rows, whole, step, members, resolution, queries=queries, least=least
+            found.name,
+            len(found.components),
+            rows,
+            whole,
+            step,
+            members,
+            resolution,
+            queries=queries,
+            scaled=scaled,
+            least=least,
         )
 
     def _legal(
@@ -95,7 +105,9 @@ class _Making:
         counts = [(len(m.positions) == axis_size(self.channels.modules[m.layer], "out"), n) for m, n in norms if n]
         counts += [(True, n) for _, n, _ in self.channels.bare_norms(found)]
         every = math.lcm(*[n for _, n in counts])
-        leaving = head_mode == "whole" or found.heads == size  # heads whose channels cannot be told apart
+        leaving = (
+            head_mode == "whole" or found.bound or found.heads == size
+        )  # heads whose channels cannot be told apart
         if found.heads is not None and leaving and not found.fixed_parts:
             rows = math.gcd(found.heads, *([n for spans, n in counts if spans] if norm_mode == "whole" else []))
             step = size // rows if norm_mode == "whole" or not counts else math.lcm(size // rows, every)
@@ -139,13 +151,14 @@ class _Making:
             tuple(self._attributes(groups, by_name, count, norm_mode)),
             tuple(count.product(product) for product in self.channels.flow.found.products),
             tuple(self._parameters(count)),
+            Witness(tuple((call.name, call.module) for call in self.channels.calls), self.channels.inputs),
         )
 
     def _left_whole(self, place: IntArray) -> dict[str, str]:
         """Layers with channels that are in no group, with the reason."""
         reasons: dict[str, str] = {}
-        for axis in sorted(self.channels.axes, key=lambda axis: self.channels.order.get(axis.layer, 0)):
-            if axis.axis != "out" or axis.kind not in PRODUCERS or axis.layer in reasons:
+        for axis in sorted(self.channels.axes, key=lambda axis: self.channels.rank(axis.layer)):
+            if axis.layer in reasons or not self.channels.makes(axis):
                 continue
             ids = self.channels.flow.axes[axis.tensor, axis.dim]
             told = [
@@ -164,10 +177,12 @@ class _Making:
     ) -> Iterator[Attribute]:
         for module, name, ids in self.channels.seen.sizes:
             width = count.width(ids)
-            if width.by_group:
+            if width.by_group and (type(self.channels.modules[module]), name) not in self.retries.frozen:
                 yield Attribute(module, name, width)
         for g, group in enumerate(groups):
             found = by_name[group.name]
+            for holder, name, times in self.retries.followed.get(group.name, ()):
+                yield Attribute(holder, name, Width(0, {g: times}))
             for module, norm_groups, channels in self.channels.bare_norms(found) if norm_mode == "whole" else ():
                 if vars(self.channels.modules[module]).get("num_groups") == norm_groups:
                     yield Attribute(

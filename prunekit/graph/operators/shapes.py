@@ -17,7 +17,12 @@ _FEW = (2, 3, 4)  # a slice of one in so many equal parts is taken for a split
 def _copy(flow: Flow, func: Any, args: Sequence[Any], kwargs: Mapping[str, Any], out: Any) -> None:
     target, source = args[0], args[1]
     labels = aligned(flow, source, target.shape)
-    base = target._base
+    base, own = target._base, flow.of(target)
+    if (
+        base is not None and own.grids
+    ):  # a part of something that has channels of its own, such as a tensor made to be filled
+        flow.put(target, join(flow, [own, labels], target.shape, "what is written into a part of a tensor"))
+        return
     if base is not None and base.shape != target.shape:
         flow.fix((*labels.grids, *flow.of(base).grids), "they are written into a part of another tensor")
     flow.put(target, labels)
@@ -97,7 +102,10 @@ def _reshaped(
         return None
     made = Grid(tuple(kept), ids if grid.hidden else ids[..., 0]).moved(lambda dim: dim)
     if split and not made.hidden:
-        flow.found.rectangles.append(Rectangle(flow.module, made.ids, fixed=False))
+        inner = len(grid.dims) > 1 and len(made.ids) == len(grid.ids)  # blocks are split, and stay what they are
+        flow.found.rectangles.append(Rectangle(flow.module, made.ids, fixed=False, inner=inner))
+        if len(grid.dims) == 1:
+            flow.note_blocks(made)
     return made
 
 
@@ -135,7 +143,17 @@ def _squeeze(flow: Flow, func: Any, args: Sequence[Any], kwargs: Mapping[str, An
     gone = {dim for dim in gone if x.shape[dim] == 1}
     kept = [dim for dim in range(x.ndim) if dim not in gone]
     labels = flow.of(x)
-    flow.put(out, Labels(labels.grids, labels.wild - gone, labels.queries).moved(kept.index))
+    flow.fix((grid for grid in labels.grids if set(grid.dims) <= gone), "single ones of them are picked out")
+    grids = [_squeezed(grid, gone) for grid in labels.grids if not set(grid.dims) <= gone]
+    flow.put(out, Labels(tuple(grids), labels.wild - gone, labels.queries).moved(kept.index))
+
+
+def _squeezed(grid: Grid, gone: set[int]) -> Grid:
+    """A grid without dims of one position."""
+    ids = grid.ids
+    for dim in sorted(gone & set(grid.dims), reverse=True):
+        ids = np.asarray(ids.take(0, axis=grid.dims.index(dim)))
+    return Grid(tuple(dim for dim in grid.dims if dim not in gone), ids)
 
 
 def _unsqueeze(flow: Flow, func: Any, args: Sequence[Any], kwargs: Mapping[str, Any], out: Any) -> None:
@@ -157,9 +175,8 @@ def _parts(flow: Flow, labels: Labels, dim: int, sizes: Sequence[int]) -> None:
     if len(sizes) > 1 and len(set(sizes)) == 1:
         for grid in labels.at(dim):
             ids = np.moveaxis(grid.ids, grid.dims.index(dim), 0)
-            flow.found.rectangles.append(
-                Rectangle(flow.module, ids.reshape(len(sizes), sizes[0], *ids.shape[1:]).reshape(len(sizes), -1), True)
-            )
+            parts = ids.reshape(len(sizes), sizes[0], *ids.shape[1:]).reshape(len(sizes), -1)
+            flow.found.rectangles.append(Rectangle(flow.module, parts, True, inner=dim != grid.dims[0]))
 
 
 def _split(flow: Flow, func: Any, args: Sequence[Any], kwargs: Mapping[str, Any], out: Any) -> None:
@@ -184,6 +201,41 @@ def _slice(flow: Flow, func: Any, args: Sequence[Any], kwargs: Mapping[str, Any]
     flow.put(out, _taken(flow.of(x), dim, which))
 
 
+def _index_select(flow: Flow, func: Any, args: Sequence[Any], kwargs: Mapping[str, Any], out: Any) -> None:
+    """Positions by number, repeated or reordered; on a device without values nobody knows which."""
+    x, dim, index = args[0], args[1] % max(args[0].ndim, 1), args[2]
+    labels = flow.of(x)
+    if index.is_meta:
+        flow.fix(labels.at(dim), "they are picked by numbers that nobody knows")
+        labels = Labels(tuple(grid for grid in labels.grids if dim not in grid.dims), labels.wild)
+    else:
+        flow.fix((grid for grid in labels.at(dim) if grid.dims == (dim,)), "single ones of them are picked out")
+        labels = _taken(labels, dim, index.reshape(-1).cpu().numpy())
+    flow.put(out, labels)
+
+
+def _view_as_complex(flow: Flow, func: Any, args: Sequence[Any], kwargs: Mapping[str, Any], out: Any) -> None:
+    """Pairs become one number: they can only leave together."""
+    labels, last = flow.of(args[0]), args[0].ndim - 1
+    grids = []
+    for grid in labels.grids:
+        if last not in grid.dims or grid.hidden:
+            grids.append(grid.without([last]) if last in grid.dims else grid)
+            continue
+        pairs = grid.over([dim for dim in grid.dims if dim != last])
+        if len(grid.dims) == 1:
+            flow.fix([grid], "they are the two parts of a complex number")
+        else:
+            flow.link(pairs[..., 1:], pairs[..., :1], "they are the two parts of a complex number")
+            grids.append(Grid(grid.dims[:-1], pairs[..., 0]))
+    flow.put(out, Labels(tuple(grid for grid in grids if grid is not None), labels.wild - {last}))
+
+
+def _view_as_real(flow: Flow, func: Any, args: Sequence[Any], kwargs: Mapping[str, Any], out: Any) -> None:
+    labels = flow.of(args[0])
+    flow.put(out, Labels(labels.grids, labels.wild | {out.ndim - 1}))
+
+
 def _unbind(flow: Flow, func: Any, args: Sequence[Any], kwargs: Mapping[str, Any], out: Any) -> None:
     x = args[0]
     dim = argument(func, args, kwargs, "dim", 0) % x.ndim
@@ -201,14 +253,16 @@ def _pick(flow: Flow, labels: Labels, dim: int, place: int, part: Tensor) -> Non
     grids = []
     for grid in labels.grids:
         if grid.dims == (dim,):
-            flow.fix([grid], "single ones of them are picked out")
+            flow.fix_if_used(part, [grid], "single ones of them are picked out")
         else:
             axis = grid.dims.index(dim) if dim in grid.dims else None
             ids = grid.ids if axis is None else np.asarray(grid.ids.take(place, axis=axis))
             grids.append(Grid(tuple(d for d in grid.dims if d != dim), ids))
             if axis is not None:
                 whole = np.moveaxis(grid.ids, axis, 0)
-                flow.found.rectangles.append(Rectangle(flow.module, whole.reshape(len(whole), -1), True))
+                flow.found.rectangles.append(
+                    Rectangle(flow.module, whole.reshape(len(whole), -1), True, inner=axis > 0)
+                )
     flow.put(part, Labels(tuple(grids), labels.wild - {dim}).moved(lambda d: d - (d > dim)))
 
 
@@ -251,6 +305,13 @@ def _glu(flow: Flow, func: Any, args: Sequence[Any], kwargs: Mapping[str, Any], 
 def _stack(flow: Flow, func: Any, args: Sequence[Any], kwargs: Mapping[str, Any], out: Any) -> None:
     at = argument(func, args, kwargs, "dim", 0) % out.ndim
     parts = [flow.of(tensor).moved(lambda dim: dim + (dim >= at)) for tensor in args[0]]
+    grids = [part.grids[0] for part in parts if len(part.grids) == 1]
+    if len(grids) == len(parts) > 1 and all(flow.share_blocks(grids[0], grid) for grid in grids[1:]):
+        flow.found.whole.append(np.concatenate([grid.ids.ravel() for grid in grids]))
+        order = sorted((*grids[0].dims, at))
+        ids = np.stack([grid.ids for grid in grids], axis=order.index(at))
+        flow.put(out, Labels((Grid(tuple(order), ids),), frozenset.intersection(*(part.wild for part in parts))))
+        return
     flow.put(out, join(flow, [Labels(part.grids, part.wild | {at}) for part in parts], out.shape, "a stack"))
 
 
@@ -281,6 +342,9 @@ RULES: Mapping[str, Rule] = {
     "unsqueeze": _unsqueeze,
     "slice": _slice,
     "unbind": _unbind,
+    "index_select": _index_select,
+    "view_as_complex": _view_as_complex,
+    "view_as_real": _view_as_real,
     "select": _select,
     "cat": _cat,
     "stack": _stack,
