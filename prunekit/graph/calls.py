@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from torch import Tensor
+from torch._C._functorch import is_functorch_wrapped_tensor
 from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_leaves
 
@@ -52,7 +53,7 @@ class Recorder(TorchFunctionMode):
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
-        if is_plain(func):
+        if is_plain(func, args, kwargs):
             return func(*args, **kwargs)
         given = tensors_among((args, kwargs))
         before, counts = tuple(self.flow.of(tensor) for tensor in given), versions(given)
@@ -73,9 +74,16 @@ def call_name(func: Any) -> str:
     return str(getattr(getattr(func, "__self__", None), "__name__", name)) if name in ("__get__", "__set__") else name
 
 
-def is_plain(func: Any) -> bool:
-    """Whether a call only reads a property that is no tensor (a shape, a dtype, a device), or sets a mode of its thread."""
+def is_plain(func: Any, args: Any, kwargs: Any) -> bool:
+    """Whether a call is none of the network's own steps.
+
+    It only reads a property that is no tensor (a shape, a dtype, a device), or sets a mode of its thread, or is a step of a
+    function that torch maps over its arguments (``vmap``, as masks are made with).
+    """
     name = getattr(func, "__name__", "")
+    given = (*args, *(kwargs or {}).values())
+    if any(isinstance(value, Tensor) and is_functorch_wrapped_tensor(value) for value in given):
+        return True
     return name == "_set_grad_enabled" or (name == "__get__" and call_name(func) not in _TENSOR_PROPERTIES)
 
 

@@ -51,6 +51,16 @@ class Cutter:
                 found = (tensor if found is None else found) * factor
         return found
 
+    def silence(self, tensor: Tensor, labels: Labels) -> None:
+        """Write zeros where a tensor of the full network has what is removed, in place: 0/0 there is no fault."""
+        for grid in labels.grids:
+            if not grid.hidden and not self._alive[grid.ids].all():
+                gone = torch.from_numpy(~self._alive[grid.ids])
+                shape = [1] * tensor.ndim
+                for dim, size in zip(grid.dims, gone.shape, strict=True):
+                    shape[dim] = size
+                tensor.masked_fill_(gone.reshape(shape).to(tensor.device), 0)
+
     def _ways(self, labels: Labels) -> "list[_Way]":
         known = self._plans.get(id(labels))
         if known is None:

@@ -10,7 +10,7 @@ from typing import Any, Protocol
 
 from torch import nn
 
-__all__ = ["FAMILIES", "Family", "neutralise", "queries_of", "refresh", "ties_of"]
+__all__ = ["FAMILIES", "Family", "queries_of", "refresh", "ties_of"]
 
 Axis = tuple[str, int]
 """A tensor of a module, by its name from the module on, and one of its dimensions."""
@@ -21,10 +21,6 @@ class Family(Protocol):
 
     def refresh(self, module: Any) -> None:
         """Set what the module remembers of its children's sizes, after they changed."""
-        ...
-
-    def neutralise(self, module: Any) -> None:
-        """Take out of a norm what depends on its width, for a comparison."""
         ...
 
     def ties(self, module: Any) -> Iterator[tuple[Axis, Axis]]:
@@ -41,9 +37,6 @@ class _Plain:
 
     def refresh(self, module: Any) -> None:
         """Nothing is remembered."""
-
-    def neutralise(self, module: Any) -> None:
-        """Nothing depends on the width."""
 
     def ties(self, module: Any) -> Iterator[tuple[Axis, Axis]]:
         """Nothing is tied."""
@@ -95,13 +88,6 @@ class _ScaledNorm(_Plain):
         if "g" in module._parameters and isinstance(vars(module).get("scale"), float):
             module.scale = math.sqrt(module.g.numel())
 
-    def neutralise(self, module: Any) -> None:
-        """The root alone grows with the width: its attribute, or where it is computed, the weight that it is multiplied by."""
-        if isinstance(vars(module).get("scale"), float):
-            module.scale = 1.0
-        elif "g" in module._parameters:
-            module.g = nn.Parameter(module.g.detach() / math.sqrt(module.g.numel()))
-
 
 class _SharedWidth(_Plain):
     """EDM's ``UNetBlock`` reshapes its attention's inner channels by the width of the block's own."""
@@ -128,14 +114,6 @@ def _family(module: nn.Module) -> Family | None:
         if base.__name__ in FAMILIES and (base.__name__ not in _DIFFUSERS or base.__module__.startswith("diffusers.")):
             return FAMILIES[base.__name__]
     return None
-
-
-def neutralise(model: nn.Module) -> None:
-    """Take out of all known norms what depends on their widths; tensors are replaced, not changed."""
-    for module in model.modules():
-        family = _family(module)
-        if family is not None:
-            family.neutralise(module)
 
 
 def refresh(model: nn.Module) -> None:

@@ -187,6 +187,8 @@ class Flow(TorchDispatchMode):
         head_modes: how attentions are meant to shrink, ``whole`` heads or not, by module name; '' is for all others.
     """
 
+    supports_higher_order_operators = True
+
     def __init__(self, model: nn.Module, deadline: Deadline, head_modes: Mapping[str, str]) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.found = Findings()

@@ -13,6 +13,7 @@ from prunekit.errors import PlanError
 from prunekit.graph.structure import Axis
 
 __all__ = [
+    "ATTRIBUTES",
     "Kind",
     "axis_of",
     "axis_size",
@@ -23,7 +24,16 @@ __all__ = [
     "set_sizes",
 ]
 
-HEADS = ("heads", "num_heads", "n_heads", "num_attention_heads")
+HEADS = (
+    "heads",
+    "num_heads",
+    "n_heads",
+    "num_attention_heads",
+    "kv_heads",
+    "num_kv_heads",
+    "n_kv_heads",
+    "num_key_value_heads",
+)
 HEAD_WIDTHS = ("head_dim", "dim_head", "attention_head_dim", "head_channels", "num_head_channels")
 ENTERING = (
     "channels",
@@ -36,6 +46,8 @@ ENTERING = (
     "normalized_shape",
 )
 LEAVING = ("out_channels", "out_features", "dim_out")
+ATTRIBUTES = frozenset({*HEADS, *HEAD_WIDTHS, *ENTERING, *LEAVING, "num_groups"})
+"""Names of the numbers that code keeps beside its tensors. A number of any other name is set only where it is the size of an axis."""
 
 Kind = Literal["conv", "depthwise", "transposed", "linear", "norm", "embedding"]
 _VECTORS = ("bias", "running_mean", "running_var")  # one number per output channel

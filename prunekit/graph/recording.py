@@ -1,6 +1,6 @@
 """One forward pass of the full network, call by call, with zeros where channels go: what a pruned network has to match."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -10,6 +10,7 @@ from torch.utils._pytree import tree_flatten, tree_leaves, tree_map, tree_unflat
 from torch.utils.weak import WeakIdKeyDictionary
 
 from prunekit.graph.calls import Call, call_name, is_plain, tensors_among, versions
+from prunekit.graph.cutting import Cutter
 from prunekit.graph.flow import Deadline
 from prunekit.graph.judging import NORMS, is_finite, is_random, plain_norm
 from prunekit.graph.surgery import Inputs, run_once
@@ -77,12 +78,13 @@ class Recording(TorchFunctionMode):
     Args:
         calls: what it did when it was followed.
         source: values of its own tensors.
+        cutter: knows what is removed.
         deadline: when to give up.
     """
 
-    def __init__(self, calls: Sequence[Call], source: Source, deadline: Deadline) -> None:
+    def __init__(self, calls: Sequence[Call], source: Source, cutter: Cutter, deadline: Deadline) -> None:
         super().__init__()
-        self.calls, self.source, self.deadline = calls, source, deadline
+        self.calls, self.source, self.cutter, self.deadline = calls, source, cutter, deadline
         self.notes: list[Note] = []
         self.output: Any = None
         self._numbers: WeakIdKeyDictionary = WeakIdKeyDictionary()
@@ -104,7 +106,7 @@ class Recording(TorchFunctionMode):
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
-        if is_plain(func):
+        if is_plain(func, args, kwargs):
             return func(*args, **kwargs)
         self.deadline.check()
         call = self._call(func)
@@ -124,12 +126,23 @@ class Recording(TorchFunctionMode):
         after = versions([leaves[i] for i in places])
         written = {k: self._new(leaves[i]) for k, i in enumerate(places) if after[k] != before[k]}
         made = [*tensors_among(out), *(value.tensor for value in written.values())]
-        was_finite = _are_finite(leaves) if was_finite is None and not _are_finite(made) else was_finite
-        if was_finite and not is_random(call.name) and not _are_finite(made):
-            raise Unsound(f"numbers overflow at {call.name} of {call.module}")
+        if not _are_finite(made):
+            self._silence(call, out, {k: leaves[places[k]] for k in written})
+            was_finite = _are_finite(leaves) if was_finite is None else was_finite
+            if was_finite and not is_random(call.name) and not _are_finite(made):
+                raise Unsound(f"numbers overflow at {call.name} of {call.module}")
         results = [self._value(leaf) if isinstance(leaf, Tensor) else leaf for leaf in tree_leaves(out)]
         self.notes.append(Note(call, func, numbers, tuple(given), results, written, plain))
         return out
+
+    def _silence(self, call: Call, out: Any, written: Mapping[int, Tensor]) -> None:
+        """Zeros for what is no number where channels are removed, as zeros divided by zeros are not."""
+        for tensor, labels in zip(tensors_among(out), call.after, strict=False):
+            if not is_finite(tensor):
+                self.cutter.silence(tensor, labels)
+        for k, tensor in written.items():
+            if not is_finite(tensor):
+                self.cutter.silence(tensor, call.written.get(k, call.before[k]))
 
     def _call(self, func: Any) -> Call:
         place = len(self.notes)
@@ -143,7 +156,7 @@ class Recording(TorchFunctionMode):
         if key is None:
             return self._value(leaves[i])
         leaves[i] = self.source.full(key)
-        return Value(-1, leaves[i][:0] if leaves[i].ndim else leaves[i], key)
+        return Value(-1, leaves[i].new_empty(0), key)  # values of weights are made anew for the pruned network
 
     def _value(self, tensor: Tensor) -> Value:
         number = self._numbers.get(tensor)

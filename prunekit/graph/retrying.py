@@ -70,7 +70,7 @@ class Retries:
         for name, offence in offences.items():
             if (frozen and offence.parted) or name in tied:
                 continue
-            if self._follow(graph[name], offence, channels):
+            if self._follow(graph[name], graph.axis_sizes, offence, channels):
                 changed = True
                 continue
             tie = self._tie(name, offence, by_name, channels, graph)
@@ -83,13 +83,19 @@ class Retries:
             changed = True
         return changed
 
-    def _follow(self, group: ChannelGroup, offence: Offence, channels: Channels) -> bool:
+    def _follow(
+        self, group: ChannelGroup, sizes: Mapping[tuple[str, str], int], offence: Offence, channels: Channels
+    ) -> bool:
         """Take up numbers that stay where the width does not; gives back whether there are new ones.
 
-        They may have any name: whole numbers of the module that was running, or of one that it is in, equal to the full width.
+        They may have any name: whole numbers of the module that was running, or of one that it is in, equal to the full width of
+        an axis that has no other channels.
         """
         times = len(group.members[0].positions) // group.size
-        if not any(a == b == times * group.size for a, b in zip(*offence.numbers, strict=False)):
+        lengths = {sizes[member.layer, member.axis] for member in group.members}
+        if times * group.size not in lengths or not any(
+            a == b == times * group.size for a, b in zip(*offence.numbers, strict=False)
+        ):
             return False
         known = self.followed.setdefault(group.name, set())
         before = len(known)

@@ -5,6 +5,7 @@ The two halves are apart on purpose. Fitting needs shapes only, so a slim model 
 
 import copy
 import math
+import sys
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -19,7 +20,7 @@ from torch.utils._pytree import tree_leaves
 from prunekit._types import IntArray
 from prunekit.errors import PlanError
 from prunekit.graph.families import refresh
-from prunekit.graph.layers import axis_size, dim_of, group_count, layer_kind, own_tensors, set_sizes
+from prunekit.graph.layers import ATTRIBUTES, axis_size, dim_of, group_count, layer_kind, own_tensors, set_sizes
 from prunekit.graph.plan import PruningPlan
 from prunekit.graph.structure import Axis, ChannelGraph, shrunk_norm_groups
 
@@ -39,6 +40,7 @@ __all__ = [
 ]
 
 Inputs = Mapping[str, Any] | tuple[Any, ...]
+_UNCOMPILED = "_FLEX_ATTENTION_DISABLE_COMPILE_DEBUG"
 _CONTAINERS = (dict, OrderedDict, list, set)
 
 
@@ -129,7 +131,27 @@ def fit(model: nn.Module, state: Mapping[str, Tensor], sizes: Mapping[str, Mappi
         raise PlanError(
             f"The tensors do not belong to {type(model).__name__}: {', '.join(odd)} are in one of them only."
         )
+    _check_names(model, state, sizes)
     return refit(model, state, sizes)
+
+
+def _check_names(model: nn.Module, state: Mapping[str, Tensor], sizes: Mapping[str, Mapping[str, int]]) -> None:
+    """Refuse to set a number of an unknown name, unless it is the size of an axis and becomes the size that this axis has.
+
+    A file may come from a stranger, and a smaller number of steps or layers would make another network run.
+    """
+    lengths: set[tuple[int, int]] | None = None
+    modules = dict(model.named_modules())
+    for name, values in sizes.items():
+        for key, value in values.items():
+            if key in ATTRIBUTES or name not in modules:
+                continue
+            if lengths is None:
+                full = all_tensors(model)
+                pairs = ((full[key], new) for key, new in state.items() if full[key].ndim == new.ndim)
+                lengths = {pair for a, b in pairs for pair in zip(a.shape, b.shape, strict=True)}
+            if (vars(modules[name]).get(key), value) not in lengths:
+                raise PlanError(f"{name} of {type(model).__name__} has no width {key} that could become {value!r}.")
 
 
 def refit(model: nn.Module, state: Mapping[str, Tensor], sizes: Mapping[str, Mapping[str, int]]) -> nn.Module:
@@ -215,13 +237,28 @@ def evaluation_mode(model: nn.Module) -> Iterator[None]:
 
 def run_once(model: nn.Module, inputs: Inputs) -> Any:
     """One forward pass without gradients, in eval mode, leaving the modes as they were."""
+    with _nothing_hidden(), evaluation_mode(model), torch.no_grad():
+        return model(**inputs) if isinstance(inputs, Mapping) else model(*inputs)
+
+
+@contextmanager
+def _nothing_hidden() -> Iterator[None]:
+    """Within the block, torch runs nothing behind the backs of hooks, modes and counters.
+
+    Its fast path runs whole transformer layers, and flexible attention compiles itself, which it cannot do under a mode.
+    """
     fused = torch.backends.mha.get_fastpath_enabled()
-    torch.backends.mha.set_fastpath_enabled(False)  # it runs whole transformer layers behind hooks' and counters' backs
+    flexible: Any = sys.modules.get("torch.nn.attention.flex_attention")
+    compiles = getattr(flexible, _UNCOMPILED, None)
+    torch.backends.mha.set_fastpath_enabled(False)
+    if compiles is not None:
+        setattr(flexible, _UNCOMPILED, True)
     try:
-        with evaluation_mode(model), torch.no_grad():
-            return model(**inputs) if isinstance(inputs, Mapping) else model(*inputs)
+        yield
     finally:
         torch.backends.mha.set_fastpath_enabled(fused)
+        if compiles is not None:
+            setattr(flexible, _UNCOMPILED, compiles)
 
 
 def output_tensors(output: Any) -> list[Tensor]:

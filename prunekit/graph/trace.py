@@ -188,12 +188,18 @@ class _Making:
                     yield Attribute(
                         module, "num_groups", Width(0, {g: channels // group.size}, channels // norm_groups)
                     )
-            if found.heads is None:
-                continue
-            names, value = (HEADS, found.heads) if group.whole else (HEAD_WIDTHS, group.size // found.heads)
+            yield from self._heads(g, group, found)
+
+    def _heads(self, g: int, group: ChannelGroup, found: Found) -> Iterator[Attribute]:
+        """Numbers of heads, where heads leave whole, or else their width. Queries that share keys have several heads for one."""
+        if found.heads is None:
+            return
+        names, value = (HEADS, found.heads) if group.whole else (HEAD_WIDTHS, group.size // found.heads)
+        shares = {len(member.positions) // group.size for member in group.members} if group.whole else {1}
+        for times in sorted(shares):
             for module in found.modules:
-                for holder, name in self.channels.holders(module, names, value):
-                    yield Attribute(holder, name, Width(0, {g: 1}, group.size // value))
+                for holder, name in self.channels.holders(module, names, times * value):
+                    yield Attribute(holder, name, Width(0, {g: times}, group.size // value))
 
     def _parameters(self, count: Count) -> Iterator[Term]:
         for name, parameter in self.channels.model.named_parameters():

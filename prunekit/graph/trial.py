@@ -167,14 +167,15 @@ class Trial:
         except Exception as error:
             return [Fault(f"removing its channels is refused ({error})", np.zeros(0, dtype=np.int64), 0)], True
         gone, scale = self._gone(plan)
+        cutter = Cutter(gone, scale)
         try:
-            recording = Recording(self.channels.calls, weights, self.deadline).run(self.full, self.inputs)
+            recording = Recording(self.channels.calls, weights, cutter, self.deadline).run(self.full, self.inputs)
         except GraphError:
             raise
         except Exception as error:
             return [Fault(f"the trial does not work: {error}", np.zeros(0, dtype=np.int64), 0)], False
         statistics = Statistics(gone, self.channels.component)
-        step = Lockstep(recording, Cutter(gone, scale), statistics, weights, self.deadline)
+        step = Lockstep(recording, cutter, statistics, weights, self.deadline)
         faults = step.run(pruned, self.inputs)
         for key, factor, ids in step.scaled if faults else ():
             for group, width in zip(groups, _widths(groups, kind), strict=True):

@@ -76,6 +76,6 @@ class _Names(TorchFunctionMode):
         self.found: list[str] = []
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if not is_plain(func):
+        if not is_plain(func, args, kwargs):
             self.found.append(call_name(func))
         return func(*args, **(kwargs or {}))

@@ -19,7 +19,7 @@ def rule_of(func: Any) -> Rule:
     name = name_of(func)
     if name in _RULES:
         return _RULES[name]
-    if torch.Tag.pointwise in func.tags:
+    if torch.Tag.pointwise in getattr(func, "tags", ()):
         return elementwise.pointwise
     for part, rule in layers.FAMILIES.items():
         if part in name:

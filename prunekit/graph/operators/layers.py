@@ -226,8 +226,13 @@ def _repeated(labels: Labels, dim: int, times: int) -> Labels:
 
 
 def _attention(flow: Flow, func: Any, args: Sequence[Any], kwargs: Mapping[str, Any], out: Any) -> None:
-    """Fused attention of query, key and value of shape (…, length, width of a head)."""
-    query, key, value = args[:3]
+    """Fused attention, divided by the root of the width unless it is told otherwise."""
+    _fused_attention(flow, func, args[:3], argument(func, args, kwargs, "scale") is None, out)
+
+
+def _fused_attention(flow: Flow, func: Any, given: Sequence[Tensor], is_divided: bool, out: Any) -> None:
+    """Attention of query, key and value of shape (…, length, width of a head)."""
+    query, key, value = given
     n = query.ndim
     lead = list(range(n - 2))
     labels = [flow.of(tensor) for tensor in (query, key, value)]
@@ -244,8 +249,7 @@ def _attention(flow: Flow, func: Any, args: Sequence[Any], kwargs: Mapping[str, 
         (labels[1], shape, [*lead, n - 1, _CONTRACTED]),
         [_CONTRACTED],
     )
-    divided = argument(func, args, kwargs, "scale") is None  # by the root of the width; else nobody knows by what
-    asking = flow.found.queries if divided else flow.found.perhaps
+    asking = flow.found.queries if is_divided else flow.found.perhaps
     asking += [grid.ids for grid in labels[0].at(n - 1)]
     if query.shape[-1] == value.shape[-1]:  # heads of one size: implementations read one off the other
         join(flow, [Labels(tuple(labels[0].at(n - 1))), Labels(tuple(labels[2].at(n - 1)))], (), "attention", [n - 2])
@@ -259,9 +263,21 @@ def _attention(flow: Flow, func: Any, args: Sequence[Any], kwargs: Mapping[str, 
     flow.put(out[0] if isinstance(out, tuple | list) else out, result)
 
 
+def _flex_attention(flow: Flow, func: Any, args: Sequence[Any], kwargs: Mapping[str, Any], out: Any) -> None:
+    """Attention with scores of one's own: what these read beside the positions keeps its size."""
+    for tensor in tensors_in(args[3:], dict(kwargs)):
+        flow.fix(flow.of(tensor).grids, "they are read by the scores of a flexible attention")
+    _fused_attention(flow, func, args[:3], False, out)
+    query, last = flow.of(args[0]), args[0].ndim - 1
+    grids = [grid.without([last]) for grid in query.grids]
+    for total in out[1:]:  # one number for each query: a logarithm of a sum, a largest score
+        flow.put(total, Labels(tuple(grid for grid in grids if grid is not None), query.wild - {last}))
+
+
 RULES: Mapping[str, Rule] = {
     **dict.fromkeys(("mm", "bmm", "addmm", "baddbmm"), _matrix),
     **dict.fromkeys(("convolution", "_convolution"), _convolution),
+    "flex_attention": _flex_attention,
     "native_group_norm": _group_norm,
     "native_layer_norm": _layer_norm,
     "_fused_rms_norm": _layer_norm,
