@@ -13,7 +13,8 @@ from torch._C._functorch import is_functorch_wrapped_tensor
 from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_leaves
 
-from prunekit.graph.flow import Flow, Labels
+from prunekit.graph.flow import Flow
+from prunekit.graph.labels import Labels
 
 __all__ = ["Call", "Recorder", "call_name", "is_plain", "tensors_among", "versions"]
 

@@ -1,76 +1,31 @@
 """Which channels of a network leave together, read off one forward pass, see :mod:`prunekit.graph.flow`."""
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import cached_property
 from typing import Any
 
 import numpy as np
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
-from torch import Tensor, nn
+from torch import nn
 
 from prunekit._types import BoolArray, IntArray
 from prunekit.errors import GraphError
+from prunekit.graph.asking import Asking
 from prunekit.graph.blocks import same_blocks, table_of
 from prunekit.graph.calls import Call, Recorder
-from prunekit.graph.families import queries_of, ties_of
-from prunekit.graph.flow import FIXED, Deadline, Flow, outputs_fixed
-from prunekit.graph.layers import HEADS, Kind, axis_of, layer_kind
+from prunekit.graph.deadline import Deadline
+from prunekit.graph.families import ties_of
+from prunekit.graph.flow import Flow, outputs_fixed
+from prunekit.graph.found import PRODUCERS, AxisOf, Found, cuts_blocks, tied_tensors
+from prunekit.graph.labels import FIXED
+from prunekit.graph.layers import HEADS, axis_of, layer_kind
 from prunekit.graph.structure import Axis, Member
 from prunekit.graph.surgery import Inputs, run_once
 from prunekit.graph.watching import Seen, watched
 
-__all__ = ["PRODUCERS", "Channels", "Found"]
-
-PRODUCERS = ("conv", "linear", "transposed", "embedding")
-"""Kinds of layers that make channels."""
-
-
-@dataclass(frozen=True, eq=False)
-class Found:
-    """Channels that leave together: components of ids with the same axes.
-
-    Args:
-        name: see :class:`ChannelGroup`.
-        layer: module name of the first layer that makes them.
-        start: first of its positions.
-        components: one for each root channel, in order, shape (size,).
-        axes: places, in the run's list, of the axes that they are on.
-        heads: number of contiguous blocks that must stay equal or leave whole, None for none.
-        fixed_parts: whether the number of blocks is fixed.
-        modules: modules that reshape the channels into these blocks.
-        bound: whether only whole blocks can leave.
-    """
-
-    name: str
-    layer: str
-    start: int
-    components: IntArray
-    axes: tuple[int, ...]
-    heads: int | None
-    fixed_parts: bool
-    modules: tuple[str, ...]
-    bound: bool = False
-
-
-@dataclass(frozen=True)
-class AxisOf:
-    """One axis of one tensor.
-
-    Args:
-        tensor: its name.
-        dim: its dimension.
-        layer: the layer that this is an axis of, the tensor where there is none.
-        axis: the layer's axis.
-        kind: the layer's.
-    """
-
-    tensor: str
-    dim: int
-    layer: str
-    axis: Axis
-    kind: Kind | None
+__all__ = ["Channels"]
 
 
 class Channels:
@@ -133,7 +88,7 @@ class Channels:
 
     def _fix_the_unsliceable(self) -> None:
         """Tensors that surgery cannot slice, and axes that code takes to be equal."""
-        tied = _tied_tensors(self.model)
+        tied = tied_tensors(self.model)
         for (tensor, _), ids in self.flow.axes.items():
             if tensor in tied:
                 self.flow.found.fixed.append((ids, f"{tied[tensor]} shares its weights with another layer"))
@@ -248,7 +203,7 @@ class Channels:
 
     def _in_blocks(self, found: Found) -> Found:
         """The blocks (heads, parts of a split) that reshapes put the channels into; fixes what has no such order."""
-        root = self._roots(found.components)
+        root = self.roots(found.components)
         blocks: IntArray | None = None
         fixed, modules, bound = False, list[str](), any(self.is_among(found, ids) for ids in self.flow.found.whole)
         for rectangle in sorted(self.flow.found.rectangles, key=lambda rectangle: rectangle.inner):
@@ -257,7 +212,7 @@ class Channels:
                 continue
             rows = table_of(grid)
             if rectangle.inner and blocks is not None and not fixed and 1 not in blocks.shape:
-                bound = bound or _cuts_blocks(rows, rectangle.fixed, blocks)
+                bound = bound or cuts_blocks(rows, rectangle.fixed, blocks)
                 continue
             if rows is None or (rows < 0).any() or rows.size != len(found.components):
                 self._give_up(found, "they are reshaped in a way that is not known how to keep")
@@ -291,7 +246,7 @@ class Channels:
             self._give_up(found, "they meet something of a fixed size, and no whole blocks of them could leave")
         return found
 
-    def _roots(self, components: IntArray) -> IntArray:
+    def roots(self, components: IntArray) -> IntArray:
         """Root channel of every component, −1 for others and, at the end, for what is fixed."""
         root = np.full(int(self.raw.max()) + 2, -1, dtype=np.int64)
         root[components] = np.arange(len(components))
@@ -302,7 +257,7 @@ class Channels:
 
     def members(self, found: Found) -> Iterator[Member]:
         """The layers' axes that these channels are on."""
-        root = self._roots(found.components)
+        root = self.roots(found.components)
         seen: set[tuple[str, Axis]] = set()
         axes = sorted(found.axes, key=lambda a: (self.axes[a].layer != found.layer, self.axes[a].axis != "out", a))
         for place in axes:
@@ -314,68 +269,24 @@ class Channels:
             positions = np.flatnonzero(roots >= 0)
             yield Member(axis.layer, axis.axis, positions, roots[positions])
 
-    def asks(self, found: Found) -> bool:
-        """Whether an attention that is written out may divide by the width of these channels."""
-        return self.is_among(found, self._asks[1] & ~self._asks[0])
-
     def is_among(self, found: Found, ids: Any) -> bool:
         """Whether any of some ids stands for one of these channels."""
-        return bool((self._roots(found.components)[self.component[ids]] >= 0).any())
-
-    def attended(self) -> IntArray:
-        """Ids of what products of two activations sum over."""
-        products = [p for p in self.flow.found.products if p.operator in ("bmm", "baddbmm")]
-        factors = [ids.ravel() for p in products for ids in p.factors]
-        return np.unique(np.concatenate([np.zeros(1, dtype=np.int64), *factors]))[1:]
+        return bool((self.roots(found.components)[self.component[ids]] >= 0).any())
 
     @cached_property
-    def _asks(self) -> tuple[IntArray, IntArray]:
-        """Whether each id stands for a channel of a query for certain, and perhaps, each of shape (ids,)."""
-        asks = np.zeros((2, self.flow.count), dtype=bool)
-        for ids in self.flow.found.queries:
-            asks[:, ids.ravel()] = True
-        for ids in self.flow.found.perhaps:
-            asks[1, ids.ravel()] = True
-        for layer in queries_of(self.model):
-            asks[:, self.flow.axes.get((f"{layer}.weight", 0), [])] = True
-        asks[:, FIXED] = False
-        return asks[0], asks[1]
+    def asking(self) -> Asking:
+        """Which channels are queries."""
+        return Asking(self)
 
     def bare_norms(self, found: Found) -> Iterator[tuple[str, int, int]]:
         """Module, number of norm groups and channels of the norms without weights over exactly these channels."""
-        root = self._roots(found.components)
+        root = self.roots(found.components)
         for module, ids, groups in self.flow.found.norms:
             mine = root[np.where(ids == FIXED, -1, self.component[ids])] >= 0
             if mine.all():
                 yield module, groups, len(ids)
 
-    def queries(self, found: Found, perhaps: bool) -> Iterator[tuple[str, IntArray]]:
-        """Layers and positions that make this group's queries."""
-        root, asking = self._roots(found.components), self._asks[int(perhaps)]
-        for axis in (self.axes[place] for place in found.axes):
-            own = self.flow.axes[axis.tensor, axis.dim]
-            if axis.axis == "out" and axis.kind in PRODUCERS and axis.tensor.endswith("weight"):
-                mine = (root[self.component[own]] >= 0) & asking[own]
-                if mine.any():
-                    yield axis.layer, np.flatnonzero(mine)
-
     def holders(self, module: str, names: Iterable[str], value: int) -> list[tuple[str, str]]:
         """Where a module or its parent keeps a number under one of these names."""
         pairs = [(holder, name) for holder in (module, module.rpartition(".")[0]) for name in names]
         return [(holder, name) for holder, name in pairs if vars(self.modules[holder]).get(name) == value]
-
-
-def _cuts_blocks(rows: IntArray | None, fixed: bool, blocks: IntArray) -> bool:
-    """Whether what lies within blocks is only kept by whole blocks."""
-    return rows is None or (not (fixed and 1 in rows.shape) and not same_blocks(rows, blocks))
-
-
-def _tied_tensors(model: nn.Module) -> dict[str, str]:
-    """Tensors that several layers share, by each of their names, with the first layer's."""
-    names: dict[Tensor, list[str]] = {}
-    for layer, module in model.named_modules():
-        for name, parameter in module._parameters.items():
-            if parameter is not None:
-                names.setdefault(parameter, []).append(f"{layer}.{name}" if layer else name)
-    shared = [same for same in names.values() if len(same) > 1]
-    return {name: same[0].rpartition(".")[0] for same in shared for name in same}

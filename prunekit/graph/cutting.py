@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from prunekit._types import BoolArray, FloatArray, IntArray
-from prunekit.graph.flow import Grid, Labels
+from prunekit.graph.labels import Grid, Labels
 
 __all__ = ["Cutter"]
 

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-__all__ = ["NORMS", "agree", "is_finite", "is_random", "plain_norm", "ratio"]
+__all__ = ["NORMS", "agree", "is_finite", "is_random", "is_unset", "plain_norm", "ratio"]
 
 _TOLERANCE = {torch.float64: 1e-8, torch.float32: 2e-5, torch.bfloat16: 3e-2, torch.float16: 5e-3}
 """Of the largest number; measured rounding of one call in float32 is below 1e-6."""
@@ -34,6 +34,11 @@ def is_random(name: str) -> bool:
     """Whether a function draws numbers, or leaves them as memory has them."""
     name = name.strip("_").removeprefix("new_").removeprefix("feature_")
     return name in _RANDOM or name.startswith(("rand", "empty"))
+
+
+def is_unset(name: str) -> bool:
+    """Whether a function leaves numbers as memory has them."""
+    return name.strip("_").removeprefix("new_").startswith("empty")
 
 
 def agree(found: Tensor, expected: Tensor) -> bool:

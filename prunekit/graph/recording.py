@@ -11,8 +11,8 @@ from torch.utils.weak import WeakIdKeyDictionary
 
 from prunekit.graph.calls import Call, call_name, is_plain, tensors_among, versions
 from prunekit.graph.cutting import Cutter
-from prunekit.graph.flow import Deadline
-from prunekit.graph.judging import NORMS, is_finite, is_random, plain_norm
+from prunekit.graph.deadline import Deadline
+from prunekit.graph.judging import NORMS, is_finite, is_random, is_unset, plain_norm
 from prunekit.graph.surgery import Inputs, run_once
 
 __all__ = ["Note", "Recording", "Unsound", "Value"]
@@ -123,6 +123,9 @@ class Recording(TorchFunctionMode):
         before = versions([leaves[i] for i in places])
         was_finite = _are_finite(leaves) if call.written else None
         out = func(*args, **kwargs)
+        if is_unset(call.name):  # whatever memory holds may be no number
+            for tensor in tensors_among(out):
+                tensor.zero_()
         after = versions([leaves[i] for i in places])
         written = {k: self._new(leaves[i]) for k, i in enumerate(places) if after[k] != before[k]}
         made = [*tensors_among(out), *(value.tensor for value in written.values())]

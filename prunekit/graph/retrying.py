@@ -6,7 +6,8 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from prunekit._types import IntArray
-from prunekit.graph.channels import Channels, Found
+from prunekit.graph.channels import Channels
+from prunekit.graph.found import Found
 from prunekit.graph.structure import ChannelGraph, ChannelGroup
 from prunekit.graph.trial import Offence, Trial
 
@@ -124,7 +125,7 @@ class Retries:
     def _another_way(self, found: Found, channels: Channels) -> bool:
         """Try an attention's next way to shrink."""
         tried = self._ways_tried.get(found.name, 0)
-        if tried >= len(self.ways) - 1 or not (found.heads or channels.asks(found)):
+        if tried >= len(self.ways) - 1 or not (found.heads or channels.asking.asks(found)):
             return False
         self._ways_tried[found.name] = tried + 1 if found.heads else len(self.ways) - 1
         way = self.ways[self._ways_tried[found.name]] if found.heads else "scaled"
@@ -157,7 +158,7 @@ class Retries:
         told = [other for other in _told_by_numbers(group, offence, graph)]
         near = [graph[other] for other in offence.near if other in graph.index and other != name]
         ways_left = self._ways_tried.get(name, 0) < len(self.ways) - 1
-        if not told and ways_left and (by_name[name].heads or channels.asks(by_name[name])):
+        if not told and ways_left and (by_name[name].heads or channels.asking.asks(by_name[name])):
             return None  # another way to shrink comes first
         partners = [other for other in (*told, *near) if other.size == group.size and other.name not in self.failed]
         for other in partners[:_PARTNERS]:

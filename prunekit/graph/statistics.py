@@ -11,7 +11,7 @@ import numpy as np
 
 from prunekit._types import BoolArray, IntArray
 from prunekit.graph.calls import Call
-from prunekit.graph.flow import Labels
+from prunekit.graph.labels import Labels
 
 __all__ = ["Statistics", "visible"]
 

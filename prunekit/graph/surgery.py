@@ -5,23 +5,21 @@ The two halves are apart on purpose. Fitting needs shapes only, so a slim model 
 
 import copy
 import math
-import sys
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
 from itertools import chain
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.utils._pytree import tree_leaves
 
 from prunekit._types import IntArray
 from prunekit.errors import PlanError
 from prunekit.graph.families import refresh
 from prunekit.graph.layers import ATTRIBUTES, axis_size, dim_of, group_count, layer_kind, own_tensors, set_sizes
 from prunekit.graph.plan import PruningPlan
+from prunekit.graph.running import Inputs, evaluation_mode, output_tensors, run_once
 from prunekit.graph.structure import Axis, ChannelGraph, shrunk_norm_groups
 
 __all__ = [
@@ -39,8 +37,6 @@ __all__ = [
     "tensors_of",
 ]
 
-Inputs = Mapping[str, Any] | tuple[Any, ...]
-_UNCOMPILED = "_FLEX_ATTENTION_DISABLE_COMPILE_DEBUG"
 _CONTAINERS = (dict, OrderedDict, list, set)
 
 
@@ -220,53 +216,6 @@ def apply(model: nn.Module, graph: ChannelGraph, plan: PruningPlan, *, share: bo
     if not share and plan.kept and graph.witness is not None:
         graph.witness.check(pruned)
     return pruned
-
-
-@contextmanager
-def evaluation_mode(model: nn.Module) -> Iterator[None]:
-    """Eval mode within the block; afterwards every module, not only the root, has the mode that it had."""
-    training = [module for module in model.modules() if module.training]
-    if training:
-        model.eval()
-    try:
-        yield
-    finally:
-        for module in training:
-            module.training = True
-
-
-def run_once(model: nn.Module, inputs: Inputs) -> Any:
-    """One forward pass without gradients, in eval mode, leaving the modes as they were."""
-    with _nothing_hidden(), evaluation_mode(model), torch.no_grad():
-        return model(**inputs) if isinstance(inputs, Mapping) else model(*inputs)
-
-
-@contextmanager
-def _nothing_hidden() -> Iterator[None]:
-    """Within the block, torch runs nothing behind the backs of hooks, modes and counters.
-
-    Its fast path runs whole transformer layers, and flexible attention compiles itself, which it cannot do under a mode.
-    """
-    fused = torch.backends.mha.get_fastpath_enabled()
-    flexible: Any = sys.modules.get("torch.nn.attention.flex_attention")
-    compiles = getattr(flexible, _UNCOMPILED, None)
-    torch.backends.mha.set_fastpath_enabled(False)
-    if compiles is not None:
-        setattr(flexible, _UNCOMPILED, True)
-    try:
-        yield
-    finally:
-        torch.backends.mha.set_fastpath_enabled(fused)
-        if compiles is not None:
-            setattr(flexible, _UNCOMPILED, compiles)
-
-
-def output_tensors(output: Any) -> list[Tensor]:
-    """All tensors of a network's output: a tensor, a tuple, a dict, or an object that holds them."""
-    if not isinstance(output, Tensor | tuple | list | Mapping):
-        output = vars(output)
-    leaves = tree_leaves(dict(output) if isinstance(output, Mapping) else output)
-    return [leaf for leaf in leaves if isinstance(leaf, Tensor)]
 
 
 def tensors_of(model: nn.Module, layer: str, axis: Axis) -> Iterator[tuple[str, int]]:

@@ -9,9 +9,10 @@ from torch import nn
 
 from prunekit._types import IntArray
 from prunekit.errors import GraphError
-from prunekit.graph.channels import PRODUCERS, Channels, Found
+from prunekit.graph.channels import Channels
 from prunekit.graph.counting import Count
-from prunekit.graph.flow import Deadline
+from prunekit.graph.deadline import Deadline
+from prunekit.graph.found import PRODUCERS, Found
 from prunekit.graph.layers import HEAD_WIDTHS, HEADS, axis_size, group_count, layer_kind
 from prunekit.graph.retrying import Retries
 from prunekit.graph.structure import Attribute, ChannelGraph, ChannelGroup, HeadMode, Member, NormMode, Term, Width
@@ -76,9 +77,9 @@ class _Making:
         head_mode = modes.get(found.name, modes[""])
         members = tuple(self.channels.members(found))
         rows, whole, step = self._legal(found, members, norm_mode, head_mode)
-        queries = () if whole else tuple(self.channels.queries(found, head_mode == "scaled"))
+        queries = () if whole else tuple(self.channels.asking.queries(found, head_mode == "scaled"))
         resolution = self.channels.seen.resolutions.get(found.layer, 1)
-        narrows = not whole and (found.heads or self.channels.is_among(found, self.channels.attended()))
+        narrows = not whole and (found.heads or self.channels.is_among(found, self.channels.asking.attended()))
         least = 2 * (found.heads or 1) if narrows else 1  # heads of one channel are no attention
         scaled = tuple(sorted(self.retries.scaled.get(found.name, ())))
         if norm_mode == "even":
@@ -195,8 +196,8 @@ class _Making:
         if found.heads is None:
             return
         names, value = (HEADS, found.heads) if group.whole else (HEAD_WIDTHS, group.size // found.heads)
-        shares = {len(member.positions) // group.size for member in group.members} if group.whole else {1}
-        for times in sorted(shares):
+        lengths = {len(member.positions) for member in group.members} if group.whole else {group.size}
+        for times in sorted({length // min(lengths) for length in lengths}):
             for module in found.modules:
                 for holder, name in self.channels.holders(module, names, times * value):
                     yield Attribute(holder, name, Width(0, {g: times}, group.size // value))

@@ -16,8 +16,9 @@ from prunekit._types import IntArray
 from prunekit.errors import GraphError, PrunekitError
 from prunekit.graph.channels import Channels
 from prunekit.graph.cutting import Cutter
-from prunekit.graph.flow import Deadline
-from prunekit.graph.lockstep import Fault, Lockstep
+from prunekit.graph.deadline import Deadline
+from prunekit.graph.faults import Fault
+from prunekit.graph.lockstep import Lockstep
 from prunekit.graph.plan import PruningPlan
 from prunekit.graph.recording import Recording
 from prunekit.graph.statistics import Statistics, visible

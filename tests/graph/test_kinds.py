@@ -6,6 +6,7 @@ import torch
 import torch.nn.functional as F
 from test_flow import silenced
 from torch import nn
+from torch.nn.attention.flex_attention import flex_attention
 
 from prunekit.cost import CostModel, count_macs
 from prunekit.errors import GraphError
@@ -438,3 +439,73 @@ def test_networks_of_half_precision_that_cast_inside_are_followed(dtype):
 
     graph = trace(seeded(Half), (torch.randn(1, 3, 4, 4),))
     assert "a" in graph.index, graph.left_whole
+
+
+class Grouped(nn.Module):
+    """Queries that share keys, with both numbers of heads kept."""
+
+    def __init__(self):
+        super().__init__()
+        self.num_heads, self.num_kv_heads = 6, 3
+        self.q, self.k, self.v, self.o = nn.Linear(5, 24), nn.Linear(5, 12), nn.Linear(5, 12), nn.Linear(24, 3)
+
+    def forward(self, x):
+        q = self.q(x).unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
+        k, v = (layer(x).unflatten(-1, (self.num_kv_heads, -1)).transpose(1, 2) for layer in (self.k, self.v))
+        return self.o(F.scaled_dot_product_attention(q, k, v, enable_gqa=True).transpose(1, 2).flatten(2))
+
+
+def test_both_numbers_of_heads_follow_where_queries_share_keys():
+    graph = pruned_as_silenced(Grouped, 1, 4, 5)
+    assert (graph["k" if "k" in graph.index else "q"].rows, {"q", "k", "v"} <= made(graph)) == (3, True)
+    plan = PruningPlan({group.name: tuple(range(group.size // 3)) for group in graph}, graph.fingerprint)
+    slim = apply(seeded(Grouped), graph, plan)
+    assert (slim.num_heads, slim.num_kv_heads) == (2, 1)
+
+
+class Flexible(nn.Module):
+    """Torch's flexible attention, with a mask of its own."""
+
+    def __init__(self):
+        super().__init__()
+        self.q, self.k, self.v, self.o = nn.Linear(5, 24), nn.Linear(5, 24), nn.Linear(5, 24), nn.Linear(24, 3)
+
+    def forward(self, x):
+        q, k, v = (layer(x).unflatten(-1, (-1, 8)).transpose(1, 2) for layer in (self.q, self.k, self.v))
+        out = flex_attention(q, k, v, score_mod=lambda score, b, h, i, j: torch.where(i >= j, score, -9.0))
+        return self.o(out.transpose(1, 2).flatten(2))
+
+
+def test_flexible_attention_is_followed_and_counted():
+    graph = pruned_as_silenced(Flexible, 1, 4, 5)
+    assert (graph["q"].rows, graph["q"].whole) == (3, True)
+    counted = count_macs(seeded(Flexible), (torch.randn(1, 4, 5),))
+    assert counted.by_operator["scaled_dot_product_attention"] == 2 * 4 * 4 * 24
+    assert "flex_attention" not in counted.unknown
+
+
+def test_rows_that_are_normed_and_silenced_are_no_fault():
+    norm = nn.utils.parametrizations.weight_norm
+    graph = pruned_as_silenced(
+        lambda: nn.Sequential(norm(nn.Linear(5, 16)), nn.SiLU(), norm(nn.Linear(16, 12)), nn.SiLU(), nn.Linear(12, 3)),
+        *(1, 4, 5),
+        exact=False,
+    )
+    assert len(graph) == 2, graph.left_whole
+
+
+class Undefined(nn.Module):
+    """Divides by zero in channels that stay."""
+
+    def __init__(self):
+        super().__init__()
+        self.a, self.b = nn.Linear(4, 8), nn.Linear(8, 4)
+
+    def forward(self, x):
+        h = self.a(x)
+        return self.b(torch.nan_to_num((h - h) / (h - h)))
+
+
+def test_numbers_that_are_none_never_pass_in_channels_that_stay():
+    graph = trace(seeded(Undefined), (torch.randn(1, 4),))
+    assert "overflow" in graph.left_whole["a"]

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from prunekit.graph.operators import elementwise, layers, shapes
+from prunekit.graph.operators import elementwise, layers, picking, shapes
 from prunekit.graph.operators.common import Rule, name_of
 
 __all__ = ["rule_of"]
@@ -27,4 +27,4 @@ def rule_of(func: Any) -> Rule:
     return elementwise.unknown
 
 
-_RULES: Mapping[str, Rule] = {**elementwise.RULES, **shapes.RULES, **layers.RULES}
+_RULES: Mapping[str, Rule] = {**elementwise.RULES, **shapes.RULES, **picking.RULES, **layers.RULES}

@@ -6,7 +6,8 @@ from typing import Any
 from torch import Tensor
 from torch.utils._pytree import tree_leaves
 
-from prunekit.graph.flow import Flow, Grid, Labels
+from prunekit.graph.flow import Flow
+from prunekit.graph.labels import Grid, Labels
 
 __all__ = ["Rule", "aligned", "argument", "join", "name_of", "tensors_in"]
 

@@ -3,7 +3,8 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from prunekit.graph.flow import Flow, Labels
+from prunekit.graph.flow import Flow
+from prunekit.graph.labels import Labels
 from prunekit.graph.operators.common import Rule, aligned, argument, join, name_of, tensors_in
 
 __all__ = ["RULES", "pointwise", "unknown"]

@@ -7,7 +7,8 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from prunekit.graph.flow import Flow, Grid, Labels
+from prunekit.graph.flow import Flow
+from prunekit.graph.labels import Grid, Labels
 from prunekit.graph.operators.common import Rule, aligned, argument, join, name_of, tensors_in
 
 __all__ = ["FAMILIES", "RULES"]
