@@ -52,7 +52,7 @@ class Channels:
         inputs: Inputs,
         deadline: Deadline,
         modes: Mapping[str, str],
-        ties: Iterable[IntArray] = (),
+        ties: Iterable[tuple[str, str]] = (),
     ) -> "Channels":
         """Run a network once and follow it.
 
@@ -61,7 +61,7 @@ class Channels:
             inputs: of the forward pass.
             deadline: until when.
             modes: how attentions shrink, by module, see :class:`Flow`.
-            ties: pairs of equally many ids that are to be the same thing.
+            ties: pairs of names of :attr:`found` that are to leave together.
 
         Raises:
             GraphError: the network cannot be run or followed.
@@ -81,10 +81,20 @@ class Channels:
             ) from error
         if not flow.axes:
             raise GraphError(f"{type(model).__name__} runs no operation on its parameters that could be followed.")
-        flow.found.same += [(a, b) for a, b in ties]
         run = cls(model, inputs, flow, seen, recorder.calls)
         run._fix_the_unsliceable()
+        for tie in ties:
+            flow.found.same += run._tied(*tie)
+            run = cls(model, inputs, flow, seen, recorder.calls)
         return run
+
+    def _tied(self, *names: str) -> Iterator[tuple[IntArray, IntArray]]:
+        """An id of every root channel of two sets of channels, where both are there and equally large."""
+        sets = [found.components for found in self.found if found.name in names]
+        if len(sets) == 2 and len(sets[0]) == len(sets[1]):
+            components, first = np.unique(self.component, return_index=True)
+            a, b = (first[np.searchsorted(components, own)] for own in sets)
+            yield a, b
 
     def _fix_the_unsliceable(self) -> None:
         """Tensors that surgery cannot slice, and axes that code takes to be equal."""

@@ -36,6 +36,15 @@ class Cutter:
         for way in self._ways(labels):
             yield _stretched(way(tensor), labels, shape)
 
+    def shapes(self, tensor: Tensor, labels: Labels, shape: Sequence[int]) -> Iterator[tuple[int, ...]]:
+        """Shapes of :meth:`cuts`."""
+        for way in self._ways(labels):
+            found = way.shape(tensor)
+            if len(shape) == len(found):
+                pairs = enumerate(zip(found, shape, strict=True))
+                found = tuple(min(a, b) if dim in labels.wild else a for dim, (a, b) in pairs)
+            yield found
+
     def scaled(self, tensor: Tensor, labels: Labels) -> Tensor | None:
         """The tensor with the factors of queries that narrow; None where it has none."""
         if not self._scaled or not tensor.is_floating_point():
@@ -74,6 +83,16 @@ class _Way:
     def __init__(self, kept: dict[int, BoolArray], gathered: tuple[tuple[int, ...], int, IntArray] | None) -> None:
         self._kept = {dim: torch.from_numpy(np.flatnonzero(mask)) for dim, mask in kept.items() if not mask.all()}
         self._gathered = gathered
+
+    def shape(self, tensor: Tensor) -> tuple[int, ...]:
+        """Shape of what is left of a tensor."""
+        shape = list(tensor.shape)
+        if self._gathered is not None:
+            _, along, places = self._gathered
+            shape[along] = places.shape[self._gathered[0].index(along)]
+        for dim, stays in self._kept.items():
+            shape[dim] = len(stays)
+        return tuple(shape)
 
     def __call__(self, tensor: Tensor) -> Tensor:
         if self._gathered is not None:

@@ -123,6 +123,8 @@ class Meeting:
 
     def _settle(self, value: Value, own: Tensor | None, labels: Labels) -> Tensor:
         """What the pruned network goes on with."""
+        if own is not None and self._has_its_shape(value.tensor, own, labels):
+            return self.step.pair(value, own)
         cuts = list(self.step.cutter.cuts(value.tensor, labels, None if own is None else own.shape))
         if own is not None:
             for cut in cuts:
@@ -144,10 +146,18 @@ class Meeting:
             self.step.mark_wrong(settled, fault)
         return settled
 
+    def _has_its_shape(self, tensor: Tensor, own: Tensor, labels: Labels) -> bool:
+        """Whether neither tensor has values and their shapes agree."""
+        if not own.is_meta or not tensor.is_meta or own.dtype != tensor.dtype:
+            return False
+        return tuple(own.shape) in self.step.cutter.shapes(tensor, labels, own.shape)
+
     def _same(self, value: Value, own: Tensor | None, cut: Tensor) -> Tensor:
         """The full network's values in the pruned one's tensor, which may be a view of others."""
         if own is None or own.shape != cut.shape or own.dtype != cut.dtype:
             own = cut.clone()
+        elif own.is_meta or cut.is_meta:
+            return self.step.pair(value, own)
         elif not own.equal(cut):
             try:
                 own = cut.clone() if self._is_view(own) else own.copy_(cut)

@@ -192,4 +192,6 @@ def _are_finite(values: Iterable[Any]) -> bool:
 
 
 def _plain(func: Any, args: Any, kwargs: Any) -> Tensor | None:
-    return plain_norm(func, args, kwargs) if func in NORMS else None
+    if func not in NORMS or any(isinstance(value, Tensor) and value.is_meta for value in args):
+        return None
+    return plain_norm(func, args, kwargs)

@@ -3,30 +3,14 @@
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 
-import numpy as np
-
-from prunekit._types import IntArray
 from prunekit.graph.channels import Channels
 from prunekit.graph.found import Found
 from prunekit.graph.structure import ChannelGraph, ChannelGroup
 from prunekit.graph.trial import Offence, Trial
 
-__all__ = ["Retries", "Tie"]
+__all__ = ["Retries"]
 
 _PARTNERS = 3  # at most so many groups are tried as the one whose width another one is reshaped by
-
-
-@dataclass(frozen=True, eq=False)
-class Tie:
-    """Two channel groups that are held equal.
-
-    Args:
-        names: of both.
-        ids: one id for each of their root channels, shape (2, size).
-    """
-
-    names: tuple[str, str]
-    ids: IntArray
 
 
 @dataclass(eq=False)
@@ -45,7 +29,7 @@ class Retries:
 
     ways: tuple[str, ...]
     modes: dict[str, str] = field(default_factory=dict)
-    ties: list[Tie] = field(default_factory=list)
+    ties: list[tuple[str, str]] = field(default_factory=list)
     frozen: set[tuple[type, str]] = field(default_factory=set)
     failed: dict[str, str] = field(default_factory=dict)
     scaled: dict[str, set[str]] = field(default_factory=dict)
@@ -77,8 +61,8 @@ class Retries:
             tie = self._tie(name, offence, by_name, channels, graph)
             if tie is not None:
                 self.ties.append(tie)
-                tied |= set(tie.names)
-            elif not self._another_way(by_name[name], channels) and not self._untie(by_name[name], channels):
+                tied |= set(tie)
+            elif not self._another_way(by_name[name], channels) and not self._untie(name):
                 self.failed[name] = offence.reason
                 continue
             changed = True
@@ -116,9 +100,9 @@ class Retries:
             self.scaled[name] = self.scaled.get(name, set()) | keys
         return any(new.values())
 
-    def _untie(self, found: Found, channels: Channels) -> bool:
+    def _untie(self, name: str) -> bool:
         """Undo the ties in a group that fails with them; gives back whether there were any."""
-        wrong = [tie for tie in self.ties if channels.is_among(found, tie.ids[0])]
+        wrong = [tie for tie in self.ties if name in tie]
         self.ties = [tie for tie in self.ties if tie not in wrong]
         return bool(wrong)
 
@@ -152,7 +136,7 @@ class Retries:
         by_name: Mapping[str, Found],
         channels: Channels,
         graph: ChannelGraph,
-    ) -> Tie | None:
+    ) -> tuple[str, str] | None:
         """A tie to a group whose width this one is reshaped, or divided, by."""
         group = graph[name]
         told = [other for other in _told_by_numbers(group, offence, graph)]
@@ -165,8 +149,7 @@ class Retries:
             pair = frozenset((name, other.name))
             if pair not in self._ties_tried:
                 self._ties_tried.add(pair)
-                ids = np.stack([_representatives(by_name[one], channels) for one in (name, other.name)])
-                return Tie((name, other.name), ids)
+                return name, other.name
         return None
 
 
@@ -180,12 +163,6 @@ def _told_by_numbers(group: ChannelGroup, offence: Offence, graph: ChannelGraph)
         full, pruned = other.size * times, widths.get(other.name, other.size) * times
         if other.name != group.name and (full, pruned) in numbers and full != pruned:
             yield other
-
-
-def _representatives(found: Found, channels: Channels) -> IntArray:
-    """One id of every root channel."""
-    components, first = np.unique(channels.component, return_index=True)
-    return first[np.searchsorted(components, found.components)]
 
 
 def _ancestors(module: str) -> Iterable[str]:

@@ -30,8 +30,10 @@ __all__ = [
     "evaluation_mode",
     "fit",
     "output_tensors",
+    "put",
     "refit",
     "run_once",
+    "sliced_shapes",
     "sliced_state",
     "slicer",
     "tensors_of",
@@ -85,6 +87,15 @@ def slicer(model: nn.Module, graph: ChannelGraph, plan: PruningPlan) -> Callable
         return tensor
 
     return cut
+
+
+def sliced_shapes(model: nn.Module, graph: ChannelGraph, plan: PruningPlan) -> dict[str, tuple[int, ...]]:
+    """Shapes of :func:`sliced_state`, by state key."""
+    shapes = {key: list(tensor.shape) for key, tensor in all_tensors(model).items()}
+    for (layer, axis), keep in plan.positions(graph).items():
+        for key, dim in tensors_of(model, layer, axis):
+            shapes[key][dim] = len(keep)
+    return {key: tuple(shape) for key, shape in shapes.items()}
 
 
 def all_tensors(model: nn.Module) -> dict[str, Tensor]:
@@ -153,7 +164,16 @@ def _check_names(model: nn.Module, state: Mapping[str, Tensor], sizes: Mapping[s
 def refit(model: nn.Module, state: Mapping[str, Tensor], sizes: Mapping[str, Mapping[str, int]]) -> nn.Module:
     """:func:`fit` with tensors that are known to be this architecture's."""
     _set_attributes(model, sizes)
-    made: dict[Tensor, nn.Parameter] = {}  # parameters that were one stay one
+    put(model, state)
+    for layer, module in model.named_modules():  # a parametrized weight is computed of other modules' tensors
+        set_sizes(module, layer)
+    refresh(model)
+    return model
+
+
+def put(model: nn.Module, state: Mapping[str, Tensor]) -> None:
+    """Give every layer its tensors of ``state``, in place; parameters that were one stay one."""
+    made: dict[Tensor, nn.Parameter] = {}
     for layer, module in model.named_modules():
         prefix = f"{layer}." if layer else ""
         for name, tensor in own_tensors(module).items():
@@ -162,10 +182,6 @@ def refit(model: nn.Module, state: Mapping[str, Tensor], sizes: Mapping[str, Map
                 module._parameters[name] = made.setdefault(tensor, nn.Parameter(new, tensor.requires_grad))
             else:
                 module._buffers[name] = new
-    for layer, module in model.named_modules():  # a parametrized weight is computed of other modules' tensors
-        set_sizes(module, layer)
-    refresh(model)
-    return model
 
 
 def _set_attributes(model: nn.Module, sizes: Mapping[str, Mapping[str, int]]) -> None:
@@ -248,6 +264,7 @@ def _query_factors(
 
     The same for weights that a layer of one's own divides by the root of its width.
     """
+    ndims = {key: tensor.ndim for key, tensor in all_tensors(model).items()}
     for name, kept in plan.kept.items():
         group = graph[name]
         factor = math.sqrt(len(kept) / group.size)
@@ -257,6 +274,5 @@ def _query_factors(
             scale = np.ones(graph.axis_sizes[layer, "out"])
             scale[queries] = factor
             for key, dim in tensors_of(model, layer, "out"):
-                ndim = all_tensors(model)[key].ndim
-                shape = [-1 if d == dim else 1 for d in range(ndim)]
+                shape = [-1 if d == dim else 1 for d in range(ndims[key])]
                 yield key, torch.from_numpy(scale[positions[layer, "out"]]).reshape(shape)

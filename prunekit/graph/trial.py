@@ -7,6 +7,7 @@ were involved, and where that is open, the smallest set of groups that fails is 
 """
 
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -20,17 +21,19 @@ from prunekit.graph.deadline import Deadline
 from prunekit.graph.faults import Fault
 from prunekit.graph.lockstep import Lockstep
 from prunekit.graph.plan import PruningPlan
-from prunekit.graph.recording import Recording
+from prunekit.graph.recording import Recording, Unsound
 from prunekit.graph.statistics import Statistics, visible
 from prunekit.graph.structure import ChannelGraph, ChannelGroup
 from prunekit.graph.surgery import Inputs, apply
 from prunekit.graph.template import Template
-from prunekit.graph.values import Pool, Weights, random_inputs
+from prunekit.graph.values import Pool, Shapes, Weights, random_inputs
+from prunekit.graph.weightless import weightless
 
 __all__ = ["Offence", "Trial"]
 
 _ROUNDS = ("unequal", "equal", "first", "last")
 """Random widths that differ; widths as equal as can be; one step everywhere, at the front; random widths, also at the end."""
+_ROUNDS_OF_SHAPES = ("unequal", "equal")
 
 
 @dataclass(frozen=True, eq=False)
@@ -63,9 +66,9 @@ class Trial:
         model: the network, unchanged.
         graph: its channel groups.
         channels: what was read off its forward pass.
-        place: channel group of every component, −1 for none.
         inputs: arguments of one forward pass, by name or by place.
         deadline: when to give up.
+        with_values: False for a network and inputs without values: only shapes are compared, and which functions are called.
 
     ``scaled`` has, by group, the tensors that seem to be divided by the root of its width.
     """
@@ -75,25 +78,33 @@ class Trial:
         model: nn.Module,
         graph: ChannelGraph,
         channels: Channels,
-        components: Callable[[str], IntArray],
         inputs: Inputs,
         deadline: Deadline,
+        with_values: bool = True,
     ) -> None:
-        self.graph, self.channels, self.components, self.deadline = graph, channels, components, deadline
+        self.graph, self.channels, self.deadline, self.with_values = graph, channels, deadline, with_values
+        self._components = {found.name: found.components for found in channels.found}
         self.full = apply(model, graph, PruningPlan({}, graph.fingerprint), share=True)
-        self.own_inputs, self.inputs = inputs, random_inputs(inputs)
+        self.own_inputs, self.inputs = inputs, random_inputs(inputs) if with_values else inputs
         self.scaled: dict[str, set[str]] = {}
-        self.pool, self.template = Pool(self.full), Template(self.full, graph)
+        self.pool: Pool | Shapes = Pool(self.full) if with_values else Shapes()
+        self.template = Template(self.full, graph)
+        self._recording: Recording | None = None
 
     def offences(self) -> dict[str, Offence]:
         """Channel groups that cannot be pruned safely, by name.
 
         Raises:
             GraphError: the time is up.
+            Unsound: without values, the network does not run.
         """
+        with nullcontext() if self.with_values else weightless():
+            return self._offences()
+
+    def _offences(self) -> dict[str, Offence]:
         good = [group for group in self.graph if len(group.widths) > 1]
         found: dict[str, Offence] = {}
-        for kind in _ROUNDS:
+        for kind in _ROUNDS if self.with_values else _ROUNDS_OF_SHAPES:
             while good:
                 wrong = self._wrong(good, kind)
                 if not wrong:
@@ -135,7 +146,7 @@ class Trial:
     def _names(self, ids: IntArray, groups: Iterable[ChannelGroup]) -> list[str]:
         """The groups that some ids belong to."""
         components = np.unique(self.channels.component[ids])
-        return [group.name for group in groups if np.isin(self.components(group.name), components).any()]
+        return [group.name for group in groups if np.isin(self._components[group.name], components).any()]
 
     def _suspects(self, fault: Fault, groups: Sequence[ChannelGroup]) -> list[str]:
         """Groups that have to do with a fault: with the call itself, or with those around it."""
@@ -170,11 +181,17 @@ class Trial:
         gone, scale = self._gone(plan)
         cutter = Cutter(gone, scale)
         try:
-            recording = Recording(self.channels.calls, weights, cutter, self.deadline).run(self.full, self.inputs)
+            recording = self._recording or Recording(self.channels.calls, weights, cutter, self.deadline)
+            if self._recording is None:
+                recording.run(self.full, self.inputs)
         except GraphError:
             raise
         except Exception as error:
+            if not self.with_values:
+                raise Unsound(str(error)) from error
             return [Fault(f"the trial does not work: {error}", np.zeros(0, dtype=np.int64), 0)], False
+        if not self.with_values:  # without values, what is silenced makes no difference
+            self._recording = recording
         statistics = Statistics(gone, self.channels.component)
         step = Lockstep(recording, cutter, statistics, weights, self.deadline)
         faults = step.run(pruned, self.inputs)
@@ -191,7 +208,7 @@ class Trial:
         scale = np.ones(self.channels.flow.count)
         for name, kept in plan.kept.items():
             group = self.graph[name]
-            gone[np.delete(self.components(name), list(kept))] = True
+            gone[np.delete(self._components[name], list(kept))] = True
             for layer, positions in group.queries if len(kept) < group.size else ():
                 for tensor in ("weight", "bias"):
                     if (f"{layer}.{tensor}", 0) in axes:

@@ -16,10 +16,10 @@ from torch.utils._pytree import tree_map
 from prunekit.graph.layers import Kind, layer_kind, own_tensors
 from prunekit.graph.plan import PruningPlan
 from prunekit.graph.structure import ChannelGraph
-from prunekit.graph.surgery import Inputs, all_tensors, slicer, tensors_of
+from prunekit.graph.surgery import Inputs, all_tensors, sliced_shapes, slicer, tensors_of
 from prunekit.graph.template import Template
 
-__all__ = ["Pool", "Weights", "random_inputs"]
+__all__ = ["Pool", "Shapes", "Weights", "random_inputs"]
 
 _LENGTH = 1_048_583  # a prime, so that rows of a matrix do not repeat each other
 
@@ -61,6 +61,12 @@ class Pool:
         return values.reshape(tensor.shape).to(device=device, dtype=tensor.dtype)
 
 
+class Shapes:
+    """Stands in a pool's place where only shapes matter: each tensor is the network's own."""
+
+    is_random = False
+
+
 def _fan(kind: Kind | None, name: str, tensor: Tensor) -> float | None:
     """What to divide normal numbers by; None for numbers around 1."""
     vector = kind is None and tensor.numel() == max(tensor.shape, default=1)
@@ -97,7 +103,7 @@ class Weights:
         template: makes pruned networks.
     """
 
-    def __init__(self, full: nn.Module, graph: ChannelGraph, pool: Pool, template: Template) -> None:
+    def __init__(self, full: nn.Module, graph: ChannelGraph, pool: Pool | Shapes, template: Template) -> None:
         self._full, self._graph, self._pool, self._template = full, graph, pool, template
         self._tensors = all_tensors(full)
         self._names = _names(full)
@@ -105,10 +111,9 @@ class Weights:
     def prune(self, plan: PruningPlan) -> nn.Module:
         """The pruned network without values."""
         self._cut = slicer(self._full, self._graph, plan)
-        given = {
-            key: _hollow(self._cut(key, torch.empty_like(t, device="meta")), t) for key, t in self._tensors.items()
-        }
-        pruned = self._template(plan, given)
+        shapes = sliced_shapes(self._full, self._graph, plan)
+        self._given = {key: _hollow(shapes[key], tensor) for key, tensor in self._tensors.items()}
+        pruned = self._template(plan, self._given)
         self._own_names = _names(pruned)
         self._gone: dict[str, list[tuple[int, Tensor]]] = {}
         for name, kept in plan.kept.items():
@@ -124,6 +129,8 @@ class Weights:
 
     def full(self, key: str) -> Tensor:
         """Of the full network, with zeros where channels are removed."""
+        if isinstance(self._pool, Shapes):
+            return self._tensors[key]
         value = self._pool(key, self._tensors[key])
         for dim, gone in self._gone.get(key, ()):
             value = value.index_fill(dim, gone.to(value.device), 0)
@@ -135,6 +142,8 @@ class Weights:
 
     def pruned(self, key: str) -> Tensor:
         """Of the pruned network."""
+        if isinstance(self._pool, Shapes):
+            return self._given[key]
         value = self._cut(key, self._pool(key, self._tensors[key]))
         return value.clone() if value is self._tensors[key] else value
 
@@ -143,7 +152,9 @@ def _names(model: nn.Module) -> Mapping[int, str]:
     return {id(tensor): name for name, tensor in (*model.named_buffers(), *model.named_parameters())}
 
 
-def _hollow(shape_of: Tensor, like: Tensor) -> Tensor:
+def _hollow(shape: tuple[int, ...], like: Tensor) -> Tensor:
     """A tensor of a shape that takes no memory; should anything read it, it reads NaN."""
+    if like.is_meta:
+        return torch.empty(shape, dtype=like.dtype, device="meta")
     value = float("nan") if like.is_floating_point() or like.is_complex() else 0
-    return torch.full((), value, dtype=like.dtype, device=like.device).expand(shape_of.shape)
+    return torch.full((), value, dtype=like.dtype, device=like.device).expand(shape)
