@@ -134,24 +134,29 @@ class Channels:
 
     def _align_parts(self) -> None:
         """Parts of a split that lie on different axes lose the same channels: they must stay equally long."""
-        alike = {one: kind for kind, ones in self._alike(self.raw).items() for one in ones}
+        kinds = np.full(int(self.raw.max()) + 1, -1, dtype=np.int64)
+        for kind, (_, components) in enumerate(self._alike(self.raw)):
+            kinds[components] = kind
         for rectangle in self.flow.found.rectangles:
-            parts = self.raw[rectangle.ids]
-            if rectangle.fixed and len({alike.get(one) for one in parts.ravel().tolist()}) > 1:
+            found = kinds[self.raw[rectangle.ids]]
+            if rectangle.fixed and (found != found.flat[0]).any():
                 self.flow.link(rectangle.ids[1:], rectangle.ids[:1], "they are parts of something of a fixed size")
 
-    def _alike(self, component: IntArray) -> dict[tuple[int, ...], list[int]]:
-        """Components by the axes that they are on, without those below 0."""
+    def _alike(self, component: IntArray) -> Iterator[tuple[tuple[int, ...], IntArray]]:
+        """Sets of axes, and the components that are on exactly these, without those below 0."""
         ids = np.concatenate(list(self.flow.axes.values()))
         owner = np.repeat(np.arange(len(self.axes)), [len(v) for v in self.flow.axes.values()])
-        component = component[ids]
-        order = np.argsort(component, kind="stable")
-        order = order[component[order] >= 0]
-        cuts = np.flatnonzero(np.diff(component[order])) + 1
-        alike: dict[tuple[int, ...], list[int]] = {}
-        for part in np.split(order, cuts) if len(order) else []:
-            alike.setdefault(tuple(sorted(owner[part].tolist())), []).append(int(component[part[0]]))
-        return alike
+        owner, component = owner[component[ids] >= 0], component[ids][component[ids] >= 0]
+        order = np.lexsort((owner, component))
+        components, starts, counts = np.unique(component[order], return_index=True, return_counts=True)
+        for count in np.unique(counts):
+            mine = counts == count
+            rows = owner[order][starts[mine][:, None] + np.arange(count)]
+            kinds, place = np.unique(rows, axis=0, return_inverse=True)
+            by_kind = np.argsort(place.ravel(), kind="stable")
+            cuts = np.flatnonzero(np.diff(place.ravel()[by_kind])) + 1
+            for kind, part in zip(kinds, np.split(components[mine][by_kind], cuts), strict=True):
+                yield tuple(kind.tolist()), part
 
     @cached_property
     def axes(self) -> list[AxisOf]:
@@ -169,8 +174,7 @@ class Channels:
     @cached_property
     def found(self) -> list[Found]:
         """All sets of channels that leave together and that some layer makes, in network order."""
-        alike = self._alike(self.component)
-        found = [self._found(axes, np.array(components)) for axes, components in alike.items()]
+        found = [self._found(axes, components) for axes, components in self._alike(self.component)]
         seen: set[str] = set()
         named = []
         for one in sorted((one for one in found if one), key=lambda one: (self.rank(one.layer), one.start)):

@@ -11,7 +11,7 @@ from prunekit.graph.surgery import all_tensors, apply, put
 
 __all__ = ["corresponds", "narrowed"]
 
-_STEPS = (3, 4, 5)
+_STEPS = (1, 2, 3)
 """So many steps can each group still shrink by, not all the same, so that widths differ."""
 
 
