@@ -48,7 +48,10 @@ class _Plain:
 
 
 class _Attention(_Plain):
-    """diffusers' ``Attention``: projections ``to_q``, ``to_k``, ``to_v`` and ``to_out.0``; heads are equal slices."""
+    """diffusers' ``Attention``: projections ``to_q``, ``to_k``, ``to_v`` and ``to_out.0``; heads are equal slices.
+
+    Joint attentions that are ``pre_only`` have no ``to_out``.
+    """
 
     def refresh(self, module: Any) -> None:
         """Widths from the projections; ``heads`` has been set before."""
@@ -58,7 +61,9 @@ class _Attention(_Plain):
             module.scale = (inner // module.heads) ** -0.5
         module.inner_dim = module.inner_kv_dim = inner
         module.query_dim = int(module.to_q.in_features)
-        module.out_dim = int(module.to_out[0].out_features)
+        leaving = _first_linear(module.to_out)
+        if leaving is not None:
+            module.out_dim = int(leaving.out_features)
         if module.to_k is not None and not module.is_cross_attention:
             module.cross_attention_dim = int(module.to_k.in_features)
 
@@ -71,6 +76,12 @@ class _Attention(_Plain):
         """Fused and plain processors divide by the same root, and the plain ones read it off an attribute."""
         if module.scale != 1.0:
             yield "to_q"
+
+
+def _first_linear(layers: Any) -> nn.Linear | None:
+    """The first linear layer of what an attention puts out: nothing, one layer, or a list; None where there is none."""
+    found = [layers] if isinstance(layers, nn.Linear) else list(layers) if isinstance(layers, nn.ModuleList) else []
+    return next((layer for layer in found if isinstance(layer, nn.Linear)), None)
 
 
 class _ResnetBlock(_Plain):

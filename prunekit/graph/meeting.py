@@ -126,16 +126,9 @@ class Meeting:
         if own is not None and self._has_its_shape(value.tensor, own, labels):
             return self.step.pair(value, own)
         cuts = list(self.step.cutter.cuts(value.tensor, labels, None if own is None else own.shape))
-        if own is not None:
-            for cut in cuts:
-                if agree(own, cut):
-                    return self._same(value, own, cut)
-            if self._is_scaled(value.tensor, own, labels, cuts):
-                return self.step.pair(value, own)
-            for cut in cuts:
-                if cut.shape == own.shape and self._is_excused(own, cut):
-                    self.differs = True
-                    return self._same(value, own, cut)
+        right = None if own is None else self._right(value, own, labels, cuts)
+        if right is not None:
+            return right
         fault = self._as_fault(changed_at(self.call))
         if own is None or not cuts or own.shape != cuts[0].shape:
             self._fault(fault.reason)
@@ -145,6 +138,19 @@ class Meeting:
         if not self.wrong:
             self.step.mark_wrong(settled, fault)
         return settled
+
+    def _right(self, value: Value, own: Tensor, labels: Labels, cuts: Sequence[Tensor]) -> Tensor | None:
+        """What the pruned network goes on with where it is right, or wrong in a way that is let be; else None."""
+        for cut in cuts:
+            if agree(own, cut):
+                return self._same(value, own, cut)
+        if self._is_scaled(value.tensor, own, labels, cuts):
+            return self.step.pair(value, own)
+        for cut in cuts:
+            if cut.shape == own.shape and self._is_excused(own, cut):
+                self.differs = True
+                return self._same(value, own, cut)
+        return None
 
     def _has_its_shape(self, tensor: Tensor, own: Tensor, labels: Labels) -> bool:
         """Whether neither tensor has values and their shapes agree."""

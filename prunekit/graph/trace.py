@@ -16,7 +16,8 @@ from prunekit.graph.retrying import Retries
 from prunekit.graph.running import Inputs
 from prunekit.graph.structure import ChannelGraph, HeadMode, NormMode
 from prunekit.graph.trial import Trial
-from prunekit.graph.weightless import LARGE, hollow_inputs, skeleton, weightless
+from prunekit.graph.values import random_inputs
+from prunekit.graph.weightless import hollow_inputs, is_hollow, is_large, skeleton, weightless
 
 __all__ = ["trace"]
 
@@ -90,23 +91,24 @@ class _Tracing:
 
     def run(self, model: nn.Module, inputs: Inputs) -> ChannelGraph:
         """Follow and try until nothing changes."""
-        is_large = sum(parameter.numel() for parameter in model.parameters()) > LARGE.parameters
+        large = is_large(model)
         while True:
-            whole = self._follow(model, inputs, is_large)
-            if is_large and self._changes_shapes(whole):
+            whole = self._follow(model, inputs, not large)
+            if large and self._changes_shapes(whole):
                 continue
-            trial = self._narrow_trial(whole) if is_large else None
+            trial = self._narrow_trial(whole) if large else None
             if trial is None:
+                whole = self._follow(model, inputs, with_values=True) if whole.bare else whole
                 self.deadline.say("trying all channel groups")
                 trial = Trial(model, whole.making.graph(), whole.channels, inputs, self.deadline)
             if not self.retries.after(trial):
                 return whole.making.graph()
 
-    def _follow(self, model: nn.Module, inputs: Inputs, is_large: bool) -> _Followed:
-        """Follow a network through, without values where it is large and runs like that."""
+    def _follow(self, model: nn.Module, inputs: Inputs, with_values: bool) -> _Followed:
+        """Follow a network through, without values where it runs like that."""
         self.deadline.say(f"following {type(model).__name__} through")
         bare = None
-        if is_large:
+        if not with_values:
             try:
                 bare = skeleton(model), hollow_inputs(inputs)
                 with weightless():
@@ -140,10 +142,11 @@ class _Tracing:
         self.deadline.say("trying channel groups on a narrow copy")
         try:
             plan, model = narrowed(whole.model, graph)
-            narrow = self._follow(model, whole.inputs, is_large=True)
+            inputs = random_inputs(whole.inputs) if is_hollow(whole.inputs) else whole.inputs
+            narrow = self._follow(model, inputs, with_values=True)
         except GraphError:
             self.deadline.check()
             return None
         if not corresponds(graph, whole.channels, plan, narrow.making.graph(), narrow.channels):
             return None
-        return Trial(model, narrow.making.graph(), narrow.channels, whole.inputs, self.deadline)
+        return Trial(model, narrow.making.graph(), narrow.channels, inputs, self.deadline)

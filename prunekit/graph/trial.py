@@ -6,7 +6,7 @@ they are made and read), see :mod:`prunekit.graph.lockstep`. All groups are prun
 were involved, and where that is open, the smallest set of groups that fails is looked for.
 """
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 
@@ -181,25 +181,44 @@ class Trial:
         gone, scale = self._gone(plan)
         cutter = Cutter(gone, scale)
         try:
-            recording = self._recording or Recording(self.channels.calls, weights, cutter, self.deadline)
-            if self._recording is None:
-                recording.run(self.full, self.inputs)
-        except GraphError:
-            raise
-        except Exception as error:
+            recording = self._recorded(weights, cutter)
+        except Unsound as error:
             if not self.with_values:
-                raise Unsound(str(error)) from error
+                raise
             return [Fault(f"the trial does not work: {error}", np.zeros(0, dtype=np.int64), 0)], False
-        if not self.with_values:  # without values, what is silenced makes no difference
-            self._recording = recording
         statistics = Statistics(gone, self.channels.component)
         step = Lockstep(recording, cutter, statistics, weights, self.deadline)
         faults = step.run(pruned, self.inputs)
-        for key, factor, ids in step.scaled if faults else ():
-            for group, width in zip(groups, _widths(groups, kind), strict=True):
-                if abs(factor**2 - group.size / width) < 1e-3 and group.name in self._names(ids, groups):
-                    self.scaled.setdefault(group.name, set()).add(key)
+        if faults:
+            self._note_scaled(step.scaled, dict(zip(groups, _widths(groups, kind), strict=True)))
         return faults, True
+
+    def _recorded(self, weights: Weights, cutter: Cutter) -> Recording:
+        """What the full network does; without values, what is silenced makes no difference.
+
+        Raises:
+            Unsound: it does not do again what it did when it was followed.
+        """
+        if self._recording is not None:
+            return self._recording
+        recording = Recording(self.channels.calls, weights, cutter, self.deadline)
+        try:
+            recording.run(self.full, self.inputs)
+        except GraphError:
+            raise
+        except Exception as error:  # whatever the network raises
+            raise Unsound(str(error)) from error
+        if not self.with_values:
+            self._recording = recording
+        return recording
+
+    def _note_scaled(self, scaled: Sequence[tuple[str, float, IntArray]], widths: Mapping[ChannelGroup, int]) -> None:
+        """Take down tensors whose scale has changed by the root of a group's share."""
+        for key, factor, ids in scaled:
+            names = self._names(ids, widths)
+            for group, width in widths.items():
+                if abs(factor**2 - group.size / width) < 1e-3 and group.name in names:
+                    self.scaled.setdefault(group.name, set()).add(key)
 
     def _gone(self, plan: PruningPlan) -> tuple[np.ndarray, np.ndarray]:
         """For every id, whether it is removed, and what surgery multiplies it by."""

@@ -21,7 +21,7 @@ from torch.utils._pytree import tree_leaves, tree_map
 from prunekit.graph.running import Inputs
 from prunekit.graph.surgery import all_tensors, put
 
-__all__ = ["LARGE", "hollow_inputs", "skeleton", "weightless"]
+__all__ = ["LARGE", "hollow_inputs", "is_hollow", "is_large", "skeleton", "weightless"]
 
 
 @dataclass
@@ -55,6 +55,16 @@ def hollow_inputs(inputs: Inputs) -> Inputs:
     return made
 
 
+def is_large(model: nn.Module) -> bool:
+    """Whether a network has so many parameters that it is better run without values where these do not matter."""
+    return sum(parameter.numel() for parameter in model.parameters()) > LARGE.parameters
+
+
+def is_hollow(inputs: Inputs) -> bool:
+    """Whether any of the inputs has no values."""
+    return any(isinstance(leaf, Tensor) and leaf.is_meta for leaf in tree_leaves(inputs))
+
+
 @contextmanager
 def weightless() -> Iterator[None]:
     """Within the block, tensors with values and tensors without may meet, and what comes of it has none."""
@@ -72,6 +82,9 @@ class _Meeting(TorchDispatchMode):
     """Lets tensors of the meta device meet others."""
 
     supports_higher_order_operators = True
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
