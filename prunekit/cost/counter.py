@@ -12,7 +12,8 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch.utils._python_dispatch import TorchDispatchMode
+from torch._ops import HigherOrderOperator
+from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes
 from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
 
 from prunekit.graph.surgery import Inputs, run_once
@@ -79,6 +80,8 @@ _NO_MACS = re.compile(  # arithmetic that by convention is none, beyond what tor
 class _UncountedOps(TorchDispatchMode):
     """Counts calls of operators that have no formula; those that only move numbers are passed over."""
 
+    supports_higher_order_operators = True
+
     def __init__(self, counted: Any) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.counted = counted
@@ -87,11 +90,30 @@ class _UncountedOps(TorchDispatchMode):
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         name = func.name().removeprefix("aten::").split(".")[0]
-        if func._overloadpacket not in self.counted and not func.is_view and not _MOVES.match(name):
+        is_counted = getattr(func, "_overloadpacket", func) in self.counted
+        if not is_counted and not getattr(func, "is_view", False) and not _MOVES.match(name):
             self.calls[name] += 1
-            if torch.Tag.pointwise not in func.tags and not _NO_MACS.match(name):
+            if torch.Tag.pointwise not in getattr(func, "tags", ()) and not _NO_MACS.match(name):
                 self.unknown.add(name)
         return func(*args, **(kwargs or {}))
+
+
+class _HigherOrder(TorchDispatchMode):
+    """Counts operators that take functions, such as flexible attention; torch's counter has the formulas and refuses the calls."""
+
+    supports_higher_order_operators = True
+
+    def __init__(self, counter: FlopCounterMode) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.counter = counter
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        if isinstance(func, HigherOrderOperator) and func in self.counter.flop_registry:
+            with _disable_current_modes():
+                out = func(*args, **kwargs)
+            return self.counter._count_flops(func, out, args, kwargs)
+        return func(*args, **kwargs)
 
 
 def count_params(model: nn.Module) -> int:
@@ -108,7 +130,7 @@ def count_macs(model: nn.Module, inputs: Inputs) -> MacCount:
     """
     counter = FlopCounterMode(display=False, custom_mapping=FORMULAS)
     uncounted = _UncountedOps(counter.flop_registry)
-    with uncounted, counter:
+    with uncounted, counter, _HigherOrder(counter):
         run_once(model, inputs)
     counts = counter.get_flop_counts()
     root = type(model).__name__
@@ -164,7 +186,7 @@ def operator_name(operator: str, module: nn.Module) -> str:
     operator = re.split(r"\.|::", operator)[-1]
     if "conv" in operator:
         return "convolution"
-    if "scaled_dot_product" in operator:
+    if "scaled_dot_product" in operator or operator == "flex_attention":
         return "scaled_dot_product_attention"
     if operator in _PRODUCTS:
         return "linear" if isinstance(module, nn.Linear) else "matmul"

@@ -1,73 +1,31 @@
 """Which channels of a network leave together, read off one forward pass, see :mod:`prunekit.graph.flow`."""
 
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from functools import cached_property
 from typing import Any
 
 import numpy as np
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
-from torch import Tensor, nn
+from torch import nn
 
-from prunekit._types import IntArray
+from prunekit._types import BoolArray, IntArray
 from prunekit.errors import GraphError
+from prunekit.graph.asking import Asking
 from prunekit.graph.blocks import same_blocks, table_of
-from prunekit.graph.families import queries_of, ties_of
-from prunekit.graph.flow import FIXED, Deadline, Flow, outputs_fixed
-from prunekit.graph.layers import HEADS, Kind, axis_of, layer_kind
+from prunekit.graph.calls import Call, Recorder
+from prunekit.graph.deadline import Deadline
+from prunekit.graph.families import ties_of
+from prunekit.graph.flow import Flow, outputs_fixed
+from prunekit.graph.found import PRODUCERS, AxisOf, Found, cuts_blocks, tied_tensors
+from prunekit.graph.labels import FIXED
+from prunekit.graph.layers import HEADS, axis_of, layer_kind
 from prunekit.graph.structure import Axis, Member
 from prunekit.graph.surgery import Inputs, run_once
 from prunekit.graph.watching import Seen, watched
 
-__all__ = ["PRODUCERS", "Channels", "Found"]
-
-PRODUCERS = ("conv", "linear", "transposed", "embedding")
-"""Kinds of layers that make channels."""
-
-
-@dataclass(frozen=True, eq=False)
-class Found:
-    """Channels that leave together: components of ids with the same axes.
-
-    Args:
-        name: see :class:`ChannelGroup`.
-        layer: module name of the first layer that makes them.
-        start: first of its positions.
-        components: one for each root channel, in order, shape (size,).
-        axes: places, in the run's list, of the axes that they are on.
-        heads: number of contiguous blocks that must stay equal or leave whole, None for none.
-        fixed_parts: whether the number of blocks is fixed.
-        modules: modules that reshape the channels into these blocks.
-    """
-
-    name: str
-    layer: str
-    start: int
-    components: IntArray
-    axes: tuple[int, ...]
-    heads: int | None
-    fixed_parts: bool
-    modules: tuple[str, ...]
-
-
-@dataclass(frozen=True)
-class AxisOf:
-    """One axis of one tensor.
-
-    Args:
-        tensor: its name.
-        dim: its dimension.
-        layer: the layer that this is an axis of, the tensor where there is none.
-        axis: the layer's axis.
-        kind: the layer's.
-    """
-
-    tensor: str
-    dim: int
-    layer: str
-    axis: Axis
-    kind: Kind | None
+__all__ = ["Channels"]
 
 
 class Channels:
@@ -75,18 +33,27 @@ class Channels:
 
     Args:
         model: the network.
+        inputs: what it was given.
         flow: what has followed its forward pass.
         seen: what its modules said meanwhile.
+        calls: the functions that it called.
     """
 
-    def __init__(self, model: nn.Module, flow: Flow, seen: Seen) -> None:
-        self.model, self.flow, self.seen = model, flow, seen
+    def __init__(self, model: nn.Module, inputs: Inputs, flow: Flow, seen: Seen, calls: Sequence[Call]) -> None:
+        self.model, self.inputs, self.flow, self.seen, self.calls = model, inputs, flow, seen, calls
         self.modules: dict[str, Any] = dict(model.named_modules())
         self.order = {name: seen.order.get(name, len(seen.order)) for name in self.modules}
         self.reasons: dict[int, str] = {}
 
     @classmethod
-    def of(cls, model: nn.Module, inputs: Inputs, deadline: Deadline, modes: Mapping[str, str]) -> "Channels":
+    def of(
+        cls,
+        model: nn.Module,
+        inputs: Inputs,
+        deadline: Deadline,
+        modes: Mapping[str, str],
+        ties: Iterable[tuple[str, str]] = (),
+    ) -> "Channels":
         """Run a network once and follow it.
 
         Args:
@@ -94,13 +61,15 @@ class Channels:
             inputs: of the forward pass.
             deadline: until when.
             modes: how attentions shrink, by module, see :class:`Flow`.
+            ties: pairs of names of :attr:`found` that are to leave together.
 
         Raises:
             GraphError: the network cannot be run or followed.
         """
         flow = Flow(model, deadline, modes)
+        recorder = Recorder(flow)
         try:
-            with watched(model, flow) as seen, flow:
+            with watched(model, flow) as seen, flow, recorder:
                 output = run_once(model, inputs)
             outputs_fixed(flow, output)
         except GraphError:
@@ -112,18 +81,27 @@ class Channels:
             ) from error
         if not flow.axes:
             raise GraphError(f"{type(model).__name__} runs no operation on its parameters that could be followed.")
-        run = cls(model, flow, seen)
+        run = cls(model, inputs, flow, seen, recorder.calls)
         run._fix_the_unsliceable()
+        for tie in ties:
+            flow.found.same += run._tied(*tie)
+            run = cls(model, inputs, flow, seen, recorder.calls)
         return run
+
+    def _tied(self, *names: str) -> Iterator[tuple[IntArray, IntArray]]:
+        """An id of every root channel of two sets of channels, where both are there and equally large."""
+        sets = [found.components for found in self.found if found.name in names]
+        if len(sets) == 2 and len(sets[0]) == len(sets[1]):
+            components, first = np.unique(self.component, return_index=True)
+            a, b = (first[np.searchsorted(components, own)] for own in sets)
+            yield a, b
 
     def _fix_the_unsliceable(self) -> None:
         """Tensors that surgery cannot slice, and axes that code takes to be equal."""
-        tied = _tied_tensors(self.model)
+        tied = tied_tensors(self.model)
         for (tensor, _), ids in self.flow.axes.items():
             if tensor in tied:
                 self.flow.found.fixed.append((ids, f"{tied[tensor]} shares its weights with another layer"))
-            elif ".parametrizations." in f".{tensor}":
-                self.flow.found.fixed.append((ids, f"{tensor.split('.parametrizations')[0]} is parametrized"))
         for module, ids, _ in self.flow.found.norms:
             if len({tensor for (tensor, _), own in self.flow.axes.items() if np.isin(own, ids).any()}) > 1:
                 self.flow.found.fixed.append(
@@ -156,24 +134,29 @@ class Channels:
 
     def _align_parts(self) -> None:
         """Parts of a split that lie on different axes lose the same channels: they must stay equally long."""
-        alike = {one: kind for kind, ones in self._alike(self.raw).items() for one in ones}
+        kinds = np.full(int(self.raw.max()) + 1, -1, dtype=np.int64)
+        for kind, (_, components) in enumerate(self._alike(self.raw)):
+            kinds[components] = kind
         for rectangle in self.flow.found.rectangles:
-            parts = self.raw[rectangle.ids]
-            if rectangle.fixed and len({alike.get(one) for one in parts.ravel().tolist()}) > 1:
+            found = kinds[self.raw[rectangle.ids]]
+            if rectangle.fixed and (found != found.flat[0]).any():
                 self.flow.link(rectangle.ids[1:], rectangle.ids[:1], "they are parts of something of a fixed size")
 
-    def _alike(self, component: IntArray) -> dict[tuple[int, ...], list[int]]:
-        """Components by the axes that they are on, without those below 0."""
+    def _alike(self, component: IntArray) -> Iterator[tuple[tuple[int, ...], IntArray]]:
+        """Sets of axes, and the components that are on exactly these, without those below 0."""
         ids = np.concatenate(list(self.flow.axes.values()))
         owner = np.repeat(np.arange(len(self.axes)), [len(v) for v in self.flow.axes.values()])
-        component = component[ids]
-        order = np.argsort(component, kind="stable")
-        order = order[component[order] >= 0]
-        cuts = np.flatnonzero(np.diff(component[order])) + 1
-        alike: dict[tuple[int, ...], list[int]] = {}
-        for part in np.split(order, cuts) if len(order) else []:
-            alike.setdefault(tuple(sorted(owner[part].tolist())), []).append(int(component[part[0]]))
-        return alike
+        owner, component = owner[component[ids] >= 0], component[ids][component[ids] >= 0]
+        order = np.lexsort((owner, component))
+        components, starts, counts = np.unique(component[order], return_index=True, return_counts=True)
+        for count in np.unique(counts):
+            mine = counts == count
+            rows = owner[order][starts[mine][:, None] + np.arange(count)]
+            kinds, place = np.unique(rows, axis=0, return_inverse=True)
+            by_kind = np.argsort(place.ravel(), kind="stable")
+            cuts = np.flatnonzero(np.diff(place.ravel()[by_kind])) + 1
+            for kind, part in zip(kinds, np.split(components[mine][by_kind], cuts), strict=True):
+                yield tuple(kind.tolist()), part
 
     @cached_property
     def axes(self) -> list[AxisOf]:
@@ -191,22 +174,39 @@ class Channels:
     @cached_property
     def found(self) -> list[Found]:
         """All sets of channels that leave together and that some layer makes, in network order."""
-        alike = self._alike(self.component)
-        found = [self._found(axes, np.array(components)) for axes, components in alike.items()]
+        found = [self._found(axes, components) for axes, components in self._alike(self.component)]
         seen: set[str] = set()
         named = []
-        for one in sorted((one for one in found if one), key=lambda one: (self.order[one.layer], one.start)):
+        for one in sorted((one for one in found if one), key=lambda one: (self.rank(one.layer), one.start)):
             name = f"{one.layer}:{one.start}" if one.layer in seen else one.layer
             named.append(replace(one, name=name))
             seen.add(one.layer)
         return named
 
+    def rank(self, layer: str) -> int:
+        """When a layer, or the module of a tensor, has run."""
+        return self.order[layer if layer in self.order else layer.rpartition(".")[0]]
+
+    def makes(self, axis: AxisOf) -> bool:
+        """Whether channels are made along an axis: a layer's outputs, or what a product with a weight of one's own gives."""
+        if axis.kind is not None:
+            return axis.axis == "out" and axis.kind in PRODUCERS and axis.tensor.endswith("weight")
+        return bool(self._made[self.flow.axes[axis.tensor, axis.dim]].any())
+
+    @cached_property
+    def _made(self) -> BoolArray:
+        """For every id, whether some product makes it, shape (ids,)."""
+        made = np.zeros(self.flow.count, dtype=bool)
+        for ids in self.flow.found.made:
+            made[ids] = True
+        made[FIXED] = False
+        return made
+
     def _found(self, axes: tuple[int, ...], components: IntArray) -> Found | None:
-        makers = [self.axes[a] for a in set(axes) if self.axes[a].axis == "out" and self.axes[a].kind in PRODUCERS]
-        makers = [maker for maker in makers if maker.tensor.endswith("weight")]
+        makers = [self.axes[a] for a in set(axes) if self.makes(self.axes[a])]
         if not makers:
             return None
-        first = min(makers, key=lambda maker: self.order[maker.layer])
+        first = min(makers, key=lambda maker: (maker.kind is None, self.rank(maker.layer)))
         along = self.component[self.flow.axes[first.tensor, first.dim]]
         _, places = np.unique(along, return_index=True)
         position = dict(zip(along[places].tolist(), places.tolist(), strict=True))
@@ -217,14 +217,17 @@ class Channels:
 
     def _in_blocks(self, found: Found) -> Found:
         """The blocks (heads, parts of a split) that reshapes put the channels into; fixes what has no such order."""
-        root = self._roots(found.components)
+        root = self.roots(found.components)
         blocks: IntArray | None = None
-        fixed, modules = False, list[str]()
-        for rectangle in self.flow.found.rectangles:
+        fixed, modules, bound = False, list[str](), any(self.is_among(found, ids) for ids in self.flow.found.whole)
+        for rectangle in sorted(self.flow.found.rectangles, key=lambda rectangle: rectangle.inner):
             grid = root[np.where(rectangle.ids == FIXED, -1, self.component[rectangle.ids])]
             if (grid < 0).all():
                 continue
             rows = table_of(grid)
+            if rectangle.inner and blocks is not None and not fixed and 1 not in blocks.shape:
+                bound = bound or cuts_blocks(rows, rectangle.fixed, blocks)
+                continue
             if rows is None or (rows < 0).any() or rows.size != len(found.components):
                 self._give_up(found, "they are reshaped in a way that is not known how to keep")
                 return found
@@ -239,14 +242,25 @@ class Channels:
                 rows = blocks if 1 in rows.shape else rows
             blocks, fixed = rows, fixed or rectangle.fixed
             modules.append(rectangle.module)
-        if blocks is None:
-            return found
+        if blocks is None or (bound and (fixed or len(blocks) == 1)):
+            return self._without_blocks(found, bound)
         ordered = found.components[blocks.ravel()] if 1 not in blocks.shape else found.components
         return replace(
-            found, components=ordered, heads=len(blocks), fixed_parts=fixed, modules=tuple(dict.fromkeys(modules))
+            found,
+            components=ordered,
+            heads=len(blocks),
+            fixed_parts=fixed,
+            modules=tuple(dict.fromkeys(modules)),
+            bound=bound,
         )
 
-    def _roots(self, components: IntArray) -> IntArray:
+    def _without_blocks(self, found: Found, bound: bool) -> Found:
+        """Channels that lie in no blocks: if only whole blocks could leave, none can."""
+        if bound:
+            self._give_up(found, "they meet something of a fixed size, and no whole blocks of them could leave")
+        return found
+
+    def roots(self, components: IntArray) -> IntArray:
         """Root channel of every component, −1 for others and, at the end, for what is fixed."""
         root = np.full(int(self.raw.max()) + 2, -1, dtype=np.int64)
         root[components] = np.arange(len(components))
@@ -257,7 +271,7 @@ class Channels:
 
     def members(self, found: Found) -> Iterator[Member]:
         """The layers' axes that these channels are on."""
-        root = self._roots(found.components)
+        root = self.roots(found.components)
         seen: set[tuple[str, Axis]] = set()
         axes = sorted(found.axes, key=lambda a: (self.axes[a].layer != found.layer, self.axes[a].axis != "out", a))
         for place in axes:
@@ -269,63 +283,24 @@ class Channels:
             positions = np.flatnonzero(roots >= 0)
             yield Member(axis.layer, axis.axis, positions, roots[positions])
 
-    def asks(self, found: Found) -> bool:
-        """Whether an attention that is written out may divide by the width of these channels."""
-        return self.is_among(found, self._asks[1] & ~self._asks[0])
-
     def is_among(self, found: Found, ids: Any) -> bool:
         """Whether any of some ids stands for one of these channels."""
-        return bool((self._roots(found.components)[self.component[ids]] >= 0).any())
-
-    def attended(self) -> IntArray:
-        """Ids of what products of two activations sum over."""
-        products = [p for p in self.flow.found.products if p.operator in ("bmm", "baddbmm")]
-        factors = [ids.ravel() for p in products for ids in p.factors]
-        return np.unique(np.concatenate([np.zeros(1, dtype=np.int64), *factors]))[1:]
+        return bool((self.roots(found.components)[self.component[ids]] >= 0).any())
 
     @cached_property
-    def _asks(self) -> tuple[IntArray, IntArray]:
-        """Whether each id stands for a channel of a query for certain, and perhaps, each of shape (ids,)."""
-        asks = np.zeros((2, self.flow.count), dtype=bool)
-        for ids in self.flow.found.queries:
-            asks[:, ids.ravel()] = True
-        for ids in self.flow.found.perhaps:
-            asks[1, ids.ravel()] = True
-        for layer in queries_of(self.model):
-            asks[:, self.flow.axes.get((f"{layer}.weight", 0), [])] = True
-        asks[:, FIXED] = False
-        return asks[0], asks[1]
+    def asking(self) -> Asking:
+        """Which channels are queries."""
+        return Asking(self)
 
     def bare_norms(self, found: Found) -> Iterator[tuple[str, int, int]]:
         """Module, number of norm groups and channels of the norms without weights over exactly these channels."""
-        root = self._roots(found.components)
+        root = self.roots(found.components)
         for module, ids, groups in self.flow.found.norms:
             mine = root[np.where(ids == FIXED, -1, self.component[ids])] >= 0
             if mine.all():
                 yield module, groups, len(ids)
 
-    def queries(self, found: Found, perhaps: bool) -> Iterator[tuple[str, IntArray]]:
-        """Layers and positions that make this group's queries."""
-        root, asking = self._roots(found.components), self._asks[int(perhaps)]
-        for axis in (self.axes[place] for place in found.axes):
-            own = self.flow.axes[axis.tensor, axis.dim]
-            if axis.axis == "out" and axis.kind in PRODUCERS and axis.tensor.endswith("weight"):
-                mine = (root[self.component[own]] >= 0) & asking[own]
-                if mine.any():
-                    yield axis.layer, np.flatnonzero(mine)
-
     def holders(self, module: str, names: Iterable[str], value: int) -> list[tuple[str, str]]:
         """Where a module or its parent keeps a number under one of these names."""
         pairs = [(holder, name) for holder in (module, module.rpartition(".")[0]) for name in names]
         return [(holder, name) for holder, name in pairs if vars(self.modules[holder]).get(name) == value]
-
-
-def _tied_tensors(model: nn.Module) -> dict[str, str]:
-    """Tensors that several layers share, by each of their names, with the first layer's."""
-    names: dict[Tensor, list[str]] = {}
-    for layer, module in model.named_modules():
-        for name, parameter in module._parameters.items():
-            if parameter is not None:
-                names.setdefault(parameter, []).append(f"{layer}.{name}" if layer else name)
-    shared = [same for same in names.values() if len(same) > 1]
-    return {name: same[0].rpartition(".")[0] for same in shared for name in same}

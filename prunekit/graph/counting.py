@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from prunekit._types import IntArray
-from prunekit.graph.flow import Product
+from prunekit.graph.labels import Product
 from prunekit.graph.structure import ChannelGroup, Term, Width
 
 __all__ = ["Count"]

@@ -10,7 +10,7 @@ from typing import Any, Protocol
 
 from torch import nn
 
-__all__ = ["FAMILIES", "Family", "neutralise", "queries_of", "refresh", "ties_of"]
+__all__ = ["FAMILIES", "Family", "queries_of", "refresh", "ties_of"]
 
 Axis = tuple[str, int]
 """A tensor of a module, by its name from the module on, and one of its dimensions."""
@@ -21,10 +21,6 @@ class Family(Protocol):
 
     def refresh(self, module: Any) -> None:
         """Set what the module remembers of its children's sizes, after they changed."""
-        ...
-
-    def neutralise(self, module: Any) -> None:
-        """Take out of a norm what depends on its width, for a comparison."""
         ...
 
     def ties(self, module: Any) -> Iterator[tuple[Axis, Axis]]:
@@ -42,9 +38,6 @@ class _Plain:
     def refresh(self, module: Any) -> None:
         """Nothing is remembered."""
 
-    def neutralise(self, module: Any) -> None:
-        """Nothing depends on the width."""
-
     def ties(self, module: Any) -> Iterator[tuple[Axis, Axis]]:
         """Nothing is tied."""
         return iter(())
@@ -55,7 +48,10 @@ class _Plain:
 
 
 class _Attention(_Plain):
-    """diffusers' ``Attention``: projections ``to_q``, ``to_k``, ``to_v`` and ``to_out.0``; heads are equal slices."""
+    """diffusers' ``Attention``: projections ``to_q``, ``to_k``, ``to_v`` and ``to_out.0``; heads are equal slices.
+
+    Joint attentions that are ``pre_only`` have no ``to_out``.
+    """
 
     def refresh(self, module: Any) -> None:
         """Widths from the projections; ``heads`` has been set before."""
@@ -65,7 +61,9 @@ class _Attention(_Plain):
             module.scale = (inner // module.heads) ** -0.5
         module.inner_dim = module.inner_kv_dim = inner
         module.query_dim = int(module.to_q.in_features)
-        module.out_dim = int(module.to_out[0].out_features)
+        leaving = _first_linear(module.to_out)
+        if leaving is not None:
+            module.out_dim = int(leaving.out_features)
         if module.to_k is not None and not module.is_cross_attention:
             module.cross_attention_dim = int(module.to_k.in_features)
 
@@ -78,6 +76,12 @@ class _Attention(_Plain):
         """Fused and plain processors divide by the same root, and the plain ones read it off an attribute."""
         if module.scale != 1.0:
             yield "to_q"
+
+
+def _first_linear(layers: Any) -> nn.Linear | None:
+    """The first linear layer of what an attention puts out: nothing, one layer, or a list; None where there is none."""
+    found = [layers] if isinstance(layers, nn.Linear) else list(layers) if isinstance(layers, nn.ModuleList) else []
+    return next((layer for layer in found if isinstance(layer, nn.Linear)), None)
 
 
 class _ResnetBlock(_Plain):
@@ -94,13 +98,6 @@ class _ScaledNorm(_Plain):
     def refresh(self, module: Any) -> None:
         if "g" in module._parameters and isinstance(vars(module).get("scale"), float):
             module.scale = math.sqrt(module.g.numel())
-
-    def neutralise(self, module: Any) -> None:
-        """The root alone grows with the width: its attribute, or where it is computed, the weight that it is multiplied by."""
-        if isinstance(vars(module).get("scale"), float):
-            module.scale = 1.0
-        elif "g" in module._parameters:
-            module.g = nn.Parameter(module.g.detach() / math.sqrt(module.g.numel()))
 
 
 class _SharedWidth(_Plain):
@@ -128,14 +125,6 @@ def _family(module: nn.Module) -> Family | None:
         if base.__name__ in FAMILIES and (base.__name__ not in _DIFFUSERS or base.__module__.startswith("diffusers.")):
             return FAMILIES[base.__name__]
     return None
-
-
-def neutralise(model: nn.Module) -> None:
-    """Take out of all known norms what depends on their widths; tensors are replaced, not changed."""
-    for module in model.modules():
-        family = _family(module)
-        if family is not None:
-            family.neutralise(module)
 
 
 def refresh(model: nn.Module) -> None:

@@ -10,162 +10,24 @@ Ids of a tensor are held as *grids*: a grid over dimensions (1, 3) says which id
 ``view(batch, heads, length, width)`` of ids that were on one dimension.
 """
 
-import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 from torch.utils.weak import WeakIdKeyDictionary
 
 from prunekit._types import IntArray
-from prunekit.errors import GraphError
+from prunekit.graph.deadline import Deadline
+from prunekit.graph.labels import FIXED, Findings, Grid, Labels, Product, Rectangle
+from prunekit.graph.layers import HEADS
 from prunekit.graph.surgery import output_tensors
 
-__all__ = ["FIXED", "Deadline", "Flow", "Grid", "Labels", "Product", "Rectangle"]
+__all__ = ["Flow", "outputs_fixed"]
 
-FIXED = 0
-"""The id of positions that can never be removed."""
-
-
-@dataclass(frozen=True, eq=False)
-class Grid:
-    """Which id the positions along some dimensions of a tensor stand for.
-
-    Args:
-        dims: ascending dimensions of the tensor.
-        ids: shape (size of each dim …), or one axis more: all the ids that lie behind a position, after a sum over them.
-    """
-
-    dims: tuple[int, ...]
-    ids: IntArray
-
-    @property
-    def hidden(self) -> bool:
-        """Whether ids were summed over: their positions are gone from the tensor, and their order still binds it."""
-        return self.ids.ndim > len(self.dims)
-
-    def moved(self, where: Callable[[int], int]) -> "Grid":
-        """The same grid on other dimensions."""
-        new = [where(dim) for dim in self.dims]
-        order = [int(i) for i in np.argsort(new)]
-        rest = range(len(new), self.ids.ndim)
-        return Grid(tuple(new[i] for i in order), self.ids.transpose(*order, *rest))
-
-    def over(self, dims: Sequence[int]) -> IntArray:
-        """Ids with these dims as leading axes, and all else flattened behind them: shape (…, k)."""
-        lead = [self.dims.index(dim) for dim in dims]
-        rest = [axis for axis in range(self.ids.ndim) if axis not in lead]
-        return self.ids.transpose(*lead, *rest).reshape(*(self.ids.shape[axis] for axis in lead), -1)
-
-    def without(self, dims: Iterable[int]) -> "Grid | None":
-        """After a sum over some of the dims; None where no dim is left."""
-        kept = [dim for dim in self.dims if dim not in set(dims)]
-        if not kept:
-            return None
-        ids = self.over(kept)
-        return Grid(tuple(kept), ids if len(kept) < len(self.dims) or self.hidden else ids[..., 0])
-
-
-@dataclass(frozen=True, eq=False)
-class Labels:
-    """What is known of one tensor.
-
-    Args:
-        grids: its ids; grids may share dimensions.
-        wild: dimensions along which it is the same everywhere, by broadcasting or by being filled with one value.
-        queries: for what may be an attention's scores, the ids that were summed over.
-    """
-
-    grids: tuple[Grid, ...] = ()
-    wild: frozenset[int] = frozenset()
-    queries: tuple[IntArray, ...] = ()
-
-    def at(self, dim: int) -> list[Grid]:
-        """The grids that a dimension takes part in."""
-        return [grid for grid in self.grids if dim in grid.dims]
-
-    def moved(self, where: Callable[[int], int]) -> "Labels":
-        """The same labels on other dimensions."""
-        return Labels(tuple(grid.moved(where) for grid in self.grids), frozenset(map(where, self.wild)), self.queries)
-
-
-@dataclass(frozen=True, eq=False)
-class Rectangle:
-    """Ids that a reshape or a split has put on several axes: what is removed must leave a rectangle.
-
-    Args:
-        module: name of the module that was running.
-        ids: one axis for each factor.
-        fixed: whether the length of the first axis is fixed, as the number of parts of a split is.
-    """
-
-    module: str
-    ids: IntArray
-    fixed: bool
-
-
-@dataclass(frozen=True, eq=False)
-class Product:
-    """Multiply-accumulates of one operator call: ``scale`` times the numbers of ids that stay of each factor, over ``rows``.
-
-    Args:
-        module: name of the module that was running.
-        operator: aten operator.
-        scale: positions and kernel.
-        factors: ids, any shape.
-        rows: leading rows that the first two factors share (heads), 1 for none.
-    """
-
-    module: str
-    operator: str
-    scale: int
-    factors: tuple[IntArray, ...]
-    rows: int = 1
-
-
-@dataclass(eq=False)
-class Findings:
-    """What one pass says about ids.
-
-    Args:
-        same: pairs of equally long ids that are the same thing.
-        fixed: ids that can never be removed, with the reason.
-        rectangles: ids on several axes.
-        norms: module, channels and number of norm groups of group norms without weights.
-        queries: what an attention divides by the root of how many of them a head has.
-        perhaps: the same of attentions that are written out, of which nobody knows the divisor.
-        products: everything that multiplies.
-    """
-
-    same: list[tuple[IntArray, IntArray]] = field(default_factory=list)
-    fixed: list[tuple[IntArray, str]] = field(default_factory=list)
-    rectangles: list[Rectangle] = field(default_factory=list)
-    norms: list[tuple[str, IntArray, int]] = field(default_factory=list)
-    queries: list[IntArray] = field(default_factory=list)
-    perhaps: list[IntArray] = field(default_factory=list)
-    products: list[Product] = field(default_factory=list)
-
-
-class Deadline:
-    """A wall-clock limit that starts now."""
-
-    def __init__(self, seconds: float) -> None:
-        self.seconds, self._end = seconds, time.monotonic() + seconds
-
-    def check(self) -> None:
-        """Refuse to go on after the limit.
-
-        Raises:
-            GraphError: the time is up.
-        """
-        if time.monotonic() > self._end:
-            raise GraphError(
-                f"The network was not followed through within {self.seconds:g} s; "
-                "give a smaller example input or a longer limit."
-            )
+_PARTS = (2, 3, 4, 6, 9, 12)  # a table of so many rows is one of shifts, scales and gates
 
 
 class Flow(TorchDispatchMode):
@@ -177,9 +39,12 @@ class Flow(TorchDispatchMode):
         head_modes: how attentions are meant to shrink, ``whole`` heads or not, by module name; '' is for all others.
     """
 
+    supports_higher_order_operators = True
+
     def __init__(self, model: nn.Module, deadline: Deadline, head_modes: Mapping[str, str]) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.found = Findings()
+        self._model = model
         self.module = ""
         self.head_modes = head_modes
         self.axes: dict[tuple[str, int], IntArray] = {}
@@ -187,6 +52,9 @@ class Flow(TorchDispatchMode):
         for name, tensor in (*model.named_parameters(), *model.named_buffers()):
             self._sources[tensor] = name
         self._labels: WeakIdKeyDictionary = WeakIdKeyDictionary()
+        self._derived: WeakIdKeyDictionary = WeakIdKeyDictionary()
+        self._picked: WeakIdKeyDictionary = WeakIdKeyDictionary()
+        self._blocks = np.zeros(0, dtype=np.int64)
         self._next = FIXED + 1
         self._deadline = deadline
 
@@ -196,8 +64,29 @@ class Flow(TorchDispatchMode):
         self._deadline.check()
         kwargs = kwargs or {}
         out = func(*args, **kwargs)
+        given = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]
+        self.use(given)
         rule_of(func)(self, func, args, kwargs, out)
+        if given and all(self.is_weight(tensor) for tensor in given):
+            for tensor in tree_leaves(out):
+                if isinstance(tensor, Tensor):
+                    self._derived[tensor] = True
         return out
+
+    def fix_if_used(self, tensor: Tensor, grids: Sequence[Grid], reason: str) -> None:
+        """Ids that cannot be removed if a tensor is computed with; code may only ask for its size."""
+        if grids:
+            self._picked[tensor] = (*self._picked.get(tensor, ()), (tuple(grids), reason))
+
+    def use(self, tensors: Iterable[Tensor]) -> None:
+        """Say that tensors are computed with."""
+        for tensor in tensors:
+            for grids, reason in self._picked.pop(tensor, ()):
+                self.fix(grids, reason)
+
+    def is_weight(self, tensor: Tensor) -> bool:
+        """Whether a tensor is a parameter or buffer, or computed of nothing else."""
+        return tensor in self._sources or tensor in self._derived
 
     def of(self, tensor: Any) -> Labels:
         """Labels of a tensor; a parameter or buffer that is seen first gets ids for all its axes."""
@@ -229,7 +118,10 @@ class Flow(TorchDispatchMode):
         if not isinstance(tensor, Tensor):
             return
         kept: list[Grid] = []
-        for grid in sorted(labels.grids, key=lambda grid: (-len(grid.dims), grid.hidden)):
+        shape = tensor.shape
+        for grid in sorted(
+            (_without_single(grid, shape) for grid in labels.grids), key=lambda grid: (-len(grid.dims), grid.hidden)
+        ):
             if not any(set(grid.dims) <= set(other.dims) for other in kept):
                 kept.append(grid)
         self._labels[tensor] = Labels(tuple(kept), labels.wild, labels.queries)
@@ -238,6 +130,18 @@ class Flow(TorchDispatchMode):
         """Ids that can never be removed, with the reason."""
         for grid in grids:
             self.found.fixed.append((grid.ids.ravel(), reason))
+
+    def bind(self, grid: Grid, dims: Iterable[int], reason: str) -> bool:
+        """Some dims of a grid keep their size. Whole blocks along its first one may still leave, where that is another one.
+
+        Returns:
+            Whether they may; else all its ids are fixed.
+        """
+        if grid.hidden or len(grid.dims) < 2 or grid.dims[0] in dims:
+            self.fix([grid], reason)
+            return False
+        self.found.whole.append(grid.ids.ravel())
+        return True
 
     def link(self, a: IntArray, b: IntArray, reason: str) -> None:
         """Say that ids of equal shape are the same thing; what is linked to :data:`FIXED` is fixed, for the reason."""
@@ -267,11 +171,60 @@ class Flow(TorchDispatchMode):
                     self.fix([vector], reason)
                     return
         left, right = a.over(shared), b.over(shared)
+        if self.share_blocks(a, b):
+            self.found.whole.append(a.ids.ravel())  # whole blocks keep whatever lies within them
+            return
         if left.shape[-1] != right.shape[-1] and 1 not in (left.shape[-1], right.shape[-1]):
             self.link(left[..., 1:], left[..., :1], reason)
             self.link(right[..., 1:], right[..., :1], reason)
             left, right = left[..., :1], right[..., :1]
         self.link(left, right, reason)
+
+    def note_blocks(self, grid: Grid) -> None:
+        """A reshape has put ids into blocks along the first axis of a grid."""
+        rows = np.broadcast_to(np.arange(len(grid.ids)).reshape(-1, *[1] * (grid.ids.ndim - 1)), grid.ids.shape)
+        if len(self._blocks) < self.count:
+            self._blocks = np.concatenate([self._blocks, np.zeros(self.count - len(self._blocks), dtype=np.int64)])
+        self._blocks[grid.ids] = 1 + int(self._blocks.max(initial=0)) + rows
+
+    def share_blocks(self, a: Grid, b: Grid) -> bool:
+        """Whether two grids have ids of the same blocks in the same places, as a head and the same head rotated."""
+        if a.dims != b.dims or a.hidden or b.hidden or len(a.dims) < 2 or a.ids.shape != b.ids.shape:
+            return False
+        if np.array_equal(a.ids, b.ids) or max(a.ids.max(), b.ids.max()) >= len(self._blocks):
+            return False
+        left, right = (self._blocks[one.ids].reshape(len(one.ids), -1) for one in (a, b))
+        return bool((left > 0).all() and (left == left[:, :1]).all() and (right == left[:, :1]).all())
+
+    def join_table(self, one: Labels, table: Labels) -> bool:
+        """A table of parts and channels, such as shifts and scales, lies on channels that were put into parts: it has no heads.
+
+        Returns:
+            Whether that was the case.
+        """
+        if len(one.grids) != 1 or len(one.grids[0].dims) != 2 or one.grids[0].hidden:
+            return False
+        grid, vectors = one.grids[0], {g.dims: g for g in table.grids}
+        parts, channels = vectors.get(grid.dims[:1]), vectors.get(grid.dims[1:])
+        if (
+            parts is None
+            or channels is None
+            or len(grid.ids) not in _PARTS
+            or len(grid.ids) in self.heads_of(self.module)
+        ):
+            return False
+        self.fix([parts], "they are a table's rows")
+        self.link(
+            grid.ids, np.broadcast_to(channels.ids, grid.ids.shape), "they meet something of a fixed size in a table"
+        )
+        self.found.rectangles.append(Rectangle(self.module, grid.ids, fixed=True))
+        return True
+
+    def heads_of(self, module: str) -> set[int]:
+        """Numbers of heads that a module, or the one that it is in, keeps."""
+        found = [self._model.get_submodule(name) for name in {module, module.rpartition(".")[0]}]
+        kept = (vars(one).get(name) for one in found for name in HEADS)
+        return {number for number in kept if isinstance(number, int)}
 
     def collapse(self, grid: Grid, dims: Iterable[int], reason: str) -> Grid | None:
         """Some dims of a grid can no longer be told apart (they became pixels): whatever lies along them is one thing."""
@@ -289,7 +242,19 @@ class Flow(TorchDispatchMode):
         self.found.products.append(Product(self.module, name, scale, tuple(factors), rows))
 
 
+def _without_single(grid: Grid, shape: Sequence[int]) -> Grid:
+    """A grid over several dims without those of one position."""
+    single = [dim for dim in grid.dims if shape[dim] == 1]
+    if not single or len(single) == len(grid.dims):
+        return grid
+    ids = grid.ids
+    for dim in reversed(single):
+        ids = np.asarray(ids.take(0, axis=grid.dims.index(dim)))
+    return Grid(tuple(dim for dim in grid.dims if dim not in single), ids)
+
+
 def outputs_fixed(flow: Flow, output: Any) -> None:
     """Whatever reaches the network's output is never removed."""
+    flow.use(output_tensors(output))
     for tensor in output_tensors(output):
         flow.fix(flow.of(tensor).grids, "its channels are the network's output")

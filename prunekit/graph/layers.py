@@ -24,7 +24,16 @@ __all__ = [
     "set_sizes",
 ]
 
-HEADS = ("heads", "num_heads", "n_heads", "num_attention_heads")
+HEADS = (
+    "heads",
+    "num_heads",
+    "n_heads",
+    "num_attention_heads",
+    "kv_heads",
+    "num_kv_heads",
+    "n_kv_heads",
+    "num_key_value_heads",
+)
 HEAD_WIDTHS = ("head_dim", "dim_head", "attention_head_dim", "head_channels", "num_head_channels")
 ENTERING = (
     "channels",
@@ -38,7 +47,7 @@ ENTERING = (
 )
 LEAVING = ("out_channels", "out_features", "dim_out")
 ATTRIBUTES = frozenset({*HEADS, *HEAD_WIDTHS, *ENTERING, *LEAVING, "num_groups"})
-"""Names of the numbers that code keeps beside its tensors and that are followed. No other attribute of a module is ever set."""
+"""Names of the numbers that code keeps beside its tensors. Of any other name, only the sizes of axes are ever set."""
 
 Kind = Literal["conv", "depthwise", "transposed", "linear", "norm", "embedding"]
 _VECTORS = ("bias", "running_mean", "running_var")  # one number per output channel

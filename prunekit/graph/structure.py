@@ -1,20 +1,24 @@
 """Channel groups: the channels of a network that can only be removed together, as plain data.
 
 A *channel group* has ``size`` root channels. Each *member* ties positions on one axis of one layer to root channels: removing root
-channel c removes every tied position everywhere. Nothing here knows of diffusion, and nothing holds a tensor.
+channel c removes every tied position everywhere. Nothing here knows of diffusion; only the witness holds
+tensors, its example inputs.
 """
 
 import math
 from collections.abc import Container, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
 from prunekit._files import json_hash
 from prunekit._types import FloatArray, IntArray
 from prunekit.errors import InputError
+
+if TYPE_CHECKING:
+    from prunekit.graph.witness import Witness
 
 __all__ = [
     "Attribute",
@@ -68,6 +72,8 @@ class ChannelGroup:
         multiple: widths below ``size`` are multiples of it, see :meth:`ChannelGraph.with_multiples`.
         queries: layers and positions on their ``out`` axes that an attention divides by the root of a head's width: when heads
             narrow, they are scaled so that what stays is divided as before.
+        scaled: tensors, by state key, that their layer divides by the root of the group's width: they are scaled by the root of
+            the share that stays.
         least: smallest legal width.
         floor: no smaller width is chosen, see :meth:`ChannelGraph.with_floor`.
     """
@@ -81,6 +87,7 @@ class ChannelGroup:
     resolution: int = 1
     multiple: int = 1
     queries: tuple[tuple[str, IntArray], ...] = ()
+    scaled: tuple[str, ...] = ()
     least: int = 1
     floor: int = 1
 
@@ -186,6 +193,7 @@ class ChannelGraph:
         attributes: numbers kept beside tensors that follow the widths.
         products: every multiply-accumulate of one forward pass.
         parameters: every parameter.
+        witness: what the network did when it was traced, None for a graph that was made by hand.
     """
 
     groups: tuple[ChannelGroup, ...]
@@ -195,6 +203,7 @@ class ChannelGraph:
     attributes: tuple[Attribute, ...] = ()
     products: tuple[Term, ...] = ()
     parameters: tuple[Term, ...] = ()
+    witness: "Witness | None" = None
 
     def __len__(self) -> int:
         return len(self.groups)

@@ -7,20 +7,19 @@ import copy
 import math
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
 from itertools import chain
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.utils._pytree import tree_leaves
 
 from prunekit._types import IntArray
 from prunekit.errors import PlanError
 from prunekit.graph.families import refresh
 from prunekit.graph.layers import ATTRIBUTES, axis_size, dim_of, group_count, layer_kind, own_tensors, set_sizes
 from prunekit.graph.plan import PruningPlan
+from prunekit.graph.running import Inputs, evaluation_mode, output_tensors, run_once
 from prunekit.graph.structure import Axis, ChannelGraph, shrunk_norm_groups
 
 __all__ = [
@@ -31,14 +30,15 @@ __all__ = [
     "evaluation_mode",
     "fit",
     "output_tensors",
+    "put",
     "refit",
     "run_once",
+    "sliced_shapes",
     "sliced_state",
     "slicer",
     "tensors_of",
 ]
 
-Inputs = Mapping[str, Any] | tuple[Any, ...]
 _CONTAINERS = (dict, OrderedDict, list, set)
 
 
@@ -89,6 +89,15 @@ def slicer(model: nn.Module, graph: ChannelGraph, plan: PruningPlan) -> Callable
     return cut
 
 
+def sliced_shapes(model: nn.Module, graph: ChannelGraph, plan: PruningPlan) -> dict[str, tuple[int, ...]]:
+    """Shapes of :func:`sliced_state`, by state key."""
+    shapes = {key: list(tensor.shape) for key, tensor in all_tensors(model).items()}
+    for (layer, axis), keep in plan.positions(graph).items():
+        for key, dim in tensors_of(model, layer, axis):
+            shapes[key][dim] = len(keep)
+    return {key: tuple(shape) for key, shape in shapes.items()}
+
+
 def all_tensors(model: nn.Module) -> dict[str, Tensor]:
     """The state dict, and the buffers that a state dict leaves out: a table of positions narrows with the channels."""
     return {**dict(model.named_buffers()), **model.state_dict()}
@@ -129,13 +138,42 @@ def fit(model: nn.Module, state: Mapping[str, Tensor], sizes: Mapping[str, Mappi
         raise PlanError(
             f"The tensors do not belong to {type(model).__name__}: {', '.join(odd)} are in one of them only."
         )
+    _check_names(model, state, sizes)
     return refit(model, state, sizes)
+
+
+def _check_names(model: nn.Module, state: Mapping[str, Tensor], sizes: Mapping[str, Mapping[str, int]]) -> None:
+    """Refuse to set a number of an unknown name, unless it is the size of an axis and becomes the size that this axis has.
+
+    A file may come from a stranger, and a smaller number of steps or layers would make another network run.
+    """
+    lengths: set[tuple[int, int]] | None = None
+    modules = dict(model.named_modules())
+    for name, values in sizes.items():
+        for key, value in values.items():
+            if key in ATTRIBUTES or name not in modules:
+                continue
+            if lengths is None:
+                full = all_tensors(model)
+                pairs = ((full[key], new) for key, new in state.items() if full[key].ndim == new.ndim)
+                lengths = {pair for a, b in pairs for pair in zip(a.shape, b.shape, strict=True)}
+            if (vars(modules[name]).get(key), value) not in lengths:
+                raise PlanError(f"{name} of {type(model).__name__} has no width {key} that could become {value!r}.")
 
 
 def refit(model: nn.Module, state: Mapping[str, Tensor], sizes: Mapping[str, Mapping[str, int]]) -> nn.Module:
     """:func:`fit` with tensors that are known to be this architecture's."""
     _set_attributes(model, sizes)
-    made: dict[Tensor, nn.Parameter] = {}  # parameters that were one stay one
+    put(model, state)
+    for layer, module in model.named_modules():  # a parametrized weight is computed of other modules' tensors
+        set_sizes(module, layer)
+    refresh(model)
+    return model
+
+
+def put(model: nn.Module, state: Mapping[str, Tensor]) -> None:
+    """Give every layer its tensors of ``state``, in place; parameters that were one stay one."""
+    made: dict[Tensor, nn.Parameter] = {}
     for layer, module in model.named_modules():
         prefix = f"{layer}." if layer else ""
         for name, tensor in own_tensors(module).items():
@@ -144,19 +182,22 @@ def refit(model: nn.Module, state: Mapping[str, Tensor], sizes: Mapping[str, Map
                 module._parameters[name] = made.setdefault(tensor, nn.Parameter(new, tensor.requires_grad))
             else:
                 module._buffers[name] = new
-        set_sizes(module, layer)
-    refresh(model)
-    return model
 
 
 def _set_attributes(model: nn.Module, sizes: Mapping[str, Mapping[str, int]]) -> None:
-    """Lower numbers that modules keep; only names of a fixed list, and only to something smaller."""
+    """Lower whole numbers that modules keep, and nothing else of them."""
     modules = dict(model.named_modules())
     for name, values in sizes.items():
         for key, value in values.items():
-            old = vars(modules[name]).get(key) if name in modules and key in ATTRIBUTES else None
+            old = vars(modules[name]).get(key) if name in modules else None
             bound = old[0] if isinstance(old, tuple) and len(old) == 1 else old
-            if not isinstance(bound, int) or not isinstance(value, int) or not 1 <= value <= bound:
+            if (
+                key.startswith("_")
+                or isinstance(bound, bool)
+                or not isinstance(bound, int)
+                or not isinstance(value, int)
+                or not 1 <= value <= bound
+            ):
                 raise PlanError(f"{name} of {type(model).__name__} has no {key} that could become {value!r}.")
             setattr(modules[name], key, (value,) if isinstance(old, tuple) else value)
 
@@ -168,7 +209,12 @@ def apply(model: nn.Module, graph: ChannelGraph, plan: PruningPlan, *, share: bo
         model: the network that ``graph`` was traced from.
         graph: its channel groups.
         plan: what to keep.
-        share: True lets untouched tensors be the caller's own (for evaluation only: training would change both).
+        share: True lets untouched tensors be the caller's own (for evaluation only: training would change both), and does not
+            run the network.
+
+    Raises:
+        PlanError: the plan does not fit the graph.
+        GraphError: at these widths the network runs other layers than the full one, see :class:`Witness`.
     """
     state = sliced_state(model, graph, plan)
     sizes = attributes(model, graph, plan)
@@ -182,39 +228,10 @@ def apply(model: nn.Module, graph: ChannelGraph, plan: PruningPlan, *, share: bo
     clone = copy.deepcopy(model, memo)  # structure only; the tensors come from `state`
     if not share:
         state = {key: tensor.detach().clone() for key, tensor in state.items()}
-    return fit(clone, state, sizes)
-
-
-@contextmanager
-def evaluation_mode(model: nn.Module) -> Iterator[None]:
-    """Eval mode within the block; afterwards every module, not only the root, has the mode that it had."""
-    training = [module for module in model.modules() if module.training]
-    if training:
-        model.eval()
-    try:
-        yield
-    finally:
-        for module in training:
-            module.training = True
-
-
-def run_once(model: nn.Module, inputs: Inputs) -> Any:
-    """One forward pass without gradients, in eval mode, leaving the modes as they were."""
-    fused = torch.backends.mha.get_fastpath_enabled()
-    torch.backends.mha.set_fastpath_enabled(False)  # it runs whole transformer layers behind hooks' and counters' backs
-    try:
-        with evaluation_mode(model), torch.no_grad():
-            return model(**inputs) if isinstance(inputs, Mapping) else model(*inputs)
-    finally:
-        torch.backends.mha.set_fastpath_enabled(fused)
-
-
-def output_tensors(output: Any) -> list[Tensor]:
-    """All tensors of a network's output: a tensor, a tuple, a dict, or an object that holds them."""
-    if not isinstance(output, Tensor | tuple | list | Mapping):
-        output = vars(output)
-    leaves = tree_leaves(dict(output) if isinstance(output, Mapping) else output)
-    return [leaf for leaf in leaves if isinstance(leaf, Tensor)]
+    pruned = fit(clone, state, sizes)
+    if not share and plan.kept and graph.witness is not None:
+        graph.witness.check(pruned)
+    return pruned
 
 
 def tensors_of(model: nn.Module, layer: str, axis: Axis) -> Iterator[tuple[str, int]]:
@@ -243,14 +260,19 @@ def _aliases(model: nn.Module) -> Iterator[tuple[str, str]]:
 def _query_factors(
     model: nn.Module, graph: ChannelGraph, plan: PruningPlan, positions: Mapping[tuple[str, Axis], IntArray]
 ) -> Iterator[tuple[str, Tensor]]:
-    """Factors that keep q·k/√d what it was where heads narrow: √(new/old) on what makes the queries."""
+    """Factors that keep q·k/√d what it was where heads narrow: √(new/old) on what makes the queries.
+
+    The same for weights that a layer of one's own divides by the root of its width.
+    """
+    ndims = {key: tensor.ndim for key, tensor in all_tensors(model).items()}
     for name, kept in plan.kept.items():
         group = graph[name]
         factor = math.sqrt(len(kept) / group.size)
+        if factor < 1:
+            yield from ((key, torch.tensor(factor, dtype=torch.float64)) for key in group.scaled)
         for layer, queries in group.queries if factor < 1 else ():
             scale = np.ones(graph.axis_sizes[layer, "out"])
             scale[queries] = factor
             for key, dim in tensors_of(model, layer, "out"):
-                ndim = all_tensors(model)[key].ndim
-                shape = [-1 if d == dim else 1 for d in range(ndim)]
+                shape = [-1 if d == dim else 1 for d in range(ndims[key])]
                 yield key, torch.from_numpy(scale[positions[layer, "out"]]).reshape(shape)

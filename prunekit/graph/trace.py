@@ -1,20 +1,23 @@
 """Read the channel groups of a network off one forward pass, see :mod:`prunekit.graph.flow`."""
 
-import math
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable
+from dataclasses import dataclass
 
-import numpy as np
+import torch
 from torch import nn
 
-from prunekit._types import IntArray
 from prunekit.errors import GraphError
-from prunekit.graph.channels import PRODUCERS, Channels, Found
-from prunekit.graph.counting import Count
-from prunekit.graph.flow import Deadline
-from prunekit.graph.layers import HEAD_WIDTHS, HEADS, axis_size, group_count, layer_kind
-from prunekit.graph.structure import Attribute, ChannelGraph, ChannelGroup, HeadMode, Member, NormMode, Term, Width
-from prunekit.graph.surgery import Inputs
-from prunekit.graph.trial import faults
+from prunekit.graph.channels import Channels
+from prunekit.graph.deadline import Deadline
+from prunekit.graph.making import Making
+from prunekit.graph.narrowing import corresponds, narrowed
+from prunekit.graph.recording import Unsound
+from prunekit.graph.retrying import Retries
+from prunekit.graph.running import Inputs
+from prunekit.graph.structure import ChannelGraph, HeadMode, NormMode
+from prunekit.graph.trial import Trial
+from prunekit.graph.values import random_inputs
+from prunekit.graph.weightless import hollow_inputs, is_hollow, is_large, skeleton, weightless
 
 __all__ = ["trace"]
 
@@ -25,171 +28,125 @@ def trace(
     norm_mode: NormMode = "even",
     head_mode: HeadMode = "whole",
     seconds: float = 300.0,
+    progress: Callable[[str], None] | None = None,
 ) -> ChannelGraph:
     """Find which channels can only be removed together.
 
     Every channel group is pruned for trial, see :mod:`prunekit.graph.trial`; those that fail are left whole, with the reason.
     An attention that does not shrink in the mode asked for is tried in the other one.
 
+    A large network is followed without values, and its groups are tried twice: all of it without values, and a copy with a few
+    channels in each group with values. A small one is run as it is.
+
     Args:
-        model: the network; it is run a few times and not changed.
+        model: the network; it is run a few times and not changed. It may be on the meta device.
         example_inputs: arguments of one forward pass, batch 1: a dict by name, or a tuple by place.
         norm_mode: how group norms shrink, see :class:`ChannelGraph`.
         head_mode: how attentions shrink: by ``whole`` heads, or ``even``, every head by the same number of channels.
         seconds: wall-clock limit of following the network through and of its trials.
+        progress: is told what is being done, once that takes more than a few seconds; it is logged, too.
 
     Raises:
         GraphError: the network cannot be traced, or not within the limit.
     """
     ways = ("whole", "even", "scaled") if head_mode == "whole" else ("even", "scaled", "whole")
-    tried: dict[str, int] = {}
-    modes: dict[str, str] = {"": ways[0]}
-    failed: dict[str, str] = {}
-    deadline = Deadline(seconds)
-    while True:
-        channels = Channels.of(model, example_inputs, deadline, modes)
-        making = _Making(channels)
-        candidates = [making.group(found, norm_mode, modes) for found in channels.found if found.name not in failed]
-        graph = making.graph([group for group in candidates if group is not None], failed, norm_mode)
-        wrong = faults(model, graph, example_inputs, deadline)
-        again = [found for found in channels.found if found.name in wrong and tried.get(found.name, 0) < len(ways) - 1]
-        again = [found for found in again if found.heads or channels.asks(found)]
-        failed |= {name: reason for name, reason in wrong.items() if name not in {found.name for found in again}}
-        if not again:
-            kept = [group for group in graph.groups if group.name not in failed]
-            return making.graph(kept, failed, norm_mode)
-        for found in again:
-            tried[found.name] = tried.get(found.name, 0) + 1 if found.heads else len(ways) - 1
-            modes |= dict.fromkeys((found.name, *found.modules), ways[tried[found.name]] if found.heads else "scaled")
+    tracing = _Tracing(Retries(ways), norm_mode, Deadline(seconds, progress))
+    cuda = sorted({tensor.get_device() for tensor in model.parameters() if tensor.is_cuda})
+    with torch.random.fork_rng(devices=cuda):  # a network may draw numbers, and nobody's are to change by that
+        return tracing.run(model, example_inputs)
 
 
-class _Making:
-    """Makes channel groups and graphs of what one forward pass has said."""
+@dataclass(frozen=True, eq=False)
+class _Followed:
+    """A network that has been followed.
 
-    def __init__(self, channels: Channels) -> None:
-        self.channels = channels
+    Args:
+        model: the network.
+        inputs: of its forward pass.
+        bare: both without values, None where it was run with values.
+        channels: what its forward pass has said.
+        making: makes graphs of that.
+    """
 
-    def group(self, found: Found, norm_mode: NormMode, modes: Mapping[str, str]) -> ChannelGroup | None:
-        """A channel group with its legal widths, None where it was given up."""
-        if int(found.components[0]) in self.channels.reasons:
+    model: nn.Module
+    inputs: Inputs
+    bare: tuple[nn.Module, Inputs] | None
+    channels: Channels
+    making: Making
+
+
+@dataclass(frozen=True, eq=False)
+class _Tracing:
+    """How one network is traced.
+
+    Args:
+        retries: what has been tried.
+        norm_mode: how group norms shrink.
+        deadline: when to give up.
+    """
+
+    retries: Retries
+    norm_mode: NormMode
+    deadline: Deadline
+
+    def run(self, model: nn.Module, inputs: Inputs) -> ChannelGraph:
+        """Follow and try until nothing changes."""
+        large = is_large(model)
+        while True:
+            whole = self._follow(model, inputs, not large)
+            if large and self._changes_shapes(whole):
+                continue
+            trial = self._narrow_trial(whole) if large else None
+            if trial is None:
+                whole = self._follow(model, inputs, with_values=True) if whole.bare else whole
+                self.deadline.say("trying all channel groups")
+                trial = Trial(model, whole.making.graph(), whole.channels, inputs, self.deadline)
+            if not self.retries.after(trial):
+                return whole.making.graph()
+
+    def _follow(self, model: nn.Module, inputs: Inputs, with_values: bool) -> _Followed:
+        """Follow a network through, without values where it runs like that."""
+        self.deadline.say(f"following {type(model).__name__} through")
+        bare = None
+        if not with_values:
+            try:
+                bare = skeleton(model), hollow_inputs(inputs)
+                with weightless():
+                    channels = self._channels(*bare)
+            except Exception:  # it needs values, and says why when it is run with them
+                self.deadline.check()
+                bare = None
+        if bare is None:
+            channels = self._channels(model, inputs)
+        return _Followed(model, inputs, bare, channels, Making(channels, self.retries, inputs, self.norm_mode))
+
+    def _channels(self, model: nn.Module, inputs: Inputs) -> Channels:
+        return Channels.of(model, inputs, self.deadline, self.retries.modes, self.retries.ties)
+
+    def _changes_shapes(self, whole: _Followed) -> bool:
+        """Try all groups without values; gives back whether something else is to be tried then."""
+        if whole.bare is None:
+            return False
+        self.deadline.say("trying the shapes of all channel groups")
+        trial = Trial(
+            whole.bare[0], whole.making.graph(), whole.channels, whole.bare[1], self.deadline, with_values=False
+        )
+        try:
+            return self.retries.after(trial)
+        except Unsound:  # it does not run twice alike; the trial with values says so
+            return False
+
+    def _narrow_trial(self, whole: _Followed) -> Trial | None:
+        """A trial of a copy with few channels in each group, None where such a copy is another network."""
+        graph = whole.making.graph()
+        self.deadline.say("trying channel groups on a narrow copy")
+        try:
+            plan, model = narrowed(whole.model, graph)
+            inputs = random_inputs(whole.inputs) if is_hollow(whole.inputs) else whole.inputs
+            narrow = self._follow(model, inputs, with_values=True)
+        except GraphError:
+            self.deadline.check()
             return None
-        head_mode = modes.get(found.name, modes[""])
-        members = tuple(self.channels.members(found))
-        rows, whole, step = self._legal(found, members, norm_mode, head_mode)
-        queries = () if whole else tuple(self.channels.queries(found, head_mode == "scaled"))
-        resolution = self.channels.seen.resolutions.get(found.layer, 1)
-        narrows = not whole and (found.heads or self.channels.is_among(found, self.channels.attended()))
-        least = 2 * (found.heads or 1) if narrows else 1  # heads of one channel are no attention
-        if norm_mode == "even":
-            least = max([least, *(2 * count for count in self._norms_of_vectors(members))])
-        return ChannelGroup(
-            found.name, len(found.components), rows, whole, step, members, resolution, queries=queries, least=least
-        )
-
-    def _legal(
-        self, found: Found, members: Iterable[Member], norm_mode: NormMode, head_mode: str
-    ) -> tuple[int, bool, int]:
-        """Rows, whether they leave whole, and the step."""
-        size = len(found.components)
-        norms = [(m, group_count(self.channels.modules.get(m.layer))) for m in members]
-        counts = [(len(m.positions) == axis_size(self.channels.modules[m.layer], "out"), n) for m, n in norms if n]
-        counts += [(True, n) for _, n, _ in self.channels.bare_norms(found)]
-        every = math.lcm(*[n for _, n in counts])
-        leaving = head_mode == "whole" or found.heads == size  # heads whose channels cannot be told apart
-        if found.heads is not None and leaving and not found.fixed_parts:
-            rows = math.gcd(found.heads, *([n for spans, n in counts if spans] if norm_mode == "whole" else []))
-            step = size // rows if norm_mode == "whole" or not counts else math.lcm(size // rows, every)
-            if size % step == 0 and rows > 1:
-                return size // step, True, step
-        if found.heads is not None:
-            every = math.lcm(every, found.heads)
-        elif norm_mode == "whole":
-            rows = math.gcd(*[n for spans, n in counts if spans])
-            if rows > 1 and size % rows == 0:
-                return rows, True, size // rows
-        return (every if size % every == 0 else 1), False, min(every, size)
-
-    def _norms_of_vectors(self, members: Iterable[Member]) -> Iterator[int]:
-        """Numbers of norm groups of norms at a single position, which have nothing to do on norm groups of one channel."""
-        for member in members:
-            count = group_count(self.channels.modules.get(member.layer))
-            if not count or self.channels.seen.resolutions.get(member.layer) != 1:
-                continue
-            if len(member.positions) == axis_size(self.channels.modules[member.layer], "out") > count:
-                yield count
-
-    def graph(self, groups: Iterable[ChannelGroup], failed: Mapping[str, str], norm_mode: NormMode) -> ChannelGraph:
-        """The graph of these groups; whatever is in none of them keeps its width."""
-        groups = tuple(groups)
-        by_name = {found.name: found for found in self.channels.found}
-        place = np.full(int(self.channels.raw.max()) + 2, -1, dtype=np.int64)  # group of every component, −1 for none
-        for g, group in enumerate(groups):
-            place[by_name[group.name].components] = g
-        sizes = {
-            (axis.layer, axis.axis): len(self.channels.flow.axes[axis.tensor, axis.dim])
-            for axis in self.channels.axes
-            if (place[self.channels.component[self.channels.flow.axes[axis.tensor, axis.dim]]] >= 0).any()
-        }
-        count = Count(place, self.channels.component, groups)
-        return ChannelGraph(
-            groups,
-            sizes,
-            self._left_whole(place) | dict(failed),
-            norm_mode,
-            tuple(self._attributes(groups, by_name, count, norm_mode)),
-            tuple(count.product(product) for product in self.channels.flow.found.products),
-            tuple(self._parameters(count)),
-        )
-
-    def _left_whole(self, place: IntArray) -> dict[str, str]:
-        """Layers with channels that are in no group, with the reason."""
-        reasons: dict[str, str] = {}
-        for axis in sorted(self.channels.axes, key=lambda axis: self.channels.order.get(axis.layer, 0)):
-            if axis.axis != "out" or axis.kind not in PRODUCERS or axis.layer in reasons:
-                continue
-            ids = self.channels.flow.axes[axis.tensor, axis.dim]
-            told = [
-                self.channels.reasons[one] for one in self.channels.raw[ids].tolist() if one in self.channels.reasons
-            ]
-            if told:
-                reasons[axis.layer] = told[0]
-        for name, module in self.channels.modules.items():
-            kind = layer_kind(module)
-            if kind in PRODUCERS and name in self.channels.seen.resolutions and axis_size(module, "out") == 1:
-                reasons.setdefault(name, "it makes a single channel")
-        return reasons
-
-    def _attributes(
-        self, groups: tuple[ChannelGroup, ...], by_name: Mapping[str, Found], count: Count, norm_mode: NormMode
-    ) -> Iterator[Attribute]:
-        for module, name, ids in self.channels.seen.sizes:
-            width = count.width(ids)
-            if width.by_group:
-                yield Attribute(module, name, width)
-        for g, group in enumerate(groups):
-            found = by_name[group.name]
-            for module, norm_groups, channels in self.channels.bare_norms(found) if norm_mode == "whole" else ():
-                if vars(self.channels.modules[module]).get("num_groups") == norm_groups:
-                    yield Attribute(
-                        module, "num_groups", Width(0, {g: channels // group.size}, channels // norm_groups)
-                    )
-            if found.heads is None:
-                continue
-            names, value = (HEADS, found.heads) if group.whole else (HEAD_WIDTHS, group.size // found.heads)
-            for module in found.modules:
-                for holder, name in self.channels.holders(module, names, value):
-                    yield Attribute(holder, name, Width(0, {g: 1}, group.size // value))
-
-    def _parameters(self, count: Count) -> Iterator[Term]:
-        for name, parameter in self.channels.model.named_parameters():
-            scale, factors = 1, []
-            for dim, size in enumerate(parameter.shape):
-                ids = self.channels.flow.axes.get((name, dim))
-                width = count.width(ids) if ids is not None else Width(size)
-                if width.by_group:
-                    factors.append(width)
-                else:
-                    scale *= size
-            if len(factors) > 2:
-                raise GraphError(f"{name} follows more than two channel groups; its size is in no known form.")
-            yield Term(name, "", scale, *factors)
+        if not corresponds(graph, whole.channels, plan, narrow.making.graph(), narrow.channels):
+            return None
+        return Trial(model, narrow.making.graph(), narrow.channels, inputs, self.deadline)

@@ -1,220 +1,286 @@
 """Trial by pruning: does removing a channel group's channels remove what they carried, and nothing else?
 
 A dependency graph can be wrong without an error: heads that a reshape mixes, a width that an attribute or a buffer remembers. So
-a copy of the network with random weights is pruned for trial, and compared with the unpruned copy in which the same channels are
-silenced (zero weights at their producers and their consumers). In both, norms are replaced by their scale and shift alone, since
-the statistics of a norm may change when its channels do. The two outputs must be equal, to rounding.
+the network is pruned for trial, and run in step with the unpruned one in which the same channels are silenced (zero weights where
+they are made and read), see :mod:`prunekit.graph.lockstep`. All groups are pruned at once; what fails tells which channels
+were involved, and where that is open, the smallest set of groups that fails is looked for.
 """
 
-import inspect
-from collections.abc import Iterable
-from functools import partial
-from typing import Any
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass, replace
 
 import numpy as np
-import torch
-import torch.nn.functional as F
-from torch import Generator, Tensor, nn
-from torch.overrides import TorchFunctionMode
-from torch.utils._pytree import tree_map
+from torch import nn
 
 from prunekit._types import IntArray
 from prunekit.errors import GraphError, PrunekitError
-from prunekit.graph.families import neutralise
-from prunekit.graph.flow import Deadline
-from prunekit.graph.layers import layer_kind
+from prunekit.graph.channels import Channels
+from prunekit.graph.cutting import Cutter
+from prunekit.graph.deadline import Deadline
+from prunekit.graph.faults import Fault
+from prunekit.graph.lockstep import Lockstep
 from prunekit.graph.plan import PruningPlan
+from prunekit.graph.recording import Recording, Unsound
+from prunekit.graph.statistics import Statistics, visible
 from prunekit.graph.structure import ChannelGraph, ChannelGroup
-from prunekit.graph.surgery import Inputs, all_tensors, apply, fit, output_tensors, run_once, tensors_of
+from prunekit.graph.surgery import Inputs, apply
+from prunekit.graph.template import Template
+from prunekit.graph.values import Pool, Shapes, Weights, random_inputs
+from prunekit.graph.weightless import weightless
 
-__all__ = ["faults"]
+__all__ = ["Offence", "Trial"]
 
-_TOLERANCE = {"cpu": 2e-5}  # of the largest output; measured rounding is 5e-6 on a U-Net of 36M parameters
-_LOOSE = 1e-2  # on devices that may round products to TF32
+_ROUNDS = ("unequal", "equal", "first", "last")
+"""Random widths that differ; widths as equal as can be; one step everywhere, at the front; random widths, also at the end."""
+_ROUNDS_OF_SHAPES = ("unequal", "equal")
 
 
-def faults(model: nn.Module, graph: ChannelGraph, inputs: Inputs, deadline: Deadline) -> dict[str, str]:
-    """Channel groups that cannot be pruned safely, by name, with the reason.
+@dataclass(frozen=True, eq=False)
+class Offence:
+    """Why a channel group cannot be pruned.
+
+    Args:
+        reason: why.
+        others: names of groups that it fails together with.
+        numbers: whole numbers among the arguments of the call that failed, of the full and of the pruned network.
+        widths: of every group on trial, by name.
+        module: that was running.
+        near: groups that the calls just before it had to do with, the nearest first.
+        parted: whether the pruned network called other functions.
+    """
+
+    reason: str
+    others: tuple[str, ...] = ()
+    numbers: tuple[tuple[int, ...], tuple[int, ...]] = ((), ())
+    widths: tuple[tuple[str, int], ...] = ()
+    module: str = ""
+    near: tuple[str, ...] = ()
+    parted: bool = False
+
+
+class Trial:
+    """Prunes a network's channel groups for trial.
 
     Args:
         model: the network, unchanged.
         graph: its channel groups.
+        channels: what was read off its forward pass.
         inputs: arguments of one forward pass, by name or by place.
         deadline: when to give up.
+        with_values: False for a network and inputs without values: only shapes are compared, and which functions are called.
 
-    Raises:
-        GraphError: the time is up.
+    ``scaled`` has, by group, the tensors that seem to be divided by the root of its width.
     """
-    prunable = [group for group in graph if len(group.widths) > 1]
-    if not prunable:
-        return {}
-    trial = _Trial(model, graph, inputs, deadline)
-    found: dict[str, str] = {}
-    for seed in (None, 0, 1):  # one step everywhere, at the front; then random numbers of steps, also at the end
-        good = [group for group in prunable if group.name not in found]
-        offenders = _offenders(trial, good, seed)
-        found |= offenders
-        good = [group for group in good if group.name not in found]
-        joint = trial.fault(good, seed) if offenders else ""
-        if joint:  # parts pass that do not pass together
-            found |= {group.name: f"together with others, {joint}" for group in good}
-    return found
 
+    def __init__(
+        self,
+        model: nn.Module,
+        graph: ChannelGraph,
+        channels: Channels,
+        inputs: Inputs,
+        deadline: Deadline,
+        with_values: bool = True,
+    ) -> None:
+        self.graph, self.channels, self.deadline, self.with_values = graph, channels, deadline, with_values
+        self._components = {found.name: found.components for found in channels.found}
+        self.full = apply(model, graph, PruningPlan({}, graph.fingerprint), share=True)
+        self.own_inputs, self.inputs = inputs, random_inputs(inputs) if with_values else inputs
+        self.scaled: dict[str, set[str]] = {}
+        self.pool: Pool | Shapes = Pool(self.full) if with_values else Shapes()
+        self.template = Template(self.full, graph)
+        self._recording: Recording | None = None
 
-def _offenders(trial: "_Trial", groups: list[ChannelGroup], seed: int | None) -> dict[str, str]:
-    """Bisect: a set that passes has no offender."""
-    reason = trial.fault(groups, seed)
-    if not reason:
-        return {}
-    if len(groups) == 1:
-        return {groups[0].name: reason}
-    half = len(groups) // 2
-    return _offenders(trial, groups[:half], seed) | _offenders(trial, groups[half:], seed)
+    def offences(self) -> dict[str, Offence]:
+        """Channel groups that cannot be pruned safely, by name.
 
-
-class _Trial:
-    """A copy of a network with random weights, and random inputs."""
-
-    def __init__(self, model: nn.Module, graph: ChannelGraph, inputs: Inputs, deadline: Deadline) -> None:
-        self.graph, self.deadline = graph, deadline
-        self.model = apply(model, graph, PruningPlan({}, graph.fingerprint)).float()
-        generator = Generator().manual_seed(0)
-        self.inputs: Inputs = tree_map(partial(_random_like, generator=generator), inputs)
-        _randomise(self.model, generator)
-        if not self._is_finite():
-            self.model, self.inputs = apply(model, graph, PruningPlan({}, graph.fingerprint)), inputs
-
-    def fault(self, groups: Iterable[ChannelGroup], seed: int | None) -> str:
-        """What goes wrong when these groups shrink, by one step each or by the seed's numbers of steps; '' for nothing.
-
-        A slice of remembered length shows when channels before it are gone, or its last ones; groups whose widths only have to
-        be equal show when neighbours differ.
+        Raises:
+            GraphError: the time is up.
+            Unsound: without values, the network does not run.
         """
+        with nullcontext() if self.with_values else weightless():
+            return self._offences()
+
+    def _offences(self) -> dict[str, Offence]:
+        good = [group for group in self.graph if len(group.widths) > 1]
+        found: dict[str, Offence] = {}
+        for kind in _ROUNDS if self.with_values else _ROUNDS_OF_SHAPES:
+            while good:
+                wrong = self._wrong(good, kind)
+                if not wrong:
+                    break
+                found |= wrong
+                good = [group for group in good if group.name not in found]
+        return found
+
+    def _wrong(self, groups: Sequence[ChannelGroup], kind: str) -> dict[str, Offence]:
+        """Some of the groups that fail; none where all pass together."""
+        faults = self._faults(groups, kind)
+        if not faults:
+            return {}
+        alone: dict[str, Offence] = {}
+        for fault in faults:
+            names = self._names(fault.ids, groups)
+            if len(names) == 1:
+                alone.setdefault(names[0], self._offence(fault, groups, kind))
+        if alone:
+            return alone
+        suspects = [group for group in groups if group.name in self._suspects(faults[0], groups)]
+        if not suspects or len(suspects) == len(groups) or not self._faults(suspects, kind):
+            suspects = list(groups)
+        least = _smallest(lambda some: bool(self._faults(some, kind)), [], suspects)
+        reasons = self._faults(least, kind)
+        together = tuple(group.name for group in least)
+        offence = self._offence((reasons or faults)[0], least, kind)
+        return {name: replace(offence, others=tuple(n for n in together if n != name)) for name in together}
+
+    def _offence(self, fault: Fault, groups: Sequence[ChannelGroup], kind: str) -> Offence:
+        widths = tuple((group.name, width) for group, width in zip(groups, _widths(groups, kind), strict=True))
+        calls = self.channels.calls[max(fault.call - 8, 0) : fault.call + 1]
+        near: list[str] = []
+        for call in reversed(calls):
+            near += self._names(visible([*call.before, *call.after]), self.graph)
+        module = self.channels.calls[min(fault.call, len(self.channels.calls) - 1)].module
+        return Offence(fault.reason, (), fault.numbers, widths, module, tuple(dict.fromkeys(near)), fault.parted)
+
+    def _names(self, ids: IntArray, groups: Iterable[ChannelGroup]) -> list[str]:
+        """The groups that some ids belong to."""
+        components = np.unique(self.channels.component[ids])
+        return [group.name for group in groups if np.isin(self._components[group.name], components).any()]
+
+    def _suspects(self, fault: Fault, groups: Sequence[ChannelGroup]) -> list[str]:
+        """Groups that have to do with a fault: with the call itself, or with those around it."""
+        if len(fault.ids):
+            return self._names(fault.ids, groups)
+        calls = self.channels.calls[max(fault.call - 4, 0) : fault.call + 1]
+        return self._names(visible(labels for call in calls for labels in (*call.before, *call.after)), groups)
+
+    def _faults(self, groups: Sequence[ChannelGroup], kind: str) -> list[Fault]:
+        """What goes wrong when these groups shrink."""
         self.deadline.check()
-        rng = np.random.default_rng(seed or 0)
-        kept, last = {}, 0
-        for group in groups:
-            width = int(group.widths[1] if seed is None else rng.choice(_others(group.widths[1:], last)))
-            scores = np.arange(group.size) / group.size if seed is None else rng.random(group.size)
-            scores[-1] -= seed is not None
-            kept[group.name], last = group.select(scores, width), width
-        if not kept:
-            return ""
-        plan = PruningPlan({name: tuple(channels.tolist()) for name, channels in kept.items()}, self.graph.fingerprint)
-        expected = _run(self._silenced(kept), self.inputs)
+        faults, is_sound = self._run(groups, kind)
+        if not is_sound and self.pool.is_random:  # a network that only works with numbers of its own
+            self.pool, self.inputs = Pool(self.full, is_random=False), self.own_inputs
+            faults, _ = self._run(groups, kind)
+        return faults
+
+    def _run(self, groups: Sequence[ChannelGroup], kind: str) -> tuple[list[Fault], bool]:
+        rng = np.random.default_rng(_ROUNDS.index(kind))
+        kept = {
+            group.name: group.select(_scores(group, kind, rng), width)
+            for group, width in zip(groups, _widths(groups, kind), strict=True)
+        }
+        plan = PruningPlan({name: tuple(c.tolist()) for name, c in kept.items()}, self.graph.fingerprint)
+        weights = Weights(self.full, self.graph, self.pool, self.template)
         try:
-            found = _run(apply(self.model, self.graph, plan, share=True), self.inputs)
+            pruned = weights.prune(plan)
         except PrunekitError as error:
-            return f"removing its channels is refused: {error}"
-        except Exception as error:  # whatever the foreign network raises
-            return f"removing its channels stops the network ({type(error).__name__}: {str(error).split(chr(10))[0]})"
-        if [tuple(a.shape) for a in found] != [tuple(b.shape) for b in expected]:
-            return "removing its channels changes the shape of the output"
-        for a, b in zip(found, expected, strict=True):
-            tolerance = _TOLERANCE.get(b.device.type, _LOOSE) * float(b.abs().max())
-            if not torch.allclose(a, b, rtol=0, atol=tolerance, equal_nan=True):
-                return "removing its channels changes what the other channels compute, in a way that is not known"
-        return ""
-
-    def _is_finite(self) -> bool:
+            return [Fault(f"removing its channels is refused: {error}", np.zeros(0, dtype=np.int64), 0)], True
+        except Exception as error:
+            return [Fault(f"removing its channels is refused ({error})", np.zeros(0, dtype=np.int64), 0)], True
+        gone, scale = self._gone(plan)
+        cutter = Cutter(gone, scale)
         try:
-            return all(bool(output.isfinite().all()) for output in _run(self._silenced({}), self.inputs))
-        except (RuntimeError, ValueError, AssertionError):  # a network that checks its inputs
-            return False
+            recording = self._recorded(weights, cutter)
+        except Unsound as error:
+            if not self.with_values:
+                raise
+            return [Fault(f"the trial does not work: {error}", np.zeros(0, dtype=np.int64), 0)], False
+        statistics = Statistics(gone, self.channels.component)
+        step = Lockstep(recording, cutter, statistics, weights, self.deadline)
+        faults = step.run(pruned, self.inputs)
+        if faults:
+            self._note_scaled(step.scaled, dict(zip(groups, _widths(groups, kind), strict=True)))
+        return faults, True
 
-    def _silenced(self, kept: dict[str, Any]) -> nn.Module:
-        """The unpruned copy with zeros wherever a removed channel is made or read."""
-        model = apply(self.model, self.graph, PruningPlan({}, self.graph.fingerprint), share=True)
-        state = all_tensors(model)
-        for name, channels in kept.items():
-            for member in self.graph[name].members:
-                gone = torch.from_numpy(member.positions[~np.isin(member.roots, channels)])
-                for key, dim in tensors_of(model, member.layer, member.axis):
-                    state[key] = state[key].index_fill(dim, gone.to(state[key].device), 0)
-        return fit(model, state, {})
+    def _recorded(self, weights: Weights, cutter: Cutter) -> Recording:
+        """What the full network does; without values, what is silenced makes no difference.
 
+        Raises:
+            Unsound: it does not do again what it did when it was followed.
+        """
+        if self._recording is not None:
+            return self._recording
+        recording = Recording(self.channels.calls, weights, cutter, self.deadline)
+        try:
+            recording.run(self.full, self.inputs)
+        except GraphError:
+            raise
+        except Exception as error:  # whatever the network raises
+            raise Unsound(str(error)) from error
+        if not self.with_values:
+            self._recording = recording
+        return recording
 
-def _others(widths: IntArray, width: int) -> IntArray:
-    """All widths but one, where there are others."""
-    others = widths[widths != width]
-    return others if len(others) else widths
+    def _note_scaled(self, scaled: Sequence[tuple[str, float, IntArray]], widths: Mapping[ChannelGroup, int]) -> None:
+        """Take down tensors whose scale has changed by the root of a group's share."""
+        for key, factor, ids in scaled:
+            names = self._names(ids, widths)
+            for group, width in widths.items():
+                if abs(factor**2 - group.size / width) < 1e-3 and group.name in names:
+                    self.scaled.setdefault(group.name, set()).add(key)
 
-
-def _run(model: nn.Module, inputs: Inputs) -> list[Tensor]:
-    neutralise(model)
-    with _Plainer():
-        output = run_once(model, inputs)
-    leaves = output_tensors(output)
-    tensors = [(torch.view_as_real(leaf) if leaf.is_complex() else leaf).float() for leaf in leaves]
-    if not tensors:
-        raise GraphError(f"{type(model).__name__} returns no tensors; expected one, or a tuple or dict of them.")
-    return tensors
-
-
-def _random_like(value: Any, generator: Generator) -> Any:
-    """Floats become uniform in 0.5 … 1.5, so that a logarithm or a root of them exists; all else stays."""
-    if not isinstance(value, Tensor) or not value.is_floating_point():
-        return value
-    return (torch.rand(value.shape, generator=generator) + 0.5).to(value.device)
-
-
-def _randomise(model: nn.Module, generator: Generator) -> None:
-    """Weights that keep the scale of what they multiply; outputs, gates and scales that start at zero would hide every fault."""
-    for module in model.modules():
-        kind = layer_kind(module)
-        buffers = module.named_buffers(recurse=False) if kind else ()  # a raw buffer may be anything
-        for key, tensor in (*module.named_parameters(recurse=False), *buffers):
-            if not tensor.is_floating_point():
-                continue
-            vector = kind is None and tensor.numel() == max(tensor.shape, default=1)
-            if key == "running_var" or vector or (kind == "norm" and key == "weight"):
-                values = torch.rand(tensor.shape, generator=generator) + 0.5
-            else:
-                fan_in = (
-                    4 if tensor.ndim < 2 or kind == "embedding" else tensor[0].numel() if kind else tensor.shape[-1]
-                )
-                values = torch.randn(tensor.shape, generator=generator) / fan_in**0.5
-            tensor.data.copy_(values)
+    def _gone(self, plan: PruningPlan) -> tuple[np.ndarray, np.ndarray]:
+        """For every id, whether it is removed, and what surgery multiplies it by."""
+        component, axes = self.channels.component, self.channels.flow.axes
+        gone = np.zeros(int(component.max()) + 2, dtype=bool)
+        scale = np.ones(self.channels.flow.count)
+        for name, kept in plan.kept.items():
+            group = self.graph[name]
+            gone[np.delete(self._components[name], list(kept))] = True
+            for layer, positions in group.queries if len(kept) < group.size else ():
+                for tensor in ("weight", "bias"):
+                    if (f"{layer}.{tensor}", 0) in axes:
+                        scale[axes[f"{layer}.{tensor}", 0][positions]] = (len(kept) / group.size) ** 0.5
+        return gone[component], scale
 
 
-class _Plainer(TorchFunctionMode):
-    """Norms become their scale and shift alone; attention weights grow with the scores, so that a wrong divisor shows."""
-
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        kwargs = kwargs or {}
-        out = func(*args, **kwargs)
-        if func in _SOFTMAX:
-            scores, dim = (*args, *(kwargs[key] for key in ("input", "dim") if kwargs.get(key) is not None))[:2]
-            return out + (torch.where(scores.abs() < _MASKED, scores, 0) / scores.shape[dim]).to(out.dtype)
-        if func is F.scaled_dot_product_attention:
-            return out + _plain_attention(*args, **kwargs)
-        return _pointwise(func, *args, **kwargs) if func in _NORMS else out
+def _scores(group: ChannelGroup, kind: str, rng: np.random.Generator) -> np.ndarray:
+    """Who stays: in the first round what comes last, in the last one surely not what comes last."""
+    scores = np.arange(group.size) / group.size if kind == "first" else rng.random(group.size)
+    scores[-1] -= kind == "last"
+    return np.asarray(scores)
 
 
-_SOFTMAX = (F.softmax, torch.softmax, Tensor.softmax)
-_NORMS = (
-    F.group_norm,
-    F.layer_norm,
-    F.rms_norm,
-)  # F.normalize is left as it is: zeros add nothing to a root of squares
-_MASKED = 1e3  # scores beyond it are masks
+def _widths(groups: Sequence[ChannelGroup], kind: str) -> list[int]:
+    """A width for every group.
+
+    A slice of remembered length shows when channels before it are gone, or its last ones; groups whose widths only have to be equal
+    show when neighbours differ; layers that run only while widths differ show when they are equal.
+    """
+    if kind == "first":
+        return [int(group.widths[1]) for group in groups]
+    if kind == "equal":
+        return _equal_widths(groups)
+    rng, widths = np.random.default_rng(_ROUNDS.index(kind)), list[int]()
+    for group in groups:
+        taken = set(widths[-6:])
+        free = [width for width in group.widths[1:].tolist() if width not in taken]
+        widths.append(int(rng.choice(free or group.widths[1:])))
+    return widths
 
 
-def _plain_attention(query: Tensor, key: Tensor, value: Tensor, *_: Any, scale: float | None = None, **__: Any) -> Any:
-    """Attention whose weights are its scores; nothing where heads are shared between queries."""
-    if query.shape[:-2] != key.shape[:-2]:
-        return 0
-    factor = query.shape[-1] ** -0.5 if scale is None else scale
-    return query @ key.transpose(-1, -2) * (factor / key.shape[-2]) @ value
+def _equal_widths(groups: Sequence[ChannelGroup]) -> list[int]:
+    """The width that most groups can have, and where that cannot be had, the next below or the smallest."""
+    values, counts = np.unique(np.concatenate([group.widths[1:] for group in groups]), return_counts=True)
+    common = int(values[counts == counts.max()].max())
+    widths = []
+    for group in groups:
+        below = group.widths[1:][group.widths[1:] <= common]
+        widths.append(int(below[0] if len(below) else group.widths[-1]))
+    return widths
 
 
-def _pointwise(func: Any, *args: Any, **kwargs: Any) -> Tensor:
-    """What a norm's weights do."""
-    given = inspect.signature(func).bind(*args, **kwargs).arguments
-    x: Tensor = given["input"]
-    for name, by in (("weight", torch.mul), ("bias", torch.add)):
-        vector = given.get(name)
-        if vector is not None:
-            shape = (1, -1, *([1] * (x.ndim - 2))) if func is F.group_norm else tuple(vector.shape)
-            x = by(x, vector.reshape(shape))
-    return x
+def _smallest(
+    fails: Callable[[list[ChannelGroup]], bool], others: list[ChannelGroup], groups: list[ChannelGroup]
+) -> list[ChannelGroup]:
+    """A smallest set that fails together with others, of a set that does (QuickXplain, Junker 2004)."""
+    if len(groups) == 1:
+        return groups
+    a, b = groups[: len(groups) // 2], groups[len(groups) // 2 :]
+    if fails(others + a):
+        return _smallest(fails, others, a)
+    if fails(others + b):
+        return _smallest(fails, others, b)
+    left = _smallest(fails, others + b, a)
+    return left + _smallest(fails, others + left, b)

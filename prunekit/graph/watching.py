@@ -1,11 +1,12 @@
 """What modules say of themselves while a network runs: when they start, where they work, which sizes they keep."""
 
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from prunekit._types import IntArray
@@ -37,6 +38,7 @@ def watched(model: nn.Module, flow: Flow) -> Iterator[Seen]:
     stack = [""]
     handles = []
 
+    @_unheard
     def enter(module: nn.Module, args: Any, kwargs: Any, name: str) -> None:
         seen.order.setdefault(name, len(seen.order))
         stack.append(name)
@@ -45,6 +47,7 @@ def watched(model: nn.Module, flow: Flow) -> Iterator[Seen]:
             tensors = [value for value in (*args, *kwargs.values()) if isinstance(value, Tensor)]
             seen.sizes.extend(_kept_sizes(flow, name, module, ENTERING, tensors[:1]))
 
+    @_unheard
     def leave(module: nn.Module, args: Any, output: Any, name: str) -> None:
         stack.pop()
         flow.module = stack[-1]
@@ -64,6 +67,16 @@ def watched(model: nn.Module, flow: Flow) -> Iterator[Seen]:
     finally:
         for handle in handles:
             handle.remove()
+
+
+def _unheard(function: Callable[..., None]) -> Callable[..., None]:
+    """What a function asks of tensors is no call of the network's: nobody who listens to these hears it."""
+
+    def quietly(*args: Any, **kwargs: Any) -> None:
+        with torch._C.DisableTorchFunction():
+            function(*args, **kwargs)
+
+    return quietly
 
 
 def _kept_sizes(

@@ -135,7 +135,7 @@ class Repair:
                 if once and cut_weight[:, 0].numel() > wanted.shape[1]:
                     mended["weight"], predicted = cut_weight, _mixed(module, mix, signal)
                 else:
-                    mended["weight"] = torch.tensordot(cut_weight, mix, ([1], [0])).movedim(-1, 1).contiguous()
+                    mended["weight"] = _plainly(torch.tensordot(cut_weight, mix, ([1], [0])).movedim(-1, 1))
             if intercept:
                 by_input = self.sums[name]
                 mended["bias"] = cut(f"{name}.bias", full.bias.detach() + by_input @ shift.to(weight.dtype))
@@ -230,6 +230,11 @@ def _mixed(module: nn.Module, mix: Tensor, signal: Tensor) -> Tensor:
     return (
         signal @ mix.T if layer_kind(module) == "linear" else (mix @ signal.flatten(2)).unflatten(2, signal.shape[2:])
     )
+
+
+def _plainly(weight: Tensor) -> Tensor:
+    """A weight laid out as torch lays out a new one: strides of dims of one position decide how a layer lays out its output."""
+    return weight.clone(memory_format=torch.contiguous_format)
 
 
 def _is_proportional(module: Any, signal: Tensor) -> bool:

@@ -2,6 +2,7 @@
 
 import hashlib
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar, get_args
@@ -12,9 +13,11 @@ from torch import nn
 import prunekit
 from prunekit._files import json_hash
 from prunekit._types import FloatArray
-from prunekit.cost import CostModel, LatencyModel
+from prunekit.cost import CostModel, LatencyModel, MacCount, count_macs
 from prunekit.errors import GraphError, InputError
-from prunekit.graph import ChannelGraph, PruningPlan
+from prunekit.graph import ChannelGraph, PruningPlan, apply
+from prunekit.graph.running import Inputs
+from prunekit.graph.weightless import hollow_inputs, is_large, skeleton, weightless
 from prunekit.importance import Probe, Scores
 from prunekit.search import ranks
 from prunekit.search.endpoint import Endpoint
@@ -147,7 +150,7 @@ def search(
     Raises:
         BudgetError: the target is below what the network can be pruned to; ``feasible`` has the range.
         InputError: a target of latency without ``latency``, or a loss of the network or of the plan that is no number.
-        GraphError: the proposer exceeded the target.
+        GraphError: the proposer exceeded the target, or the pruned network runs other layers, or costs something else.
     """
     options = options or SearchOptions()
     measure = Measure.by_name(options.target_of, cost, latency)
@@ -185,7 +188,31 @@ def search(
     widths = problem.widths(steps)
     by_name = {group.name: (group.size, int(width)) for group, width in zip(graph, widths, strict=True)}
     macs, params = int(cost.macs(widths)), int(cost.params(widths))
+    _recount(model, graph, plan, macs, params)
     return SearchResult(plan, macs, params, target, spent, problem.missed(steps), full, by_name, task.memory)
+
+
+def _recount(model: nn.Module, graph: ChannelGraph, plan: PruningPlan, macs: int, params: int) -> None:
+    """Count what the pruned network costs: a network may run other layers at other widths."""
+    if graph.witness is None:
+        return
+    pruned = apply(model, graph, plan)
+    counted = _counted(pruned, graph.witness.inputs_of(pruned))
+    if (counted.macs, counted.params) != (macs, params):
+        raise GraphError(
+            f"The pruned network costs {counted.macs:,} MACs and {counted.params:,} parameters; its plan says {macs:,} and "
+            f"{params:,}. This is a defect of prunekit."
+        )
+
+
+def _counted(pruned: nn.Module, inputs: Inputs) -> MacCount:
+    """MACs of one forward pass, without values where a network is large and runs without."""
+    if is_large(pruned):
+        with suppress(Exception):  # it needs values
+            bare, bare_inputs = skeleton(pruned), hollow_inputs(inputs)
+            with weightless():
+                return count_macs(bare, bare_inputs)
+    return count_macs(pruned, inputs)
 
 
 def _journal(path: Path | None, key: str) -> Journal:

@@ -93,24 +93,32 @@ def test_a_cost_that_is_quadratic_in_a_width_is_known_too():
     assert cost.by_operator(np.array([3]))["bmm"] == 2 * 4 * 3 * 3
 
 
+class Picky(nn.Module):
+    """Runs one of its layers only while another is wide."""
+
+    def __init__(self, limit):
+        super().__init__()
+        self.limit = limit
+        self.first, self.middle, self.out = nn.Linear(5, 8), nn.Linear(3, 3), nn.Linear(8, 2)
+
+    def forward(self, x):
+        h = self.first(x)
+        if h.shape[-1] > self.limit:
+            self.middle(x[..., :3])
+        return self.out(h)
+
+
+def test_a_layer_that_runs_at_some_widths_only_is_left_whole():
+    graph = trace(Picky(4).eval(), (rows(1, 5),))
+    assert "first" not in graph.index
+    assert "other layers run" in graph.left_whole["first"]
+
+
 def test_a_cost_that_depends_on_the_width_in_an_unknown_way_is_refused():
-    class Picky(nn.Module):
-        """Runs one of its layers only while another is wide."""
-
-        def __init__(self):
-            super().__init__()
-            self.first, self.middle, self.out = nn.Linear(5, 8), nn.Linear(3, 3), nn.Linear(8, 2)
-
-        def forward(self, x):
-            h = self.first(x)
-            if h.shape[-1] > 4:
-                self.middle(x[..., :3])
-            return self.out(h)
-
-    model, inputs = Picky().eval(), (rows(1, 5),)
-    graph = trace(model, inputs)
+    inputs = (rows(1, 5),)
+    graph = trace(Picky(0).eval(), inputs)  # always runs it
     with pytest.raises(GraphError, match="depends on its width"):
-        CostModel.of(model, graph, inputs)
+        CostModel.of(Picky(4).eval(), graph, inputs)
 
 
 def test_a_layer_that_runs_twice_costs_twice():

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.attention.flex_attention import flex_attention
 from torch.utils.checkpoint import checkpoint
 
 LENGTH = 4
@@ -23,7 +24,7 @@ class Program(nn.Module):
         self.steps, self.layers, self.tables = steps, nn.ModuleList(), nn.ParameterList()
         self.sizes: list[int] = []
         self.making = True
-        with torch.random.fork_rng(devices=[]):
+        with torch.random.fork_rng(devices=[]), torch.no_grad():
             torch.default_generator.manual_seed(seed)
             self(torch.randn(1, LENGTH, 5))
         self.making = False
@@ -312,6 +313,81 @@ def resized(net: Program, x: Tensor) -> Tensor:
     return F.avg_pool1d(F.silu(y), 2).transpose(1, 2)
 
 
+def rotary_heads(net: Program, x: Tensor, in_place: bool = False) -> Tensor:
+    """Heads whose queries and keys are turned by angles that are computed on the way."""
+    q, k, v = (net.same(x).unflatten(-1, (2, -1)).transpose(1, 2) for _ in range(3))
+    width = net.size(q.shape[-1] // 2)
+    angle = torch.arange(LENGTH)[:, None] / torch.arange(1, width + 1)
+    cos, sin = angle.cos(), angle.sin()
+
+    def turned(y: Tensor) -> Tensor:
+        if in_place:
+            out = torch.empty_like(y)
+            out[..., 0::2] = y[..., 0::2] * cos - y[..., 1::2] * sin
+            out[..., 1::2] = y[..., 0::2] * sin + y[..., 1::2] * cos
+            return out
+        a, b = y.chunk(2, -1)
+        return torch.cat([a * cos - b * sin, b * cos + a * sin], -1)
+
+    return F.scaled_dot_product_attention(turned(q), turned(k), v).transpose(1, 2).flatten(2)
+
+
+def shared_keys(net: Program, x: Tensor, repeated: bool = False) -> Tensor:
+    """Two queries for each key."""
+    width = net.size(x.shape[-1] // 4)
+    q, k, v = (
+        y.unflatten(-1, (-1, width)).transpose(1, 2)
+        for y in (net.same(x), net.linear(x, 2 * width), net.linear(x, 2 * width))
+    )
+    if repeated:
+        k, v = (y.repeat_interleave(q.shape[1] // k.shape[1], 1) for y in (k, v))
+    return F.scaled_dot_product_attention(q, k, v, enable_gqa=not repeated).transpose(1, 2).flatten(2)
+
+
+def modulated(net: Program, x: Tensor) -> Tensor:
+    """A table on a projection, cut into shift, scale and gate."""
+    rows = net.same(x.mean(1), 3).unflatten(1, (3, -1)) + net.table(1, 3, x.shape[-1])
+    shift, scale, gate = rows.chunk(3, 1)
+    return x + gate * net.same(x * (1 + scale) + shift)
+
+
+def merged_by_width(net: Program, x: Tensor) -> Tensor:
+    """Heads are put together by the width of something else."""
+    b, n, c = x.shape
+    q, k, v = net.same(x, 3).reshape(b, n, 3, 2, c // 2).permute(2, 0, 3, 1, 4)
+    return x + net.same(F.scaled_dot_product_attention(q, k, v).transpose(1, 2).reshape(b, n, c))
+
+
+def adapted(net: Program, x: Tensor) -> Tensor:
+    """A low-rank path besides a layer."""
+    return net.linear(x, 12) + 0.5 * (x @ net.table(x.shape[-1], 2) @ net.table(2, 12))
+
+
+def scaled_weight(net: Program, x: Tensor) -> Tensor:
+    """A weight that is divided by the root of its width."""
+    weight = net.table(12, x.shape[-1])
+    return F.linear(x, weight / weight.shape[1] ** 0.5)
+
+
+def normed_weight(net: Program, x: Tensor) -> Tensor:
+    """A weight whose rows are of length one."""
+    return F.linear(net.linear(x.detach(), 12), F.normalize(net.table(12, 12), dim=1))
+
+
+def diagonal_kernel(net: Program, x: Tensor) -> Tensor:
+    """A kernel for each channel alone, built on the way."""
+    y = net.same(x).transpose(1, 2)
+    kernel = y.new_zeros(y.shape[1], y.shape[1], 3)
+    places = torch.arange(y.shape[1])
+    kernel[places, places] = torch.tensor([0.25, 0.5, 0.25])
+    return F.conv1d(y, kernel, padding=1).transpose(1, 2)
+
+
+def flexible_heads(net: Program, x: Tensor) -> Tensor:
+    q, k, v = (net.same(x).unflatten(-1, (2, -1)).transpose(1, 2) for _ in range(3))
+    return flex_attention(q, k, v).transpose(1, 2).flatten(2)
+
+
 STEPS: dict[str, Callable[[Program, Tensor], Tensor]] = {
     "linear": lambda net, x: F.gelu(net.linear(x, 12)),
     "residual": lambda net, x: x + net.same(F.silu(x)),
@@ -393,5 +469,16 @@ STEPS: dict[str, Callable[[Program, Tensor], Tensor]] = {
     "narrow": lambda net, x: net.same(x, 2).narrow(-1, 2, net.size(x.shape[-1])) * 2,
     "swapped": lambda net, x: torch.cat(net.same(x).chunk(2, -1)[::-1], -1) + x,
     "minimum": lambda net, x: torch.minimum(net.same(x), x),
+    "rotary heads": rotary_heads,
+    "rotary heads in place": lambda net, x: rotary_heads(net, x, in_place=True),
+    "shared keys": shared_keys,
+    "repeated keys": lambda net, x: shared_keys(net, x, repeated=True),
+    "modulated": modulated,
+    "merged by width": merged_by_width,
+    "adapted": adapted,
+    "scaled weight": scaled_weight,
+    "normed weight": normed_weight,
+    "diagonal kernel": diagonal_kernel,
+    "flexible heads": flexible_heads,
     "clamped": lambda net, x: net.same(x).clamp(-1, 1) * x.detach(),
 }

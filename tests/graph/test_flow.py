@@ -88,6 +88,8 @@ PRUNABLE = {
     "raw product": {"layers.0", "layers.1"},
     "twice": {"layers.0"},
     "tied": {"layers.0", "layers.1"},
+    "torch attention": {"layers.0"},
+    "complex": {"layers.0", "layers.1"},
 }
 
 
@@ -107,9 +109,7 @@ UNSAFE = {  # step: its layer, what is said of it
     "gated from zero": ("layers.1", "in a way that is not known"),
     "softmax": ("layers.1", "sum to one"),
     "written in place": ("layers.1", "picked out"),
-    "torch attention": ("layers.0", "stops the network"),
     "roll": ("layers.1", "roll|fixed size"),
-    "complex": ("layers.1", "view_as_complex"),
     "gathered": ("layers.1", "index"),
 }
 

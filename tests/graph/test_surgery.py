@@ -328,3 +328,21 @@ def test_evaluation_mode_gives_every_module_its_own_mode_back():
         fail()
     assert not any(inside)
     assert [name for name, module in model.named_modules() if not module.training] == ["second"]
+
+
+def test_a_file_sets_only_numbers_that_are_widths():
+    class Kept(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.mine, self.steps, self.a, self.b = 16, 12, nn.Linear(4, 16), nn.Linear(16, 4)
+
+    state = {
+        "a.weight": torch.zeros(9, 4),
+        "a.bias": torch.zeros(9),
+        "b.weight": torch.zeros(4, 9),
+        "b.bias": torch.zeros(4),
+    }
+    assert fit(Kept(), state, {"": {"mine": 9}}).mine == 9
+    for name, value in (("mine", 8), ("steps", 9), ("steps", 1), ("training", 1), ("_version", 1), ("unknown", 9)):
+        with pytest.raises(PlanError, match="could become"):
+            fit(Kept(), state, {"": {name: value}})

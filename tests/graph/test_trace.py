@@ -216,17 +216,12 @@ LEFT_WHOLE = {
     "grouped convolution": (lambda: grouped(8, 2), (image(),), "first", "middle is a grouped convolution"),
     "depthwise with a multiplier": (lambda: grouped(16, 8), (image(),), "first", "middle is a grouped convolution"),
     "layer norm over pixels": (layer_norm_over_pixels, (image(),), "0", "more than the channels"),
-    "attention of torch": (SelfMixing, (rows(1, 4, 5),), "first", "stops the network"),
     "tied weights": (Tied, FLAT, "first", "shares its weights"),
-    "weight norm": (
-        lambda: Wrapped(nn.utils.parametrizations.weight_norm(nn.Linear(8, 8))),
-        FLAT,
-        "first",
-        "fixed size",
-    ),
     "sorted channels": (lambda: Wrapped(Sorted()), FLAT, "first", "sort, which is not known"),
 }
 PRUNED = {
+    "weight norm": (lambda: Wrapped(nn.utils.parametrizations.weight_norm(nn.Linear(8, 8))), FLAT, "first"),
+    "attention of torch": (SelfMixing, (rows(1, 4, 5),), "first"),
     "group norm without weights": (lambda: TwoNorms(nn.GroupNorm(4, 16, affine=False)), (image(),), "first"),
     "instance norm": (lambda: TwoNorms(nn.InstanceNorm2d(16, affine=True)), (image(),), "first"),
     "instance norm with statistics": (

@@ -101,6 +101,30 @@ def test_a_reader_without_a_bias_keeps_having_none():
         assert Repair.of(model, graph, probe, kind).apply(without(graph, {0, 1}))[2].bias is None
 
 
+class Viewed(nn.Module):
+    """Takes it for granted that a layer's output is laid out in order, as it is behind a weight that torch laid out."""
+
+    def __init__(self):
+        super().__init__()
+        self.a, self.b = nn.Conv1d(5, 8, 1), nn.Conv1d(8, 6, 1)
+
+    def forward(self, x):
+        return self.b(torch.tanh(self.a(x))).view(len(x), 3, -1)
+
+
+def test_repaired_weights_are_laid_out_as_torch_lays_them_out():
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(0)
+        model = Viewed().eval()
+    inputs = torch.randn(16, 5, 7, generator=torch.Generator().manual_seed(1))
+    graph, probe = fitted(model, inputs)
+    for kind in KINDS:
+        repaired = Repair.of(model, graph, probe, kind).apply(without(graph, {1, 4}))
+        assert repaired(inputs).shape == (16, 3, 14)
+        for parameter in repaired.parameters():
+            assert parameter.stride() == torch.empty(parameter.shape).stride()
+
+
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("name", sorted(NETWORKS))
 def test_any_network_is_repaired_in_the_shapes_of_the_plan_and_stays_as_it_was(bench, name, kind):

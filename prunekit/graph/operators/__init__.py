@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from prunekit.graph.operators import elementwise, layers, shapes
+from prunekit.graph.operators import elementwise, layers, picking, shapes
 from prunekit.graph.operators.common import Rule, name_of
 
 __all__ = ["rule_of"]
@@ -19,7 +19,7 @@ def rule_of(func: Any) -> Rule:
     name = name_of(func)
     if name in _RULES:
         return _RULES[name]
-    if torch.Tag.pointwise in func.tags:
+    if torch.Tag.pointwise in getattr(func, "tags", ()):
         return elementwise.pointwise
     for part, rule in layers.FAMILIES.items():
         if part in name:
@@ -27,4 +27,4 @@ def rule_of(func: Any) -> Rule:
     return elementwise.unknown
 
 
-_RULES: Mapping[str, Rule] = {**elementwise.RULES, **shapes.RULES, **layers.RULES}
+_RULES: Mapping[str, Rule] = {**elementwise.RULES, **shapes.RULES, **picking.RULES, **layers.RULES}

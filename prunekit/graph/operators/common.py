@@ -6,7 +6,8 @@ from typing import Any
 from torch import Tensor
 from torch.utils._pytree import tree_leaves
 
-from prunekit.graph.flow import Flow, Grid, Labels
+from prunekit.graph.flow import Flow
+from prunekit.graph.labels import Grid, Labels
 
 __all__ = ["Rule", "aligned", "argument", "join", "name_of", "tensors_in"]
 
@@ -47,13 +48,14 @@ def join(flow: Flow, parts: Sequence[Labels], shape: Sequence[int], what: str, a
     kept: list[Grid] = []
     for i, one in enumerate(parts):
         for other in parts[i + 1 :]:
+            if flow.join_table(one, other) or flow.join_table(other, one):
+                continue
             for a in one.grids:
                 for b in other.grids:
                     flow.unify(a, b, reason)
         for grid in one.grids:
-            if any(d not in o.wild and not o.at(d) for o in parts for d in set(grid.dims) - set(apart)):
-                flow.fix([grid], reason)
-            else:
+            bound = {d for d in set(grid.dims) - set(apart) if any(d not in o.wild and not o.at(d) for o in parts)}
+            if not bound or flow.bind(grid, bound, reason):
                 kept.append(grid)
     wild = frozenset(dim for dim in range(len(shape)) if all(dim in part.wild for part in parts))
     return Labels(tuple(kept), wild)

@@ -3,7 +3,8 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from prunekit.graph.flow import Flow, Labels
+from prunekit.graph.flow import Flow
+from prunekit.graph.labels import Labels
 from prunekit.graph.operators.common import Rule, aligned, argument, join, name_of, tensors_in
 
 __all__ = ["RULES", "pointwise", "unknown"]
@@ -89,7 +90,25 @@ def _along(flow: Flow, func: Any, args: Sequence[Any], kwargs: Mapping[str, Any]
 
 
 RULES: Mapping[str, Rule] = {
-    **dict.fromkeys(("alias", "detach", "clone", "_to_copy", "contiguous", "lift_fresh", "lift"), _same),
+    **dict.fromkeys(
+        (
+            "alias",
+            "detach",
+            "clone",
+            "_to_copy",
+            "contiguous",
+            "lift_fresh",
+            "lift",
+            "rand_like",
+            "randn_like",
+            "empty_like",
+            "_conj",
+            "bernoulli",
+            "native_dropout",
+            "resolve_conj",
+        ),
+        _same,
+    ),
     **dict.fromkeys(
         (
             "zeros",
@@ -106,7 +125,7 @@ RULES: Mapping[str, Rule] = {
         _filled,
     ),
     **dict.fromkeys(
-        ("empty", "empty_like", "new_empty", "rand_like", "randn_like", "arange", "linspace", "randn", "rand", "eye"),
+        ("empty", "new_empty", "arange", "linspace", "randn", "rand", "eye"),
         _nothing,
     ),
     **dict.fromkeys(("_local_scalar_dense", "sym_size", "equal", "is_same_size"), _nothing),

@@ -7,7 +7,8 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from prunekit.graph.flow import Flow, Grid, Labels
+from prunekit.graph.flow import Flow
+from prunekit.graph.labels import Grid, Labels
 from prunekit.graph.operators.common import Rule, aligned, argument, join, name_of, tensors_in
 
 __all__ = ["FAMILIES", "RULES"]
@@ -70,6 +71,8 @@ def _matrix(flow: Flow, func: Any, args: Sequence[Any], kwargs: Mapping[str, Any
         (flow.of(w), w.shape, [*lead, _CONTRACTED, batch + 1]),
         [_CONTRACTED],
     )
+    if flow.is_weight(w):
+        flow.found.made += [grid.ids.ravel() for grid in flow.of(w).at(w.ndim - 1)]
     if bias is not None and kwargs.get("beta", 1) != 0:
         labels = join(flow, [labels, aligned(flow, bias, out.shape)], out.shape, name)
     flow.put(out, Labels(labels.grids, labels.wild, queries))
@@ -103,6 +106,7 @@ def _convolution(flow: Flow, func: Any, args: Sequence[Any], kwargs: Mapping[str
         flow.fix((*labels.at(at), *weight.grids), f"{flow.module} is a grouped convolution")
         _note(flow, func, scale, (Labels(), channels // groups), (Labels(), out.shape[at]))
         made = ()
+    flow.found.made += [grid.ids.ravel() for grid in made]
     if bias is not None:
         vector = flow.of(bias).moved(lambda _: at)
         join(flow, [Labels(tuple(made), frozenset()), vector], (), "a convolution")
@@ -189,29 +193,64 @@ def _batch_norm(flow: Flow, func: Any, args: Sequence[Any], kwargs: Mapping[str,
     flow.put(tensors_in(out)[0], _vectors(flow, flow.of(args[0]), 1, vectors, "a norm"))
 
 
+def _weight_norm(flow: Flow, func: Any, args: Sequence[Any], kwargs: Mapping[str, Any], out: Any) -> None:
+    """A weight that is normed along all dims but one, and scaled along that one."""
+    weight, scale = flow.of(args[0]), flow.of(args[1])
+    joined = join(flow, [weight, aligned(flow, args[1], args[0].shape)], args[0].shape, "a norm of weights")
+    flow.put(out[0], Labels(joined.grids or weight.grids, weight.wild))
+    flow.put(out[1], scale)
+
+
+def _vector_product(flow: Flow, func: Any, args: Sequence[Any], kwargs: Mapping[str, Any], out: Any) -> None:
+    """``mv`` and ``dot``: sums along the last dimension, which by convention cost nothing."""
+    a, b = flow.of(args[0]), flow.of(args[1])
+    last = args[0].ndim - 1
+    b = Labels(b.grids, b.wild).moved(lambda _: last)
+    joined = join(flow, [a, Labels(b.grids, b.wild | set(range(last)))], args[0].shape, name_of(func))
+    kept = tuple(grid for grid in (grid.without([last]) for grid in joined.grids) if grid is not None)
+    flow.put(out, Labels(kept, joined.wild - {last}))
+
+
 def _embedding(flow: Flow, func: Any, args: Sequence[Any], kwargs: Mapping[str, Any], out: Any) -> None:
     table = flow.of(args[0])
     flow.fix(table.at(0), "they are a table's rows")
     flow.put(out, Labels(tuple(g.moved(lambda _: out.ndim - 1) for g in table.at(1))))
 
 
+def _repeated(labels: Labels, dim: int, times: int) -> Labels:
+    """Labels of a tensor that is repeated along a dimension, each position so many times."""
+    grids = [
+        Grid(grid.dims, grid.ids.repeat(times, axis=grid.dims.index(dim))) if dim in grid.dims else grid
+        for grid in labels.grids
+    ]
+    return Labels(tuple(grids), labels.wild)
+
+
 def _attention(flow: Flow, func: Any, args: Sequence[Any], kwargs: Mapping[str, Any], out: Any) -> None:
-    """Fused attention of query, key and value of shape (…, length, width of a head)."""
-    query, key, value = args[:3]
+    """Fused attention, divided by the root of the width unless it is told otherwise."""
+    _fused_attention(flow, func, args[:3], argument(func, args, kwargs, "scale") is None, out)
+
+
+def _fused_attention(flow: Flow, func: Any, given: Sequence[Tensor], is_divided: bool, out: Any) -> None:
+    """Attention of query, key and value of shape (…, length, width of a head)."""
+    query, key, value = given
     n = query.ndim
     lead = list(range(n - 2))
     labels = [flow.of(tensor) for tensor in (query, key, value)]
+    times = query.shape[-3] // key.shape[-3] if n > 2 else 1
+    if times > 1:  # keys and values that several queries share
+        labels[1:] = [_repeated(one, n - 3, times) for one in labels[1:]]
+    shape = (*query.shape[:-2], *key.shape[-2:])
     for one in labels:
         flow.fix(one.at(n - 2), "they are positions of an attention")
     scores = _contract(
         flow,
         func,
         (labels[0], query.shape, [*lead, n - 2, _CONTRACTED]),
-        (labels[1], key.shape, [*lead, n - 1, _CONTRACTED]),
+        (labels[1], shape, [*lead, n - 1, _CONTRACTED]),
         [_CONTRACTED],
     )
-    divided = argument(func, args, kwargs, "scale") is None  # by the root of the width; else nobody knows by what
-    asking = flow.found.queries if divided else flow.found.perhaps
+    asking = flow.found.queries if is_divided else flow.found.perhaps
     asking += [grid.ids for grid in labels[0].at(n - 1)]
     if query.shape[-1] == value.shape[-1]:  # heads of one size: implementations read one off the other
         join(flow, [Labels(tuple(labels[0].at(n - 1))), Labels(tuple(labels[2].at(n - 1)))], (), "attention", [n - 2])
@@ -219,19 +258,33 @@ def _attention(flow: Flow, func: Any, args: Sequence[Any], kwargs: Mapping[str, 
         flow,
         func,
         (scores, (*query.shape[:-1], key.shape[-2]), [*lead, n - 2, _CONTRACTED]),
-        (labels[2], value.shape, [*lead, _CONTRACTED, n - 1]),
+        (labels[2], (*query.shape[:-2], *value.shape[-2:]), [*lead, _CONTRACTED, n - 1]),
         [_CONTRACTED],
     )
     flow.put(out[0] if isinstance(out, tuple | list) else out, result)
 
 
+def _flex_attention(flow: Flow, func: Any, args: Sequence[Any], kwargs: Mapping[str, Any], out: Any) -> None:
+    """Attention with scores of one's own: what these read beside the positions keeps its size."""
+    for tensor in tensors_in(args[3:], dict(kwargs)):
+        flow.fix(flow.of(tensor).grids, "they are read by the scores of a flexible attention")
+    _fused_attention(flow, func, args[:3], False, out)
+    query, last = flow.of(args[0]), args[0].ndim - 1
+    grids = [grid.without([last]) for grid in query.grids]
+    for total in out[1:]:  # one number for each query: a logarithm of a sum, a largest score
+        flow.put(total, Labels(tuple(grid for grid in grids if grid is not None), query.wild - {last}))
+
+
 RULES: Mapping[str, Rule] = {
     **dict.fromkeys(("mm", "bmm", "addmm", "baddbmm"), _matrix),
     **dict.fromkeys(("convolution", "_convolution"), _convolution),
+    "flex_attention": _flex_attention,
     "native_group_norm": _group_norm,
     "native_layer_norm": _layer_norm,
     "_fused_rms_norm": _layer_norm,
     "embedding": _embedding,
+    "_weight_norm_interface": _weight_norm,
+    **dict.fromkeys(("mv", "dot", "vdot"), _vector_product),
     **dict.fromkeys(("pixel_shuffle", "pixel_unshuffle"), _pixel_shuffle),
 }
 """Rules by an operator's name."""

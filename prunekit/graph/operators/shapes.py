@@ -6,18 +6,22 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from prunekit.graph.flow import FIXED, Flow, Grid, Labels, Rectangle
+from prunekit.graph.flow import Flow
+from prunekit.graph.labels import FIXED, Grid, Labels, Rectangle
 from prunekit.graph.operators.common import Rule, aligned, argument, join, name_of
 
 __all__ = ["RULES"]
-
-_FEW = (2, 3, 4)  # a slice of one in so many equal parts is taken for a split
 
 
 def _copy(flow: Flow, func: Any, args: Sequence[Any], kwargs: Mapping[str, Any], out: Any) -> None:
     target, source = args[0], args[1]
     labels = aligned(flow, source, target.shape)
-    base = target._base
+    base, own = target._base, flow.of(target)
+    if (
+        base is not None and own.grids
+    ):  # a part of something that has channels of its own, such as a tensor made to be filled
+        flow.put(target, join(flow, [own, labels], target.shape, "what is written into a part of a tensor"))
+        return
     if base is not None and base.shape != target.shape:
         flow.fix((*labels.grids, *flow.of(base).grids), "they are written into a part of another tensor")
     flow.put(target, labels)
@@ -97,7 +101,10 @@ def _reshaped(
         return None
     made = Grid(tuple(kept), ids if grid.hidden else ids[..., 0]).moved(lambda dim: dim)
     if split and not made.hidden:
-        flow.found.rectangles.append(Rectangle(flow.module, made.ids, fixed=False))
+        inner = len(grid.dims) > 1 and len(made.ids) == len(grid.ids)  # blocks are split, and stay what they are
+        flow.found.rectangles.append(Rectangle(flow.module, made.ids, fixed=False, inner=inner))
+        if len(grid.dims) == 1:
+            flow.note_blocks(made)
     return made
 
 
@@ -135,7 +142,17 @@ def _squeeze(flow: Flow, func: Any, args: Sequence[Any], kwargs: Mapping[str, An
     gone = {dim for dim in gone if x.shape[dim] == 1}
     kept = [dim for dim in range(x.ndim) if dim not in gone]
     labels = flow.of(x)
-    flow.put(out, Labels(labels.grids, labels.wild - gone, labels.queries).moved(kept.index))
+    flow.fix((grid for grid in labels.grids if set(grid.dims) <= gone), "single ones of them are picked out")
+    grids = [_squeezed(grid, gone) for grid in labels.grids if not set(grid.dims) <= gone]
+    flow.put(out, Labels(tuple(grids), labels.wild - gone, labels.queries).moved(kept.index))
+
+
+def _squeezed(grid: Grid, gone: set[int]) -> Grid:
+    """A grid without dims of one position."""
+    ids = grid.ids
+    for dim in sorted(gone & set(grid.dims), reverse=True):
+        ids = np.asarray(ids.take(0, axis=grid.dims.index(dim)))
+    return Grid(tuple(dim for dim in grid.dims if dim not in gone), ids)
 
 
 def _unsqueeze(flow: Flow, func: Any, args: Sequence[Any], kwargs: Mapping[str, Any], out: Any) -> None:
@@ -143,73 +160,26 @@ def _unsqueeze(flow: Flow, func: Any, args: Sequence[Any], kwargs: Mapping[str, 
     flow.put(out, flow.of(args[0]).moved(lambda dim: dim + (dim >= at)))
 
 
-def _taken(labels: Labels, dim: int, which: Any) -> Labels:
-    """Labels of some positions along one dimension."""
+def _view_as_complex(flow: Flow, func: Any, args: Sequence[Any], kwargs: Mapping[str, Any], out: Any) -> None:
+    """Pairs become one number: they can only leave together."""
+    labels, last = flow.of(args[0]), args[0].ndim - 1
     grids = []
     for grid in labels.grids:
-        ids = grid.ids.take(which, axis=grid.dims.index(dim)) if dim in grid.dims else grid.ids
-        grids.append(Grid(grid.dims, ids))
-    return Labels(tuple(grids), labels.wild)
-
-
-def _parts(flow: Flow, labels: Labels, dim: int, sizes: Sequence[int]) -> None:
-    """A split into a fixed number of equal parts binds them to stay equal."""
-    if len(sizes) > 1 and len(set(sizes)) == 1:
-        for grid in labels.at(dim):
-            ids = np.moveaxis(grid.ids, grid.dims.index(dim), 0)
-            flow.found.rectangles.append(
-                Rectangle(flow.module, ids.reshape(len(sizes), sizes[0], *ids.shape[1:]).reshape(len(sizes), -1), True)
-            )
-
-
-def _split(flow: Flow, func: Any, args: Sequence[Any], kwargs: Mapping[str, Any], out: Any) -> None:
-    x = args[0]
-    dim = argument(func, args, kwargs, "dim", 0) % x.ndim
-    labels, start = flow.of(x), 0
-    _parts(flow, labels, dim, [part.shape[dim] for part in out])
-    for part in out:
-        flow.put(part, _taken(labels, dim, range(start, start + part.shape[dim])))
-        start += part.shape[dim]
-
-
-def _slice(flow: Flow, func: Any, args: Sequence[Any], kwargs: Mapping[str, Any], out: Any) -> None:
-    x = args[0]
-    dim = argument(func, args, kwargs, "dim", 0) % x.ndim
-    start, end = argument(func, args, kwargs, "start"), argument(func, args, kwargs, "end")
-    step = argument(func, args, kwargs, "step", 1)
-    which = np.arange(x.shape[dim])[slice(start, end, step)]
-    parts = x.shape[dim] / max(len(which), 1)
-    if step == 1 and parts in _FEW and which[0] % len(which) == 0 and len(which) > 1:
-        _parts(flow, flow.of(x), dim, [len(which)] * int(parts))
-    flow.put(out, _taken(flow.of(x), dim, which))
-
-
-def _unbind(flow: Flow, func: Any, args: Sequence[Any], kwargs: Mapping[str, Any], out: Any) -> None:
-    x = args[0]
-    dim = argument(func, args, kwargs, "dim", 0) % x.ndim
-    for place, part in enumerate(out):
-        _pick(flow, flow.of(x), dim, place, part)
-
-
-def _select(flow: Flow, func: Any, args: Sequence[Any], kwargs: Mapping[str, Any], out: Any) -> None:
-    dim, place = args[1] % args[0].ndim, args[2] % args[0].shape[args[1]]
-    _pick(flow, flow.of(args[0]), dim, place, out)
-
-
-def _pick(flow: Flow, labels: Labels, dim: int, place: int, part: Tensor) -> None:
-    """One position of a dimension, which is gone afterwards; nothing can be removed along it."""
-    grids = []
-    for grid in labels.grids:
-        if grid.dims == (dim,):
-            flow.fix([grid], "single ones of them are picked out")
+        if last not in grid.dims or grid.hidden:
+            grids.append(grid.without([last]) if last in grid.dims else grid)
+            continue
+        pairs = grid.over([dim for dim in grid.dims if dim != last])
+        if len(grid.dims) == 1:
+            flow.fix([grid], "they are the two parts of a complex number")
         else:
-            axis = grid.dims.index(dim) if dim in grid.dims else None
-            ids = grid.ids if axis is None else np.asarray(grid.ids.take(place, axis=axis))
-            grids.append(Grid(tuple(d for d in grid.dims if d != dim), ids))
-            if axis is not None:
-                whole = np.moveaxis(grid.ids, axis, 0)
-                flow.found.rectangles.append(Rectangle(flow.module, whole.reshape(len(whole), -1), True))
-    flow.put(part, Labels(tuple(grids), labels.wild - {dim}).moved(lambda d: d - (d > dim)))
+            flow.link(pairs[..., 1:], pairs[..., :1], "they are the two parts of a complex number")
+            grids.append(Grid(grid.dims[:-1], pairs[..., 0]))
+    flow.put(out, Labels(tuple(grid for grid in grids if grid is not None), labels.wild - {last}))
+
+
+def _view_as_real(flow: Flow, func: Any, args: Sequence[Any], kwargs: Mapping[str, Any], out: Any) -> None:
+    labels = flow.of(args[0])
+    flow.put(out, Labels(labels.grids, labels.wild | {out.ndim - 1}))
 
 
 def _cat(flow: Flow, func: Any, args: Sequence[Any], kwargs: Mapping[str, Any], out: Any) -> None:
@@ -239,18 +209,16 @@ def _concatenated(
     return Grid(dims, np.concatenate(pieces, axis=dims.index(dim)))
 
 
-def _glu(flow: Flow, func: Any, args: Sequence[Any], kwargs: Mapping[str, Any], out: Any) -> None:
-    x = args[0]
-    dim = argument(func, args, kwargs, "dim", -1) % x.ndim
-    labels, half = flow.of(x), x.shape[dim] // 2
-    _parts(flow, labels, dim, [half, half])
-    halves = [_taken(labels, dim, range(start, start + half)) for start in (0, half)]
-    flow.put(out, join(flow, halves, out.shape, "glu"))
-
-
 def _stack(flow: Flow, func: Any, args: Sequence[Any], kwargs: Mapping[str, Any], out: Any) -> None:
     at = argument(func, args, kwargs, "dim", 0) % out.ndim
     parts = [flow.of(tensor).moved(lambda dim: dim + (dim >= at)) for tensor in args[0]]
+    grids = [part.grids[0] for part in parts if len(part.grids) == 1]
+    if len(grids) == len(parts) > 1 and all(flow.share_blocks(grids[0], grid) for grid in grids[1:]):
+        flow.found.whole.append(np.concatenate([grid.ids.ravel() for grid in grids]))
+        order = sorted((*grids[0].dims, at))
+        ids = np.stack([grid.ids for grid in grids], axis=order.index(at))
+        flow.put(out, Labels((Grid(tuple(order), ids),), frozenset.intersection(*(part.wild for part in parts))))
+        return
     flow.put(out, join(flow, [Labels(part.grids, part.wild | {at}) for part in parts], out.shape, "a stack"))
 
 
@@ -264,28 +232,17 @@ def _pad(flow: Flow, func: Any, args: Sequence[Any], kwargs: Mapping[str, Any], 
     flow.put(out, Labels(grids, labels.wild - changed))
 
 
-def _flip(flow: Flow, func: Any, args: Sequence[Any], kwargs: Mapping[str, Any], out: Any) -> None:
-    labels = flow.of(args[0])
-    for dim in args[1]:
-        labels = _taken(labels, dim % out.ndim, np.arange(out.shape[dim])[::-1])
-    flow.put(out, labels)
-
-
 RULES: Mapping[str, Rule] = {
     **dict.fromkeys(("view", "_unsafe_view", "reshape", "_reshape_alias", "unflatten", "flatten"), _reshape),
     **dict.fromkeys(("permute", "transpose", "t", "numpy_T"), _permute),
-    **dict.fromkeys(("split", "split_with_sizes", "chunk", "unsafe_split", "unsafe_chunk"), _split),
     "expand": _expand,
     "repeat": _repeat,
     "squeeze": _squeeze,
     "unsqueeze": _unsqueeze,
-    "slice": _slice,
-    "unbind": _unbind,
-    "select": _select,
+    "view_as_complex": _view_as_complex,
+    "view_as_real": _view_as_real,
     "cat": _cat,
     "stack": _stack,
-    "glu": _glu,
     "constant_pad_nd": _pad,
-    "flip": _flip,
     "copy": _copy,
 }

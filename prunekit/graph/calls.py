@@ -1,0 +1,98 @@
+"""The calls of torch's functions that a forward pass makes, in order, each with the labels of what goes in and comes out.
+
+This level, above autograd, is the one at which a pruned network makes the same calls as the full one: below, torch picks kernels by
+width, and copies come and go.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor
+from torch._C._functorch import is_functorch_wrapped_tensor
+from torch.overrides import TorchFunctionMode
+from torch.utils._pytree import tree_leaves
+
+from prunekit.graph.flow import Flow
+from prunekit.graph.labels import Labels
+
+__all__ = ["Call", "Recorder", "call_name", "is_plain", "tensors_among", "versions"]
+
+_TENSOR_PROPERTIES = ("data", "T", "mT", "H", "mH", "real", "imag", "grad")
+
+
+@dataclass(frozen=True, eq=False)
+class Call:
+    """One call of a torch function.
+
+    Args:
+        name: of the function.
+        module: name of the module that was running.
+        before: labels of the tensors among the arguments, before the call.
+        after: labels of the tensors that came back.
+        written: labels of the arguments after the call, by place, for those that it wrote into.
+    """
+
+    name: str
+    module: str
+    before: tuple[Labels, ...]
+    after: tuple[Labels, ...]
+    written: Mapping[int, Labels]
+
+
+class Recorder(TorchFunctionMode):
+    """Notes every call while a :class:`Flow` follows the operators below.
+
+    Args:
+        flow: knows the labels and the running module.
+    """
+
+    def __init__(self, flow: Flow) -> None:
+        super().__init__()
+        self.flow = flow
+        self.calls: list[Call] = []
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        if is_plain(func, args, kwargs):
+            return func(*args, **kwargs)
+        given = tensors_among((args, kwargs))
+        before, counts = tuple(self.flow.of(tensor) for tensor in given), versions(given)
+        out = func(*args, **kwargs)
+        written = {
+            i: self.flow.of(tensor)
+            for i, (tensor, count) in enumerate(zip(given, counts, strict=True))
+            if versions([tensor]) != [count]
+        }
+        after = tuple(self.flow.of(tensor) for tensor in tensors_among(out))
+        self.calls.append(Call(call_name(func), self.flow.module, before, after, written))
+        return out
+
+
+def call_name(func: Any) -> str:
+    """Name of a function, as a message gives it."""
+    name = getattr(func, "__name__", str(func))
+    return str(getattr(getattr(func, "__self__", None), "__name__", name)) if name in ("__get__", "__set__") else name
+
+
+def is_plain(func: Any, args: Any, kwargs: Any) -> bool:
+    """Whether a call is none of the network's own steps.
+
+    It only reads a property that is no tensor (a shape, a dtype, a device), or sets a mode of its thread, or is a step of a
+    function that torch maps over its arguments (``vmap``, as masks are made with).
+    """
+    name = getattr(func, "__name__", "")
+    given = (*args, *(kwargs or {}).values())
+    if any(isinstance(value, Tensor) and is_functorch_wrapped_tensor(value) for value in given):
+        return True
+    return name == "_set_grad_enabled" or (name == "__get__" and call_name(func) not in _TENSOR_PROPERTIES)
+
+
+def tensors_among(values: Any) -> list[Tensor]:
+    """Tensors in nested arguments or results, in order."""
+    return [leaf for leaf in tree_leaves(values) if isinstance(leaf, Tensor)]
+
+
+def versions(tensors: Sequence[Tensor]) -> list[int]:
+    """How often each tensor has been written into, 0 where nobody counts."""
+    return [0 if tensor.is_inference() else tensor._version for tensor in tensors]

@@ -1,0 +1,77 @@
+"""Sets of channels that leave together, and the axes that they are on, as plain data."""
+
+from dataclasses import dataclass
+
+from torch import Tensor, nn
+
+from prunekit._types import IntArray
+from prunekit.graph.blocks import same_blocks
+from prunekit.graph.layers import Kind
+from prunekit.graph.structure import Axis
+
+__all__ = ["PRODUCERS", "AxisOf", "Found", "cuts_blocks", "tied_tensors"]
+
+PRODUCERS = ("conv", "linear", "transposed", "embedding")
+"""Kinds of layers that make channels."""
+
+
+@dataclass(frozen=True, eq=False)
+class Found:
+    """Channels that leave together: components of ids with the same axes.
+
+    Args:
+        name: see :class:`ChannelGroup`.
+        layer: module name of the first layer that makes them.
+        start: first of its positions.
+        components: one for each root channel, in order, shape (size,).
+        axes: places, in the run's list, of the axes that they are on.
+        heads: number of contiguous blocks that must stay equal or leave whole, None for none.
+        fixed_parts: whether the number of blocks is fixed.
+        modules: modules that reshape the channels into these blocks.
+        bound: whether only whole blocks can leave.
+    """
+
+    name: str
+    layer: str
+    start: int
+    components: IntArray
+    axes: tuple[int, ...]
+    heads: int | None
+    fixed_parts: bool
+    modules: tuple[str, ...]
+    bound: bool = False
+
+
+@dataclass(frozen=True)
+class AxisOf:
+    """One axis of one tensor.
+
+    Args:
+        tensor: its name.
+        dim: its dimension.
+        layer: the layer that this is an axis of, the tensor where there is none.
+        axis: the layer's axis.
+        kind: the layer's.
+    """
+
+    tensor: str
+    dim: int
+    layer: str
+    axis: Axis
+    kind: Kind | None
+
+
+def cuts_blocks(rows: IntArray | None, fixed: bool, blocks: IntArray) -> bool:
+    """Whether what lies within blocks is only kept by whole blocks."""
+    return rows is None or (not (fixed and 1 in rows.shape) and not same_blocks(rows, blocks))
+
+
+def tied_tensors(model: nn.Module) -> dict[str, str]:
+    """Tensors that several layers share, by each of their names, with the first layer's."""
+    names: dict[Tensor, list[str]] = {}
+    for layer, module in model.named_modules():
+        for name, parameter in module._parameters.items():
+            if parameter is not None:
+                names.setdefault(parameter, []).append(f"{layer}.{name}" if layer else name)
+    shared = [same for same in names.values() if len(same) > 1]
+    return {name: same[0].rpartition(".")[0] for same in shared for name in same}

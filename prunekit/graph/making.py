@@ -1,0 +1,183 @@
+"""Channel groups, with their legal widths and all that follows them, made of what one forward pass has said."""
+
+import math
+from collections.abc import Iterable, Iterator, Mapping
+
+import numpy as np
+
+from prunekit._types import IntArray
+from prunekit.errors import GraphError
+from prunekit.graph.channels import Channels
+from prunekit.graph.counting import Count
+from prunekit.graph.found import PRODUCERS, Found
+from prunekit.graph.layers import HEAD_WIDTHS, HEADS, axis_size, group_count, layer_kind
+from prunekit.graph.retrying import Retries
+from prunekit.graph.running import Inputs
+from prunekit.graph.structure import Attribute, ChannelGraph, ChannelGroup, Member, NormMode, Term, Width
+from prunekit.graph.witness import Witness
+
+__all__ = ["Making"]
+
+
+class Making:
+    """Makes channel groups and graphs of what one forward pass has said.
+
+    Args:
+        channels: what it has said.
+        retries: how groups are made.
+        inputs: what the network was given, with values.
+        norm_mode: how group norms shrink.
+    """
+
+    def __init__(self, channels: Channels, retries: Retries, inputs: Inputs, norm_mode: NormMode) -> None:
+        self.channels, self.retries, self.inputs, self.norm_mode = channels, retries, inputs, norm_mode
+        self._groups = [self._group(found) for found in channels.found if found.name not in retries.failed]
+
+    def graph(self) -> ChannelGraph:
+        """The graph of all groups that have not failed; whatever is in none of them keeps its width."""
+        failed = self.retries.failed
+        kept = [group for group in self._groups if group is not None and group.name not in failed]
+        return self._graph(tuple(kept), failed)
+
+    def _group(self, found: Found) -> ChannelGroup | None:
+        """A channel group with its legal widths, None where it was given up."""
+        if int(found.components[0]) in self.channels.reasons:
+            return None
+        modes = self.retries.modes
+        head_mode = modes.get(found.name, modes[""])
+        members = tuple(self.channels.members(found))
+        rows, whole, step = self._legal(found, members, head_mode)
+        queries = () if whole else tuple(self.channels.asking.queries(found, head_mode == "scaled"))
+        resolution = self.channels.seen.resolutions.get(found.layer, 1)
+        narrows = not whole and (found.heads or self.channels.is_among(found, self.channels.asking.attended()))
+        least = 2 * (found.heads or 1) if narrows else 1  # heads of one channel are no attention
+        scaled = tuple(sorted(self.retries.scaled.get(found.name, ())))
+        if self.norm_mode == "even":
+            least = max([least, *(2 * count for count in self._norms_of_vectors(members))])
+        return ChannelGroup(
+            found.name,
+            len(found.components),
+            rows,
+            whole,
+            step,
+            members,
+            resolution,
+            queries=queries,
+            scaled=scaled,
+            least=least,
+        )
+
+    def _legal(self, found: Found, members: Iterable[Member], head_mode: str) -> tuple[int, bool, int]:
+        """Rows, whether they leave whole, and the step."""
+        size = len(found.components)
+        norms = [(m, group_count(self.channels.modules.get(m.layer))) for m in members]
+        counts = [(len(m.positions) == axis_size(self.channels.modules[m.layer], "out"), n) for m, n in norms if n]
+        counts += [(True, n) for _, n, _ in self.channels.bare_norms(found)]
+        every = math.lcm(*[n for _, n in counts])
+        leaving = (
+            head_mode == "whole" or found.bound or found.heads == size
+        )  # heads whose channels cannot be told apart
+        if found.heads is not None and leaving and not found.fixed_parts:
+            rows = math.gcd(found.heads, *([n for spans, n in counts if spans] if self.norm_mode == "whole" else []))
+            step = size // rows if self.norm_mode == "whole" or not counts else math.lcm(size // rows, every)
+            if size % step == 0 and rows > 1:
+                return size // step, True, step
+        if found.heads is not None:
+            every = math.lcm(every, found.heads)
+        elif self.norm_mode == "whole":
+            rows = math.gcd(*[n for spans, n in counts if spans])
+            if rows > 1 and size % rows == 0:
+                return rows, True, size // rows
+        return (every if size % every == 0 else 1), False, min(every, size)
+
+    def _norms_of_vectors(self, members: Iterable[Member]) -> Iterator[int]:
+        """Numbers of norm groups of norms at a single position, which have nothing to do on norm groups of one channel."""
+        for member in members:
+            count = group_count(self.channels.modules.get(member.layer))
+            if not count or self.channels.seen.resolutions.get(member.layer) != 1:
+                continue
+            if len(member.positions) == axis_size(self.channels.modules[member.layer], "out") > count:
+                yield count
+
+    def _graph(self, groups: tuple[ChannelGroup, ...], failed: Mapping[str, str]) -> ChannelGraph:
+        by_name = {found.name: found for found in self.channels.found}
+        place = np.full(int(self.channels.raw.max()) + 2, -1, dtype=np.int64)  # group of every component, −1 for none
+        for g, group in enumerate(groups):
+            place[by_name[group.name].components] = g
+        sizes = {
+            (axis.layer, axis.axis): len(self.channels.flow.axes[axis.tensor, axis.dim])
+            for axis in self.channels.axes
+            if (place[self.channels.component[self.channels.flow.axes[axis.tensor, axis.dim]]] >= 0).any()
+        }
+        count = Count(place, self.channels.component, groups)
+        return ChannelGraph(
+            groups,
+            sizes,
+            self._left_whole(place) | dict(failed),
+            self.norm_mode,
+            tuple(self._attributes(groups, by_name, count)),
+            tuple(count.product(product) for product in self.channels.flow.found.products),
+            tuple(self._parameters(count)),
+            Witness(tuple((call.name, call.module) for call in self.channels.calls), self.inputs),
+        )
+
+    def _left_whole(self, place: IntArray) -> dict[str, str]:
+        """Layers with channels that are in no group, with the reason."""
+        reasons: dict[str, str] = {}
+        for axis in sorted(self.channels.axes, key=lambda axis: self.channels.rank(axis.layer)):
+            if axis.layer in reasons or not self.channels.makes(axis):
+                continue
+            ids = self.channels.flow.axes[axis.tensor, axis.dim]
+            told = [
+                self.channels.reasons[one] for one in self.channels.raw[ids].tolist() if one in self.channels.reasons
+            ]
+            if told:
+                reasons[axis.layer] = told[0]
+        for name, module in self.channels.modules.items():
+            kind = layer_kind(module)
+            if kind in PRODUCERS and name in self.channels.seen.resolutions and axis_size(module, "out") == 1:
+                reasons.setdefault(name, "it makes a single channel")
+        return reasons
+
+    def _attributes(
+        self, groups: tuple[ChannelGroup, ...], by_name: Mapping[str, Found], count: Count
+    ) -> Iterator[Attribute]:
+        for module, name, ids in self.channels.seen.sizes:
+            width = count.width(ids)
+            if width.by_group and (type(self.channels.modules[module]), name) not in self.retries.frozen:
+                yield Attribute(module, name, width)
+        for g, group in enumerate(groups):
+            found = by_name[group.name]
+            for holder, name, times in self.retries.followed.get(group.name, ()):
+                yield Attribute(holder, name, Width(0, {g: times}))
+            for module, norm_groups, channels in self.channels.bare_norms(found) if self.norm_mode == "whole" else ():
+                if vars(self.channels.modules[module]).get("num_groups") == norm_groups:
+                    yield Attribute(
+                        module, "num_groups", Width(0, {g: channels // group.size}, channels // norm_groups)
+                    )
+            yield from self._heads(g, group, found)
+
+    def _heads(self, g: int, group: ChannelGroup, found: Found) -> Iterator[Attribute]:
+        """Numbers of heads, where heads leave whole, or else their width. Queries that share keys have several heads for one."""
+        if found.heads is None:
+            return
+        names, value = (HEADS, found.heads) if group.whole else (HEAD_WIDTHS, group.size // found.heads)
+        lengths = {len(member.positions) for member in group.members} if group.whole else {group.size}
+        for times in sorted({length // min(lengths) for length in lengths}):
+            for module in found.modules:
+                for holder, name in self.channels.holders(module, names, times * value):
+                    yield Attribute(holder, name, Width(0, {g: times}, group.size // value))
+
+    def _parameters(self, count: Count) -> Iterator[Term]:
+        for name, parameter in self.channels.model.named_parameters():
+            scale, factors = 1, []
+            for dim, size in enumerate(parameter.shape):
+                ids = self.channels.flow.axes.get((name, dim))
+                width = count.width(ids) if ids is not None else Width(size)
+                if width.by_group:
+                    factors.append(width)
+                else:
+                    scale *= size
+            if len(factors) > 2:
+                raise GraphError(f"{name} follows more than two channel groups; its size is in no known form.")
+            yield Term(name, "", scale, *factors)

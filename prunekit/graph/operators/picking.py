@@ -1,0 +1,125 @@
+"""Operators that take some positions of a tensor: splits, slices, picks."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from torch import Tensor
+
+from prunekit.graph.flow import Flow
+from prunekit.graph.labels import Grid, Labels, Rectangle
+from prunekit.graph.operators.common import Rule, argument, join
+
+__all__ = ["RULES"]
+
+_FEW = (2, 3, 4)  # a slice of one in so many equal parts is taken for a split
+
+
+def _taken(labels: Labels, dim: int, which: Any) -> Labels:
+    """Labels of some positions along one dimension."""
+    grids = []
+    for grid in labels.grids:
+        ids = grid.ids.take(which, axis=grid.dims.index(dim)) if dim in grid.dims else grid.ids
+        grids.append(Grid(grid.dims, ids))
+    return Labels(tuple(grids), labels.wild)
+
+
+def _parts(flow: Flow, labels: Labels, dim: int, sizes: Sequence[int]) -> None:
+    """A split into a fixed number of equal parts binds them to stay equal."""
+    if len(sizes) > 1 and len(set(sizes)) == 1:
+        for grid in labels.at(dim):
+            ids = np.moveaxis(grid.ids, grid.dims.index(dim), 0)
+            parts = ids.reshape(len(sizes), sizes[0], *ids.shape[1:]).reshape(len(sizes), -1)
+            flow.found.rectangles.append(Rectangle(flow.module, parts, True, inner=dim != grid.dims[0]))
+
+
+def _split(flow: Flow, func: Any, args: Sequence[Any], kwargs: Mapping[str, Any], out: Any) -> None:
+    x = args[0]
+    dim = argument(func, args, kwargs, "dim", 0) % x.ndim
+    labels, start = flow.of(x), 0
+    _parts(flow, labels, dim, [part.shape[dim] for part in out])
+    for part in out:
+        flow.put(part, _taken(labels, dim, range(start, start + part.shape[dim])))
+        start += part.shape[dim]
+
+
+def _slice(flow: Flow, func: Any, args: Sequence[Any], kwargs: Mapping[str, Any], out: Any) -> None:
+    x = args[0]
+    dim = argument(func, args, kwargs, "dim", 0) % x.ndim
+    start, end = argument(func, args, kwargs, "start"), argument(func, args, kwargs, "end")
+    step = argument(func, args, kwargs, "step", 1)
+    which = np.arange(x.shape[dim])[slice(start, end, step)]
+    parts = x.shape[dim] / max(len(which), 1)
+    if step == 1 and parts in _FEW and which[0] % len(which) == 0 and len(which) > 1:
+        _parts(flow, flow.of(x), dim, [len(which)] * int(parts))
+    flow.put(out, _taken(flow.of(x), dim, which))
+
+
+def _index_select(flow: Flow, func: Any, args: Sequence[Any], kwargs: Mapping[str, Any], out: Any) -> None:
+    """Positions by number, repeated or reordered; on a device without values nobody knows which."""
+    x, dim, index = args[0], args[1] % max(args[0].ndim, 1), args[2]
+    labels = flow.of(x)
+    if index.is_meta:
+        flow.fix(labels.at(dim), "they are picked by numbers that nobody knows")
+        labels = Labels(tuple(grid for grid in labels.grids if dim not in grid.dims), labels.wild)
+    else:
+        flow.fix((grid for grid in labels.at(dim) if grid.dims == (dim,)), "single ones of them are picked out")
+        labels = _taken(labels, dim, index.reshape(-1).cpu().numpy())
+    flow.put(out, labels)
+
+
+def _unbind(flow: Flow, func: Any, args: Sequence[Any], kwargs: Mapping[str, Any], out: Any) -> None:
+    x = args[0]
+    dim = argument(func, args, kwargs, "dim", 0) % x.ndim
+    for place, part in enumerate(out):
+        _pick(flow, flow.of(x), dim, place, part)
+
+
+def _select(flow: Flow, func: Any, args: Sequence[Any], kwargs: Mapping[str, Any], out: Any) -> None:
+    dim, place = args[1] % args[0].ndim, args[2] % args[0].shape[args[1]]
+    _pick(flow, flow.of(args[0]), dim, place, out)
+
+
+def _pick(flow: Flow, labels: Labels, dim: int, place: int, part: Tensor) -> None:
+    """One position of a dimension, which is gone afterwards; nothing can be removed along it."""
+    grids = []
+    for grid in labels.grids:
+        if grid.dims == (dim,):
+            flow.fix_if_used(part, [grid], "single ones of them are picked out")
+        else:
+            axis = grid.dims.index(dim) if dim in grid.dims else None
+            ids = grid.ids if axis is None else np.asarray(grid.ids.take(place, axis=axis))
+            grids.append(Grid(tuple(d for d in grid.dims if d != dim), ids))
+            if axis is not None:
+                whole = np.moveaxis(grid.ids, axis, 0)
+                flow.found.rectangles.append(
+                    Rectangle(flow.module, whole.reshape(len(whole), -1), True, inner=axis > 0)
+                )
+    flow.put(part, Labels(tuple(grids), labels.wild - {dim}).moved(lambda d: d - (d > dim)))
+
+
+def _glu(flow: Flow, func: Any, args: Sequence[Any], kwargs: Mapping[str, Any], out: Any) -> None:
+    x = args[0]
+    dim = argument(func, args, kwargs, "dim", -1) % x.ndim
+    labels, half = flow.of(x), x.shape[dim] // 2
+    _parts(flow, labels, dim, [half, half])
+    halves = [_taken(labels, dim, range(start, start + half)) for start in (0, half)]
+    flow.put(out, join(flow, halves, out.shape, "glu"))
+
+
+def _flip(flow: Flow, func: Any, args: Sequence[Any], kwargs: Mapping[str, Any], out: Any) -> None:
+    labels = flow.of(args[0])
+    for dim in args[1]:
+        labels = _taken(labels, dim % out.ndim, np.arange(out.shape[dim])[::-1])
+    flow.put(out, labels)
+
+
+RULES: Mapping[str, Rule] = {
+    **dict.fromkeys(("split", "split_with_sizes", "chunk", "unsafe_split", "unsafe_chunk"), _split),
+    "slice": _slice,
+    "unbind": _unbind,
+    "index_select": _index_select,
+    "select": _select,
+    "glu": _glu,
+    "flip": _flip,
+}

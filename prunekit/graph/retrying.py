@@ -1,0 +1,171 @@
+"""What is changed when channel groups fail their trial, before they are given up: heads, ties, attributes that are let be."""
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+
+from prunekit.graph.channels import Channels
+from prunekit.graph.found import Found
+from prunekit.graph.structure import ChannelGraph, ChannelGroup
+from prunekit.graph.trial import Offence, Trial
+
+__all__ = ["Retries"]
+
+_PARTNERS = 3  # at most so many groups are tried as the one whose width another one is reshaped by
+
+
+@dataclass(eq=False)
+class Retries:
+    """How a network's groups are made, and what has been tried.
+
+    Args:
+        ways: how attentions may shrink, the preferred way first.
+        modes: how they do, by module or group; '' for all others.
+        ties: groups held equal.
+        frozen: class and name of attributes that do not follow the widths.
+        failed: groups that are given up, with the reason.
+        scaled: by group, the tensors that are divided by the root of its width.
+        followed: by group, numbers that code keeps of its width: module, attribute, and how many positions each channel has.
+    """
+
+    ways: tuple[str, ...]
+    modes: dict[str, str] = field(default_factory=dict)
+    ties: list[tuple[str, str]] = field(default_factory=list)
+    frozen: set[tuple[type, str]] = field(default_factory=set)
+    failed: dict[str, str] = field(default_factory=dict)
+    scaled: dict[str, set[str]] = field(default_factory=dict)
+    followed: dict[str, set[tuple[str, str, int]]] = field(default_factory=dict)
+    _ways_tried: dict[str, int] = field(default_factory=dict)
+    _ties_tried: set[frozenset[str]] = field(default_factory=set)
+
+    def __post_init__(self) -> None:
+        self.modes[""] = self.ways[0]
+
+    def after(self, trial: Trial) -> bool:
+        """Decide what to change for the groups that failed.
+
+        Returns:
+            Whether anything has changed, so that the network is worth another trial; else the groups are in ``failed``.
+        """
+        offences, channels, graph = trial.offences(), trial.channels, trial.graph
+        by_name = {found.name: found for found in channels.found}
+        if self._scale(trial.scaled):
+            return True
+        frozen = changed = self._freeze(offences, channels, graph)
+        tied: set[str] = set()
+        for name, offence in offences.items():
+            if (frozen and offence.parted) or name in tied:
+                continue
+            if self._follow(graph[name], graph.axis_sizes, offence, channels):
+                changed = True
+                continue
+            tie = self._tie(name, offence, by_name, channels, graph)
+            if tie is not None:
+                self.ties.append(tie)
+                tied |= set(tie)
+            elif not self._another_way(by_name[name], channels) and not self._untie(name):
+                self.failed[name] = offence.reason
+                continue
+            changed = True
+        return changed
+
+    def _follow(
+        self, group: ChannelGroup, sizes: Mapping[tuple[str, str], int], offence: Offence, channels: Channels
+    ) -> bool:
+        """Take up numbers that stay where the width does not; gives back whether there are new ones.
+
+        They may have any name: whole numbers of the module that was running, or of one that it is in, equal to the full width of
+        an axis that has no other channels.
+        """
+        times = len(group.members[0].positions) // group.size
+        lengths = {sizes[member.layer, member.axis] for member in group.members}
+        if times * group.size not in lengths or not any(
+            a == b == times * group.size for a, b in zip(*offence.numbers, strict=False)
+        ):
+            return False
+        known = self.followed.setdefault(group.name, set())
+        before = len(known)
+        for holder in [*_ancestors(offence.module), ""]:
+            for name, value in vars(channels.modules[holder]).items():
+                plain = isinstance(value, int) and not isinstance(value, bool) and not name.startswith("_")
+                if plain and value == times * group.size:
+                    known.add((holder, name, times))
+            if len(known) > before:
+                return True
+        return False
+
+    def _scale(self, scaled: Mapping[str, set[str]]) -> bool:
+        """Take up tensors that are divided by the root of a width; gives back whether there are new ones."""
+        new = {name: keys - self.scaled.get(name, set()) for name, keys in scaled.items()}
+        for name, keys in new.items():
+            self.scaled[name] = self.scaled.get(name, set()) | keys
+        return any(new.values())
+
+    def _untie(self, name: str) -> bool:
+        """Undo the ties in a group that fails with them; gives back whether there were any."""
+        wrong = [tie for tie in self.ties if name in tie]
+        self.ties = [tie for tie in self.ties if tie not in wrong]
+        return bool(wrong)
+
+    def _another_way(self, found: Found, channels: Channels) -> bool:
+        """Try an attention's next way to shrink."""
+        tried = self._ways_tried.get(found.name, 0)
+        if tried >= len(self.ways) - 1 or not (found.heads or channels.asking.asks(found)):
+            return False
+        self._ways_tried[found.name] = tried + 1 if found.heads else len(self.ways) - 1
+        way = self.ways[self._ways_tried[found.name]] if found.heads else "scaled"
+        self.modes |= dict.fromkeys((found.name, *found.modules), way)
+        return True
+
+    def _freeze(self, offences: Mapping[str, Offence], channels: Channels, graph: ChannelGraph) -> bool:
+        """Attributes that decide which layers run are let be, in all modules of the class."""
+        before = len(self.frozen)
+        for name, offence in offences.items():
+            if not offence.parted:
+                continue
+            places = {graph.index[one] for one in (name, *offence.others)}
+            holders = set(_ancestors(offence.module))
+            for attribute in graph.attributes:
+                if attribute.module in holders and places & set(attribute.width.by_group):
+                    self.frozen.add((type(channels.modules[attribute.module]), attribute.name))
+        return len(self.frozen) > before
+
+    def _tie(
+        self,
+        name: str,
+        offence: Offence,
+        by_name: Mapping[str, Found],
+        channels: Channels,
+        graph: ChannelGraph,
+    ) -> tuple[str, str] | None:
+        """A tie to a group whose width this one is reshaped, or divided, by."""
+        group = graph[name]
+        told = [other for other in _told_by_numbers(group, offence, graph)]
+        near = [graph[other] for other in offence.near if other in graph.index and other != name]
+        ways_left = self._ways_tried.get(name, 0) < len(self.ways) - 1
+        if not told and ways_left and (by_name[name].heads or channels.asking.asks(by_name[name])):
+            return None  # another way to shrink comes first
+        partners = [other for other in (*told, *near) if other.size == group.size and other.name not in self.failed]
+        for other in partners[:_PARTNERS]:
+            pair = frozenset((name, other.name))
+            if pair not in self._ties_tried:
+                self._ties_tried.add(pair)
+                return name, other.name
+        return None
+
+
+def _told_by_numbers(group: ChannelGroup, offence: Offence, graph: ChannelGraph) -> Iterator[ChannelGroup]:
+    """Groups of which the call's numbers are the widths, full and pruned."""
+    widths = dict(offence.widths)
+    numbers = {(a, b) for a, b in zip(*offence.numbers, strict=False) if a != b}
+    own = graph.index[group.name]
+    for other in sorted(graph, key=lambda one: abs(graph.index[one.name] - own)):
+        times = len(other.members[0].positions) // other.size
+        full, pruned = other.size * times, widths.get(other.name, other.size) * times
+        if other.name != group.name and (full, pruned) in numbers and full != pruned:
+            yield other
+
+
+def _ancestors(module: str) -> Iterable[str]:
+    """A module's name and those of all modules that it is in, but for the root."""
+    parts = module.split(".") if module else []
+    return [".".join(parts[:n]) for n in range(len(parts), 0, -1)]

@@ -1,0 +1,95 @@
+"""What a network did when it was traced, to be held against what is made of it: which layers run must not depend on the widths."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+from torch.utils._pytree import tree_leaves, tree_map
+
+from prunekit.errors import GraphError
+from prunekit.graph.calls import call_name, is_plain
+from prunekit.graph.running import Inputs, run_once
+from prunekit.graph.weightless import hollow_inputs, is_large, skeleton, weightless
+
+__all__ = ["Witness"]
+
+
+@dataclass(frozen=True, eq=False)
+class Witness:
+    """The calls of one forward pass.
+
+    Args:
+        calls: name of each torch function, and of the module that called it.
+        inputs: what the network was given.
+    """
+
+    calls: tuple[tuple[str, str], ...]
+    inputs: Inputs
+
+    def check(self, model: nn.Module) -> None:
+        """Run a pruned network once, and compare what it calls; a large one without values.
+
+        Raises:
+            GraphError: it does not run, or calls something else.
+        """
+        if is_large(model) and self._calls_without_values(model) == [name for name, _ in self.calls]:
+            return
+        names, inputs = _Names(), self.inputs_of(model)
+        devices = {t.get_device() for t in model.parameters() if t.is_cuda}
+        try:
+            with torch.random.fork_rng(devices=sorted(devices)), names:
+                run_once(model, inputs)
+        except Exception as error:  # whatever the network raises
+            raise GraphError(
+                f"The pruned {type(model).__name__} does not run on the inputs it was traced with "
+                f"({type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}); choose other widths."
+            ) from error
+        for place, (name, module) in enumerate(self.calls):
+            found = names.found[place] if place < len(names.found) else "nothing"
+            if found != name:
+                raise GraphError(
+                    f"At these widths {type(model).__name__} runs other layers: {module or 'the network'} calls {found} where "
+                    f"the full network calls {name}; choose other widths."
+                )
+        if len(names.found) > len(self.calls):
+            raise GraphError(
+                f"At these widths {type(model).__name__} runs other layers: it goes on with {names.found[len(self.calls)]} where "
+                "the full network ends; choose other widths."
+            )
+
+    def _calls_without_values(self, model: nn.Module) -> list[str]:
+        """What a network calls when it is run without values; nothing where it needs them."""
+        names = _Names()
+        try:
+            bare, inputs = skeleton(model), hollow_inputs(self.inputs)
+            with weightless(), torch.random.fork_rng(devices=[]), names:
+                run_once(bare, inputs)
+        except Exception:  # it says why when it is run with values
+            return []
+        return names.found
+
+    def inputs_of(self, model: nn.Module) -> Inputs:
+        """The inputs on the device of a network, in its precision if it has changed."""
+        known = next((t for t in (*model.parameters(), *model.buffers()) if t.is_floating_point()), None)
+        given = [leaf for leaf in tree_leaves(self.inputs) if isinstance(leaf, Tensor) and leaf.is_floating_point()]
+        if known is None or (given and given[0].device == known.device):
+            return self.inputs
+        moved: Inputs = tree_map(
+            lambda value: value.to(known.device) if isinstance(value, Tensor) else value, self.inputs
+        )
+        return moved
+
+
+class _Names(TorchFunctionMode):
+    """Notes the names of all calls."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.found: list[str] = []
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if not is_plain(func, args, kwargs):
+            self.found.append(call_name(func))
+        return func(*args, **(kwargs or {}))
