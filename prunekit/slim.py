@@ -126,13 +126,14 @@ def slim_config(slim: SlimModel) -> dict[str, Any]:
     }
 
 
-def save_slim(slim: SlimModel, folder: Path) -> None:
+def save_slim(slim: SlimModel, folder: Path | str) -> None:
     """Write a slim model's folder, atomically; an earlier slim model there is replaced as a whole.
 
     Raises:
         InputError: there is something else in the folder, or the model says another number of parameters than it has, so that
             it would not load again.
     """
+    folder = Path(folder)
     try:
         check_params(slim.model, slim.params, "The slim model")
     except FileFormatError as error:

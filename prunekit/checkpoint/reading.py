@@ -32,7 +32,7 @@ _LOG = logging.getLogger(__name__)
 
 
 def load_base(
-    path: Path | str, config: Path | JsonDict | None = None, factory: Factory | None = None, inputs: Any = None
+    path: Path | str, config: Path | str | JsonDict | None = None, factory: Factory | None = None, inputs: Any = None
 ) -> Base:
     """Read a base checkpoint of any of the forms above.
 
@@ -62,7 +62,7 @@ def load_base(
     return base
 
 
-def _load_file(path: Path, config: Path | JsonDict | None, factory: Factory | None, inputs: Any) -> Base:
+def _load_file(path: Path, config: Path | str | JsonDict | None, factory: Factory | None, inputs: Any) -> Base:
     about, content = read_content(path)
     if config is not None:
         about = {**about, "model": config if isinstance(config, Mapping) else read_json(config)}

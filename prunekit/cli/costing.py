@@ -25,7 +25,9 @@ def cost(
     model: ModelOrRecipe,
     config: ConfigOption = None,
     depth: Annotated[int, typer.Option(help="How deep the tables of modules go.")] = 2,
-    compare: Annotated[bool, typer.Option(help="Show fvcore's and thop's figures and where they differ.")] = True,
+    compare: Annotated[
+        bool, typer.Option(help="Show what fvcore, thop and (if it is installed) torch-pruning count.")
+    ] = True,
     gpu: Annotated[str, typer.Option(help="For a recipe: the kind of GPU, A100, H100 or RTX4090.")] = "A100",
     gpus: Annotated[int, typer.Option(min=1, help="For a recipe: GPUs that share a training's batch.")] = 1,
     utilisation: Annotated[
@@ -147,7 +149,7 @@ def _left_out(operator: str) -> str:
 def _counted_besides(operator: str) -> str:
     """Why another counter has more of an operator."""
     if operator in ("convolution", "linear", "matmul"):
-        return "more than was multiplied (transposed convolutions with a stride, layers used under two names)"
+        return "more than was multiplied (biases, transposed convolutions with a stride, layers used under two names)"
     kind = next((kind for kind in ("norm", "softmax", "pool", "upsampl") if kind in operator), "")
     names = {"norm": "norms", "softmax": "softmax", "pool": "pooling", "upsampl": "resampling"}
     return f"{names.get(kind, 'arithmetic')}, no multiply-accumulates by our convention"

@@ -32,6 +32,7 @@ from prunekit.groups import TimestepGroups
 from prunekit.schedule import NoiseSchedule
 
 if TYPE_CHECKING:
+    from prunekit.pipeline.stages import Bench
     from prunekit.search import SearchResult
     from prunekit.slim import SlimModel
 
@@ -92,7 +93,7 @@ def prune(
 ) -> None:
     """Prune a base to a timestep group's target, by importance on the group's own timesteps."""
     from prunekit.data import note_place
-    from prunekit.pipeline.images import said_of_images
+    from prunekit.pipeline.images import needs_images, said_of_images
     from prunekit.pipeline.stages import Bench, images_of, open_base, prune_group, score_groups
     from prunekit.recipe import PruneOptions
     from prunekit.search import Endpoint, SearchOptions, ranks
@@ -111,8 +112,11 @@ def prune(
     wanted = list(partition) if group is None else [partition[group]]
     _check_outputs([output / f"group-{one.index}" for one in wanted], [base, config, allocation, study, latency_table])
     others = data_options(data, resolution)
-    images = images_of(loaded, others, base)
-    loaded = replace(loaded, data=said_of_images(loaded.data, images, others))
+    asked = others is not None or needs_images(criterion.value, proposer.value, repair.value)
+    images = images_of(loaded, others, base) if asked else None
+    if images is not None:
+        loaded = replace(loaded, data=said_of_images(loaded.data, images, others))
+    train = None if images is None else images.train
     search = SearchOptions(
         proposer=proposer.value,
         proxy=proxy.value,
@@ -142,21 +146,23 @@ def prune(
     with keeping(lambda: _kept([*journals.values(), *([latency_table] if target_of is TargetOf.latency else [])])):
         if target_of is TargetOf.latency:
             bench = bench.timed(latency_table)
-        scores = score_groups(bench, images.train, wanted, options)
+        scores = score_groups(bench, train, wanted, options)
         for one in wanted:
             macs = targets.groups[one.index].target_macs or 0
-            slim, result = prune_group(bench, images.train, scores, one, macs, options, journals[one.index])
+            slim, result = prune_group(bench, train, scores, one, macs, options, journals[one.index])
             if rank == 0:
                 save_slim(slim, output / f"group-{one.index}")
-                if "sha256" in loaded.data and loaded.data["sha256"] == images.sha256:
+                if images is not None and "sha256" in loaded.data and loaded.data["sha256"] == images.sha256:
                     note_place(images, output.parent)
-            facts.append(_fact(one.index, slim, result, bench.macs, target_of, output))
+            facts.append(_fact(one.index, slim, result, bench, target_of, output))
     if rank > 0:
         return
     if json:
         emit(True, facts[0] if group is not None else {"groups": facts})
     else:
         _show_pruned(f"Pruned from {bench.macs:,} MACs ({criterion.value}, {proposer.value})", facts)
+        if facts[0]["nothing_to_prune"] is not None:
+            print(f"Nothing of this network can be pruned; its layers stay whole, {facts[0]['nothing_to_prune']}.")
         if bench.latency is not None:
             print(_accuracy(bench.latency.table))
 
@@ -168,9 +174,12 @@ def _kept(files: list[Path]) -> str | None:
 
 
 def _fact(
-    index: int, slim: "SlimModel", result: "SearchResult", base_macs: int, target_of: TargetOf, output: Path
+    index: int, slim: "SlimModel", result: "SearchResult", bench: "Bench", target_of: TargetOf, output: Path
 ) -> dict[str, Any]:
     """What came of a timestep group's search, JSON-able."""
+    from prunekit.search import why_whole
+
+    base_macs, stuck = bench.macs, all(len(group.widths) == 1 for group in bench.graph)
     return {
         "group": index,
         "output": str(output / f"group-{index}"),
@@ -185,6 +194,7 @@ def _fact(
         "missed": result.missed / result.base,
         "base": result.base,
         "measured_candidates": len(result.measured),
+        "nothing_to_prune": why_whole(bench.graph) if stuck else None,
     }
 
 

@@ -49,6 +49,7 @@ def importance(
     """Score every channel for every timestep group; write importance.json and a heatmap."""
     from prunekit._json import read_json
     from prunekit.groups import make_groups
+    from prunekit.pipeline.images import needs_images
     from prunekit.pipeline.stages import Bench, images_of, open_base, score_groups
     from prunekit.recipe import PruneOptions
     from prunekit.report import heatmap_png
@@ -60,12 +61,14 @@ def importance(
     refuse_existing(picture, overwrite, PICTURE, [base, config, groups, data])
     refuse_inputs(output, [base], inside=True)
     loaded = open_base(base, config)
-    images = images_of(loaded, data_options(data, resolution), base)
+    others = data_options(data, resolution)
+    asked = others is not None or needs_images(criterion.value)
+    images = images_of(loaded, others, base).train if asked else None
     options = PruneOptions(criterion=criterion.value, samples=samples, seed=seed)
     standing = groups or next((p for p in (Path("groups.json"), Path("allocation.json")) if p.is_file()), None)
     partition = TimestepGroups.from_json(read_json(standing), standing) if standing else make_groups(loaded.schedule)
     check_timesteps(partition, loaded.schedule, base)
-    scores = score_groups(Bench.of(loaded, norm_mode.value, head_mode.value), images.train, partition, options)
+    scores = score_groups(Bench.of(loaded, norm_mode.value, head_mode.value), images, partition, options)
     with writing(output, picture):
         scores.save(output)
         heatmap_png(scores.to_json(), picture)

@@ -8,7 +8,9 @@ from prunekit._types import JsonDict
 from prunekit.checkpoint import Base, ModelSpec
 from prunekit.data import ImageData, ImageSplit, load_images, noted_places
 from prunekit.errors import InputError, PrunekitError
+from prunekit.importance import WITHOUT_LOSS
 from prunekit.recipe import DataOptions
+from prunekit.search import MEASURING_NOTHING
 from prunekit.slim import SlimModel
 from prunekit.training import Classes
 
@@ -20,6 +22,7 @@ __all__ = [
     "images_of",
     "images_of_slim",
     "is_by_place",
+    "needs_images",
     "said_of_images",
     "sampled_classes",
 ]
@@ -30,8 +33,9 @@ def images_of(base: Base, override: DataOptions | None = None, near: Path | str 
     return images_for(base.data, base.spec, override, near)
 
 
-def images_of_slim(slim: SlimModel, override: DataOptions | None = None, near: Path | None = None) -> ImageSplit:
+def images_of_slim(slim: SlimModel, override: DataOptions | None = None, near: Path | str | None = None) -> ImageSplit:
     """The images that a slim model's base was trained on, or others; see :func:`images_for`."""
+    near = Path(near) if near is not None else None
     return images_for(slim.about.get("data", {}), slim.spec, override, near)
 
 
@@ -81,6 +85,11 @@ def _found_again(name: str, sha256: str, resolution: int | None, labels: bool, n
     raise InputError(
         f"The model's images, {name} with SHA-256 {sha256[:16]}…, are not found near it{found}; name them by --data."
     )
+
+
+def needs_images(criterion: str, proposer: str = "oneshot", repair: str = "none") -> bool:
+    """Whether scoring, or pruning, evaluates the network on images: magnitudes and one-shot widths do not."""
+    return criterion not in WITHOUT_LOSS or proposer not in MEASURING_NOTHING or repair != "none"
 
 
 def is_by_place(data: JsonDict) -> bool:

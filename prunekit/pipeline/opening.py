@@ -127,8 +127,9 @@ def _sizes(part: nn.Module, seen: set[int]) -> Iterator[int]:
             yield parameter.numel()
 
 
-def open_model(source: str, config: Path | None = None) -> Opened:
+def open_model(source: str, config: Path | str | None = None) -> Opened:
     """Open a model by path, or an embedded one (``embedded:digits``); ``config`` is for a bare state dict."""
+    config = Path(config) if config is not None else None
     path = Path(source)
     restore(path)
     if (path / "experts.json").is_file():
