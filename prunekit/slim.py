@@ -1,7 +1,7 @@
 """Slim models on disk: a folder with ``model.safetensors`` and ``config.json``, rebuilt without pickle and without the base.
 
 The config names an architecture of a fixed registry and the width of every changed tensor. A config can never make the loader
-import or call anything: its class is looked up in :data:`prunekit.checkpoint.ARCHITECTURES`, or the caller passes a factory.
+import or call anything: its class is looked up among the denoisers of diffusers, or the caller passes a factory.
 Nor can it make the loader allocate: the network is built and run on the meta device with the shapes that the file's header
 tells, and only a folder whose parts agree is read. ``README.md`` is the model card; nothing is read from it.
 """
