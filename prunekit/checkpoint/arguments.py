@@ -18,13 +18,15 @@ from prunekit._types import JsonDict
 __all__ = ["CHANNELS", "OPTIONAL", "RULES", "SPARED", "TEXT_WIDTHS", "Case", "first"]
 
 CHANNELS = (
-    "audio_acoustic_hidden_dim",
-    "in_channels",
-    "in_visual_dim",
-    "in_dim",
-    "io_channels",
-    "latent_dim",
-    "embedding_dim",
+    *(
+        "audio_acoustic_hidden_dim",
+        "in_channels",
+        "in_visual_dim",
+        "in_dim",
+        "io_channels",
+        "latent_dim",
+        "embedding_dim",
+    ),
     "input_dims",
 )
 """Config keys of the sample's channels, the likeliest first."""
@@ -198,6 +200,14 @@ def _mask(length: Callable[[Case], int] = lambda case: case.words) -> Callable[[
     return lambda case: case.masked(length(case))
 
 
+def _one(case: Case) -> int:
+    return 1
+
+
+def _one(case: Case) -> int:
+    return 1
+
+
 def _second_words(case: Case) -> int:
     return first(case.config, "text_len_t5") or _TOKENS
 
@@ -296,10 +306,8 @@ RULES: Mapping[str, Callable[[Case], Any]] = {
     "clip_text_pooled": lambda case: torch.zeros(1, 1, first(case.config, "clip_text_pooled_in_channels") or 1),
     "clip_text": _rows(lambda case: case.words, "clip_text_in_channels"),
     "global_hidden_states": lambda case: (
-        _vector("global_cond_dim")(case)
-        if "global_cond_dim" in case.config
-        else _rows(lambda _: 1, "global_states_input_dim")(case)
-    ),
+        _vector("global_cond_dim") if "global_cond_dim" in case.config else _rows(_one, "global_states_input_dim")
+    )(case),
     # sound
     "audio_hidden_states": _rows(lambda case: _TOKENS, "audio_in_channels"),
     "audio_encoder_hidden_states": _text,

@@ -40,8 +40,8 @@ def denoiser(name: str) -> type[nn.Module]:
     if found is None:
         near = difflib.get_close_matches(name[:80], _listed(), n=1) or ["UNet2DModel"]
         raise InputError(
-            f"Unknown architecture {name[:80]!r}; expected a denoiser of the installed diffusers, such as {near[0]}, "
-            "or a factory that builds the network."
+            f"Unknown architecture {name[:80]!r}; expected one of the installed diffusers' denoisers, such as "
+            f"{near[0]}, or a factory that builds it."
         )
     return found
 

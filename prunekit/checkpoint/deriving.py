@@ -1,4 +1,4 @@
-"""Example inputs of a denoiser from its config: the first reading of the config on which a forward pass runs, on the meta device."""
+"""Example inputs of a denoiser from its config: the first reading of it with which a forward pass runs on the meta device."""
 
 import inspect
 import itertools
@@ -51,27 +51,31 @@ def derived_inputs(network: type[nn.Module], config: JsonDict) -> dict[str, Any]
     key = json.dumps([network.__name__, dict(config)], sort_keys=True, default=str)
     if key in _known:
         return _arguments(network, _known[key])
+    case, problem = _chosen(network, config, whole)
+    if case is not None:
+        _known[key] = case
+        return _arguments(network, case)
+    raise InputError(
+        f"The example inputs of {network.__name__} cannot be derived from its config ({problem[:200]}); write them as JSON, "
+        f"a shape for each argument, such as {_example(network, whole)}, and give the file by --inputs."
+    )
+
+
+def _chosen(network: type[nn.Module], config: JsonDict, whole: JsonDict) -> tuple[Case | None, str]:
+    """The first case that runs, else the first that the meta device cannot decide about; and why the likeliest one stops."""
     undecided, problem, model = None, "", _on_meta(network, config)
     for case in itertools.islice(_cases(network, whole), _MAX_TRIALS):
         try:
             with torch.device("meta"):
                 inputs = _bounded(_arguments(network, case))
-            failure = None if model is None else _failure(model, inputs)
-        except (KeyError, TypeError, ValueError) as error:
-            failure = f"{type(error).__name__}: {one_line(error)}"
-        if failure is None:
-            _known[key] = case
-            return _arguments(network, case)
-        problem = problem or failure
-        if undecided is None and any(word in failure for word in _UNDECIDED):
-            undecided = case
-    if undecided is not None:
-        _known[key] = undecided
-        return _arguments(network, undecided)
-    raise InputError(
-        f"The example inputs of {network.__name__} cannot be derived from its config ({problem[:200]}); write them as JSON, "
-        f"a shape for each argument, such as {_example(network, whole)}, and give the file by --inputs."
-    )
+                if model is not None:
+                    run_once(model, inputs)
+            return case, ""
+        except Exception as error:  # a network stops in any way when an argument is not what it expects
+            problem = problem or f"{type(error).__name__}: {one_line(error)}"
+            if undecided is None and any(word in str(error) for word in _UNDECIDED):
+                undecided = case
+    return undecided, problem
 
 
 def _bounded(inputs: dict[str, Any]) -> dict[str, Any]:
@@ -108,12 +112,12 @@ def _arguments(network: type[nn.Module], case: Case) -> dict[str, Any]:
 def _cases(network: type[nn.Module], config: Mapping[str, Any]) -> Iterator[Case]:
     """Readings of a config, the likeliest first."""
     channels = first(config, *CHANNELS) or 4
-    texts = dict.fromkeys(width for key in TEXT_WIDTHS if (width := first(config, key)))
+    widths = dict.fromkeys(width for key in TEXT_WIDTHS if (width := first(config, key)))
     masked = bool(SPARED & set(config["_arguments"])) or any("mask" in name for name in config["_arguments"])
     for layout, wide, text, mask, ids, time, texts in itertools.product(
         _layouts(network.__name__, config["_arguments"]),
         (channels, 2 * channels + 1) if "in_visual_dim" in config else (channels,),
-        texts or (0,),
+        widths or (0,),
         (None, torch.int64, torch.bool, torch.float32) if masked else (None,),
         (0, 1) if {"img_ids", "img_shapes", "position_ids"} & set(config["_arguments"]) else (0,),
         ("whole", "real", "frames"),
@@ -152,16 +156,6 @@ def _on_meta(network: type[nn.Module], config: JsonDict) -> nn.Module | None:
             return network(**config).eval()
         except (NotImplementedError, RuntimeError):
             return None
-
-
-def _failure(model: nn.Module, inputs: Mapping[str, Any]) -> str | None:
-    """Why a forward pass stops, None where it runs."""
-    try:
-        with torch.device("meta"):
-            run_once(model, inputs)
-    except Exception as error:  # a network stops in any way when an argument is not what it expects
-        return f"{type(error).__name__}: {one_line(error)}"
-    return None
 
 
 def _example(network: type[nn.Module], config: Mapping[str, Any]) -> str:

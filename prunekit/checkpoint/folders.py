@@ -99,7 +99,7 @@ def _load_model(folder: Path, provenance: JsonDict) -> Base:
         denoiser(spec.class_name)
     except InputError as error:
         raise FileFormatError(
-            f"{folder} names {spec.class_name[:80]!r}; expected a denoiser of the installed diffusers, such as UNet2DModel."
+            f"{folder} names {spec.class_name[:80]!r}; expected one of the installed diffusers' denoisers, such as UNet2DModel."
         ) from error
     files = _weight_files(folder)
     state = {key: value for file in files for key, value in read_content(file)[1].items()}

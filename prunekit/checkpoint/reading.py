@@ -69,7 +69,7 @@ def load_base(
 def _load_file(path: Path, config: Path | str | JsonDict | None, factory: Factory | None, inputs: Any) -> Base:
     about, content = read_content(path)
     if config is not None:
-        about = {**about, "model": config if isinstance(config, Mapping) else read_json(config)}
+        about = {**about, "model": config if isinstance(config, Mapping) else read_json(Path(config))}
     if "model" not in about and factory is None:
         preferred(content, path)  # refuses what holds no tensors
         raise FileFormatError(

@@ -8,7 +8,7 @@ import typer
 
 from prunekit.cli.console import emit, print_table
 from prunekit.cli.estimating import is_recipe, show_estimate
-from prunekit.cli.options import ConfigOption, Json
+from prunekit.cli.options import ConfigOption, InputsOption, Json
 from prunekit.errors import InputError
 
 __all__ = ["ModelPath", "cost"]
@@ -24,6 +24,7 @@ ModelOrRecipe = Annotated[
 def cost(
     model: ModelOrRecipe,
     config: ConfigOption = None,
+    inputs: InputsOption = None,
     depth: Annotated[int, typer.Option(help="How deep the tables of modules go.")] = 2,
     compare: Annotated[
         bool, typer.Option(help="Show what fvcore, thop and (if it is installed) torch-pruning count.")
@@ -46,7 +47,7 @@ def cost(
 
     if depth < 1:
         raise InputError(f"Got --depth {depth}; expected at least 1, the model's own children.")
-    opened = open_model(model, config)
+    opened = open_model(model, config, inputs)
     counted = {name: count_macs(part, opened.inputs) for name, part in opened.parts().items()}
     if len(counted) == 1:
         (only,) = counted.values()

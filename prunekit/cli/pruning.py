@@ -26,12 +26,14 @@ from prunekit.cli.choices import (
 )
 from prunekit.cli.console import chosen_allocation, data_options, emit, print_table, refuse_inputs
 from prunekit.cli.interrupts import keeping
-from prunekit.cli.options import ConfigOption, DataOption, Json, Resolution, Seed
+from prunekit.cli.options import ConfigOption, DataOption, InputsOption, Json, Resolution, Seed
 from prunekit.errors import InputError
 from prunekit.groups import TimestepGroups
 from prunekit.schedule import NoiseSchedule
 
 if TYPE_CHECKING:
+    from prunekit.checkpoint import Base
+    from prunekit.data import ImageSplit
     from prunekit.pipeline.stages import Bench
     from prunekit.search import SearchResult
     from prunekit.slim import SlimModel
@@ -42,6 +44,7 @@ __all__ = ["COMMANDS"]
 def prune(
     base: BasePath,
     config: ConfigOption = None,
+    inputs: InputsOption = None,
     group: Annotated[
         int | None, typer.Option(help="Timestep group, 0 = cleanest; all of the allocation's if absent.")
     ] = None,
@@ -93,8 +96,8 @@ def prune(
 ) -> None:
     """Prune a base to a timestep group's target, by importance on the group's own timesteps."""
     from prunekit.data import note_place
-    from prunekit.pipeline.images import needs_images, said_of_images
-    from prunekit.pipeline.stages import Bench, images_of, open_base, prune_group, score_groups
+    from prunekit.pipeline.images import needs_images
+    from prunekit.pipeline.stages import Bench, open_base, prune_group, score_groups
     from prunekit.recipe import PruneOptions
     from prunekit.search import Endpoint, SearchOptions, ranks
     from prunekit.slim import save_slim
@@ -105,17 +108,17 @@ def prune(
         raise InputError(f"{latency_table} does not exist; have one process measure it before several ranks search.")
     if (llm_endpoint is None) != (llm_model is None):
         raise InputError("Expected --llm-endpoint and --llm-model together.")
-    loaded = open_base(base, config)
+    loaded = open_base(base, config, inputs)
     plan = _wanted_targets(allocation, target, loaded.schedule)
     partition = plan.timestep_groups
     check_timesteps(partition, loaded.schedule, base)
     wanted = list(partition) if group is None else [partition[group]]
-    _check_outputs([output / f"group-{one.index}" for one in wanted], [base, config, allocation, study, latency_table])
+    _check_outputs(
+        [output / f"group-{one.index}" for one in wanted], [base, config, inputs, allocation, study, latency_table]
+    )
     others = data_options(data, resolution)
     asked = others is not None or needs_images(criterion.value, proposer.value, repair.value)
-    images = images_of(loaded, others, base) if asked else None
-    if images is not None:
-        loaded = replace(loaded, data=said_of_images(loaded.data, images, others))
+    loaded, images = _with_images(loaded, others, base) if asked else (loaded, None)
     train = None if images is None else images.train
     search = SearchOptions(
         proposer=proposer.value,
@@ -152,7 +155,7 @@ def prune(
             slim, result = prune_group(bench, train, scores, one, macs, options, journals[one.index])
             if rank == 0:
                 save_slim(slim, output / f"group-{one.index}")
-                if images is not None and "sha256" in loaded.data and loaded.data["sha256"] == images.sha256:
+                if images is not None and loaded.data.get("sha256") == images.sha256:
                     note_place(images, output.parent)
             facts.append(_fact(one.index, slim, result, bench, target_of, output))
     if rank > 0:
@@ -161,10 +164,16 @@ def prune(
         emit(True, facts[0] if group is not None else {"groups": facts})
     else:
         _show_pruned(f"Pruned from {bench.macs:,} MACs ({criterion.value}, {proposer.value})", facts)
-        if facts[0]["nothing_to_prune"] is not None:
-            print(f"Nothing of this network can be pruned; its layers stay whole, {facts[0]['nothing_to_prune']}.")
         if bench.latency is not None:
             print(_accuracy(bench.latency.table))
+
+
+def _with_images(base: "Base", options: Any, source: str) -> tuple["Base", "ImageSplit"]:
+    """The base's own images or others, and the base with what it is to say of them."""
+    from prunekit.pipeline.images import images_of, said_of_images
+
+    images = images_of(base, options, source)
+    return replace(base, data=said_of_images(base.data, images, options)), images
 
 
 def _kept(files: list[Path]) -> str | None:
@@ -278,6 +287,8 @@ def _show_pruned(title: str, facts: list[dict[str, Any]]) -> None:
         for f in facts
     ]
     print_table(title, header, rows)
+    if facts[0]["nothing_to_prune"] is not None:
+        print(f"Nothing of this network can be pruned; its layers stay whole, {facts[0]['nothing_to_prune']}.")
 
 
 COMMANDS = (prune,)

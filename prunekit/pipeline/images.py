@@ -28,6 +28,10 @@ __all__ = [
 ]
 
 
+_KNOWN = ("sample", "hidden_states", "timestep", "class_labels")
+"""Arguments that training, scoring and sampling by images can give."""
+
+
 def images_of(base: Base, override: DataOptions | None = None, near: Path | str | None = None) -> ImageSplit:
     """The images that a base was trained on, or others, at the base's own resolution unless told; see :func:`images_for`."""
     return images_for(base.data, base.spec, override, near)
@@ -108,6 +112,11 @@ def check_images(images: ImageSplit, spec: ModelSpec) -> None:
     Raises:
         InputError: they differ in channels, in size or in classes, or the network predicts more than an image.
     """
+    if spec.factory is None and (told := [name for name in spec.example_inputs() if name not in _KNOWN]):
+        raise InputError(
+            f"{spec.class_name} takes {', '.join(told)}, which no images give; prune it by its weights alone (--criterion magnitude "
+            "--proposer oneshot --repair none), or in Python with a loss of your own."
+        )
     config = spec.config
     side, channels = images.resolution, images.train.images.shape[1]
     if config.get("in_channels") == channels and config.get("out_channels") == 2 * channels:

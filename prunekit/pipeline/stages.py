@@ -12,7 +12,7 @@ import torch
 from prunekit._files import write_json
 from prunekit._json import read_json
 from prunekit._leftovers import restore_within
-from prunekit.checkpoint import Base, ModelSpec, load_base
+from prunekit.checkpoint import Base, ModelSpec, load_base, read_inputs
 from prunekit.checkpoint.finite import first_not_finite
 from prunekit.cost import CostModel, LatencyModel, LatencyTable, verify
 from prunekit.data import ImageData, ImageSplit
@@ -56,11 +56,16 @@ __all__ = [
 EMBEDDED = "embedded:"
 
 
-def open_base(source: str, config: Path | str | None = None) -> Base:
-    """A base by path (with its architecture's JSON for a bare state dict), or one that is shipped: ``embedded:digits``."""
-    config = Path(config) if config is not None else None
+def open_base(source: str, config: Path | str | None = None, inputs: Path | str | None = None) -> Base:
+    """A base by path, or one that is shipped: ``embedded:digits``.
+
+    Args:
+        source: file, folder, id on the Hugging Face Hub, or name of an embedded base.
+        config: JSON of the architecture, for a bare state dict.
+        inputs: JSON of a forward pass's arguments, see :mod:`prunekit.checkpoint.inputs`; derived from the config if missing.
+    """
     if not source.startswith(EMBEDDED):
-        return load_base(source, config)
+        return load_base(source, config, inputs=None if inputs is None else read_inputs(inputs))
     name = source.removeprefix(EMBEDDED)
     asset = files("prunekit") / "assets" / f"{name}-base.safetensors"
     if not name.isalnum() or not asset.is_file():
