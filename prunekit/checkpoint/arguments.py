@@ -72,7 +72,7 @@ class Case:
         layout: axes of the sample, a letter each: B batch, C channels, F frames, H height, W width, N tokens, L length.
         channels: of the sample.
         text: width of text embeddings.
-        time: timesteps as ``whole`` numbers, ``real`` ones, or one for each of the ``frames``.
+        time: timesteps as ``real`` numbers, ``whole`` ones, or one for each of the ``frames``.
         mask: type of masks; None leaves out what is :data:`SPARED`.
         ids: batch axes of tables of positions, 0 or 1.
         texts: one text for each ``sample`` or each ``frame``, or a text token for each ``token`` of the sample.
@@ -82,7 +82,7 @@ class Case:
     layout: str = "BCHW"
     channels: int = 1
     text: int = 0
-    time: Literal["whole", "real", "frames"] = "whole"
+    time: Literal["real", "whole", "frames"] = "real"
     mask: torch.dtype | None = None
     ids: int = 0
     texts: Literal["sample", "token", "frame"] = "sample"
@@ -374,7 +374,7 @@ RULES: Mapping[str, Callable[[Case], Any]] = {
     "segment_ids": lambda case: _tagged(case, 0),
     "indicator": lambda case: _tagged(case, 2),
     "cross_attention_kwargs": lambda case: {},
-    "indices_latents": lambda case: torch.arange(case.frames)[None],
+    "indices_latents": lambda case: torch.arange(case.frames),
     "video_rotary_emb": lambda case: (_turns(case), _turns(case)),
     "image_rotary_emb": lambda case: torch.zeros(
         *case.sides,

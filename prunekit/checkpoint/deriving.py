@@ -120,7 +120,7 @@ def _cases(network: type[nn.Module], config: Mapping[str, Any]) -> Iterator[Case
         widths or (0,),
         (None, torch.int64, torch.bool, torch.float32) if masked else (None,),
         (0, 1) if {"img_ids", "img_shapes", "position_ids"} & set(config["_arguments"]) else (0,),
-        ("whole", "real", "frames"),
+        ("real", "whole", "frames"),  # the meta device does not notice whole numbers where real ones are needed
         ("sample", "token", "frame"),
     ):
         framed, rowed = "F" in layout, "N" in layout or "L" in layout

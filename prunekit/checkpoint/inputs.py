@@ -29,7 +29,7 @@ from prunekit.errors import FileFormatError
 __all__ = ["form_of", "inputs_of", "read_inputs"]
 
 _TYPES = ("float32", "float64", "float16", "bfloat16", "int64", "int32", "bool", "complex64")
-_MAX_ELEMENTS = 2**28  # of all inputs together
+_MAX_ELEMENTS = 2**26  # of all inputs together
 _MAX_DEPTH = 4
 _HOW = 'expected such as {"shape": [1, 4, 32, 32]}, {"shape": [1], "dtype": "int64", "value": 0} or {"constant": 16}'
 

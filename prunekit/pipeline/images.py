@@ -1,6 +1,7 @@
 """The images of a network: which, whether it takes them, and what it is told of their classes."""
 
 import os
+from collections.abc import Mapping
 from pathlib import Path
 
 from prunekit._names import name_of
@@ -112,10 +113,12 @@ def check_images(images: ImageSplit, spec: ModelSpec) -> None:
     Raises:
         InputError: they differ in channels, in size or in classes, or the network predicts more than an image.
     """
-    if spec.factory is None and (told := [name for name in spec.example_inputs() if name not in _KNOWN]):
+    inputs = spec.example_inputs() if spec.factory is None else ()
+    told = [name for name in inputs if name not in _KNOWN] if isinstance(inputs, Mapping) else []
+    if told:
         raise InputError(
-            f"{spec.class_name} takes {', '.join(told)}, which no images give; prune it by its weights alone (--criterion magnitude "
-            "--proposer oneshot --repair none), or in Python with a loss of your own."
+            f"{spec.class_name} takes {', '.join(told)}, which no images give; prune it by its weights alone (--criterion "
+            "magnitude --proposer oneshot --repair none), or in Python with a loss of your own."
         )
     config = spec.config
     side, channels = images.resolution, images.train.images.shape[1]
