@@ -247,7 +247,7 @@ def _fitted(folder: Path, spec: ModelSpec, shapes: Shapes, sizes: Sizes, plan: P
     model = fit(skeleton, read_tensors(folder / "model.safetensors"), sizes)
     check_finite(model, folder)
     if spec.factory is not None and spec.inputs is not None:
-        own = spec.inputs
+        own = spec.example_inputs()
         _check_macs(folder, spec, counted(lambda: run_once(model, own))[1], macs)
     return model
 

@@ -76,7 +76,18 @@ UNDERIVABLE = {
 """Classes of diffusers 0.42.1 whose inputs the user has to give."""
 
 
-@pytest.mark.parametrize("name", RUNNING)
+FAST = (
+    "FluxTransformer2DModel",
+    "SD3Transformer2DModel",
+    "WanTransformer3DModel",
+    "LTXVideoTransformer3DModel",
+    "PriorTransformer",
+)
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=[] if name in FAST else pytest.mark.slow) for name in RUNNING]
+)
 def test_a_networks_inputs_follow_from_its_config_and_run(name):
     spec = ModelSpec(name, tiny(name))
     inputs = spec.example_inputs()

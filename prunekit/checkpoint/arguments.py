@@ -204,10 +204,6 @@ def _one(case: Case) -> int:
     return 1
 
 
-def _one(case: Case) -> int:
-    return 1
-
-
 def _second_words(case: Case) -> int:
     return first(case.config, "text_len_t5") or _TOKENS
 
@@ -221,7 +217,7 @@ def _class_labels(case: Case) -> Tensor | None:
     return torch.zeros(1, dtype=torch.long) if get("num_class_embeds") or kind == "timestep" or adaptive else None
 
 
-def _added(case: Case) -> dict[str, Tensor | None] | None:
+def _added(case: Case) -> Mapping[str, Tensor | None] | None:
     """Conditions beside text, by the kind that the config names."""
     get = case.config.get
     kind, width = (

@@ -61,7 +61,8 @@ def _class(name: str) -> type[nn.Module] | None:
         return None
     if not (inspect.isclass(found) and issubclass(found, diffusers.ModelMixin)) or not hasattr(found, "config_name"):
         return None
-    return found if len(forward_parameters(found)) > 1 else None
+    network: type[nn.Module] = found
+    return network if len(forward_parameters(network)) > 1 else None
 
 
 def forward_parameters(network: type[nn.Module]) -> dict[str, inspect.Parameter]:

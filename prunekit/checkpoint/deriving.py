@@ -132,6 +132,7 @@ def _layouts(name: str, arguments: tuple[str, ...]) -> tuple[str, ...]:
     """Layouts of the sample, the likeliest first, by the words of a class's and its arguments' names."""
     if {"proj_embedding"} & set(arguments):
         return ("BC",)
+    order: tuple[tuple[str, ...], ...]
     if {"img_ids", "img_shapes", "position_ids", "num_frames"} & set(arguments):
         order = (_TOKENS, _IMAGE, _VIDEO, _SOUND)
     elif any(word in name for word in ("3D", "Video", "Motion", "SpatioTemporal", "I2V")):

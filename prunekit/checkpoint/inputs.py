@@ -14,7 +14,7 @@ A tensor is filled with ``value`` (0 if missing), and is of ``dtype`` ``float32`
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -76,7 +76,7 @@ def _value(form: Any, what: str, left: int, depth: int) -> tuple[Any, int]:
         return inner, left
     if not isinstance(inner, list if kind == ["list"] else Mapping):
         raise FileFormatError(f"{what} has {str(form)[:80]}; expected a list or an object of forms there.")
-    entries = enumerate(inner) if kind == ["list"] else inner.items()
+    entries: Iterable[tuple[Any, Any]] = inner.items() if isinstance(inner, Mapping) else enumerate(inner)
     made: dict[Any, Any] = {}
     for key, entry in entries:
         made[key], left = _value(entry, what, left, depth + 1)

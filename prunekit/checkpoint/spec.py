@@ -28,6 +28,13 @@ InputsOf = Callable[[JsonDict], Inputs]
 """Makes the arguments of one forward pass at batch 1 from the config."""
 
 _OF_IMAGES = ("DiTTransformer2DModel", "Transformer2DModel", "UNet2DConditionModel", "UNet2DModel")
+_CONDITIONS = (
+    "addition_embed_type",
+    "encoder_hid_dim_type",
+    "encoder_hid_dim",
+    "time_cond_proj_dim",
+    "caption_channels",
+)
 _MAX_SAMPLE = 2**24  # elements of one input
 _MAX_PARAMETERS = 2**35
 _MAX_TENSORS = 20_000
@@ -126,7 +133,8 @@ class ModelSpec:
         """
         if self.inputs is not None:
             return self.inputs(self.config) if callable(self.inputs) else self.inputs
-        if self.class_name not in _OF_IMAGES:
+        told = any(self.config.get(key) for key in _CONDITIONS)
+        if self.class_name not in _OF_IMAGES or told:
             return derived_inputs(self._class(), self.config)
         arguments = inspect.signature(self._class()).parameters.values()
         config = {argument.name: argument.default for argument in arguments} | dict(self.config)

@@ -9,7 +9,7 @@ from torch import nn
 from prunekit.cost import CostModel
 from prunekit.errors import BudgetError
 from prunekit.graph import trace
-from prunekit.search import WidthProblem, lost_importance, why_whole
+from prunekit.search import WidthProblem, lost_importance
 
 
 class Fixed(nn.Module):
@@ -46,7 +46,3 @@ def test_a_network_that_shrinks_too_little_is_told_its_range():
     model, inputs = unet(), unet_inputs()
     with pytest.raises(BudgetError, match=r"is below what this network can be pruned to; expected .* of the base"):
         problem(trace(model, inputs), model, inputs, 0.0001).check()
-
-
-def test_a_graph_without_layers_is_said_to_have_none():
-    assert why_whole(trace(nn.Identity(), (torch.ones(1, 4),))) == "no layer was found that makes channels"
