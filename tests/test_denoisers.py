@@ -157,10 +157,14 @@ def test_inputs_that_cannot_be_derived_give_one_sentence_with_the_json_to_write(
 
 
 def test_a_config_that_asks_for_huge_inputs_is_refused_before_they_are_made():
+    huge = {"sample_height": 2**20, "sample_width": 2**20}
     with pytest.raises(InputError, match="they would hold"):
-        ModelSpec(
-            "PriorTransformer", tiny("PriorTransformer") | {"embedding_dim": 2**20, "num_embeddings": 2**20}
-        ).example_inputs()
+        ModelSpec("EasyAnimateTransformer3DModel", tiny("EasyAnimateTransformer3DModel") | huge).example_inputs()
+
+
+def test_a_config_that_the_class_does_not_take_is_refused():
+    with pytest.raises(InputError, match="does not take this config"):
+        ModelSpec("WanTransformer3DModel", {"widths": 3}).example_inputs()
 
 
 def test_a_folder_of_a_text_conditioned_network_loads_with_its_inputs(tmp_path):

@@ -61,7 +61,7 @@ def _class(name: str) -> type[nn.Module] | None:
         return None
     if not (inspect.isclass(found) and issubclass(found, diffusers.ModelMixin)) or not hasattr(found, "config_name"):
         return None
-    network: type[nn.Module] = found
+    network: Any = found
     return network if len(forward_parameters(network)) > 1 else None
 
 

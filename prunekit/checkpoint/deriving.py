@@ -15,7 +15,7 @@ from prunekit._types import JsonDict
 from prunekit.checkpoint.arguments import CHANNELS, OPTIONAL, RULES, SPARED, TEXT_WIDTHS, Case, first
 from prunekit.checkpoint.bounds import Frugal
 from prunekit.checkpoint.denoisers import forward_parameters
-from prunekit.errors import InputError
+from prunekit.errors import InputError, PrunekitError
 from prunekit.graph.surgery import run_once
 
 __all__ = ["derived_inputs"]
@@ -151,12 +151,17 @@ def _on_meta(network: type[nn.Module], config: JsonDict) -> nn.Module | None:
 
     Raises:
         FileFormatError: the config asks for more than any network has.
+        InputError: the class does not take it.
     """
     with torch.device("meta"), Frugal(_MAX_OPERATIONS, _MAX_ELEMENTS):
         try:
             return network(**config).eval()
         except (NotImplementedError, RuntimeError):
             return None
+        except PrunekitError:
+            raise
+        except Exception as error:  # constructors say in many ways that they do not take something
+            raise InputError(f"{network.__name__} does not take this config: {one_line(error)}.") from error
 
 
 def _example(network: type[nn.Module], config: Mapping[str, Any]) -> str:
