@@ -102,7 +102,7 @@ def test_conditions_beside_text_are_as_wide_as_the_config_says():
         "text_embeds": (1, 40 - 6 * 4),
         "time_ids": (1, 6),
     }
-    assert run_once(spec.build().eval(), inputs).sample.shape == (1, 4, 8, 8)
+    assert run_once(spec.build().eval(), inputs).sample.shape == (1, 4, 32, 32)
 
 
 @pytest.mark.slow

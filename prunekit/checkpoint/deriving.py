@@ -172,7 +172,8 @@ def _example(network: type[nn.Module], config: Mapping[str, Any]) -> str:
         if parameter.default is not inspect.Parameter.empty and name not in ("encoder_hidden_states", "timestep"):
             continue
         try:
-            value = RULES[name](case) if name in RULES else None
+            with torch.device("meta"):
+                value = RULES[name](case) if name in RULES else None
         except (KeyError, TypeError, ValueError):
             value = None
         shape = list(value.shape) if isinstance(value, Tensor) else [1, 8]
