@@ -59,7 +59,8 @@ class Opened:
         Raises:
             InputError: the network makes no images.
         """
-        sample = next(iter(self.inputs.values()))
+        inputs = self.inputs
+        sample = inputs.get("sample", inputs.get("hidden_states"))
         if not isinstance(sample, Tensor) or sample.ndim != 4:
             raise InputError(
                 f"{self.spec.class_name} makes no images of channels, height and width; expected such a model, as UNet2DModel is."
