@@ -59,7 +59,9 @@ class _Plain(nn.Module):
         return _first(output)
 
 
-def export_onnx(model: nn.Module, inputs: Inputs, path: Path, tolerance: float = TOLERANCE, seed: int = 0) -> Exported:
+def export_onnx(
+    model: nn.Module, inputs: Inputs, path: Path | str, tolerance: float = TOLERANCE, seed: int = 0
+) -> Exported:
     """Write a network as an ONNX file with a free batch size, once onnxruntime gave the network's own outputs.
 
     Args:
@@ -74,6 +76,7 @@ def export_onnx(model: nn.Module, inputs: Inputs, path: Path, tolerance: float =
         InputError: the extra is not installed, the network is too large for one file, or it is several networks.
         GraphError: it cannot be exported, or onnxruntime's outputs differ.
     """
+    path = Path(path)
     _check_exportable(model)
     names = list(inputs) if isinstance(inputs, Mapping) else _positional(model, len(inputs))
     arguments = tuple(inputs.values()) if isinstance(inputs, Mapping) else tuple(inputs)

@@ -179,7 +179,9 @@ def distance_to_training(extractor: FeatureExtractor, images: Tensor) -> float:
     return frechet_distance(load_statistics(extractor), FeatureStatistics.of(features.numpy()))
 
 
-def save_statistics(extractor: FeatureExtractor, images: Tensor, distances: Mapping[str, float], path: Path) -> None:
+def save_statistics(
+    extractor: FeatureExtractor, images: Tensor, distances: Mapping[str, float], path: Path | str
+) -> None:
     """Write the statistics of an extractor's training pictures, atomically.
 
     Args:
@@ -188,6 +190,7 @@ def save_statistics(extractor: FeatureExtractor, images: Tensor, distances: Mapp
         distances: of other pictures, for the record.
         path: the file to write.
     """
+    path = Path(path)
     found = FeatureStatistics.of(extractor.features(images).numpy())
     about = {
         "format": _FORMAT,

@@ -248,7 +248,7 @@ def train_features(images: Tensor, labels: Tensor, training: FeatureTraining) ->
     return net.eval()
 
 
-def save_features(net: FeatureNet, path: Path, name: str, accuracy: float, training: FeatureTraining) -> None:
+def save_features(net: FeatureNet, path: Path | str, name: str, accuracy: float, training: FeatureTraining) -> None:
     """Write a network with its particulars as a safetensors file, atomically; equal arguments give equal bytes.
 
     Args:
@@ -258,6 +258,7 @@ def save_features(net: FeatureNet, path: Path, name: str, accuracy: float, train
         accuracy: on images that it was not trained on, 0 … 1.
         training: how it was trained, for the record.
     """
+    path = Path(path)
     sizes = {key: getattr(net, key) for key in _SIZES}
     about = {"format": FORMAT, "name": name, **sizes, "accuracy": accuracy, "training": asdict(training)}
     state = {key: value.detach().cpu().contiguous() for key, value in net.state_dict().items()}
@@ -281,13 +282,14 @@ def load_features(name: str) -> FeatureExtractor:
     return read_features(_ASSETS / f"features-{name}.safetensors")
 
 
-def read_features(path: Path) -> FeatureExtractor:
+def read_features(path: Path | str) -> FeatureExtractor:
     """Read a file that :func:`save_features` wrote, without running code from it or touching the global generator.
 
     Raises:
         MissingFileError: there is no such file.
         FileFormatError: it is broken or of another kind.
     """
+    path = Path(path)
     if not path.is_file():
         raise MissingFileError(
             f"The feature extractor {path} does not exist; expected a file that ships with prunekit: install it again, "

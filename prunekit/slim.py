@@ -1,7 +1,7 @@
 """Slim models on disk: a folder with ``model.safetensors`` and ``config.json``, rebuilt without pickle and without the base.
 
 The config names an architecture of a fixed registry and the width of every changed tensor. A config can never make the loader
-import or call anything: its class is looked up in :data:`prunekit.checkpoint.ARCHITECTURES`, or the caller passes a factory.
+import or call anything: its class is looked up among the denoisers of diffusers, or the caller passes a factory.
 Nor can it make the loader allocate: the network is built and run on the meta device with the shapes that the file's header
 tells, and only a folder whose parts agree is read. ``README.md`` is the model card; nothing is read from it.
 """
@@ -18,6 +18,7 @@ from typing import Annotated, Any, NotRequired
 import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
+from torch.utils._pytree import tree_map
 from typing_extensions import TypedDict
 
 from prunekit._containers import one_line
@@ -56,6 +57,7 @@ _MISFITS = (
     AssertionError,
 )
 
+_OF_IMAGES = ("DiTTransformer2DModel", "Transformer2DModel", "UNet2DModel")  # their inputs follow from the config alone
 _BINDING = "config_sha256"  # in the metadata of the weights: hash of the config without the weights' own
 _log = logging.getLogger(__name__)
 
@@ -126,13 +128,14 @@ def slim_config(slim: SlimModel) -> dict[str, Any]:
     }
 
 
-def save_slim(slim: SlimModel, folder: Path) -> None:
+def save_slim(slim: SlimModel, folder: Path | str) -> None:
     """Write a slim model's folder, atomically; an earlier slim model there is replaced as a whole.
 
     Raises:
         InputError: there is something else in the folder, or the model says another number of parameters than it has, so that
             it would not load again.
     """
+    folder = Path(folder)
     try:
         check_params(slim.model, slim.params, "The slim model")
     except FileFormatError as error:
@@ -177,7 +180,8 @@ def load_slim(folder: Path | str, factory: Factory | None = None, inputs: Any = 
     data = read_json(source, FORMAT)
     known = checked(_SlimForm, data, str(source))
     shapes = _checked_shapes(folder / "model.safetensors", known)
-    spec = ModelSpec.from_json(known["model"]).with_factory(factory, inputs)
+    told = ModelSpec.from_json(known["model"])
+    spec = told.with_factory(factory, told.inputs if inputs is None else inputs)
     plan, group = (
         PruningPlan.from_json(known["plan"], f"The plan of {source}"),
         TimestepGroup(**known["timestep_group"]),
@@ -243,14 +247,14 @@ def _fitted(folder: Path, spec: ModelSpec, shapes: Shapes, sizes: Sizes, plan: P
     model = fit(skeleton, read_tensors(folder / "model.safetensors"), sizes)
     check_finite(model, folder)
     if spec.factory is not None and spec.inputs is not None:
-        own = spec.inputs
+        own = spec.example_inputs()
         _check_macs(folder, spec, counted(lambda: run_once(model, own))[1], macs)
     return model
 
 
 def _check_macs(folder: Path, spec: ModelSpec, found: int | None, macs: int) -> None:
     """Refuse MACs that are not those of the tensors, where they do not depend on what else the caller gives."""
-    conditioned = spec.inputs is None and spec.class_name == "UNet2DConditionModel"
+    conditioned = spec.inputs is None and spec.class_name not in _OF_IMAGES
     if found is not None and found != macs and not conditioned:
         raise FileFormatError(f"{folder} says that an evaluation takes {macs:,} MACs; its tensors take {found:,}.")
 
@@ -267,7 +271,10 @@ def _check_run(folder: Path, spec: ModelSpec, skeleton: nn.Module, shapes: Shape
     whole = copy.deepcopy(skeleton).to("meta")
     with torch.device("meta"):
         sliced = fit(copy.deepcopy(whole), {name: torch.empty(shape) for name, shape in shapes.items()}, sizes).float()
-        inputs = _on_meta(spec.example_inputs())
+        try:
+            inputs = _on_meta(spec.example_inputs())
+        except InputError:  # they do not follow from the config
+            return None
         (failure, found), macs = counted(lambda: _output_shape(sliced, inputs))
         channels = spec.config.get("out_channels")
         if found is not None and (*found[:1], *found[2:]) == _image_shape(inputs) and found[1] == channels:
@@ -299,11 +306,7 @@ def _image_shape(inputs: Any) -> tuple[int, ...]:
 
 def _on_meta(value: Any) -> Any:
     """Arguments of a forward pass without their values."""
-    if isinstance(value, Tensor):
-        return value.to("meta")
-    if isinstance(value, Mapping):
-        return {key: _on_meta(inner) for key, inner in value.items()}
-    return tuple(map(_on_meta, value)) if isinstance(value, tuple) else value
+    return tree_map(lambda one: one.to("meta") if isinstance(one, Tensor) else one, value)
 
 
 def _own_storage(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -15,7 +15,7 @@ import torch
 from networks import NETWORKS, Mlp, rows
 from safetensors.torch import save as safetensors_bytes
 
-from prunekit.checkpoint import ARCHITECTURES, Base, ModelSpec, load_base, load_state, save_base
+from prunekit.checkpoint import Base, ModelSpec, denoisers, load_base, load_state, save_base
 from prunekit.errors import FileFormatError, InputError, MissingFileError, UnsafeFileError
 from prunekit.schedule import NoiseSchedule
 
@@ -435,7 +435,7 @@ def test_a_foreign_network_has_no_spec():
 def test_only_networks_of_diffusers_can_be_named():
     import diffusers
 
-    assert all(issubclass(getattr(diffusers, name), torch.nn.Module) for name in ARCHITECTURES)
+    assert all(issubclass(getattr(diffusers, name), torch.nn.Module) for name in denoisers())
     for method in (ModelSpec("torch.nn.Linear", {}).build, ModelSpec("DDPMPipeline", {}).example_inputs):
         with pytest.raises(InputError, match="Unknown architecture"):
             method()

@@ -113,7 +113,7 @@ class Frontier:
         return cls(tuple(known["macs"]), tuple(float(loss) for loss in known["loss"]), known["base_macs"])
 
 
-def read_frontier(path: Path) -> Frontier:
+def read_frontier(path: Path | str) -> Frontier:
     """The frontier of a search's journal (JSON lines).
 
     Points are the whole network (the first measurement, in round 0, of no steps), the choice of every round, and the measurements
@@ -124,6 +124,7 @@ def read_frontier(path: Path) -> Frontier:
         MissingFileError: there is no such file.
         FileFormatError: a line is no JSON object, or the whole network was not measured.
     """
+    path = Path(path)
     if not path.is_file():
         raise MissingFileError(f"{path} does not exist; {RECORD}.")
     base: int | None = None
@@ -150,7 +151,7 @@ def read_frontier(path: Path) -> Frontier:
         raise FileFormatError(f"{path} holds no frontier ({error}); {RECORD}.") from error
 
 
-def read_frontiers(folder: Path, count: int) -> tuple[Frontier, ...]:
+def read_frontiers(folder: Path | str, count: int) -> tuple[Frontier, ...]:
     """The frontiers of timestep groups 0 … ``count`` − 1 from a folder with ``search-N.jsonl`` or ``group-N.jsonl``.
 
     Raises:
@@ -158,6 +159,7 @@ def read_frontiers(folder: Path, count: int) -> tuple[Frontier, ...]:
         FileFormatError: a journal cannot be read.
         InputError: the folder has journals of more groups, or of different networks.
     """
+    folder = Path(folder)
     found = {file.name for file in folder.iterdir()} if folder.is_dir() else set()
     indices = [int(match[2]) for name in found if (match := _JOURNAL.fullmatch(name))]
     if not indices:

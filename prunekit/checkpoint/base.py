@@ -67,11 +67,12 @@ class Base:
         }
 
 
-def save_base(base: Base, path: Path) -> None:
+def save_base(base: Base, path: Path | str) -> None:
     """Write a base checkpoint; the suffix chooses the form (``.safetensors``, else torch's zip). Atomic.
 
     It says the names of files, such as the images', and not where they lie.
     """
+    path = Path(path)
     about = public_about(base.about())
     state = {key: value.detach().cpu().contiguous() for key, value in base.model.state_dict().items()}
     with atomic_path(path) as part:

@@ -17,7 +17,7 @@ __all__ = ["Frugal", "ParametersOnMeta", "check_schedule", "check_values"]
 MAX_NUMBER = 2**20
 MAX_TEXT = 256  # characters
 MAX_DEPTH = 4
-MAX_ARRAY = 2**26  # elements of one tensor that is made for real before the file's own are read
+MAX_ARRAY = 2**27  # elements of one tensor that is made for real before the file's own are read
 
 
 def check_values(config: Any, what: str, count: int = 4096) -> None:

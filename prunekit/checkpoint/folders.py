@@ -13,7 +13,8 @@ from prunekit._types import JsonDict
 from prunekit.checkpoint.base import Base
 from prunekit.checkpoint.bounds import check_schedule
 from prunekit.checkpoint.claims import checked_prediction
-from prunekit.checkpoint.spec import ARCHITECTURES, ModelSpec, shapes_of
+from prunekit.checkpoint.denoisers import denoiser
+from prunekit.checkpoint.spec import ModelSpec, shapes_of
 from prunekit.checkpoint.tensors import read_content
 from prunekit.checkpoint.weights import fitting
 from prunekit.errors import FileFormatError, InputError, MissingFileError
@@ -94,8 +95,12 @@ def _load_model(folder: Path, provenance: JsonDict) -> Base:
     if not (folder / "config.json").is_file():
         raise MissingFileError(f"{folder} has no config.json or model_index.json; expected a diffusers folder.")
     spec = ModelSpec.from_json(read_json(folder / "config.json"))
-    if spec.class_name not in ARCHITECTURES:
-        raise FileFormatError(f"{folder} names {spec.class_name[:80]!r}; expected one of {', '.join(ARCHITECTURES)}.")
+    try:
+        denoiser(spec.class_name)
+    except InputError as error:
+        raise FileFormatError(
+            f"{folder} names {spec.class_name[:80]!r}; expected one of the installed diffusers' denoisers, such as UNet2DModel."
+        ) from error
     files = _weight_files(folder)
     state = {key: value for file in files for key, value in read_content(file)[1].items()}
     shapes = shapes_of(

@@ -9,6 +9,7 @@
 
 import logging
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +33,7 @@ _LOG = logging.getLogger(__name__)
 
 
 def load_base(
-    path: Path | str, config: Path | JsonDict | None = None, factory: Factory | None = None, inputs: Any = None
+    path: Path | str, config: Path | str | JsonDict | None = None, factory: Factory | None = None, inputs: Any = None
 ) -> Base:
     """Read a base checkpoint of any of the forms above.
 
@@ -41,8 +42,9 @@ def load_base(
     Args:
         path: a file, a diffusers folder, or the id of a model on the Hugging Face Hub where there is no such path.
         config: the architecture (``_class_name`` and its arguments) or a JSON file of it, for a bare state dict.
-        factory: builds the network from the config's arguments, where its class is not in the registry.
-        inputs: arguments of one forward pass at batch 1, for such networks.
+        factory: builds the network from the config's arguments, where its class is no denoiser of diffusers.
+        inputs: arguments of one forward pass at batch 1, or a callable that makes them of the config; derived from the config if
+            missing.
 
     Raises:
         MissingFileError: nothing is there, here or on the hub.
@@ -56,16 +58,18 @@ def load_base(
         base = load_folder(where, {"source": where.resolve().name})
     else:
         base = _load_file(where, config, factory, inputs)
+    if inputs is not None and base.spec.factory is None:
+        base = replace(base, spec=replace(base.spec, inputs=inputs))
     check_finite(base.model, where)
     for note in base.notes:
         _LOG.info(note)
     return base
 
 
-def _load_file(path: Path, config: Path | JsonDict | None, factory: Factory | None, inputs: Any) -> Base:
+def _load_file(path: Path, config: Path | str | JsonDict | None, factory: Factory | None, inputs: Any) -> Base:
     about, content = read_content(path)
     if config is not None:
-        about = {**about, "model": config if isinstance(config, Mapping) else read_json(config)}
+        about = {**about, "model": config if isinstance(config, Mapping) else read_json(Path(config))}
     if "model" not in about and factory is None:
         preferred(content, path)  # refuses what holds no tensors
         raise FileFormatError(

@@ -13,21 +13,28 @@ from torch import Tensor, nn
 from prunekit._containers import one_line
 from prunekit._types import JsonDict
 from prunekit.checkpoint.bounds import Frugal, ParametersOnMeta, check_values
+from prunekit.checkpoint.denoisers import denoiser
+from prunekit.checkpoint.deriving import derived_inputs
+from prunekit.checkpoint.inputs import form_of, inputs_of
 from prunekit.errors import FileFormatError, InputError, PrunekitError
+from prunekit.graph.surgery import Inputs
 
-__all__ = ["ARCHITECTURES", "Factory", "ModelSpec", "shapes_of"]
-
-ARCHITECTURES = (
-    "DiTTransformer2DModel",
-    "Transformer2DModel",
-    "UNet2DConditionModel",
-    "UNet2DModel",
-)
-"""Classes of diffusers that a file may name. A file can never name anything else."""
+__all__ = ["Factory", "InputsOf", "ModelSpec", "shapes_of"]
 
 Factory = Callable[[JsonDict], nn.Module]
-"""Builds the unpruned network from its config, for networks outside the registry."""
+"""Builds the unpruned network from its config, for networks that are no denoisers of diffusers."""
 
+InputsOf = Callable[[JsonDict], Inputs]
+"""Makes the arguments of one forward pass at batch 1 from the config."""
+
+_OF_IMAGES = ("DiTTransformer2DModel", "Transformer2DModel", "UNet2DConditionModel", "UNet2DModel")
+_CONDITIONS = (
+    "addition_embed_type",
+    "encoder_hid_dim_type",
+    "encoder_hid_dim",
+    "time_cond_proj_dim",
+    "caption_channels",
+)
 _MAX_SAMPLE = 2**24  # elements of one input
 _MAX_PARAMETERS = 2**35
 _MAX_TENSORS = 20_000
@@ -39,16 +46,17 @@ class ModelSpec:
     """A network by its class name and constructor arguments.
 
     Args:
-        class_name: one of :data:`ARCHITECTURES`, or any name with a ``factory``.
+        class_name: a denoiser of the installed diffusers (a file can never name anything else), or any name with a ``factory``.
         config: constructor arguments, JSON-able.
-        factory: builds the network from ``config`` where its class is not in the registry; never stored.
-        inputs: arguments of one forward pass at batch 1, for such networks; never stored.
+        factory: builds the network from ``config`` where its class is no denoiser of diffusers; never stored.
+        inputs: arguments of one forward pass at batch 1, or what makes them of the config; derived from the config if missing. Of
+            denoisers of diffusers, their shapes are stored.
     """
 
     class_name: str
     config: JsonDict
     factory: Factory | None = field(default=None, compare=False, repr=False)
-    inputs: Mapping[str, Any] | tuple[Any, ...] | None = field(default=None, compare=False, repr=False)
+    inputs: Inputs | InputsOf | None = field(default=None, compare=False, repr=False)
 
     def build(self) -> nn.Module:
         """A freshly initialised network.
@@ -102,7 +110,10 @@ class ModelSpec:
         if sum(parameter.numel() for parameter in model.parameters()) > _MAX_PARAMETERS:
             raise FileFormatError(f"The config describes more than {_MAX_PARAMETERS:,} parameters.")
         stored = set(model.state_dict())
-        if all(name in stored or name in shapes for name, _ in model.named_buffers()):
+        beside = any(
+            isinstance(value, Tensor) and value.is_meta for module in model.modules() for value in vars(module).values()
+        )
+        if not beside and all(name in stored or name in shapes for name, _ in model.named_buffers()):
             return model
         with ParametersOnMeta(), Frugal(operations, elements):
             model = self.build()
@@ -111,24 +122,20 @@ class ModelSpec:
             raise InputError(f"{self.class_name} cannot be built without its weights ({', '.join(lost[:3])}).")
         return model
 
-    def _class(self) -> Any:
-        import diffusers  # noqa: PLC0415 - takes seconds, and only known architectures need it
-
-        if self.class_name not in ARCHITECTURES:
-            raise InputError(
-                f"Unknown architecture {self.class_name[:80]!r}; expected one of {', '.join(ARCHITECTURES)}, "
-                "or a factory that builds it."
-            )
-        return getattr(diffusers, self.class_name)
+    def _class(self) -> type[nn.Module]:
+        return denoiser(self.class_name)
 
     def example_inputs(self) -> Any:
-        """Arguments of one forward pass at batch 1, by name, as the architecture wants them.
+        """Arguments of one forward pass at batch 1, by name: the caller's, or derived from the config.
 
         Raises:
-            InputError: the class is unknown and the caller gave no inputs.
+            InputError: the class is unknown, or its inputs cannot be derived and the caller gave none; the sentence shows how.
         """
         if self.inputs is not None:
-            return self.inputs
+            return self.inputs(self.config) if callable(self.inputs) else self.inputs
+        told = any(self.config.get(key) for key in _CONDITIONS)
+        if self.class_name not in _OF_IMAGES or told:
+            return derived_inputs(self._class(), self.config)
         arguments = inspect.signature(self._class()).parameters.values()
         config = {argument.name: argument.default for argument in arguments} | dict(self.config)
         height, width = _sides(config)
@@ -165,20 +172,23 @@ class ModelSpec:
     def of(cls, model: Any) -> "ModelSpec":
         """The spec of a diffusers model, from its own config."""
         name = type(model).__name__
-        if name not in ARCHITECTURES or not hasattr(model, "config"):
+        if not type(model).__module__.startswith("diffusers.") or not _is_denoiser(type(model)):
             raise InputError(
-                f"{name} is not one of {', '.join(ARCHITECTURES)}; it cannot be described by a config alone."
+                f"{name} is not one of DiTTransformer2DModel, UNet2DModel and the other denoisers of diffusers; it cannot be "
+                "described by a config alone."
             )
         config = {key: value for key, value in dict(model.config).items() if not key.startswith("_")}
         return cls(name, json.loads(json.dumps(config)))
 
     def to_json(self) -> dict[str, Any]:
-        """``{"class", "config"}``."""
-        return {"class": self.class_name, "config": dict(self.config)}
+        """``{"class", "config"}``, and the form of the caller's ``"inputs"``, see :mod:`prunekit.checkpoint.inputs`."""
+        found: dict[str, Any] = {"class": self.class_name, "config": dict(self.config)}
+        inputs = self.example_inputs() if self.factory is None and self.inputs is not None else None
+        return {**found, "inputs": form_of(inputs)} if isinstance(inputs, Mapping) else found
 
     @classmethod
     def from_json(cls, data: JsonDict) -> "ModelSpec":
-        """Read ``{"class", "config"}``, or a diffusers ``config.json`` with its ``_class_name``; sizes are bounded.
+        """Read what :meth:`to_json` wrote, or a diffusers ``config.json`` with its ``_class_name``; sizes are bounded.
 
         Raises:
             FileFormatError: keys are missing, or a value is beyond any network's.
@@ -192,11 +202,19 @@ class ModelSpec:
             found = ", ".join(sorted(map(str, data))[:9])
             raise FileFormatError(f"An architecture needs 'class' and 'config'; got {found or 'nothing'}.") from error
         config = {str(key): value for key, value in config.items() if not str(key).startswith("_")}
-        spec = cls(str(name), config)
+        inputs = inputs_of(data["inputs"], "The model's inputs") if short and data.get("inputs") is not None else None
+        spec = cls(str(name), config, inputs=inputs)
         check_values(spec.config, f"The config of {spec.class_name[:80]!r}")
         if isinstance(config.get("sample_size"), int | list | tuple):
             _sides(config)
         return spec
+
+
+def _is_denoiser(network: type[nn.Module]) -> bool:
+    try:
+        return denoiser(network.__name__) is network
+    except InputError:
+        return False
 
 
 def shapes_of(state: Mapping[str, Tensor]) -> dict[str, tuple[int, ...]]:

@@ -42,7 +42,7 @@ _MAKING = (
 _FILLING = re.compile(rb"(__builtin__|builtins)\s+bytearray\s|_codecs\s+encode\s")
 
 
-def load_state(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
+def load_state(path: Path | str) -> tuple[dict[str, Any], dict[str, Tensor]]:
     """Metadata and tensors of a ``.pt`` or ``.safetensors`` file, never running code from it.
 
     Of several state dicts the EMA's is taken, without the names of wrappers (``module.``, ``ema_model.``, …) before its own.
@@ -52,6 +52,7 @@ def load_state(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
         UnsafeFileError: a pickle that would run code.
         FileFormatError: damaged, or no checkpoint.
     """
+    path = Path(path)
     about, content = read_content(path)
     return about, preferred(content, path).state
 

@@ -8,7 +8,7 @@ import typer
 
 from prunekit.cli.console import emit, print_table
 from prunekit.cli.estimating import is_recipe, show_estimate
-from prunekit.cli.options import ConfigOption, Json
+from prunekit.cli.options import ConfigOption, InputsOption, Json
 from prunekit.errors import InputError
 
 __all__ = ["ModelPath", "cost"]
@@ -24,8 +24,11 @@ ModelOrRecipe = Annotated[
 def cost(
     model: ModelOrRecipe,
     config: ConfigOption = None,
+    inputs: InputsOption = None,
     depth: Annotated[int, typer.Option(help="How deep the tables of modules go.")] = 2,
-    compare: Annotated[bool, typer.Option(help="Show fvcore's and thop's figures and where they differ.")] = True,
+    compare: Annotated[
+        bool, typer.Option(help="Show what fvcore, thop and (if it is installed) torch-pruning count.")
+    ] = True,
     gpu: Annotated[str, typer.Option(help="For a recipe: the kind of GPU, A100, H100 or RTX4090.")] = "A100",
     gpus: Annotated[int, typer.Option(min=1, help="For a recipe: GPUs that share a training's batch.")] = 1,
     utilisation: Annotated[
@@ -44,7 +47,7 @@ def cost(
 
     if depth < 1:
         raise InputError(f"Got --depth {depth}; expected at least 1, the model's own children.")
-    opened = open_model(model, config)
+    opened = open_model(model, config, inputs)
     counted = {name: count_macs(part, opened.inputs) for name, part in opened.parts().items()}
     if len(counted) == 1:
         (only,) = counted.values()
@@ -147,7 +150,7 @@ def _left_out(operator: str) -> str:
 def _counted_besides(operator: str) -> str:
     """Why another counter has more of an operator."""
     if operator in ("convolution", "linear", "matmul"):
-        return "more than was multiplied (transposed convolutions with a stride, layers used under two names)"
+        return "more than was multiplied (biases, transposed convolutions with a stride, layers used under two names)"
     kind = next((kind for kind in ("norm", "softmax", "pool", "upsampl") if kind in operator), "")
     names = {"norm": "norms", "softmax": "softmax", "pool": "pooling", "upsampl": "resampling"}
     return f"{names.get(kind, 'arithmetic')}, no multiply-accumulates by our convention"

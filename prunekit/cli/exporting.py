@@ -7,7 +7,7 @@ import typer
 
 from prunekit.cli.console import emit, refuse_existing, refuse_inputs
 from prunekit.cli.interrupts import written
-from prunekit.cli.options import ConfigOption, Json, Overwrite
+from prunekit.cli.options import ConfigOption, InputsOption, Json, Overwrite
 
 __all__ = ["COMMANDS"]
 
@@ -15,6 +15,7 @@ __all__ = ["COMMANDS"]
 def export(
     model: Annotated[str, typer.Argument(help="Base checkpoint, diffusers folder, slim folder or experts folder.")],
     config: ConfigOption = None,
+    inputs: InputsOption = None,
     output: Annotated[
         Path, typer.Option(help="File to write; experts become one file each, model-group-0.onnx and on.")
     ] = Path("model.onnx"),
@@ -28,18 +29,18 @@ def export(
     from prunekit.export import export_onnx
     from prunekit.pipeline.opening import open_model
 
-    opened = open_model(model, config)
+    opened = open_model(model, config, inputs)
     parts = opened.parts()
     targets = {name: output.with_stem(f"{output.stem}-{name}") if name else output for name in parts}
     for target in targets.values():
-        refuse_existing(target, overwrite, inputs=[model, config])
+        refuse_existing(target, overwrite, inputs=[model, config, inputs])
         refuse_inputs(target, [model], inside=True)
-    inputs = opened.inputs
-    if "timestep" in inputs:  # the check draws from 0 to this
-        inputs["timestep"] = torch.full_like(inputs["timestep"], opened.schedule.num_timesteps - 1)
+    given = dict(opened.inputs)
+    if "timestep" in given:  # the check draws from 0 to this
+        given["timestep"] = torch.full_like(given["timestep"], opened.schedule.num_timesteps - 1)
     facts: list[dict[str, Any]] = []
     for name, part in parts.items():
-        made = export_onnx(part, inputs, targets[name], tolerance)
+        made = export_onnx(part, given, targets[name], tolerance)
         written(made.path)
         facts.append({"output": str(made.path), "inputs": list(made.inputs), "difference": made.difference})
     lines = [f"Written to {fact['output']}; differs by {fact['difference']:.1e} at most" for fact in facts]

@@ -12,7 +12,7 @@ import typer
 
 from prunekit.errors import InputError
 
-__all__ = ["ConfigOption", "DataOption", "Json", "Overwrite", "Resolution", "Seed", "finite"]
+__all__ = ["ConfigOption", "DataOption", "InputsOption", "Json", "Overwrite", "Resolution", "Seed", "finite"]
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace a file that is there.")]
@@ -25,6 +25,12 @@ DataOption = Annotated[
 Resolution = Annotated[int | None, typer.Option(help="Side of the square images.")]
 ConfigOption = Annotated[
     Path | None, typer.Option(help="For a bare state dict: JSON of the architecture, with its _class_name.")
+]
+InputsOption = Annotated[
+    Path | None,
+    typer.Option(
+        help='JSON of a forward pass\'s arguments by name, each such as {"shape": [1, 4, 32, 32]}; from the config if missing.'
+    ),
 ]
 Seed = Annotated[int, typer.Option(help="Seed.")]
 

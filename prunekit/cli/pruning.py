@@ -26,12 +26,15 @@ from prunekit.cli.choices import (
 )
 from prunekit.cli.console import chosen_allocation, data_options, emit, print_table, refuse_inputs
 from prunekit.cli.interrupts import keeping
-from prunekit.cli.options import ConfigOption, DataOption, Json, Resolution, Seed
+from prunekit.cli.options import ConfigOption, DataOption, InputsOption, Json, Resolution, Seed
 from prunekit.errors import InputError
 from prunekit.groups import TimestepGroups
 from prunekit.schedule import NoiseSchedule
 
 if TYPE_CHECKING:
+    from prunekit.checkpoint import Base
+    from prunekit.data import ImageSplit
+    from prunekit.pipeline.stages import Bench
     from prunekit.search import SearchResult
     from prunekit.slim import SlimModel
 
@@ -41,6 +44,7 @@ __all__ = ["COMMANDS"]
 def prune(
     base: BasePath,
     config: ConfigOption = None,
+    inputs: InputsOption = None,
     group: Annotated[
         int | None, typer.Option(help="Timestep group, 0 = cleanest; all of the allocation's if absent.")
     ] = None,
@@ -92,8 +96,8 @@ def prune(
 ) -> None:
     """Prune a base to a timestep group's target, by importance on the group's own timesteps."""
     from prunekit.data import note_place
-    from prunekit.pipeline.images import said_of_images
-    from prunekit.pipeline.stages import Bench, images_of, open_base, prune_group, score_groups
+    from prunekit.pipeline.images import needs_images
+    from prunekit.pipeline.stages import Bench, open_base, prune_group, score_groups
     from prunekit.recipe import PruneOptions
     from prunekit.search import Endpoint, SearchOptions, ranks
     from prunekit.slim import save_slim
@@ -104,15 +108,18 @@ def prune(
         raise InputError(f"{latency_table} does not exist; have one process measure it before several ranks search.")
     if (llm_endpoint is None) != (llm_model is None):
         raise InputError("Expected --llm-endpoint and --llm-model together.")
-    loaded = open_base(base, config)
+    loaded = open_base(base, config, inputs)
     plan = _wanted_targets(allocation, target, loaded.schedule)
     partition = plan.timestep_groups
     check_timesteps(partition, loaded.schedule, base)
     wanted = list(partition) if group is None else [partition[group]]
-    _check_outputs([output / f"group-{one.index}" for one in wanted], [base, config, allocation, study, latency_table])
+    _check_outputs(
+        [output / f"group-{one.index}" for one in wanted], [base, config, inputs, allocation, study, latency_table]
+    )
     others = data_options(data, resolution)
-    images = images_of(loaded, others, base)
-    loaded = replace(loaded, data=said_of_images(loaded.data, images, others))
+    asked = others is not None or needs_images(criterion.value, proposer.value, repair.value)
+    loaded, images = _with_images(loaded, others, base) if asked else (loaded, None)
+    train = None if images is None else images.train
     search = SearchOptions(
         proposer=proposer.value,
         proxy=proxy.value,
@@ -142,15 +149,15 @@ def prune(
     with keeping(lambda: _kept([*journals.values(), *([latency_table] if target_of is TargetOf.latency else [])])):
         if target_of is TargetOf.latency:
             bench = bench.timed(latency_table)
-        scores = score_groups(bench, images.train, wanted, options)
+        scores = score_groups(bench, train, wanted, options)
         for one in wanted:
             macs = targets.groups[one.index].target_macs or 0
-            slim, result = prune_group(bench, images.train, scores, one, macs, options, journals[one.index])
+            slim, result = prune_group(bench, train, scores, one, macs, options, journals[one.index])
             if rank == 0:
                 save_slim(slim, output / f"group-{one.index}")
-                if "sha256" in loaded.data and loaded.data["sha256"] == images.sha256:
+                if images is not None and loaded.data.get("sha256") == images.sha256:
                     note_place(images, output.parent)
-            facts.append(_fact(one.index, slim, result, bench.macs, target_of, output))
+            facts.append(_fact(one.index, slim, result, bench, target_of, output))
     if rank > 0:
         return
     if json:
@@ -161,6 +168,14 @@ def prune(
             print(_accuracy(bench.latency.table))
 
 
+def _with_images(base: "Base", options: Any, source: str) -> tuple["Base", "ImageSplit"]:
+    """The base's own images or others, and the base with what it is to say of them."""
+    from prunekit.pipeline.images import images_of, said_of_images
+
+    images = images_of(base, options, source)
+    return replace(base, data=said_of_images(base.data, images, options)), images
+
+
 def _kept(files: list[Path]) -> str | None:
     """What an interrupted search leaves behind."""
     there = [str(path) for path in files if path.is_file()]
@@ -168,9 +183,12 @@ def _kept(files: list[Path]) -> str | None:
 
 
 def _fact(
-    index: int, slim: "SlimModel", result: "SearchResult", base_macs: int, target_of: TargetOf, output: Path
+    index: int, slim: "SlimModel", result: "SearchResult", bench: "Bench", target_of: TargetOf, output: Path
 ) -> dict[str, Any]:
     """What came of a timestep group's search, JSON-able."""
+    from prunekit.search import why_whole
+
+    base_macs, stuck = bench.macs, all(len(group.widths) == 1 for group in bench.graph)
     return {
         "group": index,
         "output": str(output / f"group-{index}"),
@@ -185,6 +203,7 @@ def _fact(
         "missed": result.missed / result.base,
         "base": result.base,
         "measured_candidates": len(result.measured),
+        "nothing_to_prune": why_whole(bench.graph) if stuck else None,
     }
 
 
@@ -268,6 +287,8 @@ def _show_pruned(title: str, facts: list[dict[str, Any]]) -> None:
         for f in facts
     ]
     print_table(title, header, rows)
+    if facts[0]["nothing_to_prune"] is not None:
+        print(f"Nothing of this network can be pruned; its layers stay whole, {facts[0]['nothing_to_prune']}.")
 
 
 COMMANDS = (prune,)

@@ -19,7 +19,7 @@ from prunekit.cli.choices import (
 )
 from prunekit.cli.console import data_options, emit, refuse_existing, refuse_inputs
 from prunekit.cli.interrupts import writing
-from prunekit.cli.options import ConfigOption, DataOption, Json, Overwrite, Resolution, Seed
+from prunekit.cli.options import ConfigOption, DataOption, InputsOption, Json, Overwrite, Resolution, Seed
 from prunekit.errors import InputError, PrunekitError
 from prunekit.groups import TimestepGroups
 
@@ -29,6 +29,7 @@ __all__ = ["COMMANDS"]
 def importance(
     base: BasePath,
     config: ConfigOption = None,
+    inputs: InputsOption = None,
     criterion: CriterionOption = Criterion.taylor,
     groups: Annotated[Path | None, typer.Option("--groups-file", help="groups.json or allocation.json.")] = None,
     data: DataOption = None,
@@ -49,23 +50,26 @@ def importance(
     """Score every channel for every timestep group; write importance.json and a heatmap."""
     from prunekit._json import read_json
     from prunekit.groups import make_groups
+    from prunekit.pipeline.images import needs_images
     from prunekit.pipeline.stages import Bench, images_of, open_base, score_groups
     from prunekit.recipe import PruneOptions
     from prunekit.report import heatmap_png
 
-    refuse_existing(output, overwrite, FileKind("importance map", _is_map), [base, config, groups, data])
+    refuse_existing(output, overwrite, FileKind("importance map", _is_map), [base, config, inputs, groups, data])
     if output.suffix not in (".json", ".npz"):
         raise InputError(f"Got --output {output}; expected a file name that ends with .json or .npz.")
     picture = output.with_suffix(".png")
-    refuse_existing(picture, overwrite, PICTURE, [base, config, groups, data])
+    refuse_existing(picture, overwrite, PICTURE, [base, config, inputs, groups, data])
     refuse_inputs(output, [base], inside=True)
-    loaded = open_base(base, config)
-    images = images_of(loaded, data_options(data, resolution), base)
+    loaded = open_base(base, config, inputs)
+    others = data_options(data, resolution)
+    asked = others is not None or needs_images(criterion.value)
+    images = images_of(loaded, others, base).train if asked else None
     options = PruneOptions(criterion=criterion.value, samples=samples, seed=seed)
     standing = groups or next((p for p in (Path("groups.json"), Path("allocation.json")) if p.is_file()), None)
     partition = TimestepGroups.from_json(read_json(standing), standing) if standing else make_groups(loaded.schedule)
     check_timesteps(partition, loaded.schedule, base)
-    scores = score_groups(Bench.of(loaded, norm_mode.value, head_mode.value), images.train, partition, options)
+    scores = score_groups(Bench.of(loaded, norm_mode.value, head_mode.value), images, partition, options)
     with writing(output, picture):
         scores.save(output)
         heatmap_png(scores.to_json(), picture)

@@ -1,6 +1,9 @@
-"""What fvcore and thop say of a model, and where they differ from this package's count, module by module."""
+"""What fvcore, thop and torch-pruning say of a model, and where they differ from this package's count, module by module."""
 
+import contextlib
 import copy
+import importlib.util
+import io
 import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
@@ -77,11 +80,11 @@ class OtherCount:
 
 
 def other_counters(model: nn.Module, inputs: Inputs, counted: MacCount | None = None) -> dict[str, OtherCount]:
-    """Figures of fvcore and thop, and where they differ; a counter that fails gives its reason instead.
+    """Figures of fvcore, thop and torch-pruning, and where they differ; a counter that fails gives its reason instead.
 
-    Both leave out fused attention products. fvcore calls its figure flops and means MACs, and adds norms and resampling. thop
+    All leave out fused attention products. fvcore calls its figure flops and means MACs, and adds norms and resampling. thop
     multiplies strided transposed convolutions too often, and leaves out the parameters of layers that it has no rule
-    for, group norms among them.
+    for, group norms among them. torch-pruning, which is asked where it is installed, adds biases and some activations and norms.
 
     Args:
         model: any network.
@@ -91,7 +94,11 @@ def other_counters(model: nn.Module, inputs: Inputs, counted: MacCount | None = 
     counted = counted or count_macs(model, inputs)
     names = tuple(inputs) if isinstance(inputs, Mapping) else None
     values = tuple(inputs.values()) if isinstance(inputs, Mapping) else inputs
-    return {name: _compared(counted, count, model, names, values) for name, count in _COUNTERS.items()}
+    return {
+        name: _compared(counted, count, model, names, values)
+        for name, count in _COUNTERS.items()
+        if _is_there(_OPTIONAL.get(name))
+    }
 
 
 def _compared(
@@ -165,14 +172,47 @@ def _thop(model: "_ByPlace", values: tuple[Tensor, ...]) -> tuple[int, int, _Cou
     return int(total), int(params), counts
 
 
+def _torch_pruning(model: "_ByPlace", values: tuple[Tensor, ...]) -> tuple[int, int, _Counts]:
+    """Total, parameters, and MACs by module, children included; it has one rule per class of layer, as thop."""
+    from torch_pruning.utils import count_ops_and_params  # noqa: PLC0415 - an optional package
+
+    with contextlib.redirect_stdout(io.StringIO()):  # it prints its doubts
+        _, params, layers, _ = count_ops_and_params(model, values, layer_wise=True)
+    counts: _Counts = {}
+
+    def read(name: str, module: nn.Module) -> Counter[str]:
+        """Operators of a module, children included: its own rule's figure where it has one, else its children's."""
+        below = [read(f"{name}.{child}" if name else child, inner) for child, inner in module.named_children()]
+        found: Counter[str] = Counter()
+        for inner in below:
+            found.update(inner)
+        rest = int(layers.get(module) or 0) - sum(found.values())
+        if rest:
+            found[_rule_name(module)] += rest
+        counts[name] = dict(found)
+        return found
+
+    read("", model.model)
+    return int(layers[model]), int(params), counts  # its own total is divided by the length of the first argument
+
+
 def _rule_name(layer: nn.Module) -> str:
-    """What thop's rule for a layer counts."""
+    """What a counter's rule for a layer counts."""
     if isinstance(layer, nn.Linear):
         return "linear"
     return operator_name(re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", type(layer).__name__).lower(), layer)
 
 
-_COUNTERS = {"fvcore": _fvcore, "thop": _thop}
+_COUNTERS = {"fvcore": _fvcore, "thop": _thop, "torch-pruning": _torch_pruning}
+_OPTIONAL = {"torch-pruning": "torch_pruning"}
+
+
+def _is_there(package: str | None) -> bool:
+    """Whether an optional package is installed; True where none is needed."""
+    try:
+        return package is None or importlib.util.find_spec(package) is not None
+    except ValueError:  # it is barred from being imported
+        return False
 
 
 class _ByPlace(nn.Module):

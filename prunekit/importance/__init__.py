@@ -1,16 +1,17 @@
 """Importance of channels, per timestep group, for any network and any loss."""
 
-from prunekit.importance.criteria import CRITERIA, criterion
+from prunekit.importance.criteria import CRITERIA, WITHOUT_LOSS, criterion
 from prunekit.importance.gradients import DiffPruning
 from prunekit.importance.map import FORMAT, ImportanceMap, importance
 from prunekit.importance.measured import Proxy
-from prunekit.importance.probe import DrawnLoss, Loss, Probe
+from prunekit.importance.probe import DrawnLoss, Loss, Probe, no_loss
 from prunekit.importance.protocol import Criterion, Scores
 from prunekit.importance.similarity import GradientSimilarity
 
 __all__ = [
     "CRITERIA",
     "FORMAT",
+    "WITHOUT_LOSS",
     "Criterion",
     "DiffPruning",
     "DrawnLoss",
@@ -22,4 +23,5 @@ __all__ = [
     "Scores",
     "criterion",
     "importance",
+    "no_loss",
 ]

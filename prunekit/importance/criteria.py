@@ -14,7 +14,7 @@ from prunekit.importance.protocol import Criterion, Scores
 from prunekit.importance.signals import activation
 from prunekit.importance.weights import fpgm, magnitude, magnitude_l1
 
-__all__ = ["CRITERIA", "criterion", "random"]
+__all__ = ["CRITERIA", "WITHOUT_LOSS", "criterion", "random"]
 
 
 def random(model: nn.Module, graph: ChannelGraph, probe: Probe) -> Scores:
@@ -34,6 +34,8 @@ CRITERIA: Mapping[str, Criterion] = {
     "random": random,
     "taylor": taylor,
 }
+WITHOUT_LOSS = frozenset({"fpgm", "magnitude", "magnitude-l1", "random"})
+"""Criteria that never evaluate the probe's loss, so that no images are needed for them."""
 
 
 def criterion(name: str) -> Criterion:

@@ -1,6 +1,6 @@
 """Criteria that look at gradients of the loss on the timestep group."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import ClassVar
@@ -14,6 +14,7 @@ from prunekit.errors import InputError
 from prunekit.graph import ChannelGraph, ChannelGroup, Member
 from prunekit.graph.surgery import evaluation_mode
 from prunekit.groups import TimestepGroup
+from prunekit.importance.backward import kept_gradients, slopes_of
 from prunekit.importance.channels import parts_of, per_root, points_of
 from prunekit.importance.probe import Probe
 from prunekit.importance.protocol import Scores
@@ -107,30 +108,49 @@ def fisher(model: nn.Module, graph: ChannelGraph, probe: Probe) -> Scores:
 
 
 class _Gates:
-    """A gate of ones on every channel of every row that passes."""
+    """A gate of ones on every channel of every row that passes.
+
+    Reentrant checkpointing runs a block without gradients first and again, with gradients, during the backward pass. The gates of
+    the first run are then in no graph, and those of the second one count.
+    """
 
     def __init__(self) -> None:
         self.gates: dict[Place, list[Tensor]] = {}
+        self.reentrant = False
 
     def __call__(self, place: Place, signal: Tensor, dim: int) -> Tensor:
         """Put a gate of shape (rows, channels) on a signal."""
         rows = signal.shape[0] if dim > 0 else 1
+        self.reentrant |= not torch.is_grad_enabled()
         gate = torch.ones(rows, signal.shape[dim], dtype=signal.dtype, device=signal.device, requires_grad=True)
         self.gates.setdefault(place, []).append(gate)
         return signal * gate.reshape([size if d in (0, dim) else 1 for d, size in enumerate(signal.shape)])
 
-    def by_sample(self, loss: Tensor, samples: int) -> dict[Place, Tensor] | None:
+    def by_sample(self, loss: Tensor, samples: int, parameters: Iterable[nn.Parameter]) -> dict[Place, Tensor] | None:
         """Derivative of each sample's loss, shape (samples, channels), float64; None where rows are not samples."""
-        gates = [(place, gate) for place, gates in self.gates.items() for gate in gates]
-        self.gates = {}
+        slopes: Sequence[Tensor | None]
+        if self.reentrant:
+            with kept_gradients(loss, parameters):
+                loss.backward()
+                gates = self._taken()
+                slopes = [gate.grad for _, gate in gates]
+        else:
+            gates = self._taken()
+            slopes = torch.autograd.grad(loss, [gate for _, gate in gates], allow_unused=True)
+            self._taken()  # checkpointing that is not reentrant has run blocks again, and none of those gates counts
         if any(len(gate) != samples for _, gate in gates):
             return None
-        slopes = torch.autograd.grad(loss, [gate for _, gate in gates], allow_unused=True)
         found: dict[Place, Tensor] = {}
         for (place, gate), slope in zip(gates, slopes, strict=True):
             by_sample = (torch.zeros_like(gate) if slope is None else slope).double() * samples
             found[place] = found[place] + by_sample if place in found else by_sample
         return found
+
+    def _taken(self) -> list[tuple[Place, Tensor]]:
+        """The gates that were made since the last call."""
+        gates = [(place, gate) for place, gates in self.gates.items() for gate in gates]
+        self.gates = {}
+        return gates
 
 
 def _by_gates(
@@ -143,7 +163,7 @@ def _by_gates(
     watcher = _Gates()
     with _differentiable(model), watching(model, members, watcher):
         for loss, samples in probe.losses(model):
-            slopes = watcher.by_sample(loss, samples)
+            slopes = watcher.by_sample(loss, samples, model.parameters())
             if slopes is None or any((member.layer, member.axis) not in slopes for member in members):
                 failed += 1
                 break
@@ -174,8 +194,7 @@ def _by_samples(
     }
     with _differentiable(model):
         for loss, _ in probe.one_by_one().losses(model):
-            slopes = torch.autograd.grad(loss, list(parameters.values()), allow_unused=True)
-            gradients = dict(zip(parameters, slopes, strict=True))
+            gradients = dict(zip(parameters, slopes_of(loss, parameters.values()), strict=True))
             for group in graph:
                 gate = np.zeros(group.size)
                 for part in gated[group.name]:
@@ -216,8 +235,7 @@ def mean_gradients(model: nn.Module, probe: Probe) -> tuple[dict[str, Tensor], f
         for loss, count in probe.losses(model):
             weight = count / probe.samples
             mean += float(loss.detach()) * weight
-            slopes = torch.autograd.grad(loss, list(parameters.values()), allow_unused=True)
-            for sum_, gradient in zip(total.values(), slopes, strict=True):
+            for sum_, gradient in zip(total.values(), slopes_of(loss, parameters.values()), strict=True):
                 if gradient is not None:
                     sum_.add_(gradient.double(), alpha=weight)
     probe.pool([*total.values(), mean])
@@ -226,7 +244,7 @@ def mean_gradients(model: nn.Module, probe: Probe) -> tuple[dict[str, Tensor], f
 
 @contextmanager
 def _differentiable(model: nn.Module) -> Iterator[None]:
-    """Eval mode, with gradients for every parameter; afterwards flags and modes are what they were. ``.grad`` is never touched."""
+    """Eval mode, with gradients for every parameter; afterwards flags and modes are what they were."""
     parameters = list(_parameters(model).values())
     flags = [parameter.requires_grad for parameter in parameters]
     try:

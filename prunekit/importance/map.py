@@ -19,7 +19,7 @@ from prunekit.graph.surgery import Inputs
 from prunekit.groups import TimestepGroup, TimestepGroups
 from prunekit.groups.partition import GroupForm
 from prunekit.importance.criteria import criterion
-from prunekit.importance.probe import Loss, Probe
+from prunekit.importance.probe import Loss, Probe, no_loss
 from prunekit.importance.protocol import Criterion, Scores
 
 __all__ = ["FORMAT", "ImportanceMap", "importance"]
@@ -205,7 +205,7 @@ class ImportanceMap:
 def importance(
     model: nn.Module,
     example_inputs: Inputs,
-    loss: Loss,
+    loss: Loss | None,
     timestep_groups: Iterable[TimestepGroup],
     *,
     by: str | Criterion = "taylor",
@@ -225,7 +225,7 @@ def importance(
         model: any module; it is not changed.
         example_inputs: arguments of one forward pass, batch 1, by name (a dict) or by place (a tuple).
         loss: ``loss(model, timesteps, generator) -> scalar``, the mean over timesteps of shape (batch,), all randomness from the
-            generator.
+            generator. None for criteria that never ask for it (:data:`prunekit.importance.WITHOUT_LOSS`).
         timestep_groups: what to score for: a :class:`prunekit.groups.TimestepGroups`, or some of its groups. Only a
             group's own timesteps are used for it; criteria of the whole model use all of the model's.
         by: a criterion or its name.
@@ -246,7 +246,7 @@ def importance(
 
     Raises:
         GraphError: the network cannot be traced.
-        InputError: the criterion is unknown, the loss is not one number, or scores are not finite.
+        InputError: the criterion is unknown, the loss is missing or is not one number, or scores are not finite.
     """
     rule = criterion(by) if isinstance(by, str) else by
     graph = trace(model, example_inputs, norm_mode, head_mode) if graph is None else graph
@@ -257,7 +257,8 @@ def importance(
         scored = [TimestepGroup(0, 0, max([stop, *(group.stop for group in groups)]))] if groups else []
     else:
         scored = list(groups)
-    scores = [rule(model, graph, Probe(loss, one, samples, batch_size, seed, chunk, distributed)) for one in scored]
+    asked = loss or no_loss
+    scores = [rule(model, graph, Probe(asked, one, samples, batch_size, seed, chunk, distributed)) for one in scored]
     for one, by_name in zip(scored, scores, strict=True):
         bad = [name for name, values in by_name.items() if not np.isfinite(values).all()]
         if bad:

@@ -12,13 +12,25 @@ from prunekit.errors import InputError
 from prunekit.graph.surgery import evaluation_mode
 from prunekit.groups import TimestepGroup
 
-__all__ = ["DrawnLoss", "Loss", "Probe"]
+__all__ = ["DrawnLoss", "Loss", "Probe", "no_loss"]
 
 Loss = Callable[[nn.Module, Tensor, Generator], Tensor]
 """``loss(model, timesteps, generator) -> scalar``: timesteps of shape (batch,), int64; data and noise from the generator.
 
 The scalar is the mean over the batch. It is asked about one chunk of draws at a time.
 """
+
+
+def no_loss(model: nn.Module, timesteps: Tensor, generator: Generator) -> Tensor:
+    """Stands for the loss where none is given, because nothing is expected to evaluate it.
+
+    Raises:
+        InputError: always.
+    """
+    raise InputError(
+        "A loss is evaluated here and none was given; give a loss (on the command line: images by --data), or a criterion of the "
+        "weights alone such as magnitude, a proposer that measures nothing such as oneshot, and no repair."
+    )
 
 
 @runtime_checkable

@@ -130,13 +130,14 @@ class TimestepExperts(nn.Module):
 
 
 def save_experts(
-    slims: Sequence[SlimModel], groups: TimestepGroups, folder: Path, extra: JsonDict | None = None
+    slims: Sequence[SlimModel], groups: TimestepGroups, folder: Path | str, extra: JsonDict | None = None
 ) -> None:
     """Write an experts folder: ``experts.json``, one slim folder per group and a model card, atomically.
 
     Raises:
         InputError: there is something else in the folder than earlier experts.
     """
+    folder = Path(folder)
     TimestepExperts(groups, slims)  # refuses what would not load again
     extra = without_paths(extra or {})
     with atomic_folder(folder, FOLDER) as part:

@@ -50,13 +50,15 @@ def multi_decoder_slim(net: MultiDecoderUNet, about: JsonDict) -> SlimModel:
     )
 
 
-def save_multi_decoder(net: MultiDecoderUNet, folder: Path, about: JsonDict) -> None:
+def save_multi_decoder(net: MultiDecoderUNet, folder: Path | str, about: JsonDict) -> None:
     """Write a folder in the slim format, atomically; see :func:`multi_decoder_slim`."""
+    folder = Path(folder)
     save_slim(multi_decoder_slim(net, about), folder)
 
 
-def is_multi_decoder(folder: Path) -> bool:
+def is_multi_decoder(folder: Path | str) -> bool:
     """Whether a folder holds such a network."""
+    folder = Path(folder)
     path = folder / "config.json"
     if not path.is_file() or not (folder / "model.safetensors").is_file():
         return False

@@ -33,7 +33,7 @@ def finetune_slim(
     slim: SlimModel,
     images: ImageData,
     options: FinetuneOptions,
-    checkpoints: Path | None = None,
+    checkpoints: Path | str | None = None,
     report: Reporter | None = None,
     teacher: Bench | Base | None = None,
 ) -> tuple[SlimModel, TrainResult]:
@@ -47,6 +47,7 @@ def finetune_slim(
         report: told how it goes.
         teacher: the base, where the options have it teach; with its channel groups where it teaches features.
     """
+    checkpoints = Path(checkpoints) if checkpoints is not None else None
     model = copy.deepcopy(slim.model)
     if options.from_scratch:
         _draw_weights(model, options.train.seed)

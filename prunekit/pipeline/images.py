@@ -1,6 +1,7 @@
 """The images of a network: which, whether it takes them, and what it is told of their classes."""
 
 import os
+from collections.abc import Mapping
 from pathlib import Path
 
 from prunekit._names import name_of
@@ -8,7 +9,9 @@ from prunekit._types import JsonDict
 from prunekit.checkpoint import Base, ModelSpec
 from prunekit.data import ImageData, ImageSplit, load_images, noted_places
 from prunekit.errors import InputError, PrunekitError
+from prunekit.importance import WITHOUT_LOSS
 from prunekit.recipe import DataOptions
+from prunekit.search import MEASURING_NOTHING
 from prunekit.slim import SlimModel
 from prunekit.training import Classes
 
@@ -20,9 +23,14 @@ __all__ = [
     "images_of",
     "images_of_slim",
     "is_by_place",
+    "needs_images",
     "said_of_images",
     "sampled_classes",
 ]
+
+
+_KNOWN = ("sample", "hidden_states", "timestep", "class_labels")
+"""Arguments that training, scoring and sampling by images can give."""
 
 
 def images_of(base: Base, override: DataOptions | None = None, near: Path | str | None = None) -> ImageSplit:
@@ -30,8 +38,9 @@ def images_of(base: Base, override: DataOptions | None = None, near: Path | str 
     return images_for(base.data, base.spec, override, near)
 
 
-def images_of_slim(slim: SlimModel, override: DataOptions | None = None, near: Path | None = None) -> ImageSplit:
+def images_of_slim(slim: SlimModel, override: DataOptions | None = None, near: Path | str | None = None) -> ImageSplit:
     """The images that a slim model's base was trained on, or others; see :func:`images_for`."""
+    near = Path(near) if near is not None else None
     return images_for(slim.about.get("data", {}), slim.spec, override, near)
 
 
@@ -83,6 +92,11 @@ def _found_again(name: str, sha256: str, resolution: int | None, labels: bool, n
     )
 
 
+def needs_images(criterion: str, proposer: str = "oneshot", repair: str = "none") -> bool:
+    """Whether scoring, or pruning, evaluates the network on images: magnitudes and one-shot widths do not."""
+    return criterion not in WITHOUT_LOSS or proposer not in MEASURING_NOTHING or repair != "none"
+
+
 def is_by_place(data: JsonDict) -> bool:
     """Whether what is said of images has their place and no hash, as earlier versions said it."""
     return "source" in data and "sha256" not in data and data["source"] != "digits"
@@ -99,6 +113,13 @@ def check_images(images: ImageSplit, spec: ModelSpec) -> None:
     Raises:
         InputError: they differ in channels, in size or in classes, or the network predicts more than an image.
     """
+    inputs = spec.example_inputs() if spec.factory is None else ()
+    told = [name for name in inputs if name not in _KNOWN] if isinstance(inputs, Mapping) else []
+    if told:
+        raise InputError(
+            f"{spec.class_name} takes {', '.join(told)}, which no images give; prune it by its weights alone (--criterion "
+            "magnitude --proposer oneshot --repair none), or in Python with a loss of your own."
+        )
     config = spec.config
     side, channels = images.resolution, images.train.images.shape[1]
     if config.get("in_channels") == channels and config.get("out_channels") == 2 * channels:

@@ -35,13 +35,14 @@ def check_run_folder(folder: Path) -> None:
 
 
 def run_of(
-    recipe: Recipe, folder: Path, observer: Observer | None = None, executor: Executor | None = None
+    recipe: Recipe, folder: Path | str, observer: Observer | None = None, executor: Executor | None = None
 ) -> ResumableRun:
     """A recipe's run in a folder: a comparison where it has a section for one, else experts from a base.
 
     Raises:
         InputError: see :func:`check_run_folder`.
     """
+    folder = Path(folder)
     check_run_folder(folder)
     if recipe.evidence is not None:
         return EvidenceRun(recipe, folder, observer, executor)

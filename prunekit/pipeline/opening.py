@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from prunekit._leftovers import restore
 from prunekit._types import JsonDict
-from prunekit.checkpoint import ModelSpec
+from prunekit.checkpoint import ModelSpec, read_inputs
 from prunekit.cost import MacCount, count_macs
 from prunekit.data import ImageSplit
 from prunekit.errors import InputError
@@ -54,8 +54,18 @@ class Opened:
 
     @property
     def shape(self) -> tuple[int, int, int]:
-        """Of one sample: (channels, height, width)."""
-        _, channels, height, width = next(value.shape for value in self.inputs.values() if value.ndim == 4)
+        """Of one sample: (channels, height, width).
+
+        Raises:
+            InputError: the network makes no images.
+        """
+        inputs = self.inputs
+        sample = inputs.get("sample", inputs.get("hidden_states"))
+        if not isinstance(sample, Tensor) or sample.ndim != 4:
+            raise InputError(
+                f"{self.spec.class_name} makes no images of channels, height and width; expected such a model, as UNet2DModel is."
+            )
+        _, channels, height, width = sample.shape
         return channels, height, width
 
     @property
@@ -127,8 +137,8 @@ def _sizes(part: nn.Module, seen: set[int]) -> Iterator[int]:
             yield parameter.numel()
 
 
-def open_model(source: str, config: Path | None = None) -> Opened:
-    """Open a model by path, or an embedded one (``embedded:digits``); ``config`` is for a bare state dict."""
+def open_model(source: str, config: Path | str | None = None, inputs: Path | str | None = None) -> Opened:
+    """Open a model by path, or an embedded one (``embedded:digits``); ``config`` and ``inputs`` as for :func:`open_base`."""
     path = Path(source)
     restore(path)
     if (path / "experts.json").is_file():
@@ -138,9 +148,9 @@ def open_model(source: str, config: Path | None = None) -> Opened:
         net, slim = load_multi_decoder(path)
         return _opened(net, net.stage_spec(), slim.about, net.groups)
     if (path / "config.json").is_file() and (path / "model.safetensors").is_file():
-        slim = load_slim(path)
+        slim = load_slim(path, inputs=None if inputs is None else read_inputs(inputs))
         return _opened(slim.model, slim.spec, slim.about, None)
-    base = open_base(source, config)
+    base = open_base(source, config, inputs)
     return _opened(base.model, base.spec, base.about(), None)
 
 

@@ -49,7 +49,7 @@ def check_place(name: str, reports: Path) -> None:
     check_overview(reports)
 
 
-def publish(run_folder: Path, reports: Path) -> Path:
+def publish(run_folder: Path | str, reports: Path | str) -> Path:
     """Copy the results of a run (not its weights) to ``reports/<recipe>/`` with its report, and make the page over all runs.
 
     Names stand there in place of paths.
@@ -58,6 +58,8 @@ def publish(run_folder: Path, reports: Path) -> Path:
         InputError: see :func:`check_place`.
         FileFormatError: the run's manifest cannot be read, or its name cannot be a folder's.
     """
+    run_folder = Path(run_folder)
+    reports = Path(reports)
     check_links(run_folder)  # what they lead to is not for publishing
     manifest = read_manifest(run_folder)
     name = str(manifest.get("recipe", ""))

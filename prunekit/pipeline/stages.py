@@ -12,14 +12,14 @@ import torch
 from prunekit._files import write_json
 from prunekit._json import read_json
 from prunekit._leftovers import restore_within
-from prunekit.checkpoint import Base, ModelSpec, load_base
+from prunekit.checkpoint import Base, ModelSpec, load_base, read_inputs
 from prunekit.checkpoint.finite import first_not_finite
 from prunekit.cost import CostModel, LatencyModel, LatencyTable, verify
 from prunekit.data import ImageData, ImageSplit
 from prunekit.errors import GraphError, InputError
 from prunekit.graph import ChannelGraph, HeadMode, NormMode, attributes, trace
 from prunekit.groups import TimestepGroup, TimestepGroups
-from prunekit.importance import ImportanceMap, Probe, importance
+from prunekit.importance import ImportanceMap, Loss, Probe, importance, no_loss
 from prunekit.nets import save_experts
 from prunekit.pipeline.images import check_images, classes_for, images_for, images_of, images_of_slim
 from prunekit.pipeline.placing import placed
@@ -56,10 +56,16 @@ __all__ = [
 EMBEDDED = "embedded:"
 
 
-def open_base(source: str, config: Path | None = None) -> Base:
-    """A base by path (with its architecture's JSON for a bare state dict), or one that is shipped: ``embedded:digits``."""
+def open_base(source: str, config: Path | str | None = None, inputs: Path | str | None = None) -> Base:
+    """A base by path, or one that is shipped: ``embedded:digits``.
+
+    Args:
+        source: file, folder, id on the Hugging Face Hub, or name of an embedded base.
+        config: JSON of the architecture, for a bare state dict.
+        inputs: JSON of a forward pass's arguments, see :mod:`prunekit.checkpoint.inputs`; derived from the config if missing.
+    """
     if not source.startswith(EMBEDDED):
-        return load_base(source, config)
+        return load_base(source, config, inputs=None if inputs is None else read_inputs(inputs))
     name = source.removeprefix(EMBEDDED)
     asset = files("prunekit") / "assets" / f"{name}-base.safetensors"
     if not name.isalnum() or not asset.is_file():
@@ -88,7 +94,7 @@ def complete_spec(options: BaseOptions) -> ModelSpec:
 
 
 def train_base(
-    options: BaseOptions, data: ImageSplit, checkpoints: Path | None = None, report: Reporter | None = None
+    options: BaseOptions, data: ImageSplit, checkpoints: Path | str | None = None, report: Reporter | None = None
 ) -> tuple[Base, TrainResult]:
     """Train a base from scratch; its first weights come from the train options' seed.
 
@@ -96,6 +102,7 @@ def train_base(
         InputError: the network does not take the images.
         FileFormatError: it is larger than any that can be trained.
     """
+    checkpoints = Path(checkpoints) if checkpoints is not None else None
     options.spec().check_size()
     with seeded_weights(options.train.seed):
         model = options.spec().build()
@@ -129,20 +136,21 @@ class Bench:
         cost = CostModel.of(base.model, graph, inputs)
         return cls(base, graph, cost, int(cost.macs(graph.full_widths)))
 
-    def timed(self, path: Path) -> "Bench":
+    def timed(self, path: Path | str) -> "Bench":
         """The same with the table of layer times of a file; it is measured on this machine and written where there is none.
 
         Raises:
             FileFormatError: the file is no table of layer times.
             InputError: the table was measured for another network or norm mode.
         """
+        path = Path(path)
         if path.is_file():
             return self.with_times(path)
         table = LatencyTable.of(self.base.model, self.graph, self.cost, self.base.spec.example_inputs())
         write_json(path, table.to_json())
         return replace(self, latency=table.bind(self.graph, self.cost))
 
-    def with_times(self, path: Path) -> "Bench":
+    def with_times(self, path: Path | str) -> "Bench":
         """The same with the table of layer times of a file, which is only read.
 
         Raises:
@@ -150,23 +158,29 @@ class Bench:
             FileFormatError: the file is no table of layer times.
             InputError: the table was measured for another network or norm mode.
         """
+        path = Path(path)
         table = LatencyTable.from_json(read_json(path), path)
         return replace(self, latency=table.bind(self.graph, self.cost))
 
 
 def score_groups(
     bench: Bench,
-    images: ImageData,
+    images: ImageData | None,
     groups: Iterable[TimestepGroup],
     options: PruneOptions,
     tally: Tally | None = None,
 ) -> ImportanceMap:
-    """Importance of every channel group for the given timestep groups; ``tally`` counts the samples that it takes."""
+    """Importance of every channel group for the given timestep groups; ``tally`` counts the samples that it takes.
+
+    Without images, a criterion that evaluates the loss is refused.
+    """
     base = bench.base
-    classes = classes_for(images, base.spec)
-    objective = CountedObjective(
-        images.images, base.schedule, base.prediction_type, classes, images.name, tally=tally or Tally()
-    )
+    objective: CountedObjective | None = None
+    if images is not None:
+        classes = classes_for(images, base.spec)
+        objective = CountedObjective(
+            images.images, base.schedule, base.prediction_type, classes, images.name, tally=tally or Tally()
+        )
     with placed(base.model):
         return importance(
             base.model,
@@ -184,18 +198,18 @@ def score_groups(
 
 def prune_group(
     bench: Bench,
-    images: ImageData,
+    images: ImageData | None,
     scores: ImportanceMap,
     group: TimestepGroup,
     target: int,
     options: PruneOptions,
-    journal: Path | None = None,
+    journal: Path | str | None = None,
 ) -> tuple[SlimModel, SearchResult]:
     """Search a plan for one timestep group, apply it, and check the result against the counter.
 
     Args:
         bench: the base.
-        images: what the probe draws from.
+        images: what the probe draws from; None where neither the proposer nor the repair evaluates the network.
         scores: importance for the timestep group at least.
         group: the timestep group.
         target: MACs. Where the search's target is of parameters or latency, the same fraction of the base's is meant.
@@ -207,9 +221,12 @@ def prune_group(
         GraphError: the pruned network does not run, costs something else than predicted, or has weights that are not finite.
         MissingFileError: there is no table of layer times for a target of latency; :meth:`Bench.timed` makes one.
     """
+    journal = Path(journal) if journal is not None else None
     base, of = bench.base, options.search.target_of
-    classes = classes_for(images, base.spec)
-    objective = DenoisingObjective(images.images, base.schedule, base.prediction_type, classes, images.name)
+    objective: Loss = no_loss
+    if images is not None:
+        classes = classes_for(images, base.spec)
+        objective = DenoisingObjective(images.images, base.schedule, base.prediction_type, classes, images.name)
     probe = Probe(objective, group, options.samples, options.batch_size, options.seed)
     if of == "latency" and bench.latency is None and options.latency_table is not None:
         bench = bench.with_times(Path(options.latency_table))  # a recipe may name it, so it is not written here
@@ -262,7 +279,7 @@ def _provenance(bench: Bench, result: SearchResult, options: PruneOptions) -> di
     return provenance
 
 
-def assemble(folder: Path, output: Path, count: int | None = None) -> TimestepGroups:
+def assemble(folder: Path | str, output: Path | str, count: int | None = None) -> TimestepGroups:
     """Put the slim models of a folder (``group-0`` …) together into an experts folder.
 
     Args:
@@ -273,6 +290,8 @@ def assemble(folder: Path, output: Path, count: int | None = None) -> TimestepGr
     Raises:
         InputError: they do not cover all timesteps, or were not made for the same noise schedule and prediction type.
     """
+    folder = Path(folder)
+    output = Path(output)
     restore_within(folder)
     found = sorted(path for path in folder.glob("group-*") if path.is_dir()) if folder.is_dir() else []
     if count is not None:

@@ -13,13 +13,14 @@ from prunekit.recipe.recipe import Recipe
 __all__ = ["load_recipe"]
 
 
-def load_recipe(path: Path) -> Recipe:
+def load_recipe(path: Path | str) -> Recipe:
     """Read and check a recipe.
 
     Raises:
         MissingFileError: there is no such file.
         FileFormatError: it is not YAML, or a key is unknown or has a wrong value; the message gives the line.
     """
+    path = Path(path)
     if not path.is_file():
         raise MissingFileError(f"Recipe {path} does not exist; expected a .yaml file.")
     check_limit("yaml-bytes", path.stat().st_size, str(path))

@@ -50,8 +50,9 @@ class Comparison:
     rival: str = "base"
 
 
-def write_comparison(folder: Path, manifest: JsonDict, comparison: Comparison) -> Path:
+def write_comparison(folder: Path | str, manifest: JsonDict, comparison: Comparison) -> Path:
     """Write ``report/`` into the folder of a run and return its page; it is replaced as a whole."""
+    folder = Path(folder)
     spent = kinds_sentence([LedgerRow.from_json(row) for row in manifest.get("ledger") or ()])
     with atomic_folder(folder / "report", FOLDER) as target:
         words = (

@@ -66,9 +66,9 @@ def draw_pairs(a: Images, b: Images, shuffled: Images, names: Sequence[str]) -> 
     return figure
 
 
-def pairs_png(a: Images, b: Images, shuffled: Images, names: Sequence[str], path: Path) -> None:
+def pairs_png(a: Images, b: Images, shuffled: Images, names: Sequence[str], path: Path | str) -> None:
     """Draw the pairs, see :func:`draw_pairs`; written atomically."""
-    with atomic_path(path) as part, styled():
+    with atomic_path(Path(path)) as part, styled():
         save_figure(draw_pairs(a, b, shuffled, names), part)
 
 
@@ -101,9 +101,9 @@ def draw_curves(data: JsonDict) -> Figure:
     return figure
 
 
-def curves_png(data: JsonDict, path: Path) -> None:
+def curves_png(data: JsonDict, path: Path | str) -> None:
     """Draw the curves, see :func:`draw_curves`; written atomically."""
-    with atomic_path(path) as part, styled():
+    with atomic_path(Path(path)) as part, styled():
         save_figure(draw_curves(data), part)
 
 

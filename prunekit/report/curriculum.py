@@ -52,12 +52,13 @@ def curriculum_claim(manifest: JsonDict) -> str:
     return " ".join(filter(None, [learning_claim(base, others, label, doubt), doubt_sentence(label, look, doubt)]))
 
 
-def write_curriculum_report(folder: Path) -> Path:
+def write_curriculum_report(folder: Path | str) -> Path:
     """Write the report of the folder's manifest, see :func:`write_comparison`; returns its page.
 
     Raises:
         FileFormatError: the manifest is of another kind.
     """
+    folder = Path(folder)
     manifest = read_manifest(folder)
     checked(CurriculumForm, manifest, f"{folder / 'manifest.json'}", AGAIN)
     curves = training_curves(manifest)

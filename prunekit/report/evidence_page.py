@@ -38,12 +38,13 @@ _NEARLY = 1.005  # targets are met from below, to whole channels
 _EQUAL = 0.01  # steps of fine-tuning are whole
 
 
-def write_evidence_report(folder: Path) -> Path:
+def write_evidence_report(folder: Path | str) -> Path:
     """Write ``report/`` from the folder's manifest and ``samples/*.npz``; returns its page. It is replaced as a whole.
 
     Raises:
         FileFormatError: the manifest is of another kind, or a file of samples cannot be read.
     """
+    folder = Path(folder)
     manifest = read_manifest(folder)
     evidence, samples = Evidence.from_manifest(manifest), read_samples(folder)
     told = manifest.get("method")

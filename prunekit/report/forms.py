@@ -303,12 +303,13 @@ class ImportanceForm(TypedDict):
     scores: Many[Many[Many[float]]]
 
 
-def read_manifest(folder: Path) -> dict[str, Any]:
+def read_manifest(folder: Path | str) -> dict[str, Any]:
     """``manifest.json`` of a run's folder, its head checked; each kind of run checks its own part.
 
     Raises:
         MissingFileError: there is no manifest.
         FileFormatError: it cannot be read.
     """
+    folder = Path(folder)
     manifest: Any = read_document(folder / "manifest.json", HeadForm, MANIFEST_FORMAT, AGAIN)
     return dict(manifest)

@@ -73,13 +73,14 @@ def describe_grouping(grouping: Grouping) -> str:
     return text
 
 
-def grouping_png(grouping: Grouping, path: Path) -> None:
+def grouping_png(grouping: Grouping, path: Path | str) -> None:
     """Draw a grouping.
 
     Args:
         grouping: the groups and their evidence.
         path: where the PNG goes; written atomically.
     """
+    path = Path(path)
     with atomic_path(path) as part, styled():
         save_figure(draw_grouping(grouping), part, SOFTWARE)
 

@@ -185,7 +185,7 @@ class Heatmap:
             )
 
 
-def heatmap_png(importance_json: dict[str, Any], path: Path) -> None:
+def heatmap_png(importance_json: dict[str, Any], path: Path | str) -> None:
     """Draw the content of ``importance.json`` as a picture.
 
     Args:
@@ -195,6 +195,7 @@ def heatmap_png(importance_json: dict[str, Any], path: Path) -> None:
     Raises:
         FileFormatError: the scores cannot be read.
     """
+    path = Path(path)
     heatmap = Heatmap.from_json(importance_json)
     with atomic_path(path) as part, styled():
         save_figure(heatmap.draw(), part, SOFTWARE)

@@ -53,7 +53,8 @@ def report_writer(manifest: Mapping[str, Any]) -> Callable[[Path], Path] | None:
     return None if kind is None else kind.write
 
 
-def write_any_report(folder: Path) -> Path:
+def write_any_report(folder: Path | str) -> Path:
     """The report of a run of any kind, in its folder; returns its page."""
+    folder = Path(folder)
     writer = report_writer(read_manifest(folder)) or write_report
     return writer(folder)

@@ -104,12 +104,13 @@ def multistage_claim(manifest: JsonDict) -> str:
     return " ".join(filter(None, [learning_claim(unified, others, label, doubt), doubt_sentence(label, look, doubt)]))
 
 
-def write_multistage_report(folder: Path) -> Path:
+def write_multistage_report(folder: Path | str) -> Path:
     """Write the report of the folder's manifest, see :func:`write_comparison`; returns its page.
 
     Raises:
         FileFormatError: the manifest is of another kind.
     """
+    folder = Path(folder)
     manifest = read_manifest(folder)
     checked(MultistageForm, manifest, f"{folder / 'manifest.json'}", AGAIN)
     entries = entries_of(manifest)

@@ -26,7 +26,7 @@ def run_folders(folder: Path) -> list[Path]:
     return sorted(path.parent for path in folder.glob("[!.]*/manifest.json"))
 
 
-def write_all_reports(folder: Path, done: Callable[[Path], None] = lambda page: None) -> Path:
+def write_all_reports(folder: Path | str, done: Callable[[Path], None] = lambda page: None) -> Path:
     """Write the report of every run in a folder again from its manifest, then ``index.html`` over them; returns that.
 
     Args:
@@ -37,6 +37,7 @@ def write_all_reports(folder: Path, done: Callable[[Path], None] = lambda page: 
         MissingFileError: there is no run in it.
         FileFormatError: a manifest, or what lies beside it, cannot be read.
     """
+    folder = Path(folder)
     runs = run_folders(folder)
     if not runs:
         raise MissingFileError(
@@ -64,7 +65,7 @@ def check_overview(folder: Path) -> None:
         )
 
 
-def write_overview(folder: Path) -> Path:
+def write_overview(folder: Path | str) -> Path:
     """Write ``index.html`` over the runs in a folder, newest first, and over the Markdown pages of its other folders.
 
     Returns:
@@ -74,6 +75,7 @@ def write_overview(folder: Path) -> Path:
         InputError: see :func:`check_overview`.
         FileFormatError: a manifest cannot be read.
     """
+    folder = Path(folder)
     check_overview(folder)
     runs = run_folders(folder)
     manifests = {run: read_manifest(run) for run in runs}

@@ -25,7 +25,7 @@ from prunekit.report.wording import mean_losses, time_sentence, warnings_of
 __all__ = ["write_report"]
 
 
-def write_report(run_folder: Path) -> Path:
+def write_report(run_folder: Path | str) -> Path:
     """Write ``report/`` into a run folder: the page, the tables as CSV and Markdown, and the pictures.
 
     An earlier report is replaced as a whole, after everything in the new one is made. A part that the run does not have is left
@@ -42,6 +42,7 @@ def write_report(run_folder: Path) -> Path:
         MissingFileError: there is no manifest.
         FileFormatError: a file is there and cannot be read.
     """
+    run_folder = Path(run_folder)
     results = read_run(run_folder)
     source = run_folder / "groups.json"
     grouping = Grouping.from_json(read_json(source), source) if source.is_file() else None

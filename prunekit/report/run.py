@@ -216,22 +216,24 @@ class RunResults:
         return results
 
 
-def read_run(run_folder: Path) -> RunResults:
+def read_run(run_folder: Path | str) -> RunResults:
     """Read ``manifest.json`` and, where they are, ``importance.json`` and ``samples/*.npz``.
 
     Raises:
         MissingFileError: there is no manifest.
         FileFormatError: a file is there and cannot be read.
     """
+    run_folder = Path(run_folder)
     return RunResults.from_manifest(read_manifest(run_folder), read_importance(run_folder), read_samples(run_folder))
 
 
-def read_importance(run_folder: Path) -> JsonDict | None:
+def read_importance(run_folder: Path | str) -> JsonDict | None:
     """``importance.json``; None where it was not kept.
 
     Raises:
         FileFormatError: it cannot be read.
     """
+    run_folder = Path(run_folder)
     path = run_folder / "importance.json"
     if not path.is_file():
         return None
@@ -239,12 +241,13 @@ def read_importance(run_folder: Path) -> JsonDict | None:
     return dict(found)
 
 
-def read_samples(run_folder: Path) -> dict[str, NDArray[np.uint8]]:
+def read_samples(run_folder: Path | str) -> dict[str, NDArray[np.uint8]]:
     """Images of ``samples/*.npz`` by the files' stems: the base's, the experts', others by name.
 
     Raises:
         FileFormatError: a file holds no images.
     """
+    run_folder = Path(run_folder)
     paths = {path.stem: path for path in sorted((run_folder / "samples").glob("*.npz"))}
     names = [name for name in _SAMPLES_FIRST if name in paths]
     names += [name for name in paths if name not in names]

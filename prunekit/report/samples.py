@@ -47,7 +47,7 @@ def describe_samples(samples: Mapping[str, Images]) -> str:
     )
 
 
-def grid_png(images: Images, path: Path, columns: int | None = None) -> None:
+def grid_png(images: Images, path: Path | str, columns: int | None = None) -> None:
     """Draw one model's images as a grid, every pixel enlarged. Atomic.
 
     Args:
@@ -55,17 +55,19 @@ def grid_png(images: Images, path: Path, columns: int | None = None) -> None:
         path: where the PNG goes.
         columns: images in a row; as many as fit a page if None.
     """
+    path = Path(path)
     with atomic_path(path) as part:
         _grid(images, columns).save(part, format="PNG")
 
 
-def samples_png(samples: Mapping[str, Images], path: Path) -> None:
+def samples_png(samples: Mapping[str, Images], path: Path | str) -> None:
     """Draw one grid per model, two beside each other.
 
     Args:
         samples: model name → uint8 images of shape (count, height, width, 1 or 3), from the same noise.
         path: where the PNG goes.
     """
+    path = Path(path)
     count = shown_count(samples)
     grids = [(name, _grid(images[:count])) for name, images in samples.items()]
     across = min(2, len(grids))

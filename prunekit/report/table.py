@@ -71,12 +71,14 @@ class Table:
         """The table for reading, row by row."""
         return [[_cell(column, row) for column in self.columns] for row in self.rows]
 
-    def to_csv(self, path: Path) -> None:
+    def to_csv(self, path: Path | str) -> None:
         """Write the exact numbers."""
+        path = Path(path)
         self.frame.to_csv(path, index=False, lineterminator="\n", encoding="utf-8")
 
-    def to_markdown(self, path: Path) -> None:
+    def to_markdown(self, path: Path | str) -> None:
         """Write the table for reading, with its caption and note."""
+        path = Path(path)
         parts = [markdown_text(self.caption), self.markdown, markdown_text(self.note)]
         path.write_text("\n\n".join(part for part in parts if part) + "\n", encoding="utf-8")
 

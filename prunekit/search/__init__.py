@@ -2,14 +2,16 @@
 
 from prunekit.search.endpoint import Endpoint, UnconfirmedEndpoint
 from prunekit.search.journal import Journal
-from prunekit.search.proposers import PROPOSERS, proposer
+from prunekit.search.proposers import MEASURING_NOTHING, PROPOSERS, proposer
 from prunekit.search.proxies import PROXIES, make_proxy, proxy_evaluations, proxy_samples
 from prunekit.search.repair import Repair, RepairKind
 from prunekit.search.search import SearchOptions, SearchResult, search
 from prunekit.search.targets import Measure, TargetOf, WidthProblem, lost_importance, meet_target
 from prunekit.search.task import Proposer, Task
+from prunekit.search.whole import why_whole
 
 __all__ = [
+    "MEASURING_NOTHING",
     "PROPOSERS",
     "PROXIES",
     "Endpoint",
@@ -31,4 +33,5 @@ __all__ = [
     "proxy_evaluations",
     "proxy_samples",
     "search",
+    "why_whole",
 ]

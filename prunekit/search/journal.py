@@ -60,7 +60,7 @@ class Journal:
         self._written = {_line(entry) for entry in self.entries}
 
     @classmethod
-    def open(cls, path: Path, key: str) -> "Journal":
+    def open(cls, path: Path | str, key: str) -> "Journal":
         """The journal at ``path``, begun where there is none.
 
         A last line that was torn by a kill is dropped, as is everything after a line that cannot be read. A journal with another
@@ -70,6 +70,7 @@ class Journal:
         Raises:
             InputError: no file can be written there.
         """
+        path = Path(path)
         path = check_file(path)  # behind symbolic links
         path.parent.mkdir(parents=True, exist_ok=True)
         *lines, torn = path.read_bytes().split(b"\n") if path.is_file() else [b""]

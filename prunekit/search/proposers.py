@@ -7,7 +7,7 @@ from prunekit.search.llm import llm
 from prunekit.search.sampled import evolution, tpe
 from prunekit.search.task import Proposer
 
-__all__ = ["PROPOSERS", "proposer"]
+__all__ = ["MEASURING_NOTHING", "PROPOSERS", "proposer"]
 
 PROPOSERS: dict[str, Proposer] = {
     "greedy": greedy,
@@ -17,6 +17,8 @@ PROPOSERS: dict[str, Proposer] = {
     "oneshot": oneshot,
     "uniform": uniform,
 }
+MEASURING_NOTHING = frozenset({"oneshot", "uniform"})
+"""Proposers that never evaluate the proxy, so that no images are needed for them."""
 
 
 def proposer(name: str) -> Proposer:

@@ -4,8 +4,9 @@ What a search needs is the order of plans after fine-tuning, which the loss righ
 measures how well each proxy keeps that order.
 """
 
-from collections.abc import Mapping
-from dataclasses import replace
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from functools import cached_property, partial
 from types import MappingProxyType
 from typing import Protocol
 
@@ -170,11 +171,25 @@ def proxy_samples(name: str, samples: int, batch_size: int) -> tuple[int, int]:
 
 
 def make_proxy(name: str, model: nn.Module, graph: ChannelGraph, probe: Probe) -> Evaluate:
-    """An evaluation by a proxy's name.
+    """An evaluation by a proxy's name. The network is not run before the first plan is evaluated.
 
     Raises:
         InputError: the name is unknown.
     """
     if name not in PROXIES:
         raise InputError(f"Unknown proxy {name!r}; expected one of {', '.join(PROXIES)}.")
-    return PROXIES[name](model, graph, probe)
+    return _Prepared(partial(PROXIES[name], model, graph, probe))
+
+
+@dataclass
+class _Prepared:
+    """An evaluation that is prepared when the first plan is evaluated: proposers that measure nothing need no loss."""
+
+    prepare: Callable[[], Evaluate]
+
+    def __call__(self, plan: PruningPlan, near: PruningPlan | None = None) -> float:
+        return self._evaluate(plan, near)
+
+    @cached_property
+    def _evaluate(self) -> Evaluate:
+        return self.prepare()

@@ -14,6 +14,7 @@ from prunekit.cost import CostModel, LatencyModel
 from prunekit.errors import BudgetError, InputError
 from prunekit.graph import ChannelGraph
 from prunekit.search.exact import nearest_below
+from prunekit.search.whole import why_whole
 
 __all__ = ["Measure", "TargetOf", "WidthProblem", "lost_importance", "meet_target"]
 
@@ -141,6 +142,12 @@ class WidthProblem:
         if self.target < least:
             wished = any(group.floor > 1 or group.multiple > 1 for group in self.graph)
             within = " within the floor and width multiples that were asked for" if wished else ""
+            if least == full:
+                raise BudgetError(
+                    f"Nothing of this network can be pruned{within}, and a target of {self.target:,} of its {full:,} "
+                    f"{self.spends.unit} asks for less; its layers stay whole, {why_whole(self.graph)}.",
+                    (least, full),
+                )
             raise BudgetError(
                 f"A target of {self.target:,} {self.spends.unit} is below what this network can be pruned to{within}; "
                 f"expected {least:,} … {full:,} ({least / max(full, 1):.4f} … 1 of the base).",

@@ -60,7 +60,7 @@ def train(
     objective: Objective,
     sampler: TimestepSampler,
     options: TrainOptions,
-    checkpoints: Path | None = None,
+    checkpoints: Path | str | None = None,
     report: Reporter | None = None,
 ) -> TrainResult:
     """Train ``model`` in place and return its moving average.
@@ -81,6 +81,7 @@ def train(
             precision.
         KeyboardInterrupt: Ctrl-C; with a folder for checkpoints, after the state was saved there.
     """
+    checkpoints = Path(checkpoints) if checkpoints is not None else None
     seen = torch.zeros(objective.schedule.num_timesteps, dtype=torch.int64)
     run = _Run(model, options, sampler, _fingerprint(model, objective, sampler, options), seen)
     if checkpoints is not None:

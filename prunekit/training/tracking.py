@@ -8,12 +8,13 @@ from prunekit.training.options import Progress, Reporter
 __all__ = ["with_tensorboard"]
 
 
-def with_tensorboard(report: Reporter, folder: Path | None) -> Reporter:
+def with_tensorboard(report: Reporter, folder: Path | str | None) -> Reporter:
     """A reporter that also writes loss and rate for TensorBoard; ``report`` itself where no folder is given.
 
     Raises:
         InputError: a folder is given and TensorBoard is not installed.
     """
+    folder = Path(folder) if folder is not None else None
     if folder is None:
         return report
     try:

@@ -4,6 +4,7 @@ import sys
 import pytest
 import torch
 import torch.nn.functional as F
+import torch_pruning as tp
 from networks import NETWORKS, SelfAttention, rows, unet, unet_inputs
 from torch import nn
 
@@ -24,7 +25,7 @@ def test_what_they_leave_out_and_add_explains_their_figures(name):
     network = NETWORKS[name]()
     counted = count_macs(network.model, network.inputs)
     others = other_counters(network.model, network.inputs)
-    assert list(others) == ["fvcore", "thop"]
+    assert list(others) == ["fvcore", "thop", "torch-pruning"]
     for other in others.values():
         assert not other.failed
         assert other.figure == counted.macs - sum(other.omits.values()) + sum(other.adds.values())
@@ -49,7 +50,10 @@ def test_on_a_unet_both_omit_attention_and_fvcore_adds_norms_and_resampling(benc
 
 def test_they_agree_on_convolutions_and_linear_layers():
     conv = compared(nn.Conv2d(3, 8, 3, padding=1), noise(1, 3, 8, 8))
-    assert {name: other.figure for name, other in conv.items()} == {"fvcore": 64 * 27 * 8, "thop": 64 * 27 * 8}
+    figures = {name: other.figure for name, other in conv.items()}
+    biases = 64 * 8  # torch-pruning counts them too
+    assert figures == {"fvcore": 64 * 27 * 8, "thop": 64 * 27 * 8, "torch-pruning": 64 * 27 * 8 + biases}
+    assert conv["torch-pruning"].adds == {"convolution": biases}
     for name, other in compared(nn.Linear(4, 3, bias=False), noise(5, 4)).items():
         assert other == OtherCount(60, 12), name
 
@@ -111,7 +115,11 @@ def test_they_get_their_arguments_by_name():
             return self.layer(x) * factor
 
     figures = other_counters(Net(), {"x": noise(1, 4), "factor": noise(1, 1)})
-    assert [other.figure for other in figures.values()] == [12, 12]
+    assert {name: other.figure for name, other in figures.items()} == {
+        "fvcore": 12,
+        "thop": 12,
+        "torch-pruning": 12 + 3,
+    }
 
 
 def test_a_counter_that_fails_costs_its_own_column_only(monkeypatch):
@@ -121,6 +129,20 @@ def test_a_counter_that_fails_costs_its_own_column_only(monkeypatch):
     assert others["thop"].figure is None
     assert others["thop"].failed.startswith("ModuleNotFoundError: ")
     assert others["thop"].to_json() == {"figure": None, "failed": others["thop"].failed}
+
+
+def test_torch_pruning_is_asked_only_where_it_is_installed(monkeypatch):
+    monkeypatch.setitem(sys.modules, "torch_pruning", None)
+    assert list(compared(nn.Linear(4, 3), noise(1, 4))) == ["fvcore", "thop"]
+
+
+def test_torch_prunings_figure_is_the_one_that_it_gives_itself(bench, capsys):
+    tiny = bench("unet")
+    theirs, params = tp.utils.count_ops_and_params(tiny.model, tiny.inputs)
+    capsys.readouterr()
+    other = other_counters(tiny.model, tiny.inputs)["torch-pruning"]
+    assert (other.figure, other.params) == (theirs, params)
+    assert capsys.readouterr().out == ""
 
 
 def test_a_network_that_they_cannot_run_gives_their_reason():
