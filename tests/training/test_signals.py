@@ -13,6 +13,14 @@ from prunekit.training import Progress, TrainResult
 RARELY = replace(OPTIONS, checkpoint_every=1000, log_every=1)
 
 
+@pytest.fixture(autouse=True)
+def _python_obeys_ctrl_c():
+    """Where these tests run in the background of a shell, Ctrl-C is ignored from the start."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
 def sent_at(step: int, *numbers: int):
     def report(progress: Progress) -> None:
         if progress.step == step:
