@@ -64,12 +64,14 @@ UNDERIVABLE = {
     "Cosmos3OmniTransformer",
     "CosmosTransformer3DModel",  # it needs torchvision
     "DreamLiteTransformer2DModel",
+    "HunyuanVideoFramepackTransformer3DModel",
     "JoyImageEditPlusTransformer3DModel",
     "MiniMaxH3Transformer3DModel",
     "OmniGenTransformer2DModel",
     "QwenImage21Transformer2DModel",
     "RFD4ProteinaTransformer",
     "SanaWMTransformer3DModel",
+    "UNet1DModel",
     "WanAnimate2Transformer3DModel",
     "WanAnimateTransformer3DModel",
 }

@@ -65,6 +65,12 @@ _BLOCKS: dict[str, Any] = {"block_out_channels": (32, 32), "layers_per_block": 1
 
 SPECIAL: dict[str, dict[str, Any]] = {
     "DiTTransformer2DModel": {"attention_head_dim": 8},
+    "DreamLiteTransformer2DModel": {"in_channels": 32, "cross_attention_dim": 32},
+    "Krea2Transformer2DModel": {"text_num_attention_heads": 2, "text_num_key_value_heads": 2},
+    "LuminaNextDiT2DModel": {"num_kv_heads": 2},
+    "OmniGenTransformer2DModel": {"rope_scaling": {"short_factor": [1.0] * 48, "long_factor": [1.0] * 48}},
+    "Transformer2DModel": {"in_channels": 32},
+    "TransformerTemporalModel": {"in_channels": 32},
     "EasyAnimateTransformer3DModel": {"in_channels": 16, "out_channels": 16, "patch_size": 2},
     "HiDreamImageTransformer2DModel": {
         "patch_size": 2,
@@ -99,6 +105,7 @@ SPECIAL: dict[str, dict[str, Any]] = {
         **_BLOCKS,
         "down_block_types": ("CrossAttnDownBlock3D", "DownBlock3D"),
         "up_block_types": ("UpBlock3D", "CrossAttnUpBlock3D"),
+        "attention_head_dim": 8,
     },
     "UNetMotionModel": {
         **_BLOCKS,

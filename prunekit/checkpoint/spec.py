@@ -134,10 +134,10 @@ class ModelSpec:
         if self.inputs is not None:
             return self.inputs(self.config) if callable(self.inputs) else self.inputs
         told = any(self.config.get(key) for key in _CONDITIONS)
-        if self.class_name not in _OF_IMAGES or told:
-            return derived_inputs(self._class(), self.config)
         arguments = inspect.signature(self._class()).parameters.values()
         config = {argument.name: argument.default for argument in arguments} | dict(self.config)
+        if self.class_name not in _OF_IMAGES or told or config.get("in_channels") is None:
+            return derived_inputs(self._class(), self.config)
         height, width = _sides(config)
         noisy = torch.zeros(1, int(config["in_channels"]), height, width)
         inputs = {"sample": noisy, "timestep": torch.zeros(1, dtype=torch.long)}

@@ -89,7 +89,7 @@ def test_repair_and_training_lower_what_the_cut_costs(digits):
 @pytest.mark.parametrize("name", PROXIES)
 def test_what_a_proxy_takes_is_what_is_run_for_it(digits, name, batch_size):
     probe = replace(digits.probe, batch_size=batch_size)
-    evaluate, rows = make_proxy(name, digits.model, digits.graph, probe), []
+    evaluate, rows = PROXIES[name](digits.model, digits.graph, probe), []
 
     def count(module, args):
         if type(module) is type(digits.model):
