@@ -15,7 +15,6 @@ from prunekit.schedule import NoiseSchedule, sampler_timesteps
 
 SCRIPT = Path(sys.executable).with_name("prunekit")
 HEAVY = ("torch", "diffusers", "pandas", "matplotlib", "scipy", "sklearn")
-SLACK = 1.5 if os.environ.get("CI") else 1.0
 
 
 @pytest.fixture
@@ -41,14 +40,11 @@ def one_sentence(text):
     return len(lines) == 1 and lines[0].startswith("prunekit: ") and lines[0].endswith(".") and "Traceback" not in text
 
 
-def processor_seconds(arguments, folder):
-    best = float("inf")
-    for _ in range(5):  # the best of five is what the command costs, whatever else the machine does
-        before = resource.getrusage(resource.RUSAGE_CHILDREN)
-        subprocess.run([SCRIPT, *arguments], cwd=folder, check=True, capture_output=True)  # noqa: S603 - our own script
-        after = resource.getrusage(resource.RUSAGE_CHILDREN)
-        best = min(best, after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime)
-    return best
+def processor_seconds(command, folder):
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    subprocess.run(command, cwd=folder, check=True, capture_output=True)  # noqa: S603 - our own script
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
 
 
 @pytest.mark.parametrize(
@@ -79,9 +75,13 @@ def test_planning_imports_nothing_heavy(tmp_path, arguments):
 
 
 @pytest.mark.skipif(not SCRIPT.is_file(), reason="prunekit is not installed beside this Python")
-@pytest.mark.parametrize(("arguments", "limit"), [(["--help"], 0.3), (["allocate", "--budget", "0.8"], 0.5)])
-def test_planning_answers_at_once(tmp_path, arguments, limit):
-    assert processor_seconds(arguments, tmp_path) < limit * SLACK
+@pytest.mark.parametrize(("arguments", "times"), [(["--help"], 2.5), (["allocate", "--budget", "0.8"], 3.5)])
+def test_planning_answers_at_once(tmp_path, arguments, times):
+    """Against what Python and the two libraries that it needs take to start, in turn: 0.2 s on a quiet machine."""
+    imports = [sys.executable, "-c", "import numpy, typer"]
+    took = [[processor_seconds(line, tmp_path) for line in (imports, [SCRIPT, *arguments])] for _ in range(5)]
+    least, command = (min(each) for each in zip(*took, strict=True))
+    assert command < times * least
 
 
 def test_allocate_writes_what_it_shows(run, tmp_path):
