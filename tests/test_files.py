@@ -171,8 +171,8 @@ def test_json_of_another_kind_is_refused(tmp_path):
     with pytest.raises(FileFormatError, match="has format 'other/2'; expected 'mine/1'"):
         read_json(path, "mine/1")
     assert read_json(path, "other/2") == {"format": "other/2"}
-    for missing in (tmp_path / "none.json", tmp_path):
-        with pytest.raises(MissingFileError, match="does not exist"):
+    for missing, said in ((tmp_path / "none.json", "does not exist"), (tmp_path, "is a folder")):
+        with pytest.raises(MissingFileError, match=said):
             read_json(missing)
 
 
