@@ -127,7 +127,8 @@ class EvidenceRun(ResumableRun):
         sections = recipe.deciding(("groups", "allocation", "prune", "finetune"))
         inputs = {**self._common(), "entry": sections, "training": self.options.training, "seed": seed}
         own = f"entries/{slug(name)}"
-        outputs = [f"samples/{slug(name)}.npz", f"{own}/seed-{seed}", f"{own}/importance.json"]
+        images = [f"samples/{slug(name)}.npz"] if self._is_shown(name, seed) else []
+        outputs = [*images, f"{own}/seed-{seed}", f"{own}/importance.json"]
         return self._planned(f"{name}, seed {seed}", inputs, outputs, partial(self._entry, name, seed), "base")
 
     def _check_budget(self, recipe: Recipe) -> None:
@@ -183,7 +184,8 @@ class EvidenceRun(ResumableRun):
         mean = experts.mean_macs(
             evaluations(self.base.schedule, self.setting.allocation.sampler, self.setting.allocation.steps)
         )
-        figures, rows = self.scales.of(slug(name), experts, self._macs_by_group(experts), mean)
+        macs = self._macs_by_group(experts)
+        figures, rows = self.scales.of(slug(name), experts, macs, mean, keep=self._is_shown(name, seed))
         with atomic_folder(folder / f"seed-{seed}", _SEED) as part:
             shutil.copytree(folder / "experts", part, dirs_exist_ok=True)
             shutil.copy2(folder / "manifest.json", part)  # other seeds write it anew
@@ -239,6 +241,10 @@ class EvidenceRun(ResumableRun):
 
     def _entry_folder(self, name: str) -> Path:
         return self.folder / "entries" / slug(name)
+
+    def _is_shown(self, name: str, seed: int) -> bool:
+        """Whether the report shows images of this seed: those of an entry's last."""
+        return seed == self.options.seeds_of(name)[-1]
 
     def _last_of(self, name: str) -> Path:
         """What was made of an entry with its last seed."""

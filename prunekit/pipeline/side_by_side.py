@@ -36,21 +36,23 @@ class SideBySide:
         self._setting, self._images = setting, images
 
     def of(
-        self, name: str, model: nn.Module, macs: Sequence[int], mean_macs: float
+        self, name: str, model: nn.Module, macs: Sequence[int], mean_macs: float, *, keep: bool = True
     ) -> tuple[dict[str, Any], list[dict[str, Any]]]:
-        """Figures of a network, JSON-able, and what it took to get them, as rows of a ledger; its first images are kept.
+        """Figures of a network, JSON-able, and what it took to get them, as rows of a ledger.
 
         Args:
             name: of the file of images.
             model: the network.
             macs: of each timestep group, per sample.
             mean_macs: of an evaluation while sampling.
+            keep: whether its first images are written, for the report.
         """
         setting = self._setting
         with placed(model):
             losses = [row["model"] for row in measure_losses(setting, {"model": model})]
             images = to_images(setting.sampler(model, setting.options.samples, setting.options.seeds[0]))
-        save_images(images[: setting.options.grid], self._images.parent.parent / "samples" / f"{name}.npz")
+        if keep:
+            save_images(images[: setting.options.grid], self._images.parent.parent / "samples" / f"{name}.npz")
         if name == "base":
             save_images(images, self._images)
         figures = {
