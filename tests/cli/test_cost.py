@@ -79,10 +79,11 @@ def test_differences_of_other_counters_are_explained_and_placed(lines, data):
     assert "  +156,160 group_norm: norms, no multiply-accumulates by our convention" in lines
     assert "  −98,304 scaled_dot_product_attention: the products of fused attention, which it does not see" in lines
     placed = between(lines, "Where they differ", until="Not counted")
-    for column, name in ((-2, "fvcore"), (-1, "thop")):
+    assert "torch-pruning: 11,488,912 MACs (−0.02 % of ours), 463,249 parameters" in lines
+    for column, name in ((-3, "fvcore"), (-2, "thop"), (-1, "torch-pruning")):
         cells = [row[column].replace("=", "0").replace("−", "-").replace(",", "") for row in placed]
         assert sum(map(int, cells)) == others[name]["figure"] - MACS
-    assert ["mid_block", "scaled_dot_product_attention", "−24,576", "−24,576"] in placed
+    assert ["mid_block", "scaled_dot_product_attention", "−24,576", "−24,576", "−24,576"] in placed
 
 
 def test_without_comparison_there_is_none():
