@@ -28,7 +28,8 @@ def check_run_folder(folder: Path) -> None:
     check_folder(folder / "report", REPORT)
     found = {path.name for path in contents(folder)} if folder.is_dir() else set()
     other = sorted(found - {"jobs"})  # an executor's, which is made before the run
-    if other and not found & {"stages", "state.json"}:
+    begun = any((folder / place / name).exists() for place in (".", "base") for name in ("stages", "state.json"))
+    if other and not begun:  # a comparison makes its base first, which is a run of its own
         raise InputError(
             f"{folder} has {other[0]} in it and holds no earlier run; expected a new or empty folder for the run."
         )

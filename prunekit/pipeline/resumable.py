@@ -19,6 +19,7 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from prunekit._files import json_hash
+from prunekit._kinds import contents
 from prunekit.data import ImageSplit, load_images, note_place
 from prunekit.pipeline.book import Book, Stage
 from prunekit.pipeline.executors import Executor, fan_out
@@ -234,7 +235,11 @@ class ResumableRun(ABC):
             yield
         finally:
             lock.release()
-            if new and not file.exists():  # nothing came of a folder's first stage
+            begun = {path.name for path in contents(self.folder)} - {
+                file.parent.name,
+                "jobs",
+            }  # a training's checkpoints
+            if new and not file.exists() and not begun:  # nothing came of a folder's first stage
                 Path(lock.lock_file).unlink(missing_ok=True)
                 for folder in new:
                     with suppress(OSError):  # others may have written there

@@ -7,6 +7,8 @@ import pytest
 from micro_recipe import Spy, micro
 
 from prunekit._json import read_json
+from prunekit.errors import InputError
+from prunekit.pipeline.kinds import check_run_folder
 from prunekit.pipeline.resumable import ResumableRun
 from prunekit.recipe import Recipe
 
@@ -85,3 +87,32 @@ def test_a_stage_that_is_taken_over_an_older_one_is_nobodys_while_it_is_copied(
     again.text = "old"
     again.execute()
     assert again.made == 1
+
+
+class Interrupted(Writing):
+    """Is interrupted in its first stage, a training that saves its state."""
+
+    def _write_text(self) -> dict[str, Any]:
+        (self.folder / "checkpoints" / "base-0123456789abcdef").mkdir(parents=True)
+        raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize("place", [".", "base"])
+def test_a_folder_whose_first_training_was_interrupted_is_gone_on_with(
+    recipe: Recipe, tmp_path: Path, place: str
+) -> None:
+    """Its own, or the base's of a comparison."""
+    with pytest.raises(KeyboardInterrupt):
+        Interrupted(recipe, tmp_path / "run" / place).execute()
+    check_run_folder(tmp_path / "run")
+    assert Writing(recipe, tmp_path / "run" / place).execute().read_text() == "text"
+
+
+def test_a_first_stage_that_made_nothing_leaves_nothing(recipe: Recipe, tmp_path: Path) -> None:
+    class Mistaken(Writing):
+        def _write_text(self) -> dict[str, Any]:
+            raise InputError("Got nonsense; expected sense.")
+
+    with pytest.raises(InputError):
+        Mistaken(recipe, tmp_path / "run").execute()
+    assert not (tmp_path / "run").exists()
