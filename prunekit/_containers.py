@@ -16,10 +16,11 @@ from typing import IO, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from prunekit._messages import one_line
 from prunekit.errors import FileFormatError
 from prunekit.limits import check_limit, check_unpacked
 
-__all__ = ["check_npy_header", "check_safetensors", "one_line", "open_archive", "read_npz"]
+__all__ = ["check_npy_header", "check_safetensors", "open_archive", "read_npz"]
 
 _END = b"PK\x05\x06"
 _END_64 = b"PK\x06\x06"
@@ -148,13 +149,5 @@ def check_safetensors(path: Path) -> None:
             raise FileFormatError(f"{path} is no readable safetensors file (it ends within its header); copy it again.")
         check_limit("safetensors-header-bytes", length, f"The header of {path}")
         handle.seek(8)
-        check_limit(
-            "safetensors-tensors", handle.read(length).count(b"{") - 1, str(path)
-        )  # each is an object of its own
-
-
-def one_line(error: BaseException) -> str:
-    """First sentence of a message from below, on one line."""
-    said = " ".join(str(error).split()).split(". ")[0].rstrip(".")[:300]
-    name = type(error).__name__
-    return f"{name} {said}" if isinstance(error, KeyError) else said or name
+        objects = handle.read(length).count(b"{")  # the header, and one for each tensor
+        check_limit("safetensors-tensors", objects - 1, str(path))

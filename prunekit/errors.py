@@ -16,7 +16,7 @@ The tree; each leaf is also the builtin that a caller would have caught::
 A message is one sentence: what, got, expected, and how to mend it.
 """
 
-import unicodedata
+from prunekit._messages import printable
 
 __all__ = [
     "BudgetError",
@@ -31,18 +31,16 @@ __all__ = [
     "UnsafeFileError",
 ]
 
-_CONTROL = ("Cc", "Cs", "Zl", "Zp")  # also halves of surrogate pairs, and separators that end a line
-
 
 class PrunekitError(Exception):
     """Root of the tree; the command line turns it into one sentence and exit code 2.
 
     Args:
-        message: the sentence. Control characters in it, which a stranger's file or its names may have, are written as escapes.
+        message: the sentence, which is made :func:`~prunekit._messages.printable`.
     """
 
     def __init__(self, message: str = "") -> None:
-        super().__init__("".join(repr(c)[1:-1] if unicodedata.category(c) in _CONTROL else c for c in message))
+        super().__init__(printable(message))
 
 
 class InputError(PrunekitError, ValueError):

@@ -16,10 +16,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from prunekit._containers import one_line
 from prunekit._files import atomic_path
+from prunekit._messages import one_line
 from prunekit.errors import GraphError, InputError
-from prunekit.graph.surgery import Inputs, evaluation_mode
+from prunekit.graph.running import Inputs, evaluation_mode
 from prunekit.nets import TimestepExperts
 
 __all__ = ["TOLERANCE", "Exported", "export_onnx"]

@@ -13,7 +13,7 @@ from torch import Generator, Tensor, nn
 
 from prunekit._types import FloatArray
 from prunekit.errors import InputError
-from prunekit.graph.surgery import evaluation_mode
+from prunekit.graph.running import evaluation_mode
 from prunekit.schedule import NoiseSchedule
 from prunekit.training import PREDICTION_TYPES, predict
 from prunekit.training.watching import Watch

@@ -21,11 +21,11 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_map
 from typing_extensions import TypedDict
 
-from prunekit._containers import one_line
 from prunekit._files import atomic_folder, atomic_path, json_hash, sha256_file, write_json
 from prunekit._json import Bounded, Many, Named, Positive, Whole, checked, parse_json, read_json
 from prunekit._kinds import FolderKind, has_format
 from prunekit._leftovers import restore
+from prunekit._messages import one_line
 from prunekit._names import public_about
 from prunekit._types import JsonDict
 from prunekit.card import slim_card
@@ -35,7 +35,8 @@ from prunekit.checkpoint.finite import check_finite
 from prunekit.checkpoint.tensors import read_tensors, safetensors_metadata, safetensors_shapes
 from prunekit.errors import FileFormatError, InputError, MissingFileError, PlanError, PrunekitError
 from prunekit.graph import PruningPlan, fit
-from prunekit.graph.surgery import all_tensors, run_once
+from prunekit.graph.running import run_once
+from prunekit.graph.surgery import all_tensors
 from prunekit.groups import TimestepGroup
 from prunekit.groups.partition import GroupForm
 

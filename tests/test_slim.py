@@ -25,7 +25,7 @@ from prunekit.checkpoint import ModelSpec
 from prunekit.cli.app import main
 from prunekit.errors import FileFormatError, InputError, LimitError, MissingFileError, PrunekitError
 from prunekit.graph import PruningPlan, apply, attributes, trace
-from prunekit.graph.surgery import run_once
+from prunekit.graph.running import run_once
 from prunekit.groups import TimestepGroup
 from prunekit.slim import SlimModel, load_slim, save_slim
 
@@ -71,7 +71,8 @@ def refused(folder, kind=FileFormatError):
         load_slim(folder)
     assert isinstance(caught.value, PrunekitError)
     message = str(caught.value)
-    assert message.endswith((".", ")")) or isinstance(caught.value, LimitError)  # which ends with what can be typed
+    ends = "=" + str(caught.value.found) if isinstance(caught.value, LimitError) else (".", ")")  # what can be typed
+    assert message.endswith(ends)
     assert "\n" not in message
     return message
 

@@ -5,6 +5,7 @@ from typing import Any
 
 from torch import nn
 
+from prunekit.checkpoint.arguments import TEXT_WIDTHS
 from prunekit.checkpoint.denoisers import denoiser
 
 _ONE = (
@@ -22,34 +23,17 @@ _TWO = (
     "nheads",
     "block_num_heads",
 )
-_NARROW = (
-    *(
-        "joint_attention_dim",
-        "caption_channels",
-        "text_dim",
-        "text_embed_dim",
-        "text_in_dim",
-        "in_text_dim",
-        "cap_feat_dim",
-    ),
-    *(
-        "in_text_dim2",
-        "pooled_projection_dim",
-        "text_encoder_dim",
-        "dit_text_dim",
-        "encoder_hidden_size",
-        "cond_token_dim",
-    ),
-    *(
-        "context_in_dim",
-        "cross_attention_input_dim",
-        "image_dim",
-        "text_embed_2_dim",
-        "image_embed_dim",
-        "condition_dim",
-    ),
-    *("llm_features_dim", "global_states_input_dim", "text_hidden_dim", "text_intermediate_dim"),
-)
+_NARROW = {
+    *TEXT_WIDTHS,
+    "global_states_input_dim",
+    "image_dim",
+    "image_embed_dim",
+    "in_text_dim2",
+    "pooled_projection_dim",
+    "text_embed_2_dim",
+    "text_encoder_dim",
+    "text_intermediate_dim",
+} - {"cross_attention_dim", "embedding_dim", "encoder_hid_dim", "encoder_hidden_states_channels", "hidden_size"}
 _FEEDFORWARD = (
     "ffn_dim",
     "ff_dim",

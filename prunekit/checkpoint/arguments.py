@@ -18,44 +18,37 @@ from prunekit._types import JsonDict
 __all__ = ["CHANNELS", "OPTIONAL", "RULES", "SPARED", "TEXT_WIDTHS", "Case", "first"]
 
 CHANNELS = (
-    *(
-        "audio_acoustic_hidden_dim",
-        "in_channels",
-        "in_visual_dim",
-        "in_dim",
-        "io_channels",
-        "latent_dim",
-        "embedding_dim",
-    ),
+    "audio_acoustic_hidden_dim",
+    "in_channels",
+    "in_visual_dim",
+    "in_dim",
+    "io_channels",
+    "latent_dim",
+    "embedding_dim",
     "input_dims",
 )
 """Config keys of the sample's channels, the likeliest first."""
 TEXT_WIDTHS = (
-    *(
-        "joint_attention_dim",
-        "caption_channels",
-        "text_dim",
-        "text_embed_dim",
-        "text_in_dim",
-        "in_text_dim",
-        "cap_feat_dim",
-    ),
-    *(
-        "encoder_hid_dim",
-        "cross_attention_input_dim",
-        "context_in_dim",
-        "dit_text_dim",
-        "text_hidden_dim",
-        "cond_token_dim",
-    ),
-    *(
-        "cross_attention_dim",
-        "encoder_hidden_size",
-        "encoder_hidden_states_channels",
-        "condition_dim",
-        "llm_features_dim",
-    ),
-    *("embedding_dim", "hidden_size"),
+    "joint_attention_dim",
+    "caption_channels",
+    "text_dim",
+    "text_embed_dim",
+    "text_in_dim",
+    "in_text_dim",
+    "cap_feat_dim",
+    "encoder_hid_dim",
+    "cross_attention_input_dim",
+    "context_in_dim",
+    "dit_text_dim",
+    "text_hidden_dim",
+    "cond_token_dim",
+    "cross_attention_dim",
+    "encoder_hidden_size",
+    "encoder_hidden_states_channels",
+    "condition_dim",
+    "llm_features_dim",
+    "embedding_dim",
+    "hidden_size",
 )
 """Config keys of the width of text embeddings, the likeliest first."""
 _TEXT_LENGTHS = ("text_len", "max_text_seq_length", "num_embeddings")
@@ -220,10 +213,8 @@ def _class_labels(case: Case) -> Tensor | None:
 def _added(case: Case) -> Mapping[str, Tensor | None] | None:
     """Conditions beside text, by the kind that the config names."""
     get = case.config.get
-    kind, width = (
-        get("addition_embed_type"),
-        int(get("encoder_hid_dim") or get("cross_attention_dim") or case.text or 1),
-    )
+    kind = get("addition_embed_type")
+    width = int(get("encoder_hid_dim") or get("cross_attention_dim") or case.text or 1)
     if kind == "text_time":
         times = 6 * int(get("addition_time_embed_dim") or 0)
         pooled = int(get("projection_class_embeddings_input_dim") or 0) - times

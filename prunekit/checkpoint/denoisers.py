@@ -52,7 +52,7 @@ def denoisers() -> tuple[str, ...]:
 
 
 def _class(name: str) -> type[nn.Module] | None:
-    """A listed class if it is a whole network that is told something beside its sample, such as the timestep."""
+    """A listed class if it is a whole network with an argument besides its sample, such as the timestep."""
     import diffusers  # noqa: PLC0415 - see above
 
     try:

@@ -10,13 +10,13 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
-from prunekit._containers import one_line
+from prunekit._messages import one_line
 from prunekit._types import JsonDict
 from prunekit.checkpoint.arguments import CHANNELS, OPTIONAL, RULES, SPARED, TEXT_WIDTHS, Case, first
 from prunekit.checkpoint.bounds import Frugal
 from prunekit.checkpoint.denoisers import forward_parameters
 from prunekit.errors import InputError, PrunekitError
-from prunekit.graph.surgery import run_once
+from prunekit.graph.running import run_once
 
 __all__ = ["derived_inputs"]
 
@@ -94,7 +94,7 @@ def _arguments(network: type[nn.Module], case: Case) -> dict[str, Any]:
     """The arguments that a case gives.
 
     Raises:
-        InputError: the network needs one that has no rule.
+        ValueError: the network needs one that has no rule.
     """
     found: dict[str, Any] = {}
     for name, parameter in forward_parameters(network).items():

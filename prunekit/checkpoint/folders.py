@@ -6,9 +6,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from prunekit._containers import one_line
 from prunekit._files import json_hash, sha256_file
 from prunekit._json import read_json
+from prunekit._messages import one_line
 from prunekit._types import JsonDict
 from prunekit.checkpoint.base import Base
 from prunekit.checkpoint.bounds import check_schedule

@@ -64,7 +64,7 @@ def inputs_of(data: Any, what: str) -> dict[str, Any]:
 
 
 def _value(form: Any, what: str, left: int, depth: int) -> tuple[Any, int]:
-    """What a form stands for, and how many elements may still be made."""
+    """The value that a form describes, and how many tensor elements may still be created."""
     kind = [key for key in ("shape", "constant", "list", "object") if isinstance(form, Mapping) and key in form]
     if len(kind) != 1 or depth > _MAX_DEPTH or set(form) - {*kind, *(("dtype", "value") if kind == ["shape"] else ())}:
         raise FileFormatError(f"{what} has {str(form)[:80]}; {_HOW}.")
@@ -100,7 +100,10 @@ def _tensor(form: JsonDict, what: str, left: int) -> tuple[Tensor, int]:
 
 
 def form_of(value: Any) -> Any:
-    """The JSON form of arguments by name. Tensors whose numbers differ are told as their shape: costs do not depend on them."""
+    """The JSON form of arguments by name.
+
+    Of a tensor with different numbers only the shape is kept: costs do not depend on the numbers.
+    """
     return {name: _form(one) for name, one in value.items()}
 
 

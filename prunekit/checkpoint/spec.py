@@ -10,14 +10,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from prunekit._containers import one_line
+from prunekit._messages import one_line
 from prunekit._types import JsonDict
 from prunekit.checkpoint.bounds import Frugal, ParametersOnMeta, check_values
 from prunekit.checkpoint.denoisers import denoiser
 from prunekit.checkpoint.deriving import derived_inputs
 from prunekit.checkpoint.inputs import form_of, inputs_of
 from prunekit.errors import FileFormatError, InputError, PrunekitError
-from prunekit.graph.surgery import Inputs
+from prunekit.graph.running import Inputs
 
 __all__ = ["Factory", "InputsOf", "ModelSpec", "shapes_of"]
 

@@ -15,8 +15,9 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from prunekit._containers import check_safetensors, one_line, open_archive
+from prunekit._containers import check_safetensors, open_archive
 from prunekit._json import checked, parse_json
+from prunekit._messages import one_line
 from prunekit.checkpoint.base import FORMAT, AboutForm
 from prunekit.checkpoint.weights import preferred
 from prunekit.errors import FileFormatError, MissingFileError, UnsafeFileError

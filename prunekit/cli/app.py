@@ -9,8 +9,9 @@ from typing import Annotated
 
 import typer
 
+from prunekit._messages import printable
 from prunekit.cli import comparing, exporting, grouping, making, measuring, planning, pruning, running, scoring
-from prunekit.cli.console import fail, printable
+from prunekit.cli.console import fail
 from prunekit.cli.interrupts import ends_at_signals, interruptible
 from prunekit.cli.options import finite
 from prunekit.errors import LimitError, PrunekitError

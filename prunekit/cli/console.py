@@ -10,6 +10,7 @@ from typing import Any
 
 from prunekit._files import check_file
 from prunekit._kinds import FileKind
+from prunekit._messages import printable
 from prunekit.errors import InputError, MissingFileError
 
 __all__ = [
@@ -19,7 +20,6 @@ __all__ = [
     "emit",
     "fail",
     "print_table",
-    "printable",
     "refuse_existing",
     "refuse_inputs",
 ]
@@ -38,12 +38,6 @@ def fail(message: str) -> int:
     """One sentence on standard error; returns the exit code of a user's mistake."""
     print(f"prunekit: {printable(' '.join(message.split()))}", file=sys.stderr)
     return 2
-
-
-def printable(text: str) -> str:
-    """The text with escapes in place of what a terminal would obey: a file's own words can be in a message."""
-    shown = (character if character.isprintable() else ascii(character)[1:-1] for character in text)
-    return "".join(shown)
 
 
 def print_table(title: str, header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:

@@ -169,7 +169,7 @@ def prune(
 
 
 def _with_images(base: "Base", options: Any, source: str) -> tuple["Base", "ImageSplit"]:
-    """The base's own images or others, and the base with what it is to say of them."""
+    """The images to use, and the base with its record of them updated."""
     from prunekit.pipeline.images import images_of, said_of_images
 
     images = images_of(base, options, source)

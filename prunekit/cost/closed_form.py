@@ -12,8 +12,8 @@ from prunekit._types import FloatArray, IntArray
 from prunekit.cost.counter import count_macs
 from prunekit.errors import GraphError
 from prunekit.graph import ChannelGraph, PruningPlan, apply
+from prunekit.graph.running import Inputs
 from prunekit.graph.structure import Term, Width
-from prunekit.graph.surgery import Inputs
 
 __all__ = ["CostModel"]
 

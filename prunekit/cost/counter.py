@@ -16,7 +16,7 @@ from torch._ops import HigherOrderOperator
 from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes
 from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
 
-from prunekit.graph.surgery import Inputs, run_once
+from prunekit.graph.running import Inputs, run_once
 
 __all__ = ["FORMULAS", "MacCount", "count_macs", "count_params", "operator_name", "own_counts"]
 

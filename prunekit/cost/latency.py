@@ -25,7 +25,7 @@ from prunekit.cost.layer_times import LayerTimes, TimesForm, Used
 from prunekit.cost.timing import LatencyOptions, measure
 from prunekit.errors import FileFormatError, InputError
 from prunekit.graph import ChannelGraph
-from prunekit.graph.surgery import Inputs
+from prunekit.graph.running import Inputs
 
 __all__ = ["FORMAT", "LatencyCheck", "LatencyModel", "LatencyTable"]
 

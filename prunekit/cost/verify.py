@@ -9,7 +9,8 @@ from prunekit.cost.counter import count_macs
 from prunekit.errors import GraphError
 from prunekit.graph import ChannelGraph, PruningPlan, attributes
 from prunekit.graph.layers import group_count
-from prunekit.graph.surgery import Inputs, all_tensors, output_tensors, run_once, tensors_of
+from prunekit.graph.running import Inputs, output_tensors, run_once
+from prunekit.graph.surgery import all_tensors, tensors_of
 
 __all__ = ["verify"]
 

@@ -10,7 +10,8 @@ from numpy.typing import NDArray
 from safetensors import safe_open
 from torch import Tensor
 
-from prunekit._containers import check_npy_header, check_safetensors, one_line, read_npz
+from prunekit._containers import check_npy_header, check_safetensors, read_npz
+from prunekit._messages import one_line
 from prunekit.errors import FileFormatError, MissingFileError, PrunekitError
 
 __all__ = ["SUFFIXES", "find_array", "read_array"]

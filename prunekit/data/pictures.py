@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from prunekit._containers import one_line
+from prunekit._messages import one_line
 from prunekit.errors import FileFormatError, MissingFileError, PrunekitError
 from prunekit.limits import check_limit
 

@@ -49,7 +49,7 @@ class Asking:
 
     @cached_property
     def _asks(self) -> tuple[BoolArray, BoolArray]:
-        """Whether each id stands for a channel of a query for certain, and perhaps, each of shape (ids,)."""
+        """Whether each id is certainly a channel of a query, and perhaps, each of shape (ids,)."""
         asks = np.zeros((2, self.channels.flow.count), dtype=bool)
         for ids in self.channels.flow.found.queries:
             asks[:, ids.ravel()] = True

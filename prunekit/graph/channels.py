@@ -21,8 +21,8 @@ from prunekit.graph.flow import Flow, outputs_fixed
 from prunekit.graph.found import PRODUCERS, AxisOf, Found, cuts_blocks, tied_tensors
 from prunekit.graph.labels import FIXED
 from prunekit.graph.layers import HEADS, axis_of, layer_kind
+from prunekit.graph.running import Inputs, run_once
 from prunekit.graph.structure import Axis, Member
-from prunekit.graph.surgery import Inputs, run_once
 from prunekit.graph.watching import Seen, watched
 
 __all__ = ["Channels"]
@@ -188,7 +188,7 @@ class Channels:
         return self.order[layer if layer in self.order else layer.rpartition(".")[0]]
 
     def makes(self, axis: AxisOf) -> bool:
-        """Whether channels are made along an axis: a layer's outputs, or what a product with a weight of one's own gives."""
+        """Whether channels are made along an axis: a layer's outputs, or the result of a product with a bare weight."""
         if axis.kind is not None:
             return axis.axis == "out" and axis.kind in PRODUCERS and axis.tensor.endswith("weight")
         return bool(self._made[self.flow.axes[axis.tensor, axis.dim]].any())

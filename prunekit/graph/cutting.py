@@ -1,9 +1,11 @@
 """What is left of a tensor when channels go, by its labels."""
 
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from prunekit._types import BoolArray, FloatArray, IntArray
@@ -53,10 +55,7 @@ class Cutter:
         for grid in labels.grids:
             factors = np.ones(1) if grid.hidden else self._scale[grid.ids]
             if (factors != 1).any():
-                shape = [1] * tensor.ndim
-                for dim, size in zip(grid.dims, factors.shape, strict=True):
-                    shape[dim] = size
-                factor = torch.from_numpy(factors.reshape(shape)).to(device=tensor.device, dtype=tensor.dtype)
+                factor = _along(tensor, grid.dims, factors).to(tensor.dtype)
                 found = (tensor if found is None else found) * factor
         return found
 
@@ -64,11 +63,7 @@ class Cutter:
         """Write zeros where a tensor of the full network has what is removed, in place: 0/0 there is no fault."""
         for grid in labels.grids:
             if not grid.hidden and not self._alive[grid.ids].all():
-                gone = torch.from_numpy(~self._alive[grid.ids])
-                shape = [1] * tensor.ndim
-                for dim, size in zip(grid.dims, gone.shape, strict=True):
-                    shape[dim] = size
-                tensor.masked_fill_(gone.reshape(shape).to(tensor.device), 0)
+                tensor.masked_fill_(_along(tensor, grid.dims, ~self._alive[grid.ids]), 0)
 
     def _ways(self, labels: Labels) -> "list[_Way]":
         known = self._plans.get(id(labels))
@@ -97,13 +92,18 @@ class _Way:
     def __call__(self, tensor: Tensor) -> Tensor:
         if self._gathered is not None:
             dims, along, places = self._gathered
-            shape = [1] * tensor.ndim
-            for dim, size in zip(dims, places.shape, strict=True):
-                shape[dim] = size
-            tensor = torch.take_along_dim(tensor, torch.from_numpy(places).reshape(shape).to(tensor.device), along)
+            tensor = torch.take_along_dim(tensor, _along(tensor, dims, places), along)
         for dim, stays in self._kept.items():
             tensor = tensor.index_select(dim, stays.to(tensor.device))
         return tensor
+
+
+def _along(tensor: Tensor, dims: Sequence[int], values: NDArray[Any]) -> Tensor:
+    """Values along some dims of a tensor, in a shape that broadcasts with it, on its device."""
+    shape = [1] * tensor.ndim
+    for dim, size in zip(dims, values.shape, strict=True):
+        shape[dim] = size
+    return torch.from_numpy(values.reshape(shape)).to(tensor.device)
 
 
 def _ways(labels: Labels, alive: BoolArray) -> Iterator[_Way]:

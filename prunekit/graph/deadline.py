@@ -1,4 +1,4 @@
-"""How long a network may be followed and tried, and what is said meanwhile."""
+"""A time limit for tracing, and progress messages."""
 
 import logging
 import time

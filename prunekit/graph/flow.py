@@ -23,7 +23,7 @@ from prunekit._types import IntArray
 from prunekit.graph.deadline import Deadline
 from prunekit.graph.labels import FIXED, Findings, Grid, Labels, Product, Rectangle
 from prunekit.graph.layers import HEADS
-from prunekit.graph.surgery import output_tensors
+from prunekit.graph.running import output_tensors
 
 __all__ = ["Flow", "outputs_fixed"]
 

@@ -87,7 +87,7 @@ def is_finite(value: Tensor | float) -> bool:
 
 
 def plain_norm(func: Any, args: Any, kwargs: Any) -> Tensor:
-    """What a norm's weights alone do: they are to be the right ones, whatever the statistics."""
+    """A norm's input with only its scale and shift applied: these must be right, whatever the statistics are."""
     given = _arguments(func, args, kwargs)
     x: Tensor = given["input"]
     for name, by in (("weight", torch.mul), ("bias", torch.add)):

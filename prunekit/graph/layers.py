@@ -47,7 +47,7 @@ ENTERING = (
 )
 LEAVING = ("out_channels", "out_features", "dim_out")
 ATTRIBUTES = frozenset({*HEADS, *HEAD_WIDTHS, *ENTERING, *LEAVING, "num_groups"})
-"""Names of the numbers that code keeps beside its tensors. Of any other name, only the sizes of axes are ever set."""
+"""Attribute names under which layers store their widths. Of any other name, only the sizes of axes are ever set."""
 
 Kind = Literal["conv", "depthwise", "transposed", "linear", "norm", "embedding"]
 _VECTORS = ("bias", "running_mean", "running_var")  # one number per output channel

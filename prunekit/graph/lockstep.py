@@ -1,7 +1,7 @@
 """A pruned network, call by call in step with the full one: each call gets what the full network has in its place.
 
-So every function is checked once and alone, errors cannot grow from layer to layer, and whatever is wrong is found in one pass.
-Three things are let be:
+So every function is checked by itself, errors cannot grow from layer to layer, and one pass finds everything that is wrong.
+Three things are tolerated:
 
 - *Norms* may have other statistics when channels go. Of torch's norms only scale and shift are compared; what is written out is
   taken from the full network, see :mod:`prunekit.graph.statistics`.
@@ -25,8 +25,8 @@ from prunekit.graph.faults import CHANGED, Fault, place_of, text_of
 from prunekit.graph.judging import agree
 from prunekit.graph.meeting import Meeting
 from prunekit.graph.recording import Note, Recording, Value
+from prunekit.graph.running import Inputs, output_tensors, run_once
 from prunekit.graph.statistics import Statistics
-from prunekit.graph.surgery import Inputs, output_tensors, run_once
 
 __all__ = ["Lockstep"]
 

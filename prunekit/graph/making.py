@@ -34,7 +34,7 @@ class Making:
         self._groups = [self._group(found) for found in channels.found if found.name not in retries.failed]
 
     def graph(self) -> ChannelGraph:
-        """The graph of all groups that have not failed; whatever is in none of them keeps its width."""
+        """The graph of all groups that have not failed; all other channels keep their width."""
         failed = self.retries.failed
         kept = [group for group in self._groups if group is not None and group.name not in failed]
         return self._graph(tuple(kept), failed)
@@ -74,9 +74,7 @@ class Making:
         counts = [(len(m.positions) == axis_size(self.channels.modules[m.layer], "out"), n) for m, n in norms if n]
         counts += [(True, n) for _, n, _ in self.channels.bare_norms(found)]
         every = math.lcm(*[n for _, n in counts])
-        leaving = (
-            head_mode == "whole" or found.bound or found.heads == size
-        )  # heads whose channels cannot be told apart
+        leaving = head_mode == "whole" or found.bound or found.heads == size  # heads of one channel leave whole
         if found.heads is not None and leaving and not found.fixed_parts:
             rows = math.gcd(found.heads, *([n for spans, n in counts if spans] if self.norm_mode == "whole" else []))
             step = size // rows if self.norm_mode == "whole" or not counts else math.lcm(size // rows, every)

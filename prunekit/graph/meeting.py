@@ -23,7 +23,7 @@ _SHAPES = ("numel", "nelement", "size", "dim", "ndimension", "stride", "element_
 
 
 class Meeting:
-    """One call of the pruned network, beside the full one's.
+    """One call of the pruned network, and the same call of the full one.
 
     Args:
         step: the pass that it belongs to.
@@ -63,7 +63,7 @@ class Meeting:
         return cuts[0].clone() if cuts else own
 
     def run(self, func: Any, spec: Any) -> Any:
-        """Call the function, compare, and give back what the network is to go on with."""
+        """Call the function, compare, and return the value that the network continues with."""
         args, kwargs = tree_unflatten(self.leaves, spec)
         out: Any = None
         failed = True

@@ -13,7 +13,7 @@ from prunekit.graph.calls import Call, call_name, is_plain, tensors_among, versi
 from prunekit.graph.cutting import Cutter
 from prunekit.graph.deadline import Deadline
 from prunekit.graph.judging import NORMS, is_finite, is_random, is_unset, plain_norm
-from prunekit.graph.surgery import Inputs, run_once
+from prunekit.graph.running import Inputs, run_once
 
 __all__ = ["Note", "Recording", "Unsound", "Value"]
 
@@ -24,7 +24,7 @@ class Unsound(Exception):
 
 @dataclass(eq=False)
 class Value:
-    """A tensor as it was at one moment.
+    """A tensor's values at one moment.
 
     Args:
         number: equal for tensors that are the same at the same moment.

@@ -1,4 +1,4 @@
-"""What is changed when channel groups fail their trial, before they are given up: heads, ties, attributes that are let be."""
+"""What is changed when channel groups fail their trial, before they are given up: heads, ties, attributes that stay."""
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field

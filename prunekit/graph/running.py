@@ -29,7 +29,7 @@ def evaluation_mode(model: nn.Module) -> Iterator[None]:
 
 
 def run_once(model: nn.Module, inputs: Inputs) -> Any:
-    """One forward pass without gradients, in eval mode, leaving the modes as they were."""
+    """One forward pass without gradients, in eval mode; afterwards each module has its old mode again."""
     with _nothing_hidden(), evaluation_mode(model), torch.no_grad():
         return model(**inputs) if isinstance(inputs, Mapping) else model(*inputs)
 

@@ -19,20 +19,15 @@ from prunekit.errors import PlanError
 from prunekit.graph.families import refresh
 from prunekit.graph.layers import ATTRIBUTES, axis_size, dim_of, group_count, layer_kind, own_tensors, set_sizes
 from prunekit.graph.plan import PruningPlan
-from prunekit.graph.running import Inputs, evaluation_mode, output_tensors, run_once
 from prunekit.graph.structure import Axis, ChannelGraph, shrunk_norm_groups
 
 __all__ = [
-    "Inputs",
     "all_tensors",
     "apply",
     "attributes",
-    "evaluation_mode",
     "fit",
-    "output_tensors",
     "put",
     "refit",
-    "run_once",
     "sliced_shapes",
     "sliced_state",
     "slicer",
@@ -221,9 +216,7 @@ def apply(model: nn.Module, graph: ChannelGraph, plan: PruningPlan, *, share: bo
     own = chain(model.named_parameters(), model.named_buffers())
     memo: dict[int, Any] = {id(tensor): tensor for name, tensor in own if share or name in state}
     for value in chain.from_iterable(vars(module).values() for module in model.modules()):
-        if (
-            type(value) in _CONTAINERS and not value
-        ):  # a module has a dozen for hooks; copied one by one, they take the time
+        if type(value) in _CONTAINERS and not value:  # a dozen a module, for hooks; to copy each takes the time
             memo[id(value)] = type(value)()
     clone = copy.deepcopy(model, memo)  # structure only; the tensors come from `state`
     if not share:
@@ -262,7 +255,7 @@ def _query_factors(
 ) -> Iterator[tuple[str, Tensor]]:
     """Factors that keep q·k/√d what it was where heads narrow: √(new/old) on what makes the queries.
 
-    The same for weights that a layer of one's own divides by the root of its width.
+    The same for weights that a custom layer divides by the root of its width.
     """
     ndims = {key: tensor.ndim for key, tensor in all_tensors(model).items()}
     for name, kept in plan.kept.items():

@@ -22,9 +22,10 @@ from prunekit.graph.faults import Fault
 from prunekit.graph.lockstep import Lockstep
 from prunekit.graph.plan import PruningPlan
 from prunekit.graph.recording import Recording, Unsound
+from prunekit.graph.running import Inputs
 from prunekit.graph.statistics import Statistics, visible
 from prunekit.graph.structure import ChannelGraph, ChannelGroup
-from prunekit.graph.surgery import Inputs, apply
+from prunekit.graph.surgery import apply
 from prunekit.graph.template import Template
 from prunekit.graph.values import Pool, Shapes, Weights, random_inputs
 from prunekit.graph.weightless import weightless

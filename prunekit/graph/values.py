@@ -15,8 +15,9 @@ from torch.utils._pytree import tree_map
 
 from prunekit.graph.layers import Kind, layer_kind, own_tensors
 from prunekit.graph.plan import PruningPlan
+from prunekit.graph.running import Inputs
 from prunekit.graph.structure import ChannelGraph
-from prunekit.graph.surgery import Inputs, all_tensors, sliced_shapes, slicer, tensors_of
+from prunekit.graph.surgery import all_tensors, sliced_shapes, slicer, tensors_of
 from prunekit.graph.template import Template
 
 __all__ = ["Pool", "Shapes", "Weights", "random_inputs"]
@@ -45,7 +46,7 @@ class Pool:
                     self._fans[f"{layer}.{name}" if layer else name] = _fan(kind, name, tensor)
 
     def __call__(self, key: str, tensor: Tensor) -> Tensor:
-        """What stands for a tensor: it keeps the scale of what it multiplies."""
+        """The values used for a tensor; multiplying by them keeps the scale."""
         if not self.is_random or key not in self._fans:
             return tensor
         fan = self._fans[key]

@@ -1,7 +1,7 @@
 """Run a network for its shapes only: weights and activations on the meta device, while small numbers that tell positions stay.
 
-Nothing is computed and nothing is stored, so a pass takes as long for a large network as for a narrow one. Whatever does not stem
-from weights or inputs keeps its values: positions, indices and masks decide which channels are picked.
+Nothing is computed and nothing is stored, so a pass takes as long for a large network as for a narrow one. Tensors that do not
+depend on weights or inputs keep their values: positions, indices and masks decide which channels are picked.
 """
 
 import copy

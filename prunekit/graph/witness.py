@@ -1,4 +1,7 @@
-"""What a network did when it was traced, to be held against what is made of it: which layers run must not depend on the widths."""
+"""The calls that a network made when it was traced.
+
+A pruned network must make the same ones: which layers run must not depend on the widths.
+"""
 
 from dataclasses import dataclass
 from typing import Any
@@ -10,6 +13,7 @@ from torch.utils._pytree import tree_leaves, tree_map
 
 from prunekit.errors import GraphError
 from prunekit.graph.calls import call_name, is_plain
+from prunekit.graph.faults import text_of
 from prunekit.graph.running import Inputs, run_once
 from prunekit.graph.weightless import hollow_inputs, is_large, skeleton, weightless
 
@@ -43,8 +47,8 @@ class Witness:
                 run_once(model, inputs)
         except Exception as error:  # whatever the network raises
             raise GraphError(
-                f"The pruned {type(model).__name__} does not run on the inputs it was traced with "
-                f"({type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}); choose other widths."
+                f"The pruned {type(model).__name__} does not run on the inputs it was traced with ({text_of(error)}); "
+                "choose other widths."
             ) from error
         for place, (name, module) in enumerate(self.calls):
             found = names.found[place] if place < len(names.found) else "nothing"

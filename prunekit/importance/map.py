@@ -15,7 +15,7 @@ from prunekit._json import Many, Named, Positive, checked, parse_json, read_json
 from prunekit._types import FloatArray, JsonDict
 from prunekit.errors import FileFormatError, InputError, LimitError, MissingFileError
 from prunekit.graph import ChannelGraph, HeadMode, NormMode, trace
-from prunekit.graph.surgery import Inputs
+from prunekit.graph.running import Inputs
 from prunekit.groups import TimestepGroup, TimestepGroups
 from prunekit.groups.partition import GroupForm
 from prunekit.importance.criteria import criterion

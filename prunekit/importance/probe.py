@@ -9,7 +9,7 @@ import torch.distributed as dist
 from torch import Generator, Tensor, nn
 
 from prunekit.errors import InputError
-from prunekit.graph.surgery import evaluation_mode
+from prunekit.graph.running import evaluation_mode
 from prunekit.groups import TimestepGroup
 
 __all__ = ["DrawnLoss", "Loss", "Probe", "no_loss"]
@@ -22,7 +22,7 @@ The scalar is the mean over the batch. It is asked about one chunk of draws at a
 
 
 def no_loss(model: nn.Module, timesteps: Tensor, generator: Generator) -> Tensor:
-    """Stands for the loss where none is given, because nothing is expected to evaluate it.
+    """Used as the loss where none is given and nothing should evaluate one.
 
     Raises:
         InputError: always.

@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from prunekit._types import FloatArray
 from prunekit.graph import ChannelGraph, ChannelGroup, Member
 from prunekit.graph.layers import layer_kind
+from prunekit.graph.running import evaluation_mode
 from prunekit.graph.structure import Axis
-from prunekit.graph.surgery import evaluation_mode
 from prunekit.importance.channels import mean_of_layers, parts_of, per_root, points_of
 from prunekit.importance.probe import Probe
 from prunekit.importance.protocol import Scores

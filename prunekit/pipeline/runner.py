@@ -111,7 +111,7 @@ class Run(ResumableRun):
         """Search every group down to the floor, whatever its target will be; returns the stages' names."""
         assert self.recipe.allocation is not None  # noqa: S101 - asked in execute
         self._score()
-        inputs = {"frontier_floor": self.recipe.allocation.frontier_floor, **self._times()}
+        inputs = {"frontier_floor": self.recipe.allocation.frontier_floor, **self._times}
         chains = {}
         for group in self.groups:
             i, name = group.index, f"frontier group {group.index}"
@@ -138,7 +138,7 @@ class Run(ResumableRun):
         """Stages that make one group's expert."""
         outputs = [*_slim_files(f"pruned/group-{i}"), f"search/group-{i}.jsonl"]
         prune = self._planned(
-            f"prune group {i}", self._times(), outputs, partial(self._prune, i), ("importance", "allocate")
+            f"prune group {i}", self._times, outputs, partial(self._prune, i), ("importance", "allocate")
         )
         if self.recipe.finetune is None:
             return [prune]
@@ -173,6 +173,7 @@ class Run(ResumableRun):
             return None
         return own_or_elsewhere(self.home, options.latency_table, "latency_table")
 
+    @cached_property
     def _times(self) -> dict[str, Any]:
         """The hash of those layer times; they are measured now where there are none, before jobs get in each other's way."""
         if self._table is None:

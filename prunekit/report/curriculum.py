@@ -7,14 +7,13 @@ from prunekit._json import checked
 from prunekit._types import JsonDict
 from prunekit.errors import FileFormatError
 from prunekit.report.comparison import Comparison, write_comparison
-from prunekit.report.doubts import doubt_sentence, look_doubt
+from prunekit.report.doubts import doubt_sentence, look_doubt, metric_label
 from prunekit.report.forms import AGAIN, CurriculumForm, CurriculumRows, read_manifest
 from prunekit.report.learning import (
     LearningCurve,
     curves_of,
     end_columns,
     ends,
-    fid_label,
     learning_claim,
     measured_on,
     seeds_text,
@@ -48,7 +47,7 @@ def curriculum_claim(manifest: JsonDict) -> str:
         raise FileFormatError(f"The manifest compares {base.title[:80]!r} with nothing; expected two ways to train.")
     look = manifest["curriculum"][0]["curve"][-1]
     doubt = look_doubt(manifest, look)
-    label = fid_label(look)
+    label = metric_label("FID", look.get("features"), look["count"])
     return " ".join(filter(None, [learning_claim(base, others, label, doubt), doubt_sentence(label, look, doubt)]))
 
 

@@ -6,7 +6,7 @@ from typing import Any
 
 from prunekit.frechet import LEAST_IMAGES_PER_FEATURE
 
-__all__ = ["doubt_of", "doubt_sentence", "look_doubt"]
+__all__ = ["doubt_caption", "doubt_of", "doubt_sentence", "look_doubt", "metric_label"]
 
 _FEATURES = 64  # of both shipped extractors, for manifests that do not say it
 _KNOWN = {
@@ -31,6 +31,16 @@ def doubt_of(measured: Mapping[str, Any], data: Mapping[str, Any]) -> str:
         if count is not None and count < least:
             return f"{count:g} {what} images are too few; with fewer than {least} it is mostly bias"
     return "" if features.get("own") or _fits(features, data) else _unknown(features)
+
+
+def metric_label(metric: str, features: Mapping[str, Any] | None, count: Any) -> str:
+    """The full name of FID or KID: without its features and its sample count the number means nothing."""
+    return f"{metric} (features: {(features or {}).get('name', 'not named')}, n = {count})"
+
+
+def doubt_caption(doubt: str) -> str:
+    """A doubt as the end of a picture's caption; empty without one."""
+    return f" No claim rests on it: {doubt}." if doubt else ""
 
 
 def doubt_sentence(label: str, measured: Mapping[str, Any], doubt: str) -> str:

@@ -10,7 +10,7 @@ from prunekit._json import checked
 from prunekit._types import FloatArray, JsonDict
 from prunekit.errors import FileFormatError
 from prunekit.report.claims import contradiction
-from prunekit.report.doubts import doubt_of, doubt_sentence
+from prunekit.report.doubts import doubt_of, doubt_sentence, metric_label
 from prunekit.report.estimate import Estimate
 from prunekit.report.forms import AGAIN, EvidenceForm
 from prunekit.report.wording import clear, estimate_text, large_text, short_ratio
@@ -120,8 +120,7 @@ class Evidence:
 
     def label(self, measure: str) -> str:
         """FID or KID with its features and count, without which the number means nothing."""
-        features = self.metrics["features"].get("name", "not named")
-        return f"{measure} (features: {features}, n = {self.metrics['count']})"
+        return metric_label(measure, self.metrics["features"], self.metrics["count"])
 
     @property
     def has_fid(self) -> bool:

@@ -8,6 +8,7 @@ from prunekit._files import atomic_folder
 from prunekit._json import checked
 from prunekit._names import without_paths
 from prunekit.report.document import Document, Fold, Picture, Section, Strip, sections_with
+from prunekit.report.doubts import doubt_caption
 from prunekit.report.evidence import Entry, Evidence, evidence_claim, evidence_doubt, gap_text
 from prunekit.report.evidence_tables import (
     describe_losses,
@@ -115,9 +116,8 @@ def _pareto(evidence: Evidence, folder: Path, doubt: str) -> list[Picture]:
     measures = [("fid", evidence.label("FID")), ("loss", "Held-out loss, mean over the timestep groups")]
     for measure, name in measures if evidence.has_fid else measures[1:]:
         points = points_of(evidence, measure)
-        caption = f"{name}, mean and one standard error over fine-tuning seeds."
-        if measure == "fid" and doubt:
-            caption += f" No claim rests on it: {doubt}."
+        told = doubt_caption(doubt) if measure == "fid" else ""
+        caption = f"{name}, mean and one standard error over fine-tuning seeds.{told}"
         path = folder / f"pareto_{measure}.png"
         pictures.append(pareto_picture(points, name, path, f"{measure} against MACs", caption))
     return pictures

@@ -114,7 +114,7 @@ def learning_claim(rival: LearningCurve, others: Sequence[LearningCurve], label:
     Args:
         rival: what the others are compared with.
         others: the other trainings.
-        label: FID with its features and count, see :func:`fid_label`.
+        label: FID with its features and count, see :func:`prunekit.report.doubts.metric_label`.
         doubt: why no claim may rest on FID, see :func:`prunekit.report.doubts.doubt_of`; the held-out loss decides then.
     """
     of = "losses" if doubt or not all(curve.has_fid for curve in (rival, *others)) else "fids"
@@ -167,12 +167,6 @@ def _signed(estimate: Estimate, digits: int) -> str:
     """A signed difference and its error with a number of decimals."""
     error = "" if estimate.se is None else f" ± {estimate.se:.{digits}f}"
     return f"{estimate.mean:+.{digits}f}{error}".replace("-", "−")
-
-
-def fid_label(look: dict[str, Any]) -> str:
-    """FID with its features and the number of images, without which it means nothing."""
-    features = (look.get("features") or {}).get("name", "not named")
-    return f"FID (features: {features}, n = {look['count']})"
 
 
 def measured_on(look: dict[str, Any], sampler: str, steps: int) -> str:

@@ -8,7 +8,7 @@ from prunekit._json import checked
 from prunekit._types import JsonDict
 from prunekit.errors import FileFormatError
 from prunekit.report.comparison import Comparison, write_comparison
-from prunekit.report.doubts import doubt_sentence, look_doubt
+from prunekit.report.doubts import doubt_sentence, look_doubt, metric_label
 from prunekit.report.estimate import Estimate
 from prunekit.report.forms import AGAIN, MultistageForm, MultistageRows, read_manifest
 from prunekit.report.learning import (
@@ -16,7 +16,6 @@ from prunekit.report.learning import (
     curves_of,
     end_columns,
     ends,
-    fid_label,
     learning_claim,
     measured_on,
     seeds_text,
@@ -100,7 +99,7 @@ def multistage_claim(manifest: JsonDict) -> str:
         raise FileFormatError(f"The manifest lacks the unified network, or another beside it; {AGAIN}.")
     look = manifest["multistage"][0]["curve"][-1]
     doubt = look_doubt(manifest, look)
-    label = fid_label(look)
+    label = metric_label("FID", look.get("features"), look["count"])
     return " ".join(filter(None, [learning_claim(unified, others, label, doubt), doubt_sentence(label, look, doubt)]))
 
 

@@ -7,6 +7,7 @@ from prunekit._json import read_json
 from prunekit.groups import Grouping
 from prunekit.report.claims import claim, fid_doubt
 from prunekit.report.document import Document, Picture, Words, sections_with
+from prunekit.report.doubts import doubt_caption
 from prunekit.report.estimate import Estimate
 from prunekit.report.flow import flow_of
 from prunekit.report.folder import FOLDER
@@ -113,9 +114,7 @@ def _pareto(results: RunResults, folder: Path) -> list[Picture]:
     ):
         if len(points) > 1:
             doubt = fid_doubt(results) if name == "pareto_fid" else ""
-            caption = (
-                f"{measure}, against the MACs of an evaluation.{f' No claim rests on it: {doubt}.' if doubt else ''}"
-            )
+            caption = f"{measure}, against the MACs of an evaluation.{doubt_caption(doubt)}"
             pictures.append(pareto_picture(points, measure, folder / f"{name}.png", measure, caption))
     return pictures
 

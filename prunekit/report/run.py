@@ -14,6 +14,7 @@ from prunekit._types import JsonDict
 from prunekit.allocation import Allocation
 from prunekit.errors import FileFormatError, LimitError
 from prunekit.ledger import LedgerRow
+from prunekit.report.doubts import metric_label
 from prunekit.report.estimate import Estimate
 from prunekit.report.forms import AGAIN, MANIFEST_FORMAT, ImportanceForm, MetricsForm, RunForm, read_manifest
 from prunekit.schedule import NoiseSchedule
@@ -121,8 +122,8 @@ class Metrics:
         return cls(features, int(data["count"]), sampler, data.get("steps"), seeds, rows, *about)
 
     def label(self, name: str) -> str:
-        """The full name of a metric: without its features and its sample count the number means nothing."""
-        return f"{name} (features: {self.features.get('name', 'not named')}, n = {self.count})"
+        """The full name of a metric, see :func:`prunekit.report.doubts.metric_label`."""
+        return metric_label(name, self.features, self.count)
 
     @property
     def stated(self) -> dict[str, Any]:

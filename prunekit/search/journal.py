@@ -70,8 +70,7 @@ class Journal:
         Raises:
             InputError: no file can be written there.
         """
-        path = Path(path)
-        path = check_file(path)  # behind symbolic links
+        path = check_file(Path(path))  # behind symbolic links
         path.parent.mkdir(parents=True, exist_ok=True)
         *lines, torn = path.read_bytes().split(b"\n") if path.is_file() else [b""]
         header = json.dumps({"format": _FORMAT, "key": key}).encode()

@@ -20,7 +20,7 @@ from torch.func import functional_call
 
 from prunekit.graph import ChannelGraph, PruningPlan, apply, slicer
 from prunekit.graph.layers import layer_kind
-from prunekit.graph.surgery import evaluation_mode
+from prunekit.graph.running import evaluation_mode
 from prunekit.importance import Probe
 
 __all__ = ["Repair", "RepairKind"]

@@ -196,7 +196,9 @@ def _recount(model: nn.Module, graph: ChannelGraph, plan: PruningPlan, macs: int
     """Count what the pruned network costs: a network may run other layers at other widths."""
     if graph.witness is None:
         return
-    pruned = apply(model, graph, plan)
+    pruned = apply(model, graph, plan, share=True)
+    if plan.kept:
+        graph.witness.check(pruned)
     counted = _counted(pruned, graph.witness.inputs_of(pruned))
     if (counted.macs, counted.params) != (macs, params):
         raise GraphError(

@@ -75,7 +75,7 @@ def test_planning_imports_nothing_heavy(tmp_path, arguments):
 
 
 @pytest.mark.skipif(not SCRIPT.is_file(), reason="prunekit is not installed beside this Python")
-@pytest.mark.parametrize(("arguments", "times"), [(["--help"], 2.5), (["allocate", "--budget", "0.8"], 3.5)])
+@pytest.mark.parametrize(("arguments", "times"), [(["--help"], 2.0), (["allocate", "--budget", "0.8"], 2.8)])
 def test_planning_answers_at_once(tmp_path, arguments, times):
     """Against what Python and the two libraries that it needs take to start, in turn: 0.2 s on a quiet machine."""
     imports = [sys.executable, "-c", "import numpy, typer"]

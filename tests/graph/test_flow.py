@@ -12,7 +12,8 @@ from programs import LENGTH, STEPS, Program
 
 from prunekit.cost import CostModel, count_macs
 from prunekit.graph import PruningPlan, apply, trace
-from prunekit.graph.surgery import all_tensors, run_once, tensors_of
+from prunekit.graph.running import run_once
+from prunekit.graph.surgery import all_tensors, tensors_of
 
 
 def silenced(model, graph, plan):

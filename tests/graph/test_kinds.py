@@ -11,7 +11,7 @@ from torch.nn.attention.flex_attention import flex_attention
 from prunekit.cost import CostModel, count_macs
 from prunekit.errors import GraphError
 from prunekit.graph import PruningPlan, apply, trace
-from prunekit.graph.surgery import run_once
+from prunekit.graph.running import run_once
 
 
 def plan_of(graph, seed):

@@ -15,7 +15,7 @@ from torch import nn
 
 from prunekit.cost import count_macs
 from prunekit.graph import trace
-from prunekit.graph.surgery import run_once
+from prunekit.graph.running import run_once
 from prunekit.graph.weightless import LARGE, hollow_inputs, skeleton, weightless
 
 

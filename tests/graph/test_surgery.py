@@ -9,7 +9,8 @@ from torch import nn
 from prunekit.cost import count_macs
 from prunekit.errors import PlanError
 from prunekit.graph import PruningPlan, Template, apply, attributes, fit, sliced_state, trace
-from prunekit.graph.surgery import all_tensors, evaluation_mode, run_once, tensors_of
+from prunekit.graph.running import evaluation_mode, run_once
+from prunekit.graph.surgery import all_tensors, tensors_of
 
 MODES = ("even", "whole")
 ONE_MODE = {"unet-unfused", "unet-normless", "unet-normless-one-head", "conv", "embedding", "products"}

@@ -175,7 +175,7 @@ class Server:
 def test_a_killed_process_ends_in_the_same_bytes(tmp_path):
     """Real processes, killed at random moments, many of them while they write a checkpoint."""
     moments = random.Random(0)  # noqa: S311 - moments of kills
-    options = {"steps": 300, "checkpoint_every": 1, "log_every": 1}
+    options = {"steps": 500, "checkpoint_every": 1, "log_every": 1}  # so many that a busy machine kills in time
     killed, broken = 0, tmp_path / "broken"
     with Server() as server:
         whole = server.finish(tmp_path / "whole", **options)
@@ -191,7 +191,7 @@ def test_a_killed_process_ends_in_the_same_bytes(tmp_path):
             killed += server.status() == -signal.SIGKILL
         assert len(checkpoint_steps(broken / "checkpoints")) <= 2
         assert server.finish(broken, **options) == whole
-    assert killed >= 8  # on a busy machine a process may get further before it is killed
+    assert killed >= 20
 
 
 def test_a_process_that_is_told_to_end_saves_its_last_step_first(tmp_path):

@@ -227,7 +227,7 @@ def _repeated(labels: Labels, dim: int, times: int) -> Labels:
 
 
 def _attention(flow: Flow, func: Any, args: Sequence[Any], kwargs: Mapping[str, Any], out: Any) -> None:
-    """Fused attention, divided by the root of the width unless it is told otherwise."""
+    """Fused attention, divided by the root of the width unless a scale is given."""
     _fused_attention(flow, func, args[:3], argument(func, args, kwargs, "scale") is None, out)
 
 
@@ -265,7 +265,7 @@ def _fused_attention(flow: Flow, func: Any, given: Sequence[Tensor], is_divided:
 
 
 def _flex_attention(flow: Flow, func: Any, args: Sequence[Any], kwargs: Mapping[str, Any], out: Any) -> None:
-    """Attention with scores of one's own: what these read beside the positions keeps its size."""
+    """Attention with a custom score function: other tensors that this function reads keep their size."""
     for tensor in tensors_in(args[3:], dict(kwargs)):
         flow.fix(flow.of(tensor).grids, "they are read by the scores of a flexible attention")
     _fused_attention(flow, func, args[:3], False, out)
