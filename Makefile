@@ -4,13 +4,19 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 WORKERS ?= 2
 
-.PHONY: demo test check format reports clean
+# for `pytest`: distribute by test; tests that share an expensive fixture stay together
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/pytest -n $(WORKERS) --dist loadgroup
+
+.PHONY: demo test test-all check format reports clean
 
 demo: $(VENV)/.installed ## run the main job on the embedded digits
 	$(BIN)/prunekit demo --output demo
 
-test: $(VENV)/.installed-test ## all tests
-	OMP_NUM_THREADS=1 $(BIN)/pytest -n $(WORKERS) --dist loadfile
+test: $(VENV)/.installed-test ## the fast tests: every kind of behaviour
+	$(PYTEST) -m "not slow"
+
+test-all: $(VENV)/.installed-test ## all tests: also kills, other people's networks, several processes, the browser, more examples
+	$(PYTEST) --hypothesis-profile thorough
 
 check: $(VENV)/.installed-test ## format, lint, types, floors
 	$(BIN)/ruff format --check .
