@@ -1,5 +1,6 @@
 import functools
 import os
+from fnmatch import fnmatch
 
 # Before torch is imported: sums over several threads differ in their last bits.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -41,10 +42,21 @@ def bench():
 
 @pytest.hookimpl(tryfirst=True)  # before xdist reads the groups
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Tests that share a fixture of their module or session stay in one worker; all others go to whichever is free."""
+    """Tests that share a fixture of their module or session stay in one worker; all others go to whichever is free.
+
+    ``slow_but(*patterns)`` marks the cases of a test as slow whose ids match none of the patterns.
+    """
     for item in items:
+        if (but := item.get_closest_marker("slow_but")) and not any(fnmatch(_case(item), each) for each in but.args):
+            item.add_marker(pytest.mark.slow)
         if (shared := _shared_fixture(item)) and item.get_closest_marker("xdist_group") is None:
             item.add_marker(pytest.mark.xdist_group(shared))
+
+
+def _case(item: pytest.Item) -> str:
+    """What stands in brackets behind a test's name."""
+    callspec = getattr(item, "callspec", None)
+    return "" if callspec is None else callspec.id
 
 
 def _shared_fixture(item: pytest.Item) -> str:
@@ -83,9 +95,13 @@ def pytest_runtest_call(item: pytest.Item):
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     """The tests that took the most processor time."""
     reports = [report for report in terminalreporter.getreports("passed") if report.when == "call"]
-    times = sorted(((dict(report.user_properties)["processor seconds"], report.nodeid) for report in reports), reverse=True)
+    times = sorted(
+        ((dict(report.user_properties)["processor seconds"], report.nodeid) for report in reports), reverse=True
+    )
     if not times:
         return
-    terminalreporter.write_sep("-", f"processor time: {sum(seconds for seconds, _ in times):.0f} s in tests; the most expensive")
+    terminalreporter.write_sep(
+        "-", f"processor time: {sum(seconds for seconds, _ in times):.0f} s in tests; the most expensive"
+    )
     for seconds, name in times[:15]:
         terminalreporter.write_line(f"{seconds:7.2f} s  {name}")

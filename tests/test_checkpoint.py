@@ -712,6 +712,7 @@ main()
 """
 
 
+@pytest.mark.slow
 def test_a_hub_id_is_read_from_the_hubs_cache_and_told_when_it_cannot_be_fetched(base, folders, tmp_path):
     model = tmp_path / "hub" / "models--tiny--ddpm-digits"
     revision = "0123456789abcdef0123456789abcdef01234567"

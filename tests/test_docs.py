@@ -92,6 +92,7 @@ def test_the_example_scores_nearly_all_of_the_network(name: str) -> None:
     assert not np.allclose(first, last, rtol=0.05)
 
 
+@pytest.mark.slow_but("*-taylor", "*-magnitude")
 @pytest.mark.parametrize("by", sorted(set(CRITERIA) - {"proxy"}))
 @pytest.mark.parametrize("name", CODEBASES)
 def test_every_criterion_works_there(name: str, by: str) -> None:
@@ -100,6 +101,7 @@ def test_every_criterion_works_there(name: str, by: str) -> None:
         assert all(values.any() and np.isfinite(values).all() for values in by_name.values())
 
 
+@pytest.mark.slow_but("Plain diffusers")
 @pytest.mark.parametrize("name", CODEBASES)
 def test_the_loss_measures_the_network_that_it_is_given(name: str) -> None:
     """One that held on to the full network would see no rise when channels are removed."""
@@ -139,6 +141,7 @@ def test_the_pages_tables_list_proposers_and_proxies_and_their_defaults() -> Non
     assert f"| `{options.proxy}` (default) |" in SEARCH_PAGE
 
 
+@pytest.mark.slow_but("Plain diffusers")
 @pytest.mark.parametrize("name", CODEBASES)
 def test_the_search_page_prunes_other_peoples_networks_to_the_target(name: str) -> None:
     names = execute(name, by="'magnitude'")

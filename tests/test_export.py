@@ -139,6 +139,7 @@ def test_the_command_writes_a_base_and_never_over_a_file(tmp_path, monkeypatch, 
     assert (tmp_path / "model.onnx").read_bytes() == before
 
 
+@pytest.mark.slow
 def test_the_command_writes_one_file_per_expert(bench, tmp_path, monkeypatch, capsys):
     tiny, groups = bench("unet"), TimestepGroups.from_cuts(10, [4])
     about = {"noise_schedule": {"kind": "linear", "num_timesteps": 10}}

@@ -50,6 +50,7 @@ def test_stated_accuracy_of_the_digits_extractor_is_measured_again_on_images_it_
     assert extractor.accuracy > 0.97
 
 
+@pytest.mark.slow
 @pytest.mark.fashion
 @pytest.mark.skipif(not FASHION.is_dir(), reason="needs Debian's package dataset-fashion-mnist")
 def test_stated_accuracy_of_the_fashion_extractor_is_measured_again_on_the_test_part():

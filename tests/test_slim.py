@@ -77,6 +77,7 @@ def refused(folder, kind=FileFormatError):
     return message
 
 
+@pytest.mark.slow_but("unet-even", "unet-scale-shift-whole")
 @pytest.mark.parametrize("mode", ["even", "whole"])
 @pytest.mark.parametrize("name", UNETS)
 def test_saving_and_loading_changes_no_bit(bench, tmp_path, name, mode):
@@ -566,6 +567,7 @@ WORDS = st.text(max_size=60) | st.sampled_from(
 )
 
 
+@pytest.mark.slow
 @settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(word=WORDS)
 def test_no_text_of_a_config_can_add_to_the_front_matter_or_the_page(slim, tmp_path, word):

@@ -61,6 +61,7 @@ def shortened(source: str) -> str:
     )
 
 
+@pytest.mark.slow
 def test_the_tutorial_is_ten_lines_and_gives_experts_that_a_pipeline_takes(desk: Path) -> None:
     making, using = blocks(TUTORIAL, "python")
     lines = [line for line in making.splitlines() if line.strip() and not line.startswith(("from ", "import "))]

@@ -96,6 +96,7 @@ def test_importance_is_a_map_and_a_heatmap(journey, desk):
 # costs: of a base in test_cost.py
 
 
+@pytest.mark.slow
 def test_costs_of_slim_models_and_experts_agree(journey, desk):
     experts = done("prunekit cost experts/ --json").json
     slims = [done(f"prunekit cost slim/group-{i} --json --no-compare").json for i in (0, 3)]
@@ -134,6 +135,7 @@ def test_a_bare_state_dict_is_read_with_its_architecture(journey, tmp_path):
 # JSON, and nothing else, on standard output
 
 
+@pytest.mark.slow
 def test_every_command_speaks_json(journey, tmp_path, monkeypatch):
     shutil.copy("base.pt", tmp_path / "base.pt")
     monkeypatch.chdir(tmp_path)

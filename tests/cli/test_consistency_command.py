@@ -78,6 +78,7 @@ def test_the_table_shows_steps_groups_and_seams(compared):
     assert lines[-1] == "Written to consistency"
 
 
+@pytest.mark.slow
 def test_json_is_the_file_and_equal_seeds_give_it_again(folder, compared, tmp_path, monkeypatch):
     monkeypatch.chdir(folder)
     again = done(f"{LINE.format('experts')} --json --output {tmp_path}/again").json

@@ -5,6 +5,7 @@ import shutil
 from pathlib import Path
 
 import numpy as np
+import pytest
 from command_line import TINY, done, listing, typed
 
 from prunekit.slim import load_slim
@@ -12,6 +13,7 @@ from prunekit.slim import load_slim
 STEP = "--max-train-steps 1 --train-batch-size 2"
 
 
+@pytest.mark.slow
 def test_from_training_to_fine_tuning_without_naming_the_images_again(tmp_path, monkeypatch):
     images, work = tmp_path / "zaphod" / "pics.npz", tmp_path / "work"
     for folder in (images.parent, work):

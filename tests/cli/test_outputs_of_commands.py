@@ -97,6 +97,7 @@ def test_what_prunekit_did_not_write_stays(workshop, monkeypatch, line, said):
     assert listing(workshop) == before
 
 
+@pytest.mark.slow
 def test_an_earlier_output_is_replaced_and_overwrite_replaces_any_file(workshop, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     for name in ("slim", "experts"):
@@ -116,6 +117,7 @@ def test_an_earlier_output_is_replaced_and_overwrite_replaces_any_file(workshop,
     assert not [name for name in listing(tmp_path) if name.endswith(".part")]
 
 
+@pytest.mark.slow
 def test_assembling_puts_a_slim_model_back_that_a_kill_left_aside(workshop, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     shutil.copytree(workshop / "slim", "slim")

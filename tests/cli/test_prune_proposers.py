@@ -8,6 +8,7 @@ from command_line import done, typed
 LINE = "prunekit prune embedded:digits --group 3 --target 0.7 --samples 16 --json"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["evolution", "tpe"])
 def test_trials_are_measured_once_and_repeated_from_the_journal(tmp_path, monkeypatch, name):
     monkeypatch.chdir(tmp_path)

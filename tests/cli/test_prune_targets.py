@@ -31,6 +31,7 @@ def test_a_target_of_parameters_in_multiples_by_resolution(tmp_path, monkeypatch
     assert all(len(kept) % 8 == 0 for kept in slim.plan.kept.values())
 
 
+@pytest.mark.slow
 def test_a_target_of_latency_measures_once_and_keeps_the_table(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     of, calls = LatencyTable.of, []

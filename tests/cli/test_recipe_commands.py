@@ -53,6 +53,7 @@ def test_the_base_of_a_recipe_is_trained_as_the_recipe_says(folder):
     assert (base.provenance["steps"], base.provenance["batch_size"]) == (3, 8)
 
 
+@pytest.mark.slow
 def test_a_recipe_runs_on_the_base_that_was_trained_apart(folder, monkeypatch):
     monkeypatch.chdir(folder)
     done("prunekit run small.yaml --base own.pt --output made")

@@ -96,6 +96,7 @@ def test_samples_of_an_embedded_base_have_a_plain_name(journey, tmp_path, monkey
     assert sorted(listing(tmp_path)) == ["samples", "samples/embedded-digits.npz", "samples/embedded-digits.png"]
 
 
+@pytest.mark.slow
 def test_a_target_needs_no_allocation(journey, tmp_path, monkeypatch):
     shutil.copy("base.pt", tmp_path / "base.pt")
     monkeypatch.chdir(tmp_path)
@@ -184,6 +185,7 @@ def test_a_report_is_made_again_from_a_published_manifest(run_folder, tmp_path, 
     assert done("prunekit report published --json").json == {"report": "published/report/index.html"}
 
 
+@pytest.mark.slow
 def test_all_reports_of_a_folder_are_made_again_with_a_page_over_them(run_folder, tmp_path, monkeypatch):
     folder, _, _ = run_folder
     before = (folder / "reports" / "index.html").read_bytes()  # from publishing

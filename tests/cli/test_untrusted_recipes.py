@@ -56,6 +56,7 @@ def write(path, url, variable=STOLEN, **changes):
     path.write_text(yaml.safe_dump(data))
 
 
+@pytest.mark.slow
 def test_nothing_is_sent_or_written_without_a_confirmation_and_the_key_goes_out_with_it(server, tmp_path):
     write(tmp_path / "r.yaml", server.url)
     before = listing(tmp_path)

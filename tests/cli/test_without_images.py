@@ -24,6 +24,7 @@ def bare(tmp_path, monkeypatch):
     return tmp_path
 
 
+@pytest.mark.slow_but("oneshot-magnitude")
 @pytest.mark.parametrize("criterion", ["magnitude", "magnitude-l1", "fpgm", "random"])
 @pytest.mark.parametrize("proposer", ["oneshot", "uniform"])
 def test_pruning_by_the_weights_asks_for_no_images(bare, criterion, proposer):

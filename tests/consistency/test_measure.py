@@ -45,6 +45,7 @@ def test_a_model_is_like_itself_at_every_evaluation(model, sampler):
     assert found.seams == ()
 
 
+@pytest.mark.slow_but("*decoder*")
 @pytest.mark.parametrize("whole", [experts, lambda base: MultiDecoderUNet.from_unet(base, GROUPS)])
 def test_experts_that_are_copies_of_the_base_are_like_it(model, whole):
     found = compared(model, whole(model))

@@ -40,6 +40,7 @@ def test_teacher_forcing_localises_the_damage_and_free_running_carries_it_on(fou
     assert found.steps[-1].same.mean("mse") > 0
 
 
+@pytest.mark.slow
 def test_seams_of_the_first_model_are_measured_too(base):
     found = compared(experts(base, 0), experts(base, 3))
     assert [(seam.model, seam.timestep) for seam in found.seams] == [(m, t) for m in "ab" for t in (80, 50, 20)]

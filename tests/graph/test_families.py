@@ -200,6 +200,7 @@ def test_nothing_but_the_output_is_left_whole(name):
     )
 
 
+@pytest.mark.slow
 def test_weights_that_are_normalised_where_they_are_used_can_shrink():
     tiny = traced("karras", "even", "whole")
     plan = tiny.plan(tiny.smallest)

@@ -38,6 +38,7 @@ def test_large_networks_have_the_groups_of_small_ones(step, monkeypatch):
     assert set(small.left_whole) == set(large.left_whole)
 
 
+@pytest.mark.slow
 def test_a_unet_has_the_same_groups_and_costs(monkeypatch):
     small, large = both(unet(), unet_inputs(), monkeypatch)
     assert (small.fingerprint, small.products, small.parameters) == (

@@ -224,6 +224,7 @@ def test_odd_networks_in_any_precision_and_batch(dtype, batch):
     assert run_once(pruned, inputs)["out"].dtype == dtype
 
 
+@pytest.mark.slow
 def test_channels_last_and_timesteps_without_a_dimension_change_nothing():
     expected = trace(unet(), unet_inputs()).fingerprint
     sample = unet_inputs()["sample"].to(memory_format=torch.channels_last)

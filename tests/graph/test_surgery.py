@@ -40,6 +40,7 @@ def silenced(tiny, plan):
     return model
 
 
+@pytest.mark.slow_but("conv*", "mlp*", "embedding*", "two-norms*", "products*", "unet-even", "unet-scale-shift-whole")
 @pytest.mark.parametrize(("name", "mode"), CASES)
 def test_any_plan_costs_what_the_closed_form_says_and_evaluates_as_the_sliced_tensors(bench, name, mode):
     tiny = bench(name, mode)

@@ -110,6 +110,7 @@ def test_tracing_leaves_the_network_as_it_was():
     assert torch.equal(torch.get_rng_state(), rng)
 
 
+@pytest.mark.slow
 def test_frozen_weights_checkpointing_and_a_surrounding_no_grad_make_no_difference(bench):
     expected = bench("unet").graph.fingerprint
     frozen = unet().requires_grad_(False)

@@ -231,6 +231,7 @@ def test_a_channel_that_nothing_reads_does_not_matter(by):
     assert (np.abs(np.delete(found, 4)) > abs(found[4])).all()
 
 
+@pytest.mark.slow_but("magnitude", "taylor")
 @pytest.mark.parametrize("by", sorted(set(CRITERIA) - {"proxy"}))
 def test_how_norms_will_shrink_changes_no_score(by):
     found = [
@@ -241,6 +242,7 @@ def test_how_norms_will_shrink_changes_no_score(by):
     assert all((values > 0).any() for values in found[0].of(1).values())
 
 
+@pytest.mark.slow_but("magnitude", "taylor", "fisher")
 @every
 def test_unets_with_norms_skips_and_attention(by):
     found = importance(unet(), unet_inputs(), unet_loss, [GROUPS[2]], by=by, samples=8)

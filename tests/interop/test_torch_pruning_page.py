@@ -4,6 +4,7 @@ import re
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 from networks import unet, unet_inputs
 from torch import Generator, Tensor, nn
@@ -14,6 +15,7 @@ from prunekit.groups import TimestepGroups
 PAGE = (Path(__file__).resolve().parents[2] / "docs" / "torch-pruning.md").read_text(encoding="utf-8")
 
 
+@pytest.mark.slow
 def test_the_page_prunes_by_their_pruner_and_by_our_plan() -> None:
     def loss(model: nn.Module, timesteps: Tensor, generator: Generator) -> Tensor:
         noise = torch.randn(len(timesteps), 1, 8, 8, generator=generator)

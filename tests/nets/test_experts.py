@@ -231,6 +231,7 @@ class TestStanding:
 
 
 class TestFiles:
+    @pytest.mark.slow_but("all")
     @pytest.mark.parametrize("resident", ["all", "one"])
     def test_saving_and_loading_changes_no_bit(self, experts, folder, resident):
         again = load_experts(folder, resident)
@@ -243,6 +244,7 @@ class TestFiles:
             for timestep in (0, 30, 60, 90, 31):
                 assert torch.equal(again(x, timestep).sample, experts(x, timestep).sample)
 
+    @pytest.mark.slow
     def test_one_resident_expert_means_one(self, folder, monkeypatch):
         experts = load_experts(folder, "one")
         assert sum(parameter.numel() for parameter in experts.parameters()) == 0
@@ -259,6 +261,7 @@ class TestFiles:
             assert experts(batch(1).double(), 90).sample.dtype == torch.float64
         assert experts.dtype == torch.float64
 
+    @pytest.mark.slow
     def test_loading_one_resident_expert_holds_no_other(self, folder, monkeypatch):
         alive = []
         real = prunekit.nets.experts.load_slim
@@ -331,6 +334,7 @@ class TestFiles:
 
 
 class TestStockPipelines:
+    @pytest.mark.slow_but("all-DDIM")
     @pytest.mark.parametrize("name", ["DDPM", "DDIM"])
     @pytest.mark.parametrize("resident", ["all", "one"])
     def test_are_served_and_give_the_images_of_our_own_loop(self, folder, name, resident, monkeypatch):

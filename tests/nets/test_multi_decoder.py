@@ -169,6 +169,7 @@ class TestWidths:
 
 
 class TestPruning:
+    @pytest.mark.slow_but("None")
     @pytest.mark.parametrize("widths", [None, TAILORED])
     @torch.no_grad()
     def test_decoders_are_pruned_and_the_encoder_stays(self, widths):

@@ -131,6 +131,7 @@ def test_a_comparison_of_stages_trains_uniformly(tmp_path):
         recipe_of(tmp_path, both)
 
 
+@pytest.mark.slow
 def test_trainings_in_processes_of_their_own_give_the_same(manifest, tmp_path):
     run_of(recipe(tmp_path), tmp_path / "run", executor=Processes(2, 0)).execute()
     other = read_json(tmp_path / "run" / "manifest.json")

@@ -137,6 +137,7 @@ def test_a_second_run_keeps_everything(folder, manifest):
     assert read_json(folder / "run" / "manifest.json")["evidence"] == manifest["evidence"]
 
 
+@pytest.mark.slow
 def test_other_seeds_fine_tune_what_one_search_found_and_processes_give_the_same(manifest, tmp_path):
     def other(data):
         data["evidence"] |= {"entries": {name: ENTRIES[name] for name in ("experts 0.8", "taught")}, "seeds": [0, 1]}

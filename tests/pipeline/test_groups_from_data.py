@@ -13,6 +13,7 @@ QUICK = {"groups__count": 2, "groups__samples": 4, "groups__nodes": 8}
 ONLY = {"prune": None, "finetune": None, "evaluation": None}
 
 
+@pytest.mark.slow_but("similarity")
 @pytest.mark.parametrize("method", ["similarity", "gradient"])
 def test_a_recipe_cuts_by_what_it_has(execute, tmp_path, quick, method):
     recipe = micro(groups__method=method, **QUICK, **ONLY)

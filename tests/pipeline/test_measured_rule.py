@@ -16,6 +16,7 @@ BEFORE = ["base", "groups", "importance", *FRONTIERS, "allocate"]
 PRUNE = ["prune group 0", "prune group 1"]
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("quick")
 def test_a_measured_run_searches_first_ends_and_is_kept(tmp_path, execute):
     assert execute(micro(**MEASURED), tmp_path).made == [*BEFORE, *PRUNE]
@@ -44,6 +45,7 @@ def test_a_measured_run_searches_first_ends_and_is_kept(tmp_path, execute):
     assert execute(deeper, tmp_path).made == [*FRONTIERS, "allocate", *PRUNE]
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("quick")
 def test_a_measured_run_goes_on_where_it_stopped(tmp_path, monkeypatch):
     calls = []

@@ -111,6 +111,7 @@ def test_what_is_measured_is_whole_and_finite(manifest):
     assert tailored["sampling_macs"] == pytest.approx(sum(tailored["stage_macs"]) / 2)
 
 
+@pytest.mark.slow
 def test_a_second_run_keeps_all_and_another_seed_trains_its_networks_only(folder):
     spy = Spy()
     MultistageRun(recipe(folder), folder / "run", spy).execute()
@@ -167,6 +168,7 @@ def test_a_comparison_needs_a_model_to_train_and_an_evaluation(tmp_path):
             recipe_of(tmp_path, {**TINY, **change})
 
 
+@pytest.mark.slow
 def test_a_trained_base_goes_on_whole_and_in_stages(tmp_path):
     section = {
         **TINY["multistage"],
@@ -183,6 +185,7 @@ def test_a_trained_base_goes_on_whole_and_in_stages(tmp_path):
         recipe_of(tmp_path, {**TINY, "base": base})
 
 
+@pytest.mark.slow
 def test_networks_in_processes_of_their_own_give_the_same(manifest, tmp_path):
     MultistageRun(recipe(tmp_path), tmp_path / "run", executor=Processes(2, 0)).execute()
     other = read_json(tmp_path / "run" / "manifest.json")

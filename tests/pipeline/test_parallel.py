@@ -105,6 +105,7 @@ def test_processes_make_what_a_run_in_turn_makes_byte_for_byte(finished, tmp_pat
     assert spy.made == []
 
 
+@pytest.mark.slow
 def test_jobs_of_a_measured_run_search_first(tmp_path, quick):
     measured = {"allocation__rule": "measured", "allocation__frontier_floor": 0.5, "finetune": None, "evaluation": None}
     executor = Inline()

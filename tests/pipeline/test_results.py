@@ -102,6 +102,7 @@ def test_the_embedded_bases_own_training_is_known(manifest, finished):
     assert sentence in (finished / "report" / "index.html").read_text().replace("\N{NO-BREAK SPACE}", " ")
 
 
+@pytest.mark.slow
 def test_the_ledger_counts_what_really_goes_through_networks(finished, manifest, monkeypatch):
     """A search and the scores before it, with every pass counted where it happens."""
     recipe, base = micro(), open_base("embedded:digits")

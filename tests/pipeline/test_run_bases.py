@@ -99,6 +99,7 @@ def path_recipe(path: Path | str, **data: Any) -> Recipe:
     return micro(base={"checkpoint": str(path)}, data=data or {"source": "digits"}, **BASE_ONLY)
 
 
+@pytest.mark.slow
 def test_a_base_can_be_a_path_and_is_read_again_when_it_changes(trained, tmp_path, execute):
     path, folder = tmp_path / "mine.pt", tmp_path / "run"
     shutil.copy(trained / "base.pt", path)

@@ -160,6 +160,7 @@ def test_a_comparison_checks_the_places_of_its_entries_before_it_trains(tmp_path
     assert listing(tmp_path) == {}
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("quick")
 def test_a_study_is_written_into_the_runs_folder(tmp_path, monkeypatch, execute):
     (tmp_path / "here").mkdir()

@@ -78,6 +78,7 @@ def test_a_change_runs_its_stage_and_what_follows_again(own_copy, monkeypatch, q
     assert spy.made == []
 
 
+@pytest.mark.slow
 def test_other_finetuning_leaves_the_pruned_models_and_changes_the_tuned(own_copy, execute, quick):
     before = weight_files(own_copy)
     spy = execute(micro(finetune__overlap=5, evaluation=None), own_copy)
@@ -119,6 +120,7 @@ def test_a_deleted_output_is_made_again_byte_by_byte(own_copy, finished, execute
         assert deleted.read_bytes() == (finished / path).read_bytes()
 
 
+@pytest.mark.slow
 def test_an_interrupted_run_goes_on_where_it_stopped_to_the_same_bytes(finished, tmp_path, quick):
     """Stopped at the third train step of the second expert, in another folder."""
 
@@ -165,6 +167,7 @@ def test_a_stage_that_stops_midway_is_kept_by_no_recipe(own_copy, finished, monk
     assert weight_files(own_copy) == weight_files(finished)
 
 
+@pytest.mark.slow
 def test_a_recipe_with_fewer_groups_in_the_same_folder_takes_its_own_only(own_copy, execute, quick):
     spy = execute(micro(groups__count=1, evaluation=None), own_copy)
     assert spy.made == ["groups", "allocate", "importance", "prune group 0", "finetune group 0", "assemble"]
@@ -188,6 +191,7 @@ def test_a_record_of_a_later_version_is_refused_by_its_name(tmp_path):
         Run(micro(), tmp_path)
 
 
+@pytest.mark.slow
 def test_a_folder_from_when_all_stages_were_in_one_file_is_gone_on_with(own_copy, execute, quick):
     records = [read_json(file) for file in sorted((own_copy / "stages").glob("*.json"))]
     stages = {r["name"]: {key: r[key] for key in ("key", "seconds", "facts")} for r in records}

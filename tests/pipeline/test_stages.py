@@ -224,6 +224,7 @@ def test_pruning_leaves_the_base_alone_and_repeats_itself(slims, bench, base, di
     assert result.macs == again.macs
 
 
+@pytest.mark.slow
 def test_the_whole_models_criterion_scores_one_group_as_it_scores_all(bench, digits):
     options = replace(OPTIONS, criterion="diff-pruning")
     together, alone = (score_groups(bench, digits.train, groups, options) for groups in (GROUPS, [GROUPS[0]]))

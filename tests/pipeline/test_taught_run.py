@@ -12,6 +12,7 @@ from prunekit.recipe import DistillationOptions, FinetuneOptions
 from prunekit.slim import load_slim
 
 
+@pytest.mark.slow
 def test_the_base_teaches_and_the_ledger_counts_its_passes(tmp_path):
     taught = {"weight": 0.5, "feature_weight": 0.5, "fade": "linear"}
     data = micro().model_dump()

@@ -95,6 +95,7 @@ def test_the_model_builds_without_memory_and_takes_the_recipes_images(name: str)
     check_images(data, spec_of(recipe))
 
 
+@pytest.mark.slow_but("latent-dit")
 @pytest.mark.parametrize("name", NAMES)
 def test_a_narrow_version_is_traced_counted_and_can_be_pruned(name: str) -> None:
     """The structure is the recipe's; widths and depth are those of a test."""
@@ -137,6 +138,7 @@ def test_one_step_of_the_recipes_own_model(name: str) -> None:
     assert not torch.equal(before, watched)
 
 
+@pytest.mark.slow
 def test_more_gpus_share_the_batch_and_not_the_hours() -> None:
     one, eight = estimated("imagenet64"), estimated("imagenet64", Machine("A100", 8))
     assert eight.memory("base")["activations"] * 8 == one.memory("base")["activations"]

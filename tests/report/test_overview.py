@@ -24,6 +24,7 @@ def test_every_run_is_there_with_its_claim_and_its_page(reports):
     assert not re.search(r"(src|href)=\"(https?:)?//", page)
 
 
+@pytest.mark.slow
 def test_reports_are_made_again_alike(reports, tmp_path):
     copy = shutil.copytree(reports, tmp_path / "copy")
     for run in ("experts", "stages", "curricula", "evidence"):

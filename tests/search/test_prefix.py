@@ -36,6 +36,7 @@ def probe_of(outputs, batches=1):
     return Probe(loss, TimestepGroup(0, 0, 10), samples=batches, chunk=1)
 
 
+@pytest.mark.slow_but("conv-*", "mlp-*", "unet-loss-3", "unet-scale-shift-bias-*")
 @pytest.mark.parametrize("batches", [1, 3])
 @pytest.mark.parametrize("kind", SHARING)
 @pytest.mark.parametrize("name", sorted(NETWORKS))

@@ -99,6 +99,7 @@ def test_what_measures_ends_with_no_more_loss_than_uniform(perceptron, name, rat
     assert losses[name] <= losses["uniform"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["evolution", "tpe"])
 def test_more_trials_end_with_less_loss_and_seeds_differ(tinies, name):
     tiny = tinies["unet"]

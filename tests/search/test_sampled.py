@@ -49,6 +49,7 @@ def test_one_worker_alone_is_deterministic_and_a_second_finds_the_study_done(tmp
     assert late.measured == []
 
 
+@pytest.mark.slow
 def test_another_search_in_the_same_file_is_another_study(tmp_path):
     tiny, study = trained(), str(tmp_path / "shared.log")
     tiny.search("tpe", 0.6, study=study)

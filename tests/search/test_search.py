@@ -68,6 +68,7 @@ def digits():
 
 @pytest.mark.parametrize("name", PROVEN)
 class TestEveryProposer:
+    @pytest.mark.slow_but("oneshot", "uniform")
     def test_ends_at_most_a_tenth_of_a_percent_below_the_target_and_never_above(self, digits, name):
         found = digits.once(name)
         assert 0 <= found.target - found.macs <= 0.001 * digits.bench.macs
@@ -157,6 +158,7 @@ def test_uniform_keeps_about_the_same_fraction_everywhere_whatever_the_scores(di
     assert others.widths == found.widths
 
 
+@pytest.mark.slow
 def test_greedy_repeats_itself_and_leaves_the_model_as_it_was_even_in_training_mode(digits):
     model = digits.model
     state = {key: value.clone() for key, value in model.state_dict().items()}
@@ -210,6 +212,7 @@ def on_paper(problem, scores, **options):
     return Task(problem, scores, evaluate, **options)
 
 
+@pytest.mark.slow
 @settings(max_examples=40, deadline=None)
 @given(
     st.sampled_from(sorted(set(PROPOSERS) - {"llm"})),
@@ -261,6 +264,7 @@ def test_a_recipe_has_an_endpoint_and_refuses_what_it_does_not_know():
             TypeAdapter(PruneOptions).validate_python({"search": {"proposer": "llm", "llm": wrong}})
 
 
+@pytest.mark.slow
 def test_a_round_takes_a_step_or_no_more_than_a_bite_of_a_channel_group(digits):
     def shares(found):
         """What each round left of the channel group that it cut, where that was more than a step."""
@@ -275,6 +279,7 @@ def test_a_round_takes_a_step_or_no_more_than_a_bite_of_a_channel_group(digits):
     assert min(shares(digits.search("greedy", ratio=0.5))) < 0.6
 
 
+@pytest.mark.slow
 def test_a_round_measures_as_many_afresh_as_it_is_told(digits):
     def by_round(**options):
         counts = Counter(entry["round"] for entry in digits.search("greedy", **options).measured)

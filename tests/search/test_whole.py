@@ -42,6 +42,7 @@ def test_a_network_that_cannot_shrink_is_told_with_its_reasons():
     problem(graph, model, inputs, 1.0).check()
 
 
+@pytest.mark.slow
 def test_a_network_that_shrinks_too_little_is_told_its_range():
     model, inputs = unet(), unet_inputs()
     with pytest.raises(BudgetError, match=r"is below what this network can be pruned to; expected .* of the base"):

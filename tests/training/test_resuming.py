@@ -172,6 +172,7 @@ class Server:
         return (folder / "weights").read_bytes()
 
 
+@pytest.mark.slow
 def test_a_killed_process_ends_in_the_same_bytes(tmp_path):
     """Real processes, killed at random moments, many of them while they write a checkpoint."""
     moments = random.Random(0)  # noqa: S311 - moments of kills
@@ -194,6 +195,7 @@ def test_a_killed_process_ends_in_the_same_bytes(tmp_path):
     assert killed >= 20
 
 
+@pytest.mark.slow
 def test_a_process_that_is_told_to_end_saves_its_last_step_first(tmp_path):
     """As a cluster does it: SIGTERM, between checkpoints and between reports."""
     options = {"steps": 400, "checkpoint_every": 400, "log_every": 100}

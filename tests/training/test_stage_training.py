@@ -148,6 +148,7 @@ def test_training_ends_when_no_stage_is_left_and_says_what_it_saw(tmp_path):
     assert (resumed.losses, again.history) == (result.losses, sampler.history)
 
 
+@pytest.mark.slow
 def test_a_run_that_stops_early_and_is_interrupted_ends_as_an_uninterrupted_one(tmp_path):
     def sampler():
         def loss(model, group):
@@ -179,6 +180,7 @@ def test_a_run_that_stops_early_and_is_interrupted_ends_as_an_uninterrupted_one(
         train(network(), objective(), StageTimesteps(GROUPS, "mixed"), OPTIONS, tmp_path)
 
 
+@pytest.mark.slow_but("uniform")
 @pytest.mark.parametrize("draw", DRAWS)
 def test_every_stage_learns(draw):
     net, aim = network(), objective()
