@@ -7,16 +7,16 @@ import signal
 import subprocess
 import sys
 import time
-from pathlib import Path
 
 import pytest
+import tiny_search
+from forking import forked, forked_ranks
 from loopback import loopback
 from tiny_search import trained
 
 from prunekit.errors import InputError
 from prunekit.search import Endpoint, Journal
 
-SCRIPT = Path(__file__).with_name("tiny_search.py")
 DETERMINISTIC = ["greedy", "evolution", "tpe"]
 
 
@@ -146,31 +146,50 @@ def test_what_a_language_model_said_is_not_asked_again(tiny, path):
             assert len(server.asked) - before == questions - said
 
 
-def start(name, folder, seconds, *launcher, proxy="loss"):
+def whole_search(name, folder, proxy="loss"):
+    """A search that nobody disturbs."""
+    folder.mkdir(exist_ok=True)
+    process = forked(tiny_search.main, name, folder, 0, proxy)
+    process.join()
+    assert process.exitcode == 0
+
+
+def launched(*arguments):
+    """Two ranks, started as a user starts them; gloo where there is no GPU, for all that the flag says."""
+    launcher = ["-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2", "--main_process_port", "0"]
+    command = [sys.executable, *launcher, tiny_search.__file__, *map(str, arguments)]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, *launcher, str(SCRIPT), name, str(folder), str(seconds), proxy]
-    return subprocess.Popen(command, env=environment, stderr=subprocess.PIPE)  # noqa: S603 - this test's own script
+    done = subprocess.run(command, env=environment, stderr=subprocess.PIPE, check=False)  # noqa: S603 - our own script
+    assert done.returncode == 0, done.stderr.decode()
+
+
+def forked_alike(*arguments):
+    """Two ranks, told of each other as the launcher would tell them."""
+    processes = forked_ranks(2, tiny_search.main, *arguments)
+    for process in processes:
+        process.join()
+    assert [process.exitcode for process in processes] == [0, 0]
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["greedy", "evolution"])
 def test_killed_at_any_moment_it_ends_at_the_same_plan_and_measures_nothing_twice(tmp_path, name):
     calm, killed = tmp_path / "calm", tmp_path / "killed"
-    for folder in (calm, killed):
-        folder.mkdir()
-    assert start(name, calm, 0).wait() == 0
+    killed.mkdir()
+    whole_search(name, calm)
     rng = random.Random(name)  # noqa: S311 - moments to kill at
     size = (calm / "search.jsonl").stat().st_size
     moments = sorted(rng.sample(range(size - 200), 5))
     journal = killed / "search.jsonl"
     for moment in moments:
-        process = start(name, killed, 0.02)
-        while process.poll() is None and not (journal.is_file() and journal.stat().st_size >= moment):
+        process = forked(tiny_search.main, name, killed, 0.02, "loss")
+        while process.is_alive() and not (journal.is_file() and journal.stat().st_size >= moment):
             time.sleep(0.001)
         time.sleep(rng.random() * 0.02)
-        process.send_signal(signal.SIGKILL)
-        assert process.wait() == -signal.SIGKILL
-    assert start(name, killed, 0).wait() == 0
+        process.kill()
+        process.join()
+        assert process.exitcode == -signal.SIGKILL
+    whole_search(name, killed)
     assert (killed / "plan-0.json").read_bytes() == (calm / "plan-0.json").read_bytes()
     assert journal.read_bytes() == (calm / "search.jsonl").read_bytes()
     evaluated, once = ((folder / "evaluated-0.txt").read_text().split() for folder in (killed, calm))
@@ -180,17 +199,15 @@ def test_killed_at_any_moment_it_ends_at_the_same_plan_and_measures_nothing_twic
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("name", "proxy"), [("greedy", "loss"), ("greedy", "least-squares"), ("evolution", "loss")])
-def test_two_ranks_share_the_work_and_end_at_the_plan_of_one_process(tmp_path, name, proxy):
+@pytest.mark.parametrize(
+    ("name", "proxy", "start"),
+    [("greedy", "loss", launched), ("greedy", "least-squares", forked_alike), ("evolution", "loss", forked_alike)],
+)
+def test_two_ranks_share_the_work_and_end_at_the_plan_of_one_process(tmp_path, name, proxy, start):
     one, two = tmp_path / "one", tmp_path / "two"
-    for folder in (one, two):
-        folder.mkdir()
-    assert start(name, one, 0, proxy=proxy).wait() == 0
-    # gloo where there is no GPU, for all that the flag says
-    launcher = "-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2", "--main_process_port", "0"
-    process = start(name, two, 0.02, *launcher, proxy=proxy)
-    _, errors = process.communicate()
-    assert process.returncode == 0, errors.decode()
+    two.mkdir()
+    whole_search(name, one, proxy)
+    start(name, two, 0.02, proxy)
     plan = (one / "plan-0.json").read_bytes()
     assert (two / "plan-0.json").read_bytes() == (two / "plan-1.json").read_bytes() == plan
     assert (two / "search.jsonl").read_bytes() == (one / "search.jsonl").read_bytes()
