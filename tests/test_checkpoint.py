@@ -646,7 +646,13 @@ def test_a_config_that_asks_for_more_than_the_file_has_is_refused_before_it_is_b
     ("schedule", "said"),
     [
         ({"kind": "linear", "num_timesteps": 10**12}, "noise schedule"),
-        ({"kind": "explicit", "betas": [[0.1]] * 3_000_000}, r"says of itself has 21,000,\d+ bytes; expected at most"),
+        pytest.param(
+            *(
+                {"kind": "explicit", "betas": [[0.1]] * 3_000_000},
+                r"says of itself has 21,000,\d+ bytes; expected at most",
+            ),
+            marks=pytest.mark.slow,
+        ),
     ],
 )
 def test_a_noise_schedule_without_end_is_refused(base, tmp_path, schedule, said):

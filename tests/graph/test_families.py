@@ -191,6 +191,7 @@ def heads_and_norms_fit(model):
             assert len(queries.weight) % heads[0] == 0
 
 
+@pytest.mark.slow_but("[!l]*", "lucid", "lucid-1d")
 @pytest.mark.parametrize("name", OUTPUT_ONLY)
 def test_nothing_but_the_output_is_left_whole(name):
     tiny = traced(name, "even", "whole")
