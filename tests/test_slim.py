@@ -11,8 +11,9 @@ from dataclasses import replace
 
 import pytest
 import torch
+from examples import examples
 from huggingface_hub import ModelCard
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, given
 from hypothesis import strategies as st
 from networks import NETWORKS, Mlp, rows
 from safetensors.torch import load_file, save_file
@@ -305,7 +306,7 @@ def test_a_copied_folder_loads(folder, tmp_path, slim):
     assert load_slim(str(tmp_path / "elsewhere")).plan == slim.plan
 
 
-@settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@examples(15, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(seed=st.integers(0, 10**6), name=st.sampled_from(UNETS), mode=st.sampled_from(["even", "whole"]))
 def test_any_plan_comes_back_bit_equal(bench, tmp_path, seed, name, mode):
     tiny = bench(name, mode)
@@ -568,7 +569,7 @@ WORDS = st.text(max_size=60) | st.sampled_from(
 
 
 @pytest.mark.slow
-@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@examples(25, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(word=WORDS)
 def test_no_text_of_a_config_can_add_to_the_front_matter_or_the_page(slim, tmp_path, word):
     texts = dict.fromkeys(("base_model", "criterion", "proposer", "base_sha256"), word)

@@ -6,7 +6,8 @@ import re
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from examples import examples
+from hypothesis import given
 from hypothesis import strategies as st
 from programs import LENGTH, STEPS, Program
 
@@ -58,7 +59,7 @@ def test_each_operation_is_followed_or_left_whole(step):
     assert set(graph.index) | set(graph.left_whole) >= {"layers.0"}
 
 
-@settings(max_examples=20, deadline=None)
+@examples(20)
 @given(
     st.lists(st.sampled_from(list(STEPS)), min_size=2, max_size=5),
     st.sampled_from(["whole", "even"]),

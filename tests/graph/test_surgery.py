@@ -1,7 +1,8 @@
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from examples import examples
+from hypothesis import given
 from hypothesis import strategies as st
 from networks import NETWORKS, Mlp, rows, unet
 from torch import nn
@@ -15,10 +16,6 @@ from prunekit.graph.surgery import all_tensors, tensors_of
 MODES = ("even", "whole")
 ONE_MODE = {"unet-unfused", "unet-normless", "unet-normless-one-head", "conv", "embedding", "products"}
 CASES = [(name, mode) for name in NETWORKS for mode in MODES if mode == "even" or name not in ONE_MODE]
-
-
-def examples(count):
-    return settings(max_examples=count, deadline=None)
 
 
 def tensor(output):

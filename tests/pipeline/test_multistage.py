@@ -112,7 +112,7 @@ def test_what_is_measured_is_whole_and_finite(manifest):
 
 
 @pytest.mark.slow
-def test_a_second_run_keeps_all_and_another_seed_trains_its_networks_only(folder):
+def test_a_second_run_keeps_all_and_another_seed_trains_its_networks_only(folder, manifest):
     spy = Spy()
     MultistageRun(recipe(folder), folder / "run", spy).execute()
     assert spy.made == []

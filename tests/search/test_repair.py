@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from examples import examples
+from hypothesis import given
 from hypothesis import strategies as st
 from networks import NETWORKS
 from torch import nn
@@ -79,7 +80,7 @@ def test_a_constant_channel_goes_to_the_bias_exactly():
     assert error(model, apply(model, graph, plan), inputs) > 1e-3
 
 
-@settings(max_examples=30, deadline=None)
+@examples(30)
 @given(
     st.sampled_from([perceptron, convolutions]), st.integers(0, 50), st.sets(st.integers(0, 7), min_size=1, max_size=6)
 )

@@ -3,7 +3,8 @@ import itertools
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from examples import examples
+from hypothesis import given
 from hypothesis import strategies as st
 from networks import rows, unet
 from torch import nn
@@ -143,7 +144,7 @@ def test_removal_starts_where_least_importance_is_lost_per_mac():
     assert steps[1] > 0
 
 
-@settings(max_examples=25, deadline=None)
+@examples(25)
 @given(st.integers(0, 10_000), st.floats(0.35, 1.0))
 def test_neighbours_are_legal_within_reach_and_never_above_the_target(bench, seed, ratio):
     tiny = bench("unet")
@@ -178,7 +179,7 @@ def test_pruned_tiny_networks_run(bench):
     assert apply(model, graph, plan)(torch.zeros(2, 6)).shape == (2, 3)
 
 
-@settings(max_examples=30, deadline=None)
+@examples(30)
 @given(
     st.sampled_from(["unet", "conv"]),
     st.sampled_from(["even", "whole"]),
