@@ -4,8 +4,8 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 WORKERS ?= 2
 
-# for `pytest`: distribute by test; tests that share an expensive fixture stay together
-PYTEST := OMP_NUM_THREADS=1 $(BIN)/pytest -n $(WORKERS) --dist loadgroup
+# distribute by test, but keep tests that share an expensive fixture together; keep bytecode for the processes that tests start
+PYTEST := PYTHONDONTWRITEBYTECODE= OMP_NUM_THREADS=1 $(BIN)/pytest -n $(WORKERS) --dist loadgroup
 
 .PHONY: demo test test-all check format reports clean
 
