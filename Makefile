@@ -4,8 +4,8 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 WORKERS ?= 2
 
-# distribute by test, but keep tests that share an expensive fixture together; keep bytecode for the processes that tests start
-PYTEST := PYTHONDONTWRITEBYTECODE= OMP_NUM_THREADS=1 $(BIN)/pytest -n $(WORKERS) --dist loadgroup
+# tests/conftest.py says which worker gets which test; processes that tests start find bytecode
+PYTEST := PYTHONDONTWRITEBYTECODE= OMP_NUM_THREADS=1 $(BIN)/pytest -n $(WORKERS)
 
 .PHONY: demo test test-all check format reports clean
 

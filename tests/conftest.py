@@ -1,6 +1,9 @@
 import functools
 import os
+import re
 from fnmatch import fnmatch
+from pathlib import Path
+from typing import Any
 
 # Before torch is imported: sums over several threads differ in their last bits.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -9,6 +12,7 @@ import hypothesis
 import pytest
 from benches import Bench
 from networks import NETWORKS
+from xdist.scheduler import LoadScopeScheduling
 
 from prunekit.cost import CostModel
 from prunekit.graph import trace
@@ -23,8 +27,13 @@ hypothesis.settings.load_profile("quick")
 MOST_SECONDS = 10.0
 """Processor time that a test may take without the mark ``slow``; on a quiet machine, such tests take less than three seconds."""
 
-SHARED_BY_ALL = {"bench", "tmp_path_factory", "worker_id", "testrun_uid"}
-"""Fixtures of the session that are cheap to make in every worker."""
+SHARED_IN_FOLDER = {
+    "tests/cli": r"journey|typed_once",
+    "tests/pipeline": r"finished|finished_run|own_copy",
+    "tests/report": r"full_run|reports",
+    "tests/training": r"uninterrupted",
+}
+"""Expensive fixtures of a folder's conftest: the files that use them stay in one worker."""
 
 
 @pytest.fixture(scope="session")
@@ -40,17 +49,12 @@ def bench():
     return make
 
 
-@pytest.hookimpl(tryfirst=True)  # before xdist reads the groups
+@pytest.hookimpl(tryfirst=True)  # before ``-m "not slow"`` looks
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Tests that share a fixture of their module or session stay in one worker; all others go to whichever is free.
-
-    ``slow_but(*patterns)`` marks the cases of a test as slow whose ids match none of the patterns.
-    """
+    """``slow_but(*patterns)`` marks the cases of a test as slow whose ids match none of the patterns."""
     for item in items:
         if (but := item.get_closest_marker("slow_but")) and not any(fnmatch(_case(item), each) for each in but.args):
             item.add_marker(pytest.mark.slow)
-        if (shared := _shared_fixture(item)) and item.get_closest_marker("xdist_group") is None:
-            item.add_marker(pytest.mark.xdist_group(shared))
 
 
 def _case(item: pytest.Item) -> str:
@@ -59,16 +63,29 @@ def _case(item: pytest.Item) -> str:
     return "" if callspec is None else callspec.id
 
 
-def _shared_fixture(item: pytest.Item) -> str:
-    """The fixture of the widest scope that a test uses, with the place that defines it; empty if there is none."""
-    found = getattr(item, "_fixtureinfo", None)
-    if found is None:  # a doctest
-        return ""
-    for scope in ("session", "package", "module", "class"):
-        for name, definitions in sorted(found.name2fixturedefs.items()):
-            if definitions[-1].scope == scope and name not in SHARED_BY_ALL:
-                return f"{definitions[-1].baseid}::{name}"
-    return ""
+class _ByTest(LoadScopeScheduling):
+    """Gives tests to whichever worker is free, one by one; files whose tests share what is expensive stay whole.
+
+    xdist's own ``--dist loadgroup`` does nothing under pytest 9.2, whose node ids cannot be given a group's name.
+    """
+
+    def _split_scope(self, nodeid: str) -> str:
+        path = nodeid.split("::")[0]
+        return _kept_together(self.config.rootpath / path, path) or nodeid
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> LoadScopeScheduling:
+    return _ByTest(config, log)
+
+
+@functools.cache
+def _kept_together(file: Path, name: str) -> str:
+    """What a file's tests share a worker for: its folder's fixtures, its own ones, its caches; empty if nothing."""
+    text = file.read_text(encoding="utf-8") if name.startswith("tests/") else ""
+    for folder, fixtures in SHARED_IN_FOLDER.items():
+        if name.startswith(f"{folder}/") and re.search(rf"\b({fixtures})\b", text):
+            return folder
+    return name if re.search(r'scope="(module|session)"|@(functools\.)?cache\b', text) else ""
 
 
 def _processor_seconds() -> float:
