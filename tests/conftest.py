@@ -51,16 +51,17 @@ def bench():
 
 @pytest.hookimpl(tryfirst=True)  # before ``-m "not slow"`` looks
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """``slow_but(*patterns)`` marks the cases of a test as slow whose ids match none of the patterns."""
+    """Mark the cases of parametrized tests as slow that ``slow_but`` and ``slow_cases`` speak of."""
     for item in items:
-        if (but := item.get_closest_marker("slow_but")) and not any(fnmatch(_case(item), each) for each in but.args):
+        but, cases = item.get_closest_marker("slow_but"), item.get_closest_marker("slow_cases")
+        if (but and not _is_among(item, but.args)) or (cases and _is_among(item, cases.args)):
             item.add_marker(pytest.mark.slow)
 
 
-def _case(item: pytest.Item) -> str:
-    """What stands in brackets behind a test's name."""
+def _is_among(item: pytest.Item, patterns: tuple[str, ...]) -> bool:
+    """Whether the case of a test, which stands in brackets behind its name, matches one of some patterns."""
     callspec = getattr(item, "callspec", None)
-    return "" if callspec is None else callspec.id
+    return callspec is not None and any(fnmatch(callspec.id, pattern) for pattern in patterns)
 
 
 class _ByTest(LoadScopeScheduling):

@@ -80,6 +80,7 @@ def test_there_are_three_examples_of_ten_lines_at_most() -> None:
         assert max(map(len, example.splitlines())) <= 132
 
 
+@pytest.mark.slow_but("Plain*")
 @pytest.mark.parametrize("name", CODEBASES)
 def test_the_example_scores_nearly_all_of_the_network(name: str) -> None:
     scores = run(name)
@@ -92,7 +93,7 @@ def test_the_example_scores_nearly_all_of_the_network(name: str) -> None:
     assert not np.allclose(first, last, rtol=0.05)
 
 
-@pytest.mark.slow_but("*-taylor", "*-magnitude")
+@pytest.mark.slow_but("Plain diffusers-taylor", "*-magnitude")
 @pytest.mark.parametrize("by", sorted(set(CRITERIA) - {"proxy"}))
 @pytest.mark.parametrize("name", CODEBASES)
 def test_every_criterion_works_there(name: str, by: str) -> None:

@@ -112,6 +112,7 @@ def test_features_do_not_depend_on_the_batch_or_the_mode():
     assert torch.equal(net.train()(images), together)
 
 
+@pytest.mark.slow
 def test_training_learns_repeats_exactly_and_leaves_the_global_generator_alone():
     images, labels = some_images()
     training = FeatureTraining(width=4, num_features=8, epochs=60, batch_size=8)

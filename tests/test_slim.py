@@ -421,6 +421,7 @@ HOSTILE = {
 }
 
 
+@pytest.mark.slow_cases("*layers*", "norms of no layer", "many wide blocks", "labels of*")
 @pytest.mark.filterwarnings("ignore:Initializing zero-element tensors")
 @pytest.mark.parametrize("name", HOSTILE)
 def test_a_hostile_config_is_refused_before_it_takes_memory_or_time(folder, name, monkeypatch):
@@ -587,6 +588,7 @@ def test_only_files_that_the_hub_takes_as_data_are_written(folder):
     assert {path.suffix for path in folder.rglob("*")} == {".md", ".json", ".safetensors"}
 
 
+@pytest.mark.slow_cases("layers in a block")
 @pytest.mark.parametrize("name", ["layers in a block", "a large image", "an import for an activation"])
 def test_the_command_line_refuses_a_hostile_folder_with_one_sentence(folder, name, monkeypatch, capsys):
     edited(folder, HOSTILE[name])

@@ -88,6 +88,7 @@ def test_json_is_the_file_and_equal_seeds_give_it_again(folder, compared, tmp_pa
     assert json.loads((tmp_path / "again" / "consistency.json").read_text()) == other
 
 
+@pytest.mark.slow
 def test_experts_of_unpruned_copies_are_the_base(folder, tmp_path, monkeypatch):
     monkeypatch.chdir(folder)
     told = done(f"{LINE.format('whole')} --json --output {tmp_path}/same").json
@@ -97,6 +98,7 @@ def test_experts_of_unpruned_copies_are_the_base(folder, tmp_path, monkeypatch):
     assert told["images"]["shuffled"]["ssim"]["mean"] < 0.9
 
 
+@pytest.mark.slow
 def test_architectures_may_differ_and_bare_state_dicts_come_with_theirs(folder, tmp_path, monkeypatch):
     monkeypatch.chdir(folder)
     line = f"--count 2 --num-inference-steps 2 --no-teacher-forced --json --output {tmp_path}/out"

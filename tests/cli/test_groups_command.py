@@ -38,6 +38,7 @@ def test_similarity_writes_groups_that_allocate_takes_and_a_picture():
     assert [group["start"] for group in allocated["groups"]] == [0, *grouping.groups.cuts]
 
 
+@pytest.mark.slow
 def test_the_same_seed_makes_the_same_files_and_json_is_the_file():
     line = (
         f"prunekit groups --method similarity --data digits --groups 4 {QUICK} --noise-schedule edm --num-timesteps 300"

@@ -80,6 +80,7 @@ def finished_by_and_by(server: CommandServer, folder: Path, words: list[str], nu
     raise AssertionError("it never came to its end")
 
 
+@pytest.mark.slow
 @SIGNALS
 def test_an_interrupted_train_ends_in_the_same_bytes(server, desk, number):
     train = f"prunekit train --config model.json --max-train-steps 40 --train-batch-size 4 {OFTEN} --output".split()

@@ -149,6 +149,13 @@ MISTAKES = {
 }
 
 
+@pytest.mark.slow_cases(
+    "evaluate experts --[!b]*",
+    "evaluate experts --base*",
+    "sample experts --num*",
+    "consistency base.pt experts*",
+    "prune base.pt --[st]*",
+)
 @pytest.mark.parametrize(("line", "message"), MISTAKES.items(), ids=[line[9:] for line in MISTAKES])
 def test_a_mistake_is_one_sentence_with_exit_code_2(workshop, monkeypatch, line, message):
     monkeypatch.chdir(workshop)

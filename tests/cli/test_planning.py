@@ -74,6 +74,7 @@ def test_planning_imports_nothing_heavy(tmp_path, arguments):
     assert done.stderr.strip() == "[]"
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not SCRIPT.is_file(), reason="prunekit is not installed beside this Python")
 @pytest.mark.parametrize(("arguments", "times"), [(["--help"], 2.0), (["allocate", "--budget", "0.8"], 2.8)])
 def test_planning_answers_at_once(tmp_path, arguments, times):

@@ -14,6 +14,7 @@ from prunekit.slim import load_slim
 LINE = "prunekit prune embedded:digits --group 1 --samples 16 --proposer oneshot --json"
 
 
+@pytest.mark.slow
 def test_a_target_of_parameters_in_multiples_by_resolution(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     facts = done(f"{LINE} --target 0.7 --target-of params --width-multiple 8:16,1:8").json

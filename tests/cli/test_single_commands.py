@@ -174,6 +174,7 @@ def test_a_second_run_says_that_everything_was_kept(run_folder):
     assert all(line.endswith("kept from before") for line in said)
 
 
+@pytest.mark.slow
 def test_a_report_is_made_again_from_a_published_manifest(run_folder, tmp_path, monkeypatch):
     folder, _, _ = run_folder
     published = Path(shutil.copytree(folder / "reports" / "micro", tmp_path / "published"))

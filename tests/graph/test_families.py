@@ -259,6 +259,7 @@ def groups_of_torch_pruning(model, inputs):
     return found
 
 
+@pytest.mark.slow_but("options0")
 @pytest.mark.parametrize("options", [{}, {"attention_head_dim": None}, {"layers_per_block": 2}])
 def test_plain_unets_have_the_groups_that_torch_pruning_finds(options):
     model = unet(**options)

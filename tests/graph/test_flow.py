@@ -53,6 +53,7 @@ def sequence(seed):
     return (torch.randn(1, LENGTH, 5, generator=torch.Generator().manual_seed(seed)),)
 
 
+@pytest.mark.slow_cases("flexible heads")
 @pytest.mark.parametrize("step", STEPS)
 def test_each_operation_is_followed_or_left_whole(step):
     graph = check(Program([step]).eval(), sequence(0), 0, plans=3)

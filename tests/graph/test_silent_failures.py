@@ -158,6 +158,7 @@ FAILURES = {
 }
 
 
+@pytest.mark.slow_cases("heads*", "norm groups*", "a conditional*", "defaults*")
 @pytest.mark.parametrize("failure", FAILURES)
 def test_what_fails_silently_elsewhere(failure):
     FAILURES[failure]()

@@ -110,6 +110,7 @@ def test_without_norms_over_channels_removing_channels_is_silencing_them(bench, 
     check()
 
 
+@pytest.mark.slow_but("unet")
 @pytest.mark.parametrize("name", ["unet", "unet-one-head", "unet-unfused"])
 def test_attention_narrowed_alone_keeps_the_scale_of_its_scores(bench, name):
     tiny = bench(name)

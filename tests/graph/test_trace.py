@@ -39,6 +39,7 @@ def test_a_flattening_ties_a_run_of_positions_to_each_channel():
 WHOLLY_KNOWN = ["unet", "unet-one-head", "unet-resnet-resampling", "unet-attention-norms", "unet-unfused"]
 
 
+@pytest.mark.slow_cases("*unfused", "even-unet-attention-norms")
 @pytest.mark.parametrize("name", WHOLLY_KNOWN)
 @pytest.mark.parametrize("mode", ["even", "whole"])
 def test_nothing_but_the_output_of_a_known_unet_is_left_whole(bench, name, mode):

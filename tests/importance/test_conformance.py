@@ -231,7 +231,7 @@ def test_a_channel_that_nothing_reads_does_not_matter(by):
     assert (np.abs(np.delete(found, 4)) > abs(found[4])).all()
 
 
-@pytest.mark.slow_but("magnitude", "taylor")
+@pytest.mark.slow_but("taylor")
 @pytest.mark.parametrize("by", sorted(set(CRITERIA) - {"proxy"}))
 def test_how_norms_will_shrink_changes_no_score(by):
     found = [

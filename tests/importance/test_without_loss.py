@@ -15,6 +15,7 @@ from prunekit.search import MEASURING_NOTHING, PROPOSERS, SearchOptions, search
 GROUPS = TimestepGroups.from_cuts(100, [50])
 
 
+@pytest.mark.slow_cases("fpgm", "magnitude-l1", "proxy", "activation")
 @pytest.mark.parametrize("by", sorted(CRITERIA))
 def test_criteria_without_a_loss_are_those_that_are_listed(by):
     model = unet()

@@ -184,6 +184,7 @@ class TestPruning:
             timestep = slim.group.start
             assert torch.equal(pruned(sample, timestep).sample, slim.model(sample, timestep).sample)
 
+    @pytest.mark.slow
     def test_a_plan_that_cuts_the_encoder_is_refused(self):
         net = multi()
         stage, inputs = net.stage(0), net.stage_spec().example_inputs()

@@ -77,6 +77,7 @@ def test_entries_differ_and_seeds_too(manifest):
     assert len({row["curve"][-1]["loss"] for row in manifest["curriculum"]}) == 6
 
 
+@pytest.mark.slow
 def test_a_second_run_trains_only_what_is_new(folder):
     spy = Spy()
     run_of(recipe(folder), folder / "run", spy).execute()

@@ -130,6 +130,7 @@ def test_cost_is_the_experts_own(manifest):
         assert 0.7 * whole < by_entry[name]["sampling_macs"] <= 0.8 * whole
 
 
+@pytest.mark.slow
 def test_a_second_run_keeps_everything(folder, manifest):
     spy = Spy()
     run_of(recipe(folder), folder / "run", spy).execute()

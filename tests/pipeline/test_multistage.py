@@ -120,6 +120,7 @@ def test_a_second_run_keeps_all_and_another_seed_trains_its_networks_only(folder
     assert spy.made == ["unified, seed 4", "equal, grouping 0, seed 4"]
 
 
+@pytest.mark.slow
 def test_the_report_is_made_from_the_manifest_alone(folder, manifest, tmp_path):
     target = publish(folder / "run", tmp_path)
     text = (target / "report" / "multistage.md").read_text()

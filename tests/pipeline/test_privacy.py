@@ -96,6 +96,7 @@ def test_cards_and_pages_have_the_images_name(home):
     assert manifest["base"]["data"]["sha256"] == load_images(str(home / "pics.npz")).sha256
 
 
+@pytest.mark.slow
 def test_a_manifest_of_an_earlier_version_is_published_and_shown_without_paths(home, tmp_path):
     old = tmp_path / "old"
     content = read_json(home / "run" / "manifest.json")

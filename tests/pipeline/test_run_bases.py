@@ -143,6 +143,7 @@ def colour(path: Path, side: int = 8, channels: int = 3) -> Path:
     return path
 
 
+@pytest.mark.slow_but("train")
 @pytest.mark.parametrize("source", ["embedded:digits", "path", "train"])
 def test_images_of_other_channels_or_size_are_refused_before_anything_runs(trained, tmp_path, execute, source):
     base = {"checkpoint": str(trained / "base.pt") if source == "path" else source}

@@ -87,6 +87,7 @@ def test_other_finetuning_leaves_the_pruned_models_and_changes_the_tuned(own_cop
     assert changed == {"slim", "experts"}
 
 
+@pytest.mark.slow
 def test_another_budget_prunes_to_it(own_copy, execute, quick):
     spy = execute(micro(allocation__budget=0.6, finetune=None, evaluation=None), own_copy)
     assert spy.made == ["allocate", "prune group 0", "prune group 1"]
@@ -110,6 +111,7 @@ DELETED = {
 }
 
 
+@pytest.mark.slow_cases("experts/*", "samples/*")
 @pytest.mark.parametrize(("path", "stage"), DELETED.items(), ids=DELETED.keys())
 def test_a_deleted_output_is_made_again_byte_by_byte(own_copy, finished, execute, quick, path, stage):
     deleted = own_copy / path
@@ -148,6 +150,7 @@ def test_an_interrupted_run_goes_on_where_it_stopped_to_the_same_bytes(finished,
         assert (folder / f"samples/{name}.npz").read_bytes() == (finished / f"samples/{name}.npz").read_bytes()
 
 
+@pytest.mark.slow
 def test_a_stage_that_stops_midway_is_kept_by_no_recipe(own_copy, finished, monkeypatch, execute, quick):
     """The other recipe's output is there when it stops, and must not pass for this one's."""
 

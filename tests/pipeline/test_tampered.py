@@ -302,6 +302,7 @@ def test_a_tampered_run_ends_as_an_untouched_one(own_copy, finished, quick, tamp
     assert read_json(own_copy / "evaluation.json")["losses"] == read_json(finished / "evaluation.json")["losses"]
 
 
+@pytest.mark.slow
 def test_an_edited_importance_is_published_as_it_was_made(own_copy, finished, quick, tmp_path):
     """The later stages are kept: they were made from what importance.json says again."""
     change_json(own_copy / "importance.json", edit_importance)

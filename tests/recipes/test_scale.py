@@ -75,6 +75,7 @@ def data_for(recipe: Recipe, count: int = 4) -> ImageSplit:
     return ImageSplit(part, part, recipe.name, shape[-1])
 
 
+@pytest.mark.slow_but("ddpm*")
 @pytest.mark.parametrize("name", NAMES)
 def test_the_comments_are_what_the_cost_model_says(name: str) -> None:
     text = path_of(name).read_text(encoding="utf-8")
@@ -148,6 +149,7 @@ def test_more_gpus_share_the_batch_and_not_the_hours() -> None:
     assert all(half[stage] == pytest.approx(2 * hours) for stage, hours in one.hours().items())
 
 
+@pytest.mark.slow
 def test_the_figures_in_the_comments_add_up() -> None:
     """By hand: three passes' worth of MACs for each image of each step, at 0.3 of 312 TFLOP/s."""
     found = estimated("latent-dit")

@@ -164,6 +164,7 @@ def test_the_error_against_the_base_is_at_least_that_of_the_images():
     assert "not clearly better than the base's, by 0.39 ± 0.30" in evidence_claim(manifest)
 
 
+@pytest.mark.slow
 def test_experts_without_fid_have_a_page(write_run, manifest):
     found = copy.deepcopy(evidence(features=None, no_features="unknown pictures."))
     for row in found["evidence"]:

@@ -125,6 +125,7 @@ def test_names_in_the_plot_cover_neither_each_other_nor_a_point():
         assert 0 <= one.x0 < one.x1 <= figure.bbox.x1
 
 
+@pytest.mark.slow
 def test_a_report_has_a_page_tables_and_pictures(tmp_path, manifest):
     (tmp_path / "samples").mkdir()
     (tmp_path / "manifest.json").write_text(json.dumps({**make_evidence(), "method": manifest}))

@@ -239,6 +239,7 @@ def test_hostile_names_are_text(write_run, manifest, importance):
     assert not any("onerror" in attributes for _, attributes in page.elements)
 
 
+@pytest.mark.slow
 def test_writing_again_gives_the_same_bytes_and_drops_what_is_stale(full_run, tmp_path):
     before = {path.name: path.read_bytes() for path in (full_run / "report").iterdir()}
     again = Path(shutil.copytree(full_run, tmp_path / "again"))

@@ -44,12 +44,14 @@ def digits():
 
 @pytest.mark.parametrize("name", PROXIES)
 class TestEveryProxy:
+    @pytest.mark.slow_cases("*recovery")
     def test_says_the_same_of_the_same_plan_whatever_it_was_asked_before(self, digits, name):
         first, other = digits.evaluate(name), digits.evaluate(name)
         some, more = digits.plan(0.7), digits.plan(0.4)
         told = [first(some), first(more)]
         assert [other(more), other(some), other(more)] == [told[1], told[0], told[1]]
 
+    @pytest.mark.slow_cases("*recovery")
     def test_rises_with_what_is_removed(self, digits, name):
         evaluate = digits.evaluate(name)
         mild, medium, severe = (evaluate(digits.plan(share)) for share in (0.85, 0.5, 0.2))

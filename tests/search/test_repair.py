@@ -126,6 +126,7 @@ def test_repaired_weights_are_laid_out_as_torch_lays_them_out():
             assert parameter.stride() == torch.empty(parameter.shape).stride()
 
 
+@pytest.mark.slow_cases("unet-[!s]*")
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("name", sorted(NETWORKS))
 def test_any_network_is_repaired_in_the_shapes_of_the_plan_and_stays_as_it_was(bench, name, kind):

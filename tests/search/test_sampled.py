@@ -18,6 +18,7 @@ def test_without_optuna_the_extra_is_named(monkeypatch, name):
         trained().search(name)
 
 
+@pytest.mark.slow_but("tpe")
 @pytest.mark.parametrize("name", ["evolution", "tpe"])
 def test_workers_that_share_a_study_share_its_trials_and_end_at_one_plan(tmp_path, name):
     study = str(tmp_path / "deep" / "shared.log")
