@@ -9,6 +9,7 @@ from prunekit.allocation import Allocation, Frontier, allocate
 from prunekit.errors import BudgetError, InputError
 from prunekit.groups import METHODS, Explicit, Grouping, TimestepGroups
 from prunekit.schedule import NoiseSchedule, sampler_timesteps
+from prunekit.schedule.diffusers import steps_as_planned, timesteps_refused
 
 __all__ = ["cut_groups", "cut_with_evidence", "evaluations", "plan_budget", "side_by_side"]
 
@@ -39,13 +40,14 @@ def cut_with_evidence(
 def evaluations(schedule: NoiseSchedule, sampler: str = "ddim", steps: int = 50) -> FloatArray:
     """Timestep of every network evaluation of a sampler, shape (evaluations,).
 
-    DDIM and DDPM are computed here as diffusers does; for any other sampler diffusers itself is asked, which imports torch.
+    DDIM and DDPM are computed here as diffusers does; for any other sampler diffusers itself is asked, which imports torch. The settings
+    of the pipeline's scheduler count, if the schedule has some.
 
     Raises:
         InputError: the sampler is unknown, or does not take so many steps.
     """
-    if sampler in _NUMPY_SAMPLERS:
-        return sampler_timesteps(schedule.num_timesteps, steps).astype(np.float64)
+    if sampler in _NUMPY_SAMPLERS and not timesteps_refused(schedule.scheduler):
+        return sampler_timesteps(schedule.num_timesteps, steps, *steps_as_planned(schedule.scheduler)).astype(np.float64)
     if not 1 <= steps <= schedule.num_timesteps:
         raise InputError(
             f"Got {steps} sampling steps for {schedule.num_timesteps} training timesteps; "
