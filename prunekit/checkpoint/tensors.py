@@ -66,7 +66,7 @@ def read_content(path: Path) -> tuple[dict[str, Any], Mapping[Any, Any]]:
         )
     content: Mapping[Any, Any]
     about: Any
-    if path.suffix == ".safetensors":
+    if path.suffix.lower() == ".safetensors":
         metadata, content = _read_safetensors(path)
         about = parse_json(metadata.get("prunekit", "{}").encode(), f"The metadata of {path}")
     else:

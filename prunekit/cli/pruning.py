@@ -27,12 +27,13 @@ from prunekit.cli.choices import (
 from prunekit.cli.console import chosen_allocation, data_options, emit, print_table, refuse_inputs
 from prunekit.cli.interrupts import keeping
 from prunekit.cli.options import ConfigOption, DataOption, InputsOption, Json, Resolution, Seed
+from prunekit.cli.reading_options import with_reading_options
 from prunekit.errors import InputError
 from prunekit.groups import TimestepGroups
 from prunekit.schedule import NoiseSchedule
 
 if TYPE_CHECKING:
-    from prunekit.checkpoint import Base
+    from prunekit.checkpoint import Asked, Base
     from prunekit.data import ImageSplit
     from prunekit.pipeline.stages import Bench
     from prunekit.search import SearchResult
@@ -41,6 +42,7 @@ if TYPE_CHECKING:
 __all__ = ["COMMANDS"]
 
 
+@with_reading_options
 def prune(
     base: BasePath,
     config: ConfigOption = None,
@@ -93,6 +95,8 @@ def prune(
     seed: Seed = 0,
     output: Annotated[Path, typer.Option(help="Folder; each slim model becomes group-N in it.")] = Path("slim"),
     json: Json = False,
+    *,
+    reading: "Asked | None",
 ) -> None:
     """Prune a base to a timestep group's target, by importance on the group's own timesteps."""
     from prunekit.data import note_place
@@ -108,7 +112,7 @@ def prune(
         raise InputError(f"{latency_table} does not exist; have one process measure it before several ranks search.")
     if (llm_endpoint is None) != (llm_model is None):
         raise InputError("Expected --llm-endpoint and --llm-model together.")
-    loaded = open_base(base, config, inputs)
+    loaded = open_base(base, config, inputs, reading)
     plan = _wanted_targets(allocation, target, loaded.schedule)
     partition = plan.timestep_groups
     check_timesteps(partition, loaded.schedule, base)

@@ -40,14 +40,16 @@ def cut_with_evidence(
 def evaluations(schedule: NoiseSchedule, sampler: str = "ddim", steps: int = 50) -> FloatArray:
     """Timestep of every network evaluation of a sampler, shape (evaluations,).
 
-    DDIM and DDPM are computed here as diffusers does; for any other sampler diffusers itself is asked, which imports torch. The settings
-    of the pipeline's scheduler count, if the schedule has some.
+    DDIM and DDPM are computed here as diffusers does; for any other sampler diffusers itself is asked, which imports torch.
+    The settings of the pipeline's scheduler count, if the schedule has some.
 
     Raises:
         InputError: the sampler is unknown, or does not take so many steps.
     """
     if sampler in _NUMPY_SAMPLERS and not timesteps_refused(schedule.scheduler):
-        return sampler_timesteps(schedule.num_timesteps, steps, *steps_as_planned(schedule.scheduler)).astype(np.float64)
+        return sampler_timesteps(schedule.num_timesteps, steps, *steps_as_planned(schedule.scheduler)).astype(
+            np.float64
+        )
     if not 1 <= steps <= schedule.num_timesteps:
         raise InputError(
             f"Got {steps} sampling steps for {schedule.num_timesteps} training timesteps; "

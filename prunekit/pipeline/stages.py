@@ -12,7 +12,7 @@ import torch
 from prunekit._files import write_json
 from prunekit._json import read_json
 from prunekit._leftovers import restore_within
-from prunekit.checkpoint import Base, ModelSpec, load_base, read_inputs
+from prunekit.checkpoint import Asked, Base, ModelSpec, load_base, read_inputs
 from prunekit.checkpoint.finite import first_not_finite
 from prunekit.cost import CostModel, LatencyModel, LatencyTable, verify
 from prunekit.data import ImageData, ImageSplit
@@ -56,22 +56,26 @@ __all__ = [
 EMBEDDED = "embedded:"
 
 
-def open_base(source: str, config: Path | str | None = None, inputs: Path | str | None = None) -> Base:
+def open_base(
+    source: str, config: Path | str | None = None, inputs: Path | str | None = None, asked: Asked | None = None
+) -> Base:
     """A base by path, or one that is shipped: ``embedded:digits``.
 
     Args:
         source: file, folder, id on the Hugging Face Hub, or name of an embedded base.
         config: JSON of the architecture, for a bare state dict.
         inputs: JSON of a forward pass's arguments, see :mod:`prunekit.checkpoint.inputs`; derived from the config if missing.
+        asked: which weights, and what the base was trained for, in place of what its files say.
     """
+    own = {} if asked is None else vars(asked)
     if not source.startswith(EMBEDDED):
-        return load_base(source, config, inputs=None if inputs is None else read_inputs(inputs))
+        return load_base(source, config, inputs=None if inputs is None else read_inputs(inputs), **own)
     name = source.removeprefix(EMBEDDED)
     asset = files("prunekit") / "assets" / f"{name}-base.safetensors"
     if not name.isalnum() or not asset.is_file():
         raise InputError(f"There is no embedded base {name!r}; expected embedded:digits, or a path.")
     with as_file(asset) as path:
-        return load_base(path)
+        return load_base(path, **own)
 
 
 @contextmanager

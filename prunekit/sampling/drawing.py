@@ -225,7 +225,7 @@ def make_sampler(
 def ddim_step(state: Tensor, clean: Tensor, timestep: float, target: float, schedule: NoiseSchedule) -> Tensor:
     """From x_t to a cleaner timestep, without noise of its own (DDIM, arXiv:2010.02502, eq. 12 with σ = 0), same shape.
 
-    The clean image is clamped as diffusers' DDIM does with the settings of ``schedule.scheduler``: to −1 … 1 unless they say otherwise.
+    The clean image is clamped as diffusers' DDIM does with the settings of ``schedule.scheduler``: to −1 … 1 unless these differ.
 
     Args:
         state: x_t, shape (batch, channels, height, width), on a variance-preserving scale.
@@ -237,10 +237,8 @@ def ddim_step(state: Tensor, clean: Tensor, timestep: float, target: float, sche
     signal, noise = _coefficients(timestep, schedule)
     to_signal, to_noise = _coefficients(target, schedule)
     settings = schedule.scheduler
-    if settings.get("clip_sample", True):
-        bound = float(settings.get("clip_sample_range", 1.0))
-        clean = clean.clamp(-bound, bound)
-    return to_signal * clean + to_noise * (state - signal * clean) / noise
+    bound = float(settings.get("clip_sample_range", 1.0)) if settings.get("clip_sample", True) else math.inf
+    return to_signal * clean.clamp(-bound, bound) + to_noise * (state - signal * clean) / noise
 
 
 def _coefficients(timestep: float, schedule: NoiseSchedule) -> tuple[float, float]:

@@ -13,7 +13,15 @@ from prunekit.errors import InputError
 from prunekit.schedule import NoiseSchedule
 from prunekit.schedule.diffusers import BETA_KEYS, changed_settings, is_flow, timesteps_refused
 
-__all__ = ["PIPELINE", "SAMPLERS", "check_network", "init_defaults", "make_scheduler", "real_timesteps", "set_timesteps"]
+__all__ = [
+    "PIPELINE",
+    "SAMPLERS",
+    "check_network",
+    "init_defaults",
+    "make_scheduler",
+    "real_timesteps",
+    "set_timesteps",
+]
 
 SAMPLERS = {
     "ddim": "DDIMScheduler",
@@ -111,7 +119,7 @@ def real_timesteps(name: str, steps: int, schedule: NoiseSchedule) -> FloatArray
 def set_timesteps(scheduler: Any, steps: int) -> None:
     """Prepare a scheduler for a number of steps.
 
-    A timestep below 0, which diffusers' ``trailing`` spacing adds where its rounding just misses 0, is left out: networks know none.
+    A timestep below 0, which diffusers' ``trailing`` spacing adds where its rounding just misses 0, is left out.
 
     Raises:
         InputError: the scheduler does not take so many steps.
@@ -155,7 +163,9 @@ def _scheduler_class(name: str, schedule: NoiseSchedule) -> tuple[Any, str]:
         )
     missing = getattr(found, "_backends", None)  # of a stand-in for a class whose packages are not installed
     if missing and "Dummy" in type(found).__name__:
-        raise InputError(f"{class_name} needs {', '.join(missing)}, which are not all installed; expected one of {_EXPECTED}.")
+        raise InputError(
+            f"{class_name} needs {', '.join(missing)}, which are not all installed; expected one of {_EXPECTED}."
+        )
     return found, class_name
 
 

@@ -14,7 +14,14 @@ from prunekit.schedule.noise import NoiseSchedule
 
 __all__ = ["BETA_KEYS", "changed_settings", "is_flow", "of_scheduler", "steps_as_planned", "timesteps_refused"]
 
-BETA_KEYS = ("num_train_timesteps", "beta_start", "beta_end", "beta_schedule", "trained_betas", "rescale_betas_zero_snr")
+BETA_KEYS = (
+    "num_train_timesteps",
+    "beta_start",
+    "beta_end",
+    "beta_schedule",
+    "trained_betas",
+    "rescale_betas_zero_snr",
+)
 """Settings that say the noise schedule itself."""
 
 _KINDS = {"linear": "linear", "scaled_linear": "scaled_linear", "squaredcos_cap_v2": "cosine", "sigmoid": "sigmoid"}

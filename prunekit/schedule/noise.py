@@ -231,7 +231,9 @@ class NoiseSchedule:
         options = dict(config)
         scheduler = options.pop("scheduler", {})
         if not isinstance(scheduler, Mapping):
-            raise InputError(f"A noise schedule's scheduler is {scheduler!r:.80}; expected the config of one of diffusers.")
+            raise InputError(
+                f"A noise schedule's scheduler is {scheduler!r:.80}; expected the config of one of diffusers."
+            )
         return replace(cls._of_kind(options), scheduler=scheduler)
 
     @classmethod
