@@ -92,7 +92,8 @@ class Asked:
 
     def _notes(self, found: Task, schedule: NoiseSchedule, source: object) -> Iterator[str]:
         if found.schedule is not None and self.noise_schedule is not None:
-            yield f"Using the noise schedule that was asked for ({_kind(schedule)}), not that of {source} ({_kind(found.schedule)})."
+            asked, own = _kind(schedule), _kind(found.schedule)
+            yield f"Using the noise schedule that was asked for ({asked}), not that of {source} ({own})."
         if self.prediction_type is not None and found.prediction_type not in (None, self.prediction_type):
             yield f"Using {self.prediction_type} predictions as asked for, not {found.prediction_type}, which {source} says."
         missing = {}
@@ -103,7 +104,8 @@ class Asked:
         if missing:
             taken, options = (" and ".join(each) for each in zip(*missing.values(), strict=True))
             yield (
-                f"{source} does not say its {' and '.join(missing)}: taking {taken}. Give {options} if it was trained otherwise."
+                f"{source} does not say its {' and '.join(missing)}: taking {taken}. "
+                f"Give {options} if it was trained otherwise."
             )
 
 
@@ -111,8 +113,8 @@ def named_schedule(text: str, num_timesteps: int = _UNSAID) -> NoiseSchedule:
     """A noise schedule by its name, or of a file.
 
     Args:
-        text: a kind, such as ``cosine``; a kind with its number of timesteps, as ``cosine:4000``; or a JSON file: a scheduler's config
-            as diffusers writes it, or a noise schedule as prunekit does.
+        text: a kind, such as ``cosine``; a kind with its number of timesteps, as ``cosine:4000``; or a JSON file: a scheduler's
+            config as diffusers writes it, or a noise schedule as prunekit does.
         num_timesteps: T where the text does not say it.
 
     Raises:
@@ -131,8 +133,8 @@ def named_schedule(text: str, num_timesteps: int = _UNSAID) -> NoiseSchedule:
         path /= "scheduler_config.json"
     if not path.is_file():
         raise InputError(
-            f"Unknown noise schedule {text[:80]!r}; expected one of {', '.join(_KINDS)}, one with its timesteps as in cosine:4000, or "
-            "a scheduler_config.json."
+            f"Unknown noise schedule {text[:80]!r}; expected one of {', '.join(_KINDS)}, one with its timesteps as in "
+            "cosine:4000, or a scheduler_config.json."
         )
     config = read_json(path, infinities=True)
     return read_scheduler(path).schedule if "_class_name" in config else read_schedule(config, str(path))

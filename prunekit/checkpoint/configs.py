@@ -38,8 +38,8 @@ class FoundConfig:
         if not self.ignored:
             return ()
         return (
-            f"The config of {source} has {', '.join(self.ignored)}, which {self.spec.class_name} of the installed diffusers does not "
-            "take; ignored.",
+            f"The config of {source} has {', '.join(self.ignored)}, which {self.spec.class_name} of the installed diffusers "
+            "does not take; ignored.",
         )
 
 

@@ -1,6 +1,6 @@
 """Where checkpoints keep a network's tensors: under prefixes and in dicts of dicts, and moving averages in four more layouts.
 
-- by name under a key or a prefix that says so: ``ema``, ``model_ema`` (k-diffusion), ``ema_model.`` (ema-pytorch), ``state_dict_ema``;
+- by name under a key or a prefix that says so: ``ema``, ``model_ema`` (k-diffusion), ``ema_model.`` (ema-pytorch);
 - a list in the order of the network's parameters: ``shadow_params`` (score_sde, torch-ema, diffusers' ``EMAModel``);
 - by name without dots: ``model_ema.`` (``LitEma`` of latent diffusion);
 - torch's ``AveragedModel``, which says so by its ``n_averaged``.

@@ -46,8 +46,8 @@ class FoundScheduler(NamedTuple):
 def read_scheduler(path: Path) -> FoundScheduler:
     """Read a ``scheduler_config.json``; it may name scheduler classes of diffusers only.
 
-    Infinities are read, since diffusers writes ``-Infinity`` where some schedulers have no bound. Keys that neither the class nor one
-    that it is compatible with takes are ignored, with a note, as diffusers ignores them.
+    Infinities are read, since diffusers writes ``-Infinity`` where some schedulers have no bound. Keys that neither the class nor
+    one that it is compatible with takes are ignored, with a note, as diffusers ignores them.
 
     Raises:
         MissingFileError: there is no such file.

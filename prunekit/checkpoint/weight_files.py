@@ -176,8 +176,9 @@ def _numbered(there: list[Path], name: str, suffix: str) -> Iterator[WeightFiles
         return
     (variant, count), shards = next(iter(sets.items()))
     if len(sets) > 1 or sorted(shards) != list(range(1, count + 1)):
+        names = _some([path.name for each in sets.values() for path in each.values()])
         raise FileFormatError(
-            f"{there[0].parent} has {_some([path.name for each in sets.values() for path in each.values()])} and no index that says "
+            f"{there[0].parent} has {names} and no index that says "
             f"which belong together; expected one whole set, or its {name}.{suffix}.index.json."
         )
     yield WeightFiles(tuple(shards[number] for number in sorted(shards)), variant, None, _of_variant(variant))

@@ -52,14 +52,14 @@ def preferred(content: Mapping[Any, Any], path: Path) -> Weights:
     """The likeliest state dict of a checkpoint whose architecture is not known, without its wrappers' names.
 
     Raises:
-        FileFormatError: there are no tensors, or not the plain ones of a state dict; or the moving average is a list, which only the
-            network's parameters give names to.
+        FileFormatError: there are no tensors, or not the plain ones of a state dict; or the moving average is a list, which only
+            the network's parameters give names to.
     """
     found = sorted((_unwrapped(part) for part in parts(content)), key=lambda part: _rank(part.where, part.ema))
     listed = next(lists(content), None)
     if listed is not None and not any(part.ema for part in found):
         raise FileFormatError(
-            f"The EMA weights of {path} are a list without names ({listed[0]}); give the architecture too, by load_base or --config."
+            f"The EMA weights of {path} are a list without names ({listed[0]}); give its architecture, by load_base or --config."
         )
     if not found:
         raise FileFormatError(f"{path} holds no tensors; expected a state dict.")
@@ -118,7 +118,7 @@ def fitting(
         unread = average_outside(content, target)
         if unread:
             raise FileFormatError(
-                f"{path} has EMA weights under {unread}, in a layout that is not known or of another network, beside raw ones; give "
+                f"{path} has EMA weights under {unread}, in an unknown layout or of another network, beside raw ones; give "
                 "--weights raw to read those, or save the EMA weights by themselves as a state dict."
             )
     choice = bool(raw and ema) or (len(fit) > 1 and one.ema)

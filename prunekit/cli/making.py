@@ -165,7 +165,9 @@ def finetune(
     said = said_of_images(loaded.about.get("data", {}), images, others)
     loaded = replace(loaded, about={**loaded.about, "data": said} if said else loaded.about)
     if reading is not None and not teacher:
-        raise InputError("Got --weights, --noise-schedule or --prediction-type without --teacher, the base that they are of.")
+        raise InputError(
+            "Got --weights, --noise-schedule or --prediction-type without --teacher, the base that they are of."
+        )
     base = open_base(teacher, asked=reading) if teacher else None
     if not 0 <= distillation_weight <= 1:
         raise InputError(f"Got --distillation-weight {distillation_weight:g}; expected a share from 0 to 1.")

@@ -20,7 +20,9 @@ __all__ = ["COMMANDS"]
 
 EVALUATION_FORMAT = "prunekit-evaluation/1"
 Steps = Annotated[int, typer.Option("--num-inference-steps", help="Sampling steps.")]
-SamplerOption = Annotated[str, typer.Option(help="ddim, ddpm, heun, …, a diffusers scheduler's class name, or pipeline: the model's own.")]
+SamplerOption = Annotated[
+    str, typer.Option(help="ddim, ddpm, heun, …, a diffusers scheduler's class name, or pipeline: the model's own.")
+]
 
 
 @with_reading_options

@@ -1,5 +1,6 @@
 """The command that prunes: ``prune``."""
 
+import logging
 from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
@@ -40,6 +41,8 @@ if TYPE_CHECKING:
     from prunekit.slim import SlimModel
 
 __all__ = ["COMMANDS"]
+
+_log = logging.getLogger(__name__)
 
 
 @with_reading_options
@@ -116,6 +119,7 @@ def prune(
     plan = _wanted_targets(allocation, target, loaded.schedule)
     partition = plan.timestep_groups
     check_timesteps(partition, loaded.schedule, base)
+    _note_other_steps(plan, loaded.schedule)
     wanted = list(partition) if group is None else [partition[group]]
     _check_outputs(
         [output / f"group-{one.index}" for one in wanted], [base, config, inputs, allocation, study, latency_table]
@@ -170,6 +174,13 @@ def prune(
         _show_pruned(f"Pruned from {bench.macs:,} MACs ({criterion.value}, {proposer.value})", facts)
         if bench.latency is not None:
             print(_accuracy(bench.latency.table))
+
+
+def _note_other_steps(plan: Allocation, schedule: NoiseSchedule) -> None:
+    from prunekit.pipeline.planning import planned_otherwise
+
+    if said := planned_otherwise(plan, schedule):
+        _log.info(said)
 
 
 def _with_images(base: "Base", options: Any, source: str) -> tuple["Base", "ImageSplit"]:

@@ -159,8 +159,8 @@ def open_model(
         return _opened(base.model, base.spec, base.about(), None)
     if asked is not None:
         raise InputError(
-            f"{source} is no base and says itself what its weights and its noise schedule are; leave out --weights, --noise-schedule and "
-            "--prediction-type."
+            f"{source} is no base and says itself what its weights and its noise schedule are; leave out --weights, "
+            "--noise-schedule and --prediction-type."
         )
     if (path / "experts.json").is_file():
         experts = load_experts(path)
@@ -180,7 +180,9 @@ def is_base(source: str) -> bool:
     if not ((path / "config.json").is_file() and (path / "model.safetensors").is_file()):
         return True
     try:
-        return "_class_name" in read_json(path / "config.json", infinities=True)  # a network of diffusers that accelerate saved
+        return "_class_name" in read_json(
+            path / "config.json", infinities=True
+        )  # a network of diffusers that accelerate saved
     except PrunekitError:
         return False
 

@@ -9,9 +9,9 @@ from prunekit.allocation import Allocation, Frontier, allocate
 from prunekit.errors import BudgetError, InputError
 from prunekit.groups import METHODS, Explicit, Grouping, TimestepGroups
 from prunekit.schedule import NoiseSchedule, sampler_timesteps
-from prunekit.schedule.diffusers import steps_as_planned, timesteps_refused
+from prunekit.schedule.diffusers import settings_text, steps_as_planned, timesteps_refused
 
-__all__ = ["cut_groups", "cut_with_evidence", "evaluations", "plan_budget", "side_by_side"]
+__all__ = ["cut_groups", "cut_with_evidence", "evaluations", "plan_budget", "planned_otherwise", "side_by_side"]
 
 _NUMPY_SAMPLERS = ("ddim", "ddpm")
 _COMPARED = ("linear", "snr", "measured")
@@ -74,6 +74,22 @@ def plan_budget(
     """Allocate a budget over the steps that a sampler really takes, see :func:`prunekit.allocation.allocate`."""
     real = evaluations(schedule, sampler, steps)
     return allocate(groups, schedule, budget, real, rule, floor=floor, sampler=sampler, frontiers=frontiers)
+
+
+def planned_otherwise(allocation: Allocation, schedule: NoiseSchedule) -> str:
+    """A sentence where an allocation was made for other steps than a base's pipeline takes; else empty."""
+    if not schedule.scheduler or allocation.sampler not in _NUMPY_SAMPLERS:
+        return ""
+    real = evaluations(schedule, allocation.sampler, allocation.sampler_steps)
+    shares = allocation.timestep_groups.shares(real)
+    if np.allclose(shares, [group.share for group in allocation.groups], rtol=0, atol=1e-9):
+        return ""
+    found = ", ".join(f"{share:.3f}" for share in shares)
+    settings = settings_text(schedule.scheduler) or "here"
+    return (
+        f"The allocation was made for other steps than {allocation.sampler} takes {settings}: its groups "
+        f"have shares {found} of them. Make groups with `prunekit groups --base`, and the allocation again."
+    )
 
 
 def side_by_side(

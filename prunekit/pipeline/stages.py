@@ -24,7 +24,6 @@ from prunekit.nets import save_experts
 from prunekit.pipeline.images import check_images, classes_for, images_for, images_of, images_of_slim
 from prunekit.pipeline.placing import placed
 from prunekit.recipe import BaseOptions, PruneOptions
-from prunekit.schedule import NoiseSchedule
 from prunekit.search import Measure, Repair, SearchResult, search
 from prunekit.slim import SlimModel, load_slim
 from prunekit.training import (
@@ -112,14 +111,14 @@ def train_base(
         model = options.spec().build()
     spec = ModelSpec.of(model)  # with the arguments that the options leave to the class
     check_images(data, spec)
-    schedule = NoiseSchedule.from_config(options.noise_schedule)
+    schedule, kind = options.schedule, options.prediction_type or "epsilon"
     classes = classes_for(data.train, spec, options.train.label_dropout)
-    objective = DenoisingObjective(data.train.images, schedule, options.prediction_type, classes, data.train.name)
-    sampler = timestep_sampler(options.train, schedule, options.prediction_type)
+    objective = DenoisingObjective(data.train.images, schedule, kind, classes, data.train.name)
+    sampler = timestep_sampler(options.train, schedule, kind)
     result = train(model, objective, sampler, options.train, checkpoints, report)
     trained = {name: getattr(options.train, name) for name in ("steps", "batch_size", "seed")}
     provenance = {**trained, "data_sha256": data.train.sha256}
-    return Base(result.model, spec, schedule, options.prediction_type, data.about(), provenance), result
+    return Base(result.model, spec, schedule, kind, data.about(), provenance), result
 
 
 @dataclass(frozen=True, eq=False)

@@ -12,7 +12,15 @@ from prunekit._types import FloatArray, JsonDict
 from prunekit.errors import InputError
 from prunekit.schedule.noise import NoiseSchedule
 
-__all__ = ["BETA_KEYS", "changed_settings", "is_flow", "of_scheduler", "steps_as_planned", "timesteps_refused"]
+__all__ = [
+    "BETA_KEYS",
+    "changed_settings",
+    "is_flow",
+    "of_scheduler",
+    "settings_text",
+    "steps_as_planned",
+    "timesteps_refused",
+]
 
 BETA_KEYS = (
     "num_train_timesteps",
@@ -25,6 +33,16 @@ BETA_KEYS = (
 """Settings that say the noise schedule itself."""
 
 _KINDS = {"linear": "linear", "scaled_linear": "scaled_linear", "squaredcos_cap_v2": "cosine", "sigmoid": "sigmoid"}
+_USUAL: JsonDict = {
+    "timestep_spacing": "leading",
+    "steps_offset": 0,
+    "clip_sample": True,
+    "clip_sample_range": 1.0,
+    "thresholding": False,
+    "set_alpha_to_one": True,
+    "variance_type": "fixed_small",
+    "rescale_betas_zero_snr": False,
+}
 _FLOWS = ("FlowMatch", "FlowMap", "Helios", "LTXEulerAncestralRF", "Piflow", "MiniMaxH3")
 
 
@@ -38,6 +56,13 @@ def is_flow(name: str, settings: JsonDict) -> bool:
     """Whether a scheduler is for flow matching, by its class's name and its settings."""
     asked = settings.get("use_flow_sigmas") or settings.get("prediction_type") == "flow_prediction"
     return bool(asked) or name.startswith(_FLOWS)
+
+
+def settings_text(settings: JsonDict) -> str:
+    """What is unusual about a pipeline's sampler, as the end of a sentence, empty where nothing is."""
+    unusual = {key: settings[key] for key in _USUAL if key in settings and settings[key] != _USUAL[key]}
+    told = ", ".join(f"{key} {value}" for key, value in unusual.items())
+    return f"with {told}, as the pipeline's {settings.get('_class_name')} has it" if told else ""
 
 
 def steps_as_planned(settings: JsonDict) -> tuple[str, int]:
