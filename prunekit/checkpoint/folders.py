@@ -173,17 +173,20 @@ def _may_be_read(path: Path) -> bool:
 
 
 def _task(folder: Path, network: Path, asked: Asked) -> Task:
-    """What the scheduler near a network says; nothing is read where the caller says all of it.
+    """What the scheduler near a network says; one that cannot be read is left out where the caller says all that it could.
 
     Raises:
         FileFormatError: its config is no scheduler's, or describes no noise schedule.
     """
-    if asked.says_task:
-        return Task()
     for place in _around(folder, network):
         for name in _SCHEDULERS:
             if (place / name).is_file():
-                found = read_scheduler(place / name)
+                try:
+                    found = read_scheduler(place / name)
+                except FileFormatError as error:
+                    if not asked.says_task:
+                        raise
+                    return Task(notes=(f"The pipeline's scheduler is left out: {error}",))
                 note = f"Taking the noise schedule and the prediction type of {place / name}."
                 outside = place not in (folder, network)
                 return Task(found.schedule, found.prediction_type, (*found.notes, *((note,) if outside else ())))

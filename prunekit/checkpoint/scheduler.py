@@ -1,5 +1,6 @@
 """A diffusers scheduler's config file: the noise schedule, what the network predicts, and the settings that samplers keep."""
 
+import importlib.util
 import math
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -78,12 +79,14 @@ def _scheduler_class(name: str, path: Path) -> Any:
     import diffusers  # noqa: PLC0415 - takes seconds, and only diffusers folders need it
 
     found: Any = getattr(diffusers, name, None) if name.endswith("Scheduler") else None
-    if (
-        type(found).__name__ == "DummyObject"
-    ):  # stands for a class whose packages are missing; it has no other attributes
-        raise FileFormatError(
-            f"{path} names {name}, which needs {', '.join(found._backends)}: install them, or {_INSTEAD}."
+    if type(found).__name__ == "DummyObject":  # stands for a class whose packages are missing, and has nothing else
+        missing = [package for package in found._backends if importlib.util.find_spec(package) is None]
+        why = (
+            f"needs {', '.join(missing)}: install it"
+            if missing
+            else f"diffusers {diffusers.__version__} does not have any more"
         )
+        raise FileFormatError(f"{path} names {name}, which {why}, or {_INSTEAD}.")
     if not hasattr(found, "from_config"):
         raise FileFormatError(
             f"{path} names {name[:80]!r}; expected a scheduler class of diffusers {diffusers.__version__}, or {_INSTEAD}."

@@ -43,6 +43,7 @@ _REFUSED = {
     "RePaintScheduler": "it fills in parts of given images",
     "UnCLIPScheduler": "its steps need to be told the next timestep",
 }
+_ZERO_SNR = 1e-11  # ᾱ; the cosine schedule's last is 2e-9
 _EXPECTED = ", ".join(SAMPLERS)
 _ERRORS = (
     TypeError,
@@ -156,15 +157,16 @@ def _scheduler_class(name: str, schedule: NoiseSchedule) -> tuple[Any, str]:
     if name == PIPELINE and "_class_name" not in schedule.scheduler:
         raise InputError(f"The model came without a pipeline's scheduler; expected one of {_EXPECTED}.")
     class_name = str(schedule.scheduler["_class_name"]) if name == PIPELINE else SAMPLERS.get(name, name)
-    found = getattr(diffusers, class_name, None) if class_name.endswith("Scheduler") else None
+    found: Any = getattr(diffusers, class_name, None) if class_name.endswith("Scheduler") else None
+    if (
+        type(found).__name__ == "DummyObject"
+    ):  # stands for a class whose packages are missing; it has no other attributes
+        raise InputError(
+            f"{class_name} needs {', '.join(found._backends)}, which are not all installed; expected one of {_EXPECTED}."
+        )
     if not hasattr(found, "from_config"):
         raise InputError(
             f"Unknown sampler {name!r:.80}; expected one of {_EXPECTED}, or a diffusers scheduler's class name."
-        )
-    missing = getattr(found, "_backends", None)  # of a stand-in for a class whose packages are not installed
-    if missing and "Dummy" in type(found).__name__:
-        raise InputError(
-            f"{class_name} needs {', '.join(missing)}, which are not all installed; expected one of {_EXPECTED}."
         )
     return found, class_name
 
@@ -184,6 +186,8 @@ def _with_schedule(
         except _ERRORS as error:  # some need packages that diffusers does not
             raise InputError(f"{class_name} does not take these settings ({one_line(error)}).") from error
         made_bar = np.asarray(getattr(made, "alphas_cumprod", []))
+        if made_bar.min(initial=1) < _ZERO_SNR and "rescale_betas_zero_snr" not in init_defaults(found):
+            continue  # it would divide by zero, or nearly
         if made_bar.shape == bar.shape and np.allclose(made_bar, bar, rtol=1e-4, atol=1e-6):
             return made
     raise InputError(
