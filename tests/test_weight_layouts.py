@@ -400,7 +400,7 @@ def with_old_names(state):
     found = {}
     for key, value in state.items():
         for new, old in OLD.items():
-            key = key.replace(new, old)  # noqa: PLW2901
+            key = key.replace(new, old)
         found[key] = value
     return found
 

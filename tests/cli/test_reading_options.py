@@ -1,4 +1,4 @@
-"""``--weights``, ``--noise-schedule`` and ``--prediction-type`` in every command that reads a base, and pipelines from end to end."""
+"""The options that say what is read of a base, in every command that reads one, and pipelines from end to end."""
 
 import json
 from pathlib import Path
