@@ -86,8 +86,13 @@ _EXPECTED = {
 """What is expected where a check of pydantic fails, by the kind of its error."""
 
 
-def read_json(path: Path, expected_format: str | None = None) -> dict[str, Any]:
+def read_json(path: Path, expected_format: str | None = None, infinities: bool = False) -> dict[str, Any]:
     """Read a JSON object, checking its ``format`` key when ``expected_format`` is given.
+
+    Args:
+        path: the file.
+        expected_format: what its ``format`` key must say.
+        infinities: see :func:`parse_json`.
 
     Raises:
         MissingFileError: there is no such file.
@@ -103,7 +108,7 @@ def read_json(path: Path, expected_format: str | None = None) -> dict[str, Any]:
         content = path.read_bytes()
     except OSError as error:
         raise FileFormatError(f"{path} cannot be read ({error.strerror}); expected a JSON file.") from error
-    data = parse_json(content, str(path))
+    data = parse_json(content, str(path), infinities)
     if not isinstance(data, dict):
         raise FileFormatError(f"{path} holds {_short(data)}; expected an object.")
     if expected_format is not None and data.get("format") != expected_format:
@@ -188,12 +193,13 @@ def _short(value: object) -> str:
     return text if len(text) <= 60 else f"{text[:50]} …"
 
 
-def parse_json(content: bytes, what: str) -> Any:
+def parse_json(content: bytes, what: str, infinities: bool = False) -> Any:
     """Parse JSON strictly.
 
     Args:
         content: UTF-8.
         what: where it comes from, as error messages name it.
+        infinities: whether ``Infinity`` and ``-Infinity`` are numbers, as other libraries write them; NaN is none in any case.
 
     Returns:
         Plain dicts, lists, texts, finite floats, integers below 2⁶³ in size, booleans and None.
@@ -211,7 +217,11 @@ def parse_json(content: bytes, what: str) -> Any:
             raise ValueError("it begins with a byte order mark; expected UTF-8 without one")
         text = content.decode("utf-8")
         data = json.loads(
-            text, parse_constant=_no_number, parse_float=_finite, parse_int=_whole, object_pairs_hook=_without_repeats
+            text,
+            parse_constant=_infinity if infinities else _no_number,
+            parse_float=_finite,
+            parse_int=_whole,
+            object_pairs_hook=_without_repeats,
         )
         if "\\u" in text:  # the only way to a lone surrogate: UTF-8 itself has none
             json.dumps(data, ensure_ascii=False).encode("utf-8")
@@ -223,6 +233,12 @@ def parse_json(content: bytes, what: str) -> Any:
 
 def _no_number(name: str) -> float:
     raise ValueError(f"{name} is no JSON number")
+
+
+def _infinity(name: str) -> float:
+    if name == "NaN":
+        raise ValueError(f"{name} is no JSON number")
+    return float(name)
 
 
 def _finite(text: str) -> float:

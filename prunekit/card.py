@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from prunekit._types import JsonDict
+from prunekit.schedule.diffusers import settings_text
 
 __all__ = ["experts_card", "slim_card"]
 
@@ -126,6 +127,7 @@ def _circumstances(config: JsonDict) -> dict[str, str]:
     return {
         "Predicts": _plain(config.get("prediction_type")),
         "Noise schedule": _plain(_mapping(config.get("noise_schedule")).get("kind")),
+        "Sampled": _plain(settings_text(_mapping(_mapping(config.get("noise_schedule")).get("scheduler")))),
         "Trained on": _plain(data.get("source")),
         "Pruned by": ", ".join(
             f"{key} {_plain(provenance[key])}" for key in ("criterion", "proposer") if provenance.get(key)

@@ -1,5 +1,6 @@
 """Base checkpoints: a trained denoiser with what is needed to use it, read without running code from any file."""
 
+from prunekit.checkpoint.asked import WEIGHTS, Asked, named_schedule
 from prunekit.checkpoint.base import FORMAT, Base, save_base
 from prunekit.checkpoint.denoisers import denoisers
 from prunekit.checkpoint.inputs import read_inputs
@@ -9,6 +10,8 @@ from prunekit.checkpoint.tensors import load_state
 
 __all__ = [
     "FORMAT",
+    "WEIGHTS",
+    "Asked",
     "Base",
     "Factory",
     "InputsOf",
@@ -16,6 +19,7 @@ __all__ = [
     "denoisers",
     "load_base",
     "load_state",
+    "named_schedule",
     "read_inputs",
     "save_base",
 ]

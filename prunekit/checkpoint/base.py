@@ -76,7 +76,7 @@ def save_base(base: Base, path: Path | str) -> None:
     about = public_about(base.about())
     state = {key: value.detach().cpu().contiguous() for key, value in base.model.state_dict().items()}
     with atomic_path(path) as part:
-        if path.suffix == ".safetensors":
+        if path.suffix.lower() == ".safetensors":
             text = json.dumps({"format": FORMAT, **about}, sort_keys=True)
             part.write_bytes(safetensors_bytes(state, metadata={"prunekit": text}))
         else:

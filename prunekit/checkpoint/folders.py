@@ -1,166 +1,202 @@
-"""Folders as diffusers saves them, here or on the Hugging Face Hub."""
+"""Folders of weights: diffusers' models and pipelines, and the ``checkpoint-N`` folders of training scripts."""
 
-import re
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from prunekit._files import json_hash, sha256_file
 from prunekit._json import read_json
-from prunekit._messages import one_line
 from prunekit._types import JsonDict
+from prunekit.checkpoint.asked import Asked, Task
 from prunekit.checkpoint.base import Base
-from prunekit.checkpoint.bounds import check_schedule
-from prunekit.checkpoint.claims import checked_prediction
-from prunekit.checkpoint.denoisers import denoiser
-from prunekit.checkpoint.spec import ModelSpec, shapes_of
+from prunekit.checkpoint.configs import FoundConfig, found_config, read_config
+from prunekit.checkpoint.layouts import Target
+from prunekit.checkpoint.scheduler import read_scheduler
 from prunekit.checkpoint.tensors import read_content
-from prunekit.checkpoint.weights import fitting
-from prunekit.errors import FileFormatError, InputError, MissingFileError
-from prunekit.schedule import NoiseSchedule
+from prunekit.checkpoint.weight_files import ACCELERATE, DIFFUSERS, WeightFiles, weight_files
+from prunekit.checkpoint.weights import fitting, shapes_within
+from prunekit.errors import FileFormatError, InputError, MissingFileError, UnsafeFileError
 
-__all__ = ["fetched", "is_hub_id", "load_folder"]
+__all__ = ["is_weights_folder", "load_folder", "load_weights_folder"]
 
-_WEIGHTS = "diffusion_pytorch_model"
 _NETWORKS = ("unet", "transformer")
-_CONFIGS = ("model_index.json", "config.json", "scheduler_config.json", "scheduler/scheduler_config.json")
+_EMA = "_ema"
+_SCHEDULERS = ("scheduler/scheduler_config.json", "scheduler_config.json")
 
 
-def is_hub_id(name: str) -> bool:
-    """Whether a name that is no path here reads like ``owner/name``; one in a folder that is here does not."""
-    owner, _, model = name.partition("/")
-    known = re.fullmatch(r"[\w.-]+/[\w.-]+", name) is not None and Path(name).suffix not in (
-        ".pt",
-        ".pth",
-        ".ckpt",
-        ".bin",
-        ".safetensors",
-        ".json",
-    )
-    return known and not Path(owner).exists() and owner.strip(".") != "" and model.strip(".") != ""
+@dataclass(frozen=True)
+class _Place:
+    """A network's folder, and what is known of it from the folders around."""
+
+    folder: Path
+    ema: bool = False
+    note: str = ""
 
 
-def fetched(hub_id: str) -> Path:
-    """The local copy of a hub model's configs and weights, downloaded where it is not in the hub's cache; never code.
-
-    Raises:
-        MissingFileError: it is neither on the hub nor in the cache, or the hub cannot be reached.
-    """
-    import huggingface_hub  # noqa: PLC0415 - only hub ids need it
-
-    folders = ("", *(f"{name}/" for name in _NETWORKS))
-    configs = [*_CONFIGS, *(f"{name}/config.json" for name in _NETWORKS)]
-    try:
-        for suffix in ("safetensors", "bin"):
-            wanted = [f"{folder}{_WEIGHTS}*.{suffix}" for folder in folders]
-            found = Path(huggingface_hub.snapshot_download(hub_id, allow_patterns=[*configs, *wanted]))
-            if _has_weights(found):
-                break
-    except Exception as error:  # its HTTP library's errors have changed their base from version to version
-        raise MissingFileError(
-            f"{hub_id} is no file or folder here, and could not be fetched from the Hugging Face Hub "
-            f"({type(error).__name__}); check the name and the connection, or give a local path."
-        ) from error
-    return found
-
-
-def _has_weights(folder: Path) -> bool:
-    return any(any((folder / name).glob(f"{_WEIGHTS}*")) for name in ("", *_NETWORKS))
-
-
-def load_folder(folder: Path, provenance: JsonDict) -> Base:
-    """Read a model's folder, or a pipeline's with its scheduler.
+def load_folder(folder: Path, provenance: JsonDict, asked: Asked) -> Base:
+    """Read a network's folder, a pipeline's, or a training script's ``checkpoint-N``.
 
     Raises:
         MissingFileError: configs or weights are missing.
         FileFormatError: a config is unknown or hostile, or the tensors do not fit it.
+        InputError: the folder does not have the weights that were asked for.
+    """
+    place = _network(folder, asked.weights)
+    config = read_config(place.folder / "config.json")
+    ema = place.ema or config.ema
+    if ema and asked.weights == "raw":
+        raise InputError(
+            f"{place.folder} has EMA weights; leave --weights raw out, or give the folder of the raw ones."
+        )
+    files = weight_files(place.folder, (*DIFFUSERS, *ACCELERATE), None if ema else asked.weights)
+    return _loaded(folder, place, config, files, files.read(), provenance, asked, ema)
+
+
+def is_weights_folder(folder: Path) -> bool:
+    """Whether a folder has weights of accelerate's without the architecture's config."""
+    named = any(
+        path.name.startswith(ACCELERATE) and path.suffix in (".safetensors", ".bin") for path in folder.iterdir()
+    )
+    return named and not (folder / "config.json").is_file() and not (folder / "model_index.json").is_file()
+
+
+def load_weights_folder(folder: Path, config: JsonDict, provenance: JsonDict, asked: Asked) -> Base:
+    """Read the weights that accelerate saved, of a network by its config; an average that it keeps beside them is preferred.
+
+    Raises:
+        MissingFileError: a file is missing.
+        FileFormatError: the tensors do not fit the config, or there are several networks.
+        InputError: the folder does not have the weights that were asked for.
+    """
+    second = next((path for name in ACCELERATE for path in folder.glob(f"{name}_1*") if path.suffix != ".json"), None)
+    if second is not None:
+        raise FileFormatError(
+            f"{folder} has the weights of several networks ({second.name} is the second); give the file of one, with --config."
+        )
+    files = weight_files(folder, ACCELERATE)
+    content: dict[str, Any] = {"model": files.read()}
+    for path in sorted(folder.glob("custom_checkpoint_*.pkl")):
+        try:
+            held = read_content(path)[1]
+        except (UnsafeFileError, FileFormatError):  # of something else, such as a learning rate's schedule
+            continue
+        if "shadow_params" in held:
+            content[path.name.replace(".", "-")] = {"shadow_params": held["shadow_params"]}
+    return _loaded(folder, _Place(folder), found_config(config), files, content, provenance, asked, ema=False)
+
+
+def _loaded(
+    folder: Path,
+    place: _Place,
+    config: FoundConfig,
+    files: WeightFiles,
+    content: Any,
+    provenance: JsonDict,
+    asked: Asked,
+    ema: bool,
+) -> Base:
+    spec, averaged = config.spec, ema or bool(files.ema)
+    skeleton = spec.skeleton(shapes_within(content, place.folder))
+    weights = fitting(content, Target.of(skeleton, spec.class_name), place.folder, asked.weights, averaged)
+    model = spec.build()
+    model.load_state_dict(weights.state)
+    schedule, prediction, notes = asked.completed(_task(folder, place.folder, asked), folder)
+    said = {"weights_file": files.name}
+    if files.variant:
+        said["weights"] = files.variant
+    elif weights.ema:
+        said["weights"] = "ema"
+    note = place.note or files.note or weights.note(place.folder)
+    return Base(
+        model=model.eval(),
+        spec=spec,
+        schedule=schedule,
+        prediction_type=prediction,
+        provenance={**provenance, **said},
+        sha256=files.sha256(),
+        notes=(*((note,) if note else ()), *config.notes(place.folder), *notes),
+    )
+
+
+def _network(folder: Path, weights: str | None) -> _Place:
+    """The folder of the network in a folder: the averaged one's where there are two.
+
+    Raises:
+        MissingFileError: there is none; the message names what is there.
+        FileFormatError: a pipeline without one.
     """
     if (folder / "model_index.json").is_file():
-        index = read_json(folder / "model_index.json")
+        index = read_json(folder / "model_index.json", infinities=True)
         name = next((key for key in _NETWORKS if key in index), None)
         if name is None:
             raise FileFormatError(f"The pipeline in {folder} has neither a unet nor a transformer to prune.")
         flat = not (folder / name).is_dir() and (folder / "config.json").is_file()  # as pipelines of 2022 were saved
-        base = _load_model(folder if flat else folder / name, provenance)
-        for config in ("scheduler/scheduler_config.json", "scheduler_config.json"):
-            if (folder / config).is_file():
-                schedule, prediction_type = _scheduler(folder / config)
-                return replace(base, schedule=schedule, prediction_type=prediction_type)
-        return base
-    return _load_model(folder, provenance)
+        return _Place(folder) if flat else _of_two(folder / name, weights)
+    if (folder / "config.json").is_file():
+        return _alone(folder, weights)
+    for name in _NETWORKS:
+        if (folder / name / "config.json").is_file() or (folder / f"{name}{_EMA}" / "config.json").is_file():
+            return _of_two(folder / name, weights)
+    there = [path.name for path in sorted(folder.iterdir()) if _may_be_read(path)][:4]
+    instead = f"; it holds {', '.join(there)}: give one of them" if there else "; expected a diffusers folder"
+    raise MissingFileError(f"{folder} has no config.json or model_index.json{instead}.")
 
 
-def _load_model(folder: Path, provenance: JsonDict) -> Base:
-    if not (folder / "config.json").is_file():
-        raise MissingFileError(f"{folder} has no config.json or model_index.json; expected a diffusers folder.")
-    spec = ModelSpec.from_json(read_json(folder / "config.json"))
-    try:
-        denoiser(spec.class_name)
-    except InputError as error:
-        raise FileFormatError(
-            f"{folder} names {spec.class_name[:80]!r}; expected one of the installed diffusers' denoisers, such as UNet2DModel."
-        ) from error
-    files = _weight_files(folder)
-    state = {key: value for file in files for key, value in read_content(file)[1].items()}
-    shapes = shapes_of(
-        spec.skeleton({str(key): getattr(value, "shape", ()) for key, value in state.items()}).state_dict()
-    )
-    weights = fitting(state, shapes, spec.class_name, folder)
-    model = spec.build()
-    model.load_state_dict(weights.state)
-    variant = files[0].name.removeprefix(f"{_WEIGHTS}.").split(".")[0]
-    odd = len(files) == 1 and files[0].name.count(".") > 1
-    return Base(
-        model=model.eval(),
-        spec=spec,
-        schedule=NoiseSchedule.linear(),
-        provenance={**provenance, "weights": variant} if odd else dict(provenance),
-        sha256=sha256_file(files[0]) if len(files) == 1 else json_hash([sha256_file(file) for file in files]),
-        notes=(f"Reading the {variant} weights of {folder}; it has no others.",) if odd else (),
-    )
+def _of_two(network: Path, weights: str | None) -> _Place:
+    """A network's folder inside another, or its average's beside it."""
+    averaged = network.with_name(network.name + _EMA)
+    if not (averaged / "config.json").is_file():
+        return _Place(network)
+    if weights == "raw" and network.is_dir():
+        return _Place(network, note=f"Reading the raw weights of {network}, not the EMA weights in {averaged.name}.")
+    others = f", not the raw weights in {network.name}" if network.is_dir() else ""
+    return _Place(averaged, ema=True, note=f"Reading the EMA weights of {averaged}{others}.")
 
 
-def _weight_files(folder: Path) -> Sequence[Path]:
-    """The weights in one file or in numbered shards; a variant (``fp16``) only where there is nothing else."""
-    for suffix in ("safetensors", "bin"):
-        whole = folder / f"{_WEIGHTS}.{suffix}"
-        shards = sorted(folder.glob(f"{_WEIGHTS}-*-of-*.{suffix}"))
-        variants = sorted(folder.glob(f"{_WEIGHTS}.*.{suffix}"))
-        if whole.is_file() or shards or variants:
-            return [whole] if whole.is_file() else shards or variants[:1]
-    raise MissingFileError(f"{folder} has no {_WEIGHTS}.safetensors or .bin.")
-
-
-def _scheduler(path: Path) -> tuple[NoiseSchedule, str]:
-    """Noise schedule and prediction type of a diffusers scheduler's config; it may name scheduler classes only."""
-    import diffusers  # noqa: PLC0415 - takes seconds, and only diffusers folders need it
-
-    config = read_json(path)
-    check_schedule(config, str(path))
-    name = str(config.get("_class_name"))
-    scheduler_class: Any = getattr(diffusers, name, None) if name.endswith("Scheduler") else None
-    if not hasattr(scheduler_class, "from_config"):
-        raise FileFormatError(
-            f"{path} names {name[:80]!r}; expected a scheduler class of diffusers {diffusers.__version__}."
+def _alone(folder: Path, weights: str | None) -> _Place:
+    """A network's folder that was named itself; where its average, or what it is the average of, lies beside it, a note says so."""
+    ema = folder.name.endswith(_EMA)
+    twin = folder.with_name(folder.name.removesuffix(_EMA) if ema else folder.name + _EMA)
+    if folder.name.removesuffix(_EMA) not in _NETWORKS or not (twin / "config.json").is_file():
+        return _Place(folder, ema, f"Reading the EMA weights of {folder}." if ema else "")
+    if weights is None:
+        kinds = ("EMA", "raw") if ema else ("raw", "EMA")
+        return _Place(
+            folder, ema, f"Reading the {kinds[0]} weights of {folder}, not the {kinds[1]} weights in {twin.name}."
         )
-    try:
-        scheduler = scheduler_class.from_config(config)
-    except (
-        TypeError,
-        ValueError,
-        LookupError,
-        ArithmeticError,
-        AttributeError,
-        NotImplementedError,
-        RuntimeError,
-        ImportError,
-        MemoryError,
-    ) as error:
-        raise FileFormatError(f"{path} is no config that {name} takes ({one_line(error)}).") from error
-    default = "flow_prediction" if "FlowMatch" in name else "epsilon"
-    kind = checked_prediction(scheduler.config.get("prediction_type") or default, str(path))
-    try:
-        return NoiseSchedule.from_diffusers(scheduler), kind
-    except (InputError, TypeError, ValueError, LookupError, ArithmeticError) as error:
-        raise FileFormatError(f"{path} describes no noise schedule that can be used ({one_line(error)}).") from error
+    return _of_two(twin if ema else folder, weights)
+
+
+def _may_be_read(path: Path) -> bool:
+    saved = path.name.startswith("checkpoint-") and path.is_dir()
+    return saved or path.suffix.lower() in (".pt", ".pth", ".ckpt", ".safetensors", ".bin")
+
+
+def _task(folder: Path, network: Path, asked: Asked) -> Task:
+    """What the scheduler near a network says; one that cannot be read is left out where the caller says all that it could.
+
+    Raises:
+        FileFormatError: its config is no scheduler's, or describes no noise schedule.
+    """
+    for place in _around(folder, network):
+        for name in _SCHEDULERS:
+            if (place / name).is_file():
+                try:
+                    found = read_scheduler(place / name)
+                except FileFormatError as error:
+                    if not asked.says_task:
+                        raise
+                    return Task(notes=(f"The pipeline's scheduler is left out: {error}",))
+                note = f"Taking the noise schedule and the prediction type of {place / name}."
+                outside = place not in (folder, network)
+                return Task(found.schedule, found.prediction_type, (*found.notes, *((note,) if outside else ())))
+    return Task()
+
+
+def _around(folder: Path, network: Path) -> Iterator[Path]:
+    """Where a network's scheduler may be: in its folder, its pipeline's, and the one that a training script writes both to."""
+    yield from dict.fromkeys((folder, network))
+    place = folder.absolute()
+    while place.name.startswith("checkpoint-") or place.name.removesuffix(_EMA) in _NETWORKS:
+        place = place.parent
+        yield place

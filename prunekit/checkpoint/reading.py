@@ -4,10 +4,12 @@
 - bare state dicts and trainers' checkpoints (``.pt``, ``.pth``, ``.ckpt``, ``.bin``, ``.safetensors``) together with the
   architecture's config, or with a factory that builds the network;
 - diffusers folders: a model's, or a whole pipeline's (its ``unet`` or ``transformer``, and its ``scheduler``);
+- ``checkpoint-N`` folders of training scripts, and accelerate's folders together with the architecture's config;
 - models of the Hugging Face Hub by their id (``owner/name``): configs and weights are fetched, never code.
 """
 
 import logging
+import re
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -18,14 +20,19 @@ from torch import nn
 from prunekit._files import sha256_file
 from prunekit._json import read_json
 from prunekit._types import JsonDict
+from prunekit.checkpoint.asked import Asked, Task
 from prunekit.checkpoint.base import Base
 from prunekit.checkpoint.claims import checked_prediction, read_schedule
+from prunekit.checkpoint.configs import found_config
 from prunekit.checkpoint.finite import check_finite
-from prunekit.checkpoint.folders import fetched, is_hub_id, load_folder
-from prunekit.checkpoint.spec import Factory, ModelSpec, shapes_of
+from prunekit.checkpoint.folders import is_weights_folder, load_folder, load_weights_folder
+from prunekit.checkpoint.hub import fetched, is_hub_id
+from prunekit.checkpoint.layouts import Target, says_ema
+from prunekit.checkpoint.spec import Factory, ModelSpec
 from prunekit.checkpoint.tensors import read_content
-from prunekit.checkpoint.weights import Weights, fitting, preferred
-from prunekit.errors import FileFormatError
+from prunekit.checkpoint.weights import Weights, fitting, shapes_within
+from prunekit.errors import FileFormatError, InputError
+from prunekit.schedule import NoiseSchedule
 
 __all__ = ["load_base"]
 
@@ -33,11 +40,19 @@ _LOG = logging.getLogger(__name__)
 
 
 def load_base(
-    path: Path | str, config: Path | str | JsonDict | None = None, factory: Factory | None = None, inputs: Any = None
+    path: Path | str,
+    config: Path | str | JsonDict | None = None,
+    factory: Factory | None = None,
+    inputs: Any = None,
+    *,
+    weights: str | None = None,
+    noise_schedule: NoiseSchedule | str | None = None,
+    prediction_type: str | None = None,
 ) -> Base:
     """Read a base checkpoint of any of the forms above.
 
-    EMA weights are preferred where a file has them; :attr:`Base.notes` and the log (level INFO) say so.
+    EMA weights are preferred where a file has them. :attr:`Base.notes` and the log (level INFO) say so, and what else was chosen or
+    taken for granted.
 
     Args:
         path: a file, a diffusers folder, or the id of a model on the Hugging Face Hub where there is no such path.
@@ -45,19 +60,25 @@ def load_base(
         factory: builds the network from the config's arguments, where its class is no denoiser of diffusers.
         inputs: arguments of one forward pass at batch 1, or a callable that makes them of the config; derived from the config if
             missing.
+        weights: ``ema`` or ``raw`` for these alone.
+        noise_schedule: in place of what the files say: a schedule, or as :func:`prunekit.checkpoint.named_schedule` takes it.
+        prediction_type: in place of what the files say.
 
     Raises:
         MissingFileError: nothing is there, here or on the hub.
         UnsafeFileError: a pickle that would run code.
         FileFormatError: not a checkpoint, or its tensors do not fit its architecture, or are not finite.
+        InputError: there are no weights as asked for, or the noise schedule or the prediction type is unknown.
     """
-    where = Path(path)
+    where, asked = Path(path), Asked(weights, noise_schedule, prediction_type)
     if not where.exists() and is_hub_id(str(path)):
-        base = load_folder(fetched(str(path)), {"source": str(path), "base_model": str(path)})
+        base = load_folder(fetched(str(path)), {"source": str(path), "base_model": str(path)}, asked)
+    elif where.is_dir() and config is not None and is_weights_folder(where):
+        base = load_weights_folder(where, _architecture(config), {"source": where.resolve().name}, asked)
     elif where.is_dir():
-        base = load_folder(where, {"source": where.resolve().name})
+        base = load_folder(where, {"source": where.resolve().name}, asked)
     else:
-        base = _load_file(where, config, factory, inputs)
+        base = _load_file(where, config, factory, inputs, asked)
     if inputs is not None and base.spec.factory is None:
         base = replace(base, spec=replace(base.spec, inputs=inputs))
     check_finite(base.model, where)
@@ -66,49 +87,96 @@ def load_base(
     return base
 
 
-def _load_file(path: Path, config: Path | str | JsonDict | None, factory: Factory | None, inputs: Any) -> Base:
+def _load_file(
+    path: Path, config: Path | str | JsonDict | None, factory: Factory | None, inputs: Any, asked: Asked
+) -> Base:
+    path, beside = _of_two(path, asked.weights)
     about, content = read_content(path)
     if config is not None:
-        about = {**about, "model": config if isinstance(config, Mapping) else read_json(Path(config))}
+        about = {**about, "model": _architecture(config)}
     if "model" not in about and factory is None:
-        preferred(content, path)  # refuses what holds no tensors
+        shapes_within(content, path)  # refuses what holds no tensors
         raise FileFormatError(
             f"{path} is a bare state dict; give the architecture's JSON (with its _class_name) by --config."
         )
-    schedule = read_schedule(about.get("noise_schedule", {"kind": "linear"}), f"The noise schedule of {path}")
-    prediction_type = checked_prediction(about.get("prediction_type", "epsilon"), str(path))
-    spec, model, weights = _filled(about.get("model"), content, path, factory, inputs)
+    schedule, prediction, notes = asked.completed(_task(about, path), path)
+    found = found_config(about["model"]) if factory is None else None
+    spec, model, weights = _filled(found.spec if found else about.get("model"), content, path, factory, inputs, asked)
     provenance = dict(about.get("provenance", {}))
     if weights.ema:
         provenance["weights"] = "ema"
-    note = weights.note(path)
+    note = " ".join(each for each in (weights.note(path), beside) if each)
     return Base(
         model=model.eval(),
         spec=spec,
         schedule=schedule,
-        prediction_type=prediction_type,
+        prediction_type=prediction,
         data=about.get("data", {}),
         provenance=provenance,
         sha256=sha256_file(path),
-        notes=(note,) if note else (),
+        notes=(*((note,) if note else ()), *(found.notes(path) if found else ()), *notes),
     )
 
 
+def _architecture(config: Path | str | JsonDict) -> JsonDict:
+    return config if isinstance(config, Mapping) else read_json(Path(config), infinities=True)
+
+
+def _task(about: JsonDict, path: Path) -> Task:
+    """What a checkpoint says that its network was trained for."""
+    schedule = about.get("noise_schedule")
+    kind = about.get("prediction_type")
+    return Task(
+        None if schedule is None else read_schedule(schedule, f"The noise schedule of {path}"),
+        None if kind is None else checked_prediction(kind, str(path)),
+    )
+
+
+def _of_two(path: Path, weights: str | None) -> tuple[Path, str]:
+    """A file, or the other of two that improved-diffusion writes at a step: ``model000500.pt`` and ``ema_0.9999_000500.pt``.
+
+    Raises:
+        InputError: there are several averages, or the raw weights that were asked for are missing.
+    """
+    averaged = re.fullmatch(r"ema_[\d.]+_(\d+)\.pt", path.name)
+    if averaged is not None:
+        raw = path.with_name(f"model{averaged[1]}.pt")
+        if weights == "raw" and not raw.is_file():
+            raise InputError(f"{path} has EMA weights, and {raw.name} is not beside it; leave --weights raw out.")
+        return (raw, f"Reading the raw weights of {raw}, not {path.name}.") if weights == "raw" else (path, "")
+    step = re.fullmatch(r"model(\d+)\.pt", path.name)
+    others = sorted(path.parent.glob(f"ema_*_{step[1]}.pt")) if step is not None and path.is_file() else []
+    if not others or weights == "raw":
+        return path, ""
+    names = ", ".join(one.name for one in others)
+    if weights is None:
+        return path, f"Reading the raw weights of {path}, not its EMA weights in {names}: give that file for those."
+    if len(others) > 1:
+        raise InputError(f"{path} has several EMA weights beside it ({names}); give one of these files.")
+    return others[0], ""
+
+
 def _filled(
-    data: JsonDict | None, content: Mapping[Any, Any], path: Path, factory: Factory | None, inputs: Any
+    data: JsonDict | ModelSpec | None,
+    content: Mapping[Any, Any],
+    path: Path,
+    factory: Factory | None,
+    inputs: Any,
+    asked: Asked,
 ) -> tuple[ModelSpec, nn.Module, Weights]:
     """The network with the file's weights; one of the registry is made only after the shapes were found to fit."""
+    averaged = says_ema(path.stem)
     if factory is None:
-        spec = ModelSpec.from_json(data)  # type: ignore[arg-type] # absent only beside a factory
-        stored = shapes_of(preferred(content, path).state)
-        weights = fitting(content, shapes_of(spec.skeleton(stored).state_dict()), spec.class_name, path)
+        assert isinstance(data, ModelSpec)  # noqa: S101 - absent only beside a factory
+        spec, skeleton = data, data.skeleton(shapes_within(content, path))
+        weights = fitting(content, Target.of(skeleton, spec.class_name), path, asked.weights, averaged)
         model = spec.build()
     else:
-        named = data is not None and ("class" in data or "_class_name" in data)
+        named = isinstance(data, Mapping) and ("class" in data or "_class_name" in data)
         spec = ModelSpec.from_json(data if named else {"class": "", "config": data or {}})  # type: ignore[arg-type]
         spec = spec.with_factory(factory, inputs)
         model = spec.build()
         spec = spec if spec.class_name else ModelSpec(type(model).__name__, spec.config, factory, inputs)
-        weights = fitting(content, shapes_of(model.state_dict()), spec.class_name, path)
+        weights = fitting(content, Target.of(model, spec.class_name), path, asked.weights, averaged)
     model.load_state_dict(weights.state)
     return spec, model, weights

@@ -26,6 +26,7 @@ from prunekit.limits import check_limit, limit
 __all__ = ["load_state", "read_content", "read_tensors", "safetensors_metadata", "safetensors_shapes"]
 
 _SAFE_TORCH = (2, 10)
+_EDM_WORDS = (b"torch_utils.persistence", b"_reconstruct_persistent_obj")
 _MOST_OPERATIONS = 3_000_000  # of pickles in the old format; 80,000 tensors have as many
 _OLD_PARTS = 5  # magic number, protocol, system, content, keys of the storages
 _CALLING = {"GLOBAL", "STACK_GLOBAL", "INST", "OBJ", "NEWOBJ", "NEWOBJ_EX", "REDUCE"}
@@ -66,7 +67,7 @@ def read_content(path: Path) -> tuple[dict[str, Any], Mapping[Any, Any]]:
         )
     content: Mapping[Any, Any]
     about: Any
-    if path.suffix == ".safetensors":
+    if path.suffix.lower() == ".safetensors":
         metadata, content = _read_safetensors(path)
         about = parse_json(metadata.get("prunekit", "{}").encode(), f"The metadata of {path}")
     else:
@@ -152,6 +153,20 @@ def _read_torch(path: Path) -> Mapping[Any, Any]:
     return content
 
 
+def _check_no_edm(path: Path, instructions: bytes) -> None:
+    """Refuse the pickles of EDM, which carry the network's source code, with the way to convert them.
+
+    Raises:
+        UnsafeFileError: it is one.
+    """
+    if any(word in instructions for word in _EDM_WORDS):
+        raise UnsafeFileError(
+            f"{path} is a pickle of EDM or StyleGAN, which runs the code that it carries, and is refused. If you trust it, load it "
+            "once in EDM's own repository, save pickle.load(file)['ema'].state_dict() with safetensors, and give that file with "
+            "a factory that builds the network (load_base in Python)."
+        )
+
+
 def _unsafe(path: Path, what: str) -> UnsafeFileError:
     return UnsafeFileError(
         f"{path} needs to run code to be read ({what}), and is refused. "
@@ -183,6 +198,7 @@ def _checked_instructions(path: Path) -> bytes:
         instructions = b"" if archived else handle.read(limit("pickle-bytes"))
     if archived:
         instructions = _archived_instructions(path)
+    _check_no_edm(path, instructions)
     check_limit("pickle-containers", sum(map(instructions.count, _MAKING)), f"The pickle of {path}")
     if not archived and not _whole_pickles(instructions):
         if _calls(instructions):

@@ -4,23 +4,21 @@ Where the architecture is known, the names say it: a part of the file fits when,
 network's names. Of several parts that fit, an exponential moving average (EMA) is preferred, and a note says so.
 """
 
-import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from prunekit.errors import FileFormatError
+from prunekit.checkpoint.layouts import Candidate, Part, Target, average_outside, candidates, differences, lists, parts
+from prunekit.errors import FileFormatError, InputError
 
-__all__ = ["Weights", "fitting", "preferred"]
+__all__ = ["Weights", "fitting", "preferred", "shapes_within"]
 
 _WRAPPERS = ("module.", "_orig_mod.", "ema_model.", "online_model.", "model.diffusion_model.", "model.")
 _ORDER = ("state_dict", "model_state_dict", "model")
-_EMA = re.compile(r"(^|[._])(ema|averaged?)([._]|$)")
-_MAX_DEPTH, _MAX_PARTS = 3, 64
 
 
 @dataclass(frozen=True, eq=False)
@@ -30,133 +28,141 @@ class Weights:
     Args:
         state: tensors by the network's own names.
         place: keys and prefix in the file, such as ``ema.ema_model.model``.
-        ema: True where the place is that of a moving average.
+        ema: True where they are a moving average.
         choice: True where the file has other weights that could have been read.
+        layout: whose layout it is, where that is known and does not go without saying.
     """
 
     state: dict[str, Tensor]
     place: str
     ema: bool
     choice: bool
+    layout: str = ""
 
     def note(self, path: Path) -> str:
-        """The word about EMA weights, empty for others."""
-        if not self.ema:
-            return ""
+        """What a user should know about the choice, empty where there was none."""
         others = ", not its other weights" if self.choice else ""
-        return f"Reading the EMA weights of {path} ({self.place}){others}."
-
-
-class _Part(NamedTuple):
-    place: str
-    prefix: str
-    tensors: Mapping[str, Tensor]
-
-    @property
-    def ema(self) -> bool:
-        name = f"{self.place}.{self.prefix}".lower()
-        return bool(_EMA.search(name)) and "online_model" not in name
-
-    @property
-    def rank(self) -> tuple[bool, int]:
-        known = self.place.split(".")[0]
-        return not self.ema, _ORDER.index(known) if known in _ORDER else len(_ORDER)
-
-    def weights(self, choice: bool) -> Weights:
-        place = ".".join(part for part in (self.place, self.prefix.rstrip(".")) if part)
-        return Weights(dict(_inner(self.tensors, self.prefix)), place, self.ema, choice)
+        where = ", ".join(each for each in (self.place or "the whole file", self.layout) if each)
+        if self.ema:
+            return f"Reading the EMA weights of {path} ({where}){others}."
+        return f"Reading the raw weights of {path} ({where}), not its EMA weights." if self.choice else ""
 
 
 def preferred(content: Mapping[Any, Any], path: Path) -> Weights:
     """The likeliest state dict of a checkpoint whose architecture is not known, without its wrappers' names.
 
     Raises:
-        FileFormatError: there are no tensors, or not the plain ones of a state dict.
+        FileFormatError: there are no tensors, or not the plain ones of a state dict; or the moving average is a list, which only
+            the network's parameters give names to.
     """
-    parts = sorted((_unwrapped(part) for part in _parts(content)), key=lambda part: part.rank)
-    if not parts:
+    found = sorted((_unwrapped(part) for part in parts(content)), key=lambda part: _rank(part.where, part.ema))
+    listed = next(lists(content), None)
+    if listed is not None and not any(part.ema for part in found):
+        raise FileFormatError(
+            f"The EMA weights of {path} are a list without names ({listed[0]}); give its architecture, by load_base or --config."
+        )
+    if not found:
         raise FileFormatError(f"{path} holds no tensors; expected a state dict.")
-    return _plain(parts[0].weights(len(parts) > 1), path)
+    return _plain(Weights(found[0].inner, found[0].where, found[0].ema, len(found) > 1), path)
 
 
-def fitting(content: Mapping[Any, Any], shapes: Mapping[str, tuple[int, ...]], network: str, path: Path) -> Weights:
+def shapes_within(content: Mapping[Any, Any], path: Path) -> dict[str, tuple[int, ...]]:
+    """Shapes of the likeliest state dict of a checkpoint, or of its list of parameters: what a network may be as large as.
+
+    Raises:
+        FileFormatError: there are no tensors.
+    """
+    listed = next(lists(content), None)
+    named = any(True for _ in parts(content))
+    if listed is None or named:
+        found = sorted((_unwrapped(part) for part in parts(content)), key=lambda part: _rank(part.where, part.ema))
+        if not found:
+            raise FileFormatError(f"{path} holds no tensors; expected a state dict.")
+        return {key: tuple(tensor.shape) for key, tensor in found[0].inner.items()}
+    return {str(number): tuple(tensor.shape) for number, tensor in enumerate(listed[1])}
+
+
+def fitting(
+    content: Mapping[Any, Any], target: Target, path: Path, asked: str | None = None, averaged: bool = False
+) -> Weights:
     """The part of a checkpoint that has exactly a network's tensors, the EMA's where there are several.
 
     Args:
         content: what a file holds.
-        shapes: of the network's state dict.
-        network: its name, for messages.
+        target: the network.
         path: the file, for messages.
+        asked: ``ema`` or ``raw`` where the caller asks for them.
+        averaged: whether it is known from outside that the file holds a moving average.
 
     Raises:
-        FileFormatError: no part fits, or the tensors are not plain ones; the message names the first that differ.
+        FileFormatError: no part fits, or the tensors are not plain ones, and the message names the first that differ; or there is a
+            moving average in a layout that is not known, and nobody asked for the raw weights.
+        InputError: the file does not have the weights that were asked for.
     """
-    found = [part for outer in _parts(content) for part in _behind_prefixes(outer, shapes)]
-    parts = sorted((part for part in found if not _difference(part, shapes)), key=lambda part: part.rank)
-    if not parts:
-        nearest = min(found, key=lambda part: part.rank) if found else None
-        if nearest is None:
-            likely = preferred(content, path)
-            nearest = _Part(likely.place, "", likely.state)
-        place = nearest.weights(choice=False).place
-        where = f" under {place}" if place else ""
-        raise FileFormatError(f"The tensors of {path}{where} do not fit {network}: {_difference(nearest, shapes)}.")
-    return _plain(parts[0].weights(len(parts) > 1), path)
+    found = list(candidates(content, target))
+    whole = [one for one in found if not one.partial and not differences(one.state, target.shapes)]
+    whole.sort(key=lambda one: _rank(one.where, one.ema))
+    fit = whole + [full for one in found if one.partial and (full := _completed(one, whole, target)) is not None]
+    if not fit:
+        raise FileFormatError(_misfit(content, found, target, path))
+    ema, raw = [one for one in fit if one.ema], [one for one in fit if not one.ema]
+    if averaged and not ema:
+        ema, raw = raw, []
+    if (asked == "ema" and not ema) or (asked == "raw" and not raw):
+        other = (raw or ema)[0].where or "the whole file"
+        raise InputError(
+            f"{path} has no {asked} weights of {target.network}, but others ({other}); leave --weights {asked} out."
+        )
+    one = raw[0] if asked == "raw" or not ema else ema[0]
+    if asked is None and not ema:
+        unread = average_outside(content, target)
+        if unread:
+            raise FileFormatError(
+                f"{path} has EMA weights under {unread}, in an unknown layout or of another network, beside raw ones; give "
+                "--weights raw to read those, or save the EMA weights by themselves as a state dict."
+            )
+    choice = bool(raw and ema) or (len(fit) > 1 and one.ema)
+    return _plain(Weights(one.state, one.where, any(one is each for each in ema), choice, one.layout), path)
 
 
-def _parts(content: Mapping[Any, Any]) -> Iterator[_Part]:
-    """Every dict in a checkpoint that holds tensors itself, the outermost first."""
-    level: list[tuple[str, Mapping[Any, Any]]] = [("", content)]
-    count = 0
-    for _ in range(_MAX_DEPTH):
-        inner = []
-        for place, mapping in level:
-            tensors = {str(key): value for key, value in mapping.items() if isinstance(value, Tensor)}
-            if tensors:
-                yield _Part(place, "", tensors)
-            count += 1
-            if count > _MAX_PARTS:
-                return
-            dicts = ((key, value) for key, value in mapping.items() if isinstance(value, Mapping))
-            inner += [(f"{place}.{key}".lstrip("."), value) for key, value in dicts if isinstance(key, str)]
-        level = inner
+def _completed(one: Candidate, whole: list[Candidate], target: Target) -> Candidate | None:
+    """A layout of parameters alone with what it lacks from the raw weights of the same file; None where it does not fit."""
+    rest = next((other.state for other in whole if not other.ema), {})
+    lacking = [name for name in target.shapes if name not in one.state]
+    if any(name not in rest or target.parameters.get(name) for name in lacking):
+        return None
+    state = {name: one.state[name] if name in one.state else rest[name] for name in target.shapes}
+    return None if differences(state, target.shapes) else one._replace(state=state)
 
 
-def _behind_prefixes(part: _Part, shapes: Mapping[str, tuple[int, ...]]) -> Iterator[_Part]:
-    """The part behind every prefix that a network's most telling name has in it."""
-    telling = max(shapes, key=len, default="")
-    for key in part.tensors:
-        if key == telling or key.endswith(f".{telling}"):
-            yield part._replace(prefix=key.removesuffix(telling))
+def _misfit(content: Mapping[Any, Any], found: list[Candidate], target: Target, path: Path) -> str:
+    nearest = min(found, key=lambda one: (one.partial, _rank(one.where, one.ema)), default=None)
+    if nearest is None or nearest.partial:
+        likely = min(
+            (_unwrapped(part) for part in parts(content)), key=lambda part: _rank(part.where, part.ema), default=None
+        )
+        if likely is None:
+            return f"{path} holds no tensors that fit {target.network}; expected a state dict of it."
+        nearest = Candidate(likely.where, likely.ema, "", target.named(likely.inner))
+    where = f" under {nearest.where}" if nearest.where else ""
+    return f"The tensors of {path}{where} do not fit {target.network}: {differences(nearest.state, target.shapes)}."
 
 
-def _unwrapped(part: _Part) -> _Part:
+def _rank(where: str, ema: bool) -> tuple[bool, int]:
+    known = where.split(".")[0]
+    return not ema, _ORDER.index(known) if known in _ORDER else len(_ORDER)
+
+
+def _unwrapped(part: Part) -> Part:
     """Without the wrappers' names: an averaged model's alone where a file has it beside another, else what all names have."""
     while True:
-        rest = dict(_inner(part.tensors, part.prefix))
+        rest = part.inner
         own = next((word for word in _WRAPPERS if all(key.startswith(word) for key in rest)), None)
         if own is None and any(key.startswith("ema_model.") for key in rest):
             own = "ema_model."
         if own is None:
             return part
         part = part._replace(prefix=part.prefix + own)
-
-
-def _inner(tensors: Mapping[str, Tensor], prefix: str) -> Iterator[tuple[str, Tensor]]:
-    return ((key.removeprefix(prefix), value) for key, value in tensors.items() if key.startswith(prefix))
-
-
-def _difference(part: _Part, shapes: Mapping[str, tuple[int, ...]]) -> str:
-    """The first way in which a part is not the network's state dict, empty if it is."""
-    found = dict(_inner(part.tensors, part.prefix))
-    for said, names in (("Missing key(s)", set(shapes) - set(found)), ("Unexpected key(s)", set(found) - set(shapes))):
-        if names:
-            first = ", ".join(sorted(names)[:3])
-            return f"{said} {first}" + (f" and {len(names) - 3} more" if len(names) > 3 else "")
-    other = next((key for key in shapes if tuple(found[key].shape) != shapes[key]), None)
-    if other is None:
-        return ""
-    return f"{other} has shape {tuple(found[other].shape)}, expected {shapes[other]}"
 
 
 def _plain(weights: Weights, path: Path) -> Weights:

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -10,6 +10,10 @@ from prunekit.cli.console import Bars, emit, print_table, refuse_inputs
 from prunekit.cli.interrupts import writing
 from prunekit.cli.measuring import SamplerOption, Steps
 from prunekit.cli.options import ConfigOption, Json
+from prunekit.cli.reading_options import with_reading_options
+
+if TYPE_CHECKING:
+    from prunekit.checkpoint import Asked
 
 __all__ = ["COMMANDS"]
 
@@ -18,6 +22,7 @@ _ROWS = 10  # of the table; every evaluation is in the file
 _Model = "file, diffusers folder, slim folder, experts folder, or embedded:digits."
 
 
+@with_reading_options
 def consistency(
     a: Annotated[str, typer.Argument(help=f"One model: {_Model}")],
     b: Annotated[str, typer.Argument(help="The other model, of any kind; noise schedule and image size are the same.")],
@@ -33,17 +38,21 @@ def consistency(
     ] = True,
     output: Annotated[Path, typer.Option(help="Folder to write.")] = Path("consistency"),
     json: Json = False,
+    *,
+    reading: "Asked | None",
 ) -> None:
     """How alike two models' outputs are for the same noise, step by step, beside shuffled pairs; and experts' seams."""
     from prunekit.consistency import ConsistencyOptions
     from prunekit.pipeline.consistency import check_folder, compare, write_comparison
-    from prunekit.pipeline.opening import open_model
+    from prunekit.pipeline.opening import is_base, open_model
     from prunekit.report import describe_consistency
 
     options = ConsistencyOptions(sampler, steps, count, seed, teacher_forced)
     check_folder(output)
     refuse_inputs(output, [a, b, config, config_b], inside=True)
-    opened = open_model(a, config), open_model(b, config_b)
+    bases = [is_base(each) for each in (a, b)]
+    asked = [reading if its or not any(bases) else None for its in bases]  # without a base they are refused
+    opened = open_model(a, config, asked=asked[0]), open_model(b, config_b, asked=asked[1])
     with Bars().shown() as bars:
         compared = compare(
             *opened, (a, b), options, lambda done, all_: bars.progress("compare", done, all_, "evaluations")

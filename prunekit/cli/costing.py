@@ -2,14 +2,18 @@
 
 from collections import Counter
 from collections.abc import Mapping
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from prunekit.cli.console import emit, print_table
 from prunekit.cli.estimating import is_recipe, show_estimate
 from prunekit.cli.options import ConfigOption, InputsOption, Json
+from prunekit.cli.reading_options import with_reading_options
 from prunekit.errors import InputError
+
+if TYPE_CHECKING:
+    from prunekit.checkpoint import Asked
 
 __all__ = ["ModelPath", "cost"]
 
@@ -21,6 +25,7 @@ ModelOrRecipe = Annotated[
 ]
 
 
+@with_reading_options
 def cost(
     model: ModelOrRecipe,
     config: ConfigOption = None,
@@ -35,6 +40,8 @@ def cost(
         float, typer.Option(help="For a recipe: share of the GPU's stated FLOP/s that is reached.")
     ] = 0.3,
     json: Json = False,
+    *,
+    reading: "Asked | None",
 ) -> None:
     """MACs and parameters of a model by module and by operator, and what was not counted; what a recipe will take."""
     if is_recipe(model):
@@ -47,7 +54,7 @@ def cost(
 
     if depth < 1:
         raise InputError(f"Got --depth {depth}; expected at least 1, the model's own children.")
-    opened = open_model(model, config, inputs)
+    opened = open_model(model, config, inputs, reading)
     counted = {name: count_macs(part, opened.inputs) for name, part in opened.parts().items()}
     if len(counted) == 1:
         (only,) = counted.values()

@@ -1,17 +1,22 @@
 """The command that hands a model over to other runtimes: ``export``."""
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from prunekit.cli.console import emit, refuse_existing, refuse_inputs
 from prunekit.cli.interrupts import written
 from prunekit.cli.options import ConfigOption, InputsOption, Json, Overwrite
+from prunekit.cli.reading_options import with_reading_options
+
+if TYPE_CHECKING:
+    from prunekit.checkpoint import Asked
 
 __all__ = ["COMMANDS"]
 
 
+@with_reading_options
 def export(
     model: Annotated[str, typer.Argument(help="Base checkpoint, diffusers folder, slim folder or experts folder.")],
     config: ConfigOption = None,
@@ -22,6 +27,8 @@ def export(
     tolerance: Annotated[float, typer.Option(help="Largest difference from the network that is let through.")] = 1e-4,
     overwrite: Overwrite = False,
     json: Json = False,
+    *,
+    reading: "Asked | None",
 ) -> None:
     """Write a model as ONNX with a free batch size, checked with onnxruntime (needs the onnx extra)."""
     import torch
@@ -29,7 +36,7 @@ def export(
     from prunekit.export import export_onnx
     from prunekit.pipeline.opening import open_model
 
-    opened = open_model(model, config, inputs)
+    opened = open_model(model, config, inputs, reading)
     parts = opened.parts()
     targets = {name: output.with_stem(f"{output.stem}-{name}") if name else output for name in parts}
     for target in targets.values():

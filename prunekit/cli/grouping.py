@@ -4,7 +4,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -14,10 +14,14 @@ from prunekit.cli.choices import Schedule
 from prunekit.cli.console import data_options, emit, print_table, refuse_existing
 from prunekit.cli.interrupts import writing
 from prunekit.cli.options import ConfigOption, DataOption, Json, Overwrite, Resolution, Seed
+from prunekit.cli.reading_options import PredictionOption, WeightsOption
 from prunekit.errors import InputError
 from prunekit.groups import FORMAT, METHODS, Grouping
 from prunekit.pipeline.planning import cut_with_evidence
 from prunekit.schedule import NoiseSchedule
+
+if TYPE_CHECKING:
+    from prunekit.checkpoint import Base
 
 __all__ = ["COMMANDS"]
 
@@ -64,9 +68,14 @@ def groups(
     resolution: Resolution = None,
     base: Annotated[
         str | None,
-        typer.Option("--base", help="For gradient: a base checkpoint; its images and noise schedule are used."),
+        typer.Option(
+            "--base",
+            help="A base whose noise schedule is used, with its pipeline's settings; for similarity and gradient its images too.",
+        ),
     ] = None,
     config: ConfigOption = None,
+    weights: WeightsOption = None,
+    prediction_type: PredictionOption = None,
     eta: Annotated[
         float | None,
         typer.Option(help="For similarity: difference of noise up to which pixels agree; 2/255 if absent."),
@@ -96,45 +105,71 @@ def groups(
     refuse_existing(output, overwrite, FileKind("groups", has_format(FORMAT)), [base, config, data])
     kind = None if noise_schedule is None else noise_schedule.value
     asked = _given(kind=kind, num_timesteps=num_timesteps)
+    source = _Source(data, resolution, base, config, asked, _given(weights=weights, prediction_type=prediction_type))
     looks = _given(eta=eta, alpha=alpha, rule=rule, samples=samples, nodes=nodes, memory_mib=memory)
     if cuts is not None or method.value in METHODS:
-        named = [*looks, *_given(data=data, resolution=resolution, base=base, config=config)]
+        named = [*looks, *_given(data=data, resolution=resolution)]
         if named:
             instead = "--cuts" if cuts is not None else f"--method {method.value}"
             raise InputError(
                 f"Got {_flags(named)} with {instead}, which looks at the noise schedule alone; "
                 "expected --method similarity or gradient beside it."
             )
-        schedule = NoiseSchedule.from_config({"kind": "linear", "num_timesteps": 1000} | asked)
+        schedule = source.schedule()
         made = cut_with_evidence(schedule, count, method.value, _cuts(cuts))
     else:
-        source = _Source(data, resolution, base, config)
         if output.suffix != ".png":  # which is refused
             refuse_existing(output.with_suffix(".png"), overwrite, PICTURE, [base, config, data])
-        schedule, made = _measured(
-            source, {"method": method.value, "count": count, "seed": seed, **looks}, asked, output
-        )
+        schedule, made = _measured(source, {"method": method.value, "count": count, "seed": seed, **looks}, output)
     _show_groups(made, schedule, output, json)
 
 
 @dataclass(frozen=True)
 class _Source:
-    """What method similarity or gradient looks at."""
+    """What is cut for: a noise schedule, and a base and images where some are named."""
 
     data: str | None
     resolution: int | None
     base: str | None
     config: Path | None
+    asked: dict[str, Any]  # of the noise schedule
+    reading: dict[str, str]  # of the base
+
+    def opened(self) -> "Base":
+        """The base, with the noise schedule that was asked for in place of its own.
+
+        Raises:
+            InputError: a number of timesteps without a kind of schedule.
+        """
+        from prunekit.checkpoint import Asked
+        from prunekit.pipeline.stages import open_base
+
+        kind, count = self.asked.get("kind"), self.asked.get("num_timesteps")
+        if count is not None and kind is None:
+            raise InputError("Got --num-timesteps with --base, without --noise-schedule; expected both, or neither.")
+        text = kind if count is None else f"{kind}:{count}"
+        return open_base(str(self.base), self.config, asked=Asked(noise_schedule=text, **self.reading))
+
+    def schedule(self) -> NoiseSchedule:
+        """The base's noise schedule, else the one that was asked for.
+
+        Raises:
+            InputError: options of a base without one.
+        """
+        if self.base is not None:
+            return self.opened().schedule
+        if self.config is not None or self.reading:
+            given = [*(["config"] if self.config else []), *self.reading]
+            raise InputError(f"Got {_flags(given)} without --base; expected both.")
+        return NoiseSchedule.from_config({"kind": "linear", "num_timesteps": 1000} | self.asked)
 
 
-def _measured(
-    source: _Source, chosen: dict[str, Any], asked: dict[str, Any], output: Path
-) -> tuple[NoiseSchedule, Grouping]:
+def _measured(source: _Source, chosen: dict[str, Any], output: Path) -> tuple[NoiseSchedule, Grouping]:
     """Groups by what images or a base show; refuses what cannot be written before it measures."""
     from prunekit.data import load_images
     from prunekit.pipeline.grouping import method_of
     from prunekit.pipeline.placing import placed
-    from prunekit.pipeline.stages import images_of, open_base
+    from prunekit.pipeline.stages import images_of
     from prunekit.recipe import GroupOptions
 
     if output.suffix == ".png":
@@ -146,16 +181,10 @@ def _measured(
         if options.method == "gradient" or source.data is None:
             needed = "--base" if options.method == "gradient" else "--data"
             raise InputError(f"Got --method {options.method} without {needed}; expected {_NEEDED[needed]}.")
-        if source.config is not None:
-            raise InputError("Got --config without --base; expected both, for a bare state dict.")
-        schedule = NoiseSchedule.from_config({"kind": "linear", "num_timesteps": 1000} | asked)
+        schedule = source.schedule()
         method = method_of(options, load_images(source.data, source.resolution).train)
         return schedule, method(schedule, options.count)
-    if asked:
-        raise InputError(
-            f"Got {_flags(asked)} with --base, which has a noise schedule of its own; leave one of them out."
-        )
-    base = open_base(source.base, source.config)
+    base = source.opened()
     images = images_of(base, data_options(source.data, source.resolution), source.base)
     with placed(base.model):
         return base.schedule, method_of(options, images.train, base)(base.schedule, options.count)

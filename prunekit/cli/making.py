@@ -11,10 +11,12 @@ from prunekit._json import read_json
 from prunekit.cli.console import data_options, emit, refuse_existing, refuse_inputs
 from prunekit.cli.interrupts import writing, written
 from prunekit.cli.options import DataOption, Json, Overwrite, Resolution, Seed
+from prunekit.cli.reading_options import with_reading_options
 from prunekit.cli.training_options import LoggingDir, Resume, training, with_training_options
 from prunekit.errors import InputError
 
 if TYPE_CHECKING:
+    from prunekit.checkpoint import Asked
     from prunekit.data import ImageSplit
     from prunekit.recipe import BaseOptions
     from prunekit.training import TrainOptions
@@ -117,6 +119,7 @@ def _of_recipe(path: Path, context: typer.Context) -> tuple["BaseOptions", "Imag
     return recipe.base, load_images(recipe.data.source, recipe.data.resolution, recipe.data.labels)
 
 
+@with_reading_options
 @with_training_options
 def finetune(
     slim: Annotated[Path, typer.Argument(help="Slim model's folder, e.g. slim/group-3.")],
@@ -136,6 +139,7 @@ def finetune(
     logging_dir: LoggingDir = None,
     *,
     changes: dict[str, Any],
+    reading: "Asked | None",
     seed: Seed = 0,
     output: Annotated[Path | None, typer.Option(help="Folder to write; the slim model's own if absent.")] = None,
     json: Json = False,
@@ -160,7 +164,11 @@ def finetune(
     images = images_of_slim(loaded, others, slim)
     said = said_of_images(loaded.about.get("data", {}), images, others)
     loaded = replace(loaded, about={**loaded.about, "data": said} if said else loaded.about)
-    base = open_base(teacher) if teacher else None
+    if reading is not None and not teacher:
+        raise InputError(
+            "Got --weights, --noise-schedule or --prediction-type without --teacher, the base that they are of."
+        )
+    base = open_base(teacher, asked=reading) if teacher else None
     if not 0 <= distillation_weight <= 1:
         raise InputError(f"Got --distillation-weight {distillation_weight:g}; expected a share from 0 to 1.")
     options = FinetuneOptions(overlap, DistillationOptions(distillation_weight) if base else None)

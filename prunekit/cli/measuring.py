@@ -1,7 +1,7 @@
 """Commands that measure and show: ``sample``, ``evaluate``, ``cost``, ``report``."""
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -10,15 +10,22 @@ from prunekit.cli.console import Bars, data_options, emit, print_table, refuse_e
 from prunekit.cli.costing import ModelPath, cost
 from prunekit.cli.interrupts import keeping, writing
 from prunekit.cli.options import ConfigOption, Json, Overwrite
+from prunekit.cli.reading_options import with_reading_options
 from prunekit.errors import InputError
+
+if TYPE_CHECKING:
+    from prunekit.checkpoint import Asked
 
 __all__ = ["COMMANDS"]
 
 EVALUATION_FORMAT = "prunekit-evaluation/1"
 Steps = Annotated[int, typer.Option("--num-inference-steps", help="Sampling steps.")]
-SamplerOption = Annotated[str, typer.Option(help="ddim, ddpm, heun, … or a diffusers scheduler's class name.")]
+SamplerOption = Annotated[
+    str, typer.Option(help="ddim, ddpm, heun, …, a diffusers scheduler's class name, or pipeline: the model's own.")
+]
 
 
+@with_reading_options
 def sample(
     model: ModelPath,
     config: ConfigOption = None,
@@ -33,6 +40,8 @@ def sample(
     output: Annotated[Path | None, typer.Option(help="File to write (.npz; a .png goes beside it).")] = None,
     overwrite: Overwrite = False,
     json: Json = False,
+    *,
+    reading: "Asked | None",
 ) -> None:
     """Sample images from a model into an .npz and a grid picture; of a model of latents, the latents into an .npz."""
     from prunekit.pipeline.measuring import save_samples
@@ -48,7 +57,7 @@ def sample(
     target = output or Path("samples") / f"{name.stem if Path(model).is_file() else name.name or 'model'}.npz"
     refuse_existing(target, overwrite, inputs=[model, config])
     refuse_inputs(target, [model], inside=True)
-    opened = open_model(model, config)
+    opened = open_model(model, config, asked=reading)
     if not opened.latent:
         refuse_existing(target.with_suffix(".png"), overwrite, inputs=[model, config])
     evaluations(opened.schedule, sampler, steps)  # refuses a sampler that does not take these steps
@@ -65,6 +74,7 @@ def sample(
     emit(json, facts, [f"{count} samples: {', '.join(facts[key] for key in ('output', 'picture') if key in facts)}"])
 
 
+@with_reading_options
 def evaluate(
     experts: ModelPath,
     base: Annotated[str | None, typer.Option(help="Base to compare with, sampled from the same noise.")] = None,
@@ -88,12 +98,14 @@ def evaluate(
     ),
     overwrite: Overwrite = False,
     json: Json = False,
+    *,
+    reading: "Asked | None",
 ) -> None:
     """Denoising loss per timestep group, and FID and KID on stated features, with standard errors over seeds."""
     from prunekit._files import write_json
     from prunekit.features import load_features
     from prunekit.pipeline.measuring import Setting, measure_all
-    from prunekit.pipeline.opening import open_model
+    from prunekit.pipeline.opening import is_base, open_model
     from prunekit.recipe import AllocationOptions, EvaluationOptions
     from prunekit.report import Metrics, metric_lines
 
@@ -106,11 +118,11 @@ def evaluate(
     refuse_inputs(output, [experts, base], inside=True)
     if features != "auto":
         load_features(features)  # refuses an unknown name before anything is measured
-    opened = open_model(experts)
+    opened = open_model(experts, asked=reading if base is None or is_base(experts) else None)
     models, macs = {"expert": opened.model}, {"experts": opened.mean_macs(sampler, steps)}
     sampled = {"experts": opened.model}
     if base is not None:
-        reference = open_model(base)
+        reference = open_model(base, asked=reading)
         _check_comparable(opened, reference, base)
         models = {"base": reference.model, **models}
         sampled = {"base": reference.model, **sampled}

@@ -1,5 +1,6 @@
 """The command that prunes: ``prune``."""
 
+import logging
 from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
@@ -27,12 +28,13 @@ from prunekit.cli.choices import (
 from prunekit.cli.console import chosen_allocation, data_options, emit, print_table, refuse_inputs
 from prunekit.cli.interrupts import keeping
 from prunekit.cli.options import ConfigOption, DataOption, InputsOption, Json, Resolution, Seed
+from prunekit.cli.reading_options import with_reading_options
 from prunekit.errors import InputError
 from prunekit.groups import TimestepGroups
 from prunekit.schedule import NoiseSchedule
 
 if TYPE_CHECKING:
-    from prunekit.checkpoint import Base
+    from prunekit.checkpoint import Asked, Base
     from prunekit.data import ImageSplit
     from prunekit.pipeline.stages import Bench
     from prunekit.search import SearchResult
@@ -40,7 +42,10 @@ if TYPE_CHECKING:
 
 __all__ = ["COMMANDS"]
 
+_log = logging.getLogger(__name__)
 
+
+@with_reading_options
 def prune(
     base: BasePath,
     config: ConfigOption = None,
@@ -93,6 +98,8 @@ def prune(
     seed: Seed = 0,
     output: Annotated[Path, typer.Option(help="Folder; each slim model becomes group-N in it.")] = Path("slim"),
     json: Json = False,
+    *,
+    reading: "Asked | None",
 ) -> None:
     """Prune a base to a timestep group's target, by importance on the group's own timesteps."""
     from prunekit.data import note_place
@@ -108,10 +115,11 @@ def prune(
         raise InputError(f"{latency_table} does not exist; have one process measure it before several ranks search.")
     if (llm_endpoint is None) != (llm_model is None):
         raise InputError("Expected --llm-endpoint and --llm-model together.")
-    loaded = open_base(base, config, inputs)
+    loaded = open_base(base, config, inputs, reading)
     plan = _wanted_targets(allocation, target, loaded.schedule)
     partition = plan.timestep_groups
     check_timesteps(partition, loaded.schedule, base)
+    _note_other_steps(plan, loaded.schedule)
     wanted = list(partition) if group is None else [partition[group]]
     _check_outputs(
         [output / f"group-{one.index}" for one in wanted], [base, config, inputs, allocation, study, latency_table]
@@ -166,6 +174,13 @@ def prune(
         _show_pruned(f"Pruned from {bench.macs:,} MACs ({criterion.value}, {proposer.value})", facts)
         if bench.latency is not None:
             print(_accuracy(bench.latency.table))
+
+
+def _note_other_steps(plan: Allocation, schedule: NoiseSchedule) -> None:
+    from prunekit.pipeline.planning import planned_otherwise
+
+    if said := planned_otherwise(plan, schedule):
+        _log.info(said)
 
 
 def _with_images(base: "Base", options: Any, source: str) -> tuple["Base", "ImageSplit"]:

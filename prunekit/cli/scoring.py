@@ -1,7 +1,7 @@
 """The command that scores: ``importance``."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -20,12 +20,17 @@ from prunekit.cli.choices import (
 from prunekit.cli.console import data_options, emit, refuse_existing, refuse_inputs
 from prunekit.cli.interrupts import writing
 from prunekit.cli.options import ConfigOption, DataOption, InputsOption, Json, Overwrite, Resolution, Seed
+from prunekit.cli.reading_options import with_reading_options
 from prunekit.errors import InputError, PrunekitError
 from prunekit.groups import TimestepGroups
+
+if TYPE_CHECKING:
+    from prunekit.checkpoint import Asked
 
 __all__ = ["COMMANDS"]
 
 
+@with_reading_options
 def importance(
     base: BasePath,
     config: ConfigOption = None,
@@ -46,6 +51,8 @@ def importance(
     ] = Path("importance.json"),
     overwrite: Overwrite = False,
     json: Json = False,
+    *,
+    reading: "Asked | None",
 ) -> None:
     """Score every channel for every timestep group; write importance.json and a heatmap."""
     from prunekit._json import read_json
@@ -61,7 +68,7 @@ def importance(
     picture = output.with_suffix(".png")
     refuse_existing(picture, overwrite, PICTURE, [base, config, inputs, groups, data])
     refuse_inputs(output, [base], inside=True)
-    loaded = open_base(base, config, inputs)
+    loaded = open_base(base, config, inputs, reading)
     others = data_options(data, resolution)
     asked = others is not None or needs_images(criterion.value)
     images = images_of(loaded, others, base).train if asked else None

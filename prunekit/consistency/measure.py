@@ -151,7 +151,7 @@ def measure_consistency(
     options = options or ConsistencyOptions()
     _check_schedules(a, b)
     ssim_window(*shape[1:])  # refuses images that are too small before anything is sampled
-    samplers = [make_sampler(options.sampler, options.steps, x.schedule, x.prediction_type, shape) for x in (a, b)]
+    samplers = [make_sampler(options.sampler, options.steps, a.schedule, x.prediction_type, shape) for x in (a, b)]
     timesteps = real_timesteps(options.sampler, options.steps, a.schedule).tolist()
     watches = (SeamWatch("a", a, b, timesteps), SeamWatch("b", b, a, timesteps))
     batches = samplers[0].noise(options.count, options.seed).tensor_split(max(1, options.count // options.batch_size))

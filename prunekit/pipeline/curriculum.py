@@ -17,7 +17,6 @@ from prunekit.pipeline.spending import spent_on_losses, spent_on_sampling
 from prunekit.pipeline.stages import complete_spec, seeded_weights
 from prunekit.recipe import CurriculumOptions
 from prunekit.report import write_any_report
-from prunekit.schedule import NoiseSchedule
 from prunekit.training import DenoisingObjective, Snapshots, TrainOptions, timestep_sampler, train
 
 __all__ = ["CurriculumRun"]
@@ -68,8 +67,7 @@ class CurriculumRun(ResumableRun):
         """What measures them."""
         recipe, options = self.recipe, self.options
         assert recipe.evaluation is not None  # noqa: S101 - the recipe was checked
-        schedule = NoiseSchedule.from_config(recipe.base.noise_schedule)
-        kind = recipe.base.prediction_type
+        schedule, kind = recipe.base.schedule, recipe.base.prediction_type or "epsilon"
         return Judge(self.images, schedule, kind, options.sampler, options.sampling_steps, recipe.evaluation)
 
     def _inputs(self, entry: str) -> dict[str, Any]:

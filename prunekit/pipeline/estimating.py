@@ -10,7 +10,6 @@ from prunekit.pipeline.measuring import loss_draws
 from prunekit.pipeline.planning import evaluations
 from prunekit.pipeline.stages import open_base
 from prunekit.recipe import Recipe
-from prunekit.schedule import NoiseSchedule
 from prunekit.search import proxy_samples
 from prunekit.training import TrainOptions
 
@@ -110,7 +109,7 @@ def estimate(recipe: Recipe, machine: Machine | None = None, spec: ModelSpec | N
     """
     base = recipe.base
     if spec is None:
-        spec = base.spec() if base.checkpoint is None else open_base(base.checkpoint).spec
+        spec = base.spec() if base.checkpoint is None else open_base(base.checkpoint, asked=base.asked).spec
         spec.check_size()
     step = StepCost.of(spec.build, spec.example_inputs)
     macs, params, trainings = step.count.macs, step.count.params, dict[str, TrainOptions]()
@@ -148,7 +147,7 @@ def _of_experts(recipe: Recipe, macs: int, params: int, spec: ModelSpec) -> list
         each = batches * batch_size * groups
         rows.append((forwards("losses", "evaluation", 3 * each, each * (macs + 2 * expert)), "no"))
         if spec.config.get("in_channels") in (1, 3):  # latents are not sampled
-            schedule = NoiseSchedule.from_config(recipe.base.noise_schedule)
+            schedule = recipe.base.schedule
             steps = len(evaluations(schedule, recipe.allocation.sampler, recipe.allocation.steps))
             images = evaluation.samples * len(evaluation.seeds) * steps
             rows.append((forwards("sampling", "sampling", 2 * images, images * (macs + expert)), "no"))

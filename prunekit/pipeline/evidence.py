@@ -34,7 +34,6 @@ from prunekit.pipeline.stages import complete_spec, open_base
 from prunekit.recipe import MEASURED_METHODS, EvidenceOptions, FinetuneOptions, Recipe, slug
 from prunekit.report import report_writer
 from prunekit.report.forms import read_manifest
-from prunekit.schedule import NoiseSchedule
 
 __all__ = ["EvidenceRun"]
 
@@ -137,7 +136,7 @@ class EvidenceRun(ResumableRun):
         assert allocation is not None  # noqa: S101
         if (groups.cuts is None and groups.method in MEASURED_METHODS) or allocation.rule == "measured":
             return
-        schedule = NoiseSchedule.from_config(recipe.base.noise_schedule)
+        schedule = recipe.base.schedule
         cut = method_of(groups)(schedule, groups.number).groups
         sampler, steps = allocation.sampler, allocation.steps
         plan_budget(

@@ -61,7 +61,7 @@ def images_for(
     source = override.source if override else data.get("source")
     if source is None:
         raise InputError("The checkpoint does not say which images it was trained on; name some by --data.")
-    resolution = (override.resolution if override else None) or data.get("resolution") or spec.config.get("sample_size")
+    resolution = (override.resolution if override else None) or data.get("resolution") or _side(spec)
     labels = spec.num_classes is not None
     if override or "sha256" not in data:
         images = load_images(str(source), resolution, labels=labels)
@@ -69,6 +69,22 @@ def images_for(
         images = _found_again(name_of(str(source)), str(data["sha256"]), resolution, labels, Path(near or os.curdir))
     check_images(images, spec)
     return images
+
+
+def _side(spec: ModelSpec) -> int | None:
+    """Side of the square images that a network takes; None where it does not say.
+
+    Raises:
+        InputError: they are not square.
+    """
+    size = spec.config.get("sample_size")
+    sides = size if isinstance(size, list | tuple) else [size]
+    if len(set(sides)) > 1:
+        raise InputError(
+            f"The model's sample_size is {size}, and images are read as squares; prune it by its weights alone (--criterion "
+            "magnitude --proposer oneshot --repair none), or in Python with a loss of your own."
+        )
+    return sides[0] if sides else None
 
 
 def _found_again(name: str, sha256: str, resolution: int | None, labels: bool, near: Path) -> ImageSplit:

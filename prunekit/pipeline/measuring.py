@@ -169,6 +169,7 @@ def measure_samples(
             "count_real": len(setting.images.train.images),
             "sampler": allocation.sampler,
             "steps": allocation.steps,
+            **({"scheduler": dict(setting.schedule.scheduler)} if setting.schedule.scheduler else {}),
             "seeds": list(options.seeds),
             "threads": torch.get_num_threads(),
             "rows": rows,

@@ -22,7 +22,6 @@ from prunekit.pipeline.spending import spent_on_looks
 from prunekit.pipeline.stages import complete_spec, open_base
 from prunekit.recipe import MultistageOptions
 from prunekit.report import grouping_png, write_any_report
-from prunekit.schedule import NoiseSchedule
 from prunekit.training import weights_hash
 
 __all__ = ["MultistageRun"]
@@ -75,7 +74,7 @@ class MultistageRun(ResumableRun):
             spec, schedule, kind = start.spec, start.schedule, start.prediction_type
         else:
             spec = complete_spec(recipe.base)
-            schedule, kind = NoiseSchedule.from_config(recipe.base.noise_schedule), recipe.base.prediction_type
+            schedule, kind = recipe.base.schedule, recipe.base.prediction_type or "epsilon"
         check_comparison(self.images, spec)
         model = start.model if start else None
         train, options, evaluation = recipe.base.train, self.options, recipe.evaluation
@@ -85,7 +84,7 @@ class MultistageRun(ResumableRun):
     def start(self) -> Base | None:
         """The trained base that all networks go on from, where the recipe names one."""
         checkpoint = self.recipe.base.checkpoint
-        return None if checkpoint is None else open_base(checkpoint)
+        return None if checkpoint is None else open_base(checkpoint, asked=self.recipe.base.asked)
 
     @property
     def _inputs(self) -> dict[str, Any]:

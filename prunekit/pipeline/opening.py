@@ -7,12 +7,13 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from prunekit._json import read_json
 from prunekit._leftovers import restore
 from prunekit._types import JsonDict
-from prunekit.checkpoint import ModelSpec, read_inputs
+from prunekit.checkpoint import Asked, ModelSpec, read_inputs
 from prunekit.cost import MacCount, count_macs
 from prunekit.data import ImageSplit
-from prunekit.errors import InputError
+from prunekit.errors import InputError, PrunekitError
 from prunekit.groups import TimestepGroups, make_groups
 from prunekit.nets import MultiDecoderUNet, TimestepExperts, is_multi_decoder, load_experts, load_multi_decoder
 from prunekit.pipeline.images import images_for, sampled_classes
@@ -23,7 +24,7 @@ from prunekit.sampling import Sampler, make_sampler
 from prunekit.schedule import NoiseSchedule
 from prunekit.slim import load_slim
 
-__all__ = ["Opened", "open_model"]
+__all__ = ["Opened", "is_base", "open_model"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -137,21 +138,53 @@ def _sizes(part: nn.Module, seen: set[int]) -> Iterator[int]:
             yield parameter.numel()
 
 
-def open_model(source: str, config: Path | str | None = None, inputs: Path | str | None = None) -> Opened:
-    """Open a model by path, or an embedded one (``embedded:digits``); ``config`` and ``inputs`` as for :func:`open_base`."""
+def open_model(
+    source: str, config: Path | str | None = None, inputs: Path | str | None = None, asked: Asked | None = None
+) -> Opened:
+    """Open a model by path, or an embedded one (``embedded:digits``).
+
+    Args:
+        source: file, folder, id on the Hugging Face Hub, or name of an embedded base.
+        config: as for :func:`open_base`, as ``inputs`` and ``asked``, which is for bases alone.
+        inputs: see there.
+        asked: see there.
+
+    Raises:
+        InputError: something was asked of a model that is no base.
+    """
     path = Path(source)
     restore(path)
+    if is_base(source):
+        base = open_base(source, config, inputs, asked)
+        return _opened(base.model, base.spec, base.about(), None)
+    if asked is not None:
+        raise InputError(
+            f"{source} is no base and says itself what its weights and its noise schedule are; leave out --weights, "
+            "--noise-schedule and --prediction-type."
+        )
     if (path / "experts.json").is_file():
         experts = load_experts(path)
         return _opened(experts, experts.spec, experts.about, experts.groups)
     if is_multi_decoder(path):
         net, slim = load_multi_decoder(path)
         return _opened(net, net.stage_spec(), slim.about, net.groups)
-    if (path / "config.json").is_file() and (path / "model.safetensors").is_file():
-        slim = load_slim(path, inputs=None if inputs is None else read_inputs(inputs))
-        return _opened(slim.model, slim.spec, slim.about, None)
-    base = open_base(source, config, inputs)
-    return _opened(base.model, base.spec, base.about(), None)
+    slim = load_slim(path, inputs=None if inputs is None else read_inputs(inputs))
+    return _opened(slim.model, slim.spec, slim.about, None)
+
+
+def is_base(source: str) -> bool:
+    """Whether a name is a base's, and not the folder of experts, of several decoders or of a slim model."""
+    path = Path(source)
+    if (path / "experts.json").is_file() or is_multi_decoder(path):
+        return False
+    if not ((path / "config.json").is_file() and (path / "model.safetensors").is_file()):
+        return True
+    try:
+        return "_class_name" in read_json(
+            path / "config.json", infinities=True
+        )  # a network of diffusers that accelerate saved
+    except PrunekitError:
+        return False
 
 
 def _opened(model: nn.Module, spec: ModelSpec, about: JsonDict, groups: TimestepGroups | None) -> Opened:

@@ -9,8 +9,9 @@ from prunekit.allocation import Allocation, Frontier, allocate
 from prunekit.errors import BudgetError, InputError
 from prunekit.groups import METHODS, Explicit, Grouping, TimestepGroups
 from prunekit.schedule import NoiseSchedule, sampler_timesteps
+from prunekit.schedule.diffusers import settings_text, steps_as_planned, timesteps_refused
 
-__all__ = ["cut_groups", "cut_with_evidence", "evaluations", "plan_budget", "side_by_side"]
+__all__ = ["cut_groups", "cut_with_evidence", "evaluations", "plan_budget", "planned_otherwise", "side_by_side"]
 
 _NUMPY_SAMPLERS = ("ddim", "ddpm")
 _COMPARED = ("linear", "snr", "measured")
@@ -40,12 +41,15 @@ def evaluations(schedule: NoiseSchedule, sampler: str = "ddim", steps: int = 50)
     """Timestep of every network evaluation of a sampler, shape (evaluations,).
 
     DDIM and DDPM are computed here as diffusers does; for any other sampler diffusers itself is asked, which imports torch.
+    The settings of the pipeline's scheduler count, if the schedule has some.
 
     Raises:
         InputError: the sampler is unknown, or does not take so many steps.
     """
-    if sampler in _NUMPY_SAMPLERS:
-        return sampler_timesteps(schedule.num_timesteps, steps).astype(np.float64)
+    if sampler in _NUMPY_SAMPLERS and not timesteps_refused(schedule.scheduler):
+        return sampler_timesteps(schedule.num_timesteps, steps, *steps_as_planned(schedule.scheduler)).astype(
+            np.float64
+        )
     if not 1 <= steps <= schedule.num_timesteps:
         raise InputError(
             f"Got {steps} sampling steps for {schedule.num_timesteps} training timesteps; "
@@ -70,6 +74,22 @@ def plan_budget(
     """Allocate a budget over the steps that a sampler really takes, see :func:`prunekit.allocation.allocate`."""
     real = evaluations(schedule, sampler, steps)
     return allocate(groups, schedule, budget, real, rule, floor=floor, sampler=sampler, frontiers=frontiers)
+
+
+def planned_otherwise(allocation: Allocation, schedule: NoiseSchedule) -> str:
+    """A sentence where an allocation was made for other steps than a base's pipeline takes; else empty."""
+    if not schedule.scheduler or allocation.sampler not in _NUMPY_SAMPLERS:
+        return ""
+    real = evaluations(schedule, allocation.sampler, allocation.sampler_steps)
+    shares = allocation.timestep_groups.shares(real)
+    if np.allclose(shares, [group.share for group in allocation.groups], rtol=0, atol=1e-9):
+        return ""
+    found = ", ".join(f"{share:.3f}" for share in shares)
+    settings = settings_text(schedule.scheduler) or "here"
+    return (
+        f"The allocation was made for other steps than {allocation.sampler} takes {settings}: its groups "
+        f"have shares {found} of them. Make groups with `prunekit groups --base`, and the allocation again."
+    )
 
 
 def side_by_side(

@@ -195,7 +195,7 @@ class Run(ResumableRun):
     def _base(self) -> dict[str, Any]:
         options, ledger = self.recipe.base, list[LedgerRow]()
         if options.checkpoint is not None:
-            base = open_base(options.checkpoint)
+            base = open_base(options.checkpoint, asked=options.asked)
             check_images(self.images, base.spec)
             unnamed = not base.data or (
                 is_by_place(base.data) and name_of(base.data["source"]) == name_of(self.recipe.data.source)

@@ -12,7 +12,7 @@ import torch
 from prunekit._files import write_json
 from prunekit._json import read_json
 from prunekit._leftovers import restore_within
-from prunekit.checkpoint import Base, ModelSpec, load_base, read_inputs
+from prunekit.checkpoint import Asked, Base, ModelSpec, load_base, read_inputs
 from prunekit.checkpoint.finite import first_not_finite
 from prunekit.cost import CostModel, LatencyModel, LatencyTable, verify
 from prunekit.data import ImageData, ImageSplit
@@ -24,7 +24,6 @@ from prunekit.nets import save_experts
 from prunekit.pipeline.images import check_images, classes_for, images_for, images_of, images_of_slim
 from prunekit.pipeline.placing import placed
 from prunekit.recipe import BaseOptions, PruneOptions
-from prunekit.schedule import NoiseSchedule
 from prunekit.search import Measure, Repair, SearchResult, search
 from prunekit.slim import SlimModel, load_slim
 from prunekit.training import (
@@ -56,22 +55,26 @@ __all__ = [
 EMBEDDED = "embedded:"
 
 
-def open_base(source: str, config: Path | str | None = None, inputs: Path | str | None = None) -> Base:
+def open_base(
+    source: str, config: Path | str | None = None, inputs: Path | str | None = None, asked: Asked | None = None
+) -> Base:
     """A base by path, or one that is shipped: ``embedded:digits``.
 
     Args:
         source: file, folder, id on the Hugging Face Hub, or name of an embedded base.
         config: JSON of the architecture, for a bare state dict.
         inputs: JSON of a forward pass's arguments, see :mod:`prunekit.checkpoint.inputs`; derived from the config if missing.
+        asked: which weights, and what the base was trained for, in place of what its files say.
     """
+    own = {} if asked is None else vars(asked)
     if not source.startswith(EMBEDDED):
-        return load_base(source, config, inputs=None if inputs is None else read_inputs(inputs))
+        return load_base(source, config, inputs=None if inputs is None else read_inputs(inputs), **own)
     name = source.removeprefix(EMBEDDED)
     asset = files("prunekit") / "assets" / f"{name}-base.safetensors"
     if not name.isalnum() or not asset.is_file():
         raise InputError(f"There is no embedded base {name!r}; expected embedded:digits, or a path.")
     with as_file(asset) as path:
-        return load_base(path)
+        return load_base(path, **own)
 
 
 @contextmanager
@@ -108,14 +111,14 @@ def train_base(
         model = options.spec().build()
     spec = ModelSpec.of(model)  # with the arguments that the options leave to the class
     check_images(data, spec)
-    schedule = NoiseSchedule.from_config(options.noise_schedule)
+    schedule, kind = options.schedule, options.prediction_type or "epsilon"
     classes = classes_for(data.train, spec, options.train.label_dropout)
-    objective = DenoisingObjective(data.train.images, schedule, options.prediction_type, classes, data.train.name)
-    sampler = timestep_sampler(options.train, schedule, options.prediction_type)
+    objective = DenoisingObjective(data.train.images, schedule, kind, classes, data.train.name)
+    sampler = timestep_sampler(options.train, schedule, kind)
     result = train(model, objective, sampler, options.train, checkpoints, report)
     trained = {name: getattr(options.train, name) for name in ("steps", "batch_size", "seed")}
     provenance = {**trained, "data_sha256": data.train.sha256}
-    return Base(result.model, spec, schedule, options.prediction_type, data.about(), provenance), result
+    return Base(result.model, spec, schedule, kind, data.about(), provenance), result
 
 
 @dataclass(frozen=True, eq=False)

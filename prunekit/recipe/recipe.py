@@ -94,7 +94,7 @@ class Recipe(BaseModel):
             InputError: the recipe's other sections need one that they train.
         """
         data = self.model_dump(mode="json")
-        data["base"] |= {"checkpoint": checkpoint, "model": None}
+        data["base"] |= {"checkpoint": checkpoint, "model": None, "noise_schedule": None, "prediction_type": None}
         try:
             return Recipe.model_validate(data)._trusting(self._confirmed)
         except ValidationError as error:

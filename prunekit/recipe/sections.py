@@ -10,7 +10,7 @@ from pydantic import AfterValidator, Field
 
 from prunekit._types import FloatArray
 from prunekit.allocation import RULES
-from prunekit.checkpoint import ModelSpec
+from prunekit.checkpoint import Asked, ModelSpec
 from prunekit.checkpoint.bounds import check_schedule
 from prunekit.errors import InputError
 from prunekit.features import SHIPPED
@@ -58,6 +58,7 @@ def _unconfirmed(options: SearchOptions) -> SearchOptions:
     return options if options.llm is None else replace(options, llm=UnconfirmedEndpoint(**vars(options.llm)))
 
 
+_LINEAR = {"kind": "linear", "num_timesteps": 1000}
 Positive = Annotated[int, Field(ge=1, le=MAX_COUNT)]
 NotNegative = Annotated[int, Field(ge=0, le=MAX_COUNT)]
 Seed = Annotated[int, Field(ge=0, le=MAX_SEED)]
@@ -89,26 +90,45 @@ class BaseOptions:
     Args:
         checkpoint: what to load; nothing is trained then.
         model: ``{"class", "config"}`` of a network to train; either this or ``checkpoint``.
-        noise_schedule: see :meth:`prunekit.schedule.NoiseSchedule.from_config`.
-        prediction_type: ``epsilon``, ``sample`` or ``v_prediction``.
+        noise_schedule: see :meth:`prunekit.schedule.NoiseSchedule.from_config`. If missing: the checkpoint's own; linear over 1000
+            timesteps for a network to train.
+        prediction_type: ``epsilon``, ``sample`` or ``v_prediction``. If missing: the checkpoint's own; epsilon for one to train.
         train: how to train it.
+        weights: ``ema`` or ``raw``, of a checkpoint that has both; a moving average is preferred if missing.
     """
 
     __pydantic_config__: ClassVar[dict[str, Any]] = STRICT
 
     checkpoint: str | None = None
     model: dict[str, Any] | None = None
-    noise_schedule: dict[str, Any] = field(default_factory=lambda: {"kind": "linear", "num_timesteps": 1000})
-    prediction_type: Literal["epsilon", "sample", "v_prediction"] = "epsilon"
+    noise_schedule: dict[str, Any] | None = None
+    prediction_type: Literal["epsilon", "sample", "v_prediction"] | None = None
     train: Train = field(default_factory=TrainOptions)
+    weights: Literal["ema", "raw"] | None = None
 
     def __post_init__(self) -> None:
         if (self.checkpoint is None) == (self.model is None):
             raise InputError("A base needs either a checkpoint or a model to train, and not both.")
         if self.model is not None:
             self.spec()
-        check_schedule(self.noise_schedule, "The noise schedule")
-        NoiseSchedule.from_config(self.noise_schedule)
+            if self.weights is not None:
+                raise InputError("Got weights with a model to train; expected them with a checkpoint.")
+            object.__setattr__(self, "noise_schedule", self.noise_schedule or dict(_LINEAR))
+            object.__setattr__(self, "prediction_type", self.prediction_type or "epsilon")
+        if self.noise_schedule is not None:
+            check_schedule(self.noise_schedule, "The noise schedule")
+        _ = self.schedule
+
+    @property
+    def schedule(self) -> NoiseSchedule:
+        """The noise schedule that the options name, else linear."""
+        return NoiseSchedule.from_config(self.noise_schedule or _LINEAR)
+
+    @property
+    def asked(self) -> Asked:
+        """What is asked of the checkpoint."""
+        schedule = None if self.noise_schedule is None else self.schedule
+        return Asked(self.weights, schedule, self.prediction_type)
 
     def spec(self) -> ModelSpec:
         """The network to train."""

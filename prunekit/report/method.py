@@ -9,6 +9,7 @@ from prunekit.report.rendering import drawn
 from prunekit.report.run import RunResults
 from prunekit.report.tables import width_table
 from prunekit.report.wording import short_ratio
+from prunekit.schedule.diffusers import settings_text
 
 __all__ = ["frontiers_picture", "importance_blocks", "targets_picture", "width_blocks"]
 
@@ -17,9 +18,11 @@ def targets_picture(results: RunResults, folder: Path) -> Picture:
     """SNR over the timesteps, and the groups' targets below."""
     allocation = results.allocation
     low, high = allocation.feasible
+    settings = settings_text(results.base.noise_schedule.scheduler)
     caption = (
         f"Budget {short_ratio(allocation.budget)} by rule {allocation.rule}, which can reach {short_ratio(low)} to "
-        f"{short_ratio(high)} here; the mean is over the {allocation.sampler_steps} steps of {allocation.sampler}. "
+        f"{short_ratio(high)} here; the mean is over the {allocation.sampler_steps} steps of {allocation.sampler}"
+        f"{f' {settings}' if settings else ''}. "
         "Lines mark the borders of the timestep groups, group 0 being the cleanest."
     )
     words = ("Noise and targets", figures.describe_snr_targets(results), caption)

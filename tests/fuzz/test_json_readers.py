@@ -13,7 +13,7 @@ from prunekit._files import sha256_file
 from prunekit._json import parse_json, read_json
 from prunekit.allocation import Allocation, read_frontier
 from prunekit.checkpoint import ModelSpec, load_base
-from prunekit.checkpoint.folders import _scheduler
+from prunekit.checkpoint.scheduler import read_scheduler
 from prunekit.cost import LatencyTable
 from prunekit.errors import PrunekitError
 from prunekit.features import read_features
@@ -196,7 +196,7 @@ READERS = {
     "choice": (lambda: LINES[1], frontier_of),
     "answer": (lambda: {"choices": [{"message": {"content": "a"}}]}, answer_of),
     "diary": (lambda: DIARY[1], diary_of),
-    "scheduler": (lambda: SCHEDULER, _scheduler),
+    "scheduler": (lambda: SCHEDULER, read_scheduler),
     "plan": (lambda: {"kept": {"a": [0, 2]}, "fingerprint": "ab"}, lambda p: PruningPlan.from_json(read_json(p), p)),
 }
 

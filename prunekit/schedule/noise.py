@@ -10,24 +10,18 @@ Everything is numpy float64: no torch is needed to plan a budget.
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 
-from prunekit._types import FloatArray, IntArray, JsonDict
+from prunekit._types import FloatArray, JsonDict
 from prunekit.errors import InputError
+from prunekit.schedule.steps import check_count
 
-__all__ = ["NoiseSchedule", "sampler_timesteps"]
+__all__ = ["NoiseSchedule"]
 
-_MAX_TIMESTEPS = 1_000_000
 _KINDS = ("linear", "scaled_linear", "cosine", "sigmoid", "edm", "rectified_flow", "explicit")
-_DIFFUSERS_BETAS = {
-    "linear": "linear",
-    "scaled_linear": "scaled_linear",
-    "squaredcos_cap_v2": "cosine",
-    "sigmoid": "sigmoid",
-}
 
 
 @dataclass(frozen=True, eq=False)
@@ -38,6 +32,8 @@ class NoiseSchedule:
         signal: a_t, shape (num_timesteps,), float64, positive.
         noise: b_t, shape (num_timesteps,), float64, positive; the SNR must fall strictly with t.
         config: how the schedule was made, JSON-able; :meth:`from_config` makes it again.
+        scheduler: config of the diffusers scheduler that came with the network, as diffusers writes it. Samplers keep its
+            settings (spacing, clipping, variance); empty for a network without one.
 
     Example:
         >>> schedule = NoiseSchedule.linear(1000)
@@ -48,6 +44,7 @@ class NoiseSchedule:
     signal: FloatArray
     noise: FloatArray
     config: JsonDict = field(default_factory=dict)
+    scheduler: JsonDict = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if self.signal.ndim != 1 or self.signal.shape != self.noise.shape or len(self.signal) < 2:
@@ -140,7 +137,7 @@ class NoiseSchedule:
     @classmethod
     def cosine(cls, num_timesteps: int = 1000, offset: float = 0.008, max_beta: float = 0.999) -> "NoiseSchedule":
         """ᾱ = cos²(((t/T + s)/(1 + s))·π/2), betas clipped (improved DDPM, arXiv:2102.09672, eq. 17)."""
-        _check_count(num_timesteps)
+        check_count(num_timesteps)
         edges = np.cos((np.arange(num_timesteps + 1) / num_timesteps + offset) / (1 + offset) * math.pi / 2) ** 2
         config = {"kind": "cosine", "num_timesteps": num_timesteps, "offset": offset, "max_beta": max_beta}
         return cls.from_betas(np.minimum(1 - edges[1:] / edges[:-1], max_beta), config)
@@ -177,7 +174,7 @@ class NoiseSchedule:
             sigma_max: σ of the noisiest timestep.
             rho: 7 in the paper; large values make log σ even.
         """
-        _check_count(num_timesteps)
+        check_count(num_timesteps)
         if not (0 < sigma_min < sigma_max < math.inf and 0 < rho < math.inf):
             raise InputError(
                 f"Got sigmas from {sigma_min!r} to {sigma_max!r} with rho {rho!r}; expected rising ones above 0, and rho above 0."
@@ -195,14 +192,14 @@ class NoiseSchedule:
     @classmethod
     def rectified_flow(cls, num_timesteps: int = 1000, shift: float = 1.0) -> "NoiseSchedule":
         """Mix (1 − u)·x0 + u·ε at the T midpoints of (0, 1), shifted u ← s·u/(1 + (s−1)u) (arXiv:2403.03206, eq. 23)."""
-        _check_count(num_timesteps)
+        check_count(num_timesteps)
         u = (np.arange(num_timesteps) + 0.5) / num_timesteps
         u = shift * u / (1 + (shift - 1) * u)
         return cls(1 - u, u, {"kind": "rectified_flow", "num_timesteps": num_timesteps, "shift": shift})
 
     @classmethod
     def from_diffusers(cls, scheduler: Any) -> "NoiseSchedule":
-        """The schedule that a diffusers scheduler was trained with.
+        """The schedule that a diffusers scheduler was trained with, and the scheduler's settings.
 
         Args:
             scheduler: any diffusers scheduler object with ``alphas_cumprod``, or with ``sigmas`` (EDM, flow matching);
@@ -211,37 +208,16 @@ class NoiseSchedule:
         Raises:
             InputError: it has neither.
         """
-        config = dict(getattr(scheduler, "config", {}))
-        alphas_cumprod = getattr(scheduler, "alphas_cumprod", None)
-        if alphas_cumprod is not None:
-            kind = _DIFFUSERS_BETAS.get(str(config.get("beta_schedule")))
-            if kind is not None and config.get("trained_betas") is None and not config.get("rescale_betas_zero_snr"):
-                keys = {"kind": kind, "num_timesteps": config["num_train_timesteps"]}
-                if kind != "cosine":
-                    keys |= {"beta_start": config["beta_start"], "beta_end": config["beta_end"]}
-                return cls.from_config(keys)
-            bar = np.clip(np.asarray(alphas_cumprod, dtype=np.float64), 1e-12, 1 - 1e-12)
-            betas = 1 - bar / np.concatenate([[1.0], bar[:-1]])
-            return cls.from_betas(np.clip(betas, 1e-12, 1 - 1e-12))
-        if hasattr(scheduler, "from_config"):
-            scheduler = type(scheduler).from_config(scheduler.config)  # set_timesteps overwrites the training sigmas
-        sigmas = getattr(scheduler, "sigmas", None)
-        if sigmas is None:
-            raise InputError(
-                f"{type(scheduler).__name__} has neither alphas_cumprod nor sigmas; give a NoiseSchedule made by hand instead."
-            )
-        sigma = np.sort(np.asarray(sigmas, dtype=np.float64))
-        sigma = sigma[sigma > 0]
-        if "FlowMatch" in type(scheduler).__name__:
-            u = np.clip(sigma, 1e-6, 1 - 1e-6)
-            return cls(1 - u, u, {"kind": "explicit", "signal": (1 - u).tolist(), "noise": u.tolist()})
-        return cls.from_sigmas(sigma)
+        from prunekit.schedule.diffusers import of_scheduler  # noqa: PLC0415 - it builds on this class
+
+        return of_scheduler(scheduler)
 
     def to_config(self) -> dict[str, Any]:
         """JSON from which :meth:`from_config` makes an equal schedule."""
-        if self.config:
-            return dict(self.config)
-        return {"kind": "explicit", "signal": self.signal.tolist(), "noise": self.noise.tolist()}
+        config = dict(self.config)
+        if not config:
+            config = {"kind": "explicit", "signal": self.signal.tolist(), "noise": self.noise.tolist()}
+        return {**config, "scheduler": dict(self.scheduler)} if self.scheduler else config
 
     @classmethod
     def from_config(cls, config: JsonDict) -> "NoiseSchedule":
@@ -252,6 +228,17 @@ class NoiseSchedule:
         """
         if not isinstance(config, Mapping):
             raise InputError(f"A noise schedule needs a mapping with its kind; got {config!r}.")
+        options = dict(config)
+        scheduler = options.pop("scheduler", {})
+        if not isinstance(scheduler, Mapping):
+            raise InputError(
+                f"A noise schedule's scheduler is {scheduler!r:.80}; expected the config of one of diffusers."
+            )
+        return replace(cls._of_kind(options), scheduler=scheduler)
+
+    @classmethod
+    def _of_kind(cls, config: JsonDict) -> "NoiseSchedule":
+        """The schedule that a config without a scheduler describes."""
         options = dict(config)
         kind = options.pop("kind", None)
         try:
@@ -273,52 +260,11 @@ class NoiseSchedule:
         raise InputError(f"Unknown noise schedule {kind!r}; expected one of {', '.join(_KINDS)}.")
 
 
-def sampler_timesteps(num_timesteps: int, steps: int, spacing: str = "leading", offset: int = 0) -> IntArray:
-    """Training timesteps that a DDIM- or DDPM-like sampler really visits, noisiest first.
-
-    The three spacings of "Common diffusion noise schedules…" (arXiv:2305.08891, table 2), as diffusers rounds them.
-
-    Args:
-        num_timesteps: T.
-        steps: number of sampling steps, 1 … T.
-        spacing: ``leading`` (diffusers' DDIM default), ``trailing`` or ``linspace``.
-        offset: added to ``leading`` timesteps (diffusers' ``steps_offset``).
-
-    Returns:
-        Integers of shape (steps,) in 0 … T−1.
-
-    Example:
-        >>> sampler_timesteps(1000, 4).tolist()
-        [750, 500, 250, 0]
-    """
-    _check_count(num_timesteps)
-    if not 1 <= steps <= num_timesteps:
-        raise InputError(
-            f"Got {steps} sampling steps for {num_timesteps} training timesteps; expected 1 … {num_timesteps}."
-        )
-    match spacing:
-        case "leading":
-            ascending = np.round(np.arange(steps) * (num_timesteps // steps)) + offset
-            timesteps = ascending[::-1].astype(np.int64)
-        case "trailing":
-            timesteps = np.round(np.arange(num_timesteps, 0, -num_timesteps / steps)).astype(np.int64)[:steps] - 1
-        case "linspace":
-            timesteps = np.linspace(0, num_timesteps - 1, steps).round()[::-1].astype(np.int64)
-        case _:
-            raise InputError(f"Unknown timestep spacing {spacing!r}; expected leading, trailing or linspace.")
-    return np.clip(timesteps, 0, num_timesteps - 1)
-
-
-def _check_count(num_timesteps: int) -> None:
-    if not isinstance(num_timesteps, int | np.integer) or not 2 <= num_timesteps <= _MAX_TIMESTEPS:
-        raise InputError(f"Got {num_timesteps!r} training timesteps; expected an integer in 2 … {_MAX_TIMESTEPS:,}.")
-
-
 def _beta_range(
     num_timesteps: int, start: float | None, end: float | None, per_unit_time: tuple[float, float]
 ) -> tuple[float, float]:
     """Fill in absent ends with the rate per unit time divided by T, below 1; refuse ends outside (0, 1)."""
-    _check_count(num_timesteps)
+    check_count(num_timesteps)
     first = per_unit_time[0] / num_timesteps if start is None else start
     last = per_unit_time[1] / num_timesteps if end is None else end
     last = min(last, 0.999) if end is None else last

@@ -1,6 +1,7 @@
 """Sampling with diffusers' schedulers, from initial noise that is the same for every model."""
 
 import copy
+import inspect
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -11,34 +12,15 @@ import numpy as np
 import torch
 from torch import Generator, Tensor, nn
 
-from prunekit._types import FloatArray
 from prunekit.errors import InputError
 from prunekit.graph.running import evaluation_mode
+from prunekit.sampling.schedulers import check_network, make_scheduler, set_timesteps
 from prunekit.schedule import NoiseSchedule
 from prunekit.training import PREDICTION_TYPES, predict
 from prunekit.training.watching import Watch
 
-__all__ = [
-    "SAMPLERS",
-    "Evaluation",
-    "Sampler",
-    "clean_prediction",
-    "ddim_step",
-    "make_sampler",
-    "real_timesteps",
-    "to_images",
-]
+__all__ = ["Evaluation", "Sampler", "clean_prediction", "ddim_step", "make_sampler", "to_images"]
 
-SAMPLERS = {
-    "ddim": "DDIMScheduler",
-    "ddpm": "DDPMScheduler",
-    "dpm-solver": "DPMSolverMultistepScheduler",
-    "euler": "EulerDiscreteScheduler",
-    "heun": "HeunDiscreteScheduler",
-    "pndm": "PNDMScheduler",
-    "unipc": "UniPCMultistepScheduler",
-}
-"""Short names; any other scheduler class of diffusers can be named in full."""
 _LABEL_SEED = 0x9E3779B1  # so that classes and noise of one seed are not made of the same random numbers
 
 
@@ -54,44 +36,6 @@ def to_images(samples: Tensor) -> Tensor:
             f"{bad} of {len(samples)} samples are not finite; expected finite numbers to make pictures of."
         )
     return samples.clamp(-1, 1).add(1.0).mul(127.5).round().to(torch.uint8).cpu()
-
-
-def make_scheduler(name: str, schedule: NoiseSchedule, prediction_type: str = "epsilon") -> Any:
-    """A diffusers scheduler with exactly this noise schedule.
-
-    Raises:
-        InputError: diffusers has no such scheduler, or it does not take a schedule of betas.
-    """
-    import diffusers  # noqa: PLC0415 - takes seconds, and planning alone does not need it
-
-    class_name = SAMPLERS.get(name, name)
-    scheduler = getattr(diffusers, class_name, None) if class_name.endswith("Scheduler") else None
-    if scheduler is None:
-        raise InputError(
-            f"Unknown sampler {name!r}; expected one of {', '.join(SAMPLERS)}, or a diffusers scheduler's class name."
-        )
-    bar = schedule.alphas_cumprod
-    betas = 1 - bar / np.concatenate([[1.0], bar[:-1]])
-    try:
-        made = scheduler(
-            num_train_timesteps=schedule.num_timesteps, trained_betas=betas.tolist(), prediction_type=prediction_type
-        )
-    except (TypeError, ImportError) as error:  # some need packages that diffusers does not
-        raise InputError(f"{class_name} does not take a schedule of betas and a prediction type ({error}).") from error
-    own = np.asarray(getattr(made, "alphas_cumprod", []))
-    if own.shape != bar.shape or not np.allclose(own, bar, rtol=1e-4, atol=1e-6):
-        raise InputError(f"{class_name} does not follow the noise schedule; expected one of {', '.join(SAMPLERS)}.")
-    return made
-
-
-def real_timesteps(name: str, steps: int, schedule: NoiseSchedule) -> FloatArray:
-    """Timestep of every network evaluation that a sampler makes, in order, shape (evaluations,).
-
-    Second-order samplers evaluate more often than they step; every evaluation is listed.
-    """
-    scheduler = make_scheduler(name, schedule)
-    _set_timesteps(scheduler, steps)
-    return np.asarray(scheduler.timesteps, dtype=np.float64)
 
 
 @dataclass(frozen=True, eq=False)
@@ -201,7 +145,7 @@ class Sampler:
                 evaluation later.
         """
         scheduler = copy.deepcopy(self.scheduler)  # it counts its steps
-        _set_timesteps(scheduler, self.steps)
+        set_timesteps(scheduler, self.steps)
         generators = [Generator().manual_seed(seed * 1_000_003 + first + i + 1) for i in range(len(noise))]
         device = next((tensor.device for tensor in chain(model.parameters(), model.buffers())), noise.device)
         labels = None if labels is None else labels.to(device)
@@ -263,11 +207,13 @@ def clean_prediction(
 def make_sampler(
     name: str, steps: int, schedule: NoiseSchedule, prediction_type: str, shape: tuple[int, int, int]
 ) -> Sampler:
-    """A sampler by short name or diffusers class name, see :data:`SAMPLERS`.
+    """A sampler by short name or diffusers class name, see :data:`prunekit.sampling.SAMPLERS`.
 
     Raises:
-        InputError: the sampler is unknown, or the schedule's noisy samples are not scaled as diffusers' samplers scale them.
+        InputError: the sampler is unknown or cannot be used, see :func:`prunekit.sampling.make_scheduler`; or the schedule's noisy
+            samples are not scaled as diffusers' samplers scale them.
     """
+    check_network(schedule.scheduler, prediction_type)
     if not np.allclose(schedule.signal**2 + schedule.noise**2, 1, atol=1e-4):
         raise InputError(
             "Samplers are for variance-preserving noise schedules (a² + b² = 1); a network that was trained on another scale "
@@ -279,7 +225,7 @@ def make_sampler(
 def ddim_step(state: Tensor, clean: Tensor, timestep: float, target: float, schedule: NoiseSchedule) -> Tensor:
     """From x_t to a cleaner timestep, without noise of its own (DDIM, arXiv:2010.02502, eq. 12 with σ = 0), same shape.
 
-    The clean image is clamped to −1 … 1, as diffusers' DDIM does unless told otherwise.
+    The clean image is clamped as diffusers' DDIM does with the settings of ``schedule.scheduler``: to −1 … 1 unless these differ.
 
     Args:
         state: x_t, shape (batch, channels, height, width), on a variance-preserving scale.
@@ -290,7 +236,9 @@ def ddim_step(state: Tensor, clean: Tensor, timestep: float, target: float, sche
     """
     signal, noise = _coefficients(timestep, schedule)
     to_signal, to_noise = _coefficients(target, schedule)
-    return to_signal * clean.clamp(-1, 1) + to_noise * (state - signal * clean) / noise
+    settings = schedule.scheduler
+    bound = float(settings.get("clip_sample_range", 1.0)) if settings.get("clip_sample", True) else math.inf
+    return to_signal * clean.clamp(-bound, bound) + to_noise * (state - signal * clean) / noise
 
 
 def _coefficients(timestep: float, schedule: NoiseSchedule) -> tuple[float, float]:
@@ -300,19 +248,8 @@ def _coefficients(timestep: float, schedule: NoiseSchedule) -> tuple[float, floa
     return signal, sigma * signal
 
 
-def _set_timesteps(scheduler: Any, steps: int) -> None:
-    try:
-        if steps < 1:
-            raise ValueError("at least one is needed")
-        scheduler.set_timesteps(steps)
-    except (ValueError, TypeError, ArithmeticError, LookupError, RuntimeError) as error:
-        raise InputError(f"{type(scheduler).__name__} cannot take {steps} steps ({error}).") from error
-
-
 def _step(scheduler: Any, prediction: Tensor, t: Tensor, x: Tensor, generators: list[Generator]) -> Tensor:
     """One scheduler step; those that draw noise get the samples' generators, those that draw none do not take one."""
-    try:
-        stepped: Tensor = scheduler.step(prediction, t, x, generator=generators, return_dict=False)[0]
-    except TypeError:
-        stepped = scheduler.step(prediction, t, x, return_dict=False)[0]
+    own = {"generator": generators} if "generator" in inspect.signature(scheduler.step).parameters else {}
+    stepped: Tensor = scheduler.step(prediction, t, x, return_dict=False, **own)[0]
     return stepped

@@ -1,0 +1,144 @@
+"""What a caller says about a base that its files may not say: which weights, which noise schedule, which prediction."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from prunekit._json import read_json
+from prunekit.checkpoint.claims import PREDICTIONS, read_schedule
+from prunekit.checkpoint.scheduler import read_scheduler
+from prunekit.errors import InputError
+from prunekit.schedule import NoiseSchedule
+from prunekit.schedule.diffusers import BETA_KEYS
+
+__all__ = ["WEIGHTS", "Asked", "Task", "named_schedule"]
+
+WEIGHTS = ("ema", "raw")
+"""Weights that can be asked for: an exponential moving average, or those that the optimizer left."""
+_KINDS = ("linear", "scaled_linear", "cosine", "sigmoid", "edm", "rectified_flow")
+_UNSAID = 1000  # training timesteps where nothing says their number
+
+
+@dataclass(frozen=True)
+class Task:
+    """What a network was trained for, as far as its files say.
+
+    Args:
+        schedule: noise schedule; None where nothing says it.
+        prediction_type: what it predicts; None where nothing says it.
+        notes: what a user should know about how they were found.
+    """
+
+    schedule: NoiseSchedule | None = None
+    prediction_type: str | None = None
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What the caller asks for.
+
+    Args:
+        weights: one of :data:`WEIGHTS`; None prefers a moving average where there is one.
+        noise_schedule: see :func:`named_schedule`, or the schedule itself; None takes the files'.
+        prediction_type: what the network predicts; None takes the files'.
+    """
+
+    weights: str | None = None
+    noise_schedule: NoiseSchedule | str | None = None
+    prediction_type: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.weights is not None and self.weights not in WEIGHTS:
+            raise InputError(f"Got weights {self.weights!r:.40}; expected {' or '.join(WEIGHTS)}.")
+        if self.prediction_type is not None and self.prediction_type not in PREDICTIONS:
+            raise InputError(
+                f"Got prediction type {self.prediction_type!r:.40}; expected one of {', '.join(PREDICTIONS)}."
+            )
+
+    @property
+    def says_task(self) -> bool:
+        """Whether nothing of the task is left to the files."""
+        return self.noise_schedule is not None and self.prediction_type is not None
+
+    def completed(self, found: Task, source: object) -> tuple[NoiseSchedule, str, tuple[str, ...]]:
+        """Noise schedule, prediction type and notes: the caller's before the files', and linear ε with a note where none say.
+
+        Args:
+            found: what the files say.
+            source: as notes name it.
+
+        Raises:
+            InputError: the noise schedule that was asked for is unknown.
+        """
+        schedule = self._schedule(found)
+        prediction = self.prediction_type or found.prediction_type or "epsilon"
+        notes = (*found.notes, *self._notes(found, schedule, source))
+        if "prediction_type" in schedule.scheduler:
+            schedule = replace(schedule, scheduler={**schedule.scheduler, "prediction_type": prediction})
+        return schedule, prediction, notes
+
+    def _schedule(self, found: Task) -> NoiseSchedule:
+        if self.noise_schedule is None:
+            return found.schedule or NoiseSchedule.linear(_UNSAID)
+        if isinstance(self.noise_schedule, NoiseSchedule):
+            asked = self.noise_schedule
+        else:
+            asked = named_schedule(self.noise_schedule, found.schedule.num_timesteps if found.schedule else _UNSAID)
+        if asked.scheduler or found.schedule is None:
+            return asked
+        kept = {key: value for key, value in found.schedule.scheduler.items() if key not in BETA_KEYS}
+        return replace(asked, scheduler=kept)
+
+    def _notes(self, found: Task, schedule: NoiseSchedule, source: object) -> Iterator[str]:
+        if found.schedule is not None and self.noise_schedule is not None:
+            asked, own = _kind(schedule), _kind(found.schedule)
+            yield f"Using the noise schedule that was asked for ({asked}), not that of {source} ({own})."
+        if self.prediction_type is not None and found.prediction_type not in (None, self.prediction_type):
+            yield f"Using {self.prediction_type} predictions as asked for, not {found.prediction_type}, which {source} says."
+        missing = {}
+        if found.schedule is None and self.noise_schedule is None:
+            missing["noise schedule"] = f"linear betas over {_UNSAID:,} timesteps", "--noise-schedule"
+        if found.prediction_type is None and self.prediction_type is None:
+            missing["prediction type"] = "epsilon", "--prediction-type"
+        if missing:
+            taken, options = (" and ".join(each) for each in zip(*missing.values(), strict=True))
+            yield (
+                f"{source} does not say its {' and '.join(missing)}: taking {taken}. "
+                f"Give {options} if it was trained otherwise."
+            )
+
+
+def named_schedule(text: str, num_timesteps: int = _UNSAID) -> NoiseSchedule:
+    """A noise schedule by its name, or of a file.
+
+    Args:
+        text: a kind, such as ``cosine``; a kind with its number of timesteps, as ``cosine:4000``; or a JSON file: a scheduler's
+            config as diffusers writes it, or a noise schedule as prunekit does.
+        num_timesteps: T where the text does not say it.
+
+    Raises:
+        InputError: it is none of them.
+        FileFormatError: the file describes no noise schedule.
+
+    Example:
+        >>> named_schedule("cosine:4000").num_timesteps
+        4000
+    """
+    kind, _, count = text.partition(":")
+    if kind in _KINDS and (not count or count.isascii()) and (not count or count.isdigit()):
+        return NoiseSchedule.from_config({"kind": kind, "num_timesteps": int(count[:9]) if count else num_timesteps})
+    path = Path(text)
+    if path.is_dir() and (path / "scheduler_config.json").is_file():
+        path /= "scheduler_config.json"
+    if not path.is_file():
+        raise InputError(
+            f"Unknown noise schedule {text[:80]!r}; expected one of {', '.join(_KINDS)}, one with its timesteps as in "
+            "cosine:4000, or a scheduler_config.json."
+        )
+    config = read_json(path, infinities=True)
+    return read_scheduler(path).schedule if "_class_name" in config else read_schedule(config, str(path))
+
+
+def _kind(schedule: NoiseSchedule) -> str:
+    return f"{schedule.to_config()['kind']}, {schedule.num_timesteps:,} timesteps"

@@ -1,0 +1,45 @@
+"""Models of the Hugging Face Hub: their configs and weights are fetched, never code."""
+
+import re
+from pathlib import Path
+
+from prunekit.errors import MissingFileError
+
+__all__ = ["fetched", "is_hub_id"]
+
+_WEIGHTS = "diffusion_pytorch_model"
+_FOLDERS = ("", "unet/", "transformer/")
+_CONFIGS = ("model_index.json", "config.json", "scheduler_config.json", "scheduler/scheduler_config.json")
+_SUFFIXES = (".pt", ".pth", ".ckpt", ".bin", ".safetensors", ".json")
+
+
+def is_hub_id(name: str) -> bool:
+    """Whether a name that is no path here reads like ``owner/name``; one in a folder that is here does not."""
+    owner, _, model = name.partition("/")
+    known = re.fullmatch(r"[\w.-]+/[\w.-]+", name) is not None and Path(name).suffix.lower() not in _SUFFIXES
+    return known and not Path(owner).exists() and owner.strip(".") != "" and model.strip(".") != ""
+
+
+def fetched(hub_id: str) -> Path:
+    """The local copy of a hub model's configs and weights, downloaded where it is not in the hub's cache; never code.
+
+    Raises:
+        MissingFileError: it is neither on the hub nor in the cache, or the hub cannot be reached.
+    """
+    import huggingface_hub  # noqa: PLC0415 - only hub ids need it
+
+    configs = [*_CONFIGS, *(f"{folder}config.json" for folder in _FOLDERS if folder)]
+    try:
+        for suffix in ("safetensors", "bin"):
+            wanted = [
+                f"{folder}{_WEIGHTS}*.{form}" for folder in _FOLDERS for form in (suffix, f"{suffix}.index*.json")
+            ]
+            found = Path(huggingface_hub.snapshot_download(hub_id, allow_patterns=[*configs, *wanted]))
+            if any(any((found / folder).glob(f"{_WEIGHTS}*")) for folder in _FOLDERS):
+                break
+    except Exception as error:  # its HTTP library's errors have changed their base from version to version
+        raise MissingFileError(
+            f"{hub_id} is no file or folder here, and could not be fetched from the Hugging Face Hub "
+            f"({type(error).__name__}); check the name and the connection, or give a local path."
+        ) from error
+    return found

@@ -1,0 +1,106 @@
+"""A diffusers scheduler's config file: the noise schedule, what the network predicts, and the settings that samplers keep."""
+
+import importlib.util
+import math
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from prunekit._json import read_json
+from prunekit._messages import one_line
+from prunekit._types import JsonDict
+from prunekit.checkpoint.bounds import check_schedule
+from prunekit.checkpoint.claims import checked_prediction
+from prunekit.errors import FileFormatError, InputError
+from prunekit.schedule import NoiseSchedule
+from prunekit.schedule.diffusers import is_flow
+
+__all__ = ["FoundScheduler", "read_scheduler"]
+
+_INSTEAD = "to read the network without it, give --noise-schedule and --prediction-type"
+_ERRORS = (
+    TypeError,
+    ValueError,
+    LookupError,
+    ArithmeticError,
+    AttributeError,
+    NotImplementedError,
+    RuntimeError,
+    ImportError,
+    MemoryError,
+)
+
+
+class FoundScheduler(NamedTuple):
+    """What a scheduler's config says.
+
+    Args:
+        schedule: noise schedule, with the scheduler's settings.
+        prediction_type: what the network predicts.
+        notes: what a user should know about how it was read, one sentence each.
+    """
+
+    schedule: NoiseSchedule
+    prediction_type: str
+    notes: tuple[str, ...]
+
+
+def read_scheduler(path: Path) -> FoundScheduler:
+    """Read a ``scheduler_config.json``; it may name scheduler classes of diffusers only.
+
+    Infinities are read, since diffusers writes ``-Infinity`` where some schedulers have no bound. Keys that neither the class nor
+    one that it is compatible with takes are ignored, with a note, as diffusers ignores them.
+
+    Raises:
+        MissingFileError: there is no such file.
+        FileFormatError: it names no scheduler, or the scheduler does not take it, or has no noise schedule that can be used.
+    """
+    config = read_json(path, infinities=True)
+    check_schedule({key: value for key, value in config.items() if not _infinite(value)}, str(path))
+    name = str(config.get("_class_name"))
+    scheduler_class = _scheduler_class(name, path)
+    ignored = _unknown(scheduler_class, config)
+    try:
+        scheduler = scheduler_class.from_config({key: config[key] for key in config if key not in ignored})
+    except _ERRORS as error:
+        raise FileFormatError(f"{path} is no config that {name} takes ({one_line(error)}); {_INSTEAD}.") from error
+    default = "flow_prediction" if is_flow(name, config) else "epsilon"
+    kind = checked_prediction(scheduler.config.get("prediction_type") or default, str(path))
+    try:
+        schedule = NoiseSchedule.from_diffusers(scheduler)
+    except (InputError, TypeError, ValueError, LookupError, ArithmeticError) as error:
+        raise FileFormatError(
+            f"{path} describes no noise schedule that can be used ({one_line(error).rstrip('.')}); {_INSTEAD}."
+        ) from error
+    note = f"{path} has {', '.join(ignored)}, which {name} of the installed diffusers does not take; ignored."
+    return FoundScheduler(schedule, kind, (note,) if ignored else ())
+
+
+def _scheduler_class(name: str, path: Path) -> Any:
+    import diffusers  # noqa: PLC0415 - takes seconds, and only diffusers folders need it
+
+    found: Any = getattr(diffusers, name, None) if name.endswith("Scheduler") else None
+    if type(found).__name__ == "DummyObject":  # stands for a class whose packages are missing, and has nothing else
+        missing = [package for package in found._backends if importlib.util.find_spec(package) is None]
+        why = (
+            f"needs {', '.join(missing)}: install it"
+            if missing
+            else f"diffusers {diffusers.__version__} does not have any more"
+        )
+        raise FileFormatError(f"{path} names {name}, which {why}, or {_INSTEAD}.")
+    if not hasattr(found, "from_config"):
+        raise FileFormatError(
+            f"{path} names {name[:80]!r}; expected a scheduler class of diffusers {diffusers.__version__}, or {_INSTEAD}."
+        )
+    return found
+
+
+def _infinite(value: object) -> bool:
+    return isinstance(value, float) and math.isinf(value)
+
+
+def _unknown(scheduler_class: Any, config: JsonDict) -> list[str]:
+    """Keys that neither the class nor a compatible one takes."""
+    compatible = scheduler_class._get_compatibles() if scheduler_class.has_compatibles else []
+    classes = [one for one in (scheduler_class, *compatible) if type(one).__name__ != "DummyObject"]
+    known = {key for one in classes for key in scheduler_class._get_init_keys(one)}
+    return sorted(key for key in config if not key.startswith("_") and key not in known)

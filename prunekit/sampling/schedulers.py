@@ -1,0 +1,215 @@
+"""diffusers' schedulers with a network's own noise schedule, and with the settings of its pipeline's scheduler."""
+
+import functools
+import inspect
+import logging
+from typing import Any
+
+import numpy as np
+
+from prunekit._messages import one_line
+from prunekit._types import FloatArray, JsonDict
+from prunekit.errors import InputError
+from prunekit.schedule import NoiseSchedule
+from prunekit.schedule.diffusers import BETA_KEYS, changed_settings, is_flow, timesteps_refused
+
+__all__ = [
+    "PIPELINE",
+    "SAMPLERS",
+    "check_network",
+    "init_defaults",
+    "make_scheduler",
+    "real_timesteps",
+    "set_timesteps",
+]
+
+SAMPLERS = {
+    "ddim": "DDIMScheduler",
+    "ddpm": "DDPMScheduler",
+    "dpm-solver": "DPMSolverMultistepScheduler",
+    "euler": "EulerDiscreteScheduler",
+    "heun": "HeunDiscreteScheduler",
+    "pndm": "PNDMScheduler",
+    "unipc": "UniPCMultistepScheduler",
+}
+"""Short names; any other scheduler class of diffusers can be named in full."""
+PIPELINE = "pipeline"
+"""Name of the sampler that is the scheduler of the model's own pipeline."""
+
+_REFUSED = {
+    "CogVideoXDPMScheduler": "its steps need the prediction of the step before",
+    "DDIMInverseScheduler": "it goes from images to noise",
+    "DPMSolverMultistepInverseScheduler": "it goes from images to noise",
+    "RePaintScheduler": "it fills in parts of given images",
+    "UnCLIPScheduler": "its steps need to be told the next timestep",
+}
+_ZERO_SNR = 1e-11  # ᾱ; the cosine schedule's last is 2e-9
+_EXPECTED = ", ".join(SAMPLERS)
+_ERRORS = (
+    TypeError,
+    ValueError,
+    LookupError,
+    ArithmeticError,
+    AttributeError,
+    NotImplementedError,
+    RuntimeError,
+    ImportError,
+    AssertionError,
+)
+_log = logging.getLogger(__name__)
+
+
+def make_scheduler(name: str, schedule: NoiseSchedule, prediction_type: str = "epsilon") -> Any:
+    """A diffusers scheduler with exactly this noise schedule and the settings of ``schedule.scheduler``.
+
+    Settings that the class does not have are left out, as diffusers' ``from_config`` leaves them out; a note in the log names those
+    that the pipeline had changed.
+
+    Args:
+        name: a key of :data:`SAMPLERS`, a class of diffusers, or :data:`PIPELINE`.
+        schedule: noise schedule, with its pipeline's settings.
+        prediction_type: what the network predicts.
+
+    Raises:
+        InputError: diffusers has no such scheduler, it does not follow this noise schedule, or it cannot honour the settings.
+    """
+    settings = dict(schedule.scheduler)
+    check_network(settings, prediction_type)
+    found, class_name = _scheduler_class(name, schedule)
+    if is_flow(class_name, {}):
+        raise InputError(f"{class_name} is for flow matching, and the network is not; expected one of {_EXPECTED}.")
+    if class_name in _REFUSED:
+        raise InputError(f"{class_name} cannot be used here: {_REFUSED[class_name]}; expected one of {_EXPECTED}.")
+    known = init_defaults(found)
+    if str(settings.get("variance_type", "")).startswith("learned") and "variance_type" in known:
+        raise InputError(
+            f"The pipeline's variance_type is {settings['variance_type']}, and networks that predict variances are not supported; "
+            "sample with --sampler ddim, which needs none."
+        )
+    if "prediction_type" not in known:
+        raise InputError(f"{class_name} does not take a prediction type; expected one of {_EXPECTED}.")
+    made = _with_schedule(found, class_name, settings, schedule, prediction_type)
+    _tell_left_out(class_name, known, settings)
+    return made
+
+
+def check_network(settings: JsonDict, prediction_type: str) -> None:
+    """Refuse networks that no sampler here can serve, by the settings of their pipeline's scheduler.
+
+    Raises:
+        InputError: it was trained for flow matching, or is told log σ in place of timesteps.
+    """
+    refused = timesteps_refused({"prediction_type": prediction_type, **settings})
+    if not refused and prediction_type == "flow_prediction":
+        refused = timesteps_refused({"prediction_type": prediction_type})
+    if refused:
+        what = f"The pipeline's {settings['_class_name']}" if "_class_name" in settings else "The network"
+        raise InputError(f"{what} {refused}; expected a diffusion network that is told timesteps.")
+
+
+def real_timesteps(name: str, steps: int, schedule: NoiseSchedule) -> FloatArray:
+    """Timestep of every network evaluation that a sampler makes, in order, shape (evaluations,).
+
+    Second-order samplers evaluate more often than they step; every evaluation is listed.
+    """
+    scheduler = make_scheduler(name, schedule)
+    set_timesteps(scheduler, steps)
+    return np.asarray(scheduler.timesteps, dtype=np.float64)
+
+
+def set_timesteps(scheduler: Any, steps: int) -> None:
+    """Prepare a scheduler for a number of steps.
+
+    A timestep below 0, which diffusers' ``trailing`` spacing adds where its rounding just misses 0, is left out.
+
+    Raises:
+        InputError: the scheduler does not take so many steps.
+    """
+    name = type(scheduler).__name__
+    try:
+        if steps < 1:
+            raise ValueError("at least one is needed")
+        scheduler.set_timesteps(steps)
+        timesteps = scheduler.timesteps
+        if len(timesteps) > 1 and float(timesteps[-1]) < 0:
+            scheduler.timesteps = timesteps = timesteps[:-1]
+        low, high, last = float(timesteps.min()), float(timesteps.max()), scheduler.config.num_train_timesteps - 1
+        if not 0 <= low <= high <= last:
+            raise ValueError(f"its timesteps would go from {high:g} to {low:g}, beyond 0 … {last}")
+    except _ERRORS as error:
+        raise InputError(f"{name} cannot take {steps} steps ({one_line(error)}).") from error
+
+
+def init_defaults(scheduler_class: Any) -> dict[str, Any]:
+    """Default of every argument of a scheduler's constructor, by name."""
+    parameters = inspect.signature(scheduler_class.__init__).parameters.values()
+    return {one.name: one.default for one in parameters if one.name not in ("self", "kwargs")}
+
+
+def _scheduler_class(name: str, schedule: NoiseSchedule) -> tuple[Any, str]:
+    """The class of a sampler and its name.
+
+    Raises:
+        InputError: there is none, or it needs a package that is not installed.
+    """
+    import diffusers  # noqa: PLC0415 - takes seconds, and planning alone does not need it
+
+    if name == PIPELINE and "_class_name" not in schedule.scheduler:
+        raise InputError(f"The model came without a pipeline's scheduler; expected one of {_EXPECTED}.")
+    class_name = str(schedule.scheduler["_class_name"]) if name == PIPELINE else SAMPLERS.get(name, name)
+    found: Any = getattr(diffusers, class_name, None) if class_name.endswith("Scheduler") else None
+    if (
+        type(found).__name__ == "DummyObject"
+    ):  # stands for a class whose packages are missing; it has no other attributes
+        raise InputError(
+            f"{class_name} needs {', '.join(found._backends)}, which are not all installed; expected one of {_EXPECTED}."
+        )
+    if not hasattr(found, "from_config"):
+        raise InputError(
+            f"Unknown sampler {name!r:.80}; expected one of {_EXPECTED}, or a diffusers scheduler's class name."
+        )
+    return found, class_name
+
+
+def _with_schedule(
+    found: Any, class_name: str, settings: JsonDict, schedule: NoiseSchedule, prediction_type: str
+) -> Any:
+    """The scheduler by its pipeline's own betas where they are this schedule, else by the schedule's."""
+    bar = schedule.alphas_cumprod
+    betas = 1 - bar / np.concatenate([[1.0], bar[:-1]])
+    own = {"num_train_timesteps": schedule.num_timesteps, "trained_betas": betas.tolist()}
+    plain = {key: value for key, value in settings.items() if key not in BETA_KEYS}
+    ways = [settings] if "num_train_timesteps" in settings else []
+    for config in [*ways, {**plain, **own}]:
+        try:
+            made = found.from_config({**config, "prediction_type": prediction_type})
+        except _ERRORS as error:  # some need packages that diffusers does not
+            raise InputError(f"{class_name} does not take these settings ({one_line(error)}).") from error
+        made_bar = np.asarray(getattr(made, "alphas_cumprod", []))
+        if made_bar.min(initial=1) < _ZERO_SNR and "rescale_betas_zero_snr" not in init_defaults(found):
+            continue  # it would divide by zero, or nearly
+        if made_bar.shape == bar.shape and np.allclose(made_bar, bar, rtol=1e-4, atol=1e-6):
+            return made
+    raise InputError(
+        f"{class_name} does not follow the noise schedule of the network; expected one of {_EXPECTED} that does."
+    )
+
+
+def _tell_left_out(class_name: str, known: JsonDict, settings: JsonDict) -> None:
+    """Name the pipeline's settings that a sampler of another class does not have."""
+    import diffusers  # noqa: PLC0415 - see above
+
+    own_class = settings.get("_class_name", class_name)
+    if own_class == class_name:
+        return
+    defaults = init_defaults(getattr(diffusers, str(own_class), object))
+    changed = changed_settings({key: settings[key] for key in settings if key != "prediction_type"}, defaults)
+    left_out = sorted(set(changed) - set(known))
+    if left_out:
+        told = ", ".join(f"{key} {changed[key]!r:.40}" for key in left_out)
+        _tell_once(f"{class_name} does not have these settings of the pipeline's {own_class}: {told}.")
+
+
+@functools.cache
+def _tell_once(sentence: str) -> None:
+    _log.info(sentence)

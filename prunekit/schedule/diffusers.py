@@ -1,0 +1,170 @@
+"""The noise schedule and the settings of a diffusers scheduler. diffusers itself is not imported here."""
+
+import inspect
+import math
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from prunekit._types import FloatArray, JsonDict
+from prunekit.errors import InputError
+from prunekit.schedule.noise import NoiseSchedule
+
+__all__ = [
+    "BETA_KEYS",
+    "changed_settings",
+    "is_flow",
+    "of_scheduler",
+    "settings_text",
+    "steps_as_planned",
+    "timesteps_refused",
+]
+
+BETA_KEYS = (
+    "num_train_timesteps",
+    "beta_start",
+    "beta_end",
+    "beta_schedule",
+    "trained_betas",
+    "rescale_betas_zero_snr",
+)
+"""Settings that say the noise schedule itself."""
+
+_KINDS = {"linear": "linear", "scaled_linear": "scaled_linear", "squaredcos_cap_v2": "cosine", "sigmoid": "sigmoid"}
+_USUAL: JsonDict = {
+    "timestep_spacing": "leading",
+    "steps_offset": 0,
+    "clip_sample": True,
+    "clip_sample_range": 1.0,
+    "thresholding": False,
+    "set_alpha_to_one": True,
+    "variance_type": "fixed_small",
+    "rescale_betas_zero_snr": False,
+}
+_FLOWS = ("FlowMatch", "FlowMap", "Helios", "LTXEulerAncestralRF", "Piflow", "MiniMaxH3")
+
+
+def of_scheduler(scheduler: Any) -> NoiseSchedule:
+    """See :meth:`NoiseSchedule.from_diffusers`."""
+    settings = _settings(scheduler)
+    return replace(_noise_levels(scheduler, settings), scheduler=settings)
+
+
+def is_flow(name: str, settings: JsonDict) -> bool:
+    """Whether a scheduler is for flow matching, by its class's name and its settings."""
+    asked = settings.get("use_flow_sigmas") or settings.get("prediction_type") == "flow_prediction"
+    return bool(asked) or name.startswith(_FLOWS)
+
+
+def settings_text(settings: JsonDict) -> str:
+    """What is unusual about a pipeline's sampler, as the end of a sentence, empty where nothing is."""
+    unusual = {key: settings[key] for key in _USUAL if key in settings and settings[key] != _USUAL[key]}
+    told = ", ".join(f"{key} {value}" for key, value in unusual.items())
+    return f"with {told}, as the pipeline's {settings.get('_class_name')} has it" if told else ""
+
+
+def steps_as_planned(settings: JsonDict) -> tuple[str, int]:
+    """Timestep spacing and offset of DDIM and DDPM with these settings of a scheduler.
+
+    Raises:
+        InputError: they are no name and no whole number.
+    """
+    spacing, offset = settings.get("timestep_spacing", "leading"), settings.get("steps_offset", 0)
+    if not isinstance(spacing, str) or not isinstance(offset, int) or isinstance(offset, bool):
+        raise InputError(
+            f"Got timestep_spacing {spacing!r:.40} and steps_offset {offset!r:.40}; expected a name and a whole number."
+        )
+    return spacing, offset
+
+
+def timesteps_refused(settings: JsonDict) -> str:
+    """Why a network with these settings of its scheduler is told no timesteps 0 … T−1, as an end of a sentence; else empty."""
+    if is_flow(str(settings.get("_class_name", "")), settings):
+        return "is for flow matching, which prunekit does not sample yet"
+    if settings.get("timestep_type") == "continuous":
+        return "tells the network log σ (timestep_type continuous) and no timestep"
+    return ""
+
+
+def changed_settings(settings: JsonDict, defaults: JsonDict) -> dict[str, Any]:
+    """Settings that differ from defaults, without those of the noise schedule.
+
+    Args:
+        settings: of a scheduler.
+        defaults: by name; settings that are missing there count as changed.
+    """
+    own = {key: value for key, value in settings.items() if not key.startswith("_") and key not in BETA_KEYS}
+    return {key: value for key, value in own.items() if key not in defaults or defaults[key] != value}
+
+
+def _settings(scheduler: Any) -> dict[str, Any]:
+    """A scheduler's config as plain JSON, without what its class put in by default because nobody said it.
+
+    Raises:
+        InputError: a number is infinite or NaN, and not so by default.
+    """
+    config = dict(getattr(scheduler, "config", {}))
+    unsaid = set(config.get("_use_default_values", ())) - set(BETA_KEYS)
+    parameters = inspect.signature(type(scheduler).__init__).parameters
+    found: dict[str, Any] = {"_class_name": type(scheduler).__name__}
+    for key, value in config.items():
+        if key in unsaid or key.startswith("_"):
+            continue
+        plain = value.tolist() if hasattr(value, "tolist") else value
+        if isinstance(plain, float) and not math.isfinite(plain):
+            if key in parameters and parameters[key].default == plain:  # -inf stands for no bound
+                continue
+            raise InputError(f"{type(scheduler).__name__} has {key} {plain}; expected a finite number.")
+        found[key] = list(plain) if isinstance(plain, tuple) else plain
+    return found
+
+
+def _noise_levels(scheduler: Any, settings: JsonDict) -> NoiseSchedule:
+    name, config = type(scheduler).__name__, {**dict(getattr(scheduler, "config", {})), **settings}
+    if config.get("use_flow_sigmas"):  # betas are there too, and mean nothing then
+        return NoiseSchedule.rectified_flow(config["num_train_timesteps"], config.get("flow_shift") or 1.0)
+    alphas_cumprod = getattr(scheduler, "alphas_cumprod", None)
+    if alphas_cumprod is not None:
+        bar = np.asarray(alphas_cumprod, dtype=np.float64)
+        told = _as_told(config)
+        return told if told is not None and _same(told.alphas_cumprod, bar) else _as_computed(bar)
+    if hasattr(scheduler, "from_config"):
+        scheduler = type(scheduler).from_config(scheduler.config)  # set_timesteps overwrites the training sigmas
+    sigmas = getattr(scheduler, "sigmas", None)
+    if sigmas is None:
+        raise InputError(f"{name} has neither alphas_cumprod nor sigmas; give a NoiseSchedule made by hand instead.")
+    sigma = np.sort(np.asarray(sigmas, dtype=np.float64))
+    sigma = sigma[sigma > 0]
+    if is_flow(name, settings):
+        u = np.clip(sigma, 1e-6, 1 - 1e-6)
+        return NoiseSchedule(1 - u, u, {"kind": "explicit", "signal": (1 - u).tolist(), "noise": u.tolist()})
+    return NoiseSchedule.from_sigmas(sigma)
+
+
+def _as_told(config: Mapping[str, Any]) -> NoiseSchedule | None:
+    """The schedule that a scheduler's settings describe, in double precision; None where they do not."""
+    if config.get("trained_betas") is not None:
+        betas = np.asarray(config["trained_betas"], dtype=np.float64)
+        within = betas.ndim == 1 and bool(((betas > 0) & (betas < 1)).all())
+        return NoiseSchedule.from_betas(betas) if within else None
+    kind = _KINDS.get(str(config.get("beta_schedule")))
+    if kind is None:
+        return None
+    keys = {"kind": kind, "num_timesteps": config["num_train_timesteps"]}
+    if kind != "cosine":
+        keys |= {"beta_start": config["beta_start"], "beta_end": config["beta_end"]}
+    return NoiseSchedule.from_config(keys)
+
+
+def _same(told: FloatArray, computed: FloatArray) -> bool:
+    """Whether a scheduler computed what its settings say: some shift or rescale it. It computes in single precision."""
+    return told.shape == computed.shape and np.allclose(told, computed, rtol=1e-2, atol=1e-8)
+
+
+def _as_computed(bar: FloatArray) -> NoiseSchedule:
+    """The schedule of ᾱ, whose ends are kept from 0 and 1."""
+    bar = np.clip(bar, 1e-12, 1 - 1e-12)
+    betas = 1 - bar / np.concatenate([[1.0], bar[:-1]])
+    return NoiseSchedule.from_betas(np.clip(betas, 1e-12, 1 - 1e-12))

@@ -1,0 +1,280 @@
+"""Schedulers of pipelines: read with all their settings, and sampled as their classes sample, or refused by name."""
+
+import inspect
+import json
+from dataclasses import replace
+
+import diffusers
+import numpy as np
+import pytest
+import torch
+from diffusers import DDIMScheduler, DDPMPipeline, DDPMScheduler, UNet2DModel
+
+from prunekit.checkpoint import load_base, save_base
+from prunekit.checkpoint.scheduler import read_scheduler
+from prunekit.errors import FileFormatError, InputError
+from prunekit.groups import make_groups
+from prunekit.pipeline.planning import evaluations, plan_budget, planned_otherwise
+from prunekit.sampling import make_sampler, make_scheduler, real_timesteps
+from prunekit.schedule import NoiseSchedule
+from prunekit.schedule.diffusers import settings_text
+
+SHAPE = (1, 4, 4)
+NAMES = sorted(name for name in dir(diffusers) if name.endswith("Scheduler"))
+VP = "variance-preserving"
+FLOW = "is for flow matching, which prunekit does not sample yet"
+NO_NOISE = "has neither alphas_cumprod nor sigmas"
+REFUSED = {
+    "AmusedScheduler": "is no config that AmusedScheduler takes",
+    "BlockRefinementScheduler": NO_NOISE,
+    "CMStochasticIterativeScheduler": VP,
+    "CogVideoXDPMScheduler": "its steps need the prediction of the step before",
+    "CosineDPMSolverMultistepScheduler": "needs .*torchsde",
+    "DDIMInverseScheduler": "it goes from images to noise",
+    "DDPMWuerstchenScheduler": NO_NOISE,
+    "DPMSolverMultistepInverseScheduler": "it goes from images to noise",
+    "DPMSolverSDEScheduler": "needs .*torchsde",
+    "DiscreteDDIMScheduler": NO_NOISE,
+    "EDMDPMSolverMultistepScheduler": VP,
+    "EDMEulerScheduler": VP,
+    "EntropyBoundScheduler": NO_NOISE,
+    "FlowMapEulerDiscreteScheduler": FLOW,
+    "FlowMatchEulerDiscreteScheduler": FLOW,
+    "FlowMatchHeunDiscreteScheduler": FLOW,
+    "FlowMatchLCMScheduler": FLOW,
+    "HeliosDMDScheduler": FLOW,
+    "HeliosScheduler": FLOW,
+    "IPNDMScheduler": NO_NOISE,
+    "KarrasVeScheduler": "does not have any more",
+    "LTXEulerAncestralRFScheduler": NO_NOISE,
+    "MiniMaxH3Scheduler": NO_NOISE,
+    "PiflowScheduler": "describes no noise schedule that can be used",
+    "RFD4ProteinaScheduler": "is no config that RFD4ProteinaScheduler takes",
+    "RePaintScheduler": "it fills in parts of given images",
+    "SCMScheduler": "has prediction_type 'trigflow'",
+    "ScoreSdeVeScheduler": VP,
+    "UnCLIPScheduler": "its steps need to be told the next timestep",
+    "VQDiffusionScheduler": "is no config that VQDiffusionScheduler takes",
+}
+"""Why a class is refused. Any other is sampled exactly."""
+
+
+class Net(torch.nn.Module):
+    """A denoiser whose answers depend on all that it is given."""
+
+    def __init__(self):
+        super().__init__()
+        self.seen = []
+
+    def forward(self, x, t):
+        self.seen.append(float(t))
+        return torch.tanh(0.3 * x + torch.as_tensor(t, dtype=torch.float32) / 1000)
+
+
+def by_hand(scheduler, noise, steps):
+    """Samples and timesteps as the class itself gives them, with the noise of prunekit's samplers."""
+    net = Net()
+    scheduler.set_timesteps(steps)
+    x = noise * scheduler.init_noise_sigma
+    generators = [torch.Generator().manual_seed(i + 1) for i in range(len(x))]
+    own = {"generator": generators} if "generator" in inspect.signature(scheduler.step).parameters else {}
+    for t in scheduler.timesteps:
+        x = scheduler.step(net(scheduler.scale_model_input(x, t), t), t, x, return_dict=False, **own)[0]
+    return x, net.seen
+
+
+def saved(scheduler, folder):
+    """The scheduler's schedule and prediction as read from what diffusers saves."""
+    scheduler.save_pretrained(folder)
+    found = read_scheduler(folder / "scheduler_config.json")
+    return NoiseSchedule.from_config(json.loads(json.dumps(found.schedule.to_config()))), found.prediction_type
+
+
+def config_of(name, folder):
+    """A folder with the scheduler's config, even of a class that cannot be made here."""
+    try:
+        getattr(diffusers, name)().save_pretrained(folder)
+    except (ImportError, TypeError, AttributeError):
+        folder.mkdir(exist_ok=True)
+        (folder / "scheduler_config.json").write_text(json.dumps({"_class_name": name}))
+    return folder / "scheduler_config.json"
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_scheduler_samples_as_its_class_does_or_is_refused_by_name(name, tmp_path):
+    path = config_of(name, tmp_path)
+    if name in REFUSED:
+        with pytest.raises((InputError, FileFormatError), match=REFUSED[name]) as caught:  # noqa: PT012 - reading or sampling
+            found = read_scheduler(path)
+            make_sampler("pipeline", 5, found.schedule, found.prediction_type, SHAPE)
+        assert "\n" not in str(caught.value)
+        return
+    found = read_scheduler(path)
+    schedule = NoiseSchedule.from_config(json.loads(json.dumps(found.schedule.to_config())))
+    sampler, net = make_sampler(name, 5, schedule, found.prediction_type, SHAPE), Net()
+    samples = sampler(net, 2, 0)
+    expected, seen = by_hand(getattr(diffusers, name).from_pretrained(tmp_path), sampler.noise(2, 0), 5)
+    assert net.seen == seen
+    assert real_timesteps("pipeline", 5, schedule).tolist() == seen
+    torch.testing.assert_close(samples, expected, rtol=1e-5, atol=1e-5)
+
+
+V = {"prediction_type": "v_prediction"}
+CHANGED = {
+    "zero terminal SNR": DDIMScheduler(
+        rescale_betas_zero_snr=True, timestep_spacing="trailing", clip_sample=False, **V
+    ),
+    "offset": DDIMScheduler(steps_offset=1, set_alpha_to_one=False, clip_sample=False, beta_schedule="scaled_linear"),
+    "clip range": DDIMScheduler(clip_sample_range=0.3, timestep_spacing="linspace"),
+    "thresholding": DDIMScheduler(thresholding=True, clip_sample=False, sample_max_value=2.0),
+    "large variance": DDPMScheduler(variance_type="fixed_large", clip_sample=False, timestep_spacing="trailing"),
+    "clip range of DDPM": DDPMScheduler(clip_sample_range=0.4, prediction_type="sample"),
+    "trained betas": DDPMScheduler(num_train_timesteps=50, trained_betas=np.linspace(0.001, 0.3, 50).tolist()),
+    "karras": diffusers.EulerDiscreteScheduler(use_karras_sigmas=True, final_sigmas_type="sigma_min", sigma_max=10.0),
+    "zero terminal SNR of Euler": diffusers.EulerDiscreteScheduler(
+        rescale_betas_zero_snr=True, timestep_spacing="trailing", **V
+    ),
+    "sde": diffusers.DPMSolverMultistepScheduler(algorithm_type="sde-dpmsolver++", use_karras_sigmas=True),
+    "solver": diffusers.DPMSolverMultistepScheduler(
+        solver_order=3, timestep_spacing="leading", lambda_min_clipped=-5.1
+    ),
+    "pndm": diffusers.PNDMScheduler(skip_prk_steps=True, steps_offset=1, beta_schedule="scaled_linear"),
+    "unipc": diffusers.UniPCMultistepScheduler(solver_order=3, use_karras_sigmas=True),
+}
+
+
+@pytest.mark.parametrize("kind", CHANGED)
+def test_every_setting_that_affects_samples_is_kept(kind, tmp_path):
+    own = CHANGED[kind]
+    schedule, prediction = saved(own, tmp_path)
+    sampler, net = make_sampler(type(own).__name__, 7, schedule, prediction, SHAPE), Net()
+    samples = sampler(net, 2, 0)
+    expected, seen = by_hand(type(own).from_pretrained(tmp_path), sampler.noise(2, 0), 7)
+    assert net.seen == seen
+    torch.testing.assert_close(samples, expected, rtol=1e-5, atol=1e-5)
+    plain = make_sampler(type(own).__name__, 7, replace(schedule, scheduler={}), prediction, SHAPE)
+    assert kind == "trained betas" or not torch.allclose(plain(Net(), 2, 0), expected, rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.parametrize("sampler", ["ddim", "ddpm"])
+@pytest.mark.parametrize("spacing", ["leading", "trailing", "linspace"])
+@pytest.mark.parametrize("steps", [1, 7, 50, 61])
+def test_steps_that_are_planned_without_torch_are_those_of_the_pipeline(sampler, spacing, steps, tmp_path):
+    schedule, _ = saved(DDIMScheduler(timestep_spacing=spacing, steps_offset=2), tmp_path)
+    planned = evaluations(schedule, sampler, steps)
+    net = Net()
+    make_sampler(sampler, steps, schedule, "epsilon", SHAPE)(net, 1, 0)
+    assert planned.tolist() == net.seen
+    assert len(planned) == steps
+
+
+def test_an_offset_beyond_the_last_timestep_is_refused_by_planning_and_sampling(tmp_path):
+    schedule, _ = saved(DDIMScheduler(steps_offset=1), tmp_path)
+    with pytest.raises(InputError, match="expected timesteps from 0 to 999: take fewer steps"):
+        evaluations(schedule, "ddim", 1000)
+    with pytest.raises(InputError, match="cannot take 1000 steps"):
+        real_timesteps("ddim", 1000, schedule)
+
+
+@pytest.mark.parametrize("settings", [{"timestep_spacing": 3}, {"steps_offset": "one"}, {"timestep_spacing": "karras"}])
+def test_settings_of_the_wrong_kind_are_refused(settings):
+    schedule = replace(NoiseSchedule.linear(), scheduler={"_class_name": "DDIMScheduler", **settings})
+    with pytest.raises(InputError, match="timestep"):
+        evaluations(schedule, "ddim", 10)
+
+
+def test_a_zero_snr_pipeline_is_planned_and_sampled_from_the_last_timestep(tmp_path):
+    own = CHANGED["zero terminal SNR"]
+    DDPMPipeline(unet=small_unet(), scheduler=own).save_pretrained(tmp_path / "pipeline")
+    base = load_base(tmp_path / "pipeline")
+    assert not base.notes
+    save_base(base, tmp_path / "base.pt")
+    for each in (base, load_base(tmp_path / "base.pt")):
+        assert evaluations(each.schedule, "ddim", 10).tolist() == [999, 899, 799, 699, 599, 499, 399, 299, 199, 99]
+        made = make_sampler("ddim", 10, each.schedule, each.prediction_type, SHAPE).scheduler
+        assert (made.config.clip_sample, made.config.timestep_spacing) == (False, "trailing")
+        assert float(made.alphas_cumprod[-1]) == 0
+    assert "timestep_spacing trailing, clip_sample False" in settings_text(base.schedule.scheduler)
+
+
+def test_an_allocation_for_other_steps_is_noticed(tmp_path):
+    schedule, _ = saved(DDIMScheduler(timestep_spacing="trailing"), tmp_path)
+    groups = make_groups(schedule, 5)
+    fits = plan_budget(groups, schedule, 0.8, steps=7)
+    assert planned_otherwise(fits, schedule) == ""
+    other = plan_budget(groups, replace(schedule, scheduler={}), 0.8, steps=7)
+    assert "prunekit groups --base" in planned_otherwise(other, schedule)
+
+
+def test_settings_that_another_class_does_not_have_are_named(tmp_path, caplog):
+    schedule, _ = saved(DDIMScheduler(thresholding=True, clip_sample=False, sample_max_value=1.75), tmp_path)
+    with caplog.at_level("INFO", logger="prunekit"):
+        make_scheduler("heun", schedule)
+    assert any(
+        "HeunDiscreteScheduler does not have these settings" in said and "thresholding" in said
+        for said in caplog.messages
+    )
+
+
+def test_a_zero_snr_schedule_is_refused_by_a_sampler_that_cannot_follow_it(tmp_path):
+    schedule, _ = saved(DDIMScheduler(rescale_betas_zero_snr=True), tmp_path)
+    with pytest.raises(InputError, match=r"HeunDiscreteScheduler does not (follow|take)"):
+        make_scheduler("heun", schedule)
+
+
+@pytest.mark.parametrize(
+    ("scheduler", "said"),
+    [
+        (DDPMScheduler(variance_type="learned_range"), "variance_type is learned_range"),
+        (diffusers.EulerDiscreteScheduler(timestep_type="continuous", **V), "tells the network log σ"),
+        (diffusers.UniPCMultistepScheduler(use_flow_sigmas=True, prediction_type="flow_prediction"), "flow matching"),
+    ],
+    ids=["learned variance", "continuous", "flow sigmas"],
+)
+def test_what_cannot_be_honoured_is_refused(scheduler, said, tmp_path):
+    schedule, prediction = saved(scheduler, tmp_path)
+    for sampler in ("pipeline", "ddpm"):
+        with pytest.raises(InputError, match=said):
+            make_sampler(sampler, 5, schedule, prediction, SHAPE)
+
+
+def test_flow_sigmas_are_no_betas(tmp_path):
+    schedule, _ = saved(diffusers.UniPCMultistepScheduler(use_flow_sigmas=True, flow_shift=3.0), tmp_path)
+    np.testing.assert_allclose(schedule.signal + schedule.noise, 1, atol=1e-12)
+
+
+def test_a_schedule_that_its_class_shifts_is_not_taken_by_its_betas_alone():
+    scheduler = diffusers.CogVideoXDDIMScheduler(snr_shift_scale=3.0)
+    found = NoiseSchedule.from_diffusers(scheduler)
+    np.testing.assert_allclose(found.alphas_cumprod, scheduler.alphas_cumprod, rtol=1e-3, atol=1e-6)
+
+
+def test_keys_of_a_newer_diffusers_are_ignored_with_a_note(tmp_path):
+    path = config_of("DDIMScheduler", tmp_path)
+    path.write_text(json.dumps({**json.loads(path.read_text()), "an_option_of_tomorrow": 3}))
+    found = read_scheduler(path)
+    assert "an_option_of_tomorrow" in found.notes[0]
+    assert "an_option_of_tomorrow" not in found.schedule.scheduler
+
+
+@pytest.mark.parametrize("value", ["NaN", "1e400"])
+def test_numbers_that_diffusers_does_not_write_are_refused(tmp_path, value):
+    path = config_of("DPMSolverMultistepScheduler", tmp_path)
+    path.write_text(path.read_text().replace("-Infinity", value))
+    with pytest.raises(FileFormatError, match="is not readable JSON"):
+        read_scheduler(path)
+
+
+def small_unet(**changes):
+    config = {
+        "sample_size": 8,
+        "in_channels": 1,
+        "out_channels": 1,
+        "block_out_channels": (8, 8),
+        "layers_per_block": 1,
+        "norm_num_groups": 4,
+        "attention_head_dim": 4,
+        "down_block_types": ("DownBlock2D", "AttnDownBlock2D"),
+        "up_block_types": ("AttnUpBlock2D", "UpBlock2D"),
+    }
+    return UNet2DModel(**config | changes)
