@@ -11,10 +11,11 @@ from scipy.sparse.csgraph import connected_components
 from torch import nn
 
 from prunekit._types import BoolArray, IntArray
-from prunekit.errors import GraphError
+from prunekit.errors import GraphError, InputError
 from prunekit.graph.asking import Asking
 from prunekit.graph.blocks import same_blocks, table_of
 from prunekit.graph.calls import Call, Recorder
+from prunekit.graph.constraints import Constraints, named_by
 from prunekit.graph.deadline import Deadline
 from prunekit.graph.families import ties_of
 from prunekit.graph.flow import Flow, outputs_fixed
@@ -53,6 +54,7 @@ class Channels:
         deadline: Deadline,
         modes: Mapping[str, str],
         ties: Iterable[tuple[str, str]] = (),
+        constraints: Constraints | None = None,
     ) -> "Channels":
         """Run a network once and follow it.
 
@@ -62,17 +64,20 @@ class Channels:
             deadline: until when.
             modes: how attentions shrink, by module, see :class:`Flow`.
             ties: pairs of names of :attr:`found` that are to leave together.
+            constraints: what the user says.
 
         Raises:
             GraphError: the network cannot be run or followed.
+            InputError: layers that the user ties cannot be.
         """
-        flow = Flow(model, deadline, modes)
+        constraints = constraints or Constraints()
+        flow = Flow(model, deadline, {**_head_modes(model, constraints), **modes})
         recorder = Recorder(flow)
         try:
             with watched(model, flow) as seen, flow, recorder:
                 output = run_once(model, inputs)
             outputs_fixed(flow, output)
-        except GraphError:
+        except (GraphError, InputError):
             raise
         except Exception as error:  # whatever the network raises
             raise GraphError(
@@ -83,6 +88,10 @@ class Channels:
             raise GraphError(f"{type(model).__name__} runs no operation on its parameters that could be followed.")
         run = cls(model, inputs, flow, seen, recorder.calls)
         run._fix_the_unsliceable()
+        wanted = [pair for patterns in constraints.tie for pair in run._tied_by(patterns)]
+        if wanted:
+            flow.found.same += wanted
+            run = cls(model, inputs, flow, seen, recorder.calls)
         for tie in ties:
             flow.found.same += run._tied(*tie)
             run = cls(model, inputs, flow, seen, recorder.calls)
@@ -95,6 +104,29 @@ class Channels:
             components, first = np.unique(self.component, return_index=True)
             a, b = (first[np.searchsorted(components, own)] for own in sets)
             yield a, b
+
+    def _tied_by(self, patterns: Sequence[str]) -> Iterator[tuple[IntArray, IntArray]]:
+        """The same for all sets of channels that layers of the user's make.
+
+        Raises:
+            InputError: a pattern names no layer that makes channels which could leave, they name one layer only, or layers with
+                different numbers of channels.
+        """
+        makers = {found.name: set(self.makers(found)) for found in self.found}
+        layers = sorted({layer for own in makers.values() for layer in own}, key=self.rank)
+        named = {layer for pattern in patterns for layer in named_by("tie", pattern, layers)}
+        first, *others = [found for found in self.found if named & makers[found.name]]
+        if len(named) < 2:
+            raise InputError(
+                f"Got a tie of {', '.join(patterns)}, which names {first.layer} only; expected at least two layers."
+            )
+        for found in others:
+            if len(found.components) != len(first.components):
+                raise InputError(
+                    f"Got a tie of {', '.join(patterns)}, but {first.name} has {len(first.components)} channels that leave one by "
+                    f"one and {found.name} has {len(found.components)}; expected layers with equally many."
+                )
+            yield from self._tied(first.name, found.name)
 
     def _fix_the_unsliceable(self) -> None:
         """Tensors that surgery cannot slice, and axes that code takes to be equal."""
@@ -283,6 +315,13 @@ class Channels:
             positions = np.flatnonzero(roots >= 0)
             yield Member(axis.layer, axis.axis, positions, roots[positions])
 
+    def makers(self, found: Found) -> Iterator[str]:
+        """Layers, or bare tensors, that make these channels; a depthwise convolution makes anew what it reads."""
+        for place in found.axes:
+            axis = self.axes[place]
+            if self.makes(axis) or (axis.kind == "depthwise" and axis.axis == "out"):
+                yield axis.layer
+
     def is_among(self, found: Found, ids: Any) -> bool:
         """Whether any of some ids stands for one of these channels."""
         return bool((self.roots(found.components)[self.component[ids]] >= 0).any())
@@ -304,3 +343,9 @@ class Channels:
         """Where a module or its parent keeps a number under one of these names."""
         pairs = [(holder, name) for holder in (module, module.rpartition(".")[0]) for name in names]
         return [(holder, name) for holder, name in pairs if vars(self.modules[holder]).get(name) == value]
+
+
+def _head_modes(model: nn.Module, constraints: Constraints) -> dict[str, str]:
+    """How attentions are meant to shrink, by module, where the user says it."""
+    modes = {name: constraints.head_mode([name]) for name, _ in model.named_modules() if name}
+    return {name: mode for name, mode in modes.items() if mode is not None}
