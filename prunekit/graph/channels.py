@@ -15,7 +15,7 @@ from prunekit.errors import GraphError, InputError
 from prunekit.graph.asking import Asking
 from prunekit.graph.blocks import same_blocks, table_of
 from prunekit.graph.calls import Call, Recorder
-from prunekit.graph.constraints import Constraints, named_by
+from prunekit.graph.constraints import Constraints
 from prunekit.graph.deadline import Deadline
 from prunekit.graph.families import ties_of
 from prunekit.graph.flow import Flow, outputs_fixed
@@ -24,6 +24,7 @@ from prunekit.graph.labels import FIXED
 from prunekit.graph.layers import HEADS, axis_of, layer_kind
 from prunekit.graph.running import Inputs, run_once
 from prunekit.graph.structure import Axis, Member
+from prunekit.graph.tying import head_modes, tied_by
 from prunekit.graph.watching import Seen, watched
 
 __all__ = ["Channels"]
@@ -71,7 +72,7 @@ class Channels:
             InputError: layers that the user ties cannot be.
         """
         constraints = constraints or Constraints()
-        flow = Flow(model, deadline, {**_head_modes(model, constraints), **modes})
+        flow = Flow(model, deadline, {**head_modes(model, constraints), **modes})
         recorder = Recorder(flow)
         try:
             with watched(model, flow) as seen, flow, recorder:
@@ -88,45 +89,22 @@ class Channels:
             raise GraphError(f"{type(model).__name__} runs no operation on its parameters that could be followed.")
         run = cls(model, inputs, flow, seen, recorder.calls)
         run._fix_the_unsliceable()
-        wanted = [pair for patterns in constraints.tie for pair in run._tied_by(patterns)]
+        wanted = [pair for patterns in constraints.tie for pair in tied_by(run, patterns)]
         if wanted:
             flow.found.same += wanted
             run = cls(model, inputs, flow, seen, recorder.calls)
         for tie in ties:
-            flow.found.same += run._tied(*tie)
+            flow.found.same += run.tied(*tie)
             run = cls(model, inputs, flow, seen, recorder.calls)
         return run
 
-    def _tied(self, *names: str) -> Iterator[tuple[IntArray, IntArray]]:
+    def tied(self, *names: str) -> Iterator[tuple[IntArray, IntArray]]:
         """An id of every root channel of two sets of channels, where both are there and equally large."""
         sets = [found.components for found in self.found if found.name in names]
         if len(sets) == 2 and len(sets[0]) == len(sets[1]):
             components, first = np.unique(self.component, return_index=True)
             a, b = (first[np.searchsorted(components, own)] for own in sets)
             yield a, b
-
-    def _tied_by(self, patterns: Sequence[str]) -> Iterator[tuple[IntArray, IntArray]]:
-        """The same for all sets of channels that layers of the user's make.
-
-        Raises:
-            InputError: a pattern names no layer that makes channels which could leave, they name one layer only, or layers with
-                different numbers of channels.
-        """
-        makers = {found.name: set(self.makers(found)) for found in self.found}
-        layers = sorted({layer for own in makers.values() for layer in own}, key=self.rank)
-        named = {layer for pattern in patterns for layer in named_by("tie", pattern, layers)}
-        first, *others = [found for found in self.found if named & makers[found.name]]
-        if len(named) < 2:
-            raise InputError(
-                f"Got a tie of {', '.join(patterns)}, which names {first.layer} only; expected at least two layers."
-            )
-        for found in others:
-            if len(found.components) != len(first.components):
-                raise InputError(
-                    f"Got a tie of {', '.join(patterns)}, but {first.name} has {len(first.components)} channels that leave one by "
-                    f"one and {found.name} has {len(found.components)}; expected layers with equally many."
-                )
-            yield from self._tied(first.name, found.name)
 
     def _fix_the_unsliceable(self) -> None:
         """Tensors that surgery cannot slice, and axes that code takes to be equal."""
@@ -343,9 +321,3 @@ class Channels:
         """Where a module or its parent keeps a number under one of these names."""
         pairs = [(holder, name) for holder in (module, module.rpartition(".")[0]) for name in names]
         return [(holder, name) for holder, name in pairs if vars(self.modules[holder]).get(name) == value]
-
-
-def _head_modes(model: nn.Module, constraints: Constraints) -> dict[str, str]:
-    """How attentions are meant to shrink, by module, where the user says it."""
-    modes = {name: constraints.head_mode([name]) for name, _ in model.named_modules() if name}
-    return {name: mode for name, mode in modes.items() if mode is not None}

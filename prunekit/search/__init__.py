@@ -2,7 +2,7 @@
 
 from prunekit.search.endpoint import Endpoint, UnconfirmedEndpoint
 from prunekit.search.journal import Journal
-from prunekit.search.multiples import WidthMultiples, default_multiples
+from prunekit.search.multiples import DEFAULT_MULTIPLE, WidthMultiples, default_multiples
 from prunekit.search.proposers import MEASURING_NOTHING, PROPOSERS, proposer
 from prunekit.search.proxies import PROXIES, make_proxy, proxy_evaluations, proxy_samples
 from prunekit.search.repair import Repair, RepairKind
@@ -12,6 +12,7 @@ from prunekit.search.task import Proposer, Task
 from prunekit.search.whole import nothing_to_prune, why_whole
 
 __all__ = [
+    "DEFAULT_MULTIPLE",
     "MEASURING_NOTHING",
     "PROPOSERS",
     "PROXIES",

@@ -18,9 +18,9 @@ from prunekit.graph import ChannelGraph, ChannelGroup
 from prunekit.search.exact import nearest_below
 from prunekit.search.targets import WidthProblem
 
-__all__ = ["DEFAULT", "WidthMultiples", "default_multiples", "price_of", "within_reach"]
+__all__ = ["DEFAULT_MULTIPLE", "WidthMultiples", "default_multiples", "price_of", "within_reach"]
 
-DEFAULT = 8
+DEFAULT_MULTIPLE = 8
 _TINY = 64  # channels of the median group
 _FEWEST = 8  # widths that multiples leave a group, if they take any away
 _BOXES = 400  # of the branch and bound that prices multiples: about a second for 100 groups
@@ -31,9 +31,9 @@ class WidthMultiples:
     """Which multiples the widths of a result are, and what that costs.
 
     Args:
-        groups: multiple → number of channel groups whose widths are multiples of it, before pruning and after; 1 for any width.
-        asked: whether the user asked for them, or nobody did and the default holds.
-        finer: channel groups that the default would have given multiples, and that have any widths instead, so that the target is met.
+        groups: multiple → number of channel groups whose widths are multiples of it; 1 for any widths.
+        asked: whether the user asked for them; otherwise they are the default.
+        finer: channel groups that got any widths instead of the default's multiples, so that the target is met.
         costs: how much nearer to the target any widths come than these, in the unit of the measure.
     """
 
@@ -60,7 +60,7 @@ class WidthMultiples:
         return cls(dict(sorted(counts.items(), reverse=True)), asked, finer, costs)
 
 
-def default_multiples(graph: ChannelGraph, multiple: int = DEFAULT) -> ChannelGraph:
+def default_multiples(graph: ChannelGraph, multiple: int = DEFAULT_MULTIPLE) -> ChannelGraph:
     """The same channel groups with widths in multiples wherever these cost no group its choice; a tiny network's are unchanged."""
     if np.median([group.size for group in graph] or [0]) < _TINY:
         return graph

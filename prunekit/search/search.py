@@ -123,11 +123,6 @@ class SearchResult:
     nothing_to_prune: str | None = None
 
     @property
-    def missed_beyond(self) -> int:
-        """By how much the target is missed beyond the tenth of a percent of the base that is promised."""
-        return max(0, self.missed - self.base // 1000)
-
-    @property
     def measured(self) -> list[dict[str, Any]]:
         """The measured candidates: round, steps, MACs, loss."""
         return [entry for entry in self.memory if "steps" in entry and "chosen" not in entry]
