@@ -162,7 +162,7 @@ def main() -> None:
 
     def run(options: SearchOptions) -> tuple[float, SearchResult]:
         started = time.process_time()
-        found = search(base.model, bench.graph, bench.cost, scores, probe, target, options)
+        found = search(base.model, bench.graph.with_multiples({}), bench.cost, scores, probe, target, options)
         return time.process_time() - started, found
 
     def loss_of(found: SearchResult) -> float:

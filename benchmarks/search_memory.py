@@ -52,7 +52,7 @@ def measure(network: str, work: str, batch: int, rounds: int) -> dict[str, float
         ).of(group.index)
         options_ = SearchOptions(rounds=rounds, shortlist=4, proxy=work)
         probe = Probe(objective, group, 2 * batch, batch)
-        search(base.model, bench.graph, bench.cost, scores, probe, int(0.6 * bench.macs), options_)
+        search(base.model, bench.graph.with_multiples({}), bench.cost, scores, probe, int(0.6 * bench.macs), options_)
     return {"before": before, "peak": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024}
 
 

@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Callable
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -9,9 +10,9 @@ import numpy as np
 import peers
 import pytest
 import torch
-from networks import unet
+from networks import unet, unet_inputs
 
-from prunekit.graph import PruningPlan, apply, trace
+from prunekit.graph import Constraints, PruningPlan, apply, trace
 from prunekit.groups import METHODS, TimestepGroups
 from prunekit.importance import CRITERIA, ImportanceMap
 from prunekit.recipe import MEASURED_METHODS
@@ -165,6 +166,21 @@ def test_the_search_page_prunes_other_peoples_networks_to_the_target(name: str) 
     )
     assert np.isfinite([repaired, cut]).all()
     assert repaired != cut
+
+
+def test_the_constraints_example_holds_and_its_table_lists_the_words() -> None:
+    page = (Path(__file__).resolve().parents[1] / "docs" / "engine.md").read_text(encoding="utf-8")
+    (source,) = re.findall(r"```python\n(.*?)```", page, flags=re.DOTALL)
+    given: dict[str, Any] = {"model": unet(), "example_inputs": unet_inputs()}
+    exec(compile(source, "engine.md", "exec"), given)  # noqa: S102 - the example is the test
+    graph, left = given["graph"], given["left"]
+    assert left["conv_in"] == graph["conv_in"].size
+    assert all(2 * width >= graph[name].size for name, width in left.items() if name.startswith("up_blocks"))
+    assert "mid_block.resnets.1.conv1" not in left
+    assert not graph["mid_block.attentions.0.to_q"].whole
+    words = re.findall(r"^\| `([a-z_]+)` \|.*`--([a-z-]+) ", page, flags=re.MULTILINE)
+    assert [word for word, _ in words] == [field.name for field in fields(Constraints)]
+    assert all(option == word.replace("_", "-") for word, option in words)
 
 
 def test_the_multistage_page_builds_runs_and_prunes_a_network_of_its_own() -> None:

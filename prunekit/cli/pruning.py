@@ -26,6 +26,18 @@ from prunekit.cli.choices import (
     check_timesteps,
 )
 from prunekit.cli.console import chosen_allocation, data_options, emit, print_table, refuse_inputs
+from prunekit.cli.constraining import (
+    DeclareOption,
+    HeadModeOf,
+    KeepOption,
+    LimitOption,
+    NormModeOf,
+    TieOption,
+    WidthMultipleOption,
+    constraints_of,
+    said_of_multiples,
+    width_multiples,
+)
 from prunekit.cli.interrupts import keeping
 from prunekit.cli.options import ConfigOption, DataOption, InputsOption, Json, Resolution, Seed
 from prunekit.cli.reading_options import with_reading_options
@@ -62,12 +74,7 @@ def prune(
     target_of: Annotated[
         TargetOf, typer.Option(help="What targets are fractions of; latency is measured on this machine.")
     ] = TargetOf.macs,
-    width_multiple: Annotated[
-        str | None,
-        typer.Option(
-            help="Widths in multiples: 16, or by resolution as in 32:32,1:16 (32 from 32×32 images up, 16 below)."
-        ),
-    ] = None,
+    width_multiple: WidthMultipleOption = None,
     latency_table: Annotated[
         Path, typer.Option(help="Layer times for --target-of latency; measured and written if absent.")
     ] = Path("latency.json"),
@@ -80,6 +87,12 @@ def prune(
     floor: Annotated[float, typer.Option(help="Share of every channel group that stays at least.")] = 0.0,
     norm_mode: NormOption = NormMode.even,
     head_mode: HeadOption = HeadMode.whole,
+    keep: KeepOption = None,
+    tie: TieOption = None,
+    limit: LimitOption = None,
+    declare: DeclareOption = None,
+    norm_mode_of: NormModeOf = None,
+    head_mode_of: HeadModeOf = None,
     data: DataOption = None,
     resolution: Resolution = None,
     samples: Samples = 256,
@@ -142,15 +155,16 @@ def prune(
         criterion=criterion.value,
         norm_mode=norm_mode.value,
         head_mode=head_mode.value,
+        constraints=constraints_of(keep, tie, limit, declare, norm_mode_of, head_mode_of),
         samples=samples,
         seed=seed,
         search=search,
-        width_multiples=_width_multiples(width_multiple),
+        width_multiples=width_multiples(width_multiple),
         latency_table=str(latency_table),
         floor=floor,
         repair=repair.value,
     )
-    bench = Bench.of(loaded, norm_mode.value, head_mode.value)
+    bench = Bench.of(loaded, options.norm_mode, options.head_mode, options.constraints)
     targets = plan.for_model(bench.macs)
     journals = {one.index: output / f"search-{one.index}.jsonl" for one in wanted}
     facts: list[dict[str, Any]] = []
@@ -201,9 +215,7 @@ def _fact(
     index: int, slim: "SlimModel", result: "SearchResult", bench: "Bench", target_of: TargetOf, output: Path
 ) -> dict[str, Any]:
     """What came of a timestep group's search, JSON-able."""
-    from prunekit.search import why_whole
-
-    base_macs, stuck = bench.macs, all(len(group.widths) == 1 for group in bench.graph)
+    base_macs = bench.macs
     return {
         "group": index,
         "output": str(output / f"group-{index}"),
@@ -218,26 +230,9 @@ def _fact(
         "missed": result.missed / result.base,
         "base": result.base,
         "measured_candidates": len(result.measured),
-        "nothing_to_prune": why_whole(bench.graph) if stuck else None,
+        "nothing_to_prune": result.nothing_to_prune,
+        "multiples": result.multiples.to_json(),
     }
-
-
-def _width_multiples(text: str | None) -> dict[int, int]:
-    """``16`` as ``{1: 16}``, ``32:32,1:16`` as ``{32: 32, 1: 16}``.
-
-    Raises:
-        InputError: it is neither.
-    """
-    if text is None:
-        return {}
-    pairs = [part.split(":") for part in (text if ":" in text else f"1:{text}").split(",")]
-    numbers = [[int(number) if number.strip().isdecimal() else 0 for number in pair] for pair in pairs]
-    found = {pair[0]: pair[-1] for pair in numbers}
-    if any(len(pair) != 2 or min(pair) < 1 for pair in numbers) or len(found) < len(pairs):
-        raise InputError(
-            f"Got --width-multiple {text}; expected a multiple such as 16, or resolution:multiple pairs such as 32:32,1:16."
-        )
-    return found
 
 
 def _accuracy(table: Any) -> str:
@@ -302,6 +297,8 @@ def _show_pruned(title: str, facts: list[dict[str, Any]]) -> None:
         for f in facts
     ]
     print_table(title, header, rows)
+    if (said := said_of_multiples(facts)) is not None:
+        print(said)
     if facts[0]["nothing_to_prune"] is not None:
         print(f"Nothing of this network can be pruned; its layers stay whole, {facts[0]['nothing_to_prune']}.")
 

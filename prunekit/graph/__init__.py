@@ -1,5 +1,6 @@
 """The pruning engine's structure: channel groups, plans, surgery. It knows nothing of diffusion."""
 
+from prunekit.graph.constraints import Constraints
 from prunekit.graph.plan import PruningPlan
 from prunekit.graph.structure import ChannelGraph, ChannelGroup, HeadMode, Member, NormMode
 from prunekit.graph.surgery import apply, attributes, fit, sliced_state, slicer
@@ -9,6 +10,7 @@ from prunekit.graph.trace import trace
 __all__ = [
     "ChannelGraph",
     "ChannelGroup",
+    "Constraints",
     "HeadMode",
     "Member",
     "NormMode",

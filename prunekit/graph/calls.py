@@ -13,6 +13,7 @@ from torch._C._functorch import is_functorch_wrapped_tensor
 from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_leaves
 
+from prunekit.graph.declared import call_layer
 from prunekit.graph.flow import Flow
 from prunekit.graph.labels import Labels
 
@@ -58,7 +59,7 @@ class Recorder(TorchFunctionMode):
             return func(*args, **kwargs)
         given = tensors_among((args, kwargs))
         before, counts = tuple(self.flow.of(tensor) for tensor in given), versions(given)
-        out = func(*args, **kwargs)
+        out = self.flow.declared(func, args, kwargs) if func is call_layer else func(*args, **kwargs)
         written = {
             i: self.flow.of(tensor)
             for i, (tensor, count) in enumerate(zip(given, counts, strict=True))

@@ -11,10 +11,11 @@ from scipy.sparse.csgraph import connected_components
 from torch import nn
 
 from prunekit._types import BoolArray, IntArray
-from prunekit.errors import GraphError
+from prunekit.errors import GraphError, InputError
 from prunekit.graph.asking import Asking
 from prunekit.graph.blocks import same_blocks, table_of
 from prunekit.graph.calls import Call, Recorder
+from prunekit.graph.constraints import Constraints
 from prunekit.graph.deadline import Deadline
 from prunekit.graph.families import ties_of
 from prunekit.graph.flow import Flow, outputs_fixed
@@ -23,6 +24,7 @@ from prunekit.graph.labels import FIXED
 from prunekit.graph.layers import HEADS, axis_of, layer_kind
 from prunekit.graph.running import Inputs, run_once
 from prunekit.graph.structure import Axis, Member
+from prunekit.graph.tying import head_modes, tied_by
 from prunekit.graph.watching import Seen, watched
 
 __all__ = ["Channels"]
@@ -53,6 +55,7 @@ class Channels:
         deadline: Deadline,
         modes: Mapping[str, str],
         ties: Iterable[tuple[str, str]] = (),
+        constraints: Constraints | None = None,
     ) -> "Channels":
         """Run a network once and follow it.
 
@@ -62,17 +65,20 @@ class Channels:
             deadline: until when.
             modes: how attentions shrink, by module, see :class:`Flow`.
             ties: pairs of names of :attr:`found` that are to leave together.
+            constraints: what the user says.
 
         Raises:
             GraphError: the network cannot be run or followed.
+            InputError: layers that the user ties cannot be.
         """
-        flow = Flow(model, deadline, modes)
+        constraints = constraints or Constraints()
+        flow = Flow(model, deadline, {**head_modes(model, constraints), **modes})
         recorder = Recorder(flow)
         try:
             with watched(model, flow) as seen, flow, recorder:
                 output = run_once(model, inputs)
             outputs_fixed(flow, output)
-        except GraphError:
+        except (GraphError, InputError):
             raise
         except Exception as error:  # whatever the network raises
             raise GraphError(
@@ -83,12 +89,16 @@ class Channels:
             raise GraphError(f"{type(model).__name__} runs no operation on its parameters that could be followed.")
         run = cls(model, inputs, flow, seen, recorder.calls)
         run._fix_the_unsliceable()
+        wanted = [pair for patterns in constraints.tie for pair in tied_by(run, patterns)]
+        if wanted:
+            flow.found.same += wanted
+            run = cls(model, inputs, flow, seen, recorder.calls)
         for tie in ties:
-            flow.found.same += run._tied(*tie)
+            flow.found.same += run.tied(*tie)
             run = cls(model, inputs, flow, seen, recorder.calls)
         return run
 
-    def _tied(self, *names: str) -> Iterator[tuple[IntArray, IntArray]]:
+    def tied(self, *names: str) -> Iterator[tuple[IntArray, IntArray]]:
         """An id of every root channel of two sets of channels, where both are there and equally large."""
         sets = [found.components for found in self.found if found.name in names]
         if len(sets) == 2 and len(sets[0]) == len(sets[1]):
@@ -282,6 +292,13 @@ class Channels:
             roots = root[self.component[self.flow.axes[axis.tensor, axis.dim]]]
             positions = np.flatnonzero(roots >= 0)
             yield Member(axis.layer, axis.axis, positions, roots[positions])
+
+    def makers(self, found: Found) -> Iterator[str]:
+        """Layers, or bare tensors, that make these channels; a depthwise convolution makes anew what it reads."""
+        for place in found.axes:
+            axis = self.axes[place]
+            if self.makes(axis) or (axis.kind == "depthwise" and axis.axis == "out"):
+                yield axis.layer
 
     def is_among(self, found: Found, ids: Any) -> bool:
         """Whether any of some ids stands for one of these channels."""

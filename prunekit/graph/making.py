@@ -2,12 +2,14 @@
 
 import math
 from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import replace
 
 import numpy as np
 
 from prunekit._types import IntArray
 from prunekit.errors import GraphError
 from prunekit.graph.channels import Channels
+from prunekit.graph.constraints import named_by
 from prunekit.graph.counting import Count
 from prunekit.graph.found import PRODUCERS, Found
 from prunekit.graph.layers import HEAD_WIDTHS, HEADS, axis_size, group_count, layer_kind
@@ -26,11 +28,12 @@ class Making:
         channels: what it has said.
         retries: how groups are made.
         inputs: what the network was given, with values.
-        norm_mode: how group norms shrink.
+        norm_mode: how group norms shrink, where ``retries`` has no constraint on them.
     """
 
     def __init__(self, channels: Channels, retries: Retries, inputs: Inputs, norm_mode: NormMode) -> None:
         self.channels, self.retries, self.inputs, self.norm_mode = channels, retries, inputs, norm_mode
+        self._mode_of: dict[str, NormMode] = {}
         self._groups = [self._group(found) for found in channels.found if found.name not in retries.failed]
 
     def graph(self) -> ChannelGraph:
@@ -39,20 +42,48 @@ class Making:
         kept = [group for group in self._groups if group is not None and group.name not in failed]
         return self._graph(tuple(kept), failed)
 
+    def in_the_modes_asked_for(self) -> ChannelGraph:
+        """The graph; attentions that cannot shrink as the user asks stay whole, with the reason.
+
+        Raises:
+            InputError: a pattern for a mode names no norm, or no attention, that could shrink in it.
+        """
+        graph, constraints = self.graph(), self.retries.constraints
+        norms = {norm for found in self.channels.found for norm in self._named_by_norms(found)}
+        for pattern in constraints.norm_mode_of:
+            named_by("norm_mode_of", pattern, sorted(norms), "layer with a group norm")
+        heads = {found.name: (found.layer, *found.modules) for found in self.channels.found if found.heads}
+        for pattern in constraints.head_mode_of:
+            named_by("head_mode_of", pattern, [one for layers in heads.values() for one in layers], "attention")
+        stay: dict[str, str] = {}
+        for name in heads.keys() & graph.index.keys():
+            asked = constraints.head_mode(heads[name])
+            if asked is not None and (asked == "whole") != graph[name].whole:
+                stay[name] = f"head_mode_of asks for {asked} heads, and it cannot shrink so"
+        return replace(graph.with_whole(stay), left_whole={**graph.left_whole, **stay})
+
+    def _named_by_norms(self, found: Found) -> set[str]:
+        """Group norms over exactly these channels, and the layers that make channels which pass any."""
+        passed = [m for m in self.channels.members(found) if group_count(self.channels.modules.get(m.layer))]
+        norms = [module for module, _, _ in self.channels.bare_norms(found)]
+        norms += [m.layer for m in passed if len(m.positions) == axis_size(self.channels.modules[m.layer], "out")]
+        return {*norms, *self.channels.makers(found)} if passed or norms else set()
+
     def _group(self, found: Found) -> ChannelGroup | None:
         """A channel group with its legal widths, None where it was given up."""
         if int(found.components[0]) in self.channels.reasons:
             return None
-        modes = self.retries.modes
-        head_mode = modes.get(found.name, modes[""])
+        head_mode = self.retries.mode_of(found)
         members = tuple(self.channels.members(found))
+        said = self.retries.constraints.norm_mode(sorted(self._named_by_norms(found)))
+        self._mode_of[found.name] = said or self.norm_mode
         rows, whole, step = self._legal(found, members, head_mode)
         queries = () if whole else tuple(self.channels.asking.queries(found, head_mode == "scaled"))
         resolution = self.channels.seen.resolutions.get(found.layer, 1)
         narrows = not whole and (found.heads or self.channels.is_among(found, self.channels.asking.attended()))
         least = 2 * (found.heads or 1) if narrows else 1  # heads of one channel are no attention
         scaled = tuple(sorted(self.retries.scaled.get(found.name, ())))
-        if self.norm_mode == "even":
+        if self._mode_of[found.name] == "even":
             least = max([least, *(2 * count for count in self._norms_of_vectors(members))])
         return ChannelGroup(
             found.name,
@@ -65,24 +96,25 @@ class Making:
             queries=queries,
             scaled=scaled,
             least=least,
+            makers=tuple(dict.fromkeys(self.channels.makers(found))),
         )
 
     def _legal(self, found: Found, members: Iterable[Member], head_mode: str) -> tuple[int, bool, int]:
         """Rows, whether they leave whole, and the step."""
-        size = len(found.components)
+        size, norm_mode = len(found.components), self._mode_of[found.name]
         norms = [(m, group_count(self.channels.modules.get(m.layer))) for m in members]
         counts = [(len(m.positions) == axis_size(self.channels.modules[m.layer], "out"), n) for m, n in norms if n]
         counts += [(True, n) for _, n, _ in self.channels.bare_norms(found)]
         every = math.lcm(*[n for _, n in counts])
         leaving = head_mode == "whole" or found.bound or found.heads == size  # heads of one channel leave whole
         if found.heads is not None and leaving and not found.fixed_parts:
-            rows = math.gcd(found.heads, *([n for spans, n in counts if spans] if self.norm_mode == "whole" else []))
-            step = size // rows if self.norm_mode == "whole" or not counts else math.lcm(size // rows, every)
+            rows = math.gcd(found.heads, *([n for spans, n in counts if spans] if norm_mode == "whole" else []))
+            step = size // rows if norm_mode == "whole" or not counts else math.lcm(size // rows, every)
             if size % step == 0 and rows > 1:
                 return size // step, True, step
         if found.heads is not None:
             every = math.lcm(every, found.heads)
-        elif self.norm_mode == "whole":
+        elif norm_mode == "whole":
             rows = math.gcd(*[n for spans, n in counts if spans])
             if rows > 1 and size % rows == 0:
                 return rows, True, size // rows
@@ -116,7 +148,12 @@ class Making:
             tuple(self._attributes(groups, by_name, count)),
             tuple(count.product(product) for product in self.channels.flow.found.products),
             tuple(self._parameters(count)),
-            Witness(tuple((call.name, call.module) for call in self.channels.calls), self.inputs),
+            Witness(
+                tuple((call.name, call.module) for call in self.channels.calls),
+                self.inputs,
+                self.retries.constraints.declare,
+            ),
+            self._norm_modes(groups),
         )
 
     def _left_whole(self, place: IntArray) -> dict[str, str]:
@@ -148,12 +185,26 @@ class Making:
             found = by_name[group.name]
             for holder, name, times in self.retries.followed.get(group.name, ()):
                 yield Attribute(holder, name, Width(0, {g: times}))
-            for module, norm_groups, channels in self.channels.bare_norms(found) if self.norm_mode == "whole" else ():
+            for module, norm_groups, channels in self._bare_whole(found):
                 if vars(self.channels.modules[module]).get("num_groups") == norm_groups:
                     yield Attribute(
                         module, "num_groups", Width(0, {g: channels // group.size}, channels // norm_groups)
                     )
             yield from self._heads(g, group, found)
+
+    def _bare_whole(self, found: Found) -> Iterator[tuple[str, int, int]]:
+        """Norms without weights that lose whole norm groups."""
+        return self.channels.bare_norms(found) if self._mode_of[found.name] == "whole" else iter(())
+
+    def _norm_modes(self, groups: Iterable[ChannelGroup]) -> dict[str, NormMode]:
+        """Modes of norms that differ from the rest: a norm over several groups has room for what each of them needs."""
+        modes: dict[str, set[NormMode]] = {}
+        for group in groups:
+            for member in group.members:
+                if group_count(self.channels.modules.get(member.layer)):
+                    modes.setdefault(member.layer, set()).add(self._mode_of[group.name])
+        chosen: dict[str, NormMode] = {norm: "whole" if "whole" in asked else "even" for norm, asked in modes.items()}
+        return {norm: mode for norm, mode in chosen.items() if mode != self.norm_mode}
 
     def _heads(self, g: int, group: ChannelGroup, found: Found) -> Iterator[Attribute]:
         """Numbers of heads, where heads leave whole, or else their width. Queries that share keys have several heads for one."""

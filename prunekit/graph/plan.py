@@ -70,6 +70,11 @@ class PruningPlan:
             rising = all(low < high for low, high in itertools.pairwise(kept))
             if not kept or not rising or kept[0] < 0 or kept[-1] >= group.size:
                 raise PlanError(f"The plan's channels of {name!r} must be rising numbers in 0 … {group.size - 1}.")
+            if len(kept) < min(group.least, group.size):
+                raise PlanError(
+                    f"The plan keeps {len(kept)} of {group.size} channels of {name!r}; expected at least "
+                    f"{min(group.least, group.size)}, which its structure or a constraint asks for."
+                )
             if not group.is_legal(len(kept)):
                 raise PlanError(
                     f"The plan keeps {len(kept)} of {group.size} channels of {name!r}; "

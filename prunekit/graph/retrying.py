@@ -4,6 +4,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 
 from prunekit.graph.channels import Channels
+from prunekit.graph.constraints import Constraints
 from prunekit.graph.found import Found
 from prunekit.graph.structure import ChannelGraph, ChannelGroup
 from prunekit.graph.trial import Offence, Trial
@@ -19,6 +20,7 @@ class Retries:
 
     Args:
         ways: how attentions may shrink, the preferred way first.
+        constraints: what the user says; nothing that is tried goes against it.
         modes: how they do, by module or group; '' for all others.
         ties: groups held equal.
         frozen: class and name of attributes that do not follow the widths.
@@ -28,6 +30,7 @@ class Retries:
     """
 
     ways: tuple[str, ...]
+    constraints: Constraints = field(default_factory=Constraints)
     modes: dict[str, str] = field(default_factory=dict)
     ties: list[tuple[str, str]] = field(default_factory=list)
     frozen: set[tuple[type, str]] = field(default_factory=set)
@@ -39,6 +42,15 @@ class Retries:
 
     def __post_init__(self) -> None:
         self.modes[""] = self.ways[0]
+
+    def mode_of(self, found: Found) -> str:
+        """How channels shrink if they are an attention's."""
+        return self.modes.get(found.name, self._ways_of(found)[0])
+
+    def _ways_of(self, found: Found) -> tuple[str, ...]:
+        """How channels may shrink, the preferred way first."""
+        asked = self.constraints.head_mode((found.layer, *found.modules)) if found.heads else None
+        return self.ways if asked is None else ("whole",) if asked == "whole" else ("even", "scaled")
 
     def after(self, trial: Trial) -> bool:
         """Decide what to change for the groups that failed.
@@ -109,10 +121,11 @@ class Retries:
     def _another_way(self, found: Found, channels: Channels) -> bool:
         """Try an attention's next way to shrink."""
         tried = self._ways_tried.get(found.name, 0)
-        if tried >= len(self.ways) - 1 or not (found.heads or channels.asking.asks(found)):
+        ways = self._ways_of(found)
+        if tried >= len(ways) - 1 or not (found.heads or channels.asking.asks(found)):
             return False
-        self._ways_tried[found.name] = tried + 1 if found.heads else len(self.ways) - 1
-        way = self.ways[self._ways_tried[found.name]] if found.heads else "scaled"
+        self._ways_tried[found.name] = tried + 1 if found.heads else len(ways) - 1
+        way = ways[self._ways_tried[found.name]] if found.heads else "scaled"
         self.modes |= dict.fromkeys((found.name, *found.modules), way)
         return True
 
@@ -141,7 +154,7 @@ class Retries:
         group = graph[name]
         told = [other for other in _told_by_numbers(group, offence, graph)]
         near = [graph[other] for other in offence.near if other in graph.index and other != name]
-        ways_left = self._ways_tried.get(name, 0) < len(self.ways) - 1
+        ways_left = self._ways_tried.get(name, 0) < len(self._ways_of(by_name[name])) - 1
         if not told and ways_left and (by_name[name].heads or channels.asking.asks(by_name[name])):
             return None  # another way to shrink comes first
         partners = [other for other in (*told, *near) if other.size == group.size and other.name not in self.failed]

@@ -76,6 +76,7 @@ class ChannelGroup:
             the share that stays.
         least: smallest legal width.
         floor: no smaller width is chosen, see :meth:`ChannelGraph.with_floor`.
+        makers: layers, and tensors that belong to no known layer, that make the channels.
     """
 
     name: str
@@ -90,6 +91,7 @@ class ChannelGroup:
     scaled: tuple[str, ...] = ()
     least: int = 1
     floor: int = 1
+    makers: tuple[str, ...] = ()
 
     @cached_property
     def widths(self) -> IntArray:
@@ -194,6 +196,8 @@ class ChannelGraph:
         products: every multiply-accumulate of one forward pass.
         parameters: every parameter.
         witness: what the network did when it was traced, None for a graph that was made by hand.
+        norm_modes: modes of single group norms, where they differ from ``norm_mode``.
+        has_multiples: whether somebody has decided what widths are multiples of; the search decides it otherwise.
     """
 
     groups: tuple[ChannelGroup, ...]
@@ -204,6 +208,8 @@ class ChannelGraph:
     products: tuple[Term, ...] = ()
     parameters: tuple[Term, ...] = ()
     witness: "Witness | None" = None
+    norm_modes: Mapping[str, NormMode] = field(default_factory=dict)
+    has_multiples: bool = False
 
     def __len__(self) -> int:
         return len(self.groups)
@@ -228,7 +234,7 @@ class ChannelGraph:
 
         Args:
             multiples: resolution → multiple of the widths at that resolution and above, up to the next one listed:
-                ``{1: 16, 32: 32}`` is 32 from 32×32 images up, and 16 below.
+                ``{1: 16, 32: 32}`` is 32 from 32×32 images up, and 16 below; ``{}`` allows any widths.
 
         Raises:
             InputError: a resolution or multiple is below 1.
@@ -241,7 +247,7 @@ class ChannelGraph:
         for group in self.groups:
             reached = [resolution for resolution in multiples if resolution <= group.resolution]
             groups.append(replace(group, multiple=multiples[max(reached)] if reached else 1))
-        return replace(self, groups=tuple(groups))
+        return replace(self, groups=tuple(groups), has_multiples=True)
 
     def with_floor(self, share: float) -> "ChannelGraph":
         """The same channel groups, none of which is to shrink below a share of its channels.
@@ -271,7 +277,8 @@ class ChannelGraph:
     def fingerprint(self) -> str:
         """Hash of names, sizes and legal steps: a plan made for one network does not fit another."""
         rows = [[g.name, g.size, g.rows, g.whole, g.step] for g in self.groups]
-        return json_hash({"groups": rows, "norm_mode": self.norm_mode})[:16]
+        modes = {"norm_modes": dict(self.norm_modes)} if self.norm_modes else {}
+        return json_hash({"groups": rows, "norm_mode": self.norm_mode, **modes})[:16]
 
 
 def shrunk_norm_groups(num_groups: int, channels: int, left: int, mode: NormMode) -> int:

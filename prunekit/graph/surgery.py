@@ -110,7 +110,8 @@ def attributes(model: nn.Module, graph: ChannelGraph, plan: PruningPlan) -> dict
     for (layer, axis), kept in plan.positions(graph).items():
         groups = group_count(modules.get(layer)) if axis == "out" else None
         if groups is not None:
-            left = shrunk_norm_groups(groups, axis_size(modules[layer], "out"), len(kept), graph.norm_mode)
+            mode = graph.norm_modes.get(layer, graph.norm_mode)
+            left = shrunk_norm_groups(groups, axis_size(modules[layer], "out"), len(kept), mode)
             if left != groups:
                 changed.setdefault(layer, {})["num_groups"] = left
     return changed

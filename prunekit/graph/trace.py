@@ -8,7 +8,9 @@ from torch import nn
 
 from prunekit.errors import GraphError
 from prunekit.graph.channels import Channels
+from prunekit.graph.constraints import Constraints
 from prunekit.graph.deadline import Deadline
+from prunekit.graph.declared import as_layers
 from prunekit.graph.making import Making
 from prunekit.graph.narrowing import corresponds, narrowed
 from prunekit.graph.recording import Unsound
@@ -29,6 +31,7 @@ def trace(
     head_mode: HeadMode = "whole",
     seconds: float = 300.0,
     progress: Callable[[str], None] | None = None,
+    constraints: Constraints | None = None,
 ) -> ChannelGraph:
     """Find which channels can only be removed together.
 
@@ -45,15 +48,18 @@ def trace(
         head_mode: how attentions shrink: by ``whole`` heads, or ``even``, every head by the same number of channels.
         seconds: wall-clock limit of following the network through and of its trials.
         progress: is told what is being done, once that takes more than a few seconds; it is logged, too.
+        constraints: which layers stay whole, are tied, shrink only so far or in another mode, or are of a kind that nobody sees.
 
     Raises:
         GraphError: the network cannot be traced, or not within the limit.
+        InputError: a constraint names no layer, or constraints contradict each other or the network.
     """
+    constraints = constraints or Constraints()
     ways = ("whole", "even", "scaled") if head_mode == "whole" else ("even", "scaled", "whole")
-    tracing = _Tracing(Retries(ways), norm_mode, Deadline(seconds, progress))
+    tracing = _Tracing(Retries(ways, constraints), norm_mode, Deadline(seconds, progress))
     cuda = sorted({tensor.get_device() for tensor in model.parameters() if tensor.is_cuda})
-    with torch.random.fork_rng(devices=cuda):  # a network may draw numbers, and nobody's are to change by that
-        return tracing.run(model, example_inputs)
+    with torch.random.fork_rng(devices=cuda), as_layers(model, constraints.declare):  # a network may draw numbers
+        return constraints.held(tracing.run(model, example_inputs), model)
 
 
 @dataclass(frozen=True, eq=False)
@@ -102,7 +108,7 @@ class _Tracing:
                 self.deadline.say("trying all channel groups")
                 trial = Trial(model, whole.making.graph(), whole.channels, inputs, self.deadline)
             if not self.retries.after(trial):
-                return whole.making.graph()
+                return whole.making.in_the_modes_asked_for()
 
     def _follow(self, model: nn.Module, inputs: Inputs, with_values: bool) -> _Followed:
         """Follow a network through, without values where it runs like that."""
@@ -121,7 +127,9 @@ class _Tracing:
         return _Followed(model, inputs, bare, channels, Making(channels, self.retries, inputs, self.norm_mode))
 
     def _channels(self, model: nn.Module, inputs: Inputs) -> Channels:
-        return Channels.of(model, inputs, self.deadline, self.retries.modes, self.retries.ties)
+        return Channels.of(
+            model, inputs, self.deadline, self.retries.modes, self.retries.ties, self.retries.constraints
+        )
 
     def _changes_shapes(self, whole: _Followed) -> bool:
         """Try all groups without values; gives back whether something else is to be tried then."""

@@ -3,7 +3,8 @@
 A pruned network must make the same ones: which layers run must not depend on the widths.
 """
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -13,6 +14,8 @@ from torch.utils._pytree import tree_leaves, tree_map
 
 from prunekit.errors import GraphError
 from prunekit.graph.calls import call_name, is_plain
+from prunekit.graph.constraints import Declared
+from prunekit.graph.declared import as_layers
 from prunekit.graph.faults import text_of
 from prunekit.graph.running import Inputs, run_once
 from prunekit.graph.weightless import hollow_inputs, is_large, skeleton, weightless
@@ -27,10 +30,12 @@ class Witness:
     Args:
         calls: name of each torch function, and of the module that called it.
         inputs: what the network was given.
+        declare: layer classes of which each call is one function.
     """
 
     calls: tuple[tuple[str, str], ...]
     inputs: Inputs
+    declare: Mapping[str, Declared] = field(default_factory=dict)
 
     def check(self, model: nn.Module) -> None:
         """Run a pruned network once, and compare what it calls; a large one without values.
@@ -38,8 +43,12 @@ class Witness:
         Raises:
             GraphError: it does not run, or calls something else.
         """
-        if is_large(model) and self._calls_without_values(model) == [name for name, _ in self.calls]:
-            return
+        with as_layers(model, self.declare):
+            if is_large(model) and self._calls_without_values(model) == [name for name, _ in self.calls]:
+                return
+            self._check_calls(model)
+
+    def _check_calls(self, model: nn.Module) -> None:
         names, inputs = _Names(), self.inputs_of(model)
         devices = {t.get_device() for t in model.parameters() if t.is_cuda}
         try:

@@ -42,7 +42,7 @@ from prunekit.pipeline.stages import (
 )
 from prunekit.recipe import PruneOptions, Recipe
 from prunekit.report import grouping_png, write_report
-from prunekit.search import SearchResult
+from prunekit.search import DEFAULT_MULTIPLE, SearchResult, default_multiples
 from prunekit.slim import SlimModel, load_slim, save_slim
 from prunekit.training import Tally
 
@@ -111,7 +111,7 @@ class Run(ResumableRun):
         """Search every group down to the floor, whatever its target will be; returns the stages' names."""
         assert self.recipe.allocation is not None  # noqa: S101 - asked in execute
         self._score()
-        inputs = {"frontier_floor": self.recipe.allocation.frontier_floor, **self._times}
+        inputs = {"frontier_floor": self.recipe.allocation.frontier_floor, **self._times, **self._widths}
         chains = {}
         for group in self.groups:
             i, name = group.index, f"frontier group {group.index}"
@@ -138,7 +138,11 @@ class Run(ResumableRun):
         """Stages that make one group's expert."""
         outputs = [*_slim_files(f"pruned/group-{i}"), f"search/group-{i}.jsonl"]
         prune = self._planned(
-            f"prune group {i}", self._times, outputs, partial(self._prune, i), ("importance", "allocate")
+            f"prune group {i}",
+            {**self._times, **self._widths},
+            outputs,
+            partial(self._prune, i),
+            ("importance", "allocate"),
         )
         if self.recipe.finetune is None:
             return [prune]
@@ -155,7 +159,7 @@ class Run(ResumableRun):
     def bench(self) -> Bench:
         """The base with its channel groups and costs."""
         options = self.recipe.prune or PruneOptions()
-        return Bench.of(self.base, options.norm_mode, options.head_mode)
+        return Bench.of(self.base, options.norm_mode, options.head_mode, options.constraints)
 
     @cached_property
     def timed_bench(self) -> Bench:
@@ -181,6 +185,15 @@ class Run(ResumableRun):
         if not self._table[0].is_file():
             _ = self.timed_bench
         return {"times": sha256_file(self._table[0])}
+
+    @cached_property
+    def _widths(self) -> dict[str, Any]:
+        """The multiple of the widths where the recipe leaves it to the default and the default gives any."""
+        options = self.recipe.prune
+        if options is None or options.multiples is not None:
+            return {}
+        held = any(group.multiple > 1 for group in default_multiples(self.bench.graph))
+        return {"default_multiple": DEFAULT_MULTIPLE} if held else {}
 
     @property
     def groups(self) -> TimestepGroups:

@@ -17,7 +17,7 @@ from prunekit.checkpoint.finite import first_not_finite
 from prunekit.cost import CostModel, LatencyModel, LatencyTable, verify
 from prunekit.data import ImageData, ImageSplit
 from prunekit.errors import GraphError, InputError
-from prunekit.graph import ChannelGraph, HeadMode, NormMode, attributes, trace
+from prunekit.graph import ChannelGraph, Constraints, HeadMode, NormMode, attributes, trace
 from prunekit.groups import TimestepGroup, TimestepGroups
 from prunekit.importance import ImportanceMap, Loss, Probe, importance, no_loss
 from prunekit.nets import save_experts
@@ -132,10 +132,16 @@ class Bench:
     latency: LatencyModel | None = None
 
     @classmethod
-    def of(cls, base: Base, norm_mode: NormMode = "even", head_mode: HeadMode = "whole") -> "Bench":
-        """Trace and count, once."""
+    def of(
+        cls,
+        base: Base,
+        norm_mode: NormMode = "even",
+        head_mode: HeadMode = "whole",
+        constraints: Constraints | None = None,
+    ) -> "Bench":
+        """Trace and count, once; arguments as for :func:`prunekit.graph.trace`."""
         inputs = base.spec.example_inputs()
-        graph = trace(base.model, inputs, norm_mode, head_mode)
+        graph = trace(base.model, inputs, norm_mode, head_mode, constraints=constraints)
         cost = CostModel.of(base.model, graph, inputs)
         return cls(base, graph, cost, int(cost.macs(graph.full_widths)))
 
@@ -235,7 +241,9 @@ def prune_group(
         bench = bench.with_times(Path(options.latency_table))  # a recipe may name it, so it is not written here
     full = int(Measure.by_name(of, bench.cost, bench.latency).of(bench.graph.full_widths))
     wanted = target if of == "macs" else target * full // bench.macs
-    graph = bench.graph.with_multiples(options.width_multiples).with_floor(options.floor)
+    graph = bench.graph.with_floor(options.floor)
+    if options.multiples is not None:
+        graph = graph.with_multiples(options.multiples)
     group_scores = scores.of(group.index)
     with placed(base.model):
         result = search(
@@ -275,8 +283,12 @@ def _provenance(bench: Bench, result: SearchResult, options: PruneOptions) -> di
         provenance["base_model"] = bench.base.provenance["base_model"]
     if of == "macs":
         provenance["target_macs"] = result.target
-    if options.width_multiples:
-        provenance["width_multiples"] = {str(side): multiple for side, multiple in options.width_multiples.items()}
+    if options.multiples:
+        provenance["width_multiples"] = {str(side): multiple for side, multiple in options.multiples.items()}
+    if result.multiples.largest > 1:
+        provenance["multiples"] = result.multiples.to_json()
+    if options.constraints:
+        provenance["constraints"] = options.constraints.to_json()
     if of == "latency" and bench.latency is not None:
         provenance["latency_machine"] = dict(bench.latency.table.machine)
     return provenance

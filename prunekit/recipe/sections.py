@@ -14,6 +14,7 @@ from prunekit.checkpoint import Asked, ModelSpec
 from prunekit.checkpoint.bounds import check_schedule
 from prunekit.errors import InputError
 from prunekit.features import SHIPPED
+from prunekit.graph import Constraints
 from prunekit.groups import ETA, METHODS, Rule, Similarity
 from prunekit.importance import criterion
 from prunekit.recipe.bounds import MAX_COUNT, MAX_SEED, check_search, check_training
@@ -232,8 +233,11 @@ class PruneOptions:
         seed: of the calibration set.
         search: see :class:`prunekit.search.SearchOptions`. Where its target is of parameters or latency, the allocation's fractions
             are meant of the base's parameters or latency.
-        width_multiples: resolution → multiple of the widths there and above, see
-            :meth:`prunekit.graph.ChannelGraph.with_multiples`; empty for all that the structure allows.
+        constraints: layers that stay whole, are tied, shrink only so far or in another mode, see
+            :class:`prunekit.graph.Constraints`.
+        width_multiples: what widths are multiples of: a number, or resolution → multiple there and above, see
+            :meth:`prunekit.graph.ChannelGraph.with_multiples`; 1 or empty for all that the structure allows. If missing, 8 where
+            the base's widths are multiples of 8 and the network is not tiny, see :mod:`prunekit.search.multiples`.
         latency_table: JSON of layer times for a target of latency, wherever it is; where there is no such file, a run measures the
             times and writes them under this name into its own folder.
         floor: share of every channel group that stays at least.
@@ -252,7 +256,8 @@ class PruneOptions:
     search: Annotated[SearchOptions, AfterValidator(check_search), AfterValidator(_unconfirmed)] = field(
         default_factory=SearchOptions
     )
-    width_multiples: dict[Positive, Positive] = field(default_factory=dict)
+    constraints: Constraints = field(default_factory=Constraints)
+    width_multiples: Positive | dict[Positive, Positive] | None = None
     latency_table: str | None = None
     floor: float = 0.0
     repair: RepairKind = "least-squares"
@@ -263,7 +268,7 @@ class PruneOptions:
             raise InputError(f"Got floor {self.floor:g}; expected a share of every channel group from 0 to 1.")
         if self.repair not in get_args(RepairKind):
             raise InputError(f"Got repair {self.repair!r}; expected one of {', '.join(get_args(RepairKind))}.")
-        if any(number < 1 for pair in self.width_multiples.items() for number in pair):
+        if any(number < 1 for pair in (self.multiples or {}).items() for number in pair):
             raise InputError(
                 f"Got width_multiples {self.width_multiples}; expected resolutions and multiples of at least 1."
             )
@@ -271,6 +276,12 @@ class PruneOptions:
             raise InputError(
                 "A target of latency needs latency_table: the file of layer times to read, or to measure and write."
             )
+
+    @property
+    def multiples(self) -> dict[int, int] | None:
+        """``width_multiples`` by resolution, None for the default."""
+        asked = self.width_multiples
+        return {1: asked} if isinstance(asked, int) else asked
 
 
 @dataclass(frozen=True)

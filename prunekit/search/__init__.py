@@ -2,15 +2,17 @@
 
 from prunekit.search.endpoint import Endpoint, UnconfirmedEndpoint
 from prunekit.search.journal import Journal
+from prunekit.search.multiples import DEFAULT_MULTIPLE, WidthMultiples, default_multiples
 from prunekit.search.proposers import MEASURING_NOTHING, PROPOSERS, proposer
 from prunekit.search.proxies import PROXIES, make_proxy, proxy_evaluations, proxy_samples
 from prunekit.search.repair import Repair, RepairKind
 from prunekit.search.search import SearchOptions, SearchResult, search
 from prunekit.search.targets import Measure, TargetOf, WidthProblem, lost_importance, meet_target
 from prunekit.search.task import Proposer, Task
-from prunekit.search.whole import why_whole
+from prunekit.search.whole import nothing_to_prune, why_whole
 
 __all__ = [
+    "DEFAULT_MULTIPLE",
     "MEASURING_NOTHING",
     "PROPOSERS",
     "PROXIES",
@@ -25,10 +27,13 @@ __all__ = [
     "TargetOf",
     "Task",
     "UnconfirmedEndpoint",
+    "WidthMultiples",
     "WidthProblem",
+    "default_multiples",
     "lost_importance",
     "make_proxy",
     "meet_target",
+    "nothing_to_prune",
     "proposer",
     "proxy_evaluations",
     "proxy_samples",

@@ -45,19 +45,20 @@ class _Box:
     high: IntArray
 
 
-def nearest_below(problem: Reachable, near: IntArray) -> tuple[IntArray, bool]:
+def nearest_below(problem: Reachable, near: IntArray, boxes_at_most: int = _MAX_BOXES) -> tuple[IntArray, bool]:
     """The state that costs at most the target and misses it least, or the first that is found within the tolerance.
 
     Args:
         problem: cost, target and tolerance.
         near: a state that costs at most the target, shape (groups,); those that differ little from it are looked at first.
+        boxes_at_most: after so many boxes the best that was found is given back.
 
     Returns:
         The state, shape (groups,), and whether it is certain that no other state misses the target by less, beyond the tolerance.
     """
     best, missed = near, problem.target - int(problem.spent(near))
     boxes = [_Box(np.zeros_like(near), problem.max_steps.copy())]
-    for _ in range(_MAX_BOXES):
+    for _ in range(boxes_at_most):
         if not boxes or missed <= problem.tolerance:
             return best, True
         box = boxes.pop()

@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar, get_args
 
+import numpy as np
 import torch
 from torch import nn
 
@@ -22,10 +23,12 @@ from prunekit.importance import Probe, Scores
 from prunekit.search import ranks
 from prunekit.search.endpoint import Endpoint
 from prunekit.search.journal import Journal
+from prunekit.search.multiples import WidthMultiples, default_multiples, price_of, within_reach
 from prunekit.search.proposers import proposer
 from prunekit.search.proxies import PROXIES, make_proxy
 from prunekit.search.targets import Measure, TargetOf, WidthProblem, lost_importance
 from prunekit.search.task import Task
+from prunekit.search.whole import nothing_to_prune
 
 __all__ = ["SearchOptions", "SearchResult", "search"]
 
@@ -103,6 +106,8 @@ class SearchResult:
         base: what the whole network costs.
         widths: channel group name to (before, after).
         memory: measured candidates and choices, as in :class:`prunekit.search.Journal`.
+        multiples: which multiples the widths are, and what that costs.
+        nothing_to_prune: why nothing of the network can be pruned, as it was constrained; None where something can.
     """
 
     plan: PruningPlan
@@ -114,6 +119,8 @@ class SearchResult:
     base: int
     widths: dict[str, tuple[int, int]]
     memory: list[dict[str, Any]]
+    multiples: WidthMultiples
+    nothing_to_prune: str | None = None
 
     @property
     def measured(self) -> list[dict[str, Any]]:
@@ -138,7 +145,9 @@ def search(
 
     Args:
         model: the full network, unchanged.
-        graph: its channel groups; :meth:`prunekit.graph.ChannelGraph.with_multiples` restricts their widths.
+        graph: its channel groups; :meth:`prunekit.graph.ChannelGraph.with_multiples` restricts their widths. If nobody decided on
+            multiples, widths are multiples of 8 as far as :mod:`prunekit.search.multiples` says; those that the target needs are
+            finer.
         cost: their cost model.
         scores: importance of every channel for this timestep group.
         probe: loss on the timestep group.
@@ -157,7 +166,7 @@ def search(
     full = int(measure.of(graph.full_widths))
     tolerance = int(options.tolerance * full)
     scores = ranks.same(dict(scores))  # machines differ in the last bits, and ranks must not
-    problem = WidthProblem(graph, cost, lost_importance(graph, scores), target, tolerance, measure)
+    problem = _problem(graph, cost, scores, target, tolerance, measure)
     problem.check()
     alone = replace(probe, distributed=False)  # ranks share candidates, not batches
     bank = _journal(journal, _key(model, problem, scores, probe, options))
@@ -189,7 +198,32 @@ def search(
     by_name = {group.name: (group.size, int(width)) for group, width in zip(graph, widths, strict=True)}
     macs, params = int(cost.macs(widths)), int(cost.params(widths))
     _recount(model, graph, plan, macs, params)
-    return SearchResult(plan, macs, params, target, spent, problem.missed(steps), full, by_name, task.memory)
+    wished = graph if graph.has_multiples else default_multiples(graph)
+    multiples = WidthMultiples.of(problem.graph, graph.has_multiples, wished, price_of(problem, steps))
+    return SearchResult(
+        plan,
+        macs,
+        params,
+        target,
+        spent,
+        problem.missed(steps),
+        full,
+        by_name,
+        task.memory,
+        multiples,
+        nothing_to_prune(problem.graph),
+    )
+
+
+def _problem(
+    graph: ChannelGraph, cost: CostModel, scores: Scores, target: int, tolerance: int, measure: Measure
+) -> WidthProblem:
+    """The problem of the widths: in the multiples that were decided, or those of the default as far as they meet the target."""
+    if not graph.has_multiples:
+        wished = default_multiples(graph)
+        lost = [np.zeros(len(group.widths)) for group in wished]
+        graph = within_reach(WidthProblem(wished, cost, lost, target, tolerance, measure)).graph
+    return WidthProblem(graph, cost, lost_importance(graph, scores), target, tolerance, measure)
 
 
 def _recount(model: nn.Module, graph: ChannelGraph, plan: PruningPlan, macs: int, params: int) -> None:

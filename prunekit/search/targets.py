@@ -14,7 +14,7 @@ from prunekit.cost import CostModel, LatencyModel
 from prunekit.errors import BudgetError, InputError
 from prunekit.graph import ChannelGraph
 from prunekit.search.exact import nearest_below
-from prunekit.search.whole import why_whole
+from prunekit.search.whole import nothing_to_prune
 
 __all__ = ["Measure", "TargetOf", "WidthProblem", "lost_importance", "meet_target"]
 
@@ -140,12 +140,11 @@ class WidthProblem:
         """
         least, full = int(self.spent(self.max_steps)), int(self.spent(np.zeros_like(self.max_steps)))
         if self.target < least:
-            wished = any(group.floor > 1 or group.multiple > 1 for group in self.graph)
-            within = " within the floor and width multiples that were asked for" if wished else ""
-            if least == full:
+            within = _within(self.graph)
+            if (reasons := nothing_to_prune(self.graph)) is not None:
                 raise BudgetError(
                     f"Nothing of this network can be pruned{within}, and a target of {self.target:,} of its {full:,} "
-                    f"{self.spends.unit} asks for less; its layers stay whole, {why_whole(self.graph)}.",
+                    f"{self.spends.unit} asks for less; its layers stay whole, {reasons}.",
                     (least, full),
                 )
             raise BudgetError(
@@ -177,6 +176,13 @@ class WidthProblem:
     def rank(self, steps: IntArray) -> tuple[int, float]:
         """Lower is better: the miss beyond the tolerance, then the importance lost, of steps of shape (groups,)."""
         return max(self.target - int(self.spent(steps)) - self.tolerance, 0), float(self.loss(steps))
+
+
+def _within(graph: ChannelGraph) -> str:
+    """What keeps a network from shrinking further than its structure would let it."""
+    if any(group.floor > 1 or group.multiple > 1 for group in graph):
+        return " within the floor and width multiples that were asked for"
+    return ""
 
 
 def meet_target(problem: WidthProblem, steps: IntArray | None = None) -> IntArray:

@@ -2,9 +2,14 @@
 
 from prunekit.graph import ChannelGraph
 
-__all__ = ["why_whole"]
+__all__ = ["nothing_to_prune", "why_whole"]
 
 _REASONS = 3  # that are told
+
+
+def nothing_to_prune(graph: ChannelGraph) -> str | None:
+    """Why nothing of a network can be pruned, as :func:`why_whole` has it; None where something can."""
+    return why_whole(graph) if all(len(group.widths) == 1 for group in graph) else None
 
 
 def why_whole(graph: ChannelGraph) -> str:
@@ -18,7 +23,7 @@ def why_whole(graph: ChannelGraph) -> str:
     """
     layers: dict[str, list[str]] = {}
     stuck = {group.name: "no smaller width is possible" for group in graph if len(group.widths) == 1}
-    for layer, reason in {**graph.left_whole, **stuck}.items():
+    for layer, reason in {**stuck, **graph.left_whole}.items():
         layers.setdefault(reason, []).append(layer)
     if not layers and not len(graph):
         return "no layer was found that makes channels"

@@ -8,7 +8,7 @@ import pytest
 from micro_recipe import Spy, micro
 
 from prunekit.checkpoint import Base
-from prunekit.graph import HeadMode, NormMode
+from prunekit.graph import Constraints, HeadMode, NormMode
 from prunekit.pipeline.runner import Run
 from prunekit.pipeline.stages import Bench
 from prunekit.recipe import Recipe
@@ -33,7 +33,7 @@ def own_copy(finished: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(finished, tmp_path / "run"))
 
 
-_traced: dict[tuple[str, str, str], Bench] = {}
+_traced: dict[tuple[str, str, str, str], Bench] = {}
 
 
 @pytest.fixture
@@ -41,10 +41,12 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """Leave the report out and trace each base once: seconds that have nothing to do with what is asked."""
     of = Bench.of
 
-    def once(base: Base, norm_mode: NormMode = "even", head_mode: HeadMode = "whole") -> Bench:
-        key = (base.sha256, norm_mode, head_mode)
+    def once(
+        base: Base, norm_mode: NormMode = "even", head_mode: HeadMode = "whole", constraints: Constraints | None = None
+    ) -> Bench:
+        key = (base.sha256, norm_mode, head_mode, repr(constraints))
         if key not in _traced:
-            _traced[key] = of(base, norm_mode, head_mode)
+            _traced[key] = of(base, norm_mode, head_mode, constraints)
         return _traced[key]
 
     monkeypatch.setattr("prunekit.pipeline.runner.write_report", lambda folder: folder / "report" / "index.html")

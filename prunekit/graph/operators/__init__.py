@@ -10,8 +10,9 @@ import torch
 
 from prunekit.graph.operators import elementwise, layers, picking, shapes
 from prunekit.graph.operators.common import Rule, name_of
+from prunekit.graph.operators.declared import follow_declared
 
-__all__ = ["rule_of"]
+__all__ = ["follow_declared", "rule_of"]
 
 
 def rule_of(func: Any) -> Rule:

@@ -1,0 +1,145 @@
+"""Widths in multiples that suit the hardware: which by default, how far they may give way to a target, and what they cost.
+
+By default widths are multiples of 8 where the base's own are, unless the network is tiny: most of its channel groups have fewer
+than 64 channels. Kernels for processors and GPUs work on blocks of 8 to 64 channels, so a width between them costs what the
+next block does; a network of 8 to 48 channels has no such blocks to save, and multiples of 8 would leave it next to no choice.
+Multiple and limits are this project's choice.
+"""
+
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from prunekit._types import IntArray
+from prunekit.graph import ChannelGraph, ChannelGroup
+from prunekit.search.exact import nearest_below
+from prunekit.search.targets import WidthProblem
+
+__all__ = ["DEFAULT_MULTIPLE", "WidthMultiples", "default_multiples", "price_of", "within_reach"]
+
+DEFAULT_MULTIPLE = 8
+_TINY = 64  # channels of the median group
+_FEWEST = 8  # widths that multiples leave a group, if they take any away
+_BOXES = 400  # of the branch and bound that prices multiples: about a second for 100 groups
+
+
+@dataclass(frozen=True)
+class WidthMultiples:
+    """Which multiples the widths of a result are, and what that costs.
+
+    Args:
+        groups: multiple → number of channel groups whose widths are multiples of it; 1 for any widths.
+        asked: whether the user asked for them; otherwise they are the default.
+        finer: channel groups that got any widths instead of the default's multiples, so that the target is met.
+        costs: how much nearer to the target any widths come than these, in the unit of the measure.
+    """
+
+    groups: Mapping[int, int]
+    asked: bool
+    finer: tuple[str, ...] = ()
+    costs: int = 0
+
+    @property
+    def largest(self) -> int:
+        """The largest multiple, 1 where any widths were allowed."""
+        return max(self.groups, default=1)
+
+    def to_json(self) -> dict[str, Any]:
+        """The arguments by name, JSON-able."""
+        groups = {str(multiple): count for multiple, count in self.groups.items()}
+        return {"groups": groups, "asked": self.asked, "finer": list(self.finer), "costs": self.costs}
+
+    @classmethod
+    def of(cls, graph: ChannelGraph, asked: bool, wished: ChannelGraph, costs: int) -> "WidthMultiples":
+        """What a graph's widths are multiples of, where ``wished`` is how they should have been."""
+        counts = Counter(group.multiple // (1 if asked else _times(group)) for group in graph if len(group.widths) > 1)
+        finer = tuple(one.name for one, other in zip(graph, wished, strict=True) if one.multiple < other.multiple)
+        return cls(dict(sorted(counts.items(), reverse=True)), asked, finer, costs)
+
+
+def default_multiples(graph: ChannelGraph, multiple: int = DEFAULT_MULTIPLE) -> ChannelGraph:
+    """The same channel groups with widths in multiples wherever these cost no group its choice; a tiny network's are unchanged."""
+    if np.median([group.size for group in graph] or [0]) < _TINY:
+        return graph
+    return replace(graph, groups=tuple(_in_multiples(group, multiple) for group in graph))
+
+
+def _in_multiples(group: ChannelGroup, multiple: int) -> ChannelGroup:
+    held = replace(group, multiple=multiple * _times(group))
+    enough = len(held.widths) >= _FEWEST or len(held.widths) == len(group.widths)
+    return held if group.size % multiple == 0 and enough else group
+
+
+def _times(group: ChannelGroup) -> int:
+    """Positions of a root channel on the axis that multiples are counted on."""
+    return len(group.members[0].positions) // group.size if group.members else 1
+
+
+def within_reach(problem: WidthProblem) -> WidthProblem:
+    """The same problem, with as few channel groups in any widths as it takes to meet its target to the tolerance.
+
+    The groups that give way are those whose single step is the largest that the tolerance allows: of these, the fewest are needed.
+    Where no widths meet the target, the problem is given back with all groups in any widths, or unchanged where that is no nearer.
+    """
+    coarse = [place for place, group in enumerate(problem.graph) if group.multiple > 1]
+    if not coarse or _meets(problem):
+        return problem
+    free = _freed(problem, coarse)
+    if _miss(free) >= _miss(problem):
+        return problem
+    order = _order(free, coarse)
+    count = 1
+    while count < len(order):
+        found = _freed(problem, order[:count])
+        if _meets(found):
+            return found
+        count *= 2
+    return free
+
+
+def price_of(problem: WidthProblem, steps: IntArray) -> int:
+    """How much nearer to the target any widths come than multiples do, in the unit of the measure; to what is found in a second."""
+    coarse = [place for place, group in enumerate(problem.graph) if group.multiple > 1]
+    if not coarse or problem.missed(steps) == 0:
+        return 0
+    exact = replace(problem, tolerance=0)
+    nearest, _ = nearest_below(exact, steps, _BOXES)
+    free = _freed(exact, coarse)
+    finest, _ = nearest_below(free, _same(problem, free, nearest), _BOXES)
+    return exact.missed(nearest) - free.missed(finest)
+
+
+def _same(problem: WidthProblem, free: WidthProblem, steps: IntArray) -> IntArray:
+    """Steps to the same widths in a problem with more of them."""
+    widths = problem.widths(steps)
+    places = [int(np.flatnonzero(group.widths == w)[0]) for group, w in zip(free.graph, widths, strict=True)]
+    return np.array(places, dtype=np.int64)
+
+
+def _freed(problem: WidthProblem, places: list[int]) -> WidthProblem:
+    """The problem with any widths for the groups in these places."""
+    chosen = set(places)
+    groups = tuple(replace(g, multiple=1) if i in chosen else g for i, g in enumerate(problem.graph))
+    lost = [np.zeros(len(group.widths)) for group in groups]
+    return replace(problem, graph=replace(problem.graph, groups=groups), lost=lost)
+
+
+def _miss(problem: WidthProblem) -> float:
+    """By how much the target is missed at least, as far as is found; infinite where even the smallest widths exceed it."""
+    if problem.target < int(problem.spent(problem.max_steps)):
+        return np.inf
+    return problem.missed(nearest_below(problem, problem.max_steps)[0])
+
+
+def _meets(problem: WidthProblem) -> bool:
+    return _miss(problem) <= problem.tolerance
+
+
+def _order(free: WidthProblem, places: list[int]) -> list[int]:
+    """The places: groups whose single step the tolerance allows, the largest first, and then the others, the smallest first."""
+    one = np.minimum(np.eye(len(free.graph), dtype=np.int64), free.max_steps)
+    saved = int(free.spent(np.zeros_like(free.max_steps))) - free.spent(one)
+    return sorted(places, key=lambda g: (saved[g] > free.tolerance, abs(int(saved[g]) - free.tolerance)))
