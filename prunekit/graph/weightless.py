@@ -18,6 +18,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map
 
+from prunekit.graph.hollow import hollow_result
 from prunekit.graph.running import Inputs
 from prunekit.graph.surgery import all_tensors, put
 
@@ -97,7 +98,8 @@ class _Meeting(TorchDispatchMode):
         if device is not None:
             kwargs = {**kwargs, "device": _META}
         if all(tensor.is_meta for tensor in given):
-            return func(*args, **kwargs)
+            known = hollow_result(func, args, kwargs)
+            return func(*args, **kwargs) if known is NotImplemented else known
         bare_args, bare_kwargs = tree_map(_bare, (args, kwargs))
         out = func(*bare_args, **bare_kwargs)
         if out is not None and given and out is bare_args[0]:  # it writes into a tensor that has values
