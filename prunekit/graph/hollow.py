@@ -114,6 +114,23 @@ def _matrix(args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
     return _empty((a.shape[0], b.shape[1]), a.dtype)
 
 
+def _convolution(args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
+    x, w, bias, strides, padding, dilation, transposed, _, groups = args
+    dims = w.ndim - 2
+    if kwargs or transposed or x.ndim != w.ndim or x.shape[1] != w.shape[1] * groups or w.shape[0] % groups:
+        return NotImplemented
+    if x.dtype != w.dtype or (bias is not None and (bias.shape != w.shape[:1] or bias.dtype != x.dtype)):
+        return NotImplemented
+    strides, padding, dilation = (list(one) * dims if len(one) == 1 else one for one in (strides, padding, dilation))
+    sizes = [
+        (size + 2 * pad - reach * (kernel - 1) - 1) // stride + 1
+        for size, kernel, stride, pad, reach in zip(
+            x.shape[2:], w.shape[2:], strides, padding, dilation, strict=True
+        )
+    ]
+    return _empty((x.shape[0], w.shape[0], *sizes), x.dtype) if min(sizes, default=0) > 0 else NotImplemented
+
+
 def _group_norm(args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
     x, weight, bias, count, channels, _, groups, _ = args
     vectors = [vector for vector in (weight, bias) if vector is not None]
@@ -142,6 +159,7 @@ _RULES: Mapping[Any, Callable[[Sequence[Any], Mapping[str, Any]], Any]] = {
     _aten.cat.default: _concatenated,
     _aten.mm.default: _matrix,
     _aten.addmm.default: _matrix,
+    _aten.convolution.default: _convolution,
     _aten.native_group_norm.default: _group_norm,
     _aten.native_layer_norm.default: _layer_norm,
 }

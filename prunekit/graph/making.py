@@ -31,13 +31,18 @@ class Making:
 
     def __init__(self, channels: Channels, retries: Retries, inputs: Inputs, norm_mode: NormMode) -> None:
         self.channels, self.retries, self.inputs, self.norm_mode = channels, retries, inputs, norm_mode
+        self._made: tuple[int, ChannelGraph] | None = None
         self._groups = [self._group(found) for found in channels.found if found.name not in retries.failed]
 
     def graph(self) -> ChannelGraph:
         """The graph of all groups that have not failed; all other channels keep their width."""
         failed = self.retries.failed
+        if self._made is not None and self._made[0] == len(failed):
+            return self._made[1]
         kept = [group for group in self._groups if group is not None and group.name not in failed]
-        return self._graph(tuple(kept), failed)
+        made = self._graph(tuple(kept), failed)
+        self._made = len(failed), made
+        return made
 
     def _group(self, found: Found) -> ChannelGroup | None:
         """A channel group with its legal widths, None where it was given up."""

@@ -11,11 +11,13 @@ from prunekit.graph.channels import Channels
 from prunekit.graph.deadline import Deadline
 from prunekit.graph.making import Making
 from prunekit.graph.narrowing import corresponds, narrowed
+from prunekit.graph.plan import PruningPlan
 from prunekit.graph.recording import Unsound
 from prunekit.graph.retrying import Retries
 from prunekit.graph.running import Inputs
 from prunekit.graph.structure import ChannelGraph, HeadMode, NormMode
-from prunekit.graph.trial import Trial
+from prunekit.graph.surgery import apply
+from prunekit.graph.trial import OF_COPIES, OF_SHAPES, Trial
 from prunekit.graph.values import random_inputs
 from prunekit.graph.weightless import hollow_inputs, is_hollow, is_large, skeleton, weightless
 
@@ -100,7 +102,9 @@ class _Tracing:
             if trial is None:
                 whole = self._follow(model, inputs, with_values=True) if whole.bare else whole
                 self.deadline.say("trying all channel groups")
-                trial = Trial(model, whole.making.graph(), whole.channels, inputs, self.deadline)
+                graph = whole.making.graph()
+                own = apply(model, graph, PruningPlan({}, graph.fingerprint), share=True)
+                trial = Trial(own, graph, whole.channels, inputs, self.deadline)
             if not self.retries.after(trial):
                 return whole.making.graph()
 
@@ -129,7 +133,7 @@ class _Tracing:
             return False
         self.deadline.say("trying the shapes of all channel groups")
         trial = Trial(
-            whole.bare[0], whole.making.graph(), whole.channels, whole.bare[1], self.deadline, with_values=False
+            whole.bare[0], whole.making.graph(), whole.channels, whole.bare[1], self.deadline, OF_SHAPES
         )
         try:
             return self.retries.after(trial)
@@ -149,4 +153,4 @@ class _Tracing:
             return None
         if not corresponds(graph, whole.channels, plan, narrow.making.graph(), narrow.channels):
             return None
-        return Trial(model, narrow.making.graph(), narrow.channels, inputs, self.deadline)
+        return Trial(model, narrow.making.graph(), narrow.channels, inputs, self.deadline, OF_COPIES)

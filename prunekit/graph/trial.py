@@ -25,16 +25,19 @@ from prunekit.graph.recording import Recording, Unsound
 from prunekit.graph.running import Inputs
 from prunekit.graph.statistics import Statistics, visible
 from prunekit.graph.structure import ChannelGraph, ChannelGroup
-from prunekit.graph.surgery import apply
 from prunekit.graph.template import Template
 from prunekit.graph.values import Pool, Shapes, Weights, random_inputs
 from prunekit.graph.weightless import weightless
 
-__all__ = ["Offence", "Trial"]
+__all__ = ["ALL", "OF_COPIES", "OF_SHAPES", "Offence", "Trial"]
 
-_ROUNDS = ("unequal", "equal", "first", "last")
-"""Random widths that differ; widths as equal as can be; one step everywhere, at the front; random widths, also at the end."""
-_ROUNDS_OF_SHAPES = ("unequal", "equal")
+_ROUNDS = ("unequal", "equal", "first", "last", "front", "back")
+"""Random widths that differ; widths as equal as can be; one step everywhere, at the front; random widths, also at the end; the
+first two again, where the first channel goes, and the last."""
+ALL = _ROUNDS[:4]
+OF_SHAPES = _ROUNDS[:1]
+OF_COPIES = _ROUNDS[4:]
+"""Copies of large networks, of whose few channels each round takes many."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -64,12 +67,13 @@ class Trial:
     """Prunes a network's channel groups for trial.
 
     Args:
-        model: the network, unchanged.
+        model: the network. It is run, so it should be a copy that nobody else uses; its tensors may be shared.
         graph: its channel groups.
         channels: what was read off its forward pass.
         inputs: arguments of one forward pass, by name or by place.
         deadline: when to give up.
-        with_values: False for a network and inputs without values: only shapes are compared, and which functions are called.
+        rounds: which widths are tried. For :data:`OF_SHAPES`, network and inputs have no values: only shapes are compared, and
+            which functions are called.
 
     ``scaled`` has, by group, the tensors that seem to be divided by the root of its width.
     """
@@ -81,11 +85,12 @@ class Trial:
         channels: Channels,
         inputs: Inputs,
         deadline: Deadline,
-        with_values: bool = True,
+        rounds: Sequence[str] = ALL,
     ) -> None:
-        self.graph, self.channels, self.deadline, self.with_values = graph, channels, deadline, with_values
+        self.graph, self.channels, self.deadline, self.rounds = graph, channels, deadline, rounds
+        self.with_values = with_values = rounds is not OF_SHAPES
         self._components = {found.name: found.components for found in channels.found}
-        self.full = apply(model, graph, PruningPlan({}, graph.fingerprint), share=True)
+        self.full = model
         self.own_inputs, self.inputs = inputs, random_inputs(inputs) if with_values else inputs
         self.scaled: dict[str, set[str]] = {}
         self.pool: Pool | Shapes = Pool(self.full) if with_values else Shapes()
@@ -105,7 +110,7 @@ class Trial:
     def _offences(self) -> dict[str, Offence]:
         good = [group for group in self.graph if len(group.widths) > 1]
         found: dict[str, Offence] = {}
-        for kind in _ROUNDS if self.with_values else _ROUNDS_OF_SHAPES:
+        for kind in self.rounds:
             while good:
                 wrong = self._wrong(good, kind)
                 if not wrong:
@@ -237,9 +242,10 @@ class Trial:
 
 
 def _scores(group: ChannelGroup, kind: str, rng: np.random.Generator) -> np.ndarray:
-    """Who stays: in the first round what comes last, in the last one surely not what comes last."""
+    """Who stays: what comes last, or surely not what comes last, or first."""
     scores = np.arange(group.size) / group.size if kind == "first" else rng.random(group.size)
-    scores[-1] -= kind == "last"
+    scores[-1] -= kind in ("last", "back")
+    scores[0] -= kind == "front"
     return np.asarray(scores)
 
 
@@ -251,7 +257,7 @@ def _widths(groups: Sequence[ChannelGroup], kind: str) -> list[int]:
     """
     if kind == "first":
         return [int(group.widths[1]) for group in groups]
-    if kind == "equal":
+    if kind in ("equal", "back"):
         return _equal_widths(groups)
     rng, widths = np.random.default_rng(_ROUNDS.index(kind)), list[int]()
     for group in groups:

@@ -39,6 +39,18 @@ CASES = {
     "matrices": (aten.mm.default, (meta(3, 4), meta(5, 4).t())),
     "a linear layer": (aten.addmm.default, (meta(5), meta(3, 4), meta(5, 4).t())),
     "a linear layer with a matrix for its bias": (aten.addmm.default, (meta(3, 5), meta(3, 4), meta(4, 5))),
+    "a convolution": (
+        aten.convolution.default,
+        (images(), meta(6, 8, 3, 3), meta(6), [2, 2], [1, 1], [1, 1], False, [0, 0], 1),
+    ),
+    "a grouped, dilated convolution": (
+        aten.convolution.default,
+        (meta(1, 8, 9), meta(4, 4, 2), None, [1], [0], [2], False, [0], 2),
+    ),
+    "a transposed convolution": (
+        aten.convolution.default,
+        (images(), meta(8, 6, 2, 2), None, [2, 2], [0, 0], [1, 1], True, [0, 0], 1),
+    ),
     "a group norm": (aten.native_group_norm.default, (images(), meta(8), meta(8), 2, 8, 16, 4, 1e-5)),
     "a group norm in half precision": (
         aten.native_group_norm.default,
@@ -71,6 +83,7 @@ def test_the_kinds_that_networks_consist_of_are_told():
         "whole numbers",
         "a concatenation with nothing",
         "a linear layer with a matrix for its bias",
+        "a transposed convolution",
     }
 
 
@@ -79,6 +92,8 @@ def test_the_kinds_that_networks_consist_of_are_told():
     [
         lambda: meta(2, 3) + meta(2, 4),
         lambda: F.linear(meta(2, 3), meta(5, 4)),
+        lambda: F.conv2d(meta(1, 3, 4, 4), meta(5, 4, 1, 1)),
+        lambda: F.conv2d(meta(1, 3, 4, 4), meta(5, 3, 5, 5)),
         lambda: torch.cat([meta(2, 3), meta(3, 4)]),
         lambda: F.layer_norm(meta(2, 3), (4,)),
         lambda: F.group_norm(meta(2, 6, 3), 2, meta(5), meta(5)),
