@@ -4,7 +4,6 @@ Nothing is computed and nothing is stored, so a pass takes as long for a large n
 depend on weights or inputs keep their values: positions, indices and masks decide which channels are picked.
 """
 
-import copy
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -20,7 +19,7 @@ from torch.utils._pytree import tree_leaves, tree_map
 
 from prunekit.graph.hollow import hollow_result
 from prunekit.graph.running import Inputs
-from prunekit.graph.surgery import all_tensors, put
+from prunekit.graph.surgery import all_tensors, put, structure
 
 __all__ = ["LARGE", "hollow_inputs", "is_hollow", "is_large", "skeleton", "weightless"]
 
@@ -45,7 +44,7 @@ _CPU = torch.device("cpu")
 def skeleton(model: nn.Module) -> nn.Module:
     """A copy of a network without values, on the meta device; buffers of whole numbers keep theirs."""
     own = chain(model.named_parameters(), model.named_buffers())
-    clone = copy.deepcopy(model, {id(tensor): tensor for _, tensor in own})
+    clone = structure(model, (tensor for _, tensor in own))
     put(clone, {key: _hollow(tensor) for key, tensor in all_tensors(model).items()})
     return clone
 
