@@ -124,9 +124,7 @@ def _convolution(args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
     strides, padding, dilation = (list(one) * dims if len(one) == 1 else one for one in (strides, padding, dilation))
     sizes = [
         (size + 2 * pad - reach * (kernel - 1) - 1) // stride + 1
-        for size, kernel, stride, pad, reach in zip(
-            x.shape[2:], w.shape[2:], strides, padding, dilation, strict=True
-        )
+        for size, kernel, stride, pad, reach in zip(x.shape[2:], w.shape[2:], strides, padding, dilation, strict=True)
     ]
     return _empty((x.shape[0], w.shape[0], *sizes), x.dtype) if min(sizes, default=0) > 0 else NotImplemented
 

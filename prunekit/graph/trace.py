@@ -19,7 +19,7 @@ from prunekit.graph.structure import ChannelGraph, HeadMode, NormMode
 from prunekit.graph.surgery import apply
 from prunekit.graph.trial import OF_COPIES, OF_SHAPES, Trial
 from prunekit.graph.values import random_inputs
-from prunekit.graph.weightless import hollow_inputs, is_hollow, is_large, skeleton, weightless
+from prunekit.graph.weightless import hollow, is_hollow, is_large, weightless
 
 __all__ = ["trace"]
 
@@ -45,7 +45,7 @@ def trace(
         example_inputs: arguments of one forward pass, batch 1: a dict by name, or a tuple by place.
         norm_mode: how group norms shrink, see :class:`ChannelGraph`.
         head_mode: how attentions shrink: by ``whole`` heads, or ``even``, every head by the same number of channels.
-        seconds: wall-clock limit of following the network through and of its trials.
+        seconds: limit of following the network through and of its trials, in processor time of the calling thread.
         progress: is told what is being done, once that takes more than a few seconds; it is logged, too.
 
     Raises:
@@ -114,7 +114,7 @@ class _Tracing:
         bare = None
         if not with_values:
             try:
-                bare = skeleton(model), hollow_inputs(inputs)
+                bare = hollow(model, inputs)
                 with weightless():
                     channels = self._channels(*bare)
             except Exception:  # it needs values, and says why when it is run with them
@@ -132,9 +132,7 @@ class _Tracing:
         if whole.bare is None:
             return False
         self.deadline.say("trying the shapes of all channel groups")
-        trial = Trial(
-            whole.bare[0], whole.making.graph(), whole.channels, whole.bare[1], self.deadline, OF_SHAPES
-        )
+        trial = Trial(whole.bare[0], whole.making.graph(), whole.channels, whole.bare[1], self.deadline, OF_SHAPES)
         try:
             return self.retries.after(trial)
         except Unsound:  # it does not run twice alike; the trial with values says so

@@ -4,11 +4,11 @@ Nothing is computed and nothing is stored, so a pass takes as long for a large n
 depend on weights or inputs keep their values: positions, indices and masks decide which channels are picked.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import chain
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 import torch.nn.functional as F
@@ -21,7 +21,9 @@ from prunekit.graph.hollow import hollow_result
 from prunekit.graph.running import Inputs
 from prunekit.graph.surgery import all_tensors, put, structure
 
-__all__ = ["LARGE", "hollow_inputs", "is_hollow", "is_large", "skeleton", "weightless"]
+__all__ = ["LARGE", "hollow", "hollow_inputs", "is_hollow", "is_large", "skeleton", "weightless", "without_values"]
+
+Result = TypeVar("Result")
 
 
 @dataclass
@@ -53,6 +55,29 @@ def hollow_inputs(inputs: Inputs) -> Inputs:
     """Inputs without values; whole numbers keep theirs."""
     made: Inputs = tree_map(lambda value: _hollow(value) if isinstance(value, Tensor) else value, inputs)
     return made
+
+
+def hollow(model: nn.Module, inputs: Inputs) -> tuple[nn.Module, Inputs]:
+    """A copy of a network and its inputs, both without values, to be run within :func:`weightless`."""
+    return skeleton(model), hollow_inputs(inputs)
+
+
+def without_values(model: nn.Module, inputs: Inputs, run: Callable[[nn.Module, Inputs], Result]) -> Result | None:
+    """Run something without values where a network is large; None where it is not, or needs its values.
+
+    Args:
+        model: the network; a copy of it is run.
+        inputs: of its forward pass.
+        run: is given the copy and its inputs.
+    """
+    if not is_large(model):
+        return None
+    try:
+        bare = hollow(model, inputs)
+        with weightless(), torch.random.fork_rng(devices=[]):
+            return run(*bare)
+    except Exception:  # it says why when it is run with values
+        return None
 
 
 def is_large(model: nn.Module) -> bool:
