@@ -40,6 +40,10 @@ class Deadline:
                 "give a smaller example input or a longer limit."
             )
 
+    def is_early(self) -> bool:
+        """Whether less than half of the time is spent."""
+        return time.thread_time() < self._end - self.seconds / 2
+
     def say(self, what: str) -> None:
         """Tell what is being done from now on: at once where it has taken long already, or else as soon as it has.
 

@@ -45,7 +45,8 @@ def trace(
         example_inputs: arguments of one forward pass, batch 1: a dict by name, or a tuple by place.
         norm_mode: how group norms shrink, see :class:`ChannelGraph`.
         head_mode: how attentions shrink: by ``whole`` heads, or ``even``, every head by the same number of channels.
-        seconds: limit of following the network through and of its trials, in processor time of the calling thread.
+        seconds: limit of following the network through and of its trials, in processor time of the calling thread. After half of
+            it, groups that fail are left whole without trying other ways to shrink them.
         progress: is told what is being done, once that takes more than a few seconds; it is logged, too.
 
     Raises:
@@ -105,7 +106,7 @@ class _Tracing:
                 graph = whole.making.graph()
                 own = apply(model, graph, PruningPlan({}, graph.fingerprint), share=True)
                 trial = Trial(own, graph, whole.channels, inputs, self.deadline)
-            if not self.retries.after(trial):
+            if not self.retries.after(trial, self.deadline.is_early()):
                 return whole.making.graph()
 
     def _follow(self, model: nn.Module, inputs: Inputs, with_values: bool) -> _Followed:
