@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+import numpy as np
 from torch import Tensor, nn
 
 from prunekit._types import IntArray
@@ -9,7 +10,7 @@ from prunekit.graph.blocks import same_blocks
 from prunekit.graph.layers import Kind
 from prunekit.graph.structure import Axis
 
-__all__ = ["PRODUCERS", "AxisOf", "Found", "cuts_blocks", "tied_tensors"]
+__all__ = ["PRODUCERS", "AxisOf", "Found", "Roots", "cuts_blocks", "tied_tensors"]
 
 PRODUCERS = ("conv", "linear", "transposed", "embedding")
 """Kinds of layers that make channels."""
@@ -40,6 +41,23 @@ class Found:
     fixed_parts: bool
     modules: tuple[str, ...]
     bound: bool = False
+
+
+class Roots:
+    """Which root channel each component is.
+
+    Args:
+        components: of the root channels, in order, each once.
+    """
+
+    def __init__(self, components: IntArray) -> None:
+        self._order = np.argsort(components)
+        self._sorted = components[self._order]
+
+    def __getitem__(self, components: IntArray) -> IntArray:
+        """Root channels of components, −1 for others, of the same shape."""
+        place = np.searchsorted(self._sorted, components).clip(max=len(self._sorted) - 1)
+        return np.where(self._sorted[place] == components, self._order[place], -1)
 
 
 @dataclass(frozen=True)
