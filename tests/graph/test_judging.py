@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from prunekit.graph.judging import agree, size_of_terms
 
 
-def cancelling(count=4096):
+def cancelling(count=256):
     """Inputs and weights of which the products nearly add up to nothing."""
     generator = torch.Generator().manual_seed(0)
     x, w = (torch.randn(1, count, generator=generator) for _ in range(2))
@@ -25,8 +25,8 @@ def test_sums_that_cancel_are_judged_by_their_terms():
 def test_a_missing_channel_is_a_fault_nonetheless():
     x, w = cancelling()
     least = size_of_terms("linear", [x, w])
-    for channel in range(0, 4096, 512):
-        kept = torch.arange(4096) != channel
+    for channel in range(0, 256, 32):
+        kept = torch.arange(256) != channel
         assert not agree(F.linear(x[:, kept], w[:, kept]), F.linear(x, w), least)
 
 
