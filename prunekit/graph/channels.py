@@ -18,7 +18,7 @@ from prunekit.graph.calls import Call, Recorder
 from prunekit.graph.deadline import Deadline
 from prunekit.graph.families import ties_of
 from prunekit.graph.flow import Flow, outputs_fixed
-from prunekit.graph.found import PRODUCERS, AxisOf, Found, Roots, cuts_blocks, tied_tensors
+from prunekit.graph.found import PRODUCERS, AxisOf, Found, Roots, cuts_blocks, tied_tensors, touching
 from prunekit.graph.labels import FIXED, Rectangle
 from prunekit.graph.layers import HEADS, axis_of, layer_kind
 from prunekit.graph.running import Inputs, run_once
@@ -175,8 +175,8 @@ class Channels:
     def found(self) -> list[Found]:
         """All sets of channels that leave together and that some layer makes, in network order."""
         alike = list(self._alike(self.component))
-        touching = self._touching([components for _, components in alike])
-        found = [self._found(axes, components, touching[i]) for i, (axes, components) in enumerate(alike)]
+        touched = touching([components for _, components in alike], self.component, self.flow.found)
+        found = [self._found(*one, about) for one, about in zip(alike, touched, strict=True)]
         seen: set[str] = set()
         named = []
         for one in sorted((one for one in found if one), key=lambda one: (self.rank(one.layer), one.start)):
@@ -204,23 +204,7 @@ class Channels:
         made[FIXED] = False
         return made
 
-    def _touching(self, sets: Sequence[IntArray]) -> list[tuple[list[Rectangle], bool]]:
-        """For each set of components, the rectangles that have any of them, and whether any can only leave in whole blocks."""
-        owner = np.full(int(self.raw.max()) + 2, -1, dtype=np.int64)  # the last is for what can never be removed
-        for place, components in enumerate(sets):
-            owner[components] = place
-        owner = owner[self.component]
-        rectangles: list[list[Rectangle]] = [[] for _ in sets]
-        for rectangle in sorted(self.flow.found.rectangles, key=lambda rectangle: rectangle.inner):
-            free = owner[rectangle.ids[rectangle.ids != FIXED]]
-            for place in np.unique(free[free >= 0]):
-                rectangles[place].append(rectangle)
-        bound = np.unique(np.concatenate([np.zeros(0, dtype=np.int64), *(owner[ids] for ids in self.flow.found.whole)]))
-        return [(mine, bool(place in bound)) for place, mine in enumerate(rectangles)]
-
-    def _found(
-        self, axes: tuple[int, ...], components: IntArray, touching: tuple[list[Rectangle], bool]
-    ) -> Found | None:
+    def _found(self, axes: tuple[int, ...], components: IntArray, about: tuple[list[Rectangle], bool]) -> Found | None:
         makers = [self.axes[a] for a in set(axes) if self.makes(self.axes[a])]
         if not makers:
             return None
@@ -231,7 +215,7 @@ class Channels:
         components = np.array(sorted(components.tolist(), key=position.__getitem__))
         start = position[int(components[0])]
         found = Found("", first.layer, start, components, tuple(sorted(set(axes))), None, False, ())
-        return self._in_blocks(found, *touching)
+        return self._in_blocks(found, *about)
 
     def _in_blocks(self, found: Found, rectangles: Iterable[Rectangle], bound: bool) -> Found:
         """The blocks (heads, parts of a split) that reshapes put the channels into; fixes what has no such order."""

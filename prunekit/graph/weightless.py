@@ -81,7 +81,7 @@ def without_values(model: nn.Module, inputs: Inputs, run: Callable[[nn.Module, I
 
 
 def is_large(model: nn.Module) -> bool:
-    """Whether a network is better run without values where these do not matter: it has many parameters, or is on the meta device."""
+    """Whether a network has many parameters, or is on the meta device: better run without values where these do not matter."""
     own = list(model.parameters())
     return any(one.is_meta for one in own) or sum(one.numel() for one in own) > LARGE.parameters
 
