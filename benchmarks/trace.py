@@ -18,9 +18,9 @@ import torch
 from _manifest import REPORTS, markdown_table, publish
 from torch import Tensor, nn
 
-from prunekit.cost import CostModel, count_macs
+from prunekit.cost import CostModel
+from prunekit.cost.counter import count_by_shapes
 from prunekit.graph import ChannelGraph, trace
-from prunekit.graph.weightless import hollow, weightless
 
 _SD = {
     "sample_size": 64,
@@ -160,9 +160,7 @@ def _costs(model: nn.Module, graph: ChannelGraph, inputs: dict[str, Any]) -> dic
     cost = CostModel.of(model, graph, inputs)
     least = [int(group.widths[-1]) for group in graph]
     full = int(cost.macs(graph.full_widths))
-    bare, bare_inputs = hollow(model, inputs)
-    with weightless():
-        counted = count_macs(bare, bare_inputs).macs
+    counted = count_by_shapes(model, inputs).macs
     return {
         "gmacs": round(full / 1e9, 1),
         "counted": counted == full,

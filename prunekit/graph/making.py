@@ -54,7 +54,7 @@ class Making:
         rows, whole, step = self._legal(found, members, head_mode)
         queries = () if whole else tuple(self.channels.asking.queries(found, head_mode == "scaled"))
         resolution = self.channels.seen.resolutions.get(found.layer, 1)
-        narrows = not whole and (found.heads or self.channels.is_among(found, self.channels.asking.attended()))
+        narrows = not whole and (found.heads or np.isin(found.components, self.channels.asking.attended).any())
         least = 2 * (found.heads or 1) if narrows else 1  # heads of one channel are no attention
         scaled = tuple(sorted(self.retries.scaled.get(found.name, ())))
         if self.norm_mode == "even":

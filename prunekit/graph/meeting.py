@@ -9,7 +9,7 @@ from torch.utils._pytree import tree_flatten, tree_unflatten
 
 from prunekit._types import IntArray
 from prunekit.graph.faults import Fault, changed_at, place_of, text_of
-from prunekit.graph.judging import agree, is_random, plain_norm, ratio
+from prunekit.graph.judging import agree, is_random, plain_norm, ratio, size_of_terms
 from prunekit.graph.labels import Labels
 from prunekit.graph.recording import Note, Value
 
@@ -146,7 +146,10 @@ class Meeting:
                 return self._same(value, own, cut)
         if self._is_scaled(value.tensor, own, labels, cuts):
             return self.step.pair(value, own)
+        least = size_of_terms(self.call.name, [self.leaves[i] for i in self.places])
         for cut in cuts:
+            if least > 0 and agree(own, cut, least):
+                return self._same(value, own, cut)
             if cut.shape == own.shape and self._is_excused(own, cut):
                 self.differs = True
                 return self._same(value, own, cut)

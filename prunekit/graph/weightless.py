@@ -63,7 +63,7 @@ def hollow(model: nn.Module, inputs: Inputs) -> tuple[nn.Module, Inputs]:
 
 
 def without_values(model: nn.Module, inputs: Inputs, run: Callable[[nn.Module, Inputs], Result]) -> Result | None:
-    """Run something without values where a network is large; None where it is not, or needs its values.
+    """Run something without values where a network is large or has none; None where it is small, or needs its values.
 
     Args:
         model: the network; a copy of it is run.
@@ -81,8 +81,9 @@ def without_values(model: nn.Module, inputs: Inputs, run: Callable[[nn.Module, I
 
 
 def is_large(model: nn.Module) -> bool:
-    """Whether a network has so many parameters that it is better run without values where these do not matter."""
-    return sum(parameter.numel() for parameter in model.parameters()) > LARGE.parameters
+    """Whether a network has many parameters, or is on the meta device: better run without values where these do not matter."""
+    own = list(model.parameters())
+    return any(one.is_meta for one in own) or sum(one.numel() for one in own) > LARGE.parameters
 
 
 def is_hollow(inputs: Inputs) -> bool:

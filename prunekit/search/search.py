@@ -12,10 +12,10 @@ from torch import nn
 import prunekit
 from prunekit._files import json_hash
 from prunekit._types import FloatArray
-from prunekit.cost import CostModel, LatencyModel, count_macs
+from prunekit.cost import CostModel, LatencyModel
+from prunekit.cost.counter import count_by_shapes
 from prunekit.errors import GraphError, InputError
 from prunekit.graph import ChannelGraph, PruningPlan, apply
-from prunekit.graph.weightless import without_values
 from prunekit.importance import Probe, Scores
 from prunekit.search import ranks
 from prunekit.search.endpoint import Endpoint
@@ -197,8 +197,7 @@ def _recount(model: nn.Module, graph: ChannelGraph, plan: PruningPlan, macs: int
     pruned = apply(model, graph, plan, share=True)
     if plan.kept:
         graph.witness.check(pruned)
-    inputs = graph.witness.inputs_of(pruned)
-    counted = without_values(pruned, inputs, count_macs) or count_macs(pruned, inputs)
+    counted = count_by_shapes(pruned, graph.witness.inputs_of(pruned))
     if (counted.macs, counted.params) != (macs, params):
         raise GraphError(
             f"The pruned network costs {counted.macs:,} MACs and {counted.params:,} parameters; its plan says {macs:,} and "
