@@ -1,7 +1,8 @@
 """Processor seconds and memory of ``trace``, compared with Torch-Pruning's graph and groups; networks from public configurations.
 
-``python benchmarks/trace.py`` measures all of them, each in a process of its own, and writes ``reports/engine/trace.json`` and
-``trace.md``. Weights are random. The last three have no weights at all: they are on the meta device.
+``python benchmarks/trace.py [NAME …]`` measures all of them, or those that are named, each in a process of its own, and writes
+``reports/engine/trace.json`` and ``trace.md`` after each. Weights are random. Large networks have no weights at all: they are on
+the meta device.
 """
 
 import json
@@ -9,6 +10,7 @@ import resource
 import subprocess
 import sys
 import time
+from importlib import import_module
 from typing import Any
 
 import diffusers
@@ -17,7 +19,8 @@ from _manifest import REPORTS, markdown_table, publish
 from torch import Tensor, nn
 
 from prunekit.cost import CostModel
-from prunekit.graph import trace
+from prunekit.cost.counter import count_by_shapes
+from prunekit.graph import ChannelGraph, trace
 
 _SD = {
     "sample_size": 64,
@@ -75,6 +78,9 @@ _SD35 = {
     "pos_embed_max_size": 192,
     "qk_norm": "rms_norm",
 }
+_WAN = {"text_dim": 4096, "freq_dim": 256, "in_channels": 16, "out_channels": 16, "qk_norm": "rms_norm_across_heads"}
+_WAN_SMALL = {**_WAN, "num_attention_heads": 12, "attention_head_dim": 128, "ffn_dim": 8960, "num_layers": 30}
+_WAN_LARGE = {**_WAN, "num_attention_heads": 40, "attention_head_dim": 128, "ffn_dim": 13824, "num_layers": 40}
 _LATENT = 16  # pixels of the latents that the large networks are traced with; the channel groups do not depend on it
 _TEXT = torch.Size((1, 77))
 
@@ -86,6 +92,8 @@ NETWORKS: dict[str, tuple[str, dict[str, Any], str]] = {  # class, configuration
     "Stable Diffusion XL": ("UNet2DConditionModel", _XL, "meta"),
     "Stable Diffusion 3.5 large": ("SD3Transformer2DModel", _SD35, "meta"),
     "Flux.1-dev": ("FluxTransformer2DModel", {"guidance_embeds": True}, "meta"),
+    "Wan 2.1 T2V 1.3B": ("WanTransformer3DModel", _WAN_SMALL, "meta"),
+    "Wan 2.1 T2V 14B": ("WanTransformer3DModel", _WAN_LARGE, "meta"),
 }
 
 
@@ -114,6 +122,9 @@ def _inputs(kind: str, config: Any) -> dict[str, Any]:
         case "SD3Transformer2DModel":
             text = {"encoder_hidden_states": torch.randn(*_TEXT, 4096), "pooled_projections": torch.randn(1, 2048)}
             return {"hidden_states": torch.randn(1, 16, _LATENT, _LATENT), "timestep": time_step, **text}
+        case "WanTransformer3DModel":
+            text = {"encoder_hidden_states": torch.randn(*_TEXT, 4096)}
+            return {"hidden_states": torch.randn(1, 16, 1, _LATENT, _LATENT), "timestep": time_step, **text}
     tokens = (_LATENT // 2) ** 2
     return {
         "hidden_states": torch.randn(1, tokens, 64),
@@ -129,29 +140,38 @@ def _inputs(kind: str, config: Any) -> dict[str, Any]:
 def measure(name: str, by: str) -> dict[str, Any]:
     """Processor seconds, peak memory beyond the network in MB, and number of groups."""
     torch.set_num_threads(1)
+    if by != "prunekit":
+        import_module("torch_pruning")  # its import is not what is measured
     model, inputs = network(name)
     before, start = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, time.process_time()
-    figures = (_prunekit if by == "prunekit" else _torch_pruning)(model, inputs)
-    return {
+    graph = trace(model, inputs, seconds=1800) if by == "prunekit" else _torch_pruning(model, inputs)
+    figures: dict[str, Any] = {
         "seconds": round(time.process_time() - start, 2),
         "extra_mb": round((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024),
+        "parameters": sum(p.numel() for p in model.parameters()),
         "weights_mb": round(sum(p.numel() * p.element_size() for p in model.parameters()) / 2**20),
-        **figures,
+        "groups": len(graph),
+    }
+    return figures | (_costs(model, graph, inputs) if isinstance(graph, ChannelGraph) else {})
+
+
+def _costs(model: nn.Module, graph: ChannelGraph, inputs: dict[str, Any]) -> dict[str, Any]:
+    """GMACs at the resolution traced with, the least share that is left, and whether the counter says the same."""
+    cost = CostModel.of(model, graph, inputs)
+    least = [int(group.widths[-1]) for group in graph]
+    full = int(cost.macs(graph.full_widths))
+    counted = count_by_shapes(model, inputs).macs
+    return {
+        "gmacs": round(full / 1e9, 1),
+        "counted": counted == full,
+        "least": round(float(cost.macs(least)) / full, 4),
     }
 
 
-def _prunekit(model: nn.Module, inputs: dict[str, Any]) -> dict[str, Any]:
-    graph = trace(model, inputs, seconds=1800)
-    cost = CostModel.of(model, graph, inputs)
-    least = [int(group.widths[-1]) for group in graph]
-    return {"groups": len(graph), "least": round(float(cost.macs(least)) / float(cost.macs(graph.full_widths)), 4)}
-
-
-def _torch_pruning(model: nn.Module, inputs: dict[str, Tensor]) -> dict[str, Any]:
+def _torch_pruning(model: nn.Module, inputs: dict[str, Tensor]) -> list[Any]:
     import torch_pruning as tp  # noqa: PLC0415 - the other process does not need it
 
-    graph = tp.DependencyGraph().build_dependency(model, example_inputs=inputs)
-    return {"groups": sum(1 for _ in graph.get_all_groups())}
+    return list(tp.DependencyGraph().build_dependency(model, example_inputs=inputs).get_all_groups())
 
 
 def _apart(name: str, by: str) -> dict[str, Any]:
@@ -165,33 +185,37 @@ def _apart(name: str, by: str) -> dict[str, Any]:
 
 
 def main() -> None:
-    """Measure all networks, or the one that is named."""
-    if len(sys.argv) == 3:
+    """Measure all networks, or those that are named; what was measured before of others stays."""
+    if sys.argv[2:3] in (["prunekit"], ["torch-pruning"]):
         print(json.dumps(measure(sys.argv[1], sys.argv[2])))
         return
-    rows = {}
-    for name, (_, _, device) in NETWORKS.items():
+    path = REPORTS / "trace.json"
+    rows = json.loads(path.read_text(encoding="utf-8"))["networks"] if path.is_file() else {}
+    for name in sys.argv[1:] or NETWORKS:
         rows[name] = {"prunekit": _apart(name, "prunekit")}
-        if device == "cpu":
+        if NETWORKS[name][2] == "cpu":
             rows[name]["torch-pruning"] = _apart(name, "torch-pruning")
+        _publish({known: rows[known] for known in NETWORKS if known in rows})
+
+
+def _publish(rows: dict[str, dict[str, dict[str, Any]]]) -> None:
     publish("trace", {"networks": rows})
-    header = [
-        "network",
-        "weights, MB",
-        "groups",
-        "least MACs",
-        "seconds",
-        "extra MB",
-        "Torch-Pruning: seconds",
-        "extra MB",
-    ]
+    own = {
+        "weights, MB": "weights_mb",
+        "GMACs": "gmacs",
+        "as counted": "counted",
+        "groups": "groups",
+        "least MACs": "least",
+        "seconds": "seconds",
+        "extra MB": "extra_mb",
+    }
+    theirs = {"Torch-Pruning: seconds": "seconds", "extra MB": "extra_mb"}
     lines = []
     for name, row in rows.items():
-        own, other = row["prunekit"], row.get("torch-pruning", {})
-        keys = ("weights_mb", "groups", "least", "seconds", "extra_mb")
-        figures = [str(own.get(key, own.get("error", "–"))) for key in keys]
-        lines.append([name, *figures, *(str(other.get(key, "–")) for key in ("seconds", "extra_mb"))])
-    (REPORTS / "trace.md").write_text(markdown_table(header, lines), encoding="utf-8")
+        figures = [row["prunekit"].get(key, row["prunekit"].get("error", "–")) for key in own.values()]
+        figures += [row.get("torch-pruning", {}).get(key, "–") for key in theirs.values()]
+        lines.append([name, *map(str, figures)])
+    (REPORTS / "trace.md").write_text(markdown_table(["network", *own, *theirs], lines), encoding="utf-8")
 
 
 if __name__ == "__main__":

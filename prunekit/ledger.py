@@ -2,7 +2,8 @@
 
 A backward pass counts as twice its forward pass. What a result costs to make (:data:`MAKING`) is kept apart from the moving average
 of the weights, whose unit is a multiply-add per parameter and step, and from evaluation. Not counted: the optimizer's own
-arithmetic, norms and activations (see :mod:`prunekit.cost`), counting and tracing a network on one sample, and feature extractors.
+arithmetic, norms and activations (see :mod:`prunekit.cost`), counting and tracing a network on one
+sample, checking on one sample that a pruned network calls what the full one does, and feature extractors.
 """
 
 from collections.abc import Iterable, Mapping

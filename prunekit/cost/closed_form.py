@@ -9,7 +9,7 @@ import numpy as np
 from torch import nn
 
 from prunekit._types import FloatArray, IntArray
-from prunekit.cost.counter import count_macs
+from prunekit.cost.counter import count_by_shapes
 from prunekit.errors import GraphError
 from prunekit.graph import ChannelGraph, PruningPlan, apply
 from prunekit.graph.running import Inputs
@@ -44,7 +44,7 @@ class CostModel:
         for widths in (graph.full_widths, smallest):
             scores = {group.name: np.zeros(group.size) for group in graph}
             pruned = apply(model, graph, PruningPlan.from_widths(graph, widths, scores), share=True)
-            counted = count_macs(pruned, inputs)
+            counted = count_by_shapes(pruned, inputs)
             if (counted.macs, counted.params) != (int(found.macs(widths)), int(found.params(widths))):
                 raise GraphError(
                     f"{type(model).__name__} at {int(widths.sum())} of {int(graph.full_widths.sum())} channels costs "

@@ -17,8 +17,9 @@ from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_mod
 from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
 
 from prunekit.graph.running import Inputs, run_once
+from prunekit.graph.weightless import without_values
 
-__all__ = ["FORMULAS", "MacCount", "count_macs", "count_params", "operator_name", "own_counts"]
+__all__ = ["FORMULAS", "MacCount", "count_by_shapes", "count_macs", "count_params", "operator_name", "own_counts"]
 
 _aten = torch.ops.aten
 
@@ -156,6 +157,11 @@ def count_macs(model: nn.Module, inputs: Inputs) -> MacCount:
         dict(sorted(uncounted.calls.items())),
         tuple(sorted(uncounted.unknown)),
     )
+
+
+def count_by_shapes(model: nn.Module, inputs: Inputs) -> MacCount:
+    """:func:`count_macs`; a network that is large or on the meta device is run without values, unless it needs them."""
+    return without_values(model, inputs, count_macs) or count_macs(model, inputs)
 
 
 def own_counts(model: nn.Module, counts: dict[str, dict[str, int]]) -> dict[str, dict[str, int]]:

@@ -31,11 +31,13 @@ class Asking:
         """Whether an attention that is written out may divide by the width of these channels."""
         return self.channels.is_among(found, self._asks[1] & ~self._asks[0])
 
+    @cached_property
     def attended(self) -> IntArray:
-        """Ids of what products of two activations sum over."""
+        """Components of what products of two activations sum over."""
         products = [p for p in self.channels.flow.found.products if p.operator in ("bmm", "baddbmm")]
         factors = [ids.ravel() for p in products for ids in p.factors]
-        return np.unique(np.concatenate([np.zeros(1, dtype=np.int64), *factors]))[1:]
+        ids = np.unique(np.concatenate([np.zeros(1, dtype=np.int64), *factors]))[1:]
+        return np.unique(self.channels.component[ids])
 
     def queries(self, found: Found, perhaps: bool) -> Iterator[tuple[str, IntArray]]:
         """Layers and positions that make this group's queries."""

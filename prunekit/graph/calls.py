@@ -4,21 +4,22 @@ This level, above autograd, is the one at which a pruned network makes the same 
 width, and copies come and go.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from torch import Tensor
 from torch._C._functorch import is_functorch_wrapped_tensor
 from torch.overrides import TorchFunctionMode
-from torch.utils._pytree import tree_leaves
+from torch.utils._pytree import tree_flatten, tree_leaves, tree_unflatten
 
 from prunekit.graph.declared import call_layer
 from prunekit.graph.flow import Flow
 from prunekit.graph.labels import Labels
 
-__all__ = ["Call", "Recorder", "call_name", "is_plain", "tensors_among", "versions"]
+__all__ = ["Call", "Recorder", "call_name", "is_plain", "leaves_of", "opened", "tensors_among", "versions"]
 
+_NESTED = (tuple, list, dict)
 _TENSOR_PROPERTIES = ("data", "T", "mT", "H", "mH", "real", "imag", "grad")
 
 
@@ -91,7 +92,24 @@ def is_plain(func: Any, args: Any, kwargs: Any) -> bool:
 
 def tensors_among(values: Any) -> list[Tensor]:
     """Tensors in nested arguments or results, in order."""
+    if isinstance(values, Tensor):
+        return [values]
     return [leaf for leaf in tree_leaves(values) if isinstance(leaf, Tensor)]
+
+
+def leaves_of(result: Any) -> list[Any]:
+    """What a call gave, leaf by leaf."""
+    return [result] if isinstance(result, Tensor) else tree_leaves(result)
+
+
+def opened(args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[list[Any], Callable[[list[Any]], Any]]:
+    """The leaves of a call's arguments, and what makes arguments of leaves again; quick where nothing is nested."""
+    leaves = [*args, *kwargs.values()]
+    if any(isinstance(leaf, _NESTED) for leaf in leaves):
+        nested, spec = tree_flatten((args, kwargs))
+        return nested, lambda changed: tree_unflatten(changed, spec)
+    count = len(args)
+    return leaves, lambda changed: (tuple(changed[:count]), dict(zip(kwargs, changed[count:], strict=True)))
 
 
 def versions(tensors: Sequence[Tensor]) -> list[int]:

@@ -19,8 +19,8 @@ from prunekit.graph.constraints import Constraints
 from prunekit.graph.deadline import Deadline
 from prunekit.graph.families import ties_of
 from prunekit.graph.flow import Flow, outputs_fixed
-from prunekit.graph.found import PRODUCERS, AxisOf, Found, cuts_blocks, tied_tensors
-from prunekit.graph.labels import FIXED
+from prunekit.graph.found import PRODUCERS, AxisOf, Found, Roots, cuts_blocks, tied_tensors, touching
+from prunekit.graph.labels import FIXED, Rectangle
 from prunekit.graph.layers import HEADS, axis_of, layer_kind
 from prunekit.graph.running import Inputs, run_once
 from prunekit.graph.structure import Axis, Member
@@ -184,7 +184,9 @@ class Channels:
     @cached_property
     def found(self) -> list[Found]:
         """All sets of channels that leave together and that some layer makes, in network order."""
-        found = [self._found(axes, components) for axes, components in self._alike(self.component)]
+        alike = list(self._alike(self.component))
+        touched = touching([components for _, components in alike], self.component, self.flow.found)
+        found = [self._found(*one, about) for one, about in zip(alike, touched, strict=True)]
         seen: set[str] = set()
         named = []
         for one in sorted((one for one in found if one), key=lambda one: (self.rank(one.layer), one.start)):
@@ -212,7 +214,7 @@ class Channels:
         made[FIXED] = False
         return made
 
-    def _found(self, axes: tuple[int, ...], components: IntArray) -> Found | None:
+    def _found(self, axes: tuple[int, ...], components: IntArray, about: tuple[list[Rectangle], bool]) -> Found | None:
         makers = [self.axes[a] for a in set(axes) if self.makes(self.axes[a])]
         if not makers:
             return None
@@ -223,17 +225,15 @@ class Channels:
         components = np.array(sorted(components.tolist(), key=position.__getitem__))
         start = position[int(components[0])]
         found = Found("", first.layer, start, components, tuple(sorted(set(axes))), None, False, ())
-        return self._in_blocks(found)
+        return self._in_blocks(found, *about)
 
-    def _in_blocks(self, found: Found) -> Found:
+    def _in_blocks(self, found: Found, rectangles: Iterable[Rectangle], bound: bool) -> Found:
         """The blocks (heads, parts of a split) that reshapes put the channels into; fixes what has no such order."""
         root = self.roots(found.components)
         blocks: IntArray | None = None
-        fixed, modules, bound = False, list[str](), any(self.is_among(found, ids) for ids in self.flow.found.whole)
-        for rectangle in sorted(self.flow.found.rectangles, key=lambda rectangle: rectangle.inner):
+        fixed, modules = False, list[str]()
+        for rectangle in rectangles:
             grid = root[np.where(rectangle.ids == FIXED, -1, self.component[rectangle.ids])]
-            if (grid < 0).all():
-                continue
             rows = table_of(grid)
             if rectangle.inner and blocks is not None and not fixed and 1 not in blocks.shape:
                 bound = bound or cuts_blocks(rows, rectangle.fixed, blocks)
@@ -270,11 +270,9 @@ class Channels:
             self._give_up(found, "they meet something of a fixed size, and no whole blocks of them could leave")
         return found
 
-    def roots(self, components: IntArray) -> IntArray:
-        """Root channel of every component, −1 for others and, at the end, for what is fixed."""
-        root = np.full(int(self.raw.max()) + 2, -1, dtype=np.int64)
-        root[components] = np.arange(len(components))
-        return root
+    def roots(self, components: IntArray) -> Roots:
+        """Root channel of every component, −1 for others."""
+        return Roots(components)
 
     def _give_up(self, found: Found, reason: str) -> None:
         self.reasons |= dict.fromkeys(found.components.tolist(), reason)

@@ -13,15 +13,18 @@ _log = logging.getLogger(__name__)
 
 
 class Deadline:
-    """A wall-clock limit that starts now.
+    """A limit on the processor time of the thread that traces, which starts now.
+
+    So neither a busy machine nor the number of torch's threads makes a network fail; time in which the thread waits does not count.
 
     Args:
         seconds: the limit.
-        progress: is told what is being done, once this takes more than a few seconds; it is logged, too.
+        progress: is told what is being done, once this takes more than a few seconds on the clock; it is logged, too.
     """
 
     def __init__(self, seconds: float, progress: Callable[[str], None] | None = None) -> None:
-        self.seconds, self._start, self._progress = seconds, time.monotonic(), progress
+        self.seconds, self._end, self._progress = seconds, time.thread_time() + seconds, progress
+        self._start, self._untold = time.monotonic(), ""
 
     def check(self) -> None:
         """Refuse to go on after the limit.
@@ -29,21 +32,32 @@ class Deadline:
         Raises:
             GraphError: the time is up.
         """
-        if time.monotonic() > self._start + self.seconds:
+        if self._untold:
+            self._tell()
+        if time.thread_time() > self._end:
             raise GraphError(
-                f"The network was not followed through within {self.seconds:g} s; "
+                f"The network was not followed through within {self.seconds:g} s of processor time; "
                 "give a smaller example input or a longer limit."
             )
 
+    def is_early(self) -> bool:
+        """Whether less than half of the time is spent."""
+        return time.thread_time() < self._end - self.seconds / 2
+
     def say(self, what: str) -> None:
-        """Tell what is being done next.
+        """Tell what is being done from now on: at once where it has taken long already, or else as soon as it has.
 
         Raises:
             GraphError: the time is up.
         """
+        self._untold = what
         self.check()
+
+    def _tell(self) -> None:
         spent = time.monotonic() - self._start
-        if spent > _PATIENCE:
-            _log.info("%s (%.0f s so far)", what, spent)
-            if self._progress is not None:
-                self._progress(f"{what} ({spent:.0f} s so far)")
+        if spent <= _PATIENCE:
+            return
+        what, self._untold = self._untold, ""
+        _log.info("%s (%.0f s so far)", what, spent)
+        if self._progress is not None:
+            self._progress(f"{what} ({spent:.0f} s so far)")

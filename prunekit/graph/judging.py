@@ -2,18 +2,22 @@
 
 import inspect
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-__all__ = ["NORMS", "agree", "is_finite", "is_random", "is_unset", "plain_norm", "ratio"]
+__all__ = ["NORMS", "agree", "is_finite", "is_random", "is_unset", "plain_norm", "ratio", "size_of_terms"]
 
 _TOLERANCE = {torch.float64: 1e-8, torch.float32: 2e-5, torch.bfloat16: 3e-2, torch.float16: 5e-3}
 """Of the largest number; measured rounding of one call in float32 is below 1e-6."""
 _LOOSE = 1e-2  # on devices that may round products to TF32
 _MASKED = 1e20  # numbers beyond it are masks: they have to be there too, and are no measure for the others
+_TERMS = 0.05  # of the largest term; what is wrong in a sum is off by about as much as its terms
+_PRODUCTS = ("linear", "conv1d", "conv2d", "conv3d", "matmul", "__matmul__", "mm", "bmm")
+_SUMS = ("sum", "mean")
 NORMS = (F.group_norm, F.layer_norm, F.rms_norm, torch.group_norm, torch.layer_norm, torch.rms_norm)
 """Functions whose statistics may change when channels go; ``F.normalize`` needs no care: zeros add nothing to a root of squares."""
 _RANDOM = (
@@ -41,8 +45,11 @@ def is_unset(name: str) -> bool:
     return name.strip("_").removeprefix("new_").startswith("empty")
 
 
-def agree(found: Tensor, expected: Tensor) -> bool:
-    """Whether two tensors are equal to rounding; NaN equals nothing, infinity itself; without values, their shapes decide."""
+def agree(found: Tensor, expected: Tensor, least: float = 0.0) -> bool:
+    """Whether two tensors are equal to rounding; NaN equals nothing, infinity itself; without values, their shapes decide.
+
+    Rounding is measured by the largest number expected, or by ``least`` where that is larger.
+    """
     if found.shape != expected.shape or found.dtype != expected.dtype:
         return False
     if found.is_meta or expected.is_meta:
@@ -63,7 +70,21 @@ def agree(found: Tensor, expected: Tensor) -> bool:
             return False
         found, expected = found.masked_fill(masked, 0), expected.masked_fill(masked, 0)
         scale = float(expected.abs().amax())
-    return float((found - expected).abs().amax()) <= tolerance * scale  # no comparison with NaN holds
+    return float((found - expected).abs().amax()) <= tolerance * max(scale, least)  # no comparison with NaN holds
+
+
+def size_of_terms(name: str, given: Sequence[Tensor]) -> float:
+    """How large results have to be for rounding to be measured by them, as sums of large terms may happen to be close to zero.
+
+    A sum of n products is rounded by about √n units in the last place of the largest product; 0 for functions that sum nothing.
+
+    Args:
+        name: of a function.
+        given: the tensors among its arguments, in order.
+    """
+    count = 2 if name in _PRODUCTS else 1 if name in _SUMS else 0
+    floats = [one for one in given[:count] if one.is_floating_point() and one.numel() and not one.is_meta]
+    return _TERMS * math.prod(float(one.abs().amax()) for one in floats) if count and len(floats) == count else 0.0
 
 
 def ratio(found: Tensor, expected: Tensor) -> float | None:

@@ -14,11 +14,11 @@ from typing import Any, NoReturn, Protocol
 import numpy as np
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
-from torch.utils._pytree import tree_flatten, tree_map
+from torch.utils._pytree import tree_map
 from torch.utils.weak import WeakIdKeyDictionary
 
 from prunekit._types import IntArray
-from prunekit.graph.calls import call_name, is_plain, versions
+from prunekit.graph.calls import call_name, is_plain, opened, versions
 from prunekit.graph.cutting import Cutter
 from prunekit.graph.deadline import Deadline
 from prunekit.graph.faults import CHANGED, Fault, place_of, text_of
@@ -104,11 +104,11 @@ class Lockstep(TorchFunctionMode):
             return func(*args, **kwargs)
         self.deadline.check()
         self.place += 1
-        leaves, spec = tree_flatten((args, kwargs))
+        leaves, close = opened(args, kwargs)
         places = [i for i, leaf in enumerate(leaves) if isinstance(leaf, Tensor)]
         meeting = Meeting(self, self._note(func, len(places)), leaves, places)
         meeting.feed()
-        return meeting.run(func, spec)
+        return meeting.run(func, close)
 
     def _note(self, func: Any, tensors: int) -> Note:
         """What the full network did in this place."""

@@ -34,13 +34,18 @@ class Making:
     def __init__(self, channels: Channels, retries: Retries, inputs: Inputs, norm_mode: NormMode) -> None:
         self.channels, self.retries, self.inputs, self.norm_mode = channels, retries, inputs, norm_mode
         self._mode_of: dict[str, NormMode] = {}
+        self._made: tuple[int, ChannelGraph] | None = None
         self._groups = [self._group(found) for found in channels.found if found.name not in retries.failed]
 
     def graph(self) -> ChannelGraph:
         """The graph of all groups that have not failed; all other channels keep their width."""
         failed = self.retries.failed
+        if self._made is not None and self._made[0] == len(failed):
+            return self._made[1]
         kept = [group for group in self._groups if group is not None and group.name not in failed]
-        return self._graph(tuple(kept), failed)
+        made = self._graph(tuple(kept), failed)
+        self._made = len(failed), made
+        return made
 
     def in_the_modes_asked_for(self) -> ChannelGraph:
         """The graph; attentions that cannot shrink as the user asks stay whole, with the reason.
@@ -80,7 +85,7 @@ class Making:
         rows, whole, step = self._legal(found, members, head_mode)
         queries = () if whole else tuple(self.channels.asking.queries(found, head_mode == "scaled"))
         resolution = self.channels.seen.resolutions.get(found.layer, 1)
-        narrows = not whole and (found.heads or self.channels.is_among(found, self.channels.asking.attended()))
+        narrows = not whole and (found.heads or np.isin(found.components, self.channels.asking.attended).any())
         least = 2 * (found.heads or 1) if narrows else 1  # heads of one channel are no attention
         scaled = tuple(sorted(self.retries.scaled.get(found.name, ())))
         if self._mode_of[found.name] == "even":

@@ -6,10 +6,10 @@ from typing import Any, Protocol
 
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
-from torch.utils._pytree import tree_flatten, tree_leaves, tree_map, tree_unflatten
+from torch.utils._pytree import tree_map
 from torch.utils.weak import WeakIdKeyDictionary
 
-from prunekit.graph.calls import Call, call_name, is_plain, tensors_among, versions
+from prunekit.graph.calls import Call, call_name, is_plain, leaves_of, opened, tensors_among, versions
 from prunekit.graph.cutting import Cutter
 from prunekit.graph.deadline import Deadline
 from prunekit.graph.judging import NORMS, is_finite, is_random, is_unset, plain_norm
@@ -110,13 +110,13 @@ class Recording(TorchFunctionMode):
             return func(*args, **kwargs)
         self.deadline.check()
         call = self._call(func)
-        leaves, spec = tree_flatten((args, kwargs))
+        leaves, close = opened(args, kwargs)
         places = [i for i, leaf in enumerate(leaves) if isinstance(leaf, Tensor)]
         if len(places) != len(call.before):
             raise Unsound(f"{call.name} of {call.module} is given something else a second time")
         given = [self._given(leaves, i) for i in places]
         numbers = tuple(leaf for leaf in leaves if not isinstance(leaf, Tensor))
-        args, kwargs = tree_unflatten(leaves, spec)
+        args, kwargs = close(leaves)
         plain = _plain(func, args, kwargs)
         for k in call.written:
             self._keep(leaves[places[k]])
@@ -134,7 +134,7 @@ class Recording(TorchFunctionMode):
             was_finite = _are_finite(leaves) if was_finite is None else was_finite
             if was_finite and not is_random(call.name) and not _are_finite(made):
                 raise Unsound(f"numbers overflow at {call.name} of {call.module}")
-        results = [self._value(leaf) if isinstance(leaf, Tensor) else leaf for leaf in tree_leaves(out)]
+        results = [self._value(leaf) if isinstance(leaf, Tensor) else leaf for leaf in leaves_of(out)]
         self.notes.append(Note(call, func, numbers, tuple(given), results, written, plain))
         return out
 

@@ -52,13 +52,21 @@ class Retries:
         asked = self.constraints.head_mode((found.layer, *found.modules)) if found.heads else None
         return self.ways if asked is None else ("whole",) if asked == "whole" else ("even", "scaled")
 
-    def after(self, trial: Trial) -> bool:
+    def after(self, trial: Trial, patient: bool = True) -> bool:
         """Decide what to change for the groups that failed.
+
+        Args:
+            trial: of all groups.
+            patient: whether there is time to try other ways; otherwise the groups are given up at once.
 
         Returns:
             Whether anything has changed, so that the network is worth another trial; else the groups are in ``failed``.
         """
         offences, channels, graph = trial.offences(), trial.channels, trial.graph
+        if not patient:
+            self.failed |= {name: offence.reason for name, offence in offences.items()}
+            self.ties = [tie for tie in self.ties if not set(tie) & set(offences)]
+            return bool(offences)
         by_name = {found.name: found for found in channels.found}
         if self._scale(trial.scaled):
             return True

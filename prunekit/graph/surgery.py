@@ -6,7 +6,7 @@ The two halves are apart on purpose. Fitting needs shapes only, so a slim model 
 import copy
 import math
 from collections import OrderedDict
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from itertools import chain
 from typing import Any
 
@@ -31,6 +31,7 @@ __all__ = [
     "sliced_shapes",
     "sliced_state",
     "slicer",
+    "structure",
     "tensors_of",
 ]
 
@@ -215,17 +216,22 @@ def apply(model: nn.Module, graph: ChannelGraph, plan: PruningPlan, *, share: bo
     state = sliced_state(model, graph, plan)
     sizes = attributes(model, graph, plan)
     own = chain(model.named_parameters(), model.named_buffers())
-    memo: dict[int, Any] = {id(tensor): tensor for name, tensor in own if share or name in state}
-    for value in chain.from_iterable(vars(module).values() for module in model.modules()):
-        if type(value) in _CONTAINERS and not value:  # a dozen a module, for hooks; to copy each takes the time
-            memo[id(value)] = type(value)()
-    clone = copy.deepcopy(model, memo)  # structure only; the tensors come from `state`
+    clone = structure(model, (tensor for name, tensor in own if share or name in state))
     if not share:
         state = {key: tensor.detach().clone() for key, tensor in state.items()}
     pruned = fit(clone, state, sizes)
     if not share and plan.kept and graph.witness is not None:
         graph.witness.check(pruned)
     return pruned
+
+
+def structure(model: nn.Module, shared: Iterable[Tensor]) -> nn.Module:
+    """A copy of a network in which some tensors are the network's own; they are meant to be replaced."""
+    memo: dict[int, Any] = {id(tensor): tensor for tensor in shared}
+    for value in chain.from_iterable(vars(module).values() for module in model.modules()):
+        if type(value) in _CONTAINERS and not value:  # a dozen a module, for hooks; to copy each takes the time
+            memo[id(value)] = type(value)()
+    return copy.deepcopy(model, memo)
 
 
 def tensors_of(model: nn.Module, layer: str, axis: Axis) -> Iterator[tuple[str, int]]:

@@ -36,8 +36,11 @@ class Template:
         """
         for own, sizes in self._sizes:
             own.update(sizes)
-        cut = slicer(self._model, self._graph, plan)
-        state = {key: given[key] if key in given else cut(key, tensor) for key, tensor in self._tensors.items()}
+        missing = {key: tensor for key, tensor in self._tensors.items() if key not in given}
+        state = dict(given)
+        if missing:
+            cut = slicer(self._model, self._graph, plan)
+            state |= {key: cut(key, tensor) for key, tensor in missing.items()}
         return refit(self._copy, state, attributes(self._model, self._graph, plan))
 
 

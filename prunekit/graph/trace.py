@@ -13,13 +13,15 @@ from prunekit.graph.deadline import Deadline
 from prunekit.graph.declared import as_layers
 from prunekit.graph.making import Making
 from prunekit.graph.narrowing import corresponds, narrowed
+from prunekit.graph.plan import PruningPlan
 from prunekit.graph.recording import Unsound
 from prunekit.graph.retrying import Retries
 from prunekit.graph.running import Inputs
 from prunekit.graph.structure import ChannelGraph, HeadMode, NormMode
-from prunekit.graph.trial import Trial
+from prunekit.graph.surgery import apply
+from prunekit.graph.trial import OF_COPIES, OF_SHAPES, Trial
 from prunekit.graph.values import random_inputs
-from prunekit.graph.weightless import hollow_inputs, is_hollow, is_large, skeleton, weightless
+from prunekit.graph.weightless import hollow, is_hollow, is_large, weightless
 
 __all__ = ["trace"]
 
@@ -46,7 +48,8 @@ def trace(
         example_inputs: arguments of one forward pass, batch 1: a dict by name, or a tuple by place.
         norm_mode: how group norms shrink, see :class:`ChannelGraph`.
         head_mode: how attentions shrink: by ``whole`` heads, or ``even``, every head by the same number of channels.
-        seconds: wall-clock limit of following the network through and of its trials.
+        seconds: limit of following the network through and of its trials, in processor time of the calling thread. After half of
+            it, groups that fail are left whole without trying other ways to shrink them.
         progress: is told what is being done, once that takes more than a few seconds; it is logged, too.
         constraints: which layers stay whole, are tied, shrink only so far or in another mode, or are of a kind that nobody sees.
 
@@ -106,8 +109,10 @@ class _Tracing:
             if trial is None:
                 whole = self._follow(model, inputs, with_values=True) if whole.bare else whole
                 self.deadline.say("trying all channel groups")
-                trial = Trial(model, whole.making.graph(), whole.channels, inputs, self.deadline)
-            if not self.retries.after(trial):
+                graph = whole.making.graph()
+                own = apply(model, graph, PruningPlan({}, graph.fingerprint), share=True)
+                trial = Trial(own, graph, whole.channels, inputs, self.deadline)
+            if not self.retries.after(trial, self.deadline.is_early()):
                 return whole.making.in_the_modes_asked_for()
 
     def _follow(self, model: nn.Module, inputs: Inputs, with_values: bool) -> _Followed:
@@ -116,7 +121,7 @@ class _Tracing:
         bare = None
         if not with_values:
             try:
-                bare = skeleton(model), hollow_inputs(inputs)
+                bare = hollow(model, inputs)
                 with weightless():
                     channels = self._channels(*bare)
             except Exception:  # it needs values, and says why when it is run with them
@@ -136,9 +141,7 @@ class _Tracing:
         if whole.bare is None:
             return False
         self.deadline.say("trying the shapes of all channel groups")
-        trial = Trial(
-            whole.bare[0], whole.making.graph(), whole.channels, whole.bare[1], self.deadline, with_values=False
-        )
+        trial = Trial(whole.bare[0], whole.making.graph(), whole.channels, whole.bare[1], self.deadline, OF_SHAPES)
         try:
             return self.retries.after(trial)
         except Unsound:  # it does not run twice alike; the trial with values says so
@@ -157,4 +160,4 @@ class _Tracing:
             return None
         if not corresponds(graph, whole.channels, plan, narrow.making.graph(), narrow.channels):
             return None
-        return Trial(model, narrow.making.graph(), narrow.channels, inputs, self.deadline)
+        return Trial(model, narrow.making.graph(), narrow.channels, inputs, self.deadline, OF_COPIES)

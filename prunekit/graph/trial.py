@@ -6,7 +6,7 @@ they are made and read), see :mod:`prunekit.graph.lockstep`. All groups are prun
 were involved, and where that is open, the smallest set of groups that fails is looked for.
 """
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 
@@ -16,6 +16,7 @@ from torch import nn
 from prunekit._types import IntArray
 from prunekit.errors import GraphError, PrunekitError
 from prunekit.graph.channels import Channels
+from prunekit.graph.culprits import smallest_sets
 from prunekit.graph.cutting import Cutter
 from prunekit.graph.deadline import Deadline
 from prunekit.graph.faults import Fault
@@ -25,16 +26,22 @@ from prunekit.graph.recording import Recording, Unsound
 from prunekit.graph.running import Inputs
 from prunekit.graph.statistics import Statistics, visible
 from prunekit.graph.structure import ChannelGraph, ChannelGroup
-from prunekit.graph.surgery import apply
 from prunekit.graph.template import Template
 from prunekit.graph.values import Pool, Shapes, Weights, random_inputs
 from prunekit.graph.weightless import weightless
 
-__all__ = ["Offence", "Trial"]
+__all__ = ["ALL", "OF_COPIES", "OF_SHAPES", "Offence", "Trial"]
 
-_ROUNDS = ("unequal", "equal", "first", "last")
-"""Random widths that differ; widths as equal as can be; one step everywhere, at the front; random widths, also at the end."""
-_ROUNDS_OF_SHAPES = ("unequal", "equal")
+_ROUNDS = ("unequal", "equal", "first", "last", "front", "back")
+"""Random widths that differ; widths as equal as can be; one step everywhere, at the front; random widths, also at the end; the
+first two again, where the first channel goes, and the last."""
+ALL = _ROUNDS[:4]
+OF_SHAPES = _ROUNDS[:1]
+OF_COPIES = _ROUNDS[4:]
+"""Copies of large networks, of whose few channels each round takes many."""
+
+_REACH = (4, 24)
+"""How many calls before a fault, of which nobody knows the channels, may have to do with it; after that it may be any."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -64,12 +71,13 @@ class Trial:
     """Prunes a network's channel groups for trial.
 
     Args:
-        model: the network, unchanged.
+        model: the network. It is run, so it should be a copy that nobody else uses; its tensors may be shared.
         graph: its channel groups.
         channels: what was read off its forward pass.
         inputs: arguments of one forward pass, by name or by place.
         deadline: when to give up.
-        with_values: False for a network and inputs without values: only shapes are compared, and which functions are called.
+        rounds: which widths are tried. For :data:`OF_SHAPES`, network and inputs have no values: only shapes are compared, and
+            which functions are called.
 
     ``scaled`` has, by group, the tensors that seem to be divided by the root of its width.
     """
@@ -81,15 +89,17 @@ class Trial:
         channels: Channels,
         inputs: Inputs,
         deadline: Deadline,
-        with_values: bool = True,
+        rounds: Sequence[str] = ALL,
     ) -> None:
-        self.graph, self.channels, self.deadline, self.with_values = graph, channels, deadline, with_values
+        self.graph, self.channels, self.deadline, self.rounds = graph, channels, deadline, rounds
+        self.with_values = with_values = rounds is not OF_SHAPES
         self._components = {found.name: found.components for found in channels.found}
-        self.full = apply(model, graph, PruningPlan({}, graph.fingerprint), share=True)
+        self.full = model
         self.own_inputs, self.inputs = inputs, random_inputs(inputs) if with_values else inputs
         self.scaled: dict[str, set[str]] = {}
         self.pool: Pool | Shapes = Pool(self.full) if with_values else Shapes()
         self.template = Template(self.full, graph)
+        self._known_widths: dict[str, dict[str, int]] = {}
         self._recording: Recording | None = None
 
     def offences(self) -> dict[str, Offence]:
@@ -105,7 +115,7 @@ class Trial:
     def _offences(self) -> dict[str, Offence]:
         good = [group for group in self.graph if len(group.widths) > 1]
         found: dict[str, Offence] = {}
-        for kind in _ROUNDS if self.with_values else _ROUNDS_OF_SHAPES:
+        for kind in self.rounds:
             while good:
                 wrong = self._wrong(good, kind)
                 if not wrong:
@@ -126,17 +136,60 @@ class Trial:
                 alone.setdefault(names[0], self._offence(fault, groups, kind))
         if alone:
             return alone
-        suspects = [group for group in groups if group.name in self._suspects(faults[0], groups)]
-        if not suspects or len(suspects) == len(groups) or not self._faults(suspects, kind):
-            suspects = list(groups)
-        least = _smallest(lambda some: bool(self._faults(some, kind)), [], suspects)
-        reasons = self._faults(least, kind)
-        together = tuple(group.name for group in least)
-        offence = self._offence((reasons or faults)[0], least, kind)
-        return {name: replace(offence, others=tuple(n for n in together if n != name)) for name in together}
+        together: dict[str, Offence] = {}
+        for least, fault in self._least(faults, groups, kind):
+            members = [group.name for group in least]
+            offence = self._offence(fault, least, kind)
+            together |= {name: replace(offence, others=tuple(n for n in members if n != name)) for name in members}
+        return together
+
+    def _least(
+        self, faults: Sequence[Fault], groups: Sequence[ChannelGroup], kind: str
+    ) -> list[tuple[list[ChannelGroup], Fault]]:
+        """Smallest sets of groups that fail together, each with what goes wrong then; at least one."""
+        sets: list[list[ChannelGroup]] = []
+        for reach in _REACH:
+            sets = self._apart(faults, groups, reach)
+            failing = self._failing(dict(enumerate(sets)), kind)
+            sets = [some for place, some in enumerate(sets) if place in failing]
+            if sets:
+                break
+        sets = sets or [list(groups)]
+        least = smallest_sets(sets, lambda asked: set(self._failing(asked, kind)))
+        reasons = self._failing(dict(enumerate(least)), kind)
+        return [(some, reasons.get(place, faults[0])) for place, some in enumerate(least)]
+
+    def _apart(self, faults: Sequence[Fault], groups: Sequence[ChannelGroup], reach: int) -> list[list[ChannelGroup]]:
+        """The suspects of each fault whose suspects are no other's."""
+        sets: list[list[ChannelGroup]] = []
+        for fault in faults:
+            names = set(self._suspects(fault, groups, reach))
+            some = [group for group in groups if group.name in names]
+            if some and not any(group in other for group in some for other in sets):
+                sets.append(some)
+        return sets
+
+    def _failing(self, asked: Mapping[int, list[ChannelGroup]], kind: str) -> dict[int, Fault]:
+        """Which of some sets of groups fail, and how: in one pass of all as far as it tells, the others each by itself."""
+        known: dict[int, Fault] = {}
+        if len(asked) > 1:
+            everything = [group for some in asked.values() for group in some]
+            owner = {group.name: place for place, some in asked.items() for group in some}
+            faults = self._faults(everything, kind)
+            owners = [{owner[name] for name in self._suspects(fault, everything)} for fault in faults]
+            for fault, places in zip(faults, owners, strict=True):
+                if len(places) == 1:
+                    known.setdefault(next(iter(places)), fault)
+            if all(places & set(known) for places in owners):
+                return known
+        for place, some in asked.items():
+            found = [] if place in known else self._faults(some, kind)
+            if found:
+                known[place] = found[0]
+        return known
 
     def _offence(self, fault: Fault, groups: Sequence[ChannelGroup], kind: str) -> Offence:
-        widths = tuple((group.name, width) for group, width in zip(groups, _widths(groups, kind), strict=True))
+        widths = tuple((group.name, self._widths(kind)[group.name]) for group in groups)
         calls = self.channels.calls[max(fault.call - 8, 0) : fault.call + 1]
         near: list[str] = []
         for call in reversed(calls):
@@ -149,11 +202,11 @@ class Trial:
         components = np.unique(self.channels.component[ids])
         return [group.name for group in groups if np.isin(self._components[group.name], components).any()]
 
-    def _suspects(self, fault: Fault, groups: Sequence[ChannelGroup]) -> list[str]:
-        """Groups that have to do with a fault: with the call itself, or with those around it."""
+    def _suspects(self, fault: Fault, groups: Sequence[ChannelGroup], reach: int = _REACH[0]) -> list[str]:
+        """Groups that have to do with a fault: with the call itself, or with those just before it."""
         if len(fault.ids):
             return self._names(fault.ids, groups)
-        calls = self.channels.calls[max(fault.call - 4, 0) : fault.call + 1]
+        calls = self.channels.calls[max(fault.call - reach, 0) : fault.call + 1]
         return self._names(visible(labels for call in calls for labels in (*call.before, *call.after)), groups)
 
     def _faults(self, groups: Sequence[ChannelGroup], kind: str) -> list[Fault]:
@@ -166,11 +219,8 @@ class Trial:
         return faults
 
     def _run(self, groups: Sequence[ChannelGroup], kind: str) -> tuple[list[Fault], bool]:
-        rng = np.random.default_rng(_ROUNDS.index(kind))
-        kept = {
-            group.name: group.select(_scores(group, kind, rng), width)
-            for group, width in zip(groups, _widths(groups, kind), strict=True)
-        }
+        widths = self._widths(kind)
+        kept = {group.name: group.select(self._scores(group, kind), widths[group.name]) for group in groups}
         plan = PruningPlan({name: tuple(c.tolist()) for name, c in kept.items()}, self.graph.fingerprint)
         weights = Weights(self.full, self.graph, self.pool, self.template)
         try:
@@ -191,8 +241,24 @@ class Trial:
         step = Lockstep(recording, cutter, statistics, weights, self.deadline)
         faults = step.run(pruned, self.inputs)
         if faults:
-            self._note_scaled(step.scaled, dict(zip(groups, _widths(groups, kind), strict=True)))
+            self._note_scaled(step.scaled, {group: widths[group.name] for group in groups})
         return faults, True
+
+    def _widths(self, kind: str) -> dict[str, int]:
+        """The width of every group on trial: the same whichever of them shrink."""
+        if kind not in self._known_widths:
+            groups = [group for group in self.graph if len(group.widths) > 1]
+            self._known_widths[kind] = dict(zip((group.name for group in groups), _widths(groups, kind), strict=True))
+        return self._known_widths[kind]
+
+    def _scores(self, group: ChannelGroup, kind: str) -> np.ndarray:
+        """Who stays: what comes last, or surely not what comes last, or first."""
+        if kind == "first":
+            return np.asarray(np.arange(group.size) / group.size)
+        scores = np.random.default_rng([_ROUNDS.index(kind), self.graph.index[group.name]]).random(group.size)
+        scores[-1] -= kind in ("last", "back")
+        scores[0] -= kind == "front"
+        return scores
 
     def _recorded(self, weights: Weights, cutter: Cutter) -> Recording:
         """What the full network does; without values, what is silenced makes no difference.
@@ -236,13 +302,6 @@ class Trial:
         return gone[component], scale
 
 
-def _scores(group: ChannelGroup, kind: str, rng: np.random.Generator) -> np.ndarray:
-    """Who stays: in the first round what comes last, in the last one surely not what comes last."""
-    scores = np.arange(group.size) / group.size if kind == "first" else rng.random(group.size)
-    scores[-1] -= kind == "last"
-    return np.asarray(scores)
-
-
 def _widths(groups: Sequence[ChannelGroup], kind: str) -> list[int]:
     """A width for every group.
 
@@ -251,7 +310,7 @@ def _widths(groups: Sequence[ChannelGroup], kind: str) -> list[int]:
     """
     if kind == "first":
         return [int(group.widths[1]) for group in groups]
-    if kind == "equal":
+    if kind in ("equal", "back"):
         return _equal_widths(groups)
     rng, widths = np.random.default_rng(_ROUNDS.index(kind)), list[int]()
     for group in groups:
@@ -270,18 +329,3 @@ def _equal_widths(groups: Sequence[ChannelGroup]) -> list[int]:
         below = group.widths[1:][group.widths[1:] <= common]
         widths.append(int(below[0] if len(below) else group.widths[-1]))
     return widths
-
-
-def _smallest(
-    fails: Callable[[list[ChannelGroup]], bool], others: list[ChannelGroup], groups: list[ChannelGroup]
-) -> list[ChannelGroup]:
-    """A smallest set that fails together with others, of a set that does (QuickXplain, Junker 2004)."""
-    if len(groups) == 1:
-        return groups
-    a, b = groups[: len(groups) // 2], groups[len(groups) // 2 :]
-    if fails(others + a):
-        return _smallest(fails, others, a)
-    if fails(others + b):
-        return _smallest(fails, others, b)
-    left = _smallest(fails, others + b, a)
-    return left + _smallest(fails, others + left, b)

@@ -4,12 +4,11 @@ Nothing is computed and nothing is stored, so a pass takes as long for a large n
 depend on weights or inputs keep their values: positions, indices and masks decide which channels are picked.
 """
 
-import copy
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import chain
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 import torch.nn.functional as F
@@ -18,10 +17,13 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map
 
+from prunekit.graph.hollow import hollow_result
 from prunekit.graph.running import Inputs
-from prunekit.graph.surgery import all_tensors, put
+from prunekit.graph.surgery import all_tensors, put, structure
 
-__all__ = ["LARGE", "hollow_inputs", "is_hollow", "is_large", "skeleton", "weightless"]
+__all__ = ["LARGE", "hollow", "hollow_inputs", "is_hollow", "is_large", "skeleton", "weightless", "without_values"]
+
+Result = TypeVar("Result")
 
 
 @dataclass
@@ -44,7 +46,7 @@ _CPU = torch.device("cpu")
 def skeleton(model: nn.Module) -> nn.Module:
     """A copy of a network without values, on the meta device; buffers of whole numbers keep theirs."""
     own = chain(model.named_parameters(), model.named_buffers())
-    clone = copy.deepcopy(model, {id(tensor): tensor for _, tensor in own})
+    clone = structure(model, (tensor for _, tensor in own))
     put(clone, {key: _hollow(tensor) for key, tensor in all_tensors(model).items()})
     return clone
 
@@ -55,9 +57,33 @@ def hollow_inputs(inputs: Inputs) -> Inputs:
     return made
 
 
+def hollow(model: nn.Module, inputs: Inputs) -> tuple[nn.Module, Inputs]:
+    """A copy of a network and its inputs, both without values, to be run within :func:`weightless`."""
+    return skeleton(model), hollow_inputs(inputs)
+
+
+def without_values(model: nn.Module, inputs: Inputs, run: Callable[[nn.Module, Inputs], Result]) -> Result | None:
+    """Run something without values where a network is large or has none; None where it is small, or needs its values.
+
+    Args:
+        model: the network; a copy of it is run.
+        inputs: of its forward pass.
+        run: is given the copy and its inputs.
+    """
+    if not is_large(model):
+        return None
+    try:
+        bare = hollow(model, inputs)
+        with weightless(), torch.random.fork_rng(devices=[]):
+            return run(*bare)
+    except Exception:  # it says why when it is run with values
+        return None
+
+
 def is_large(model: nn.Module) -> bool:
-    """Whether a network has so many parameters that it is better run without values where these do not matter."""
-    return sum(parameter.numel() for parameter in model.parameters()) > LARGE.parameters
+    """Whether a network has many parameters, or is on the meta device: better run without values where these do not matter."""
+    own = list(model.parameters())
+    return any(one.is_meta for one in own) or sum(one.numel() for one in own) > LARGE.parameters
 
 
 def is_hollow(inputs: Inputs) -> bool:
@@ -97,7 +123,8 @@ class _Meeting(TorchDispatchMode):
         if device is not None:
             kwargs = {**kwargs, "device": _META}
         if all(tensor.is_meta for tensor in given):
-            return func(*args, **kwargs)
+            known = hollow_result(func, args, kwargs)
+            return func(*args, **kwargs) if known is NotImplemented else known
         bare_args, bare_kwargs = tree_map(_bare, (args, kwargs))
         out = func(*bare_args, **bare_kwargs)
         if out is not None and given and out is bare_args[0]:  # it writes into a tensor that has values

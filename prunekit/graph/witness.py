@@ -18,7 +18,7 @@ from prunekit.graph.constraints import Declared
 from prunekit.graph.declared import as_layers
 from prunekit.graph.faults import text_of
 from prunekit.graph.running import Inputs, run_once
-from prunekit.graph.weightless import hollow_inputs, is_large, skeleton, weightless
+from prunekit.graph.weightless import without_values
 
 __all__ = ["Witness"]
 
@@ -44,7 +44,7 @@ class Witness:
             GraphError: it does not run, or calls something else.
         """
         with as_layers(model, self.declare):
-            if is_large(model) and self._calls_without_values(model) == [name for name, _ in self.calls]:
+            if without_values(model, self.inputs, _calls) == [name for name, _ in self.calls]:
                 return
             self._check_calls(model)
 
@@ -72,17 +72,6 @@ class Witness:
                 "the full network ends; choose other widths."
             )
 
-    def _calls_without_values(self, model: nn.Module) -> list[str]:
-        """What a network calls when it is run without values; nothing where it needs them."""
-        names = _Names()
-        try:
-            bare, inputs = skeleton(model), hollow_inputs(self.inputs)
-            with weightless(), torch.random.fork_rng(devices=[]), names:
-                run_once(bare, inputs)
-        except Exception:  # it says why when it is run with values
-            return []
-        return names.found
-
     def inputs_of(self, model: nn.Module) -> Inputs:
         """The inputs on the device of a network, in its precision if it has changed."""
         known = next((t for t in (*model.parameters(), *model.buffers()) if t.is_floating_point()), None)
@@ -93,6 +82,14 @@ class Witness:
             lambda value: value.to(known.device) if isinstance(value, Tensor) else value, self.inputs
         )
         return moved
+
+
+def _calls(model: nn.Module, inputs: Inputs) -> list[str]:
+    """What a network calls."""
+    names = _Names()
+    with names:
+        run_once(model, inputs)
+    return names.found
 
 
 class _Names(TorchFunctionMode):

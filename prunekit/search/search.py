@@ -2,7 +2,6 @@
 
 import hashlib
 from collections.abc import Mapping
-from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar, get_args
@@ -14,11 +13,10 @@ from torch import nn
 import prunekit
 from prunekit._files import json_hash
 from prunekit._types import FloatArray
-from prunekit.cost import CostModel, LatencyModel, MacCount, count_macs
+from prunekit.cost import CostModel, LatencyModel
+from prunekit.cost.counter import count_by_shapes
 from prunekit.errors import GraphError, InputError
 from prunekit.graph import ChannelGraph, PruningPlan, apply
-from prunekit.graph.running import Inputs
-from prunekit.graph.weightless import hollow_inputs, is_large, skeleton, weightless
 from prunekit.importance import Probe, Scores
 from prunekit.search import ranks
 from prunekit.search.endpoint import Endpoint
@@ -233,22 +231,12 @@ def _recount(model: nn.Module, graph: ChannelGraph, plan: PruningPlan, macs: int
     pruned = apply(model, graph, plan, share=True)
     if plan.kept:
         graph.witness.check(pruned)
-    counted = _counted(pruned, graph.witness.inputs_of(pruned))
+    counted = count_by_shapes(pruned, graph.witness.inputs_of(pruned))
     if (counted.macs, counted.params) != (macs, params):
         raise GraphError(
             f"The pruned network costs {counted.macs:,} MACs and {counted.params:,} parameters; its plan says {macs:,} and "
             f"{params:,}. This is a defect of prunekit."
         )
-
-
-def _counted(pruned: nn.Module, inputs: Inputs) -> MacCount:
-    """MACs of one forward pass, without values where a network is large and runs without."""
-    if is_large(pruned):
-        with suppress(Exception):  # it needs values
-            bare, bare_inputs = skeleton(pruned), hollow_inputs(inputs)
-            with weightless():
-                return count_macs(bare, bare_inputs)
-    return count_macs(pruned, inputs)
 
 
 def _journal(path: Path | None, key: str) -> Journal:

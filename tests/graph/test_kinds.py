@@ -11,6 +11,7 @@ from torch.nn.attention.flex_attention import flex_attention
 from prunekit.cost import CostModel, count_macs
 from prunekit.errors import GraphError
 from prunekit.graph import PruningPlan, apply, trace
+from prunekit.graph.deadline import Deadline
 from prunekit.graph.running import run_once
 
 
@@ -334,6 +335,13 @@ class Merged(nn.Module):
 def test_a_reshape_by_the_width_of_the_residual_ties_heads_to_it():
     graph = pruned_as_silenced(Merged, 1, 6, 5)
     assert {"into", "qkv", "proj"} <= made(graph), graph.left_whole
+
+
+def test_where_time_runs_short_groups_are_left_whole_and_that_is_no_error(monkeypatch):
+    monkeypatch.setattr(Deadline, "is_early", lambda _: False)
+    graph = trace(seeded(Merged), (torch.randn(1, 6, 5),))
+    assert any("reshape" in reason for reason in graph.left_whole.values())
+    assert not {"into", "qkv", "proj"} <= made(graph)
 
 
 class Unit(nn.Module):

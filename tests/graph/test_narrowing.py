@@ -14,7 +14,7 @@ from test_flow import PRUNABLE, UNSAFE, check, sequence
 from test_kinds import Deep, Positions, Remembered, pruned_as_silenced, seeded, skipping
 from torch import nn
 
-from prunekit.cost import count_macs
+from prunekit.cost import CostModel, count_macs
 from prunekit.graph import trace
 from prunekit.graph.running import run_once
 from prunekit.graph.weightless import LARGE, hollow_inputs, skeleton, weightless
@@ -117,12 +117,15 @@ def test_a_pass_without_values_makes_the_same_calls_and_keeps_shapes():
     assert counted == count_macs(model, inputs)
 
 
-@pytest.mark.usefixtures("all_are_large")
-def test_networks_of_the_meta_device_are_traced():
+@pytest.mark.parametrize("device", ["meta", "cpu"])
+def test_networks_of_the_meta_device_are_traced_and_counted(device):
+    """However small they are, and wherever their inputs are."""
     with torch.device("meta"):
         net = nn.Sequential(nn.Conv2d(3, 32, 1), nn.GroupNorm(4, 32), nn.SiLU(), nn.Conv2d(32, 3, 1))
-    graph = trace(net, (torch.empty(1, 3, 4, 4, device="meta"),))
+    inputs = (torch.zeros(1, 3, 4, 4, device=device),)
+    graph = trace(net, inputs)
     assert set(graph.index) == {"0"}
+    assert CostModel.of(net, graph, inputs).macs(graph.full_widths) == 2 * 16 * 3 * 32
 
 
 @pytest.mark.usefixtures("all_are_large")
