@@ -130,7 +130,7 @@ def test_how_often_a_training_is_saved_changes_no_stage(tmp_path):
 
     keys = []
     for changes in ({}, {"finetune__train__checkpoint_minutes": 9.0}, {"finetune__train__ema_decay": 0.9}):
-        run = Run(micro(**changes), tmp_path)
+        run = Run(micro(prune__width_multiples=1, **changes), tmp_path)
         for name in ("importance", "allocate"):
             run._planned(name, {}, [], dict)
         keys.append([stage.key for stage in run._specialist(0)])
