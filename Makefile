@@ -7,7 +7,7 @@ WORKERS ?= 2
 # tests/conftest.py says which worker gets which test; processes that tests start find bytecode
 PYTEST := PYTHONDONTWRITEBYTECODE= OMP_NUM_THREADS=1 $(BIN)/pytest -n $(WORKERS)
 
-.PHONY: demo test test-all check format reports clean
+.PHONY: demo test test-all slow-cases check format reports clean
 
 demo: $(VENV)/.installed ## run the main job on the embedded digits
 	$(BIN)/prunekit demo --output demo
@@ -17,6 +17,10 @@ test: $(VENV)/.installed-test ## the fast tests: every kind of behaviour
 
 test-all: $(VENV)/.installed-test ## all tests: also kills, other people's networks, several processes, the browser, more examples
 	$(PYTEST) --hypothesis-profile thorough
+
+slow-cases: $(VENV)/.installed-test ## list anew what `make test` leaves out, by what tests take on this machine
+	$(PYTEST) --junitxml .pytest_cache/times.xml
+	$(BIN)/python tests/slow_cases.py .pytest_cache/times.xml
 
 check: $(VENV)/.installed-test ## format, lint, types, floors
 	$(BIN)/ruff format --check .

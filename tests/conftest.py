@@ -10,6 +10,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import hypothesis
 import pytest
+import slow_cases
 from benches import Bench
 from networks import NETWORKS
 from xdist.scheduler import LoadScopeScheduling
@@ -51,10 +52,11 @@ def bench():
 
 @pytest.hookimpl(tryfirst=True)  # before ``-m "not slow"`` looks
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark the cases of parametrized tests as slow that ``slow_but`` and ``slow_cases`` speak of."""
+    """Mark as slow what is listed, and the cases of parametrized tests that ``slow_but`` and ``slow_cases`` speak of."""
+    slow = slow_cases.listed()
     for item in items:
         but, cases = item.get_closest_marker("slow_but"), item.get_closest_marker("slow_cases")
-        if (but and not _is_among(item, but.args)) or (cases and _is_among(item, cases.args)):
+        if (but and not _is_among(item, but.args)) or (cases and _is_among(item, cases.args)) or item.nodeid in slow:
             item.add_marker(pytest.mark.slow)
 
 
