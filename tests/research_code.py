@@ -1,8 +1,8 @@
 """Small networks in the manner of more research code, at the depth of the real ones; written from descriptions of their blocks.
 
-Of guided-diffusion and of EDM, the ladders here are as deep as published models, made of the blocks of :mod:`manners`. In the manner
-of score_sde: linear layers applied by ``einsum`` over (in, out) weights, fixed low-pass filters over a reshaped batch, shortcuts
-chosen by remembered widths. Of DDIM (and Diff-Pruning): attention that is reshaped by its queries' width. Of EDM2: weights that are
+Of guided-diffusion and of EDM, the ladders here are as deep as published models, made of the blocks of :mod:`manners`. In the
+manner of score_sde: linear layers applied by ``einsum`` over (in, out) weights, fixed low-pass filters over a reshaped
+batch, shortcuts chosen by remembered widths. Of DDIM (and Diff-Pruning): attention that is reshaped by its queries' width. Of EDM2: weights that are
 normalised where they are used, sums and concatenations that preserve magnitude. Of U-ViT: long skips through linear layers.
 """
 
@@ -11,14 +11,24 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
-from manners import AttentionBlock, EdmConv, EdmLinear, EdmNorm, FoldedAttention, Resample, ResBlock, UNetBlock, sinusoid
+from manners import (
+    AttentionBlock,
+    EdmConv,
+    EdmLinear,
+    EdmNorm,
+    FoldedAttention,
+    Resample,
+    ResBlock,
+    UNetBlock,
+    sinusoid,
+)
 from torch import Tensor, nn
 
 
 class GuidedLadder(nn.Module):
     """Four resolutions of two blocks, attention at the lowest two."""
 
-    def __init__(
+    def __init__(  # noqa: C901 - one ladder, read from top to bottom
         self,
         width: int = 16,
         multiples: tuple[int, ...] = (1, 2, 2, 2),
@@ -382,7 +392,13 @@ class MpConv(nn.Module):
 
 class MpBlock(nn.Module):
     def __init__(
-        self, in_channels: int, out_channels: int, emb: int, flavor: str, resample: str = "keep", attention: bool = False
+        self,
+        in_channels: int,
+        out_channels: int,
+        emb: int,
+        flavor: str,
+        resample: str = "keep",
+        attention: bool = False,
     ) -> None:
         super().__init__()
         self.out_channels, self.flavor, self.resample_mode = out_channels, flavor, resample
@@ -469,7 +485,11 @@ class ViTBlock(nn.Module):
     def __init__(self, width: int, heads: int, skip: bool, fused: bool) -> None:
         super().__init__()
         self.num_heads, self.fused, self.scale = heads, fused, (width // heads) ** -0.5
-        self.norm1, self.qkv, self.proj = nn.LayerNorm(width), nn.Linear(width, 3 * width, bias=False), nn.Linear(width, width)
+        self.norm1, self.qkv, self.proj = (
+            nn.LayerNorm(width),
+            nn.Linear(width, 3 * width, bias=False),
+            nn.Linear(width, width),
+        )
         self.norm2, self.fc1, self.fc2 = nn.LayerNorm(width), nn.Linear(width, 4 * width), nn.Linear(4 * width, width)
         self.skip_linear = nn.Linear(2 * width, width) if skip else None
 

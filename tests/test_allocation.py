@@ -292,7 +292,7 @@ def test_the_budget_is_a_mean_over_evaluations_not_steps():
         ("euler", 1001, "expected 1 … 1000"),
         ("nonsense", 10, "Unknown sampler 'nonsense'; expected one of ddim"),
         ("pndm", 3, "3 steps"),
-        ("FlowMatchEulerDiscreteScheduler", 10, "does not take a schedule of betas"),
+        ("FlowMatchEulerDiscreteScheduler", 10, "is for flow matching, and the network is not"),
     ],
 )
 def test_a_sampler_that_cannot_do_it_is_refused(sampler, steps, message):

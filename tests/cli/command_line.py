@@ -41,8 +41,9 @@ class Typed:
 
     @property
     def sentence(self) -> str:
-        """The one line of standard error, without the empty ones that a progress bar leaves."""
-        (line,) = [line for line in self.err.splitlines() if line.strip()]
+        """The one line of standard error, without the empty ones that a progress bar leaves and what is told of the base."""
+        told = "does not say its noise schedule and prediction type"
+        (line,) = [line for line in self.err.splitlines() if line.strip() and told not in line]
         return line
 
 

@@ -73,6 +73,7 @@ def test_whatever_target_some_widths_meet_is_met(middling, at, tolerance):
         assert found.graph is asked.graph
 
 
+@pytest.mark.slow
 def test_few_groups_give_way_where_multiples_are_too_coarse():
     _, graph, cost = chain(*[64] * 8)
     asked = problem(default_multiples(graph), cost, 0.707)
