@@ -1,6 +1,6 @@
 """Folders of weights: diffusers' models and pipelines, and the ``checkpoint-N`` folders of training scripts."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -33,6 +33,25 @@ class _Place:
     note: str = ""
 
 
+@dataclass(frozen=True, eq=False)
+class _Found:
+    """A network's parts on disk.
+
+    Args:
+        place: its folder.
+        config: its architecture.
+        files: its weights.
+        content: what these hold, maybe with an average beside them.
+        ema: whether they are known to be a moving average.
+    """
+
+    place: _Place
+    config: FoundConfig
+    files: WeightFiles
+    content: Mapping[Any, Any]
+    ema: bool = False
+
+
 def load_folder(folder: Path, provenance: JsonDict, asked: Asked) -> Base:
     """Read a network's folder, a pipeline's, or a training script's ``checkpoint-N``.
 
@@ -49,7 +68,7 @@ def load_folder(folder: Path, provenance: JsonDict, asked: Asked) -> Base:
             f"{place.folder} has EMA weights; leave --weights raw out, or give the folder of the raw ones."
         )
     files = weight_files(place.folder, (*DIFFUSERS, *ACCELERATE), None if ema else asked.weights)
-    return _loaded(folder, place, config, files, files.read(), provenance, asked, ema)
+    return _loaded(folder, _Found(place, config, files, files.read(), ema), provenance, asked)
 
 
 def is_weights_folder(folder: Path) -> bool:
@@ -82,22 +101,15 @@ def load_weights_folder(folder: Path, config: JsonDict, provenance: JsonDict, as
             continue
         if "shadow_params" in held:
             content[path.name.replace(".", "-")] = {"shadow_params": held["shadow_params"]}
-    return _loaded(folder, _Place(folder), found_config(config), files, content, provenance, asked, ema=False)
+    return _loaded(folder, _Found(_Place(folder), found_config(config), files, content), provenance, asked)
 
 
-def _loaded(
-    folder: Path,
-    place: _Place,
-    config: FoundConfig,
-    files: WeightFiles,
-    content: Any,
-    provenance: JsonDict,
-    asked: Asked,
-    ema: bool,
-) -> Base:
-    spec, averaged = config.spec, ema or bool(files.ema)
-    skeleton = spec.skeleton(shapes_within(content, place.folder))
-    weights = fitting(content, Target.of(skeleton, spec.class_name), place.folder, asked.weights, averaged)
+def _loaded(folder: Path, found: _Found, provenance: JsonDict, asked: Asked) -> Base:
+    place, config, files = found.place, found.config, found.files
+    spec, averaged = config.spec, found.ema or bool(files.ema)
+    skeleton = spec.skeleton(shapes_within(found.content, place.folder))
+    target = Target.of(skeleton, spec.class_name)
+    weights = fitting(found.content, target, place.folder, asked.weights, averaged)
     model = spec.build()
     model.load_state_dict(weights.state)
     schedule, prediction, notes = asked.completed(_task(folder, place.folder, asked), folder)

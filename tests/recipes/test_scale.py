@@ -16,7 +16,6 @@ from prunekit.pipeline.estimating import Estimate, Machine, estimate
 from prunekit.pipeline.images import check_images, classes_for
 from prunekit.pipeline.stages import Bench, seeded_weights
 from prunekit.recipe import Recipe, load_recipe
-from prunekit.schedule import NoiseSchedule
 from prunekit.training import DenoisingObjective, timestep_sampler, train
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -103,7 +102,7 @@ def test_a_narrow_version_is_traced_counted_and_can_be_pruned(name: str) -> None
     recipe = load_recipe(path_of(name))
     spec = ModelSpec(spec_of(recipe).class_name, {**spec_of(recipe).config, **NARROW[name]})
     with seeded_weights(0):
-        base = Base(spec.build().eval(), spec, NoiseSchedule.from_config(recipe.base.noise_schedule))
+        base = Base(spec.build().eval(), spec, recipe.base.schedule)
     assert recipe.prune is not None
     bench = Bench.of(
         base, recipe.prune.norm_mode, recipe.prune.head_mode
@@ -123,7 +122,7 @@ def test_one_step_of_the_recipes_own_model(name: str) -> None:
     options = replace(
         options, steps=1, batch_size=1, gradient_accumulation_steps=1, warmup_steps=0, mixed_precision="no", log_every=1
     )
-    data, schedule = data_for(recipe).train, NoiseSchedule.from_config(recipe.base.noise_schedule)
+    data, schedule = data_for(recipe).train, recipe.base.schedule
     objective = DenoisingObjective(
         data.images, schedule, recipe.base.prediction_type, classes_for(data, spec, options.label_dropout)
     )
