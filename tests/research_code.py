@@ -1,9 +1,10 @@
 """Small networks in the manner of more research code, at the depth of the real ones; written from descriptions of their blocks.
 
-Of guided-diffusion and of EDM, the ladders here are as deep as published models, made of the blocks of :mod:`manners`. In the
-manner of score_sde: linear layers applied by ``einsum`` over (in, out) weights, fixed low-pass filters over a reshaped batch,
-shortcuts chosen by remembered widths. Of DDIM (and Diff-Pruning): attention that is reshaped by its queries' width. Of EDM2: weights
-that are normalised where they are used, sums and concatenations that preserve magnitude. Of U-ViT: long skips through linear layers.
+Of guided-diffusion and of EDM, the ladders here are as deep as published models, made of the blocks of :mod:`manners`. In
+the manner of score_sde: linear layers applied by ``einsum`` over (in, out) weights, fixed low-pass filters over a reshaped
+batch, shortcuts chosen by remembered widths. Of DDIM (and Diff-Pruning): attention that is reshaped by its queries' width.
+Of EDM2: weights that are normalised where they are used, sums and concatenations that preserve magnitude. Of U-ViT: long
+skips through linear layers.
 """
 
 from typing import Any

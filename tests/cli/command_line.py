@@ -4,6 +4,7 @@ import contextlib
 import hashlib
 import io
 import json
+import re
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -41,9 +42,9 @@ class Typed:
 
     @property
     def sentence(self) -> str:
-        """The one line of standard error, without the empty ones that a progress bar leaves and what is told of the base."""
-        told = "does not say its noise schedule and prediction type"
-        (line,) = [line for line in self.err.splitlines() if line.strip() and told not in line]
+        """The one line of standard error, without what is told of the base and, on a busy machine, of the progress."""
+        told = re.compile(r"does not say its noise schedule and prediction type|s so far\)")
+        (line,) = [line for line in self.err.splitlines() if line.strip() and not told.search(line)]
         return line
 
 
