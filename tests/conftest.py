@@ -26,7 +26,7 @@ hypothesis.settings.register_profile("thorough", max_examples=100, deadline=None
 hypothesis.settings.load_profile("quick")
 
 MOST_SECONDS = 20.0
-"""Processor time that a test may take without the mark ``slow``; such tests take less than three on a quiet machine, up to three times that on a busy one."""
+"""Processor time that a test may take without the mark ``slow``; on a quiet machine they take less than three."""
 
 SHARED_IN_FOLDER = {
     "tests/cli": r"journey|typed_once",
