@@ -1,7 +1,7 @@
 """Which tests ``make test`` leaves out because of what they took in a whole run: ``slow_cases.txt``, made by ``make slow-cases``.
 
-A case is listed if it took more than a third of a second or so. The quickest case of every test function is kept if it took less
-than one, so that little is left out altogether. Tests that are known to be slow have the mark in their files instead.
+A case is listed if it took more than a fifth of a second or so. The quickest case of every test function is kept if it took less
+than 0.8 s, so that little is left out altogether. Tests that are known to be slow have the mark in their files instead.
 """
 
 import re
@@ -36,7 +36,7 @@ FIXTURES = {
     "tests/pipeline/test_unknown_pictures.py": "experts",
 }
 """Fixtures of ten seconds and more; the tests that use them are slow, too."""
-QUICK, QUICKEST = 0.3, 1.0  # seconds: of any case, and of the quickest case of a function
+QUICK, QUICKEST = 0.2, 0.8  # seconds: of any case, and of the quickest case of a function
 
 
 def listed() -> frozenset[str]:
