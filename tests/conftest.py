@@ -26,8 +26,7 @@ hypothesis.settings.register_profile("thorough", max_examples=100, deadline=None
 hypothesis.settings.load_profile("quick")
 
 MOST_SECONDS = 20.0
-"""Processor time that a test may take without the mark ``slow``; such tests take less than three on a quiet machine, up to
-three times that on a busy one."""
+"""Processor time that a test may take without the mark ``slow``; on a quiet machine they take less than three."""
 
 SHARED_IN_FOLDER = {
     "tests/cli": r"journey|typed_once",
@@ -57,8 +56,18 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     slow = slow_cases.listed()
     for item in items:
         but, cases = item.get_closest_marker("slow_but"), item.get_closest_marker("slow_cases")
-        if (but and not _is_among(item, but.args)) or (cases and _is_among(item, cases.args)) or item.nodeid in slow:
+        if (
+            (but and not _is_among(item, but.args))
+            or (cases and _is_among(item, cases.args))
+            or item.nodeid in slow
+            or _waits(item)
+        ):
             item.add_marker(pytest.mark.slow)
+
+
+def _waits(item: pytest.Item) -> bool:
+    """Whether a test uses an expensive fixture of its file."""
+    return slow_cases.FIXTURES.get(item.nodeid.split("::")[0]) in getattr(item, "fixturenames", ())
 
 
 def _is_among(item: pytest.Item, patterns: tuple[str, ...]) -> bool:

@@ -1,7 +1,7 @@
 """Which tests ``make test`` leaves out because of what they took in a whole run: ``slow_cases.txt``, made by ``make slow-cases``.
 
-A case is listed if it took more than half a second or so. The quickest case of every test function is kept if it took less than
-one and a half, so that little is left out altogether. Tests that are known to be slow have the mark in their files instead.
+A case is listed if it took more than a fifth of a second or so. The quickest case of every test function is kept if it took less
+than 0.8 s, so that little is left out altogether. Tests that are known to be slow have the mark in their files instead.
 """
 
 import re
@@ -12,6 +12,10 @@ from pathlib import Path
 
 LIST = Path(__file__).with_name("slow_cases.txt")
 KEPT = (
+    "tests/test_slim.py::test_any_plan_comes_back_bit_equal",
+    "tests/importance/test_without_loss.py::test_criteria_without_a_loss_are_those_that_are_listed",
+    "tests/graph/test_flow.py::test_programs_of_operations_are_pruned_rightly",
+    "tests/cli/test_interrupts.py::test_the_command_that_goes_on_does_not_start_anew",
     "tests/cli/test_consistency_command.py::test_a_folder_with_figures_and_pictures_is_written",
     "tests/nets/test_experts.py::TestFiles::test_saving_and_loading_changes_no_bit",
     "tests/nets/test_experts.py::TestStockPipelines::test_are_served_and_give_the_images_of_our_own_loop",
@@ -23,7 +27,16 @@ KEPT = (
     "tests/test_slim.py::test_saving_and_loading_changes_no_bit",
 )
 """Functions whose quickest case stays in ``make test`` whatever it takes: nothing else there shows that behaviour."""
-QUICK, QUICKEST = 0.6, 1.5  # seconds: of any case, and of the quickest case of a function
+FIXTURES = {
+    "tests/cli/test_single_commands.py": "run_folder",
+    "tests/pipeline/test_conditions.py": "conditional",
+    "tests/pipeline/test_evidence_run.py": "ran",
+    "tests/pipeline/test_multistage.py": "folder",
+    "tests/pipeline/test_privacy.py": "home",
+    "tests/pipeline/test_unknown_pictures.py": "experts",
+}
+"""Fixtures of ten seconds and more; the tests that use them are slow, too."""
+QUICK, QUICKEST = 0.2, 0.8  # seconds: of any case, and of the quickest case of a function
 
 
 def listed() -> frozenset[str]:
