@@ -275,8 +275,29 @@ class UNetBlock(nn.Module):
         return x
 
 
-class EdmUNet(nn.Module):
-    """Two resolutions; the decoder takes a skip whenever a block remembers a wider input than it is given."""
+class EdmNetwork(nn.Module):
+    """What EDM's U-Nets do, however deep: the decoder takes a skip whenever a block remembers a wider input than it is given."""
+
+    def kept(self, skips: list[Tensor]) -> list[Tensor]:
+        """What the decoder takes of all that the encoder's blocks gave, the last first."""
+        return skips
+
+    def forward(self, x: Tensor, noise: Tensor) -> Tensor:
+        emb = F.silu(self.map1(F.silu(self.map0(sinusoid(noise, self.width)))))
+        skips = []
+        for block in self.enc.values():
+            x = block(x, emb) if isinstance(block, UNetBlock) else block(x)
+            skips.append(x)
+        skips = self.kept(skips)
+        for block in self.dec.values():
+            if x.shape[1] != block.in_channels:
+                x = torch.cat([x, skips.pop()], dim=1)
+            x = block(x, emb)
+        return self.out_conv(F.silu(self.out_norm(x)))
+
+
+class EdmUNet(EdmNetwork):
+    """Two resolutions, two skips."""
 
     def __init__(self, width: int = 8, heads: int = 2, adaptive: bool = True) -> None:
         super().__init__()
@@ -301,15 +322,5 @@ class EdmUNet(nn.Module):
         )
         self.out_norm, self.out_conv = EdmNorm(width), EdmConv(width, 3, 3)
 
-    def forward(self, x: Tensor, noise: Tensor) -> Tensor:
-        emb = F.silu(self.map1(F.silu(self.map0(sinusoid(noise, self.width)))))
-        skips = []
-        for block in self.enc.values():
-            x = block(x, emb) if isinstance(block, UNetBlock) else block(x)
-            skips.append(x)
-        kept = [skips[1], skips[3]]
-        for block in self.dec.values():
-            if x.shape[1] != block.in_channels:
-                x = torch.cat([x, kept.pop()], dim=1)
-            x = block(x, emb)
-        return self.out_conv(F.silu(self.out_norm(x)))
+    def kept(self, skips: list[Tensor]) -> list[Tensor]:
+        return [skips[1], skips[3]]

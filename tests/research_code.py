@@ -1,4 +1,4 @@
-"""Small networks in the manner of more research code, at the depth of the real ones; written from descriptions of their blocks.
+"""More small networks like those of research code, as deep as the real ones; written from descriptions of their blocks.
 
 Of guided-diffusion and of EDM, the ladders here are as deep as published models, made of the blocks of :mod:`manners`. In
 the manner of score_sde: linear layers applied by ``einsum`` over (in, out) weights, fixed low-pass filters over a reshaped
@@ -16,6 +16,7 @@ from manners import (
     AttentionBlock,
     EdmConv,
     EdmLinear,
+    EdmNetwork,
     EdmNorm,
     FoldedAttention,
     Resample,
@@ -98,7 +99,7 @@ class GuidedLadder(nn.Module):
         return self.out(h)
 
 
-class EdmLadder(nn.Module):
+class EdmLadder(EdmNetwork):
     """Four resolutions of two blocks; ``adaptive`` as in ADM's settings, otherwise as in those of DDPM++."""
 
     def __init__(
@@ -136,18 +137,6 @@ class EdmLadder(nn.Module):
                 )
                 now = multiple * width
         self.out_norm, self.out_conv = EdmNorm(now), EdmConv(now, 3, 3)
-
-    def forward(self, x: Tensor, noise: Tensor) -> Tensor:
-        emb = F.silu(self.map1(F.silu(self.map0(sinusoid(noise, self.width)))))
-        skips = []
-        for block in self.enc.values():
-            x = block(x, emb) if isinstance(block, UNetBlock) else block(x)
-            skips.append(x)
-        for block in self.dec.values():
-            if x.shape[1] != block.in_channels:
-                x = torch.cat([x, skips.pop()], dim=1)
-            x = block(x, emb)
-        return self.out_conv(F.silu(self.out_norm(x)))
 
 
 class Nin(nn.Module):

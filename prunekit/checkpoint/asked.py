@@ -10,18 +10,18 @@ from prunekit.checkpoint.scheduler import read_scheduler
 from prunekit.errors import InputError
 from prunekit.schedule import NoiseSchedule
 from prunekit.schedule.diffusers import BETA_KEYS
+from prunekit.schedule.noise import NAMED_KINDS
 
 __all__ = ["WEIGHTS", "Asked", "Task", "named_schedule"]
 
 WEIGHTS = ("ema", "raw")
 """Weights that can be asked for: an exponential moving average, or those that the optimizer left."""
-_KINDS = ("linear", "scaled_linear", "cosine", "sigmoid", "edm", "rectified_flow")
 _UNSAID = 1000  # training timesteps where nothing says their number
 
 
 @dataclass(frozen=True)
 class Task:
-    """What a network was trained for, as far as its files say.
+    """A network's noise schedule and prediction type, as far as its files say.
 
     Args:
         schedule: noise schedule; None where nothing says it.
@@ -126,14 +126,14 @@ def named_schedule(text: str, num_timesteps: int = _UNSAID) -> NoiseSchedule:
         4000
     """
     kind, _, count = text.partition(":")
-    if kind in _KINDS and (not count or count.isascii()) and (not count or count.isdigit()):
+    if kind in NAMED_KINDS and (not count or (count.isascii() and count.isdigit())):
         return NoiseSchedule.from_config({"kind": kind, "num_timesteps": int(count[:9]) if count else num_timesteps})
     path = Path(text)
     if path.is_dir() and (path / "scheduler_config.json").is_file():
         path /= "scheduler_config.json"
     if not path.is_file():
         raise InputError(
-            f"Unknown noise schedule {text[:80]!r}; expected one of {', '.join(_KINDS)}, one with its timesteps as in "
+            f"Unknown noise schedule {text[:80]!r}; expected one of {', '.join(NAMED_KINDS)}, one with its timesteps as in "
             "cosine:4000, or a scheduler_config.json."
         )
     config = read_json(path, infinities=True)

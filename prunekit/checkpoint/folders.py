@@ -17,11 +17,13 @@ from prunekit.checkpoint.weight_files import ACCELERATE, DIFFUSERS, WeightFiles,
 from prunekit.checkpoint.weights import fitting, shapes_within
 from prunekit.errors import FileFormatError, InputError, MissingFileError, UnsafeFileError
 
-__all__ = ["is_weights_folder", "load_folder", "load_weights_folder"]
+__all__ = ["NETWORKS", "SCHEDULERS", "is_weights_folder", "load_folder", "load_weights_folder"]
 
-_NETWORKS = ("unet", "transformer")
+NETWORKS = ("unet", "transformer")
+"""Folders of a pipeline that may have the network to prune."""
 _EMA = "_ema"
-_SCHEDULERS = ("scheduler/scheduler_config.json", "scheduler_config.json")
+SCHEDULERS = ("scheduler/scheduler_config.json", "scheduler_config.json")
+"""Where a scheduler's config may be, from a network's or a pipeline's folder."""
 
 
 @dataclass(frozen=True)
@@ -41,7 +43,7 @@ class _Found:
         place: its folder.
         config: its architecture.
         files: its weights.
-        content: what these hold, maybe with an average beside them.
+        content: their contents, possibly with a moving average.
         ema: whether they are known to be a moving average.
     """
 
@@ -80,7 +82,7 @@ def is_weights_folder(folder: Path) -> bool:
 
 
 def load_weights_folder(folder: Path, config: JsonDict, provenance: JsonDict, asked: Asked) -> Base:
-    """Read the weights that accelerate saved, of a network by its config; an average that it keeps beside them is preferred.
+    """Read weights that accelerate saved, for a network given by its config; a moving average in the folder is preferred.
 
     Raises:
         MissingFileError: a file is missing.
@@ -139,14 +141,14 @@ def _network(folder: Path, weights: str | None) -> _Place:
     """
     if (folder / "model_index.json").is_file():
         index = read_json(folder / "model_index.json", infinities=True)
-        name = next((key for key in _NETWORKS if key in index), None)
+        name = next((key for key in NETWORKS if key in index), None)
         if name is None:
             raise FileFormatError(f"The pipeline in {folder} has neither a unet nor a transformer to prune.")
         flat = not (folder / name).is_dir() and (folder / "config.json").is_file()  # as pipelines of 2022 were saved
         return _Place(folder) if flat else _of_two(folder / name, weights)
     if (folder / "config.json").is_file():
         return _alone(folder, weights)
-    for name in _NETWORKS:
+    for name in NETWORKS:
         if (folder / name / "config.json").is_file() or (folder / f"{name}{_EMA}" / "config.json").is_file():
             return _of_two(folder / name, weights)
     there = [path.name for path in sorted(folder.iterdir()) if _may_be_read(path)][:4]
@@ -155,7 +157,7 @@ def _network(folder: Path, weights: str | None) -> _Place:
 
 
 def _of_two(network: Path, weights: str | None) -> _Place:
-    """A network's folder inside another, or its average's beside it."""
+    """A network's folder inside another, or the folder of its moving average next to it."""
     averaged = network.with_name(network.name + _EMA)
     if not (averaged / "config.json").is_file():
         return _Place(network)
@@ -166,10 +168,10 @@ def _of_two(network: Path, weights: str | None) -> _Place:
 
 
 def _alone(folder: Path, weights: str | None) -> _Place:
-    """A network's folder that was named itself; where its average, or what it is the average of, lies beside it, a note says so."""
+    """A network's folder that was named directly; a note says whether its averaged or raw counterpart is next to it."""
     ema = folder.name.endswith(_EMA)
     twin = folder.with_name(folder.name.removesuffix(_EMA) if ema else folder.name + _EMA)
-    if folder.name.removesuffix(_EMA) not in _NETWORKS or not (twin / "config.json").is_file():
+    if folder.name.removesuffix(_EMA) not in NETWORKS or not (twin / "config.json").is_file():
         return _Place(folder, ema, f"Reading the EMA weights of {folder}." if ema else "")
     if weights is None:
         kinds = ("EMA", "raw") if ema else ("raw", "EMA")
@@ -191,7 +193,7 @@ def _task(folder: Path, network: Path, asked: Asked) -> Task:
         FileFormatError: its config is no scheduler's, or describes no noise schedule.
     """
     for place in _around(folder, network):
-        for name in _SCHEDULERS:
+        for name in SCHEDULERS:
             if (place / name).is_file():
                 try:
                     found = read_scheduler(place / name)
@@ -209,6 +211,6 @@ def _around(folder: Path, network: Path) -> Iterator[Path]:
     """Where a network's scheduler may be: in its folder, its pipeline's, and the one that a training script writes both to."""
     yield from dict.fromkeys((folder, network))
     place = folder.absolute()
-    while place.name.startswith("checkpoint-") or place.name.removesuffix(_EMA) in _NETWORKS:
+    while place.name.startswith("checkpoint-") or place.name.removesuffix(_EMA) in NETWORKS:
         place = place.parent
         yield place

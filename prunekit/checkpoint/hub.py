@@ -3,13 +3,15 @@
 import re
 from pathlib import Path
 
+from prunekit.checkpoint.folders import NETWORKS, SCHEDULERS
+from prunekit.checkpoint.weight_files import DIFFUSERS
 from prunekit.errors import MissingFileError
 
 __all__ = ["fetched", "is_hub_id"]
 
-_WEIGHTS = "diffusion_pytorch_model"
-_FOLDERS = ("", "unet/", "transformer/")
-_CONFIGS = ("model_index.json", "config.json", "scheduler_config.json", "scheduler/scheduler_config.json")
+(_WEIGHTS,) = DIFFUSERS
+_FOLDERS = ("", *(f"{name}/" for name in NETWORKS))
+_CONFIGS = ("model_index.json", *SCHEDULERS, *(f"{folder}config.json" for folder in _FOLDERS))
 _SUFFIXES = (".pt", ".pth", ".ckpt", ".bin", ".safetensors", ".json")
 
 
@@ -28,13 +30,12 @@ def fetched(hub_id: str) -> Path:
     """
     import huggingface_hub  # noqa: PLC0415 - only hub ids need it
 
-    configs = [*_CONFIGS, *(f"{folder}config.json" for folder in _FOLDERS if folder)]
     try:
         for suffix in ("safetensors", "bin"):
             wanted = [
                 f"{folder}{_WEIGHTS}*.{form}" for folder in _FOLDERS for form in (suffix, f"{suffix}.index*.json")
             ]
-            found = Path(huggingface_hub.snapshot_download(hub_id, allow_patterns=[*configs, *wanted]))
+            found = Path(huggingface_hub.snapshot_download(hub_id, allow_patterns=[*_CONFIGS, *wanted]))
             if any(any((found / folder).glob(f"{_WEIGHTS}*")) for folder in _FOLDERS):
                 break
     except Exception as error:  # its HTTP library's errors have changed their base from version to version

@@ -6,6 +6,7 @@
 - torch's ``AveragedModel``, which says so by its ``n_averaged``.
 """
 
+import math
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -52,7 +53,7 @@ class Target:
     @property
     def elements(self) -> int:
         """Numbers in all tensors."""
-        return sum(_size(shape) for shape in self.shapes.values())
+        return sum(math.prod(shape) for shape in self.shapes.values())
 
     def named(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """A state dict with the network's names in place of those that its tensors had in earlier versions of diffusers."""
@@ -143,7 +144,7 @@ def candidates(content: Mapping[Any, Any], target: Target) -> Iterator[Candidate
 
 
 def average_outside(content: Mapping[Any, Any], target: Target) -> str:
-    """Where a checkpoint has a moving average as large as the network, in whatever layout; empty where it has none."""
+    """Where a checkpoint has a moving average as large as the network, in any layout; empty if it has none."""
     found = {where: sum(tensor.numel() for tensor in tensors) for where, tensors in lists(content)}
     for part in parts(content):
         for key, tensor in part.tensors.items():
@@ -207,10 +208,3 @@ def _without_dots(part: Part, target: Target) -> Iterator[Candidate]:
 
 def _layout(part: Part) -> str:
     return "torch's AveragedModel" if "n_averaged" in part.tensors else ""
-
-
-def _size(shape: tuple[int, ...]) -> int:
-    size = 1
-    for side in shape:
-        size *= side
-    return size

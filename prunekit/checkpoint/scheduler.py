@@ -10,6 +10,7 @@ from prunekit._messages import one_line
 from prunekit._types import JsonDict
 from prunekit.checkpoint.bounds import check_schedule
 from prunekit.checkpoint.claims import checked_prediction
+from prunekit.checkpoint.scheduler_classes import ERRORS, is_stand_in, named_class
 from prunekit.errors import FileFormatError, InputError
 from prunekit.schedule import NoiseSchedule
 from prunekit.schedule.diffusers import is_flow
@@ -17,17 +18,6 @@ from prunekit.schedule.diffusers import is_flow
 __all__ = ["FoundScheduler", "read_scheduler"]
 
 _INSTEAD = "to read the network without it, give --noise-schedule and --prediction-type"
-_ERRORS = (
-    TypeError,
-    ValueError,
-    LookupError,
-    ArithmeticError,
-    AttributeError,
-    NotImplementedError,
-    RuntimeError,
-    ImportError,
-    MemoryError,
-)
 
 
 class FoundScheduler(NamedTuple):
@@ -61,7 +51,7 @@ def read_scheduler(path: Path) -> FoundScheduler:
     ignored = _unknown(scheduler_class, config)
     try:
         scheduler = scheduler_class.from_config({key: config[key] for key in config if key not in ignored})
-    except _ERRORS as error:
+    except ERRORS as error:
         raise FileFormatError(f"{path} is no config that {name} takes ({one_line(error)}); {_INSTEAD}.") from error
     default = "flow_prediction" if is_flow(name, config) else "epsilon"
     kind = checked_prediction(scheduler.config.get("prediction_type") or default, str(path))
@@ -78,8 +68,8 @@ def read_scheduler(path: Path) -> FoundScheduler:
 def _scheduler_class(name: str, path: Path) -> Any:
     import diffusers  # noqa: PLC0415 - takes seconds, and only diffusers folders need it
 
-    found: Any = getattr(diffusers, name, None) if name.endswith("Scheduler") else None
-    if type(found).__name__ == "DummyObject":  # stands for a class whose packages are missing, and has nothing else
+    found = named_class(name)
+    if is_stand_in(found):
         missing = [package for package in found._backends if importlib.util.find_spec(package) is None]
         why = (
             f"needs {', '.join(missing)}: install it"
@@ -87,7 +77,7 @@ def _scheduler_class(name: str, path: Path) -> Any:
             else f"diffusers {diffusers.__version__} does not have any more"
         )
         raise FileFormatError(f"{path} names {name}, which {why}, or {_INSTEAD}.")
-    if not hasattr(found, "from_config"):
+    if found is None:
         raise FileFormatError(
             f"{path} names {name[:80]!r}; expected a scheduler class of diffusers {diffusers.__version__}, or {_INSTEAD}."
         )
@@ -101,6 +91,6 @@ def _infinite(value: object) -> bool:
 def _unknown(scheduler_class: Any, config: JsonDict) -> list[str]:
     """Keys that neither the class nor a compatible one takes."""
     compatible = scheduler_class._get_compatibles() if scheduler_class.has_compatibles else []
-    classes = [one for one in (scheduler_class, *compatible) if type(one).__name__ != "DummyObject"]
+    classes = [one for one in (scheduler_class, *compatible) if not is_stand_in(one)]
     known = {key for one in classes for key in scheduler_class._get_init_keys(one)}
     return sorted(key for key in config if not key.startswith("_") and key not in known)

@@ -189,7 +189,7 @@ def _shard(name: str, suffix: str) -> re.Pattern[str]:
 
 
 def _weight_map(index: Path) -> dict[str, str]:
-    """File of every tensor, by an index; files are named, and lie beside it.
+    """The file of every tensor, from an index; all are in the index's own folder.
 
     Raises:
         FileFormatError: it is no index, or names a file elsewhere.

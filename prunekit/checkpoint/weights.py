@@ -55,7 +55,7 @@ def preferred(content: Mapping[Any, Any], path: Path) -> Weights:
         FileFormatError: there are no tensors, or not the plain ones of a state dict; or the moving average is a list, which only
             the network's parameters give names to.
     """
-    found = sorted((_unwrapped(part) for part in parts(content)), key=lambda part: _rank(part.where, part.ema))
+    found = _likeliest(content)
     listed = next(lists(content), None)
     if listed is not None and not any(part.ema for part in found):
         raise FileFormatError(
@@ -73,12 +73,11 @@ def shapes_within(content: Mapping[Any, Any], path: Path) -> dict[str, tuple[int
         FileFormatError: there are no tensors.
     """
     listed = next(lists(content), None)
-    named = any(True for _ in parts(content))
-    if listed is None or named:
-        found = sorted((_unwrapped(part) for part in parts(content)), key=lambda part: _rank(part.where, part.ema))
-        if not found:
-            raise FileFormatError(f"{path} holds no tensors; expected a state dict.")
+    found = _likeliest(content)
+    if found:
         return {key: tuple(tensor.shape) for key, tensor in found[0].inner.items()}
+    if listed is None:
+        raise FileFormatError(f"{path} holds no tensors; expected a state dict.")
     return {str(number): tuple(tensor.shape) for number, tensor in enumerate(listed[1])}
 
 
@@ -138,14 +137,18 @@ def _completed(one: Candidate, whole: list[Candidate], target: Target) -> Candid
 def _misfit(content: Mapping[Any, Any], found: list[Candidate], target: Target, path: Path) -> str:
     nearest = min(found, key=lambda one: (one.partial, _rank(one.where, one.ema)), default=None)
     if nearest is None or nearest.partial:
-        likely = min(
-            (_unwrapped(part) for part in parts(content)), key=lambda part: _rank(part.where, part.ema), default=None
-        )
-        if likely is None:
+        likeliest = _likeliest(content)
+        if not likeliest:
             return f"{path} holds no tensors that fit {target.network}; expected a state dict of it."
+        likely = likeliest[0]
         nearest = Candidate(likely.where, likely.ema, "", target.named(likely.inner))
     where = f" under {nearest.where}" if nearest.where else ""
     return f"The tensors of {path}{where} do not fit {target.network}: {differences(nearest.state, target.shapes)}."
+
+
+def _likeliest(content: Mapping[Any, Any]) -> list[Part]:
+    """The parts of a checkpoint without their wrappers' names, the one that is most likely the network's first."""
+    return sorted((_unwrapped(part) for part in parts(content)), key=lambda part: _rank(part.where, part.ema))
 
 
 def _rank(where: str, ema: bool) -> tuple[bool, int]:

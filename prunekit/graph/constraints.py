@@ -4,6 +4,7 @@ Layers are named by patterns such as ``mid_block.*``, see :func:`fnmatch.fnmatch
 module that it matches.
 """
 
+import math
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from difflib import get_close_matches
@@ -200,13 +201,15 @@ def _floor(group: ChannelGroup, pattern: str, least: int | float, layers: Iterab
     """Fewest root channels that leave a layer as many channels as a limit says."""
     times = max(_times(group, set(layers)))
     if least < 1:
-        return max(1, _ceil(least * group.size))
+        return max(
+            1, math.ceil(least * group.size - 1e-9)
+        )  # 0.1 of 10 channels is one, whatever binary fractions make of it
     if least > group.size * times:
         raise InputError(
             f"Got limit {pattern}={least}, and {group.name} has {group.size * times} channels that leave together; expected at "
             "most that many, or a fraction."
         )
-    return _ceil(least / times)
+    return math.ceil(least / times)
 
 
 def _times(group: ChannelGroup, layers: set[str]) -> Iterator[int]:
@@ -214,7 +217,3 @@ def _times(group: ChannelGroup, layers: set[str]) -> Iterator[int]:
     for member in group.members:
         if member.layer in layers and member.layer in group.makers:
             yield len(member.positions) // group.size
-
-
-def _ceil(number: float) -> int:
-    return -int(-(number - 1e-9) // 1)

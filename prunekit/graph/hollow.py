@@ -18,21 +18,15 @@ _META = torch.device("meta")
 _HALVES = (torch.float16, torch.bfloat16)
 _PLAIN = {  # results have the type that the arguments are promoted to
     getattr(getattr(_aten, name), overload)
-    for name, overloads in {
-        "add": ("Tensor", "Scalar"),
-        "sub": ("Tensor", "Scalar"),
-        "mul": ("Tensor", "Scalar"),
-        "div": ("Tensor", "Scalar"),
-    }.items()
-    for overload in overloads
+    for name in ("add", "sub", "mul", "div")
+    for overload in ("Tensor", "Scalar")
 }
 _OF_ONE = {
-    getattr(getattr(_aten, name), overload)
-    for name, overload in {
-        **dict.fromkeys(("silu", "gelu", "sigmoid", "tanh", "relu", "rsqrt", "sqrt", "exp", "sin", "cos"), "default"),
-        "neg": "default",
-        "pow": "Tensor_Scalar",
-    }.items()
+    _aten.pow.Tensor_Scalar,
+    *(
+        getattr(_aten, name).default
+        for name in ("silu", "gelu", "sigmoid", "tanh", "relu", "rsqrt", "sqrt", "exp", "sin", "cos", "neg")
+    ),
 }
 
 

@@ -108,7 +108,7 @@ def is_finite(value: Tensor | float) -> bool:
 
 
 def plain_norm(func: Any, args: Any, kwargs: Any) -> Tensor:
-    """A norm's input with only its scale and shift applied: these must be right, whatever the statistics are."""
+    """A norm's input with only its scale and shift applied: these must be right even if the statistics differ."""
     given = _arguments(func, args, kwargs)
     x: Tensor = given["input"]
     for name, by in (("weight", torch.mul), ("bias", torch.add)):

@@ -42,7 +42,7 @@ from prunekit.pipeline.stages import (
 )
 from prunekit.recipe import PruneOptions, Recipe
 from prunekit.report import grouping_png, write_report
-from prunekit.search import DEFAULT_MULTIPLE, SearchResult, default_multiples
+from prunekit.search import DEFAULT_MULTIPLE, SearchResult, default_multiples, is_tiny
 from prunekit.slim import SlimModel, load_slim, save_slim
 from prunekit.training import Tally
 
@@ -192,6 +192,8 @@ class Run(ResumableRun):
         options = self.recipe.prune
         if options is None or options.multiples is not None:
             return {}
+        if is_tiny(ImportanceMap.load(self.folder / "importance.json").sizes.values()):
+            return {}  # known without tracing the base, which a finished run need not do
         held = any(group.multiple > 1 for group in default_multiples(self.bench.graph))
         return {"default_multiple": DEFAULT_MULTIPLE} if held else {}
 

@@ -9,6 +9,7 @@ import numpy as np
 
 from prunekit._messages import one_line
 from prunekit._types import FloatArray, JsonDict
+from prunekit.checkpoint.scheduler_classes import ERRORS, is_stand_in, named_class
 from prunekit.errors import InputError
 from prunekit.schedule import NoiseSchedule
 from prunekit.schedule.diffusers import BETA_KEYS, changed_settings, is_flow, timesteps_refused
@@ -45,17 +46,6 @@ _REFUSED = {
 }
 _ZERO_SNR = 1e-11  # ᾱ; the cosine schedule's last is 2e-9
 _EXPECTED = ", ".join(SAMPLERS)
-_ERRORS = (
-    TypeError,
-    ValueError,
-    LookupError,
-    ArithmeticError,
-    AttributeError,
-    NotImplementedError,
-    RuntimeError,
-    ImportError,
-    AssertionError,
-)
 _log = logging.getLogger(__name__)
 
 
@@ -97,7 +87,7 @@ def check_network(settings: JsonDict, prediction_type: str) -> None:
     """Refuse networks that no sampler here can serve, by the settings of their pipeline's scheduler.
 
     Raises:
-        InputError: it was trained for flow matching, or is told log σ in place of timesteps.
+        InputError: it was trained for flow matching, or takes log σ instead of timesteps.
     """
     refused = timesteps_refused({"prediction_type": prediction_type, **settings})
     if not refused and prediction_type == "flow_prediction":
@@ -136,7 +126,7 @@ def set_timesteps(scheduler: Any, steps: int) -> None:
         low, high, last = float(timesteps.min()), float(timesteps.max()), scheduler.config.num_train_timesteps - 1
         if not 0 <= low <= high <= last:
             raise ValueError(f"its timesteps would go from {high:g} to {low:g}, beyond 0 … {last}")
-    except _ERRORS as error:
+    except ERRORS as error:
         raise InputError(f"{name} cannot take {steps} steps ({one_line(error)}).") from error
 
 
@@ -152,19 +142,15 @@ def _scheduler_class(name: str, schedule: NoiseSchedule) -> tuple[Any, str]:
     Raises:
         InputError: there is none, or it needs a package that is not installed.
     """
-    import diffusers  # noqa: PLC0415 - takes seconds, and planning alone does not need it
-
     if name == PIPELINE and "_class_name" not in schedule.scheduler:
         raise InputError(f"The model came without a pipeline's scheduler; expected one of {_EXPECTED}.")
     class_name = str(schedule.scheduler["_class_name"]) if name == PIPELINE else SAMPLERS.get(name, name)
-    found: Any = getattr(diffusers, class_name, None) if class_name.endswith("Scheduler") else None
-    if (
-        type(found).__name__ == "DummyObject"
-    ):  # stands for a class whose packages are missing; it has no other attributes
+    found = named_class(class_name)
+    if is_stand_in(found):
         raise InputError(
             f"{class_name} needs {', '.join(found._backends)}, which are not all installed; expected one of {_EXPECTED}."
         )
-    if not hasattr(found, "from_config"):
+    if found is None:
         raise InputError(
             f"Unknown sampler {name!r:.80}; expected one of {_EXPECTED}, or a diffusers scheduler's class name."
         )
@@ -183,7 +169,7 @@ def _with_schedule(
     for config in [*ways, {**plain, **own}]:
         try:
             made = found.from_config({**config, "prediction_type": prediction_type})
-        except _ERRORS as error:  # some need packages that diffusers does not
+        except ERRORS as error:  # some need packages that diffusers does not
             raise InputError(f"{class_name} does not take these settings ({one_line(error)}).") from error
         made_bar = np.asarray(getattr(made, "alphas_cumprod", []))
         if made_bar.min(initial=1) < _ZERO_SNR and "rescale_betas_zero_snr" not in init_defaults(found):
@@ -197,12 +183,10 @@ def _with_schedule(
 
 def _tell_left_out(class_name: str, known: JsonDict, settings: JsonDict) -> None:
     """Name the pipeline's settings that a sampler of another class does not have."""
-    import diffusers  # noqa: PLC0415 - see above
-
     own_class = settings.get("_class_name", class_name)
     if own_class == class_name:
         return
-    defaults = init_defaults(getattr(diffusers, str(own_class), object))
+    defaults = init_defaults(named_class(str(own_class)) or object)
     changed = changed_settings({key: settings[key] for key in settings if key != "prediction_type"}, defaults)
     left_out = sorted(set(changed) - set(known))
     if left_out:

@@ -80,7 +80,7 @@ def steps_as_planned(settings: JsonDict) -> tuple[str, int]:
 
 
 def timesteps_refused(settings: JsonDict) -> str:
-    """Why a network with these settings of its scheduler is told no timesteps 0 … T−1, as an end of a sentence; else empty."""
+    """Why a network with these scheduler settings does not take timesteps 0 … T−1, as the end of a sentence; empty if it does."""
     if is_flow(str(settings.get("_class_name", "")), settings):
         return "is for flow matching, which prunekit does not sample yet"
     if settings.get("timestep_type") == "continuous":

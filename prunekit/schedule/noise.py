@@ -19,9 +19,11 @@ from prunekit._types import FloatArray, JsonDict
 from prunekit.errors import InputError
 from prunekit.schedule.steps import check_count
 
-__all__ = ["NoiseSchedule"]
+__all__ = ["NAMED_KINDS", "NoiseSchedule"]
 
-_KINDS = ("linear", "scaled_linear", "cosine", "sigmoid", "edm", "rectified_flow", "explicit")
+NAMED_KINDS = ("linear", "scaled_linear", "cosine", "sigmoid", "edm", "rectified_flow")
+"""Kinds of noise schedules that a name and a number of timesteps describe."""
+_KINDS = (*NAMED_KINDS, "explicit")
 
 
 @dataclass(frozen=True, eq=False)
@@ -245,7 +247,7 @@ class NoiseSchedule:
             match kind:
                 case "edm" if "sigmas" in options:
                     return cls.from_sigmas(**options)
-                case "linear" | "scaled_linear" | "cosine" | "sigmoid" | "edm" | "rectified_flow":
+                case str() if kind in NAMED_KINDS:
                     schedule: NoiseSchedule = getattr(cls, kind)(**options)
                     return schedule
                 case "explicit" if "betas" in options:

@@ -2,7 +2,7 @@
 
 from prunekit.search.endpoint import Endpoint, UnconfirmedEndpoint
 from prunekit.search.journal import Journal
-from prunekit.search.multiples import DEFAULT_MULTIPLE, WidthMultiples, default_multiples
+from prunekit.search.multiples import DEFAULT_MULTIPLE, WidthMultiples, default_multiples, is_tiny
 from prunekit.search.proposers import MEASURING_NOTHING, PROPOSERS, proposer
 from prunekit.search.proxies import PROXIES, make_proxy, proxy_evaluations, proxy_samples
 from prunekit.search.repair import Repair, RepairKind
@@ -30,6 +30,7 @@ __all__ = [
     "WidthMultiples",
     "WidthProblem",
     "default_multiples",
+    "is_tiny",
     "lost_importance",
     "make_proxy",
     "meet_target",

@@ -7,7 +7,7 @@ Multiple and limits are this project's choice.
 """
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -18,7 +18,7 @@ from prunekit.graph import ChannelGraph, ChannelGroup
 from prunekit.search.exact import nearest_below
 from prunekit.search.targets import WidthProblem
 
-__all__ = ["DEFAULT_MULTIPLE", "WidthMultiples", "default_multiples", "price_of", "within_reach"]
+__all__ = ["DEFAULT_MULTIPLE", "WidthMultiples", "default_multiples", "is_tiny", "price_of", "within_reach"]
 
 DEFAULT_MULTIPLE = 8
 _TINY = 64  # channels of the median group
@@ -62,9 +62,14 @@ class WidthMultiples:
 
 def default_multiples(graph: ChannelGraph, multiple: int = DEFAULT_MULTIPLE) -> ChannelGraph:
     """The same channel groups with widths in multiples wherever these cost no group its choice; a tiny network's are unchanged."""
-    if np.median([group.size for group in graph] or [0]) < _TINY:
+    if is_tiny(group.size for group in graph):
         return graph
     return replace(graph, groups=tuple(_in_multiples(group, multiple) for group in graph))
+
+
+def is_tiny(sizes: Iterable[int]) -> bool:
+    """Whether a network with channel groups of these sizes is too small for multiples."""
+    return bool(np.median([*sizes] or [0]) < _TINY)
 
 
 def _in_multiples(group: ChannelGroup, multiple: int) -> ChannelGroup:
@@ -84,17 +89,17 @@ def within_reach(problem: WidthProblem) -> WidthProblem:
     The groups that give way are those whose single step is the largest that the tolerance allows: of these, the fewest are needed.
     Where no widths meet the target, the problem is given back with all groups in any widths, or unchanged where that is no nearer.
     """
-    coarse = [place for place, group in enumerate(problem.graph) if group.multiple > 1]
-    if not coarse or _meets(problem):
+    coarse = _coarse(problem)
+    if not coarse or (missed := _miss(problem)) <= problem.tolerance:
         return problem
     free = _freed(problem, coarse)
-    if _miss(free) >= _miss(problem):
+    if _miss(free) >= missed:
         return problem
     order = _order(free, coarse)
     count = 1
     while count < len(order):
         found = _freed(problem, order[:count])
-        if _meets(found):
+        if _miss(found) <= found.tolerance:
             return found
         count *= 2
     return free
@@ -102,7 +107,7 @@ def within_reach(problem: WidthProblem) -> WidthProblem:
 
 def price_of(problem: WidthProblem, steps: IntArray) -> int:
     """How much nearer to the target any widths come than multiples do, in the unit of the measure; to what is found in a second."""
-    coarse = [place for place, group in enumerate(problem.graph) if group.multiple > 1]
+    coarse = _coarse(problem)
     if not coarse or problem.missed(steps) == 0:
         return 0
     exact = replace(problem, tolerance=0)
@@ -134,8 +139,9 @@ def _miss(problem: WidthProblem) -> float:
     return problem.missed(nearest_below(problem, problem.max_steps)[0])
 
 
-def _meets(problem: WidthProblem) -> bool:
-    return _miss(problem) <= problem.tolerance
+def _coarse(problem: WidthProblem) -> list[int]:
+    """Places of the channel groups whose widths are multiples."""
+    return [place for place, group in enumerate(problem.graph) if group.multiple > 1]
 
 
 def _order(free: WidthProblem, places: list[int]) -> list[int]:

@@ -164,7 +164,10 @@ def search(
     full = int(measure.of(graph.full_widths))
     tolerance = int(options.tolerance * full)
     scores = ranks.same(dict(scores))  # machines differ in the last bits, and ranks must not
-    problem = _problem(graph, cost, scores, target, tolerance, measure)
+    asked = graph.has_multiples
+    wished = graph if asked else default_multiples(graph)
+    held = wished if asked else _within_reach(wished, cost, target, tolerance, measure)
+    problem = WidthProblem(held, cost, lost_importance(held, scores), target, tolerance, measure)
     problem.check()
     alone = replace(probe, distributed=False)  # ranks share candidates, not batches
     bank = _journal(journal, _key(model, problem, scores, probe, options))
@@ -196,8 +199,7 @@ def search(
     by_name = {group.name: (group.size, int(width)) for group, width in zip(graph, widths, strict=True)}
     macs, params = int(cost.macs(widths)), int(cost.params(widths))
     _recount(model, graph, plan, macs, params)
-    wished = graph if graph.has_multiples else default_multiples(graph)
-    multiples = WidthMultiples.of(problem.graph, graph.has_multiples, wished, price_of(problem, steps))
+    multiples = WidthMultiples.of(held, asked, wished, price_of(problem, steps))
     return SearchResult(
         plan,
         macs,
@@ -213,15 +215,10 @@ def search(
     )
 
 
-def _problem(
-    graph: ChannelGraph, cost: CostModel, scores: Scores, target: int, tolerance: int, measure: Measure
-) -> WidthProblem:
-    """The problem of the widths: in the multiples that were decided, or those of the default as far as they meet the target."""
-    if not graph.has_multiples:
-        wished = default_multiples(graph)
-        lost = [np.zeros(len(group.widths)) for group in wished]
-        graph = within_reach(WidthProblem(wished, cost, lost, target, tolerance, measure)).graph
-    return WidthProblem(graph, cost, lost_importance(graph, scores), target, tolerance, measure)
+def _within_reach(graph: ChannelGraph, cost: CostModel, target: int, tolerance: int, measure: Measure) -> ChannelGraph:
+    """The default's multiples as far as they meet the target."""
+    lost = [np.zeros(len(group.widths)) for group in graph]
+    return within_reach(WidthProblem(graph, cost, lost, target, tolerance, measure)).graph
 
 
 def _recount(model: nn.Module, graph: ChannelGraph, plan: PruningPlan, macs: int, params: int) -> None:
