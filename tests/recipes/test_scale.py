@@ -123,14 +123,15 @@ def test_one_step_of_the_recipes_own_model(name: str) -> None:
         options, steps=1, batch_size=1, gradient_accumulation_steps=1, warmup_steps=0, mixed_precision="no", log_every=1
     )
     data, schedule = data_for(recipe).train, recipe.base.schedule
+    prediction_type = recipe.base.prediction_type or "epsilon"  # a checkpoint brings its own
     objective = DenoisingObjective(
-        data.images, schedule, recipe.base.prediction_type, classes_for(data, spec, options.label_dropout)
+        data.images, schedule, prediction_type, classes_for(data, spec, options.label_dropout)
     )
     with seeded_weights(0):
         model = spec.build()
     watched = next(parameter for key, parameter in model.named_parameters() if key.endswith("bias"))
     before = watched.detach().clone()
-    result = train(model, objective, timestep_sampler(options, schedule, recipe.base.prediction_type), options)
+    result = train(model, objective, timestep_sampler(options, schedule, prediction_type), options)
     ((step, loss),) = result.losses
     assert step == 1
     assert np.isfinite(loss)
