@@ -158,12 +158,12 @@ def _config_hash(config: JsonDict) -> str:
     return json_hash(parse_json(json.dumps(told).encode(), "The config"))  # as it is read back
 
 
-def load_slim(folder: Path | str, factory: Factory | None = None, inputs: Any = None) -> SlimModel:
+def load_slim(folder: Path | str, factory: Factory | nn.Module | None = None, inputs: Any = None) -> SlimModel:
     """Read a slim model's folder.
 
     Args:
         folder: what :func:`save_slim` wrote.
-        factory: builds the unpruned architecture from its config, for networks outside the registry.
+        factory: builds the unpruned architecture from its config, or an unpruned network, for classes that diffusers does not have.
         inputs: arguments of one forward pass at batch 1, for networks outside the registry and those that take more than
             a sample and a timestep; with them the network is tried before it is given back.
 

@@ -17,20 +17,21 @@ from prunekit.allocation.knapsack import choose_points
 from prunekit.allocation.targets import Allocation, GroupTarget
 from prunekit.errors import BudgetError, InputError
 from prunekit.groups import TimestepGroups
-from prunekit.schedule import NoiseSchedule
+from prunekit.schedule import NoiseSchedule, sampler_timesteps
 
 __all__ = ["DIFFICULTY_RULES", "RULES", "allocate", "feasible_budgets"]
 
 DIFFICULTY_RULES = ("linear", "snr", "uniform")
 RULES = (*DIFFICULTY_RULES, "measured")
 _SNR_SCALE_DB = 20.0
+_STEPS = 50  # of DDIM, where a caller names none
 
 
 def allocate(
     groups: TimestepGroups,
     schedule: NoiseSchedule,
     budget: float,
-    sampling_steps: IntArray | FloatArray,
+    sampling_steps: IntArray | FloatArray | None = None,
     rule: str = "linear",
     *,
     floor: float = 0.1,
@@ -60,7 +61,8 @@ def allocate(
         groups: the partition.
         schedule: gives the SNR of each timestep; as many timesteps as the partition.
         budget: wanted mean fraction of the base model's MACs, in (0, 1].
-        sampling_steps: training timestep of every network evaluation of the sampler, shape (steps,).
+        sampling_steps: training timestep of every network evaluation of the sampler, shape (steps,); those of DDIM in 50 steps
+            if missing.
         rule: a member of :data:`RULES`.
         floor: the smallest ratio that rules ``snr`` and ``uniform`` give to any group, in (0, 1].
         sampler: its name, for the record.
@@ -81,6 +83,8 @@ def allocate(
         [1.0, 0.9, 0.8, 0.7, 0.6]
     """
     _check(groups, schedule, rule, floor, frontiers)
+    if sampling_steps is None:
+        sampling_steps = sampler_timesteps(schedule.num_timesteps, min(_STEPS, schedule.num_timesteps))
     counts = np.bincount(groups.index_of(sampling_steps), minlength=len(groups))
     shares = groups.shares(sampling_steps)
     feasible = feasible_budgets(rule, shares, floor, frontiers)
@@ -127,6 +131,10 @@ def feasible_budgets(
 def _check(
     groups: TimestepGroups, schedule: NoiseSchedule, rule: str, floor: float, frontiers: Sequence[Frontier]
 ) -> None:
+    if not isinstance(groups, TimestepGroups):
+        raise InputError(
+            f"Got a {type(groups).__name__} as groups; expected TimestepGroups, such as make_groups(schedule, count=5)."
+        )
     if rule not in RULES:
         raise InputError(f"Unknown allocation rule {rule!r}; expected one of {', '.join(RULES)}.")
     if groups.num_timesteps != schedule.num_timesteps:

@@ -1,5 +1,6 @@
 """A network by its name and constructor arguments: the registry of architectures, and networks that the caller builds."""
 
+import copy
 import inspect
 import json
 import math
@@ -164,8 +165,11 @@ class ModelSpec:
             number = self.config.get("num_embeds_ada_norm", 1000)
         return int(number) if number else None
 
-    def with_factory(self, factory: Factory | None, inputs: Any = None) -> "ModelSpec":
-        """The same network, built by the caller's function and run with the caller's inputs."""
+    def with_factory(self, factory: Factory | nn.Module | None, inputs: Any = None) -> "ModelSpec":
+        """The same network, built by a function or copied from a network of the caller's, run with the caller's inputs."""
+        if isinstance(factory, nn.Module):
+            unpruned = factory
+            return replace(self, factory=lambda _: copy.deepcopy(unpruned), inputs=inputs)
         return replace(self, factory=factory, inputs=inputs)
 
     @classmethod

@@ -2,6 +2,6 @@
 
 from prunekit.data.images import ImageData, ImageSplit
 from prunekit.data.places import note_place, noted_places
-from prunekit.data.sources import load_images
+from prunekit.data.sources import as_images, load_images
 
-__all__ = ["ImageData", "ImageSplit", "load_images", "note_place", "noted_places"]
+__all__ = ["ImageData", "ImageSplit", "as_images", "load_images", "note_place", "noted_places"]

@@ -4,6 +4,7 @@ Pictures are centre-cropped to a square and area-averaged down to the wanted res
 """
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -17,7 +18,7 @@ from prunekit.data.pictures import classes_of, picture_files, read_pictures, res
 from prunekit.errors import FileFormatError, InputError, MissingFileError
 from prunekit.training.objective import check_finite_rows
 
-__all__ = ["load_images"]
+__all__ = ["as_images", "load_images"]
 
 _HELD_OUT = 6  # one image in six is held out where the source has no test part of its own
 _KINDS = "'digits', a folder, an .npz, .npy or .safetensors, or an idx file"
@@ -25,7 +26,39 @@ _KINDS = "'digits', a folder, an .npz, .npy or .safetensors, or an idx file"
 _Labelled = tuple[NDArray[np.uint8], NDArray[np.int64] | None]
 
 
-def load_images(source: str, resolution: int | None = None, labels: bool = False) -> ImageSplit:
+def as_images(images: Any, resolution: int | None = None, labels: bool = False) -> ImageSplit:
+    """Images in any form that a caller may hold them in.
+
+    Args:
+        images: an image source as for :func:`load_images`, an :class:`ImageSplit`, or images of shape
+            (count, channels, height, width) as :class:`ImageData`, tensor or array: uint8, or floating point, taken as it is.
+        resolution: as for :func:`load_images`; of sources only.
+        labels: whether classes are wanted; of sources only.
+
+    Raises:
+        InputError: it is none of these.
+    """
+    if isinstance(images, str | Path):
+        return load_images(str(images), resolution, labels)
+    if isinstance(images, ImageSplit):
+        return images
+    if isinstance(images, np.ndarray):
+        images = torch.from_numpy(images)
+    data = ImageData(images, "images") if isinstance(images, Tensor) else images
+    if not isinstance(data, ImageData):
+        raise InputError(
+            f"Got a {type(images).__name__} as images; expected a path, or a tensor or array of shape (count, channels, height, "
+            "width)."
+        )
+    if data.images.ndim != 4 or not (data.images.dtype == torch.uint8 or data.images.is_floating_point()):
+        raise InputError(
+            f"Got images of shape {tuple(data.images.shape)} and type {data.images.dtype}; expected uint8 or floating point of "
+            "shape (count, channels, height, width)."
+        )
+    return _in_memory(data.images, data.labels, data.name, data.name)
+
+
+def load_images(source: Path | str, resolution: int | None = None, labels: bool = False) -> ImageSplit:
     """Load an image source and split it.
 
     Args:
@@ -43,6 +76,7 @@ def load_images(source: str, resolution: int | None = None, labels: bool = False
         MissingFileError: no such file or folder, or a folder without pictures, or no classes.
         FileFormatError: a file that is broken or of another kind; the message names it.
     """
+    source = str(source)
     if resolution is not None and not 2 <= resolution <= 4096:
         raise InputError(f"Got --resolution {resolution}; expected 2 … 4096 pixels.")
     if source == "digits":
@@ -141,10 +175,16 @@ def _array(path: Path, source: str, resolution: int | None, labels: bool) -> Ima
         pixels = images.permute(0, 2, 3, 1).numpy()
         return _split((resized(pixels, resolution), None if numbers is None else numbers.numpy()), path.stem, source)
     _check_size(images, resolution, path)
-    check_finite_rows(images, torch.arange(len(images)), str(path))
+    return _in_memory(images, numbers, path.stem, source)
+
+
+def _in_memory(images: Tensor, numbers: Tensor | None, title: str, source: str) -> ImageSplit:
+    """Images of shape (count, channels, height, width) that are taken as they are."""
+    if images.is_floating_point():
+        check_finite_rows(images, torch.arange(len(images)), source)
     order, held_out = _drawn(len(images), source)
     parts = [
-        ImageData(images[rows], f"{path.stem}/{name}", None if numbers is None else numbers[rows])
+        ImageData(images[rows], f"{title}/{name}", None if numbers is None else numbers[rows])
         for name, rows in (("train", np.sort(order[held_out:])), ("held-out", np.sort(order[:held_out])))
     ]
     return ImageSplit(parts[0], parts[1], source, images.shape[-1])

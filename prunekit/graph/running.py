@@ -9,10 +9,31 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
-__all__ = ["Inputs", "evaluation_mode", "output_tensors", "run_once"]
+from prunekit.errors import InputError
+
+__all__ = ["Inputs", "check_one_sample", "evaluation_mode", "output_tensors", "run_once"]
 
 Inputs = Mapping[str, Any] | tuple[Any, ...]
 _UNCOMPILED = "_FLEX_ATTENTION_DISABLE_COMPILE_DEBUG"
+
+
+def check_one_sample(inputs: Inputs) -> None:
+    """Refuse a batch where one sample is expected: costs would be those of the batch.
+
+    Raises:
+        InputError: the first tensor with several axes holds several samples, and no other tensor has a batch of one.
+    """
+    tensors = [leaf for leaf in tree_leaves(dict(inputs) if isinstance(inputs, Mapping) else inputs) if _has_rows(leaf)]
+    sample = next((tensor for tensor in tensors if tensor.ndim > 1), None)
+    if sample is not None and len(sample) > 1 and all(len(tensor) != 1 for tensor in tensors):
+        raise InputError(
+            f"Got example inputs with a batch of {len(sample)} (the first has shape {tuple(sample.shape)}); expected one sample: "
+            "costs are counted per sample."
+        )
+
+
+def _has_rows(leaf: Any) -> bool:
+    return isinstance(leaf, Tensor) and leaf.ndim > 0
 
 
 @contextmanager

@@ -1,8 +1,8 @@
 """Timestep groups: contiguous ranges of training timesteps, group 0 the cleanest."""
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from prunekit._lazy import at_need
 from prunekit.groups.evidence import Evidence, Grouping
 from prunekit.groups.methods import METHODS, Explicit, GroupingMethod, Snr, Uniform, make_groups
 from prunekit.groups.partition import FORMAT, TimestepGroup, TimestepGroups
@@ -30,11 +30,5 @@ __all__ = [
     "make_groups",
 ]
 
-_AT_NEED = {"OptimalDenoiser": "denoiser"} | dict.fromkeys(("ETA", "Rule", "Similarity", "cut_by_matrix"), "similarity")
-
-
-def __getattr__(name: str) -> Any:
-    """What looks at images is imported when it is asked for, so that planning answers at once."""
-    if name not in _AT_NEED:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(f"{__name__}.{_AT_NEED[name]}"), name)
+_OF_IMAGES = ("ETA", "Rule", "Similarity", "cut_by_matrix")  # planning does without, and answers at once
+__getattr__ = at_need(__name__, {"OptimalDenoiser": "denoiser", **dict.fromkeys(_OF_IMAGES, "similarity")})

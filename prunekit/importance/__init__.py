@@ -1,5 +1,6 @@
 """Importance of channels, per timestep group, for any network and any loss."""
 
+from prunekit._callable import callable_module
 from prunekit.importance.criteria import CRITERIA, WITHOUT_LOSS, criterion
 from prunekit.importance.gradients import DiffPruning
 from prunekit.importance.map import FORMAT, ImportanceMap, importance
@@ -25,3 +26,5 @@ __all__ = [
     "importance",
     "no_loss",
 ]
+
+callable_module(__name__)

@@ -248,6 +248,11 @@ def importance(
         GraphError: the network cannot be traced.
         InputError: the criterion is unknown, the loss is missing or is not one number, or scores are not finite.
     """
+    if isinstance(timestep_groups, TimestepGroup):
+        raise InputError(
+            f"Got the single timestep group {timestep_groups.index}; expected TimestepGroups or a list: "
+            f"[groups[{timestep_groups.index}]]."
+        )
     rule = criterion(by) if isinstance(by, str) else by
     graph = trace(model, example_inputs, norm_mode, head_mode) if graph is None else graph
     groups = tuple(timestep_groups)

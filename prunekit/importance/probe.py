@@ -11,6 +11,7 @@ from torch import Generator, Tensor, nn
 from prunekit.errors import InputError
 from prunekit.graph.running import evaluation_mode
 from prunekit.groups import TimestepGroup
+from prunekit.importance.global_draws import only_from_the_generator
 
 __all__ = ["DrawnLoss", "Loss", "Probe", "no_loss"]
 
@@ -182,7 +183,8 @@ class _Call:
     generator: Generator
 
     def __call__(self, model: nn.Module) -> Tensor:
-        loss = self.loss(model, self.timesteps, self.generator)
+        with only_from_the_generator(model):
+            loss = self.loss(model, self.timesteps, self.generator)
         if not isinstance(loss, Tensor) or loss.numel() != 1:
             got = f"shape {tuple(loss.shape)}" if isinstance(loss, Tensor) else type(loss).__name__
             raise InputError(f"The loss returned {got}; expected a tensor with one number, the mean over the batch.")

@@ -1,14 +1,19 @@
 """Networks made of several: timestep experts behind one router, and one encoder with a decoder for each timestep group."""
 
+from typing import TYPE_CHECKING
+
+from prunekit._lazy import at_need
 from prunekit.nets.drop_in import DropInOutput
 from prunekit.nets.experts import TimestepExperts, load_experts, save_experts
-from prunekit.nets.multi_decoder import MultiDecoderUNet, Stage
-from prunekit.nets.multi_decoder_files import (
-    is_multi_decoder,
-    load_multi_decoder,
-    multi_decoder_slim,
-    save_multi_decoder,
-)
+
+if TYPE_CHECKING:
+    from prunekit.nets.multi_decoder import MultiDecoderUNet, Stage
+    from prunekit.nets.multi_decoder_files import (
+        is_multi_decoder,
+        load_multi_decoder,
+        multi_decoder_slim,
+        save_multi_decoder,
+    )
 
 __all__ = [
     "DropInOutput",
@@ -22,3 +27,7 @@ __all__ = [
     "save_experts",
     "save_multi_decoder",
 ]
+
+_FILES = ("is_multi_decoder", "load_multi_decoder", "multi_decoder_slim", "save_multi_decoder")
+_DECODERS = dict.fromkeys(("MultiDecoderUNet", "Stage"), "multi_decoder") | dict.fromkeys(_FILES, "multi_decoder_files")
+__getattr__ = at_need(__name__, _DECODERS)  # they import diffusers, which takes seconds

@@ -69,6 +69,7 @@ class TimestepExperts(nn.Module):
         self.params = tuple(slim.params for slim in slims)
         self.resident = resident
         self.experts = nn.ModuleList([slim.model for slim in slims] if resident == "all" else [])
+        self._told = tuple(_without_weights(slim) for slim in slims)
         self._loaders: list[Callable[[], nn.Module]] = []
         if resident == "one":  # these still hold all; load_experts puts in loaders that read
             self._loaders = [lambda model=slim.model: model for slim in slims]  # type: ignore[misc]
@@ -89,6 +90,19 @@ class TimestepExperts(nn.Module):
     def device(self) -> torch.device:
         """Where the weights are."""
         return self._like.device
+
+    @property
+    def slims(self) -> list[SlimModel]:
+        """The experts with what is needed to save them, cleanest group first."""
+        return [replace(slim, model=self.expert(index)) for index, slim in enumerate(self._told)]
+
+    def save(self, folder: Path | str) -> None:
+        """Write an experts folder, see :func:`save_experts`; :func:`load_experts` reads it.
+
+        Raises:
+            InputError: there is something else in the folder than earlier experts.
+        """
+        save_experts(self.slims, self.groups, folder)
 
     def mean_macs(self, sampling_steps: Sequence[int] | FloatArray) -> float:
         """Mean MACs per evaluation over a sampler's timesteps."""
@@ -149,7 +163,7 @@ def save_experts(
 
 
 def load_experts(
-    folder: Path | str, resident: str = "all", factory: Factory | None = None, inputs: Any = None
+    folder: Path | str, resident: str = "all", factory: Factory | nn.Module | None = None, inputs: Any = None
 ) -> TimestepExperts:
     """Read an experts folder.
 

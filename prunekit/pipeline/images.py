@@ -19,6 +19,7 @@ __all__ = [
     "check_comparison",
     "check_images",
     "classes_for",
+    "image_size",
     "images_for",
     "images_of",
     "images_of_slim",
@@ -61,7 +62,7 @@ def images_for(
     source = override.source if override else data.get("source")
     if source is None:
         raise InputError("The checkpoint does not say which images it was trained on; name some by --data.")
-    resolution = (override.resolution if override else None) or data.get("resolution") or _side(spec)
+    resolution = (override.resolution if override else None) or data.get("resolution") or image_size(spec)
     labels = spec.num_classes is not None
     if override or "sha256" not in data:
         images = load_images(str(source), resolution, labels=labels)
@@ -71,7 +72,7 @@ def images_for(
     return images
 
 
-def _side(spec: ModelSpec) -> int | None:
+def image_size(spec: ModelSpec) -> int | None:
     """Side of the square images that a network takes; None where it does not say.
 
     Raises:

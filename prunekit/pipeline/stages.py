@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
 from prunekit._files import write_json
 from prunekit._json import read_json
@@ -18,13 +19,14 @@ from prunekit.cost import CostModel, LatencyModel, LatencyTable, verify
 from prunekit.data import ImageData, ImageSplit
 from prunekit.errors import GraphError, InputError
 from prunekit.graph import ChannelGraph, Constraints, HeadMode, NormMode, attributes, trace
+from prunekit.graph.running import Inputs
 from prunekit.groups import TimestepGroup, TimestepGroups
-from prunekit.importance import ImportanceMap, Loss, Probe, importance, no_loss
+from prunekit.importance import ImportanceMap, Loss, Probe, Scores, importance, no_loss
 from prunekit.nets import save_experts
 from prunekit.pipeline.images import check_images, classes_for, images_for, images_of, images_of_slim
 from prunekit.pipeline.placing import placed
 from prunekit.recipe import BaseOptions, PruneOptions
-from prunekit.search import Measure, Repair, SearchResult, search
+from prunekit.search import Measure, SearchResult, in_units, repair, search
 from prunekit.slim import SlimModel, load_slim
 from prunekit.training import (
     CountedObjective,
@@ -48,6 +50,7 @@ __all__ = [
     "open_base",
     "prune_group",
     "score_groups",
+    "search_and_repair",
     "seeded_weights",
     "train_base",
 ]
@@ -210,7 +213,7 @@ def prune_group(
     images: ImageData | None,
     scores: ImportanceMap,
     group: TimestepGroup,
-    target: int,
+    target: float | int,
     options: PruneOptions,
     journal: Path | str | None = None,
 ) -> tuple[SlimModel, SearchResult]:
@@ -221,7 +224,8 @@ def prune_group(
         images: what the probe draws from; None where neither the proposer nor the repair evaluates the network.
         scores: importance for the timestep group at least.
         group: the timestep group.
-        target: MACs. Where the search's target is of parameters or latency, the same fraction of the base's is meant.
+        target: MACs, or a fraction of the base's in (0, 1]. Where the search's target is of parameters or latency, the same
+            fraction of the base's is meant.
         options: how to search.
         journal: file of the search's memory bank, from which it goes on if it was killed.
 
@@ -230,37 +234,84 @@ def prune_group(
         GraphError: the pruned network does not run, costs something else than predicted, or has weights that are not finite.
         MissingFileError: there is no table of layer times for a target of latency; :meth:`Bench.timed` makes one.
     """
-    journal = Path(journal) if journal is not None else None
     base, of = bench.base, options.search.target_of
     objective: Loss = no_loss
     if images is not None:
         classes = classes_for(images, base.spec)
         objective = DenoisingObjective(images.images, base.schedule, base.prediction_type, classes, images.name)
-    probe = Probe(objective, group, options.samples, options.batch_size, options.seed)
     if of == "latency" and bench.latency is None and options.latency_table is not None:
         bench = bench.with_times(Path(options.latency_table))  # a recipe may name it, so it is not written here
     full = int(Measure.by_name(of, bench.cost, bench.latency).of(bench.graph.full_widths))
-    wanted = target if of == "macs" else target * full // bench.macs
-    graph = bench.graph.with_floor(options.floor)
-    if options.multiples is not None:
-        graph = graph.with_multiples(options.multiples)
-    group_scores = scores.of(group.index)
-    with placed(base.model):
-        result = search(
-            base.model, graph, bench.cost, group_scores, probe, wanted, options.search, bench.latency, journal
-        )
-        model = Repair.of(base.model, bench.graph, probe, options.repair).apply(result.plan).cpu()
-    if (found := first_not_finite(model)) is not None:
-        raise GraphError(
-            f"After the repair of timestep group {group.index} {found}; expected finite weights: prune it with --repair none."
-        )
-    verify(base.model, model, bench.graph, result.plan, bench.cost, base.spec.example_inputs())
+    macs = in_units(target, bench.macs, "MACs")
+    model, result = search_and_repair(
+        base.model,
+        base.spec.example_inputs(),
+        bench.graph,
+        bench.cost,
+        objective,
+        scores.of(group.index),
+        group,
+        macs if of == "macs" else macs * full // bench.macs,
+        options,
+        bench.latency,
+        journal,
+    )
     about = {**base.about(), "provenance": _provenance(bench, result, options)}
     sizes = attributes(base.model, bench.graph, result.plan)
     slim = SlimModel(
         model, base.spec, result.plan, sizes, group, base.schedule.num_timesteps, result.macs, result.params, about
     )
     return slim, result
+
+
+def search_and_repair(
+    model: nn.Module,
+    inputs: Inputs,
+    graph: ChannelGraph,
+    cost: CostModel,
+    loss: Loss,
+    scores: Scores,
+    group: TimestepGroup,
+    target: float | int,
+    options: PruneOptions,
+    latency: LatencyModel | None = None,
+    journal: Path | str | None = None,
+) -> tuple[nn.Module, SearchResult]:
+    """Search a plan for one timestep group, apply it, repair what it cut, and check the result against the counter.
+
+    Args:
+        model: the full network, which is not changed.
+        inputs: arguments of one forward pass at batch 1.
+        graph: its channel groups.
+        cost: their cost model.
+        loss: as for :class:`prunekit.importance.Probe`.
+        scores: importance of every channel for the timestep group.
+        group: the timestep group.
+        target: in the unit of the search's target, or a fraction of the base's in (0, 1].
+        options: how to search and repair.
+        latency: needed for a target of latency.
+        journal: file of the search's memory bank, from which it goes on if it was killed.
+
+    Returns:
+        The pruned network on the CPU, and how it was found.
+
+    Raises:
+        BudgetError: the target is below what the network can be pruned to.
+        GraphError: the pruned network does not run, costs something else than predicted, or has weights that are not finite.
+    """
+    probe = Probe(loss, group, options.samples, options.batch_size, options.seed)
+    restricted = graph.with_floor(options.floor)
+    if options.multiples is not None:
+        restricted = restricted.with_multiples(options.multiples)
+    with placed(model):
+        result = search(model, restricted, cost, scores, probe, target, options.search, latency, journal)
+        pruned = repair(model, graph, result.plan, probe, options.repair).cpu()
+    if (found := first_not_finite(pruned)) is not None:
+        raise GraphError(
+            f"After the repair of timestep group {group.index} {found}; expected finite weights: prune it with --repair none."
+        )
+    verify(model, pruned, graph, result.plan, cost, inputs)
+    return pruned, result
 
 
 def _provenance(bench: Bench, result: SearchResult, options: PruneOptions) -> dict[str, Any]:

@@ -23,10 +23,25 @@ from prunekit.graph.layers import layer_kind
 from prunekit.graph.running import evaluation_mode
 from prunekit.importance import Probe
 
-__all__ = ["Repair", "RepairKind"]
+__all__ = ["Repair", "RepairKind", "repair"]
 
 RepairKind = Literal["none", "bias", "least-squares"]
 _RIDGE = 3e-3  # of the mean variance: activations of one layer are often nearly dependent
+
+
+def repair(
+    model: nn.Module, graph: ChannelGraph, plan: PruningPlan, probe: Probe, kind: RepairKind = "least-squares"
+) -> nn.Module:
+    """The network pruned by a plan, its layers mended in closed form: a new network.
+
+    Args:
+        model: the full network, which is not changed.
+        graph: its channel groups.
+        plan: what to keep.
+        probe: the calibration set, whose first batch is used.
+        kind: ``none``, ``bias`` (only what is lost of the means) or ``least-squares``.
+    """
+    return Repair.of(model, graph, probe, kind).apply(plan)
 
 
 @dataclass(frozen=True, eq=False)

@@ -24,7 +24,7 @@ from prunekit.search.journal import Journal
 from prunekit.search.multiples import WidthMultiples, default_multiples, price_of, within_reach
 from prunekit.search.proposers import proposer
 from prunekit.search.proxies import PROXIES, make_proxy
-from prunekit.search.targets import Measure, TargetOf, WidthProblem, lost_importance
+from prunekit.search.targets import Measure, TargetOf, WidthProblem, in_units, lost_importance
 from prunekit.search.task import Task
 from prunekit.search.whole import nothing_to_prune
 
@@ -106,6 +106,7 @@ class SearchResult:
         memory: measured candidates and choices, as in :class:`prunekit.search.Journal`.
         multiples: which multiples the widths are, and what that costs.
         nothing_to_prune: why nothing of the network can be pruned, as it was constrained; None where something can.
+        target_of: what ``target``, ``spent`` and ``base`` count.
     """
 
     plan: PruningPlan
@@ -119,6 +120,7 @@ class SearchResult:
     memory: list[dict[str, Any]]
     multiples: WidthMultiples
     nothing_to_prune: str | None = None
+    target_of: TargetOf = "macs"
 
     @property
     def measured(self) -> list[dict[str, Any]]:
@@ -132,10 +134,10 @@ def search(
     cost: CostModel,
     scores: Scores,
     probe: Probe,
-    target: int,
+    target: float | int,
     options: SearchOptions | None = None,
     latency: LatencyModel | None = None,
-    journal: Path | None = None,
+    journal: Path | str | None = None,
 ) -> SearchResult:
     """Find a plan whose cost meets ``target`` and whose loss on the probe's timestep group rises little.
 
@@ -149,7 +151,8 @@ def search(
         cost: their cost model.
         scores: importance of every channel for this timestep group.
         probe: loss on the timestep group.
-        target: never exceeded; MACs per sample per evaluation, or what ``options.target_of`` says.
+        target: never exceeded: MACs per sample per evaluation, or what ``options.target_of`` says; or a fraction of what the
+            whole network costs, a float in (0, 1].
         options: see :class:`SearchOptions`.
         latency: needed for a target of latency, see :meth:`prunekit.cost.LatencyTable.bind`.
         journal: file of the memory bank. A search that was killed goes on from it to the plan it would have found.
@@ -162,6 +165,7 @@ def search(
     options = options or SearchOptions()
     measure = Measure.by_name(options.target_of, cost, latency)
     full = int(measure.of(graph.full_widths))
+    target = in_units(target, full, measure.unit)
     tolerance = int(options.tolerance * full)
     scores = ranks.same(dict(scores))  # machines differ in the last bits, and ranks must not
     asked = graph.has_multiples
@@ -170,7 +174,7 @@ def search(
     problem = WidthProblem(held, cost, lost_importance(held, scores), target, tolerance, measure)
     problem.check()
     alone = replace(probe, distributed=False)  # ranks share candidates, not batches
-    bank = _journal(journal, _key(model, problem, scores, probe, options))
+    bank = _journal(None if journal is None else Path(journal), _key(model, problem, scores, probe, options))
     task = Task(
         problem,
         scores,
@@ -212,6 +216,7 @@ def search(
         task.memory,
         multiples,
         nothing_to_prune(problem.graph),
+        options.target_of,
     )
 
 

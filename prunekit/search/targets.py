@@ -2,10 +2,12 @@
 
 import functools
 import itertools
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from fractions import Fraction
 from functools import cached_property
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 
@@ -16,7 +18,7 @@ from prunekit.graph import ChannelGraph
 from prunekit.search.exact import nearest_below
 from prunekit.search.whole import nothing_to_prune
 
-__all__ = ["Measure", "TargetOf", "WidthProblem", "lost_importance", "meet_target"]
+__all__ = ["Measure", "TargetOf", "WidthProblem", "in_units", "lost_importance", "meet_target"]
 
 TargetOf = Literal["macs", "params", "latency"]
 
@@ -24,6 +26,28 @@ _MAX_MOVES = 200_000
 _KICKS = 12  # perturbations tried where the tolerance is not reached
 _VERIFIED = 64  # best moves whose cost is evaluated anew
 _CHUNK = 4096  # states evaluated at a time
+
+
+def in_units(target: float | int, full: int, unit: str) -> int:
+    """A target as a whole number of its unit.
+
+    Args:
+        target: a whole number of the unit, or a fraction of the whole network's cost: a float in (0, 1].
+        full: what the whole network costs.
+        unit: for the error.
+
+    Raises:
+        InputError: the target is neither.
+    """
+    number: Any = target
+    if not isinstance(number, bool) and hasattr(number, "__index__"):  # NumPy's whole numbers too
+        return int(number)
+    fraction = float(number) if hasattr(number, "__float__") and not isinstance(number, bool) else math.nan
+    if 0 < fraction <= 1:
+        return int(Fraction(str(fraction)) * full)  # as it is written: 0.29 of 100 is 29
+    if fraction > 1 and fraction.is_integer():
+        return int(fraction)
+    raise InputError(f"Got {target!r} as the target; expected a fraction in (0, 1] or a whole number of {unit}.")
 
 
 @dataclass(frozen=True, eq=False)

@@ -1,0 +1,131 @@
+"""The whole job in one call: a pipeline and images in, one drop-in denoiser out."""
+
+import copy
+import logging
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from prunekit.checkpoint import Base, ModelSpec
+from prunekit.data import ImageData, ImageSplit, as_images
+from prunekit.errors import InputError
+from prunekit.groups import TimestepGroups, make_groups
+from prunekit.nets import TimestepExperts
+from prunekit.pipeline.finetuning import finetune_slim
+from prunekit.pipeline.images import check_images, image_size
+from prunekit.pipeline.planning import plan_budget
+from prunekit.pipeline.stages import Bench, open_base, prune_group, score_groups
+from prunekit.recipe import FinetuneOptions, PruneOptions
+from prunekit.schedule import NoiseSchedule
+
+__all__ = ["make_experts"]
+
+_log = logging.getLogger(__name__)
+_PARTS = ("unet", "transformer")
+
+
+def make_experts(
+    pipeline_or_model: Any,
+    images: Path | str | ImageSplit | ImageData | Tensor | NDArray[np.uint8],
+    *,
+    budget: float = 0.8,
+    groups: int | TimestepGroups = 5,
+    rule: str = "linear",
+    pruning: PruneOptions | None = None,
+    finetuning: FinetuneOptions | None = None,
+    noise_schedule: NoiseSchedule | None = None,
+    prediction_type: str | None = None,
+    progress: Callable[[str], None] | None = None,
+) -> TimestepExperts:
+    """Prune and fine-tune one network for each timestep group, and put them together as a drop-in denoiser.
+
+    It runs in memory and begins anew if it is stopped; ``prunekit run`` does the same job with files that it resumes from.
+
+    Args:
+        pipeline_or_model: a diffusers pipeline, a denoiser of diffusers, a :class:`prunekit.Base`, or the path or Hub id of one.
+            It is not changed.
+        images: those that it was trained on: a path as for :func:`prunekit.load_images`, or uint8 of shape
+            (count, channels, height, width); numbers in floating point are taken as latents, or as pictures in −1 … 1.
+        budget: mean fraction of the base's MACs over the sampler's steps, in (0, 1].
+        groups: how many timestep groups, or the groups.
+        rule: how the budget is shared out, see :func:`prunekit.allocate`.
+        pruning: how to score, search and repair.
+        finetuning: how to fine-tune; the default is short.
+        noise_schedule: in place of the pipeline's. A model alone has none; linear over 1,000 timesteps is assumed then.
+        prediction_type: in place of the pipeline's; ``epsilon`` for a model alone.
+        progress: is told what is being done, one line each.
+
+    Returns:
+        The experts; ``experts.save(folder)`` writes them, and ``pipeline.unet = experts`` samples with them.
+
+    Raises:
+        BudgetError: the budget is out of reach.
+        GraphError: the network cannot be followed.
+        InputError: an argument cannot be used, or the network does not take the images.
+    """
+    say = progress or _log.info
+    base = _base_of(pipeline_or_model, noise_schedule, prediction_type)
+    split = as_images(images, image_size(base.spec), labels=base.spec.num_classes is not None)
+    check_images(split, base.spec)
+    partition = _partition(groups, base.schedule)
+    pruning, finetuning = pruning or PruneOptions(), finetuning or FinetuneOptions()
+    allocation = plan_budget(partition, base.schedule, budget, rule=rule)
+    say("following the network")
+    bench = Bench.of(base, pruning.norm_mode, pruning.head_mode, pruning.constraints)
+    say("scoring channels")
+    scores = score_groups(bench, split.train, partition, pruning)
+    experts = []
+    for group, wanted in zip(partition, allocation.for_model(bench.macs).groups, strict=True):
+        say(f"pruning timestep group {group.index} of {len(partition)} to {wanted.mac_ratio:.3f} of the MACs")
+        slim, _ = prune_group(bench, split.train, scores, group, int(wanted.target_macs or 0), pruning)
+        say(f"fine-tuning timestep group {group.index} of {len(partition)}")
+        experts.append(finetune_slim(slim, split.train, finetuning, teacher=bench)[0])
+    return TimestepExperts(partition, experts).eval()
+
+
+def _partition(groups: int | TimestepGroups, schedule: NoiseSchedule) -> TimestepGroups:
+    if isinstance(groups, TimestepGroups):
+        return groups
+    if isinstance(groups, int):
+        return make_groups(schedule, count=groups)
+    raise InputError(
+        f"Got a {type(groups).__name__} as groups; expected a number, or TimestepGroups that cover all timesteps, such as "
+        "make_groups(schedule, count=5)."
+    )
+
+
+def _base_of(source: Any, noise_schedule: NoiseSchedule | None, prediction_type: str | None) -> Base:
+    """The network with what it was trained for; a copy of a network that the caller holds."""
+    if isinstance(source, str | Path):
+        from prunekit.checkpoint import Asked  # noqa: PLC0415
+
+        return open_base(str(source), asked=Asked(None, noise_schedule, prediction_type))
+    if isinstance(source, Base):
+        return source
+    parts = [name for name in _PARTS if isinstance(getattr(source, name, None), nn.Module)]
+    if len(parts) != 1 and not isinstance(source, nn.Module):
+        raise InputError(
+            f"Got a {type(source).__name__}; expected a diffusers pipeline with a unet or a transformer, a denoiser of diffusers, "
+            "or the path of one."
+        )
+    model = getattr(source, parts[0]) if parts else source
+    schedule, kind = noise_schedule, prediction_type
+    scheduler = getattr(source, "scheduler", None)
+    if scheduler is not None:
+        schedule = schedule or NoiseSchedule.from_diffusers(scheduler)
+        kind = kind or scheduler.config.get("prediction_type")
+    elif schedule is None or kind is None:
+        _log.warning(
+            "%s comes without a scheduler: taken to predict %s with the %s noise schedule; say otherwise by noise_schedule= and "
+            "prediction_type=.",
+            type(model).__name__,
+            kind or "epsilon",
+            "linear" if schedule is None else "given",
+        )
+    spec = ModelSpec.of(model)
+    own = copy.deepcopy(model).cpu().float().eval().requires_grad_(True)
+    return Base(own, spec, schedule or NoiseSchedule.linear(), kind or "epsilon")

@@ -1,0 +1,194 @@
+"""Prune one network in one call: without data, or searched and repaired with a loss on a group of timesteps."""
+
+import copy
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from prunekit._types import JsonDict
+from prunekit.checkpoint import ModelSpec
+from prunekit.cost import CostModel
+from prunekit.errors import InputError
+from prunekit.graph import ChannelGraph, PruningPlan, attributes, trace
+from prunekit.graph.running import Inputs
+from prunekit.groups import TimestepGroup
+from prunekit.importance import Loss, importance, no_loss
+from prunekit.pipeline.images import needs_images
+from prunekit.pipeline.stages import search_and_repair
+from prunekit.recipe import PruneOptions
+from prunekit.search import SearchOptions, SearchResult
+from prunekit.slim import SlimModel, save_slim
+
+__all__ = ["Pruned", "prune"]
+
+_WITHOUT_DATA = PruneOptions(criterion="magnitude", search=SearchOptions(proposer="oneshot"), repair="none")
+_NUM_TIMESTEPS = 1000
+
+
+@dataclass(frozen=True, eq=False)
+class Pruned:
+    """A pruned network, and how it came about.
+
+    Args:
+        slim: the pruned network with what is needed to save it.
+        result: widths, costs and what the search measured.
+        graph: the channel groups; ``graph.left_whole`` names the layers that were not pruned, with reasons.
+    """
+
+    slim: SlimModel
+    result: SearchResult
+    graph: ChannelGraph
+
+    @property
+    def model(self) -> nn.Module:
+        """The pruned network, in eval mode on the CPU: an ordinary module of the same class."""
+        return self.slim.model
+
+    @property
+    def plan(self) -> PruningPlan:
+        """The channels that were kept."""
+        return self.slim.plan
+
+    @property
+    def macs(self) -> int:
+        """MACs per sample per evaluation."""
+        return self.slim.macs
+
+    @property
+    def params(self) -> int:
+        """Number of parameters."""
+        return self.slim.params
+
+    def save(self, folder: Path | str) -> None:
+        """Write a folder of safetensors and JSON; :func:`prunekit.load_slim` reads it.
+
+        Raises:
+            InputError: there is something else in the folder than an earlier slim model.
+        """
+        save_slim(self.slim, folder)
+
+    def __str__(self) -> str:
+        if self.result.nothing_to_prune is not None:
+            return f"Nothing of the network can be pruned; its layers stay whole, {self.result.nothing_to_prune}."
+        unit = {"macs": "MACs", "params": "parameters", "latency": "ns"}[self.result.target_of]
+        narrower = sum(after < before for before, after in self.result.widths.values())
+        return (
+            f"{self.result.spent:,} of {self.result.base:,} {unit} ({self.result.spent / max(self.result.base, 1):.4f}), "
+            f"{self.params:,} parameters; {narrower} of {len(self.result.widths)} channel groups are narrower, "
+            f"{len(self.graph.left_whole)} layers were left whole."
+        )
+
+
+def prune(
+    model: nn.Module,
+    example_inputs: Inputs,
+    *,
+    target: float | int,
+    loss: Loss | None = None,
+    group: TimestepGroup | None = None,
+    options: PruneOptions | None = None,
+    num_timesteps: int = _NUM_TIMESTEPS,
+    config: JsonDict | None = None,
+) -> Pruned:
+    """Prune a network to a target that is met exactly; the network itself is not changed.
+
+    Without a loss, channels are removed by their weights' magnitude. With one, a search finds the widths at which the loss on
+    the timestep group rises least, and layers are repaired in closed form.
+
+    Args:
+        model: any module.
+        example_inputs: arguments of one forward pass at batch 1, by name (a dict) or by place (a tuple).
+        target: a fraction of the network's MACs as a float in (0, 1], or a whole number of MACs; never exceeded. With
+            ``options.search.target_of`` it is of parameters or time instead.
+        loss: ``loss(model, timesteps, generator) -> scalar``: the mean over int64 timesteps of shape (batch,), everything random
+            from the generator.
+        group: the timesteps that the network is for; needed with a loss.
+        options: how to score, search and repair.
+        num_timesteps: T, for the record that is saved.
+        config: the network's constructor arguments, saved with it; a denoiser of diffusers has its own.
+
+    Returns:
+        The pruned network, its costs and its widths; :meth:`Pruned.save` writes it.
+
+    Raises:
+        BudgetError: the network cannot be pruned to the target; ``feasible`` has the range.
+        GraphError: the network cannot be followed, or the pruned one does not run.
+        InputError: an argument cannot be used.
+
+    Example:
+        >>> import prunekit, torch
+        >>> network = torch.nn.Sequential(torch.nn.Conv2d(3, 32, 3), torch.nn.ReLU(), torch.nn.Conv2d(32, 3, 3))
+        >>> pruned = prunekit.prune(network, (torch.zeros(1, 3, 8, 8),), target=0.5)
+        >>> pruned.macs / prunekit.count_macs(network, (torch.zeros(1, 3, 8, 8),)).macs
+        0.5
+    """
+    chosen = options or (_WITHOUT_DATA if loss is None else PruneOptions())
+    group = _checked_group(group, loss, chosen, num_timesteps)
+    spec = _spec_of(model, example_inputs, config)
+    graph = trace(model, example_inputs, chosen.norm_mode, chosen.head_mode, constraints=chosen.constraints)
+    cost = CostModel.of(model, graph, example_inputs)
+    scores = importance(
+        model,
+        example_inputs,
+        loss,
+        [group],
+        by=chosen.criterion,
+        samples=chosen.samples,
+        batch_size=chosen.batch_size,
+        seed=chosen.seed,
+        graph=graph,
+        num_timesteps=num_timesteps,
+    )
+    found, result = search_and_repair(
+        model, example_inputs, graph, cost, loss or no_loss, scores.of(group.index), group, target, chosen
+    )
+    about = {
+        "provenance": {
+            "criterion": chosen.criterion,
+            "proposer": chosen.search.proposer,
+            "repair": chosen.repair,
+            "seed": chosen.seed,
+            "target_of": chosen.search.target_of,
+            "target": result.target,
+            "spent": result.spent,
+            "base": result.base,
+        }
+    }
+    sizes = attributes(model, graph, result.plan)
+    slim = SlimModel(found, spec, result.plan, sizes, group, num_timesteps, result.macs, result.params, about)
+    return Pruned(slim, result, graph)
+
+
+def _checked_group(
+    group: TimestepGroup | None, loss: Loss | None, options: PruneOptions, num_timesteps: int
+) -> TimestepGroup:
+    """The timestep group, all timesteps where there is no loss to evaluate on them."""
+    if loss is None and needs_images(options.criterion, options.search.proposer, options.repair):
+        raise InputError(
+            f"The options (criterion {options.criterion}, proposer {options.search.proposer}, repair {options.repair}) evaluate a "
+            "loss and none was given; pass loss= and group=, or leave options out to prune by the weights alone."
+        )
+    if group is None:
+        if loss is not None:
+            raise InputError(
+                "Got a loss and no timestep group; pass group=groups[3], or group=TimestepGroup(0, 0, T) for all T timesteps."
+            )
+        return TimestepGroup(0, 0, num_timesteps)
+    if not isinstance(group, TimestepGroup):
+        raise InputError(f"Got a {type(group).__name__} as the group; expected one TimestepGroup, such as groups[3].")
+    if group.stop > num_timesteps:
+        raise InputError(
+            f"The group's timesteps end at {group.stop - 1} and num_timesteps is {num_timesteps}; pass the model's own number."
+        )
+    return group
+
+
+def _spec_of(model: nn.Module, example_inputs: Inputs, config: JsonDict | None) -> ModelSpec:
+    """How to build the network again: by its class, or for one of the caller's own with a factory given to ``load_slim``."""
+    try:
+        return ModelSpec(ModelSpec.of(model).class_name, ModelSpec.of(model).config, inputs=example_inputs)
+    except InputError:
+        own: Any = config if config is not None else {}
+        return ModelSpec(type(model).__name__, own, factory=lambda _: copy.deepcopy(model), inputs=example_inputs)

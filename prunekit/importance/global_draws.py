@@ -1,0 +1,58 @@
+"""A loss must draw from the generator that it is given: what it draws elsewhere is different each time it is asked."""
+
+import random
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from prunekit.errors import InputError
+
+__all__ = ["only_from_the_generator"]
+
+
+@contextmanager
+def only_from_the_generator(model: nn.Module) -> Iterator[None]:
+    """Refuse a loss that draws from a global generator within the block; the network itself may draw from torch's.
+
+    Raises:
+        InputError: torch's, NumPy's or Python's own state has changed.
+    """
+    before, inside = _states(), False
+    last = before["torch"]
+
+    def enter(*_: Any) -> None:
+        nonlocal inside
+        inside = inside or not torch.equal(torch.get_rng_state(), last)
+
+    def leave(*_: Any) -> None:
+        nonlocal last
+        last = torch.get_rng_state()
+
+    handles = (model.register_forward_pre_hook(enter), model.register_forward_hook(leave, always_call=True))
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+    after = _states()
+    changed = ["torch"] if inside or not torch.equal(after["torch"], last) else []
+    changed += [name for name in ("NumPy", "Python") if after[name] != before[name]]
+    if changed:
+        raise InputError(
+            f"The loss draws from {changed[0]}'s global generator, so it is different each time; draw everything from its third "
+            "argument, as in torch.randn(shape, generator=generator)."
+        )
+
+
+def _states() -> dict[str, Any]:
+    numpy: Any = np.random.get_state(legacy=False)  # noqa: NPY002 - the global state is what is checked
+    own = numpy["state"]
+    return {
+        "torch": torch.get_rng_state(),
+        "NumPy": (own["pos"], own["key"].tobytes(), numpy["has_gauss"]),
+        "Python": random.getstate(),
+    }

@@ -1,0 +1,138 @@
+"""One network in one call: the target is met, the network stays, what is saved loads again, and wrong arguments get a sentence."""
+
+import copy
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from networks import unet, unet_inputs
+from torch import Generator, Tensor, nn
+
+import prunekit as pk
+from prunekit.recipe import PruneOptions
+from prunekit.search import SearchOptions
+
+GROUP = pk.TimestepGroup(3, 600, 800)
+
+
+class Denoiser(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.last = nn.Conv2d(1, 24, 3, padding=1), nn.Conv2d(24, 1, 3, padding=1)
+
+    def forward(self, x: Tensor, t: Tensor) -> Tensor:
+        result: Tensor = self.last(torch.tanh(self.first(x) + t.reshape(-1, 1, 1, 1) / 1000))
+        return result
+
+
+def denoiser() -> nn.Module:
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(0)
+        return Denoiser().eval()
+
+
+INPUTS = (torch.zeros(1, 1, 8, 8), torch.tensor([7]))
+
+
+def loss(model: nn.Module, timesteps: Tensor, generator: Generator) -> Tensor:
+    noise = torch.randn(len(timesteps), 1, 8, 8, generator=generator)
+    result: Tensor = (model(noise, timesteps) - noise).square().mean()
+    return result
+
+
+@pytest.mark.parametrize("target", [0.6, 0.3])
+def test_pruning_without_data_meets_a_fraction_and_changes_nothing_of_the_network(target: float) -> None:
+    model = denoiser()
+    before = copy.deepcopy(model.state_dict())
+    pruned = pk.prune(model, INPUTS, target=target)
+    full = pk.count_macs(model, INPUTS).macs
+    assert target * full - full / 24 < pruned.macs <= target * full
+    assert pk.count_macs(pruned.model, INPUTS).macs == pruned.macs
+    assert all(torch.equal(before[key], value) for key, value in model.state_dict().items())
+    assert f"{pruned.macs:,} of {full:,} MACs" in str(pruned)
+
+
+def test_a_fraction_and_the_same_number_of_macs_give_the_same_plan() -> None:
+    full = pk.count_macs(denoiser(), INPUTS).macs
+    by_fraction, by_number = (pk.prune(denoiser(), INPUTS, target=target) for target in (0.5, full // 2))
+    assert by_fraction.plan == by_number.plan
+    assert by_fraction.result.target == by_number.result.target
+
+
+def test_searched_and_repaired_it_loses_less_than_by_its_weights_alone() -> None:
+    model, probe = denoiser(), pk.Probe(loss, GROUP, samples=64)
+    quick = PruneOptions(samples=64, search=SearchOptions(rounds=3, shortlist=3))
+    searched = pk.prune(model, INPUTS, loss=loss, group=GROUP, target=0.6, options=quick)
+    by_weights = pk.prune(model, INPUTS, target=0.6)
+    assert probe.mean(searched.model) < probe.mean(by_weights.model)
+    assert searched.slim.group == GROUP
+    assert searched.result.measured
+
+
+def test_a_foreign_network_is_saved_and_loaded_in_one_call_each(tmp_path: Path) -> None:
+    pruned = pk.prune(denoiser(), INPUTS, target=0.5)
+    pruned.save(str(tmp_path / "slim"))
+    again = pk.load_slim(str(tmp_path / "slim"), denoiser(), INPUTS)
+    assert torch.equal(again.model(*INPUTS), pruned.model(*INPUTS))
+    with pytest.raises(pk.InputError, match="Denoiser"):
+        pk.load_slim(tmp_path / "slim")
+
+
+def test_a_denoiser_of_diffusers_needs_no_factory(tmp_path: Path) -> None:
+    pruned = pk.prune(unet(), unet_inputs(), target=0.7)
+    pruned.save(tmp_path / "slim")
+    again = pk.load_slim(tmp_path / "slim").model(**unet_inputs()).sample
+    assert torch.equal(again, pruned.model(**unet_inputs()).sample)
+
+
+def test_a_network_with_nothing_to_prune_says_so() -> None:
+    pruned = pk.prune(nn.Conv2d(1, 1, 3), (torch.zeros(1, 1, 8, 8),), target=1.0)
+    assert str(pruned).startswith("Nothing of the network can be pruned")
+
+
+def from_the_global_generator(model: nn.Module, timesteps: Tensor, generator: Generator) -> Tensor:
+    noise = torch.randn(len(timesteps), 1, 8, 8)
+    return (model(noise, timesteps) - noise).square().mean()  # type: ignore[no-any-return]
+
+
+def from_numpy(model: nn.Module, timesteps: Tensor, generator: Generator) -> Tensor:
+    import numpy as np
+
+    return loss(model, timesteps, generator) + np.random.rand()  # noqa: NPY002 - the mistake
+
+
+SINGLE: dict[str, Any] = {"loss": loss, "group": GROUP, "target": 0.6}
+WRONG: dict[str, tuple[dict[str, Any], str]] = {
+    "a batch of two": (
+        {"target": 0.6, "example_inputs": (torch.zeros(2, 1, 8, 8), torch.tensor([7, 7]))},
+        "batch of 2",
+    ),
+    "torch's global generator": ({**SINGLE, "loss": from_the_global_generator}, "torch's global generator"),
+    "NumPy's global generator": ({**SINGLE, "loss": from_numpy}, "NumPy's global generator"),
+    "a loss and no group": ({"loss": loss, "target": 0.6}, "no timestep group"),
+    "a list of groups": ({**SINGLE, "group": [GROUP]}, "Got a list as the group"),
+    "a group past the end": ({**SINGLE, "num_timesteps": 100}, "num_timesteps is 100"),
+    "options that need a loss": ({"target": 0.6, "options": PruneOptions()}, "none was given"),
+    "a percentage": ({"target": 60.5}, "Got 60.5 as the target; expected a fraction"),
+    "a negative target": ({"target": -0.5}, "expected a fraction"),
+    "words": ({"target": "0.6"}, "expected a fraction"),
+    "no number": ({"target": float("nan")}, "expected a fraction"),
+    "out of reach": ({"target": 0.01}, "below what this network can be pruned to"),
+}
+
+
+@pytest.mark.parametrize("name", WRONG)
+def test_wrong_arguments_get_one_sentence(name: str) -> None:
+    own, message = WRONG[name]
+    with pytest.raises(pk.InputError, match=message) as caught:
+        pk.prune(denoiser(), **{"example_inputs": INPUTS, **own})
+    assert "\n" not in str(caught.value)
+
+
+def test_a_network_may_draw_numbers_of_its_own() -> None:
+    class Noisy(Denoiser):
+        def forward(self, x: Tensor, t: Tensor) -> Tensor:
+            return super().forward(x + 0.01 * torch.randn_like(x), t)
+
+    assert pk.Probe(loss, GROUP, samples=8).mean(Noisy()) > 0
