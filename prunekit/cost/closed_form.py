@@ -12,7 +12,7 @@ from prunekit._types import FloatArray, IntArray
 from prunekit.cost.counter import count_by_shapes
 from prunekit.errors import GraphError
 from prunekit.graph import ChannelGraph, PruningPlan, apply
-from prunekit.graph.running import Inputs
+from prunekit.graph.running import Inputs, check_one_sample
 from prunekit.graph.structure import Term, Width
 
 __all__ = ["CostModel"]
@@ -38,7 +38,9 @@ class CostModel:
 
         Raises:
             GraphError: the closed form differs from the counter.
+            InputError: the inputs are a batch of several samples.
         """
+        check_one_sample(inputs)
         found = cls(_Rows.of(graph.products, len(graph)), _Rows.of(graph.parameters, len(graph)))
         smallest = np.array([group.widths[-1] for group in graph], dtype=np.int64)
         for widths in (graph.full_widths, smallest):

@@ -16,7 +16,7 @@ from prunekit.graph.narrowing import corresponds, narrowed
 from prunekit.graph.plan import PruningPlan
 from prunekit.graph.recording import Unsound
 from prunekit.graph.retrying import Retries
-from prunekit.graph.running import Inputs, check_one_sample
+from prunekit.graph.running import Inputs
 from prunekit.graph.structure import ChannelGraph, HeadMode, NormMode
 from prunekit.graph.surgery import apply
 from prunekit.graph.trial import OF_COPIES, OF_SHAPES, Trial
@@ -55,9 +55,8 @@ def trace(
 
     Raises:
         GraphError: the network cannot be traced, or not within the limit.
-        InputError: the inputs are a batch of several, or a constraint names no layer or contradicts another or the network.
+        InputError: a constraint names no layer, or constraints contradict each other or the network.
     """
-    check_one_sample(example_inputs)
     constraints = constraints or Constraints()
     ways = ("whole", "even", "scaled") if head_mode == "whole" else ("even", "scaled", "whole")
     tracing = _Tracing(Retries(ways, constraints), norm_mode, Deadline(seconds, progress))

@@ -15,7 +15,7 @@ from prunekit._json import Many, Named, Positive, checked, parse_json, read_json
 from prunekit._types import FloatArray, JsonDict
 from prunekit.errors import FileFormatError, InputError, LimitError, MissingFileError
 from prunekit.graph import ChannelGraph, HeadMode, NormMode, trace
-from prunekit.graph.running import Inputs
+from prunekit.graph.running import Inputs, check_one_sample
 from prunekit.groups import TimestepGroup, TimestepGroups
 from prunekit.groups.partition import GroupForm
 from prunekit.importance.criteria import criterion
@@ -253,6 +253,7 @@ def importance(
             f"Got the single timestep group {timestep_groups.index}; expected TimestepGroups or a list: "
             f"[groups[{timestep_groups.index}]]."
         )
+    check_one_sample(example_inputs)
     rule = criterion(by) if isinstance(by, str) else by
     graph = trace(model, example_inputs, norm_mode, head_mode) if graph is None else graph
     groups = tuple(timestep_groups)

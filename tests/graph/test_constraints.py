@@ -168,7 +168,7 @@ def behind(layer, first, last):
 DECLARED = {
     "linear": (
         lambda: behind(lambda: Spectral(12, 10), lambda: nn.Linear(6, 12), lambda: nn.Linear(10, 3)),
-        (2, 6),
+        (1, 6),
         {"Spectral": "linear"},
     ),
     "conv": (
