@@ -5,8 +5,10 @@ from cifar_unet import CIFAR_UNET, cifar_unet
 from torch import Tensor
 
 from prunekit.checkpoint import Base, ModelSpec
-from prunekit.pipeline.stages import Bench, images_of, open_base
 from prunekit.schedule import NoiseSchedule
+from prunekit.steps.bases import open_base
+from prunekit.steps.bench import Bench
+from prunekit.steps.image_choice import images_of
 
 
 def bench_of(network: str) -> tuple[Bench, Tensor]:

@@ -22,11 +22,13 @@ from prunekit.allocation import Allocation, Frontier, read_frontier
 from prunekit.data import ImageSplit
 from prunekit.groups import TimestepGroups
 from prunekit.importance import ImportanceMap, Probe
-from prunekit.pipeline.finetuning import finetune_slim
-from prunekit.pipeline.planning import cut_groups, plan_budget, side_by_side
-from prunekit.pipeline.stages import Bench, images_of, open_base, prune_group, score_groups
 from prunekit.recipe import FinetuneOptions, PruneOptions
 from prunekit.search import SearchOptions
+from prunekit.steps.bases import open_base
+from prunekit.steps.bench import Bench, prune_group, score_groups
+from prunekit.steps.budgets import cut_groups, plan_budget, side_by_side
+from prunekit.steps.finetuning import finetune_slim
+from prunekit.steps.image_choice import images_of
 from prunekit.training import DenoisingObjective, TrainOptions
 
 BASE = "embedded:digits"

@@ -17,11 +17,11 @@ from _manifest import REPORTS, markdown_table, publish
 from prunekit._files import atomic_path
 from prunekit.checkpoint import Base, save_base
 from prunekit.consistency import ConsistencyOptions
-from prunekit.pipeline.consistency import Compared, compare, write_comparison
-from prunekit.pipeline.opening import open_model
-from prunekit.pipeline.runner import Run
-from prunekit.pipeline.stages import open_base
 from prunekit.recipe import Recipe, load_recipe
+from prunekit.runs.experts_run import Run
+from prunekit.steps.bases import open_base
+from prunekit.steps.opening import open_model
+from prunekit.steps.two_models import Compared, compare, write_comparison
 
 ROOT = Path(__file__).resolve().parents[1]
 BASE = "base, seed 0, 6,000 steps"

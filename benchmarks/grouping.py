@@ -25,9 +25,10 @@ from prunekit.groups import Evidence, Grouping, Similarity, cut_by_matrix
 from prunekit.groups.segmentation import dissimilarity_costs, finely, partition_cost
 from prunekit.groups.similarity import calibrated_alpha, three_stages
 from prunekit.importance import GradientSimilarity
-from prunekit.pipeline.stages import images_of, open_base
 from prunekit.report import grouping_png
 from prunekit.schedule import NoiseSchedule
+from prunekit.steps.bases import open_base
+from prunekit.steps.image_choice import images_of
 from prunekit.training import DenoisingObjective
 
 FASHION = "/usr/share/datasets/fashion-mnist"

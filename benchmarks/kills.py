@@ -223,7 +223,7 @@ def _import_everything() -> None:
     import matplotlib.pyplot  # noqa: F401, PLC0415
     from diffusers import UNet2DModel  # noqa: F401, PLC0415
 
-    import prunekit.pipeline.runner  # noqa: F401, PLC0415
+    import prunekit.runs.experts_run  # noqa: F401, PLC0415
 
 
 def main_() -> None:

@@ -31,10 +31,10 @@ from prunekit.cost import count_macs
 from prunekit.groups import make_groups
 from prunekit.importance import Probe
 from prunekit.importance.criteria import criterion
-from prunekit.pipeline.stages import Bench
 from prunekit.search import Repair, RepairKind, SearchOptions, SearchResult, Task, search
 from prunekit.search.greedy import candidates_of, close
 from prunekit.search.proposers import PROPOSERS
+from prunekit.steps.bench import Bench
 from prunekit.training import DenoisingObjective
 
 REPAIRS: dict[str, RepairKind] = {"least-squares": "least-squares", "loss": "none"}

@@ -25,9 +25,11 @@ from prunekit.graph import PruningPlan
 from prunekit.groups import make_groups
 from prunekit.importance import Probe
 from prunekit.importance.criteria import criterion
-from prunekit.pipeline.stages import Bench, images_of, open_base, score_groups
 from prunekit.recipe import PruneOptions
 from prunekit.search import PROXIES, Repair, WidthProblem, lost_importance, make_proxy, meet_target
+from prunekit.steps.bases import open_base
+from prunekit.steps.bench import Bench, score_groups
+from prunekit.steps.image_choice import images_of
 from prunekit.training import DenoisingObjective, TrainOptions, group_timesteps, train
 
 GROUPS, TARGET, STEPS = 5, 0.6, 100

@@ -25,9 +25,11 @@ from _manifest import REPORTS, markdown_table, publish
 from prunekit._files import atomic_path
 from prunekit.groups import make_groups
 from prunekit.importance import CRITERIA, ImportanceMap, Probe
-from prunekit.pipeline.stages import Bench, images_of, open_base, prune_group, score_groups
 from prunekit.recipe import PruneOptions
 from prunekit.search import RepairKind
+from prunekit.steps.bases import open_base
+from prunekit.steps.bench import Bench, prune_group, score_groups
+from prunekit.steps.image_choice import images_of
 from prunekit.training import DenoisingObjective, TrainOptions, group_timesteps, train
 
 FOLDER = REPORTS.parent / "search"

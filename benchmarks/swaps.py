@@ -16,10 +16,10 @@ from prunekit._files import atomic_path
 from prunekit._json import read_json
 from prunekit.evaluation import image_metrics
 from prunekit.nets import TimestepExperts
-from prunekit.pipeline.evidence import EvidenceRun
 from prunekit.recipe import Recipe, slug
 from prunekit.sampling import to_images
 from prunekit.slim import SlimModel, load_slim
+from prunekit.studies.evidence_study import EvidenceRun
 
 
 class Swaps:

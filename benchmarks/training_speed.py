@@ -32,7 +32,7 @@ from tqdm import tqdm
 
 from prunekit._files import atomic_path
 from prunekit.data import load_images
-from prunekit.pipeline.stages import open_base
+from prunekit.steps.bases import open_base
 from prunekit.training import DenoisingObjective, RangeTimesteps, TrainOptions, to_unit_range, train
 
 sys.path.append(str(Path(__file__).resolve().parents[1] / "tests"))

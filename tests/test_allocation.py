@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 from prunekit.allocation import DIFFICULTY_RULES, Allocation, allocate, feasible_budgets
 from prunekit.errors import BudgetError, FileFormatError, InputError
 from prunekit.groups import TimestepGroups, make_groups
-from prunekit.pipeline.planning import cut_groups, evaluations, plan_budget
 from prunekit.schedule import NoiseSchedule, sampler_timesteps
+from prunekit.steps.budgets import cut_groups, evaluations, plan_budget
 
 KINDS = ("linear", "scaled_linear", "cosine", "sigmoid", "rectified_flow")
 

@@ -15,8 +15,8 @@ from prunekit.allocation import Allocation, Frontier, allocate, read_frontier, r
 from prunekit.allocation.knapsack import choose_points
 from prunekit.errors import BudgetError, FileFormatError, InputError, MissingFileError
 from prunekit.groups import TimestepGroups, make_groups
-from prunekit.pipeline.planning import plan_budget, side_by_side
 from prunekit.schedule import NoiseSchedule, sampler_timesteps
+from prunekit.steps.budgets import plan_budget, side_by_side
 
 POINTS = st.lists(st.tuples(st.integers(1, 1000), st.floats(0, 9)), max_size=9)
 

@@ -21,7 +21,7 @@ from prunekit.slim import SlimModel, load_slim, save_slim
 PACKAGES = [
     "prunekit",
     *(f"prunekit.{one.name}" for one in pkgutil.iter_modules(prunekit.__path__) if one.name not in ("cli", "interop")),
-    *("prunekit.pipeline.stages", "prunekit.pipeline.opening", "prunekit.pipeline.finetuning"),
+    *("prunekit.steps.bench", "prunekit.steps.opening", "prunekit.steps.finetuning"),
 ]
 EXCEPT = {
     "fits_images",

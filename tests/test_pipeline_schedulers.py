@@ -14,10 +14,10 @@ from prunekit.checkpoint import load_base, save_base
 from prunekit.checkpoint.scheduler import read_scheduler
 from prunekit.errors import FileFormatError, InputError
 from prunekit.groups import make_groups
-from prunekit.pipeline.planning import evaluations, plan_budget, planned_otherwise
 from prunekit.sampling import make_sampler, make_scheduler, real_timesteps
 from prunekit.schedule import NoiseSchedule
 from prunekit.schedule.diffusers import settings_text
+from prunekit.steps.budgets import evaluations, plan_budget, planned_otherwise
 
 SHAPE = (1, 4, 4)
 NAMES = sorted(name for name in dir(diffusers) if name.endswith("Scheduler"))

@@ -20,9 +20,9 @@ from prunekit.cost import GPUS
 from prunekit.graph import PruningPlan
 from prunekit.groups import make_groups
 from prunekit.nets import load_experts, save_experts
-from prunekit.pipeline.stages import Bench
 from prunekit.schedule import NoiseSchedule
 from prunekit.slim import SlimModel
+from prunekit.steps.bench import Bench
 
 ROOT = Path(__file__).resolve().parents[1]
 DOCS = ROOT / "docs"

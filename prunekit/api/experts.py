@@ -15,12 +15,13 @@ from prunekit.data import ImageData, ImageSplit, as_images
 from prunekit.errors import InputError
 from prunekit.groups import TimestepGroups, make_groups
 from prunekit.nets import TimestepExperts
-from prunekit.pipeline.finetuning import finetune_slim
-from prunekit.pipeline.images import check_images, image_size
-from prunekit.pipeline.planning import plan_budget
-from prunekit.pipeline.stages import Bench, open_base, prune_group, score_groups
 from prunekit.recipe import FinetuneOptions, PruneOptions
 from prunekit.schedule import NoiseSchedule
+from prunekit.steps.bases import open_base
+from prunekit.steps.bench import Bench, prune_group, score_groups
+from prunekit.steps.budgets import plan_budget
+from prunekit.steps.finetuning import finetune_slim
+from prunekit.steps.image_choice import check_images, image_size
 
 __all__ = ["make_experts"]
 

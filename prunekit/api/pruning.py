@@ -15,11 +15,11 @@ from prunekit.graph import ChannelGraph, PruningPlan, attributes, trace
 from prunekit.graph.running import Inputs
 from prunekit.groups import TimestepGroup
 from prunekit.importance import Loss, importance, no_loss
-from prunekit.pipeline.images import needs_images
-from prunekit.pipeline.stages import search_and_repair
 from prunekit.recipe import PruneOptions
 from prunekit.search import SearchOptions, SearchResult
 from prunekit.slim import SlimModel, save_slim
+from prunekit.steps.image_choice import needs_images
+from prunekit.steps.searching import search_and_repair
 
 __all__ = ["Pruned", "prune"]
 

@@ -43,9 +43,9 @@ def consistency(
 ) -> None:
     """How alike two models' outputs are for the same noise, step by step, beside shuffled pairs; and experts' seams."""
     from prunekit.consistency import ConsistencyOptions
-    from prunekit.pipeline.consistency import check_folder, compare, write_comparison
-    from prunekit.pipeline.opening import is_base, open_model
     from prunekit.report import describe_consistency
+    from prunekit.steps.opening import is_base, open_model
+    from prunekit.steps.two_models import check_folder, compare, write_comparison
 
     options = ConsistencyOptions(sampler, steps, count, seed, teacher_forced)
     check_folder(output)

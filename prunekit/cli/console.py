@@ -68,15 +68,15 @@ class Bars:
         self.tasks: dict[str, Any] = {}
 
     def stage(self, name: str, kept: bool) -> None:
-        """See :class:`prunekit.pipeline.observing.Observer`."""
+        """See :class:`prunekit.runs.observing.Observer`."""
         self.console.print(f"{name}: kept from before" if kept else name, highlight=False)
 
     def note(self, sentence: str) -> None:
-        """See :func:`prunekit.pipeline.observing.say`."""
+        """See :func:`prunekit.runs.observing.say`."""
         self.console.print(sentence, highlight=False, markup=False)
 
     def progress(self, label: str, done: int, total: int, note: str) -> None:
-        """See :class:`prunekit.pipeline.observing.Observer`."""
+        """See :class:`prunekit.runs.observing.Observer`."""
         if label not in self.tasks:
             self.tasks[label] = self.progress_.add_task(label, total=total, note=note)
         self.progress_.update(self.tasks[label], completed=done, total=total, note=note)

@@ -45,12 +45,12 @@ def cost(
 ) -> None:
     """MACs and parameters of a model by module and by operator, and what was not counted; what a recipe will take."""
     if is_recipe(model):
-        from prunekit.pipeline.estimating import Machine
+        from prunekit.studies.recipe_costs import Machine
 
         show_estimate(model, Machine(gpu, gpus, utilisation), json)
         return
     from prunekit.cost import count_macs, other_counters
-    from prunekit.pipeline.opening import open_model
+    from prunekit.steps.opening import open_model
 
     if depth < 1:
         raise InputError(f"Got --depth {depth}; expected at least 1, the model's own children.")

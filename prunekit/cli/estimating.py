@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 from prunekit.cli.console import emit
 
 if TYPE_CHECKING:
-    from prunekit.pipeline.estimating import Machine
+    from prunekit.studies.recipe_costs import Machine
 
 __all__ = ["is_recipe", "show_estimate"]
 
@@ -18,8 +18,8 @@ def is_recipe(model: str) -> bool:
 
 def show_estimate(path: str, machine: "Machine", json: bool) -> None:
     """Print what a recipe will cost."""
-    from prunekit.pipeline.estimating import estimate
     from prunekit.recipe import load_recipe
+    from prunekit.studies.recipe_costs import estimate
 
     found = estimate(load_recipe(Path(path)), machine)
     emit(json, found.to_json() if json else {}, [f"{path}: {found.sentences()[0]}", *found.sentences()[1:]])

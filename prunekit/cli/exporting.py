@@ -34,7 +34,7 @@ def export(
     import torch
 
     from prunekit.export import export_onnx
-    from prunekit.pipeline.opening import open_model
+    from prunekit.steps.opening import open_model
 
     opened = open_model(model, config, inputs, reading)
     parts = opened.parts()

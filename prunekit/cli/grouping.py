@@ -17,8 +17,8 @@ from prunekit.cli.options import ConfigOption, DataOption, Json, Overwrite, Reso
 from prunekit.cli.reading_options import PredictionOption, WeightsOption
 from prunekit.errors import InputError
 from prunekit.groups import FORMAT, METHODS, Grouping
-from prunekit.pipeline.planning import cut_with_evidence
 from prunekit.schedule import NoiseSchedule
+from prunekit.steps.budgets import cut_with_evidence
 
 if TYPE_CHECKING:
     from prunekit.checkpoint import Base
@@ -142,7 +142,7 @@ class _Source:
             InputError: a number of timesteps without a kind of schedule.
         """
         from prunekit.checkpoint import Asked
-        from prunekit.pipeline.stages import open_base
+        from prunekit.steps.bases import open_base
 
         kind, count = self.asked.get("kind"), self.asked.get("num_timesteps")
         if count is not None and kind is None:
@@ -167,10 +167,10 @@ class _Source:
 def _measured(source: _Source, chosen: dict[str, Any], output: Path) -> tuple[NoiseSchedule, Grouping]:
     """Groups by what images or a base show; refuses what cannot be written before it measures."""
     from prunekit.data import load_images
-    from prunekit.pipeline.grouping import method_of
-    from prunekit.pipeline.placing import placed
-    from prunekit.pipeline.stages import images_of
     from prunekit.recipe import GroupOptions
+    from prunekit.steps.cutting import method_of
+    from prunekit.steps.image_choice import images_of
+    from prunekit.steps.placing import placed
 
     if output.suffix == ".png":
         raise InputError(

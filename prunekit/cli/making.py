@@ -59,7 +59,7 @@ def train(
     refuse_existing(output, overwrite, inputs=[recipe, config, data])
     from prunekit.checkpoint import save_base
     from prunekit.data import note_place
-    from prunekit.pipeline.stages import train_base
+    from prunekit.steps.bases import train_base
     from prunekit.training import TrainOptions
     from prunekit.training.checkpoints import drop_checkpoints
 
@@ -88,8 +88,8 @@ def _of_options(
     """What the command's own options say."""
     from prunekit.checkpoint import ModelSpec
     from prunekit.data import load_images
-    from prunekit.pipeline.presets import small_unet
     from prunekit.recipe import BaseOptions
+    from prunekit.steps.presets import small_unet
     from prunekit.training import PREDICTION_TYPES
 
     if prediction_type not in PREDICTION_TYPES:
@@ -147,11 +147,11 @@ def finetune(
     """Fine-tune a slim model on its own timesteps; goes on from its last checkpoint when it was interrupted."""
     from prunekit._files import check_folder
     from prunekit.data import note_place
-    from prunekit.pipeline.finetuning import finetune_slim
-    from prunekit.pipeline.images import said_of_images
-    from prunekit.pipeline.stages import images_of_slim, open_base
     from prunekit.recipe import DistillationOptions, FinetuneOptions
     from prunekit.slim import FOLDER, load_slim, save_slim
+    from prunekit.steps.bases import open_base
+    from prunekit.steps.finetuning import finetune_slim
+    from prunekit.steps.image_choice import images_of_slim, said_of_images
     from prunekit.training.checkpoints import drop_checkpoints
 
     target = output or slim
@@ -203,7 +203,7 @@ def assemble(
     from prunekit._files import check_folder
     from prunekit.nets import load_experts
     from prunekit.nets.experts import FOLDER
-    from prunekit.pipeline.stages import assemble as put_together
+    from prunekit.steps.assembling import assemble as put_together
 
     check_folder(output, FOLDER)
     refuse_inputs(output, [slim])

@@ -44,12 +44,12 @@ def sample(
     reading: "Asked | None",
 ) -> None:
     """Sample images from a model into an .npz and a grid picture; of a model of latents, the latents into an .npz."""
-    from prunekit.pipeline.measuring import save_samples
-    from prunekit.pipeline.opening import open_model
-    from prunekit.pipeline.placing import placed
-    from prunekit.pipeline.planning import evaluations
     from prunekit.report import grid_png
     from prunekit.sampling import to_images
+    from prunekit.steps.budgets import evaluations
+    from prunekit.steps.opening import open_model
+    from prunekit.steps.placing import placed
+    from prunekit.steps.sample_quality import save_samples
 
     if count < 1:
         raise InputError(f"Got --count {count}; expected at least 1 image.")
@@ -104,10 +104,10 @@ def evaluate(
     """Denoising loss per timestep group, and FID and KID on stated features, with standard errors over seeds."""
     from prunekit._files import write_json
     from prunekit.features import load_features
-    from prunekit.pipeline.measuring import Setting, measure_all
-    from prunekit.pipeline.opening import is_base, open_model
     from prunekit.recipe import AllocationOptions, EvaluationOptions
     from prunekit.report import Metrics, metric_lines
+    from prunekit.steps.opening import is_base, open_model
+    from prunekit.steps.sample_quality import Setting, measure_all
 
     if count < 2 or seeds < 1 or loss_samples < 2:
         raise InputError(
@@ -183,8 +183,8 @@ def report(
 
 
 def _report(run: Path, json: bool) -> None:
-    from prunekit.pipeline.run_folder import check_links
     from prunekit.report import write_all_reports, write_any_report
+    from prunekit.runs.run_folder import check_links
 
     if run.is_dir():
         check_links(run)

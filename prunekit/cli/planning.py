@@ -17,8 +17,8 @@ from prunekit.cli.interrupts import writing
 from prunekit.cli.options import Json, Overwrite
 from prunekit.errors import InputError
 from prunekit.groups import Grouping, TimestepGroups
-from prunekit.pipeline.planning import cut_groups, plan_budget, side_by_side
 from prunekit.schedule import NoiseSchedule
+from prunekit.steps.budgets import cut_groups, plan_budget, side_by_side
 
 __all__ = ["COMMANDS"]
 

@@ -48,9 +48,9 @@ from prunekit.schedule import NoiseSchedule
 if TYPE_CHECKING:
     from prunekit.checkpoint import Asked, Base
     from prunekit.data import ImageSplit
-    from prunekit.pipeline.stages import Bench
     from prunekit.search import SearchResult
     from prunekit.slim import SlimModel
+    from prunekit.steps.bench import Bench
 
 __all__ = ["COMMANDS"]
 
@@ -116,11 +116,12 @@ def prune(
 ) -> None:
     """Prune a base to a timestep group's target, by importance on the group's own timesteps."""
     from prunekit.data import note_place
-    from prunekit.pipeline.images import needs_images
-    from prunekit.pipeline.stages import Bench, open_base, prune_group, score_groups
     from prunekit.recipe import PruneOptions
     from prunekit.search import Endpoint, SearchOptions, ranks
     from prunekit.slim import save_slim
+    from prunekit.steps.bases import open_base
+    from prunekit.steps.bench import Bench, prune_group, score_groups
+    from prunekit.steps.image_choice import needs_images
 
     ranks.join()
     rank, size = ranks.place()
@@ -191,7 +192,7 @@ def prune(
 
 
 def _note_other_steps(plan: Allocation, schedule: NoiseSchedule) -> None:
-    from prunekit.pipeline.planning import planned_otherwise
+    from prunekit.steps.budgets import planned_otherwise
 
     if said := planned_otherwise(plan, schedule):
         _log.info(said)
@@ -199,7 +200,7 @@ def _note_other_steps(plan: Allocation, schedule: NoiseSchedule) -> None:
 
 def _with_images(base: "Base", options: Any, source: str) -> tuple["Base", "ImageSplit"]:
     """The images to use, and the base with its record of them updated."""
-    from prunekit.pipeline.images import images_of, said_of_images
+    from prunekit.steps.image_choice import images_of, said_of_images
 
     images = images_of(base, options, source)
     return replace(base, data=said_of_images(base.data, images, options)), images
@@ -268,7 +269,7 @@ def _wanted_targets(path: Path | None, target: float | None, schedule: NoiseSche
         InputError: the target is no fraction.
         MissingFileError: there is neither an allocation nor a target.
     """
-    from prunekit.pipeline.planning import cut_groups, plan_budget
+    from prunekit.steps.budgets import cut_groups, plan_budget
 
     if target is None:
         chosen = chosen_allocation(path)

@@ -16,8 +16,8 @@ from prunekit.cli.options import Json
 from prunekit.errors import InputError
 
 if TYPE_CHECKING:
-    from prunekit.pipeline.executors import Executor
     from prunekit.recipe import Confirmation
+    from prunekit.runs.executors import Executor
 
 __all__ = ["COMMANDS"]
 
@@ -41,14 +41,14 @@ class _Parallel:
     def executor(self, folder: Path) -> "Executor | None":
         """What runs them; None for one after the other in this process."""
         if self.cluster is not None:
-            from prunekit.pipeline.clusters import Submitit, parsed_options
+            from prunekit.runs.clusters import Submitit, parsed_options
 
             return Submitit(self.cluster.value, folder, parsed_options(self.options), self.jobs, self.retries)
         if self.options:
             raise InputError("Got --executor-option without --executor; expected --executor local or slurm with it.")
         if self.jobs is None:
             return None
-        from prunekit.pipeline.executors import Processes
+        from prunekit.runs.executors import Processes
 
         return Processes(self.jobs, self.retries)
 
@@ -113,7 +113,7 @@ def run(
     parallel = _Parallel(jobs, executor, executor_option or [], retries)
     manifest = _execute(recipe, output, parallel, base, publish, confirmed)
     if publish is not None:
-        from prunekit.pipeline.publishing import publish as copy_results
+        from prunekit.runs.publishing import publish as copy_results
 
         copy_results(manifest.parent, publish)
     _conclude(manifest, json)
@@ -142,9 +142,9 @@ def _execute(
     reports: Path | None = None,
     confirmed: Sequence["Confirmation"] = (),
 ) -> Path:
-    from prunekit.pipeline.kinds import check_run_folder, run_of
-    from prunekit.pipeline.publishing import check_place
     from prunekit.recipe import load_recipe
+    from prunekit.runs.publishing import check_place
+    from prunekit.studies.kinds_of_runs import check_run_folder, run_of
 
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         raise InputError(

@@ -57,10 +57,11 @@ def importance(
     """Score every channel for every timestep group; write importance.json and a heatmap."""
     from prunekit._json import read_json
     from prunekit.groups import make_groups
-    from prunekit.pipeline.images import needs_images
-    from prunekit.pipeline.stages import Bench, images_of, open_base, score_groups
     from prunekit.recipe import PruneOptions
     from prunekit.report import heatmap_png
+    from prunekit.steps.bases import open_base
+    from prunekit.steps.bench import Bench, score_groups
+    from prunekit.steps.image_choice import images_of, needs_images
 
     refuse_existing(output, overwrite, FileKind("importance map", _is_map), [base, config, inputs, groups, data])
     if output.suffix not in (".json", ".npz"):

@@ -92,7 +92,7 @@ def training(
         InputError: ``resume`` is neither.
     """
     from prunekit.cli.console import Bars
-    from prunekit.pipeline.observing import training_reporter
+    from prunekit.runs.observing import training_reporter
     from prunekit.search import ranks
     from prunekit.training.checkpoints import drop_checkpoints
     from prunekit.training.tracking import with_tensorboard

@@ -65,7 +65,7 @@ def serve() -> None:
 
     from prunekit.cli import main
     from prunekit.data import load_images
-    from prunekit.pipeline import runner  # noqa: F401 - the forks have it
+    from prunekit.runs import experts_run as runner  # noqa: F401 - the forks have it
 
     torch.set_num_threads(1)
     load_images("digits")

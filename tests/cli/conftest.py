@@ -8,7 +8,7 @@ import pytest
 from command_line import Typed, done
 
 from prunekit.checkpoint import save_base
-from prunekit.pipeline.stages import open_base
+from prunekit.steps.bases import open_base
 
 
 @pytest.fixture(scope="session")

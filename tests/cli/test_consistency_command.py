@@ -15,10 +15,10 @@ from prunekit.checkpoint import Base, ModelSpec, save_base
 from prunekit.graph import PruningPlan, trace
 from prunekit.groups import TimestepGroups
 from prunekit.nets import save_experts
-from prunekit.pipeline.consistency import weights_hash
-from prunekit.pipeline.opening import open_model
-from prunekit.pipeline.stages import open_base
 from prunekit.slim import SlimModel
+from prunekit.steps.bases import open_base
+from prunekit.steps.opening import open_model
+from prunekit.steps.two_models import weights_hash
 
 LINE = "prunekit consistency embedded:digits {} --count 4 --num-inference-steps 5"
 
@@ -126,7 +126,7 @@ def test_what_cannot_be_compared_leaves_an_earlier_result_as_it_is(folder, tmp_p
     before = listing(tmp_path)
     assert typed(f"prunekit consistency embedded:digits nowhere.pt {line}").code == 2
     with monkeypatch.context() as patch:
-        patch.setattr("prunekit.pipeline.consistency.curves_png", interrupted)
+        patch.setattr("prunekit.steps.two_models.curves_png", interrupted)
         assert typed(f"prunekit consistency embedded:digits small.pt {line} --seed 3").code == 130
     assert listing(tmp_path) == before
 

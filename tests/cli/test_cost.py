@@ -6,7 +6,7 @@ import pytest
 from command_line import done, typed
 
 from prunekit.checkpoint import save_base
-from prunekit.pipeline.stages import open_base
+from prunekit.steps.bases import open_base
 
 MACS = 11_491_328
 

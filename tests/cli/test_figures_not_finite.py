@@ -14,7 +14,7 @@ from command_line import TINY, Typed, listing, typed
 from prunekit.checkpoint import Base, ModelSpec, save_base
 from prunekit.cli.app import app
 from prunekit.cli.options import _flag
-from prunekit.pipeline.stages import open_base
+from prunekit.steps.bases import open_base
 
 
 @pytest.fixture(scope="module")

@@ -72,7 +72,7 @@ def test_an_interrupted_command_ends_with_130_and_writes_nothing(tmp_path, monke
 
     line = "prunekit train --max-train-steps 2 --train-batch-size 8"
     with monkeypatch.context() as patch:
-        patch.setattr("prunekit.pipeline.observing.training_reporter", interrupted)
+        patch.setattr("prunekit.runs.observing.training_reporter", interrupted)
         result = typed(line)
     assert (result.code, result.out) == (130, "")
     assert "Traceback" not in result.err
@@ -146,7 +146,7 @@ def run_folder(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Typed, T
     with contextlib.chdir(folder):
         first = done("prunekit run micro.yaml --publish reports")
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr("prunekit.pipeline.runner.write_report", lambda run: run)  # it was made a moment ago
+            patch.setattr("prunekit.runs.experts_run.write_report", lambda run: run)  # it was made a moment ago
             second = done("prunekit run micro.yaml --json")
     return folder, first, second
 

@@ -21,13 +21,13 @@ from prunekit.graph import PruningPlan
 from prunekit.groups import Grouping, TimestepGroups
 from prunekit.importance import ImportanceMap
 from prunekit.nets import load_experts, save_experts
-from prunekit.pipeline.jobs import Reader
-from prunekit.pipeline.observing import Silent
-from prunekit.pipeline.records import read_record
 from prunekit.report import summary_rows
 from prunekit.report.kinds import kind_of
 from prunekit.report.overview import write_overview
 from prunekit.report.run import read_importance
+from prunekit.runs.jobs import Reader
+from prunekit.runs.observing import Silent
+from prunekit.runs.records import read_record
 from prunekit.search.endpoint import EndpointError, _content
 from prunekit.search.journal import Journal
 from prunekit.slim import SlimModel, load_slim

@@ -14,9 +14,9 @@ from prunekit.errors import FileFormatError, InputError, MissingFileError
 from prunekit.graph import PruningPlan, apply, attributes, trace
 from prunekit.groups import TimestepGroups
 from prunekit.nets import MultiDecoderUNet, is_multi_decoder, load_multi_decoder, save_multi_decoder
-from prunekit.pipeline.opening import open_model
 from prunekit.schedule import NoiseSchedule
 from prunekit.slim import SlimModel
+from prunekit.steps.opening import open_model
 
 T = 100
 GROUPS = TimestepGroups.from_cuts(T, [30, 70])

@@ -6,7 +6,7 @@ from typing import Any
 
 from prunekit._files import write_json
 from prunekit._json import read_json
-from prunekit.pipeline.resumable import ResumableRun
+from prunekit.runs.resumable import ResumableRun
 
 
 class ChainRun(ResumableRun):

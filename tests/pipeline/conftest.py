@@ -9,9 +9,9 @@ from micro_recipe import Spy, micro
 
 from prunekit.checkpoint import Base
 from prunekit.graph import Constraints, HeadMode, NormMode
-from prunekit.pipeline.runner import Run
-from prunekit.pipeline.stages import Bench
 from prunekit.recipe import Recipe
+from prunekit.runs.experts_run import Run
+from prunekit.steps.bench import Bench
 
 
 @pytest.fixture(scope="session")
@@ -49,8 +49,8 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
             _traced[key] = of(base, norm_mode, head_mode, constraints)
         return _traced[key]
 
-    monkeypatch.setattr("prunekit.pipeline.runner.write_report", lambda folder: folder / "report" / "index.html")
-    monkeypatch.setattr("prunekit.pipeline.runner.Bench.of", once)
+    monkeypatch.setattr("prunekit.runs.experts_run.write_report", lambda folder: folder / "report" / "index.html")
+    monkeypatch.setattr("prunekit.runs.experts_run.Bench.of", once)
 
 
 @pytest.fixture

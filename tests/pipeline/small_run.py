@@ -11,8 +11,8 @@ from typing import Any
 from prunekit._files import write_json
 from prunekit._json import read_json
 from prunekit.errors import InputError
-from prunekit.pipeline.resumable import ResumableRun
-from prunekit.pipeline.runner import Run
+from prunekit.runs.experts_run import Run
+from prunekit.runs.resumable import ResumableRun
 
 
 class SmallRun(ResumableRun):

@@ -16,11 +16,11 @@ from prunekit.cli.app import app
 from prunekit.data import ImageData, load_images
 from prunekit.errors import InputError
 from prunekit.nets import load_experts
-from prunekit.pipeline import placing
-from prunekit.pipeline.images import check_comparison, check_images, classes_for, sampled_classes
-from prunekit.pipeline.opening import open_model
-from prunekit.pipeline.runner import Run
 from prunekit.recipe import Recipe
+from prunekit.runs.experts_run import Run
+from prunekit.steps import placing
+from prunekit.steps.image_choice import check_comparison, check_images, classes_for, sampled_classes
+from prunekit.steps.opening import open_model
 
 CONDITIONAL = {**UNET_CONFIG, "num_class_embeds": 11}
 DIT = {

@@ -7,13 +7,13 @@ from tiny_comparison import TINY_MODEL, TINY_SCHEDULE, recipe_of
 
 from prunekit._json import read_json
 from prunekit.errors import FileFormatError, PrunekitError
-from prunekit.pipeline.executors import Processes
-from prunekit.pipeline.kinds import run_of
-from prunekit.pipeline.publishing import publish
 from prunekit.report import write_any_report
 from prunekit.report.curriculum import training_curves
 from prunekit.report.estimate import Estimate
 from prunekit.report.wording import estimate_text
+from prunekit.runs.executors import Processes
+from prunekit.runs.publishing import publish
+from prunekit.studies.kinds_of_runs import run_of
 
 ENTRIES = {
     "uniform": {},

@@ -10,13 +10,13 @@ from tiny_comparison import TINY_MODEL, TINY_SCHEDULE, recipe_of
 
 from prunekit._json import read_json
 from prunekit.errors import BudgetError, FileFormatError, InputError
-from prunekit.pipeline.executors import Processes
-from prunekit.pipeline.finetuning import finetune_slim
-from prunekit.pipeline.kinds import run_of
-from prunekit.pipeline.publishing import publish
 from prunekit.recipe import FinetuneOptions
 from prunekit.report.evidence import evidence_claim
+from prunekit.runs.executors import Processes
+from prunekit.runs.publishing import publish
 from prunekit.slim import load_slim
+from prunekit.steps.finetuning import finetune_slim
+from prunekit.studies.kinds_of_runs import run_of
 from prunekit.training import TrainOptions
 
 ONE_NETWORK = {"groups": {"count": 1}, "allocation": {"rule": "uniform"}}

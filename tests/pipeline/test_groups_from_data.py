@@ -6,8 +6,8 @@ from micro_recipe import micro
 from prunekit._json import read_json
 from prunekit.errors import InputError
 from prunekit.groups import Grouping
-from prunekit.pipeline.grouping import method_of
 from prunekit.recipe import GroupOptions
+from prunekit.steps.cutting import method_of
 
 QUICK = {"groups__count": 2, "groups__samples": 4, "groups__nodes": 8}
 ONLY = {"prune": None, "finetune": None, "evaluation": None}

@@ -126,7 +126,7 @@ def test_an_interrupted_run_ends_in_the_same_bytes(undisturbed, tmp_path):
 
 
 def test_how_often_a_training_is_saved_changes_no_stage(tmp_path):
-    from prunekit.pipeline.runner import Run
+    from prunekit.runs.experts_run import Run
 
     keys = []
     for changes in ({}, {"finetune__train__checkpoint_minutes": 9.0}, {"finetune__train__ema_decay": 0.9}):

@@ -6,9 +6,9 @@ from micro_recipe import Spy, StopError, micro
 from prunekit._json import read_json
 from prunekit.allocation import Allocation
 from prunekit.errors import FileFormatError, InputError
-from prunekit.pipeline import runner
-from prunekit.pipeline.runner import Run
 from prunekit.recipe import AllocationOptions
+from prunekit.runs import experts_run as runner
+from prunekit.runs.experts_run import Run
 
 MEASURED = {"allocation__rule": "measured", "allocation__frontier_floor": 0.5, "finetune": None, "evaluation": None}
 FRONTIERS = ["frontier group 0", "frontier group 1"]

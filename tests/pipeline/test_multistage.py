@@ -8,12 +8,12 @@ from tiny_comparison import TINY_MODEL, TINY_SCHEDULE, recipe_of
 from prunekit._json import read_json
 from prunekit.errors import FileFormatError
 from prunekit.ledger import LedgerRow
-from prunekit.pipeline.executors import Processes
-from prunekit.pipeline.multistage_run import MultistageRun
-from prunekit.pipeline.publishing import publish
 from prunekit.report import write_any_report
 from prunekit.report.learning import reaching
 from prunekit.report.multistage import entries_of
+from prunekit.runs.executors import Processes
+from prunekit.runs.publishing import publish
+from prunekit.studies.multistage_study import MultistageRun
 
 TINY = {
     "name": "tiny-multistage",

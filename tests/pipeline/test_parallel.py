@@ -23,11 +23,11 @@ from prunekit._files import sha256_file, write_json
 from prunekit._json import read_json
 from prunekit._signals import Termination
 from prunekit.errors import FileFormatError, InputError, UnfinishedError
-from prunekit.pipeline import executors
-from prunekit.pipeline.clusters import Submitit, parsed_options
-from prunekit.pipeline.executors import Executor, Processes
-from prunekit.pipeline.jobs import Job
-from prunekit.pipeline.runner import Run
+from prunekit.runs import executors
+from prunekit.runs.clusters import Submitit, parsed_options
+from prunekit.runs.executors import Executor, Processes
+from prunekit.runs.experts_run import Run
+from prunekit.runs.jobs import Job
 
 HERE = Path(__file__).parent
 
@@ -202,7 +202,7 @@ def test_what_a_killed_run_leaves_is_gone_on_with(small):
     _, run = small(None, b_0=["waits"], a_1=["waits"])
     code = (
         "import sys; from pathlib import Path; from micro_recipe import micro; from small_run import SmallRun; "
-        "from prunekit.pipeline.executors import Processes; SmallRun(micro(), Path(sys.argv[1]), None, Processes(2)).execute()"
+        "from prunekit.runs.executors import Processes; SmallRun(micro(), Path(sys.argv[1]), None, Processes(2)).execute()"
     )
     process = subprocess.Popen([sys.executable, "-c", code, str(run.folder)])  # noqa: S603 - written above
     waiting = [run.folder / "b-0.starts", run.folder / "a-1.starts"]

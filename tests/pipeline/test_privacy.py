@@ -16,12 +16,12 @@ from prunekit.checkpoint import load_base
 from prunekit.data import load_images, note_place, noted_places
 from prunekit.errors import InputError
 from prunekit.nets import load_experts
-from prunekit.pipeline.images import images_for, images_of
-from prunekit.pipeline.publishing import publish
-from prunekit.pipeline.runner import Run
-from prunekit.pipeline.stages import open_base
 from prunekit.report import write_report
+from prunekit.runs.experts_run import Run
+from prunekit.runs.publishing import publish
 from prunekit.slim import load_slim
+from prunekit.steps.bases import open_base
+from prunekit.steps.image_choice import images_for, images_of
 
 USER = "zaphod beeblebrox"
 

@@ -18,16 +18,17 @@ from prunekit.cost import count_macs
 from prunekit.data import load_images
 from prunekit.errors import FileFormatError, InputError
 from prunekit.nets import load_experts
-from prunekit.pipeline import publishing
-from prunekit.pipeline.measuring import Setting, measure_losses
-from prunekit.pipeline.planning import cut_groups, evaluations
-from prunekit.pipeline.publishing import publish
-from prunekit.pipeline.spending import spent_on_search
-from prunekit.pipeline.stages import Bench, open_base, prune_group, score_groups
 from prunekit.recipe import PruneOptions, Recipe
 from prunekit.report import read_run
 from prunekit.report.ledger import cost_sentence
 from prunekit.report.wording import large_text, short_ratio
+from prunekit.runs import publishing
+from prunekit.runs.publishing import publish
+from prunekit.steps.bases import open_base
+from prunekit.steps.bench import Bench, prune_group, score_groups
+from prunekit.steps.budgets import cut_groups, evaluations
+from prunekit.steps.sample_quality import Setting, measure_losses
+from prunekit.steps.spending import spent_on_search
 from prunekit.training import DenoisingObjective, Tally
 
 

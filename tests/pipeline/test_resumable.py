@@ -8,9 +8,9 @@ from micro_recipe import Spy, micro
 
 from prunekit._json import read_json
 from prunekit.errors import InputError
-from prunekit.pipeline.kinds import check_run_folder
-from prunekit.pipeline.resumable import ResumableRun
 from prunekit.recipe import Recipe
+from prunekit.runs.resumable import ResumableRun
+from prunekit.studies.kinds_of_runs import check_run_folder
 
 
 class Writing(ResumableRun):
@@ -80,7 +80,7 @@ def test_a_stage_that_is_taken_over_an_older_one_is_nobodys_while_it_is_copied(
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patched:
-        patched.setattr("prunekit.pipeline.book.shutil.copyfile", killed)
+        patched.setattr("prunekit.runs.book.shutil.copyfile", killed)
         with pytest.raises(KeyboardInterrupt):
             Writing(recipe, tmp_path / "own", peers=[peer]).execute()
     again = Writing(recipe, tmp_path / "own")

@@ -15,10 +15,10 @@ from prunekit._json import read_json
 from prunekit.checkpoint import Base, load_base, save_base
 from prunekit.cost import count_macs
 from prunekit.errors import FileFormatError, InputError, MissingFileError
-from prunekit.pipeline.publishing import publish
-from prunekit.pipeline.runner import Run
-from prunekit.pipeline.stages import open_base
 from prunekit.recipe import Recipe
+from prunekit.runs.experts_run import Run
+from prunekit.runs.publishing import publish
+from prunekit.steps.bases import open_base
 
 TINY = {
     "class": "UNet2DModel",

@@ -11,13 +11,13 @@ from micro_recipe import Spy, micro
 from tiny_comparison import TINY_MODEL, TINY_SCHEDULE
 
 from prunekit.errors import InputError
-from prunekit.pipeline.curriculum import CurriculumRun
-from prunekit.pipeline.kinds import run_of
-from prunekit.pipeline.publishing import publish
-from prunekit.pipeline.run_folder import check_links, inside, own_or_elsewhere
-from prunekit.pipeline.runner import Run
 from prunekit.recipe import PruneOptions, Recipe
+from prunekit.runs.experts_run import Run
+from prunekit.runs.publishing import publish
+from prunekit.runs.run_folder import check_links, inside, own_or_elsewhere
 from prunekit.search import SearchOptions
+from prunekit.studies.curriculum_study import CurriculumRun
+from prunekit.studies.kinds_of_runs import run_of
 
 LATENCY = {"prune__search__target_of": "latency", "finetune": None, "evaluation": None}
 

@@ -11,8 +11,8 @@ from prunekit._files import sha256_file, write_json
 from prunekit._json import read_json
 from prunekit.errors import FileFormatError
 from prunekit.nets import load_experts
-from prunekit.pipeline import runner
-from prunekit.pipeline.runner import Run
+from prunekit.runs import experts_run as runner
+from prunekit.runs.experts_run import Run
 
 
 def weight_files(folder: Path) -> dict[str, str]:

@@ -15,23 +15,16 @@ from prunekit.data import ImageSplit, load_images
 from prunekit.errors import BudgetError, GraphError, InputError, MissingFileError
 from prunekit.groups import TimestepGroups
 from prunekit.nets import load_experts
-from prunekit.pipeline import finetuning, stages
-from prunekit.pipeline.finetuning import finetune_slim
-from prunekit.pipeline.stages import (
-    Bench,
-    assemble,
-    check_images,
-    images_for,
-    images_of,
-    open_base,
-    prune_group,
-    score_groups,
-    train_base,
-)
 from prunekit.recipe import BaseOptions, DataOptions, FinetuneOptions, PruneOptions
 from prunekit.search import Repair, SearchOptions
 from prunekit.slim import SlimModel, load_slim, save_slim
-from prunekit.training import RangeTimesteps, TrainOptions, TrainResult
+from prunekit.steps import bases, finetuning
+from prunekit.steps.assembling import assemble
+from prunekit.steps.bases import open_base, train_base
+from prunekit.steps.bench import Bench, prune_group, score_groups
+from prunekit.steps.finetuning import finetune_slim
+from prunekit.steps.image_choice import check_images, images_for, images_of
+from prunekit.training import DenoisingObjective, RangeTimesteps, TrainOptions, TrainResult
 
 GROUPS = TimestepGroups.from_cuts(1000, [300])
 OPTIONS = PruneOptions(samples=16, batch_size=16, search=SearchOptions(proposer="oneshot"))
@@ -97,7 +90,7 @@ def test_the_embedded_base_denoises():
     base = open_base("embedded:digits")
     held_out = images_of(base).held_out
     assert base.data["source"] == "digits"
-    objective = stages.DenoisingObjective(held_out.images, base.schedule, base.prediction_type)
+    objective = DenoisingObjective(held_out.images, base.schedule, base.prediction_type)
     with torch.no_grad():
         loss = objective(base.model, torch.full((256,), 500), torch.Generator().manual_seed(0))
     assert float(loss) < 0.1  # predicting no noise at all costs 1
@@ -183,7 +176,7 @@ def test_what_the_options_leave_to_the_class_is_recorded(digits):
 
 
 def test_a_network_for_other_images_is_refused_before_training(digits, monkeypatch):
-    monkeypatch.setattr(stages, "train", None)
+    monkeypatch.setattr(bases, "train", None)
     with pytest.raises(InputError, match="in_channels is 3"):
         train_base(base_options(in_channels=None), digits)  # diffusers' own default
 

@@ -15,10 +15,10 @@ from test_parallel import Inline
 from prunekit._files import json_hash, sha256_file, write_json
 from prunekit._json import read_json
 from prunekit.errors import FileFormatError
-from prunekit.pipeline import records
-from prunekit.pipeline.executors import Executor
-from prunekit.pipeline.publishing import publish
-from prunekit.pipeline.runner import Run
+from prunekit.runs import records
+from prunekit.runs.executors import Executor
+from prunekit.runs.experts_run import Run
+from prunekit.runs.publishing import publish
 
 ALL = ["one", "two", "apart", "three"]
 

@@ -5,11 +5,11 @@ from micro_recipe import Spy, micro
 
 from prunekit._json import read_json
 from prunekit.errors import InputError
-from prunekit.pipeline.finetuning import finetune_slim
-from prunekit.pipeline.runner import Run
-from prunekit.pipeline.stages import open_base
 from prunekit.recipe import DistillationOptions, FinetuneOptions
+from prunekit.runs.experts_run import Run
 from prunekit.slim import load_slim
+from prunekit.steps.bases import open_base
+from prunekit.steps.finetuning import finetune_slim
 
 
 @pytest.mark.slow

@@ -12,12 +12,12 @@ from prunekit.data import load_images
 from prunekit.errors import InputError
 from prunekit.extractors import OwnExtractor
 from prunekit.groups import TimestepGroups
-from prunekit.pipeline.kinds import run_of
-from prunekit.pipeline.measuring import Setting, measure_samples
 from prunekit.recipe import AllocationOptions, EvaluationOptions
 from prunekit.report import claim, read_run, write_all_reports
 from prunekit.report.curriculum import curriculum_claim
 from prunekit.schedule import NoiseSchedule
+from prunekit.steps.sample_quality import Setting, measure_samples
+from prunekit.studies.kinds_of_runs import run_of
 
 COLOUR = {"class": "UNet2DModel", "config": {**TINY_MODEL["config"], "in_channels": 3, "out_channels": 3}}
 TRAIN = {"steps": 2, "batch_size": 4, "warmup_steps": 1, "checkpoint_every": 2, "log_every": 1}

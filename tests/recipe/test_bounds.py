@@ -91,7 +91,7 @@ def test_a_key_with_control_characters_is_not_repeated(tmp_path):
 
 
 def test_a_network_that_no_machine_holds_is_refused_before_it_is_made():
-    from prunekit.pipeline.stages import train_base
+    from prunekit.steps.bases import train_base
 
     config = {**UNET["config"], "block_out_channels": [2**20, 2**20], "norm_num_groups": 1}
     blocks = {"down_block_types": ["DownBlock2D"] * 2, "up_block_types": ["UpBlock2D"] * 2}

@@ -12,10 +12,11 @@ from prunekit.checkpoint import Base, ModelSpec
 from prunekit.cost import count_macs
 from prunekit.data import ImageData, ImageSplit
 from prunekit.errors import InputError
-from prunekit.pipeline.estimating import Estimate, Machine, estimate
-from prunekit.pipeline.images import check_images, classes_for
-from prunekit.pipeline.stages import Bench, seeded_weights
 from prunekit.recipe import Recipe, load_recipe
+from prunekit.steps.bases import seeded_weights
+from prunekit.steps.bench import Bench
+from prunekit.steps.image_choice import check_images, classes_for
+from prunekit.studies.recipe_costs import Estimate, Machine, estimate
 from prunekit.training import DenoisingObjective, timestep_sampler, train
 
 ROOT = Path(__file__).resolve().parents[2]

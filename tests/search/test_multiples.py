@@ -13,11 +13,11 @@ from torch import nn
 
 from prunekit.cost import CostModel
 from prunekit.graph import trace
-from prunekit.pipeline.stages import open_base
 from prunekit.recipe import load_recipe
 from prunekit.search import SearchOptions, WidthProblem, default_multiples, meet_target, search
 from prunekit.search.exact import nearest_below
 from prunekit.search.multiples import within_reach
+from prunekit.steps.bases import open_base
 
 
 def chain(*widths):

@@ -10,8 +10,10 @@ from prunekit.errors import InputError
 from prunekit.graph import PruningPlan, apply
 from prunekit.groups import make_groups
 from prunekit.importance import Probe, importance
-from prunekit.pipeline.stages import Bench, images_of, open_base
 from prunekit.search import PROXIES, make_proxy, proxy_evaluations
+from prunekit.steps.bases import open_base
+from prunekit.steps.bench import Bench
+from prunekit.steps.image_choice import images_of
 from prunekit.training import DenoisingObjective
 
 TRAINED = ["recovery", "repaired-recovery"]

@@ -14,7 +14,6 @@ from prunekit.graph import apply
 from prunekit.graph.flow import Flow
 from prunekit.groups import make_groups
 from prunekit.importance import Probe, importance
-from prunekit.pipeline.stages import Bench, images_of, open_base
 from prunekit.recipe import PruneOptions
 from prunekit.search import (
     PROPOSERS,
@@ -28,6 +27,9 @@ from prunekit.search import (
     search,
 )
 from prunekit.search.endpoint import UnconfirmedEndpoint
+from prunekit.steps.bases import open_base
+from prunekit.steps.bench import Bench
+from prunekit.steps.image_choice import images_of
 from prunekit.training import DenoisingObjective
 
 RATIO = 0.7

@@ -18,28 +18,22 @@ from prunekit.groups import TimestepGroups
 from prunekit.importance import ImportanceMap
 from prunekit.ledger import BASE_TRAINING, LedgerRow, both_ways, spent_on_training
 from prunekit.nets import TimestepExperts, load_experts
-from prunekit.pipeline.executors import Executor
-from prunekit.pipeline.finetuning import finetune_slim
-from prunekit.pipeline.grouping import method_of, spent_on_grouping
-from prunekit.pipeline.images import is_by_place
-from prunekit.pipeline.manifest import manifest_of, write_manifest
-from prunekit.pipeline.measuring import Setting, check_extractor, measure_all, save_images
-from prunekit.pipeline.observing import Observer, training_reporter
-from prunekit.pipeline.placing import placed
-from prunekit.pipeline.planning import evaluations, plan_budget
-from prunekit.pipeline.resumable import ResumableRun, Stage
-from prunekit.pipeline.run_folder import check_places, inside, own_or_elsewhere
-from prunekit.pipeline.spending import base_training, spent_on_losses, spent_on_sampling, spent_on_search
-from prunekit.pipeline.stages import (
-    EMBEDDED,
-    Bench,
-    assemble,
-    check_images,
-    open_base,
-    prune_group,
-    score_groups,
-    train_base,
-)
+from prunekit.runs.executors import Executor
+from prunekit.steps.finetuning import finetune_slim
+from prunekit.steps.cutting import method_of, spent_on_grouping
+from prunekit.steps.image_choice import is_by_place
+from prunekit.runs.manifest import manifest_of, write_manifest
+from prunekit.steps.sample_quality import Setting, check_extractor, measure_all, save_images
+from prunekit.runs.observing import Observer, training_reporter
+from prunekit.steps.placing import placed
+from prunekit.steps.budgets import evaluations, plan_budget
+from prunekit.runs.resumable import ResumableRun, Stage
+from prunekit.runs.run_folder import check_places, inside, own_or_elsewhere
+from prunekit.steps.spending import base_training, spent_on_losses, spent_on_sampling, spent_on_search
+from prunekit.steps.assembling import assemble
+from prunekit.steps.bases import EMBEDDED, open_base, train_base
+from prunekit.steps.bench import Bench, prune_group, score_groups
+from prunekit.steps.image_choice import check_images
 from prunekit.recipe import PruneOptions, Recipe
 from prunekit.report import grouping_png, write_report
 from prunekit.search import DEFAULT_MULTIPLE, SearchResult, default_multiples, is_tiny

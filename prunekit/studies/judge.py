@@ -8,9 +8,9 @@ from torch import nn
 
 from prunekit.data import ImageSplit
 from prunekit.groups import TimestepGroups
-from prunekit.pipeline.measuring import Setting, measure_losses, measure_samples
 from prunekit.recipe import AllocationOptions, EvaluationOptions
 from prunekit.schedule import NoiseSchedule
+from prunekit.steps.sample_quality import Setting, measure_losses, measure_samples
 
 __all__ = ["Judge"]
 

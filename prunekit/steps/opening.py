@@ -16,13 +16,13 @@ from prunekit.data import ImageSplit
 from prunekit.errors import InputError, PrunekitError
 from prunekit.groups import TimestepGroups, make_groups
 from prunekit.nets import MultiDecoderUNet, TimestepExperts, is_multi_decoder, load_experts, load_multi_decoder
-from prunekit.pipeline.images import images_for, sampled_classes
-from prunekit.pipeline.planning import evaluations
-from prunekit.pipeline.stages import open_base
 from prunekit.recipe import DataOptions
 from prunekit.sampling import Sampler, make_sampler
 from prunekit.schedule import NoiseSchedule
 from prunekit.slim import load_slim
+from prunekit.steps.bases import open_base
+from prunekit.steps.budgets import evaluations
+from prunekit.steps.image_choice import images_for, sampled_classes
 
 __all__ = ["Opened", "is_base", "open_model"]
 
@@ -89,7 +89,7 @@ class Opened:
         return sampler.for_latents() if self.latent else sampler
 
     def images(self, override: DataOptions | None = None, near: Path | str | None = None) -> ImageSplit:
-        """The images that it was trained on, or others; see :func:`prunekit.pipeline.images.images_for`."""
+        """The images that it was trained on, or others; see :func:`prunekit.steps.image_choice.images_for`."""
         return images_for(self.data, self.spec, override, near)
 
     def parts(self) -> dict[str, nn.Module]:

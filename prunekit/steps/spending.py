@@ -9,13 +9,13 @@ import numpy as np
 from prunekit._json import read_document
 from prunekit.checkpoint import Base
 from prunekit.ledger import BASE_TRAINING, LedgerRow, both_ways, forwards
-from prunekit.pipeline.measuring import Setting, loss_draws
-from prunekit.pipeline.planning import evaluations
-from prunekit.pipeline.stages import EMBEDDED
 from prunekit.recipe import PruneOptions
 from prunekit.report.forms import HeadForm
 from prunekit.search import SearchResult, proxy_samples
 from prunekit.slim import SlimModel
+from prunekit.steps.bases import EMBEDDED
+from prunekit.steps.budgets import evaluations
+from prunekit.steps.sample_quality import Setting, loss_draws
 
 __all__ = ["base_training", "spent_on_looks", "spent_on_losses", "spent_on_sampling", "spent_on_search"]
 

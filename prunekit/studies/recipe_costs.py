@@ -6,11 +6,11 @@ from typing import Any
 from prunekit.checkpoint import ModelSpec
 from prunekit.cost import StepCost, gpu_hours
 from prunekit.ledger import LedgerRow, both_ways, forwards, spent_on_training
-from prunekit.pipeline.measuring import loss_draws
-from prunekit.pipeline.planning import evaluations
-from prunekit.pipeline.stages import open_base
 from prunekit.recipe import Recipe
 from prunekit.search import proxy_samples
+from prunekit.steps.bases import open_base
+from prunekit.steps.budgets import evaluations
+from prunekit.steps.sample_quality import loss_draws
 from prunekit.training import TrainOptions
 
 __all__ = ["Estimate", "Machine", "estimate"]

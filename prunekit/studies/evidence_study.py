@@ -20,20 +20,20 @@ from prunekit.groups import make_groups
 from prunekit.ledger import BASE_TRAINING, LedgerRow, making_macs
 from prunekit.nets import TimestepExperts, load_experts
 from prunekit.nets.experts import FOLDER as EXPERTS
-from prunekit.pipeline.grouping import method_of
-from prunekit.pipeline.images import check_comparison
-from prunekit.pipeline.manifest import environment, write_manifest
-from prunekit.pipeline.measuring import Setting, check_extractor
-from prunekit.pipeline.observing import Within
-from prunekit.pipeline.planning import evaluations, plan_budget
-from prunekit.pipeline.resumable import ResumableRun, Stage
-from prunekit.pipeline.run_folder import check_places
-from prunekit.pipeline.runner import Run
-from prunekit.pipeline.side_by_side import SideBySide
-from prunekit.pipeline.stages import complete_spec, open_base
 from prunekit.recipe import MEASURED_METHODS, EvidenceOptions, FinetuneOptions, Recipe, slug
 from prunekit.report import report_writer
 from prunekit.report.forms import read_manifest
+from prunekit.runs.experts_run import Run
+from prunekit.runs.manifest import environment, write_manifest
+from prunekit.runs.observing import Within
+from prunekit.runs.resumable import ResumableRun, Stage
+from prunekit.runs.run_folder import check_places
+from prunekit.steps.bases import complete_spec, open_base
+from prunekit.steps.budgets import evaluations, plan_budget
+from prunekit.steps.cutting import method_of
+from prunekit.steps.image_choice import check_comparison
+from prunekit.steps.sample_quality import Setting, check_extractor
+from prunekit.studies.side_by_side import SideBySide
 
 __all__ = ["EvidenceRun"]
 

@@ -11,11 +11,11 @@ import torch
 from torch import Tensor, nn
 
 from prunekit.consistency import Likeness, image_likeness
-from prunekit.pipeline.distances import Distances
-from prunekit.pipeline.measuring import Setting, measure_losses, save_images
-from prunekit.pipeline.placing import placed
-from prunekit.pipeline.spending import spent_on_losses, spent_on_sampling
 from prunekit.sampling import to_images
+from prunekit.steps.distances import Distances
+from prunekit.steps.placing import placed
+from prunekit.steps.sample_quality import Setting, measure_losses, save_images
+from prunekit.steps.spending import spent_on_losses, spent_on_sampling
 from prunekit.training import to_unit_range
 
 __all__ = ["SideBySide"]

@@ -5,15 +5,15 @@ from pathlib import Path
 from prunekit._files import check_file, check_folder
 from prunekit._kinds import contents
 from prunekit.errors import InputError
-from prunekit.pipeline.curriculum import CurriculumRun
-from prunekit.pipeline.evidence import EvidenceRun
-from prunekit.pipeline.executors import Executor
-from prunekit.pipeline.multistage_run import MultistageRun
-from prunekit.pipeline.observing import Observer
-from prunekit.pipeline.resumable import ResumableRun
-from prunekit.pipeline.runner import Run
 from prunekit.recipe import Recipe
 from prunekit.report.folder import FOLDER as REPORT
+from prunekit.runs.executors import Executor
+from prunekit.runs.experts_run import Run
+from prunekit.runs.observing import Observer
+from prunekit.runs.resumable import ResumableRun
+from prunekit.studies.curriculum_study import CurriculumRun
+from prunekit.studies.evidence_study import EvidenceRun
+from prunekit.studies.multistage_study import MultistageRun
 
 __all__ = ["check_run_folder", "run_of"]
 

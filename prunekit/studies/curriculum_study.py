@@ -7,16 +7,16 @@ from typing import Any
 from prunekit.checkpoint import ModelSpec
 from prunekit.cost import count_macs
 from prunekit.ledger import forwards, spent_on_training
-from prunekit.pipeline.images import check_comparison
-from prunekit.pipeline.judging import Judge
-from prunekit.pipeline.manifest import environment, write_manifest
-from prunekit.pipeline.measuring import check_extractor
-from prunekit.pipeline.observing import training_reporter
-from prunekit.pipeline.resumable import ResumableRun
-from prunekit.pipeline.spending import spent_on_losses, spent_on_sampling
-from prunekit.pipeline.stages import complete_spec, seeded_weights
 from prunekit.recipe import CurriculumOptions
 from prunekit.report import write_any_report
+from prunekit.runs.manifest import environment, write_manifest
+from prunekit.runs.observing import training_reporter
+from prunekit.runs.resumable import ResumableRun
+from prunekit.steps.bases import complete_spec, seeded_weights
+from prunekit.steps.image_choice import check_comparison
+from prunekit.steps.sample_quality import check_extractor
+from prunekit.steps.spending import spent_on_losses, spent_on_sampling
+from prunekit.studies.judge import Judge
 from prunekit.training import DenoisingObjective, Snapshots, TrainOptions, timestep_sampler, train
 
 __all__ = ["CurriculumRun"]

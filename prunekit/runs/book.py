@@ -12,7 +12,7 @@ import torch
 from prunekit._files import atomic_path
 from prunekit._json import read_json
 from prunekit.errors import FileFormatError
-from prunekit.pipeline.records import (
+from prunekit.runs.records import (
     changes,
     covered,
     discard,

@@ -1,4 +1,4 @@
-"""A process that does one job, which it reads from its standard input: ``python -m prunekit.pipeline.worker``.
+"""A process that does one job, which it reads from its standard input: ``python -m prunekit.runs.worker``.
 
 When the input ends, the process that waits for the job is gone, and this one ends too, a training with its state saved. So it does
 at SIGTERM, and at a Ctrl-C, which reaches all processes of a terminal.

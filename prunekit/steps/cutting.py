@@ -5,9 +5,9 @@ from prunekit.data import ImageData
 from prunekit.errors import InputError
 from prunekit.groups import METHODS, Explicit, GroupingMethod
 from prunekit.importance import GradientSimilarity
-from prunekit.pipeline.images import classes_for
 from prunekit.recipe import GroupOptions
 from prunekit.schedule import NoiseSchedule
+from prunekit.steps.image_choice import classes_for
 from prunekit.training import DenoisingObjective
 
 __all__ = ["method_of", "spent_on_grouping"]

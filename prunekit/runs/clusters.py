@@ -13,8 +13,8 @@ from typing_extensions import TypedDict
 from prunekit._files import write_json
 from prunekit._json import Many, read_document
 from prunekit.errors import FileFormatError, InputError
-from prunekit.pipeline.executors import checked_retries, last_line, shared_threads
-from prunekit.pipeline.jobs import Job
+from prunekit.runs.executors import checked_retries, last_line, shared_threads
+from prunekit.runs.jobs import Job
 
 if TYPE_CHECKING:
     import submitit
@@ -68,7 +68,7 @@ class Submitit:
         self._executor = _executor(cluster, self._folder / "submitit", parameters)
 
     def start(self, jobs: Sequence[Job]) -> list["_Submitted"]:
-        """See :class:`~prunekit.pipeline.executors.Executor`; what SLURM still has of an earlier run is not submitted twice."""
+        """See :class:`~prunekit.runs.executors.Executor`; what SLURM still has of an earlier run is not submitted twice."""
         found = {job.name: self._submitted_before(job) for job in jobs}
         new = [job for job in jobs if found[job.name] is None]
         try:
@@ -116,15 +116,15 @@ class _Submitted:
     cluster: Cluster
 
     def ended(self) -> bool:
-        """See :class:`~prunekit.pipeline.executors.Handle`."""
+        """See :class:`~prunekit.runs.executors.Handle`."""
         return self.job.done()
 
     def cause(self) -> str:
-        """See :class:`~prunekit.pipeline.executors.Handle`."""
+        """See :class:`~prunekit.runs.executors.Handle`."""
         return f"job {self.job.job_id} ended, {self.job.state.lower()}{last_line(self.job.paths.stderr)}"
 
     def stop(self) -> bool:
-        """See :class:`~prunekit.pipeline.executors.Handle`: SLURM goes on alone, and the next run finds its jobs."""
+        """See :class:`~prunekit.runs.executors.Handle`: SLURM goes on alone, and the next run finds its jobs."""
         if self.cluster == "local":
             self.job.cancel()
         return self.cluster == "local"

@@ -11,10 +11,10 @@ from prunekit._files import check_folder as check_place
 from prunekit._kinds import FolderKind, has_format
 from prunekit.consistency import Consistency, ConsistencyOptions, Denoiser, measure_consistency
 from prunekit.errors import InputError
-from prunekit.pipeline.opening import Opened
-from prunekit.pipeline.planning import evaluations
 from prunekit.report import curves_png, pairs_png
 from prunekit.sampling import to_images
+from prunekit.steps.budgets import evaluations
+from prunekit.steps.opening import Opened
 from prunekit.training import weights_hash
 
 __all__ = ["FOLDER", "FORMAT", "Compared", "check_folder", "compare", "write_comparison"]

@@ -2,7 +2,7 @@
 
 Every stage has a file of its own, ``stages/<name>.json``, and a lock beside it while it runs: several processes can work in one
 folder, and two that come to the same stage make it once. The file has the hashes of all that the stage wrote and of what it read
-from earlier stages (:mod:`prunekit.pipeline.records`); a stage with changed files, or made from others, is made again.
+from earlier stages (:mod:`prunekit.runs.records`); a stage with changed files, or made from others, is made again.
 """
 
 import logging
@@ -21,11 +21,11 @@ from filelock import FileLock, Timeout
 from prunekit._files import json_hash
 from prunekit._kinds import contents
 from prunekit.data import ImageSplit, load_images, note_place
-from prunekit.pipeline.book import Book, Stage
-from prunekit.pipeline.executors import Executor, fan_out
-from prunekit.pipeline.jobs import Job
-from prunekit.pipeline.observing import Observer, Silent, say
-from prunekit.pipeline.run_folder import check_links
+from prunekit.runs.book import Book, Stage
+from prunekit.runs.executors import Executor, fan_out
+from prunekit.runs.jobs import Job
+from prunekit.runs.observing import Observer, Silent, say
+from prunekit.runs.run_folder import check_links
 from prunekit.recipe import Recipe
 from prunekit.training.checkpoints import drop_checkpoints
 

@@ -10,11 +10,12 @@ from torch import nn
 from prunekit.checkpoint import Base
 from prunekit.data import ImageData
 from prunekit.errors import InputError
-from prunekit.pipeline.images import classes_for
-from prunekit.pipeline.stages import Bench, seeded_weights
 from prunekit.recipe import DistillationOptions, FinetuneOptions
 from prunekit.schedule import NoiseSchedule
 from prunekit.slim import SlimModel
+from prunekit.steps.bases import seeded_weights
+from prunekit.steps.bench import Bench
+from prunekit.steps.image_choice import classes_for
 from prunekit.training import (
     DenoisingObjective,
     Distillation,

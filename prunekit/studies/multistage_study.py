@@ -11,17 +11,17 @@ from prunekit._json import read_json
 from prunekit.checkpoint import Base, save_base
 from prunekit.groups import TimestepGroups
 from prunekit.ledger import both_ways
-from prunekit.pipeline.grouping import method_of, spent_on_grouping
-from prunekit.pipeline.images import check_comparison
-from prunekit.pipeline.manifest import environment, write_manifest
-from prunekit.pipeline.measuring import check_extractor
-from prunekit.pipeline.multistage import Contest
-from prunekit.pipeline.observing import training_reporter
-from prunekit.pipeline.resumable import ResumableRun, Stage
-from prunekit.pipeline.spending import spent_on_looks
-from prunekit.pipeline.stages import complete_spec, open_base
 from prunekit.recipe import MultistageOptions
 from prunekit.report import grouping_png, write_any_report
+from prunekit.runs.manifest import environment, write_manifest
+from prunekit.runs.observing import training_reporter
+from prunekit.runs.resumable import ResumableRun, Stage
+from prunekit.steps.bases import complete_spec, open_base
+from prunekit.steps.cutting import method_of, spent_on_grouping
+from prunekit.steps.image_choice import check_comparison
+from prunekit.steps.sample_quality import check_extractor
+from prunekit.steps.spending import spent_on_looks
+from prunekit.studies.contest import Contest
 from prunekit.training import weights_hash
 
 __all__ = ["MultistageRun"]

@@ -19,8 +19,8 @@ from typing import Any, Protocol
 import torch
 
 from prunekit.errors import InputError, UnfinishedError
-from prunekit.pipeline.jobs import Job, Reader
-from prunekit.pipeline.observing import Observer
+from prunekit.runs.jobs import Job, Reader
+from prunekit.runs.observing import Observer
 
 __all__ = ["Executor", "Handle", "Processes", "fan_out"]
 
@@ -232,7 +232,7 @@ class _Process:
         sees = {} if gpu is None else {"CUDA_VISIBLE_DEVICES": gpu}
         with errors.open("wb") as log:
             process = subprocess.Popen(
-                [sys.executable, "-m", "prunekit.pipeline.worker"],
+                [sys.executable, "-m", "prunekit.runs.worker"],
                 stdin=subprocess.PIPE,
                 stdout=log,
                 stderr=log,

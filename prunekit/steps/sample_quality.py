@@ -18,12 +18,12 @@ from prunekit.errors import InputError
 from prunekit.evaluation import GroupLoss, group_losses, paired_difference
 from prunekit.extractors import Choice, Extractor, choose_extractor
 from prunekit.groups import TimestepGroups
-from prunekit.pipeline.distances import Distances
-from prunekit.pipeline.images import classes_for, sampled_classes
-from prunekit.pipeline.placing import placed
 from prunekit.recipe import AllocationOptions, EvaluationOptions
 from prunekit.sampling import Sampler, make_sampler, to_images
 from prunekit.schedule import NoiseSchedule
+from prunekit.steps.distances import Distances
+from prunekit.steps.image_choice import classes_for, sampled_classes
+from prunekit.steps.placing import placed
 from prunekit.training import DenoisingObjective
 
 __all__ = [

@@ -10,20 +10,28 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
-from typing import TYPE_CHECKING, Any, NotRequired
+from typing import Any, NotRequired, Protocol
 
 import torch
 from typing_extensions import TypedDict
 
 from prunekit._json import Whole, checked, parse_json
 from prunekit.errors import PrunekitError
-from prunekit.pipeline.observing import Observer, say
-
-if TYPE_CHECKING:
-    from prunekit.pipeline.resumable import ResumableRun, Stage
+from prunekit.runs.book import Stage
+from prunekit.runs.observing import Observer, say
 
 __all__ = ["Diary", "Job", "Reader", "preemptible"]
 _AGAIN = "start the run again, which keeps what is finished"
+
+
+class _Run(Protocol):
+    """What a job needs of a run, which knows its executor and so its jobs."""
+
+    observer: Observer
+
+    def make(self, stage: Stage) -> None:
+        """Make a stage, or keep it if it is finished."""
+        ...
 
 
 class _Entry(TypedDict):
@@ -53,9 +61,9 @@ class Job:
         threads: torch's threads for it; as many as the process has if absent.
     """
 
-    run: "ResumableRun"
+    run: _Run
     name: str
-    stages: "tuple[Stage, ...]"
+    stages: tuple[Stage, ...]
     diary: Path | None = None
     threads: int | None = None
 
@@ -103,15 +111,15 @@ class Diary:
             file.write(json.dumps(entry).encode() + b"\n")
 
     def stage(self, name: str, kept: bool) -> None:
-        """See :class:`~prunekit.pipeline.observing.Observer`."""
+        """See :class:`~prunekit.runs.observing.Observer`."""
         self.write({"stage": name, "kept": kept})
 
     def progress(self, label: str, done: int, total: int, note: str) -> None:
-        """See :class:`~prunekit.pipeline.observing.Observer`."""
+        """See :class:`~prunekit.runs.observing.Observer`."""
         self.write({"label": label, "done": done, "total": total, "note": note})
 
     def note(self, sentence: str) -> None:
-        """See :func:`~prunekit.pipeline.observing.say`."""
+        """See :func:`~prunekit.runs.observing.say`."""
         self.write({"said": sentence})
 
 

@@ -20,12 +20,12 @@ from prunekit.graph import PruningPlan
 from prunekit.groups import TimestepGroups
 from prunekit.ledger import LedgerRow, spent_on_training
 from prunekit.nets import MultiDecoderUNet, TimestepExperts
-from prunekit.pipeline.judging import Judge
-from prunekit.pipeline.planning import evaluations
-from prunekit.pipeline.stages import seeded_weights
 from prunekit.recipe import EvaluationOptions, MultistageOptions
 from prunekit.schedule import NoiseSchedule
 from prunekit.slim import SlimModel
+from prunekit.steps.bases import seeded_weights
+from prunekit.steps.budgets import evaluations
+from prunekit.studies.judge import Judge
 from prunekit.training import (
     DenoisingObjective,
     RangeTimesteps,

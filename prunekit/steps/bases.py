@@ -1,0 +1,91 @@
+"""A base: opened from what users hold, or trained from scratch."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib.resources import as_file, files
+from pathlib import Path
+
+import torch
+
+from prunekit.checkpoint import Asked, Base, ModelSpec, load_base, read_inputs
+from prunekit.data import ImageSplit
+from prunekit.errors import InputError
+from prunekit.recipe import BaseOptions
+from prunekit.steps.image_choice import check_images, classes_for
+from prunekit.training import (
+    DenoisingObjective,
+    Reporter,
+    TrainResult,
+    timestep_sampler,
+    train,
+)
+
+__all__ = ["EMBEDDED", "complete_spec", "open_base", "seeded_weights", "train_base"]
+
+EMBEDDED = "embedded:"
+
+
+def open_base(
+    source: str, config: Path | str | None = None, inputs: Path | str | None = None, asked: Asked | None = None
+) -> Base:
+    """A base by path, or one that is shipped: ``embedded:digits``.
+
+    Args:
+        source: file, folder, id on the Hugging Face Hub, or name of an embedded base.
+        config: JSON of the architecture, for a bare state dict.
+        inputs: JSON of a forward pass's arguments, see :mod:`prunekit.checkpoint.inputs`; derived from the config if missing.
+        asked: which weights, and what the base was trained for, in place of what its files say.
+    """
+    own = {} if asked is None else vars(asked)
+    if not source.startswith(EMBEDDED):
+        return load_base(source, config, inputs=None if inputs is None else read_inputs(inputs), **own)
+    name = source.removeprefix(EMBEDDED)
+    asset = files("prunekit") / "assets" / f"{name}-base.safetensors"
+    if not name.isalnum() or not asset.is_file():
+        raise InputError(f"There is no embedded base {name!r}; expected embedded:digits, or a path.")
+    with as_file(asset) as path:
+        return load_base(path, **own)
+
+
+@contextmanager
+def seeded_weights(seed: int) -> Iterator[None]:
+    """Networks that are built within the block have first weights of this seed."""
+    with torch.random.fork_rng(devices=[]):  # modules initialise themselves from the global generator only
+        torch.default_generator.manual_seed(seed)
+        yield
+
+
+def complete_spec(options: BaseOptions) -> ModelSpec:
+    """The network to train, with the arguments that the options leave to the class.
+
+    Raises:
+        FileFormatError: it is larger than any that can be trained.
+    """
+    options.spec().check_size()
+    with torch.device("meta"):
+        return ModelSpec.of(options.spec().build())
+
+
+def train_base(
+    options: BaseOptions, data: ImageSplit, checkpoints: Path | str | None = None, report: Reporter | None = None
+) -> tuple[Base, TrainResult]:
+    """Train a base from scratch; its first weights come from the train options' seed.
+
+    Raises:
+        InputError: the network does not take the images.
+        FileFormatError: it is larger than any that can be trained.
+    """
+    checkpoints = Path(checkpoints) if checkpoints is not None else None
+    options.spec().check_size()
+    with seeded_weights(options.train.seed):
+        model = options.spec().build()
+    spec = ModelSpec.of(model)  # with the arguments that the options leave to the class
+    check_images(data, spec)
+    schedule, kind = options.schedule, options.prediction_type or "epsilon"
+    classes = classes_for(data.train, spec, options.train.label_dropout)
+    objective = DenoisingObjective(data.train.images, schedule, kind, classes, data.train.name)
+    sampler = timestep_sampler(options.train, schedule, kind)
+    result = train(model, objective, sampler, options.train, checkpoints, report)
+    trained = {name: getattr(options.train, name) for name in ("steps", "batch_size", "seed")}
+    provenance = {**trained, "data_sha256": data.train.sha256}
+    return Base(result.model, spec, schedule, kind, data.about(), provenance), result

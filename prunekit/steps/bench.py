@@ -1,0 +1,199 @@
+"""A base with its channel groups and costs: scored and pruned for timestep groups."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from prunekit._files import write_json
+from prunekit._json import read_json
+from prunekit.checkpoint import Base
+from prunekit.cost import CostModel, LatencyModel, LatencyTable
+from prunekit.data import ImageData
+from prunekit.graph import ChannelGraph, Constraints, HeadMode, NormMode, attributes, trace
+from prunekit.groups import TimestepGroup
+from prunekit.importance import ImportanceMap, Loss, importance, no_loss
+from prunekit.recipe import PruneOptions
+from prunekit.search import Measure, SearchResult, in_units
+from prunekit.slim import SlimModel
+from prunekit.steps.image_choice import classes_for
+from prunekit.steps.placing import placed
+from prunekit.steps.searching import search_and_repair
+from prunekit.training import (
+    CountedObjective,
+    DenoisingObjective,
+    Tally,
+)
+
+__all__ = ["Bench", "prune_group", "score_groups"]
+
+
+@dataclass(frozen=True, eq=False)
+class Bench:
+    """A base with its channel groups and cost model, and layer times where needed: what scoring and pruning work on."""
+
+    base: Base
+    graph: ChannelGraph
+    cost: CostModel
+    macs: int
+    latency: LatencyModel | None = None
+
+    @classmethod
+    def of(
+        cls,
+        base: Base,
+        norm_mode: NormMode = "even",
+        head_mode: HeadMode = "whole",
+        constraints: Constraints | None = None,
+    ) -> "Bench":
+        """Trace and count, once; arguments as for :func:`prunekit.graph.trace`."""
+        inputs = base.spec.example_inputs()
+        graph = trace(base.model, inputs, norm_mode, head_mode, constraints=constraints)
+        cost = CostModel.of(base.model, graph, inputs)
+        return cls(base, graph, cost, int(cost.macs(graph.full_widths)))
+
+    def timed(self, path: Path | str) -> "Bench":
+        """The same with the table of layer times of a file; it is measured on this machine and written where there is none.
+
+        Raises:
+            FileFormatError: the file is no table of layer times.
+            InputError: the table was measured for another network or norm mode.
+        """
+        path = Path(path)
+        if path.is_file():
+            return self.with_times(path)
+        table = LatencyTable.of(self.base.model, self.graph, self.cost, self.base.spec.example_inputs())
+        write_json(path, table.to_json())
+        return replace(self, latency=table.bind(self.graph, self.cost))
+
+    def with_times(self, path: Path | str) -> "Bench":
+        """The same with the table of layer times of a file, which is only read.
+
+        Raises:
+            MissingFileError: there is no such file.
+            FileFormatError: the file is no table of layer times.
+            InputError: the table was measured for another network or norm mode.
+        """
+        path = Path(path)
+        table = LatencyTable.from_json(read_json(path), path)
+        return replace(self, latency=table.bind(self.graph, self.cost))
+
+
+def score_groups(
+    bench: Bench,
+    images: ImageData | None,
+    groups: Iterable[TimestepGroup],
+    options: PruneOptions,
+    tally: Tally | None = None,
+) -> ImportanceMap:
+    """Importance of every channel group for the given timestep groups; ``tally`` counts the samples that it takes.
+
+    Without images, a criterion that evaluates the loss is refused.
+    """
+    base = bench.base
+    objective: CountedObjective | None = None
+    if images is not None:
+        classes = classes_for(images, base.spec)
+        objective = CountedObjective(
+            images.images, base.schedule, base.prediction_type, classes, images.name, tally=tally or Tally()
+        )
+    with placed(base.model):
+        return importance(
+            base.model,
+            base.spec.example_inputs(),
+            objective,
+            groups,
+            by=options.criterion,
+            samples=options.samples,
+            batch_size=options.batch_size,
+            seed=options.seed,
+            graph=bench.graph,
+            num_timesteps=base.schedule.num_timesteps,
+        )
+
+
+def prune_group(
+    bench: Bench,
+    images: ImageData | None,
+    scores: ImportanceMap,
+    group: TimestepGroup,
+    target: float | int,
+    options: PruneOptions,
+    journal: Path | str | None = None,
+) -> tuple[SlimModel, SearchResult]:
+    """Search a plan for one timestep group, apply it, and check the result against the counter.
+
+    Args:
+        bench: the base.
+        images: what the probe draws from; None where neither the proposer nor the repair evaluates the network.
+        scores: importance for the timestep group at least.
+        group: the timestep group.
+        target: MACs, or a fraction of the base's in (0, 1]. Where the search's target is of parameters or latency, the same
+            fraction of the base's is meant.
+        options: how to search.
+        journal: file of the search's memory bank, from which it goes on if it was killed.
+
+    Raises:
+        BudgetError: the target is below what the network can be pruned to.
+        GraphError: the pruned network does not run, costs something else than predicted, or has weights that are not finite.
+        MissingFileError: there is no table of layer times for a target of latency; :meth:`Bench.timed` makes one.
+    """
+    base, of = bench.base, options.search.target_of
+    objective: Loss = no_loss
+    if images is not None:
+        classes = classes_for(images, base.spec)
+        objective = DenoisingObjective(images.images, base.schedule, base.prediction_type, classes, images.name)
+    if of == "latency" and bench.latency is None and options.latency_table is not None:
+        bench = bench.with_times(Path(options.latency_table))  # a recipe may name it, so it is not written here
+    full = int(Measure.by_name(of, bench.cost, bench.latency).of(bench.graph.full_widths))
+    macs = in_units(target, bench.macs, "MACs")
+    model, result = search_and_repair(
+        base.model,
+        base.spec.example_inputs(),
+        bench.graph,
+        bench.cost,
+        objective,
+        scores.of(group.index),
+        group,
+        macs if of == "macs" else macs * full // bench.macs,
+        options,
+        bench.latency,
+        journal,
+    )
+    about = {**base.about(), "provenance": _provenance(bench, result, options)}
+    sizes = attributes(base.model, bench.graph, result.plan)
+    slim = SlimModel(
+        model, base.spec, result.plan, sizes, group, base.schedule.num_timesteps, result.macs, result.params, about
+    )
+    return slim, result
+
+
+def _provenance(bench: Bench, result: SearchResult, options: PruneOptions) -> dict[str, Any]:
+    """Where a pruned network comes from, and what was asked of it."""
+    of = options.search.target_of
+    provenance: dict[str, Any] = {
+        "base_sha256": bench.base.sha256,
+        "base_macs": bench.macs,
+        "criterion": options.criterion,
+        "proposer": options.search.proposer,
+        "proxy": options.search.proxy,
+        "repair": options.repair,
+        "seed": options.seed,
+        "target_of": of,
+        "target": result.target,
+        "spent": result.spent,
+        "base": result.base,
+    }
+    if "base_model" in bench.base.provenance:
+        provenance["base_model"] = bench.base.provenance["base_model"]
+    if of == "macs":
+        provenance["target_macs"] = result.target
+    if options.multiples:
+        provenance["width_multiples"] = {str(side): multiple for side, multiple in options.multiples.items()}
+    if result.multiples.largest > 1:
+        provenance["multiples"] = result.multiples.to_json()
+    if options.constraints:
+        provenance["constraints"] = options.constraints.to_json()
+    if of == "latency" and bench.latency is not None:
+        provenance["latency_machine"] = dict(bench.latency.table.machine)
+    return provenance

@@ -1,0 +1,68 @@
+"""A search with what follows it: surgery, repair and the checks of what came out."""
+
+from pathlib import Path
+
+from torch import nn
+
+from prunekit.checkpoint.finite import first_not_finite
+from prunekit.cost import CostModel, LatencyModel, verify
+from prunekit.errors import GraphError
+from prunekit.graph import ChannelGraph
+from prunekit.graph.running import Inputs
+from prunekit.groups import TimestepGroup
+from prunekit.importance import Loss, Probe, Scores
+from prunekit.recipe import PruneOptions
+from prunekit.search import SearchResult, repair, search
+from prunekit.steps.placing import placed
+
+__all__ = ["search_and_repair"]
+
+
+def search_and_repair(
+    model: nn.Module,
+    inputs: Inputs,
+    graph: ChannelGraph,
+    cost: CostModel,
+    loss: Loss,
+    scores: Scores,
+    group: TimestepGroup,
+    target: float | int,
+    options: PruneOptions,
+    latency: LatencyModel | None = None,
+    journal: Path | str | None = None,
+) -> tuple[nn.Module, SearchResult]:
+    """Search a plan for one timestep group, apply it, repair what it cut, and check the result against the counter.
+
+    Args:
+        model: the full network, which is not changed.
+        inputs: arguments of one forward pass at batch 1.
+        graph: its channel groups.
+        cost: their cost model.
+        loss: as for :class:`prunekit.importance.Probe`.
+        scores: importance of every channel for the timestep group.
+        group: the timestep group.
+        target: in the unit of the search's target, or a fraction of the base's in (0, 1].
+        options: how to search and repair.
+        latency: needed for a target of latency.
+        journal: file of the search's memory bank, from which it goes on if it was killed.
+
+    Returns:
+        The pruned network on the CPU, and how it was found.
+
+    Raises:
+        BudgetError: the target is below what the network can be pruned to.
+        GraphError: the pruned network does not run, costs something else than predicted, or has weights that are not finite.
+    """
+    probe = Probe(loss, group, options.samples, options.batch_size, options.seed)
+    restricted = graph.with_floor(options.floor)
+    if options.multiples is not None:
+        restricted = restricted.with_multiples(options.multiples)
+    with placed(model):
+        result = search(model, restricted, cost, scores, probe, target, options.search, latency, journal)
+        pruned = repair(model, graph, result.plan, probe, options.repair).cpu()
+    if (found := first_not_finite(pruned)) is not None:
+        raise GraphError(
+            f"After the repair of timestep group {group.index} {found}; expected finite weights: prune it with --repair none."
+        )
+    verify(model, pruned, graph, result.plan, cost, inputs)
+    return pruned, result
