@@ -1,6 +1,13 @@
 """The calls that a newcomer tries first; everything that they are made of can be called alone."""
 
-from prunekit.api.experts import make_experts
-from prunekit.api.pruning import Pruned, prune
+from typing import TYPE_CHECKING
+
+from prunekit._lazy import at_need
+
+if TYPE_CHECKING:
+    from prunekit.api.experts import make_experts
+    from prunekit.api.pruning import Pruned, prune
 
 __all__ = ["Pruned", "make_experts", "prune"]
+
+__getattr__ = at_need(__name__, {"Pruned": "pruning", "prune": "pruning", "make_experts": "experts"})

@@ -14,7 +14,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_flatten, tree_leaves, tree_unflatten
 
 from prunekit.graph.declared import call_layer
-from prunekit.graph.flow import Flow
+from prunekit.graph.following import Following
 from prunekit.graph.labels import Labels
 
 __all__ = ["Call", "Recorder", "call_name", "is_plain", "leaves_of", "opened", "tensors_among", "versions"]
@@ -43,13 +43,13 @@ class Call:
 
 
 class Recorder(TorchFunctionMode):
-    """Notes every call while a :class:`Flow` follows the operators below.
+    """Notes every call while a :class:`Following` follows the operators below.
 
     Args:
         flow: knows the labels and the running module.
     """
 
-    def __init__(self, flow: Flow) -> None:
+    def __init__(self, flow: Following) -> None:
         super().__init__()
         self.flow = flow
         self.calls: list[Call] = []

@@ -6,8 +6,6 @@ from functools import cached_property
 from typing import Any
 
 import numpy as np
-from scipy.sparse import coo_array
-from scipy.sparse.csgraph import connected_components
 from torch import nn
 
 from prunekit._types import BoolArray, IntArray
@@ -18,7 +16,8 @@ from prunekit.graph.calls import Call, Recorder
 from prunekit.graph.constraints import Constraints
 from prunekit.graph.deadline import Deadline
 from prunekit.graph.families import ties_of
-from prunekit.graph.flow import Flow, outputs_fixed
+from prunekit.graph.flow import outputs_fixed
+from prunekit.graph.following import Following
 from prunekit.graph.found import PRODUCERS, AxisOf, Found, Roots, cuts_blocks, tied_tensors, touching
 from prunekit.graph.labels import FIXED, Rectangle
 from prunekit.graph.layers import HEADS, axis_of, layer_kind
@@ -41,7 +40,7 @@ class Channels:
         calls: the functions that it called.
     """
 
-    def __init__(self, model: nn.Module, inputs: Inputs, flow: Flow, seen: Seen, calls: Sequence[Call]) -> None:
+    def __init__(self, model: nn.Module, inputs: Inputs, flow: Following, seen: Seen, calls: Sequence[Call]) -> None:
         self.model, self.inputs, self.flow, self.seen, self.calls = model, inputs, flow, seen, calls
         self.modules: dict[str, Any] = dict(model.named_modules())
         self.order = {name: seen.order.get(name, len(seen.order)) for name in self.modules}
@@ -63,7 +62,7 @@ class Channels:
             model: the network.
             inputs: of the forward pass.
             deadline: until when.
-            modes: how attentions shrink, by module, see :class:`Flow`.
+            modes: how attentions shrink, by module, see :class:`Following`.
             ties: pairs of names of :attr:`found` that are to leave together.
             constraints: what the user says.
 
@@ -72,7 +71,7 @@ class Channels:
             InputError: layers that the user ties cannot be.
         """
         constraints = constraints or Constraints()
-        flow = Flow(model, deadline, {**head_modes(model, constraints), **modes})
+        flow = Following(model, deadline, {**head_modes(model, constraints), **modes})
         recorder = Recorder(flow)
         try:
             with watched(model, flow) as seen, flow, recorder:
@@ -136,6 +135,9 @@ class Channels:
 
     def _components(self) -> IntArray:
         """Ids that are the same thing have the same number."""
+        from scipy.sparse import coo_array  # noqa: PLC0415 - takes a third of a second, and reading a plan needs none of it
+        from scipy.sparse.csgraph import connected_components  # noqa: PLC0415
+
         same = self.flow.found.same
         a, b = (np.concatenate([pair[i] for pair in same]) if same else np.zeros(0, dtype=np.int64) for i in (0, 1))
         edges = coo_array((np.ones(len(a), dtype=bool), (a, b)), shape=(self.flow.count, self.flow.count))

@@ -16,8 +16,6 @@ from typing import Any
 import numpy as np
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
-from torch.utils.flop_counter import FlopCounterMode
 from torch.utils.weak import WeakIdKeyDictionary
 
 from prunekit._types import IntArray
@@ -32,7 +30,7 @@ _PARTS = (2, 3, 4, 6, 9, 12)  # a table of so many rows is one of shifts, scales
 
 
 class Flow(TorchDispatchMode):
-    """Follows ids through everything that runs inside ``with flow:``.
+    """What is known of every tensor's ids; :class:`prunekit.graph.following.Following` carries them through what runs.
 
     Args:
         model: its parameters and buffers are the tensors whose axes have ids.
@@ -58,39 +56,6 @@ class Flow(TorchDispatchMode):
         self._blocks = np.zeros(0, dtype=np.int64)
         self._next = FIXED + 1
         self._deadline = deadline
-        self._paused = False
-
-    def declared(self, func: Any, args: Any, kwargs: Any) -> Any:
-        """Call a layer whose class the user has declared, and follow the call as one step."""
-        from prunekit.graph.operators import follow_declared  # noqa: PLC0415 - the rules are written in terms of this class
-
-        self.use(leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor))
-        counter = FlopCounterMode(display=False)
-        self._paused = True
-        try:
-            with counter:
-                out = func(*args, **kwargs)
-        finally:
-            self._paused = False
-        follow_declared(self, args, kwargs, out, counter.get_total_flops() // 2)
-        return out
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        from prunekit.graph.operators import rule_of  # noqa: PLC0415 - the rules are written in terms of this class
-
-        self._deadline.check()
-        kwargs = kwargs or {}
-        if self._paused:
-            return func(*args, **kwargs)
-        out = func(*args, **kwargs)
-        given = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]
-        self.use(given)
-        rule_of(func)(self, func, args, kwargs, out)
-        if given and all(self.is_weight(tensor) for tensor in given):
-            for tensor in tree_leaves(out):
-                if isinstance(tensor, Tensor):
-                    self._derived[tensor] = True
-        return out
 
     def fix_if_used(self, tensor: Tensor, grids: Sequence[Grid], reason: str) -> None:
         """Ids that cannot be removed if a tensor is computed with; code may only ask for its size."""

@@ -4,13 +4,15 @@ import inspect
 import math
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from prunekit._types import FloatArray, JsonDict
 from prunekit.errors import InputError
-from prunekit.schedule.noise import NoiseSchedule
+
+if TYPE_CHECKING:
+    from prunekit.schedule.noise import NoiseSchedule
 
 __all__ = [
     "BETA_KEYS",
@@ -46,10 +48,10 @@ _USUAL: JsonDict = {
 _FLOWS = ("FlowMatch", "FlowMap", "Helios", "LTXEulerAncestralRF", "Piflow", "MiniMaxH3")
 
 
-def of_scheduler(scheduler: Any) -> NoiseSchedule:
-    """See :meth:`NoiseSchedule.from_diffusers`."""
+def of_scheduler(schedules: "type[NoiseSchedule]", scheduler: Any) -> "NoiseSchedule":
+    """See :meth:`NoiseSchedule.from_diffusers`, whose class makes the schedule."""
     settings = _settings(scheduler)
-    return replace(_noise_levels(scheduler, settings), scheduler=settings)
+    return replace(_noise_levels(schedules, scheduler, settings), scheduler=settings)
 
 
 def is_flow(name: str, settings: JsonDict) -> bool:
@@ -121,15 +123,15 @@ def _settings(scheduler: Any) -> dict[str, Any]:
     return found
 
 
-def _noise_levels(scheduler: Any, settings: JsonDict) -> NoiseSchedule:
+def _noise_levels(schedules: "type[NoiseSchedule]", scheduler: Any, settings: JsonDict) -> "NoiseSchedule":
     name, config = type(scheduler).__name__, {**dict(getattr(scheduler, "config", {})), **settings}
     if config.get("use_flow_sigmas"):  # betas are there too, and mean nothing then
-        return NoiseSchedule.rectified_flow(config["num_train_timesteps"], config.get("flow_shift") or 1.0)
+        return schedules.rectified_flow(config["num_train_timesteps"], config.get("flow_shift") or 1.0)
     alphas_cumprod = getattr(scheduler, "alphas_cumprod", None)
     if alphas_cumprod is not None:
         bar = np.asarray(alphas_cumprod, dtype=np.float64)
-        told = _as_told(config)
-        return told if told is not None and _same(told.alphas_cumprod, bar) else _as_computed(bar)
+        told = _as_told(schedules, config)
+        return told if told is not None and _same(told.alphas_cumprod, bar) else _as_computed(schedules, bar)
     if hasattr(scheduler, "from_config"):
         scheduler = type(scheduler).from_config(scheduler.config)  # set_timesteps overwrites the training sigmas
     sigmas = getattr(scheduler, "sigmas", None)
@@ -139,23 +141,23 @@ def _noise_levels(scheduler: Any, settings: JsonDict) -> NoiseSchedule:
     sigma = sigma[sigma > 0]
     if is_flow(name, settings):
         u = np.clip(sigma, 1e-6, 1 - 1e-6)
-        return NoiseSchedule(1 - u, u, {"kind": "explicit", "signal": (1 - u).tolist(), "noise": u.tolist()})
-    return NoiseSchedule.from_sigmas(sigma)
+        return schedules(1 - u, u, {"kind": "explicit", "signal": (1 - u).tolist(), "noise": u.tolist()})
+    return schedules.from_sigmas(sigma)
 
 
-def _as_told(config: Mapping[str, Any]) -> NoiseSchedule | None:
+def _as_told(schedules: "type[NoiseSchedule]", config: Mapping[str, Any]) -> "NoiseSchedule | None":
     """The schedule that a scheduler's settings describe, in double precision; None where they do not."""
     if config.get("trained_betas") is not None:
         betas = np.asarray(config["trained_betas"], dtype=np.float64)
         within = betas.ndim == 1 and bool(((betas > 0) & (betas < 1)).all())
-        return NoiseSchedule.from_betas(betas) if within else None
+        return schedules.from_betas(betas) if within else None
     kind = _KINDS.get(str(config.get("beta_schedule")))
     if kind is None:
         return None
     keys = {"kind": kind, "num_timesteps": config["num_train_timesteps"]}
     if kind != "cosine":
         keys |= {"beta_start": config["beta_start"], "beta_end": config["beta_end"]}
-    return NoiseSchedule.from_config(keys)
+    return schedules.from_config(keys)
 
 
 def _same(told: FloatArray, computed: FloatArray) -> bool:
@@ -163,8 +165,8 @@ def _same(told: FloatArray, computed: FloatArray) -> bool:
     return told.shape == computed.shape and np.allclose(told, computed, rtol=1e-2, atol=1e-8)
 
 
-def _as_computed(bar: FloatArray) -> NoiseSchedule:
+def _as_computed(schedules: "type[NoiseSchedule]", bar: FloatArray) -> "NoiseSchedule":
     """The schedule of ᾱ, whose ends are kept from 0 and 1."""
     bar = np.clip(bar, 1e-12, 1 - 1e-12)
     betas = 1 - bar / np.concatenate([[1.0], bar[:-1]])
-    return NoiseSchedule.from_betas(np.clip(betas, 1e-12, 1 - 1e-12))
+    return schedules.from_betas(np.clip(betas, 1e-12, 1 - 1e-12))

@@ -17,6 +17,7 @@ import numpy as np
 
 from prunekit._types import FloatArray, JsonDict
 from prunekit.errors import InputError
+from prunekit.schedule.diffusers import of_scheduler
 from prunekit.schedule.steps import check_count
 
 __all__ = ["NAMED_KINDS", "NoiseSchedule"]
@@ -210,9 +211,7 @@ class NoiseSchedule:
         Raises:
             InputError: it has neither.
         """
-        from prunekit.schedule.diffusers import of_scheduler  # noqa: PLC0415 - it builds on this class
-
-        return of_scheduler(scheduler)
+        return of_scheduler(cls, scheduler)
 
     def to_config(self) -> dict[str, Any]:
         """JSON from which :meth:`from_config` makes an equal schedule."""

@@ -7,7 +7,6 @@ from functools import cached_property
 from typing import Any, Literal, get_args
 
 import torch
-from accelerate.utils import extract_model_from_parallel
 from torch import Generator, Tensor, nn
 
 from prunekit._files import json_hash
@@ -83,6 +82,8 @@ class Distillation:
         """Loss of shape (batch,)."""
         noisy, target = self.objective.pair(clean, noise, timesteps)
         names = list(self.features) if self.feature_weight else []
+        from accelerate.utils import extract_model_from_parallel  # noqa: PLC0415 - nothing but a training needs it
+
         student: nn.Module = extract_model_from_parallel(model)
         with _outputs(student, names) as own:
             prediction = predict(model, noisy, timesteps, labels)

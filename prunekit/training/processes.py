@@ -2,23 +2,28 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import TYPE_CHECKING
 
 import torch
-from accelerate import Accelerator
-from accelerate.state import AcceleratorState
-from accelerate.utils import DistributedDataParallelKwargs
 
 from prunekit._files import json_hash
 from prunekit.errors import InputError
 
+if TYPE_CHECKING:
+    from accelerate import Accelerator
+
 __all__ = ["dropout_seeded", "make_accelerator"]
 
 
-def make_accelerator(mixed_precision: str, routes_samples: bool) -> Accelerator:
+def make_accelerator(mixed_precision: str, routes_samples: bool) -> "Accelerator":
     """An accelerator of this precision; accelerate itself allows one precision per process, and a run can have two.
 
     Where batches leave parameters out, the exchange of gradients must not wait for these.
     """
+    from accelerate import Accelerator  # noqa: PLC0415 - nothing but a training needs it
+    from accelerate.state import AcceleratorState  # noqa: PLC0415
+    from accelerate.utils import DistributedDataParallelKwargs  # noqa: PLC0415
+
     if AcceleratorState._shared_state and AcceleratorState().mixed_precision != mixed_precision:
         AcceleratorState._reset_state()
     exchange = DistributedDataParallelKwargs(find_unused_parameters=routes_samples)

@@ -1,14 +1,16 @@
 """Numbers of every step, looked at without letting a GPU wait for Python: a training stops at the first that is not finite."""
 
 import math
-from typing import Any, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 import torch
-from accelerate import Accelerator
 from torch import Tensor, nn
 
 from prunekit.checkpoint.finite import first_not_finite
 from prunekit.errors import InputError
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
 
 __all__ = ["StepWatch", "Watch"]
 
@@ -61,7 +63,7 @@ class StepWatch:
         asked: whether any process was asked to end. All learn it at the same step, or one would wait for another forever.
     """
 
-    def __init__(self, accelerator: Accelerator) -> None:
+    def __init__(self, accelerator: "Accelerator") -> None:
         self._accelerator, self._watch, self.asked = accelerator, Watch[int](), False
 
     def note(self, step: int, losses: Tensor, norm: Tensor | None, asked: bool) -> None:

@@ -1,0 +1,52 @@
+"""Follow ids through a forward pass, operator by operator: each has a rule for what becomes of its inputs' ids."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves
+from torch.utils.flop_counter import FlopCounterMode
+
+from prunekit.graph.deadline import Deadline
+from prunekit.graph.flow import Flow
+from prunekit.graph.operators import follow_declared, rule_of
+
+__all__ = ["Following"]
+
+
+class Following(Flow):
+    """Follows ids through everything that runs inside ``with following:``."""
+
+    supports_higher_order_operators = True
+
+    def __init__(self, model: nn.Module, deadline: Deadline, head_modes: Mapping[str, str]) -> None:
+        super().__init__(model, deadline, head_modes)
+        self._paused = False
+
+    def declared(self, func: Any, args: Any, kwargs: Any) -> Any:
+        """Call a layer whose class the user has declared, and follow the call as one step."""
+        self.use(leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor))
+        counter = FlopCounterMode(display=False)
+        self._paused = True
+        try:
+            with counter:
+                out = func(*args, **kwargs)
+        finally:
+            self._paused = False
+        follow_declared(self, args, kwargs, out, counter.get_total_flops() // 2)
+        return out
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self._deadline.check()
+        kwargs = kwargs or {}
+        if self._paused:
+            return func(*args, **kwargs)
+        out = func(*args, **kwargs)
+        given = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]
+        self.use(given)
+        rule_of(func)(self, func, args, kwargs, out)
+        if given and all(self.is_weight(tensor) for tensor in given):
+            for tensor in tree_leaves(out):
+                if isinstance(tensor, Tensor):
+                    self._derived[tensor] = True
+        return out
