@@ -11,7 +11,8 @@ from functools import cache
 from pathlib import Path
 from typing import Annotated, Any, TypeVar, cast
 
-from prunekit.errors import FileFormatError, MissingFileError
+from prunekit._missing import check_json
+from prunekit.errors import FileFormatError
 from prunekit.limits import check_limit
 
 __all__ = [
@@ -100,9 +101,7 @@ def read_json(path: Path, expected_format: str | None = None, infinities: bool =
         FileFormatError: it is not a JSON object, repeats a key, holds NaN, an infinity or a text that is no Unicode, or is of
             another format.
     """
-    if not path.is_file():
-        there = "is a folder" if path.is_dir() else "does not exist"
-        raise MissingFileError(f"{path} {there}; expected a JSON file there.")
+    check_json(path)
     check_limit("json-bytes", path.stat().st_size, str(path))
     try:
         content = path.read_bytes()

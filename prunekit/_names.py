@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from prunekit._missing import is_hub_id
 from prunekit._types import JsonDict
 
 __all__ = ["name_of", "public_about", "public_manifest", "without_paths"]
@@ -22,8 +23,6 @@ _RELATIVE = (
     "latency_table",
     "study",
 )  # a recipe's keys whose values are paths, relative ones too
-_HUB_ID = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")
-_WEIGHTS = (".pt", ".pth", ".ckpt", ".bin", ".safetensors", ".json")
 _USER = re.compile(r"(?<=://)[^/@\s]*@")
 
 
@@ -75,9 +74,4 @@ def _named(value: Any, key: str = "") -> Any:
         return value
     if key == "url":
         return _USER.sub("", value)
-    return name_of(value) if key in _RELATIVE and not (key == "checkpoint" and _is_hub_id(value)) else value
-
-
-def _is_hub_id(name: str) -> bool:
-    """Whether a checkpoint reads like ``owner/name`` of the Hugging Face Hub, and no such owner is a folder here."""
-    return bool(_HUB_ID.fullmatch(name)) and not name.endswith(_WEIGHTS) and not Path(name.split("/")[0]).exists()
+    return name_of(value) if key in _RELATIVE and not (key == "checkpoint" and is_hub_id(value)) else value

@@ -26,6 +26,7 @@ from prunekit._json import Bounded, Many, Named, Positive, Whole, checked, parse
 from prunekit._kinds import FolderKind, has_format
 from prunekit._leftovers import restore
 from prunekit._messages import one_line
+from prunekit._missing import check_slim
 from prunekit._names import public_about
 from prunekit._types import JsonDict
 from prunekit.card import slim_card
@@ -33,7 +34,7 @@ from prunekit.checkpoint import Factory, ModelSpec
 from prunekit.checkpoint.claims import check_kept, check_params, checked_prediction, counted, read_schedule
 from prunekit.checkpoint.finite import check_finite
 from prunekit.checkpoint.tensors import read_tensors, safetensors_metadata, safetensors_shapes
-from prunekit.errors import FileFormatError, InputError, MissingFileError, PlanError, PrunekitError
+from prunekit.errors import FileFormatError, InputError, PlanError, PrunekitError
 from prunekit.graph import PruningPlan, fit
 from prunekit.graph.running import run_once
 from prunekit.graph.surgery import all_tensors
@@ -175,8 +176,7 @@ def load_slim(folder: Path | str, factory: Factory | nn.Module | None = None, in
     """
     folder = Path(folder)
     restore(folder)
-    if not folder.is_dir():
-        raise MissingFileError(f"{folder} does not exist; expected a slim model's folder, as `prunekit prune` writes.")
+    check_slim(folder)
     source = folder / "config.json"
     data = read_json(source, FORMAT)
     known = checked(_SlimForm, data, str(source))

@@ -1,25 +1,16 @@
 """Models of the Hugging Face Hub: their configs and weights are fetched, never code."""
 
-import re
 from pathlib import Path
 
 from prunekit.checkpoint.folders import NETWORKS, SCHEDULERS
 from prunekit.checkpoint.weight_files import DIFFUSERS
 from prunekit.errors import MissingFileError
 
-__all__ = ["fetched", "is_hub_id"]
+__all__ = ["fetched"]
 
 (_WEIGHTS,) = DIFFUSERS
 _FOLDERS = ("", *(f"{name}/" for name in NETWORKS))
 _CONFIGS = ("model_index.json", *SCHEDULERS, *(f"{folder}config.json" for folder in _FOLDERS))
-_SUFFIXES = (".pt", ".pth", ".ckpt", ".bin", ".safetensors", ".json")
-
-
-def is_hub_id(name: str) -> bool:
-    """Whether a name that is no path here reads like ``owner/name``; one in a folder that is here does not."""
-    owner, _, model = name.partition("/")
-    known = re.fullmatch(r"[\w.-]+/[\w.-]+", name) is not None and Path(name).suffix.lower() not in _SUFFIXES
-    return known and not Path(owner).exists() and owner.strip(".") != "" and model.strip(".") != ""
 
 
 def fetched(hub_id: str) -> Path:

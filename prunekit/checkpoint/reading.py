@@ -19,6 +19,7 @@ from torch import nn
 
 from prunekit._files import sha256_file
 from prunekit._json import read_json
+from prunekit._missing import is_hub_id
 from prunekit._types import JsonDict
 from prunekit.checkpoint.asked import Asked, Task
 from prunekit.checkpoint.base import Base
@@ -26,7 +27,7 @@ from prunekit.checkpoint.claims import checked_prediction, read_schedule
 from prunekit.checkpoint.configs import found_config
 from prunekit.checkpoint.finite import check_finite
 from prunekit.checkpoint.folders import is_weights_folder, load_folder, load_weights_folder
-from prunekit.checkpoint.hub import fetched, is_hub_id
+from prunekit.checkpoint.hub import fetched
 from prunekit.checkpoint.layouts import Target, says_ema
 from prunekit.checkpoint.spec import Factory, ModelSpec
 from prunekit.checkpoint.tensors import read_content

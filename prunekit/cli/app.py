@@ -13,7 +13,7 @@ from prunekit._messages import printable
 from prunekit.cli import comparing, exporting, grouping, making, measuring, planning, pruning, running, scoring
 from prunekit.cli.console import fail
 from prunekit.cli.interrupts import ends_at_signals, interruptible
-from prunekit.cli.options import finite
+from prunekit.cli.options import checked
 from prunekit.errors import LimitError, PrunekitError
 
 __all__ = ["app", "main"]
@@ -28,7 +28,7 @@ app = typer.Typer(
 )
 for module in (running, grouping, planning, scoring, pruning, making, measuring, comparing, exporting):
     for function in module.COMMANDS:
-        app.command()(interruptible(finite(function)))
+        app.command()(interruptible(checked(function)))
 
 
 @app.callback(invoke_without_command=True)

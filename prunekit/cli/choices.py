@@ -5,6 +5,8 @@ from typing import Annotated
 
 import typer
 
+from prunekit._missing import check_base
+from prunekit.cli.options import Exists
 from prunekit.errors import InputError
 from prunekit.groups import TimestepGroups
 from prunekit.schedule import NoiseSchedule
@@ -27,7 +29,9 @@ __all__ = [
 ]
 
 BasePath = Annotated[
-    str, typer.Argument(help="Base checkpoint (.pt, .safetensors), diffusers folder, or embedded:digits.")
+    str,
+    typer.Argument(help="Base checkpoint (.pt, .safetensors), diffusers folder, or embedded:digits."),
+    Exists(check_base),
 ]
 Samples = Annotated[int, typer.Option(help="Timesteps per group in the calibration set.")]
 

@@ -6,10 +6,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from prunekit._missing import check_base
 from prunekit.cli.console import Bars, emit, print_table, refuse_inputs
 from prunekit.cli.interrupts import writing
 from prunekit.cli.measuring import SamplerOption, Steps
-from prunekit.cli.options import ConfigOption, Json
+from prunekit.cli.options import ConfigOption, Exists, Json
 from prunekit.cli.reading_options import with_reading_options
 
 if TYPE_CHECKING:
@@ -24,8 +25,12 @@ _Model = "file, diffusers folder, slim folder, experts folder, or embedded:digit
 
 @with_reading_options
 def consistency(
-    a: Annotated[str, typer.Argument(help=f"One model: {_Model}")],
-    b: Annotated[str, typer.Argument(help="The other model, of any kind; noise schedule and image size are the same.")],
+    a: Annotated[str, typer.Argument(help=f"One model: {_Model}"), Exists(check_base)],
+    b: Annotated[
+        str,
+        typer.Argument(help="The other model, of any kind; noise schedule and image size are the same."),
+        Exists(check_base),
+    ],
     config: ConfigOption = None,
     config_b: Annotated[Path | None, typer.Option("--config-b", help="The same for the other model.")] = None,
     count: Annotated[int, typer.Option(help="Number of pairs.")] = 64,

@@ -6,9 +6,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from prunekit._missing import check_base, check_model
 from prunekit.cli.console import emit, print_table
 from prunekit.cli.estimating import is_recipe, show_estimate
-from prunekit.cli.options import ConfigOption, InputsOption, Json
+from prunekit.cli.options import ConfigOption, Exists, InputsOption, Json
 from prunekit.cli.reading_options import with_reading_options
 from prunekit.errors import InputError
 
@@ -18,10 +19,14 @@ if TYPE_CHECKING:
 __all__ = ["ModelPath", "cost"]
 
 ModelPath = Annotated[
-    str, typer.Argument(help="Base checkpoint, or a folder: diffusers, slim, experts, multi-decoder.")
+    str,
+    typer.Argument(help="Base checkpoint, or a folder: diffusers, slim, experts, multi-decoder."),
+    Exists(check_base),
 ]
 ModelOrRecipe = Annotated[
-    str, typer.Argument(help="As for sample: a checkpoint or a folder; or a recipe (.yaml), for what it will take.")
+    str,
+    typer.Argument(help="As for sample: a checkpoint or a folder; or a recipe (.yaml), for what it will take."),
+    Exists(check_model),
 ]
 
 

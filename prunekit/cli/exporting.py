@@ -5,9 +5,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from prunekit._missing import check_base
 from prunekit.cli.console import emit, refuse_existing, refuse_inputs
 from prunekit.cli.interrupts import written
-from prunekit.cli.options import ConfigOption, InputsOption, Json, Overwrite
+from prunekit.cli.options import ConfigOption, Exists, InputsOption, Json, Overwrite
 from prunekit.cli.reading_options import with_reading_options
 
 if TYPE_CHECKING:
@@ -18,7 +19,11 @@ __all__ = ["COMMANDS"]
 
 @with_reading_options
 def export(
-    model: Annotated[str, typer.Argument(help="Base checkpoint, diffusers folder, slim folder or experts folder.")],
+    model: Annotated[
+        str,
+        typer.Argument(help="Base checkpoint, diffusers folder, slim folder or experts folder."),
+        Exists(check_base),
+    ],
     config: ConfigOption = None,
     inputs: InputsOption = None,
     output: Annotated[

@@ -10,10 +10,11 @@ import typer
 
 from prunekit._files import write_json
 from prunekit._kinds import PICTURE, FileKind, has_format
+from prunekit._missing import check_base
 from prunekit.cli.choices import Schedule
 from prunekit.cli.console import data_options, emit, print_table, refuse_existing
 from prunekit.cli.interrupts import writing
-from prunekit.cli.options import ConfigOption, DataOption, Json, Overwrite, Resolution, Seed
+from prunekit.cli.options import ConfigOption, DataOption, Exists, Json, Overwrite, Resolution, Seed
 from prunekit.cli.reading_options import PredictionOption, WeightsOption
 from prunekit.errors import InputError
 from prunekit.groups import FORMAT, METHODS, Grouping
@@ -72,6 +73,7 @@ def groups(
             "--base",
             help="A base whose noise schedule is used, with its pipeline's settings; for similarity and gradient its images too.",
         ),
+        Exists(check_base),
     ] = None,
     config: ConfigOption = None,
     weights: WeightsOption = None,

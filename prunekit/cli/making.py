@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from prunekit._json import read_json
+from prunekit._missing import check_base, check_slim
 from prunekit.cli.console import data_options, emit, refuse_existing, refuse_inputs
 from prunekit.cli.interrupts import writing, written
-from prunekit.cli.options import DataOption, Json, Overwrite, Resolution, Seed
+from prunekit.cli.options import DataOption, Exists, Json, Overwrite, Resolution, Seed
 from prunekit.cli.reading_options import with_reading_options
 from prunekit.cli.training_options import LoggingDir, Resume, training, with_training_options
 from prunekit.errors import InputError
@@ -122,7 +123,7 @@ def _of_recipe(path: Path, context: typer.Context) -> tuple["BaseOptions", "Imag
 @with_reading_options
 @with_training_options
 def finetune(
-    slim: Annotated[Path, typer.Argument(help="Slim model's folder, e.g. slim/group-3.")],
+    slim: Annotated[Path, typer.Argument(help="Slim model's folder, e.g. slim/group-3."), Exists(check_slim)],
     data: DataOption = None,
     resolution: Resolution = None,
     steps: Annotated[int, typer.Option("--max-train-steps", help="Train steps.")] = 600,
@@ -130,7 +131,9 @@ def finetune(
     learning_rate: Annotated[float, typer.Option(help="AdamW's learning rate after the warm-up.")] = 5e-4,
     overlap: Annotated[int, typer.Option(help="Timesteps beyond the group's borders that are trained on too.")] = 20,
     teacher: Annotated[
-        str | None, typer.Option(help="Base that the slim model was pruned from, to learn from its predictions too.")
+        str | None,
+        typer.Option(help="Base that the slim model was pruned from, to learn from its predictions too."),
+        Exists(check_base),
     ] = None,
     distillation_weight: Annotated[
         float, typer.Option(help="With --teacher: share of the loss that is the distance from its predictions.")

@@ -6,10 +6,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from prunekit._kinds import FileKind, has_format
+from prunekit._missing import check_base
 from prunekit.cli.console import Bars, data_options, emit, print_table, refuse_existing, refuse_inputs
 from prunekit.cli.costing import ModelPath, cost
 from prunekit.cli.interrupts import keeping, writing
-from prunekit.cli.options import ConfigOption, Json, Overwrite
+from prunekit.cli.options import ConfigOption, Exists, Json, Overwrite
 from prunekit.cli.reading_options import with_reading_options
 from prunekit.errors import InputError
 
@@ -77,7 +78,9 @@ def sample(
 @with_reading_options
 def evaluate(
     experts: ModelPath,
-    base: Annotated[str | None, typer.Option(help="Base to compare with, sampled from the same noise.")] = None,
+    base: Annotated[
+        str | None, typer.Option(help="Base to compare with, sampled from the same noise."), Exists(check_base)
+    ] = None,
     data: Annotated[
         str | None, typer.Option("--data", help="Real images; the model's own training images if absent.")
     ] = None,

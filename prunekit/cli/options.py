@@ -3,6 +3,7 @@
 import inspect
 import math
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import wraps
 from inspect import Parameter
 from pathlib import Path
@@ -10,9 +11,18 @@ from typing import Annotated, Any
 
 import typer
 
+from prunekit._missing import check_json
 from prunekit.errors import InputError
 
-__all__ = ["ConfigOption", "DataOption", "InputsOption", "Json", "Overwrite", "Resolution", "Seed", "finite"]
+__all__ = ["ConfigOption", "DataOption", "Exists", "InputsOption", "Json", "Overwrite", "Resolution", "Seed", "checked"]
+
+
+@dataclass(frozen=True)
+class Exists:
+    """Beside an option's or argument's type: it is checked before the command imports anything heavy."""
+
+    check: Callable[[Path | str], None]
+
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace a file that is there.")]
@@ -24,19 +34,22 @@ DataOption = Annotated[
 ]
 Resolution = Annotated[int | None, typer.Option(help="Side of the square images.")]
 ConfigOption = Annotated[
-    Path | None, typer.Option(help="For a bare state dict: JSON of the architecture, with its _class_name.")
+    Path | None,
+    typer.Option(help="For a bare state dict: JSON of the architecture, with its _class_name."),
+    Exists(check_json),
 ]
 InputsOption = Annotated[
     Path | None,
     typer.Option(
         help='JSON of a forward pass\'s arguments by name, each such as {"shape": [1, 4, 32, 32]}; from the config if missing.'
     ),
+    Exists(check_json),
 ]
 Seed = Annotated[int, typer.Option(help="Seed.")]
 
 
-def finite(command: Callable[..., None]) -> Callable[..., None]:
-    """A command that refuses NaN and infinities, which no number of an option can be."""
+def checked(command: Callable[..., None]) -> Callable[..., None]:
+    """A command that refuses numbers that are not finite, and files that are not there, before it begins."""
     parameters = inspect.signature(command).parameters
 
     @wraps(command)
@@ -44,6 +57,10 @@ def finite(command: Callable[..., None]) -> Callable[..., None]:
         for name, value in values.items():
             if isinstance(value, float) and not math.isfinite(value):
                 raise InputError(f"Got {_flag(parameters[name])} {value}; expected a finite number.")
+        for name, value in values.items():
+            for about in getattr(parameters[name].annotation, "__metadata__", ()) if value is not None else ():
+                if isinstance(about, Exists):
+                    about.check(value)
         command(*args, **values)
 
     return wrapped

@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from prunekit._missing import check_recipe
 from prunekit.cli.console import Bars, emit, print_table
 from prunekit.cli.interrupts import keeping, written
-from prunekit.cli.options import Json
+from prunekit.cli.options import Exists, Json
 from prunekit.errors import InputError
 
 if TYPE_CHECKING:
@@ -72,7 +73,7 @@ def demo(
 
 
 def run(
-    recipe: Annotated[Path, typer.Argument(help="Recipe, a .yaml file.")],
+    recipe: Annotated[Path, typer.Argument(help="Recipe, a .yaml file."), Exists(check_recipe)],
     output: Annotated[Path | None, typer.Option(help="Folder for the run; runs/<recipe's name> if absent.")] = None,
     publish: Annotated[
         Path | None, typer.Option(help="Copy results and report to this folder, under the recipe's name.")

@@ -6,7 +6,8 @@ from pathlib import Path
 import yaml
 from pydantic import ValidationError
 
-from prunekit.errors import FileFormatError, LimitError, MissingFileError
+from prunekit._missing import check_recipe
+from prunekit.errors import FileFormatError, LimitError
 from prunekit.limits import check_limit
 from prunekit.recipe.recipe import Recipe
 
@@ -21,8 +22,7 @@ def load_recipe(path: Path | str) -> Recipe:
         FileFormatError: it is not YAML, or a key is unknown or has a wrong value; the message gives the line.
     """
     path = Path(path)
-    if not path.is_file():
-        raise MissingFileError(f"Recipe {path} does not exist; expected a .yaml file.")
+    check_recipe(path)
     check_limit("yaml-bytes", path.stat().st_size, str(path))
     loader = None
     try:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import torch
 
+from prunekit._missing import EMBEDDED
 from prunekit.checkpoint import Asked, Base, ModelSpec, load_base, read_inputs
 from prunekit.data import ImageSplit
 from prunekit.errors import InputError
@@ -21,8 +22,6 @@ from prunekit.training import (
 )
 
 __all__ = ["EMBEDDED", "complete_spec", "open_base", "seeded_weights", "train_base"]
-
-EMBEDDED = "embedded:"
 
 
 def open_base(

@@ -1,0 +1,50 @@
+"""A misspelt file is refused before anything heavy is imported."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+COMMANDS = {
+    "prune nope.pt": "nope.pt does not exist; expected a checkpoint",
+    "importance nope.pt": "nope.pt does not exist; expected a checkpoint",
+    "groups --base nope.pt": "nope.pt does not exist; expected a checkpoint",
+    "cost nope": "nope does not exist; expected a checkpoint",
+    "cost nope.yaml": "Recipe nope.yaml does not exist",
+    "sample nope": "nope does not exist; expected a checkpoint",
+    "evaluate nope": "nope does not exist; expected a checkpoint",
+    "evaluate . --base nope.pt": "nope.pt does not exist; expected a checkpoint",
+    "export nope": "nope does not exist; expected a checkpoint",
+    "consistency . nope": "nope does not exist; expected a checkpoint",
+    "finetune nope": "nope does not exist; expected a slim model's folder",
+    "finetune . --teacher nope.pt": "nope.pt does not exist; expected a checkpoint",
+    "run nope.yaml": "Recipe nope.yaml does not exist",
+    "prune embedded:digits --config nope.json": "nope.json does not exist; expected a JSON file",
+    "cost embedded:digits --inputs nope.json": "nope.json does not exist; expected a JSON file",
+}
+SCRIPT = """
+import sys
+from prunekit.cli import main
+for command in sys.argv[1:]:
+    sys.argv = ["prunekit", *command.split()]
+    try:
+        main()
+    except SystemExit as end:
+        print(command, end.code, sorted({"torch", "diffusers", "matplotlib"} & set(sys.modules)), file=sys.stderr)
+"""
+
+
+@pytest.fixture(scope="module")
+def said(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
+    place: Path = tmp_path_factory.mktemp("empty")
+    done = subprocess.run(  # noqa: S603 - code of this file
+        [sys.executable, "-c", SCRIPT, *COMMANDS], cwd=place, check=True, capture_output=True, text=True
+    )
+    return done.stderr.splitlines()
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_a_missing_file_is_one_sentence_at_once(command: str, said: list[str]) -> None:
+    place = said.index(f"{command} 2 []")
+    assert COMMANDS[command] in said[place - 1]
