@@ -15,14 +15,14 @@ from prunekit.pipeline.observing import training_reporter
 from prunekit.pipeline.resumable import ResumableRun
 from prunekit.pipeline.spending import spent_on_losses, spent_on_sampling
 from prunekit.pipeline.stages import complete_spec, seeded_weights
-from prunekit.recipe import CurriculumOptions
+from prunekit.recipe import CurriculumOptions, CurriculumRecipe
 from prunekit.report import write_any_report
 from prunekit.training import DenoisingObjective, Snapshots, TrainOptions, timestep_sampler, train
 
 __all__ = ["CurriculumRun"]
 
 
-class CurriculumRun(ResumableRun):
+class CurriculumRun(ResumableRun[CurriculumRecipe]):
     """A recipe with a ``curriculum`` section, in one folder: every entry's training, seed after seed."""
 
     def execute(self) -> Path:
@@ -47,7 +47,6 @@ class CurriculumRun(ResumableRun):
     @property
     def options(self) -> CurriculumOptions:
         """The recipe's section."""
-        assert self.recipe.curriculum is not None  # noqa: S101 - this class is for recipes that have it
         return self.recipe.curriculum
 
     @cached_property
@@ -66,7 +65,6 @@ class CurriculumRun(ResumableRun):
     def judge(self) -> Judge:
         """What measures them."""
         recipe, options = self.recipe, self.options
-        assert recipe.evaluation is not None  # noqa: S101 - the recipe was checked
         schedule, kind = recipe.base.schedule, recipe.base.prediction_type or "epsilon"
         return Judge(self.images, schedule, kind, options.sampler, options.sampling_steps, recipe.evaluation)
 

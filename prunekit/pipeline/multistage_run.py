@@ -20,14 +20,14 @@ from prunekit.pipeline.observing import training_reporter
 from prunekit.pipeline.resumable import ResumableRun, Stage
 from prunekit.pipeline.spending import spent_on_looks
 from prunekit.pipeline.stages import complete_spec, open_base
-from prunekit.recipe import MultistageOptions
+from prunekit.recipe import MultistageOptions, MultistageRecipe
 from prunekit.report import grouping_png, write_any_report
 from prunekit.training import weights_hash
 
 __all__ = ["MultistageRun"]
 
 
-class MultistageRun(ResumableRun):
+class MultistageRun(ResumableRun[MultistageRecipe]):
     """A recipe with a ``multistage`` section, in one folder. The unified networks come first, since gradients need one."""
 
     def execute(self) -> Path:
@@ -62,14 +62,12 @@ class MultistageRun(ResumableRun):
     @property
     def options(self) -> MultistageOptions:
         """The recipe's section."""
-        assert self.recipe.multistage is not None  # noqa: S101 - this class is for recipes that have it
         return self.recipe.multistage
 
     @cached_property
     def contest(self) -> Contest:
         """What the networks share."""
         recipe, start = self.recipe, self.start
-        assert recipe.evaluation is not None  # noqa: S101 - the recipe was checked
         if start is not None:
             spec, schedule, kind = start.spec, start.schedule, start.prediction_type
         else:

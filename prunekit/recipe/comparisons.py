@@ -6,9 +6,21 @@ from dataclasses import asdict, dataclass, field
 from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, TypeAdapter
+from typing_extensions import TypedDict
 
+from prunekit._messages import did_you_mean
 from prunekit.errors import InputError
-from prunekit.recipe.sections import STRICT, GroupOptions, Positive, Seed, Train
+from prunekit.recipe.schema import ShownAs
+from prunekit.recipe.sections import (
+    STRICT,
+    AllocationOptions,
+    FinetuneOptions,
+    GroupOptions,
+    Positive,
+    PruneOptions,
+    Seed,
+    Train,
+)
 from prunekit.training import StageDraw, TrainOptions
 
 __all__ = ["CurriculumOptions", "EntryOptions", "EvidenceOptions", "MultistageOptions", "slug"]
@@ -98,7 +110,7 @@ class CurriculumOptions:
 
     __pydantic_config__: ClassVar[dict[str, Any]] = STRICT
 
-    entries: Annotated[dict[_Name, dict[str, Any]], Field(min_length=2)]
+    entries: Annotated[dict[_Name, Annotated[dict[str, Any], ShownAs(Train)]], Field(min_length=2)]
     seeds: Annotated[tuple[Seed, ...], Field(min_length=1)] = (0, 1, 2)
     looks: Positive = 8
     sampler: str = "ddim"
@@ -113,15 +125,29 @@ class CurriculumOptions:
         Raises:
             InputError: an entry changes what all have in common, or something that is no option.
         """
-        own = {}
-        for name, changes in self.entries.items():
-            wrong = sorted(set(changes) & {"steps", "batch_size", "seed"} or set(changes) - set(asdict(train)))
-            if wrong:
-                raise InputError(
-                    f"Entry {name} changes {', '.join(wrong)}; expected options of base.train but steps, batch_size and seed."
-                )
-            own[name] = TypeAdapter(Train).validate_python({**asdict(train), **changes})
-        return own
+        return {name: self.setting(name, train) for name in self.entries}
+
+    def setting(self, name: str, train: TrainOptions) -> TrainOptions:
+        """The training options of an entry, see :meth:`settings`."""
+        changes, options = self.entries[name], set(asdict(train))
+        known = options - {"steps", "batch_size", "seed"}
+        if wrong := sorted(set(changes) - known):
+            meant = "" if wrong[0] in options else did_you_mean(wrong[0], known)
+            raise InputError(
+                f"Entry {name} changes {', '.join(wrong)}{meant}; expected options of base.train but steps, batch_size and seed."
+            )
+        return TypeAdapter(Train).validate_python({**asdict(train), **changes})
+
+
+class _Changes(TypedDict, total=False):
+    """Sections of the recipe with other values; what is not given stays."""
+
+    __pydantic_config__ = STRICT  # type: ignore[misc]
+
+    groups: GroupOptions
+    allocation: AllocationOptions
+    prune: PruneOptions
+    finetune: FinetuneOptions
 
 
 @dataclass(frozen=True)
@@ -137,7 +163,9 @@ class EntryOptions:
     __pydantic_config__: ClassVar[dict[str, Any]] = STRICT
 
     kind: Literal["experts", "baseline", "ablation"] = "experts"
-    changes: dict[Literal["groups", "allocation", "prune", "finetune"], dict[str, Any]] = field(default_factory=dict)
+    changes: Annotated[
+        dict[Literal["groups", "allocation", "prune", "finetune"], dict[str, Any]], ShownAs(_Changes)
+    ] = field(default_factory=dict)
     seeds: Annotated[tuple[Seed, ...], Field(min_length=1)] | None = None
 
 

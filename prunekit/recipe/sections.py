@@ -1,6 +1,5 @@
 """A recipe's sections: what each stage of the main job can be told. They import no other module of the recipe's."""
 
-from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
 from typing import Annotated, Any, ClassVar, Literal, get_args
 
@@ -16,9 +15,11 @@ from prunekit.errors import InputError
 from prunekit.features import SHIPPED
 from prunekit.graph import Constraints
 from prunekit.groups import ETA, METHODS, Rule, Similarity
-from prunekit.importance import criterion
-from prunekit.recipe.bounds import MAX_COUNT, MAX_SEED, check_search, check_training
+from prunekit.importance import CRITERIA, criterion
+from prunekit.recipe.bounds import MAX_COUNT, MAX_SEED, SEARCH, TRAINING, check_search
+from prunekit.recipe.schema import Choice
 from prunekit.schedule import NoiseSchedule
+from prunekit.schedule.noise import NAMED_KINDS
 from prunekit.search import RepairKind, SearchOptions, UnconfirmedEndpoint
 from prunekit.training import Fade, TrainOptions
 
@@ -43,27 +44,32 @@ MEASURED_METHODS = ("gradient", "similarity")
 """Grouping methods that need a base or images."""
 
 
-def one_of(names: Iterable[str]) -> Callable[[str], str]:
-    known = sorted(names)
-
-    def check(name: str) -> str:
-        if name not in known:
-            raise InputError(f"Got {name!r}; expected one of {', '.join(known)}.")
-        return name
-
-    return check
-
-
 def _unconfirmed(options: SearchOptions) -> SearchOptions:
     """The options as a recipe gives them: their endpoint waits for a confirmation."""
     return options if options.llm is None else replace(options, llm=UnconfirmedEndpoint(**vars(options.llm)))
 
 
+_MODEL = Field(
+    json_schema_extra={
+        "properties": {
+            "class": {"type": "string", "description": "A class of diffusers."},
+            "config": {"type": "object", "description": "Arguments of its constructor."},
+        }
+    }
+)
+_NOISE_SCHEDULE = Field(
+    json_schema_extra={
+        "properties": {
+            "kind": {"enum": [*NAMED_KINDS, "explicit"]},
+            "num_timesteps": {"type": "integer", "minimum": 1},
+        }
+    }
+)
 _LINEAR = {"kind": "linear", "num_timesteps": 1000}
 Positive = Annotated[int, Field(ge=1, le=MAX_COUNT)]
 NotNegative = Annotated[int, Field(ge=0, le=MAX_COUNT)]
 Seed = Annotated[int, Field(ge=0, le=MAX_SEED)]
-Train = Annotated[TrainOptions, AfterValidator(check_training)]
+Train = Annotated[TrainOptions, TRAINING]
 Ratio = Annotated[float, Field(gt=0, le=1)]
 
 
@@ -101,8 +107,8 @@ class BaseOptions:
     __pydantic_config__: ClassVar[dict[str, Any]] = STRICT
 
     checkpoint: str | None = None
-    model: dict[str, Any] | None = None
-    noise_schedule: dict[str, Any] | None = None
+    model: Annotated[dict[str, Any], _MODEL] | None = None
+    noise_schedule: Annotated[dict[str, Any], _NOISE_SCHEDULE] | None = None
     prediction_type: Literal["epsilon", "sample", "v_prediction"] | None = None
     train: Train = field(default_factory=TrainOptions)
     weights: Literal["ema", "raw"] | None = None
@@ -155,7 +161,7 @@ class GroupOptions:
 
     __pydantic_config__: ClassVar[dict[str, Any]] = STRICT
 
-    method: Annotated[str, AfterValidator(one_of((*METHODS, *MEASURED_METHODS)))] = "uniform"
+    method: Annotated[str, Choice((*METHODS, *MEASURED_METHODS))] = "uniform"
     count: Positive = 5
     cuts: tuple[int, ...] | None = None
     alpha: float | None = None
@@ -206,7 +212,7 @@ class AllocationOptions:
     __pydantic_config__: ClassVar[dict[str, Any]] = STRICT
 
     budget: Ratio = 0.8
-    rule: Annotated[str, AfterValidator(one_of(RULES))] = "linear"
+    rule: Annotated[str, Choice(tuple(RULES))] = "linear"
     sampler: str = "ddim"
     steps: Positive = 50
     floor: Ratio = 0.1
@@ -247,19 +253,19 @@ class PruneOptions:
 
     __pydantic_config__: ClassVar[dict[str, Any]] = STRICT
 
-    criterion: str = "taylor"
+    criterion: Annotated[str, Field(json_schema_extra={"enum": [*CRITERIA]})] = "taylor"
     norm_mode: Literal["even", "whole"] = "even"
     head_mode: Literal["whole", "even"] = "whole"
     samples: Positive = 256
     batch_size: Positive = 64
     seed: Seed = 0
-    search: Annotated[SearchOptions, AfterValidator(check_search), AfterValidator(_unconfirmed)] = field(
+    search: Annotated[SearchOptions, SEARCH, AfterValidator(check_search), AfterValidator(_unconfirmed)] = field(
         default_factory=SearchOptions
     )
     constraints: Constraints = field(default_factory=Constraints)
     width_multiples: Positive | dict[Positive, Positive] | None = None
     latency_table: str | None = None
-    floor: float = 0.0
+    floor: Annotated[float, Field(json_schema_extra={"minimum": 0, "maximum": 1})] = 0.0
     repair: RepairKind = "least-squares"
 
     def __post_init__(self) -> None:
@@ -355,6 +361,6 @@ class EvaluationOptions:
 
     samples: Positive = 1024
     seeds: Annotated[tuple[Seed, ...], Field(min_length=1)] = (0, 1, 2)
-    features: Annotated[str, AfterValidator(one_of(("auto", *SHIPPED)))] = "auto"
+    features: Annotated[str, Choice(("auto", *SHIPPED))] = "auto"
     loss_samples: Positive = 2048
     grid: NotNegative = 40

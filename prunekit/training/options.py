@@ -8,7 +8,7 @@ from typing import Any, ClassVar, Literal, get_args
 from prunekit.errors import InputError
 from prunekit.training.momentum import Compensation, ExponentialMomentum, MomentumDecay, RationalMomentum
 
-__all__ = ["LearningRates", "Progress", "Reporter", "TrainOptions"]
+__all__ = ["PRECISIONS", "LearningRates", "Progress", "Reporter", "TrainOptions"]
 
 LearningRates = Literal["cosine", "constant"]
 TimestepSamplers = Literal[
@@ -16,14 +16,14 @@ TimestepSamplers = Literal[
 ]
 LossWeights = Literal["none", "min-snr", "p2", "change-aware"]
 MomentumDecays = Literal["none", "rational", "exponential"]
-_PRECISIONS = ("no", "fp16", "bf16")
+PRECISIONS = ("no", "fp16", "bf16")
 _CHOICES = {
     "timestep_sampler": get_args(TimestepSamplers),
     "loss_weight": get_args(LossWeights),
     "lr_scheduler": get_args(LearningRates),
     "momentum_decay": get_args(MomentumDecays),
     "momentum_compensation": get_args(Compensation),
-    "mixed_precision": _PRECISIONS,
+    "mixed_precision": PRECISIONS,
 }
 _COUNTS = (
     "steps",
