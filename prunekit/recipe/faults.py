@@ -13,6 +13,7 @@ __all__ = ["Place", "explain", "fault"]
 
 Place = tuple[str | int, ...]
 """Keys and indices on the way to a value of a recipe."""
+_COMMON = ("name", "description", "data", "base")  # what every kind of recipe has
 _UNKNOWN = ("extra_forbidden", "unexpected_keyword_argument")
 
 
@@ -45,17 +46,16 @@ def _is_unknown(details: ErrorDetails) -> bool:
 def _sentence(details: ErrorDetails, place: Place, schema: Mapping[str, Any], needs: str) -> str:
     if _is_unknown(details):
         return _unknown_key(place, keys_at(schema, place[:-1]))
-    match details["type"], place:
-        case "missing", (section,) if needs and section not in ("name", "base"):
-            return f"{needs}; got no {section}."
-        case "none_required", (section,) if needs:
-            return f"{needs}; got {section}."
-        case "literal_error", _ if known := choices_at(schema, place):
-            given = details["input"]
-            return f"Got {given!r:.80}{did_you_mean(given, known)}; expected one of {', '.join(known)}."
-        case _:
-            said = details["msg"].removeprefix("Value error, ").rstrip(".")
-            return said if said.endswith("?") else f"{said}."
+    kind, given, known = details["type"], details["input"], choices_at(schema, place)
+    if needs and len(place) == 1 and place[0] not in _COMMON:
+        if kind == "missing" or given is None:
+            return f"{needs}; got no {place[0]}."
+        if kind == "none_required":
+            return f"{needs}; got {place[0]}."
+    if kind == "literal_error" and known:
+        return f"Got {given!r:.80}{did_you_mean(given, known)}; expected one of {', '.join(known)}."
+    said = details["msg"].removeprefix("Value error, ").rstrip(".")
+    return said if said.endswith("?") else f"{said}."
 
 
 def _unknown_key(place: Place, known: tuple[str, ...]) -> str:

@@ -171,7 +171,7 @@ class Recipe(BaseModel):
         needed = ["a base with a model to train"] if cls.from_scratch else []
         needed += [name for name, field in every.items() if field.is_required()]
         refused = [name for name, field in every.items() if field.annotation is type(None)]
-        if not needed:
+        if not (needed and own and refused):
             return ""
         article = "An" if own[0][0] in "aeiou" else "A"
         return f"{article} {own[0]} section needs {_listed(needed, 'and')}, and no {_listed(refused, 'or')}"
