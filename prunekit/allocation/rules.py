@@ -11,6 +11,7 @@ from fractions import Fraction
 
 import numpy as np
 
+from prunekit._messages import did_you_mean
 from prunekit._types import FloatArray, IntArray
 from prunekit.allocation.frontier import RECORD, Frontier, check_same_base
 from prunekit.allocation.knapsack import choose_points
@@ -128,7 +129,9 @@ def _check(
     groups: TimestepGroups, schedule: NoiseSchedule, rule: str, floor: float, frontiers: Sequence[Frontier]
 ) -> None:
     if rule not in RULES:
-        raise InputError(f"Unknown allocation rule {rule!r}; expected one of {', '.join(RULES)}.")
+        raise InputError(
+            f"Unknown allocation rule {rule!r}{did_you_mean(rule, RULES)}; expected one of {', '.join(RULES)}."
+        )
     if groups.num_timesteps != schedule.num_timesteps:
         raise InputError(
             f"The groups cover {groups.num_timesteps} timesteps and the noise schedule has {schedule.num_timesteps}; "

@@ -195,7 +195,10 @@ class EvidenceOptions:
 
     def __post_init__(self) -> None:
         if self.headline not in self.entries:
-            raise InputError(f"Got headline {self.headline!r}; expected one of the entries: {', '.join(self.entries)}.")
+            meant = did_you_mean(self.headline, self.entries)
+            raise InputError(
+                f"Got headline {self.headline!r}{meant}; expected one of the entries: {', '.join(self.entries)}."
+            )
         _distinct(["base", *self.entries])
         for name, entry in self.entries.items():
             if {"steps", "seed"} & set(entry.changes.get("finetune", {}).get("train", {})):

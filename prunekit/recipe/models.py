@@ -1,15 +1,13 @@
 """The kinds of recipes: what each needs, by the kind of experiment that it asks for."""
 
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from typing import Any, ClassVar, Self
 
-from pydantic import ValidationError, model_validator
+from pydantic import model_validator
 
 from prunekit.errors import InputError
 from prunekit.experiments import Experiment
 from prunekit.recipe.comparisons import CurriculumOptions, EvidenceOptions, MultistageOptions
-from prunekit.recipe.faults import fault
 from prunekit.recipe.recipe import Recipe
 from prunekit.recipe.sections import AllocationOptions, EvaluationOptions, FinetuneOptions, GroupOptions, PruneOptions
 
@@ -72,7 +70,7 @@ class EvidenceRecipe(EntryRecipe):
     @model_validator(mode="after")
     def _has_fitting_entries(self) -> Self:
         for name in self.evidence.entries:
-            with _within("evidence", "entries", name, "changes"):
+            with self._within("evidence", "entries", name, "changes"):
                 self.entry(name)
         return self
 
@@ -120,22 +118,9 @@ class CurriculumRecipe(Recipe):
     @model_validator(mode="after")
     def _has_fitting_entries(self) -> Self:
         for name in self.curriculum.entries:
-            with _within("curriculum", "entries", name):
+            with self._within("curriculum", "entries", name):
                 self.curriculum.setting(name, self.base.train)
         return self
-
-
-@contextmanager
-def _within(*place: str) -> Iterator[None]:
-    """An error about an entry gets the entry's place and name."""
-    name = place[2]
-    try:
-        yield
-    except InputError as error:
-        raise fault(place, str(error)) from error
-    except ValidationError as error:
-        inner, said = EntryRecipe.explain(error)
-        raise fault((*place, *inner), f"Entry {name}: {'.'.join(map(str, inner)) or 'recipe'}: {said}") from error
 
 
 def _merged(data: Mapping[str, Any], changes: Mapping[Any, Any]) -> dict[str, Any]:

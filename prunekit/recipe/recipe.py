@@ -1,6 +1,7 @@
 """A recipe: which sections there are, and what all kinds have in common."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Annotated, Any, ClassVar, Self
 
 from pydantic import (
@@ -159,22 +160,37 @@ class Recipe(BaseModel):
         return kept
 
     @classmethod
-    def explain(cls, error: ValidationError) -> tuple[Place, str]:
-        """What is wrong with a recipe of this kind: the place, and a sentence."""
-        return explain(error, schema_of(cls), cls.needs())
+    def explain(cls, error: ValidationError, within: Place = ()) -> tuple[Place, str]:
+        """What is wrong with a recipe of this kind, or with the value at a place in one: where in that, and a sentence."""
+        return explain(error, schema_of(cls), cls.needs(), within)
 
     @classmethod
     def needs(cls) -> str:
         """The sections that a recipe of this kind needs, as a sentence without its end; nothing where it needs none."""
         own = cls.experiment.sections
         every = {name: field for name, field in cls.model_fields.items() if name not in ("name", "base", *own)}
-        needed = ["a base with a model to train"] if cls.from_scratch else []
-        needed += [name for name, field in every.items() if field.is_required()]
+        needed = [name for name, field in every.items() if field.is_required()]
         refused = [name for name, field in every.items() if field.annotation is type(None)]
-        if not (needed and own and refused):
+        if not (own and needed and refused):
             return ""
-        article = "An" if own[0][0] in "aeiou" else "A"
-        return f"{article} {own[0]} section needs {_listed(needed, 'and')}, and no {_listed(refused, 'or')}"
+        base = "a base with a model to train, and " if cls.from_scratch else ""
+        return (
+            f"{_article(own[0]).capitalize()} {own[0]} section needs {base}{_listed(needed, 'and')}, without "
+            f"{_listed(refused, 'or')}"
+        )
+
+    @classmethod
+    @contextmanager
+    def _within(cls, *place: str) -> Iterator[None]:
+        """An error about an entry gets the entry's place, section, ``entries`` and name, and its name."""
+        name = place[2]
+        try:
+            yield
+        except InputError as error:
+            raise fault(place, str(error)) from error
+        except ValidationError as error:
+            inner, said = cls.explain(error, place)
+            raise fault((*place, *inner), f"Entry {name}: {'.'.join(map(str, inner)) or 'recipe'}: {said}") from error
 
     @model_validator(mode="wrap")
     @classmethod
@@ -232,9 +248,15 @@ def recipe_model(data: Any) -> type[Recipe]:
     return MODELS[Experiment.asked_for(data) if isinstance(data, Mapping) else Experiment.BASE]
 
 
+def _article(name: str) -> str:
+    return "an" if name[0] in "aeiou" else "a"
+
+
 def _listed(names: list[str], last: str) -> str:
-    """Names as a sentence lists them."""
-    return f" {last} ".join(filter(None, [", ".join(names[:-1]), names[-1]]))
+    """Sections as a sentence lists them."""
+    if len(names) == 1:
+        return f"{_article(names[0])} {names[0]} section"
+    return f"{', '.join(names[:-1])} {last} {names[-1]} sections"
 
 
 def _without(data: Any, name: str) -> Any:

@@ -147,7 +147,8 @@ def _at(schema: Mapping[str, Any], place: Sequence[str | int]) -> Iterator[Mappi
 def _below(node: Mapping[str, Any], part: str | int) -> Any:
     if isinstance(part, int):
         return node.get("items")
-    return node.get("properties", {}).get(part, node.get("additionalProperties"))
+    others = next(iter(node.get("patternProperties", {}).values()), node.get("additionalProperties"))
+    return node.get("properties", {}).get(part, others)
 
 
 def keys_at(schema: Mapping[str, Any], place: Sequence[str | int]) -> tuple[str, ...]:

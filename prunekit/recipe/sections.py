@@ -7,6 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import AfterValidator, Field
 
+from prunekit._messages import did_you_mean
 from prunekit._types import FloatArray
 from prunekit.allocation import RULES
 from prunekit.checkpoint import Asked, ModelSpec
@@ -272,8 +273,9 @@ class PruneOptions:
         criterion(self.criterion)
         if not 0 <= self.floor <= 1:
             raise InputError(f"Got floor {self.floor:g}; expected a share of every channel group from 0 to 1.")
-        if self.repair not in get_args(RepairKind):
-            raise InputError(f"Got repair {self.repair!r}; expected one of {', '.join(get_args(RepairKind))}.")
+        if self.repair not in (known := get_args(RepairKind)):
+            meant = did_you_mean(self.repair, known)
+            raise InputError(f"Got repair {self.repair!r}{meant}; expected one of {', '.join(known)}.")
         if any(number < 1 for pair in (self.multiples or {}).items() for number in pair):
             raise InputError(
                 f"Got width_multiples {self.width_multiples}; expected resolutions and multiples of at least 1."

@@ -13,6 +13,7 @@ from typing import Protocol
 import torch
 from torch import Generator, Tensor, nn
 
+from prunekit._messages import did_you_mean
 from prunekit.errors import InputError
 from prunekit.graph import ChannelGraph, PruningPlan, Template
 from prunekit.graph.layers import own_tensors
@@ -176,7 +177,7 @@ def make_proxy(name: str, model: nn.Module, graph: ChannelGraph, probe: Probe) -
         InputError: the name is unknown.
     """
     if name not in PROXIES:
-        raise InputError(f"Unknown proxy {name!r}; expected one of {', '.join(PROXIES)}.")
+        raise InputError(f"Unknown proxy {name!r}{did_you_mean(name, PROXIES)}; expected one of {', '.join(PROXIES)}.")
     return _Prepared(partial(PROXIES[name], model, graph, probe))
 
 

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, fields
 from typing import Any, ClassVar, Literal, get_args
 
+from prunekit._messages import did_you_mean
 from prunekit.errors import InputError
 from prunekit.training.momentum import Compensation, ExponentialMomentum, MomentumDecay, RationalMomentum
 
@@ -114,8 +115,9 @@ class TrainOptions:
         if self.warmup_steps < 0 or self.weight_decay < 0 or self.max_grad_norm <= 0:
             raise InputError("Expected warmup_steps and weight_decay of at least 0 and a positive max_grad_norm.")
         for name, choices in _CHOICES.items():
-            if getattr(self, name) not in choices:
-                raise InputError(f"Got {name} {getattr(self, name)!r}; expected one of {', '.join(choices)}.")
+            if (given := getattr(self, name)) not in choices:
+                meant = did_you_mean(given, choices)
+                raise InputError(f"Got {name} {given!r}{meant}; expected one of {', '.join(choices)}.")
 
     def _check_finite(self) -> None:
         for each in fields(self):

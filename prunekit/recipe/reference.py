@@ -1,0 +1,134 @@
+"""The reference page of recipes, made from their JSON Schema: every section, and what each of its keys means."""
+
+import json
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from prunekit.recipe.recipe import MODELS, Recipe
+from prunekit.recipe.schema import inner, schema_of
+
+__all__ = ["recipe_schema", "reference_page"]
+
+_INTRO = """\
+# Recipes
+
+A recipe is a YAML file that describes a whole experiment; `prunekit run RECIPE` runs it, and `prunekit cost RECIPE` says what that
+will take. Stages whose section is missing are not run. An unknown key is refused with its line.
+
+`prunekit schema` prints the [JSON Schema](recipe.schema.json) of recipes. An editor with a YAML language server completes and
+checks a recipe that begins with `# yaml-language-server: $schema=PATH/recipe.schema.json`.
+
+This page is made from the code by `prunekit schema --markdown`.
+"""
+_TYPES = {
+    "integer": "whole number",
+    "number": "number",
+    "string": "text",
+    "boolean": "true or false",
+    "object": "mapping",
+}
+_BOUNDS = {
+    "minimum": "≥ {:,}",
+    "exclusiveMinimum": "> {:,}",
+    "maximum": "≤ {:,}",
+    "exclusiveMaximum": "< {:,}",
+    "minItems": "at least {}",
+    "minProperties": "at least {}",
+}
+
+
+def recipe_schema() -> dict[str, Any]:
+    """The JSON Schema of recipes, for editors and other programs."""
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema_of(Recipe)}
+
+
+def reference_page() -> str:
+    """The reference page, in Markdown."""
+    schema = schema_of(Recipe)
+    places = _places(schema)
+    parts = [_INTRO, _kinds(), *(_section(schema, place, node, places) for place, node in places.items())]
+    return "\n".join(parts)
+
+
+def _kinds() -> str:
+    """What can be asked for, and what each needs."""
+    rows = []
+    for model in MODELS.values():
+        asked = " and ".join(f"`{section}`" for section in model.experiment.sections) or "no other kind's sections"
+        meaning = " ".join((model.__doc__ or "").split())
+        rows.append(f"| {asked} | {meaning} | {model.needs() and model.needs() + '.'} |")
+    head = ["## Kinds of recipes", "", "| has | what it does | needs |", "|---|---|---|"]
+    return "\n".join([*head, *reversed(rows), ""])
+
+
+def _places(schema: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
+    """Every mapping with keys of its own, by the first place that it has in a recipe; a section comes before its parts."""
+    found: dict[str, Mapping[str, Any]] = {}
+
+    def visit(place: str, node: Mapping[str, Any]) -> None:
+        for form in inner(schema, node):
+            if "items" in form:
+                visit(place, form["items"])
+            for other in _others(form):
+                visit(f"{place}.*", other)
+            if form.get("properties") and all(form is not known for known in found.values()):
+                found[place] = form
+                for key, below in form["properties"].items():
+                    visit(f"{place}.{key}" if place else key, below)
+
+    visit("", schema)
+    return found
+
+
+def _others(form: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
+    """What a mapping with names of the user's has under them."""
+    yield from form.get("patternProperties", {}).values()
+    if isinstance(form.get("additionalProperties"), Mapping):
+        yield form["additionalProperties"]
+
+
+def _section(
+    schema: Mapping[str, Any], place: str, node: Mapping[str, Any], places: Mapping[str, Mapping[str, Any]]
+) -> str:
+    lines = [f"## {place or 'The recipe'}", ""]
+    if "description" in node:
+        lines += [node["description"], ""]
+    lines += ["| key | value | default | meaning |", "|---|---|---|---|"]
+    for key, value in node["properties"].items():
+        default = "required" if key in node.get("required", ()) else _default(schema, value)
+        meaning = value.get("description", "").replace("\n", " ").replace("|", "\\|")
+        lines.append(f"| `{key}` | {_value(schema, value, places)} | {default} | {meaning} |")
+    return "\n".join([*lines, ""])
+
+
+def _value(schema: Mapping[str, Any], node: Mapping[str, Any], places: Mapping[str, Mapping[str, Any]]) -> str:
+    """What kind of value a key takes, and its bounds."""
+    forms = [form for form in inner(schema, node) if form.get("type") != "null"]
+    return " or ".join(dict.fromkeys(_form(schema, form, places) for form in forms)) or "anything"
+
+
+def _form(schema: Mapping[str, Any], form: Mapping[str, Any], places: Mapping[str, Mapping[str, Any]]) -> str:
+    home = next((place for place, node in places.items() if node is form), None)
+    bounds = "".join(f", {text.format(form[key])}" for key, text in _BOUNDS.items() if key in form)
+    if home:
+        return f"[{home}](#{home.replace('.', '').replace('*', '')})"
+    if choices := form.get("enum", [form["const"]] if "const" in form else []):
+        return ", ".join(f"`{choice}`" for choice in choices)
+    if "items" in form:
+        return f"list of {_value(schema, form['items'], places)}{bounds}"
+    if others := list(_others(form)):
+        return f"mapping of names to {_value(schema, others[0], places)}{bounds}"
+    return _TYPES.get(str(form.get("type")), "anything") + bounds
+
+
+def _default(schema: Mapping[str, Any], node: Mapping[str, Any]) -> str:
+    """A key's default; of a section, what differs from the section's own defaults."""
+    default = node.get("default")
+    if default is None:
+        return "none"
+    if not isinstance(default, Mapping):
+        return f"`{json.dumps(default, ensure_ascii=False)}`" if default != "" else "empty"
+    own = next((form["properties"] for form in inner(schema, node) if "properties" in form), {})
+    changed = {key: value for key, value in default.items() if value != own.get(key, {}).get("default")}
+    text = ", ".join(f"{key}: {json.dumps(value)}" for key, value in changed.items())
+    return f"`{{{text}}}`" if text else ("its own defaults" if own else "empty")
