@@ -54,19 +54,19 @@ def _distinct(names: Iterable[str]) -> None:
 class MultistageOptions:
     """One encoder with a decoder for each stage, compared at equal training MACs with what it replaces.
 
-    Every network is trained with the MACs of the recipe's ``base.train``: from scratch where there is a ``base.model``, and from
-    the weights of a ``base.checkpoint`` where there is one, which leaves no room for tailored widths.
+    Every network is trained with the MACs of the recipe's ``base.train``: from scratch if there is a ``base.model``, or from the
+    weights of the ``base.checkpoint``, which excludes tailored widths.
 
     Args:
-        widths: the tailored decoders' ``block_out_channels``, cleanest stage first; as many stages.
-        groupings: ways to cut; the first is what networks are compared on, the others get tailored decoders only.
-        networks: ``unified`` (one network), ``separate`` (one for each stage), ``equal`` and ``tailored`` (one encoder, decoders of
-            its own or of tailored widths).
-        draw: see :class:`prunekit.training.StageTimesteps`.
-        seeds: of first weights, batches and noise.
-        looks: points of the learning curve.
-        sampler: of the images for FID.
-        sampling_steps: its steps.
+        widths: ``block_out_channels`` of each stage's tailored decoder, cleanest stage first.
+        groupings: ways to cut the stages. All networks are compared on the first; the others get tailored decoders only.
+        networks: ``unified`` is one network, ``separate`` one for each stage; ``equal`` and ``tailored`` are one encoder with a
+            decoder for each stage, of the base's widths or of ``widths``.
+        draw: how stages are drawn in training, see :class:`prunekit.training.StageTimesteps`.
+        seeds: seeds of the first weights, the batches and the noise; one training each.
+        looks: number of points on the learning curve.
+        sampler: sampler of the images for FID.
+        sampling_steps: its number of steps.
     """
 
     __pydantic_config__: ClassVar[dict[str, Any]] = STRICT
@@ -96,16 +96,16 @@ class MultistageOptions:
 
 @dataclass(frozen=True)
 class CurriculumOptions:
-    """Ways to train, compared at equal train steps by how soon they get where the first of them ends.
+    """Ways to train, compared at equal train steps by how soon they reach the first one's final quality.
 
-    Every one trains the recipe's ``base.model`` from scratch as ``base.train`` says, but for what its entry changes.
+    Each entry trains the recipe's ``base.model`` from scratch as ``base.train`` says, except for the options that it changes.
 
     Args:
-        entries: names, and options of ``base.train`` with other values; the first is the baseline.
-        seeds: of first weights, batches and noise.
-        looks: points of the learning curve.
-        sampler: of the images for FID.
-        sampling_steps: its steps.
+        entries: by name, the options of ``base.train`` that an entry changes; the first entry is the baseline.
+        seeds: seeds of the first weights, the batches and the noise; one training each.
+        looks: number of points on the learning curve.
+        sampler: sampler of the images for FID.
+        sampling_steps: its number of steps.
     """
 
     __pydantic_config__: ClassVar[dict[str, Any]] = STRICT
@@ -152,12 +152,12 @@ class _Changes(TypedDict, total=False):
 
 @dataclass(frozen=True)
 class EntryOptions:
-    """One way to spend the training that all have in common.
+    """One way to spend the training that all entries have in common.
 
     Args:
-        kind: what it is shown as.
-        changes: sections ``groups``, ``allocation``, ``prune`` and ``finetune`` of the recipe, with other values.
-        seeds: of its fine-tuning, where they are others than the comparison's: fewer for what is dear.
+        kind: what the report shows it as.
+        changes: keys of the sections groups, allocation, prune and finetune that the entry changes.
+        seeds: seeds of its fine-tuning, in place of the comparison's: fewer for an expensive entry.
     """
 
     __pydantic_config__: ClassVar[dict[str, Any]] = STRICT
@@ -171,17 +171,17 @@ class EntryOptions:
 
 @dataclass(frozen=True)
 class EvidenceOptions:
-    """Experts beside baselines and ablations, each a recipe of its own that differs in a few keys, at equal training MACs.
+    """Experts compared with baselines and ablations at equal training MACs; each entry is the recipe with a few keys changed.
 
-    How many steps every one is fine-tuned for follows from what its search has left of the MACs.
+    The number of fine-tuning steps follows from the MACs that an entry's search has left.
 
     Args:
-        entries: ways, by name.
+        entries: the entries by name.
         headline: the entry that the report's claim is about.
-        training: MACs that each may spend beyond the base, as a share of those that training the base took.
-        seeds: of fine-tuning.
-        loss_groups: equal timestep groups by which held-out losses are told.
-        timed_images: images that are sampled from every network in turn for its wall time.
+        training: MACs that each entry may spend beyond the base, as a share of the base's training MACs.
+        seeds: seeds of the fine-tuning.
+        loss_groups: number of equal timestep groups by which held-out losses are reported.
+        timed_images: number of images sampled from each network to measure its wall time.
     """
 
     __pydantic_config__: ClassVar[dict[str, Any]] = STRICT

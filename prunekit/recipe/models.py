@@ -22,13 +22,13 @@ __all__ = [
 
 
 class BaseRecipe(Recipe):
-    """Opens or trains a base, and goes no further: one of the sections groups and allocation is missing."""
+    """Opens or trains a base, and nothing else."""
 
     experiment: ClassVar[Experiment] = Experiment.BASE
 
 
 class ExpertsRecipe(Recipe):
-    """Makes timestep experts from a base, as far as its sections go: prune needs no finetune, and finetune no evaluation."""
+    """Makes timestep experts from a base: prunes them if there is a prune section, and likewise fine-tunes and evaluates them."""
 
     experiment: ClassVar[Experiment] = Experiment.EXPERTS
 
@@ -37,7 +37,7 @@ class ExpertsRecipe(Recipe):
 
 
 class EntryRecipe(ExpertsRecipe):
-    """Makes timestep experts as an entry of a comparison: from the first section to the last."""
+    """Makes timestep experts as an entry of a comparison, with every stage."""
 
     prune: PruneOptions
     finetune: FinetuneOptions

@@ -1,4 +1,7 @@
-"""A recipe: which sections there are, and what all kinds have in common."""
+"""A recipe: which sections there are, and what all kinds have in common.
+
+What is validated as a :class:`Recipe` becomes one of the classes in :mod:`prunekit.recipe.models`, which say what a kind needs.
+"""
 
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -40,17 +43,16 @@ MODELS: dict[Experiment, type["Recipe"]] = {}
 
 
 class Recipe(BaseModel):
-    """A whole experiment, of the kind that its sections ask for.
+    """A whole experiment; its sections say of which kind.
 
     A recipe may come from a stranger. It can have data and checkpoints read, has everything written into its run's folder, and
-    reaches a language model's endpoint only after :meth:`confirming`. What is validated as a ``Recipe`` becomes one of the
-    classes in :mod:`prunekit.recipe.models`, which say what a kind of experiment needs.
+    reaches a language model's endpoint only after its user has confirmed it.
 
     Args:
-        name: of the run's folder and in reports: lower-case letters, digits and hyphens.
+        name: name of the run, in its folder's path and in reports: lower-case letters, digits and hyphens.
         description: what the recipe is for, in a sentence; reports show it.
         data: the images.
-        base: the network that all starts from.
+        base: the network that experts are made from, or that comparisons train.
         groups: how the timesteps are cut into groups.
         allocation: how much compute each group gets.
         prune: how each group's network is pruned.

@@ -4,6 +4,7 @@ import json
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from prunekit.experiments import Experiment
 from prunekit.recipe.recipe import MODELS, Recipe
 from prunekit.recipe.schema import inner, schema_of
 
@@ -28,12 +29,12 @@ _TYPES = {
     "object": "mapping",
 }
 _BOUNDS = {
-    "minimum": "≥ {:,}",
-    "exclusiveMinimum": "> {:,}",
-    "maximum": "≤ {:,}",
-    "exclusiveMaximum": "< {:,}",
-    "minItems": "at least {}",
-    "minProperties": "at least {}",
+    "minimum": "at least {:,}",
+    "exclusiveMinimum": "above {:,}",
+    "maximum": "at most {:,}",
+    "exclusiveMaximum": "below {:,}",
+    "minItems": "at least {} of them",
+    "minProperties": "at least {} of them",
 }
 
 
@@ -52,13 +53,13 @@ def reference_page() -> str:
 
 def _kinds() -> str:
     """What can be asked for, and what each needs."""
-    rows = []
-    for model in MODELS.values():
-        asked = " and ".join(f"`{section}`" for section in model.experiment.sections) or "no other kind's sections"
+    lines = ["## Kinds of recipes", "", "| has | what it does | needs |", "|---|---|---|"]
+    for kind in reversed(Experiment):
+        model = MODELS[kind]
+        asked = " and ".join(f"`{section}`" for section in kind.sections) or "none of these"
         meaning = " ".join((model.__doc__ or "").split())
-        rows.append(f"| {asked} | {meaning} | {model.needs() and model.needs() + '.'} |")
-    head = ["## Kinds of recipes", "", "| has | what it does | needs |", "|---|---|---|"]
-    return "\n".join([*head, *reversed(rows), ""])
+        lines.append(f"| {asked} | {meaning} | {model.needs() and model.needs() + '.'} |")
+    return "\n".join([*lines, ""])
 
 
 def _places(schema: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
@@ -92,7 +93,7 @@ def _section(
 ) -> str:
     lines = [f"## {place or 'The recipe'}", ""]
     if "description" in node:
-        lines += [node["description"], ""]
+        lines += [node["description"].replace("\n", "\n\n"), ""]
     lines += ["| key | value | default | meaning |", "|---|---|---|---|"]
     for key, value in node["properties"].items():
         default = "required" if key in node.get("required", ()) else _default(schema, value)
@@ -109,7 +110,7 @@ def _value(schema: Mapping[str, Any], node: Mapping[str, Any], places: Mapping[s
 
 def _form(schema: Mapping[str, Any], form: Mapping[str, Any], places: Mapping[str, Mapping[str, Any]]) -> str:
     home = next((place for place, node in places.items() if node is form), None)
-    bounds = "".join(f", {text.format(form[key])}" for key, text in _BOUNDS.items() if key in form)
+    bounds = "".join(f", {text}" for text in _bounds(form))
     if home:
         return f"[{home}](#{home.replace('.', '').replace('*', '')})"
     if choices := form.get("enum", [form["const"]] if "const" in form else []):
@@ -121,14 +122,37 @@ def _form(schema: Mapping[str, Any], form: Mapping[str, Any], places: Mapping[st
     return _TYPES.get(str(form.get("type")), "anything") + bounds
 
 
+def _bounds(form: Mapping[str, Any]) -> Iterator[str]:
+    least, most = form.get("minimum"), form.get("maximum")
+    if least is not None and most is not None:
+        yield f"{least:,} to {most:,}"
+    else:
+        for key, text in _BOUNDS.items():
+            if key in form:
+                yield text.format(form[key])
+
+
 def _default(schema: Mapping[str, Any], node: Mapping[str, Any]) -> str:
-    """A key's default; of a section, what differs from the section's own defaults."""
     default = node.get("default")
     if default is None:
         return "none"
-    if not isinstance(default, Mapping):
-        return f"`{json.dumps(default, ensure_ascii=False)}`" if default != "" else "empty"
-    own = next((form["properties"] for form in inner(schema, node) if "properties" in form), {})
-    changed = {key: value for key, value in default.items() if value != own.get(key, {}).get("default")}
-    text = ", ".join(f"{key}: {json.dumps(value)}" for key, value in changed.items())
-    return f"`{{{text}}}`" if text else ("its own defaults" if own else "empty")
+    short = _short(schema, node, default)
+    return (
+        f"`{json.dumps(short, ensure_ascii=False)}`"
+        if short not in ({}, "")
+        else "its own defaults"
+        if default
+        else "empty"
+    )
+
+
+def _short(schema: Mapping[str, Any], node: Mapping[str, Any], value: Any) -> Any:
+    """A default; of a section, what differs from the section's own defaults."""
+    forms = list(inner(schema, node))
+    if isinstance(value, list):
+        below = next((form["items"] for form in forms if "items" in form), {})
+        return [_short(schema, below, one) for one in value]
+    if isinstance(value, Mapping):
+        own = next((form["properties"] for form in forms if "properties" in form), {})
+        return {key: one for key, one in value.items() if one != own.get(key, {}).get("default")}
+    return value

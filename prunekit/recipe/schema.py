@@ -16,7 +16,7 @@ from prunekit.errors import InputError
 
 __all__ = ["Choice", "Limits", "ShownAs", "choices_at", "inner", "keys_at", "schema_of"]
 
-_ROLE = re.compile(r":[a-z]+:`(?:~?[\w.]*\.)?([\w]+)`")
+_ROLE = re.compile(r":[a-z]+:`(?:~[\w.]*\.)?([\w.]+)`")
 _ARGUMENT = re.compile(r"^ {4}(\w+): (.*(?:\n {5,}.*)*)", re.MULTILINE)
 
 
@@ -108,7 +108,7 @@ def _described(schema: JsonSchemaValue, section: type) -> JsonSchemaValue:
     schema["description"] = _line(re.split(r"\n\n(?:Args|Raises|Example):", text)[0])
     for name, meaning in _ARGUMENT.findall(text.partition("Args:\n")[2]):
         if name in schema.get("properties", {}):
-            schema["properties"][name]["description"] = _line(meaning)
+            schema["properties"][name]["description"] = _line(meaning[:1].upper() + meaning[1:])
     return schema
 
 

@@ -79,9 +79,9 @@ class DataOptions:
     """Where images come from, see :func:`prunekit.data.load_images`.
 
     Args:
-        source: what to read.
-        resolution: side of the square images; the source's own when absent.
-        labels: whether the images' classes are read, for a network that takes some.
+        source: ``digits``, a folder of pictures or arrays, an ``.npz``, ``.npy`` or ``.safetensors`` file, or idx files.
+        resolution: side of the square images in pixels; the source's own if missing.
+        labels: whether the images' classes are read; a class-conditional network needs them.
     """
 
     __pydantic_config__: ClassVar[dict[str, Any]] = STRICT
@@ -93,16 +93,17 @@ class DataOptions:
 
 @dataclass(frozen=True)
 class BaseOptions:
-    """The base: a checkpoint (a path, or ``embedded:digits``), or a network to train.
+    """The base: either a checkpoint or a network to train.
 
     Args:
-        checkpoint: what to load; nothing is trained then.
-        model: ``{"class", "config"}`` of a network to train; either this or ``checkpoint``.
-        noise_schedule: see :meth:`prunekit.schedule.NoiseSchedule.from_config`. If missing: the checkpoint's own; linear over 1000
-            timesteps for a network to train.
-        prediction_type: ``epsilon``, ``sample`` or ``v_prediction``. If missing: the checkpoint's own; epsilon for one to train.
-        train: how to train it.
-        weights: ``ema`` or ``raw``, of a checkpoint that has both; a moving average is preferred if missing.
+        checkpoint: a file, a diffusers folder, a Hub id, or ``embedded:digits``; it is loaded and not trained.
+        model: the network to train, by ``class`` and ``config``; give either this or ``checkpoint``.
+        noise_schedule: the noise schedule by ``kind`` and the arguments of that kind, see
+            :meth:`prunekit.schedule.NoiseSchedule.from_config`. If missing: the checkpoint's own, or linear over 1000 timesteps
+            for a network to train.
+        prediction_type: what the network predicts. If missing: the checkpoint's own, or epsilon for a network to train.
+        train: how the network is trained.
+        weights: which weights to read of a checkpoint that has both; the moving average is preferred if missing.
     """
 
     __pydantic_config__: ClassVar[dict[str, Any]] = STRICT
@@ -148,16 +149,19 @@ class GroupOptions:
     """How to cut the timesteps: ``method`` and ``count``, or explicit ``cuts``.
 
     Args:
-        method: a key of :data:`prunekit.groups.METHODS`, ``similarity`` (of the recipe's images) or ``gradient`` (of the base).
+        method: how the borders are found; ``similarity`` looks at the recipe's images and ``gradient`` at the base.
         count: number of groups.
-        cuts: first timesteps of all groups but the first, instead.
-        alpha: see :class:`prunekit.groups.Similarity`, as for ``eta``, ``rule`` and ``memory_mib``.
-        eta: tolerance of method ``similarity``.
-        rule: ``stages`` or ``dynamic``.
-        samples: pairs of image and noise; draws per timestep bin for ``gradient``. The method's own default when absent.
-        nodes: timesteps at which the methods look; their own default when absent.
-        seed: of the draws.
-        memory_mib: MiB that the optimal denoiser may take.
+        cuts: explicit borders in place of ``method`` and ``count``: the first timestep of each group but the first.
+        alpha: threshold of rule ``stages`` on the similarity; calibrated on the images if missing, see
+            :class:`prunekit.groups.Similarity`.
+        eta: tolerance of method ``similarity``: how much two predictions of the optimal denoiser may differ and still agree.
+        rule: how method ``similarity`` cuts: ``stages`` is the paper's rule for three groups, ``dynamic`` the exact partition of
+            least dissimilarity. If missing: ``stages`` for three groups, else ``dynamic``.
+        samples: pairs of image and noise for ``similarity``, or draws per timestep bin for ``gradient``; the method's own default
+            if missing.
+        nodes: number of timesteps at which the methods look; the method's own default if missing.
+        seed: seed of the draws.
+        memory_mib: memory in MiB that the optimal denoiser of method ``similarity`` may take.
     """
 
     __pydantic_config__: ClassVar[dict[str, Any]] = STRICT
@@ -199,15 +203,16 @@ class GroupOptions:
 
 @dataclass(frozen=True)
 class AllocationOptions:
-    """Budget, rule, and the sampler whose steps the budget is a mean over.
+    """How much compute each timestep group gets.
 
     Args:
-        budget: mean fraction of the base's MACs.
-        rule: see :func:`prunekit.allocation.allocate`.
-        sampler: whose steps count.
-        steps: sampling steps.
-        floor: smallest ratio that rules ``snr`` and ``uniform`` give.
-        frontier_floor: fraction of the base's MACs down to which every group is searched before rule ``measured`` decides.
+        budget: mean share of the base's MACs over the sampling steps.
+        rule: how the budget is divided among the groups, see :func:`prunekit.allocation.allocate`; ``measured`` searches every
+            group first.
+        sampler: the sampler whose steps the mean is over.
+        steps: its number of sampling steps.
+        floor: smallest share that rules ``snr`` and ``uniform`` give a group.
+        frontier_floor: share of the base's MACs down to which every group is searched before rule ``measured`` decides.
     """
 
     __pydantic_config__: ClassVar[dict[str, Any]] = STRICT
@@ -229,27 +234,25 @@ class AllocationOptions:
 
 @dataclass(frozen=True)
 class PruneOptions:
-    """How to score and search.
+    """How channels are scored and the widths searched.
 
     Args:
-        criterion: name of the importance criterion.
-        norm_mode: how group norms shrink, ``even`` or ``whole``.
-        head_mode: how attentions shrink, by ``whole`` heads or ``even`` within all of them.
-        samples: timesteps per group in the calibration set.
-        batch_size: timesteps per forward pass.
-        seed: of the calibration set.
-        search: see :class:`prunekit.search.SearchOptions`. Where its target is of parameters or latency, the allocation's fractions
-            are meant of the base's parameters or latency.
-        constraints: layers that stay whole, are tied, shrink only so far or in another mode, see
-            :class:`prunekit.graph.Constraints`.
-        width_multiples: what widths are multiples of: a number, or resolution → multiple there and above, see
-            :meth:`prunekit.graph.ChannelGraph.with_multiples`; 1 or empty for all that the structure allows. If missing, 8 where
-            the base's widths are multiples of 8 and the network is not tiny, see :mod:`prunekit.search.multiples`.
-        latency_table: JSON of layer times for a target of latency, wherever it is; where there is no such file, a run measures the
-            times and writes them under this name into its own folder.
-        floor: share of every channel group that stays at least.
-        repair: closed-form repair of the layers that read what was cut, before fine-tuning: ``none``, ``bias`` or
-            ``least-squares``, see :class:`prunekit.search.Repair`.
+        criterion: importance criterion that scores the channels.
+        norm_mode: how group norms shrink: evenly in every norm group, or by whole norm groups.
+        head_mode: how attentions shrink: by whole heads, or evenly within all of them.
+        samples: number of timesteps per group in the calibration set.
+        batch_size: number of timesteps per forward pass.
+        seed: seed of the calibration set.
+        search: how the widths are searched. If its target is of parameters or latency, the allocation's shares are of the base's
+            parameters or latency.
+        constraints: layers that stay whole, are tied, shrink only so far, or shrink in another mode.
+        width_multiples: what widths are multiples of: a number, or a mapping of resolution to the multiple at that resolution and
+            above; 1 or empty for all widths that the structure allows. If missing: 8 where the base's widths are multiples of 8
+            and the network is not tiny.
+        latency_table: JSON file of layer times for a target of latency. If there is no such file, the run measures the times and
+            writes them under this name into its own folder.
+        floor: smallest share of each channel group that stays.
+        repair: closed-form repair of the layers that read pruned channels, before fine-tuning.
     """
 
     __pydantic_config__: ClassVar[dict[str, Any]] = STRICT
@@ -294,12 +297,12 @@ class PruneOptions:
 
 @dataclass(frozen=True)
 class DistillationOptions:
-    """How the base teaches its experts, see :class:`prunekit.training.Distillation`.
+    """How the base teaches its experts.
 
     Args:
-        weight: share of the loss that is the distance from the base's prediction.
-        feature_weight: weight of the distance of the last layers' outputs of every block; 0 for none.
-        fade: whether both fall to zero over the fine-tuning (``linear``) or stay (``constant``).
+        weight: share of the loss that is the distance to the base's prediction.
+        feature_weight: weight of the distance between the outputs of each block's last layer; 0 for none.
+        fade: whether both weights fall to zero over the fine-tuning (``linear``) or stay (``constant``).
     """
 
     __pydantic_config__: ClassVar[dict[str, Any]] = STRICT
@@ -311,15 +314,16 @@ class DistillationOptions:
 
 @dataclass(frozen=True)
 class FinetuneOptions:
-    """How to fine-tune an expert.
+    """How each expert is fine-tuned.
 
     Args:
-        overlap: timesteps beyond each border of the group that are trained on too, so that neighbours agree at the seam.
-        distillation: how the base teaches it; absent for images alone.
-        from_scratch: whether it begins with random weights in the pruned widths, as a small network of its own would.
-        train: the loop's options.
-        learning_rates: one for each timestep group, cleanest first, in place of ``train.learning_rate``. The noisier a group, the
-            less its gradients differ between images, and the more it can take.
+        overlap: number of timesteps beyond each border of the group that are trained on too, so that neighbouring experts agree
+            at the seam.
+        distillation: how the base teaches the experts; if missing, they learn from the images alone.
+        from_scratch: whether training starts from random weights in the pruned widths, as for a small network of its own.
+        train: the options of the training.
+        learning_rates: learning rate of each timestep group, cleanest first, in place of ``train.learning_rate``. Noisier groups
+            take higher rates, since their gradients differ less between images.
     """
 
     __pydantic_config__: ClassVar[dict[str, Any]] = STRICT
@@ -349,14 +353,15 @@ class FinetuneOptions:
 
 @dataclass(frozen=True)
 class EvaluationOptions:
-    """What is measured.
+    """What is measured at the end.
 
     Args:
-        samples: images sampled per model and seed.
-        seeds: of the initial noise.
-        features: name of the feature extractor, or ``auto``: the shipped one that knows the pictures, and no FID where none does.
-        loss_samples: held-out draws per timestep group for the denoising loss.
-        grid: images kept for the report's grids.
+        samples: number of images sampled per model and seed.
+        seeds: seeds of the initial noise.
+        features: feature extractor for FID and KID; ``auto`` takes the shipped one that knows the pictures, and measures no FID
+            if none does.
+        loss_samples: number of held-out draws per timestep group for the denoising loss.
+        grid: number of images kept for the report's grids.
     """
 
     __pydantic_config__: ClassVar[dict[str, Any]] = STRICT

@@ -41,35 +41,35 @@ class TrainOptions:
     """How to train; the defaults are this project's, for small images.
 
     Args:
-        steps: train steps.
-        batch_size: images per step over all processes.
+        steps: number of train steps.
+        batch_size: images per step, over all processes.
         gradient_accumulation_steps: parts that a process's share of the batch goes through in, one after the other, to save
             memory; the gradients are those of the whole batch.
-        timestep_sampler: how timesteps are drawn: ``uniform``, ``gaussian-curriculum``, ``noise-rate-curriculum``, ``asymmetric``
-            (SpeeD's, whose other half is the loss weight ``change-aware``) or ``loss-second-moment``.
+        timestep_sampler: how timesteps are drawn. ``asymmetric`` is SpeeD's, and the loss weight ``change-aware`` is its other
+            half.
         curriculum_share: share of the steps after which a curriculum has reached its last distribution.
-        loss_weight: of each timestep: ``none``, ``min-snr``, ``p2`` or ``change-aware``.
-        learning_rate: AdamW's, at the end of the warm-up.
-        lr_scheduler: what the learning rate does after its warm-up: ``cosine`` to zero, or ``constant``, under which a learning
-            curve can be read at any step.
-        warmup_steps: linear warm-up.
+        loss_weight: weight of each timestep in the loss.
+        learning_rate: AdamW's learning rate after the warm-up.
+        lr_scheduler: how the learning rate goes on after the warm-up: ``cosine`` falls to zero; ``constant`` allows to read a
+            learning curve at any step.
+        warmup_steps: number of steps over which the learning rate rises linearly.
         momentum_decay: how AdamW's β1 falls over all steps: not at all (``none``), to zero (``rational``,
             :class:`~prunekit.training.RationalMomentum`) or from 0.9 to 0.4 (``exponential``,
             :class:`~prunekit.training.ExponentialMomentum`).
-        momentum_compensation: what the learning rate does about it, see :class:`~prunekit.training.MomentumDecay`.
-        weight_decay: AdamW's.
-        label_dropout: share of the images whose class a class-conditional network is not told, see
+        momentum_compensation: how the learning rate makes up for the falling β1, see :class:`~prunekit.training.MomentumDecay`.
+        weight_decay: AdamW's weight decay.
+        label_dropout: share of the images for which a class-conditional network is not told the class, see
             :class:`~prunekit.training.Classes`.
-        max_grad_norm: gradient clipping.
+        max_grad_norm: norm at which gradients are clipped.
         ema_decay: decay of the weights' moving average, min(ema_decay, (1+n)/(10+n)) after n steps.
-        mixed_precision: ``no``, ``fp16`` or ``bf16``.
-        checkpoint_every: steps between checkpoints, where a folder for them is given.
+        mixed_precision: precision of the forward pass; ``no`` is float32.
+        checkpoint_every: number of steps between checkpoints.
         checkpoint_minutes: minutes after which a checkpoint is due in any case. It does not change what is trained, so that an
             interrupted training can go on with another value. Where writing a checkpoint takes long, they come less often: it
             takes at most a twentieth of the time.
-        checkpoints_total_limit: how many checkpoints are kept, the newest.
-        log_every: steps between reports; each is the mean loss since the last.
-        seed: of batches, timesteps and noise.
+        checkpoints_total_limit: number of checkpoints that are kept, the newest.
+        log_every: number of steps between reports; each reports the mean loss since the last one.
+        seed: seed of the batches, timesteps and noise.
     """
 
     __pydantic_config__: ClassVar[dict[str, Any]] = {"extra": "forbid", "allow_inf_nan": False}
