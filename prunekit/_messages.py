@@ -1,6 +1,11 @@
 """Words of others, as sentences of ours can hold them: one line, and nothing that a terminal would obey."""
 
-__all__ = ["one_line", "printable"]
+from collections.abc import Iterable
+from difflib import get_close_matches
+
+__all__ = ["did_you_mean", "nearest", "one_line", "printable"]
+
+_LONGEST_NAME = 100  # characters that are compared; nobody mistypes a longer one
 
 
 def printable(text: str) -> str:
@@ -13,3 +18,26 @@ def one_line(error: BaseException) -> str:
     said = " ".join(str(error).split()).split(". ")[0].rstrip(".")[:300]
     name = type(error).__name__
     return f"{name} {said}" if isinstance(error, KeyError) else said or name
+
+
+def nearest(given: object, known: Iterable[str]) -> str | None:
+    """The known name that a mistyped one is most like; None where it is like none of them.
+
+    Example:
+        >>> nearest("metod", ["count", "method"])
+        'method'
+    """
+    names = {name.casefold(): name for name in known}
+    found = get_close_matches(str(given)[:_LONGEST_NAME].casefold(), names, n=1)
+    return names[found[0]] if found else None
+
+
+def did_you_mean(given: object, known: Iterable[str]) -> str:
+    """What follows a name that is not known: the one that is probably meant, or nothing.
+
+    Example:
+        >>> f"Unknown criterion 'tailor'{did_you_mean('tailor', ['magnitude', 'taylor'])}; ..."
+        "Unknown criterion 'tailor' (did you mean taylor?); ..."
+    """
+    near = nearest(given, known)
+    return "" if near is None else f" (did you mean {near}?)"

@@ -21,6 +21,7 @@ from typing_extensions import TypedDict
 from prunekit._containers import check_safetensors
 from prunekit._files import atomic_path, sha256_file
 from prunekit._json import Positive, Ratio, checked, parse_json
+from prunekit._messages import did_you_mean
 from prunekit.errors import FileFormatError, InputError, MissingFileError
 
 __all__ = [
@@ -278,7 +279,9 @@ def load_features(name: str) -> FeatureExtractor:
         FileFormatError: the file is damaged.
     """
     if name not in SHIPPED:
-        raise InputError(f"Unknown feature extractor {name!r}; expected one of {', '.join(SHIPPED)}.")
+        raise InputError(
+            f"Unknown feature extractor {name!r}{did_you_mean(name, SHIPPED)}; expected one of {', '.join(SHIPPED)}."
+        )
     return read_features(_ASSETS / f"features-{name}.safetensors")
 
 

@@ -7,6 +7,7 @@ A limit is raised for one process and its children by the environment variable `
 import os
 from dataclasses import dataclass
 
+from prunekit._messages import did_you_mean
 from prunekit.errors import InputError, LimitError
 
 __all__ = ["LIMITS", "VARIABLE", "Limit", "check_limit", "check_unpacked", "limit", "raise_limit"]
@@ -133,7 +134,9 @@ def _parsed(text: str) -> dict[str, int]:
     for item in filter(None, text.split(",")):
         name, _, value = item.partition("=")
         if name not in LIMITS:
-            raise InputError(f"There is no limit {name[:40]!r}; expected one of {', '.join(sorted(LIMITS))}.")
+            raise InputError(
+                f"There is no limit {name[:40]!r}{did_you_mean(name, LIMITS)}; expected one of {', '.join(sorted(LIMITS))}."
+            )
         if not (value.isascii() and value.isdigit() and len(value) <= 18 and int(value) > 0):
             raise InputError(f"The limit {name} is {value[:40]!r}; expected a whole number above 0.")
         raised[name] = int(value)

@@ -11,6 +11,7 @@ from fractions import Fraction
 
 import numpy as np
 
+from prunekit._messages import did_you_mean
 from prunekit._types import FloatArray, IntArray
 from prunekit.allocation.frontier import RECORD, Frontier, check_same_base
 from prunekit.allocation.knapsack import choose_points
@@ -136,7 +137,9 @@ def _check(
             f"Got a {type(groups).__name__} as groups; expected TimestepGroups, such as make_groups(schedule, count=5)."
         )
     if rule not in RULES:
-        raise InputError(f"Unknown allocation rule {rule!r}; expected one of {', '.join(RULES)}.")
+        raise InputError(
+            f"Unknown allocation rule {rule!r}{did_you_mean(rule, RULES)}; expected one of {', '.join(RULES)}."
+        )
     if groups.num_timesteps != schedule.num_timesteps:
         raise InputError(
             f"The groups cover {groups.num_timesteps} timesteps and the noise schedule has {schedule.num_timesteps}; "

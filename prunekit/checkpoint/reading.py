@@ -101,8 +101,12 @@ def _load_file(
             f"{path} is a bare state dict; give the architecture's JSON (with its _class_name) by --config."
         )
     schedule, prediction, notes = asked.completed(_task(about, path), path)
-    found = found_config(about["model"]) if factory is None else None
-    spec, model, weights = _filled(found.spec if found else about.get("model"), content, path, factory, inputs, asked)
+    if factory is None:
+        found = found_config(about["model"])
+        spec, model, weights = _of_registry(found.spec, content, path, asked)
+    else:
+        found = None
+        spec, model, weights = _of_factory(about.get("model"), factory, inputs, content, path, asked)
     provenance = dict(about.get("provenance", {}))
     if weights.ema:
         provenance["weights"] = "ema"
@@ -157,27 +161,26 @@ def _of_two(path: Path, weights: str | None) -> tuple[Path, str]:
     return others[0], ""
 
 
-def _filled(
-    data: JsonDict | ModelSpec | None,
-    content: Mapping[Any, Any],
-    path: Path,
-    factory: Factory | None,
-    inputs: Any,
-    asked: Asked,
+def _of_registry(
+    spec: ModelSpec, content: Mapping[Any, Any], path: Path, asked: Asked
 ) -> tuple[ModelSpec, nn.Module, Weights]:
-    """The network with the file's weights; one of the registry is made only after the shapes were found to fit."""
-    averaged = says_ema(path.stem)
-    if factory is None:
-        assert isinstance(data, ModelSpec)  # noqa: S101 - absent only beside a factory
-        spec, skeleton = data, data.skeleton(shapes_within(content, path))
-        weights = fitting(content, Target.of(skeleton, spec.class_name), path, asked.weights, averaged)
-        model = spec.build()
-    else:
-        named = isinstance(data, Mapping) and ("class" in data or "_class_name" in data)
-        spec = ModelSpec.from_json(data if named else {"class": "", "config": data or {}})  # type: ignore[arg-type]
-        spec = spec.with_factory(factory, inputs)
-        model = spec.build()
-        spec = spec if spec.class_name else ModelSpec(type(model).__name__, spec.config, factory, inputs)
-        weights = fitting(content, Target.of(model, spec.class_name), path, asked.weights, averaged)
+    """A network of the registry with the file's weights; it is made only after the shapes were found to fit."""
+    skeleton = spec.skeleton(shapes_within(content, path))
+    weights = fitting(content, Target.of(skeleton, spec.class_name), path, asked.weights, says_ema(path.stem))
+    model = spec.build()
+    model.load_state_dict(weights.state)
+    return spec, model, weights
+
+
+def _of_factory(
+    data: JsonDict | None, factory: Factory, inputs: Any, content: Mapping[Any, Any], path: Path, asked: Asked
+) -> tuple[ModelSpec, nn.Module, Weights]:
+    """A network that the caller builds, with the file's weights."""
+    named = isinstance(data, Mapping) and ("class" in data or "_class_name" in data)
+    spec = ModelSpec.from_json(data if named else {"class": "", "config": data or {}})  # type: ignore[arg-type]
+    spec = spec.with_factory(factory, inputs)
+    model = spec.build()
+    spec = spec if spec.class_name else ModelSpec(type(model).__name__, spec.config, factory, inputs)
+    weights = fitting(content, Target.of(model, spec.class_name), path, asked.weights, says_ema(path.stem))
     model.load_state_dict(weights.state)
     return spec, model, weights

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from prunekit._messages import one_line
+from prunekit._messages import did_you_mean, one_line
 from prunekit._types import JsonDict
 from prunekit.checkpoint.bounds import Frugal, ParametersOnMeta, check_values
 from prunekit.checkpoint.denoisers import denoiser
@@ -71,7 +71,8 @@ class ModelSpec:
         except PrunekitError:
             raise
         except Exception as error:  # constructors say in many ways that they do not take something
-            raise InputError(f"{self.class_name} does not take this config: {one_line(error)}.") from error
+            meant = "" if make is None else _misspelt(make, self.config)
+            raise InputError(f"{self.class_name} does not take this config: {one_line(error)}{meant}.") from error
         return model
 
     def check_size(self) -> None:
@@ -212,6 +213,13 @@ class ModelSpec:
         if isinstance(config.get("sample_size"), int | list | tuple):
             _sides(config)
         return spec
+
+
+def _misspelt(network: type[nn.Module], config: JsonDict) -> str:
+    """What the first key that a network's constructor does not know probably means."""
+    known = inspect.signature(network).parameters
+    unknown = next((key for key in config if key not in known), None)
+    return "" if unknown is None else did_you_mean(unknown, known)
 
 
 def _is_denoiser(network: type[nn.Module]) -> bool:

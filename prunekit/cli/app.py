@@ -10,7 +10,18 @@ from typing import Annotated
 import typer
 
 from prunekit._messages import printable
-from prunekit.cli import comparing, exporting, grouping, making, measuring, planning, pruning, running, scoring
+from prunekit.cli import (
+    comparing,
+    describing,
+    exporting,
+    grouping,
+    making,
+    measuring,
+    planning,
+    pruning,
+    running,
+    scoring,
+)
 from prunekit.cli.console import fail
 from prunekit.cli.interrupts import ends_at_signals, interruptible
 from prunekit.cli.options import checked
@@ -26,7 +37,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-for module in (running, grouping, planning, scoring, pruning, making, measuring, comparing, exporting):
+for module in (running, grouping, planning, scoring, pruning, making, measuring, comparing, exporting, describing):
     for function in module.COMMANDS:
         app.command()(interruptible(checked(function)))
 

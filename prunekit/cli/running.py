@@ -178,13 +178,14 @@ def _kept(folder: Path) -> str | None:
 def _conclude(manifest: Path, json: bool) -> None:
     """Print a run's table, its claim and where its report is."""
     from prunekit._json import read_json
+    from prunekit.experiments import Experiment
     from prunekit.report import claim, read_run, summary_rows
 
     data = read_json(manifest)
     if json:
         emit(True, data)
         return
-    if "allocation" in data:
+    if Experiment.shown_by(data) is Experiment.EXPERTS:
         rows = summary_rows(data)
         header = ["model", "timesteps", "share", "target", "MACs", "ratio", "parameters", "loss change"]
         print_table(f"Run {data['recipe']}: cost and held-out loss", header, [_summary_cells(row) for row in rows])

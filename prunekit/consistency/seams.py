@@ -11,6 +11,7 @@ from torch import Tensor
 from prunekit._types import FloatArray
 from prunekit.consistency.denoiser import Denoiser
 from prunekit.consistency.likeness import pixel_mse, summary
+from prunekit.groups import TimestepGroup
 from prunekit.sampling import Evaluation, ddim_step
 
 __all__ = ["Seam", "SeamWatch"]
@@ -78,8 +79,8 @@ class SeamWatch:
 
     def look(self, number: int, evaluation: Evaluation) -> None:
         """Measure the seams that lie between an evaluation, of this number, and the next one."""
-        for index in self._passed(number):
-            cut = _start(self.own, index)
+        for group in self._passed(number):
+            index, cut = group.index, group.start
             state = self._state_at(cut, evaluation)
             cleaner, noisier = (self.own.part(i).clean(state, cut) for i in (index - 1, index))
             other = self.other.clean(state, cut)
@@ -89,17 +90,18 @@ class SeamWatch:
     def seams(self) -> tuple[Seam, ...]:
         """What was found, noisiest first."""
         return tuple(
-            Seam(self.name, _start(self.own, index), (index - 1, index), *map(np.concatenate, zip(*parts, strict=True)))
-            for index, parts in sorted(self._found.items(), reverse=True)
+            Seam(self.name, group.start, (group.index - 1, group.index), *map(np.concatenate, zip(*parts, strict=True)))
+            for group in reversed(tuple(self.own.groups or ()))
+            if (parts := self._found.get(group.index)) is not None
         )
 
-    def _passed(self, number: int) -> list[int]:
+    def _passed(self, number: int) -> list[TimestepGroup]:
         """Timestep groups that are left, for the first time, after an evaluation."""
         if self.own.groups is None:
             return []
         steps = list(itertools.pairwise(self.timesteps))
         return [
-            group.index
+            group
             for group in self.own.groups
             if group.index and next((k for k, (t, then) in enumerate(steps) if t >= group.start > then), -1) == number
         ]
@@ -110,8 +112,3 @@ class SeamWatch:
             return evaluation.state
         clean = self.own.clean_of(evaluation)
         return ddim_step(evaluation.state, clean, evaluation.timestep, cut, self.own.schedule)
-
-
-def _start(denoiser: Denoiser, index: int) -> int:
-    assert denoiser.groups is not None  # noqa: S101 - only models with groups are asked
-    return denoiser.groups[index].start

@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 from torch import Tensor, nn
 
-from prunekit.errors import PlanError
+from prunekit.errors import GraphError, PlanError
 from prunekit.graph.structure import Axis
 
 __all__ = [
@@ -19,6 +19,7 @@ __all__ = [
     "axis_size",
     "dim_of",
     "group_count",
+    "known_kind",
     "layer_kind",
     "own_tensors",
     "set_sizes",
@@ -76,6 +77,20 @@ def layer_kind(module: Any) -> Kind | None:
     return "norm" if isinstance(module, _NORMS) else _kind_by_looks(module)
 
 
+def known_kind(module: Any) -> Kind:
+    """:func:`layer_kind` of a module that a channel group has an axis of.
+
+    Raises:
+        GraphError: the module is not known to be a layer.
+    """
+    kind = layer_kind(module)
+    if kind is None:
+        raise GraphError(
+            f"A {type(module).__name__} has no known layout; expected a layer that the network was traced with."
+        )
+    return kind
+
+
 def _kind_by_looks(module: Any) -> Kind | None:
     weight = module._parameters.get("weight") if isinstance(module, nn.Module) else None
     if weight is None:
@@ -122,9 +137,7 @@ def dim_of(kind: Kind, axis: Axis, tensor: str, ndim: int) -> int | None:
 
 def axis_size(module: Any, axis: Axis) -> int:
     """Number of positions on an axis of a layer."""
-    kind = layer_kind(module)
-    assert kind is not None  # noqa: S101 - members are made of known layers only
-    return int(module.weight.shape[_DIMS[kind][axis]])
+    return int(module.weight.shape[_DIMS[known_kind(module)][axis]])
 
 
 def set_sizes(module: Any, name: str) -> None:

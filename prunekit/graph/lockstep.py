@@ -112,10 +112,9 @@ class Lockstep(TorchFunctionMode):
 
     def _note(self, func: Any, tensors: int) -> Note:
         """What the full network did in this place."""
-        if self.place >= len(self.notes):
+        note = self.notes[self.place] if self.place < len(self.notes) else None
+        if note is None:
             self.part("the network goes on at its end")
-        note = self.notes[self.place]
-        assert note is not None  # noqa: S101 - each is asked for once
         self.notes[self.place] = None  # its tensors are of no use any longer
         if note.func != func or len(note.given) != tensors:
             self.part(f"{note.call.module or 'the network'} calls {call_name(func)} where it called {note.call.name}")

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from prunekit._types import IntArray
 from prunekit.errors import PlanError
 from prunekit.graph.families import refresh
-from prunekit.graph.layers import ATTRIBUTES, axis_size, dim_of, group_count, layer_kind, own_tensors, set_sizes
+from prunekit.graph.layers import ATTRIBUTES, axis_size, dim_of, group_count, known_kind, own_tensors, set_sizes
 from prunekit.graph.plan import PruningPlan
 from prunekit.graph.structure import Axis, ChannelGraph, shrunk_norm_groups
 
@@ -240,8 +240,7 @@ def tensors_of(model: nn.Module, layer: str, axis: Axis) -> Iterator[tuple[str, 
         yield layer, int(axis)
         return
     module = model.get_submodule(layer)
-    kind = layer_kind(module)
-    assert kind is not None  # noqa: S101 - members are made of known layers only
+    kind = known_kind(module)
     for name, tensor in own_tensors(module).items():
         dim = dim_of(kind, axis, name, tensor.ndim)
         if dim is not None:

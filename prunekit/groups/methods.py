@@ -6,6 +6,7 @@ from typing import ClassVar, Protocol
 
 import numpy as np
 
+from prunekit._messages import did_you_mean
 from prunekit._types import IntArray
 from prunekit.errors import InputError
 from prunekit.groups.evidence import Evidence, Grouping
@@ -107,7 +108,8 @@ def make_groups(schedule: NoiseSchedule, count: int = 5, method: str = "uniform"
     """
     if method not in METHODS:
         raise InputError(
-            f"Unknown grouping method {method!r}; expected one of {', '.join(sorted(METHODS))}, or explicit cuts."
+            f"Unknown grouping method {method!r}{did_you_mean(method, METHODS)}; expected one of {', '.join(sorted(METHODS))}, or "
+            "explicit cuts."
         )
     return METHODS[method](schedule, count).groups
 

@@ -88,10 +88,15 @@ class Similarity:
         return measure_similarity(denoiser, schedule, self.eta, self.samples, self.nodes, self.seed)
 
     def cut(self, evidence: Evidence, schedule: NoiseSchedule, count: int) -> Grouping:
-        """Cut by evidence that was measured for this schedule."""
+        """Cut by evidence that was measured for this schedule.
+
+        Raises:
+            InputError: the evidence has no map of similarities, which the cuts are read off.
+        """
         if self.rule == "dynamic" or count != STAGES:
             return cut_by_matrix(evidence, schedule.num_timesteps, count, self.name)
-        assert evidence.matrix is not None  # noqa: S101 - measure makes it
+        if evidence.matrix is None:
+            raise InputError("Got evidence without a map of similarities; expected what Similarity.measure returns.")
         timesteps = schedule.num_timesteps
         to_clean, to_noise = (
             finely(evidence.curves[name], evidence.timesteps, timesteps) for name in ("to_clean", "to_noise")

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 import numpy as np
 from torch import nn
 
+from prunekit._messages import did_you_mean
 from prunekit.errors import InputError
 from prunekit.graph import ChannelGraph
 from prunekit.importance.gradients import DiffPruning, fisher, taylor
@@ -45,5 +46,7 @@ def criterion(name: str) -> Criterion:
         InputError: the name is unknown.
     """
     if name not in CRITERIA:
-        raise InputError(f"Unknown criterion {name!r}; expected one of {', '.join(CRITERIA)}.")
+        raise InputError(
+            f"Unknown criterion {name!r}{did_you_mean(name, CRITERIA)}; expected one of {', '.join(CRITERIA)}."
+        )
     return CRITERIA[name]

@@ -11,7 +11,7 @@ from torch import Tensor
 from prunekit.errors import InputError
 from prunekit.groups import TimestepGroups
 
-__all__ = ["DropInConfig", "DropInOutput", "rows_by_group", "rows_of", "scattered"]
+__all__ = ["DropInConfig", "DropInOutput", "returned", "rows_by_group", "rows_of", "scattered"]
 
 
 class DropInOutput(NamedTuple):
@@ -83,3 +83,14 @@ def scattered(output: Tensor | None, part: Tensor, rows: Tensor | None, batch: i
         return part
     whole = part.new_empty((batch, *part.shape[1:])) if output is None else output
     return whole.index_copy(0, rows, part)
+
+
+def returned(output: Tensor | None, return_dict: bool) -> DropInOutput | tuple[Tensor]:
+    """The batch's output as diffusers returns it.
+
+    Raises:
+        InputError: there is none, since the batch has no samples and so no timestep group.
+    """
+    if output is None:
+        raise InputError("Got a batch of no samples; expected at least one.")
+    return DropInOutput(output) if return_dict else (output,)

@@ -79,7 +79,8 @@ def load_multi_decoder(folder: Path | str) -> tuple[MultiDecoderUNet, SlimModel]
         raise FileFormatError(f"{folder} holds another network; expected a multi-decoder U-Net's folder.")
     slim = load_slim(folder, _build)
     net = slim.model
-    assert isinstance(net, MultiDecoderUNet)  # noqa: S101 - what _build builds
+    if not isinstance(net, MultiDecoderUNet):
+        raise FileFormatError(f"{folder} holds a {type(net).__name__}; expected a multi-decoder U-Net's folder.")
     net.kept = {name: tuple(kept) for name, kept in slim.plan.kept.items()}
     net.sizes = {name: dict(values) for name, values in slim.sizes.items()}
     with torch.no_grad():

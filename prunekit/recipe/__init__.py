@@ -3,6 +3,14 @@
 from prunekit.recipe.bounds import check_inner_name
 from prunekit.recipe.comparisons import CurriculumOptions, EntryOptions, EvidenceOptions, MultistageOptions, slug
 from prunekit.recipe.endpoints import Confirmation
+from prunekit.recipe.models import (
+    BaseRecipe,
+    CurriculumRecipe,
+    EntryRecipe,
+    EvidenceRecipe,
+    ExpertsRecipe,
+    MultistageRecipe,
+)
 from prunekit.recipe.reading import load_recipe
 from prunekit.recipe.recipe import Recipe
 from prunekit.recipe.sections import (
@@ -21,16 +29,22 @@ __all__ = [
     "MEASURED_METHODS",
     "AllocationOptions",
     "BaseOptions",
+    "BaseRecipe",
     "Confirmation",
     "CurriculumOptions",
+    "CurriculumRecipe",
     "DataOptions",
     "DistillationOptions",
     "EntryOptions",
+    "EntryRecipe",
     "EvaluationOptions",
     "EvidenceOptions",
+    "EvidenceRecipe",
+    "ExpertsRecipe",
     "FinetuneOptions",
     "GroupOptions",
     "MultistageOptions",
+    "MultistageRecipe",
     "PruneOptions",
     "Recipe",
     "check_inner_name",

@@ -8,10 +8,20 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from prunekit.errors import InputError
-from prunekit.search import SearchOptions
-from prunekit.training import TrainOptions
+from prunekit.recipe.schema import Limits
+from prunekit.search import PROPOSERS, PROXIES, SearchOptions
+from prunekit.training.options import PRECISIONS
 
-__all__ = ["MAX_COUNT", "MAX_SEED", "MAX_STEPS", "check_inner_name", "check_search", "check_training", "unsafe_values"]
+__all__ = [
+    "MAX_COUNT",
+    "MAX_SEED",
+    "MAX_STEPS",
+    "SEARCH",
+    "TRAINING",
+    "check_inner_name",
+    "check_search",
+    "unsafe_values",
+]
 
 MAX_COUNT = 2**20
 """Most samples, images, rounds, groups, channels and so on that one key of a recipe may ask for."""
@@ -26,9 +36,38 @@ _MAX_DESCRIPTION = 10_000
 _BIDIRECTIONAL = (
     "\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069"  # show a text in another order than it is read in
 )
+_COUNT = {"minimum": 1, "maximum": MAX_COUNT}
+_STEPS = {"minimum": 1, "maximum": MAX_STEPS}
+_POSITIVE = {"exclusiveMinimum": 0}
+_BELOW_ONE = {"minimum": 0, "exclusiveMaximum": 1}
+_SHARE = {"exclusiveMinimum": 0, "maximum": 1}
+_SEED = {"minimum": 0, "maximum": MAX_SEED}
+TRAINING = Limits(
+    {
+        **dict.fromkeys(("batch_size", "gradient_accumulation_steps", "checkpoints_total_limit"), _COUNT),
+        **dict.fromkeys(("steps", "checkpoint_every", "log_every"), _STEPS),
+        "warmup_steps": _STEPS | {"minimum": 0},
+        "seed": _SEED,
+        **dict.fromkeys(("learning_rate", "checkpoint_minutes", "max_grad_norm"), _POSITIVE),
+        **dict.fromkeys(("ema_decay", "label_dropout"), _BELOW_ONE),
+        "curriculum_share": _SHARE,
+        "weight_decay": {"minimum": 0},
+        "mixed_precision": {"enum": list(PRECISIONS)},
+    }
+)
+"""What a recipe may ask of a training."""
+SEARCH = Limits(
+    {
+        **dict.fromkeys(("rounds", "shortlist", "fresh", "trials"), _COUNT),
+        "seed": _SEED,
+        "tolerance": _BELOW_ONE,
+        "bite": _SHARE,
+        "proposer": {"enum": list(PROPOSERS)},
+        "proxy": {"enum": list(PROXIES)},
+    }
+)
+"""What a recipe may ask of a search."""
 _PART = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_+. -]{0,99}", re.ASCII)
-_COUNTS = ("batch_size", "gradient_accumulation_steps", "checkpoints_total_limit")
-_STEPS = ("steps", "warmup_steps", "checkpoint_every", "log_every")
 
 
 def unsafe_values(data: Any) -> Iterator[tuple[tuple[str | int, ...], str]]:
@@ -108,31 +147,12 @@ def check_inner_name(name: str, what: str) -> None:
         )
 
 
-def check_training(options: TrainOptions) -> TrainOptions:
-    """The options, unless they ask for more steps or images than any training has.
-
-    Raises:
-        InputError: they do, or the seed is negative or above :data:`MAX_SEED`.
-    """
-    bounds = {**dict.fromkeys(_COUNTS, MAX_COUNT), **dict.fromkeys(_STEPS, MAX_STEPS), "seed": MAX_SEED}
-    _check_bounds(options, bounds)
-    return options
-
-
 def check_search(options: SearchOptions) -> SearchOptions:
-    """The options, unless they ask for more rounds than any search has, or for a study outside the run's folder.
+    """The options, unless they ask for a study outside the run's folder.
 
     Raises:
         InputError: they do.
     """
-    _check_bounds(options, dict.fromkeys(("rounds", "shortlist", "fresh", "trials"), MAX_COUNT))
     if options.study is not None:
         check_inner_name(options.study, "study")
     return options
-
-
-def _check_bounds(options: object, bounds: Mapping[str, int]) -> None:
-    for name, most in bounds.items():
-        value = getattr(options, name)
-        if not 0 <= value <= most:
-            raise InputError(f"Got {name} {value}; expected a whole number of at most {most:,}, not below 0.")

@@ -6,9 +6,21 @@ from dataclasses import asdict, dataclass, field
 from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, TypeAdapter
+from typing_extensions import TypedDict
 
+from prunekit._messages import did_you_mean
 from prunekit.errors import InputError
-from prunekit.recipe.sections import STRICT, GroupOptions, Positive, Seed, Train
+from prunekit.recipe.schema import ShownAs
+from prunekit.recipe.sections import (
+    STRICT,
+    AllocationOptions,
+    FinetuneOptions,
+    GroupOptions,
+    Positive,
+    PruneOptions,
+    Seed,
+    Train,
+)
 from prunekit.training import StageDraw, TrainOptions
 
 __all__ = ["CurriculumOptions", "EntryOptions", "EvidenceOptions", "MultistageOptions", "slug"]
@@ -42,19 +54,19 @@ def _distinct(names: Iterable[str]) -> None:
 class MultistageOptions:
     """One encoder with a decoder for each stage, compared at equal training MACs with what it replaces.
 
-    Every network is trained with the MACs of the recipe's ``base.train``: from scratch where there is a ``base.model``, and from
-    the weights of a ``base.checkpoint`` where there is one, which leaves no room for tailored widths.
+    Every network is trained with the MACs of the recipe's ``base.train``: from scratch if there is a ``base.model``, or from the
+    weights of the ``base.checkpoint``, which excludes tailored widths.
 
     Args:
-        widths: the tailored decoders' ``block_out_channels``, cleanest stage first; as many stages.
-        groupings: ways to cut; the first is what networks are compared on, the others get tailored decoders only.
-        networks: ``unified`` (one network), ``separate`` (one for each stage), ``equal`` and ``tailored`` (one encoder, decoders of
-            its own or of tailored widths).
-        draw: see :class:`prunekit.training.StageTimesteps`.
-        seeds: of first weights, batches and noise.
-        looks: points of the learning curve.
-        sampler: of the images for FID.
-        sampling_steps: its steps.
+        widths: ``block_out_channels`` of each stage's tailored decoder, cleanest stage first.
+        groupings: ways to cut the stages. All networks are compared on the first; the others get tailored decoders only.
+        networks: ``unified`` is one network, ``separate`` one for each stage; ``equal`` and ``tailored`` are one encoder with a
+            decoder for each stage, of the base's widths or of ``widths``.
+        draw: how stages are drawn in training, see :class:`prunekit.training.StageTimesteps`.
+        seeds: seeds of the first weights, the batches and the noise; one training each.
+        looks: number of points on the learning curve.
+        sampler: sampler of the images for FID.
+        sampling_steps: its number of steps.
     """
 
     __pydantic_config__: ClassVar[dict[str, Any]] = STRICT
@@ -84,21 +96,21 @@ class MultistageOptions:
 
 @dataclass(frozen=True)
 class CurriculumOptions:
-    """Ways to train, compared at equal train steps by how soon they get where the first of them ends.
+    """Ways to train, compared at equal train steps by how soon they reach the first one's final quality.
 
-    Every one trains the recipe's ``base.model`` from scratch as ``base.train`` says, but for what its entry changes.
+    Each entry trains the recipe's ``base.model`` from scratch as ``base.train`` says, except for the options that it changes.
 
     Args:
-        entries: names, and options of ``base.train`` with other values; the first is the baseline.
-        seeds: of first weights, batches and noise.
-        looks: points of the learning curve.
-        sampler: of the images for FID.
-        sampling_steps: its steps.
+        entries: by name, the options of ``base.train`` that an entry changes; the first entry is the baseline.
+        seeds: seeds of the first weights, the batches and the noise; one training each.
+        looks: number of points on the learning curve.
+        sampler: sampler of the images for FID.
+        sampling_steps: its number of steps.
     """
 
     __pydantic_config__: ClassVar[dict[str, Any]] = STRICT
 
-    entries: Annotated[dict[_Name, dict[str, Any]], Field(min_length=2)]
+    entries: Annotated[dict[_Name, Annotated[dict[str, Any], ShownAs(Train)]], Field(min_length=2)]
     seeds: Annotated[tuple[Seed, ...], Field(min_length=1)] = (0, 1, 2)
     looks: Positive = 8
     sampler: str = "ddim"
@@ -113,47 +125,63 @@ class CurriculumOptions:
         Raises:
             InputError: an entry changes what all have in common, or something that is no option.
         """
-        own = {}
-        for name, changes in self.entries.items():
-            wrong = sorted(set(changes) & {"steps", "batch_size", "seed"} or set(changes) - set(asdict(train)))
-            if wrong:
-                raise InputError(
-                    f"Entry {name} changes {', '.join(wrong)}; expected options of base.train but steps, batch_size and seed."
-                )
-            own[name] = TypeAdapter(Train).validate_python({**asdict(train), **changes})
-        return own
+        return {name: self.setting(name, train) for name in self.entries}
+
+    def setting(self, name: str, train: TrainOptions) -> TrainOptions:
+        """The training options of an entry, see :meth:`settings`."""
+        changes, options = self.entries[name], set(asdict(train))
+        known = options - {"steps", "batch_size", "seed"}
+        if wrong := sorted(set(changes) - known):
+            meant = "" if wrong[0] in options else did_you_mean(wrong[0], known)
+            raise InputError(
+                f"Entry {name} changes {', '.join(wrong)}{meant}; expected options of base.train but steps, batch_size and seed."
+            )
+        return TypeAdapter(Train).validate_python({**asdict(train), **changes})
+
+
+class _Changes(TypedDict, total=False):
+    """Sections of the recipe with other values; what is not given stays."""
+
+    __pydantic_config__ = STRICT  # type: ignore[misc]
+
+    groups: GroupOptions
+    allocation: AllocationOptions
+    prune: PruneOptions
+    finetune: FinetuneOptions
 
 
 @dataclass(frozen=True)
 class EntryOptions:
-    """One way to spend the training that all have in common.
+    """One way to spend the training that all entries have in common.
 
     Args:
-        kind: what it is shown as.
-        changes: sections ``groups``, ``allocation``, ``prune`` and ``finetune`` of the recipe, with other values.
-        seeds: of its fine-tuning, where they are others than the comparison's: fewer for what is dear.
+        kind: what the report shows it as.
+        changes: keys of the sections groups, allocation, prune and finetune that the entry changes.
+        seeds: seeds of its fine-tuning, in place of the comparison's: fewer for an expensive entry.
     """
 
     __pydantic_config__: ClassVar[dict[str, Any]] = STRICT
 
     kind: Literal["experts", "baseline", "ablation"] = "experts"
-    changes: dict[Literal["groups", "allocation", "prune", "finetune"], dict[str, Any]] = field(default_factory=dict)
+    changes: Annotated[
+        dict[Literal["groups", "allocation", "prune", "finetune"], dict[str, Any]], ShownAs(_Changes)
+    ] = field(default_factory=dict)
     seeds: Annotated[tuple[Seed, ...], Field(min_length=1)] | None = None
 
 
 @dataclass(frozen=True)
 class EvidenceOptions:
-    """Experts beside baselines and ablations, each a recipe of its own that differs in a few keys, at equal training MACs.
+    """Experts compared with baselines and ablations at equal training MACs; each entry is the recipe with a few keys changed.
 
-    How many steps every one is fine-tuned for follows from what its search has left of the MACs.
+    The number of fine-tuning steps follows from the MACs that an entry's search has left.
 
     Args:
-        entries: ways, by name.
+        entries: the entries by name.
         headline: the entry that the report's claim is about.
-        training: MACs that each may spend beyond the base, as a share of those that training the base took.
-        seeds: of fine-tuning.
-        loss_groups: equal timestep groups by which held-out losses are told.
-        timed_images: images that are sampled from every network in turn for its wall time.
+        training: MACs that each entry may spend beyond the base, as a share of the base's training MACs.
+        seeds: seeds of the fine-tuning.
+        loss_groups: number of equal timestep groups by which held-out losses are reported.
+        timed_images: number of images sampled from each network to measure its wall time.
     """
 
     __pydantic_config__: ClassVar[dict[str, Any]] = STRICT
@@ -167,7 +195,10 @@ class EvidenceOptions:
 
     def __post_init__(self) -> None:
         if self.headline not in self.entries:
-            raise InputError(f"Got headline {self.headline!r}; expected one of the entries: {', '.join(self.entries)}.")
+            meant = did_you_mean(self.headline, self.entries)
+            raise InputError(
+                f"Got headline {self.headline!r}{meant}; expected one of the entries: {', '.join(self.entries)}."
+            )
         _distinct(["base", *self.entries])
         for name, entry in self.entries.items():
             if {"steps", "seed"} & set(entry.changes.get("finetune", {}).get("train", {})):

@@ -9,7 +9,7 @@ from pydantic import ValidationError
 from prunekit._missing import check_recipe
 from prunekit.errors import FileFormatError, LimitError
 from prunekit.limits import check_limit
-from prunekit.recipe.recipe import Recipe
+from prunekit.recipe.recipe import Recipe, recipe_model
 
 __all__ = ["load_recipe"]
 
@@ -54,14 +54,13 @@ def load_recipe(path: Path | str) -> Recipe:
     if repeated is not None:
         line = repeated.start_mark.line + 1
         raise FileFormatError(f"{path}, line {line}: {str(repeated.value)[:80]}: given twice; keep one of them.")
+    model = recipe_model(data)
     try:
-        return Recipe.model_validate(data)
+        return model.model_validate(data)
     except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"])
-        line = _line_of(tree, first["loc"])
-        message = first["msg"].removeprefix("Value error, ").rstrip(".")
-        raise FileFormatError(f"{path}, line {line}: {where or 'recipe'}: {message}.") from error
+        place, said = model.explain(error)
+        where = ".".join(map(str, place)) or "recipe"
+        raise FileFormatError(f"{path}, line {_line_of(tree, place)}: {where}: {said}") from error
 
 
 def _values(node: yaml.Node | None, known: dict[int, int]) -> int:

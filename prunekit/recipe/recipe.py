@@ -1,15 +1,31 @@
-"""A recipe: which sections there are, and what they need of each other."""
+"""A recipe: which sections there are, and what all kinds have in common.
 
-from collections.abc import Iterable, Mapping
-from typing import Annotated, Any
+What is validated as a :class:`Recipe` becomes one of the classes in :mod:`prunekit.recipe.models`, which say what a kind needs.
+"""
 
-from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, ValidationError, model_validator
-from pydantic_core import InitErrorDetails, PydanticCustomError
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Annotated, Any, ClassVar, Self
+
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    GetJsonSchemaHandler,
+    ModelWrapValidatorHandler,
+    PrivateAttr,
+    ValidationError,
+    model_validator,
+)
+from pydantic_core import CoreSchema
 
 from prunekit.errors import InputError
+from prunekit.experiments import Experiment
 from prunekit.recipe.bounds import unsafe_values
 from prunekit.recipe.comparisons import CurriculumOptions, EvidenceOptions, MultistageOptions
 from prunekit.recipe.endpoints import Confirmation, asked_for, check_confirmed, confirmed, typed_options
+from prunekit.recipe.faults import Place, explain, fault
+from prunekit.recipe.schema import schema_of
 from prunekit.recipe.sections import (
     AllocationOptions,
     BaseOptions,
@@ -20,17 +36,38 @@ from prunekit.recipe.sections import (
     PruneOptions,
 )
 
-__all__ = ["Recipe"]
+__all__ = ["MODELS", "Recipe", "recipe_model"]
+
+MODELS: dict[Experiment, type["Recipe"]] = {}
+"""The model of every kind's recipes; :mod:`prunekit.recipe.models` has them."""
 
 
 class Recipe(BaseModel):
-    """A whole experiment. Stages whose section is absent are not run.
+    """A whole experiment; its sections say of which kind.
 
     A recipe may come from a stranger. It can have data and checkpoints read, has everything written into its run's folder, and
-    reaches a language model's endpoint only after :meth:`confirming`.
+    reaches a language model's endpoint only after its user has confirmed it.
+
+    Args:
+        name: name of the run, in its folder's path and in reports: lower-case letters, digits and hyphens.
+        description: what the recipe is for, in a sentence; reports show it.
+        data: the images.
+        base: the network that experts are made from, or that comparisons train.
+        groups: how the timesteps are cut into groups.
+        allocation: how much compute each group gets.
+        prune: how each group's network is pruned.
+        finetune: how each pruned network is trained.
+        multistage: compares networks for stages.
+        curriculum: compares ways to train.
+        evidence: compares experts with baselines and ablations.
+        evaluation: what is measured.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+    experiment: ClassVar[Experiment] = Experiment.BASE
+    from_scratch: ClassVar[bool] = False
+    """Whether it needs a base with a model to train."""
 
     name: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]{0,63}$")]
     description: str = ""
@@ -46,11 +83,19 @@ class Recipe(BaseModel):
     evaluation: EvaluationOptions | None = None
     _confirmed: tuple[Confirmation, ...] = PrivateAttr(default=())
 
+    @classmethod
+    def __pydantic_init_subclass__(cls, **kwargs: Any) -> None:
+        """A class that says its kind of experiment is the model of that kind."""
+        if "experiment" in cls.__dict__:
+            MODELS[cls.experiment] = cls
+
     @property
     def unconfirmed(self) -> tuple[Confirmation, ...]:
         """Endpoints that it asks for, its entries' included, and that nobody has confirmed: URL and key variable of each."""
-        entries = [self.entry(name).prune for name in self.evidence.entries] if self.evidence else []
-        return tuple(dict.fromkeys(asked_for([self.prune, *entries])))
+        return tuple(dict.fromkeys(asked_for(self._prune_sections())))
+
+    def _prune_sections(self) -> list[PruneOptions | None]:
+        return [self.prune]
 
     def confirming(self, *endpoints: Confirmation) -> "Recipe":
         """The same recipe, which may reach these endpoints.
@@ -82,7 +127,7 @@ class Recipe(BaseModel):
         """
         check_confirmed(self.name, self.unconfirmed, self._confirmed)
 
-    def _trusting(self, endpoints: tuple[Confirmation, ...]) -> "Recipe":
+    def _trusting(self, endpoints: tuple[Confirmation, ...]) -> Self:
         recipe = self.model_copy(update={"prune": confirmed(self.prune, endpoints)})
         recipe._confirmed = endpoints
         return recipe
@@ -98,64 +143,13 @@ class Recipe(BaseModel):
         try:
             return Recipe.model_validate(data)._trusting(self._confirmed)
         except ValidationError as error:
-            said = error.errors()[0]["msg"].removeprefix("Value error, ").rstrip(".")
+            said = self.explain(error)[1].rstrip(".")
             raise InputError(f"The recipe {self.name} does not take a trained base: {said}.") from error
 
-    @model_validator(mode="before")
-    @classmethod
-    def _is_safe(cls, data: Any) -> Any:
-        """No key has a value that could only do harm, see :func:`prunekit.recipe.bounds.unsafe_values`."""
-        for place, said in unsafe_values(data):
-            fault = PydanticCustomError("unsafe_value", "{said}", {"said": said})
-            raise ValidationError.from_exception_data("Recipe", [InitErrorDetails(type=fault, loc=place, input=None)])
-        return data
-
-    @model_validator(mode="after")
-    def _can_measure(self) -> "Recipe":
-        """Rule ``measured`` has the searches of the prune section decide, which then must be for targets of MACs."""
-        if (
-            self.allocation
-            and self.allocation.rule == "measured"
-            and (self.prune is None or self.prune.search.target_of != "macs")
-        ):
-            raise InputError("Allocation rule measured needs a prune section whose search has target_of macs.")
-        rates = self.finetune.learning_rates if self.finetune else None
-        if rates is not None and self.groups and len(rates) != self.groups.number:
-            raise InputError(
-                f"Got {len(rates)} finetune.learning_rates and {self.groups.number} groups; expected one for each group."
-            )
-        comparisons = [name for name in ("multistage", "curriculum") if getattr(self, name)]
-        if comparisons and (self.evaluation is None or self.allocation or comparisons[1:]):
-            raise InputError(
-                f"A {comparisons[0]} section needs an evaluation section, and no allocation or other comparison."
-            )
-        if self.base.model is None and (
-            self.curriculum or (self.multistage and "tailored" in self.multistage.networks)
-        ):
-            raise InputError("A curriculum, and tailored decoders, need a base with a model to train from scratch.")
-        if self.multistage and self.base.train.timestep_sampler != "uniform":
-            raise InputError("A multistage section needs timestep_sampler uniform; its draw says how stages are drawn.")
-        if self.curriculum:
-            self.curriculum.settings(self.base.train)
-        if self.evidence:
-            self._check_entries(self.evidence)
-        return self
-
-    def _check_entries(self, evidence: EvidenceOptions) -> None:
-        sections = (self.base.model, self.groups, self.allocation, self.prune, self.finetune, self.evaluation)
-        if any(section is None for section in sections) or self.multistage or self.curriculum:
-            raise InputError(
-                "An evidence section needs a base with a model to train, groups, allocation, prune, finetune and evaluation, and "
-                "no other comparison."
-            )
-        for name in evidence.entries:
-            try:
-                self.entry(name)
-            except ValidationError as error:
-                first = error.errors()[0]
-                where = ".".join(str(part) for part in first["loc"])
-                message = first["msg"].removeprefix("Value error, ").rstrip(".")
-                raise InputError(f"Entry {name}: {where or 'recipe'}: {message}.") from error
+    def only(self, *sections: str) -> "Recipe":
+        """The recipe with these of its sections, and its data and base."""
+        kept = {name: getattr(self, name) for name in ("name", "description", "data", "base", *sections)}
+        return Recipe.model_validate(kept)._trusting(self._confirmed)
 
     def deciding(self, sections: Iterable[str]) -> dict[str, Any]:
         """What sections say that decides results, JSON-able, for the keys of stages.
@@ -167,16 +161,104 @@ class Recipe(BaseModel):
         kept: dict[str, Any] = _without(found, "checkpoint_minutes")
         return kept
 
-    def entry(self, name: str) -> "Recipe":
-        """The recipe of an entry of ``evidence``.
+    @classmethod
+    def explain(cls, error: ValidationError, within: Place = ()) -> tuple[Place, str]:
+        """What is wrong with a recipe of this kind, or with the value at a place in one: where in that, and a sentence."""
+        return explain(error, schema_of(cls), cls.needs(), within)
 
-        Raises:
-            ValidationError: what it changes is none of the recipe's, or does not fit.
-        """
-        assert self.evidence is not None  # noqa: S101 - asked of such a recipe
-        data = self.model_dump(mode="json", exclude={"evidence"})
-        merged = _merged(data, self.evidence.entries[name].changes)
-        return Recipe.model_validate(merged)._trusting(self._confirmed)
+    @classmethod
+    def needs(cls) -> str:
+        """The sections that a recipe of this kind needs, as a sentence without its end; nothing where it needs none."""
+        own = cls.experiment.sections
+        every = {name: field for name, field in cls.model_fields.items() if name not in ("name", "base", *own)}
+        needed = [name for name, field in every.items() if field.is_required()]
+        refused = [name for name, field in every.items() if field.annotation is type(None)]
+        if not (own and needed and refused):
+            return ""
+        base = "a base with a model to train, and " if cls.from_scratch else ""
+        return (
+            f"{_article(own[0]).capitalize()} {own[0]} section needs {base}{_listed(needed, 'and')}, without "
+            f"{_listed(refused, 'or')}"
+        )
+
+    @classmethod
+    @contextmanager
+    def _within(cls, *place: str) -> Iterator[None]:
+        """An error about an entry gets the entry's place, section, ``entries`` and name, and its name."""
+        name = place[2]
+        try:
+            yield
+        except InputError as error:
+            raise fault(place, str(error)) from error
+        except ValidationError as error:
+            inner, said = cls.explain(error, place)
+            raise fault((*place, *inner), f"Entry {name}: {'.'.join(map(str, inner)) or 'recipe'}: {said}") from error
+
+    @model_validator(mode="wrap")
+    @classmethod
+    def _of_its_kind(cls, data: Any, handler: ModelWrapValidatorHandler[Any]) -> Any:
+        """What is asked for as any recipe is read as one of its kind."""
+        if cls is not Recipe or isinstance(data, Recipe):
+            return handler(data)
+        return recipe_model(data).model_validate(data)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _is_safe(cls, data: Any) -> Any:
+        """No key has a value that could only do harm, see :func:`prunekit.recipe.bounds.unsafe_values`."""
+        for place, said in unsafe_values(data):
+            raise fault(place, said)
+        return data
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> Self:
+        """Rule ``measured`` has the searches of the prune section decide, which then must be for targets of MACs."""
+        measured = self.allocation is not None and self.allocation.rule == "measured"
+        if measured and (self.prune is None or self.prune.search.target_of != "macs"):
+            raise InputError("Allocation rule measured needs a prune section whose search has target_of macs.")
+        rates = self.finetune.learning_rates if self.finetune else None
+        if rates is not None and self.groups and len(rates) != self.groups.number:
+            raise InputError(
+                f"Got {len(rates)} finetune.learning_rates and {self.groups.number} groups; expected one for each group."
+            )
+        if self.from_scratch and self.base.model is None:
+            raise InputError(f"{self.needs()}; got a base with a checkpoint.")
+        return self
+
+    @classmethod
+    def __get_pydantic_json_schema__(cls, core: CoreSchema, handler: GetJsonSchemaHandler) -> dict[str, Any]:
+        """One object with every section, and what each kind needs: editors complete a recipe from its first line."""
+        schema = handler(core)
+        if cls is Recipe:
+            handler.resolve_ref_schema(schema)["allOf"] = [model._rule() for model in MODELS.values() if model.needs()]
+        return schema
+
+    @classmethod
+    def _rule(cls) -> dict[str, Any]:
+        """What a recipe of this kind needs, as JSON Schema's if and then."""
+        there: dict[str, Any] = {name: {"not": {"type": "null"}} for name in cls.experiment.sections}
+        required = [name for name, field in cls.model_fields.items() if field.is_required() and name not in there]
+        refused = [name for name, field in cls.model_fields.items() if field.annotation is type(None)]
+        then: dict[str, Any] = {name: {"type": "null"} for name in refused}
+        if cls.from_scratch:
+            then["base"] = {"required": ["model"]}
+        return {"if": {"required": [*there], "properties": there}, "then": {"required": required, "properties": then}}
+
+
+def recipe_model(data: Any) -> type[Recipe]:
+    """The model of the kind of recipe that some data asks for."""
+    return MODELS[Experiment.asked_for(data) if isinstance(data, Mapping) else Experiment.BASE]
+
+
+def _article(name: str) -> str:
+    return "an" if name[0] in "aeiou" else "a"
+
+
+def _listed(names: list[str], last: str) -> str:
+    """Sections as a sentence lists them."""
+    if len(names) == 1:
+        return f"{_article(names[0])} {names[0]} section"
+    return f"{', '.join(names[:-1])} {last} {names[-1]} sections"
 
 
 def _without(data: Any, name: str) -> Any:
@@ -184,12 +266,3 @@ def _without(data: Any, name: str) -> Any:
     if isinstance(data, Mapping):
         return {key: _without(value, name) for key, value in data.items() if key != name}
     return [_without(value, name) for value in data] if isinstance(data, list) else data
-
-
-def _merged(data: Mapping[str, Any], changes: Mapping[Any, Any]) -> dict[str, Any]:
-    """Nested mappings with the values of others in their place."""
-    merged = dict(data)
-    for key, value in changes.items():
-        old = merged.get(key)
-        merged[key] = _merged(old, value) if isinstance(old, Mapping) and isinstance(value, Mapping) else value
-    return merged

@@ -1,6 +1,5 @@
 """A recipe's sections: what each stage of the main job can be told. They import no other module of the recipe's."""
 
-from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
 from typing import Annotated, Any, ClassVar, Literal, get_args
 
@@ -8,6 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import AfterValidator, Field
 
+from prunekit._messages import did_you_mean
 from prunekit._types import FloatArray
 from prunekit.allocation import RULES
 from prunekit.checkpoint import Asked, ModelSpec
@@ -16,9 +16,11 @@ from prunekit.errors import InputError
 from prunekit.features import SHIPPED
 from prunekit.graph import Constraints
 from prunekit.groups import ETA, METHODS, Rule, Similarity
-from prunekit.importance import criterion
-from prunekit.recipe.bounds import MAX_COUNT, MAX_SEED, check_search, check_training
+from prunekit.importance import CRITERIA, criterion
+from prunekit.recipe.bounds import MAX_COUNT, MAX_SEED, SEARCH, TRAINING, check_search
+from prunekit.recipe.schema import Choice
 from prunekit.schedule import NoiseSchedule
+from prunekit.schedule.noise import NAMED_KINDS
 from prunekit.search import RepairKind, SearchOptions, UnconfirmedEndpoint
 from prunekit.training import Fade, TrainOptions
 
@@ -43,27 +45,32 @@ MEASURED_METHODS = ("gradient", "similarity")
 """Grouping methods that need a base or images."""
 
 
-def one_of(names: Iterable[str]) -> Callable[[str], str]:
-    known = sorted(names)
-
-    def check(name: str) -> str:
-        if name not in known:
-            raise InputError(f"Got {name!r}; expected one of {', '.join(known)}.")
-        return name
-
-    return check
-
-
 def _unconfirmed(options: SearchOptions) -> SearchOptions:
     """The options as a recipe gives them: their endpoint waits for a confirmation."""
     return options if options.llm is None else replace(options, llm=UnconfirmedEndpoint(**vars(options.llm)))
 
 
+_MODEL = Field(
+    json_schema_extra={
+        "properties": {
+            "class": {"type": "string", "description": "A class of diffusers."},
+            "config": {"type": "object", "description": "Arguments of its constructor."},
+        }
+    }
+)
+_NOISE_SCHEDULE = Field(
+    json_schema_extra={
+        "properties": {
+            "kind": {"enum": [*NAMED_KINDS, "explicit"]},
+            "num_timesteps": {"type": "integer", "minimum": 1},
+        }
+    }
+)
 _LINEAR = {"kind": "linear", "num_timesteps": 1000}
 Positive = Annotated[int, Field(ge=1, le=MAX_COUNT)]
 NotNegative = Annotated[int, Field(ge=0, le=MAX_COUNT)]
 Seed = Annotated[int, Field(ge=0, le=MAX_SEED)]
-Train = Annotated[TrainOptions, AfterValidator(check_training)]
+Train = Annotated[TrainOptions, TRAINING]
 Ratio = Annotated[float, Field(gt=0, le=1)]
 
 
@@ -72,9 +79,9 @@ class DataOptions:
     """Where images come from, see :func:`prunekit.data.load_images`.
 
     Args:
-        source: what to read.
-        resolution: side of the square images; the source's own when absent.
-        labels: whether the images' classes are read, for a network that takes some.
+        source: ``digits``, a folder of pictures or arrays, an ``.npz``, ``.npy`` or ``.safetensors`` file, or idx files.
+        resolution: side of the square images in pixels; the source's own if missing.
+        labels: whether the images' classes are read; a class-conditional network needs them.
     """
 
     __pydantic_config__: ClassVar[dict[str, Any]] = STRICT
@@ -86,23 +93,24 @@ class DataOptions:
 
 @dataclass(frozen=True)
 class BaseOptions:
-    """The base: a checkpoint (a path, or ``embedded:digits``), or a network to train.
+    """The base: either a checkpoint or a network to train.
 
     Args:
-        checkpoint: what to load; nothing is trained then.
-        model: ``{"class", "config"}`` of a network to train; either this or ``checkpoint``.
-        noise_schedule: see :meth:`prunekit.schedule.NoiseSchedule.from_config`. If missing: the checkpoint's own; linear over 1000
-            timesteps for a network to train.
-        prediction_type: ``epsilon``, ``sample`` or ``v_prediction``. If missing: the checkpoint's own; epsilon for one to train.
-        train: how to train it.
-        weights: ``ema`` or ``raw``, of a checkpoint that has both; a moving average is preferred if missing.
+        checkpoint: a file, a diffusers folder, a Hub id, or ``embedded:digits``; it is loaded and not trained.
+        model: the network to train, by ``class`` and ``config``; give either this or ``checkpoint``.
+        noise_schedule: the noise schedule by ``kind`` and the arguments of that kind, see
+            :meth:`prunekit.schedule.NoiseSchedule.from_config`. If missing: the checkpoint's own, or linear over 1000 timesteps
+            for a network to train.
+        prediction_type: what the network predicts. If missing: the checkpoint's own, or epsilon for a network to train.
+        train: how the network is trained.
+        weights: which weights to read of a checkpoint that has both; the moving average is preferred if missing.
     """
 
     __pydantic_config__: ClassVar[dict[str, Any]] = STRICT
 
     checkpoint: str | None = None
-    model: dict[str, Any] | None = None
-    noise_schedule: dict[str, Any] | None = None
+    model: Annotated[dict[str, Any], _MODEL] | None = None
+    noise_schedule: Annotated[dict[str, Any], _NOISE_SCHEDULE] | None = None
     prediction_type: Literal["epsilon", "sample", "v_prediction"] | None = None
     train: Train = field(default_factory=TrainOptions)
     weights: Literal["ema", "raw"] | None = None
@@ -141,21 +149,24 @@ class GroupOptions:
     """How to cut the timesteps: ``method`` and ``count``, or explicit ``cuts``.
 
     Args:
-        method: a key of :data:`prunekit.groups.METHODS`, ``similarity`` (of the recipe's images) or ``gradient`` (of the base).
+        method: how the borders are found; ``similarity`` looks at the recipe's images and ``gradient`` at the base.
         count: number of groups.
-        cuts: first timesteps of all groups but the first, instead.
-        alpha: see :class:`prunekit.groups.Similarity`, as for ``eta``, ``rule`` and ``memory_mib``.
-        eta: tolerance of method ``similarity``.
-        rule: ``stages`` or ``dynamic``.
-        samples: pairs of image and noise; draws per timestep bin for ``gradient``. The method's own default when absent.
-        nodes: timesteps at which the methods look; their own default when absent.
-        seed: of the draws.
-        memory_mib: MiB that the optimal denoiser may take.
+        cuts: explicit borders in place of ``method`` and ``count``: the first timestep of each group but the first.
+        alpha: threshold of rule ``stages`` on the similarity; calibrated on the images if missing, see
+            :class:`prunekit.groups.Similarity`.
+        eta: tolerance of method ``similarity``: how much two predictions of the optimal denoiser may differ and still agree.
+        rule: how method ``similarity`` cuts: ``stages`` is the paper's rule for three groups, ``dynamic`` the exact partition of
+            least dissimilarity. If missing: ``stages`` for three groups, else ``dynamic``.
+        samples: pairs of image and noise for ``similarity``, or draws per timestep bin for ``gradient``; the method's own default
+            if missing.
+        nodes: number of timesteps at which the methods look; the method's own default if missing.
+        seed: seed of the draws.
+        memory_mib: memory in MiB that the optimal denoiser of method ``similarity`` may take.
     """
 
     __pydantic_config__: ClassVar[dict[str, Any]] = STRICT
 
-    method: Annotated[str, AfterValidator(one_of((*METHODS, *MEASURED_METHODS)))] = "uniform"
+    method: Annotated[str, Choice((*METHODS, *MEASURED_METHODS))] = "uniform"
     count: Positive = 5
     cuts: tuple[int, ...] | None = None
     alpha: float | None = None
@@ -192,21 +203,22 @@ class GroupOptions:
 
 @dataclass(frozen=True)
 class AllocationOptions:
-    """Budget, rule, and the sampler whose steps the budget is a mean over.
+    """How much compute each timestep group gets.
 
     Args:
-        budget: mean fraction of the base's MACs.
-        rule: see :func:`prunekit.allocation.allocate`.
-        sampler: whose steps count.
-        steps: sampling steps.
-        floor: smallest ratio that rules ``snr`` and ``uniform`` give.
-        frontier_floor: fraction of the base's MACs down to which every group is searched before rule ``measured`` decides.
+        budget: mean share of the base's MACs over the sampling steps.
+        rule: how the budget is divided among the groups, see :func:`prunekit.allocation.allocate`; ``measured`` searches every
+            group first.
+        sampler: the sampler whose steps the mean is over.
+        steps: its number of sampling steps.
+        floor: smallest share that rules ``snr`` and ``uniform`` give a group.
+        frontier_floor: share of the base's MACs down to which every group is searched before rule ``measured`` decides.
     """
 
     __pydantic_config__: ClassVar[dict[str, Any]] = STRICT
 
     budget: Ratio = 0.8
-    rule: Annotated[str, AfterValidator(one_of(RULES))] = "linear"
+    rule: Annotated[str, Choice(tuple(RULES))] = "linear"
     sampler: str = "ddim"
     steps: Positive = 50
     floor: Ratio = 0.1
@@ -222,52 +234,51 @@ class AllocationOptions:
 
 @dataclass(frozen=True)
 class PruneOptions:
-    """How to score and search.
+    """How channels are scored and the widths searched.
 
     Args:
-        criterion: name of the importance criterion.
-        norm_mode: how group norms shrink, ``even`` or ``whole``.
-        head_mode: how attentions shrink, by ``whole`` heads or ``even`` within all of them.
-        samples: timesteps per group in the calibration set.
-        batch_size: timesteps per forward pass.
-        seed: of the calibration set.
-        search: see :class:`prunekit.search.SearchOptions`. Where its target is of parameters or latency, the allocation's fractions
-            are meant of the base's parameters or latency.
-        constraints: layers that stay whole, are tied, shrink only so far or in another mode, see
-            :class:`prunekit.graph.Constraints`.
-        width_multiples: what widths are multiples of: a number, or resolution → multiple there and above, see
-            :meth:`prunekit.graph.ChannelGraph.with_multiples`; 1 or empty for all that the structure allows. If missing, 8 where
-            the base's widths are multiples of 8 and the network is not tiny, see :mod:`prunekit.search.multiples`.
-        latency_table: JSON of layer times for a target of latency, wherever it is; where there is no such file, a run measures the
-            times and writes them under this name into its own folder.
-        floor: share of every channel group that stays at least.
-        repair: closed-form repair of the layers that read what was cut, before fine-tuning: ``none``, ``bias`` or
-            ``least-squares``, see :class:`prunekit.search.Repair`.
+        criterion: importance criterion that scores the channels.
+        norm_mode: how group norms shrink: evenly in every norm group, or by whole norm groups.
+        head_mode: how attentions shrink: by whole heads, or evenly within all of them.
+        samples: number of timesteps per group in the calibration set.
+        batch_size: number of timesteps per forward pass.
+        seed: seed of the calibration set.
+        search: how the widths are searched. If its target is of parameters or latency, the allocation's shares are of the base's
+            parameters or latency.
+        constraints: layers that stay whole, are tied, shrink only so far, or shrink in another mode.
+        width_multiples: what widths are multiples of: a number, or a mapping of resolution to the multiple at that resolution and
+            above; 1 or empty for all widths that the structure allows. If missing: 8 where the base's widths are multiples of 8
+            and the network is not tiny.
+        latency_table: JSON file of layer times for a target of latency. If there is no such file, the run measures the times and
+            writes them under this name into its own folder.
+        floor: smallest share of each channel group that stays.
+        repair: closed-form repair of the layers that read pruned channels, before fine-tuning.
     """
 
     __pydantic_config__: ClassVar[dict[str, Any]] = STRICT
 
-    criterion: str = "taylor"
+    criterion: Annotated[str, Field(json_schema_extra={"enum": [*CRITERIA]})] = "taylor"
     norm_mode: Literal["even", "whole"] = "even"
     head_mode: Literal["whole", "even"] = "whole"
     samples: Positive = 256
     batch_size: Positive = 64
     seed: Seed = 0
-    search: Annotated[SearchOptions, AfterValidator(check_search), AfterValidator(_unconfirmed)] = field(
+    search: Annotated[SearchOptions, SEARCH, AfterValidator(check_search), AfterValidator(_unconfirmed)] = field(
         default_factory=SearchOptions
     )
     constraints: Constraints = field(default_factory=Constraints)
     width_multiples: Positive | dict[Positive, Positive] | None = None
     latency_table: str | None = None
-    floor: float = 0.0
+    floor: Annotated[float, Field(json_schema_extra={"minimum": 0, "maximum": 1})] = 0.0
     repair: RepairKind = "least-squares"
 
     def __post_init__(self) -> None:
         criterion(self.criterion)
         if not 0 <= self.floor <= 1:
             raise InputError(f"Got floor {self.floor:g}; expected a share of every channel group from 0 to 1.")
-        if self.repair not in get_args(RepairKind):
-            raise InputError(f"Got repair {self.repair!r}; expected one of {', '.join(get_args(RepairKind))}.")
+        if self.repair not in (known := get_args(RepairKind)):
+            meant = did_you_mean(self.repair, known)
+            raise InputError(f"Got repair {self.repair!r}{meant}; expected one of {', '.join(known)}.")
         if any(number < 1 for pair in (self.multiples or {}).items() for number in pair):
             raise InputError(
                 f"Got width_multiples {self.width_multiples}; expected resolutions and multiples of at least 1."
@@ -286,12 +297,12 @@ class PruneOptions:
 
 @dataclass(frozen=True)
 class DistillationOptions:
-    """How the base teaches its experts, see :class:`prunekit.training.Distillation`.
+    """How the base teaches its experts.
 
     Args:
-        weight: share of the loss that is the distance from the base's prediction.
-        feature_weight: weight of the distance of the last layers' outputs of every block; 0 for none.
-        fade: whether both fall to zero over the fine-tuning (``linear``) or stay (``constant``).
+        weight: share of the loss that is the distance to the base's prediction.
+        feature_weight: weight of the distance between the outputs of each block's last layer; 0 for none.
+        fade: whether both weights fall to zero over the fine-tuning (``linear``) or stay (``constant``).
     """
 
     __pydantic_config__: ClassVar[dict[str, Any]] = STRICT
@@ -303,15 +314,16 @@ class DistillationOptions:
 
 @dataclass(frozen=True)
 class FinetuneOptions:
-    """How to fine-tune an expert.
+    """How each expert is fine-tuned.
 
     Args:
-        overlap: timesteps beyond each border of the group that are trained on too, so that neighbours agree at the seam.
-        distillation: how the base teaches it; absent for images alone.
-        from_scratch: whether it begins with random weights in the pruned widths, as a small network of its own would.
-        train: the loop's options.
-        learning_rates: one for each timestep group, cleanest first, in place of ``train.learning_rate``. The noisier a group, the
-            less its gradients differ between images, and the more it can take.
+        overlap: number of timesteps beyond each border of the group that are trained on too, so that neighbouring experts agree
+            at the seam.
+        distillation: how the base teaches the experts; if missing, they learn from the images alone.
+        from_scratch: whether training starts from random weights in the pruned widths, as for a small network of its own.
+        train: the options of the training.
+        learning_rates: learning rate of each timestep group, cleanest first, in place of ``train.learning_rate``. Noisier groups
+            take higher rates, since their gradients differ less between images.
     """
 
     __pydantic_config__: ClassVar[dict[str, Any]] = STRICT
@@ -341,20 +353,21 @@ class FinetuneOptions:
 
 @dataclass(frozen=True)
 class EvaluationOptions:
-    """What is measured.
+    """What is measured at the end.
 
     Args:
-        samples: images sampled per model and seed.
-        seeds: of the initial noise.
-        features: name of the feature extractor, or ``auto``: the shipped one that knows the pictures, and no FID where none does.
-        loss_samples: held-out draws per timestep group for the denoising loss.
-        grid: images kept for the report's grids.
+        samples: number of images sampled per model and seed.
+        seeds: seeds of the initial noise.
+        features: feature extractor for FID and KID; ``auto`` takes the shipped one that knows the pictures, and measures no FID
+            if none does.
+        loss_samples: number of held-out draws per timestep group for the denoising loss.
+        grid: number of images kept for the report's grids.
     """
 
     __pydantic_config__: ClassVar[dict[str, Any]] = STRICT
 
     samples: Positive = 1024
     seeds: Annotated[tuple[Seed, ...], Field(min_length=1)] = (0, 1, 2)
-    features: Annotated[str, AfterValidator(one_of(("auto", *SHIPPED)))] = "auto"
+    features: Annotated[str, Choice(("auto", *SHIPPED))] = "auto"
     loss_samples: Positive = 2048
     grid: NotNegative = 40

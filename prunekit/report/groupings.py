@@ -9,7 +9,7 @@ from matplotlib.patches import Rectangle
 
 from prunekit._files import atomic_path
 from prunekit._kinds import SOFTWARE
-from prunekit._types import FloatArray
+from prunekit._types import FloatArray, IntArray
 from prunekit.groups import Grouping
 from prunekit.report.document import Picture
 from prunekit.report.figures import save_figure, scale_by_log, styled
@@ -67,8 +67,9 @@ def describe_grouping(grouping: Grouping) -> str:
     text = f"{len(groups)} timestep groups by method {groups.method}: {ranges}."
     if "alpha" in facts:
         text += f" Three stages with α = {facts['alpha']:g}."
-    if grouping.evidence.matrix is not None:
-        within = [f"{_within(grouping, group.start, group.stop):.2f}" for group in groups]
+    matrix, at = grouping.evidence.matrix, grouping.evidence.timesteps
+    if matrix is not None:
+        within = [f"{_within(matrix, at, group.start, group.stop):.2f}" for group in groups]
         text += f" Mean similarity within the groups: {', '.join(within)}."
     return text
 
@@ -127,10 +128,8 @@ def _mark_cuts(axes: Axes, grouping: Grouping) -> None:
             written = cut
 
 
-def _within(grouping: Grouping, start: int, stop: int) -> float:
+def _within(matrix: FloatArray, at: IntArray, start: int, stop: int) -> float:
     """Mean similarity of the nodes of a group; of the nearest node alone where none lies in it."""
-    matrix, at = grouping.evidence.matrix, grouping.evidence.timesteps
-    assert matrix is not None  # noqa: S101 - asked before
     inside = np.flatnonzero((at >= start) & (at < stop))
     if not inside.size:
         inside = np.array([np.abs(at - (start + stop - 1) / 2).argmin()])

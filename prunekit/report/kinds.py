@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from prunekit._types import JsonDict
+from prunekit.experiments import Experiment
 from prunekit.report.claims import claim
 from prunekit.report.curriculum import curriculum_claim, write_curriculum_report
 from prunekit.report.evidence import evidence_claim
@@ -20,31 +21,29 @@ __all__ = ["KINDS", "Kind", "kind_of", "report_writer", "write_any_report"]
 
 @dataclass(frozen=True)
 class Kind:
-    """A kind of run.
+    """What a kind of run shows.
 
     Args:
-        title: what its runs are, for a list of them.
         claim: what a manifest of this kind found, in one sentence.
         write: takes the run's folder, writes its report and returns the page.
     """
 
-    title: str
     claim: Callable[[JsonDict], str]
     write: Callable[[Path], Path]
 
 
-KINDS: Mapping[str, Kind] = {
-    "evidence": Kind("experts beside baselines", evidence_claim, write_evidence_report),
-    "multistage": Kind("networks for stages", multistage_claim, write_multistage_report),
-    "curriculum": Kind("ways to train", curriculum_claim, write_curriculum_report),
-    "allocation": Kind("timestep experts", lambda manifest: claim(RunResults.from_manifest(manifest)), write_report),
+KINDS: Mapping[Experiment, Kind] = {
+    Experiment.EVIDENCE: Kind(evidence_claim, write_evidence_report),
+    Experiment.MULTISTAGE: Kind(multistage_claim, write_multistage_report),
+    Experiment.CURRICULUM: Kind(curriculum_claim, write_curriculum_report),
+    Experiment.EXPERTS: Kind(lambda manifest: claim(RunResults.from_manifest(manifest)), write_report),
 }
-"""Kinds of runs by the manifest's entry that they show; the first that is there counts."""
+"""Every kind of run with something to show."""
 
 
 def kind_of(manifest: Mapping[str, Any]) -> Kind | None:
     """The kind of a manifest; None for a run that has nothing to show but the manifest."""
-    return next((kind for entry, kind in KINDS.items() if entry in manifest), None)
+    return KINDS.get(Experiment.shown_by(manifest))
 
 
 def report_writer(manifest: Mapping[str, Any]) -> Callable[[Path], Path] | None:

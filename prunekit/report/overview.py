@@ -8,6 +8,7 @@ from prunekit._files import atomic_path, check_file
 from prunekit._leftovers import restore_within
 from prunekit._names import without_paths
 from prunekit.errors import InputError, MissingFileError
+from prunekit.experiments import Experiment
 from prunekit.report.document import Card, Cards, Document, Link, Links, sections_with
 from prunekit.report.folder import PAGE
 from prunekit.report.forms import read_manifest
@@ -95,7 +96,7 @@ def write_overview(folder: Path | str) -> Path:
 def _card(run: Path, manifest: dict[str, Any]) -> Card:
     kind = kind_of(manifest)
     facts = (
-        "a base" if kind is None else kind.title,
+        Experiment.shown_by(manifest).title,
         str(manifest.get("created", "")).split("T")[0],
         f"prunekit {manifest['prunekit']}" if manifest.get("prunekit") else "",
         f"commit {str(manifest['commit'])[:_SHOWN_COMMIT]}" if manifest.get("commit") else "",

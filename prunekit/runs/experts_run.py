@@ -14,6 +14,7 @@ from prunekit._names import name_of
 from prunekit.allocation import Allocation, read_frontier
 from prunekit.checkpoint import Base, save_base
 from prunekit.cost import count_macs
+from prunekit.errors import FileFormatError
 from prunekit.groups import TimestepGroups
 from prunekit.importance import ImportanceMap
 from prunekit.ledger import BASE_TRAINING, LedgerRow, both_ways, spent_on_training
@@ -34,7 +35,15 @@ from prunekit.steps.assembling import assemble
 from prunekit.steps.bases import EMBEDDED, open_base, train_base
 from prunekit.steps.bench import Bench, prune_group, score_groups
 from prunekit.steps.image_choice import check_images
-from prunekit.recipe import PruneOptions, Recipe
+from prunekit.recipe import (
+    AllocationOptions,
+    EvaluationOptions,
+    ExpertsRecipe,
+    FinetuneOptions,
+    GroupOptions,
+    PruneOptions,
+    Recipe,
+)
 from prunekit.report import grouping_png, write_report
 from prunekit.search import DEFAULT_MULTIPLE, SearchResult, default_multiples, is_tiny
 from prunekit.slim import SlimModel, load_slim, save_slim
@@ -86,39 +95,44 @@ class Run(ResumableRun):
         if recipe.base.checkpoint is not None and not recipe.base.checkpoint.startswith(EMBEDDED):
             inputs["checkpoint"] = _files_hash(Path(recipe.base.checkpoint))
         self._stage("base", inputs, ["base.pt"], self._base, extras=["base.safetensors"])
-        if recipe.groups and recipe.allocation:
-            inputs, outputs = {"groups": recipe.groups}, ["groups.json"]
-            self._stage("groups", inputs, outputs, self._groups, "base", extras=["groups.png"])
-            evidence = self._frontiers() if recipe.allocation.rule == "measured" else []
-            inputs, outputs = {"allocation": recipe.allocation}, ["allocation.json"]
-            self._stage("allocate", inputs, outputs, self._allocate, ["groups", *evidence])
-            if recipe.prune:
-                if not evidence:
-                    self._score()
-                self._specialists()
+        if isinstance(recipe, ExpertsRecipe):
+            self._experts(recipe)
         return self._manifest()
 
-    def _score(self) -> None:
-        self._stage("importance", {"prune": self.recipe.prune}, ["importance.json"], self._importance, "groups")
+    def _experts(self, recipe: ExpertsRecipe) -> None:
+        """The stages from the groups on, as far as the recipe's sections go."""
+        prune, allocation, evidence = recipe.prune, recipe.allocation, list[str]()
+        action = partial(self._groups, recipe.groups)
+        self._stage("groups", {"groups": recipe.groups}, ["groups.json"], action, "base", extras=["groups.png"])
+        if prune is not None and allocation.rule == "measured":
+            evidence = self._frontiers(prune, allocation.frontier_floor)
+        action = partial(self._allocate, allocation)
+        self._stage("allocate", {"allocation": allocation}, ["allocation.json"], action, ["groups", *evidence])
+        if prune is not None:
+            if not evidence:
+                self._score(prune)
+            self._specialists(recipe, prune)
 
-    def _frontiers(self) -> list[str]:
+    def _score(self, prune: PruneOptions) -> None:
+        self._stage("importance", {"prune": prune}, ["importance.json"], partial(self._importance, prune), "groups")
+
+    def _frontiers(self, prune: PruneOptions, floor: float) -> list[str]:
         """Search every group down to the floor, whatever its target will be; returns the stages' names."""
-        assert self.recipe.allocation is not None  # noqa: S101 - asked in execute
-        self._score()
-        inputs = {"frontier_floor": self.recipe.allocation.frontier_floor, **self._times, **self._widths}
+        self._score(prune)
+        inputs = {"frontier_floor": floor, **self._times, **self._widths}
         chains = {}
         for group in self.groups:
             i, name = group.index, f"frontier group {group.index}"
-            action = partial(self._frontier, i)
+            action = partial(self._frontier, i, prune, floor)
             chains[f"group {i}"] = [self._planned(name, inputs, [_frontier_file(i)], action, "importance")]
         self._apart(chains)
         return [stage.name for chain in chains.values() for stage in chain]
 
-    def _specialists(self) -> None:
+    def _specialists(self, recipe: ExpertsRecipe, options: PruneOptions) -> None:
         """Prune and fine-tune every group, then put them together and measure."""
-        recipe = self.recipe
-        self._apart({f"group {group.index}": self._specialist(group.index) for group in self.groups})
-        if recipe.finetune is None:
+        tune = recipe.finetune
+        self._apart({f"group {group.index}": self._specialist(group.index, options, tune) for group in self.groups})
+        if tune is None:
             return
         last = [f"finetune group {group.index}" for group in self.groups]
         outputs = [file for group in self.groups for file in _slim_files(f"experts/group-{group.index}")]
@@ -126,22 +140,23 @@ class Run(ResumableRun):
         if recipe.evaluation:
             samples = [] if self.images.train.latent else ["samples/base.npz", "samples/experts.npz"]
             outputs = ["evaluation.json", *samples]
-            self._stage("evaluate", {"evaluation": recipe.evaluation}, outputs, self._evaluate, "assemble")
+            action = partial(self._evaluate, recipe.allocation, recipe.evaluation)
+            self._stage("evaluate", {"evaluation": recipe.evaluation}, outputs, action, "assemble")
 
-    def _specialist(self, i: int) -> list[Stage]:
+    def _specialist(self, i: int, options: PruneOptions, finetune: FinetuneOptions | None) -> list[Stage]:
         """Stages that make one group's expert."""
         outputs = [*_slim_files(f"pruned/group-{i}"), f"search/group-{i}.jsonl"]
         prune = self._planned(
             f"prune group {i}",
             {**self._times, **self._widths},
             outputs,
-            partial(self._prune, i),
+            partial(self._prune, i, options),
             ("importance", "allocate"),
         )
-        if self.recipe.finetune is None:
+        if finetune is None:
             return [prune]
-        inputs, outputs = {"finetune": self.recipe.finetune}, _slim_files(f"slim/group-{i}")
-        tune = partial(self._finetune, i)
+        inputs, outputs = {"finetune": finetune}, _slim_files(f"slim/group-{i}")
+        tune = partial(self._finetune, i, finetune)
         return [prune, self._planned(f"finetune group {i}", inputs, outputs, tune, prune.name)]
 
     @cached_property
@@ -226,9 +241,7 @@ class Run(ResumableRun):
         self._drop_checkpoints("base")
         return _spent(*ledger)
 
-    def _groups(self) -> dict[str, Any]:
-        options = self.recipe.groups
-        assert options is not None  # noqa: S101 - asked in execute
+    def _groups(self, options: GroupOptions) -> dict[str, Any]:
         method = method_of(options, self.images.train, self.base)
         with placed(self.base.model):
             grouping = method(self.base.schedule, options.number)
@@ -240,9 +253,7 @@ class Run(ResumableRun):
             return {}
         return _spent(both_ways("groups", "grouping", samples, self.bench.macs))
 
-    def _allocate(self) -> dict[str, Any]:
-        options = self.recipe.allocation
-        assert options is not None  # noqa: S101 - asked in execute
+    def _allocate(self, options: AllocationOptions) -> dict[str, Any]:
         measured = self.groups if options.rule == "measured" else ()
         frontiers = [read_frontier(self.folder / _frontier_file(group.index)) for group in measured]
         allocation = plan_budget(
@@ -258,18 +269,14 @@ class Run(ResumableRun):
         write_json(self.folder / "allocation.json", allocation.to_json())
         return {}
 
-    def _importance(self) -> dict[str, Any]:
-        options = self.recipe.prune
-        assert options is not None  # noqa: S101 - asked in execute
+    def _importance(self, options: PruneOptions) -> dict[str, Any]:
         tally = Tally()
         scores = score_groups(self.bench, self.images.train, self.groups, options, tally)
         write_json(self.folder / "importance.json", scores.to_json())
         return _spent(tally.row("importance", "importance", self.bench.macs))
 
-    def _search(self, index: int, target: int, journal: str) -> tuple[SlimModel, SearchResult]:
+    def _search(self, index: int, target: int, journal: str, options: PruneOptions) -> tuple[SlimModel, SearchResult]:
         """Prune a group to a target of MACs."""
-        options = self.recipe.prune
-        assert options is not None  # noqa: S101 - asked in execute
         scores = ImportanceMap.load(self.folder / "importance.json")
         images, group = self.images.train, self.groups[index]
         if options.search.study is not None:
@@ -277,21 +284,19 @@ class Run(ResumableRun):
             options = replace(options, search=replace(options.search, study=study))
         return prune_group(self.timed_bench, images, scores, group, target, options, self.folder / journal)
 
-    def _frontier(self, index: int) -> dict[str, Any]:
-        options = self.recipe.allocation
-        assert options is not None  # noqa: S101 - asked in execute
-        target = int(options.frontier_floor * self.bench.macs)
-        slim, result = self._search(index, target, _frontier_file(index))
+    def _frontier(self, index: int, options: PruneOptions, floor: float) -> dict[str, Any]:
+        target = int(floor * self.bench.macs)
+        slim, result = self._search(index, target, _frontier_file(index), options)
         read_frontier(self.folder / _frontier_file(index))  # a proposer that records none is refused here
-        assert self.recipe.prune is not None  # noqa: S101 - the recipe was checked
-        return _spent(*spent_on_search(f"frontier, group {index}", self.recipe.prune, result, slim, self.bench.macs))
+        return _spent(*spent_on_search(f"frontier, group {index}", options, result, slim, self.bench.macs))
 
-    def _prune(self, index: int) -> dict[str, Any]:
-        options = self.recipe.prune
-        assert options is not None  # noqa: S101 - asked in execute
+    def _prune(self, index: int, options: PruneOptions) -> dict[str, Any]:
         target = self.allocation.groups[index].target_macs
-        assert target is not None  # noqa: S101 - allocated for this model
-        slim, result = self._search(index, target, f"search/group-{index}.jsonl")
+        if target is None:
+            raise FileFormatError(
+                f"{self.folder / 'allocation.json'} has no target_macs for group {index}; delete it, and the run makes it again."
+            )
+        slim, result = self._search(index, target, f"search/group-{index}.jsonl", options)
         save_slim(slim, self.folder / "pruned" / f"group-{index}")
         expert = {
             "group": index,
@@ -303,9 +308,7 @@ class Run(ResumableRun):
         rows = spent_on_search(f"search, group {index}", options, result, slim, self.bench.macs)
         return _spent(*rows) | {"expert": expert}
 
-    def _finetune(self, index: int) -> dict[str, Any]:
-        options = self.recipe.finetune
-        assert options is not None  # noqa: S101 - asked in _specialists
+    def _finetune(self, index: int, options: FinetuneOptions) -> dict[str, Any]:
         name = f"group-{index}"
         slim = load_slim(self.folder / "pruned" / name)
         report = training_reporter(self.observer, f"group {index}")
@@ -328,16 +331,14 @@ class Run(ResumableRun):
             "assembled": {"mean_macs": mean, "mean_mac_ratio": mean / self.bench.macs, "params": sum(experts.params)}
         }
 
-    def _evaluate(self) -> dict[str, Any]:
-        recipe, base = self.recipe, self.bench.base  # traced before it may go to a GPU
-        assert recipe.evaluation is not None  # noqa: S101 - asked in _specialists
-        assert recipe.allocation is not None  # noqa: S101 - asked in execute
+    def _evaluate(self, allocation: AllocationOptions, evaluation: EvaluationOptions) -> dict[str, Any]:
+        base = self.bench.base  # traced before it may go to a GPU
         experts = load_experts(self.folder / "experts")
         pruned = TimestepExperts(
             self.groups, [load_slim(self.folder / "pruned" / f"group-{g.index}") for g in self.groups]
         )
-        sections = recipe.allocation, recipe.evaluation
-        setting = Setting(self.images, self.groups, base.schedule, base.prediction_type, *sections, base.spec)
+        kind = base.prediction_type
+        setting = Setting(self.images, self.groups, base.schedule, kind, allocation, evaluation, base.spec)
         by_group = [[self.bench.macs] * len(self.groups), list(pruned.macs), list(experts.macs)]
         macs = {"base": float(self.bench.macs), "experts": self.done["assemble"]["facts"]["assembled"]["mean_macs"]}
 

@@ -14,9 +14,10 @@ from contextlib import contextmanager, suppress
 from functools import cached_property
 from itertools import zip_longest
 from pathlib import Path
-from typing import Any
+from typing import Any, Generic
 
 from filelock import FileLock, Timeout
+from typing_extensions import TypeVar
 
 from prunekit._files import json_hash
 from prunekit._kinds import contents
@@ -32,10 +33,11 @@ from prunekit.training.checkpoints import drop_checkpoints
 __all__ = ["ResumableRun", "Stage"]
 
 _KEY_SCHEME = "0.1.0"  # part of every key; another value makes every stage of every folder anew
+RecipeT_co = TypeVar("RecipeT_co", bound=Recipe, covariant=True, default=Recipe)
 _log = logging.getLogger(__name__)
 
 
-class ResumableRun(ABC):
+class ResumableRun(ABC, Generic[RecipeT_co]):
     """One recipe in one folder. Pickled, it is recipe and folder: a process that unpickles it begins with what the folder holds.
 
     Args:
@@ -52,7 +54,7 @@ class ResumableRun(ABC):
 
     def __init__(
         self,
-        recipe: Recipe,
+        recipe: RecipeT_co,
         folder: Path,
         observer: Observer | None = None,
         executor: Executor | None = None,

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from prunekit._messages import one_line
+from prunekit._messages import did_you_mean, one_line
 from prunekit._types import FloatArray, JsonDict
 from prunekit.checkpoint.scheduler_classes import ERRORS, is_stand_in, named_class
 from prunekit.errors import InputError
@@ -152,7 +152,8 @@ def _scheduler_class(name: str, schedule: NoiseSchedule) -> tuple[Any, str]:
         )
     if found is None:
         raise InputError(
-            f"Unknown sampler {name!r:.80}; expected one of {_EXPECTED}, or a diffusers scheduler's class name."
+            f"Unknown sampler {name!r:.80}{did_you_mean(name, SAMPLERS)}; expected one of {_EXPECTED}, or a diffusers scheduler's "
+            "class name."
         )
     return found, class_name
 

@@ -8,13 +8,15 @@ Variance-preserving diffusion has a² + b² = 1 (a² = ᾱ), EDM has a = 1 and b
 Everything is numpy float64: no torch is needed to plan a budget.
 """
 
+import inspect
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 
+from prunekit._messages import did_you_mean
 from prunekit._types import FloatArray, JsonDict
 from prunekit.errors import InputError
 from prunekit.schedule.diffusers import of_scheduler
@@ -247,6 +249,7 @@ class NoiseSchedule:
                 case "edm" if "sigmas" in options:
                     return cls.from_sigmas(**options)
                 case str() if kind in NAMED_KINDS:
+                    _check_options(getattr(cls, kind), kind, options)
                     schedule: NoiseSchedule = getattr(cls, kind)(**options)
                     return schedule
                 case "explicit" if "betas" in options:
@@ -258,7 +261,16 @@ class NoiseSchedule:
             raise
         except (TypeError, KeyError, ValueError) as error:
             raise InputError(f"Noise schedule {kind!r} does not take {sorted(options)}: {error}.") from error
-        raise InputError(f"Unknown noise schedule {kind!r}; expected one of {', '.join(_KINDS)}.")
+        raise InputError(
+            f"Unknown noise schedule {kind!r}{did_you_mean(kind, _KINDS)}; expected one of {', '.join(_KINDS)}."
+        )
+
+
+def _check_options(constructor: Callable[..., Any], kind: str, options: JsonDict) -> None:
+    known = list(inspect.signature(constructor).parameters)
+    if unknown := [name for name in options if name not in known]:
+        meant = did_you_mean(unknown[0], known)
+        raise InputError(f"Noise schedule {kind!r} does not take {unknown[0]!r}{meant}; expected {', '.join(known)}.")
 
 
 def _beta_range(

@@ -47,11 +47,11 @@ class Endpoint:
     """Where a language model answers; the key itself is never stored or logged.
 
     Args:
-        url: of the API, such as ``http://127.0.0.1:8000/v1``; ``/chat/completions`` is added.
-        model: its name there.
-        key_variable: environment variable that holds the API key; none is sent when absent.
-        timeout: seconds that an answer may take in all.
-        retries: further attempts after an answer that cannot be used.
+        url: URL of the API, such as ``http://127.0.0.1:8000/v1``; ``/chat/completions`` is appended.
+        model: the model's name there.
+        key_variable: environment variable that holds the API key; no key is sent if missing.
+        timeout: seconds that an answer may take in all, at most 86,400.
+        retries: further attempts after an answer that cannot be used, at most 100.
 
     Raises:
         InputError: one of them is none, such as a URL with a key in it, or a variable's name with a character that shows otherwise.

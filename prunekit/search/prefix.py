@@ -82,11 +82,6 @@ class Prefix:
         self._model, self._graph, self._order, self._record = model, graph, order, record
         self._known = Recording(PruningPlan({}, "none"))
 
-    @property
-    def layers(self) -> Collection[str]:
-        """Layers whose outputs may be shared."""
-        return self._order.macs.keys()
-
     def shared(self, plan: PruningPlan, near: PruningPlan) -> dict[str, Tensor]:
         """Outputs, by layer, of those that run before the first that ``plan`` changes in ``near``.
 

@@ -1,5 +1,6 @@
 """The table of proposers: ways to decide how much to prune where. Each ends at the target."""
 
+from prunekit._messages import did_you_mean
 from prunekit.errors import InputError
 from prunekit.search.baselines import oneshot, uniform
 from prunekit.search.greedy import greedy
@@ -28,5 +29,7 @@ def proposer(name: str) -> Proposer:
         InputError: the name is unknown.
     """
     if name not in PROPOSERS:
-        raise InputError(f"Unknown proposer {name!r}; expected one of {', '.join(PROPOSERS)}.")
+        raise InputError(
+            f"Unknown proposer {name!r}{did_you_mean(name, PROPOSERS)}; expected one of {', '.join(PROPOSERS)}."
+        )
     return PROPOSERS[name]

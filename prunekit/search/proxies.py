@@ -4,7 +4,7 @@ What a search needs is the order of plans after fine-tuning, which the loss righ
 measures how well each proxy keeps that order.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from types import MappingProxyType
@@ -13,6 +13,7 @@ from typing import Protocol
 import torch
 from torch import Generator, Tensor, nn
 
+from prunekit._messages import did_you_mean
 from prunekit.errors import InputError
 from prunekit.graph import ChannelGraph, PruningPlan, Template
 from prunekit.graph.layers import own_tensors
@@ -75,17 +76,16 @@ class _Repaired:
             pruned = self._pruned_by(plan)
             with ordering(pruned) as order:
                 loss = self._first_loss(pruned, plan)
-            self._prefix = Prefix(self._model, self._graph, order, self._record)
+            self._prefix = Prefix(self._model, self._graph, order, partial(self._record, tuple(order.macs)))
         else:
             known = {} if near is None else self._prefix.shared(plan, near)
             pruned = self._pruned_by(plan, self._weights(known))
             loss = self._first_loss(pruned, plan, known)
         return self._probe.mean(pruned, first=loss)
 
-    def _record(self, plan: PruningPlan, known: Mapping[str, Tensor], into: Recording) -> None:
-        assert self._prefix is not None  # noqa: S101 - it asks
+    def _record(self, layers: Collection[str], plan: PruningPlan, known: Mapping[str, Tensor], into: Recording) -> None:
         pruned = self._pruned_by(plan, self._weights(known))
-        with recording(pruned, self._prefix.layers, into, weights=self._probe.batches > 1):
+        with recording(pruned, layers, into, weights=self._probe.batches > 1):
             self._first_loss(pruned, plan, known)
 
     def _first_loss(
@@ -177,7 +177,7 @@ def make_proxy(name: str, model: nn.Module, graph: ChannelGraph, probe: Probe) -
         InputError: the name is unknown.
     """
     if name not in PROXIES:
-        raise InputError(f"Unknown proxy {name!r}; expected one of {', '.join(PROXIES)}.")
+        raise InputError(f"Unknown proxy {name!r}{did_you_mean(name, PROXIES)}; expected one of {', '.join(PROXIES)}.")
     return _Prepared(partial(PROXIES[name], model, graph, probe))
 
 

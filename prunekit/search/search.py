@@ -12,6 +12,7 @@ from torch import nn
 
 import prunekit
 from prunekit._files import json_hash
+from prunekit._messages import did_you_mean
 from prunekit._types import FloatArray
 from prunekit.cost import CostModel, LatencyModel
 from prunekit.cost.counter import count_by_shapes
@@ -36,18 +37,19 @@ class SearchOptions:
     """How to search; rounds and short list are this project's choice, the paper does not publish its own.
 
     Args:
-        proposer: name of the proposer.
-        rounds: decisions on the way to the target.
-        shortlist: candidates measured in the first round.
+        proposer: what proposes the candidates, see :data:`prunekit.search.PROPOSERS`.
+        rounds: number of decisions on the way to the target.
+        shortlist: number of candidates that the first round measures.
         tolerance: fraction of the base's cost by which the target may be missed before nearness outweighs importance.
-        target_of: what the target bounds: ``macs``, ``params``, or ``latency`` by a table of layer times.
+        target_of: what the target bounds; ``latency`` needs a table of layer times.
         proxy: what candidates are judged by, see :mod:`prunekit.search.proxies`.
-        fresh: candidates that every round of ``greedy`` measures anew at least; 3 or so for the proxy ``loss``, which jumps.
-        bite: most that one round of ``greedy`` takes from a channel group, as a share of its width then.
-        trials: candidates that ``evolution`` and ``tpe`` try.
-        seed: of what they draw.
-        study: Optuna journal file that several processes started alike share; each of them ends with the same plan.
-        llm: the endpoint of the proposer ``llm``.
+        fresh: least number of candidates that every round of ``greedy`` measures anew; use about 3 for the proxy ``loss``, which
+            is noisy.
+        bite: largest share of a channel group's current width that one round of ``greedy`` takes.
+        trials: number of candidates that ``evolution`` and ``tpe`` try.
+        seed: seed of the random draws.
+        study: Optuna journal file that several processes share; each of them ends with the same plan.
+        llm: endpoint of the language model that the proposer ``llm`` asks.
     """
 
     __pydantic_config__: ClassVar[dict[str, Any]] = {"extra": "forbid", "allow_inf_nan": False}
@@ -68,9 +70,14 @@ class SearchOptions:
     def __post_init__(self) -> None:
         proposer(self.proposer)
         if self.target_of not in get_args(TargetOf):
-            raise InputError(f"Got target_of {self.target_of!r}; expected one of {', '.join(get_args(TargetOf))}.")
+            meant = did_you_mean(self.target_of, get_args(TargetOf))
+            raise InputError(
+                f"Got target_of {self.target_of!r}{meant}; expected one of {', '.join(get_args(TargetOf))}."
+            )
         if self.proxy not in PROXIES:
-            raise InputError(f"Got proxy {self.proxy!r}; expected one of {', '.join(PROXIES)}.")
+            raise InputError(
+                f"Got proxy {self.proxy!r}{did_you_mean(self.proxy, PROXIES)}; expected one of {', '.join(PROXIES)}."
+            )
         if min(self.rounds, self.shortlist, self.fresh, self.trials) < 1 or not 0 <= self.tolerance < 1:
             raise InputError("Expected rounds, shortlist, fresh and trials of at least 1 and a tolerance in [0, 1).")
         if not 0 < self.bite <= 1:

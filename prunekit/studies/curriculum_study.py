@@ -7,7 +7,7 @@ from typing import Any
 from prunekit.checkpoint import ModelSpec
 from prunekit.cost import count_macs
 from prunekit.ledger import forwards, spent_on_training
-from prunekit.recipe import CurriculumOptions
+from prunekit.recipe import CurriculumOptions, CurriculumRecipe
 from prunekit.report import write_any_report
 from prunekit.runs.manifest import environment, write_manifest
 from prunekit.runs.observing import training_reporter
@@ -22,7 +22,7 @@ from prunekit.training import DenoisingObjective, Snapshots, TrainOptions, times
 __all__ = ["CurriculumRun"]
 
 
-class CurriculumRun(ResumableRun):
+class CurriculumRun(ResumableRun[CurriculumRecipe]):
     """A recipe with a ``curriculum`` section, in one folder: every entry's training, seed after seed."""
 
     def execute(self) -> Path:
@@ -47,7 +47,6 @@ class CurriculumRun(ResumableRun):
     @property
     def options(self) -> CurriculumOptions:
         """The recipe's section."""
-        assert self.recipe.curriculum is not None  # noqa: S101 - this class is for recipes that have it
         return self.recipe.curriculum
 
     @cached_property
@@ -66,7 +65,6 @@ class CurriculumRun(ResumableRun):
     def judge(self) -> Judge:
         """What measures them."""
         recipe, options = self.recipe, self.options
-        assert recipe.evaluation is not None  # noqa: S101 - the recipe was checked
         schedule, kind = recipe.base.schedule, recipe.base.prediction_type or "epsilon"
         return Judge(self.images, schedule, kind, options.sampler, options.sampling_steps, recipe.evaluation)
 

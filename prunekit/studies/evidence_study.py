@@ -20,7 +20,7 @@ from prunekit.groups import make_groups
 from prunekit.ledger import BASE_TRAINING, LedgerRow, making_macs
 from prunekit.nets import TimestepExperts, load_experts
 from prunekit.nets.experts import FOLDER as EXPERTS
-from prunekit.recipe import MEASURED_METHODS, EvidenceOptions, FinetuneOptions, Recipe, slug
+from prunekit.recipe import MEASURED_METHODS, EvidenceOptions, EvidenceRecipe, ExpertsRecipe, FinetuneOptions, slug
 from prunekit.report import report_writer
 from prunekit.report.forms import read_manifest
 from prunekit.runs.experts_run import Run
@@ -41,7 +41,7 @@ _SEED = replace(EXPERTS, files=(*EXPERTS.files, "manifest.json"))
 """The experts of one seed, with the manifest of the run that made them."""
 
 
-class EvidenceRun(ResumableRun):
+class EvidenceRun(ResumableRun[EvidenceRecipe]):
     """A recipe with an ``evidence`` section, in one folder."""
 
     def execute(self) -> Path:
@@ -55,9 +55,8 @@ class EvidenceRun(ResumableRun):
         for name in self.options.entries:
             recipe = self.recipe.entry(name)
             self._check_budget(recipe)
-            if recipe.prune is not None:
-                check_places(recipe.prune, self.folder)
-        Run(self._only_base, self.folder / "base", Within(self.observer, "base")).make_all()
+            check_places(recipe.prune, self.folder)
+        Run(self.recipe.only(), self.folder / "base", Within(self.observer, "base")).make_all()
         outputs = ["samples/base.npz", _IMAGES]
         self._stage("base", self._common(), outputs, self._measure_base, reads=["base/base.pt"])
         every = [(name, seed) for name in self.options.entries for seed in self.options.seeds_of(name)]
@@ -79,13 +78,7 @@ class EvidenceRun(ResumableRun):
     @property
     def options(self) -> EvidenceOptions:
         """The recipe's section."""
-        assert self.recipe.evidence is not None  # noqa: S101 - this class is for recipes that have it
         return self.recipe.evidence
-
-    @property
-    def _only_base(self) -> Recipe:
-        parts = dict.fromkeys(("evidence", "groups", "allocation", "prune", "finetune", "evaluation"))
-        return self.recipe.model_copy(update=parts)
 
     @cached_property
     def base(self) -> Base:
@@ -102,8 +95,6 @@ class EvidenceRun(ResumableRun):
     def setting(self) -> Setting:
         """What everything is measured with."""
         allocation, evaluation = self.recipe.allocation, self.recipe.evaluation
-        assert allocation is not None  # noqa: S101 - the recipe was checked
-        assert evaluation is not None  # noqa: S101
         groups = make_groups(self.base.schedule, count=self.options.loss_groups)
         one_noise = replace(evaluation, seeds=evaluation.seeds[:1])
         kind, spec = self.base.prediction_type, self.base.spec
@@ -117,7 +108,6 @@ class EvidenceRun(ResumableRun):
     def _common(self) -> dict[str, Any]:
         """What all figures depend on."""
         sections = {name: getattr(self.recipe, name) for name in ("base", "data", "evaluation")}
-        assert self.recipe.allocation is not None  # noqa: S101 - the recipe was checked
         sampling = [self.recipe.allocation.sampler, self.recipe.allocation.steps]
         return {**sections, "images": self._data_hash(), "shared": [*sampling, self.options.loss_groups]}
 
@@ -130,10 +120,8 @@ class EvidenceRun(ResumableRun):
         outputs = [*images, f"{own}/seed-{seed}", f"{own}/importance.json"]
         return self._planned(f"{name}, seed {seed}", inputs, outputs, partial(self._entry, name, seed), "base")
 
-    def _check_budget(self, recipe: Recipe) -> None:
+    def _check_budget(self, recipe: ExpertsRecipe) -> None:
         groups, allocation = recipe.groups, recipe.allocation
-        assert groups is not None  # noqa: S101 - the recipe was checked
-        assert allocation is not None  # noqa: S101
         if (groups.cuts is None and groups.method in MEASURED_METHODS) or allocation.rule == "measured":
             return
         schedule = recipe.base.schedule
@@ -174,10 +162,10 @@ class EvidenceRun(ResumableRun):
             peers=[self.folder / "base", *others],  # the base is everybody's; entries that search alike search once
             home=self.folder,  # one table of layer times for all
         )
-        pruned = run(recipe.model_copy(update={"finetune": None, "evaluation": None}))
+        pruned = run(recipe.only("groups", "allocation", "prune"))
         pruned.make_all()
-        tuning = self._tuning(name, seed, recipe, pruned)
-        tuned = run(recipe.model_copy(update={"finetune": tuning, "evaluation": None}))
+        tuning = self._tuning(name, seed, recipe.finetune, pruned)
+        tuned = run(pruned.recipe.model_copy(update={"finetune": tuning}))
         manifest = read_manifest(tuned.make_all().parent)
         experts = load_experts(folder / "experts")
         mean = experts.mean_macs(
@@ -205,14 +193,12 @@ class EvidenceRun(ResumableRun):
         spent = [replace(each, stage=f"{name}, seed {seed}: {each.stage}").to_json() for each in once]
         return {"evidence": {**row, **figures}, "ledger": [*spent, *rows]}
 
-    def _tuning(self, name: str, seed: int, recipe: Recipe, pruned: Run) -> FinetuneOptions:
+    def _tuning(self, name: str, seed: int, options: FinetuneOptions, pruned: Run) -> FinetuneOptions:
         """Fine-tuning for as many steps as the search has left MACs for.
 
         Raises:
             InputError: the search has left less than one step.
         """
-        options = recipe.finetune
-        assert options is not None  # noqa: S101 - the recipe was checked
         made = [LedgerRow.from_json(row) for row in read_manifest(pruned.folder)["ledger"]]
         base, spent = making_macs(made)
         whole = self.options.training * base + (base if options.from_scratch else 0)
@@ -284,12 +270,12 @@ _TUNING = ("training", "teacher", "ema")
 _IMAGES = "base/images.npz"
 
 
-def _spent(rows: list[LedgerRow], finetune: FinetuneOptions | None) -> dict[str, int]:
+def _spent(rows: list[LedgerRow], finetune: FinetuneOptions) -> dict[str, int]:
     """MACs of making an entry by what they went to; a network that is trained from scratch needs no base."""
     base, rest = making_macs(rows)
     tuning = sum(row.macs for row in rows if row.stage != BASE_TRAINING and row.kind in ("training", "teacher"))
     return {
-        "base": 0 if finetune is not None and finetune.from_scratch else base,
+        "base": 0 if finetune.from_scratch else base,
         "search": rest - tuning,
         "fine-tuning": tuning,
     }

@@ -1,10 +1,12 @@
 """Which run a recipe asks for."""
 
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from prunekit._files import check_file, check_folder
 from prunekit._kinds import contents
 from prunekit.errors import InputError
+from prunekit.experiments import Experiment
 from prunekit.recipe import Recipe
 from prunekit.report.folder import FOLDER as REPORT
 from prunekit.runs.executors import Executor
@@ -15,7 +17,16 @@ from prunekit.studies.curriculum_study import CurriculumRun
 from prunekit.studies.evidence_study import EvidenceRun
 from prunekit.studies.multistage_study import MultistageRun
 
-__all__ = ["check_run_folder", "run_of"]
+__all__ = ["RUNS", "check_run_folder", "run_of"]
+
+RUNS: Mapping[Experiment, Callable[..., ResumableRun]] = {
+    Experiment.EVIDENCE: EvidenceRun,
+    Experiment.MULTISTAGE: MultistageRun,
+    Experiment.CURRICULUM: CurriculumRun,
+    Experiment.EXPERTS: Run,
+    Experiment.BASE: Run,
+}
+"""The run of every kind of recipe."""
 
 
 def check_run_folder(folder: Path) -> None:
@@ -38,17 +49,11 @@ def check_run_folder(folder: Path) -> None:
 def run_of(
     recipe: Recipe, folder: Path | str, observer: Observer | None = None, executor: Executor | None = None
 ) -> ResumableRun:
-    """A recipe's run in a folder: a comparison where it has a section for one, else experts from a base.
+    """The run of a recipe in a folder, by the recipe's kind.
 
     Raises:
         InputError: see :func:`check_run_folder`.
     """
     folder = Path(folder)
     check_run_folder(folder)
-    if recipe.evidence is not None:
-        return EvidenceRun(recipe, folder, observer, executor)
-    if recipe.multistage is not None:
-        return MultistageRun(recipe, folder, observer, executor)
-    if recipe.curriculum is not None:
-        return CurriculumRun(recipe, folder, observer, executor)
-    return Run(recipe, folder, observer, executor)
+    return RUNS[recipe.experiment](recipe, folder, observer, executor)

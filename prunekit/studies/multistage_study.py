@@ -11,7 +11,7 @@ from prunekit._json import read_json
 from prunekit.checkpoint import Base, save_base
 from prunekit.groups import TimestepGroups
 from prunekit.ledger import both_ways
-from prunekit.recipe import MultistageOptions
+from prunekit.recipe import MultistageOptions, MultistageRecipe
 from prunekit.report import grouping_png, write_any_report
 from prunekit.runs.manifest import environment, write_manifest
 from prunekit.runs.observing import training_reporter
@@ -27,7 +27,7 @@ from prunekit.training import weights_hash
 __all__ = ["MultistageRun"]
 
 
-class MultistageRun(ResumableRun):
+class MultistageRun(ResumableRun[MultistageRecipe]):
     """A recipe with a ``multistage`` section, in one folder. The unified networks come first, since gradients need one."""
 
     def execute(self) -> Path:
@@ -62,14 +62,12 @@ class MultistageRun(ResumableRun):
     @property
     def options(self) -> MultistageOptions:
         """The recipe's section."""
-        assert self.recipe.multistage is not None  # noqa: S101 - this class is for recipes that have it
         return self.recipe.multistage
 
     @cached_property
     def contest(self) -> Contest:
         """What the networks share."""
         recipe, start = self.recipe, self.start
-        assert recipe.evaluation is not None  # noqa: S101 - the recipe was checked
         if start is not None:
             spec, schedule, kind = start.spec, start.schedule, start.prediction_type
         else:

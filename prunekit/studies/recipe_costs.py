@@ -6,7 +6,7 @@ from typing import Any
 from prunekit.checkpoint import ModelSpec
 from prunekit.cost import StepCost, gpu_hours
 from prunekit.ledger import LedgerRow, both_ways, forwards, spent_on_training
-from prunekit.recipe import Recipe
+from prunekit.recipe import ExpertsRecipe, Recipe
 from prunekit.search import proxy_samples
 from prunekit.steps.bases import open_base
 from prunekit.steps.budgets import evaluations
@@ -119,17 +119,15 @@ def estimate(recipe: Recipe, machine: Machine | None = None, spec: ModelSpec | N
         samples = base.train.steps * base.train.batch_size
         spent = spent_on_training("base", samples, macs, params, base.train.batch_size)
         rows += [(row, base.train.mixed_precision) for row in spent]
-    if recipe.groups and recipe.allocation:
+    if isinstance(recipe, ExpertsRecipe):
         if recipe.finetune:
             trainings["fine-tuning"] = recipe.finetune.train
         rows += _of_experts(recipe, macs, params, spec)
     return Estimate(step, rows, trainings, machine or Machine())
 
 
-def _of_experts(recipe: Recipe, macs: int, params: int, spec: ModelSpec) -> list[tuple[LedgerRow, str]]:
+def _of_experts(recipe: ExpertsRecipe, macs: int, params: int, spec: ModelSpec) -> list[tuple[LedgerRow, str]]:
     """Passes from the scores to the evaluation."""
-    assert recipe.groups is not None  # noqa: S101 - asked in estimate
-    assert recipe.allocation is not None  # noqa: S101 - asked in estimate
     groups = recipe.groups.number
     expert, rows = round(recipe.allocation.budget * macs), list[tuple[LedgerRow, str]]()
     if prune := recipe.prune:

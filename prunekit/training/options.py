@@ -5,10 +5,11 @@ from collections.abc import Callable
 from dataclasses import dataclass, fields
 from typing import Any, ClassVar, Literal, get_args
 
+from prunekit._messages import did_you_mean
 from prunekit.errors import InputError
 from prunekit.training.momentum import Compensation, ExponentialMomentum, MomentumDecay, RationalMomentum
 
-__all__ = ["LearningRates", "Progress", "Reporter", "TrainOptions"]
+__all__ = ["PRECISIONS", "LearningRates", "Progress", "Reporter", "TrainOptions"]
 
 LearningRates = Literal["cosine", "constant"]
 TimestepSamplers = Literal[
@@ -16,14 +17,14 @@ TimestepSamplers = Literal[
 ]
 LossWeights = Literal["none", "min-snr", "p2", "change-aware"]
 MomentumDecays = Literal["none", "rational", "exponential"]
-_PRECISIONS = ("no", "fp16", "bf16")
+PRECISIONS = ("no", "fp16", "bf16")
 _CHOICES = {
     "timestep_sampler": get_args(TimestepSamplers),
     "loss_weight": get_args(LossWeights),
     "lr_scheduler": get_args(LearningRates),
     "momentum_decay": get_args(MomentumDecays),
     "momentum_compensation": get_args(Compensation),
-    "mixed_precision": _PRECISIONS,
+    "mixed_precision": PRECISIONS,
 }
 _COUNTS = (
     "steps",
@@ -40,35 +41,35 @@ class TrainOptions:
     """How to train; the defaults are this project's, for small images.
 
     Args:
-        steps: train steps.
-        batch_size: images per step over all processes.
+        steps: number of train steps.
+        batch_size: images per step, over all processes.
         gradient_accumulation_steps: parts that a process's share of the batch goes through in, one after the other, to save
             memory; the gradients are those of the whole batch.
-        timestep_sampler: how timesteps are drawn: ``uniform``, ``gaussian-curriculum``, ``noise-rate-curriculum``, ``asymmetric``
-            (SpeeD's, whose other half is the loss weight ``change-aware``) or ``loss-second-moment``.
+        timestep_sampler: how timesteps are drawn. ``asymmetric`` is SpeeD's, and the loss weight ``change-aware`` is its other
+            half.
         curriculum_share: share of the steps after which a curriculum has reached its last distribution.
-        loss_weight: of each timestep: ``none``, ``min-snr``, ``p2`` or ``change-aware``.
-        learning_rate: AdamW's, at the end of the warm-up.
-        lr_scheduler: what the learning rate does after its warm-up: ``cosine`` to zero, or ``constant``, under which a learning
-            curve can be read at any step.
-        warmup_steps: linear warm-up.
+        loss_weight: weight of each timestep in the loss.
+        learning_rate: AdamW's learning rate after the warm-up.
+        lr_scheduler: how the learning rate goes on after the warm-up: ``cosine`` falls to zero; ``constant`` allows to read a
+            learning curve at any step.
+        warmup_steps: number of steps over which the learning rate rises linearly.
         momentum_decay: how AdamW's β1 falls over all steps: not at all (``none``), to zero (``rational``,
             :class:`~prunekit.training.RationalMomentum`) or from 0.9 to 0.4 (``exponential``,
             :class:`~prunekit.training.ExponentialMomentum`).
-        momentum_compensation: what the learning rate does about it, see :class:`~prunekit.training.MomentumDecay`.
-        weight_decay: AdamW's.
-        label_dropout: share of the images whose class a class-conditional network is not told, see
+        momentum_compensation: how the learning rate makes up for the falling β1, see :class:`~prunekit.training.MomentumDecay`.
+        weight_decay: AdamW's weight decay.
+        label_dropout: share of the images for which a class-conditional network is not told the class, see
             :class:`~prunekit.training.Classes`.
-        max_grad_norm: gradient clipping.
+        max_grad_norm: norm at which gradients are clipped.
         ema_decay: decay of the weights' moving average, min(ema_decay, (1+n)/(10+n)) after n steps.
-        mixed_precision: ``no``, ``fp16`` or ``bf16``.
-        checkpoint_every: steps between checkpoints, where a folder for them is given.
+        mixed_precision: precision of the forward pass; ``no`` is float32.
+        checkpoint_every: number of steps between checkpoints.
         checkpoint_minutes: minutes after which a checkpoint is due in any case. It does not change what is trained, so that an
             interrupted training can go on with another value. Where writing a checkpoint takes long, they come less often: it
             takes at most a twentieth of the time.
-        checkpoints_total_limit: how many checkpoints are kept, the newest.
-        log_every: steps between reports; each is the mean loss since the last.
-        seed: of batches, timesteps and noise.
+        checkpoints_total_limit: number of checkpoints that are kept, the newest.
+        log_every: number of steps between reports; each reports the mean loss since the last one.
+        seed: seed of the batches, timesteps and noise.
     """
 
     __pydantic_config__: ClassVar[dict[str, Any]] = {"extra": "forbid", "allow_inf_nan": False}
@@ -114,8 +115,9 @@ class TrainOptions:
         if self.warmup_steps < 0 or self.weight_decay < 0 or self.max_grad_norm <= 0:
             raise InputError("Expected warmup_steps and weight_decay of at least 0 and a positive max_grad_norm.")
         for name, choices in _CHOICES.items():
-            if getattr(self, name) not in choices:
-                raise InputError(f"Got {name} {getattr(self, name)!r}; expected one of {', '.join(choices)}.")
+            if (given := getattr(self, name)) not in choices:
+                meant = did_you_mean(given, choices)
+                raise InputError(f"Got {name} {given!r}{meant}; expected one of {', '.join(choices)}.")
 
     def _check_finite(self) -> None:
         for each in fields(self):

@@ -160,7 +160,9 @@ def test_every_command_speaks_json(journey, tmp_path, monkeypatch):
     assert trained["loss"] > 0
 
 
-COMMANDS = "demo train groups allocate importance prune finetune assemble sample evaluate consistency cost report run"
+COMMANDS = (
+    "demo train groups allocate importance prune finetune assemble sample evaluate consistency cost report run schema"
+)
 
 
 @pytest.mark.parametrize("name", COMMANDS.split())

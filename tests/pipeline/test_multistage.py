@@ -161,7 +161,7 @@ def test_a_section_that_makes_no_sense_is_refused_with_its_line(tmp_path, sectio
 
 def test_a_comparison_needs_a_model_to_train_and_an_evaluation(tmp_path):
     for change, message in (
-        ({"base": {"checkpoint": "embedded:digits"}}, "tailored decoders, need a base with a model to train"),
+        ({"base": {"checkpoint": "embedded:digits"}}, "tailored decoders needs a base with a model to train"),
         ({"evaluation": None}, "multistage section needs"),
         ({"allocation": {"budget": 0.8}}, "multistage section needs"),
     ):

@@ -1,0 +1,49 @@
+"""The kinds of experiments: which sections of a recipe ask for one, and which entry of its manifest shows what it found.
+
+Recipes, runs and reports each have a part for every kind, under the members of this one table: the recipe's model in
+:mod:`prunekit.recipe`, the run in :mod:`prunekit.pipeline`, the page in :mod:`prunekit.report`.
+"""
+
+from collections.abc import Mapping
+from enum import Enum
+from typing import Any
+
+__all__ = ["Experiment"]
+
+
+class Experiment(Enum):
+    """A kind of experiment. The order counts: a recipe, and a manifest, is of the first kind that it has everything for.
+
+    Attributes:
+        title: what a list of runs calls it.
+        sections: the recipe's sections that ask for it, all of them.
+        entry: the manifest's entry that its report shows; None where there is nothing to show but the manifest.
+    """
+
+    title: str
+    sections: tuple[str, ...]
+    entry: str | None
+
+    EVIDENCE = ("experts beside baselines", ("evidence",), "evidence")
+    MULTISTAGE = ("networks for stages", ("multistage",), "multistage")
+    CURRICULUM = ("ways to train", ("curriculum",), "curriculum")
+    EXPERTS = ("timestep experts", ("groups", "allocation"), "allocation")
+    BASE = ("a base", (), None)
+
+    def __init__(self, title: str, sections: tuple[str, ...], entry: str | None) -> None:
+        self.title, self.sections, self.entry = title, sections, entry
+
+    @classmethod
+    def asked_for(cls, recipe: Mapping[str, Any]) -> "Experiment":
+        """The kind that a recipe asks for; a section that is null is not there.
+
+        Example:
+            >>> Experiment.asked_for({"name": "mine", "base": {}, "multistage": {}, "evidence": None}).name
+            'MULTISTAGE'
+        """
+        return next(kind for kind in cls if all(recipe.get(section) is not None for section in kind.sections))
+
+    @classmethod
+    def shown_by(cls, manifest: Mapping[str, Any]) -> "Experiment":
+        """The kind of run that a manifest is of."""
+        return next(kind for kind in cls if kind.entry is None or kind.entry in manifest)

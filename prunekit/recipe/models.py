@@ -1,0 +1,132 @@
+"""The kinds of recipes: what each needs, by the kind of experiment that it asks for."""
+
+from collections.abc import Mapping
+from typing import Any, ClassVar, Self
+
+from pydantic import model_validator
+
+from prunekit.errors import InputError
+from prunekit.experiments import Experiment
+from prunekit.recipe.comparisons import CurriculumOptions, EvidenceOptions, MultistageOptions
+from prunekit.recipe.recipe import Recipe
+from prunekit.recipe.sections import AllocationOptions, EvaluationOptions, FinetuneOptions, GroupOptions, PruneOptions
+
+__all__ = [
+    "BaseRecipe",
+    "CurriculumRecipe",
+    "EntryRecipe",
+    "EvidenceRecipe",
+    "ExpertsRecipe",
+    "MultistageRecipe",
+]
+
+
+class BaseRecipe(Recipe):
+    """Opens or trains a base, and nothing else."""
+
+    experiment: ClassVar[Experiment] = Experiment.BASE
+
+
+class ExpertsRecipe(Recipe):
+    """Makes timestep experts from a base: prunes them if there is a prune section, and likewise fine-tunes and evaluates them."""
+
+    experiment: ClassVar[Experiment] = Experiment.EXPERTS
+
+    groups: GroupOptions
+    allocation: AllocationOptions
+
+
+class EntryRecipe(ExpertsRecipe):
+    """Makes timestep experts as an entry of a comparison, with every stage."""
+
+    prune: PruneOptions
+    finetune: FinetuneOptions
+    evaluation: EvaluationOptions
+
+
+class EvidenceRecipe(EntryRecipe):
+    """Compares experts with baselines and ablations, each a recipe of its own."""
+
+    experiment: ClassVar[Experiment] = Experiment.EVIDENCE
+    from_scratch: ClassVar[bool] = True
+
+    multistage: None = None
+    curriculum: None = None
+    evidence: EvidenceOptions
+
+    def entry(self, name: str) -> EntryRecipe:
+        """The recipe of an entry.
+
+        Raises:
+            ValidationError: what it changes is none of the recipe's, or does not fit.
+        """
+        data = self.model_dump(mode="json", exclude={"evidence"})
+        merged = _merged(data, self.evidence.entries[name].changes)
+        return EntryRecipe.model_validate(merged)._trusting(self._confirmed)
+
+    def _prune_sections(self) -> list[PruneOptions | None]:
+        return [self.prune, *(self.entry(name).prune for name in self.evidence.entries)]
+
+    @model_validator(mode="after")
+    def _has_fitting_entries(self) -> Self:
+        for name in self.evidence.entries:
+            with self._within("evidence", "entries", name, "changes"):
+                self.entry(name)
+        return self
+
+
+class MultistageRecipe(Recipe):
+    """Compares one network, networks for stages, and one encoder with a decoder for each stage."""
+
+    experiment: ClassVar[Experiment] = Experiment.MULTISTAGE
+
+    groups: None = None
+    allocation: None = None
+    prune: None = None
+    finetune: None = None
+    multistage: MultistageOptions
+    curriculum: None = None
+    evidence: None = None
+    evaluation: EvaluationOptions
+
+    @model_validator(mode="after")
+    def _trains_what_it_compares(self) -> Self:
+        if self.base.model is None and "tailored" in self.multistage.networks:
+            raise InputError(
+                "A multistage section with tailored decoders needs a base with a model to train from scratch."
+            )
+        if self.base.train.timestep_sampler != "uniform":
+            raise InputError("A multistage section needs timestep_sampler uniform; its draw says how stages are drawn.")
+        return self
+
+
+class CurriculumRecipe(Recipe):
+    """Compares ways to train one network."""
+
+    experiment: ClassVar[Experiment] = Experiment.CURRICULUM
+    from_scratch: ClassVar[bool] = True
+
+    groups: None = None
+    allocation: None = None
+    prune: None = None
+    finetune: None = None
+    multistage: None = None
+    curriculum: CurriculumOptions
+    evidence: None = None
+    evaluation: EvaluationOptions
+
+    @model_validator(mode="after")
+    def _has_fitting_entries(self) -> Self:
+        for name in self.curriculum.entries:
+            with self._within("curriculum", "entries", name):
+                self.curriculum.setting(name, self.base.train)
+        return self
+
+
+def _merged(data: Mapping[str, Any], changes: Mapping[Any, Any]) -> dict[str, Any]:
+    """Nested mappings with the values of others in their place."""
+    merged = dict(data)
+    for key, value in changes.items():
+        old = merged.get(key)
+        merged[key] = _merged(old, value) if isinstance(old, Mapping) and isinstance(value, Mapping) else value
+    return merged

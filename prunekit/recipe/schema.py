@@ -1,0 +1,167 @@
+"""The JSON Schema of recipes, made from the models: editors complete by it, and a misspelt key is compared with its keys."""
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
+from inspect import cleandoc
+from typing import Any
+
+from pydantic import BaseModel, GetCoreSchemaHandler, GetJsonSchemaHandler, TypeAdapter
+from pydantic.json_schema import GenerateJsonSchema, JsonSchemaValue
+from pydantic_core import CoreSchema, core_schema
+
+from prunekit._messages import did_you_mean
+from prunekit.errors import InputError
+
+__all__ = ["Choice", "Limits", "ShownAs", "choices_at", "inner", "keys_at", "schema_of"]
+
+_ROLE = re.compile(r":[a-z]+:`(?:~[\w.]*\.)?([\w.]+)`")
+_ARGUMENT = re.compile(r"^ {4}(\w+): (.*(?:\n {5,}.*)*)", re.MULTILINE)
+
+
+@dataclass(frozen=True)
+class Choice:
+    """A text that is one of some names, which are checked and shown.
+
+    Args:
+        names: the known ones.
+    """
+
+    names: tuple[str, ...]
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+        return core_schema.no_info_after_validator_function(self._known, handler(source))
+
+    def __get_pydantic_json_schema__(self, core: CoreSchema, handler: GetJsonSchemaHandler) -> JsonSchemaValue:
+        return {**handler(core), "enum": list(self.names)}
+
+    def _known(self, name: str) -> str:
+        if name not in self.names:
+            known = ", ".join(sorted(self.names))
+            raise InputError(f"Got {name!r}{did_you_mean(name, self.names)}; expected one of {known}.")
+        return name
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What recipes say of options that stand on another floor, by option, as JSON Schema has it.
+
+    Where there are both ``minimum`` and ``maximum``, of whole numbers, they are checked here; all else is checked where the options
+    stand, and is shown only.
+
+    Args:
+        options: such as ``{"steps": {"minimum": 1, "maximum": 10**9}}``.
+    """
+
+    options: Mapping[str, Mapping[str, Any]]
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+        return core_schema.no_info_after_validator_function(self._within, handler(source))
+
+    def __get_pydantic_json_schema__(self, core: CoreSchema, handler: GetJsonSchemaHandler) -> JsonSchemaValue:
+        schema = handler(core)
+        properties = handler.resolve_ref_schema(schema)["properties"]
+        for name, facts in self.options.items():
+            properties[name].update(facts)
+        return schema
+
+    def _within(self, options: Any) -> Any:
+        for name, facts in self.options.items():
+            value, least, most = getattr(options, name), facts.get("minimum"), facts.get("maximum")
+            if least is not None and most is not None and not least <= value <= most:
+                raise InputError(f"Got {name} {value}; expected a whole number from {least} to {most:,}.")
+        return options
+
+
+@dataclass(frozen=True)
+class ShownAs:
+    """A mapping that is read as it stands and is checked later, with other values; the schema shows what it must come to.
+
+    Args:
+        form: the type of that.
+    """
+
+    form: Any
+
+    def __get_pydantic_json_schema__(self, core: CoreSchema, handler: GetJsonSchemaHandler) -> JsonSchemaValue:
+        return handler(TypeAdapter(self.form).core_schema)
+
+
+class _Schema(GenerateJsonSchema):
+    """Docstrings describe: a class's first paragraph the section, its ``Args`` the keys. Every default is shown."""
+
+    def dataclass_schema(self, schema: core_schema.DataclassSchema) -> JsonSchemaValue:
+        return _described(super().dataclass_schema(schema), schema["cls"])
+
+    def model_schema(self, schema: core_schema.ModelSchema) -> JsonSchemaValue:
+        return _described(super().model_schema(schema), schema["cls"])
+
+    def get_default_value(self, schema: core_schema.WithDefaultSchema) -> Any:
+        if "default_factory" in schema and not schema.get("default_factory_takes_data"):
+            return schema["default_factory"]()  # type: ignore[call-arg]
+        return super().get_default_value(schema)
+
+
+def _described(schema: JsonSchemaValue, section: type) -> JsonSchemaValue:
+    text = _ROLE.sub(r"`\1`", cleandoc(section.__doc__ or "")).replace("``", "`")
+    schema["description"] = _line(re.split(r"\n\n(?:Args|Raises|Example):", text)[0])
+    for name, meaning in _ARGUMENT.findall(text.partition("Args:\n")[2]):
+        if name in schema.get("properties", {}):
+            schema["properties"][name]["description"] = _line(meaning[:1].upper() + meaning[1:])
+    return schema
+
+
+def _line(text: str) -> str:
+    """Paragraphs, each on one line."""
+    return "\n".join(" ".join(paragraph.split()) for paragraph in text.split("\n\n"))
+
+
+@cache
+def schema_of(model: type[BaseModel]) -> dict[str, Any]:
+    """The JSON Schema of what a model reads. Do not change it: it is shared."""
+    return model.model_json_schema(schema_generator=_Schema)
+
+
+def inner(schema: Mapping[str, Any], node: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
+    """The forms that a value may have, with references resolved."""
+    if "$ref" in node:
+        yield from inner(schema, schema["$defs"][str(node["$ref"]).rpartition("/")[2]])
+    elif "anyOf" in node:
+        for one in node["anyOf"]:
+            yield from inner(schema, one)
+    else:
+        yield node
+
+
+def _at(schema: Mapping[str, Any], place: Sequence[str | int]) -> Iterator[Mapping[str, Any]]:
+    """The forms that the value at a place may have."""
+    nodes = [schema]
+    for part in place:
+        nodes = [form for node in nodes for form in inner(schema, node)]
+        nodes = [found for node in nodes if isinstance(found := _below(node, part), Mapping)]
+    for node in nodes:
+        yield from inner(schema, node)
+
+
+def _below(node: Mapping[str, Any], part: str | int) -> Any:
+    if isinstance(part, int):
+        return node.get("items")
+    others = next(iter(node.get("patternProperties", {}).values()), node.get("additionalProperties"))
+    return node.get("properties", {}).get(part, others)
+
+
+def keys_at(schema: Mapping[str, Any], place: Sequence[str | int]) -> tuple[str, ...]:
+    """The keys that the mapping at a place of a recipe may have.
+
+    Args:
+        schema: see :func:`schema_of`.
+        place: keys and indices on the way there.
+    """
+    return tuple(dict.fromkeys(key for node in _at(schema, place) for key in node.get("properties", {})))
+
+
+def choices_at(schema: Mapping[str, Any], place: Sequence[str | int]) -> tuple[str, ...]:
+    """The texts that the value at a place of a recipe may be, where they are listed."""
+    found = [value for node in _at(schema, place) for value in (*node.get("enum", ()), node.get("const"))]
+    return tuple(dict.fromkeys(value for value in found if isinstance(value, str)))

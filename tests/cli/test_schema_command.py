@@ -1,0 +1,19 @@
+"""``prunekit schema``: what it prints is what docs/ has."""
+
+from pathlib import Path
+
+from command_line import done, typed
+
+DOCS = Path(__file__).parents[2] / "docs"
+
+
+def test_the_command_prints_the_files_of_the_documentation():
+    assert done("prunekit schema").out == (DOCS / "recipe.schema.json").read_text(encoding="utf-8")
+    assert done("prunekit schema --markdown").out == (DOCS / "recipe.md").read_text(encoding="utf-8")
+    assert done("prunekit schema --json").json["properties"]["evidence"]
+
+
+def test_a_page_is_no_json():
+    result = typed("prunekit schema --markdown --json")
+    assert (result.code, result.out) == (2, "")
+    assert "Got --markdown and --json; expected one of them." in result.err

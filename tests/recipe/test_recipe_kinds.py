@@ -1,0 +1,116 @@
+"""Kinds of recipes: each is told by its sections, and has what it needs."""
+
+from pathlib import Path
+
+import pytest
+import yaml
+from recipe_parts import CHECKPOINT, CURRICULUM, EVIDENCE, MODEL, MULTISTAGE, SECTIONS
+
+from prunekit.errors import FileFormatError
+from prunekit.experiments import Experiment
+from prunekit.recipe import (
+    BaseRecipe,
+    CurriculumRecipe,
+    EntryRecipe,
+    EvidenceRecipe,
+    ExpertsRecipe,
+    MultistageRecipe,
+    Recipe,
+    load_recipe,
+)
+from prunekit.recipe.recipe import MODELS
+from prunekit.report.kinds import KINDS
+from prunekit.studies.kinds_of_runs import RUNS
+
+RECIPES = Path(__file__).parents[2] / "recipes"
+KIND_OF = {
+    "digits-base": BaseRecipe,
+    "ddpm-cifar10": ExpertsRecipe,
+    "digits-demo": ExpertsRecipe,
+    "digits-curriculum": CurriculumRecipe,
+    "digits-multistage-on": MultistageRecipe,
+    "fashion-tdc": EvidenceRecipe,
+}
+
+
+@pytest.fixture
+def load(tmp_path):
+    """A recipe as a user gives it."""
+
+    def from_data(**data):
+        path = tmp_path / "recipe.yaml"
+        path.write_text(yaml.safe_dump({"name": "x", **data}, sort_keys=False))
+        return load_recipe(path)
+
+    return from_data
+
+
+@pytest.fixture
+def refused(load):
+    """What is said of a wrong recipe, from its line on."""
+
+    def said(**data):
+        with pytest.raises(FileFormatError) as caught:
+            load(**data)
+        return str(caught.value).partition("recipe.yaml, ")[2]
+
+    return said
+
+
+def test_recipes_runs_and_reports_have_every_kind():
+    assert set(MODELS) == set(RUNS) == set(Experiment)
+    assert set(KINDS) == set(Experiment) - {Experiment.BASE}
+    assert all(model.experiment is kind for kind, model in MODELS.items())
+
+
+@pytest.mark.parametrize(("name", "kind"), KIND_OF.items())
+def test_a_recipe_is_of_the_kind_that_its_sections_ask_for(name, kind):
+    assert type(load_recipe(RECIPES / f"{name}.yaml")) is kind
+
+
+def test_sections_that_are_null_ask_for_nothing():
+    data = {"name": "x", "base": CHECKPOINT, **SECTIONS, "evidence": None, "multistage": None}
+    recipe = Recipe.model_validate(data)
+    assert type(recipe) is ExpertsRecipe
+    assert type(Recipe.model_validate(recipe.model_dump(mode="json"))) is ExpertsRecipe
+    assert type(Recipe.model_validate_json(recipe.model_dump_json())) is ExpertsRecipe
+    assert Recipe.model_validate(recipe) is recipe
+
+
+def test_all_kinds_write_the_same_keys_in_the_same_order():
+    assert {tuple(model.model_fields) for model in MODELS.values()} == {tuple(Recipe.model_fields)}
+
+
+def test_an_entry_has_every_section_and_the_base_has_none(load):
+    recipe = load(base=MODEL, **SECTIONS, evidence=EVIDENCE)
+    assert type(recipe.entry("a")) is EntryRecipe
+    assert type(recipe.only()) is BaseRecipe
+    assert recipe.only().model_dump() == recipe.model_copy(update=dict.fromkeys([*SECTIONS, "evidence"])).model_dump()
+    part = recipe.entry("a").only("groups", "allocation", "prune")
+    assert (type(part), part.finetune, part.prune) == (ExpertsRecipe, None, recipe.prune)
+
+
+@pytest.mark.parametrize("missing", SECTIONS)
+def test_a_comparison_says_what_it_needs_and_what_is_missing(refused, missing):
+    sections = {name: {} for name in SECTIONS if name != missing}
+    said = refused(base=MODEL, **sections, evidence=EVIDENCE)
+    assert "An evidence section needs a base with a model to train, and groups, allocation, prune, finetune and" in said
+    assert said.endswith(f"; got no {missing}.")
+
+
+@pytest.mark.parametrize("section", ["groups", "allocation", "prune", "finetune", "curriculum"])
+def test_a_section_that_a_comparison_does_not_read_is_refused_with_its_line(refused, section):
+    value = {"curriculum": CURRICULUM}.get(section, {})
+    said = refused(base=CHECKPOINT, evaluation={}, multistage=MULTISTAGE, **{section: value})
+    assert f"{section}: A multistage section needs an evaluation section, without" in said
+    assert said.endswith(f"; got {section}.")
+
+
+@pytest.mark.parametrize(
+    ("section", "value"), [("curriculum", CURRICULUM), ("evidence", EVIDENCE)], ids=["curriculum", "evidence"]
+)
+def test_a_comparison_that_trains_needs_a_model(refused, section, value):
+    sections = SECTIONS if section == "evidence" else {"evaluation": {}}
+    said = refused(base=CHECKPOINT, **sections, **{section: value})
+    assert f"{section} section needs a base with a model to train" in said
+    assert said.endswith("; got a base with a checkpoint.")
