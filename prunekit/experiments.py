@@ -1,7 +1,7 @@
 """The kinds of experiments: which sections of a recipe ask for one, and which entry of its manifest shows what it found.
 
 Recipes, runs and reports each have a part for every kind, under the members of this one table: the recipe's model in
-:mod:`prunekit.recipe`, the run in :mod:`prunekit.pipeline`, the page in :mod:`prunekit.report`.
+:mod:`prunekit.recipe`, the run in :mod:`prunekit.runs` or :mod:`prunekit.studies`, the page in :mod:`prunekit.report`.
 """
 
 from collections.abc import Mapping

@@ -19,22 +19,6 @@ from prunekit.groups import TimestepGroups
 from prunekit.importance import ImportanceMap
 from prunekit.ledger import BASE_TRAINING, LedgerRow, both_ways, spent_on_training
 from prunekit.nets import TimestepExperts, load_experts
-from prunekit.runs.executors import Executor
-from prunekit.steps.finetuning import finetune_slim
-from prunekit.steps.cutting import method_of, spent_on_grouping
-from prunekit.steps.image_choice import is_by_place
-from prunekit.runs.manifest import manifest_of, write_manifest
-from prunekit.steps.sample_quality import Setting, check_extractor, measure_all, save_images
-from prunekit.runs.observing import Observer, training_reporter
-from prunekit.steps.placing import placed
-from prunekit.steps.budgets import evaluations, plan_budget
-from prunekit.runs.resumable import ResumableRun, Stage
-from prunekit.runs.run_folder import check_places, inside, own_or_elsewhere
-from prunekit.steps.spending import base_training, spent_on_losses, spent_on_sampling, spent_on_search
-from prunekit.steps.assembling import assemble
-from prunekit.steps.bases import EMBEDDED, open_base, train_base
-from prunekit.steps.bench import Bench, prune_group, score_groups
-from prunekit.steps.image_choice import check_images
 from prunekit.recipe import (
     AllocationOptions,
     EvaluationOptions,
@@ -45,8 +29,23 @@ from prunekit.recipe import (
     Recipe,
 )
 from prunekit.report import grouping_png, write_report
+from prunekit.runs.executors import Executor
+from prunekit.runs.manifest import manifest_of, write_manifest
+from prunekit.runs.observing import Observer, training_reporter
+from prunekit.runs.resumable import ResumableRun, Stage
+from prunekit.runs.run_folder import check_places, inside, own_or_elsewhere
 from prunekit.search import DEFAULT_MULTIPLE, SearchResult, default_multiples, is_tiny
 from prunekit.slim import SlimModel, load_slim, save_slim
+from prunekit.steps.assembling import assemble
+from prunekit.steps.bases import EMBEDDED, open_base, train_base
+from prunekit.steps.bench import Bench, prune_group, score_groups
+from prunekit.steps.budgets import evaluations, plan_budget
+from prunekit.steps.cutting import method_of, spent_on_grouping
+from prunekit.steps.finetuning import finetune_slim
+from prunekit.steps.image_choice import check_images, is_by_place
+from prunekit.steps.placing import placed
+from prunekit.steps.sample_quality import Setting, check_extractor, measure_all, save_images
+from prunekit.steps.spending import base_training, spent_on_losses, spent_on_sampling, spent_on_search
 from prunekit.training import Tally
 
 __all__ = ["Run"]

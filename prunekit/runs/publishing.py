@@ -8,12 +8,12 @@ from prunekit._json import read_json
 from prunekit._kinds import FolderKind, has_format
 from prunekit._names import public_manifest
 from prunekit.errors import FileFormatError, InputError
-from prunekit.runs.run_folder import check_links
 from prunekit.recipe.comparisons import slug
 from prunekit.report import report_writer, write_overview
 from prunekit.report.folder import FOLDER as REPORT
 from prunekit.report.forms import MANIFEST_FORMAT, read_manifest
 from prunekit.report.overview import check_overview
+from prunekit.runs.run_folder import check_links
 
 __all__ = ["check_place", "publish"]
 

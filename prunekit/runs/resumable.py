@@ -22,12 +22,12 @@ from typing_extensions import TypeVar
 from prunekit._files import json_hash
 from prunekit._kinds import contents
 from prunekit.data import ImageSplit, load_images, note_place
+from prunekit.recipe import Recipe
 from prunekit.runs.book import Book, Stage
 from prunekit.runs.executors import Executor, fan_out
 from prunekit.runs.jobs import Job
 from prunekit.runs.observing import Observer, Silent, say
 from prunekit.runs.run_folder import check_links
-from prunekit.recipe import Recipe
 from prunekit.training.checkpoints import drop_checkpoints
 
 __all__ = ["ResumableRun", "Stage"]
