@@ -4,6 +4,7 @@ Pages link to reports, recipes and other files of the repository as they lie the
 links to, so that these links work in the repository and in the site.
 """
 
+import ast
 import re
 from collections.abc import Callable, Iterator
 from pathlib import Path, PurePosixPath
@@ -14,12 +15,14 @@ from latex2mathml.converter import convert
 from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.structure.files import File, Files
 from mkdocs.structure.pages import Page
+from site_docstrings import function_path
 
 ROOT = Path(__file__).resolve().parents[1]
 LINK = re.compile(r"(?<=\]\()[^)\s]+(?=\))")
 FORMULA = re.compile(r"^\$\$(.+?)\$\$$", flags=re.MULTILINE | re.DOTALL)
 FENCE = re.compile(r"^```.*?^```$", flags=re.MULTILINE | re.DOTALL)
-CLI_PAGE = "reference/cli.md"
+DIRECTIVE = re.compile(r"^::: (prunekit[\w.]*)$", flags=re.MULTILINE)
+CLI_PAGE, API_PAGE = "reference/cli.md", "reference/api.md"
 
 
 def on_files(files: Files, config: MkDocsConfig) -> Files:
@@ -40,7 +43,7 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
 
 
 def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Files) -> str:
-    """Point links at the site's copy of a file, and make formulas MathML, which browsers show by themselves."""
+    """Point links at the site's copy of a file, make formulas MathML, and show names that griffe takes for modules."""
     place = in_repository(page.file.src_uri)
 
     def pointed(match: re.Match[str]) -> str:
@@ -54,6 +57,8 @@ def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Fil
     def shown(match: re.Match[str]) -> str:
         return convert(match[1], display="block")
 
+    for package in DIRECTIVE.findall(markdown):
+        markdown += "".join(shown_by_itself(path, page.file.src_uri == API_PAGE) for path in hidden_names(package))
     return outside_code(markdown, lambda text: LINK.sub(pointed, FORMULA.sub(shown, text)))
 
 
@@ -67,6 +72,25 @@ def command_line() -> str:
         raise RuntimeError(f"typer could not document the command line: {result.output or result.exception}")
     opening, _, commands = result.output.partition("**Commands**:")  # a list of cut-off sentences; the headings have the names
     return opening.replace("# `prunekit`\n", "# Command line\n", 1) + commands[commands.index("\n## ") :]
+
+
+def hidden_names(package: str) -> list[str]:
+    """Where a package's exports are defined that have the name of one of its modules, such as ``prunekit.graph.trace``."""
+    place = ROOT.joinpath(*package.split("."))
+    if not place.is_dir():
+        return []
+    names = {}
+    for node in ast.walk(ast.parse(place.joinpath("__init__.py").read_text(encoding="utf-8"))):
+        if isinstance(node, ast.ImportFrom):
+            names |= {name.asname or name.name: f"{node.module}.{name.name}" for name in node.names}
+    taken = {path.stem for path in place.iterdir() if path.suffix == ".py" or path.joinpath("__init__.py").is_file()}
+    return [function_path(path) for name, path in sorted(names.items()) if name in taken and path != f"{package}.{name}"]
+
+
+def shown_by_itself(path: str, again: bool) -> str:
+    """A directive for one object; ``again`` if another page has the object and links should lead there."""
+    options = "show_root_heading: true, show_root_toc_entry: true, heading_level: 2"
+    return f"\n::: {path}\n    options: {{{options}{', skip_local_inventory: true' if again else ''}}}\n"
 
 
 def outside_code(markdown: str, change: Callable[[str], str]) -> str:
