@@ -57,7 +57,9 @@ def function_path(path: str) -> str:
     place = ROOT.joinpath(*package.split("."))
     if not place.joinpath(f"{name}.py").is_file():
         return path
-    exported = re.search(rf'^    "{name}",$', place.joinpath("__init__.py").read_text(encoding="utf-8"), flags=re.MULTILINE)
+    exported = re.search(
+        rf'^    "{name}",$', place.joinpath("__init__.py").read_text(encoding="utf-8"), flags=re.MULTILINE
+    )
     return f"{path}.{name}" if exported else path
 
 

@@ -70,7 +70,8 @@ def command_line() -> str:
     result = CliRunner().invoke(typer_app, ["prunekit.cli.app", "utils", "docs", "--name", "prunekit"])
     if result.exit_code != 0:
         raise RuntimeError(f"typer could not document the command line: {result.output or result.exception}")
-    opening, _, commands = result.output.partition("**Commands**:")  # a list of cut-off sentences; the headings have the names
+    # typer's list of commands cuts sentences off, and the headings have the names
+    opening, _, commands = result.output.partition("**Commands**:")
     return opening.replace("# `prunekit`\n", "# Command line\n", 1) + commands[commands.index("\n## ") :]
 
 
@@ -84,7 +85,9 @@ def hidden_names(package: str) -> list[str]:
         if isinstance(node, ast.ImportFrom):
             names |= {name.asname or name.name: f"{node.module}.{name.name}" for name in node.names}
     taken = {path.stem for path in place.iterdir() if path.suffix == ".py" or path.joinpath("__init__.py").is_file()}
-    return [function_path(path) for name, path in sorted(names.items()) if name in taken and path != f"{package}.{name}"]
+    return [
+        function_path(path) for name, path in sorted(names.items()) if name in taken and path != f"{package}.{name}"
+    ]
 
 
 def shown_by_itself(path: str, again: bool) -> str:

@@ -46,6 +46,10 @@ def test_the_notebook_is_stored_without_outputs_and_has_one_cell_of_options() ->
 def test_the_notebook_makes_the_same_calls_as_the_tutorial() -> None:
     tutorial = (DOCS / "tutorial.md").read_text(encoding="utf-8")
     source = "".join("".join(cell["source"]) for cell in CELLS)
-    for call in ("make_groups(base.schedule, count=5)", "Bench.of(base)", "prune_group(bench, images, scores, group, macs, "):
+    for call in (
+        "make_groups(base.schedule, count=5)",
+        "Bench.of(base)",
+        "prune_group(bench, images, scores, group, macs, ",
+    ):
         assert call in tutorial
         assert call in source
