@@ -1,4 +1,4 @@
-"""Cuts of the timesteps by the optimal denoiser of real images, and by a base's gradients, compared with published cuts for CIFAR-10.
+"""Cuts of the timesteps by the optimal denoiser of real images, compared with published cuts, and by a base's gradients.
 
 Uses Fashion-MNIST's 60,000 training images and the embedded digits, variance-preserving schedules and EDM's sigmas, and three
 seeds of the pairs of image and noise. Records time and memory of every measurement. Writes reports/groups/grouping.json, .md and

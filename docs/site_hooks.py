@@ -13,12 +13,14 @@ from urllib.parse import urlsplit
 
 from latex2mathml.converter import convert
 from mkdocs.config.defaults import MkDocsConfig
+from mkdocs.exceptions import PluginError
 from mkdocs.structure.files import File, Files
 from mkdocs.structure.pages import Page
 from site_docstrings import function_path
 
 ROOT = Path(__file__).resolve().parents[1]
 LINK = re.compile(r"(?<=\]\()[^)\s]+(?=\))")
+FETCHED = re.compile(r"<(?:img|script|iframe|source|link(?![^>]*canonical))\b[^>]*(?:src|href)=.?(?:https?:)?//[^>]*>")
 FORMULA = re.compile(r"^\$\$(.+?)\$\$$", flags=re.MULTILINE | re.DOTALL)
 FENCE = re.compile(r"^```.*?^```$", flags=re.MULTILINE | re.DOTALL)
 DIRECTIVE = re.compile(r"^::: (prunekit[\w.]*)$", flags=re.MULTILINE)
@@ -60,6 +62,13 @@ def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Fil
     for package in DIRECTIVE.findall(markdown):
         markdown += "".join(shown_by_itself(path, page.file.src_uri == API_PAGE) for path in hidden_names(package))
     return outside_code(markdown, lambda text: LINK.sub(pointed, FORMULA.sub(shown, text)))
+
+
+def on_post_build(config: MkDocsConfig) -> None:
+    """Fail if a page would fetch something from another host: the site must be readable without a network."""
+    for page in sorted(Path(config.site_dir).rglob("*.html")):
+        for tag in FETCHED.findall(page.read_text(encoding="utf-8")):
+            raise PluginError(f"{page.name} fetches from another host: {tag}; expected files of the site only.")
 
 
 def command_line() -> str:
