@@ -7,7 +7,7 @@ WORKERS ?= 2
 # tests/conftest.py says which worker gets which test; processes that tests start find bytecode
 PYTEST := PYTHONDONTWRITEBYTECODE= OMP_NUM_THREADS=1 $(BIN)/pytest -n $(WORKERS)
 
-.PHONY: demo test test-all slow-cases check format reports clean
+.PHONY: demo test test-all slow-cases check docs format reports clean
 
 demo: $(VENV)/.installed ## run the main job on the embedded digits
 	$(BIN)/prunekit demo --output demo
@@ -22,11 +22,14 @@ slow-cases: $(VENV)/.installed-test ## list anew what `make test` leaves out, by
 	$(PYTEST) --junitxml .pytest_cache/times.xml
 	$(BIN)/python tests/slow_cases.py .pytest_cache/times.xml
 
-check: $(VENV)/.installed-test ## format, lint, types, floors
+check: $(VENV)/.installed-test docs ## format, lint, types, floors, documentation
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+docs: $(VENV)/.installed-docs ## build the documentation site: site/index.html
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet
 
 format: $(VENV)/.installed-test
 	$(BIN)/ruff format .
@@ -40,12 +43,16 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e .
 	touch $@
 
-$(VENV)/.installed-test: $(VENV)/.installed
+$(VENV)/.installed-test: $(VENV)/.installed-docs
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[test]'
 	# two libraries whose networks are tested; torchvision, which they ask for, is for pictures alone
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt --no-deps \
 		denoising-diffusion-pytorch smalldiffusion
 	touch $@
 
+$(VENV)/.installed-docs: $(VENV)/.installed
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[docs]'
+	touch $@
+
 clean:
-	rm -rf $(VENV) demo base.pt
+	rm -rf $(VENV) demo site base.pt

@@ -1,4 +1,4 @@
-"""The networks that searches are measured on, traced, with images of theirs."""
+"""The traced networks, with images, that the search benchmarks use."""
 
 import torch
 from cifar_unet import CIFAR_UNET, cifar_unet

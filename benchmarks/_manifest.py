@@ -1,4 +1,4 @@
-"""What a benchmark was run with, beside what it measured."""
+"""The environment of a benchmark, stored together with its measurements."""
 
 import json
 import os
@@ -39,7 +39,7 @@ def markdown_table(header: list[str], rows: list[list[str]]) -> str:
 
 
 def _commit() -> str | None:
-    """Commit of the source tree, with ``+changes`` where the package or the benchmarks have some; None outside a checkout."""
+    """Commit of the source tree, with ``+changes`` if the package or the benchmarks were edited; None outside a checkout."""
 
     def git(*arguments: str) -> str:
         command = ["git", "-C", str(Path(__file__).parent), *arguments]

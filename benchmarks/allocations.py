@@ -1,9 +1,9 @@
 """Rules linear, snr and measured at equal mean budgets on the embedded digits base: loss summed over the sampler's steps.
 
-Every timestep group is searched once down to the frontier's floor; the rules are compared on these frontiers (the search's own
-proxy). With --held-out every group is also pruned anew to each rule's targets and fine-tuned, and the loss is measured with fixed
-noise on images that no search saw, before and after. Writes reports/search/allocations.json and .md, in about three minutes, or
-thirty with --held-out:
+Every timestep group is searched once, down to the frontier's floor, and the rules are compared on these frontiers by the search's
+own proxy. With --held-out, every group is also pruned again to each rule's targets and fine-tuned. The loss is measured with fixed
+noise on images that no search used, before and after. Writes reports/search/allocations.json and .md in about three minutes, or
+in thirty with --held-out:
 python benchmarks/allocations.py [--quick] [--held-out]
 """
 
@@ -75,7 +75,7 @@ class Study:
         return self.reached[index, target]
 
     def figures(self, rule: str, allocation: Allocation) -> dict[str, Any]:
-        """What a rule gives, what the frontiers show there, and what pruning to it gives."""
+        """A rule's targets, the loss on the frontiers there, and the loss after pruning to them."""
         recorded, shown = allocation.expected_loss(recorded_only=True), allocation.expected_loss()
         figures = {
             "budget": allocation.budget,
@@ -94,7 +94,7 @@ class Study:
 
 
 def compare(study: Study, frontiers: Sequence[Frontier]) -> list[dict[str, Any]]:
-    """One row per budget and rule; only budget and rule where a rule cannot reach the budget."""
+    """One row per budget and rule; it has only budget and rule if the rule cannot meet the budget."""
     rows = []
     schedule = study.base.schedule
     floor = max(frontier.macs[0] / frontier.base_macs for frontier in frontiers)

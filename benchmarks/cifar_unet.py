@@ -1,4 +1,4 @@
-"""The CIFAR-10 DDPM U-Net (the configuration of google/ddpm-cifar10-32) with random weights: what the benchmarks run on."""
+"""The CIFAR-10 DDPM U-Net (the configuration of google/ddpm-cifar10-32) with random weights, for the benchmarks."""
 
 import torch
 from torch import Tensor, nn

@@ -1,9 +1,9 @@
-"""How alike models of the digits are for the same noise: other seeds, another width, none of the training, and the demo's experts.
+"""How similar models of the digits are for the same noise: other seeds, another width, no training, and the demo's experts.
 
-The embedded base (6,000 train steps) is compared with a second seed of it that is trained for 1,500 steps, with the demo's five
-experts, and with a network that is not trained at all; the second seed with a third, and with a network of half the width. The
-trainings and the demo are ordinary runs, kept in a folder and gone on with: about a quarter of an hour on one core, then four
-minutes of measuring. Writes reports/consistency: python benchmarks/consistency.py [--quick] [--runs FOLDER]
+The embedded base (6,000 train steps) is compared with a second seed of 1,500 steps, with the demo's five experts, and with an
+untrained network. The second seed is compared with a third, and with a network of half the width. The trainings and the demo are
+ordinary runs in a folder, so they resume. They take about a quarter of an hour on one core, and the measurements four minutes.
+Writes reports/consistency: python benchmarks/consistency.py [--quick] [--runs FOLDER]
 """
 
 import argparse
@@ -66,7 +66,7 @@ The experts' own trajectories; every figure is of {count} states. [Pairs](expert
 
 
 def seeded(name: str, seed: int, steps: int, config: dict[str, Any] | None = None) -> Recipe:
-    """The recipe of the embedded base with another seed, length and, where given, architecture."""
+    """The recipe of the embedded base with another seed and length, and another architecture if given."""
     recipe = load_recipe(ROOT / "recipes" / "digits-base.yaml")
     model = dict(recipe.base.model or {})
     model["config"] = {**model["config"], **(config or {})}
@@ -75,7 +75,7 @@ def seeded(name: str, seed: int, steps: int, config: dict[str, Any] | None = Non
 
 
 def made(runs: Path, steps: int) -> dict[str, str]:
-    """Every model by what it is called here: trained, or found where it was trained before."""
+    """Every model by its name in the tables: trained now, or loaded from an earlier training."""
     recipes = [seeded("seed-1", 1, steps), seeded("seed-2", 2, steps), seeded("narrow", 2, steps, NARROW)]
     for recipe in (*recipes, load_recipe(ROOT / "recipes" / "digits-demo.yaml")):
         print(recipe.name, flush=True)
@@ -131,7 +131,7 @@ def seam_rows(compared: Compared) -> list[list[str]]:
 
 
 def write_text(found: list[Compared], trained: int, folder: Path) -> None:
-    """The tables, with what they are of."""
+    """The tables, with their captions."""
     settings, ssim = found[0].data["settings"], found[0].data["ssim"]
     kinds = [f"{name}{of}" for name in ("SSIM", "correlation", "MSE") for of in ("", ", shuffled")]
     along = ["t", *kinds[:4], "SSIM on the base's states"]

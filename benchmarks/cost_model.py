@@ -1,4 +1,4 @@
-"""Time of a cost query in closed form against counting a pruned model, on the CIFAR-10 DDPM U-Net with random weights.
+"""Time of a closed-form cost query, compared with counting a pruned model, on the CIFAR-10 DDPM U-Net with random weights.
 
 Prints medians as JSON, and writes reports/engine/cost_model.json: python benchmarks/cost_model.py
 """

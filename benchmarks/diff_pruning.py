@@ -25,10 +25,10 @@ PUBLISHED = {"params_millions": 19.851, "gmacs": 3.392}
 
 
 def uniform_width(group: ChannelGroup, ratio: float) -> int:
-    """Keep ⌊(1 − ratio)·size⌋ channels, of which only whole steps are removed.
+    """Keep ⌊(1 − ratio)·size⌋ channels, rounded so that only whole steps are removed.
 
     A norm of 32 groups loses the same number of channels from each: of 256 channels 77 would go, which is 2 from each norm group
-    and so 64 (0.25); of 128, 39 and so 32 (0.25). Where no norm is tied the ratio is met: 77 of 256 and 154 of 512 (0.3008).
+    and so 64 (0.25); of 128, 39 and so 32 (0.25). Without a tied norm the ratio is met: 77 of 256 and 154 of 512 (0.3008).
     """
     removed = group.size - int((1 - ratio) * group.size)
     return group.size - removed // group.step * group.step
@@ -53,7 +53,7 @@ def measure() -> dict[str, Any]:
 
 
 def _removed(model: nn.Module, graph: ChannelGraph, widths: IntArray) -> dict[str, dict[str, float]]:
-    """Number of channel groups and part of their channels removed: tied to a group norm or not."""
+    """Number of channel groups, and the removed share of their channels, for groups with and without a tied group norm."""
     sizes: dict[str, list[tuple[int, int]]] = {"tied to a group norm": [], "elsewhere": []}
     for group, width in zip(graph, widths, strict=True):
         normed = any(isinstance(model.get_submodule(member.layer), nn.GroupNorm) for member in group.members)
@@ -65,7 +65,7 @@ def _removed(model: nn.Module, graph: ChannelGraph, widths: IntArray) -> dict[st
 
 
 def _sizes(model: nn.Module, inputs: dict[str, Tensor]) -> dict[str, Any]:
-    """torch-pruning's count (batch 1, arguments by place: it multiplies by other things otherwise) beside this package's."""
+    """Counts by torch-pruning and by this package. torch-pruning counts wrongly unless batch is 1 and arguments are positional."""
     counted = count_macs(model, inputs)
     by_place = tuple(inputs.values())
     macs, params, layers, _ = tp.utils.count_ops_and_params(copy.deepcopy(model), by_place, layer_wise=True)

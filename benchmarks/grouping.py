@@ -1,7 +1,7 @@
-"""Cuts of the timesteps by the optimal denoiser of real images, beside those published for CIFAR-10; and by a base's gradients.
+"""Cuts of the timesteps by the optimal denoiser of real images, compared with published cuts, and by a base's gradients.
 
-Fashion-MNIST's 60,000 training images and the embedded digits, for variance-preserving schedules and EDM's sigmas, over three
-seeds of the pairs of image and noise. Time and memory of every measurement. Writes reports/groups/grouping.json, .md and
+Uses Fashion-MNIST's 60,000 training images and the embedded digits, variance-preserving schedules and EDM's sigmas, and three
+seeds of the pairs of image and noise. Records time and memory of every measurement. Writes reports/groups/grouping.json, .md and
 pictures, in about four minutes on one core: python benchmarks/grouping.py [--quick] [--tables]
 """
 
@@ -39,7 +39,7 @@ MEMORY = 256 * 2**20
 
 
 def half_range(schedule: NoiseSchedule) -> NoiseSchedule:
-    """What images in 0 … 1 meet: twice the noise for the same images in −1 … 1, with the same ε*."""
+    """The schedule for images in 0 … 1: twice the noise for the same images in −1 … 1, with the same ε*."""
     return NoiseSchedule(schedule.signal.copy(), 2 * schedule.noise)
 
 
@@ -74,7 +74,7 @@ def stages(fine: dict[str, FloatArray], alpha: float) -> tuple[int, int] | None:
 
 
 def judged(evidence: Evidence, schedule: NoiseSchedule, seed: int) -> dict[str, Any]:
-    """What every rule makes of evidence."""
+    """The cuts that every rule derives from the evidence."""
     timesteps = schedule.num_timesteps
     fine = {name: finely(curve, evidence.timesteps, timesteps) for name, curve in evidence.curves.items()}
     assert evidence.matrix is not None
@@ -96,7 +96,7 @@ def judged(evidence: Evidence, schedule: NoiseSchedule, seed: int) -> dict[str, 
 
 
 def implied(evidence: Evidence, cuts: tuple[int, int]) -> list[float]:
-    """The α at which the rule would cut there: the running means at two cuts."""
+    """The α at which the rule would make these two cuts: the running means there."""
     fine = {name: finely(curve, evidence.timesteps, 1000) for name, curve in evidence.curves.items()}
     return [round(float(fine["to_clean"][: cuts[0]].mean()), 3), round(float(fine["to_noise"][cuts[1] :].mean()), 3)]
 
@@ -110,7 +110,7 @@ def published_cuts(name: str, schedule: NoiseSchedule) -> tuple[int, int]:
 
 
 def survey(name: str, images: ImageData, folder: Path, quick: bool) -> list[dict[str, Any]]:
-    """Every schedule over the seeds, and once as if the images were scaled to 0 … 1."""
+    """Every schedule with all seeds, and once as if the images were scaled to 0 … 1."""
     rows = []
     for scale in ("-1 … 1", "0 … 1"):
         for kind, schedule in SCHEDULES.items():
@@ -131,7 +131,7 @@ def survey(name: str, images: ImageData, folder: Path, quick: bool) -> list[dict
 
 
 def by_gradients(folder: Path, quick: bool) -> list[dict[str, Any]]:
-    """The embedded base's gradients, over two seeds."""
+    """The embedded base's gradients, with two seeds."""
     base = open_base("embedded:digits")
     objective = DenoisingObjective(images_of(base).train.images, base.schedule, base.prediction_type)
     rows = []
@@ -152,7 +152,7 @@ def by_gradients(folder: Path, quick: bool) -> list[dict[str, Any]]:
 
 
 def spread(row: dict[str, Any], key: str, what: str) -> str:
-    """First seed's numbers, with the range over the seeds in brackets."""
+    """The first seed's numbers, with the range over the seeds in brackets."""
     found = [run[key] for run in row["runs"] if run.get(key)]
     if not found or not row["runs"][0].get(key):
         return "—"
@@ -211,7 +211,7 @@ def markdown(figures: dict[str, Any]) -> str:
 
 
 def wrapped(line: str) -> str:
-    """A long line of prose as several; tables stay as they are."""
+    """Wrap long lines of prose, but not of tables."""
     if len(line) <= 132 or line.startswith("|"):
         return line
     indent = "  " if line.startswith(("- ", "  ")) else ""

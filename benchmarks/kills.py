@@ -1,9 +1,9 @@
-"""Kills commands at random moments and starts them again until they finish: do they end in the same bytes?
+"""Kill commands at random moments, start them again until they finish, and check that the bytes are the same.
 
 ``python benchmarks/kills.py [--kills 20] [--only run]`` writes ``reports/safety/kills.json`` and ``kills.md``. Every second kill is
-Ctrl-C (SIGINT), the others are SIGKILL. A case is set up once; each kill begins with a fresh copy of it. After the kill the same
-command runs to its end, and every file that it leaves is compared with those of a run that nobody disturbed. Times, and facts
-that hold a time, are left out of the comparison.
+Ctrl-C (SIGINT), the others are SIGKILL. A case is set up once, and each kill starts from a fresh copy of it. Then the same
+command runs to its end, and every file that it wrote is compared with those of an undisturbed run. Times, and facts that contain
+a time, are not compared.
 """
 
 import argparse
@@ -57,9 +57,9 @@ class Case:
     """A command that is killed.
 
     Args:
-        line: what is typed.
+        line: the command line.
         before: command lines that prepare its folder.
-        outputs: what is compared; everything below a folder.
+        outputs: the files and folders that are compared; everything below a folder.
     """
 
     line: str
@@ -89,7 +89,7 @@ CASES = {
 
 
 def typed(line: str, folder: Path) -> int:
-    """Run a command line in a process of its own; its process id."""
+    """Start a command line in its own process; returns its process id."""
     child = os.fork()
     if child == 0:
         signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -121,7 +121,7 @@ def whole(line: str, folder: Path) -> None:
 
 
 def content(folder: Path, outputs: tuple[str, ...]) -> dict[str, str]:
-    """Every file of the outputs by name, with a hash of its bytes; of JSON and pages with times, of the rest."""
+    """Every output file by name, with a hash of its bytes. In JSON and pages with times, the times are not hashed."""
     files = [
         file
         for name in outputs
@@ -156,7 +156,7 @@ def _timeless(value: Any) -> Any:
 
 
 def measure(name: str, case: Case, kills: int, moments: random.Random, where: Path) -> dict[str, Any]:
-    """Kill a case so often; what came of it."""
+    """Kill a case this many times, and count the results."""
     prepared = where / name
     prepared.mkdir()
     (prepared / "net.json").write_text(json.dumps(NETWORK))
@@ -218,7 +218,7 @@ def measure_all(names: list[str], kills: int, seed: int = 0) -> dict[str, Any]:
 
 
 def _import_everything() -> None:
-    """What the commands import is there for all forks, so that the kills hit their work and not Python's start."""
+    """Import everything that the commands need before forking, so that the kills hit their work and not Python's start."""
     import diffusers  # noqa: F401, PLC0415
     import matplotlib.pyplot  # noqa: F401, PLC0415
     from diffusers import UNet2DModel  # noqa: F401, PLC0415

@@ -2,7 +2,7 @@
 
 The paper gives an encoder of 128 and decoders of 192, 128 and 16 from low to high noise, and 169M, 108M and 47M parameters for the
 encoder plus each decoder, in its DPM-Solver network. That is score_sde's DDPM++ with eight residual blocks at each of four
-resolutions. diffusers' blocks are laid out a little differently, and the variants show which difference costs how much.
+resolutions. diffusers' blocks have a slightly different layout, and the variants show the cost of each difference.
 
     python benchmarks/multi_decoder.py
 """

@@ -1,11 +1,11 @@
-"""Greedy search against the naive way: wall time and proxy loss.
+"""Greedy search compared with the naive way: wall time and proxy loss.
 
-The naive way measures every candidate in every round on a deep copy that torch-pruning prunes after tracing it anew, and counts
-its MACs by running it. Both sides use the same proxy on the same draws, the same channels, candidates, rounds and target.
+The naive way measures every candidate in every round on a deep copy that torch-pruning traces and prunes again, and counts its
+MACs by running it. Both sides use the same proxy on the same draws, the same channels, candidates, rounds and target.
 
     python benchmarks/naive_search.py --network digits --proxy loss --fresh 3 --rounds 24
     python benchmarks/naive_search.py --network cifar     # a randomly initialised U-Net of CIFAR-10's DDPM
-    python benchmarks/naive_search.py --table             # of all figures that are there
+    python benchmarks/naive_search.py --table             # makes the table from all stored figures
 """
 
 import argparse
@@ -42,7 +42,7 @@ REPEATS = {"digits": 3, "cifar": 1}  # of greedy; the naive way runs once
 
 
 def cut(model: Any, layer: str, indices: list[int], inputs: Any, heads: dict[str, int]) -> nn.Module:
-    """A deep copy without these output channels of a layer, and whatever torch-pruning finds to depend on them."""
+    """A deep copy without these output channels of a layer and everything that depends on them, found by torch-pruning."""
     clone = copy.deepcopy(model)
     with torch.enable_grad():
         graph = tp.DependencyGraph().build_dependency(clone, example_inputs=inputs, verbose=False)
@@ -55,7 +55,7 @@ def cut(model: Any, layer: str, indices: list[int], inputs: Any, heads: dict[str
 
 @dataclass
 class Naive:
-    """Greedy without its savings: every candidate is measured in every round, each on a copy that is traced anew."""
+    """Greedy without its savings: every candidate is measured in every round, each on a newly traced copy."""
 
     bench: Bench
     probe: Probe
@@ -64,7 +64,7 @@ class Naive:
     measured: int = 0
 
     def __call__(self, task: Task) -> IntArray:
-        """The proposer. The clock is stopped while the last stretch is closed, which is greedy's own."""
+        """The proposer. The clock stops while the last gap to the target is closed, because that part is greedy's own."""
         started = time.process_time()
         inputs, problem = self.bench.base.spec.example_inputs(), task.widths
         model: Any = copy.deepcopy(self.bench.base.model)
@@ -94,7 +94,7 @@ class Naive:
 
 
 def table(folder: Path) -> None:
-    """``naive_search.md``, of the figures in a folder."""
+    """``naive_search.md``, made from the figures in a folder."""
     runs = [json.loads(path.read_text(encoding="utf-8")) for path in sorted(folder.glob("naive_search_*.json"))]
     rows = [
         [

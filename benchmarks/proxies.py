@@ -1,9 +1,9 @@
-"""How well each proxy keeps the order of plans after fine-tuning: rank correlations over varied plans at one MAC target.
+"""How well each proxy predicts the order of plans after fine-tuning: rank correlations over different plans at one MAC target.
 
-For each timestep group, plans of equal MACs are drawn that spread the removal over the layers in very different ways. Each is
-scored by every proxy, then fine-tuned, from the weights as they are after the cut and from repaired ones, and its loss on held-out
-images is measured. What is measured goes to a JSON-lines file as it comes, and a second run goes on where the first stopped;
-several processes may share the file, each with its own --only. The table is made of all rows by --table:
+For each timestep group, plans of equal MACs are drawn that distribute the removal over the layers in very different ways. Each is
+scored by every proxy, then fine-tuned from the weights after the cut and from repaired weights, and its loss on held-out images is
+measured. Each measurement is appended to a JSON-lines file, and a second run resumes from it. Several processes may share the file,
+each with its own --only. --table makes the table from all rows:
 
     python benchmarks/proxies.py && python benchmarks/proxies.py --table
 """
@@ -38,7 +38,7 @@ STARTS = {"tuned": "none", "tuned-repaired": "least-squares"}
 
 
 def varied_plans(bench: Bench, scores, target: int, count: int, seed: int) -> list[PruningPlan]:
-    """Plans at the target: importance lost is weighed anew for every channel group, mildly to wildly."""
+    """Plans at the target. Each gives the channel groups' lost importance other random weights, from mild to extreme."""
     rng = np.random.default_rng(seed)
     lost = lost_importance(bench.graph, scores)
     tolerance = int(0.002 * bench.macs)
@@ -59,7 +59,7 @@ def varied_plans(bench: Bench, scores, target: int, count: int, seed: int) -> li
 
 
 class Study:
-    """One timestep group: whatever is to be known of a plan, by name."""
+    """One timestep group: all figures of a plan, by name."""
 
     def __init__(self, index: int) -> None:
         base = open_base("embedded:digits")
@@ -100,7 +100,7 @@ class Study:
 
 
 def measure(index: int, count: int, seed: int, output: Path) -> None:
-    """All that the file lacks of a timestep group."""
+    """Measure everything of a timestep group that the file does not have yet."""
     study = Study(index)
     for number, plan in enumerate(study.plans(count, 1000 * seed + index)):
         known = rows_of(output).get((index, number), {})
@@ -118,7 +118,7 @@ def measure(index: int, count: int, seed: int, output: Path) -> None:
 
 
 def rows_of(path: Path) -> dict[tuple[int, int], dict[str, Any]]:
-    """What was measured so far, by timestep group and plan."""
+    """The measurements so far, by timestep group and plan."""
     found: dict[tuple[int, int], dict[str, Any]] = {}
     for line in path.read_text().splitlines() if path.is_file() else []:
         row = json.loads(line)

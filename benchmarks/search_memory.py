@@ -1,4 +1,4 @@
-"""Peak memory of scoring and searching against one training step of the base, each in a process of its own, with equal batches.
+"""Peak memory of scoring and searching, compared with one train step of the base; each in its own process, with equal batches.
 
 python benchmarks/search_memory.py --network digits
 python benchmarks/search_memory.py --network cifar     # a randomly initialised U-Net of CIFAR-10's DDPM

@@ -1,9 +1,9 @@
 """Every criterion, proposer and proxy at equal mean budgets, before and after an equal short fine-tune.
 
-Each timestep group of the embedded digits base is pruned to the same share of the base's MACs (so that the mean budget is met and
-the methods differ in nothing else), its loss is measured on images that no search saw, and it is fine-tuned on its own timesteps
-with the same steps, draws and learning rate. Rows go to a JSON-lines file as they come, and a second run goes on where the first
-stopped; several processes may share the file, each with its own --seeds. The table is made of all rows by --table:
+Each timestep group of the embedded digits base is pruned to the same share of the base's MACs, so that the mean budget is met and
+the methods differ in nothing else. Its loss is measured on images that no search used, and it is fine-tuned on its own timesteps
+with the same steps, draws and learning rate. Each row is appended to a JSON-lines file, and a second run resumes from it. Several
+processes may share the file, each with its own --seeds. --table makes the table from all rows:
 
     python benchmarks/searches.py --seeds 0 1 2 && python benchmarks/searches.py --table
 """
@@ -40,14 +40,14 @@ DEFAULT = PruneOptions(samples=128)
 
 @dataclass(frozen=True)
 class Method:
-    """What is compared; without options, nothing is pruned."""
+    """One entry of the comparison; without options, nothing is pruned."""
 
     name: str
     options: PruneOptions | None
 
 
 def methods() -> Iterator[Method]:
-    """The whole base, what others do, the default, and the default with one thing changed."""
+    """The unpruned base, other people's methods, the default, and the default with one thing changed."""
 
     def searched(**changes: Any) -> PruneOptions:
         return replace(DEFAULT, search=replace(DEFAULT.search, **changes))
@@ -74,7 +74,7 @@ def methods() -> Iterator[Method]:
 
 
 def measure(seed: int, output: Path, only: list[str] | None) -> None:
-    """All rows of one seed that the file does not have."""
+    """Measure all rows of one seed that the file does not have yet."""
     base = open_base("embedded:digits")
     bench, images, groups = Bench.of(base), images_of(base), make_groups(base.schedule, count=GROUPS)
     tuning = DenoisingObjective(images.train.images, base.schedule, base.prediction_type)
@@ -131,12 +131,12 @@ def measure(seed: int, output: Path, only: list[str] | None) -> None:
 
 
 def rows_of(path: Path) -> list[dict[str, Any]]:
-    """What was measured so far."""
+    """The rows so far."""
     return [json.loads(line) for line in path.read_text().splitlines()] if path.is_file() else []
 
 
 def summary(rows: list[dict[str, Any]], budget: float, method: str) -> dict[str, Any] | None:
-    """Loss averaged over timestep groups, mean and standard error over seeds; and against the baseline, paired."""
+    """Loss averaged over timestep groups: mean and standard error over seeds, and the paired comparison with the baseline."""
 
     def by_seed(name: str, key: str) -> dict[int, float]:
         found: dict[int, list[float]] = {}

@@ -1,7 +1,7 @@
-"""Measured speed-up against MAC fraction on the CIFAR-10 U-Net, with free widths and with widths that suit the hardware.
+"""Measured speed-up by MAC fraction on the CIFAR-10 U-Net, with free widths and with widths that suit the hardware.
 
-The base and the pruned networks run in turn within each round, in the opposite order in every other round, so that they meet the
-same noise of the machine; a speed-up is the median over rounds of base seconds / pruned seconds, with its quartiles.
+The base and the pruned networks run one after the other in each round, in the opposite order in every other round, so that the
+machine's noise affects them equally. A speed-up is the median over rounds of base seconds / pruned seconds, with its quartiles.
 Writes reports/engine/speedup.json, .md and .png, in at most about eight minutes: python benchmarks/speedup.py [--quick]
 """
 
@@ -39,7 +39,7 @@ QUICK_ROUNDS = (3, 3)
 def pruned_networks(model: nn.Module, inputs: Any, fractions: tuple[float, ...]) -> list[dict[str, Any]]:
     """One network per fraction and kind of widths, and what it costs.
 
-    Scores are random, times the MACs that a channel saves: every layer then loses about the same part of its channels.
+    Scores are random, times the MACs that a channel saves. So every layer loses about the same share of its channels.
     """
     graph = trace(model, inputs, norm_mode="whole")  # widths of 128 channels move by 4, of 256 by 8
     cost = CostModel.of(model, graph, inputs)
@@ -87,7 +87,7 @@ def forward_seconds(model: nn.Module, inputs: tuple[torch.Tensor, ...]) -> float
 
 @torch.inference_mode()
 def paired_seconds(models: list[nn.Module], batch: int, budget: float, rounds: tuple[int, int]) -> np.ndarray:
-    """Seconds per forward pass, shape (rounds, models): as many rounds as the budget of seconds has room for."""
+    """Seconds per forward pass, shape (rounds, models): as many rounds as fit into the budget of seconds."""
     inputs = (torch.randn(batch, 3, 32, 32), torch.full((batch,), 500))
     for model in models:
         model(*inputs)
@@ -132,7 +132,7 @@ def _row(network: dict[str, Any], seconds: np.ndarray, batch: int, threads: int)
 
 
 def draw(rows: list[dict[str, Any]], path: Path) -> None:
-    """One panel per batch size and number of threads: speed-up against MAC fraction, and the ideal."""
+    """One panel per batch size and number of threads: speed-up by MAC fraction, and the ideal."""
     cells = sorted({(row["threads"], row["batch"]) for row in rows})
     figure, axes = plt.subplots(2, 2, figsize=(9, 7), sharex=True, sharey=True, squeeze=False, layout="constrained")
     for axis, (threads, batch) in zip(axes.flat, cells, strict=True):

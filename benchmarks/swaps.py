@@ -1,7 +1,7 @@
-"""Where FID feels an expert: single experts of an evidence run's entries in the place of full-size ones.
+"""Where FID depends on an expert: single experts of an evidence run's entries replace full-size ones.
 
-Beside each FID stands the held-out loss of the same group, so that what FID feels can be told from what the loss says. The run's
-networks must still be there. Writes reports/swaps/<recipe>.json and .md; 2,000 images take about a minute a row:
+Each row has FID and the held-out loss of the same group, so that the two can be compared. The run's networks must still exist.
+Writes reports/swaps/<recipe>.json and .md; 2,000 images take about a minute a row:
 python benchmarks/swaps.py RUN [--into ENTRY] [--entries ENTRY …] [--count 2000] [--seed 0]
 """
 

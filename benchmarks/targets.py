@@ -1,6 +1,6 @@
-"""How near a MAC target is met on the CIFAR-10 U-Net with random weights, and how fast; torch-pruning beside it.
+"""How closely and how fast a MAC target is met on the CIFAR-10 U-Net with random weights, compared with torch-pruning.
 
-torch-pruning takes pruning ratios, not targets: for each target the best ratio that bisection finds is given to its `BasePruner`
+torch-pruning takes pruning ratios, not targets. So bisection finds the best ratio for each target, for its `BasePruner`
 (local, global and isomorphic ranking, with and without `round_to`). Everything is counted on the pruned networks by `count_macs`.
 Writes reports/engine/targets.json and .md, in about twelve minutes on one core: python benchmarks/targets.py [--quick]
 """
@@ -70,7 +70,7 @@ def our_row(
 
 
 class Peer:
-    """torch-pruning at any ratio; each ratio is tried once, and remembers how long it took."""
+    """torch-pruning at any ratio; each ratio is tried once, and its time is stored."""
 
     def __init__(self, model: nn.Module, inputs: Any, ranking: str, round_to: int | None) -> None:
         self.model, self.inputs, self.ranking, self.round_to = model, inputs, ranking, round_to
@@ -140,7 +140,7 @@ def peer_rows(model: nn.Module, inputs: Any, targets: tuple[float, ...]) -> list
 
 
 def markdown(figures: dict[str, Any], targets: tuple[float, ...]) -> str:
-    """Tables of what was missed, in per cent of the base."""
+    """Tables of the distance to the target, in per cent of the base."""
     ours, peers = figures["prunekit"]["rows"], figures["torch_pruning"]
     lines = [
         "# MAC targets on the CIFAR-10 U-Net (random weights)\n",

@@ -1,6 +1,6 @@
 """Processor seconds and memory of ``trace``, compared with Torch-Pruning's graph and groups; networks from public configurations.
 
-``python benchmarks/trace.py [NAME …]`` measures all of them, or those that are named, each in a process of its own, and writes
+``python benchmarks/trace.py [NAME …]`` measures all networks, or the named ones, each in its own process, and writes
 ``reports/engine/trace.json`` and ``trace.md`` after each. Weights are random. Large networks have no weights at all: they are on
 the meta device.
 """
@@ -156,7 +156,7 @@ def measure(name: str, by: str) -> dict[str, Any]:
 
 
 def _costs(model: nn.Module, graph: ChannelGraph, inputs: dict[str, Any]) -> dict[str, Any]:
-    """GMACs at the resolution traced with, the least share that is left, and whether the counter says the same."""
+    """GMACs at the traced resolution, the smallest share that can remain, and whether the counter agrees."""
     cost = CostModel.of(model, graph, inputs)
     least = [int(group.widths[-1]) for group in graph]
     full = int(cost.macs(graph.full_widths))
@@ -175,7 +175,7 @@ def _torch_pruning(model: nn.Module, inputs: dict[str, Tensor]) -> list[Any]:
 
 
 def _apart(name: str, by: str) -> dict[str, Any]:
-    """:func:`measure` in a process of its own; what it says where it fails."""
+    """:func:`measure` in its own process; its error message if it fails."""
     command = [sys.executable, __file__, name, by]
     done = subprocess.run(command, capture_output=True, text=True, check=False)  # noqa: S603
     if done.returncode:
@@ -185,7 +185,7 @@ def _apart(name: str, by: str) -> dict[str, Any]:
 
 
 def main() -> None:
-    """Measure all networks, or those that are named; what was measured before of others stays."""
+    """Measure all networks, or the named ones; earlier measurements of other networks are kept."""
     if sys.argv[2:3] in (["prunekit"], ["torch-pruning"]):
         print(json.dumps(measure(sys.argv[1], sys.argv[2])))
         return

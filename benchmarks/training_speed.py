@@ -1,8 +1,8 @@
-"""Images per second of prunekit's training loop, of diffusers' and lucidrains', and of bare forward, backward and optimizer.
+"""Images per second of prunekit's training loop, of diffusers' and lucidrains' loops, and of bare forward, backward and optimizer.
 
-All train the same U-Net on the same digits with the same batch, in turns within one run, so that all meet the same noise of the
-machine. diffusers ships its loop as an example script and not in its package; it is restated here step by step. lucidrains'
-Trainer is the package's own, with pictures in a folder, as it wants them.
+All train the same U-Net on the same digits with the same batch, alternating within one run, so that the machine's noise affects all
+equally. diffusers ships its loop as an example script and not in its package, so its steps are written out here. lucidrains'
+Trainer is the package's own and reads pictures from a folder.
 
     python benchmarks/training_speed.py
 """
@@ -44,7 +44,7 @@ Block = Callable[[int], float]
 
 
 def bare(model: Any, images: torch.Tensor) -> Block:
-    """Forward, backward and optimizer on one batch that never changes: what no loop can go below."""
+    """Forward, backward and optimizer on one fixed batch: a lower bound for every loop."""
     optimizer = torch.optim.AdamW(model.train().parameters(), lr=1e-5, fused=True)
     noisy, target = torch.randn(2, BATCH, *images.shape[1:]).unbind()
     timesteps = torch.randint(0, 1000, (BATCH,))
@@ -61,7 +61,7 @@ def bare(model: Any, images: torch.Tensor) -> Block:
 
 
 def ours(model: Any, images: torch.Tensor) -> Block:
-    """prunekit's loop with all it does: fresh noise, clipping, moving average, reports."""
+    """prunekit's whole loop: fresh noise, clipping, moving average, reports."""
     objective = DenoisingObjective(images, open_base("embedded:digits").schedule)
 
     def block(steps: int) -> float:
@@ -72,9 +72,9 @@ def ours(model: Any, images: torch.Tensor) -> Block:
 
 
 def own_share(model: Any, images: torch.Tensor, steps: int) -> float:
-    """Time of prunekit's loop outside of forward, backward and optimizer, as a share of these: each step by itself.
+    """Time of prunekit's loop outside of forward, backward and optimizer, as a share of these, measured within each step.
 
-    Unlike a comparison of two loops, this does not ask that the machine be as fast for one as for the other.
+    Unlike a comparison of two loops, this does not require the machine to be equally fast for both.
     """
     inside = 0.0
 
@@ -143,7 +143,7 @@ def diffusers(model: Any, images: torch.Tensor) -> Block:
 
 
 class _ForLucidrains(nn.Module):
-    """A diffusers U-Net with the face that lucidrains' GaussianDiffusion wants."""
+    """A diffusers U-Net with the interface that lucidrains' GaussianDiffusion expects."""
 
     def __init__(self, model: Any, channels: int) -> None:
         super().__init__()

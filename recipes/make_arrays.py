@@ -1,11 +1,11 @@
-"""Write a folder of pictures as arrays that trainings map: one read for all epochs and processes, and no picture is decoded twice.
+"""Convert a folder of pictures to arrays that trainings map into memory, so that each picture is decoded only once.
 
     python recipes/make_arrays.py ILSVRC/train data/imagenet64 --resolution 64 --held-out ILSVRC/val
 
-The folder has a folder for each class (without classes: ``--no-labels``). The output gets ``train.npy``, uint8 (count, side,
-side, channels), ``train-labels.npy``, int64, the same of ``held-out``, and ``classes.json``: the classes' names in the order of
-their numbers. Without ``--held-out`` a share of the pictures is held out by a fixed draw. Pictures are cropped and resized as
-``prunekit.data.load_images`` does.
+The folder has a subfolder for each class; use ``--no-labels`` if there are no classes. The output has ``train.npy``, uint8 of shape
+(count, side, side, channels), ``train-labels.npy``, int64, the same two files for ``held-out``, and ``classes.json`` with the
+classes' names in the order of their numbers. Without ``--held-out``, a fixed draw holds out a share of the pictures. Pictures are
+cropped and resized as in ``prunekit.data.load_images``.
 """
 
 import argparse

@@ -1,14 +1,14 @@
-"""Make the feature extractors that ship with prunekit again, byte for byte under one torch version and one kind of CPU.
+"""Train the feature extractors that prunekit ships, reproducibly to the byte with one torch version and one kind of CPU.
 
     python recipes/make_features.py --fashion FOLDER
 
-trains ``digits-cnn`` on scikit-learn's digits and ``fashion-cnn`` on Fashion-MNIST at 16×16, where FOLDER holds its four idx
+trains ``digits-cnn`` on scikit-learn's digits and ``fashion-cnn`` on Fashion-MNIST at 16×16. FOLDER has the four idx
 files (``train-`` and ``t10k-images-idx3-ubyte``, ``train-`` and ``t10k-labels-idx1-ubyte``, each ``.gz`` or not). Without
-``--fashion`` only the digits' network is made, and no statistics. Training and held-out images are those of
+``--fashion`` it makes only the digits' network, and no statistics. Training and held-out images are those of
 ``prunekit.data.load_images``.
 
-Beside each extractor it writes the statistics of the training pictures' features, with which runs tell whether an extractor knows
-their pictures, and records the distances of other pictures. ``--statistics-only`` leaves the extractors as they are.
+For each extractor it also writes the statistics of the training pictures' features, by which runs decide whether an extractor suits
+their pictures, and records the distances of other pictures. ``--statistics-only`` does not change the extractors.
 """
 
 import argparse

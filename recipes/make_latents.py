@@ -1,10 +1,10 @@
-"""Encode a folder of pictures by a VAE of diffusers', once, into arrays of latents that trainings map.
+"""Encode a folder of pictures once with one of diffusers' VAEs, into arrays of latents that trainings map into memory.
 
     python recipes/make_latents.py ILSVRC/train data/latents --vae stabilityai/sd-vae-ft-mse --resolution 256
 
-The output is as ``make_arrays.py`` writes it, but for the images: float16 (count, channels, side, side), the posterior's mean,
-shifted and scaled by the VAE's ``shift_factor`` and ``scaling_factor`` to about unit variance; ``vae.json`` keeps the two.
-Augmentations, and draws from the posterior, would need encoding at every step and are left out.
+The output is like that of ``make_arrays.py``, except for the images: float16 of shape (count, channels, side, side), the mean of
+the posterior, shifted and scaled by the VAE's ``shift_factor`` and ``scaling_factor`` to about unit variance. ``vae.json`` has the
+two numbers. Augmentations and draws from the posterior would need encoding at every step, so there are none.
 """
 
 from collections.abc import Sequence

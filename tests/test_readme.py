@@ -1,4 +1,4 @@
-"""README says what is true: its Python runs, its commands exist, its figures are in the manifests."""
+"""README and its two tables in docs/ are right: the Python runs, the commands exist, the figures are in the manifests."""
 
 import json
 import re
@@ -25,8 +25,11 @@ from prunekit.slim import SlimModel
 
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
+RESULTS, COMMANDS_PAGE, EXPERTS = (
+    (ROOT / "docs" / f"{name}.md").read_text(encoding="utf-8") for name in ("results", "commands", "experts")
+)
 BLOCKS = re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL)
-COMMANDS = re.findall(r"^\| `prunekit ([a-z]+)", README, flags=re.MULTILINE)
+COMMANDS = re.findall(r"^\| `prunekit ([a-z]+)", COMMANDS_PAGE, flags=re.MULTILINE)
 RUNS = sorted(path.parent for path in (ROOT / "reports").glob("*/manifest.json"))
 
 
@@ -56,18 +59,26 @@ def test_the_pipeline_example_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPat
         slims.append(SlimModel(model, spec, plan, {}, group, 1000, *figures(model, spec.example_inputs()), about))
     save_experts(slims, groups, tmp_path / "experts")
     monkeypatch.chdir(tmp_path)
+    (example,) = re.findall(r"```python\n(.*?)```", EXPERTS, flags=re.DOTALL)
     names: dict[str, Any] = {}
-    exec(compile(BLOCKS[1].replace("steps=50", "steps=2"), "README.md", "exec"), names)  # noqa: S102 - see above
+    exec(compile(example.replace("steps=50", "steps=2"), "experts.md", "exec"), names)  # noqa: S102 - see above
     assert [image.size for image in names["images"]] == [(8, 8)] * 4
 
 
-def test_there_are_the_examples_that_are_tested() -> None:
-    assert len(BLOCKS) == 2
-    assert len(set(COMMANDS)) == 15
+def test_readme_is_short_and_has_one_example_one_picture_and_one_table() -> None:
+    assert len(README.splitlines()) <= 120
+    assert len(BLOCKS) == 1
+    assert len(re.findall(r"^!\[", README, flags=re.MULTILINE)) == 1
+    assert len(re.findall(r"^\|[-:|]+\|$", README, flags=re.MULTILINE)) == 1
+
+
+def test_every_command_is_listed() -> None:
+    listed = {command.name or command.callback.__name__ for command in app.registered_commands if command.callback}
+    assert set(COMMANDS) == listed
 
 
 @pytest.mark.parametrize("command", sorted(set(COMMANDS)))
-def test_every_command_in_readme_exists(command: str) -> None:
+def test_every_listed_command_exists(command: str) -> None:
     assert CliRunner().invoke(app, [command, "--help"]).exit_code == 0
 
 
@@ -79,8 +90,8 @@ def claim_of(run: Path) -> str:
 
 
 @pytest.mark.parametrize("run", RUNS, ids=lambda run: run.name)
-def test_the_claims_in_readme_are_the_manifests(run: Path) -> None:
-    assert claim_of(run) in README
+def test_the_claims_in_results_are_the_manifests(run: Path) -> None:
+    assert claim_of(run) in RESULTS
     if "allocation" in read_json(run / "manifest.json"):
         results = read_run(run)
         assert results.assembled is not None
@@ -90,9 +101,19 @@ def test_the_claims_in_readme_are_the_manifests(run: Path) -> None:
 def test_every_figure_with_an_error_is_in_a_report() -> None:
     tables = [path.read_text(encoding="utf-8") for path in (ROOT / "reports").rglob("*.md")]
     reports = "\n".join([*tables, *map(claim_of, RUNS)])
-    written = set(re.findall(r"\d+\.\d+ ± \d+\.\d+", README))
+    written = set(re.findall(r"\d+\.\d+ ± \d+\.\d+", README + RESULTS))
     assert len(written) > 10
     assert [text for text in sorted(written) if text not in reports] == []
+
+
+def test_every_fid_of_readmes_table_is_in_the_runs_report() -> None:
+    rows = [line.split("|")[-2].strip(" *") for line in README.splitlines() if line.startswith("| ")]
+    figures = [cell for cell in rows if cell[0].isdigit()]
+    pages = ("fashion-tdc/report/evidence.md", "digits-demo/report/metrics.md")
+    fashion, digits = ((ROOT / "reports" / page).read_text(encoding="utf-8") for page in pages)
+    assert len(figures) == 8
+    assert [figure for figure in figures[:6] if not re.search(rf"(?<!\d){re.escape(figure)}\b", fashion)] == []
+    assert [figure for figure in figures[6:] if f"| {figure} |" not in digits] == []
 
 
 @pytest.mark.parametrize("run", RUNS, ids=lambda run: run.name)

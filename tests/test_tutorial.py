@@ -28,7 +28,7 @@ ROOT = Path(__file__).resolve().parents[1]
 DOCS = ROOT / "docs"
 TUTORIAL = (DOCS / "tutorial.md").read_text(encoding="utf-8")
 SCALE = (DOCS / "scale.md").read_text(encoding="utf-8")
-PAGES = sorted([*DOCS.glob("*.md"), ROOT / "README.md"])
+PAGES = sorted([*DOCS.rglob("*.md"), *(ROOT / f"{name}.md" for name in ("README", "CONTRIBUTING", "SECURITY"))])
 
 
 def blocks(page: str, kind: str) -> list[str]:
@@ -149,15 +149,15 @@ def test_the_index_lists_every_page() -> None:
 @pytest.mark.parametrize(
     ("page", "whose"),
     [
-        ("experts", "What is whose"),
-        ("groups", "What is this project's"),
+        ("experts", "Where each part comes from"),
+        ("groups", "This project's choices"),
         ("allocation", "this project's"),
-        ("importance", "What is whose"),
-        ("search", "What is whose"),
-        ("engine", "Whose"),
+        ("importance", "Where each part comes from"),
+        ("search", "Where each part comes from"),
+        ("engine", "Where each part comes from"),
         ("multistage", "this project's"),
         ("training-schedules", "this project's"),
-        ("consistency", "What is whose"),
+        ("consistency", "Where each part comes from"),
     ],
 )
 def test_every_methods_page_names_its_source_and_what_is_not_the_papers(page: str, whose: str) -> None:

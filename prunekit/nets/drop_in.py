@@ -17,7 +17,7 @@ __all__ = ["DropInConfig", "DropInOutput", "returned", "rows_by_group", "rows_of
 class DropInOutput(NamedTuple):
     """What the denoiser returns, shaped like diffusers' ``UNet2DOutput``.
 
-    Args:
+    Attributes:
         sample: the prediction, shape (batch, channels, height, width).
     """
 

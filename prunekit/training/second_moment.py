@@ -28,6 +28,8 @@ class LossSecondMoment:
         within: the timesteps to draw from, with their T.
         history: losses that are kept of each timestep.
         uniform: share of uniform in the mix, in (0, 1], so that every weight is at most 1/uniform.
+
+    Attributes:
         losses: the last losses, shape (n, history), float64, oldest overwritten first.
         seen: how many losses each timestep had, shape (n,), int64.
     """

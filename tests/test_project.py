@@ -1,0 +1,75 @@
+"""The files that a public project has: they agree with the package and with each other."""
+
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+import prunekit
+
+ROOT = Path(__file__).resolve().parents[1]
+FORMS = sorted(path for path in (ROOT / ".github" / "ISSUE_TEMPLATE").glob("*.yml") if path.stem != "config")
+
+
+def read(name: str) -> Any:
+    return yaml.safe_load((ROOT / name).read_text(encoding="utf-8"))
+
+
+def test_the_citation_has_the_packages_version_and_license() -> None:
+    citation = read("CITATION.cff")
+    assert str(citation["version"]) == prunekit.__version__
+    assert citation["license"] == "Apache-2.0"
+
+
+def test_continuous_integration_runs_the_one_script_and_keeps_the_site() -> None:
+    workflow = read(".github/workflows/ci.yml")
+    for job in workflow["jobs"].values():
+        assert "bash .ci/run" in [step.get("run") for step in job["steps"]]
+        assert job["timeout-minutes"] <= 120
+    assert workflow["permissions"] == {"contents": "read"}
+    script = (ROOT / ".ci" / "run").read_text(encoding="utf-8")
+    assert {"make check", "make test-all"} <= set(script.splitlines())
+    assert re.search(r"^check: .*\bdocs\b", (ROOT / "Makefile").read_text(encoding="utf-8"), flags=re.MULTILINE)
+
+
+def test_hooks_before_a_commit_are_the_checks_of_make_check_and_need_no_network() -> None:
+    config = read(".pre-commit-config.yaml")
+    assert [repo["repo"] for repo in config["repos"]] == ["local"]
+    hooks = config["repos"][0]["hooks"]
+    assert {hook["language"] for hook in hooks} == {"system"}
+    makefile = (ROOT / "Makefile").read_text(encoding="utf-8").split("\ncheck:")[1].split("\n\n")[0]
+    tools = [" ".join(hook["entry"].removeprefix(".venv/bin/").split()[:2]) for hook in hooks]
+    assert sorted(tools) == ["lint-imports", "mypy", "ruff check", "ruff format"]
+    assert [tool for tool in tools if f"$(BIN)/{tool}" not in makefile] == []
+
+
+@pytest.mark.parametrize("form", FORMS, ids=lambda form: form.stem)
+def test_issue_forms_ask_something_that_must_be_answered(form: Path) -> None:
+    content = yaml.safe_load(form.read_text(encoding="utf-8"))
+    asked = [item for item in content["body"] if item["type"] != "markdown"]
+    assert len({item["id"] for item in asked}) == len(asked)
+    assert any(item.get("validations", {}).get("required") for item in asked)
+
+
+def test_the_site_lists_every_page_and_every_reference_page_once() -> None:
+    nav = (ROOT / "mkdocs.yml").read_text(encoding="utf-8").split("\nnav:\n")[1]
+    listed = re.findall(r"^ +- [^#\n]+: (\S+\.md)$", nav, flags=re.MULTILINE)
+    docs = ROOT / "docs"
+    pages = {str(path.relative_to(docs)) for path in docs.rglob("*.md")}
+    assert sorted(listed) == sorted({*pages, "reference/cli.md"})
+
+
+def test_the_page_of_file_formats_names_formats_that_exist() -> None:
+    page = (ROOT / "docs" / "reference" / "files.md").read_text(encoding="utf-8")
+    named = set(re.findall(r"`(prunekit-[a-z]+/\d+)`", page))
+    sources = "".join(path.read_text(encoding="utf-8") for path in (ROOT / "prunekit").rglob("*.py"))
+    known = set(re.findall(r'"(prunekit-[a-z-]+/\d+)"', sources))
+    assert named <= known
+    internal = {"prunekit-stage/1", "prunekit-state/1", "prunekit-job/1", "prunekit-images/1"}
+    assert known - named == internal | {"prunekit-features/1", "prunekit-feature-statistics/1"}
+
+
+def test_contributing_is_short() -> None:
+    assert len((ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8").splitlines()) < 80
