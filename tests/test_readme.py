@@ -5,23 +5,26 @@ import re
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
-import torch
 from networks import UNET_CONFIG
-from torch import Generator, Tensor, nn
+from PIL import Image
 from true_figures import figures
 from typer.testing import CliRunner
 
 from prunekit._json import read_json
 from prunekit.checkpoint import ModelSpec
 from prunekit.cli.app import app
+from prunekit.cost import count_macs
 from prunekit.graph import PruningPlan, trace
 from prunekit.groups import make_groups
 from prunekit.nets import save_experts
-from prunekit.recipe import load_recipe
+from prunekit.recipe import FinetuneOptions, PruneOptions, load_recipe
 from prunekit.report import kind_of, read_run
 from prunekit.schedule import NoiseSchedule
+from prunekit.search import SearchOptions
 from prunekit.slim import SlimModel
+from prunekit.training import TrainOptions
 
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -37,16 +40,29 @@ def tiny_spec() -> ModelSpec:
     return ModelSpec("UNet2DModel", UNET_CONFIG)
 
 
-def test_the_importance_example_runs(capsys: pytest.CaptureFixture[str]) -> None:
-    def loss(model: nn.Module, timesteps: Tensor, generator: Generator) -> Tensor:
-        noise = torch.randn(len(timesteps), 1, 8, 8, generator=generator)
-        prediction: Tensor = model(noise, timesteps).sample
-        return (prediction - noise).square().mean()
+@pytest.mark.slow
+def test_the_python_example_is_five_lines_and_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from diffusers import DDPMPipeline, DDPMScheduler
 
-    names: dict[str, Any] = {"model": tiny_spec().build(), "example_inputs": tiny_spec().example_inputs(), "loss": loss}
-    exec(compile(BLOCKS[0], "README.md", "exec"), names)  # noqa: S102 - the example is the test
-    assert len(names["scores"].timestep_groups) == 5
-    assert "conv_in" in capsys.readouterr().out
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "my-images").mkdir()
+    rng = np.random.default_rng(0)
+    for index in range(20):
+        Image.fromarray(rng.integers(0, 256, (8, 8), dtype=np.uint8)).save(tmp_path / "my-images" / f"{index}.png")
+    model = tiny_spec().build()
+    assert len([line for line in BLOCKS[0].splitlines() if line]) <= 5
+    names: dict[str, Any] = {
+        "model": model,
+        "example_inputs": tiny_spec().example_inputs(),
+        "pipeline": DDPMPipeline(model, DDPMScheduler()),
+        "pruning": PruneOptions(samples=8, batch_size=8, search=SearchOptions(rounds=1, shortlist=2)),
+        "finetuning": FinetuneOptions(train=TrainOptions(steps=2, batch_size=4)),
+    }
+    quick = BLOCKS[0].replace("budget=0.8", "budget=0.8, pruning=pruning, finetuning=finetuning")
+    exec(compile(quick, "README.md", "exec"), names)  # noqa: S102 - the example is the test
+    assert names["pruned"].macs <= 0.6 * count_macs(model, names["example_inputs"]).macs
+    assert len(names["pipeline"].unet.groups) == 5
+    assert (tmp_path / "slim" / "config.json").is_file()
 
 
 def test_the_pipeline_example_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

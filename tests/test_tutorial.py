@@ -8,15 +8,17 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from networks import unet
 from PIL import Image
 from true_figures import figures
 from typer.testing import CliRunner
 
+import prunekit
 from prunekit.allocation import RULES
 from prunekit.checkpoint import Base, ModelSpec
 from prunekit.cli.app import app
-from prunekit.cost import GPUS
+from prunekit.cost import GPUS, count_macs
 from prunekit.graph import PruningPlan
 from prunekit.groups import make_groups
 from prunekit.nets import load_experts, save_experts
@@ -54,26 +56,54 @@ def desk(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def shortened(source: str) -> str:
     """The example with few draws and steps; everything else as it stands."""
     quick = "PruneOptions(samples=8, batch_size=8, search=SearchOptions(rounds=1, shortlist=2))"
-    return "from prunekit.search import SearchOptions\nfrom prunekit.training import TrainOptions\n" + source.replace(
-        "PruneOptions()", quick
-    ).replace("FinetuneOptions()", "FinetuneOptions(train=TrainOptions(steps=2, batch_size=4))").replace(
+    tuned = "FinetuneOptions(train=TrainOptions(steps=2, batch_size=4))"
+    needs = "from prunekit.recipe import FinetuneOptions, PruneOptions\nfrom prunekit.search import SearchOptions\n"
+    return f"{needs}from prunekit.training import TrainOptions\n" + source.replace("PruneOptions()", quick).replace(
+        "FinetuneOptions()", tuned
+    ).replace("budget=0.8)\nimages", f"budget=0.8, pruning={quick}, finetuning={tuned})\nimages").replace(
         "num_inference_steps=50", "num_inference_steps=2"
     )
 
 
+def lines_of(source: str) -> list[str]:
+    return [line for line in source.splitlines() if line.strip()]
+
+
 @pytest.mark.slow
-def test_the_tutorial_is_ten_lines_and_gives_experts_that_a_pipeline_takes(desk: Path) -> None:
-    making, using = blocks(TUTORIAL, "python")
-    lines = [line for line in making.splitlines() if line.strip() and not line.startswith(("from ", "import "))]
-    assert len(lines) == 10
+def test_the_whole_job_is_five_lines_and_gives_experts_that_a_pipeline_takes(desk: Path) -> None:
+    whole = blocks(TUTORIAL, "python")[0]
+    assert len(lines_of(whole)) == 5
+    names: dict[str, Any] = {}
     with contextlib.chdir(desk):
-        names: dict[str, Any] = {}
-        exec(compile(shortened(making), "tutorial.md", "exec"), names)  # noqa: S102 - the example is the test
-        exec(compile(shortened(using), "tutorial.md", "exec"), names)  # noqa: S102 - the example is the test
+        exec(compile(shortened(whole), "tutorial.md", "exec"), names)  # noqa: S102 - the example is the test
     assert [image.size for image in names["images"]] == [(8, 8)] * 4
+    full = count_macs(unet(in_channels=3, out_channels=3), names["pipeline"].unet.spec.example_inputs()).macs
+    assert names["pipeline"].unet.mean_macs(list(range(0, 1000, 20))) <= 0.8 * full
+
+
+@pytest.mark.slow
+def test_step_by_step_it_is_ten_lines_and_imports(desk: Path) -> None:
+    making = blocks(TUTORIAL, "python")[1]
+    assert len([line for line in lines_of(making) if not line.startswith(("from ", "import "))]) == 10
+    names: dict[str, Any] = {}
+    with contextlib.chdir(desk):
+        exec(compile(shortened(making), "tutorial.md", "exec"), names)  # noqa: S102 - the example is the test
     experts = load_experts(desk / "experts")
     assert experts.mean_macs(list(range(0, 1000, 20))) <= 0.8 * names["bench"].macs
-    assert names["pipeline"].unet.groups == experts.groups
+
+
+def test_a_network_of_ones_own_is_pruned_saved_and_loaded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def loss(model: Any, timesteps: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
+        noise = torch.randn(len(timesteps), 3, 8, 8, generator=generator)
+        return (model(noise) - noise).square().mean()  # type: ignore[no-any-return]
+
+    monkeypatch.chdir(tmp_path)
+    model = torch.nn.Sequential(torch.nn.Conv2d(3, 24, 3, padding=1), torch.nn.Tanh(), torch.nn.Conv2d(24, 3, 1))
+    groups = make_groups(NoiseSchedule.linear(), count=5)
+    names: dict[str, Any] = {"pk": prunekit, "model": model, "loss": loss, "groups": groups}
+    names["example_inputs"] = (torch.zeros(1, 3, 8, 8),)
+    exec(compile(blocks(TUTORIAL, "python")[2], "tutorial.md", "exec"), names)  # noqa: S102 - the example is the test
+    assert count_macs(names["again"], names["example_inputs"]).macs == names["pruned"].macs
 
 
 SHORT = {
