@@ -208,6 +208,7 @@ def test_a_folder_from_when_all_stages_were_in_one_file_is_gone_on_with(own_copy
 def test_an_allocation_without_targets_is_refused_with_the_way_to_mend_it(own_copy):
     run = Run(micro(), own_copy)
     allocation = read_json(own_copy / "allocation.json")
+    allocation["base_macs"] = None
     for group in allocation["groups"]:
         group["target_macs"] = None
     write_json(own_copy / "allocation.json", allocation)
