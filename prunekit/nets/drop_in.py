@@ -11,7 +11,7 @@ from torch import Tensor
 from prunekit.errors import InputError
 from prunekit.groups import TimestepGroups
 
-__all__ = ["DropInConfig", "DropInOutput", "returned", "rows_by_group", "rows_of", "scattered"]
+__all__ = ["DropInConfig", "DropInOutput", "rows_by_group", "rows_of", "scattered"]
 
 
 class DropInOutput(NamedTuple):
@@ -55,7 +55,7 @@ def rows_by_group(
         Index of a timestep group and its rows, shape (rows,); None for all of them.
 
     Raises:
-        InputError: there are neither one nor as many timesteps as samples.
+        InputError: there are neither one nor as many timesteps as samples, or there are no samples.
     """
     timesteps = torch.as_tensor(timestep, device=cuts.device)
     if timesteps.numel() == 1:
@@ -65,6 +65,8 @@ def rows_by_group(
         raise InputError(
             f"Got timesteps of shape {tuple(timesteps.shape)} for {batch} samples; expected one for each, or one for all."
         )
+    if batch == 0:
+        raise InputError("Got a batch of no samples; expected at least one.")
     index_of_sample = torch.bucketize(timesteps.double(), cuts.double(), right=True)
     present = index_of_sample.unique().tolist()
     for index in present:
@@ -77,20 +79,16 @@ def rows_of(value: Any, rows: Tensor | None, batch: int) -> Any:
     return value[rows] if per_sample else value
 
 
-def scattered(output: Tensor | None, part: Tensor, rows: Tensor | None, batch: int) -> Tensor:
-    """The batch's output with one timestep group's part in its rows; without rows, the part is all of it."""
+def scattered(output: Tensor, part: Tensor, rows: Tensor | None, batch: int) -> Tensor:
+    """The batch's output with one timestep group's part in its rows; without rows, the part is all of it.
+
+    Args:
+        output: with the parts of the groups before; empty for the first group.
+        part: shape (rows, …).
+        rows: of the batch, shape (rows,).
+        batch: number of samples, at least 1.
+    """
     if rows is None:
         return part
-    whole = part.new_empty((batch, *part.shape[1:])) if output is None else output
+    whole = output if len(output) == batch else part.new_empty((batch, *part.shape[1:]))
     return whole.index_copy(0, rows, part)
-
-
-def returned(output: Tensor | None, return_dict: bool) -> DropInOutput | tuple[Tensor]:
-    """The batch's output as diffusers returns it.
-
-    Raises:
-        InputError: there is none, since the batch has no samples and so no timestep group.
-    """
-    if output is None:
-        raise InputError("Got a batch of no samples; expected at least one.")
-    return DropInOutput(output) if return_dict else (output,)

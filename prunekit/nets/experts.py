@@ -19,7 +19,7 @@ from prunekit.card import experts_card
 from prunekit.checkpoint import Factory, ModelSpec
 from prunekit.errors import FileFormatError, InputError
 from prunekit.groups import TimestepGroups
-from prunekit.nets.drop_in import DropInConfig, DropInOutput, returned, rows_by_group, rows_of, scattered
+from prunekit.nets.drop_in import DropInConfig, DropInOutput, rows_by_group, rows_of, scattered
 from prunekit.slim import FOLDER as _SLIM
 from prunekit.slim import SlimModel, load_slim, save_slim, slim_config
 
@@ -133,13 +133,13 @@ class TimestepExperts(nn.Module):
         Raises:
             InputError: there are neither one nor as many timesteps as samples, or there are no samples.
         """
-        batch, output = len(sample), None
+        batch, output = len(sample), sample.new_empty(0)
         for index, rows in rows_by_group(self.groups, self._cuts.to(sample.device), timestep, batch):
             own = {key: rows_of(value, rows, batch) for key, value in kwargs.items()}
             times = timestep if rows is None else torch.as_tensor(timestep, device=sample.device)[rows]
             part = self.expert(index)(rows_of(sample, rows, batch), times, *args, return_dict=False, **own)[0]
             output = scattered(output, part, rows, batch)
-        return returned(output, return_dict)
+        return DropInOutput(output) if return_dict else (output,)
 
 
 def save_experts(

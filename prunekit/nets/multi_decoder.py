@@ -16,7 +16,7 @@ from prunekit.cost import count_macs
 from prunekit.errors import InputError
 from prunekit.graph import ChannelGraph
 from prunekit.groups import TimestepGroups
-from prunekit.nets.drop_in import DropInConfig, DropInOutput, returned, rows_by_group, rows_of, scattered
+from prunekit.nets.drop_in import DropInConfig, DropInOutput, rows_by_group, rows_of, scattered
 from prunekit.nets.unet_halves import Decoder, Encoder
 from prunekit.slim import SlimModel
 
@@ -193,10 +193,10 @@ class MultiDecoderUNet(nn.Module):
         Raises:
             InputError: there are neither one nor as many timesteps as samples, or there are no samples.
         """
-        batch, output = len(sample), None
+        batch, output = len(sample), sample.new_empty(0)
         routes = list(rows_by_group(self.groups, self._cuts.to(sample.device), timestep, batch))
         skips, embedding = self.encoder(sample, timestep, class_labels)
         for index, rows in routes:
             part = self.decoders[index]([rows_of(skip, rows, batch) for skip in skips], rows_of(embedding, rows, batch))
             output = scattered(output, part, rows, batch)
-        return returned(output, return_dict)
+        return DropInOutput(output) if return_dict else (output,)

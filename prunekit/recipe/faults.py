@@ -1,4 +1,4 @@
-"""What is wrong with a recipe, as a place in it and a sentence."""
+"""Errors in recipes: where each one is, and a sentence about it."""
 
 from collections.abc import Mapping
 from typing import Any

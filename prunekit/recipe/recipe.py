@@ -85,7 +85,7 @@ class Recipe(BaseModel):
 
     @classmethod
     def __pydantic_init_subclass__(cls, **kwargs: Any) -> None:
-        """A class that says its kind of experiment is the model of that kind."""
+        """Enter a class into :data:`MODELS` if it names its kind of experiment."""
         if "experiment" in cls.__dict__:
             MODELS[cls.experiment] = cls
 
@@ -163,12 +163,12 @@ class Recipe(BaseModel):
 
     @classmethod
     def explain(cls, error: ValidationError, within: Place = ()) -> tuple[Place, str]:
-        """What is wrong with a recipe of this kind, or with the value at a place in one: where in that, and a sentence."""
+        """The place and the sentence of an error in a recipe of this kind, or in the value at a place ``within`` one."""
         return explain(error, schema_of(cls), cls.needs(), within)
 
     @classmethod
     def needs(cls) -> str:
-        """The sections that a recipe of this kind needs, as a sentence without its end; nothing where it needs none."""
+        """The sentence, without its full stop, that says which sections this kind needs; empty if it needs none."""
         own = cls.experiment.sections
         every = {name: field for name, field in cls.model_fields.items() if name not in ("name", "base", *own)}
         needed = [name for name, field in every.items() if field.is_required()]
@@ -184,7 +184,7 @@ class Recipe(BaseModel):
     @classmethod
     @contextmanager
     def _within(cls, *place: str) -> Iterator[None]:
-        """An error about an entry gets the entry's place, section, ``entries`` and name, and its name."""
+        """Within the block, errors get the place and the name of an entry; ``place`` begins with section, ``entries``, name."""
         name = place[2]
         try:
             yield
@@ -197,7 +197,7 @@ class Recipe(BaseModel):
     @model_validator(mode="wrap")
     @classmethod
     def _of_its_kind(cls, data: Any, handler: ModelWrapValidatorHandler[Any]) -> Any:
-        """What is asked for as any recipe is read as one of its kind."""
+        """``Recipe.model_validate`` makes a recipe of the kind that the data asks for."""
         if cls is not Recipe or isinstance(data, Recipe):
             return handler(data)
         return recipe_model(data).model_validate(data)
@@ -212,7 +212,7 @@ class Recipe(BaseModel):
 
     @model_validator(mode="after")
     def _fits_together(self) -> Self:
-        """Rule ``measured`` has the searches of the prune section decide, which then must be for targets of MACs."""
+        """Refuse sections that contradict each other in a recipe of any kind."""
         measured = self.allocation is not None and self.allocation.rule == "measured"
         if measured and (self.prune is None or self.prune.search.target_of != "macs"):
             raise InputError("Allocation rule measured needs a prune section whose search has target_of macs.")

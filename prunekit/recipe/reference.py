@@ -150,9 +150,9 @@ def _short(schema: Mapping[str, Any], node: Mapping[str, Any], value: Any) -> An
     """A default; of a section, what differs from the section's own defaults."""
     forms = list(inner(schema, node))
     if isinstance(value, list):
-        below: Any = next((form["items"] for form in forms if "items" in form), {})
+        below: Mapping[str, Any] = next((form["items"] for form in forms if "items" in form), {})
         return [_short(schema, below, one) for one in value]
     if isinstance(value, Mapping):
-        own: Any = next((form["properties"] for form in forms if "properties" in form), {})
+        own: Mapping[str, Any] = next((form["properties"] for form in forms if "properties" in form), {})
         return {key: one for key, one in value.items() if one != own.get(key, {}).get("default")}
     return value

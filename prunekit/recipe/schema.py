@@ -45,10 +45,9 @@ class Choice:
 
 @dataclass(frozen=True)
 class Limits:
-    """What recipes say of options that stand on another floor, by option, as JSON Schema has it.
+    """Bounds and names of options that another floor defines, in the words of JSON Schema.
 
-    Where there are both ``minimum`` and ``maximum``, of whole numbers, they are checked here; all else is checked where the options
-    stand, and is shown only.
+    A ``minimum`` with a ``maximum`` is checked here. The other floor checks everything else; the schema only shows it.
 
     Args:
         options: such as ``{"steps": {"minimum": 1, "maximum": 10**9}}``.
@@ -76,10 +75,10 @@ class Limits:
 
 @dataclass(frozen=True)
 class ShownAs:
-    """A mapping that is read as it stands and is checked later, with other values; the schema shows what it must come to.
+    """A mapping that is read unchanged and checked later; the schema shows the type that it is checked against.
 
     Args:
-        form: the type of that.
+        form: that type.
     """
 
     form: Any
@@ -89,7 +88,7 @@ class ShownAs:
 
 
 class _Schema(GenerateJsonSchema):
-    """Docstrings describe: a class's first paragraph the section, its ``Args`` the keys. Every default is shown."""
+    """Takes descriptions from docstrings (of keys: from ``Args``), and shows every default, those of factories too."""
 
     def dataclass_schema(self, schema: core_schema.DataclassSchema) -> JsonSchemaValue:
         return _described(super().dataclass_schema(schema), schema["cls"])

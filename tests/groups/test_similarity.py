@@ -2,6 +2,7 @@
 
 import json
 import tracemalloc
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -128,6 +129,12 @@ def test_the_calibrated_alpha_is_the_best_of_the_papers_partitions():
         assert chosen <= partition_cost(costs, cuts) + 1e-6
     with pytest.raises(InputError, match="No alpha leaves three stages"):
         calibrated_alpha(np.ones(5), np.ones(5), np.zeros((6, 6)))
+
+
+def test_evidence_without_a_map_cannot_be_cut_in_stages():
+    schedule = NoiseSchedule.edm(50)
+    with pytest.raises(InputError, match="without a map of similarities"):
+        Similarity(IMAGES).cut(replace(measured(schedule), matrix=None), schedule, 3)
 
 
 def test_the_exact_partition_is_no_worse_than_the_papers_rule():

@@ -71,6 +71,10 @@ def alone(experts, x, t):
 
 
 class TestRouting:
+    def test_a_batch_of_no_samples_is_refused(self, experts):
+        with pytest.raises(InputError, match="batch of no samples"):
+            experts(batch(0), torch.zeros(0, dtype=torch.int64))
+
     @pytest.mark.parametrize("order", [None, 1, 2])
     def test_every_sample_of_a_mixed_batch_meets_its_own_expert(self, experts, order):
         t = torch.tensor([0, 19, 20, 49, 50, 79, 80, 99])

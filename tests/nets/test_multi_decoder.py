@@ -114,6 +114,10 @@ class TestRouting:
             alone = net.stage(int(index))(sample[i : i + 1], timesteps[i : i + 1]).sample
             assert torch.allclose(found[i : i + 1], alone, atol=1e-5)
 
+    def test_a_batch_of_no_samples_is_refused(self):
+        with pytest.raises(InputError, match="batch of no samples"):
+            multi()(torch.zeros(0, 1, 8, 8), torch.zeros(0, dtype=torch.int64))
+
     def test_the_encoder_runs_once_for_a_mixed_batch(self):
         net, calls = multi(), []
         net.encoder.register_forward_hook(lambda *_: calls.append("encoder"))

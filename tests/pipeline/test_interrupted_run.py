@@ -133,6 +133,6 @@ def test_how_often_a_training_is_saved_changes_no_stage(tmp_path):
         run = Run(micro(prune__width_multiples=1, **changes), tmp_path)
         for name in ("importance", "allocate"):
             run._planned(name, {}, [], dict)
-        keys.append([stage.key for stage in run._specialist(0)])
+        keys.append([stage.key for stage in run._specialist(0, run.recipe.prune, run.recipe.finetune)])
     assert keys[0] == keys[1] != keys[2]
     assert micro(finetune__train__checkpoint_minutes=9.0).finetune.train.checkpoint_minutes == 9.0

@@ -67,9 +67,9 @@ def test_a_change_runs_its_stage_and_what_follows_again(own_copy, monkeypatch, q
         given = {"allocate": "_allocate", "assemble": "_assemble"}.get(word, f"_{word}")
         if rest:
             facts = [known[f"{word} group {i}"]["facts"] for i in range(2)]
-            monkeypatch.setattr(Run, given, lambda self, index, facts=facts: facts[index])
+            monkeypatch.setattr(Run, given, lambda self, index, *_, facts=facts: facts[index])
         else:
-            monkeypatch.setattr(Run, given, lambda self, facts=known[stage]["facts"]: facts)
+            monkeypatch.setattr(Run, given, lambda self, *_, facts=known[stage]["facts"]: facts)
     spy = Spy()
     Run(micro(**change), own_copy, spy).execute()
     assert spy.made == again
@@ -203,3 +203,15 @@ def test_a_folder_from_when_all_stages_were_in_one_file_is_gone_on_with(own_copy
     assert execute(micro(), own_copy).made == []
     assert execute(micro(evaluation__seeds=[1]), own_copy).made == ["evaluate"]
     assert execute(micro(evaluation__seeds=[1]), own_copy).made == []
+
+
+def test_an_allocation_without_targets_is_refused_with_the_way_to_mend_it(own_copy):
+    run = Run(micro(), own_copy)
+    allocation = read_json(own_copy / "allocation.json")
+    allocation["base_macs"] = None
+    for group in allocation["groups"]:
+        group["target_macs"] = None
+    write_json(own_copy / "allocation.json", allocation)
+    options = micro().prune
+    with pytest.raises(FileFormatError, match=r"allocation\.json has no target_macs for group 1; delete it"):
+        run._prune(1, options)

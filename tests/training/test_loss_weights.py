@@ -167,6 +167,8 @@ def test_a_sampler_that_looks_at_the_network_goes_on_doing_so():
     assert weighted.every == 7
     assert [weighted.observe(nn.Identity(), step) for step in (7, 14)] == [True, False]
     fresh = StageTimesteps(stages.groups)
+    assert fresh.observe(nn.Identity(), 7)  # there is nothing to stop for
+    assert fresh.history == []
     Weighted(fresh, TABLE).load_state_dict(weighted.state_dict())
     assert fresh.history == stages.history
     assert not weighted.learns
