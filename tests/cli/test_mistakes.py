@@ -164,7 +164,7 @@ def test_a_mistake_is_one_sentence_with_exit_code_2(workshop, monkeypatch, line,
     assert result.code == 2, result
     assert result.out == ""
     assert result.sentence.startswith("prunekit: ")
-    assert result.sentence.endswith(".")
+    assert result.sentence.endswith((".", "?"))
     assert "Traceback" not in result.err
     assert re.search(message, result.sentence), result.sentence
     assert listing(workshop) == before
