@@ -52,9 +52,10 @@ class _Finder:
 
 
 @contextmanager
-def stand_ins() -> Iterator[None]:
-    """Within the block, missing picture libraries can be imported; afterwards they are missing again."""
-    missing = tuple(name for name in _HOLLOW if name not in sys.modules and importlib.util.find_spec(name) is None)
+def stand_ins(*names: str) -> Iterator[None]:
+    """Within the block, missing picture libraries, or the packages named, can be imported; afterwards they are missing again."""
+    wanted = names or _HOLLOW
+    missing = tuple(name for name in wanted if name not in sys.modules and importlib.util.find_spec(name) is None)
     finder: Any = _Finder(missing)
     sys.meta_path.append(finder)
     try:
