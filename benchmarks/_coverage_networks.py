@@ -23,10 +23,37 @@ from tiny_denoisers import DEPTHS, tiny  # noqa: E402
 _LEVELS: dict[str, Any] = {"block_out_channels": (32, 32, 64, 64), "norm_num_groups": 8, "cross_attention_dim": 32}
 _DEFAULT = {"down_block_types": ..., "up_block_types": ..., "layers_per_block": ...}
 DEEP: dict[str, dict[str, Any]] = {
+    "Cosmos3OmniTransformer": {"vocab_size": 64, "dtype": "float32"},
+    "CosmosTransformer3DModel": {"concat_padding_mask": False, "adaln_lora_dim": 32},  # its mask needs torchvision
+    "HunyuanVideoFramepackTransformer3DModel": {
+        **{"has_image_proj": True, "image_proj_dim": 32, "has_clean_x_embedder": True},
+    },
+    "OmniGenTransformer2DModel": {"vocab_size": 64, "pad_token_id": 0},
+    "RFD4ProteinaTransformer": {
+        **{"token_dim": 64, "nheads": 4, "dim_cond": 32, "pair_repr_dim": 32, "tri_mult_c": 32},
+        "feats_seq": ("xt_bb_ca", "xt_local_latents", "token_type"),  # of the others, molecules have to be prepared
+        "feats_pair_repr": ("xt_bb_ca_pair_dists",),
+        "feats_cond_seq": ("time_emb_bb_ca", "time_emb_local_latents"),
+    },
+    "SanaWMTransformer3DModel": {"hidden_size": 112, "num_attention_heads": 2, "linear_head_dim": 56},
+    "UNet1DModel": {"sample_size": 256, "extra_in_channels": 64},
+    "WanAnimateTransformer3DModel": {
+        "motion_encoder_size": 32,
+        "motion_encoder_channel_sizes": {"4": 16, "8": 16, "16": 16, "32": 16},
+        "motion_encoder_dim": 32,
+        "motion_style_dim": 32,
+        "face_encoder_hidden_dim": 32,
+        "face_encoder_num_heads": 2,
+        "image_dim": 32,
+    },
     "DreamLiteTransformer2DModel": {"attention_head_dim": 8, "num_layers": 4},
     "DreamLiteUNetModel": {**_LEVELS, "block_out_channels": (32, 32, 64), "attention_head_dim": 8},
     "HiDreamImageTransformer2DModel": {"llama_layers": [0, 1] * 24},
     "I2VGenXLUNet": {**_LEVELS, "attention_head_dim": 8},
+    **dict.fromkeys(
+        ("Kandinsky5Transformer3DModel", "Kandinsky6SRTransformer3DModel", "Kandinsky6Transformer3DModel"),
+        {"model_dim": 64, "ff_dim": 128, "time_dim": 32, "axes_dims": (8, 12, 12)},
+    ),
     "Kandinsky3UNet": {
         "block_out_channels": (32, 32, 64, 64),
         "groups": 8,
@@ -35,6 +62,7 @@ DEEP: dict[str, dict[str, Any]] = {
         "cross_attention_dim": 32,
         "encoder_hid_dim": 32,
     },
+    "ChromaTransformer2DModel": {"approximator_hidden_dim": 64},
     "LatteTransformer3DModel": {"num_layers": 28},
     "StableCascadeUNet": {
         "block_out_channels": (64, 64),
@@ -60,20 +88,37 @@ DEEP: dict[str, dict[str, Any]] = {
 """Configs of networks whose depth is not a number of their own; … stands for the default of the class."""
 
 
-def deep(name: str) -> dict[str, Any]:
-    """The tiny config with as many layers as the class has by default."""
-    config = {key: value for key, value in tiny(name).items() if key not in DEPTHS} | DEEP.get(name, {})
+def deep(name: str, layers: int | None = None) -> dict[str, Any]:
+    """The tiny config with as many layers as the class has by default, or at most ``layers`` of each kind."""
     takes = inspect.signature(denoiser(name)).parameters
-    return {key: value for key, value in config.items() if value is not ... and key in takes}
+    config = {key: value for key, value in tiny(name).items() if key not in DEPTHS} | DEEP.get(name, {})
+    config = {key: value for key, value in config.items() if value is not ... and key in takes}
+    if layers is not None:
+        depths = {key: config.get(key, takes[key].default) for key in DEPTHS if key in takes}
+        config |= {key: min(depth, layers) for key, depth in depths.items() if isinstance(depth, int)}
+        config |= _SHALLOW.get(name, lambda _: {})(layers)
+    return config
 
 
-def networks() -> dict[str, Callable[[], ModelSpec]]:
-    """What describes each network, by name."""
-    found: dict[str, Callable[[], ModelSpec]] = {}
+_SHALLOW: dict[str, Callable[[int], dict[str, Any]]] = {
+    "HiDreamImageTransformer2DModel": lambda n: {"llama_layers": [0, 1] * n},
+    "WanVACETransformer3DModel": lambda n: {"vace_layers": [0, n - 1]},
+    "StableCascadeUNet": lambda n: {"down_num_layers_per_block": (n, n), "up_num_layers_per_block": (n, n)},
+    "BriaFibo2Transformer2DModel": lambda n: {"injection_layer_ids": (n - 1,)},
+    "RFD4ProteinaTransformer": lambda n: {"nlayers": n},
+    "WanAnimateTransformer3DModel": lambda n: {"inject_face_latents_blocks": n},
+    "SanaWMTransformer3DModel": lambda n: {"chunk_plucker_post_attn_blocks": n},
+}
+"""What else changes with the number of layers."""
+
+
+def networks() -> dict[str, Callable[[int | None], ModelSpec]]:
+    """What describes each network by name, with the most layers of each kind."""
+    found: dict[str, Callable[[int | None], ModelSpec]] = {}
     for name in denoisers():
-        found[name] = lambda name=name: ModelSpec(name, deep(name), inputs=INPUTS.get(name))
+        found[name] = lambda layers, name=name: ModelSpec(name, deep(name, layers), inputs=INPUTS.get(name))
     for name, make in _OTHERS.items():
-        found[name] = lambda name=name, make=make: _described(name, *make())
+        found[name] = lambda _, name=name, make=make: _described(name, *make())
     return found
 
 
@@ -86,9 +131,12 @@ def _seeded(build: Callable[[], nn.Module]) -> nn.Module:
     return build().eval()
 
 
-def _peer(make: Callable[..., Any], **config: Any) -> Callable[[], Any]:
+def _peer(make: Callable[..., Any], side: int = 0, **config: Any) -> Callable[[], Any]:
+    """A network that the tests have smaller, with images of another side if one is given."""
+
     def found() -> Any:
-        return lambda: make(**config).model, make(**config).inputs
+        inputs = make(**config).inputs
+        return lambda: make(**config).model, (_noise(1, 3, side, side), *inputs[1:]) if side else inputs
 
     return found
 
@@ -180,7 +228,7 @@ def _imagen() -> Any:
 
 _IMAGEN_NEEDS = (
     *("accelerate", "beartype", "kornia", "torchvision", "transformers", "datasets", "pytorch_warmup", "fsspec", "pydantic"),
-    *("packaging", "tqdm", "click"),
+    *("packaging", "tqdm", "PIL", "click"),
 )
 
 
@@ -191,11 +239,11 @@ def _library(name: str, *missing: str) -> Any:
 
 
 _OTHERS: dict[str, Callable[[], tuple[Callable[[], nn.Module], Any]]] = {
-    "lucidrains: Unet": _peer(lucid, **_LUCID),
-    "lucidrains: Unet, linear attention": _peer(lucid, **_LUCID, full_attn=(False,) * 4),
+    "lucidrains: Unet": _peer(lucid, 16, **_LUCID),
+    "lucidrains: Unet, linear attention": _peer(lucid, 16, **_LUCID, full_attn=(False,) * 4),
     "lucidrains: Unet1D": _peer(lucid_1d, **_LUCID),
-    "lucidrains: KarrasUnet": _peer(karras, **_LUCID_KARRAS),
-    "smalldiffusion: Unet": _peer(small_unet, **_SMALL_UNET),
+    "lucidrains: KarrasUnet": _peer(karras, 32, **_LUCID_KARRAS),
+    "smalldiffusion: Unet": _peer(small_unet, 32, **_SMALL_UNET),
     "smalldiffusion: DiT": _peer(small_dit, depth=12),
     "smalldiffusion: MLP": _peer(small_mlp),
     "timm: ViT": _timm_vit,

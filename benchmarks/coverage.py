@@ -1,16 +1,19 @@
 """How much of other people's networks can be pruned, and whether the slim networks are right: tiny widths, real depth.
 
-``python benchmarks/coverage.py [NAME …]`` measures all networks that were not measured yet, or those that are named, each in a
-process of its own, and writes ``reports/engine/coverage.json`` and ``coverage.md`` after each. Weights are random, with a standard
-deviation of 1/√fan_in, and nothing starts at zero. Packages that are not installed are looked for in the folders of PYTHONPATH.
+``python benchmarks/coverage.py [--layers N] [NAME …]`` measures all networks that were not measured yet, or those that are named,
+each in a process of its own, and writes ``reports/engine/coverage.json`` and ``coverage.md`` after each. Weights are random, with a
+standard deviation of 1/√fan_in, and nothing starts at zero. ``--layers`` takes at most N layers of each kind, for a quick look: such
+rows say so, and are measured again without it. timm, k-diffusion and imagen-pytorch are found where PYTHONPATH says, installed
+without what they depend on.
 """
 
+import argparse
 import json
 import math
-import subprocess
-import sys
+import multiprocessing
 import tempfile
 import time
+import traceback
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -19,11 +22,12 @@ from typing import Any
 import numpy as np
 import torch
 from _coverage_networks import networks
-from _manifest import REPORTS, markdown_table, publish
+from _manifest import REPORTS, environment, markdown_table
 from _replay import difference
 from torch import nn
 from torch.utils._pytree import tree_map
 
+from prunekit._files import write_json
 from prunekit.checkpoint import ModelSpec
 from prunekit.cost import CostModel, count_macs
 from prunekit.errors import PrunekitError
@@ -33,7 +37,7 @@ from prunekit.groups import TimestepGroup
 from prunekit.slim import SlimModel, load_slim, save_slim
 
 SECONDS = 300.0  # of tracing, then groups that were not tried are left whole
-TIMEOUT = 900  # of one network with all checks
+TIMEOUT = 420  # of one network with all checks
 _PLANS = 2
 _WRONG = 1e-5  # a relative difference above it is an error of the engine and not of rounding
 
@@ -57,10 +61,10 @@ def prepared(spec: ModelSpec) -> tuple[nn.Module, Any]:
     return model, tree_map(drawn, spec.example_inputs())
 
 
-def measure(name: str, row: dict[str, Any]) -> None:
+def measure(name: str, layers: int | None, row: dict[str, Any]) -> None:
     """Fill in the row of one network, as far as it gets."""
     torch.set_num_threads(1)
-    spec = networks()[name]()
+    spec = networks()[name](layers)
     model, inputs = prepared(spec)
     row["parameters"] = sum(parameter.numel() for parameter in model.parameters())
     start = time.process_time()
@@ -102,17 +106,17 @@ def _shares(cost: CostModel, graph: ChannelGraph) -> dict[str, Any]:
 
 
 def _reason(owner: str, graph: ChannelGraph) -> str:
-    """Why the layer that multiplies stays whole, in the words of the graph."""
-    for layer, reason in graph.left_whole.items():
-        if layer in (owner, f"{owner}.weight"):
-            return reason
-    return "its inputs and outputs belong to layers that are left whole"
+    """Why the layer that multiplies stays whole, in the words of the graph; for an attention's products, one of its layers' words."""
+    inside = {layer: why for layer, why in graph.left_whole.items() if f"{layer}.".startswith(f"{owner}.")}
+    if not inside:
+        return "its inputs and outputs belong to layers that are left whole"
+    return min(inside.items(), key=lambda one: (len(one[0]), one[0]))[1]
 
 
 def _reloads(spec: ModelSpec, inputs: Any, slim: nn.Module, graph: ChannelGraph, plan: PruningPlan) -> bool:
     """Whether a slim model's folder gives back a model with the very same output."""
     counted, sizes = count_macs(slim, inputs), attributes(spec.build(), graph, plan)
-    saved = SlimModel(slim, spec, plan, sizes, TimestepGroup(0, 1000), 1000, counted.macs, counted.params)
+    saved = SlimModel(slim, spec, plan, sizes, TimestepGroup(0, 0, 1000), 1000, counted.macs, counted.params)
     with tempfile.TemporaryDirectory() as folder:
         save_slim(saved, Path(folder) / "slim")
         loaded = load_slim(Path(folder) / "slim", spec.factory, inputs).model
@@ -123,45 +127,51 @@ def _reloads(spec: ModelSpec, inputs: Any, slim: nn.Module, graph: ChannelGraph,
     return all(torch.equal(a, b) for a, b in zip(*outputs, strict=True))
 
 
-def _apart(name: str) -> dict[str, Any]:
+def _apart(name: str, layers: int | None) -> dict[str, Any]:
     """:func:`measure` in a process of its own; what it says where it fails."""
     with tempfile.TemporaryDirectory() as folder:
         answer = Path(folder) / "row.json"
-        command = [sys.executable, __file__, "--one", name, str(answer)]
-        try:
-            done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=TIMEOUT)  # noqa: S603
-        except subprocess.TimeoutExpired:
+        own = multiprocessing.get_context("fork").Process(target=_one, args=(name, layers, answer))
+        own.start()
+        own.join(TIMEOUT)
+        if own.is_alive():
+            own.kill()
+            own.join()
             return {"error": f"it takes more than {TIMEOUT} seconds"}
         if not answer.is_file():
-            return {"error": (done.stderr.strip().splitlines() or ["it was ended"])[-1][:300]}
+            return {"error": f"its process ended with {own.exitcode}"}
         row: dict[str, Any] = json.loads(answer.read_text(encoding="utf-8"))
         return row
 
 
-def _one(name: str, answer: Path) -> None:
-    row: dict[str, Any] = {}
+def _one(name: str, layers: int | None, answer: Path) -> None:
+    row: dict[str, Any] = {} if layers is None else {"layers": layers}
     start = time.monotonic()
     try:
-        measure(name, row)
-    except Exception as error:  # whatever a network does, it becomes a row
+        measure(name, layers, row)
+    except BaseException as error:  # whatever a network does, it becomes a row
         kind = "" if isinstance(error, PrunekitError) else f"{type(error).__name__}: "
         row["error"] = f"{kind}{(str(error).splitlines() or [''])[0][:300]}"
         if not isinstance(error, PrunekitError):
-            raise
-    finally:
-        row["wall"] = round(time.monotonic() - start, 1)
-        answer.write_text(json.dumps(row), encoding="utf-8")
+            traceback.print_exc()
+    row["wall"] = round(time.monotonic() - start, 1)
+    answer.write_text(json.dumps(row), encoding="utf-8")
 
 
 def main() -> None:
     """Measure the networks that are missing, or those that are named."""
-    if sys.argv[1:2] == ["--one"]:
-        _one(sys.argv[2], Path(sys.argv[3]))
-        return
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("names", nargs="*")
+    parser.add_argument("--layers", type=int)
+    asked = parser.parse_args()
     path, known = REPORTS / "coverage.json", networks()
     rows = json.loads(path.read_text(encoding="utf-8"))["networks"] if path.is_file() else {}
-    for name in sys.argv[1:] or [name for name in known if name not in rows]:
-        rows[name] = _apart(name)
+
+    def is_missing(name: str) -> bool:
+        return name not in rows or (asked.layers is None and "layers" in rows[name])
+
+    for name in asked.names or [name for name in known if is_missing(name)]:
+        rows[name] = _apart(name, asked.layers)
         print(name, rows[name], flush=True)
         _publish({one: rows[one] for one in known if one in rows})
 
@@ -171,7 +181,7 @@ def _is_right(row: dict[str, Any]) -> bool:
 
 
 def _publish(rows: dict[str, dict[str, Any]]) -> None:
-    publish("coverage", {"networks": rows})
+    write_json(REPORTS / "coverage.json", {"format": "prunekit-benchmark/1", "manifest": environment(), "networks": rows})
     count = len(rows)
 
     def those(test: Callable[[dict[str, Any]], bool]) -> str:
@@ -197,7 +207,9 @@ def _cells(row: dict[str, Any]) -> list[str]:
     apart = f"{row['difference']:.0e} ({row['precision']})" if "difference" in row else "–"
     weak = row.get("prunable", 0) < 0.9 or row.get("least", 1) > 0.5
     told = [f"{share:.2f}: {reason}" for reason, share in row.get("reasons", {}).items()] if weak else []
-    why = "; ".join(told) + row.get("note", "") + row.get("error", "")
+    told += [f"at most {row['layers']} layers of each kind"] if "layers" in row else []
+    told += [str(row["error"])] if "error" in row else []
+    why = "; ".join(told)
     return [*shares, apart, cell("reloaded"), why.replace("|", "/")]
 
 

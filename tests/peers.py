@@ -20,6 +20,15 @@ from torch import nn
 _HOLLOW = ("torchvision", "pytorch_fid")
 
 
+class _Names(type):
+    """Classes of which every name is there."""
+
+    def __getattr__(cls, name: str) -> Any:
+        if name.startswith("__"):
+            raise AttributeError(name)
+        return f"{cls.__name__}.{name}"
+
+
 class _Hollow(ModuleType):
     """A module in which every name is there and means nothing."""
 
@@ -30,7 +39,11 @@ class _Hollow(ModuleType):
             raise AttributeError(name)
         if name[0].islower():
             return _Hollow(name)
-        return type(name, (), {"__init__": lambda self, *_args, **_options: None})
+        return _Names(name, (), {"__init__": lambda self, *_args, **_options: None})
+
+    def __call__(self, *args: Any) -> Any:
+        """A function that does nothing, or a decorator."""
+        return args[0] if args else None
 
 
 class _Finder:
