@@ -23,8 +23,11 @@ from tiny_denoisers import DEPTHS, tiny  # noqa: E402
 _LEVELS: dict[str, Any] = {"block_out_channels": (32, 32, 64, 64), "norm_num_groups": 8, "cross_attention_dim": 32}
 _DEFAULT = {"down_block_types": ..., "up_block_types": ..., "layers_per_block": ...}
 DEEP: dict[str, dict[str, Any]] = {
-    "Cosmos3OmniTransformer": {"vocab_size": 64, "dtype": "float32"},
+    "Cosmos3OmniTransformer": {
+        **{"vocab_size": 64, "dtype": "float32", "num_attention_heads": 4, "num_key_value_heads": 2, "hidden_size": 512},
+    },
     "CosmosTransformer3DModel": {"concat_padding_mask": False, "adaln_lora_dim": 32},  # its mask needs torchvision
+    "HunyuanDiT2DModel": {"cross_attention_dim_t5": 64, "pooled_projection_dim": 64},
     "HunyuanVideoFramepackTransformer3DModel": {
         **{"has_image_proj": True, "image_proj_dim": 32, "has_clean_x_embedder": True},
     },

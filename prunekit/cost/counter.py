@@ -15,6 +15,7 @@ from torch import nn
 from torch._ops import HigherOrderOperator
 from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes
 from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
+from torch.utils.module_tracker import ModuleTracker
 
 from prunekit.graph.running import Inputs, run_once
 from prunekit.graph.weightless import without_values
@@ -99,6 +100,19 @@ class _UncountedOps(TorchDispatchMode):
         return func(*args, **(kwargs or {}))
 
 
+class _Modules(ModuleTracker):
+    """Knows which modules run, forwards only.
+
+    Torch's own asks tensors for their gradients' functions, which slices of parameters do not have in a pass without gradients.
+    """
+
+    def _fw_pre_hook(self, mod: nn.Module, input: Any) -> None:
+        self._get_append_fn(self._get_mod_name(mod), False)()
+
+    def _fw_post_hook(self, mod: nn.Module, input: Any, output: Any) -> None:
+        self._get_pop_fn(self._get_mod_name(mod), False)()
+
+
 class _HigherOrder(TorchDispatchMode):
     """Counts operators that take functions, such as flexible attention; torch's counter has the formulas and refuses the calls."""
 
@@ -130,6 +144,7 @@ def count_macs(model: nn.Module, inputs: Inputs) -> MacCount:
         inputs: arguments of one forward pass, batch 1, by name or by place.
     """
     counter = FlopCounterMode(display=False, custom_mapping=FORMULAS)
+    counter.mod_tracker = _Modules()
     uncounted = _UncountedOps(counter.flop_registry)
     with uncounted, counter, _HigherOrder(counter):
         run_once(model, inputs)

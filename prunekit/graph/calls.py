@@ -84,7 +84,8 @@ def is_plain(func: Any, args: Any, kwargs: Any) -> bool:
     function that torch maps over its arguments (``vmap``, as masks are made with).
     """
     name = getattr(func, "__name__", "")
-    given = (*args, *(kwargs or {}).values())
+    given = [*args, *(kwargs or {}).values()]
+    given += [part for value in given if isinstance(value, tuple | list) for part in value]  # indices of a mask
     if any(isinstance(value, Tensor) and is_functorch_wrapped_tensor(value) for value in given):
         return True
     return name == "_set_grad_enabled" or (name == "__get__" and call_name(func) not in _TENSOR_PROPERTIES)

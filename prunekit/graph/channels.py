@@ -75,6 +75,7 @@ class Channels:
         flow = Flow(model, deadline, {**head_modes(model, constraints), **modes})
         recorder = Recorder(flow)
         try:
+            run_once(model, inputs)  # some keep masks or tables from the first pass on
             with watched(model, flow) as seen, flow, recorder:
                 output = run_once(model, inputs)
             outputs_fixed(flow, output)
