@@ -8,7 +8,7 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from prunekit.checkpoint.bounds import check_schedule
-from prunekit.cost.counter import FORMULAS
+from prunekit.cost.counter import FORMULAS, ForwardModules
 from prunekit.errors import FileFormatError, InputError
 from prunekit.graph import PruningPlan
 from prunekit.graph.layers import dim_of, layer_kind
@@ -69,7 +69,9 @@ def check_params(model: nn.Module, params: int, what: str) -> None:
 
 def counted(run: Callable[[], _T]) -> tuple[_T, int]:
     """What a function returns, and the MACs of the networks that it runs."""
-    with FlopCounterMode(display=False, custom_mapping=FORMULAS) as counter:
+    counter = FlopCounterMode(display=False, custom_mapping=FORMULAS)
+    counter.mod_tracker = ForwardModules()
+    with counter:
         result = run()
     return result, counter.get_total_flops() // 2
 

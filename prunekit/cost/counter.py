@@ -20,7 +20,7 @@ from torch.utils.module_tracker import ModuleTracker
 from prunekit.graph.running import Inputs, run_once
 from prunekit.graph.weightless import without_values
 
-__all__ = ["FORMULAS", "MacCount", "count_by_shapes", "count_macs", "count_params", "operator_name", "own_counts"]
+__all__ = ["FORMULAS", "ForwardModules", "MacCount", "count_by_shapes", "count_macs", "count_params", "operator_name", "own_counts"]
 
 _aten = torch.ops.aten
 
@@ -100,7 +100,7 @@ class _UncountedOps(TorchDispatchMode):
         return func(*args, **(kwargs or {}))
 
 
-class _Modules(ModuleTracker):
+class ForwardModules(ModuleTracker):
     """Knows which modules run, forwards only.
 
     Torch's own asks tensors for their gradients' functions, which slices of parameters do not have in a pass without gradients.
@@ -144,7 +144,7 @@ def count_macs(model: nn.Module, inputs: Inputs) -> MacCount:
         inputs: arguments of one forward pass, batch 1, by name or by place.
     """
     counter = FlopCounterMode(display=False, custom_mapping=FORMULAS)
-    counter.mod_tracker = _Modules()
+    counter.mod_tracker = ForwardModules()
     uncounted = _UncountedOps(counter.flop_registry)
     with uncounted, counter, _HigherOrder(counter):
         run_once(model, inputs)
