@@ -14,26 +14,32 @@ from prunekit.checkpoint import ModelSpec, denoisers
 from prunekit.checkpoint.denoisers import denoiser
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))  # networks that the tests share
-from _coverage_inputs import INPUTS  # noqa: E402 - see above
-from manners import sinusoid  # noqa: E402
-from peers import karras, lucid, lucid_1d, small_dit, small_mlp, small_unet, stand_ins  # noqa: E402
-from research_code import RESEARCH  # noqa: E402
-from tiny_denoisers import DEPTHS, tiny  # noqa: E402
+from _coverage_inputs import INPUTS
+from manners import sinusoid
+from peers import karras, lucid, lucid_1d, small_dit, small_mlp, small_unet, stand_ins
+from research_code import RESEARCH
+from tiny_denoisers import DEPTHS, tiny
 
 _LEVELS: dict[str, Any] = {"block_out_channels": (32, 32, 64, 64), "norm_num_groups": 8, "cross_attention_dim": 32}
 _DEFAULT = {"down_block_types": ..., "up_block_types": ..., "layers_per_block": ...}
 DEEP: dict[str, dict[str, Any]] = {
     "Cosmos3OmniTransformer": {
-        **{"vocab_size": 64, "dtype": "float32", "num_attention_heads": 4, "num_key_value_heads": 2, "hidden_size": 512},
+
+            "vocab_size": 64,
+            "dtype": "float32",
+            "num_attention_heads": 4,
+            "num_key_value_heads": 2,
+            "hidden_size": 512
+        ,
     },
     "CosmosTransformer3DModel": {"concat_padding_mask": False, "adaln_lora_dim": 32},  # its mask needs torchvision
     "HunyuanDiT2DModel": {"cross_attention_dim_t5": 64, "pooled_projection_dim": 64},
     "HunyuanVideoFramepackTransformer3DModel": {
-        **{"has_image_proj": True, "image_proj_dim": 32, "has_clean_x_embedder": True},
+        "has_image_proj": True, "image_proj_dim": 32, "has_clean_x_embedder": True,
     },
     "OmniGenTransformer2DModel": {"vocab_size": 64, "pad_token_id": 0},
     "RFD4ProteinaTransformer": {
-        **{"token_dim": 64, "nheads": 4, "dim_cond": 32, "pair_repr_dim": 32, "tri_mult_c": 32},
+        "token_dim": 64, "nheads": 4, "dim_cond": 32, "pair_repr_dim": 32, "tri_mult_c": 32,
         "feats_seq": ("xt_bb_ca", "xt_local_latents", "token_type"),  # of the others, molecules have to be prepared
         "feats_pair_repr": ("xt_bb_ca_pair_dists",),
         "feats_cond_seq": ("time_emb_bb_ca", "time_emb_local_latents"),
@@ -145,7 +151,14 @@ def _peer(make: Callable[..., Any], side: int = 0, **config: Any) -> Callable[[]
 
 
 _LUCID = {"dim": 16, "dim_mults": (1, 2, 4, 8)}
-_LUCID_KARRAS = {"image_size": 32, "dim": 16, "dim_max": 64, "num_downsamples": 3, "num_blocks_per_stage": 4, "attn_res": (16, 8)}
+_LUCID_KARRAS = {
+    "image_size": 32,
+    "dim": 16,
+    "dim_max": 64,
+    "num_downsamples": 3,
+    "num_blocks_per_stage": 4,
+    "attn_res": (16, 8),
+}
 _SMALL_UNET = {"in_dim": 32, "ch_mult": (1, 2, 2, 2), "num_res_blocks": 2, "attn_resolutions": (16,)}
 
 
@@ -205,7 +218,13 @@ class DiTBlock(nn.Module):
 def _k_unet() -> Any:
     """As the config for CIFAR-10 has it, with narrow channels."""
     make = _library("k_diffusion.models.image_v1", *_K_NEEDS).ImageDenoiserModelV1
-    config = {"c_in": 3, "feats_in": 32, "depths": [2, 4, 4], "channels": [32, 64, 64], "self_attn_depths": [False, True, True]}
+    config = {
+        "c_in": 3,
+        "feats_in": 32,
+        "depths": [2, 4, 4],
+        "channels": [32, 64, 64],
+        "self_attn_depths": [False, True, True],
+    }
     return lambda: make(**config), (_noise(1, 3, 32, 32), torch.tensor([0.3]))
 
 
@@ -216,7 +235,19 @@ def _k_transformer() -> Any:
 
 
 _K_NEEDS = (
-    *("accelerate", "clip", "cleanfid", "dctorch", "jsonmerge", "kornia", "PIL", "safetensors", "skimage", "tqdm", "wandb"),
+    *(
+        "accelerate",
+        "clip",
+        "cleanfid",
+        "dctorch",
+        "jsonmerge",
+        "kornia",
+        "PIL",
+        "safetensors",
+        "skimage",
+        "tqdm",
+        "wandb",
+    ),
     *("torchdiffeq", "torchsde", "torchvision", "clip_anytorch", "scipy", "resize_right"),
 )
 
@@ -230,7 +261,17 @@ def _imagen() -> Any:
 
 
 _IMAGEN_NEEDS = (
-    *("accelerate", "beartype", "kornia", "torchvision", "transformers", "datasets", "pytorch_warmup", "fsspec", "pydantic"),
+    *(
+        "accelerate",
+        "beartype",
+        "kornia",
+        "torchvision",
+        "transformers",
+        "datasets",
+        "pytorch_warmup",
+        "fsspec",
+        "pydantic",
+    ),
     *("packaging", "tqdm", "PIL", "click"),
 )
 

@@ -67,7 +67,9 @@ def difference(
 ) -> tuple[float, str]:
     """Largest relative difference of the outputs, and the precision: double if the network runs with it."""
     try:
-        return _difference(_silenced(full, graph, plan).double(), copy.deepcopy(slim).double(), _double(inputs)), "64 bit"
+        return _difference(
+            _silenced(full, graph, plan).double(), copy.deepcopy(slim).double(), _double(inputs)
+        ), "64 bit"
     except RuntimeError:  # it mixes its own precision in
         return _difference(_silenced(full, graph, plan), slim, inputs), "own precision"
 

@@ -181,7 +181,9 @@ def _is_right(row: dict[str, Any]) -> bool:
 
 
 def _publish(rows: dict[str, dict[str, Any]]) -> None:
-    write_json(REPORTS / "coverage.json", {"format": "prunekit-benchmark/1", "manifest": environment(), "networks": rows})
+    write_json(
+        REPORTS / "coverage.json", {"format": "prunekit-benchmark/1", "manifest": environment(), "networks": rows}
+    )
     count = len(rows)
 
     def those(test: Callable[[dict[str, Any]], bool]) -> str:
@@ -193,7 +195,17 @@ def _publish(rows: dict[str, dict[str, Any]]) -> None:
         f"- 0.5 of the MACs reachable: {those(lambda row: row.get('least', 1) <= 0.5)}",
         f"- counted as predicted, same outputs as the silenced network, same after reloading: {those(_is_right)}",
     ]
-    header = ["network", "prunable MACs", "least MACs", "groups", "seconds", "as counted", "difference", "reloaded", "why"]
+    header = [
+        "network",
+        "prunable MACs",
+        "least MACs",
+        "groups",
+        "seconds",
+        "as counted",
+        "difference",
+        "reloaded",
+        "why",
+    ]
     table = [[name, *_cells(row)] for name, row in rows.items()]
     text = "\n".join([*_HEAD, "", *summary, "", markdown_table(header, table)])
     (REPORTS / "coverage.md").write_text(text, encoding="utf-8")

@@ -13,6 +13,7 @@ from prunekit.graph.constraints import named_by
 from prunekit.graph.counting import Count
 from prunekit.graph.found import PRODUCERS, Found
 from prunekit.graph.layers import HEAD_WIDTHS, HEADS, axis_size, group_count, layer_kind
+from prunekit.graph.listing import complete
 from prunekit.graph.retrying import Retries
 from prunekit.graph.running import Inputs
 from prunekit.graph.structure import Attribute, ChannelGraph, ChannelGroup, Member, NormMode, Term, Width
@@ -148,7 +149,7 @@ class Making:
         return ChannelGraph(
             groups,
             sizes,
-            self._left_whole(place) | dict(failed),
+            self._complete(groups, self._left_whole(place) | dict(failed)),
             self.norm_mode,
             tuple(self._attributes(groups, by_name, count)),
             tuple(count.product(product) for product in self.channels.flow.found.products),
@@ -160,6 +161,10 @@ class Making:
             ),
             self._norm_modes(groups),
         )
+
+    def _complete(self, groups: tuple[ChannelGroup, ...], reasons: Mapping[str, str]) -> dict[str, str]:
+        """The reasons, with those of layers that nothing is known of."""
+        return complete(self.channels.modules, self.channels.seen.resolutions, groups, reasons)
 
     def _left_whole(self, place: IntArray) -> dict[str, str]:
         """Layers with channels that are in no group, with the reason."""

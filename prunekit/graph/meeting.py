@@ -146,10 +146,7 @@ class Meeting:
                 return self._same(value, own, cut)
         if self._is_scaled(value.tensor, own, labels, cuts):
             return self.step.pair(value, own)
-        given = [self.leaves[i] for i in self.places]
-        if not own.is_meta and any(tensor.is_meta for tensor in given):  # it is filled with numbers that nobody knows
-            return next((self._same(value, own, cut) for cut in cuts if cut.shape == own.shape), None)
-        least = size_of_terms(self.call.name, given)
+        least = size_of_terms(self.call.name, [self.leaves[i] for i in self.places])
         for cut in cuts:
             if least > 0 and agree(own, cut, least):
                 return self._same(value, own, cut)

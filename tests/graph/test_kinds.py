@@ -1,5 +1,7 @@
 """Kinds of layers that research code has, each in a small network of its own: followed, and pruned as the silenced network says."""
 
+import functools
+
 import numpy as np
 import pytest
 import torch
@@ -616,6 +618,26 @@ class Caching(nn.Module):
 
 def test_what_the_first_pass_keeps_for_later_ones_is_no_fault():
     assert "up" in made(pruned_as_silenced(Caching, 1, 4, 5))
+
+
+class Remembering(nn.Module):
+    """Asks another module for a table, which keeps it for each copy of itself."""
+
+    class Angles(nn.Module):
+        @functools.lru_cache(maxsize=4)  # noqa: B019 - as libraries have it
+        def table(self, length):
+            return torch.arange(float(length))[:, None].cos()
+
+    def __init__(self):
+        super().__init__()
+        self.angles, self.up, self.down = self.Angles(), nn.Linear(5, 12), nn.Linear(12, 3)
+
+    def forward(self, x):
+        return self.down(F.silu(self.up(x)) * self.angles.table(x.shape[1]))
+
+
+def test_what_each_copy_keeps_for_itself_is_no_fault():
+    assert "up" in made(pruned_as_silenced(Remembering, 1, 4, 5))
 
 
 class Masked(nn.Module):
