@@ -22,24 +22,29 @@ from tiny_denoisers import DEPTHS, tiny
 
 _LEVELS: dict[str, Any] = {"block_out_channels": (32, 32, 64, 64), "norm_num_groups": 8, "cross_attention_dim": 32}
 _DEFAULT = {"down_block_types": ..., "up_block_types": ..., "layers_per_block": ...}
+_KANDINSKY = {"model_dim": 64, "ff_dim": 128, "time_dim": 32, "axes_dims": (8, 12, 12)}
 DEEP: dict[str, dict[str, Any]] = {
     "Cosmos3OmniTransformer": {
-
-            "vocab_size": 64,
-            "dtype": "float32",
-            "num_attention_heads": 4,
-            "num_key_value_heads": 2,
-            "hidden_size": 512
-        ,
+        "vocab_size": 64,
+        "dtype": "float32",
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "hidden_size": 512,
     },
     "CosmosTransformer3DModel": {"concat_padding_mask": False, "adaln_lora_dim": 32},  # its mask needs torchvision
     "HunyuanDiT2DModel": {"cross_attention_dim_t5": 64, "pooled_projection_dim": 64},
     "HunyuanVideoFramepackTransformer3DModel": {
-        "has_image_proj": True, "image_proj_dim": 32, "has_clean_x_embedder": True,
+        "has_image_proj": True,
+        "image_proj_dim": 32,
+        "has_clean_x_embedder": True,
     },
     "OmniGenTransformer2DModel": {"vocab_size": 64, "pad_token_id": 0},
     "RFD4ProteinaTransformer": {
-        "token_dim": 64, "nheads": 4, "dim_cond": 32, "pair_repr_dim": 32, "tri_mult_c": 32,
+        "token_dim": 64,
+        "nheads": 4,
+        "dim_cond": 32,
+        "pair_repr_dim": 32,
+        "tri_mult_c": 32,
         "feats_seq": ("xt_bb_ca", "xt_local_latents", "token_type"),  # of the others, molecules have to be prepared
         "feats_pair_repr": ("xt_bb_ca_pair_dists",),
         "feats_cond_seq": ("time_emb_bb_ca", "time_emb_local_latents"),
@@ -59,10 +64,9 @@ DEEP: dict[str, dict[str, Any]] = {
     "DreamLiteUNetModel": {**_LEVELS, "block_out_channels": (32, 32, 64), "attention_head_dim": 8},
     "HiDreamImageTransformer2DModel": {"llama_layers": [0, 1] * 24},
     "I2VGenXLUNet": {**_LEVELS, "attention_head_dim": 8},
-    **dict.fromkeys(
-        ("Kandinsky5Transformer3DModel", "Kandinsky6SRTransformer3DModel", "Kandinsky6Transformer3DModel"),
-        {"model_dim": 64, "ff_dim": 128, "time_dim": 32, "axes_dims": (8, 12, 12)},
-    ),
+    "Kandinsky5Transformer3DModel": _KANDINSKY,
+    "Kandinsky6SRTransformer3DModel": _KANDINSKY,
+    "Kandinsky6Transformer3DModel": _KANDINSKY,
     "Kandinsky3UNet": {
         "block_out_channels": (32, 32, 64, 64),
         "groups": 8,

@@ -2,9 +2,9 @@
 
 ``python benchmarks/coverage.py [--layers N] [NAME …]`` measures all networks that were not measured yet, or those that are named,
 each in a process of its own, and writes ``reports/engine/coverage.json`` and ``coverage.md`` after each. Weights are random, with a
-standard deviation of 1/√fan_in, and nothing starts at zero. ``--layers`` takes at most N layers of each kind, for a quick look: such
-rows say so, and are measured again without it. timm, k-diffusion and imagen-pytorch are found where PYTHONPATH says, installed
-without what they depend on.
+standard deviation of 1/√fan_in, and nothing starts at zero. ``--layers`` takes at most N layers of each kind, for a quick look:
+such rows say so, and are measured again without it. timm, k-diffusion and imagen-pytorch are found where PYTHONPATH says,
+installed without what they depend on.
 """
 
 import argparse
@@ -106,7 +106,7 @@ def _shares(cost: CostModel, graph: ChannelGraph) -> dict[str, Any]:
 
 
 def _reason(owner: str, graph: ChannelGraph) -> str:
-    """Why the layer that multiplies stays whole, in the words of the graph; for an attention's products, one of its layers' words."""
+    """Why the layer that multiplies stays whole, in the words of the graph; for products of an attention, those of a layer of it."""
     inside = {layer: why for layer, why in graph.left_whole.items() if f"{layer}.".startswith(f"{owner}.")}
     if not inside:
         return "its inputs and outputs belong to layers that are left whole"
@@ -228,11 +228,12 @@ def _cells(row: dict[str, Any]) -> list[str]:
 _HEAD = [
     "# Coverage of other people's networks",
     "",
-    "Tiny widths, real depth, weights with a standard deviation of 1/√fan_in, no gates of zero. *Prunable MACs*: share of the MACs",
-    "that some width changes. *Least MACs*: share that is left with all widths at their least. *Seconds*: of the processor, for",
-    "`trace`. *As counted*: the predicted MACs of two random plans equal an independent counter's. *Difference*: largest relative",
-    "difference between the slim network's outputs and those of the full one with the same channels silenced; statistics of norms,",
-    "which change when channels go, are recorded on one and replayed on the other. *Reloaded*: a saved slim model gives the same bits.",
+    "Tiny widths, real depth unless a row says otherwise, weights with a standard deviation of 1/√fan_in, no gates of zero.",
+    "*Prunable MACs*: share of the MACs that some width changes. *Least MACs*: share that is left with all widths at their least.",
+    "*Seconds*: of the processor, for `trace`. *As counted*: the predicted MACs of two random plans equal an independent counter's.",
+    "*Difference*: largest relative difference between the slim network's outputs and those of the full one with the same channels",
+    "silenced; statistics of norms, which change when channels go, are recorded on one and replayed on the other.",
+    "*Reloaded*: a saved slim model gives the same bits.",
 ]
 
 

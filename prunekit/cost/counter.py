@@ -20,7 +20,16 @@ from torch.utils.module_tracker import ModuleTracker
 from prunekit.graph.running import Inputs, run_once
 from prunekit.graph.weightless import without_values
 
-__all__ = ["FORMULAS", "ForwardModules", "MacCount", "count_by_shapes", "count_macs", "count_params", "operator_name", "own_counts"]
+__all__ = [
+    "FORMULAS",
+    "ForwardModules",
+    "MacCount",
+    "count_by_shapes",
+    "count_macs",
+    "count_params",
+    "operator_name",
+    "own_counts",
+]
 
 _aten = torch.ops.aten
 
@@ -107,10 +116,10 @@ class ForwardModules(ModuleTracker):
     """
 
     def _fw_pre_hook(self, mod: nn.Module, input: Any) -> None:
-        self._get_append_fn(self._get_mod_name(mod), False)()
+        self._get_append_fn(self._get_mod_name(mod), False)()  # type: ignore[no-untyped-call]
 
     def _fw_post_hook(self, mod: nn.Module, input: Any, output: Any) -> None:
-        self._get_pop_fn(self._get_mod_name(mod), False)()
+        self._get_pop_fn(self._get_mod_name(mod), False)()  # type: ignore[no-untyped-call]
 
 
 class _HigherOrder(TorchDispatchMode):

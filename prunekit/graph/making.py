@@ -149,7 +149,7 @@ class Making:
         return ChannelGraph(
             groups,
             sizes,
-            self._complete(groups, self._left_whole(place) | dict(failed)),
+            self._complete(groups, self._left_whole(place) | dict(failed), failed),
             self.norm_mode,
             tuple(self._attributes(groups, by_name, count)),
             tuple(count.product(product) for product in self.channels.flow.found.products),
@@ -162,8 +162,12 @@ class Making:
             self._norm_modes(groups),
         )
 
-    def _complete(self, groups: tuple[ChannelGroup, ...], reasons: Mapping[str, str]) -> dict[str, str]:
-        """The reasons, with those of layers that nothing is known of."""
+    def _complete(
+        self, groups: tuple[ChannelGroup, ...], reasons: Mapping[str, str], failed: Mapping[str, str]
+    ) -> dict[str, str]:
+        """The reasons, with those of all layers of groups that failed, and of layers that nothing is known of."""
+        makers = {layer: f for f in self.channels.found if f.name in failed for layer in self.channels.makers(f)}
+        reasons = {**{layer: failed[found.name] for layer, found in makers.items()}, **reasons}
         return complete(self.channels.modules, self.channels.seen.resolutions, groups, reasons)
 
     def _left_whole(self, place: IntArray) -> dict[str, str]:

@@ -17,14 +17,20 @@ from prunekit.graph import trace
 def unlisted(net, inputs):
     """Layers with weights that are neither in a group with several widths nor listed."""
     graph = trace(net, inputs)
-    shrinking = [member.layer for group in graph if len(group.widths) > 1 for member in group.members if member.axis != "in"]
+    shrinking = [
+        member.layer for group in graph if len(group.widths) > 1 for member in group.members if member.axis != "in"
+    ]
     known = [*shrinking, *graph.left_whole]
     assert all(graph.left_whole.values())
 
     def is_known(name):
         return any(one == name or one.startswith(f"{name}.") or name.startswith(f"{one}.") for one in known)
 
-    layers = [name for name, module in net.named_modules() if any(p.ndim > 1 for p in module._parameters.values() if p is not None)]
+    layers = [
+        name
+        for name, module in net.named_modules()
+        if any(p.ndim > 1 for p in module._parameters.values() if p is not None)
+    ]
     return [name for name in layers if name and not is_known(name)]
 
 

@@ -51,7 +51,7 @@ def _slice(flow: Flow, func: Any, args: Sequence[Any], kwargs: Mapping[str, Any]
     step = argument(func, args, kwargs, "step", 1)
     which = np.arange(x.shape[dim])[slice(start, end, step)]
     parts = x.shape[dim] / max(len(which), 1)
-    if step == 1 and parts in _FEW and which[0] % len(which) == 0 and len(which) > 1:
+    if step == 1 and len(which) > 1 and parts in _FEW and which[0] % len(which) == 0:
         _parts(flow, flow.of(x), dim, [len(which)] * int(parts))
     flow.put(out, _taken(flow.of(x), dim, which))
 
@@ -94,7 +94,9 @@ def _index(flow: Flow, func: Any, args: Sequence[Any], kwargs: Mapping[str, Any]
     """Rows that are picked by tensors of numbers, or by masks: channels along the other dimensions stay what they are."""
     labels = flow.of(args[0])
     where, taken, _ = _indexed(args[0], args[1])
-    flow.fix((grid for grid in labels.grids if set(grid.dims) & set(taken)), "single ones of them are picked out")
+    flow.fix(
+        (grid for grid in labels.grids if set(grid.dims) & set(taken)), "single ones of them are picked out by an index"
+    )
     grids = tuple(grid.moved(where.__getitem__) for grid in labels.grids if not set(grid.dims) & set(taken))
     wild = {where[dim] for dim in labels.wild if dim in where}
     flow.put(out, Labels(grids, frozenset(wild)))
