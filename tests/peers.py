@@ -20,6 +20,15 @@ from torch import nn
 _HOLLOW = ("torchvision", "pytorch_fid")
 
 
+class _Names(type):
+    """Classes of which every name is there."""
+
+    def __getattr__(cls, name: str) -> Any:
+        if name.startswith("__"):
+            raise AttributeError(name)
+        return f"{cls.__name__}.{name}"
+
+
 class _Hollow(ModuleType):
     """A module in which every name is there and means nothing."""
 
@@ -30,7 +39,11 @@ class _Hollow(ModuleType):
             raise AttributeError(name)
         if name[0].islower():
             return _Hollow(name)
-        return type(name, (), {"__init__": lambda self, *_args, **_options: None})
+        return _Names(name, (), {"__init__": lambda self, *_args, **_options: None})
+
+    def __call__(self, *args: Any) -> Any:
+        """A function that does nothing, or a decorator."""
+        return args[0] if args else None
 
 
 class _Finder:
@@ -52,9 +65,10 @@ class _Finder:
 
 
 @contextmanager
-def stand_ins() -> Iterator[None]:
-    """Within the block, missing picture libraries can be imported; afterwards they are missing again."""
-    missing = tuple(name for name in _HOLLOW if name not in sys.modules and importlib.util.find_spec(name) is None)
+def stand_ins(*names: str) -> Iterator[None]:
+    """Within the block, missing picture libraries, or the packages named, can be imported; afterwards they are missing again."""
+    wanted = names or _HOLLOW
+    missing = tuple(name for name in wanted if name not in sys.modules and importlib.util.find_spec(name) is None)
     finder: Any = _Finder(missing)
     sys.meta_path.append(finder)
     try:

@@ -8,12 +8,13 @@ from torch import nn
 from prunekit.checkpoint.arguments import TEXT_WIDTHS
 from prunekit.checkpoint.denoisers import denoiser
 
-_ONE = (
+DEPTHS = (
     *("num_layers", "num_single_layers", "num_refiner_layers", "n_layers", "n_refiner_layers", "depth", "dit_depth"),
     *("num_hidden_layers", "num_mmdit_layers", "mmdit_layers", "num_single_dit_layers", "num_visual_blocks"),
-    *("num_text_blocks", "perceiver_num_layers", "num_res_blocks", "approximator_layers", "num_key_value_heads"),
-    *("n_kv_heads", "num_kv_heads", "num_key_value_attention_heads", "vace_num_layers"),
+    *("num_text_blocks", "perceiver_num_layers", "num_res_blocks", "approximator_layers", "vace_num_layers"),
 )
+"""Config keys that say how many layers or blocks there are."""
+_ONE = (*DEPTHS, "num_key_value_heads", "n_kv_heads", "num_kv_heads", "num_key_value_attention_heads")
 _TWO = (
     "num_attention_heads",
     "num_heads",

@@ -8,7 +8,7 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from prunekit.checkpoint.bounds import check_schedule
-from prunekit.cost.counter import FORMULAS
+from prunekit.cost.counter import FORMULAS, ForwardModules
 from prunekit.errors import FileFormatError, InputError
 from prunekit.graph import PruningPlan
 from prunekit.graph.layers import dim_of, layer_kind
@@ -69,7 +69,9 @@ def check_params(model: nn.Module, params: int, what: str) -> None:
 
 def counted(run: Callable[[], _T]) -> tuple[_T, int]:
     """What a function returns, and the MACs of the networks that it runs."""
-    with FlopCounterMode(display=False, custom_mapping=FORMULAS) as counter:
+    counter = FlopCounterMode(display=False, custom_mapping=FORMULAS)
+    counter.mod_tracker = ForwardModules()
+    with counter:
         result = run()
     return result, counter.get_total_flops() // 2
 
@@ -92,13 +94,19 @@ def check_kept(plan: PruningPlan, whole: nn.Module, shapes: Mapping[str, tuple[i
     modules, by_layer = dict(whole.named_modules()), dict[str, dict[str, tuple[int, ...]]]()
     for name, kept in plan.kept.items():
         by_layer.setdefault(name if name in modules else _LATER.sub("", name), {})[name] = kept
+    tensors = {**dict(whole.named_parameters()), **dict(whole.named_buffers())}
     for layer, groups in by_layer.items():
         kind = layer_kind(modules.get(layer))
         weight, dim = f"{layer}.weight", None if kind is None else dim_of(kind, "out", "weight", 2)
-        if dim is None or weight not in shapes:
+        if dim is not None and weight in shapes:
+            axes = [(int(modules[layer].weight.shape[dim]), shapes[weight][dim])]
+        elif layer in shapes and layer in tensors:  # a tensor of no known layer may make channels along any dimension
+            axes = list(zip(tensors[layer].shape, shapes[layer], strict=True))
+        else:
             raise FileFormatError(f"{what} has a plan for channels of {layer[:80]!r}, which makes none.")
-        full, left = int(modules[layer].weight.shape[dim]), shapes[weight][dim]
-        if not _possible([*groups.values()], full, left, sole=list(groups) == [layer]):
+        sole = list(groups) == [layer]
+        if not any(_possible([*groups.values()], full, left, sole) for full, left in axes):
+            full, left = axes[0]
             told = ", ".join(str(len(kept)) for kept in groups.values())
             raise FileFormatError(
                 f"{what} has a plan that keeps {told} channels of {layer[:80]}, and {left} of its {full} are there."

@@ -15,11 +15,21 @@ from torch import nn
 from torch._ops import HigherOrderOperator
 from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes
 from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
+from torch.utils.module_tracker import ModuleTracker
 
 from prunekit.graph.running import Inputs, run_once
 from prunekit.graph.weightless import without_values
 
-__all__ = ["FORMULAS", "MacCount", "count_by_shapes", "count_macs", "count_params", "operator_name", "own_counts"]
+__all__ = [
+    "FORMULAS",
+    "ForwardModules",
+    "MacCount",
+    "count_by_shapes",
+    "count_macs",
+    "count_params",
+    "operator_name",
+    "own_counts",
+]
 
 _aten = torch.ops.aten
 
@@ -99,6 +109,19 @@ class _UncountedOps(TorchDispatchMode):
         return func(*args, **(kwargs or {}))
 
 
+class ForwardModules(ModuleTracker):
+    """Knows which modules run, forwards only.
+
+    Torch's own asks tensors for their gradients' functions, which slices of parameters do not have in a pass without gradients.
+    """
+
+    def _fw_pre_hook(self, mod: nn.Module, input: Any) -> None:
+        self._get_append_fn(self._get_mod_name(mod), False)()  # type: ignore[no-untyped-call]
+
+    def _fw_post_hook(self, mod: nn.Module, input: Any, output: Any) -> None:
+        self._get_pop_fn(self._get_mod_name(mod), False)()  # type: ignore[no-untyped-call]
+
+
 class _HigherOrder(TorchDispatchMode):
     """Counts operators that take functions, such as flexible attention; torch's counter has the formulas and refuses the calls."""
 
@@ -130,6 +153,7 @@ def count_macs(model: nn.Module, inputs: Inputs) -> MacCount:
         inputs: arguments of one forward pass, batch 1, by name or by place.
     """
     counter = FlopCounterMode(display=False, custom_mapping=FORMULAS)
+    counter.mod_tracker = ForwardModules()
     uncounted = _UncountedOps(counter.flop_registry)
     with uncounted, counter, _HigherOrder(counter):
         run_once(model, inputs)

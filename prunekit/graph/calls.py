@@ -10,6 +10,7 @@ from typing import Any
 
 from torch import Tensor
 from torch._C._functorch import is_functorch_wrapped_tensor
+from torch._ops import OpOverload
 from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_flatten, tree_leaves, tree_unflatten
 
@@ -81,10 +82,13 @@ def is_plain(func: Any, args: Any, kwargs: Any) -> bool:
     """Whether a call is none of the network's own steps.
 
     It only reads a property that is no tensor (a shape, a dtype, a device), or sets a mode of its thread, or is a step of a
-    function that torch maps over its arguments (``vmap``, as masks are made with).
+    function that torch maps over its arguments (``vmap``, as masks are made with), or an operator that torch calls by itself.
     """
+    if isinstance(func, OpOverload):
+        return True
     name = getattr(func, "__name__", "")
-    given = (*args, *(kwargs or {}).values())
+    given = [*args, *(kwargs or {}).values()]
+    given += [part for value in given if isinstance(value, tuple | list) for part in value]  # indices of a mask
     if any(isinstance(value, Tensor) and is_functorch_wrapped_tensor(value) for value in given):
         return True
     return name == "_set_grad_enabled" or (name == "__get__" and call_name(func) not in _TENSOR_PROPERTIES)

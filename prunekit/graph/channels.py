@@ -14,7 +14,7 @@ from prunekit.graph.asking import Asking
 from prunekit.graph.blocks import same_blocks, table_of
 from prunekit.graph.calls import Call, Recorder
 from prunekit.graph.constraints import Constraints
-from prunekit.graph.deadline import Deadline
+from prunekit.graph.deadline import Deadline, run_first
 from prunekit.graph.families import ties_of
 from prunekit.graph.flow import outputs_fixed
 from prunekit.graph.following import Following
@@ -74,6 +74,7 @@ class Channels:
         flow = Following(model, deadline, {**head_modes(model, constraints), **modes})
         recorder = Recorder(flow)
         try:
+            run_first(model, inputs, deadline)
             with watched(model, flow) as seen, flow, recorder:
                 output = run_once(model, inputs)
             outputs_fixed(flow, output)

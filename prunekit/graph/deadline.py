@@ -3,10 +3,15 @@
 import logging
 import time
 from collections.abc import Callable
+from typing import Any
+
+from torch import nn
+from torch.overrides import TorchFunctionMode
 
 from prunekit.errors import GraphError
+from prunekit.graph.running import Inputs, run_once
 
-__all__ = ["Deadline"]
+__all__ = ["Deadline", "run_first"]
 
 _PATIENCE = 3.0  # seconds before anything is said
 _log = logging.getLogger(__name__)
@@ -61,3 +66,34 @@ class Deadline:
         _log.info("%s (%.0f s so far)", what, spent)
         if self._progress is not None:
             self._progress(f"{what} ({spent:.0f} s so far)")
+
+
+class _Hurried(TorchFunctionMode):
+    """Ends a network's pass when the time is up.
+
+    Args:
+        deadline: when.
+    """
+
+    def __init__(self, deadline: Deadline) -> None:
+        super().__init__()
+        self._deadline = deadline
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self._deadline.check()
+        return func(*args, **(kwargs or {}))
+
+
+def run_first(model: nn.Module, inputs: Inputs, deadline: Deadline) -> None:
+    """A first pass, as some networks keep masks or tables from it, so that later passes call less.
+
+    Args:
+        model: the network; what it keeps is kept for each copy of it anew.
+        inputs: of the pass.
+        deadline: when to give up.
+
+    Raises:
+        GraphError: the time is up.
+    """
+    with _Hurried(deadline):
+        run_once(model, inputs)

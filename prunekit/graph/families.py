@@ -64,7 +64,7 @@ class _Attention(_Plain):
         leaving = _first_linear(module.to_out)
         if leaving is not None:
             module.out_dim = int(leaving.out_features)
-        if module.to_k is not None and not module.is_cross_attention:
+        if module.to_k is not None and not vars(module).get("is_cross_attention", True):
             module.cross_attention_dim = int(module.to_k.in_features)
 
     def ties(self, module: Any) -> Iterator[tuple[Axis, Axis]]:

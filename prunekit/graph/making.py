@@ -13,6 +13,7 @@ from prunekit.graph.constraints import named_by
 from prunekit.graph.counting import Count
 from prunekit.graph.found import PRODUCERS, Found
 from prunekit.graph.layers import HEAD_WIDTHS, HEADS, axis_size, group_count, layer_kind
+from prunekit.graph.listing import complete
 from prunekit.graph.retrying import Retries
 from prunekit.graph.running import Inputs
 from prunekit.graph.structure import Attribute, ChannelGraph, ChannelGroup, Member, NormMode, Term, Width
@@ -148,7 +149,7 @@ class Making:
         return ChannelGraph(
             groups,
             sizes,
-            self._left_whole(place) | dict(failed),
+            self._complete(groups, self._left_whole(place) | dict(failed), failed),
             self.norm_mode,
             tuple(self._attributes(groups, by_name, count)),
             tuple(count.product(product) for product in self.channels.flow.found.products),
@@ -160,6 +161,14 @@ class Making:
             ),
             self._norm_modes(groups),
         )
+
+    def _complete(
+        self, groups: tuple[ChannelGroup, ...], reasons: Mapping[str, str], failed: Mapping[str, str]
+    ) -> dict[str, str]:
+        """The reasons, with those of all layers of groups that failed, and of layers that nothing is known of."""
+        makers = {layer: f for f in self.channels.found if f.name in failed for layer in self.channels.makers(f)}
+        reasons = {**{layer: failed[found.name] for layer, found in makers.items()}, **reasons}
+        return complete(self.channels.modules, self.channels.seen.resolutions, groups, reasons)
 
     def _left_whole(self, place: IntArray) -> dict[str, str]:
         """Layers with channels that are in no group, with the reason."""

@@ -156,8 +156,12 @@ class Meeting:
         return None
 
     def _has_its_shape(self, tensor: Tensor, own: Tensor, labels: Labels) -> bool:
-        """Whether neither tensor has values and their shapes agree."""
-        if not own.is_meta or not tensor.is_meta or own.dtype != tensor.dtype:
+        """Whether neither tensor has values, and their shapes agree unless both are empty."""
+        if own.dtype != tensor.dtype:
+            return False
+        if not tensor.numel() and not own.numel():  # a slice past the end, of whatever other sizes
+            return own.ndim == tensor.ndim
+        if not own.is_meta or not tensor.is_meta:
             return False
         return tuple(own.shape) in self.step.cutter.shapes(tensor, labels, own.shape)
 

@@ -6,7 +6,9 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from prunekit.graph.deadline import Deadline, run_first
 from prunekit.graph.plan import PruningPlan
+from prunekit.graph.running import Inputs
 from prunekit.graph.structure import ChannelGraph
 from prunekit.graph.surgery import all_tensors, apply, attributes, refit, slicer
 
@@ -26,6 +28,10 @@ class Template:
         self._copy = apply(model, graph, PruningPlan({}, graph.fingerprint), share=True)
         self._tensors = all_tensors(model)
         self._sizes = [(vars(module), _plain(module)) for module in self._copy.modules()]
+
+    def run_first(self, inputs: Inputs, deadline: Deadline) -> None:
+        """A first pass of the copy that is pruned, at full width, see :func:`~prunekit.graph.deadline.run_first`."""
+        run_first(self._copy, inputs, deadline)
 
     def __call__(self, plan: PruningPlan, given: Mapping[str, Tensor] = MappingProxyType({})) -> nn.Module:
         """The network pruned by a plan, as :func:`~prunekit.graph.apply` with ``share`` makes it; good until the next call.

@@ -18,7 +18,7 @@ from prunekit.errors import GraphError, PrunekitError
 from prunekit.graph.channels import Channels
 from prunekit.graph.culprits import smallest_sets
 from prunekit.graph.cutting import Cutter
-from prunekit.graph.deadline import Deadline
+from prunekit.graph.deadline import Deadline, run_first
 from prunekit.graph.faults import Fault
 from prunekit.graph.lockstep import Lockstep
 from prunekit.graph.plan import PruningPlan
@@ -110,7 +110,18 @@ class Trial:
             Unsound: without values, the network does not run.
         """
         with nullcontext() if self.with_values else weightless():
+            self._run_first()
             return self._offences()
+
+    def _run_first(self) -> None:
+        """Fill what both networks keep from their first pass on."""
+        try:
+            run_first(self.full, self.inputs, self.deadline)
+            self.template.run_first(self.inputs, self.deadline)
+        except GraphError:
+            raise
+        except Exception:  # the trial says why it does not run
+            self.deadline.check()
 
     def _offences(self) -> dict[str, Offence]:
         good = [group for group in self.graph if len(group.widths) > 1]

@@ -52,8 +52,10 @@ class Witness:
         names, inputs = _Names(), self.inputs_of(model)
         devices = {t.get_device() for t in model.parameters() if t.is_cuda}
         try:
-            with torch.random.fork_rng(devices=sorted(devices)), names:
-                run_once(model, inputs)
+            with torch.random.fork_rng(devices=sorted(devices)):
+                run_once(model, inputs)  # some keep masks or tables from the first pass on
+                with names:
+                    run_once(model, inputs)
         except Exception as error:  # whatever the network raises
             raise GraphError(
                 f"The pruned {type(model).__name__} does not run on the inputs it was traced with ({text_of(error)}); "

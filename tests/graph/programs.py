@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.attention.flex_attention import flex_attention
+from torch.nn.utils import parametrizations
 from torch.utils.checkpoint import checkpoint
 
 LENGTH = 4
@@ -388,6 +389,39 @@ def flexible_heads(net: Program, x: Tensor) -> Tensor:
     return flex_attention(q, k, v).transpose(1, 2).flatten(2)
 
 
+def volume(net: Program, x: Tensor) -> Tensor:
+    """The positions as a volume of 2×2×1."""
+    cube = x.transpose(1, 2).unflatten(2, (2, 2, 1))
+    return net.layer(lambda: nn.Conv3d(x.shape[-1], 12, (3, 3, 1), padding=(1, 1, 0)))(cube).flatten(2).transpose(1, 2)
+
+
+def packed_rows(net: Program, x: Tensor) -> Tensor:
+    """Tokens that are written into some rows of a longer sequence, and read from there."""
+    y = net.same(x)
+    rows = y.new_zeros(len(x), LENGTH + 2, y.shape[-1])
+    rows[:, torch.arange(LENGTH) + 1] = y
+    return rows[:, torch.tensor([1, 2, 3, 4])] * 2
+
+
+def skipped_where_equal(net: Program, x: Tensor) -> Tensor:
+    """A shortcut that is used only where the widths differ."""
+    y, shortcut = net.linear(F.silu(x), 12), net.linear(x, 12)
+    return y + (shortcut if x.shape[-1] != y.shape[-1] else x)
+
+
+def rest_of_heads(net: Program, x: Tensor) -> Tensor:
+    """Rotary positions on as much of a head as they are wide, here all of it; the rest is passed on."""
+    q, k, v = (net.same(x).unflatten(-1, (2, -1)).transpose(1, 2) for _ in range(3))
+    width = net.size(q.shape[-1])
+    angle = torch.arange(float(LENGTH))[:, None] * torch.ones(width)
+
+    def turned(h: Tensor) -> Tensor:
+        a, b = h[..., :width].chunk(2, -1)
+        return torch.cat([h[..., :width] * angle.cos() + torch.cat([-b, a], -1) * angle.sin(), h[..., width:]], -1)
+
+    return F.scaled_dot_product_attention(turned(q), turned(k), v).transpose(1, 2).flatten(2)
+
+
 STEPS: dict[str, Callable[[Program, Tensor], Tensor]] = {
     "linear": lambda net, x: F.gelu(net.linear(x, 12)),
     "residual": lambda net, x: x + net.same(F.silu(x)),
@@ -480,5 +514,14 @@ STEPS: dict[str, Callable[[Program, Tensor], Tensor]] = {
     "normed weight": normed_weight,
     "diagonal kernel": diagonal_kernel,
     "flexible heads": flexible_heads,
+    "rest of heads": rest_of_heads,
+    "packed rows": packed_rows,
+    "skipped where equal": skipped_where_equal,
+    "volume": volume,
+    "transposed image": lambda net, x: net.image(x, lambda c: nn.ConvTranspose2d(c, 12, 3, padding=1)),
+    "grouped image": lambda net, x: net.image(x, lambda c: nn.Conv2d(c, c, 3, padding=1, groups=4)),
+    "spectral norm": lambda net, x: net.layer(
+        lambda: parametrizations.spectral_norm(nn.Linear(x.shape[-1], 12)).eval()
+    )(x),
     "clamped": lambda net, x: net.same(x).clamp(-1, 1) * x.detach(),
 }

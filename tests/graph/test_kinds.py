@@ -1,5 +1,7 @@
 """Kinds of layers that research code has, each in a small network of its own: followed, and pruned as the silenced network says."""
 
+import functools
+
 import numpy as np
 import pytest
 import torch
@@ -517,3 +519,142 @@ class Undefined(nn.Module):
 def test_numbers_that_are_none_never_pass_in_channels_that_stay():
     graph = trace(seeded(Undefined), (torch.randn(1, 4),))
     assert "overflow" in graph.left_whole["a"]
+
+
+class PerHead(nn.Module):
+    """Attention whose queries and keys are normed head by head, with a scale and a shift."""
+
+    def __init__(self):
+        super().__init__()
+        self.heads, self.norm_q, self.norm_k = 4, nn.LayerNorm(6), nn.LayerNorm(6, bias=False)
+        self.q, self.k, self.v, self.o = nn.Linear(5, 24), nn.Linear(5, 24), nn.Linear(5, 24), nn.Linear(24, 3)
+
+    def forward(self, x):
+        q, k, v = (layer(x).unflatten(-1, (self.heads, -1)).transpose(1, 2) for layer in (self.q, self.k, self.v))
+        return self.o(F.scaled_dot_product_attention(self.norm_q(q), self.norm_k(k), v).transpose(1, 2).flatten(2))
+
+
+def test_layer_norms_of_single_heads_let_heads_leave():
+    graph = pruned_as_silenced(PerHead, 1, 4, 5)
+    assert [(group.name, group.whole) for group in graph] == [("q", True)]
+
+
+class PartlyRotated(nn.Module):
+    """Heads of which the part past the rotary width, here nothing, is passed on."""
+
+    def __init__(self):
+        super().__init__()
+        self.heads, self.qkv, self.o = 4, nn.Linear(5, 72), nn.Linear(24, 3)
+
+    def turned(self, x):
+        angle = torch.arange(4.0)[:, None] * torch.ones(6)
+        x, rest = x[..., :6], x[..., 6:]
+        a, b = x.chunk(2, -1)
+        return torch.cat([x * angle.cos() + torch.cat([-b, a], -1) * angle.sin(), rest], -1)
+
+    def forward(self, x):
+        q, k, v = self.qkv(x).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
+        return self.o(F.scaled_dot_product_attention(self.turned(q), self.turned(k), v).transpose(1, 2).flatten(2))
+
+
+def test_an_empty_rest_of_a_head_is_no_fault():
+    graph = pruned_as_silenced(PartlyRotated, 1, 4, 5)
+    assert any(group.whole and group.rows == 4 for group in graph), graph.left_whole
+
+
+class Packed(nn.Module):
+    """Text and image tokens that are written into rows of one sequence and read from there, by numbers and by a mask."""
+
+    def __init__(self, masked):
+        super().__init__()
+        self.masked, self.text, self.image = masked, nn.Linear(5, 12), nn.Linear(5, 12)
+        self.up, self.down = nn.Linear(12, 16), nn.Linear(12 + 16, 3)
+
+    def forward(self, x):
+        rows = torch.tensor([False, True, True, False])
+        rows, others = (rows, ~rows) if self.masked else (torch.tensor([2, 1]), torch.tensor([3, 0]))
+        text, image = self.text(x[0, :2]), self.image(x[0, 2:])
+        packed = text.new_zeros(4, text.shape[1])
+        packed[rows] = text
+        packed[others] = image
+        picked = packed[rows]
+        return self.down(torch.cat([picked, F.silu(self.up(F.silu(picked)))], -1))
+
+
+@pytest.mark.parametrize("masked", [False, True])
+def test_tokens_that_are_packed_by_row_numbers_keep_their_channels(masked):
+    graph = pruned_as_silenced(lambda: Packed(masked), 1, 4, 5)
+    assert {"text", "image", "up"} <= made(graph), graph.left_whole
+
+
+class Learned(nn.Module):
+    """Learned queries, of which a slice goes into a module."""
+
+    def __init__(self):
+        super().__init__()
+        self.queries, self.up, self.down = nn.Parameter(torch.randn(6, 8)), nn.Linear(8, 12), nn.Linear(12, 3)
+
+    def forward(self, x):
+        return self.down(F.silu(self.up(self.queries[:4].unsqueeze(0).expand(len(x), -1, -1)))) + x
+
+
+def test_slices_of_parameters_that_enter_a_module_are_counted():
+    graph = pruned_as_silenced(Learned, 2, 4, 3)
+    assert "up" in made(graph)
+
+
+class Caching(nn.Module):
+    """Makes a table in its first pass and keeps it."""
+
+    def __init__(self):
+        super().__init__()
+        self.table, self.up, self.down = None, nn.Linear(5, 12), nn.Linear(12, 3)
+
+    def forward(self, x):
+        if self.table is None:
+            self.table = torch.arange(4.0)[:, None].cos()
+        return self.down(F.silu(self.up(x)) * self.table)
+
+
+def test_what_the_first_pass_keeps_for_later_ones_is_no_fault():
+    assert "up" in made(pruned_as_silenced(Caching, 1, 4, 5))
+
+
+class Remembering(nn.Module):
+    """Asks another module for a table, which keeps it for each copy of itself."""
+
+    class Angles(nn.Module):
+        @functools.lru_cache(maxsize=4)  # noqa: B019 - as libraries have it
+        def table(self, length):
+            return torch.arange(float(length))[:, None].cos()
+
+    def __init__(self):
+        super().__init__()
+        self.angles, self.up, self.down = self.Angles(), nn.Linear(5, 12), nn.Linear(12, 3)
+
+    def forward(self, x):
+        return self.down(F.silu(self.up(x)) * self.angles.table(x.shape[1]))
+
+
+def test_what_each_copy_keeps_for_itself_is_no_fault():
+    assert "up" in made(pruned_as_silenced(Remembering, 1, 4, 5))
+
+
+class Masked(nn.Module):
+    """A mask made by mapping a function, which reads a table, over all pairs of positions."""
+
+    def __init__(self):
+        super().__init__()
+        self.heads, self.qkv, self.o = 4, nn.Linear(5, 72), nn.Linear(24, 3)
+
+    def forward(self, x):
+        table = torch.tensor([0, 0, 1, 1])
+        pairs = torch.arange(4)
+        allowed = torch.vmap(torch.vmap(lambda q, k: table[q,] >= table[k,], (None, 0)), (0, None))(pairs, pairs)
+        q, k, v = self.qkv(x).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
+        return self.o(F.scaled_dot_product_attention(q, k, v, allowed.expand(4, 4)).transpose(1, 2).flatten(2))
+
+
+def test_masks_that_are_mapped_over_positions_are_no_fault():
+    graph = pruned_as_silenced(Masked, 1, 4, 5)
+    assert any(group.rows == 4 for group in graph), graph.left_whole

@@ -156,10 +156,11 @@ def _pixel_shuffle(flow: Flow, func: Any, args: Sequence[Any], kwargs: Mapping[s
 
 
 def _vectors(flow: Flow, labels: Labels, dim: int, vectors: Iterable[Any], what: str) -> Labels:
-    """Labels of a tensor whose dimension is scaled or shifted by vectors."""
+    """Labels of a tensor whose dimension is scaled or shifted by vectors, which are the same along all other dimensions."""
+    others = frozenset(d for grid in labels.grids for d in grid.dims) - {dim}
     for vector in vectors:
         if isinstance(vector, Tensor):
-            own = flow.of(vector).moved(lambda _: dim)
+            own = Labels(flow.of(vector).moved(lambda _: dim).grids, others)
             joined = join(flow, [Labels(tuple(labels.at(dim)), labels.wild), own], (), what)
             labels = Labels((*labels.grids, *joined.grids), labels.wild - {dim})
     return labels

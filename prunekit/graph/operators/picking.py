@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from prunekit.graph.flow import Flow
@@ -50,7 +51,7 @@ def _slice(flow: Flow, func: Any, args: Sequence[Any], kwargs: Mapping[str, Any]
     step = argument(func, args, kwargs, "step", 1)
     which = np.arange(x.shape[dim])[slice(start, end, step)]
     parts = x.shape[dim] / max(len(which), 1)
-    if step == 1 and parts in _FEW and which[0] % len(which) == 0 and len(which) > 1:
+    if step == 1 and len(which) > 1 and parts in _FEW and which[0] % len(which) == 0:
         _parts(flow, flow.of(x), dim, [len(which)] * int(parts))
     flow.put(out, _taken(flow.of(x), dim, which))
 
@@ -66,6 +67,60 @@ def _index_select(flow: Flow, func: Any, args: Sequence[Any], kwargs: Mapping[st
         flow.fix((grid for grid in labels.at(dim) if grid.dims == (dim,)), "single ones of them are picked out")
         labels = _taken(labels, dim, index.reshape(-1).cpu().numpy())
     flow.put(out, labels)
+
+
+def _indexed(x: Tensor, indices: Sequence[Any]) -> tuple[dict[int, int], list[int], int]:
+    """How indexing by tensors moves the dimensions of a tensor.
+
+    Returns:
+        Where each dimension goes that no index is for, the dimensions that indices are for, and how many take the place of these.
+    """
+    taken, now = list[int](), 0
+    shapes = []
+    for index in indices:
+        width = index.ndim if isinstance(index, Tensor) and index.dtype in (torch.bool, torch.uint8) else 1
+        if isinstance(index, Tensor):
+            taken += range(now, now + width)
+            shapes.append(index.shape if index.dtype not in (torch.bool, torch.uint8) else (1,))
+        now += width
+    count = len(torch.broadcast_shapes(*shapes)) if shapes else 0
+    together = taken == list(range(taken[0], taken[0] + len(taken))) if taken else True
+    first = taken[0] if taken and together else 0
+    kept = [dim for dim in range(x.ndim) if dim not in taken]
+    return {dim: place + (count if place >= first else 0) for place, dim in enumerate(kept)}, taken, count
+
+
+def _index(flow: Flow, func: Any, args: Sequence[Any], kwargs: Mapping[str, Any], out: Any) -> None:
+    """Rows that are picked by tensors of numbers, or by masks: channels along the other dimensions stay what they are."""
+    labels = flow.of(args[0])
+    where, taken, _ = _indexed(args[0], args[1])
+    flow.fix(
+        (grid for grid in labels.grids if set(grid.dims) & set(taken)), "single ones of them are picked out by an index"
+    )
+    grids = tuple(grid.moved(where.__getitem__) for grid in labels.grids if not set(grid.dims) & set(taken))
+    wild = {where[dim] for dim in labels.wild if dim in where}
+    flow.put(out, Labels(grids, frozenset(wild)))
+
+
+def _index_put(flow: Flow, func: Any, args: Sequence[Any], kwargs: Mapping[str, Any], out: Any) -> None:
+    """Rows that are written where tensors of numbers, or masks, say: along the other dimensions they lie on what is there."""
+    x, values = args[0], args[2]
+    where, taken, count = _indexed(x, args[1])
+    ndim = len(where) + count
+    back = {place: dim for dim, place in where.items()}
+    shape = [x.shape[back[d]] if d in back else 1 for d in range(ndim)]
+    lead = ndim - values.ndim
+    own = flow.of(values).moved(lambda d: d + lead)
+    grids = [grid.without([d for d in grid.dims if d not in back]) for grid in own.grids]
+    flow.fix((grid for grid in own.grids if set(grid.dims) - set(back)), "they are written into rows of another tensor")
+    moved = [grid.moved(back.__getitem__) for grid in grids if grid is not None]
+    narrow = {back[d] for d in back if d < lead or values.shape[d - lead] == 1 < shape[d]}
+    wild = {back[d] for d in own.wild if d in back} | narrow | set(taken)
+    there = flow.of(x)
+    flow.fix((grid for grid in there.grids if set(grid.dims) & set(taken)), "rows of them are overwritten")
+    there = Labels(tuple(g for g in there.grids if not set(g.dims) & set(taken)), there.wild | set(taken))
+    joined = join(flow, [there, Labels(tuple(moved), frozenset(wild))], x.shape, "what is written into rows")
+    flow.put(out, Labels(joined.grids, joined.wild - set(taken)))
 
 
 def _unbind(flow: Flow, func: Any, args: Sequence[Any], kwargs: Mapping[str, Any], out: Any) -> None:
@@ -119,6 +174,8 @@ RULES: Mapping[str, Rule] = {
     "slice": _slice,
     "unbind": _unbind,
     "index_select": _index_select,
+    **dict.fromkeys(("index", "_unsafe_index"), _index),
+    **dict.fromkeys(("index_put", "_unsafe_index_put", "_index_put_impl"), _index_put),
     "select": _select,
     "glu": _glu,
     "flip": _flip,
