@@ -47,7 +47,9 @@ def _root(
     version: bool = typer.Option(False, "--version", help="Print the version and exit.", is_eager=True),
     limit: Annotated[
         list[str] | None,
-        typer.Option(help="NAME=VALUE: read files that are larger than the limit of this name allows; repeatable."),
+        typer.Option(
+            help="NAME=VALUE: raise a limit on the size of files, as error messages suggest. May be repeated."
+        ),
     ] = None,
 ) -> None:
     if version:

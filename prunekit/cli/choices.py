@@ -33,7 +33,7 @@ BasePath = Annotated[
     typer.Argument(help="Base checkpoint (.pt, .safetensors), diffusers folder, or embedded:digits."),
     Exists(check_base),
 ]
-Samples = Annotated[int, typer.Option(help="Timesteps per group in the calibration set.")]
+Samples = Annotated[int, typer.Option(help="Number of timesteps per group in the calibration set.")]
 
 
 class Criterion(StrEnum):
@@ -62,7 +62,7 @@ class Proposer(StrEnum):
 
 
 class Proxy(StrEnum):
-    """What the search judges candidates by."""
+    """How the search rates candidates."""
 
     loss = "loss"
     bias = "bias"
@@ -114,10 +114,13 @@ class HeadMode(StrEnum):
 
 CriterionOption = Annotated[Criterion, typer.Option(help="How channels are scored.")]
 NormOption = Annotated[
-    NormMode, typer.Option("--norm-mode", help="even: from every norm group; whole: whole norm groups.")
+    NormMode,
+    typer.Option(
+        "--norm-mode", help="even: remove equally many channels from every norm group; whole: remove whole norm groups."
+    ),
 ]
 HeadOption = Annotated[
-    HeadMode, typer.Option("--head-mode", help="whole: whole attention heads; even: the same from every head.")
+    HeadMode, typer.Option("--head-mode", help="whole: remove whole attention heads; even: narrow all heads equally.")
 ]
 
 

@@ -32,21 +32,23 @@ def consistency(
         Exists(check_base),
     ],
     config: ConfigOption = None,
-    config_b: Annotated[Path | None, typer.Option("--config-b", help="The same for the other model.")] = None,
+    config_b: Annotated[Path | None, typer.Option("--config-b", help="The same for the second model.")] = None,
     count: Annotated[int, typer.Option(help="Number of pairs.")] = 64,
     sampler: SamplerOption = "ddim",
     steps: Steps = 50,
-    seed: Annotated[int, typer.Option(help="Of the initial noise, which is the same for both models.")] = 0,
+    seed: Annotated[int, typer.Option(help="Seed of the initial noise, which is the same for both models.")] = 0,
     teacher_forced: Annotated[
         bool,
-        typer.Option(help="Ask the other model about the first one's states too: where they differ by themselves."),
+        typer.Option(
+            help="Evaluate the second model on the first model's states too, so that earlier differences do not add up."
+        ),
     ] = True,
     output: Annotated[Path, typer.Option(help="Folder to write.")] = Path("consistency"),
     json: Json = False,
     *,
     reading: "Asked | None",
 ) -> None:
-    """How alike two models' outputs are for the same noise, step by step, beside shuffled pairs; and experts' seams."""
+    """Measure how similar two models' outputs are for the same noise, compared with shuffled pairs, and the seams of experts."""
     from prunekit.consistency import ConsistencyOptions
     from prunekit.report import describe_consistency
     from prunekit.steps.opening import is_base, open_model

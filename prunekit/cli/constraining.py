@@ -31,7 +31,7 @@ KeepOption = Annotated[
 ]
 TieOption = Annotated[
     list[str] | None,
-    typer.Option("--tie", help="Layers that stay equally wide: patterns with commas between. May be repeated."),
+    typer.Option("--tie", help="Layers that keep equal widths: patterns separated by commas. May be repeated."),
 ]
 LimitOption = Annotated[
     list[str] | None,

@@ -25,7 +25,9 @@ ModelPath = Annotated[
 ]
 ModelOrRecipe = Annotated[
     str,
-    typer.Argument(help="As for sample: a checkpoint or a folder; or a recipe (.yaml), for what it will take."),
+    typer.Argument(
+        help="Model to count (a checkpoint or a folder), or a recipe (.yaml) whose time and memory are estimated."
+    ),
     Exists(check_model),
 ]
 
@@ -48,7 +50,7 @@ def cost(
     *,
     reading: "Asked | None",
 ) -> None:
-    """MACs and parameters of a model by module and by operator, and what was not counted; what a recipe will take."""
+    """Count MACs and parameters of a model by module and operator, or estimate what a recipe will take."""
     if is_recipe(model):
         from prunekit.studies.recipe_costs import Machine
 

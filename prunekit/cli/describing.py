@@ -15,7 +15,7 @@ def schema(
     markdown: Annotated[bool, typer.Option("--markdown", help="Print the reference page of all keys instead.")] = False,
     json: Json = False,
 ) -> None:
-    """Print the JSON Schema of recipes, by which editors complete and check them (as JSON, with or without --json)."""
+    """Print the JSON Schema of recipes, with which editors complete and check them."""
     from prunekit.recipe.reference import recipe_schema, reference_page
 
     if markdown and json:

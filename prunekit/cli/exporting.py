@@ -27,15 +27,16 @@ def export(
     config: ConfigOption = None,
     inputs: InputsOption = None,
     output: Annotated[
-        Path, typer.Option(help="File to write; experts become one file each, model-group-0.onnx and on.")
+        Path,
+        typer.Option(help="File to write. Experts become one file each: model-group-0.onnx, model-group-1.onnx, …"),
     ] = Path("model.onnx"),
-    tolerance: Annotated[float, typer.Option(help="Largest difference from the network that is let through.")] = 1e-4,
+    tolerance: Annotated[float, typer.Option(help="Largest difference from torch's output that is accepted.")] = 1e-4,
     overwrite: Overwrite = False,
     json: Json = False,
     *,
     reading: "Asked | None",
 ) -> None:
-    """Write a model as ONNX with a free batch size, checked with onnxruntime (needs the onnx extra)."""
+    """Write a model as ONNX with any batch size, and check it with onnxruntime (needs the onnx extra)."""
     import torch
 
     from prunekit.export import export_onnx

@@ -45,22 +45,24 @@ class CutRule(StrEnum):
 
 ScheduleOption = Annotated[
     Schedule | None,
-    typer.Option("--noise-schedule", help="Noise schedule that the model was trained with; the base's, else linear."),
+    typer.Option(
+        "--noise-schedule", help="Noise schedule that the model was trained with (default: the base's, else linear)."
+    ),
 ]
 TimestepsOption = Annotated[
-    int | None, typer.Option("--num-timesteps", help="Training timesteps T; the base's, else 1000.")
+    int | None, typer.Option("--num-timesteps", help="Number of training timesteps T (default: the base's, else 1000).")
 ]
 _NEEDED = {
     "--base": "the network whose gradients are compared, such as base.pt",
     "--data": "the images to look at, such as digits, or the --base that was trained on them",
 }
-CutsOption = Annotated[str | None, typer.Option("--cuts", help="Explicit borders instead, e.g. 250,600.")]
+CutsOption = Annotated[str | None, typer.Option("--cuts", help="Cut at these timesteps instead, e.g. 250,600.")]
 
 
 def groups(
     count: Annotated[int, typer.Option("--groups", "--num-groups", help="Number of timestep groups.")] = 5,
     method: Annotated[
-        Method, typer.Option(help="How to cut; similarity looks at images, gradient at a base.")
+        Method, typer.Option(help="How to cut the timesteps. similarity needs images, gradient needs a base.")
     ] = Method.uniform,
     cuts: CutsOption = None,
     noise_schedule: ScheduleOption = None,
@@ -71,7 +73,7 @@ def groups(
         str | None,
         typer.Option(
             "--base",
-            help="A base whose noise schedule is used, with its pipeline's settings; for similarity and gradient its images too.",
+            help="Base whose noise schedule is used. The methods similarity and gradient use its images too.",
         ),
         Exists(check_base),
     ] = None,
@@ -80,24 +82,28 @@ def groups(
     prediction_type: PredictionOption = None,
     eta: Annotated[
         float | None,
-        typer.Option(help="For similarity: difference of noise up to which pixels agree; 2/255 if absent."),
+        typer.Option(help="For similarity: difference at which pixels still count as equal (default: 2/255)."),
     ] = None,
     alpha: Annotated[
-        float | None, typer.Option(help="For similarity in three groups: least mean similarity; calibrated if absent.")
+        float | None,
+        typer.Option(help="For similarity in three groups: smallest mean similarity (default: calibrated)."),
     ] = None,
     rule: Annotated[
-        CutRule | None, typer.Option(help="For similarity: stages for three groups, dynamic for any number.")
+        CutRule | None, typer.Option(help="For similarity: stages (published, three groups) or dynamic (any number).")
     ] = None,
     samples: Annotated[
-        int | None, typer.Option(help="Pairs of image and noise; for gradient, draws per bin of timesteps.")
+        int | None,
+        typer.Option(help="Number of pairs of image and noise; for gradient, of draws per bin of timesteps."),
     ] = None,
-    nodes: Annotated[int | None, typer.Option(help="Timesteps that are measured, or bins.")] = None,
-    memory: Annotated[int | None, typer.Option(help="MiB that similarity may take beside the images; 256.")] = None,
+    nodes: Annotated[int | None, typer.Option(help="Number of timesteps that are measured, or of bins.")] = None,
+    memory: Annotated[
+        int | None, typer.Option(help="MiB that similarity may use, without the images (default: 256).")
+    ] = None,
     seed: Seed = 0,
     output: Annotated[
         Path,
         typer.Option(
-            help="File to write; a picture of what was measured goes beside it as .png. Earlier groups are replaced."
+            help="File to write. A picture of the measurements is written next to it (.png). Earlier groups are replaced."
         ),
     ] = Path("groups.json"),
     overwrite: Overwrite = False,

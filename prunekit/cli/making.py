@@ -33,18 +33,21 @@ _ALONGSIDE = {"recipe", "output", "overwrite", "resume", "logging_dir", "json"}
 def train(
     context: typer.Context,
     recipe: Annotated[
-        Path | None, typer.Option(help="Recipe whose base is trained, with the recipe's images, network and options.")
+        Path | None,
+        typer.Option(help="Recipe whose base is trained. The images, the network and the options are the recipe's."),
     ] = None,
     data: Annotated[
-        str, typer.Option("--data", help="digits, a folder of PNG/JPEG or arrays, an .npz, or idx files.")
+        str, typer.Option("--data", help="Images: digits, a folder of PNG/JPEG or arrays, an .npz, or idx files.")
     ] = "digits",
     resolution: Resolution = None,
     config: Annotated[
         Path | None,
-        typer.Option(help="JSON of a diffusers model (_class_name and its arguments); a small U-Net if absent."),
+        typer.Option(help="JSON of a diffusers model: _class_name and its arguments (default: a small U-Net)."),
     ] = None,
     steps: Annotated[int, typer.Option("--max-train-steps", help="Train steps.")] = 2000,
-    batch_size: Annotated[int, typer.Option("--train-batch-size", help="Images per step, over all processes.")] = 128,
+    batch_size: Annotated[
+        int, typer.Option("--train-batch-size", help="Images per step, summed over all processes.")
+    ] = 128,
     learning_rate: Annotated[float, typer.Option(help="AdamW's learning rate after the warm-up.")] = 1e-3,
     prediction_type: Annotated[str, typer.Option(help="epsilon, sample or v_prediction.")] = "epsilon",
     resume: Resume = "latest",
@@ -56,7 +59,7 @@ def train(
     overwrite: Overwrite = False,
     json: Json = False,
 ) -> None:
-    """Train a base denoiser and write base.pt; an interrupted training goes on from its last checkpoint."""
+    """Train a base denoiser and write base.pt. An interrupted training resumes from its last checkpoint."""
     refuse_existing(output, overwrite, inputs=[recipe, config, data])
     from prunekit.checkpoint import save_base
     from prunekit.data import note_place
@@ -127,16 +130,20 @@ def finetune(
     data: DataOption = None,
     resolution: Resolution = None,
     steps: Annotated[int, typer.Option("--max-train-steps", help="Train steps.")] = 600,
-    batch_size: Annotated[int, typer.Option("--train-batch-size", help="Images per step, over all processes.")] = 128,
+    batch_size: Annotated[
+        int, typer.Option("--train-batch-size", help="Images per step, summed over all processes.")
+    ] = 128,
     learning_rate: Annotated[float, typer.Option(help="AdamW's learning rate after the warm-up.")] = 5e-4,
-    overlap: Annotated[int, typer.Option(help="Timesteps beyond the group's borders that are trained on too.")] = 20,
+    overlap: Annotated[
+        int, typer.Option(help="Number of timesteps beyond the group's borders that are trained on too.")
+    ] = 20,
     teacher: Annotated[
         str | None,
-        typer.Option(help="Base that the slim model was pruned from, to learn from its predictions too."),
+        typer.Option(help="Base that the slim model was pruned from; the slim model also learns its predictions."),
         Exists(check_base),
     ] = None,
     distillation_weight: Annotated[
-        float, typer.Option(help="With --teacher: share of the loss that is the distance from its predictions.")
+        float, typer.Option(help="With --teacher: weight of the teacher's predictions in the loss.")
     ] = 0.5,
     resume: Resume = "latest",
     logging_dir: LoggingDir = None,
@@ -144,10 +151,10 @@ def finetune(
     changes: dict[str, Any],
     reading: "Asked | None",
     seed: Seed = 0,
-    output: Annotated[Path | None, typer.Option(help="Folder to write; the slim model's own if absent.")] = None,
+    output: Annotated[Path | None, typer.Option(help="Folder to write (default: the slim model's own).")] = None,
     json: Json = False,
 ) -> None:
-    """Fine-tune a slim model on its own timesteps; goes on from its last checkpoint when it was interrupted."""
+    """Fine-tune a slim model on its own timesteps. An interrupted training resumes from its last checkpoint."""
     from prunekit._files import check_folder
     from prunekit.data import note_place
     from prunekit.recipe import DistillationOptions, FinetuneOptions

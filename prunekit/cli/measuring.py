@@ -22,7 +22,8 @@ __all__ = ["COMMANDS"]
 EVALUATION_FORMAT = "prunekit-evaluation/1"
 Steps = Annotated[int, typer.Option("--num-inference-steps", help="Sampling steps.")]
 SamplerOption = Annotated[
-    str, typer.Option(help="ddim, ddpm, heun, …, a diffusers scheduler's class name, or pipeline: the model's own.")
+    str,
+    typer.Option(help="ddim, ddpm, heun, …, the class name of a diffusers scheduler, or pipeline (the model's own)."),
 ]
 
 
@@ -33,18 +34,20 @@ def sample(
     count: Annotated[int, typer.Option(help="Number of images.")] = 64,
     sampler: SamplerOption = "ddim",
     steps: Steps = 50,
-    seed: Annotated[int, typer.Option(help="Of the initial noise: equal seeds mean equal noise for every model.")] = 0,
+    seed: Annotated[int, typer.Option(help="Seed of the initial noise. Equal seeds give every model equal noise.")] = 0,
     label: Annotated[
         int | None,
-        typer.Option("--class", help="Class to ask a class-conditional model for; drawn by the seed if absent."),
+        typer.Option("--class", help="Class to sample from a class-conditional model (default: drawn by the seed)."),
     ] = None,
-    output: Annotated[Path | None, typer.Option(help="File to write (.npz; a .png goes beside it).")] = None,
+    output: Annotated[
+        Path | None, typer.Option(help="File to write (.npz). A picture is written next to it (.png).")
+    ] = None,
     overwrite: Overwrite = False,
     json: Json = False,
     *,
     reading: "Asked | None",
 ) -> None:
-    """Sample images from a model into an .npz and a grid picture; of a model of latents, the latents into an .npz."""
+    """Sample images from a model, and write an .npz and a grid picture. A model of latents gives latents in an .npz."""
     from prunekit.report import grid_png
     from prunekit.sampling import to_images
     from prunekit.steps.budgets import evaluations
@@ -82,7 +85,7 @@ def evaluate(
         str | None, typer.Option(help="Base to compare with, sampled from the same noise."), Exists(check_base)
     ] = None,
     data: Annotated[
-        str | None, typer.Option("--data", help="Real images; the model's own training images if absent.")
+        str | None, typer.Option("--data", help="Real images to compare with (default: the model's training images).")
     ] = None,
     resolution: Annotated[int | None, typer.Option(help="Side of the square images.")] = None,
     count: Annotated[int, typer.Option(help="Images sampled per model and seed.")] = 1024,
@@ -91,12 +94,12 @@ def evaluate(
     features: Annotated[
         str,
         typer.Option(
-            help="digits-cnn, fashion-cnn, or auto: the one that knows the pictures, and no FID where none does."
+            help="digits-cnn, fashion-cnn, or auto: the extractor that was trained on such pictures; without one there is no FID."
         ),
     ] = "auto",
     sampler: SamplerOption = "ddim",
     steps: Steps = 50,
-    output: Annotated[Path, typer.Option(help="File to write; an earlier evaluation is replaced.")] = Path(
+    output: Annotated[Path, typer.Option(help="File to write. An earlier evaluation is replaced.")] = Path(
         "evaluation.json"
     ),
     overwrite: Overwrite = False,
@@ -104,7 +107,7 @@ def evaluate(
     *,
     reading: "Asked | None",
 ) -> None:
-    """Denoising loss per timestep group, and FID and KID on stated features, with standard errors over seeds."""
+    """Measure the denoising loss of each timestep group, and FID and KID with standard errors over seeds."""
     from prunekit._files import write_json
     from prunekit.features import load_features
     from prunekit.recipe import AllocationOptions, EvaluationOptions
@@ -176,11 +179,11 @@ def _check_comparable(opened: Any, reference: Any, base: str) -> None:
 
 def report(
     run: Annotated[
-        Path, typer.Argument(help="Folder of a run, with manifest.json, or a folder of such folders, such as reports/.")
+        Path, typer.Argument(help="Folder of a run (it has a manifest.json), or a folder of runs, such as reports/.")
     ],
     json: Json = False,
 ) -> None:
-    """Make a run's tables, pictures and index.html again from its manifest; of a folder of runs all, and a page over them."""
+    """Make a run's report again from its manifest. For a folder of runs, make all reports and an index page."""
     with keeping(lambda: f"each file in {run} is whole, as it was or made again"):
         _report(run, json)
 

@@ -25,11 +25,12 @@ class Exists:
 
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
-Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace a file that is there.")]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace a file that exists.")]
 DataOption = Annotated[
     str | None,
     typer.Option(
-        "--data", help="digits, a folder of PNG/JPEG or arrays, an .npz, idx files; the checkpoint's own if absent."
+        "--data",
+        help="Images: digits, a folder of PNG/JPEG or arrays, an .npz, idx files (default: those of the checkpoint).",
     ),
 ]
 Resolution = Annotated[int | None, typer.Option(help="Side of the square images.")]

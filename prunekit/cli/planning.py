@@ -34,35 +34,42 @@ class Rule(StrEnum):
 
 def allocate(
     budget: Annotated[float, typer.Option(help="Mean fraction of the base's MACs over the sampler's steps, e.g. 0.8.")],
-    rule: Annotated[Rule, typer.Option(help="How targets follow difficulty, or what was measured.")] = Rule.linear,
+    rule: Annotated[
+        Rule, typer.Option(help="How groups share the budget: by difficulty, or by measurements.")
+    ] = Rule.linear,
     groups: Annotated[
         Path | None,
-        typer.Option("--groups-file", help="groups.json to use; the one that stands here when there is one."),
+        typer.Option("--groups-file", help="Groups file (default: ./groups.json if it exists)."),
     ] = None,
-    count: Annotated[int | None, typer.Option("--groups", help="Number of uniform groups, instead of a file.")] = None,
-    sampler: Annotated[str, typer.Option(help="ddim, ddpm, heun, … or a diffusers scheduler's class name.")] = "ddim",
+    count: Annotated[
+        int | None, typer.Option("--groups", help="Use this number of uniform groups instead of a file.")
+    ] = None,
+    sampler: Annotated[
+        str, typer.Option(help="ddim, ddpm, heun, …, or the class name of a diffusers scheduler.")
+    ] = "ddim",
     steps: Annotated[int, typer.Option("--num-inference-steps", help="Sampling steps.")] = 50,
-    floor: Annotated[float, typer.Option(help="Smallest ratio that rules snr and uniform give.")] = 0.1,
+    floor: Annotated[float, typer.Option(help="Smallest ratio that the rules snr and uniform may give.")] = 0.1,
     journals: Annotated[
         Path | None,
         typer.Option(
-            help="Folder with the searches' journals, such as slim: what rule measured decides by; compares the rules."
+            help="Folder with the journals of searches, such as slim. The rule measured needs them; the rules are compared."
         ),
     ] = None,
     noise_schedule: Annotated[
         Schedule | None,
-        typer.Option("--noise-schedule", help="Noise schedule of the model; that of the groups file, else linear."),
+        typer.Option("--noise-schedule", help="Noise schedule of the model (default: the groups file's, else linear)."),
     ] = None,
     num_timesteps: Annotated[
-        int | None, typer.Option("--num-timesteps", help="Training timesteps T; those of the groups file, else 1000.")
+        int | None,
+        typer.Option("--num-timesteps", help="Number of training timesteps T (default: the groups file's, else 1000)."),
     ] = None,
-    output: Annotated[Path, typer.Option(help="File to write; an earlier allocation is replaced.")] = Path(
+    output: Annotated[Path, typer.Option(help="File to write. An earlier allocation is replaced.")] = Path(
         "allocation.json"
     ),
     overwrite: Overwrite = False,
     json: Json = False,
 ) -> None:
-    """Give each timestep group a MAC target whose mean over the sampler's real steps is the budget.
+    """Give each timestep group a MAC target, so that the mean over the sampler's steps is the budget.
 
     With --journals the targets of rules linear, snr and measured are shown side by side, with the loss that the journals record
     at each, before fine-tuning.

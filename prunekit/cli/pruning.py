@@ -63,28 +63,30 @@ def prune(
     config: ConfigOption = None,
     inputs: InputsOption = None,
     group: Annotated[
-        int | None, typer.Option(help="Timestep group, 0 = cleanest; all of the allocation's if absent.")
+        int | None, typer.Option(help="Timestep group, 0 = cleanest (default: all groups of the allocation).")
     ] = None,
-    allocation: Annotated[
-        Path | None, typer.Option(help="allocation.json; the one that stands here if absent.")
-    ] = None,
+    allocation: Annotated[Path | None, typer.Option(help="Allocation file (default: ./allocation.json).")] = None,
     target: Annotated[
-        float | None, typer.Option(help="Fraction of the base's MACs (or other cost), instead of the allocation's.")
+        float | None,
+        typer.Option(help="Fraction of the base's MACs, parameters or latency, instead of the allocation's."),
     ] = None,
     target_of: Annotated[
-        TargetOf, typer.Option(help="What targets are fractions of; latency is measured on this machine.")
+        TargetOf, typer.Option(help="What the target limits. Latency is measured on this machine.")
     ] = TargetOf.macs,
     width_multiple: WidthMultipleOption = None,
     latency_table: Annotated[
-        Path, typer.Option(help="Layer times for --target-of latency; measured and written if absent.")
+        Path,
+        typer.Option(
+            help="File of layer times for --target-of latency. It is measured and written if it does not exist."
+        ),
     ] = Path("latency.json"),
     criterion: CriterionOption = Criterion.taylor,
-    proposer: Annotated[Proposer, typer.Option(help="How widths are decided.")] = Proposer.greedy,
-    proxy: Annotated[Proxy, typer.Option(help="What the search judges candidates by.")] = Proxy.least_squares,
+    proposer: Annotated[Proposer, typer.Option(help="How the search decides widths.")] = Proposer.greedy,
+    proxy: Annotated[Proxy, typer.Option(help="How the search rates candidates.")] = Proxy.least_squares,
     repair: Annotated[
-        Repair, typer.Option(help="Mend the layers that read what was cut, in closed form, before fine-tuning.")
+        Repair, typer.Option(help="Repair the layers that read pruned channels, in closed form, before fine-tuning.")
     ] = Repair.least_squares,
-    floor: Annotated[float, typer.Option(help="Share of every channel group that stays at least.")] = 0.0,
+    floor: Annotated[float, typer.Option(help="Smallest share of every channel group that is kept.")] = 0.0,
     norm_mode: NormOption = NormMode.even,
     head_mode: HeadOption = HeadMode.whole,
     keep: KeepOption = None,
@@ -96,25 +98,27 @@ def prune(
     data: DataOption = None,
     resolution: Resolution = None,
     samples: Samples = 256,
-    rounds: Annotated[int, typer.Option(help="Decisions on the way to the target.")] = 12,
-    trials: Annotated[int, typer.Option(help="Candidates that evolution and tpe try.")] = 64,
+    rounds: Annotated[int, typer.Option(help="Number of rounds in which the search approaches the target.")] = 12,
+    trials: Annotated[int, typer.Option(help="Number of candidates that evolution and tpe try.")] = 64,
     study: Annotated[
         Path | None, typer.Option(help="Optuna journal that several processes share, for evolution and tpe.")
     ] = None,
     llm_endpoint: Annotated[
         str | None, typer.Option(help="OpenAI-compatible URL for llm, such as http://127.0.0.1:8000/v1.")
     ] = None,
-    llm_model: Annotated[str | None, typer.Option(help="Model's name at the endpoint.")] = None,
+    llm_model: Annotated[str | None, typer.Option(help="Name of the model at the endpoint.")] = None,
     llm_key_variable: Annotated[
         str | None, typer.Option(help="Environment variable that holds the endpoint's API key.")
     ] = None,
     seed: Seed = 0,
-    output: Annotated[Path, typer.Option(help="Folder; each slim model becomes group-N in it.")] = Path("slim"),
+    output: Annotated[Path, typer.Option(help="Folder to write. Each slim model becomes group-N in it.")] = Path(
+        "slim"
+    ),
     json: Json = False,
     *,
     reading: "Asked | None",
 ) -> None:
-    """Prune a base to a timestep group's target, by importance on the group's own timesteps."""
+    """Prune a base to each timestep group's target, by importance on the group's own timesteps."""
     from prunekit.data import note_place
     from prunekit.recipe import PruneOptions
     from prunekit.search import Endpoint, SearchOptions, ranks

@@ -15,12 +15,12 @@ __all__ = ["PredictionOption", "WeightsOption", "asked_of", "with_reading_option
 
 WeightsOption = Annotated[
     str | None,
-    typer.Option(help="Which weights of a base: ema or raw; its moving average if missing, where it has one."),
+    typer.Option(help="Which weights of the base to read: ema or raw (default: ema if the base has both)."),
 ]
 PredictionOption = Annotated[
     str | None,
     typer.Option(
-        help="What the base predicts: epsilon, sample or v_prediction; as its files say, else epsilon, if missing."
+        help="What the base predicts: epsilon, sample or v_prediction (default: as its files say, else epsilon)."
     ),
 ]
 _SHARED: dict[str, Any] = {
@@ -28,8 +28,8 @@ _SHARED: dict[str, Any] = {
     "noise_schedule": Annotated[
         str | None,
         typer.Option(
-            help="What the base was trained with: cosine, cosine:4000 (timesteps), or a scheduler_config.json; as its files say, "
-            "else linear, if missing."
+            help="Noise schedule of the base: cosine, cosine:4000 (timesteps) or a scheduler_config.json (default: its files' own, "
+            "else linear)."
         ),
     ],
     "prediction_type": PredictionOption,

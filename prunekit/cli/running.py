@@ -74,42 +74,44 @@ def demo(
 
 def run(
     recipe: Annotated[Path, typer.Argument(help="Recipe, a .yaml file."), Exists(check_recipe)],
-    output: Annotated[Path | None, typer.Option(help="Folder for the run; runs/<recipe's name> if absent.")] = None,
+    output: Annotated[Path | None, typer.Option(help="Folder for the run (default: runs/<recipe's name>).")] = None,
     publish: Annotated[
-        Path | None, typer.Option(help="Copy results and report to this folder, under the recipe's name.")
+        Path | None, typer.Option(help="Copy the results and the report to this folder, under the recipe's name.")
     ] = None,
     base: Annotated[
-        str | None, typer.Option(help="A trained base to use instead of the recipe's own (path, folder or Hub id).")
+        str | None, typer.Option(help="Trained base to use instead of the recipe's own: path, folder or Hub id.")
     ] = None,
     jobs: Annotated[
         int | None,
         typer.Option(
-            min=1, help="Timestep groups, or trainings of a comparison, at the same time, each in a process of its own."
+            min=1,
+            help="Timestep groups, or trainings of a comparison, to run at the same time, each in its own process.",
         ),
     ] = None,
     executor: Annotated[
-        Cluster | None, typer.Option(help="Hand timestep groups to submitit; local: this machine, slurm: a job array.")
+        Cluster | None,
+        typer.Option(help="Run timestep groups through submitit: local (this machine) or slurm (a job array)."),
     ] = None,
     executor_option: Annotated[
         list[str] | None,
         typer.Option(
-            help="name=value for submitit, such as timeout_min=90, gpus_per_node=1 or partition=gpu; repeatable."
+            help="name=value for submitit, such as timeout_min=90, gpus_per_node=1 or partition=gpu. May be repeated."
         ),
     ] = None,
-    retries: Annotated[int, typer.Option(min=0, help="Further starts of a timestep group that failed.")] = 1,
+    retries: Annotated[int, typer.Option(min=0, help="How often a timestep group that failed is started again.")] = 1,
     llm_endpoint: Annotated[
         list[str] | None,
-        typer.Option(
-            help="Confirm that the recipe may ask the language model at this URL, which it names; repeatable."
-        ),
+        typer.Option(help="Allow the recipe to use the language model at this URL. May be repeated."),
     ] = None,
     llm_key_variable: Annotated[
         list[str] | None,
-        typer.Option(help="Confirm that the endpoint may get the API key in this environment variable; - for no key."),
+        typer.Option(
+            help="Allow the recipe to send the API key in this environment variable to the endpoint; - for no key."
+        ),
     ] = None,
     json: Json = False,
 ) -> None:
-    """Run a recipe stage by stage; a second run goes on where the first stopped."""
+    """Run a recipe stage by stage. A second run resumes where the first one stopped."""
     confirmed = _confirmations(llm_endpoint or [], llm_key_variable or [])
     parallel = _Parallel(jobs, executor, executor_option or [], retries)
     manifest = _execute(recipe, output, parallel, base, publish, confirmed)

@@ -46,7 +46,7 @@ def importance(
     output: Annotated[
         Path,
         typer.Option(
-            help="File to write, .json or .npz; a heatmap goes beside it as .png. Earlier scores are replaced."
+            help="File to write (.json or .npz). A heatmap is written next to it (.png). Earlier scores are replaced."
         ),
     ] = Path("importance.json"),
     overwrite: Overwrite = False,
@@ -54,7 +54,7 @@ def importance(
     *,
     reading: "Asked | None",
 ) -> None:
-    """Score every channel for every timestep group; write importance.json and a heatmap."""
+    """Score every channel for every timestep group, and write importance.json and a heatmap."""
     from prunekit._json import read_json
     from prunekit.groups import make_groups
     from prunekit.recipe import PruneOptions

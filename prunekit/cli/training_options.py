@@ -19,40 +19,45 @@ if TYPE_CHECKING:
 __all__ = ["LoggingDir", "Resume", "training", "with_training_options"]
 
 Resume = Annotated[
-    str, typer.Option("--resume-from-checkpoint", help="latest: go on after an interruption; no: start anew.")
+    str, typer.Option("--resume-from-checkpoint", help="latest: resume an interrupted training; no: start again.")
 ]
 LoggingDir = Annotated[Path | None, typer.Option(help="TensorBoard folder (needs the tracking extra).")]
 _Text, _Count, _Number = str | None, int | None, float | None
 _SHARED: dict[str, Any] = {
     "gradient_accumulation_steps": Annotated[
-        _Count, typer.Option(help="Parts that each process's share of a batch goes through in, one by one.")
+        _Count, typer.Option(help="Split each process's batch into this many parts to save memory.")
     ],
-    "lr_scheduler": Annotated[_Text, typer.Option(help="After the warm-up: cosine (to zero) or constant.")],
+    "lr_scheduler": Annotated[
+        _Text, typer.Option(help="Learning rate after the warm-up: cosine (falls to zero) or constant.")
+    ],
     "warmup_steps": Annotated[_Count, typer.Option("--lr-warmup-steps", help="Steps of linear warm-up.")],
     "timestep_sampler": Annotated[
         _Text,
         typer.Option(help="uniform, gaussian-curriculum, noise-rate-curriculum, asymmetric or loss-second-moment."),
     ],
     "curriculum_share": Annotated[
-        _Number, typer.Option(help="Share of the steps after which a curriculum has reached its last distribution.")
+        _Number, typer.Option(help="Share of the steps after which a curriculum reaches its final distribution.")
     ],
     "loss_weight": Annotated[_Text, typer.Option(help="none, min-snr, p2 or change-aware.")],
     "momentum_decay": Annotated[_Text, typer.Option(help="How AdamW's beta1 falls: none, rational or exponential.")],
     "momentum_compensation": Annotated[
-        _Text, typer.Option(help="What the learning rate does about it: step, gradient, code or none.")
+        _Text, typer.Option(help="How the learning rate compensates for that: step, gradient, code or none.")
     ],
     "weight_decay": Annotated[_Number, typer.Option("--adam-weight-decay", help="AdamW's weight decay.")],
     "label_dropout": Annotated[
-        _Number, typer.Option(help="Share of the images whose class a class-conditional model is not told.")
+        _Number, typer.Option(help="Share of the images whose class is hidden from a class-conditional model.")
     ],
-    "max_grad_norm": Annotated[_Number, typer.Option(help="Norm that gradients are clipped to.")],
-    "ema_decay": Annotated[_Number, typer.Option("--ema-max-decay", help="Decay of the weights' moving average.")],
+    "max_grad_norm": Annotated[_Number, typer.Option(help="Clip the norm of gradients to this.")],
+    "ema_decay": Annotated[
+        _Number, typer.Option("--ema-max-decay", help="Decay of the moving average of the weights.")
+    ],
     "mixed_precision": Annotated[_Text, typer.Option(help="no, fp16 or bf16.")],
     "checkpoint_every": Annotated[_Count, typer.Option("--checkpointing-steps", help="Steps between checkpoints.")],
     "checkpoint_minutes": Annotated[
-        _Number, typer.Option("--checkpointing-minutes", help="Minutes after which a checkpoint is due in any case.")
+        _Number,
+        typer.Option("--checkpointing-minutes", help="Write a checkpoint after this many minutes, whatever the step."),
     ],
-    "checkpoints_total_limit": Annotated[_Count, typer.Option(help="Checkpoints that are kept.")],
+    "checkpoints_total_limit": Annotated[_Count, typer.Option(help="Number of checkpoints to keep.")],
 }
 """Fields of :class:`prunekit.training.TrainOptions`; what is not typed stays at the command's default."""
 
