@@ -106,7 +106,7 @@ def _shares(cost: CostModel, graph: ChannelGraph) -> dict[str, Any]:
 
 
 def _reason(owner: str, graph: ChannelGraph) -> str:
-    """Why the layer that multiplies stays whole, in the graph's words; for products of an attention, those of a layer in it."""
+    """Why the layer that multiplies stays whole, in the words of the graph; for products of an attention, a layer of it."""
     inside = {layer: why for layer, why in graph.left_whole.items() if f"{layer}.".startswith(f"{owner}.")}
     if not inside:
         return "its inputs and outputs belong to layers that are left whole"
@@ -230,7 +230,7 @@ _HEAD = [
     "",
     "Tiny widths, real depth unless a row says otherwise, weights with a standard deviation of 1/√fan_in, no gates of zero.",
     "*Prunable MACs*: share of the MACs that some width changes. *Least MACs*: share that is left with all widths at their least.",
-    "*Seconds*: processor time of `trace`. *As counted*: the predicted MACs of two random plans equal an independent counter's.",
+    "*Seconds*: of the processor, for `trace`. *As counted*: predicted MACs of two random plans equal an independent counter's.",
     "*Difference*: largest relative difference between the slim network's outputs and those of the full one with the same channels",
     "silenced; statistics of norms, which change when channels go, are recorded on one and replayed on the other.",
     "*Reloaded*: a saved slim model gives the same bits.",

@@ -1,5 +1,6 @@
 """What is changed when channel groups fail their trial, before they are given up: heads, ties, attributes that stay."""
 
+import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 
@@ -11,6 +12,7 @@ from prunekit.graph.trial import Offence, Trial
 
 __all__ = ["Retries"]
 
+_NUMBER = re.compile(r"\d+")
 _PARTNERS = 3  # at most so many groups are tried as the one whose width another one is reshaped by
 
 
@@ -75,29 +77,30 @@ class Retries:
         for name, offence in offences.items():
             if (frozen and offence.parted) or name in tied:
                 continue
-            if self._follow(graph[name], graph.axis_sizes, offence, channels):
+            if self._follow(graph[name], graph, offence, channels):
                 changed = True
                 continue
             tie = self._tie(name, offence, by_name, channels, graph)
             if tie is not None:
-                self.ties.append(tie)
-                tied |= set(tie)
+                held = {one for pair in self.ties for one in pair} | set(tie)
+                others = (group.name for group in self._alike(name, graph) if group.name not in held)
+                for pair in (tie, *((other, tie[1]) for other in others)):
+                    self.ties.append(pair)
+                    tied |= set(pair)
             elif not self._another_way(by_name[name], channels) and not self._untie(name):
                 self.failed[name] = offence.reason
                 continue
             changed = True
         return changed
 
-    def _follow(
-        self, group: ChannelGroup, sizes: Mapping[tuple[str, str], int], offence: Offence, channels: Channels
-    ) -> bool:
+    def _follow(self, group: ChannelGroup, graph: ChannelGraph, offence: Offence, channels: Channels) -> bool:
         """Take up numbers that stay where the width does not; gives back whether there are new ones.
 
         They may have any name: whole numbers of the module that was running, or of one that it is in, equal to the full width of
         an axis that has no other channels.
         """
         times = len(group.members[0].positions) // group.size
-        lengths = {sizes[member.layer, member.axis] for member in group.members}
+        lengths = {graph.axis_sizes[member.layer, member.axis] for member in group.members}
         if times * group.size not in lengths or not any(
             a == b == times * group.size for a, b in zip(*offence.numbers, strict=False)
         ):
@@ -110,8 +113,27 @@ class Retries:
                 if plain and value == times * group.size:
                     known.add((holder, name, times))
             if len(known) > before:
+                self._follow_alike(group, holder, known, channels, graph)
                 return True
         return False
+
+    def _follow_alike(
+        self,
+        group: ChannelGroup,
+        holder: str,
+        known: set[tuple[str, str, int]],
+        channels: Channels,
+        graph: ChannelGraph,
+    ) -> None:
+        """Take up the same numbers of the modules in the same place of other blocks."""
+        if not holder or not group.name.startswith(f"{holder}."):
+            return
+        depth = holder.count(".") + 1
+        for other in self._alike(group.name, graph):
+            place = ".".join(other.name.split(".")[:depth])
+            for _, name, times in [one for one in known if one[0] == holder]:
+                if vars(channels.modules[place]).get(name) == times * group.size:
+                    self.followed.setdefault(other.name, set()).add((place, name, times))
 
     def _scale(self, scaled: Mapping[str, set[str]]) -> bool:
         """Take up tensors that are divided by the root of a width; gives back whether there are new ones."""
@@ -149,6 +171,14 @@ class Retries:
                 if attribute.module in holders and places & set(attribute.width.by_group):
                     self.frozen.add((type(channels.modules[attribute.module]), attribute.name))
         return len(self.frozen) > before
+
+    def _alike(self, name: str, graph: ChannelGraph) -> Iterator[ChannelGroup]:
+        """Groups of the other blocks of a stack, so that a deep network takes no more trials than a shallow one."""
+        pattern = re.compile(_NUMBER.sub(r"\\d+", re.escape(name)))
+        for group in graph:
+            is_other = group.name != name and group.name not in self.failed and group.size == graph[name].size
+            if is_other and pattern.fullmatch(group.name):
+                yield group
 
     def _tie(
         self,
