@@ -22,6 +22,7 @@ from prunekit.cli import (
     running,
     scoring,
 )
+from prunekit.cli.bundles import bundled
 from prunekit.cli.console import fail
 from prunekit.cli.interrupts import ends_at_signals, interruptible
 from prunekit.cli.options import checked
@@ -39,7 +40,7 @@ app = typer.Typer(
 )
 for module in (running, grouping, planning, scoring, pruning, making, measuring, comparing, exporting, describing):
     for function in module.COMMANDS:
-        app.command()(interruptible(checked(function)))
+        app.command()(interruptible(checked(bundled(function))))
 
 
 @app.callback(invoke_without_command=True)

@@ -11,10 +11,10 @@ from prunekit.cli.console import Bars, emit, print_table, refuse_inputs
 from prunekit.cli.interrupts import writing
 from prunekit.cli.measuring import SamplerOption, Steps
 from prunekit.cli.options import ConfigOption, Exists, Json
-from prunekit.cli.reading_options import with_reading_options
+from prunekit.cli.reading_options import ReadingOptions
 
 if TYPE_CHECKING:
-    from prunekit.checkpoint import Asked
+    pass
 
 __all__ = ["COMMANDS"]
 
@@ -23,7 +23,6 @@ _ROWS = 10  # of the table; every evaluation is in the file
 _Model = "file, diffusers folder, slim folder, experts folder, or embedded:digits."
 
 
-@with_reading_options
 def consistency(
     a: Annotated[str, typer.Argument(help=f"One model: {_Model}"), Exists(check_base)],
     b: Annotated[
@@ -46,7 +45,7 @@ def consistency(
     output: Annotated[Path, typer.Option(help="Folder to write.")] = Path("consistency"),
     json: Json = False,
     *,
-    reading: "Asked | None",
+    reading: ReadingOptions,
 ) -> None:
     """Measure how similar two models' outputs are for the same noise, compared with shuffled pairs, and the seams of experts."""
     from prunekit.consistency import ConsistencyOptions
@@ -58,7 +57,7 @@ def consistency(
     check_folder(output)
     refuse_inputs(output, [a, b, config, config_b], inside=True)
     bases = [is_base(each) for each in (a, b)]
-    asked = [reading if its or not any(bases) else None for its in bases]  # without a base they are refused
+    asked = [reading.asked if its or not any(bases) else None for its in bases]  # without a base they are refused
     opened = open_model(a, config, asked=asked[0]), open_model(b, config_b, asked=asked[1])
     with Bars().shown() as bars:
         compared = compare(

@@ -1,27 +1,18 @@
 """Options by which a user constrains what is pruned, one word each for what recipes call ``constraints``."""
 
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from prunekit.cli.choices import HeadMode, HeadOption, NormMode, NormOption
 from prunekit.errors import InputError
 
 if TYPE_CHECKING:
     from prunekit.graph import Constraints
 
-__all__ = [
-    "DeclareOption",
-    "HeadModeOf",
-    "KeepOption",
-    "LimitOption",
-    "NormModeOf",
-    "TieOption",
-    "WidthMultipleOption",
-    "constraints_of",
-    "said_of_multiples",
-    "width_multiples",
-]
+__all__ = ["Constraining", "said_of_multiples", "width_multiples"]
 
 KeepOption = Annotated[
     list[str] | None,
@@ -61,29 +52,37 @@ WidthMultipleOption = Annotated[
 ]
 
 
-def constraints_of(
-    keep: Iterable[str] | None,
-    tie: Iterable[str] | None,
-    limit: Iterable[str] | None,
-    declare: Iterable[str] | None,
-    norm_mode_of: Iterable[str] | None,
-    head_mode_of: Iterable[str] | None,
-) -> "Constraints":
-    """The constraints that a command line asks for.
+@dataclass(frozen=True)
+class Constraining:
+    """What pruning may do."""
 
-    Raises:
-        InputError: a pair has another form, or is given twice, or a value is none of the known ones.
-    """
-    from prunekit.graph import Constraints
+    keep: KeepOption = None
+    tie: TieOption = None
+    limit: LimitOption = None
+    declare: DeclareOption = None
+    norm_mode: NormOption = NormMode.even
+    head_mode: HeadOption = HeadMode.whole
+    norm_mode_of: NormModeOf = None
+    head_mode_of: HeadModeOf = None
+    width_multiple: WidthMultipleOption = None
 
-    limits = {name: _number(name, value) for name, value in _pairs("--limit", limit, "0.5").items()}
-    pairs: Mapping[str, Any] = {
-        "declare": _pairs("--declare", declare, "conv"),
-        "norm_mode_of": _pairs("--norm-mode-of", norm_mode_of, "whole"),
-        "head_mode_of": _pairs("--head-mode-of", head_mode_of, "even"),
-    }
-    ties = tuple(tuple(part.strip() for part in one.split(",")) for one in tie or ())
-    return Constraints(keep=tuple(keep or ()), tie=ties, limit=limits, **pairs)
+    @property
+    def constraints(self) -> "Constraints":
+        """The constraints that were typed.
+
+        Raises:
+            InputError: a pair has another form, or is given twice, or a value is none of the known ones.
+        """
+        from prunekit.graph import Constraints
+
+        limits = {name: _number(name, value) for name, value in _pairs("--limit", self.limit, "0.5").items()}
+        pairs: Mapping[str, Any] = {
+            "declare": _pairs("--declare", self.declare, "conv"),
+            "norm_mode_of": _pairs("--norm-mode-of", self.norm_mode_of, "whole"),
+            "head_mode_of": _pairs("--head-mode-of", self.head_mode_of, "even"),
+        }
+        ties = tuple(tuple(part.strip() for part in one.split(",")) for one in self.tie or ())
+        return Constraints(keep=tuple(self.keep or ()), tie=ties, limit=limits, **pairs)
 
 
 def _pairs(option: str, given: Iterable[str] | None, example: str) -> dict[str, str]:

@@ -10,11 +10,11 @@ from prunekit._missing import check_base, check_model
 from prunekit.cli.console import emit, print_table
 from prunekit.cli.estimating import is_recipe, show_estimate
 from prunekit.cli.options import ConfigOption, Exists, InputsOption, Json
-from prunekit.cli.reading_options import with_reading_options
+from prunekit.cli.reading_options import ReadingOptions
 from prunekit.errors import InputError
 
 if TYPE_CHECKING:
-    from prunekit.checkpoint import Asked
+    pass
 
 __all__ = ["ModelPath", "cost"]
 
@@ -32,7 +32,6 @@ ModelOrRecipe = Annotated[
 ]
 
 
-@with_reading_options
 def cost(
     model: ModelOrRecipe,
     config: ConfigOption = None,
@@ -48,7 +47,7 @@ def cost(
     ] = 0.3,
     json: Json = False,
     *,
-    reading: "Asked | None",
+    reading: ReadingOptions,
 ) -> None:
     """Count MACs and parameters of a model by module and operator, or estimate what a recipe will take."""
     if is_recipe(model):
@@ -61,7 +60,7 @@ def cost(
 
     if depth < 1:
         raise InputError(f"Got --depth {depth}; expected at least 1, the model's own children.")
-    opened = open_model(model, config, inputs, reading)
+    opened = open_model(model, config, inputs, reading.asked)
     counted = {name: count_macs(part, opened.inputs) for name, part in opened.parts().items()}
     if len(counted) == 1:
         (only,) = counted.values()

@@ -9,15 +9,14 @@ from prunekit._missing import check_base
 from prunekit.cli.console import emit, refuse_existing, refuse_inputs
 from prunekit.cli.interrupts import written
 from prunekit.cli.options import ConfigOption, Exists, InputsOption, Json, Overwrite
-from prunekit.cli.reading_options import with_reading_options
+from prunekit.cli.reading_options import ReadingOptions
 
 if TYPE_CHECKING:
-    from prunekit.checkpoint import Asked
+    pass
 
 __all__ = ["COMMANDS"]
 
 
-@with_reading_options
 def export(
     model: Annotated[
         str,
@@ -34,7 +33,7 @@ def export(
     overwrite: Overwrite = False,
     json: Json = False,
     *,
-    reading: "Asked | None",
+    reading: ReadingOptions,
 ) -> None:
     """Write a model as ONNX with any batch size, and check it with onnxruntime (needs the onnx extra)."""
     import torch
@@ -42,7 +41,7 @@ def export(
     from prunekit.export import export_onnx
     from prunekit.steps.opening import open_model
 
-    opened = open_model(model, config, inputs, reading)
+    opened = open_model(model, config, inputs, reading.asked)
     parts = opened.parts()
     targets = {name: output.with_stem(f"{output.stem}-{name}") if name else output for name in parts}
     for target in targets.values():

@@ -3,7 +3,7 @@
 import os
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -12,12 +12,11 @@ from prunekit._missing import check_base, check_slim
 from prunekit.cli.console import data_options, emit, refuse_existing, refuse_inputs
 from prunekit.cli.interrupts import writing, written
 from prunekit.cli.options import DataOption, Exists, Json, Overwrite, Resolution, Seed
-from prunekit.cli.reading_options import with_reading_options
-from prunekit.cli.training_options import LoggingDir, Resume, training, with_training_options
+from prunekit.cli.reading_options import ReadingOptions
+from prunekit.cli.training_options import LoggingDir, Resume, TrainingChanges, training
 from prunekit.errors import InputError
 
 if TYPE_CHECKING:
-    from prunekit.checkpoint import Asked
     from prunekit.data import ImageSplit
     from prunekit.recipe import BaseOptions
     from prunekit.training import TrainOptions
@@ -29,7 +28,6 @@ _ALONGSIDE = {"recipe", "output", "overwrite", "resume", "logging_dir", "json"}
 """Options of ``train`` that go with a recipe, which says the rest."""
 
 
-@with_training_options
 def train(
     context: typer.Context,
     recipe: Annotated[
@@ -53,7 +51,7 @@ def train(
     resume: Resume = "latest",
     logging_dir: LoggingDir = None,
     *,
-    changes: dict[str, Any],
+    changes: TrainingChanges,
     seed: Seed = 0,
     output: Annotated[Path, typer.Option(help="File to write.")] = Path("base.pt"),
     overwrite: Overwrite = False,
@@ -70,7 +68,9 @@ def train(
     if recipe is not None:
         options, images = _of_recipe(recipe, context)
     else:
-        settings = TrainOptions(steps=steps, batch_size=batch_size, learning_rate=learning_rate, seed=seed, **changes)
+        settings = TrainOptions(
+            steps=steps, batch_size=batch_size, learning_rate=learning_rate, seed=seed, **changes.typed
+        )
         options, images = _of_options(data, resolution, config, prediction_type, settings)
     steps = options.train.steps
     checkpoints = output.with_name(output.name + ".checkpoints")
@@ -123,8 +123,6 @@ def _of_recipe(path: Path, context: typer.Context) -> tuple["BaseOptions", "Imag
     return recipe.base, load_images(recipe.data.source, recipe.data.resolution, recipe.data.labels)
 
 
-@with_reading_options
-@with_training_options
 def finetune(
     slim: Annotated[Path, typer.Argument(help="Slim model's folder, e.g. slim/group-3."), Exists(check_slim)],
     data: DataOption = None,
@@ -148,8 +146,8 @@ def finetune(
     resume: Resume = "latest",
     logging_dir: LoggingDir = None,
     *,
-    changes: dict[str, Any],
-    reading: "Asked | None",
+    changes: TrainingChanges,
+    reading: ReadingOptions,
     seed: Seed = 0,
     output: Annotated[Path | None, typer.Option(help="Folder to write (default: the slim model's own).")] = None,
     json: Json = False,
@@ -174,11 +172,11 @@ def finetune(
     images = images_of_slim(loaded, others, slim)
     said = said_of_images(loaded.about.get("data", {}), images, others)
     loaded = replace(loaded, about={**loaded.about, "data": said} if said else loaded.about)
-    if reading is not None and not teacher:
+    if reading.asked is not None and not teacher:
         raise InputError(
             "Got --weights, --noise-schedule or --prediction-type without --teacher, the base that they are of."
         )
-    base = open_base(teacher, asked=reading) if teacher else None
+    base = open_base(teacher, asked=reading.asked) if teacher else None
     if not 0 <= distillation_weight <= 1:
         raise InputError(f"Got --distillation-weight {distillation_weight:g}; expected a share from 0 to 1.")
     options = FinetuneOptions(overlap, DistillationOptions(distillation_weight) if base else None)
@@ -188,7 +186,7 @@ def finetune(
         batch_size=batch_size,
         learning_rate=learning_rate,
         seed=seed,
-        **changes,
+        **changes.typed,
     )
     checkpoints = target.with_name(f".{target.name}.checkpoints")
     with training(checkpoints, resume, slim.name, logging_dir) as (report, first):

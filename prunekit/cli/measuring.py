@@ -11,11 +11,11 @@ from prunekit.cli.console import Bars, data_options, emit, print_table, refuse_e
 from prunekit.cli.costing import ModelPath, cost
 from prunekit.cli.interrupts import keeping, writing
 from prunekit.cli.options import ConfigOption, Exists, Json, Overwrite
-from prunekit.cli.reading_options import with_reading_options
+from prunekit.cli.reading_options import ReadingOptions
 from prunekit.errors import InputError
 
 if TYPE_CHECKING:
-    from prunekit.checkpoint import Asked
+    pass
 
 __all__ = ["COMMANDS"]
 
@@ -27,7 +27,6 @@ SamplerOption = Annotated[
 ]
 
 
-@with_reading_options
 def sample(
     model: ModelPath,
     config: ConfigOption = None,
@@ -45,7 +44,7 @@ def sample(
     overwrite: Overwrite = False,
     json: Json = False,
     *,
-    reading: "Asked | None",
+    reading: ReadingOptions,
 ) -> None:
     """Sample images from a model, and write an .npz and a grid picture. A model of latents gives latents in an .npz."""
     from prunekit.report import grid_png
@@ -61,7 +60,7 @@ def sample(
     target = output or Path("samples") / f"{name.stem if Path(model).is_file() else name.name or 'model'}.npz"
     refuse_existing(target, overwrite, inputs=[model, config])
     refuse_inputs(target, [model], inside=True)
-    opened = open_model(model, config, asked=reading)
+    opened = open_model(model, config, asked=reading.asked)
     if not opened.latent:
         refuse_existing(target.with_suffix(".png"), overwrite, inputs=[model, config])
     evaluations(opened.schedule, sampler, steps)  # refuses a sampler that does not take these steps
@@ -78,7 +77,6 @@ def sample(
     emit(json, facts, [f"{count} samples: {', '.join(facts[key] for key in ('output', 'picture') if key in facts)}"])
 
 
-@with_reading_options
 def evaluate(
     experts: ModelPath,
     base: Annotated[
@@ -105,7 +103,7 @@ def evaluate(
     overwrite: Overwrite = False,
     json: Json = False,
     *,
-    reading: "Asked | None",
+    reading: ReadingOptions,
 ) -> None:
     """Measure the denoising loss of each timestep group, and FID and KID with standard errors over seeds."""
     from prunekit._files import write_json
@@ -124,11 +122,11 @@ def evaluate(
     refuse_inputs(output, [experts, base], inside=True)
     if features != "auto":
         load_features(features)  # refuses an unknown name before anything is measured
-    opened = open_model(experts, asked=reading if base is None or is_base(experts) else None)
+    opened = open_model(experts, asked=reading.asked if base is None or is_base(experts) else None)
     models, macs = {"expert": opened.model}, {"experts": opened.mean_macs(sampler, steps)}
     sampled = {"experts": opened.model}
     if base is not None:
-        reference = open_model(base, asked=reading)
+        reference = open_model(base, asked=reading.asked)
         _check_comparable(opened, reference, base)
         models = {"base": reference.model, **models}
         sampled = {"base": reference.model, **sampled}

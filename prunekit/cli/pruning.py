@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Iterable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -14,10 +14,6 @@ from prunekit.cli.choices import (
     BasePath,
     Criterion,
     CriterionOption,
-    HeadMode,
-    HeadOption,
-    NormMode,
-    NormOption,
     Proposer,
     Proxy,
     Repair,
@@ -26,29 +22,19 @@ from prunekit.cli.choices import (
     check_timesteps,
 )
 from prunekit.cli.console import chosen_allocation, data_options, emit, print_table, refuse_inputs
-from prunekit.cli.constraining import (
-    DeclareOption,
-    HeadModeOf,
-    KeepOption,
-    LimitOption,
-    NormModeOf,
-    TieOption,
-    WidthMultipleOption,
-    constraints_of,
-    said_of_multiples,
-    width_multiples,
-)
+from prunekit.cli.constraining import Constraining, said_of_multiples, width_multiples
 from prunekit.cli.interrupts import keeping
 from prunekit.cli.options import ConfigOption, DataOption, InputsOption, Json, Resolution, Seed
-from prunekit.cli.reading_options import with_reading_options
+from prunekit.cli.reading_options import ReadingOptions
 from prunekit.errors import InputError
-from prunekit.groups import TimestepGroups
+from prunekit.groups import TimestepGroup, TimestepGroups
 from prunekit.schedule import NoiseSchedule
 
 if TYPE_CHECKING:
-    from prunekit.checkpoint import Asked, Base
+    from prunekit.checkpoint import Base
     from prunekit.data import ImageSplit
-    from prunekit.search import SearchResult
+    from prunekit.recipe import PruneOptions
+    from prunekit.search import Endpoint, SearchResult
     from prunekit.slim import SlimModel
     from prunekit.steps.bench import Bench
 
@@ -57,142 +43,205 @@ __all__ = ["COMMANDS"]
 _log = logging.getLogger(__name__)
 
 
-@with_reading_options
-def prune(
-    base: BasePath,
-    config: ConfigOption = None,
-    inputs: InputsOption = None,
+@dataclass(frozen=True)
+class Goal:
+    """What is pruned, and how far."""
+
     group: Annotated[
         int | None, typer.Option(help="Timestep group, 0 = cleanest (default: all groups of the allocation).")
-    ] = None,
-    allocation: Annotated[Path | None, typer.Option(help="Allocation file (default: ./allocation.json).")] = None,
+    ] = None
+    allocation: Annotated[Path | None, typer.Option(help="Allocation file (default: ./allocation.json).")] = None
     target: Annotated[
         float | None,
         typer.Option(help="Fraction of the base's MACs, parameters or latency, instead of the allocation's."),
-    ] = None,
+    ] = None
     target_of: Annotated[
         TargetOf, typer.Option(help="What the target limits. Latency is measured on this machine.")
-    ] = TargetOf.macs,
-    width_multiple: WidthMultipleOption = None,
+    ] = TargetOf.macs
     latency_table: Annotated[
         Path,
         typer.Option(
             help="File of layer times for --target-of latency. It is measured and written if it does not exist."
         ),
-    ] = Path("latency.json"),
-    criterion: CriterionOption = Criterion.taylor,
-    proposer: Annotated[Proposer, typer.Option(help="How the search decides widths.")] = Proposer.greedy,
-    proxy: Annotated[Proxy, typer.Option(help="How the search rates candidates.")] = Proxy.least_squares,
+    ] = Path("latency.json")
+
+
+@dataclass(frozen=True)
+class Searching:
+    """How channels are scored and widths decided."""
+
+    criterion: CriterionOption = Criterion.taylor
+    proposer: Annotated[Proposer, typer.Option(help="How the search decides widths.")] = Proposer.greedy
+    proxy: Annotated[Proxy, typer.Option(help="How the search rates candidates.")] = Proxy.least_squares
     repair: Annotated[
         Repair, typer.Option(help="Repair the layers that read pruned channels, in closed form, before fine-tuning.")
-    ] = Repair.least_squares,
-    floor: Annotated[float, typer.Option(help="Smallest share of every channel group that is kept.")] = 0.0,
-    norm_mode: NormOption = NormMode.even,
-    head_mode: HeadOption = HeadMode.whole,
-    keep: KeepOption = None,
-    tie: TieOption = None,
-    limit: LimitOption = None,
-    declare: DeclareOption = None,
-    norm_mode_of: NormModeOf = None,
-    head_mode_of: HeadModeOf = None,
-    data: DataOption = None,
-    resolution: Resolution = None,
-    samples: Samples = 256,
-    rounds: Annotated[int, typer.Option(help="Number of rounds in which the search approaches the target.")] = 12,
-    trials: Annotated[int, typer.Option(help="Number of candidates that evolution and tpe try.")] = 64,
+    ] = Repair.least_squares
+    floor: Annotated[float, typer.Option(help="Smallest share of every channel group that is kept.")] = 0.0
+    samples: Samples = 256
+    rounds: Annotated[int, typer.Option(help="Number of rounds in which the search approaches the target.")] = 12
+    trials: Annotated[int, typer.Option(help="Number of candidates that evolution and tpe try.")] = 64
     study: Annotated[
         Path | None, typer.Option(help="Optuna journal that several processes share, for evolution and tpe.")
-    ] = None,
+    ] = None
+    seed: Seed = 0
+
+
+@dataclass(frozen=True)
+class LanguageModel:
+    """The endpoint of the proposer llm."""
+
     llm_endpoint: Annotated[
         str | None, typer.Option(help="OpenAI-compatible URL for llm, such as http://127.0.0.1:8000/v1.")
-    ] = None,
-    llm_model: Annotated[str | None, typer.Option(help="Name of the model at the endpoint.")] = None,
+    ] = None
+    llm_model: Annotated[str | None, typer.Option(help="Name of the model at the endpoint.")] = None
     llm_key_variable: Annotated[
         str | None, typer.Option(help="Environment variable that holds the endpoint's API key.")
-    ] = None,
-    seed: Seed = 0,
+    ] = None
+
+    @property
+    def endpoint(self) -> "Endpoint | None":
+        """What was typed, None where nothing was.
+
+        Raises:
+            InputError: one of endpoint and model is missing.
+        """
+        from prunekit.search import Endpoint
+
+        if (self.llm_endpoint is None) != (self.llm_model is None):
+            raise InputError("Expected --llm-endpoint and --llm-model together.")
+        if self.llm_endpoint is None or self.llm_model is None:
+            return None
+        return Endpoint(self.llm_endpoint, self.llm_model, self.llm_key_variable)
+
+
+def prune(
+    base: BasePath,
+    goal: Goal,
+    searching: Searching,
+    constraining: Constraining,
+    language_model: LanguageModel,
+    reading: ReadingOptions,
+    config: ConfigOption = None,
+    inputs: InputsOption = None,
+    data: DataOption = None,
+    resolution: Resolution = None,
     output: Annotated[Path, typer.Option(help="Folder to write. Each slim model becomes group-N in it.")] = Path(
         "slim"
     ),
     json: Json = False,
-    *,
-    reading: "Asked | None",
 ) -> None:
     """Prune a base to each timestep group's target, by importance on the group's own timesteps."""
-    from prunekit.data import note_place
-    from prunekit.recipe import PruneOptions
-    from prunekit.search import Endpoint, SearchOptions, ranks
-    from prunekit.slim import save_slim
+    from prunekit.search import ranks
     from prunekit.steps.bases import open_base
-    from prunekit.steps.bench import Bench, prune_group, score_groups
+    from prunekit.steps.bench import Bench
     from prunekit.steps.image_choice import needs_images
 
     ranks.join()
     rank, size = ranks.place()
-    if target_of is TargetOf.latency and size > 1 and not latency_table.is_file():
-        raise InputError(f"{latency_table} does not exist; have one process measure it before several ranks search.")
-    if (llm_endpoint is None) != (llm_model is None):
-        raise InputError("Expected --llm-endpoint and --llm-model together.")
-    loaded = open_base(base, config, inputs, reading)
-    plan = _wanted_targets(allocation, target, loaded.schedule)
+    table, timed = goal.latency_table, goal.target_of is TargetOf.latency
+    if timed and size > 1 and not table.is_file():
+        raise InputError(f"{table} does not exist; have one process measure it before several ranks search.")
+    options = _options(goal, searching, constraining, language_model)
+    loaded = open_base(base, config, inputs, reading.asked)
+    plan = _wanted_targets(goal.allocation, goal.target, loaded.schedule)
     partition = plan.timestep_groups
     check_timesteps(partition, loaded.schedule, base)
     _note_other_steps(plan, loaded.schedule)
-    wanted = list(partition) if group is None else [partition[group]]
-    _check_outputs(
-        [output / f"group-{one.index}" for one in wanted], [base, config, inputs, allocation, study, latency_table]
-    )
+    wanted = list(partition) if goal.group is None else [partition[goal.group]]
+    read = [base, config, inputs, goal.allocation, searching.study, table]
+    _check_outputs([output / f"group-{one.index}" for one in wanted], read)
     others = data_options(data, resolution)
-    asked = others is not None or needs_images(criterion.value, proposer.value, repair.value)
+    asked = others is not None or needs_images(options.criterion, options.search.proposer, options.repair)
     loaded, images = _with_images(loaded, others, base) if asked else (loaded, None)
-    train = None if images is None else images.train
-    search = SearchOptions(
-        proposer=proposer.value,
-        proxy=proxy.value,
-        rounds=rounds,
-        target_of=target_of.value,
-        trials=trials,
-        seed=seed,
-        study=str(study) if study else None,
-        llm=Endpoint(llm_endpoint, llm_model, llm_key_variable) if llm_endpoint and llm_model else None,
-    )
-    options = PruneOptions(
-        criterion=criterion.value,
-        norm_mode=norm_mode.value,
-        head_mode=head_mode.value,
-        constraints=constraints_of(keep, tie, limit, declare, norm_mode_of, head_mode_of),
-        samples=samples,
-        seed=seed,
-        search=search,
-        width_multiples=width_multiples(width_multiple),
-        latency_table=str(latency_table),
-        floor=floor,
-        repair=repair.value,
-    )
     bench = Bench.of(loaded, options.norm_mode, options.head_mode, options.constraints)
     targets = plan.for_model(bench.macs)
-    journals = {one.index: output / f"search-{one.index}.jsonl" for one in wanted}
-    facts: list[dict[str, Any]] = []
-    with keeping(lambda: _kept([*journals.values(), *([latency_table] if target_of is TargetOf.latency else [])])):
-        if target_of is TargetOf.latency:
-            bench = bench.timed(latency_table)
-        scores = score_groups(bench, train, wanted, options)
-        for one in wanted:
-            macs = targets.groups[one.index].target_macs or 0
-            slim, result = prune_group(bench, train, scores, one, macs, options, journals[one.index])
-            if rank == 0:
-                save_slim(slim, output / f"group-{one.index}")
-                if images is not None and loaded.data.get("sha256") == images.sha256:
-                    note_place(images, output.parent)
-            facts.append(_fact(one.index, slim, result, bench, target_of, output))
+    jobs = [_Job(one, targets.groups[one.index].target_macs or 0, output, rank == 0) for one in wanted]
+    with keeping(lambda: _kept([*(job.journal for job in jobs), *([table] if timed else [])])):
+        bench = bench.timed(table) if timed else bench
+        facts = _pruned(jobs, bench, images, options, goal.target_of)
     if rank > 0:
         return
     if json:
-        emit(True, facts[0] if group is not None else {"groups": facts})
+        emit(True, facts[0] if goal.group is not None else {"groups": facts})
     else:
-        _show_pruned(f"Pruned from {bench.macs:,} MACs ({criterion.value}, {proposer.value})", facts)
+        _show_pruned(f"Pruned from {bench.macs:,} MACs ({options.criterion}, {options.search.proposer})", facts)
         if bench.latency is not None:
             print(_accuracy(bench.latency.table))
+
+
+def _options(
+    goal: Goal, searching: Searching, constraining: Constraining, language_model: LanguageModel
+) -> "PruneOptions":
+    """What was typed, as a recipe says it."""
+    from prunekit.recipe import PruneOptions
+    from prunekit.search import SearchOptions
+
+    search = SearchOptions(
+        proposer=searching.proposer.value,
+        proxy=searching.proxy.value,
+        rounds=searching.rounds,
+        target_of=goal.target_of.value,
+        trials=searching.trials,
+        seed=searching.seed,
+        study=str(searching.study) if searching.study else None,
+        llm=language_model.endpoint,
+    )
+    return PruneOptions(
+        criterion=searching.criterion.value,
+        norm_mode=constraining.norm_mode.value,
+        head_mode=constraining.head_mode.value,
+        constraints=constraining.constraints,
+        samples=searching.samples,
+        seed=searching.seed,
+        search=search,
+        width_multiples=width_multiples(constraining.width_multiple),
+        latency_table=str(goal.latency_table),
+        floor=searching.floor,
+        repair=searching.repair.value,
+    )
+
+
+@dataclass(frozen=True)
+class _Job:
+    """One timestep group to prune.
+
+    Args:
+        group: the timestep group.
+        macs: its target.
+        output: folder of all slim models.
+        writes: whether this process writes.
+    """
+
+    group: TimestepGroup
+    macs: int
+    output: Path
+    writes: bool
+
+    @property
+    def journal(self) -> Path:
+        """File of the search's memory."""
+        return self.output / f"search-{self.group.index}.jsonl"
+
+
+def _pruned(
+    jobs: Iterable[_Job], bench: "Bench", images: "ImageSplit | None", options: "PruneOptions", target_of: TargetOf
+) -> list[dict[str, Any]]:
+    """Score, search, prune and write each timestep group; gives back the facts of each."""
+    from prunekit.data import note_place
+    from prunekit.slim import save_slim
+    from prunekit.steps.bench import prune_group, score_groups
+
+    jobs, train = list(jobs), None if images is None else images.train
+    scores = score_groups(bench, train, [job.group for job in jobs], options)
+    facts = []
+    for job in jobs:
+        slim, result = prune_group(bench, train, scores, job.group, job.macs, options, job.journal)
+        if job.writes:
+            save_slim(slim, job.output / f"group-{job.group.index}")
+            if images is not None and bench.base.data.get("sha256") == images.sha256:
+                note_place(images, job.output.parent)
+        facts.append(_fact(job.group.index, slim, result, bench, target_of, job.output))
+    return facts
 
 
 def _note_other_steps(plan: Allocation, schedule: NoiseSchedule) -> None:

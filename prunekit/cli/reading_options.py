@@ -1,17 +1,14 @@
 """Options of every command that reads a base: which of its weights, and what it was trained for."""
 
-import inspect
-from collections.abc import Callable
-from functools import wraps
-from inspect import Parameter
-from typing import TYPE_CHECKING, Annotated, Any
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 if TYPE_CHECKING:
     from prunekit.checkpoint import Asked
 
-__all__ = ["PredictionOption", "WeightsOption", "asked_of", "with_reading_options"]
+__all__ = ["PredictionOption", "ReadingOptions", "WeightsOption", "asked_of"]
 
 WeightsOption = Annotated[
     str | None,
@@ -23,36 +20,30 @@ PredictionOption = Annotated[
         help="What the base predicts: epsilon, sample or v_prediction (default: as its files say, else epsilon)."
     ),
 ]
-_SHARED: dict[str, Any] = {
-    "weights": WeightsOption,
-    "noise_schedule": Annotated[
+
+
+@dataclass(frozen=True)
+class ReadingOptions:
+    """Which weights of a base are read, and what it was trained for, in place of what its files say."""
+
+    weights: WeightsOption = None
+    noise_schedule: Annotated[
         str | None,
         typer.Option(
             help="Noise schedule of the base: cosine, cosine:4000 (timesteps) or a scheduler_config.json (default: its files' own, "
             "else linear)."
         ),
-    ],
-    "prediction_type": PredictionOption,
-}
+    ] = None
+    prediction_type: PredictionOption = None
 
+    @property
+    def asked(self) -> "Asked | None":
+        """What was typed; None where nothing was, so that nothing is imported for it.
 
-def with_reading_options(command: Callable[..., None]) -> Callable[..., None]:
-    """A command whose parameter ``reading`` becomes the options above; it is given them as :class:`~prunekit.checkpoint.Asked`.
-
-    It is given None where none was typed, so that nothing is imported for them.
-    """
-
-    @wraps(command)
-    def wrapped(**values: Any) -> None:
-        typed = {name: values.pop(name) for name in _SHARED}
-        command(**values, reading=asked_of(**typed))
-
-    own = inspect.signature(command)
-    shared = [Parameter(name, Parameter.KEYWORD_ONLY, default=None, annotation=_SHARED[name]) for name in _SHARED]
-    left = [each.replace(kind=Parameter.KEYWORD_ONLY) for name, each in own.parameters.items() if name != "reading"]
-    wrapped.__signature__ = own.replace(parameters=[*left, *shared])  # type: ignore[attr-defined]
-    wrapped.__annotations__ = {each.name: each.annotation for each in (*left, *shared)} | {"return": None}
-    return wrapped
+        Raises:
+            InputError: the weights or the prediction type are unknown.
+        """
+        return asked_of(**vars(self))
 
 
 def asked_of(**options: str | None) -> "Asked | None":

@@ -20,17 +20,16 @@ from prunekit.cli.choices import (
 from prunekit.cli.console import data_options, emit, refuse_existing, refuse_inputs
 from prunekit.cli.interrupts import writing
 from prunekit.cli.options import ConfigOption, DataOption, InputsOption, Json, Overwrite, Resolution, Seed
-from prunekit.cli.reading_options import with_reading_options
+from prunekit.cli.reading_options import ReadingOptions
 from prunekit.errors import InputError, PrunekitError
 from prunekit.groups import TimestepGroups
 
 if TYPE_CHECKING:
-    from prunekit.checkpoint import Asked
+    pass
 
 __all__ = ["COMMANDS"]
 
 
-@with_reading_options
 def importance(
     base: BasePath,
     config: ConfigOption = None,
@@ -52,7 +51,7 @@ def importance(
     overwrite: Overwrite = False,
     json: Json = False,
     *,
-    reading: "Asked | None",
+    reading: ReadingOptions,
 ) -> None:
     """Score every channel for every timestep group, and write importance.json and a heatmap."""
     from prunekit._json import read_json
@@ -69,7 +68,7 @@ def importance(
     picture = output.with_suffix(".png")
     refuse_existing(picture, overwrite, PICTURE, [base, config, inputs, groups, data])
     refuse_inputs(output, [base], inside=True)
-    loaded = open_base(base, config, inputs, reading)
+    loaded = open_base(base, config, inputs, reading.asked)
     others = data_options(data, resolution)
     asked = others is not None or needs_images(criterion.value)
     images = images_of(loaded, others, base).train if asked else None

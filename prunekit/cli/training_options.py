@@ -1,10 +1,8 @@
 """Options that ``train`` and ``finetune`` share, named as in diffusers' training scripts where these have them."""
 
-import inspect
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
-from functools import wraps
-from inspect import Parameter
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -16,66 +14,61 @@ from prunekit.errors import InputError
 if TYPE_CHECKING:
     from prunekit.training import Reporter
 
-__all__ = ["LoggingDir", "Resume", "training", "with_training_options"]
+__all__ = ["LoggingDir", "Resume", "TrainingChanges", "training"]
 
 Resume = Annotated[
     str, typer.Option("--resume-from-checkpoint", help="latest: resume an interrupted training; no: start again.")
 ]
 LoggingDir = Annotated[Path | None, typer.Option(help="TensorBoard folder (needs the tracking extra).")]
-_Text, _Count, _Number = str | None, int | None, float | None
-_SHARED: dict[str, Any] = {
-    "gradient_accumulation_steps": Annotated[
-        _Count, typer.Option(help="Split each process's batch into this many parts to save memory.")
-    ],
-    "lr_scheduler": Annotated[
-        _Text, typer.Option(help="Learning rate after the warm-up: cosine (falls to zero) or constant.")
-    ],
-    "warmup_steps": Annotated[_Count, typer.Option("--lr-warmup-steps", help="Steps of linear warm-up.")],
-    "timestep_sampler": Annotated[
-        _Text,
+
+
+@dataclass(frozen=True)
+class TrainingChanges:
+    """Fields of :class:`prunekit.training.TrainOptions`; what is not typed stays at the command's default."""
+
+    gradient_accumulation_steps: Annotated[
+        int | None, typer.Option(help="Split each process's batch into this many parts to save memory.")
+    ] = None
+    lr_scheduler: Annotated[
+        str | None, typer.Option(help="Learning rate after the warm-up: cosine (falls to zero) or constant.")
+    ] = None
+    warmup_steps: Annotated[int | None, typer.Option("--lr-warmup-steps", help="Steps of linear warm-up.")] = None
+    timestep_sampler: Annotated[
+        str | None,
         typer.Option(help="uniform, gaussian-curriculum, noise-rate-curriculum, asymmetric or loss-second-moment."),
-    ],
-    "curriculum_share": Annotated[
-        _Number, typer.Option(help="Share of the steps after which a curriculum reaches its final distribution.")
-    ],
-    "loss_weight": Annotated[_Text, typer.Option(help="none, min-snr, p2 or change-aware.")],
-    "momentum_decay": Annotated[_Text, typer.Option(help="How AdamW's beta1 falls: none, rational or exponential.")],
-    "momentum_compensation": Annotated[
-        _Text, typer.Option(help="How the learning rate compensates for that: step, gradient, code or none.")
-    ],
-    "weight_decay": Annotated[_Number, typer.Option("--adam-weight-decay", help="AdamW's weight decay.")],
-    "label_dropout": Annotated[
-        _Number, typer.Option(help="Share of the images whose class is hidden from a class-conditional model.")
-    ],
-    "max_grad_norm": Annotated[_Number, typer.Option(help="Clip the norm of gradients to this.")],
-    "ema_decay": Annotated[
-        _Number, typer.Option("--ema-max-decay", help="Decay of the moving average of the weights.")
-    ],
-    "mixed_precision": Annotated[_Text, typer.Option(help="no, fp16 or bf16.")],
-    "checkpoint_every": Annotated[_Count, typer.Option("--checkpointing-steps", help="Steps between checkpoints.")],
-    "checkpoint_minutes": Annotated[
-        _Number,
+    ] = None
+    curriculum_share: Annotated[
+        float | None, typer.Option(help="Share of the steps after which a curriculum reaches its final distribution.")
+    ] = None
+    loss_weight: Annotated[str | None, typer.Option(help="none, min-snr, p2 or change-aware.")] = None
+    momentum_decay: Annotated[
+        str | None, typer.Option(help="How AdamW's beta1 falls: none, rational or exponential.")
+    ] = None
+    momentum_compensation: Annotated[
+        str | None, typer.Option(help="How the learning rate compensates for that: step, gradient, code or none.")
+    ] = None
+    weight_decay: Annotated[float | None, typer.Option("--adam-weight-decay", help="AdamW's weight decay.")] = None
+    label_dropout: Annotated[
+        float | None, typer.Option(help="Share of the images whose class is hidden from a class-conditional model.")
+    ] = None
+    max_grad_norm: Annotated[float | None, typer.Option(help="Clip the norm of gradients to this.")] = None
+    ema_decay: Annotated[
+        float | None, typer.Option("--ema-max-decay", help="Decay of the moving average of the weights.")
+    ] = None
+    mixed_precision: Annotated[str | None, typer.Option(help="no, fp16 or bf16.")] = None
+    checkpoint_every: Annotated[
+        int | None, typer.Option("--checkpointing-steps", help="Steps between checkpoints.")
+    ] = None
+    checkpoint_minutes: Annotated[
+        float | None,
         typer.Option("--checkpointing-minutes", help="Write a checkpoint after this many minutes, whatever the step."),
-    ],
-    "checkpoints_total_limit": Annotated[_Count, typer.Option(help="Number of checkpoints to keep.")],
-}
-"""Fields of :class:`prunekit.training.TrainOptions`; what is not typed stays at the command's default."""
+    ] = None
+    checkpoints_total_limit: Annotated[int | None, typer.Option(help="Number of checkpoints to keep.")] = None
 
-
-def with_training_options(command: Callable[..., None]) -> Callable[..., None]:
-    """A command whose parameter ``changes`` becomes an option for each field above; it is given those that were typed."""
-
-    @wraps(command)
-    def wrapped(**values: Any) -> None:
-        typed = {name: values.pop(name) for name in _SHARED}
-        command(**values, changes={name: value for name, value in typed.items() if value is not None})
-
-    own = inspect.signature(command)
-    shared = [Parameter(name, Parameter.KEYWORD_ONLY, default=None, annotation=_SHARED[name]) for name in _SHARED]
-    left = [each.replace(kind=Parameter.KEYWORD_ONLY) for name, each in own.parameters.items() if name != "changes"]
-    wrapped.__signature__ = own.replace(parameters=[*left, *shared])  # type: ignore[attr-defined]
-    wrapped.__annotations__ = {each.name: each.annotation for each in (*left, *shared)} | {"return": None}
-    return wrapped
+    @property
+    def typed(self) -> dict[str, Any]:
+        """The fields that were typed."""
+        return {name: value for name, value in vars(self).items() if value is not None}
 
 
 @contextmanager
