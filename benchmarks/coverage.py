@@ -68,7 +68,7 @@ def measure(name: str, layers: int | None, row: dict[str, Any]) -> None:
     model, inputs = prepared(spec)
     row["parameters"] = sum(parameter.numel() for parameter in model.parameters())
     start = time.process_time()
-    graph = trace(model, inputs, seconds=SECONDS if layers is None else 40)
+    graph = trace(model, inputs, seconds=SECONDS if layers is None else 100)
     row |= {"seconds": round(time.process_time() - start, 1), "groups": len(graph), "left_whole": len(graph.left_whole)}
     cost = CostModel.of(model, graph, inputs)
     row |= _shares(cost, graph)

@@ -82,9 +82,10 @@ class Retries:
                 continue
             tie = self._tie(name, offence, by_name, channels, graph)
             if tie is not None:
-                held = {one for pair in self.ties for one in pair} | set(tie)
-                others = (group.name for group in self._alike(name, graph) if group.name not in held)
-                for pair in (tie, *((other, tie[1]) for other in others)):
+                others = [group.name for group in self._alike(name, graph)]
+                others = [] if tie[1] in others else others  # only what all blocks share can be the partner of all
+                held = {one for pair in self.ties for one in pair}
+                for pair in (tie, *((other, tie[1]) for other in others if other not in held)):
                     self.ties.append(pair)
                     tied |= set(pair)
             elif not self._another_way(by_name[name], channels) and not self._untie(name):
