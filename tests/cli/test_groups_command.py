@@ -92,7 +92,7 @@ def test_gradient_takes_the_bases_images_and_noise_schedule():
         ("--method similarity --data digits --groups 3 --rule dynamic --alpha 0.9", "Got alpha with rule dynamic"),
         ("--method similarity --data digits --groups 3 --alpha 0.3 --samples 4 --nodes 8", "Got alpha 0.3"),
         ("--method similarity --data digits --groups 0", "Got 0 timestep groups"),
-        ("--method similarity --data digits --config x.json", "Got --config without --base"),
+        ("--method similarity --data digits --config x.json", "x.json does not exist"),
         ("--method similarity --data digits --output .", "expected the name of a file"),
         ("--method similarity --data digits --output g.png", "expected the name of a file"),
         ("--method similarity --base embedded:digits --num-timesteps 500", "without --noise-schedule"),
@@ -110,6 +110,13 @@ def test_a_mistake_is_one_sentence_and_nothing_is_written(line, said):
     assert (result.code, result.out) == (2, "")
     assert said in result.sentence
     assert listing(Path()) == {}
+
+
+def test_a_config_without_a_base_is_refused():
+    Path("x.json").write_text("{}")
+    result = typed("prunekit groups --method similarity --data digits --config x.json")
+    assert (result.code, result.out) == (2, "")
+    assert "Got --config without --base" in result.sentence
 
 
 def test_evidence_that_was_tampered_with_is_refused_by_allocate():
