@@ -11,6 +11,7 @@ from typing import Annotated, Any
 
 import typer
 
+from prunekit._leftovers import restore
 from prunekit._missing import check_json
 from prunekit.errors import InputError
 
@@ -61,6 +62,7 @@ def checked(command: Callable[..., None]) -> Callable[..., None]:
         for name, value in values.items():
             for about in getattr(parameters[name].annotation, "__metadata__", ()) if value is not None else ():
                 if isinstance(about, Exists):
+                    restore(Path(value))  # what a killed process left aside
                     about.check(value)
         command(*args, **values)
 

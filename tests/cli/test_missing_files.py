@@ -3,8 +3,13 @@
 import subprocess
 import sys
 from pathlib import Path
+from typing import Annotated
 
 import pytest
+
+from prunekit._missing import check_slim
+from prunekit.cli.options import Exists, checked
+from prunekit.errors import MissingFileError
 
 COMMANDS = {
     "prune nope.pt": "nope.pt does not exist; expected a checkpoint",
@@ -33,6 +38,18 @@ for command in sys.argv[1:]:
     except SystemExit as end:
         print(command, end.code, sorted({"torch", "diffusers", "matplotlib"} & set(sys.modules)), file=sys.stderr)
 """
+
+
+def test_what_a_killed_process_left_aside_is_put_back_first(tmp_path: Path) -> None:
+    def command(model: Annotated[Path, Exists(check_slim)]) -> None:
+        found.append(model.is_dir())
+
+    found: list[bool] = []
+    (tmp_path / ".group-3.old.part").mkdir()
+    checked(command)(model=tmp_path / "group-3")
+    assert found == [True]
+    with pytest.raises(MissingFileError, match="group-4 does not exist"):
+        checked(command)(model=tmp_path / "group-4")
 
 
 @pytest.fixture(scope="module")
