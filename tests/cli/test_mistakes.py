@@ -110,7 +110,7 @@ MISTAKES = {
     "prunekit train --output x.pt --max-train-steps 9 --train-batch-size 4 --learning-rate 1e30": "loss is .* at step",
     "prunekit finetune slim/group-1 --overlap -500": "start < stop",
     "prunekit finetune slim/group-1 --resume-from-checkpoint sometimes": "sometimes; expected latest.*no",
-    "prunekit finetune slim/group-1 --loss-weight snr": r"loss_weight 'snr' \(did you mean min-snr\?\); expected one of none, min-snr",
+    "prunekit finetune slim/group-1 --loss-weight snr": r"'snr' \(did you mean min-snr\?\); expected one of none, min-snr",
     "prunekit finetune slim/group-1 --teacher base.pt --distillation-weight 2": "--distillation-weight 2",
     "prunekit finetune slim/group-1 --teacher embedded:digits": "give its own base",
     "prunekit finetune slim/group-1 --gradient-accumulation-steps 0": "gradient_accumulation_steps 0",

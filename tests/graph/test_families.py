@@ -196,7 +196,8 @@ def heads_and_norms_fit(model):
 def test_nothing_but_the_output_is_left_whole(name):
     tiny = traced(name, "even", "whole")
     assert len(tiny.graph) >= 3
-    assert all("output" in reason or "single channel" in reason for reason in tiny.graph.left_whole.values()), (
+    allowed = ("output", "single channel", "no smaller width is possible")
+    assert all(any(words in reason for words in allowed) for reason in tiny.graph.left_whole.values()), (
         tiny.graph.left_whole
     )
 
