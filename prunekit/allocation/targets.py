@@ -95,7 +95,7 @@ class Allocation:
         return TimestepGroups.from_cuts(self.num_timesteps, [group.start for group in self.groups[1:]], "allocation")
 
     def for_model(self, base_macs: int) -> "Allocation":
-        """The same allocation with targets in MACs: the largest integers that do not exceed the ratios, apart from float rounding."""
+        """The same allocation with targets in MACs: each ratio rounded down to an integer, apart from float rounding."""
         groups = tuple(replace(g, target_macs=_whole(g.mac_ratio * base_macs)) for g in self.groups)
         return replace(self, groups=groups, base_macs=base_macs)
 
@@ -144,7 +144,7 @@ class Allocation:
             source: where it comes from, for error messages.
 
         Raises:
-            FileFormatError: a key is missing or of the wrong type, the ranges are not a partition, or numbers contradict each other.
+            FileFormatError: a key is missing or of the wrong type, the ranges are not a partition, or numbers do not agree.
         """
         known = checked(_AllocationForm, data, str(source), _AGAIN)
         keys = GroupTarget.__dataclass_fields__
@@ -174,7 +174,7 @@ def _agreeing(allocation: Allocation, mean: float | None) -> None:
     """Refuse numbers that contradict each other.
 
     Raises:
-        ValueError: the shares do not sum to 1, the means do not match the groups, or the targets do not match the base's MACs.
+        ValueError: the shares do not sum to 1, or the means or the targets do not match the groups.
     """
     groups, base, found = allocation.groups, allocation.base_macs, allocation.mean_mac_ratio
     if len(allocation.frontiers) not in (0, len(groups)):

@@ -74,10 +74,10 @@ class TimestepExperts(nn.Module):
         if resident == "one":  # these still hold all weights; load_experts replaces them by loaders that read from disk
             self._loaders = [lambda model=slim.model: model for slim in slims]  # type: ignore[misc]
         self._loaded: tuple[int, nn.Module] | None = None
-        # whole numbers, which a change of type leaves exact
+        # integers, so a change of dtype leaves them exact
         self.register_buffer("_cuts", torch.tensor(groups.cuts, dtype=torch.int64), persistent=False)
         weight = next(slims[0].model.parameters(), torch.empty(0))
-        # follows the module's device and type, also while no expert is resident
+        # follows the module's device and dtype, even while no expert is resident
         self.register_buffer("_like", weight.new_empty(0), persistent=False)
         self.config = DropInConfig.of(self.spec.config)
 

@@ -2,8 +2,8 @@
 
 By default widths are multiples of 8 where the base's own are, unless the network is tiny: most of its channel groups have fewer
 than 64 channels. Kernels for processors and GPUs work on blocks of 8 to 64 channels, so a width between them costs what the
-next block does; a network of 8 to 48 channels has no such blocks to save, and multiples of 8 would leave it next to no choice.
-Multiple and limits are this project's choice.
+next larger block. A network of 8 to 48 channels has no such blocks to save, and multiples of 8 would leave it almost no choice.
+The multiple and the limits are this project's choice.
 """
 
 from collections import Counter
@@ -33,7 +33,7 @@ class WidthMultiples:
     Args:
         groups: multiple → number of channel groups whose widths are multiples of it; 1 for any widths.
         asked: whether the user asked for them; otherwise they are the default.
-        finer: number of channel groups that may have any width instead of the default's multiples, so that the target is met.
+        finer: names of the channel groups with finer multiples than the default's, so that the target is met.
         costs: how much nearer the target unrestricted widths come, in the unit of the measure.
     """
 

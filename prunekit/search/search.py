@@ -166,7 +166,7 @@ def search(
 
     Raises:
         BudgetError: the target is below the smallest cost that the network can be pruned to; ``feasible`` has the range.
-        InputError: the target is a latency and ``latency`` is missing, or the loss of the network or of the plan is NaN or infinite.
+        InputError: the target is a latency and ``latency`` is missing, or a loss of the network or of the plan is not finite.
         GraphError: the proposer exceeded the target, or the pruned network runs other layers or has another cost than predicted.
     """
     options = options or SearchOptions()

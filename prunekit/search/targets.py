@@ -153,7 +153,7 @@ class WidthProblem:
         return self.spends.of(self.widths(steps))
 
     def missed(self, steps: IntArray) -> int:
-        """How far the cost after the steps, shape (groups,), lies below the target, or below the whole network's cost if that is less."""
+        """How far the cost after the steps, shape (groups,), lies below the target or the whole network's cost, if that is less."""
         return min(self.target, int(self.spent(np.zeros_like(steps)))) - int(self.spent(steps))
 
     def check(self) -> None:
