@@ -54,7 +54,7 @@ def min_snr(schedule: NoiseSchedule, prediction_type: str = "epsilon", gamma: fl
 
 
 def p2(schedule: NoiseSchedule, prediction_type: str = "epsilon", k: float = 1.0, gamma: float = 1.0) -> Tensor:
-    """P2 (arXiv:2204.00227, eq. 8): 1/(k + snr)^γ for the ε loss, on top of the weights that turn the variational bound into L_simple.
+    """P2 (arXiv:2204.00227, eq. 8): 1/(k + snr)^γ for the ε loss, on top of the weights that give L_simple.
 
     Args:
         schedule: snr.

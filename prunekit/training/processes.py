@@ -35,7 +35,7 @@ def make_accelerator(mixed_precision: str, routes_samples: bool) -> "Accelerator
 
 @contextmanager
 def dropout_seeded(seed: int, step: int, process: int) -> Iterator[None]:
-    """Within the block, seed the global generator, which only dropout uses, by step and process, independent of the batch's draws."""
+    """Within the block, the global generator, which only dropout uses, is seeded by step and process, not by the batch."""
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(int(json_hash([seed, step, process])[:15], 16))
         yield
