@@ -41,13 +41,13 @@ class DiffPruning:
     r"""Diff-Pruning: one Taylor score for all timesteps, :math:`\sum_w |w \sum_{t} \partial L_t/\partial w|` (arXiv:2305.10924).
 
     Timesteps are visited from the cleanest on, with the same draws at each, and their gradients added up until
-    :math:`L_t / L_\max` falls below the threshold, L_max being the largest loss so far: the noisier timesteps, whose loss is small,
-    would drown the details. Absolute values are taken weight by weight, as the published code does, and not per channel as in
-    :func:`taylor`; they are added over the channel's weights and over coupled tensors alike. A baseline, which knows no timestep
-    groups: every group gets the same scores.
+    :math:`L_t / L_\max` falls below the threshold, with L_max the largest loss so far: the noisier timesteps, which have a small
+    loss, would hide the details. Absolute values are taken per weight, as in the published code, and not per channel as in
+    :func:`taylor`; they are added over the channel's weights and over coupled tensors. This is a baseline without timestep groups:
+    every group gets the same scores.
 
-    The published code visits every timestep with one batch of 128; this visits ``steps`` of them, evenly spread, with one chunk
-    of draws. The timestep that falls below the threshold is left out, as in the paper's sum; the code still takes it in.
+    The published code visits every timestep with one batch of 128; this visits ``steps`` evenly spread timesteps with one chunk of
+    draws. The timestep that falls below the threshold is left out, as in the paper's sum; the published code includes it.
 
     Args:
         threshold: threshold of L_t / L_max; 0.05 in the published code.
