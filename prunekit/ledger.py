@@ -3,7 +3,7 @@
 A backward pass counts as twice its forward pass. The cost of making a result (:data:`MAKING`) is separate from evaluation and from
 the moving average of the weights, which is counted in multiply-adds per parameter and step. Not counted are the optimizer's
 arithmetic, norms and activations (see :mod:`prunekit.cost`), counting and tracing a network on one sample, checking on one sample
-that a pruned network calls the same operators as the full one, and feature extractors.
+that a pruned network runs the same layers as the full one, and feature extractors.
 """
 
 from collections.abc import Iterable, Mapping

@@ -1,4 +1,4 @@
-"""What a file says about a model beside its tensors, held against them: schedule, prediction, parameters, MACs, kept channels."""
+"""Checks of a file's claims against its tensors: schedule, prediction type, parameters, MACs, kept channels."""
 
 import re
 from collections.abc import Callable, Mapping
@@ -68,7 +68,7 @@ def check_params(model: nn.Module, params: int, what: str) -> None:
 
 
 def counted(run: Callable[[], _T]) -> tuple[_T, int]:
-    """What a function returns, and the MACs of the networks that it runs."""
+    """A function's result, and the MACs of the networks that it runs."""
     counter = FlopCounterMode(display=False, custom_mapping=FORMULAS)
     counter.mod_tracker = ForwardModules()
     with counter:

@@ -1,4 +1,4 @@
-"""Base checkpoints of every form that users hold.
+"""Reads base checkpoints in every common form.
 
 - ``.pt`` and ``.safetensors`` files written by :func:`prunekit.checkpoint.save_base`;
 - bare state dicts and trainers' checkpoints (``.pt``, ``.pth``, ``.ckpt``, ``.bin``, ``.safetensors``) together with the
@@ -52,11 +52,11 @@ def load_base(
 ) -> Base:
     """Read a base checkpoint of any of the forms above.
 
-    EMA weights are preferred where a file has them. :attr:`Base.notes` and the log (level INFO) say so, and what else was chosen or
-    taken for granted.
+    EMA weights are preferred if a file has them. :attr:`Base.notes` and the log (level INFO) list this and all other choices and
+    assumptions.
 
     Args:
-        path: a file, a diffusers folder, or the id of a model on the Hugging Face Hub where there is no such path.
+        path: a file, a diffusers folder, or, if there is no such path, the id of a model on the Hugging Face Hub.
         config: the architecture (``_class_name`` and its arguments) or a JSON file of it, for a bare state dict.
         factory: builds the network from the config's arguments, where its class is no denoiser of diffusers.
         inputs: arguments of one forward pass at batch 1, or a callable that makes them of the config; derived from the config if
@@ -128,7 +128,7 @@ def _architecture(config: Path | str | JsonDict) -> JsonDict:
 
 
 def _task(about: JsonDict, path: Path) -> Task:
-    """What a checkpoint says that its network was trained for."""
+    """The noise schedule and prediction type that a checkpoint states."""
     schedule = about.get("noise_schedule")
     kind = about.get("prediction_type")
     return Task(

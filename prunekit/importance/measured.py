@@ -23,8 +23,8 @@ class Proxy:
     """Measured rise of the timestep group's loss when only one block of channels is removed, before any repair.
 
     A block is the smallest step by which the channel group may shrink: a channel, one from every norm group, or an attention head.
-    A cheap criterion ranks the channels, and blocks are formed in this order. Every channel of a block gets the block's rise divided
-    by the block's number of channels, so the scores of a channel group add up to its blocks' rises; within a block, differences of
+    A cheap criterion ranks the channels, and blocks are formed in this order. Every channel of a block gets the block's rise
+    divided by the block's number of channels, so the scores of a channel group add up to its blocks' rises; within a block, differences of
     a billionth keep the cheap criterion's order. A channel gets a negative score if the loss falls without it. Coupled layers are
     removed together, so no aggregation is needed. The idea is the measured proxy of TDC's search (arXiv:2312.13307); the score per
     channel is this project's.
