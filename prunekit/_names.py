@@ -45,7 +45,9 @@ def without_paths(value: Any) -> Any:
 
 def _text_without_paths(text: str) -> str:
     home = str(Path.home())
-    if len(home) > 1 and home in text:  # the home folder's name may have spaces, where a path in a sentence seems to end
+    if (
+        len(home) > 1 and home in text
+    ):  # the home folder's name may have spaces, where a path in a sentence seems to end
         text = re.sub(rf"{re.escape(home)}(?![^\s/\\\"'`<>|,;:)])", "~", text)
     return name_of(text) if _WHOLE.fullmatch(text) else _FOLDERS.sub("", text)
 

@@ -125,7 +125,9 @@ def _write(plain: nn.Module, arguments: tuple[Tensor, ...], names: Sequence[str]
     free = {name: {0: "batch"} for name, value in zip(names, arguments, strict=True) if value.ndim}
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # on the exporter's deprecation and on shape asserts; the check below decides
+            warnings.simplefilter(
+                "ignore"
+            )  # on the exporter's deprecation and on shape asserts; the check below decides
             torch.onnx.export(
                 plain,
                 arguments,

@@ -92,8 +92,8 @@ def check_limit(name: str, found: int, what: str) -> None:
 
     Args:
         name: a key of :data:`LIMITS`.
-        found: how large it is, in the limit's unit.
-        what: what has this size, as the message names it.
+        found: the size, in the limit's unit.
+        what: name of the thing with this size, for the message.
 
     Raises:
         LimitError: it is larger.

@@ -148,7 +148,9 @@ def save_slim(slim: SlimModel, folder: Path | str) -> None:
         save_file(state, part / "model.safetensors", {_BINDING: _config_hash(config)})
         config["sha256"] = sha256_file(part / "model.safetensors")
         write_json(part / "config.json", config)
-        shutil.copymode(part / "config.json", part / "model.safetensors")  # safetensors writes files that only the owner can read
+        shutil.copymode(
+            part / "config.json", part / "model.safetensors"
+        )  # safetensors writes files that only the owner can read
         with atomic_path(part / "README.md") as card:
             card.write_text(slim_card(config), encoding="utf-8")
 

@@ -115,11 +115,11 @@ def named_schedule(text: str, num_timesteps: int = _UNSAID) -> NoiseSchedule:
     Args:
         text: a kind, such as ``cosine``; a kind with its number of timesteps, as ``cosine:4000``; or a JSON file: a scheduler's
             config as diffusers writes it, or a noise schedule as prunekit does.
-        num_timesteps: T where the text does not say it.
+        num_timesteps: T if the text does not state it.
 
     Raises:
-        InputError: it is none of them.
-        FileFormatError: the file describes no noise schedule.
+        InputError: the text is none of these.
+        FileFormatError: the file does not describe a noise schedule.
 
     Example:
         >>> named_schedule("cosine:4000").num_timesteps

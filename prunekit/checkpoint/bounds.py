@@ -71,11 +71,11 @@ class Frugal(TorchDispatchMode):
     """Counts the tensor operations of a network's constructor, and refuses before memory is taken.
 
     Args:
-        operations: how many there may be.
-        elements: how many elements may be made in all outside the meta device.
+        operations: largest number of operations.
+        elements: largest total number of elements outside the meta device.
 
     Raises:
-        FileFormatError: from within the constructor, when a bound is passed.
+        FileFormatError: raised within the constructor when a bound is exceeded.
     """
 
     def __init__(self, operations: int, elements: int) -> None:

@@ -26,12 +26,12 @@ def read_schedule(config: Any, what: str, num_timesteps: int | None = None) -> N
     """The noise schedule of a file's config.
 
     Args:
-        config: what the file says.
-        what: whose schedule, as error messages begin.
-        num_timesteps: how many timesteps it must have; any number if absent.
+        config: the file's config.
+        what: owner of the schedule, at the start of error messages.
+        num_timesteps: required number of timesteps; any number if missing.
 
     Raises:
-        FileFormatError: it is no schedule, or has another number of timesteps.
+        FileFormatError: it is not a schedule, or has another number of timesteps.
     """
     check_schedule(config, what)
     try:

@@ -31,10 +31,10 @@ def denoiser(name: str) -> type[nn.Module]:
     """The class of a denoiser.
 
     Args:
-        name: as a ``config.json`` has it under ``_class_name``.
+        name: class name, as under ``_class_name`` in a ``config.json``.
 
     Raises:
-        InputError: diffusers has no such denoiser: pipelines, schedulers and autoencoders are none, nor are parts of networks.
+        InputError: diffusers has no such denoiser; pipelines, schedulers, autoencoders and parts of networks do not count.
     """
     found = _class(name) if name in _listed() else None
     if found is None:

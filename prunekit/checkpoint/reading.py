@@ -58,18 +58,18 @@ def load_base(
     Args:
         path: a file, a diffusers folder, or, if there is no such path, the id of a model on the Hugging Face Hub.
         config: the architecture (``_class_name`` and its arguments) or a JSON file of it, for a bare state dict.
-        factory: builds the network from the config's arguments, where its class is no denoiser of diffusers.
-        inputs: arguments of one forward pass at batch 1, or a callable that makes them of the config; derived from the config if
+        factory: builds the network from the config's arguments, if its class is not a denoiser of diffusers.
+        inputs: arguments of one forward pass at batch 1, or a callable that makes them from the config; derived from the config if
             missing.
-        weights: ``ema`` or ``raw`` for these alone.
-        noise_schedule: in place of what the files say: a schedule, or as :func:`prunekit.checkpoint.named_schedule` takes it.
-        prediction_type: in place of what the files say.
+        weights: ``ema`` or ``raw`` to accept only these.
+        noise_schedule: overrides the files: a schedule, or a text as for :func:`prunekit.checkpoint.named_schedule`.
+        prediction_type: overrides the files.
 
     Raises:
-        MissingFileError: nothing is there, here or on the hub.
-        UnsafeFileError: a pickle that would run code.
-        FileFormatError: not a checkpoint, or its tensors do not fit its architecture, or are not finite.
-        InputError: there are no weights as asked for, or the noise schedule or the prediction type is unknown.
+        MissingFileError: the checkpoint exists neither locally nor on the hub.
+        UnsafeFileError: it is a pickle that would run code.
+        FileFormatError: it is not a checkpoint, or its tensors do not fit its architecture or are not finite.
+        InputError: it does not have the requested weights, or the noise schedule or the prediction type is unknown.
     """
     where, asked = Path(path), Asked(weights, noise_schedule, prediction_type)
     if not where.exists() and is_hub_id(str(path)):

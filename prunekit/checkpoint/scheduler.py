@@ -37,8 +37,8 @@ class FoundScheduler(NamedTuple):
 def read_scheduler(path: Path) -> FoundScheduler:
     """Read a ``scheduler_config.json``; it may name scheduler classes of diffusers only.
 
-    Infinities are read, since diffusers writes ``-Infinity`` for a missing bound. Keys that neither the class nor a compatible class
-    accepts are ignored with a note, as in diffusers.
+    Infinities are read, since diffusers writes ``-Infinity`` for a missing bound. Keys that neither the class nor a compatible
+    class accepts are ignored with a note, as in diffusers.
 
     Raises:
         MissingFileError: there is no such file.

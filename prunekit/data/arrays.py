@@ -29,8 +29,8 @@ def find_array(folder: Path, stem: str) -> Path | None:
 def read_array(path: Path, labels: bool = False) -> tuple[Tensor, Tensor | None]:
     """Images of a file, and their classes if these are wanted.
 
-    An ``.npy`` is mapped, so unused images take no memory. Its classes are in ``<stem>-labels.npy`` next to it; those of an ``.npz``
-    or ``.safetensors`` are under the key ``labels``. Images are the first array under any other key.
+    An ``.npy`` is mapped, so unused images take no memory. Its classes are in ``<stem>-labels.npy`` next to it; those of an
+    ``.npz`` or ``.safetensors`` are under the key ``labels``. Images are the first array under any other key.
 
     Args:
         path: uint8 pictures of shape (count, height, width) or (count, height, width, 1 or 3), or float16, float32 or float64

@@ -63,7 +63,11 @@ def _read(path: Path, sides: int) -> tuple[int, tuple[int, ...], bytes | bytearr
             if magic not in (0x801, 0x803):
                 return magic, tuple(sizes), b""
             check_unpacked(path.stat().st_size, math.prod(sizes), str(path))
-            return magic, tuple(sizes), _pieces(handle, math.prod(sizes) + 1)  # one more byte shows whether it is too long
+            return (
+                magic,
+                tuple(sizes),
+                _pieces(handle, math.prod(sizes) + 1),
+            )  # one more byte shows whether it is too long
     except (OSError, EOFError, struct.error, zlib.error) as error:
         raise FileFormatError(f"{path} is no readable idx file ({error}).") from error
 

@@ -1,8 +1,8 @@
-"""Where this machine has the images that models were trained on.
+"""Paths on this machine of the images that models were trained on.
 
-Checkpoints, slim models and experts say the name and the hash of their images and not where they lie, since they are given to
-others. The place is noted in ``.prunekit/images.json`` beside them, in the run's folder or in the folder that holds a
-command's output, with a ``.gitignore`` that keeps it out of repositories.
+Checkpoints, slim models and experts store the name and the hash of their images but not their path, since they may be shared. The
+path is noted in ``.prunekit/images.json`` next to them, in the run's folder or in the folder with a command's output, with a
+``.gitignore`` that keeps it out of repositories.
 """
 
 from contextlib import suppress

@@ -24,10 +24,10 @@ class Proxy:
 
     A block is the smallest step by which the channel group may shrink: a channel, one from every norm group, or an attention head.
     A cheap criterion ranks the channels, and blocks are formed in this order. Every channel of a block gets the block's rise
-    divided by the block's number of channels, so the scores of a channel group add up to its blocks' rises; within a block, differences of
-    a billionth keep the cheap criterion's order. A channel gets a negative score if the loss falls without it. Coupled layers are
-    removed together, so no aggregation is needed. The idea is the measured proxy of TDC's search (arXiv:2312.13307); the score per
-    channel is this project's.
+    divided by the block's number of channels, so the scores of a channel group add up to its blocks' rises; within a block,
+    differences of a billionth keep the cheap criterion's order. A channel gets a negative score if the loss falls without it.
+    Coupled layers are removed together, so no aggregation is needed. The idea is the measured proxy of TDC's search
+    (arXiv:2312.13307); the score per channel is this project's.
 
     It takes one pass over the calibration set per block. Channel groups with one legal width cannot be measured, and get zeros.
 
