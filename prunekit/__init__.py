@@ -1,9 +1,9 @@
 """prunekit: structural pruning and importance for diffusion models, timestep group by timestep group.
 
-``import prunekit as pk`` and begin with one of these:
+``import prunekit as pk`` and start with one of these:
 
 - :func:`prunekit.prune`: one network, down to a fraction of its MACs;
-- :func:`prunekit.make_experts`: a pipeline and images, to one pruned and fine-tuned network for each timestep group;
+- :func:`prunekit.make_experts`: from a pipeline and images, one pruned and fine-tuned network for each timestep group;
 - :func:`prunekit.importance`: scores of every channel for every timestep group.
 
 A name is imported when it is first used, so ``import prunekit`` takes no time.
@@ -106,7 +106,7 @@ __all__ = [
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 __getattr__ = at_need(
     __name__, {**_HOME_OF, "importance": "", "search": ""}
-)  # packages that are called like their functions
+)  # packages with the same name as their function
 
 
 def __dir__() -> list[str]:

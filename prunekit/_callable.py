@@ -1,4 +1,4 @@
-"""A package that is called like the function of its name: ``prunekit.search(…)`` beside ``from prunekit.search import Task``."""
+"""Callable packages: both ``prunekit.search(…)`` and ``from prunekit.search import Task`` work."""
 
 import sys
 from inspect import Signature, signature
@@ -12,12 +12,12 @@ class CallableModule(ModuleType):
     """A module that passes a call on to its own function of the same name."""
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        """What the function returns."""
+        """Call the function of the same name."""
         return getattr(self, self.__name__.rpartition(".")[2])(*args, **kwargs)
 
     @property
     def __signature__(self) -> Signature:
-        """The function's, so that editors and notebooks show its arguments."""
+        """The function's signature, so that editors and notebooks show its arguments."""
         return signature(getattr(self, self.__name__.rpartition(".")[2]))
 
 

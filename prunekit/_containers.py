@@ -1,7 +1,7 @@
-"""Containers of arrays, checked before the library that reads them sees them: zip archives, npy and safetensors headers.
+"""Checks of array containers before a library reads them: zip archives, npy and safetensors headers.
 
-Each check reads a few kilobytes and compares what the file promises with what it holds and with the limits of
-:mod:`prunekit.limits`, so that a small hostile file can neither take memory nor time.
+Each check reads a few kilobytes and compares the sizes that the file declares with its real size and with the limits of
+:mod:`prunekit.limits`, so that a small hostile file can use up neither memory nor time.
 """
 
 import io
@@ -31,11 +31,11 @@ _PLAIN = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
 
 @contextmanager
 def open_archive(path: Path) -> Iterator[zipfile.ZipFile]:
-    """A zip archive whose directory is of bearable size, whose members have names of their own, and are readable by numpy.
+    """Open a zip archive if its directory is not too large, its members have distinct names, and numpy can read them.
 
     Raises:
         LimitError: the directory is larger than the limit ``zip-directory-bytes``.
-        FileFormatError: it is no zip archive, or has encrypted members, members of one name, or an unusual compression.
+        FileFormatError: it is not a zip archive, or has encrypted members, duplicate names, or an unusual compression.
     """
     check_limit("zip-directory-bytes", _directory_bytes(path), f"The list of files in {path}")
     try:
@@ -60,7 +60,7 @@ def read_npz(path: Path, wanted: Callable[[Sequence[str]], Sequence[str]] = tupl
 
     Args:
         path: the file.
-        wanted: chooses among the names of its arrays; all when absent.
+        wanted: chooses among the names of its arrays; all if missing.
 
     Raises:
         LimitError: all together are beyond the limits ``unpacked-bytes`` and ``unpacked-ratio``.
@@ -81,12 +81,12 @@ def read_npz(path: Path, wanted: Callable[[Sequence[str]], Sequence[str]] = tupl
     try:
         with np.load(path, allow_pickle=False) as arrays:
             return {name: arrays[name] for name in names}
-    except Exception as error:  # what numpy raises on damaged files is of every kind
+    except Exception as error:  # numpy raises errors of any kind on damaged files
         raise FileFormatError(f"{path} is no readable .npz ({one_line(error)}).") from error
 
 
 def _directory_bytes(path: Path) -> int:
-    """Size of a zip archive's directory, by its end record; 0 where there is none, which is an error later."""
+    """Size of a zip archive's directory, from its end record; 0 if there is none, which causes an error later."""
     with path.open("rb") as handle:
         handle.seek(0, 2)
         length = min(handle.tell(), 66_000)
@@ -103,15 +103,15 @@ def _directory_bytes(path: Path) -> int:
 
 
 def check_npy_header(handle: IO[bytes], size: int, what: str) -> None:
-    """Refuse an array in numpy's format whose header promises more than is there.
+    """Refuse an array in numpy's format if its header declares another size than the file has.
 
     Args:
-        handle: at its begin.
-        size: bytes in all.
-        what: as messages name it.
+        handle: the file, at its beginning.
+        size: size of the file in bytes.
+        what: name of the file in messages.
 
     Raises:
-        FileFormatError: it is no such array, a pickle, or longer or shorter than its header says.
+        FileFormatError: it is not such an array, is a pickle, or is longer or shorter than its header says.
     """
     try:
         head = io.BytesIO(handle.read(_NPY_HEADER))
@@ -119,14 +119,14 @@ def check_npy_header(handle: IO[bytes], size: int, what: str) -> None:
         reader = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
         shape, _, dtype = reader(head)
         begin = head.tell()
-    except Exception as error:  # the header is Python's text, which fails to be read in many ways
+    except Exception as error:  # the header is a Python literal; parsing it can raise many errors
         raise FileFormatError(f"{what} is no readable array ({one_line(error)}).") from error
     if dtype.hasobject:
         raise FileFormatError(
             f"{what} holds Python objects; expected plain numbers, which run no code when they are read."
         )
     count = 1
-    for length in shape:  # Python's own whole numbers, which do not wrap
+    for length in shape:  # Python integers do not overflow
         count *= int(length)
     if any(length < 0 for length in shape) or count * dtype.itemsize != size - begin:
         raise FileFormatError(
@@ -135,10 +135,10 @@ def check_npy_header(handle: IO[bytes], size: int, what: str) -> None:
 
 
 def check_safetensors(path: Path) -> None:
-    """Refuse a safetensors file whose header is beyond the limits ``safetensors-header-bytes`` and ``safetensors-tensors``.
+    """Refuse a safetensors file with a header above the limits ``safetensors-header-bytes`` and ``safetensors-tensors``.
 
     Raises:
-        LimitError: it is.
+        LimitError: the header is above a limit.
         FileFormatError: it is shorter than its header.
     """
     with path.open("rb") as handle:

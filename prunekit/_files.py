@@ -1,4 +1,4 @@
-"""Files and folders that are either whole or absent, on the disk before they count as written, and hashes."""
+"""Atomic writing of files and folders: they are complete or missing, and flushed to the disk; and hashes."""
 
 import errno
 import hashlib
@@ -28,18 +28,18 @@ __all__ = [
 ]
 
 _OF_THE_DISK = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS}
-_RUST_ERROR = re.compile(r"\(os error (\d+)\)")  # how safetensors words what the system says
+_RUST_ERROR = re.compile(r"\(os error (\d+)\)")  # safetensors' wording of a system error
 
 
 @contextmanager
 def atomic_path(target: Path) -> Iterator[Path]:
     """Yield a temporary path beside ``target`` and rename it onto ``target`` when the block succeeds.
 
-    Nothing is left behind when the block raises; a reader never sees a half-written file. When the block has ended, the
-    file and its folder's list of names are on the disk. A symbolic link is followed: its file is replaced and the link stays.
+    If the block raises, nothing is left behind; a reader never sees a half-written file. After the block, the file and its folder's
+    list of names are flushed to the disk. A symbolic link is followed: its file is replaced and the link stays.
 
     Raises:
-        InputError: what is at ``target`` is no regular file, or may not be written, or its own folder cannot be made.
+        InputError: ``target`` exists and is not a regular file, may not be written, or its folder cannot be created.
         OSError: the system cannot write there; it names ``target``.
     """
     place = check_file(target)
@@ -65,10 +65,10 @@ def atomic_folder(target: Path, kind: FolderKind | None = None) -> Iterator[Path
 
     Args:
         target: the folder's name.
-        kind: what is written; without one, only an absent or empty folder is taken.
+        kind: kind of folder that is written; if missing, ``target`` must be missing or an empty folder.
 
     Raises:
-        InputError: something is at ``target`` that prunekit did not write, or its own folder cannot be made.
+        InputError: something is at ``target`` that prunekit did not write, or its folder cannot be created.
         OSError: the system cannot write there; it names ``target``.
     """
     place = check_folder(target, kind)
@@ -87,7 +87,7 @@ def atomic_folder(target: Path, kind: FolderKind | None = None) -> Iterator[Path
 
 
 def check_file(target: Path) -> Path:
-    """Refuse a name that no file can be written to; returns the file behind symbolic links. Writes nothing.
+    """Refuse a path that no file can be written to; returns the file behind symbolic links. Writes nothing.
 
     Raises:
         InputError: it is a folder, a device, a link to nothing or a file without write permission, or its folder cannot be one.
@@ -104,7 +104,7 @@ def check_file(target: Path) -> Path:
 
 
 def check_folder(target: Path, kind: FolderKind | None = None) -> Path:
-    """Refuse a name that a folder of results cannot be written to; returns the folder behind symbolic links.
+    """Refuse a path that a folder of results cannot be written to; returns the folder behind symbolic links.
 
     A folder that a killed process had moved aside is put back first.
 
@@ -120,7 +120,7 @@ def check_folder(target: Path, kind: FolderKind | None = None) -> Path:
 
 
 def _check_standing(place: Path, target: Path, kind: FolderKind | None) -> None:
-    """Refuse to replace what is at ``place``, unless it is nothing or an earlier output."""
+    """Refuse to replace anything at ``place`` that is not an earlier output."""
     if place.exists() and not place.is_dir():
         raise InputError(
             f"{target} exists and holds no earlier {_name(kind)}: it is a file; expected a new name, or a folder."
@@ -145,7 +145,7 @@ def _followed(target: Path) -> Path:
 
 
 def _check_above(place: Path, target: Path) -> None:
-    """Refuse a place in what is no folder, or in a folder where nothing may be made."""
+    """Refuse a place if its parent is not a folder, or a folder without write permission."""
     above = next((folder for folder in place.parents if os.path.lexists(folder)), place)
     if not above.is_dir():
         raise InputError(f"{target} cannot be written: {above} is no folder; expected another place to write to.")
@@ -163,7 +163,7 @@ def _check_replaceable(place: Path, target: Path) -> None:
 
 
 def _check_content(place: Path, target: Path, kind: FolderKind | None) -> None:
-    """Refuse a folder that has anything in it that prunekit did not write."""
+    """Refuse a folder that contains anything that prunekit did not write."""
     found = contents(place)
     if not found:
         return
@@ -186,7 +186,7 @@ def _name(kind: FolderKind | None) -> str:
 
 @contextmanager
 def _parent_of(place: Path, target: Path) -> Iterator[None]:
-    """Make the folder that ``place`` is in, cleaned of leftovers; one that was made is removed again if the block raises."""
+    """Create the parent folder of ``place``, or clean it of leftovers; a new folder is removed again if the block raises."""
     made = [folder for folder in place.parents if not folder.exists()]
     try:
         place.parent.mkdir(parents=True, exist_ok=True)
@@ -206,10 +206,10 @@ def _parent_of(place: Path, target: Path) -> Iterator[None]:
 
 @contextmanager
 def _system_errors(place: Path, target: Path) -> Iterator[None]:
-    """Have what the system says about a write name ``target``, whichever library it comes through.
+    """Make system errors of a write name ``target``, whichever library raises them.
 
     Raises:
-        OSError: for errors of the disk that a library words as its own.
+        OSError: in place of disk errors that a library raises as its own.
     """
     try:
         yield
@@ -244,7 +244,7 @@ def sha256_file(path: Path) -> str:
 
 
 def write_json(path: Path, data: JsonDict) -> None:
-    """Write indented JSON atomically; NaN and infinities are refused, since JSON has no word for them."""
+    """Write indented JSON atomically; NaN and infinities are refused, since JSON cannot express them."""
     text = json.dumps(data, indent=2, allow_nan=False) + "\n"
     with atomic_path(path) as part:
         part.write_text(text, encoding="utf-8")

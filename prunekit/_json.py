@@ -1,7 +1,7 @@
 """JSON that is read strictly: bounded in size, without repeated keys, with finite numbers only, and of a stated form.
 
-A form is a :class:`~typing_extensions.TypedDict`, whose fields may be :class:`Bounded`. pydantic checks data against it, and is
-imported when the first file is checked. Nothing is converted: a text that reads like a number is refused; unknown keys are kept.
+A form is a :class:`~typing_extensions.TypedDict`; its fields may be :class:`Bounded`. pydantic checks data against it, and is
+imported when the first file is checked. Nothing is converted: a text that looks like a number is refused; unknown keys are kept.
 """
 
 import json
@@ -32,9 +32,9 @@ __all__ = [
 ]
 
 AGAIN = "write it again with the command that made it"
-"""What mends a file where nothing better is known."""
+"""Default advice for a faulty file."""
 
-_LARGEST_INTEGER = 2**63  # what other programs can hold, and more MACs than any network has
+_LARGEST_INTEGER = 2**63  # limit of other programs, and more MACs than any network has
 _T = TypeVar("_T")
 
 
@@ -53,11 +53,11 @@ class Bounded:
 
 
 Many = Annotated[list[_T], Bounded(fail_fast=True)]
-"""A list of any length; its check ends at its first fault, since a million faults would take a gigabyte to list."""
+"""A list of any length; its check stops at the first fault, since listing a million faults would take a gigabyte."""
 Pair = Annotated[list[_T], Bounded(min_length=2, max_length=2)]
 """A list of two."""
 Named = Annotated[dict[str, _T], Bounded(max_length=100_000)]
-"""An object whose keys are names, such as those of a network's layers."""
+"""An object with names as keys, such as those of a network's layers."""
 Whole = Annotated[int, Bounded(ge=0)]
 """A whole number of 0 or more."""
 Positive = Annotated[int, Bounded(ge=1)]
@@ -84,7 +84,7 @@ _EXPECTED = {
     "too_long": "at most {max_length} entries",
     "too_short": "at least {min_length} entries",
 }
-"""What is expected where a check of pydantic fails, by the kind of its error."""
+"""Expected value for each kind of pydantic error."""
 
 
 def read_json(path: Path, expected_format: str | None = None, infinities: bool = False) -> dict[str, Any]:
@@ -133,7 +133,7 @@ def read_document(path: Path, form: type[_T], expected_format: str | None = None
 
 
 def checked(form: type[_T], data: object, what: str, mend: str = AGAIN) -> _T:
-    """Data that is of a stated form, itself and not a copy.
+    """Check that data has a stated form, and return it (not a copy).
 
     Args:
         form: a TypedDict.
@@ -172,7 +172,7 @@ def _adapter(form: Any) -> Any:
 
 
 def _fault(error: Any) -> str:
-    """What is wrong where, what is there and what was expected."""
+    """The place of a fault, the value there and the expected one."""
     keys = "".join(f"[{key}]" if isinstance(key, int) else f".{key}" for key in error["loc"]).lstrip(".")
     place = keys if len(keys) <= 120 else f"{keys[:60]} … {keys[-50:]}"
     if error["type"] == "missing":
@@ -198,14 +198,14 @@ def parse_json(content: bytes, what: str, infinities: bool = False) -> Any:
     Args:
         content: UTF-8.
         what: where it comes from, as error messages name it.
-        infinities: whether ``Infinity`` and ``-Infinity`` are numbers, as other libraries write them; NaN is none in any case.
+        infinities: whether ``Infinity`` and ``-Infinity`` are numbers, as other libraries write them; NaN is always refused.
 
     Returns:
         Plain dicts, lists, texts, finite floats, integers below 2⁶³ in size, booleans and None.
 
     Raises:
         LimitError: it is larger than the limits ``json-bytes`` and ``json-values`` allow.
-        FileFormatError: it is no such JSON.
+        FileFormatError: it is not such JSON.
     """
     check_limit("json-bytes", len(content), what)
     check_limit("json-values", sum(map(content.count, (b",", b":", b"[", b"{"))), what)
@@ -222,7 +222,7 @@ def parse_json(content: bytes, what: str, infinities: bool = False) -> Any:
             parse_int=_whole,
             object_pairs_hook=_without_repeats,
         )
-        if "\\u" in text:  # the only way to a lone surrogate: UTF-8 itself has none
+        if "\\u" in text:  # lone surrogates come only from escapes: UTF-8 has none
             json.dumps(data, ensure_ascii=False).encode("utf-8")
     except (ValueError, RecursionError) as error:
         said = "it is nested too deeply" if isinstance(error, RecursionError) else str(error)[:200]

@@ -1,4 +1,4 @@
-"""Kinds of output, and how an earlier output is told from a user's own files: only an earlier output may be replaced."""
+"""Kinds of output, and how to tell an earlier output from a user's files: only an earlier output may be replaced."""
 
 import json
 import os
@@ -12,8 +12,8 @@ from prunekit._leftovers import is_leftover
 __all__ = ["PICTURE", "SOFTWARE", "FileKind", "FolderKind", "contents", "has_format"]
 
 SOFTWARE = "prunekit"
-"""What pictures that commands write beside their results are marked with."""
-_MARKED = 1024  # bytes of a PNG in which its mark is
+"""Mark in the pictures that commands write next to their results."""
+_MARKED = 1024  # bytes at the start of a PNG that contain the mark
 _MAX_BYTES = 128 * 2**20
 """No prunekit JSON that marks an output is larger; a larger file is somebody else's."""
 
@@ -23,7 +23,7 @@ class FileKind:
     """A kind of file that a command writes.
 
     Args:
-        name: what people call it, such as ``allocation``.
+        name: its name in messages, such as ``allocation``.
         recognises: whether an existing file is one.
     """
 
@@ -36,10 +36,10 @@ class FolderKind:
     """A kind of folder that is written and replaced as a whole.
 
     Args:
-        name: what people call it, such as ``slim model``.
+        name: its name in messages, such as ``slim model``.
         files: names of all files that prunekit writes into it; ``*`` and ``[0-9]`` are patterns.
         folders: the same for the folders in it, with their kinds.
-        marker: the file that tells the kind; empty for a part of another folder.
+        marker: the file that identifies the kind; empty for a part of another folder.
         is_ours: whether the marker's content is prunekit's.
     """
 
@@ -76,7 +76,7 @@ class FolderKind:
 
 
 def contents(folder: Path) -> list[Path]:
-    """What is in a folder, by name, without what killed processes left of unfinished writes."""
+    """The contents of a folder, sorted by name, without leftovers of killed processes."""
     return sorted(path for path in folder.iterdir() if not is_leftover(path))
 
 
@@ -106,4 +106,4 @@ def _is_picture(path: Path) -> bool:
 
 
 PICTURE = FileKind("picture of prunekit", _is_picture)
-"""A picture that a command wrote beside its result."""
+"""A picture that a command wrote next to its result."""

@@ -12,7 +12,7 @@ def at_need(package: str, home_of: Mapping[str, str]) -> Callable[[str], Any]:
 
     Args:
         package: the module's name.
-        home_of: name to the submodule that has it; an empty string where the name is a submodule itself.
+        home_of: name to the submodule that has it; an empty string if the name is a submodule itself.
     """
 
     def find(name: str) -> Any:

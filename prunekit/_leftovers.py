@@ -1,8 +1,8 @@
-"""What a killed process leaves of an unfinished write: its names, how it is cleaned up, and how a folder is put back.
+"""Leftovers of a killed process's unfinished write: their names, how they are cleaned up, and how a folder is restored.
 
-A file or folder is written beside its target under the name ``.NAME.HOST-PID-NUMBER.part``, and renamed when it is complete.
-A folder that is replaced is ``.NAME.old.part`` for the moment between two renames. This name is fixed, so that the next start, a
-reader's included, finds it and puts it back.
+A file or folder is written next to its target under the name ``.NAME.HOST-PID-NUMBER.part``, and renamed when it is complete.
+A folder that is being replaced is called ``.NAME.old.part`` between the two renames. This name is fixed, so that the next process,
+even one that only reads, finds it and restores it.
 """
 
 import errno
@@ -29,7 +29,7 @@ __all__ = [
     "sync_tree",
 ]
 
-_HOST = hashlib.sha256(platform.node().encode()).hexdigest()[:8]  # processes are alive or dead on their own host only
+_HOST = hashlib.sha256(platform.node().encode()).hexdigest()[:8]  # process numbers are valid on their own host only
 _PART = re.compile(r"\..+\.([0-9a-f]{8})-(\d{1,10})-\d+\.part", re.DOTALL)
 _OLD = re.compile(r"\.(.+)\.old\.part", re.DOTALL)
 _NO_FOLDER_SYNC = {errno.EINVAL, errno.EACCES, errno.EPERM, errno.EBADF, errno.ENOTSUP}
@@ -37,17 +37,17 @@ _numbers = itertools.count()
 
 
 def part_of(target: Path) -> Path:
-    """A name beside ``target`` that no other write uses."""
+    """A name next to ``target`` that no other write uses."""
     return target.with_name(f".{target.name}.{_HOST}-{os.getpid()}-{next(_numbers)}.part")
 
 
 def is_leftover(path: Path) -> bool:
-    """Whether a name is one of those that unfinished writes have."""
+    """Whether a name belongs to an unfinished write."""
     return bool(_PART.fullmatch(path.name) or _OLD.fullmatch(path.name))
 
 
 def sweep(folder: Path) -> None:
-    """Remove what processes of this machine that are gone left of unfinished writes in a folder; quietly."""
+    """Remove leftovers of unfinished writes by ended processes of this machine from a folder; ignores errors."""
     with suppress(OSError), os.scandir(folder) as entries:
         for entry in entries:
             match = _PART.fullmatch(entry.name) if entry.name.endswith(".part") else None
@@ -57,7 +57,7 @@ def sweep(folder: Path) -> None:
 
 
 def restore(target: Path) -> None:
-    """Put a folder back that a process was killed while replacing. Does nothing in any other case.
+    """Restore a folder if a process was killed while replacing it; otherwise do nothing.
 
     Raises:
         OSError: it cannot be renamed.
@@ -79,8 +79,8 @@ def replace_folder(part: Path, target: Path, check: Callable[[], None]) -> None:
     """Rename a complete folder onto ``target``; a folder there is removed afterwards.
 
     Args:
-        part: the complete folder, beside ``target``.
-        target: where it goes.
+        part: the complete folder, next to ``target``.
+        target: its final path.
         check: called right before a folder at ``target`` is moved aside; raises if that must not happen.
     """
     old, discarded = _old_of(target), [part_of(target), part_of(target)]
@@ -89,7 +89,7 @@ def replace_folder(part: Path, target: Path, check: Callable[[], None]) -> None:
         if target.exists():
             check()
             shutil.copymode(target, part)
-            if old.exists():  # of a process that was killed after its replacement
+            if old.exists():  # left by a process that was killed after its replacement
                 old.rename(discarded[0])
             target.rename(old)
         try:
@@ -104,7 +104,7 @@ def replace_folder(part: Path, target: Path, check: Callable[[], None]) -> None:
 
 
 def sync(path: Path) -> None:
-    """Have the system write a file's content, or a folder's list of names, to the disk."""
+    """Flush a file's content, or a folder's list of names, to the disk."""
     try:
         handle = os.open(path, os.O_RDONLY)
         try:
@@ -136,7 +136,7 @@ def put_back(target: Path) -> None:
 
 
 def _is_alive(process: int) -> bool:
-    if os.name != "posix":  # elsewhere there is no signal that only asks
+    if os.name != "posix":  # other systems have no signal that only checks for a process
         return True
     try:
         os.kill(process, 0)

@@ -1,27 +1,27 @@
-"""Words of others, as sentences of ours can hold them: one line, and nothing that a terminal would obey."""
+"""Foreign texts made safe for our messages: one line, without control sequences of terminals."""
 
 from collections.abc import Iterable
 from difflib import get_close_matches
 
 __all__ = ["did_you_mean", "nearest", "one_line", "printable"]
 
-_LONGEST_NAME = 100  # characters that are compared; nobody mistypes a longer one
+_LONGEST_NAME = 100  # characters that are compared
 
 
 def printable(text: str) -> str:
-    """The text with escapes in place of what a terminal would obey: a stranger's file or its names can be in a message."""
+    """The text with control characters escaped, since a message may quote a stranger's file or names."""
     return "".join(character if character.isprintable() else ascii(character)[1:-1] for character in text)
 
 
 def one_line(error: BaseException) -> str:
-    """First sentence of a message from below, on one line."""
+    """First sentence of an underlying error's message, on one line."""
     said = " ".join(str(error).split()).split(". ")[0].rstrip(".")[:300]
     name = type(error).__name__
     return f"{name} {said}" if isinstance(error, KeyError) else said or name
 
 
 def nearest(given: object, known: Iterable[str]) -> str | None:
-    """The known name that a mistyped one is most like; None where it is like none of them.
+    """The known name that is most similar to a mistyped one; None if none is similar.
 
     Example:
         >>> nearest("metod", ["count", "method"])
@@ -33,7 +33,7 @@ def nearest(given: object, known: Iterable[str]) -> str | None:
 
 
 def did_you_mean(given: object, known: Iterable[str]) -> str:
-    """What follows a name that is not known: the one that is probably meant, or nothing.
+    """A hint to put after an unknown name: the name that is probably meant, or an empty text.
 
     Example:
         >>> f"Unknown criterion 'tailor'{did_you_mean('tailor', ['magnitude', 'taylor'])}; ..."

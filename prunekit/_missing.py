@@ -1,4 +1,4 @@
-"""Whether what a user names is there; asked before anything heavy is imported, and again by what reads it."""
+"""Checks that a user's paths exist; they run before heavy imports, and the readers check again."""
 
 import re
 from pathlib import Path
@@ -8,21 +8,21 @@ from prunekit.errors import MissingFileError
 __all__ = ["EMBEDDED", "check_base", "check_json", "check_model", "check_recipe", "check_slim", "is_hub_id"]
 
 EMBEDDED = "embedded:"
-"""What the name of a base that is shipped begins with."""
+"""Prefix of the name of a shipped base."""
 
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 _FILES = (".pt", ".pth", ".ckpt", ".bin", ".safetensors", ".json")
 
 
 def is_hub_id(name: str) -> bool:
-    """Whether a name that is no path here reads like ``owner/name``; one in a folder that is here does not."""
+    """Whether a name looks like ``owner/name`` and is not a path; a name in an existing folder counts as a path."""
     owner, _, model = name.partition("/")
     known = _HUB_ID.fullmatch(name) is not None and Path(name).suffix.lower() not in _FILES
     return known and not Path(owner).exists() and owner.strip(".") != "" and model.strip(".") != ""
 
 
 def check_base(path: Path | str) -> None:
-    """Refuse a base that is no path, no id of the Hugging Face Hub and is not shipped."""
+    """Refuse a base that is not a path, not an id of the Hugging Face Hub and not shipped."""
     if not (str(path).startswith(EMBEDDED) or Path(path).exists() or is_hub_id(str(path))):
         raise MissingFileError(
             f"{path} does not exist; expected a checkpoint. Make one with `prunekit train` or `prunekit demo`."
@@ -37,19 +37,19 @@ def check_model(path: Path | str) -> None:
 
 
 def check_slim(folder: Path | str) -> None:
-    """Refuse a slim model's folder that is not there."""
+    """Refuse a missing folder of a slim model."""
     if not Path(folder).is_dir():
         raise MissingFileError(f"{folder} does not exist; expected a slim model's folder, as `prunekit prune` writes.")
 
 
 def check_recipe(path: Path | str) -> None:
-    """Refuse a recipe that is no file."""
+    """Refuse a recipe that is not a file."""
     if not Path(path).is_file():
         raise MissingFileError(f"Recipe {path} does not exist; expected a .yaml file.")
 
 
 def check_json(path: Path | str) -> None:
-    """Refuse JSON that is no file."""
+    """Refuse JSON that is not a file."""
     if not Path(path).is_file():
         there = "is a folder" if Path(path).is_dir() else "does not exist"
         raise MissingFileError(f"{path} {there}; expected a JSON file there.")

@@ -1,4 +1,4 @@
-"""Names in place of paths: what leaves this machine says how a file is called and never where it lies, which tells users' names."""
+"""Names in place of paths: shared files contain the names of files but never their paths, which may reveal users' names."""
 
 import re
 from collections.abc import Mapping
@@ -12,7 +12,7 @@ __all__ = ["name_of", "public_about", "public_manifest", "without_paths"]
 
 _NAME = r"[^\s/\\\"'`<>|]+"
 _FOLDERS = re.compile(
-    r"(?<![^\s\"'`(\[<=,;:])"  # where a path may begin in a sentence
+    r"(?<![^\s\"'`(\[<=,;:])"  # before the start of a path in a sentence
     rf"(?:(?:~[\w.-]*|[A-Za-z]:)[/\\](?:{_NAME}[/\\])*|(?:file://)?/(?:{_NAME}/)+|\\\\(?:{_NAME}\\)+)"
 )
 # a path by itself; with a space in it, one after which a folder ends
@@ -22,12 +22,12 @@ _RELATIVE = (
     "checkpoint",
     "latency_table",
     "study",
-)  # a recipe's keys whose values are paths, relative ones too
+)  # a recipe's keys with paths as values, including relative ones
 _USER = re.compile(r"(?<=://)[^/@\s]*@")
 
 
 def name_of(path: str) -> str:
-    """The last name of a path of any system; the path itself where it is a bare name."""
+    """The last name of a path of any system; a bare name is returned unchanged."""
     parts = [part for part in re.split(r"[/\\]+", path) if part not in ("", ".", "..", "~")]
     return parts[-1] if parts else "unnamed"
 
@@ -45,13 +45,15 @@ def without_paths(value: Any) -> Any:
 
 def _text_without_paths(text: str) -> str:
     home = str(Path.home())
-    if len(home) > 1 and home in text:  # a home's name may have spaces, at which a path in a sentence seems to end
+    if (
+        len(home) > 1 and home in text
+    ):  # the home folder's name may have spaces, where a path in a sentence seems to end
         text = re.sub(rf"{re.escape(home)}(?![^\s/\\\"'`<>|,;:)])", "~", text)
     return name_of(text) if _WHOLE.fullmatch(text) else _FOLDERS.sub("", text)
 
 
 def public_about(about: JsonDict) -> dict[str, Any]:
-    """What is said of a model, with names in place of paths; that of its images in ``data`` may be a relative path."""
+    """A model's metadata with names in place of paths; also for its images in ``data``, which may have a relative path."""
     public: dict[str, Any] = without_paths(about)
     data = about.get("data")
     if isinstance(data, Mapping) and isinstance(data.get("source"), str):
@@ -60,7 +62,7 @@ def public_about(about: JsonDict) -> dict[str, Any]:
 
 
 def public_manifest(manifest: JsonDict) -> dict[str, Any]:
-    """A manifest with names in place of paths, in its recipe the relative ones too, and no user in a URL."""
+    """A manifest with names in place of paths, including relative paths in its recipe, and no user in a URL."""
     public: dict[str, Any] = without_paths(_named(manifest))
     return public
 

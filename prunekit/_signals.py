@@ -1,4 +1,4 @@
-"""Ctrl-C (SIGINT) and SIGTERM, held back until what must not be cut short is done, and then let through."""
+"""Ctrl-C (SIGINT) and SIGTERM, delayed until work that must not be interrupted is done."""
 
 import signal
 import threading
@@ -29,19 +29,19 @@ class Termination:
 
     @property
     def asked(self) -> bool:
-        """Whether a signal came that was not obeyed yet."""
+        """Whether a signal came that has not taken effect yet."""
         return self._number is not None
 
     @classmethod
     @contextmanager
     def noticed(cls, active: bool) -> Iterator["Termination"]:
-        """Note SIGINT and SIGTERM within the block; a signal that was not obeyed there takes its effect after it.
+        """Note SIGINT and SIGTERM within the block; a signal that had no effect there takes effect after it.
 
-        A second signal changes nothing: whoever presses Ctrl-C twice still gets a whole file. A signal that the process ignores,
-        as a background job does with SIGINT, stays ignored.
+        A second signal changes nothing: pressing Ctrl-C twice still gives a complete file. A signal that the process ignores, as
+        a background job does with SIGINT, stays ignored.
 
         Args:
-            active: False leaves the signals alone, as does any thread but the main one, where handlers cannot be set.
+            active: False leaves the signals alone, as do all threads except the main one, since they cannot set handlers.
         """
         termination = cls()
         if active and threading.current_thread() is threading.main_thread():
@@ -63,10 +63,10 @@ class Termination:
             self._number = number
 
     def obey(self) -> None:
-        """Let the signal that came do what it does without this class; the process may live on, and then notes the next one.
+        """Let the noted signal take its usual effect; if the process survives, it notes the next signal.
 
         Raises:
-            KeyboardInterrupt: SIGINT came, and nobody has changed what Python does about it.
+            KeyboardInterrupt: SIGINT came, and Python's default handler is in place.
         """
         number, self._number = self._number, None
         if number is None:
@@ -78,5 +78,5 @@ class Termination:
             signal.signal(number, self._note)
 
     def forget(self) -> None:
-        """Let a signal that came have no effect, since what it would have stopped is done."""
+        """Drop a noted signal, since the work that it would have stopped is done."""
         self._number = None

@@ -1,7 +1,7 @@
 """Model cards: the README.md of a slim or an experts folder, with front matter that the Hugging Face Hub reads.
 
-Every figure comes from the folder's own configs; what they do not say is left out. Texts of a config are escaped for where
-they stand, so that none can add a key to the front matter or markup to the page.
+Every figure comes from the folder's configs; missing figures are left out. Texts from a config are escaped, so that none can add a
+key to the front matter or markup to the page.
 """
 
 import html
@@ -23,7 +23,7 @@ def slim_card(config: JsonDict) -> str:
     """The card of one slim model.
 
     Args:
-        config: what its ``config.json`` says.
+        config: the content of its ``config.json``.
     """
     group, timesteps = config["timestep_group"], config["num_timesteps"]
     whole = (group["start"], group["stop"]) == (0, timesteps)
@@ -58,8 +58,8 @@ def experts_card(configs: Sequence[JsonDict], extra: JsonDict | None = None) -> 
     """The card of an experts folder.
 
     Args:
-        configs: its slim models' ``config.json``, in the order of the timestep groups.
-        extra: what its ``experts.json`` says beside the groups.
+        configs: contents of its slim models' ``config.json``, in the order of the timestep groups.
+        extra: the content of its ``experts.json`` without the groups.
     """
     first = configs[0]
     rows = {
@@ -120,7 +120,7 @@ def _front_matter(config: JsonDict, makes_images: bool) -> str:
 
 
 def _circumstances(config: JsonDict) -> dict[str, str]:
-    """What a config says of how the model is used and where it comes from."""
+    """A config's entries on the use and the origin of the model."""
     provenance = _mapping(config.get("provenance"))
     data = _mapping(config.get("data"))
     steps = provenance.get("finetuned_steps")
@@ -146,7 +146,7 @@ def _number(value: Any, unit: str = "") -> str:
 
 
 def _of(macs: int, before: Any) -> str:
-    """``after of before (percent)``, or only the figure where the base's is not known."""
+    """``after of before (percent)``, or only the figure if the base's is not known."""
     if not isinstance(before, int) or before <= 0:
         return _number(macs)
     return f"{macs:,} of {before:,} before ({100 * macs / before:.1f} %)"

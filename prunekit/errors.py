@@ -1,6 +1,6 @@
 """Every error that prunekit raises on purpose.
 
-The tree; each leaf is also the builtin that a caller would have caught::
+The tree; each leaf is also a subclass of the matching builtin error::
 
     PrunekitError
     ├── InputError (ValueError)             an argument, an option or a recipe key
@@ -11,9 +11,9 @@ The tree; each leaf is also the builtin that a caller would have caught::
     │   └── UnsafeFileError                 a file that would need to run code to be read
     ├── MissingFileError (FileNotFoundError)
     ├── GraphError (RuntimeError)           a network whose structure cannot be followed
-    └── UnfinishedError (RuntimeError)      parts of a run that failed while the others went on
+    └── UnfinishedError (RuntimeError)      parts of a run that failed while the others continued
 
-A message is one sentence: what, got, expected, and how to mend it.
+A message is one sentence: what is wrong, the value, the expected value, and how to fix it.
 """
 
 from prunekit._messages import printable
@@ -36,7 +36,7 @@ class PrunekitError(Exception):
     """Root of the tree; the command line turns it into one sentence and exit code 2.
 
     Args:
-        message: the sentence, which is made :func:`~prunekit._messages.printable`.
+        message: the sentence; control characters are escaped, see :func:`~prunekit._messages.printable`.
     """
 
     def __init__(self, message: str = "") -> None:
@@ -60,7 +60,7 @@ class BudgetError(InputError):
         self.feasible = feasible
 
     def __reduce__(self) -> tuple[type["BudgetError"], tuple[str, tuple[float, float]]]:
-        return type(self), (str(self), self.feasible)  # so that it survives the way back from a worker process
+        return type(self), (str(self), self.feasible)  # so that it can be pickled by a worker process
 
 
 class PlanError(InputError):
@@ -68,11 +68,11 @@ class PlanError(InputError):
 
 
 class FileFormatError(PrunekitError, ValueError):
-    """A file is truncated, tampered with, foreign, or of a version that is not understood."""
+    """A file is truncated, tampered with, foreign, or of an unknown version."""
 
 
 class UnsafeFileError(FileFormatError):
-    """Reading a file would mean running code that it carries."""
+    """Reading a file would run code that it contains."""
 
 
 class LimitError(FileFormatError):
@@ -81,7 +81,7 @@ class LimitError(FileFormatError):
     Args:
         message: the sentence for the user.
         limit: the limit's name.
-        found: the value that the file needs.
+        found: the file's value, which would need a higher limit.
     """
 
     def __init__(self, message: str, limit: str, found: int) -> None:
@@ -101,11 +101,11 @@ class GraphError(PrunekitError, RuntimeError):
 
 
 class UnfinishedError(PrunekitError, RuntimeError):
-    """Parts of a run failed; what the others made is kept.
+    """Parts of a run failed; the results of the others are kept.
 
     Args:
         message: the sentence for the user.
-        failures: why, by the part's name.
+        failures: reason of each failure, by the part's name.
     """
 
     def __init__(self, message: str, failures: dict[str, str]) -> None:

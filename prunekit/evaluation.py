@@ -1,4 +1,4 @@
-"""Measures of a model: FID and KID of its samples with a stated feature extractor, and its denoising loss per timestep group."""
+"""Metrics of a model: FID and KID of its samples with a named feature extractor, and its denoising loss per timestep group."""
 
 import hashlib
 import math
@@ -32,14 +32,14 @@ __all__ = [
 
 @dataclass(frozen=True)
 class ImageMetrics:
-    """Distances between two sets of images, lower = closer; they compare only where extractor and counts agree.
+    """Distances between two sets of images, lower = closer; figures are comparable only for equal extractors and counts.
 
     Args:
         fid: Fréchet distance of the two sets' features (arXiv:1706.08500); biased upwards, more so for fewer images.
         kid: unbiased squared MMD with a cubic kernel, mean over subsets (arXiv:1801.01401); can be slightly negative.
         count_real: number of real images.
         count_fake: number of generated images.
-        kid_subset_size: images that each of KID's subsets took from either set.
+        kid_subset_size: number of images that each of KID's subsets took from either set.
     """
 
     fid: float
@@ -54,7 +54,7 @@ class ImageMetrics:
 
 
 class _Given(nn.Module):
-    """Hands features through, so that each image is looked at once for both metrics."""
+    """Passes features through, so that each image is evaluated once for both metrics."""
 
     def __init__(self, num_features: int) -> None:
         super().__init__()
@@ -78,14 +78,14 @@ def image_metrics(
     Args:
         real: uint8, shape (count, channels, height, width).
         fake: uint8, shape (count, channels, height, width); its count may differ from the real images'.
-        extractor: gives the features.
-        kid_subset_size: images per subset of KID, at most the smaller count; the result says how many were taken.
+        extractor: computes the features.
+        kid_subset_size: images per subset of KID, reduced to the smaller count if needed; the result has the number used.
         kid_subsets: number of KID's random subsets.
-        seed: of KID's subsets; the global generator is left alone.
+        seed: seed of KID's subsets; the global generator is not changed.
 
     Raises:
-        InputError: fewer than two images in a set, images of another type or shape or that are not finite, subsets that cannot be
-            drawn, or distances that are not finite.
+        InputError: a set has fewer than two images, images have another type or shape or are not finite, subsets cannot be drawn,
+            or distances are not finite.
     """
     for images, which in ((real, "real"), (fake, "generated")):
         _check_pictures(images, which)
@@ -116,7 +116,7 @@ def image_metrics(
 
 
 def _check_pictures(images: Tensor, which: str) -> None:
-    """Name what is not finite; that these are no uint8 pictures is said by the extractor."""
+    """Refuse images that are not finite, by name; the extractor refuses other types than uint8."""
     if images.is_floating_point():
         bad = len(images) - int(images.flatten(1).isfinite().all(1).sum())
         if bad:
@@ -124,7 +124,7 @@ def _check_pictures(images: Tensor, which: str) -> None:
 
 
 def mean_and_standard_error(values: Sequence[float] | FloatArray) -> tuple[float, float | None]:
-    """Mean and standard error s/√n with s the sample standard deviation (n − 1 below the line), None for one value.
+    """Mean and standard error s/√n with s the sample standard deviation (denominator n − 1); None for one value.
 
     Raises:
         InputError: there are no values.
@@ -146,9 +146,9 @@ class GroupLoss:
     """Denoising loss of one model in one timestep group.
 
     Args:
-        index: the timestep group's.
+        index: index of the timestep group.
         losses: loss of each sample, float64, shape (count,).
-        draw: hash of the images, timesteps and noise; two losses are paired sample by sample where it is equal.
+        draw: hash of the images, timesteps and noise; two losses are paired sample by sample if it is equal.
     """
 
     index: int
@@ -167,7 +167,7 @@ class GroupLoss:
 
     @property
     def standard_error(self) -> float | None:
-        """Standard error of the mean, as if the samples were independent; evenly spread timesteps make it an upper figure."""
+        """Standard error of the mean for independent samples; since timesteps are evenly spread, it is an upper estimate."""
         return mean_and_standard_error(self.losses)[1]
 
     def to_json(self) -> dict[str, Any]:
@@ -196,12 +196,12 @@ def group_losses(
     (seed, group index).
 
     Args:
-        model: the network; its train or eval mode is as before afterwards.
+        model: the network; its train or eval mode is restored afterwards.
         objective: images and loss; the images should be ones that no training step has seen.
         groups: the timestep groups.
-        batches: forwards per group.
-        batch_size: samples per forward; with ``batches`` and ``seed`` it decides the draw.
-        seed: not negative.
+        batches: number of forward passes per group.
+        batch_size: samples per forward pass; with ``batches`` and ``seed`` it decides the draw.
+        seed: seed of the draws, not negative.
 
     Returns:
         One loss per group, in the groups' order.
@@ -218,7 +218,7 @@ def group_losses(
 
 
 def paired_difference(a: GroupLoss, b: GroupLoss) -> tuple[float, float]:
-    """Mean and standard error of b − a, sample by sample: much smaller an error than that of two separate means.
+    """Mean and standard error of b − a, sample by sample; the error is much smaller than for two separate means.
 
     Raises:
         InputError: the two were not measured on the same draw, or on one sample only.
@@ -236,7 +236,7 @@ def paired_difference(a: GroupLoss, b: GroupLoss) -> tuple[float, float]:
 
 @contextmanager
 def _evaluating(model: nn.Module) -> Iterator[None]:
-    """Eval mode without gradients; every module's own mode is put back, since a frozen part may differ from the whole."""
+    """Eval mode without gradients; every module's own mode is restored, since a frozen part may differ from the whole."""
     modes = [(module, module.training) for module in model.modules()]
     model.eval()
     try:

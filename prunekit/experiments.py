@@ -1,4 +1,4 @@
-"""The kinds of experiments: which sections of a recipe ask for one, and which entry of its manifest shows what it found.
+"""The kinds of experiments: the sections of a recipe that ask for each, and the entry of its manifest with the results.
 
 Recipes, runs and reports each have a part for every kind, under the members of this one table: the recipe's model in
 :mod:`prunekit.recipe`, the run in :mod:`prunekit.runs` or :mod:`prunekit.studies`, the page in :mod:`prunekit.report`.
@@ -12,12 +12,12 @@ __all__ = ["Experiment"]
 
 
 class Experiment(Enum):
-    """A kind of experiment. The order counts: a recipe, and a manifest, is of the first kind that it has everything for.
+    """A kind of experiment. The order matters: a recipe or manifest has the first kind for which it has all sections.
 
     Attributes:
-        title: what a list of runs calls it.
-        sections: the recipe's sections that ask for it, all of them.
-        entry: the manifest's entry that its report shows; None where there is nothing to show but the manifest.
+        title: its name in a list of runs.
+        sections: all sections of a recipe that it needs.
+        entry: the manifest's entry that its report shows; None if only the manifest can be shown.
     """
 
     title: str
@@ -35,7 +35,7 @@ class Experiment(Enum):
 
     @classmethod
     def asked_for(cls, recipe: Mapping[str, Any]) -> "Experiment":
-        """The kind that a recipe asks for; a section that is null is not there.
+        """The kind that a recipe asks for; a section that is null counts as missing.
 
         Example:
             >>> Experiment.asked_for({"name": "mine", "base": {}, "multistage": {}, "evidence": None}).name
@@ -45,5 +45,5 @@ class Experiment(Enum):
 
     @classmethod
     def shown_by(cls, manifest: Mapping[str, Any]) -> "Experiment":
-        """The kind of run that a manifest is of."""
+        """The kind of run that a manifest describes."""
         return next(kind for kind in cls if kind.entry is None or kind.entry in manifest)

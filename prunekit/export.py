@@ -1,7 +1,7 @@
-"""Networks as ONNX files, checked with onnxruntime against the network itself before they are put into place.
+"""Networks as ONNX files, checked with onnxruntime against the network before they are written to their final path.
 
 Needs the ``onnx`` extra. The file has one input for each argument of the network and one output, ``prediction``; the first
-dimension of every input that has the batch there is free.
+dimension of every input with a batch is variable.
 """
 
 import importlib.util
@@ -26,7 +26,7 @@ __all__ = ["TOLERANCE", "Exported", "export_onnx"]
 
 TOLERANCE = 1e-4
 OUTPUT = "prediction"
-_MAX_BYTES = 2**31 - 2**20  # of a protocol buffer, which holds the weights
+_MAX_BYTES = 2**31 - 2**20  # limit of a protocol buffer, which holds the weights
 _OPSET = 17
 _BATCHES = (1, 3)  # of the check
 
@@ -38,7 +38,7 @@ class Exported:
     Args:
         path: the file.
         inputs: names of its inputs, in order.
-        difference: largest |onnxruntime − torch| found, relative to the largest |torch| where that is above 1.
+        difference: largest |onnxruntime − torch| found, relative to the largest |torch| if that is above 1.
     """
 
     path: Path
@@ -47,7 +47,7 @@ class Exported:
 
 
 class _Plain(nn.Module):
-    """Positional arguments in, one tensor out: what an exporter can follow of a network with keywords and dataclasses."""
+    """A network with keywords and dataclasses, wrapped for the exporter: positional arguments in, one tensor out."""
 
     def __init__(self, model: nn.Module, names: Sequence[str] | None) -> None:
         super().__init__()
@@ -62,19 +62,19 @@ class _Plain(nn.Module):
 def export_onnx(
     model: nn.Module, inputs: Inputs, path: Path | str, tolerance: float = TOLERANCE, seed: int = 0
 ) -> Exported:
-    """Write a network as an ONNX file with a free batch size, once onnxruntime gave the network's own outputs.
+    """Write a network as an ONNX file with a variable batch size, after onnxruntime has reproduced the network's outputs.
 
     Args:
-        model: on the CPU; run in eval mode.
+        model: the network, on the CPU; it is run in eval mode.
         inputs: arguments of one forward pass at batch 1, by name or in order; tensors only. The batch is the first dimension
-            of every argument that has any. The check draws integers from 0 to the largest that is given here.
-        path: file to write; absent or whole.
-        tolerance: largest difference allowed, in absolute terms where outputs are below 1, else relative to the largest.
-        seed: of the random inputs of the check.
+            of every argument that has dimensions. The check draws integers from 0 to the largest in these arguments.
+        path: file to write; it is either written completely or not at all.
+        tolerance: largest difference allowed: absolute if outputs are below 1, else relative to the largest.
+        seed: seed of the check's random inputs.
 
     Raises:
-        InputError: the extra is not installed, the network is too large for one file, or it is several networks.
-        GraphError: it cannot be exported, or onnxruntime's outputs differ.
+        InputError: the extra is not installed, the network is too large for one file, or it consists of several networks.
+        GraphError: the network cannot be exported, or onnxruntime's outputs differ.
     """
     path = Path(path)
     _check_exportable(model)
@@ -118,14 +118,16 @@ def _positional(model: nn.Module, count: int) -> list[str]:
 
 
 def _write(plain: nn.Module, arguments: tuple[Tensor, ...], names: Sequence[str], path: Path) -> None:
-    """Trace and write; the exporter that needs torch and onnx only, where torch has another as its default."""
+    """Trace and write, always with the exporter that needs only torch and onnx, even if torch's default is another."""
     options: dict[str, Any] = {}
     if "dynamo" in inspect.signature(torch.onnx.export).parameters:
         options["dynamo"] = False
     free = {name: {0: "batch"} for name, value in zip(names, arguments, strict=True) if value.ndim}
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of its own deprecation, and of asserts on shapes; the check below decides
+            warnings.simplefilter(
+                "ignore"
+            )  # on the exporter's deprecation and on shape asserts; the check below decides
             torch.onnx.export(
                 plain,
                 arguments,
@@ -141,7 +143,7 @@ def _write(plain: nn.Module, arguments: tuple[Tensor, ...], names: Sequence[str]
 
 
 def _random(arguments: tuple[Tensor, ...], batch: int, seed: int) -> tuple[Tensor, ...]:
-    """Arguments like the given ones for a batch: normal noise, and integers from 0 to the given ones' largest."""
+    """Random arguments like the given ones for a batch: normal noise, and integers from 0 to the largest given one."""
     generator = torch.Generator().manual_seed(seed)
     made = []
     for value in arguments:
@@ -155,10 +157,10 @@ def _random(arguments: tuple[Tensor, ...], batch: int, seed: int) -> tuple[Tenso
 
 
 def _difference(plain: nn.Module, arguments: Mapping[str, Tensor], path: Path) -> float:
-    """Largest difference between onnxruntime and torch, relative to the largest output where that is above 1.
+    """Largest difference between onnxruntime and torch, relative to the largest output if that is above 1.
 
     Raises:
-        GraphError: onnxruntime does not run the file, or makes another shape.
+        GraphError: onnxruntime does not run the file, or returns another shape.
     """
     import onnxruntime  # type: ignore[import-untyped, import-not-found, unused-ignore]  # noqa: PLC0415 - an extra
 
@@ -168,9 +170,9 @@ def _difference(plain: nn.Module, arguments: Mapping[str, Tensor], path: Path) -
     expected = plain(*arguments.values()).double().numpy()
     try:
         session = onnxruntime.InferenceSession(path.read_bytes(), options, providers=["CPUExecutionProvider"])
-        known = [value.name for value in session.get_inputs()]  # one that changes nothing is left out
+        known = [value.name for value in session.get_inputs()]  # an unused input is left out
         found = session.run(None, {name: arguments[name].numpy() for name in known})[0].astype(np.float64)
-    except Exception as error:  # onnxruntime's own have no base but this
+    except Exception as error:  # onnxruntime's errors have no other common base
         said = " ".join(str(error).split())[:300]
         raise GraphError(f"onnxruntime cannot run the exported network ({said}).") from error
     if found.shape != expected.shape:
@@ -179,7 +181,7 @@ def _difference(plain: nn.Module, arguments: Mapping[str, Tensor], path: Path) -
 
 
 def _first(output: Any) -> Tensor:
-    """The prediction in whatever a network returns: a tensor, a tuple of them, or a dataclass of diffusers."""
+    """The prediction in a network's output, which is a tensor, a tuple of tensors, or a dataclass of diffusers."""
     found = output
     while not isinstance(found, Tensor):
         found = found[0]

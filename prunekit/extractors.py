@@ -1,9 +1,9 @@
-"""Which feature extractor may judge which pictures: FID on features that do not know the pictures says nothing.
+"""Choice of a feature extractor that suits the pictures: with an unsuitable extractor, FID is meaningless.
 
-A shipped extractor is used only for pictures of the mode and size that it was trained on, whose features lie near those of its
-training pictures: the Fréchet distance between the two is at most :data:`LIMIT`. Its held-out accuracy shows that it tells classes
-apart.
-``recipes/make_features.py`` records the training statistics and what the distance is for other pictures.
+A shipped extractor is used only for pictures of the mode and size that it was trained on, and only if their features are near
+those of its training pictures: the Fréchet distance is at most :data:`LIMIT`. Its held-out accuracy shows that it distinguishes
+classes.
+``recipes/make_features.py`` records the training statistics and the distances for other pictures.
 """
 
 import json
@@ -42,27 +42,27 @@ LIMIT = 2.5
 Of others, the nearest that were measured are Fashion-MNIST at half its brightness with 3.3 and with noise of 40 with 7.3. Mirrored
 pictures have 12 and more, other data sets 39 and more, noise 51 and more. Digits with noise of 40 have 2.3."""
 LEAST_ACCURACY = 0.8
-"""Held-out accuracy that an extractor needs: with less it does not tell its own classes apart."""
+"""Smallest held-out accuracy of an extractor; below it, the extractor does not distinguish its own classes."""
 
 _FORMAT = "prunekit-feature-statistics/1"
-_LOOKED_AT = 4096  # pictures that are compared with the training pictures; more change the distance by less than 0.1
+_LOOKED_AT = 4096  # number of pictures compared with the training pictures; more change the distance by less than 0.1
 _CHUNK = 1024
 _OWN = "pass an extractor of your own in Python (Setting(extractor=OwnExtractor(…))); Inception is not shipped yet"
 
 
 class Extractor(Protocol):
-    """What FID and KID need of an extractor."""
+    """The interface that FID and KID need."""
 
     def features(self, images: Tensor) -> Tensor:
         """Features of shape (N, features), float64 on the CPU, of uint8 images (N, C, H, W)."""
 
     def describe(self) -> dict[str, Any]:
-        """JSON to stand beside every figure, with a ``name`` at least."""
+        """JSON that accompanies every figure, with at least a ``name``."""
 
 
 @dataclass(frozen=True, eq=False)
 class OwnExtractor:
-    """A user's own extractor. Nobody checks whether it suits the pictures, and reports name it.
+    """A user's own extractor. Its fit to the pictures is not checked, and reports name it.
 
     Args:
         name: for reports.
@@ -82,7 +82,7 @@ class OwnExtractor:
         """Features of shape (N, features), float64 on the CPU.
 
         Raises:
-            InputError: the function returns something else than one row for each image.
+            InputError: the function does not return one row for each image.
         """
         rows = [self.function(part) for part in images.split(_CHUNK)]
         if any(row.ndim != 2 or len(row) != len(part) for row, part in zip(rows, images.split(_CHUNK), strict=True)):
@@ -101,8 +101,8 @@ class Choice:
     """The extractor for some pictures.
 
     Args:
-        extractor: None where there is none that knows the pictures.
-        why_none: why, and what to do about it; empty where there is one.
+        extractor: the extractor; None if none suits the pictures.
+        why_none: reason why there is none, and what to do about it; empty if there is one.
         fit: the measured distance and its limit; None for a user's own extractor.
     """
 
@@ -111,24 +111,24 @@ class Choice:
     fit: Mapping[str, Any] | None = None
 
     def describe(self) -> dict[str, Any] | None:
-        """What a manifest says of the extractor: its description and how well it fits; None where there is none."""
+        """The manifest's entry: the extractor's description and how well it fits; None if there is none."""
         if self.extractor is None:
             return None
         return self.extractor.describe() | ({"fit": dict(self.fit)} if self.fit is not None else {})
 
 
 def choose_extractor(images: Tensor, name: str = "auto") -> Choice:
-    """The shipped extractor that knows some pictures.
+    """The shipped extractor that suits the given pictures.
 
     Args:
         images: real pictures, uint8, shape (N, C, H, W).
         name: ``auto`` for the first that fits, or one of :data:`prunekit.features.SHIPPED`.
 
     Returns:
-        The extractor; with ``auto``, none where none fits.
+        The choice; with ``auto``, it has no extractor if none fits.
 
     Raises:
-        InputError: the extractor that was named does not fit, or there is none of that name.
+        InputError: the named extractor does not fit, or there is none of that name.
     """
     reasons = []
     for each in SHIPPED if name == "auto" else (name,):
@@ -147,7 +147,7 @@ def choose_extractor(images: Tensor, name: str = "auto") -> Choice:
 
 
 def misfit(extractor: FeatureExtractor, images: Tensor) -> tuple[str, float | None]:
-    """Why a shipped extractor must not judge some pictures (empty if it may), and their distance where it was measured."""
+    """Why a shipped extractor does not suit the pictures (empty if it does), and their distance if it was measured."""
     mode = {1: "grey", 3: "RGB"}.get(images.shape[1], f"of {images.shape[1]} channels")
     side, least = extractor.resolution, LEAST_IMAGES_PER_FEATURE * extractor.net.num_features
     if images.shape[1:] != (1, side, side):
@@ -187,7 +187,7 @@ def save_statistics(
     Args:
         extractor: a trained one.
         images: the pictures it was trained on.
-        distances: of other pictures, for the record.
+        distances: distances of other pictures, for the record.
         path: the file to write.
     """
     path = Path(path)

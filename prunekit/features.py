@@ -1,8 +1,8 @@
-"""Small stated feature extractors for FID and KID on small images, shipped with the package.
+"""Small feature extractors for FID and KID on small images, shipped with the package.
 
 Inception's features were trained on photographs of 299×299 pixels and say little about an 8×8 digit. The extractors here are
-classifiers of the very kind of image that is judged. A figure computed with one of them compares only with figures computed with
-the same file, so :meth:`FeatureExtractor.describe` goes beside every figure.
+classifiers of the same kind of images as those that are evaluated. Figures are comparable only if they were computed with the same
+file, so every figure is stored together with :meth:`FeatureExtractor.describe`.
 """
 
 import json
@@ -59,8 +59,8 @@ class FeatureNet(nn.Module):
     """Three convolutions, 2×2 average pooling and a linear layer give the features; a linear head on them gives class scores.
 
     Features are shifted and scaled by constants that give the training images mean 0 and, averaged over features, variance 1: KID's
-    cubic kernel (x·y/d + 1)³ wants features of that size. All share one scale, so that a nearly constant feature stays unimportant.
-    Without normalisation layers and dropout, so that an image's features depend neither on its batch nor on train or eval mode.
+    cubic kernel (x·y/d + 1)³ needs features of that size. All share one scale, so that a nearly constant feature stays unimportant.
+    There are no normalisation layers and no dropout, so an image's features depend neither on its batch nor on train or eval mode.
 
     Args:
         resolution: side in pixels to which every image is resized, 4 … 4096.
@@ -107,7 +107,7 @@ class FeatureNet(nn.Module):
         self.register_buffer("spread", torch.ones(()))
 
     def prepare(self, images: Tensor) -> Tensor:
-        """The network's own view of images: grey, resized (bilinear, antialiased), −1 … 1.
+        """Convert images to the network's input: grey, resized (bilinear, antialiased), −1 … 1.
 
         Args:
             images: uint8, shape (N, C, H, W), of any size; one that is not square is stretched to a square.
@@ -137,14 +137,14 @@ class FeatureNet(nn.Module):
 
     @torch.no_grad()
     def standardise(self, images: Tensor) -> None:
-        """Set the features' constants by uint8 images (N, C, H, W)."""
+        """Set the features' shift and scale from uint8 images (N, C, H, W)."""
         raw = torch.cat([self.body(self.prepare(part)) for part in images.split(_CHUNK)]).double()
         self.centre.copy_(raw.mean(0))
         self.spread.copy_(raw.var(0, correction=0).mean().sqrt().clamp(min=1e-6))
 
     @torch.no_grad()
     def accuracy(self, images: Tensor, labels: Tensor) -> float:
-        """Fraction of uint8 images (N, C, H, W) whose highest score is that of their label, shape (N,)."""
+        """Fraction of uint8 images (N, C, H, W) for which the label, shape (N,), has the highest score."""
         _check_labels(images, labels)
         hits = [
             (self.logits(part).argmax(1) == truth).sum()
@@ -155,14 +155,14 @@ class FeatureNet(nn.Module):
 
 @dataclass(frozen=True, eq=False)
 class FeatureExtractor:
-    """A trained network with what has to be said about it beside a figure.
+    """A trained network with the facts that accompany its figures.
 
     Args:
         name: e.g. ``digits-cnn``.
         net: the network; torchmetrics takes it as a custom extractor.
-        accuracy: on images that it was not trained on, 0 … 1.
+        accuracy: accuracy on images that it was not trained on, 0 … 1.
         sha256: hash of the file that it was read from.
-        resolution: side in pixels at which it looks at images.
+        resolution: side in pixels to which it resizes images.
     """
 
     name: str
@@ -172,7 +172,7 @@ class FeatureExtractor:
     resolution: int
 
     def describe(self) -> dict[str, Any]:
-        """JSON to stand beside every figure: ``name``, ``sha256``, ``accuracy``, ``resolution``, ``num_features``."""
+        """JSON that accompanies every figure: ``name``, ``sha256``, ``accuracy``, ``resolution``, ``num_features``."""
         about = {"name": self.name, "sha256": self.sha256, "accuracy": self.accuracy}
         return {**about, "resolution": self.resolution, "num_features": self.net.num_features}
 
@@ -191,9 +191,9 @@ class FeatureTraining:
         resolution, num_features, width: see :class:`FeatureNet`.
         epochs: passes over the images.
         batch_size: images per step; an epoch's incomplete last batch is left out.
-        learning_rate: AdamW's at the start of half a cosine to zero.
-        weight_decay: AdamW's.
-        seed: of the first weights and of the order of the images.
+        learning_rate: AdamW's initial learning rate, which falls to zero along half a cosine.
+        weight_decay: AdamW's weight decay.
+        seed: seed of the initial weights and of the order of the images.
     """
 
     resolution: int = 8
@@ -215,11 +215,11 @@ class FeatureTraining:
 
 
 def train_features(images: Tensor, labels: Tensor, training: FeatureTraining) -> FeatureNet:
-    """Train a classifier by cross-entropy; equal arguments give equal weights, and the global generator is left alone.
+    """Train a classifier by cross-entropy; equal arguments give equal weights, and the global generator is not changed.
 
     Args:
         images: uint8, shape (N, C, H, W).
-        labels: int64, shape (N,), classes from 0; there are as many classes as the highest label says.
+        labels: int64, shape (N,), classes from 0; the number of classes is the highest label plus one.
         training: see :class:`FeatureTraining`.
 
     Returns:
@@ -229,7 +229,7 @@ def train_features(images: Tensor, labels: Tensor, training: FeatureTraining) ->
         InputError: images and labels do not fit together.
     """
     _check_labels(images, labels)
-    with torch.random.fork_rng(devices=[]):  # torch's layers draw their first weights from the global generator only
+    with torch.random.fork_rng(devices=[]):  # torch's layers draw their initial weights from the global generator only
         torch.default_generator.manual_seed(training.seed)
         net = FeatureNet(training.resolution, training.num_features, int(labels.max()) + 1, training.width)
     generator = Generator().manual_seed(training.seed)
@@ -250,13 +250,13 @@ def train_features(images: Tensor, labels: Tensor, training: FeatureTraining) ->
 
 
 def save_features(net: FeatureNet, path: Path | str, name: str, accuracy: float, training: FeatureTraining) -> None:
-    """Write a network with its particulars as a safetensors file, atomically; equal arguments give equal bytes.
+    """Write a network with its metadata as a safetensors file, atomically; equal arguments give equal bytes.
 
     Args:
         net: a trained network.
         path: the file to write.
         name: see :class:`FeatureExtractor`.
-        accuracy: on images that it was not trained on, 0 … 1.
+        accuracy: accuracy on images that it was not trained on, 0 … 1.
         training: how it was trained, for the record.
     """
     path = Path(path)
@@ -312,7 +312,7 @@ def read_features(path: Path | str) -> FeatureExtractor:
         sizes = {"resolution": known["resolution"], "num_features": known["num_features"]}
         sizes |= {"num_classes": known["num_classes"], "width": known["width"]}
         name, accuracy = known["name"], known["accuracy"]
-        with torch.device("meta"):  # no memory and no random numbers for weights that are replaced at once
+        with torch.device("meta"):  # saves memory and random numbers for weights that are replaced at once
             net = FeatureNet(**sizes)
         net.load_state_dict(state, assign=True)
     except (KeyError, TypeError, ValueError, OverflowError, RuntimeError) as error:

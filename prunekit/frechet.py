@@ -10,13 +10,13 @@ from prunekit.errors import InputError
 __all__ = ["LEAST_IMAGES_PER_FEATURE", "FeatureStatistics", "frechet_distance", "paired_error"]
 
 LEAST_IMAGES_PER_FEATURE = 5
-"""Images for each feature below which the distance is mostly its own bias. On the shipped extractors' 64 features, 320 pictures of
-one kind lie 0.4 to 1.6 from all of that kind, 100 pictures 2 to 2.5, and 32 pictures 6 to 9."""
+"""Number of images per feature below which the distance is mostly bias. On the shipped extractors' 64 features, the distance from a
+sample to all pictures of its kind is 0.4 to 1.6 for 320 pictures, 2 to 2.5 for 100 pictures, and 6 to 9 for 32 pictures."""
 
 
 @dataclass(frozen=True, eq=False)
 class FeatureStatistics:
-    """A Gaussian that has the mean and covariance of a set of features.
+    """A Gaussian with the mean and covariance of a set of features.
 
     Args:
         mean: shape (features,).
@@ -45,7 +45,7 @@ class FeatureStatistics:
 def frechet_distance(one: FeatureStatistics, other: FeatureStatistics) -> float:
     """Fréchet distance between two Gaussians: ‖μ₁ − μ₂‖² + tr(C₁ + C₂ − 2 (C₁^½ C₂ C₁^½)^½) (arXiv:1706.08500, eq. 6).
 
-    It is biased upwards for few images, by about a constant over their number.
+    It is biased upwards for few images; the bias is roughly inversely proportional to their number.
     """
     return _distance(one, _root(one.covariance), other.mean, other.covariance)
 
@@ -55,15 +55,15 @@ def paired_error(
 ) -> float:
     """Standard error of the difference between two models' Fréchet distances to the same real images.
 
-    Both models sampled from the same noise, so image i of one belongs to image i of the other. The bootstrap draws images with
-    replacement, the same ones of both models, and takes the difference each time. The real images stay.
+    Both models sampled from the same noise, so image i of one corresponds to image i of the other. The bootstrap draws images with
+    replacement, the same indices for both models, and computes the difference each time. The real images are fixed.
 
     Args:
         real: statistics of the real images.
         one: features of the first model's images, shape (images, features).
         other: features of the second model's images from the same noise, the same shape.
         draws: number of bootstrap draws.
-        seed: of the draws.
+        seed: seed of the draws.
 
     Raises:
         InputError: the two differ in shape, or there are fewer than two images.

@@ -1,9 +1,9 @@
-"""The ledger of a run: how many samples went through networks at every stage, and what that cost in MACs.
+"""The ledger of a run: how many samples went through networks at every stage, and their cost in MACs.
 
-A backward pass counts as twice its forward pass. What a result costs to make (:data:`MAKING`) is kept apart from the moving average
-of the weights, whose unit is a multiply-add per parameter and step, and from evaluation. Not counted: the optimizer's own
-arithmetic, norms and activations (see :mod:`prunekit.cost`), counting and tracing a network on one
-sample, checking on one sample that a pruned network calls what the full one does, and feature extractors.
+A backward pass counts as twice its forward pass. The cost of making a result (:data:`MAKING`) is separate from evaluation and from
+the moving average of the weights, which is counted in multiply-adds per parameter and step. Not counted are the optimizer's
+arithmetic, norms and activations (see :mod:`prunekit.cost`), counting and tracing a network on one sample, checking on one sample
+that a pruned network runs the same layers as the full one, and feature extractors.
 """
 
 from collections.abc import Iterable, Mapping
@@ -32,9 +32,9 @@ __all__ = [
 Kind = Literal["training", "teacher", "grouping", "importance", "search", "ema", "evaluation", "sampling"]
 KINDS: tuple[Kind, ...] = get_args(Kind)
 MAKING: tuple[Kind, ...] = ("training", "teacher", "grouping", "importance", "search")
-"""Kinds that a result costs to make."""
+"""Kinds of rows that are part of the cost of making a result."""
 BASE_TRAINING = "base training"
-"""The stage whose cost is the base's."""
+"""The stage that is the base's training."""
 _OLD: dict[str, Kind] = {"groups": "grouping", "importance": "importance", "search": "search", "frontier": "search"}
 
 
@@ -50,14 +50,14 @@ class LedgerForm(TypedDict):
 
 @dataclass(frozen=True)
 class LedgerRow:
-    """What one stage spent on one thing.
+    """The cost of one stage for one kind of work.
 
     Args:
-        stage: which.
-        kind: on what.
-        samples: that went through a network, once for every evaluation of it; 0 for ``ema``.
-        macs: of forward and backward passes together; multiply-adds for ``ema``.
-        forward: of these, the forward passes'; None in ledgers that did not tell them apart.
+        stage: name of the stage.
+        kind: kind of work.
+        samples: number of samples that went through a network, counted once per evaluation; 0 for ``ema``.
+        macs: MACs of forward and backward passes together; multiply-adds for ``ema``.
+        forward: the part of ``macs`` for forward passes; None in ledgers of older versions, which did not separate them.
     """
 
     stage: str
@@ -84,10 +84,10 @@ class LedgerRow:
 
     @classmethod
     def from_json(cls, data: JsonDict) -> "LedgerRow":
-        """Read a row; one without a kind is of a time when all rows were of making, and says by its stage of what kind.
+        """Read a row. Rows written by older versions have no kind; it is inferred from the stage's name.
 
         Raises:
-            FileFormatError: a key is missing or of the wrong type, or the forward passes are more than all passes.
+            FileFormatError: a key is missing or of the wrong type, or the forward passes exceed the total.
         """
         known = checked(LedgerForm, data, "A row of the ledger")
         stage, forward = known["stage"], known.get("forward_macs")
@@ -100,7 +100,7 @@ class LedgerRow:
 
 
 def both_ways(stage: str, kind: Kind, samples: int, macs: int) -> LedgerRow:
-    """Samples that went forward and backward through a network of so many MACs per sample.
+    """A row for samples that went forward and backward through a network with ``macs`` MACs per sample.
 
     Example:
         >>> both_ways("fine-tuning, group 0", "training", 10, 7).to_json()["backward_macs"]
@@ -110,22 +110,22 @@ def both_ways(stage: str, kind: Kind, samples: int, macs: int) -> LedgerRow:
 
 
 def forwards(stage: str, kind: Kind, samples: int, macs: int) -> LedgerRow:
-    """Samples that went forward only; ``macs`` are of all of them together."""
+    """A row for samples that went forward only; ``macs`` is the total for all samples."""
     return LedgerRow(stage, kind, samples, macs, macs)
 
 
 def spent_on_training(
     stage: str, samples: int, macs: int, parameters: int, batch_size: int, teacher_macs: int = 0
 ) -> list[LedgerRow]:
-    """Rows of one training: its passes, the moving average of its weights, and a teacher's passes where there is one.
+    """Rows of one training: its passes, the moving average of its weights, and a teacher's passes if there is one.
 
     Args:
-        stage: which.
-        samples: images that went forward and backward.
-        macs: of the network, per sample.
-        parameters: of the network; each is averaged once a step.
+        stage: name of the stage.
+        samples: number of images that went forward and backward.
+        macs: MACs of the network, per sample.
+        parameters: parameters of the network; each is averaged once per step.
         batch_size: images per step.
-        teacher_macs: of the teacher that each sample went through too.
+        teacher_macs: MACs per sample of the teacher that each sample also went through.
     """
     rows = [both_ways(stage, "training", samples, macs)]
     if teacher_macs:
@@ -149,7 +149,7 @@ def totals(rows: Iterable[LedgerRow]) -> Mapping[Kind, LedgerRow]:
 
 
 def making_macs(rows: Iterable[LedgerRow]) -> tuple[int, int]:
-    """MACs that making took: the base's training, and everything else."""
+    """MACs of making the result: those of the base's training, and all others."""
     made = [row for row in rows if row.kind in MAKING]
     base = sum(row.macs for row in made if row.stage == BASE_TRAINING)
     return base, sum(row.macs for row in made) - base

@@ -1,4 +1,4 @@
-"""How large a file may be, before it is read: one table, whose entries users can raise by name.
+"""Limits on the size of files, checked before reading: one table; users can raise its entries by name.
 
 A limit is raised for one process and its children by the environment variable ``PRUNEKIT_LIMITS``, as in
 ``PRUNEKIT_LIMITS=picture-pixels=500000000,json-bytes=50000000``, or in Python by :func:`raise_limit`.
@@ -69,10 +69,10 @@ LIMITS: dict[str, Limit] = {
 
 
 def limit(name: str) -> int:
-    """The value in force: the default, or what the user raised it to.
+    """The current value: the default, or the value that the user set.
 
     Raises:
-        InputError: ``PRUNEKIT_LIMITS`` names an unknown limit or holds no whole number above 0.
+        InputError: ``PRUNEKIT_LIMITS`` names an unknown limit or holds a value that is not a whole number above 0.
     """
     return _raised().get(name, LIMITS[name].default)
 
@@ -81,7 +81,7 @@ def raise_limit(name: str, value: int | str) -> None:
     """Set a limit for this process and for the processes that it starts.
 
     Raises:
-        InputError: there is no such limit, or the value is no whole number above 0.
+        InputError: there is no such limit, or the value is not a whole number above 0.
     """
     raised = {**_raised(), **_parsed(f"{name}={value}")}
     os.environ[VARIABLE] = ",".join(f"{key}={number}" for key, number in raised.items())
@@ -92,8 +92,8 @@ def check_limit(name: str, found: int, what: str) -> None:
 
     Args:
         name: a key of :data:`LIMITS`.
-        found: how large it is, in the limit's unit.
-        what: what has this size, as the message names it.
+        found: the size, in the limit's unit.
+        what: name of the thing with this size, for the message.
 
     Raises:
         LimitError: it is larger.
@@ -110,15 +110,15 @@ def check_limit(name: str, found: int, what: str) -> None:
 
 
 def check_unpacked(packed: int, unpacked: int, what: str) -> None:
-    """Refuse what is too large once it is unpacked, or suspiciously much larger than it is packed.
+    """Refuse content that is too large when unpacked, or suspiciously much larger than when packed.
 
     Args:
         packed: bytes in the file.
-        unpacked: bytes that it says it has.
-        what: as messages name it.
+        unpacked: declared bytes after unpacking.
+        what: name of the file in messages.
 
     Raises:
-        LimitError: one of the limits ``unpacked-bytes`` and ``unpacked-ratio`` is passed.
+        LimitError: one of the limits ``unpacked-bytes`` and ``unpacked-ratio`` is exceeded.
     """
     check_limit("unpacked-bytes", unpacked, what)
     if unpacked > _UNSUSPICIOUS:

@@ -2,8 +2,8 @@
 
 The config names an architecture of a fixed registry and the width of every changed tensor. A config can never make the loader
 import or call anything: its class is looked up among the denoisers of diffusers, or the caller passes a factory.
-Nor can it make the loader allocate: the network is built and run on the meta device with the shapes that the file's header
-tells, and only a folder whose parts agree is read. ``README.md`` is the model card; nothing is read from it.
+It cannot make the loader allocate memory either: the network is first built and run on the meta device with the shapes from the
+file's header, and the tensors are read only if all parts of the folder agree. ``README.md`` is the model card; it is never read.
 """
 
 import copy
@@ -45,7 +45,7 @@ __all__ = ["FOLDER", "FORMAT", "SlimModel", "load_slim", "save_slim", "slim_conf
 
 FORMAT = "prunekit-slim/1"
 FOLDER = FolderKind("slim model", ("model.safetensors", "README.md"), marker="config.json", is_ours=has_format(FORMAT))
-"""What :func:`save_slim` may replace."""
+"""Folders that :func:`save_slim` may replace."""
 _ABOUT = ("noise_schedule", "prediction_type", "data", "provenance")
 _MAX_TIMESTEPS = 2**20
 _MISFITS = (
@@ -60,7 +60,7 @@ _MISFITS = (
 )
 
 _OF_IMAGES = ("DiTTransformer2DModel", "Transformer2DModel", "UNet2DModel")  # their inputs follow from the config alone
-_BINDING = "config_sha256"  # in the metadata of the weights: hash of the config without the weights' own
+_BINDING = "config_sha256"  # in the metadata of the weights: hash of the config without the weights' hash
 _log = logging.getLogger(__name__)
 
 Shapes = Mapping[str, tuple[int, ...]]
@@ -90,13 +90,13 @@ class SlimModel:
     Args:
         model: the network, eval mode.
         spec: the base's architecture, before pruning.
-        plan: what was kept.
-        sizes: numbers beside tensors that differ from the architecture's, by module and name (``num_groups``, ``heads`` …).
-        group: the timesteps that it serves.
+        plan: the channels that were kept.
+        sizes: sizes stored outside tensors that differ from the architecture's, by module and name (``num_groups``, ``heads`` …).
+        group: the timesteps that it is used for.
         num_timesteps: T.
-        macs: per sample per evaluation.
+        macs: MACs per sample per evaluation.
         params: number of parameters.
-        about: noise schedule, prediction type, data and provenance, as of :meth:`prunekit.checkpoint.Base.about`.
+        about: noise schedule, prediction type, data and provenance, as from :meth:`prunekit.checkpoint.Base.about`.
     """
 
     model: nn.Module
@@ -110,13 +110,13 @@ class SlimModel:
     about: JsonDict = field(default_factory=dict)
 
     def with_weights(self, model: nn.Module, **provenance: Any) -> "SlimModel":
-        """The same slim model with other weights and a richer provenance."""
+        """The same slim model with other weights and additional provenance."""
         known = {**self.about.get("provenance", {}), **provenance}
         return replace(self, model=model, about={**self.about, "provenance": known})
 
 
 def slim_config(slim: SlimModel) -> dict[str, Any]:
-    """What a slim model's ``config.json`` says beside shapes and hash: names of files, and not where they lie."""
+    """The content of a slim model's ``config.json`` without shapes and hash; it has names of files but no paths."""
     return {
         "format": FORMAT,
         "model": slim.spec.to_json(),
@@ -134,8 +134,8 @@ def save_slim(slim: SlimModel, folder: Path | str) -> None:
     """Write a slim model's folder, atomically; an earlier slim model there is replaced as a whole.
 
     Raises:
-        InputError: there is something else in the folder, or the model says another number of parameters than it has, so that
-            it would not load again.
+        InputError: the folder contains something else, or the model's stated number of parameters is wrong, so it could not be
+            loaded again.
     """
     folder = Path(folder)
     try:
@@ -148,30 +148,32 @@ def save_slim(slim: SlimModel, folder: Path | str) -> None:
         save_file(state, part / "model.safetensors", {_BINDING: _config_hash(config)})
         config["sha256"] = sha256_file(part / "model.safetensors")
         write_json(part / "config.json", config)
-        shutil.copymode(part / "config.json", part / "model.safetensors")  # safetensors makes private files
+        shutil.copymode(
+            part / "config.json", part / "model.safetensors"
+        )  # safetensors writes files that only the owner can read
         with atomic_path(part / "README.md") as card:
             card.write_text(slim_card(config), encoding="utf-8")
 
 
 def _config_hash(config: JsonDict) -> str:
-    """Hash of what a config says beside the hash of its weights, which they cannot hold."""
+    """Hash of a config without the weights' hash, since the weights file cannot contain its own hash."""
     told = {key: value for key, value in config.items() if key != "sha256"}
-    return json_hash(parse_json(json.dumps(told).encode(), "The config"))  # as it is read back
+    return json_hash(parse_json(json.dumps(told).encode(), "The config"))  # in the form in which it is read back
 
 
 def load_slim(folder: Path | str, factory: Factory | nn.Module | None = None, inputs: Any = None) -> SlimModel:
     """Read a slim model's folder.
 
     Args:
-        folder: what :func:`save_slim` wrote.
+        folder: a folder that :func:`save_slim` wrote.
         factory: builds the unpruned architecture from its config, or an unpruned network, for classes that diffusers does not have.
         inputs: arguments of one forward pass at batch 1, for networks outside the registry and those that take more than
-            a sample and a timestep; with them the network is tried before it is given back.
+            a sample and a timestep; with them the network is tested before it is returned.
 
     Raises:
         MissingFileError: the folder or one of its two files is missing.
-        FileFormatError: hashes, shapes or names disagree, widths of layers contradict each other, the config asks for more
-            than its file can stand for, weights are not finite, or the format is another.
+        FileFormatError: hashes, shapes or names disagree, widths of layers do not fit each other, the config asks for a larger
+            network than its file can hold, weights are not finite, or the format is another.
         InputError: the architecture is not in the registry, or does not take its config.
     """
     folder = Path(folder)
@@ -223,7 +225,7 @@ def _check_bound(folder: Path, config: JsonDict) -> None:
 
 
 def _checked_shapes(path: Path, config: _SlimForm) -> dict[str, tuple[int, ...]]:
-    """Shapes of the tensors by name, from the file's header, after hash and config agreed with it."""
+    """Shapes of the tensors by name, from the file's header, after a check that hash and config agree with it."""
     shapes = safetensors_shapes(path)
     if sha256_file(path) != config["sha256"]:
         raise FileFormatError(
@@ -235,7 +237,7 @@ def _checked_shapes(path: Path, config: _SlimForm) -> dict[str, tuple[int, ...]]
 
 
 def _fitted(folder: Path, spec: ModelSpec, shapes: Shapes, sizes: Sizes, plan: PruningPlan, macs: int) -> nn.Module:
-    """The network with the file's tensors, which are read only after their shapes were found to agree."""
+    """The network with the file's tensors; these are read only after a check that their shapes agree."""
     skeleton = spec.skeleton(shapes)
     whole = all_tensors(skeleton)
     for name in whole.keys() & shapes.keys():
@@ -254,17 +256,17 @@ def _fitted(folder: Path, spec: ModelSpec, shapes: Shapes, sizes: Sizes, plan: P
 
 
 def _check_macs(folder: Path, spec: ModelSpec, found: int | None, macs: int) -> None:
-    """Refuse MACs that are not those of the tensors, where they do not depend on what else the caller gives."""
+    """Refuse MACs that do not match the tensors, unless they depend on the caller's inputs."""
     conditioned = spec.inputs is None and spec.class_name not in _OF_IMAGES
     if found is not None and found != macs and not conditioned:
         raise FileFormatError(f"{folder} says that an evaluation takes {macs:,} MACs; its tensors take {found:,}.")
 
 
 def _check_run(folder: Path, spec: ModelSpec, skeleton: nn.Module, shapes: Shapes, sizes: Sizes) -> int | None:
-    """A pass on the meta device, which computes shapes only, with the file's widths; where it surprises, another unpruned.
+    """Run a pass with the file's widths on the meta device, which computes shapes only; if it fails, run an unpruned one too.
 
     Returns:
-        MACs of the pass; None for an architecture that takes other inputs, which its caller can give.
+        MACs of the pass; None for an architecture with other inputs, which the caller can pass.
 
     Raises:
         FileFormatError: the tensors do not fit their layers, the layers do not fit each other, or the output is another.
@@ -274,7 +276,7 @@ def _check_run(folder: Path, spec: ModelSpec, skeleton: nn.Module, shapes: Shape
         sliced = fit(copy.deepcopy(whole), {name: torch.empty(shape) for name, shape in shapes.items()}, sizes).float()
         try:
             inputs = _on_meta(spec.example_inputs())
-        except InputError:  # they do not follow from the config
+        except InputError:  # the inputs cannot be derived from the config
             return None
         (failure, found), macs = counted(lambda: _output_shape(sliced, inputs))
         channels = spec.config.get("out_channels")
@@ -291,7 +293,7 @@ def _check_run(folder: Path, spec: ModelSpec, skeleton: nn.Module, shapes: Shape
 
 
 def _output_shape(model: nn.Module, inputs: Any) -> tuple[Exception | None, tuple[int, ...] | None]:
-    """What stops a forward pass, or the shape of its first output."""
+    """The error that stops a forward pass, or the shape of its first output."""
     try:
         return None, tuple(run_once(model, inputs)[0].shape)
     except _MISFITS as error:
@@ -311,7 +313,7 @@ def _on_meta(value: Any) -> Any:
 
 
 def _own_storage(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Contiguous tensors on the CPU, none of which shares memory with another: safetensors refuses those."""
+    """Contiguous tensors on the CPU without shared memory, since safetensors refuses shared tensors."""
     state: dict[str, Tensor] = {}
     seen: set[int] = set()
     for key, tensor in tensors.items():

@@ -1,4 +1,4 @@
-"""Budget allocation: how much compute each timestep group deserves, by difficulty or by what searches have measured."""
+"""Budget allocation: how much compute each timestep group gets, by difficulty or by the losses that searches measured."""
 
 from prunekit.allocation.frontier import Frontier, read_frontier, read_frontiers
 from prunekit.allocation.rules import DIFFICULTY_RULES, RULES, allocate, feasible_budgets

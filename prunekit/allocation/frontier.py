@@ -1,4 +1,4 @@
-"""Frontiers: what a search has recorded of a timestep group's loss at falling MACs."""
+"""Frontiers: the losses that a search recorded for a timestep group at falling MACs."""
 
 import itertools
 import math
@@ -20,7 +20,7 @@ __all__ = ["RECORD", "Frontier", "FrontierForm", "read_frontier", "read_frontier
 
 RECORD = "record frontiers with `prunekit prune base.pt --target 0.3 --output frontiers` and give --journals frontiers"
 _MOST_MACS = 10**15  # so that sums over thousands of steps stay within 64 bits
-_NO_LOSS = 1e30  # what searches write down for a loss that is no number
+_NO_LOSS = 1e30  # searches write this for a loss that is NaN
 _JOURNAL = re.compile(r"(search|group)-(\d+)\.jsonl")
 
 
@@ -33,7 +33,7 @@ class FrontierForm(TypedDict):
 
 
 class _EntryForm(TypedDict):
-    """What a frontier needs to know of a journal's line."""
+    """The keys of a journal's line that a frontier uses."""
 
     round: NotRequired[int | None]
     macs: NotRequired[Positive | None]
@@ -51,7 +51,7 @@ class Frontier:
         base_macs: MACs of the whole network, at least the last of ``macs``.
 
     Raises:
-        ValueError: the points are none, of unequal number, or out of order.
+        ValueError: there are no points, the two lists differ in length, or the points are out of order.
     """
 
     macs: tuple[int, ...]
@@ -68,9 +68,9 @@ class Frontier:
 
     @classmethod
     def of(cls, points: Iterable[tuple[int, float]], base_macs: int) -> "Frontier":
-        """The undominated among (MACs, loss): a point with no less MACs and no less loss than another is left out.
+        """Keep the undominated (MACs, loss) points: a point that another matches or beats in both MACs and loss is left out.
 
-        The whole network is left out too where a smaller one has no more loss.
+        The whole network is left out too if a smaller one has the same or a lower loss.
         """
         kept: list[tuple[int, float]] = []
         for macs, loss in sorted(points):
@@ -81,13 +81,13 @@ class Frontier:
     def loss_at(self, mac_ratio: float) -> float | None:
         """Loss at a fraction of the base's MACs, linear between recorded points; None below the lowest.
 
-        Above the highest point it stays: more MACs bought nothing.
+        Above the highest point the loss is constant, since more MACs did not lower it.
         """
         macs = self._macs(mac_ratio)
         return None if macs < self.macs[0] else float(np.interp(macs, self.macs, self.loss))
 
     def recorded_at(self, mac_ratio: float) -> float | None:
-        """Loss of the best recorded point within a fraction of the base's MACs; None where none is."""
+        """Loss of the best recorded point within a fraction of the base's MACs; None if there is none."""
         within = int(np.searchsorted(self.macs, self._macs(mac_ratio), side="right"))
         return self.loss[within - 1] if within else None
 
@@ -95,7 +95,7 @@ class Frontier:
         macs = mac_ratio * self.base_macs
         return (
             round(macs) if abs(macs - round(macs)) <= 1e-12 * macs else macs
-        )  # a point's own ratio must find the point
+        )  # so that a point's own ratio finds it despite rounding
 
     def to_json(self) -> dict[str, Any]:
         """A JSON object with ``base_macs``, ``macs`` and ``loss``."""
@@ -107,7 +107,7 @@ class Frontier:
 
         Raises:
             FileFormatError: a key is missing or of the wrong type.
-            ValueError: the points are no frontier.
+            ValueError: the points are not a frontier.
         """
         known = checked(FrontierForm, data, "A frontier", RECORD)
         return cls(tuple(known["macs"]), tuple(float(loss) for loss in known["loss"]), known["base_macs"])
@@ -117,12 +117,12 @@ def read_frontier(path: Path | str) -> Frontier:
     """The frontier of a search's journal (JSON lines).
 
     Points are the whole network (the first measurement, in round 0, of no steps), the choice of every round, and the measurements
-    that close the last stretch (round −1). Lines without MACs and loss, such as a header, say nothing of the frontier; a last line
-    that was torn off is passed over. A choice in a journal that keeps no MACs beside it has those of its measurement.
+    that close the last stretch (round −1). Lines without MACs and loss, such as a header, and a torn last line are skipped. If a
+    journal stores a choice without its MACs, they are taken from its measurement.
 
     Raises:
         MissingFileError: there is no such file.
-        FileFormatError: a line is no JSON object, or the whole network was not measured.
+        FileFormatError: a line is not a JSON object, or the whole network was not measured.
     """
     path = Path(path)
     if not path.is_file():
@@ -155,7 +155,7 @@ def read_frontiers(folder: Path | str, count: int) -> tuple[Frontier, ...]:
     """The frontiers of timestep groups 0 … ``count`` − 1 from a folder with ``search-N.jsonl`` or ``group-N.jsonl``.
 
     Raises:
-        MissingFileError: a group's journal is not there.
+        MissingFileError: a group's journal is missing.
         FileFormatError: a journal cannot be read.
         InputError: the folder has journals of more groups, or of different networks.
     """
@@ -175,7 +175,7 @@ def read_frontiers(folder: Path | str, count: int) -> tuple[Frontier, ...]:
 
 
 def check_same_base(frontiers: Sequence[Frontier]) -> tuple[Frontier, ...]:
-    """The frontiers, if they are of one network.
+    """The frontiers, after a check that they belong to one network.
 
     Raises:
         InputError: their whole networks cost different MACs.
@@ -200,7 +200,7 @@ def _entries(path: Path) -> list[dict[str, Any]]:
             raise
         except FileFormatError:
             if number == len(lines):
-                break  # torn off
+                break  # a torn last line
             raise
         checked(_EntryForm, entry, where, RECORD)
         entries.append(entry)

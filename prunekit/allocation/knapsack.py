@@ -1,4 +1,4 @@
-"""The multiple-choice knapsack: one recorded point per group, least loss within a capacity, exactly."""
+"""The multiple-choice knapsack, solved exactly: one recorded point per group, with the least loss within a capacity."""
 
 from collections.abc import Sequence
 
@@ -8,21 +8,21 @@ from prunekit._types import FloatArray, IntArray
 
 __all__ = ["choose_points"]
 
-_ROUNDING = 1e-12  # of the largest sum of losses: what sums in different orders may differ by
+_ROUNDING = 1e-12  # times the largest sum of losses: sums in different orders may differ by this much
 
 
 def choose_points(weights: Sequence[IntArray], losses: Sequence[FloatArray], capacity: int) -> tuple[int, ...]:
     """Index of one point per group, of least total loss among all whose total weight is at most the capacity.
 
-    Groups are merged one after the other; of the partial sums only those are kept that no other beats in weight and loss (dynamic
-    programming by lists: Kellerer, Pferschy and Pisinger, *Knapsack Problems*, 2004, chapter 11), and only while the linear
-    relaxation of the groups to come could still bring them below the best solution known. Both leave the optimum in, so the
-    result is exact up to the rounding of float sums; the second keeps the lists short.
+    Groups are merged one after the other. A partial sum is kept only if no other beats it in both weight and loss (dynamic
+    programming by lists: Kellerer, Pferschy and Pisinger, *Knapsack Problems*, 2004, chapter 11), and if the linear relaxation of
+    the remaining groups could still bring it below the best known solution. Neither rule drops the optimum, so the result is exact
+    up to the rounding of float sums; the second rule keeps the lists short.
 
     Args:
-        weights: per group, rising, shape (points,).
-        losses: per group, falling, shape (points,).
-        capacity: at least the sum of the groups' least weights.
+        weights: weights of each group's points, rising, shape (points,).
+        losses: losses of each group's points, falling, shape (points,).
+        capacity: at least the sum of the groups' smallest weights.
     """
     best = _rounded_relaxation(weights, losses, capacity)
     best += _ROUNDING * sum(float(np.abs(loss).max()) for loss in losses)
@@ -63,7 +63,7 @@ def _segments(weights: Sequence[IntArray], losses: Sequence[FloatArray]) -> list
 
 
 def _relaxed(weights: Sequence[IntArray], losses: Sequence[FloatArray]) -> tuple[IntArray, FloatArray]:
-    """Least loss of the linear relaxation over the capacity, piecewise linear and convex: its breaks and values there."""
+    """Least loss of the linear relaxation as a function of the capacity, piecewise linear and convex: breakpoints and values."""
     segments = _segments(weights, losses)
     breaks = np.cumsum([sum(int(weight[0]) for weight in weights), *(segment[2] for segment in segments)])
     values = np.cumsum([sum(float(loss[0]) for loss in losses), *(-segment[3] for segment in segments)])
@@ -71,7 +71,7 @@ def _relaxed(weights: Sequence[IntArray], losses: Sequence[FloatArray]) -> tuple
 
 
 def _rounded_relaxation(weights: Sequence[IntArray], losses: Sequence[FloatArray], capacity: int) -> float:
-    """Loss of a solution: the relaxation's, each group stopped at its last corner that fits."""
+    """Loss of a feasible solution: the relaxation's, with each group rounded down to its last corner that fits."""
     room = capacity - sum(int(weight[0]) for weight in weights)
     total = sum(float(loss[0]) for loss in losses)
     stopped: set[int] = set()

@@ -1,8 +1,8 @@
-r"""Rules: how a budget is shared out among timestep groups.
+r"""Rules: how a budget is divided among timestep groups.
 
-Groups are ranked by difficulty from the noisiest (easiest) to the cleanest (hardest): the SNR in dB of a group's timesteps
-says which is which. A rule of difficulty turns that into a fraction of the base model's MACs per group, such that the mean over
-the sampler's REAL steps is the budget exactly. Rule ``measured`` asks the searches' frontiers instead.
+Groups are ranked by difficulty from the noisiest (easiest) to the cleanest (hardest), by the SNR in dB of their timesteps. A rule
+of difficulty turns this into a fraction of the base model's MACs per group, such that the mean over the sampler's actual steps is
+exactly the budget. Rule ``measured`` uses the frontiers of the searches instead.
 """
 
 import math
@@ -25,7 +25,7 @@ __all__ = ["DIFFICULTY_RULES", "RULES", "allocate", "feasible_budgets"]
 DIFFICULTY_RULES = ("linear", "snr", "uniform")
 RULES = (*DIFFICULTY_RULES, "measured")
 _SNR_SCALE_DB = 20.0
-_STEPS = 50  # of DDIM, where a caller names none
+_STEPS = 50  # of DDIM, the default
 
 
 def allocate(
@@ -39,41 +39,41 @@ def allocate(
     sampler: str = "ddim",
     frontiers: Sequence[Frontier] = (),
 ) -> Allocation:
-    r"""Give each timestep group a MAC target whose mean over the sampler's steps is the budget.
+    r"""Give each timestep group a MAC target, such that the mean over the sampler's steps is the budget.
 
     ``linear`` (TDC, arXiv:2312.13307): :math:`F_i = (i/N + ((N-i)/N) k) F`, i the rank from the noisiest group (1) to
-    the cleanest (N). The paper gives k; here k is solved from the budget and the sampler's own steps. Which end is large
-    is not published where we could read it; that the cleanest gets F is this project's choice.
+    the cleanest (N). The paper gives k; here k is solved from the budget and the sampler's steps. We found no published
+    statement of which end is large; giving F to the cleanest group is this project's choice.
 
-    ``snr`` (this project's): targets proportional to the signal's share of the amplitude in the group,
-    :math:`d_i = 1/(1 + 10^{-\mathrm{dB}_i/20})`, clipped to ``floor … 1``, the factor solved exactly.
+    ``snr`` (this project's rule): targets proportional to the signal's share of the amplitude in the group,
+    :math:`d_i = 1/(1 + 10^{-\mathrm{dB}_i/20})`, clipped to ``floor … 1``; the factor is solved exactly.
 
     ``uniform``: every group gets the budget (the baseline).
 
-    ``measured`` (this project's): on each group's frontier one recorded point is chosen, such that the loss summed over the
-    sampler's steps is least among all choices whose mean MACs are within the budget; exact, see
-    :func:`prunekit.allocation.knapsack.choose_points`. What is left of the budget is less than any group's way to its next
-    point. It goes to the group whose loss falls steepest on that way, whose target then lies between two recorded points: that
-    part is an interpolation, the rest was measured. So the mean is the budget, unless all groups are at their best points
-    already: then the rest is not spent. A group without any of the sampler's steps gets its best point.
-    The sum is of the loss that the journals hold, as it is: a group with a large loss weighs more than one with a small loss.
+    ``measured`` (this project's rule): chooses one recorded point on each group's frontier. The choice has the least loss, summed
+    over the sampler's steps, of all choices with mean MACs within the budget; it is exact, see
+    :func:`prunekit.allocation.knapsack.choose_points`. The remaining budget is too small for any group to reach its next point. It
+    goes to the group with the steepest fall of the loss, so this group's target lies between two recorded points and its loss there
+    is interpolated. The mean is then exactly the budget, unless all groups are at their best points: the remainder is then not
+    spent. A group that contains none of the sampler's steps gets its best point.
+    Losses are summed exactly as the journals hold them, so a group with a large loss weighs more than one with a small loss.
 
     Args:
         groups: the partition.
-        schedule: gives the SNR of each timestep; as many timesteps as the partition.
+        schedule: gives the SNR of each timestep; it has as many timesteps as the partition.
         budget: wanted mean fraction of the base model's MACs, in (0, 1].
         sampling_steps: training timestep of every network evaluation of the sampler, shape (steps,); those of DDIM in 50 steps
             if missing.
         rule: a member of :data:`RULES`.
         floor: the smallest ratio that rules ``snr`` and ``uniform`` give to any group, in (0, 1].
-        sampler: its name, for the record.
-        frontiers: one per group, cleanest first; rule ``measured`` needs them. Any rule's allocation takes them along, and its
-            targets in MACs.
+        sampler: name of the sampler, for the record.
+        frontiers: one per group, cleanest first; required by rule ``measured``. With frontiers, the allocation of any rule stores
+            them and gives its targets in MACs too.
 
     Raises:
-        BudgetError: the budget is outside what the rule can reach; ``feasible`` has the range.
-        InputError: the rule is unknown, the floor is outside (0, 1], groups and schedule differ in length, or the frontiers are
-            not those of the groups.
+        BudgetError: the budget is outside the range that the rule can reach; ``feasible`` has the range.
+        InputError: the rule is unknown, the floor is outside (0, 1], groups and schedule differ in length, or the frontiers do not
+            belong to the groups.
 
     Example:
         >>> from prunekit.groups import make_groups
@@ -164,7 +164,7 @@ def _measured(budget: float, counts: IntArray, frontiers: Sequence[Frontier]) ->
     least = sum(int(weight[0]) for weight in weights)
     chosen = choose_points(
         weights, losses, max(math.floor(room), least)
-    )  # a budget at the limit may be rounded below it
+    )  # rounding may put a budget at the limit below it
     points = dict(zip(used, chosen, strict=True))
     targets = [Fraction(frontier.macs[points.get(g, -1)]) for g, frontier in enumerate(frontiers)]
     left = room - sum(int(counts[g]) * targets[g] for g in used)
@@ -173,7 +173,7 @@ def _measured(budget: float, counts: IntArray, frontiers: Sequence[Frontier]) ->
         there = used[steepest].macs[points[steepest] + 1]
         rise = min(
             left / int(counts[steepest]), there - targets[steepest]
-        )  # the whole way only where losses tie in rounding
+        )  # reaches the next point only if losses tie by rounding
         targets[steepest] += rise
         points[steepest] += 1
         left -= rise * int(counts[steepest])
@@ -181,7 +181,7 @@ def _measured(budget: float, counts: IntArray, frontiers: Sequence[Frontier]) ->
 
 
 def _next_slope(frontier: Frontier, point: int) -> float | None:
-    """Fall of the loss per MAC on the way to the next point; None at the last."""
+    """Fall of the loss per MAC from this point to the next; None at the last point."""
     if point + 1 == len(frontier.macs):
         return None
     return (frontier.loss[point] - frontier.loss[point + 1]) / (frontier.macs[point + 1] - frontier.macs[point])
@@ -200,10 +200,10 @@ def _ratios(rule: str, budget: float, shares: FloatArray, snr_db: FloatArray, fl
 
 
 def _scaled_to_mean(difficulty: FloatArray, shares: FloatArray, budget: float, floor: float) -> FloatArray:
-    """``clip(c·difficulty, floor, 1)`` with the c that makes the weighted mean the budget.
+    """``clip(c·difficulty, floor, 1)``, with c chosen so that the weighted mean is the budget.
 
-    The mean is piecewise linear and non-decreasing in c, with breaks where a group meets the floor or 1, so the piece that
-    holds the budget is found by comparing at the breaks and then solved in closed form.
+    The mean is piecewise linear and non-decreasing in c, with breaks where a group reaches the floor or 1. The piece that contains
+    the budget is found by comparing at the breaks, and then solved in closed form.
     """
 
     def clipped(factor: float) -> FloatArray:

@@ -18,7 +18,7 @@ __all__ = ["FORMAT", "Allocation", "GroupTarget"]
 FORMAT = "prunekit-allocation/1"
 _AGAIN = "make it again with `prunekit allocate`"
 _ROUNDING = 1e-6
-_Part = Annotated[float, Bounded(gt=0, le=1 + 1e-9)]  # rules round, so that a whole network may be a little more than 1
+_Part = Annotated[float, Bounded(gt=0, le=1 + 1e-9)]  # rules round, so a whole network may be slightly above 1
 
 
 class _TargetForm(TypedDict):
@@ -55,7 +55,7 @@ class GroupTarget:
         snr_db: mean SNR of the group's timesteps, in dB.
         share: fraction of the sampler's steps that fall into the group.
         mac_ratio: target MACs as a fraction of the base model's.
-        target_macs: the same in MACs per sample per evaluation; None when no model is known yet.
+        target_macs: the target in MACs per sample per evaluation; None if no model is known yet.
     """
 
     index: int
@@ -71,7 +71,7 @@ class GroupTarget:
 class Allocation:
     """A MAC target for every timestep group; ``mean_mac_ratio`` is the mean over the sampler's steps.
 
-    ``frontiers`` are the evidence of rule ``measured``, and what other rules can be judged by: one per group, or none.
+    ``frontiers``, one per group or none, are the evidence of rule ``measured``; they also allow other rules to be judged.
     """
 
     budget: float
@@ -95,19 +95,19 @@ class Allocation:
         return TimestepGroups.from_cuts(self.num_timesteps, [group.start for group in self.groups[1:]], "allocation")
 
     def for_model(self, base_macs: int) -> "Allocation":
-        """The same allocation with targets in MACs: the largest integer that does not exceed each ratio, float rounding aside."""
+        """The same allocation with targets in MACs: each ratio rounded down to an integer, apart from float rounding."""
         groups = tuple(replace(g, target_macs=_whole(g.mac_ratio * base_macs)) for g in self.groups)
         return replace(self, groups=groups, base_macs=base_macs)
 
     def expected_loss(self, recorded_only: bool = False) -> float | None:
-        """Mean over the sampler's steps of the loss that the frontiers show at the targets.
+        """Mean loss over the sampler's steps, read from the frontiers at the targets.
 
         Args:
-            recorded_only: count each group at its best recorded point within the target, instead of linear between points.
+            recorded_only: use each group's best recorded point within the target, instead of interpolating between points.
 
         Returns:
-            None without frontiers, or where a target lies below a group's frontier. The loss is that of the searches: of
-            pruned networks before any fine-tuning.
+            None without frontiers, or if a target lies below a group's frontier. The loss is the one that the searches measured,
+            on pruned networks before any fine-tuning.
         """
         total = 0.0
         for group, frontier in zip(self.groups, self.frontiers, strict=bool(self.frontiers)):
@@ -144,7 +144,7 @@ class Allocation:
             source: where it comes from, for error messages.
 
         Raises:
-            FileFormatError: a key is missing or of the wrong type, the ranges are no partition, or numbers contradict each other.
+            FileFormatError: a key is missing or of the wrong type, the ranges are not a partition, or numbers do not agree.
         """
         known = checked(_AllocationForm, data, str(source), _AGAIN)
         keys = GroupTarget.__dataclass_fields__
@@ -174,7 +174,7 @@ def _agreeing(allocation: Allocation, mean: float | None) -> None:
     """Refuse numbers that contradict each other.
 
     Raises:
-        ValueError: the shares do not sum to 1, the means are not those of the groups, or targets are not of the base's MACs.
+        ValueError: the shares do not sum to 1, or the means or the targets do not match the groups.
     """
     groups, base, found = allocation.groups, allocation.base_macs, allocation.mean_mac_ratio
     if len(allocation.frontiers) not in (0, len(groups)):
@@ -197,6 +197,6 @@ def _agreeing(allocation: Allocation, mean: float | None) -> None:
 
 
 def _whole(macs: float) -> int:
-    """The largest integer that is not above, float rounding aside."""
+    """The largest integer that is not above ``macs``, apart from float rounding."""
     near = round(macs)
     return near if abs(macs - near) <= 1e-9 + 1e-15 * macs else int(macs)

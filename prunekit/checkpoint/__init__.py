@@ -1,4 +1,4 @@
-"""Base checkpoints: a trained denoiser with what is needed to use it, read without running code from any file."""
+"""Base checkpoints: a trained denoiser with everything needed to use it, read without running code from any file."""
 
 from prunekit.checkpoint.asked import WEIGHTS, Asked, named_schedule
 from prunekit.checkpoint.base import FORMAT, Base, save_base

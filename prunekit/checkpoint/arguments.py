@@ -1,4 +1,4 @@
-"""What denoisers take beside their weights: for each argument's name, how its value follows from the config.
+"""Arguments of denoisers: for each argument's name, a rule that derives its value from the config.
 
 diffusers' networks share a vocabulary of arguments and config keys. The table :data:`RULES` has one entry for each argument's name,
 and no network is mentioned. What names leave open (whether the sample is an image, a video or a row of tokens, which of several
@@ -27,7 +27,7 @@ CHANNELS = (
     "embedding_dim",
     "input_dims",
 )
-"""Config keys of the sample's channels, the likeliest first."""
+"""Config keys of the sample's number of channels, the likeliest first."""
 TEXT_WIDTHS = (
     "joint_attention_dim",
     "caption_channels",
@@ -52,7 +52,7 @@ TEXT_WIDTHS = (
 )
 """Config keys of the width of text embeddings, the likeliest first."""
 _TEXT_LENGTHS = ("text_len", "max_text_seq_length", "num_embeddings")
-_TOKENS = 8  # of text, where the config does not fix their number
+_TOKENS = 8  # text tokens if the config does not fix their number
 _IMAGE_TOKENS = 9  # of an image encoder
 
 
@@ -82,7 +82,7 @@ class Case:
 
     @property
     def sides(self) -> tuple[int, int]:
-        """Height and width of the sample, 32 (a video's: 16) where the config is silent."""
+        """Height and width of the sample; 32 (for a video 16) if the config does not state them."""
         get = self.config.get
         if isinstance(get("sample_height"), int) and isinstance(get("sample_width"), int):
             return get("sample_height", 0), get("sample_width", 0)
@@ -92,7 +92,7 @@ class Case:
 
     @property
     def frames(self) -> int:
-        """Of a latent video: as many as the config says, else 4."""
+        """Number of frames of a latent video: from the config, else 4."""
         frames = first(self.config, "video_length", "num_frames", "sample_frames")
         if frames is None:
             return 4
@@ -101,7 +101,7 @@ class Case:
 
     @property
     def tokens(self) -> int:
-        """Of a sample that is cut into tokens: a square image's, or a video's."""
+        """Number of tokens of a sample that is cut into tokens: a square image or a video."""
         return math.prod(self.sides) * (self.frames if "num_frames" in self.config.get("_arguments", ()) else 1)
 
     @property
@@ -113,7 +113,7 @@ class Case:
 
     @property
     def length(self) -> int:
-        """Of a sound."""
+        """Length of a sound."""
         length = self.config.get("sample_size")
         return length if isinstance(length, int) else 64
 
@@ -178,7 +178,7 @@ def _time(case: Case) -> Tensor:
 
 
 def _asked(key: str, *others: str) -> Callable[[Case], Tensor | None]:
-    """A number for each sample where the config asks for it."""
+    """A number for each sample if the config requires it."""
     return lambda case: torch.zeros(1) if any(case.config.get(one) for one in (key, *others)) else None
 
 
@@ -202,7 +202,7 @@ def _second_words(case: Case) -> int:
 
 
 def _class_labels(case: Case) -> Tensor | None:
-    """Labels, where the network has classes; or embeddings of them."""
+    """Class labels if the network has classes, or embeddings of them."""
     get, kind = case.config.get, case.config.get("class_embed_type")
     if kind in ("projection", "simple_projection"):
         return torch.zeros(1, int(get("projection_class_embeddings_input_dim") or 1))
@@ -211,7 +211,7 @@ def _class_labels(case: Case) -> Tensor | None:
 
 
 def _added(case: Case) -> Mapping[str, Tensor | None] | None:
-    """Conditions beside text, by the kind that the config names."""
+    """Conditions in addition to text, by the kind that the config names."""
     get = case.config.get
     kind = get("addition_embed_type")
     width = int(get("encoder_hid_dim") or get("cross_attention_dim") or case.text or 1)

@@ -1,4 +1,4 @@
-"""What a caller says about a base that its files may not say: which weights, which noise schedule, which prediction."""
+"""A caller's choices for a base if its files do not decide them: weights, noise schedule and prediction type."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -15,18 +15,18 @@ from prunekit.schedule.noise import NAMED_KINDS
 __all__ = ["WEIGHTS", "Asked", "Task", "named_schedule"]
 
 WEIGHTS = ("ema", "raw")
-"""Weights that can be asked for: an exponential moving average, or those that the optimizer left."""
-_UNSAID = 1000  # training timesteps where nothing says their number
+"""Weights that can be requested: an exponential moving average, or the raw weights from the optimizer."""
+_UNSAID = 1000  # default number of training timesteps
 
 
 @dataclass(frozen=True)
 class Task:
-    """A network's noise schedule and prediction type, as far as its files say.
+    """A network's noise schedule and prediction type, as far as its files state them.
 
     Args:
-        schedule: noise schedule; None where nothing says it.
-        prediction_type: what it predicts; None where nothing says it.
-        notes: what a user should know about how they were found.
+        schedule: noise schedule; None if not stated.
+        prediction_type: prediction type; None if not stated.
+        notes: notes for the user on how they were found.
     """
 
     schedule: NoiseSchedule | None = None
@@ -36,10 +36,10 @@ class Task:
 
 @dataclass(frozen=True)
 class Asked:
-    """What the caller asks for.
+    """The caller's choices.
 
     Args:
-        weights: one of :data:`WEIGHTS`; None prefers a moving average where there is one.
+        weights: one of :data:`WEIGHTS`; None prefers a moving average if there is one.
         noise_schedule: see :func:`named_schedule`, or the schedule itself; None takes the files'.
         prediction_type: what the network predicts; None takes the files'.
     """
@@ -58,15 +58,15 @@ class Asked:
 
     @property
     def says_task(self) -> bool:
-        """Whether nothing of the task is left to the files."""
+        """Whether the caller states the whole task, so that the files are not needed for it."""
         return self.noise_schedule is not None and self.prediction_type is not None
 
     def completed(self, found: Task, source: object) -> tuple[NoiseSchedule, str, tuple[str, ...]]:
-        """Noise schedule, prediction type and notes: the caller's before the files', and linear ε with a note where none say.
+        """Noise schedule, prediction type and notes: the caller's, else the files', else linear and ε with a note.
 
         Args:
-            found: what the files say.
-            source: as notes name it.
+            found: the task that the files state.
+            source: name of the checkpoint in notes.
 
         Raises:
             InputError: the noise schedule that was asked for is unknown.
@@ -110,16 +110,16 @@ class Asked:
 
 
 def named_schedule(text: str, num_timesteps: int = _UNSAID) -> NoiseSchedule:
-    """A noise schedule by its name, or of a file.
+    """A noise schedule by its name, or from a file.
 
     Args:
         text: a kind, such as ``cosine``; a kind with its number of timesteps, as ``cosine:4000``; or a JSON file: a scheduler's
             config as diffusers writes it, or a noise schedule as prunekit does.
-        num_timesteps: T where the text does not say it.
+        num_timesteps: T if the text does not state it.
 
     Raises:
-        InputError: it is none of them.
-        FileFormatError: the file describes no noise schedule.
+        InputError: the text is none of these.
+        FileFormatError: the file does not describe a noise schedule.
 
     Example:
         >>> named_schedule("cosine:4000").num_timesteps

@@ -1,4 +1,4 @@
-"""A base: a trained denoiser with what is needed to use it, and the checkpoint that it is saved as."""
+"""A base: a trained denoiser with everything needed to use it, and the checkpoint that it is saved as."""
 
 import io
 import json
@@ -23,7 +23,7 @@ FORMAT = "prunekit-base/1"
 
 
 class AboutForm(TypedDict):
-    """What a base checkpoint says beside its weights."""
+    """The metadata of a base checkpoint."""
 
     model: NotRequired[dict[str, Any]]
     noise_schedule: NotRequired[dict[str, Any]]
@@ -34,7 +34,7 @@ class AboutForm(TypedDict):
 
 @dataclass(frozen=True)
 class Base:
-    """A trained denoiser and its circumstances.
+    """A trained denoiser and its metadata.
 
     Args:
         model: the network, in eval mode on the CPU.
@@ -42,7 +42,7 @@ class Base:
         schedule: the noise schedule that it was trained with.
         prediction_type: what the network predicts: ``epsilon``, ``sample`` or ``v_prediction``.
         data: images that it was trained on (``source``, ``sha256``, ``resolution``), or empty.
-        provenance: free-form JSON: who made it, with which figures.
+        provenance: free-form JSON: how it was made, with its figures.
         sha256: hash of the file that it was read from, empty for one made in memory.
         notes: what a user should know about how it was read, one sentence each; not saved.
     """
@@ -57,7 +57,7 @@ class Base:
     notes: tuple[str, ...] = ()
 
     def about(self) -> dict[str, Any]:
-        """Everything but the weights, JSON-able."""
+        """Everything except the weights, JSON-able."""
         return {
             "model": self.spec.to_json(),
             "noise_schedule": self.schedule.to_config(),
@@ -70,7 +70,7 @@ class Base:
 def save_base(base: Base, path: Path | str) -> None:
     """Write a base checkpoint; the suffix chooses the form (``.safetensors``, else torch's zip). Atomic.
 
-    It says the names of files, such as the images', and not where they lie.
+    It contains names of files, such as the images', but no paths.
     """
     path = Path(path)
     about = public_about(base.about())

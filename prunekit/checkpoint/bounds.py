@@ -1,4 +1,4 @@
-"""What a config may ask for: bounds on its values, and on what building a network takes. Checked before, not after."""
+"""Bounds on a config's values and on the resources for building its network, checked before it is built."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -17,16 +17,16 @@ __all__ = ["Frugal", "ParametersOnMeta", "check_schedule", "check_values"]
 MAX_NUMBER = 2**20
 MAX_TEXT = 256  # characters
 MAX_DEPTH = 4
-MAX_ARRAY = 2**27  # elements of one tensor that is made for real before the file's own are read
+MAX_ARRAY = 2**27  # elements of one tensor that is allocated before the file's tensors are read
 
 
 def check_values(config: Any, what: str, count: int = 4096) -> None:
     """Refuse a config with anything but a few plain values of sane size.
 
     Args:
-        config: what a file says.
+        config: a file's config.
         what: its name in the message.
-        count: how many values it may have.
+        count: largest number of values.
 
     Raises:
         FileFormatError: a number above 2²⁰, a long text, deep nesting, too many values, or no JSON value.
@@ -48,7 +48,7 @@ def check_values(config: Any, what: str, count: int = 4096) -> None:
 
 
 def _check_plain(value: Any, what: str) -> None:
-    """Refuse a single value that is no plain one of sane size."""
+    """Refuse a single value that is not plain or too large."""
     if isinstance(value, str):
         if len(value) > MAX_TEXT:
             raise FileFormatError(f"{what} has a text of {len(value):,} characters; expected at most {MAX_TEXT}.")
@@ -71,11 +71,11 @@ class Frugal(TorchDispatchMode):
     """Counts the tensor operations of a network's constructor, and refuses before memory is taken.
 
     Args:
-        operations: how many there may be.
-        elements: how many elements may be made in all outside the meta device.
+        operations: largest number of operations.
+        elements: largest total number of elements outside the meta device.
 
     Raises:
-        FileFormatError: from within the constructor, when a bound is passed.
+        FileFormatError: raised within the constructor when a bound is exceeded.
     """
 
     def __init__(self, operations: int, elements: int) -> None:

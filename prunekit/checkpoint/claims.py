@@ -1,4 +1,4 @@
-"""What a file says about a model beside its tensors, held against them: schedule, prediction, parameters, MACs, kept channels."""
+"""Checks of a file's claims against its tensors: schedule, prediction type, parameters, MACs, kept channels."""
 
 import re
 from collections.abc import Callable, Mapping
@@ -26,12 +26,12 @@ def read_schedule(config: Any, what: str, num_timesteps: int | None = None) -> N
     """The noise schedule of a file's config.
 
     Args:
-        config: what the file says.
-        what: whose schedule, as error messages begin.
-        num_timesteps: how many timesteps it must have; any number if absent.
+        config: the file's config.
+        what: owner of the schedule, at the start of error messages.
+        num_timesteps: required number of timesteps; any number if missing.
 
     Raises:
-        FileFormatError: it is no schedule, or has another number of timesteps.
+        FileFormatError: it is not a schedule, or has another number of timesteps.
     """
     check_schedule(config, what)
     try:
@@ -68,7 +68,7 @@ def check_params(model: nn.Module, params: int, what: str) -> None:
 
 
 def counted(run: Callable[[], _T]) -> tuple[_T, int]:
-    """What a function returns, and the MACs of the networks that it runs."""
+    """A function's result, and the MACs of the networks that it runs."""
     counter = FlopCounterMode(display=False, custom_mapping=FORMULAS)
     counter.mod_tracker = ForwardModules()
     with counter:

@@ -16,7 +16,7 @@ __all__ = ["FoundConfig", "found_config", "read_config"]
 _EMA = frozenset(
     ("decay", "min_decay", "optimization_step", "update_after_step", "use_ema_warmup", "inv_gamma", "power", "foreach")
 )
-"""What diffusers' ``EMAModel`` adds to the config of the network that it saves."""
+"""Keys that diffusers' ``EMAModel`` adds to the config of the network that it saves."""
 
 
 @dataclass(frozen=True)
@@ -26,7 +26,7 @@ class FoundConfig:
     Args:
         spec: the network.
         ema: whether the file says that its weights are a moving average.
-        ignored: keys that the class does not take, which were left out.
+        ignored: keys that the class does not accept and that were left out.
     """
 
     spec: ModelSpec
@@ -34,7 +34,7 @@ class FoundConfig:
     ignored: tuple[str, ...] = ()
 
     def notes(self, source: object) -> tuple[str, ...]:
-        """What a user should know about the config that ``source`` holds."""
+        """Notes for the user on the config in ``source``."""
         if not self.ignored:
             return ()
         return (

@@ -1,4 +1,4 @@
-"""The denoisers of the installed diffusers, by name. Nothing else of diffusers, or of anything, can be reached by a name."""
+"""The denoisers of the installed diffusers, by name. A name can reach nothing else."""
 
 import difflib
 import functools
@@ -31,10 +31,10 @@ def denoiser(name: str) -> type[nn.Module]:
     """The class of a denoiser.
 
     Args:
-        name: as a ``config.json`` has it under ``_class_name``.
+        name: class name, as under ``_class_name`` in a ``config.json``.
 
     Raises:
-        InputError: diffusers has no such denoiser: pipelines, schedulers and autoencoders are none, nor are parts of networks.
+        InputError: diffusers has no such denoiser; pipelines, schedulers, autoencoders and parts of networks do not count.
     """
     found = _class(name) if name in _listed() else None
     if found is None:
@@ -66,7 +66,7 @@ def _class(name: str) -> type[nn.Module] | None:
 
 
 def forward_parameters(network: type[nn.Module]) -> dict[str, inspect.Parameter]:
-    """What a network's forward pass takes by name, without switches of the result's form."""
+    """The named arguments of a network's forward pass, without those that only change the form of the result."""
     parameters = list(inspect.signature(network.forward).parameters.values())[1:]
     kinds = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
     return {one.name: one for one in parameters if one.kind not in kinds and one.name != "return_dict"}

@@ -1,4 +1,4 @@
-"""Base checkpoints of every form that users hold.
+"""Reads base checkpoints in every common form.
 
 - ``.pt`` and ``.safetensors`` files written by :func:`prunekit.checkpoint.save_base`;
 - bare state dicts and trainers' checkpoints (``.pt``, ``.pth``, ``.ckpt``, ``.bin``, ``.safetensors``) together with the
@@ -52,24 +52,24 @@ def load_base(
 ) -> Base:
     """Read a base checkpoint of any of the forms above.
 
-    EMA weights are preferred where a file has them. :attr:`Base.notes` and the log (level INFO) say so, and what else was chosen or
-    taken for granted.
+    EMA weights are preferred if a file has them. :attr:`Base.notes` and the log (level INFO) list this and all other choices and
+    assumptions.
 
     Args:
-        path: a file, a diffusers folder, or the id of a model on the Hugging Face Hub where there is no such path.
+        path: a file, a diffusers folder, or, if there is no such path, the id of a model on the Hugging Face Hub.
         config: the architecture (``_class_name`` and its arguments) or a JSON file of it, for a bare state dict.
-        factory: builds the network from the config's arguments, where its class is no denoiser of diffusers.
-        inputs: arguments of one forward pass at batch 1, or a callable that makes them of the config; derived from the config if
+        factory: builds the network from the config's arguments, if its class is not a denoiser of diffusers.
+        inputs: arguments of one forward pass at batch 1, or a callable that makes them from the config; derived from the config if
             missing.
-        weights: ``ema`` or ``raw`` for these alone.
-        noise_schedule: in place of what the files say: a schedule, or as :func:`prunekit.checkpoint.named_schedule` takes it.
-        prediction_type: in place of what the files say.
+        weights: ``ema`` or ``raw`` to accept only these.
+        noise_schedule: overrides the files: a schedule, or a text as for :func:`prunekit.checkpoint.named_schedule`.
+        prediction_type: overrides the files.
 
     Raises:
-        MissingFileError: nothing is there, here or on the hub.
-        UnsafeFileError: a pickle that would run code.
-        FileFormatError: not a checkpoint, or its tensors do not fit its architecture, or are not finite.
-        InputError: there are no weights as asked for, or the noise schedule or the prediction type is unknown.
+        MissingFileError: the checkpoint exists neither locally nor on the hub.
+        UnsafeFileError: it is a pickle that would run code.
+        FileFormatError: it is not a checkpoint, or its tensors do not fit its architecture or are not finite.
+        InputError: it does not have the requested weights, or the noise schedule or the prediction type is unknown.
     """
     where, asked = Path(path), Asked(weights, noise_schedule, prediction_type)
     if not where.exists() and is_hub_id(str(path)):
@@ -128,7 +128,7 @@ def _architecture(config: Path | str | JsonDict) -> JsonDict:
 
 
 def _task(about: JsonDict, path: Path) -> Task:
-    """What a checkpoint says that its network was trained for."""
+    """The noise schedule and prediction type that a checkpoint states."""
     schedule = about.get("noise_schedule")
     kind = about.get("prediction_type")
     return Task(

@@ -21,12 +21,12 @@ _INSTEAD = "to read the network without it, give --noise-schedule and --predicti
 
 
 class FoundScheduler(NamedTuple):
-    """What a scheduler's config says.
+    """The content of a scheduler's config.
 
     Args:
         schedule: noise schedule, with the scheduler's settings.
         prediction_type: what the network predicts.
-        notes: what a user should know about how it was read, one sentence each.
+        notes: notes for the user on how it was read, one sentence each.
     """
 
     schedule: NoiseSchedule
@@ -37,12 +37,12 @@ class FoundScheduler(NamedTuple):
 def read_scheduler(path: Path) -> FoundScheduler:
     """Read a ``scheduler_config.json``; it may name scheduler classes of diffusers only.
 
-    Infinities are read, since diffusers writes ``-Infinity`` where some schedulers have no bound. Keys that neither the class nor
-    one that it is compatible with takes are ignored, with a note, as diffusers ignores them.
+    Infinities are read, since diffusers writes ``-Infinity`` for a missing bound. Keys that neither the class nor a compatible
+    class accepts are ignored with a note, as in diffusers.
 
     Raises:
         MissingFileError: there is no such file.
-        FileFormatError: it names no scheduler, or the scheduler does not take it, or has no noise schedule that can be used.
+        FileFormatError: it names no scheduler, the scheduler does not accept it, or it has no usable noise schedule.
     """
     config = read_json(path, infinities=True)
     check_schedule({key: value for key, value in config.items() if not _infinite(value)}, str(path))

@@ -23,7 +23,7 @@ from prunekit.graph.running import Inputs
 __all__ = ["Factory", "InputsOf", "ModelSpec", "shapes_of"]
 
 Factory = Callable[[JsonDict], nn.Module]
-"""Builds the unpruned network from its config, for networks that are no denoisers of diffusers."""
+"""Builds the unpruned network from its config, for networks that are not denoisers of diffusers."""
 
 InputsOf = Callable[[JsonDict], Inputs]
 """Makes the arguments of one forward pass at batch 1 from the config."""
@@ -49,9 +49,9 @@ class ModelSpec:
     Args:
         class_name: a denoiser of the installed diffusers (a file can never name anything else), or any name with a ``factory``.
         config: constructor arguments, JSON-able.
-        factory: builds the network from ``config`` where its class is no denoiser of diffusers; never stored.
-        inputs: arguments of one forward pass at batch 1, or what makes them of the config; derived from the config if missing. Of
-            denoisers of diffusers, their shapes are stored.
+        factory: builds the network from ``config`` if its class is not a denoiser of diffusers; never stored.
+        inputs: arguments of one forward pass at batch 1, or a callable that makes them from the config; derived from the config if
+            missing. For denoisers of diffusers, their shapes are stored.
     """
 
     class_name: str
@@ -90,14 +90,14 @@ class ModelSpec:
     def skeleton(self, shapes: Mapping[str, tuple[int, ...]]) -> nn.Module:
         """The network without memory for its weights, built within bounds that the tensors of a file set.
 
-        What no file stores (non-persistent buffers) is there with its values. A factory's network is built as the factory
-        builds it, within the same bounds.
+        Non-persistent buffers, which no file stores, have their values. A factory's network is built by the factory, within the
+        same bounds.
 
         Args:
             shapes: of the file's tensors, by name; they may be smaller than the network's.
 
         Raises:
-            FileFormatError: the config asks for more than such a file can stand for.
+            FileFormatError: the config asks for a larger network than such a file can hold.
             InputError: the class is unknown or does not take the config.
         """
         if len(shapes) > _MAX_TENSORS:
@@ -158,7 +158,7 @@ class ModelSpec:
 
     @property
     def num_classes(self) -> int | None:
-        """Classes that the network takes as ``class_labels``; None for one without, or of another kind of condition."""
+        """Number of classes that the network takes as ``class_labels``; None without classes, or for another kind of condition."""
         number: Any = None
         if self.class_name == "UNet2DModel" and not self.config.get("class_embed_type"):
             number = self.config.get("num_class_embeds")
@@ -216,7 +216,7 @@ class ModelSpec:
 
 
 def _misspelt(network: type[nn.Module], config: JsonDict) -> str:
-    """What the first key that a network's constructor does not know probably means."""
+    """A hint for the first key that a network's constructor does not know."""
     known = inspect.signature(network).parameters
     unknown = next((key for key in config if key not in known), None)
     return "" if unknown is None else did_you_mean(unknown, known)
@@ -235,7 +235,7 @@ def shapes_of(state: Mapping[str, Tensor]) -> dict[str, tuple[int, ...]]:
 
 
 def _sides(config: JsonDict) -> tuple[int, int]:
-    """Height and width of a sample, 32 where the config is silent."""
+    """Height and width of a sample; 32 if the config does not state them."""
     size = config.get("sample_size") or 32
     sides = [size, size] if isinstance(size, int) else list(size)
     channels = config.get("in_channels") or 1

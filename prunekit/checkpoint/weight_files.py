@@ -1,4 +1,4 @@
-"""Which files of a folder hold its weights: a whole file, or the shards that an index lists, and variants of them."""
+"""Finds the weight files of a folder: a single file, or the shards that an index lists, and variants of them."""
 
 import re
 from collections.abc import Iterator, Mapping
@@ -48,7 +48,7 @@ class WeightFiles:
         return (self.index or self.files[0]).name
 
     def sha256(self) -> str:
-        """Hash of what was read."""
+        """Hash of the files that were read."""
         if len(self.files) == 1:
             return sha256_file(self.files[0])
         return json_hash([sha256_file(file) for file in self.files])

@@ -1,4 +1,4 @@
-"""Which of a checkpoint's tensors are the network's own: trainers wrap them in dicts, and their names in prefixes.
+"""Finds the network's tensors in a checkpoint: trainers wrap them in dicts, and add prefixes to their names.
 
 Where the architecture is known, the names say it: a part of the file fits when, behind one prefix, it has exactly the
 network's names. Of several parts that fit, an exponential moving average (EMA) is preferred, and a note says so.
@@ -40,7 +40,7 @@ class Weights:
     layout: str = ""
 
     def note(self, path: Path) -> str:
-        """What a user should know about the choice, empty where there was none."""
+        """A note for the user on the choice; empty if there was none."""
         others = ", not its other weights" if self.choice else ""
         where = ", ".join(each for each in (self.place or "the whole file", self.layout) if each)
         if self.ema:

@@ -1,6 +1,6 @@
-"""How alike two models' outputs are for the same noise, along the whole way from noise to images (arXiv:2404.07946).
+"""How similar two models' outputs are for the same noise, at every step from noise to images (arXiv:2404.07946).
 
-docs/consistency.md has the formulas, and what of them is published.
+docs/consistency.md has the formulas and says which of them are published.
 """
 
 from prunekit.consistency.denoiser import Denoiser

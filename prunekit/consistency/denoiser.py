@@ -1,4 +1,4 @@
-"""A model as what it says of the clean image, whatever it predicts, and one expert of several asked at any timestep."""
+"""A model as a predictor of the clean image, for any prediction type; single experts can be evaluated at any timestep."""
 
 from dataclasses import dataclass
 
@@ -18,7 +18,7 @@ __all__ = ["Denoiser"]
 
 @dataclass(frozen=True, eq=False)
 class Denoiser:
-    """A network with what it takes to read its predictions.
+    """A network with the data needed to interpret its predictions.
 
     Args:
         model: called as ``model(x, t)``; any ``nn.Module``, :class:`~prunekit.nets.TimestepExperts` and
@@ -33,18 +33,18 @@ class Denoiser:
 
     @property
     def groups(self) -> TimestepGroups | None:
-        """The timestep groups that a network of several routes by; None for one network."""
+        """The timestep groups by which experts are routed; None for a single network."""
         return self.model.groups if isinstance(self.model, TimestepExperts | MultiDecoderUNet) else None
 
     def group_at(self, timestep: float) -> int | None:
-        """Index of the timestep group whose network answers at t; None for one network."""
+        """Index of the timestep group that t belongs to; None for a single network."""
         return None if self.groups is None else int(self.groups.index_of(np.array([timestep]))[0])
 
     def part(self, index: int) -> "Denoiser":
-        """The network of one timestep group, which answers at every timestep.
+        """The network of one timestep group, usable at every timestep.
 
         Raises:
-            InputError: the model has no timestep groups, or no such one.
+            InputError: the model has no timestep groups, or none with this index.
         """
         match self.model:
             case TimestepExperts():
@@ -56,14 +56,14 @@ class Denoiser:
         return Denoiser(part, self.schedule, self.prediction_type)
 
     def clean(self, state: Tensor, timestep: float) -> Tensor:
-        """Its prediction of the clean image at x_t, not clamped, shape (batch, channels, height, width), where ``state`` is."""
+        """Prediction of the clean image at x_t, not clamped, shape (batch, channels, height, width), on the device of ``state``."""
         t = torch.tensor(int(timestep) if float(timestep).is_integer() else float(timestep))
         device = next((tensor.device for tensor in self.model.parameters()), state.device)
         prediction = predict(self.model, state.to(device), t)
         return self._clean(prediction.to(state.device), state, timestep)
 
     def clean_of(self, evaluation: Evaluation) -> Tensor:
-        """The same of an evaluation that was made already."""
+        """Prediction of the clean image from an existing evaluation."""
         return self._clean(evaluation.prediction, evaluation.state, evaluation.timestep)
 
     def _clean(self, prediction: Tensor, state: Tensor, timestep: float) -> Tensor:

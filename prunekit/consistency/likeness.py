@@ -1,4 +1,4 @@
-"""How alike images are, pair by pair: SSIM, correlation of the pixels, mean squared difference."""
+"""Similarity of pairs of images: SSIM, correlation of the pixels, mean squared difference."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -14,12 +14,12 @@ from prunekit.evaluation import mean_and_standard_error
 
 __all__ = ["Likeness", "image_likeness", "pixel_mse", "ssim_window", "state_likeness", "summary"]
 
-_SIGMA = 1.5  # of the window in SSIM's paper, which torchmetrics cuts off at 3.5 σ: 11×11 pixels
+_SIGMA = 1.5  # σ of the window in SSIM's paper; torchmetrics cuts it off at 3.5 σ, which gives 11×11 pixels
 
 
 @dataclass(frozen=True, eq=False)
 class Likeness:
-    """What was measured on pairs of images.
+    """Measurements on pairs of images.
 
     Args:
         values: measure → its value for each pair, float64, shape (pairs,); NaN where it is undefined.
@@ -28,24 +28,24 @@ class Likeness:
     values: Mapping[str, FloatArray]
 
     def mean(self, name: str) -> float | None:
-        """Mean over the pairs for which the measure is defined; None where there is none."""
+        """Mean over the pairs for which the measure is defined; None if there are none."""
         mean: float | None = summary(self.values[name])["mean"]
         return mean
 
     def to_json(self) -> dict[str, Any]:
-        """For each measure its mean, standard error and the number of pairs left out, see :func:`summary`."""
+        """Mean, standard error and number of omitted pairs of each measure, see :func:`summary`."""
         return {name: summary(values) for name, values in self.values.items()}
 
     @classmethod
     def joined(cls, parts: Sequence["Likeness"]) -> "Likeness":
-        """The pairs of several batches as one."""
+        """Join the pairs of several batches."""
         return cls({name: np.concatenate([part.values[name] for part in parts]) for name in parts[0].values})
 
 
 def summary(values: FloatArray) -> dict[str, Any]:
-    """``mean``, standard error ``se`` and ``undefined``, the number of NaN, which are left out of both.
+    """``mean``, standard error ``se`` and ``undefined``, the number of NaN values, which both omit.
 
-    The standard error is that of independent pairs. In a shuffled baseline every image is in two pairs, so there it is about right.
+    The standard error assumes independent pairs. In a shuffled baseline every image is in two pairs, so it is only approximate.
 
     Example:
         >>> summary(np.array([1.0, 3.0, np.nan]))
@@ -59,11 +59,11 @@ def summary(values: FloatArray) -> dict[str, Any]:
 
 
 def ssim_window(height: int, width: int) -> tuple[float, int]:
-    """Standard deviation and width, both in pixels, of SSIM's Gaussian window for images of a size.
+    """Standard deviation and width, both in pixels, of SSIM's Gaussian window for images of this size.
 
     σ = 1.5 on 11×11 pixels (Wang et al., doi:10.1109/TIP.2003.819861, section III-C), which torchmetrics cuts off at 3.5 σ. For
-    sides below 11 the window is the largest odd number of pixels that fits, and σ shrinks with it; this is ours, so SSIM of
-    images below 11 pixels compares with other SSIM at that size only.
+    sides below 11 the window is the largest odd number of pixels that fits, and σ shrinks with it. This is this project's choice,
+    so SSIM of images below 11 pixels is only comparable with SSIM from this function at the same size.
 
     Raises:
         InputError: a side is below three pixels.
@@ -80,10 +80,10 @@ def ssim_window(height: int, width: int) -> tuple[float, int]:
 
 
 def image_likeness(a: Tensor, b: Tensor) -> Likeness:
-    """``ssim``, ``correlation`` and ``mse`` of images, clamped and scaled to 0 … 1 first, in float64.
+    """``ssim``, ``correlation`` and ``mse`` of images, in float64; images are clamped and scaled to 0 … 1 first.
 
     SSIM has data range 1 and the window of :func:`ssim_window`, reflected at the border, mean over pixels and channels. The
-    correlation is Pearson's over all pixels and channels of a pair; NaN where one of the two is constant.
+    correlation is Pearson's over all pixels and channels of a pair; NaN if one of the two is constant.
 
     Args:
         a: float images in −1 … 1, shape (pairs, channels, height, width).
@@ -96,7 +96,7 @@ def image_likeness(a: Tensor, b: Tensor) -> Likeness:
 
 
 def state_likeness(a: Tensor, b: Tensor) -> Likeness:
-    """``correlation`` and ``mse`` of noisy states x_t as they are: they have no pixel range, so no SSIM.
+    """``correlation`` and ``mse`` of noisy states x_t, unscaled; they have no pixel range, so there is no SSIM.
 
     Args:
         a: shape (pairs, channels, height, width).

@@ -1,4 +1,4 @@
-"""Two models followed side by side from the same noise, compared at every evaluation."""
+"""Samples two models in parallel from the same noise and compares them at every evaluation."""
 
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
@@ -27,11 +27,11 @@ class ConsistencyOptions:
 
     Args:
         sampler: short name or diffusers class name, see :data:`prunekit.sampling.SAMPLERS`; its own noise is the same for both.
-        steps: sampling steps.
-        count: pairs.
-        seed: of the initial noise.
-        teacher_forced: ask the second model about the first one's states too, which costs half as much again.
-        batch_size: pairs at a time, up to twice as many in one; shuffled pairs are made within it.
+        steps: number of sampling steps.
+        count: number of pairs.
+        seed: seed of the initial noise.
+        teacher_forced: also evaluate the second model on the first model's states, which costs 50 % more.
+        batch_size: pairs at a time, at most twice as many in one batch; shuffled pairs are made within a batch.
 
     Raises:
         InputError: there are fewer than two pairs, or the seed is negative.
@@ -57,12 +57,12 @@ class StepLikeness:
     """One evaluation of both models.
 
     Args:
-        timestep: where it was made.
-        groups: the timestep group whose expert answered, of either model; None for one network.
+        timestep: the timestep of the evaluation.
+        groups: for each model, the timestep group of the expert that was evaluated; None for a single network.
         same: predictions of the clean image of pairs that started from the same noise, each model on its own trajectory.
         shuffled: the same with the second model's predictions moved on by one pair: the baseline.
         state: the noisy states x_t that the predictions were made from.
-        forced: predictions of both models on the FIRST one's states; None where it was not asked for.
+        forced: predictions of both models on the FIRST model's states; None if not requested.
     """
 
     timestep: float
@@ -86,16 +86,16 @@ class StepLikeness:
 
 @dataclass(frozen=True, eq=False)
 class Consistency:
-    """How alike two models are.
+    """The similarity of two models.
 
     Args:
-        options: what was asked.
-        shape: of one image, (channels, height, width).
-        steps: one for each evaluation, noisiest first.
+        options: the options of the measurement.
+        shape: shape of one image, (channels, height, width).
+        steps: one entry for each evaluation, noisiest first.
         same: likeness of the finished images that started from the same noise.
         shuffled: the same with shuffled pairs.
-        seams: of either model, noisiest first; those that the sampler passes.
-        images: finished images of both models and the second one's as shuffled, floats in about −1 … 1, each of shape
+        seams: seams of both models that the sampler passes, noisiest first.
+        images: finished images of both models, and those of the second model shuffled; floats in about −1 … 1, each of shape
             (count, channels, height, width), on the CPU.
     """
 
@@ -127,12 +127,12 @@ def measure_consistency(
     options: ConsistencyOptions | None = None,
     report: Callable[[int, int], None] | None = None,
 ) -> Consistency:
-    """Sample two models from the same noise and measure how alike they are at every evaluation.
+    """Sample two models from the same noise and measure their similarity at every evaluation.
 
     Args:
-        a: one model; teacher forcing is on its states.
-        b: the other; architecture and prediction type may differ, the noise schedule may not.
-        shape: of one image, (channels, height, width).
+        a: the first model; teacher forcing uses its states.
+        b: the second model; its architecture and prediction type may differ, but not its noise schedule.
+        shape: shape of one image, (channels, height, width).
         options: counts, sampler and seed.
         report: called with (evaluations done, all).
 
@@ -214,7 +214,7 @@ def _joined(parts: list[StepLikeness]) -> StepLikeness:
 
 
 def _shuffled(images: Tensor) -> Tensor:
-    """Every image in the place of the next: no pair keeps its partner, and the noise of neighbours is independent."""
+    """Shift every image by one place: no pair keeps its partner, and the noise of neighbours is independent."""
     return images.roll(1, 0)
 
 

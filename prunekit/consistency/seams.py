@@ -1,4 +1,4 @@
-"""Seams: what changes where one expert hands over to the next, on the states that sampling really passes."""
+"""Seams: the change of the prediction where sampling switches from one expert to the next, on states of real trajectories."""
 
 import itertools
 from collections.abc import Sequence
@@ -19,13 +19,13 @@ __all__ = ["Seam", "SeamWatch"]
 
 @dataclass(frozen=True, eq=False)
 class Seam:
-    """Two neighbouring experts at the first timestep of the noisier one, asked about the same x_t.
+    """Two neighbouring experts compared on the same x_t, at the first timestep of the noisier one.
 
     Differences are root mean squares over the pixels of two predictions of the clean image, clamped and scaled to 0 … 1, one
     for each sample, float64, shape (samples,).
 
     Args:
-        model: ``a`` or ``b``: whose seam it is.
+        model: the model with the seam, ``a`` or ``b``.
         timestep: first timestep of the noisier group.
         groups: (cleaner, noisier) timestep group.
         jump: difference of the two neighbours.
@@ -44,8 +44,8 @@ class Seam:
     def ratio(self) -> FloatArray:
         """2·jump/(cleaner + noisier), shape (samples,): 0 … 2 by the triangle inequality; NaN where both equal the other model.
 
-        0: the neighbours agree, however far they are from the other model. √2: their deviations are equally large and at right
-        angles, as unrelated ones would be. 2: opposite, or only one of the two deviates.
+        0: the neighbours agree, at any distance from the other model. √2: their deviations are equally large and orthogonal, as
+        unrelated deviations would be. 2: they are opposite, or only one of the two deviates.
         """
         both = self.cleaner + self.noisier
         return np.divide(2 * self.jump, both, out=np.full_like(both, np.nan), where=both > 0)
@@ -68,7 +68,7 @@ class SeamWatch:
         name: ``a`` or ``b``.
         own: the model with the seams; one without timestep groups has none.
         other: the model that it is compared with.
-        timesteps: of the sampler's evaluations, in order; a seam that they do not pass is not measured.
+        timesteps: timesteps of the sampler's evaluations, in order; a seam that they do not pass is not measured.
     """
 
     name: str
@@ -78,7 +78,7 @@ class SeamWatch:
     _found: dict[int, list[tuple[FloatArray, ...]]] = field(default_factory=dict, init=False)
 
     def look(self, number: int, evaluation: Evaluation) -> None:
-        """Measure the seams that lie between an evaluation, of this number, and the next one."""
+        """Measure the seams between evaluation ``number`` and the next one."""
         for group in self._passed(number):
             index, cut = group.index, group.start
             state = self._state_at(cut, evaluation)
@@ -88,7 +88,7 @@ class SeamWatch:
             self._found.setdefault(index, []).append(tuple(np.sqrt(pixel_mse(x, y)) for x, y in pairs))
 
     def seams(self) -> tuple[Seam, ...]:
-        """What was found, noisiest first."""
+        """The seams measured so far, noisiest first."""
         return tuple(
             Seam(self.name, group.start, (group.index - 1, group.index), *map(np.concatenate, zip(*parts, strict=True)))
             for group in reversed(tuple(self.own.groups or ()))
@@ -96,7 +96,7 @@ class SeamWatch:
         )
 
     def _passed(self, number: int) -> list[TimestepGroup]:
-        """Timestep groups that are left, for the first time, after an evaluation."""
+        """Timestep groups that the sampler leaves for the first time after an evaluation."""
         if self.own.groups is None:
             return []
         steps = list(itertools.pairwise(self.timesteps))
@@ -107,7 +107,7 @@ class SeamWatch:
         ]
 
     def _state_at(self, cut: int, evaluation: Evaluation) -> Tensor:
-        """x_t at the seam: the sampler's own where it stops there, else one DDIM step on."""
+        """x_t at the seam: the sampler's state if it stops there, else the state after one DDIM step."""
         if evaluation.timestep == cut:
             return evaluation.state
         clean = self.own.clean_of(evaluation)

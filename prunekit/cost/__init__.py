@@ -1,4 +1,4 @@
-"""Costs in MACs per sample per evaluation: counted on a model, and of a pruning plan as a closed form of the widths."""
+"""Costs in MACs per sample per evaluation: counted on a model, or computed for a pruning plan as a closed form of the widths."""
 
 from prunekit.cost.closed_form import CostModel
 from prunekit.cost.comparison import Difference, OtherCount, other_counters

@@ -34,7 +34,7 @@ class CostModel:
 
     @classmethod
     def of(cls, model: nn.Module, graph: ChannelGraph, inputs: Inputs) -> "CostModel":
-        """Read the coefficients off the graph, and compare with the counter, on the network and on its narrowest form.
+        """Read the coefficients off the graph, and check them against the counter, on the network and on its narrowest form.
 
         Raises:
             GraphError: the closed form differs from the counter.
@@ -57,16 +57,16 @@ class CostModel:
         return found
 
     def macs(self, widths: IntArray) -> IntArray:
-        """MACs per sample of widths of shape (..., groups), as int64 of shape (...)."""
+        """MACs per sample at widths of shape (..., groups), as int64 of shape (...)."""
         return np.asarray(self.macs_rows(widths).sum(-1), dtype=np.int64)
 
     def params(self, widths: IntArray) -> IntArray:
-        """Parameters of widths of shape (..., groups), as int64 of shape (...)."""
+        """Parameters at widths of shape (..., groups), as int64 of shape (...)."""
         return np.asarray(self.params_rows(widths).sum(-1), dtype=np.int64)
 
     @cached_property
     def first_row(self) -> dict[str, int]:
-        """For every module whose own code multiplies, its first row of MACs."""
+        """The first row of MACs of every module that multiplies in its own code."""
         owners = self.macs_rows.owners
         return {name: row for row, name in reversed(list(enumerate(owners)))}
 
@@ -76,7 +76,7 @@ class CostModel:
         return rows.inner(w).astype(float), rows.outer(w).astype(float)
 
     def by_module(self, widths: IntArray) -> dict[str, int]:
-        """MACs by the module whose own code multiplies, at one set of widths of shape (groups,)."""
+        """MACs by the module that multiplies in its own code, at one set of widths of shape (groups,)."""
         return _summed(self.macs_rows.owners, self.macs_rows(widths))
 
     def by_operator(self, widths: IntArray) -> dict[str, int]:

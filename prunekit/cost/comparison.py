@@ -1,4 +1,4 @@
-"""What fvcore, thop and torch-pruning say of a model, and where they differ from this package's count, module by module."""
+"""Counts of fvcore, thop and torch-pruning for a model, and their differences from this package's count, module by module."""
 
 import contextlib
 import copy
@@ -22,13 +22,13 @@ _Counts = dict[str, dict[str, int]]
 
 @dataclass(frozen=True)
 class Difference:
-    """An operator of one module (outside its children) that another counter counts differently.
+    """An operator of one module (excluding its children) that another counter counts differently.
 
     Args:
-        module: name.
-        operator: as in :class:`MacCount`, or the other counter's own name.
-        macs: by this package.
-        figure: by the other counter.
+        module: name of the module.
+        operator: name of the operator, as in :class:`MacCount`, or the other counter's name.
+        macs: this package's count.
+        figure: the other counter's count.
     """
 
     module: str
@@ -42,10 +42,10 @@ class OtherCount:
     """Another counter's figure; ``figure = macs − Σ omits + Σ adds``.
 
     Args:
-        figure: in MACs, whatever the counter calls it; None when it failed.
+        figure: count in MACs, whatever the counter calls it; None if the counter failed.
         params: its number of parameters.
-        differences: where it is not this package's.
-        failed: why there is no figure.
+        differences: differences from this package's count.
+        failed: the reason why there is no figure.
     """
 
     figure: int | None
@@ -60,7 +60,7 @@ class OtherCount:
 
     @property
     def adds(self) -> dict[str, int]:
-        """What it counts and this package does not, by operator."""
+        """MACs that it counts and this package does not, by operator."""
         return self._excess(1)
 
     def to_json(self) -> dict[str, Any]:
@@ -72,7 +72,7 @@ class OtherCount:
         return {"figure": self.figure, "params": self.params, **summed, "differences": differences}
 
     def _excess(self, sign: int) -> dict[str, int]:
-        """By operator, what it has more (+1) or less (−1)."""
+        """By operator, the MACs that it counts in excess (+1) or leaves out (−1)."""
         total: Counter[str] = Counter()
         for row in self.differences:
             total[row.operator] += max(sign * (row.figure - row.macs), 0)
@@ -80,16 +80,16 @@ class OtherCount:
 
 
 def other_counters(model: nn.Module, inputs: Inputs, counted: MacCount | None = None) -> dict[str, OtherCount]:
-    """Figures of fvcore, thop and torch-pruning, and where they differ; a counter that fails gives its reason instead.
+    """Figures of fvcore, thop and torch-pruning with their differences; for a counter that fails, the reason.
 
     All leave out fused attention products. fvcore calls its figure flops and means MACs, and adds norms and resampling. thop
-    multiplies strided transposed convolutions too often, and leaves out the parameters of layers that it has no rule
-    for, group norms among them. torch-pruning, which is asked where it is installed, adds biases and some activations and norms.
+    overcounts strided transposed convolutions, and leaves out the parameters of layers that it has no rule for, such as group
+    norms. torch-pruning, which is used only if it is installed, adds biases and some activations and norms.
 
     Args:
         model: any network.
         inputs: arguments of one forward pass, batch 1, by name or by place.
-        counted: this package's count, when it is there already.
+        counted: this package's count, if it is known already.
     """
     counted = counted or count_macs(model, inputs)
     names = tuple(inputs) if isinstance(inputs, Mapping) else None
@@ -111,13 +111,13 @@ def _compared(
     wrapped = _ByPlace(copy.deepcopy(model), names).eval()  # a copy, since thop leaves keys behind
     try:
         figure, params, counts = count(wrapped, values)
-    except Exception as error:  # whatever a foreign counter raises, its column is the only loss
+    except Exception as error:  # an error in a foreign counter must only cost its own column
         return OtherCount(None, failed=f"{type(error).__name__}: {' '.join(str(error).split()) or 'no reason given'}")
     return OtherCount(figure, params, tuple(_differences(model, counted.own, own_counts(model, counts))))
 
 
 def _differences(model: nn.Module, ours: _Counts, theirs: _Counts) -> Iterator[Difference]:
-    """Where the counts differ; in total where layers have two names, since counters differ in which of them they count under."""
+    """Where the counts differ; only in total if layers have two names, since counters choose different names."""
     names = [name for name, _ in model.named_modules(remove_duplicate=False)]
     if len(names) > len(list(model.named_modules())):
         names, ours, theirs = [""], {"": _summed(ours)}, {"": _summed(theirs)}
@@ -157,7 +157,7 @@ def _thop(model: "_ByPlace", values: tuple[Tensor, ...]) -> tuple[int, int, _Cou
     counts: _Counts = {}
 
     def read(name: str, figure: float, below: Mapping[str, Any]) -> Counter[str]:
-        """Operators of a module, children included; also where thop's figure is more than its children's."""
+        """Operators of a module, children included; also if thop's figure exceeds the sum of its children's."""
         found: Counter[str] = Counter()
         for child, (its_figure, _, its_below) in below.items():
             found.update(read(f"{name}.{child}" if name else child, its_figure, its_below))
@@ -176,12 +176,12 @@ def _torch_pruning(model: "_ByPlace", values: tuple[Tensor, ...]) -> tuple[int, 
     """Total, parameters, and MACs by module, children included; it has one rule per class of layer, as thop."""
     from torch_pruning.utils import count_ops_and_params  # noqa: PLC0415 - an optional package
 
-    with contextlib.redirect_stdout(io.StringIO()):  # it prints its doubts
+    with contextlib.redirect_stdout(io.StringIO()):  # it prints warnings
         _, params, layers, _ = count_ops_and_params(model, values, layer_wise=True)
     counts: _Counts = {}
 
     def read(name: str, module: nn.Module) -> Counter[str]:
-        """Operators of a module, children included: its own rule's figure where it has one, else its children's."""
+        """Operators of a module, children included: the figure of its rule if it has one, else its children's."""
         below = [read(f"{name}.{child}" if name else child, inner) for child, inner in module.named_children()]
         found: Counter[str] = Counter()
         for inner in below:
@@ -197,7 +197,7 @@ def _torch_pruning(model: "_ByPlace", values: tuple[Tensor, ...]) -> tuple[int, 
 
 
 def _rule_name(layer: nn.Module) -> str:
-    """What a counter's rule for a layer counts."""
+    """Name of a counter's rule for a layer."""
     if isinstance(layer, nn.Linear):
         return "linear"
     return operator_name(re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", type(layer).__name__).lower(), layer)
@@ -208,15 +208,15 @@ _OPTIONAL = {"torch-pruning": "torch_pruning"}
 
 
 def _is_there(package: str | None) -> bool:
-    """Whether an optional package is installed; True where none is needed."""
+    """Whether an optional package is installed; True if none is needed."""
     try:
         return package is None or importlib.util.find_spec(package) is not None
-    except ValueError:  # it is barred from being imported
+    except ValueError:  # its import is blocked
         return False
 
 
 class _ByPlace(nn.Module):
-    """Takes by place what the network wants by name: foreign counters pass arguments by place only."""
+    """Takes arguments by position and passes them by name: foreign counters pass them by position only."""
 
     def __init__(self, model: nn.Module, names: tuple[str, ...] | None) -> None:
         super().__init__()

@@ -1,8 +1,8 @@
 """MACs counted on a model, operator by operator.
 
-What is counted: the multiply-accumulates of convolutions, linear layers, matrix products and attention products. Biases, norms,
-activations, sums and resampling are not MACs; :func:`count_macs` lists every operation that it saw and did not count, and tells
-apart those that have no MACs from those that it does not know.
+Counted are the multiply-accumulates of convolutions, linear layers, matrix products and attention products. Biases, norms,
+activations, sums and resampling are not MACs. :func:`count_macs` lists every operation that it saw and did not count, and separates
+those without MACs from those that it does not know.
 """
 
 import re
@@ -39,15 +39,15 @@ class MacCount:
     """MACs of one forward pass at batch 1, and parameters.
 
     Args:
-        macs: in total.
+        macs: total MACs.
         params: number of parameters of the model.
-        by_module: MACs of every module that has some, children included, by name ('' is the whole).
-        by_operator: MACs of each operator: ``convolution``, ``linear``, ``matmul``, ``scaled_dot_product_attention``, or what aten
-            calls another one.
-        own: MACs of each operator that each module runs itself, outside its children.
+        by_module: MACs of every module that has some, children included, by name ('' is the whole network).
+        by_operator: MACs of each operator: ``convolution``, ``linear``, ``matmul``, ``scaled_dot_product_attention``, or the aten
+            name of any other.
+        own: MACs by module and operator that each module runs itself, excluding its children.
         params_by_module: parameters of every module that has some, children included, each counted once.
         uncounted: operators that do arithmetic and count as no MACs, with the number of calls.
-        unknown: those among them that may hold multiply-accumulates: the total is too low by what they do.
+        unknown: the uncounted operators that may contain multiply-accumulates; the total is too low by these.
     """
 
     macs: int
@@ -65,31 +65,31 @@ class MacCount:
         return 2 * self.macs
 
     def to_json(self) -> dict[str, Any]:
-        """All fields but ``own``, and ``flops``."""
+        """All fields except ``own``, plus ``flops``."""
         fields = {name: value for name, value in vars(self).items() if name != "own"}
         return {**fields, "unknown": list(self.unknown), "flops": self.flops}
 
 
 def _cpu_sdpa_flops(query: Any, key: Any, value: Any, *_: Any, out_shape: Any = None, **__: Any) -> int:
-    """The counter has no formula for the CPU's fused attention and would count zero."""
+    """FLOPs of the CPU's fused attention: torch's counter has no formula for it and would count zero."""
     return int(sdpa_flop_count(query, key, value))
 
 
 FORMULAS = {_aten._scaled_dot_product_flash_attention_for_cpu: _cpu_sdpa_flops}
 """Formulas that torch's counter lacks."""
 
-_MOVES = re.compile(  # make, copy, pick or repeat numbers: no arithmetic
+_MOVES = re.compile(  # operators that create, copy, select or repeat numbers: no arithmetic
     r"(prim::|_unsafe_view|_?reshape|_to_copy|clone|copy|lift_fresh|cat|stack|constant_pad|pad|repeat|roll|flip|tril|triu"
     r"|embedding|(_unsafe_)?index|gather|scatter|select|slice|as_strided|upsample_nearest|pixel_(un)?shuffle|max_pool"
     r"|_linalg_check_errors|empty|new_|zeros|ones|full|fill|zero|eye|arange|linspace|scalar_tensor|rand|normal|uniform|bernoulli)"
 )
-_NO_MACS = re.compile(  # arithmetic that by convention is none, beyond what torch tags as pointwise
+_NO_MACS = re.compile(  # arithmetic that by convention has no MACs, beyond the operators that torch tags as pointwise
     r".*(norm|softmax|pool|upsample|dropout)|(sum|mean|prod|var|std|amax|amin|max|min|any|all|arg|cum|sort|topk|logsumexp)"
 )
 
 
 class _UncountedOps(TorchDispatchMode):
-    """Counts calls of operators that have no formula; those that only move numbers are passed over."""
+    """Counts calls of operators without a formula; operators that only move numbers are ignored."""
 
     supports_higher_order_operators = True
 
@@ -110,9 +110,9 @@ class _UncountedOps(TorchDispatchMode):
 
 
 class ForwardModules(ModuleTracker):
-    """Knows which modules run, forwards only.
+    """Tracks which modules run, in forward passes only.
 
-    Torch's own asks tensors for their gradients' functions, which slices of parameters do not have in a pass without gradients.
+    Torch's own tracker needs the tensors' gradient functions, which slices of parameters lack in a pass without gradients.
     """
 
     def _fw_pre_hook(self, mod: nn.Module, input: Any) -> None:
@@ -123,7 +123,7 @@ class ForwardModules(ModuleTracker):
 
 
 class _HigherOrder(TorchDispatchMode):
-    """Counts operators that take functions, such as flexible attention; torch's counter has the formulas and refuses the calls."""
+    """Counts operators that take functions, such as flexible attention; torch's counter has the formulas but refuses the calls."""
 
     supports_higher_order_operators = True
 
@@ -189,11 +189,11 @@ def count_by_shapes(model: nn.Module, inputs: Inputs) -> MacCount:
 
 
 def own_counts(model: nn.Module, counts: dict[str, dict[str, int]]) -> dict[str, dict[str, int]]:
-    """What every module does itself, by operator: its count less its children's.
+    """MACs that every module runs itself, by operator: its count minus its children's.
 
     Args:
         model: the network that was counted.
-        counts: by module and operator, children included; modules that do not run themselves (lists) are filled in.
+        counts: MACs by module and operator, children included; modules that do not run themselves (lists) are filled in.
     """
     own = {}
     modules = list(model.named_modules(remove_duplicate=False))  # thop counts a module again under its second name
@@ -212,7 +212,7 @@ def own_counts(model: nn.Module, counts: dict[str, dict[str, int]]) -> dict[str,
 
 
 def operator_name(operator: str, module: nn.Module) -> str:
-    """One name for what is called differently by device, by bias and by counter."""
+    """A common name for an operator that is named differently depending on device, bias and counter."""
     operator = re.split(r"\.|::", operator)[-1]
     if "conv" in operator:
         return "convolution"

@@ -1,9 +1,9 @@
 """Latency of any pruning plan, from a table of layer times measured on one machine.
 
-A network's time is taken to be the sum of its layers' times, each interpolated in a table over its input and output widths, and
-of a rest (norms, activations, copies, calls) that is affine in the number of values that the layers put out. The rest is fitted to
-measured times of a few pruned networks; with those of others the predictions are compared, and the comparison stays in the table.
-:mod:`prunekit.cost.timing` measures.
+A network's predicted time is the sum of its layers' times and a rest. Each layer's time is interpolated in a table over its input
+and output widths. The rest (norms, activations, copies, calls) is affine in the number of values that the layers output, and is
+fitted to measured times of a few pruned networks. The predictions are compared with measured times of other pruned networks, and
+the comparison is stored in the table. :mod:`prunekit.cost.timing` does the measurements.
 """
 
 import itertools
@@ -85,11 +85,11 @@ class LatencyTable:
     Args:
         machine: torch's version, threads, device and processor.
         batch_size: samples per forward pass.
-        fingerprint: of the channel graph that it was measured for.
+        fingerprint: hash of the channel graph that it was measured for.
         times: one table per distinct kind of layer.
-        layers: for each module whose products have a table: which, how often, and how many positions it puts out per sample.
-        rest: how much slower layers are within the network than alone, seconds that do not depend on the widths, and seconds per
-            value that the layers put out in a batch.
+        layers: for each module with a table: which table, how often it runs, and its output positions per sample.
+        rest: factor by which layers are slower within the network than alone, seconds that do not depend on the widths, and seconds
+            per value that the layers output in a batch.
         base_seconds: measured time of the full network.
         checks: predicted and measured time of random plans.
     """
@@ -112,17 +112,17 @@ class LatencyTable:
         inputs: Inputs,
         options: LatencyOptions | None = None,
     ) -> "LatencyTable":
-        """Measure on the model's device with torch's present number of threads: seconds to minutes, by the options.
+        """Measure on the model's device with torch's current number of threads; takes seconds to minutes, depending on the options.
 
         Args:
-            model: the full network, unchanged.
+            model: the full network; it is not changed.
             graph: its channel groups.
-            cost: their cost model, whose rows know each layer's widths.
+            cost: the cost model of the channel groups.
             inputs: arguments of one forward pass, batch 1.
             options: see :class:`LatencyOptions`.
 
         Raises:
-            GraphError: none of the cost model's layers runs.
+            GraphError: no layer of the cost model runs.
         """
         options = options or LatencyOptions()
         machine, times, layers, plans, measured = measure(model, graph, cost, inputs, options)
@@ -132,7 +132,7 @@ class LatencyTable:
     def _fitted(
         self, graph: ChannelGraph, cost: CostModel, plans: IntArray, measured: FloatArray, fitted: int
     ) -> "LatencyTable":
-        """Fit the rest to the first plans, and compare with the others."""
+        """Fit the rest to the first plans, and check the predictions on the others."""
         bound = self.bind(graph, cost)
         rest = _fit_rest(bound.layer_seconds(plans[:fitted]), bound.values(plans[:fitted]), measured[:fitted])
         table = replace(self, rest=rest)
@@ -151,7 +151,7 @@ class LatencyTable:
         """The table as a function of the channel groups' widths.
 
         Raises:
-            InputError: it was measured for another network or norm mode.
+            InputError: the table was measured for another network or norm mode.
         """
         if self.fingerprint != graph.fingerprint or not set(self.layers) <= set(cost.first_row):
             raise InputError(
@@ -179,7 +179,7 @@ class LatencyTable:
         """Read what :meth:`to_json` wrote.
 
         Raises:
-            FileFormatError: it is of another format, or something is missing or of the wrong kind.
+            FileFormatError: the format is another, or a key is missing or of the wrong type.
         """
         if data.get("format") != FORMAT:
             raise FileFormatError(f"{source} has format {data.get('format')!r}; expected {FORMAT!r}.")
@@ -234,7 +234,7 @@ class LatencyModel:
         return positions
 
     def nanoseconds(self, widths: IntArray) -> IntArray:
-        """Time per batch of widths of shape (..., groups), as int64 nanoseconds of shape (...)."""
+        """Time per batch at widths of shape (..., groups), as int64 nanoseconds of shape (...)."""
         scale, constant, per_value = self.table.rest
         seconds = scale * self.layer_seconds(widths) + constant + per_value * self.values(widths)
         return np.asarray(np.rint(1e9 * seconds), dtype=np.int64)
@@ -248,17 +248,17 @@ class LatencyModel:
         return total
 
     def values(self, widths: IntArray) -> FloatArray:
-        """Numbers that the layers put out per batch, shape (...)."""
+        """Number of values that the layers output per batch, shape (...)."""
         return np.asarray(self.table.batch_size * (self.cost.layer_widths(widths)[1] @ self._positions), dtype=float)
 
 
 def _fit_rest(layers: FloatArray, values: FloatArray, measured: FloatArray) -> tuple[float, float, float]:
-    """Factor of the layers' times, constant and time per value, none below zero, of least squared relative error.
+    """Factor of the layers' times, constant and time per value: non-negative, with least squared relative error.
 
     Args:
-        layers: seconds by the layers' tables, shape (plans,).
-        values: numbers that the layers put out, shape (plans,).
-        measured: seconds, shape (plans,).
+        layers: seconds from the layers' tables, shape (plans,).
+        values: number of values that the layers output, shape (plans,).
+        measured: measured seconds, shape (plans,).
     """
     design = np.stack([layers, np.ones_like(layers), values], 1) / measured[:, None]
     found = (np.inf, np.array([1.0, 0.0, 0.0]))

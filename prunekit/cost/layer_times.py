@@ -1,4 +1,4 @@
-"""Kinds of layers that take their own time, how to run one at any widths, and tables of their times."""
+"""Kinds of layers that are timed separately, how to run one at any widths, and tables of their times."""
 
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
@@ -48,17 +48,17 @@ _TRANSPOSED = {1: F.conv_transpose1d, 2: F.conv_transpose2d, 3: F.conv_transpose
 
 @dataclass(frozen=True)
 class LayerOp:
-    """What decides a layer's time, its widths aside; layers that agree in it share a table.
+    """Everything except the widths that decides a layer's time; layers with equal values share a table.
 
     Args:
         op: kind of layer.
-        size: positions of the input per sample (height, width); of an attention: queries, keys, width of a head (0: one head).
-        kernel: of a convolution.
-        stride: of a convolution.
-        padding: of a convolution.
-        dilation: of a convolution.
-        groups: of a grouped convolution.
-        fixed: input and output width where pruning does not change it, else 0.
+        size: positions of the input per sample (height, width); for an attention: queries, keys, width of a head (0: one head).
+        kernel: kernel size of a convolution.
+        stride: stride of a convolution.
+        padding: padding of a convolution.
+        dilation: dilation of a convolution.
+        groups: number of groups of a convolution.
+        fixed: input and output width if pruning does not change it, else 0.
     """
 
     op: Op
@@ -81,7 +81,7 @@ class LayerOp:
 
 @dataclass(frozen=True)
 class Used:
-    """Which table a layer uses, how often it runs per forward pass, and how many positions it puts out per sample and run."""
+    """The table that a layer uses, how often it runs per forward pass, and its number of output positions per sample and run."""
 
     table: int
     calls: int
@@ -93,10 +93,10 @@ class LayerTimes:
     """Times of one kind of layer.
 
     Args:
-        kind: which.
+        kind: the kind of layer.
         inner: input widths, rising, shape (n,).
         outer: output widths, rising, shape (m,).
-        seconds: per batch, shape (n, m); never falling along either axis.
+        seconds: seconds per batch, shape (n, m); never falling along either axis.
     """
 
     kind: LayerOp
@@ -105,7 +105,7 @@ class LayerTimes:
     seconds: FloatArray
 
     def __call__(self, inner: FloatArray, outer: FloatArray) -> FloatArray:
-        """Seconds at input and output widths of one shape, bilinear; beyond the measured widths the nearest of them counts."""
+        """Seconds at input and output widths of one shape, interpolated bilinearly; outside the table the nearest width is used."""
         low_i, high_i, part_i = _cell(self.inner, inner)
         low_o, high_o, part_o = _cell(self.outer, outer)
         near = self.seconds[low_i, low_o] * (1 - part_o) + self.seconds[low_i, high_o] * part_o
@@ -138,7 +138,7 @@ class LayerTimes:
 
 
 def _cell(grid: IntArray, at: FloatArray) -> tuple[IntArray, IntArray, FloatArray]:
-    """Neighbours on a rising grid of each value, and how far between them it lies, in [0, 1]."""
+    """Neighbours of each value on a rising grid, and its relative position between them, in [0, 1]."""
     low = np.clip(np.searchsorted(grid, at, side="right") - 1, 0, max(len(grid) - 2, 0))
     high = np.minimum(low + 1, len(grid) - 1)
     part = (at - grid[low]) / np.maximum(grid[high] - grid[low], 1)
@@ -146,7 +146,7 @@ def _cell(grid: IntArray, at: FloatArray) -> tuple[IntArray, IntArray, FloatArra
 
 
 def layers_used(model: nn.Module, cost: CostModel, inputs: Inputs) -> tuple[list[LayerOp], dict[str, Used]]:
-    """Distinct kinds of layers, and for every module whose products have a table, which kind it is.
+    """The distinct kinds of layers, and the kind of every module that has a table.
 
     Products outside known layers and fused attentions have no table; their time is part of the rest.
     """
@@ -172,7 +172,7 @@ def layers_used(model: nn.Module, cost: CostModel, inputs: Inputs) -> tuple[list
 
 
 def _fixed(cost: CostModel, row: int) -> tuple[int, int]:
-    """Input and output width of a row where no channel group changes it, else 0."""
+    """Input and output width of a row if no channel group changes it, else 0."""
     inner, outer = cost.macs_rows.inner, cost.macs_rows.outer
     return tuple(0 if f.by_group[row].any() else int(f.constant[row]) for f in (inner, outer))  # type: ignore[return-value]
 
@@ -203,7 +203,7 @@ def _run_shapes(model: nn.Module, inputs: Inputs) -> dict[str, Shapes]:
 
 
 def _layer_op(module: Any, into: tuple[int, ...], out: tuple[int, ...], fixed: tuple[int, int]) -> LayerOp:
-    """Kind of a layer from its shapes; a convolution of a foreign class is taken for a plain one of the same shapes."""
+    """Kind of a layer from its shapes; a convolution of a foreign class is treated as a plain one of the same shapes."""
     kind = layer_kind(module)
     if kind == "linear":
         return LayerOp("linear", (int(np.prod(into[1:-1], dtype=np.int64)),), fixed=fixed)

@@ -1,4 +1,4 @@
-"""Measured times of a network's layers alone and of the network at several widths, in turn on one machine."""
+"""Measures the times of a network's single layers and of the network at several widths, in turn on one machine."""
 
 import itertools
 import platform
@@ -29,11 +29,11 @@ class LatencyOptions:
 
     Args:
         batch_size: samples per forward pass; the table's times are for the whole batch.
-        grid: widths measured per axis of a layer.
-        repeats: times each figure is measured, after one warm-up; medians count.
-        fits: random plans that the rest is fitted to, beside the full, a middle and the smallest network.
-        checks: random plans whose measured time is compared with the predicted.
-        seed: of the random plans.
+        grid: number of widths measured per axis of a layer.
+        repeats: number of times that each figure is measured after one warm-up; the median is used.
+        fits: number of random plans that the rest is fitted to, in addition to the full, a middle and the smallest network.
+        checks: number of random plans for which measured and predicted times are compared.
+        seed: seed of the random plans.
     """
 
     batch_size: int = 16
@@ -52,12 +52,12 @@ class LatencyOptions:
 
 
 class Measured(NamedTuple):
-    """What :func:`measure` found.
+    """The result of :func:`measure`.
 
     Args:
         machine: torch's version, threads, device and processor.
         times: one table per distinct kind of layer.
-        layers: for each module whose products have a table: which, how often, and how many positions it puts out per sample.
+        layers: for each module with a table: which table, how often it runs, and its output positions per sample.
         plans: widths of the networks that were timed as a whole, shape (plans, groups): the full one, a middle one, the smallest,
             then random ones.
         seconds: their times per batch, shape (plans,).
@@ -76,7 +76,7 @@ def measure(
     """Time layers and networks; the arguments are those of :meth:`prunekit.cost.LatencyTable.of`.
 
     Raises:
-        GraphError: none of the cost model's layers runs.
+        GraphError: no layer of the cost model runs.
     """
     device = next(model.parameters()).device
     kinds, layers = layers_used(model, cost, inputs)
@@ -100,7 +100,7 @@ def measure(
 def _grids(
     graph: ChannelGraph, cost: CostModel, kinds: Sequence[LayerOp], layers: Mapping[str, Used], points: int
 ) -> list[tuple[IntArray, IntArray]]:
-    """Input and output widths to measure for each kind: from the least to the most that any of its layers can have."""
+    """Input and output widths to measure for each kind, from the smallest to the largest that any of its layers can have."""
     smallest = np.array([group.widths[-1] for group in graph], dtype=np.int64)
     ends = cost.layer_widths(np.array([smallest, graph.full_widths]).reshape(2, len(graph)))
     grids = []
@@ -112,7 +112,7 @@ def _grids(
 
 
 def _grid(least: int, most: int, points: int) -> IntArray:
-    """Evenly spread widths with both ends, those between in multiples that kernels like."""
+    """Evenly spread widths including both ends; those between are multiples that suit the kernels."""
     multiple = 32 if most - least >= 128 else 8 if most - least >= 32 else 1
     between = np.rint(np.linspace(least, most, points)[1:-1] / multiple) * multiple
     return np.unique(np.clip([least, *between, most], least, most)).astype(np.int64)
@@ -130,9 +130,9 @@ def _plans(graph: ChannelGraph, options: LatencyOptions) -> IntArray:
 
 
 def _median_seconds(jobs: Sequence[Callable[[], Callable[[], Any]]], repeats: int, device: torch.device) -> FloatArray:
-    """Median time of each job, shape (jobs,). A job makes what is timed.
+    """Median time of each job, shape (jobs,). A job returns the function that is timed.
 
-    Every pass goes over all jobs, so that a slow minute of the machine spoils no figure alone; the first pass warms up.
+    Every pass runs all jobs, so a slow minute of the machine does not distort a single figure; the first pass warms up.
     """
     samples = [[_seconds(job(), device) for job in jobs] for _ in range(repeats + 1)]
     return np.asarray(np.median(samples[1:], axis=0), dtype=np.float64)

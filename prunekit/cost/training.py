@@ -1,4 +1,4 @@
-"""What a train step takes: its memory, counted on tensors that have none, and the time that so many MACs take a kind of GPU."""
+"""Cost of a train step: its memory, computed on meta tensors, and the time that a GPU needs for a number of MACs."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -22,7 +22,7 @@ GPUS: Mapping[str, Mapping[str, float]] = {
     "H100": {"bf16": 989e12, "no": 66.9e12},
     "RTX4090": {"bf16": 165.2e12, "no": 82.6e12},
 }
-"""FLOP/s that the makers state: dense bfloat16 products, and plain float32 (fp16 is as fast as bf16)."""
+"""FLOP/s as stated by the manufacturers: dense bfloat16 products, and plain float32 (fp16 is as fast as bf16)."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -30,7 +30,7 @@ class StepCost:
     """MACs and memory of training one network.
 
     Args:
-        count: of one forward pass at batch 1.
+        count: MACs of one forward pass at batch 1.
         activations: bytes that one sample's forward pass keeps for the backward pass, in float32.
     """
 
@@ -39,13 +39,13 @@ class StepCost:
 
     @classmethod
     def of(cls, build: Callable[[], nn.Module], inputs: Callable[[], Inputs]) -> "StepCost":
-        """Count on a network without memory: its passes give shapes only.
+        """Count on a network on the meta device: its passes compute shapes only.
 
-        Activations are the tensors that autograd keeps, each stored one once, without weights. Temporary buffers of operators,
-        and what an allocator rounds up, come on top; mixed precision keeps less, at best about half.
+        Activations are the tensors that autograd keeps, without weights; each storage counts once. Temporary buffers of operators
+        and rounding by the allocator come on top. Mixed precision keeps less, at best about half.
 
         Args:
-            build: makes the network; it is called where tensors have no memory.
+            build: makes the network; it is called on the meta device.
             inputs: makes the arguments of one forward pass at batch 1.
         """
         with FakeTensorMode():
@@ -54,9 +54,9 @@ class StepCost:
             return cls(counted, _kept(model.train(), arguments))
 
     def memory(self, batch: int) -> dict[str, int]:
-        """Bytes of a train step of so many samples on one GPU, by what they are for, and the ``total``.
+        """Bytes of a train step of ``batch`` samples on one GPU, by purpose, and the ``total``.
 
-        Besides activations these are the weights, their gradients, Adam's two moments and the moving average, all in float32.
+        In addition to activations these are the weights, their gradients, Adam's two moments and the moving average, in float32.
         """
         parts = {name: copies * _BYTES * self.count.params for name, copies in _COPIES.items()}
         parts["activations"] = batch * self.activations
@@ -64,16 +64,16 @@ class StepCost:
 
 
 def gpu_hours(macs: float, gpu: str = "A100", precision: str = "bf16", utilisation: float = 0.3) -> float:
-    """Hours that one GPU takes for so many MACs, at a share of the FLOP/s that its maker states.
+    """Hours that one GPU needs for a number of MACs, at a share of the FLOP/s that its manufacturer states.
 
     Args:
-        macs: all of them, backward passes included.
+        macs: total MACs, backward passes included.
         gpu: one of :data:`GPUS`.
         precision: ``no`` for float32, ``bf16`` or ``fp16``.
-        utilisation: the share that is reached.
+        utilisation: share of the stated FLOP/s that is reached.
 
     Raises:
-        InputError: the GPU is not listed, or the share is none.
+        InputError: the GPU is not listed, or the share is invalid.
 
     Example:
         >>> round(gpu_hours(312e12 * 3600 / 2, utilisation=0.5), 2)
@@ -87,9 +87,9 @@ def gpu_hours(macs: float, gpu: str = "A100", precision: str = "bf16", utilisati
 
 
 def _kept(model: nn.Module, inputs: Inputs) -> int:
-    """Bytes of what a forward pass keeps for the backward pass, weights and buffers aside."""
+    """Bytes that a forward pass keeps for the backward pass, without weights and buffers."""
     own = {_storage(tensor) for tensor in (*model.parameters(), *model.buffers())}
-    kept: dict[int, Tensor] = {}  # held, so that no storage's address is given to another
+    kept: dict[int, Tensor] = {}  # keeps the tensors alive, so that no address is reused
 
     def keep(tensor: Tensor) -> Tensor:
         if _storage(tensor) not in own:
@@ -102,6 +102,6 @@ def _kept(model: nn.Module, inputs: Inputs) -> int:
 
 
 def _storage(tensor: Tensor) -> int:
-    """Where a tensor's numbers are: the same for its views."""
+    """Address of a tensor's storage: the same for all its views."""
     address: Any = tensor.untyped_storage()._cdata
     return int(address)

@@ -1,4 +1,4 @@
-"""Checks of a pruned network against its plan, before anything is built on it."""
+"""Checks of a pruned network against its plan, before it is used."""
 
 from typing import Any
 
@@ -18,19 +18,19 @@ __all__ = ["verify"]
 def verify(
     model: nn.Module, pruned: nn.Module, graph: ChannelGraph, plan: PruningPlan, cost: CostModel, inputs: Inputs
 ) -> None:
-    """Refuse a pruned network that is not what its plan says.
+    """Refuse a pruned network that does not match its plan.
 
     Args:
         model: the full network.
-        pruned: what :func:`prunekit.graph.apply` made of it.
+        pruned: the network that :func:`prunekit.graph.apply` made from it.
         graph: the channel groups.
-        plan: what was kept.
+        plan: the channels that were kept.
         cost: the cost model of ``graph``.
         inputs: arguments of one forward pass at batch 1.
 
     Raises:
-        GraphError: a tensor has another width than planned, a size kept beside tensors is another, norm groups do not divide
-            their channels, the forward pass stops or gives another shape, or MACs or parameters are not the predicted ones.
+        GraphError: a tensor does not have the planned width, a size stored outside tensors is wrong, norm groups do not divide
+            their channels, the forward pass fails or gives another shape, or MACs or parameters differ from the predicted ones.
     """
     _check_widths(model, pruned, graph, plan)
     for name, sizes in attributes(model, graph, plan).items():
@@ -44,7 +44,7 @@ def verify(
             raise GraphError(f"{name} has {len(weight)} channels, which its {groups} norm groups do not divide.")
     try:
         found = _shapes(run_once(pruned, inputs))
-    except Exception as error:  # whatever the network raises
+    except Exception as error:  # a network may raise any error
         raise GraphError(f"The pruned network does not run ({type(error).__name__}: {error}).") from error
     if found != (expected := _shapes(run_once(model, inputs))):
         raise GraphError(f"The pruned network gives outputs of shapes {found}; the full one {expected}.")
@@ -58,7 +58,7 @@ def verify(
 
 
 def _check_widths(model: nn.Module, pruned: nn.Module, graph: ChannelGraph, plan: PruningPlan) -> None:
-    """Every dimension of every tensor has as many positions as the plan leaves."""
+    """Check that every dimension of every tensor has as many positions as the plan leaves."""
     state = all_tensors(pruned)
     expected = {key: list(tensor.shape) for key, tensor in all_tensors(model).items()}
     for (layer, axis), kept in plan.positions(graph).items():

@@ -17,20 +17,20 @@ from prunekit.errors import FileFormatError, MissingFileError, PrunekitError
 __all__ = ["SUFFIXES", "find_array", "read_array"]
 
 _MAX_CLASS = 2**24  # a network has a row of weights for each class
-_ROWS = 4096  # images that are looked at together
+_ROWS = 4096  # images that are checked at a time
 SUFFIXES = (".npy", ".npz", ".safetensors")
 
 
 def find_array(folder: Path, stem: str) -> Path | None:
-    """A folder's file of arrays of a name such as ``train``."""
+    """The file of arrays in a folder with a name such as ``train``."""
     return next((folder / f"{stem}{suffix}" for suffix in SUFFIXES if (folder / f"{stem}{suffix}").is_file()), None)
 
 
 def read_array(path: Path, labels: bool = False) -> tuple[Tensor, Tensor | None]:
-    """Images of a file, and their classes where these are wanted.
+    """Images of a file, and their classes if these are wanted.
 
-    An ``.npy`` is mapped: what is not looked at takes no memory. Its classes are in ``<stem>-labels.npy`` beside it; those of an
-    ``.npz`` or ``.safetensors`` under the key ``labels``. Images are the first array under any other key.
+    An ``.npy`` is mapped, so unused images take no memory. Its classes are in ``<stem>-labels.npy`` next to it; those of an
+    ``.npz`` or ``.safetensors`` are under the key ``labels``. Images are the first array under any other key.
 
     Args:
         path: uint8 pictures of shape (count, height, width) or (count, height, width, 1 or 3), or float16, float32 or float64
@@ -76,7 +76,7 @@ def _read(path: Path, labels: bool) -> tuple[NDArray[np.generic], NDArray[np.gen
         return readers[path.suffix](path, labels)
     except PrunekitError:
         raise
-    except Exception as error:  # what numpy and safetensors raise on damaged files is of every kind
+    except Exception as error:  # numpy and safetensors raise errors of any kind on damaged files
         raise FileFormatError(f"{path} is no readable {path.suffix} of images ({one_line(error)}).") from error
 
 
@@ -123,7 +123,7 @@ def _checked(labels: NDArray[np.generic], count: int, path: Path) -> Tensor:
     """Labels as int64.
 
     Raises:
-        FileFormatError: they are no whole numbers from 0, or not one for each image.
+        FileFormatError: they are not whole numbers from 0, or not one for each image.
     """
     whole = np.issubdtype(labels.dtype, np.integer)
     if not whole or labels.shape != (count,):

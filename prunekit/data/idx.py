@@ -63,13 +63,17 @@ def _read(path: Path, sides: int) -> tuple[int, tuple[int, ...], bytes | bytearr
             if magic not in (0x801, 0x803):
                 return magic, tuple(sizes), b""
             check_unpacked(path.stat().st_size, math.prod(sizes), str(path))
-            return magic, tuple(sizes), _pieces(handle, math.prod(sizes) + 1)  # one more tells that it is too long
+            return (
+                magic,
+                tuple(sizes),
+                _pieces(handle, math.prod(sizes) + 1),
+            )  # one more byte shows whether it is too long
     except (OSError, EOFError, struct.error, zlib.error) as error:
         raise FileFormatError(f"{path} is no readable idx file ({error}).") from error
 
 
 def _pieces(handle: gzip.GzipFile, most: int) -> bytearray:
-    """At most so many bytes, read piece by piece: a single read takes the memory before it finds that the file is shorter."""
+    """At most ``most`` bytes, read piece by piece: a single read would allocate all memory even if the file is shorter."""
     content = bytearray()
     while len(content) < most and (piece := handle.read(min(_PIECE, most - len(content)))):
         content += piece

@@ -1,4 +1,4 @@
-"""Images of one size with their classes, in memory or mapped from a file, and what no training step has seen of them."""
+"""Images of one size with their classes, in memory or mapped from a file, split into training and held-out images."""
 
 import hashlib
 from collections.abc import Iterator
@@ -24,7 +24,7 @@ class ImageData:
     Args:
         images: uint8 pictures, or latents in floating point; shape (count, channels, height, width).
         name: where they came from, for records.
-        labels: class of each image, int64, shape (count,); None where nobody asked for classes.
+        labels: class of each image, int64, shape (count,); None if classes were not requested.
     """
 
     images: Tensor
@@ -41,7 +41,7 @@ class ImageData:
 
     @cached_property
     def sha256(self) -> str:
-        """Hash of shape and pixels, and of the classes where there are some."""
+        """Hash of shape and pixels, and of the classes if there are any."""
         digest = hashlib.sha256(str(tuple(self.images.shape)).encode())
         for part in self.chunks():
             digest.update(part.numpy().tobytes())
@@ -82,13 +82,13 @@ class ImageSplit:
 
     @property
     def sha256(self) -> str:
-        """Hash of both parts: by it the images are found again, whatever their place."""
+        """Hash of both parts; it identifies the images wherever they are stored."""
         return json_hash([self.train.sha256, self.held_out.sha256])
 
     def about(self) -> dict[str, str | int]:
-        """JSON that says which images these are: ``source``, a name and no path, ``resolution``, and what is out of the ordinary.
+        """JSON that identifies the images: ``source`` (a name, not a path), ``resolution``, and any unusual properties.
 
-        Images of a file or folder have their ``sha256`` too, by which they are found again.
+        For images of a file or folder it includes their ``sha256``, so that they can be found again.
         """
         about: dict[str, str | int] = {"source": name_of(self.source), "resolution": self.resolution}
         if self.is_file:

@@ -1,4 +1,4 @@
-"""Folders of PNG and JPEG: which files there are, of which class each is, and their pixels at one size."""
+"""Folders of PNG and JPEG: their files, the class of each, and their pixels at one size."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -31,13 +31,13 @@ def picture_files(folder: Path) -> list[Path]:
 
 
 def classes_of(files: list[Path], folder: Path) -> tuple[list[str], NDArray[np.int64]]:
-    """Classes of a folder that has a folder for each, in the order of their names, and the class of each picture.
+    """Classes of a folder with one subfolder per class, sorted by name, and the class of each picture.
 
     Returns:
         Names; number of each file's class, shape (files,).
 
     Raises:
-        FileFormatError: a picture lies in no class's folder.
+        FileFormatError: a picture is not in the folder of a class.
     """
     loose = next((file for file in files if file.parent == folder), None)
     if loose is not None:
@@ -49,7 +49,7 @@ def classes_of(files: list[Path], folder: Path) -> tuple[list[str], NDArray[np.i
 
 
 def read_picture(file: Path, side: int | None = None) -> NDArray[np.uint8]:
-    """A picture as uint8 (side, side, 1 or 3): centre-cropped to a square and resized; its shorter side where none is given.
+    """A picture as uint8 (side, side, 1 or 3): centre-cropped to a square and resized to ``side`` (default: its shorter side).
 
     Raises:
         FileFormatError: it is broken.
@@ -69,7 +69,7 @@ def read_picture(file: Path, side: int | None = None) -> NDArray[np.uint8]:
 
 
 def read_pictures(files: list[Path], side: int | None = None) -> NDArray[np.uint8]:
-    """Pictures as one array (files, side, side, channels); the first one's shorter side where none is given.
+    """Pictures as one array (files, side, side, channels); the default side is the first one's shorter side.
 
     Raises:
         FileFormatError: one is broken, or some are grey and others in colour.
@@ -88,7 +88,7 @@ def read_pictures(files: list[Path], side: int | None = None) -> NDArray[np.uint
 
 
 def resized(images: NDArray[np.uint8], resolution: int | None) -> NDArray[np.uint8]:
-    """Images (count, height, width, channels) as squares of a side, the shorter one where none is given."""
+    """Images (count, height, width, channels) as squares with this side (default: the shorter side)."""
     height, width = images.shape[1:3]
     side = min(height, width) if resolution is None else resolution
     if height == width == side:
@@ -103,7 +103,7 @@ def _mode(pixels: NDArray[np.uint8]) -> str:
 
 
 def _scans(file: Path) -> int:
-    """Scans of a JPEG: its markers of that kind, which cannot come about within the coded pixels."""
+    """Number of scans of a JPEG, counted by their markers, which cannot occur within the coded pixels."""
     count, last = 0, b""
     with file.open("rb") as handle:
         while piece := handle.read(2**20):
@@ -114,7 +114,7 @@ def _scans(file: Path) -> int:
 
 @contextmanager
 def _unlimited() -> Iterator[None]:
-    """Within the block Pillow's own limit of pixels, which warns first and has no name to raise it by, is off."""
+    """Within the block, turn off Pillow's own limit of pixels, which only warns at first and cannot be raised by name."""
     before = Image.MAX_IMAGE_PIXELS
     Image.MAX_IMAGE_PIXELS = None
     try:

@@ -1,8 +1,8 @@
-"""Where this machine has the images that models were trained on.
+"""Paths on this machine of the images that models were trained on.
 
-Checkpoints, slim models and experts say the name and the hash of their images and not where they lie, since they are given to
-others. The place is noted in ``.prunekit/images.json`` beside them, in the run's folder or in the folder that holds a
-command's output, with a ``.gitignore`` that keeps it out of repositories.
+Checkpoints, slim models and experts store the name and the hash of their images but not their path, since they may be shared. The
+path is noted in ``.prunekit/images.json`` next to them, in the run's folder or in the folder with a command's output, with a
+``.gitignore`` that keeps it out of repositories.
 """
 
 from contextlib import suppress
@@ -17,15 +17,15 @@ __all__ = ["note_place", "noted_places"]
 
 _FORMAT = "prunekit-images/1"
 _FILE = ".prunekit/images.json"
-_LEVELS = 4  # a run's experts/group-0 is two below the run, an entry's of a comparison four
+_LEVELS = 4  # a run's experts/group-0 is two levels below the run; for an entry of a comparison it is four
 
 
 def noted_places(sha256: str, name: str, near: Path) -> list[Path]:
-    """Where images may lie: as noted beside a model or in a folder above, then under their name there or here.
+    """Possible paths of images: first those noted next to a model or in a folder above, then their name there or here.
 
     Args:
-        sha256: of the images.
-        name: how their file or folder is called.
+        sha256: hash of the images.
+        name: name of their file or folder.
         near: a model's file or folder.
     """
     folders = [*list(near.absolute().parents)[:_LEVELS], Path.cwd()]
@@ -34,9 +34,9 @@ def noted_places(sha256: str, name: str, near: Path) -> list[Path]:
 
 
 def note_place(images: ImageSplit, folder: Path) -> None:
-    """Note where images lie, in a folder that models are written to; not if a folder above knows it, or for embedded images.
+    """Note the path of images in a folder with models; skipped if a folder above has it already, and for embedded images.
 
-    A folder that cannot be written to is left alone: whoever needs the images then is asked for them.
+    A folder that cannot be written to is skipped: the user is then asked for the images when they are needed.
     """
     place = Path(images.source).absolute()
     if not images.is_file or any(_read(above).get(images.sha256) == str(place) for above in _with_parents(folder)):

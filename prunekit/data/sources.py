@@ -1,6 +1,6 @@
 """Image sources: the embedded digits, folders of pictures or arrays, single arrays, and MNIST-style idx files.
 
-Pictures are centre-cropped to a square and area-averaged down to the wanted resolution. Classes are read where they are asked for.
+Pictures are centre-cropped to a square and area-averaged down to the wanted resolution. Classes are read only on request.
 """
 
 from pathlib import Path
@@ -20,20 +20,20 @@ from prunekit.training.objective import check_finite_rows
 
 __all__ = ["as_images", "load_images"]
 
-_HELD_OUT = 6  # one image in six is held out where the source has no test part of its own
+_HELD_OUT = 6  # one image in six is held out if the source has no test part
 _KINDS = "'digits', a folder, an .npz, .npy or .safetensors, or an idx file"
 
 _Labelled = tuple[NDArray[np.uint8], NDArray[np.int64] | None]
 
 
 def as_images(images: Any, resolution: int | None = None, labels: bool = False) -> ImageSplit:
-    """Images in any form that a caller may hold them in.
+    """Images from any of the accepted forms.
 
     Args:
         images: an image source as for :func:`load_images`, an :class:`ImageSplit`, or images of shape
-            (count, channels, height, width) as :class:`ImageData`, tensor or array: uint8, or floating point, taken as it is.
-        resolution: as for :func:`load_images`; of sources only.
-        labels: whether classes are wanted; of sources only.
+            (count, channels, height, width) as :class:`ImageData`, tensor or array: uint8, or floating point, used unchanged.
+        resolution: as for :func:`load_images`; for sources only.
+        labels: whether classes are wanted; for sources only.
 
     Raises:
         InputError: it is none of these.
@@ -65,16 +65,16 @@ def load_images(source: Path | str, resolution: int | None = None, labels: bool 
         source: ``digits`` (scikit-learn's 1,797 images of 8×8), a folder of PNG/JPEG (classes: a folder for each), a folder of
             arrays (``train.npy`` and ``held-out.npy``, which are mapped), a folder or file in MNIST's idx format (``.gz`` or not),
             or one array, see :func:`prunekit.data.arrays.read_array`.
-        resolution: side of the square images; the source's own when absent (a folder's first picture's shorter side).
+        resolution: side of the square images; default: the source's (for a folder, the first picture's shorter side).
         labels: whether classes are wanted.
 
     Returns:
-        Training and held-out images: folders of arrays and of idx files by their own files, others one in six held out by a fixed
-        draw.
+        Training and held-out images. Folders of arrays and of idx files have a file for each; from other sources, one image in six
+        is held out by a fixed draw.
 
     Raises:
-        MissingFileError: no such file or folder, or a folder without pictures, or no classes.
-        FileFormatError: a file that is broken or of another kind; the message names it.
+        MissingFileError: the file or folder does not exist, the folder has no pictures, or the classes are missing.
+        FileFormatError: a file is broken or of another kind; the message names it.
     """
     source = str(source)
     if resolution is not None and not 2 <= resolution <= 4096:
@@ -179,7 +179,7 @@ def _array(path: Path, source: str, resolution: int | None, labels: bool) -> Ima
 
 
 def _in_memory(images: Tensor, numbers: Tensor | None, title: str, source: str) -> ImageSplit:
-    """Images of shape (count, channels, height, width) that are taken as they are."""
+    """Images of shape (count, channels, height, width) that are used unchanged."""
     if images.is_floating_point():
         check_finite_rows(images, torch.arange(len(images)), source)
     order, held_out = _drawn(len(images), source)
@@ -191,7 +191,7 @@ def _in_memory(images: Tensor, numbers: Tensor | None, title: str, source: str) 
 
 
 def _array_split(folder: Path, train: Path, resolution: int | None, labels: bool) -> ImageSplit:
-    """Two files of arrays, which are mapped as they are."""
+    """Two files of arrays, mapped without conversion."""
     test = find_array(folder, "held-out")
     if test is None:
         raise MissingFileError(
@@ -209,7 +209,7 @@ def _array_split(folder: Path, train: Path, resolution: int | None, labels: bool
 
 
 def _check_size(images: Tensor, resolution: int | None, path: Path) -> None:
-    """Refuse arrays that would have to be resized, which would need them in memory, or make no sense for latents."""
+    """Refuse arrays that would need resizing: this would load them into memory, and is meaningless for latents."""
     height, width = images.shape[-2:]
     if height != width or resolution not in (None, height):
         wanted = "squares" if resolution is None else f"{resolution}×{resolution}"

@@ -1,11 +1,12 @@
-r"""The optimal denoiser of a finite set of images: what a network that had learnt its training set by heart would predict.
+r"""The optimal denoiser of a finite set of images: the prediction of a network that has memorised its training set.
 
 With noisy :math:`x = a\,y + b\,\varepsilon` and images :math:`y_i` (arXiv:2312.09181, section 3),
 
 .. math:: \varepsilon^*(x) = \frac{1}{b}\Big[x - a \sum_i w_i y_i\Big], \qquad
           w = \mathrm{softmax}_i\big(-\lVert x - a\,y_i\rVert^2 / 2b^2\big).
 
-Divided by a, all depends on :math:`\sigma = b/a` alone: variance-preserving, exploding and flow schedules share one formula.
+After division by a, everything depends on :math:`\sigma = b/a` alone, so variance-preserving, variance-exploding and flow
+schedules share one formula.
 """
 
 from collections.abc import Callable, Iterator
@@ -20,20 +21,20 @@ from prunekit.errors import InputError
 
 __all__ = ["OptimalDenoiser"]
 
-_LEAST = -700.0  # exp of it is the smallest that is no denormal number, which processors are slow with
+_LEAST = -700.0  # exp of anything lower is a denormal number, and processors are slow with those
 _Logits = Callable[[FloatArray, FloatArray], FloatArray]
 
 
 @dataclass(frozen=True, eq=False)
 class OptimalDenoiser:
-    """Posterior means over images, in float64, with the images visited in chunks.
+    """Posterior means over images, computed in float64, one chunk of images at a time.
 
-    Products with the images are matrix products, distances their expansion about the images' mean; the sum over images is a
-    log-sum-exp that is carried from chunk to chunk.
+    Distances are expanded about the images' mean, so that they become matrix products. The sum over images is a log-sum-exp that is
+    carried from chunk to chunk.
 
     Args:
-        images: shape (count, …): uint8 in 0 … 255, scaled to −1 … 1 chunk by chunk, or floats, taken as they are.
-        memory: bytes for everything that is computed, the images themselves not among them.
+        images: shape (count, …): uint8 in 0 … 255, scaled to −1 … 1 chunk by chunk, or floats, used unchanged.
+        memory: bytes for everything that is computed, not counting the images.
 
     Example:
         >>> two = OptimalDenoiser(np.array([[-1.0], [1.0]]))
@@ -68,7 +69,7 @@ class OptimalDenoiser:
         return total / len(self)
 
     def take(self, which: slice | NDArray[np.int64]) -> FloatArray:
-        """Some of the images, shape (taken, pixels), float64 in the scale in which they are denoised."""
+        """The selected images, shape (taken, pixels), float64, scaled as for denoising."""
         part = self.images[which].reshape(-1, self.pixels).astype(np.float64)
         if self.images.dtype == np.uint8:
             part /= 127.5
@@ -76,11 +77,11 @@ class OptimalDenoiser:
         return part
 
     def posterior_mean(self, noisy: FloatArray, sigma: float | FloatArray) -> FloatArray:
-        """Expected image where image + σ·ε was seen.
+        """Expected image given the noisy observation image + σ·ε.
 
         Args:
             noisy: shape (rows, pixels).
-            sigma: of each row, shape (rows,), or of all.
+            sigma: noise level of each row, shape (rows,), or one for all rows.
 
         Returns:
             Shape (rows, pixels).
@@ -106,8 +107,8 @@ class OptimalDenoiser:
     ) -> Iterator[tuple[slice, FloatArray]]:
         r"""ε* of the same pairs of image and noise at every σ: :math:`\varepsilon + (x_0 - \sum_i w_i y_i)/\sigma`.
 
-        The products with the images are made once for all σ, since :math:`x\cdot y/\sigma^2 = x_0\cdot y/\sigma^2 +
-        \varepsilon\cdot y/\sigma`. What is left is a product of 2·pairs·σs·images·pixels operations.
+        The products with the images are computed once for all σ, since :math:`x\cdot y/\sigma^2 = x_0\cdot y/\sigma^2 +
+        \varepsilon\cdot y/\sigma`. One product of 2·pairs·σs·images·pixels operations remains.
 
         Args:
             clean: x0, shape (pairs, pixels).
@@ -115,7 +116,7 @@ class OptimalDenoiser:
             sigmas: shape (σs,), positive.
 
         Yields:
-            Which pairs, and their ε* of shape (those, σs, pixels); as many at once as memory allows.
+            The slice of pairs and their ε*, shape (pairs in the slice, σs, pixels); as many pairs at once as memory allows.
         """
         block = max(1, self._rows() // len(sigmas))
         for start in range(0, len(clean), block):
@@ -169,7 +170,7 @@ class OptimalDenoiser:
         return mean
 
     def _rows(self) -> int:
-        """Rows that are denoised at once: a third of the memory is for what belongs to rows alone."""
+        """Number of rows to denoise at once: a third of the memory is for arrays that do not depend on the images."""
         return max(1, self.memory // 8 // 3 // (3 * self.pixels))
 
     def _chunk(self, rows: int) -> int:

@@ -1,4 +1,4 @@
-"""A partition together with what led to it: curves over the timesteps, a map of similarities, the numbers that were used."""
+"""A partition together with its evidence: curves over the timesteps, a map of similarities, the numbers that were used."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -25,18 +25,18 @@ class _EvidenceForm(TypedDict):
     facts: dict[str, Any]
 
 
-_DIGITS = 6  # of what is stored: a file is read back as it was, and a map of 64 × 64 stays small
+_DIGITS = 6  # digits that are stored: a file reads back unchanged, and a map of 64 × 64 stays small
 
 
 @dataclass(frozen=True, eq=False)
 class Evidence:
-    """What a grouping method looked at.
+    """The measurements that a grouping method used.
 
     Args:
-        timesteps: nodes at which it looked, shape (nodes,), rising.
+        timesteps: nodes at which the method measured, shape (nodes,), rising.
         curves: name → one number per node, shape (nodes,).
-        matrix: similarity of every pair of nodes, 1 for equal, symmetric, shape (nodes, nodes); None where there is none.
-        facts: JSON-able numbers and names: thresholds, seeds, what the method chose.
+        matrix: similarity of every pair of nodes, 1 for equal, symmetric, shape (nodes, nodes); None if not measured.
+        facts: JSON-able numbers and names: thresholds, seeds, the method's choices.
     """
 
     timesteps: IntArray
@@ -106,12 +106,12 @@ class Grouping:
             )
 
     def to_json(self) -> dict[str, Any]:
-        """The content of ``groups.json``: the groups' own, and the evidence beside it."""
+        """The content of ``groups.json``: the groups and the evidence."""
         return {**self.groups.to_json(), "evidence": self.evidence.to_json()}
 
     @classmethod
     def from_json(cls, data: JsonDict, source: Path | str = "The file of timestep groups") -> "Grouping":
-        """Read what :meth:`to_json` wrote; a file without evidence, as versions before wrote it, has no curve and no matrix.
+        """Read what :meth:`to_json` wrote; a file of an older version has no evidence, hence no curve and no matrix.
 
         Args:
             data: JSON.

@@ -1,4 +1,4 @@
-"""Ways to cut the timesteps into groups behind one protocol: a noise schedule and a count in, a partition with its evidence out."""
+"""Ways to cut the timesteps into groups. All share one protocol: they take a schedule and a count and return a grouping."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -16,26 +16,26 @@ from prunekit.schedule import NoiseSchedule
 __all__ = ["METHODS", "NODES", "Explicit", "GroupingMethod", "Snr", "Uniform", "check_count", "make_groups", "nodes_of"]
 
 NODES = 64
-"""Timesteps at which methods look, unless told."""
+"""Number of timesteps at which methods measure by default."""
 
 
 class GroupingMethod(Protocol):
-    """What cuts a schedule's timesteps into ``count`` groups and says why there."""
+    """Cuts a schedule's timesteps into ``count`` groups and returns the evidence for the cuts."""
 
     name: ClassVar[str]
 
     def __call__(self, schedule: NoiseSchedule, count: int) -> Grouping:
-        """Cut.
+        """Cut the timesteps.
 
         Raises:
-            InputError: the count is impossible for this schedule, or this method.
+            InputError: the count is impossible for this schedule or this method.
         """
         ...
 
 
 @dataclass(frozen=True)
 class Uniform:
-    """Ranges of (nearly) the same number of timesteps; where T is not divisible, sizes differ by one. Evidence: t/T."""
+    """Ranges of equally many timesteps; if T is not divisible by the count, sizes differ by one. Evidence: t/T."""
 
     name: ClassVar[str] = "uniform"
 
@@ -71,10 +71,10 @@ class Snr:
 
 @dataclass(frozen=True)
 class Explicit:
-    """Ranges between given cuts. Evidence: the SNR in decibels; why there, only the caller knows.
+    """Ranges between given cuts. Evidence: the SNR in decibels; the reason for the cuts is the caller's.
 
     Args:
-        cuts: first timesteps of all groups but the first.
+        cuts: first timestep of every group except the first.
     """
 
     cuts: Sequence[int]
@@ -115,7 +115,7 @@ def make_groups(schedule: NoiseSchedule, count: int = 5, method: str = "uniform"
 
 
 def check_count(schedule: NoiseSchedule, count: int) -> None:
-    """Refuse a number of groups that a schedule does not have the timesteps for."""
+    """Refuse more groups than the schedule has timesteps."""
     if not 1 <= count <= schedule.num_timesteps:
         raise InputError(
             f"Got {count} timestep groups for {schedule.num_timesteps} timesteps; expected 1 … {schedule.num_timesteps}."
@@ -123,5 +123,5 @@ def check_count(schedule: NoiseSchedule, count: int) -> None:
 
 
 def nodes_of(num_timesteps: int, nodes: int = NODES) -> IntArray:
-    """Evenly spread timesteps with both ends, ``nodes`` of them or all T."""
+    """``nodes`` evenly spread timesteps including both ends, or all T if there are fewer."""
     return np.unique(np.linspace(0, num_timesteps - 1, min(nodes, num_timesteps)).round().astype(np.int64))

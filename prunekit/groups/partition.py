@@ -56,7 +56,7 @@ class TimestepGroups:
     Args:
         num_timesteps: T.
         groups: the ranges, cleanest first, contiguous from 0 to T.
-        method: what made it, e.g. ``uniform``.
+        method: name of the method that made it, e.g. ``uniform``.
 
     Raises:
         InputError: the ranges overlap, leave a gap, or are out of order.
@@ -145,7 +145,7 @@ class TimestepGroups:
             source: where it comes from, for error messages.
 
         Raises:
-            FileFormatError: a key is missing or of the wrong type, or the ranges are no partition.
+            FileFormatError: a key is missing or of the wrong type, or the ranges are not a partition.
         """
         known = checked(_GroupsForm, data, str(source), _AGAIN)
         groups = tuple(TimestepGroup(g["index"], g["start"], g["stop"]) for g in known["groups"])

@@ -4,7 +4,7 @@ With C(i, j) the cost of interval [i, j), the least cost of cutting [0, j) into 
 
 .. math:: B_k(j) = \min_{i < j} B_{k-1}(i) + C(i, j),
 
-which is optimal and takes N·n² steps for N intervals of n nodes; no solver is needed (Bellman, 1961).
+This is optimal and takes N·n² steps for N intervals of n nodes; no solver is needed (Bellman, 1961).
 """
 
 import numpy as np
@@ -15,17 +15,17 @@ from prunekit.errors import InputError
 __all__ = ["FINEST", "best_intervals", "dissimilarity_costs", "finely", "partition_cost"]
 
 FINEST = 1000
-"""Nodes that cuts can lie on, at most: every timestep up to T = 1000, above that every T/1000-th."""
+"""Largest number of nodes that cuts can lie on: every timestep up to T = 1000, above that every T/1000-th."""
 
 
 def best_intervals(costs: FloatArray, count: int) -> tuple[int, ...]:
     """Inner borders of the cheapest cut of 0 … n into ``count`` non-empty intervals.
 
-    Of equally cheap ones it is that whose last border is smallest, then the one before it, and so on.
+    Ties are broken by the smallest last border, then the smallest border before it, and so on.
 
     Args:
-        costs: of interval [i, j) at row i and column j, shape (n + 1, n + 1); only i < j is looked at.
-        count: intervals, 1 … n.
+        costs: cost of interval [i, j) at row i and column j, shape (n + 1, n + 1); only entries with i < j are used.
+        count: number of intervals, 1 … n.
 
     Returns:
         ``count − 1`` rising numbers strictly between 0 and n.
@@ -58,8 +58,9 @@ def best_intervals(costs: FloatArray, count: int) -> tuple[int, ...]:
 def dissimilarity_costs(similarity: FloatArray) -> FloatArray:
     r"""Cost of every interval: :math:`C(i,j) = \frac{1}{j-i}\sum_{a,b\in[i,j)} (1 - S(a,b))`.
 
-    That is the interval's length times its mean dissimilarity, so every timestep counts once, with the mean of how unlike its own
-    interval it finds it. This cost is this project's choice; papers that cut by gradients sum pairs with and without the length.
+    This is the interval's length times its mean dissimilarity, so every timestep counts once, with its mean dissimilarity to the
+    timesteps of its interval. The cost is this project's choice; papers that cut by gradients sum over pairs, with and without
+    division by the length.
 
     Args:
         similarity: S, symmetric, shape (n, n).
@@ -83,7 +84,7 @@ def partition_cost(costs: FloatArray, cuts: tuple[int, ...]) -> float:
 
 
 def finely(values: FloatArray, at: IntArray, num_timesteps: int) -> FloatArray:
-    """Curves or maps on some timesteps, linear between them, on evenly spread ones: all T, or :data:`FINEST` where T is larger.
+    """Interpolate curves or maps linearly to evenly spread timesteps: all T, or :data:`FINEST` of them if T is larger.
 
     Args:
         values: shape (nodes,), or (nodes, nodes).
@@ -91,7 +92,7 @@ def finely(values: FloatArray, at: IntArray, num_timesteps: int) -> FloatArray:
         num_timesteps: T.
 
     Returns:
-        Shape (n,) or (n, n) with n = min(T, FINEST); node i stands for the timesteps from ⌈i·T/n⌉ to the next one's.
+        Shape (n,) or (n, n) with n = min(T, FINEST); node i covers the timesteps from ⌈i·T/n⌉ up to the start of node i + 1.
     """
     nodes = min(num_timesteps, FINEST)
     wanted = (np.arange(nodes) + 0.5) * num_timesteps / nodes - 0.5

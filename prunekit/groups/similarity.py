@@ -1,9 +1,9 @@
-r"""Timesteps are alike where the optimal denoiser's answers are (multi-stage framework, arXiv:2312.09181).
+r"""Similarity of timesteps: they are alike if the optimal denoiser predicts alike (multi-stage framework, arXiv:2312.09181).
 
 .. math:: S(a, b) = E\Big[\tfrac1n \sum_{pixels} 1\big(|\varepsilon^*(x_a; a) - \varepsilon^*(x_b; b)| \le \eta\big)\Big]
 
-over the same image and noise at both. At the clean end ε* is the noise itself. The noisy end is as in the published code: whether
-ε* at t agrees with what it would be at the same noise if the posterior mean were the mean of all images already.
+with the same image and noise at both timesteps. At the clean end ε* is the noise itself. The noisy end follows the published code:
+ε* at t is compared with its value at the same noise if the posterior mean were the mean of all images.
 """
 
 from dataclasses import dataclass, field
@@ -24,7 +24,7 @@ from prunekit.schedule import NoiseSchedule
 __all__ = ["ETA", "Rule", "Similarity", "calibrated_alpha", "cut_by_matrix", "measure_similarity", "three_stages"]
 
 ETA = 2 / 255
-"""Difference of ε* up to which two timesteps agree on a pixel; the published code's."""
+"""Difference of ε* up to which two timesteps agree on a pixel; the value of the published code."""
 STAGES = 3
 Rule = Literal["stages", "dynamic"]
 
@@ -36,13 +36,13 @@ class Similarity:
     Args:
         images: shape (count, …), uint8 or floats, see :class:`prunekit.groups.OptimalDenoiser`.
         eta: tolerance, in units of ε*.
-        alpha: of the three-stage rule; the paper does not give its value. None for :func:`calibrated_alpha`.
-        rule: ``stages`` for the paper's rule, ``dynamic`` for the exact partition of least dissimilarity; None for ``stages`` where
-            three groups are asked for, else ``dynamic``.
-        samples: pairs of image and noise, the same at all timesteps.
-        nodes: timesteps that are measured, evenly spread; between them S is taken as linear, and cuts are of single timesteps
-            (of T/1000 where T is above 1000).
-        seed: of the pairs.
+        alpha: threshold of the three-stage rule; the paper does not give its value. None for :func:`calibrated_alpha`.
+        rule: ``stages`` for the paper's rule, ``dynamic`` for the exact partition of least dissimilarity; None selects ``stages``
+            for three groups, and ``dynamic`` for any other number.
+        samples: number of pairs of image and noise, the same pairs at all timesteps.
+        nodes: number of evenly spread timesteps to measure; S is interpolated linearly between them. Cuts can lie at every timestep
+            (at every T/1000-th if T is above 1000).
+        seed: seed of the pairs.
         memory: bytes, see :class:`prunekit.groups.OptimalDenoiser`.
     """
 
@@ -83,15 +83,15 @@ class Similarity:
             )
 
     def measure(self, schedule: NoiseSchedule) -> Evidence:
-        """Curves ``to_clean`` and ``to_noise`` and the map, without cutting."""
+        """Measure the curves ``to_clean`` and ``to_noise`` and the map, without cutting."""
         denoiser = OptimalDenoiser(self.images, self.memory)
         return measure_similarity(denoiser, schedule, self.eta, self.samples, self.nodes, self.seed)
 
     def cut(self, evidence: Evidence, schedule: NoiseSchedule, count: int) -> Grouping:
-        """Cut by evidence that was measured for this schedule.
+        """Cut with evidence that was measured for this schedule.
 
         Raises:
-            InputError: the evidence has no map of similarities, which the cuts are read off.
+            InputError: the evidence has no map of similarities to cut by.
         """
         if self.rule == "dynamic" or count != STAGES:
             return cut_by_matrix(evidence, schedule.num_timesteps, count, self.name)
@@ -120,12 +120,11 @@ def measure_similarity(
 ) -> Evidence:
     """S between all pairs of nodes, and to both ends.
 
-    Pairs of image and noise are drawn once and shared by all timesteps; the images are drawn from the denoiser's own, each at most
-    once as long as they suffice. Costs 2·samples·nodes·images·pixels operations in float64, and as many exponentials as
-    samples·nodes·images.
+    Pairs of image and noise are drawn once and shared by all timesteps. The images come from the denoiser; none is drawn twice
+    unless there are too few. Costs 2·samples·nodes·images·pixels operations in float64 and samples·nodes·images exponentials.
 
     Returns:
-        Curves ``to_clean`` and ``to_noise``, the matrix, and as facts what was asked.
+        Curves ``to_clean`` and ``to_noise``, the matrix, and the options as facts.
     """
     random = np.random.default_rng(seed)
     clean = denoiser.take(random.choice(len(denoiser), samples, replace=samples > len(denoiser)))
@@ -169,15 +168,15 @@ def three_stages(to_clean: FloatArray, to_noise: FloatArray, alpha: float) -> tu
 
 
 def calibrated_alpha(to_clean: FloatArray, to_noise: FloatArray, costs: FloatArray) -> float:
-    """The α, in thousandths, whose three stages are the least dissimilar within; the largest of equals. This project's choice.
+    """The α, in thousandths, that gives the three stages of least inner dissimilarity; the largest if several tie.
 
-    The paper does not publish its α. This asks the paper's rule for all its partitions and takes the best by the cost of the
-    generalisation to N groups, :func:`prunekit.groups.segmentation.dissimilarity_costs`.
+    The paper does not publish its α, so this is this project's choice. It computes the paper's partition for every α and takes the
+    best by the cost that is used for N groups, :func:`prunekit.groups.segmentation.dissimilarity_costs`.
 
     Args:
         to_clean: S(t, 0), shape (n,).
         to_noise: S(t, T), shape (n,).
-        costs: of intervals, shape (n + 1, n + 1).
+        costs: cost of every interval, shape (n + 1, n + 1).
 
     Raises:
         InputError: no α leaves three stages.
@@ -199,7 +198,7 @@ def calibrated_alpha(to_clean: FloatArray, to_noise: FloatArray, costs: FloatArr
 
 
 def cut_by_matrix(evidence: Evidence, num_timesteps: int, count: int, name: str) -> Grouping:
-    """The exact partition of least dissimilarity within, by the evidence's matrix of similarities.
+    """The exact partition of least inner dissimilarity, by the evidence's matrix of similarities.
 
     Raises:
         InputError: there is no matrix, or fewer nodes than groups.
@@ -215,14 +214,14 @@ def cut_by_matrix(evidence: Evidence, num_timesteps: int, count: int, name: str)
 def _grouping(
     evidence: Evidence, cuts: tuple[int, ...], nodes: int, num_timesteps: int, name: str, facts: JsonDict
 ) -> Grouping:
-    """Cuts between nodes as cuts between timesteps, and how they were found beside what they were found in."""
+    """Convert cuts between nodes to cuts between timesteps, and add to the evidence how they were found."""
     edges = [-(-cut * num_timesteps // nodes) for cut in cuts]
     known = Evidence(evidence.timesteps, evidence.curves, evidence.matrix, {**evidence.facts, **facts})
     return Grouping(TimestepGroups.from_cuts(num_timesteps, edges, name), known)
 
 
 def _stage_borders(to_clean: FloatArray, to_noise: FloatArray, alpha: float) -> tuple[int, int]:
-    """t1, 0 where there is none, and t2, n where there is none."""
+    """t1 (0 if there is none) and t2 (n if there is none)."""
     lengths = np.arange(1, len(to_clean) + 1)
     from_clean = np.cumsum(to_clean) / lengths  # at τ − 1: mean over t < τ
     from_noise = (np.cumsum(to_noise[::-1]) / lengths)[::-1]  # at τ: mean over t ≥ τ

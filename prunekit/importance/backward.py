@@ -11,9 +11,9 @@ __all__ = ["kept_gradients", "slopes_of"]
 
 
 def slopes_of(loss: Tensor, parameters: Iterable[nn.Parameter]) -> list[Tensor | None]:
-    """Gradient of a loss for each parameter, None where it does not reach one; every ``.grad`` is put back.
+    """Gradient of a loss for each parameter, None if the loss does not depend on it; every ``.grad`` is restored.
 
-    By ``backward``, since ``torch.autograd.grad`` cannot pass through blocks that are checkpointed with ``use_reentrant=True``.
+    It uses ``backward``, since ``torch.autograd.grad`` fails on blocks that are checkpointed with ``use_reentrant=True``.
     """
     parameters = list(parameters)
     with kept_gradients(loss, parameters):
@@ -23,7 +23,7 @@ def slopes_of(loss: Tensor, parameters: Iterable[nn.Parameter]) -> list[Tensor |
 
 @contextmanager
 def kept_gradients(loss: Tensor, parameters: Iterable[Tensor]) -> Iterator[None]:
-    """``.grad`` of the parameters, and of all other tensors that the loss depends on, is None at first and then put back.
+    """``.grad`` of the parameters, and of all other tensors that the loss depends on, is None at first and then restored.
 
     Raises:
         InputError: the loss has no gradient.
@@ -45,7 +45,7 @@ def kept_gradients(loss: Tensor, parameters: Iterable[Tensor]) -> Iterator[None]
 
 
 def _leaves(loss: Tensor) -> list[Tensor]:
-    """Tensors in which a backward pass would add up gradients; those inside checkpointed blocks are not seen."""
+    """Tensors in which a backward pass would accumulate gradients; those inside checkpointed blocks are not found."""
     found: list[Tensor] = []
     seen, left = set(), [loss.grad_fn]
     while left:

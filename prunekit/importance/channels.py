@@ -1,4 +1,4 @@
-"""From tensors to channels: which tensors of a channel group count, and sums over what each channel owns of them."""
+"""From tensors to channels: which tensors of a channel group count, and sums over each channel's part of them."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -22,8 +22,8 @@ class Part:
     """A dimension of a parameter that belongs to a channel group.
 
     Args:
-        member: whose positions they are.
-        key: state key.
+        member: the channel group's member that the dimension belongs to.
+        key: state key of the parameter.
         dim: the dimension.
         parameter: the tensor.
     """
@@ -50,7 +50,7 @@ def is_layer(member: Member) -> bool:
 def weights_of(model: nn.Module, group: ChannelGroup, parameters: Mapping[str, nn.Parameter]) -> list[Part]:
     """The parts that hold a vector per channel: layers' weights and free tensors of two dimensions or more.
 
-    Biases, norms and gains hold one number per channel; they count only where a channel group has nothing else.
+    Biases, norms and gains hold one number per channel; they count only if a channel group has nothing else.
     """
     parts = list(parts_of(model, group, parameters))
     return [part for part in parts if _is_matrix(part)] or parts
@@ -63,7 +63,7 @@ def _is_matrix(part: Part) -> bool:
 
 
 def points_of(model: nn.Module, group: ChannelGroup) -> list[Member]:
-    """Where known layers read the channels (their inputs); where none does, where known layers make them (their outputs)."""
+    """The inputs of known layers that read the channels; if there are none, the outputs of known layers that make them."""
     known = [
         member
         for member in group.members
@@ -80,7 +80,7 @@ def per_root(values: Tensor, dim: int, member: Member, size: int) -> FloatArray:
 
 
 def mean_of_layers(layers: list[FloatArray], size: int) -> FloatArray:
-    """Mean of scores of shape (size,), each scaled to mean 1 first: else the layer of largest scores would decide alone."""
+    """Mean of scores of shape (size,), each scaled to mean 1 first; otherwise the layer with the largest scores would dominate."""
     total = np.zeros(size)
     for scores in layers:
         total += scores / max(scores.mean(), 1e-30)
@@ -88,7 +88,7 @@ def mean_of_layers(layers: list[FloatArray], size: int) -> FloatArray:
 
 
 def vectors(part: Part, size: int) -> Tensor | None:
-    """What each root channel owns, float64 of shape (size, numbers); None where channels own unequal numbers of positions."""
+    """Each root channel's part, float64 of shape (size, numbers); None if channels own different numbers of positions."""
     order = np.argsort(part.member.roots, kind="stable")
     counts = np.bincount(part.member.roots, minlength=size)
     if counts.min() != counts.max():

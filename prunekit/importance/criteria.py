@@ -19,7 +19,7 @@ __all__ = ["CRITERIA", "WITHOUT_LOSS", "criterion", "random"]
 
 
 def random(model: nn.Module, graph: ChannelGraph, probe: Probe) -> Scores:
-    """Uniform random scores from the probe's seed, one per channel: the baseline that any criterion must beat."""
+    """Uniform random scores from the probe's seed, one per channel: the baseline that every criterion should beat."""
     rng = np.random.default_rng([probe.seed, probe.group.index])
     return {group.name: rng.random(group.size) for group in graph}
 
@@ -36,7 +36,7 @@ CRITERIA: Mapping[str, Criterion] = {
     "taylor": taylor,
 }
 WITHOUT_LOSS = frozenset({"fpgm", "magnitude", "magnitude-l1", "random"})
-"""Criteria that never evaluate the probe's loss, so that no images are needed for them."""
+"""Criteria that never evaluate the probe's loss, so they need no images."""
 
 
 def criterion(name: str) -> Criterion:

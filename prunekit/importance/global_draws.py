@@ -1,4 +1,4 @@
-"""A loss must draw from the generator that it is given: what it draws elsewhere is different each time it is asked."""
+"""A check that a loss draws only from the generator that it is given: other draws would differ at each call."""
 
 import random
 from collections.abc import Iterator
@@ -16,10 +16,10 @@ __all__ = ["only_from_the_generator"]
 
 @contextmanager
 def only_from_the_generator(model: nn.Module) -> Iterator[None]:
-    """Refuse a loss that draws from a global generator within the block; the network itself may draw from torch's.
+    """Refuse a loss that draws from a global generator within the block; the network itself may use torch's generator.
 
     Raises:
-        InputError: torch's, NumPy's or Python's own state has changed.
+        InputError: the state of torch's, NumPy's or Python's global generator has changed.
     """
     before, inside = _states(), False
     last = before["torch"]

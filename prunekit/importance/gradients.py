@@ -1,4 +1,4 @@
-"""Criteria that look at gradients of the loss on the timestep group."""
+"""Criteria that use gradients of the loss on the timestep group."""
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -30,7 +30,7 @@ def taylor(model: nn.Module, graph: ChannelGraph, probe: Probe) -> Scores:
     r"""First-order rise of the loss when the channel is removed, :math:`|\sum w\,\partial L/\partial w|` (arXiv:1906.10771, eq. 8).
 
     The gradient is the mean over the probe's whole calibration set, in float64. Per coupled tensor the products are summed over the
-    channel's weights, and the absolute sums are added over the tensors. How to aggregate over coupled layers is not the paper's.
+    channel's weights, and the absolute sums are added over the tensors. The aggregation over coupled layers is this project's.
     """
     gradients, _ = mean_gradients(model, probe)
     return {group.name: _products(model, group, gradients, inside=False) for group in graph}
@@ -41,17 +41,17 @@ class DiffPruning:
     r"""Diff-Pruning: one Taylor score for all timesteps, :math:`\sum_w |w \sum_{t} \partial L_t/\partial w|` (arXiv:2305.10924).
 
     Timesteps are visited from the cleanest on, with the same draws at each, and their gradients added up until
-    :math:`L_t / L_\max` falls below the threshold, L_max being the largest loss so far: the noisier timesteps, whose loss is small,
-    would drown the details. Absolute values are taken weight by weight, as the published code does, and not per channel as in
-    :func:`taylor`; they are added over the channel's weights and over coupled tensors alike. A baseline, which knows no timestep
-    groups: every group gets the same scores.
+    :math:`L_t / L_\max` falls below the threshold, with L_max the largest loss so far: the noisier timesteps, which have a small
+    loss, would hide the details. Absolute values are taken per weight, as in the published code, and not per channel as in
+    :func:`taylor`; they are added over the channel's weights and over coupled tensors. This is a baseline without timestep groups:
+    every group gets the same scores.
 
-    The published code visits every timestep with one batch of 128; this visits ``steps`` of them, evenly spread, with one chunk
-    of draws. The timestep that falls below the threshold is left out, as in the paper's sum; the code still takes it in.
+    The published code visits every timestep with one batch of 128; this visits ``steps`` evenly spread timesteps with one chunk of
+    draws. The timestep that falls below the threshold is left out, as in the paper's sum; the published code includes it.
 
     Args:
-        threshold: of L_t / L_max; 0.05 is the published code's.
-        steps: timesteps to visit at most.
+        threshold: threshold of L_t / L_max; 0.05 in the published code.
+        steps: largest number of timesteps to visit.
     """
 
     threshold: float = 0.05
@@ -88,13 +88,13 @@ def fisher(model: nn.Module, graph: ChannelGraph, probe: Probe) -> Scores:
     r"""Second-order rise of the loss when the channel is removed, :math:`\frac{1}{2N}\sum_n g_{nk}^2` (arXiv:1801.05787).
 
     :math:`g_{nk}` is the derivative of the n-th sample's own loss by a gate on channel k, :math:`\sum x\,\partial L_n/\partial x`
-    over its positions; n runs over the N draws of the calibration set. Coupled layers share the gate: where known layers read the
-    channel, their derivatives are added before squaring (Group Fisher Pruning, arXiv:2108.00708). Channels that no known layer
-    reads (queries and keys) have the gate where they are made, and channels of free tensors alone at these tensors: both ours.
+    over its positions; n runs over the N draws of the calibration set. Coupled layers share the gate: the derivatives of all known
+    layers that read the channel are added before squaring (Group Fisher Pruning, arXiv:2108.00708). This project's choices: if no
+    known layer reads the channel (queries and keys), the gate is at the layer that makes it; if it has free tensors only, at these.
 
-    One backward pass per batch gives the derivatives by sample, where the rows of what these layers take are the samples of the
-    batch and the loss is their mean. Where the rows are something else, samples are taken one by one, which is slower; a loss that
-    cannot draw apart (:class:`prunekit.importance.DrawnLoss`) then gets one generator per sample.
+    One backward pass per batch gives the derivatives of every sample, if the rows of these layers' inputs are the samples of the
+    batch and the loss is their mean. Otherwise samples are evaluated one by one, which is slower; a loss that cannot draw
+    separately (:class:`prunekit.importance.DrawnLoss`) then gets one generator per sample.
     """
     points = {group.name: points_of(model, group) for group in graph}
     total: dict[str, Tensor] | None = None
@@ -110,8 +110,8 @@ def fisher(model: nn.Module, graph: ChannelGraph, probe: Probe) -> Scores:
 class _Gates:
     """A gate of ones on every channel of every row that passes.
 
-    Reentrant checkpointing runs a block without gradients first and again, with gradients, during the backward pass. The gates of
-    the first run are then in no graph, and those of the second one count.
+    Reentrant checkpointing runs a block first without gradients, and again with gradients during the backward pass. The gates of
+    the first run are then not part of the graph, and those of the second run count.
     """
 
     def __init__(self) -> None:
@@ -127,7 +127,7 @@ class _Gates:
         return signal * gate.reshape([size if d in (0, dim) else 1 for d, size in enumerate(signal.shape)])
 
     def by_sample(self, loss: Tensor, samples: int, parameters: Iterable[nn.Parameter]) -> dict[Place, Tensor] | None:
-        """Derivative of each sample's loss, shape (samples, channels), float64; None where rows are not samples."""
+        """Derivative of each sample's loss, shape (samples, channels), float64; None if rows are not samples."""
         slopes: Sequence[Tensor | None]
         if self.reentrant:
             with kept_gradients(loss, parameters):
@@ -137,7 +137,7 @@ class _Gates:
         else:
             gates = self._taken()
             slopes = torch.autograd.grad(loss, [gate for _, gate in gates], allow_unused=True)
-            self._taken()  # checkpointing that is not reentrant has run blocks again, and none of those gates counts
+            self._taken()  # non-reentrant checkpointing has run blocks again; those gates do not count
         if any(len(gate) != samples for _, gate in gates):
             return None
         found: dict[Place, Tensor] = {}
@@ -156,7 +156,7 @@ class _Gates:
 def _by_gates(
     model: nn.Module, graph: ChannelGraph, points: Mapping[str, list[Member]], probe: Probe
 ) -> dict[str, Tensor] | None:
-    """Sum over samples of squared gate derivatives, by channel group; None where rows are not samples, on any process."""
+    """Sum over samples of squared gate derivatives, by channel group; None if rows are not samples on any process."""
     members = [member for found in points.values() for member in found]
     total = _zeros(model, graph)
     failed = torch.zeros_like(next(iter(total.values()))[:1])
@@ -183,7 +183,7 @@ def _by_gates(
 def _by_samples(
     model: nn.Module, graph: ChannelGraph, points: Mapping[str, list[Member]], probe: Probe
 ) -> dict[str, Tensor]:
-    """The same from the gradients of the weights, one sample after the other: a layer's column of w·∂L/∂w adds up to its gate's."""
+    """The same from the gradients of the weights, sample by sample: a layer's column of w·∂L/∂w sums to the gate's derivative."""
     total = _zeros(model, graph)
     parameters = _parameters(model)
     gated = {
@@ -244,7 +244,7 @@ def mean_gradients(model: nn.Module, probe: Probe) -> tuple[dict[str, Tensor], f
 
 @contextmanager
 def _differentiable(model: nn.Module) -> Iterator[None]:
-    """Eval mode, with gradients for every parameter; afterwards flags and modes are what they were."""
+    """Eval mode, with gradients for every parameter; flags and modes are restored afterwards."""
     parameters = list(_parameters(model).values())
     flags = [parameter.requires_grad for parameter in parameters]
     try:

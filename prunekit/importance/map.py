@@ -47,14 +47,14 @@ class _MapForm(_AboutForm):
 
 @dataclass(frozen=True, eq=False)
 class ImportanceMap:
-    """Scores of every channel, for each timestep group.
+    """Scores of every channel for each timestep group.
 
     Args:
-        criterion: its name.
+        criterion: name of the criterion.
         timestep_groups: the groups that were scored, in the order of ``scores``.
-        sizes: channels of each channel group, in network order.
+        sizes: number of channels of each channel group, in network order.
         left_whole: layers that were not scored because they are never pruned, with the reason.
-        scores: for each timestep group, name of the channel group to scores of shape (size,), higher = keep.
+        scores: for each timestep group, a mapping from channel group name to scores of shape (size,), higher = keep.
     """
 
     criterion: str
@@ -64,7 +64,7 @@ class ImportanceMap:
     scores: tuple[Scores, ...]
 
     def of(self, group: int) -> Scores:
-        """Scores for the timestep group of this index."""
+        """Scores for the timestep group with this index."""
         for timestep_group, scores in zip(self.timestep_groups, self.scores, strict=True):
             if timestep_group.index == group:
                 return scores
@@ -76,7 +76,7 @@ class ImportanceMap:
         """A tidy table: one row per timestep group, channel group and channel.
 
         Args:
-            make: makes a table of named columns, such as ``pandas.DataFrame``; this package asks for none.
+            make: makes a table from named columns, such as ``pandas.DataFrame``; this package does not depend on pandas.
         """
         sizes = list(self.sizes.values())
         count, channels = len(self.timestep_groups), sum(sizes)
@@ -121,7 +121,7 @@ class ImportanceMap:
         Raises:
             InputError: the name ends with neither ``.json`` nor ``.npz``.
             MissingFileError: there is no such file.
-            FileFormatError: it is no importance map.
+            FileFormatError: it is not an importance map.
         """
         path = _known(Path(path))
         if path.suffix == ".json":
@@ -181,10 +181,10 @@ class ImportanceMap:
 
     @classmethod
     def _of(cls, about: _AboutForm, scores: list[list[FloatArray]]) -> "ImportanceMap":
-        """The map of these scores, if they fit what is said about them.
+        """The map of these scores, if they match their description.
 
         Raises:
-            ValueError: they do not.
+            ValueError: they do not match.
         """
         groups = tuple(TimestepGroup(g["index"], g["start"], g["stop"]) for g in about["timestep_groups"])
         sizes = {g["name"]: g["size"] for g in about["channel_groups"]}
@@ -224,22 +224,22 @@ def importance(
     Args:
         model: any module; it is not changed.
         example_inputs: arguments of one forward pass, batch 1, by name (a dict) or by place (a tuple).
-        loss: ``loss(model, timesteps, generator) -> scalar``, the mean over timesteps of shape (batch,), all randomness from the
-            generator. None for criteria that never ask for it (:data:`prunekit.importance.WITHOUT_LOSS`).
-        timestep_groups: what to score for: a :class:`prunekit.groups.TimestepGroups`, or some of its groups. Only a
-            group's own timesteps are used for it; criteria of the whole model use all of the model's.
+        loss: ``loss(model, timesteps, generator) -> scalar``, the mean over timesteps of shape (batch,), with all randomness from
+            the generator. None for criteria that need no loss (:data:`prunekit.importance.WITHOUT_LOSS`).
+        timestep_groups: the groups to score for: a :class:`prunekit.groups.TimestepGroups`, or some of its groups. Each group is
+            scored on its own timesteps only; criteria of the whole model use all timesteps of the model.
         by: a criterion or its name.
-        samples: timesteps per group in the calibration set.
-        batch_size: timesteps evaluated at once, for losses that draw apart (:class:`prunekit.importance.DrawnLoss`). It
-            changes no draw: scores stay the same, to rounding.
-        seed: of the calibration set.
-        chunk: draws that share a generator, and timesteps per call of a loss that does not draw apart. Another chunk is
-            another calibration set.
+        samples: number of timesteps per group in the calibration set.
+        batch_size: number of timesteps evaluated at once, for losses that draw separately
+            (:class:`prunekit.importance.DrawnLoss`). It changes no draw: scores stay the same up to rounding.
+        seed: seed of the calibration set.
+        chunk: number of draws that share a generator, and of timesteps per call of a loss that does not draw separately. Another
+            value gives another calibration set.
         distributed: share the work with the other processes of torch.distributed, see :class:`prunekit.importance.Probe`.
         norm_mode: how group norms will shrink, see :func:`prunekit.graph.trace`.
         head_mode: how attentions will shrink, see :func:`prunekit.graph.trace`.
-        graph: the network's channel groups where they are known already.
-        num_timesteps: of the model, for criteria of the whole model; the partition's, or the last group's end, if absent.
+        graph: the network's channel groups, if they are known already.
+        num_timesteps: T of the model, for criteria of the whole model; if missing, the partition's T or the last group's end.
 
     Returns:
         Scores in network order, higher = keep.

@@ -1,4 +1,4 @@
-"""The criterion that removes channels and measures: dear, and the yardstick of the others."""
+"""The criterion that removes channels and measures the loss: expensive, and the reference for all others."""
 
 import itertools
 from dataclasses import dataclass
@@ -15,25 +15,25 @@ from prunekit.importance.protocol import Criterion, Scores
 
 __all__ = ["Proxy"]
 
-_APART = 1e-9  # of the largest rise: far below what the loss can tell
+_APART = 1e-9  # times the largest rise: far below the precision of the loss
 
 
 @dataclass(frozen=True)
 class Proxy:
-    """Rise of the timestep group's loss when a block of channels is removed, and nothing else: measured, before any repair.
+    """Measured rise of the timestep group's loss when only one block of channels is removed, before any repair.
 
     A block is the smallest step by which the channel group may shrink: a channel, one from every norm group, or an attention head.
-    A cheap criterion ranks the channels and so makes up the blocks. Every channel of a block gets the block's rise divided by the
-    block's channels, so that the scores of a channel group add up to its blocks' rises; within a block, differences of a billionth
-    keep the cheap criterion's order. A channel that the loss is better off without has a negative score. Coupled layers are removed
-    together, so nothing is left to aggregate. The idea is the measured proxy of TDC's search (arXiv:2312.13307); as a score per
-    channel it is this project's.
+    A cheap criterion ranks the channels, and blocks are formed in this order. Every channel of a block gets the block's rise
+    divided by the block's number of channels, so the scores of a channel group add up to its blocks' rises; within a block,
+    differences of a billionth keep the cheap criterion's order. A channel gets a negative score if the loss falls without it.
+    Coupled layers are removed together, so no aggregation is needed. The idea is the measured proxy of TDC's search
+    (arXiv:2312.13307); the score per channel is this project's.
 
-    One pass over the calibration set per block. Channel groups of one legal width cannot be measured, and get zeros.
+    It takes one pass over the calibration set per block. Channel groups with one legal width cannot be measured, and get zeros.
 
     Args:
-        ranking: makes up the blocks.
-        blocks: of one channel group at most; where it has more steps, neighbours by rank share a block.
+        ranking: the cheap criterion that forms the blocks.
+        blocks: largest number of blocks per channel group; if it has more steps, neighbours in rank share a block.
     """
 
     ranking: Criterion = taylor
@@ -58,7 +58,7 @@ class Proxy:
                 rises.append(probe.mean(pruned_by(plan)) - whole)
                 scores[block] = rises[-1] / len(block)
             unmeasured = np.setdiff1d(np.arange(group.size), np.concatenate(blocks) if blocks else [])
-            if rises and len(unmeasured):  # too few to be a step: no width is without them
+            if rises and len(unmeasured):  # too few for a step: every legal width keeps them
                 scores[unmeasured] = scores.max()
             order = np.argsort(np.argsort(ranks[group.name], kind="stable"), kind="stable") / group.size
             return np.asarray(scores + _APART * np.abs(scores).max() * order)
@@ -66,7 +66,7 @@ class Proxy:
         return {group.name: score(group) for group in graph}
 
     def _blocks(self, group: ChannelGroup, ranks: FloatArray) -> list[IntArray]:
-        """Disjoint blocks that may each be removed alone, least important first."""
+        """Disjoint blocks that can each be removed alone, least important first."""
         legal = [width for width in range(group.size, 0, -group.step) if group.is_legal(width)]
         every = -(-len(legal) // self.blocks)
         kept = [group.select(ranks, width) for width in legal[::every]]

@@ -1,4 +1,4 @@
-"""A probe: the caller's loss on one timestep group, on a calibration set that is the same each time it is asked."""
+"""A probe: the caller's loss on one timestep group, on a calibration set that is the same at every call."""
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
@@ -18,12 +18,12 @@ __all__ = ["DrawnLoss", "Loss", "Probe", "no_loss"]
 Loss = Callable[[nn.Module, Tensor, Generator], Tensor]
 """``loss(model, timesteps, generator) -> scalar``: timesteps of shape (batch,), int64; data and noise from the generator.
 
-The scalar is the mean over the batch. It is asked about one chunk of draws at a time.
+The scalar is the mean over the batch. It is called with one chunk of draws at a time.
 """
 
 
 def no_loss(model: nn.Module, timesteps: Tensor, generator: Generator) -> Tensor:
-    """Used as the loss where none is given and nothing should evaluate one.
+    """Stands in for a missing loss, if nothing should evaluate one.
 
     Raises:
         InputError: always.
@@ -36,7 +36,7 @@ def no_loss(model: nn.Module, timesteps: Tensor, generator: Generator) -> Tensor
 
 @runtime_checkable
 class DrawnLoss(Protocol):
-    """What a loss may have besides: drawing and evaluating apart, so that the same draws fit batches of any size."""
+    """Optional methods of a loss: separate drawing and evaluation, so that the same draws can be batched in any size."""
 
     def draw(self, timesteps: Tensor, generator: Generator) -> tuple[Tensor, ...]:
         """Everything random for these timesteps: tensors of shape (batch, …)."""
@@ -51,18 +51,18 @@ class DrawnLoss(Protocol):
 class Probe:
     """Losses of a model on fixed draws from one timestep group.
 
-    The calibration set is defined by group, ``samples``, ``seed`` and ``chunk`` alone: timesteps spread evenly through the group,
-    shuffled, cut into chunks, each with a generator of its own. How it is evaluated changes no draw.
+    The calibration set depends only on the group, ``samples``, ``seed`` and ``chunk``: timesteps are spread evenly through the
+    group, shuffled and cut into chunks, each with its own generator. The way it is evaluated changes no draw.
 
     Args:
-        loss: the caller's; everything random in it must come from its generator.
+        loss: the caller's loss; all its randomness must come from the generator.
         group: the timesteps.
         samples: number of timesteps in the calibration set, spread evenly through the group.
-        batch_size: timesteps evaluated at once, for a :class:`DrawnLoss`. Any other loss is called with one chunk.
-        seed: of the draws.
-        chunk: draws that share a generator.
-        distributed: batch i is evaluated by process i mod n of torch.distributed's default process group, where that is
-            initialised, and the float64 sums are added up: every process must ask the same, and is told the same.
+        batch_size: number of timesteps evaluated at once, for a :class:`DrawnLoss`. Any other loss is called with one chunk.
+        seed: seed of the draws.
+        chunk: number of draws that share a generator.
+        distributed: if torch.distributed's default process group is initialised, process i mod n evaluates batch i, and the float64
+            sums are added up. Every process must then make the same calls, and all get the same results.
     """
 
     loss: Loss
@@ -99,7 +99,7 @@ class Probe:
 
         Args:
             model: the network.
-            first: the first batch's loss where it is known already; it is not evaluated again.
+            first: the first batch's loss if it is known already; it is not evaluated again.
         """
         rank, world = self._place()
         for i, (evaluate, count) in enumerate(self._batches()):
@@ -119,13 +119,13 @@ class Probe:
         return float(pooled)
 
     def pool(self, sums: Iterable[Tensor]) -> None:
-        """Add up every process's float64 sums, in place; nothing happens where there is one process."""
+        """Add up every process's float64 sums, in place; does nothing if there is one process."""
         if self._place()[1] > 1:
             for tensor in sums:
                 dist.all_reduce(tensor)
 
     def one_by_one(self) -> "Probe":
-        """The same timesteps in batches of one: with the same draws for a :class:`DrawnLoss`, else with a generator for each."""
+        """The same timesteps in batches of one: with the same draws for a :class:`DrawnLoss`, else with one generator each."""
         return replace(self, batch_size=1, chunk=self.chunk if isinstance(self.loss, DrawnLoss) else 1)
 
     def _place(self) -> tuple[int, int]:
@@ -135,7 +135,7 @@ class Probe:
         return 0, 1
 
     def _batches(self) -> Iterator[tuple[Callable[[nn.Module], Tensor], int]]:
-        """What evaluates each batch, and how many samples it has."""
+        """A function that evaluates each batch, and the batch's number of samples."""
         loss: object = self.loss
         if isinstance(loss, DrawnLoss):
             for timesteps, *drawn in self._drawn(loss):
@@ -145,7 +145,7 @@ class Probe:
                 yield _Call(self.loss, timesteps, generator), len(timesteps)
 
     def _drawn(self, loss: DrawnLoss) -> Iterator[tuple[Tensor, ...]]:
-        """Timesteps and draws of each batch: the chunks' own, one after the other, cut anew."""
+        """Timesteps and draws of each batch: the draws of all chunks in order, split into batches."""
         waiting: tuple[Tensor, ...] = ()
         for timesteps, generator in self.chunks():
             rows = (timesteps, *loss.draw(timesteps, generator))

@@ -1,4 +1,4 @@
-"""What a criterion is."""
+"""The protocol of criteria."""
 
 from typing import Protocol
 
@@ -15,18 +15,17 @@ Scores = dict[str, FloatArray]
 
 
 class Criterion(Protocol):
-    """One way to score channels.
+    """A way to score channels.
 
-    A criterion with an attribute ``whole_model`` that is true is asked once, about all timesteps; its scores are every timestep
-    group's.
+    A criterion with a true attribute ``whole_model`` is called once, for all timesteps; every timestep group gets its scores.
     """
 
     def __call__(self, model: nn.Module, graph: ChannelGraph, probe: Probe) -> Scores:
         """Score every channel of every group.
 
         Args:
-            model: the network, possibly pruned already; ``graph`` is its own.
-            graph: its channel groups.
+            model: the network; it may be pruned already.
+            graph: the channel groups of this network.
             probe: the loss on the timestep group that the scores are for.
 
         Returns:

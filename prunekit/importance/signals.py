@@ -1,4 +1,4 @@
-"""What flows through layers: hooks on the inputs or outputs that carry a channel group, and the activation criterion."""
+"""Activations: hooks on the layer inputs or outputs that carry a channel group, and the activation criterion."""
 
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -24,12 +24,12 @@ __all__ = ["Place", "Watcher", "activation", "watching"]
 Place = tuple[str, Axis]
 """A layer, and ``in`` for its input or ``out`` for its output."""
 Watcher = Callable[[Place, Tensor, int], Tensor | None]
-"""``watcher(place, signal, dim)``: the signal and the dimension of its channels; may return another signal to go on with."""
+"""``watcher(place, signal, dim)``: the signal and the dimension of its channels; may return another signal to replace it."""
 
 
 @contextmanager
 def watching(model: nn.Module, members: Iterable[Member], watcher: Watcher) -> Iterator[None]:
-    """Within the block, ``watcher`` sees what passes the layers' inputs or outputs, whenever they are called."""
+    """Within the block, ``watcher`` sees the layers' inputs or outputs whenever they are called."""
     with ExitStack() as stack:
         for layer, axis in {(member.layer, member.axis): None for member in members}:
             module = model.get_submodule(layer)
@@ -57,7 +57,7 @@ def _on_output(watcher: Watcher, place: Place, module: nn.Module, args: tuple[An
 
 
 def _channel_dim(module: Any, signal: Tensor) -> int:
-    """The last dimension of what linear layers take and make; before the positions for convolutions."""
+    """Dimension of the channels: the last one for linear layers, the one before the positions for convolutions."""
     return signal.ndim - 1 if layer_kind(module) == "linear" else signal.ndim - module.weight.ndim + 1
 
 
@@ -67,7 +67,7 @@ def activation(model: nn.Module, graph: ChannelGraph, probe: Probe) -> Scores:
     Wanda scores a weight :math:`|W_{ik}|\,\|x_k\|_2` (arXiv:2306.11695, eq. 1), with the norm over samples and positions; this is
     the L2 norm of a channel's whole column of such scores. The column, coupling and scaling are this project's. The norms are
     taken over the probe's calibration set, in float64. Channels that no known layer reads (queries and keys) are scored by the
-    norm of what the layers that make them put out; channels of free tensors alone by :func:`magnitude`.
+    norm of the outputs of the layers that make them; channels with free tensors only by :func:`magnitude`.
     """
     points = {group.name: points_of(model, group) for group in graph}
     members = [member for found in points.values() for member in found]
@@ -92,7 +92,7 @@ def activation(model: nn.Module, graph: ChannelGraph, probe: Probe) -> Scores:
 def _activation(
     model: nn.Module, group: ChannelGroup, points: list[Member], squares: dict[Place, Tensor]
 ) -> FloatArray:
-    """Scores of one channel group from the mean squares of what passes its layers."""
+    """Scores of one channel group from the mean squares of its layers' inputs or outputs."""
     seen = [member for member in points if squares[member.layer, member.axis].any()]
     layers = []
     columns = {

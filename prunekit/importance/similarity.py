@@ -1,4 +1,4 @@
-"""Timestep groups by how alike the gradients of the loss are: what one timestep teaches a network helps another, or does not."""
+"""Timestep groups by the similarity of the loss gradients: timesteps belong together if training on one helps another."""
 
 import itertools
 from dataclasses import dataclass
@@ -21,21 +21,21 @@ __all__ = ["GradientSimilarity"]
 class GradientSimilarity:
     """Groups of least dissimilarity by the cosine of the gradients of a network's loss (task affinity as in ANT, arXiv:2306.00354).
 
-    The timesteps are cut into bins of equal length. A bin's gradient is that of the mean loss over its draws, for all parameters of
-    floating point, in float64. Every bin's draws have the same seed, so a loss that draws alike at every timestep sees the same
-    images and noise in all of them. Bins, common draws and the partition by :func:`prunekit.groups.cut_by_matrix` are this
-    project's choice.
+    The timesteps are cut into bins of equal length. A bin's gradient is the gradient of the mean loss over its draws, for all
+    floating-point parameters, in float64. All bins use the same seed, so a loss that draws alike at every timestep sees the same
+    images and noise in all bins. Bins, common draws and the partition by :func:`prunekit.groups.cut_by_matrix` are this project's
+    choice.
 
     Args:
-        model: any network; it is left as it was.
+        model: any network; it is not changed.
         loss: see :data:`prunekit.importance.Loss`.
-        samples: draws per bin; half as many leave five groups of a small base to chance (reports/groups/grouping.md).
-        nodes: bins, at most one per timestep.
-        batch_size: draws per backward pass, see :class:`prunekit.importance.Probe`.
-        seed: of the draws, and of the buckets.
-        coordinates: numbers kept of every gradient. Where there are more parameters, each is added to one of so many buckets with a
-            sign, both drawn (feature hashing, arXiv:0902.2206): inner products stay right on average, a cosine is off by
-            about 1/√coordinates, and the memory is bounded by 8·nodes·coordinates bytes.
+        samples: number of draws per bin; with half as many, five groups of a small base are random (reports/groups/grouping.md).
+        nodes: number of bins, at most one per timestep.
+        batch_size: number of draws per backward pass, see :class:`prunekit.importance.Probe`.
+        seed: seed of the draws and of the buckets.
+        coordinates: number of values kept of every gradient. If there are more parameters, each is added to one of this many
+            buckets with a sign, both random (feature hashing, arXiv:0902.2206): inner products stay right on average, a cosine
+            has an error of about 1/√coordinates, and the memory is at most 8·nodes·coordinates bytes.
     """
 
     model: nn.Module
@@ -55,16 +55,16 @@ class GradientSimilarity:
             )
 
     def __call__(self, schedule: NoiseSchedule, count: int) -> Grouping:
-        """Measure and cut.
+        """Measure the similarities and cut the timesteps.
 
         Raises:
-            InputError: there are fewer timesteps than groups, or a gradient that is zero or not finite.
+            InputError: there are fewer timesteps than groups, or a gradient is zero or not finite.
         """
         Uniform()(schedule, count)  # refuses an impossible count before anything is measured
         return cut_by_matrix(self.measure(schedule.num_timesteps), schedule.num_timesteps, count, self.name)
 
     def bins(self, num_timesteps: int) -> list[tuple[int, int]]:
-        """The ranges of timesteps whose gradients are taken."""
+        """The ranges of timesteps, one gradient each."""
         bins = min(self.nodes, num_timesteps)
         edges = [-(-i * num_timesteps // bins) for i in range(bins + 1)]
         return list(itertools.pairwise(edges))
@@ -98,7 +98,7 @@ class GradientSimilarity:
         return Evidence(middles, {"gradient_norm": norms}, (cosines + cosines.T) / 2, facts)
 
     def _gradient(self, start: int, stop: int) -> FloatArray:
-        """Of the mean loss on timesteps ``start`` … ``stop − 1``, whole or as a sketch, shape (coordinates,)."""
+        """Gradient of the mean loss on timesteps ``start`` … ``stop − 1``, complete or hashed, shape (coordinates,)."""
         bin_ = TimestepGroup(0, start, stop)  # the index seeds the draws: the same for every bin
         gradients, _ = mean_gradients(self.model, Probe(self.loss, bin_, self.samples, self.batch_size, self.seed))
         parts = [gradient.flatten().cpu().numpy() for gradient in gradients.values()]

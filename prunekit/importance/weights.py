@@ -1,4 +1,4 @@
-"""Criteria that look at the weights alone; the same for every timestep group."""
+"""Criteria that use only the weights; the scores are the same for every timestep group."""
 
 import numpy as np
 import torch
@@ -16,8 +16,8 @@ __all__ = ["fpgm", "group_magnitude", "magnitude", "magnitude_l1"]
 def magnitude(model: nn.Module, graph: ChannelGraph, probe: Probe) -> Scores:
     """Mean over the coupled layers of the L2 norm of the channel's weights, each layer scaled to mean 1 (arXiv:1608.08710).
 
-    Both what makes a channel (rows) and what reads it (columns) count. The paper ranks single filters; coupling and scaling are
-    this project's: without the scaling, the layer with the largest weights would decide alone.
+    Both the weights that make a channel (rows) and those that read it (columns) count. The paper ranks single filters; coupling and
+    scaling are this project's. Without the scaling, the layer with the largest weights would dominate.
     """
     return {group.name: group_magnitude(model, group, 2) for group in graph}
 
@@ -39,9 +39,10 @@ def group_magnitude(model: nn.Module, group: ChannelGroup, power: int) -> FloatA
 def fpgm(model: nn.Module, graph: ChannelGraph, probe: Probe) -> Scores:
     r"""Sum of distances to the other channels of the layer, :math:`\sum_j \|w_k - w_j\|_2` (FPGM, arXiv:1811.00250).
 
-    The channel nearest to the geometric median of the filters is the most replaceable. Filters are what makes a channel: of the
-    coupled layers those count that produce it, and free tensors, each scaled to mean 1, and their mean is the score (ours). Where
-    none does, all of the channel group's weights count; where no layer gives every channel as many weights, :func:`magnitude`.
+    The channel nearest to the geometric median of the filters is the most replaceable. Filters are the weights that make a channel:
+    the score is the mean over free tensors and the coupled layers that make the channel, each scaled to mean 1 (this project's
+    choice). If there are none, all of the channel group's weights count. If no layer has equally many weights for every channel,
+    the score is :func:`magnitude`.
     """
     parameters = dict(model.named_parameters())
 
@@ -56,7 +57,7 @@ def fpgm(model: nn.Module, graph: ChannelGraph, probe: Probe) -> Scores:
 
 
 def _distances(part: Part, size: int) -> FloatArray | None:
-    """Sum of every channel's distances to all others; None where the layer does not treat all channels alike."""
+    """Sum of every channel's distances to all others; None if the layer does not have equally many weights for every channel."""
     filters = vectors(part, size)
     if filters is None:
         return None

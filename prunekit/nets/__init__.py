@@ -1,4 +1,4 @@
-"""Networks made of several: timestep experts behind one router, and one encoder with a decoder for each timestep group."""
+"""Composite networks: timestep experts behind one router, and one encoder with a decoder for each timestep group."""
 
 from typing import TYPE_CHECKING
 

@@ -1,4 +1,4 @@
-"""What a denoiser needs to stand in for a diffusers U-Net: its output, its config, and routing by each sample's timestep."""
+"""The parts that let a denoiser replace a diffusers U-Net: its output, its config, and routing by each sample's timestep."""
 
 from collections.abc import Iterator, Mapping
 from types import SimpleNamespace
@@ -15,7 +15,7 @@ __all__ = ["DropInConfig", "DropInOutput", "rows_by_group", "rows_of", "scattere
 
 
 class DropInOutput(NamedTuple):
-    """What the denoiser returns, shaped like diffusers' ``UNet2DOutput``.
+    """The denoiser's output, with the same attributes as diffusers' ``UNet2DOutput``.
 
     Attributes:
         sample: the prediction, shape (batch, channels, height, width).
@@ -29,7 +29,7 @@ class DropInConfig(SimpleNamespace):
 
     @classmethod
     def of(cls, values: Mapping[str, Any]) -> "DropInConfig":
-        """What a config says, without a library's private entries."""
+        """The config's public entries."""
         return cls(**{key: value for key, value in values.items() if not key.startswith("_")})
 
     def __getitem__(self, key: str) -> Any:
@@ -47,7 +47,7 @@ def rows_by_group(
 
     Args:
         groups: the partition.
-        cuts: its inner borders as a tensor where the batch is, int64.
+        cuts: its inner borders as an int64 tensor on the batch's device.
         timestep: a number, or shape (), (1,) or (batch,); fractional ones belong to the group that contains them.
         batch: number of samples.
 
@@ -74,18 +74,18 @@ def rows_by_group(
 
 
 def rows_of(value: Any, rows: Tensor | None, batch: int) -> Any:
-    """Rows of a tensor whose first dimension is the batch; anything else as it is."""
+    """The given rows of a tensor with the batch as its first dimension; any other value is returned unchanged."""
     per_sample = rows is not None and isinstance(value, Tensor) and value.ndim > 0 and len(value) == batch
     return value[rows] if per_sample else value
 
 
 def scattered(output: Tensor, part: Tensor, rows: Tensor | None, batch: int) -> Tensor:
-    """The batch's output with one timestep group's part in its rows; without rows, the part is all of it.
+    """Put one timestep group's part into its rows of the batch's output; without rows, the part is the whole output.
 
     Args:
-        output: with the parts of the groups before; empty for the first group.
+        output: the output with the parts of the earlier groups; empty for the first group.
         part: shape (rows, …).
-        rows: of the batch, shape (rows,).
+        rows: the part's rows in the batch, shape (rows,).
         batch: number of samples, at least 1.
     """
     if rows is None:

@@ -33,7 +33,7 @@ FOLDER = FolderKind(
     marker="experts.json",
     is_ours=has_format(FORMAT),
 )
-"""What :func:`save_experts` may replace."""
+"""Files that :func:`save_experts` may replace."""
 
 
 class TimestepExperts(nn.Module):
@@ -44,7 +44,7 @@ class TimestepExperts(nn.Module):
     Args:
         groups: the partition of the timesteps.
         slims: one slim model for each group, in order.
-        resident: ``all`` keeps every expert in memory; ``one`` keeps only the expert used last, loaded anew when the group changes.
+        resident: ``all`` keeps every expert in memory; ``one`` keeps only the last used expert and loads another when needed.
 
     Raises:
         InputError: the slim models do not match the groups.
@@ -71,13 +71,13 @@ class TimestepExperts(nn.Module):
         self.experts = nn.ModuleList([slim.model for slim in slims] if resident == "all" else [])
         self._told = tuple(_without_weights(slim) for slim in slims)
         self._loaders: list[Callable[[], nn.Module]] = []
-        if resident == "one":  # these still hold all; load_experts puts in loaders that read
+        if resident == "one":  # these still hold all weights; load_experts replaces them by loaders that read from disk
             self._loaders = [lambda model=slim.model: model for slim in slims]  # type: ignore[misc]
         self._loaded: tuple[int, nn.Module] | None = None
-        # whole numbers, which a change of type leaves exact
+        # integers, so a change of dtype leaves them exact
         self.register_buffer("_cuts", torch.tensor(groups.cuts, dtype=torch.int64), persistent=False)
         weight = next(slims[0].model.parameters(), torch.empty(0))
-        # follows the module's device and type, also while no expert is resident
+        # follows the module's device and dtype, even while no expert is resident
         self.register_buffer("_like", weight.new_empty(0), persistent=False)
         self.config = DropInConfig.of(self.spec.config)
 
@@ -93,7 +93,7 @@ class TimestepExperts(nn.Module):
 
     @property
     def slims(self) -> list[SlimModel]:
-        """The experts with what is needed to save them, cleanest group first."""
+        """The experts as slim models, ready to be saved, cleanest group first."""
         return [replace(slim, model=self.expert(index)) for index, slim in enumerate(self._told)]
 
     def save(self, folder: Path | str) -> None:
@@ -114,7 +114,7 @@ class TimestepExperts(nn.Module):
         if self.resident == "all":
             return self.experts[index]
         if self._loaded is None or self._loaded[0] != index:
-            self._loaded = None  # let the last one go before the next is read
+            self._loaded = None  # frees the last expert before the next is read
             self._loaded = (index, self._loaders[index]().train(self.training))
         return self._loaded[1].to(self._like)
 
@@ -126,9 +126,9 @@ class TimestepExperts(nn.Module):
         Args:
             sample: noisy input, shape (batch, channels, height, width).
             timestep: a number, or shape (), (1,) or (batch,); fractional ones belong to the group that contains them.
-            args: passed on whole to every expert; per-sample tensors must come by name.
+            args: passed on unchanged to every expert; per-sample tensors must be passed by name.
             return_dict: False returns a tuple.
-            kwargs: passed on; tensors whose first dimension is the batch are split with it.
+            kwargs: passed on; tensors with the batch as first dimension are split like the batch.
 
         Raises:
             InputError: there are neither one nor as many timesteps as samples, or there are no samples.
@@ -151,7 +151,7 @@ def save_experts(
         InputError: there is something else in the folder than earlier experts.
     """
     folder = Path(folder)
-    TimestepExperts(groups, slims)  # refuses what would not load again
+    TimestepExperts(groups, slims)  # refuses experts that could not be loaded again
     extra = without_paths(extra or {})
     with atomic_folder(folder, FOLDER) as part:
         for slim in slims:
@@ -167,10 +167,10 @@ def load_experts(
     """Read an experts folder.
 
     Args:
-        folder: what :func:`save_experts` wrote.
+        folder: a folder that :func:`save_experts` wrote.
         resident: ``all``, or ``one`` to hold a single expert in memory at a time.
         factory: builds the unpruned architecture, as for :func:`prunekit.slim.load_slim`.
-        inputs: arguments of one forward pass, likewise.
+        inputs: arguments of one forward pass, as for :func:`prunekit.slim.load_slim`.
 
     Raises:
         MissingFileError: the folder or a part of it is missing.
@@ -196,7 +196,7 @@ def load_experts(
 
 
 def _check_alike(folder: Path, groups: TimestepGroups, slims: Sequence[SlimModel]) -> None:
-    """Refuse experts that are of different diffusions: one of them would be sampled with another's schedule."""
+    """Refuse experts with different diffusion processes: one would be sampled with the schedule of another."""
     for slim in slims:
         where = f"group-{slim.group.index} of {folder}"
         if slim.num_timesteps != groups.num_timesteps:
@@ -207,6 +207,6 @@ def _check_alike(folder: Path, groups: TimestepGroups, slims: Sequence[SlimModel
 
 
 def _without_weights(slim: SlimModel) -> SlimModel:
-    """The same slim model with one empty parameter of its type for a network, so that its memory can go."""
+    """The same slim model with one empty parameter of the same dtype as its network, so that the memory is freed."""
     stub = nn.ParameterList([parameter.new_empty(0) for parameter in slim.model.parameters()][:1])
     return replace(slim, model=stub)

@@ -1,4 +1,4 @@
-"""One encoder, and a decoder of its own width for every timestep group (arXiv:2312.09181, section 4)."""
+"""One encoder with a decoder for every timestep group; decoders may have different widths (arXiv:2312.09181, section 4)."""
 
 import copy
 import json
@@ -28,7 +28,7 @@ class Stage(nn.Module):
 
     Args:
         encoder: the shared half.
-        decoder: a timestep group's own half.
+        decoder: the timestep group's half.
     """
 
     def __init__(self, encoder: Encoder, decoder: Decoder) -> None:
@@ -49,18 +49,18 @@ class Stage(nn.Module):
 
 
 class MultiDecoderUNet(nn.Module):
-    """A shared encoder, run once for a batch, and one decoder for each timestep group; every SAMPLE goes to its own.
+    """A shared encoder, run once for a batch, and one decoder for each timestep group; each SAMPLE goes to its group's decoder.
 
     Usable as ``unet`` in diffusers' pipelines: it has ``config``, ``dtype`` and ``device`` and returns an object with ``sample``.
     (The public code of arXiv:2312.09181 sends a whole batch to the decoder of its first sample.)
 
     Args:
-        config: of a diffusers ``UNet2DModel``: the encoder, and the decoders but for their widths.
+        config: config of a diffusers ``UNet2DModel``; it describes the encoder, and the decoders except for their widths.
         groups: the partition of the timesteps, group 0 the cleanest.
-        widths: for every timestep group its decoder's ``block_out_channels``, finest first; absent, all are the encoder's.
+        widths: for every timestep group its decoder's ``block_out_channels``, finest first; if missing, all have the encoder's.
 
     Raises:
-        InputError: the config is of no such U-Net, or widths and timestep groups do not match.
+        InputError: the config does not describe such a U-Net, or widths and timestep groups do not match.
     """
 
     routes_samples = True  # a batch may leave some decoders without a gradient
@@ -90,14 +90,14 @@ class MultiDecoderUNet(nn.Module):
 
     @classmethod
     def from_unet(cls, unet: nn.Module, groups: TimestepGroups) -> "MultiDecoderUNet":
-        """A trained U-Net with a copy of its decoder for every timestep group; it predicts what the U-Net does.
+        """A trained U-Net with a copy of its decoder for every timestep group; its predictions equal the U-Net's.
 
         Args:
-            unet: a diffusers ``UNet2DModel``, unchanged.
+            unet: a diffusers ``UNet2DModel``; it is not changed.
             groups: the partition of the timesteps.
 
         Raises:
-            InputError: it is another network.
+            InputError: it is another kind of network.
         """
         if not isinstance(unet, UNet2DModel):
             raise InputError(f"Got a {type(unet).__name__}; expected a diffusers UNet2DModel.")
@@ -118,7 +118,7 @@ class MultiDecoderUNet(nn.Module):
         return cast(torch.device, self.encoder.conv_in.weight.device)
 
     def stage(self, index: int) -> Stage:
-        """The network that a timestep group's samples go through; its modules are this network's own.
+        """The network that processes a timestep group's samples; it shares its modules with this network.
 
         Raises:
             InputError: there is no such timestep group.
@@ -126,22 +126,22 @@ class MultiDecoderUNet(nn.Module):
         return Stage(self.encoder, cast(Decoder, self.decoders[self.groups[index].index])).train(self.training)
 
     def stage_graph(self, graph: ChannelGraph) -> ChannelGraph:
-        """A stage's channel groups, of which those that reach into the shared encoder keep all their channels.
+        """A stage's channel groups, where those that reach into the shared encoder keep all their channels.
 
         Args:
-            graph: of a network that :meth:`stage` gave.
+            graph: channel groups of a network that :meth:`stage` returned.
         """
         shared = {g.name for g in graph if any(not member.layer.startswith("decoder.") for member in g.members)}
         return graph.with_whole(shared)
 
     def with_pruned(self, slims: Iterable[SlimModel]) -> "MultiDecoderUNet":
-        """A copy whose decoders are those of pruned stages; the encoder and the other decoders are this network's.
+        """A copy with the decoders of pruned stages; the encoder and the other decoders are copied from this network.
 
         Args:
-            slims: stages that were pruned by a graph of :meth:`stage_graph`, with the timestep groups that they serve.
+            slims: stages that were pruned with a graph from :meth:`stage_graph`, with their timestep groups.
 
         Raises:
-            InputError: a slim model is no stage of such a network, or its encoder was pruned.
+            InputError: a slim model is not a stage of such a network, or its encoder was pruned.
         """
         made = copy.deepcopy(self)
         encoder = {key: tensor.shape for key, tensor in self.encoder.state_dict().items()}
@@ -161,12 +161,12 @@ class MultiDecoderUNet(nn.Module):
         return made
 
     def stage_spec(self) -> ModelSpec:
-        """What a stage is to the engine: the U-Net's config, and the arguments of one forward pass."""
+        """A stage's description for the engine: the U-Net's config, and the arguments of one forward pass."""
         inputs = ModelSpec("UNet2DModel", self.unet_config).example_inputs()
         return ModelSpec("MultiDecoderUNet.stage", self.unet_config, inputs=inputs)
 
     def stage_macs(self) -> tuple[int, ...]:
-        """MACs per sample of each stage: the encoder's and the decoder's."""
+        """MACs per sample of each stage: encoder plus decoder."""
         inputs = self.stage_spec().example_inputs()
         return tuple(count_macs(self.stage(group.index), inputs).macs for group in self.groups)
 
@@ -182,7 +182,7 @@ class MultiDecoderUNet(nn.Module):
         class_labels: Tensor | None = None,
         return_dict: bool = True,
     ) -> DropInOutput | tuple[Tensor]:
-        """Predict with each sample's own decoder.
+        """Predict with the decoder of each sample's timestep group.
 
         Args:
             sample: noisy input, shape (batch, channels, height, width).

@@ -1,4 +1,4 @@
-"""Multi-decoder U-Nets on disk: a slim folder whose architecture is this project's own, rebuilt without pickle."""
+"""Multi-decoder U-Nets on disk: a slim folder with this project's architecture, rebuilt without pickle."""
 
 from pathlib import Path
 
@@ -21,11 +21,11 @@ _MAX_GROUPS = 64
 
 
 def multi_decoder_slim(net: MultiDecoderUNet, about: JsonDict) -> SlimModel:
-    """The network with what a slim folder says of it; MACs are the mean over all timesteps, rounded up.
+    """The network with the metadata of a slim folder; MACs are the mean over all timesteps, rounded up.
 
     Args:
         net: the network.
-        about: noise schedule, prediction type, data and provenance, as of :meth:`prunekit.checkpoint.Base.about`.
+        about: noise schedule, prediction type, data and provenance, as from :meth:`prunekit.checkpoint.Base.about`.
     """
     groups, stages = net.groups, net.stage_macs()
     config = {
@@ -67,11 +67,11 @@ def is_multi_decoder(folder: Path | str) -> bool:
 
 
 def load_multi_decoder(folder: Path | str) -> tuple[MultiDecoderUNet, SlimModel]:
-    """Read what :func:`save_multi_decoder` wrote: the network, and what its folder says of it.
+    """Read what :func:`save_multi_decoder` wrote: the network, and the metadata in its folder.
 
     Raises:
         MissingFileError: the folder or one of its two files is missing.
-        FileFormatError: hashes, shapes or names disagree, or it is another network.
+        FileFormatError: hashes, shapes or names disagree, or it is another kind of network.
     """
     folder = Path(folder)
     if folder.is_dir() and not is_multi_decoder(folder):
@@ -84,7 +84,7 @@ def load_multi_decoder(folder: Path | str) -> tuple[MultiDecoderUNet, SlimModel]
     net.kept = {name: tuple(kept) for name, kept in slim.plan.kept.items()}
     net.sizes = {name: dict(values) for name, values in slim.sizes.items()}
     with torch.no_grad():
-        for group in net.groups:  # layers that contradict each other show here, in every decoder
+        for group in net.groups:  # a forward pass in every decoder finds layers that do not fit each other
             _try(net, group, folder)
     return net, slim
 
@@ -104,7 +104,7 @@ def _build(config: JsonDict) -> MultiDecoderUNet:
     """The unpruned network of a folder's config.
 
     Raises:
-        InputError: the config is of no such network.
+        InputError: the config does not describe such a network.
     """
     try:
         groups = TimestepGroups.from_cuts(int(config["num_timesteps"]), config["cuts"], str(config["method"]))

@@ -1,8 +1,8 @@
-"""A diffusers ``UNet2DModel`` in two halves: the encoder, which timestep groups share, and the decoder, which each has for itself.
+"""A diffusers ``UNet2DModel`` in two halves: the encoder is shared by all timestep groups, and each group has its own decoder.
 
 The encoder ends before the middle block, as in the multi-stage framework's code (arXiv:2312.09181): time embedding, first
 convolution and down blocks. The decoder is the middle block, the up blocks and the output layers. It may have other widths than the
-encoder: where the two meet, residual blocks read the encoder's channels as they are, so no adapting layer is needed.
+encoder: the residual blocks at the border read the encoder's channels directly, so no adapting layer is needed.
 """
 
 import copy
@@ -30,7 +30,7 @@ class Encoder(nn.Module):
         unet: gives its modules; they are not copied.
 
     Raises:
-        InputError: it has blocks that hand on more than features.
+        InputError: it has blocks that pass on more than features.
     """
 
     def __init__(self, unet: UNet2DModel) -> None:
@@ -58,8 +58,8 @@ class Encoder(nn.Module):
             class_labels: for a class-conditional network, shape (batch,).
 
         Returns:
-            What the skip connections carry, finest first (the last is what the decoder starts from), and the time embedding of
-            shape (batch, channels).
+            The features of the skip connections, finest first (the decoder starts from the last), and the time embedding of shape
+            (batch, channels).
 
         Raises:
             InputError: class labels are missing, or the network takes none.
@@ -105,10 +105,10 @@ class Decoder(nn.Module):
 
     @classmethod
     def of_widths(cls, config: Mapping[str, Any], widths: Sequence[int]) -> "Decoder":
-        """A freshly initialised decoder of its own widths behind the encoder of another.
+        """A freshly initialised decoder with other widths than the encoder.
 
         Args:
-            config: the U-Net that the encoder is of.
+            config: config of the encoder's U-Net.
             widths: the decoder's ``block_out_channels``, finest first.
         """
         decoder = cls(UNet2DModel(**decoder_config(config, widths)))
@@ -124,7 +124,7 @@ class Decoder(nn.Module):
         return decoder
 
     def forward(self, skips: Sequence[Tensor], embedding: Tensor) -> Tensor:
-        """The prediction, shape (batch, channels, height, width), of what the :class:`Encoder` returned."""
+        """The prediction, shape (batch, channels, height, width), from the output of the :class:`Encoder`."""
         left, sample = tuple(skips), self.mid_block(skips[-1], embedding)
         for block in self.up_blocks:
             count = len(block.resnets)
@@ -134,13 +134,13 @@ class Decoder(nn.Module):
 
 
 def decoder_config(config: Mapping[str, Any], widths: Sequence[int]) -> dict[str, Any]:
-    """Config of a U-Net whose decoder has these widths and reads this one's time embedding.
+    """Config of a U-Net with a decoder of these widths that reads the time embedding of the given config.
 
-    Norm groups are as many as the config's, or the most below that divide all widths and leave 4 channels to a norm group;
-    attention heads have the config's channels, or the most below that divide both those and all widths.
+    The number of norm groups is the config's, or the largest below it that divides all widths and leaves 4 channels to a norm
+    group. Attention heads have the config's number of channels, or the largest below it that divides both it and all widths.
 
     Raises:
-        InputError: there are not as many widths as blocks.
+        InputError: the numbers of widths and blocks differ.
     """
     own: dict[str, Any] = copy.deepcopy(dict(config))
     full = list(own["block_out_channels"])
@@ -163,13 +163,13 @@ def _skip_channels(config: Mapping[str, Any]) -> list[int]:
 
 
 def _norm_groups(most: int, *widths: int) -> int:
-    """Largest number of norm groups up to ``most`` that divides all widths and leaves each of its groups 4 channels."""
+    """Largest number of norm groups up to ``most`` that divides all widths and leaves 4 channels to each norm group."""
     fitting = [n for n in range(1, most + 1) if all(width % n == 0 and width >= 4 * n for width in widths)]
     return max(fitting, default=1)
 
 
 def _reading(resnet: ResnetBlock2D, channels: int, config: Mapping[str, Any]) -> ResnetBlock2D:
-    """A residual block like this one that reads another number of channels."""
+    """A residual block like this one, but with another number of input channels."""
     time = resnet.time_emb_proj
     return ResnetBlock2D(
         in_channels=channels,

@@ -21,7 +21,7 @@ from prunekit.training.watching import Watch
 
 __all__ = ["Evaluation", "Sampler", "clean_prediction", "ddim_step", "make_sampler", "to_images"]
 
-_LABEL_SEED = 0x9E3779B1  # so that classes and noise of one seed are not made of the same random numbers
+_LABEL_SEED = 0x9E3779B1  # so that classes and noise of one seed use different random numbers
 
 
 def to_images(samples: Tensor) -> Tensor:
@@ -43,10 +43,10 @@ class Evaluation:
     """One evaluation of the network on the way from noise to samples.
 
     Args:
-        timestep: where it was made.
-        state: what the network was given, x_t on the noise schedule's scale, shape (batch, channels, height, width).
-        prediction: what it said, same shape.
-        stepped: what the sampler made of it, on the sampler's own scale, same shape; the last one is the samples.
+        timestep: the timestep of the evaluation.
+        state: the network's input, x_t on the noise schedule's scale, shape (batch, channels, height, width).
+        prediction: the network's output, same shape.
+        stepped: the sampler's next state, on the sampler's own scale, same shape; in the last evaluation these are the samples.
     """
 
     timestep: float
@@ -61,9 +61,9 @@ class Sampler:
 
     Args:
         scheduler: a diffusers scheduler.
-        steps: sampling steps.
-        shape: of one sample, (channels, height, width).
-        classes: classes that a class-conditional network is asked for; empty for a network without.
+        steps: number of sampling steps.
+        shape: shape of one sample, (channels, height, width).
+        classes: classes to sample with a class-conditional network; empty for a network without classes.
     """
 
     scheduler: Any
@@ -72,13 +72,13 @@ class Sampler:
     classes: Sequence[int] = ()
 
     def for_latents(self) -> "Sampler":
-        """The same without clamping predictions of the clean sample to −1 … 1, which latents go beyond."""
+        """The same sampler without clamping predictions of the clean sample to −1 … 1, since latents exceed this range."""
         if not self.scheduler.config.get("clip_sample"):
             return self
         return replace(self, scheduler=type(self.scheduler).from_config(self.scheduler.config, clip_sample=False))
 
     def of_classes(self, classes: Sequence[int]) -> "Sampler":
-        """The same for a class-conditional network, asked for these classes."""
+        """The same sampler for these classes of a class-conditional network."""
         return replace(self, classes=tuple(classes))
 
     @torch.no_grad()
@@ -95,8 +95,8 @@ class Sampler:
         Args:
             model: network or experts; called as ``model(x, t)``.
             count: number of samples.
-            seed: of the initial noise (and of the sampler's own, and of the classes): equal seeds mean equal noise for every model.
-            batch_size: samples at a time; it changes no noise, neither the initial nor the sampler's own.
+            seed: seed of the initial noise, the sampler's noise and the classes: equal seeds give equal noise for every model.
+            batch_size: samples at a time; it changes neither the initial noise nor the sampler's noise.
             report: called with (samples done, count).
 
         Returns:
@@ -120,7 +120,7 @@ class Sampler:
         return torch.randn((count, *self.shape), generator=Generator().manual_seed(seed))
 
     def labels(self, count: int, seed: int) -> Tensor | None:
-        """The classes of ``count`` samples, drawn uniformly, int64, shape (count,); None for a network without."""
+        """The classes of ``count`` samples, drawn uniformly, int64, shape (count,); None for a network without classes."""
         if not self.classes:
             return None
         index = torch.randint(len(self.classes), (count,), generator=Generator().manual_seed(seed + _LABEL_SEED))
@@ -136,15 +136,15 @@ class Sampler:
         Args:
             model: network or experts; called as ``model(x, t)``.
             noise: initial noise of unit variance, shape (batch, channels, height, width).
-            seed: of the sampler's own noise.
-            first: number of the batch's first sample, so that a sample's noise does not depend on its batch.
+            seed: seed of the sampler's noise.
+            first: index of the batch's first sample, so that a sample's noise does not depend on its batch.
             labels: classes of the samples, shape (batch,).
 
         Raises:
-            InputError: the network's predictions, or what the sampler makes of them, are not finite; on a GPU this is seen one
-                evaluation later.
+            InputError: the network's predictions or the sampler's states are not finite; on a GPU this is noticed one evaluation
+                later.
         """
-        scheduler = copy.deepcopy(self.scheduler)  # it counts its steps
+        scheduler = copy.deepcopy(self.scheduler)  # it has a step counter
         set_timesteps(scheduler, self.steps)
         generators = [Generator().manual_seed(seed * 1_000_003 + first + i + 1) for i in range(len(noise))]
         device = next((tensor.device for tensor in chain(model.parameters(), model.buffers())), noise.device)
@@ -162,7 +162,7 @@ class Sampler:
 
 
 def _not_finite(prediction: Tensor, stepped: Tensor) -> Tensor:
-    """How many samples of a batch have NaN or an infinity, shape (1,)."""
+    """Number of samples of a batch with NaN or an infinity, shape (1,)."""
     whole = prediction.flatten(1).isfinite().all(1) & stepped.flatten(1).isfinite().all(1)
     return (~whole).sum().float().reshape(1)
 
@@ -179,12 +179,12 @@ def _check(seen: list[tuple[tuple[int, float], list[float]]], steps: int, batch:
 def clean_prediction(
     prediction: Tensor, state: Tensor, timestep: float, schedule: NoiseSchedule, prediction_type: str
 ) -> Tensor:
-    """The clean image x0 that a prediction at x_t = a·x0 + b·ε amounts to, same shape, not clamped.
+    """Convert a prediction at x_t = a·x0 + b·ε to the clean image x0, same shape, not clamped.
 
     Between training timesteps σ = b/a is interpolated linearly, as diffusers' samplers with fractional timesteps do.
 
     Args:
-        prediction: what the network said, shape (batch, channels, height, width).
+        prediction: the network's output, shape (batch, channels, height, width).
         state: x_t, same shape, on a variance-preserving scale (a² + b² = 1).
         timestep: t of the whole batch.
         schedule: noise schedule.
@@ -223,13 +223,13 @@ def make_sampler(
 
 
 def ddim_step(state: Tensor, clean: Tensor, timestep: float, target: float, schedule: NoiseSchedule) -> Tensor:
-    """From x_t to a cleaner timestep, without noise of its own (DDIM, arXiv:2010.02502, eq. 12 with σ = 0), same shape.
+    """Step from x_t to a cleaner timestep without added noise (DDIM, arXiv:2010.02502, eq. 12 with σ = 0), same shape.
 
     The clean image is clamped as diffusers' DDIM does with the settings of ``schedule.scheduler``: to −1 … 1 unless these differ.
 
     Args:
         state: x_t, shape (batch, channels, height, width), on a variance-preserving scale.
-        clean: the prediction of x0 there, same shape, not clamped.
+        clean: the prediction of x0 at this timestep, same shape, not clamped.
         timestep: t of the whole batch.
         target: timestep to go to.
         schedule: noise schedule.

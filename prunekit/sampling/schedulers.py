@@ -1,4 +1,4 @@
-"""diffusers' schedulers with a network's own noise schedule, and with the settings of its pipeline's scheduler."""
+"""diffusers' schedulers with a network's noise schedule and the settings of its pipeline's scheduler."""
 
 import functools
 import inspect
@@ -52,8 +52,8 @@ _log = logging.getLogger(__name__)
 def make_scheduler(name: str, schedule: NoiseSchedule, prediction_type: str = "epsilon") -> Any:
     """A diffusers scheduler with exactly this noise schedule and the settings of ``schedule.scheduler``.
 
-    Settings that the class does not have are left out, as diffusers' ``from_config`` leaves them out; a note in the log names those
-    that the pipeline had changed.
+    Settings that the class does not have are left out, as in diffusers' ``from_config``; a log message names those that the
+    pipeline had changed.
 
     Args:
         name: a key of :data:`SAMPLERS`, a class of diffusers, or :data:`PIPELINE`.
@@ -87,7 +87,7 @@ def check_network(settings: JsonDict, prediction_type: str) -> None:
     """Refuse networks that no sampler here can serve, by the settings of their pipeline's scheduler.
 
     Raises:
-        InputError: it was trained for flow matching, or takes log σ instead of timesteps.
+        InputError: the network was trained for flow matching, or takes log σ instead of timesteps.
     """
     refused = timesteps_refused({"prediction_type": prediction_type, **settings})
     if not refused and prediction_type == "flow_prediction":
@@ -100,7 +100,7 @@ def check_network(settings: JsonDict, prediction_type: str) -> None:
 def real_timesteps(name: str, steps: int, schedule: NoiseSchedule) -> FloatArray:
     """Timestep of every network evaluation that a sampler makes, in order, shape (evaluations,).
 
-    Second-order samplers evaluate more often than they step; every evaluation is listed.
+    Second-order samplers make more evaluations than steps; every evaluation is listed.
     """
     scheduler = make_scheduler(name, schedule)
     set_timesteps(scheduler, steps)
@@ -113,7 +113,7 @@ def set_timesteps(scheduler: Any, steps: int) -> None:
     A timestep below 0, which diffusers' ``trailing`` spacing adds where its rounding just misses 0, is left out.
 
     Raises:
-        InputError: the scheduler does not take so many steps.
+        InputError: the scheduler does not support this number of steps.
     """
     name = type(scheduler).__name__
     try:
@@ -161,7 +161,7 @@ def _scheduler_class(name: str, schedule: NoiseSchedule) -> tuple[Any, str]:
 def _with_schedule(
     found: Any, class_name: str, settings: JsonDict, schedule: NoiseSchedule, prediction_type: str
 ) -> Any:
-    """The scheduler by its pipeline's own betas where they are this schedule, else by the schedule's."""
+    """The scheduler with its pipeline's betas if they match this schedule, else with the schedule's betas."""
     bar = schedule.alphas_cumprod
     betas = 1 - bar / np.concatenate([[1.0], bar[:-1]])
     own = {"num_train_timesteps": schedule.num_timesteps, "trained_betas": betas.tolist()}
@@ -170,7 +170,7 @@ def _with_schedule(
     for config in [*ways, {**plain, **own}]:
         try:
             made = found.from_config({**config, "prediction_type": prediction_type})
-        except ERRORS as error:  # some need packages that diffusers does not
+        except ERRORS as error:  # some need packages that diffusers does not require
             raise InputError(f"{class_name} does not take these settings ({one_line(error)}).") from error
         made_bar = np.asarray(getattr(made, "alphas_cumprod", []))
         if made_bar.min(initial=1) < _ZERO_SNR and "rescale_betas_zero_snr" not in init_defaults(found):

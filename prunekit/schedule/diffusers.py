@@ -32,7 +32,7 @@ BETA_KEYS = (
     "trained_betas",
     "rescale_betas_zero_snr",
 )
-"""Settings that say the noise schedule itself."""
+"""Settings that define the noise schedule."""
 
 _KINDS = {"linear": "linear", "scaled_linear": "scaled_linear", "squaredcos_cap_v2": "cosine", "sigmoid": "sigmoid"}
 _USUAL: JsonDict = {
@@ -49,7 +49,7 @@ _FLOWS = ("FlowMatch", "FlowMap", "Helios", "LTXEulerAncestralRF", "Piflow", "Mi
 
 
 def of_scheduler(schedules: "type[NoiseSchedule]", scheduler: Any) -> "NoiseSchedule":
-    """See :meth:`NoiseSchedule.from_diffusers`, whose class makes the schedule."""
+    """See :meth:`NoiseSchedule.from_diffusers`; ``schedules`` is the class that makes the schedule."""
     settings = _settings(scheduler)
     return replace(_noise_levels(schedules, scheduler, settings), scheduler=settings)
 
@@ -61,7 +61,7 @@ def is_flow(name: str, settings: JsonDict) -> bool:
 
 
 def settings_text(settings: JsonDict) -> str:
-    """What is unusual about a pipeline's sampler, as the end of a sentence, empty where nothing is."""
+    """The unusual settings of a pipeline's sampler, as the end of a sentence; empty if there are none."""
     unusual = {key: settings[key] for key in _USUAL if key in settings and settings[key] != _USUAL[key]}
     told = ", ".join(f"{key} {value}" for key, value in unusual.items())
     return f"with {told}, as the pipeline's {settings.get('_class_name')} has it" if told else ""
@@ -71,7 +71,7 @@ def steps_as_planned(settings: JsonDict) -> tuple[str, int]:
     """Timestep spacing and offset of DDIM and DDPM with these settings of a scheduler.
 
     Raises:
-        InputError: they are no name and no whole number.
+        InputError: the spacing is not a name or the offset is not a whole number.
     """
     spacing, offset = settings.get("timestep_spacing", "leading"), settings.get("steps_offset", 0)
     if not isinstance(spacing, str) or not isinstance(offset, int) or isinstance(offset, bool):
@@ -102,10 +102,10 @@ def changed_settings(settings: JsonDict, defaults: JsonDict) -> dict[str, Any]:
 
 
 def _settings(scheduler: Any) -> dict[str, Any]:
-    """A scheduler's config as plain JSON, without what its class put in by default because nobody said it.
+    """A scheduler's config as plain JSON, without the entries that its class filled in by default.
 
     Raises:
-        InputError: a number is infinite or NaN, and not so by default.
+        InputError: a number is infinite or NaN, and that is not its default.
     """
     config = dict(getattr(scheduler, "config", {}))
     unsaid = set(config.get("_use_default_values", ())) - set(BETA_KEYS)
@@ -125,7 +125,7 @@ def _settings(scheduler: Any) -> dict[str, Any]:
 
 def _noise_levels(schedules: "type[NoiseSchedule]", scheduler: Any, settings: JsonDict) -> "NoiseSchedule":
     name, config = type(scheduler).__name__, {**dict(getattr(scheduler, "config", {})), **settings}
-    if config.get("use_flow_sigmas"):  # betas are there too, and mean nothing then
+    if config.get("use_flow_sigmas"):  # the config has betas too, but they are not used then
         return schedules.rectified_flow(config["num_train_timesteps"], config.get("flow_shift") or 1.0)
     alphas_cumprod = getattr(scheduler, "alphas_cumprod", None)
     if alphas_cumprod is not None:
@@ -146,7 +146,7 @@ def _noise_levels(schedules: "type[NoiseSchedule]", scheduler: Any, settings: Js
 
 
 def _as_told(schedules: "type[NoiseSchedule]", config: Mapping[str, Any]) -> "NoiseSchedule | None":
-    """The schedule that a scheduler's settings describe, in double precision; None where they do not."""
+    """The schedule that a scheduler's settings describe, in double precision; None if they describe none."""
     if config.get("trained_betas") is not None:
         betas = np.asarray(config["trained_betas"], dtype=np.float64)
         within = betas.ndim == 1 and bool(((betas > 0) & (betas < 1)).all())
@@ -161,12 +161,12 @@ def _as_told(schedules: "type[NoiseSchedule]", config: Mapping[str, Any]) -> "No
 
 
 def _same(told: FloatArray, computed: FloatArray) -> bool:
-    """Whether a scheduler computed what its settings say: some shift or rescale it. It computes in single precision."""
+    """Whether a scheduler's values match its settings: some schedulers shift or rescale them. They compute in single precision."""
     return told.shape == computed.shape and np.allclose(told, computed, rtol=1e-2, atol=1e-8)
 
 
 def _as_computed(schedules: "type[NoiseSchedule]", bar: FloatArray) -> "NoiseSchedule":
-    """The schedule of ᾱ, whose ends are kept from 0 and 1."""
+    """The schedule of ᾱ, with both ends kept away from 0 and 1."""
     bar = np.clip(bar, 1e-12, 1 - 1e-12)
     betas = 1 - bar / np.concatenate([[1.0], bar[:-1]])
     return schedules.from_betas(np.clip(betas, 1e-12, 1 - 1e-12))

@@ -25,7 +25,7 @@ from prunekit.schedule.steps import check_count
 __all__ = ["NAMED_KINDS", "NoiseSchedule"]
 
 NAMED_KINDS = ("linear", "scaled_linear", "cosine", "sigmoid", "edm", "rectified_flow")
-"""Kinds of noise schedules that a name and a number of timesteps describe."""
+"""Kinds of noise schedules that are fully described by a name and a number of timesteps."""
 _KINDS = (*NAMED_KINDS, "explicit")
 
 
@@ -103,7 +103,7 @@ class NoiseSchedule:
 
         Args:
             betas: shape (T,), each in (0, 1).
-            config: kept for :meth:`to_config`; the betas themselves when absent.
+            config: kept for :meth:`to_config`; the betas themselves if missing.
         """
         betas = np.asarray(betas, dtype=np.float64)
         if betas.ndim != 1 or not ((betas > 0) & (betas < 1)).all():
@@ -123,8 +123,8 @@ class NoiseSchedule:
 
         Args:
             num_timesteps: T.
-            beta_start: β of the cleanest timestep; 0.1/T when absent.
-            beta_end: β of the noisiest timestep; 20/T when absent.
+            beta_start: β of the cleanest timestep; 0.1/T if missing.
+            beta_end: β of the noisiest timestep; 20/T if missing.
         """
         start, end = _beta_range(num_timesteps, beta_start, beta_end, (0.1, 20.0))
         config = {"kind": "linear", "num_timesteps": num_timesteps, "beta_start": start, "beta_end": end}
@@ -276,7 +276,7 @@ def _check_options(constructor: Callable[..., Any], kind: str, options: JsonDict
 def _beta_range(
     num_timesteps: int, start: float | None, end: float | None, per_unit_time: tuple[float, float]
 ) -> tuple[float, float]:
-    """Fill in absent ends with the rate per unit time divided by T, below 1; refuse ends outside (0, 1)."""
+    """Fill in missing ends with the rate per unit time divided by T, below 1; refuse ends outside (0, 1)."""
     check_count(num_timesteps)
     first = per_unit_time[0] / num_timesteps if start is None else start
     last = per_unit_time[1] / num_timesteps if end is None else end

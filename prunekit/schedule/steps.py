@@ -11,7 +11,7 @@ _MAX_TIMESTEPS = 1_000_000
 
 
 def sampler_timesteps(num_timesteps: int, steps: int, spacing: str = "leading", offset: int = 0) -> IntArray:
-    """Training timesteps that a DDIM- or DDPM-like sampler really visits, noisiest first.
+    """The training timesteps that a DDIM- or DDPM-like sampler visits, noisiest first.
 
     The three spacings of "Common diffusion noise schedules…" (arXiv:2305.08891, table 2), as diffusers rounds them.
 
@@ -25,7 +25,7 @@ def sampler_timesteps(num_timesteps: int, steps: int, spacing: str = "leading", 
         Integers of shape (steps,) in 0 … T−1.
 
     Raises:
-        InputError: the spacing is unknown, or it does not have so many steps in 0 … T−1.
+        InputError: the spacing is unknown, or it has fewer than ``steps`` timesteps in 0 … T−1.
 
     Example:
         >>> sampler_timesteps(1000, 4).tolist()
@@ -55,10 +55,10 @@ def sampler_timesteps(num_timesteps: int, steps: int, spacing: str = "leading", 
 
 
 def check_count(num_timesteps: int) -> None:
-    """Refuse a number of training timesteps that is none.
+    """Refuse an impossible number of training timesteps.
 
     Raises:
-        InputError: it is no integer in 2 … a million.
+        InputError: it is not an integer in 2 … a million.
     """
     if not isinstance(num_timesteps, int | np.integer) or not 2 <= num_timesteps <= _MAX_TIMESTEPS:
         raise InputError(f"Got {num_timesteps!r} training timesteps; expected an integer in 2 … {_MAX_TIMESTEPS:,}.")

@@ -1,4 +1,4 @@
-"""Proposers that decide at once and measure nothing, and the way from any wish to the target."""
+"""Proposers that decide in one step without measuring, and the conversion of any wished widths to widths at the target."""
 
 from dataclasses import replace
 
@@ -12,28 +12,28 @@ __all__ = ["at_target", "oneshot", "uniform"]
 
 
 def uniform(task: Task) -> IntArray:
-    """The same fraction of channels kept everywhere, as nearly as legal widths at the target allow: the baseline.
+    """Baseline: keep the same fraction of channels everywhere, as nearly as legal widths at the target allow.
 
-    Scores decide which channels go, never how many: what is minimised is the squared deviation from the common fraction.
+    Scores decide which channels go, not how many: the squared deviation from the common fraction is minimised.
     """
     return at_target(task.widths, np.zeros(len(task.widths.graph)))
 
 
 def oneshot(task: Task) -> IntArray:
-    """Widths from the scores alone, in one decision: least importance lost at the target. Nothing is measured."""
+    """Widths from the scores alone, in one step: they lose the least importance at the target. Nothing is measured."""
     return meet_target(task.widths)
 
 
 def at_target(problem: WidthProblem, removed: FloatArray) -> IntArray:
-    """Steps of every group at the target, as near to a wish as legal widths allow.
+    """Steps of every group that meet the target, as near to the wished fractions as legal widths allow.
 
-    A wish says how the groups compare, and seldom costs the target. So it is taken less or more of: fractions run in proportion
-    from nothing to the wish, and from there evenly to everything. Where they cost the target, the legal widths of least squared
-    deviation are taken.
+    The wish sets the proportions between groups; its own cost seldom equals the target. So it is scaled: fractions grow in
+    proportion from zero to the wish, and then evenly to everything. At the scale that costs the target, the legal widths of least
+    squared deviation are taken.
 
     Args:
         problem: the channel groups and the target.
-        removed: fraction to remove of every group, shape (groups,), in [0, 1].
+        removed: wished fraction to remove of every group, shape (groups,), in [0, 1].
 
     Raises:
         BudgetError: even the smallest widths cost more than the target.

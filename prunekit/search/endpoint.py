@@ -1,4 +1,4 @@
-"""An OpenAI-compatible endpoint of the user's: one question, one text. Nothing of prunekit needs it."""
+"""The user's OpenAI-compatible endpoint: sends one question, gets one text. It is optional."""
 
 import json
 import os
@@ -39,22 +39,22 @@ class _Completion(TypedDict):
 
 
 class EndpointError(Exception):
-    """No answer that can be used came back. The message never quotes the server, which knows the key."""
+    """The endpoint returned no usable answer. The message never quotes the server, since the server knows the key."""
 
 
 @dataclass(frozen=True)
 class Endpoint:
-    """Where a language model answers; the key itself is never stored or logged.
+    """Address of a language model; the API key itself is never stored or logged.
 
     Args:
         url: URL of the API, such as ``http://127.0.0.1:8000/v1``; ``/chat/completions`` is appended.
-        model: the model's name there.
+        model: the model's name at the endpoint.
         key_variable: environment variable that holds the API key; no key is sent if missing.
-        timeout: seconds that an answer may take in all, at most 86,400.
-        retries: further attempts after an answer that cannot be used, at most 100.
+        timeout: seconds that an answer may take in total, at most 86,400.
+        retries: further attempts after an unusable answer, at most 100.
 
     Raises:
-        InputError: one of them is none, such as a URL with a key in it, or a variable's name with a character that shows otherwise.
+        InputError: an argument is invalid, such as a URL that contains a key, or a variable name with an illegal character.
     """
 
     __pydantic_config__: ClassVar[dict[str, Any]] = {"extra": "forbid", "allow_inf_nan": False}
@@ -92,7 +92,7 @@ class Endpoint:
         """The API key.
 
         Raises:
-            InputError: its variable is not set, or holds what no header can.
+            InputError: its variable is not set, or holds a character that an HTTP header cannot carry.
         """
         if self.key_variable is None:
             return None
@@ -110,7 +110,7 @@ class Endpoint:
             messages: ``{"role", "content"}`` each.
 
         Raises:
-            EndpointError: it is refused, late, longer than a megabyte, or not of the expected form.
+            EndpointError: the answer is an error, late, longer than a megabyte, or not of the expected form.
         """
         headers = {"Content-Type": "application/json", "Accept": "application/json"}
         key = self.key()
@@ -124,10 +124,10 @@ class Endpoint:
 
 @dataclass(frozen=True)
 class UnconfirmedEndpoint(Endpoint):
-    """An endpoint that a file asks for: nothing is sent to it, and its key is not read, until its user has confirmed it."""
+    """An endpoint named in a file: nothing is sent to it, and its key is not read, until the user has confirmed it."""
 
     def confirmed(self) -> Endpoint:
-        """The same endpoint, ready to be asked."""
+        """The same endpoint, ready for use."""
         return Endpoint(**{each.name: getattr(self, each.name) for each in fields(self)})
 
     def key(self) -> str | None:
@@ -152,7 +152,7 @@ class UnconfirmedEndpoint(Endpoint):
 
 
 class _NoRedirect(urllib.request.HTTPRedirectHandler):
-    """A redirect is an error: what is asked, and the key, are for the user's endpoint only."""
+    """Treats a redirect as an error: the question and the key are for the user's endpoint only."""
 
     def redirect_request(self, *_: Any) -> None:
         return None
@@ -166,13 +166,13 @@ def _fetch(request: urllib.request.Request, timeout: float) -> bytes:
 
 
 def _within(seconds: float, fetch: Callable[[], bytes]) -> bytes:
-    """What ``fetch`` returns in so many seconds, however slowly a server drips: a socket's own timeout is for each piece."""
+    """Run ``fetch`` with a time limit on the whole answer; a socket's own timeout applies to each piece only."""
     result: Future[bytes] = Future()
 
     def run() -> None:
         try:
             result.set_result(fetch())
-        except BaseException as error:  # raised again where it is waited for
+        except BaseException as error:  # raised again in the waiting thread
             result.set_exception(error)
 
     threading.Thread(target=run, daemon=True).start()
@@ -182,7 +182,7 @@ def _within(seconds: float, fetch: Callable[[], bytes]) -> bytes:
         raise EndpointError(f"the endpoint answered with HTTP status {error.code}") from None
     except TimeoutError:
         raise EndpointError(f"no whole answer came within {seconds:g} s") from None
-    except Exception as error:  # whatever a server can make of HTTP
+    except Exception as error:  # a broken server can cause any error
         raise EndpointError(f"the endpoint could not be asked ({type(error).__name__})") from None
 
 
@@ -192,5 +192,5 @@ def _content(body: bytes) -> str:
         raise EndpointError("the answer was longer than a megabyte")
     try:
         return checked(_Completion, parse_json(body, "the answer"), "the answer")["choices"][0]["message"]["content"]
-    except FileFormatError:  # whose message quotes the answer
+    except FileFormatError:  # its message quotes the answer
         raise EndpointError("the answer was no chat completion") from None

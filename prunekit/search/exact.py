@@ -1,9 +1,9 @@
-"""Whether some widths meet a target, decided exactly: branch and bound over boxes of steps.
+"""Decides exactly whether any widths meet a target, by branch and bound over boxes of steps.
 
 The cost never rises when a channel leaves, so the two corners of a box bound the cost of all its states. A box whose bounds miss
-the target is dropped whole. In any other, a path of single steps from one corner to the other crosses the target; where the step
-across is small enough, the state below it is a solution. So only groups whose single step is larger than the tolerance have to be
-branched on, and these are few. The method is this project's own.
+the target is dropped whole. In any other box, a path of single steps from one corner to the other crosses the target; if the step
+that crosses it is small enough, the state below the target is a solution. So the search only branches on groups with a single step
+larger than the tolerance, and these are few. The method is this project's own.
 """
 
 from dataclasses import dataclass
@@ -15,19 +15,19 @@ from prunekit._types import IntArray
 
 __all__ = ["Reachable", "nearest_below"]
 
-_MAX_BOXES = 20_000  # a few seconds for 250 groups; smaller problems are decided long before
+_MAX_BOXES = 20_000  # a few seconds for 250 groups; smaller problems finish much earlier
 
 
 class Reachable(Protocol):
-    """What :func:`nearest_below` needs of a problem; :class:`prunekit.search.targets.WidthProblem` has it."""
+    """The interface that :func:`nearest_below` needs; :class:`prunekit.search.targets.WidthProblem` implements it."""
 
     @property
     def target(self) -> int:
-        """What the cost must not exceed."""
+        """Upper limit of the cost."""
 
     @property
     def tolerance(self) -> int:
-        """By how much the target may be missed."""
+        """How far below the target the cost may lie."""
 
     @property
     def max_steps(self) -> IntArray:
@@ -39,22 +39,22 @@ class Reachable(Protocol):
 
 @dataclass(frozen=True, eq=False)
 class _Box:
-    """All states between two corners: ``low`` is the dearest, ``high`` the cheapest, both of shape (groups,)."""
+    """All states between two corners: ``low`` is the most expensive, ``high`` the cheapest, both of shape (groups,)."""
 
     low: IntArray
     high: IntArray
 
 
 def nearest_below(problem: Reachable, near: IntArray, boxes_at_most: int = _MAX_BOXES) -> tuple[IntArray, bool]:
-    """The state that costs at most the target and misses it least, or the first that is found within the tolerance.
+    """The state nearest below the target, or the first that is found within the tolerance.
 
     Args:
         problem: cost, target and tolerance.
-        near: a state that costs at most the target, shape (groups,); those that differ little from it are looked at first.
-        boxes_at_most: after so many boxes the best that was found is given back.
+        near: a state that costs at most the target, shape (groups,); similar states are tried first.
+        boxes_at_most: after this many boxes the best state so far is returned.
 
     Returns:
-        The state, shape (groups,), and whether it is certain that no other state misses the target by less, beyond the tolerance.
+        The state, shape (groups,), and whether the answer is certain: the state is within the tolerance, or no other is nearer.
     """
     best, missed = near, problem.target - int(problem.spent(near))
     boxes = [_Box(np.zeros_like(near), problem.max_steps.copy())]
@@ -75,14 +75,14 @@ def nearest_below(problem: Reachable, near: IntArray, boxes_at_most: int = _MAX_
 
 
 def _single_steps(problem: Reachable, box: _Box) -> IntArray:
-    """What one step from the dearest corner saves in every group; −1 where the box leaves no choice. Shape (groups,)."""
+    """Cost saved in every group by one step from the most expensive corner; −1 if the box leaves no choice. Shape (groups,)."""
     one = box.low + np.eye(len(box.low), dtype=np.int64)
     saved = int(problem.spent(box.low)) - problem.spent(np.minimum(one, box.high))
     return np.where(box.high > box.low, saved, -1)
 
 
 def _crossing(problem: Reachable, box: _Box, steps_of: IntArray) -> IntArray:
-    """First state at most at the target on a path between the corners that takes the groups with the largest steps first."""
+    """First state not above the target on a path between the corners; the path changes the groups with the largest steps first."""
     order = np.argsort(-steps_of, kind="stable")
     lengths = np.cumsum((box.high - box.low)[order])
 
@@ -92,7 +92,7 @@ def _crossing(problem: Reachable, box: _Box, steps_of: IntArray) -> IntArray:
         steps[order] += taken
         return steps
 
-    above, below = 0, int(lengths[-1])  # the dearest corner is above the target, the cheapest is not
+    above, below = 0, int(lengths[-1])  # the most expensive corner is above the target, the cheapest is not
     while below - above > 1:
         middle = (above + below) // 2
         if int(problem.spent(state(middle))) > problem.target:

@@ -15,10 +15,10 @@ __all__ = ["candidates_of", "close", "greedy"]
 def greedy(task: Task) -> IntArray:
     """Round by round, remove where the measured loss rises least per cost saved (multi-round search of TDC, arXiv:2312.13307).
 
-    The paper's proposer is a language model; this one is deterministic and offline. Candidates are short-listed by the scores; the
-    others are taken to cost what the short list does in the middle, and are measured once they come to the front.
-    An old measurement stands until its candidate comes to the front, and is then taken again: a channel group that was dear in an
-    earlier round has seldom become cheap. Where it may have, under a proxy that jumps, ``task.fresh`` has more of them taken again.
+    The paper's proposer is a language model; this one is deterministic and offline. The scores give a short list of candidates. All
+    others are assumed to have the short list's median rate, and are measured once they rank first.
+    A measurement is reused until its candidate ranks first; it is then repeated. This works because a channel group that was
+    expensive in an earlier round seldom becomes cheap. For proxies that jump, ``task.fresh`` repeats more measurements per round.
     The last stretch, smaller than any step, is closed by exchanging a few steps: the exchanges that the measured rates favour are
     measured too, and the best is taken.
     """
@@ -41,7 +41,7 @@ def greedy(task: Task) -> IntArray:
 
 @dataclass(eq=False)
 class _Rates:
-    """Rise of the loss per cost saved by channel group: as last measured, and what is assumed of groups never measured."""
+    """Rise of the loss per cost saved, by channel group: the last measurement, or an assumed value for groups never measured."""
 
     measured: dict[int, float] = field(default_factory=dict)
     assumed: float = np.inf
@@ -53,7 +53,7 @@ class _Rates:
 def candidates_of(problem: WidthProblem, steps: IntArray, chunk: float, bite: float) -> dict[int, IntArray]:
     """For each channel group, the smallest removal that saves about a chunk, within a bite and not past the target.
 
-    A removal that saves next to nothing is none: taken because it still fits, it would cost loss for next to nothing.
+    A removal that saves next to nothing is not a candidate: it would raise the loss for no gain.
     """
     now = int(problem.spent(steps))
     room = now - problem.target
@@ -78,7 +78,7 @@ def candidates_of(problem: WidthProblem, steps: IntArray, chunk: float, bite: fl
 def _front_runner(
     task: Task, steps: IntArray, loss: float, candidates: Mapping[int, IntArray], rates: _Rates, search_round: int
 ) -> tuple[int, float]:
-    """The channel group whose candidate, freshly measured, stays in front of the others' last known rates; and its loss."""
+    """The channel group with the best candidate and its loss: freshly measured, it still beats the others' last known rates."""
     problem = task.widths
     now_spent, now_lost = int(problem.spent(steps)), float(problem.loss(steps))
     saved = {g: now_spent - int(problem.spent(candidate)) for g, candidate in candidates.items()}
@@ -90,14 +90,14 @@ def _front_runner(
         rates.measured[waiting[0]] = (losses[waiting[0]] - loss) / saved[waiting[0]]
 
     ranked = sorted(candidates, key=lambda g: (float(problem.loss(candidates[g])) - now_lost) / saved[g])
-    if not rates.measured:  # the short list first; the rest waits behind it, in the order of the scores
+    if not rates.measured:  # the short list first; the others follow in the order of the scores
         shortlist = ranked[: task.shortlist]
         for i in range(len(shortlist)):
             measure(shortlist[i:])
         rates.assumed = float(np.median(list(rates.measured.values())))
     fresh = min(task.fresh, len(ranked))
     while (front := min(ranked, key=rates)) not in losses or len(losses) < fresh:
-        measure(sorted((g for g in ranked if g not in losses), key=rates))  # the front runner, then who would be next
+        measure(sorted((g for g in ranked if g not in losses), key=rates))  # the best candidate, then the runners-up
     task.choose(problem.graph.groups[front].name, candidates[front], search_round, losses[front])
     return front, losses[front]
 
@@ -105,12 +105,12 @@ def _front_runner(
 def close(task: Task, steps: IntArray, rates: Mapping[int, float]) -> IntArray:
     """Bring measured widths within the tolerance of the target by the exchange that measures best.
 
-    Where no exchange is near enough, those widths at the target are taken that differ least from the measured ones.
+    If no exchange is near enough, the widths at the target that differ least from the measured ones are taken.
 
     Args:
         task: the search.
         steps: measured widths, shape (groups,), nearer the target than any removal is large.
-        rates: rise of the loss per cost saved, by channel group, of those that were measured.
+        rates: rise of the loss per cost saved, by channel group, for the groups that were measured.
     """
     problem = task.widths
     if 0 <= problem.target - int(problem.spent(steps)) <= problem.tolerance or problem.missed(steps) == 0:
@@ -125,7 +125,7 @@ def close(task: Task, steps: IntArray, rates: Mapping[int, float]) -> IntArray:
 def _exchanges(task: Task, steps: IntArray, rates: Mapping[int, float]) -> IntArray:
     """States at the target that are worth measuring, shape (states, groups), the most promising first.
 
-    Only groups with a measured rate take part, where that suffices: of the others nobody knows what a step costs.
+    Only groups with a measured rate take part if these suffice: the effect of a step is unknown for the others.
     """
     problem = task.widths
     candidates = problem.neighbours(steps)

@@ -1,4 +1,4 @@
-"""The memory bank on disk: JSON lines, appended as they come, so that a search that was killed goes on where it was."""
+"""The memory bank on disk: JSON lines, appended as they come, so that a killed search resumes where it stopped."""
 
 import itertools
 import json
@@ -22,7 +22,7 @@ _log = logging.getLogger(__name__)
 
 
 class _SaidForm(TypedDict):
-    """What a language model said, or how it failed."""
+    """A language model's answer, or the reason why it failed."""
 
     round: int
     ratios: NotRequired[dict[str, Ratio]]
@@ -41,17 +41,18 @@ class _MeasuredForm(TypedDict):
 
 
 class Journal:
-    """What a search has measured and decided, from its beginning.
+    """All measurements and decisions of a search, from its beginning.
 
-    A search is deterministic but for what it measures and what it is told. A search that starts again asks here first, gets the
-    same answers, and so comes to where it was. The first line is a header with the search's key. Measured candidates are
-    ``{"round", "steps", "macs", "loss"}`` (``"spent"`` too, where the target is not of MACs), choices
-    ``{"round", "chosen", "steps", "macs", "loss"}``, what a language model said ``{"round", "ratios"}`` or ``{"round", "failed"}``.
+    A search is deterministic except for its measurements and a language model's answers. A restarted search looks these up here
+    first, gets the same values, and so returns to the point where it stopped. The first line is a header with the search's key.
+    Measured candidates are ``{"round", "steps", "macs", "loss"}`` (with ``"spent"`` if the target is not in MACs), choices are
+    ``{"round", "chosen", "steps", "macs", "loss"}``, a language model's answers are ``{"round", "ratios"}`` or
+    ``{"round", "failed"}``.
 
     Args:
-        path: where lines are appended; nowhere when absent.
-        key: of the search.
-        entries: what is there already.
+        path: file that lines are appended to; if missing, nothing is written.
+        key: the search's key.
+        entries: entries that exist already.
     """
 
     def __init__(self, path: Path | None = None, key: str = "", entries: Iterable[Mapping[str, Any]] = ()) -> None:
@@ -61,11 +62,11 @@ class Journal:
 
     @classmethod
     def open(cls, path: Path | str, key: str) -> "Journal":
-        """The journal at ``path``, begun where there is none.
+        """Open the journal at ``path``, or create it.
 
         A last line that was torn by a kill is dropped, as is everything after a line that cannot be read. A journal with another
-        key (another network, target, option or version), or a file that is no journal, is never used: it is moved aside to a name
-        that is free (``<name>.old``, ``<name>.old-2``, …), which is said.
+        key (another network, target, option or version), or a file that is not a journal, is never used: it is moved aside to a
+        free name (``<name>.old``, ``<name>.old-2``, …), and a message gives that name.
 
         Raises:
             InputError: no file can be written there.
@@ -93,7 +94,7 @@ class Journal:
         return cls(path, key, entries)
 
     def sync(self) -> None:
-        """Have the system write what is there to the disk."""
+        """Flush the file to the disk."""
         if self.path is not None:
             sync(self.path)
             sync(self.path.parent)
@@ -103,12 +104,12 @@ class Journal:
         return {tuple(e["steps"]): float(e["loss"]) for e in self.entries if "steps" in e and "chosen" not in e}
 
     def answer(self, search_round: int) -> dict[str, Any] | None:
-        """What a language model answered in a round, or how it failed; None where it was not asked."""
+        """A language model's answer in a round, or its failure; None if it was not asked."""
         said = (e for e in self.entries if e["round"] == search_round and ("ratios" in e or "failed" in e))
         return next(said, None)
 
     def write(self, entry: Mapping[str, Any]) -> None:
-        """Append an entry, unless an earlier start of this search did."""
+        """Append an entry, unless an earlier run of this search already did."""
         line = _line(entry)
         if self.path is None or line in self._written:
             return
@@ -118,7 +119,7 @@ class Journal:
 
 
 def _free_name(path: Path) -> Path:
-    """A name for a journal that is moved aside, at which nothing is."""
+    """A free name for a journal that is moved aside."""
     names = (f"{path.name}.old{'' if number == 1 else f'-{number}'}" for number in itertools.count(1))
     return next(aside for aside in map(path.with_name, names) if not os.path.lexists(aside))
 
@@ -128,7 +129,7 @@ def _line(entry: Mapping[str, Any]) -> str:
 
 
 def _readable(lines: Iterable[bytes]) -> list[dict[str, Any]]:
-    """The entries up to the first line that is none."""
+    """The entries before the first line that is not an entry."""
     entries: list[dict[str, Any]] = []
     for line in lines:
         try:

@@ -37,8 +37,8 @@ class _AnswerForm(TypedDict):
 def llm(task: Task) -> IntArray:
     """Each round, a language model sees what was measured and answers with ratios; greedy takes its place when it fails.
 
-    The paper's model is GPT-4 and its prompt is not published; the wording is ours. An answer is checked, brought to the target
-    and measured; the best of all rounds is taken. Answers are in the journal, so a search that goes on asks for no answer twice.
+    The paper's model is GPT-4 and its prompt is not published; the wording is ours. An answer is checked, scaled to the target and
+    measured; the best of all rounds is taken. Answers are kept in the journal, so a resumed search asks no question twice.
 
     Raises:
         InputError: there is no endpoint, or its key is not in the environment.
@@ -94,7 +94,7 @@ def _said(task: Task, endpoint: Endpoint, search_round: int, base: float) -> dic
 
 
 def _memory_bank(task: Task, base: float) -> str:
-    """What is known, as text: the channel groups, the target, and what was measured so far."""
+    """The prompt's facts: the channel groups, the target, and all measurements so far."""
     problem = task.widths
     full = int(problem.spent(np.zeros_like(problem.max_steps)))
     lines = [
@@ -121,7 +121,7 @@ def _ratios(text: str, task: Task) -> dict[str, float]:
     """The ratios of an answer.
 
     Raises:
-        ValueError: it holds none, or what cannot be used; the message does not quote it.
+        ValueError: the text holds no ratios, or unusable ones; the message does not quote it.
     """
     try:
         told = text[text.index("{") : text.rindex("}") + 1].encode()

@@ -1,9 +1,9 @@
-"""Widths in multiples that suit the hardware: which by default, how far they may give way to a target, and what they cost.
+"""Widths in multiples that suit the hardware: the default, when it is relaxed to meet a target, and what it costs.
 
 By default widths are multiples of 8 where the base's own are, unless the network is tiny: most of its channel groups have fewer
 than 64 channels. Kernels for processors and GPUs work on blocks of 8 to 64 channels, so a width between them costs what the
-next block does; a network of 8 to 48 channels has no such blocks to save, and multiples of 8 would leave it next to no choice.
-Multiple and limits are this project's choice.
+next larger block. A network of 8 to 48 channels has no such blocks to save, and multiples of 8 would leave it almost no choice.
+The multiple and the limits are this project's choice.
 """
 
 from collections import Counter
@@ -28,13 +28,13 @@ _BOXES = 400  # of the branch and bound that prices multiples: about a second fo
 
 @dataclass(frozen=True)
 class WidthMultiples:
-    """Which multiples the widths of a result are, and what that costs.
+    """The multiples that the widths of a result respect, and what they cost.
 
     Args:
         groups: multiple → number of channel groups whose widths are multiples of it; 1 for any widths.
         asked: whether the user asked for them; otherwise they are the default.
-        finer: channel groups that got any widths instead of the default's multiples, so that the target is met.
-        costs: how much nearer to the target any widths come than these, in the unit of the measure.
+        finer: names of the channel groups with finer multiples than the default's, so that the target is met.
+        costs: how much nearer the target unrestricted widths come, in the unit of the measure.
     """
 
     groups: Mapping[int, int]
@@ -44,7 +44,7 @@ class WidthMultiples:
 
     @property
     def largest(self) -> int:
-        """The largest multiple, 1 where any widths were allowed."""
+        """The largest multiple; 1 if any widths were allowed."""
         return max(self.groups, default=1)
 
     def to_json(self) -> dict[str, Any]:
@@ -54,14 +54,14 @@ class WidthMultiples:
 
     @classmethod
     def of(cls, graph: ChannelGraph, asked: bool, wished: ChannelGraph, costs: int) -> "WidthMultiples":
-        """What a graph's widths are multiples of, where ``wished`` is how they should have been."""
+        """The multiples of a graph's widths; ``wished`` is the graph with the intended multiples."""
         counts = Counter(group.multiple // (1 if asked else _times(group)) for group in graph if len(group.widths) > 1)
         finer = tuple(one.name for one, other in zip(graph, wished, strict=True) if one.multiple < other.multiple)
         return cls(dict(sorted(counts.items(), reverse=True)), asked, finer, costs)
 
 
 def default_multiples(graph: ChannelGraph, multiple: int = DEFAULT_MULTIPLE) -> ChannelGraph:
-    """The same channel groups with widths in multiples wherever these cost no group its choice; a tiny network's are unchanged."""
+    """The same channel groups with widths in multiples, where they leave a group enough choice; tiny networks are unchanged."""
     if is_tiny(group.size for group in graph):
         return graph
     return replace(graph, groups=tuple(_in_multiples(group, multiple) for group in graph))
@@ -79,15 +79,15 @@ def _in_multiples(group: ChannelGroup, multiple: int) -> ChannelGroup:
 
 
 def _times(group: ChannelGroup) -> int:
-    """Positions of a root channel on the axis that multiples are counted on."""
+    """Number of positions per root channel on the axis where multiples are counted."""
     return len(group.members[0].positions) // group.size if group.members else 1
 
 
 def within_reach(problem: WidthProblem) -> WidthProblem:
-    """The same problem, with as few channel groups in any widths as it takes to meet its target to the tolerance.
+    """The same problem, with multiples lifted from as few channel groups as needed to meet its target within the tolerance.
 
-    The groups that give way are those whose single step is the largest that the tolerance allows: of these, the fewest are needed.
-    Where no widths meet the target, the problem is given back with all groups in any widths, or unchanged where that is no nearer.
+    Groups with the largest single step that the tolerance allows come first, since the fewest of these are needed. If no widths
+    meet the target, multiples are lifted from all groups, or the problem is returned unchanged if that comes no nearer.
     """
     coarse = _coarse(problem)
     if not coarse or (missed := _miss(problem)) <= problem.tolerance:
@@ -106,7 +106,7 @@ def within_reach(problem: WidthProblem) -> WidthProblem:
 
 
 def price_of(problem: WidthProblem, steps: IntArray) -> int:
-    """How much nearer to the target any widths come than multiples do, in the unit of the measure; to what is found in a second."""
+    """How much nearer the target unrestricted widths come, in the unit of the measure; from a search of about a second."""
     coarse = _coarse(problem)
     if not coarse or problem.missed(steps) == 0:
         return 0
@@ -118,7 +118,7 @@ def price_of(problem: WidthProblem, steps: IntArray) -> int:
 
 
 def _same(problem: WidthProblem, free: WidthProblem, steps: IntArray) -> IntArray:
-    """Steps to the same widths in a problem with more of them."""
+    """Steps that give the same widths in a problem with more legal widths."""
     widths = problem.widths(steps)
     places = [int(np.flatnonzero(group.widths == w)[0]) for group, w in zip(free.graph, widths, strict=True)]
     return np.array(places, dtype=np.int64)
@@ -133,7 +133,7 @@ def _freed(problem: WidthProblem, places: list[int]) -> WidthProblem:
 
 
 def _miss(problem: WidthProblem) -> float:
-    """By how much the target is missed at least, as far as is found; infinite where even the smallest widths exceed it."""
+    """The smallest miss of the target that was found; infinite if even the smallest widths exceed the target."""
     if problem.target < int(problem.spent(problem.max_steps)):
         return np.inf
     return problem.missed(nearest_below(problem, problem.max_steps)[0])
@@ -145,7 +145,7 @@ def _coarse(problem: WidthProblem) -> list[int]:
 
 
 def _order(free: WidthProblem, places: list[int]) -> list[int]:
-    """The places: groups whose single step the tolerance allows, the largest first, and then the others, the smallest first."""
+    """Sort the places: groups with a single step within the tolerance, largest step first; then the others, smallest first."""
     one = np.minimum(np.eye(len(free.graph), dtype=np.int64), free.max_steps)
     saved = int(free.spent(np.zeros_like(free.max_steps))) - free.spent(one)
     return sorted(places, key=lambda g: (saved[g] > free.tolerance, abs(int(saved[g]) - free.tolerance)))

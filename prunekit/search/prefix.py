@@ -1,4 +1,4 @@
-"""The layers before a plan's first change compute what they did for a plan that was measured before: they need not run again."""
+"""Reuse of layer outputs: the layers before a plan's first change need not run again if a similar plan was measured before."""
 
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Mapping
@@ -18,12 +18,12 @@ __all__ = ["Order", "Prefix", "Recording", "answering", "ordering", "recording"]
 
 @dataclass(frozen=True, eq=False)
 class Recording:
-    """What the convolutions and linear layers of a plan's network put out on one batch.
+    """The outputs of the convolutions and linear layers of a plan's network on one batch.
 
     Args:
-        plan: the network's.
-        outputs: of each such layer by name, with the version that the tensor had then: changed in place since, it is of no use.
-        tensors: what the layers compute with, by state key; repaired, where they are.
+        plan: the network's plan.
+        outputs: each layer's output by name, with the tensor's version: an output that was changed in place since is not used.
+        tensors: the layers' weights by state key, after the repair if there is one.
     """
 
     plan: PruningPlan
@@ -44,30 +44,30 @@ class Order:
     """How a network runs on one batch.
 
     Args:
-        starts: place at which each module starts, by name.
-        macs: of the layers whose outputs may be shared: called once, without parts, and nothing else has their weights.
+        starts: place in the order at which each module starts, by name.
+        macs: MACs of the layers with shareable outputs: called once, without submodules, with weights that no other layer shares.
     """
 
     starts: dict[str, int] = field(default_factory=dict)
     macs: dict[str, int] = field(default_factory=dict)
 
     def of(self, name: str) -> int:
-        """Place of a module or tensor; of what it is part of, where it is not called itself."""
+        """Place of a module or tensor; the place of its parent module if it is not called itself."""
         while name not in self.starts:
             name = name.rpartition(".")[0]
         return self.starts[name]
 
 
 class Prefix:
-    """Which layers' outputs a plan shares with one that it was made from.
+    """Finds the layer outputs that a plan shares with the plan that it was made from.
 
     Args:
         model: the full network.
         graph: its channel groups.
-        order: how it runs on the batch that outputs are shared on; pruned or not, it runs alike.
-        record: evaluates a plan's network on that batch and records, given the outputs that are known already.
-        worth: MACs of the batch that one candidate must be spared for a plan to be run once more for its outputs; to compare plans
-            and note outputs takes as long as 1e9 of them.
+        order: order of the modules on the shared batch; pruning does not change it.
+        record: evaluates a plan's network on that batch and records its outputs, given the outputs that are known already.
+        worth: MACs that must be saved per candidate before a plan is run once more to record its outputs; comparing plans and
+            recording outputs takes about as long as 1e9 MACs.
     """
 
     worth: ClassVar[float] = 1e9
@@ -83,9 +83,9 @@ class Prefix:
         self._known = Recording(PruningPlan({}, "none"))
 
     def shared(self, plan: PruningPlan, near: PruningPlan) -> dict[str, Tensor]:
-        """Outputs, by layer, of those that run before the first that ``plan`` changes in ``near``.
+        """Outputs, by layer, of the layers that run before the first change from ``near`` to ``plan``.
 
-        ``near`` is run for them where it was not and that pays. They are good until the next call.
+        ``near`` is run to record them if that was not done yet and pays off. They are valid until the next call.
         """
         if sum(self._order.macs.values()) < self.worth:
             return {}
@@ -97,7 +97,7 @@ class Prefix:
         return self._known.before(common, self._order)
 
     def tensors(self, layers: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """State entries of those layers in the network whose outputs they are."""
+        """State entries of those layers in the network that was recorded."""
         return {key: value for key, value in self._known.tensors.items() if key.rpartition(".")[0] in layers}
 
     def _extend(self, near: PruningPlan) -> None:
@@ -105,12 +105,12 @@ class Prefix:
         known = old.before(self._first_change(old.plan, near), self._order)
         new.outputs.update({name: old.outputs[name] for name in known})
         new.tensors.update(self.tensors(known))
-        self._known = old = Recording(PruningPlan({}, "none"))  # what is not shared may go before more comes
+        self._known = old = Recording(PruningPlan({}, "none"))  # frees what is not shared before more is recorded
         self._record(near, known, new)
         self._known = new
 
     def _first_change(self, one: PruningPlan, other: PruningPlan) -> int:
-        """Place in the order of the first module that differs between two plans; past the last where none does."""
+        """Place in the order of the first module that differs between two plans; past the end if none differs."""
         if "none" in (one.fingerprint, other.fingerprint):
             return 0
         changed: set[str] = set()
@@ -128,7 +128,7 @@ class Prefix:
 def ordering(model: nn.Module) -> Iterator[Order]:
     """Note the order in which a network's modules run within the block, on one batch.
 
-    No layer's outputs may be shared where the network is called more than once.
+    If the network is called more than once, no outputs are shared.
     """
     order = Order({"": 0})
     calls: Counter[str] = Counter()
@@ -157,7 +157,7 @@ def ordering(model: nn.Module) -> Iterator[Order]:
 
 @contextmanager
 def recording(model: nn.Module, layers: Collection[str], into: Recording, *, weights: bool) -> Iterator[None]:
-    """Within the block, note what those layers put out that are not noted yet; and what they compute with, for ``weights``."""
+    """Within the block, record the outputs of those layers that are not recorded yet; with ``weights``, their weights too."""
 
     def note(module: nn.Module, _: Any, output: Tensor, name: str) -> None:
         into.outputs[name] = (output, output._version)
@@ -172,7 +172,7 @@ def recording(model: nn.Module, layers: Collection[str], into: Recording, *, wei
 
 @contextmanager
 def answering(model: nn.Module, outputs: Mapping[str, Tensor]) -> Iterator[None]:
-    """Within the block, these layers do not run: they answer with those outputs."""
+    """Within the block, these layers do not run: they return the given outputs."""
     modules = {name: model.get_submodule(name) for name in outputs}
     for name, module in modules.items():
         vars(module)["forward"] = lambda *_, _output=outputs[name], **__: _output

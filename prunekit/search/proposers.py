@@ -1,4 +1,4 @@
-"""The table of proposers: ways to decide how much to prune where. Each ends at the target."""
+"""The table of proposers: ways to decide how much to prune in each channel group. Each one meets the target."""
 
 from prunekit._messages import did_you_mean
 from prunekit.errors import InputError
@@ -19,7 +19,7 @@ PROPOSERS: dict[str, Proposer] = {
     "uniform": uniform,
 }
 MEASURING_NOTHING = frozenset({"oneshot", "uniform"})
-"""Proposers that never evaluate the proxy, so that no images are needed for them."""
+"""Proposers that never evaluate the proxy, so they need no images."""
 
 
 def proposer(name: str) -> Proposer:

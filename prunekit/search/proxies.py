@@ -1,7 +1,7 @@
-"""Proxies: cheap numbers for how good a pruned network will be once it is fine-tuned. Lower is better.
+"""Proxies: cheap estimates of how good a pruned network will be after fine-tuning. Lower is better.
 
-What a search needs is the order of plans after fine-tuning, which the loss right after the cut does not tell: benchmarks/proxies.py
-measures how well each proxy keeps that order.
+A search needs the order of plans after fine-tuning, and the loss right after the cut does not predict that order.
+benchmarks/proxies.py measures how well each proxy predicts it.
 """
 
 from collections.abc import Callable, Collection, Mapping
@@ -35,7 +35,7 @@ class Evaluate(Protocol):
 
         Args:
             plan: what to keep.
-            near: a plan that it was made from, as others will be: what the two have in common may be computed once.
+            near: the plan that it was made from; outputs that both share may be computed once and reused for other plans.
         """
         ...
 
@@ -44,7 +44,7 @@ class Proxy(Protocol):
     """Prepares an evaluation for one network and timestep group."""
 
     def __call__(self, model: nn.Module, graph: ChannelGraph, probe: Probe) -> Evaluate:
-        """An evaluation of any plan, the same each time for the same plan.
+        """Prepare an evaluation that takes any plan and returns the same number each time for the same plan.
 
         Args:
             model: the full network.
@@ -55,7 +55,7 @@ class Proxy(Protocol):
 
 
 def after(kind: RepairKind) -> Proxy:
-    """The proxy that is the timestep group's loss after a repair of the cut, see :mod:`prunekit.search.repair`."""
+    """The proxy that measures the timestep group's loss after a repair, see :mod:`prunekit.search.repair`."""
 
     def proxy(model: nn.Module, graph: ChannelGraph, probe: Probe) -> Evaluate:
         return _Repaired(model, graph, probe, kind)
@@ -64,7 +64,7 @@ def after(kind: RepairKind) -> Proxy:
 
 
 class _Repaired:
-    """The loss after a repair. What runs before a plan's first change is computed once for all plans made from the same one."""
+    """The loss after a repair. Layers before a plan's first change are computed once for all plans made from the same plan."""
 
     def __init__(self, model: nn.Module, graph: ChannelGraph, probe: Probe, kind: RepairKind) -> None:
         self._model, self._graph, self._probe = model, graph, probe
@@ -97,7 +97,7 @@ class _Repaired:
             return next(replace(self._probe, distributed=False).losses(pruned))[0] if loss is None else loss
 
     def _weights(self, known: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Of layers whose outputs on the first batch are known: for further batches; where there are none, nobody asks for them."""
+        """Weights of the layers with known outputs on the first batch; only needed if there are further batches."""
         if self._probe.batches > 1:
             return self._prefix.tensors(known) if self._prefix else {}
         layers = {name: self._model.get_submodule(name) for name in known}
@@ -150,7 +150,7 @@ PROXIES: Mapping[str, Proxy] = {
 
 
 def proxy_evaluations(name: str, samples: int, batch_size: int) -> int:
-    """Evaluations of the network on one sample that a proxy of one plan takes; a train step counts as three."""
+    """Number of single-sample evaluations that a proxy needs for one plan; a sample of a train step counts as three."""
     forward, backward = proxy_samples(name, samples, batch_size)
     return forward + 2 * backward
 
@@ -159,10 +159,9 @@ def proxy_samples(name: str, samples: int, batch_size: int) -> tuple[int, int]:
     """Samples that go forward through a plan's network for its proxy, and how many of them go backward too.
 
     Args:
-        name: the proxy's.
-        samples: draws that the loss is measured on.
-        batch_size: draws that a train step takes, and that a repair is fitted to where there are as many; the pass that repairs
-            gives the loss on them too.
+        name: name of the proxy.
+        samples: number of draws that the loss is measured on.
+        batch_size: number of draws in a train step, and at most in a repair; the pass that repairs also gives their loss.
     """
     trained = name in ("recovery", "repaired-recovery")
     repaired_first = min(batch_size, samples) * (name == "repaired-recovery")
@@ -183,7 +182,7 @@ def make_proxy(name: str, model: nn.Module, graph: ChannelGraph, probe: Probe) -
 
 @dataclass
 class _Prepared:
-    """An evaluation that is prepared when the first plan is evaluated: proposers that measure nothing need no loss."""
+    """An evaluation that is prepared only when the first plan is evaluated: proposers that measure nothing need no loss."""
 
     prepare: Callable[[], Evaluate]
 

@@ -1,4 +1,4 @@
-"""The processes of `accelerate launch`: each measures its share of the candidates, and all decide alike."""
+"""The processes of `accelerate launch`: each measures its share of the candidates, and all reach the same decision."""
 
 import os
 from typing import TypeVar
@@ -12,7 +12,7 @@ _Value = TypeVar("_Value")
 
 
 def join() -> None:
-    """Join the other processes where `accelerate launch` (or torchrun) started several; nothing otherwise."""
+    """Join the other processes if `accelerate launch` (or torchrun) started several; otherwise do nothing."""
     if int(os.environ.get("WORLD_SIZE", "1")) > 1 and not distributed.is_initialized():
         from accelerate import PartialState  # noqa: PLC0415 - one process needs none of it
 
@@ -20,7 +20,7 @@ def join() -> None:
 
 
 def place() -> tuple[int, int]:
-    """Rank of this process and number of processes, (0, 1) where there is one."""
+    """Rank of this process and number of processes; (0, 1) if there is only one."""
     together = distributed.is_available() and distributed.is_initialized()
     return (distributed.get_rank(), distributed.get_world_size()) if together else (0, 1)
 

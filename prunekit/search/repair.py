@@ -1,10 +1,11 @@
 """Closed-form repair of a pruned network, so that its layers compute nearly what they did before: no gradient, no training.
 
-A layer that reads channels lost some of them, and those that stay have drifted since earlier layers were cut. So what the layer
-read in the full network is predicted, by least squares over calibration activations, from what it reads now, and the prediction is
-multiplied into its weights. Layers are mended in the order in which they run, within one forward pass, so that each sees what the
-mended ones before it make. (Least-squares reconstruction after channel pruning, layer after layer: He et al., arXiv:1707.06168,
-eq. 3. To fit a layer's inputs, which takes one regression whatever the kernel, and not its outputs, is this project's choice.)
+After pruning, a layer has lost some of its input channels, and the others have drifted because earlier layers were cut. The repair
+predicts the layer's inputs in the full network from its inputs now, by least squares over calibration activations, and multiplies
+the prediction into its weights. Layers are repaired in the order in which they run, within one forward pass, so that each one sees
+the outputs of the repaired layers before it. (Least-squares reconstruction after channel pruning, layer by layer: He et al.,
+arXiv:1707.06168, eq. 3. Fitting a layer's inputs instead of its outputs is this project's choice; it takes one regression for any
+kernel size.)
 """
 
 from collections import Counter
@@ -26,16 +27,16 @@ from prunekit.importance import Probe
 __all__ = ["Repair", "RepairKind", "repair"]
 
 RepairKind = Literal["none", "bias", "least-squares"]
-_RIDGE = 3e-3  # of the mean variance: activations of one layer are often nearly dependent
+_RIDGE = 3e-3  # times the mean variance: activations of one layer are often nearly dependent
 
 
 def repair(
     model: nn.Module, graph: ChannelGraph, plan: PruningPlan, probe: Probe, kind: RepairKind = "least-squares"
 ) -> nn.Module:
-    """The network pruned by a plan, its layers mended in closed form: a new network.
+    """A new network: pruned by the plan, with its layers repaired in closed form.
 
     Args:
-        model: the full network, which is not changed.
+        model: the full network; it is not changed.
         graph: its channel groups.
         plan: what to keep.
         probe: the calibration set, whose first batch is used.
@@ -53,7 +54,7 @@ class Repair:
         graph: its channel groups.
         probe: the calibration set.
         kind: ``none``, ``bias`` (only what is lost of the means) or ``least-squares``.
-        inputs: what each layer that can be mended reads in the full network, shape (channels, rows).
+        inputs: inputs of each repairable layer in the full network, shape (channels, rows).
     """
 
     model: nn.Module
@@ -64,7 +65,7 @@ class Repair:
 
     @cached_property
     def sums(self) -> dict[str, Tensor]:
-        """What a constant in each input channel adds to each output of those layers, shape (outputs, channels)."""
+        """How much a constant 1 in each input channel adds to each output of those layers, shape (outputs, channels)."""
         weights = {name: self.model.get_submodule(name)._parameters["weight"] for name in self.inputs}
         return {
             name: weight.detach().flatten(2).sum(-1) if weight.ndim > 2 else weight.detach()
@@ -74,10 +75,10 @@ class Repair:
 
     @classmethod
     def of(cls, model: nn.Module, graph: ChannelGraph, probe: Probe, kind: RepairKind = "least-squares") -> "Repair":
-        """Note what the full network's layers read; nothing is run for ``none``.
+        """Record the inputs of the full network's layers; nothing is run for ``none``.
 
-        Left as they are: layers that run several times in one forward pass, that share their weight, or whose output is not in
-        proportion to it.
+        Some layers are not repaired: those that run several times in one forward pass, those that share their weight, and those
+        with an output that is not proportional to the weight.
         """
         if kind == "none":
             return cls(model, graph, probe, kind, {})
@@ -104,7 +105,7 @@ class Repair:
         return cls(model, graph, probe, kind, {name: own for name, own in inputs.items() if can_be_mended(name)})
 
     def apply(self, plan: PruningPlan) -> nn.Module:
-        """The network pruned by the plan and repaired: a copy of its own."""
+        """A copy of the network, pruned by the plan and repaired."""
         pruned = apply(self.model, self.graph, plan)
         self.mend(pruned, plan)
         return pruned
@@ -117,12 +118,12 @@ class Repair:
         Args:
             pruned: the network.
             plan: what it keeps.
-            known: layers that are mended already, or answer without running.
-            once: the network is of no use afterwards. A layer with more weights than it reads is then given the full network's
-                predicted inputs, which takes less than to multiply the prediction into its weights and does the same.
+            known: layers that are repaired already, or that return recorded outputs without running.
+            once: the network is not used afterwards. A layer with more weights than inputs is then given the full network's
+                predicted inputs; this gives the same output and is cheaper than multiplying the prediction into its weights.
 
         Returns:
-            The repaired network's loss on the probe's first batch, a by-product; None where nothing was run.
+            The repaired network's loss on the probe's first batch, a by-product; None if nothing was run.
         """
         if self.kind == "none" or not plan.kept:
             return None
@@ -165,19 +166,19 @@ class Repair:
 def _drift(
     signals: Tensor, wanted: Tensor, kept: Tensor, kind: RepairKind, intercept: bool
 ) -> tuple[Tensor | None, Tensor] | None:
-    """A layer's inputs in the full network, from those it has now: coefficients (full, kept) and constants (full,), float64.
+    """Coefficients (full, kept) and constants (full,), float64, that predict a layer's full-network inputs from its inputs now.
 
-    The coefficients are None where only the means are asked for, and the inputs themselves are to be taken as they are.
+    If only the means are wanted, the coefficients are None, and the inputs are used unchanged.
 
     Args:
-        signals: what the layer reads now, shape (kept, rows).
-        wanted: what it read in the full network, shape (full, rows).
-        kept: place among the full ones of each that is kept.
+        signals: the layer's inputs now, shape (kept, rows).
+        wanted: its inputs in the full network, shape (full, rows).
+        kept: index of each kept channel among the full network's channels.
         kind: see :class:`Repair`.
         intercept: whether the layer can add a constant.
 
     Returns:
-        None where nothing is missing, or where the rows are not the same ones.
+        None if no channel is missing, or if the rows do not match.
     """
     channels, rows = signals.shape
     if rows != wanted.shape[1]:
@@ -210,7 +211,7 @@ def _drift(
 
 @dataclass(eq=False)
 class _LastRead:
-    """What was made of the tensor read last, for a layer that reads it again: queries, keys and values read the same one."""
+    """The result for the last tensor that was read, for reuse: the layers of queries, keys and values read the same tensor."""
 
     signal: Tensor | None = None
     version: int = 0
@@ -218,7 +219,7 @@ class _LastRead:
     result: Any = None
 
     def is_again(self, signal: Tensor, *about: Any) -> bool:
-        """Whether this very tensor was read last, unchanged since, with the same circumstances; else it is now the last."""
+        """Whether this tensor was read last, is unchanged, and is used the same way; otherwise remember it as the last."""
         again = signal is self.signal and signal._version == self.version and about == self.about
         self.signal, self.version, self.about = signal, signal._version, about
         return again
@@ -241,14 +242,14 @@ def _signals(module: nn.Module, signal: Tensor) -> Tensor:
 
 
 def _mixed(module: nn.Module, mix: Tensor, signal: Tensor) -> Tensor:
-    """Mixtures of the channels that a layer reads; ``mix`` of shape (mixtures, channels)."""
+    """Linear combinations of a layer's input channels; ``mix`` has shape (mixtures, channels)."""
     return (
         signal @ mix.T if layer_kind(module) == "linear" else (mix @ signal.flatten(2)).unflatten(2, signal.shape[2:])
     )
 
 
 def _plainly(weight: Tensor) -> Tensor:
-    """A weight laid out as torch lays out a new one: strides of dims of one position decide how a layer lays out its output."""
+    """A weight with the memory layout of a new tensor: strides of size-1 dims decide how a layer lays out its output."""
     return weight.clone(memory_format=torch.contiguous_format)
 
 
@@ -265,7 +266,7 @@ def _is_proportional(module: Any, signal: Tensor) -> bool:
 def _run(
     model: nn.Module, names: Iterable[str], probe: Probe, see: Callable[[str, nn.Module, Tensor], Tensor | None]
 ) -> Tensor:
-    """Loss of the first batch, in eval mode; ``see`` is told what enters each of the named layers, and may answer with another."""
+    """Loss of the first batch, in eval mode; ``see`` gets the input of each named layer and may return a replacement for it."""
 
     def before(module: nn.Module, args: tuple[Any, ...], name: str) -> tuple[Any, ...] | None:
         other = see(name, module, args[0]) if args and isinstance(args[0], Tensor) else None

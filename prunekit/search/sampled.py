@@ -1,4 +1,4 @@
-"""Proposers that sample, by Optuna's ask and tell; every candidate is brought to the target before it is measured."""
+"""Proposers that sample with Optuna's ask and tell; every candidate is scaled to the target before it is measured."""
 
 import json
 import time
@@ -21,15 +21,15 @@ from prunekit.search.task import Task
 __all__ = ["evolution", "tpe"]
 
 _POPULATION = 16
-_LONGEST_LINE = 1_000_000  # of a study that is read to see whose it is
-_TOGETHER = 4  # candidates that TPE proposes before it learns how the first of them did: work for several ranks
-_SETTLED = 0.5  # seconds until what another worker of a study told before this one finished is in the file
+_LONGEST_LINE = 1_000_000  # characters of the study file that are read to identify it
+_TOGETHER = 4  # candidates that TPE proposes before it learns the first one's loss, so that several ranks have work
+_SETTLED = 0.5  # seconds until results of another worker of the study have reached the file
 
 
 def evolution(task: Task) -> IntArray:
-    """Genetic search over the fractions to remove (NSGA-II with one objective: Deb et al. 2002, as Optuna has it).
+    """Genetic search over the fractions to remove (NSGA-II with one objective: Deb et al. 2002, as implemented in Optuna).
 
-    Uniform widths and those of least importance lost are in the first generation, so it ends with no worse.
+    The first generation holds uniform widths and those of least importance lost, so the result is at least as good as these.
     """
     population = max(2, min(_POPULATION, task.trials // 2))
     with _quiet() as optuna:
@@ -39,16 +39,16 @@ def evolution(task: Task) -> IntArray:
 
 
 def tpe(task: Task) -> IntArray:
-    """Tree-structured Parzen estimators over the fractions to remove (Bergstra et al. 2011, as Optuna has it).
+    """Tree-structured Parzen estimators over the fractions to remove (Bergstra et al. 2011, as implemented in Optuna).
 
-    Uniform widths and those of least importance lost are its first trials, so it ends with no worse.
+    The first trials are uniform widths and those of least importance lost, so the result is at least as good as these.
     """
     with _quiet() as optuna:
         return _sample(task, optuna, optuna.samplers.TPESampler(multivariate=True, seed=task.seed), _TOGETHER)
 
 
 def _sample(task: Task, optuna: ModuleType, sampler: Any, batch: int) -> IntArray:
-    """Ask, bring to the target, measure and tell, until ``task.trials`` candidates are told; the best of those."""
+    """Ask, scale to the target, measure and tell, until ``task.trials`` candidates are told; returns the best of them."""
     problem = task.widths
     if problem.target >= int(problem.spent(np.zeros_like(problem.max_steps))) or not len(problem.graph):
         return np.zeros_like(problem.max_steps)
@@ -83,7 +83,7 @@ def _sample(task: Task, optuna: ModuleType, sampler: Any, batch: int) -> IntArra
 
 
 def _told(study: Any, optuna: ModuleType) -> list[Any]:
-    """The trials that are told, in that order: workers that share a study (and a clock) end with the same ones."""
+    """The finished trials in the order of completion, so that workers that share a study (and a clock) see the same order."""
     complete = (optuna.trial.TrialState.COMPLETE,)
     return sorted(
         study.get_trials(deepcopy=False, states=complete), key=lambda trial: (trial.datetime_complete, trial.number)
@@ -91,7 +91,7 @@ def _told(study: Any, optuna: ModuleType) -> list[Any]:
 
 
 def _study(task: Task, optuna: ModuleType, sampler: Any) -> Any:
-    """A study in memory, which a restart goes through again; or this search's study in the file that several workers share."""
+    """A study in memory, which a restart replays; or this search's study in the file that several workers share."""
     if task.study is None:
         return optuna.create_study(sampler=sampler)
     if ranks.place()[1] > 1:
@@ -106,7 +106,7 @@ def _study(task: Task, optuna: ModuleType, sampler: Any) -> Any:
 
 
 def _check_study(path: Path) -> None:
-    """Refuse to append to a file that is no journal of Optuna's.
+    """Refuse to append to a file that is not an Optuna journal.
 
     Raises:
         InputError: it is another file, or no file can be written there.

@@ -40,7 +40,7 @@ class SearchOptions:
         proposer: what proposes the candidates, see :data:`prunekit.search.PROPOSERS`.
         rounds: number of decisions on the way to the target.
         shortlist: number of candidates that the first round measures.
-        tolerance: fraction of the base's cost by which the target may be missed before nearness outweighs importance.
+        tolerance: fraction of the base's cost by which the target may be missed before nearness counts more than importance.
         target_of: what the target bounds; ``latency`` needs a table of layer times.
         proxy: what candidates are judged by, see :mod:`prunekit.search.proxies`.
         fresh: least number of candidates that every round of ``greedy`` measures anew; use about 3 for the proxy ``loss``, which
@@ -98,22 +98,22 @@ class SearchOptions:
 
 @dataclass(frozen=True, eq=False)
 class SearchResult:
-    """A plan at its target.
+    """A plan that meets its target.
 
     Args:
         plan: what to keep.
         macs: MACs of the pruned network.
-        params: its parameters.
-        target: what was asked, in the unit of the measure (MACs, parameters, nanoseconds per batch).
-        spent: what the pruned network costs of it, at most ``target``.
-        missed: how far below the target (or the whole network, if that costs less) it stays; above the tolerance only where no
-            widths nearer to the target were found.
-        base: what the whole network costs.
+        params: parameters of the pruned network.
+        target: the target, in the unit of the measure (MACs, parameters, nanoseconds per batch).
+        spent: cost of the pruned network in the same unit, at most ``target``.
+        missed: how far the cost lies below the target (or below the whole network's cost, if that is less); it exceeds the
+            tolerance only if no widths nearer to the target were found.
+        base: cost of the whole network.
         widths: channel group name to (before, after).
         memory: measured candidates and choices, as in :class:`prunekit.search.Journal`.
-        multiples: which multiples the widths are, and what that costs.
-        nothing_to_prune: why nothing of the network can be pruned, as it was constrained; None where something can.
-        target_of: what ``target``, ``spent`` and ``base`` count.
+        multiples: the multiples that the widths respect, and what they cost.
+        nothing_to_prune: why nothing can be pruned under the given constraints; None if something can.
+        target_of: the measure of ``target``, ``spent`` and ``base``.
     """
 
     plan: PruningPlan
@@ -146,35 +146,35 @@ def search(
     latency: LatencyModel | None = None,
     journal: Path | str | None = None,
 ) -> SearchResult:
-    """Find a plan whose cost meets ``target`` and whose loss on the probe's timestep group rises little.
+    """Find a plan that meets ``target`` and raises the loss on the probe's timestep group little.
 
-    With torch.distributed initialised, every rank calls this and gets the plan that one process gets; they share the measuring.
+    If torch.distributed is initialised, every rank must call this. The ranks share the measurements, and all get the plan that a
+    single process would get.
 
     Args:
         model: the full network, unchanged.
-        graph: its channel groups; :meth:`prunekit.graph.ChannelGraph.with_multiples` restricts their widths. If nobody decided on
-            multiples, widths are multiples of 8 as far as :mod:`prunekit.search.multiples` says; those that the target needs are
-            finer.
-        cost: their cost model.
+        graph: its channel groups; :meth:`prunekit.graph.ChannelGraph.with_multiples` restricts their widths. By default,
+            widths are multiples of 8 under the conditions in :mod:`prunekit.search.multiples`, and finer if the target needs it.
+        cost: the cost model of the channel groups.
         scores: importance of every channel for this timestep group.
         probe: loss on the timestep group.
-        target: never exceeded: MACs per sample per evaluation, or what ``options.target_of`` says; or a fraction of what the
-            whole network costs, a float in (0, 1].
+        target: upper limit of the cost, in MACs per sample per evaluation or in the unit of ``options.target_of``; or a float in
+            (0, 1], a fraction of the whole network's cost.
         options: see :class:`SearchOptions`.
         latency: needed for a target of latency, see :meth:`prunekit.cost.LatencyTable.bind`.
-        journal: file of the memory bank. A search that was killed goes on from it to the plan it would have found.
+        journal: file of the memory bank. A killed search resumes from it and finds the same plan.
 
     Raises:
-        BudgetError: the target is below what the network can be pruned to; ``feasible`` has the range.
-        InputError: a target of latency without ``latency``, or a loss of the network or of the plan that is no number.
-        GraphError: the proposer exceeded the target, or the pruned network runs other layers, or costs something else.
+        BudgetError: the target is below the smallest cost that the network can be pruned to; ``feasible`` has the range.
+        InputError: the target is a latency and ``latency`` is missing, or a loss of the network or of the plan is not finite.
+        GraphError: the proposer exceeded the target, or the pruned network runs other layers or has another cost than predicted.
     """
     options = options or SearchOptions()
     measure = Measure.by_name(options.target_of, cost, latency)
     full = int(measure.of(graph.full_widths))
     target = in_units(target, full, measure.unit)
     tolerance = int(options.tolerance * full)
-    scores = ranks.same(dict(scores))  # machines differ in the last bits, and ranks must not
+    scores = ranks.same(dict(scores))  # machines differ in the last bits, but all ranks need the same scores
     asked = graph.has_multiples
     wished = graph if asked else default_multiples(graph)
     held = wished if asked else _within_reach(wished, cost, target, tolerance, measure)
@@ -228,13 +228,13 @@ def search(
 
 
 def _within_reach(graph: ChannelGraph, cost: CostModel, target: int, tolerance: int, measure: Measure) -> ChannelGraph:
-    """The default's multiples as far as they meet the target."""
+    """Apply the default multiples, as far as the target can be met with them."""
     lost = [np.zeros(len(group.widths)) for group in graph]
     return within_reach(WidthProblem(graph, cost, lost, target, tolerance, measure)).graph
 
 
 def _recount(model: nn.Module, graph: ChannelGraph, plan: PruningPlan, macs: int, params: int) -> None:
-    """Count what the pruned network costs: a network may run other layers at other widths."""
+    """Count the pruned network's MACs and parameters and compare: a network may run other layers at other widths."""
     if graph.witness is None:
         return
     pruned = apply(model, graph, plan, share=True)
@@ -249,7 +249,7 @@ def _recount(model: nn.Module, graph: ChannelGraph, plan: PruningPlan, macs: int
 
 
 def _journal(path: Path | None, key: str) -> Journal:
-    """Rank 0's journal; the others know what is in it and write nothing."""
+    """Rank 0's journal; the other ranks know its entries and write nothing."""
     key = ranks.same(key)
     journal = Journal.open(path, key) if path is not None and ranks.place()[0] == 0 else Journal(key=key)
     entries = ranks.same(journal.entries)
@@ -259,7 +259,7 @@ def _journal(path: Path | None, key: str) -> Journal:
 def _key(
     model: nn.Module, problem: WidthProblem, scores: Mapping[str, FloatArray], probe: Probe, options: SearchOptions
 ) -> str:
-    """Hash of all that decides what a search measures and finds."""
+    """Hash of everything that decides the measurements and the result of a search."""
     digest = hashlib.sha256()
     for name, tensor in model.state_dict().items():
         digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
@@ -267,7 +267,7 @@ def _key(
     for name, values in scores.items():
         digest.update(f"{name} {len(values)}".encode() + values.astype("<f8").tobytes())
     asked = asdict(options)
-    del asked["study"]  # workers may spell its place differently
+    del asked["study"]  # workers may spell its path differently
     fingerprint = getattr(probe.loss, "fingerprint", None)
     return json_hash(
         {

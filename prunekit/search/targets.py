@@ -1,4 +1,4 @@
-"""Widths at a target: never above it, and as near below it as the architecture's steps allow."""
+"""Widths that meet a target: never above it, and as near below it as the architecture's steps allow."""
 
 import functools
 import itertools
@@ -23,8 +23,8 @@ __all__ = ["Measure", "TargetOf", "WidthProblem", "in_units", "lost_importance",
 TargetOf = Literal["macs", "params", "latency"]
 
 _MAX_MOVES = 200_000
-_KICKS = 12  # perturbations tried where the tolerance is not reached
-_VERIFIED = 64  # best moves whose cost is evaluated anew
+_KICKS = 12  # perturbations tried if the tolerance is not reached
+_VERIFIED = 64  # number of best moves for which the exact cost is evaluated
 _CHUNK = 4096  # states evaluated at a time
 
 
@@ -32,19 +32,19 @@ def in_units(target: float | int, full: int, unit: str) -> int:
     """A target as a whole number of its unit.
 
     Args:
-        target: a whole number of the unit, or a fraction of the whole network's cost: a float in (0, 1].
-        full: what the whole network costs.
-        unit: for the error.
+        target: a whole number of the unit, or a float in (0, 1], a fraction of the whole network's cost.
+        full: cost of the whole network.
+        unit: name of the unit, for the error message.
 
     Raises:
         InputError: the target is neither.
     """
     number: Any = target
-    if not isinstance(number, bool) and hasattr(number, "__index__"):  # NumPy's whole numbers too
+    if not isinstance(number, bool) and hasattr(number, "__index__"):  # includes NumPy integers
         return int(number)
     fraction = float(number) if hasattr(number, "__float__") and not isinstance(number, bool) else math.nan
     if 0 < fraction <= 1:
-        return int(Fraction(str(fraction)) * full)  # as it is written: 0.29 of 100 is 29
+        return int(Fraction(str(fraction)) * full)  # the decimal as written: 0.29 of 100 is 29
     if fraction > 1 and fraction.is_integer():
         return int(fraction)
     raise InputError(f"Got {target!r} as the target; expected a fraction in (0, 1] or a whole number of {unit}.")
@@ -52,13 +52,13 @@ def in_units(target: float | int, full: int, unit: str) -> int:
 
 @dataclass(frozen=True, eq=False)
 class Measure:
-    """What a target is a target of: a whole number for any widths, never smaller for larger ones.
+    """The quantity that a target limits: an integer for any widths, never smaller for larger widths.
 
     Args:
         name: ``macs``, ``params`` or ``latency``.
-        unit: of its numbers.
-        of: widths of shape (..., groups) to int64 of shape (...).
-        coupled: shape (groups, groups); False where what a change of one group costs does not depend on the other's width.
+        unit: unit of its numbers.
+        of: function from widths of shape (..., groups) to int64 of shape (...).
+        coupled: shape (groups, groups); False if the cost of changing one group does not depend on the other group's width.
     """
 
     name: TargetOf
@@ -71,7 +71,7 @@ class Measure:
         """MACs, parameters, or nanoseconds by a table of layer times.
 
         Raises:
-            InputError: the name is unknown, or latency is asked for without a table.
+            InputError: the name is unknown, or the name is ``latency`` and no table is given.
         """
         if name == "latency" and latency is None:
             raise InputError("A target of latency needs a table of layer times; measure one with LatencyTable.of.")
@@ -103,11 +103,11 @@ class WidthProblem:
 
     Args:
         graph: the channel groups.
-        cost: their cost model.
+        cost: the cost model of the channel groups.
         lost: importance lost after k steps, one array per group, see :func:`lost_importance`.
-        target: what must not be exceeded, in the measure's unit.
-        tolerance: by how much the target may be missed before a nearer solution is preferred to a better one.
-        measure: what the target is a target of; MACs when absent.
+        target: upper limit of the cost, in the measure's unit.
+        tolerance: how far the cost may lie below the target before nearness counts more than importance.
+        measure: the quantity that the target limits; MACs if missing.
     """
 
     graph: ChannelGraph
@@ -119,7 +119,7 @@ class WidthProblem:
 
     @cached_property
     def spends(self) -> Measure:
-        """What the target is a target of."""
+        """The quantity that the target limits."""
         return self.measure or Measure.by_name("macs", self.cost)
 
     @cached_property
@@ -129,14 +129,14 @@ class WidthProblem:
 
     @cached_property
     def width_table(self) -> IntArray:
-        """Width of every group after k steps, shape (groups, most steps + 1); past a group's last it stays."""
+        """Width of every group after k steps, shape (groups, most steps + 1); constant after a group's last step."""
         longest = int(self.max_steps.max(initial=0)) + 1
         table = [np.pad(group.widths, (0, longest - len(group.widths)), "edge") for group in self.graph]
         return np.array(table, dtype=np.int64).reshape(len(self.graph), longest)
 
     @cached_property
     def lost_table(self) -> FloatArray:
-        """Importance lost after k steps, shape (groups, most steps + 1); past a group's last it stays."""
+        """Importance lost after k steps, shape (groups, most steps + 1); constant after a group's last step."""
         table = [np.pad(lost, (0, self.width_table.shape[1] - len(lost)), "edge") for lost in self.lost]
         return np.array(table, dtype=np.float64).reshape(self.width_table.shape)
 
@@ -149,11 +149,11 @@ class WidthProblem:
         return self.cost.macs(self.widths(steps))
 
     def spent(self, steps: IntArray) -> IntArray:
-        """What the target bounds, in the measure's unit, after ``steps`` of shape (..., groups)."""
+        """Cost in the measure's unit after ``steps`` of shape (..., groups)."""
         return self.spends.of(self.widths(steps))
 
     def missed(self, steps: IntArray) -> int:
-        """By how much the steps, shape (groups,), stay below the target, or below the whole network's cost if that is less."""
+        """How far the cost after the steps, shape (groups,), lies below the target or the whole network's cost, if that is less."""
         return min(self.target, int(self.spent(np.zeros_like(steps)))) - int(self.spent(steps))
 
     def check(self) -> None:
@@ -178,9 +178,9 @@ class WidthProblem:
             )
 
     def neighbours(self, steps: IntArray) -> IntArray:
-        """States a few exchanges away that cost at most the target, shape (states, groups), possibly none.
+        """States a few exchanges away that cost at most the target, shape (states, groups); there may be none.
 
-        Those that miss it by no more than the tolerance; the nearest where none is that near.
+        These are all such states within the tolerance, or the nearest one if none is that near.
         """
         moves, spent, _ = _priced(self, steps)
         missed = self.target - spent
@@ -203,23 +203,23 @@ class WidthProblem:
 
 
 def _within(graph: ChannelGraph) -> str:
-    """What keeps a network from shrinking further than its structure would let it."""
+    """The constraints that keep a network from shrinking as far as its structure allows."""
     if any(group.floor > 1 or group.multiple > 1 for group in graph):
         return " within the floor and width multiples that were asked for"
     return ""
 
 
 def meet_target(problem: WidthProblem, steps: IntArray | None = None) -> IntArray:
-    """Steps of every group whose cost is at most the target, missing it by no more than the tolerance where that is possible.
+    """Steps of every group that cost at most the target, and miss it by no more than the tolerance if that is possible.
 
     Descends greedily by importance lost per cost saved, then exchanges steps between up to three groups at a time while that
-    brings the cost nearer (outside the tolerance) or loses less importance (inside it). Where that ends outside the tolerance, it
-    is tried again from the full widths, and from perturbations of the best so far (always the same ones). Where that fails too,
+    brings the cost nearer (outside the tolerance) or loses less importance (inside it). If the result is outside the tolerance,
+    this is repeated from the full widths, and from fixed perturbations of the best state so far. If that fails too,
     :func:`prunekit.search.exact.nearest_below` decides whether any widths meet the target.
 
     Args:
-        problem: what to solve.
-        steps: where to start, shape (groups,); the full widths when absent.
+        problem: the problem to solve.
+        steps: where to start, shape (groups,); the full widths if missing.
 
     Raises:
         BudgetError: even the smallest widths cost more than the target; ``feasible`` has the range.
@@ -241,7 +241,7 @@ def meet_target(problem: WidthProblem, steps: IntArray | None = None) -> IntArra
 
 
 def _settle(problem: WidthProblem, steps: IntArray) -> IntArray:
-    """Descend to the target and exchange until nothing gets better."""
+    """Descend to the target, then exchange steps until nothing improves."""
     while problem.spent(steps) > problem.target:
         steps = _cheapest_removal(problem, steps)
     while (better := _best_exchange(problem, steps)) is not None:
@@ -250,7 +250,7 @@ def _settle(problem: WidthProblem, steps: IntArray) -> IntArray:
 
 
 def _cheapest_removal(problem: WidthProblem, steps: IntArray) -> IntArray:
-    """One removal in the group where it loses least importance per cost saved: up to a sixteenth of it, in the end a step."""
+    """One removal in the group that loses least importance per cost saved: up to a sixteenth of it, near the target one step."""
     now, lost = int(problem.spent(steps)), float(problem.loss(steps))
     left = problem.max_steps - steps
     for stride in (np.maximum(problem.max_steps // 16, 1), np.ones_like(steps)):
@@ -263,13 +263,13 @@ def _cheapest_removal(problem: WidthProblem, steps: IntArray) -> IntArray:
             rate = np.where(useful, (problem.loss(candidates) - lost) / np.maximum(saved, 1), np.inf)
             return np.asarray(candidates[int(np.argmin(rate))])
     steps = steps.copy()
-    steps[int(np.argmax(left))] += 1  # no step saves anything alone: on, where most is left
+    steps[int(np.argmax(left))] += 1  # no single step saves anything: continue in the group with the most left
     return steps
 
 
 @functools.lru_cache(maxsize=4)
 def _moves(count: int) -> tuple[IntArray, IntArray, IntArray]:
-    """Changes of one, two or three of ``count`` groups by up to two steps each, as many kinds as fit the limit.
+    """Changes of one, two or three of ``count`` groups by up to two steps each, as many kinds as the limit allows.
 
     Returns:
         Group of every option, its change (the last option changes nothing), and the moves: options of shape (moves, 3), rising.
@@ -300,10 +300,10 @@ def _moved(steps: IntArray, moves: IntArray) -> IntArray:
 
 
 def _priced(problem: WidthProblem, steps: IntArray) -> tuple[IntArray, IntArray, FloatArray]:
-    """Every legal move from ``steps``, shape (moves, 3), with what it leads to: cost and importance lost, shape (moves,).
+    """Every legal move from ``steps``, shape (moves, 3), with the resulting cost and importance lost, shape (moves,).
 
-    The cost of three changes is put together from those of pairs, which is exact for MACs and parameters (they are quadratic in
-    the widths) and near for latency. Only pairs of coupled groups are evaluated together.
+    The cost of three changes is computed from the costs of pairs. This is exact for MACs and parameters, which are quadratic in the
+    widths, and approximate for latency. Only pairs of coupled groups are evaluated together.
     """
     groups, changes, moves = _moves(len(steps))
     now = int(problem.spent(steps))

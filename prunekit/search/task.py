@@ -1,4 +1,4 @@
-"""What a proposer works on, and the protocol that all proposers follow."""
+"""The task that a proposer solves, and the protocol of proposers."""
 
 import math
 from collections.abc import Sequence
@@ -20,29 +20,29 @@ from prunekit.search.targets import WidthProblem
 
 __all__ = ["Proposer", "Task"]
 
-_WORST = 1e30  # what a loss that is no number counts as
+_WORST = 1e30  # stands in for a loss that is NaN or infinite
 
 
 @dataclass(eq=False)
 class Task:
-    """What a proposer works on, and its memory.
+    """The task that a proposer solves, with the search's memory.
 
     Args:
         widths: the channel groups, their costs and the target.
-        scores: importance for this timestep group: which channels of a channel group go first.
+        scores: importance of every channel for this timestep group; the least important channels of a channel group go first.
         evaluate: the proxy: a number for a plan, lower is better, on fixed draws of the timestep group.
-        rounds: decisions that a multi-round proposer takes.
-        shortlist: candidates that are measured in the first round.
-        fresh: candidates that every round measures anew at least, of those in front.
-        bite: most that one round takes from a channel group, as a share of its width then; a step at least.
-        trials: candidates that a sampling proposer tries.
-        seed: of whatever a proposer draws.
+        rounds: number of decisions that a multi-round proposer takes.
+        shortlist: number of candidates that are measured in the first round.
+        fresh: least number of best-ranked candidates that every round measures anew.
+        bite: largest share of a channel group's current width that one round takes; at least one step.
+        trials: number of candidates that a sampling proposer tries.
+        seed: seed of a proposer's random draws.
         study: Optuna journal that several workers share.
-        llm: where a language model answers.
-        journal: answers what an earlier start of this search measured, and takes what this one does.
-        where: what the losses are of, for messages.
-        memory: measured candidates (round, steps, MACs, loss; round −1 closes the last stretch; what they spend of the target
-            where that is not MACs) and choices, in order.
+        llm: endpoint of a language model.
+        journal: returns the measurements of an earlier run of this search, and stores those of this one.
+        where: description of the timestep group, for messages.
+        memory: measured candidates (round, steps, MACs, loss; and the cost in the target's unit if that is not MACs) and choices,
+            in order; round −1 closes the last stretch.
     """
 
     widths: WidthProblem
@@ -71,17 +71,17 @@ class Task:
     def measure(
         self, steps: IntArray, search_round: int, ahead: Sequence[IntArray] = (), near: IntArray | None = None
     ) -> float:
-        """The proxy of one candidate, taken at most once and remembered.
+        """The proxy of one candidate; it is measured at most once and remembered.
 
         Args:
-            steps: of every channel group, shape (groups,).
-            search_round: for the memory.
-            ahead: candidates that may be asked for next. Where there are other ranks, they measure those meanwhile. Their results
-                wait until they are asked for, so that the memory, and what is decided, are those of one process.
-            near: steps that the candidates were made from: what they have in common may be computed once.
+            steps: steps of every channel group, shape (groups,).
+            search_round: number of the round, for the memory.
+            ahead: candidates that may be needed next. Other ranks, if any, measure them meanwhile. A result enters the memory only
+                when it is asked for, so the memory and the decisions are the same as with one process.
+            near: steps that the candidates were made from; layer outputs that they share may be computed once.
 
         Raises:
-            InputError: the whole network's own loss is no number.
+            InputError: the loss of the whole network is NaN or infinite.
         """
         key = _key(steps)
         if key not in self._known:
@@ -99,10 +99,10 @@ class Task:
         return [self.measure(steps, search_round, candidates[i + 1 :], near) for i, steps in enumerate(candidates)]
 
     def check(self, steps: IntArray) -> None:
-        """Refuse to end with a candidate whose loss was measured and is no number.
+        """Refuse a final candidate with a measured loss that is NaN or infinite.
 
         Raises:
-            InputError: it is such.
+            InputError: the loss is NaN or infinite.
         """
         if self._known.get(_key(steps)) == _WORST:
             raise InputError(
@@ -149,7 +149,7 @@ class Proposer(Protocol):
     """Decides the widths."""
 
     def __call__(self, task: Task) -> IntArray:
-        """Steps of every channel group, shape (groups,), whose cost meets the task's target."""
+        """Steps of every channel group, shape (groups,), that meet the task's target."""
         ...
 
 

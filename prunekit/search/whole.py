@@ -4,11 +4,11 @@ from prunekit.graph import ChannelGraph
 
 __all__ = ["nothing_to_prune", "why_whole"]
 
-_REASONS = 3  # that are told
+_REASONS = 3  # number of reasons that are listed
 
 
 def nothing_to_prune(graph: ChannelGraph) -> str | None:
-    """Why nothing of a network can be pruned, as :func:`why_whole` has it; None where something can."""
+    """The reasons why nothing in a network can be pruned, from :func:`why_whole`; None if something can."""
     return why_whole(graph) if all(len(group.widths) == 1 for group in graph) else None
 
 

@@ -17,14 +17,14 @@ class AsymmetricTimesteps:
     """Timesteps below τ are drawn k times as often as those from τ on: k/(T + τ(k−1)) and 1/(T + τ(k−1)) each, with weight 1.
 
     SpeeD's other half is a loss weight: ``Weighted(AsymmetricTimesteps(T), change_aware(schedule))``. The two-level distribution,
-    k = 5 and τ = 0.7·T are the paper's, τ for the linear schedule: it is where x_t hardly changes any more. Its public code finds
-    that by a threshold on the slope of √(1−ᾱ) instead, draws 5 : 1 as well, and mirrors half of each batch.
+    k = 5 and τ = 0.7·T come from the paper. It gives τ for the linear schedule, as the point from which x_t hardly changes. The
+    public code finds τ by a threshold on the slope of √(1−ᾱ) instead, also draws 5 : 1, and mirrors half of each batch.
 
     Args:
         num_timesteps: T.
         boundary: τ as a share of T.
         intensity: k, at least 1.
-        within: the timesteps to draw from; all when absent. A range on one side of τ is drawn from evenly.
+        within: the timesteps to draw from; all if missing. A range on one side of τ is drawn from evenly.
     """
 
     num_timesteps: int
@@ -37,7 +37,7 @@ class AsymmetricTimesteps:
             raise InputError(
                 f"Got boundary {self.boundary:g} and intensity {self.intensity:g}; expected a share of T in (0, 1] and at least 1."
             )
-        self.probabilities(0)  # refuses a range that is not inside
+        self.probabilities(0)  # refuses a range outside 0 … T
 
     def probabilities(self, train_step: int) -> Tensor:
         """See :class:`~prunekit.training.StatedSampler`."""

@@ -1,4 +1,4 @@
-"""Training checkpoints that survive a kill: each carries its own hash, and a damaged one is passed over with a word."""
+"""Training checkpoints that survive a kill: each carries its own hash, and a damaged one is skipped with a warning."""
 
 import hashlib
 import io
@@ -25,9 +25,9 @@ def save_checkpoint(folder: Path, step: int, state: dict[str, Any], keep: int = 
     """Write ``step-<step>-<hash>.pt`` atomically and drop all but the ``keep`` newest.
 
     Args:
-        folder: made when absent.
-        step: train steps done.
-        state: tensors, numbers, strings, lists and dicts only, so that it is read without running code.
+        folder: created if missing.
+        step: number of train steps done.
+        state: tensors, numbers, strings, lists and dicts only, so that it can be read without running code.
         keep: how many to keep, at least 1.
     """
     buffer = io.BytesIO()
@@ -45,7 +45,7 @@ def latest_checkpoint(folder: Path) -> dict[str, Any] | None:
     """State of the newest checkpoint whose hash is right, or None; a damaged one raises a warning that names it.
 
     Raises:
-        LimitError: it is whole, and beyond a limit that the user may raise.
+        LimitError: the checkpoint is undamaged, but larger than a limit; the user may raise the limit.
     """
     for path in _listed(folder):
         state = _read(path)
@@ -56,7 +56,7 @@ def latest_checkpoint(folder: Path) -> dict[str, Any] | None:
 
 
 def drop_checkpoints(folder: Path) -> None:
-    """Remove all checkpoints in a folder, and the folder if nothing else is in it; quietly."""
+    """Remove all checkpoints in a folder, and the folder if it is then empty; ignores errors."""
     with suppress(OSError):
         for path in _listed(folder):
             path.unlink(missing_ok=True)
@@ -66,13 +66,13 @@ def drop_checkpoints(folder: Path) -> None:
 
 
 def saved_step(folder: Path) -> int | None:
-    """Train steps that the newest checkpoint holds, by its name; None where there is none."""
+    """Number of train steps in the newest checkpoint, from its name; None if there is no checkpoint."""
     names = [_NAME.fullmatch(path.name) for path in _listed(folder)[:1]]
     return int(names[0][1]) if names and names[0] else None
 
 
 def _read(path: Path) -> dict[str, Any] | None:
-    """A checkpoint's state; None where the file is not the one that its name describes, or needs code to be read."""
+    """A checkpoint's state; None if the file does not match the hash in its name, or would run code when read."""
     match = _NAME.fullmatch(path.name)
     if match is None or not sha256_file(path).startswith(match[2]):
         return None
@@ -92,7 +92,7 @@ def _listed(folder: Path) -> list[Path]:
 
 
 def weights_hash(model: nn.Module) -> str:
-    """SHA-256 over names, types, shapes and bytes of all parameters and stored buffers, however they are filed; 64 hex digits."""
+    """SHA-256 over names, types, shapes and bytes of all parameters and stored buffers, in any file layout; 64 hex digits."""
     digest = hashlib.sha256()
     state: dict[str, Tensor] = model.state_dict()
     for name in sorted(state):

@@ -1,4 +1,4 @@
-"""The timestep sampler that options name."""
+"""The timestep sampler that the options select."""
 
 from collections.abc import Callable, Mapping
 
@@ -14,7 +14,7 @@ __all__ = ["TIMESTEP_SAMPLERS", "timestep_sampler"]
 
 
 def _target(options: TrainOptions) -> int:
-    """Train step at which a curriculum has reached its last distribution."""
+    """Train step at which a curriculum reaches its final distribution."""
     return max(1, round(options.curriculum_share * options.steps))
 
 
@@ -34,13 +34,13 @@ TIMESTEP_SAMPLERS: Mapping[str, Callable[[TrainOptions, NoiseSchedule, RangeTime
 def timestep_sampler(
     options: TrainOptions, schedule: NoiseSchedule, prediction_type: str, within: RangeTimesteps | None = None
 ) -> TimestepSampler:
-    """What ``options.timestep_sampler`` and ``options.loss_weight`` name.
+    """The timestep sampler for ``options.timestep_sampler``, with the weights of ``options.loss_weight``.
 
     Args:
-        options: of the training; a curriculum needs its steps.
+        options: options of the training; a curriculum needs the number of steps.
         schedule: the noise schedule.
-        prediction_type: what the loss is of.
-        within: the timesteps to train on; all of them when absent.
+        prediction_type: the network's prediction type, which the loss refers to.
+        within: the timesteps to train on; all if missing.
     """
     everything = RangeTimesteps(0, schedule.num_timesteps, schedule.num_timesteps)
     sampler = TIMESTEP_SAMPLERS[options.timestep_sampler](options, schedule, within or everything)

@@ -1,4 +1,4 @@
-"""An objective that counts the samples it is evaluated on, for the ledger: criteria differ in how often they look."""
+"""An objective that counts the samples it is evaluated on, for the ledger: criteria need different numbers of samples."""
 
 from dataclasses import dataclass, field
 from typing import Any
@@ -20,7 +20,7 @@ class Tally:
     backward: int = 0
 
     def row(self, stage: str, kind: Kind, macs: int) -> LedgerRow:
-        """A ledger row for a network of so many MACs per sample."""
+        """A ledger row for a network with ``macs`` MACs per sample."""
         return LedgerRow(stage, kind, self.forward, (self.forward + 2 * self.backward) * macs, self.forward * macs)
 
 

@@ -1,12 +1,12 @@
-r"""Curriculum timestep samplers: easy, high-noise timesteps are trained less and less (CLTS, arXiv:2404.07946).
+r"""Curriculum timestep samplers: easy, high-noise timesteps are trained less and less over time (CLTS, arXiv:2404.07946).
 
 Both forms go from uniform to an end distribution q over the first ``target_step`` train steps,
 
 .. math:: p_i(t) = \lambda_i\, q(t) + (1 - \lambda_i) / T, \qquad \lambda_i = \min(1, i / i_{target}),
 
-and every loss has weight 1: that noisy timesteps count less is meant. That the noise rate measures the difficulty and that easy
-timesteps are trained less over time is the paper's; this mixture with a Gaussian q at 0.3·T is how public code has it. The
-Gaussian's width, the noise-rate form's q and the cosine pace are this project's.
+and every loss has weight 1, so noisy timesteps count less by design. The paper measures the difficulty by the noise rate and trains
+easy timesteps less over time. The mixture with a Gaussian q at 0.3·T comes from public code. The Gaussian's width, the noise-rate
+form's q and the cosine pace are this project's choices.
 """
 
 import hashlib
@@ -25,11 +25,11 @@ from prunekit.training.timesteps import RangeTimesteps, drawn, mixture
 __all__ = ["GaussianCurriculum", "NoiseRateCurriculum", "Pace", "paced"]
 
 Pace = Literal["linear", "cosine"]
-_NARROWEST = 1e-6  # of T: below it, squared distances in widths leave the range of floating point
+_NARROWEST = 1e-6  # times T: with a smaller width, squared distances overflow
 
 
 def paced(pace: Pace, train_step: int, target_step: int) -> float:
-    """λ in [0, 1] after ``train_step`` steps: x = min(1, i/i_target) itself, or (1 − cos πx)/2, which starts and ends gently."""
+    """λ in [0, 1] after ``train_step`` steps: x = min(1, i/i_target), or (1 − cos πx)/2, which starts and ends slowly."""
     done = min(1.0, train_step / target_step)
     return done if pace == "linear" else 0.5 * (1 - math.cos(math.pi * done))
 
@@ -45,16 +45,16 @@ def _check_pace(pace: str, target_step: int) -> None:
 class GaussianCurriculum:
     """From uniform to a Gaussian over the timesteps, q(t) ∝ exp(−(t − μ)²/(2s²)), normalised on the integers 0 … T−1.
 
-    For an expert the mixture is made inside its range: uniform there first, the Gaussian normalised there in the end.
+    For an expert the mixture is restricted to its range: uniform at first, in the end the Gaussian normalised on the range.
 
     Args:
         num_timesteps: T.
         target_step: i_target, the train step from which on it is q alone.
         mean: μ as a share of T; 0.3 in public code.
-        width: s as a share of T. The paper's is not known; at this project's 0.3 the noisiest timesteps keep a tenth, and the
-            cleanest all, of their uniform share.
-        pace: how λ gets to 1.
-        within: the timesteps to draw from; all when absent.
+        width: s as a share of T. The paper's value is not known. With this project's 0.3 the noisiest timesteps keep a tenth of
+            their uniform share, and the cleanest keep all of it.
+        pace: how λ rises to 1.
+        within: the timesteps to draw from; all if missing.
     """
 
     num_timesteps: int
@@ -71,7 +71,7 @@ class GaussianCurriculum:
                 f"Got a Gaussian of mean {self.mean:g} and width {self.width:g}; expected shares of T, the mean in [0, 1] and the "
                 f"width at least {_NARROWEST:g}."
             )
-        self.probabilities(0)  # refuses a range that is not inside
+        self.probabilities(0)  # refuses a range outside 0 … T
 
     def probabilities(self, train_step: int) -> Tensor:
         """See :class:`~prunekit.training.StatedSampler`."""
@@ -88,16 +88,16 @@ class GaussianCurriculum:
 class NoiseRateCurriculum:
     """From uniform to a distribution that falls with the noise rate ν_t = √(1 − ᾱ_t), q(t) ∝ 1 − (1 − floor)·ν_t.
 
-    ν_t is the coefficient of ε in x_t, from 0 (clean) to 1 (nothing but noise); a schedule that does not preserve the variance is
-    taken at the same SNR. The paper names the noise rate as the measure. That q is linear in it is this project's choice: the
-    easier a timestep, the rarer.
+    ν_t is the coefficient of ε in x_t, from 0 (clean) to 1 (pure noise); a schedule that does not preserve the variance is
+    converted at the same SNR. The noise rate as measure comes from the paper. The linear q is this project's choice: easier
+    timesteps are rarer.
 
     Args:
         schedule: its noise rate orders the timesteps.
         target_step: i_target, the train step from which on it is q alone.
-        floor: how often pure noise is drawn in the end, as a share of how often a clean timestep is; above 0, so that none starves.
-        pace: how λ gets to 1.
-        within: the timesteps to draw from; all when absent.
+        floor: probability of pure noise in the end, relative to that of a clean timestep; above 0, so that no timestep is left out.
+        pace: how λ rises to 1.
+        within: the timesteps to draw from; all if missing.
     """
 
     schedule: NoiseSchedule
@@ -110,7 +110,7 @@ class NoiseRateCurriculum:
         _check_pace(self.pace, self.target_step)
         if not 0 < self.floor <= 1:
             raise InputError(f"Got floor {self.floor:g} of a noise-rate curriculum; expected a share in (0, 1].")
-        self.probabilities(0)  # refuses a range that is not inside
+        self.probabilities(0)  # refuses a range outside 0 … T
 
     @property
     def noise_rate(self) -> Tensor:
@@ -127,7 +127,7 @@ class NoiseRateCurriculum:
         return drawn(self.probabilities(train_step), batch, generator), torch.ones(batch)
 
     def describe(self) -> dict[str, Any]:
-        """What decides the draws, JSON-able; the noise rates by their hash."""
+        """The settings that decide the draws, JSON-able; the noise rates by their hash."""
         return {
             "noise_rate": hashlib.sha256(self.noise_rate.numpy().tobytes()).hexdigest(),
             "target_step": self.target_step,

@@ -1,4 +1,4 @@
-"""Distillation: a pruned network learns from the network that it was cut from, besides from the images."""
+"""Distillation: a pruned network learns from the images and from the network that it was pruned from."""
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -24,18 +24,18 @@ Fade = Literal["constant", "linear"]
 class Distillation:
     """Mean of the denoising loss and the distance from a teacher's prediction, and the distance of features.
 
-    (1 − w)·‖ŷ − y‖² + w·‖ŷ − ŷ_T‖² + v·mean_l ‖f_l − f_T,l‖²/‖f_T,l‖², with y what noise and image say and ŷ_T the teacher's
+    (1 − w)·‖ŷ − y‖² + w·‖ŷ − ŷ_T‖² + v·mean_l ‖f_l − f_T,l‖²/‖f_T,l‖², with y the target from noise and image and ŷ_T the teacher's
     prediction on the same x_t (output distillation of Hinton et al., arXiv:1503.02531, for regression; features as in FitNets,
-    arXiv:1412.6550, without its regressor, since a pruned layer's channels are channels of the teacher's). The relative scale of
+    arXiv:1412.6550, without its regressor, since a pruned layer's channels are a subset of the teacher's). The relative scale of
     the features is this project's choice.
 
     Args:
         objective: the denoising loss.
-        teacher: predicts what the student does; only asked, in eval mode and without gradients.
+        teacher: has the student's prediction type; it is only evaluated, in eval mode and without gradients.
         weight: w, in [0, 1].
         feature_weight: v ≥ 0.
-        features: layer → the teacher's output channels that the student's layer of that name has kept, shape (kept,), int64; None
-            for all of them.
+        features: layer name → output channels of the teacher that the student's layer has kept, shape (kept,), int64; None for all
+            channels.
         fade: ``linear`` lets w and v fall to zero over the training, ``constant`` does not.
     """
 
@@ -66,7 +66,7 @@ class Distillation:
         return self.objective.schedule
 
     def at(self, progress: float) -> "Distillation":
-        """The objective of a moment, as a share of the training that is over."""
+        """The objective at a moment of the training; ``progress`` is the share of the training that is done."""
         if self.fade == "constant":
             return self
         left = 1 - progress
@@ -97,7 +97,7 @@ class Distillation:
         return loss
 
     def _feature_distance(self, name: str, own: Tensor, wanted: Tensor) -> Tensor:
-        """Squared distance of two layers' outputs over the teacher's square, shape (batch,)."""
+        """Squared distance of two layers' outputs, divided by the square of the teacher's, shape (batch,)."""
         kept = self.features[name]
         if kept is not None:
             axis = 1 if wanted.ndim == 4 else wanted.ndim - 1
@@ -109,7 +109,7 @@ class Distillation:
         return _distance(own, wanted) / wanted.square().flatten(1).mean(1).clamp(min=1e-12)
 
     def fingerprint(self) -> str:
-        """Hash of the denoising loss, the teacher's weights and all that decides how it teaches."""
+        """Hash of the denoising loss, the teacher's weights and the distillation's settings."""
         return json_hash([self.objective.fingerprint(), self._teacher_hash, self._described()])
 
     def _described(self) -> list[Any]:
@@ -122,7 +122,7 @@ class Distillation:
 
 
 def feature_layers(model: nn.Module) -> list[str]:
-    """The last convolution or linear layer of every block: of entries of top-level lists, and of other parts with several."""
+    """The last convolution or linear layer of every block: every entry of a top-level list, and other parts with several layers."""
     blocks: list[tuple[str, nn.Module]] = []
     for name, child in model.named_children():
         if isinstance(child, nn.ModuleList):
@@ -144,7 +144,7 @@ def _distance(a: Tensor, b: Tensor) -> Tensor:
 
 @contextmanager
 def _outputs(model: nn.Module, names: list[str]) -> Iterator[dict[str, Tensor]]:
-    """What the named layers give within the block; of a layer that runs twice, the last."""
+    """Outputs of the named layers within the block; for a layer that runs twice, the last output."""
     seen: dict[str, Tensor] = {}
 
     def keep(name: str) -> Any:

@@ -1,7 +1,7 @@
 """The training loop, for a base and for experts: accelerate, AdamW, a learning-rate schedule, EMA, resumable.
 
 Every train step draws from its own generator, seeded by (seed, step), and every process takes its slice of the same global batch.
-So a run that was interrupted, or split over processes, sees exactly the batches that an uninterrupted single process sees.
+So an interrupted run, or one with several processes, sees exactly the batches of an uninterrupted single process.
 """
 
 import math
@@ -28,7 +28,7 @@ from prunekit.training.watching import StepWatch
 
 __all__ = ["TrainResult", "step_generator", "train"]
 
-_SAVING_SHARE = 20  # checkpoints by time take at most one part in so many of the time
+_SAVING_SHARE = 20  # checkpoints by time take at most 1/20 of the time
 
 
 @dataclass(frozen=True, eq=False)
@@ -37,10 +37,10 @@ class TrainResult:
 
     Args:
         model: EMA weights, eval mode, on the CPU.
-        losses: (train step, mean loss since the one before).
+        losses: (train step, mean loss since the previous entry).
         samples: images that went forward and backward, over all processes and interruptions.
         seconds: wall time of this process's part.
-        seen: how often each training timestep went by, over all processes and interruptions, shape (T,), int64.
+        seen: how often each training timestep was drawn, over all processes and interruptions, shape (T,), int64.
     """
 
     model: nn.Module
@@ -65,21 +65,21 @@ def train(
 ) -> TrainResult:
     """Train ``model`` in place and return its moving average.
 
-    With a folder for checkpoints, Ctrl-C and SIGTERM let the step finish and its state be saved before they take their effect.
+    With a folder for checkpoints, Ctrl-C and SIGTERM take effect only after the current step is finished and its state is saved.
 
     Args:
         model: the network; its parameters change.
         objective: images and loss.
-        sampler: which timesteps to train on; one that observes may end the training early.
+        sampler: draws the timesteps to train on; a sampler that observes the network may end the training early.
         options: see :class:`TrainOptions`.
-        checkpoints: folder for checkpoints; a run with equal options goes on from the newest one there.
+        checkpoints: folder for checkpoints; a run with equal options resumes from the newest one there.
         report: called every ``log_every`` steps.
 
     Raises:
         FileFormatError: the folder holds checkpoints of a run with other options, images, timesteps or first weights.
-        InputError: the loss, a gradient or a weight is not finite; the message names the step. Or the device cannot do the mixed
-            precision.
-        KeyboardInterrupt: Ctrl-C; with a folder for checkpoints, after the state was saved there.
+        InputError: the loss, a gradient or a weight is not finite (the message names the step), or the device does not support the
+            mixed precision.
+        KeyboardInterrupt: Ctrl-C was pressed; with a folder for checkpoints, it is raised after the state was saved.
     """
     checkpoints = Path(checkpoints) if checkpoints is not None else None
     seen = torch.zeros(objective.schedule.num_timesteps, dtype=torch.int64)
@@ -112,7 +112,7 @@ def train(
 
 @dataclass(eq=False)
 class _Run:
-    """Everything that changes while training, so that it can be saved and restored as one."""
+    """Everything that changes during training, so that it can be saved and restored together."""
 
     model: nn.Module
     options: TrainOptions
@@ -140,10 +140,10 @@ class _Run:
         self.averaged.to(self.accelerator.device)
         self.averaged.n_averaged = (
             self.averaged.n_averaged.cpu()
-        )  # asked every step: on a device, each would wait for it
+        )  # read at every step: a tensor on a device would block each time
         self.total = torch.zeros((), device=self.accelerator.device)  # of the losses since the last report
         self.watch = StepWatch(self.accelerator)
-        self.saved, self.saving = time.monotonic(), 0.0  # when, and how long it took
+        self.saved, self.saving = time.monotonic(), 0.0  # time of the last save, and how long it took
         self.parameters: list[Tensor] = list(self.model.parameters())
         self.buffers = list(self.model.buffers())
         own = self.averaged.module
@@ -152,7 +152,7 @@ class _Run:
         self.wrapped.train()
 
     def train_step(self, objective: Objective, asked: bool = False) -> None:
-        """One optimizer step on this process's slice of the batch; ``asked``: whether the process was asked to end."""
+        """One optimizer step on this process's slice of the batch; ``asked`` says whether the process was asked to end."""
         options, accelerator = self.options, self.accelerator
         generator = step_generator(options.seed, self.step)
         timesteps, weights = self.sampler.sample(options.batch_size, self.step, generator)
@@ -173,11 +173,11 @@ class _Run:
         self._average()
         if isinstance(self.sampler, LearningSampler) and self.sampler.learns:
             gathered = self.accelerator.gather(losses).reshape(accelerator.num_processes, -1)
-            self.sampler.learn(timesteps, gathered.T.reshape(-1))  # each process had every n-th one
+            self.sampler.learn(timesteps, gathered.T.reshape(-1))  # each process had every n-th timestep
 
     @torch.no_grad()
     def _average(self) -> None:
-        """``AveragedModel.update_parameters``, which walks both networks' modules at every step; only the first time here."""
+        """``AveragedModel.update_parameters`` walks both networks' modules at every step; this does so only at the first."""
         averaged = self.averaged
         if averaged.n_averaged == 0:
             averaged.update_parameters(self.model)
@@ -192,7 +192,7 @@ class _Run:
         losses = []
         parts = list(zip(*(tensor.chunk(self.options.gradient_accumulation_steps) for tensor in batch), strict=True))
         for i, (timesteps, weights, clean, noise, *labels) in enumerate(parts):
-            last = i == len(parts) - 1  # the one after which processes exchange gradients
+            last = i == len(parts) - 1  # processes exchange gradients after it
             with nullcontext() if last else self.accelerator.no_sync(self.wrapped), self.accelerator.autocast():
                 each = objective.per_sample(self.wrapped, clean, noise, timesteps, *labels)
             loss = (each * weights).mean() * (len(timesteps) / len(batch[0]))
@@ -202,14 +202,14 @@ class _Run:
         return torch.cat(losses)
 
     def observe(self) -> bool:
-        """Let the sampler look at the moving average where it is due; False ends the training."""
+        """Let the sampler look at the moving average if that is due; False ends the training."""
         sampler = self.sampler
         if not isinstance(sampler, ObservingSampler) or not sampler.every or self.step % sampler.every:
             return True
         return sampler.observe(self.averaged.module, self.step)
 
     def log(self) -> None:
-        """Keep the mean loss since the last report, over all processes, refusing one that is not finite."""
+        """Record the mean loss since the last report, over all processes; refuses a loss that is not finite."""
         since = (self.step - 1) % self.options.log_every + 1
         loss = float(self.accelerator.reduce(self.total, "mean")) / since
         self.total.zero_()
@@ -227,10 +227,10 @@ class _Run:
         return time.monotonic() - self.saved > max(60 * self.options.checkpoint_minutes, _SAVING_SHARE * self.saving)
 
     def save(self, folder: Path) -> None:
-        """Write a checkpoint, where this is the main process.
+        """Write a checkpoint, if this is the main process.
 
         Raises:
-            InputError: the disk does not take it, or the state is damaged.
+            InputError: the disk cannot be written, or the state is damaged.
         """
         self.watch.check(self.step, self.model, self.averaged.module)
         if not self.accelerator.is_main_process:
@@ -247,7 +247,7 @@ class _Run:
         self.saving = self.saved - began
 
     def state(self) -> dict[str, Any]:
-        """For a checkpoint: tensors and plain values only."""
+        """The state for a checkpoint: tensors and plain values only."""
         return {
             "fingerprint": self.fingerprint,
             "step": self.step,
@@ -264,11 +264,11 @@ class _Run:
 
     @property
     def _scaler(self) -> Any:
-        """What fp16's gradients are scaled by, or None."""
+        """The scaler of fp16 gradients, or None."""
         return self.accelerator.scaler
 
     def resume(self, folder: Path) -> None:
-        """Go on from the folder's newest checkpoint, where there is one."""
+        """Resume from the folder's newest checkpoint, if there is one."""
         state = latest_checkpoint(folder)
         if state is None:
             return
@@ -291,7 +291,7 @@ class _Run:
 
 
 def _fingerprint(model: nn.Module, objective: Objective, sampler: TimestepSampler, options: TrainOptions) -> str:
-    """Hash of all that decides the result: what a checkpoint must agree with. An option that is added later changes none."""
+    """Hash of everything that decides the result; a checkpoint must match it. Options of later versions do not change it."""
     name = type(sampler).__qualname__
     return json_hash(
         {

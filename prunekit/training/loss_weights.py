@@ -1,13 +1,14 @@
-r"""Loss weights by timestep, as tables of shape (T,), and the wrapper that puts one on any timestep sampler.
+r"""Loss weights by timestep, as tables of shape (T,), and the wrapper that adds one to any timestep sampler.
 
 The prediction types' squared errors are one error on different scales. From x_t = a·x0 + b·ε and v = a·ε − b·x0,
 
 .. math:: L_\varepsilon = \frac{a^2}{b^2} L_{x0}, \qquad L_v = \frac{(a^2 + b^2)^2}{b^2} L_{x0},
 
-which is snr·L_x0 and (snr + 1)·L_x0 where the variance is preserved. So a weight that is published for one type is given for each:
-the same weight of the denoising error, whatever the network predicts.
+which is snr·L_x0 and (snr + 1)·L_x0 if the variance is preserved. So a weight that was published for one type is given for all
+types: it weights the denoising error equally for any prediction type.
 
-The tables are as published and not scaled to mean 1: under AdamW only their ratios matter, but a clip of gradients sees their size.
+The tables are as published and not scaled to mean 1. Under AdamW only their ratios matter, but gradient clipping depends on their
+size.
 ``table / table.mean()`` has mean 1 under a uniform draw.
 """
 
@@ -42,8 +43,8 @@ def min_snr(schedule: NoiseSchedule, prediction_type: str = "epsilon", gamma: fl
 
     Args:
         schedule: snr.
-        prediction_type: ``epsilon``, ``sample`` or ``v_prediction``; all three are the paper's.
-        gamma: the paper's 5.
+        prediction_type: ``epsilon``, ``sample`` or ``v_prediction``; the paper gives all three.
+        gamma: 5 in the paper.
 
     Returns:
         Shape (T,), float64, positive.
@@ -53,13 +54,13 @@ def min_snr(schedule: NoiseSchedule, prediction_type: str = "epsilon", gamma: fl
 
 
 def p2(schedule: NoiseSchedule, prediction_type: str = "epsilon", k: float = 1.0, gamma: float = 1.0) -> Tensor:
-    """P2 (arXiv:2204.00227, eq. 8): 1/(k + snr)^γ for the ε loss, on top of the weights that make L_simple of the bound.
+    """P2 (arXiv:2204.00227, eq. 8): 1/(k + snr)^γ for the ε loss, on top of the weights that give L_simple.
 
     Args:
         schedule: snr.
         prediction_type: ``epsilon`` is the paper's; for ``sample`` and ``v_prediction`` it is derived, ·snr and ·snr/(snr + 1).
-        k: the paper's 1.
-        gamma: the paper's 1; 0 is no weight.
+        k: 1 in the paper.
+        gamma: 1 in the paper; 0 means no weight.
 
     Returns:
         Shape (T,), float64, positive.
@@ -73,23 +74,23 @@ def p2(schedule: NoiseSchedule, prediction_type: str = "epsilon", k: float = 1.0
 def change_aware(schedule: NoiseSchedule, prediction_type: str = "epsilon", ceiling: float = 0.6) -> Tensor:
     """SpeeD's change-aware weight (arXiv:2405.17403): more where the noising process changes faster.
 
-    The variance of the increment x_{t+1} − x_t is 2 − ᾱ_t − ᾱ_{t+1}, which grows at the rate −2·dᾱ/dt. That rate goes linearly to
-    [1 − λ, λ], its smallest to 1 − λ and its largest to λ.
+    The variance of the increment x_{t+1} − x_t is 2 − ᾱ_t − ᾱ_{t+1}, which grows at the rate −2·dᾱ/dt. That rate is mapped linearly
+    to [1 − λ, λ]: the smallest rate to 1 − λ and the largest to λ.
 
     Args:
-        schedule: ᾱ; other schedules are taken at the SNR of one that preserves the variance.
+        schedule: gives ᾱ; a schedule that does not preserve the variance is converted at the same SNR.
         prediction_type: ``epsilon`` is the paper's; for ``sample`` and ``v_prediction`` it is derived, ·snr and ·snr/(snr + 1).
-        ceiling: λ in [0.5, 1]; the paper's 0.6. The rate by central differences is this project's; the paper takes that of a bound.
-            Its public code has P2's weight in place of this one.
+        ceiling: λ in [0.5, 1]; 0.6 in the paper. Taking the rate by central differences is this project's choice; the paper takes
+            the rate of a bound. The paper's public code uses P2's weight instead.
 
     Returns:
-        Shape (T,), float64; 0 at the slowest timestep where λ is 1.
+        Shape (T,), float64; 0 at the slowest timestep if λ is 1.
     """
     if not 0.5 <= ceiling <= 1:
         raise InputError(f"Got ceiling {ceiling!r} of a change-aware weight; expected a number in [0.5, 1].")
     rate = -np.gradient(schedule.alphas_cumprod)
     span = float(rate.max() - rate.min())
-    even = span <= 1e-9 * float(rate.max())  # then there is rounding only to tell timesteps apart by
+    even = span <= 1e-9 * float(rate.max())  # then timesteps differ by rounding only
     relative = np.ones_like(rate) if even else (rate - rate.min()) / span
     return _of_epsilon((1 - ceiling) + (2 * ceiling - 1) * relative, schedule, prediction_type)
 
@@ -103,7 +104,7 @@ LOSS_WEIGHTS: dict[str, LossWeight] = {
 
 
 def _error_scale(schedule: NoiseSchedule, prediction_type: str) -> FloatArray:
-    """Squared error of a prediction over that of the x0 it stands for, shape (T,)."""
+    """Ratio of the squared error of a prediction to the squared error of the corresponding x0, shape (T,)."""
     match prediction_type:
         case "sample":
             return np.ones(schedule.num_timesteps)
@@ -116,7 +117,7 @@ def _error_scale(schedule: NoiseSchedule, prediction_type: str) -> FloatArray:
 
 
 def _of_epsilon(weight: FloatArray, schedule: NoiseSchedule, prediction_type: str) -> Tensor:
-    """A weight of the ε loss, for the loss of another prediction type; shape (T,)."""
+    """Convert a weight of the ε loss to the loss of another prediction type; shape (T,)."""
     return torch.from_numpy(weight * (schedule.snr / _error_scale(schedule, prediction_type)))
 
 
@@ -128,10 +129,10 @@ def _check_positive(**numbers: float) -> None:
 
 @dataclass(frozen=True, eq=False)
 class Weighted(Wrapped):
-    """Any timestep sampler, its loss weights multiplied by a table's: the draws stay as they are.
+    """Any timestep sampler with its loss weights multiplied by a table; the draws are unchanged.
 
-    What looks at the network or learns from losses goes on doing so through this. It learns the losses times the table, since the
-    mean of these is what its draws should make less noisy.
+    A sampler that looks at the network or learns from losses still does so. It learns the losses times the table, since its draws
+    should reduce the noise of their mean.
 
     Args:
         sampler: draws the timesteps.
@@ -167,6 +168,6 @@ class Weighted(Wrapped):
             super().learn(timesteps, losses.detach().to("cpu", torch.float64) * self._factors(timesteps))
 
     def describe(self) -> dict[str, Any]:
-        """What decides the draws and the weights, JSON-able; the table by its hash."""
+        """The settings that decide the draws and the weights, JSON-able; the table by its hash."""
         table = hashlib.sha256(self.table.double().cpu().contiguous().numpy().tobytes()).hexdigest()
         return {**super().describe(), "table": table}

@@ -1,13 +1,13 @@
 """Momentum decay with learning-rate compensation (MDLRC, arXiv:2404.07946), for torch optimizers with ``betas`` or ``momentum``.
 
-Diffusion losses are smooth, so that a large momentum may slow training and make it oscillate: β falls from β0 on [paper]. What that
-does to the steps, and so what there is to compensate, depends on the optimizer:
+Diffusion losses are smooth, so a large momentum may slow training and make it oscillate; the paper lets β fall from β0. The effect
+on the steps, and thus the compensation, depends on the optimizer:
 
 - *Heavy ball* (groups with ``momentum``: SGD, RMSprop), m ← βm + g and θ ← θ − lr·m. A constant gradient g moves a weight by
-  lr·g/(1 − β) per step, of which the newest gradient makes lr·g. A falling β shrinks the steps.
-- *Normalised average* (groups with ``betas``: Adam and its kin), m ← βm + (1 − β)g. A constant gradient moves a weight by as much
-  whatever β is, and the newest gradient makes a share 1 − β of it. A falling β leaves the steps as they are on average and lets the
-  newest, noisy gradient count more.
+  lr·g/(1 − β) per step, and the newest gradient contributes lr·g of it. A falling β shrinks the steps.
+- *Normalised average* (groups with ``betas``: Adam and its kin), m ← βm + (1 − β)g. A constant gradient moves a weight by the
+  same amount for any β, and the newest gradient contributes a share 1 − β of it. A falling β leaves the mean step unchanged and
+  gives more weight to the newest, noisy gradient.
 """
 
 from collections.abc import Iterator
@@ -39,7 +39,7 @@ class FallingMomentum(Protocol):
 class RationalMomentum:
     """β_t = β0(1 − τ)/((1 − β0) + β0(1 − τ)) with τ = i/steps: β/(1 − β) falls linearly to 0.
 
-    It is Demon's rule (arXiv:1910.04952), which public code takes for MDLRC; the published form is not known.
+    This is Demon's rule (arXiv:1910.04952), which public code uses for MDLRC; the published form is not known.
 
     Args:
         steps: train steps until β is 0.
@@ -66,7 +66,7 @@ class ExponentialMomentum:
 
     Args:
         factor: d in (0, 1].
-        minimum: β_min; public code's 0.4.
+        minimum: β_min; 0.4 in public code.
         initial: β0.
     """
 
@@ -94,28 +94,28 @@ def _check_momentum(initial: float) -> None:
 
 @dataclass(frozen=True)
 class MomentumDecay:
-    """Sets β and scales the learning rates around an optimizer's step; nothing is kept between steps.
+    """Sets β and scales the learning rates during an optimizer's step; nothing is kept between steps.
 
-    So it resumes from the train step alone, and any schedule may set the learning rates, each group's its own: what it set is there
-    again after the step, and is what goes into ``optimizer.state_dict()``.
+    So it resumes from the train step alone. Any schedule may set the learning rates, separately for each parameter group: the
+    values that it set are restored after the step, and ``optimizer.state_dict()`` stores these.
 
     ============  =======================  ====================  ==========================================
-    compensation  factor for ``momentum``  factor for ``betas``  what stays as it was at β0
+    compensation  factor for ``momentum``  factor for ``betas``  unchanged compared with β0
     ============  =======================  ====================  ==========================================
     ``step``      (1 − β)/(1 − β0)         1                     the step under a constant gradient
-    ``gradient``  1                        (1 − β0)/(1 − β)      what the newest gradient moves
+    ``gradient``  1                        (1 − β0)/(1 − β)      the newest gradient's contribution
     ``code``      (1 − β0)/(1 − β)         (1 − β0)/(1 − β)      the latter for ``betas``, neither for ``momentum``
     ``none``      1                        1                     the learning rate
     ============  =======================  ====================  ==========================================
 
-    ``step`` is the default and this project's choice: it changes how the past is averaged and nothing else. For Adam that is no
-    compensation at all. What public code calls MDLRC, lr·(1 − β0)/(1 − β), is ``code``, with Adam the same as ``gradient``: its
-    rate ends at a tenth for β0 = 0.9, and AdamW's weight decay, which is in units of the rate, with it. An optimizer whose
-    ``momentum`` is a normalised average (Muon) wants ``none``.
+    ``step`` is the default and this project's choice: it changes only how past gradients are averaged. For Adam this means no
+    compensation. Public code calls lr·(1 − β0)/(1 − β) MDLRC; this is ``code``, and with Adam it equals ``gradient``. Its learning
+    rate falls to a tenth for β0 = 0.9, and AdamW's weight decay, which is in units of the rate, falls with it. Use ``none`` for an
+    optimizer with a ``momentum`` that is a normalised average (Muon).
 
-    torch's Adam corrects its bias by 1 − β_i^i with the present β, where 1 − Πβ would be exact. For :class:`RationalMomentum` with
-    β0 = 0.9 this makes early steps too small by 2.8/steps of themselves at most (0.3 % for 1,000 steps), and a hundred steps on
-    by less than 1e-5; so it stays as torch has it.
+    torch's Adam corrects its bias by 1 − β_i^i with the current β; 1 − Πβ would be exact. For :class:`RationalMomentum` with
+    β0 = 0.9 this makes early steps too small by a fraction of at most 2.8/steps (0.3 % for 1,000 steps), and by less than 1e-5
+    after a hundred steps, so torch's correction is kept.
 
     Args:
         momentum: β by train step.
@@ -163,10 +163,10 @@ class MomentumDecay:
 
     @contextmanager
     def applied(self, optimizer: Any, train_step: int) -> Iterator[None]:
-        """Inside, ``optimizer.step()`` goes with this train step's β and scaled learning rates; afterwards all is as it was.
+        """Within the block, ``optimizer.step()`` uses this train step's β and scaled learning rates; afterwards they are restored.
 
         Args:
-            optimizer: a torch optimizer, or what wraps one and shows its ``param_groups``.
+            optimizer: a torch optimizer, or a wrapper with its ``param_groups``.
             train_step: how many train steps came before.
 
         Raises:
@@ -190,6 +190,6 @@ class MomentumDecay:
                 group.update(kept)
 
     def describe(self) -> dict[str, Any]:
-        """What decides it, JSON-able, for a checkpoint's fingerprint."""
+        """The settings, JSON-able, for a checkpoint's fingerprint."""
         fields = asdict(self)
         return {**fields, "momentum": [type(self.momentum).__qualname__, fields["momentum"]]}

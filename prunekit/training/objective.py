@@ -1,4 +1,4 @@
-"""The denoising objective, as an object that any loop or importance search can call."""
+"""The denoising objective, as an object that any training loop or importance criterion can call."""
 
 import hashlib
 import math
@@ -32,15 +32,15 @@ def to_unit_range(images: Tensor) -> Tensor:
 
 
 def check_finite_rows(images: Tensor, rows: Tensor, name: str) -> None:
-    """Refuse images in floating point, such as latents, of which some are not finite.
+    """Refuse floating-point images, such as latents, if some are not finite.
 
     Args:
         images: shape (count, channels, height, width).
-        rows: their numbers in the whole, shape (count,).
-        name: of the whole.
+        rows: their indices in the data set, shape (count,).
+        name: name of the data set.
 
     Raises:
-        InputError: one has NaN or an infinity; the message names the first.
+        InputError: an image contains NaN or an infinity; the message names the first.
     """
     if not images.is_floating_point() or not images.numel() or all(math.isfinite(v) for v in images.aminmax()):
         return
@@ -52,12 +52,12 @@ def check_finite_rows(images: Tensor, rows: Tensor, name: str) -> None:
 
 
 def predict(model: Callable[..., Any], noisy: Tensor, timesteps: Tensor, labels: Tensor | None = None) -> Tensor:
-    """Call a network in diffusers' manner or a plain one, and return its prediction tensor.
+    """Call a diffusers network or a plain one, and return its prediction tensor.
 
     Args:
-        model: called as ``model(x, t)``, or as ``model(x, t, class_labels=labels)`` where there are labels.
+        model: called as ``model(x, t)``, or as ``model(x, t, class_labels=labels)`` if there are labels.
         noisy: x_t, shape (batch, channels, height, width).
-        timesteps: shape (batch,), or () for one that all share.
+        timesteps: shape (batch,), or () for one timestep for all samples.
         labels: classes, int64, shape (batch,).
     """
     output = model(noisy, timesteps) if labels is None else model(noisy, timesteps, class_labels=labels)
@@ -68,7 +68,7 @@ def predict(model: Callable[..., Any], noisy: Tensor, timesteps: Tensor, labels:
 
 
 class Objective(Protocol):
-    """What a network is trained on."""
+    """A training objective: data and loss."""
 
     @property
     def schedule(self) -> NoiseSchedule:
@@ -76,11 +76,11 @@ class Objective(Protocol):
         ...
 
     def at(self, progress: float) -> "Objective":
-        """The objective of a moment, as a share of the training that is over, 0 … 1."""
+        """The objective at a moment of the training; ``progress`` is the share that is done, 0 … 1."""
         ...
 
     def draw(self, timesteps: Tensor, generator: Generator) -> tuple[Tensor, ...]:
-        """Clean images and noise, both (batch, C, H, W), one for each timestep; with classes their labels too, (batch,)."""
+        """Clean images and noise, both (batch, C, H, W), one for each timestep; with classes also the labels, (batch,)."""
         ...
 
     def per_sample(
@@ -90,21 +90,21 @@ class Objective(Protocol):
         ...
 
     def fingerprint(self) -> str:
-        """Hash of all that decides the loss, hex digits."""
+        """Hash of everything that decides the loss, hex digits."""
         ...
 
 
 @dataclass(frozen=True, eq=False)
 class Classes:
-    """The class of each image, and how often a network is not told.
+    """The class of each image, and how often the class is withheld from the network.
 
-    A network that was trained without its classes now and then can be guided when it samples (classifier-free guidance,
+    A network that was sometimes trained without classes can be guided during sampling (classifier-free guidance,
     arXiv:2207.12598).
 
     Args:
         labels: class of each image, int64, shape (count,).
-        dropout: share of the draws whose class is replaced.
-        absent: what it is replaced by: a class of the network's that no image has.
+        dropout: share of the draws in which the class is replaced.
+        absent: the replacement: a class of the network that no image has.
     """
 
     labels: Tensor
@@ -124,11 +124,11 @@ class DenoisingObjective:
     """Mean squared error of the network's prediction at x_t = a_t·x0 + b_t·ε (DDPM, arXiv:2006.11239, eq. 14).
 
     Args:
-        images: uint8 training images, shape (count, channels, height, width), or latents in floating point, taken as they are.
+        images: uint8 training images, shape (count, channels, height, width), or floating-point latents, used unchanged.
         schedule: a_t and b_t.
         prediction_type: ``epsilon``, ``sample`` (x0) or ``v_prediction`` (a·ε − b·x0, arXiv:2202.00512).
-        classes: of the images, for a class-conditional network.
-        name: of the images, for messages.
+        classes: classes of the images, for a class-conditional network.
+        name: name of the images, for messages.
     """
 
     images: Tensor
@@ -148,10 +148,10 @@ class DenoisingObjective:
         """Hash of the images with their classes, the noise schedule and the prediction type, 64 hex digits.
 
         Raises:
-            InputError: an image is not finite. Every training comes by here before its first step, and reads all images anyway.
+            InputError: an image is not finite. It is checked here because every training reads all images for the hash.
         """
         digest = hashlib.sha256(f"{self.prediction_type} {tuple(self.images.shape)}".encode())
-        for number, part in enumerate(self.images.split(_ROWS)):  # a mapped file never comes into memory as a whole
+        for number, part in enumerate(self.images.split(_ROWS)):  # a mapped file is never loaded into memory as a whole
             check_finite_rows(part, number * _ROWS + torch.arange(len(part)), self.name)
             digest.update(part.cpu().contiguous().numpy().tobytes())
         for table in (self.schedule.signal, self.schedule.noise):
@@ -162,13 +162,13 @@ class DenoisingObjective:
         return digest.hexdigest()
 
     def at(self, progress: float) -> "DenoisingObjective":
-        """The same at any moment of a training."""
+        """Returns itself: the objective is the same at any moment of a training."""
         return self
 
     def draw(self, timesteps: Tensor, generator: Generator) -> tuple[Tensor, ...]:
-        """Clean images (batch, C, H, W), pictures in −1 … 1, and noise of the same shape, one for each timestep.
+        """Clean images (batch, C, H, W), scaled to −1 … 1 if they are pictures, and noise of the same shape, one for each timestep.
 
-        With classes a third tensor has the labels, shape (batch,).
+        With classes a third tensor holds the labels, shape (batch,).
 
         Raises:
             InputError: an image is not finite.
@@ -206,7 +206,7 @@ class DenoisingObjective:
         return (predict(model, noisy, timesteps, labels) - target).square().flatten(1).mean(1)
 
     def drawn_losses(self, model: nn.Module, drawn: tuple[Tensor, ...], timesteps: Tensor) -> Tensor:
-        """Loss of shape (batch,) on what :meth:`draw` gave, computed where the model is."""
+        """Loss of shape (batch,) on the output of :meth:`draw`, computed on the model's device."""
         device = next(model.parameters()).device
         clean, noise, *labels = (tensor.to(device) for tensor in drawn)
         return self.per_sample(model, clean, noise, timesteps.to(device), *labels)

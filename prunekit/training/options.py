@@ -1,4 +1,4 @@
-"""How to train, and what a loop says on the way."""
+"""Training options, and the progress that a loop reports."""
 
 import math
 from collections.abc import Callable
@@ -43,31 +43,31 @@ class TrainOptions:
     Args:
         steps: number of train steps.
         batch_size: images per step, over all processes.
-        gradient_accumulation_steps: parts that a process's share of the batch goes through in, one after the other, to save
-            memory; the gradients are those of the whole batch.
+        gradient_accumulation_steps: number of parts into which a process's share of the batch is split to save memory; the
+            gradients are those of the whole batch.
         timestep_sampler: how timesteps are drawn. ``asymmetric`` is SpeeD's, and the loss weight ``change-aware`` is its other
             half.
-        curriculum_share: share of the steps after which a curriculum has reached its last distribution.
+        curriculum_share: share of the steps after which a curriculum has reached its final distribution.
         loss_weight: weight of each timestep in the loss.
         learning_rate: AdamW's learning rate after the warm-up.
-        lr_scheduler: how the learning rate goes on after the warm-up: ``cosine`` falls to zero; ``constant`` allows to read a
-            learning curve at any step.
+        lr_scheduler: how the learning rate changes after the warm-up: ``cosine`` falls to zero; ``constant`` keeps it, so that a
+            learning curve can be read at any step.
         warmup_steps: number of steps over which the learning rate rises linearly.
         momentum_decay: how AdamW's β1 falls over all steps: not at all (``none``), to zero (``rational``,
             :class:`~prunekit.training.RationalMomentum`) or from 0.9 to 0.4 (``exponential``,
             :class:`~prunekit.training.ExponentialMomentum`).
-        momentum_compensation: how the learning rate makes up for the falling β1, see :class:`~prunekit.training.MomentumDecay`.
+        momentum_compensation: how the learning rate compensates for the falling β1, see :class:`~prunekit.training.MomentumDecay`.
         weight_decay: AdamW's weight decay.
-        label_dropout: share of the images for which a class-conditional network is not told the class, see
+        label_dropout: share of the images for which the class is withheld from a class-conditional network, see
             :class:`~prunekit.training.Classes`.
         max_grad_norm: norm at which gradients are clipped.
         ema_decay: decay of the weights' moving average, min(ema_decay, (1+n)/(10+n)) after n steps.
         mixed_precision: precision of the forward pass; ``no`` is float32.
         checkpoint_every: number of steps between checkpoints.
-        checkpoint_minutes: minutes after which a checkpoint is due in any case. It does not change what is trained, so that an
-            interrupted training can go on with another value. Where writing a checkpoint takes long, they come less often: it
-            takes at most a twentieth of the time.
-        checkpoints_total_limit: number of checkpoints that are kept, the newest.
+        checkpoint_minutes: minutes after which a checkpoint is written in any case. The value does not change the result, so an
+            interrupted training can resume with another value. If writing takes long, checkpoints come less often, so that
+            writing takes at most a twentieth of the time.
+        checkpoints_total_limit: number of newest checkpoints that are kept.
         log_every: number of steps between reports; each reports the mean loss since the last one.
         seed: seed of the batches, timesteps and noise.
     """
@@ -126,7 +126,7 @@ class TrainOptions:
                 raise InputError(f"Got {each.name} {value}; expected a finite number.")
 
     def learning_rate_at(self, step: int) -> float:
-        """Learning rate of a train step: linear warm-up, then as the schedule says; a cosine is never quite 0 at the last."""
+        """Learning rate of a train step: linear warm-up, then the schedule; a cosine stays slightly above 0 at the last step."""
         if step < self.warmup_steps:
             return self.learning_rate * ((step + 1) / self.warmup_steps)
         if self.lr_scheduler == "constant":
@@ -136,7 +136,7 @@ class TrainOptions:
 
     @property
     def momentum(self) -> MomentumDecay | None:
-        """The fall of β1, or None."""
+        """The decay of β1, or None."""
         match self.momentum_decay:
             case "rational":
                 return MomentumDecay(RationalMomentum(self.steps), self.momentum_compensation)
@@ -150,7 +150,7 @@ class TrainOptions:
 
 @dataclass(frozen=True)
 class Progress:
-    """What a reporter is told: steps done of ``steps``, mean loss since the last report, images per second."""
+    """A progress report: steps done of ``steps``, mean loss since the last report, images per second."""
 
     step: int
     steps: int

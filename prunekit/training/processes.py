@@ -1,4 +1,4 @@
-"""A training's processes: their accelerator, and randomness that each of them has for itself."""
+"""The processes of a training: their accelerator, and separate random numbers for each process."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,9 +16,9 @@ __all__ = ["dropout_seeded", "make_accelerator"]
 
 
 def make_accelerator(mixed_precision: str, routes_samples: bool) -> "Accelerator":
-    """An accelerator of this precision; accelerate itself allows one precision per process, and a run can have two.
+    """An accelerator with this precision; accelerate itself allows one precision per process, but a run can have two.
 
-    Where batches leave parameters out, the exchange of gradients must not wait for these.
+    If some batches do not use all parameters, the exchange of gradients must not wait for the unused ones.
     """
     from accelerate import Accelerator  # noqa: PLC0415 - nothing but a training needs it
     from accelerate.state import AcceleratorState  # noqa: PLC0415
@@ -35,7 +35,7 @@ def make_accelerator(mixed_precision: str, routes_samples: bool) -> "Accelerator
 
 @contextmanager
 def dropout_seeded(seed: int, step: int, process: int) -> Iterator[None]:
-    """Within the block the global generator, which alone dropout draws from, is of this step and process and no batch's."""
+    """Within the block, the global generator, which only dropout uses, is seeded by step and process, not by the batch."""
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(int(json_hash([seed, step, process])[:15], 16))
         yield

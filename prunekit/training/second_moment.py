@@ -1,4 +1,4 @@
-"""Importance sampling by the losses' second moment: timesteps with large losses are drawn more often, and weighted down for it."""
+"""Importance sampling by the losses' second moment: timesteps with large losses are drawn more often, with lower weights."""
 
 from dataclasses import dataclass, field
 from typing import Any
@@ -14,24 +14,24 @@ __all__ = ["LossSecondMoment"]
 
 @dataclass(eq=False)
 class LossSecondMoment:
-    r"""Draws t in proportion to the root mean square of its last losses (improved DDPM, arXiv:2102.09672, eq. 18).
+    r"""Draws t in proportion to the root mean square of its latest losses (improved DDPM, arXiv:2102.09672, eq. 18).
 
     .. math:: p_t \propto \sqrt{E[L_t^2]}, \qquad w_t = 1 / (n\, p_t),
 
-    over the n timesteps of ``within``, so that the weighted loss has the uniform draw's mean whatever was learnt, and the least
-    variance where it was learnt well. Uniform until every timestep has a full history. The ten losses a timestep are the paper's,
-    the mix with a thousandth of uniform its public code's; p and w over a part of the timesteps are this project's.
+    over the n timesteps of ``within``. The weighted loss always has the same mean as under a uniform draw, and the least variance
+    if the history is accurate. Draws are uniform until every timestep has a full history. Ten losses per timestep come from the
+    paper, the mix with a thousandth of uniform from its public code; p and w over a part of the timesteps are this project's.
 
     A :class:`~prunekit.training.LearningSampler`: without :meth:`learn` it stays uniform. Memory is n·history numbers.
 
     Args:
         within: the timesteps to draw from, with their T.
-        history: losses that are kept of each timestep.
-        uniform: share of uniform in the mix, in (0, 1], so that every weight is at most 1/uniform.
+        history: number of losses that are kept for each timestep.
+        uniform: share of the uniform distribution in the mix, in (0, 1], so that every weight is at most 1/uniform.
 
     Attributes:
-        losses: the last losses, shape (n, history), float64, oldest overwritten first.
-        seen: how many losses each timestep had, shape (n,), int64.
+        losses: the latest losses, shape (n, history), float64; the oldest is overwritten first.
+        seen: number of losses of each timestep so far, shape (n,), int64.
     """
 
     within: RangeTimesteps
@@ -51,7 +51,7 @@ class LossSecondMoment:
 
     @property
     def learns(self) -> bool:
-        """It does."""
+        """True: :meth:`learn` uses the losses."""
         return True
 
     @property
@@ -60,7 +60,7 @@ class LossSecondMoment:
         return bool((self.seen >= self.history).all())
 
     def probabilities(self, train_step: int) -> Tensor:
-        """See :class:`~prunekit.training.StatedSampler`; of what was learnt so far, whatever the train step."""
+        """See :class:`~prunekit.training.StatedSampler`; depends on the losses so far, not on the train step."""
         even = self.within.probabilities(train_step)
         if not self.warmed_up:
             return even
@@ -94,25 +94,25 @@ class LossSecondMoment:
             raise InputError(
                 f"Got a loss of {float(values[~values.isfinite()][0])} to learn from; expected a finite one; lower the rate."
             )
-        order = torch.argsort(place, stable=True)  # the losses of one timestep side by side, in their order
+        order = torch.argsort(place, stable=True)  # puts the losses of one timestep together, in their order
         place, values = place[order], values[order]
         count = torch.bincount(place, minlength=len(self.within))
         rank = torch.arange(len(place)) - (count.cumsum(0) - count)[place]
-        kept = rank >= count[place] - self.history  # of more than a history in one batch, the last
+        kept = rank >= count[place] - self.history  # if a batch has more losses than the history holds, the latest
         place, rank, values = place[kept], rank[kept], values[kept]
         self.losses[place, (self.seen[place] + rank) % self.history] = values
         self.seen += count
 
     def describe(self) -> dict[str, Any]:
-        """What decides the draws, JSON-able."""
+        """The settings that decide the draws, JSON-able."""
         return {"within": self.within.describe(), "history": self.history, "uniform": self.uniform}
 
     def state_dict(self) -> dict[str, Any]:
-        """For a checkpoint."""
+        """The state for a checkpoint."""
         return {"losses": self.losses.clone(), "seen": self.seen.clone()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from a checkpoint."""
+        """Restore the state from a checkpoint."""
         losses, seen = state["losses"], state["seen"]
         if losses.shape != self.losses.shape or seen.shape != self.seen.shape:
             raise InputError(

@@ -1,4 +1,4 @@
-"""The moving average on the way: what a learning curve is measured on."""
+"""Snapshots of the moving average during training, for learning curves."""
 
 import copy
 from collections.abc import Iterator, Mapping
@@ -23,15 +23,15 @@ def with_weights(model: nn.Module, weights: Mapping[str, Tensor]) -> nn.Module:
 
 @dataclass(frozen=True, eq=False)
 class Snapshots(Wrapped):
-    """A timestep sampler that draws as another does, and keeps the weights of the moving average on the way.
+    """A timestep sampler that passes on another's draws and keeps snapshots of the moving average's weights.
 
     Args:
-        sampler: whose draws are taken; it looks at the network when snapshots are taken, if at all.
-        interval: train steps between two snapshots.
+        sampler: the sampler that draws; if it looks at the network, it must do so when snapshots are taken.
+        interval: number of train steps between two snapshots.
         kept: (train step, state dict), oldest first.
 
     Raises:
-        InputError: there is no step between two snapshots, or the sampler looks at other times.
+        InputError: the interval is below one step, or the sampler looks at the network at other times.
     """
 
     interval: int
@@ -52,7 +52,7 @@ class Snapshots(Wrapped):
 
     @torch.no_grad()
     def observe(self, model: nn.Module, train_step: int) -> bool:
-        """Keep the weights; the training goes on unless the sampler ends it."""
+        """Keep the weights; the training continues unless the sampler ends it."""
         self.kept.append((train_step, {key: tensor.cpu().clone() for key, tensor in model.state_dict().items()}))
         return super().observe(model, train_step)
 
@@ -62,14 +62,14 @@ class Snapshots(Wrapped):
             yield with_weights(model, weights).eval()
 
     def describe(self) -> dict[str, Any]:
-        """What decides the draws and the snapshots, JSON-able."""
+        """The settings that decide the draws and the snapshots, JSON-able."""
         return {"interval": self.interval, **super().describe()}
 
     def state_dict(self) -> dict[str, Any]:
-        """For a checkpoint."""
+        """The state for a checkpoint."""
         return {"kept": [[step, state] for step, state in self.kept], "sampler": super().state_dict()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from a checkpoint."""
+        """Restore the state from a checkpoint."""
         self.kept[:] = [(int(step), dict(weights)) for step, weights in state["kept"]]
         super().load_state_dict(state["sampler"])

@@ -1,4 +1,4 @@
-"""Training one network for several timestep groups, none of which may starve (multi-stage framework, arXiv:2312.09181)."""
+"""Training one network for several timestep groups, so that each gets enough training (multi-stage framework, arXiv:2312.09181)."""
 
 import math
 from collections.abc import Callable
@@ -18,16 +18,16 @@ StageDraw = Literal["uniform", "proportional", "mixed"]
 
 @dataclass(frozen=True)
 class EarlyStop:
-    """Leaves stages out of the draw whose held-out loss no longer falls; one whose loss rises again comes back.
+    """Stops drawing stages when their held-out loss no longer falls, and resumes them if it rises again.
 
-    With a shared encoder a stage that is left out can get worse, since the others go on changing what it reads. That it then comes
-    back is this project's; the paper stops the stages of separate networks only.
+    With a shared encoder a stopped stage can get worse, since the other stages keep changing the encoder. Resuming it is this
+    project's choice; the paper stops only stages of separate networks.
 
     Args:
-        loss: held-out loss of a network on a timestep group; the same number for equal weights.
-        every: train steps between looks.
-        patience: looks without an improvement after which a stage is left out.
-        improvement: what counts as one, as a share of the best loss so far.
+        loss: held-out loss of a network on a timestep group; it must be the same for equal weights.
+        every: number of train steps between two checks.
+        patience: number of checks without an improvement after which a stage is stopped.
+        improvement: smallest fall of the loss that counts as an improvement, as a share of the best loss so far.
     """
 
     loss: Callable[[nn.Module, TimestepGroup], float]
@@ -49,12 +49,13 @@ class StageTimesteps:
 
     Args:
         groups: the stages.
-        draw: ``uniform``: a whole batch is of one stage, and all stages are equally likely. ``proportional``: of one stage, which
-            is as likely as it has timesteps (what a network trained on all timesteps sees; it starves short stages). ``mixed``:
-            every batch is of all stages, in numbers that differ by one at most, and each stage has the same weight in its loss.
-            Within a stage, timesteps are equally likely. The first two are the public code's, ``mixed`` is this project's.
-        stop: leaves stages out on the way; None trains all of them to the end.
-        history: for every look, (train step, loss of every stage, whether it is trained on).
+        draw: ``uniform``: each batch belongs to one stage, and all stages are equally likely. ``proportional``: each batch belongs
+            to one stage, with a probability proportional to its number of timesteps (as for a network trained on all timesteps;
+            short stages get little training). ``mixed``: each batch contains all stages, in numbers that differ by at most one, and
+            each stage has the same weight in the loss. Within a stage, timesteps are equally likely. The first two come from the
+            public code, ``mixed`` is this project's choice.
+        stop: stops stages during training; None trains all of them to the end.
+        history: for every check, (train step, loss of every stage, whether the stage is still trained).
     """
 
     groups: TimestepGroups
@@ -74,7 +75,7 @@ class StageTimesteps:
 
     @property
     def every(self) -> int:
-        """Train steps between looks; 0 for none."""
+        """Number of train steps between two checks; 0 for no checks."""
         return self.stop.every if self.stop else 0
 
     def sample(self, batch: int, train_step: int, generator: Generator) -> tuple[Tensor, Tensor]:
@@ -84,7 +85,7 @@ class StageTimesteps:
         if self.draw == "mixed":
             place = (torch.arange(batch) + train_step) % len(
                 active
-            )  # who has one more sample changes from step to step
+            )  # the stages with one more sample change from step to step
             counts = torch.bincount(place, minlength=len(active))
             weights = (batch / (counts > 0).sum() / counts.clamp(min=1))[place].float()
         else:
@@ -96,9 +97,9 @@ class StageTimesteps:
         return starts[place] + within, weights
 
     def probabilities(self, train_step: int) -> Tensor:
-        """How likely a sample of a batch is of each timestep, shape (T,), float64; samples of one batch are not independent.
+        """Probability of each timestep for a sample of a batch, shape (T,), float64; samples of one batch are not independent.
 
-        For ``mixed`` it holds at each train step where the stages divide the batch, and on average over train steps elsewhere.
+        For ``mixed`` it holds at each train step if the number of stages divides the batch, else on average over train steps.
         """
         density = torch.zeros(self.groups.num_timesteps, dtype=torch.float64)
         for group in (self.groups[index] for index in self.active):
@@ -106,7 +107,7 @@ class StageTimesteps:
         return density / density.sum()
 
     def observe(self, model: nn.Module, train_step: int) -> bool:
-        """Look at every stage's held-out loss; False where no stage is left to train. Without ``stop`` none is left out."""
+        """Check every stage's held-out loss; False if no stage is left to train. Without ``stop`` no stage is stopped."""
         if self.stop is None:
             return True
         losses = [self.stop.loss(model, group) for group in self.groups]
@@ -117,7 +118,7 @@ class StageTimesteps:
 
     @staticmethod
     def _goes_on(losses: list[float], stop: EarlyStop) -> bool:
-        """Whether a stage of these held-out losses, oldest first, is trained on."""
+        """Whether a stage with these held-out losses, oldest first, is trained further."""
         best, waited = math.inf, 0
         for loss in losses:
             waited = 0 if loss < best * (1 - stop.improvement) else waited + 1
@@ -125,14 +126,14 @@ class StageTimesteps:
         return waited < stop.patience or losses[-1] > best * (1 + stop.improvement)
 
     def describe(self) -> dict[str, Any]:
-        """What decides the draws, JSON-able."""
+        """The settings that decide the draws, JSON-able."""
         stop = self.stop and [self.stop.every, self.stop.patience, self.stop.improvement]
         return {"groups": [self.groups.num_timesteps, list(self.groups.cuts)], "draw": self.draw, "stop": stop}
 
     def state_dict(self) -> dict[str, Any]:
-        """For a checkpoint."""
+        """The state for a checkpoint."""
         return {"history": [[step, list(losses), list(on)] for step, losses, on in self.history]}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from a checkpoint."""
+        """Restore the state from a checkpoint."""
         self.history[:] = [(int(step), list(losses), list(on)) for step, losses, on in state["history"]]

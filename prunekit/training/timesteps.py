@@ -1,4 +1,4 @@
-"""Timestep samplers: which timesteps a train step sees, and with which weight."""
+"""Timestep samplers: they decide which timesteps a train step uses, and with which weights."""
 
 from dataclasses import asdict, dataclass, field, is_dataclass
 from typing import Any, Protocol, runtime_checkable
@@ -25,7 +25,7 @@ __all__ = [
 
 @runtime_checkable
 class TimestepSampler(Protocol):
-    """Draws training timesteps. At each train step it is a proper distribution over 0 … T−1."""
+    """Draws training timesteps. At each train step the draws follow a proper distribution over 0 … T−1."""
 
     def sample(self, batch: int, train_step: int, generator: Generator) -> tuple[Tensor, Tensor]:
         """Draw one batch.
@@ -46,34 +46,34 @@ class StatedSampler(TimestepSampler, Protocol):
     """A timestep sampler that states its distribution."""
 
     def probabilities(self, train_step: int) -> Tensor:
-        """How likely a draw at this train step is of each timestep: shape (T,), float64, ≥ 0, of sum 1."""
+        """Probability of each timestep at this train step: shape (T,), float64, ≥ 0, with sum 1."""
         ...
 
 
 @runtime_checkable
 class StatefulSampler(TimestepSampler, Protocol):
-    """A timestep sampler whose draws follow from what it met on the way, too."""
+    """A timestep sampler with a state: its draws also depend on the training so far."""
 
     def describe(self) -> dict[str, Any]:
-        """What decides the draws, JSON-able and without what was met on the way."""
+        """The settings that decide the draws, JSON-able, without the state."""
         ...
 
     def state_dict(self) -> dict[str, Any]:
-        """What was met on the way, for a checkpoint: tensors and plain values only."""
+        """The state, for a checkpoint: tensors and plain values only."""
         ...
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from a checkpoint."""
+        """Restore the state from a checkpoint."""
         ...
 
 
 @runtime_checkable
 class ObservingSampler(StatefulSampler, Protocol):
-    """A timestep sampler that looks at the network on the way, and changes what it draws."""
+    """A timestep sampler that looks at the network during training and adapts its draws."""
 
     @property
     def every(self) -> int:
-        """Train steps between looks; 0 for none."""
+        """Number of train steps between two looks; 0 if it never looks."""
         ...
 
     def observe(self, model: nn.Module, train_step: int) -> bool:
@@ -83,37 +83,37 @@ class ObservingSampler(StatefulSampler, Protocol):
 
 @runtime_checkable
 class LearningSampler(StatefulSampler, Protocol):
-    """A timestep sampler that wants to know the losses of what it drew, and changes what it draws."""
+    """A timestep sampler that adapts to the losses it has seen."""
 
     @property
     def learns(self) -> bool:
-        """Whether :meth:`learn` does anything, so that a loop need not gather losses for nothing."""
+        """Whether :meth:`learn` uses the losses; if not, a loop need not gather them."""
         ...
 
     def learn(self, timesteps: Tensor, losses: Tensor) -> None:
-        """Take in the losses of one train step, after :meth:`sample` and before the next one.
+        """Learn from the losses of one train step, after :meth:`sample` and before the next call of it.
 
-        With several processes every process learns the whole global batch, in one order: the losses are gathered and put back into
-        the order of the timesteps that :meth:`sample` gave. Then all processes go on drawing the same.
+        With several processes every process learns from the whole global batch in the same order: the losses are gathered and put
+        into the order of the timesteps from :meth:`sample`. So all processes keep drawing the same timesteps.
 
         Args:
             timesteps: as drawn, shape (batch,), int64.
-            losses: of each sample by itself, before any weight of the sampler, shape (batch,), of any device and float type.
+            losses: loss of each sample, before any weight of the sampler, shape (batch,), on any device and of any float type.
 
         Raises:
-            InputError: the shapes differ, a loss is not finite, or a timestep is none that is drawn here.
+            InputError: the shapes differ, a loss is not finite, or this sampler does not draw one of the timesteps.
         """
         ...
 
 
 @dataclass(frozen=True)
 class RangeTimesteps:
-    """Uniform over ``start ≤ t < stop`` with weight 1: all timesteps for a base, a group's own for an expert.
+    """Uniform over ``start ≤ t < stop`` with weight 1: all timesteps for a base, the group's timesteps for an expert.
 
     Args:
         start: first timestep.
         stop: one after the last.
-        num_timesteps: T, the length of :meth:`probabilities`; ``stop`` when absent.
+        num_timesteps: T, the length of :meth:`probabilities`; ``stop`` if missing.
     """
 
     start: int
@@ -136,7 +136,7 @@ class RangeTimesteps:
         return mixture(torch.zeros(self.num_timesteps or self.stop, dtype=torch.float64), self)
 
     def describe(self) -> dict[str, Any]:
-        """What decides the draws, JSON-able."""
+        """The settings that decide the draws, JSON-able."""
         return {"start": self.start, "stop": self.stop}
 
     def sample(self, batch: int, train_step: int, generator: Generator) -> tuple[Tensor, Tensor]:
@@ -145,7 +145,7 @@ class RangeTimesteps:
 
 
 def described(sampler: TimestepSampler) -> dict[str, Any] | None:
-    """What decides a sampler's draws, JSON-able, as far as it says so: by ``describe()``, or a dataclass by its fields."""
+    """The settings that decide a sampler's draws, JSON-able: from ``describe()``, or from a dataclass's fields; else None."""
     describe = getattr(sampler, "describe", None)
     if callable(describe):
         description: dict[str, Any] = describe()
@@ -154,12 +154,12 @@ def described(sampler: TimestepSampler) -> dict[str, Any] | None:
 
 
 def mixture(logits: Tensor, within: RangeTimesteps | None, share: float = 1.0) -> Tensor:
-    """Probabilities of which ``share`` is in proportion to exp(logits) and the rest is even, inside a range; none outside of it.
+    """Mix of two distributions on a range: ``share`` of it is proportional to exp(logits), the rest is uniform.
 
     Args:
-        logits: logarithm of a density that need not be normalised, shape (T,), float64.
-        within: the range; None for all T.
-        share: in [0, 1].
+        logits: logarithm of an unnormalised density, shape (T,), float64.
+        within: the range; probabilities outside it are 0. None for all T.
+        share: share of the first distribution, in [0, 1].
 
     Returns:
         Shape (T,), float64, a proper distribution for any finite logits.
@@ -176,7 +176,7 @@ def drawn(probabilities: Tensor, batch: int, generator: Generator) -> Tensor:
     """Timesteps of shape (batch,), int64, drawn by inverting the cumulated ``probabilities`` of shape (T,), float64."""
     cumulated = probabilities.cumsum(0)
     uniform = torch.rand(batch, generator=generator, dtype=torch.float64) * cumulated[-1]
-    return torch.searchsorted(cumulated, uniform, right=True)  # right: what has no probability is never drawn
+    return torch.searchsorted(cumulated, uniform, right=True)  # right: a timestep of probability 0 is never drawn
 
 
 def group_timesteps(group: TimestepGroup, num_timesteps: int, overlap: int) -> RangeTimesteps:

@@ -1,4 +1,4 @@
-"""Tracking: losses to TensorBoard where the ``tracking`` extra is installed."""
+"""Tracking: writes losses for TensorBoard if the ``tracking`` extra is installed."""
 
 from pathlib import Path
 
@@ -9,7 +9,7 @@ __all__ = ["with_tensorboard"]
 
 
 def with_tensorboard(report: Reporter, folder: Path | str | None) -> Reporter:
-    """A reporter that also writes loss and rate for TensorBoard; ``report`` itself where no folder is given.
+    """A reporter that also writes loss and rate for TensorBoard; ``report`` itself if no folder is given.
 
     Raises:
         InputError: a folder is given and TensorBoard is not installed.

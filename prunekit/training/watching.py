@@ -1,4 +1,4 @@
-"""Numbers of every step, looked at without letting a GPU wait for Python: a training stops at the first that is not finite."""
+"""Checks the numbers of every step without stalling a GPU: a training stops at the first that is not finite."""
 
 import math
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
@@ -19,9 +19,9 @@ _MEND = "lower the learning rate and start again"
 
 
 class Watch(Generic[_Step]):
-    """Reads each step's numbers: at once on a CPU, and on a GPU one step later, when they have been computed anyway.
+    """Reads each step's numbers: at once on a CPU, and one step later on a GPU, when they are already computed.
 
-    Reading a number of a GPU at once waits for all that was asked of it, and leaves it idle until Python has asked for more.
+    Reading a number from a GPU at once waits for all queued work, and leaves the GPU idle until Python has queued more.
 
     Example:
         >>> watch = Watch[int]()
@@ -33,7 +33,7 @@ class Watch(Generic[_Step]):
         self._pending: tuple[_Step, Tensor, Any] | None = None
 
     def note(self, step: _Step, numbers: Tensor) -> list[tuple[_Step, list[float]]]:
-        """Take a step's numbers, shape (n,); returns the steps whose numbers are there, with the numbers."""
+        """Take a step's numbers, shape (n,); returns the steps with numbers that are ready, and these numbers."""
         if numbers.device.type != "cuda":
             return [(step, numbers.tolist())]
         ready = self.pending()
@@ -45,7 +45,7 @@ class Watch(Generic[_Step]):
         return ready
 
     def pending(self) -> list[tuple[_Step, list[float]]]:
-        """The step that :meth:`note` will return next, if there is one; waits until a GPU has made it."""
+        """The step that :meth:`note` will return next, if there is one; waits until a GPU has computed it."""
         if self._pending is None:
             return []
         step, host, event = self._pending
@@ -54,22 +54,23 @@ class Watch(Generic[_Step]):
 
 
 class StepWatch:
-    """Watches a training, over all its processes.
+    """Watches a training across all its processes.
 
     Args:
         accelerator: the training's.
 
     Attributes:
-        asked: whether any process was asked to end. All learn it at the same step, or one would wait for another forever.
+        asked: whether any process was asked to end. All processes learn this at the same step, since otherwise one would wait for
+            another forever.
     """
 
     def __init__(self, accelerator: "Accelerator") -> None:
         self._accelerator, self._watch, self.asked = accelerator, Watch[int](), False
 
     def note(self, step: int, losses: Tensor, norm: Tensor | None, asked: bool) -> None:
-        """Take the losses of a step's samples, the norm of its gradients, and whether this process was asked to end.
+        """Take the losses of a step's samples, the norm of the gradients, and whether this process was asked to end.
 
-        With fp16 gradients overflow now and then; the scaler then leaves the step out, and their norm says nothing.
+        With fp16, gradients overflow now and then; the scaler then skips the step, and the norm is ignored.
 
         Raises:
             InputError: a loss or norm is not finite.
@@ -87,7 +88,7 @@ class StepWatch:
             self.asked = self.asked or any(others)
 
     def check(self, step: int, model: nn.Module, averaged: nn.Module) -> None:
-        """Refuse what must not get into a checkpoint.
+        """Refuse numbers that must not get into a checkpoint.
 
         Raises:
             InputError: a loss, a norm, a weight or an average is not finite after this step.

@@ -1,4 +1,4 @@
-"""What stands around a timestep sampler and leaves its draws as they are."""
+"""A base class for wrappers around a timestep sampler that do not change its draws."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -20,10 +20,10 @@ __all__ = ["Wrapped"]
 
 @dataclass(frozen=True, eq=False)
 class Wrapped:
-    """A timestep sampler that draws as another does; what that one looks at or learns from reaches it.
+    """A timestep sampler that passes on another's draws, and passes the network and the losses to it.
 
     Args:
-        sampler: whose draws are taken.
+        sampler: the sampler that draws.
     """
 
     sampler: TimestepSampler
@@ -40,7 +40,7 @@ class Wrapped:
 
     @property
     def every(self) -> int:
-        """See :class:`~prunekit.training.ObservingSampler`; 0 where the sampler looks at nothing."""
+        """See :class:`~prunekit.training.ObservingSampler`; 0 if the sampler never looks."""
         return self.sampler.every if isinstance(self.sampler, ObservingSampler) else 0
 
     def observe(self, model: nn.Module, train_step: int) -> bool:
@@ -60,14 +60,14 @@ class Wrapped:
             self.sampler.learn(timesteps, losses)
 
     def describe(self) -> dict[str, Any]:
-        """What decides the draws, JSON-able."""
+        """The settings that decide the draws, JSON-able."""
         return {"sampler": [type(self.sampler).__qualname__, described(self.sampler)]}
 
     def state_dict(self) -> dict[str, Any]:
-        """The sampler's, empty where it keeps none."""
+        """The sampler's state; empty if it has none."""
         return self.sampler.state_dict() if isinstance(self.sampler, StatefulSampler) else {}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from a checkpoint."""
+        """Restore the state from a checkpoint."""
         if isinstance(self.sampler, StatefulSampler):
             self.sampler.load_state_dict(state)
