@@ -2,7 +2,8 @@
 
 from pathlib import Path
 
-from prunekit._kinds import FileKind, FolderKind
+from prunekit._kinds import FileKind, FolderKind, has_format
+from prunekit.report.forms import MANIFEST_FORMAT
 
 __all__ = ["FOLDER", "PAGE"]
 
@@ -36,6 +37,7 @@ _PICTURES = (
 _NUMBERED = ("grouping", "samples")
 _HEAD = 65_536  # bytes in which a page has its kind, behind its style
 _SHOWN = b'<p class="kind">prunekit'
+_is_manifest = has_format(MANIFEST_FORMAT)
 
 
 def _is_page(path: Path) -> bool:
@@ -45,6 +47,11 @@ def _is_page(path: Path) -> bool:
             return _SHOWN in file.read(_HEAD)
     except OSError:
         return False
+
+
+def _is_report(page: Path) -> bool:
+    """Whether a folder is a report, by its page; or by the manifest of the run that it is in, if the page was never stored."""
+    return _is_page(page) or (not page.exists() and _is_manifest(page.parent.parent / "manifest.json"))
 
 
 PAGE = FileKind("page of prunekit", _is_page)
@@ -58,6 +65,6 @@ FOLDER = FolderKind(
         *(f"{name}-{digits}.png" for name in _NUMBERED for digits in ("[0-9]", "[0-9][0-9]")),
     ),
     marker="index.html",
-    is_ours=_is_page,
+    is_ours=_is_report,
 )
 """A run's report."""

@@ -187,6 +187,20 @@ def test_a_report_is_made_again_from_a_published_manifest(run_folder, tmp_path, 
 
 
 @pytest.mark.slow
+def test_a_report_whose_page_was_not_stored_is_made_again_in_a_run_only(run_folder, tmp_path, monkeypatch):
+    folder, _, _ = run_folder
+    published = Path(shutil.copytree(folder / "reports" / "micro", tmp_path / "published"))
+    (published / "report" / "index.html").unlink()
+    monkeypatch.chdir(tmp_path)
+    done("prunekit report published")
+    assert (published / "report" / "index.html").is_file()
+    (published / "report" / "index.html").unlink()
+    (published / "report" / "notes.txt").write_text("mine")
+    assert "notes.txt" in typed("prunekit report published").sentence
+    assert (published / "report" / "notes.txt").read_text() == "mine"
+
+
+@pytest.mark.slow
 def test_all_reports_of_a_folder_are_made_again_with_a_page_over_them(run_folder, tmp_path, monkeypatch):
     folder, _, _ = run_folder
     before = (folder / "reports" / "index.html").read_bytes()  # from publishing
