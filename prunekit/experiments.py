@@ -1,7 +1,8 @@
-"""The kinds of experiments: the sections of a recipe that ask for each, and the entry of its manifest with the results.
+"""The kinds of experiments: the sections of a recipe that ask for each, and the manifest's entry with its results.
 
 Recipes, runs and reports each have a part for every kind, under the members of this one table: the recipe's model in
-:mod:`prunekit.recipe`, the run in :mod:`prunekit.runs` or :mod:`prunekit.studies`, the page in :mod:`prunekit.report`.
+Recipes, runs and reports use the members of this one table as keys: for the recipe's model in :mod:`prunekit.recipe`, the run in
+:mod:`prunekit.runs` or :mod:`prunekit.studies`, and the page in :mod:`prunekit.report`.
 """
 
 from collections.abc import Mapping
@@ -12,12 +13,12 @@ __all__ = ["Experiment"]
 
 
 class Experiment(Enum):
-    """A kind of experiment. The order matters: a recipe or manifest has the first kind for which it has all sections.
+    """A kind of experiment. Order matters: a recipe or manifest is of the first kind for which it has all sections or the entry.
 
     Attributes:
         title: its name in a list of runs.
-        sections: all sections of a recipe that it needs.
-        entry: the manifest's entry that its report shows; None if only the manifest can be shown.
+        sections: the recipe's sections that together ask for it.
+        entry: the manifest's entry that its report shows; None if there is nothing to show but the manifest.
     """
 
     title: str
@@ -45,5 +46,5 @@ class Experiment(Enum):
 
     @classmethod
     def shown_by(cls, manifest: Mapping[str, Any]) -> "Experiment":
-        """The kind of run that a manifest describes."""
+        """The kind of run that wrote a manifest."""
         return next(kind for kind in cls if kind.entry is None or kind.entry in manifest)

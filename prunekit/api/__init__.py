@@ -1,4 +1,4 @@
-"""The calls that a newcomer tries first; everything that they are made of can be called alone."""
+"""The calls to try first. Their parts can also be called alone."""
 
 from typing import TYPE_CHECKING
 

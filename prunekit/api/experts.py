@@ -1,4 +1,4 @@
-"""The whole job in one call: a pipeline and images in, one drop-in denoiser out."""
+"""The whole job in one call: makes a drop-in denoiser from a pipeline and images."""
 
 import copy
 import logging
@@ -44,29 +44,29 @@ def make_experts(
 ) -> TimestepExperts:
     """Prune and fine-tune one network for each timestep group, and put them together as a drop-in denoiser.
 
-    It runs in memory and begins anew if it is stopped; ``prunekit run`` does the same job with files that it resumes from.
+    It runs in memory and cannot be resumed; ``prunekit run`` does the same job with files, from which it resumes.
 
     Args:
         pipeline_or_model: a diffusers pipeline, a denoiser of diffusers, a :class:`prunekit.Base`, or the path or Hub id of one.
             It is not changed.
-        images: those that it was trained on: a path as for :func:`prunekit.load_images`, or uint8 of shape
-            (count, channels, height, width); numbers in floating point are taken as latents, or as pictures in −1 … 1.
+        images: the training images of the model: a path as for :func:`prunekit.load_images`, or uint8 of shape
+            (count, channels, height, width); floating-point numbers are latents, or pictures in −1 … 1.
         budget: mean fraction of the base's MACs over the sampler's steps, in (0, 1].
-        groups: how many timestep groups, or the groups.
-        rule: how the budget is shared out, see :func:`prunekit.allocate`.
+        groups: the number of timestep groups, or the groups themselves.
+        rule: how the budget is divided among the groups, see :func:`prunekit.allocate`.
         pruning: how to score, search and repair.
         finetuning: how to fine-tune; the default is short.
-        noise_schedule: in place of the pipeline's. A model alone has none; linear over 1,000 timesteps is assumed then.
-        prediction_type: in place of the pipeline's; ``epsilon`` for a model alone.
-        progress: is told what is being done, one line each.
+        noise_schedule: replaces the pipeline's. A model alone has none; the default is then linear over 1,000 timesteps.
+        prediction_type: replaces the pipeline's; the default for a model alone is ``epsilon``.
+        progress: called with one line about each step.
 
     Returns:
         The experts; ``experts.save(folder)`` writes them, and ``pipeline.unet = experts`` samples with them.
 
     Raises:
-        BudgetError: the budget is out of reach.
-        GraphError: the network cannot be followed.
-        InputError: an argument cannot be used, or the network does not take the images.
+        BudgetError: the network cannot be pruned to the budget.
+        GraphError: the network cannot be traced.
+        InputError: an argument is invalid, or the network does not take the images.
     """
     say = progress or _log.info
     base = _base_of(pipeline_or_model, noise_schedule, prediction_type)
@@ -100,7 +100,7 @@ def _partition(groups: int | TimestepGroups, schedule: NoiseSchedule) -> Timeste
 
 
 def _base_of(source: Any, noise_schedule: NoiseSchedule | None, prediction_type: str | None) -> Base:
-    """The network with what it was trained for; a copy of a network that the caller holds."""
+    """The network with its noise schedule and prediction type. A network object is copied, since the caller keeps using it."""
     if isinstance(source, str | Path):
         from prunekit.checkpoint import Asked  # noqa: PLC0415
 

@@ -1,4 +1,4 @@
-"""Prune one network in one call: without data, or searched and repaired with a loss on a group of timesteps."""
+"""Prunes one network in one call: without data, or by a search and repair with a loss on a group of timesteps."""
 
 import copy
 from dataclasses import dataclass
@@ -29,11 +29,11 @@ _NUM_TIMESTEPS = 1000
 
 @dataclass(frozen=True, eq=False)
 class Pruned:
-    """A pruned network, and how it came about.
+    """A pruned network, and the search's result.
 
     Args:
-        slim: the pruned network with what is needed to save it.
-        result: widths, costs and what the search measured.
+        slim: the pruned network with everything that is needed to save it.
+        result: widths, costs and the search's measurements.
         graph: the channel groups; ``graph.left_whole`` names the layers that were not pruned, with reasons.
     """
 
@@ -48,7 +48,7 @@ class Pruned:
 
     @property
     def plan(self) -> PruningPlan:
-        """The channels that were kept."""
+        """The channels to keep in every channel group."""
         return self.slim.plan
 
     @property
@@ -65,7 +65,7 @@ class Pruned:
         """Write a folder of safetensors and JSON; :func:`prunekit.load_slim` reads it.
 
         Raises:
-            InputError: there is something else in the folder than an earlier slim model.
+            InputError: the folder has something other than an earlier slim model in it.
         """
         save_slim(self.slim, folder)
 
@@ -101,12 +101,12 @@ def prune(
         model: any module.
         example_inputs: arguments of one forward pass at batch 1, by name (a dict) or by place (a tuple).
         target: a fraction of the network's MACs as a float in (0, 1], or a whole number of MACs; never exceeded. With
-            ``options.search.target_of`` it is of parameters or time instead.
+            ``options.search.target_of`` it can also be a target of parameters or time.
         loss: ``loss(model, timesteps, generator) -> scalar``: the mean over int64 timesteps of shape (batch,), everything random
             from the generator.
-        group: the timesteps that the network is for; needed with a loss.
+        group: the timesteps at which the network will be used; needed with a loss.
         options: how to score, search and repair.
-        num_timesteps: T, for the record that is saved.
+        num_timesteps: T, the number of timesteps that is saved with the network.
         config: the network's constructor arguments, saved with it; a denoiser of diffusers has its own.
 
     Returns:
@@ -114,8 +114,8 @@ def prune(
 
     Raises:
         BudgetError: the network cannot be pruned to the target; ``feasible`` has the range.
-        GraphError: the network cannot be followed, or the pruned one does not run.
-        InputError: an argument cannot be used.
+        GraphError: the network cannot be traced, or the pruned one does not run.
+        InputError: an argument is invalid.
 
     Example:
         >>> import prunekit, torch
@@ -164,7 +164,7 @@ def prune(
 def _checked_group(
     group: TimestepGroup | None, loss: Loss | None, options: PruneOptions, num_timesteps: int
 ) -> TimestepGroup:
-    """The timestep group, all timesteps where there is no loss to evaluate on them."""
+    """The timestep group; all timesteps if there is no loss."""
     if loss is None and needs_images(options.criterion, options.search.proposer, options.repair):
         raise InputError(
             f"The options (criterion {options.criterion}, proposer {options.search.proposer}, repair {options.repair}) evaluate a "
@@ -186,7 +186,7 @@ def _checked_group(
 
 
 def _spec_of(model: nn.Module, example_inputs: Inputs, config: JsonDict | None) -> ModelSpec:
-    """How to build the network again: by its class, or for one of the caller's own with a factory given to ``load_slim``."""
+    """How to build the network again: by its class; the caller's own class needs a factory, which is given to ``load_slim``."""
     try:
         return ModelSpec(ModelSpec.of(model).class_name, ModelSpec.of(model).config, inputs=example_inputs)
     except InputError:

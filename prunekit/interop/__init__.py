@@ -1,1 +1,1 @@
-"""Bridges to other pruning libraries. Each module imports its library, so none of them is imported from here."""
+"""Bridges to other pruning libraries. Each module imports its library, so this package imports none of them."""

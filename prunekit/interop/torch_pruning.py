@@ -1,7 +1,7 @@
-"""Torch-Pruning: this package's importance in its pruners, and this package's plans through its dependency groups.
+"""Bridges to Torch-Pruning: its pruners can use prunekit's importance, and its dependency groups can apply prunekit's plans.
 
-Needs ``pip install torch-pruning``. Torch-Pruning calls an importance with one of its own groups, a list of (dependency, indices);
-channels are matched by module and axis, so both libraries may cut the network into groups differently.
+Needs ``pip install torch-pruning``. Torch-Pruning calls an importance with one of its groups, a list of (dependency, indices);
+channels are matched by module and axis, so the two libraries may divide the network into groups differently.
 """
 
 from collections.abc import Iterator, Mapping
@@ -22,11 +22,11 @@ __all__ = ["TimestepImportance", "prune_by_plan"]
 
 
 class TimestepImportance(tp.importance.Importance):  # type: ignore[misc] # no type information is published
-    """Scores of one timestep group as an importance of Torch-Pruning's.
+    """The scores of one timestep group as an importance for Torch-Pruning.
 
     Args:
-        model: the network that is pruned, before any pruning.
-        graph: its channel groups, of :func:`prunekit.graph.trace`.
+        model: the network, before any pruning.
+        graph: its channel groups, from :func:`prunekit.graph.trace`.
         scores: channel group to scores, shape (size,) each, higher = keep: ``importance(...).of(3)``.
 
     Example::
@@ -49,12 +49,12 @@ class TimestepImportance(tp.importance.Importance):  # type: ignore[misc] # no t
                 own[member.positions] = scores[group.name][member.roots]
 
     def __call__(self, group: Any) -> Tensor | None:
-        """Score of each root channel of a group, shape (channels,); None where this package prunes none of them.
+        """Score of each root channel of a group, shape (channels,); None if prunekit prunes none of them.
 
-        Channels that this package leaves whole are scored as the best of their group, so that they are removed last.
+        Channels that prunekit leaves whole get the highest score of their group, so that they are removed last.
 
         Raises:
-            InputError: layers were pruned since the importance was made; make a new one for every step.
+            InputError: layers were pruned after this object was made; make a new one for every step.
         """
         total = np.full(len(group[0].idxs), np.nan)
         for item in group:
@@ -72,7 +72,7 @@ class TimestepImportance(tp.importance.Importance):  # type: ignore[misc] # no t
         return torch.from_numpy(np.where(np.isnan(total), np.nanmax(total), total)).float()
 
     def _of(self, dependency: Any) -> FloatArray | None:
-        """Scores of every position of the axis that a dependency prunes, NaN where a position has none."""
+        """Scores of every position of the axis that a dependency prunes; NaN for a position without a score."""
         module, axis = dependency.target.module, _axis(dependency.handler)
         place = (self._names.get(module, ""), axis)
         if place not in self._scores:
@@ -94,15 +94,16 @@ def prune_by_plan(dependencies: Any, model: nn.Module, graph: ChannelGraph, plan
     Args:
         dependencies: ``tp.DependencyGraph().build_dependency(model, example_inputs)``.
         model: the network that both graphs were made from.
-        graph: this package's channel groups.
-        plan: what to keep.
+        graph: prunekit's channel groups.
+        plan: the channels to keep.
 
     Returns:
         ``model``.
 
     Raises:
         PlanError: the plan narrows attention heads, or does not fit the graph (before anything is removed), or Torch-Pruning
-            couples the channels differently; the message names the layer.
+PlanError: the plan narrows attention heads or does not fit the graph, which is checked before anything is removed; or
+            Torch-Pruning couples the channels differently. The message names the layer.
     """
     plan.check(graph)
     narrowed = [name for name, kept in plan.kept.items() if len(kept) < graph[name].size and graph[name].queries]
@@ -116,7 +117,7 @@ def prune_by_plan(dependencies: Any, model: nn.Module, graph: ChannelGraph, plan
     positions = plan.positions(graph)
     for layer, removed in _removals(graph, positions):
         module = modules[layer]
-        if axis_size(module, "out") == graph.axis_sizes[layer, "out"]:  # no earlier group has pruned it
+        if axis_size(module, "out") == graph.axis_sizes[layer, "out"]:  # not yet pruned with an earlier group
             pruner = dependencies.get_pruner_of_module(module)
             dependencies.get_pruning_group(module, pruner.prune_out_channels, removed).prune()
     for (layer, axis), kept in positions.items():
@@ -133,7 +134,7 @@ def prune_by_plan(dependencies: Any, model: nn.Module, graph: ChannelGraph, plan
 
 
 def _removals(graph: ChannelGraph, positions: Mapping[tuple[str, Axis], Any]) -> Iterator[tuple[str, list[int]]]:
-    """Every convolution and linear layer that loses outputs, with their places."""
+    """Every convolution and linear layer that loses outputs, with the positions of these outputs."""
     for group in graph:
         for member in group.members:
             if member.axis == "out" and (member.layer, "out") in positions:
@@ -142,5 +143,5 @@ def _removals(graph: ChannelGraph, positions: Mapping[tuple[str, Axis], Any]) ->
 
 
 def _axis(handler: Any) -> Axis:
-    """``in`` or ``out``, by the name of Torch-Pruning's pruning function."""
+    """``in`` or ``out``, from the name of Torch-Pruning's pruning function."""
     return "in" if "in_channels" in getattr(handler, "__name__", "") else "out"

@@ -1,4 +1,4 @@
-"""Bounds on what a recipe may say: a recipe may come from a stranger, and is checked before anything else looks at it."""
+"""Bounds on the values in a recipe. A recipe may come from a stranger, so it is checked before anything else uses it."""
 
 import datetime
 import math
@@ -34,7 +34,7 @@ _MAX_INTEGER = 2**63
 _MAX_TEXT = 1024  # characters; a path may have 4096 on Linux, but nobody types those
 _MAX_DESCRIPTION = 10_000
 _BIDIRECTIONAL = (
-    "\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069"  # show a text in another order than it is read in
+    "\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069"  # display a text in another order than a program reads it
 )
 _COUNT = {"minimum": 1, "maximum": MAX_COUNT}
 _STEPS = {"minimum": 1, "maximum": MAX_STEPS}
@@ -55,7 +55,7 @@ TRAINING = Limits(
         "mixed_precision": {"enum": list(PRECISIONS)},
     }
 )
-"""What a recipe may ask of a training."""
+"""Bounds on a recipe's training options."""
 SEARCH = Limits(
     {
         **dict.fromkeys(("rounds", "shortlist", "fresh", "trials"), _COUNT),
@@ -66,15 +66,15 @@ SEARCH = Limits(
         "proxy": {"enum": list(PROXIES)},
     }
 )
-"""What a recipe may ask of a search."""
+"""Bounds on a recipe's search options."""
 _PART = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_+. -]{0,99}", re.ASCII)
 
 
 def unsafe_values(data: Any) -> Iterator[tuple[tuple[str | int, ...], str]]:
-    """Values that no key of a recipe can have, each with where it is and a sentence.
+    """Find values that no key of a recipe may have; yields the place of each with a sentence about it.
 
     These are numbers that are not finite or take more than 64 bits, texts with control characters or of great length, and
-    values that JSON does not have. What is no plain value (a section made in Python) is passed over.
+    values that JSON does not have. Objects such as a section made in Python are skipped.
 
     Example:
         >>> list(unsafe_values({"base": {"train": {"steps": 10**30}}}))[0][0]
@@ -111,7 +111,7 @@ def _fault(value: Any, multiline: bool) -> str | None:
 
 
 def _text_fault(text: str, longest: int) -> str | None:
-    """What is wrong with a text, as the end of ``it has …``, or None."""
+    """Why a text is refused, as the end of ``it has …``, or None."""
     if len(text) > longest:
         return f"a text of {len(text):,} characters"
     if any(unicodedata.category(character) in ("Cc", "Cs") or character in _BIDIRECTIONAL for character in text):
@@ -120,7 +120,7 @@ def _text_fault(text: str, longest: int) -> str | None:
 
 
 def check_inner_name(name: str, what: str) -> None:
-    """Refuse the name of a file that a recipe wants written, unless it stays inside whatever folder it is put into.
+    """Check that the name of a file that a recipe wants written cannot lead out of the folder it is written to.
 
     Allowed are parts of letters, digits, spaces and ``_ + . -`` that begin with a letter, a digit or ``_``, with ``/`` between
     them. So there is no ``..``, no absolute path, no ``~``, no drive letter, no URL and no hidden file.
@@ -130,7 +130,7 @@ def check_inner_name(name: str, what: str) -> None:
         what: the key, for the message.
 
     Raises:
-        InputError: it is another kind of name.
+        InputError: the name is of another kind.
 
     Example:
         >>> check_inner_name("studies/first.log", "study")
@@ -148,10 +148,10 @@ def check_inner_name(name: str, what: str) -> None:
 
 
 def check_search(options: SearchOptions) -> SearchOptions:
-    """The options, unless they ask for a study outside the run's folder.
+    """Return the options, after checking that their study is inside the run's folder.
 
     Raises:
-        InputError: they do.
+        InputError: they ask for one.
     """
     if options.study is not None:
         check_inner_name(options.study, "study")

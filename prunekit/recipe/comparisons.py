@@ -1,4 +1,4 @@
-"""Sections of recipes that compare: networks for stages, ways to train, and experts beside what else their training could make."""
+"""Sections of recipes that compare networks for stages, ways to train, or experts with baselines at equal training."""
 
 import re
 from collections.abc import Iterable
@@ -30,7 +30,7 @@ _Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9 .,+_-]{0,63}$")]
 
 
 def slug(name: str) -> str:
-    """An entry's name as a file's or a folder's.
+    """Turn an entry's name into the name of a file or folder.
 
     Example:
         >>> slug("CLTS + MDLRC 0.8")
@@ -52,7 +52,7 @@ def _distinct(names: Iterable[str]) -> None:
 
 @dataclass(frozen=True)
 class MultistageOptions:
-    """One encoder with a decoder for each stage, compared at equal training MACs with what it replaces.
+    """Compares one encoder with a decoder for each stage with the networks that it replaces, at equal training MACs.
 
     Every network is trained with the MACs of the recipe's ``base.train``: from scratch if there is a ``base.model``, or from the
     weights of the ``base.checkpoint``, which excludes tailored widths.
@@ -96,7 +96,7 @@ class MultistageOptions:
 
 @dataclass(frozen=True)
 class CurriculumOptions:
-    """Ways to train, compared at equal train steps by how soon they reach the first one's final quality.
+    """Compares ways to train at equal train steps: how soon each reaches the final quality of the first one.
 
     Each entry trains the recipe's ``base.model`` from scratch as ``base.train`` says, except for the options that it changes.
 
@@ -123,7 +123,7 @@ class CurriculumOptions:
         """The training options of every entry.
 
         Raises:
-            InputError: an entry changes what all have in common, or something that is no option.
+            InputError: an entry changes an option that all entries share, or names an unknown option.
         """
         return {name: self.setting(name, train) for name in self.entries}
 
@@ -140,7 +140,7 @@ class CurriculumOptions:
 
 
 class _Changes(TypedDict, total=False):
-    """Sections of the recipe with other values; what is not given stays."""
+    """Sections of the recipe with other values; keys that are not given keep theirs."""
 
     __pydantic_config__ = STRICT  # type: ignore[misc]
 
@@ -152,12 +152,12 @@ class _Changes(TypedDict, total=False):
 
 @dataclass(frozen=True)
 class EntryOptions:
-    """One way to spend the training that all entries have in common.
+    """One way to spend the training MACs that every entry gets.
 
     Args:
-        kind: what the report shows it as.
+        kind: its role in the report.
         changes: keys of the sections groups, allocation, prune and finetune that the entry changes.
-        seeds: seeds of its fine-tuning, in place of the comparison's: fewer for an expensive entry.
+        seeds: seeds of its fine-tuning, in place of the comparison's, so that an expensive entry can have fewer.
     """
 
     __pydantic_config__: ClassVar[dict[str, Any]] = STRICT
@@ -171,16 +171,16 @@ class EntryOptions:
 
 @dataclass(frozen=True)
 class EvidenceOptions:
-    """Experts compared with baselines and ablations at equal training MACs; each entry is the recipe with a few keys changed.
+    """Compares experts with baselines and ablations at equal training MACs; each entry is the recipe with a few keys changed.
 
-    The number of fine-tuning steps follows from the MACs that an entry's search has left.
+    Each entry is fine-tuned for as many steps as its search has left MACs for.
 
     Args:
         entries: the entries by name.
         headline: the entry that the report's claim is about.
         training: MACs that each entry may spend beyond the base, as a share of the base's training MACs.
         seeds: seeds of the fine-tuning.
-        loss_groups: number of equal timestep groups by which held-out losses are reported.
+        loss_groups: number of equal timestep groups for which held-out losses are reported.
         timed_images: number of images sampled from each network to measure its wall time.
     """
 

@@ -1,4 +1,4 @@
-"""Endpoints that a recipe asks for: none is reached until the user of the recipe has confirmed it."""
+"""Endpoints that a recipe asks for. None is contacted until the user of the recipe has confirmed it."""
 
 import shlex
 from collections.abc import Collection, Iterable, Iterator
@@ -22,7 +22,7 @@ def asked_for(sections: Iterable[PruneOptions | None]) -> Iterator[Confirmation]
 
 
 def confirmed(section: PruneOptions | None, known: Collection[Confirmation]) -> PruneOptions | None:
-    """The section with an endpoint that can be reached, if its URL and its key's variable are among those confirmed."""
+    """The section, allowed to use its endpoint if the endpoint's URL and key variable are among those confirmed."""
     if section is None or not isinstance(section.search.llm, UnconfirmedEndpoint):
         return section
     endpoint = section.search.llm
@@ -36,11 +36,11 @@ def check_confirmed(name: str, unconfirmed: Collection[Confirmation], known: Col
 
     Args:
         name: of the recipe.
-        unconfirmed: what it asks for.
-        known: what was confirmed, so that the options shown are all that have to be typed.
+        unconfirmed: endpoints that it asks for and that are not confirmed.
+        known: endpoints that are confirmed; the message shows the options for these too, so that it can be copied as a whole.
 
     Raises:
-        InputError: it asks for some.
+        InputError: ``unconfirmed`` is not empty.
     """
     if not unconfirmed:
         return

@@ -1,4 +1,4 @@
-"""Errors in recipes: where each one is, and a sentence about it."""
+"""Errors in recipes: the place of each, and a sentence about it."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -26,13 +26,13 @@ def fault(place: Place, sentence: str) -> ValidationError:
 def explain(error: ValidationError, schema: Mapping[str, Any], needs: str, within: Place = ()) -> tuple[Place, str]:
     """The first fault of a recipe: its place, and one sentence with its full stop.
 
-    An unknown key comes first, since the others may follow from it: who misspells a section has not given it.
+    An unknown key comes first, since the others may follow from it: a misspelt section is also a missing one.
 
     Args:
-        error: what the model found.
-        schema: the model's.
-        needs: what a recipe of its kind needs, for a section that is missing or in the way.
-        within: where in the recipe the faulty value stands; the place that is returned is within that.
+        error: the model's error.
+        schema: the model's JSON Schema.
+        needs: the sentence that says which sections this kind of recipe needs, for a section that is missing or does not belong.
+        within: the place of the checked value in the recipe; the returned place is relative to it.
     """
     details = error.errors(include_url=False)
     first = next((each for each in details if _is_unknown(each)), details[0])

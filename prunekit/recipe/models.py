@@ -1,4 +1,4 @@
-"""The kinds of recipes: what each needs, by the kind of experiment that it asks for."""
+"""One recipe model for each kind of experiment, with the sections that it needs."""
 
 from collections.abc import Mapping
 from typing import Any, ClassVar, Self
@@ -58,7 +58,7 @@ class EvidenceRecipe(EntryRecipe):
         """The recipe of an entry.
 
         Raises:
-            ValidationError: what it changes is none of the recipe's, or does not fit.
+            ValidationError: the entry changes a key that the recipe does not have, or its changes do not fit together.
         """
         data = self.model_dump(mode="json", exclude={"evidence"})
         merged = _merged(data, self.evidence.entries[name].changes)
@@ -124,7 +124,7 @@ class CurriculumRecipe(Recipe):
 
 
 def _merged(data: Mapping[str, Any], changes: Mapping[Any, Any]) -> dict[str, Any]:
-    """Nested mappings with the values of others in their place."""
+    """Nested mappings in which the values of ``changes`` replace their own."""
     merged = dict(data)
     for key, value in changes.items():
         old = merged.get(key)

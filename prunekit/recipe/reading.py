@@ -1,4 +1,4 @@
-"""Reads a recipe's YAML; whatever is wrong with it is said with its line."""
+"""Reads a recipe's YAML; every error names its line."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -64,7 +64,7 @@ def load_recipe(path: Path | str) -> Recipe:
 
 
 def _values(node: yaml.Node | None, known: dict[int, int]) -> int:
-    """Values of a tree, those behind an alias counted wherever the alias stands.
+    """Count the values of a tree; an alias counts as all that it refers to.
 
     Raises:
         ValueError: a value contains itself.
@@ -86,7 +86,7 @@ def _values(node: yaml.Node | None, known: dict[int, int]) -> int:
 
 
 def _repeated(node: yaml.Node | None) -> Iterator[yaml.Node]:
-    """Keys that a mapping has already; YAML forbids them, and PyYAML would keep the last."""
+    """Duplicate keys of mappings; YAML forbids them, but PyYAML would keep the last."""
     if isinstance(node, yaml.MappingNode):
         seen: set[str] = set()
         for key, value in node.value:
@@ -100,7 +100,7 @@ def _repeated(node: yaml.Node | None) -> Iterator[yaml.Node]:
 
 
 def _line_of(node: yaml.Node | None, location: tuple[int | str, ...]) -> int:
-    """Line (from 1) of the innermost key on the way to ``location`` that the text has."""
+    """Line (from 1) of the innermost key on the way to ``location`` that exists in the text."""
     line = 1 if node is None else node.start_mark.line + 1
     for part in location:
         if isinstance(node, yaml.MappingNode):

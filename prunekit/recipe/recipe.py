@@ -1,6 +1,6 @@
-"""A recipe: which sections there are, and what all kinds have in common.
+"""A recipe: its sections, and the checks that all kinds of recipes share.
 
-What is validated as a :class:`Recipe` becomes one of the classes in :mod:`prunekit.recipe.models`, which say what a kind needs.
+Validating data as a :class:`Recipe` gives one of the classes in :mod:`prunekit.recipe.models`, which say what each kind needs.
 """
 
 from collections.abc import Iterable, Iterator, Mapping
@@ -39,20 +39,20 @@ from prunekit.recipe.sections import (
 __all__ = ["MODELS", "Recipe", "recipe_model"]
 
 MODELS: dict[Experiment, type["Recipe"]] = {}
-"""The model of every kind's recipes; :mod:`prunekit.recipe.models` has them."""
+"""The recipe model of every kind; they are defined in :mod:`prunekit.recipe.models`."""
 
 
 class Recipe(BaseModel):
-    """A whole experiment; its sections say of which kind.
+    """A whole experiment; its sections decide of which kind.
 
-    A recipe may come from a stranger. It can have data and checkpoints read, has everything written into its run's folder, and
-    reaches a language model's endpoint only after its user has confirmed it.
+    A recipe may come from a stranger. It can name data and checkpoints to read, writes only into its run's folder, and
+    contacts a language model's endpoint only after the user has confirmed it.
 
     Args:
         name: name of the run, in its folder's path and in reports: lower-case letters, digits and hyphens.
         description: what the recipe is for, in a sentence; reports show it.
         data: the images.
-        base: the network that experts are made from, or that comparisons train.
+        base: the network from which experts are made, or which comparisons train.
         groups: how the timesteps are cut into groups.
         allocation: how much compute each group gets.
         prune: how each group's network is pruned.
@@ -60,7 +60,7 @@ class Recipe(BaseModel):
         multistage: compares networks for stages.
         curriculum: compares ways to train.
         evidence: compares experts with baselines and ablations.
-        evaluation: what is measured.
+        evaluation: what is measured at the end.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
@@ -91,20 +91,20 @@ class Recipe(BaseModel):
 
     @property
     def unconfirmed(self) -> tuple[Confirmation, ...]:
-        """Endpoints that it asks for, its entries' included, and that nobody has confirmed: URL and key variable of each."""
+        """Endpoints that the recipe or its entries ask for and that are not confirmed: URL and key variable of each."""
         return tuple(dict.fromkeys(asked_for(self._prune_sections())))
 
     def _prune_sections(self) -> list[PruneOptions | None]:
         return [self.prune]
 
     def confirming(self, *endpoints: Confirmation) -> "Recipe":
-        """The same recipe, which may reach these endpoints.
+        """The same recipe with these endpoints confirmed.
 
         Args:
             endpoints: URL and key variable (None for no key) of each, exactly as the recipe gives them.
 
         Raises:
-            InputError: the recipe asks for another one, or for none.
+            InputError: the recipe does not ask for one of these endpoints.
 
         Example:
             >>> recipe = Recipe.model_validate({"name": "mine", "base": {"checkpoint": "base.pt"}})
@@ -120,10 +120,10 @@ class Recipe(BaseModel):
         return self._trusting((*self._confirmed, *endpoints))
 
     def check_confirmed(self) -> None:
-        """Refuse to be run while an endpoint is not confirmed.
+        """Refuse a recipe with an endpoint that is not confirmed.
 
         Raises:
-            InputError: one is not.
+            InputError: an endpoint is not confirmed.
         """
         check_confirmed(self.name, self.unconfirmed, self._confirmed)
 
@@ -133,10 +133,10 @@ class Recipe(BaseModel):
         return recipe
 
     def with_base(self, checkpoint: str) -> "Recipe":
-        """The same with a base that is trained already.
+        """The same recipe with a base that is already trained.
 
         Raises:
-            InputError: the recipe's other sections need one that they train.
+            InputError: the recipe's other sections need a base that the run trains.
         """
         data = self.model_dump(mode="json")
         data["base"] |= {"checkpoint": checkpoint, "model": None, "noise_schedule": None, "prediction_type": None}
@@ -147,15 +147,16 @@ class Recipe(BaseModel):
             raise InputError(f"The recipe {self.name} does not take a trained base: {said}.") from error
 
     def only(self, *sections: str) -> "Recipe":
-        """The recipe with these of its sections, and its data and base."""
+        """The recipe with only these sections besides its data and base."""
         kept = {name: getattr(self, name) for name in ("name", "description", "data", "base", *sections)}
         return Recipe.model_validate(kept)._trusting(self._confirmed)
 
     def deciding(self, sections: Iterable[str]) -> dict[str, Any]:
-        """What sections say that decides results, JSON-able, for the keys of stages.
+        """The options in these sections that influence results, JSON-able, for the keys of stages.
 
         What is as by default is left out, so that an option which is added later changes no key; so is how often trainings
-        save their state.
+        Options at their defaults are left out, so that an option added later changes no key.
+        How often trainings save their state is left out too.
         """
         found = self.model_dump(mode="json", include=set(sections), exclude_defaults=True)
         kept: dict[str, Any] = _without(found, "checkpoint_minutes")
@@ -184,7 +185,7 @@ class Recipe(BaseModel):
     @classmethod
     @contextmanager
     def _within(cls, *place: str) -> Iterator[None]:
-        """Within the block, errors get the place and the name of an entry; ``place`` begins with section, ``entries``, name."""
+        """Within the block, errors get an entry's name and place; ``place`` begins with section, ``entries``, name."""
         name = place[2]
         try:
             yield
@@ -205,7 +206,7 @@ class Recipe(BaseModel):
     @model_validator(mode="before")
     @classmethod
     def _is_safe(cls, data: Any) -> Any:
-        """No key has a value that could only do harm, see :func:`prunekit.recipe.bounds.unsafe_values`."""
+        """Refuse values that could only do harm, see :func:`prunekit.recipe.bounds.unsafe_values`."""
         for place, said in unsafe_values(data):
             raise fault(place, said)
         return data
@@ -227,7 +228,7 @@ class Recipe(BaseModel):
 
     @classmethod
     def __get_pydantic_json_schema__(cls, core: CoreSchema, handler: GetJsonSchemaHandler) -> dict[str, Any]:
-        """One object with every section, and what each kind needs: editors complete a recipe from its first line."""
+        """One schema with every section and what each kind needs, so that editors complete a recipe from its first line."""
         schema = handler(core)
         if cls is Recipe:
             handler.resolve_ref_schema(schema)["allOf"] = [model._rule() for model in MODELS.values() if model.needs()]
@@ -235,7 +236,7 @@ class Recipe(BaseModel):
 
     @classmethod
     def _rule(cls) -> dict[str, Any]:
-        """What a recipe of this kind needs, as JSON Schema's if and then."""
+        """The sections that a recipe of this kind needs, as if and then of JSON Schema."""
         there: dict[str, Any] = {name: {"not": {"type": "null"}} for name in cls.experiment.sections}
         required = [name for name, field in cls.model_fields.items() if field.is_required() and name not in there]
         refused = [name for name, field in cls.model_fields.items() if field.annotation is type(None)]
@@ -255,14 +256,14 @@ def _article(name: str) -> str:
 
 
 def _listed(names: list[str], last: str) -> str:
-    """Sections as a sentence lists them."""
+    """List sections in words."""
     if len(names) == 1:
         return f"{_article(names[0])} {names[0]} section"
     return f"{', '.join(names[:-1])} {last} {names[-1]} sections"
 
 
 def _without(data: Any, name: str) -> Any:
-    """Nested mappings without a key, wherever it is."""
+    """Nested mappings without a key, at any depth."""
     if isinstance(data, Mapping):
         return {key: _without(value, name) for key, value in data.items() if key != name}
     return [_without(value, name) for value in data] if isinstance(data, list) else data

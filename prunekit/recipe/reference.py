@@ -52,7 +52,7 @@ def reference_page() -> str:
 
 
 def _kinds() -> str:
-    """What can be asked for, and what each needs."""
+    """The kinds of experiments, and the sections that each needs."""
     lines = ["## Kinds of recipes", "", "| has | what it does | needs |", "|---|---|---|"]
     for kind in reversed(Experiment):
         model = MODELS[kind]
@@ -63,7 +63,7 @@ def _kinds() -> str:
 
 
 def _places(schema: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
-    """Every mapping with keys of its own, by the first place that it has in a recipe; a section comes before its parts."""
+    """Every mapping with known keys, by the first place where it occurs in a recipe; a section comes before its parts."""
     found: dict[str, Mapping[str, Any]] = {}
 
     def visit(place: str, node: Mapping[str, Any]) -> None:
@@ -82,7 +82,7 @@ def _places(schema: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
 
 
 def _others(form: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
-    """What a mapping with names of the user's has under them."""
+    """The forms of the values in a mapping whose keys are names chosen by the user."""
     yield from form.get("patternProperties", {}).values()
     if isinstance(form.get("additionalProperties"), Mapping):
         yield form["additionalProperties"]
@@ -103,7 +103,7 @@ def _section(
 
 
 def _value(schema: Mapping[str, Any], node: Mapping[str, Any], places: Mapping[str, Mapping[str, Any]]) -> str:
-    """What kind of value a key takes, and its bounds."""
+    """The kind of value that a key takes, and its bounds."""
     forms = [form for form in inner(schema, node) if form.get("type") != "null"]
     return " or ".join(dict.fromkeys(_form(schema, form, places) for form in forms)) or "anything"
 
@@ -147,7 +147,7 @@ def _default(schema: Mapping[str, Any], node: Mapping[str, Any]) -> str:
 
 
 def _short(schema: Mapping[str, Any], node: Mapping[str, Any], value: Any) -> Any:
-    """A default; of a section, what differs from the section's own defaults."""
+    """A default; for a section, only the values that differ from the section's own defaults."""
     forms = list(inner(schema, node))
     if isinstance(value, list):
         below: Mapping[str, Any] = next((form["items"] for form in forms if "items" in form), {})

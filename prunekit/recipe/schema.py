@@ -1,4 +1,4 @@
-"""The JSON Schema of recipes, made from the models: editors complete by it, and a misspelt key is compared with its keys."""
+"""The JSON Schema of recipes, made from the models. Editors complete with it; a misspelt key is compared with its keys."""
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -22,7 +22,7 @@ _ARGUMENT = re.compile(r"^ {4}(\w+): (.*(?:\n {5,}.*)*)", re.MULTILINE)
 
 @dataclass(frozen=True)
 class Choice:
-    """A text that is one of some names, which are checked and shown.
+    """A text that must be one of some names; the schema lists them.
 
     Args:
         names: the known ones.
@@ -45,9 +45,9 @@ class Choice:
 
 @dataclass(frozen=True)
 class Limits:
-    """Bounds and names of options that another floor defines, in the words of JSON Schema.
+    """Bounds and names of options that another package defines, in the words of JSON Schema.
 
-    A ``minimum`` with a ``maximum`` is checked here. The other floor checks everything else; the schema only shows it.
+    A ``minimum`` with a ``maximum`` is checked here. The other package checks everything else; the schema only shows it.
 
     Args:
         options: such as ``{"steps": {"minimum": 1, "maximum": 10**9}}``.
@@ -88,7 +88,7 @@ class ShownAs:
 
 
 class _Schema(GenerateJsonSchema):
-    """Takes descriptions from docstrings (of keys: from ``Args``), and shows every default, those of factories too."""
+    """Takes descriptions from docstrings (for keys: from ``Args``), and shows every default, including those of factories."""
 
     def dataclass_schema(self, schema: core_schema.DataclassSchema) -> JsonSchemaValue:
         return _described(super().dataclass_schema(schema), schema["cls"])
@@ -112,13 +112,13 @@ def _described(schema: JsonSchemaValue, section: type) -> JsonSchemaValue:
 
 
 def _line(text: str) -> str:
-    """Paragraphs, each on one line."""
+    """Put each paragraph on one line."""
     return "\n".join(" ".join(paragraph.split()) for paragraph in text.split("\n\n"))
 
 
 @cache
 def schema_of(model: type[BaseModel]) -> dict[str, Any]:
-    """The JSON Schema of what a model reads. Do not change it: it is shared."""
+    """The JSON Schema of a model's input. Do not change the returned value: it is shared."""
     return model.model_json_schema(schema_generator=_Schema)
 
 

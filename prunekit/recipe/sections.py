@@ -1,4 +1,4 @@
-"""A recipe's sections: what each stage of the main job can be told. They import no other module of the recipe's."""
+"""A recipe's sections: the options of each stage of the main job. Of this package, they import only ``bounds`` and ``schema``."""
 
 from dataclasses import dataclass, field, replace
 from typing import Annotated, Any, ClassVar, Literal, get_args
@@ -46,7 +46,7 @@ MEASURED_METHODS = ("gradient", "similarity")
 
 
 def _unconfirmed(options: SearchOptions) -> SearchOptions:
-    """The options as a recipe gives them: their endpoint waits for a confirmation."""
+    """The options as a recipe gives them, with an endpoint that is not yet confirmed."""
     return options if options.llm is None else replace(options, llm=UnconfirmedEndpoint(**vars(options.llm)))
 
 
@@ -130,12 +130,12 @@ class BaseOptions:
 
     @property
     def schedule(self) -> NoiseSchedule:
-        """The noise schedule that the options name, else linear."""
+        """The noise schedule that the options name; linear if they name none."""
         return NoiseSchedule.from_config(self.noise_schedule or _LINEAR)
 
     @property
     def asked(self) -> Asked:
-        """What is asked of the checkpoint."""
+        """The weights, noise schedule and prediction type that the options ask for."""
         schedule = None if self.noise_schedule is None else self.schedule
         return Asked(self.weights, schedule, self.prediction_type)
 
@@ -149,17 +149,17 @@ class GroupOptions:
     """How to cut the timesteps: ``method`` and ``count``, or explicit ``cuts``.
 
     Args:
-        method: how the borders are found; ``similarity`` looks at the recipe's images and ``gradient`` at the base.
+        method: how the borders are found; ``similarity`` needs the recipe's images and ``gradient`` the base.
         count: number of groups.
-        cuts: explicit borders in place of ``method`` and ``count``: the first timestep of each group but the first.
+        cuts: explicit borders in place of ``method`` and ``count``: the first timestep of every group except the first.
         alpha: threshold of rule ``stages`` on the similarity; calibrated on the images if missing, see
             :class:`prunekit.groups.Similarity`.
-        eta: tolerance of method ``similarity``: how much two predictions of the optimal denoiser may differ and still agree.
+        eta: tolerance of method ``similarity``: the difference up to which two predictions of the optimal denoiser count as equal.
         rule: how method ``similarity`` cuts: ``stages`` is the paper's rule for three groups, ``dynamic`` the exact partition of
             least dissimilarity. If missing: ``stages`` for three groups, else ``dynamic``.
         samples: pairs of image and noise for ``similarity``, or draws per timestep bin for ``gradient``; the method's own default
             if missing.
-        nodes: number of timesteps at which the methods look; the method's own default if missing.
+        nodes: number of timesteps at which the method measures; the method's own default if missing.
         seed: seed of the draws.
         memory_mib: memory in MiB that the optimal denoiser of method ``similarity`` may take.
     """
@@ -186,7 +186,7 @@ class GroupOptions:
 
     @property
     def number(self) -> int:
-        """How many groups there are to be."""
+        """How many groups to make."""
         return self.count if self.cuts is None else len(self.cuts) + 1
 
     def similarity(self, images: NDArray[np.uint8] | FloatArray) -> Similarity:
@@ -196,7 +196,7 @@ class GroupOptions:
 
     @property
     def looks(self) -> dict[str, int]:
-        """``samples`` and ``nodes`` where they are given."""
+        """``samples`` and ``nodes``, each if given."""
         given = {"samples": self.samples, "nodes": self.nodes}
         return {name: value for name, value in given.items() if value is not None}
 
@@ -209,8 +209,8 @@ class AllocationOptions:
         budget: mean share of the base's MACs over the sampling steps.
         rule: how the budget is divided among the groups, see :func:`prunekit.allocation.allocate`; ``measured`` searches every
             group first.
-        sampler: the sampler whose steps the mean is over.
-        steps: its number of sampling steps.
+        sampler: the sampler over whose steps the mean is taken.
+        steps: the sampler's number of steps.
         floor: smallest share that rules ``snr`` and ``uniform`` give a group.
         frontier_floor: share of the base's MACs down to which every group is searched before rule ``measured`` decides.
     """
@@ -245,13 +245,13 @@ class PruneOptions:
         seed: seed of the calibration set.
         search: how the widths are searched. If its target is of parameters or latency, the allocation's shares are of the base's
             parameters or latency.
-        constraints: layers that stay whole, are tied, shrink only so far, or shrink in another mode.
+        constraints: layers that stay whole, are tied, keep a minimum width, or shrink in another mode.
         width_multiples: what widths are multiples of: a number, or a mapping of resolution to the multiple at that resolution and
             above; 1 or empty for all widths that the structure allows. If missing: 8 where the base's widths are multiples of 8
             and the network is not tiny.
         latency_table: JSON file of layer times for a target of latency. If there is no such file, the run measures the times and
             writes them under this name into its own folder.
-        floor: smallest share of each channel group that stays.
+        floor: smallest share of each channel group that is kept.
         repair: closed-form repair of the layers that read pruned channels, before fine-tuning.
     """
 
@@ -317,10 +317,10 @@ class FinetuneOptions:
     """How each expert is fine-tuned.
 
     Args:
-        overlap: number of timesteps beyond each border of the group that are trained on too, so that neighbouring experts agree
+        overlap: number of timesteps beyond each border of the group that are also trained on, so that neighbouring experts agree
             at the seam.
         distillation: how the base teaches the experts; if missing, they learn from the images alone.
-        from_scratch: whether training starts from random weights in the pruned widths, as for a small network of its own.
+        from_scratch: whether training starts from random weights, so that only the pruned widths are used.
         train: the options of the training.
         learning_rates: learning rate of each timestep group, cleanest first, in place of ``train.learning_rate``. Noisier groups
             take higher rates, since their gradients differ less between images.
@@ -340,7 +340,7 @@ class FinetuneOptions:
         """The loop's options for a timestep group, 0 = cleanest.
 
         Raises:
-            InputError: there are learning rates, and none for this group.
+            InputError: learning rates are given, but none for this group.
         """
         if self.learning_rates is None:
             return self.train

@@ -1,1 +1,1 @@
-"""The steps of the job as functions: each takes what the one before gives, and can be called alone."""
+"""The steps of the job as functions. Each takes the results of the one before, and can be called alone."""

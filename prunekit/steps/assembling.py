@@ -1,4 +1,4 @@
-"""Slim models of all timestep groups, put together as experts."""
+"""Combines the slim models of all timestep groups into experts."""
 
 from pathlib import Path
 
@@ -17,10 +17,10 @@ def assemble(folder: Path | str, output: Path | str, count: int | None = None) -
     Args:
         folder: holds the slim models' folders.
         output: experts folder to write.
-        count: take ``group-0`` … ``group-<count − 1>``; all that are there when absent.
+        count: take ``group-0`` … ``group-<count − 1>``; all folders if missing.
 
     Raises:
-        InputError: they do not cover all timesteps, or were not made for the same noise schedule and prediction type.
+        InputError: the slim models do not cover all timesteps, or differ in noise schedule or prediction type.
     """
     folder = Path(folder)
     output = Path(output)

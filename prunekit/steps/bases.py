@@ -1,4 +1,4 @@
-"""A base: opened from what users hold, or trained from scratch."""
+"""Opens a base from a user's checkpoint, or trains one from scratch."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -27,13 +27,13 @@ __all__ = ["EMBEDDED", "complete_spec", "open_base", "seeded_weights", "train_ba
 def open_base(
     source: str, config: Path | str | None = None, inputs: Path | str | None = None, asked: Asked | None = None
 ) -> Base:
-    """A base by path, or one that is shipped: ``embedded:digits``.
+    """Open a base by path, or a shipped one (``embedded:digits``).
 
     Args:
         source: file, folder, id on the Hugging Face Hub, or name of an embedded base.
         config: JSON of the architecture, for a bare state dict.
         inputs: JSON of a forward pass's arguments, see :mod:`prunekit.checkpoint.inputs`; derived from the config if missing.
-        asked: which weights, and what the base was trained for, in place of what its files say.
+        asked: which weights to read; and the noise schedule and prediction type, in place of those in the base's files.
     """
     own = {} if asked is None else vars(asked)
     if not source.startswith(EMBEDDED):
@@ -48,14 +48,14 @@ def open_base(
 
 @contextmanager
 def seeded_weights(seed: int) -> Iterator[None]:
-    """Networks that are built within the block have first weights of this seed."""
+    """Networks that are built within the block draw their initial weights with this seed."""
     with torch.random.fork_rng(devices=[]):  # modules initialise themselves from the global generator only
         torch.default_generator.manual_seed(seed)
         yield
 
 
 def complete_spec(options: BaseOptions) -> ModelSpec:
-    """The network to train, with the arguments that the options leave to the class.
+    """The network to train, with the class's defaults for arguments that the options leave out.
 
     Raises:
         FileFormatError: it is larger than any that can be trained.
@@ -68,7 +68,7 @@ def complete_spec(options: BaseOptions) -> ModelSpec:
 def train_base(
     options: BaseOptions, data: ImageSplit, checkpoints: Path | str | None = None, report: Reporter | None = None
 ) -> tuple[Base, TrainResult]:
-    """Train a base from scratch; its first weights come from the train options' seed.
+    """Train a base from scratch; its initial weights come from the train options' seed.
 
     Raises:
         InputError: the network does not take the images.
@@ -78,7 +78,7 @@ def train_base(
     options.spec().check_size()
     with seeded_weights(options.train.seed):
         model = options.spec().build()
-    spec = ModelSpec.of(model)  # with the arguments that the options leave to the class
+    spec = ModelSpec.of(model)  # with the class's defaults for arguments that the options leave out
     check_images(data, spec)
     schedule, kind = options.schedule, options.prediction_type or "epsilon"
     classes = classes_for(data.train, spec, options.train.label_dropout)

@@ -1,4 +1,4 @@
-"""A base with its channel groups and costs: scored and pruned for timestep groups."""
+"""A base with its channel groups and costs, and functions that score and prune it for timestep groups."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
@@ -30,7 +30,7 @@ __all__ = ["Bench", "prune_group", "score_groups"]
 
 @dataclass(frozen=True, eq=False)
 class Bench:
-    """A base with its channel groups and cost model, and layer times where needed: what scoring and pruning work on."""
+    """A base with its channel groups, its cost model and, if needed, its layer times. Scoring and pruning start from it."""
 
     base: Base
     graph: ChannelGraph
@@ -46,14 +46,14 @@ class Bench:
         head_mode: HeadMode = "whole",
         constraints: Constraints | None = None,
     ) -> "Bench":
-        """Trace and count, once; arguments as for :func:`prunekit.graph.trace`."""
+        """Trace the base and count its costs, once; arguments as for :func:`prunekit.graph.trace`."""
         inputs = base.spec.example_inputs()
         graph = trace(base.model, inputs, norm_mode, head_mode, constraints=constraints)
         cost = CostModel.of(base.model, graph, inputs)
         return cls(base, graph, cost, int(cost.macs(graph.full_widths)))
 
     def timed(self, path: Path | str) -> "Bench":
-        """The same with the table of layer times of a file; it is measured on this machine and written where there is none.
+        """The same bench with the layer times in a file. If there is no such file, they are measured on this machine and written.
 
         Raises:
             FileFormatError: the file is no table of layer times.
@@ -67,7 +67,7 @@ class Bench:
         return replace(self, latency=table.bind(self.graph, self.cost))
 
     def with_times(self, path: Path | str) -> "Bench":
-        """The same with the table of layer times of a file, which is only read.
+        """The same bench with the layer times in a file, which must exist.
 
         Raises:
             MissingFileError: there is no such file.
@@ -86,9 +86,9 @@ def score_groups(
     options: PruneOptions,
     tally: Tally | None = None,
 ) -> ImportanceMap:
-    """Importance of every channel group for the given timestep groups; ``tally`` counts the samples that it takes.
+    """Importance of every channel group for the given timestep groups; ``tally`` counts the samples that it uses.
 
-    Without images, a criterion that evaluates the loss is refused.
+    A criterion that evaluates the loss needs images.
     """
     base = bench.base
     objective: CountedObjective | None = None
@@ -125,17 +125,17 @@ def prune_group(
 
     Args:
         bench: the base.
-        images: what the probe draws from; None where neither the proposer nor the repair evaluates the network.
-        scores: importance for the timestep group at least.
+        images: for the probe; None if neither the proposer nor the repair evaluates the network.
+        scores: importance for this timestep group and possibly others.
         group: the timestep group.
         target: MACs, or a fraction of the base's in (0, 1]. Where the search's target is of parameters or latency, the same
             fraction of the base's is meant.
         options: how to search.
-        journal: file of the search's memory bank, from which it goes on if it was killed.
+        journal: file of the search's memory bank, from which an interrupted search resumes.
 
     Raises:
         BudgetError: the target is below what the network can be pruned to.
-        GraphError: the pruned network does not run, costs something else than predicted, or has weights that are not finite.
+        GraphError: the pruned network does not run, its cost differs from the predicted one, or it has weights that are not finite.
         MissingFileError: there is no table of layer times for a target of latency; :meth:`Bench.timed` makes one.
     """
     base, of = bench.base, options.search.target_of
@@ -144,7 +144,7 @@ def prune_group(
         classes = classes_for(images, base.spec)
         objective = DenoisingObjective(images.images, base.schedule, base.prediction_type, classes, images.name)
     if of == "latency" and bench.latency is None and options.latency_table is not None:
-        bench = bench.with_times(Path(options.latency_table))  # a recipe may name it, so it is not written here
+        bench = bench.with_times(Path(options.latency_table))  # only read, since a recipe may name any path
     full = int(Measure.by_name(of, bench.cost, bench.latency).of(bench.graph.full_widths))
     macs = in_units(target, bench.macs, "MACs")
     model, result = search_and_repair(
@@ -169,7 +169,7 @@ def prune_group(
 
 
 def _provenance(bench: Bench, result: SearchResult, options: PruneOptions) -> dict[str, Any]:
-    """Where a pruned network comes from, and what was asked of it."""
+    """The base and the options from which a pruned network was made."""
     of = options.search.target_of
     provenance: dict[str, Any] = {
         "base_sha256": bench.base.sha256,

@@ -1,4 +1,4 @@
-"""Planning a budget: the one stage that needs neither a model nor torch."""
+"""Plans a budget. This is the only stage that needs neither a model nor torch."""
 
 from collections.abc import Sequence
 
@@ -20,14 +20,14 @@ _COMPARED = ("linear", "snr", "measured")
 def cut_groups(
     schedule: NoiseSchedule, count: int = 5, method: str = "uniform", cuts: tuple[int, ...] | None = None
 ) -> TimestepGroups:
-    """Groups by a method that needs the schedule alone, or between explicit cuts."""
+    """Timestep groups from a method that needs only the noise schedule, or from explicit cuts."""
     return cut_with_evidence(schedule, count, method, cuts).groups
 
 
 def cut_with_evidence(
     schedule: NoiseSchedule, count: int = 5, method: str = "uniform", cuts: tuple[int, ...] | None = None
 ) -> Grouping:
-    """The same with what led to it."""
+    """The same groups, with the values that the method cut by."""
     if cuts is not None:
         return Explicit(cuts)(schedule, len(cuts) + 1)
     if method not in METHODS:
@@ -40,11 +40,11 @@ def cut_with_evidence(
 def evaluations(schedule: NoiseSchedule, sampler: str = "ddim", steps: int = 50) -> FloatArray:
     """Timestep of every network evaluation of a sampler, shape (evaluations,).
 
-    DDIM and DDPM are computed here as diffusers does; for any other sampler diffusers itself is asked, which imports torch.
-    The settings of the pipeline's scheduler count, if the schedule has some.
+    The timesteps of DDIM and DDPM are computed here as in diffusers. Other samplers' come from diffusers, which imports torch.
+    The settings of the pipeline's scheduler are used if the schedule has some.
 
     Raises:
-        InputError: the sampler is unknown, or does not take so many steps.
+        InputError: the sampler is unknown, or cannot take this number of steps.
     """
     if sampler in _NUMPY_SAMPLERS and not timesteps_refused(schedule.scheduler):
         return sampler_timesteps(schedule.num_timesteps, steps, *steps_as_planned(schedule.scheduler)).astype(
@@ -71,13 +71,13 @@ def plan_budget(
     floor: float = 0.1,
     frontiers: Sequence[Frontier] = (),
 ) -> Allocation:
-    """Allocate a budget over the steps that a sampler really takes, see :func:`prunekit.allocation.allocate`."""
+    """Allocate a budget over a sampler's actual steps, see :func:`prunekit.allocation.allocate`."""
     real = evaluations(schedule, sampler, steps)
     return allocate(groups, schedule, budget, real, rule, floor=floor, sampler=sampler, frontiers=frontiers)
 
 
 def planned_otherwise(allocation: Allocation, schedule: NoiseSchedule) -> str:
-    """A sentence where an allocation was made for other steps than a base's pipeline takes; else empty."""
+    """A warning if an allocation was made for other sampling steps than those of the base's pipeline; empty if not."""
     if not schedule.scheduler or allocation.sampler not in _NUMPY_SAMPLERS:
         return ""
     real = evaluations(schedule, allocation.sampler, allocation.sampler_steps)
@@ -95,16 +95,16 @@ def planned_otherwise(allocation: Allocation, schedule: NoiseSchedule) -> str:
 def side_by_side(
     allocation: Allocation, schedule: NoiseSchedule, steps: int, floor: float = 0.1
 ) -> dict[str, Allocation | None]:
-    """What rules ``linear``, ``snr`` and ``measured`` make of an allocation's budget, groups and frontiers.
+    """Allocations by rules ``linear``, ``snr`` and ``measured`` for an allocation's budget, groups and frontiers.
 
     Args:
-        allocation: one with frontiers.
-        schedule: the noise schedule that it was made with.
-        steps: sampling steps that it was made with.
-        floor: of rule ``snr``.
+        allocation: must have frontiers.
+        schedule: the noise schedule of the allocation.
+        steps: the number of sampling steps of the allocation.
+        floor: the smallest ratio for rule ``snr``.
 
     Returns:
-        By rule; None where a rule cannot reach the budget.
+        The allocation by rule; None if the rule cannot reach the budget.
     """
     real = evaluations(schedule, allocation.sampler, steps)
     found: dict[str, Allocation | None] = {}

@@ -1,4 +1,4 @@
-"""Cutting timesteps by what images or a network show."""
+"""Cuts timesteps into groups by measurements on images or a network."""
 
 from prunekit.checkpoint import Base
 from prunekit.data import ImageData
@@ -14,15 +14,15 @@ __all__ = ["method_of", "spent_on_grouping"]
 
 
 def method_of(options: GroupOptions, images: ImageData | None = None, base: Base | None = None) -> GroupingMethod:
-    """The grouping method that options name.
+    """The grouping method that the options name.
 
     Args:
-        options: which, and how it looks.
-        images: for ``similarity`` and ``gradient``.
-        base: for ``gradient``.
+        options: the method and its settings.
+        images: needed for ``similarity`` and ``gradient``.
+        base: needed for ``gradient``.
 
     Raises:
-        InputError: the method needs what is not there.
+        InputError: the method needs images or a base that are not given.
     """
     if options.cuts is not None:
         return Explicit(options.cuts)
@@ -31,7 +31,7 @@ def method_of(options: GroupOptions, images: ImageData | None = None, base: Base
     if images is None:
         raise InputError(f"Grouping method {options.method} got no images; name some by --data.")
     if options.method == "similarity":
-        return options.similarity(images.images.numpy())  # for latents their own values are compared, as for pixels
+        return options.similarity(images.images.numpy())  # latents are compared by their own values, like pixels
     if base is None:
         raise InputError("Grouping method gradient got no network; name one by --base.")
     classes = classes_for(images, base.spec)
@@ -40,7 +40,7 @@ def method_of(options: GroupOptions, images: ImageData | None = None, base: Base
 
 
 def spent_on_grouping(method: GroupingMethod, schedule: NoiseSchedule) -> int:
-    """Samples that the network was run on, forwards and backwards."""
+    """Number of samples that the method passed through the network, forwards and backwards."""
     if not isinstance(method, GradientSimilarity):
         return 0
     return method.samples * len(method.bins(schedule.num_timesteps))

@@ -1,4 +1,4 @@
-"""FID and KID of several models over the seeds of their noise, with the error of each difference from the base."""
+"""FID and KID of several models over the seeds of the noise, with the error of each model's difference from the base."""
 
 from typing import Any
 
@@ -12,19 +12,19 @@ from prunekit.frechet import FeatureStatistics, paired_error
 
 __all__ = ["Distances"]
 
-_MOST_FEATURES = 512  # the bootstrap takes an eigenvalue decomposition a draw, which is minutes for wider features
+_MOST_FEATURES = 512  # the bootstrap needs an eigenvalue decomposition for each draw, which takes minutes for wider features
 
 
 class Distances:
-    """Collects the images of all models, seed after seed, each compared with the real ones.
+    """Collects the images of all models, one seed after the other, and compares them with the real ones.
 
     All models sample from the same noise at a seed, so differences between them are paired. The error of FID's mean difference is
-    the greater one of two estimates: the standard error over the differences at each seed, which is rough for two or three seeds,
-    and the paired bootstrap over images, which one seed has too.
+    the greater of two estimates: the standard error over the seeds' differences, which is rough for two or three seeds,
+    and the paired bootstrap over images, which also works for one seed.
 
     Args:
         real: real images, uint8, shape (N, C, H, W).
-        choice: gives the features; where it has no extractor, nothing is measured.
+        choice: the feature extractor; if it has none, nothing is measured.
     """
 
     def __init__(self, real: Tensor, choice: Choice) -> None:
@@ -34,7 +34,7 @@ class Distances:
         self._statistics: FeatureStatistics | None = None
 
     def add(self, model: str, images: Tensor) -> None:
-        """Measure a model's images of its next seed, uint8, shape (n, C, H, W)."""
+        """Measure a model's images for its next seed, uint8, shape (n, C, H, W)."""
         extractor = self._choice.extractor
         if extractor is None:
             return
@@ -45,7 +45,7 @@ class Distances:
         self._features.setdefault(model, []).append(extractor.features(images).numpy())
 
     def row(self, model: str, reference: str) -> dict[str, Any]:
-        """``fid`` and ``kid`` of a model, over its seeds and by seed, and their paired differences from the reference."""
+        """``fid`` and ``kid`` of a model, as a mean and for each seed, and their paired differences from the reference."""
         own, other = self._values.get(model), self._values.get(reference)
         if own is None:
             return {"fid": None, "kid": None}
@@ -59,7 +59,7 @@ class Distances:
         return row
 
     def describe(self) -> dict[str, Any]:
-        """``features``: what they were measured with; ``no_features`` says why nothing was measured."""
+        """``features`` describes the extractor; ``no_features`` says why nothing was measured."""
         described = self._choice.describe()
         if described is None:
             return {"features": None, "no_features": self._choice.why_none}
@@ -67,7 +67,7 @@ class Distances:
         return {"features": {"num_features": max(widths, default=None), **described}}
 
     def _error(self, model: str, reference: str, over_seeds: float | None) -> float | None:
-        """Error of the mean difference of FID: the greater one of the two estimates."""
+        """Error of the mean difference of FID: the greater of the two estimates."""
         pairs = list(zip(self._features[model], self._features[reference], strict=True))
         extractor = self._choice.extractor
         if extractor is None or pairs[0][0].shape[1] > _MOST_FEATURES:

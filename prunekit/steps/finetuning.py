@@ -1,4 +1,4 @@
-"""A slim model is trained on its own timesteps: with the base as its teacher where it is told so, or from scratch."""
+"""Fine-tunes a slim model on its own timesteps, with the base as its teacher if asked for, or trains it from scratch."""
 
 import copy
 from dataclasses import replace
@@ -41,12 +41,12 @@ def finetune_slim(
     """Train a slim model on its own timesteps (and the overlap at the seams).
 
     Args:
-        slim: what to train; it stays as it is.
-        images: what to train it on.
-        options: how.
-        checkpoints: folder for them.
-        report: told how it goes.
-        teacher: the base, where the options have it teach; with its channel groups where it teaches features.
+        slim: the model to train; it is not changed.
+        images: the training images.
+        options: how to train.
+        checkpoints: folder for the training's checkpoints.
+        report: is told the progress.
+        teacher: the base, if the options ask for distillation; with its channel groups if they ask for features.
     """
     checkpoints = Path(checkpoints) if checkpoints is not None else None
     model = copy.deepcopy(slim.model)
@@ -69,10 +69,10 @@ def finetune_slim(
 
 
 def _draw_weights(model: nn.Module, seed: int) -> None:
-    """Give a network weights as its layers draw them when they are made.
+    """Draw a network's weights again with each layer's own initialisation.
 
     Raises:
-        InputError: it has parameters that no layer knows how to draw.
+        InputError: it has parameters that belong to no layer with an initialisation.
     """
     with seeded_weights(seed):
         for name, module in model.named_modules():
@@ -89,10 +89,10 @@ def _draw_weights(model: nn.Module, seed: int) -> None:
 def _taught(
     objective: DenoisingObjective, slim: SlimModel, options: DistillationOptions, teacher: Bench | Base | None
 ) -> Distillation:
-    """The objective with the base as the teacher.
+    """The training objective with the base as the teacher.
 
     Raises:
-        InputError: there is no base, or not the one that the slim model was pruned from.
+        InputError: there is no base, or the slim model was pruned from another one.
     """
     base = teacher.base if isinstance(teacher, Bench) else teacher
     expected = slim.about.get("provenance", {}).get("base_sha256")

@@ -1,4 +1,4 @@
-"""The images of a network: which, whether it takes them, and what it is told of their classes."""
+"""Finds a network's images, checks that they fit, and prepares their classes."""
 
 import os
 from collections.abc import Mapping
@@ -31,11 +31,11 @@ __all__ = [
 
 
 _KNOWN = ("sample", "hidden_states", "timestep", "class_labels")
-"""Arguments that training, scoring and sampling by images can give."""
+"""Arguments of a forward pass that training, scoring and sampling can supply."""
 
 
 def images_of(base: Base, override: DataOptions | None = None, near: Path | str | None = None) -> ImageSplit:
-    """The images that a base was trained on, or others, at the base's own resolution unless told; see :func:`images_for`."""
+    """The images that a base was trained on, or others, at the base's resolution unless another is given; see :func:`images_for`."""
     return images_for(base.data, base.spec, override, near)
 
 
@@ -48,16 +48,16 @@ def images_of_slim(slim: SlimModel, override: DataOptions | None = None, near: P
 def images_for(
     data: JsonDict, spec: ModelSpec, override: DataOptions | None, near: Path | str | None = None
 ) -> ImageSplit:
-    """The images that ``data`` records, or others, checked against the architecture; with classes where it takes some.
+    """The images that ``data`` records, or others, checked against the architecture; with classes if the network takes them.
 
     Args:
-        data: of a checkpoint or slim model.
+        data: the record in a checkpoint or slim model.
         spec: the architecture.
         override: other images.
-        near: the model's file or folder, beside which the images' place may be noted.
+        near: the model's file or folder; a note next to it may say where the images are.
 
     Raises:
-        InputError: no images are recorded, or they are not found; or the architecture does not take them.
+        InputError: no images are recorded, they are not found, or the architecture does not take them.
     """
     source = override.source if override else data.get("source")
     if source is None:
@@ -73,7 +73,7 @@ def images_for(
 
 
 def image_size(spec: ModelSpec) -> int | None:
-    """Side of the square images that a network takes; None where it does not say.
+    """Side of the square images that a network takes; None if its config does not say.
 
     Raises:
         InputError: they are not square.
@@ -89,10 +89,10 @@ def image_size(spec: ModelSpec) -> int | None:
 
 
 def _found_again(name: str, sha256: str, resolution: int | None, labels: bool, near: Path) -> ImageSplit:
-    """Images by their hash, from the places where they may lie.
+    """Find images by their hash in the places where they may be.
 
     Raises:
-        InputError: they are in none of them.
+        InputError: they are in none of these places.
     """
     others = []
     for place in noted_places(sha256, name, near):
@@ -110,25 +110,25 @@ def _found_again(name: str, sha256: str, resolution: int | None, labels: bool, n
 
 
 def needs_images(criterion: str, proposer: str = "oneshot", repair: str = "none") -> bool:
-    """Whether scoring, or pruning, evaluates the network on images: magnitudes and one-shot widths do not."""
+    """Whether scoring or pruning evaluates the network on images; magnitudes and one-shot widths do not."""
     return criterion not in WITHOUT_LOSS or proposer not in MEASURING_NOTHING or repair != "none"
 
 
 def is_by_place(data: JsonDict) -> bool:
-    """Whether what is said of images has their place and no hash, as earlier versions said it."""
+    """Whether a record of images has their path but no hash, as earlier versions wrote it."""
     return "source" in data and "sha256" not in data and data["source"] != "digits"
 
 
 def said_of_images(data: JsonDict, images: ImageSplit, override: DataOptions | None) -> JsonDict:
-    """What a model made from another is to say of that one's images: the same, with the hash where there was none."""
+    """The record of images for a model made from another one: the other's record, with the hash added if it had none."""
     return images.about() if override is None and is_by_place(data) else data
 
 
 def check_images(images: ImageSplit, spec: ModelSpec) -> None:
-    """Refuse images that a network cannot take, or whose size is not the one that its costs are counted for.
+    """Refuse images that a network cannot take, or that differ in size from those that its costs are counted for.
 
     Raises:
-        InputError: they differ in channels, in size or in classes, or the network predicts more than an image.
+        InputError: images and network differ in channels, size or classes, or the network predicts more than an image.
     """
     inputs = spec.example_inputs() if spec.factory is None else ()
     told = [name for name in inputs if name not in _KNOWN] if isinstance(inputs, Mapping) else []
@@ -161,7 +161,7 @@ def check_images(images: ImageSplit, spec: ModelSpec) -> None:
 
 
 def check_comparison(images: ImageSplit, spec: ModelSpec) -> None:
-    """The same for recipes that compare, which take plain pictures.
+    """:func:`check_images` for comparisons, which take only pictures without classes.
 
     Raises:
         InputError: the images are latents, or the network takes classes.
@@ -173,15 +173,15 @@ def check_comparison(images: ImageSplit, spec: ModelSpec) -> None:
 
 
 def classes_for(images: ImageData, spec: ModelSpec, dropout: float = 0.0) -> Classes | None:
-    """What a network is told of the images' classes; None for one that takes none.
+    """The images' classes for a network; None if it takes no classes.
 
     Args:
-        images: with their labels.
+        images: images and labels.
         spec: the network.
-        dropout: share of the draws in which its last class stands for none.
+        dropout: share of the draws whose class is replaced by the network's last one, which stands for "no class".
 
     Raises:
-        InputError: the labels are missing or too high, or the network cannot do without some.
+        InputError: the labels are missing or too high, or dropout is used with a network that has no class for "no class".
     """
     number = spec.num_classes
     if number is None:
@@ -209,7 +209,7 @@ def classes_for(images: ImageData, spec: ModelSpec, dropout: float = 0.0) -> Cla
 
 
 def sampled_classes(spec: ModelSpec, images: ImageData | None = None) -> tuple[int, ...]:
-    """Classes to ask a network for: the images' where there are some, else all; none where it takes none."""
+    """Classes to sample: the images' classes if they have some, otherwise all; empty if the network takes none."""
     if spec.num_classes is None:
         return ()
     if images is not None and images.labels is not None:

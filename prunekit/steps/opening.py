@@ -1,4 +1,4 @@
-"""Open whatever a user calls a model: a base checkpoint, or a folder of diffusers, a slim model, experts or several decoders."""
+"""Opens any kind of model: a base checkpoint, or a folder of diffusers, a slim model, experts or several decoders."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -29,15 +29,15 @@ __all__ = ["Opened", "is_base", "open_model"]
 
 @dataclass(frozen=True, eq=False)
 class Opened:
-    """A model of any kind, ready to be sampled, measured or counted.
+    """A model of any kind, ready for sampling, measuring or counting.
 
     Args:
         model: called as ``model(x, t)``.
         spec: the (unpruned) architecture.
         schedule: noise schedule.
         prediction_type: what the network predicts.
-        groups: timestep groups: an experts folder's own, else five uniform ones.
-        data: images that it was trained on, as a checkpoint records them.
+        groups: timestep groups of an experts folder; five uniform ones for any other model.
+        data: the checkpoint's record of the images that it was trained on.
     """
 
     model: nn.Module
@@ -55,7 +55,7 @@ class Opened:
 
     @property
     def shape(self) -> tuple[int, int, int]:
-        """Of one sample: (channels, height, width).
+        """Shape of one sample: (channels, height, width).
 
         Raises:
             InputError: the network makes no images.
@@ -71,11 +71,11 @@ class Opened:
 
     @property
     def latent(self) -> bool:
-        """Whether it makes a codec's latents, as far as its checkpoint says."""
+        """Whether the checkpoint says that it makes a codec's latents."""
         return self.data.get("kind") == "latents"
 
     def sampler(self, name: str, steps: int, label: int | None = None) -> Sampler:
-        """What draws samples from it, of one class or of all that there are.
+        """A sampler for it, for one class or for all classes.
 
         Raises:
             InputError: the sampler is unknown, or there is no such class.
@@ -89,11 +89,11 @@ class Opened:
         return sampler.for_latents() if self.latent else sampler
 
     def images(self, override: DataOptions | None = None, near: Path | str | None = None) -> ImageSplit:
-        """The images that it was trained on, or others; see :func:`prunekit.steps.image_choice.images_for`."""
+        """The images that the model was trained on, or others; see :func:`prunekit.steps.image_choice.images_for`."""
         return images_for(self.data, self.spec, override, near)
 
     def parts(self) -> dict[str, nn.Module]:
-        """Networks by name: one per timestep group for experts and multi-decoder networks, else the model alone."""
+        """Networks by name: one for each timestep group of experts and multi-decoder networks, otherwise the model alone."""
         if isinstance(self.model, TimestepExperts):
             return {f"group-{group.index}": self.model.expert(group.index) for group in self.groups}
         if isinstance(self.model, MultiDecoderUNet):
@@ -107,7 +107,7 @@ class Opened:
         return float(count_macs(self.model, self.inputs).macs)
 
     def mean_cost(self, counted: Mapping[str, MacCount], sampler: str = "ddim", steps: int = 50) -> dict[str, Any]:
-        """Costs of several parts: MACs are the mean over a sampler's steps; parameters are all there are, shared ones once."""
+        """Costs of several parts: mean MACs over a sampler's steps, and all parameters, where shared ones count once."""
         shares = dict(zip(counted, self.groups.shares(evaluations(self.schedule, sampler, steps)), strict=True))
         macs = sum(float(shares[name]) * count.macs for name, count in counted.items())
         uncounted: dict[str, int] = {}
@@ -131,7 +131,7 @@ class Opened:
 
 
 def _sizes(part: nn.Module, seen: set[int]) -> Iterator[int]:
-    """Elements of a network's parameters that have not been seen in another part."""
+    """Sizes of a network's parameters, without those already seen in another part."""
     for parameter in part.parameters():
         if id(parameter) not in seen:
             seen.add(id(parameter))
@@ -145,12 +145,12 @@ def open_model(
 
     Args:
         source: file, folder, id on the Hugging Face Hub, or name of an embedded base.
-        config: as for :func:`open_base`, as ``inputs`` and ``asked``, which is for bases alone.
-        inputs: see there.
-        asked: see there.
+        config: as for :func:`open_base`; only for bases, like ``inputs`` and ``asked``.
+        inputs: as for :func:`open_base`.
+        asked: as for :func:`open_base`.
 
     Raises:
-        InputError: something was asked of a model that is no base.
+        InputError: ``asked`` was given for a model that is not a base.
     """
     path = Path(source)
     restore(path)
@@ -173,7 +173,7 @@ def open_model(
 
 
 def is_base(source: str) -> bool:
-    """Whether a name is a base's, and not the folder of experts, of several decoders or of a slim model."""
+    """Whether a name stands for a base, rather than a folder of experts, several decoders or a slim model."""
     path = Path(source)
     if (path / "experts.json").is_file() or is_multi_decoder(path):
         return False
@@ -182,7 +182,7 @@ def is_base(source: str) -> bool:
     try:
         return "_class_name" in read_json(
             path / "config.json", infinities=True
-        )  # a network of diffusers that accelerate saved
+        )  # a diffusers network saved by accelerate
     except PrunekitError:
         return False
 

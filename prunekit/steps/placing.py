@@ -1,4 +1,4 @@
-"""Where networks are while they are measured: on the GPU where there is one, as trainings are."""
+"""Moves networks to the GPU, if there is one, while they are measured."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,7 +16,7 @@ def compute_device() -> torch.device:
 
 @contextmanager
 def placed(*models: nn.Module) -> Iterator[None]:
-    """Within the block the networks are where computing is fast; afterwards on the CPU, where files and counts are made."""
+    """Within the block the networks are on the GPU, if there is one; afterwards on the CPU, where files and counts are made."""
     device = compute_device()
     try:
         for model in models if device.type != "cpu" else ():

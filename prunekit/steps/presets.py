@@ -1,4 +1,4 @@
-"""A network for users who bring images and no architecture."""
+"""A network for users who have images but no architecture."""
 
 from typing import Any
 
@@ -8,9 +8,9 @@ __all__ = ["small_unet"]
 
 
 def small_unet(images: ImageSplit) -> dict[str, Any]:
-    """Architecture of a small U-Net for these images: two or three levels, attention at the coarsest.
+    """Architecture of a small U-Net for these images: two or three levels, with attention at the coarsest.
 
-    Norm groups of 8 channels at most keep the steps of pruning small.
+    Norm groups have at most 8 channels, so that channels can be pruned in small steps.
     """
     side, channels = images.resolution, images.train.images.shape[1]
     levels = 2 if side <= 16 else 3

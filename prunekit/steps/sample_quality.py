@@ -1,4 +1,4 @@
-"""Measuring models beside each other: denoising losses on fixed noise, samples from the same noise, time in turn."""
+"""Measures several models alike: denoising losses on fixed noise, samples from the same noise, and time, taken in turn."""
 
 import time
 from collections.abc import Callable, Mapping
@@ -43,17 +43,17 @@ _LOSS_BATCH = 256
 
 @dataclass(frozen=True, eq=False)
 class Setting:
-    """What all models are measured with.
+    """The settings with which all models are measured.
 
     Args:
         images: real images; losses use the held-out ones, FID and KID the training ones.
         groups: the timestep groups.
         schedule: the noise schedule.
-        prediction_type: of all the models.
+        prediction_type: what the models predict.
         allocation: names the sampler and its steps.
         options: counts and seeds.
-        spec: the architecture, where it may take classes.
-        extractor: a caller's own, in place of the one that the options name.
+        spec: the architecture, for networks that may take classes.
+        extractor: the caller's own extractor, in place of the one that the options name.
     """
 
     images: ImageSplit
@@ -67,14 +67,14 @@ class Setting:
 
     @cached_property
     def choice(self) -> Choice:
-        """The extractor for FID and KID, or why there is none; see :func:`prunekit.extractors.choose_extractor`."""
+        """The extractor for FID and KID, or the reason why there is none; see :func:`prunekit.extractors.choose_extractor`."""
         if self.extractor is not None:
             return Choice(self.extractor)
         return choose_extractor(self.images.train.images, self.options.features)
 
     @property
     def sampler(self) -> Sampler:
-        """What draws images, of the training images' classes where the network takes some."""
+        """The sampler; it draws the training images' classes if the network takes classes."""
         channels, height, width = self.images.train.images.shape[1:]
         allocation, shape = self.allocation, (channels, height, width)
         sampler = make_sampler(allocation.sampler, allocation.steps, self.schedule, self.prediction_type, shape)
@@ -83,7 +83,7 @@ class Setting:
 
 @dataclass(frozen=True, eq=False)
 class Measured:
-    """Image metrics of several models, JSON-able, and the first images of each, uint8 (count, C, H, W)."""
+    """Image metrics of several models, JSON-able, and the first images of each model, uint8 (count, C, H, W)."""
 
     metrics: dict[str, Any]
     grids: dict[str, Tensor]
@@ -113,7 +113,7 @@ def measure_losses(setting: Setting, models: Mapping[str, nn.Module], reference:
 
 
 def loss_draws(options: EvaluationOptions) -> tuple[int, int]:
-    """Batches and their size that losses are measured on in every timestep group."""
+    """Number and size of the batches on which losses are measured in every timestep group."""
     batches = -(-options.loss_samples // _LOSS_BATCH)
     return batches, max(2, -(-options.loss_samples // batches))  # a standard error needs two
 
@@ -124,16 +124,16 @@ def measure_samples(
     macs: Mapping[str, float],
     report: Callable[[str, int, int], None] | None = None,
 ) -> Measured:
-    """Sample every model from the same initial noise, in turn within each seed, and compare with the real images.
+    """Sample every model from the same initial noise, in turn within each seed, and compare the images with the real ones.
 
     Args:
         setting: see :class:`Setting`.
         models: by name; the one named ``base`` is what ratios refer to.
-        macs: mean MACs per sampling step of each.
-        report: called with (model name, samples done, samples in all).
+        macs: mean MACs per sampling step of each model.
+        report: called with (model name, samples done, total samples).
 
     Raises:
-        InputError: the images are latents, which no feature extractor looks at.
+        InputError: the images are latents, for which there is no feature extractor.
     """
     if setting.images.train.latent:
         raise InputError("Latents have no FID; decode samples, and measure the pictures.")
@@ -179,10 +179,10 @@ def measure_samples(
 
 
 def check_extractor(images: ImageSplit, options: EvaluationOptions | None) -> None:
-    """Refuse an extractor that was named for pictures that it does not know, before anything is trained.
+    """Refuse an extractor that does not know the pictures, before anything is trained.
 
     Raises:
-        InputError: it does not fit; see :func:`prunekit.extractors.choose_extractor`.
+        InputError: the named extractor does not fit; see :func:`prunekit.extractors.choose_extractor`.
     """
     if options is not None and options.features != "auto" and not images.train.latent:
         choose_extractor(images.train.images, options.features)
@@ -195,17 +195,17 @@ def measure_all(
     macs: Mapping[str, float],
     report: Callable[[str, int, int], None] | None = None,
 ) -> tuple[dict[str, Any], Mapping[str, Tensor]]:
-    """Losses of some models and samples of others, on the GPU where there is one; of latents, which have no FID, losses alone.
+    """Measure losses of some models and samples of others, on the GPU if there is one. Latents have no FID; only losses are measured.
 
     Args:
         setting: see :class:`Setting`.
         models: for the losses, see :func:`measure_losses`.
-        sampled: for the samples, see :func:`measure_samples`, as for ``macs`` and ``report``.
+        sampled: for the samples, see :func:`measure_samples`.
         macs: mean MACs per sampling step.
-        report: told how the sampling goes.
+        report: see :func:`measure_samples`.
 
     Returns:
-        ``losses`` and, of pictures, ``metrics``, JSON-able; first images of each, uint8 (count, C, H, W).
+        ``losses`` and, for pictures, ``metrics``, JSON-able; and the first images of each model, uint8 (count, C, H, W).
     """
     with placed(*models.values(), *sampled.values()):
         check_extractor(setting.images, setting.options if setting.extractor is None else None)
@@ -222,9 +222,9 @@ def save_images(images: Tensor, path: Path) -> None:
 
 
 def save_samples(samples: Tensor, path: Path, labels: Tensor | None = None) -> None:
-    """Write samples (count, C, H, W) as an ``.npz``, with their classes where there are some.
+    """Write samples (count, C, H, W) as an ``.npz``, with their classes if there are some.
 
-    uint8 images become ``images`` (count, H, W, C), latents stay as they are under ``latents``.
+    uint8 images are written as ``images`` (count, H, W, C), latents unchanged as ``latents``.
     """
     if samples.is_floating_point():
         arrays = {"latents": samples.numpy()}

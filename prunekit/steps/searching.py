@@ -1,4 +1,4 @@
-"""A search with what follows it: surgery, repair and the checks of what came out."""
+"""A search with its follow-up: surgery, repair, and checks of the result."""
 
 from pathlib import Path
 
@@ -31,27 +31,27 @@ def search_and_repair(
     latency: LatencyModel | None = None,
     journal: Path | str | None = None,
 ) -> tuple[nn.Module, SearchResult]:
-    """Search a plan for one timestep group, apply it, repair what it cut, and check the result against the counter.
+    """Search a plan for one timestep group, apply it, repair the affected layers, and check the result against the counter.
 
     Args:
-        model: the full network, which is not changed.
+        model: the full network; it is not changed.
         inputs: arguments of one forward pass at batch 1.
         graph: its channel groups.
-        cost: their cost model.
+        cost: the cost model of these channel groups.
         loss: as for :class:`prunekit.importance.Probe`.
         scores: importance of every channel for the timestep group.
         group: the timestep group.
-        target: in the unit of the search's target, or a fraction of the base's in (0, 1].
+        target: in the unit of the search's target, or a fraction of the base's value in (0, 1].
         options: how to search and repair.
         latency: needed for a target of latency.
-        journal: file of the search's memory bank, from which it goes on if it was killed.
+        journal: file of the search's memory bank, from which an interrupted search resumes.
 
     Returns:
-        The pruned network on the CPU, and how it was found.
+        The pruned network on the CPU, and the search's result.
 
     Raises:
         BudgetError: the target is below what the network can be pruned to.
-        GraphError: the pruned network does not run, costs something else than predicted, or has weights that are not finite.
+        GraphError: the pruned network does not run, its cost differs from the predicted one, or it has weights that are not finite.
     """
     probe = Probe(loss, group, options.samples, options.batch_size, options.seed)
     restricted = graph.with_floor(options.floor)

@@ -1,4 +1,4 @@
-"""What the stages of a run cost: their rows of the ledger, and the base's training."""
+"""Costs of a run's stages, as rows of the ledger, and of the base's training."""
 
 from collections.abc import Mapping, Sequence
 from importlib.resources import files
@@ -23,13 +23,13 @@ _REPAIRING = ("bias", "least-squares", "repaired-recovery")
 
 
 def base_training(checkpoint: str | None, base: Base, macs: int, ledger: Sequence[LedgerRow]) -> dict[str, Any] | None:
-    """Samples and MACs that training the base took, and how that is known; None where nobody has recorded it.
+    """Samples and MACs of the base's training, and where these figures come from; None if they were not recorded.
 
     Args:
-        checkpoint: what the recipe names as base; None where the run trained it.
+        checkpoint: the base that the recipe names; None if the run trained it.
         base: the base.
-        macs: its MACs per sample.
-        ledger: the run's.
+        macs: the base's MACs per sample.
+        ledger: the run's ledger.
     """
     known, source = [row for row in ledger if row.stage == BASE_TRAINING and row.kind == "training"], "this run"
     if not known and checkpoint is not None and checkpoint.startswith(EMBEDDED):
@@ -48,10 +48,11 @@ def base_training(checkpoint: str | None, base: Base, macs: int, ledger: Sequenc
 def spent_on_search(
     stage: str, options: PruneOptions, result: SearchResult, slim: SlimModel, full_macs: int
 ) -> list[LedgerRow]:
-    """What a search measured, and the passes that repairs are fitted to.
+    """Passes of a search's measurements, and of the data that repairs are fitted to.
 
     Every candidate costs its own MACs. The proxy's repair and the final one each look at the first batch in the full network;
-    the final one looks at it in the pruned network too.
+Every candidate costs its own MACs. The proxy's repair and the final one each pass the first batch through the full network;
+    the final one also passes it through the pruned network.
     """
     forward, backward = proxy_samples(options.search.proxy, options.samples, options.batch_size)
     measured = sum(int(entry["macs"]) for entry in result.measured)
@@ -64,14 +65,14 @@ def spent_on_search(
 
 
 def spent_on_losses(stage: str, setting: Setting, models: Sequence[Sequence[int]]) -> LedgerRow:
-    """Held-out losses of models on every timestep group; ``models`` gives the MACs of each on each group."""
+    """Passes of held-out losses on every timestep group; ``models`` gives the MACs of each model on each group."""
     batches, batch_size = loss_draws(setting.options)
     each = batches * batch_size
     return forwards(stage, "evaluation", each * sum(map(len, models)), each * sum(map(sum, models)))
 
 
 def spent_on_sampling(stage: str, setting: Setting, mean_macs: Mapping[str, float]) -> LedgerRow:
-    """Images of models, by the mean MACs of an evaluation while sampling."""
+    """Passes of sampling images, from each model's mean MACs per evaluation."""
     allocation, options = setting.allocation, setting.options
     steps = len(evaluations(setting.schedule, allocation.sampler, allocation.steps))
     each = options.samples * len(options.seeds) * steps
@@ -81,14 +82,14 @@ def spent_on_sampling(stage: str, setting: Setting, mean_macs: Mapping[str, floa
 def spent_on_looks(
     stage: str, setting: Setting, stage_macs: Sequence[int], mean_macs: float, looks: int
 ) -> list[LedgerRow]:
-    """Looks at a network on the way: its losses on all timesteps and on every stage, and its images.
+    """Passes of the measurements during a training: losses on all timesteps and on every stage, and images.
 
     Args:
-        stage: the run's.
-        setting: with the network's stages as groups.
-        stage_macs: of every stage, or of the one network for all.
-        mean_macs: of an evaluation while sampling.
-        looks: how many.
+        stage: the run's stage.
+        setting: has the network's stages as groups.
+        stage_macs: MACs of every stage, or of the one network for all stages.
+        mean_macs: mean MACs of an evaluation while sampling.
+        looks: the number of measurements.
     """
     batches, batch_size = loss_draws(setting.options)
     each, timesteps = batches * batch_size, setting.schedule.num_timesteps

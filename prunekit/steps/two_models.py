@@ -1,4 +1,4 @@
-"""Compare two models of any kind, and write what was found: figures, the pairs, the curves."""
+"""Compares two models of any kind, and writes the figures, the pairs of images and the curves."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -22,22 +22,22 @@ __all__ = ["FOLDER", "FORMAT", "Compared", "check_folder", "compare", "write_com
 FORMAT = "prunekit-consistency/1"
 _FIGURES = "consistency.json"
 FOLDER = FolderKind("comparison", ("pairs.png", "curves.png"), marker=_FIGURES, is_ours=has_format(FORMAT))
-"""What :func:`write_comparison` may replace."""
+"""Files that :func:`write_comparison` may replace."""
 
 
 @dataclass(frozen=True, eq=False)
 class Compared:
-    """Two models' consistency, and the content of ``consistency.json``."""
+    """The consistency of two models, and the content of ``consistency.json``."""
 
     found: Consistency
     data: dict[str, Any]
 
 
 def check_folder(folder: Path) -> None:
-    """Refuse a place for results where something else stands, which would be lost.
+    """Refuse a folder for results if other files in it would be lost.
 
     Raises:
-        InputError: a file is there, or a folder with anything in it but an earlier comparison.
+        InputError: the path is a file, or a folder with anything but an earlier comparison in it.
     """
     check_place(folder, FOLDER)
 
@@ -49,14 +49,14 @@ def compare(
     options: ConsistencyOptions,
     report: Callable[[int, int], None] | None = None,
 ) -> Compared:
-    """Measure how alike two opened models are, see :func:`prunekit.consistency.measure_consistency`.
+    """Measure how similar two opened models are, see :func:`prunekit.consistency.measure_consistency`.
 
     Args:
         a: one model.
         b: the other.
-        names: what the user calls them.
+        names: the models' names in the results.
         options: counts, sampler and seed.
-        report: called with (evaluations done, all).
+        report: called with (evaluations done, total evaluations).
 
     Raises:
         InputError: they make images of different shapes or follow different noise schedules, or the sampler cannot be used.
@@ -72,7 +72,7 @@ def compare(
             f"{names[0]} makes samples of shape {a.shape} and {names[1]} of {b.shape} (channels, height, width); "
             "expected the same, to compare them pixel by pixel."
         )
-    evaluations(a.schedule, options.sampler, options.steps)  # refuses a sampler that does not take these steps
+    evaluations(a.schedule, options.sampler, options.steps)  # refuses a sampler that cannot take this number of steps
     one, other = (Denoiser(opened.model, opened.schedule, opened.prediction_type) for opened in (a, b))
     found = measure_consistency(one, other, a.shape, options, report)
     models = {
@@ -90,7 +90,7 @@ def compare(
 
 
 def write_comparison(compared: Compared, folder: Path) -> None:
-    """Write ``consistency.json``, ``pairs.png`` and ``curves.png``: the whole folder or nothing."""
+    """Write ``consistency.json``, ``pairs.png`` and ``curves.png``, either all or none."""
     names = [compared.data["models"][letter]["name"] for letter in "ab"]
     a, b, shuffled = (to_images(images).permute(0, 2, 3, 1).numpy() for images in compared.found.images)
     with atomic_folder(folder, FOLDER) as part:

@@ -1,1 +1,1 @@
-"""Comparison studies: runs that train and measure several networks, and what a recipe will cost."""
+"""Comparison studies, which are runs that train and measure several networks; and estimates of what a recipe will cost."""

@@ -1,6 +1,7 @@
 """One network for all timesteps, networks for stages, and one encoder with several decoders, at equal training MACs.
 
-The comparison of the multi-stage framework (arXiv:2312.09181, tables 4 and 5), on a recipe's own images and U-Net.
+This is the comparison in the paper on the multi-stage framework (arXiv:2312.09181, tables 4 and 5), with a recipe's own images
+and U-Net.
 """
 
 import copy
@@ -43,17 +44,17 @@ __all__ = ["Contest"]
 
 @dataclass(frozen=True, eq=False)
 class Contest:
-    """What all networks of the comparison share.
+    """The settings that all networks of the comparison share.
 
     Args:
         spec: the unified network, a diffusers ``UNet2DModel``.
         images: training images, and held-out ones for the losses.
         schedule: the noise schedule.
         prediction_type: what the networks predict.
-        train: the unified network's training; the others get the steps that cost as many MACs.
+        train: the unified network's training; the others get the number of steps that costs the same MACs.
         options: see :class:`prunekit.recipe.MultistageOptions`.
-        evaluation: what is measured at every look.
-        start: trained network that all go on from, which leaves no room for tailored widths; None for fresh weights.
+        evaluation: the measurements at every look.
+        start: trained network from which all networks continue, which excludes tailored widths; None for random weights.
     """
 
     spec: ModelSpec
@@ -76,29 +77,29 @@ class Contest:
 
     @cached_property
     def judge(self) -> Judge:
-        """What measures them."""
+        """The judge that measures all networks."""
         sampler, steps = self.options.sampler, self.options.sampling_steps
         return Judge(self.images, self.schedule, self.prediction_type, sampler, steps, self.evaluation)
 
     @property
     def budget(self) -> int:
-        """Training MACs of every network: forward, and backward as twice forward."""
+        """Training MACs of every network; a backward pass counts as two forward passes."""
         return 3 * self.macs * self.train.batch_size * self._whole_looks(self.train.steps)
 
     def run(
         self, network: str, groups: TimestepGroups, seed: int, checkpoints: Path, report: Reporter | None = None
     ) -> tuple[dict[str, Any], nn.Module]:
-        """Train one network and measure it on the way.
+        """Train one network and measure it during the training.
 
         Args:
             network: ``unified``, ``separate``, ``equal`` or ``tailored``.
-            groups: the stages; for ``unified`` only where its losses are reported.
-            seed: of first weights, batches and noise.
-            checkpoints: folder for the checkpoints of this training alone.
-            report: told how the training goes on.
+            groups: the stages; for ``unified`` they only say for which timesteps its losses are reported.
+            seed: seed of the initial weights, the batches and the noise.
+            checkpoints: folder for the checkpoints of this training only.
+            report: is told the progress of the training.
 
         Returns:
-            What was measured, JSON-able, and the trained network.
+            The measurements, JSON-able, and the trained network.
         """
         parts, samplers = self._parts(network, groups, seed), self._samplers(network, groups)
         part_macs = [self._part_macs(part) for part in parts]
@@ -143,7 +144,7 @@ class Contest:
         return max(1, round(steps / self.options.looks)) * self.options.looks
 
     def _parts(self, network: str, groups: TimestepGroups, seed: int) -> list[nn.Module]:
-        """Networks that are trained one after the other: freshly initialised, or copies of what they start from."""
+        """Networks to train one after the other: randomly initialised, or copies of the network to start from."""
         if self.start is not None:
             if network == "equal":
                 return [MultiDecoderUNet.from_unet(self.start, groups)]
@@ -162,7 +163,7 @@ class Contest:
         return [StageTimesteps(groups, self.options.draw)]
 
     def _part_macs(self, part: nn.Module) -> tuple[int, ...]:
-        """MACs per sample: of every stage, or of the one network."""
+        """MACs per sample of every stage, or of the one network."""
         return part.stage_macs() if isinstance(part, MultiDecoderUNet) else (self.macs,)
 
     def _expected(self, macs: Sequence[int], groups: TimestepGroups) -> float:
@@ -174,14 +175,14 @@ class Contest:
 
     @staticmethod
     def _spent(seen: Tensor, macs: Sequence[int], groups: TimestepGroups) -> int:
-        """MACs that a training took, of the timesteps that went by."""
+        """MACs that a training took, from the timesteps that it drew."""
         if len(macs) == 1:
             return 3 * macs[0] * int(seen.sum())
         by_stage = [int(seen[group.start : group.stop].sum()) for group in groups]
         return 3 * sum(count * own for count, own in zip(by_stage, macs, strict=True))
 
     def _joined(self, parts: Sequence[nn.Module], groups: TimestepGroups) -> nn.Module:
-        """One denoiser of the networks."""
+        """One denoiser made of the networks."""
         if len(parts) == 1:
             return parts[0].eval()
         plan, total = PruningPlan({}, ""), self.schedule.num_timesteps

@@ -23,13 +23,13 @@ __all__ = ["CurriculumRun"]
 
 
 class CurriculumRun(ResumableRun[CurriculumRecipe]):
-    """A recipe with a ``curriculum`` section, in one folder: every entry's training, seed after seed."""
+    """A recipe with a ``curriculum`` section, in one folder: trains every entry, one seed after the other."""
 
     def execute(self) -> Path:
         """Train and measure every entry; returns the manifest's path.
 
         Raises:
-            UnfinishedError: trainings failed in processes of their own; what the others made is kept.
+            UnfinishedError: trainings in other processes failed; the results of the others are kept.
         """
         check_extractor(self.images, self.recipe.evaluation)
         trainings = {}
@@ -51,7 +51,7 @@ class CurriculumRun(ResumableRun[CurriculumRecipe]):
 
     @cached_property
     def spec(self) -> ModelSpec:
-        """The network, with the arguments that the recipe leaves to the class."""
+        """The network, with the class's defaults for arguments that the recipe leaves out."""
         spec = complete_spec(self.recipe.base)
         check_comparison(self.images, spec)
         return spec
@@ -63,13 +63,13 @@ class CurriculumRun(ResumableRun[CurriculumRecipe]):
 
     @cached_property
     def judge(self) -> Judge:
-        """What measures them."""
+        """The judge that measures all entries."""
         recipe, options = self.recipe, self.options
         schedule, kind = recipe.base.schedule, recipe.base.prediction_type or "epsilon"
         return Judge(self.images, schedule, kind, options.sampler, options.sampling_steps, recipe.evaluation)
 
     def _inputs(self, entry: str) -> dict[str, Any]:
-        """What decides an entry's results; seeds and entries may be added later."""
+        """Everything that decides an entry's results; seeds and entries may be added later."""
         options = self.options
         sections = {name: getattr(self.recipe, name) for name in ("base", "data", "evaluation")}
         changes = {key: value for key, value in options.entries[entry].items() if key != "checkpoint_minutes"}
@@ -78,7 +78,7 @@ class CurriculumRun(ResumableRun[CurriculumRecipe]):
 
     def _train(self, name: str, entry: str, settings: TrainOptions, seed: int) -> dict[str, Any]:
         judge, looks = self.judge, self.options.looks
-        steps = max(1, round(settings.steps / looks)) * looks  # so that the last look is at the end
+        steps = max(1, round(settings.steps / looks)) * looks  # so that the last look is at the end of the training
         settings = TrainOptions(**{**vars(settings), "steps": steps, "seed": seed})
         with seeded_weights(seed):
             model = self.spec.build()

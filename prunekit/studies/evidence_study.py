@@ -1,7 +1,8 @@
-"""A recipe's experts beside baselines and ablations at equal training MACs, as a resumable run: does the method pay?
+"""A recipe's experts compared with baselines and ablations at equal training MACs, as a resumable run.
 
 Every entry is a run of its own in ``entries/<name>``: the recipe with a few keys changed. It starts from the one base, searches,
-and is fine-tuned with what the search has left of the MACs that all may spend, once for every seed.
+Every entry is a run of its own in ``entries/<name>``: the recipe with a few keys changed. All entries start from the same base and
+may spend the same MACs. An entry is fine-tuned, once for each seed, with the MACs that its search has left.
 """
 
 import shutil
@@ -38,7 +39,7 @@ from prunekit.studies.side_by_side import SideBySide
 __all__ = ["EvidenceRun"]
 
 _SEED = replace(EXPERTS, files=(*EXPERTS.files, "manifest.json"))
-"""The experts of one seed, with the manifest of the run that made them."""
+"""Folder of the experts of one seed, with the manifest of the run that made them."""
 
 
 class EvidenceRun(ResumableRun[EvidenceRecipe]):
@@ -48,7 +49,8 @@ class EvidenceRun(ResumableRun[EvidenceRecipe]):
         """Train the base, make and measure every entry; returns the manifest's path.
 
         Raises:
-            BudgetError: an entry's budget cannot be met; this is found before the base is trained, where groups and rule need none.
+            BudgetError: an entry's budget cannot be met; this is checked before the base is trained, unless the groups or the rule
+                need the base.
         """
         check_comparison(self.images, complete_spec(self.recipe.base))
         check_extractor(self.images, self.recipe.evaluation)
@@ -61,7 +63,7 @@ class EvidenceRun(ResumableRun[EvidenceRecipe]):
         self._stage("base", self._common(), outputs, self._measure_base, reads=["base/base.pt"])
         every = [(name, seed) for name in self.options.entries for seed in self.options.seeds_of(name)]
         planned = {(name, seed): self._planned_entry(name, seed) for name, seed in every}
-        # One seed after the other: an entry's seeds share its folder, and all entries at one seed can be compared.
+        # Seeds run one after the other: an entry's seeds share its folder, and all entries at one seed can be compared.
         for seed in dict.fromkeys(seed for _, seed in every):
             self._apart({name: [stage] for (name, own), stage in planned.items() if own == seed})
         stages = [stage.name for stage in planned.values()]
@@ -82,7 +84,7 @@ class EvidenceRun(ResumableRun[EvidenceRecipe]):
 
     @cached_property
     def base(self) -> Base:
-        """The base, once its run is done."""
+        """The base; its run must be done."""
         return open_base(str(self.folder / "base" / "base.pt"))
 
     @cached_property
@@ -93,7 +95,7 @@ class EvidenceRun(ResumableRun[EvidenceRecipe]):
 
     @cached_property
     def setting(self) -> Setting:
-        """What everything is measured with."""
+        """The settings for all measurements."""
         allocation, evaluation = self.recipe.allocation, self.recipe.evaluation
         groups = make_groups(self.base.schedule, count=self.options.loss_groups)
         one_noise = replace(evaluation, seeds=evaluation.seeds[:1])
@@ -102,11 +104,11 @@ class EvidenceRun(ResumableRun[EvidenceRecipe]):
 
     @cached_property
     def scales(self) -> SideBySide:
-        """What measures the networks."""
+        """The object that measures the networks."""
         return SideBySide(self.setting, self.folder / _IMAGES)
 
     def _common(self) -> dict[str, Any]:
-        """What all figures depend on."""
+        """Everything that all figures depend on."""
         sections = {name: getattr(self.recipe, name) for name in ("base", "data", "evaluation")}
         sampling = [self.recipe.allocation.sampler, self.recipe.allocation.steps]
         return {**sections, "images": self._data_hash(), "shared": [*sampling, self.options.loss_groups]}
@@ -148,7 +150,7 @@ class EvidenceRun(ResumableRun[EvidenceRecipe]):
 
     @property
     def _base_training(self) -> int:
-        """MACs that training the base took."""
+        """MACs of the base's training."""
         rows = read_manifest(self.folder / "base")["ledger"]
         return making_macs(map(LedgerRow.from_json, rows))[0]
 
@@ -159,8 +161,8 @@ class EvidenceRun(ResumableRun[EvidenceRecipe]):
             Run,
             folder=folder,
             observer=Within(self.observer, f"{name}, seed {seed}"),
-            peers=[self.folder / "base", *others],  # the base is everybody's; entries that search alike search once
-            home=self.folder,  # one table of layer times for all
+            peers=[self.folder / "base", *others],  # all share the base; entries with the same search do it once
+            home=self.folder,  # so that all share one table of layer times
         )
         pruned = run(recipe.only("groups", "allocation", "prune"))
         pruned.make_all()
@@ -175,7 +177,7 @@ class EvidenceRun(ResumableRun[EvidenceRecipe]):
         figures, rows = self.scales.of(slug(name), experts, macs, mean, keep=self._is_shown(name, seed))
         with atomic_folder(folder / f"seed-{seed}", _SEED) as part:
             shutil.copytree(folder / "experts", part, dirs_exist_ok=True)
-            shutil.copy2(folder / "manifest.json", part)  # other seeds write it anew
+            shutil.copy2(folder / "manifest.json", part)  # other seeds overwrite it
         row = {
             "entry": name,
             "group": self.options.entries[name].kind,
@@ -194,7 +196,7 @@ class EvidenceRun(ResumableRun[EvidenceRecipe]):
         return {"evidence": {**row, **figures}, "ledger": [*spent, *rows]}
 
     def _tuning(self, name: str, seed: int, options: FinetuneOptions, pruned: Run) -> FinetuneOptions:
-        """Fine-tuning for as many steps as the search has left MACs for.
+        """The fine-tuning options with as many steps as the search has left MACs for.
 
         Raises:
             InputError: the search has left less than one step.
@@ -214,11 +216,11 @@ class EvidenceRun(ResumableRun[EvidenceRecipe]):
         return replace(options, train=replace(options.train, steps=steps, seed=seed))
 
     def _macs_by_group(self, experts: TimestepExperts) -> list[int]:
-        """MACs per sample in each of the groups that losses are told by: the mean over their timesteps."""
+        """Mean MACs per sample over the timesteps of each group for which losses are reported."""
         return [round(experts.mean_macs(list(range(group.start, group.stop)))) for group in self.setting.groups]
 
     def _time(self) -> dict[str, Any]:
-        """Wall time per image of the base and of every entry's experts, in turn; all seeds of an entry have the same widths."""
+        """Measure wall time per image of the base and one seed of every entry, in turn; an entry's seeds have the same widths."""
         networks: dict[str, nn.Module] = {"base": self.base.model}
         for name in self.options.entries:
             networks[name] = load_experts(self._last_of(name))
@@ -228,15 +230,15 @@ class EvidenceRun(ResumableRun[EvidenceRecipe]):
         return self.folder / "entries" / slug(name)
 
     def _is_shown(self, name: str, seed: int) -> bool:
-        """Whether the report shows images of this seed: those of an entry's last."""
+        """Whether the report shows images of this seed, which must be the entry's last."""
         return seed == self.options.seeds_of(name)[-1]
 
     def _last_of(self, name: str) -> Path:
-        """What was made of an entry with its last seed."""
+        """Folder of an entry's experts for its last seed."""
         return self._entry_folder(name) / f"seed-{self.options.seeds_of(name)[-1]}"
 
     def _method(self) -> dict[str, Any]:
-        """The headline's manifest, of its last seed; folders of earlier versions have one for all seeds only."""
+        """The manifest of the headline's last seed; earlier versions wrote only one for all seeds."""
         last = self._last_of(self.options.headline)
         return read_manifest(last if (last / "manifest.json").is_file() else self._entry_folder(self.options.headline))
 
@@ -271,7 +273,7 @@ _IMAGES = "base/images.npz"
 
 
 def _spent(rows: list[LedgerRow], finetune: FinetuneOptions) -> dict[str, int]:
-    """MACs of making an entry by what they went to; a network that is trained from scratch needs no base."""
+    """MACs for making an entry, by use; a network that is trained from scratch needs no base."""
     base, rest = making_macs(rows)
     tuning = sum(row.macs for row in rows if row.stage != BASE_TRAINING and row.kind in ("training", "teacher"))
     return {

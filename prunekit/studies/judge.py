@@ -1,4 +1,4 @@
-"""What is measured of every network of a comparison, at every look."""
+"""The measurements of every network of a comparison, at every look."""
 
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -17,14 +17,14 @@ __all__ = ["Judge"]
 
 @dataclass(frozen=True, eq=False)
 class Judge:
-    """Measures networks in the same way.
+    """Measures all networks in the same way.
 
     Args:
-        images: held-out ones for the losses, training ones for FID and KID.
+        images: held-out images for the losses, training images for FID and KID.
         schedule: the noise schedule.
         prediction_type: what the networks predict.
-        sampler: of the images for FID, see :mod:`prunekit.sampling`.
-        sampling_steps: its steps.
+        sampler: sampler of the images for FID, see :mod:`prunekit.sampling`.
+        sampling_steps: the sampler's number of steps.
         evaluation: counts, seeds and features.
     """
 
@@ -37,13 +37,13 @@ class Judge:
 
     @cached_property
     def setting(self) -> Setting:
-        """What is measured on all timesteps."""
+        """The settings for losses on all timesteps as one group."""
         whole = TimestepGroups.from_cuts(self.schedule.num_timesteps, [])
         sampling = AllocationOptions(sampler=self.sampler, steps=self.sampling_steps)
         return Setting(self.images, whole, self.schedule, self.prediction_type, sampling, self.evaluation)
 
     def __call__(self, model: nn.Module, groups: TimestepGroups | None = None) -> dict[str, Any]:
-        """Held-out losses on all timesteps and on every group; FID and KID where an extractor knows the pictures. JSON-able."""
+        """Held-out losses on all timesteps and on every group; FID and KID if an extractor knows the pictures. JSON-able."""
         setting = self.setting
         (loss,) = measure_losses(setting, {"model": model})
         stages = measure_losses(replace(setting, groups=groups), {"model": model}) if groups else []

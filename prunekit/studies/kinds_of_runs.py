@@ -1,4 +1,4 @@
-"""Which run a recipe asks for."""
+"""Finds the run that a recipe asks for."""
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -26,11 +26,11 @@ RUNS: Mapping[Experiment, Callable[..., ResumableRun]] = {
     Experiment.EXPERTS: Run,
     Experiment.BASE: Run,
 }
-"""The run of every kind of recipe."""
+"""The run for every kind of recipe."""
 
 
 def check_run_folder(folder: Path) -> None:
-    """Refuse a folder with files of something else than an earlier run, which a run might replace.
+    """Refuse a folder with files that are not from an earlier run, since a run might replace them.
 
     Raises:
         InputError: there are such files, or the folder cannot be written to.
@@ -38,9 +38,9 @@ def check_run_folder(folder: Path) -> None:
     check_file(folder / "manifest.json")
     check_folder(folder / "report", REPORT)
     found = {path.name for path in contents(folder)} if folder.is_dir() else set()
-    other = sorted(found - {"jobs"})  # an executor's, which is made before the run
+    other = sorted(found - {"jobs"})  # the executor's folder, which is made before the run
     begun = any((folder / place / name).exists() for place in (".", "base") for name in ("stages", "state.json"))
-    if other and not begun:  # a comparison makes its base first, which is a run of its own
+    if other and not begun:  # a comparison makes its base first, in a run of its own
         raise InputError(
             f"{folder} has {other[0]} in it and holds no earlier run; expected a new or empty folder for the run."
         )
@@ -49,7 +49,7 @@ def check_run_folder(folder: Path) -> None:
 def run_of(
     recipe: Recipe, folder: Path | str, observer: Observer | None = None, executor: Executor | None = None
 ) -> ResumableRun:
-    """The run of a recipe in a folder, by the recipe's kind.
+    """The run for a recipe of any kind, in a folder.
 
     Raises:
         InputError: see :func:`check_run_folder`.

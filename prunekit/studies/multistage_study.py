@@ -28,13 +28,13 @@ __all__ = ["MultistageRun"]
 
 
 class MultistageRun(ResumableRun[MultistageRecipe]):
-    """A recipe with a ``multistage`` section, in one folder. The unified networks come first, since gradients need one."""
+    """A recipe with a ``multistage`` section, in one folder. Unified networks come first: grouping by gradients needs one."""
 
     def execute(self) -> Path:
         """Train and measure every network; returns the manifest's path.
 
         Raises:
-            UnfinishedError: trainings failed in processes of their own; what the others made is kept.
+            UnfinishedError: trainings in other processes failed; the results of the others are kept.
         """
         options = self.options
         check_extractor(self.images, self.recipe.evaluation)
@@ -66,7 +66,7 @@ class MultistageRun(ResumableRun[MultistageRecipe]):
 
     @cached_property
     def contest(self) -> Contest:
-        """What the networks share."""
+        """The settings that all networks share."""
         recipe, start = self.recipe, self.start
         if start is not None:
             spec, schedule, kind = start.spec, start.schedule, start.prediction_type
@@ -80,13 +80,13 @@ class MultistageRun(ResumableRun[MultistageRecipe]):
 
     @cached_property
     def start(self) -> Base | None:
-        """The trained base that all networks go on from, where the recipe names one."""
+        """The trained base from which all networks continue, if the recipe names one."""
         checkpoint = self.recipe.base.checkpoint
         return None if checkpoint is None else open_base(checkpoint, asked=self.recipe.base.asked)
 
     @property
     def _inputs(self) -> dict[str, Any]:
-        """What decides every result; seeds, networks and groupings may be added later."""
+        """Everything that decides all results; seeds, networks and groupings may be added later."""
         shared = asdict(self.options)
         for later in ("seeds", "networks", "groupings"):
             del shared[later]
@@ -95,7 +95,7 @@ class MultistageRun(ResumableRun[MultistageRecipe]):
         return {**sections, "images": self._data_hash(), "shared": shared, **start}
 
     def _entries(self, grouping: int) -> Iterator[tuple[str, int]]:
-        """Networks and seeds of a grouping: all of them on the first, tailored decoders on the others."""
+        """Networks and seeds to train on a grouping: all on the first, only tailored decoders on the others."""
         for network in self.options.networks:
             if network != "unified" and (grouping == 0 or network == "tailored"):
                 yield from ((network, seed) for seed in self.options.seeds)

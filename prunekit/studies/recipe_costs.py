@@ -1,4 +1,4 @@
-"""What a recipe will cost, before it runs: MACs by stage, memory of a train step, hours of a kind of GPU."""
+"""Estimates a recipe's cost before it runs: MACs by stage, memory of a train step, hours on a kind of GPU."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -18,12 +18,12 @@ __all__ = ["Estimate", "Machine", "estimate"]
 
 @dataclass(frozen=True)
 class Machine:
-    """What a recipe is to run on.
+    """The GPUs that a recipe will run on.
 
     Args:
         gpu: a kind of GPU, one of :data:`prunekit.cost.GPUS`.
-        count: how many share a training's batch, or the timestep groups.
-        utilisation: share of the GPU's stated FLOP/s that is reached.
+        count: number of GPUs, which share a training's batch or the timestep groups.
+        utilisation: reached share of the GPU's specified FLOP/s.
     """
 
     gpu: str = "A100"
@@ -33,12 +33,12 @@ class Machine:
 
 @dataclass(frozen=True, eq=False)
 class Estimate:
-    """What a recipe will cost.
+    """The estimated cost of a recipe.
 
     Args:
         step: the base's MACs and activations.
-        rows: passes by stage, with the precision that they are made in.
-        trainings: options of every kind of training.
+        rows: passes by stage, with their precision.
+        trainings: options by kind of training.
         machine: what it is to run on.
     """
 
@@ -48,12 +48,12 @@ class Estimate:
     machine: Machine
 
     def memory(self, training: str) -> dict[str, int]:
-        """Bytes of a train step on one GPU, see :meth:`prunekit.cost.StepCost.memory`; an expert needs less than its base."""
+        """Bytes for a train step on one GPU, see :meth:`prunekit.cost.StepCost.memory`; an expert needs less than its base."""
         options = self.trainings[training]
         return self.step.memory(-(-options.batch_size // (self.machine.count * options.gradient_accumulation_steps)))
 
     def hours(self) -> dict[str, float]:
-        """GPU hours of every stage, all GPUs together."""
+        """GPU hours of every stage, summed over all GPUs."""
         hours: dict[str, float] = {}
         for row, precision in self.rows:
             own = gpu_hours(row.macs, self.machine.gpu, precision, self.machine.utilisation)
@@ -61,7 +61,7 @@ class Estimate:
         return hours
 
     def sentences(self) -> list[str]:
-        """The figures in words: the network, every kind of training's memory, and the hours."""
+        """The figures in words: the network, the memory of each kind of training, and the hours."""
         count, machine, hours = self.step.count, self.machine, self.hours()
         said = [f"{count.macs / 1e9:.2f} GMACs per sample and evaluation, {count.params / 1e6:.1f} million parameters."]
         for name, options in self.trainings.items():
@@ -78,7 +78,7 @@ class Estimate:
         return said
 
     def to_json(self) -> dict[str, Any]:
-        """The base's counts as for ``prunekit cost``, and what is above."""
+        """The base's counts as for ``prunekit cost``, and the estimates."""
         macs: dict[str, int] = {}
         for row, _ in self.rows:
             macs[row.stage] = macs.get(row.stage, 0) + row.macs
@@ -94,18 +94,19 @@ class Estimate:
 
 
 def estimate(recipe: Recipe, machine: Machine | None = None, spec: ModelSpec | None = None) -> Estimate:
-    """Count what the stages of a recipe will do, without its images.
+    """Count the work of a recipe's stages, without its images.
 
-    Searches are bounded from above: every round measures the whole short list. Experts are taken at the budget.
+    For searches the count is an upper bound: every round measures the whole short list. Experts are assumed to meet the budget
+    exactly.
 
     Args:
-        recipe: one that makes experts, or a base.
+        recipe: a recipe that makes experts or a base.
         machine: what it is to run on.
-        spec: the network, where the recipe names a checkpoint that is not at hand.
+        spec: the network, if the recipe names a checkpoint that is not available.
 
     Raises:
-        InputError: the machine cannot be.
-        MissingFileError: the checkpoint is not there.
+        InputError: the machine's values are out of range.
+        MissingFileError: there is no such checkpoint.
     """
     base = recipe.base
     if spec is None:
@@ -127,7 +128,7 @@ def estimate(recipe: Recipe, machine: Machine | None = None, spec: ModelSpec | N
 
 
 def _of_experts(recipe: ExpertsRecipe, macs: int, params: int, spec: ModelSpec) -> list[tuple[LedgerRow, str]]:
-    """Passes from the scores to the evaluation."""
+    """Passes of all stages from scoring to evaluation."""
     groups = recipe.groups.number
     expert, rows = round(recipe.allocation.budget * macs), list[tuple[LedgerRow, str]]()
     if prune := recipe.prune:

@@ -1,4 +1,4 @@
-"""Networks measured alike, beside the base: held-out losses, images from the same noise, wall time in turn."""
+"""Measures networks and the base in the same way: held-out losses, images from the same noise, wall time taken in turn."""
 
 import statistics
 import time
@@ -28,8 +28,8 @@ class SideBySide:
     """Measures one network after the other with the same draws and the same noise.
 
     Args:
-        setting: what to measure with; its first seed is the noise's.
-        images: file of the base's images, which the first network that is measured, the base, makes.
+        setting: the settings; its first seed is the seed of the noise.
+        images: file for the base's images; the base must be measured first, which writes it.
     """
 
     def __init__(self, setting: Setting, images: Path) -> None:
@@ -38,14 +38,14 @@ class SideBySide:
     def of(
         self, name: str, model: nn.Module, macs: Sequence[int], mean_macs: float, *, keep: bool = True
     ) -> tuple[dict[str, Any], list[dict[str, Any]]]:
-        """Figures of a network, JSON-able, and what it took to get them, as rows of a ledger.
+        """Figures of a network, JSON-able, and the cost of measuring them, as rows of a ledger.
 
         Args:
-            name: of the file of images.
+            name: name of the file of images.
             model: the network.
-            macs: of each timestep group, per sample.
-            mean_macs: of an evaluation while sampling.
-            keep: whether its first images are written, for the report.
+            macs: MACs per sample in each timestep group.
+            mean_macs: mean MACs of an evaluation while sampling.
+            keep: whether to write its first images, for the report.
         """
         setting = self._setting
         with placed(model):
@@ -78,7 +78,7 @@ class SideBySide:
         }
 
     def seconds(self, networks: Mapping[str, nn.Module], count: int) -> dict[str, float]:
-        """Seconds per image of every network, the median over rounds in which all had their turn."""
+        """Seconds per image of every network: the median over rounds, each of which times every network once."""
         taken: dict[str, list[float]] = {name: [] for name in networks}
         with placed(*networks.values()):
             for _ in range(_ROUNDS):
@@ -89,7 +89,7 @@ class SideBySide:
         return {name: statistics.median(own) for name, own in taken.items()}
 
     def _distances(self, name: str, images: Tensor) -> dict[str, Any]:
-        """FID and KID, and the paired difference of FID from the base's; None each where no extractor knows the pictures."""
+        """FID and KID, and the paired difference of FID from the base; all None if no extractor knows the pictures."""
         distances = Distances(self._setting.images.train.images, self._setting.choice)
         distances.add(name, images)
         if name != "base":
@@ -104,6 +104,6 @@ class SideBySide:
             return torch.from_numpy(kept["images"]).permute(0, 3, 1, 2)
 
     def _likeness(self, images: Tensor) -> Likeness:
-        """Of images and the base's from the same noise."""
+        """Similarity of images to the base's images from the same noise."""
         pairs = zip(self._of_the_base().split(_PAIRS), images.split(_PAIRS), strict=True)
         return Likeness.joined([image_likeness(to_unit_range(a), to_unit_range(b)) for a, b in pairs])
