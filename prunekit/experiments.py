@@ -1,6 +1,5 @@
 """The kinds of experiments: the sections of a recipe that ask for each, and the manifest's entry with its results.
 
-Recipes, runs and reports each have a part for every kind, under the members of this one table: the recipe's model in
 Recipes, runs and reports use the members of this one table as keys: for the recipe's model in :mod:`prunekit.recipe`, the run in
 :mod:`prunekit.runs` or :mod:`prunekit.studies`, and the page in :mod:`prunekit.report`.
 """

@@ -92,7 +92,7 @@ def prune(
     num_timesteps: int = _NUM_TIMESTEPS,
     config: JsonDict | None = None,
 ) -> Pruned:
-    """Prune a network to a target that is met exactly; the network itself is not changed.
+    """Prune a network to a target, which is never exceeded; the network itself is not changed.
 
     Without a loss, channels are removed by their weights' magnitude. With one, a search finds the widths at which the loss on
     the timestep group rises least, and layers are repaired in closed form.
@@ -102,8 +102,8 @@ def prune(
         example_inputs: arguments of one forward pass at batch 1, by name (a dict) or by place (a tuple).
         target: a fraction of the network's MACs as a float in (0, 1], or a whole number of MACs; never exceeded. With
             ``options.search.target_of`` it can also be a target of parameters or time.
-        loss: ``loss(model, timesteps, generator) -> scalar``: the mean over int64 timesteps of shape (batch,), everything random
-            from the generator.
+        loss: ``loss(model, timesteps, generator) -> scalar``: the mean over int64 timesteps of shape (batch,). All randomness must
+            come from the generator.
         group: the timesteps at which the network will be used; needed with a loss.
         options: how to score, search and repair.
         num_timesteps: T, the number of timesteps that is saved with the network.

@@ -66,31 +66,29 @@ def _root(
 
 
 class _Notes(logging.Handler):
-    """What the library has to say on the way, such as which weights it took, goes to standard error."""
+    """Prints the library's messages, such as which weights it used, to standard error."""
 
     def emit(self, record: logging.LogRecord) -> None:
         print(f"prunekit: {printable(record.getMessage())}", file=sys.stderr)
 
 
 def _said(error: OSError) -> str:
-    """What the system says about a file, and how to mend it."""
+    """The system's message about a file, and how to fix the problem."""
     mend = "expected a place to read and write"
     if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
         mend = "make room there, or write to another place; what was there before is unchanged"
     try:
         sys.stdout.flush()
-    except OSError:  # it is standard output itself, which the interpreter would try once more
+    except OSError:  # standard output itself failed; the interpreter would try to write to it again
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     where = error.filename or "Standard output, or a file that grows"
     return f"{where}: {error.strerror or error}; {mend}."
 
 
 def main() -> None:
-    """Entry point: 0 done, 2 the user's mistake, 130 interrupted."""
+    """Entry point; exits with 0 if done, 2 for a user's mistake, 130 if interrupted."""
     for stream in (sys.stdout, sys.stderr):
-        if isinstance(
-            stream, io.TextIOWrapper
-        ):  # a terminal that knows ASCII only gets question marks, and no traceback
+        if isinstance(stream, io.TextIOWrapper):  # an ASCII terminal gets question marks rather than a traceback
             stream.reconfigure(errors="replace")
     log, notes = logging.getLogger("prunekit"), _Notes(logging.INFO)
     log.addHandler(notes)
@@ -100,12 +98,12 @@ def main() -> None:
             try:
                 app()
             finally:
-                sys.stdout.flush()  # while what the system says about it can still be told
+                sys.stdout.flush()  # here, since an error can still be reported
     except LimitError as error:
         sys.exit(fail(f"{error}, or by prunekit --limit {error.limit}={error.found} in front of the command."))
     except PrunekitError as error:
         sys.exit(fail(str(error)))
-    except OSError as error:  # what the system says about a place that cannot be read or written
+    except OSError as error:  # a path that cannot be read or written
         sys.exit(fail(_said(error)))
     except KeyboardInterrupt:
         sys.exit(130)

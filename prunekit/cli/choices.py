@@ -1,4 +1,4 @@
-"""What commands that score and prune let one choose, under one name and help text each."""
+"""Choices that the scoring and pruning commands share, so that each has one name and one help text."""
 
 from enum import StrEnum
 from typing import Annotated
@@ -125,7 +125,7 @@ HeadOption = Annotated[
 
 
 def check_timesteps(groups: TimestepGroups, schedule: NoiseSchedule, base: str) -> None:
-    """Refuse timestep groups of another schedule's length."""
+    """Refuse timestep groups for another number of timesteps than the schedule's."""
     if groups.num_timesteps != schedule.num_timesteps:
         raise InputError(
             f"The timestep groups cover {groups.num_timesteps} timesteps and {base} was trained with {schedule.num_timesteps}; "

@@ -1,4 +1,4 @@
-"""What every command shares: results on standard output, everything else on standard error, one sentence for a mistake."""
+"""Output of all commands: results go to standard output, everything else to standard error, and a mistake gets one sentence."""
 
 import json
 import os
@@ -26,7 +26,7 @@ __all__ = [
 
 
 def emit(as_json: bool, data: Mapping[str, Any], lines: Sequence[str] = ()) -> None:
-    """Print JSON when asked for it, else the lines."""
+    """Print JSON if asked for, otherwise the lines."""
     if as_json:
         print(json.dumps(data, indent=2))
     else:
@@ -35,13 +35,13 @@ def emit(as_json: bool, data: Mapping[str, Any], lines: Sequence[str] = ()) -> N
 
 
 def fail(message: str) -> int:
-    """One sentence on standard error; returns the exit code of a user's mistake."""
+    """Print one sentence to standard error; returns the exit code for a user's mistake."""
     print(f"prunekit: {printable(' '.join(message.split()))}", file=sys.stderr)
     return 2
 
 
 def print_table(title: str, header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    """A plain table, aligned, as wide as it needs to be: it survives a pipe."""
+    """Print a plain, aligned table. Its width does not depend on the terminal, so that it is complete in a pipe."""
     widths = [max(len(row[i]) for row in [header, *rows]) for i in range(len(header))]
     print(title)
     print("  ".join(cell.rjust(width) for cell, width in zip(header, widths, strict=True)).rstrip())
@@ -51,7 +51,7 @@ def print_table(title: str, header: Sequence[str], rows: Sequence[Sequence[str]]
 
 
 class Bars:
-    """Progress bars with rate and time left on standard error; an observer of runs."""
+    """An observer of runs that draws progress bars with rate and remaining time on standard error."""
 
     def __init__(self) -> None:
         from rich.console import Console
@@ -85,7 +85,7 @@ class Bars:
 
     @contextmanager
     def shown(self) -> Iterator["Bars"]:
-        """Draw while the block runs."""
+        """Show the bars while the block runs."""
         with self.progress_:
             yield self
 
@@ -93,16 +93,16 @@ class Bars:
 def refuse_existing(
     path: Path, overwrite: bool, kind: FileKind | None = None, inputs: Iterable[str | Path | None] = ()
 ) -> None:
-    """Refuse to replace a file unless told to, and an input in any case; called before a command starts its work.
+    """Refuse to replace a file without permission, or an input at all; called before a command starts its work.
 
     Args:
-        path: what the command is to write.
-        overwrite: whether the user allows to replace whatever file is there.
-        kind: what may be replaced without being told: an earlier output of the same kind.
-        inputs: what the command reads, where given; names that are no paths are passed over.
+        path: the file that the command will write.
+        overwrite: whether the user allows replacing any existing file.
+        kind: earlier outputs of this kind may be replaced without permission.
+        inputs: the command's inputs; None and names that are not paths are skipped.
 
     Raises:
-        InputError: something is there, or no file can be written there.
+        InputError: another file is there, or no file can be written there.
     """
     place = check_file(path)
     refuse_inputs(path, inputs)
@@ -113,15 +113,15 @@ def refuse_existing(
 
 
 def refuse_inputs(output: Path, inputs: Iterable[str | Path | None], inside: bool = False) -> None:
-    """Refuse an output that would replace what the command reads.
+    """Refuse an output that would replace one of the command's inputs.
 
     Args:
         output: a file or a folder.
-        inputs: files and folders; names that are no paths are passed over.
-        inside: whether an output inside an input folder is refused too.
+        inputs: files and folders; names that are not paths are skipped.
+        inside: whether to refuse an output inside an input folder too.
 
     Raises:
-        InputError: it would.
+        InputError: the output would replace an input.
     """
     place = Path(os.path.realpath(output))
     for name in (name for name in inputs if name is not None and os.path.exists(name)):
@@ -133,10 +133,10 @@ def refuse_inputs(output: Path, inputs: Iterable[str | Path | None], inside: boo
 
 
 def data_options(source: str | None, resolution: int | None) -> Any:
-    """Data options where the user named some, else None: the model's own.
+    """Data options if the user gave some; None for the model's own images.
 
     Raises:
-        InputError: a resolution without images.
+        InputError: a resolution was given without images.
     """
     from prunekit.recipe import DataOptions
 
@@ -146,10 +146,10 @@ def data_options(source: str | None, resolution: int | None) -> Any:
 
 
 def chosen_allocation(path: Path | None) -> Path:
-    """The allocation that was named, or the one that stands here.
+    """The given allocation file, or ``allocation.json`` in the current folder.
 
     Raises:
-        MissingFileError: there is none.
+        MissingFileError: there is no such file.
     """
     chosen = path or Path("allocation.json")
     if not chosen.is_file():

@@ -1,4 +1,4 @@
-"""The command ``cost``: MACs and parameters by module and by operator, what is not counted, and what other counters say."""
+"""The command ``cost``: MACs and parameters by module and operator, operators that are not counted, and other counters' figures."""
 
 from collections import Counter
 from collections.abc import Mapping
@@ -77,7 +77,7 @@ def cost(
 
 
 def _of_experts(counted: Mapping[str, Any]) -> dict[str, Any]:
-    """What the experts' mean cannot say: each one's operators and parameters, under its name."""
+    """Operators and parameters of each expert, under the expert's name; the experts' mean does not have them."""
     return {
         "by_operator": {
             f"{name}.{op}": macs for name, count in counted.items() for op, macs in count.by_operator.items()
@@ -101,7 +101,7 @@ def _show(model: str, data: Mapping[str, Any], depth: int) -> None:
     def share(name: str, macs: int) -> str:
         return f"{100 * macs / (experts.get(name.split('.')[0], data)['macs'] or 1):.1f} %"
 
-    depth += bool(experts)  # each name begins with its expert's
+    depth += bool(experts)  # each name begins with the expert's name
     by_module, sizes = data["by_module"], data["params_by_module"]
     shown = [name for name in dict.fromkeys([*sizes, *by_module]) if name and name.count(".") < depth]
     rows = [
@@ -119,7 +119,7 @@ def _show(model: str, data: Mapping[str, Any], depth: int) -> None:
 
 
 def _show_others(data: Mapping[str, Any], depth: int) -> None:
-    """Every other counter's figure and what makes it differ, then where."""
+    """Print every other counter's figure, why it differs, and in which modules."""
     others = data["other_counters"]
     for name, other in others.items():
         if other["figure"] is None:
@@ -150,7 +150,7 @@ def _signed(value: float, form: str = "") -> str:
 
 
 def _left_out(operator: str) -> str:
-    """Why another counter has less of an operator."""
+    """Why another counter counts less for an operator."""
     match operator:
         case "scaled_dot_product_attention":
             return "the products of fused attention, which it does not see"
@@ -161,7 +161,7 @@ def _left_out(operator: str) -> str:
 
 
 def _counted_besides(operator: str) -> str:
-    """Why another counter has more of an operator."""
+    """Why another counter counts more for an operator."""
     if operator in ("convolution", "linear", "matmul"):
         return "more than was multiplied (biases, transposed convolutions with a stride, layers used under two names)"
     kind = next((kind for kind in ("norm", "softmax", "pool", "upsampl") if kind in operator), "")

@@ -1,4 +1,4 @@
-"""The command that describes recipes to editors and readers: ``schema``."""
+"""The command ``schema``, which describes recipes for editors and readers."""
 
 from typing import Annotated
 

@@ -1,4 +1,4 @@
-"""``prunekit cost`` of a recipe: what it will take, before it runs."""
+"""``prunekit cost`` for a recipe: estimates its cost before it runs."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -12,12 +12,12 @@ __all__ = ["is_recipe", "show_estimate"]
 
 
 def is_recipe(model: str) -> bool:
-    """Whether what a user calls a model is a recipe."""
+    """Whether the argument for the model is a recipe."""
     return Path(model).suffix in (".yaml", ".yml")
 
 
 def show_estimate(path: str, machine: "Machine", json: bool) -> None:
-    """Print what a recipe will cost."""
+    """Print the estimated cost of a recipe."""
     from prunekit.recipe import load_recipe
     from prunekit.studies.recipe_costs import estimate
 

@@ -1,4 +1,4 @@
-"""The command that hands a model over to other runtimes: ``export``."""
+"""The command ``export``, which writes a model for other runtimes."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -48,7 +48,7 @@ def export(
         refuse_existing(target, overwrite, inputs=[model, config, inputs])
         refuse_inputs(target, [model], inside=True)
     given = dict(opened.inputs)
-    if "timestep" in given:  # the check draws from 0 to this
+    if "timestep" in given:  # the check draws timesteps up to this one
         given["timestep"] = torch.full_like(given["timestep"], opened.schedule.num_timesteps - 1)
     facts: list[dict[str, Any]] = []
     for name, part in parts.items():

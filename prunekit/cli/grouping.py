@@ -1,4 +1,4 @@
-"""The command that cuts: ``groups``. Methods that need the noise schedule alone answer without importing torch."""
+"""The command ``groups``, which cuts the timesteps. Methods that need only the noise schedule do not import torch."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -37,7 +37,7 @@ class Method(StrEnum):
 
 
 class CutRule(StrEnum):
-    """Ways in which method similarity cuts."""
+    """Cut rules of method similarity."""
 
     stages = "stages"
     dynamic = "dynamic"
@@ -126,7 +126,7 @@ def groups(
         schedule = source.schedule()
         made = cut_with_evidence(schedule, count, method.value, _cuts(cuts))
     else:
-        if output.suffix != ".png":  # which is refused
+        if output.suffix != ".png":  # refused later
             refuse_existing(output.with_suffix(".png"), overwrite, PICTURE, [base, config, data])
         schedule, made = _measured(source, {"method": method.value, "count": count, "seed": seed, **looks}, output)
     _show_groups(made, schedule, output, json)
@@ -134,20 +134,20 @@ def groups(
 
 @dataclass(frozen=True)
 class _Source:
-    """What is cut for: a noise schedule, and a base and images where some are named."""
+    """The noise schedule for which timesteps are cut, with a base and images if they are given."""
 
     data: str | None
     resolution: int | None
     base: str | None
     config: Path | None
-    asked: dict[str, Any]  # of the noise schedule
-    reading: dict[str, str]  # of the base
+    asked: dict[str, Any]  # options of the noise schedule
+    reading: dict[str, str]  # options for reading the base
 
     def opened(self) -> "Base":
-        """The base, with the noise schedule that was asked for in place of its own.
+        """The base; a noise schedule from the options replaces its own.
 
         Raises:
-            InputError: a number of timesteps without a kind of schedule.
+            InputError: a number of timesteps was given without a kind of schedule.
         """
         from prunekit.checkpoint import Asked
         from prunekit.steps.bases import open_base
@@ -159,10 +159,10 @@ class _Source:
         return open_base(str(self.base), self.config, asked=Asked(noise_schedule=text, **self.reading))
 
     def schedule(self) -> NoiseSchedule:
-        """The base's noise schedule, else the one that was asked for.
+        """The base's noise schedule; without a base, the one from the options.
 
         Raises:
-            InputError: options of a base without one.
+            InputError: options of a base were given without a base.
         """
         if self.base is not None:
             return self.opened().schedule
@@ -173,7 +173,7 @@ class _Source:
 
 
 def _measured(source: _Source, chosen: dict[str, Any], output: Path) -> tuple[NoiseSchedule, Grouping]:
-    """Groups by what images or a base show; refuses what cannot be written before it measures."""
+    """Groups by measurements on images or a base; checks the output paths before it measures."""
     from prunekit.data import load_images
     from prunekit.recipe import GroupOptions
     from prunekit.steps.cutting import method_of
@@ -199,7 +199,7 @@ def _measured(source: _Source, chosen: dict[str, Any], output: Path) -> tuple[No
 
 
 def _show_groups(made: Grouping, schedule: NoiseSchedule, output: Path, json: bool) -> None:
-    """Write groups and picture, and print them."""
+    """Write the groups and their picture, and print the groups."""
     data = {**made.to_json(), "noise_schedule": schedule.to_config()}
     written = str(output)
     with writing(output):
@@ -233,12 +233,12 @@ def _show_groups(made: Grouping, schedule: NoiseSchedule, output: Path, json: bo
 
 
 def _given(**options: Any) -> dict[str, Any]:
-    """Options that are not absent."""
+    """The options that were given."""
     return {name: value for name, value in options.items() if value is not None}
 
 
 def _flags(names: Iterable[str]) -> str:
-    """Options as they are typed."""
+    """Options as the user types them."""
     typed = {"kind": "noise-schedule", "memory_mib": "memory"}
     return ", ".join(f"--{typed.get(name, name.replace('_', '-'))}" for name in names)
 

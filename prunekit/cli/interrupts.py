@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM at the command line: what is kept, the command that goes on from it, and exit code 130."""
+"""Ctrl-C and SIGTERM at the command line: prints what is kept and the command that resumes from it; exit code 130."""
 
 import os
 import shlex
@@ -18,11 +18,11 @@ from prunekit._signals import Termination
 __all__ = ["ends_at_signals", "interruptible", "keeping", "writing", "written"]
 
 _CODE = 130
-_written: list[str] = []  # by the command that runs
+_written: list[str] = []  # by the running command
 
 
 class _Interrupted(KeyboardInterrupt):
-    """An interruption of which it is known what it leaves behind: a sentence without its full stop, or nothing."""
+    """An interruption with a sentence about what is kept, without its full stop, or None."""
 
     def __init__(self, kept: str | None, without: Sequence[str]) -> None:
         super().__init__(kept)
@@ -31,11 +31,11 @@ class _Interrupted(KeyboardInterrupt):
 
 @contextmanager
 def keeping(kept: Callable[[], str | None], without: Sequence[str] = ()) -> Iterator[None]:
-    """Within the block an interruption leaves something behind that the same command goes on from.
+    """Within the block, an interruption leaves something from which the same command can resume.
 
     Args:
-        kept: says what it is, as "the training is saved at step 20"; None while there is nothing yet.
-        without: options, with their values, that the command which goes on must not have.
+        kept: says what is kept, such as "the training is saved at step 20"; None while there is nothing.
+        without: options, with their values, that the resuming command must not have.
     """
     try:
         yield
@@ -47,7 +47,7 @@ def keeping(kept: Callable[[], str | None], without: Sequence[str] = ()) -> Iter
 
 @contextmanager
 def writing(*paths: Path | str) -> Iterator[None]:
-    """Within the block the command writes its results: signals wait until they are whole, and then have no effect."""
+    """Within the block the command writes its results; signals wait until these are complete, and then have no effect."""
     with Termination.noticed(True) as held:
         yield
         held.forget()
@@ -55,13 +55,13 @@ def writing(*paths: Path | str) -> Iterator[None]:
 
 
 def written(*paths: Path | str) -> None:
-    """Note results that the command has written, for an interruption that comes later."""
+    """Note results that the command has written, for the message at a later interruption."""
     _written.extend(map(str, paths))
 
 
 @contextmanager
 def ends_at_signals() -> Iterator[None]:
-    """Within the block SIGTERM ends a command as Ctrl-C does; not outside the main thread, where handlers cannot be set."""
+    """Within the block SIGTERM ends a command as Ctrl-C does; not outside the main thread, where Python allows no handlers."""
     try:
         before = signal.signal(signal.SIGTERM, signal.default_int_handler)
     except ValueError:
@@ -74,7 +74,7 @@ def ends_at_signals() -> Iterator[None]:
 
 
 def interruptible(command: Callable[..., None]) -> Callable[..., None]:
-    """A command that says at Ctrl-C what it leaves behind, and how to go on from it."""
+    """A command that says at Ctrl-C what is kept, and how to resume from it."""
 
     @wraps(command)
     def wrapped(*args: Any, **values: Any) -> None:
@@ -82,7 +82,7 @@ def interruptible(command: Callable[..., None]) -> Callable[..., None]:
         try:
             command(*args, **values)
         except KeyboardInterrupt as stop:
-            with Termination.noticed(True) as held:  # of an impatient user's next Ctrl-C
+            with Termination.noticed(True) as held:  # holds a second Ctrl-C back
                 if int(os.environ.get("RANK", "0")) == 0:
                     print(f"prunekit: {_farewell(stop)}", file=sys.stderr)
                 held.forget()

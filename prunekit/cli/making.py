@@ -1,4 +1,4 @@
-"""Commands that train and put together: ``train``, ``finetune``, ``assemble``."""
+"""The commands ``train``, ``finetune`` and ``assemble``."""
 
 import os
 from dataclasses import replace
@@ -25,7 +25,7 @@ __all__ = ["COMMANDS"]
 
 
 _ALONGSIDE = {"recipe", "output", "overwrite", "resume", "logging_dir", "json"}
-"""Options of ``train`` that go with a recipe, which says the rest."""
+"""Options of ``train`` that may be given with a recipe; all others come from the recipe."""
 
 
 def train(
@@ -89,7 +89,7 @@ def train(
 def _of_options(
     data: str, resolution: int | None, config: Path | None, prediction_type: str, settings: "TrainOptions"
 ) -> tuple["BaseOptions", "ImageSplit"]:
-    """What the command's own options say."""
+    """The base options and images from the command's own options."""
     from prunekit.checkpoint import ModelSpec
     from prunekit.data import load_images
     from prunekit.recipe import BaseOptions
@@ -105,10 +105,10 @@ def _of_options(
 
 
 def _of_recipe(path: Path, context: typer.Context) -> tuple["BaseOptions", "ImageSplit"]:
-    """What a recipe says, to which no other option of the command may add.
+    """The base options and images from a recipe; most other options of the command are then refused.
 
     Raises:
-        InputError: another option was typed, or the recipe's base is trained already.
+        InputError: such an option was given, or the recipe's base is already trained.
     """
     from prunekit.data import load_images
     from prunekit.recipe import load_recipe
@@ -165,7 +165,7 @@ def finetune(
     target = output or slim
     loaded = load_slim(slim)
     check_folder(target, FOLDER)
-    if os.path.realpath(target) != os.path.realpath(slim):  # in place is how it is meant
+    if os.path.realpath(target) != os.path.realpath(slim):  # fine-tuning in place is allowed
         refuse_inputs(target, [slim], inside=True)
     refuse_inputs(target, [teacher], inside=True)
     others = data_options(data, resolution)

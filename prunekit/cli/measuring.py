@@ -1,4 +1,4 @@
-"""Commands that measure and show: ``sample``, ``evaluate``, ``cost``, ``report``."""
+"""The commands ``sample``, ``evaluate`` and ``report``."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -63,7 +63,7 @@ def sample(
     opened = open_model(model, config, asked=reading.asked)
     if not opened.latent:
         refuse_existing(target.with_suffix(".png"), overwrite, inputs=[model, config])
-    evaluations(opened.schedule, sampler, steps)  # refuses a sampler that does not take these steps
+    evaluations(opened.schedule, sampler, steps)  # refuses a sampler that cannot take this number of steps
     drawn = opened.sampler(sampler, steps, label)
     with Bars().shown() as bars, placed(opened.model):
         samples = drawn(opened.model, count, seed, report=lambda done, all_: bars.progress("sample", done, all_, ""))
@@ -163,7 +163,7 @@ def evaluate(
 
 
 def _check_comparable(opened: Any, reference: Any, base: str) -> None:
-    """Refuse a base that solves another task than the model that is compared with it."""
+    """Refuse a base that solves another task than the model compared with it."""
     told = [
         (one.shape, one.prediction_type, one.schedule.num_timesteps, one.schedule.log_snr.round(6).tolist())
         for one in (opened, reference)

@@ -20,7 +20,7 @@ __all__ = ["ConfigOption", "DataOption", "Exists", "InputsOption", "Json", "Over
 
 @dataclass(frozen=True)
 class Exists:
-    """Beside an option's or argument's type: it is checked before the command imports anything heavy."""
+    """Annotates an option or argument that names a file: it is checked before the command imports anything heavy."""
 
     check: Callable[[Path | str], None]
 
@@ -51,7 +51,7 @@ Seed = Annotated[int, typer.Option(help="Seed.")]
 
 
 def checked(command: Callable[..., None]) -> Callable[..., None]:
-    """A command that refuses numbers that are not finite, and files that are not there, before it begins."""
+    """A command that first refuses numbers that are not finite, and missing files."""
     parameters = inspect.signature(command).parameters
 
     @wraps(command)
@@ -70,10 +70,10 @@ def checked(command: Callable[..., None]) -> Callable[..., None]:
 
 
 def _flag(parameter: Parameter) -> str:
-    """An option as it is typed."""
+    """An option as the user types it."""
     for about in getattr(parameter.annotation, "__metadata__", ()):
         names = [getattr(about, "default", None), *(getattr(about, "param_decls", None) or ())]
-        for name in names:  # in an annotation, typer takes the first name for a default until it makes the command
+        for name in names:  # in an annotation, typer stores the first name as the default until it builds the command
             if isinstance(name, str) and name.startswith("--"):
                 return name
     return f"--{parameter.name.replace('_', '-')}"

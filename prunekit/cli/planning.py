@@ -1,4 +1,4 @@
-"""The command that plans: ``allocate``. It answers without importing torch."""
+"""The command ``allocate``, which divides a budget. It does not import torch."""
 
 from collections.abc import Mapping
 from enum import StrEnum
@@ -96,7 +96,7 @@ def allocate(
 
 
 def show_allocation(allocation: Allocation) -> None:
-    """Print an allocation as a table with its feasible range."""
+    """Print an allocation as a table, with the feasible range."""
     rows = [
         [
             str(g.index),
@@ -120,7 +120,7 @@ def show_allocation(allocation: Allocation) -> None:
 
 
 def show_comparison(allocation: Allocation, compared: Mapping[str, Allocation | None]) -> None:
-    """Print the MAC ratios of several rules side by side, and the losses that the frontiers show there."""
+    """Print the MAC ratios of several rules side by side, and the losses on the frontiers at these ratios."""
 
     def row(label: list[str], values: list[float | None]) -> list[str]:
         return label + ["—" if value is None else f"{value:.4f}" for value in values]
@@ -146,7 +146,7 @@ def show_comparison(allocation: Allocation, compared: Mapping[str, Allocation | 
 
 
 def _judged(allocation: Allocation) -> dict[str, Any]:
-    """What a rule gives each group, and the losses that the frontiers show there."""
+    """Each group's ratio by a rule, and the loss on its frontier at this ratio."""
     return {
         "mac_ratios": [group.mac_ratio for group in allocation.groups],
         "mean_mac_ratio": allocation.mean_mac_ratio,
@@ -158,7 +158,7 @@ def _judged(allocation: Allocation) -> dict[str, Any]:
 def _partition(
     path: Path | None, count: int | None, kind: Schedule | None, num_timesteps: int | None
 ) -> tuple[TimestepGroups, NoiseSchedule]:
-    """Groups from a file, with the noise schedule that it names, or uniform ones; flags may not contradict the file."""
+    """Groups and noise schedule from a file, or uniform groups; options must not contradict the file."""
     if path is not None and count is not None:
         raise InputError("Got both --groups and --groups-file; expected one of them.")
     asked = {"kind": None if kind is None else kind.value, "num_timesteps": num_timesteps}

@@ -1,4 +1,4 @@
-"""The command that prunes: ``prune``."""
+"""The command ``prune``."""
 
 import logging
 from collections.abc import Iterable
@@ -252,7 +252,7 @@ def _note_other_steps(plan: Allocation, schedule: NoiseSchedule) -> None:
 
 
 def _with_images(base: "Base", options: Any, source: str) -> tuple["Base", "ImageSplit"]:
-    """The images to use, and the base with its record of them updated."""
+    """The base with an updated record of its images, and the images."""
     from prunekit.steps.image_choice import images_of, said_of_images
 
     images = images_of(base, options, source)
@@ -260,7 +260,7 @@ def _with_images(base: "Base", options: Any, source: str) -> tuple["Base", "Imag
 
 
 def _kept(files: list[Path]) -> str | None:
-    """What an interrupted search leaves behind."""
+    """A sentence about what is kept after an interrupted search."""
     there = [str(path) for path in files if path.is_file()]
     return f"what was measured is kept in {', '.join(there)}" if there else None
 
@@ -268,7 +268,7 @@ def _kept(files: list[Path]) -> str | None:
 def _fact(
     index: int, slim: "SlimModel", result: "SearchResult", bench: "Bench", target_of: TargetOf, output: Path
 ) -> dict[str, Any]:
-    """What came of a timestep group's search, JSON-able."""
+    """The result of a timestep group's search, JSON-able."""
     base_macs = bench.macs
     return {
         "group": index,
@@ -290,7 +290,7 @@ def _fact(
 
 
 def _accuracy(table: Any) -> str:
-    """How well the table of layer times predicts measured networks."""
+    """A sentence about how well the table of layer times predicts the times of measured networks."""
     machine = "{processor} ({device}, threads: {threads}, torch {torch})".format_map(table.machine)
     worst = max((abs(check.error) for check in table.checks), default=None)
     checked = (
@@ -302,10 +302,10 @@ def _accuracy(table: Any) -> str:
 
 
 def _check_outputs(folders: Iterable[Path], inputs: Iterable[str | Path | None]) -> None:
-    """Refuse outputs that would replace what is no slim model, or what the command reads.
+    """Refuse outputs that would replace an input, or anything but a slim model.
 
     Raises:
-        InputError: one would.
+        InputError: an output would.
     """
     from prunekit._files import check_folder
     from prunekit.slim import FOLDER
@@ -316,10 +316,10 @@ def _check_outputs(folders: Iterable[Path], inputs: Iterable[str | Path | None])
 
 
 def _wanted_targets(path: Path | None, target: float | None, schedule: NoiseSchedule) -> Allocation:
-    """The allocation, or one with the same ``target`` for every group of the allocation or groups that stand here.
+    """The given allocation; with a ``target``, an allocation with this target for every group.
 
     Raises:
-        InputError: the target is no fraction.
+        InputError: the target is not a fraction.
         MissingFileError: there is neither an allocation nor a target.
     """
     from prunekit.steps.budgets import cut_groups, plan_budget

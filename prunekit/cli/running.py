@@ -1,4 +1,4 @@
-"""Commands that run whole experiments: ``demo`` and ``run``."""
+"""The commands ``demo`` and ``run``, which run whole experiments."""
 
 import os
 from collections.abc import Sequence
@@ -32,7 +32,7 @@ class Cluster(StrEnum):
 
 @dataclass(frozen=True)
 class _Parallel:
-    """How timestep groups run beside each other."""
+    """How timestep groups run at the same time."""
 
     jobs: int | None = None
     cluster: Cluster | None = None
@@ -40,7 +40,7 @@ class _Parallel:
     retries: int = 1
 
     def executor(self, folder: Path) -> "Executor | None":
-        """What runs them; None for one after the other in this process."""
+        """The executor; None for one group after the other in this process."""
         if self.cluster is not None:
             from prunekit.runs.clusters import Submitit, parsed_options
 
@@ -123,10 +123,10 @@ def run(
 
 
 def _confirmations(endpoints: Sequence[str], variables: Sequence[str]) -> list["Confirmation"]:
-    """Endpoints and the variables of their keys, which are typed in the same order.
+    """Endpoints, each with the variable of its key; both are given in the same order.
 
     Raises:
-        InputError: there are variables, and not one for each endpoint.
+        InputError: variables are given, but not one for each endpoint.
     """
     if variables and len(variables) != len(endpoints):
         raise InputError(
@@ -157,7 +157,7 @@ def _execute(
     checked = load_recipe(recipe)
     checked = checked if base is None else checked.with_base(base)
     checked = checked.confirming(*confirmed)
-    checked.check_confirmed()  # before an executor makes its folder
+    checked.check_confirmed()  # before the executor makes its folder
     folder = output or Path("runs") / checked.name
     check_run_folder(folder)
     if reports is not None:
@@ -172,13 +172,13 @@ def _execute(
 
 
 def _kept(folder: Path) -> str | None:
-    """What an interrupted run leaves behind."""
+    """A sentence about what is kept after an interrupted run."""
     begun = folder.is_dir() and any(folder.iterdir())
     return f"finished stages, searches and trainings are kept in {folder}" if begun else None
 
 
 def _conclude(manifest: Path, json: bool) -> None:
-    """Print a run's table, its claim and where its report is."""
+    """Print a run's table, its claim and the path of its report."""
     from prunekit._json import read_json
     from prunekit.experiments import Experiment
     from prunekit.report import claim, read_run, summary_rows
@@ -200,7 +200,7 @@ def _conclude(manifest: Path, json: bool) -> None:
 
 
 def _summary_cells(row: dict[str, Any]) -> list[str]:
-    """One row of the final table as text; a dash where there is no number."""
+    """One row of the final table as text; a dash for a missing number."""
 
     def text(key: str, form: str) -> str:
         return "–" if row[key] is None else format(row[key], form)

@@ -1,4 +1,4 @@
-"""The command that scores: ``importance``."""
+"""The command ``importance``."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -105,4 +105,4 @@ def _is_map(path: Path) -> bool:
 
 
 COMMANDS = (importance,)
-"""What a command line can ask for here."""
+"""The commands of this module."""

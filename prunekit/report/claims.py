@@ -1,4 +1,4 @@
-"""What a run of experts found, in sentences made from its numbers, and what keeps it from being more."""
+"""The finding of a run of experts, in sentences made from its numbers, with its limits."""
 
 from dataclasses import dataclass
 
@@ -19,12 +19,12 @@ from prunekit.report.wording import (
 
 __all__ = ["claim", "contradiction", "fid_doubt", "loss_difference", "training_caveat"]
 
-_FAR = 0.1  # rise of the loss, as a share of the base's, from which a better FID is not believed
+_FAR = 0.1  # a better FID is not believed if the loss rises by this share of the base's
 
 
 @dataclass(frozen=True)
 class _Compared:
-    """A lower-is-better number of the experts against the base's."""
+    """A lower-is-better number of the experts, compared with the base's."""
 
     name: str
     new: Estimate
@@ -43,11 +43,11 @@ class _Compared:
 
 
 def claim(results: RunResults) -> str:
-    """The run's finding, made from its numbers: quality against the base, at what fraction of the compute.
+    """The run's finding, made from its numbers: the quality compared with the base, and the fraction of the base's compute.
 
-    FID where it was measured on enough images and on features that know them, else KID, else the held-out denoising loss. The loss
-    is named too where it clearly says something that FID does not. Sentences follow that say why FID is not used, and how much
-    training the experts had on top of the base's.
+    Quality is FID if it was measured on enough images with features that know them, otherwise KID, otherwise the held-out denoising
+    loss. The loss is added if it clearly disagrees with FID. Further sentences say why FID is not used, and how much training the
+    experts had on top of the base's.
     """
     row = results.metrics.judged if results.metrics else None
     ratio = row.mac_ratio if row is not None else None
@@ -65,16 +65,16 @@ def claim(results: RunResults) -> str:
 
 
 def contradiction(metric: Estimate, loss: Estimate, base_loss: float) -> str:
-    """How the held-out loss disagrees with FID: ``far``, ``other``, or empty where it does not.
+    """How the held-out loss disagrees with FID: ``far``, ``other``, or empty if it does not.
 
     Args:
-        metric: difference of FID from the base's; lower is better.
-        loss: difference of the held-out loss.
-        base_loss: the base's.
+        metric: difference of FID from the base; lower is better.
+        loss: difference of the held-out loss from the base.
+        base_loss: the base's held-out loss.
 
     Returns:
-        ``far`` where FID is lower and the loss higher by a tenth or more; ``other`` where the loss clearly changed and FID did not
-        clearly change the same way, or where the loss has no error and changed the other way.
+        ``far`` if FID is lower and the loss higher by a tenth or more; ``other`` if the loss clearly changed and FID did not
+        clearly change the same way, or if the loss has no error and changed the other way.
     """
     same = (metric.mean < 0) == (loss.mean < 0)
     if loss.mean == 0 or (same if loss.se is None else not clear(loss)):
@@ -85,7 +85,7 @@ def contradiction(metric: Estimate, loss: Estimate, base_loss: float) -> str:
 
 
 def training_caveat(results: RunResults) -> str:
-    """What the ledger says of training on top of the base's; empty where there was none."""
+    """A sentence about the training on top of the base's, from the ledger; empty if there was none."""
     base, made = making_macs(results.ledger)
     base = base or int((results.manifest["base"].get("training") or {}).get("macs", 0))
     if not made:
@@ -98,9 +98,9 @@ def training_caveat(results: RunResults) -> str:
 
 
 def loss_difference(results: RunResults) -> Estimate | None:
-    """Mean paired difference of the held-out loss over the sampler's steps; None where a timestep group has none.
+    """Mean paired difference of the held-out loss over the sampler's steps; None if a timestep group has none.
 
-    The groups share their images, so their errors may go together: their weighted sum is the error's upper bound.
+    The groups share their images, so their errors may be correlated: the weighted sum of the errors is an upper bound.
     """
     by_group = {loss.group: loss.difference for loss in results.losses}
     mean, error = 0.0, 0.0
@@ -125,7 +125,7 @@ def _finding(metric: _Compared | None, loss: _Compared | None) -> str:
 
 
 def fid_doubt(results: RunResults) -> str:
-    """Why the claim must not rest on FID and KID; empty without metrics, too."""
+    """Why the claim must not rest on FID and KID; empty if it may, or if there are no metrics."""
     if results.metrics is None:
         return ""
     config = results.manifest.get("config") or {}

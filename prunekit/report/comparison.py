@@ -1,4 +1,4 @@
-"""The report of a comparison of trainings: a Markdown file, the learning curves, and a page like a run's."""
+"""Writes the report of a comparison of trainings: a Markdown file, the learning curves, and a page."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -25,18 +25,18 @@ __all__ = ["Comparison", "write_comparison"]
 
 @dataclass(frozen=True)
 class Comparison:
-    """What there is to show.
+    """The content of the report.
 
     Args:
         name: of the Markdown file and the picture.
-        heading: what was compared.
-        claim: what was found, in a sentence.
-        text: how it was trained and measured.
-        curves: of all trainings, the rival first.
-        table: where they end.
-        features: what FID was measured on, as a manifest describes it; None where it was not.
-        points: what the networks reach for what they cost while sampling, by measure; none where all cost the same.
-        rival: what the network is called that costs are fractions of.
+        heading: the networks or trainings that were compared.
+        claim: the finding, in a sentence.
+        text: how the networks were trained and measured.
+        curves: learning curves of all trainings, the rival first.
+        table: the results at the end of the trainings.
+        features: the manifest's description of FID's features; None if FID was not measured.
+        points: quality against sampling cost of the networks, by measure; empty if all cost the same.
+        rival: name of the network whose cost is 1.
     """
 
     name: str
@@ -51,7 +51,7 @@ class Comparison:
 
 
 def write_comparison(folder: Path | str, manifest: JsonDict, comparison: Comparison) -> Path:
-    """Write ``report/`` into the folder of a run and return its page; it is replaced as a whole."""
+    """Write ``report/`` into the folder of a run, replacing an earlier one as a whole; returns the page."""
     folder = Path(folder)
     spent = kinds_sentence([LedgerRow.from_json(row) for row in manifest.get("ledger") or ()])
     with atomic_folder(folder / "report", FOLDER) as target:

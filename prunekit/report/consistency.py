@@ -1,4 +1,4 @@
-"""Pictures of how alike two models are: the pairs from the same noise, and the measures over the timesteps."""
+"""Pictures of how similar two models are: pairs of images from the same noise, and the measures over the timesteps."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -19,11 +19,11 @@ __all__ = ["curves_png", "describe_consistency", "draw_curves", "draw_pairs", "p
 
 Images = NDArray[np.uint8]
 
-_CELL = 0.95  # inches of one image
+_CELL = 0.95  # width of one image in inches
 _SHOWN = 8
 _LONGEST_NAME = 56
-_FEW = 12  # points, below which each is marked
-_WIDE = 100.0  # a range over which every decade alone is numbered
+_FEW = 12  # with fewer points than this, each is marked
+_WIDE = 100.0  # with a larger range than this, only decades are numbered
 _FAINT = "#c9ced4"
 _CURVES = {  # key → label, colour, line
     "same": ("same noise, each model on its own trajectory", "#1d5f9e", "-"),
@@ -36,13 +36,13 @@ _MEASURES = {"ssim": "SSIM", "correlation": "correlation of the pixels", "mse": 
 
 
 def draw_pairs(a: Images, b: Images, shuffled: Images, names: Sequence[str]) -> Figure:
-    """One row for each pair: A, B from the same noise, their difference; another B, and the difference from that.
+    """One row for each pair: A, B from the same noise, their difference; then another B, and A's difference from it.
 
     Args:
         a: uint8, shape (count, height, width, 1 or 3); the first eight are shown.
-        b: the same of the other model, from the same noise.
-        shuffled: the other model's images moved on by one pair.
-        names: of both models.
+        b: images of the other model from the same noise, in the same form.
+        shuffled: the other model's images, shifted by one pair.
+        names: names of both models.
     """
     count = min(_SHOWN, len(a))
     height, width = a.shape[1:3]
@@ -73,7 +73,7 @@ def pairs_png(a: Images, b: Images, shuffled: Images, names: Sequence[str], path
 
 
 def draw_curves(data: JsonDict) -> Figure:
-    """Every measure over the timesteps, mean and two standard errors, with the seams as lines.
+    """Every measure over the timesteps as mean and two standard errors, with the seams as lines.
 
     Args:
         data: content of a ``consistency.json``.
@@ -86,7 +86,7 @@ def draw_curves(data: JsonDict) -> Figure:
             axes.axvline(cut, color=_FAINT, linewidth=0.8, zorder=0)
         for key, (name, colour, line) in _CURVES.items():
             if measure == "mse" and key == "state":
-                continue  # on another scale
+                continue  # it has another scale
             values = [(step[key] or {}).get(measure) for step in steps]
             if any(value is not None for value in values):
                 _curve(axes, timesteps, values, {"label": name, "color": colour, "linestyle": line})
@@ -108,7 +108,7 @@ def curves_png(data: JsonDict, path: Path | str) -> None:
 
 
 def describe_consistency(data: JsonDict) -> str:
-    """What was found on the finished images, in words."""
+    """The results for the final images, in words."""
     same, shuffled = data["images"]["same"], data["images"]["shuffled"]
     settings = data["settings"]
     return (
@@ -123,23 +123,25 @@ def _estimate(found: Mapping[str, Any]) -> str:
 
 
 def _curve(axes: Axes, timesteps: NDArray[np.float64], values: Sequence[Any], look: Mapping[str, Any]) -> None:
-    """Mean with a band of two standard errors; gaps where it is undefined."""
+    """Draw the mean with a band of two standard errors, and gaps where it is undefined."""
     mean, error = (
         np.array([np.nan if value is None or value[key] is None else value[key] for value in values], dtype=np.float64)
         for key in ("mean", "se")
     )
     axes.plot(timesteps, mean, linewidth=1.6, marker="." if len(mean) < _FEW else None, **look)
-    low = np.where(mean > 0, np.maximum(mean - 2 * error, 1e-30), mean - 2 * error)  # a logarithm needs it
+    low = np.where(
+        mean > 0, np.maximum(mean - 2 * error, 1e-30), mean - 2 * error
+    )  # a logarithmic axis needs positive values
     axes.fill_between(timesteps, low, mean + 2 * error, color=look["color"], alpha=0.15, linewidth=0)
 
 
 def _short(name: str) -> str:
-    """A model's name; of a long path the end."""
+    """A model's name; only the end of a long path."""
     return name if len(name) <= _LONGEST_NAME else f"…{name[1 - _LONGEST_NAME :]}"
 
 
 def _by_decades(axes: Axes) -> None:
-    """A logarithmic axis from the smallest mean on; a linear one where a mean is zero. Bands may reach below it."""
+    """Use a logarithmic axis from the smallest mean on, or a linear one if a mean is zero. Bands may reach below the axis."""
     means = np.concatenate([np.asarray(line.get_ydata()) for line in axes.lines if line.get_label() in _NAMES])
     if not (means[~np.isnan(means)] > 0).all():
         return

@@ -1,4 +1,4 @@
-"""What a comparison of ways to train found: a table and the learning curves, made from its manifest alone."""
+"""The report of a comparison of ways to train: a table and the learning curves, made only from its manifest."""
 
 from pathlib import Path
 from typing import Any
@@ -28,7 +28,7 @@ def training_curves(manifest: JsonDict) -> list[LearningCurve]:
     """The ways to train of a manifest, in its order, the baseline first.
 
     Raises:
-        FileFormatError: it is no manifest of such a comparison.
+        FileFormatError: the manifest is not one of such a comparison.
     """
     checked(CurriculumRows, manifest, "The manifest", AGAIN)
     try:
@@ -41,7 +41,7 @@ def training_curves(manifest: JsonDict) -> list[LearningCurve]:
 
 
 def curriculum_claim(manifest: JsonDict) -> str:
-    """What the comparison found, in one sentence."""
+    """The finding of the comparison, in one sentence."""
     base, *others = training_curves(manifest)
     if not others:
         raise FileFormatError(f"The manifest compares {base.title[:80]!r} with nothing; expected two ways to train.")

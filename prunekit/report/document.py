@@ -1,4 +1,4 @@
-"""A page as data: sections of tables, pictures and words, which one template shows alike for every kind of run."""
+"""A page as data: sections of tables, pictures and words. One template shows the pages of all kinds of runs."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -32,13 +32,13 @@ class Picture:
     """A picture inside the page.
 
     Args:
-        label: a few words, for the box that it may scroll in.
+        label: a few words, for the box in which it may scroll.
         alt: the picture in words.
         caption: how to read it.
         data: base64 of the PNG.
         width: natural width in CSS pixels.
         height: natural height in CSS pixels.
-        least: share of its natural size below which it scrolls rather than shrinks.
+        least: share of its natural size down to which it shrinks; below that it scrolls.
     """
 
     kind: ClassVar[str] = "picture"
@@ -53,7 +53,7 @@ class Picture:
 
 @dataclass(frozen=True)
 class Strip:
-    """Pictures of the same size beside each other, each under its caption; they scroll together."""
+    """Pictures of the same size side by side, each under its caption; they scroll together."""
 
     kind: ClassVar[str] = "strip"
     label: str
@@ -63,7 +63,7 @@ class Strip:
 
 @dataclass(frozen=True)
 class Words:
-    """A paragraph; a note is set smaller."""
+    """A paragraph; a note has smaller type."""
 
     kind: ClassVar[str] = "words"
     text: str
@@ -72,7 +72,7 @@ class Words:
 
 @dataclass(frozen=True)
 class Step:
-    """One stage of the flow and what came of it."""
+    """One stage of the flow, and its results."""
 
     title: str
     figures: tuple[str, ...]
@@ -88,7 +88,7 @@ class Flow:
 
 @dataclass(frozen=True)
 class Facts:
-    """Names and what they are."""
+    """Names and their values."""
 
     kind: ClassVar[str] = "facts"
     pairs: tuple[tuple[str, str], ...]
@@ -96,7 +96,7 @@ class Facts:
 
 @dataclass(frozen=True)
 class Items:
-    """A list of names in code, and what is said of each."""
+    """A list of names in code, with a text for each."""
 
     kind: ClassVar[str] = "items"
     pairs: tuple[tuple[str, str], ...]
@@ -104,7 +104,7 @@ class Items:
 
 @dataclass(frozen=True)
 class Code:
-    """Text as it is typed."""
+    """Text to be typed, in a fixed-width font."""
 
     kind: ClassVar[str] = "code"
     label: str
@@ -113,7 +113,7 @@ class Code:
 
 @dataclass(frozen=True)
 class Link:
-    """A link to a file beside the page; ``href`` is its path from there, with names as they are on disk."""
+    """A link to a file; ``href`` is its path relative to the page, with names as they are on disk."""
 
     text: str
     href: str
@@ -131,7 +131,7 @@ class Links:
 
 @dataclass(frozen=True)
 class Card:
-    """A run in the list of runs; ``facts`` are short, ``text`` is what it found."""
+    """A run in the list of runs; ``facts`` are short, ``text`` is the run's finding."""
 
     title: Link
     facts: tuple[str, ...]
@@ -142,7 +142,7 @@ class Card:
 
 @dataclass(frozen=True)
 class Cards:
-    """Runs below each other."""
+    """A list of runs."""
 
     kind: ClassVar[str] = "cards"
     cards: tuple[Card, ...]
@@ -150,7 +150,7 @@ class Cards:
 
 @dataclass(frozen=True)
 class Fold:
-    """Blocks behind a line that opens them."""
+    """Blocks that are hidden until the reader opens them."""
 
     kind: ClassVar[str] = "fold"
     summary: str
@@ -167,7 +167,7 @@ class Section:
     Args:
         name: its id.
         title: its heading.
-        blocks: what it shows.
+        blocks: its content.
         short: its name in the contents; the title if empty.
     """
 
@@ -183,10 +183,10 @@ class Document:
 
     Args:
         title: its name.
-        claim: what was found, in a sentence.
-        sentences: what else is said before the contents.
+        claim: the finding, in a sentence.
+        sentences: further text before the table of contents.
         sections: in order.
-        warnings: numbers that do not agree.
+        warnings: sentences about numbers that do not agree.
         kind: the line above the title.
     """
 
@@ -201,11 +201,11 @@ class Document:
 def sections_with(
     *parts: tuple[str, str, Iterable[Block | None]], short: dict[str, str] | None = None
 ) -> tuple[Section, ...]:
-    """Sections of the blocks that are there; a section without any is left out.
+    """Make sections from blocks; None is skipped, and a section without blocks is left out.
 
     Args:
         parts: id, heading, and blocks or None.
-        short: names in the contents by id, where the heading is too long.
+        short: names in the table of contents by id, for headings that are too long.
     """
     made = []
     for name, title, blocks in parts:

@@ -1,4 +1,4 @@
-"""When FID and KID of a manifest support no claim: too few images, or features that are not known to suit the pictures."""
+"""Decides whether a claim may rest on FID and KID: not with too few images, or with features that may not suit the pictures."""
 
 import math
 from collections.abc import Mapping
@@ -8,18 +8,18 @@ from prunekit.frechet import LEAST_IMAGES_PER_FEATURE
 
 __all__ = ["doubt_caption", "doubt_of", "doubt_sentence", "look_doubt", "metric_label"]
 
-_FEATURES = 64  # of both shipped extractors, for manifests that do not say it
+_FEATURES = 64  # of both shipped extractors, for manifests that do not record it
 _KNOWN = {
     "digits-cnn": ("digits", 8),
     "fashion-cnn": ("fashion", 16),
-}  # data and side, for manifests without a recorded fit
+}  # data and resolution, for manifests that do not record whether the extractor fits
 
 
 def doubt_of(measured: Mapping[str, Any], data: Mapping[str, Any]) -> str:
-    """Why no claim may rest on FID and KID; empty where one may.
+    """Why no claim may rest on FID and KID; empty if one may.
 
     Args:
-        measured: what a manifest says of them: ``features``, ``count`` and, in newer manifests, ``no_features`` and ``count_real``.
+        measured: the manifest's entry on them: ``features``, ``count`` and, in newer manifests, ``no_features`` and ``count_real``.
         data: ``source`` and ``resolution`` of the real images, for manifests that do not record whether the extractor knows them.
     """
     features = measured.get("features")
@@ -34,22 +34,22 @@ def doubt_of(measured: Mapping[str, Any], data: Mapping[str, Any]) -> str:
 
 
 def metric_label(metric: str, features: Mapping[str, Any] | None, count: Any) -> str:
-    """The full name of FID or KID: without its features and its sample count the number means nothing."""
+    """The full name of FID or KID, with features and sample count, since the number means nothing without them."""
     return f"{metric} (features: {(features or {}).get('name', 'not named')}, n = {count})"
 
 
 def doubt_caption(doubt: str) -> str:
-    """A doubt as the end of a picture's caption; empty without one."""
+    """A doubt as the end of a picture's caption; empty if there is none."""
     return f" No claim rests on it: {doubt}." if doubt else ""
 
 
 def doubt_sentence(label: str, measured: Mapping[str, Any], doubt: str) -> str:
-    """A doubt as a sentence that follows a claim; empty without one.
+    """A doubt as a sentence that follows a claim; empty if there is none.
 
     Args:
         label: FID with its features and count.
         measured: see :func:`doubt_of`.
-        doubt: what that said.
+        doubt: the result of :func:`doubt_of`.
     """
     if not doubt:
         return ""

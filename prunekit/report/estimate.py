@@ -1,4 +1,4 @@
-"""A measured number and how sure it is."""
+"""A measured number and its error."""
 
 from dataclasses import dataclass
 
@@ -11,14 +11,14 @@ __all__ = ["Estimate"]
 
 @dataclass(frozen=True)
 class Estimate:
-    """A mean and its standard error; ``se`` is None where one seed gives no error."""
+    """A mean and its standard error; ``se`` is None if the error is unknown, as for one seed."""
 
     mean: float
     se: float | None = None
 
     @classmethod
     def from_json(cls, data: JsonDict | None) -> "Estimate | None":
-        """Read ``{"mean", "se"}``; None when there is no mean."""
+        """Read ``{"mean", "se"}``; None if there is no mean."""
         if data is None or data.get("mean") is None:
             return None
         se = data.get("se")

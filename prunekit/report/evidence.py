@@ -1,4 +1,4 @@
-"""What a comparison of experts with baselines at equal training found: the entries over their seeds, and the claim."""
+"""Results of a comparison of experts with baselines at equal training: the entries over their seeds, and the claim."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -18,8 +18,8 @@ from prunekit.report.wording import clear, estimate_text, large_text, short_rati
 __all__ = ["TRAININGS", "Entry", "Evidence", "evidence_claim", "evidence_doubt", "gap", "gap_text", "short_gap"]
 
 TRAININGS = ("base", "search", "fine-tuning")
-"""What the MACs of making an entry went to."""
-_NEARLY = 1.005  # steps of fine-tuning are whole, so that equal trainings differ by a little
+"""The uses of the MACs for making an entry."""
+_NEARLY = 1.005  # fine-tuning takes whole steps, so equal trainings differ a little
 _ROLES = ("base", "experts", "baseline", "ablation")
 _NUMBERS = ("sampling_macs", "params", "loss", "ssim")
 _OPTIONAL = ("fid", "kid", "seconds_per_image")
@@ -30,12 +30,12 @@ class Entry:
     """One way to spend the training MACs, over its fine-tuning seeds.
 
     Args:
-        name: what tables and pictures call it.
+        name: its name in tables and pictures.
         role: ``base``, ``experts``, ``baseline`` or ``ablation``.
-        seeds: of its fine-tuning, in order; None for what is not fine-tuned.
-        values: one number for each seed by measure: ``sampling_macs``, ``params``, ``loss``, ``ssim``, and where they were measured
-            ``fid``, ``kid``, ``fid_error`` (of the paired difference from the base's) and ``seconds_per_image``.
-        training: MACs by what they went to, see :data:`TRAININGS`, likewise.
+        seeds: seeds of its fine-tuning, in order; None if it is not fine-tuned.
+        values: one number for each seed by measure: ``sampling_macs``, ``params``, ``loss``, ``ssim``, and if measured ``fid``,
+            ``kid``, ``fid_error`` (of the paired difference from the base) and ``seconds_per_image``.
+        training: MACs for each seed by use, see :data:`TRAININGS`.
         losses: held-out losses, shape (seeds, timestep groups of the evaluation).
     """
 
@@ -47,7 +47,7 @@ class Entry:
     losses: FloatArray
 
     def estimate(self, measure: str) -> Estimate | None:
-        """Mean and standard error over the seeds; None for what was not measured."""
+        """Mean and standard error over the seeds; None if the measure was not taken."""
         return Estimate.over(self.values[measure]) if measure in self.values else None
 
     def mean(self, measure: str) -> float:
@@ -56,7 +56,7 @@ class Entry:
 
     @property
     def total(self) -> float:
-        """Training MACs in all, mean over the seeds."""
+        """Total training MACs, mean over the seeds."""
         return float(sum(part.mean() for part in self.training.values()))
 
 
@@ -65,11 +65,11 @@ class Evidence:
     """All entries of a manifest.
 
     Args:
-        entries: by name; those of a role together, else in the manifest's order.
-        reference: what the others are compared with.
-        headline: what the claim is about.
+        entries: by name; sorted by role, then in the manifest's order.
+        reference: the entry that the others are compared with.
+        headline: the entry that the claim is about.
         cuts: between the timestep groups of the evaluation.
-        metrics: what FID and KID were measured with, as the manifest says it.
+        metrics: the manifest's description of how FID and KID were measured.
     """
 
     entries: Mapping[str, Entry]
@@ -83,7 +83,7 @@ class Evidence:
         """Read a manifest.
 
         Raises:
-            FileFormatError: it is no manifest of such a comparison, or it lacks an entry that it speaks of.
+            FileFormatError: the manifest is not one of such a comparison, or an entry that it names is missing.
         """
         checked(EvidenceForm, manifest, "The manifest's comparison of experts with baselines", AGAIN)
         try:
@@ -111,7 +111,7 @@ class Evidence:
 
     @property
     def base(self) -> Entry:
-        """The base as it was."""
+        """The unchanged base."""
         return self.entries["base"]
 
     def ratio(self, entry: Entry) -> float:
@@ -119,25 +119,25 @@ class Evidence:
         return entry.mean("sampling_macs") / self.base.mean("sampling_macs")
 
     def label(self, measure: str) -> str:
-        """FID or KID with its features and count, without which the number means nothing."""
+        """FID or KID with features and count, since the number means nothing without them."""
         return metric_label(measure, self.metrics["features"], self.metrics["count"])
 
     @property
     def has_fid(self) -> bool:
-        """Whether FID was measured of every entry."""
+        """Whether FID was measured for every entry."""
         return all("fid" in entry.values for entry in self.entries.values())
 
     @property
     def seed_count(self) -> int:
-        """How many fine-tuning seeds the entry that the claim is about has."""
+        """Number of fine-tuning seeds of the headline entry."""
         return len(self.headline.seeds)
 
 
 def evidence_claim(manifest: JsonDict) -> str:
-    """What the comparison found, in one sentence made from its numbers.
+    """The finding of the comparison, in one sentence made from its numbers.
 
     Raises:
-        FileFormatError: it is no manifest of such a comparison.
+        FileFormatError: the manifest is not one of such a comparison.
     """
     evidence = Evidence.from_manifest(manifest)
     headline, reference = evidence.headline, evidence.reference
@@ -160,13 +160,13 @@ def evidence_claim(manifest: JsonDict) -> str:
 
 
 def evidence_doubt(manifest: JsonDict, evidence: Evidence) -> str:
-    """Why the claim must not rest on FID; empty where it may."""
+    """Why the claim must not rest on FID; empty if it may."""
     data = (manifest.get("base") or {}).get("data") or (manifest.get("config") or {}).get("data") or {}
     return doubt_of(evidence.metrics, data)
 
 
 def _found(evidence: Evidence, measure: str, name: str) -> str:
-    """The headline's measure against the reference's."""
+    """The headline's measure compared with the reference's."""
     headline, reference = evidence.headline, evidence.reference
     seeds = f"{evidence.seed_count} fine-tuning seed{'s' if evidence.seed_count != 1 else ''}"
     return (
@@ -176,10 +176,10 @@ def _found(evidence: Evidence, measure: str, name: str) -> str:
 
 
 def gap(one: Entry, other: Entry, measure: str) -> Estimate:
-    """Difference one − other with the two errors combined as independent; an entry of one seed adds none.
+    """Difference one − other with the two errors combined as independent; an entry with one seed adds no error.
 
-    Without an error where both have one seed. Of FID from the base's, whose images start from the same noise, the error is at least
-    that of the paired bootstrap over images, where it was measured; one seed has that too.
+    The difference has no error if both have one seed. For FID compared with the base, whose images start from the same noise, the
+    error is at least that of the paired bootstrap over images, if measured; this also works for one seed.
     """
     errors = [value.se for entry in (one, other) if (value := entry.estimate(measure)) and value.se is not None]
     if measure == "fid" and other.role == "base" and "fid_error" in one.values:
@@ -190,11 +190,11 @@ def gap(one: Entry, other: Entry, measure: str) -> Estimate:
 def gap_text(one: Entry, other: Entry, measure: str) -> str:
     """``0.31 ± 0.05 better than the base's``, for a measure of which lower is better.
 
-    Within two standard errors of nothing, and without an error, it is ``not clearly better than the base's, by 0.04 ± 0.05``.
+    Within two standard errors of zero, or without an error, it is ``not clearly better than the base's, by 0.04 ± 0.05``.
 
     Args:
-        one: what is judged.
-        other: what it is judged against.
+        one: the entry to judge.
+        other: the entry to compare it with.
         measure: ``fid``, ``kid`` or ``loss``.
     """
     name = "the base's" if other.role == "base" else f"that of {other.name}"
@@ -222,7 +222,7 @@ def _direction(difference: Estimate) -> str:
 
 
 def _alone(one: Entry, other: Entry, difference: Estimate) -> str:
-    """What a single training keeps from being known; the base is one model, and meant as that."""
+    """A note on entries with a single training, whose spread is unknown; the base is one model by design."""
     if difference.se is None:
         return " (one seed, no standard error)"
     single = [entry.name for entry in (one, other) if len(entry.seeds) == 1 and entry.role != "base"]
@@ -230,7 +230,7 @@ def _alone(one: Entry, other: Entry, difference: Estimate) -> str:
 
 
 def _training(evidence: Evidence) -> str:
-    """How the headline's training MACs stand to the reference's, in words."""
+    """How the headline's training MACs compare with the reference's, in words."""
     own, other = evidence.headline.total, evidence.reference.total
     name = "the base" if evidence.reference is evidence.base else evidence.reference.name
     if own <= other:

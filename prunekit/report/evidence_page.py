@@ -1,4 +1,4 @@
-"""The report of a comparison of experts with baselines at equal training."""
+"""Writes the report of a comparison of experts with baselines at equal training."""
 
 import re
 from functools import partial
@@ -34,13 +34,13 @@ from prunekit.report.wording import short_ratio
 
 __all__ = ["write_evidence_report"]
 
-_ACROSS, _SHOWN = 2, 16  # images of each entry: in a row, in all
-_NEARLY = 1.005  # targets are met from below, to whole channels
-_EQUAL = 0.01  # steps of fine-tuning are whole
+_ACROSS, _SHOWN = 2, 16  # images of each entry: in a row, in total
+_NEARLY = 1.005  # targets are met from below, within one channel
+_EQUAL = 0.01  # fine-tuning takes whole steps
 
 
 def write_evidence_report(folder: Path | str) -> Path:
-    """Write ``report/`` from the folder's manifest and ``samples/*.npz``; returns its page. It is replaced as a whole.
+    """Write ``report/`` from the folder's manifest and ``samples/*.npz``, replacing an earlier one as a whole; returns the page.
 
     Raises:
         FileFormatError: the manifest is of another kind, or a file of samples cannot be read.
@@ -100,7 +100,7 @@ def _sections(evidence: Evidence, samples: dict[str, Images], folder: Path, doub
 
 
 def _method_sections(name: str, method: RunResults, folder: Path) -> tuple[Section, ...]:
-    """How the experts of the claim came about."""
+    """Sections about how the claim's experts were made."""
     targets = [targets_picture(method, folder), frontiers_picture(method, folder)]
     return sections_with(
         ("flow", f"From the base to {name}", [flow_of(method)]),
@@ -124,7 +124,7 @@ def _pareto(evidence: Evidence, folder: Path, doubt: str) -> list[Picture]:
 
 
 def _strip(evidence: Evidence, samples: dict[str, Images], folder: Path) -> Strip | None:
-    """A column of images for each entry that has some, in the order of the entries."""
+    """A column of images for each entry that has images, in the order of the entries."""
     by_letters = {_letters(stem): images for stem, images in samples.items()}
     pictures: list[Picture] = []
     for name in evidence.entries:
@@ -143,7 +143,7 @@ def _strip(evidence: Evidence, samples: dict[str, Images], folder: Path) -> Stri
 
 
 def _letters(name: str) -> str:
-    """A name without what file names change in it."""
+    """A name reduced to the characters that are unchanged in file names."""
     return re.sub("[^a-z0-9]", "", name.lower())
 
 
@@ -154,11 +154,11 @@ def _loss_sentence(evidence: Evidence) -> str:
 
 
 def _baseline_sentences(evidence: Evidence, measure: str) -> list[str]:
-    """How the headline does beside the best baseline that costs no more than it while sampling, and the best of all others.
+    """Compare the headline with the best baseline that costs no more while sampling, and with the best of all other entries.
 
     Args:
         evidence: see :class:`Evidence`.
-        measure: ``fid``, or ``loss`` where no claim may rest on FID.
+        measure: ``fid``, or ``loss`` if no claim may rest on FID.
     """
     word = "FID" if measure == "fid" else "held-out loss"
     headline = evidence.headline
@@ -184,7 +184,7 @@ def _baseline_sentences(evidence: Evidence, measure: str) -> list[str]:
 
 
 def _training(one: Entry, other: Entry) -> str:
-    """How much one entry has trained beside another, in an aside."""
+    """How one entry's training compares with another's, in parentheses."""
     if not other.total:
         return ""
     part = one.total / other.total

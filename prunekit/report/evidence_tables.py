@@ -25,11 +25,11 @@ __all__ = [
 
 _PARTS = {"base": ("#c9ced4", ""), "search": ("#e3b98f", "///"), "fine-tuning": ("#7fa8d1", "...")}
 _WORDS = {"base": "the base's training", "search": "search", "fine-tuning": "fine-tuning"}
-_STRONG = 0.6  # share of the widest change, from which white text is read better
+_STRONG = 0.6  # above this share of the largest change, white text is easier to read
 
 
 def entry_table(evidence: Evidence) -> Table:
-    """Every entry: cost, and means with standard errors over its fine-tuning seeds."""
+    """Cost of every entry, and means with standard errors over its fine-tuning seeds."""
     rows = tuple(_entry_row(evidence, entry) for entry in evidence.entries.values())
     fid = [
         estimate(evidence.label("FID"), "fid"),
@@ -76,7 +76,7 @@ def _entry_row(evidence: Evidence, entry: Entry) -> dict[str, Any]:
 
 
 def group_table(evidence: Evidence) -> Table:
-    """Held-out loss of every entry in every timestep group of the evaluation, as a change of the base's in percent."""
+    """Held-out loss of every entry in every timestep group of the evaluation, as a change from the base in percent."""
     rows = tuple(
         {
             "entry": entry.name,
@@ -90,7 +90,7 @@ def group_table(evidence: Evidence) -> Table:
 
 
 def training_table(evidence: Evidence) -> Table:
-    """What making every entry cost, by what it went to."""
+    """The cost of making every entry, by use."""
     base = evidence.base.total
     rows = tuple(
         {
@@ -146,7 +146,7 @@ def draw_losses(evidence: Evidence) -> Figure:
 
 
 def describe_losses(evidence: Evidence) -> str:
-    """The same in words."""
+    """The picture from :func:`draw_losses` in words."""
     told = (
         f"{entry.name}: {', '.join(estimate_text(change) for change in _changes(evidence, entry))}"
         for entry in _others(evidence)
@@ -185,7 +185,7 @@ def draw_training(evidence: Evidence) -> Figure:
 
 
 def describe_training(evidence: Evidence) -> str:
-    """The same in words."""
+    """The picture from :func:`draw_training` in words."""
     told = (f"{entry.name} {si_text(entry.total)}" for entry in evidence.entries.values())
     return f"Training MACs of every entry, split into the base's training, search and fine-tuning: {', '.join(told)}."
 
@@ -199,7 +199,7 @@ def _others(evidence: Evidence) -> list[Entry]:
 
 
 def _changes(evidence: Evidence, entry: Entry) -> list[Estimate]:
-    """Change of the loss against the base in percent, by timestep group."""
+    """Change of the loss from the base in percent, by timestep group."""
     base = evidence.base.losses.mean(0)
     return [Estimate.over(column) for column in (100 * (entry.losses / base - 1)).T]
 

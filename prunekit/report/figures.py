@@ -1,4 +1,4 @@
-"""Pictures of the targets and the widths; drawn without pyplot, so no figure outlives its function."""
+"""Pictures of the targets and the widths. They are drawn without pyplot, so that no figure outlives its function."""
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -34,12 +34,12 @@ _FAINT = "#c9ced4"
 _TARGET = "#b4540a"
 _REACHED = "#1d5f9e"
 _LONGEST_NAME = 40
-_WORD_WIDTH = 0.08  # of the axis, which "group 0" takes up
+_WORD_WIDTH = 0.08  # share of the axis that "group 0" takes up
 _STYLE = {
     "font.family": "DejaVu Sans",
     "font.size": 9,
     "text.usetex": False,
-    "text.parse_math": False,  # a layer's name may hold a dollar sign
+    "text.parse_math": False,  # a layer's name may have a dollar sign
     "text.color": _INK,
     "axes.labelcolor": _INK,
     "axes.edgecolor": "#8a929b",
@@ -69,20 +69,20 @@ _PARTS = {
 
 @contextmanager
 def styled() -> Iterator[None]:
-    """Draw and save inside this block; matplotlib's settings are what they were before when it ends."""
+    """Draw and save inside this block; at its end matplotlib's settings are restored."""
     with mpl.rc_context(_STYLE):  # type: ignore[arg-type]  # its keys are typed as one long literal
         yield
 
 
 def save_figure(figure: Figure, path: Path, software: str | None = None) -> None:
-    """Write a PNG that depends on nothing but the figure; ``software`` is noted in it."""
+    """Write a PNG that depends only on the figure and on ``software``, which is stored in its metadata."""
     figure.savefig(path, format="png", dpi=DOTS_PER_INCH, metadata={"Software": software})
 
 
 def scale_by_log(axes: Axes) -> None:
-    """A logarithmic y axis whose numbers are written plainly, since powers would need mathematical text.
+    """Use a logarithmic y axis with plain numbers, since powers would need mathematical text.
 
-    Over less than a decade the numbers are those of an even scale: 1, 2 and 5 may have no more than one of them in view.
+    Over less than a decade the ticks are those of a linear scale, since at most one of 1, 2 and 5 may be visible.
     """
     axes.set_yscale("log")
     low, high = axes.get_ylim()
@@ -116,7 +116,7 @@ def short_name(name: str) -> str:
 
 
 def draw_snr_targets(results: RunResults) -> Figure:
-    """SNR over the timesteps, and below it the fraction of the base's MACs that each timestep group gets."""
+    """Draw SNR over the timesteps, and below it the fraction of the base's MACs that each timestep group gets."""
     figure = Figure(figsize=(9.5, 5.4), layout="constrained")
     above, below = figure.subplots(2, 1, sharex=True)
     groups = results.allocation.groups
@@ -153,7 +153,7 @@ def draw_snr_targets(results: RunResults) -> Figure:
 
 
 def describe_snr_targets(results: RunResults) -> str:
-    """The same in words."""
+    """The picture from :func:`draw_snr_targets` in words."""
     snr_db, groups = results.base.noise_schedule.snr_db, results.allocation.groups
     parts = []
     for group in groups:
@@ -168,7 +168,7 @@ def describe_snr_targets(results: RunResults) -> str:
 
 
 def draw_frontiers(results: RunResults) -> Figure:
-    """Loss against the fraction of the base's MACs, one curve per timestep group, with the group's target on it."""
+    """Draw loss against the fraction of the base's MACs, with one curve per timestep group and the group's target on it."""
     figure = Figure(figsize=(9.5, 4.2), layout="constrained")
     axes = figure.subplots()
     targets = results.allocation.groups
@@ -189,7 +189,7 @@ def draw_frontiers(results: RunResults) -> Figure:
 
 
 def describe_frontiers(results: RunResults) -> str:
-    """The same in words."""
+    """The picture from :func:`draw_frontiers` in words."""
     allocation = results.allocation
     parts = [
         f"group {target.index}: {len(frontier.macs)} points from {short_ratio(frontier.macs[0] / frontier.base_macs)}, "
@@ -200,7 +200,7 @@ def describe_frontiers(results: RunResults) -> str:
 
 
 def _bands(axes: Axes, results: RunResults) -> None:
-    """Every other timestep group lightly shaded, and a line at each border."""
+    """Shade every other timestep group lightly, and draw a line at each border."""
     for group in results.allocation.groups:
         if group.index % 2:
             axes.axvspan(group.start, group.stop, color="#f3f5f7", zorder=-1)
@@ -209,7 +209,7 @@ def _bands(axes: Axes, results: RunResults) -> None:
 
 
 def _name_groups(axes: Axes, results: RunResults) -> None:
-    """Each timestep group's number above its range, as long as the range is wide enough for it."""
+    """Write each timestep group's number above its range if the range is wide enough."""
     allocation = results.allocation
     for group in allocation.groups:
         part = (group.stop - group.start) / allocation.num_timesteps
@@ -219,7 +219,7 @@ def _name_groups(axes: Axes, results: RunResults) -> None:
 
 
 def width_order(results: RunResults) -> list[str]:
-    """Channel groups that some expert names, in network order as far as the run knows it."""
+    """Channel groups that occur in an expert, in network order as far as the run records it."""
     known = (results.importance or {}).get("channel_groups") or ()
     named = {name: None for expert in results.experts.values() for name in expert.widths}
     first = [str(group["name"]) for group in known if group["name"] in named]
@@ -227,7 +227,7 @@ def width_order(results: RunResults) -> list[str]:
 
 
 def draw_widths(results: RunResults) -> Figure:
-    """One row per timestep group: the width of each channel group, the base's in pale and the expert's in colour."""
+    """Draw one row per timestep group with the width of each channel group: the base's pale, the expert's in colour."""
     names = width_order(results)
     experts = [results.experts[index] for index in sorted(results.experts)]
     targets = {group.index: group for group in results.allocation.groups}
@@ -260,7 +260,7 @@ def _width_bars(axes: Axes, names: list[str], widths: Mapping[str, tuple[int, in
 
 
 def describe_widths(results: RunResults) -> str:
-    """The same in words; the numbers are in the table below the picture."""
+    """The widths in words; the numbers are in the table below the picture."""
     parts = [
         f"group {index} keeps {_kept(results.experts[index]):.0%} of its prunable channels"
         for index in sorted(results.experts)

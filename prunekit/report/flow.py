@@ -1,4 +1,4 @@
-"""The flow of a run, from the base to the evaluation, with its numbers at each stage."""
+"""The flow of a run, from the base to the evaluation, with the numbers of each stage."""
 
 from collections.abc import Callable, Iterable
 
@@ -11,7 +11,7 @@ __all__ = ["flow_of"]
 
 
 def flow_of(results: RunResults) -> Flow:
-    """Stages in order; one that the run does not have is left out."""
+    """The run's stages in order; missing stages are left out."""
     steps = (
         Step("Base", _base(results)),
         Step("Timestep groups", _groups(results)),
@@ -101,6 +101,6 @@ def _ratios(values: Iterable[float]) -> str:
 
 
 def _spent(results: RunResults, counted: Callable[[str, str], bool]) -> tuple[str, ...]:
-    """MACs of some of the ledger's rows; empty when there are none."""
+    """MACs of the selected rows of the ledger; empty if there are none."""
     macs = sum(row.macs for row in results.ledger if counted(row.kind, row.stage))
     return (f"{si_text(macs)} MACs spent",) if macs else ()

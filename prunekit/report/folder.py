@@ -1,4 +1,4 @@
-"""The folder ``report/`` of a run: the names that reports have, so that a new one replaces an earlier one and nothing else."""
+"""The folder ``report/`` of a run: the names of a report's files, so that a new report replaces an earlier one and nothing else."""
 
 from pathlib import Path
 
@@ -35,7 +35,7 @@ _PICTURES = (
     *("samples", "snr_targets", "training", "widths"),
 )
 _NUMBERED = ("grouping", "samples")
-_HEAD = 65_536  # bytes in which a page has its kind, behind its style
+_HEAD = 65_536  # bytes at the start of a page that include its kind, which follows the style
 _SHOWN = b'<p class="kind">prunekit'
 _is_manifest = has_format(MANIFEST_FORMAT)
 
@@ -55,7 +55,7 @@ def _is_report(page: Path) -> bool:
 
 
 PAGE = FileKind("page of prunekit", _is_page)
-"""A page, such as the one over all runs of a folder."""
+"""A page, such as the one about all runs in a folder."""
 
 FOLDER = FolderKind(
     "report",

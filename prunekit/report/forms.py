@@ -1,4 +1,4 @@
-"""The forms of a run's manifest, by kind of run, which it is held against before anything is drawn."""
+"""The forms of manifests, by kind of run. A manifest is checked against its form before anything is drawn."""
 
 from pathlib import Path
 from typing import Annotated, Any, Literal, NotRequired, TypeVar
@@ -28,7 +28,7 @@ MANIFEST_FORMAT = "prunekit-manifest/1"
 AGAIN = "make it again with `prunekit run`"
 _T = TypeVar("_T")
 _Above = Annotated[float, Bounded(gt=0)]
-_Distance = Annotated[float, Bounded(ge=-1e-3)]  # FID of equal images is 0 up to rounding
+_Distance = Annotated[float, Bounded(ge=-1e-3)]  # FID of equal images is 0, except for rounding
 
 
 class _Named(TypedDict):
@@ -57,7 +57,7 @@ class _ConfigForm(TypedDict):
 
 
 class HeadForm(TypedDict):
-    """What a manifest of any kind says; everything in it may be absent."""
+    """The keys of a manifest of any kind; all are optional."""
 
     recipe: NotRequired[str]
     created: NotRequired[str | None]
@@ -179,7 +179,7 @@ class _CurriculumRow(TypedDict):
 
 
 class CurriculumRows(TypedDict):
-    """What a comparison of ways to train measured."""
+    """The results of a comparison of ways to train."""
 
     curriculum: Annotated[list[_CurriculumRow], Bounded(min_length=1)]
 
@@ -195,7 +195,7 @@ class _MultistageRow(TypedDict):
 
 
 class MultistageRows(TypedDict):
-    """What a comparison of networks for stages measured."""
+    """The results of a comparison of networks for stages."""
 
     multistage: Annotated[list[_MultistageRow], Bounded(min_length=1)]
 
@@ -238,14 +238,14 @@ class _UnifiedForm(TypedDict):
 
 
 class CurriculumForm(CurriculumRows):
-    """A comparison of ways to train, with what its page tells."""
+    """A comparison of ways to train, with everything that its page shows."""
 
     recipe: str
     config: _CurriculumConfig
 
 
 class MultistageForm(MultistageRows):
-    """A comparison of networks for stages, with what its page tells."""
+    """A comparison of networks for stages, with everything that its page shows."""
 
     recipe: str
     config: _MultistageConfig
@@ -272,7 +272,7 @@ class _EvidenceRow(TypedDict):
 
 
 class _EvidenceMetrics(TypedDict):
-    features: Any  # a text in manifests of before
+    features: Any  # a text in older manifests
     count: Positive
     sampler: NotRequired[str | None]
     steps: NotRequired[int | None]
@@ -294,7 +294,7 @@ class _ChannelsForm(TypedDict):
 
 
 class ImportanceForm(TypedDict):
-    """An importance map, as far as pages show it."""
+    """The part of an importance map that pages show."""
 
     criterion: str
     timestep_groups: Many[GroupForm]

@@ -1,4 +1,4 @@
-"""Pictures of how timesteps were cut: the curves over the timesteps, and the map of similarities with the groups on it."""
+"""Pictures of how timesteps were cut: curves over the timesteps, and the map of similarities with the groups on it."""
 
 from pathlib import Path
 
@@ -19,7 +19,7 @@ __all__ = ["describe_grouping", "draw_grouping", "grouping_picture", "grouping_p
 
 _COLOURS = ("#1d5f9e", "#b4540a", "#4d7c3a", "#7a4fa0")
 _CUT = "#333a42"
-_ROOM = 0.07  # of the axis, which a timestep's number takes up
+_ROOM = 0.07  # share of the axis that a timestep's number takes up
 _LABELS = {
     "to_clean": "S(t, 0): like the clean end",
     "to_noise": "S(t, T): like the noisy end",
@@ -31,7 +31,7 @@ _KINDS = {"similarity": "share of pixels that agree", "gradient": "cosine of the
 
 
 def draw_grouping(grouping: Grouping) -> Figure:
-    """The curves with the cuts, and beside them the map where there is one."""
+    """Draw the curves with the cuts and, if there is one, the map of similarities at their side."""
     evidence, matrix = grouping.evidence, grouping.evidence.matrix
     figure = Figure(figsize=(10.0 if matrix is not None else 6.0, 4.3), layout="constrained")
     left = figure.add_subplot(1, 2 if matrix is not None else 1, 1)
@@ -61,7 +61,7 @@ def draw_grouping(grouping: Grouping) -> Figure:
 
 
 def describe_grouping(grouping: Grouping) -> str:
-    """The same in words."""
+    """The picture from :func:`draw_grouping` in words."""
     groups, facts = grouping.groups, grouping.evidence.facts
     ranges = ", ".join(f"{group.start}–{group.stop - 1}" for group in groups)
     text = f"{len(groups)} timestep groups by method {groups.method}: {ranges}."
@@ -78,7 +78,7 @@ def grouping_png(grouping: Grouping, path: Path | str) -> None:
     """Draw a grouping.
 
     Args:
-        grouping: the groups and their evidence.
+        grouping: the groups and the values they were cut by.
         path: where the PNG goes; written atomically.
     """
     path = Path(path)
@@ -87,7 +87,7 @@ def grouping_png(grouping: Grouping, path: Path | str) -> None:
 
 
 def grouping_picture(grouping: Grouping, path: Path) -> Picture | None:
-    """Why the timesteps were cut where they were, for a page; None where no map of similarities says so."""
+    """A page's picture of the reasons for the cuts; None if the grouping has no map of similarities."""
     if grouping.evidence.matrix is None:
         return None
     caption = f"Timesteps were cut by method {grouping.groups.method}: the curves that say where, and the map of similarities."
@@ -118,7 +118,7 @@ def _curves(axes: Axes, grouping: Grouping) -> None:
 
 
 def _mark_cuts(axes: Axes, grouping: Grouping) -> None:
-    """A line at each cut, and its timestep where there is room for it."""
+    """Draw a line at each cut, with its timestep if there is room."""
     room, written = grouping.groups.num_timesteps * _ROOM, -np.inf
     for cut in grouping.groups.cuts:
         axes.axvline(cut, color=_CUT, linewidth=0.9, linestyle=(0, (4, 2)))
@@ -129,7 +129,7 @@ def _mark_cuts(axes: Axes, grouping: Grouping) -> None:
 
 
 def _within(matrix: FloatArray, at: IntArray, start: int, stop: int) -> float:
-    """Mean similarity of the nodes of a group; of the nearest node alone where none lies in it."""
+    """Mean similarity of the nodes in a group; if there is none, the value of the nearest node."""
     inside = np.flatnonzero((at >= start) & (at < stop))
     if not inside.size:
         inside = np.array([np.abs(at - (start + stop - 1) / 2).argmin()])
@@ -137,5 +137,5 @@ def _within(matrix: FloatArray, at: IntArray, start: int, stop: int) -> float:
 
 
 def _edges(at: FloatArray, num_timesteps: int) -> FloatArray:
-    """Borders of the nodes' cells: half-way between them, and the ends of the timesteps."""
+    """Borders of the nodes' cells: half-way between nodes, and at the ends of the timesteps."""
     return np.concatenate([[0.0], (at[1:] + at[:-1]) / 2 + 0.5, [float(num_timesteps)]])

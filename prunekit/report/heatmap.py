@@ -1,4 +1,4 @@
-"""The importance heatmap: timestep groups by channel groups, with what cannot be removed shown as such."""
+"""The importance heatmap: timestep groups by channel groups. Channels that cannot be removed are marked."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -22,25 +22,25 @@ from prunekit.report.wording import timestep_text
 
 __all__ = ["Heatmap", "heatmap_png"]
 
-_SMALLEST = 1e-4  # of the row's maximum: below, differences are drawn as one colour
-_APART = 0.5  # columns between the network's order and what has no place in it
-_ROWS_FOR_WORDS = 4  # below, "not removable" does not fit upright into a column
+_SMALLEST = 1e-4  # share of the row's maximum below which all values have the same colour
+_APART = 0.5  # columns of space before groups without a place in the network's order
+_ROWS_FOR_WORDS = 4  # with fewer rows, "not removable" does not fit into a column
 _HATCHED: dict[str, Any] = {"facecolor": "#dcdcdc", "edgecolor": "#8c8c8c", "hatch": "////", "linewidth": 0.0}
 
 
 @dataclass(frozen=True)
 class Heatmap:
-    """Mean score per channel of every channel group, comparable within a row.
+    """Mean score per channel of every channel group; values can be compared within a row.
 
     Args:
-        criterion: what the scores measure.
+        criterion: the importance criterion.
         rows: label of each timestep group, cleanest first.
-        names: channel groups in network order; those left whole that have no place in it come last.
-        left_whole: channel group or layer → why nothing of it can be removed.
+        names: channel groups in network order, then those left whole without a place in this order.
+        left_whole: channel group or layer → the reason why it cannot be pruned.
         values: shape (timestep groups, channel groups); NaN where nothing was measured. With scale ``log`` the mean score
-            over the row's largest, in (0, 1]; with ``rank`` the rank in the row from 0 (lowest) to 1 (highest).
-        scale: ``log``, or ``rank`` where a mean score is not positive.
-        without_place: how many of the last channel groups have no place in the network order.
+            divided by the row's largest, in (0, 1]; with ``rank`` the rank in the row from 0 (lowest) to 1 (highest).
+        scale: ``log``, or ``rank`` if a mean score is not positive.
+        without_place: number of channel groups, at the end, without a place in the network order.
     """
 
     criterion: str
@@ -83,7 +83,7 @@ class Heatmap:
 
     @property
     def scale_text(self) -> str:
-        """What a colour means."""
+        """The meaning of the colours."""
         if self.scale == "log":
             return "mean score per channel, divided by the row's maximum (log scale)"
         return "rank of the mean score per channel within the row (0 lowest, 1 highest)"
@@ -166,7 +166,7 @@ class Heatmap:
         return bool((self.values[np.isfinite(self.values)] < _SMALLEST).any())
 
     def _hatch(self, axes: Axes, places: FloatArray) -> None:
-        """Cover what cannot be removed; a whole column says so in words, too."""
+        """Hatch cells that cannot be removed; whole columns also say so in words."""
         height = len(self.rows)
         missing = np.isnan(self.values)
         whole = missing.all(axis=0)
@@ -202,12 +202,12 @@ def heatmap_png(importance_json: dict[str, Any], path: Path | str) -> None:
 
 
 def _mean(scores: list[float] | None) -> float:
-    """Mean over the channels; NaN for a channel group without scores."""
+    """Mean over the channels; NaN if there are no scores."""
     return float(np.mean(np.asarray(scores, dtype=np.float64))) if scores else float("nan")
 
 
 def _normalised(row: FloatArray, scale: Literal["log", "rank"]) -> FloatArray:
-    """One row against itself; NaN stays NaN."""
+    """Normalise one row by its own values; NaN stays NaN."""
     measured = row[np.isfinite(row)]
     values = np.full_like(row, np.nan)
     if not measured.size:

@@ -1,4 +1,4 @@
-"""Which report a run's manifest asks for."""
+"""Finds the report for a run's manifest."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -21,10 +21,10 @@ __all__ = ["KINDS", "Kind", "kind_of", "report_writer", "write_any_report"]
 
 @dataclass(frozen=True)
 class Kind:
-    """What a kind of run shows.
+    """The report of a kind of run.
 
     Args:
-        claim: what a manifest of this kind found, in one sentence.
+        claim: takes a manifest and returns its finding in one sentence.
         write: takes the run's folder, writes its report and returns the page.
     """
 
@@ -38,22 +38,22 @@ KINDS: Mapping[Experiment, Kind] = {
     Experiment.CURRICULUM: Kind(curriculum_claim, write_curriculum_report),
     Experiment.EXPERTS: Kind(lambda manifest: claim(RunResults.from_manifest(manifest)), write_report),
 }
-"""Every kind of run with something to show."""
+"""The report of every kind of run that has one."""
 
 
 def kind_of(manifest: Mapping[str, Any]) -> Kind | None:
-    """The kind of a manifest; None for a run that has nothing to show but the manifest."""
+    """The kind of report for a manifest; None for a run without a report."""
     return KINDS.get(Experiment.shown_by(manifest))
 
 
 def report_writer(manifest: Mapping[str, Any]) -> Callable[[Path], Path] | None:
-    """The writer for a manifest; None for a run that has nothing to show but the manifest."""
+    """The report writer for a manifest; None for a run without a report."""
     kind = kind_of(manifest)
     return None if kind is None else kind.write
 
 
 def write_any_report(folder: Path | str) -> Path:
-    """The report of a run of any kind, in its folder; returns its page."""
+    """Write the report of a run of any kind into its folder; returns the page."""
     folder = Path(folder)
     writer = report_writer(read_manifest(folder)) or write_report
     return writer(folder)

@@ -1,4 +1,4 @@
-"""Learning curves of trainings beside each other: where they end, how soon they reach another's end, a picture."""
+"""Compares learning curves of trainings: their final values, how soon they reach another's final value, and a picture."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -35,14 +35,14 @@ _MARKERS = "os^DvPX<>*"
 
 @dataclass(frozen=True)
 class LearningCurve:
-    """How a training went, over its seeds.
+    """The learning curve of a training, over its seeds.
 
     Args:
-        title: what tables and pictures call it.
-        training_macs: at every look, shape (seeds, looks).
-        losses: held-out loss on all timesteps, likewise.
-        fids: likewise; not a number where no extractor knew the pictures.
-        seeds: of the trainings, in order; curves of equal seeds are paired.
+        title: its name in tables and pictures.
+        training_macs: training MACs at every look, shape (seeds, looks).
+        losses: held-out loss on all timesteps, same shape.
+        fids: FID, same shape; NaN if no extractor knows the pictures.
+        seeds: seeds of the trainings, in order; curves of equal seeds are paired.
     """
 
     title: str
@@ -58,7 +58,7 @@ class LearningCurve:
 
 
 def curves_of(title: str, rows: Sequence[dict[str, Any]]) -> LearningCurve:
-    """The curve of a manifest's rows, one row for each seed."""
+    """The learning curve from a manifest's rows, one for each seed."""
     macs, losses, fids = (
         np.array([[look[name] for look in row["curve"]] for row in rows], dtype=np.float64)
         for name in ("training_macs", "loss", "fid")
@@ -69,12 +69,12 @@ def curves_of(title: str, rows: Sequence[dict[str, Any]]) -> LearningCurve:
 
 
 def reaching(macs: FloatArray, values: FloatArray, goal: float) -> float | None:
-    """Training MACs at which a curve first gets down to a goal, linear between looks; None where it never does.
+    """Training MACs at which a curve first reaches a goal from above, linear between looks; None if it never does.
 
     Args:
         macs: shape (looks,), rising.
         values: shape (looks,).
-        goal: what is to be reached.
+        goal: the value to reach.
     """
     below = np.flatnonzero(values <= goal)
     if not len(below):
@@ -87,15 +87,15 @@ def reaching(macs: FloatArray, values: FloatArray, goal: float) -> float | None:
 
 
 def share_to_reach(curve: LearningCurve, rival: LearningCurve, of: str) -> float | None:
-    """Share of the rival's training MACs after which a curve is where the rival's ends; means over the seeds.
+    """Share of the rival's training MACs after which a curve reaches the rival's final value; means over the seeds.
 
     Args:
-        curve: who has to reach.
-        rival: whose end is to be reached.
+        curve: the curve.
+        rival: the curve with the final value to reach.
         of: ``losses`` or ``fids``.
 
     Returns:
-        None where it never does.
+        The share; None if the curve never reaches that value.
     """
     goal = float(getattr(rival, of)[:, -1].mean())
     reached = reaching(curve.training_macs.mean(0), getattr(curve, of).mean(0), goal)
@@ -109,10 +109,10 @@ def mean_and_error(values: FloatArray, digits: int) -> str:
 
 
 def learning_claim(rival: LearningCurve, others: Sequence[LearningCurve], label: str = "FID", doubt: str = "") -> str:
-    """What a comparison found, in sentences: which training ends best, and whether that is beyond the error.
+    """The finding of a comparison in sentences: which training ends best, and whether the difference exceeds the error.
 
     Args:
-        rival: what the others are compared with.
+        rival: the training that the others are compared with.
         others: the other trainings.
         label: FID with its features and count, see :func:`prunekit.report.doubts.metric_label`.
         doubt: why no claim may rest on FID, see :func:`prunekit.report.doubts.doubt_of`; the held-out loss decides then.
@@ -137,14 +137,14 @@ def learning_claim(rival: LearningCurve, others: Sequence[LearningCurve], label:
 
 
 def _ends_text(curve: LearningCurve, rival: LearningCurve, of: str, label: str) -> str:
-    """Where two trainings end."""
+    """The final values of two trainings, in words."""
     name, digits = (f"{label} is", 2) if of == "fids" else ("held-out loss is", 5)
     own, other = (mean_and_error(getattr(each, of)[:, -1], digits) for each in (curve, rival))
     return f"{name} {own} against {other} of {rival.title}"
 
 
 def _difference(curve: LearningCurve, rival: LearningCurve, of: str) -> Estimate:
-    """End of a training − the rival's: over the pairs of seeds where both have the same, else with independent errors."""
+    """Final value of a training − the rival's: paired if both have the same seeds, otherwise with independent errors."""
     own, other = (getattr(each, of)[:, -1] for each in (curve, rival))
     if curve.seeds == rival.seeds:
         return Estimate.over(own - other)
@@ -170,7 +170,7 @@ def _signed(estimate: Estimate, digits: int) -> str:
 
 
 def measured_on(look: dict[str, Any], sampler: str, steps: int) -> str:
-    """What losses and FID of a look are of, as sentences."""
+    """Sentences about the images and timesteps on which a look's losses and FID were measured."""
     if not look["features"]:
         fid = f"No FID was measured: {str(look.get('no_features') or 'no features are recorded').rstrip('.')}. "
     else:
@@ -180,17 +180,17 @@ def measured_on(look: dict[str, Any], sampler: str, steps: int) -> str:
 
 
 def seeds_text(count: int) -> str:
-    """``3 seeds``; one says that nothing is known of the error."""
+    """``3 seeds``; for one seed with a note that the error is unknown."""
     return f"{count} seeds" if count > 1 else "one seed, so that there is no error"
 
 
 def share_column(heading: str, curves: Sequence[LearningCurve], rival: LearningCurve | None, of: str) -> Column:
-    """Shares of the rival's training MACs after which the curves are where it ends.
+    """A column of the shares of the rival's training MACs after which the curves reach its final value.
 
     Args:
-        heading: of the column.
-        curves: one for each row, which has its number as ``place``.
-        rival: None where there is none.
+        heading: heading of the column.
+        curves: one for each row; the row's ``place`` is the curve's index.
+        rival: None if there is none.
         of: ``losses`` or ``fids``.
     """
 
@@ -203,11 +203,11 @@ def share_column(heading: str, curves: Sequence[LearningCurve], rival: LearningC
 
 
 def end_columns(curves: Sequence[LearningCurve], rival: LearningCurve | None, whose: str) -> list[Column]:
-    """Columns of a table of trainings' ends: loss and FID, and the shares to reach the rival's; no FID where there is none.
+    """Columns for trainings' final loss and FID, and the shares to reach the rival's; no FID if it was not measured.
 
     Args:
-        curves: one for each row, which has its number as ``place`` and :func:`ends`.
-        rival: whose ends are to be reached; None where there is none.
+        curves: one for each row; the row has the curve's index as ``place``, and its :func:`ends`.
+        rival: the curve with the final values to reach; None if there is none.
         whose: ``the`` or ``its``, for headings.
     """
     columns = [estimate("loss", "loss"), share_column(f"share to {whose} loss", curves, rival, "losses")]
@@ -218,13 +218,13 @@ def end_columns(curves: Sequence[LearningCurve], rival: LearningCurve | None, wh
 
 
 def ends(curve: LearningCurve) -> dict[str, float | None]:
-    """Loss and FID at a curve's end, over its seeds, as parts of a table's row."""
+    """A curve's final loss and FID over its seeds, as part of a table's row."""
     fid = Estimate.over(curve.fids[:, -1]) if curve.has_fid else None
     return flat(loss=Estimate.over(curve.losses[:, -1]), fid=fid)
 
 
 def describe_learning(curves: Sequence[LearningCurve]) -> str:
-    """The picture of :func:`draw_learning` in words."""
+    """The picture from :func:`draw_learning` in words."""
     told = []
     for curve in curves:
         loss, fid = (number_text(float(values[:, -1].mean())) for values in (curve.losses, curve.fids))
@@ -234,7 +234,7 @@ def describe_learning(curves: Sequence[LearningCurve]) -> str:
 
 
 def draw_learning(curves: Sequence[LearningCurve], rival: int = 0) -> Figure:
-    """Loss, and FID where it was measured, over training MACs, one line for each curve, the rival's thick."""
+    """Draw loss and, if measured, FID over training MACs, with one line for each curve and a thick one for the rival."""
     shown = [("losses", "held-out loss"), ("fids", "FID")][: 2 if all(curve.has_fid for curve in curves) else 1]
     figure = Figure(figsize=(9.5, 3.9 + 0.17 * (len(curves) // 3)), layout="constrained")
     for axes, (of, word) in zip(figure.subplots(1, len(shown), squeeze=False)[0], shown, strict=True):

@@ -1,4 +1,4 @@
-"""What a run cost: its ledger as tables, and in a sentence beside what the base's training cost."""
+"""The cost of a run: its ledger as tables, and a sentence that compares it with the base's training."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -31,7 +31,7 @@ def _large(heading: str, key: str) -> Column:
 
 
 def ledger_table(ledger: Sequence[LedgerRow]) -> Table | None:
-    """What making cost, stage by stage, with a total; None when not kept."""
+    """The cost of making the experts, by stage, with a total; None if there is no ledger."""
     entries = [entry for entry in ledger if entry.kind in MAKING]
     if not entries:
         return None
@@ -65,7 +65,7 @@ def ledger_table(ledger: Sequence[LedgerRow]) -> Table | None:
 
 
 def kinds_table(ledger: Sequence[LedgerRow]) -> Table | None:
-    """The ledger's totals by kind: what making cost, and apart from it moving averages and evaluation; None when not kept."""
+    """The ledger's totals by kind, with moving averages and evaluation separate from making; None if there is no ledger."""
     if not ledger:
         return None
     rows = tuple(
@@ -95,7 +95,7 @@ def kinds_table(ledger: Sequence[LedgerRow]) -> Table | None:
 
 
 def cost_sentence(results: RunResults) -> str:
-    """What making all experts cost, beside the base's own training; empty when no ledger was kept."""
+    """The cost of making all experts compared with the base's training; empty if there is no ledger."""
     base, made = making_macs(results.ledger)
     if not made:
         return ""
@@ -113,7 +113,7 @@ def cost_sentence(results: RunResults) -> str:
 
 
 def kinds_sentence(rows: Sequence[LedgerRow]) -> str:
-    """Totals by kind in a sentence; empty without rows."""
+    """Totals by kind in a sentence; empty if there are no rows."""
     if not rows:
         return ""
     parts = ", ".join(f"{_WORDS[kind]} {large_text(row.macs)}" for kind, row in totals(rows).items())

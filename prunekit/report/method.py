@@ -1,4 +1,4 @@
-"""How experts came about, in pictures: noise and targets, importance, widths."""
+"""Shows in pictures how experts were made: noise and targets, importance, widths."""
 
 from pathlib import Path
 
@@ -15,7 +15,7 @@ __all__ = ["frontiers_picture", "importance_blocks", "targets_picture", "width_b
 
 
 def targets_picture(results: RunResults, folder: Path) -> Picture:
-    """SNR over the timesteps, and the groups' targets below."""
+    """A picture of SNR over the timesteps, with the groups' targets below."""
     allocation = results.allocation
     low, high = allocation.feasible
     settings = settings_text(results.base.noise_schedule.scheduler)
@@ -30,7 +30,7 @@ def targets_picture(results: RunResults, folder: Path) -> Picture:
 
 
 def frontiers_picture(results: RunResults, folder: Path) -> Picture | None:
-    """What the searches recorded on their way, where an allocation was made from that."""
+    """A picture of the searches' frontiers, if the allocation was made from them."""
     if not results.allocation.frontiers:
         return None
     caption = (
@@ -42,7 +42,7 @@ def frontiers_picture(results: RunResults, folder: Path) -> Picture | None:
 
 
 def importance_blocks(results: RunResults, folder: Path) -> list[Block]:
-    """Importance by timestep group and channel group, and what was left whole; nothing where it was not kept."""
+    """Importance by timestep group and channel group, and the layers left whole; empty if importance was not kept."""
     if results.importance is None:
         return []
     heatmap = Heatmap.from_json(results.importance)
@@ -55,7 +55,7 @@ def importance_blocks(results: RunResults, folder: Path) -> list[Block]:
 
 
 def width_blocks(results: RunResults, folder: Path) -> list[Block]:
-    """Widths before and after by timestep group, as a picture and as a table; nothing where they were not kept."""
+    """Widths before and after by timestep group, as a picture and as a table; empty if they were not kept."""
     names = figures.width_order(results)
     if not names:
         return []

@@ -1,4 +1,4 @@
-"""What a comparison of multistage networks found: a table and the learning curves, made from its manifest alone."""
+"""The report of a comparison of multistage networks: a table and the learning curves, made only from its manifest."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -41,11 +41,11 @@ class Entry:
     Args:
         network: ``unified``, ``separate``, ``equal`` or ``tailored``.
         grouping: method that cut the stages.
-        cuts: first timesteps of all stages but the first.
+        cuts: first timesteps of all stages except the first.
         stage_macs: MACs per sample of every stage.
         sampling_macs: mean MACs of an evaluation while sampling.
         params: number of parameters.
-        curve: how its training went.
+        curve: its learning curve.
     """
 
     network: str
@@ -61,7 +61,7 @@ def entries_of(manifest: JsonDict) -> list[Entry]:
     """The networks of a manifest, in its order.
 
     Raises:
-        FileFormatError: it is no manifest of such a comparison.
+        FileFormatError: the manifest is not one of such a comparison.
     """
     checked(MultistageRows, manifest, "The manifest", AGAIN)
     try:
@@ -91,7 +91,7 @@ def _title(network: str, grouping: str) -> str:
 
 
 def multistage_claim(manifest: JsonDict) -> str:
-    """What the comparison found, in one sentence."""
+    """The finding of the comparison, in one sentence."""
     entries = entries_of(manifest)
     unified = next((entry.curve for entry in entries if entry.network == "unified"), None)
     others = [entry.curve for entry in entries if entry.network != "unified"]
@@ -128,7 +128,7 @@ def write_multistage_report(folder: Path | str) -> Path:
 
 
 def _points(entries: list[Entry]) -> dict[str, list[Point]]:
-    """Loss and FID against sampling MACs; nothing where all networks cost the same."""
+    """Loss and FID against sampling MACs; empty if all networks cost the same."""
     if len({entry.sampling_macs for entry in entries}) < 2:
         return {}
     unified = next(entry.sampling_macs for entry in entries if entry.network == "unified")

@@ -1,4 +1,4 @@
-"""The page over all runs of a folder: what each is and found, and the way to its report."""
+"""The page about all runs in a folder: each run's facts, its finding and a link to its report."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -28,15 +28,15 @@ def run_folders(folder: Path) -> list[Path]:
 
 
 def write_all_reports(folder: Path | str, done: Callable[[Path], None] = lambda page: None) -> Path:
-    """Write the report of every run in a folder again from its manifest, then ``index.html`` over them; returns that.
+    """Write the reports of all runs in a folder again from their manifests, and an ``index.html``; returns the index.
 
     Args:
-        folder: of folders of runs.
-        done: is told each run's page once it is written.
+        folder: has the folders of runs.
+        done: called with each run's page after it is written.
 
     Raises:
-        MissingFileError: there is no run in it.
-        FileFormatError: a manifest, or what lies beside it, cannot be read.
+        MissingFileError: there is no run in the folder.
+        FileFormatError: a manifest, or another file of a run, cannot be read.
     """
     folder = Path(folder)
     runs = run_folders(folder)
@@ -53,10 +53,10 @@ def write_all_reports(folder: Path | str, done: Callable[[Path], None] = lambda 
 
 
 def check_overview(folder: Path) -> None:
-    """Refuse a folder with an ``index.html`` that prunekit did not write, since the page over all runs would replace it.
+    """Refuse a folder with an ``index.html`` that prunekit did not write, since the page of all runs would replace it.
 
     Raises:
-        InputError: there is one, or no file can be written there.
+        InputError: there is such a file, or no file can be written there.
     """
     page = folder / "index.html"
     check_file(page)
@@ -67,7 +67,7 @@ def check_overview(folder: Path) -> None:
 
 
 def write_overview(folder: Path | str) -> Path:
-    """Write ``index.html`` over the runs in a folder, newest first, and over the Markdown pages of its other folders.
+    """Write ``index.html``: a list of the runs in a folder, newest first, and of the Markdown pages in its other folders.
 
     Returns:
         Path of the page.
@@ -112,7 +112,7 @@ def _card(run: Path, manifest: dict[str, Any]) -> Card:
 
 
 def _others(folder: Path, runs: set[Path]) -> list[Links]:
-    """Markdown pages of folders that are no runs."""
+    """Markdown pages in folders that are not runs."""
     apart = sorted(path for path in folder.iterdir() if path.is_dir() and path not in runs and path.name[0] != ".")
     lists = []
     for each in apart:
@@ -123,6 +123,6 @@ def _others(folder: Path, runs: set[Path]) -> list[Links]:
 
 
 def _heading(page: Path) -> str:
-    """A Markdown page's first heading; its file's name if it has none."""
+    """The first heading of a Markdown page; the file's name if it has none."""
     lines = page.read_text(encoding="utf-8").splitlines()
     return next((line.lstrip("#").strip() for line in lines if line.startswith("#")), page.stem)

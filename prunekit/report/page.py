@@ -1,4 +1,4 @@
-"""The page of a run that makes experts."""
+"""Writes the page of a run that makes experts."""
 
 from pathlib import Path
 
@@ -29,19 +29,19 @@ __all__ = ["write_report"]
 def write_report(run_folder: Path | str) -> Path:
     """Write ``report/`` into a run folder: the page, the tables as CSV and Markdown, and the pictures.
 
-    An earlier report is replaced as a whole, after everything in the new one is made. A part that the run does not have is left
-    out.
+        An earlier report is replaced as a whole, after everything in the new one is made. A part that the run does not have is left
+    An earlier report is replaced as a whole, after the new one is complete. Parts that the run does not have are left out.
 
-    Args:
-        run_folder: holds ``manifest.json``, and optionally ``groups.json``, ``importance.json`` and ``samples/*.npz``.
+        Args:
+            run_folder: has ``manifest.json``, and optionally ``groups.json``, ``importance.json`` and ``samples/*.npz``.
 
-    Returns:
-        Path of ``report/index.html``.
+        Returns:
+            Path of ``report/index.html``.
 
-    Raises:
-        InputError: there is something else in the folder than an earlier report.
-        MissingFileError: there is no manifest.
-        FileFormatError: a file is there and cannot be read.
+        Raises:
+            InputError: the folder ``report/`` has something other than an earlier report in it.
+            MissingFileError: there is no manifest.
+            FileFormatError: a file cannot be read.
     """
     run_folder = Path(run_folder)
     results = read_run(run_folder)
@@ -106,7 +106,7 @@ def _samples(results: RunResults, folder: Path) -> Picture | None:
 
 
 def _pareto(results: RunResults, folder: Path) -> list[Picture]:
-    """Loss and FID against MACs, each where it is known of two models."""
+    """Pictures of loss and FID against MACs, each if it is known for two models."""
     pictures = []
     for name, measure, points in (
         ("pareto_loss", "Held-out loss, averaged over the sampler's steps", _loss_points(results)),

@@ -1,4 +1,4 @@
-"""Quality against cost: every model a point, told apart by its mark and its name as well as by colour."""
+"""Pictures of quality against cost. Every model is a point that differs in its mark and name, not only in its colour."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -34,13 +34,13 @@ _MARKS: Mapping[str, tuple[str, str, bool, str]] = {  # role → mark, colour, f
 
 @dataclass(frozen=True)
 class Point:
-    """A model: what it costs and how good it is.
+    """A model's cost and quality.
 
     Args:
-        name: of the model.
+        name: name of the model.
         role: ``base``, ``experts``, ``baseline``, ``ablation``, ``stages`` or ``pruned``.
-        ratio: its MACs while sampling as a fraction of the base's, or of another rival's.
-        value: the lower the better.
+        ratio: its MACs while sampling as a fraction of the base's or another rival's.
+        value: the quality; lower is better.
     """
 
     name: str
@@ -50,7 +50,7 @@ class Point:
 
 
 def best_of(points: Sequence[Point]) -> list[Point]:
-    """Points that no other one beats in both, cheapest first."""
+    """Points that no other point beats in both cost and quality, cheapest first."""
     best: list[Point] = []
     for point in sorted(points, key=lambda each: (each.ratio, each.value.mean)):
         if not best or point.value.mean < best[-1].value.mean:
@@ -59,7 +59,7 @@ def best_of(points: Sequence[Point]) -> list[Point]:
 
 
 def draw_pareto(points: Sequence[Point], measure: str, rival: str = "base") -> Figure:
-    """Points with their standard errors and names, and a line through those that no other beats.
+    """Draw points with standard errors and names, and a line through those that no other point beats.
 
     Args:
         points: at least one.
@@ -89,7 +89,7 @@ def draw_pareto(points: Sequence[Point], measure: str, rival: str = "base") -> F
         )
     ratios = [point.ratio for point in points]
     room = max(max(ratios) - min(ratios), 0.2)
-    names = [min(0.12 + 0.014 * len(point.name), 0.75) * room for point in points]  # at the right of their points
+    names = [min(0.12 + 0.014 * len(point.name), 0.75) * room for point in points]  # to the right of their points
     axes.set_xlim(min(ratios) - 0.1 * room, max(map(add, ratios, names)))
     axes.margins(y=0.12)
     axes.set_xlabel(f"MACs while sampling, fraction of the {rival}'s")
@@ -100,7 +100,7 @@ def draw_pareto(points: Sequence[Point], measure: str, rival: str = "base") -> F
 
 
 def describe_pareto(points: Sequence[Point], measure: str, rival: str = "base") -> str:
-    """The same in words."""
+    """The picture from :func:`draw_pareto` in words."""
     told = "; ".join(f"{p.name} {estimate_text(p.value)} at {short_ratio(p.ratio)}" for p in points)
     best = ", ".join(point.name for point in best_of(points))
     cost = f"the fraction of the {rival}'s MACs while sampling"
@@ -110,14 +110,14 @@ def describe_pareto(points: Sequence[Point], measure: str, rival: str = "base") 
 def pareto_picture(
     points: Sequence[Point], measure: str, path: Path, label: str, caption: str, rival: str = "base"
 ) -> Picture:
-    """The points drawn into a file and told in words, as a part of a page.
+    """Draw the points into a file; returns the picture with a description in words, for a page.
 
     Args:
         points: at least one.
         measure: what ``value`` is.
-        path: of the PNG.
-        label: of the picture.
-        caption: below it.
+        path: path of the PNG.
+        label: label of the picture.
+        caption: caption of the picture.
         rival: what the point with role ``base`` is called.
     """
     words = (label, describe_pareto(points, measure, rival), caption)
@@ -143,7 +143,7 @@ def _legend(figure: Figure, points: Sequence[Point], rival: str) -> None:
 
 
 def _name_apart(figure: Figure, axes: Axes, points: Sequence[Point]) -> None:
-    """Names at the right of their points, moved up or down where they would cover each other."""
+    """Write names to the right of their points, moved up or down where they would overlap."""
     texts = [
         axes.annotate(
             point.name,
@@ -158,7 +158,7 @@ def _name_apart(figure: Figure, axes: Axes, points: Sequence[Point]) -> None:
         for point in points
     ]
     figure.draw_without_rendering()
-    boxes = [Text.get_window_extent(text) for text in texts]  # without their lines
+    boxes = [Text.get_window_extent(text) for text in texts]  # without the lines that link names to points
     places = np.array([[box.x0, (box.y0 + box.y1) / 2, box.x1 - box.x0] for box in boxes])
     height = max(box.height for box in boxes) * 1.12
     marks = axes.transData.transform([[point.ratio, point.value.mean] for point in points])
@@ -167,11 +167,11 @@ def _name_apart(figure: Figure, axes: Axes, points: Sequence[Point]) -> None:
 
 
 def _shifts(places: FloatArray, height: float, marks: FloatArray) -> FloatArray:
-    """How far each box moves up so that none covers another: by turns half of what two lack, until all have room.
+    """How far to move each box up so that none overlap: each overlapping pair moves apart, again and again until all have room.
 
     Args:
         places: left end, middle and length of each box.
-        height: of all of them.
+        height: height of all boxes.
         marks: points that no box may cover.
     """
     middles = places[:, 1].copy()

@@ -1,4 +1,4 @@
-"""Where a run's numbers come from and how it is made again: the last parts of every page."""
+"""The last parts of every page: where the run's numbers come from, and how to repeat the run."""
 
 import json
 import shlex
@@ -15,18 +15,18 @@ from prunekit.report.wording import count_text
 
 __all__ = ["again", "cost_blocks", "provenance"]
 
-_SHOWN_HASH = 16  # digits of a hash that are shown; the manifest has all
-_LONG = 16  # rows from which a table is folded
+_SHOWN_HASH = 16  # digits of a hash to show; the manifest has all
+_LONG = 16  # tables with at least this many rows are folded
 
 
 def provenance(manifest: JsonDict, features: JsonDict | None = None) -> Section:
-    """Commit, versions, device, seeds, hashes and data; what was not recorded says so.
+    """Commit, versions, device, seeds, hashes and data; a fact that was not recorded is marked so.
 
     Args:
-        manifest: the run's.
-        features: what FID was measured on, as a manifest describes it.
+        manifest: the run's manifest.
+        features: the manifest's description of FID's features.
     """
-    manifest = public_manifest(manifest)  # those of earlier versions have paths
+    manifest = public_manifest(manifest)  # manifests of earlier versions have paths
     blocks: list[Block] = [Facts(tuple(_facts(manifest, features)))]
     if versions := manifest.get("versions"):
         blocks.append(Fold("Versions", (Facts(tuple((name, str(number)) for name, number in versions.items())),)))
@@ -34,7 +34,7 @@ def provenance(manifest: JsonDict, features: JsonDict | None = None) -> Section:
 
 
 def again(manifest: JsonDict) -> Section:
-    """What to type to get the same run again, then its page."""
+    """The commands that repeat the run and make its page."""
     manifest = public_manifest(manifest)
     commit, name = manifest.get("commit"), f"{manifest.get('recipe', 'unnamed')}.yaml"
     lines = [f"git checkout {shlex.quote(str(commit))}"] if commit else []
@@ -53,7 +53,7 @@ def again(manifest: JsonDict) -> Section:
 
 
 def cost_blocks(manifest: JsonDict) -> list[Block | None]:
-    """Ledger, its totals by kind, and wall-clock time; long tables are folded, and what was not kept is left out."""
+    """The ledger, its totals by kind, and wall-clock time. Long tables are folded; missing ones are left out."""
     ledger = [LedgerRow.from_json(row) for row in manifest.get("ledger") or ()]
     seconds = seconds_table(manifest)
     missing = Words("This run kept no ledger of MACs.", note=True) if seconds is not None and not ledger else None

@@ -1,4 +1,4 @@
-"""A page's data becomes one HTML file with its style and its pictures inside, that asks the network for nothing."""
+"""Turns a page's data into one HTML file that includes its style and pictures and needs no network."""
 
 import base64
 from collections.abc import Callable
@@ -32,7 +32,7 @@ def render(document: Document) -> str:
 
 
 def load_picture(path: Path, label: str, alt: str, caption: str, least: float = 0.75) -> Picture:
-    """A PNG, which was drawn at twice its natural size, as a part of a page; see :class:`Picture`."""
+    """Read a PNG, which was drawn at twice its natural size, as a part of a page; see :class:`Picture`."""
     with Image.open(path, formats=("PNG",)) as image:
         width, height = image.size
     data = base64.b64encode(path.read_bytes()).decode("ascii")
@@ -40,12 +40,12 @@ def load_picture(path: Path, label: str, alt: str, caption: str, least: float = 
 
 
 def drawn(draw: Callable[[], Figure], path: Path, words: tuple[str, str, str]) -> Picture:
-    """Draw a figure into a file, and take it into a page.
+    """Draw a figure into a file; returns it as a part of a page.
 
     Args:
         draw: makes the figure.
-        path: of the PNG.
-        words: label, text in place of the picture, caption.
+        path: path of the PNG.
+        words: label, alternative text and caption.
     """
     with styled():
         save_figure(draw(), path)
@@ -53,7 +53,7 @@ def drawn(draw: Callable[[], Figure], path: Path, words: tuple[str, str, str]) -
 
 
 def _beside(path: str) -> str:
-    """The path of a file beside the page as a link, which no name can turn into a link to elsewhere or into a script."""
+    """A link to a file by its path relative to the page, quoted so that no name becomes a link to elsewhere or a script."""
     return quote(path.lstrip("/"), safe="/")
 
 

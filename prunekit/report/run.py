@@ -1,4 +1,4 @@
-"""A finished run, read once and checked: what the tables, the pictures and the page are made from."""
+"""A finished run, read once and checked. Tables, pictures and the page are made from it."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -39,7 +39,7 @@ _SAMPLES_FIRST = ("base", "experts")
 
 @dataclass(frozen=True)
 class Base:
-    """The model that the run started from: MACs per sample per evaluation, parameters, and its noise schedule."""
+    """The model from which the run started: MACs per sample per evaluation, parameters, and its noise schedule."""
 
     macs: int
     params: int
@@ -81,7 +81,7 @@ class GroupLoss:
 
 @dataclass(frozen=True)
 class MetricRow:
-    """Sample quality and cost of one model; the differences are from the base, paired, where they were measured."""
+    """Sample quality and cost of one model; the differences from the base, if measured, are paired."""
 
     model: str
     fid: Estimate | None
@@ -97,7 +97,7 @@ class MetricRow:
 class Metrics:
     """FID and KID of several models under one feature extractor, sample count and sampler.
 
-    ``features`` is empty where no extractor knew the pictures; ``no_features`` says why then.
+    ``features`` is empty if no extractor knows the pictures; ``no_features`` then says why.
     """
 
     features: Mapping[str, Any]
@@ -111,7 +111,7 @@ class Metrics:
 
     @classmethod
     def from_json(cls, data: JsonDict | None) -> "Metrics | None":
-        """The ``metrics`` part of a manifest or of an evaluation; None where nothing was measured."""
+        """Read the ``metrics`` part of a manifest or of an evaluation; None if nothing was measured."""
         if not data or not data.get("rows"):
             return None
         checked(MetricsForm, data, "The figures of sample quality", AGAIN)
@@ -127,7 +127,7 @@ class Metrics:
 
     @property
     def stated(self) -> dict[str, Any]:
-        """What decides whether a claim may rest on FID and KID, see :func:`prunekit.report.doubts.doubt_of`."""
+        """The facts that decide whether a claim may rest on FID and KID, see :func:`prunekit.report.doubts.doubt_of`."""
         return {
             "features": self.features,
             "no_features": self.no_features,
@@ -141,7 +141,7 @@ class Metrics:
 
     @property
     def judged(self) -> MetricRow | None:
-        """The row that the page's claim is about: the experts, else the first model that is not the base."""
+        """The row that the page's claim is about: the experts if there are any, otherwise the first model except the base."""
         return self.row("experts") or next((row for row in self.rows if row.model != "base"), None)
 
 
@@ -153,11 +153,11 @@ class RunResults:
         manifest: ``manifest.json`` as read.
         base: the base model.
         allocation: the targets per timestep group.
-        experts: by timestep group; empty when none were made.
-        assembled: None when the experts were not put together.
-        losses: empty when not measured.
-        metrics: None when not measured.
-        ledger: empty when not kept.
+        experts: by timestep group; empty if none were made.
+        assembled: None if the experts were not assembled.
+        losses: empty if not measured.
+        metrics: None if not measured.
+        ledger: empty if not kept.
         importance: ``importance.json`` as read, or None.
         samples: model name → images, uint8, shape (count, height, width, channels); the base first.
     """
@@ -185,10 +185,10 @@ class RunResults:
         importance: JsonDict | None = None,
         samples: Mapping[str, NDArray[np.uint8]] | None = None,
     ) -> "RunResults":
-        """Read a manifest, with every optional part left out where it is missing.
+        """Read a manifest; missing optional parts stay empty.
 
         Raises:
-            FileFormatError: a part that is there, or that every run has, cannot be read.
+            FileFormatError: a part cannot be read, or a required part is missing.
         """
         if manifest.get("format") != MANIFEST_FORMAT:
             raise FileFormatError(
@@ -218,21 +218,21 @@ class RunResults:
 
 
 def read_run(run_folder: Path | str) -> RunResults:
-    """Read ``manifest.json`` and, where they are, ``importance.json`` and ``samples/*.npz``.
+    """Read ``manifest.json`` and, if they exist, ``importance.json`` and ``samples/*.npz``.
 
     Raises:
         MissingFileError: there is no manifest.
-        FileFormatError: a file is there and cannot be read.
+        FileFormatError: a file cannot be read.
     """
     run_folder = Path(run_folder)
     return RunResults.from_manifest(read_manifest(run_folder), read_importance(run_folder), read_samples(run_folder))
 
 
 def read_importance(run_folder: Path | str) -> JsonDict | None:
-    """``importance.json``; None where it was not kept.
+    """Read ``importance.json``; None if there is none.
 
     Raises:
-        FileFormatError: it cannot be read.
+        FileFormatError: the file cannot be read.
     """
     run_folder = Path(run_folder)
     path = run_folder / "importance.json"
@@ -243,10 +243,10 @@ def read_importance(run_folder: Path | str) -> JsonDict | None:
 
 
 def read_samples(run_folder: Path | str) -> dict[str, NDArray[np.uint8]]:
-    """Images of ``samples/*.npz`` by the files' stems: the base's, the experts', others by name.
+    """Images in ``samples/*.npz`` by the files' stems: the base's first, then the experts', then others by name.
 
     Raises:
-        FileFormatError: a file holds no images.
+        FileFormatError: a file has no images.
     """
     run_folder = Path(run_folder)
     paths = {path.stem: path for path in sorted((run_folder / "samples").glob("*.npz"))}

@@ -13,7 +13,7 @@ __all__ = ["describe_samples", "grid_png", "samples_png", "shown_count"]
 
 Images = NDArray[np.uint8]
 
-# Lengths in pixels of the file, which the page shows at half size so that it is sharp on dense screens.
+# Lengths in pixels of the file. The page shows it at half size, so that it is sharp on dense screens.
 _CELL = 96
 _GRID = 800
 _GAP = 4
@@ -24,7 +24,7 @@ _INK = (51, 58, 66)
 
 
 def _scale(side: int) -> int:
-    """Enlargement of images of ``side`` pixels; at least 2, since the page halves it."""
+    """Scale factor for images of ``side`` pixels; at least 2, since the page halves it."""
     return max(_CELL // side, 2)
 
 
@@ -33,13 +33,13 @@ def _columns(side: int) -> int:
 
 
 def shown_count(samples: Mapping[str, Images]) -> int:
-    """How many images of each model are shown: the same number of each, at most a square grid."""
+    """Number of images to show for each model: the same for all, at most a square grid."""
     side = max(max(images.shape[1:3]) for images in samples.values())
     return min(_columns(side) ** 2, *(len(images) for images in samples.values()))
 
 
 def describe_samples(samples: Mapping[str, Images]) -> str:
-    """The picture in words."""
+    """The picture from :func:`samples_png` in words."""
     height, width = next(iter(samples.values())).shape[1:3]
     return (
         f"{len(samples)} grid{'s' if len(samples) > 1 else ''} of {shown_count(samples)} generated images of {height} × {width} "
@@ -53,7 +53,7 @@ def grid_png(images: Images, path: Path | str, columns: int | None = None) -> No
     Args:
         images: uint8, shape (count, height, width, 1 or 3).
         path: where the PNG goes.
-        columns: images in a row; as many as fit a page if None.
+        columns: images in a row; None for as many as fit on a page.
     """
     path = Path(path)
     with atomic_path(path) as part:
@@ -61,7 +61,7 @@ def grid_png(images: Images, path: Path | str, columns: int | None = None) -> No
 
 
 def samples_png(samples: Mapping[str, Images], path: Path | str) -> None:
-    """Draw one grid per model, two beside each other.
+    """Draw one grid per model, two side by side.
 
     Args:
         samples: model name → uint8 images of shape (count, height, width, 1 or 3), from the same noise.
@@ -88,7 +88,7 @@ def samples_png(samples: Mapping[str, Images], path: Path | str) -> None:
 
 
 def _grid(images: Images, columns: int | None = None) -> Image.Image:
-    """Images row by row with a white gap between them."""
+    """Arrange images row by row with white gaps between them."""
     count, height, width, channels = images.shape
     columns = min(columns or _columns(max(height, width)), count)
     rows = -(-count // columns)

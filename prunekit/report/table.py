@@ -22,9 +22,9 @@ class Column:
     """One column for reading.
 
     Args:
-        heading: what stands above it.
-        key: the exact number's key in the row; empty where the cell is not one number.
-        text: makes the cell's text from the row; the value itself when absent.
+        heading: the column's heading.
+        key: the key of the exact number in the row; empty if the cell is not one number.
+        text: makes the cell's text from the row; None to show the value itself.
     """
 
     heading: str
@@ -34,7 +34,7 @@ class Column:
 
 @dataclass(frozen=True)
 class Cell:
-    """Text to read and, for a number, its exact value."""
+    """A cell's text and, for a number, its exact value."""
 
     text: str
     value: str | None
@@ -47,10 +47,10 @@ class Table:
     Args:
         name: file stem, and id on the page.
         caption: what the table shows.
-        rows: exact numbers; None where there is none. All rows have the same keys, which are the CSV's columns.
-        columns: for reading; the first one names the row.
+        rows: exact numbers, or None for a missing one. All rows have the same keys, which are the CSV's columns.
+        columns: the columns for reading; the first one names the row.
         note: how to read it.
-        last_is_total: the last row sums up the others.
+        last_is_total: whether the last row is the sum of the others.
     """
 
     kind: ClassVar[str] = "table"
@@ -63,7 +63,7 @@ class Table:
 
     @property
     def frame(self) -> pd.DataFrame:
-        """The exact numbers; integers stay integers beside missing ones."""
+        """The exact numbers; integers stay integers even if some are missing."""
         return pd.DataFrame({key: _series(row[key] for row in self.rows) for key in self.rows[0]})
 
     @property
@@ -98,7 +98,7 @@ def _series(values: Iterable[Any]) -> "pd.Series[Any]":
         return pd.Series(items, dtype="Int64")
     if present and all(isinstance(item, float) for item in present):
         return pd.Series(items, dtype="float64")
-    return pd.Series(items, dtype="object")  # words, or counts beside a mean of counts, which float64 would round
+    return pd.Series(items, dtype="object")  # words, or counts and a mean of counts, which float64 would round
 
 
 def _cell(column: Column, row: Row) -> Cell:
@@ -144,7 +144,7 @@ def _read(row: Row, name: str) -> Estimate | None:
 
 
 def flat(**estimates: Estimate | None) -> dict[str, float | None]:
-    """``{name}_mean`` and ``{name}_se`` of each estimate."""
+    """Entries ``{name}_mean`` and ``{name}_se`` for each estimate."""
     flat: dict[str, float | None] = {}
     for name, estimate in estimates.items():
         flat[f"{name}_mean"], flat[f"{name}_se"] = (estimate.mean, estimate.se) if estimate else (None, None)

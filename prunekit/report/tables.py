@@ -31,7 +31,7 @@ def _timesteps(row: Row) -> str:
 
 
 def cost_table(results: RunResults) -> Table:
-    """MACs, FLOPs and parameters: the base, each expert, and the mean over the sampler's steps."""
+    """MACs, FLOPs and parameters of the base, each expert, and the experts' mean over the sampler's steps."""
     rows = [_base_row(results), *(_expert_row(results, target) for target in results.allocation.groups)]
     if results.assembled is not None:
         rows.append(_assembled_row(results))
@@ -109,7 +109,7 @@ def _assembled_row(results: RunResults) -> dict[str, Any]:
 
 
 def loss_table(results: RunResults) -> Table | None:
-    """Held-out denoising loss per timestep group; None when not measured."""
+    """Held-out denoising loss per timestep group; None if not measured."""
     if not results.losses:
         return None
     targets = {target.index: target for target in results.allocation.groups}
@@ -152,7 +152,7 @@ def _loss_row(loss: GroupLoss, target: GroupTarget) -> dict[str, Any]:
 
 
 def metric_table(results: RunResults) -> Table | None:
-    """FID, KID and cost of each model; None when not measured. Without features, the cost alone and why there is no more."""
+    """FID, KID and cost of each model; None if not measured. Without features, only the cost and the reason."""
     metrics = results.metrics
     if metrics is None:
         return None
@@ -195,7 +195,7 @@ def metric_table(results: RunResults) -> Table | None:
 
 
 def seconds_table(manifest: JsonDict) -> Table | None:
-    """Wall-clock time per stage; None when not kept."""
+    """Wall-clock time per stage; None if not kept."""
     seconds = manifest.get("seconds")
     if not seconds:
         return None
@@ -205,11 +205,11 @@ def seconds_table(manifest: JsonDict) -> Table | None:
 
 
 def width_table(experts: Mapping[int, Expert], names: Sequence[str]) -> Table:
-    """Channels before and after pruning: a row for each channel group, a column for each timestep group.
+    """Channels before and after pruning, with a row for each channel group and a column for each timestep group.
 
     Args:
         experts: by timestep group.
-        names: of the channel groups, in the order of the rows.
+        names: names of the channel groups, in the order of the rows.
     """
     rows = []
     for name in names:
@@ -235,8 +235,8 @@ def summary_rows(manifest: JsonDict) -> list[dict[str, Any]]:
 
     Returns:
         Dicts with the keys ``model``, ``timesteps``, ``share``, ``target_ratio``, ``mac_ratio``, ``macs``, ``flops``
-        (2·MACs), ``params``, ``loss_change_percent``, ``fid`` and ``fid_se``; None where there is no number. ``fid`` is
-        that of the base in the first row and of the experts in the last. Give it with its features and count:
+        (2·MACs), ``params``, ``loss_change_percent``, ``fid`` and ``fid_se``; None for a missing number. ``fid`` is
+        the base's in the first row and the experts' in the last. State it with its features and count:
         ``RunResults.from_manifest(manifest).metrics.label("FID")``.
 
     Raises:

@@ -1,4 +1,4 @@
-"""How numbers are written, and the sentences that are made from them."""
+"""Writes numbers as text, and makes sentences from them."""
 
 import math
 
@@ -30,12 +30,12 @@ __all__ = [
 
 ABSENT = "–"
 _PREFIXES = ("", "k", "M", "G", "T", "P")
-_CLEAR = 2.0  # standard errors from which a difference is called one
+_CLEAR = 2.0  # differences of fewer standard errors are called unclear
 _SUPERSCRIPTS = str.maketrans("0123456789-", "⁰¹²³⁴⁵⁶⁷⁸⁹⁻")
 
 
 def _minus(text: str) -> str:
-    """Typographic minus, which screen readers say and hyphens do not."""
+    """Replace hyphens by minus signs, which screen readers read aloud."""
     return text.replace("-", "−")
 
 
@@ -93,7 +93,7 @@ def _power_of_ten(value: float, digits: int) -> str:
 
 
 def estimate_text(estimate: Estimate | None) -> str:
-    """``mean ± se``, rounded where the error starts; the mean alone with four significant digits without an error.
+    """``mean ± se``, rounded to the error's digits; without an error, the mean with four significant digits.
 
     Example:
         >>> estimate_text(Estimate(4.2137, 0.052)), estimate_text(Estimate(4.2137, 0.0138)), estimate_text(Estimate(4.2137))
@@ -124,12 +124,12 @@ def timestep_text(start: int, stop: int) -> str:
 
 
 def verdict(difference: Estimate, base: Estimate, paired: bool = True) -> str:
-    """Say plainly whether a lower-is-better number got better or worse; only what is beyond two standard errors did.
+    """Whether a lower-is-better number got better or worse, in words; within two standard errors the answer is unclear.
 
     Args:
         difference: new − base.
-        base: what it is judged against.
-        paired: whether the difference was measured pair by pair; else the two errors were combined as independent.
+        base: the value that the new one is compared with.
+        paired: whether the difference was measured pair by pair; otherwise the two errors were combined as independent.
     """
     if difference.mean == 0:
         return "the same"
@@ -143,7 +143,7 @@ def verdict(difference: Estimate, base: Estimate, paired: bool = True) -> str:
 
 
 def _change_text(difference: Estimate, base: Estimate) -> str:
-    """``worse by 4.7 %``, ``better by 0.3 %`` or ``the same``, for a number of which lower is better."""
+    """``worse by 4.7 %``, ``better by 0.3 %`` or ``the same``, for a lower-is-better number."""
     if difference.mean == 0:
         return "the same"
     return f"{'worse' if difference.mean > 0 else 'better'} by {_size(difference.mean, base.mean)}"
@@ -153,9 +153,9 @@ def short_verdict(new: Estimate, base: Estimate, difference: Estimate | None = N
     """:func:`verdict` for a table's cell.
 
     Args:
-        new: what is judged.
-        base: what it is judged against.
-        difference: new − base where it was measured as a pair; otherwise the two errors are combined as independent.
+        new: the value to judge.
+        base: the value to compare it with.
+        difference: new − base if measured as a pair; if missing, the two errors are combined as independent.
     """
     difference = difference or unpaired(new, base)
     if clear(difference) or difference.mean == 0:
@@ -165,23 +165,23 @@ def short_verdict(new: Estimate, base: Estimate, difference: Estimate | None = N
 
 
 def unpaired(new: Estimate, base: Estimate) -> Estimate:
-    """Difference new − base with the two errors combined as independent; without an error where one has none."""
+    """Difference new − base with the two errors combined as independent; no error if one of them is unknown."""
     errors = [e.se for e in (new, base) if e.se is not None]
     return Estimate(new.mean - base.mean, math.hypot(*errors) if len(errors) == 2 else None)
 
 
 def unclear(difference: Estimate) -> bool:
-    """Whether a difference is within two standard errors of none."""
+    """Whether a difference is within two standard errors of zero."""
     return difference.mean != 0 and difference.se is not None and abs(difference.mean) < _CLEAR * difference.se
 
 
 def clear(difference: Estimate) -> bool:
-    """Whether a difference has an error and is two of them or more."""
+    """Whether a difference has an error and is at least twice as large."""
     return difference.mean != 0 and difference.se is not None and not unclear(difference)
 
 
 def _size(change: float, base: float) -> str:
-    """A change as a percentage of the base; as it is where a percentage would mean nothing (KID can be negative)."""
+    """A change as a percentage of the base; as a number if the base is not positive (KID can be negative)."""
     if base <= 0:
         return number_text(abs(change), 3)
     percent = 100 * abs(change) / base
@@ -189,7 +189,7 @@ def _size(change: float, base: float) -> str:
 
 
 def error_note(results: RunResults) -> str:
-    """What to say where a metric has no error, or what its error means."""
+    """A note on what the metrics' errors mean, or on metrics without one."""
     metrics = results.metrics
     if metrics is None:
         return ""
@@ -204,9 +204,9 @@ def error_note(results: RunResults) -> str:
 
 
 def mean_losses(results: RunResults) -> dict[str, float | None]:
-    """Losses of ``base``, ``pruned`` and ``expert`` averaged with the sampler's shares; None where a group has none.
+    """Losses of ``base``, ``pruned`` and ``expert``, averaged with the sampler's shares; None if a group has no loss.
 
-    They have no error, since the groups share their images and so their errors.
+    They have no error, since the groups share their images and their errors are correlated.
     """
     by_group = {loss.group: loss for loss in results.losses}
     means: dict[str, float | None] = {}
@@ -220,7 +220,7 @@ def mean_losses(results: RunResults) -> dict[str, float | None]:
 
 
 def metric_lines(metrics: Metrics | None) -> list[str]:
-    """One line per model with its FID and KID, each named with its features and count; why there are none, where there are none."""
+    """One line per model with its FID and KID, with features and count; or the reason why there are none."""
     if metrics is None:
         return []
     lines = []
@@ -235,7 +235,7 @@ def metric_lines(metrics: Metrics | None) -> list[str]:
 
 
 def time_sentence(results: RunResults) -> str:
-    """Time per image against the base's: fewer MACs are not always less time. Empty when not measured."""
+    """Time per image compared with the base's, since fewer MACs do not always take less time. Empty if not measured."""
     metrics = results.metrics
     base, row = (metrics.row("base"), metrics.judged) if metrics else (None, None)
     if base is None or row is None or not base.seconds_per_image or row.seconds_per_image is None:
@@ -252,7 +252,7 @@ def time_sentence(results: RunResults) -> str:
 
 
 def warnings_of(results: RunResults) -> list[str]:
-    """Numbers of the run that do not agree with each other, or with what was asked for."""
+    """Sentences about numbers of the run that do not agree with each other or with the targets."""
     found = []
     for expert in results.experts.values():
         if expert.target_macs is not None and expert.macs > expert.target_macs:

@@ -1,1 +1,1 @@
-"""Runs: a recipe's stages in a folder, resumed where they were stopped, in one process or several."""
+"""Runs of a recipe's stages in a folder. A run can use several processes, and resumes where it was stopped."""

@@ -1,4 +1,4 @@
-"""The finished stages in a run's folder: their records, whether their files are still right, and copies from other folders."""
+"""The records of finished stages in a run's folder: checks that their files are unchanged, and copies from other folders."""
 
 import re
 import shutil
@@ -31,13 +31,13 @@ class Stage:
     """One step of a run.
 
     Args:
-        name: what it is called in the folder and by observers.
-        key: hash of all that it is made from, the keys of the stages before it included.
+        name: its name in the folder and for observers.
+        key: hash of everything that it is made from, including the keys of the stages before it.
         outputs: files and folders that it writes, relative to the folder.
-        action: makes them and returns the stage's facts, JSON-able.
-        before: all stages whose outputs it may read, those before the ones before it included.
-        reads: files of the folder that it or a stage before it reads and that no stage of this run writes.
-        extras: outputs that it writes in some cases only, and that may be deleted.
+        action: makes the outputs and returns the stage's facts, JSON-able.
+        before: all stages whose outputs it may read, including indirect ones.
+        reads: files in the folder that no stage of this run writes, but that this stage or one before it reads.
+        extras: outputs that it writes only in some cases, and that may be deleted.
     """
 
     name: str
@@ -50,10 +50,10 @@ class Stage:
 
 
 class Book:
-    """The records of every stage that ever finished in a folder.
+    """The records of all stages that have finished in a folder.
 
     Args:
-        folder: the run's.
+        folder: the run's folder.
 
     Raises:
         FileFormatError: the folder's ``state.json`` cannot be read, or a later version wrote a stage's record.
@@ -63,7 +63,7 @@ class Book:
         self.folder = folder
         self.records: dict[str, dict[str, Any]] = {}
         self._damaged: set[Path] = set()  # records that cannot be read
-        before = folder / "state.json"  # all stages in one file: how folders were written once
+        before = folder / "state.json"  # earlier versions wrote all stages into this one file
         if before.is_file():
             stages = read_json(before, "prunekit-state/1").get("stages")
             if not isinstance(stages, dict):
@@ -73,11 +73,11 @@ class Book:
             self._read(file)
 
     def file(self, name: str) -> Path:
-        """A stage's record."""
+        """The file of a stage's record."""
         return self.folder / "stages" / f"{re.sub('[^a-z0-9]+', '-', name.lower())}.json"
 
     def read(self, name: str) -> None:
-        """Read a stage's record again, which another process may have written."""
+        """Read a stage's record again, since another process may have written it."""
         if self.file(name).is_file():
             self._read(self.file(name))
 
@@ -97,7 +97,7 @@ class Book:
         self._damaged.discard(self.file(name))
 
     def finish(self, stage: Stage, seconds: float, facts: dict[str, Any], inputs: Mapping[str, str]) -> None:
-        """Record a stage whose outputs are written; ``inputs`` are of :meth:`inputs`, taken before it began."""
+        """Record a stage after its outputs are written; ``inputs`` is the result of :meth:`inputs` before the stage began."""
         made = {
             "key": stage.key,
             "seconds": seconds,
@@ -110,11 +110,11 @@ class Book:
         self._write(stage.name, made)
 
     def is_without_hashes(self, stage: Stage) -> bool:
-        """Whether an earlier version recorded the stage."""
+        """Whether the stage's record was written by an earlier version, without hashes."""
         return "outputs" not in self.records.get(stage.name, {"outputs": None})
 
     def adopt(self, stage: Stage) -> bool:
-        """Give a record without hashes those of the files that are there now; whether it was of the stage as it is planned."""
+        """Add the hashes of the present files to a record without hashes; returns False if it does not match the planned stage."""
         self.read(stage.name)
         record = self.records.get(stage.name, {})
         as_planned = "outputs" not in record and record.get("key") == stage.key
@@ -127,7 +127,7 @@ class Book:
         return True
 
     def fault(self, stage: Stage) -> str | None:
-        """None where the stage can be kept, else why it cannot; empty where it was not made as it is planned."""
+        """None if the stage can be kept; otherwise a sentence that says why not, or an empty text if no record matches the plan."""
         record = self.records.get(stage.name)
         if record is None or "outputs" not in record:
             file = self.file(stage.name)
@@ -148,7 +148,7 @@ class Book:
         return None
 
     def difference(self, stage: Stage) -> str:
-        """With which other versions or threads than this process has the stage was made, in the middle of a sentence."""
+        """How versions and threads of the stage differ from this process's, as part of a sentence; empty if they are the same."""
         record, now = self.records[stage.name], {**versions(), "threads": torch.get_num_threads()}
         made = {**record.get("versions", {}), "threads": record.get("threads", now["threads"])}
         other = [name for name, value in made.items() if name in now and value != now[name]]
@@ -156,10 +156,10 @@ class Book:
         return f"with {then}, and this is {here}" if other else ""
 
     def inputs(self, stage: Stage) -> dict[str, str]:
-        """Hashes of what the stage reads, by the earlier stages that wrote it.
+        """Hashes of the files that the stage reads, by the earlier stage that wrote them.
 
         Raises:
-            FileFormatError: an earlier stage's output was changed since this process looked at it.
+            FileFormatError: an earlier stage's output has changed since this process checked it.
         """
         for name in stage.before:
             if changed := changes(self.folder, self._marks(name)):
@@ -177,15 +177,15 @@ class Book:
         return written | {path: mark["sha256"] for path, mark in marks_of(self.folder, stage.reads).items()}
 
     def disown(self, stage: Stage) -> None:
-        """The stage is about to be made again: should it stop midway, what lies there is nobody's output.
+        """Forget a stage's outputs before it is made again, so that they do not count as finished if it stops midway.
 
-        What was changed, or deleted in part, goes, a folder as a whole, so that nothing of it gets into what is made.
+        Files that were changed are removed, a folder as a whole, so that nothing of them gets into the new outputs.
         """
         record = self.records.get(stage.name)
         if record is None:
             if self.file(stage.name) not in self._damaged:
                 return
-            bad = {path for path in stage.outputs if (self.folder / path).is_file()}  # nothing says which are right
+            bad = {path for path in stage.outputs if (self.folder / path).is_file()}  # no record says which are intact
         else:
             marks = self._marks(stage.name)
             bad = {change.path for change in changes(self.folder, marks)} if record.get("key") == stage.key else set()
@@ -195,9 +195,9 @@ class Book:
         self._write(stage.name, {"key": "", "seconds": 0.0, "facts": {}, "outputs": {}, "inputs": {}})
 
     def take(self, stage: Stage, peer: Path, inputs: Mapping[str, str]) -> bool:
-        """Copy what another folder has of the stage, made from the same inputs; whether there was such.
+        """Copy the stage's outputs from another folder if they were made from the same inputs; returns whether they were.
 
-        Its files are compared with their hashes before they are copied, and the copies after.
+        The files are compared with their hashes before they are copied, and the copies afterwards.
         """
         file = peer / "stages" / self.file(stage.name).name
 
@@ -215,7 +215,9 @@ class Book:
             with atomic_path(self.folder / path) as part:
                 shutil.copyfile(peer / path, part)
                 shutil.copystat(peer / path, part)
-        if recorded() != before or changes(self.folder, marks, read_all=True):  # it began to be made anew meanwhile
+        if recorded() != before or changes(
+            self.folder, marks, read_all=True
+        ):  # the other run has started to make it again
             discard(self.folder, marks)
             return False
         self._write(stage.name, {**before, "outputs": marks, "inputs": dict(inputs)})
@@ -223,5 +225,5 @@ class Book:
 
 
 def _complete(stage: Stage, marks: Mapping[str, Any]) -> bool:
-    """Whether files of every output were recorded."""
+    """Whether the record has files of every output."""
     return all(any(covered(path, [output]) for path in marks) for output in stage.outputs)

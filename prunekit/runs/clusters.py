@@ -1,4 +1,4 @@
-"""Jobs through submitit: locally, or on SLURM as a job array whose elements are requeued when they are preempted or out of time."""
+"""Runs jobs with submitit: locally, or as a SLURM job array whose jobs are requeued when they are preempted or time out."""
 
 import math
 import re
@@ -23,8 +23,8 @@ __all__ = ["Cluster", "Submitit", "parsed_options"]
 
 Cluster = Literal["local", "slurm"]
 _FORMAT = "prunekit-job/1"
-_MINUTES = {"local": 60 * 24 * 365, "slurm": 240}  # submitit's own: 2 and 5
-_REQUEUES = 100  # after timeouts; each goes on where the one before was
+_MINUTES = {"local": 60 * 24 * 365, "slurm": 240}  # submitit's defaults are 2 and 5
+_REQUEUES = 100  # after timeouts; each start resumes from the one before
 _ALIVE = ("PENDING", "RUNNING", "REQUEUED", "CONFIGURING", "COMPLETING", "SUSPENDED", "PREEMPTED")
 
 
@@ -36,18 +36,18 @@ class _RecordForm(TypedDict):
 
 
 class Submitit:
-    """submitit's executor of one cluster.
+    """An executor that submits jobs to one cluster with submitit.
 
     Args:
         cluster: ``local`` or ``slurm``.
-        folder: the run's; jobs' files go to ``jobs/`` in it. It must be one that the machines of the cluster share.
+        folder: the run's folder; jobs' files go to ``jobs/`` in it. The machines of the cluster must share it.
         options: submitit's parameters: ``timeout_min``, ``gpus_per_node``, ``cpus_per_task``, ``mem_gb``, and SLURM's own such as
             ``partition``, ``account``, ``qos``, ``constraint``.
-        width: how many jobs run at the same time; all if absent. On one machine they share its threads.
-        retries: further starts of a job that failed.
+        width: how many jobs run at the same time; all if missing. On one machine they share its threads.
+        retries: how often a failed job is started again.
 
     Raises:
-        InputError: submitit is not installed, this machine does not submit to SLURM, or an option is unknown.
+        InputError: submitit is not installed, this machine cannot submit to SLURM, or an option is unknown.
     """
 
     def __init__(
@@ -60,7 +60,7 @@ class Submitit:
     ) -> None:
         self.cluster, self.retries, self._folder = cluster, checked_retries(retries), folder.resolve() / "jobs"
         threads = None if width is None else shared_threads(width)  # refuses a width below one
-        self.width = None if cluster == "slurm" else width  # SLURM itself keeps to it
+        self.width = None if cluster == "slurm" else width  # SLURM itself limits the number
         self.threads = threads if cluster == "local" else None
         parameters = {"timeout_min": _MINUTES[cluster], "slurm_job_name": "prunekit", **_named(cluster, options or {})}
         if width is not None and cluster == "slurm":
@@ -68,7 +68,7 @@ class Submitit:
         self._executor = _executor(cluster, self._folder / "submitit", parameters)
 
     def start(self, jobs: Sequence[Job]) -> list["_Submitted"]:
-        """See :class:`~prunekit.runs.executors.Executor`; what SLURM still has of an earlier run is not submitted twice."""
+        """See :class:`~prunekit.runs.executors.Executor`; jobs that SLURM still has from an earlier run are not submitted again."""
         found = {job.name: self._submitted_before(job) for job in jobs}
         new = [job for job in jobs if found[job.name] is None]
         try:
@@ -86,7 +86,7 @@ class Submitit:
         write_json(self._record(job), {"format": _FORMAT, **about})
 
     def _submitted_before(self, job: Job) -> "_Submitted | None":
-        """The same job where SLURM still has it, submitted by a run that did not live to see its end."""
+        """The same job if SLURM still has it from a run that ended before the job did."""
         path = self._record(job)
         if self.cluster != "slurm" or not path.is_file():
             return None
@@ -109,7 +109,7 @@ class Submitit:
 
 @dataclass(frozen=True, eq=False)
 class _Submitted:
-    """A job that was submitted."""
+    """A submitted job."""
 
     job: "submitit.Job[None]"
     diary: Path
@@ -124,7 +124,7 @@ class _Submitted:
         return f"job {self.job.job_id} ended, {self.job.state.lower()}{last_line(self.job.paths.stderr)}"
 
     def stop(self) -> bool:
-        """See :class:`~prunekit.runs.executors.Handle`: SLURM goes on alone, and the next run finds its jobs."""
+        """See :class:`~prunekit.runs.executors.Handle`. SLURM's jobs continue without this process; the next run finds them."""
         if self.cluster == "local":
             self.job.cancel()
         return self.cluster == "local"
@@ -137,7 +137,7 @@ def _diary(job: Job) -> Path:
 
 
 def _named(cluster: Cluster, options: Mapping[str, Any]) -> dict[str, Any]:
-    """Options as submitit's AutoExecutor names them: what all clusters have, and what one has with its name in front."""
+    """Options under the names of submitit's AutoExecutor: those of a single cluster are prefixed with the cluster's name."""
     shared = ("timeout_min", "mem_gb", "cpus_per_task", "gpus_per_node", "stderr_to_stdout")
     for name in ("nodes", "tasks_per_node", "name", "num_gpus"):
         if name in options:
@@ -167,7 +167,7 @@ def _executor(cluster: Cluster, folder: Path, parameters: dict[str, Any]) -> "su
 
 
 def parsed_options(pairs: Sequence[str]) -> dict[str, Any]:
-    """Options from ``name=value``: whole numbers, numbers, true and false are read as such.
+    """Options from texts ``name=value``; values that are numbers, true or false get that type.
 
     Raises:
         InputError: a pair has no ``=``, or no name.

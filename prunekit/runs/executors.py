@@ -1,4 +1,4 @@
-"""Where jobs run: in processes of this machine, or through submitit, locally or on SLURM."""
+"""Runs jobs in processes of this machine, or with submitit, locally or on SLURM."""
 
 import logging
 import os
@@ -25,33 +25,33 @@ from prunekit.runs.observing import Observer
 __all__ = ["Executor", "Handle", "Processes", "fan_out"]
 
 _log = logging.getLogger(__name__)
-_POLL = 0.2  # seconds between looks at what runs
+_POLL = 0.2  # seconds between checks of running jobs
 _DIARY = re.compile(r".+-[0-9a-f]{8}\.(jsonl|log)")
 _SUBMITITS = re.compile(
     r"submission_file_\w+\.sh|[0-9a-f_-]+(\.pkl|_submitted\.pkl|_\d+_result\.pkl|_\d+_log\.(out|err))|batch-\w+\.pkl"
 )
 """Names of the files that submitit writes into its folder."""
-_GRACE = 120.0  # seconds that a training has to save its state in
+_GRACE = 120.0  # seconds that a training has to save its state
 
 
 class Handle(Protocol):
-    """A job that was started."""
+    """A started job."""
 
     @property
     def diary(self) -> Path:
-        """What it says."""
+        """The file that it writes its diary to."""
         ...
 
     def ended(self) -> bool:
-        """Whether it has ended, in whatever way."""
+        """Whether it has ended, for any reason."""
         ...
 
     def cause(self) -> str:
-        """Of the end of a job that ended without a word."""
+        """The error for a job that ended without reporting a result."""
         ...
 
     def stop(self) -> bool:
-        """The run that waits is going away: end the job, unless it is meant to outlive it; whether it will end."""
+        """End the job because the waiting run is stopping, unless it should outlive the run; returns whether it will end."""
         ...
 
 
@@ -59,9 +59,9 @@ class Executor(Protocol):
     """Starts jobs.
 
     Attributes:
-        width: how many run at the same time at most; None for all that there are.
-        threads: torch's threads for each job; None for what it finds.
-        retries: further starts of a job that failed.
+        width: largest number of jobs at the same time; None for all.
+        threads: torch's threads for each job; None for the process's default.
+        retries: how often a failed job is started again.
     """
 
     width: int | None
@@ -69,21 +69,21 @@ class Executor(Protocol):
     retries: int
 
     def start(self, jobs: Sequence[Job]) -> Sequence[Handle]:
-        """Start jobs, all with a diary."""
+        """Start jobs, each of which has a diary."""
         ...
 
 
 def fan_out(executor: Executor, jobs: Sequence[Job], folder: Path, observer: Observer) -> None:
-    """Run jobs to their ends, and those that fail again.
+    """Run jobs until they end, and start failed ones again.
 
     Args:
-        executor: where.
-        jobs: what; no two work at the same stage.
+        executor: where the jobs run.
+        jobs: the jobs; no two may make the same stage.
         folder: for diaries and logs; removed when every job has finished.
-        observer: told what the jobs' diaries say.
+        observer: is told the entries of the jobs' diaries.
 
     Raises:
-        UnfinishedError: jobs failed; it names each with its reason. The others ran to their ends first.
+        UnfinishedError: jobs failed; it names each with its reason. It is raised after all other jobs have ended.
     """
     waiting, running = deque(jobs), list[tuple[Job, Handle, Reader]]()
     starts, failures = Counter[str](), dict[str, str]()
@@ -98,7 +98,7 @@ def fan_out(executor: Executor, jobs: Sequence[Job], folder: Path, observer: Obs
             time.sleep(_POLL)
             for entry in list(running):
                 job, handle, reader = entry
-                ended = handle.ended()  # asked before the diary is read, so that nothing is written after
+                ended = handle.ended()  # asked before the diary is read, so that the diary is complete if it has
                 reader.tell(observer)
                 if not ended:
                     continue
@@ -117,7 +117,7 @@ def fan_out(executor: Executor, jobs: Sequence[Job], folder: Path, observer: Obs
 
 
 def _clear(folder: Path, jobs: Sequence[Job]) -> None:
-    """Remove the jobs' files from their folder, and the folders if nothing else is in them."""
+    """Remove the jobs' files from their folder, and the folders that are then empty."""
     records = {f"{job.slug}.json" for job in jobs}
     submitits = folder / "submitit"
     for path in (*folder.glob("*"), *submitits.glob("*")):
@@ -125,12 +125,12 @@ def _clear(folder: Path, jobs: Sequence[Job]) -> None:
         if path.is_file() and (ours or (path.parent == folder and path.name in records)):
             path.unlink(missing_ok=True)
     for place in (submitits, folder):
-        with suppress(OSError):  # others have files there, or it was never made
+        with suppress(OSError):  # it has other files, or does not exist
             place.rmdir()
 
 
 def _ready(job: Job, folder: Path, threads: int | None) -> Job:
-    """The job with a diary of its own, which no earlier start of it writes to."""
+    """The job with a new diary, to which no earlier start of the job writes."""
     diary = folder.resolve() / f"{job.slug}-{secrets.token_hex(4)}.jsonl"
     diary.parent.mkdir(parents=True, exist_ok=True)
     return replace(job, diary=diary, threads=threads)
@@ -155,10 +155,10 @@ def _unfinished(failures: Mapping[str, str], count: int, folder: Path) -> Unfini
 
 
 class Processes:
-    """Processes of this machine, which share its threads.
+    """An executor of processes on this machine, which share its threads.
 
     Args:
-        count: how many at the same time.
+        count: how many run at the same time.
         retries: further starts of a job that failed.
 
     Raises:
@@ -185,7 +185,7 @@ class Processes:
 
 
 def visible_gpus() -> list[str]:
-    """The GPUs that this process may use, as ``CUDA_VISIBLE_DEVICES`` names them."""
+    """The GPUs that this process may use, with their names in ``CUDA_VISIBLE_DEVICES``."""
     listed = os.environ.get("CUDA_VISIBLE_DEVICES")
     if listed is None:
         return [str(index) for index in range(torch.cuda.device_count())]
@@ -193,7 +193,7 @@ def visible_gpus() -> list[str]:
 
 
 def shared_threads(count: int) -> int:
-    """Torch's threads for each of ``count`` processes: this process's, shared out.
+    """Torch's threads for each of ``count`` processes, which share this process's.
 
     Raises:
         InputError: fewer than one process.
@@ -216,7 +216,7 @@ def checked_retries(retries: int) -> int:
 
 @dataclass(frozen=True, eq=False)
 class _Process:
-    """A process that does a job, and ends when this one does."""
+    """A process that does a job, and ends when this process ends."""
 
     process: "subprocess.Popen[bytes]"
     diary: Path
@@ -242,9 +242,9 @@ class _Process:
         if process.stdin is not None:
             try:
                 process.stdin.write(pickle.dumps(job))
-                process.stdin.flush()  # and stays open: its end tells the process that this one is gone
+                process.stdin.flush()  # stays open: the process ends when it is closed
             except BrokenPipeError:
-                pass  # it has died, which its end will say
+                pass  # it has already ended; ``ended`` will show that
         return made
 
     def ended(self) -> bool:
@@ -262,13 +262,13 @@ class _Process:
         return f"its process ended with {how}{last_line(self.errors)}"
 
     def stop(self) -> bool:
-        """See :class:`Handle`: a training saves its state first."""
+        """See :class:`Handle`; a training saves its state first."""
         self.process.terminate()
         return True
 
 
 def last_line(log: Path) -> str:
-    """What a log ends with, as an addition to a sentence."""
+    """The last line of a log, as an addition to a sentence."""
     if not log.is_file():
         return ""
     lines: list[Any] = [line for line in log.read_text(encoding="utf-8", errors="replace").splitlines() if line.strip()]

@@ -1,4 +1,4 @@
-"""A recipe as a resumable run: each stage is kept once it is finished, and runs again only when its inputs change."""
+"""A recipe as a resumable run: a finished stage is kept, and runs again only when its inputs change."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -50,15 +50,15 @@ from prunekit.training import Tally
 
 __all__ = ["Run"]
 
-_CHECKPOINT_SUFFIXES = (".json", ".safetensors", ".bin")  # of the files in a diffusers folder that are read
+_CHECKPOINT_SUFFIXES = (".json", ".safetensors", ".bin")  # of the files that are read in a diffusers folder
 
 
 class Run(ResumableRun):
     """A recipe that makes timestep experts from a base, in one folder.
 
     Args:
-        recipe: see :class:`ResumableRun`, as for ``folder``, ``observer``, ``executor`` and ``peers``.
-        home: folder for files that the recipe names, which runs in it share; the run's own if absent.
+        recipe: see :class:`ResumableRun`, also for ``folder``, ``observer``, ``executor`` and ``peers``.
+        home: folder for files that the recipe names; several runs may share it. The run's own folder if missing.
 
     Raises:
         InputError: see :class:`ResumableRun`; or the recipe wants a file written outside ``home``.
@@ -87,7 +87,7 @@ class Run(ResumableRun):
         return manifest
 
     def make_all(self) -> Path:
-        """:meth:`execute` without a report, for a run that is part of another."""
+        """:meth:`execute` without a report, for a run that is part of another run."""
         recipe = self.recipe
         check_extractor(self.images, recipe.evaluation)
         inputs = {"base": recipe.base, "data": recipe.data, "images": self._data_hash()}
@@ -99,7 +99,7 @@ class Run(ResumableRun):
         return self._manifest()
 
     def _experts(self, recipe: ExpertsRecipe) -> None:
-        """The stages from the groups on, as far as the recipe's sections go."""
+        """Run the stages after the base for which the recipe has sections."""
         prune, allocation, evidence = recipe.prune, recipe.allocation, list[str]()
         action = partial(self._groups, recipe.groups)
         self._stage("groups", {"groups": recipe.groups}, ["groups.json"], action, "base", extras=["groups.png"])
@@ -116,7 +116,7 @@ class Run(ResumableRun):
         self._stage("importance", {"prune": prune}, ["importance.json"], partial(self._importance, prune), "groups")
 
     def _frontiers(self, prune: PruneOptions, floor: float) -> list[str]:
-        """Search every group down to the floor, whatever its target will be; returns the stages' names."""
+        """Search every group down to the floor, before its target is known; returns the stages' names."""
         self._score(prune)
         inputs = {"frontier_floor": floor, **self._times, **self._widths}
         chains = {}
@@ -128,7 +128,7 @@ class Run(ResumableRun):
         return [stage.name for chain in chains.values() for stage in chain]
 
     def _specialists(self, recipe: ExpertsRecipe, options: PruneOptions) -> None:
-        """Prune and fine-tune every group, then put them together and measure."""
+        """Prune and fine-tune every group, then assemble the experts and measure them."""
         tune = recipe.finetune
         self._apart({f"group {group.index}": self._specialist(group.index, options, tune) for group in self.groups})
         if tune is None:
@@ -143,7 +143,7 @@ class Run(ResumableRun):
             self._stage("evaluate", {"evaluation": recipe.evaluation}, outputs, action, "assemble")
 
     def _specialist(self, i: int, options: PruneOptions, finetune: FinetuneOptions | None) -> list[Stage]:
-        """Stages that make one group's expert."""
+        """The stages that make one group's expert."""
         outputs = [*_slim_files(f"pruned/group-{i}"), f"search/group-{i}.jsonl"]
         prune = self._planned(
             f"prune group {i}",
@@ -160,7 +160,7 @@ class Run(ResumableRun):
 
     @cached_property
     def base(self) -> Base:
-        """The base, once its stage is done."""
+        """The base; its stage must be done."""
         return open_base(str(self.folder / "base.pt"))
 
     @cached_property
@@ -187,7 +187,7 @@ class Run(ResumableRun):
 
     @cached_property
     def _times(self) -> dict[str, Any]:
-        """The hash of those layer times; they are measured now where there are none, before jobs get in each other's way."""
+        """The hash of the layer times. Missing ones are measured now, before jobs run at the same time and slow each other down."""
         if self._table is None:
             return {}
         if not self._table[0].is_file():
@@ -196,23 +196,23 @@ class Run(ResumableRun):
 
     @cached_property
     def _widths(self) -> dict[str, Any]:
-        """The multiple of the widths where the recipe leaves it to the default and the default gives any."""
+        """The default multiple of the widths, if the recipe sets none and the default for this network is not 1."""
         options = self.recipe.prune
         if options is None or options.multiples is not None:
             return {}
         if is_tiny(ImportanceMap.load(self.folder / "importance.json").sizes.values()):
-            return {}  # known without tracing the base, which a finished run need not do
+            return {}  # checked first, so that a finished run need not trace the base
         held = any(group.multiple > 1 for group in default_multiples(self.bench.graph))
         return {"default_multiple": DEFAULT_MULTIPLE} if held else {}
 
     @property
     def groups(self) -> TimestepGroups:
-        """The timestep groups, once their stage is done."""
+        """The timestep groups; their stage must be done."""
         return TimestepGroups.from_json(read_json(self.folder / "groups.json"), self.folder / "groups.json")
 
     @property
     def allocation(self) -> Allocation:
-        """The allocation, once its stage is done."""
+        """The allocation; its stage must be done."""
         return Allocation.from_json(read_json(self.folder / "allocation.json"), self.folder / "allocation.json")
 
     def _base(self) -> dict[str, Any]:
@@ -286,7 +286,7 @@ class Run(ResumableRun):
     def _frontier(self, index: int, options: PruneOptions, floor: float) -> dict[str, Any]:
         target = int(floor * self.bench.macs)
         slim, result = self._search(index, target, _frontier_file(index), options)
-        read_frontier(self.folder / _frontier_file(index))  # a proposer that records none is refused here
+        read_frontier(self.folder / _frontier_file(index))  # refuses a proposer that records no frontier
         return _spent(*spent_on_search(f"frontier, group {index}", options, result, slim, self.bench.macs))
 
     def _prune(self, index: int, options: PruneOptions) -> dict[str, Any]:
@@ -331,7 +331,7 @@ class Run(ResumableRun):
         }
 
     def _evaluate(self, allocation: AllocationOptions, evaluation: EvaluationOptions) -> dict[str, Any]:
-        base = self.bench.base  # traced before it may go to a GPU
+        base = self.bench.base  # traced before it may be moved to a GPU
         experts = load_experts(self.folder / "experts")
         pruned = TimestepExperts(
             self.groups, [load_slim(self.folder / "pruned" / f"group-{g.index}") for g in self.groups]
@@ -374,7 +374,7 @@ class Run(ResumableRun):
 
 
 def _spent(*rows: LedgerRow) -> dict[str, Any]:
-    """Facts of a stage: the ledger's rows, without those of nothing."""
+    """The ledger's rows as facts of a stage, without empty ones."""
     return {"ledger": [row.to_json() for row in rows if row.macs]}
 
 
@@ -388,13 +388,15 @@ def _frontier_file(index: int) -> str:
 
 
 def _slim_files(folder: str) -> list[str]:
-    """What a slim model's folder consists of."""
+    """The files of a slim model's folder."""
     return [f"{folder}/{name}" for name in ("config.json", "model.safetensors", "README.md")]
 
 
 def _files_hash(path: Path) -> str | None:
-    """Hash of a checkpoint's file, or of the files in a diffusers folder; None where nothing is there."""
-    folders = [path / name for name in ("", "unet", "transformer", "scheduler")]  # those that are read, of a pipeline's
+    """Hash of a checkpoint's file, or of the files in a diffusers folder; None if there is no file."""
+    folders = [
+        path / name for name in ("", "unet", "transformer", "scheduler")
+    ]  # the folders of a pipeline that are read
     found = [file for folder in folders for file in folder.glob("*") if file.suffix in _CHECKPOINT_SUFFIXES]
-    files = [file for file in (sorted(found) if path.is_dir() else [path]) if file.is_file()]  # no pipe, no device
+    files = [file for file in (sorted(found) if path.is_dir() else [path]) if file.is_file()]  # skips pipes and devices
     return json_hash([[file.name, sha256_file(file)] for file in files]) if path.exists() else None

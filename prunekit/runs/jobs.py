@@ -1,4 +1,4 @@
-"""A job: stages of a run for a process of its own, what it says meanwhile, and how it gives way when its machine is taken."""
+"""Jobs, which are stages of a run for another process; their diaries; and how they save their state when preempted."""
 
 import json
 import os
@@ -25,7 +25,7 @@ _AGAIN = "start the run again, which keeps what is finished"
 
 
 class _Run(Protocol):
-    """What a job needs of a run, which knows its executor and so its jobs."""
+    """The part of a run that a job needs; a protocol, since the run's module imports this one."""
 
     observer: Observer
 
@@ -35,7 +35,7 @@ class _Run(Protocol):
 
 
 class _Entry(TypedDict):
-    """A line of a diary: what any kind of entry says has this type."""
+    """A line of a diary: the keys of all kinds of entries, with their types."""
 
     stage: NotRequired[str]
     kept: NotRequired[bool]
@@ -51,14 +51,14 @@ class _Entry(TypedDict):
 
 @dataclass(frozen=True, eq=False)
 class Job:
-    """Stages that are made one after the other in a process of its own; pickled, the recipe, the folder and the stages' keys.
+    """Stages to make one after the other in another process. Its pickle has the recipe, the folder and the stages' keys.
 
     Args:
-        run: the run that the stages are of.
-        name: what people call it, such as ``group 3``.
-        stages: what to make, in this order; what is finished by then is kept.
-        diary: file that it appends to.
-        threads: torch's threads for it; as many as the process has if absent.
+        run: the run that the stages belong to.
+        name: its name in messages, such as ``group 3``.
+        stages: the stages in order; those that are already finished are kept.
+        diary: the file that it appends its entries to.
+        threads: torch's threads for it; the process's default if missing.
     """
 
     run: _Run
@@ -69,11 +69,11 @@ class Job:
 
     @property
     def slug(self) -> str:
-        """Its name for files."""
+        """Its name in file names."""
         return self.name.replace(" ", "-")
 
     def __call__(self) -> None:
-        """Make the stages. A failure goes to the diary, as does the end."""
+        """Make the stages. A failure, or the end, is written to the diary."""
         if self.diary is None:
             raise AssertionError("a job needs a diary before it is started")
         if self.threads is not None:
@@ -84,29 +84,29 @@ class Job:
                 for stage in self.stages:
                     self.run.make(stage)
         except PrunekitError as error:
-            diary.write({"failed": str(error), "again": False})  # the same would happen again
-        except Exception as error:  # whatever it is, the run that waits has to name it
+            diary.write({"failed": str(error), "again": False})  # another start would fail in the same way
+        except Exception as error:  # the waiting run has to report any error
             traceback.print_exc()
             diary.write({"failed": f"{type(error).__name__}: {error}", "again": True})
         else:
             diary.write({"finished": True})
 
     def checkpoint(self) -> Any:
-        """What submitit is to start again after a preemption or a timeout: the same; stages and trainings go on where they were."""
+        """The job that submitit starts again after a preemption or a timeout: the same one; its stages and trainings resume."""
         from submitit.helpers import DelayedSubmission  # noqa: PLC0415 - an extra
 
         return DelayedSubmission(self)
 
 
 class Diary:
-    """An observer that writes what it is told to a file, a line of JSON each, for a run in another process to read."""
+    """An observer that writes each event as a line of JSON to a file, which a run in another process reads."""
 
     def __init__(self, path: Path) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         self._path = path
 
     def write(self, entry: dict[str, Any]) -> None:
-        """Append an entry, in one write."""
+        """Append an entry in a single write."""
         with self._path.open("ab", buffering=0) as file:
             file.write(json.dumps(entry).encode() + b"\n")
 
@@ -128,8 +128,8 @@ class Reader:
 
     Attributes:
         failed: why the job failed, or None.
-        again: whether a failure is worth another start.
-        finished: whether it came to its end.
+        again: whether the job should be started again after a failure.
+        finished: whether the job has finished.
     """
 
     def __init__(self, path: Path) -> None:
@@ -138,12 +138,12 @@ class Reader:
         self.again, self.finished = True, False
 
     def tell(self, observer: Observer) -> None:
-        """Pass on what is new."""
+        """Pass on the new entries."""
         if not self._path.is_file():
             return
         with self._path.open("rb") as file:
             file.seek(self._read)
-            lines = file.read().split(b"\n")[:-1]  # a line that is still being written waits for its end
+            lines = file.read().split(b"\n")[:-1]  # without the last line if it is not yet complete
         for line in lines:
             self._read += len(line) + 1
             entry = checked(_Entry, parse_json(line, f"A line of {self._path}"), f"A line of {self._path}", _AGAIN)
@@ -161,11 +161,11 @@ class Reader:
 
 @contextmanager
 def preemptible() -> Iterator[None]:
-    """Within the block, what makes submitit requeue a job first lets a training save its state.
+    """Within the block, a training saves its state before submitit requeues the job.
 
-    submitit requeues a job at SIGUSR2 wherever it stands, and lets SIGTERM pass. A training notes SIGTERM, saves after the step,
-    and raises it again (:class:`~prunekit._signals.Termination`). So SIGUSR2 becomes a SIGTERM here, and what comes back
-    of it is submitit's turn; where no training runs, it comes back at once. A SIGTERM by itself has the training save and go on.
+    submitit requeues a job at SIGUSR2 at once, and ignores SIGTERM. A training notes SIGTERM, saves after the step, and raises it
+    again (:class:`~prunekit._signals.Termination`). So this function turns SIGUSR2 into a SIGTERM, and calls submitit's handler
+    when the SIGTERM is raised again; without a training that is at once. After any other SIGTERM the training saves and continues.
     """
     number = signal.Signals[f"SIG{os.environ.get('SUBMITIT_PREEMPT_SIGNAL', 'USR2')}"]
     requeue: Any = signal.getsignal(number)

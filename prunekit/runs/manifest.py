@@ -1,4 +1,4 @@
-"""The manifest of a run: what was measured, with what, where."""
+"""The manifest of a run: its results, and the versions and the machine that made them."""
 
 import platform
 import subprocess
@@ -26,8 +26,8 @@ def environment(recipe: Recipe, done: Mapping[str, JsonDict]) -> dict[str, Any]:
     """Recipe, commit, versions, device and threads: the manifest's head.
 
     Args:
-        recipe: the run's.
-        done: by stage, its record: ``stage_threads`` and ``stage_versions`` say where it was made with others.
+        recipe: the run's recipe.
+        done: by stage, its record; ``stage_threads`` and ``stage_versions`` list stages made with other threads or versions.
     """
     config = public_manifest(recipe.model_dump(mode="json"))
     head = {
@@ -53,7 +53,7 @@ def environment(recipe: Recipe, done: Mapping[str, JsonDict]) -> dict[str, Any]:
 
 
 def write_manifest(folder: Path, manifest: JsonDict) -> Path:
-    """Write ``manifest.json``, with names in place of paths; returns its path."""
+    """Write ``manifest.json``, with paths replaced by names; returns its path."""
     write_json(folder / "manifest.json", public_manifest(manifest))
     return folder / "manifest.json"
 
@@ -62,9 +62,9 @@ def manifest_of(recipe: Recipe, done: Mapping[str, JsonDict], base: JsonDict) ->
     """The manifest of a run that makes experts, without its allocation.
 
     Args:
-        recipe: the run's.
-        done: by stage, its ``seconds``, ``facts`` and, since they are recorded, ``threads`` and ``versions``.
-        base: what is to be said of the base.
+        recipe: the run's recipe.
+        done: by stage, its ``seconds`` and ``facts``, and, if recorded, ``threads`` and ``versions``.
+        base: the manifest's entry about the base.
     """
     facts = [stage["facts"] for stage in done.values()]
     manifest: dict[str, Any] = {
@@ -97,7 +97,7 @@ def _version(name: str) -> str | None:
 
 
 def _commit() -> str | None:
-    """Commit of the source tree that the package runs from, with ``+changes`` where it has some; None outside a checkout."""
+    """Commit of the source tree that the package runs from, with ``+changes`` if it was modified; None outside a checkout."""
     folder = Path(__file__).resolve().parent
 
     def git(*arguments: str) -> str | None:
@@ -114,6 +114,6 @@ def _commit() -> str | None:
         return done.stdout.strip()
 
     if git("ls-files", "--error-unmatch", str(Path(__file__).resolve())) is None:
-        return None  # installed into somebody else's checkout
+        return None  # installed inside the checkout of another project
     head, changes = git("rev-parse", "HEAD"), git("status", "--porcelain", "--", str(folder))
     return None if head is None else head + ("+changes" if changes else "")

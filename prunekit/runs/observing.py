@@ -1,4 +1,4 @@
-"""Who watches a run."""
+"""Observers of runs."""
 
 import logging
 from typing import Protocol
@@ -11,19 +11,19 @@ _log = logging.getLogger(__name__)
 
 
 class Observer(Protocol):
-    """Who watches a run. One that has a method ``note(sentence)`` is told, too, what a user should know; see :func:`say`."""
+    """Observes a run. An optional method ``note(sentence)`` receives messages for the user; see :func:`say`."""
 
     def stage(self, name: str, kept: bool) -> None:
         """A stage begins, or is ``kept`` from an earlier run."""
         ...
 
     def progress(self, label: str, done: int, total: int, note: str) -> None:
-        """Something inside a stage moved on."""
+        """Something inside a stage has progressed."""
         ...
 
 
 class Silent:
-    """An observer that says nothing."""
+    """An observer that does nothing."""
 
     def stage(self, name: str, kept: bool) -> None:
         """See :class:`Observer`."""
@@ -33,7 +33,7 @@ class Silent:
 
 
 def say(observer: Observer, sentence: str) -> None:
-    """Tell an observer a sentence that a user should read; one without a method ``note`` has it in the log."""
+    """Give an observer a message for the user; without a method ``note``, the message goes to the log."""
     note = getattr(observer, "note", None)
     if callable(note):
         note(sentence)
@@ -42,18 +42,18 @@ def say(observer: Observer, sentence: str) -> None:
 
 
 class Within:
-    """Passes on what happens in a run that is part of another.
+    """Passes on the events of a run that is part of another run.
 
     Args:
-        observer: of the other.
-        part: what the run is called there.
+        observer: the observer of the other run.
+        part: the run's name there.
     """
 
     def __init__(self, observer: Observer, part: str) -> None:
         self._observer, self._part = observer, part
 
     def stage(self, name: str, kept: bool) -> None:
-        """See :class:`Observer`; of what is kept nothing is said."""
+        """See :class:`Observer`; kept stages are not passed on."""
         if not kept:
             self._observer.stage(f"{self._part}: {name}", kept)
 
@@ -67,7 +67,7 @@ class Within:
 
 
 def training_reporter(observer: Observer, label: str) -> Reporter:
-    """Pass a loop's progress on to an observer."""
+    """A reporter that passes a training loop's progress on to an observer."""
 
     def report(progress: Progress) -> None:
         note = f"loss {progress.loss:.4f}, {progress.images_per_second:.0f} images/s"

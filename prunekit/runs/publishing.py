@@ -1,4 +1,4 @@
-"""Copy a run's results, not its weights, to where they are kept and shown."""
+"""Copies a run's results, without its weights, to a folder of reports."""
 
 import shutil
 from pathlib import Path
@@ -25,7 +25,7 @@ _GROUPINGS = FolderKind(
 
 
 def _kind(*folders: Path) -> FolderKind:
-    """A published run's files, with the samples that the manifests in these folders speak of."""
+    """The files of a published run, including the samples that the manifests in these folders name."""
     ours, names = has_format(MANIFEST_FORMAT), ["base", "experts"]
     for path in (folder / "manifest.json" for folder in folders):
         config = read_json(path).get("config") if ours(path) else None
@@ -38,10 +38,10 @@ def _kind(*folders: Path) -> FolderKind:
 
 
 def check_place(name: str, reports: Path) -> None:
-    """Refuse a folder for published runs in which :func:`publish` could not write the run of this name; before the run starts.
+    """Refuse, before a run starts, a folder of reports in which :func:`publish` could not write the run of this name.
 
     Raises:
-        InputError: something is there that prunekit did not write.
+        InputError: the folder has files that prunekit did not write.
     """
     if not name or "/" in name or name.startswith("."):
         raise InputError(f"Got a run named {name!r}; expected a name that a folder in {reports} can have.")
@@ -50,17 +50,17 @@ def check_place(name: str, reports: Path) -> None:
 
 
 def publish(run_folder: Path | str, reports: Path | str) -> Path:
-    """Copy the results of a run (not its weights) to ``reports/<recipe>/`` with its report, and make the page over all runs.
+    """Copy the results of a run (not its weights) to ``reports/<recipe>/`` with its report, and update the page of all runs.
 
-    Names stand there in place of paths.
+    Paths in the copied files are replaced by names.
 
     Raises:
         InputError: see :func:`check_place`.
-        FileFormatError: the run's manifest cannot be read, or its name cannot be a folder's.
+        FileFormatError: the run's manifest cannot be read, or its name is not valid as a folder's.
     """
     run_folder = Path(run_folder)
     reports = Path(reports)
-    check_links(run_folder)  # what they lead to is not for publishing
+    check_links(run_folder)  # files outside the run's folder must not be published
     manifest = read_manifest(run_folder)
     name = str(manifest.get("recipe", ""))
     if not name or "/" in name or name.startswith("."):
@@ -87,7 +87,7 @@ def publish(run_folder: Path | str, reports: Path | str) -> Path:
 
 
 def _drop_paths(path: Path) -> None:
-    """Runs of earlier versions have absolute paths in their files."""
+    """Remove absolute paths from a file; earlier versions wrote them."""
     content = read_json(path)
     if (public := public_manifest(content)) != content:
         write_json(path, public)

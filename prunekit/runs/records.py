@@ -1,8 +1,10 @@
-"""The record of a finished stage: what it was made from, with which versions, and the hash of every file that it wrote.
+"""The record of a finished stage: its inputs, the versions used, and the hash of every file that it wrote.
 
 A file counts as unchanged when its content has the recorded SHA-256. A file above 64 MiB is read only where its size or its time of
 modification is not the recorded one: to read the weights of large networks on every start would take minutes, and whoever changes
-one by mistake changes its time too.
+A file counts as unchanged if its content has the recorded SHA-256. A file above 64 MiB is read only if its size or its time of
+modification has changed: reading the weights of large networks on every start would take minutes, and a change by mistake
+changes the time too.
 """
 
 import json
@@ -48,7 +50,7 @@ class _MarkForm(TypedDict):
 
 
 class _RecordForm(TypedDict):
-    """What a finished stage leaves in the folder; the last three keys are not in those of version 1."""
+    """A stage's record in the folder; version 1 does not have the last three keys."""
 
     name: str
     key: str
@@ -61,24 +63,24 @@ class _RecordForm(TypedDict):
 
 
 Marks = Mapping[str, Mapping[str, Any]]
-"""By file: its ``sha256``, ``size`` in bytes, ``mtime_ns``, and ``extra`` for one that may be deleted."""
+"""For each file: ``sha256``, ``size`` in bytes, ``mtime_ns``, and ``extra`` if it may be deleted."""
 
 
 @dataclass(frozen=True)
 class Change:
-    """A recorded file that is not what it was."""
+    """A recorded file that has changed since."""
 
     path: str
     deleted: bool
 
 
 def versions() -> dict[str, str]:
-    """The versions that a stage's numbers depend on."""
+    """The versions that influence a stage's numbers."""
     return {"prunekit": prunekit.__version__, "torch": str(torch.__version__)}
 
 
 def read_record(path: Path) -> tuple[str, dict[str, Any]] | None:
-    """A stage's name and record; None where the file is damaged, or was edited.
+    """A stage's name and record; None if the file is damaged or was edited.
 
     A record of an earlier version has no ``outputs``.
 
@@ -108,7 +110,7 @@ def read_record(path: Path) -> tuple[str, dict[str, Any]] | None:
 
 
 def write_record(path: Path, name: str, record: Mapping[str, Any]) -> dict[str, Any]:
-    """Write a stage's record, with a hash over itself; returns it as it will be read."""
+    """Write a stage's record, with a hash of its own content; returns the record as :func:`read_record` will."""
     kept: dict[str, Any] = json.loads(json.dumps({"name": name, **record}, allow_nan=False))
     write_json(path, {"format": _FORMAT, **kept, "sha256": json_hash(kept)})
     del kept["name"]
@@ -116,12 +118,12 @@ def write_record(path: Path, name: str, record: Mapping[str, Any]) -> dict[str, 
 
 
 def marks_of(folder: Path, outputs: Sequence[str], extras: Sequence[str] = ()) -> dict[str, dict[str, Any]]:
-    """Size, time and hash of every file among the outputs; of a folder, of every file in it but hidden ones.
+    """Size, time and hash of every output file; for a folder, of every file in it that is not hidden.
 
     Args:
-        folder: that they are relative to.
+        folder: the folder that outputs are relative to.
         outputs: files and folders.
-        extras: more of them, which may be deleted later.
+        extras: further outputs, which may be deleted later.
     """
     marks: dict[str, dict[str, Any]] = {}
     for output in (*outputs, *extras):
@@ -141,17 +143,17 @@ def marks_of(folder: Path, outputs: Sequence[str], extras: Sequence[str] = ()) -
 
 
 def covered(path: str, outputs: Iterable[str]) -> bool:
-    """Whether a file is one of the outputs, or lies in one."""
+    """Whether a file is one of the outputs, or is inside one."""
     return any(path == output or path.startswith(f"{output}/") for output in outputs)
 
 
 def changes(folder: Path, marks: Marks, read_all: bool = False) -> list[Change]:
-    """The recorded files that were changed or deleted.
+    """The recorded files that have been changed or deleted.
 
     Args:
-        folder: that the marks are relative to.
-        marks: what was recorded.
-        read_all: whether large files are read too where their size and time are the recorded ones.
+        folder: the folder that the marks are relative to.
+        marks: the recorded files.
+        read_all: whether to read even large files with unchanged size and time.
     """
     found = []
     for path, mark in marks.items():
@@ -169,12 +171,12 @@ def changes(folder: Path, marks: Marks, read_all: bool = False) -> list[Change]:
 
 
 def marks_digest(marks: Marks) -> str:
-    """One hash for the contents of all files, whatever their times."""
+    """One hash for the contents of all files; it does not depend on their times."""
     return json_hash({path: mark["sha256"] for path, mark in marks.items()})
 
 
 def discard(folder: Path, paths: Iterable[str]) -> None:
-    """Remove files that a stage wrote, and folders that are empty then; whatever else lies there stays."""
+    """Remove files that a stage wrote, and folders that are then empty; other files stay."""
     for path in paths:
         file = folder / path
         if file.is_file() or file.is_symlink():
@@ -182,5 +184,5 @@ def discard(folder: Path, paths: Iterable[str]) -> None:
         for parent in file.parents:
             if parent == folder:
                 break
-            with suppress(OSError):  # it is absent, or others have files in it
+            with suppress(OSError):  # it does not exist, or has other files in it
                 parent.rmdir()

@@ -1,8 +1,10 @@
-"""A run of a recipe: a folder, and stages that are kept while their inputs and their outputs are what they were.
+"""A run of a recipe in a folder. Finished stages are kept as long as their inputs and outputs are unchanged.
 
 Every stage has a file of its own, ``stages/<name>.json``, and a lock beside it while it runs: several processes can work in one
 folder, and two that come to the same stage make it once. The file has the hashes of all that the stage wrote and of what it read
-from earlier stages (:mod:`prunekit.runs.records`); a stage with changed files, or made from others, is made again.
+Every stage has its own file, ``stages/<name>.json``, and next to it a lock while it runs, so that several processes can work in
+one folder and make every stage only once. The file has the hashes of all files that the stage wrote, and of those that it read from
+earlier stages (:mod:`prunekit.runs.records`). A stage is made again if these files have changed.
 """
 
 import logging
@@ -32,23 +34,23 @@ from prunekit.training.checkpoints import drop_checkpoints
 
 __all__ = ["ResumableRun", "Stage"]
 
-_KEY_SCHEME = "0.1.0"  # part of every key; another value makes every stage of every folder anew
+_KEY_SCHEME = "0.1.0"  # part of every key: changing it makes every stage of every folder run again
 RecipeT_co = TypeVar("RecipeT_co", bound=Recipe, covariant=True, default=Recipe)
 _log = logging.getLogger(__name__)
 
 
 class ResumableRun(ABC, Generic[RecipeT_co]):
-    """One recipe in one folder. Pickled, it is recipe and folder: a process that unpickles it begins with what the folder holds.
+    """One recipe in one folder. Its pickle has only these two; a process that unpickles it reads the rest from the folder.
 
     Args:
-        recipe: what to do.
-        folder: where everything is written; a folder of an earlier run of the recipe is gone on with.
-        observer: told what happens.
-        executor: runs stages that do not need each other at the same time; one after the other in this process if absent.
-        peers: folders of other runs; what they have made of the same inputs is copied rather than made again.
+        recipe: the recipe to run.
+        folder: where everything is written. A run resumes from the files of an earlier run of the recipe.
+        observer: is told what happens.
+        executor: runs independent stages at the same time; if missing, they run one after the other in this process.
+        peers: folders of other runs; their stages with the same inputs are copied rather than made again.
 
     Raises:
-        InputError: the recipe asks for an endpoint that nobody has confirmed, or a link in the folder leads out of it.
+        InputError: the recipe asks for an endpoint that is not confirmed, or a link in the folder leads out of it.
         FileFormatError: the folder's ``state.json`` cannot be read, or a later version wrote a stage's record.
     """
 
@@ -67,8 +69,10 @@ class ResumableRun(ABC, Generic[RecipeT_co]):
         self.observer = observer or Silent()
         self.executor = executor
         self.peers = tuple(peers)
-        self.key = ""  # of the stage that runs and of what it reads
-        self._key_before = ""  # what named its checkpoints before the hashes of its inputs were part of that
+        self.key = ""  # of the stage that runs, including its inputs
+        self._key_before = (
+            ""  # names checkpoints of earlier versions, whose names did not include the hashes of the inputs
+        )
         self.planned: dict[str, Stage] = {}  # the stages that are part of this run
         self.done: dict[str, dict[str, Any]] = {}  # their records
         self._book = Book(folder)
@@ -101,9 +105,9 @@ class ResumableRun(ABC, Generic[RecipeT_co]):
         reads: Sequence[str] = (),
         extras: Sequence[str] = (),
     ) -> Stage:
-        """A stage of this run with its key; those before it must be planned or done.
+        """A stage of this run with its key; the stages before it must be planned or done.
 
-        An action that is to run in another process is a method of this run, or a ``partial`` of one, and needs files only.
+        An action that may run in another process must be a method of this run, or a ``partial`` of one, and read only files.
         """
         direct = [self.planned[stage] for stage in ([after] if isinstance(after, str) else after)]
         described = self.recipe.deciding(inputs)
@@ -134,14 +138,14 @@ class ResumableRun(ABC, Generic[RecipeT_co]):
         reads: Sequence[str] = (),
         extras: Sequence[str] = (),
     ) -> None:
-        """Run ``action`` unless its outputs are unchanged and were made from the same inputs."""
+        """Run ``action``, unless its outputs are unchanged and were made from the same inputs."""
         self.make(self._planned(name, inputs, outputs, action, after, reads=reads, extras=extras))
 
     def _apart(self, chains: Mapping[str, Sequence[Stage]]) -> None:
-        """Make chains of stages, by the executor where there is one. No chain needs what another makes.
+        """Make chains of stages, with the executor if there is one. The chains must not depend on each other.
 
         Raises:
-            UnfinishedError: chains failed; what the others made is kept.
+            UnfinishedError: chains failed; the results of the others are kept.
         """
         stages = [stage for rank in zip_longest(*chains.values()) for stage in rank if stage is not None]
         if self.executor is None:
@@ -159,14 +163,14 @@ class ResumableRun(ABC, Generic[RecipeT_co]):
             self.done[stage.name] = self._book.records[stage.name]
 
     def _left(self, chain: Sequence[Stage]) -> tuple[Stage, ...]:
-        """The first stage of a chain that is not kept and all after it, which may come to have other inputs."""
+        """The first stage of a chain that is not kept, and all after it, since their inputs may change."""
         for index, stage in enumerate(chain):
             if not self._is_kept(stage):
                 return tuple(chain[index:])
         return ()
 
     def make(self, stage: Stage) -> None:
-        """Run a stage unless it is kept from before, or another process makes it meanwhile."""
+        """Run a stage, unless it is kept from an earlier run or another process makes it in the meantime."""
         if self._is_kept(stage):
             self._keep(stage)
         else:
@@ -176,7 +180,7 @@ class ResumableRun(ABC, Generic[RecipeT_co]):
 
     def _make_alone(self, stage: Stage) -> None:
         book = self._book
-        book.read(stage.name)  # as whoever held the lock has left it
+        book.read(stage.name)  # the process that held the lock may have written it
         fault = book.fault(stage)
         if fault is None:
             self._keep(stage)
@@ -208,7 +212,7 @@ class ResumableRun(ABC, Generic[RecipeT_co]):
         return self._book.fault(stage) is None
 
     def _keep(self, stage: Stage) -> None:
-        """Tell that a stage is kept and, once, that it was made with other versions or threads than this process has."""
+        """Report that a stage is kept and, once, that it was made with other versions or threads than this process's."""
         if difference := self._book.difference(stage):
             self._say_once(
                 f"{difference}; it is kept, so {self.folder} holds results of both.", f"Stage {stage.name} was made "
@@ -216,7 +220,7 @@ class ResumableRun(ABC, Generic[RecipeT_co]):
         self.observer.stage(stage.name, True)
 
     def _say_once(self, sentence: str, beginning: str = "") -> None:
-        """Tell a sentence, which may begin with what is not the same each time."""
+        """Report a sentence only once, even if its ``beginning`` differs the next time."""
         if sentence not in self._told:
             self._told.add(sentence)
             say(self.observer, f"{beginning}{sentence}")
@@ -241,10 +245,10 @@ class ResumableRun(ABC, Generic[RecipeT_co]):
                 file.parent.name,
                 "jobs",
             }  # a training's checkpoints
-            if new and not file.exists() and not begun:  # nothing came of a folder's first stage
+            if new and not file.exists() and not begun:  # the first stage in a new folder has failed
                 Path(lock.lock_file).unlink(missing_ok=True)
                 for folder in new:
-                    with suppress(OSError):  # others may have written there
+                    with suppress(OSError):  # other processes may have written files there
                         folder.rmdir()
 
     def _ledger(self) -> list[dict[str, Any]]:
@@ -252,7 +256,7 @@ class ResumableRun(ABC, Generic[RecipeT_co]):
         return [row for stage in self.done.values() for row in stage["facts"].get("ledger", [])]
 
     def _checkpoints(self, name: str) -> Path:
-        """Folder for a training's checkpoints: another for other options or inputs, so that a changed recipe starts it anew."""
+        """Folder for a training's checkpoints. It depends on options and inputs, so that a changed recipe starts a new training."""
         own, before = (
             self.folder / "checkpoints" / f"{_slug(name)}-{key[:16]}" for key in (self.key, self._key_before)
         )
@@ -261,12 +265,12 @@ class ResumableRun(ABC, Generic[RecipeT_co]):
         return own
 
     def _drop_checkpoints(self, name: str) -> None:
-        """Remove a training's checkpoints, those for other options too."""
+        """Remove a training's checkpoints, including those for other options."""
         for folder in (self.folder / "checkpoints").glob(f"{_slug(name)}-*"):
             if re.fullmatch("[0-9a-f]{16}", folder.name.removeprefix(f"{_slug(name)}-")):
                 drop_checkpoints(folder)
 
 
 def _slug(name: str) -> str:
-    """A training's name as a folder's."""
+    """A training's name as the name of a folder."""
     return name.replace(", ", "-").replace(" ", "-")

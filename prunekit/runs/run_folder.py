@@ -1,4 +1,4 @@
-"""What a run may write to: its own folder and nothing else, whatever its recipe and the links in the folder say."""
+"""Keeps a run's writes inside its own folder, whatever the recipe and links in the folder say."""
 
 import os
 from pathlib import Path
@@ -10,7 +10,7 @@ __all__ = ["check_links", "check_places", "inside", "own_or_elsewhere"]
 
 
 def check_links(folder: Path) -> None:
-    """Refuse a folder of a run with a symbolic link in it that leads out of it. The folder itself may be a link.
+    """Refuse a run's folder if a symbolic link in it leads out of it. The folder itself may be a link.
 
     Raises:
         InputError: there is such a link.
@@ -27,10 +27,10 @@ def check_links(folder: Path) -> None:
 
 
 def check_places(options: PruneOptions, folder: Path) -> None:
-    """Refuse options that would have a run write outside its folder.
+    """Refuse options with which a run would write outside its folder.
 
     Raises:
-        InputError: they would.
+        InputError: an option names such a file.
     """
     if options.search.study is not None:
         inside(folder, options.search.study, "study")
@@ -39,15 +39,15 @@ def check_places(options: PruneOptions, folder: Path) -> None:
 
 
 def inside(folder: Path, name: str, what: str) -> Path:
-    """Where a file that a recipe names is written: in the run's folder, links included.
+    """The path of a file that a recipe names, after checking that it is in the run's folder even when links are followed.
 
     Args:
-        folder: the run's.
+        folder: the run's folder.
         name: relative to it.
         what: the recipe's key, for the message.
 
     Raises:
-        InputError: the name is no plain relative one, or a link leads it out of the folder.
+        InputError: the name is not a plain relative one, or a link leads out of the folder.
     """
     check_inner_name(name, what)
     path = folder / name
@@ -59,15 +59,15 @@ def inside(folder: Path, name: str, what: str) -> Path:
 
 
 def own_or_elsewhere(folder: Path, name: str, what: str) -> tuple[Path, bool]:
-    """A file that a recipe names to be read where it is, and made in the run's folder where it is not.
+    """A file that a recipe names: an existing file is read from its place, a missing one is made in the run's folder.
 
     Args:
-        folder: the run's.
-        name: a path of any kind for a file that is there, else relative to the run's folder.
+        folder: the run's folder.
+        name: any path if the file exists, otherwise relative to the run's folder.
         what: the recipe's key, for the message.
 
     Returns:
-        The file, and whether it is the run's own, which may be written.
+        The file, and whether it belongs to the run and may be written.
 
     Raises:
         InputError: there is no such file, and it would have to be written outside the run's folder.
@@ -83,8 +83,8 @@ def own_or_elsewhere(folder: Path, name: str, what: str) -> tuple[Path, bool]:
 
 
 def _is_within(path: Path, root: Path) -> bool:
-    """Whether a path is in a folder, once links are followed."""
+    """Whether a path is in a folder, after following links."""
     try:
         return path.resolve().is_relative_to(root)
-    except (OSError, RuntimeError, ValueError):  # links in a circle, or names that are none
+    except (OSError, RuntimeError, ValueError):  # circular links, or invalid names
         return False

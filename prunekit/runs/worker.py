@@ -1,7 +1,8 @@
-"""A process that does one job, which it reads from its standard input: ``python -m prunekit.runs.worker``.
+"""A process for one job, which it reads from standard input: ``python -m prunekit.runs.worker``.
 
 When the input ends, the process that waits for the job is gone, and this one ends too, a training with its state saved. So it does
-at SIGTERM, and at a Ctrl-C, which reaches all processes of a terminal.
+The input ends when the process that waits for the job ends. The worker then ends too, after a training has saved its state. It does
+the same at SIGTERM, and at Ctrl-C, which reaches all processes of a terminal.
 """
 
 import os
@@ -15,12 +16,12 @@ __all__ = ["main"]
 
 
 def main() -> None:
-    """Do the job; ends with 130 where a signal stopped it."""
+    """Do the job; exits with 130 if a signal stopped it."""
     ending = False
 
     def end(number: int, frame: FrameType | None) -> None:
         nonlocal ending
-        if not ending:  # a second signal must not interrupt what the first one has set off
+        if not ending:  # a second signal must not interrupt the handling of the first
             ending = True
             raise KeyboardInterrupt
 
@@ -35,7 +36,7 @@ def main() -> None:
 
 
 def _end_with_parent() -> None:
-    os.read(sys.stdin.fileno(), 1)  # nothing more is sent: this returns at the end
+    os.read(sys.stdin.fileno(), 1)  # nothing more is sent, so this returns when the input ends
     os.kill(os.getpid(), signal.SIGTERM)
 
 

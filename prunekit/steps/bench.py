@@ -128,8 +128,8 @@ def prune_group(
         images: for the probe; None if neither the proposer nor the repair evaluates the network.
         scores: importance for this timestep group and possibly others.
         group: the timestep group.
-        target: MACs, or a fraction of the base's in (0, 1]. Where the search's target is of parameters or latency, the same
-            fraction of the base's is meant.
+        target: MACs, or a fraction of the base's in (0, 1]. For a search with a target of parameters or latency, the same
+            fraction of the base's value is used.
         options: how to search.
         journal: file of the search's memory bank, from which an interrupted search resumes.
 

@@ -12,7 +12,9 @@ from prunekit.frechet import FeatureStatistics, paired_error
 
 __all__ = ["Distances"]
 
-_MOST_FEATURES = 512  # the bootstrap needs an eigenvalue decomposition for each draw, which takes minutes for wider features
+_MOST_FEATURES = (
+    512  # the bootstrap needs an eigenvalue decomposition for each draw, which takes minutes for wider features
+)
 
 
 class Distances:

@@ -35,7 +35,7 @@ _KNOWN = ("sample", "hidden_states", "timestep", "class_labels")
 
 
 def images_of(base: Base, override: DataOptions | None = None, near: Path | str | None = None) -> ImageSplit:
-    """The images that a base was trained on, or others, at the base's resolution unless another is given; see :func:`images_for`."""
+    """The images that a base was trained on, or others, at the base's resolution unless one is given; see :func:`images_for`."""
     return images_for(base.data, base.spec, override, near)
 
 
@@ -181,7 +181,8 @@ def classes_for(images: ImageData, spec: ModelSpec, dropout: float = 0.0) -> Cla
         dropout: share of the draws whose class is replaced by the network's last one, which stands for "no class".
 
     Raises:
-        InputError: the labels are missing or too high, or dropout is used with a network that has no class for "no class".
+        InputError: the labels are missing or too high, or ``dropout`` is given for a network without classes or one that drops
+            classes by itself.
     """
     number = spec.num_classes
     if number is None:

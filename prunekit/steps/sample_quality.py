@@ -128,7 +128,7 @@ def measure_samples(
 
     Args:
         setting: see :class:`Setting`.
-        models: by name; the one named ``base`` is what ratios refer to.
+        models: by name; ratios are relative to the one named ``base``.
         macs: mean MACs per sampling step of each model.
         report: called with (model name, samples done, total samples).
 
@@ -195,7 +195,7 @@ def measure_all(
     macs: Mapping[str, float],
     report: Callable[[str, int, int], None] | None = None,
 ) -> tuple[dict[str, Any], Mapping[str, Tensor]]:
-    """Measure losses of some models and samples of others, on the GPU if there is one. Latents have no FID; only losses are measured.
+    """Measure losses of some models and samples of others, on the GPU if there is one. For latents, only losses are measured.
 
     Args:
         setting: see :class:`Setting`.

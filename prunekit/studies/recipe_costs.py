@@ -39,7 +39,7 @@ class Estimate:
         step: the base's MACs and activations.
         rows: passes by stage, with their precision.
         trainings: options by kind of training.
-        machine: what it is to run on.
+        machine: the GPUs to run on.
     """
 
     step: StepCost
@@ -101,7 +101,7 @@ def estimate(recipe: Recipe, machine: Machine | None = None, spec: ModelSpec | N
 
     Args:
         recipe: a recipe that makes experts or a base.
-        machine: what it is to run on.
+        machine: the GPUs to run on.
         spec: the network, if the recipe names a checkpoint that is not available.
 
     Raises:
