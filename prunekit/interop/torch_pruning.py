@@ -89,21 +89,20 @@ class TimestepImportance(tp.importance.Importance):  # type: ignore[misc] # no t
 def prune_by_plan(dependencies: Any, model: nn.Module, graph: ChannelGraph, plan: PruningPlan) -> nn.Module:
     """Remove a plan's channels through Torch-Pruning's dependency groups, in place.
 
-        The weights that stay are those of :func:`prunekit.graph.apply`.
+    The weights that stay are those of :func:`prunekit.graph.apply`.
 
-        Args:
-            dependencies: ``tp.DependencyGraph().build_dependency(model, example_inputs)``.
-            model: the network that both graphs were made from.
-            graph: prunekit's channel groups.
-            plan: the channels to keep.
+    Args:
+        dependencies: ``tp.DependencyGraph().build_dependency(model, example_inputs)``.
+        model: the network that both graphs were made from.
+        graph: prunekit's channel groups.
+        plan: the channels to keep.
 
-        Returns:
-            ``model``.
+    Returns:
+        ``model``.
 
-        Raises:
-            PlanError: the plan narrows attention heads, or does not fit the graph (before anything is removed), or Torch-Pruning
-    PlanError: the plan narrows attention heads or does not fit the graph, which is checked before anything is removed; or
-                Torch-Pruning couples the channels differently. The message names the layer.
+    Raises:
+        PlanError: the plan narrows attention heads or does not fit the graph, which is checked before anything is removed; or
+            Torch-Pruning couples the channels differently. The message names the layer.
     """
     plan.check(graph)
     narrowed = [name for name, kept in plan.kept.items() if len(kept) < graph[name].size and graph[name].queries]

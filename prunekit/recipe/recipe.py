@@ -154,7 +154,6 @@ class Recipe(BaseModel):
     def deciding(self, sections: Iterable[str]) -> dict[str, Any]:
         """The options in these sections that influence results, JSON-able, for the keys of stages.
 
-        What is as by default is left out, so that an option which is added later changes no key; so is how often trainings
         Options at their defaults are left out, so that an option added later changes no key.
         How often trainings save their state is left out too.
         """

@@ -1,6 +1,5 @@
 """Reports: turn a finished run folder into tables, pictures and one self-contained HTML page.
 
-The run's ``manifest.json`` is the truth; everything here is made from it again at any time. matplotlib, pandas and jinja2
 Everything is made from the run's ``manifest.json``, and can be made again at any time. Only this package uses matplotlib, pandas
 and jinja2.
 """

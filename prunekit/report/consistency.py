@@ -129,9 +129,8 @@ def _curve(axes: Axes, timesteps: NDArray[np.float64], values: Sequence[Any], lo
         for key in ("mean", "se")
     )
     axes.plot(timesteps, mean, linewidth=1.6, marker="." if len(mean) < _FEW else None, **look)
-    low = np.where(
-        mean > 0, np.maximum(mean - 2 * error, 1e-30), mean - 2 * error
-    )  # a logarithmic axis needs positive values
+    # A logarithmic axis needs positive values.
+    low = np.where(mean > 0, np.maximum(mean - 2 * error, 1e-30), mean - 2 * error)
     axes.fill_between(timesteps, low, mean + 2 * error, color=look["color"], alpha=0.15, linewidth=0)
 
 

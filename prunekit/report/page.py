@@ -29,19 +29,18 @@ __all__ = ["write_report"]
 def write_report(run_folder: Path | str) -> Path:
     """Write ``report/`` into a run folder: the page, the tables as CSV and Markdown, and the pictures.
 
-        An earlier report is replaced as a whole, after everything in the new one is made. A part that the run does not have is left
     An earlier report is replaced as a whole, after the new one is complete. Parts that the run does not have are left out.
 
-        Args:
-            run_folder: has ``manifest.json``, and optionally ``groups.json``, ``importance.json`` and ``samples/*.npz``.
+    Args:
+        run_folder: has ``manifest.json``, and optionally ``groups.json``, ``importance.json`` and ``samples/*.npz``.
 
-        Returns:
-            Path of ``report/index.html``.
+    Returns:
+        Path of ``report/index.html``.
 
-        Raises:
-            InputError: the folder ``report/`` has something other than an earlier report in it.
-            MissingFileError: there is no manifest.
-            FileFormatError: a file cannot be read.
+    Raises:
+        InputError: the folder ``report/`` has something other than an earlier report in it.
+        MissingFileError: there is no manifest.
+        FileFormatError: a file cannot be read.
     """
     run_folder = Path(run_folder)
     results = read_run(run_folder)

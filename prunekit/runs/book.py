@@ -215,9 +215,7 @@ class Book:
             with atomic_path(self.folder / path) as part:
                 shutil.copyfile(peer / path, part)
                 shutil.copystat(peer / path, part)
-        if recorded() != before or changes(
-            self.folder, marks, read_all=True
-        ):  # the other run has started to make it again
+        if recorded() != before or changes(self.folder, marks, read_all=True):  # made again in the meantime
             discard(self.folder, marks)
             return False
         self._write(stage.name, {**before, "outputs": marks, "inputs": dict(inputs)})

@@ -394,9 +394,7 @@ def _slim_files(folder: str) -> list[str]:
 
 def _files_hash(path: Path) -> str | None:
     """Hash of a checkpoint's file, or of the files in a diffusers folder; None if there is no file."""
-    folders = [
-        path / name for name in ("", "unet", "transformer", "scheduler")
-    ]  # the folders of a pipeline that are read
+    folders = [path / name for name in ("", "unet", "transformer", "scheduler")]  # a pipeline's folders that are read
     found = [file for folder in folders for file in folder.glob("*") if file.suffix in _CHECKPOINT_SUFFIXES]
     files = [file for file in (sorted(found) if path.is_dir() else [path]) if file.is_file()]  # skips pipes and devices
     return json_hash([[file.name, sha256_file(file)] for file in files]) if path.exists() else None

@@ -1,7 +1,5 @@
 """The record of a finished stage: its inputs, the versions used, and the hash of every file that it wrote.
 
-A file counts as unchanged when its content has the recorded SHA-256. A file above 64 MiB is read only where its size or its time of
-modification is not the recorded one: to read the weights of large networks on every start would take minutes, and whoever changes
 A file counts as unchanged if its content has the recorded SHA-256. A file above 64 MiB is read only if its size or its time of
 modification has changed: reading the weights of large networks on every start would take minutes, and a change by mistake
 changes the time too.

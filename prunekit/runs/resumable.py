@@ -1,7 +1,5 @@
 """A run of a recipe in a folder. Finished stages are kept as long as their inputs and outputs are unchanged.
 
-Every stage has a file of its own, ``stages/<name>.json``, and a lock beside it while it runs: several processes can work in one
-folder, and two that come to the same stage make it once. The file has the hashes of all that the stage wrote and of what it read
 Every stage has its own file, ``stages/<name>.json``, and next to it a lock while it runs, so that several processes can work in
 one folder and make every stage only once. The file has the hashes of all files that the stage wrote, and of those that it read from
 earlier stages (:mod:`prunekit.runs.records`). A stage is made again if these files have changed.

@@ -1,6 +1,5 @@
 """A process for one job, which it reads from standard input: ``python -m prunekit.runs.worker``.
 
-When the input ends, the process that waits for the job is gone, and this one ends too, a training with its state saved. So it does
 The input ends when the process that waits for the job ends. The worker then ends too, after a training has saved its state. It does
 the same at SIGTERM, and at Ctrl-C, which reaches all processes of a terminal.
 """

@@ -50,9 +50,8 @@ def spent_on_search(
 ) -> list[LedgerRow]:
     """Passes of a search's measurements, and of the data that repairs are fitted to.
 
-        Every candidate costs its own MACs. The proxy's repair and the final one each look at the first batch in the full network;
     Every candidate costs its own MACs. The proxy's repair and the final one each pass the first batch through the full network;
-        the final one also passes it through the pruned network.
+    the final one also passes it through the pruned network.
     """
     forward, backward = proxy_samples(options.search.proxy, options.samples, options.batch_size)
     measured = sum(int(entry["macs"]) for entry in result.measured)

@@ -1,6 +1,5 @@
 """A recipe's experts compared with baselines and ablations at equal training MACs, as a resumable run.
 
-Every entry is a run of its own in ``entries/<name>``: the recipe with a few keys changed. It starts from the one base, searches,
 Every entry is a run of its own in ``entries/<name>``: the recipe with a few keys changed. All entries start from the same base and
 may spend the same MACs. An entry is fine-tuned, once for each seed, with the MACs that its search has left.
 """
