@@ -11,6 +11,7 @@ from typing import Any
 from prunekit._files import write_json
 from prunekit._json import read_json
 from prunekit.errors import InputError
+from prunekit.recipe import FinetuneOptions
 from prunekit.runs.experts_run import Run
 from prunekit.runs.resumable import ResumableRun
 
@@ -56,7 +57,7 @@ class SmallRun(ResumableRun):
 class PreemptedRun(Run):
     """A run whose second group's training is preempted at its second step, once."""
 
-    def _finetune(self, index: int) -> dict[str, Any]:
+    def _finetune(self, index: int, options: FinetuneOptions) -> dict[str, Any]:
         mark, observer = self.folder / "preempted", self.observer
 
         class Preempting:
@@ -71,6 +72,6 @@ class PreemptedRun(Run):
 
         self.observer = Preempting()
         try:
-            return super()._finetune(index)
+            return super()._finetune(index, options)
         finally:
             self.observer = observer
