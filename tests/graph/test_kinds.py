@@ -600,7 +600,7 @@ class Learned(nn.Module):
 
 
 def test_slices_of_parameters_that_enter_a_module_are_counted():
-    graph = pruned_as_silenced(Learned, 2, 4, 3)
+    graph = pruned_as_silenced(Learned, 1, 4, 3)
     assert "up" in made(graph)
 
 
