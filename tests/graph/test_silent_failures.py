@@ -121,7 +121,7 @@ def checkpointing():
 
 def own_layer_classes():
     _, graph = narrowest(edm(heads=2))
-    assert list(graph.left_whole) == ["out_conv"]
+    assert [layer for layer, why in graph.left_whole.items() if why != "it does not run"] == ["out_conv"]
 
 
 def mutable_defaults():
