@@ -181,7 +181,7 @@ def test_a_channel_group_of_one_width_is_named_as_left_whole():
     x = torch.randn(1, 2, 3, 3, generator=torch.Generator().manual_seed(0))
     for by in CRITERIA:
         found = importance(made(Normed), (x,), lambda m, t, g: m(x).square().mean(), GROUPS, by=by, samples=2)
-        assert found.left_whole["second"] == "no smaller width is possible"
+        assert found.left_whole["second"].startswith("no smaller width is possible")
         assert "first" not in found.left_whole
 
 
