@@ -213,7 +213,10 @@ def _publish(rows: dict[str, dict[str, Any]]) -> None:
 
 def _cells(row: dict[str, Any]) -> list[str]:
     def cell(key: str) -> str:
-        return {True: "yes", False: "**no**"}.get(row[key], str(row[key])) if key in row else "–"
+        if key not in row:
+            return "–"
+        value = row[key]  # a share of 1 or 0 equals True or False
+        return ("yes" if value else "**no**") if isinstance(value, bool) else str(value)
 
     shares = [cell(key) for key in ("prunable", "least", "groups", "seconds", "counted")]
     apart = f"{row['difference']:.0e} ({row['precision']})" if "difference" in row else "–"

@@ -5,7 +5,16 @@ from pathlib import Path
 
 from prunekit.errors import MissingFileError
 
-__all__ = ["EMBEDDED", "check_base", "check_json", "check_model", "check_recipe", "check_slim", "is_hub_id"]
+__all__ = [
+    "EMBEDDED",
+    "check_base",
+    "check_checkpoint",
+    "check_json",
+    "check_model",
+    "check_recipe",
+    "check_slim",
+    "is_hub_id",
+]
 
 EMBEDDED = "embedded:"
 """Prefix of the name of a shipped base."""
@@ -24,9 +33,12 @@ def is_hub_id(name: str) -> bool:
 def check_base(path: Path | str) -> None:
     """Refuse a base that is not a path, not an id of the Hugging Face Hub and not shipped."""
     if not (str(path).startswith(EMBEDDED) or Path(path).exists() or is_hub_id(str(path))):
-        raise MissingFileError(
-            f"{path} does not exist; expected a checkpoint. Make one with `prunekit train` or `prunekit demo`."
-        )
+        check_checkpoint(path)
+
+
+def check_checkpoint(path: Path | str) -> None:
+    """Refuse a checkpoint that is not a file."""
+    _check_file(path, "a checkpoint. Make one with `prunekit train` or `prunekit demo`.")
 
 
 def check_model(path: Path | str) -> None:
@@ -50,6 +62,10 @@ def check_recipe(path: Path | str) -> None:
 
 def check_json(path: Path | str) -> None:
     """Refuse JSON that is not a file."""
+    _check_file(path, "a JSON file there.")
+
+
+def _check_file(path: Path | str, expected: str) -> None:
     if not Path(path).is_file():
         there = "is a folder" if Path(path).is_dir() else "does not exist"
-        raise MissingFileError(f"{path} {there}; expected a JSON file there.")
+        raise MissingFileError(f"{path} {there}; expected {expected}")

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from prunekit.checkpoint import Base, ModelSpec
+from prunekit.checkpoint import Asked, Base, ModelSpec
 from prunekit.data import ImageData, ImageSplit, as_images
 from prunekit.errors import InputError
 from prunekit.groups import TimestepGroups, make_groups
@@ -102,8 +102,6 @@ def _partition(groups: int | TimestepGroups, schedule: NoiseSchedule) -> Timeste
 def _base_of(source: Any, noise_schedule: NoiseSchedule | None, prediction_type: str | None) -> Base:
     """The network with its noise schedule and prediction type. A network object is copied, since the caller keeps using it."""
     if isinstance(source, str | Path):
-        from prunekit.checkpoint import Asked  # noqa: PLC0415
-
         return open_base(str(source), asked=Asked(None, noise_schedule, prediction_type))
     if isinstance(source, Base):
         return source

@@ -1,7 +1,7 @@
 """Prunes one network in one call: without data, or by a search and repair with a loss on a group of timesteps."""
 
 import copy
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -188,7 +188,7 @@ def _checked_group(
 def _spec_of(model: nn.Module, example_inputs: Inputs, config: JsonDict | None) -> ModelSpec:
     """How to build the network again: by its class; the caller's own class needs a factory, which is given to ``load_slim``."""
     try:
-        return ModelSpec(ModelSpec.of(model).class_name, ModelSpec.of(model).config, inputs=example_inputs)
+        return replace(ModelSpec.of(model), inputs=example_inputs)
     except InputError:
         own: Any = config if config is not None else {}
         return ModelSpec(type(model).__name__, own, factory=lambda _: copy.deepcopy(model), inputs=example_inputs)

@@ -18,7 +18,7 @@ from torch import Tensor
 from prunekit._containers import check_safetensors, open_archive
 from prunekit._json import checked, parse_json
 from prunekit._messages import one_line
-from prunekit._missing import check_base
+from prunekit._missing import check_checkpoint
 from prunekit.checkpoint.base import FORMAT, AboutForm
 from prunekit.checkpoint.weights import preferred
 from prunekit.errors import FileFormatError, MissingFileError, UnsafeFileError
@@ -62,9 +62,7 @@ def load_state(path: Path | str) -> tuple[dict[str, Any], dict[str, Tensor]]:
 
 def read_content(path: Path) -> tuple[dict[str, Any], Mapping[Any, Any]]:
     """Metadata of a prunekit checkpoint (else empty), and all that a file holds: tensors by name, maybe in dicts of dicts."""
-    if not path.is_file():
-        check_base(path)
-        raise MissingFileError(f"{path} is a folder; expected a checkpoint's file there.")
+    check_checkpoint(path)
     content: Mapping[Any, Any]
     about: Any
     if path.suffix.lower() == ".safetensors":

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
@@ -12,9 +12,6 @@ from prunekit.cli.interrupts import writing
 from prunekit.cli.measuring import SamplerOption, Steps
 from prunekit.cli.options import ConfigOption, Exists, Json
 from prunekit.cli.reading_options import ReadingOptions
-
-if TYPE_CHECKING:
-    pass
 
 __all__ = ["COMMANDS"]
 

@@ -2,7 +2,7 @@
 
 from collections import Counter
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
@@ -12,9 +12,6 @@ from prunekit.cli.estimating import is_recipe, show_estimate
 from prunekit.cli.options import ConfigOption, Exists, InputsOption, Json
 from prunekit.cli.reading_options import ReadingOptions
 from prunekit.errors import InputError
-
-if TYPE_CHECKING:
-    pass
 
 __all__ = ["ModelPath", "cost"]
 

@@ -1,7 +1,7 @@
 """The command ``export``, which writes a model for other runtimes."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
@@ -10,9 +10,6 @@ from prunekit.cli.console import emit, refuse_existing, refuse_inputs
 from prunekit.cli.interrupts import written
 from prunekit.cli.options import ConfigOption, Exists, InputsOption, Json, Overwrite
 from prunekit.cli.reading_options import ReadingOptions
-
-if TYPE_CHECKING:
-    pass
 
 __all__ = ["COMMANDS"]
 

@@ -1,7 +1,7 @@
 """The commands ``sample``, ``evaluate`` and ``report``."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
@@ -13,9 +13,6 @@ from prunekit.cli.interrupts import keeping, writing
 from prunekit.cli.options import ConfigOption, Exists, Json, Overwrite
 from prunekit.cli.reading_options import ReadingOptions
 from prunekit.errors import InputError
-
-if TYPE_CHECKING:
-    pass
 
 __all__ = ["COMMANDS"]
 

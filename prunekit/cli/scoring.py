@@ -1,7 +1,7 @@
 """The command ``importance``."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
@@ -23,9 +23,6 @@ from prunekit.cli.options import ConfigOption, DataOption, InputsOption, Json, O
 from prunekit.cli.reading_options import ReadingOptions
 from prunekit.errors import InputError, PrunekitError
 from prunekit.groups import TimestepGroups
-
-if TYPE_CHECKING:
-    pass
 
 __all__ = ["COMMANDS"]
 

@@ -10,6 +10,7 @@ from torch import nn
 
 from prunekit._files import json_hash, sha256_file, write_json
 from prunekit._json import read_json
+from prunekit._missing import EMBEDDED
 from prunekit._names import name_of
 from prunekit.allocation import Allocation, read_frontier
 from prunekit.checkpoint import Base, save_base
@@ -37,7 +38,7 @@ from prunekit.runs.run_folder import check_places, inside, own_or_elsewhere
 from prunekit.search import DEFAULT_MULTIPLE, SearchResult, default_multiples, is_tiny
 from prunekit.slim import SlimModel, load_slim, save_slim
 from prunekit.steps.assembling import assemble
-from prunekit.steps.bases import EMBEDDED, open_base, train_base
+from prunekit.steps.bases import open_base, train_base
 from prunekit.steps.bench import Bench, prune_group, score_groups
 from prunekit.steps.budgets import evaluations, plan_budget
 from prunekit.steps.cutting import method_of, spent_on_grouping

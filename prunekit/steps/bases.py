@@ -21,7 +21,7 @@ from prunekit.training import (
     train,
 )
 
-__all__ = ["EMBEDDED", "complete_spec", "open_base", "seeded_weights", "train_base"]
+__all__ = ["complete_spec", "open_base", "seeded_weights", "train_base"]
 
 
 def open_base(

@@ -7,13 +7,13 @@ from typing import Any
 import numpy as np
 
 from prunekit._json import read_document
+from prunekit._missing import EMBEDDED
 from prunekit.checkpoint import Base
 from prunekit.ledger import BASE_TRAINING, LedgerRow, both_ways, forwards
 from prunekit.recipe import PruneOptions
 from prunekit.report.forms import HeadForm
 from prunekit.search import SearchResult, proxy_samples
 from prunekit.slim import SlimModel
-from prunekit.steps.bases import EMBEDDED
 from prunekit.steps.budgets import evaluations
 from prunekit.steps.sample_quality import Setting, loss_draws
 

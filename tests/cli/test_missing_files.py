@@ -8,6 +8,7 @@ from typing import Annotated
 import pytest
 
 from prunekit._missing import check_slim
+from prunekit.checkpoint import load_state
 from prunekit.cli.options import Exists, checked
 from prunekit.errors import MissingFileError
 
@@ -50,6 +51,13 @@ def test_what_a_killed_process_left_aside_is_put_back_first(tmp_path: Path) -> N
     assert found == [True]
     with pytest.raises(MissingFileError, match="group-4 does not exist"):
         checked(command)(model=tmp_path / "group-4")
+
+
+def test_a_file_that_reads_like_an_id_of_the_hub_and_a_folder_are_each_told_as_they_are(tmp_path: Path) -> None:
+    with pytest.raises(MissingFileError, match=r"^weights/model does not exist; expected a checkpoint"):
+        load_state("weights/model")
+    with pytest.raises(MissingFileError, match="is a folder; expected a checkpoint"):
+        load_state(tmp_path)
 
 
 @pytest.fixture(scope="module")
