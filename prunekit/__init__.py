@@ -103,10 +103,7 @@ __all__ = [
 ]
 
 
-_HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
-__getattr__ = at_need(
-    __name__, {**_HOME_OF, "importance": "", "search": ""}
-)  # packages with the same name as their function
+__getattr__ = at_need(__name__, _HOMES, packages=("importance", "search"))  # they are called like their function
 
 
 def __dir__() -> list[str]:

@@ -1,24 +1,28 @@
 """Names of a package that are imported when they are first used."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from importlib import import_module
 from typing import Any
 
 __all__ = ["at_need"]
 
 
-def at_need(package: str, home_of: Mapping[str, str]) -> Callable[[str], Any]:
+def at_need(package: str, homes: Mapping[str, Iterable[str]], packages: Iterable[str] = ()) -> Callable[[str], Any]:
     """A module's ``__getattr__``.
 
     Args:
         package: the module's name.
-        home_of: name to the submodule that has it; an empty string if the name is a submodule itself.
+        homes: names by the submodule that has them.
+        packages: submodules that are names themselves.
     """
+    home_of = {name: home for home, names in homes.items() for name in names}
+    own = frozenset(packages)
 
     def find(name: str) -> Any:
+        if name in own:
+            return import_module(f"{package}.{name}")
         if name not in home_of:
             raise AttributeError(f"module {package!r} has no attribute {name!r}")
-        home = import_module(f"{package}.{home_of[name] or name}")
-        return getattr(home, name) if home_of[name] else home
+        return getattr(import_module(f"{package}.{home_of[name]}"), name)
 
     return find

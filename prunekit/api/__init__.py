@@ -10,4 +10,4 @@ if TYPE_CHECKING:
 
 __all__ = ["Pruned", "make_experts", "prune"]
 
-__getattr__ = at_need(__name__, {"Pruned": "pruning", "prune": "pruning", "make_experts": "experts"})
+__getattr__ = at_need(__name__, {"experts": ("make_experts",), "pruning": ("Pruned", "prune")})

@@ -14,12 +14,12 @@ from prunekit.errors import InputError
 from prunekit.graph import ChannelGraph, PruningPlan, attributes, trace
 from prunekit.graph.running import Inputs
 from prunekit.groups import TimestepGroup
-from prunekit.importance import Loss, importance, no_loss
+from prunekit.importance import Loss, no_loss
 from prunekit.recipe import PruneOptions
 from prunekit.search import SearchOptions, SearchResult
 from prunekit.slim import SlimModel, save_slim
 from prunekit.steps.image_choice import needs_images
-from prunekit.steps.searching import search_and_repair
+from prunekit.steps.searching import score, search_and_repair, search_provenance
 
 __all__ = ["Pruned", "prune"]
 
@@ -129,33 +129,11 @@ def prune(
     spec = _spec_of(model, example_inputs, config)
     graph = trace(model, example_inputs, chosen.norm_mode, chosen.head_mode, constraints=chosen.constraints)
     cost = CostModel.of(model, graph, example_inputs)
-    scores = importance(
-        model,
-        example_inputs,
-        loss,
-        [group],
-        by=chosen.criterion,
-        samples=chosen.samples,
-        batch_size=chosen.batch_size,
-        seed=chosen.seed,
-        graph=graph,
-        num_timesteps=num_timesteps,
-    )
+    scores = score(model, example_inputs, loss, [group], chosen, graph, num_timesteps)
     found, result = search_and_repair(
         model, example_inputs, graph, cost, loss or no_loss, scores.of(group.index), group, target, chosen
     )
-    about = {
-        "provenance": {
-            "criterion": chosen.criterion,
-            "proposer": chosen.search.proposer,
-            "repair": chosen.repair,
-            "seed": chosen.seed,
-            "target_of": chosen.search.target_of,
-            "target": result.target,
-            "spent": result.spent,
-            "base": result.base,
-        }
-    }
+    about = {"provenance": search_provenance(result, chosen)}
     sizes = attributes(model, graph, result.plan)
     slim = SlimModel(found, spec, result.plan, sizes, group, num_timesteps, result.macs, result.params, about)
     return Pruned(slim, result, graph)

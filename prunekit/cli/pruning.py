@@ -155,7 +155,7 @@ def prune(
     loaded, images = _with_images(loaded, others, base) if asked else (loaded, None)
     bench = Bench.of(loaded, options.norm_mode, options.head_mode, options.constraints)
     targets = plan.for_model(bench.macs)
-    jobs = [_Job(one, targets.groups[one.index].target_macs or 0, output, rank == 0) for one in wanted]
+    jobs = [_Job(one, targets.groups[one.index].target_macs or 0, output) for one in wanted]
     with keeping(lambda: _kept([*(job.journal for job in jobs), *([table] if timed else [])])):
         bench = bench.timed(table) if timed else bench
         facts = _pruned(jobs, bench, images, options, goal.target_of)
@@ -209,13 +209,11 @@ class _Job:
         group: the timestep group.
         macs: its target.
         output: folder of all slim models.
-        writes: whether this process writes.
     """
 
     group: TimestepGroup
     macs: int
     output: Path
-    writes: bool
 
     @property
     def journal(self) -> Path:
@@ -228,6 +226,7 @@ def _pruned(
 ) -> list[dict[str, Any]]:
     """Score, search, prune and write each timestep group; gives back the facts of each."""
     from prunekit.data import note_place
+    from prunekit.search import ranks
     from prunekit.slim import save_slim
     from prunekit.steps.bench import prune_group, score_groups
 
@@ -236,7 +235,7 @@ def _pruned(
     facts = []
     for job in jobs:
         slim, result = prune_group(bench, train, scores, job.group, job.macs, options, job.journal)
-        if job.writes:
+        if ranks.place()[0] == 0:
             save_slim(slim, job.output / f"group-{job.group.index}")
             if images is not None and bench.base.data.get("sha256") == images.sha256:
                 note_place(images, job.output.parent)

@@ -61,7 +61,7 @@ class TrainingChanges:
     ] = None
     checkpoint_minutes: Annotated[
         float | None,
-        typer.Option("--checkpointing-minutes", help="Write a checkpoint after this many minutes, whatever the step."),
+        typer.Option("--checkpointing-minutes", help="Also write a checkpoint every so many minutes."),
     ] = None
     checkpoints_total_limit: Annotated[int | None, typer.Option(help="Number of checkpoints to keep.")] = None
 

@@ -30,5 +30,8 @@ __all__ = [
     "make_groups",
 ]
 
-_OF_IMAGES = ("ETA", "Rule", "Similarity", "cut_by_matrix")  # planning does not need them and starts faster without
-__getattr__ = at_need(__name__, {"OptimalDenoiser": "denoiser", **dict.fromkeys(_OF_IMAGES, "similarity")})
+_HOMES = {  # planning does not need them and starts faster without
+    "denoiser": ("OptimalDenoiser",),
+    "similarity": ("ETA", "Rule", "Similarity", "cut_by_matrix"),
+}
+__getattr__ = at_need(__name__, _HOMES)

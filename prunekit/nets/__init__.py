@@ -28,6 +28,8 @@ __all__ = [
     "save_multi_decoder",
 ]
 
-_FILES = ("is_multi_decoder", "load_multi_decoder", "multi_decoder_slim", "save_multi_decoder")
-_DECODERS = dict.fromkeys(("MultiDecoderUNet", "Stage"), "multi_decoder") | dict.fromkeys(_FILES, "multi_decoder_files")
-__getattr__ = at_need(__name__, _DECODERS)  # they import diffusers, which takes seconds
+_HOMES = {  # they import diffusers, which takes seconds
+    "multi_decoder": ("MultiDecoderUNet", "Stage"),
+    "multi_decoder_files": ("is_multi_decoder", "load_multi_decoder", "multi_decoder_slim", "save_multi_decoder"),
+}
+__getattr__ = at_need(__name__, _HOMES)

@@ -27,7 +27,7 @@ def oneshot(task: Task) -> IntArray:
 def at_target(problem: WidthProblem, removed: FloatArray) -> IntArray:
     """Steps of every group that meet the target, as near to the wished fractions as legal widths allow.
 
-    The wish sets the proportions between groups; its own cost seldom equals the target. So it is scaled: fractions grow in
+    The wish sets the proportions between groups; its own cost rarely equals the target, so it is scaled: fractions grow in
     proportion from zero to the wish, and then evenly to everything. At the scale that costs the target, the legal widths of least
     squared deviation are taken.
 

@@ -1,1 +1,1 @@
-"""The steps of the job as functions. Each takes the results of the one before, and can be called alone."""
+"""The steps of the job as functions. Each takes the results of the one before, and you can call each alone."""

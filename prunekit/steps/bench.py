@@ -12,13 +12,12 @@ from prunekit.cost import CostModel, LatencyModel, LatencyTable
 from prunekit.data import ImageData
 from prunekit.graph import ChannelGraph, Constraints, HeadMode, NormMode, attributes, trace
 from prunekit.groups import TimestepGroup
-from prunekit.importance import ImportanceMap, Loss, importance, no_loss
+from prunekit.importance import ImportanceMap, Loss, no_loss
 from prunekit.recipe import PruneOptions
 from prunekit.search import Measure, SearchResult, in_units
 from prunekit.slim import SlimModel
 from prunekit.steps.image_choice import classes_for
-from prunekit.steps.placing import placed
-from prunekit.steps.searching import search_and_repair
+from prunekit.steps.searching import score, search_and_repair, search_provenance
 from prunekit.training import (
     CountedObjective,
     DenoisingObjective,
@@ -97,19 +96,8 @@ def score_groups(
         objective = CountedObjective(
             images.images, base.schedule, base.prediction_type, classes, images.name, tally=tally or Tally()
         )
-    with placed(base.model):
-        return importance(
-            base.model,
-            base.spec.example_inputs(),
-            objective,
-            groups,
-            by=options.criterion,
-            samples=options.samples,
-            batch_size=options.batch_size,
-            seed=options.seed,
-            graph=bench.graph,
-            num_timesteps=base.schedule.num_timesteps,
-        )
+    inputs, timesteps = base.spec.example_inputs(), base.schedule.num_timesteps
+    return score(base.model, inputs, objective, groups, options, bench.graph, timesteps)
 
 
 def prune_group(
@@ -170,30 +158,13 @@ def prune_group(
 
 def _provenance(bench: Bench, result: SearchResult, options: PruneOptions) -> dict[str, Any]:
     """The base and the options from which a pruned network was made."""
-    of = options.search.target_of
-    provenance: dict[str, Any] = {
+    provenance = {
         "base_sha256": bench.base.sha256,
         "base_macs": bench.macs,
-        "criterion": options.criterion,
-        "proposer": options.search.proposer,
-        "proxy": options.search.proxy,
-        "repair": options.repair,
-        "seed": options.seed,
-        "target_of": of,
-        "target": result.target,
-        "spent": result.spent,
-        "base": result.base,
+        **search_provenance(result, options),
     }
     if "base_model" in bench.base.provenance:
         provenance["base_model"] = bench.base.provenance["base_model"]
-    if of == "macs":
-        provenance["target_macs"] = result.target
-    if options.multiples:
-        provenance["width_multiples"] = {str(side): multiple for side, multiple in options.multiples.items()}
-    if result.multiples.largest > 1:
-        provenance["multiples"] = result.multiples.to_json()
-    if options.constraints:
-        provenance["constraints"] = options.constraints.to_json()
-    if of == "latency" and bench.latency is not None:
+    if options.search.target_of == "latency" and bench.latency is not None:
         provenance["latency_machine"] = dict(bench.latency.table.machine)
     return provenance

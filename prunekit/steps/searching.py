@@ -1,6 +1,8 @@
 """A search with its follow-up: surgery, repair, and checks of the result."""
 
+from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 from torch import nn
 
@@ -10,12 +12,37 @@ from prunekit.errors import GraphError
 from prunekit.graph import ChannelGraph
 from prunekit.graph.running import Inputs
 from prunekit.groups import TimestepGroup
-from prunekit.importance import Loss, Probe, Scores
+from prunekit.importance import ImportanceMap, Loss, Probe, Scores, importance
 from prunekit.recipe import PruneOptions
 from prunekit.search import SearchResult, repair, search
 from prunekit.steps.placing import placed
 
-__all__ = ["search_and_repair"]
+__all__ = ["score", "search_and_repair", "search_provenance"]
+
+
+def score(
+    model: nn.Module,
+    inputs: Inputs,
+    loss: Loss | None,
+    groups: Iterable[TimestepGroup],
+    options: PruneOptions,
+    graph: ChannelGraph,
+    num_timesteps: int,
+) -> ImportanceMap:
+    """Importance of every channel group by the options, where computing is fast; see :func:`prunekit.importance.importance`."""
+    with placed(model):
+        return importance(
+            model,
+            inputs,
+            loss,
+            groups,
+            by=options.criterion,
+            samples=options.samples,
+            batch_size=options.batch_size,
+            seed=options.seed,
+            graph=graph,
+            num_timesteps=num_timesteps,
+        )
 
 
 def search_and_repair(
@@ -66,3 +93,28 @@ def search_and_repair(
         )
     verify(model, pruned, graph, result.plan, cost, inputs)
     return pruned, result
+
+
+def search_provenance(result: SearchResult, options: PruneOptions) -> dict[str, Any]:
+    """How a pruned network was scored and searched, and its costs, for the record that is saved with it."""
+    of = options.search.target_of
+    provenance: dict[str, Any] = {
+        "criterion": options.criterion,
+        "proposer": options.search.proposer,
+        "proxy": options.search.proxy,
+        "repair": options.repair,
+        "seed": options.seed,
+        "target_of": of,
+        "target": result.target,
+        "spent": result.spent,
+        "base": result.base,
+    }
+    if of == "macs":
+        provenance["target_macs"] = result.target
+    if options.multiples:
+        provenance["width_multiples"] = {str(side): multiple for side, multiple in options.multiples.items()}
+    if result.multiples.largest > 1:
+        provenance["multiples"] = result.multiples.to_json()
+    if options.constraints:
+        provenance["constraints"] = options.constraints.to_json()
+    return provenance

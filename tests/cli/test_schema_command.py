@@ -1,4 +1,4 @@
-"""``prunekit schema``: what it prints is what docs/ has."""
+"""``prunekit schema``: it prints the files in docs/."""
 
 from pathlib import Path
 

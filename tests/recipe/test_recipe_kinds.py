@@ -1,4 +1,4 @@
-"""Kinds of recipes: each is told by its sections, and has what it needs."""
+"""Kinds of recipes: the sections decide the kind, and each kind requires its own."""
 
 from pathlib import Path
 

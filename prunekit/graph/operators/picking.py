@@ -91,7 +91,7 @@ def _indexed(x: Tensor, indices: Sequence[Any]) -> tuple[dict[int, int], list[in
 
 
 def _index(flow: Flow, func: Any, args: Sequence[Any], kwargs: Mapping[str, Any], out: Any) -> None:
-    """Rows that are picked by tensors of numbers, or by masks: channels along the other dimensions stay what they are."""
+    """Rows that are picked by tensors of numbers, or by masks: the channels along the other dimensions do not change."""
     labels = flow.of(args[0])
     where, taken, _ = _indexed(args[0], args[1])
     flow.fix(
