@@ -5,8 +5,9 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
+from torch.utils._pytree import tree_leaves
 
 from prunekit.errors import GraphError
 from prunekit.graph.running import Inputs, run_once
@@ -71,6 +72,8 @@ class Deadline:
 class _Hurried(TorchFunctionMode):
     """Ends a network's pass when the time is up.
 
+    Only a call that is given tensors is ended: setting a mode back, as ``no_grad`` does when its block is left, has to succeed.
+
     Args:
         deadline: when.
     """
@@ -80,8 +83,10 @@ class _Hurried(TorchFunctionMode):
         self._deadline = deadline
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        self._deadline.check()
-        return func(*args, **(kwargs or {}))
+        kwargs = kwargs or {}
+        if any(isinstance(leaf, Tensor) for leaf in tree_leaves((args, kwargs))):
+            self._deadline.check()
+        return func(*args, **kwargs)
 
 
 def run_first(model: nn.Module, inputs: Inputs, deadline: Deadline) -> None:

@@ -28,7 +28,8 @@ def complete(
     groups = list(groups)
     for group in groups:
         if len(group.widths) == 1:
-            told.setdefault(group.name, _only_width(group))
+            for layer in _members([group]):
+                told.setdefault(layer, _only_width(group))
     known = {name for layer in (*told, *_members(groups)) for name in (layer, *_parents(layer))}
     for name, module in modules.items():
         has_weights = any(tensor.ndim > 1 for tensor in own_tensors(module).values())

@@ -48,6 +48,24 @@ def test_a_network_that_computes_too_long_is_refused():
         trace(nn.Sequential(Busy(4, 8), nn.Linear(8, 4)), (torch.randn(1, 4),), seconds=0.1)
 
 
+class Gradless(nn.Linear):
+    """Is over the limit inside a block that has switched gradients off."""
+
+    def forward(self, x):
+        with torch.no_grad(), torch.autocast("cpu", dtype=torch.bfloat16):
+            compute(0.2)
+            return super().forward(x).float()
+
+
+@pytest.mark.parametrize("layer", [Busy, Gradless])
+@pytest.mark.parametrize("seconds", [0.1, 0.5, 0.9])
+def test_a_refusal_leaves_torchs_modes_as_they_were(layer, seconds):
+    with pytest.raises(GraphError, match="processor time"):
+        trace(nn.Sequential(*(layer(4, 4) for _ in range(3)), nn.Linear(4, 4)), (torch.randn(1, 4),), seconds=seconds)
+    assert torch.is_grad_enabled()
+    assert not torch.is_autocast_enabled("cpu")
+
+
 def test_a_step_is_told_as_soon_as_it_takes_long_and_once(monkeypatch):
     monkeypatch.setattr("prunekit.graph.deadline._PATIENCE", 0.05)
     said = []

@@ -4,7 +4,7 @@ import networks as shared
 import pytest
 import torch
 from examples import examples
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from networks import ConvNet, Embedded, Mlp, SelfAttention, TwoNorms
 from programs import LENGTH, STEPS, Program
@@ -65,6 +65,7 @@ def test_every_layer_is_in_a_group_or_listed_with_a_reason(name):
 
 
 @examples(10)
+@example(["four heads"], 0)
 @given(st.lists(st.sampled_from(list(STEPS)), min_size=1, max_size=4), st.integers(0, 1000))
 def test_every_layer_of_a_program_is_in_a_group_or_listed(steps, seed):
     inputs = (torch.randn(1, LENGTH, 5, generator=torch.Generator().manual_seed(seed)),)
