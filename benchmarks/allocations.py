@@ -67,7 +67,7 @@ class Study:
         if (index, target) not in self.reached:
             base, group = self.base, self.groups[index]
             slim, _ = prune_group(self.bench, self.images.train, self.scores, group, target, self.options)
-            objective = DenoisingObjective(self.images.held_out.images, base.schedule, base.prediction_type)
+            objective = DenoisingObjective(self.images.held_out.images, base.parameterization)
             probe = Probe(objective, group, self.draws, self.options.batch_size, self.options.seed + 1)
             before = probe.mean(slim.model)
             tuned = finetune_slim(slim, self.images.train, FinetuneOptions(train=self.fine_tuning))[0]

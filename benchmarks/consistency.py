@@ -19,6 +19,7 @@ from prunekit.checkpoint import Base, save_base
 from prunekit.consistency import ConsistencyOptions
 from prunekit.recipe import Recipe, load_recipe
 from prunekit.runs.experts_run import Run
+from prunekit.schedule import Parameterization
 from prunekit.steps.bases import open_base
 from prunekit.steps.opening import open_model
 from prunekit.steps.two_models import Compared, compare, write_comparison
@@ -83,7 +84,9 @@ def made(runs: Path, steps: int) -> dict[str, str]:
     untrained = open_base("embedded:digits")
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(1)
-        save_base(Base(untrained.spec.build(), untrained.spec, untrained.schedule), runs / "untrained.pt")
+        save_base(
+            Base(untrained.spec.build(), untrained.spec, Parameterization(untrained.schedule)), runs / "untrained.pt"
+        )
     return {
         BASE: "embedded:digits",
         f"seed 1, {steps:,} steps": str(runs / f"seed-1-{steps}" / "base.pt"),

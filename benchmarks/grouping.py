@@ -133,7 +133,7 @@ def survey(name: str, images: ImageData, folder: Path, quick: bool) -> list[dict
 def by_gradients(folder: Path, quick: bool) -> list[dict[str, Any]]:
     """The embedded base's gradients, with two seeds."""
     base = open_base("embedded:digits")
-    objective = DenoisingObjective(images_of(base).train.images, base.schedule, base.prediction_type)
+    objective = DenoisingObjective(images_of(base).train.images, base.parameterization)
     rows = []
     for samples in (16,) if quick else (256, 512):
         for seed in (0, 1):

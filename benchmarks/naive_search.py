@@ -155,7 +155,7 @@ def main() -> None:
     bench, images = bench_of(args.network)
     base, samples = bench.base, args.samples or {"digits": 32, "cifar": 4}[args.network]
     group = make_groups(base.schedule, count=5)[2]
-    probe = Probe(DenoisingObjective(images, base.schedule, base.prediction_type), group, samples, min(samples, 64), 0)
+    probe = Probe(DenoisingObjective(images, base.parameterization), group, samples, min(samples, 64), 0)
     scores = criterion("taylor")(base.model, bench.graph, probe)
     target = int(args.target * bench.macs)
     options = SearchOptions(rounds=args.rounds, proxy=args.proxy, shortlist=args.shortlist, fresh=args.fresh)

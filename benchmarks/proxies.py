@@ -65,8 +65,8 @@ class Study:
         base = open_base("embedded:digits")
         self.bench, images = Bench.of(base), images_of(base)
         group = make_groups(base.schedule, count=GROUPS)[index]
-        objective = DenoisingObjective(images.train.images, base.schedule, base.prediction_type)
-        held_out = DenoisingObjective(images.held_out.images, base.schedule, base.prediction_type)
+        objective = DenoisingObjective(images.train.images, base.parameterization)
+        held_out = DenoisingObjective(images.held_out.images, base.parameterization)
         self.scores = score_groups(self.bench, images.train, [group], PruneOptions(samples=256)).of(index)
         probe, judge = Probe(objective, group, 256, 64, 0), Probe(held_out, group, 1024, 128, 1)
         self.whole = judge.mean(base.model)

@@ -34,7 +34,7 @@ def measure(network: str, work: str, batch: int, rounds: int) -> dict[str, float
     torch.set_num_threads(1)
     bench, images = bench_of(network)
     base = bench.base
-    objective = DenoisingObjective(images, base.schedule, base.prediction_type)
+    objective = DenoisingObjective(images, base.parameterization)
     before = resident()
     if work == "train":
         options = TrainOptions(steps=2, batch_size=batch, warmup_steps=1)

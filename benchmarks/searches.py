@@ -77,8 +77,8 @@ def measure(seed: int, output: Path, only: list[str] | None) -> None:
     """Measure all rows of one seed that the file does not have yet."""
     base = open_base("embedded:digits")
     bench, images, groups = Bench.of(base), images_of(base), make_groups(base.schedule, count=GROUPS)
-    tuning = DenoisingObjective(images.train.images, base.schedule, base.prediction_type)
-    held_out = DenoisingObjective(images.held_out.images, base.schedule, base.prediction_type)
+    tuning = DenoisingObjective(images.train.images, base.parameterization)
+    held_out = DenoisingObjective(images.held_out.images, base.parameterization)
     known = rows_of(output)
     done = {(row["method"], row["budget"], row["group"], row["seed"]) for row in known}
 

@@ -32,6 +32,7 @@ from tqdm import tqdm
 
 from prunekit._files import atomic_path
 from prunekit.data import load_images
+from prunekit.schedule import Parameterization
 from prunekit.steps.bases import open_base
 from prunekit.training import DenoisingObjective, RangeTimesteps, TrainOptions, to_unit_range, train
 
@@ -62,7 +63,7 @@ def bare(model: Any, images: torch.Tensor) -> Block:
 
 def ours(model: Any, images: torch.Tensor) -> Block:
     """prunekit's whole loop: fresh noise, clipping, moving average, reports."""
-    objective = DenoisingObjective(images, open_base("embedded:digits").schedule)
+    objective = DenoisingObjective(images, Parameterization(open_base("embedded:digits").schedule))
 
     def block(steps: int) -> float:
         options = TrainOptions(steps=steps, batch_size=BATCH, learning_rate=1e-5, log_every=steps)

@@ -3,14 +3,14 @@
 import re
 from pathlib import Path
 
-from prunekit.errors import MissingFileError
+from prunekit.errors import InputError, MissingFileError
 
 __all__ = [
     "EMBEDDED",
     "check_base",
     "check_checkpoint",
+    "check_countable",
     "check_json",
-    "check_model",
     "check_recipe",
     "check_slim",
     "is_hub_id",
@@ -41,10 +41,12 @@ def check_checkpoint(path: Path | str) -> None:
     _check_file(path, "a checkpoint. Make one with `prunekit train` or `prunekit demo`.")
 
 
-def check_model(path: Path | str) -> None:
-    """The same, for a command that takes recipes too."""
+def check_countable(path: Path | str) -> None:
+    """Refuse a model that :func:`check_base` refuses, and a recipe with the command that is meant for it."""
     if str(path).lower().endswith((".yaml", ".yml")):
-        check_recipe(path)
+        raise InputError(
+            f"Got {path}, a recipe; expected a model. `prunekit estimate {path}` says what a recipe takes."
+        )
     check_base(path)
 
 

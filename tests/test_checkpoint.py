@@ -17,7 +17,7 @@ from safetensors.torch import save as safetensors_bytes
 
 from prunekit.checkpoint import Base, ModelSpec, denoisers, load_base, load_state, save_base
 from prunekit.errors import FileFormatError, InputError, MissingFileError, UnsafeFileError
-from prunekit.schedule import NoiseSchedule
+from prunekit.schedule import NoiseSchedule, Parameterization
 
 UNET = {
     "sample_size": 8,
@@ -66,8 +66,7 @@ def base():
     return Base(
         model=spec.build().eval(),
         spec=spec,
-        schedule=NoiseSchedule.cosine(100),
-        prediction_type="v_prediction",
+        parameterization=Parameterization(NoiseSchedule.cosine(100), "v_prediction"),
         data={"source": "digits", "resolution": 8},
         provenance={"steps": 3, "loss": 0.25},
     )
@@ -223,7 +222,7 @@ def test_a_file_that_is_not_there_is_told_with_the_way_to_make_one(tmp_path):
 def test_a_bare_state_dict_asks_for_its_config(tmp_path, content):
     path = tmp_path / "bare.safetensors"
     path.write_bytes(content or safetensors_bytes({"a": torch.zeros(1)}))
-    with pytest.raises(FileFormatError, match=r"is a bare state dict; .* by --config"):
+    with pytest.raises(FileFormatError, match=r"is a bare state dict; .* by `config`"):
         load_base(path)
 
 
@@ -447,7 +446,7 @@ def test_only_networks_of_diffusers_can_be_named():
 def test_a_failed_save_leaves_the_old_checkpoint(base, tmp_path, suffix):
     path = tmp_path / f"base{suffix}"
     path.write_text("old")
-    unserialisable = Base(base.model, base.spec, base.schedule, provenance={"made by": lambda: None})
+    unserialisable = Base(base.model, base.spec, Parameterization(base.schedule), provenance={"made by": lambda: None})
     with pytest.raises((TypeError, AttributeError, pickle.PicklingError)):
         save_base(unserialisable, path)
     assert path.read_text() == "old"

@@ -12,7 +12,7 @@ from prunekit.errors import InputError
 from prunekit.evaluation import GroupLoss, group_losses, image_metrics, mean_and_standard_error, paired_difference
 from prunekit.features import load_features
 from prunekit.groups import TimestepGroups
-from prunekit.schedule import NoiseSchedule
+from prunekit.schedule import NoiseSchedule, Parameterization
 from prunekit.training import DenoisingObjective
 
 
@@ -128,7 +128,7 @@ class Recorder(nn.Module):
 
 @pytest.fixture
 def objective(digits):
-    return DenoisingObjective(digits, NoiseSchedule.cosine(100))
+    return DenoisingObjective(digits, Parameterization(NoiseSchedule.cosine(100)))
 
 
 GROUPS = TimestepGroups.from_cuts(100, [10, 50])

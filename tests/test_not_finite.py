@@ -15,7 +15,7 @@ from prunekit.evaluation import group_losses, image_metrics
 from prunekit.features import load_features
 from prunekit.groups import make_groups
 from prunekit.sampling import make_sampler, real_timesteps, to_images
-from prunekit.schedule import NoiseSchedule
+from prunekit.schedule import NoiseSchedule, Parameterization
 from prunekit.training import DenoisingObjective
 from prunekit.training.watching import Watch
 
@@ -44,7 +44,7 @@ def test_sampling_stops_at_the_evaluation_that_is_not_finite(sampler, value):
     """DDIM clamps a clean image that is infinite: the picture would look like any other."""
     seen: list[int] = []
     timesteps = real_timesteps(sampler, 5, SCHEDULE)
-    made = make_sampler(sampler, 5, SCHEDULE, "epsilon", (1, 4, 4))
+    made = make_sampler(sampler, 5, Parameterization(SCHEDULE), (1, 4, 4))
     where = rf"after evaluation 2 of {len(timesteps)} \(timestep {timesteps[1]:g}\)"
     with pytest.raises(InputError, match=f"3 of 8 samples are not finite {where}"):
         made(Breaks(int(timesteps[1]), value, 3), 8, 0, report=lambda done, _: seen.append(done))
@@ -79,7 +79,7 @@ def test_a_loss_that_is_not_finite_is_reported_with_its_timestep_group(value):
     with pytest.raises(
         InputError, match=r"losses of 2 of 10 samples are not finite in timestep group 2 \(timesteps 40 to 59\)"
     ):
-        group_losses(_FromFortyOne(value), DenoisingObjective(images, SCHEDULE), groups, **asked)
+        group_losses(_FromFortyOne(value), DenoisingObjective(images, Parameterization(SCHEDULE)), groups, **asked)
 
 
 class _FromFortyOne(nn.Module):
@@ -112,7 +112,7 @@ def test_a_checkpoint_is_refused_by_its_tensor(tmp_path, suffix, value):
     if suffix == "folder":
         model.save_pretrained(path)
     else:
-        save_base(Base(model, own, SCHEDULE), path)
+        save_base(Base(model, own, Parameterization(SCHEDULE)), path)
     with pytest.raises(FileFormatError, match=rf"mid_block\.resnets\.0\.conv1\.weight holds {value} in .*base"):
         load_base(path)
 

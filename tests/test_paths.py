@@ -15,7 +15,7 @@ from prunekit.checkpoint import Base, ModelSpec, load_base, save_base
 from prunekit.graph import PruningPlan, trace
 from prunekit.groups import make_groups
 from prunekit.nets import load_experts, save_experts
-from prunekit.schedule import NoiseSchedule
+from prunekit.schedule import NoiseSchedule, Parameterization
 from prunekit.slim import SlimModel, load_slim, save_slim
 
 PACKAGES = [
@@ -71,5 +71,5 @@ def test_models_are_saved_and_read_by_text(slims, tmp_path, monkeypatch):
     assert load_slim("slim").params == slims[0].params
     save_experts(slims, make_groups(NoiseSchedule.linear(), 2), "experts")
     assert len(load_experts("experts").groups) == 2
-    save_base(Base(unet(), slims[0].spec, NoiseSchedule.linear()), "base.safetensors")
+    save_base(Base(unet(), slims[0].spec, Parameterization(NoiseSchedule.linear())), "base.safetensors")
     assert np.isfinite(load_base("base.safetensors").model.conv_in.weight.detach().numpy()).all()

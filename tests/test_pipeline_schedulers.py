@@ -15,7 +15,7 @@ from prunekit.checkpoint.scheduler import read_scheduler
 from prunekit.errors import FileFormatError, InputError
 from prunekit.groups import make_groups
 from prunekit.sampling import make_sampler, make_scheduler, real_timesteps
-from prunekit.schedule import NoiseSchedule
+from prunekit.schedule import NoiseSchedule, Parameterization
 from prunekit.schedule.diffusers import settings_text
 from prunekit.steps.budgets import evaluations, plan_budget, planned_otherwise
 
@@ -106,12 +106,12 @@ def test_every_scheduler_samples_as_its_class_does_or_is_refused_by_name(name, t
     if name in REFUSED:
         with pytest.raises((InputError, FileFormatError), match=REFUSED[name]) as caught:  # noqa: PT012 - reading or sampling
             found = read_scheduler(path)
-            make_sampler("pipeline", 5, found.schedule, found.prediction_type, SHAPE)
+            make_sampler("pipeline", 5, found.parameterization, SHAPE)
         assert "\n" not in str(caught.value)
         return
     found = read_scheduler(path)
     schedule = NoiseSchedule.from_config(json.loads(json.dumps(found.schedule.to_config())))
-    sampler, net = make_sampler(name, 5, schedule, found.prediction_type, SHAPE), Net()
+    sampler, net = make_sampler(name, 5, Parameterization(schedule, found.prediction_type), SHAPE), Net()
     samples = sampler(net, 2, 0)
     expected, seen = by_hand(getattr(diffusers, name).from_pretrained(tmp_path), sampler.noise(2, 0), 5)
     assert net.seen == seen
@@ -147,12 +147,12 @@ CHANGED = {
 def test_every_setting_that_affects_samples_is_kept(kind, tmp_path):
     own = CHANGED[kind]
     schedule, prediction = saved(own, tmp_path)
-    sampler, net = make_sampler(type(own).__name__, 7, schedule, prediction, SHAPE), Net()
+    sampler, net = make_sampler(type(own).__name__, 7, Parameterization(schedule, prediction), SHAPE), Net()
     samples = sampler(net, 2, 0)
     expected, seen = by_hand(type(own).from_pretrained(tmp_path), sampler.noise(2, 0), 7)
     assert net.seen == seen
     torch.testing.assert_close(samples, expected, rtol=1e-5, atol=1e-5)
-    plain = make_sampler(type(own).__name__, 7, replace(schedule, scheduler={}), prediction, SHAPE)
+    plain = make_sampler(type(own).__name__, 7, Parameterization(replace(schedule, scheduler={}), prediction), SHAPE)
     assert kind == "trained betas" or not torch.allclose(plain(Net(), 2, 0), expected, rtol=1e-3, atol=1e-3)
 
 
@@ -163,7 +163,7 @@ def test_steps_that_are_planned_without_torch_are_those_of_the_pipeline(sampler,
     schedule, _ = saved(DDIMScheduler(timestep_spacing=spacing, steps_offset=2), tmp_path)
     planned = evaluations(schedule, sampler, steps)
     net = Net()
-    make_sampler(sampler, steps, schedule, "epsilon", SHAPE)(net, 1, 0)
+    make_sampler(sampler, steps, Parameterization(schedule), SHAPE)(net, 1, 0)
     assert planned.tolist() == net.seen
     assert len(planned) == steps
 
@@ -191,7 +191,7 @@ def test_a_zero_snr_pipeline_is_planned_and_sampled_from_the_last_timestep(tmp_p
     save_base(base, tmp_path / "base.pt")
     for each in (base, load_base(tmp_path / "base.pt")):
         assert evaluations(each.schedule, "ddim", 10).tolist() == [999, 899, 799, 699, 599, 499, 399, 299, 199, 99]
-        made = make_sampler("ddim", 10, each.schedule, each.prediction_type, SHAPE).scheduler
+        made = make_sampler("ddim", 10, each.parameterization, SHAPE).scheduler
         assert (made.config.clip_sample, made.config.timestep_spacing) == (False, "trailing")
         assert float(made.alphas_cumprod[-1]) == 0
     assert "timestep_spacing trailing, clip_sample False" in settings_text(base.schedule.scheduler)
@@ -203,13 +203,13 @@ def test_an_allocation_for_other_steps_is_noticed(tmp_path):
     fits = plan_budget(groups, schedule, 0.8, steps=7)
     assert planned_otherwise(fits, schedule) == ""
     other = plan_budget(groups, replace(schedule, scheduler={}), 0.8, steps=7)
-    assert "prunekit groups --base" in planned_otherwise(other, schedule)
+    assert "Make the groups for the base again" in planned_otherwise(other, schedule)
 
 
 def test_settings_that_another_class_does_not_have_are_named(tmp_path, caplog):
     schedule, _ = saved(DDIMScheduler(thresholding=True, clip_sample=False, sample_max_value=1.75), tmp_path)
     with caplog.at_level("INFO", logger="prunekit"):
-        make_scheduler("heun", schedule)
+        make_scheduler("heun", Parameterization(schedule))
     assert any(
         "HeunDiscreteScheduler does not have these settings" in said and "thresholding" in said
         for said in caplog.messages
@@ -219,7 +219,7 @@ def test_settings_that_another_class_does_not_have_are_named(tmp_path, caplog):
 def test_a_zero_snr_schedule_is_refused_by_a_sampler_that_cannot_follow_it(tmp_path):
     schedule, _ = saved(DDIMScheduler(rescale_betas_zero_snr=True), tmp_path)
     with pytest.raises(InputError, match=r"HeunDiscreteScheduler does not (follow|take)"):
-        make_scheduler("heun", schedule)
+        make_scheduler("heun", Parameterization(schedule))
 
 
 @pytest.mark.parametrize(
@@ -235,7 +235,7 @@ def test_what_cannot_be_honoured_is_refused(scheduler, said, tmp_path):
     schedule, prediction = saved(scheduler, tmp_path)
     for sampler in ("pipeline", "ddpm"):
         with pytest.raises(InputError, match=said):
-            make_sampler(sampler, 5, schedule, prediction, SHAPE)
+            make_sampler(sampler, 5, Parameterization(schedule, prediction), SHAPE)
 
 
 def test_flow_sigmas_are_no_betas(tmp_path):

@@ -13,8 +13,8 @@ from prunekit.sampling import (
     real_timesteps,
     to_images,
 )
-from prunekit.schedule import NoiseSchedule, sampler_timesteps
-from prunekit.training import PREDICTION_TYPES, DenoisingObjective, predict
+from prunekit.schedule import PREDICTION_TYPES, NoiseSchedule, Parameterization, sampler_timesteps
+from prunekit.training import DenoisingObjective, predict
 
 SCHEDULE = NoiseSchedule.linear(100)
 SHAPE = (1, 8, 8)
@@ -28,7 +28,7 @@ def model():
 
 def sample(model, name="ddim", count=5, steps=None, seed=1, **options):
     steps = steps or FEW.get(name, 3)
-    return make_sampler(name, steps, SCHEDULE, "epsilon", SHAPE)(model, count, seed, **options)
+    return make_sampler(name, steps, Parameterization(SCHEDULE), SHAPE)(model, count, seed, **options)
 
 
 @pytest.mark.parametrize("name", SAMPLERS)
@@ -50,7 +50,7 @@ def test_the_batch_size_changes_no_image(model, name):
 
 def test_one_sampler_object_can_be_used_again_and_for_other_models(model):
     for name in SAMPLERS:
-        sampler = make_sampler(name, 4, SCHEDULE, "epsilon", SHAPE)
+        sampler = make_sampler(name, 4, Parameterization(SCHEDULE), SHAPE)
         first = sampler(model, 2, 1)
         sampler(unet(block_out_channels=(4, 8)), 3, 5)
         assert torch.equal(sampler(model, 2, 1), first)
@@ -122,7 +122,7 @@ def test_a_perfect_denoiser_of_one_image_samples_it():
             return target.expand_as(x)
 
     for name in ("ddim", "ddpm", "dpm-solver"):
-        found = make_sampler(name, 5, SCHEDULE, "sample", SHAPE)(Oracle(), 2, seed=0)
+        found = make_sampler(name, 5, Parameterization(SCHEDULE, "sample"), SHAPE)(Oracle(), 2, seed=0)
         assert (found - target).abs().max() < 0.05
 
 
@@ -131,7 +131,7 @@ def test_a_perfect_denoiser_of_one_image_samples_it():
 )
 def test_unknown_samplers_are_refused_with_the_known_ones(name):
     with pytest.raises(InputError, match="ddim, ddpm, dpm-solver"):
-        make_scheduler(name, SCHEDULE)
+        make_scheduler(name, Parameterization(SCHEDULE))
 
 
 @pytest.mark.parametrize(
@@ -139,13 +139,13 @@ def test_unknown_samplers_are_refused_with_the_known_ones(name):
 )
 def test_schedulers_that_cannot_follow_the_schedule_are_refused(name):
     with pytest.raises(InputError, match=name):
-        make_scheduler(name, SCHEDULE)
+        make_scheduler(name, Parameterization(SCHEDULE))
 
 
 @pytest.mark.parametrize(("name", "steps"), [("pndm", 3), ("ddim", 0), ("ddim", 101), ("dpm-solver", 0)])
 def test_numbers_of_steps_that_a_sampler_cannot_take_are_refused(model, name, steps):
     with pytest.raises(InputError, match=f"cannot take {steps} steps"):
-        make_sampler(name, steps, SCHEDULE, "epsilon", SHAPE)(model, 1, 0)
+        make_sampler(name, steps, Parameterization(SCHEDULE), SHAPE)(model, 1, 0)
     with pytest.raises(InputError, match=f"cannot take {steps} steps"):
         real_timesteps(name, steps, SCHEDULE)
 
@@ -155,12 +155,12 @@ def test_numbers_of_steps_that_a_sampler_cannot_take_are_refused(model, name, st
 )
 def test_schedules_on_another_scale_are_refused_rather_than_sampled_wrongly(schedule):
     with pytest.raises(InputError, match="variance-preserving"):
-        make_sampler("ddim", 3, schedule, "epsilon", SHAPE)
+        make_sampler("ddim", 3, Parameterization(schedule), SHAPE)
 
 
 @pytest.mark.parametrize("name", ["ddim", "ddpm", "heun", "unipc"])
 def test_a_trajectory_is_what_sampling_does_evaluation_by_evaluation(model, name):
-    sampler = make_sampler(name, 4, SCHEDULE, "epsilon", SHAPE)
+    sampler = make_sampler(name, 4, Parameterization(SCHEDULE), SHAPE)
     with torch.no_grad():
         seen = list(sampler.trajectory(model, sampler.noise(3, 1), 1))
         other = list(sampler.trajectory(model, sampler.noise(3, 1)[1:], 1, first=1))
@@ -172,7 +172,7 @@ def test_a_trajectory_is_what_sampling_does_evaluation_by_evaluation(model, name
 
 
 def test_trajectories_can_be_followed_side_by_side(model):
-    sampler = make_sampler("dpm-solver", 4, SCHEDULE, "epsilon", SHAPE)  # keeps what it saw in the steps before
+    sampler = make_sampler("dpm-solver", 4, Parameterization(SCHEDULE), SHAPE)  # keeps what it saw in the steps before
     with torch.no_grad():
         ways = [sampler.trajectory(model, sampler.noise(2, seed), seed) for seed in (0, 1)]
         *_, (first, second) = zip(*ways, strict=True)
@@ -183,35 +183,35 @@ def test_trajectories_can_be_followed_side_by_side(model):
 @pytest.mark.parametrize("prediction_type", PREDICTION_TYPES)
 def test_a_true_prediction_of_any_kind_is_the_clean_image(prediction_type):
     images = torch.randint(0, 256, (3, *SHAPE), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
-    objective = DenoisingObjective(images, SCHEDULE, prediction_type)
+    objective = DenoisingObjective(images, Parameterization(SCHEDULE, prediction_type))
     for t in (0, 37, 99):
         timesteps = torch.full((4,), t)
         clean, noise = objective.draw(timesteps, torch.Generator().manual_seed(t))
         state, target = objective.pair(clean.double(), noise.double(), timesteps)
-        found = clean_prediction(target, state, t, SCHEDULE, prediction_type)
+        found = clean_prediction(target, state, t, Parameterization(SCHEDULE, prediction_type))
         torch.testing.assert_close(found, clean.double(), rtol=0, atol=1e-9)
 
 
 def test_the_clean_prediction_is_the_one_that_diffusers_samplers_make():
     x, prediction = torch.randn(2, 2, *SHAPE, generator=torch.Generator().manual_seed(0))
     for name in ("ddim", "euler"):  # euler's timesteps are fractional, and its states in σ
-        scheduler = make_scheduler(name, SCHEDULE, "v_prediction")
+        scheduler = make_scheduler(name, Parameterization(SCHEDULE, "v_prediction"))
         scheduler.set_timesteps(7)
         t = scheduler.timesteps[2]
         scheduler._step_index = 2
         state = scheduler.scale_model_input(x, t)
         expected = scheduler.step(prediction, t, x).pred_original_sample
-        found = clean_prediction(prediction, state, float(t), SCHEDULE, "v_prediction")
+        found = clean_prediction(prediction, state, float(t), Parameterization(SCHEDULE, "v_prediction"))
         found = found.clamp(-1, 1) if name == "ddim" else found  # as diffusers' does
         torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-3)
 
 
 def test_a_ddim_step_is_diffusers(model):
-    scheduler = make_scheduler("ddim", SCHEDULE)
+    scheduler = make_scheduler("ddim", Parameterization(SCHEDULE))
     scheduler.set_timesteps(5)
     x, prediction = torch.randn(2, 2, *SHAPE, generator=torch.Generator().manual_seed(0))
     t, target = scheduler.timesteps[1:3].tolist()
-    clean = clean_prediction(prediction, x, t, SCHEDULE, "epsilon")
+    clean = clean_prediction(prediction, x, t, Parameterization(SCHEDULE))
     expected = scheduler.step(prediction, t, x).prev_sample
     torch.testing.assert_close(ddim_step(x, clean, t, target, SCHEDULE), expected, rtol=1e-4, atol=1e-5)
     torch.testing.assert_close(ddim_step(x, clean / 1e3, t, t, SCHEDULE), x, rtol=1e-4, atol=1e-5)  # unclamped
@@ -219,14 +219,14 @@ def test_a_ddim_step_is_diffusers(model):
 
 def test_unknown_prediction_types_have_no_clean_image():
     with pytest.raises(InputError, match="epsilon, sample, v_prediction"):
-        clean_prediction(torch.zeros(1), torch.zeros(1), 3, SCHEDULE, "noise")
+        clean_prediction(torch.zeros(1), torch.zeros(1), 3, Parameterization(SCHEDULE, "noise"))
 
 
 @pytest.mark.parametrize("kind", ["linear", "cosine"])
 def test_schedulers_have_exactly_the_noise_schedule(kind):
     schedule = getattr(NoiseSchedule, kind)(100)
     for name in SAMPLERS:
-        scheduler = make_scheduler(name, schedule, "v_prediction")
+        scheduler = make_scheduler(name, Parameterization(schedule, "v_prediction"))
         np.testing.assert_allclose(scheduler.alphas_cumprod.numpy(), schedule.alphas_cumprod, rtol=1e-4, atol=1e-8)
         assert scheduler.config.prediction_type == "v_prediction"
 

@@ -22,7 +22,7 @@ from prunekit.cost import GPUS, count_macs
 from prunekit.graph import PruningPlan
 from prunekit.groups import make_groups
 from prunekit.nets import load_experts, save_experts
-from prunekit.schedule import NoiseSchedule
+from prunekit.schedule import NoiseSchedule, Parameterization
 from prunekit.slim import SlimModel
 from prunekit.steps.bench import Bench
 
@@ -148,7 +148,7 @@ def test_the_pipeline_of_latents_takes_experts(tmp_path: Path, monkeypatch: pyte
         "sample_size": 8,
     }
     spec, schedule = ModelSpec("DiTTransformer2DModel", config), NoiseSchedule.linear()
-    bench = Bench.of(Base(spec.build().eval(), spec, schedule))
+    bench = Bench.of(Base(spec.build().eval(), spec, Parameterization(schedule)))
     about = {"noise_schedule": schedule.to_config(), "prediction_type": "epsilon"}
     groups, plan = make_groups(schedule, 2), PruningPlan({}, bench.graph.fingerprint)
     told = figures(bench.base.model, spec.example_inputs())

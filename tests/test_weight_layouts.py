@@ -158,7 +158,7 @@ def test_a_list_of_another_network_is_refused_unless_the_raw_weights_are_asked_f
     content = score_sde(raw, averaged)
     content["ema"]["shadow_params"].pop()
     torch.save(content, tmp_path / "x.pt")
-    with pytest.raises(FileFormatError, match=r"has EMA weights under ema\.shadow_params.*--weights raw"):
+    with pytest.raises(FileFormatError, match=r"has EMA weights under ema\.shadow_params.*`weights` raw"):
         load_base(tmp_path / "x.pt", CONFIG)
     assert equal(load_base(tmp_path / "x.pt", CONFIG, weights="raw").model, raw)
 
@@ -167,7 +167,7 @@ def test_an_average_in_an_unknown_layout_is_never_passed_over_in_silence(raw, av
     odd = {key.upper(): value for key, value in averaged.state_dict().items()}
     for content in ({"model": raw.state_dict(), "ema": odd}, {**raw.state_dict(), **prefixed("ema/", odd)}):
         torch.save(content, tmp_path / "x.pt")
-        with pytest.raises(FileFormatError, match=r"--weights raw|do not fit"):
+        with pytest.raises(FileFormatError, match=r"`weights` raw|do not fit"):
             load_base(tmp_path / "x.pt", CONFIG)
 
 
@@ -210,7 +210,7 @@ def test_files_of_improved_diffusion_are_told_apart_by_their_names(raw, averaged
 
 def test_weights_that_are_not_there_are_refused(raw, tmp_path):
     torch.save(raw.state_dict(), tmp_path / "x.pt")
-    with pytest.raises(InputError, match=r"has no ema weights .* leave --weights ema out"):
+    with pytest.raises(InputError, match=r"has no ema weights .* leave `weights` ema out"):
         load_base(tmp_path / "x.pt", CONFIG, weights="ema")
     raw.save_pretrained(tmp_path / "m")
     with pytest.raises(InputError, match="no ema weights"):
@@ -449,14 +449,14 @@ def test_a_model_without_a_scheduler_says_what_is_taken_for_granted_and_can_be_t
     base = load_base(tmp_path / "m")
     assert base.notes == (
         f"{tmp_path / 'm'} does not say its noise schedule and prediction type: taking linear betas over 1,000 timesteps and "
-        "epsilon. Give --noise-schedule and --prediction-type if it was trained otherwise.",
+        "epsilon. Give `noise_schedule` and `prediction_type` if it was trained otherwise.",
     )
     told = load_base(tmp_path / "m", noise_schedule="cosine:4000", prediction_type="v_prediction")
     assert told.schedule.to_config() == NoiseSchedule.cosine(4000).to_config()
     assert (told.prediction_type, told.notes) == ("v_prediction", ())
     half = load_base(tmp_path / "m", noise_schedule="scaled_linear")
     assert half.notes[0].startswith(
-        f"{tmp_path / 'm'} does not say its prediction type: taking epsilon. Give --prediction"
+        f"{tmp_path / 'm'} does not say its prediction type: taking epsilon. Give `prediction"
     )
 
 
@@ -474,7 +474,7 @@ def test_a_pipeline_whose_scheduler_cannot_be_read_is_read_with_what_is_asked_fo
     DDPMPipeline(raw, DDPMScheduler()).save_pretrained(tmp_path / "p")
     path = tmp_path / "p" / "scheduler" / "scheduler_config.json"
     path.write_text(json.dumps({"_class_name": "SchedulerOfTomorrow"}))
-    with pytest.raises(FileFormatError, match="give --noise-schedule and --prediction-type"):
+    with pytest.raises(FileFormatError, match="give `noise_schedule` and `prediction_type`"):
         load_base(tmp_path / "p")
     base = load_base(tmp_path / "p", noise_schedule="linear", prediction_type="epsilon")
     assert equal(base.model, raw)

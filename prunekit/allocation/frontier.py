@@ -18,7 +18,7 @@ from prunekit.limits import check_limit
 
 __all__ = ["RECORD", "Frontier", "FrontierForm", "read_frontier", "read_frontiers"]
 
-RECORD = "record frontiers with `prunekit prune base.pt --target 0.3 --output frontiers` and give --journals frontiers"
+RECORD = "record frontiers with `prunekit prune base.pt --target 0.3 --output frontiers` and give `journals` frontiers"
 _MOST_MACS = 10**15  # so that sums over thousands of steps stay within 64 bits
 _NO_LOSS = 1e30  # searches write this for a loss that is NaN
 _JOURNAL = re.compile(r"(search|group)-(\d+)\.jsonl")

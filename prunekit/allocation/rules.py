@@ -94,7 +94,7 @@ def allocate(
         mend = f"Choose a budget in that range, or {RECORD}" if rule == "measured" else "Choose a budget in that range"
         raise BudgetError(
             f"A budget of {budget:g} cannot be met by rule {rule!r} with {len(groups)} groups; "
-            f"expected {low:.6g} … {high:g}. {mend}, another --rule, or fewer --groups.",
+            f"expected {low:.6g} … {high:g}. {mend}, another `rule`, or fewer `groups`.",
             feasible,
         )
     snr_db = np.array([schedule.snr_db[g.start : g.stop].mean() for g in groups])
@@ -143,10 +143,10 @@ def _check(
     if groups.num_timesteps != schedule.num_timesteps:
         raise InputError(
             f"The groups cover {groups.num_timesteps} timesteps and the noise schedule has {schedule.num_timesteps}; "
-            "make both with the same --num-timesteps."
+            "make both with the same `num_timesteps`."
         )
     if not 0 < floor <= 1:
-        raise InputError(f"Got --floor {floor:g}; expected a ratio above 0 and at most 1.")
+        raise InputError(f"Got `floor` {floor:g}; expected a ratio above 0 and at most 1.")
     if len(frontiers) != len(groups) and (frontiers or rule == "measured"):
         raise InputError(
             f"Got {len(frontiers)} recorded frontiers for {len(groups)} timestep groups; expected one for each: {RECORD}."

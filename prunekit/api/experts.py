@@ -16,7 +16,7 @@ from prunekit.errors import InputError
 from prunekit.groups import TimestepGroups, make_groups
 from prunekit.nets import TimestepExperts
 from prunekit.recipe import FinetuneOptions, PruneOptions
-from prunekit.schedule import NoiseSchedule
+from prunekit.schedule import NoiseSchedule, Parameterization
 from prunekit.steps.bases import open_base
 from prunekit.steps.bench import Bench, prune_group, score_groups
 from prunekit.steps.budgets import plan_budget
@@ -127,4 +127,4 @@ def _base_of(source: Any, noise_schedule: NoiseSchedule | None, prediction_type:
         )
     spec = ModelSpec.of(model)
     own = copy.deepcopy(model).cpu().float().eval().requires_grad_(True)
-    return Base(own, spec, schedule or NoiseSchedule.linear(), kind or "epsilon")
+    return Base(own, spec, Parameterization(schedule or NoiseSchedule.linear(), kind or "epsilon"))

@@ -5,10 +5,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from prunekit._json import read_json
-from prunekit.checkpoint.claims import PREDICTIONS, read_schedule
+from prunekit.checkpoint.claims import read_schedule
 from prunekit.checkpoint.scheduler import read_scheduler
 from prunekit.errors import InputError
-from prunekit.schedule import NoiseSchedule
+from prunekit.schedule import READABLE_TYPES, NoiseSchedule, Parameterization
 from prunekit.schedule.diffusers import BETA_KEYS
 from prunekit.schedule.noise import NAMED_KINDS
 
@@ -51,9 +51,9 @@ class Asked:
     def __post_init__(self) -> None:
         if self.weights is not None and self.weights not in WEIGHTS:
             raise InputError(f"Got weights {self.weights!r:.40}; expected {' or '.join(WEIGHTS)}.")
-        if self.prediction_type is not None and self.prediction_type not in PREDICTIONS:
+        if self.prediction_type is not None and self.prediction_type not in READABLE_TYPES:
             raise InputError(
-                f"Got prediction type {self.prediction_type!r:.40}; expected one of {', '.join(PREDICTIONS)}."
+                f"Got prediction type {self.prediction_type!r:.40}; expected one of {', '.join(READABLE_TYPES)}."
             )
 
     @property
@@ -61,8 +61,8 @@ class Asked:
         """Whether the caller states the whole task, so that the files are not needed for it."""
         return self.noise_schedule is not None and self.prediction_type is not None
 
-    def completed(self, found: Task, source: object) -> tuple[NoiseSchedule, str, tuple[str, ...]]:
-        """Noise schedule, prediction type and notes: the caller's, else the files', else linear and ε with a note.
+    def completed(self, found: Task, source: object) -> tuple[Parameterization, tuple[str, ...]]:
+        """The parameterization with notes: the caller's, else the files', else linear and ε with a note.
 
         Args:
             found: the task that the files state.
@@ -76,7 +76,7 @@ class Asked:
         notes = (*found.notes, *self._notes(found, schedule, source))
         if "prediction_type" in schedule.scheduler:
             schedule = replace(schedule, scheduler={**schedule.scheduler, "prediction_type": prediction})
-        return schedule, prediction, notes
+        return Parameterization(schedule, prediction), notes
 
     def _schedule(self, found: Task) -> NoiseSchedule:
         if self.noise_schedule is None:
@@ -98,9 +98,9 @@ class Asked:
             yield f"Using {self.prediction_type} predictions as asked for, not {found.prediction_type}, which {source} says."
         missing = {}
         if found.schedule is None and self.noise_schedule is None:
-            missing["noise schedule"] = f"linear betas over {_UNSAID:,} timesteps", "--noise-schedule"
+            missing["noise schedule"] = f"linear betas over {_UNSAID:,} timesteps", "`noise_schedule`"
         if found.prediction_type is None and self.prediction_type is None:
-            missing["prediction type"] = "epsilon", "--prediction-type"
+            missing["prediction type"] = "epsilon", "`prediction_type`"
         if missing:
             taken, options = (" and ".join(each) for each in zip(*missing.values(), strict=True))
             yield (

@@ -15,7 +15,7 @@ from prunekit._files import atomic_path
 from prunekit._names import public_about
 from prunekit._types import JsonDict
 from prunekit.checkpoint.spec import ModelSpec
-from prunekit.schedule import NoiseSchedule
+from prunekit.schedule import Parameterization, Parameterized
 
 __all__ = ["FORMAT", "AboutForm", "Base", "save_base"]
 
@@ -33,14 +33,13 @@ class AboutForm(TypedDict):
 
 
 @dataclass(frozen=True)
-class Base:
+class Base(Parameterized):
     """A trained denoiser and its metadata.
 
     Args:
         model: the network, in eval mode on the CPU.
         spec: how to build it again.
-        schedule: the noise schedule that it was trained with.
-        prediction_type: what the network predicts: ``epsilon``, ``sample`` or ``v_prediction``.
+        parameterization: what the network predicts, and the noise schedule that it was trained with.
         data: images that it was trained on (``source``, ``sha256``, ``resolution``), or empty.
         provenance: free-form JSON: how it was made, with its figures.
         sha256: hash of the file that it was read from, empty for one made in memory.
@@ -49,8 +48,7 @@ class Base:
 
     model: nn.Module
     spec: ModelSpec
-    schedule: NoiseSchedule
-    prediction_type: str = "epsilon"
+    parameterization: Parameterization
     data: JsonDict = field(default_factory=dict)
     provenance: JsonDict = field(default_factory=dict)
     sha256: str = ""
@@ -60,8 +58,7 @@ class Base:
         """Everything except the weights, JSON-able."""
         return {
             "model": self.spec.to_json(),
-            "noise_schedule": self.schedule.to_config(),
-            "prediction_type": self.prediction_type,
+            **self.parameterization.to_config(),
             "data": dict(self.data),
             "provenance": dict(self.provenance),
         }

@@ -12,11 +12,10 @@ from prunekit.cost.counter import FORMULAS, ForwardModules
 from prunekit.errors import FileFormatError, InputError
 from prunekit.graph import PruningPlan
 from prunekit.graph.layers import dim_of, layer_kind
-from prunekit.schedule import NoiseSchedule
+from prunekit.schedule import READABLE_TYPES, NoiseSchedule
 
-__all__ = ["PREDICTIONS", "check_kept", "check_params", "checked_prediction", "counted", "read_schedule"]
+__all__ = ["check_kept", "check_params", "checked_prediction", "counted", "read_schedule"]
 
-PREDICTIONS = ("epsilon", "sample", "v_prediction", "flow_prediction")
 """What networks predict, by diffusers' names."""
 _T = TypeVar("_T")
 _LATER = re.compile(r":\d+$")  # a layer's second and further groups have their first position in their names
@@ -49,10 +48,10 @@ def checked_prediction(kind: object, what: str) -> str:
     """A prediction type that is known.
 
     Raises:
-        FileFormatError: it is none of :data:`PREDICTIONS`.
+        FileFormatError: it is none of :data:`~prunekit.schedule.READABLE_TYPES`.
     """
-    if not isinstance(kind, str) or kind not in PREDICTIONS:
-        raise FileFormatError(f"{what} has prediction_type {kind!r:.60}; expected one of {', '.join(PREDICTIONS)}.")
+    if not isinstance(kind, str) or kind not in READABLE_TYPES:
+        raise FileFormatError(f"{what} has prediction_type {kind!r:.60}; expected one of {', '.join(READABLE_TYPES)}.")
     return kind
 
 

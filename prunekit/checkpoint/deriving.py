@@ -57,7 +57,7 @@ def derived_inputs(network: type[nn.Module], config: JsonDict) -> dict[str, Any]
         return _arguments(network, case)
     raise InputError(
         f"The example inputs of {network.__name__} cannot be derived from its config ({problem[:200]}); write them as JSON, "
-        f"a shape for each argument, such as {_example(network, whole)}, and give the file by --inputs."
+        f"a shape for each argument, such as {_example(network, whole)}, and give the file by `inputs`."
     )
 
 

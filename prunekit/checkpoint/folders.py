@@ -67,7 +67,7 @@ def load_folder(folder: Path, provenance: JsonDict, asked: Asked) -> Base:
     ema = place.ema or config.ema
     if ema and asked.weights == "raw":
         raise InputError(
-            f"{place.folder} has EMA weights; leave --weights raw out, or give the folder of the raw ones."
+            f"{place.folder} has EMA weights; leave `weights` raw out, or give the folder of the raw ones."
         )
     files = weight_files(place.folder, (*DIFFUSERS, *ACCELERATE), None if ema else asked.weights)
     return _loaded(folder, _Found(place, config, files, files.read(), ema), provenance, asked)
@@ -92,7 +92,7 @@ def load_weights_folder(folder: Path, config: JsonDict, provenance: JsonDict, as
     second = next((path for name in ACCELERATE for path in folder.glob(f"{name}_1*") if path.suffix != ".json"), None)
     if second is not None:
         raise FileFormatError(
-            f"{folder} has the weights of several networks ({second.name} is the second); give the file of one, with --config."
+            f"{folder} has the weights of several networks ({second.name} is the second); give the file of one, with `config`."
         )
     files = weight_files(folder, ACCELERATE)
     content: dict[str, Any] = {"model": files.read()}
@@ -114,7 +114,7 @@ def _loaded(folder: Path, found: _Found, provenance: JsonDict, asked: Asked) -> 
     weights = fitting(found.content, target, place.folder, asked.weights, averaged)
     model = spec.build()
     model.load_state_dict(weights.state)
-    schedule, prediction, notes = asked.completed(_task(folder, place.folder, asked), folder)
+    parameterization, notes = asked.completed(_task(folder, place.folder, asked), folder)
     said = {"weights_file": files.name}
     if files.variant:
         said["weights"] = files.variant
@@ -124,8 +124,7 @@ def _loaded(folder: Path, found: _Found, provenance: JsonDict, asked: Asked) -> 
     return Base(
         model=model.eval(),
         spec=spec,
-        schedule=schedule,
-        prediction_type=prediction,
+        parameterization=parameterization,
         provenance={**provenance, **said},
         sha256=files.sha256(),
         notes=(*((note,) if note else ()), *config.notes(place.folder), *notes),

@@ -98,9 +98,9 @@ def _load_file(
     if "model" not in about and factory is None:
         shapes_within(content, path)  # refuses what holds no tensors
         raise FileFormatError(
-            f"{path} is a bare state dict; give the architecture's JSON (with its _class_name) by --config."
+            f"{path} is a bare state dict; give the architecture's JSON (with its _class_name) by `config`."
         )
-    schedule, prediction, notes = asked.completed(_task(about, path), path)
+    parameterization, notes = asked.completed(_task(about, path), path)
     if factory is None:
         found = found_config(about["model"])
         spec, model, weights = _of_registry(found.spec, content, path, asked)
@@ -114,8 +114,7 @@ def _load_file(
     return Base(
         model=model.eval(),
         spec=spec,
-        schedule=schedule,
-        prediction_type=prediction,
+        parameterization=parameterization,
         data=about.get("data", {}),
         provenance=provenance,
         sha256=sha256_file(path),
@@ -147,7 +146,7 @@ def _of_two(path: Path, weights: str | None) -> tuple[Path, str]:
     if averaged is not None:
         raw = path.with_name(f"model{averaged[1]}.pt")
         if weights == "raw" and not raw.is_file():
-            raise InputError(f"{path} has EMA weights, and {raw.name} is not beside it; leave --weights raw out.")
+            raise InputError(f"{path} has EMA weights, and {raw.name} is not beside it; leave `weights` raw out.")
         return (raw, f"Reading the raw weights of {raw}, not {path.name}.") if weights == "raw" else (path, "")
     step = re.fullmatch(r"model(\d+)\.pt", path.name)
     others = sorted(path.parent.glob(f"ema_*_{step[1]}.pt")) if step is not None and path.is_file() else []

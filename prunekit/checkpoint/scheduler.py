@@ -2,8 +2,9 @@
 
 import importlib.util
 import math
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from prunekit._json import read_json
 from prunekit._messages import one_line
@@ -12,25 +13,24 @@ from prunekit.checkpoint.bounds import check_schedule
 from prunekit.checkpoint.claims import checked_prediction
 from prunekit.checkpoint.scheduler_classes import ERRORS, is_stand_in, named_class
 from prunekit.errors import FileFormatError, InputError
-from prunekit.schedule import NoiseSchedule
+from prunekit.schedule import NoiseSchedule, Parameterization, Parameterized
 from prunekit.schedule.diffusers import is_flow
 
 __all__ = ["FoundScheduler", "read_scheduler"]
 
-_INSTEAD = "to read the network without it, give --noise-schedule and --prediction-type"
+_INSTEAD = "to read the network without it, give `noise_schedule` and `prediction_type`"
 
 
-class FoundScheduler(NamedTuple):
+@dataclass(frozen=True)
+class FoundScheduler(Parameterized):
     """The content of a scheduler's config.
 
     Args:
-        schedule: noise schedule, with the scheduler's settings.
-        prediction_type: what the network predicts.
+        parameterization: noise schedule with the scheduler's settings, and what the network predicts.
         notes: notes for the user on how it was read, one sentence each.
     """
 
-    schedule: NoiseSchedule
-    prediction_type: str
+    parameterization: Parameterization
     notes: tuple[str, ...]
 
 
@@ -62,7 +62,7 @@ def read_scheduler(path: Path) -> FoundScheduler:
             f"{path} describes no noise schedule that can be used ({one_line(error).rstrip('.')}); {_INSTEAD}."
         ) from error
     note = f"{path} has {', '.join(ignored)}, which {name} of the installed diffusers does not take; ignored."
-    return FoundScheduler(schedule, kind, (note,) if ignored else ())
+    return FoundScheduler(Parameterization(schedule, kind), (note,) if ignored else ())
 
 
 def _scheduler_class(name: str, path: Path) -> Any:

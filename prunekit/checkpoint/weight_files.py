@@ -107,7 +107,7 @@ def _chosen(folder: Path, found: Mapping[str, WeightFiles], weights: str | None)
     one = next((each for each in order if each is not None), None)
     if one is None:
         there = ", ".join(each.name for each in found.values())
-        raise InputError(f"{folder} has {there} and no {weights} weights; leave --weights {weights} out.")
+        raise InputError(f"{folder} has {there} and no {weights} weights; leave `weights` {weights} out.")
     others = ", ".join(each.name for each in found.values() if each.files != one.files)
     said = ""
     if one.ema is not None:

@@ -59,7 +59,7 @@ def preferred(content: Mapping[Any, Any], path: Path) -> Weights:
     listed = next(lists(content), None)
     if listed is not None and not any(part.ema for part in found):
         raise FileFormatError(
-            f"The EMA weights of {path} are a list without names ({listed[0]}); give its architecture, by load_base or --config."
+            f"The EMA weights of {path} are a list without names ({listed[0]}); give its architecture, by `config`."
         )
     if not found:
         raise FileFormatError(f"{path} holds no tensors; expected a state dict.")
@@ -110,7 +110,7 @@ def fitting(
     if (asked == "ema" and not ema) or (asked == "raw" and not raw):
         other = (raw or ema)[0].where or "the whole file"
         raise InputError(
-            f"{path} has no {asked} weights of {target.network}, but others ({other}); leave --weights {asked} out."
+            f"{path} has no {asked} weights of {target.network}, but others ({other}); leave `weights` {asked} out."
         )
     one = raw[0] if asked == "raw" or not ema else ema[0]
     if asked is None and not ema:
@@ -118,7 +118,7 @@ def fitting(
         if unread:
             raise FileFormatError(
                 f"{path} has EMA weights under {unread}, in an unknown layout or of another network, beside raw ones; give "
-                "--weights raw to read those, or save the EMA weights by themselves as a state dict."
+                "`weights` raw to read those, or save the EMA weights by themselves as a state dict."
             )
     choice = bool(raw and ema) or (len(fit) > 1 and one.ema)
     return _plain(Weights(one.state, one.where, any(one is each for each in ema), choice, one.layout), path)

@@ -13,6 +13,7 @@ from prunekit._messages import printable
 from prunekit.cli import (
     comparing,
     describing,
+    estimating,
     exporting,
     grouping,
     making,
@@ -24,6 +25,7 @@ from prunekit.cli import (
 )
 from prunekit.cli.bundles import bundled
 from prunekit.cli.console import fail
+from prunekit.cli.flags import as_flags, with_flags
 from prunekit.cli.interrupts import ends_at_signals, interruptible
 from prunekit.cli.options import checked
 from prunekit.errors import LimitError, PrunekitError
@@ -38,9 +40,21 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-for module in (running, grouping, planning, scoring, pruning, making, measuring, comparing, exporting, describing):
+for module in (
+    running,
+    grouping,
+    planning,
+    scoring,
+    pruning,
+    making,
+    measuring,
+    estimating,
+    comparing,
+    exporting,
+    describing,
+):
     for function in module.COMMANDS:
-        app.command()(interruptible(checked(bundled(function))))
+        app.command()(interruptible(with_flags(checked(bundled(function)))))
 
 
 @app.callback(invoke_without_command=True)
@@ -69,7 +83,7 @@ class _Notes(logging.Handler):
     """Prints the library's messages, such as which weights it used, to standard error."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        print(f"prunekit: {printable(record.getMessage())}", file=sys.stderr)
+        print(f"prunekit: {printable(as_flags(record.getMessage()))}", file=sys.stderr)
 
 
 def _said(error: OSError) -> str:

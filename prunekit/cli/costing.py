@@ -6,9 +6,8 @@ from typing import Annotated, Any
 
 import typer
 
-from prunekit._missing import check_base, check_model
+from prunekit._missing import check_base, check_countable
 from prunekit.cli.console import emit, print_table
-from prunekit.cli.estimating import is_recipe, show_estimate
 from prunekit.cli.options import ConfigOption, Exists, InputsOption, Json
 from prunekit.cli.reading_options import ReadingOptions
 from prunekit.errors import InputError
@@ -20,38 +19,25 @@ ModelPath = Annotated[
     typer.Argument(help="Base checkpoint, or a folder: diffusers, slim, experts, multi-decoder."),
     Exists(check_base),
 ]
-ModelOrRecipe = Annotated[
-    str,
-    typer.Argument(
-        help="Model to count (a checkpoint or a folder), or a recipe (.yaml) whose time and memory are estimated."
-    ),
-    Exists(check_model),
-]
 
 
 def cost(
-    model: ModelOrRecipe,
+    model: Annotated[
+        str,
+        typer.Argument(help="Base checkpoint, or a folder: diffusers, slim, experts, multi-decoder."),
+        Exists(check_countable),
+    ],
     config: ConfigOption = None,
     inputs: InputsOption = None,
     depth: Annotated[int, typer.Option(help="How deep the tables of modules go.")] = 2,
     compare: Annotated[
         bool, typer.Option(help="Show what fvcore, thop and (if it is installed) torch-pruning count.")
     ] = True,
-    gpu: Annotated[str, typer.Option(help="For a recipe: the kind of GPU, A100, H100 or RTX4090.")] = "A100",
-    gpus: Annotated[int, typer.Option(min=1, help="For a recipe: GPUs that share a training's batch.")] = 1,
-    utilisation: Annotated[
-        float, typer.Option(help="For a recipe: share of the GPU's stated FLOP/s that is reached.")
-    ] = 0.3,
     json: Json = False,
     *,
     reading: ReadingOptions,
 ) -> None:
-    """Count MACs and parameters of a model by module and operator, or estimate what a recipe will take."""
-    if is_recipe(model):
-        from prunekit.studies.recipe_costs import Machine
-
-        show_estimate(model, Machine(gpu, gpus, utilisation), json)
-        return
+    """Count MACs and parameters of a model by module and operator."""
     from prunekit.cost import count_macs, other_counters
     from prunekit.steps.opening import open_model
 

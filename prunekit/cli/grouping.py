@@ -121,7 +121,7 @@ def groups(
             instead = "--cuts" if cuts is not None else f"--method {method.value}"
             raise InputError(
                 f"Got {_flags(named)} with {instead}, which looks at the noise schedule alone; "
-                "expected --method similarity or gradient beside it."
+                "expected it with --method similarity or gradient."
             )
         schedule = source.schedule()
         made = cut_with_evidence(schedule, count, method.value, _cuts(cuts))
@@ -182,7 +182,7 @@ def _measured(source: _Source, chosen: dict[str, Any], output: Path) -> tuple[No
 
     if output.suffix == ".png":
         raise InputError(
-            f"Got --output {output}; expected the name of a file to write, a picture goes beside it as .png."
+            f"Got --output {output}; expected the name of a file to write; a picture is written next to it as .png."
         )
     options = GroupOptions(**chosen)
     if source.base is None:

@@ -93,8 +93,8 @@ def _of_options(
     from prunekit.checkpoint import ModelSpec
     from prunekit.data import load_images
     from prunekit.recipe import BaseOptions
+    from prunekit.schedule import PREDICTION_TYPES
     from prunekit.steps.presets import small_unet
-    from prunekit.training import PREDICTION_TYPES
 
     if prediction_type not in PREDICTION_TYPES:
         raise InputError(f"Got --prediction-type {prediction_type}; expected one of {', '.join(PREDICTION_TYPES)}.")

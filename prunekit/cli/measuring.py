@@ -133,8 +133,7 @@ def evaluate(
     setting = Setting(
         images,
         opened.groups,
-        opened.schedule,
-        opened.prediction_type,
+        opened.parameterization,
         AllocationOptions(sampler=sampler, steps=steps),
         options,
         opened.spec,
@@ -179,7 +178,7 @@ def report(
     json: Json = False,
 ) -> None:
     """Make a run's report again from its manifest. For a folder of runs, make all reports and an index page."""
-    with keeping(lambda: f"each file in {run} is whole, as it was or made again"):
+    with keeping(lambda: f"each file in {run} is complete, either unchanged or made again"):
         _report(run, json)
 
 

@@ -5,7 +5,6 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import wraps
-from inspect import Parameter
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -13,6 +12,7 @@ import typer
 
 from prunekit._leftovers import restore
 from prunekit._missing import check_json
+from prunekit.cli.flags import flag_of
 from prunekit.errors import InputError
 
 __all__ = ["ConfigOption", "DataOption", "Exists", "InputsOption", "Json", "Overwrite", "Resolution", "Seed", "checked"]
@@ -58,7 +58,7 @@ def checked(command: Callable[..., None]) -> Callable[..., None]:
     def wrapped(*args: Any, **values: Any) -> None:
         for name, value in values.items():
             if isinstance(value, float) and not math.isfinite(value):
-                raise InputError(f"Got {_flag(parameters[name])} {value}; expected a finite number.")
+                raise InputError(f"Got {flag_of(parameters[name])} {value}; expected a finite number.")
         for name, value in values.items():
             for about in getattr(parameters[name].annotation, "__metadata__", ()) if value is not None else ():
                 if isinstance(about, Exists):
@@ -67,13 +67,3 @@ def checked(command: Callable[..., None]) -> Callable[..., None]:
         command(*args, **values)
 
     return wrapped
-
-
-def _flag(parameter: Parameter) -> str:
-    """An option as the user types it."""
-    for about in getattr(parameter.annotation, "__metadata__", ()):
-        names = [getattr(about, "default", None), *(getattr(about, "param_decls", None) or ())]
-        for name in names:  # in an annotation, typer stores the first name as the default until it builds the command
-            if isinstance(name, str) and name.startswith("--"):
-                return name
-    return f"--{parameter.name.replace('_', '-')}"

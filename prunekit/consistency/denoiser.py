@@ -10,26 +10,24 @@ from prunekit.errors import InputError
 from prunekit.groups import TimestepGroups
 from prunekit.nets import MultiDecoderUNet, TimestepExperts
 from prunekit.sampling import Evaluation, clean_prediction
-from prunekit.schedule import NoiseSchedule
+from prunekit.schedule import Parameterization, Parameterized
 from prunekit.training import predict
 
 __all__ = ["Denoiser"]
 
 
 @dataclass(frozen=True, eq=False)
-class Denoiser:
+class Denoiser(Parameterized):
     """A network with the data needed to interpret its predictions.
 
     Args:
         model: called as ``model(x, t)``; any ``nn.Module``, :class:`~prunekit.nets.TimestepExperts` and
             :class:`~prunekit.nets.MultiDecoderUNet` too.
-        schedule: noise schedule.
-        prediction_type: ``epsilon``, ``sample`` or ``v_prediction``.
+        parameterization: noise schedule, and what the model predicts.
     """
 
     model: nn.Module
-    schedule: NoiseSchedule
-    prediction_type: str = "epsilon"
+    parameterization: Parameterization
 
     @property
     def groups(self) -> TimestepGroups | None:
@@ -53,7 +51,7 @@ class Denoiser:
                 part = self.model.stage(index)
             case _:
                 raise InputError("The model has no timestep groups; expected experts or a multi-decoder network.")
-        return Denoiser(part, self.schedule, self.prediction_type)
+        return Denoiser(part, self.parameterization)
 
     def clean(self, state: Tensor, timestep: float) -> Tensor:
         """Prediction of the clean image at x_t, not clamped, shape (batch, channels, height, width), on the device of ``state``."""
@@ -67,4 +65,4 @@ class Denoiser:
         return self._clean(evaluation.prediction, evaluation.state, evaluation.timestep)
 
     def _clean(self, prediction: Tensor, state: Tensor, timestep: float) -> Tensor:
-        return clean_prediction(prediction, state, timestep, self.schedule, self.prediction_type)
+        return clean_prediction(prediction, state, timestep, self.parameterization)

@@ -15,6 +15,7 @@ from prunekit.consistency.seams import Seam, SeamWatch
 from prunekit.errors import InputError
 from prunekit.graph.running import evaluation_mode
 from prunekit.sampling import Evaluation, Sampler, make_sampler, real_timesteps
+from prunekit.schedule import Parameterization
 
 __all__ = ["Consistency", "ConsistencyOptions", "StepLikeness", "measure_consistency"]
 
@@ -140,10 +141,10 @@ def measure_consistency(
         InputError: the noise schedules differ, the images are too small for SSIM, or the sampler cannot be used.
 
     Example:
-        >>> from prunekit.schedule import NoiseSchedule
+        >>> from prunekit.schedule import NoiseSchedule, Parameterization
         >>> net = torch.nn.Identity()  # takes all for noise
         >>> net.forward = lambda x, t: x
-        >>> model = Denoiser(net, NoiseSchedule.linear(10))
+        >>> model = Denoiser(net, Parameterization(NoiseSchedule.linear(10)))
         >>> found = measure_consistency(model, model, (1, 8, 8), ConsistencyOptions(steps=2, count=4))
         >>> found.same.mean("correlation"), found.same.mean("mse"), [step.timestep for step in found.steps]
         (1.0, 0.0, [5.0, 0.0])
@@ -151,7 +152,8 @@ def measure_consistency(
     options = options or ConsistencyOptions()
     _check_schedules(a, b)
     ssim_window(*shape[1:])  # refuses images that are too small before anything is sampled
-    samplers = [make_sampler(options.sampler, options.steps, a.schedule, x.prediction_type, shape) for x in (a, b)]
+    kinds = [Parameterization(a.schedule, model.prediction_type) for model in (a, b)]
+    samplers = [make_sampler(options.sampler, options.steps, kind, shape) for kind in kinds]
     timesteps = real_timesteps(options.sampler, options.steps, a.schedule).tolist()
     watches = (SeamWatch("a", a, b, timesteps), SeamWatch("b", b, a, timesteps))
     batches = samplers[0].noise(options.count, options.seed).tensor_split(max(1, options.count // options.batch_size))

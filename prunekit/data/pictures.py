@@ -26,7 +26,7 @@ def picture_files(folder: Path) -> list[Path]:
     """
     files = sorted(file for file in folder.rglob("*") if file.suffix.lower() in _PICTURES and file.is_file())
     if not files:
-        raise MissingFileError(f"--data {folder} has no .png or .jpg pictures; expected at least two.")
+        raise MissingFileError(f"{folder} has no .png or .jpg pictures; expected at least two.")
     return files
 
 

@@ -78,24 +78,24 @@ def load_images(source: Path | str, resolution: int | None = None, labels: bool 
     """
     source = str(source)
     if resolution is not None and not 2 <= resolution <= 4096:
-        raise InputError(f"Got --resolution {resolution}; expected 2 … 4096 pixels.")
+        raise InputError(f"Got `resolution` {resolution}; expected 2 … 4096 pixels.")
     if source == "digits":
         images, numbers = _digits()
         return _split((resized(images, resolution), numbers if labels else None), "digits", "digits")
     path = Path(source)
     if not path.exists():
-        raise MissingFileError(f"--data {source} does not exist; expected {_KINDS}.")
+        raise MissingFileError(f"{source} does not exist; expected {_KINDS}.")
     if path.is_dir():
         return _folder(path, source, resolution, labels)
     if not path.is_file():
-        raise FileFormatError(f"--data {source} is neither a file nor a folder; expected {_KINDS}.")
+        raise FileFormatError(f"{source} is neither a file nor a folder; expected {_KINDS}.")
     if path.suffix in SUFFIXES:
         return _array(path, source, resolution, labels)
     if "idx" in path.name:
         if labels:
             raise MissingFileError(f"{path} has no classes; give the folder with its labels' idx1 file.")
         return _split((resized(read_idx(path), resolution), None), path.name, source)
-    raise FileFormatError(f"--data {source} is not a kind that is read; expected {_KINDS}.")
+    raise FileFormatError(f"{source} is not a kind that is read; expected {_KINDS}.")
 
 
 def _folder(path: Path, source: str, resolution: int | None, labels: bool) -> ImageSplit:
@@ -136,7 +136,7 @@ def _drawn(count: int, source: str) -> tuple[NDArray[np.int64], int]:
 
 def _idx_split(folder: Path, train: _Labelled, held_out: _Labelled, names: tuple[str, Path]) -> ImageSplit:
     if held_out[0].shape[1:] != train[0].shape[1:]:
-        raise FileFormatError(f"{names[1]} has images of another size than {names[0]}; give --resolution.")
+        raise FileFormatError(f"{names[1]} has images of another size than {names[0]}; give `resolution`.")
     return ImageSplit(
         _data(train, f"{folder.name}/train"), _data(held_out, f"{folder.name}/test"), str(folder), train[0].shape[1]
     )

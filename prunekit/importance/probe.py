@@ -29,7 +29,7 @@ def no_loss(model: nn.Module, timesteps: Tensor, generator: Generator) -> Tensor
         InputError: always.
     """
     raise InputError(
-        "A loss is evaluated here and none was given; give a loss (on the command line: images by --data), or a criterion of the "
+        "A loss is evaluated here and none was given; give a loss (images, `data`, make one), or a criterion of the "
         "weights alone such as magnitude, a proposer that measures nothing such as oneshot, and no repair."
     )
 

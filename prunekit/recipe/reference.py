@@ -13,8 +13,8 @@ __all__ = ["recipe_schema", "reference_page"]
 _INTRO = """\
 # Recipes
 
-A recipe is a YAML file that describes a whole experiment; `prunekit run RECIPE` runs it, and `prunekit cost RECIPE` says what that
-will take. Stages whose section is missing are not run. An unknown key is refused with its line.
+A recipe is a YAML file that describes a whole experiment; `prunekit run RECIPE` runs it, and `prunekit estimate RECIPE` says what
+that will take. Stages whose section is missing are not run. An unknown key is refused with its line.
 
 `prunekit schema` prints the [JSON Schema](recipe.schema.json) of recipes. An editor with a YAML language server completes and
 checks a recipe that begins with `# yaml-language-server: $schema=PATH/recipe.schema.json`.

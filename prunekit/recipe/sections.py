@@ -19,7 +19,7 @@ from prunekit.groups import ETA, METHODS, Rule, Similarity
 from prunekit.importance import CRITERIA, criterion
 from prunekit.recipe.bounds import MAX_COUNT, MAX_SEED, SEARCH, TRAINING, check_search
 from prunekit.recipe.schema import Choice
-from prunekit.schedule import NoiseSchedule
+from prunekit.schedule import NoiseSchedule, Parameterization
 from prunekit.schedule.noise import NAMED_KINDS
 from prunekit.search import RepairKind, SearchOptions, UnconfirmedEndpoint
 from prunekit.training import Fade, TrainOptions
@@ -132,6 +132,11 @@ class BaseOptions:
     def schedule(self) -> NoiseSchedule:
         """The noise schedule that the options name; linear if they name none."""
         return NoiseSchedule.from_config(self.noise_schedule or _LINEAR)
+
+    @property
+    def parameterization(self) -> Parameterization:
+        """The noise schedule and prediction type of a network to train."""
+        return Parameterization(self.schedule, self.prediction_type or "epsilon")
 
     @property
     def asked(self) -> Asked:

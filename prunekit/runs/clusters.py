@@ -150,7 +150,7 @@ def _executor(cluster: Cluster, folder: Path, parameters: dict[str, Any]) -> "su
         from submitit import AutoExecutor  # noqa: PLC0415 - an extra
     except ImportError as error:
         raise InputError(
-            "Executors local and slurm need submitit; install it with `pip install 'prunekit[cluster]'`, or use --jobs alone."
+            "Executors local and slurm need submitit; install it with `pip install 'prunekit[cluster]'`, or use `jobs` alone."
         ) from error
     limit = {f"{cluster}_max_num_timeout": _REQUEUES}
     try:
@@ -162,7 +162,7 @@ def _executor(cluster: Cluster, folder: Path, parameters: dict[str, Any]) -> "su
         ) from error
     except (AssertionError, NameError, ValueError, TypeError) as error:
         reason = " ".join(str(error).split("Known executors")[0].split()).rstrip(".")
-        raise InputError(f"The executor options do not fit {cluster} ({reason}); mend --executor-option.") from error
+        raise InputError(f"The executor options do not fit {cluster} ({reason}); mend `executor_option`.") from error
     return executor
 
 

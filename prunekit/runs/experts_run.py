@@ -225,9 +225,7 @@ class Run(ResumableRun):
                 is_by_place(base.data) and name_of(base.data["source"]) == name_of(self.recipe.data.source)
             )
             if not options.checkpoint.startswith(EMBEDDED) and unnamed:
-                base = Base(
-                    base.model, base.spec, base.schedule, base.prediction_type, self.images.about(), base.provenance
-                )
+                base = Base(base.model, base.spec, base.parameterization, self.images.about(), base.provenance)
         else:
             checkpoints = self._checkpoints("base")
             base, result = train_base(options, self.images, checkpoints, training_reporter(self.observer, "base"))
@@ -337,8 +335,8 @@ class Run(ResumableRun):
         pruned = TimestepExperts(
             self.groups, [load_slim(self.folder / "pruned" / f"group-{g.index}") for g in self.groups]
         )
-        kind = base.prediction_type
-        setting = Setting(self.images, self.groups, base.schedule, kind, allocation, evaluation, base.spec)
+        kind = base.parameterization
+        setting = Setting(self.images, self.groups, kind, allocation, evaluation, base.spec)
         by_group = [[self.bench.macs] * len(self.groups), list(pruned.macs), list(experts.macs)]
         macs = {"base": float(self.bench.macs), "experts": self.done["assemble"]["facts"]["assembled"]["mean_macs"]}
 

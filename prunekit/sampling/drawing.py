@@ -15,8 +15,8 @@ from torch import Generator, Tensor, nn
 from prunekit.errors import InputError
 from prunekit.graph.running import evaluation_mode
 from prunekit.sampling.schedulers import check_network, make_scheduler, set_timesteps
-from prunekit.schedule import NoiseSchedule
-from prunekit.training import PREDICTION_TYPES, predict
+from prunekit.schedule import NoiseSchedule, Parameterization
+from prunekit.training import predict
 from prunekit.training.watching import Watch
 
 __all__ = ["Evaluation", "Sampler", "clean_prediction", "ddim_step", "make_sampler", "to_images"]
@@ -176,9 +176,7 @@ def _check(seen: list[tuple[tuple[int, float], list[float]]], steps: int, batch:
             )
 
 
-def clean_prediction(
-    prediction: Tensor, state: Tensor, timestep: float, schedule: NoiseSchedule, prediction_type: str
-) -> Tensor:
+def clean_prediction(prediction: Tensor, state: Tensor, timestep: float, parameterization: Parameterization) -> Tensor:
     """Convert a prediction at x_t = a·x0 + b·ε to the clean image x0, same shape, not clamped.
 
     Between training timesteps σ = b/a is interpolated linearly, as diffusers' samplers with fractional timesteps do.
@@ -187,39 +185,30 @@ def clean_prediction(
         prediction: the network's output, shape (batch, channels, height, width).
         state: x_t, same shape, on a variance-preserving scale (a² + b² = 1).
         timestep: t of the whole batch.
-        schedule: noise schedule.
-        prediction_type: ``epsilon``, ``sample`` or ``v_prediction`` (a·ε − b·x0, arXiv:2202.00512, appendix D).
+        parameterization: noise schedule and prediction type.
 
     Raises:
-        InputError: the prediction type is unknown.
+        InputError: the prediction type is not supported.
     """
-    signal, noise = _coefficients(timestep, schedule)
-    match prediction_type:
-        case "epsilon":
-            return (state - noise * prediction) / signal
-        case "sample":
-            return prediction
-        case "v_prediction":
-            return signal * state - noise * prediction
-    raise InputError(f"Unknown prediction type {prediction_type!r}; expected one of {', '.join(PREDICTION_TYPES)}.")
+    signal, noise = _coefficients(timestep, parameterization.schedule)
+    return parameterization.clean(prediction, state, signal, noise)
 
 
-def make_sampler(
-    name: str, steps: int, schedule: NoiseSchedule, prediction_type: str, shape: tuple[int, int, int]
-) -> Sampler:
+def make_sampler(name: str, steps: int, parameterization: Parameterization, shape: tuple[int, int, int]) -> Sampler:
     """A sampler by short name or diffusers class name, see :data:`prunekit.sampling.SAMPLERS`.
 
     Raises:
         InputError: the sampler is unknown or cannot be used, see :func:`prunekit.sampling.make_scheduler`; or the schedule's noisy
             samples are not scaled as diffusers' samplers scale them.
     """
-    check_network(schedule.scheduler, prediction_type)
+    check_network(parameterization)
+    schedule = parameterization.schedule
     if not np.allclose(schedule.signal**2 + schedule.noise**2, 1, atol=1e-4):
         raise InputError(
             "Samplers are for variance-preserving noise schedules (a² + b² = 1); a network that was trained on another scale "
             "would get inputs that it has never seen."
         )
-    return Sampler(make_scheduler(name, schedule, prediction_type), steps, shape)
+    return Sampler(make_scheduler(name, parameterization), steps, shape)
 
 
 def ddim_step(state: Tensor, clean: Tensor, timestep: float, target: float, schedule: NoiseSchedule) -> Tensor:

@@ -11,7 +11,7 @@ from prunekit._messages import did_you_mean, one_line
 from prunekit._types import FloatArray, JsonDict
 from prunekit.checkpoint.scheduler_classes import ERRORS, is_stand_in, named_class
 from prunekit.errors import InputError
-from prunekit.schedule import NoiseSchedule
+from prunekit.schedule import NoiseSchedule, Parameterization
 from prunekit.schedule.diffusers import BETA_KEYS, changed_settings, is_flow, timesteps_refused
 
 __all__ = [
@@ -49,7 +49,7 @@ _EXPECTED = ", ".join(SAMPLERS)
 _log = logging.getLogger(__name__)
 
 
-def make_scheduler(name: str, schedule: NoiseSchedule, prediction_type: str = "epsilon") -> Any:
+def make_scheduler(name: str, parameterization: Parameterization) -> Any:
     """A diffusers scheduler with exactly this noise schedule and the settings of ``schedule.scheduler``.
 
     Settings that the class does not have are left out, as in diffusers' ``from_config``; a log message names those that the
@@ -57,14 +57,14 @@ def make_scheduler(name: str, schedule: NoiseSchedule, prediction_type: str = "e
 
     Args:
         name: a key of :data:`SAMPLERS`, a class of diffusers, or :data:`PIPELINE`.
-        schedule: noise schedule, with its pipeline's settings.
-        prediction_type: what the network predicts.
+        parameterization: noise schedule with its pipeline's settings, and what the network predicts.
 
     Raises:
         InputError: diffusers has no such scheduler, it does not follow this noise schedule, or it cannot honour the settings.
     """
+    schedule = parameterization.schedule
     settings = dict(schedule.scheduler)
-    check_network(settings, prediction_type)
+    check_network(parameterization)
     found, class_name = _scheduler_class(name, schedule)
     if is_flow(class_name, {}):
         raise InputError(f"{class_name} is for flow matching, and the network is not; expected one of {_EXPECTED}.")
@@ -74,21 +74,22 @@ def make_scheduler(name: str, schedule: NoiseSchedule, prediction_type: str = "e
     if str(settings.get("variance_type", "")).startswith("learned") and "variance_type" in known:
         raise InputError(
             f"The pipeline's variance_type is {settings['variance_type']}, and networks that predict variances are not supported; "
-            "sample with --sampler ddim, which needs none."
+            "sample with `sampler` ddim, which needs none."
         )
     if "prediction_type" not in known:
         raise InputError(f"{class_name} does not take a prediction type; expected one of {_EXPECTED}.")
-    made = _with_schedule(found, class_name, settings, schedule, prediction_type)
+    made = _with_schedule(found, class_name, settings, parameterization)
     _tell_left_out(class_name, known, settings)
     return made
 
 
-def check_network(settings: JsonDict, prediction_type: str) -> None:
+def check_network(parameterization: Parameterization) -> None:
     """Refuse networks that no sampler here can serve, by the settings of their pipeline's scheduler.
 
     Raises:
         InputError: the network was trained for flow matching, or takes log σ instead of timesteps.
     """
+    settings, prediction_type = parameterization.schedule.scheduler, parameterization.prediction_type
     refused = timesteps_refused({"prediction_type": prediction_type, **settings})
     if not refused and prediction_type == "flow_prediction":
         refused = timesteps_refused({"prediction_type": prediction_type})
@@ -102,7 +103,7 @@ def real_timesteps(name: str, steps: int, schedule: NoiseSchedule) -> FloatArray
 
     Second-order samplers make more evaluations than steps; every evaluation is listed.
     """
-    scheduler = make_scheduler(name, schedule)
+    scheduler = make_scheduler(name, Parameterization(schedule))
     set_timesteps(scheduler, steps)
     return np.asarray(scheduler.timesteps, dtype=np.float64)
 
@@ -158,10 +159,9 @@ def _scheduler_class(name: str, schedule: NoiseSchedule) -> tuple[Any, str]:
     return found, class_name
 
 
-def _with_schedule(
-    found: Any, class_name: str, settings: JsonDict, schedule: NoiseSchedule, prediction_type: str
-) -> Any:
+def _with_schedule(found: Any, class_name: str, settings: JsonDict, parameterization: Parameterization) -> Any:
     """The scheduler with its pipeline's betas if they match this schedule, else with the schedule's betas."""
+    schedule, prediction_type = parameterization.schedule, parameterization.prediction_type
     bar = schedule.alphas_cumprod
     betas = 1 - bar / np.concatenate([[1.0], bar[:-1]])
     own = {"num_train_timesteps": schedule.num_timesteps, "trained_betas": betas.tolist()}

@@ -1,6 +1,14 @@
-"""Noise schedules, and the timesteps that samplers visit on them."""
+"""Noise schedules, what networks predict on them, and the timesteps that samplers visit."""
 
 from prunekit.schedule.noise import NoiseSchedule
+from prunekit.schedule.parameterization import PREDICTION_TYPES, READABLE_TYPES, Parameterization, Parameterized
 from prunekit.schedule.steps import sampler_timesteps
 
-__all__ = ["NoiseSchedule", "sampler_timesteps"]
+__all__ = [
+    "PREDICTION_TYPES",
+    "READABLE_TYPES",
+    "NoiseSchedule",
+    "Parameterization",
+    "Parameterized",
+    "sampler_timesteps",
+]

@@ -137,7 +137,7 @@ class UnconfirmedEndpoint(Endpoint):
             InputError: always.
         """
         raise InputError(
-            f"The endpoint {self.url} comes from a recipe and nobody has confirmed it; confirm it by --llm-endpoint, or in Python "
+            f"The endpoint {self.url} comes from a recipe and nobody has confirmed it; confirm it by `llm_endpoint`, or in Python "
             "by Recipe.confirming."
         )
 

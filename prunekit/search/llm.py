@@ -44,7 +44,7 @@ def llm(task: Task) -> IntArray:
         InputError: there is no endpoint, or its key is not in the environment.
     """
     if task.llm is None:
-        raise InputError("The proposer llm needs an endpoint and a model's name (--llm-endpoint and --llm-model).")
+        raise InputError("The proposer llm needs an endpoint and a model's name (`llm_endpoint` and `llm_model`).")
     task.llm.key()
     problem = task.widths
     best = np.zeros_like(problem.max_steps)

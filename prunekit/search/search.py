@@ -88,7 +88,7 @@ class SearchOptions:
             raise InputError(f"Got seed {self.seed}; expected a whole number from 0 to 4,294,967,295.")
         if self.proposer == "llm" and self.llm is None:
             raise InputError(
-                "The proposer llm needs an endpoint and a model's name; give them as search.llm or by --llm-endpoint."
+                "The proposer llm needs an endpoint and a model's name; give them as search.llm, or `llm_endpoint` and `llm_model`."
             )
         if self.study is not None and self.proposer not in ("evolution", "tpe"):
             raise InputError(

@@ -80,11 +80,11 @@ def train_base(
         model = options.spec().build()
     spec = ModelSpec.of(model)  # with the class's defaults for arguments that the options leave out
     check_images(data, spec)
-    schedule, kind = options.schedule, options.prediction_type or "epsilon"
+    parameterization = options.parameterization
     classes = classes_for(data.train, spec, options.train.label_dropout)
-    objective = DenoisingObjective(data.train.images, schedule, kind, classes, data.train.name)
-    sampler = timestep_sampler(options.train, schedule, kind)
+    objective = DenoisingObjective(data.train.images, parameterization, classes, data.train.name)
+    sampler = timestep_sampler(options.train, parameterization)
     result = train(model, objective, sampler, options.train, checkpoints, report)
     trained = {name: getattr(options.train, name) for name in ("steps", "batch_size", "seed")}
     provenance = {**trained, "data_sha256": data.train.sha256}
-    return Base(result.model, spec, schedule, kind, data.about(), provenance), result
+    return Base(result.model, spec, parameterization, data.about(), provenance), result

@@ -93,9 +93,7 @@ def score_groups(
     objective: CountedObjective | None = None
     if images is not None:
         classes = classes_for(images, base.spec)
-        objective = CountedObjective(
-            images.images, base.schedule, base.prediction_type, classes, images.name, tally=tally or Tally()
-        )
+        objective = CountedObjective(images.images, base.parameterization, classes, images.name, tally=tally or Tally())
     inputs, timesteps = base.spec.example_inputs(), base.schedule.num_timesteps
     return score(base.model, inputs, objective, groups, options, bench.graph, timesteps)
 
@@ -130,7 +128,7 @@ def prune_group(
     objective: Loss = no_loss
     if images is not None:
         classes = classes_for(images, base.spec)
-        objective = DenoisingObjective(images.images, base.schedule, base.prediction_type, classes, images.name)
+        objective = DenoisingObjective(images.images, base.parameterization, classes, images.name)
     if of == "latency" and bench.latency is None and options.latency_table is not None:
         bench = bench.with_times(Path(options.latency_table))  # only read, since a recipe may name any path
     full = int(Measure.by_name(of, bench.cost, bench.latency).of(bench.graph.full_widths))

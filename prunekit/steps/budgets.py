@@ -88,7 +88,7 @@ def planned_otherwise(allocation: Allocation, schedule: NoiseSchedule) -> str:
     settings = settings_text(schedule.scheduler) or "here"
     return (
         f"The allocation was made for other steps than {allocation.sampler} takes {settings}: its groups "
-        f"have shares {found} of them. Make groups with `prunekit groups --base`, and the allocation again."
+        f"have shares {found} of them. Make the groups for the base again, and then the allocation."
     )
 
 

@@ -29,13 +29,13 @@ def method_of(options: GroupOptions, images: ImageData | None = None, base: Base
     if options.method in METHODS:
         return METHODS[options.method]
     if images is None:
-        raise InputError(f"Grouping method {options.method} got no images; name some by --data.")
+        raise InputError(f"Grouping method {options.method} got no images; name some by `data`.")
     if options.method == "similarity":
         return options.similarity(images.images.numpy())  # latents are compared by their own values, like pixels
     if base is None:
-        raise InputError("Grouping method gradient got no network; name one by --base.")
+        raise InputError("Grouping method gradient got no network; name one by `base`.")
     classes = classes_for(images, base.spec)
-    objective = DenoisingObjective(images.images, base.schedule, base.prediction_type, classes, images.name)
+    objective = DenoisingObjective(images.images, base.parameterization, classes, images.name)
     return GradientSimilarity(base.model, objective, seed=options.seed, **options.looks)
 
 

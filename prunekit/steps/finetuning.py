@@ -11,7 +11,7 @@ from prunekit.checkpoint import Base
 from prunekit.data import ImageData
 from prunekit.errors import InputError
 from prunekit.recipe import DistillationOptions, FinetuneOptions
-from prunekit.schedule import NoiseSchedule
+from prunekit.schedule import Parameterization
 from prunekit.slim import SlimModel
 from prunekit.steps.bases import seeded_weights
 from prunekit.steps.bench import Bench
@@ -53,13 +53,12 @@ def finetune_slim(
     if options.from_scratch:
         _draw_weights(model, options.train.seed)
         slim = slim.with_weights(model, from_scratch=True)
-    schedule = NoiseSchedule.from_config(slim.about["noise_schedule"])
     classes = classes_for(images, slim.spec, options.train.label_dropout)
-    kind = str(slim.about.get("prediction_type", "epsilon"))
-    denoising = DenoisingObjective(images.images, schedule, kind, classes, images.name)
+    parameterization = Parameterization.from_config(slim.about)
+    denoising = DenoisingObjective(images.images, parameterization, classes, images.name)
     objective = _taught(denoising, slim, options.distillation, teacher) if options.distillation else denoising
     within = group_timesteps(slim.group, slim.num_timesteps, options.overlap)
-    sampler = timestep_sampler(options.train, schedule, denoising.prediction_type, within)
+    sampler = timestep_sampler(options.train, parameterization, within)
     seed = options.train.seed * 1009 + slim.group.index  # groups must not share batches
     settings = replace(options.train_of(slim.group.index), seed=seed)
     result = train(model, objective, sampler, settings, checkpoints, report)

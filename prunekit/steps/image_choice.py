@@ -61,7 +61,7 @@ def images_for(
     """
     source = override.source if override else data.get("source")
     if source is None:
-        raise InputError("The checkpoint does not say which images it was trained on; name some by --data.")
+        raise InputError("The checkpoint does not say which images it was trained on; name some by `data`.")
     resolution = (override.resolution if override else None) or data.get("resolution") or image_size(spec)
     labels = spec.num_classes is not None
     if override or "sha256" not in data:
@@ -82,8 +82,8 @@ def image_size(spec: ModelSpec) -> int | None:
     sides = size if isinstance(size, list | tuple) else [size]
     if len(set(sides)) > 1:
         raise InputError(
-            f"The model's sample_size is {size}, and images are read as squares; prune it by its weights alone (--criterion "
-            "magnitude --proposer oneshot --repair none), or in Python with a loss of your own."
+            f"The model's sample_size is {size}, and images are read as squares; prune it by its weights alone (`criterion` "
+            "magnitude, `proposer` oneshot, `repair` none), or in Python with a loss of your own."
         )
     return sides[0] if sides else None
 
@@ -105,7 +105,7 @@ def _found_again(name: str, sha256: str, resolution: int | None, labels: bool, n
         others.append(str(place))
     found = f" ({', '.join(others)} holds other ones)" if others else ""
     raise InputError(
-        f"The model's images, {name} with SHA-256 {sha256[:16]}…, are not found near it{found}; name them by --data."
+        f"The model's images, {name} with SHA-256 {sha256[:16]}…, are not found near it{found}; name them by `data`."
     )
 
 
@@ -134,8 +134,8 @@ def check_images(images: ImageSplit, spec: ModelSpec) -> None:
     told = [name for name in inputs if name not in _KNOWN] if isinstance(inputs, Mapping) else []
     if told:
         raise InputError(
-            f"{spec.class_name} takes {', '.join(told)}, which no images give; prune it by its weights alone (--criterion "
-            "magnitude --proposer oneshot --repair none), or in Python with a loss of your own."
+            f"{spec.class_name} takes {', '.join(told)}, which no images give; prune it by its weights alone (`criterion` "
+            "magnitude, `proposer` oneshot, `repair` none), or in Python with a loss of your own."
         )
     config = spec.config
     side, channels = images.resolution, images.train.images.shape[1]

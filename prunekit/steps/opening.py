@@ -18,7 +18,7 @@ from prunekit.groups import TimestepGroups, make_groups
 from prunekit.nets import MultiDecoderUNet, TimestepExperts, is_multi_decoder, load_experts, load_multi_decoder
 from prunekit.recipe import DataOptions
 from prunekit.sampling import Sampler, make_sampler
-from prunekit.schedule import NoiseSchedule
+from prunekit.schedule import Parameterization, Parameterized
 from prunekit.slim import load_slim
 from prunekit.steps.bases import open_base
 from prunekit.steps.budgets import evaluations
@@ -28,22 +28,20 @@ __all__ = ["Opened", "is_base", "open_model"]
 
 
 @dataclass(frozen=True, eq=False)
-class Opened:
+class Opened(Parameterized):
     """A model of any kind, ready for sampling, measuring or counting.
 
     Args:
         model: called as ``model(x, t)``.
         spec: the (unpruned) architecture.
-        schedule: noise schedule.
-        prediction_type: what the network predicts.
+        parameterization: noise schedule, and what the network predicts.
         groups: timestep groups of an experts folder; five uniform ones for any other model.
         data: the checkpoint's record of the images that it was trained on.
     """
 
     model: nn.Module
     spec: ModelSpec
-    schedule: NoiseSchedule
-    prediction_type: str
+    parameterization: Parameterization
     groups: TimestepGroups
     data: JsonDict
 
@@ -80,7 +78,7 @@ class Opened:
         Raises:
             InputError: the sampler is unknown, or there is no such class.
         """
-        sampler = make_sampler(name, steps, self.schedule, self.prediction_type, self.shape)
+        sampler = make_sampler(name, steps, self.parameterization, self.shape)
         classes = sampled_classes(self.spec)
         if label is not None and label not in classes:
             expected = f"0 … {len(classes) - 1}" if classes else "no class, since the model takes none"
@@ -159,8 +157,8 @@ def open_model(
         return _opened(base.model, base.spec, base.about(), None)
     if asked is not None:
         raise InputError(
-            f"{source} is no base and says itself what its weights and its noise schedule are; leave out --weights, "
-            "--noise-schedule and --prediction-type."
+            f"{source} is no base and says itself what its weights and its noise schedule are; leave out `weights`, "
+            "`noise_schedule` and `prediction_type`."
         )
     if (path / "experts.json").is_file():
         experts = load_experts(path)
@@ -188,6 +186,5 @@ def is_base(source: str) -> bool:
 
 
 def _opened(model: nn.Module, spec: ModelSpec, about: JsonDict, groups: TimestepGroups | None) -> Opened:
-    schedule = NoiseSchedule.from_config(about["noise_schedule"])
-    prediction_type = str(about.get("prediction_type", "epsilon"))
-    return Opened(model, spec, schedule, prediction_type, groups or make_groups(schedule), about.get("data", {}))
+    kind = Parameterization.from_config(about)
+    return Opened(model, spec, kind, groups or make_groups(kind.schedule), about.get("data", {}))

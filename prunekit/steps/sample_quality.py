@@ -20,7 +20,7 @@ from prunekit.extractors import Choice, Extractor, choose_extractor
 from prunekit.groups import TimestepGroups
 from prunekit.recipe import AllocationOptions, EvaluationOptions
 from prunekit.sampling import Sampler, make_sampler, to_images
-from prunekit.schedule import NoiseSchedule
+from prunekit.schedule import Parameterization, Parameterized
 from prunekit.steps.distances import Distances
 from prunekit.steps.image_choice import classes_for, sampled_classes
 from prunekit.steps.placing import placed
@@ -42,14 +42,13 @@ _LOSS_BATCH = 256
 
 
 @dataclass(frozen=True, eq=False)
-class Setting:
+class Setting(Parameterized):
     """The settings with which all models are measured.
 
     Args:
         images: real images; losses use the held-out ones, FID and KID the training ones.
         groups: the timestep groups.
-        schedule: the noise schedule.
-        prediction_type: what the models predict.
+        parameterization: the noise schedule, and what the models predict.
         allocation: names the sampler and its steps.
         options: counts and seeds.
         spec: the architecture, for networks that may take classes.
@@ -58,8 +57,7 @@ class Setting:
 
     images: ImageSplit
     groups: TimestepGroups
-    schedule: NoiseSchedule
-    prediction_type: str
+    parameterization: Parameterization
     allocation: AllocationOptions
     options: EvaluationOptions
     spec: ModelSpec | None = None
@@ -77,7 +75,7 @@ class Setting:
         """The sampler; it draws the training images' classes if the network takes classes."""
         channels, height, width = self.images.train.images.shape[1:]
         allocation, shape = self.allocation, (channels, height, width)
-        sampler = make_sampler(allocation.sampler, allocation.steps, self.schedule, self.prediction_type, shape)
+        sampler = make_sampler(allocation.sampler, allocation.steps, self.parameterization, shape)
         return sampler.of_classes(sampled_classes(self.spec, self.images.train)) if self.spec else sampler
 
 
@@ -93,7 +91,7 @@ def measure_losses(setting: Setting, models: Mapping[str, nn.Module], reference:
     """Held-out denoising loss of every model per timestep group, and the paired difference of each from the reference."""
     held_out = setting.images.held_out
     classes = classes_for(held_out, setting.spec) if setting.spec else None
-    objective = DenoisingObjective(held_out.images, setting.schedule, setting.prediction_type, classes, held_out.name)
+    objective = DenoisingObjective(held_out.images, setting.parameterization, classes, held_out.name)
     batches, batch_size = loss_draws(setting.options)
     losses = {
         name: group_losses(model, objective, setting.groups, batches=batches, batch_size=batch_size, seed=0)

@@ -89,7 +89,7 @@ def search_and_repair(
         pruned = repair(model, graph, result.plan, probe, options.repair).cpu()
     if (found := first_not_finite(pruned)) is not None:
         raise GraphError(
-            f"After the repair of timestep group {group.index} {found}; expected finite weights: prune it with --repair none."
+            f"After the repair of timestep group {group.index} {found}; expected finite weights: prune it with `repair` none."
         )
     verify(model, pruned, graph, result.plan, cost, inputs)
     return pruned, result

@@ -73,7 +73,7 @@ def compare(
             "expected the same, to compare them pixel by pixel."
         )
     evaluations(a.schedule, options.sampler, options.steps)  # refuses a sampler that cannot take this number of steps
-    one, other = (Denoiser(opened.model, opened.schedule, opened.prediction_type) for opened in (a, b))
+    one, other = (Denoiser(opened.model, opened.parameterization) for opened in (a, b))
     found = measure_consistency(one, other, a.shape, options, report)
     models = {
         letter: {

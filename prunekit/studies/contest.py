@@ -22,7 +22,7 @@ from prunekit.groups import TimestepGroups
 from prunekit.ledger import LedgerRow, spent_on_training
 from prunekit.nets import MultiDecoderUNet, TimestepExperts
 from prunekit.recipe import EvaluationOptions, MultistageOptions
-from prunekit.schedule import NoiseSchedule
+from prunekit.schedule import Parameterization, Parameterized
 from prunekit.slim import SlimModel
 from prunekit.steps.bases import seeded_weights
 from prunekit.steps.budgets import evaluations
@@ -43,14 +43,13 @@ __all__ = ["Contest"]
 
 
 @dataclass(frozen=True, eq=False)
-class Contest:
+class Contest(Parameterized):
     """The settings that all networks of the comparison share.
 
     Args:
         spec: the unified network, a diffusers ``UNet2DModel``.
         images: training images, and held-out ones for the losses.
-        schedule: the noise schedule.
-        prediction_type: what the networks predict.
+        parameterization: the noise schedule, and what the networks predict.
         train: the unified network's training; the others get the number of steps that costs the same MACs.
         options: see :class:`prunekit.recipe.MultistageOptions`.
         evaluation: the measurements at every look.
@@ -59,8 +58,7 @@ class Contest:
 
     spec: ModelSpec
     images: ImageSplit
-    schedule: NoiseSchedule
-    prediction_type: str
+    parameterization: Parameterization
     train: TrainOptions
     options: MultistageOptions
     evaluation: EvaluationOptions
@@ -79,7 +77,7 @@ class Contest:
     def judge(self) -> Judge:
         """The judge that measures all networks."""
         sampler, steps = self.options.sampler, self.options.sampling_steps
-        return Judge(self.images, self.schedule, self.prediction_type, sampler, steps, self.evaluation)
+        return Judge(self.images, self.parameterization, sampler, steps, self.evaluation)
 
     @property
     def budget(self) -> int:
@@ -109,11 +107,11 @@ class Contest:
         for i, (part, sampler, macs) in enumerate(zip(parts, samplers, part_macs, strict=True)):
             expected = self._expected(macs, groups)
             steps = self._whole_looks(share / (3 * expected * self.train.batch_size))
-            watched = Snapshots(sampler, steps // self.options.looks)
+            snapshots = Snapshots(steps // self.options.looks)
             settings = replace(self.train, steps=steps, seed=seed * 1009 + i)
-            objective = DenoisingObjective(self.images.train.images, self.schedule, self.prediction_type)
-            result = train(part, objective, watched, settings, checkpoints / f"part-{i}", report)
-            looks.append([state for _, state in watched.kept])
+            objective = DenoisingObjective(self.images.train.images, self.parameterization)
+            result = train(part, objective, sampler, settings, checkpoints / f"part-{i}", report, [snapshots])
+            looks.append([state for _, state in snapshots.kept])
             own = self._spent(result.seen, macs, groups)
             averaged = sum(parameter.numel() for parameter in part.parameters())
             _, average = spent_on_training(network, result.samples, 0, averaged, self.train.batch_size)

@@ -65,8 +65,8 @@ class CurriculumRun(ResumableRun[CurriculumRecipe]):
     def judge(self) -> Judge:
         """The judge that measures all entries."""
         recipe, options = self.recipe, self.options
-        schedule, kind = recipe.base.schedule, recipe.base.prediction_type or "epsilon"
-        return Judge(self.images, schedule, kind, options.sampler, options.sampling_steps, recipe.evaluation)
+        kind = recipe.base.parameterization
+        return Judge(self.images, kind, options.sampler, options.sampling_steps, recipe.evaluation)
 
     def _inputs(self, entry: str) -> dict[str, Any]:
         """Everything that decides an entry's results; seeds and entries may be added later."""
@@ -82,13 +82,13 @@ class CurriculumRun(ResumableRun[CurriculumRecipe]):
         settings = TrainOptions(**{**vars(settings), "steps": steps, "seed": seed})
         with seeded_weights(seed):
             model = self.spec.build()
-        objective = DenoisingObjective(self.images.train.images, judge.schedule, judge.prediction_type)
-        sampler = Snapshots(timestep_sampler(settings, judge.schedule, judge.prediction_type), steps // looks)
+        objective = DenoisingObjective(self.images.train.images, judge.parameterization)
+        sampler, snapshots = timestep_sampler(settings, judge.parameterization), Snapshots(steps // looks)
         report = training_reporter(self.observer, name)
-        train(model, objective, sampler, settings, self._checkpoints(name), report)
+        train(model, objective, sampler, settings, self._checkpoints(name), report, [snapshots])
         curve = [
             {"steps": done, "training_macs": 3 * self.macs * settings.batch_size * done, **judge(network)}
-            for (done, _), network in zip(sampler.kept, sampler.networks(model), strict=True)
+            for (done, _), network in zip(snapshots.kept, snapshots.networks(model), strict=True)
         ]
         self._drop_checkpoints(name)
         parameters = sum(parameter.numel() for parameter in model.parameters())

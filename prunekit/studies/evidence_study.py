@@ -98,8 +98,8 @@ class EvidenceRun(ResumableRun[EvidenceRecipe]):
         allocation, evaluation = self.recipe.allocation, self.recipe.evaluation
         groups = make_groups(self.base.schedule, count=self.options.loss_groups)
         one_noise = replace(evaluation, seeds=evaluation.seeds[:1])
-        kind, spec = self.base.prediction_type, self.base.spec
-        return Setting(self.images, groups, self.base.schedule, kind, allocation, one_noise, spec)
+        base = self.base
+        return Setting(self.images, groups, base.parameterization, allocation, one_noise, base.spec)
 
     @cached_property
     def scales(self) -> SideBySide:

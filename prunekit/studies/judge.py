@@ -9,28 +9,26 @@ from torch import nn
 from prunekit.data import ImageSplit
 from prunekit.groups import TimestepGroups
 from prunekit.recipe import AllocationOptions, EvaluationOptions
-from prunekit.schedule import NoiseSchedule
+from prunekit.schedule import Parameterization, Parameterized
 from prunekit.steps.sample_quality import Setting, measure_losses, measure_samples
 
 __all__ = ["Judge"]
 
 
 @dataclass(frozen=True, eq=False)
-class Judge:
+class Judge(Parameterized):
     """Measures all networks in the same way.
 
     Args:
         images: held-out images for the losses, training images for FID and KID.
-        schedule: the noise schedule.
-        prediction_type: what the networks predict.
+        parameterization: the noise schedule, and what the networks predict.
         sampler: sampler of the images for FID, see :mod:`prunekit.sampling`.
         sampling_steps: the sampler's number of steps.
         evaluation: counts, seeds and features.
     """
 
     images: ImageSplit
-    schedule: NoiseSchedule
-    prediction_type: str
+    parameterization: Parameterization
     sampler: str
     sampling_steps: int
     evaluation: EvaluationOptions
@@ -40,7 +38,7 @@ class Judge:
         """The settings for losses on all timesteps as one group."""
         whole = TimestepGroups.from_cuts(self.schedule.num_timesteps, [])
         sampling = AllocationOptions(sampler=self.sampler, steps=self.sampling_steps)
-        return Setting(self.images, whole, self.schedule, self.prediction_type, sampling, self.evaluation)
+        return Setting(self.images, whole, self.parameterization, sampling, self.evaluation)
 
     def __call__(self, model: nn.Module, groups: TimestepGroups | None = None) -> dict[str, Any]:
         """Held-out losses on all timesteps and on every group; FID and KID if an extractor knows the pictures. JSON-able."""

@@ -69,14 +69,14 @@ class MultistageRun(ResumableRun[MultistageRecipe]):
         """The settings that all networks share."""
         recipe, start = self.recipe, self.start
         if start is not None:
-            spec, schedule, kind = start.spec, start.schedule, start.prediction_type
+            spec, kind = start.spec, start.parameterization
         else:
             spec = complete_spec(recipe.base)
-            schedule, kind = recipe.base.schedule, recipe.base.prediction_type or "epsilon"
+            kind = recipe.base.parameterization
         check_comparison(self.images, spec)
         model = start.model if start else None
         train, options, evaluation = recipe.base.train, self.options, recipe.evaluation
-        return Contest(spec, self.images, schedule, kind, train, options, evaluation, model)
+        return Contest(spec, self.images, kind, train, options, evaluation, model)
 
     @cached_property
     def start(self) -> Base | None:
@@ -130,7 +130,7 @@ class MultistageRun(ResumableRun[MultistageRecipe]):
             groups = TimestepGroups.from_json(read_json(self.folder / _groups_file(grouping)))
         row, model = contest.run(network, groups, seed, self._checkpoints(name), training_reporter(self.observer, name))
         if network == "unified":
-            base = Base(model, contest.spec, contest.schedule, contest.prediction_type, self.images.about())
+            base = Base(model, contest.spec, contest.parameterization, self.images.about())
             save_base(base, self.folder / f"{_UNIFIED}-{seed}.pt")
         self._drop_checkpoints(name)
         setting = replace(contest.judge.setting, groups=groups)

@@ -1,11 +1,13 @@
 """Training: timestep samplers, loss weights, momentum decay, the denoising objective, the loop, its checkpoints."""
 
 from prunekit.training.asymmetric import AsymmetricTimesteps
+from prunekit.training.callbacks import Callback, Snapshots, with_weights
 from prunekit.training.checkpoints import weights_hash
 from prunekit.training.choosing import TIMESTEP_SAMPLERS, timestep_sampler
 from prunekit.training.counted import CountedObjective, Tally
 from prunekit.training.curriculum import GaussianCurriculum, NoiseRateCurriculum, Pace
 from prunekit.training.distillation import Distillation, Fade, feature_layers
+from prunekit.training.early_stop import EarlyStop
 from prunekit.training.loop import TrainResult, train
 from prunekit.training.loss_weights import LOSS_WEIGHTS, LossWeight, Weighted, change_aware, min_snr, p2, unweighted
 from prunekit.training.momentum import (
@@ -16,7 +18,6 @@ from prunekit.training.momentum import (
     RationalMomentum,
 )
 from prunekit.training.objective import (
-    PREDICTION_TYPES,
     Classes,
     DenoisingObjective,
     Objective,
@@ -25,11 +26,9 @@ from prunekit.training.objective import (
 )
 from prunekit.training.options import Progress, Reporter, TrainOptions
 from prunekit.training.second_moment import LossSecondMoment
-from prunekit.training.snapshots import Snapshots, with_weights
-from prunekit.training.stages import EarlyStop, StageDraw, StageTimesteps
+from prunekit.training.stages import StageDraw, StageTimesteps
 from prunekit.training.timesteps import (
     LearningSampler,
-    ObservingSampler,
     RangeTimesteps,
     StatedSampler,
     StatefulSampler,
@@ -40,9 +39,9 @@ from prunekit.training.timesteps import (
 
 __all__ = [
     "LOSS_WEIGHTS",
-    "PREDICTION_TYPES",
     "TIMESTEP_SAMPLERS",
     "AsymmetricTimesteps",
+    "Callback",
     "Classes",
     "Compensation",
     "CountedObjective",
@@ -59,7 +58,6 @@ __all__ = [
     "MomentumDecay",
     "NoiseRateCurriculum",
     "Objective",
-    "ObservingSampler",
     "Pace",
     "Progress",
     "RangeTimesteps",

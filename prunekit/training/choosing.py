@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping
 
-from prunekit.schedule import NoiseSchedule
+from prunekit.schedule import NoiseSchedule, Parameterization
 from prunekit.training.asymmetric import AsymmetricTimesteps
 from prunekit.training.curriculum import GaussianCurriculum, NoiseRateCurriculum
 from prunekit.training.loss_weights import LOSS_WEIGHTS, Weighted
@@ -32,18 +32,18 @@ TIMESTEP_SAMPLERS: Mapping[str, Callable[[TrainOptions, NoiseSchedule, RangeTime
 
 
 def timestep_sampler(
-    options: TrainOptions, schedule: NoiseSchedule, prediction_type: str, within: RangeTimesteps | None = None
+    options: TrainOptions, parameterization: Parameterization, within: RangeTimesteps | None = None
 ) -> TimestepSampler:
     """The timestep sampler for ``options.timestep_sampler``, with the weights of ``options.loss_weight``.
 
     Args:
         options: options of the training; a curriculum needs the number of steps.
-        schedule: the noise schedule.
-        prediction_type: the network's prediction type, which the loss refers to.
+        parameterization: the noise schedule, and the prediction type that the loss refers to.
         within: the timesteps to train on; all if missing.
     """
+    schedule = parameterization.schedule
     everything = RangeTimesteps(0, schedule.num_timesteps, schedule.num_timesteps)
     sampler = TIMESTEP_SAMPLERS[options.timestep_sampler](options, schedule, within or everything)
     if options.loss_weight == "none":
         return sampler
-    return Weighted(sampler, LOSS_WEIGHTS[options.loss_weight](schedule, prediction_type))
+    return Weighted(sampler, LOSS_WEIGHTS[options.loss_weight](parameterization))

@@ -6,7 +6,7 @@ So an interrupted run, or one with several processes, sees exactly the batches o
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field, fields
 from pathlib import Path
@@ -19,11 +19,12 @@ from torch.optim.swa_utils import AveragedModel
 from prunekit._files import json_hash
 from prunekit._signals import Termination
 from prunekit.errors import FileFormatError, InputError
+from prunekit.training.callbacks import Callback
 from prunekit.training.checkpoints import latest_checkpoint, save_checkpoint, weights_hash
 from prunekit.training.objective import Objective
 from prunekit.training.options import Progress, Reporter, TrainOptions
 from prunekit.training.processes import dropout_seeded, make_accelerator
-from prunekit.training.timesteps import LearningSampler, ObservingSampler, StatefulSampler, TimestepSampler, described
+from prunekit.training.timesteps import LearningSampler, StatefulSampler, TimestepSampler, described
 from prunekit.training.watching import StepWatch
 
 __all__ = ["TrainResult", "step_generator", "train"]
@@ -62,6 +63,7 @@ def train(
     options: TrainOptions,
     checkpoints: Path | str | None = None,
     report: Reporter | None = None,
+    callbacks: Sequence[Callback] = (),
 ) -> TrainResult:
     """Train ``model`` in place and return its moving average.
 
@@ -70,10 +72,11 @@ def train(
     Args:
         model: the network; its parameters change.
         objective: images and loss.
-        sampler: draws the timesteps to train on; a sampler that observes the network may end the training early.
+        sampler: draws the timesteps to train on.
         options: see :class:`TrainOptions`.
         checkpoints: folder for checkpoints; a run with equal options resumes from the newest one there.
         report: called every ``log_every`` steps.
+        callbacks: look at the moving average during the training, in this order, and may end it early.
 
     Raises:
         FileFormatError: the folder holds checkpoints of a run with other options, images, timesteps or first weights.
@@ -83,7 +86,8 @@ def train(
     """
     checkpoints = Path(checkpoints) if checkpoints is not None else None
     seen = torch.zeros(objective.schedule.num_timesteps, dtype=torch.int64)
-    run = _Run(model, options, sampler, _fingerprint(model, objective, sampler, options), seen)
+    fingerprint = _fingerprint(model, objective, sampler, options, callbacks)
+    run = _Run(model, options, sampler, callbacks, fingerprint, seen)
     if checkpoints is not None:
         run.resume(checkpoints)
     started, first = time.perf_counter(), run.step
@@ -117,6 +121,7 @@ class _Run:
     model: nn.Module
     options: TrainOptions
     sampler: TimestepSampler
+    callbacks: Sequence[Callback]
     fingerprint: str
     seen: Tensor
     step: int = 0
@@ -202,11 +207,9 @@ class _Run:
         return torch.cat(losses)
 
     def observe(self) -> bool:
-        """Let the sampler look at the moving average if that is due; False ends the training."""
-        sampler = self.sampler
-        if not isinstance(sampler, ObservingSampler) or not sampler.every or self.step % sampler.every:
-            return True
-        return sampler.observe(self.averaged.module, self.step)
+        """Let the callbacks that are due look at the moving average; False ends the training."""
+        due = [callback for callback in self.callbacks if self.step % callback.every == 0]
+        return all([callback.observe(self.averaged.module, self.step) for callback in due])
 
     def log(self) -> None:
         """Record the mean loss since the last report, over all processes; refuses a loss that is not finite."""
@@ -260,6 +263,7 @@ class _Run:
             "optimizer": self.optimizer.state_dict(),
             "seen": self.seen,
             "sampler": self.sampler.state_dict() if isinstance(self.sampler, StatefulSampler) else None,
+            "callbacks": [callback.state_dict() for callback in self.callbacks],
         }
 
     @property
@@ -288,11 +292,20 @@ class _Run:
         self.seen = state["seen"].clone()
         if isinstance(self.sampler, StatefulSampler):
             self.sampler.load_state_dict(state["sampler"])
+        for callback, kept in zip(self.callbacks, state.get("callbacks", ()), strict=True):
+            callback.load_state_dict(kept)
 
 
-def _fingerprint(model: nn.Module, objective: Objective, sampler: TimestepSampler, options: TrainOptions) -> str:
+def _fingerprint(
+    model: nn.Module,
+    objective: Objective,
+    sampler: TimestepSampler,
+    options: TrainOptions,
+    callbacks: Sequence[Callback],
+) -> str:
     """Hash of everything that decides the result; a checkpoint must match it. Options of later versions do not change it."""
     name = type(sampler).__qualname__
+    looking = {"callbacks": [[type(each).__qualname__, each.describe()] for each in callbacks]} if callbacks else {}
     return json_hash(
         {
             "options": {
@@ -303,6 +316,7 @@ def _fingerprint(model: nn.Module, objective: Objective, sampler: TimestepSample
             "objective": objective.fingerprint(),
             "sampler": [name, described(sampler)],
             "weights": weights_hash(model),
+            **looking,
         }
     )
 

@@ -1,15 +1,11 @@
 r"""Loss weights by timestep, as tables of shape (T,), and the wrapper that adds one to any timestep sampler.
 
-The prediction types' squared errors are one error on different scales. From x_t = a·x0 + b·ε and v = a·ε − b·x0,
-
-.. math:: L_\varepsilon = \frac{a^2}{b^2} L_{x0}, \qquad L_v = \frac{(a^2 + b^2)^2}{b^2} L_{x0},
-
-which is snr·L_x0 and (snr + 1)·L_x0 if the variance is preserved. So a weight that was published for one type is given for all
-types: it weights the denoising error equally for any prediction type.
+The squared errors of all prediction types are one error on different scales, see
+:attr:`prunekit.schedule.Parameterization.error_scale`: snr·L_x0 for ε, and (snr + 1)·L_x0 for v if the variance is preserved. So a
+weight that was published for one type is given for all types: it weights the denoising error equally for any prediction type.
 
 The tables are as published and not scaled to mean 1. Under AdamW only their ratios matter, but gradient clipping depends on their
-size.
-``table / table.mean()`` has mean 1 under a uniform draw.
+size. ``table / table.mean()`` has mean 1 under a uniform draw.
 """
 
 import hashlib
@@ -23,42 +19,40 @@ from torch import Generator, Tensor
 
 from prunekit._types import FloatArray
 from prunekit.errors import InputError
-from prunekit.schedule import NoiseSchedule
-from prunekit.training.objective import PREDICTION_TYPES
+from prunekit.schedule import Parameterization
 from prunekit.training.wrapping import Wrapped
 
 __all__ = ["LOSS_WEIGHTS", "LossWeight", "Weighted", "change_aware", "min_snr", "p2", "unweighted"]
 
-LossWeight = Callable[[NoiseSchedule, str], Tensor]
+LossWeight = Callable[[Parameterization], Tensor]
 
 
-def unweighted(schedule: NoiseSchedule, prediction_type: str = "epsilon") -> Tensor:
+def unweighted(parameterization: Parameterization) -> Tensor:
     """1 for the loss of any prediction type, shape (T,), float64 (DDPM's L_simple, arXiv:2006.11239, eq. 14, for ``epsilon``)."""
-    _error_scale(schedule, prediction_type)
-    return torch.ones(schedule.num_timesteps, dtype=torch.float64)
+    parameterization.check_trainable()
+    return torch.ones(parameterization.schedule.num_timesteps, dtype=torch.float64)
 
 
-def min_snr(schedule: NoiseSchedule, prediction_type: str = "epsilon", gamma: float = 5.0) -> Tensor:
+def min_snr(parameterization: Parameterization, gamma: float = 5.0) -> Tensor:
     """Min-SNR-γ (arXiv:2303.09556): min(snr, γ) for x0, so min(snr, γ)/snr for ε and min(snr, γ)/(snr + 1) for v.
 
     Args:
-        schedule: snr.
-        prediction_type: ``epsilon``, ``sample`` or ``v_prediction``; the paper gives all three.
+        parameterization: snr and prediction type; the paper gives all three types.
         gamma: 5 in the paper.
 
     Returns:
         Shape (T,), float64, positive.
     """
     _check_positive(gamma=gamma)
-    return torch.from_numpy(np.minimum(schedule.snr, gamma) / _error_scale(schedule, prediction_type))
+    return torch.from_numpy(np.minimum(parameterization.schedule.snr, gamma) / parameterization.error_scale)
 
 
-def p2(schedule: NoiseSchedule, prediction_type: str = "epsilon", k: float = 1.0, gamma: float = 1.0) -> Tensor:
+def p2(parameterization: Parameterization, k: float = 1.0, gamma: float = 1.0) -> Tensor:
     """P2 (arXiv:2204.00227, eq. 8): 1/(k + snr)^γ for the ε loss, on top of the weights that give L_simple.
 
     Args:
-        schedule: snr.
-        prediction_type: ``epsilon`` is the paper's; for ``sample`` and ``v_prediction`` it is derived, ·snr and ·snr/(snr + 1).
+        parameterization: snr and prediction type. ``epsilon`` is the paper's; for ``sample`` and ``v_prediction`` it is derived,
+            ·snr and ·snr/(snr + 1).
         k: 1 in the paper.
         gamma: 1 in the paper; 0 means no weight.
 
@@ -68,18 +62,18 @@ def p2(schedule: NoiseSchedule, prediction_type: str = "epsilon", k: float = 1.0
     _check_positive(k=k)
     if not 0 <= gamma < np.inf:
         raise InputError(f"Got gamma {gamma!r} of a P2 weight; expected at least 0.")
-    return _of_epsilon((k + schedule.snr) ** -gamma, schedule, prediction_type)
+    return _of_epsilon((k + parameterization.schedule.snr) ** -gamma, parameterization)
 
 
-def change_aware(schedule: NoiseSchedule, prediction_type: str = "epsilon", ceiling: float = 0.6) -> Tensor:
+def change_aware(parameterization: Parameterization, ceiling: float = 0.6) -> Tensor:
     """SpeeD's change-aware weight (arXiv:2405.17403): more where the noising process changes faster.
 
     The variance of the increment x_{t+1} − x_t is 2 − ᾱ_t − ᾱ_{t+1}, which grows at the rate −2·dᾱ/dt. That rate is mapped linearly
     to [1 − λ, λ]: the smallest rate to 1 − λ and the largest to λ.
 
     Args:
-        schedule: gives ᾱ; a schedule that does not preserve the variance is converted at the same SNR.
-        prediction_type: ``epsilon`` is the paper's; for ``sample`` and ``v_prediction`` it is derived, ·snr and ·snr/(snr + 1).
+        parameterization: gives ᾱ; a schedule that does not preserve the variance is converted at the same SNR. ``epsilon`` is
+            the paper's; for ``sample`` and ``v_prediction`` it is derived, ·snr and ·snr/(snr + 1).
         ceiling: λ in [0.5, 1]; 0.6 in the paper. Taking the rate by central differences is this project's choice; the paper takes
             the rate of a bound. The paper's public code uses P2's weight instead.
 
@@ -88,11 +82,11 @@ def change_aware(schedule: NoiseSchedule, prediction_type: str = "epsilon", ceil
     """
     if not 0.5 <= ceiling <= 1:
         raise InputError(f"Got ceiling {ceiling!r} of a change-aware weight; expected a number in [0.5, 1].")
-    rate = -np.gradient(schedule.alphas_cumprod)
+    rate = -np.gradient(parameterization.schedule.alphas_cumprod)
     span = float(rate.max() - rate.min())
     even = span <= 1e-9 * float(rate.max())  # then timesteps differ by rounding only
     relative = np.ones_like(rate) if even else (rate - rate.min()) / span
-    return _of_epsilon((1 - ceiling) + (2 * ceiling - 1) * relative, schedule, prediction_type)
+    return _of_epsilon((1 - ceiling) + (2 * ceiling - 1) * relative, parameterization)
 
 
 LOSS_WEIGHTS: dict[str, LossWeight] = {
@@ -103,22 +97,9 @@ LOSS_WEIGHTS: dict[str, LossWeight] = {
 }
 
 
-def _error_scale(schedule: NoiseSchedule, prediction_type: str) -> FloatArray:
-    """Ratio of the squared error of a prediction to the squared error of the corresponding x0, shape (T,)."""
-    match prediction_type:
-        case "sample":
-            return np.ones(schedule.num_timesteps)
-        case "epsilon":
-            return schedule.snr
-        case "v_prediction":
-            scale: FloatArray = ((schedule.signal**2 + schedule.noise**2) / schedule.noise) ** 2
-            return scale
-    raise InputError(f"Unknown prediction type {prediction_type!r}; expected one of {', '.join(PREDICTION_TYPES)}.")
-
-
-def _of_epsilon(weight: FloatArray, schedule: NoiseSchedule, prediction_type: str) -> Tensor:
+def _of_epsilon(weight: FloatArray, parameterization: Parameterization) -> Tensor:
     """Convert a weight of the ε loss to the loss of another prediction type; shape (T,)."""
-    return torch.from_numpy(weight * (schedule.snr / _error_scale(schedule, prediction_type)))
+    return torch.from_numpy(weight * (parameterization.schedule.snr / parameterization.error_scale))
 
 
 def _check_positive(**numbers: float) -> None:

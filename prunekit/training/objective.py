@@ -10,10 +10,9 @@ import torch
 from torch import Generator, Tensor, nn
 
 from prunekit.errors import InputError
-from prunekit.schedule import NoiseSchedule
+from prunekit.schedule import NoiseSchedule, Parameterization, Parameterized
 
 __all__ = [
-    "PREDICTION_TYPES",
     "Classes",
     "DenoisingObjective",
     "Objective",
@@ -22,7 +21,6 @@ __all__ = [
     "to_unit_range",
 ]
 
-PREDICTION_TYPES = ("epsilon", "sample", "v_prediction")
 _ROWS = 4096  # images that are hashed together
 
 
@@ -120,29 +118,24 @@ class Classes:
 
 
 @dataclass(frozen=True, eq=False)
-class DenoisingObjective:
+class DenoisingObjective(Parameterized):
     """Mean squared error of the network's prediction at x_t = a_t·x0 + b_t·ε (DDPM, arXiv:2006.11239, eq. 14).
 
     Args:
         images: uint8 training images, shape (count, channels, height, width), or floating-point latents, used unchanged.
-        schedule: a_t and b_t.
-        prediction_type: ``epsilon``, ``sample`` (x0) or ``v_prediction`` (a·ε − b·x0, arXiv:2202.00512).
+        parameterization: a_t and b_t, and what the network predicts.
         classes: classes of the images, for a class-conditional network.
         name: name of the images, for messages.
     """
 
     images: Tensor
-    schedule: NoiseSchedule
-    prediction_type: str = "epsilon"
+    parameterization: Parameterization
     classes: Classes | None = None
     name: str = "the images"
     _tables: dict[torch.device, tuple[Tensor, Tensor]] = field(default_factory=dict, repr=False)
 
     def __post_init__(self) -> None:
-        if self.prediction_type not in PREDICTION_TYPES:
-            raise InputError(
-                f"Unknown prediction type {self.prediction_type!r}; expected one of {', '.join(PREDICTION_TYPES)}."
-            )
+        self.parameterization.check_trainable()
 
     def fingerprint(self) -> str:
         """Hash of the images with their classes, the noise schedule and the prediction type, 64 hex digits.
@@ -184,10 +177,7 @@ class DenoisingObjective:
         """Network input x_t and its target, both (batch, C, H, W)."""
         shape = (-1, *([1] * (clean.ndim - 1)))
         signal, spread = (table[timesteps].to(clean).reshape(shape) for table in self._tables_on(timesteps.device))
-        noisy = signal * clean + spread * noise
-        if self.prediction_type == "epsilon":
-            return noisy, noise
-        return noisy, clean if self.prediction_type == "sample" else signal * noise - spread * clean
+        return signal * clean + spread * noise, self.parameterization.target(clean, noise, signal, spread)
 
     def _tables_on(self, device: torch.device) -> tuple[Tensor, Tensor]:
         """a_t and b_t of all timesteps, shape (T,), float64, copied to a device once."""

@@ -4,14 +4,13 @@ from dataclasses import asdict, dataclass, field, is_dataclass
 from typing import Any, Protocol, runtime_checkable
 
 import torch
-from torch import Generator, Tensor, nn
+from torch import Generator, Tensor
 
 from prunekit.errors import InputError
 from prunekit.groups import TimestepGroup
 
 __all__ = [
     "LearningSampler",
-    "ObservingSampler",
     "RangeTimesteps",
     "StatedSampler",
     "StatefulSampler",
@@ -64,20 +63,6 @@ class StatefulSampler(TimestepSampler, Protocol):
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Restore the state from a checkpoint."""
-        ...
-
-
-@runtime_checkable
-class ObservingSampler(StatefulSampler, Protocol):
-    """A timestep sampler that looks at the network during training and adapts its draws."""
-
-    @property
-    def every(self) -> int:
-        """Number of train steps between two looks; 0 if it never looks."""
-        ...
-
-    def observe(self, model: nn.Module, train_step: int) -> bool:
-        """Look at the moving average after ``train_step`` steps, the same on every process; False ends the training."""
         ...
 
 

@@ -21,7 +21,7 @@ def with_tensorboard(report: Reporter, folder: Path | str | None) -> Reporter:
         from torch.utils.tensorboard import SummaryWriter  # noqa: PLC0415 - an extra
     except ImportError as error:
         raise InputError(
-            "TensorBoard is not installed; install prunekit[tracking], or leave --logging-dir out."
+            "TensorBoard is not installed; install prunekit[tracking], or leave `logging_dir` out."
         ) from error
     writer = SummaryWriter(str(folder))
 

@@ -3,12 +3,11 @@
 from dataclasses import dataclass
 from typing import Any
 
-from torch import Generator, Tensor, nn
+from torch import Generator, Tensor
 
 from prunekit.errors import InputError
 from prunekit.training.timesteps import (
     LearningSampler,
-    ObservingSampler,
     StatedSampler,
     StatefulSampler,
     TimestepSampler,
@@ -20,7 +19,7 @@ __all__ = ["Wrapped"]
 
 @dataclass(frozen=True, eq=False)
 class Wrapped:
-    """A timestep sampler that passes on another's draws, and passes the network and the losses to it.
+    """A timestep sampler that passes on another's draws, and passes the losses to it.
 
     Args:
         sampler: the sampler that draws.
@@ -37,17 +36,6 @@ class Wrapped:
         if not isinstance(self.sampler, StatedSampler):
             raise InputError(f"{type(self.sampler).__name__} states no probabilities; expected a sampler that does.")
         return self.sampler.probabilities(train_step)
-
-    @property
-    def every(self) -> int:
-        """See :class:`~prunekit.training.ObservingSampler`; 0 if the sampler never looks."""
-        return self.sampler.every if isinstance(self.sampler, ObservingSampler) else 0
-
-    def observe(self, model: nn.Module, train_step: int) -> bool:
-        """See :class:`~prunekit.training.ObservingSampler`."""
-        if isinstance(self.sampler, ObservingSampler) and self.sampler.every:
-            return self.sampler.observe(model, train_step)
-        return True
 
     @property
     def learns(self) -> bool:

@@ -2,12 +2,15 @@
 
 import contextlib
 import shutil
+import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from command_line import Typed, done
 
 from prunekit.checkpoint import save_base
+from prunekit.cli import main
 from prunekit.steps.bases import open_base
 
 
@@ -47,3 +50,23 @@ def main_job() -> dict[str, Typed]:
     )
     results["importance"] = done("prunekit importance base.pt --samples 16")
     return results
+
+
+@pytest.fixture
+def run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Callable[..., tuple[int, str, str]]:
+    """Run a command in an empty folder: (exit code, standard output, standard error)."""
+    monkeypatch.chdir(tmp_path)
+
+    def call(*arguments: object) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["prunekit", *map(str, arguments)])
+        code = 0
+        try:
+            main()
+        except SystemExit as stop:
+            code = int(stop.code or 0)
+        captured = capsys.readouterr()
+        return code, captured.out, captured.err
+
+    return call

@@ -15,6 +15,7 @@ from prunekit.checkpoint import Base, ModelSpec, save_base
 from prunekit.graph import PruningPlan, trace
 from prunekit.groups import TimestepGroups
 from prunekit.nets import save_experts
+from prunekit.schedule import Parameterization
 from prunekit.slim import SlimModel
 from prunekit.steps.bases import open_base
 from prunekit.steps.opening import open_model
@@ -39,7 +40,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         slims[2].model.conv_out.bias += 0.5
     save_experts(slims, groups, folder / "experts")
     small = ModelSpec("UNet2DModel", {**base.spec.config, "block_out_channels": [16, 24]})
-    save_base(Base(small.build(), small, base.schedule, data=base.data), folder / "small.pt")
+    save_base(Base(small.build(), small, Parameterization(base.schedule), data=base.data), folder / "small.pt")
     torch.save(base.model.state_dict(), folder / "bare.pt")
     (folder / "model.json").write_text(json.dumps({"_class_name": base.spec.class_name, **base.spec.config}))
     return folder

@@ -14,6 +14,7 @@ from command_line import TINY, Typed, listing, typed
 from prunekit.checkpoint import Base, ModelSpec, save_base
 from prunekit.cli.app import app
 from prunekit.cli.options import _flag
+from prunekit.schedule import Parameterization
 from prunekit.steps.bases import open_base, seeded_weights
 
 
@@ -23,7 +24,7 @@ def shelf(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("shelf")
     spec, digits = ModelSpec.from_json(TINY), open_base("embedded:digits")
     with seeded_weights(0):  # whether every sample overflows depends on the weights
-        base = Base(spec.build(), spec, digits.schedule, data=digits.data)
+        base = Base(spec.build(), spec, Parameterization(digits.schedule), data=digits.data)
     with torch.no_grad():
         base.model.conv_out.weight.mul_(1e38)
         base.model.conv_out.bias.fill_(3e38)

@@ -17,7 +17,7 @@ COMMANDS = {
     "importance nope.pt": "nope.pt does not exist; expected a checkpoint",
     "groups --base nope.pt": "nope.pt does not exist; expected a checkpoint",
     "cost nope": "nope does not exist; expected a checkpoint",
-    "cost nope.yaml": "Recipe nope.yaml does not exist",
+    "estimate nope.yaml": "Recipe nope.yaml does not exist",
     "sample nope": "nope does not exist; expected a checkpoint",
     "evaluate nope": "nope does not exist; expected a checkpoint",
     "evaluate . --base nope.pt": "nope.pt does not exist; expected a checkpoint",

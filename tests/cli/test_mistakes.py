@@ -12,7 +12,7 @@ import pytest
 from command_line import TINY, Typed, listing, typed
 
 from prunekit.checkpoint import ModelSpec, load_base, save_base
-from prunekit.schedule import NoiseSchedule
+from prunekit.schedule import NoiseSchedule, Parameterization
 
 
 @pytest.fixture(scope="module")
@@ -24,10 +24,10 @@ def workshop(tmp_path_factory: pytest.TempPathFactory, typed_once: dict[str, Typ
     for name in ("slim", "experts"):
         shutil.copytree(desk / name, folder / name)
     base = load_base(desk / "base.pt")
-    save_base(replace(base, prediction_type="v_prediction"), folder / "v.pt")
+    save_base(replace(base, parameterization=Parameterization(base.schedule, "v_prediction")), folder / "v.pt")
     save_base(replace(base, data={}), folder / "unrecorded.pt")
-    save_base(replace(base, schedule=NoiseSchedule.linear(500)), folder / "short.pt")
-    save_base(replace(base, schedule=NoiseSchedule.cosine(1000)), folder / "cosine.pt")
+    save_base(replace(base, parameterization=Parameterization(NoiseSchedule.linear(500))), folder / "short.pt")
+    save_base(replace(base, parameterization=Parameterization(NoiseSchedule.cosine(1000))), folder / "cosine.pt")
     colour = ModelSpec.from_json(TINY | {"in_channels": 3, "out_channels": 3})
     save_base(replace(base, model=colour.build(), spec=colour), folder / "colour.pt")
     for name in ("garbage.pt", "garbage.safetensors", "garbage.npz", "text.txt"):

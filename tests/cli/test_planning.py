@@ -9,30 +9,11 @@ import pytest
 
 from prunekit import __version__
 from prunekit.allocation import Allocation
-from prunekit.cli import main
 from prunekit.groups import TimestepGroups
 from prunekit.schedule import NoiseSchedule, sampler_timesteps
 
 SCRIPT = Path(sys.executable).with_name("prunekit")
 HEAVY = ("torch", "diffusers", "pandas", "matplotlib", "scipy", "sklearn")
-
-
-@pytest.fixture
-def run(tmp_path, monkeypatch, capsys):
-    """Run a command in an empty folder: (exit code, standard output, standard error)."""
-    monkeypatch.chdir(tmp_path)
-
-    def call(*arguments):
-        monkeypatch.setattr(sys, "argv", ["prunekit", *map(str, arguments)])
-        code = 0
-        try:
-            main()
-        except SystemExit as stop:
-            code = stop.code or 0
-        captured = capsys.readouterr()
-        return code, captured.out, captured.err
-
-    return call
 
 
 def one_sentence(text):

@@ -77,9 +77,9 @@ def test_the_classes_of_samples_are_kept_with_them(folder, monkeypatch):
 
 def test_the_cost_of_a_recipe_is_said_before_it_runs(folder, monkeypatch):
     monkeypatch.chdir(folder)
-    lines = done("prunekit cost small.yaml").out.splitlines()
+    lines = done("prunekit estimate small.yaml").out.splitlines()
     assert "GMACs per sample and evaluation" in lines[0]
-    data = done("prunekit cost small.yaml --json --gpu H100 --gpus 2").json
+    data = done("prunekit estimate small.yaml --json --gpu H100 --gpus 2").json
     assert {"macs", "params", "by_module", "uncounted", "memory", "stages"} <= set(data)
     assert data["machine"] == {"gpu": "H100", "count": 2, "utilisation": 0.3}
     assert [stage["stage"] for stage in data["stages"]] == ["base", "importance", "search"]
@@ -97,8 +97,9 @@ def test_the_cost_of_a_recipe_is_said_before_it_runs(folder, monkeypatch):
             "Got --recipe with seed; expected the recipe to say them",
         ),
         ("train --recipe nowhere.yaml --output new.pt", "Recipe nowhere.yaml does not exist"),
-        ("cost nowhere.yaml", "Recipe nowhere.yaml does not exist"),
-        ("cost small.yaml --gpu abacus", "Got GPU 'abacus'"),
+        ("estimate nowhere.yaml", "Recipe nowhere.yaml does not exist"),
+        ("cost small.yaml", "Got small.yaml, a recipe; expected a model. `prunekit estimate small.yaml`"),
+        ("estimate small.yaml --gpu abacus", "Got GPU 'abacus'"),
         ("sample own.pt --class 11 --count 1", "Got class 11; expected 0 … 10"),
         ("consistency own.pt own.pt", "own.pt takes classes; expected models of plain pictures"),
         ("run small.yaml --base nothing.pt --output other", "nothing.pt"),

@@ -103,7 +103,7 @@ def test_worker_processes_have_the_confirmation(server, tmp_path, monkeypatch):
 
 def test_commands_that_only_read_a_recipe_send_nothing(server, tmp_path):
     write(tmp_path / "r.yaml", server.url)
-    done("prunekit cost r.yaml")
+    done("prunekit estimate r.yaml")
     done("prunekit train --recipe r.yaml --output own.pt")
     assert server.asked == []
 

@@ -13,7 +13,7 @@ from prunekit.consistency import Consistency, ConsistencyOptions, Denoiser, meas
 from prunekit.graph import PruningPlan, trace
 from prunekit.groups import TimestepGroups
 from prunekit.nets import TimestepExperts
-from prunekit.schedule import NoiseSchedule
+from prunekit.schedule import NoiseSchedule, Parameterization
 from prunekit.slim import SlimModel
 
 T = 100
@@ -71,5 +71,7 @@ class OptimalDenoiser(nn.Module):
 
 def compared(a: Any, b: Any, prediction_types: tuple[str, str] = ("epsilon", "epsilon"), **options: Any) -> Consistency:
     """Two models on ten steps and six pairs unless told otherwise."""
-    pair = (Denoiser(model, SCHEDULE, kind) for model, kind in zip((a, b), prediction_types, strict=True))
+    pair = (
+        Denoiser(model, Parameterization(SCHEDULE, kind)) for model, kind in zip((a, b), prediction_types, strict=True)
+    )
     return measure_consistency(*pair, SHAPE, ConsistencyOptions(**{"steps": 10, "count": 6, **options}))

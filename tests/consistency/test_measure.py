@@ -10,7 +10,7 @@ from prunekit.consistency import ConsistencyOptions, Denoiser, measure_consisten
 from prunekit.errors import InputError
 from prunekit.nets import MultiDecoderUNet
 from prunekit.sampling import make_sampler, real_timesteps
-from prunekit.schedule import NoiseSchedule
+from prunekit.schedule import NoiseSchedule, Parameterization
 
 
 @pytest.fixture(scope="module")
@@ -87,7 +87,7 @@ def test_two_models_start_from_the_same_noise_and_part(found):
 
 
 def test_the_images_are_those_of_the_samplers_own_run(model, found):
-    sampler = make_sampler("ddim", 10, SCHEDULE, "epsilon", SHAPE)
+    sampler = make_sampler("ddim", 10, Parameterization(SCHEDULE), SHAPE)
     assert torch.equal(found.images[0], sampler(model, 6, 0))
     assert torch.equal(found.images[1], sampler(other_unet(), 6, 0))
 
@@ -170,7 +170,7 @@ def test_models_modes_and_the_global_generator_are_left_alone(model):
 
 def test_progress_is_reported_by_evaluations(model):
     said = []
-    pair = [Denoiser(model, SCHEDULE)] * 2
+    pair = [Denoiser(model, Parameterization(SCHEDULE))] * 2
     options = ConsistencyOptions(steps=3, count=4, batch_size=2)
     measure_consistency(*pair, SHAPE, options, lambda done, all_: said.append((done, all_)))
     assert said == [(i + 1, 6) for i in range(6)]
@@ -181,14 +181,16 @@ def test_progress_is_reported_by_evaluations(model):
 )
 def test_other_noise_schedules_are_refused(model, other):
     with pytest.raises(InputError, match="expected the same"):
-        measure_consistency(Denoiser(model, SCHEDULE), Denoiser(model, other), SHAPE)
+        measure_consistency(
+            Denoiser(model, Parameterization(SCHEDULE)), Denoiser(model, Parameterization(other)), SHAPE
+        )
 
 
 def test_a_schedule_in_single_precision_is_the_same_schedule(model):
     betas = np.linspace(1e-3, 0.2, 100).astype(np.float32)
     bar = np.cumprod(1 - betas, dtype=np.float32).astype(np.float64)
     single = NoiseSchedule(np.sqrt(bar), np.sqrt(1 - bar))
-    pair = Denoiser(model, SCHEDULE), Denoiser(model, single)
+    pair = Denoiser(model, Parameterization(SCHEDULE)), Denoiser(model, Parameterization(single))
     found = measure_consistency(*pair, SHAPE, ConsistencyOptions(steps=2, count=2))
     assert found.same.mean("mse") < 1e-6
 
@@ -200,6 +202,6 @@ def test_options_that_cannot_be_used_are_refused(model, wrong):
 
 
 def test_images_without_room_for_a_window_are_refused_before_anything_is_sampled():
-    model = Denoiser(torch.nn.Identity(), SCHEDULE)  # which cannot be sampled
+    model = Denoiser(torch.nn.Identity(), Parameterization(SCHEDULE))  # which cannot be sampled
     with pytest.raises(InputError, match="at least 3×3"):
         measure_consistency(model, model, (1, 2, 8))

@@ -7,6 +7,7 @@ from pairs import GROUPS, SCHEDULE, SHAPE, compared, damage, experts
 from prunekit.consistency import Denoiser, Seam
 from prunekit.errors import InputError
 from prunekit.nets import MultiDecoderUNet
+from prunekit.schedule import Parameterization
 
 
 @pytest.fixture(scope="module")
@@ -79,10 +80,10 @@ def test_a_seam_that_a_step_stops_at_is_measured_on_that_state(base):
     noise = torch.randn((6, *SHAPE), generator=torch.Generator().manual_seed(0))
     from prunekit.sampling import make_sampler
 
-    sampler = make_sampler("ddim", 10, SCHEDULE, "epsilon", SHAPE)
+    sampler = make_sampler("ddim", 10, Parameterization(SCHEDULE), SHAPE)
     with torch.no_grad():
         state = next(e.state for e in sampler.trajectory(whole, noise, 0) if e.timestep == 80)
-        cleans = [Denoiser(whole, SCHEDULE).part(i).clean(state, 80).clamp(-1, 1) for i in (2, 3)]
+        cleans = [Denoiser(whole, Parameterization(SCHEDULE)).part(i).clean(state, 80).clamp(-1, 1) for i in (2, 3)]
     expected = ((cleans[0] - cleans[1]) / 2).square().flatten(1).mean(1).sqrt()
     np.testing.assert_allclose(found.seams[0].jump, expected.numpy(), rtol=1e-4)
 
@@ -98,9 +99,9 @@ def test_the_ratio_is_what_it_is_said_to_be(cleaner, noisier, ratio):
 
 def test_one_network_has_no_parts(base):
     with pytest.raises(InputError, match="no timestep groups"):
-        Denoiser(base, SCHEDULE).part(0)
+        Denoiser(base, Parameterization(SCHEDULE)).part(0)
     with pytest.raises(InputError, match="no timestep group 4"):
-        Denoiser(experts(base), SCHEDULE).part(4)
+        Denoiser(experts(base), Parameterization(SCHEDULE)).part(4)
 
 
 def test_damage_is_damage(base):

@@ -168,7 +168,7 @@ def test_a_text_that_is_called_a_picture_is_refused_with_its_name(tmp_path):
 
 
 def test_missing_and_empty_sources_are_told(tmp_path):
-    with pytest.raises(MissingFileError, match="--data nowhere does not exist; expected 'digits', a folder"):
+    with pytest.raises(MissingFileError, match="nowhere does not exist; expected 'digits', a folder"):
         load_images("nowhere")
     with pytest.raises(MissingFileError, match=r"has no \.png or \.jpg pictures"):
         load_images(str(tmp_path))
@@ -181,7 +181,7 @@ def test_missing_and_empty_sources_are_told(tmp_path):
 
 @pytest.mark.parametrize("resolution", [-8, 0, 1, 4097])
 def test_an_impossible_resolution_is_refused(resolution):
-    with pytest.raises(InputError, match=rf"Got --resolution {resolution}; expected 2 … 4096"):
+    with pytest.raises(InputError, match=rf"Got `resolution` {resolution}; expected 2 … 4096"):
         load_images("digits", resolution)
 
 

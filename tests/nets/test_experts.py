@@ -17,7 +17,7 @@ from prunekit.graph import apply, attributes
 from prunekit.groups import TimestepGroups
 from prunekit.nets import DropInOutput, TimestepExperts, load_experts, save_experts
 from prunekit.sampling import make_sampler, make_scheduler, real_timesteps
-from prunekit.schedule import NoiseSchedule, sampler_timesteps
+from prunekit.schedule import NoiseSchedule, Parameterization, sampler_timesteps
 from prunekit.slim import SlimModel
 
 T = 100
@@ -345,7 +345,7 @@ class TestStockPipelines:
         import diffusers
 
         experts = load_experts(folder, resident)
-        scheduler = make_scheduler(name.lower(), SCHEDULE)
+        scheduler = make_scheduler(name.lower(), Parameterization(SCHEDULE))
         pipeline = getattr(diffusers, f"{name}Pipeline")(unet=experts, scheduler=scheduler)
         pipeline.set_progress_bar_config(disable=True)
         module = __import__(type(pipeline).__module__, fromlist=["randn_tensor"])
@@ -354,7 +354,7 @@ class TestStockPipelines:
         stepping = __import__(type(scheduler).__module__, fromlist=["randn_tensor"])
         monkeypatch.setattr(stepping, "randn_tensor", lambda shape, **k: torch.full(shape, 0.1))
         images = pipeline(batch_size=2, num_inference_steps=3, output_type="np").images
-        own = make_sampler(name.lower(), 3, SCHEDULE, "epsilon", (1, 8, 8))(experts, 2, seed=7)
+        own = make_sampler(name.lower(), 3, Parameterization(SCHEDULE), (1, 8, 8))(experts, 2, seed=7)
         assert np.isfinite(images).all()
         np.testing.assert_allclose(images, (own / 2 + 0.5).clamp(0, 1).permute(0, 2, 3, 1).numpy(), atol=1e-5)
         assert images.std() > 0.01
@@ -362,7 +362,7 @@ class TestStockPipelines:
     def test_take_the_experts_as_they_come(self, experts):
         from diffusers import DDPMPipeline
 
-        pipeline = DDPMPipeline(unet=experts, scheduler=make_scheduler("ddpm", SCHEDULE)).to("cpu")
+        pipeline = DDPMPipeline(unet=experts, scheduler=make_scheduler("ddpm", Parameterization(SCHEDULE))).to("cpu")
         pipeline.set_progress_bar_config(disable=True)
         generator = torch.Generator().manual_seed(0)
         images = pipeline(batch_size=1, generator=generator, num_inference_steps=2).images

@@ -18,6 +18,7 @@ from prunekit.errors import InputError
 from prunekit.nets import load_experts
 from prunekit.recipe import Recipe
 from prunekit.runs.experts_run import Run
+from prunekit.schedule import Parameterization
 from prunekit.steps import placing
 from prunekit.steps.image_choice import check_comparison, check_images, classes_for, sampled_classes
 from prunekit.steps.opening import open_model
@@ -112,12 +113,14 @@ def test_labels_stay_with_their_images():
     data = ImageData(images, "numbered", torch.arange(40))
     timesteps = torch.arange(64)
     for dropout in (0.0, 0.25):
-        objective = DenoisingObjective(images, NoiseSchedule.linear(), "epsilon", classes_for(data, spec, dropout))
+        objective = DenoisingObjective(
+            images, Parameterization(NoiseSchedule.linear()), classes_for(data, spec, dropout)
+        )
         clean, _, labels = objective.draw(timesteps, Generator().manual_seed(0))
         told = labels != 40
         assert torch.equal(clean[told], to_unit_range(images[labels[told]]))
         assert bool(told.all()) == (dropout == 0)
-    plain = DenoisingObjective(images, NoiseSchedule.linear())
+    plain = DenoisingObjective(images, Parameterization(NoiseSchedule.linear()))
     assert all(
         torch.equal(a, b)
         for a, b in zip(

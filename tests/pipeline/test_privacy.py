@@ -128,7 +128,7 @@ def test_images_are_known_by_their_content(home, tmp_path, monkeypatch):
     ):
         images_for(data, spec, None, model)
     pictures(tmp_path / "pics.npz", seed=1)
-    with pytest.raises(InputError, match=r"not found near it \(.*/pics\.npz holds other ones\); name them by --data"):
+    with pytest.raises(InputError, match=r"not found near it \(.*/pics\.npz holds other ones\); name them by `data`"):
         images_for(data, spec, None, model)
     pictures(tmp_path / "models" / "pics.npz")
     assert images_for(data, spec, None, model).sha256 == data["sha256"]

@@ -1,6 +1,7 @@
 """The figures of a run, measured anew, and their publication."""
 
 import copy
+import html
 import json
 from pathlib import Path
 from typing import Any
@@ -100,7 +101,9 @@ def test_the_embedded_bases_own_training_is_known(manifest, finished):
     made = sum(row["macs"] for row in manifest["ledger"] if row["kind"] in ("importance", "search", "training"))
     sentence = cost_sentence(read_run(finished))
     assert f"took {large_text(made)} MACs, search and scoring included: {short_ratio(made / macs)} of the" in sentence
-    assert sentence in (finished / "report" / "index.html").read_text().replace("\N{NO-BREAK SPACE}", " ")
+    assert sentence in html.unescape((finished / "report" / "index.html").read_text()).replace(
+        "\N{NO-BREAK SPACE}", " "
+    )
 
 
 @pytest.mark.slow
@@ -159,9 +162,7 @@ def test_as_many_losses_are_drawn_as_the_recipe_says(finished, samples):
     assert recipe.allocation is not None
     assert recipe.evaluation is not None
     images = load_images("digits")
-    setting = Setting(
-        images, cut_groups(base.schedule, 2), base.schedule, "epsilon", recipe.allocation, recipe.evaluation
-    )
+    setting = Setting(images, cut_groups(base.schedule, 2), base.parameterization, recipe.allocation, recipe.evaluation)
     rows = measure_losses(setting, {"base": Zero()})
     assert sum(counts) == 2 * samples
     assert [row["base"]["mean"] for row in rows] == pytest.approx([1.0, 1.0], abs=0.5)  # the noise's own variance

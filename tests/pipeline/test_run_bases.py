@@ -18,6 +18,7 @@ from prunekit.errors import FileFormatError, InputError, MissingFileError
 from prunekit.recipe import Recipe
 from prunekit.runs.experts_run import Run
 from prunekit.runs.publishing import publish
+from prunekit.schedule import Parameterization
 from prunekit.steps.bases import open_base
 
 TINY = {
@@ -121,7 +122,7 @@ def test_a_base_can_be_a_path_and_is_read_again_when_it_changes(trained, tmp_pat
 
 def test_a_base_without_a_record_of_its_images_gets_the_recipes(trained, tmp_path, execute):
     base = load_base(trained / "base.pt")
-    save_base(Base(base.model, base.spec, base.schedule), tmp_path / "bare.pt")
+    save_base(Base(base.model, base.spec, Parameterization(base.schedule)), tmp_path / "bare.pt")
     execute(path_recipe(tmp_path / "bare.pt"), tmp_path / "run")
     assert load_base(tmp_path / "run" / "base.pt").data == {"source": "digits", "resolution": 8}
     assert read_json(tmp_path / "run" / "manifest.json")["base"]["training"] is None

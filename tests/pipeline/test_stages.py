@@ -90,7 +90,7 @@ def test_the_embedded_base_denoises():
     base = open_base("embedded:digits")
     held_out = images_of(base).held_out
     assert base.data["source"] == "digits"
-    objective = DenoisingObjective(held_out.images, base.schedule, base.prediction_type)
+    objective = DenoisingObjective(held_out.images, base.parameterization)
     with torch.no_grad():
         loss = objective(base.model, torch.full((256,), 500), torch.Generator().manual_seed(0))
     assert float(loss) < 0.1  # predicting no noise at all costs 1
@@ -125,7 +125,7 @@ def test_images_are_the_recorded_ones_or_others_at_the_models_size(pictures, dig
 
 
 def test_images_that_nobody_names_are_asked_for():
-    with pytest.raises(InputError, match="--data"):
+    with pytest.raises(InputError, match="`data`"):
         images_for({}, tiny(), None)
 
 

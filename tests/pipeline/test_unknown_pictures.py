@@ -15,7 +15,7 @@ from prunekit.groups import TimestepGroups
 from prunekit.recipe import AllocationOptions, EvaluationOptions
 from prunekit.report import claim, read_run, write_all_reports
 from prunekit.report.curriculum import curriculum_claim
-from prunekit.schedule import NoiseSchedule
+from prunekit.schedule import NoiseSchedule, Parameterization
 from prunekit.steps.sample_quality import Setting, measure_samples
 from prunekit.studies.kinds_of_runs import run_of
 
@@ -100,7 +100,7 @@ def test_a_comparison_of_trainings_is_judged_by_the_loss(pictures, tmp_path):
 def setting(images, extractor=None, seeds=(0,)):
     groups, options = TimestepGroups.from_cuts(50, []), EvaluationOptions(samples=8, seeds=seeds)
     sampling, schedule = AllocationOptions(steps=2), NoiseSchedule.from_config(TINY_SCHEDULE)
-    return Setting(images, groups, schedule, "epsilon", sampling, options, extractor=extractor)
+    return Setting(images, groups, Parameterization(schedule), sampling, options, extractor=extractor)
 
 
 def networks(model, seeds=(0, 1)):

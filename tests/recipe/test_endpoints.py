@@ -64,7 +64,7 @@ def evidence(entries):
 def test_a_recipe_sends_nothing_before_it_is_confirmed_and_the_key_afterwards(loaded, server):
     recipe = loaded(data_of(url=server.url, key_variable=STOLEN))
     endpoint = recipe.prune.search.llm
-    with pytest.raises(InputError, match=r"nobody has confirmed it; confirm it by --llm-endpoint"):
+    with pytest.raises(InputError, match=r"nobody has confirmed it; confirm it by `llm_endpoint`"):
         endpoint.complete(QUESTION)
     with pytest.raises(InputError, match="nobody has confirmed it"):
         endpoint.key()

@@ -13,6 +13,7 @@ from prunekit.cost import count_macs
 from prunekit.data import ImageData, ImageSplit
 from prunekit.errors import InputError
 from prunekit.recipe import Recipe, load_recipe
+from prunekit.schedule import Parameterization
 from prunekit.steps.bases import seeded_weights
 from prunekit.steps.bench import Bench
 from prunekit.steps.image_choice import check_images, classes_for
@@ -82,7 +83,7 @@ def test_the_comments_are_what_the_cost_model_says(name: str) -> None:
     comment = " ".join(line.removeprefix("# ") for line in text.splitlines() if line.startswith("# "))
     for sentence in estimated(name).sentences():
         assert sentence in comment
-    assert f"prunekit cost recipes/{name}.yaml" in comment
+    assert f"prunekit estimate recipes/{name}.yaml" in comment
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -103,7 +104,7 @@ def test_a_narrow_version_is_traced_counted_and_can_be_pruned(name: str) -> None
     recipe = load_recipe(path_of(name))
     spec = ModelSpec(spec_of(recipe).class_name, {**spec_of(recipe).config, **NARROW[name]})
     with seeded_weights(0):
-        base = Base(spec.build().eval(), spec, recipe.base.schedule)
+        base = Base(spec.build().eval(), spec, Parameterization(recipe.base.schedule))
     assert recipe.prune is not None
     bench = Bench.of(
         base, recipe.prune.norm_mode, recipe.prune.head_mode
@@ -126,13 +127,13 @@ def test_one_step_of_the_recipes_own_model(name: str) -> None:
     data, schedule = data_for(recipe).train, recipe.base.schedule
     prediction_type = recipe.base.prediction_type or "epsilon"  # a checkpoint brings its own
     objective = DenoisingObjective(
-        data.images, schedule, prediction_type, classes_for(data, spec, options.label_dropout)
+        data.images, Parameterization(schedule, prediction_type), classes_for(data, spec, options.label_dropout)
     )
     with seeded_weights(0):
         model = spec.build()
     watched = next(parameter for key, parameter in model.named_parameters() if key.endswith("bias"))
     before = watched.detach().clone()
-    result = train(model, objective, timestep_sampler(options, schedule, prediction_type), options)
+    result = train(model, objective, timestep_sampler(options, Parameterization(schedule, prediction_type)), options)
     ((step, loss),) = result.losses
     assert step == 1
     assert np.isfinite(loss)

@@ -10,6 +10,7 @@ from prunekit.errors import InputError
 from prunekit.graph import PruningPlan, apply
 from prunekit.groups import make_groups
 from prunekit.importance import Probe, importance
+from prunekit.schedule import Parameterization
 from prunekit.search import PROXIES, make_proxy, proxy_evaluations
 from prunekit.steps.bases import open_base
 from prunekit.steps.bench import Bench
@@ -24,7 +25,7 @@ class Digits:
         self.base = open_base("embedded:digits")
         bench = Bench.of(self.base)
         self.model, self.graph = self.base.model, bench.graph
-        objective = DenoisingObjective(images_of(self.base).train.images, self.base.schedule)
+        objective = DenoisingObjective(images_of(self.base).train.images, Parameterization(self.base.schedule))
         group = make_groups(self.base.schedule, 5)[2]
         self.probe = Probe(objective, group, samples=64, batch_size=32)
         inputs = self.base.spec.example_inputs()

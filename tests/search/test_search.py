@@ -15,6 +15,7 @@ from prunekit.graph.flow import Flow
 from prunekit.groups import make_groups
 from prunekit.importance import Probe, importance
 from prunekit.recipe import PruneOptions
+from prunekit.schedule import Parameterization
 from prunekit.search import (
     PROPOSERS,
     SearchOptions,
@@ -47,7 +48,7 @@ class Digits:
         self.model, self.graph, self.cost = base.model, self.bench.graph, self.bench.cost
         self.inputs = base.spec.example_inputs()
         group = make_groups(base.schedule, 5)[3]
-        objective = DenoisingObjective(images_of(base).train.images, base.schedule)
+        objective = DenoisingObjective(images_of(base).train.images, Parameterization(base.schedule))
         self.probe = Probe(objective, group, samples=32, batch_size=32)
         scores = importance(self.model, self.inputs, objective, [group], samples=64, graph=self.graph)
         self.scores = scores.of(3)

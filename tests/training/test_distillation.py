@@ -10,7 +10,7 @@ from torch import Generator
 
 from prunekit.errors import FileFormatError, InputError
 from prunekit.graph import PruningPlan, apply, trace
-from prunekit.schedule import NoiseSchedule
+from prunekit.schedule import NoiseSchedule, Parameterization
 from prunekit.training import DenoisingObjective, Distillation, feature_layers, train
 
 
@@ -131,7 +131,9 @@ def test_every_block_of_a_unet_has_a_layer_to_learn_from_after_it_was_pruned():
     features = {name: torch.from_numpy(kept[name, "out"]) if (name, "out") in kept else None for name in names}
     assert sum(stays is not None for stays in features.values()) > 3
     images = torch.randint(0, 256, (8, 1, 8, 8), dtype=torch.uint8, generator=Generator().manual_seed(1))
-    aim = Distillation(DenoisingObjective(images, NoiseSchedule.linear(T)), teacher, 0.5, 1.0, features)
+    aim = Distillation(
+        DenoisingObjective(images, Parameterization(NoiseSchedule.linear(T))), teacher, 0.5, 1.0, features
+    )
     timesteps = torch.tensor([3, 9])
     clean, noise = aim.draw(timesteps, Generator().manual_seed(0))
     assert aim.per_sample(student.eval(), clean, noise, timesteps).isfinite().all()

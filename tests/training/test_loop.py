@@ -21,6 +21,7 @@ from tiny_training import (
 from torch import Generator, Tensor
 
 from prunekit.errors import InputError
+from prunekit.schedule import Parameterization
 from prunekit.training import (
     LOSS_WEIGHTS,
     TIMESTEP_SAMPLERS,
@@ -298,7 +299,7 @@ def test_momentum_falls_while_training_and_is_back_afterwards():
 @pytest.mark.parametrize("weight", LOSS_WEIGHTS)
 def test_every_sampler_and_weight_that_can_be_named_trains(sampler, weight):
     options = replace(OPTIONS, steps=2, timestep_sampler=sampler, loss_weight=weight)
-    chosen = timestep_sampler(options, tiny_objective().schedule, "epsilon", RangeTimesteps(10, 20, 50))
+    chosen = timestep_sampler(options, Parameterization(tiny_objective().schedule), RangeTimesteps(10, 20, 50))
     result = train(tiny_net(), tiny_objective(), chosen, options)
     assert int(result.seen[10:20].sum()) == int(result.seen.sum()) == 2 * 16
 

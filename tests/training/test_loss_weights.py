@@ -7,21 +7,16 @@ from diffusers import DDPMScheduler
 from diffusers.training_utils import compute_snr
 from hypothesis import given
 from hypothesis import strategies as st
-from torch import Generator, nn
+from torch import Generator
 
 from prunekit.errors import InputError
-from prunekit.groups import TimestepGroups
-from prunekit.schedule import NoiseSchedule
+from prunekit.schedule import PREDICTION_TYPES, NoiseSchedule, Parameterization
 from prunekit.training import (
     LOSS_WEIGHTS,
-    PREDICTION_TYPES,
     DenoisingObjective,
-    EarlyStop,
     LearningSampler,
     LossSecondMoment,
-    ObservingSampler,
     RangeTimesteps,
-    StageTimesteps,
     Weighted,
     change_aware,
     described,
@@ -48,24 +43,24 @@ THREE = NoiseSchedule.from_betas(1 - BARS / np.array([1.0, 0.9, 0.5]))
     ],
 )
 def test_weights_are_worked_out_by_hand(weight, prediction_type, expected):
-    found = weight(THREE, prediction_type)
+    found = weight(Parameterization(THREE, prediction_type))
     assert found.dtype == torch.float64
     np.testing.assert_allclose(found.numpy(), expected, rtol=1e-9)
 
 
 def test_gamma_and_k_are_worked_out_by_hand():
-    np.testing.assert_allclose(min_snr(THREE, gamma=0.5), [1 / 18, 0.5, 1])
-    np.testing.assert_allclose(p2(THREE, k=3.0, gamma=0.5), [12**-0.5, 0.5, (28 / 9) ** -0.5])
-    assert (p2(THREE, gamma=0) == 1).all()
+    np.testing.assert_allclose(min_snr(Parameterization(THREE), gamma=0.5), [1 / 18, 0.5, 1])
+    np.testing.assert_allclose(p2(Parameterization(THREE), k=3.0, gamma=0.5), [12**-0.5, 0.5, (28 / 9) ** -0.5])
+    assert (p2(Parameterization(THREE), gamma=0) == 1).all()
 
 
 def test_change_aware_weights_go_from_the_slowest_to_the_fastest_timestep():
     bars = np.array([0.9, 0.8, 0.3, 0.1])  # rates of change 0.1, 0.3, 0.35, 0.2
     schedule = NoiseSchedule.from_betas(1 - bars / np.array([1.0, 0.9, 0.8, 0.3]))
-    np.testing.assert_allclose(change_aware(schedule, ceiling=0.6), [0.4, 0.56, 0.6, 0.48], rtol=1e-9)
-    np.testing.assert_allclose(change_aware(schedule, ceiling=1.0), [0, 0.8, 1, 0.4], atol=1e-9)
-    assert (change_aware(schedule, ceiling=0.5) == 0.5).all()
-    assert torch.allclose(change_aware(THREE), torch.tensor(0.6, dtype=torch.float64))  # falls evenly
+    np.testing.assert_allclose(change_aware(Parameterization(schedule), ceiling=0.6), [0.4, 0.56, 0.6, 0.48], rtol=1e-9)
+    np.testing.assert_allclose(change_aware(Parameterization(schedule), ceiling=1.0), [0, 0.8, 1, 0.4], atol=1e-9)
+    assert (change_aware(Parameterization(schedule), ceiling=0.5) == 0.5).all()
+    assert torch.allclose(change_aware(Parameterization(THREE)), torch.tensor(0.6, dtype=torch.float64))  # falls evenly
 
 
 @pytest.mark.parametrize("prediction_type", ["epsilon", "v_prediction"])
@@ -75,7 +70,7 @@ def test_min_snr_is_what_diffusers_training_scripts_compute(kind, prediction_typ
     snr = compute_snr(scheduler, torch.arange(1000))
     expected = torch.stack([snr, torch.full_like(snr, 5.0)], dim=1).min(dim=1)[0]
     expected = expected / (snr if prediction_type == "epsilon" else snr + 1)
-    found = min_snr(NoiseSchedule.from_diffusers(scheduler), prediction_type)
+    found = min_snr(Parameterization(NoiseSchedule.from_diffusers(scheduler), prediction_type))
     torch.testing.assert_close(found.float(), expected, rtol=2e-3, atol=1e-6)
 
 
@@ -93,9 +88,11 @@ def test_a_weight_means_the_same_for_whatever_the_network_predicts(name, make):
     told["v_prediction"] = signal * told["epsilon"] - spread * denoised
     losses = []
     for prediction_type in PREDICTION_TYPES:
-        objective = DenoisingObjective(torch.zeros(1, 1, 2, 2, dtype=torch.uint8), schedule, prediction_type)
+        objective = DenoisingObjective(
+            torch.zeros(1, 1, 2, 2, dtype=torch.uint8), Parameterization(schedule, prediction_type)
+        )
         found = objective.per_sample(lambda x, t, said=told[prediction_type]: said, clean, noise, timesteps)
-        losses.append(LOSS_WEIGHTS[name](schedule, prediction_type) * found)
+        losses.append(LOSS_WEIGHTS[name](Parameterization(schedule, prediction_type)) * found)
     torch.testing.assert_close(losses[1], losses[0], rtol=1e-6, atol=0)
     torch.testing.assert_close(losses[2], losses[0], rtol=1e-6, atol=0)
 
@@ -107,7 +104,7 @@ def test_a_weight_means_the_same_for_whatever_the_network_predicts(name, make):
     st.integers(2, 300),
 )
 def test_every_table_is_finite_and_positive(name, prediction_type, make, total):
-    table = LOSS_WEIGHTS[name](make(total), prediction_type)
+    table = LOSS_WEIGHTS[name](Parameterization(make(total), prediction_type))
     assert table.shape == (total,)
     assert table.isfinite().all()
     assert (table > 0).all()
@@ -115,17 +112,17 @@ def test_every_table_is_finite_and_positive(name, prediction_type, make, total):
 
 @pytest.mark.parametrize("name", sorted(LOSS_WEIGHTS))
 def test_an_unknown_prediction_type_is_refused(name):
-    with pytest.raises(InputError, match=r"'flow'.*epsilon, sample, v_prediction"):
-        LOSS_WEIGHTS[name](THREE, "flow")
+    with pytest.raises(InputError, match=r"'flow_prediction'.*epsilon, sample, v_prediction"):
+        LOSS_WEIGHTS[name](Parameterization(THREE, "flow_prediction"))
 
 
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: min_snr(THREE, gamma=0), "gamma 0.*above 0"),
-        (lambda: p2(THREE, k=-1), "k -1.*above 0"),
-        (lambda: p2(THREE, gamma=-1), "gamma -1.*at least 0"),
-        (lambda: change_aware(THREE, ceiling=0.4), r"ceiling 0.4.*\[0.5, 1\]"),
+        (lambda: min_snr(Parameterization(THREE), gamma=0), "gamma 0.*above 0"),
+        (lambda: p2(Parameterization(THREE), k=-1), "k -1.*above 0"),
+        (lambda: p2(Parameterization(THREE), gamma=-1), "gamma -1.*at least 0"),
+        (lambda: change_aware(Parameterization(THREE), ceiling=0.4), r"ceiling 0.4.*\[0.5, 1\]"),
     ],
 )
 def test_parameters_out_of_range_are_refused(make, message):
@@ -160,24 +157,8 @@ def test_a_sampler_that_learns_does_so_from_weighted_losses_and_is_saved():
     assert torch.equal(other.probabilities(0), inner.probabilities(0))
 
 
-def test_a_sampler_that_looks_at_the_network_goes_on_doing_so():
-    stages = StageTimesteps(TimestepGroups.from_cuts(20, [5]), stop=EarlyStop(lambda model, group: 1.0, 7, patience=1))
-    weighted = Weighted(stages, TABLE)
-    assert isinstance(weighted, ObservingSampler)
-    assert weighted.every == 7
-    assert [weighted.observe(nn.Identity(), step) for step in (7, 14)] == [True, False]
-    fresh = StageTimesteps(stages.groups)
-    assert fresh.observe(nn.Identity(), 7)  # there is nothing to stop for
-    assert fresh.history == []
-    Weighted(fresh, TABLE).load_state_dict(weighted.state_dict())
-    assert fresh.history == stages.history
-    assert not weighted.learns
-
-
-def test_a_sampler_without_state_is_neither_looked_through_nor_taught():
+def test_a_sampler_without_state_is_not_taught():
     weighted = Weighted(RangeTimesteps(0, 20), TABLE)
-    assert weighted.every == 0
-    assert weighted.observe(nn.Identity(), 1)
     assert not weighted.learns
     weighted.learn(torch.arange(3), torch.ones(3))
     assert weighted.state_dict() == {}

@@ -9,7 +9,7 @@ from tiny_training import OPTIONS, SAMPLER, T, TinyNet, checkpoint_steps, tiny_n
 from torch import Tensor, nn
 
 from prunekit.errors import InputError
-from prunekit.schedule import NoiseSchedule
+from prunekit.schedule import NoiseSchedule, Parameterization
 from prunekit.training import DenoisingObjective, LossSecondMoment, RangeTimesteps, TrainOptions, train
 from prunekit.training.checkpoints import latest_checkpoint, saved_step
 
@@ -94,7 +94,7 @@ def latents(bad: int) -> Tensor:
 
 @pytest.mark.parametrize("bad", [0, 17])
 def test_images_that_are_not_finite_are_refused_before_the_first_step(bad):
-    objective = DenoisingObjective(latents(bad), NoiseSchedule.cosine(T), name="faces/train")
+    objective = DenoisingObjective(latents(bad), Parameterization(NoiseSchedule.cosine(T)), name="faces/train")
     model = tiny_net()
     before = model.last.weight.clone()
     message = rf"2 of 24 rows of faces/train are not finite, row {bad} the first"
@@ -105,7 +105,7 @@ def test_images_that_are_not_finite_are_refused_before_the_first_step(bad):
 
 def test_rows_are_looked_at_as_they_are_drawn():
     """A search draws a few rows of a mapped file, and reads no others."""
-    objective = DenoisingObjective(latents(17), NoiseSchedule.cosine(T), name="faces/train")
+    objective = DenoisingObjective(latents(17), Parameterization(NoiseSchedule.cosine(T)), name="faces/train")
     timesteps = torch.zeros(100, dtype=torch.int64)
     with pytest.raises(InputError, match="rows of faces/train are not finite, row 17 the first"):
         objective.draw(timesteps, torch.Generator().manual_seed(0))

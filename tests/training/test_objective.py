@@ -7,15 +7,15 @@ from torch import Generator, Tensor, nn
 
 from prunekit.errors import InputError
 from prunekit.importance import DrawnLoss
-from prunekit.schedule import NoiseSchedule
-from prunekit.training import PREDICTION_TYPES, DenoisingObjective, predict, to_unit_range
+from prunekit.schedule import PREDICTION_TYPES, NoiseSchedule, Parameterization
+from prunekit.training import DenoisingObjective, predict, to_unit_range
 
 SCHEDULE = NoiseSchedule.cosine(100)
 IMAGES = torch.arange(6 * 3 * 4 * 4).reshape(6, 3, 4, 4).to(torch.uint8)
 
 
 def make_objective(prediction_type: str = "epsilon", images: Tensor = IMAGES) -> DenoisingObjective:
-    return DenoisingObjective(images, SCHEDULE, prediction_type)
+    return DenoisingObjective(images, Parameterization(SCHEDULE, prediction_type))
 
 
 def batch(count: int = 8) -> tuple[Tensor, Tensor, Tensor]:
@@ -151,7 +151,7 @@ def test_the_fingerprint_knows_images_schedule_and_prediction_type():
         make_objective(),
         make_objective("sample"),
         make_objective(images=changed),
-        DenoisingObjective(IMAGES, NoiseSchedule.linear(100)),
+        DenoisingObjective(IMAGES, Parameterization(NoiseSchedule.linear(100))),
         make_objective(images=IMAGES.reshape(6, 3, 2, 8)),
     ]
     assert len({objective.fingerprint() for objective in objectives}) == len(objectives)

@@ -20,7 +20,7 @@ from torch import Generator
 from prunekit.errors import FileFormatError, InputError
 from prunekit.groups import TimestepGroups
 from prunekit.nets import MultiDecoderUNet
-from prunekit.schedule import NoiseSchedule
+from prunekit.schedule import NoiseSchedule, Parameterization
 from prunekit.training import (
     DenoisingObjective,
     EarlyStop,
@@ -55,7 +55,7 @@ def network():
 
 def objective():
     images = torch.randint(0, 256, (32, 1, 4, 4), dtype=torch.uint8, generator=Generator().manual_seed(1))
-    return DenoisingObjective(images, NoiseSchedule.linear(T))
+    return DenoisingObjective(images, Parameterization(NoiseSchedule.linear(T)))
 
 
 def draws(sampler, steps, batch=8):
@@ -107,7 +107,7 @@ def test_unknown_draws_and_impossible_stops_are_refused():
         StageTimesteps(GROUPS, "some")
     for wrong in ({"every": 0}, {"patience": 0}, {"improvement": 1.0}):
         with pytest.raises(InputError, match="expected at least 1"):
-            EarlyStop(lambda *_: 0.0, **wrong)
+            EarlyStop(GROUPS, lambda *_: 0.0, **wrong)
 
 
 class Losses:
@@ -124,42 +124,50 @@ class Losses:
 
 def test_a_stage_that_no_longer_improves_is_left_out_and_comes_back_when_it_gets_worse():
     flat, falling, last = [1.0, 1.0, 1.0, 1.0, 1.2], [1.0, 0.9, 0.8, 0.7, 0.6], [1.0, 0.9, 0.9, 0.9, 0.9]
-    sampler = StageTimesteps(GROUPS, "uniform", EarlyStop(Losses(flat, falling, last), every=2, patience=2))
+    stop = EarlyStop(GROUPS, Losses(flat, falling, last), every=2, patience=2)
     active = []
     for look in range(5):
-        assert sampler.observe(torch.nn.Identity(), 2 * look + 2)
-        active.append(sampler.active)
+        assert stop.observe(torch.nn.Identity(), 2 * look + 2)
+        active.append(StageTimesteps(GROUPS, "uniform", stop).active)
     assert active == [[0, 1, 2], [0, 1, 2], [1, 2], [1], [0, 1]]
     for draw in DRAWS:
-        sampler.draw = draw
-        seen = torch.cat([timesteps for timesteps, _ in draws(sampler, 60)])
+        seen = torch.cat([timesteps for timesteps, _ in draws(StageTimesteps(GROUPS, draw, stop), 60)])
         assert set(GROUPS.index_of(seen.numpy()).tolist()) == {0, 1}
 
 
 def test_training_ends_when_no_stage_is_left_and_says_what_it_saw(tmp_path):
-    stop = EarlyStop(Losses([1.0], [1.0], [1.0]), every=2, patience=2)
-    sampler = StageTimesteps(GROUPS, "mixed", stop)
-    result = train(network(), objective(), sampler, OPTIONS, tmp_path)
+    def trained():
+        stop = EarlyStop(GROUPS, Losses([1.0], [1.0], [1.0]), every=2, patience=2)
+        sampler = StageTimesteps(GROUPS, "mixed", stop)
+        return train(network(), objective(), sampler, OPTIONS, tmp_path, callbacks=[stop]), stop
+
+    result, stop = trained()
     assert result.losses[-1][0] == 6
     assert int(result.seen.sum()) == result.samples == 6 * 8
-    assert [step for step, _, _ in sampler.history] == [2, 4, 6]
-    again = StageTimesteps(GROUPS, "mixed", stop)
-    resumed = train(network(), objective(), again, OPTIONS, tmp_path)
-    assert (resumed.losses, again.history) == (result.losses, sampler.history)
+    assert [step for step, _, _ in stop.history] == [2, 4, 6]
+    resumed, again = trained()
+    assert (resumed.losses, again.history) == (result.losses, stop.history)
+
+
+def test_an_early_stop_that_is_no_callback_is_refused():
+    stop = EarlyStop(GROUPS, Losses([1.0], [1.0], [1.0]), every=2)
+    with pytest.raises(InputError, match="no callback of the training; give it to both"):
+        train(network(), objective(), StageTimesteps(GROUPS, "mixed", stop), OPTIONS)
 
 
 @pytest.mark.slow
 def test_a_run_that_stops_early_and_is_interrupted_ends_as_an_uninterrupted_one(tmp_path):
-    def sampler():
-        def loss(model, group):
-            x = torch.linspace(-1, 1, 32).reshape(2, 1, 4, 4)
-            with torch.no_grad():
-                return float(model.eval()(x, group.start).sample.square().mean())
+    def loss(model, group):
+        x = torch.linspace(-1, 1, 32).reshape(2, 1, 4, 4)
+        with torch.no_grad():
+            return float(model.eval()(x, group.start).sample.square().mean())
 
-        return StageTimesteps(GROUPS, "uniform", EarlyStop(loss, every=2, patience=1, improvement=0.05))
+    def trained(checkpoints=None, report=None):
+        stop = EarlyStop(GROUPS, loss, every=2, patience=1, improvement=0.05)
+        sampler = StageTimesteps(GROUPS, "uniform", stop)
+        return train(network(), objective(), sampler, OPTIONS, checkpoints, report, [stop]), stop
 
-    first = sampler()
-    whole = train(network(), objective(), first, OPTIONS)
+    whole, first = trained()
 
     class Interrupted(Exception):
         pass
@@ -169,9 +177,8 @@ def test_a_run_that_stops_early_and_is_interrupted_ends_as_an_uninterrupted_one(
             raise Interrupted
 
     with pytest.raises(Interrupted):
-        train(network(), objective(), sampler(), OPTIONS, tmp_path, interrupt)
-    second = sampler()
-    resumed = train(network(), objective(), second, OPTIONS, tmp_path)
+        trained(tmp_path, interrupt)
+    resumed, second = trained(tmp_path)
     assert second.history == first.history
     assert torch.equal(resumed.seen, whole.seen)
     pairs = zip(resumed.model.state_dict().values(), whole.model.state_dict().values(), strict=True)
@@ -238,18 +245,25 @@ def test_two_processes_train_as_one_though_batches_leave_decoders_out():
         np.testing.assert_allclose(told[1][draw], told[0][draw], rtol=1e-3, atol=1e-4)
 
 
-def test_snapshots_pass_on_what_a_sampler_learns_and_when_it_looks():
-    inner = LossSecondMoment(RangeTimesteps(0, T), history=1)
-    watched = Snapshots(inner, 6)
-    whole = train(network(), objective(), watched, OPTIONS)
-    assert int(inner.seen.sum()) == OPTIONS.steps * OPTIONS.batch_size
-    assert [step for step, _ in watched.kept] == [6, 12]
-    state = watched.state_dict()
-    again = Snapshots(LossSecondMoment(RangeTimesteps(0, T), history=1), 6)
-    again.load_state_dict(state)
-    assert torch.equal(again.sampler.losses, inner.losses)
+def test_snapshots_are_kept_and_saved_whatever_the_sampler_learns(tmp_path):
+    def trained(sampler, snapshots):
+        return train(network(), objective(), sampler, OPTIONS, tmp_path, callbacks=[snapshots])
+
+    sampler, snapshots = LossSecondMoment(RangeTimesteps(0, T), history=1), Snapshots(6)
+    whole = trained(sampler, snapshots)
+    assert int(sampler.seen.sum()) == OPTIONS.steps * OPTIONS.batch_size
+    assert [step for step, _ in snapshots.kept] == [6, 12]
+    other, again = LossSecondMoment(RangeTimesteps(0, T), history=1), Snapshots(6)
+    trained(other, again)
+    assert torch.equal(other.losses, sampler.losses)
+    assert [step for step, _ in again.kept] == [6, 12]
     *_, last = again.networks(network())
     assert all(torch.equal(a, b) for a, b in zip(last.parameters(), whole.model.parameters(), strict=True))
-    stop = EarlyStop(lambda model, group: 1.0, every=4)
-    with pytest.raises(InputError, match="looks every 4"):
-        Snapshots(StageTimesteps(GROUPS, stop=stop), 6)
+    with pytest.raises(FileFormatError, match="other options"):
+        trained(LossSecondMoment(RangeTimesteps(0, T), history=1), Snapshots(4))
+
+
+@pytest.mark.parametrize("every", [0, -1])
+def test_snapshots_need_an_interval(every):
+    with pytest.raises(InputError, match="at least 1"):
+        Snapshots(every)

@@ -13,7 +13,7 @@ from torch import Generator, Tensor
 
 from prunekit.errors import InputError
 from prunekit.groups import TimestepGroup, TimestepGroups
-from prunekit.schedule import NoiseSchedule
+from prunekit.schedule import NoiseSchedule, Parameterization
 from prunekit.training import (
     AsymmetricTimesteps,
     GaussianCurriculum,
@@ -120,7 +120,7 @@ CASES = [
     Case("second moment, untaught", LossSecondMoment(RangeTimesteps(0, T)), lambda step: even()),
     Case("second moment", taught(RangeTimesteps(0, T)), lambda step: second_moment(even())),
     Case("second moment of a group", taught(GROUP), lambda step: second_moment(even(180, 420))),
-    Case("weighted", Weighted(GaussianCurriculum(T, TARGET), min_snr(SCHEDULE)), gaussian),
+    Case("weighted", Weighted(GaussianCurriculum(T, TARGET), min_snr(Parameterization(SCHEDULE))), gaussian),
     Case(
         "stages, uniform",
         StageTimesteps(STAGES, "uniform"),

@@ -14,7 +14,7 @@ from pathlib import Path
 import torch
 from torch import Generator, Tensor, nn
 
-from prunekit.schedule import NoiseSchedule
+from prunekit.schedule import NoiseSchedule, Parameterization
 from prunekit.training import DenoisingObjective, RangeTimesteps, Reporter, TrainOptions, TrainResult, train
 
 T = 50
@@ -48,7 +48,7 @@ def tiny_net(seed: int = 0) -> TinyNet:
 
 def tiny_objective(prediction_type: str = "epsilon", seed: int = 0) -> DenoisingObjective:
     images = torch.randint(0, 256, (24, 1, 1, 1), generator=Generator().manual_seed(seed)).expand(24, 1, 6, 6)
-    return DenoisingObjective(images.to(torch.uint8), NoiseSchedule.cosine(T), prediction_type)
+    return DenoisingObjective(images.to(torch.uint8), Parameterization(NoiseSchedule.cosine(T), prediction_type))
 
 
 def tiny_run(
