@@ -50,7 +50,7 @@ def slim_card(config: JsonDict) -> str:
     title = "Slim denoiser" if whole else f"Slim denoiser for timesteps {group['start']} … {group['stop'] - 1}"
     told = "A network of a diffusion model, with channels removed."
     if not whole:
-        told += " It serves the timesteps below only; others need the slim models of their own timesteps."
+        told += " Use it only for the timesteps below; all others need their own slim models."
     return _card(config, whole, title, told, rows, load)
 
 
@@ -84,7 +84,7 @@ def experts_card(configs: Sequence[JsonDict], extra: JsonDict | None = None) -> 
     ]
     told = (
         "One denoiser made of several networks: every sample goes to the expert of its timestep. "
-        "It stands where a diffusers pipeline has its `unet`."
+        "It replaces the `unet` of a diffusers pipeline."
     )
     return _card(first, True, "Timestep experts", told, rows, load, "\n".join([header, *lines, ""]))
 

@@ -91,9 +91,9 @@ def training_caveat(results: RunResults) -> str:
     if not made:
         return ""
     if base:
-        took = f"{short_ratio(made / base)} of the base's training MACs on top of them"
+        took = f"an additional {short_ratio(made / base)} of the base's training MACs"
     else:
-        took = f"{large_text(made)} MACs on top of the base's training, whose cost is not recorded"
+        took = f"{large_text(made)} MACs in addition to the base's training, which has no recorded cost"
     return f"Making the experts took {took}, so this is not a comparison at equal training cost."
 
 

@@ -58,7 +58,7 @@ def write_comparison(folder: Path | str, manifest: JsonDict, comparison: Compari
         words = (
             "Learning curves",
             describe_learning(comparison.curves),
-            "Means over the seeds at every look; the thick line is what the others are compared with.",
+            "Means over the seeds at every look; the others are compared with the thick line.",
         )
         curves = drawn(partial(draw_learning, comparison.curves), target / f"{comparison.name}.png", words)
         picture = f"![Learning curves]({comparison.name}.png)"
@@ -68,7 +68,7 @@ def write_comparison(folder: Path | str, manifest: JsonDict, comparison: Compari
         paragraphs = [title, *told, comparison.table.markdown, picture, *([markdown_text(spent)] if spent else [])]
         (target / f"{comparison.name}.md").write_text("\n\n".join(paragraphs) + "\n", encoding="utf-8")
         sections = sections_with(
-            ("table", "Where they end", [comparison.table, Words(comparison.text, note=True)]),
+            ("table", "Final results", [comparison.table, Words(comparison.text, note=True)]),
             ("curves", "Learning curves", [curves]),
             ("pareto", "Quality against cost", _pareto(comparison, target)),
             ("stages", "Where the timesteps are cut", _groupings(manifest, target)),

@@ -86,7 +86,7 @@ def write_curriculum_report(folder: Path | str) -> Path:
         curriculum_claim(manifest),
         _text(manifest, curves[0]),
         curves,
-        Table("curriculum", "Every way to train at its end", rows, columns),
+        Table("curriculum", "Final results of every way to train", rows, columns),
         manifest["curriculum"][0]["curve"][-1]["features"],
     )
     return write_comparison(folder, manifest, comparison)
@@ -97,9 +97,10 @@ def _text(manifest: JsonDict, base: LearningCurve) -> str:
     train, section = config["base"]["train"], config["curriculum"]
     return (
         f"Each training: {train['steps']:,} steps of {train['batch_size']}, {base.training_macs[0, -1] / 1e12:.2f} TMACs "
-        f"(backward counted as twice forward), from the same first weights for a seed, over {seeds_text(len(section['seeds']))}; "
-        f"the learning rate is {train['lr_scheduler']} unless an entry says otherwise, and what is measured is the moving average. "
-        f"{measured_on(look, section['sampler'], section['sampling_steps'])} Shares: steps until the final mean loss "
-        f"and FID of {base.title} are reached, as a share of its own, and how many times fewer that is, linear between looks; "
-        "— where they are not reached."
+        f"(backward counted as twice forward), from the same initial weights for each seed, over "
+        f"{seeds_text(len(section['seeds']))}; "
+        f"the learning rate is {train['lr_scheduler']} unless an entry changes it, and the moving average is measured. "
+        f"{measured_on(look, section['sampler'], section['sampling_steps'])} Shares: steps to reach the final mean loss "
+        f"and FID of {base.title}, as a share of the steps of {base.title} and as a factor of reduction, interpolated between "
+        "looks; — if they are never reached."
     )

@@ -65,7 +65,7 @@ def write_evidence_report(folder: Path | str) -> Path:
         title, claim = str(manifest.get("recipe", "unnamed")), evidence_claim(manifest)
         page = Document(title, claim, (*sections, *end), sentences)
         (target / "index.html").write_text(render(page), encoding="utf-8")
-        text = [f"# Experts beside baselines at equal training: {markdown_text(title)}"]
+        text = [f"# Experts and baselines at equal training: {markdown_text(title)}"]
         text += map(markdown_text, (claim, *sentences))
         table = entry_table(evidence)
         text += [table.markdown, markdown_text(table.note)]
@@ -82,7 +82,7 @@ def _sections(evidence: Evidence, samples: dict[str, Images], folder: Path, doub
     losses = drawn(
         partial(draw_losses, evidence),
         folder / "losses.png",
-        ("Loss by timesteps", describe_losses(evidence), "Change against the base in percent; below zero is better."),
+        ("Loss by timesteps", describe_losses(evidence), "Change from the base in percent; below zero is better."),
     )
     caption = f"Search included, means over the seeds. The dotted line is {evidence.reference.name}."
     training = drawn(
@@ -136,8 +136,8 @@ def _strip(evidence: Evidence, samples: dict[str, Images], folder: Path) -> Stri
         grid_png(shown, path, _ACROSS)
         pictures.append(load_picture(path, name, f"{len(shown)} generated images of {name}.", name))
     caption = (
-        f"The first {_SHOWN} images of each entry, of its first fine-tuning seed, not chosen. The same place in each column "
-        "started from the same noise. Pixels are enlarged without smoothing."
+        f"The first {_SHOWN} images of each entry, of its first fine-tuning seed, not selected. Images at the same place in "
+        "each column started from the same noise. Pixels are enlarged without smoothing."
     )
     return Strip("Samples", caption, tuple(pictures)) if pictures else None
 
@@ -175,7 +175,7 @@ def _baseline_sentences(evidence: Evidence, measure: str) -> list[str]:
             told = (
                 f"Of {len(rivals)} baselines {where} the best is {best.name}"
                 if len(rivals) > 1
-                else f"Beside {best.name}"
+                else f"Compared with {best.name}"
             )
             said.append(
                 f"{told}: {word} of {headline.name}{_training(headline, best)} is {gap_text(headline, best, measure)}."

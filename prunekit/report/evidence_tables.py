@@ -51,9 +51,9 @@ def entry_table(evidence: Evidence) -> Table:
     )
     metrics = evidence.metrics
     note = (
-        "± is one standard error over fine-tuning seeds; the base is one model and has none, and every entry's images start from "
+        "± is one standard error over fine-tuning seeds; the base is one model and has no error. Every entry's images start from "
         "the same noise. Not clearly: within two standard errors of no difference. Lower is better for loss, FID and KID; SSIM is "
-        "1 for the base itself. MACs are per sample per evaluation, their mean over the sampler's steps."
+        "1 for the base itself. MACs are per sample per evaluation, averaged over the sampler's steps."
     )
     caption = f"{metrics['count']:,} images of each entry, {metrics.get('steps')} steps of {str(metrics.get('sampler')).upper()}"
     return Table("evidence", caption, rows, columns, note)
@@ -86,7 +86,7 @@ def group_table(evidence: Evidence) -> Table:
     )
     columns = (named("Entry", "entry"), *(estimate(text, f"group_{i}") for i, text in enumerate(_ranges(evidence))))
     note = "Below zero is better than the base. ± is one standard error over fine-tuning seeds."
-    return Table("losses", "Held-out loss by timesteps, change against the base in percent", rows, columns, note)
+    return Table("losses", "Held-out loss by timesteps, change from the base in percent", rows, columns, note)
 
 
 def training_table(evidence: Evidence) -> Table:
@@ -104,7 +104,7 @@ def training_table(evidence: Evidence) -> Table:
     columns = (
         named("Entry", "entry"),
         *(Column(f"MACs of {_WORDS[part]}", part, _large(part)) for part in TRAININGS),
-        Column("MACs in all", "total", _large("total")),
+        Column("Total MACs", "total", _large("total")),
         ratio("Of the base's", "part"),
     )
     note = (
@@ -151,9 +151,7 @@ def describe_losses(evidence: Evidence) -> str:
         f"{entry.name}: {', '.join(estimate_text(change) for change in _changes(evidence, entry))}"
         for entry in _others(evidence)
     )
-    return (
-        f"Change of the held-out loss against the base in percent, from the cleanest timesteps on. {'; '.join(told)}."
-    )
+    return f"Change of the held-out loss from the base in percent, cleanest timesteps first. {'; '.join(told)}."
 
 
 def draw_training(evidence: Evidence) -> Figure:

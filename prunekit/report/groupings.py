@@ -90,7 +90,7 @@ def grouping_picture(grouping: Grouping, path: Path) -> Picture | None:
     """A page's picture of the reasons for the cuts; None if the grouping has no map of similarities."""
     if grouping.evidence.matrix is None:
         return None
-    caption = f"Timesteps were cut by method {grouping.groups.method}: the curves that say where, and the map of similarities."
+    caption = f"Timesteps were cut by method {grouping.groups.method}: its curves over the timesteps, and the map of similarities."
     words = ("Where timesteps are cut, and why", describe_grouping(grouping), caption)
     return drawn(lambda: draw_grouping(grouping), path, words)
 

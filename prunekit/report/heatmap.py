@@ -95,7 +95,9 @@ class Heatmap:
         hatched = (
             " Hatched grey: not removable, so neither robust nor important." if np.isnan(self.values).any() else ""
         )
-        hatched += " Apart on the right: left whole, with no place in that order." if self.without_place else ""
+        hatched += (
+            " Separate on the right: groups left whole that have no place in that order." if self.without_place else ""
+        )
         return (
             f"Importance by criterion {self.criterion}; higher means keep. Rows are timestep groups, cleanest on top; columns "
             f"are channel groups in network order. Colour: {self.scale_text}.{reason} Colours compare within a row only.{hatched}"

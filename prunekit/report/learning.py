@@ -123,7 +123,11 @@ def learning_claim(rival: LearningCurve, others: Sequence[LearningCurve], label:
     found = f"{_ends_text(best, rival, of, label)}: {_verdict(difference, of)}"
     share = share_to_reach(best, rival, of)
     if clear(difference):
-        found += f"; it reaches that after {share:.2f} of its training MACs" if share else "; it does not reach that"
+        found += (
+            f"; it reaches the latter after {share:.2f} of the training MACs"
+            if share
+            else "; it does not reach the latter"
+        )
     which = "the one alternative" if len(others) == 1 else f"the best of {len(others)}, chosen by this number,"
     lead = f"At equal training MACs {which} is {best.title}"
     loss = _difference(best, rival, "losses")
@@ -159,7 +163,7 @@ def _verdict(difference: Estimate, of: str) -> str:
     if difference.se is None:
         return f"unclear, since one seed gives no error of the difference {size}"
     if unclear(difference):
-        return f"unclear, the difference {size} over the seeds is within two standard errors of none"
+        return f"unclear, the difference {size} over the seeds is within two standard errors of zero"
     return f"{'better' if difference.mean < 0 else 'worse'}, difference {size} over the seeds"
 
 
@@ -176,12 +180,12 @@ def measured_on(look: dict[str, Any], sampler: str, steps: int) -> str:
     else:
         features = look["features"].get("name", "as stated")
         fid = f"FID: {look['count']:,} images, {steps} steps of {sampler}, features {features}. "
-    return f"Loss: ε on held-out images, all timesteps alike. {fid}± is the standard error over the seeds."
+    return f"Loss: ε on held-out images, averaged over all timesteps. {fid}± is the standard error over the seeds."
 
 
 def seeds_text(count: int) -> str:
     """``3 seeds``; for one seed with a note that the error is unknown."""
-    return f"{count} seeds" if count > 1 else "one seed, so that there is no error"
+    return f"{count} seeds" if count > 1 else "one seed, so the error is unknown"
 
 
 def share_column(heading: str, curves: Sequence[LearningCurve], rival: LearningCurve | None, of: str) -> Column:

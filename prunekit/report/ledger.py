@@ -61,7 +61,7 @@ def ledger_table(ledger: Sequence[LedgerRow]) -> Table | None:
         _large("FLOPs = 2·MACs", "flops"),
         ratio("Part of the total", "part"),
     )
-    return Table("ledger", "What each stage cost to make", rows, columns, _NOTE, last_is_total=True)
+    return Table("ledger", "Cost of each stage", rows, columns, _NOTE, last_is_total=True)
 
 
 def kinds_table(ledger: Sequence[LedgerRow]) -> Table | None:
@@ -88,10 +88,10 @@ def kinds_table(ledger: Sequence[LedgerRow]) -> Table | None:
         _large("MACs", "macs"),
     )
     note = (
-        "Samples are counted once for every evaluation of a network. Of moving averages the MACs are multiply-adds, one for every "
+        "Samples are counted once for every evaluation of a network. The MACs of moving averages are multiply-adds, one for every "
         "parameter and step."
     )
-    return Table("kinds", "What was spent on what", rows, columns, note)
+    return Table("kinds", "Costs by kind", rows, columns, note)
 
 
 def cost_sentence(results: RunResults) -> str:
@@ -105,10 +105,10 @@ def cost_sentence(results: RunResults) -> str:
     searched = ", search and scoring included" if any(entry.kind == "search" for entry in stages) else ""
     sentence = f"Making all experts took {large_text(made)} MACs{searched}"
     if not base:
-        return f"{sentence}; what training the base took is not recorded."
+        return f"{sentence}; the cost of training the base is not recorded."
     return (
-        f"{sentence}: {short_ratio(made / base)} of the {large_text(base)} MACs that training the base took, so base and experts "
-        f"together {short_ratio((base + made) / base)} of them."
+        f"{sentence}: {short_ratio(made / base)} of the {large_text(base)} MACs of the base's training, so base and experts "
+        f"together took {short_ratio((base + made) / base)} times as many."
     )
 
 
@@ -117,4 +117,4 @@ def kinds_sentence(rows: Sequence[LedgerRow]) -> str:
     if not rows:
         return ""
     parts = ", ".join(f"{_WORDS[kind]} {large_text(row.macs)}" for kind, row in totals(rows).items())
-    return f"MACs in all: {parts}. {_NOTE}"
+    return f"Total MACs: {parts}. {_NOTE}"

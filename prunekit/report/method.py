@@ -20,10 +20,10 @@ def targets_picture(results: RunResults, folder: Path) -> Picture:
     low, high = allocation.feasible
     settings = settings_text(results.base.noise_schedule.scheduler)
     caption = (
-        f"Budget {short_ratio(allocation.budget)} by rule {allocation.rule}, which can reach {short_ratio(low)} to "
-        f"{short_ratio(high)} here; the mean is over the {allocation.sampler_steps} steps of {allocation.sampler}"
+        f"Budget {short_ratio(allocation.budget)} by rule {allocation.rule}, with which {short_ratio(low)} to "
+        f"{short_ratio(high)} is feasible here; the mean is over the {allocation.sampler_steps} steps of {allocation.sampler}"
         f"{f' {settings}' if settings else ''}. "
-        "Lines mark the borders of the timestep groups, group 0 being the cleanest."
+        "Lines mark the borders of the timestep groups; group 0 is the cleanest."
     )
     words = ("Noise and targets", figures.describe_snr_targets(results), caption)
     return drawn(lambda: figures.draw_snr_targets(results), folder / "snr_targets.png", words)
@@ -34,8 +34,8 @@ def frontiers_picture(results: RunResults, folder: Path) -> Picture | None:
     if not results.allocation.frontiers:
         return None
     caption = (
-        "Points that no other recorded point of the timestep group's search beats, and in rings the targets. The loss is the "
-        "search's own, before fine-tuning; between points it is an interpolation."
+        "The best recorded points of each timestep group's search; rings mark the targets. The loss is the search's own, before "
+        "fine-tuning; between points it is interpolated."
     )
     words = ("Recorded frontiers and targets", figures.describe_frontiers(results), caption)
     return drawn(lambda: figures.draw_frontiers(results), folder / "frontiers.png", words)
@@ -49,7 +49,7 @@ def importance_blocks(results: RunResults, folder: Path) -> list[Block]:
     words = ("Importance heatmap", heatmap.alt, heatmap.caption)
     blocks: list[Block] = [drawn(heatmap.draw, folder / "importance.png", words)]
     if heatmap.left_whole:
-        summary = f"Channel groups that were left whole ({len(heatmap.left_whole)})"
+        summary = f"Channel groups left whole ({len(heatmap.left_whole)})"
         blocks.append(Fold(summary, (Items(tuple(heatmap.left_whole.items())),)))
     return blocks
 
@@ -59,7 +59,7 @@ def width_blocks(results: RunResults, folder: Path) -> list[Block]:
     names = figures.width_order(results)
     if not names:
         return []
-    caption = "Channels of each channel group in network order: pale before pruning, solid after, with the number that is left."
+    caption = "Channels of each channel group in network order: pale before pruning, solid after, with the number kept."
     words = ("Widths before and after", figures.describe_widths(results), caption)
     picture = drawn(lambda: figures.draw_widths(results), folder / "widths.png", words)
     return [picture, Fold("The same numbers as a table", (width_table(results.experts, names),))]

@@ -96,7 +96,7 @@ def multistage_claim(manifest: JsonDict) -> str:
     unified = next((entry.curve for entry in entries if entry.network == "unified"), None)
     others = [entry.curve for entry in entries if entry.network != "unified"]
     if unified is None or not others:
-        raise FileFormatError(f"The manifest lacks the unified network, or another beside it; {AGAIN}.")
+        raise FileFormatError(f"The manifest lacks the unified network, or another one to compare with it; {AGAIN}.")
     look = manifest["multistage"][0]["curve"][-1]
     doubt = look_doubt(manifest, look)
     label = metric_label("FID", look.get("features"), look["count"])
@@ -170,28 +170,28 @@ def _table(entries: list[Entry]) -> Table:
         Column("parameters (M)", "params", lambda row: f"{row['params'] / 1e6:.2f}"),
         *end_columns(curves, unified, "its"),
     )
-    return Table("multistage", "Every network at its end", rows, columns)
+    return Table("multistage", "Final results of every network", rows, columns)
 
 
 def _text(manifest: JsonDict) -> str:
     config, look = manifest["config"], manifest["multistage"][0]["curve"][-1]
     train, multistage = config["base"]["train"], config["multistage"]
     return (
-        f"Every network was trained {_start(config)} with {manifest['unified']['training_macs'] / 1e12:.2f} TMACs, those of "
+        f"Every network was trained {_start(config)} with {manifest['unified']['training_macs'] / 1e12:.2f} TMACs, as many as "
         f"{train['steps']:,} steps of {train['batch_size']} for the unified network (backward counted as twice forward), over "
         f"{seeds_text(len(multistage['seeds']))}; the learning rate {_RATES[train['lr_scheduler']]}. Stages are listed from the "
         f"cleanest. {measured_on(look, multistage['sampler'], multistage['sampling_steps'])} The last columns: training MACs "
-        "until the unified network's final mean loss and FID are reached, as a share of its own, and how many times fewer that "
-        "is, linear between looks; — where they are not."
+        "to reach the unified network's final mean loss and FID, as a share of the unified network's training and as a factor of "
+        "reduction, interpolated between looks; — if they are never reached."
     )
 
 
 def _start(config: JsonDict) -> str:
     checkpoint = config["base"].get("checkpoint")
-    return f"on from {checkpoint}" if checkpoint else "from scratch"
+    return f"further from {checkpoint}" if checkpoint else "from scratch"
 
 
 _RATES = {
-    "constant": "stays where it is, and what is measured is the moving average",
+    "constant": "is constant, and the moving average is measured",
     "cosine": "falls to zero over each network's own steps",
 }

@@ -84,9 +84,9 @@ def write_overview(folder: Path | str) -> Path:
     others = _others(folder, set(runs))
     sections = sections_with(
         ("runs", "Runs", [Cards(tuple(_card(run, manifests[run]) for run in newest)) if runs else None]),
-        ("others", "Measured apart from runs", others),
+        ("others", "Other measurements", others),
     )
-    found = f"{len(runs)} run{'s' if len(runs) != 1 else ''}, newest first: what each found, in one sentence made from its numbers."
+    found = f"{len(runs)} run{'s' if len(runs) != 1 else ''}, newest first, each with its finding in one sentence."
     page = Document("Reports", found, sections, kind="prunekit")
     with atomic_path(folder / "index.html") as part:
         part.write_text(render(page), encoding="utf-8")

@@ -98,8 +98,8 @@ def _samples(results: RunResults, folder: Path) -> Picture | None:
         return None
     samples_png(results.samples, folder / "samples.png")
     caption = (
-        f"The first {shown_count(results.samples)} images of each model, not chosen. The same place in each grid started from "
-        "the same noise. Pixels are enlarged without smoothing."
+        f"The first {shown_count(results.samples)} images of each model, not selected. Images at the same place in each grid "
+        "started from the same noise. Pixels are enlarged without smoothing."
     )
     return load_picture(folder / "samples.png", "Sample grids", describe_samples(results.samples), caption, least=0.42)
 

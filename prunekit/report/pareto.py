@@ -104,7 +104,7 @@ def describe_pareto(points: Sequence[Point], measure: str, rival: str = "base") 
     told = "; ".join(f"{p.name} {estimate_text(p.value)} at {short_ratio(p.ratio)}" for p in points)
     best = ", ".join(point.name for point in best_of(points))
     cost = f"the fraction of the {rival}'s MACs while sampling"
-    return f"{measure} against {cost}: {told}. No other model beats both of: {best}."
+    return f"{measure} against {cost}: {told}. No other model is better in both than: {best}."
 
 
 def pareto_picture(

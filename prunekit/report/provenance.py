@@ -40,16 +40,16 @@ def again(manifest: JsonDict) -> Section:
     lines = [f"git checkout {shlex.quote(str(commit))}"] if commit else []
     lines += [f"prunekit run {shlex.quote(name)}", "prunekit report RUN"]
     text = (
-        f"The first commands make the run again, {name} being the configuration below; the last one makes this page again from "
-        "the run's folder RUN, where manifest.json has every number in full. Data and files are named without the folders that "
-        "they were in; the configuration needs their places again."
+        f"The first commands repeat the run; {name} is the configuration below. The last one makes this page again from the run's "
+        "folder RUN, in which manifest.json has every number in full. The configuration names data and files without their "
+        "folders, which have to be added."
     )
     blocks: list[Block] = [Words(text), Code("Commands", "\n".join(lines))]
     if config := manifest.get("config"):
-        told = Words(f"Saved as {name}, this is the recipe (JSON is YAML).", note=True)
+        told = Words(f"Save this as {name}: it is the recipe (JSON is valid YAML).", note=True)
         whole = Code("Configuration", json.dumps(config, indent=2, ensure_ascii=False))
         blocks.append(Fold("The whole configuration", (told, whole)))
-    return Section("again", "Making it again", tuple(blocks))
+    return Section("again", "Repeating the run", tuple(blocks))
 
 
 def cost_blocks(manifest: JsonDict) -> list[Block | None]:

@@ -43,7 +43,7 @@ def describe_samples(samples: Mapping[str, Images]) -> str:
     height, width = next(iter(samples.values())).shape[1:3]
     return (
         f"{len(samples)} grid{'s' if len(samples) > 1 else ''} of {shown_count(samples)} generated images of {height} × {width} "
-        f"pixels each: {', '.join(samples)}. The same place in each grid started from the same noise."
+        f"pixels each: {', '.join(samples)}. Images at the same place in each grid started from the same noise."
     )
 
 

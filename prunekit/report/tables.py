@@ -186,11 +186,9 @@ def metric_table(results: RunResults) -> Table | None:
     caption = f"{metrics.count} images of each model, {steps}"
     if not metrics.features:
         return Table("metrics", caption, rows, columns, f"No FID or KID: {metrics.no_features}")
-    note = f"{error_note(results)} Comparable only at the same features and the same n."
+    note = f"{error_note(results)} Compare only numbers with the same features and the same n."
     if paired:
-        note += (
-            " The difference's error is the greater one of that over the seeds and of a paired bootstrap over images."
-        )
+        note += " The difference's error is the greater of the one over the seeds and the one from a paired bootstrap over images."
     return Table("metrics", f"{caption}; lower is better", rows, columns, note)
 
 

@@ -137,7 +137,7 @@ def verdict(difference: Estimate, base: Estimate, paired: bool = True) -> str:
         return "unclear, the error of the difference is not known"
     if unclear(difference):
         kind = "paired difference" if paired else "difference"
-        return f"unclear, the {kind} {estimate_text(difference)} is within two standard errors of none"
+        return f"unclear, the {kind} {estimate_text(difference)} is within two standard errors of zero"
     kind = "paired difference" if paired else "difference, not paired,"
     return f"{_change_text(difference, base)} ({kind} {estimate_text(difference)})"
 

@@ -48,7 +48,7 @@ def claimed(manifest):
         (
             4.06,
             "4.06 ± 0.05 against the base's 4.02 ± 0.04: unclear, "
-            "the difference 0.04 ± 0.06 is within two standard errors of none.",
+            "the difference 0.04 ± 0.06 is within two standard errors of zero.",
         ),
     ],
 )
@@ -61,7 +61,7 @@ def test_a_paired_difference_has_its_own_error(manifest):
     set_fid(manifest, 4.06, difference=0.01)
     assert claimed(manifest).endswith(": worse by 1.0 % (paired difference 0.039 ± 0.010).")
     set_fid(manifest, 4.06, difference=0.03)
-    assert "unclear, the paired difference 0.039 ± 0.030 is within two standard errors of none" in claimed(manifest)
+    assert "unclear, the paired difference 0.039 ± 0.030 is within two standard errors of zero" in claimed(manifest)
 
 
 def test_one_seed_without_an_error_claims_nothing(manifest):
@@ -199,13 +199,13 @@ def test_training_on_top_of_the_bases_is_in_the_claim(manifest):
     )
     manifest["ledger"] = [base.to_json(), tuned.to_json()]
     said = (
-        "Making the experts took 0.32 of the base's training MACs on top of them, so this is not a comparison at equal"
+        "Making the experts took an additional 0.32 of the base's training MACs, so this is not a comparison at equal"
     )
     assert said in claimed(manifest)
     manifest["ledger"] = [base.to_json()]
     assert "equal training cost" not in claimed(manifest)
     manifest["ledger"] = [tuned.to_json()]
-    assert "on top of the base's training, whose cost is not recorded" in claimed(manifest)
+    assert "in addition to the base's training, which has no recorded cost" in claimed(manifest)
     manifest["base"]["training"] = {"macs": 30_000}
     assert said in claimed(manifest)
 

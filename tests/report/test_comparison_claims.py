@@ -27,7 +27,7 @@ def test_differences_are_paired_by_seed():
     claim = curriculum_claim(curriculum([(0.5, 0.9), (0.41, 0.79)]))
     assert "the one alternative is speed, min-snr: FID (features: digits-cnn, n = 512) is 0.60 ± 0.19 against" in claim
     assert "0.70 ± 0.20 of uniform: better, difference −0.10 ± 0.01 over the seeds" in claim
-    assert "; it reaches that after" in claim
+    assert "; it reaches the latter after" in claim
 
 
 def test_seeds_that_differ_are_not_paired():
@@ -35,12 +35,12 @@ def test_seeds_that_differ_are_not_paired():
     for row in manifest["curriculum"][2:]:
         row["seed"] += 5
     claim = curriculum_claim(manifest)
-    assert "unclear, the difference −0.10 ± 0.28 over the seeds is within two standard errors of none" in claim
+    assert "unclear, the difference −0.10 ± 0.28 over the seeds is within two standard errors of zero" in claim
 
 
 def test_within_the_error_nothing_is_reached():
     claim = curriculum_claim(curriculum([(0.5, 0.5), (0.3, 0.6)]))
-    assert "unclear, the difference −0.05 ± 0.15 over the seeds is within two standard errors of none." in claim
+    assert "unclear, the difference −0.05 ± 0.15 over the seeds is within two standard errors of zero." in claim
     assert "reach" not in claim
 
 

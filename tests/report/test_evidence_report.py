@@ -135,13 +135,11 @@ def test_a_report_has_a_page_tables_and_pictures(tmp_path, manifest):
     assert page.count("generated images of") == 5
     for section in ("entries", "pareto", "samples", "losses", "training", "widths", "ledger", "provenance", "again"):
         assert f'<section id="{section}"' in page
-    assert "Beside base trained on: FID of experts 0.8, at training MACs equal within 1 %, is" in page.replace(
+    assert "Compared with base trained on: FID of experts 0.8, at training MACs equal within 1 %, is" in page.replace(
         "\xa0", " "
     )
     assert (
-        (tmp_path / "report" / "evidence.md")
-        .read_text()
-        .startswith("# Experts beside baselines at equal training: tdc")
+        (tmp_path / "report" / "evidence.md").read_text().startswith("# Experts and baselines at equal training: tdc")
     )
     assert {path.name for path in (tmp_path / "report").glob("*.csv")} == {"evidence.csv", "losses.csv", "training.csv"}
 

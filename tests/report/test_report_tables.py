@@ -87,10 +87,10 @@ def test_totals_by_kind_tell_making_from_measuring(manifest):
     [
         (
             {"training": {"macs": 400, "samples": 1}},
-            "0.25 of the 400 MACs that training the base took, so base and experts together 1.25",
+            "0.25 of the 400 MACs of the base's training, so base and experts together took 1.25 times as many",
         ),
-        ({"training": None}, "; what training the base took is not recorded."),
-        ({}, "; what training the base took is not recorded."),
+        ({"training": None}, "; the cost of training the base is not recorded."),
+        ({}, "; the cost of training the base is not recorded."),
     ],
 )
 def test_what_making_cost_is_said_beside_the_bases_training(manifest, base, said):
