@@ -3,10 +3,12 @@
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import get_args
 
 from prunekit._json import read_json
 from prunekit.checkpoint.claims import read_schedule
 from prunekit.checkpoint.scheduler import read_scheduler
+from prunekit.choices import Weights
 from prunekit.errors import InputError
 from prunekit.schedule import READABLE_TYPES, NoiseSchedule, Parameterization
 from prunekit.schedule.diffusers import BETA_KEYS
@@ -14,7 +16,7 @@ from prunekit.schedule.noise import NAMED_KINDS
 
 __all__ = ["WEIGHTS", "Asked", "Task", "named_schedule"]
 
-WEIGHTS = ("ema", "raw")
+WEIGHTS: tuple[str, ...] = get_args(Weights)
 """Weights that can be requested: an exponential moving average, or the raw weights from the optimizer."""
 _UNSAID = 1000  # default number of training timesteps
 

@@ -5,7 +5,7 @@ import io
 import logging
 import os
 import sys
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -28,9 +28,11 @@ from prunekit.cli.console import fail
 from prunekit.cli.flags import as_flags, with_flags
 from prunekit.cli.interrupts import ends_at_signals, interruptible
 from prunekit.cli.options import checked
-from prunekit.errors import LimitError, PrunekitError
+from prunekit.errors import InputError, LimitError, PrunekitError
 
 __all__ = ["app", "main"]
+
+_UsageError: Any = typer.BadParameter.__mro__[1]  # typer has no public name for it
 
 app = typer.Typer(
     name="prunekit",
@@ -86,6 +88,23 @@ class _Notes(logging.Handler):
         print(f"prunekit: {printable(as_flags(record.getMessage()))}", file=sys.stderr)
 
 
+def _run() -> None:
+    """Run the command that was typed; a mistake in typing it is an error like any other."""
+    try:
+        code = app(standalone_mode=False)
+    except _UsageError as error:
+        if error.message == error.format_message() and "\n" in error.message:  # the help text, since nothing was typed
+            error.show()
+            sys.exit(2)
+        said = error.format_message().replace("Value error, ", "").rstrip(".")
+        asked = f"; `{error.ctx.command_path} --help` lists what it takes" if error.ctx is not None else ""
+        raise InputError(f"{said}{asked}.") from error
+    except typer.Abort:
+        raise KeyboardInterrupt from None
+    if isinstance(code, int):
+        sys.exit(code)
+
+
 def _said(error: OSError) -> str:
     """The system's message about a file, and how to fix the problem."""
     mend = "expected a place to read and write"
@@ -110,7 +129,7 @@ def main() -> None:
     try:
         with ends_at_signals():
             try:
-                app()
+                _run()
             finally:
                 sys.stdout.flush()  # here, since an error can still be reported
     except LimitError as error:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from prunekit.cli.choices import HeadMode, HeadOption, NormMode, NormOption
+from prunekit.cli.choices import HeadOption, NormOption
 from prunekit.errors import InputError
 
 if TYPE_CHECKING:
@@ -60,8 +60,8 @@ class Constraining:
     tie: TieOption = None
     limit: LimitOption = None
     declare: DeclareOption = None
-    norm_mode: NormOption = NormMode.even
-    head_mode: HeadOption = HeadMode.whole
+    norm_mode: NormOption = "even"
+    head_mode: HeadOption = "whole"
     norm_mode_of: NormModeOf = None
     head_mode_of: HeadModeOf = None
     width_multiple: WidthMultipleOption = None

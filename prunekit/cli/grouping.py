@@ -2,7 +2,6 @@
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -11,7 +10,7 @@ import typer
 from prunekit._files import write_json
 from prunekit._kinds import PICTURE, FileKind, has_format
 from prunekit._missing import check_base
-from prunekit.cli.choices import Schedule
+from prunekit.choices import CutRule, GroupingName, ScheduleName
 from prunekit.cli.console import data_options, emit, print_table, refuse_existing
 from prunekit.cli.interrupts import writing
 from prunekit.cli.options import ConfigOption, DataOption, Exists, Json, Overwrite, Resolution, Seed
@@ -27,24 +26,8 @@ if TYPE_CHECKING:
 __all__ = ["COMMANDS"]
 
 
-class Method(StrEnum):
-    """Grouping methods."""
-
-    uniform = "uniform"
-    snr = "snr"
-    similarity = "similarity"
-    gradient = "gradient"
-
-
-class CutRule(StrEnum):
-    """Cut rules of method similarity."""
-
-    stages = "stages"
-    dynamic = "dynamic"
-
-
 ScheduleOption = Annotated[
-    Schedule | None,
+    ScheduleName | None,
     typer.Option(
         "--noise-schedule", help="Noise schedule that the model was trained with (default: the base's, else linear)."
     ),
@@ -62,8 +45,8 @@ CutsOption = Annotated[str | None, typer.Option("--cuts", help="Cut at these tim
 def groups(
     count: Annotated[int, typer.Option("--groups", "--num-groups", help="Number of timestep groups.")] = 5,
     method: Annotated[
-        Method, typer.Option(help="How to cut the timesteps. similarity needs images, gradient needs a base.")
-    ] = Method.uniform,
+        GroupingName, typer.Option(help="How to cut the timesteps. similarity needs images, gradient needs a base.")
+    ] = "uniform",
     cuts: CutsOption = None,
     noise_schedule: ScheduleOption = None,
     num_timesteps: TimestepsOption = None,
@@ -111,24 +94,23 @@ def groups(
 ) -> None:
     """Cut the timesteps into groups and write groups.json. Group 0 is the cleanest."""
     refuse_existing(output, overwrite, FileKind("groups", has_format(FORMAT)), [base, config, data])
-    kind = None if noise_schedule is None else noise_schedule.value
-    asked = _given(kind=kind, num_timesteps=num_timesteps)
+    asked = _given(kind=noise_schedule, num_timesteps=num_timesteps)
     source = _Source(data, resolution, base, config, asked, _given(weights=weights, prediction_type=prediction_type))
     looks = _given(eta=eta, alpha=alpha, rule=rule, samples=samples, nodes=nodes, memory_mib=memory)
-    if cuts is not None or method.value in METHODS:
+    if cuts is not None or method in METHODS:
         named = [*looks, *_given(data=data, resolution=resolution)]
         if named:
-            instead = "--cuts" if cuts is not None else f"--method {method.value}"
+            instead = "--cuts" if cuts is not None else f"--method {method}"
             raise InputError(
                 f"Got {_flags(named)} with {instead}, which looks at the noise schedule alone; "
                 "expected it with --method similarity or gradient."
             )
         schedule = source.schedule()
-        made = cut_with_evidence(schedule, count, method.value, _cuts(cuts))
+        made = cut_with_evidence(schedule, count, method, _cuts(cuts))
     else:
         if output.suffix != ".png":  # refused later
             refuse_existing(output.with_suffix(".png"), overwrite, PICTURE, [base, config, data])
-        schedule, made = _measured(source, {"method": method.value, "count": count, "seed": seed, **looks}, output)
+        schedule, made = _measured(source, {"method": method, "count": count, "seed": seed, **looks}, output)
     _show_groups(made, schedule, output, json)
 
 

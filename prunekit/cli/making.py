@@ -9,6 +9,7 @@ import typer
 
 from prunekit._json import read_json
 from prunekit._missing import check_base, check_slim
+from prunekit.choices import PredictionType
 from prunekit.cli.console import data_options, emit, refuse_existing, refuse_inputs
 from prunekit.cli.interrupts import writing, written
 from prunekit.cli.options import DataOption, Exists, Json, Overwrite, Resolution, Seed
@@ -47,7 +48,7 @@ def train(
         int, typer.Option("--train-batch-size", help="Images per step, summed over all processes.")
     ] = 128,
     learning_rate: Annotated[float, typer.Option(help="AdamW's learning rate after the warm-up.")] = 1e-3,
-    prediction_type: Annotated[str, typer.Option(help="epsilon, sample or v_prediction.")] = "epsilon",
+    prediction_type: Annotated[PredictionType, typer.Option(help="What the model predicts.")] = "epsilon",
     resume: Resume = "latest",
     logging_dir: LoggingDir = None,
     *,
@@ -87,21 +88,18 @@ def train(
 
 
 def _of_options(
-    data: str, resolution: int | None, config: Path | None, prediction_type: str, settings: "TrainOptions"
+    data: str, resolution: int | None, config: Path | None, prediction_type: PredictionType, settings: "TrainOptions"
 ) -> tuple["BaseOptions", "ImageSplit"]:
     """The base options and images from the command's own options."""
     from prunekit.checkpoint import ModelSpec
     from prunekit.data import load_images
     from prunekit.recipe import BaseOptions
-    from prunekit.schedule import PREDICTION_TYPES
     from prunekit.steps.presets import small_unet
 
-    if prediction_type not in PREDICTION_TYPES:
-        raise InputError(f"Got --prediction-type {prediction_type}; expected one of {', '.join(PREDICTION_TYPES)}.")
     model = read_json(config) if config else None
     images = load_images(data, resolution, model is not None and ModelSpec.from_json(model).num_classes is not None)
     model = small_unet(images) if model is None else model
-    return BaseOptions(model=model, prediction_type=prediction_type, train=settings), images  # type: ignore[arg-type]
+    return BaseOptions(model=model, prediction_type=prediction_type, train=settings), images
 
 
 def _of_recipe(path: Path, context: typer.Context) -> tuple["BaseOptions", "ImageSplit"]:

@@ -1,7 +1,6 @@
 """The command ``allocate``, which divides a budget. It does not import torch."""
 
 from collections.abc import Mapping
-from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -11,7 +10,7 @@ from prunekit._files import write_json
 from prunekit._json import read_json
 from prunekit._kinds import FileKind, has_format
 from prunekit.allocation import FORMAT, Allocation, read_frontiers
-from prunekit.cli.choices import Schedule
+from prunekit.choices import AllocationRule, ScheduleName
 from prunekit.cli.console import emit, print_table, refuse_existing
 from prunekit.cli.interrupts import writing
 from prunekit.cli.options import Json, Overwrite
@@ -23,20 +22,11 @@ from prunekit.steps.budgets import cut_groups, plan_budget, side_by_side
 __all__ = ["COMMANDS"]
 
 
-class Rule(StrEnum):
-    """Allocation rules."""
-
-    linear = "linear"
-    snr = "snr"
-    uniform = "uniform"
-    measured = "measured"
-
-
 def allocate(
     budget: Annotated[float, typer.Option(help="Mean fraction of the base's MACs over the sampler's steps, e.g. 0.8.")],
     rule: Annotated[
-        Rule, typer.Option(help="How groups share the budget: by difficulty, or by measurements.")
-    ] = Rule.linear,
+        AllocationRule, typer.Option(help="How groups share the budget: by difficulty, or by measurements.")
+    ] = "linear",
     groups: Annotated[
         Path | None,
         typer.Option("--groups-file", help="Groups file (default: ./groups.json if it exists)."),
@@ -56,7 +46,7 @@ def allocate(
         ),
     ] = None,
     noise_schedule: Annotated[
-        Schedule | None,
+        ScheduleName | None,
         typer.Option("--noise-schedule", help="Noise schedule of the model (default: the groups file's, else linear)."),
     ] = None,
     num_timesteps: Annotated[
@@ -78,7 +68,7 @@ def allocate(
     partition, schedule = _partition(groups, count, noise_schedule, num_timesteps)
     frontiers = () if journals is None else read_frontiers(journals, len(partition))
     allocation = plan_budget(
-        partition, schedule, budget, rule=rule.value, sampler=sampler, steps=steps, floor=floor, frontiers=frontiers
+        partition, schedule, budget, rule=rule, sampler=sampler, steps=steps, floor=floor, frontiers=frontiers
     )
     compared = side_by_side(allocation, schedule, steps, floor) if frontiers else {}
     data = allocation.to_json()
@@ -156,12 +146,12 @@ def _judged(allocation: Allocation) -> dict[str, Any]:
 
 
 def _partition(
-    path: Path | None, count: int | None, kind: Schedule | None, num_timesteps: int | None
+    path: Path | None, count: int | None, kind: ScheduleName | None, num_timesteps: int | None
 ) -> tuple[TimestepGroups, NoiseSchedule]:
     """Groups and noise schedule from a file, or uniform groups; options must not contradict the file."""
     if path is not None and count is not None:
         raise InputError("Got both --groups and --groups-file; expected one of them.")
-    asked = {"kind": None if kind is None else kind.value, "num_timesteps": num_timesteps}
+    asked = {"kind": kind, "num_timesteps": num_timesteps}
     asked = {key: value for key, value in asked.items() if value is not None}
     found = path or (Path("groups.json") if count is None and Path("groups.json").is_file() else None)
     if found is None:

@@ -10,15 +10,11 @@ import typer
 
 from prunekit._json import read_json
 from prunekit.allocation import Allocation
+from prunekit.choices import ProposerName, ProxyName, RepairKind, TargetOf
 from prunekit.cli.choices import (
     BasePath,
-    Criterion,
     CriterionOption,
-    Proposer,
-    Proxy,
-    Repair,
     Samples,
-    TargetOf,
     check_timesteps,
 )
 from prunekit.cli.console import chosen_allocation, data_options, emit, print_table, refuse_inputs
@@ -57,7 +53,7 @@ class Goal:
     ] = None
     target_of: Annotated[
         TargetOf, typer.Option(help="What the target limits. Latency is measured on this machine.")
-    ] = TargetOf.macs
+    ] = "macs"
     latency_table: Annotated[
         Path,
         typer.Option(
@@ -70,12 +66,13 @@ class Goal:
 class Searching:
     """How channels are scored and widths decided."""
 
-    criterion: CriterionOption = Criterion.taylor
-    proposer: Annotated[Proposer, typer.Option(help="How the search decides widths.")] = Proposer.greedy
-    proxy: Annotated[Proxy, typer.Option(help="How the search rates candidates.")] = Proxy.least_squares
+    criterion: CriterionOption = "taylor"
+    proposer: Annotated[ProposerName, typer.Option(help="How the search decides widths.")] = "greedy"
+    proxy: Annotated[ProxyName, typer.Option(help="How the search rates candidates.")] = "least-squares"
     repair: Annotated[
-        Repair, typer.Option(help="Repair the layers that read pruned channels, in closed form, before fine-tuning.")
-    ] = Repair.least_squares
+        RepairKind,
+        typer.Option(help="Repair the layers that read pruned channels, in closed form, before fine-tuning."),
+    ] = "least-squares"
     floor: Annotated[float, typer.Option(help="Smallest share of every channel group that is kept.")] = 0.0
     samples: Samples = 256
     rounds: Annotated[int, typer.Option(help="Number of rounds in which the search approaches the target.")] = 12
@@ -138,7 +135,7 @@ def prune(
 
     ranks.join()
     rank, size = ranks.place()
-    table, timed = goal.latency_table, goal.target_of is TargetOf.latency
+    table, timed = goal.latency_table, goal.target_of == "latency"
     if timed and size > 1 and not table.is_file():
         raise InputError(f"{table} does not exist; have one process measure it before several ranks search.")
     options = _options(goal, searching, constraining, language_model)
@@ -177,19 +174,19 @@ def _options(
     from prunekit.search import SearchOptions
 
     search = SearchOptions(
-        proposer=searching.proposer.value,
-        proxy=searching.proxy.value,
+        proposer=searching.proposer,
+        proxy=searching.proxy,
         rounds=searching.rounds,
-        target_of=goal.target_of.value,
+        target_of=goal.target_of,
         trials=searching.trials,
         seed=searching.seed,
         study=str(searching.study) if searching.study else None,
         llm=language_model.endpoint,
     )
     return PruneOptions(
-        criterion=searching.criterion.value,
-        norm_mode=constraining.norm_mode.value,
-        head_mode=constraining.head_mode.value,
+        criterion=searching.criterion,
+        norm_mode=constraining.norm_mode,
+        head_mode=constraining.head_mode,
         constraints=constraining.constraints,
         samples=searching.samples,
         seed=searching.seed,
@@ -197,7 +194,7 @@ def _options(
         width_multiples=width_multiples(constraining.width_multiple),
         latency_table=str(goal.latency_table),
         floor=searching.floor,
-        repair=searching.repair.value,
+        repair=searching.repair,
     )
 
 
@@ -273,11 +270,11 @@ def _fact(
         "group": index,
         "output": str(output / f"group-{index}"),
         "base_macs": base_macs,
-        "target_macs": result.target if target_of is TargetOf.macs else None,
+        "target_macs": result.target if target_of == "macs" else None,
         "macs": slim.macs,
         "mac_ratio": slim.macs / base_macs,
         "params": slim.params,
-        "target_of": target_of.value,
+        "target_of": target_of,
         "target": result.target,
         "spent": result.spent,
         "missed": result.missed / result.base,

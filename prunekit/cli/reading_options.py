@@ -5,20 +5,20 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from prunekit.choices import PredictionType, Weights
+
 if TYPE_CHECKING:
     from prunekit.checkpoint import Asked
 
 __all__ = ["PredictionOption", "ReadingOptions", "WeightsOption", "asked_of"]
 
 WeightsOption = Annotated[
-    str | None,
-    typer.Option(help="Which weights of the base to read: ema or raw (default: ema if the base has both)."),
+    Weights | None,
+    typer.Option(help="Which weights of the base to read (default: ema if the base has both)."),
 ]
 PredictionOption = Annotated[
-    str | None,
-    typer.Option(
-        help="What the base predicts: epsilon, sample or v_prediction (default: as its files say, else epsilon)."
-    ),
+    PredictionType | None,
+    typer.Option(help="What the base predicts (default: as its files say, else epsilon)."),
 ]
 
 

@@ -3,7 +3,6 @@
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
-from enum import StrEnum
 from importlib.resources import as_file, files
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -11,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from prunekit._missing import check_recipe
+from prunekit.choices import Cluster
 from prunekit.cli.console import Bars, emit, print_table
 from prunekit.cli.interrupts import keeping, written
 from prunekit.cli.options import Exists, Json
@@ -21,13 +21,6 @@ if TYPE_CHECKING:
     from prunekit.runs.executors import Executor
 
 __all__ = ["COMMANDS"]
-
-
-class Cluster(StrEnum):
-    """submitit's executors."""
-
-    local = "local"
-    slurm = "slurm"
 
 
 @dataclass(frozen=True)
@@ -44,7 +37,7 @@ class _Parallel:
         if self.cluster is not None:
             from prunekit.runs.clusters import Submitit, parsed_options
 
-            return Submitit(self.cluster.value, folder, parsed_options(self.options), self.jobs, self.retries)
+            return Submitit(self.cluster, folder, parsed_options(self.options), self.jobs, self.retries)
         if self.options:
             raise InputError("Got --executor-option without --executor; expected --executor local or slurm with it.")
         if self.jobs is None:

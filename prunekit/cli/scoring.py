@@ -8,11 +8,8 @@ import typer
 from prunekit._kinds import PICTURE, FileKind
 from prunekit.cli.choices import (
     BasePath,
-    Criterion,
     CriterionOption,
-    HeadMode,
     HeadOption,
-    NormMode,
     NormOption,
     Samples,
     check_timesteps,
@@ -31,13 +28,13 @@ def importance(
     base: BasePath,
     config: ConfigOption = None,
     inputs: InputsOption = None,
-    criterion: CriterionOption = Criterion.taylor,
+    criterion: CriterionOption = "taylor",
     groups: Annotated[Path | None, typer.Option("--groups-file", help="groups.json or allocation.json.")] = None,
     data: DataOption = None,
     resolution: Resolution = None,
     samples: Samples = 256,
-    norm_mode: NormOption = NormMode.even,
-    head_mode: HeadOption = HeadMode.whole,
+    norm_mode: NormOption = "even",
+    head_mode: HeadOption = "whole",
     seed: Seed = 0,
     output: Annotated[
         Path,
@@ -67,20 +64,20 @@ def importance(
     refuse_inputs(output, [base], inside=True)
     loaded = open_base(base, config, inputs, reading.asked)
     others = data_options(data, resolution)
-    asked = others is not None or needs_images(criterion.value)
+    asked = others is not None or needs_images(criterion)
     images = images_of(loaded, others, base).train if asked else None
-    options = PruneOptions(criterion=criterion.value, samples=samples, seed=seed)
+    options = PruneOptions(criterion=criterion, samples=samples, seed=seed)
     standing = groups or next((p for p in (Path("groups.json"), Path("allocation.json")) if p.is_file()), None)
     partition = TimestepGroups.from_json(read_json(standing), standing) if standing else make_groups(loaded.schedule)
     check_timesteps(partition, loaded.schedule, base)
-    scores = score_groups(Bench.of(loaded, norm_mode.value, head_mode.value), images, partition, options)
+    scores = score_groups(Bench.of(loaded, norm_mode, head_mode), images, partition, options)
     with writing(output, picture):
         scores.save(output)
         heatmap_png(scores.to_json(), picture)
     facts = {
         "output": str(output),
         "heatmap": str(picture),
-        "criterion": criterion.value,
+        "criterion": criterion,
         "channel_groups": len(scores.sizes),
     }
     emit(

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from prunekit.choices import Compensation, LearningRates, LossWeights, MomentumDecays, Precision, TimestepSamplers
 from prunekit.cli.interrupts import keeping
 from prunekit.errors import InputError
 
@@ -30,22 +31,17 @@ class TrainingChanges:
         int | None, typer.Option(help="Split each process's batch into this many parts to save memory.")
     ] = None
     lr_scheduler: Annotated[
-        str | None, typer.Option(help="Learning rate after the warm-up: cosine (falls to zero) or constant.")
+        LearningRates | None, typer.Option(help="Learning rate after the warm-up; cosine falls to zero.")
     ] = None
     warmup_steps: Annotated[int | None, typer.Option("--lr-warmup-steps", help="Steps of linear warm-up.")] = None
-    timestep_sampler: Annotated[
-        str | None,
-        typer.Option(help="uniform, gaussian-curriculum, noise-rate-curriculum, asymmetric or loss-second-moment."),
-    ] = None
+    timestep_sampler: Annotated[TimestepSamplers | None, typer.Option(help="How training timesteps are drawn.")] = None
     curriculum_share: Annotated[
         float | None, typer.Option(help="Share of the steps after which a curriculum reaches its final distribution.")
     ] = None
-    loss_weight: Annotated[str | None, typer.Option(help="none, min-snr, p2 or change-aware.")] = None
-    momentum_decay: Annotated[
-        str | None, typer.Option(help="How AdamW's beta1 falls: none, rational or exponential.")
-    ] = None
+    loss_weight: Annotated[LossWeights | None, typer.Option(help="Weight of each timestep in the loss.")] = None
+    momentum_decay: Annotated[MomentumDecays | None, typer.Option(help="How AdamW's beta1 falls.")] = None
     momentum_compensation: Annotated[
-        str | None, typer.Option(help="How the learning rate compensates for that: step, gradient, code or none.")
+        Compensation | None, typer.Option(help="How the learning rate compensates for that.")
     ] = None
     weight_decay: Annotated[float | None, typer.Option("--adam-weight-decay", help="AdamW's weight decay.")] = None
     label_dropout: Annotated[
@@ -55,7 +51,7 @@ class TrainingChanges:
     ema_decay: Annotated[
         float | None, typer.Option("--ema-max-decay", help="Decay of the moving average of the weights.")
     ] = None
-    mixed_precision: Annotated[str | None, typer.Option(help="no, fp16 or bf16.")] = None
+    mixed_precision: Annotated[Precision | None, typer.Option(help="Mixed precision.")] = None
     checkpoint_every: Annotated[
         int | None, typer.Option("--checkpointing-steps", help="Steps between checkpoints.")
     ] = None

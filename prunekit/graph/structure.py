@@ -9,12 +9,13 @@ import math
 from collections.abc import Container, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from prunekit._files import json_hash
 from prunekit._types import FloatArray, IntArray
+from prunekit.choices import HeadMode, NormMode
 from prunekit.errors import InputError
 
 if TYPE_CHECKING:
@@ -35,8 +36,6 @@ __all__ = [
 
 Axis = str
 """``out`` or ``in`` of a layer; a dimension's number (``"0"`` …) of a tensor that belongs to no known layer."""
-NormMode = Literal["even", "whole"]
-HeadMode = Literal["whole", "even"]
 
 
 @dataclass(frozen=True, eq=False)

@@ -9,7 +9,7 @@ from prunekit.groups.partition import FORMAT, TimestepGroup, TimestepGroups
 
 if TYPE_CHECKING:
     from prunekit.groups.denoiser import OptimalDenoiser
-    from prunekit.groups.similarity import ETA, Rule, Similarity, cut_by_matrix
+    from prunekit.groups.similarity import ETA, Similarity, cut_by_matrix
 
 __all__ = [
     "ETA",
@@ -20,7 +20,6 @@ __all__ = [
     "Grouping",
     "GroupingMethod",
     "OptimalDenoiser",
-    "Rule",
     "Similarity",
     "Snr",
     "TimestepGroup",
@@ -32,6 +31,6 @@ __all__ = [
 
 _HOMES = {  # planning does not need them and starts faster without
     "denoiser": ("OptimalDenoiser",),
-    "similarity": ("ETA", "Rule", "Similarity", "cut_by_matrix"),
+    "similarity": ("ETA", "Similarity", "cut_by_matrix"),
 }
 __getattr__ = at_need(__name__, _HOMES)

@@ -7,12 +7,13 @@ with the same image and noise at both timesteps. At the clean end ε* is the noi
 """
 
 from dataclasses import dataclass, field
-from typing import ClassVar, Literal
+from typing import ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from prunekit._types import FloatArray, JsonDict
+from prunekit.choices import CutRule
 from prunekit.errors import InputError
 from prunekit.groups.denoiser import OptimalDenoiser
 from prunekit.groups.evidence import Evidence, Grouping
@@ -21,12 +22,11 @@ from prunekit.groups.partition import TimestepGroups
 from prunekit.groups.segmentation import best_intervals, dissimilarity_costs, finely, partition_cost
 from prunekit.schedule import NoiseSchedule
 
-__all__ = ["ETA", "Rule", "Similarity", "calibrated_alpha", "cut_by_matrix", "measure_similarity", "three_stages"]
+__all__ = ["ETA", "CutRule", "Similarity", "calibrated_alpha", "cut_by_matrix", "measure_similarity", "three_stages"]
 
 ETA = 2 / 255
 """Difference of ε* up to which two timesteps agree on a pixel; the value of the published code."""
 STAGES = 3
-Rule = Literal["stages", "dynamic"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -49,7 +49,7 @@ class Similarity:
     images: NDArray[np.uint8] | FloatArray
     eta: float = ETA
     alpha: float | None = None
-    rule: Rule | None = None
+    rule: CutRule | None = None
     samples: int = 64
     nodes: int = NODES
     seed: int = 0

@@ -1,7 +1,7 @@
 """A recipe's sections: the options of each stage of the main job. Of this package, they import only ``bounds`` and ``schema``."""
 
 from dataclasses import dataclass, field, replace
-from typing import Annotated, Any, ClassVar, Literal, get_args
+from typing import Annotated, Any, ClassVar, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,10 +12,11 @@ from prunekit._types import FloatArray
 from prunekit.allocation import RULES
 from prunekit.checkpoint import Asked, ModelSpec
 from prunekit.checkpoint.bounds import check_schedule
+from prunekit.choices import CutRule, HeadMode, NormMode, PredictionType, Weights
 from prunekit.errors import InputError
 from prunekit.features import SHIPPED
 from prunekit.graph import Constraints
-from prunekit.groups import ETA, METHODS, Rule, Similarity
+from prunekit.groups import ETA, METHODS, Similarity
 from prunekit.importance import CRITERIA, criterion
 from prunekit.recipe.bounds import MAX_COUNT, MAX_SEED, SEARCH, TRAINING, check_search
 from prunekit.recipe.schema import Choice
@@ -111,9 +112,9 @@ class BaseOptions:
     checkpoint: str | None = None
     model: Annotated[dict[str, Any], _MODEL] | None = None
     noise_schedule: Annotated[dict[str, Any], _NOISE_SCHEDULE] | None = None
-    prediction_type: Literal["epsilon", "sample", "v_prediction"] | None = None
+    prediction_type: PredictionType | None = None
     train: Train = field(default_factory=TrainOptions)
-    weights: Literal["ema", "raw"] | None = None
+    weights: Weights | None = None
 
     def __post_init__(self) -> None:
         if (self.checkpoint is None) == (self.model is None):
@@ -176,7 +177,7 @@ class GroupOptions:
     cuts: tuple[int, ...] | None = None
     alpha: float | None = None
     eta: float = ETA
-    rule: Rule | None = None
+    rule: CutRule | None = None
     samples: Positive | None = None
     nodes: Annotated[int, Field(ge=2)] | None = None
     seed: Seed = 0
@@ -263,8 +264,8 @@ class PruneOptions:
     __pydantic_config__: ClassVar[dict[str, Any]] = STRICT
 
     criterion: Annotated[str, Field(json_schema_extra={"enum": [*CRITERIA]})] = "taylor"
-    norm_mode: Literal["even", "whole"] = "even"
-    head_mode: Literal["whole", "even"] = "whole"
+    norm_mode: NormMode = "even"
+    head_mode: HeadMode = "whole"
     samples: Positive = 256
     batch_size: Positive = 64
     seed: Seed = 0

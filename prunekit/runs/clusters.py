@@ -6,12 +6,13 @@ import subprocess
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 from typing_extensions import TypedDict
 
 from prunekit._files import write_json
 from prunekit._json import Many, read_document
+from prunekit.choices import Cluster
 from prunekit.errors import FileFormatError, InputError
 from prunekit.runs.executors import checked_retries, last_line, shared_threads
 from prunekit.runs.jobs import Job
@@ -21,7 +22,6 @@ if TYPE_CHECKING:
 
 __all__ = ["Cluster", "Submitit", "parsed_options"]
 
-Cluster = Literal["local", "slurm"]
 _FORMAT = "prunekit-job/1"
 _MINUTES = {"local": 60 * 24 * 365, "slurm": 240}  # submitit's defaults are 2 and 5
 _REQUEUES = 100  # after timeouts; each start resumes from the one before

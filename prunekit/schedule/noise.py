@@ -12,19 +12,20 @@ import inspect
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 
 from prunekit._messages import did_you_mean
 from prunekit._types import FloatArray, JsonDict
+from prunekit.choices import ScheduleName
 from prunekit.errors import InputError
 from prunekit.schedule.diffusers import of_scheduler
 from prunekit.schedule.steps import check_count
 
 __all__ = ["NAMED_KINDS", "NoiseSchedule"]
 
-NAMED_KINDS = ("linear", "scaled_linear", "cosine", "sigmoid", "edm", "rectified_flow")
+NAMED_KINDS: tuple[str, ...] = get_args(ScheduleName)
 """Kinds of noise schedules that are fully described by a name and a number of timesteps."""
 _KINDS = (*NAMED_KINDS, "explicit")
 

@@ -5,11 +5,12 @@ From :math:`x_t = a x_0 + b \varepsilon` a network is trained to predict ε, x_0
 """
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar, get_args
 
 import numpy as np
 
 from prunekit._types import FloatArray, JsonDict
+from prunekit.choices import PredictionType
 from prunekit.errors import InputError
 from prunekit.schedule.noise import NoiseSchedule
 
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
 
 __all__ = ["PREDICTION_TYPES", "READABLE_TYPES", "Parameterization", "Parameterized"]
 
-PREDICTION_TYPES = ("epsilon", "sample", "v_prediction")
+PREDICTION_TYPES: tuple[str, ...] = get_args(PredictionType)
 """What a network can be trained to predict here; ``sample`` is x_0."""
 READABLE_TYPES = (*PREDICTION_TYPES, "flow_prediction")
 """What checkpoints may say."""

@@ -13,12 +13,13 @@ from collections.abc import Callable, Collection, Iterable
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
+from prunekit.choices import RepairKind
 from prunekit.graph import ChannelGraph, PruningPlan, apply, slicer
 from prunekit.graph.layers import layer_kind
 from prunekit.graph.running import evaluation_mode
@@ -26,7 +27,6 @@ from prunekit.importance import Probe
 
 __all__ = ["Repair", "RepairKind", "repair"]
 
-RepairKind = Literal["none", "bias", "least-squares"]
 _RIDGE = 3e-3  # times the mean variance: activations of one layer are often nearly dependent
 
 

@@ -7,11 +7,12 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from fractions import Fraction
 from functools import cached_property
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 
 from prunekit._types import FloatArray, IntArray
+from prunekit.choices import TargetOf
 from prunekit.cost import CostModel, LatencyModel
 from prunekit.errors import BudgetError, InputError
 from prunekit.graph import ChannelGraph
@@ -20,7 +21,6 @@ from prunekit.search.whole import nothing_to_prune
 
 __all__ = ["Measure", "TargetOf", "WidthProblem", "in_units", "lost_importance", "meet_target"]
 
-TargetOf = Literal["macs", "params", "latency"]
 
 _MAX_MOVES = 200_000
 _KICKS = 12  # perturbations tried if the tolerance is not reached

@@ -12,19 +12,19 @@ form's q and the cosine pace are this project's choices.
 import hashlib
 import math
 from dataclasses import dataclass
-from typing import Any, Literal, get_args
+from typing import Any, get_args
 
 import numpy as np
 import torch
 from torch import Generator, Tensor
 
+from prunekit.choices import Pace
 from prunekit.errors import InputError
 from prunekit.schedule import NoiseSchedule
 from prunekit.training.timesteps import RangeTimesteps, drawn, mixture
 
 __all__ = ["GaussianCurriculum", "NoiseRateCurriculum", "Pace", "paced"]
 
-Pace = Literal["linear", "cosine"]
 _NARROWEST = 1e-6  # times T: with a smaller width, squared distances overflow
 
 

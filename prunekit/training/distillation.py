@@ -4,20 +4,19 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import Any, Literal, get_args
+from typing import Any, get_args
 
 import torch
 from torch import Generator, Tensor, nn
 
 from prunekit._files import json_hash
+from prunekit.choices import Fade
 from prunekit.errors import InputError
 from prunekit.schedule import NoiseSchedule
 from prunekit.training.checkpoints import weights_hash
 from prunekit.training.objective import DenoisingObjective, predict
 
 __all__ = ["Distillation", "Fade", "feature_layers"]
-
-Fade = Literal["constant", "linear"]
 
 
 @dataclass(frozen=True, eq=False)

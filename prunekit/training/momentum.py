@@ -13,13 +13,12 @@ on the steps, and thus the compensation, depends on the optimizer:
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
-from typing import Any, Literal, Protocol, get_args
+from typing import Any, Protocol, get_args
 
+from prunekit.choices import Compensation
 from prunekit.errors import InputError
 
 __all__ = ["Compensation", "ExponentialMomentum", "FallingMomentum", "MomentumDecay", "RationalMomentum"]
-
-Compensation = Literal["step", "gradient", "code", "none"]
 
 
 class FallingMomentum(Protocol):

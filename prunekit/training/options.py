@@ -3,21 +3,16 @@
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, fields
-from typing import Any, ClassVar, Literal, get_args
+from typing import Any, ClassVar, get_args
 
 from prunekit._messages import did_you_mean
+from prunekit.choices import Compensation, LearningRates, LossWeights, MomentumDecays, Precision, TimestepSamplers
 from prunekit.errors import InputError
-from prunekit.training.momentum import Compensation, ExponentialMomentum, MomentumDecay, RationalMomentum
+from prunekit.training.momentum import ExponentialMomentum, MomentumDecay, RationalMomentum
 
 __all__ = ["PRECISIONS", "LearningRates", "Progress", "Reporter", "TrainOptions"]
 
-LearningRates = Literal["cosine", "constant"]
-TimestepSamplers = Literal[
-    "uniform", "gaussian-curriculum", "noise-rate-curriculum", "asymmetric", "loss-second-moment"
-]
-LossWeights = Literal["none", "min-snr", "p2", "change-aware"]
-MomentumDecays = Literal["none", "rational", "exponential"]
-PRECISIONS = ("no", "fp16", "bf16")
+PRECISIONS = get_args(Precision)
 _CHOICES = {
     "timestep_sampler": get_args(TimestepSamplers),
     "loss_weight": get_args(LossWeights),

@@ -1,18 +1,17 @@
 """Timesteps for training one network on several timestep groups (multi-stage framework, arXiv:2312.09181)."""
 
 from dataclasses import dataclass
-from typing import Any, Literal, get_args
+from typing import Any, get_args
 
 import torch
 from torch import Generator, Tensor
 
+from prunekit.choices import StageDraw
 from prunekit.errors import InputError
 from prunekit.groups import TimestepGroups
 from prunekit.training.early_stop import EarlyStop
 
 __all__ = ["StageDraw", "StageTimesteps"]
-
-StageDraw = Literal["uniform", "proportional", "mixed"]
 
 
 @dataclass(frozen=True, eq=False)

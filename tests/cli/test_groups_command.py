@@ -79,7 +79,7 @@ def test_gradient_takes_the_bases_images_and_noise_schedule():
         ("--method similarity", "without --data; expected the images"),
         ("--method gradient", "without --base; expected the network"),
         ("--method gradient --data digits", "without --base"),
-        ("--method similarity --data nowhere", "--data nowhere does not exist"),
+        ("--method similarity --data nowhere", "nowhere does not exist"),
         ("--method similarity --data digits --alpha 2", "Got alpha 2"),
         ("--method similarity --data digits --eta 0", "Got eta 0"),
         ("--method similarity --data digits --samples 0", "0 samples"),

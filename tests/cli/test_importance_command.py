@@ -1,21 +1,10 @@
 """The importance command: every criterion, both kinds of file."""
 
-from typing import get_args
-
 import numpy as np
 import pytest
 from command_line import done, typed
 
-from prunekit.cli.choices import Criterion, Proposer, Proxy, Repair
-from prunekit.importance import CRITERIA, ImportanceMap
-from prunekit.search import PROPOSERS, PROXIES, RepairKind
-
-
-def test_the_command_line_knows_every_criterion_proposer_proxy_and_repair():
-    assert [criterion.value for criterion in Criterion] == sorted(CRITERIA)
-    assert {proposer.value for proposer in Proposer} == set(PROPOSERS)
-    assert {proxy.value for proxy in Proxy} == set(PROXIES)
-    assert {repair.value for repair in Repair} == set(get_args(RepairKind))
+from prunekit.importance import ImportanceMap
 
 
 def test_maps_are_written_as_npz_where_the_name_says_so(tmp_path, monkeypatch):

@@ -1,0 +1,70 @@
+"""The names that users choose by, on the command line, in recipes and in Python, each listed once.
+
+They are here so that the command line can show them without importing torch; tests compare them with the registries of what they
+stand for.
+"""
+
+from typing import Literal
+
+__all__ = [
+    "AllocationRule",
+    "Cluster",
+    "Compensation",
+    "CriterionName",
+    "CutRule",
+    "Fade",
+    "GroupingName",
+    "HeadMode",
+    "LearningRates",
+    "LossWeights",
+    "MomentumDecays",
+    "NormMode",
+    "Pace",
+    "Precision",
+    "PredictionType",
+    "ProposerName",
+    "ProxyName",
+    "RepairKind",
+    "ScheduleName",
+    "StageDraw",
+    "TargetOf",
+    "TimestepSamplers",
+    "Weights",
+]
+
+# bases
+ScheduleName = Literal["linear", "scaled_linear", "cosine", "sigmoid", "edm", "rectified_flow"]
+PredictionType = Literal["epsilon", "sample", "v_prediction"]
+Weights = Literal["ema", "raw"]
+
+# timestep groups and their budgets
+GroupingName = Literal["uniform", "snr", "similarity", "gradient"]
+CutRule = Literal["stages", "dynamic"]
+AllocationRule = Literal["linear", "snr", "uniform", "measured"]
+
+# pruning
+CriterionName = Literal[
+    "activation", "diff-pruning", "fisher", "fpgm", "magnitude", "magnitude-l1", "proxy", "random", "taylor"
+]
+ProposerName = Literal["greedy", "evolution", "tpe", "llm", "oneshot", "uniform"]
+ProxyName = Literal["loss", "bias", "least-squares", "recovery", "repaired-recovery"]
+RepairKind = Literal["none", "bias", "least-squares"]
+TargetOf = Literal["macs", "params", "latency"]
+NormMode = Literal["even", "whole"]
+HeadMode = Literal["whole", "even"]
+
+# training
+TimestepSamplers = Literal[
+    "uniform", "gaussian-curriculum", "noise-rate-curriculum", "asymmetric", "loss-second-moment"
+]
+LossWeights = Literal["none", "min-snr", "p2", "change-aware"]
+LearningRates = Literal["cosine", "constant"]
+MomentumDecays = Literal["none", "rational", "exponential"]
+Compensation = Literal["step", "gradient", "code", "none"]
+Precision = Literal["no", "fp16", "bf16"]
+StageDraw = Literal["uniform", "proportional", "mixed"]
+Pace = Literal["linear", "cosine"]
+Fade = Literal["constant", "linear"]
+
+# runs
+Cluster = Literal["local", "slurm"]
