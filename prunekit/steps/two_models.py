@@ -12,16 +12,16 @@ from prunekit._kinds import FolderKind, has_format
 from prunekit.consistency import Consistency, ConsistencyOptions, Denoiser, measure_consistency
 from prunekit.errors import InputError
 from prunekit.report import curves_png, pairs_png
+from prunekit.results.formats import CONSISTENCY
 from prunekit.sampling import to_images
 from prunekit.steps.budgets import evaluations
 from prunekit.steps.opening import Opened
 from prunekit.training import weights_hash
 
-__all__ = ["FOLDER", "FORMAT", "Compared", "check_folder", "compare", "write_comparison"]
+__all__ = ["FOLDER", "Compared", "check_folder", "compare", "write_comparison"]
 
-FORMAT = "prunekit-consistency/1"
 _FIGURES = "consistency.json"
-FOLDER = FolderKind("comparison", ("pairs.png", "curves.png"), marker=_FIGURES, is_ours=has_format(FORMAT))
+FOLDER = FolderKind("comparison", ("pairs.png", "curves.png"), marker=_FIGURES, is_ours=has_format(CONSISTENCY))
 """Files that :func:`write_comparison` may replace."""
 
 
@@ -85,7 +85,7 @@ def compare(
         }
         for letter, name, opened, denoiser in zip("ab", names, (a, b), (one, other), strict=True)
     }
-    head = {"format": FORMAT, "prunekit": prunekit.__version__, "models": models}
+    head = {"format": CONSISTENCY, "prunekit": prunekit.__version__, "models": models}
     return Compared(found, {**head, "noise_schedule": a.schedule.to_config(), **found.to_json()})
 
 
