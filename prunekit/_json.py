@@ -223,6 +223,8 @@ def _fault(error: "ErrorDetails") -> str:
     place = keys if len(keys) <= 120 else f"{keys[:60]} … {keys[-50:]}"
     if error["type"] == "missing":
         return f"{place!r} is missing"
+    if error["type"] == "recursion_loop":
+        return f"{place!r} is nested too deeply"
     form = _EXPECTED.get(error["type"])
     expected = form.format_map(error.get("ctx", {})) if form else " ".join(str(error["msg"]).split())[:120]
     return f"{place or 'it'} is {_short(error['input'])}; expected {expected}"

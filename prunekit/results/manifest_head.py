@@ -74,22 +74,54 @@ class BaseTraining(Model):
     known_from: str | None = None
 
 
-class _Named(Model):
+class GroupSettings(Model):
+    """How timesteps were cut.
+
+    Args:
+        method: name of the method.
+    """
+
     method: str | None = None
+
+
+class SearchSettings(Model):
+    """How widths were searched.
+
+    Args:
+        proposer: name of the proposer.
+    """
+
     proposer: str | None = None
 
 
-class _Pruned(Model):
-    criterion: JsonValue = None
-    search: _Named | None = None
+class PruneSettings(Model):
+    """How channels were chosen.
+
+    Args:
+        search: how widths were searched.
+    """
+
+    search: SearchSettings | None = None
 
 
-class _Steps(Model):
+class StepSettings(Model):
+    """How a network was trained.
+
+    Args:
+        steps: train steps.
+    """
+
     steps: Whole | None = None
 
 
-class _Trained(Model):
-    train: _Steps | None = None
+class TuneSettings(Model):
+    """How experts were trained.
+
+    Args:
+        train: the training of each.
+    """
+
+    train: StepSettings | None = None
 
 
 class Settings(Model):
@@ -105,9 +137,9 @@ class Settings(Model):
 
     description: str | None = None
     data: Free | None = None
-    groups: _Named | None = None
-    prune: _Pruned | None = None
-    finetune: _Trained | None = None
+    groups: GroupSettings | None = None
+    prune: PruneSettings | None = None
+    finetune: TuneSettings | None = None
 
 
 class Head(Model):
