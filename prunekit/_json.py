@@ -223,7 +223,7 @@ def _fault(error: "ErrorDetails") -> str:
     place = keys if len(keys) <= 120 else f"{keys[:60]} … {keys[-50:]}"
     if error["type"] == "missing":
         return f"{place!r} is missing"
-    if error["type"] == "recursion_loop":
+    if error["type"] in ("recursion_loop", "recursion_depth_exceeded"):
         return f"{place!r} is nested too deeply"
     form = _EXPECTED.get(error["type"])
     expected = form.format_map(error.get("ctx", {})) if form else " ".join(str(error["msg"]).split())[:120]
