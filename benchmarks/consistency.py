@@ -103,14 +103,14 @@ def estimate(found: dict[str, Any], form: str = ".3f") -> str:
 
 
 def image_row(compared: Compared) -> list[str]:
-    models, images = compared.data["models"], compared.data["images"]
+    models, images = compared.data.to_json()["models"], compared.data.to_json()["images"]
     measures = ("ssim", "correlation", "mse")
     cells = [estimate(images[kind][measure]) for measure in measures for kind in ("same", "shuffled")]
     return [f"{models['a']['name']} / {models['b']['name']}", *cells]
 
 
 def step_rows(compared: Compared) -> list[list[str]]:
-    steps = compared.data["steps"]
+    steps = compared.data.to_json()["steps"]
     return [
         [
             f"{step['timestep']:g}",
@@ -129,13 +129,13 @@ def seam_rows(compared: Compared) -> list[list[str]]:
             *(estimate(seam[name], ".4f") for name in ("jump", "cleaner", "noisier")),
             estimate(seam["ratio"], ".2f"),
         ]
-        for seam in compared.data["seams"]
+        for seam in compared.data.to_json()["seams"]
     ]
 
 
 def write_text(found: list[Compared], trained: int, folder: Path) -> None:
     """The tables, with their captions."""
-    settings, ssim = found[0].data["settings"], found[0].data["ssim"]
+    settings, ssim = found[0].data.to_json()["settings"], found[0].data.to_json()["ssim"]
     kinds = [f"{name}{of}" for name in ("SSIM", "correlation", "MSE") for of in ("", ", shuffled")]
     along = ["t", *kinds[:4], "SSIM on the base's states"]
     seams = ["groups", "t", "jump", "cleaner expert from the base", "noisier expert from the base", "ratio"]
@@ -171,7 +171,9 @@ def main() -> None:
         found.append(compare(a, b, pair, asked))
     for name, number in PICTURED.items():
         write_comparison(found[number], options.output / name)
-    comparisons = [{k: compared.data[k] for k in ("models", "settings", "images", "seams")} for compared in found]
+    comparisons = [
+        {k: compared.data.to_json()[k] for k in ("models", "settings", "images", "seams")} for compared in found
+    ]
     write_text(found, steps, options.output)
     publish("consistency", {"threads": torch.get_num_threads(), "comparisons": comparisons}, options.output)
 

@@ -7,26 +7,36 @@ imported when the first file is checked. Nothing is converted: a text that looks
 import json
 import math
 from collections import Counter
+from collections.abc import Hashable
 from functools import cache
 from pathlib import Path
-from typing import Annotated, Any, TypeVar, cast
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar, cast
 
 from prunekit._missing import check_json
 from prunekit.errors import FileFormatError
 from prunekit.limits import check_limit
 
+if TYPE_CHECKING:
+    from pydantic import GetCoreSchemaHandler, TypeAdapter
+    from pydantic_core import CoreSchema, ErrorDetails
+
 __all__ = [
     "AGAIN",
+    "Above",
     "Amount",
     "Bounded",
+    "Distance",
     "Many",
     "Named",
+    "Number",
     "Pair",
     "Positive",
     "Ratio",
+    "Unchanged",
     "Whole",
     "checked",
     "parse_json",
+    "parsed",
     "read_document",
     "read_json",
 ]
@@ -48,8 +58,21 @@ class Bounded:
     def __init__(self, **bounds: float) -> None:
         self.bounds = bounds
 
-    def __get_pydantic_core_schema__(self, source: Any, handler: Any) -> Any:
-        return {**handler(source), **self.bounds}
+    def __get_pydantic_core_schema__(self, source: object, handler: "GetCoreSchemaHandler") -> "CoreSchema":
+        return cast("CoreSchema", {**handler(source), **self.bounds})
+
+
+class Unchanged:
+    """For ``Annotated``: a value is checked and kept, so that a whole number stays one where any number is expected."""
+
+    def __get_pydantic_core_schema__(self, source: object, handler: "GetCoreSchemaHandler") -> "CoreSchema":
+        from pydantic_core import core_schema  # noqa: PLC0415 - pydantic is loaded when this is called
+
+        def unchanged(value: float, check: core_schema.ValidatorFunctionWrapHandler) -> float:
+            check(value)
+            return value
+
+        return core_schema.no_info_wrap_validator_function(unchanged, handler(source))
 
 
 Many = Annotated[list[_T], Bounded(fail_fast=True)]
@@ -62,13 +85,20 @@ Whole = Annotated[int, Bounded(ge=0)]
 """A whole number of 0 or more."""
 Positive = Annotated[int, Bounded(ge=1)]
 """A whole number of 1 or more."""
-Amount = Annotated[float, Bounded(ge=0)]
+Number = Annotated[float, Unchanged()]
+"""A number; a whole one stays whole."""
+Amount = Annotated[float, Bounded(ge=0), Unchanged()]
 """A number of 0 or more."""
-Ratio = Annotated[float, Bounded(ge=0, le=1)]
+Above = Annotated[float, Bounded(gt=0), Unchanged()]
+"""A number above 0."""
+Distance = Annotated[float, Bounded(ge=-1e-3), Unchanged()]
+"""A Fréchet distance: that of equal images is 0, except for rounding."""
+Ratio = Annotated[float, Bounded(ge=0, le=1), Unchanged()]
 """A number from 0 to 1."""
 
 _EXPECTED = {
     "bool_type": "true or false",
+    "dataclass_type": "an object",
     "dict_type": "an object",
     "float_type": "a number",
     "greater_than": "a number above {gt}",
@@ -78,6 +108,7 @@ _EXPECTED = {
     "less_than_equal": "at most {le}",
     "list_type": "a list",
     "literal_error": "{expected}",
+    "model_type": "an object",
     "string_too_short": "a text of at least {min_length} characters",
     "string_too_long": "a text of at most {max_length} characters",
     "string_type": "a text",
@@ -152,31 +183,48 @@ def checked(form: type[_T], data: object, what: str, mend: str = AGAIN) -> _T:
         Traceback (most recent call last):
         prunekit.errors.FileFormatError: groups.json cannot be read (cuts[1] is 600.5; expected a whole number); write it again ...
     """
+    parsed(form, data, what, mend)
+    return cast(_T, data)
+
+
+def parsed(form: type[_T], data: object, what: str, mend: str = AGAIN) -> _T:
+    """Check that data has a stated form, and return it in that form, which for a model is an object of its class.
+
+    Args:
+        form: a TypedDict or a pydantic model.
+        data: see :func:`checked`, also for ``what`` and ``mend``.
+        what: where it comes from, as error messages name it.
+        mend: how to get good data, as the end of a sentence.
+
+    Raises:
+        FileFormatError: see :func:`checked`.
+    """
     from pydantic import ValidationError  # noqa: PLC0415 - takes a tenth of a second, and only files need it
 
     try:
-        _adapter(cast(Any, form)).validate_python(data, strict=True)
+        return cast(_T, _adapter(cast(Hashable, form)).validate_python(data, strict=True))
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         raise FileFormatError(f"{what} cannot be read ({_fault(first)}); {mend}.") from None
     except RecursionError:
         raise FileFormatError(f"{what} cannot be read (it is nested too deeply); {mend}.") from None
-    return cast(_T, data)
 
 
 @cache
-def _adapter(form: Any) -> Any:
+def _adapter(form: Hashable) -> "TypeAdapter[object]":
     from pydantic import TypeAdapter  # noqa: PLC0415 - as above
 
-    return TypeAdapter(form)
+    return TypeAdapter(cast("type[object]", form))
 
 
-def _fault(error: Any) -> str:
+def _fault(error: "ErrorDetails") -> str:
     """The place of a fault, the value there and the expected one."""
     keys = "".join(f"[{key}]" if isinstance(key, int) else f".{key}" for key in error["loc"]).lstrip(".")
     place = keys if len(keys) <= 120 else f"{keys[:60]} … {keys[-50:]}"
     if error["type"] == "missing":
         return f"{place!r} is missing"
+    if error["type"] in ("recursion_loop", "recursion_depth_exceeded"):
+        return f"{place!r} is nested too deeply"
     form = _EXPECTED.get(error["type"])
     expected = form.format_map(error.get("ctx", {})) if form else " ".join(str(error["msg"]).split())[:120]
     return f"{place or 'it'} is {_short(error['input'])}; expected {expected}"

@@ -6,7 +6,6 @@ Recipes, runs and reports use the members of this one table as keys: for the rec
 
 from collections.abc import Mapping
 from enum import Enum
-from typing import Any
 
 __all__ = ["Experiment"]
 
@@ -34,7 +33,7 @@ class Experiment(Enum):
         self.title, self.sections, self.entry = title, sections, entry
 
     @classmethod
-    def asked_for(cls, recipe: Mapping[str, Any]) -> "Experiment":
+    def asked_for(cls, recipe: Mapping[str, object]) -> "Experiment":
         """The kind that a recipe asks for; a section that is null counts as missing.
 
         Example:
@@ -44,6 +43,6 @@ class Experiment(Enum):
         return next(kind for kind in cls if all(recipe.get(section) is not None for section in kind.sections))
 
     @classmethod
-    def shown_by(cls, manifest: Mapping[str, Any]) -> "Experiment":
+    def shown_by(cls, manifest: Mapping[str, object]) -> "Experiment":
         """The kind of run that wrote a manifest."""
         return next(kind for kind in cls if kind.entry is None or kind.entry in manifest)

@@ -23,6 +23,7 @@ from prunekit._files import atomic_path
 from prunekit.errors import FileFormatError, InputError, MissingFileError
 from prunekit.features import SHIPPED, FeatureExtractor, load_features
 from prunekit.frechet import LEAST_IMAGES_PER_FEATURE, FeatureStatistics, frechet_distance
+from prunekit.results.formats import FEATURE_STATISTICS
 
 __all__ = [
     "LEAST_ACCURACY",
@@ -44,7 +45,6 @@ pictures have 12 and more, other data sets 39 and more, noise 51 and more. Digit
 LEAST_ACCURACY = 0.8
 """Smallest held-out accuracy of an extractor; below it, the extractor does not distinguish its own classes."""
 
-_FORMAT = "prunekit-feature-statistics/1"
 _LOOKED_AT = 4096  # number of pictures compared with the training pictures; more change the distance by less than 0.1
 _CHUNK = 1024
 _OWN = "pass an extractor of your own in Python (Setting(extractor=OwnExtractor(…))); Inception is not shipped yet"
@@ -193,7 +193,7 @@ def save_statistics(
     path = Path(path)
     found = FeatureStatistics.of(extractor.features(images).numpy())
     about = {
-        "format": _FORMAT,
+        "format": FEATURE_STATISTICS,
         "extractor_sha256": extractor.sha256,
         "count": found.count,
         "limit": LIMIT,

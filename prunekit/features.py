@@ -23,9 +23,9 @@ from prunekit._files import atomic_path, sha256_file
 from prunekit._json import Positive, Ratio, checked, parse_json
 from prunekit._messages import did_you_mean
 from prunekit.errors import FileFormatError, InputError, MissingFileError
+from prunekit.results.formats import FEATURES
 
 __all__ = [
-    "FORMAT",
     "SHIPPED",
     "FeatureExtractor",
     "FeatureNet",
@@ -36,7 +36,6 @@ __all__ = [
     "train_features",
 ]
 
-FORMAT = "prunekit-features/1"
 SHIPPED = ("digits-cnn", "fashion-cnn")
 """Names that :func:`load_features` takes; ``recipes/make_features.py`` makes their files."""
 
@@ -261,7 +260,7 @@ def save_features(net: FeatureNet, path: Path | str, name: str, accuracy: float,
     """
     path = Path(path)
     sizes = {key: getattr(net, key) for key in _SIZES}
-    about = {"format": FORMAT, "name": name, **sizes, "accuracy": accuracy, "training": asdict(training)}
+    about = {"format": FEATURES, "name": name, **sizes, "accuracy": accuracy, "training": asdict(training)}
     state = {key: value.detach().cpu().contiguous() for key, value in net.state_dict().items()}
     with atomic_path(path) as part:
         part.write_bytes(safetensors_bytes(state, metadata={"prunekit": json.dumps(about, sort_keys=True)}))
@@ -305,8 +304,8 @@ def read_features(path: Path | str) -> FeatureExtractor:
             state = {key: handle.get_tensor(key) for key in handle.keys()}  # noqa: SIM118 - no mapping, has keys() only
     except (SafetensorError, ValueError, OSError, RecursionError) as error:
         raise _broken(path, f"no readable safetensors file ({error})") from error
-    if not isinstance(about, dict) or about.get("format") != FORMAT:
-        raise _broken(path, f"without the header of format {FORMAT!r}")
+    if not isinstance(about, dict) or about.get("format") != FEATURES:
+        raise _broken(path, f"without the header of format {FEATURES!r}")
     try:
         known = checked(_AboutForm, about, "its header", "install it again")
         sizes = {"resolution": known["resolution"], "num_features": known["num_features"]}

@@ -8,19 +8,16 @@ that a pruned network runs the same layers as the full one, and feature extracto
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any, Literal, NotRequired, get_args
+from typing import get_args
 
-from typing_extensions import TypedDict
-
-from prunekit._json import Whole, checked
-from prunekit._types import JsonDict
 from prunekit.errors import FileFormatError
+from prunekit.results.manifest_head import LedgerEntry
+from prunekit.results.manifest_head import WorkKind as Kind
 
 __all__ = [
     "BASE_TRAINING",
     "MAKING",
     "Kind",
-    "LedgerForm",
     "LedgerRow",
     "both_ways",
     "forwards",
@@ -29,23 +26,12 @@ __all__ = [
     "totals",
 ]
 
-Kind = Literal["training", "teacher", "grouping", "importance", "search", "ema", "evaluation", "sampling"]
 KINDS: tuple[Kind, ...] = get_args(Kind)
 MAKING: tuple[Kind, ...] = ("training", "teacher", "grouping", "importance", "search")
 """Kinds of rows that are part of the cost of making a result."""
 BASE_TRAINING = "base training"
 """The stage that is the base's training."""
 _OLD: dict[str, Kind] = {"groups": "grouping", "importance": "importance", "search": "search", "frontier": "search"}
-
-
-class LedgerForm(TypedDict):
-    """A row in JSON."""
-
-    stage: str
-    kind: NotRequired[Kind | None]
-    samples: Whole
-    macs: Whole
-    forward_macs: NotRequired[Whole | None]
 
 
 @dataclass(frozen=True)
@@ -71,32 +57,37 @@ class LedgerRow:
         """MACs of the backward passes."""
         return None if self.forward is None else self.macs - self.forward
 
-    def to_json(self) -> dict[str, Any]:
+    @property
+    def entry(self) -> LedgerEntry:
         """A row of a manifest's ``ledger``."""
-        return {
-            "stage": self.stage,
-            "kind": self.kind,
-            "samples": self.samples,
-            "forward_macs": self.forward,
-            "backward_macs": self.backward,
-            "macs": self.macs,
-        }
+        return LedgerEntry(
+            stage=self.stage,
+            kind=self.kind,
+            samples=self.samples,
+            forward_macs=self.forward,
+            backward_macs=self.backward,
+            macs=self.macs,
+        )
+
+    def to_json(self) -> dict[str, object]:
+        """:attr:`entry` as JSON."""
+        return self.entry.to_json()
 
     @classmethod
-    def from_json(cls, data: JsonDict) -> "LedgerRow":
+    def from_json(cls, data: LedgerEntry | Mapping[str, object]) -> "LedgerRow":
         """Read a row. Rows written by older versions have no kind; it is inferred from the stage's name.
 
         Raises:
             FileFormatError: a key is missing or of the wrong type, or the forward passes exceed the total.
         """
-        known = checked(LedgerForm, data, "A row of the ledger")
-        stage, forward = known["stage"], known.get("forward_macs")
-        kind: Kind = known.get("kind") or _OLD.get(stage.split(",")[0], "training")
-        if forward is not None and forward > known["macs"]:
+        known = LedgerEntry.of(data, "A row of the ledger")
+        forward = known.forward_macs
+        kind: Kind = known.kind or _OLD.get(known.stage.split(",")[0], "training")
+        if forward is not None and forward > known.macs:
             raise FileFormatError(
-                f"The ledger's row {stage[:80]!r} has {forward} forward MACs of {known['macs']} in all."
+                f"The ledger's row {known.stage[:80]!r} has {forward} forward MACs of {known.macs} in all."
             )
-        return cls(stage, kind, known["samples"], known["macs"], forward)
+        return cls(known.stage, kind, known.samples, known.macs, forward)
 
 
 def both_ways(stage: str, kind: Kind, samples: int, macs: int) -> LedgerRow:

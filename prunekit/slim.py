@@ -13,16 +13,15 @@ import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Annotated, Any, NotRequired
+from typing import Any
 
 import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.utils._pytree import tree_map
-from typing_extensions import TypedDict
 
 from prunekit._files import atomic_folder, atomic_path, json_hash, sha256_file, write_json
-from prunekit._json import Bounded, Many, Named, Positive, Whole, checked, parse_json, read_json
+from prunekit._json import parse_json, read_json
 from prunekit._kinds import FolderKind, has_format
 from prunekit._leftovers import restore
 from prunekit._messages import one_line
@@ -39,15 +38,14 @@ from prunekit.graph import PruningPlan, fit
 from prunekit.graph.running import run_once
 from prunekit.graph.surgery import all_tensors
 from prunekit.groups import TimestepGroup
-from prunekit.groups.partition import GroupForm
+from prunekit.results.formats import SLIM
+from prunekit.results.model_files import SlimFile
 
-__all__ = ["FOLDER", "FORMAT", "SlimModel", "load_slim", "save_slim", "slim_config"]
+__all__ = ["FOLDER", "SlimModel", "load_slim", "save_slim", "slim_config"]
 
-FORMAT = "prunekit-slim/1"
-FOLDER = FolderKind("slim model", ("model.safetensors", "README.md"), marker="config.json", is_ours=has_format(FORMAT))
+FOLDER = FolderKind("slim model", ("model.safetensors", "README.md"), marker="config.json", is_ours=has_format(SLIM))
 """Folders that :func:`save_slim` may replace."""
 _ABOUT = ("noise_schedule", "prediction_type", "data", "provenance")
-_MAX_TIMESTEPS = 2**20
 _MISFITS = (
     PlanError,
     ArithmeticError,
@@ -65,22 +63,6 @@ _log = logging.getLogger(__name__)
 
 Shapes = Mapping[str, tuple[int, ...]]
 Sizes = Mapping[str, Mapping[str, int]]
-
-
-class _SlimForm(TypedDict):
-    model: dict[str, Any]
-    timestep_group: GroupForm
-    num_timesteps: Annotated[int, Bounded(ge=1, le=_MAX_TIMESTEPS)]
-    macs: Whole
-    params: Whole
-    plan: dict[str, Any]
-    sizes: Named[Named[Positive]]
-    shapes: Named[Many[Whole]]
-    sha256: str
-    noise_schedule: NotRequired[dict[str, Any]]
-    prediction_type: NotRequired[str]
-    data: NotRequired[dict[str, Any]]
-    provenance: NotRequired[dict[str, Any]]
 
 
 @dataclass(frozen=True, eq=False)
@@ -118,7 +100,7 @@ class SlimModel:
 def slim_config(slim: SlimModel) -> dict[str, Any]:
     """The content of a slim model's ``config.json`` without shapes and hash; it has names of files but no paths."""
     return {
-        "format": FORMAT,
+        "format": SLIM,
         "model": slim.spec.to_json(),
         "timestep_group": vars(slim.group),
         "num_timesteps": slim.num_timesteps,
@@ -180,24 +162,24 @@ def load_slim(folder: Path | str, factory: Factory | nn.Module | None = None, in
     restore(folder)
     check_slim(folder)
     source = folder / "config.json"
-    data = read_json(source, FORMAT)
-    known = checked(_SlimForm, data, str(source))
+    data = read_json(source, SLIM)
+    known = SlimFile.of(data, str(source))
     shapes = _checked_shapes(folder / "model.safetensors", known)
-    told = ModelSpec.from_json(known["model"])
+    told = ModelSpec.from_json(known.model)
     spec = told.with_factory(factory, told.inputs if inputs is None else inputs)
     plan, group = (
-        PruningPlan.from_json(known["plan"], f"The plan of {source}"),
-        TimestepGroup(**known["timestep_group"]),
+        PruningPlan.from_json(known.plan, f"The plan of {source}"),
+        TimestepGroup.of(known.timestep_group),
     )
-    if not group.start < group.stop <= known["num_timesteps"]:
+    if not group.start < group.stop <= known.num_timesteps:
         raise FileFormatError(
-            f"{source} is for timesteps {group.start} to {group.stop} of {known['num_timesteps']}; expected a range of them."
+            f"{source} is for timesteps {group.start} to {group.stop} of {known.num_timesteps}; expected a range of them."
         )
-    if "noise_schedule" in known:
-        read_schedule(known["noise_schedule"], f"The noise schedule of {folder}", known["num_timesteps"])
-    if "prediction_type" in known:
-        checked_prediction(known["prediction_type"], str(source))
-    sizes, macs = known["sizes"], known["macs"]
+    if known.noise_schedule is not None:
+        read_schedule(known.noise_schedule, f"The noise schedule of {folder}", known.num_timesteps)
+    if known.prediction_type is not None:
+        checked_prediction(known.prediction_type, str(source))
+    sizes, macs = known.sizes, known.macs
     try:
         model = _fitted(folder, spec, shapes, sizes, plan, macs)
     except PlanError as error:
@@ -206,10 +188,10 @@ def load_slim(folder: Path | str, factory: Factory | nn.Module | None = None, in
         raise
     except _MISFITS as error:
         raise FileFormatError(f"{folder} does not fit its architecture: {one_line(error)}.") from error
-    check_params(model, known["params"], str(source))
+    check_params(model, known.params, str(source))
     _check_bound(folder, data)
     about = {key: data[key] for key in _ABOUT if key in data}
-    return SlimModel(model.eval(), spec, plan, sizes, group, known["num_timesteps"], macs, known["params"], about)
+    return SlimModel(model.eval(), spec, plan, sizes, group, known.num_timesteps, macs, known.params, about)
 
 
 def _check_bound(folder: Path, config: JsonDict) -> None:
@@ -224,14 +206,14 @@ def _check_bound(folder: Path, config: JsonDict) -> None:
         raise FileFormatError(f"{folder / 'config.json'} was changed after it was written; copy the folder again.")
 
 
-def _checked_shapes(path: Path, config: _SlimForm) -> dict[str, tuple[int, ...]]:
+def _checked_shapes(path: Path, config: SlimFile) -> dict[str, tuple[int, ...]]:
     """Shapes of the tensors by name, from the file's header, after a check that hash and config agree with it."""
     shapes = safetensors_shapes(path)
-    if sha256_file(path) != config["sha256"]:
+    if sha256_file(path) != config.sha256:
         raise FileFormatError(
             f"{path} is not the file that config.json describes (its SHA-256 differs); copy the folder again."
         )
-    if {key: list(shape) for key, shape in shapes.items()} != config["shapes"]:
+    if {key: list(shape) for key, shape in shapes.items()} != config.shapes:
         raise FileFormatError(f"The tensors of {path} have other names or shapes than config.json says.")
     return shapes
 

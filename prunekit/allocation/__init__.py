@@ -2,11 +2,10 @@
 
 from prunekit.allocation.frontier import Frontier, read_frontier, read_frontiers
 from prunekit.allocation.rules import DIFFICULTY_RULES, RULES, allocate, feasible_budgets
-from prunekit.allocation.targets import FORMAT, Allocation, GroupTarget
+from prunekit.allocation.targets import Allocation, GroupTarget
 
 __all__ = [
     "DIFFICULTY_RULES",
-    "FORMAT",
     "RULES",
     "Allocation",
     "Frontier",

@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NotRequired
+from typing import TYPE_CHECKING, Any, NotRequired
 
 import numpy as np
 from typing_extensions import TypedDict
@@ -16,20 +16,15 @@ from prunekit._types import JsonDict
 from prunekit.errors import FileFormatError, InputError, LimitError, MissingFileError
 from prunekit.limits import check_limit
 
-__all__ = ["RECORD", "Frontier", "FrontierForm", "read_frontier", "read_frontiers"]
+if TYPE_CHECKING:
+    from prunekit.results.planning_files import FrontierPart
+
+__all__ = ["RECORD", "Frontier", "read_frontier", "read_frontiers"]
 
 RECORD = "record frontiers with `prunekit prune base.pt --target 0.3 --output frontiers` and give `journals` frontiers"
 _MOST_MACS = 10**15  # so that sums over thousands of steps stay within 64 bits
 _NO_LOSS = 1e30  # searches write this for a loss that is NaN
 _JOURNAL = re.compile(r"(search|group)-(\d+)\.jsonl")
-
-
-class FrontierForm(TypedDict):
-    """A frontier in JSON."""
-
-    base_macs: int
-    macs: Many[int]
-    loss: Many[float]
 
 
 class _EntryForm(TypedDict):
@@ -97,20 +92,22 @@ class Frontier:
             round(macs) if abs(macs - round(macs)) <= 1e-12 * macs else macs
         )  # so that a point's own ratio finds it despite rounding
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> dict[str, object]:
         """A JSON object with ``base_macs``, ``macs`` and ``loss``."""
         return {"base_macs": self.base_macs, "macs": list(self.macs), "loss": list(self.loss)}
 
     @classmethod
-    def from_json(cls, data: JsonDict) -> "Frontier":
+    def from_json(cls, data: "FrontierPart | JsonDict") -> "Frontier":
         """Read what :meth:`to_json` wrote.
 
         Raises:
             FileFormatError: a key is missing or of the wrong type.
             ValueError: the points are not a frontier.
         """
-        known = checked(FrontierForm, data, "A frontier", RECORD)
-        return cls(tuple(known["macs"]), tuple(float(loss) for loss in known["loss"]), known["base_macs"])
+        from prunekit.results.planning_files import FrontierPart  # noqa: PLC0415 - loads pydantic
+
+        known = FrontierPart.of(data, "A frontier", RECORD)
+        return cls(tuple(known.macs), tuple(known.loss), known.base_macs)
 
 
 def read_frontier(path: Path | str) -> Frontier:

@@ -3,45 +3,21 @@
 import math
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated, Any, NotRequired
+from typing import TYPE_CHECKING
 
-from typing_extensions import TypedDict
-
-from prunekit._json import Bounded, Many, Pair, Positive, Ratio, Whole, checked
 from prunekit._types import JsonDict
-from prunekit.allocation.frontier import Frontier, FrontierForm
+from prunekit.allocation.frontier import Frontier
 from prunekit.errors import FileFormatError
-from prunekit.groups import TimestepGroups
+from prunekit.groups import TimestepGroup, TimestepGroups
+from prunekit.results.formats import ALLOCATION
 
-__all__ = ["FORMAT", "Allocation", "GroupTarget"]
+if TYPE_CHECKING:
+    from prunekit.results.planning_files import AllocationFile, TargetPart
 
-FORMAT = "prunekit-allocation/1"
+__all__ = ["Allocation", "GroupTarget"]
+
 _AGAIN = "make it again with `prunekit allocate`"
 _ROUNDING = 1e-6
-_Part = Annotated[float, Bounded(gt=0, le=1 + 1e-9)]  # rules round, so a whole network may be slightly above 1
-
-
-class _TargetForm(TypedDict):
-    index: Whole
-    start: Whole
-    stop: Whole
-    snr_db: float
-    share: Ratio
-    mac_ratio: _Part
-    target_macs: Whole | None
-
-
-class _AllocationForm(TypedDict):
-    budget: _Part
-    rule: str
-    num_timesteps: Whole
-    sampler: NotRequired[str]
-    sampler_steps: Positive
-    feasible: NotRequired[Pair[Ratio]]
-    groups: Many[_TargetForm]
-    mean_mac_ratio: NotRequired[_Part]
-    base_macs: Positive | None
-    frontiers: NotRequired[Many[FrontierForm]]
 
 
 @dataclass(frozen=True)
@@ -65,6 +41,11 @@ class GroupTarget:
     share: float
     mac_ratio: float
     target_macs: int | None = None
+
+    @classmethod
+    def of(cls, part: "TargetPart") -> "GroupTarget":
+        """The target that a file describes."""
+        return cls(part.index, part.start, part.stop, part.snr_db, part.share, part.mac_ratio, part.target_macs)
 
 
 @dataclass(frozen=True)
@@ -117,10 +98,10 @@ class Allocation:
             total += group.share * (loss or 0.0)
         return total if self.frontiers else None
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> dict[str, object]:
         """The content of ``allocation.json``."""
-        data = {
-            "format": FORMAT,
+        data: dict[str, object] = {
+            "format": ALLOCATION,
             "budget": self.budget,
             "rule": self.rule,
             "num_timesteps": self.num_timesteps,
@@ -136,33 +117,36 @@ class Allocation:
         return data
 
     @classmethod
-    def from_json(cls, data: JsonDict, source: Path | str = "The allocation") -> "Allocation":
+    def from_json(cls, data: "AllocationFile | JsonDict", source: Path | str = "The allocation") -> "Allocation":
         """Read what :meth:`to_json` wrote.
 
         Args:
-            data: JSON.
+            data: JSON, or the content of a file that has been read.
             source: where it comes from, for error messages.
 
         Raises:
             FileFormatError: a key is missing or of the wrong type, the ranges are not a partition, or numbers do not agree.
         """
-        known = checked(_AllocationForm, data, str(source), _AGAIN)
-        keys = GroupTarget.__dataclass_fields__
-        low, high = known.get("feasible", [0.0, 1.0])
+        from prunekit.results.planning_files import AllocationFile  # noqa: PLC0415 - loads pydantic
+
+        known = AllocationFile.of(data, str(source), _AGAIN)
+        low, high = known.feasible or (0.0, 1.0)
         try:
+            TimestepGroups(
+                known.num_timesteps, tuple(TimestepGroup(g.index, g.start, g.stop) for g in known.groups)
+            )  # refuses ranges that are no partition
             allocation = cls(
-                float(known["budget"]),
-                known["rule"],
-                known["num_timesteps"],
-                known.get("sampler", "ddim"),
-                known["sampler_steps"],
-                tuple(GroupTarget(**{key: group[key] for key in keys}) for group in known["groups"]),  # type: ignore[literal-required]
+                float(known.budget),
+                known.rule,
+                known.num_timesteps,
+                known.sampler,
+                known.sampler_steps,
+                tuple(map(GroupTarget.of, known.groups)),
                 (float(low), float(high)),
-                known["base_macs"],
-                tuple(Frontier.from_json(frontier) for frontier in known.get("frontiers", ())),
+                known.base_macs,
+                tuple(map(Frontier.from_json, known.frontiers or ())),
             )
-            TimestepGroups.from_json(data, source)
-            _agreeing(allocation, known.get("mean_mac_ratio"))
+            _agreeing(allocation, known.mean_mac_ratio)
         except FileFormatError:
             raise
         except ValueError as error:

@@ -1,7 +1,7 @@
 """Base checkpoints: a trained denoiser with everything needed to use it, read without running code from any file."""
 
 from prunekit.checkpoint.asked import WEIGHTS, Asked, named_schedule
-from prunekit.checkpoint.base import FORMAT, Base, save_base
+from prunekit.checkpoint.base import Base, save_base
 from prunekit.checkpoint.denoisers import denoisers
 from prunekit.checkpoint.inputs import read_inputs
 from prunekit.checkpoint.reading import load_base
@@ -9,7 +9,6 @@ from prunekit.checkpoint.spec import Factory, InputsOf, ModelSpec
 from prunekit.checkpoint.tensors import load_state
 
 __all__ = [
-    "FORMAT",
     "WEIGHTS",
     "Asked",
     "Base",

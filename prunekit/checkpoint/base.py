@@ -15,11 +15,10 @@ from prunekit._files import atomic_path
 from prunekit._names import public_about
 from prunekit._types import JsonDict
 from prunekit.checkpoint.spec import ModelSpec
+from prunekit.results.formats import BASE
 from prunekit.schedule import Parameterization, Parameterized
 
-__all__ = ["FORMAT", "AboutForm", "Base", "save_base"]
-
-FORMAT = "prunekit-base/1"
+__all__ = ["AboutForm", "Base", "save_base"]
 
 
 class AboutForm(TypedDict):
@@ -74,9 +73,9 @@ def save_base(base: Base, path: Path | str) -> None:
     state = {key: value.detach().cpu().contiguous() for key, value in base.model.state_dict().items()}
     with atomic_path(path) as part:
         if path.suffix.lower() == ".safetensors":
-            text = json.dumps({"format": FORMAT, **about}, sort_keys=True)
+            text = json.dumps({"format": BASE, **about}, sort_keys=True)
             part.write_bytes(safetensors_bytes(state, metadata={"prunekit": text}))
         else:
             buffer = io.BytesIO()  # gives the archive a fixed inner name, so that equal weights are equal bytes
-            torch.save({"format": FORMAT, **about, "state_dict": state}, buffer)
+            torch.save({"format": BASE, **about, "state_dict": state}, buffer)
             part.write_bytes(buffer.getvalue())

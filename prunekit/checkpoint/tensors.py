@@ -19,10 +19,11 @@ from prunekit._containers import check_safetensors, open_archive
 from prunekit._json import checked, parse_json
 from prunekit._messages import one_line
 from prunekit._missing import check_checkpoint
-from prunekit.checkpoint.base import FORMAT, AboutForm
+from prunekit.checkpoint.base import AboutForm
 from prunekit.checkpoint.weights import preferred
 from prunekit.errors import FileFormatError, MissingFileError, UnsafeFileError
 from prunekit.limits import check_limit, limit
+from prunekit.results.formats import BASE
 
 __all__ = ["load_state", "read_content", "read_tensors", "safetensors_metadata", "safetensors_shapes"]
 
@@ -71,7 +72,7 @@ def read_content(path: Path) -> tuple[dict[str, Any], Mapping[Any, Any]]:
     else:
         content = _read_torch(path)
         about = {key: value for key, value in content.items() if not isinstance(value, Tensor) and key != "state_dict"}
-    if not isinstance(about, dict) or about.get("format") != FORMAT:
+    if not isinstance(about, dict) or about.get("format") != BASE:
         return {}, content
     return _checked_about(about, path), content
 

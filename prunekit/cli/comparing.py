@@ -1,8 +1,8 @@
 """The command that compares two models: ``consistency``."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -12,6 +12,9 @@ from prunekit.cli.interrupts import writing
 from prunekit.cli.measuring import SamplerOption, Steps
 from prunekit.cli.options import ConfigOption, Exists, Json
 from prunekit.cli.reading_options import ReadingOptions
+
+if TYPE_CHECKING:
+    from prunekit.results.consistency_results import ConsistencyFile, Summary
 
 __all__ = ["COMMANDS"]
 
@@ -63,7 +66,7 @@ def consistency(
     with writing(output):
         write_comparison(compared, output)
     if json:
-        emit(True, compared.data)
+        emit(True, compared.data.to_json())
         return
     _show_steps(compared.data)
     _show_seams(compared.data)
@@ -71,45 +74,45 @@ def consistency(
     print(f"Written to {output}")
 
 
-def _show_steps(data: Mapping[str, Any]) -> None:
+def _show_steps(data: "ConsistencyFile") -> None:
     """About ten of the evaluations, the first and the last among them."""
-    steps = data["steps"]
+    steps = data.steps
     last = len(steps) - 1
     rows = min(_ROWS, len(steps))
     picked = sorted({round(i * last / max(rows - 1, 1)) for i in range(rows)})
-    forced = data["settings"]["teacher_forced"]
-    grouped = [letter for letter in "ab" if data["models"][letter]["groups"] is not None]
+    forced = data.settings.teacher_forced
+    grouped = [letter for letter in "ab" if data.models[letter].groups is not None]
     header = ["t", *(f"group of {letter.upper()}" for letter in grouped), "SSIM", "shuffled", "correlation", "shuffled"]
     header += ["MSE", "shuffled", *(["MSE on A's states"] if forced else [])]
     table = []
     for step in (steps[i] for i in picked):
-        row = [f"{step['timestep']:g}", *(str(step["groups"][letter]) for letter in grouped)]
+        row = [f"{step.timestep:g}", *(str(step.groups[letter]) for letter in grouped)]
         for measure, form in (("ssim", ".3f"), ("correlation", ".3f"), ("mse", ".1e")):
-            row += [_cell(step["same"][measure], form), _cell(step["shuffled"][measure], form)]
-        table.append(row + ([_cell(step["forced"]["mse"], ".1e")] if forced else []))
-    names = f"A = {data['models']['a']['name']}, B = {data['models']['b']['name']}"
+            row += [_cell(getattr(step.same, measure), form), _cell(getattr(step.shuffled, measure), form)]
+        table.append(row + ([_cell(None if step.forced is None else step.forced.mse, ".1e")] if forced else []))
+    names = f"A = {data.models['a'].name}, B = {data.models['b'].name}"
     title = f"Predictions of the clean image from the same noise, {len(picked)} of {len(steps)} evaluations: {names}"
     print_table(title, header, table)
 
 
-def _show_seams(data: Mapping[str, Any]) -> None:
-    if not data["seams"]:
+def _show_seams(data: "ConsistencyFile") -> None:
+    if not data.seams:
         return
     names: Sequence[str] = ("jump", "cleaner", "noisier", "ratio")
     rows = [
-        [seam["model"].upper(), str(seam["timestep"]), "|".join(map(str, seam["groups"]))]
-        + [_cell(seam[name], ".2f" if name == "ratio" else ".4f") for name in names]
-        for seam in data["seams"]
+        [seam.model.upper(), str(seam.timestep), "|".join(map(str, seam.groups))]
+        + [_cell(getattr(seam, name), ".2f" if name == "ratio" else ".4f") for name in names]
+        for seam in data.seams
     ]
     header = ["of", "t", "groups", "jump", "cleaner's", "noisier's", "ratio"]
     print_table("Seams: RMS between neighbouring experts, and of each from the other model", header, rows)
 
 
-def _cell(found: Mapping[str, Any], form: str) -> str:
+def _cell(found: "Summary | None", form: str) -> str:
     """Mean ± standard error; a dash where it is undefined."""
-    if found["mean"] is None:
+    if found is None or found.mean is None:
         return "–"
-    return format(found["mean"], form) + ("" if found["se"] is None else f" ± {format(found['se'], form)}")
+    return format(found.mean, form) + ("" if found.se is None else f" ± {format(found.se, form)}")
 
 
 COMMANDS = (consistency,)

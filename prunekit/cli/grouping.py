@@ -16,7 +16,8 @@ from prunekit.cli.interrupts import writing
 from prunekit.cli.options import ConfigOption, DataOption, Exists, Json, Overwrite, Resolution, Seed
 from prunekit.cli.reading_options import PredictionOption, WeightsOption
 from prunekit.errors import InputError
-from prunekit.groups import FORMAT, METHODS, Grouping
+from prunekit.groups import METHODS, Grouping
+from prunekit.results.formats import GROUPS
 from prunekit.schedule import NoiseSchedule
 from prunekit.steps.budgets import cut_with_evidence
 
@@ -93,7 +94,7 @@ def groups(
     json: Json = False,
 ) -> None:
     """Cut the timesteps into groups and write groups.json. Group 0 is the cleanest."""
-    refuse_existing(output, overwrite, FileKind("groups", has_format(FORMAT)), [base, config, data])
+    refuse_existing(output, overwrite, FileKind("groups", has_format(GROUPS)), [base, config, data])
     asked = _given(kind=noise_schedule, num_timesteps=num_timesteps)
     source = _Source(data, resolution, base, config, asked, _given(weights=weights, prediction_type=prediction_type))
     looks = _given(eta=eta, alpha=alpha, rule=rule, samples=samples, nodes=nodes, memory_mib=memory)

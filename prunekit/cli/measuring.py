@@ -13,10 +13,10 @@ from prunekit.cli.interrupts import keeping, writing
 from prunekit.cli.options import ConfigOption, Exists, Json, Overwrite
 from prunekit.cli.reading_options import ReadingOptions
 from prunekit.errors import InputError
+from prunekit.results.formats import EVALUATION
 
 __all__ = ["COMMANDS"]
 
-EVALUATION_FORMAT = "prunekit-evaluation/1"
 Steps = Annotated[int, typer.Option("--num-inference-steps", help="Sampling steps.")]
 SamplerOption = Annotated[
     str,
@@ -106,7 +106,7 @@ def evaluate(
     from prunekit._files import write_json
     from prunekit.features import load_features
     from prunekit.recipe import AllocationOptions, EvaluationOptions
-    from prunekit.report import Metrics, metric_lines
+    from prunekit.report import metric_lines
     from prunekit.steps.opening import is_base, open_model
     from prunekit.steps.sample_quality import Setting, measure_all
 
@@ -115,7 +115,7 @@ def evaluate(
             f"Got --count {count}, --seeds {seeds} and --loss-samples {loss_samples}; "
             "expected at least 2 images, 1 seed and 2 draws."
         )
-    refuse_existing(output, overwrite, FileKind("evaluation", has_format(EVALUATION_FORMAT)), [experts, base, data])
+    refuse_existing(output, overwrite, FileKind("evaluation", has_format(EVALUATION)), [experts, base, data])
     refuse_inputs(output, [experts, base], inside=True)
     if features != "auto":
         load_features(features)  # refuses an unknown name before anything is measured
@@ -142,18 +142,17 @@ def evaluate(
         found, _ = measure_all(
             setting, models, sampled, macs, lambda name, done, all_: bars.progress("sampling", done, all_, name)
         )
-    results = {"format": EVALUATION_FORMAT, **found}
     with writing(output):
-        write_json(output, results)
+        write_json(output, found.to_json())
     if json:
-        emit(True, results)
+        emit(True, found.to_json())
         return
     rows = [
-        [str(row["group"]), *(f"{row[name]['mean']:.5f} ± {row[name]['se']:.5f}" for name in models)]
-        for row in found["losses"]
+        [str(row.group), *(f"{loss.mean:.5f} ± {loss.se:.5f}" for name in models if (loss := getattr(row, name)))]
+        for row in found.losses or ()
     ]
     print_table("Held-out denoising loss, mean ± standard error over samples", ["group", *models], rows)
-    for line in metric_lines(Metrics.from_json(found["metrics"])) if "metrics" in found else ():
+    for line in metric_lines(found.metrics):
         print(line)
     print(f"Written to {output}")
 

@@ -9,13 +9,14 @@ import typer
 from prunekit._files import write_json
 from prunekit._json import read_json
 from prunekit._kinds import FileKind, has_format
-from prunekit.allocation import FORMAT, Allocation, read_frontiers
+from prunekit.allocation import Allocation, read_frontiers
 from prunekit.choices import AllocationRule, ScheduleName
 from prunekit.cli.console import emit, print_table, refuse_existing
 from prunekit.cli.interrupts import writing
 from prunekit.cli.options import Json, Overwrite
 from prunekit.errors import InputError
 from prunekit.groups import Grouping, TimestepGroups
+from prunekit.results.formats import ALLOCATION, GROUPS
 from prunekit.schedule import NoiseSchedule
 from prunekit.steps.budgets import cut_groups, plan_budget, side_by_side
 
@@ -64,7 +65,7 @@ def allocate(
     With --journals the targets of rules linear, snr and measured are shown side by side, with the loss that the journals record
     at each, before fine-tuning.
     """
-    refuse_existing(output, overwrite, FileKind("allocation", has_format(FORMAT)), [groups])
+    refuse_existing(output, overwrite, FileKind("allocation", has_format(ALLOCATION)), [groups])
     partition, schedule = _partition(groups, count, noise_schedule, num_timesteps)
     frontiers = () if journals is None else read_frontiers(journals, len(partition))
     allocation = plan_budget(
@@ -157,7 +158,7 @@ def _partition(
     if found is None:
         schedule = NoiseSchedule.from_config({"kind": "linear", "num_timesteps": 1000} | asked)
         return cut_groups(schedule, 5 if count is None else count), schedule
-    data: dict[str, Any] = read_json(found, "prunekit-groups/1")
+    data: dict[str, Any] = read_json(found, GROUPS)
     partition = Grouping.from_json(data, found).groups
     cut_for: dict[str, Any] = {"num_timesteps": partition.num_timesteps}
     if "noise_schedule" not in data:

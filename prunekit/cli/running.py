@@ -1,7 +1,7 @@
 """The commands ``demo`` and ``run``, which run whole experiments."""
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.resources import as_file, files
 from pathlib import Path
@@ -192,7 +192,7 @@ def _conclude(manifest: Path, json: bool) -> None:
         print(f"Run {data['recipe']} is done: {manifest}")
 
 
-def _summary_cells(row: dict[str, Any]) -> list[str]:
+def _summary_cells(row: Mapping[str, Any]) -> list[str]:
     """One row of the final table as text; a dash for a missing number."""
 
     def text(key: str, form: str) -> str:

@@ -26,10 +26,10 @@ from prunekit.cost.timing import LatencyOptions, measure
 from prunekit.errors import FileFormatError, InputError
 from prunekit.graph import ChannelGraph
 from prunekit.graph.running import Inputs
+from prunekit.results.formats import LATENCY
 
-__all__ = ["FORMAT", "LatencyCheck", "LatencyModel", "LatencyTable"]
+__all__ = ["LatencyCheck", "LatencyModel", "LatencyTable"]
 
-FORMAT = "prunekit-latency/1"
 _REST = ("layer_scale", "seconds", "seconds_per_value")
 _AGAIN = "measure it again"
 _Time = Annotated[float, Bounded(gt=0)]
@@ -163,7 +163,7 @@ class LatencyTable:
     def to_json(self) -> dict[str, Any]:
         """``{"format", "machine", "batch_size", …}``; times in seconds per batch."""
         return {
-            "format": FORMAT,
+            "format": LATENCY,
             "machine": dict(self.machine),
             "batch_size": self.batch_size,
             "fingerprint": self.fingerprint,
@@ -181,8 +181,8 @@ class LatencyTable:
         Raises:
             FileFormatError: the format is another, or a key is missing or of the wrong type.
         """
-        if data.get("format") != FORMAT:
-            raise FileFormatError(f"{source} has format {data.get('format')!r}; expected {FORMAT!r}.")
+        if data.get("format") != LATENCY:
+            raise FileFormatError(f"{source} has format {data.get('format')!r}; expected {LATENCY!r}.")
         known = checked(_TableForm, data, str(source), _AGAIN)
         try:
             times = tuple(LayerTimes.from_json(table) for table in known["times"])

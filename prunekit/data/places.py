@@ -12,10 +12,10 @@ from prunekit._files import atomic_path, write_json
 from prunekit._json import read_json
 from prunekit.data.images import ImageSplit
 from prunekit.errors import PrunekitError
+from prunekit.results.formats import IMAGES
 
 __all__ = ["note_place", "noted_places"]
 
-_FORMAT = "prunekit-images/1"
 _FILE = ".prunekit/images.json"
 _LEVELS = 4  # a run's experts/group-0 is two levels below the run; for an entry of a comparison it is four
 
@@ -42,7 +42,7 @@ def note_place(images: ImageSplit, folder: Path) -> None:
     if not images.is_file or any(_read(above).get(images.sha256) == str(place) for above in _with_parents(folder)):
         return
     with suppress(OSError, PrunekitError):
-        write_json(folder / _FILE, {"format": _FORMAT, "images": {**_read(folder), images.sha256: str(place)}})
+        write_json(folder / _FILE, {"format": IMAGES, "images": {**_read(folder), images.sha256: str(place)}})
         with atomic_path((folder / _FILE).with_name(".gitignore")) as part:
             part.write_text("*\n", encoding="utf-8")
 
@@ -53,7 +53,7 @@ def _with_parents(folder: Path) -> list[Path]:
 
 def _read(folder: Path) -> dict[str, str]:
     try:
-        known = read_json(folder / _FILE, _FORMAT).get("images")
+        known = read_json(folder / _FILE, IMAGES).get("images")
     except (OSError, PrunekitError):
         return {}
     return {key: place for key, place in known.items() if isinstance(place, str)} if isinstance(known, dict) else {}

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 from prunekit._lazy import at_need
 from prunekit.groups.evidence import Evidence, Grouping
 from prunekit.groups.methods import METHODS, Explicit, GroupingMethod, Snr, Uniform, make_groups
-from prunekit.groups.partition import FORMAT, TimestepGroup, TimestepGroups
+from prunekit.groups.partition import TimestepGroup, TimestepGroups
 
 if TYPE_CHECKING:
     from prunekit.groups.denoiser import OptimalDenoiser
@@ -13,7 +13,6 @@ if TYPE_CHECKING:
 
 __all__ = [
     "ETA",
-    "FORMAT",
     "METHODS",
     "Evidence",
     "Explicit",

@@ -3,26 +3,20 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
-from typing_extensions import TypedDict
 
-from prunekit._json import Many, Named, Whole, checked
 from prunekit._types import FloatArray, IntArray, JsonDict
 from prunekit.errors import FileFormatError, InputError
 from prunekit.groups.partition import TimestepGroups
 
+if TYPE_CHECKING:
+    from prunekit.results.planning_files import GroupingEvidence, GroupsFile
+
 __all__ = ["Evidence", "Grouping"]
 
 _AGAIN = "make the file again with `prunekit groups`"
-
-
-class _EvidenceForm(TypedDict):
-    timesteps: Many[Whole]
-    curves: Named[Many[float]]
-    matrix: Many[Many[float]] | None
-    facts: dict[str, Any]
 
 
 _DIGITS = 6  # digits that are stored: a file reads back unchanged, and a map of 64 × 64 stays small
@@ -64,7 +58,7 @@ class Evidence:
                 f"The evidence's matrix has shape {matrix.shape}; expected a symmetric one of {nodes} × {nodes} finite numbers."
             )
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> dict[str, object]:
         """The content of key ``evidence`` of ``groups.json``."""
         return {
             "timesteps": self.timesteps.tolist(),
@@ -74,20 +68,24 @@ class Evidence:
         }
 
     @classmethod
-    def from_json(cls, data: JsonDict, source: Path | str = "The evidence of the timestep groups") -> "Evidence":
+    def from_json(
+        cls, data: "GroupingEvidence | JsonDict", source: Path | str = "The evidence of the timestep groups"
+    ) -> "Evidence":
         """Read what :meth:`to_json` wrote.
 
         Raises:
             FileFormatError: a key is missing, unknown or of a wrong shape.
         """
-        known = checked(_EvidenceForm, data, str(source), _AGAIN)
+        from prunekit.results.planning_files import GroupingEvidence  # noqa: PLC0415 - loads pydantic
+
+        known = GroupingEvidence.of(data, str(source), _AGAIN)
         try:
-            if strange := sorted(set(data) - set(_EvidenceForm.__annotations__)):
+            if strange := sorted(known.model_extra or ()):
                 raise ValueError(f"keys {', '.join(strange)}"[:200])
-            timesteps = np.array(known["timesteps"], dtype=np.int64)
-            curves = {name: np.array(curve, dtype=np.float64) for name, curve in known["curves"].items()}
-            matrix = None if known["matrix"] is None else np.array(known["matrix"], dtype=np.float64)
-            return cls(timesteps, curves, matrix, dict(known["facts"]))
+            timesteps = np.array(known.timesteps, dtype=np.int64)
+            curves = {name: np.array(curve, dtype=np.float64) for name, curve in known.curves.items()}
+            matrix = None if known.matrix is None else np.array(known.matrix, dtype=np.float64)
+            return cls(timesteps, curves, matrix, dict(known.facts))
         except (ValueError, OverflowError) as error:
             raise FileFormatError(f"{source} cannot be read ({str(error).rstrip('.')}); {_AGAIN}.") from error
 
@@ -105,25 +103,28 @@ class Grouping:
                 f"The evidence goes to timestep {self.evidence.timesteps[-1]}; expected it below {self.groups.num_timesteps}."
             )
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> dict[str, object]:
         """The content of ``groups.json``: the groups and the evidence."""
         return {**self.groups.to_json(), "evidence": self.evidence.to_json()}
 
     @classmethod
-    def from_json(cls, data: JsonDict, source: Path | str = "The file of timestep groups") -> "Grouping":
+    def from_json(cls, data: "GroupsFile | JsonDict", source: Path | str = "The file of timestep groups") -> "Grouping":
         """Read what :meth:`to_json` wrote; a file of an older version has no evidence, hence no curve and no matrix.
 
         Args:
-            data: JSON.
+            data: JSON, or the content of a file that has been read.
             source: where it comes from, for error messages.
 
         Raises:
             FileFormatError: the groups or the evidence cannot be read, or do not fit each other.
         """
-        groups = TimestepGroups.from_json(data, source)
-        if "evidence" not in data:
+        from prunekit.results.planning_files import GroupsFile  # noqa: PLC0415 - loads pydantic
+
+        known = GroupsFile.of(data, str(source), _AGAIN)
+        groups = TimestepGroups.from_json(known, source)
+        if known.evidence is None:
             return cls(groups, Evidence(np.array([0])))
-        evidence = Evidence.from_json(data["evidence"], f"The evidence in {source}")
+        evidence = Evidence.from_json(known.evidence, f"The evidence in {source}")
         try:
             return cls(groups, evidence)
         except InputError as error:

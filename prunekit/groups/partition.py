@@ -4,33 +4,20 @@ import itertools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NotRequired
+from typing import TYPE_CHECKING
 
 import numpy as np
-from typing_extensions import TypedDict
 
-from prunekit._json import Many, Whole, checked
 from prunekit._types import FloatArray, IntArray, JsonDict
 from prunekit.errors import FileFormatError, InputError
+from prunekit.results.formats import GROUPS
 
-__all__ = ["FORMAT", "GroupForm", "TimestepGroup", "TimestepGroups"]
+if TYPE_CHECKING:
+    from prunekit.results.planning_files import GroupPart, Partition
 
-FORMAT = "prunekit-groups/1"
+__all__ = ["TimestepGroup", "TimestepGroups"]
+
 _AGAIN = "make the file again with `prunekit groups`"
-
-
-class GroupForm(TypedDict):
-    """A timestep group in JSON."""
-
-    index: Whole
-    start: Whole
-    stop: Whole
-
-
-class _GroupsForm(TypedDict):
-    num_timesteps: Whole
-    groups: Many[GroupForm]
-    method: NotRequired[str]
 
 
 @dataclass(frozen=True)
@@ -43,6 +30,11 @@ class TimestepGroup:
 
     def __len__(self) -> int:
         return self.stop - self.start
+
+    @classmethod
+    def of(cls, part: "GroupPart") -> "TimestepGroup":
+        """The group that a file describes."""
+        return cls(part.index, part.start, part.stop)
 
     def widened(self, overlap: int, num_timesteps: int) -> tuple[int, int]:
         """The range with ``overlap`` more timesteps on each side, kept inside 0 … T."""
@@ -127,29 +119,32 @@ class TimestepGroups:
         counts = np.bincount(self.index_of(timesteps), minlength=len(self))
         return np.asarray(counts / counts.sum(), dtype=np.float64)
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> dict[str, object]:
         """The content of ``groups.json``."""
         return {
-            "format": FORMAT,
+            "format": GROUPS,
             "num_timesteps": self.num_timesteps,
             "method": self.method,
             "groups": [{"index": g.index, "start": g.start, "stop": g.stop} for g in self.groups],
         }
 
     @classmethod
-    def from_json(cls, data: JsonDict, source: Path | str = "The file of timestep groups") -> "TimestepGroups":
+    def from_json(
+        cls, data: "Partition | JsonDict", source: Path | str = "The file of timestep groups"
+    ) -> "TimestepGroups":
         """Read what :meth:`to_json` wrote; also reads the group ranges of an ``allocation.json``.
 
         Args:
-            data: JSON.
+            data: JSON, or the content of a file that has been read.
             source: where it comes from, for error messages.
 
         Raises:
             FileFormatError: a key is missing or of the wrong type, or the ranges are not a partition.
         """
-        known = checked(_GroupsForm, data, str(source), _AGAIN)
-        groups = tuple(TimestepGroup(g["index"], g["start"], g["stop"]) for g in known["groups"])
+        from prunekit.results.planning_files import Partition  # noqa: PLC0415 - loads pydantic
+
+        known = Partition.of(data, str(source), _AGAIN)
         try:
-            return cls(known["num_timesteps"], groups, known.get("method", "explicit"))
+            return cls(known.num_timesteps, tuple(map(TimestepGroup.of, known.groups)), known.method)
         except InputError as error:
             raise FileFormatError(f"{source} cannot be read ({str(error).rstrip('.')}); {_AGAIN}.") from error

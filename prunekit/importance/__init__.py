@@ -3,7 +3,7 @@
 from prunekit._callable import callable_module
 from prunekit.importance.criteria import CRITERIA, WITHOUT_LOSS, criterion
 from prunekit.importance.gradients import DiffPruning
-from prunekit.importance.map import FORMAT, ImportanceMap, importance
+from prunekit.importance.map import ImportanceMap, importance
 from prunekit.importance.measured import Proxy
 from prunekit.importance.probe import DrawnLoss, Loss, Probe, no_loss
 from prunekit.importance.protocol import Criterion, Scores
@@ -11,7 +11,6 @@ from prunekit.importance.similarity import GradientSimilarity
 
 __all__ = [
     "CRITERIA",
-    "FORMAT",
     "WITHOUT_LOSS",
     "Criterion",
     "DiffPruning",

@@ -7,42 +7,25 @@ from typing import Any, TypeVar
 
 import numpy as np
 from torch import nn
-from typing_extensions import TypedDict
 
 from prunekit._containers import read_npz
 from prunekit._files import atomic_path, canonical_json, write_json
-from prunekit._json import Many, Named, Positive, checked, parse_json, read_json
+from prunekit._json import parse_json, read_json
 from prunekit._types import FloatArray, JsonDict
 from prunekit.errors import FileFormatError, InputError, LimitError, MissingFileError
 from prunekit.graph import ChannelGraph, HeadMode, NormMode, trace
 from prunekit.graph.running import Inputs, check_one_sample
 from prunekit.groups import TimestepGroup, TimestepGroups
-from prunekit.groups.partition import GroupForm
 from prunekit.importance.criteria import criterion
 from prunekit.importance.probe import Loss, Probe, no_loss
 from prunekit.importance.protocol import Criterion, Scores
+from prunekit.results.formats import IMPORTANCE
+from prunekit.results.planning_files import ImportanceAbout, ImportanceFile
 
-__all__ = ["FORMAT", "ImportanceMap", "importance"]
+__all__ = ["ImportanceMap", "importance"]
 
-FORMAT = "prunekit-importance/1"
 _AGAIN = "make it again with `prunekit importance`"
 _Frame = TypeVar("_Frame")
-
-
-class _ChannelsForm(TypedDict):
-    name: str
-    size: Positive
-
-
-class _AboutForm(TypedDict):
-    criterion: str
-    timestep_groups: Many[GroupForm]
-    channel_groups: Many[_ChannelsForm]
-    left_whole: Named[str]
-
-
-class _MapForm(_AboutForm):
-    scores: Many[Many[Many[float]]]
 
 
 @dataclass(frozen=True, eq=False)
@@ -125,14 +108,14 @@ class ImportanceMap:
         """
         path = _known(Path(path))
         if path.suffix == ".json":
-            return cls.from_json(read_json(path, FORMAT), path)
+            return cls.from_json(read_json(path, IMPORTANCE), path)
         if not path.is_file():
             raise MissingFileError(f"{path} does not exist; expected an importance map there.")
         try:
             arrays = read_npz(path)
-            about = checked(_AboutForm, parse_json(str(arrays["about"]).encode(), str(path)), str(path), _AGAIN)
-            stacked = [arrays[f"scores_{i}"] for i in range(len(about["channel_groups"]))]
-            rows = range(len(about["timestep_groups"]))
+            about = ImportanceAbout.of(parse_json(str(arrays["about"]).encode(), str(path)), str(path), _AGAIN)
+            stacked = [arrays[f"scores_{i}"] for i in range(len(about.channel_groups))]
+            rows = range(len(about.timestep_groups))
             scores = [[np.array(values[row], dtype=np.float64) for values in stacked] for row in rows]
             return cls._of(about, scores)
         except LimitError:
@@ -151,10 +134,10 @@ class ImportanceMap:
             for name, size in self.sizes.items()
         ]
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> dict[str, object]:
         """The content of ``importance.json``."""
         return {
-            "format": FORMAT,
+            "format": IMPORTANCE,
             "criterion": self.criterion,
             "timestep_groups": [{"index": g.index, "start": g.start, "stop": g.stop} for g in self.timestep_groups],
             "channel_groups": [{"name": name, "size": size} for name, size in self.sizes.items()],
@@ -163,32 +146,32 @@ class ImportanceMap:
         }
 
     @classmethod
-    def from_json(cls, data: JsonDict, source: Path | str = "The importance map") -> "ImportanceMap":
+    def from_json(cls, data: ImportanceFile | JsonDict, source: Path | str = "The importance map") -> "ImportanceMap":
         """Read what :meth:`to_json` wrote.
 
         Args:
-            data: JSON.
+            data: JSON, or the content of a file that has been read.
             source: where it comes from, for error messages.
 
         Raises:
             FileFormatError: a key is missing or of the wrong type, or numbers do not fit each other.
         """
-        known = checked(_MapForm, data, str(source), _AGAIN)
+        known = ImportanceFile.of(data, str(source), _AGAIN)
         try:
-            return cls._of(known, [[np.array(values, dtype=np.float64) for values in row] for row in known["scores"]])
+            return cls._of(known, [[np.array(values, dtype=np.float64) for values in row] for row in known.scores])
         except ValueError as error:
             raise FileFormatError(f"{source} cannot be read ({error}); {_AGAIN}.") from error
 
     @classmethod
-    def _of(cls, about: _AboutForm, scores: list[list[FloatArray]]) -> "ImportanceMap":
+    def _of(cls, about: ImportanceAbout, scores: list[list[FloatArray]]) -> "ImportanceMap":
         """The map of these scores, if they match their description.
 
         Raises:
             ValueError: they do not match.
         """
-        groups = tuple(TimestepGroup(g["index"], g["start"], g["stop"]) for g in about["timestep_groups"])
-        sizes = {g["name"]: g["size"] for g in about["channel_groups"]}
-        if len(sizes) < len(about["channel_groups"]):
+        groups = tuple(map(TimestepGroup.of, about.timestep_groups))
+        sizes = {group.name: group.size for group in about.channel_groups}
+        if len(sizes) < len(about.channel_groups):
             raise ValueError("two channel groups have one name")
         if any(group.stop <= group.start for group in groups) or len({g.index for g in groups}) < len(groups):
             raise ValueError("a timestep group is empty or occurs twice")
@@ -199,7 +182,7 @@ class ImportanceMap:
         if not all(np.isfinite(values).all() for row in scores for values in row):
             raise ValueError("a score is not finite")
         by_name = tuple(dict(zip(sizes, row, strict=True)) for row in scores)
-        return cls(about["criterion"], groups, sizes, dict(about["left_whole"]), by_name)
+        return cls(about.criterion, groups, sizes, dict(about.left_whole), by_name)
 
 
 def importance(

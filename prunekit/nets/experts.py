@@ -20,18 +20,19 @@ from prunekit.checkpoint import Factory, ModelSpec
 from prunekit.errors import FileFormatError, InputError
 from prunekit.groups import TimestepGroups
 from prunekit.nets.drop_in import DropInConfig, DropInOutput, rows_by_group, rows_of, scattered
+from prunekit.results.formats import EXPERTS
+from prunekit.results.model_files import ExpertsFile
 from prunekit.slim import FOLDER as _SLIM
 from prunekit.slim import SlimModel, load_slim, save_slim, slim_config
 
-__all__ = ["FOLDER", "FORMAT", "TimestepExperts", "load_experts", "save_experts"]
+__all__ = ["FOLDER", "TimestepExperts", "load_experts", "save_experts"]
 
-FORMAT = "prunekit-experts/1"
 FOLDER = FolderKind(
     "experts",
     ("README.md",),
     {f"group-{digits}": _SLIM for digits in ("[0-9]", "[0-9][0-9]", "[0-9][0-9][0-9]")},
     marker="experts.json",
-    is_ours=has_format(FORMAT),
+    is_ours=has_format(EXPERTS),
 )
 """Files that :func:`save_experts` may replace."""
 
@@ -156,7 +157,7 @@ def save_experts(
     with atomic_folder(folder, FOLDER) as part:
         for slim in slims:
             save_slim(slim, part / f"group-{slim.group.index}")
-        write_json(part / "experts.json", {**extra, **groups.to_json(), "format": FORMAT})
+        write_json(part / "experts.json", {**extra, **groups.to_json(), "format": EXPERTS})
         with atomic_path(part / "README.md") as card:
             card.write_text(experts_card([slim_config(slim) for slim in slims], extra), encoding="utf-8")
 
@@ -178,8 +179,8 @@ def load_experts(
     """
     folder = Path(folder)
     restore(folder)
-    index = read_json(folder / "experts.json", FORMAT)
-    groups = TimestepGroups.from_json(index, folder / "experts.json")
+    source = folder / "experts.json"
+    groups = TimestepGroups.from_json(ExpertsFile.of(read_json(source, EXPERTS), str(source)), source)
     paths = [folder / f"group-{group.index}" for group in groups]
     own = {"factory": factory, "inputs": inputs} if factory else {}
     slims = [

@@ -12,7 +12,8 @@ from prunekit.errors import FileFormatError, InputError
 from prunekit.graph import PruningPlan
 from prunekit.groups import TimestepGroup, TimestepGroups
 from prunekit.nets.multi_decoder import MultiDecoderUNet
-from prunekit.slim import FORMAT, SlimModel, load_slim, save_slim
+from prunekit.results.formats import SLIM
+from prunekit.slim import SlimModel, load_slim, save_slim
 
 __all__ = ["is_multi_decoder", "load_multi_decoder", "multi_decoder_slim", "save_multi_decoder"]
 
@@ -75,7 +76,7 @@ def load_multi_decoder(folder: Path | str) -> tuple[MultiDecoderUNet, SlimModel]
     """
     folder = Path(folder)
     if folder.is_dir() and not is_multi_decoder(folder):
-        read_json(folder / "config.json", FORMAT)
+        read_json(folder / "config.json", SLIM)
         raise FileFormatError(f"{folder} holds another network; expected a multi-decoder U-Net's folder.")
     slim = load_slim(folder, _build)
     net = slim.model

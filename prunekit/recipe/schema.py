@@ -1,23 +1,19 @@
 """The JSON Schema of recipes, made from the models. Editors complete with it; a misspelt key is compared with its keys."""
 
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
-from inspect import cleandoc
 from typing import Any
 
 from pydantic import BaseModel, GetCoreSchemaHandler, GetJsonSchemaHandler, TypeAdapter
-from pydantic.json_schema import GenerateJsonSchema, JsonSchemaValue
+from pydantic.json_schema import JsonSchemaValue
 from pydantic_core import CoreSchema, core_schema
 
 from prunekit._messages import did_you_mean
 from prunekit.errors import InputError
+from prunekit.results.schemas import DescribedSchema
 
 __all__ = ["Choice", "Limits", "ShownAs", "choices_at", "inner", "keys_at", "schema_of"]
-
-_ROLE = re.compile(r":[a-z]+:`(?:~[\w.]*\.)?([\w.]+)`")
-_ARGUMENT = re.compile(r"^ {4}(\w+): (.*(?:\n {5,}.*)*)", re.MULTILINE)
 
 
 @dataclass(frozen=True)
@@ -87,39 +83,10 @@ class ShownAs:
         return handler(TypeAdapter(self.form).core_schema)
 
 
-class _Schema(GenerateJsonSchema):
-    """Takes descriptions from docstrings (for keys: from ``Args``), and shows every default, including those of factories."""
-
-    def dataclass_schema(self, schema: core_schema.DataclassSchema) -> JsonSchemaValue:
-        return _described(super().dataclass_schema(schema), schema["cls"])
-
-    def model_schema(self, schema: core_schema.ModelSchema) -> JsonSchemaValue:
-        return _described(super().model_schema(schema), schema["cls"])
-
-    def get_default_value(self, schema: core_schema.WithDefaultSchema) -> Any:
-        if "default_factory" in schema and not schema.get("default_factory_takes_data"):
-            return schema["default_factory"]()  # type: ignore[call-arg]
-        return super().get_default_value(schema)
-
-
-def _described(schema: JsonSchemaValue, section: type) -> JsonSchemaValue:
-    text = _ROLE.sub(r"`\1`", cleandoc(section.__doc__ or "")).replace("``", "`")
-    schema["description"] = _line(re.split(r"\n\n(?:Args|Raises|Example):", text)[0])
-    for name, meaning in _ARGUMENT.findall(text.partition("Args:\n")[2]):
-        if name in schema.get("properties", {}):
-            schema["properties"][name]["description"] = _line(meaning[:1].upper() + meaning[1:])
-    return schema
-
-
-def _line(text: str) -> str:
-    """Put each paragraph on one line."""
-    return "\n".join(" ".join(paragraph.split()) for paragraph in text.split("\n\n"))
-
-
 @cache
 def schema_of(model: type[BaseModel]) -> dict[str, Any]:
     """The JSON Schema of a model's input. Do not change the returned value: it is shared."""
-    return model.model_json_schema(schema_generator=_Schema)
+    return model.model_json_schema(schema_generator=DescribedSchema)
 
 
 def inner(schema: Mapping[str, Any], node: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:

@@ -11,14 +11,12 @@ from prunekit.report.heatmap import heatmap_png
 from prunekit.report.kinds import kind_of, report_writer, write_any_report
 from prunekit.report.overview import write_all_reports, write_overview
 from prunekit.report.page import write_report
-from prunekit.report.run import MANIFEST_FORMAT, Metrics, RunResults, read_run
+from prunekit.report.run import RunResults, read_run
 from prunekit.report.samples import grid_png
 from prunekit.report.tables import summary_rows
 from prunekit.report.wording import metric_lines
 
 __all__ = [
-    "MANIFEST_FORMAT",
-    "Metrics",
     "RunResults",
     "claim",
     "curves_png",

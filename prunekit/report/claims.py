@@ -4,8 +4,7 @@ from dataclasses import dataclass
 
 from prunekit.ledger import making_macs
 from prunekit.report.doubts import doubt_of, doubt_sentence
-from prunekit.report.estimate import Estimate
-from prunekit.report.run import MetricRow, RunResults
+from prunekit.report.run import RunResults
 from prunekit.report.wording import (
     clear,
     estimate_text,
@@ -16,6 +15,8 @@ from prunekit.report.wording import (
     unpaired,
     verdict,
 )
+from prunekit.results.estimate import Estimate
+from prunekit.results.expert_results import MetricRow
 
 __all__ = ["claim", "contradiction", "fid_doubt", "loss_difference", "training_caveat"]
 
@@ -58,7 +59,7 @@ def claim(results: RunResults) -> str:
     metric, loss = None if doubt else _metric(results, row), _loss(results)
     sentences = [f"{scope}, {_finding(metric, loss)}."]
     if results.metrics is not None:
-        sentences.append(doubt_sentence(results.metrics.label("FID"), results.metrics.stated, doubt))
+        sentences.append(doubt_sentence(results.metrics.label("FID"), results.metrics, doubt))
     if metric is not None or loss is not None:
         sentences.append(training_caveat(results))
     return " ".join(filter(None, sentences))
@@ -87,7 +88,7 @@ def contradiction(metric: Estimate, loss: Estimate, base_loss: float) -> str:
 def training_caveat(results: RunResults) -> str:
     """A sentence about the training on top of the base's, from the ledger; empty if there was none."""
     base, made = making_macs(results.ledger)
-    base = base or int((results.manifest["base"].get("training") or {}).get("macs", 0))
+    base = base or _known_training(results)
     if not made:
         return ""
     if base:
@@ -95,6 +96,11 @@ def training_caveat(results: RunResults) -> str:
     else:
         took = f"{large_text(made)} MACs in addition to the base's training, which has no recorded cost"
     return f"Making the experts took {took}, so this is not a comparison at equal training cost."
+
+
+def _known_training(results: RunResults) -> int:
+    """MACs of the base's training, as the manifest records them; 0 if it does not."""
+    return int(results.base.training.macs) if results.base.training else 0
 
 
 def loss_difference(results: RunResults) -> Estimate | None:
@@ -110,7 +116,7 @@ def loss_difference(results: RunResults) -> Estimate | None:
             return None
         mean += group.share * difference.mean
         error += group.share * difference.se
-    return Estimate(mean, error)
+    return Estimate(mean=mean, se=error)
 
 
 def _finding(metric: _Compared | None, loss: _Compared | None) -> str:
@@ -128,8 +134,7 @@ def fid_doubt(results: RunResults) -> str:
     """Why the claim must not rest on FID and KID; empty if it may, or if there are no metrics."""
     if results.metrics is None:
         return ""
-    config = results.manifest.get("config") or {}
-    return doubt_of(results.metrics.stated, results.base.data or config.get("data") or {})
+    return doubt_of(results.metrics, results.base.data or results.manifest.settings.data or {})
 
 
 def _metric(results: RunResults, row: MetricRow | None) -> _Compared | None:
@@ -153,5 +158,5 @@ def _loss(results: RunResults) -> _Compared | None:
         return None
     name = "the held-out denoising loss, averaged over the sampler's steps,"
     difference = loss_difference(results)
-    known = difference or Estimate(expert - base)
-    return _Compared(name, Estimate(expert), Estimate(base), known, difference is not None)
+    known = difference or Estimate(mean=expert - base)
+    return _Compared(name, Estimate(mean=expert), Estimate(mean=base), known, difference is not None)

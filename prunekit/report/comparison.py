@@ -7,7 +7,6 @@ from pathlib import Path
 
 from prunekit._files import atomic_folder
 from prunekit._names import without_paths
-from prunekit._types import JsonDict
 from prunekit.groups import Grouping
 from prunekit.ledger import LedgerRow
 from prunekit.report.document import Document, Picture, Words, sections_with
@@ -19,6 +18,8 @@ from prunekit.report.pareto import Point, pareto_picture
 from prunekit.report.provenance import again, cost_blocks, provenance
 from prunekit.report.rendering import drawn, render
 from prunekit.report.table import Table, markdown_text
+from prunekit.results.learning_results import CurriculumManifest, MultistageManifest
+from prunekit.results.manifest_head import Features
 
 __all__ = ["Comparison", "write_comparison"]
 
@@ -45,15 +46,17 @@ class Comparison:
     text: str
     curves: Sequence[LearningCurve]
     table: Table
-    features: JsonDict | None
+    features: Features | None
     points: Mapping[str, Sequence[Point]] = field(default_factory=dict)
     rival: str = "base"
 
 
-def write_comparison(folder: Path | str, manifest: JsonDict, comparison: Comparison) -> Path:
+def write_comparison(
+    folder: Path | str, manifest: CurriculumManifest | MultistageManifest, comparison: Comparison
+) -> Path:
     """Write ``report/`` into the folder of a run, replacing an earlier one as a whole; returns the page."""
     folder = Path(folder)
-    spent = kinds_sentence([LedgerRow.from_json(row) for row in manifest.get("ledger") or ()])
+    spent = kinds_sentence(list(map(LedgerRow.from_json, manifest.ledger or ())))
     with atomic_folder(folder / "report", FOLDER) as target:
         words = (
             "Learning curves",
@@ -62,8 +65,8 @@ def write_comparison(folder: Path | str, manifest: JsonDict, comparison: Compari
         )
         curves = drawn(partial(draw_learning, comparison.curves), target / f"{comparison.name}.png", words)
         picture = f"![Learning curves]({comparison.name}.png)"
-        said = without_paths(manifest["config"]["description"])
-        title = f"# {comparison.heading}: {markdown_text(manifest['recipe'])}"
+        said = without_paths(manifest.settings.description or "")
+        title = f"# {comparison.heading}: {markdown_text(manifest.recipe)}"
         told = [markdown_text(text) for text in (said, comparison.text)]
         paragraphs = [title, *told, comparison.table.markdown, picture, *([markdown_text(spent)] if spent else [])]
         (target / f"{comparison.name}.md").write_text("\n\n".join(paragraphs) + "\n", encoding="utf-8")
@@ -75,7 +78,7 @@ def write_comparison(folder: Path | str, manifest: JsonDict, comparison: Compari
             ("cost", "Cost", [Words(spent) if spent else None, *cost_blocks(manifest)]),
         )
         end = (provenance(manifest, comparison.features), again(manifest))
-        page = Document(manifest["recipe"], comparison.claim, (*sections, *end), (f"{comparison.heading}. {said}",))
+        page = Document(manifest.recipe, comparison.claim, (*sections, *end), (f"{comparison.heading}. {said}",))
         (target / "index.html").write_text(render(page), encoding="utf-8")
     return folder / "report" / "index.html"
 
@@ -94,6 +97,7 @@ def _pareto(comparison: Comparison, folder: Path) -> list[Picture]:
     ]
 
 
-def _groupings(manifest: JsonDict, folder: Path) -> list[Picture | None]:
-    groupings = [Grouping.from_json(data, "The manifest's grouping") for data in manifest.get("groupings") or ()]
+def _groupings(manifest: CurriculumManifest | MultistageManifest, folder: Path) -> list[Picture | None]:
+    found = manifest.groupings if isinstance(manifest, MultistageManifest) else None
+    groupings = [Grouping.from_json(data, "The manifest's grouping") for data in found or ()]
     return [grouping_picture(grouping, folder / f"grouping-{i}.png") for i, grouping in enumerate(groupings)]

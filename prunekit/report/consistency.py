@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
@@ -14,6 +15,7 @@ from numpy.typing import NDArray
 from prunekit._files import atomic_path
 from prunekit._types import JsonDict
 from prunekit.report.figures import save_figure, scale_by_log, styled
+from prunekit.results.consistency_results import ConsistencyFile, Summary
 
 __all__ = ["curves_png", "describe_consistency", "draw_curves", "draw_pairs", "pairs_png"]
 
@@ -72,14 +74,15 @@ def pairs_png(a: Images, b: Images, shuffled: Images, names: Sequence[str], path
         save_figure(draw_pairs(a, b, shuffled, names), part)
 
 
-def draw_curves(data: JsonDict) -> Figure:
+def draw_curves(data: ConsistencyFile | JsonDict) -> Figure:
     """Every measure over the timesteps as mean and two standard errors, with the seams as lines.
 
     Args:
-        data: content of a ``consistency.json``.
+        data: content of a ``consistency.json``, as JSON or as read before.
     """
-    steps, seams = data["steps"], sorted({seam["timestep"] for seam in data["seams"]})
-    timesteps = np.array([step["timestep"] for step in steps])
+    found = ConsistencyFile.of(data, "The comparison")
+    steps, seams = found.steps, sorted({seam.timestep for seam in found.seams})
+    timesteps = np.array([step.timestep for step in steps])
     figure = Figure(figsize=(11.0, 3.9), layout="constrained")
     for axes, (measure, label) in zip(figure.subplots(1, len(_MEASURES)), _MEASURES.items(), strict=True):
         for cut in seams:
@@ -87,51 +90,55 @@ def draw_curves(data: JsonDict) -> Figure:
         for key, (name, colour, line) in _CURVES.items():
             if measure == "mse" and key == "state":
                 continue  # it has another scale
-            values = [(step[key] or {}).get(measure) for step in steps]
+            values = [getattr(getattr(step, key), measure, None) for step in steps]
             if any(value is not None for value in values):
                 _curve(axes, timesteps, values, {"label": name, "color": colour, "linestyle": line})
         axes.set_title(label, loc="left", fontsize=9)
         axes.set_xlabel("timestep t (0 = cleanest)")
         if measure == "mse":
             _by_decades(axes)
-    handles: dict[str, Any] = {}
+    handles: dict[str, Artist] = {}
     for axes in figure.axes:
         handles |= {name: handle for handle, name in zip(*axes.get_legend_handles_labels(), strict=True)}
     figure.legend(handles.values(), handles, loc="outside lower center", ncols=4, frameon=False, fontsize=8)
     return figure
 
 
-def curves_png(data: JsonDict, path: Path | str) -> None:
+def curves_png(data: ConsistencyFile | JsonDict, path: Path | str) -> None:
     """Draw the curves, see :func:`draw_curves`; written atomically."""
     with atomic_path(Path(path)) as part, styled():
         save_figure(draw_curves(data), part)
 
 
-def describe_consistency(data: JsonDict) -> str:
+def describe_consistency(data: ConsistencyFile | JsonDict) -> str:
     """The results for the final images, in words."""
-    same, shuffled = data["images"]["same"], data["images"]["shuffled"]
-    settings = data["settings"]
+    found = ConsistencyFile.of(data, "The comparison")
+    same, shuffled, settings = found.images["same"], found.images["shuffled"], found.settings
     return (
-        f"{settings['count']} pairs, {settings['steps']} steps of {settings['sampler']}: finished images from the same noise have "
-        f"SSIM {_estimate(same['ssim'])} and pixel correlation {_estimate(same['correlation'])}; shuffled pairs have "
-        f"{_estimate(shuffled['ssim'])} and {_estimate(shuffled['correlation'])}."
+        f"{settings.count} pairs, {settings.steps} steps of {settings.sampler}: finished images from the same noise have "
+        f"SSIM {_estimate(same.ssim)} and pixel correlation {_estimate(same.correlation)}; shuffled pairs have "
+        f"{_estimate(shuffled.ssim)} and {_estimate(shuffled.correlation)}."
     )
 
 
-def _estimate(found: Mapping[str, Any]) -> str:
-    return "undefined" if found["mean"] is None else f"{found['mean']:.3f} ± {found['se'] or 0:.3f}"
+def _estimate(found: Summary | None) -> str:
+    return "undefined" if found is None or found.mean is None else f"{found.mean:.3f} ± {found.se or 0:.3f}"
 
 
-def _curve(axes: Axes, timesteps: NDArray[np.float64], values: Sequence[Any], look: Mapping[str, Any]) -> None:
+def _curve(
+    axes: Axes, timesteps: NDArray[np.float64], values: Sequence[Summary | None], look: Mapping[str, Any]
+) -> None:
     """Draw the mean with a band of two standard errors, and gaps where it is undefined."""
-    mean, error = (
-        np.array([np.nan if value is None or value[key] is None else value[key] for value in values], dtype=np.float64)
-        for key in ("mean", "se")
-    )
+    mean, error = (np.array([_known(value, key) for value in values], dtype=np.float64) for key in ("mean", "se"))
     axes.plot(timesteps, mean, linewidth=1.6, marker="." if len(mean) < _FEW else None, **look)
     # A logarithmic axis needs positive values.
     low = np.where(mean > 0, np.maximum(mean - 2 * error, 1e-30), mean - 2 * error)
     axes.fill_between(timesteps, low, mean + 2 * error, color=look["color"], alpha=0.15, linewidth=0)
+
+
+def _known(value: Summary | None, key: str) -> float:
+    found: float | None = None if value is None else getattr(value, key)
+    return np.nan if found is None else found
 
 
 def _short(name: str) -> str:

@@ -1,14 +1,11 @@
 """The report of a comparison of ways to train: a table and the learning curves, made only from its manifest."""
 
 from pathlib import Path
-from typing import Any
 
-from prunekit._json import checked
 from prunekit._types import JsonDict
 from prunekit.errors import FileFormatError
 from prunekit.report.comparison import Comparison, write_comparison
-from prunekit.report.doubts import doubt_sentence, look_doubt, metric_label
-from prunekit.report.forms import AGAIN, CurriculumForm, CurriculumRows, read_manifest
+from prunekit.report.doubts import doubt_of, doubt_sentence
 from prunekit.report.learning import (
     LearningCurve,
     curves_of,
@@ -20,34 +17,38 @@ from prunekit.report.learning import (
 )
 from prunekit.report.table import Table, named
 from prunekit.report.wording import ABSENT
+from prunekit.results.learning_results import CurriculumManifest, CurriculumRow, CurriculumSettings
+from prunekit.results.manifest_head import metric_label
+from prunekit.results.reading_manifests import AGAIN, Manifest, of_kind, read_manifest
 
 __all__ = ["curriculum_claim", "training_curves", "write_curriculum_report"]
 
 
-def training_curves(manifest: JsonDict) -> list[LearningCurve]:
+def training_curves(manifest: Manifest | JsonDict) -> list[LearningCurve]:
     """The ways to train of a manifest, in its order, the baseline first.
 
     Raises:
         FileFormatError: the manifest is not one of such a comparison.
     """
-    checked(CurriculumRows, manifest, "The manifest", AGAIN)
+    found = of_kind(CurriculumManifest, manifest)
     try:
-        by_entry: dict[str, list[dict[str, Any]]] = {}
-        for row in manifest["curriculum"]:
-            by_entry.setdefault(row["entry"], []).append(row)
+        by_entry: dict[str, list[CurriculumRow]] = {}
+        for row in found.curriculum:
+            by_entry.setdefault(row.entry, []).append(row)
         return [curves_of(name, rows) for name, rows in by_entry.items()]
     except ValueError as error:
         raise FileFormatError(f"The manifest holds no comparison of ways to train ({error}).") from error
 
 
-def curriculum_claim(manifest: JsonDict) -> str:
+def curriculum_claim(manifest: Manifest | JsonDict) -> str:
     """The finding of the comparison, in one sentence."""
+    manifest = of_kind(CurriculumManifest, manifest)
     base, *others = training_curves(manifest)
     if not others:
         raise FileFormatError(f"The manifest compares {base.title[:80]!r} with nothing; expected two ways to train.")
-    look = manifest["curriculum"][0]["curve"][-1]
-    doubt = look_doubt(manifest, look)
-    label = metric_label("FID", look.get("features"), look["count"])
+    look = manifest.curriculum[0].curve[-1]
+    doubt = doubt_of(look, manifest.settings.data or {})
+    label = metric_label("FID", look.features, look.count)
     return " ".join(filter(None, [learning_claim(base, others, label, doubt), doubt_sentence(label, look, doubt)]))
 
 
@@ -58,10 +59,10 @@ def write_curriculum_report(folder: Path | str) -> Path:
         FileFormatError: the manifest is of another kind.
     """
     folder = Path(folder)
-    manifest = read_manifest(folder)
-    checked(CurriculumForm, manifest, f"{folder / 'manifest.json'}", AGAIN)
+    manifest = of_kind(CurriculumManifest, read_manifest(folder), str(folder / "manifest.json"))
     curves = training_curves(manifest)
-    entries = manifest["config"]["curriculum"]["entries"]
+    settings = CurriculumSettings.of(manifest.config or {}, "The manifest's configuration", AGAIN)
+    entries = settings.curriculum.entries or {}
     if unknown := [curve.title for curve in curves if curve.title not in entries]:
         raise FileFormatError(
             f"The manifest's configuration has no entry {unknown[0][:80]!r}, which it has measured; {AGAIN}."
@@ -84,23 +85,22 @@ def write_curriculum_report(folder: Path | str) -> Path:
         "curriculum",
         "Ways to train, at equal train steps",
         curriculum_claim(manifest),
-        _text(manifest, curves[0]),
+        _text(manifest, settings, curves[0]),
         curves,
         Table("curriculum", "Final results of every way to train", rows, columns),
-        manifest["curriculum"][0]["curve"][-1]["features"],
+        manifest.curriculum[0].curve[-1].features,
     )
     return write_comparison(folder, manifest, comparison)
 
 
-def _text(manifest: JsonDict, base: LearningCurve) -> str:
-    config, look = manifest["config"], manifest["curriculum"][0]["curve"][-1]
-    train, section = config["base"]["train"], config["curriculum"]
+def _text(manifest: CurriculumManifest, settings: CurriculumSettings, base: LearningCurve) -> str:
+    look, train, section = manifest.curriculum[0].curve[-1], settings.base.train, settings.curriculum
     return (
-        f"Each training: {train['steps']:,} steps of {train['batch_size']}, {base.training_macs[0, -1] / 1e12:.2f} TMACs "
+        f"Each training: {train.steps:,} steps of {train.batch_size}, {base.training_macs[0, -1] / 1e12:.2f} TMACs "
         f"(backward counted as twice forward), from the same initial weights for each seed, over "
-        f"{seeds_text(len(section['seeds']))}; "
-        f"the learning rate is {train['lr_scheduler']} unless an entry changes it, and the moving average is measured. "
-        f"{measured_on(look, section['sampler'], section['sampling_steps'])} Shares: steps to reach the final mean loss "
+        f"{seeds_text(len(section.seeds))}; "
+        f"the learning rate is {train.lr_scheduler} unless an entry changes it, and the moving average is measured. "
+        f"{measured_on(look, section.sampler, section.sampling_steps)} Shares: steps to reach the final mean loss "
         f"and FID of {base.title}, as a share of the steps of {base.title} and as a factor of reduction, interpolated between "
         "looks; — if they are never reached."
     )

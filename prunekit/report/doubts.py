@@ -2,11 +2,13 @@
 
 import math
 from collections.abc import Mapping
-from typing import Any
+from typing import Protocol
 
 from prunekit.frechet import LEAST_IMAGES_PER_FEATURE
+from prunekit.results.manifest_head import Features
+from prunekit.results.model import Free
 
-__all__ = ["doubt_caption", "doubt_of", "doubt_sentence", "look_doubt", "metric_label"]
+__all__ = ["Stated", "doubt_caption", "doubt_of", "doubt_sentence"]
 
 _FEATURES = 64  # of both shipped extractors, for manifests that do not record it
 _KNOWN = {
@@ -15,27 +17,41 @@ _KNOWN = {
 }  # data and resolution, for manifests that do not record whether the extractor fits
 
 
-def doubt_of(measured: Mapping[str, Any], data: Mapping[str, Any]) -> str:
+class Stated(Protocol):
+    """The facts of a measurement that decide whether a claim may rest on FID and KID."""
+
+    @property
+    def features(self) -> Features | None:
+        """The feature extractor."""
+
+    @property
+    def no_features(self) -> str | None:
+        """The reason why there is none."""
+
+    @property
+    def count(self) -> int:
+        """Number of generated images."""
+
+    @property
+    def count_real(self) -> int | None:
+        """Number of real images, in newer manifests."""
+
+
+def doubt_of(measured: Stated, data: Free) -> str:
     """Why no claim may rest on FID and KID; empty if one may.
 
     Args:
-        measured: the manifest's entry on them: ``features``, ``count`` and, in newer manifests, ``no_features`` and ``count_real``.
+        measured: how they were measured.
         data: ``source`` and ``resolution`` of the real images, for manifests that do not record whether the extractor knows them.
     """
-    features = measured.get("features")
-    if not features or not isinstance(features, Mapping):
-        return str(measured.get("no_features") or "no feature extractor is recorded")
-    least = LEAST_IMAGES_PER_FEATURE * round(_number(features.get("num_features")) or _FEATURES)
-    for key, what in (("count", "generated"), ("count_real", "real")):
-        count = _number(measured.get(key))
+    features = measured.features
+    if features is None:
+        return measured.no_features or "no feature extractor is recorded"
+    least = LEAST_IMAGES_PER_FEATURE * round(_number(features.num_features) or _FEATURES)
+    for count, what in ((measured.count, "generated"), (measured.count_real, "real")):
         if count is not None and count < least:
             return f"{count:g} {what} images are too few; with fewer than {least} it is mostly bias"
-    return "" if features.get("own") or _fits(features, data) else _unknown(features)
-
-
-def metric_label(metric: str, features: Mapping[str, Any] | None, count: Any) -> str:
-    """The full name of FID or KID, with features and sample count, since the number means nothing without them."""
-    return f"{metric} (features: {(features or {}).get('name', 'not named')}, n = {count})"
+    return "" if features.own or _fits(features, data) else _unknown(features)
 
 
 def doubt_caption(doubt: str) -> str:
@@ -43,7 +59,7 @@ def doubt_caption(doubt: str) -> str:
     return f" No claim rests on it: {doubt}." if doubt else ""
 
 
-def doubt_sentence(label: str, measured: Mapping[str, Any], doubt: str) -> str:
+def doubt_sentence(label: str, measured: Stated, doubt: str) -> str:
     """A doubt as a sentence that follows a claim; empty if there is none.
 
     Args:
@@ -53,29 +69,24 @@ def doubt_sentence(label: str, measured: Mapping[str, Any], doubt: str) -> str:
     """
     if not doubt:
         return ""
-    if not measured.get("features"):
+    if measured.features is None:
         return f"No FID was measured: {doubt.rstrip('.')}."
     return f"{label} is not part of this claim: {doubt}."
 
 
-def look_doubt(manifest: Mapping[str, Any], look: Mapping[str, Any]) -> str:
-    """:func:`doubt_of` for a look of a learning curve."""
-    return doubt_of(look, (manifest.get("config") or {}).get("data") or {})
-
-
-def _fits(features: Mapping[str, Any], data: Mapping[str, Any]) -> bool:
-    fit = features.get("fit")
+def _fits(features: Features, data: Free) -> bool:
+    fit = features.fit
     if isinstance(fit, Mapping):
         distance, limit = _number(fit.get("distance")), _number(fit.get("limit"))
         return distance is not None and limit is not None and distance <= limit
-    word, side = _KNOWN.get(str(features.get("name")), ("", 0))
+    word, side = _KNOWN.get(features.name or "", ("", 0))
     return bool(word) and word in str(data.get("source", "")).lower() and data.get("resolution") in (None, side)
 
 
-def _number(value: Any) -> float | None:
+def _number(value: object) -> float | None:
     """A finite number of a manifest; None for anything else."""
     return float(value) if isinstance(value, int | float) and math.isfinite(value) else None
 
 
-def _unknown(features: Mapping[str, Any]) -> str:
-    return f"it is not known that {features.get('name', 'the extractor')} suits these pictures"
+def _unknown(features: Features) -> str:
+    return f"it is not known that {features.name or 'the extractor'} suits these pictures"

@@ -2,18 +2,17 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
-from prunekit._json import checked
 from prunekit._types import FloatArray, JsonDict
 from prunekit.errors import FileFormatError
 from prunekit.report.claims import contradiction
-from prunekit.report.doubts import doubt_of, doubt_sentence, metric_label
-from prunekit.report.estimate import Estimate
-from prunekit.report.forms import AGAIN, EvidenceForm
+from prunekit.report.doubts import doubt_of, doubt_sentence
 from prunekit.report.wording import clear, estimate_text, large_text, short_ratio
+from prunekit.results.estimate import Estimate
+from prunekit.results.evidence_results import EvidenceManifest, EvidenceMetrics, EvidenceRow
+from prunekit.results.reading_manifests import Manifest, of_kind
 
 __all__ = ["TRAININGS", "Entry", "Evidence", "evidence_claim", "evidence_doubt", "gap", "gap_text", "short_gap"]
 
@@ -76,34 +75,29 @@ class Evidence:
     reference: Entry
     headline: Entry
     cuts: tuple[int, ...]
-    metrics: Mapping[str, Any]
+    metrics: EvidenceMetrics
 
     @classmethod
-    def from_manifest(cls, manifest: JsonDict) -> "Evidence":
-        """Read a manifest.
+    def from_manifest(cls, manifest: Manifest | JsonDict) -> "Evidence":
+        """Read a manifest, as JSON or as read before.
 
         Raises:
             FileFormatError: the manifest is not one of such a comparison, or an entry that it names is missing.
         """
-        checked(EvidenceForm, manifest, "The manifest's comparison of experts with baselines", AGAIN)
+        found = of_kind(EvidenceManifest, manifest, "The manifest's comparison of experts with baselines")
         try:
-            by_entry: dict[str, list[JsonDict]] = {}
-            for row in manifest["evidence"]:
-                by_entry.setdefault(str(row["entry"]), []).append(row)
+            by_entry: dict[str, list[EvidenceRow]] = {}
+            for row in found.evidence:
+                by_entry.setdefault(row.entry, []).append(row)
             made = [_entry(name, rows) for name, rows in by_entry.items()]
             entries = {entry.name: entry for entry in sorted(made, key=lambda entry: _ROLES.index(entry.role))}
-            metrics = manifest["metrics"]
-            features = metrics["features"] or {}
-            named = features if isinstance(features, Mapping) else {"name": str(features)}
-            cuts = tuple(map(int, manifest["groups"]))
-            reference, headline = (entries[str(manifest[key])] for key in ("reference", "headline"))
+            cuts = tuple(found.groups)
+            reference, headline = entries[found.reference], entries[found.headline]
             entries["base"]
             if any(entry.losses.shape[1] != len(cuts) + 1 for entry in entries.values()):
                 raise ValueError(f"losses of {len(cuts) + 1} timestep groups were expected")
-            return cls(
-                entries, reference, headline, cuts, {**metrics, "features": named, "count": int(metrics["count"])}
-            )
-        except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
+            return cls(entries, reference, headline, cuts, found.metrics)
+        except (KeyError, ValueError, IndexError) as error:
             raise FileFormatError(
                 f"The manifest holds no comparison of experts with baselines ({type(error).__name__}: {error}); make it again "
                 "with `prunekit run`."
@@ -120,7 +114,7 @@ class Evidence:
 
     def label(self, measure: str) -> str:
         """FID or KID with features and count, since the number means nothing without them."""
-        return metric_label(measure, self.metrics["features"], self.metrics["count"])
+        return self.metrics.label(measure)
 
     @property
     def has_fid(self) -> bool:
@@ -133,12 +127,13 @@ class Evidence:
         return len(self.headline.seeds)
 
 
-def evidence_claim(manifest: JsonDict) -> str:
+def evidence_claim(manifest: Manifest | JsonDict) -> str:
     """The finding of the comparison, in one sentence made from its numbers.
 
     Raises:
         FileFormatError: the manifest is not one of such a comparison.
     """
+    manifest = of_kind(EvidenceManifest, manifest, "The manifest's comparison of experts with baselines")
     evidence = Evidence.from_manifest(manifest)
     headline, reference = evidence.headline, evidence.reference
     doubt = evidence_doubt(manifest, evidence)
@@ -159,10 +154,10 @@ def evidence_claim(manifest: JsonDict) -> str:
     return " ".join(filter(None, [sentence, doubt_sentence(evidence.label("FID"), evidence.metrics, doubt)]))
 
 
-def evidence_doubt(manifest: JsonDict, evidence: Evidence) -> str:
+def evidence_doubt(manifest: EvidenceManifest, evidence: Evidence) -> str:
     """Why the claim must not rest on FID; empty if it may."""
-    data = (manifest.get("base") or {}).get("data") or (manifest.get("config") or {}).get("data") or {}
-    return doubt_of(evidence.metrics, data)
+    data = manifest.base.data if manifest.base else None
+    return doubt_of(evidence.metrics, data or manifest.settings.data or {})
 
 
 def _found(evidence: Evidence, measure: str, name: str) -> str:
@@ -184,7 +179,7 @@ def gap(one: Entry, other: Entry, measure: str) -> Estimate:
     errors = [value.se for entry in (one, other) if (value := entry.estimate(measure)) and value.se is not None]
     if measure == "fid" and other.role == "base" and "fid_error" in one.values:
         errors = [max([*errors, one.mean("fid_error")])]
-    return Estimate(one.mean(measure) - other.mean(measure), float(np.hypot.reduce(errors)) if errors else None)
+    return Estimate(mean=one.mean(measure) - other.mean(measure), se=float(np.hypot.reduce(errors)) if errors else None)
 
 
 def gap_text(one: Entry, other: Entry, measure: str) -> str:
@@ -201,7 +196,7 @@ def gap_text(one: Entry, other: Entry, measure: str) -> str:
     difference = gap(one, other, measure)
     if difference.mean == 0:
         return f"equal to {name}"
-    better, size = _direction(difference), estimate_text(Estimate(abs(difference.mean), difference.se))
+    better, size = _direction(difference), estimate_text(Estimate(mean=abs(difference.mean), se=difference.se))
     lone = _alone(one, other, difference)
     if not clear(difference):
         return f"not clearly {better} than {name}, by {size}{lone}"
@@ -213,7 +208,7 @@ def short_gap(one: Entry, other: Entry, measure: str) -> str:
     difference = gap(one, other, measure)
     if difference.mean == 0:
         return "equal"
-    size = estimate_text(Estimate(abs(difference.mean), difference.se))
+    size = estimate_text(Estimate(mean=abs(difference.mean), se=difference.se))
     return f"{size} {_direction(difference)}{', not clearly' if not clear(difference) else ''}"
 
 
@@ -242,22 +237,27 @@ def _training(evidence: Evidence) -> str:
     return f"{short_ratio(own / other)} times the training MACs of {name}"
 
 
-def _entry(name: str, rows: list[JsonDict]) -> Entry:
-    values = {key: np.array([row[key] for row in rows], dtype=np.float64) for key in _NUMBERS}
+def _entry(name: str, rows: list[EvidenceRow]) -> Entry:
+    values = {key: _over_seeds(rows, key) for key in _NUMBERS}
     for key in _OPTIONAL:
-        if all(row.get(key) is not None for row in rows):
-            values[key] = np.array([row[key] for row in rows], dtype=np.float64)
-    errors = [(row.get("fid_difference") or {}).get("se") for row in rows]
+        if all(getattr(row, key) is not None for row in rows):
+            values[key] = _over_seeds(rows, key)
+    errors = [row.fid_difference.se if row.fid_difference else None for row in rows]
     if None not in errors:
         values["fid_error"] = np.array(errors, dtype=np.float64)
     training = {
-        part: np.array([row["training_macs"].get(part, 0) for row in rows], dtype=np.float64) for part in TRAININGS
+        part: np.array([row.training_macs.get(part, 0) for row in rows], dtype=np.float64) for part in TRAININGS
     }
     return Entry(
         name,
-        str(rows[0]["group"]),
-        tuple(None if row["seed"] is None else int(row["seed"]) for row in rows),
+        rows[0].group,
+        tuple(row.seed for row in rows),
         values,
         training,
-        np.array([[loss["mean"] for loss in row["losses"]] for row in rows], dtype=np.float64),
+        np.array([[loss.mean for loss in row.losses] for row in rows], dtype=np.float64),
     )
+
+
+def _over_seeds(rows: list[EvidenceRow], key: str) -> FloatArray:
+    """A number of every row."""
+    return np.array([getattr(row, key) for row in rows], dtype=np.float64)

@@ -5,7 +5,6 @@ from functools import partial
 from pathlib import Path
 
 from prunekit._files import atomic_folder
-from prunekit._json import checked
 from prunekit._names import without_paths
 from prunekit.report.document import Document, Fold, Picture, Section, Strip, sections_with
 from prunekit.report.doubts import doubt_caption
@@ -22,7 +21,6 @@ from prunekit.report.evidence_tables import (
 )
 from prunekit.report.flow import flow_of
 from prunekit.report.folder import FOLDER
-from prunekit.report.forms import AGAIN, HeadForm, read_manifest
 from prunekit.report.method import frontiers_picture, importance_blocks, targets_picture, width_blocks
 from prunekit.report.pareto import pareto_picture
 from prunekit.report.provenance import again, cost_blocks, provenance
@@ -31,6 +29,9 @@ from prunekit.report.run import RunResults, read_importance, read_samples
 from prunekit.report.samples import Images, grid_png
 from prunekit.report.table import markdown_text
 from prunekit.report.wording import short_ratio
+from prunekit.results.evidence_results import EvidenceManifest
+from prunekit.results.expert_results import ExpertsManifest
+from prunekit.results.reading_manifests import AGAIN, of_kind, read_manifest
 
 __all__ = ["write_evidence_report"]
 
@@ -46,23 +47,22 @@ def write_evidence_report(folder: Path | str) -> Path:
         FileFormatError: the manifest is of another kind, or a file of samples cannot be read.
     """
     folder = Path(folder)
-    manifest = read_manifest(folder)
+    manifest = of_kind(EvidenceManifest, read_manifest(folder), str(folder / "manifest.json"))
     evidence, samples = Evidence.from_manifest(manifest), read_samples(folder)
-    told = manifest.get("method")
-    checked(HeadForm, told, "The manifest's method", AGAIN)
-    method = RunResults.from_manifest(told or {}, read_importance(folder))
+    method = ExpertsManifest.of(manifest.method, "The manifest's method", AGAIN)
+    made = RunResults.from_manifest(method, read_importance(folder))
     doubt = evidence_doubt(manifest, evidence)
     with atomic_folder(folder / "report", FOLDER) as target:
         sections = (
             *_sections(evidence, samples, target, doubt),
-            *_method_sections(evidence.headline.name, method, target),
+            *_method_sections(evidence.headline.name, made, target),
             *sections_with(("ledger", "Ledger", cost_blocks(manifest))),
         )
-        said = without_paths((manifest.get("config") or {}).get("description"))
+        said = without_paths(manifest.settings.description)
         measure = "loss" if doubt or not evidence.has_fid else "fid"
         sentences = tuple(filter(None, [said, _loss_sentence(evidence), *_baseline_sentences(evidence, measure)]))
-        end = (provenance(manifest, evidence.metrics["features"] or None), again(manifest))
-        title, claim = str(manifest.get("recipe", "unnamed")), evidence_claim(manifest)
+        end = (provenance(manifest, evidence.metrics.features), again(manifest))
+        title, claim = manifest.recipe, evidence_claim(manifest)
         page = Document(title, claim, (*sections, *end), sentences)
         (target / "index.html").write_text(render(page), encoding="utf-8")
         text = [f"# Experts and baselines at equal training: {markdown_text(title)}"]

@@ -1,16 +1,15 @@
 """Tables of a comparison of experts with baselines, and their pictures."""
 
 from collections.abc import Callable
-from typing import Any
 
 import numpy as np
 from matplotlib.figure import Figure
 
-from prunekit.report.estimate import Estimate
 from prunekit.report.evidence import TRAININGS, Entry, Evidence, short_gap
 from prunekit.report.pareto import Point
 from prunekit.report.table import Column, Row, Table, count, estimate, flat, named, ratio
 from prunekit.report.wording import ABSENT, estimate_text, large_text, number_text, si_text
+from prunekit.results.estimate import Estimate
 
 __all__ = [
     "describe_losses",
@@ -55,11 +54,11 @@ def entry_table(evidence: Evidence) -> Table:
         "the same noise. Not clearly: within two standard errors of no difference. Lower is better for loss, FID and KID; SSIM is "
         "1 for the base itself. MACs are per sample per evaluation, averaged over the sampler's steps."
     )
-    caption = f"{metrics['count']:,} images of each entry, {metrics.get('steps')} steps of {str(metrics.get('sampler')).upper()}"
+    caption = f"{metrics.count:,} images of each entry, {metrics.steps} steps of {str(metrics.sampler).upper()}"
     return Table("evidence", caption, rows, columns, note)
 
 
-def _entry_row(evidence: Evidence, entry: Entry) -> dict[str, Any]:
+def _entry_row(evidence: Evidence, entry: Entry) -> Row:
     reference, seconds = evidence.reference, entry.estimate("seconds_per_image")
     return {
         "entry": entry.name,

@@ -10,8 +10,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
 
-from prunekit.report.run import Expert, RunResults
+from prunekit.report.run import RunResults
 from prunekit.report.wording import ratio_text, short_ratio, timestep_text
+from prunekit.results.expert_results import Expert
 
 __all__ = [
     "column_width",
@@ -121,7 +122,7 @@ def draw_snr_targets(results: RunResults) -> Figure:
     above, below = figure.subplots(2, 1, sharex=True)
     groups = results.allocation.groups
     _bands(above, results)
-    above.plot(results.base.noise_schedule.snr_db, color=_REACHED, linewidth=1.8)
+    above.plot(results.schedule.snr_db, color=_REACHED, linewidth=1.8)
     above.axhline(0, color=_FAINT, linewidth=0.8, zorder=0)
     above.set_ylabel("SNR (dB)")
     _name_groups(above, results)
@@ -154,7 +155,7 @@ def draw_snr_targets(results: RunResults) -> Figure:
 
 def describe_snr_targets(results: RunResults) -> str:
     """The picture from :func:`draw_snr_targets` in words."""
-    snr_db, groups = results.base.noise_schedule.snr_db, results.allocation.groups
+    snr_db, groups = results.schedule.snr_db, results.allocation.groups
     parts = []
     for group in groups:
         text = f"group {group.index} (t {timestep_text(group.start, group.stop)}) target {short_ratio(group.mac_ratio)}"
@@ -220,9 +221,9 @@ def _name_groups(axes: Axes, results: RunResults) -> None:
 
 def width_order(results: RunResults) -> list[str]:
     """Channel groups that occur in an expert, in network order as far as the run records it."""
-    known = (results.importance or {}).get("channel_groups") or ()
-    named = {name: None for expert in results.experts.values() for name in expert.widths}
-    first = [str(group["name"]) for group in known if group["name"] in named]
+    known = results.importance.channel_groups if results.importance else []
+    named = {name: None for expert in results.experts.values() for name in expert.changes}
+    first = [group.name for group in known if group.name in named]
     return first + [name for name in named if name not in set(first)]
 
 
@@ -234,7 +235,7 @@ def draw_widths(results: RunResults) -> Figure:
     figure = Figure(figsize=(column_width(len(names)), 2.2 + 0.95 * len(experts)), layout="constrained")
     rows = figure.subplots(len(experts), 1, sharex=True, sharey=True, squeeze=False)[:, 0]
     for axes, expert in zip(rows, experts, strict=True):
-        _width_bars(axes, names, expert.widths)
+        _width_bars(axes, names, expert.changes)
         target = targets[expert.group]
         where = timestep_text(target.start, target.stop)
         label = f"group {expert.group}\nt {where}\n{ratio_text(expert.macs / results.base.macs)} of MACs"
@@ -270,5 +271,5 @@ def describe_widths(results: RunResults) -> str:
 
 
 def _kept(expert: Expert) -> float:
-    before = sum(pair[0] for pair in expert.widths.values())
-    return sum(pair[1] for pair in expert.widths.values()) / before if before else 1.0
+    before = sum(pair[0] for pair in expert.changes.values())
+    return sum(pair[1] for pair in expert.changes.values()) / before if before else 1.0

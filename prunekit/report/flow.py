@@ -26,14 +26,15 @@ def flow_of(results: RunResults) -> Flow:
 
 
 def _base(results: RunResults) -> tuple[str, ...]:
-    base, resolution = results.base, results.base.data.get("resolution")
+    base, resolution = results.base, (results.base.data or {}).get("resolution")
     size = (f"images of {resolution}×{resolution} pixels",) if resolution else ()
     return (f"{si_text(base.macs)} MACs per evaluation", f"{count_text(base.params)} parameters", *size)
 
 
 def _groups(results: RunResults) -> tuple[str, ...]:
     groups = results.allocation.groups
-    method = ((results.manifest.get("config") or {}).get("groups") or {}).get("method")
+    settings = results.manifest.settings
+    method = settings.groups.method if settings.groups else None
     cuts = ", ".join(str(group.start) for group in groups[1:])
     count = f"{len(groups)} by method {method}" if method else f"{len(groups)} groups"
     return (
@@ -55,16 +56,16 @@ def _importance(results: RunResults) -> tuple[str, ...]:
     found = results.importance
     if found is None:
         return ()
-    groups = f"{len(found.get('channel_groups') or ())} channel groups"
-    return (f"criterion {found.get('criterion')}", groups, *_spent(results, lambda kind, _: kind == "importance"))
+    groups = f"{len(found.channel_groups)} channel groups"
+    return (f"criterion {found.criterion}", groups, *_spent(results, lambda kind, _: kind == "importance"))
 
 
 def _search(results: RunResults) -> tuple[str, ...]:
     if not results.experts:
         return ()
     reached = _ratios(results.experts[index].macs / results.base.macs for index in sorted(results.experts))
-    prune = (results.manifest.get("config") or {}).get("prune") or {}
-    proposer = (prune.get("search") or {}).get("proposer")
+    prune = results.manifest.settings.prune
+    proposer = prune.search.proposer if prune and prune.search else None
     said = (f"proposer {proposer}",) if proposer else ()
     return (*said, f"MACs kept: {reached}", *_spent(results, lambda kind, _: kind == "search"))
 
@@ -73,7 +74,8 @@ def _tuning(results: RunResults) -> tuple[str, ...]:
     def tuned(kind: str, stage: str) -> bool:
         return kind in ("training", "teacher") and stage != BASE_TRAINING
 
-    steps = ((((results.manifest.get("config") or {}).get("finetune") or {}).get("train")) or {}).get("steps")
+    tune = results.manifest.settings.finetune
+    steps = tune.train.steps if tune and tune.train else None
     spent = _spent(results, tuned)
     return (*((f"{count_text(steps)} steps for each group",) if steps else ()), *spent) if spent else ()
 

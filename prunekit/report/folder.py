@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from prunekit._kinds import FileKind, FolderKind, has_format
-from prunekit.report.forms import MANIFEST_FORMAT
+from prunekit.results.formats import MANIFEST
 
 __all__ = ["FOLDER", "PAGE"]
 
@@ -37,7 +37,7 @@ _PICTURES = (
 _NUMBERED = ("grouping", "samples")
 _HEAD = 65_536  # bytes at the start of a page that include its kind, which follows the style
 _SHOWN = b'<p class="kind">prunekit'
-_is_manifest = has_format(MANIFEST_FORMAT)
+_is_manifest = has_format(MANIFEST)
 
 
 def _is_page(path: Path) -> bool:

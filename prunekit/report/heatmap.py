@@ -19,6 +19,7 @@ from prunekit._types import FloatArray, JsonDict
 from prunekit.errors import FileFormatError
 from prunekit.report.figures import column_width, save_figure, short_name, styled
 from prunekit.report.wording import timestep_text
+from prunekit.results.planning_files import ImportanceFile
 
 __all__ = ["Heatmap", "heatmap_png"]
 
@@ -52,24 +53,22 @@ class Heatmap:
     without_place: int = 0
 
     @classmethod
-    def from_json(cls, importance: JsonDict) -> "Heatmap":
-        """Read the content of ``importance.json``.
+    def of(cls, importance: ImportanceFile | JsonDict) -> "Heatmap":
+        """Take the content of ``importance.json``, as JSON or as read before.
 
         Raises:
             FileFormatError: a key is missing, or the scores do not fit the groups.
         """
+        found = ImportanceFile.of(importance, "The importance map", "make it again with `prunekit importance`")
+        names, left_whole = [group.name for group in found.channel_groups], found.left_whole
+        rows = [f"group {g.index}  ·  t {timestep_text(g.start, g.stop)}" for g in found.timestep_groups]
         try:
-            left_whole = {str(name): str(reason) for name, reason in (importance.get("left_whole") or {}).items()}
-            names = [str(group["name"]) for group in importance["channel_groups"]]
-            groups = importance["timestep_groups"]
-            rows = [f"group {g['index']}  ·  t {timestep_text(g['start'], g['stop'])}" for g in groups]
-            means = np.array(
-                [[_mean(scores) for scores in row] for row in importance["scores"]], dtype=np.float64
-            ).reshape(len(rows), len(names))
-        except (KeyError, TypeError, ValueError) as error:
+            means = np.array([[_mean(scores) for scores in row] for row in found.scores], dtype=np.float64).reshape(
+                len(rows), len(names)
+            )
+        except ValueError as error:
             raise FileFormatError(
-                f"The importance scores cannot be read ({type(error).__name__}: {error}); "
-                "make them again with `prunekit importance`."
+                f"The importance scores cannot be read ({error}); make them again with `prunekit importance`."
             ) from error
         if not means.size:
             raise FileFormatError("The importance scores are empty; make them again with `prunekit importance`.")
@@ -78,8 +77,7 @@ class Heatmap:
         means = np.hstack([means, np.full((len(rows), len(elsewhere)), np.nan)])
         scale: Literal["log", "rank"] = "log" if (means[np.isfinite(means)] > 0).all() else "rank"
         values = np.array([_normalised(row, scale) for row in means]).reshape(means.shape)
-        criterion = str(importance.get("criterion", "score"))
-        return cls(criterion, tuple(rows), (*names, *elsewhere), left_whole, values, scale, len(elsewhere))
+        return cls(found.criterion, tuple(rows), (*names, *elsewhere), left_whole, values, scale, len(elsewhere))
 
     @property
     def scale_text(self) -> str:
@@ -187,18 +185,18 @@ class Heatmap:
             )
 
 
-def heatmap_png(importance_json: dict[str, Any], path: Path | str) -> None:
+def heatmap_png(importance: ImportanceFile | JsonDict, path: Path | str) -> None:
     """Draw the content of ``importance.json`` as a picture.
 
     Args:
-        importance_json: format ``prunekit-importance/1``.
+        importance: the content of ``importance.json``.
         path: where the PNG goes; written atomically.
 
     Raises:
         FileFormatError: the scores cannot be read.
     """
     path = Path(path)
-    heatmap = Heatmap.from_json(importance_json)
+    heatmap = Heatmap.of(importance)
     with atomic_path(path) as part, styled():
         save_figure(heatmap.draw(), part, SOFTWARE)
 

@@ -3,7 +3,6 @@
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from prunekit._types import JsonDict
 from prunekit.experiments import Experiment
@@ -11,10 +10,11 @@ from prunekit.report.claims import claim
 from prunekit.report.curriculum import curriculum_claim, write_curriculum_report
 from prunekit.report.evidence import evidence_claim
 from prunekit.report.evidence_page import write_evidence_report
-from prunekit.report.forms import read_manifest
 from prunekit.report.multistage import multistage_claim, write_multistage_report
 from prunekit.report.page import write_report
 from prunekit.report.run import RunResults
+from prunekit.results.expert_results import ExpertsManifest
+from prunekit.results.reading_manifests import Manifest, manifest_of, of_kind, read_manifest
 
 __all__ = ["KINDS", "Kind", "kind_of", "report_writer", "write_any_report"]
 
@@ -24,29 +24,33 @@ class Kind:
     """The report of a kind of run.
 
     Args:
-        claim: takes a manifest and returns its finding in one sentence.
+        claim: takes a manifest, as JSON or as read before, and returns its finding in one sentence.
         write: takes the run's folder, writes its report and returns the page.
     """
 
-    claim: Callable[[JsonDict], str]
+    claim: Callable[[Manifest | JsonDict], str]
     write: Callable[[Path], Path]
+
+
+def _experts_claim(manifest: Manifest | JsonDict) -> str:
+    return claim(RunResults.from_manifest(of_kind(ExpertsManifest, manifest)))
 
 
 KINDS: Mapping[Experiment, Kind] = {
     Experiment.EVIDENCE: Kind(evidence_claim, write_evidence_report),
     Experiment.MULTISTAGE: Kind(multistage_claim, write_multistage_report),
     Experiment.CURRICULUM: Kind(curriculum_claim, write_curriculum_report),
-    Experiment.EXPERTS: Kind(lambda manifest: claim(RunResults.from_manifest(manifest)), write_report),
+    Experiment.EXPERTS: Kind(_experts_claim, write_report),
 }
 """The report of every kind of run that has one."""
 
 
-def kind_of(manifest: Mapping[str, Any]) -> Kind | None:
-    """The kind of report for a manifest; None for a run without a report."""
-    return KINDS.get(Experiment.shown_by(manifest))
+def kind_of(manifest: Manifest | JsonDict) -> Kind | None:
+    """The kind of report for a manifest, as JSON or as read before; None for a run without a report."""
+    return KINDS.get(manifest_of(manifest).kind)
 
 
-def report_writer(manifest: Mapping[str, Any]) -> Callable[[Path], Path] | None:
+def report_writer(manifest: Manifest | JsonDict) -> Callable[[Path], Path] | None:
     """The report writer for a manifest; None for a run without a report."""
     kind = kind_of(manifest)
     return None if kind is None else kind.write

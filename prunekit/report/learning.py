@@ -2,17 +2,17 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from matplotlib.figure import Figure
 
 from prunekit._types import FloatArray
 from prunekit.report.claims import contradiction
-from prunekit.report.estimate import Estimate
 from prunekit.report.figures import scale_by_log
 from prunekit.report.table import Column, Row, estimate, flat
 from prunekit.report.wording import clear, number_text, unclear, unpaired
+from prunekit.results.estimate import Estimate
+from prunekit.results.learning_results import CurriculumRow, Look, MultistageRow
 
 __all__ = [
     "LearningCurve",
@@ -49,7 +49,7 @@ class LearningCurve:
     training_macs: FloatArray
     losses: FloatArray
     fids: FloatArray
-    seeds: tuple[Any, ...] = ()
+    seeds: tuple[int, ...] = ()
 
     @property
     def has_fid(self) -> bool:
@@ -57,15 +57,14 @@ class LearningCurve:
         return bool(np.isfinite(self.fids).all())
 
 
-def curves_of(title: str, rows: Sequence[dict[str, Any]]) -> LearningCurve:
+def curves_of(title: str, rows: Sequence[CurriculumRow | MultistageRow]) -> LearningCurve:
     """The learning curve from a manifest's rows, one for each seed."""
     macs, losses, fids = (
-        np.array([[look[name] for look in row["curve"]] for row in rows], dtype=np.float64)
+        np.array([[getattr(look, name) for look in row.curve] for row in rows], dtype=np.float64)
         for name in ("training_macs", "loss", "fid")
     )
-    return LearningCurve(
-        title, macs, losses, fids, seeds=tuple(row.get("seed", place) for place, row in enumerate(rows))
-    )
+    seeds = tuple(place if row.seed is None else row.seed for place, row in enumerate(rows))
+    return LearningCurve(title, macs, losses, fids, seeds)
 
 
 def reaching(macs: FloatArray, values: FloatArray, goal: float) -> float | None:
@@ -114,7 +113,7 @@ def learning_claim(rival: LearningCurve, others: Sequence[LearningCurve], label:
     Args:
         rival: the training that the others are compared with.
         others: the other trainings.
-        label: FID with its features and count, see :func:`prunekit.report.doubts.metric_label`.
+        label: FID with its features and count, see :func:`prunekit.results.manifest_head.metric_label`.
         doubt: why no claim may rest on FID, see :func:`prunekit.report.doubts.doubt_of`; the held-out loss decides then.
     """
     of = "losses" if doubt or not all(curve.has_fid for curve in (rival, *others)) else "fids"
@@ -173,13 +172,13 @@ def _signed(estimate: Estimate, digits: int) -> str:
     return f"{estimate.mean:+.{digits}f}{error}".replace("-", "−")
 
 
-def measured_on(look: dict[str, Any], sampler: str, steps: int) -> str:
+def measured_on(look: Look, sampler: str, steps: int) -> str:
     """Sentences about the images and timesteps on which a look's losses and FID were measured."""
-    if not look["features"]:
-        fid = f"No FID was measured: {str(look.get('no_features') or 'no features are recorded').rstrip('.')}. "
+    if look.features is None:
+        fid = f"No FID was measured: {(look.no_features or 'no features are recorded').rstrip('.')}. "
     else:
-        features = look["features"].get("name", "as stated")
-        fid = f"FID: {look['count']:,} images, {steps} steps of {sampler}, features {features}. "
+        features = look.features.name or "as stated"
+        fid = f"FID: {look.count:,} images, {steps} steps of {sampler}, features {features}. "
     return f"Loss: ε on held-out images, averaged over all timesteps. {fid}± is the standard error over the seeds."
 
 

@@ -1,7 +1,6 @@
 """The cost of a run: its ledger as tables, and a sentence that compares it with the base's training."""
 
 from collections.abc import Sequence
-from typing import Any
 
 from prunekit.ledger import BASE_TRAINING, MAKING, LedgerRow, making_macs, totals
 from prunekit.report.run import RunResults
@@ -99,8 +98,8 @@ def cost_sentence(results: RunResults) -> str:
     base, made = making_macs(results.ledger)
     if not made:
         return ""
-    known: dict[str, Any] = results.manifest["base"].get("training") or {}
-    base = base or int(known.get("macs", 0))
+    training = results.base.training
+    base = base or (int(training.macs) if training else 0)
     stages = [entry for entry in results.ledger if entry.kind in MAKING and entry.stage != BASE_TRAINING]
     searched = ", search and scoring included" if any(entry.kind == "search" for entry in stages) else ""
     sentence = f"Making all experts took {large_text(made)} MACs{searched}"

@@ -18,7 +18,7 @@ def targets_picture(results: RunResults, folder: Path) -> Picture:
     """A picture of SNR over the timesteps, with the groups' targets below."""
     allocation = results.allocation
     low, high = allocation.feasible
-    settings = settings_text(results.base.noise_schedule.scheduler)
+    settings = settings_text(results.schedule.scheduler)
     caption = (
         f"Budget {short_ratio(allocation.budget)} by rule {allocation.rule}, with which {short_ratio(low)} to "
         f"{short_ratio(high)} is feasible here; the mean is over the {allocation.sampler_steps} steps of {allocation.sampler}"
@@ -45,7 +45,7 @@ def importance_blocks(results: RunResults, folder: Path) -> list[Block]:
     """Importance by timestep group and channel group, and the layers left whole; empty if importance was not kept."""
     if results.importance is None:
         return []
-    heatmap = Heatmap.from_json(results.importance)
+    heatmap = Heatmap.of(results.importance)
     words = ("Importance heatmap", heatmap.alt, heatmap.caption)
     blocks: list[Block] = [drawn(heatmap.draw, folder / "importance.png", words)]
     if heatmap.left_whole:

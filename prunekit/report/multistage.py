@@ -2,15 +2,11 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-from prunekit._json import checked
 from prunekit._types import JsonDict
 from prunekit.errors import FileFormatError
 from prunekit.report.comparison import Comparison, write_comparison
-from prunekit.report.doubts import doubt_sentence, look_doubt, metric_label
-from prunekit.report.estimate import Estimate
-from prunekit.report.forms import AGAIN, MultistageForm, MultistageRows, read_manifest
+from prunekit.report.doubts import doubt_of, doubt_sentence
 from prunekit.report.learning import (
     LearningCurve,
     curves_of,
@@ -23,6 +19,10 @@ from prunekit.report.learning import (
 from prunekit.report.pareto import Point
 from prunekit.report.table import Column, Table, named
 from prunekit.report.wording import ABSENT
+from prunekit.results.estimate import Estimate
+from prunekit.results.learning_results import MultistageManifest, MultistageRow, MultistageSettings, Unified
+from prunekit.results.manifest_head import metric_label
+from prunekit.results.reading_manifests import AGAIN, Manifest, of_kind, read_manifest
 
 __all__ = ["Entry", "entries_of", "multistage_claim", "write_multistage_report"]
 
@@ -57,26 +57,26 @@ class Entry:
     curve: LearningCurve
 
 
-def entries_of(manifest: JsonDict) -> list[Entry]:
+def entries_of(manifest: Manifest | JsonDict) -> list[Entry]:
     """The networks of a manifest, in its order.
 
     Raises:
         FileFormatError: the manifest is not one of such a comparison.
     """
-    checked(MultistageRows, manifest, "The manifest", AGAIN)
+    found = of_kind(MultistageManifest, manifest)
     try:
-        by_network: dict[tuple[str, str, tuple[int, ...]], list[dict[str, Any]]] = {}
-        for row in manifest["multistage"]:
-            key = (row["network"], "" if row["network"] == "unified" else row["grouping"], tuple(row["cuts"]))
+        by_network: dict[tuple[str, str, tuple[int, ...]], list[MultistageRow]] = {}
+        for row in found.multistage:
+            key = (row.network, "" if row.network == "unified" else row.grouping, tuple(row.cuts))
             by_network.setdefault(key, []).append(row)
         return [
             Entry(
                 network,
                 grouping,
                 cuts,
-                tuple(rows[0]["stage_macs"]),
-                float(rows[0]["sampling_macs"]),
-                int(rows[0]["params"]),
+                tuple(rows[0].stage_macs),
+                float(rows[0].sampling_macs),
+                rows[0].params,
                 curves_of(_title(network, grouping), rows),
             )
             for (network, grouping, cuts), rows in by_network.items()
@@ -90,16 +90,17 @@ def _title(network: str, grouping: str) -> str:
     return f"{title}, {grouping}" if grouping else title
 
 
-def multistage_claim(manifest: JsonDict) -> str:
+def multistage_claim(manifest: Manifest | JsonDict) -> str:
     """The finding of the comparison, in one sentence."""
+    manifest = of_kind(MultistageManifest, manifest)
     entries = entries_of(manifest)
     unified = next((entry.curve for entry in entries if entry.network == "unified"), None)
     others = [entry.curve for entry in entries if entry.network != "unified"]
     if unified is None or not others:
         raise FileFormatError(f"The manifest lacks the unified network, or another one to compare with it; {AGAIN}.")
-    look = manifest["multistage"][0]["curve"][-1]
-    doubt = look_doubt(manifest, look)
-    label = metric_label("FID", look.get("features"), look["count"])
+    look = manifest.multistage[0].curve[-1]
+    doubt = doubt_of(look, manifest.settings.data or {})
+    label = metric_label("FID", look.features, look.count)
     return " ".join(filter(None, [learning_claim(unified, others, label, doubt), doubt_sentence(label, look, doubt)]))
 
 
@@ -110,17 +111,18 @@ def write_multistage_report(folder: Path | str) -> Path:
         FileFormatError: the manifest is of another kind.
     """
     folder = Path(folder)
-    manifest = read_manifest(folder)
-    checked(MultistageForm, manifest, f"{folder / 'manifest.json'}", AGAIN)
+    manifest = of_kind(MultistageManifest, read_manifest(folder), str(folder / "manifest.json"))
+    settings = MultistageSettings.of(manifest.config or {}, "The manifest's configuration", AGAIN)
+    unified = Unified.of(manifest.unified, "The manifest's unified network", AGAIN)
     entries = entries_of(manifest)
     comparison = Comparison(
         "multistage",
         "Networks for stages, at equal training MACs",
         multistage_claim(manifest),
-        _text(manifest),
+        _text(manifest, settings, unified),
         [entry.curve for entry in entries],
         _table(entries),
-        manifest["multistage"][0]["curve"][-1]["features"],
+        manifest.multistage[0].curve[-1].features,
         _points(entries),
         "unified network",
     )
@@ -173,22 +175,17 @@ def _table(entries: list[Entry]) -> Table:
     return Table("multistage", "Final results of every network", rows, columns)
 
 
-def _text(manifest: JsonDict) -> str:
-    config, look = manifest["config"], manifest["multistage"][0]["curve"][-1]
-    train, multistage = config["base"]["train"], config["multistage"]
+def _text(manifest: MultistageManifest, settings: MultistageSettings, unified: Unified) -> str:
+    look, train, section = manifest.multistage[0].curve[-1], settings.base.train, settings.multistage
+    start = f"further from {settings.base.checkpoint}" if settings.base.checkpoint else "from scratch"
     return (
-        f"Every network was trained {_start(config)} with {manifest['unified']['training_macs'] / 1e12:.2f} TMACs, as many as "
-        f"{train['steps']:,} steps of {train['batch_size']} for the unified network (backward counted as twice forward), over "
-        f"{seeds_text(len(multistage['seeds']))}; the learning rate {_RATES[train['lr_scheduler']]}. Stages are listed from the "
-        f"cleanest. {measured_on(look, multistage['sampler'], multistage['sampling_steps'])} The last columns: training MACs "
+        f"Every network was trained {start} with {unified.training_macs / 1e12:.2f} TMACs, as many as "
+        f"{train.steps:,} steps of {train.batch_size} for the unified network (backward counted as twice forward), over "
+        f"{seeds_text(len(section.seeds))}; the learning rate {_RATES[train.lr_scheduler]}. Stages are listed from the "
+        f"cleanest. {measured_on(look, section.sampler, section.sampling_steps)} The last columns: training MACs "
         "to reach the unified network's final mean loss and FID, as a share of the unified network's training and as a factor of "
         "reduction, interpolated between looks; — if they are never reached."
     )
-
-
-def _start(config: JsonDict) -> str:
-    checkpoint = config["base"].get("checkpoint")
-    return f"further from {checkpoint}" if checkpoint else "from scratch"
 
 
 _RATES = {

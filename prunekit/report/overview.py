@@ -2,18 +2,16 @@
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 from prunekit._files import atomic_path, check_file
 from prunekit._leftovers import restore_within
 from prunekit._names import without_paths
 from prunekit.errors import InputError, MissingFileError
-from prunekit.experiments import Experiment
 from prunekit.report.document import Card, Cards, Document, Link, Links, sections_with
 from prunekit.report.folder import PAGE
-from prunekit.report.forms import read_manifest
 from prunekit.report.kinds import kind_of, report_writer
 from prunekit.report.rendering import render
+from prunekit.results.reading_manifests import Manifest, read_manifest
 
 __all__ = ["check_overview", "run_folders", "write_all_reports", "write_overview"]
 
@@ -80,7 +78,7 @@ def write_overview(folder: Path | str) -> Path:
     check_overview(folder)
     runs = run_folders(folder)
     manifests = {run: read_manifest(run) for run in runs}
-    newest = sorted(runs, key=lambda run: str(manifests[run].get("created", "")), reverse=True)
+    newest = sorted(runs, key=lambda run: manifests[run].created or "", reverse=True)
     others = _others(folder, set(runs))
     sections = sections_with(
         ("runs", "Runs", [Cards(tuple(_card(run, manifests[run]) for run in newest)) if runs else None]),
@@ -93,19 +91,19 @@ def write_overview(folder: Path | str) -> Path:
     return folder / "index.html"
 
 
-def _card(run: Path, manifest: dict[str, Any]) -> Card:
+def _card(run: Path, manifest: Manifest) -> Card:
     kind = kind_of(manifest)
     facts = (
-        Experiment.shown_by(manifest).title,
-        str(manifest.get("created", "")).split("T")[0],
-        f"prunekit {manifest['prunekit']}" if manifest.get("prunekit") else "",
-        f"commit {str(manifest['commit'])[:_SHOWN_COMMIT]}" if manifest.get("commit") else "",
+        manifest.kind.title,
+        (manifest.created or "").split("T")[0],
+        f"prunekit {manifest.prunekit}" if manifest.prunekit else "",
+        f"commit {manifest.commit[:_SHOWN_COMMIT]}" if manifest.commit else "",
     )
     has_page = (run / _PAGE).is_file()
     return Card(
         Link(run.name, f"{run.name}/{_PAGE if has_page else 'manifest.json'}"),
         tuple(filter(None, facts)),
-        str(without_paths((manifest.get("config") or {}).get("description")) or ""),
+        str(without_paths(manifest.settings.description) or ""),
         "" if kind is None else kind.claim(manifest),
         (Link("manifest", f"{run.name}/manifest.json"),) if has_page else (),
     )

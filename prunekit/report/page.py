@@ -8,7 +8,6 @@ from prunekit.groups import Grouping
 from prunekit.report.claims import claim, fid_doubt
 from prunekit.report.document import Document, Picture, Words, sections_with
 from prunekit.report.doubts import doubt_caption
-from prunekit.report.estimate import Estimate
 from prunekit.report.flow import flow_of
 from prunekit.report.folder import FOLDER
 from prunekit.report.groupings import grouping_picture
@@ -22,6 +21,7 @@ from prunekit.report.samples import describe_samples, samples_png, shown_count
 from prunekit.report.table import Table
 from prunekit.report.tables import cost_table, loss_table, metric_table
 from prunekit.report.wording import mean_losses, time_sentence, warnings_of
+from prunekit.results.estimate import Estimate
 
 __all__ = ["write_report"]
 
@@ -56,7 +56,7 @@ def _document(results: RunResults, grouping: Grouping | None, folder: Path) -> D
     tables = _write_tables(results, folder)
     groups = None if grouping is None else grouping_picture(grouping, folder / "groups.png")
     cost = cost_sentence(results)
-    features = (results.metrics.features or None) if results.metrics else None
+    features = results.metrics.features if results.metrics else None
     sections = sections_with(
         ("flow", "From the base to the experts", [flow_of(results)]),
         ("quality", "Sample quality", [tables.get("metrics")]),
@@ -127,7 +127,7 @@ def _loss_points(results: RunResults) -> list[Point]:
         ("experts before fine-tuning", "pruned", ratio, losses["pruned"]),
         ("experts", "experts", ratio, losses["expert"]),
     )
-    return [Point(name, role, macs, Estimate(loss)) for name, role, macs, loss in models if loss is not None]
+    return [Point(name, role, macs, Estimate(mean=loss)) for name, role, macs, loss in models if loss is not None]
 
 
 def _fid_points(results: RunResults) -> list[Point]:

@@ -15,9 +15,9 @@ from matplotlib.text import Text
 
 from prunekit._types import FloatArray
 from prunekit.report.document import Picture
-from prunekit.report.estimate import Estimate
 from prunekit.report.rendering import drawn
 from prunekit.report.wording import estimate_text, short_ratio
+from prunekit.results.estimate import Estimate
 
 __all__ = ["Point", "best_of", "describe_pareto", "draw_pareto", "pareto_picture"]
 

@@ -1,148 +1,28 @@
 """A finished run, read once and checked. Tables, pictures and the page are made from it."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from prunekit._containers import read_npz
-from prunekit._json import checked, read_document
+from prunekit._json import read_json
 from prunekit._types import JsonDict
 from prunekit.allocation import Allocation
 from prunekit.errors import FileFormatError, LimitError
 from prunekit.ledger import LedgerRow
-from prunekit.report.doubts import metric_label
-from prunekit.report.estimate import Estimate
-from prunekit.report.forms import AGAIN, MANIFEST_FORMAT, ImportanceForm, MetricsForm, RunForm, read_manifest
+from prunekit.results.expert_results import Assembled, BaseResult, Expert, ExpertsManifest, GroupLoss, Metrics
+from prunekit.results.formats import IMPORTANCE, MANIFEST
+from prunekit.results.planning_files import ImportanceFile
+from prunekit.results.reading_manifests import AGAIN, Manifest, of_kind
 from prunekit.schedule import NoiseSchedule
 
-__all__ = [
-    "MANIFEST_FORMAT",
-    "Assembled",
-    "Base",
-    "Expert",
-    "GroupLoss",
-    "MetricRow",
-    "Metrics",
-    "RunResults",
-    "read_importance",
-    "read_run",
-    "read_samples",
-]
+__all__ = ["RunResults", "read_importance", "read_run", "read_samples"]
 
-IMPORTANCE_FORMAT = "prunekit-importance/1"
 _SAMPLES_FIRST = ("base", "experts")
-
-
-@dataclass(frozen=True)
-class Base:
-    """The model from which the run started: MACs per sample per evaluation, parameters, and its noise schedule."""
-
-    macs: int
-    params: int
-    sha256: str | None
-    data: Mapping[str, Any]
-    noise_schedule: NoiseSchedule
-
-
-@dataclass(frozen=True)
-class Expert:
-    """The slim model of one timestep group (0 = cleanest); ``widths`` maps a channel group to (before, after)."""
-
-    group: int
-    target_macs: int | None
-    macs: int
-    params: int
-    widths: Mapping[str, tuple[int, int]]
-
-
-@dataclass(frozen=True)
-class Assembled:
-    """The experts as one denoiser: mean MACs over the sampler's steps, and the parameters of all experts together."""
-
-    mean_macs: float
-    mean_mac_ratio: float
-    params: int
-
-
-@dataclass(frozen=True)
-class GroupLoss:
-    """Held-out denoising loss in one timestep group; ``difference`` is expert − base, paired."""
-
-    group: int
-    base: Estimate | None
-    pruned: Estimate | None
-    expert: Estimate | None
-    difference: Estimate | None
-
-
-@dataclass(frozen=True)
-class MetricRow:
-    """Sample quality and cost of one model; the differences from the base, if measured, are paired."""
-
-    model: str
-    fid: Estimate | None
-    kid: Estimate | None
-    seconds_per_image: float | None
-    mean_macs: float | None
-    mac_ratio: float | None
-    fid_difference: Estimate | None = None
-    kid_difference: Estimate | None = None
-
-
-@dataclass(frozen=True)
-class Metrics:
-    """FID and KID of several models under one feature extractor, sample count and sampler.
-
-    ``features`` is empty if no extractor knows the pictures; ``no_features`` then says why.
-    """
-
-    features: Mapping[str, Any]
-    count: int
-    sampler: str
-    steps: int | None
-    seeds: tuple[int, ...]
-    rows: tuple[MetricRow, ...]
-    count_real: int | None = None
-    no_features: str = ""
-
-    @classmethod
-    def from_json(cls, data: JsonDict | None) -> "Metrics | None":
-        """Read the ``metrics`` part of a manifest or of an evaluation; None if nothing was measured."""
-        if not data or not data.get("rows"):
-            return None
-        checked(MetricsForm, data, "The figures of sample quality", AGAIN)
-        rows = tuple(map(_metric_row, data["rows"]))
-        seeds = tuple(int(seed) for seed in data.get("seeds") or ())
-        features, sampler, real = data.get("features") or {}, str(data.get("sampler", "")), data.get("count_real")
-        about = None if real is None else int(real), str(data.get("no_features") or "")
-        return cls(features, int(data["count"]), sampler, data.get("steps"), seeds, rows, *about)
-
-    def label(self, name: str) -> str:
-        """The full name of a metric, see :func:`prunekit.report.doubts.metric_label`."""
-        return metric_label(name, self.features, self.count)
-
-    @property
-    def stated(self) -> dict[str, Any]:
-        """The facts that decide whether a claim may rest on FID and KID, see :func:`prunekit.report.doubts.doubt_of`."""
-        return {
-            "features": self.features,
-            "no_features": self.no_features,
-            "count": self.count,
-            "count_real": self.count_real,
-        }
-
-    def row(self, model: str) -> MetricRow | None:
-        """The row of one model."""
-        return next((row for row in self.rows if row.model == model), None)
-
-    @property
-    def judged(self) -> MetricRow | None:
-        """The row that the page's claim is about: the experts if there are any, otherwise the first model except the base."""
-        return self.row("experts") or next((row for row in self.rows if row.model != "base"), None)
 
 
 @dataclass(frozen=True)
@@ -150,62 +30,71 @@ class RunResults:
     """Everything a report shows.
 
     Args:
-        manifest: ``manifest.json`` as read.
-        base: the base model.
+        manifest: the content of ``manifest.json``.
+        schedule: the base's noise schedule.
         allocation: the targets per timestep group.
-        experts: by timestep group; empty if none were made.
-        assembled: None if the experts were not assembled.
-        losses: empty if not measured.
-        metrics: None if not measured.
         ledger: empty if not kept.
-        importance: ``importance.json`` as read, or None.
+        importance: the content of ``importance.json``, or None.
         samples: model name → images, uint8, shape (count, height, width, channels); the base first.
     """
 
-    manifest: Mapping[str, Any]
-    base: Base
+    manifest: ExpertsManifest
+    schedule: NoiseSchedule
     allocation: Allocation
-    experts: Mapping[int, Expert] = field(default_factory=dict)
-    assembled: Assembled | None = None
-    losses: tuple[GroupLoss, ...] = ()
-    metrics: Metrics | None = None
     ledger: tuple[LedgerRow, ...] = ()
-    importance: Mapping[str, Any] | None = None
+    importance: ImportanceFile | None = None
     samples: Mapping[str, NDArray[np.uint8]] = field(default_factory=dict)
 
     @property
     def recipe(self) -> str:
         """Name of the recipe."""
-        return str(self.manifest.get("recipe", "unnamed"))
+        return self.manifest.recipe
+
+    @property
+    def base(self) -> BaseResult:
+        """The base model."""
+        return self.manifest.base
+
+    @cached_property
+    def experts(self) -> Mapping[int, Expert]:
+        """The experts by timestep group; empty if none were made."""
+        return {expert.group: expert for expert in self.manifest.experts or ()}
+
+    @property
+    def assembled(self) -> Assembled | None:
+        """The experts as one denoiser; None if they were not assembled."""
+        return self.manifest.assembled
+
+    @property
+    def losses(self) -> Sequence[GroupLoss]:
+        """Held-out losses of the timestep groups; empty if not measured."""
+        return self.manifest.losses or ()
+
+    @property
+    def metrics(self) -> Metrics | None:
+        """Sample quality; None if not measured."""
+        metrics = self.manifest.metrics
+        return metrics if metrics is not None and metrics.rows else None
 
     @classmethod
     def from_manifest(
         cls,
-        manifest: JsonDict,
-        importance: JsonDict | None = None,
+        manifest: Manifest | JsonDict,
+        importance: ImportanceFile | None = None,
         samples: Mapping[str, NDArray[np.uint8]] | None = None,
     ) -> "RunResults":
-        """Read a manifest; missing optional parts stay empty.
+        """Read a manifest, as JSON or as read before; missing optional parts stay empty.
 
         Raises:
             FileFormatError: a part cannot be read, or a required part is missing.
         """
-        if manifest.get("format") != MANIFEST_FORMAT:
-            raise FileFormatError(
-                f"The manifest has format {manifest.get('format')!r}; expected {MANIFEST_FORMAT!r}. "
-                "Run the recipe again with this version."
-            )
-        checked(RunForm, manifest, "The manifest", AGAIN)
+        manifest = of_kind(ExpertsManifest, manifest)
         try:
             results = cls(
                 manifest=manifest,
-                base=_base(manifest["base"]),
-                allocation=Allocation.from_json(manifest["allocation"], "The manifest's allocation"),
-                experts={int(entry["group"]): _expert(entry) for entry in manifest.get("experts") or ()},
-                assembled=_assembled(manifest.get("assembled")),
-                losses=tuple(_group_loss(entry) for entry in manifest.get("losses") or ()),
-                metrics=Metrics.from_json(manifest.get("metrics")),
-                ledger=tuple(LedgerRow.from_json(entry) for entry in manifest.get("ledger") or ()),
+                schedule=NoiseSchedule.from_config(manifest.base.noise_schedule),
+                allocation=Allocation.from_json(manifest.allocation, "The manifest's allocation"),
+                ledger=tuple(map(LedgerRow.from_json, manifest.ledger or ())),
                 importance=importance,
                 samples=samples or {},
             )
@@ -225,10 +114,12 @@ def read_run(run_folder: Path | str) -> RunResults:
         FileFormatError: a file cannot be read.
     """
     run_folder = Path(run_folder)
-    return RunResults.from_manifest(read_manifest(run_folder), read_importance(run_folder), read_samples(run_folder))
+    path = run_folder / "manifest.json"
+    manifest = ExpertsManifest.of(read_json(path, MANIFEST), str(path), AGAIN)
+    return RunResults.from_manifest(manifest, read_importance(run_folder), read_samples(run_folder))
 
 
-def read_importance(run_folder: Path | str) -> JsonDict | None:
+def read_importance(run_folder: Path | str) -> ImportanceFile | None:
     """Read ``importance.json``; None if there is none.
 
     Raises:
@@ -238,8 +129,8 @@ def read_importance(run_folder: Path | str) -> JsonDict | None:
     path = run_folder / "importance.json"
     if not path.is_file():
         return None
-    found: Any = read_document(path, ImportanceForm, IMPORTANCE_FORMAT, "make it again with `prunekit importance`")
-    return dict(found)
+    data = read_json(path, IMPORTANCE)
+    return ImportanceFile.of(data, str(path), "make it again with `prunekit importance`")
 
 
 def read_samples(run_folder: Path | str) -> dict[str, NDArray[np.uint8]]:
@@ -272,7 +163,7 @@ def _read_images(path: Path) -> NDArray[np.uint8]:
 
 
 def _check_groups(results: RunResults) -> None:
-    expected, got = results.allocation.num_timesteps, results.base.noise_schedule.num_timesteps
+    expected, got = results.allocation.num_timesteps, results.schedule.num_timesteps
     if expected != got:
         raise FileFormatError(
             f"The manifest's allocation has {expected} timesteps and its noise schedule {got}; "
@@ -284,42 +175,3 @@ def _check_groups(results: RunResults) -> None:
         raise FileFormatError(
             f"The manifest has results for timestep group {min(strange)}; its allocation has 0 … {len(known) - 1}."
         )
-
-
-def _base(data: JsonDict) -> Base:
-    return Base(
-        int(data["macs"]),
-        int(data["params"]),
-        data.get("sha256"),
-        data.get("data") or {},
-        NoiseSchedule.from_config(data["noise_schedule"]),
-    )
-
-
-def _expert(data: JsonDict) -> Expert:
-    widths = {str(name): (int(pair[0]), int(pair[1])) for name, pair in (data.get("widths") or {}).items()}
-    target = data.get("target_macs")
-    return Expert(
-        int(data["group"]), None if target is None else int(target), int(data["macs"]), int(data["params"]), widths
-    )
-
-
-def _assembled(data: JsonDict | None) -> Assembled | None:
-    if not data:
-        return None
-    return Assembled(float(data["mean_macs"]), float(data["mean_mac_ratio"]), int(data["params"]))
-
-
-def _group_loss(data: JsonDict) -> GroupLoss:
-    base, pruned, expert, difference = (
-        Estimate.from_json(data.get(key)) for key in ("base", "pruned", "expert", "difference")
-    )
-    return GroupLoss(int(data["group"]), base, pruned, expert, difference)
-
-
-def _metric_row(row: JsonDict) -> MetricRow:
-    fid, kid, *differences = (
-        Estimate.from_json(row.get(key)) for key in ("fid", "kid", "fid_difference", "kid_difference")
-    )
-    seconds, macs, ratio = (row.get(key) for key in ("seconds_per_image", "mean_macs", "mac_ratio"))
-    return MetricRow(str(row["model"]), fid, kid, seconds, macs, ratio, *differences)

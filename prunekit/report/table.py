@@ -9,8 +9,8 @@ from typing import Any, ClassVar
 
 import pandas as pd
 
-from prunekit.report.estimate import Estimate
 from prunekit.report.wording import ABSENT, count_text, estimate_text, ratio_text
+from prunekit.results.estimate import Estimate
 
 __all__ = ["Cell", "Column", "Row", "Table", "count", "estimate", "flat", "markdown_text", "named", "ratio"]
 
@@ -140,7 +140,7 @@ def estimate(heading: str, name: str) -> Column:
 
 
 def _read(row: Row, name: str) -> Estimate | None:
-    return None if row[f"{name}_mean"] is None else Estimate(row[f"{name}_mean"], row[f"{name}_se"])
+    return None if row[f"{name}_mean"] is None else Estimate(mean=row[f"{name}_mean"], se=row[f"{name}_se"])
 
 
 def flat(**estimates: Estimate | None) -> dict[str, float | None]:

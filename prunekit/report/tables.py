@@ -1,11 +1,10 @@
 """The tables of a run."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 from prunekit._types import JsonDict
 from prunekit.allocation import GroupTarget
-from prunekit.report.run import Expert, GroupLoss, RunResults
+from prunekit.report.run import RunResults
 from prunekit.report.table import Column, Row, Table, count, estimate, flat, named, ratio
 from prunekit.report.wording import (
     ABSENT,
@@ -15,6 +14,8 @@ from prunekit.report.wording import (
     short_verdict,
     timestep_text,
 )
+from prunekit.results.expert_results import Expert, GroupLoss
+from prunekit.results.reading_manifests import Manifest
 
 __all__ = [
     "cost_table",
@@ -57,7 +58,7 @@ def cost_table(results: RunResults) -> Table:
     return Table("table", caption, tuple(rows), columns, note, last_is_total=results.assembled is not None)
 
 
-def _base_row(results: RunResults) -> dict[str, Any]:
+def _base_row(results: RunResults) -> Row:
     base = results.base
     return {
         "model": "base",
@@ -75,7 +76,7 @@ def _base_row(results: RunResults) -> dict[str, Any]:
     }
 
 
-def _expert_row(results: RunResults, target: GroupTarget) -> dict[str, Any]:
+def _expert_row(results: RunResults, target: GroupTarget) -> Row:
     base, expert = results.base, results.experts.get(target.index)
     return {
         "model": f"expert {target.index}",
@@ -93,11 +94,12 @@ def _expert_row(results: RunResults, target: GroupTarget) -> dict[str, Any]:
     }
 
 
-def _assembled_row(results: RunResults) -> dict[str, Any]:
+def _assembled_row(results: RunResults) -> Row:
     allocation, assembled = results.allocation, results.assembled
     if assembled is None:
         raise AssertionError("an assembled row needs an assembled model")
-    return _base_row(results) | {
+    return {
+        **_base_row(results),
         "model": f"experts, mean over {allocation.sampler_steps} {allocation.sampler} steps",
         "target_ratio": allocation.mean_mac_ratio,
         "macs": assembled.mean_macs,
@@ -135,7 +137,7 @@ def loss_table(results: RunResults) -> Table | None:
     )
 
 
-def _loss_row(loss: GroupLoss, target: GroupTarget) -> dict[str, Any]:
+def _loss_row(loss: GroupLoss, target: GroupTarget) -> Row:
     percent, words = None, ABSENT
     if loss.base is not None and loss.expert is not None:
         words = short_verdict(loss.expert, loss.base, loss.difference)
@@ -166,7 +168,7 @@ def metric_table(results: RunResults) -> Table | None:
             "mean_macs": row.mean_macs,
             "flops": None if row.mean_macs is None else 2 * row.mean_macs,
             "mac_ratio": row.mac_ratio,
-            "features": metrics.features.get("name"),
+            "features": metrics.features.name if metrics.features else None,
             "count": metrics.count,
         }
         for row in metrics.rows
@@ -192,12 +194,11 @@ def metric_table(results: RunResults) -> Table | None:
     return Table("metrics", f"{caption}; lower is better", rows, columns, note)
 
 
-def seconds_table(manifest: JsonDict) -> Table | None:
+def seconds_table(seconds: Mapping[str, float] | None) -> Table | None:
     """Wall-clock time per stage; None if not kept."""
-    seconds = manifest.get("seconds")
     if not seconds:
         return None
-    rows = tuple({"stage": str(stage), "seconds": float(value)} for stage, value in seconds.items())
+    rows = tuple({"stage": stage, "seconds": float(value)} for stage, value in seconds.items())
     columns = (named("Stage", "stage"), Column("Seconds", "seconds", lambda row: f"{row['seconds']:,.1f}"))
     return Table("seconds", "Wall-clock time of each stage", rows, columns)
 
@@ -211,9 +212,9 @@ def width_table(experts: Mapping[int, Expert], names: Sequence[str]) -> Table:
     """
     rows = []
     for name in names:
-        row: dict[str, Any] = {"name": name}
+        row: dict[str, str | int | None] = {"name": name}
         for group in sorted(experts):
-            before, after = experts[group].widths.get(name, (None, None))
+            before, after = experts[group].changes.get(name, (None, None))
             row |= {f"before_{group}": before, f"after_{group}": after}
         rows.append(row)
     columns = (named("Channel group", "name"), *map(_width_column, sorted(experts)))
@@ -228,7 +229,7 @@ def _width_column(group: int) -> Column:
     return Column(f"Timestep group {group}", "", text)
 
 
-def summary_rows(manifest: JsonDict) -> list[dict[str, Any]]:
+def summary_rows(manifest: Manifest | JsonDict) -> list[Row]:
     """The run's final table as plain data: the base, each expert, and the experts together.
 
     Returns:
@@ -247,7 +248,7 @@ def summary_rows(manifest: JsonDict) -> list[dict[str, Any]]:
     if results.metrics is not None:
         fids = {row.model: row.fid for row in results.metrics.rows if row.fid is not None}
     table = cost_table(results)
-    summary = []
+    summary: list[Row] = []
     for number, row in enumerate(table.rows):
         last = table.last_is_total and number == len(table.rows) - 1
         fid = fids.get("experts" if last else row["model"])

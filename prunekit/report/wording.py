@@ -2,8 +2,9 @@
 
 import math
 
-from prunekit.report.estimate import Estimate
-from prunekit.report.run import Metrics, RunResults
+from prunekit.report.run import RunResults
+from prunekit.results.estimate import Estimate
+from prunekit.results.expert_results import Metrics
 
 __all__ = [
     "ABSENT",
@@ -96,7 +97,7 @@ def estimate_text(estimate: Estimate | None) -> str:
     """``mean ± se``, rounded to the error's digits; without an error, the mean with four significant digits.
 
     Example:
-        >>> estimate_text(Estimate(4.2137, 0.052)), estimate_text(Estimate(4.2137, 0.0138)), estimate_text(Estimate(4.2137))
+        >>> [estimate_text(Estimate(mean=4.2137, se=error)) for error in (0.052, 0.0138, None)]
         ('4.21 ± 0.05', '4.214 ± 0.014', '4.214')
     """
     if estimate is None:
@@ -167,7 +168,7 @@ def short_verdict(new: Estimate, base: Estimate, difference: Estimate | None = N
 def unpaired(new: Estimate, base: Estimate) -> Estimate:
     """Difference new − base with the two errors combined as independent; no error if one of them is unknown."""
     errors = [e.se for e in (new, base) if e.se is not None]
-    return Estimate(new.mean - base.mean, math.hypot(*errors) if len(errors) == 2 else None)
+    return Estimate(mean=new.mean - base.mean, se=math.hypot(*errors) if len(errors) == 2 else None)
 
 
 def unclear(difference: Estimate) -> bool:
@@ -200,7 +201,7 @@ def error_note(results: RunResults) -> str:
         return (
             f"± is one standard error over {len(metrics.seeds)} seeds." if metrics.seeds else "± is one standard error."
         )
-    return "One seed, no error." if len(metrics.seeds) <= 1 else "Numbers without ± have no error stated."
+    return "One seed, no error." if len(metrics.seeds or ()) <= 1 else "Numbers without ± have no error stated."
 
 
 def mean_losses(results: RunResults) -> dict[str, float | None]:
@@ -241,9 +242,9 @@ def time_sentence(results: RunResults) -> str:
     if base is None or row is None or not base.seconds_per_image or row.seconds_per_image is None:
         return ""
     manifest = results.manifest
-    where = f" on {manifest['device']}" if manifest.get("device") else ""
-    if manifest.get("threads"):
-        where += f" with {manifest['threads']} thread{'s' if manifest['threads'] != 1 else ''}"
+    where = f" on {manifest.device}" if manifest.device else ""
+    if manifest.threads:
+        where += f" with {manifest.threads} thread{'s' if manifest.threads != 1 else ''}"
     return (
         f"One image took {number_text(row.seconds_per_image, 3)} s against the base's "
         f"{number_text(base.seconds_per_image, 3)} s{where}: "

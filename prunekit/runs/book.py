@@ -5,14 +5,18 @@ import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 
 from prunekit._files import atomic_path
 from prunekit._json import read_json
 from prunekit.errors import FileFormatError
+from prunekit.results.formats import STATE
+from prunekit.results.model import Model, plain
+from prunekit.results.stage_files import StageRecord
+from prunekit.results.versions import records_of_state
 from prunekit.runs.records import (
+    Marks,
     changes,
     covered,
     discard,
@@ -23,7 +27,10 @@ from prunekit.runs.records import (
     write_record,
 )
 
-__all__ = ["Book", "Stage"]
+__all__ = ["Book", "Facts", "Stage"]
+
+Facts = Model | Mapping[str, object]
+"""What a stage returns: usually :class:`prunekit.results.stage_files.StageFacts`, or any JSON object."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -34,7 +41,7 @@ class Stage:
         name: its name in the folder and for observers.
         key: hash of everything that it is made from, including the keys of the stages before it.
         outputs: files and folders that it writes, relative to the folder.
-        action: makes the outputs and returns the stage's facts, JSON-able.
+        action: makes the outputs and returns the stage's facts.
         before: all stages whose outputs it may read, including indirect ones.
         reads: files in the folder that no stage of this run writes, but that this stage or one before it reads.
         extras: outputs that it writes only in some cases, and that may be deleted.
@@ -43,7 +50,7 @@ class Stage:
     name: str
     key: str
     outputs: tuple[str, ...]
-    action: Callable[[], dict[str, Any]]
+    action: Callable[[], Facts]
     before: tuple[str, ...] = ()
     reads: tuple[str, ...] = ()
     extras: tuple[str, ...] = ()
@@ -61,14 +68,11 @@ class Book:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self.records: dict[str, dict[str, Any]] = {}
+        self.records: dict[str, StageRecord] = {}
         self._damaged: set[Path] = set()  # records that cannot be read
         before = folder / "state.json"  # earlier versions wrote all stages into this one file
         if before.is_file():
-            stages = read_json(before, "prunekit-state/1").get("stages")
-            if not isinstance(stages, dict):
-                raise FileFormatError(f"{before} holds no stages; remove it to run every stage again.")
-            self.records = dict(stages)
+            self.records = records_of_state(read_json(before, STATE), str(before))
         for file in sorted((folder / "stages").glob("*.json")):
             self._read(file)
 
@@ -92,49 +96,48 @@ class Book:
         name, record = found
         self.records[name] = record
 
-    def _write(self, name: str, record: Mapping[str, Any]) -> None:
+    def _write(self, name: str, record: StageRecord) -> None:
         self.records[name] = write_record(self.file(name), name, record)
         self._damaged.discard(self.file(name))
 
-    def finish(self, stage: Stage, seconds: float, facts: dict[str, Any], inputs: Mapping[str, str]) -> None:
+    def finish(self, stage: Stage, seconds: float, facts: Facts, inputs: Mapping[str, str]) -> None:
         """Record a stage after its outputs are written; ``inputs`` is the result of :meth:`inputs` before the stage began."""
-        made = {
-            "key": stage.key,
-            "seconds": seconds,
-            "threads": torch.get_num_threads(),
-            "versions": versions(),
-            "facts": facts,
-            "outputs": marks_of(self.folder, stage.outputs, stage.extras),
-            "inputs": dict(inputs),
-        }
+        made = StageRecord(
+            key=stage.key,
+            seconds=seconds,
+            threads=torch.get_num_threads(),
+            versions=versions(),
+            facts=plain(facts.to_json() if isinstance(facts, Model) else facts),
+            outputs=marks_of(self.folder, stage.outputs, stage.extras),
+            inputs=dict(inputs),
+        )
         self._write(stage.name, made)
 
     def is_without_hashes(self, stage: Stage) -> bool:
         """Whether the stage's record was written by an earlier version, without hashes."""
-        return "outputs" not in self.records.get(stage.name, {"outputs": None})
+        record = self.records.get(stage.name)
+        return record is not None and record.outputs is None
 
     def adopt(self, stage: Stage) -> bool:
         """Add the hashes of the present files to a record without hashes; returns False if it does not match the planned stage."""
         self.read(stage.name)
-        record = self.records.get(stage.name, {})
-        as_planned = "outputs" not in record and record.get("key") == stage.key
-        if not as_planned or not all((self.folder / path).exists() for path in stage.outputs):
+        record = self.records.get(stage.name)
+        as_planned = record is not None and record.outputs is None and record.key == stage.key
+        if record is None or not as_planned or not all((self.folder / path).exists() for path in stage.outputs):
             return False
-        kept = ("key", "seconds", "threads", "facts")
-        made: dict[str, Any] = {key: record[key] for key in kept if key in record}
         marks = marks_of(self.folder, stage.outputs, stage.extras)
-        self._write(stage.name, {**made, "outputs": marks, "inputs": self._hashes(stage)})
+        self._write(stage.name, record.model_copy(update={"outputs": marks, "inputs": self._hashes(stage)}))
         return True
 
     def fault(self, stage: Stage) -> str | None:
         """None if the stage can be kept; otherwise a sentence that says why not, or an empty text if no record matches the plan."""
         record = self.records.get(stage.name)
-        if record is None or "outputs" not in record:
+        if record is None or record.outputs is None:
             file = self.file(stage.name)
             damaged = f"{file.relative_to(self.folder)} is damaged or was edited; {stage.name} is made again."
             return damaged if file in self._damaged else ""
-        marks = record["outputs"]
-        if record["key"] != stage.key or not _complete(stage, marks):
+        marks = record.outputs
+        if record.key != stage.key or not _complete(stage, marks):
             return ""
         if changed := changes(self.folder, marks):
             paths = ", ".join(f"{change.path} was {'deleted' if change.deleted else 'changed'}" for change in changed)
@@ -142,7 +145,7 @@ class Book:
                 f"{paths} since stage {stage.name} finished; {stage.name} is made again, and so is every later stage whose "
                 "inputs come out different."
             )
-        before, known = self._hashes(stage), record["inputs"]
+        before, known = self._hashes(stage), record.inputs or {}
         if other := [name for name in {**before, **known} if before.get(name) != known.get(name)]:
             return f"Stage {stage.name} was made from other files of {', '.join(other)}; {stage.name} is made again."
         return None
@@ -150,7 +153,7 @@ class Book:
     def difference(self, stage: Stage) -> str:
         """How versions and threads of the stage differ from this process's, as part of a sentence; empty if they are the same."""
         record, now = self.records[stage.name], {**versions(), "threads": torch.get_num_threads()}
-        made = {**record.get("versions", {}), "threads": record.get("threads", now["threads"])}
+        made = {**(record.versions or {}), "threads": record.threads or now["threads"]}
         other = [name for name, value in made.items() if name in now and value != now[name]]
         then, here = (", ".join(f"{name} {values[name]}" for name in other) for values in (made, now))
         return f"with {then}, and this is {here}" if other else ""
@@ -169,12 +172,13 @@ class Book:
                 )
         return self._hashes(stage)
 
-    def _marks(self, name: str) -> dict[str, Any]:
-        return self.records.get(name, {}).get("outputs") or {}
+    def _marks(self, name: str) -> Marks:
+        record = self.records.get(name)
+        return (record.outputs if record else None) or {}
 
     def _hashes(self, stage: Stage) -> dict[str, str]:
         written = {name: marks_digest(self._marks(name)) for name in stage.before}
-        return written | {path: mark["sha256"] for path, mark in marks_of(self.folder, stage.reads).items()}
+        return written | {path: mark.sha256 for path, mark in marks_of(self.folder, stage.reads).items()}
 
     def disown(self, stage: Stage) -> None:
         """Forget a stage's outputs before it is made again, so that they do not count as finished if it stops midway.
@@ -188,11 +192,11 @@ class Book:
             bad = {path for path in stage.outputs if (self.folder / path).is_file()}  # no record says which are intact
         else:
             marks = self._marks(stage.name)
-            bad = {change.path for change in changes(self.folder, marks)} if record.get("key") == stage.key else set()
+            bad = {change.path for change in changes(self.folder, marks)} if record.key == stage.key else set()
             homes = {Path(path).parent.as_posix() for path in bad} - {"."}
             bad |= {path for path in marks if covered(path, homes)}
         discard(self.folder, sorted(bad))
-        self._write(stage.name, {"key": "", "seconds": 0.0, "facts": {}, "outputs": {}, "inputs": {}})
+        self._write(stage.name, StageRecord(key="", seconds=0.0, facts={}, outputs={}, inputs={}))
 
     def take(self, stage: Stage, peer: Path, inputs: Mapping[str, str]) -> bool:
         """Copy the stage's outputs from another folder if they were made from the same inputs; returns whether they were.
@@ -201,14 +205,14 @@ class Book:
         """
         file = peer / "stages" / self.file(stage.name).name
 
-        def recorded() -> dict[str, Any]:
+        def recorded() -> StageRecord | None:
             found = read_record(file) if file.is_file() else None
-            return {} if found is None else found[1]
+            return None if found is None else found[1]
 
         before = recorded()
-        if before.get("key") != stage.key or before.get("inputs", inputs) != inputs:
+        if before is None or before.key != stage.key or before.inputs not in (None, inputs):
             return False
-        marks = before["outputs"] if "outputs" in before else marks_of(peer, stage.outputs)
+        marks = marks_of(peer, stage.outputs) if before.outputs is None else before.outputs
         if not _complete(stage, marks) or changes(peer, marks, read_all=True):
             return False
         for path in marks:
@@ -218,10 +222,10 @@ class Book:
         if recorded() != before or changes(self.folder, marks, read_all=True):  # made again in the meantime
             discard(self.folder, marks)
             return False
-        self._write(stage.name, {**before, "outputs": marks, "inputs": dict(inputs)})
+        self._write(stage.name, before.model_copy(update={"outputs": dict(marks), "inputs": dict(inputs)}))
         return True
 
 
-def _complete(stage: Stage, marks: Mapping[str, Any]) -> bool:
+def _complete(stage: Stage, marks: Marks) -> bool:
     """Whether the record has files of every output."""
     return all(any(covered(path, [output]) for path in marks) for output in stage.outputs)

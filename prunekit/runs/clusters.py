@@ -14,6 +14,7 @@ from prunekit._files import write_json
 from prunekit._json import Many, read_document
 from prunekit.choices import Cluster
 from prunekit.errors import FileFormatError, InputError
+from prunekit.results.formats import JOB
 from prunekit.runs.executors import checked_retries, last_line, shared_threads
 from prunekit.runs.jobs import Job
 
@@ -22,7 +23,6 @@ if TYPE_CHECKING:
 
 __all__ = ["Cluster", "Submitit", "parsed_options"]
 
-_FORMAT = "prunekit-job/1"
 _MINUTES = {"local": 60 * 24 * 365, "slurm": 240}  # submitit's defaults are 2 and 5
 _REQUEUES = 100  # after timeouts; each start resumes from the one before
 _ALIVE = ("PENDING", "RUNNING", "REQUEUED", "CONFIGURING", "COMPLETING", "SUSPENDED", "PREEMPTED")
@@ -83,14 +83,14 @@ class Submitit:
     def _write(self, job: Job, handle: "_Submitted") -> None:
         keys = [stage.key for stage in job.stages]
         about = {"cluster": self.cluster, "id": handle.job.job_id, "diary": handle.diary.name, "keys": keys}
-        write_json(self._record(job), {"format": _FORMAT, **about})
+        write_json(self._record(job), {"format": JOB, **about})
 
     def _submitted_before(self, job: Job) -> "_Submitted | None":
         """The same job if SLURM still has it from a run that ended before the job did."""
         path = self._record(job)
         if self.cluster != "slurm" or not path.is_file():
             return None
-        known = read_document(path, _RecordForm, _FORMAT, "remove it, and look whether its job still runs")
+        known = read_document(path, _RecordForm, JOB, "remove it, and look whether its job still runs")
         if not re.fullmatch(r"\d+(_\d+)?", known["id"]):  # it becomes a word of a command line
             raise FileFormatError(f"{path} names job {known['id'][:80]!r}; expected SLURM's number: remove the file.")
         if known["cluster"] != "slurm" or not {stage.key for stage in job.stages} <= set(known["keys"]):

@@ -4,7 +4,6 @@ from collections.abc import Sequence
 from dataclasses import replace
 from functools import cached_property, partial
 from pathlib import Path
-from typing import Any
 
 from torch import nn
 
@@ -30,6 +29,9 @@ from prunekit.recipe import (
     Recipe,
 )
 from prunekit.report import grouping_png, write_report
+from prunekit.results.expert_results import Assembled, BaseResult, Expert
+from prunekit.results.model import plain
+from prunekit.results.stage_files import StageFacts
 from prunekit.runs.executors import Executor
 from prunekit.runs.manifest import manifest_of, write_manifest
 from prunekit.runs.observing import Observer, training_reporter
@@ -91,7 +93,7 @@ class Run(ResumableRun):
         """:meth:`execute` without a report, for a run that is part of another run."""
         recipe = self.recipe
         check_extractor(self.images, recipe.evaluation)
-        inputs = {"base": recipe.base, "data": recipe.data, "images": self._data_hash()}
+        inputs: dict[str, object] = {"base": recipe.base, "data": recipe.data, "images": self._data_hash()}
         if recipe.base.checkpoint is not None and not recipe.base.checkpoint.startswith(EMBEDDED):
             inputs["checkpoint"] = _files_hash(Path(recipe.base.checkpoint))
         self._stage("base", inputs, ["base.pt"], self._base, extras=["base.safetensors"])
@@ -187,7 +189,7 @@ class Run(ResumableRun):
         return own_or_elsewhere(self.home, options.latency_table, "latency_table")
 
     @cached_property
-    def _times(self) -> dict[str, Any]:
+    def _times(self) -> dict[str, str]:
         """The hash of the layer times. Missing ones are measured now, before jobs run at the same time and slow each other down."""
         if self._table is None:
             return {}
@@ -196,7 +198,7 @@ class Run(ResumableRun):
         return {"times": sha256_file(self._table[0])}
 
     @cached_property
-    def _widths(self) -> dict[str, Any]:
+    def _widths(self) -> dict[str, int]:
         """The default multiple of the widths, if the recipe sets none and the default for this network is not 1."""
         options = self.recipe.prune
         if options is None or options.multiples is not None:
@@ -216,7 +218,7 @@ class Run(ResumableRun):
         """The allocation; its stage must be done."""
         return Allocation.from_json(read_json(self.folder / "allocation.json"), self.folder / "allocation.json")
 
-    def _base(self) -> dict[str, Any]:
+    def _base(self) -> StageFacts:
         options, ledger = self.recipe.base, list[LedgerRow]()
         if options.checkpoint is not None:
             base = open_base(options.checkpoint, asked=options.asked)
@@ -239,7 +241,7 @@ class Run(ResumableRun):
         self._drop_checkpoints("base")
         return _spent(*ledger)
 
-    def _groups(self, options: GroupOptions) -> dict[str, Any]:
+    def _groups(self, options: GroupOptions) -> StageFacts:
         method = method_of(options, self.images.train, self.base)
         with placed(self.base.model):
             grouping = method(self.base.schedule, options.number)
@@ -248,10 +250,10 @@ class Run(ResumableRun):
             grouping_png(grouping, self.folder / "groups.png")
         samples = spent_on_grouping(method, self.base.schedule)
         if not samples:
-            return {}
+            return StageFacts()
         return _spent(both_ways("groups", "grouping", samples, self.bench.macs))
 
-    def _allocate(self, options: AllocationOptions) -> dict[str, Any]:
+    def _allocate(self, options: AllocationOptions) -> StageFacts:
         measured = self.groups if options.rule == "measured" else ()
         frontiers = [read_frontier(self.folder / _frontier_file(group.index)) for group in measured]
         allocation = plan_budget(
@@ -265,9 +267,9 @@ class Run(ResumableRun):
             frontiers=frontiers,
         ).for_model(self.bench.macs)
         write_json(self.folder / "allocation.json", allocation.to_json())
-        return {}
+        return StageFacts()
 
-    def _importance(self, options: PruneOptions) -> dict[str, Any]:
+    def _importance(self, options: PruneOptions) -> StageFacts:
         tally = Tally()
         scores = score_groups(self.bench, self.images.train, self.groups, options, tally)
         write_json(self.folder / "importance.json", scores.to_json())
@@ -282,13 +284,13 @@ class Run(ResumableRun):
             options = replace(options, search=replace(options.search, study=study))
         return prune_group(self.timed_bench, images, scores, group, target, options, self.folder / journal)
 
-    def _frontier(self, index: int, options: PruneOptions, floor: float) -> dict[str, Any]:
+    def _frontier(self, index: int, options: PruneOptions, floor: float) -> StageFacts:
         target = int(floor * self.bench.macs)
         slim, result = self._search(index, target, _frontier_file(index), options)
         read_frontier(self.folder / _frontier_file(index))  # refuses a proposer that records no frontier
         return _spent(*spent_on_search(f"frontier, group {index}", options, result, slim, self.bench.macs))
 
-    def _prune(self, index: int, options: PruneOptions) -> dict[str, Any]:
+    def _prune(self, index: int, options: PruneOptions) -> StageFacts:
         target = self.allocation.groups[index].target_macs
         if target is None:
             raise FileFormatError(
@@ -296,17 +298,17 @@ class Run(ResumableRun):
             )
         slim, result = self._search(index, target, f"search/group-{index}.jsonl", options)
         save_slim(slim, self.folder / "pruned" / f"group-{index}")
-        expert = {
-            "group": index,
-            "target_macs": target if options.search.target_of == "macs" else None,
-            "macs": slim.macs,
-            "params": slim.params,
-            "widths": result.widths,
-        }
+        expert = Expert(
+            group=index,
+            target_macs=target if options.search.target_of == "macs" else None,
+            macs=slim.macs,
+            params=slim.params,
+            widths={name: list(pair) for name, pair in result.widths.items()},
+        )
         rows = spent_on_search(f"search, group {index}", options, result, slim, self.bench.macs)
-        return _spent(*rows) | {"expert": expert}
+        return StageFacts.joined(_spent(*rows), expert=expert)
 
-    def _finetune(self, index: int, options: FinetuneOptions) -> dict[str, Any]:
+    def _finetune(self, index: int, options: FinetuneOptions) -> StageFacts:
         name = f"group-{index}"
         slim = load_slim(self.folder / "pruned" / name)
         report = training_reporter(self.observer, f"group {index}")
@@ -320,16 +322,15 @@ class Run(ResumableRun):
             *spent_on_training(stage, result.samples, slim.macs, _parameters(tuned.model), batch_size, taught)
         )
 
-    def _assemble(self) -> dict[str, Any]:
+    def _assemble(self) -> StageFacts:
         assemble(self.folder / "slim", self.folder / "experts", len(self.groups))
         experts, allocation = load_experts(self.folder / "experts"), self.allocation
         steps = evaluations(self.base.schedule, allocation.sampler, allocation.sampler_steps)
         mean = experts.mean_macs(steps)
-        return {
-            "assembled": {"mean_macs": mean, "mean_mac_ratio": mean / self.bench.macs, "params": sum(experts.params)}
-        }
+        assembled = Assembled(mean_macs=mean, mean_mac_ratio=mean / self.bench.macs, params=sum(experts.params))
+        return StageFacts(assembled=assembled)
 
-    def _evaluate(self, allocation: AllocationOptions, evaluation: EvaluationOptions) -> dict[str, Any]:
+    def _evaluate(self, allocation: AllocationOptions, evaluation: EvaluationOptions) -> StageFacts:
         base = self.bench.base  # traced before it may be moved to a GPU
         experts = load_experts(self.folder / "experts")
         pruned = TimestepExperts(
@@ -338,7 +339,8 @@ class Run(ResumableRun):
         kind = base.parameterization
         setting = Setting(self.images, self.groups, kind, allocation, evaluation, base.spec)
         by_group = [[self.bench.macs] * len(self.groups), list(pruned.macs), list(experts.macs)]
-        macs = {"base": float(self.bench.macs), "experts": self.done["assemble"]["facts"]["assembled"]["mean_macs"]}
+        assembled = Assembled.of(self.done["assemble"].results.assembled, "The record of stage assemble")
+        macs = {"base": float(self.bench.macs), "experts": assembled.mean_macs}
 
         def report(name: str, done: int, total: int) -> None:
             self.observer.progress("sampling", done, total, name)
@@ -348,33 +350,33 @@ class Run(ResumableRun):
         results, grids = measure_all(setting, models, sampled, macs, report)
         for name, images in grids.items():
             save_images(images, self.folder / "samples" / f"{name}.npz")
-        write_json(self.folder / "evaluation.json", {"format": "prunekit-evaluation/1", **results})
+        write_json(self.folder / "evaluation.json", results.to_json())
         spent = [spent_on_losses("evaluation", setting, by_group)]
-        if "metrics" in results:
-            spent.append(spent_on_sampling("evaluation", setting, macs))
-        return results | _spent(*spent)
+        if results.metrics is None:
+            return StageFacts.joined(_spent(*spent), losses=results.losses)
+        spent.append(spent_on_sampling("evaluation", setting, macs))
+        return StageFacts.joined(_spent(*spent), losses=results.losses, metrics=results.metrics)
 
     def _manifest(self) -> Path:
         """Write ``manifest.json`` from the stages' facts."""
         base, bench = self.base, self.bench
-        about: dict[str, Any] = {
-            "macs": bench.macs,
-            "params": int(bench.cost.params(bench.graph.full_widths)),
-            "sha256": base.sha256,
-            "data": dict(base.data),
-            "noise_schedule": base.schedule.to_config(),
-        }
-        manifest = manifest_of(self.recipe, self.done, about)
-        spent = [LedgerRow.from_json(row) for row in manifest["ledger"]]
-        about["training"] = base_training(self.recipe.base.checkpoint, base, bench.macs, spent)
-        if "allocate" in self.done:
-            manifest["allocation"] = self.allocation.to_json()
-        return write_manifest(self.folder, manifest)
+        about = BaseResult(
+            macs=bench.macs,
+            params=int(bench.cost.params(bench.graph.full_widths)),
+            sha256=base.sha256,
+            data=plain(base.data),
+            noise_schedule=plain(base.schedule.to_config()),
+            training=base_training(
+                self.recipe.base.checkpoint, base, bench.macs, list(map(LedgerRow.from_json, self._ledger()))
+            ),
+        )
+        allocation = self.allocation if "allocate" in self.done else None
+        return write_manifest(self.folder, manifest_of(self.recipe, self.done, about, allocation))
 
 
-def _spent(*rows: LedgerRow) -> dict[str, Any]:
+def _spent(*rows: LedgerRow) -> StageFacts:
     """The ledger's rows as facts of a stage, without empty ones."""
-    return {"ledger": [row.to_json() for row in rows if row.macs]}
+    return StageFacts(ledger=[row.entry for row in rows if row.macs])
 
 
 def _parameters(model: nn.Module) -> int:

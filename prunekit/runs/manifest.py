@@ -6,82 +6,97 @@ from collections.abc import Mapping
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
 
 import torch
 
 import prunekit
 from prunekit._files import json_hash, write_json
 from prunekit._names import public_manifest
-from prunekit._types import JsonDict
+from prunekit.allocation import Allocation
 from prunekit.recipe import MEASURED_METHODS, Recipe
+from prunekit.results.expert_results import BaseManifest, BaseResult, ExpertsManifest
+from prunekit.results.formats import MANIFEST
+from prunekit.results.manifest_head import Head
+from prunekit.results.model import JsonValue, plain
+from prunekit.results.reading_manifests import Manifest
+from prunekit.results.stage_files import StageRecord
 
-__all__ = ["FORMAT", "environment", "manifest_of", "write_manifest"]
+__all__ = ["environment", "manifest_of", "write_manifest"]
 
-FORMAT = "prunekit-manifest/1"
 _PACKAGES = ("torch", "torch-pruning", "diffusers", "accelerate", "numpy", "torchmetrics", "scikit-learn")
 
 
-def environment(recipe: Recipe, done: Mapping[str, JsonDict]) -> dict[str, Any]:
+def environment(recipe: Recipe, done: Mapping[str, StageRecord]) -> Head:
     """Recipe, commit, versions, device and threads: the manifest's head.
 
     Args:
         recipe: the run's recipe.
         done: by stage, its record; ``stage_threads`` and ``stage_versions`` list stages made with other threads or versions.
     """
-    config = public_manifest(recipe.model_dump(mode="json"))
-    head = {
-        "format": FORMAT,
-        "recipe": recipe.name,
-        "created": datetime.now(UTC).isoformat(timespec="seconds"),
-        "commit": _commit(),
-        "prunekit": prunekit.__version__,
-        "versions": {"python": platform.python_version(), **{name: _version(name) for name in _PACKAGES}},
-        "device": "cuda" if torch.cuda.is_available() else f"cpu ({platform.machine()})",
-        "threads": torch.get_num_threads(),
-        "config_hash": json_hash(config),
-        "config": config,
-    }
-    own = {"prunekit": head["prunekit"], "torch": str(torch.__version__)}
-    threads = {name: stage.get("threads", head["threads"]) for name, stage in done.items()}
-    versions = {name: stage.get("versions", own) for name, stage in done.items()}
+    config = plain(public_manifest(recipe.model_dump(mode="json")))
+    head = Head(
+        format=MANIFEST,
+        recipe=recipe.name,
+        created=datetime.now(UTC).isoformat(timespec="seconds"),
+        commit=_commit(),
+        prunekit=prunekit.__version__,
+        versions={"python": platform.python_version(), **{name: _version(name) for name in _PACKAGES}},
+        device="cuda" if torch.cuda.is_available() else f"cpu ({platform.machine()})",
+        threads=torch.get_num_threads(),
+        config_hash=json_hash(config),
+        config=config,
+    )
+    own = {"prunekit": prunekit.__version__, "torch": str(torch.__version__)}
     others = {
-        "stage_threads": {name: count for name, count in threads.items() if count != head["threads"]},
-        "stage_versions": {name: made for name, made in versions.items() if made != own},
+        "stage_threads": {
+            name: stage.threads for name, stage in done.items() if stage.threads not in (None, head.threads)
+        },
+        "stage_versions": {name: stage.versions for name, stage in done.items() if stage.versions not in (None, own)},
     }
-    return head | {key: stages for key, stages in others.items() if stages}
+    return head.model_copy(update={key: stages for key, stages in others.items() if stages})
 
 
-def write_manifest(folder: Path, manifest: JsonDict) -> Path:
+def write_manifest(folder: Path, manifest: Manifest) -> Path:
     """Write ``manifest.json``, with paths replaced by names; returns its path."""
-    write_json(folder / "manifest.json", public_manifest(manifest))
+    write_json(folder / "manifest.json", public_manifest(manifest.to_json()))
     return folder / "manifest.json"
 
 
-def manifest_of(recipe: Recipe, done: Mapping[str, JsonDict], base: JsonDict) -> dict[str, Any]:
-    """The manifest of a run that makes experts, without its allocation.
+def manifest_of(
+    recipe: Recipe, done: Mapping[str, StageRecord], base: BaseResult, allocation: Allocation | None
+) -> BaseManifest:
+    """The manifest of a run that makes a base or experts.
 
     Args:
         recipe: the run's recipe.
-        done: by stage, its ``seconds`` and ``facts``, and, if recorded, ``threads`` and ``versions``.
+        done: by stage, its record.
         base: the manifest's entry about the base.
+        allocation: the allocation of a run that makes experts.
     """
-    facts = [stage["facts"] for stage in done.values()]
-    manifest: dict[str, Any] = {
-        **environment(recipe, done),
-        "seeds": _seeds(recipe),
-        "seconds": {name: stage["seconds"] for name, stage in done.items()},
-        "base": base,
-        "ledger": [row for fact in facts for row in fact.get("ledger", [])],
+    facts = [stage.results for stage in done.values()]
+    experts = [fact.expert for fact in facts if fact.expert is not None]
+    found = {
+        name: part
+        for fact in facts
+        for name in ("assembled", "losses", "metrics")
+        if (part := getattr(fact, name)) is not None
     }
-    experts = [fact["expert"] for fact in facts if "expert" in fact]
     if experts:
-        manifest["experts"] = experts
-    return manifest | {key: fact[key] for fact in facts for key in ("assembled", "losses", "metrics") if key in fact}
+        found["experts"] = experts
+    if allocation is not None:
+        found["allocation"] = plain(allocation.to_json())
+    return (BaseManifest if allocation is None else ExpertsManifest).joined(
+        environment(recipe, done),
+        seeds=_seeds(recipe),
+        seconds={name: stage.seconds for name, stage in done.items()},
+        base=base,
+        ledger=[row for fact in facts for row in fact.ledger or ()],
+        **found,
+    )
 
 
-def _seeds(recipe: Recipe) -> dict[str, Any]:
-    seeds: dict[str, Any] = {"base": recipe.base.train.seed}
+def _seeds(recipe: Recipe) -> dict[str, JsonValue]:
+    seeds: dict[str, JsonValue] = {"base": recipe.base.train.seed}
     if recipe.groups and recipe.groups.method in MEASURED_METHODS:
         seeds["groups"] = recipe.groups.seed
     seeds |= {"calibration": recipe.prune.seed} if recipe.prune else {}

@@ -11,8 +11,9 @@ from prunekit.errors import FileFormatError, InputError
 from prunekit.recipe.comparisons import slug
 from prunekit.report import report_writer, write_overview
 from prunekit.report.folder import FOLDER as REPORT
-from prunekit.report.forms import MANIFEST_FORMAT, read_manifest
 from prunekit.report.overview import check_overview
+from prunekit.results.formats import MANIFEST
+from prunekit.results.reading_manifests import read_manifest
 from prunekit.runs.run_folder import check_links
 
 __all__ = ["check_place", "publish"]
@@ -26,7 +27,7 @@ _GROUPINGS = FolderKind(
 
 def _kind(*folders: Path) -> FolderKind:
     """The files of a published run, including the samples that the manifests in these folders name."""
-    ours, names = has_format(MANIFEST_FORMAT), ["base", "experts"]
+    ours, names = has_format(MANIFEST), ["base", "experts"]
     for path in (folder / "manifest.json" for folder in folders):
         config = read_json(path).get("config") if ours(path) else None
         evidence = config.get("evidence") if isinstance(config, dict) else None
@@ -62,7 +63,7 @@ def publish(run_folder: Path | str, reports: Path | str) -> Path:
     reports = Path(reports)
     check_links(run_folder)  # files outside the run's folder must not be published
     manifest = read_manifest(run_folder)
-    name = str(manifest.get("recipe", ""))
+    name = manifest.recipe
     if not name or "/" in name or name.startswith("."):
         raise FileFormatError(f"{run_folder / 'manifest.json'} names recipe {name!r}, which cannot be a folder.")
     check_place(name, reports)

@@ -11,15 +11,15 @@ from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NotRequired
 
 import torch
-from typing_extensions import TypedDict
 
 import prunekit
 from prunekit._files import json_hash, sha256_file, write_json
-from prunekit._json import Amount, Named, Positive, Whole, checked, read_json
+from prunekit._json import read_json
 from prunekit.errors import FileFormatError
+from prunekit.results.formats import STAGE, STAGE_WITHOUT_HASHES
+from prunekit.results.stage_files import Mark, StageRecord
 
 __all__ = [
     "Change",
@@ -33,35 +33,12 @@ __all__ = [
     "write_record",
 ]
 
-_FORMAT = "prunekit-stage/2"
-_WITHOUT_HASHES = "prunekit-stage/1"
+_ANY_VERSION = STAGE.partition("/")[0] + "/"
 _ALWAYS_READ = 64 * 2**20  # bytes
 
 
-class _MarkForm(TypedDict):
-    """A file that a stage wrote."""
-
-    sha256: str
-    size: Whole
-    mtime_ns: int
-    extra: NotRequired[bool]
-
-
-class _RecordForm(TypedDict):
-    """A stage's record in the folder; version 1 does not have the last three keys."""
-
-    name: str
-    key: str
-    seconds: Amount
-    threads: NotRequired[Positive]
-    facts: dict[str, Any]
-    versions: NotRequired[Named[str]]
-    outputs: NotRequired[Named[_MarkForm]]
-    inputs: NotRequired[Named[str]]
-
-
-Marks = Mapping[str, Mapping[str, Any]]
-"""For each file: ``sha256``, ``size`` in bytes, ``mtime_ns``, and ``extra`` if it may be deleted."""
+Marks = Mapping[str, Mark]
+"""The recorded files by their path."""
 
 
 @dataclass(frozen=True)
@@ -77,7 +54,7 @@ def versions() -> dict[str, str]:
     return {"prunekit": prunekit.__version__, "torch": str(torch.__version__)}
 
 
-def read_record(path: Path) -> tuple[str, dict[str, Any]] | None:
+def read_record(path: Path) -> tuple[str, StageRecord] | None:
     """A stage's name and record; None if the file is damaged or was edited.
 
     A record of an earlier version has no ``outputs``.
@@ -86,36 +63,35 @@ def read_record(path: Path) -> tuple[str, dict[str, Any]] | None:
         FileFormatError: a later version wrote it.
     """
     try:
-        record = read_json(path)
+        data = read_json(path)
     except FileFormatError:
         return None
-    kind, seal = record.pop("format", None), record.pop("sha256", None)
-    if kind not in (_FORMAT, _WITHOUT_HASHES):
-        if isinstance(kind, str) and kind.startswith("prunekit-stage/"):
+    kind, seal = data.pop("format", None), data.pop("sha256", None)
+    if kind not in (STAGE, STAGE_WITHOUT_HASHES):
+        if isinstance(kind, str) and kind.startswith(_ANY_VERSION):
             raise FileFormatError(
-                f"{path} has format {kind!r}; expected {_FORMAT!r}: go on with the version that wrote it, or remove the file to "
+                f"{path} has format {kind!r}; expected {STAGE!r}: go on with the version that wrote it, or remove the file to "
                 "run that stage again."
             )
         return None
-    if kind == _FORMAT and seal != json_hash(record):
+    if kind == STAGE and seal != json_hash(data):
         return None
+    name = data.pop("name", None)
     try:
-        name = checked(_RecordForm, record, str(path))["name"]
+        return (name, StageRecord.of(data, str(path))) if isinstance(name, str) else None
     except FileFormatError:
         return None
-    del record["name"]
-    return name, record
 
 
-def write_record(path: Path, name: str, record: Mapping[str, Any]) -> dict[str, Any]:
+def write_record(path: Path, name: str, record: StageRecord) -> StageRecord:
     """Write a stage's record, with a hash of its own content; returns the record as :func:`read_record` will."""
-    kept: dict[str, Any] = json.loads(json.dumps({"name": name, **record}, allow_nan=False))
-    write_json(path, {"format": _FORMAT, **kept, "sha256": json_hash(kept)})
+    kept: dict[str, object] = json.loads(json.dumps({"name": name, **record.to_json()}, allow_nan=False))
+    write_json(path, {"format": STAGE, **kept, "sha256": json_hash(kept)})
     del kept["name"]
-    return kept
+    return StageRecord.of(kept, str(path))
 
 
-def marks_of(folder: Path, outputs: Sequence[str], extras: Sequence[str] = ()) -> dict[str, dict[str, Any]]:
+def marks_of(folder: Path, outputs: Sequence[str], extras: Sequence[str] = ()) -> dict[str, Mark]:
     """Size, time and hash of every output file; for a folder, of every file in it that is not hidden.
 
     Args:
@@ -123,7 +99,7 @@ def marks_of(folder: Path, outputs: Sequence[str], extras: Sequence[str] = ()) -
         outputs: files and folders.
         extras: further outputs, which may be deleted later.
     """
-    marks: dict[str, dict[str, Any]] = {}
+    marks: dict[str, Mark] = {}
     for output in (*outputs, *extras):
         path = folder / output
         inside = sorted(path.rglob("*")) if path.is_dir() else [path]
@@ -131,12 +107,9 @@ def marks_of(folder: Path, outputs: Sequence[str], extras: Sequence[str] = ()) -
             hidden = any(part.startswith(".") for part in file.relative_to(path).parts)
             if file.is_file() and not hidden:
                 about = file.stat()
-                marks[file.relative_to(folder).as_posix()] = {
-                    "sha256": sha256_file(file),
-                    "size": about.st_size,
-                    "mtime_ns": about.st_mtime_ns,
-                    **({"extra": True} if output in extras else {}),
-                }
+                mark = Mark(sha256=sha256_file(file), size=about.st_size, mtime_ns=about.st_mtime_ns)
+                as_extra = mark.model_copy(update={"extra": True})
+                marks[file.relative_to(folder).as_posix()] = as_extra if output in extras else mark
     return marks
 
 
@@ -158,19 +131,19 @@ def changes(folder: Path, marks: Marks, read_all: bool = False) -> list[Change]:
         try:
             about = os.stat(folder / path)
         except OSError:
-            if not mark.get("extra"):
+            if not mark.extra:
                 found.append(Change(path, deleted=True))
             continue
-        alike = about.st_size == mark["size"]
-        trusted = about.st_size > _ALWAYS_READ and about.st_mtime_ns == mark["mtime_ns"] and not read_all
-        if not alike or not (folder / path).is_file() or (not trusted and sha256_file(folder / path) != mark["sha256"]):
+        alike = about.st_size == mark.size
+        trusted = about.st_size > _ALWAYS_READ and about.st_mtime_ns == mark.mtime_ns and not read_all
+        if not alike or not (folder / path).is_file() or (not trusted and sha256_file(folder / path) != mark.sha256):
             found.append(Change(path, deleted=False))
     return found
 
 
 def marks_digest(marks: Marks) -> str:
     """One hash for the contents of all files; it does not depend on their times."""
-    return json_hash({path: mark["sha256"] for path, mark in marks.items()})
+    return json_hash({path: mark.sha256 for path, mark in marks.items()})
 
 
 def discard(folder: Path, paths: Iterable[str]) -> None:

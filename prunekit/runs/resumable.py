@@ -14,7 +14,7 @@ from contextlib import contextmanager, suppress
 from functools import cached_property
 from itertools import zip_longest
 from pathlib import Path
-from typing import Any, Generic
+from typing import Generic
 
 from filelock import FileLock, Timeout
 from typing_extensions import TypeVar
@@ -23,7 +23,9 @@ from prunekit._files import json_hash
 from prunekit._kinds import contents
 from prunekit.data import ImageSplit, load_images, note_place
 from prunekit.recipe import Recipe
-from prunekit.runs.book import Book, Stage
+from prunekit.results.manifest_head import LedgerEntry
+from prunekit.results.stage_files import StageRecord
+from prunekit.runs.book import Book, Facts, Stage
 from prunekit.runs.executors import Executor, fan_out
 from prunekit.runs.jobs import Job
 from prunekit.runs.observing import Observer, Silent, say
@@ -72,7 +74,7 @@ class ResumableRun(ABC, Generic[RecipeT_co]):
             ""  # names checkpoints of earlier versions, whose names did not include the hashes of the inputs
         )
         self.planned: dict[str, Stage] = {}  # the stages that are part of this run
-        self.done: dict[str, dict[str, Any]] = {}  # their records
+        self.done: dict[str, StageRecord] = {}  # their records
         self._book = Book(folder)
         self._told: set[str] = set()
 
@@ -95,9 +97,9 @@ class ResumableRun(ABC, Generic[RecipeT_co]):
     def _planned(
         self,
         name: str,
-        inputs: dict[str, Any],
+        inputs: Mapping[str, object],
         outputs: Sequence[str],
-        action: Callable[[], dict[str, Any]],
+        action: Callable[[], Facts],
         after: str | Sequence[str] = (),
         *,
         reads: Sequence[str] = (),
@@ -128,9 +130,9 @@ class ResumableRun(ABC, Generic[RecipeT_co]):
     def _stage(
         self,
         name: str,
-        inputs: dict[str, Any],
+        inputs: Mapping[str, object],
         outputs: Sequence[str],
-        action: Callable[[], dict[str, Any]],
+        action: Callable[[], Facts],
         after: str | Sequence[str] = (),
         *,
         reads: Sequence[str] = (),
@@ -249,9 +251,13 @@ class ResumableRun(ABC, Generic[RecipeT_co]):
                     with suppress(OSError):  # other processes may have written files there
                         folder.rmdir()
 
-    def _ledger(self) -> list[dict[str, Any]]:
+    def _ledger(self) -> list[LedgerEntry]:
         """The rows of every stage of this run."""
-        return [row for stage in self.done.values() for row in stage["facts"].get("ledger", [])]
+        return [row for stage in self.done.values() for row in stage.results.ledger or ()]
+
+    def _seconds(self) -> dict[str, float]:
+        """Wall time of every stage of this run."""
+        return {name: stage.seconds for name, stage in self.done.items()}
 
     def _checkpoints(self, name: str) -> Path:
         """Folder for a training's checkpoints. It depends on options and inputs, so that a changed recipe starts a new training."""

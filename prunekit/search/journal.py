@@ -14,10 +14,10 @@ from prunekit._files import check_file
 from prunekit._json import Many, Ratio, Whole, checked, parse_json
 from prunekit._leftovers import sync
 from prunekit.errors import FileFormatError, LimitError
+from prunekit.results.formats import SEARCH
 
 __all__ = ["Journal"]
 
-_FORMAT = "prunekit-search/1"
 _log = logging.getLogger(__name__)
 
 
@@ -74,7 +74,7 @@ class Journal:
         path = check_file(Path(path))  # behind symbolic links
         path.parent.mkdir(parents=True, exist_ok=True)
         *lines, torn = path.read_bytes().split(b"\n") if path.is_file() else [b""]
-        header = json.dumps({"format": _FORMAT, "key": key}).encode()
+        header = json.dumps({"format": SEARCH, "key": key}).encode()
         if lines[0] != header if lines else not header.startswith(torn):
             aside = _free_name(path)
             path.rename(aside)

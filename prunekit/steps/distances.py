@@ -1,7 +1,5 @@
 """FID and KID of several models over the seeds of the noise, with the error of each model's difference from the base."""
 
-from typing import Any
-
 import numpy as np
 from torch import Tensor
 
@@ -9,6 +7,9 @@ from prunekit._types import FloatArray
 from prunekit.evaluation import image_metrics, mean_and_standard_error
 from prunekit.extractors import Choice
 from prunekit.frechet import FeatureStatistics, paired_error
+from prunekit.results.estimate import Estimate, FidEstimate
+from prunekit.results.expert_results import MetricRow
+from prunekit.results.manifest_head import Features
 
 __all__ = ["Distances"]
 
@@ -46,27 +47,34 @@ class Distances:
         values["kid"].append(metrics.kid)
         self._features.setdefault(model, []).append(extractor.features(images).numpy())
 
-    def row(self, model: str, reference: str) -> dict[str, Any]:
-        """``fid`` and ``kid`` of a model, as a mean and for each seed, and their paired differences from the reference."""
+    def row(self, model: str, reference: str) -> MetricRow:
+        """FID and KID of a model, as a mean and for each seed, and their paired differences from the reference."""
         own, other = self._values.get(model), self._values.get(reference)
         if own is None:
-            return {"fid": None, "kid": None}
-        row: dict[str, Any] = {measure: _estimate(values) for measure, values in own.items()}
-        row["by_seed"] = own
+            return MetricRow(model=model, fid=None, kid=None)
+        fid, kid = _estimate(own["fid"]), _estimate(own["kid"])
+        row = MetricRow(model=model, fid=FidEstimate.joined(fid), kid=kid, by_seed=own)
         if other is None or model == reference:
             return row
-        for measure, values in own.items():
-            row[f"{measure}_difference"] = _estimate([a - b for a, b in zip(values, other[measure], strict=True)])
-        row["fid_difference"]["se"] = self._error(model, reference, row["fid_difference"]["se"])
-        return row
+        fid, kid = (
+            _estimate([a - b for a, b in zip(own[measure], other[measure], strict=True)]) for measure in ("fid", "kid")
+        )
+        fid = Estimate(mean=fid.mean, se=self._error(model, reference, fid.se))
+        return row.model_copy(update={"fid_difference": fid, "kid_difference": kid})
 
-    def describe(self) -> dict[str, Any]:
-        """``features`` describes the extractor; ``no_features`` says why nothing was measured."""
+    @property
+    def features(self) -> Features | None:
+        """The extractor; None if no extractor knows the pictures."""
         described = self._choice.describe()
         if described is None:
-            return {"features": None, "no_features": self._choice.why_none}
+            return None
         widths = {features.shape[1] for own in self._features.values() for features in own}
-        return {"features": {"num_features": max(widths, default=None), **described}}
+        return Features.of({"num_features": max(widths, default=None), **described}, "The extractor's description")
+
+    @property
+    def no_features(self) -> str | None:
+        """The reason why nothing was measured; None if there is an extractor."""
+        return self._choice.why_none if self._choice.extractor is None else None
 
     def _error(self, model: str, reference: str, over_seeds: float | None) -> float | None:
         """Error of the mean difference of FID: the greater of the two estimates."""
@@ -80,6 +88,6 @@ class Distances:
         return max(float(np.hypot.reduce(errors)) / len(errors), over_seeds or 0.0)
 
 
-def _estimate(values: list[float]) -> dict[str, float | None]:
+def _estimate(values: list[float]) -> Estimate:
     mean, error = mean_and_standard_error(values)
-    return {"mean": mean, "se": error}
+    return Estimate(mean=mean, se=error)

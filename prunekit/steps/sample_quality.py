@@ -5,7 +5,6 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -15,10 +14,13 @@ from prunekit._files import atomic_path
 from prunekit.checkpoint import ModelSpec
 from prunekit.data import ImageSplit
 from prunekit.errors import InputError
-from prunekit.evaluation import GroupLoss, group_losses, paired_difference
+from prunekit.evaluation import group_losses, paired_difference
 from prunekit.extractors import Choice, Extractor, choose_extractor
 from prunekit.groups import TimestepGroups
 from prunekit.recipe import AllocationOptions, EvaluationOptions
+from prunekit.results.estimate import Estimate, LossEstimate
+from prunekit.results.expert_results import Evaluation, GroupLoss, Metrics
+from prunekit.results.formats import EVALUATION
 from prunekit.sampling import Sampler, make_sampler, to_images
 from prunekit.schedule import Parameterization, Parameterized
 from prunekit.steps.distances import Distances
@@ -81,14 +83,20 @@ class Setting(Parameterized):
 
 @dataclass(frozen=True, eq=False)
 class Measured:
-    """Image metrics of several models, JSON-able, and the first images of each model, uint8 (count, C, H, W)."""
+    """Image metrics of several models, and the first images of each model, uint8 (count, C, H, W)."""
 
-    metrics: dict[str, Any]
+    metrics: Metrics
     grids: dict[str, Tensor]
 
 
-def measure_losses(setting: Setting, models: Mapping[str, nn.Module], reference: str = "base") -> list[dict[str, Any]]:
-    """Held-out denoising loss of every model per timestep group, and the paired difference of each from the reference."""
+def measure_losses(setting: Setting, models: Mapping[str, nn.Module], reference: str = "base") -> list[GroupLoss]:
+    """Held-out denoising loss of every model per timestep group, and the paired difference of the expert from the reference.
+
+    Args:
+        setting: see :class:`Setting`.
+        models: by the fields of :class:`prunekit.results.expert_results.GroupLoss`.
+        reference: name of the model that the expert is compared with.
+    """
     held_out = setting.images.held_out
     classes = classes_for(held_out, setting.spec) if setting.spec else None
     objective = DenoisingObjective(held_out.images, setting.parameterization, classes, held_out.name)
@@ -99,14 +107,14 @@ def measure_losses(setting: Setting, models: Mapping[str, nn.Module], reference:
     }
     rows = []
     for group in setting.groups:
-        row: dict[str, Any] = {"group": group.index}
-        for name in models:
-            loss: GroupLoss = losses[name][group.index]
-            row[name] = {"mean": loss.mean, "se": loss.standard_error}
-        if "expert" in models and reference in models:
-            mean, error = paired_difference(losses[reference][group.index], losses["expert"][group.index])
-            row["difference"] = {"mean": mean, "se": error}
-        rows.append(row)
+        own = {name: found[group.index] for name, found in losses.items()}
+        row: dict[str, Estimate] = {
+            name: LossEstimate(mean=loss.mean, se=loss.standard_error) for name, loss in own.items()
+        }
+        if "expert" in own and reference in own:
+            mean, error = paired_difference(own[reference], own["expert"])
+            row["difference"] = Estimate(mean=mean, se=error)
+        rows.append(GroupLoss.joined(group=group.index, **row))
     return rows
 
 
@@ -151,29 +159,28 @@ def measure_samples(
             if report is not None:
                 report(model_name, done, total)
     rows = [
-        {
-            "model": model_name,
-            **distances.row(model_name, "base"),
-            "seconds_per_image": float(np.median(taken)),
-            "mean_macs": macs[model_name],
-            "mac_ratio": macs[model_name] / macs["base"] if "base" in macs else None,
-        }
+        distances.row(model_name, "base").model_copy(
+            update={
+                "seconds_per_image": float(np.median(taken)),
+                "mean_macs": macs[model_name],
+                "mac_ratio": macs[model_name] / macs["base"] if "base" in macs else None,
+            }
+        )
         for model_name, taken in seconds.items()
     ]
-    return Measured(
-        {
-            **distances.describe(),
-            "count": options.samples,
-            "count_real": len(setting.images.train.images),
-            "sampler": allocation.sampler,
-            "steps": allocation.steps,
-            **({"scheduler": dict(setting.schedule.scheduler)} if setting.schedule.scheduler else {}),
-            "seeds": list(options.seeds),
-            "threads": torch.get_num_threads(),
-            "rows": rows,
-        },
-        grids,
+    extra = {"no_features": distances.no_features, "scheduler": dict(setting.schedule.scheduler) or None}
+    metrics = Metrics.joined(
+        **{name: value for name, value in extra.items() if value is not None},
+        features=distances.features,
+        count=options.samples,
+        count_real=len(setting.images.train.images),
+        sampler=allocation.sampler,
+        steps=allocation.steps,
+        seeds=list(options.seeds),
+        threads=torch.get_num_threads(),
+        rows=rows,
     )
+    return Measured(metrics, grids)
 
 
 def check_extractor(images: ImageSplit, options: EvaluationOptions | None) -> None:
@@ -192,7 +199,7 @@ def measure_all(
     sampled: Mapping[str, nn.Module],
     macs: Mapping[str, float],
     report: Callable[[str, int, int], None] | None = None,
-) -> tuple[dict[str, Any], Mapping[str, Tensor]]:
+) -> tuple[Evaluation, Mapping[str, Tensor]]:
     """Measure losses of some models and samples of others, on the GPU if there is one. For latents, only losses are measured.
 
     Args:
@@ -203,15 +210,15 @@ def measure_all(
         report: see :func:`measure_samples`.
 
     Returns:
-        ``losses`` and, for pictures, ``metrics``, JSON-able; and the first images of each model, uint8 (count, C, H, W).
+        Losses and, for pictures, metrics; and the first images of each model, uint8 (count, C, H, W).
     """
     with placed(*models.values(), *sampled.values()):
         check_extractor(setting.images, setting.options if setting.extractor is None else None)
         losses = measure_losses(setting, models)
         if setting.images.train.latent:
-            return {"losses": losses}, {}
+            return Evaluation(format=EVALUATION, losses=losses), {}
         measured = measure_samples(setting, sampled, macs, report)
-    return {"losses": losses, "metrics": measured.metrics}, measured.grids
+    return Evaluation(format=EVALUATION, losses=losses, metrics=measured.metrics), measured.grids
 
 
 def save_images(images: Tensor, path: Path) -> None:

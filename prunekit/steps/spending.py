@@ -1,17 +1,17 @@
 """Costs of a run's stages, as rows of the ledger, and of the base's training."""
 
 from collections.abc import Mapping, Sequence
-from importlib.resources import files
-from typing import Any
+from importlib.resources import as_file, files
 
 import numpy as np
 
-from prunekit._json import read_document
+from prunekit._json import read_json
 from prunekit._missing import EMBEDDED
 from prunekit.checkpoint import Base
 from prunekit.ledger import BASE_TRAINING, LedgerRow, both_ways, forwards
 from prunekit.recipe import PruneOptions
-from prunekit.report.forms import HeadForm
+from prunekit.results.expert_results import BaseManifest
+from prunekit.results.manifest_head import BaseTraining
 from prunekit.search import SearchResult, proxy_samples
 from prunekit.slim import SlimModel
 from prunekit.steps.budgets import evaluations
@@ -22,7 +22,7 @@ __all__ = ["base_training", "spent_on_looks", "spent_on_losses", "spent_on_sampl
 _REPAIRING = ("bias", "least-squares", "repaired-recovery")
 
 
-def base_training(checkpoint: str | None, base: Base, macs: int, ledger: Sequence[LedgerRow]) -> dict[str, Any] | None:
+def base_training(checkpoint: str | None, base: Base, macs: int, ledger: Sequence[LedgerRow]) -> BaseTraining | None:
     """Samples and MACs of the base's training, and where these figures come from; None if they were not recorded.
 
     Args:
@@ -34,15 +34,16 @@ def base_training(checkpoint: str | None, base: Base, macs: int, ledger: Sequenc
     known, source = [row for row in ledger if row.stage == BASE_TRAINING and row.kind == "training"], "this run"
     if not known and checkpoint is not None and checkpoint.startswith(EMBEDDED):
         name = checkpoint.removeprefix(EMBEDDED)
-        shipped = read_document(files("prunekit") / "assets" / f"{name}-base.json", HeadForm)  # type: ignore[arg-type]
-        rows = [LedgerRow.from_json(row) for row in shipped.get("ledger") or ()]
+        with as_file(files("prunekit") / "assets" / f"{name}-base.json") as path:
+            shipped = BaseManifest.of(read_json(path), str(path))
+        rows = list(map(LedgerRow.from_json, shipped.ledger or ()))
         known, source = [row for row in rows if row.stage == BASE_TRAINING and row.kind == "training"], "its own run"
     steps, batch_size = base.provenance.get("steps"), base.provenance.get("batch_size")
     if not known and isinstance(steps, int) and isinstance(batch_size, int):
         known, source = [both_ways(BASE_TRAINING, "training", steps * batch_size, macs)], "the checkpoint's provenance"
     if not known:
         return None
-    return {"samples": known[0].samples, "macs": known[0].macs, "known_from": source}
+    return BaseTraining(samples=known[0].samples, macs=known[0].macs, known_from=source)
 
 
 def spent_on_search(

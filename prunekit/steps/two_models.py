@@ -3,7 +3,6 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import prunekit
 from prunekit._files import atomic_folder, write_json
@@ -12,16 +11,17 @@ from prunekit._kinds import FolderKind, has_format
 from prunekit.consistency import Consistency, ConsistencyOptions, Denoiser, measure_consistency
 from prunekit.errors import InputError
 from prunekit.report import curves_png, pairs_png
+from prunekit.results.consistency_results import ConsistencyFile
+from prunekit.results.formats import CONSISTENCY
 from prunekit.sampling import to_images
 from prunekit.steps.budgets import evaluations
 from prunekit.steps.opening import Opened
 from prunekit.training import weights_hash
 
-__all__ = ["FOLDER", "FORMAT", "Compared", "check_folder", "compare", "write_comparison"]
+__all__ = ["FOLDER", "Compared", "check_folder", "compare", "write_comparison"]
 
-FORMAT = "prunekit-consistency/1"
 _FIGURES = "consistency.json"
-FOLDER = FolderKind("comparison", ("pairs.png", "curves.png"), marker=_FIGURES, is_ours=has_format(FORMAT))
+FOLDER = FolderKind("comparison", ("pairs.png", "curves.png"), marker=_FIGURES, is_ours=has_format(CONSISTENCY))
 """Files that :func:`write_comparison` may replace."""
 
 
@@ -30,7 +30,7 @@ class Compared:
     """The consistency of two models, and the content of ``consistency.json``."""
 
     found: Consistency
-    data: dict[str, Any]
+    data: ConsistencyFile
 
 
 def check_folder(folder: Path) -> None:
@@ -85,15 +85,16 @@ def compare(
         }
         for letter, name, opened, denoiser in zip("ab", names, (a, b), (one, other), strict=True)
     }
-    head = {"format": FORMAT, "prunekit": prunekit.__version__, "models": models}
-    return Compared(found, {**head, "noise_schedule": a.schedule.to_config(), **found.to_json()})
+    head = {"format": CONSISTENCY, "prunekit": prunekit.__version__, "models": models}
+    data = {**head, "noise_schedule": a.schedule.to_config(), **found.to_json()}
+    return Compared(found, ConsistencyFile.of(data, "The comparison"))
 
 
 def write_comparison(compared: Compared, folder: Path) -> None:
     """Write ``consistency.json``, ``pairs.png`` and ``curves.png``, either all or none."""
-    names = [compared.data["models"][letter]["name"] for letter in "ab"]
+    names = [compared.data.models[letter].name for letter in "ab"]
     a, b, shuffled = (to_images(images).permute(0, 2, 3, 1).numpy() for images in compared.found.images)
     with atomic_folder(folder, FOLDER) as part:
-        write_json(part / _FIGURES, compared.data)
+        write_json(part / _FIGURES, compared.data.to_json())
         pairs_png(a, b, shuffled, names, part / "pairs.png")
         curves_png(compared.data, part / "curves.png")

@@ -9,7 +9,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 from torch import Tensor, nn
 
@@ -22,6 +21,7 @@ from prunekit.groups import TimestepGroups
 from prunekit.ledger import LedgerRow, spent_on_training
 from prunekit.nets import MultiDecoderUNet, TimestepExperts
 from prunekit.recipe import EvaluationOptions, MultistageOptions
+from prunekit.results.learning_results import MultistageRow
 from prunekit.schedule import Parameterization, Parameterized
 from prunekit.slim import SlimModel
 from prunekit.steps.bases import seeded_weights
@@ -86,7 +86,7 @@ class Contest(Parameterized):
 
     def run(
         self, network: str, groups: TimestepGroups, seed: int, checkpoints: Path, report: Reporter | None = None
-    ) -> tuple[dict[str, Any], nn.Module]:
+    ) -> tuple[MultistageRow, list[LedgerRow], nn.Module]:
         """Train one network and measure it during the training.
 
         Args:
@@ -97,7 +97,7 @@ class Contest(Parameterized):
             report: is told the progress of the training.
 
         Returns:
-            The measurements, JSON-able, and the trained network.
+            The measurements, what the training cost, and the trained network.
         """
         parts, samplers = self._parts(network, groups, seed), self._samplers(network, groups)
         part_macs = [self._part_macs(part) for part in parts]
@@ -122,20 +122,20 @@ class Contest(Parameterized):
             then = self._joined(
                 [with_weights(part, states[look]) for part, states in zip(parts, looks, strict=True)], groups
             )
-            curve.append({"training_macs": macs_then, **self.judge(then, groups)})
+            curve.append(self.judge(then, groups, training_macs=macs_then))
         model = self._joined(parts, groups)
         stage_macs = part_macs[0] if network in ("equal", "tailored") else [own[0] for own in part_macs]
-        return {
-            "network": network,
-            "grouping": groups.method,
-            "cuts": list(groups.cuts),
-            "seed": seed,
-            "stage_macs": list(stage_macs),
-            "sampling_macs": self._sampling_macs(list(stage_macs), groups),
-            "params": sum(parameter.numel() for parameter in model.parameters()),
-            "curve": curve,
-            "ledger": [row.to_json() for row in ledger],
-        }, model
+        row = MultistageRow(
+            network=network,
+            grouping=groups.method,
+            cuts=list(groups.cuts),
+            seed=seed,
+            stage_macs=list(stage_macs),
+            sampling_macs=self._sampling_macs(list(stage_macs), groups),
+            params=sum(parameter.numel() for parameter in model.parameters()),
+            curve=curve,
+        )
+        return row, ledger, model
 
     def _whole_looks(self, steps: float) -> int:
         """Steps rounded to a multiple of the looks, so that the last look is at the end."""

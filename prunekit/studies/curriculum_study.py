@@ -2,13 +2,14 @@
 
 from functools import cached_property, partial
 from pathlib import Path
-from typing import Any
 
 from prunekit.checkpoint import ModelSpec
 from prunekit.cost import count_macs
 from prunekit.ledger import forwards, spent_on_training
 from prunekit.recipe import CurriculumOptions, CurriculumRecipe
 from prunekit.report import write_any_report
+from prunekit.results.learning_results import CurriculumManifest, CurriculumRow, Network
+from prunekit.results.stage_files import StageFacts
 from prunekit.runs.manifest import environment, write_manifest
 from prunekit.runs.observing import training_reporter
 from prunekit.runs.resumable import ResumableRun
@@ -68,7 +69,7 @@ class CurriculumRun(ResumableRun[CurriculumRecipe]):
         kind = recipe.base.parameterization
         return Judge(self.images, kind, options.sampler, options.sampling_steps, recipe.evaluation)
 
-    def _inputs(self, entry: str) -> dict[str, Any]:
+    def _inputs(self, entry: str) -> dict[str, object]:
         """Everything that decides an entry's results; seeds and entries may be added later."""
         options = self.options
         sections = {name: getattr(self.recipe, name) for name in ("base", "data", "evaluation")}
@@ -76,7 +77,7 @@ class CurriculumRun(ResumableRun[CurriculumRecipe]):
         shared = {"looks": options.looks, "sampler": options.sampler, "sampling_steps": options.sampling_steps}
         return {**sections, "images": self._data_hash(), "shared": shared, "changes": changes}
 
-    def _train(self, name: str, entry: str, settings: TrainOptions, seed: int) -> dict[str, Any]:
+    def _train(self, name: str, entry: str, settings: TrainOptions, seed: int) -> StageFacts:
         judge, looks = self.judge, self.options.looks
         steps = max(1, round(settings.steps / looks)) * looks  # so that the last look is at the end of the training
         settings = TrainOptions(**{**vars(settings), "steps": steps, "seed": seed})
@@ -87,7 +88,7 @@ class CurriculumRun(ResumableRun[CurriculumRecipe]):
         report = training_reporter(self.observer, name)
         train(model, objective, sampler, settings, self._checkpoints(name), report, [snapshots])
         curve = [
-            {"steps": done, "training_macs": 3 * self.macs * settings.batch_size * done, **judge(network)}
+            judge(network, steps=done, training_macs=3 * self.macs * settings.batch_size * done)
             for (done, _), network in zip(snapshots.kept, snapshots.networks(model), strict=True)
         ]
         self._drop_checkpoints(name)
@@ -96,16 +97,16 @@ class CurriculumRun(ResumableRun[CurriculumRecipe]):
         looked = [spent_on_losses(name, judge.setting, [[self.macs]])]
         looked.append(spent_on_sampling(name, judge.setting, {entry: self.macs}))
         rows += [forwards(name, row.kind, looks * row.samples, looks * row.macs) for row in looked]
-        row = {"entry": entry, "seed": seed, "curve": curve}
-        return {"curriculum": row, "ledger": [each.to_json() for each in rows]}
+        row = CurriculumRow(entry=entry, seed=seed, curve=curve)
+        return StageFacts(curriculum=row, ledger=[each.entry for each in rows])
 
-    def _manifest(self, names: list[str]) -> dict[str, Any]:
+    def _manifest(self, names: list[str]) -> CurriculumManifest:
         evaluation = self.judge.evaluation
-        return {
-            **environment(self.recipe, self.done),
-            "seeds": {"training": list(self.options.seeds), "sampling": list(evaluation.seeds)},
-            "seconds": {name: stage["seconds"] for name, stage in self.done.items()},
-            "base": {"macs": self.macs},
-            "ledger": self._ledger(),
-            "curriculum": [self.done[name]["facts"]["curriculum"] for name in names],
-        }
+        return CurriculumManifest.joined(
+            environment(self.recipe, self.done),
+            seeds={"training": list(self.options.seeds), "sampling": list(evaluation.seeds)},
+            seconds=self._seconds(),
+            base=Network(macs=self.macs),
+            ledger=self._ledger(),
+            curriculum=[self.done[name].results.curriculum for name in names],
+        )

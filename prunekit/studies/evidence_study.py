@@ -8,7 +8,6 @@ import shutil
 from dataclasses import replace
 from functools import cached_property, partial
 from pathlib import Path
-from typing import Any
 
 from torch import nn
 
@@ -22,7 +21,10 @@ from prunekit.nets import TimestepExperts, load_experts
 from prunekit.nets.experts import FOLDER as EXPERTS
 from prunekit.recipe import MEASURED_METHODS, EvidenceOptions, EvidenceRecipe, ExpertsRecipe, FinetuneOptions, slug
 from prunekit.report import report_writer
-from prunekit.report.forms import read_manifest
+from prunekit.results.evidence_results import EvidenceManifest, EvidenceRow
+from prunekit.results.expert_results import BaseManifest, ExpertsManifest
+from prunekit.results.reading_manifests import Manifest, of_kind, read_manifest
+from prunekit.results.stage_files import StageFacts
 from prunekit.runs.experts_run import Run
 from prunekit.runs.manifest import environment, write_manifest
 from prunekit.runs.observing import Within
@@ -106,7 +108,7 @@ class EvidenceRun(ResumableRun[EvidenceRecipe]):
         """The object that measures the networks."""
         return SideBySide(self.setting, self.folder / _IMAGES)
 
-    def _common(self) -> dict[str, Any]:
+    def _common(self) -> dict[str, object]:
         """Everything that all figures depend on."""
         sections = {name: getattr(self.recipe, name) for name in ("base", "data", "evaluation")}
         sampling = [self.recipe.allocation.sampler, self.recipe.allocation.steps]
@@ -132,28 +134,29 @@ class EvidenceRun(ResumableRun[EvidenceRecipe]):
             cut, schedule, allocation.budget, rule=allocation.rule, sampler=sampler, steps=steps, floor=allocation.floor
         )
 
-    def _measure_base(self) -> dict[str, Any]:
+    def _measure_base(self) -> StageFacts:
         model, macs = self.base.model, float(self.base_macs)
         figures, rows = self.scales.of("base", model, [self.base_macs] * len(self.setting.groups), macs)
         spent = {"base": self._base_training, "search": 0, "fine-tuning": 0}
         parameters = sum(parameter.numel() for parameter in model.parameters())
-        row = {
-            "entry": "base",
-            "group": "base",
-            "seed": None,
-            "sampling_macs": macs,
-            "params": parameters,
-            "training_macs": spent,
-        }
-        return {"evidence": {**row, **figures, "experts": []}, "ledger": rows}
+        row = EvidenceRow.joined(
+            figures,
+            entry="base",
+            group="base",
+            seed=None,
+            sampling_macs=macs,
+            params=parameters,
+            training_macs=spent,
+            experts=[],
+        )
+        return StageFacts(evidence=row, ledger=[each.entry for each in rows])
 
     @property
     def _base_training(self) -> int:
         """MACs of the base's training."""
-        rows = read_manifest(self.folder / "base")["ledger"]
-        return making_macs(map(LedgerRow.from_json, rows))[0]
+        return making_macs(map(LedgerRow.from_json, read_manifest(self.folder / "base").ledger or ()))[0]
 
-    def _entry(self, name: str, seed: int) -> dict[str, Any]:
+    def _entry(self, name: str, seed: int) -> StageFacts:
         folder, recipe = self._entry_folder(name), self.recipe.entry(name)
         others = [self._entry_folder(other) for other in self.options.entries if other != name]
         run = partial(
@@ -167,7 +170,7 @@ class EvidenceRun(ResumableRun[EvidenceRecipe]):
         pruned.make_all()
         tuning = self._tuning(name, seed, recipe.finetune, pruned)
         tuned = run(pruned.recipe.model_copy(update={"finetune": tuning}))
-        manifest = read_manifest(tuned.make_all().parent)
+        manifest = of_kind(ExpertsManifest, read_manifest(tuned.make_all().parent))
         experts = load_experts(folder / "experts")
         mean = experts.mean_macs(
             evaluations(self.base.schedule, self.setting.allocation.sampler, self.setting.allocation.steps)
@@ -177,22 +180,24 @@ class EvidenceRun(ResumableRun[EvidenceRecipe]):
         with atomic_folder(folder / f"seed-{seed}", _SEED) as part:
             shutil.copytree(folder / "experts", part, dirs_exist_ok=True)
             shutil.copy2(folder / "manifest.json", part)  # other seeds overwrite it
-        row = {
-            "entry": name,
-            "group": self.options.entries[name].kind,
-            "seed": seed,
-            "sampling_macs": mean,
-            "params": sum(experts.params),
-        }
-        made = [LedgerRow.from_json(each) for each in manifest["ledger"]]
-        row |= {"training_macs": _spent(made, recipe.finetune), "experts": manifest["experts"]}
+        made = list(map(LedgerRow.from_json, manifest.ledger or ()))
+        row = EvidenceRow.joined(
+            figures,
+            entry=name,
+            group=self.options.entries[name].kind,
+            seed=seed,
+            sampling_macs=mean,
+            params=sum(experts.params),
+            training_macs=_spent(made, recipe.finetune),
+            experts=manifest.experts,
+        )
         once = [
             each
             for each in made
             if each.stage != BASE_TRAINING and (seed == self.options.seeds_of(name)[0] or each.kind in _TUNING)
         ]
-        spent = [replace(each, stage=f"{name}, seed {seed}: {each.stage}").to_json() for each in once]
-        return {"evidence": {**row, **figures}, "ledger": [*spent, *rows]}
+        spent = [replace(each, stage=f"{name}, seed {seed}: {each.stage}") for each in once]
+        return StageFacts(evidence=row, ledger=[each.entry for each in (*spent, *rows)])
 
     def _tuning(self, name: str, seed: int, options: FinetuneOptions, pruned: Run) -> FinetuneOptions:
         """The fine-tuning options with as many steps as the search has left MACs for.
@@ -200,11 +205,12 @@ class EvidenceRun(ResumableRun[EvidenceRecipe]):
         Raises:
             InputError: the search has left less than one step.
         """
-        made = [LedgerRow.from_json(row) for row in read_manifest(pruned.folder)["ledger"]]
+        made = map(LedgerRow.from_json, read_manifest(pruned.folder).ledger or ())
         base, spent = making_macs(made)
         whole = self.options.training * base + (base if options.from_scratch else 0)
         taught = self.base_macs if options.distillation else 0
-        macs = [stage["facts"]["expert"]["macs"] for stage in pruned.done.values() if "expert" in stage["facts"]]
+        found = [stage.results.expert for stage in pruned.done.values()]
+        macs = [expert.macs for expert in found if expert is not None]
         step = options.train.batch_size * sum(3 * each + taught for each in macs)
         steps = int((whole - spent) // step)
         if steps < 1:
@@ -218,12 +224,12 @@ class EvidenceRun(ResumableRun[EvidenceRecipe]):
         """Mean MACs per sample over the timesteps of each group for which losses are reported."""
         return [round(experts.mean_macs(list(range(group.start, group.stop)))) for group in self.setting.groups]
 
-    def _time(self) -> dict[str, Any]:
+    def _time(self) -> StageFacts:
         """Measure wall time per image of the base and one seed of every entry, in turn; an entry's seeds have the same widths."""
         networks: dict[str, nn.Module] = {"base": self.base.model}
         for name in self.options.entries:
             networks[name] = load_experts(self._last_of(name))
-        return {"seconds_per_image": self.scales.seconds(networks, self.options.timed_images)}
+        return StageFacts(seconds_per_image=self.scales.seconds(networks, self.options.timed_images))
 
     def _entry_folder(self, name: str) -> Path:
         return self.folder / "entries" / slug(name)
@@ -236,35 +242,32 @@ class EvidenceRun(ResumableRun[EvidenceRecipe]):
         """Folder of an entry's experts for its last seed."""
         return self._entry_folder(name) / f"seed-{self.options.seeds_of(name)[-1]}"
 
-    def _method(self) -> dict[str, Any]:
+    def _method(self) -> Manifest:
         """The manifest of the headline's last seed; earlier versions wrote only one for all seeds."""
         last = self._last_of(self.options.headline)
         return read_manifest(last if (last / "manifest.json").is_file() else self._entry_folder(self.options.headline))
 
-    def _manifest(self, stages: list[str]) -> dict[str, Any]:
-        base = read_manifest(self.folder / "base")
-        seconds = self.done["wall time"]["facts"]["seconds_per_image"]
-        rows = [self.done[stage]["facts"]["evidence"] for stage in ("base", *stages)]
-        return {
-            **environment(self.recipe, self.done),
-            "seeds": {
+    def _manifest(self, stages: list[str]) -> EvidenceManifest:
+        base = of_kind(BaseManifest, read_manifest(self.folder / "base"))
+        seconds = self.done["wall time"].results.seconds_per_image or {}
+        rows = [row for stage in ("base", *stages) if (row := self.done[stage].results.evidence) is not None]
+        return EvidenceManifest.joined(
+            environment(self.recipe, self.done),
+            seeds={
                 "base": self.recipe.base.train.seed,
                 "finetune": list(self.options.seeds),
                 "sampling": list(self.setting.options.seeds),
             },
-            "seconds": {
-                **{f"base: {name}": took for name, took in base["seconds"].items()},
-                **{name: stage["seconds"] for name, stage in self.done.items()},
-            },
-            "base": base["base"],
-            "reference": "base",
-            "headline": self.options.headline,
-            "method": self._method(),
-            "groups": [group.start for group in self.setting.groups][1:],
-            "metrics": self.scales.describe(),
-            "evidence": [{**row, "seconds_per_image": seconds[row["entry"]]} for row in rows],
-            "ledger": [*base["ledger"], *self._ledger()],
-        }
+            seconds={f"base: {name}": took for name, took in (base.seconds or {}).items()} | self._seconds(),
+            base=base.base,
+            reference="base",
+            headline=self.options.headline,
+            method=self._method(),
+            groups=[group.start for group in self.setting.groups][1:],
+            metrics=self.scales.describe(),
+            evidence=[row.model_copy(update={"seconds_per_image": seconds[row.entry]}) for row in rows],
+            ledger=[*(base.ledger or ()), *self._ledger()],
+        )
 
 
 _TUNING = ("training", "teacher", "ema")

@@ -2,13 +2,14 @@
 
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any
 
 from torch import nn
 
 from prunekit.data import ImageSplit
 from prunekit.groups import TimestepGroups
 from prunekit.recipe import AllocationOptions, EvaluationOptions
+from prunekit.results.expert_results import GroupLoss
+from prunekit.results.learning_results import Look
 from prunekit.schedule import Parameterization, Parameterized
 from prunekit.steps.sample_quality import Setting, measure_losses, measure_samples
 
@@ -40,16 +41,34 @@ class Judge(Parameterized):
         sampling = AllocationOptions(sampler=self.sampler, steps=self.sampling_steps)
         return Setting(self.images, whole, self.parameterization, sampling, self.evaluation)
 
-    def __call__(self, model: nn.Module, groups: TimestepGroups | None = None) -> dict[str, Any]:
-        """Held-out losses on all timesteps and on every group; FID and KID if an extractor knows the pictures. JSON-able."""
+    def __call__(self, model: nn.Module, groups: TimestepGroups | None = None, **known: int) -> Look:
+        """Held-out losses on all timesteps and on every group; FID and KID if an extractor knows the pictures.
+
+        Args:
+            model: the network.
+            groups: the timestep groups; None for none.
+            known: ``training_macs`` and, if counted, ``steps`` of the network.
+        """
         setting = self.setting
         (loss,) = measure_losses(setting, {"model": model})
         stages = measure_losses(replace(setting, groups=groups), {"model": model}) if groups else []
         metrics = measure_samples(setting, {"model": model}, {"model": 0.0}).metrics
-        row = metrics["rows"][0]
-        return {
-            "loss": loss["model"]["mean"],
-            "stage_losses": [stage["model"]["mean"] for stage in stages],
-            **{measure: row[measure] and row[measure]["mean"] for measure in ("fid", "kid")},
-            **{key: metrics[key] for key in ("features", "no_features", "count", "count_real") if key in metrics},
-        }
+        (row,) = metrics.rows
+        return Look.joined(
+            **known,
+            loss=_mean(loss),
+            stage_losses=[_mean(stage) for stage in stages],
+            fid=row.fid and row.fid.mean,
+            kid=row.kid and row.kid.mean,
+            features=metrics.features,
+            **({} if metrics.no_features is None else {"no_features": metrics.no_features}),
+            count=metrics.count,
+            count_real=metrics.count_real,
+        )
+
+
+def _mean(loss: GroupLoss) -> float:
+    """The loss of the one network that was measured."""
+    if loss.model is None:
+        raise AssertionError("the network's loss was not measured")
+    return loss.model.mean

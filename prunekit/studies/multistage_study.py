@@ -4,7 +4,6 @@ from collections.abc import Iterator
 from dataclasses import asdict, replace
 from functools import cached_property, partial
 from pathlib import Path
-from typing import Any
 
 from prunekit._files import write_json
 from prunekit._json import read_json
@@ -13,6 +12,10 @@ from prunekit.groups import TimestepGroups
 from prunekit.ledger import both_ways
 from prunekit.recipe import MultistageOptions, MultistageRecipe
 from prunekit.report import grouping_png, write_any_report
+from prunekit.results.formats import GROUPS
+from prunekit.results.learning_results import MultistageManifest, Unified
+from prunekit.results.planning_files import GroupsFile
+from prunekit.results.stage_files import StageFacts
 from prunekit.runs.manifest import environment, write_manifest
 from prunekit.runs.observing import training_reporter
 from prunekit.runs.resumable import ResumableRun, Stage
@@ -85,7 +88,7 @@ class MultistageRun(ResumableRun[MultistageRecipe]):
         return None if checkpoint is None else open_base(checkpoint, asked=self.recipe.base.asked)
 
     @property
-    def _inputs(self) -> dict[str, Any]:
+    def _inputs(self) -> dict[str, object]:
         """Everything that decides all results; seeds, networks and groupings may be added later."""
         shared = asdict(self.options)
         for later in ("seeds", "networks", "groupings"):
@@ -108,7 +111,7 @@ class MultistageRun(ResumableRun[MultistageRecipe]):
         after = () if unified else f"grouping {grouping}"
         return self._planned(name, self._inputs, outputs, partial(self._train, name, network, grouping, seed), after)
 
-    def _cut(self, grouping: int) -> dict[str, Any]:
+    def _cut(self, grouping: int) -> StageFacts:
         options = self.options.groupings[grouping]
         base = None
         if options.method == "gradient":
@@ -120,36 +123,37 @@ class MultistageRun(ResumableRun[MultistageRecipe]):
         if found.evidence.matrix is not None:
             grouping_png(found, self.folder / _picture_file(grouping))
         spent = both_ways(f"grouping {grouping}", "grouping", samples, self.contest.macs)
-        return {"ledger": [spent.to_json()] if samples else []}
+        return StageFacts(ledger=[spent.entry] if samples else [])
 
-    def _train(self, name: str, network: str, grouping: int, seed: int) -> dict[str, Any]:
+    def _train(self, name: str, network: str, grouping: int, seed: int) -> StageFacts:
         contest = self.contest
         if network == "unified":
             groups = TimestepGroups.from_cuts(contest.schedule.num_timesteps, [])
         else:
             groups = TimestepGroups.from_json(read_json(self.folder / _groups_file(grouping)))
-        row, model = contest.run(network, groups, seed, self._checkpoints(name), training_reporter(self.observer, name))
+        report = training_reporter(self.observer, name)
+        row, ledger, model = contest.run(network, groups, seed, self._checkpoints(name), report)
         if network == "unified":
             base = Base(model, contest.spec, contest.parameterization, self.images.about())
             save_base(base, self.folder / f"{_UNIFIED}-{seed}.pt")
         self._drop_checkpoints(name)
         setting = replace(contest.judge.setting, groups=groups)
-        looks = spent_on_looks(name, setting, row["stage_macs"], row["sampling_macs"], self.options.looks)
-        trained = [{**entry, "stage": name} for entry in row.pop("ledger")]
-        return {"multistage": row, "ledger": [*trained, *(entry.to_json() for entry in looks)]}
+        looks = spent_on_looks(name, setting, row.stage_macs, row.sampling_macs, self.options.looks)
+        trained = [replace(entry, stage=name) for entry in ledger]
+        return StageFacts(multistage=row, ledger=[entry.entry for entry in (*trained, *looks)])
 
-    def _manifest(self, names: list[str]) -> dict[str, Any]:
-        rows = [self.done[name]["facts"]["multistage"] for name in names]
+    def _manifest(self, names: list[str]) -> MultistageManifest:
         contest = self.contest
-        return {
-            **environment(self.recipe, self.done),
-            "seeds": {"training": list(self.options.seeds), "sampling": list(contest.evaluation.seeds)},
-            "seconds": {name: stage["seconds"] for name, stage in self.done.items()},
-            "unified": {"macs": contest.macs, "training_macs": contest.budget},
-            "groupings": [read_json(self.folder / _groups_file(i)) for i in range(len(self.options.groupings))],
-            "multistage": rows,
-            "ledger": self._ledger(),
-        }
+        cut = [self.folder / _groups_file(i) for i in range(len(self.options.groupings))]
+        return MultistageManifest.joined(
+            environment(self.recipe, self.done),
+            seeds={"training": list(self.options.seeds), "sampling": list(contest.evaluation.seeds)},
+            seconds=self._seconds(),
+            unified=Unified(macs=contest.macs, training_macs=contest.budget),
+            groupings=[GroupsFile.of(read_json(path, GROUPS), str(path)) for path in cut],
+            multistage=[self.done[name].results.multistage for name in names],
+            ledger=self._ledger(),
+        )
 
 
 _UNIFIED = "unified"

@@ -4,13 +4,15 @@ import statistics
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from prunekit.consistency import Likeness, image_likeness
+from prunekit.ledger import LedgerRow
+from prunekit.results.estimate import Estimate
+from prunekit.results.evidence_results import EvidenceMetrics, Figures
 from prunekit.sampling import to_images
 from prunekit.steps.distances import Distances
 from prunekit.steps.placing import placed
@@ -37,8 +39,8 @@ class SideBySide:
 
     def of(
         self, name: str, model: nn.Module, macs: Sequence[int], mean_macs: float, *, keep: bool = True
-    ) -> tuple[dict[str, Any], list[dict[str, Any]]]:
-        """Figures of a network, JSON-able, and the cost of measuring them, as rows of a ledger.
+    ) -> tuple[Figures, list[LedgerRow]]:
+        """Figures of a network, and the cost of measuring them, as rows of a ledger.
 
         Args:
             name: name of the file of images.
@@ -49,33 +51,36 @@ class SideBySide:
         """
         setting = self._setting
         with placed(model):
-            losses = [row["model"] for row in measure_losses(setting, {"model": model})]
+            measured = measure_losses(setting, {"model": model})
             images = to_images(setting.sampler(model, setting.options.samples, setting.options.seeds[0]))
         if keep:
             save_images(images[: setting.options.grid], self._images.parent.parent / "samples" / f"{name}.npz")
         if name == "base":
             save_images(images, self._images)
-        figures = {
-            "losses": losses,
-            "loss": statistics.fmean(loss["mean"] for loss in losses),
+        losses = [row.model for row in measured if row.model is not None]
+        figures = Figures.joined(
+            losses=losses,
+            loss=statistics.fmean(loss.mean for loss in losses),
             **self._distances(name, images),
-            "ssim": self._likeness(images).mean("ssim"),
-        }
-        spent = [spent_on_losses(name, setting, [macs]), spent_on_sampling(name, setting, {name: mean_macs})]
-        return figures, [row.to_json() for row in spent]
+            ssim=self._likeness(images).mean("ssim"),
+        )
+        return figures, [spent_on_losses(name, setting, [macs]), spent_on_sampling(name, setting, {name: mean_macs})]
 
-    def describe(self) -> dict[str, Any]:
+    def describe(self) -> EvidenceMetrics:
         """How images were made and compared."""
         setting = self._setting
-        return {
-            **Distances(setting.images.train.images, setting.choice).describe(),
-            "count": setting.options.samples,
-            "count_real": len(setting.images.train.images),
-            "sampler": setting.allocation.sampler,
-            "steps": setting.allocation.steps,
-            "seed": setting.options.seeds[0],
-            "threads": torch.get_num_threads(),
-        }
+        distances = Distances(setting.images.train.images, setting.choice)
+        none = {} if distances.no_features is None else {"no_features": distances.no_features}
+        return EvidenceMetrics.joined(
+            **none,
+            features=distances.features,
+            count=setting.options.samples,
+            count_real=len(setting.images.train.images),
+            sampler=setting.allocation.sampler,
+            steps=setting.allocation.steps,
+            seed=setting.options.seeds[0],
+            threads=torch.get_num_threads(),
+        )
 
     def seconds(self, networks: Mapping[str, nn.Module], count: int) -> dict[str, float]:
         """Seconds per image of every network: the median over rounds, each of which times every network once."""
@@ -88,15 +93,15 @@ class SideBySide:
                     taken[name].append((time.perf_counter() - started) / count)
         return {name: statistics.median(own) for name, own in taken.items()}
 
-    def _distances(self, name: str, images: Tensor) -> dict[str, Any]:
+    def _distances(self, name: str, images: Tensor) -> dict[str, float | Estimate | None]:
         """FID and KID, and the paired difference of FID from the base; all None if no extractor knows the pictures."""
         distances = Distances(self._setting.images.train.images, self._setting.choice)
         distances.add(name, images)
         if name != "base":
             distances.add("base", self._of_the_base())
         row = distances.row(name, "base")
-        figures = {measure: row[measure] and row[measure]["mean"] for measure in ("fid", "kid")}
-        return figures | ({"fid_difference": row["fid_difference"]} if "fid_difference" in row else {})
+        figures = {"fid": row.fid and row.fid.mean, "kid": row.kid and row.kid.mean}
+        return figures if row.fid_difference is None else {**figures, "fid_difference": row.fid_difference}
 
     def _of_the_base(self) -> Tensor:
         """The base's images, uint8, shape (count, C, H, W)."""

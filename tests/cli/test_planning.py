@@ -314,7 +314,7 @@ def test_flags_of_a_wrong_type_exit_with_2_and_write_nothing(run, tmp_path, argu
         (
             '{"format": "prunekit-groups/1", "num_timesteps": 10, "groups": [{"index": 0, "start": 0, "stop": 10}],'
             ' "noise_schedule": 3}',
-            "needs a mapping",
+            "noise_schedule is 3; expected an object",
         ),
         (
             '{"format": "prunekit-groups/1", "num_timesteps": 100, "groups": [{"index": 0, "start": 0, "stop": 100}],'

@@ -20,7 +20,7 @@ class ChainRun(ResumableRun):
         third = self._planned("three", {}, ["three.json"], partial(self._three, "b"), "two")
         apart = self._planned("apart", {}, ["apart.json"], self._apart_from_all)
         self._apart({"chain": [second, third], "apart": [apart]})
-        write_json(self.folder / "manifest.json", {name: stage["facts"] for name, stage in self.done.items()})
+        write_json(self.folder / "manifest.json", {name: stage.facts for name, stage in self.done.items()})
         return self.folder / "manifest.json"
 
     def _one(self) -> dict[str, Any]:

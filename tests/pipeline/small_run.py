@@ -26,7 +26,7 @@ class SmallRun(ResumableRun):
             second = self._planned(f"b {i}", {}, [f"b-{i}.json"], partial(self._make, "b", i), first.name)
             chains[f"group {i}"] = [first, second]
         self._apart(chains)
-        write_json(self.folder / "manifest.json", {name: stage["facts"] for name, stage in self.done.items()})
+        write_json(self.folder / "manifest.json", {name: stage.facts for name, stage in self.done.items()})
         return self.folder / "manifest.json"
 
     def _make(self, letter: str, index: int) -> dict[str, Any]:

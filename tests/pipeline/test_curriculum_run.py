@@ -9,8 +9,9 @@ from prunekit._json import read_json
 from prunekit.errors import FileFormatError, PrunekitError
 from prunekit.report import write_any_report
 from prunekit.report.curriculum import training_curves
-from prunekit.report.estimate import Estimate
 from prunekit.report.wording import estimate_text
+from prunekit.results.estimate import Estimate
+from prunekit.results.formats import MANIFEST
 from prunekit.runs.executors import Processes
 from prunekit.runs.publishing import publish
 from prunekit.studies.kinds_of_runs import run_of
@@ -104,7 +105,7 @@ def test_the_report_is_made_from_the_manifest_alone(folder, manifest, tmp_path):
 
 def test_a_manifest_without_a_comparison_is_refused():
     with pytest.raises(FileFormatError, match=r"cannot be read \('curriculum\[0\]\.curve' is missing\)"):
-        training_curves({"curriculum": [{"entry": "uniform"}]})
+        training_curves({"format": MANIFEST, "curriculum": [{"entry": "uniform"}]})
 
 
 @pytest.mark.parametrize(

@@ -11,6 +11,7 @@ from prunekit.ledger import LedgerRow
 from prunekit.report import write_any_report
 from prunekit.report.learning import reaching
 from prunekit.report.multistage import entries_of
+from prunekit.results.formats import MANIFEST
 from prunekit.runs.executors import Processes
 from prunekit.runs.publishing import publish
 from prunekit.studies.multistage_study import MultistageRun
@@ -134,7 +135,7 @@ def test_the_report_is_made_from_the_manifest_alone(folder, manifest, tmp_path):
 
 def test_a_manifest_without_a_comparison_is_refused():
     with pytest.raises(FileFormatError, match=r"cannot be read \('multistage\[0\]\.grouping' is missing\)"):
-        entries_of({"multistage": [{"network": "unified"}]})
+        entries_of({"format": MANIFEST, "multistage": [{"network": "unified"}]})
 
 
 def test_reaching_is_linear_between_looks():

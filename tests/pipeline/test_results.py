@@ -165,7 +165,7 @@ def test_as_many_losses_are_drawn_as_the_recipe_says(finished, samples):
     setting = Setting(images, cut_groups(base.schedule, 2), base.parameterization, recipe.allocation, recipe.evaluation)
     rows = measure_losses(setting, {"base": Zero()})
     assert sum(counts) == 2 * samples
-    assert [row["base"]["mean"] for row in rows] == pytest.approx([1.0, 1.0], abs=0.5)  # the noise's own variance
+    assert [row.base.mean for row in rows] == pytest.approx([1.0, 1.0], abs=0.5)  # the noise's own variance
 
 
 def test_metrics_say_what_was_compared(finished, manifest):

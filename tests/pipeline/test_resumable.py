@@ -50,7 +50,7 @@ def test_what_a_peer_has_made_of_the_same_inputs_is_taken_with_its_facts(
     assert run.execute().read_text() == (tmp_path / "own" / "deep" / "b.txt").read_text() == "text"
     assert run.made == 0
     assert spy.made == []
-    assert run.done["write"]["facts"] == {"length": 4}
+    assert run.done["write"].facts == {"length": 4}
     assert read_json(tmp_path / "own" / "stages" / "write.json") == read_json(peer / "stages" / "write.json")
 
 

@@ -116,7 +116,7 @@ def test_ones_own_extractor_measures_colour_pictures(pictures):
     own = OwnExtractor("pixels", lambda images: images.flatten(1)[:, ::16].float() / 255)
     found = measure_samples(
         setting(load_images(str(pictures)), own), networks(COLOUR), {"base": 1.0, "experts": 1.0}
-    ).metrics
+    ).metrics.to_json()
     assert found["features"] == {"name": "pixels", "own": True, "num_features": 12}
     assert all(row["fid"]["mean"] > 0 for row in found["rows"])
 
@@ -124,7 +124,9 @@ def test_ones_own_extractor_measures_colour_pictures(pictures):
 @pytest.mark.parametrize("seeds", [(0,), (0, 1, 2)])
 def test_differences_are_paired_and_have_an_error_with_one_seed_too(seeds):
     models = networks(TINY_MODEL)
-    found = measure_samples(setting(load_images("digits"), seeds=seeds), models, {"base": 1.0, "experts": 1.0}).metrics
+    found = measure_samples(
+        setting(load_images("digits"), seeds=seeds), models, {"base": 1.0, "experts": 1.0}
+    ).metrics.to_json()
     base, experts = found["rows"]
     assert "fid_difference" not in base
     differences = np.subtract(experts["by_seed"]["fid"], base["by_seed"]["fid"])
@@ -138,5 +140,5 @@ def test_differences_are_paired_and_have_an_error_with_one_seed_too(seeds):
 
 def test_a_network_against_itself_differs_by_nothing():
     models = networks(TINY_MODEL, (0, 0))
-    found = measure_samples(setting(load_images("digits")), models, {"base": 1.0, "experts": 1.0}).metrics
+    found = measure_samples(setting(load_images("digits")), models, {"base": 1.0, "experts": 1.0}).metrics.to_json()
     assert found["rows"][1]["fid_difference"] == {"mean": 0.0, "se": 0.0}

@@ -3,7 +3,8 @@
 import pytest
 
 from prunekit.ledger import both_ways
-from prunekit.report import Metrics, RunResults, claim, metric_lines, summary_rows
+from prunekit.report import RunResults, claim, metric_lines, summary_rows
+from prunekit.results.expert_results import Metrics
 
 LABEL = "FID (features: digits-cnn, n = 1024)"
 
@@ -151,7 +152,7 @@ def test_without_features_the_loss_is_claimed_and_the_reason_told(manifest):
     assert "better by 2.0 %" in sentence
     assert sentence.endswith("No FID was measured: no shipped feature extractor knows these pictures.")
     assert {row["fid"] for row in summary_rows(manifest)} == {None}
-    lines = metric_lines(Metrics.from_json(metrics))
+    lines = metric_lines(Metrics.of(metrics, "The metrics"))
     assert lines == [
         "base: 0.0131 s per image",
         "experts: 0.0121 s per image",

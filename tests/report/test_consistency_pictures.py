@@ -6,6 +6,7 @@ from PIL import Image
 
 from prunekit.report import curves_png, describe_consistency, pairs_png
 from prunekit.report.consistency import draw_curves, draw_pairs
+from prunekit.results.formats import CONSISTENCY
 
 
 def told(mean, se=0.01):
@@ -29,10 +30,20 @@ def data():
         }
         for t in (75, 50, 25, 0)
     ]
-    seam = {"model": "b", "timestep": 50, "groups": [0, 1]}
-    settings = {"count": 6, "steps": 4, "sampler": "ddim"}
-    images = {"same": likeness(0.912, 0.01), "shuffled": likeness(0.25, 0.1)}
-    return {"settings": settings, "steps": steps, "seams": [seam], "images": images}
+    differences = {name: told(0.1) for name in ("jump", "cleaner", "noisier", "ratio")}
+    model = {"name": "base", "architecture": "UNet2DModel", "prediction_type": "epsilon", "weights_sha256": "ab"}
+    settings = {"sampler": "ddim", "steps": 4, "count": 6, "seed": 0, "teacher_forced": True, "batch_size": 2}
+    return {
+        "format": CONSISTENCY,
+        "prunekit": "0.1.0",
+        "models": {"a": {**model, "groups": None}, "b": {**model, "groups": [[0, 50], [50, 100]]}},
+        "noise_schedule": {"kind": "linear", "num_timesteps": 100},
+        "settings": {**settings, "shape": [1, 8, 8]},
+        "ssim": {"data_range": 1.0, "sigma": 0.9, "window": 7, "k1": 0.01, "k2": 0.03},
+        "images": {"same": likeness(0.912, 0.01), "shuffled": likeness(0.25, 0.1)},
+        "steps": steps,
+        "seams": [{"model": "b", "timestep": 50, "groups": [0, 1], **differences}],
+    }
 
 
 @pytest.fixture

@@ -9,10 +9,10 @@ from matplotlib.text import Text
 
 from prunekit.errors import FileFormatError
 from prunekit.report import write_any_report
-from prunekit.report.estimate import Estimate
 from prunekit.report.evidence import Evidence, evidence_claim, gap, gap_text
 from prunekit.report.evidence_tables import entry_table, group_table, points_of, training_table
 from prunekit.report.pareto import draw_pareto
+from prunekit.results.estimate import Estimate
 
 
 def with_fid(manifest, entry, values):
@@ -76,7 +76,7 @@ def test_the_errors_of_two_entries_add_as_independent():
     difference = gap(entries["experts 0.8"], entries["experts 0.6"], "fid")
     assert difference.mean == pytest.approx(-0.3)
     assert difference.se == pytest.approx(np.sqrt(2) * 0.1 / np.sqrt(3))
-    assert gap(entries["base"], entries["base"], "fid") == Estimate(0.0)
+    assert gap(entries["base"], entries["base"], "fid") == Estimate(mean=0.0)
     assert gap_text(entries["experts 0.8"], entries["experts 0.6"], "fid").endswith("better than that of experts 0.6")
 
 

@@ -7,7 +7,7 @@ from prunekit.report.heatmap import Heatmap
 
 def test_heatmap_shows_what_was_left_whole_as_not_measured(importance):
     importance["scores"][2][0] = [1e9] * 32  # a left-whole group with scores is still not drawn as high
-    heatmap = Heatmap.from_json(importance)
+    heatmap = Heatmap.of(importance)
     columns = [heatmap.names.index(name) for name in importance["left_whole"]]
     assert columns == [0, len(heatmap.names) - 1]
     assert np.isnan(heatmap.values[:, columns]).all()
@@ -21,7 +21,7 @@ def test_heatmap_shows_what_was_left_whole_as_not_measured(importance):
 
 
 def test_heatmap_values_are_mean_scores_over_the_rows_maximum(importance):
-    heatmap = Heatmap.from_json(importance)
+    heatmap = Heatmap.of(importance)
     means = [np.mean(scores) for scores in importance["scores"][3][1:]]
     np.testing.assert_allclose(heatmap.values[3, 1:-1], np.array(means) / max(means))
     assert heatmap.scale == "log"
@@ -30,7 +30,7 @@ def test_heatmap_values_are_mean_scores_over_the_rows_maximum(importance):
 
 def test_heatmap_ranks_scores_that_are_not_positive(importance):
     importance["scores"][0][1:5] = [[-1.0], [0.0], [0.0], [-3.0]]
-    heatmap = Heatmap.from_json(importance)
+    heatmap = Heatmap.of(importance)
     assert heatmap.scale == "rank"
     assert "rank" in heatmap.caption
     row = heatmap.values[0, 1:-1]

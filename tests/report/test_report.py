@@ -278,7 +278,7 @@ def test_bad_input_is_refused(tmp_path, write_run, manifest, importance):
     with pytest.raises(FileFormatError, match='is "many"; expected a number'):
         RunResults.from_manifest(manifest | {"metrics": metrics})
     with pytest.raises(FileFormatError, match="importance"):
-        Heatmap.from_json(importance | {"scores": importance["scores"][:3]})
+        Heatmap.of(importance | {"scores": importance["scores"][:3]})
     with pytest.raises(FileFormatError, match=r"float64 of shape \(2, 8, 8\)"):
         write_report(write_run(manifest, samples={"base": np.zeros((2, 8, 8))}))
 

@@ -1,0 +1,122 @@
+"""The results of a comparison of experts with baselines at equal training."""
+
+from typing import Annotated, ClassVar, Literal
+
+from prunekit._json import Above, Amount, Bounded, Distance, Many, Named, Number, Positive, Whole
+from prunekit.experiments import Experiment
+from prunekit.results.estimate import Estimate, LossEstimate
+from prunekit.results.expert_results import BaseResult, Expert, ExpertsManifest
+from prunekit.results.manifest_head import Features, Head, LedgerEntry, metric_label
+from prunekit.results.model import JsonValue, Model
+
+__all__ = ["EvidenceManifest", "EvidenceMetrics", "EvidenceRow", "Figures"]
+
+
+class Figures(Model):
+    """The quality of one network.
+
+    Args:
+        losses: held-out loss of every timestep group.
+        loss: their mean.
+        fid: FID; None if no extractor knows the pictures.
+        kid: KID; None if no extractor knows the pictures.
+        fid_difference: paired difference of FID from the base.
+        ssim: likeness of its images to the base's from the same noise.
+    """
+
+    losses: Many[LossEstimate]
+    loss: Amount
+    fid: Distance | None = None
+    kid: Number | None = None
+    fid_difference: Estimate | None = None
+    ssim: Number
+
+
+class _Made(Model):
+    """A network of the comparison, and what making it took.
+
+    Args:
+        entry: name of the entry.
+        group: the entry's role.
+        seed: seed of its fine-tuning; None for the base.
+        sampling_macs: mean MACs of an evaluation while sampling.
+        params: number of parameters.
+        training_macs: MACs for making it, by use.
+        experts: its slim models.
+    """
+
+    entry: str
+    group: Literal["base", "experts", "baseline", "ablation"]
+    seed: int | None
+    sampling_macs: Above
+    params: Whole
+    training_macs: Named[Amount]
+    experts: Many[Expert] | None = None
+
+
+class EvidenceRow(Figures, _Made):
+    """One network of the comparison, made with one seed.
+
+    Args:
+        seconds_per_image: wall time.
+    """
+
+    seconds_per_image: Amount | None = None
+
+
+class EvidenceMetrics(Model):
+    """How images were made and compared.
+
+    Args:
+        features: the extractor; None if no extractor knows the pictures.
+        no_features: why there is none.
+        count: images of each network.
+        count_real: number of real images.
+        sampler: name of the sampler.
+        steps: the sampler's number of steps.
+        seed: seed of the noise.
+        threads: threads of one operation.
+    """
+
+    features: Features | None
+    no_features: str | None = None
+    count: Positive
+    count_real: Whole | None = None
+    sampler: str | None = None
+    steps: int | None = None
+    seed: int | None = None
+    threads: Positive | None = None
+
+    def label(self, measure: str) -> str:
+        """The full name of FID or KID, see :func:`prunekit.results.manifest_head.metric_label`."""
+        return metric_label(measure, self.features, self.count)
+
+
+class EvidenceManifest(Head):
+    """The manifest of a comparison of experts with baselines.
+
+    Args:
+        seeds: seeds by use.
+        seconds: wall time of each stage.
+        base: the base.
+        reference: the entry that the others are compared with.
+        headline: the entry that the claim is about.
+        method: the manifest of the run that made the headline's experts.
+        groups: first timesteps of all timestep groups of the evaluation except the first.
+        metrics: how images were made and compared.
+        evidence: the networks.
+        ledger: the MACs that each stage spent.
+    """
+
+    kind: ClassVar = Experiment.EVIDENCE
+
+    seeds: dict[str, JsonValue] | None = None
+    seconds: Named[Amount] | None = None
+    base: BaseResult | None = None
+    reference: str
+    headline: str
+    method: ExpertsManifest | None = None
+    groups: Many[Whole]
+    metrics: EvidenceMetrics
+    evidence: Annotated[list[EvidenceRow], Bounded(min_length=1)]
+    ledger: Many[LedgerEntry] | None = None
