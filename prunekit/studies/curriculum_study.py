@@ -4,11 +4,11 @@ from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
+from prunekit import report
 from prunekit.checkpoint import ModelSpec
 from prunekit.cost import count_macs
 from prunekit.ledger import forwards, spent_on_training
 from prunekit.recipe import CurriculumOptions, CurriculumRecipe
-from prunekit.report import write_any_report
 from prunekit.runs.manifest import environment, write_manifest
 from prunekit.runs.observing import training_reporter
 from prunekit.runs.resumable import ResumableRun
@@ -41,7 +41,7 @@ class CurriculumRun(ResumableRun[CurriculumRecipe]):
         self._apart(trainings)
         write_manifest(self.folder, self._manifest(list(trainings)))
         self.observer.stage("report", False)
-        write_any_report(self.folder)
+        report.write_any_report(self.folder)
         return self.folder / "manifest.json"
 
     @property
@@ -84,8 +84,8 @@ class CurriculumRun(ResumableRun[CurriculumRecipe]):
             model = self.spec.build()
         objective = DenoisingObjective(self.images.train.images, judge.schedule, judge.prediction_type)
         sampler = Snapshots(timestep_sampler(settings, judge.schedule, judge.prediction_type), steps // looks)
-        report = training_reporter(self.observer, name)
-        train(model, objective, sampler, settings, self._checkpoints(name), report)
+        told = training_reporter(self.observer, name)
+        train(model, objective, sampler, settings, self._checkpoints(name), told)
         curve = [
             {"steps": done, "training_macs": 3 * self.macs * settings.batch_size * done, **judge(network)}
             for (done, _), network in zip(sampler.kept, sampler.networks(model), strict=True)

@@ -6,13 +6,13 @@ from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
+from prunekit import report
 from prunekit._files import write_json
 from prunekit._json import read_json
 from prunekit.checkpoint import Base, save_base
 from prunekit.groups import TimestepGroups
 from prunekit.ledger import both_ways
 from prunekit.recipe import MultistageOptions, MultistageRecipe
-from prunekit.report import grouping_png, write_any_report
 from prunekit.runs.manifest import environment, write_manifest
 from prunekit.runs.observing import training_reporter
 from prunekit.runs.resumable import ResumableRun, Stage
@@ -56,7 +56,7 @@ class MultistageRun(ResumableRun[MultistageRecipe]):
         self._apart({stage.name: [stage] for stage in others})
         write_manifest(self.folder, self._manifest([stage.name for stage in (*unified, *others)]))
         self.observer.stage("report", False)
-        write_any_report(self.folder)
+        report.write_any_report(self.folder)
         return self.folder / "manifest.json"
 
     @property
@@ -118,7 +118,7 @@ class MultistageRun(ResumableRun[MultistageRecipe]):
         write_json(self.folder / _groups_file(grouping), found.to_json())
         samples = spent_on_grouping(method, self.contest.schedule)
         if found.evidence.matrix is not None:
-            grouping_png(found, self.folder / _picture_file(grouping))
+            report.grouping_png(found, self.folder / _picture_file(grouping))
         spent = both_ways(f"grouping {grouping}", "grouping", samples, self.contest.macs)
         return {"ledger": [spent.to_json()] if samples else []}
 
