@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from forking import forked, forked_ranks
+from forking import forked, forked_ranks, succeeded
 from tiny_training import OPTIONS, SAMPLER, tiny_net, tiny_objective, tiny_run
 
 from prunekit.checkpoint import load_base
@@ -126,12 +126,14 @@ def test_accelerate_launch_trains_and_fine_tunes_and_one_process_writes(tmp_path
         return done.stdout
 
     together = json.loads(run([*launch, str(command), *line.split(), "--output", "two.pt"]))  # one answer, not two
-    alone = json.loads(run([str(command), *line.split(), "--output", "one.pt"]))
+    words = ["--config", str(tmp_path / "model.json"), "--output", str(tmp_path / "one.pt")]
+    succeeded(tmp_path / "alone", ["prunekit", *line.split(), *words])
+    alone = json.loads((tmp_path / "alone" / "out").read_text())
     assert together["loss"] == pytest.approx(alone["loss"], rel=1e-4)
     one, two = (load_base(str(tmp_path / name)).model.state_dict() for name in ("one.pt", "two.pt"))
     for key, value in one.items():
         np.testing.assert_allclose(two[key].numpy(), value.numpy(), rtol=1e-3, atol=1e-4)
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["model.json", "one.pt", "two.pt"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["alone", "model.json", "one.pt", "two.pt"]
     recipe = Path(__file__).parents[2] / "recipes" / "digits-base.yaml"
     refused = subprocess.run(  # noqa: S603
         [str(command), "run", str(recipe)],
