@@ -97,15 +97,17 @@ def test_an_interrupted_run_with_workers_ends_in_the_same_bytes(undisturbed, tmp
 
 @pytest.mark.slow
 def test_an_interrupted_run_ends_in_the_same_bytes(undisturbed, tmp_path):
-    """In one process: in a search, whose journal is kept, and in a training."""
-    (tmp_path / "micro.yaml").write_text(yaml.safe_dump(RECIPE))
+    """In one process: in a search, whose journal is kept, and in a training, whose checkpoints show how far it is."""
+    often = copy.deepcopy(RECIPE)
+    often["finetune"]["train"]["checkpoint_every"] = 10
+    (tmp_path / "micro.yaml").write_text(yaml.safe_dump(often))
     run = tmp_path / "runs" / "micro"
     moments = [
         lambda: (
             (run / "search" / "group-1.jsonl").is_file()
             and len((run / "search" / "group-1.jsonl").read_bytes().splitlines()) > 2
         ),
-        lambda: any(run.glob("checkpoints/group-0-*")) or (run / "stages" / "prune-group-1.json").is_file(),
+        lambda: any(run.glob("checkpoints/*/step-*.pt")),
     ]
     for when in moments:
         said = interrupted(tmp_path, ["run", "micro.yaml"], when, SENDERS["ctrl-c"])
