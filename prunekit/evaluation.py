@@ -11,8 +11,6 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Generator, Tensor, nn
-from torchmetrics.image.fid import FrechetInceptionDistance
-from torchmetrics.image.kid import KernelInceptionDistance
 
 from prunekit._types import FloatArray
 from prunekit.errors import InputError
@@ -97,6 +95,9 @@ def image_metrics(
     features = {True: extractor.features(real), False: extractor.features(fake)}
     subset_size = min(kid_subset_size, len(real), len(fake))
     given = _Given(features[True].shape[1])
+    from torchmetrics.image.fid import FrechetInceptionDistance  # noqa: PLC0415 - takes seconds, as scipy.signal comes with it
+    from torchmetrics.image.kid import KernelInceptionDistance  # noqa: PLC0415 - see above
+
     fid = FrechetInceptionDistance(feature=given)
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Metric `Kernel Inception Distance` will save")  # they are small

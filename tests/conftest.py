@@ -8,6 +8,7 @@ from typing import Any
 # Before torch is imported: sums over several threads differ in their last bits.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
+import forking
 import hypothesis
 import pytest
 import slow_cases
@@ -102,8 +103,8 @@ def _kept_together(file: Path, name: str) -> str:
 
 
 def _processor_seconds() -> float:
-    """User and system time of this process and of the processes that it has waited for."""
-    return sum(os.times()[:4])
+    """User and system time of this process and of the processes that it has waited for, or forked."""
+    return sum(os.times()[:4]) + forking.processor_seconds()
 
 
 @pytest.hookimpl(wrapper=True)

@@ -6,7 +6,6 @@ from typing import Any
 
 import numpy as np
 from torch import Tensor
-from torchmetrics.functional.image import structural_similarity_index_measure
 
 from prunekit._types import FloatArray
 from prunekit.errors import InputError
@@ -89,6 +88,8 @@ def image_likeness(a: Tensor, b: Tensor) -> Likeness:
         a: float images in −1 … 1, shape (pairs, channels, height, width).
         b: the same.
     """
+    from torchmetrics.functional.image import structural_similarity_index_measure  # noqa: PLC0415 - takes seconds
+
     a, b = _unit(a), _unit(b)
     sigma, _ = ssim_window(*a.shape[-2:])
     ssim = structural_similarity_index_measure(a, b, sigma=sigma, data_range=1.0, reduction="none")

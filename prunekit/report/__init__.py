@@ -4,17 +4,22 @@ Everything is made from the run's ``manifest.json``, and can be made again at an
 and jinja2.
 """
 
-from prunekit.report.claims import claim
-from prunekit.report.consistency import curves_png, describe_consistency, pairs_png
-from prunekit.report.groupings import describe_grouping, grouping_png
-from prunekit.report.heatmap import heatmap_png
-from prunekit.report.kinds import kind_of, report_writer, write_any_report
-from prunekit.report.overview import write_all_reports, write_overview
-from prunekit.report.page import write_report
-from prunekit.report.run import RunResults, read_run
-from prunekit.report.samples import grid_png
-from prunekit.report.tables import summary_rows
-from prunekit.report.wording import metric_lines
+from typing import TYPE_CHECKING
+
+from prunekit._lazy import at_need
+
+if TYPE_CHECKING:
+    from prunekit.report.claims import claim
+    from prunekit.report.consistency import curves_png, describe_consistency, pairs_png
+    from prunekit.report.groupings import describe_grouping, grouping_png
+    from prunekit.report.heatmap import heatmap_png
+    from prunekit.report.kinds import kind_of, report_writer, write_any_report
+    from prunekit.report.overview import write_all_reports, write_overview
+    from prunekit.report.page import write_report
+    from prunekit.report.run import RunResults, read_run
+    from prunekit.report.samples import grid_png
+    from prunekit.report.tables import summary_rows
+    from prunekit.report.wording import metric_lines
 
 __all__ = [
     "RunResults",
@@ -36,3 +41,18 @@ __all__ = [
     "write_overview",
     "write_report",
 ]
+
+_HOMES = {
+    "claims": ("claim",),
+    "consistency": ("curves_png", "describe_consistency", "pairs_png"),
+    "groupings": ("describe_grouping", "grouping_png"),
+    "heatmap": ("heatmap_png",),
+    "kinds": ("kind_of", "report_writer", "write_any_report"),
+    "overview": ("write_all_reports", "write_overview"),
+    "page": ("write_report",),
+    "run": ("RunResults", "read_run"),
+    "samples": ("grid_png",),
+    "tables": ("summary_rows",),
+    "wording": ("metric_lines",),
+}
+__getattr__ = at_need(__name__, _HOMES)

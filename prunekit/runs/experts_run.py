@@ -7,6 +7,7 @@ from pathlib import Path
 
 from torch import nn
 
+from prunekit import report
 from prunekit._files import json_hash, sha256_file, write_json
 from prunekit._json import read_json
 from prunekit._missing import EMBEDDED
@@ -28,7 +29,6 @@ from prunekit.recipe import (
     PruneOptions,
     Recipe,
 )
-from prunekit.report import grouping_png, write_report
 from prunekit.results.expert_results import Assembled, BaseResult, Expert
 from prunekit.results.model import plain
 from prunekit.results.stage_files import StageFacts
@@ -86,7 +86,7 @@ class Run(ResumableRun):
         manifest = self.make_all()
         if "importance" in self.done:
             self.observer.stage("report", False)
-            write_report(self.folder)
+            report.write_report(self.folder)
         return manifest
 
     def make_all(self) -> Path:
@@ -247,7 +247,7 @@ class Run(ResumableRun):
             grouping = method(self.base.schedule, options.number)
         write_json(self.folder / "groups.json", grouping.to_json())
         if grouping.evidence.matrix is not None:
-            grouping_png(grouping, self.folder / "groups.png")
+            report.grouping_png(grouping, self.folder / "groups.png")
         samples = spent_on_grouping(method, self.base.schedule)
         if not samples:
             return StageFacts()
@@ -311,9 +311,9 @@ class Run(ResumableRun):
     def _finetune(self, index: int, options: FinetuneOptions) -> StageFacts:
         name = f"group-{index}"
         slim = load_slim(self.folder / "pruned" / name)
-        report = training_reporter(self.observer, f"group {index}")
+        told = training_reporter(self.observer, f"group {index}")
         teacher = self.bench if options.distillation else None
-        tuned, result = finetune_slim(slim, self.images.train, options, self._checkpoints(name), report, teacher)
+        tuned, result = finetune_slim(slim, self.images.train, options, self._checkpoints(name), told, teacher)
         save_slim(tuned, self.folder / "slim" / name)
         self._drop_checkpoints(name)
         stage, batch_size = f"fine-tuning, group {index}", options.train.batch_size
@@ -342,12 +342,12 @@ class Run(ResumableRun):
         assembled = Assembled.of(self.done["assemble"].results.assembled, "The record of stage assemble")
         macs = {"base": float(self.bench.macs), "experts": assembled.mean_macs}
 
-        def report(name: str, done: int, total: int) -> None:
+        def told(name: str, done: int, total: int) -> None:
             self.observer.progress("sampling", done, total, name)
 
         models = {"base": base.model, "pruned": pruned, "expert": experts}
         sampled = {"base": base.model, "experts": experts}
-        results, grids = measure_all(setting, models, sampled, macs, report)
+        results, grids = measure_all(setting, models, sampled, macs, told)
         for name, images in grids.items():
             save_images(images, self.folder / "samples" / f"{name}.npz")
         write_json(self.folder / "evaluation.json", results.to_json())

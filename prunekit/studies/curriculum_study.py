@@ -3,11 +3,11 @@
 from functools import cached_property, partial
 from pathlib import Path
 
+from prunekit import report
 from prunekit.checkpoint import ModelSpec
 from prunekit.cost import count_macs
 from prunekit.ledger import forwards, spent_on_training
 from prunekit.recipe import CurriculumOptions, CurriculumRecipe
-from prunekit.report import write_any_report
 from prunekit.results.learning_results import CurriculumManifest, CurriculumRow, Network
 from prunekit.results.stage_files import StageFacts
 from prunekit.runs.manifest import environment, write_manifest
@@ -42,7 +42,7 @@ class CurriculumRun(ResumableRun[CurriculumRecipe]):
         self._apart(trainings)
         write_manifest(self.folder, self._manifest(list(trainings)))
         self.observer.stage("report", False)
-        write_any_report(self.folder)
+        report.write_any_report(self.folder)
         return self.folder / "manifest.json"
 
     @property
@@ -85,8 +85,8 @@ class CurriculumRun(ResumableRun[CurriculumRecipe]):
             model = self.spec.build()
         objective = DenoisingObjective(self.images.train.images, judge.parameterization)
         sampler, snapshots = timestep_sampler(settings, judge.parameterization), Snapshots(steps // looks)
-        report = training_reporter(self.observer, name)
-        train(model, objective, sampler, settings, self._checkpoints(name), report, [snapshots])
+        told = training_reporter(self.observer, name)
+        train(model, objective, sampler, settings, self._checkpoints(name), told, [snapshots])
         curve = [
             judge(network, steps=done, training_macs=3 * self.macs * settings.batch_size * done)
             for (done, _), network in zip(snapshots.kept, snapshots.networks(model), strict=True)

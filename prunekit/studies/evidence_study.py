@@ -11,6 +11,7 @@ from pathlib import Path
 
 from torch import nn
 
+from prunekit import report
 from prunekit._files import atomic_folder, atomic_path
 from prunekit.checkpoint import Base, ModelSpec
 from prunekit.cost import count_macs
@@ -20,7 +21,6 @@ from prunekit.ledger import BASE_TRAINING, LedgerRow, making_macs
 from prunekit.nets import TimestepExperts, load_experts
 from prunekit.nets.experts import FOLDER as EXPERTS
 from prunekit.recipe import MEASURED_METHODS, EvidenceOptions, EvidenceRecipe, ExpertsRecipe, FinetuneOptions, slug
-from prunekit.report import report_writer
 from prunekit.results.evidence_results import EvidenceManifest, EvidenceRow
 from prunekit.results.expert_results import BaseManifest, ExpertsManifest
 from prunekit.results.reading_manifests import Manifest, of_kind, read_manifest
@@ -73,7 +73,7 @@ class EvidenceRun(ResumableRun[EvidenceRecipe]):
         with atomic_path(self.folder / "importance.json") as part:
             shutil.copyfile(self._entry_folder(self.options.headline) / "importance.json", part)
         write_manifest(self.folder, manifest)
-        if (write := report_writer(manifest)) is not None:
+        if (write := report.report_writer(manifest)) is not None:
             self.observer.stage("report", False)
             write(self.folder)
         return self.folder / "manifest.json"

@@ -5,13 +5,13 @@ from dataclasses import asdict, replace
 from functools import cached_property, partial
 from pathlib import Path
 
+from prunekit import report
 from prunekit._files import write_json
 from prunekit._json import read_json
 from prunekit.checkpoint import Base, save_base
 from prunekit.groups import TimestepGroups
 from prunekit.ledger import both_ways
 from prunekit.recipe import MultistageOptions, MultistageRecipe
-from prunekit.report import grouping_png, write_any_report
 from prunekit.results.formats import GROUPS
 from prunekit.results.learning_results import MultistageManifest, Unified
 from prunekit.results.planning_files import GroupsFile
@@ -59,7 +59,7 @@ class MultistageRun(ResumableRun[MultistageRecipe]):
         self._apart({stage.name: [stage] for stage in others})
         write_manifest(self.folder, self._manifest([stage.name for stage in (*unified, *others)]))
         self.observer.stage("report", False)
-        write_any_report(self.folder)
+        report.write_any_report(self.folder)
         return self.folder / "manifest.json"
 
     @property
@@ -121,7 +121,7 @@ class MultistageRun(ResumableRun[MultistageRecipe]):
         write_json(self.folder / _groups_file(grouping), found.to_json())
         samples = spent_on_grouping(method, self.contest.schedule)
         if found.evidence.matrix is not None:
-            grouping_png(found, self.folder / _picture_file(grouping))
+            report.grouping_png(found, self.folder / _picture_file(grouping))
         spent = both_ways(f"grouping {grouping}", "grouping", samples, self.contest.macs)
         return StageFacts(ledger=[spent.entry] if samples else [])
 

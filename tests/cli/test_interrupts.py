@@ -7,14 +7,14 @@ import shlex
 import shutil
 import signal
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import suppress
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 
-import psutil
 import pytest
 from command_line import TINY, listing
-from command_server import CommandServer
+from forking import forked_command, succeeded
 
 SIGNALS = pytest.mark.parametrize(
     "number",
@@ -23,31 +23,31 @@ SIGNALS = pytest.mark.parametrize(
 OFTEN, NEVER = "--checkpointing-minutes 0.002", "--checkpointing-minutes 100"
 
 
-@pytest.fixture(scope="module")
-def server() -> Iterator[CommandServer]:
-    with CommandServer() as made:
-        yield made
-
-
 @pytest.fixture
 def desk(tmp_path: Path) -> Path:
     (tmp_path / "model.json").write_text(json.dumps(TINY))
     return tmp_path
 
 
-def interrupted(server: CommandServer, folder: Path, words: list[str], number: int, when: Callable[[], bool]) -> str:
+def interrupted(folder: Path, words: list[str], number: int, when: Callable[[], bool]) -> str:
     """What a command says that gets a signal once something is the case; empty where it was done before."""
-    child, until = server.start(folder, words), time.monotonic() + 60
-    while not when() and psutil.pid_exists(child) and time.monotonic() < until:
+    command, until = forked_command(folder, words), time.monotonic() + 60
+    while not when() and command.is_alive() and time.monotonic() < until:
         time.sleep(0.002)
-    with suppress(ProcessLookupError):  # it was faster
-        os.kill(child, number)
-    status, said = server.status(), (folder / "err").read_text()
+    signalled(command, number)
+    command.join()
+    said = (folder / "err").read_text()
     assert "Traceback" not in said
-    if status == 0:
+    if command.exitcode == 0:
         return ""
-    assert status == 130, said
+    assert command.exitcode == 130, said
     return said.strip().splitlines()[-1]
+
+
+def signalled(command: BaseProcess, number: int) -> None:
+    with suppress(ProcessLookupError):  # it was faster
+        assert command.pid
+        os.kill(command.pid, number)
 
 
 def steps_in(folder: Path) -> list[int]:
@@ -59,7 +59,7 @@ def continued(said: str) -> list[str]:
     return shlex.split(said.split("Continue with: ")[1])
 
 
-def finished_by_and_by(server: CommandServer, folder: Path, words: list[str], number: int, checkpoints: Path) -> int:
+def finished_by_and_by(folder: Path, words: list[str], number: int, checkpoints: Path) -> int:
     """Interrupt a training at random moments, and go on by the command that it names, until it is done; how often that was."""
     moments, saved = random.Random(number), [0]  # noqa: S311 - moments of signals
     while len(saved) < 20:
@@ -70,7 +70,7 @@ def finished_by_and_by(server: CommandServer, folder: Path, words: list[str], nu
             time.sleep(pause * begun)
             return begun
 
-        said = interrupted(server, folder, words, number, later if len(saved) < 4 else lambda: False)
+        said = interrupted(folder, words, number, later if len(saved) < 4 else lambda: False)
         if not said:
             return len(saved) - 1
         saved.append(steps_in(checkpoints)[-1])
@@ -82,41 +82,41 @@ def finished_by_and_by(server: CommandServer, folder: Path, words: list[str], nu
 
 @pytest.mark.slow
 @SIGNALS
-def test_an_interrupted_train_ends_in_the_same_bytes(server, desk, number):
+def test_an_interrupted_train_ends_in_the_same_bytes(desk, number):
     train = f"prunekit train --config model.json --max-train-steps 40 --train-batch-size 4 {OFTEN} --output".split()
-    server.done(desk, [*train, "whole.pt"])
+    succeeded(desk, [*train, "whole.pt"])
     checkpoints = desk / "it's mine.pt.checkpoints"
-    assert finished_by_and_by(server, desk, [*train, "it's mine.pt"], number, checkpoints)
+    assert finished_by_and_by(desk, [*train, "it's mine.pt"], number, checkpoints)
     assert (desk / "it's mine.pt").read_bytes() == (desk / "whole.pt").read_bytes()
     assert set(listing(desk)) == {"model.json", "whole.pt", "it's mine.pt", "out", "err"}
 
 
 @pytest.mark.slow
 @SIGNALS
-def test_an_interrupted_finetune_ends_in_the_same_bytes(server, desk, number):
+def test_an_interrupted_finetune_ends_in_the_same_bytes(desk, number):
     line = "prunekit prune embedded:digits --group 3 --target 0.8 --proposer oneshot --samples 16"
-    server.done(desk, line.split())
+    succeeded(desk, line.split())
     (desk / "slim" / "search-3.jsonl").unlink()
     shutil.copytree(desk / "slim" / "group-3", desk / "broken" / "group-3")
     tune = f"--max-train-steps 16 --train-batch-size 4 {OFTEN}".split()
-    server.done(desk, ["prunekit", "finetune", "slim/group-3", *tune])
+    succeeded(desk, ["prunekit", "finetune", "slim/group-3", *tune])
     checkpoints = desk / "broken" / ".group-3.checkpoints"
     words = ["prunekit", "finetune", "broken/group-3", *tune]
-    assert finished_by_and_by(server, desk, words, number, checkpoints)
+    assert finished_by_and_by(desk, words, number, checkpoints)
     assert listing(desk / "broken") == listing(desk / "slim")
 
 
-def test_a_step_that_no_checkpoint_was_due_at_is_saved_at_once(server, desk):
+def test_a_step_that_no_checkpoint_was_due_at_is_saved_at_once(desk):
     """The step's loss is not reported either; a second Ctrl-C while it saves changes nothing."""
     words = f"prunekit train --config model.json --max-train-steps 5000 --train-batch-size 4 {NEVER}".split()
     checkpoints = desk / "base.pt.checkpoints"
-    child = server.start(desk, words)
+    command = forked_command(desk, words)
     time.sleep(2)
     for _ in range(3):
-        with suppress(ProcessLookupError):
-            os.kill(child, signal.SIGINT)
-            time.sleep(0.002)
-    assert server.status() == 130
+        signalled(command, signal.SIGINT)
+        time.sleep(0.002)
+    command.join()
+    assert command.exitcode == 130
     (step,) = steps_in(checkpoints)
     assert 0 < step < 5000
     said = (desk / "err").read_text()
@@ -125,18 +125,18 @@ def test_a_step_that_no_checkpoint_was_due_at_is_saved_at_once(server, desk):
     assert [path.suffix for path in checkpoints.iterdir()] == [".pt"]
 
 
-def test_the_command_that_goes_on_does_not_start_anew(server, desk):
+def test_the_command_that_goes_on_does_not_start_anew(desk):
     words = f"prunekit train --config model.json --max-train-steps 5000 {OFTEN} --resume-from-checkpoint no".split()
-    said = interrupted(server, desk, words, signal.SIGINT, lambda: bool(steps_in(desk / "base.pt.checkpoints")))
+    said = interrupted(desk, words, signal.SIGINT, lambda: bool(steps_in(desk / "base.pt.checkpoints")))
     assert continued(said) == words[:-2]
 
 
 @pytest.mark.slow
 @SIGNALS
-def test_an_interrupted_prune_ends_in_the_same_bytes(server, desk, number):
+def test_an_interrupted_prune_ends_in_the_same_bytes(desk, number):
     line = "prunekit prune embedded:digits --group 2 --target 0.7 --samples 16 --rounds 1 --output"
     prune = line.split()
-    server.done(desk, [*prune, "whole"])
+    succeeded(desk, [*prune, "whole"])
     journal = desk / "broken" / "search-2.jsonl"
     words, broken = [*prune, "broken"], 0
     for entries in (2, 5, 1000):
@@ -144,7 +144,7 @@ def test_an_interrupted_prune_ends_in_the_same_bytes(server, desk, number):
         def measured(entries: int = entries) -> bool:
             return journal.is_file() and journal.read_bytes().count(b"\n") >= entries
 
-        said = interrupted(server, desk, words, number, measured)
+        said = interrupted(desk, words, number, measured)
         if not said:
             break
         broken += 1
@@ -165,8 +165,8 @@ def test_an_interrupted_prune_ends_in_the_same_bytes(server, desk, number):
     ],
     ids=lambda line: line.split()[1],
 )
-def test_a_command_that_keeps_nothing_says_so(server, desk, line):
+def test_a_command_that_keeps_nothing_says_so(desk, line):
     pause = time.monotonic() + 1.0
-    said = interrupted(server, desk, line.split(), signal.SIGINT, lambda: time.monotonic() > pause)
+    said = interrupted(desk, line.split(), signal.SIGINT, lambda: time.monotonic() > pause)
     assert said == "prunekit: Interrupted. Nothing was written."
     assert set(listing(desk)) == {"model.json", "out", "err"}

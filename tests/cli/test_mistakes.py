@@ -1,5 +1,6 @@
 """Every mistake that a user can make: exit code 2, one sentence on standard error, and nothing written."""
 
+import contextlib
 import json
 import re
 import shutil
@@ -9,21 +10,23 @@ from typing import Any
 
 import numpy as np
 import pytest
-from command_line import TINY, Typed, listing, typed
+from command_line import TINY, done, listing, typed
 
 from prunekit.checkpoint import ModelSpec, load_base, save_base
 from prunekit.schedule import NoiseSchedule, Parameterization
 
 
 @pytest.fixture(scope="module")
-def workshop(tmp_path_factory: pytest.TempPathFactory, typed_once: dict[str, Typed], desk: Path) -> Path:
-    """A folder with good files and bad ones; no mistake may change it."""
+def workshop(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with good files of a tiny network and bad ones; no mistake may change it."""
     folder = tmp_path_factory.mktemp("workshop")
-    for name in ("base.pt", "allocation.json"):
-        shutil.copy(desk / name, folder)
-    for name in ("slim", "experts"):
-        shutil.copytree(desk / name, folder / name)
-    base = load_base(desk / "base.pt")
+    (folder / "tiny.json").write_text(json.dumps(TINY))
+    with contextlib.chdir(folder):
+        done("prunekit train --config tiny.json --max-train-steps 1 --train-batch-size 2")
+        done("prunekit allocate --budget 0.8 --groups 3")
+        done("prunekit prune base.pt --samples 8 --proposer oneshot")
+        done("prunekit assemble slim")
+    base = load_base(folder / "base.pt")
     save_base(replace(base, parameterization=Parameterization(base.schedule, "v_prediction")), folder / "v.pt")
     save_base(replace(base, data={}), folder / "unrecorded.pt")
     save_base(replace(base, parameterization=Parameterization(NoiseSchedule.linear(500))), folder / "short.pt")
@@ -33,9 +36,9 @@ def workshop(tmp_path_factory: pytest.TempPathFactory, typed_once: dict[str, Typ
     for name in ("garbage.pt", "garbage.safetensors", "garbage.npz", "text.txt"):
         (folder / name).write_bytes(b"not what its name says")
     np.savez(folder / "rgb.npz", images=np.zeros((9, 8, 8, 3), dtype=np.uint8))
-    shutil.copytree(desk / "slim", folder / "gap")
-    shutil.rmtree(folder / "gap" / "group-2")
-    broken = Path(shutil.copytree(desk / "slim" / "group-1", folder / "broken"))
+    shutil.copytree(folder / "slim", folder / "gap")
+    shutil.rmtree(folder / "gap" / "group-1")
+    broken = Path(shutil.copytree(folder / "slim" / "group-1", folder / "broken"))
     weights = bytearray((broken / "model.safetensors").read_bytes())
     weights[-1] ^= 1
     (broken / "model.safetensors").write_bytes(bytes(weights))
@@ -75,12 +78,12 @@ MISTAKES = {
     "prunekit finetune slim": r"slim/config\.json does not exist",
     "prunekit assemble gap": r"do not cover the timesteps",
     # groups, allocations, targets
-    "prunekit prune base.pt --group 5": r"no timestep group 5; expected 0 … 4",
+    "prunekit prune base.pt --group 5": r"no timestep group 5; expected 0 … 2",
     "prunekit prune base.pt --group -1": r"no timestep group -1",
     "prunekit prune base.pt --allocation nowhere.json": r"nowhere\.json does not exist",
     "prunekit prune base.pt --target 0 --group 1": "Got --target 0",
     "prunekit prune base.pt --target 1.5 --group 1": r"Got --target 1\.5",
-    "prunekit prune base.pt --target 0.001 --group 1 --samples 8": "expected .* … 11,491,328",
+    "prunekit prune base.pt --target 0.001 --group 1 --samples 8": "expected .* … 969,216",
     "prunekit prune base.pt --samples 0": "at least 1",
     "prunekit prune base.pt --rounds 0": "rounds",
     "prunekit importance base.pt --groups-file groups-2000.json": "2000 timesteps",
@@ -181,8 +184,8 @@ def test_a_recipe_that_does_not_fit_its_base_starts_nothing(workshop, monkeypatc
     assert listing(workshop) == before
 
 
-def test_without_an_allocation_the_command_for_it_is_named(journey, tmp_path, monkeypatch):
-    shutil.copy("base.pt", tmp_path)
+def test_without_an_allocation_the_command_for_it_is_named(workshop, tmp_path, monkeypatch):
+    shutil.copy(workshop / "base.pt", tmp_path)
     monkeypatch.chdir(tmp_path)
     assert "prunekit allocate --budget 0.8" in typed("prunekit prune base.pt --group 3").sentence
     assert list(listing(tmp_path)) == ["base.pt"]

@@ -146,7 +146,7 @@ def run_folder(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Typed, T
     with contextlib.chdir(folder):
         first = done("prunekit run micro.yaml --publish reports")
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr("prunekit.runs.experts_run.write_report", lambda run: run)  # it was made a moment ago
+            patch.setattr("prunekit.report.write_report", lambda run: run)  # it was made a moment ago
             second = done("prunekit run micro.yaml --json")
     return folder, first, second
 

@@ -49,7 +49,7 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
             _traced[key] = of(base, norm_mode, head_mode, constraints)
         return _traced[key]
 
-    monkeypatch.setattr("prunekit.runs.experts_run.write_report", lambda folder: folder / "report" / "index.html")
+    monkeypatch.setattr("prunekit.report.write_report", lambda folder: folder / "report" / "index.html")
     monkeypatch.setattr("prunekit.runs.experts_run.Bench.of", once)
 
 

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from forking import ForkedJobs
 from micro_recipe import Spy
 from tiny_comparison import TINY_MODEL, TINY_SCHEDULE, recipe_of
 
@@ -12,7 +13,6 @@ from prunekit.report.curriculum import training_curves
 from prunekit.report.wording import estimate_text
 from prunekit.results.estimate import Estimate
 from prunekit.results.formats import MANIFEST
-from prunekit.runs.executors import Processes
 from prunekit.runs.publishing import publish
 from prunekit.studies.kinds_of_runs import run_of
 
@@ -136,7 +136,7 @@ def test_a_comparison_of_stages_trains_uniformly(tmp_path):
 @pytest.mark.slow
 def test_trainings_in_processes_of_their_own_give_the_same(manifest, tmp_path):
     two = {name: ENTRIES[name] for name in ("uniform", "second moment")}
-    run_of(recipe(tmp_path, entries=two, seeds=[4]), tmp_path / "run", executor=Processes(2, 0)).execute()
+    run_of(recipe(tmp_path, entries=two, seeds=[4]), tmp_path / "run", executor=ForkedJobs(2)).execute()
     other = read_json(tmp_path / "run" / "manifest.json")
     names = [f"{name}, seed 4" for name in two]
     assert other["curriculum"] == [row for row in manifest["curriculum"] if row["seed"] == 4 and row["entry"] in two]

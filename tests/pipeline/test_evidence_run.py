@@ -5,6 +5,7 @@ import copy
 import numpy as np
 import pytest
 import torch
+from forking import ForkedJobs
 from micro_recipe import Spy
 from tiny_comparison import TINY_MODEL, TINY_SCHEDULE, recipe_of
 
@@ -12,7 +13,6 @@ from prunekit._json import read_json
 from prunekit.errors import BudgetError, FileFormatError, InputError
 from prunekit.recipe import FinetuneOptions
 from prunekit.report.evidence import evidence_claim
-from prunekit.runs.executors import Processes
 from prunekit.runs.publishing import publish
 from prunekit.slim import load_slim
 from prunekit.steps.finetuning import finetune_slim
@@ -144,7 +144,7 @@ def test_other_seeds_fine_tune_what_one_search_found_and_processes_give_the_same
         data["evidence"] |= {"entries": {name: ENTRIES[name] for name in ("experts 0.8", "taught")}, "seeds": [0, 1]}
 
     spy = Spy()
-    run_of(recipe(tmp_path, other), tmp_path / "run", executor=Processes(2, 0)).execute()
+    run_of(recipe(tmp_path, other), tmp_path / "run", executor=ForkedJobs(2)).execute()
     other_manifest = read_json(tmp_path / "run" / "manifest.json")
     rows = {(row["entry"], row["seed"]): {**row, "seconds_per_image": 0} for row in other_manifest["evidence"]}
     for row in manifest["evidence"]:

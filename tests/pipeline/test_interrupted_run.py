@@ -1,12 +1,11 @@
 """Ctrl-C in a terminal reaches a run and its workers: trainings are saved, the run waits for them, and the next start goes on."""
 
 import contextlib
+import copy
 import json
 import os
 import shlex
 import signal
-import subprocess
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -14,30 +13,19 @@ from pathlib import Path
 import psutil
 import pytest
 import yaml
+from forking import forked_command
 from micro_recipe import MICRO, micro
+from tiny_comparison import TINY_MODEL
 from typer.testing import CliRunner
 
 from prunekit._files import sha256_file
 from prunekit.cli.app import app
 
-COMMAND = "import signal, sys; signal.signal(signal.SIGINT, signal.default_int_handler); from prunekit.cli import main; main()"
-TRAIN = {**MICRO["finetune"]["train"], "steps": 40, "checkpoint_every": 1000}
-RECIPE = {**MICRO, "finetune": {"train": TRAIN}}
-del RECIPE["evaluation"]  # which takes long
+STEPS = 150  # so many that a signal at the first one arrives before the last
+RECIPE = copy.deepcopy({key: section for key, section in MICRO.items() if key != "evaluation"})  # which takes long
+RECIPE["base"] = {"model": TINY_MODEL, "train": {"steps": 2, "batch_size": 8, "warmup_steps": 1}}
+RECIPE["finetune"]["train"] |= {"steps": STEPS, "checkpoint_every": 1000}
 PATIENCE = 400.0  # seconds
-
-
-def start(folder: Path, words: list[str]) -> "subprocess.Popen[str]":
-    """A run in a process group of its own, as a shell starts it."""
-    return subprocess.Popen(  # noqa: S603 - written above
-        [sys.executable, "-c", COMMAND, *words],
-        cwd=folder,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        start_new_session=True,
-        env=os.environ | {"OMP_NUM_THREADS": "1"},
-    )
 
 
 def done(folder: Path, words: list[str]) -> None:
@@ -49,14 +37,17 @@ def done(folder: Path, words: list[str]) -> None:
 
 def interrupted(folder: Path, words: list[str], when: Callable[[], bool], send: Callable[[int], None]) -> str:
     """What a run says last that gets a signal once something is the case."""
-    process, until = start(folder, words), time.monotonic() + PATIENCE
-    while not when() and process.poll() is None and time.monotonic() < until:
-        time.sleep(0.05)
-    workers = psutil.Process(process.pid).children(recursive=True) if process.poll() is None else []
+    process = forked_command(folder, ["prunekit", *words], leads_a_group=True)
+    until = time.monotonic() + PATIENCE
+    while not when() and process.is_alive() and time.monotonic() < until:
+        time.sleep(0.01)
+    assert process.pid
+    workers = psutil.Process(process.pid).children(recursive=True) if process.is_alive() else []
     send(process.pid)
-    _, said = process.communicate(timeout=PATIENCE)
+    process.join(PATIENCE)
+    said = (folder / "err").read_text()
     assert "Traceback" not in said
-    assert process.returncode == 130, said
+    assert process.exitcode == 130, said
     assert not psutil.wait_procs(workers, timeout=PATIENCE)[1]
     return said.strip().splitlines()[-1]
 
@@ -96,25 +87,27 @@ def test_an_interrupted_run_with_workers_ends_in_the_same_bytes(undisturbed, tmp
     saved = [int(path.name[5:13]) for path in run.glob("checkpoints/*/step-*.pt")]
     if sender is not SENDERS["ctrl-c twice"]:  # which does not wait for the workers, that save all the same
         assert saved
-        assert all(0 < step < 40 for step in saved)
+        assert all(0 < step < STEPS for step in saved)
     for log in (run / "jobs").glob("*.log"):
         assert "Traceback" not in log.read_text()
-    done(tmp_path, words)
+    done(tmp_path, words if sender is SENDERS["ctrl-c"] else words[:2])  # in one process, too
     assert weights(run) == weights(undisturbed)
     assert not list(run.rglob(".*.part"))
 
 
 @pytest.mark.slow
 def test_an_interrupted_run_ends_in_the_same_bytes(undisturbed, tmp_path):
-    """In one process: in a search, whose journal is kept, and in a training."""
-    (tmp_path / "micro.yaml").write_text(yaml.safe_dump(RECIPE))
+    """In one process: in a search, whose journal is kept, and in a training, whose checkpoints show how far it is."""
+    often = copy.deepcopy(RECIPE)
+    often["finetune"]["train"]["checkpoint_every"] = 10
+    (tmp_path / "micro.yaml").write_text(yaml.safe_dump(often))
     run = tmp_path / "runs" / "micro"
     moments = [
         lambda: (
             (run / "search" / "group-1.jsonl").is_file()
             and len((run / "search" / "group-1.jsonl").read_bytes().splitlines()) > 2
         ),
-        lambda: any(run.glob("checkpoints/group-0-*")) or (run / "stages" / "prune-group-1.json").is_file(),
+        lambda: any(run.glob("checkpoints/*/step-*.pt")),
     ]
     for when in moments:
         said = interrupted(tmp_path, ["run", "micro.yaml"], when, SENDERS["ctrl-c"])

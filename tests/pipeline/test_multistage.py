@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from forking import ForkedJobs
 from micro_recipe import Spy
 from tiny_comparison import TINY_MODEL, TINY_SCHEDULE, recipe_of
 
@@ -12,7 +13,6 @@ from prunekit.report import write_any_report
 from prunekit.report.learning import reaching
 from prunekit.report.multistage import entries_of
 from prunekit.results.formats import MANIFEST
-from prunekit.runs.executors import Processes
 from prunekit.runs.publishing import publish
 from prunekit.studies.multistage_study import MultistageRun
 
@@ -192,7 +192,7 @@ def test_networks_in_processes_of_their_own_give_the_same(manifest, tmp_path):
     """Of the whole network, and of stages that train together; one grouping instead of three."""
     names = ("unified", "tailored")
     fewer = recipe(tmp_path, networks=list(names), groupings=TINY["multistage"]["groupings"][:1])
-    MultistageRun(fewer, tmp_path / "run", executor=Processes(2, 0)).execute()
+    MultistageRun(fewer, tmp_path / "run", executor=ForkedJobs(2)).execute()
     other = read_json(tmp_path / "run" / "manifest.json")
     alike = [
         row for row in manifest["multistage"] if row["network"] in names and row["grouping"] in ("explicit", "uniform")

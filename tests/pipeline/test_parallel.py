@@ -4,7 +4,6 @@ import json
 import os
 import pickle
 import signal
-import subprocess
 import sys
 import threading
 import time
@@ -16,6 +15,7 @@ from typing import Any
 import psutil
 import pytest
 import torch
+from forking import forked
 from micro_recipe import STAGES, Spy, micro
 from small_run import PreemptedRun, SmallRun
 
@@ -77,6 +77,12 @@ def small(tmp_path: Path) -> Callable[..., tuple[Spy, SmallRun]]:
         return spy, SmallRun(micro(), folder, spy, executor)
 
     return make
+
+
+def in_processes(folder: Path) -> None:
+    """The small run, with workers."""
+    os.environ["PYTHONPATH"] = os.pathsep.join([str(HERE), str(HERE.parents[1])])
+    SmallRun(micro(), folder, None, Processes(2)).execute()
 
 
 def weights(folder: Path) -> dict[str, str]:
@@ -200,17 +206,13 @@ def test_what_two_processes_come_to_is_made_once(small, caplog):
 def test_what_a_killed_run_leaves_is_gone_on_with(small):
     """Its processes end with it, and what was finished is kept."""
     _, run = small(None, b_0=["waits"], a_1=["waits"])
-    code = (
-        "import sys; from pathlib import Path; from micro_recipe import micro; from small_run import SmallRun; "
-        "from prunekit.runs.executors import Processes; SmallRun(micro(), Path(sys.argv[1]), None, Processes(2)).execute()"
-    )
-    process = subprocess.Popen([sys.executable, "-c", code, str(run.folder)])  # noqa: S603 - written above
+    process = forked(in_processes, run.folder)
     waiting = [run.folder / "b-0.starts", run.folder / "a-1.starts"]
     while not all(path.is_file() and path.read_text() for path in waiting):
-        assert process.poll() is None
+        assert process.is_alive()
         time.sleep(0.1)
     process.kill()
-    process.wait()
+    process.join()
     for path in waiting:
         number = int(path.read_text())
         for _ in range(100):

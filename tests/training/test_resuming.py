@@ -1,19 +1,14 @@
 """A training that is interrupted, or killed, ends in the bytes of one that is not."""
 
-import json
-import os
 import random
 import resource
 import signal
-import subprocess
-import sys
 import time
 import warnings
-from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
-from pathlib import Path
 
 import pytest
+from forking import forked
 from tiny_training import (
     OPTIONS,
     SAMPLER,
@@ -23,6 +18,7 @@ from tiny_training import (
     tiny_net,
     tiny_objective,
     tiny_run,
+    train_in,
 )
 
 from prunekit.errors import FileFormatError, InputError
@@ -133,43 +129,18 @@ def test_checkpoints_of_another_training_are_refused(tmp_path, change):
     assert checkpoint_steps(tmp_path) == before
 
 
-class Server:
-    """Processes that train in folders, forked from one that has imported everything."""
+def started(folder, **options):
+    """A process that trains in a folder."""
+    folder.mkdir(exist_ok=True)
+    return forked(train_in, folder, options)
 
-    def __init__(self):
-        script = Path(__file__).with_name("tiny_training.py")
-        self.process = subprocess.Popen(  # noqa: S603 - our own script
-            [sys.executable, script],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-            env=os.environ | {"OMP_NUM_THREADS": "1"},
-        )
 
-    def __enter__(self):
-        return self
-
-    def __exit__(self, *_):
-        self.process.stdin.close()
-        self.process.wait(20)
-        self.process.stdout.close()
-
-    def start(self, folder, **options):
-        """Process id of a training in a folder."""
-        folder.mkdir(exist_ok=True)
-        self.process.stdin.write(json.dumps([str(folder), options]) + "\n")
-        self.process.stdin.flush()
-        return int(self.process.stdout.readline())
-
-    def status(self):
-        """Exit code of the last training, negative for a signal."""
-        return int(self.process.stdout.readline())
-
-    def finish(self, folder, **options):
-        """The weights of a training that nobody disturbs."""
-        self.start(folder, **options)
-        assert self.status() == 0
-        return (folder / "weights").read_bytes()
+def finished(folder, **options):
+    """The weights of a training that nobody disturbs."""
+    process = started(folder, **options)
+    process.join()
+    assert process.exitcode == 0
+    return (folder / "weights").read_bytes()
 
 
 @pytest.mark.slow
@@ -178,20 +149,19 @@ def test_a_killed_process_ends_in_the_same_bytes(tmp_path):
     moments = random.Random(0)  # noqa: S311 - moments of kills
     options = {"steps": 500, "checkpoint_every": 1, "log_every": 1}  # so many that a busy machine kills in time
     killed, broken = 0, tmp_path / "broken"
-    with Server() as server:
-        whole = server.finish(tmp_path / "whole", **options)
-        while killed < 22 and not (broken / "weights").exists():
-            known = checkpoint_steps(broken / "checkpoints")
-            child = server.start(broken, **options)
-            deadline = time.monotonic() + 20
-            while checkpoint_steps(broken / "checkpoints") == known and time.monotonic() < deadline:
-                time.sleep(0.001)
-            time.sleep(moments.uniform(0, 0.012))
-            with suppress(ProcessLookupError):  # it was faster
-                os.kill(child, signal.SIGKILL)
-            killed += server.status() == -signal.SIGKILL
-        assert len(checkpoint_steps(broken / "checkpoints")) <= 2
-        assert server.finish(broken, **options) == whole
+    whole = finished(tmp_path / "whole", **options)
+    while killed < 22 and not (broken / "weights").exists():
+        known = checkpoint_steps(broken / "checkpoints")
+        process = started(broken, **options)
+        deadline = time.monotonic() + 20
+        while checkpoint_steps(broken / "checkpoints") == known and time.monotonic() < deadline:
+            time.sleep(0.001)
+        time.sleep(moments.uniform(0, 0.012))
+        process.kill()
+        process.join()
+        killed += process.exitcode == -signal.SIGKILL
+    assert len(checkpoint_steps(broken / "checkpoints")) <= 2
+    assert finished(broken, **options) == whole
     assert killed >= 20
 
 
@@ -200,20 +170,18 @@ def test_a_process_that_is_told_to_end_saves_its_last_step_first(tmp_path):
     """As a cluster does it: SIGTERM, between checkpoints and between reports."""
     options = {"steps": 400, "checkpoint_every": 400, "log_every": 100}
     broken, saved = tmp_path / "broken", []
-    with Server() as server:
-        server.start(tmp_path / "whole", **options)
-        began = time.monotonic()
-        assert server.status() == 0
-        took, whole = time.monotonic() - began, (tmp_path / "whole" / "weights").read_bytes()
-        for _ in range(5):  # whatever the machine's speed, some are neither too early nor too late
-            child = server.start(broken, **options)
-            time.sleep(0.15 * took)
-            with suppress(ProcessLookupError):  # it was faster
-                os.kill(child, signal.SIGTERM)
-            if server.status() == 0:
-                break
-            saved += checkpoint_steps(broken / "checkpoints")[-1:]
-        assert server.finish(broken, **options) == whole
+    began = time.monotonic()
+    whole = finished(tmp_path / "whole", **options)
+    took = time.monotonic() - began
+    for _ in range(5):  # whatever the machine's speed, some are neither too early nor too late
+        process = started(broken, **options)
+        time.sleep(0.15 * took)
+        process.terminate()
+        process.join()
+        if process.exitcode == 0:
+            break
+        saved += checkpoint_steps(broken / "checkpoints")[-1:]
+    assert finished(broken, **options) == whole
     assert saved
     assert saved == sorted(set(saved))
     assert any(step % 100 for step in saved)

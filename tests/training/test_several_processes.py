@@ -5,58 +5,47 @@ import os
 import signal
 import subprocess
 import sys
+import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
+from forking import forked, forked_ranks, succeeded
+from tiny_training import OPTIONS, SAMPLER, tiny_net, tiny_objective, tiny_run
 
 from prunekit.checkpoint import load_base
-
-HERE = Path(__file__).parent
-WORKER = """
-import json, sys, torch
-sys.path[:0] = sys.argv[1:]
-from dataclasses import replace
-from tiny_training import OPTIONS, SAMPLER, T, tiny_net, tiny_objective
 from prunekit.training import Distillation, LossSecondMoment, train
-torch.set_num_threads(1)
-
-def net(seed=0):
-    made = tiny_net(seed)
-    made.drop.p = 0.0  # each process drops other units
-    return made
-
-found = {}
-for name, sampler, parts in (("plain", SAMPLER, 1), ("parts", SAMPLER, 4), ("learning", LossSecondMoment(SAMPLER, history=2), 2)):
-    result = train(net(), tiny_objective(), sampler, replace(OPTIONS, gradient_accumulation_steps=parts))
-    found[name] = [loss for _, loss in result.losses]
-    if name == "learning":
-        found["learnt"] = [int(sampler.seen.sum()), float(sampler.losses.sum())]
-taught = Distillation(tiny_objective(), net(2), 0.5, 0.5, {"first": None})
-found["taught"] = [loss for _, loss in train(net(), taught, SAMPLER, OPTIONS).losses]
-print(json.dumps(found))
-"""
 
 
-def port():
-    return str(20000 + os.getpid() % 20000)
+def curves(folder):
+    """Train in four ways; the losses are written by rank and number of processes."""
+    torch.set_num_threads(1)
 
+    def net(seed=0):
+        made = tiny_net(seed)
+        made.drop.p = 0.0  # each process drops other units
+        return made
 
-def start(rank, size, script=WORKER, *words):
-    own = {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(size)} if size > 1 else {}
-    address = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port(), "ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"}
-    return subprocess.Popen(  # noqa: S603
-        [sys.executable, "-c", script, str(HERE), *words],
-        env={**os.environ, **address, **own},
-        stdout=subprocess.PIPE,
-        text=True,
-    )
+    found = {}
+    ways = (("plain", SAMPLER, 1), ("parts", SAMPLER, 4), ("learning", LossSecondMoment(SAMPLER, history=2), 2))
+    for name, sampler, parts in ways:
+        result = train(net(), tiny_objective(), sampler, replace(OPTIONS, gradient_accumulation_steps=parts))
+        found[name] = [loss for _, loss in result.losses]
+        if name == "learning":
+            found["learnt"] = [int(sampler.seen.sum()), float(sampler.losses.sum())]
+    taught = Distillation(tiny_objective(), net(2), 0.5, 0.5, {"first": None})
+    found["taught"] = [loss for _, loss in train(net(), taught, SAMPLER, OPTIONS).losses]
+    own = "-".join(os.environ.get(key, "") for key in ("RANK", "WORLD_SIZE"))
+    (folder / own).write_text(json.dumps(found))
 
 
 @pytest.mark.slow
-def test_two_processes_have_the_loss_curve_of_one():
-    processes = [start(0, 1), start(0, 2), start(1, 2)]
-    alone, *pair = (json.loads(process.communicate(timeout=120)[0].splitlines()[-1]) for process in processes)
+def test_two_processes_have_the_loss_curve_of_one(tmp_path):
+    for process in [forked(curves, tmp_path), *forked_ranks(2, curves, tmp_path)]:
+        process.join(120)
+    alone, *pair = (json.loads((tmp_path / name).read_text()) for name in ("-", "0-2", "1-2"))
     assert pair[0] == pair[1]
     assert alone["learnt"][0] == pair[0]["learnt"][0] == 40 * 16
     for name, curve in alone.items():
@@ -65,38 +54,35 @@ def test_two_processes_have_the_loss_curve_of_one():
     assert alone["taught"] != alone["plain"]
 
 
-STOPPED = """
-import signal, sys
-from pathlib import Path
-sys.path[:0] = sys.argv[1:2]
-signal.signal(signal.SIGINT, signal.default_int_handler)
-from dataclasses import replace
-from tiny_training import OPTIONS, tiny_run
-import torch
-torch.set_num_threads(1)
-steps = []
+def until_stopped(folder):
+    """Train until a Ctrl-C; ``begun-0`` and ``last-0`` are of rank 0."""
+    torch.set_num_threads(1)
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    steps, rank = [], os.environ["RANK"]
 
-def report(progress):
-    steps.append(progress.step)
-    if progress.step == 20:
-        print("begun", flush=True)
+    def report(progress):
+        steps.append(progress.step)
+        if progress.step == 20:
+            (folder / f"begun-{rank}").touch()
 
-try:
-    tiny_run(Path(sys.argv[2]), report, replace(OPTIONS, steps=100000, checkpoint_every=100000, log_every=1))
-except KeyboardInterrupt:
-    print(steps[-1], flush=True)
-"""
+    try:
+        tiny_run(folder, report, replace(OPTIONS, steps=100000, checkpoint_every=100000, log_every=1))
+    except KeyboardInterrupt:
+        (folder / f"last-{rank}").write_text(str(steps[-1]))
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("rank", [0, 1])
 def test_one_process_that_gets_a_ctrl_c_stops_all_after_the_same_step(tmp_path, rank):
     """One that went on would wait for the others forever."""
-    processes = [start(own, 2, STOPPED, str(tmp_path)) for own in (0, 1)]
+    processes = forked_ranks(2, until_stopped, tmp_path)
+    while not all((tmp_path / f"begun-{own}").is_file() for own in (0, 1)):
+        assert all(process.is_alive() for process in processes)
+        time.sleep(0.01)
+    os.kill(processes[rank].pid, signal.SIGINT)
     for process in processes:
-        assert process.stdout.readline() == "begun\n"
-    processes[rank].send_signal(signal.SIGINT)
-    last = [int(process.communicate(timeout=60)[0]) for process in processes]
+        process.join(60)
+    last = [int((tmp_path / f"last-{own}").read_text()) for own in (0, 1)]
     assert last[0] == last[1]
     assert [int(path.name[5:13]) for path in tmp_path.glob("step-*.pt")] == [last[0]]
 
@@ -115,7 +101,7 @@ def test_accelerate_launch_trains_and_fine_tunes_and_one_process_writes(tmp_path
         "--num_machines",
         "1",
     ]
-    launch += ["--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", str(int(port()) + 1)]
+    launch += ["--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", "0"]
     line = "train --data digits --max-train-steps 4 --train-batch-size 16 --config model.json --json"
     config = {
         "_class_name": "UNet2DModel",
@@ -140,12 +126,14 @@ def test_accelerate_launch_trains_and_fine_tunes_and_one_process_writes(tmp_path
         return done.stdout
 
     together = json.loads(run([*launch, str(command), *line.split(), "--output", "two.pt"]))  # one answer, not two
-    alone = json.loads(run([str(command), *line.split(), "--output", "one.pt"]))
+    words = ["--config", str(tmp_path / "model.json"), "--output", str(tmp_path / "one.pt")]
+    succeeded(tmp_path / "alone", ["prunekit", *line.split(), *words])
+    alone = json.loads((tmp_path / "alone" / "out").read_text())
     assert together["loss"] == pytest.approx(alone["loss"], rel=1e-4)
     one, two = (load_base(str(tmp_path / name)).model.state_dict() for name in ("one.pt", "two.pt"))
     for key, value in one.items():
         np.testing.assert_allclose(two[key].numpy(), value.numpy(), rtol=1e-3, atol=1e-4)
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["model.json", "one.pt", "two.pt"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["alone", "model.json", "one.pt", "two.pt"]
     recipe = Path(__file__).parents[2] / "recipes" / "digits-base.yaml"
     refused = subprocess.run(  # noqa: S603
         [str(command), "run", str(recipe)],

@@ -2,15 +2,13 @@
 
 import json
 import os
-import subprocess
-import sys
 from collections import Counter
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from forking import forked, forked_ranks
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from networks import UNET_CONFIG
@@ -203,43 +201,22 @@ def test_every_stage_learns(draw):
     assert all(low < 0.9 * high for low, high in zip(after, before, strict=True))
 
 
-WORKER = """
-import json, sys, torch
-sys.path[:0] = sys.argv[1:]
-from test_stage_training import OPTIONS, GROUPS, network, objective
-from prunekit.training import StageTimesteps, train
-torch.set_num_threads(1)
-found = {}
-for draw in ("uniform", "mixed"):
-    result = train(network(), objective(), StageTimesteps(GROUPS, draw), OPTIONS)
-    found[draw] = [float(t.double().sum()) for t in result.model.state_dict().values()]
-print(json.dumps(found))
-"""
+def sums(folder):
+    """Train with both draws; the sums of the weights are written by rank and number of processes."""
+    torch.set_num_threads(1)
+    found = {}
+    for draw in ("uniform", "mixed"):
+        result = train(network(), objective(), StageTimesteps(GROUPS, draw), OPTIONS)
+        found[draw] = [float(t.double().sum()) for t in result.model.state_dict().values()]
+    own = "-".join(os.environ.get(key, "") for key in ("RANK", "WORLD_SIZE"))
+    (folder / own).write_text(json.dumps(found))
 
 
 @pytest.mark.slow
-def test_two_processes_train_as_one_though_batches_leave_decoders_out():
-    here = Path(__file__).parent
-    port = str(20000 + os.getpid() % 20000)
-
-    def start(rank, size):
-        own = {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(size)} if size > 1 else {}
-        address = {
-            "MASTER_ADDR": "127.0.0.1",
-            "MASTER_PORT": port,
-            "ACCELERATE_USE_CPU": "true",
-            "OMP_NUM_THREADS": "1",
-        }
-        return subprocess.Popen(  # noqa: S603
-            [sys.executable, "-c", WORKER, str(here), str(here.parent)],
-            env={**os.environ, **address, **own},
-            stdout=subprocess.PIPE,
-            text=True,
-        )
-
-    alone = start(0, 1)
-    pair = [start(rank, 2) for rank in (0, 1)]
-    told = [json.loads(process.communicate(timeout=120)[0].splitlines()[-1]) for process in (alone, *pair)]
+def test_two_processes_train_as_one_though_batches_leave_decoders_out(tmp_path):
+    for process in [forked(sums, tmp_path), *forked_ranks(2, sums, tmp_path)]:
+        process.join(120)
+    told = [json.loads((tmp_path / name).read_text()) for name in ("-", "0-2", "1-2")]
     assert told[1] == told[2]
     for draw in ("uniform", "mixed"):
         np.testing.assert_allclose(told[1][draw], told[0][draw], rtol=1e-3, atol=1e-4)

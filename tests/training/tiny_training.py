@@ -1,13 +1,5 @@
-"""A training of a second, with dropout; as a script, one that can be killed and started again without importing torch anew.
+"""A training of a second, with dropout; also one that a test starts in a process of its own."""
 
-``python tiny_training.py`` reads folders and options, as JSON, from standard input. For each it forks a process that trains there,
-going on from the checkpoints that it finds, and writes ``weights`` when it is through; it prints the process id and, later, its
-status.
-"""
-
-import json
-import os
-import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -71,22 +63,8 @@ def assert_same_run(result: TrainResult, expected: TrainResult) -> None:
     assert result.samples == expected.samples
 
 
-def serve() -> None:
+def train_in(folder: Path, options: dict[str, int]) -> None:
+    """Train in a folder from the checkpoints that are there, for processes that a test kills; ``weights`` has the result."""
     torch.set_num_threads(1)
-    tiny_run(options=replace(OPTIONS, steps=1, log_every=1))  # what a first step imports is there for all the forks
-    for line in sys.stdin:
-        folder, changes = json.loads(line)
-        child = os.fork()
-        if child == 0:
-            model = tiny_run(Path(folder) / "checkpoints", options=replace(OPTIONS, **changes)).model
-            (Path(folder) / "weights").write_bytes(weight_bytes(model))
-            os._exit(0)
-        sys.stdout.write(f"{child}\n")
-        sys.stdout.flush()
-        _, status = os.waitpid(child, 0)
-        sys.stdout.write(f"{os.waitstatus_to_exitcode(status)}\n")
-        sys.stdout.flush()
-
-
-if __name__ == "__main__":
-    serve()
+    model = tiny_run(folder / "checkpoints", options=replace(OPTIONS, **options)).model
+    (folder / "weights").write_bytes(weight_bytes(model))
