@@ -5,6 +5,7 @@ import inspect
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import torch
@@ -257,7 +258,10 @@ _K_NEEDS = (
 
 
 def _imagen() -> Any:
-    """As its class for 64×64 images has it, with narrow channels."""
+    """As its class for 64×64 images has it, with narrow channels. What it asks of a text encoder when it is imported is no network."""
+    text: Any = ModuleType("imagen_pytorch.t5")
+    text.DEFAULT_T5_NAME, text.get_encoded_dim, text.t5_encode_text = "", lambda _: 768, None
+    sys.modules.setdefault(text.__name__, text)
     make = _library("imagen_pytorch.imagen_pytorch", *_IMAGEN_NEEDS).BaseUnet64
     config = {"dim": 16, "text_embed_dim": 32, "attn_dim_head": 8, "attn_heads": 2}
     inputs = {"x": _noise(1, 3, 32, 32), "time": torch.tensor([0.3]), "text_embeds": _noise(1, 8, 32)}
