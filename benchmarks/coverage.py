@@ -11,6 +11,8 @@ import argparse
 import json
 import math
 import multiprocessing
+import resource
+import signal
 import tempfile
 import time
 import traceback
@@ -36,8 +38,8 @@ from prunekit.graph.running import output_tensors, run_once
 from prunekit.groups import TimestepGroup
 from prunekit.slim import SlimModel, load_slim, save_slim
 
-SECONDS = 300.0  # of tracing, then groups that were not tried are left whole
-TIMEOUT = 420  # of one network with all checks
+SECONDS = 300.0  # of processor time for tracing, then groups that were not tried are left whole
+TIMEOUT = 600  # of one network with all checks, likewise of processor time
 _PLANS = 2
 _WRONG = 1e-5  # a relative difference above it is an error of the engine and not of rounding
 
@@ -133,11 +135,9 @@ def _apart(name: str, layers: int | None) -> dict[str, Any]:
         answer = Path(folder) / "row.json"
         own = multiprocessing.get_context("fork").Process(target=_one, args=(name, layers, answer))
         own.start()
-        own.join(TIMEOUT)
-        if own.is_alive():
-            own.kill()
-            own.join()
-            return {"error": f"it takes more than {TIMEOUT} seconds"}
+        own.join()
+        if own.exitcode == -signal.SIGXCPU:
+            return {"error": f"it takes more than {TIMEOUT} seconds of the processor"}
         if not answer.is_file():
             return {"error": f"its process ended with {own.exitcode}"}
         row: dict[str, Any] = json.loads(answer.read_text(encoding="utf-8"))
@@ -145,6 +145,7 @@ def _apart(name: str, layers: int | None) -> dict[str, Any]:
 
 
 def _one(name: str, layers: int | None, answer: Path) -> None:
+    resource.setrlimit(resource.RLIMIT_CPU, (TIMEOUT, TIMEOUT + 30))
     row: dict[str, Any] = {} if layers is None else {"layers": layers}
     start = time.monotonic()
     try:
