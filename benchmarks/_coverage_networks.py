@@ -40,7 +40,7 @@ DEEP: dict[str, dict[str, Any]] = {
         "image_proj_dim": 32,
         "has_clean_x_embedder": True,
     },
-    "OmniGenTransformer2DModel": {"vocab_size": 64, "pad_token_id": 0},
+    "OmniGenTransformer2DModel": {"vocab_size": 64, "pad_token_id": 0, "num_key_value_heads": 2},  # it shares none
     "RFD4ProteinaTransformer": {
         "token_dim": 64,
         "nheads": 4,

@@ -45,7 +45,7 @@ class Following(Flow):
         out = func(*args, **kwargs)
         given = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]
         self.use(given)
-        if torch.Tag.dynamic_output_shape in func.tags:
+        if torch.Tag.dynamic_output_shape in getattr(func, "tags", ()):
             self.found.deciding.add(self.module)
         rule_of(func)(self, func, args, kwargs, out)
         if given and all(self.is_weight(tensor) for tensor in given):
