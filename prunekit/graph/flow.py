@@ -149,10 +149,10 @@ class Flow(TorchDispatchMode):
         if not shared:
             return
         for grid, vector in ((a, b), (b, a)):
-            if len(vector.dims) == 1 and not vector.hidden and len(grid.dims) > 1 and not grid.hidden:
-                if (vector.dims[0] == grid.dims[0]) != self.heads_leave:
-                    self.fix([vector], reason)
-                    return
+            is_factor = len(vector.dims) == 1 and not vector.hidden and len(grid.dims) > 1 and not grid.hidden
+            if is_factor and (vector.dims[0] == grid.dims[0]) != self.heads_leave:
+                self.fix([vector], reason)
+                return
         left, right = a.over(shared), b.over(shared)
         if self.share_blocks(a, b):
             self.found.whole.append(a.ids.ravel())  # whole blocks keep whatever lies within them

@@ -152,7 +152,7 @@ class Retries:
         return any(new.values())
 
     def _untie(self, name: str) -> bool:
-        """Undo the latest ties of a group that fails with them, and not those that it passed with; gives back whether there were any."""
+        """Undo the latest ties of a group that fails with them, not those that it passed with; whether there were any."""
         own = [self._tied_in.get(tie, 0) for tie in self.ties if name in tie]
         self.ties = [tie for tie in self.ties if name not in tie or self._tied_in.get(tie, 0) < max(own)]
         return bool(own)
@@ -191,9 +191,9 @@ class Retries:
         before = len(self.frozen)
         for attribute in graph.attributes:
             full, pruned = attribute.width(graph.full_widths), attribute.width(widths)
-            if attribute.module in holders and {*attribute.width.by_group} == {graph.index[group.name]}:
-                if full != pruned and (full, pruned) in numbers:
-                    self.frozen.add((type(channels.modules[attribute.module]), attribute.name))
+            is_own = attribute.module in holders and {*attribute.width.by_group} == {graph.index[group.name]}
+            if is_own and full != pruned and (full, pruned) in numbers:
+                self.frozen.add((type(channels.modules[attribute.module]), attribute.name))
         return len(self.frozen) > before
 
     def _alike(self, name: str, graph: ChannelGraph) -> Iterator[ChannelGroup]:

@@ -12,6 +12,7 @@ from prunekit.cost import count_macs
 from prunekit.graph import PruningPlan, apply, trace
 from prunekit.graph.retrying import Retries
 from prunekit.graph.running import run_once
+from prunekit.graph.weightless import LARGE
 
 
 class Joint(nn.Module):
@@ -240,3 +241,21 @@ def test_functions_that_compile_run_as_they_are_written():
     net = seeded(Compiled)
     assert made(trace(net, (torch.randn(1, 4),))) == {"first"}
     assert not net.compiled
+
+
+class Cast(nn.Module):
+    """A buffer that no file stores and that is cast to the type that it has."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.last = nn.Linear(4, 8), nn.Linear(8 + 3, 4)
+        self.register_buffer("table", torch.arange(3)[None], persistent=False)
+
+    def forward(self, x):
+        return self.last(torch.cat([F.silu(self.first(x)), self.table.to(torch.int64).repeat(len(x), 1) / 3], -1))
+
+
+@pytest.mark.parametrize("parameters", [0, LARGE.parameters])
+def test_a_cast_that_changes_nothing_is_no_fault_with_or_without_values(monkeypatch, parameters):
+    monkeypatch.setattr(LARGE, "parameters", parameters)
+    assert "first" in made(pruned_as_silenced(Cast, 1, 4))
