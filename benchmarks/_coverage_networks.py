@@ -3,8 +3,10 @@
 import importlib
 import inspect
 import sys
+import typing
 from collections.abc import Callable
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import torch
@@ -18,7 +20,7 @@ from _coverage_inputs import INPUTS
 from manners import sinusoid
 from peers import karras, lucid, lucid_1d, small_dit, small_mlp, small_unet, stand_ins
 from research_code import RESEARCH
-from tiny_denoisers import DEPTHS, tiny
+from tiny_denoisers import DEPTHS, WIDTHS, tiny
 
 _LEVELS: dict[str, Any] = {"block_out_channels": (32, 32, 64, 64), "norm_num_groups": 8, "cross_attention_dim": 32}
 _DEFAULT = {"down_block_types": ..., "up_block_types": ..., "layers_per_block": ...}
@@ -38,7 +40,7 @@ DEEP: dict[str, dict[str, Any]] = {
         "image_proj_dim": 32,
         "has_clean_x_embedder": True,
     },
-    "OmniGenTransformer2DModel": {"vocab_size": 64, "pad_token_id": 0},
+    "OmniGenTransformer2DModel": {"vocab_size": 64, "pad_token_id": 0, "num_key_value_heads": 2},  # it shares none
     "RFD4ProteinaTransformer": {
         "token_dim": 64,
         "nheads": 4,
@@ -106,6 +108,10 @@ def deep(name: str, layers: int | None = None) -> dict[str, Any]:
     takes = inspect.signature(denoiser(name)).parameters
     config = {key: value for key, value in tiny(name).items() if key not in DEPTHS} | DEEP.get(name, {})
     config = {key: value for key, value in config.items() if value is not ... and key in takes}
+    shared = [key for key in _KEY_HEADS if config.get(key) == 1]
+    if shared:  # of a single key with two queries, no head can leave
+        config |= dict.fromkeys(shared, 2)
+        config |= {key: 2 * config[key] for key in (*_QUERY_HEADS, *WIDTHS) if key in config}
     if layers is not None:
         depths = {key: config.get(key, takes[key].default) for key in DEPTHS if key in takes}
         config |= {key: min(depth, layers) for key, depth in depths.items() if isinstance(depth, int)}
@@ -113,6 +119,8 @@ def deep(name: str, layers: int | None = None) -> dict[str, Any]:
     return config
 
 
+_KEY_HEADS = ("num_key_value_heads", "n_kv_heads", "num_kv_heads", "num_key_value_attention_heads")
+_QUERY_HEADS = ("num_attention_heads", "num_heads", "n_heads")
 _SHALLOW: dict[str, Callable[[int], dict[str, Any]]] = {
     "HiDreamImageTransformer2DModel": lambda n: {"llama_layers": [0, 1] * n},
     "WanVACETransformer3DModel": lambda n: {"vace_layers": [0, n - 1]},
@@ -257,7 +265,10 @@ _K_NEEDS = (
 
 
 def _imagen() -> Any:
-    """As its class for 64×64 images has it, with narrow channels."""
+    """As its class for 64×64 images has it, with narrow channels; importing it asks a text encoder for its width."""
+    text: Any = ModuleType("imagen_pytorch.t5")
+    text.DEFAULT_T5_NAME, text.get_encoded_dim, text.t5_encode_text = "", lambda _: 768, None
+    sys.modules |= {text.__name__: text, "beartype.typing": typing}
     make = _library("imagen_pytorch.imagen_pytorch", *_IMAGEN_NEEDS).BaseUnet64
     config = {"dim": 16, "text_embed_dim": 32, "attn_dim_head": 8, "attn_heads": 2}
     inputs = {"x": _noise(1, 3, 32, 32), "time": torch.tensor([0.3]), "text_embeds": _noise(1, 8, 32)}

@@ -38,7 +38,7 @@ class _Norms(TorchFunctionMode):
         kwargs, name = kwargs or {}, str(getattr(func, "__name__", "")).strip("_")
         if func in NORMS:
             given = args[0] if args else kwargs.pop("input")
-            scale = self._told(given.double().pow(2).mean().sqrt())
+            scale = self._told(given.double().pow(2).mean().sqrt().clamp_min(1e-30))  # of zeros, too
             return plain_norm(func, ((given / scale).to(given.dtype), *args[1:]), kwargs)
         if name in _SCALES and any(leaf in self.normed for leaf in tree_leaves(args) if isinstance(leaf, Tensor)):
             args = tuple(self._told(arg) if isinstance(arg, float | int) else arg for arg in args)

@@ -44,7 +44,8 @@ _FEEDFORWARD = (
     "ff_inner_dim",
     "d_ff",
 )
-_WIDTHS = ("hidden_size", "dim", "model_dim", "embed_dim", "dit_dim", "caption_projection_dim", "d_model")
+WIDTHS = ("hidden_size", "dim", "model_dim", "embed_dim", "dit_dim", "caption_projection_dim", "d_model")
+"""Config keys that say how wide the tokens are, where that is heads times their width."""
 _SIZES = {"sample_size": 8, "sample_height": 8, "sample_width": 8, "sample_frames": 5, "video_length": 4}
 _BLOCKS: dict[str, Any] = {"block_out_channels": (32, 32), "layers_per_block": 1, "norm_num_groups": 8}
 
@@ -108,7 +109,7 @@ def tiny(name: str) -> dict[str, Any]:
     network: type[nn.Module] = denoiser(name)
     defaults = {key: one.default for key, one in inspect.signature(network).parameters.items()}
     heads = next((defaults[key] for key in _TWO if isinstance(defaults.get(key), int)), None)
-    wide = next((defaults[key] for key in _WIDTHS if isinstance(defaults.get(key), int)), None)
+    wide = next((defaults[key] for key in WIDTHS if isinstance(defaults.get(key), int)), None)
     head = defaults.get("attention_head_dim") or defaults.get("head_dim") or (wide // heads if wide and heads else None)
     config: dict[str, Any] = {}
     for key, value in defaults.items():
@@ -121,7 +122,7 @@ def tiny(name: str) -> dict[str, Any]:
                 config[key] = 32
             elif key in _FEEDFORWARD:
                 config[key] = 64
-            elif key in _WIDTHS and isinstance(head, int):
+            elif key in WIDTHS and isinstance(head, int):
                 config[key] = 2 * head
             elif key in _SIZES:
                 config[key] = _SIZES[key]

@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves
 
 from prunekit._messages import did_you_mean, one_line
 from prunekit._types import JsonDict
@@ -36,6 +37,7 @@ _CONDITIONS = (
     "time_cond_proj_dim",
     "caption_channels",
 )
+_REGISTERED = ("_parameters", "_buffers", "_modules")
 _MAX_SAMPLE = 2**24  # elements of one input
 _MAX_PARAMETERS = 2**35
 _MAX_TENSORS = 20_000
@@ -112,10 +114,9 @@ class ModelSpec:
         if sum(parameter.numel() for parameter in model.parameters()) > _MAX_PARAMETERS:
             raise FileFormatError(f"The config describes more than {_MAX_PARAMETERS:,} parameters.")
         stored = set(model.state_dict())
-        beside = any(
-            isinstance(value, Tensor) and value.is_meta for module in model.modules() for value in vars(module).values()
-        )
-        if not beside and all(name in stored or name in shapes for name, _ in model.named_buffers()):
+        if not any(map(_keeps_meta, model.modules())) and all(
+            name in stored or name in shapes for name, _ in model.named_buffers()
+        ):
             return model
         with ParametersOnMeta(), Frugal(operations, elements):
             model = self.build()
@@ -227,6 +228,12 @@ def _is_denoiser(network: type[nn.Module]) -> bool:
         return denoiser(network.__name__) is network
     except InputError:
         return False
+
+
+def _keeps_meta(module: nn.Module) -> bool:
+    """Whether a module keeps tensors without values beside its parameters and buffers, such as a list of rotary tables."""
+    own = {key: value for key, value in vars(module).items() if key not in _REGISTERED}
+    return any(isinstance(leaf, Tensor) and leaf.is_meta for leaf in tree_leaves(own))
 
 
 def shapes_of(state: Mapping[str, Tensor]) -> dict[str, tuple[int, ...]]:

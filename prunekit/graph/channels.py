@@ -23,7 +23,7 @@ from prunekit.graph.labels import FIXED, Rectangle
 from prunekit.graph.layers import HEADS, axis_of, layer_kind
 from prunekit.graph.running import Inputs, run_once
 from prunekit.graph.structure import Axis, Member
-from prunekit.graph.tying import head_modes, tied_by
+from prunekit.graph.tying import experts, head_modes, tied_by
 from prunekit.graph.watching import Seen, watched
 
 __all__ = ["Channels"]
@@ -117,6 +117,7 @@ class Channels:
                 self.flow.found.fixed.append(
                     (ids, f"{module} is a norm without weights over channels of several layers")
                 )
+        self.flow.found.same += experts(self)
         for a, b in ties_of(self.model):
             if a in self.flow.axes and b in self.flow.axes and len(self.flow.axes[a]) == len(self.flow.axes[b]):
                 self.flow.found.same.append((self.flow.axes[a], self.flow.axes[b]))

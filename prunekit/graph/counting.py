@@ -2,11 +2,12 @@
 
 import math
 from dataclasses import dataclass, replace
+from fractions import Fraction
 
 import numpy as np
 
 from prunekit._types import IntArray
-from prunekit.graph.labels import Product
+from prunekit.graph.labels import FIXED, Product
 from prunekit.graph.structure import ChannelGroup, Term, Width
 
 __all__ = ["Count"]
@@ -32,16 +33,30 @@ class Count:
             return Width()
         flat = self.place[self.component[ids.ravel()]]
         numbers = np.bincount(flat[flat >= 0], minlength=len(self.groups))
-        by_group = {int(g): int(numbers[g]) // self.groups[int(g)].size for g in np.flatnonzero(numbers)}
-        return Width(int((flat < 0).sum()), by_group, divisor)
+        shares = {int(g): Fraction(int(numbers[g]), self.groups[int(g)].size) for g in np.flatnonzero(numbers)}
+        parts = math.lcm(*(share.denominator for share in shares.values()))
+        by_group = {g: int(share * parts) for g, share in shares.items()}
+        return Width(int((flat < 0).sum()) * parts, by_group, divisor * parts)
+
+    def _positions(self, ids: IntArray) -> IntArray:
+        """An id for each position behind which several lie, shape (..., k) to (...): the position leaves only if all of them do.
+
+        That is so where they are the same thing, or a head that leaves whole.
+        """
+        components = self.component[ids]
+        groups = self.place[components]
+        is_whole = np.array([*(group.whole for group in self.groups), False])[groups[..., 0]]
+        leaves = (components == components[..., :1]).all(-1) | (is_whole & (groups == groups[..., :1]).all(-1))
+        return np.where(leaves, ids[..., 0], FIXED)
 
     def product(self, product: Product) -> Term:
         """The term of a product; heads that two factors share are counted once."""
-        widths, scale, rows = [self.width(ids) for ids in product.factors], product.scale, product.rows
+        factors = [self._positions(ids) if product.hidden else ids for ids in product.factors]
+        widths, scale, rows = [self.width(ids) for ids in factors], product.scale, product.rows
         if rows > 1 and any(self.groups[g].whole for g in widths[1].by_group):  # what stays of a head is all of it
-            widths[1] = Width(product.factors[1].size // rows)
+            widths[1] = Width(factors[1].size // rows)
         elif rows > 1:
-            widths[1] = replace(widths[1], divisor=rows)
+            widths[1] = replace(widths[1], divisor=widths[1].divisor * rows)
         moving = [width for width in widths if width.by_group]
         still = [*(width for width in widths if not width.by_group), *moving[2:]]  # a third would make it trilinear
         full = np.array([group.size for group in self.groups])

@@ -57,12 +57,15 @@ class _Attention(_Plain):
         """Widths from the projections; ``heads`` has been set before."""
         inner = int(module.to_q.out_features)
         module.sliceable_head_dim = module.heads
+        spans_heads = module.out_dim == module.inner_dim  # processors that read it reshape the heads by it
         if inner != module.inner_dim and module.scale != 1.0:  # read by processors that do not call the fused attention
             module.scale = (inner // module.heads) ** -0.5
         module.inner_dim = module.inner_kv_dim = inner
         module.query_dim = int(module.to_q.in_features)
         leaving = _first_linear(module.to_out)
-        if leaving is not None:
+        if spans_heads:
+            module.out_dim = inner
+        elif leaving is not None:
             module.out_dim = int(leaving.out_features)
         if module.to_k is not None and not vars(module).get("is_cross_attention", True):
             module.cross_attention_dim = int(module.to_k.in_features)

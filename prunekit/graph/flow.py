@@ -149,11 +149,10 @@ class Flow(TorchDispatchMode):
         if not shared:
             return
         for grid, vector in ((a, b), (b, a)):
-            if len(vector.dims) == 1 and not vector.hidden and len(grid.dims) == 2 and not grid.hidden:
-                whole = self.head_modes.get(self.module, self.head_modes[""]) == "whole"
-                if (vector.dims[0] == grid.dims[0]) != whole:
-                    self.fix([vector], reason)
-                    return
+            is_factor = len(vector.dims) == 1 and not vector.hidden and len(grid.dims) > 1 and not grid.hidden
+            if is_factor and (vector.dims[0] == grid.dims[0]) != self.heads_leave:
+                self.fix([vector], reason)
+                return
         left, right = a.over(shared), b.over(shared)
         if self.share_blocks(a, b):
             self.found.whole.append(a.ids.ravel())  # whole blocks keep whatever lies within them
@@ -163,6 +162,11 @@ class Flow(TorchDispatchMode):
             self.link(right[..., 1:], right[..., :1], reason)
             left, right = left[..., :1], right[..., :1]
         self.link(left, right, reason)
+
+    @property
+    def heads_leave(self) -> bool:
+        """Whether the attention of the running module is meant to lose whole heads, and not channels of each."""
+        return self.head_modes.get(self.module, self.head_modes[""]) == "whole"
 
     def note_blocks(self, grid: Grid) -> None:
         """A reshape has put ids into blocks along the first axis of a grid."""
@@ -220,10 +224,12 @@ class Flow(TorchDispatchMode):
         self.link(ids[..., 1:], ids[..., :1], reason)
         return Grid(tuple(kept), ids[..., 0])
 
-    def count_product(self, func: Any, scale: int, factors: Iterable[IntArray], rows: int = 1) -> None:
-        """Note the multiply-accumulates of one operator call."""
+    def count_product(
+        self, func: Any, scale: int, factors: Iterable[IntArray], rows: int = 1, hidden: bool = False
+    ) -> None:
+        """Note the multiply-accumulates of one operator call, see :class:`Product`."""
         name = func.name().removeprefix("aten::").split(".")[0]
-        self.found.products.append(Product(self.module, name, scale, tuple(factors), rows))
+        self.found.products.append(Product(self.module, name, scale, tuple(factors), rows, hidden))
 
 
 def _without_single(grid: Grid, shape: Sequence[int]) -> Grid:

@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
@@ -44,6 +45,8 @@ class Following(Flow):
         out = func(*args, **kwargs)
         given = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]
         self.use(given)
+        if torch.Tag.dynamic_output_shape in getattr(func, "tags", ()):
+            self.found.deciding.add(self.module)
         rule_of(func)(self, func, args, kwargs, out)
         if given and all(self.is_weight(tensor) for tensor in given):
             for tensor in tree_leaves(out):

@@ -102,6 +102,7 @@ class Product:
         scale: positions and kernel.
         factors: ids, any shape.
         rows: leading rows that the first two factors share (heads), 1 for none.
+        hidden: whether the last axis of each factor has all ids that lie behind a position.
     """
 
     module: str
@@ -109,6 +110,7 @@ class Product:
     scale: int
     factors: tuple[IntArray, ...]
     rows: int = 1
+    hidden: bool = False
 
 
 @dataclass(eq=False)
@@ -126,6 +128,7 @@ class Findings:
         whole: ids on several axes, of which only whole blocks along the first one can leave: the others meet something of a fixed
             size, as the channels of a head meet rotary positions.
         made: ids of weights' axes that some product gives to its result.
+        deciding: names of modules in which shapes depend on values, as where tokens are sent to experts.
     """
 
     same: list[tuple[IntArray, IntArray]] = field(default_factory=list)
@@ -137,3 +140,4 @@ class Findings:
     products: list[Product] = field(default_factory=list)
     whole: list[IntArray] = field(default_factory=list)
     made: list[IntArray] = field(default_factory=list)
+    deciding: set[str] = field(default_factory=set)

@@ -4,6 +4,8 @@ import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 
+import numpy as np
+
 from prunekit.graph.channels import Channels
 from prunekit.graph.constraints import Constraints
 from prunekit.graph.found import Found
@@ -41,6 +43,8 @@ class Retries:
     followed: dict[str, set[tuple[str, str, int]]] = field(default_factory=dict)
     _ways_tried: dict[str, int] = field(default_factory=dict)
     _ties_tried: set[frozenset[str]] = field(default_factory=set)
+    _tied_in: dict[tuple[str, str], int] = field(default_factory=dict)
+    _trials: int = 0
 
     def __post_init__(self) -> None:
         self.modes[""] = self.ways[0]
@@ -65,12 +69,15 @@ class Retries:
             Whether anything has changed, so that the network is worth another trial; else the groups are in ``failed``.
         """
         offences, channels, graph = trial.offences(), trial.channels, trial.graph
+        self._trials += 1
         if not patient:
             self.failed |= {name: offence.reason for name, offence in offences.items()}
             self.ties = [tie for tie in self.ties if not set(tie) & set(offences)]
             return bool(offences)
         by_name = {found.name: found for found in channels.found}
         if self._scale(trial.scaled):
+            return True
+        if any([self._let_be(graph[name], graph, offence, channels) for name, offence in offences.items()]):
             return True
         frozen = changed = self._freeze(offences, channels, graph)
         tied: set[str] = set()
@@ -87,6 +94,7 @@ class Retries:
                 held = {one for pair in self.ties for one in pair}
                 for pair in (tie, *((other, tie[1]) for other in others if other not in held)):
                     self.ties.append(pair)
+                    self._tied_in[pair] = self._trials
                     tied |= set(pair)
             elif not self._another_way(by_name[name], channels) and not self._untie(name):
                 self.failed[name] = offence.reason
@@ -144,10 +152,10 @@ class Retries:
         return any(new.values())
 
     def _untie(self, name: str) -> bool:
-        """Undo the ties in a group that fails with them; gives back whether there were any."""
-        wrong = [tie for tie in self.ties if name in tie]
-        self.ties = [tie for tie in self.ties if tie not in wrong]
-        return bool(wrong)
+        """Undo the latest ties of a group that fails with them, not those that it passed with; whether there were any."""
+        own = [self._tied_in.get(tie, 0) for tie in self.ties if name in tie]
+        self.ties = [tie for tie in self.ties if name not in tie or self._tied_in.get(tie, 0) < max(own)]
+        return bool(own)
 
     def _another_way(self, found: Found, channels: Channels) -> bool:
         """Try an attention's next way to shrink."""
@@ -173,9 +181,26 @@ class Retries:
                     self.frozen.add((type(channels.modules[attribute.module]), attribute.name))
         return len(self.frozen) > before
 
+    def _let_be(self, group: ChannelGroup, graph: ChannelGraph, offence: Offence, channels: Channels) -> bool:
+        """Let an attribute be that follows the group, where the call that failed was given its value: it is another one's width.
+
+        Gives back whether there was any.
+        """
+        widths = np.array([dict(offence.widths).get(one.name, one.size) for one in graph], dtype=np.int64)
+        numbers, holders = {*zip(*offence.numbers, strict=False)}, {*_ancestors(offence.module)}
+        before = len(self.frozen)
+        for attribute in graph.attributes:
+            full, pruned = attribute.width(graph.full_widths), attribute.width(widths)
+            is_own = attribute.module in holders and {*attribute.width.by_group} == {graph.index[group.name]}
+            if is_own and full != pruned and (full, pruned) in numbers:
+                self.frozen.add((type(channels.modules[attribute.module]), attribute.name))
+        return len(self.frozen) > before
+
     def _alike(self, name: str, graph: ChannelGraph) -> Iterator[ChannelGroup]:
         """Groups of the other blocks of a stack, so that a deep network takes no more trials than a shallow one."""
-        pattern = re.compile(_NUMBER.sub(r"\\d+", re.escape(name)))
+        block, dot, last = name.rpartition(".")
+        last = r"\d+" if last.isdigit() else re.escape(last)  # layers of one block that differ by a number are others
+        pattern = re.compile(_NUMBER.sub(r"\\d+", re.escape(block + dot)) + last)
         for group in graph:
             is_other = group.name != name and group.name not in self.failed and group.size == graph[name].size
             if is_other and pattern.fullmatch(group.name):

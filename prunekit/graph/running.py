@@ -59,7 +59,8 @@ def run_once(model: nn.Module, inputs: Inputs) -> Any:
 def _nothing_hidden() -> Iterator[None]:
     """Within the block, torch runs nothing behind the backs of hooks, modes and counters.
 
-    Its fast path runs whole transformer layers, and flexible attention compiles itself, which it cannot do under a mode.
+    Its fast path runs whole transformer layers; compiled functions, such as flexible attention, cannot compile under a mode, or
+    trace the mode itself, which takes minutes.
     """
     fused = torch.backends.mha.get_fastpath_enabled()
     flexible: Any = sys.modules.get("torch.nn.attention.flex_attention")
@@ -68,7 +69,8 @@ def _nothing_hidden() -> Iterator[None]:
     if compiles is not None:
         setattr(flexible, _UNCOMPILED, True)
     try:
-        yield
+        with torch.compiler.set_stance("force_eager"):
+            yield
     finally:
         torch.backends.mha.set_fastpath_enabled(fused)
         if compiles is not None:

@@ -131,7 +131,7 @@ class Weights:
     def full(self, key: str) -> Tensor:
         """Of the full network, with zeros where channels are removed."""
         if isinstance(self._pool, Shapes):
-            return self._tensors[key]
+            return self._tensors[key].detach()  # a function that gives back what it is given gives no buffer
         value = self._pool(key, self._tensors[key])
         for dim, gone in self._gone.get(key, ()):
             value = value.index_fill(dim, gone.to(value.device), 0)
@@ -144,7 +144,8 @@ class Weights:
     def pruned(self, key: str) -> Tensor:
         """Of the pruned network."""
         if isinstance(self._pool, Shapes):
-            return self._given[key]
+            given = self._given[key]
+            return given.detach() if given.is_meta else self._cut(key, self._tensors[key]).detach()
         value = self._cut(key, self._pool(key, self._tensors[key]))
         return value.clone() if value is self._tensors[key] else value
 

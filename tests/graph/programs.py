@@ -403,6 +403,57 @@ def packed_rows(net: Program, x: Tensor) -> Tensor:
     return rows[:, torch.tensor([1, 2, 3, 4])] * 2
 
 
+def joined_rows(net: Program, x: Tensor) -> Tensor:
+    """Two kinds of rows that are written, one after the other, into a sequence made of zeros."""
+    y, z = net.linear(x, 12), net.linear(x[:, :2], 12)
+    joined = y.new_zeros(len(x), LENGTH + 2, y.shape[-1])
+    joined[:, :LENGTH] = y
+    joined[:, LENGTH:] = z
+    return joined[:, 1 : LENGTH + 1]
+
+
+def filtered(net: Program, x: Tensor) -> Tensor:
+    """A fixed filter over channels that are put into the batch."""
+    y = net.same(x).transpose(1, 2)
+    b, c, n = y.shape
+    kernel = torch.tensor([[[0.25, 0.5, 0.25]]])
+    return F.conv1d(y.reshape(b * c, 1, n), kernel, padding=1).reshape(b, c, n).transpose(1, 2)
+
+
+def turned_by_matrices(net: Program, x: Tensor) -> Tensor:
+    """Pairs of each head's channels are turned by a matrix for each position, made of a table."""
+    q, k, v = (net.same(x).unflatten(-1, (2, -1)) for _ in range(3))
+    angle = net.table(LENGTH, net.size(q.shape[-1] // 2))
+    turn = torch.stack([angle.cos(), -angle.sin(), angle.sin(), angle.cos()], -1).unflatten(-1, (2, 2))[:, None]
+    q, k = ((turn * y.unflatten(-1, (-1, 1, 2))).sum(-1).flatten(3) for y in (q, k))
+    q, k, v = (y.transpose(1, 2) for y in (q, k, v))
+    return F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2)
+
+
+def single_key(net: Program, x: Tensor) -> Tensor:
+    """Two queries with one key, which has positions of a fixed width."""
+    width = net.size(x.shape[-1] // 2)
+    q, k, v = (y.unflatten(-1, (-1, width)) for y in (net.same(x), net.linear(x, width), net.linear(x, width)))
+    angle = torch.arange(LENGTH)[:, None, None] / torch.arange(1, width + 1)
+    q, k, v = ((y * by).transpose(1, 2) for y, by in ((q, angle.cos()), (k, angle.cos()), (v, 1)))
+    return F.scaled_dot_product_attention(q, k, v, enable_gqa=True).transpose(1, 2).flatten(2)
+
+
+def flat_normed_weight(net: Program, x: Tensor) -> Tensor:
+    """A convolution whose weight is normed as a matrix, with its kernel beside its inputs."""
+    weight = net.table(12, x.shape[-1], 3)
+    flat = F.normalize(weight.flatten(1), dim=1)
+    return F.conv1d(x.transpose(1, 2), flat.view(weight.shape), padding=1).transpose(1, 2)
+
+
+def scattered_rows(net: Program, x: Tensor) -> Tensor:
+    """Rows that are added where numbers say."""
+    y = net.linear(x, 12)
+    rows = torch.tensor([2, 0, 0, 3])
+    added = torch.zeros_like(y).index_add(1, rows, net.linear(x, 12))
+    return y.scatter_add(1, rows[None, :, None].expand(y.shape), added)
+
+
 def skipped_where_equal(net: Program, x: Tensor) -> Tensor:
     """A shortcut that is used only where the widths differ."""
     y, shortcut = net.linear(F.silu(x), 12), net.linear(x, 12)
@@ -516,6 +567,12 @@ STEPS: dict[str, Callable[[Program, Tensor], Tensor]] = {
     "flexible heads": flexible_heads,
     "rest of heads": rest_of_heads,
     "packed rows": packed_rows,
+    "joined rows": joined_rows,
+    "filtered": filtered,
+    "turned by matrices": turned_by_matrices,
+    "single key": single_key,
+    "flat normed weight": flat_normed_weight,
+    "scattered rows": scattered_rows,
     "skipped where equal": skipped_where_equal,
     "volume": volume,
     "transposed image": lambda net, x: net.image(x, lambda c: nn.ConvTranspose2d(c, 12, 3, padding=1)),
@@ -523,5 +580,6 @@ STEPS: dict[str, Callable[[Program, Tensor], Tensor]] = {
     "spectral norm": lambda net, x: net.layer(
         lambda: parametrizations.spectral_norm(nn.Linear(x.shape[-1], 12)).eval()
     )(x),
+    "weight norm": lambda net, x: net.layer(lambda: parametrizations.weight_norm(nn.Linear(x.shape[-1], 12)))(x),
     "clamped": lambda net, x: net.same(x).clamp(-1, 1) * x.detach(),
 }

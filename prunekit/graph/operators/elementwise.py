@@ -111,6 +111,8 @@ RULES: Mapping[str, Rule] = {
     ),
     **dict.fromkeys(
         (
+            "empty",
+            "new_empty",
             "zeros",
             "ones",
             "full",
@@ -125,7 +127,7 @@ RULES: Mapping[str, Rule] = {
         _filled,
     ),
     **dict.fromkeys(
-        ("empty", "new_empty", "arange", "linspace", "randn", "rand", "eye"),
+        ("arange", "linspace", "randn", "rand", "eye"),
         _nothing,
     ),
     **dict.fromkeys(("_local_scalar_dense", "sym_size", "equal", "is_same_size"), _nothing),

@@ -41,19 +41,19 @@ def _contract(
 def _count(flow: Flow, func: Any, grids: Sequence[Grid], sizes: Mapping[int, int]) -> None:
     """One product of all sizes, in which what grids cover is counted by their ids."""
     covers: list[Grid] = []
-    for dim in sorted(sizes, reverse=True):
-        candidates = [grid for grid in grids if dim in grid.dims and not grid.hidden]
-        if candidates and not any(dim in cover.dims for cover in covers):
-            covers.append(max(candidates, key=lambda grid: len(grid.dims)))
+    for grid_is_hidden in (False, True):
+        for dim in sorted(sizes, reverse=True):
+            candidates = [grid for grid in grids if dim in grid.dims and grid.hidden == grid_is_hidden]
+            if candidates and not any(dim in cover.dims for cover in covers):
+                covers.append(max(candidates, key=lambda grid: len(grid.dims)))
     covers = [*covers[:2], *(c for c in covers[2:] if not any(set(c.dims) & set(o.dims) for o in covers if o is not c))]
     covered = {dim for cover in covers for dim in cover.dims}
     scale = math.prod(size for dim, size in sizes.items() if dim not in covered)
-    factors = [cover.ids for cover in covers]
     shared = sorted(set(covers[0].dims) & set(covers[1].dims)) if len(covers) > 1 else []
     rows = math.prod(sizes[dim] for dim in shared)
-    if rows > 1:
-        factors[:2] = (cover.over(shared) for cover in covers[:2])
-    flow.count_product(func, scale, factors, rows)
+    factors = [cover.over([*shared, *(dim for dim in cover.dims if dim not in shared)]) for cover in covers[:2]]
+    factors += [cover.over(cover.dims) for cover in covers[2:]]
+    flow.count_product(func, scale, factors, rows, hidden=True)
 
 
 def _matrix(flow: Flow, func: Any, args: Sequence[Any], kwargs: Mapping[str, Any], out: Any) -> None:
@@ -89,35 +89,42 @@ def _convolution(flow: Flow, func: Any, args: Sequence[Any], kwargs: Mapping[str
     weight = Labels(tuple(g for g in weight.grids if max(g.dims) < 2), weight.wild)
     positions = math.prod(x.shape[d] for d in spatial) if transposed else math.prod(out.shape[d] for d in spatial)
     scale = math.prod(x.shape[:at]) * positions * math.prod(w.shape[2:])
+    batch = tuple(grid for grid in labels.grids if at not in grid.dims)
     channels = x.shape[at]
     if groups == 1:
         enters, leaves = (0, 1) if transposed else (1, 0)
         inside = Labels(tuple(weight.at(enters)), weight.wild).moved(lambda _: at)
         outside = Labels(tuple(weight.at(leaves)), weight.wild).moved(lambda _: at)
         join(flow, [Labels(tuple(labels.at(at)), labels.wild), inside], (), "a convolution")
-        _note(flow, func, scale, (inside, channels), (outside, out.shape[at]))
+        _note(flow, func, scale, (inside, channels), (outside, out.shape[at]), batch)
         made = outside.grids
     elif groups == channels == out.shape[at]:
         own = Labels(tuple(g.moved(lambda _: at) for g in weight.at(0)), frozenset({at} if 0 in weight.wild else ()))
         joined = join(flow, [Labels(tuple(labels.at(at)), labels.wild), own], (), "a convolution")
-        _note(flow, func, scale, (Labels(), 1), (joined, channels))
+        _note(flow, func, scale, (Labels(), 1), (joined, channels), batch)
         made = joined.grids
     else:
         flow.fix((*labels.at(at), *weight.grids), f"{flow.module} is a grouped convolution")
-        _note(flow, func, scale, (Labels(), channels // groups), (Labels(), out.shape[at]))
+        _note(flow, func, scale, (Labels(), channels // groups), (Labels(), out.shape[at]), batch)
         made = ()
     flow.found.made += [grid.ids.ravel() for grid in made]
     if bias is not None:
         vector = flow.of(bias).moved(lambda _: at)
         join(flow, [Labels(tuple(made), frozenset()), vector], (), "a convolution")
-    batch = tuple(grid for grid in labels.grids if at not in grid.dims)
     flow.put(out, Labels((*batch, *made), labels.wild & set(range(at))))
 
 
-def _note(flow: Flow, func: Any, scale: int, inner: tuple[Labels, int], outer: tuple[Labels, int]) -> None:
-    """A product of two axes of one tensor each."""
+def _note(
+    flow: Flow, func: Any, scale: int, inner: tuple[Labels, int], outer: tuple[Labels, int], batch: Sequence[Grid]
+) -> None:
+    """A product of two axes of one tensor each; channels that were put into the batch, as fixed filters want them, are counted."""
     scale *= math.prod(size for labels, size in (inner, outer) if not labels.grids)
-    flow.count_product(func, scale, [labels.grids[0].ids for labels, _ in (inner, outer) if labels.grids])
+    factors = [labels.grids[0].ids for labels, _ in (inner, outer) if labels.grids]
+    for grid in batch[:1] if len(factors) < 2 else ():
+        if not grid.hidden:
+            scale //= grid.ids.size
+            factors.append(grid.ids)
+    flow.count_product(func, scale, factors)
 
 
 def _as_pixels(flow: Flow, labels: Labels, spatial: Iterable[int]) -> Labels:
@@ -218,13 +225,13 @@ def _embedding(flow: Flow, func: Any, args: Sequence[Any], kwargs: Mapping[str, 
     flow.put(out, Labels(tuple(g.moved(lambda _: out.ndim - 1) for g in table.at(1))))
 
 
-def _repeated(labels: Labels, dim: int, times: int) -> Labels:
-    """Labels of a tensor that is repeated along a dimension, each position so many times."""
+def _repeated(labels: Labels, dim: int, times: int, is_single: bool) -> Labels:
+    """Labels of a tensor that is repeated along a dimension, each position so many times; a single one is the same everywhere."""
     grids = [
         Grid(grid.dims, grid.ids.repeat(times, axis=grid.dims.index(dim))) if dim in grid.dims else grid
         for grid in labels.grids
     ]
-    return Labels(tuple(grids), labels.wild)
+    return Labels(tuple(grids), labels.wild | {dim} if is_single else labels.wild)
 
 
 def _attention(flow: Flow, func: Any, args: Sequence[Any], kwargs: Mapping[str, Any], out: Any) -> None:
@@ -240,7 +247,7 @@ def _fused_attention(flow: Flow, func: Any, given: Sequence[Tensor], is_divided:
     labels = [flow.of(tensor) for tensor in (query, key, value)]
     times = query.shape[-3] // key.shape[-3] if n > 2 else 1
     if times > 1:  # keys and values that several queries share
-        labels[1:] = [_repeated(one, n - 3, times) for one in labels[1:]]
+        labels[1:] = [_repeated(one, n - 3, times, key.shape[-3] == 1) for one in labels[1:]]
     shape = (*query.shape[:-2], *key.shape[-2:])
     for one in labels:
         flow.fix(one.at(n - 2), "they are positions of an attention")
@@ -254,7 +261,8 @@ def _fused_attention(flow: Flow, func: Any, given: Sequence[Tensor], is_divided:
     asking = flow.found.queries if is_divided else flow.found.perhaps
     asking += [grid.ids for grid in labels[0].at(n - 1)]
     if query.shape[-1] == value.shape[-1]:  # heads of one size: implementations read one off the other
-        join(flow, [Labels(tuple(labels[0].at(n - 1))), Labels(tuple(labels[2].at(n - 1)))], (), "attention", [n - 2])
+        widths = [Labels(tuple(labels[i].at(n - 1)), labels[i].wild) for i in (0, 2)]
+        join(flow, widths, (), "attention", [n - 2])
     result = _contract(
         flow,
         func,

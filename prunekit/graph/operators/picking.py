@@ -9,7 +9,7 @@ from torch import Tensor
 
 from prunekit.graph.flow import Flow
 from prunekit.graph.labels import Grid, Labels, Rectangle
-from prunekit.graph.operators.common import Rule, argument, join
+from prunekit.graph.operators.common import Rule, argument, join, tensors_in
 
 __all__ = ["RULES"]
 
@@ -66,7 +66,8 @@ def _index_select(flow: Flow, func: Any, args: Sequence[Any], kwargs: Mapping[st
     else:
         flow.fix((grid for grid in labels.at(dim) if grid.dims == (dim,)), "single ones of them are picked out")
         labels = _taken(labels, dim, index.reshape(-1).cpu().numpy())
-    flow.put(out, labels)
+    repeated = {dim} if x.ndim and x.shape[dim] == 1 else set()  # one position, as often as it is asked for
+    flow.put(out, Labels(labels.grids, labels.wild | repeated))
 
 
 def _indexed(x: Tensor, indices: Sequence[Any]) -> tuple[dict[int, int], list[int], int]:
@@ -123,6 +124,30 @@ def _index_put(flow: Flow, func: Any, args: Sequence[Any], kwargs: Mapping[str, 
     flow.put(out, Labels(joined.grids, joined.wild - set(taken)))
 
 
+def _scatter(flow: Flow, func: Any, args: Sequence[Any], kwargs: Mapping[str, Any], out: Any) -> None:
+    """Rows that are written or added where numbers say, along one dimension: along the others they lie on what is there."""
+    x, dim = args[0], argument(func, args, kwargs, "dim", 0) % max(args[0].ndim, 1)
+    source = argument(func, args, kwargs, "src", argument(func, args, kwargs, "source"))
+    parts = [flow.of(tensor) for tensor in (x, source) if isinstance(tensor, Tensor)]
+    others = [d for d in range(x.ndim) if d != dim]
+    is_whole = all(
+        tensor.shape[d] == x.shape[d]
+        for tensor in tensors_in(args[1:], dict(kwargs))
+        for d in others
+        if tensor.ndim == x.ndim
+    )
+    for part in parts:
+        flow.fix(
+            (grid for grid in part.grids if dim in grid.dims or not is_whole),
+            "they are written into rows of another tensor",
+        )
+    parts = [
+        Labels(tuple(g for g in part.grids if dim not in g.dims and is_whole), part.wild | {dim}) for part in parts
+    ]
+    joined = join(flow, parts, x.shape, "what is written into rows")
+    flow.put(out, Labels(joined.grids, joined.wild - {dim}))
+
+
 def _unbind(flow: Flow, func: Any, args: Sequence[Any], kwargs: Mapping[str, Any], out: Any) -> None:
     x = args[0]
     dim = argument(func, args, kwargs, "dim", 0) % x.ndim
@@ -176,6 +201,7 @@ RULES: Mapping[str, Rule] = {
     "index_select": _index_select,
     **dict.fromkeys(("index", "_unsafe_index"), _index),
     **dict.fromkeys(("index_put", "_unsafe_index_put", "_index_put_impl"), _index_put),
+    **dict.fromkeys(("scatter", "scatter_add", "scatter_reduce", "index_add", "index_copy"), _scatter),
     "select": _select,
     "glu": _glu,
     "flip": _flip,

@@ -23,8 +23,29 @@ def _copy(flow: Flow, func: Any, args: Sequence[Any], kwargs: Mapping[str, Any],
         flow.put(target, join(flow, [own, labels], target.shape, "what is written into a part of a tensor"))
         return
     if base is not None and base.shape != target.shape:
-        flow.fix((*labels.grids, *flow.of(base).grids), "they are written into a part of another tensor")
+        _write_part(flow, base, target, labels)
     flow.put(target, labels)
+
+
+def _write_part(flow: Flow, base: Tensor, part: Tensor, labels: Labels) -> None:
+    """Rows of a tensor that was made to be filled: along whole dimensions it takes on the ids of the first rows written."""
+    where = _dims_in(base, part)
+    there, written = flow.of(base), [dim for grid in labels.grids for dim in grid.dims]
+    if there.grids or not all(where.get(dim) in there.wild for dim in written):
+        flow.fix((*labels.grids, *there.grids), "they are written into a part of another tensor")
+        return
+    same = {where[dim] for dim in labels.wild if dim in where}  # along all others the tensor now varies
+    flow.put(base, Labels(tuple(grid.moved(where.__getitem__) for grid in labels.grids), there.wild & same))
+
+
+def _dims_in(base: Tensor, part: Tensor) -> dict[int, int]:
+    """For the dimensions of a view that cover a whole dimension of its base, which one that is."""
+    found: dict[int, int] = {}
+    for dim, size in enumerate(part.shape):
+        alike = [d for d in range(base.ndim) if base.shape[d] == size and base.stride(d) == part.stride(dim)]
+        if size > 1 and len(alike) == 1:
+            found[dim] = alike[0]
+    return found
 
 
 def _reshape(flow: Flow, func: Any, args: Sequence[Any], kwargs: Mapping[str, Any], out: Any) -> None:
@@ -34,14 +55,16 @@ def _reshape(flow: Flow, func: Any, args: Sequence[Any], kwargs: Mapping[str, An
         flow.put(out, labels)
         return
     segments = _segments(shape, new)
-    grids: list[Grid | None] = []
-    for grid in labels.grids:
+    grids, sources = list[Grid | None](), list[Grid]()
+    first_stays = flow.heads_leave or flow.is_weight(args[0])  # of a weight, what comes later is a kernel's
+    for grid in sorted(labels.grids, key=lambda grid: grid.dims if first_stays else tuple(-dim for dim in grid.dims)):
         made = _reshaped(flow, grid, shape, new, segments)
-        for earlier, source in zip(grids, labels.grids, strict=False):
+        for earlier, source in zip(grids, sources, strict=True):
             if made and earlier and set(made.dims) & set(earlier.dims) and not set(grid.dims) & set(source.dims):
-                flow.fix((grid, source), "two kinds of them are merged into one dimension")
+                flow.fix([grid], "two kinds of them are merged into one dimension")
                 made = None
         grids.append(made)
+        sources.append(grid)
     wild = {
         dim
         for before, after in segments
