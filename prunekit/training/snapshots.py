@@ -61,7 +61,7 @@ class Snapshots(Wrapped):
         for _, weights in self.kept:
             yield with_weights(model, weights).eval()
 
-    def describe(self) -> dict[str, Any]:
+    def describe(self) -> dict[str, object]:
         """The settings that decide the draws and the snapshots, JSON-able."""
         return {"interval": self.interval, **super().describe()}
 

@@ -125,7 +125,7 @@ class StageTimesteps:
             best = min(best, loss)
         return waited < stop.patience or losses[-1] > best * (1 + stop.improvement)
 
-    def describe(self) -> dict[str, Any]:
+    def describe(self) -> dict[str, object]:
         """The settings that decide the draws, JSON-able."""
         stop = self.stop and [self.stop.every, self.stop.patience, self.stop.improvement]
         return {"groups": [self.groups.num_timesteps, list(self.groups.cuts)], "draw": self.draw, "stop": stop}
