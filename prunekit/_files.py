@@ -9,7 +9,6 @@ import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
 
 from prunekit._kinds import FolderKind, contents
 from prunekit._leftovers import alone, part_of, put_back, replace_folder, sweep, sync, sync_tree
@@ -227,12 +226,12 @@ def _system_errors(place: Path, target: Path) -> Iterator[None]:
         raise OSError(int(code[1]), os.strerror(int(code[1])), str(target)) from error
 
 
-def canonical_json(data: Any) -> str:
+def canonical_json(data: object) -> str:
     """One text for equal data: sorted keys, no spaces, shortest float form."""
     return json.dumps(data, sort_keys=True, separators=(",", ":"), allow_nan=False)
 
 
-def json_hash(data: Any) -> str:
+def json_hash(data: object) -> str:
     """SHA-256 of :func:`canonical_json`, as 64 hex digits."""
     return hashlib.sha256(canonical_json(data).encode()).hexdigest()
 

@@ -2,12 +2,11 @@
 
 from collections.abc import Callable, Iterable, Mapping
 from importlib import import_module
-from typing import Any
 
 __all__ = ["at_need"]
 
 
-def at_need(package: str, homes: Mapping[str, Iterable[str]], packages: Iterable[str] = ()) -> Callable[[str], Any]:
+def at_need(package: str, homes: Mapping[str, Iterable[str]], packages: Iterable[str] = ()) -> Callable[[str], object]:
     """A module's ``__getattr__``.
 
     Args:
@@ -18,7 +17,7 @@ def at_need(package: str, homes: Mapping[str, Iterable[str]], packages: Iterable
     home_of = {name: home for home, names in homes.items() for name in names}
     own = frozenset(packages)
 
-    def find(name: str) -> Any:
+    def find(name: str) -> object:
         if name in own:
             return import_module(f"{package}.{name}")
         if name not in home_of:

@@ -137,7 +137,7 @@ def _circumstances(config: JsonDict) -> dict[str, str]:
     }
 
 
-def _mapping(value: Any) -> JsonDict:
+def _mapping(value: object) -> JsonDict:
     return value if isinstance(value, Mapping) else {}
 
 
@@ -145,14 +145,14 @@ def _number(value: Any, unit: str = "") -> str:
     return f"{value:,}{unit}" if isinstance(value, int | float) and not isinstance(value, bool) else ""
 
 
-def _of(macs: int, before: Any) -> str:
+def _of(macs: int, before: object) -> str:
     """``after of before (percent)``, or only the figure if the base's is not known."""
     if not isinstance(before, int) or before <= 0:
         return _number(macs)
     return f"{macs:,} of {before:,} before ({100 * macs / before:.1f} %)"
 
 
-def _plain(value: Any) -> str:
+def _plain(value: object) -> str:
     """A config's text as plain words in a table cell: one line, no markup, at most 120 characters."""
     if value is None:
         return ""

@@ -10,7 +10,7 @@ import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -56,7 +56,7 @@ class Extractor(Protocol):
     def features(self, images: Tensor) -> Tensor:
         """Features of shape (N, features), float64 on the CPU, of uint8 images (N, C, H, W)."""
 
-    def describe(self) -> dict[str, Any]:
+    def describe(self) -> dict[str, object]:
         """JSON that accompanies every figure, with at least a ``name``."""
 
 
@@ -91,7 +91,7 @@ class OwnExtractor:
             )
         return torch.cat([row.cpu().double() for row in rows])
 
-    def describe(self) -> dict[str, Any]:
+    def describe(self) -> dict[str, object]:
         """``name``, and that it is the user's own."""
         return {"name": self.name, "own": True}
 
@@ -108,9 +108,9 @@ class Choice:
 
     extractor: Extractor | None
     why_none: str = ""
-    fit: Mapping[str, Any] | None = None
+    fit: Mapping[str, object] | None = None
 
-    def describe(self) -> dict[str, Any] | None:
+    def describe(self) -> dict[str, object] | None:
         """The manifest's entry: the extractor's description and how well it fits; None if there is none."""
         if self.extractor is None:
             return None

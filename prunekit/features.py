@@ -9,7 +9,6 @@ import json
 import math
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -170,7 +169,7 @@ class FeatureExtractor:
     sha256: str
     resolution: int
 
-    def describe(self) -> dict[str, Any]:
+    def describe(self) -> dict[str, object]:
         """JSON that accompanies every figure: ``name``, ``sha256``, ``accuracy``, ``resolution``, ``num_features``."""
         about = {"name": self.name, "sha256": self.sha256, "accuracy": self.accuracy}
         return {**about, "resolution": self.resolution, "num_features": self.net.num_features}

@@ -91,7 +91,7 @@ class SlimModel:
     params: int
     about: JsonDict = field(default_factory=dict)
 
-    def with_weights(self, model: nn.Module, **provenance: Any) -> "SlimModel":
+    def with_weights(self, model: nn.Module, **provenance: object) -> "SlimModel":
         """The same slim model with other weights and additional provenance."""
         known = {**self.about.get("provenance", {}), **provenance}
         return replace(self, model=model, about={**self.about, "provenance": known})
@@ -289,7 +289,7 @@ def _image_shape(inputs: Any) -> tuple[int, ...]:
     return () if image is None else (image.shape[0], *image.shape[2:])
 
 
-def _on_meta(value: Any) -> Any:
+def _on_meta(value: object) -> object:
     """Arguments of a forward pass without their values."""
     return tree_map(lambda one: one.to("meta") if isinstance(one, Tensor) else one, value)
 

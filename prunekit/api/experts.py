@@ -30,7 +30,7 @@ _PARTS = ("unet", "transformer")
 
 
 def make_experts(
-    pipeline_or_model: Any,
+    pipeline_or_model: object,
     images: Path | str | ImageSplit | ImageData | Tensor | NDArray[np.uint8],
     *,
     budget: float = 0.8,

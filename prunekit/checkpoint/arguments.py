@@ -8,7 +8,7 @@ widths is the text's) is a :class:`Case`; :mod:`prunekit.checkpoint.deriving` tr
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -252,7 +252,7 @@ def _tagged(case: Case, value: int) -> Tensor:
     return torch.full((1, case.tokens), value, dtype=torch.long)
 
 
-RULES: Mapping[str, Callable[[Case], Any]] = {
+RULES: Mapping[str, Callable[[Case], object]] = {
     **dict.fromkeys(("sample", "hidden_states"), Case.sample),
     "x": lambda case: [case.sample()[0]],
     **dict.fromkeys(("timestep", "timesteps", "t", "r_timestep", "timestep_ratio"), _time),

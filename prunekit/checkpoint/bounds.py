@@ -20,7 +20,7 @@ MAX_DEPTH = 4
 MAX_ARRAY = 2**27  # elements of one tensor that is allocated before the file's tensors are read
 
 
-def check_values(config: Any, what: str, count: int = 4096) -> None:
+def check_values(config: object, what: str, count: int = 4096) -> None:
     """Refuse a config with anything but a few plain values of sane size.
 
     Args:
@@ -47,7 +47,7 @@ def check_values(config: Any, what: str, count: int = 4096) -> None:
         left += [(one, depth + 1) for one in inner]
 
 
-def _check_plain(value: Any, what: str) -> None:
+def _check_plain(value: object, what: str) -> None:
     """Refuse a single value that is not plain or too large."""
     if isinstance(value, str):
         if len(value) > MAX_TEXT:
@@ -62,7 +62,7 @@ def _check_plain(value: Any, what: str) -> None:
         raise FileFormatError(f"{what} holds a {type(value).__name__}; expected numbers and short texts.")
 
 
-def check_schedule(config: Any, what: str) -> None:
+def check_schedule(config: object, what: str) -> None:
     """Bounds of a noise schedule's config, which may list one number per timestep; see :func:`check_values`."""
     check_values(config, what, count=4 * MAX_NUMBER)
 
@@ -101,7 +101,7 @@ class Frugal(TorchDispatchMode):
         return result
 
 
-def _size(args: tuple[Any, ...]) -> int:
+def _size(args: tuple[object, ...]) -> int:
     """Elements that a factory function makes, by its arguments."""
     for value in args:
         if isinstance(value, list | tuple) and all(isinstance(size, int) for size in value):

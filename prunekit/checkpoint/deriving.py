@@ -36,7 +36,7 @@ _UNDECIDED = (
 _known: dict[str, Case] = {}
 
 
-def derived_inputs(network: type[nn.Module], config: JsonDict) -> dict[str, Any]:
+def derived_inputs(network: type[nn.Module], config: JsonDict) -> dict[str, object]:
     """Arguments of one forward pass at batch 1, by name.
 
     Args:
@@ -78,7 +78,7 @@ def _chosen(network: type[nn.Module], config: JsonDict, whole: JsonDict) -> tupl
     return undecided, problem
 
 
-def _bounded(inputs: dict[str, Any]) -> dict[str, Any]:
+def _bounded(inputs: dict[str, object]) -> dict[str, object]:
     """Arguments that are small enough to be made for real.
 
     Raises:
@@ -90,7 +90,7 @@ def _bounded(inputs: dict[str, Any]) -> dict[str, Any]:
     return inputs
 
 
-def _arguments(network: type[nn.Module], case: Case) -> dict[str, Any]:
+def _arguments(network: type[nn.Module], case: Case) -> dict[str, object]:
     """The arguments that a case gives.
 
     Raises:
@@ -164,10 +164,10 @@ def _on_meta(network: type[nn.Module], config: JsonDict) -> nn.Module | None:
             raise InputError(f"{network.__name__} does not take this config: {one_line(error)}.") from error
 
 
-def _example(network: type[nn.Module], config: Mapping[str, Any]) -> str:
+def _example(network: type[nn.Module], config: Mapping[str, object]) -> str:
     """What a file of inputs for the network might look like, on one line."""
     case = next(_cases(network, config))
-    shapes: dict[str, Any] = {}
+    shapes: dict[str, object] = {}
     for name, parameter in forward_parameters(network).items():
         if parameter.default is not inspect.Parameter.empty and name not in ("encoder_hidden_states", "timestep"):
             continue

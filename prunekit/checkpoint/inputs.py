@@ -34,7 +34,7 @@ _MAX_DEPTH = 4
 _HOW = 'expected such as {"shape": [1, 4, 32, 32]}, {"shape": [1], "dtype": "int64", "value": 0} or {"constant": 16}'
 
 
-def read_inputs(path: Path | str) -> dict[str, Any]:
+def read_inputs(path: Path | str) -> dict[str, object]:
     """Example inputs of a JSON file, by name.
 
     Raises:
@@ -44,7 +44,7 @@ def read_inputs(path: Path | str) -> dict[str, Any]:
     return inputs_of(read_json(Path(path)), str(path))
 
 
-def inputs_of(data: Any, what: str) -> dict[str, Any]:
+def inputs_of(data: object, what: str) -> dict[str, object]:
     """Arguments of a forward pass from their JSON form.
 
     Args:
@@ -107,7 +107,7 @@ def form_of(value: Any) -> Any:
     return {name: _form(one) for name, one in value.items()}
 
 
-def _form(value: Any) -> Any:
+def _form(value: object) -> object:
     if isinstance(value, Tensor):
         kind = str(value.dtype).removeprefix("torch.")
         alike = (

@@ -37,7 +37,7 @@ class Target:
     network: str
     shapes: Shapes
     parameters: Mapping[str, bool] = field(default_factory=dict)
-    convert: Callable[[dict[str, Tensor]], Any] | None = None
+    convert: Callable[[dict[str, Tensor]], object] | None = None
 
     @classmethod
     def of(cls, network: nn.Module, name: str) -> "Target":
@@ -111,7 +111,7 @@ def says_ema(name: str) -> bool:
     return bool(_EMA.search(name.lower()))
 
 
-def parts(content: Mapping[Any, Any]) -> Iterator[Part]:
+def parts(content: Mapping[object, object]) -> Iterator[Part]:
     """Every dict in a checkpoint that holds tensors itself, the outermost first."""
     for place, mapping in _mappings(content):
         tensors = {str(key): value for key, value in mapping.items() if isinstance(value, Tensor)}
@@ -143,7 +143,7 @@ def candidates(content: Mapping[Any, Any], target: Target) -> Iterator[Candidate
                 break
 
 
-def average_outside(content: Mapping[Any, Any], target: Target) -> str:
+def average_outside(content: Mapping[object, object], target: Target) -> str:
     """Where a checkpoint has a moving average as large as the network, in any layout; empty if it has none."""
     found = {where: sum(tensor.numel() for tensor in tensors) for where, tensors in lists(content)}
     for part in parts(content):
@@ -168,7 +168,7 @@ def differences(state: Mapping[str, Tensor], shapes: Shapes) -> str:
 
 
 def _mappings(content: Mapping[Any, Any]) -> Iterator[tuple[str, Mapping[Any, Any]]]:
-    level: list[tuple[str, Mapping[Any, Any]]] = [("", content)]
+    level: list[tuple[str, Mapping[object, object]]] = [("", content)]
     count = 0
     for _ in range(_MAX_DEPTH):
         inner = []

@@ -46,7 +46,7 @@ _MAKING = (
 _FILLING = re.compile(rb"(__builtin__|builtins)\s+bytearray\s|_codecs\s+encode\s")
 
 
-def load_state(path: Path | str) -> tuple[dict[str, Any], dict[str, Tensor]]:
+def load_state(path: Path | str) -> tuple[dict[str, object], dict[str, Tensor]]:
     """Metadata and tensors of a ``.pt`` or ``.safetensors`` file, never running code from it.
 
     Of several state dicts the EMA's is taken, without the names of wrappers (``module.``, ``ema_model.``, …) before its own.
@@ -77,7 +77,7 @@ def read_content(path: Path) -> tuple[dict[str, Any], Mapping[Any, Any]]:
     return _checked_about(about, path), content
 
 
-def _checked_about(about: dict[str, Any], path: Path) -> dict[str, Any]:
+def _checked_about(about: dict[str, object], path: Path) -> dict[str, object]:
     """What a prunekit checkpoint says of itself, if it is plain JSON of the right form; a pickle may hold other things."""
     what = f"What {path} says of itself"
     try:
@@ -132,7 +132,7 @@ def _read_safetensors(path: Path) -> tuple[dict[str, str], dict[str, Tensor]]:
         raise FileFormatError(f"{path} is no readable safetensors file ({one_line(error)}).") from error
 
 
-def _read_torch(path: Path) -> Mapping[Any, Any]:
+def _read_torch(path: Path) -> Mapping[object, object]:
     """What ``torch.load(weights_only=True)`` reads, from a file whose checksums hold and that makes nothing but tensors."""
     _check_torch_is_safe()
     instructions = _checked_instructions(path)

@@ -48,7 +48,7 @@ class Weights:
         return f"Reading the raw weights of {path} ({where}), not its EMA weights." if self.choice else ""
 
 
-def preferred(content: Mapping[Any, Any], path: Path) -> Weights:
+def preferred(content: Mapping[object, object], path: Path) -> Weights:
     """The likeliest state dict of a checkpoint whose architecture is not known, without its wrappers' names.
 
     Raises:
@@ -66,7 +66,7 @@ def preferred(content: Mapping[Any, Any], path: Path) -> Weights:
     return _plain(Weights(found[0].inner, found[0].where, found[0].ema, len(found) > 1), path)
 
 
-def shapes_within(content: Mapping[Any, Any], path: Path) -> dict[str, tuple[int, ...]]:
+def shapes_within(content: Mapping[object, object], path: Path) -> dict[str, tuple[int, ...]]:
     """Shapes of the likeliest state dict of a checkpoint, or of its list of parameters: what a network may be as large as.
 
     Raises:
@@ -134,7 +134,7 @@ def _completed(one: Candidate, whole: list[Candidate], target: Target) -> Candid
     return None if differences(state, target.shapes) else one._replace(state=state)
 
 
-def _misfit(content: Mapping[Any, Any], found: list[Candidate], target: Target, path: Path) -> str:
+def _misfit(content: Mapping[object, object], found: list[Candidate], target: Target, path: Path) -> str:
     nearest = min(found, key=lambda one: (one.partial, _rank(one.where, one.ema)), default=None)
     if nearest is None or nearest.partial:
         likeliest = _likeliest(content)
@@ -146,7 +146,7 @@ def _misfit(content: Mapping[Any, Any], found: list[Candidate], target: Target, 
     return f"The tensors of {path}{where} do not fit {target.network}: {differences(nearest.state, target.shapes)}."
 
 
-def _likeliest(content: Mapping[Any, Any]) -> list[Part]:
+def _likeliest(content: Mapping[object, object]) -> list[Part]:
     """The parts of a checkpoint without their wrappers' names, the one that is most likely the network's first."""
     return sorted((_unwrapped(part) for part in parts(content)), key=lambda part: _rank(part.where, part.ema))
 

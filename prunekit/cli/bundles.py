@@ -47,5 +47,5 @@ def _options(bundle: Any) -> list[Parameter]:
     ]
 
 
-def _default(field: "Field[Any]") -> Any:
+def _default(field: "Field[object]") -> object:
     return Parameter.empty if field.default is MISSING else field.default

@@ -47,7 +47,7 @@ def cost(
     counted = {name: count_macs(part, opened.inputs) for name, part in opened.parts().items()}
     if len(counted) == 1:
         (only,) = counted.values()
-        data: dict[str, Any] = only.to_json()
+        data: dict[str, object] = only.to_json()
         if compare:
             others = other_counters(opened.model, opened.inputs, only)
             data["other_counters"] = {name: other.to_json() for name, other in others.items()}

@@ -136,7 +136,7 @@ def show_comparison(allocation: Allocation, compared: Mapping[str, Allocation | 
     )
 
 
-def _judged(allocation: Allocation) -> dict[str, Any]:
+def _judged(allocation: Allocation) -> dict[str, object]:
     """Each group's ratio by a rule, and the loss on its frontier at this ratio."""
     return {
         "mac_ratios": [group.mac_ratio for group in allocation.groups],

@@ -220,7 +220,7 @@ class _Job:
 
 def _pruned(
     jobs: Iterable[_Job], bench: "Bench", images: "ImageSplit | None", options: "PruneOptions", target_of: TargetOf
-) -> list[dict[str, Any]]:
+) -> list[dict[str, object]]:
     """Score, search, prune and write each timestep group; gives back the facts of each."""
     from prunekit.data import note_place
     from prunekit.search import ranks
@@ -263,7 +263,7 @@ def _kept(files: list[Path]) -> str | None:
 
 def _fact(
     index: int, slim: "SlimModel", result: "SearchResult", bench: "Bench", target_of: TargetOf, output: Path
-) -> dict[str, Any]:
+) -> dict[str, object]:
     """The result of a timestep group's search, JSON-able."""
     base_macs = bench.macs
     return {

@@ -1,7 +1,5 @@
 """Checks of a pruned network against its plan, before it is used."""
 
-from typing import Any
-
 from torch import nn
 
 from prunekit.cost.closed_form import CostModel
@@ -69,5 +67,5 @@ def _check_widths(model: nn.Module, pruned: nn.Module, graph: ChannelGraph, plan
             raise GraphError(f"{key} of the pruned network has shape {list(state[key].shape)}; its plan says {shape}.")
 
 
-def _shapes(output: Any) -> list[tuple[int, ...]]:
+def _shapes(output: object) -> list[tuple[int, ...]]:
     return [tuple(tensor.shape) for tensor in output_tensors(output)]

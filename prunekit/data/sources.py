@@ -4,7 +4,6 @@ Pictures are centre-cropped to a square and area-averaged down to the wanted res
 """
 
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -26,7 +25,7 @@ _KINDS = "'digits', a folder, an .npz, .npy or .safetensors, or an idx file"
 _Labelled = tuple[NDArray[np.uint8], NDArray[np.int64] | None]
 
 
-def as_images(images: Any, resolution: int | None = None, labels: bool = False) -> ImageSplit:
+def as_images(images: object, resolution: int | None = None, labels: bool = False) -> ImageSplit:
     """Images from any of the accepted forms.
 
     Args:

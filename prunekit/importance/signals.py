@@ -41,7 +41,9 @@ def watching(model: nn.Module, members: Iterable[Member], watcher: Watcher) -> I
         yield
 
 
-def _on_input(watcher: Watcher, place: Place, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+def _on_input(
+    watcher: Watcher, place: Place, module: nn.Module, args: tuple[object, ...], kwargs: dict[str, object]
+) -> object:
     if args and isinstance(args[0], Tensor):
         other = watcher(place, args[0], _channel_dim(module, args[0]))
         return None if other is None else ((other, *args[1:]), kwargs)
@@ -52,7 +54,7 @@ def _on_input(watcher: Watcher, place: Place, module: nn.Module, args: tuple[Any
     return None
 
 
-def _on_output(watcher: Watcher, place: Place, module: nn.Module, args: tuple[Any, ...], output: Any) -> Any:
+def _on_output(watcher: Watcher, place: Place, module: nn.Module, args: tuple[object, ...], output: object) -> object:
     return watcher(place, output, _channel_dim(module, output)) if isinstance(output, Tensor) else None
 
 

@@ -141,6 +141,6 @@ def _removals(graph: ChannelGraph, positions: Mapping[tuple[str, Axis], Any]) ->
                 yield member.layer, np.setdiff1d(whole, positions[member.layer, "out"]).tolist()
 
 
-def _axis(handler: Any) -> Axis:
+def _axis(handler: object) -> Axis:
     """``in`` or ``out``, from the name of Torch-Pruning's pruning function."""
     return "in" if "in_channels" in getattr(handler, "__name__", "") else "out"

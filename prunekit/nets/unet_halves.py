@@ -104,7 +104,7 @@ class Decoder(nn.Module):
         self.conv_norm_out, self.conv_act, self.conv_out = unet.conv_norm_out, unet.conv_act, unet.conv_out
 
     @classmethod
-    def of_widths(cls, config: Mapping[str, Any], widths: Sequence[int]) -> "Decoder":
+    def of_widths(cls, config: Mapping[str, object], widths: Sequence[int]) -> "Decoder":
         """A freshly initialised decoder with other widths than the encoder.
 
         Args:
@@ -168,7 +168,7 @@ def _norm_groups(most: int, *widths: int) -> int:
     return max(fitting, default=1)
 
 
-def _reading(resnet: ResnetBlock2D, channels: int, config: Mapping[str, Any]) -> ResnetBlock2D:
+def _reading(resnet: ResnetBlock2D, channels: int, config: Mapping[str, object]) -> ResnetBlock2D:
     """A residual block like this one, but with another number of input channels."""
     time = resnet.time_emb_proj
     return ResnetBlock2D(

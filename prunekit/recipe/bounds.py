@@ -5,7 +5,6 @@ import math
 import re
 import unicodedata
 from collections.abc import Iterator, Mapping
-from typing import Any
 
 from prunekit.errors import InputError
 from prunekit.recipe.schema import Limits
@@ -70,7 +69,7 @@ SEARCH = Limits(
 _PART = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_+. -]{0,99}", re.ASCII)
 
 
-def unsafe_values(data: Any) -> Iterator[tuple[tuple[str | int, ...], str]]:
+def unsafe_values(data: object) -> Iterator[tuple[tuple[str | int, ...], str]]:
     """Find values that no key of a recipe may have; yields the place of each with a sentence about it.
 
     These are numbers that are not finite or take more than 64 bits, texts with control characters or of great length, and
@@ -80,7 +79,7 @@ def unsafe_values(data: Any) -> Iterator[tuple[tuple[str | int, ...], str]]:
         >>> list(unsafe_values({"base": {"train": {"steps": 10**30}}}))[0][0]
         ('base', 'train', 'steps')
     """
-    left: list[tuple[tuple[str | int, ...], Any]] = [((), data)]
+    left: list[tuple[tuple[str | int, ...], object]] = [((), data)]
     while left:
         place, value = left.pop()
         if isinstance(value, Mapping):
@@ -95,7 +94,7 @@ def unsafe_values(data: Any) -> Iterator[tuple[tuple[str | int, ...], str]]:
             yield place, fault
 
 
-def _fault(value: Any, multiline: bool) -> str | None:
+def _fault(value: object, multiline: bool) -> str | None:
     """Why a single value is refused, or None."""
     if isinstance(value, float) and not math.isfinite(value):
         return f"Got {value}; expected a finite number"

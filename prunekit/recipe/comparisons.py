@@ -160,7 +160,7 @@ class EntryOptions:
         seeds: seeds of its fine-tuning, in place of the comparison's, so that an expensive entry can have fewer.
     """
 
-    __pydantic_config__: ClassVar[dict[str, Any]] = STRICT
+    __pydantic_config__: ClassVar[dict[str, object]] = STRICT
 
     kind: Literal["experts", "baseline", "ablation"] = "experts"
     changes: Annotated[

@@ -44,7 +44,7 @@ def _is_unknown(details: ErrorDetails) -> bool:
     return details["type"] in _UNKNOWN or (details["type"] == "literal_error" and details["loc"][-1] == "[key]")
 
 
-def _sentence(details: ErrorDetails, place: Place, schema: Mapping[str, Any], needs: str, within: Place) -> str:
+def _sentence(details: ErrorDetails, place: Place, schema: Mapping[str, object], needs: str, within: Place) -> str:
     if _is_unknown(details):
         return _unknown_key(place, keys_at(schema, (*within, *place[:-1])))
     kind, given, known = details["type"], details["input"], choices_at(schema, (*within, *place))

@@ -84,7 +84,7 @@ class Recipe(BaseModel):
     _confirmed: tuple[Confirmation, ...] = PrivateAttr(default=())
 
     @classmethod
-    def __pydantic_init_subclass__(cls, **kwargs: Any) -> None:
+    def __pydantic_init_subclass__(cls, **kwargs: object) -> None:
         """Enter a class into :data:`MODELS` if it names its kind of experiment."""
         if "experiment" in cls.__dict__:
             MODELS[cls.experiment] = cls
@@ -204,7 +204,7 @@ class Recipe(BaseModel):
 
     @model_validator(mode="before")
     @classmethod
-    def _is_safe(cls, data: Any) -> Any:
+    def _is_safe(cls, data: object) -> object:
         """Refuse values that could only do harm, see :func:`prunekit.recipe.bounds.unsafe_values`."""
         for place, said in unsafe_values(data):
             raise fault(place, said)
@@ -226,7 +226,7 @@ class Recipe(BaseModel):
         return self
 
     @classmethod
-    def __get_pydantic_json_schema__(cls, core: CoreSchema, handler: GetJsonSchemaHandler) -> dict[str, Any]:
+    def __get_pydantic_json_schema__(cls, core: CoreSchema, handler: GetJsonSchemaHandler) -> dict[str, object]:
         """One schema with every section and what each kind needs, so that editors complete a recipe from its first line."""
         schema = handler(core)
         if cls is Recipe:
@@ -234,18 +234,18 @@ class Recipe(BaseModel):
         return schema
 
     @classmethod
-    def _rule(cls) -> dict[str, Any]:
+    def _rule(cls) -> dict[str, object]:
         """The sections that a recipe of this kind needs, as if and then of JSON Schema."""
         there: dict[str, Any] = {name: {"not": {"type": "null"}} for name in cls.experiment.sections}
         required = [name for name, field in cls.model_fields.items() if field.is_required() and name not in there]
         refused = [name for name, field in cls.model_fields.items() if field.annotation is type(None)]
-        then: dict[str, Any] = {name: {"type": "null"} for name in refused}
+        then: dict[str, object] = {name: {"type": "null"} for name in refused}
         if cls.from_scratch:
             then["base"] = {"required": ["model"]}
         return {"if": {"required": [*there], "properties": there}, "then": {"required": required, "properties": then}}
 
 
-def recipe_model(data: Any) -> type[Recipe]:
+def recipe_model(data: object) -> type[Recipe]:
     """The model of the kind of recipe that some data asks for."""
     return MODELS[Experiment.asked_for(data) if isinstance(data, Mapping) else Experiment.BASE]
 

@@ -38,7 +38,7 @@ _BOUNDS = {
 }
 
 
-def recipe_schema() -> dict[str, Any]:
+def recipe_schema() -> dict[str, object]:
     """The JSON Schema of recipes, for editors and other programs."""
     return {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema_of(Recipe)}
 
@@ -62,7 +62,7 @@ def _kinds() -> str:
     return "\n".join([*lines, ""])
 
 
-def _places(schema: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
+def _places(schema: Mapping[str, object]) -> dict[str, Mapping[str, object]]:
     """Every mapping with known keys, by the first place where it occurs in a recipe; a section comes before its parts."""
     found: dict[str, Mapping[str, Any]] = {}
 
@@ -102,7 +102,7 @@ def _section(
     return "\n".join([*lines, ""])
 
 
-def _value(schema: Mapping[str, Any], node: Mapping[str, Any], places: Mapping[str, Mapping[str, Any]]) -> str:
+def _value(schema: Mapping[str, object], node: Mapping[str, object], places: Mapping[str, Mapping[str, object]]) -> str:
     """The kind of value that a key takes, and its bounds."""
     forms = [form for form in inner(schema, node) if form.get("type") != "null"]
     return " or ".join(dict.fromkeys(_form(schema, form, places) for form in forms)) or "anything"
@@ -122,7 +122,7 @@ def _form(schema: Mapping[str, Any], form: Mapping[str, Any], places: Mapping[st
     return _TYPES.get(str(form.get("type")), "anything") + bounds
 
 
-def _bounds(form: Mapping[str, Any]) -> Iterator[str]:
+def _bounds(form: Mapping[str, object]) -> Iterator[str]:
     least, most = form.get("minimum"), form.get("maximum")
     if least is not None and most is not None:
         yield f"{least:,} to {most:,}"
@@ -132,7 +132,7 @@ def _bounds(form: Mapping[str, Any]) -> Iterator[str]:
                 yield text.format(form[key])
 
 
-def _default(schema: Mapping[str, Any], node: Mapping[str, Any]) -> str:
+def _default(schema: Mapping[str, object], node: Mapping[str, object]) -> str:
     default = node.get("default")
     if default is None:
         return "none"

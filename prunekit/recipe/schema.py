@@ -26,7 +26,7 @@ class Choice:
 
     names: tuple[str, ...]
 
-    def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+    def __get_pydantic_core_schema__(self, source: object, handler: GetCoreSchemaHandler) -> CoreSchema:
         return core_schema.no_info_after_validator_function(self._known, handler(source))
 
     def __get_pydantic_json_schema__(self, core: CoreSchema, handler: GetJsonSchemaHandler) -> JsonSchemaValue:
@@ -51,7 +51,7 @@ class Limits:
 
     options: Mapping[str, Mapping[str, Any]]
 
-    def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+    def __get_pydantic_core_schema__(self, source: object, handler: GetCoreSchemaHandler) -> CoreSchema:
         return core_schema.no_info_after_validator_function(self._within, handler(source))
 
     def __get_pydantic_json_schema__(self, core: CoreSchema, handler: GetJsonSchemaHandler) -> JsonSchemaValue:
@@ -61,7 +61,7 @@ class Limits:
             properties[name].update(facts)
         return schema
 
-    def _within(self, options: Any) -> Any:
+    def _within(self, options: object) -> object:
         for name, facts in self.options.items():
             value, least, most = getattr(options, name), facts.get("minimum"), facts.get("maximum")
             if least is not None and most is not None and not least <= value <= most:
@@ -84,7 +84,7 @@ class ShownAs:
 
 
 @cache
-def schema_of(model: type[BaseModel]) -> dict[str, Any]:
+def schema_of(model: type[BaseModel]) -> dict[str, object]:
     """The JSON Schema of a model's input. Do not change the returned value: it is shared."""
     return model.model_json_schema(schema_generator=DescribedSchema)
 
@@ -127,7 +127,7 @@ def keys_at(schema: Mapping[str, Any], place: Sequence[str | int]) -> tuple[str,
     return tuple(dict.fromkeys(key for node in _at(schema, place) for key in node.get("properties", {})))
 
 
-def choices_at(schema: Mapping[str, Any], place: Sequence[str | int]) -> tuple[str, ...]:
+def choices_at(schema: Mapping[str, object], place: Sequence[str | int]) -> tuple[str, ...]:
     """The texts that the value at a place of a recipe may be, where they are listed."""
     found = [value for node in _at(schema, place) for value in (*node.get("enum", ()), node.get("const"))]
     return tuple(dict.fromkeys(value for value in found if isinstance(value, str)))

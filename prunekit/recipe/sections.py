@@ -41,7 +41,7 @@ __all__ = [
     "Train",
 ]
 
-STRICT: dict[str, Any] = {"extra": "forbid", "allow_inf_nan": False}
+STRICT: dict[str, object] = {"extra": "forbid", "allow_inf_nan": False}
 MEASURED_METHODS = ("gradient", "similarity")
 """Grouping methods that need a base or images."""
 
@@ -85,7 +85,7 @@ class DataOptions:
         labels: whether the images' classes are read; a class-conditional network needs them.
     """
 
-    __pydantic_config__: ClassVar[dict[str, Any]] = STRICT
+    __pydantic_config__: ClassVar[dict[str, object]] = STRICT
 
     source: str = "digits"
     resolution: int | None = None
@@ -107,7 +107,7 @@ class BaseOptions:
         weights: which weights to read of a checkpoint that has both; the moving average is preferred if missing.
     """
 
-    __pydantic_config__: ClassVar[dict[str, Any]] = STRICT
+    __pydantic_config__: ClassVar[dict[str, object]] = STRICT
 
     checkpoint: str | None = None
     model: Annotated[dict[str, Any], _MODEL] | None = None
@@ -170,7 +170,7 @@ class GroupOptions:
         memory_mib: memory in MiB that the optimal denoiser of method ``similarity`` may take.
     """
 
-    __pydantic_config__: ClassVar[dict[str, Any]] = STRICT
+    __pydantic_config__: ClassVar[dict[str, object]] = STRICT
 
     method: Annotated[str, Choice((*METHODS, *MEASURED_METHODS))] = "uniform"
     count: Positive = 5
@@ -221,7 +221,7 @@ class AllocationOptions:
         frontier_floor: share of the base's MACs down to which every group is searched before rule ``measured`` decides.
     """
 
-    __pydantic_config__: ClassVar[dict[str, Any]] = STRICT
+    __pydantic_config__: ClassVar[dict[str, object]] = STRICT
 
     budget: Ratio = 0.8
     rule: Annotated[str, Choice(tuple(RULES))] = "linear"
@@ -261,7 +261,7 @@ class PruneOptions:
         repair: closed-form repair of the layers that read pruned channels, before fine-tuning.
     """
 
-    __pydantic_config__: ClassVar[dict[str, Any]] = STRICT
+    __pydantic_config__: ClassVar[dict[str, object]] = STRICT
 
     criterion: Annotated[str, Field(json_schema_extra={"enum": [*CRITERIA]})] = "taylor"
     norm_mode: NormMode = "even"
@@ -311,7 +311,7 @@ class DistillationOptions:
         fade: whether both weights fall to zero over the fine-tuning (``linear``) or stay (``constant``).
     """
 
-    __pydantic_config__: ClassVar[dict[str, Any]] = STRICT
+    __pydantic_config__: ClassVar[dict[str, object]] = STRICT
 
     weight: Annotated[float, Field(ge=0, le=1)] = 0.5
     feature_weight: Annotated[float, Field(ge=0)] = 0.0
@@ -332,7 +332,7 @@ class FinetuneOptions:
             take higher rates, since their gradients differ less between images.
     """
 
-    __pydantic_config__: ClassVar[dict[str, Any]] = STRICT
+    __pydantic_config__: ClassVar[dict[str, object]] = STRICT
 
     overlap: NotNegative = 20
     distillation: DistillationOptions | None = None
@@ -370,7 +370,7 @@ class EvaluationOptions:
         grid: number of images kept for the report's grids.
     """
 
-    __pydantic_config__: ClassVar[dict[str, Any]] = STRICT
+    __pydantic_config__: ClassVar[dict[str, object]] = STRICT
 
     samples: Positive = 1024
     seeds: Annotated[tuple[Seed, ...], Field(min_length=1)] = (0, 1, 2)

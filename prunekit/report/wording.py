@@ -98,7 +98,7 @@ def estimate_text(estimate: Estimate | None) -> str:
 
     Example:
         >>> [estimate_text(Estimate(mean=4.2137, se=error)) for error in (0.052, 0.0138, None)]
-        ('4.21 ± 0.05', '4.214 ± 0.014', '4.214')
+        ['4.21 ± 0.05', '4.214 ± 0.014', '4.214']
     """
     if estimate is None:
         return ABSENT

@@ -145,7 +145,7 @@ def _named(cluster: Cluster, options: Mapping[str, Any]) -> dict[str, Any]:
     return {name if name in shared else f"{cluster}_{name}": value for name, value in options.items()}
 
 
-def _executor(cluster: Cluster, folder: Path, parameters: dict[str, Any]) -> "submitit.AutoExecutor":
+def _executor(cluster: Cluster, folder: Path, parameters: dict[str, object]) -> "submitit.AutoExecutor":
     try:
         from submitit import AutoExecutor  # noqa: PLC0415 - an extra
     except ImportError as error:
@@ -166,7 +166,7 @@ def _executor(cluster: Cluster, folder: Path, parameters: dict[str, Any]) -> "su
     return executor
 
 
-def parsed_options(pairs: Sequence[str]) -> dict[str, Any]:
+def parsed_options(pairs: Sequence[str]) -> dict[str, object]:
     """Options from texts ``name=value``; values that are numbers, true or false get that type.
 
     Raises:
@@ -185,7 +185,7 @@ def parsed_options(pairs: Sequence[str]) -> dict[str, Any]:
     return options
 
 
-def _value(text: str) -> Any:
+def _value(text: str) -> object:
     if text in ("true", "false"):
         return text == "true"
     for kind in (int, float):

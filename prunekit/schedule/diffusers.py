@@ -48,7 +48,7 @@ _USUAL: JsonDict = {
 _FLOWS = ("FlowMatch", "FlowMap", "Helios", "LTXEulerAncestralRF", "Piflow", "MiniMaxH3")
 
 
-def of_scheduler(schedules: "type[NoiseSchedule]", scheduler: Any) -> "NoiseSchedule":
+def of_scheduler(schedules: "type[NoiseSchedule]", scheduler: object) -> "NoiseSchedule":
     """See :meth:`NoiseSchedule.from_diffusers`; ``schedules`` is the class that makes the schedule."""
     settings = _settings(scheduler)
     return replace(_noise_levels(schedules, scheduler, settings), scheduler=settings)
@@ -90,7 +90,7 @@ def timesteps_refused(settings: JsonDict) -> str:
     return ""
 
 
-def changed_settings(settings: JsonDict, defaults: JsonDict) -> dict[str, Any]:
+def changed_settings(settings: JsonDict, defaults: JsonDict) -> dict[str, object]:
     """Settings that differ from defaults, without those of the noise schedule.
 
     Args:
@@ -101,7 +101,7 @@ def changed_settings(settings: JsonDict, defaults: JsonDict) -> dict[str, Any]:
     return {key: value for key, value in own.items() if key not in defaults or defaults[key] != value}
 
 
-def _settings(scheduler: Any) -> dict[str, Any]:
+def _settings(scheduler: object) -> dict[str, object]:
     """A scheduler's config as plain JSON, without the entries that its class filled in by default.
 
     Raises:
@@ -145,7 +145,7 @@ def _noise_levels(schedules: "type[NoiseSchedule]", scheduler: Any, settings: Js
     return schedules.from_sigmas(sigma)
 
 
-def _as_told(schedules: "type[NoiseSchedule]", config: Mapping[str, Any]) -> "NoiseSchedule | None":
+def _as_told(schedules: "type[NoiseSchedule]", config: Mapping[str, object]) -> "NoiseSchedule | None":
     """The schedule that a scheduler's settings describe, in double precision; None if they describe none."""
     if config.get("trained_betas") is not None:
         betas = np.asarray(config["trained_betas"], dtype=np.float64)

@@ -12,7 +12,7 @@ import inspect
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, get_args
+from typing import get_args
 
 import numpy as np
 
@@ -204,7 +204,7 @@ class NoiseSchedule:
         return cls(1 - u, u, {"kind": "rectified_flow", "num_timesteps": num_timesteps, "shift": shift})
 
     @classmethod
-    def from_diffusers(cls, scheduler: Any) -> "NoiseSchedule":
+    def from_diffusers(cls, scheduler: object) -> "NoiseSchedule":
         """The schedule that a diffusers scheduler was trained with, and the scheduler's settings.
 
         Args:
@@ -216,7 +216,7 @@ class NoiseSchedule:
         """
         return of_scheduler(cls, scheduler)
 
-    def to_config(self) -> dict[str, Any]:
+    def to_config(self) -> dict[str, object]:
         """JSON from which :meth:`from_config` makes an equal schedule."""
         config = dict(self.config)
         if not config:
@@ -267,7 +267,7 @@ class NoiseSchedule:
         )
 
 
-def _check_options(constructor: Callable[..., Any], kind: str, options: JsonDict) -> None:
+def _check_options(constructor: Callable[..., object], kind: str, options: JsonDict) -> None:
     known = list(inspect.signature(constructor).parameters)
     if unknown := [name for name in options if name not in known]:
         meant = did_you_mean(unknown[0], known)

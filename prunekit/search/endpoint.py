@@ -9,7 +9,7 @@ import urllib.request
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, fields
-from typing import IO, Annotated, Any, ClassVar
+from typing import IO, Annotated, ClassVar
 from urllib.parse import urlsplit
 
 from typing_extensions import TypedDict
@@ -57,7 +57,7 @@ class Endpoint:
         InputError: an argument is invalid, such as a URL that contains a key, or a variable name with an illegal character.
     """
 
-    __pydantic_config__: ClassVar[dict[str, Any]] = {"extra": "forbid", "allow_inf_nan": False}
+    __pydantic_config__: ClassVar[dict[str, object]] = {"extra": "forbid", "allow_inf_nan": False}
 
     url: str
     model: str
@@ -154,7 +154,7 @@ class UnconfirmedEndpoint(Endpoint):
 class _NoRedirect(urllib.request.HTTPRedirectHandler):
     """Treats a redirect as an error: the question and the key are for the user's endpoint only."""
 
-    def redirect_request(self, *_: Any) -> None:
+    def redirect_request(self, *_: object) -> None:
         return None
 
 

@@ -77,7 +77,7 @@ class Prefix:
         model: nn.Module,
         graph: ChannelGraph,
         order: Order,
-        record: Callable[[PruningPlan, Mapping[str, Tensor], Recording], Any],
+        record: Callable[[PruningPlan, Mapping[str, Tensor], Recording], object],
     ) -> None:
         self._model, self._graph, self._order, self._record = model, graph, order, record
         self._known = Recording(PruningPlan({}, "none"))

@@ -52,7 +52,7 @@ class SearchOptions:
         llm: endpoint of the language model that the proposer ``llm`` asks.
     """
 
-    __pydantic_config__: ClassVar[dict[str, Any]] = {"extra": "forbid", "allow_inf_nan": False}
+    __pydantic_config__: ClassVar[dict[str, object]] = {"extra": "forbid", "allow_inf_nan": False}
 
     proposer: str = "greedy"
     rounds: int = 12
@@ -124,7 +124,7 @@ class SearchResult:
     missed: int
     base: int
     widths: dict[str, tuple[int, int]]
-    memory: list[dict[str, Any]]
+    memory: list[dict[str, object]]
     multiples: WidthMultiples
     nothing_to_prune: str | None = None
     target_of: TargetOf = "macs"

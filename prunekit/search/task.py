@@ -122,7 +122,7 @@ class Task:
         """Fraction of every channel group that ``steps`` remove, both of shape (..., groups)."""
         return np.asarray(1 - self.widths.widths(steps) / self.widths.graph.full_widths, dtype=np.float64)
 
-    def _described(self, steps: IntArray, loss: float) -> dict[str, Any]:
+    def _described(self, steps: IntArray, loss: float) -> dict[str, object]:
         found = {"steps": [int(n) for n in steps], "macs": int(self.widths.macs(steps)), "loss": loss}
         if self.widths.spends.name != "macs":
             found["spent"] = int(self.widths.spent(steps))

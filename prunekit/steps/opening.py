@@ -3,7 +3,6 @@
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from torch import Tensor, nn
 
@@ -104,7 +103,7 @@ class Opened(Parameterized):
             return self.model.mean_macs(evaluations(self.schedule, sampler, steps))
         return float(count_macs(self.model, self.inputs).macs)
 
-    def mean_cost(self, counted: Mapping[str, MacCount], sampler: str = "ddim", steps: int = 50) -> dict[str, Any]:
+    def mean_cost(self, counted: Mapping[str, MacCount], sampler: str = "ddim", steps: int = 50) -> dict[str, object]:
         """Costs of several parts: mean MACs over a sampler's steps, and all parameters, where shared ones count once."""
         shares = dict(zip(counted, self.groups.shares(evaluations(self.schedule, sampler, steps)), strict=True))
         macs = sum(float(shares[name]) * count.macs for name, count in counted.items())

@@ -1,13 +1,11 @@
 """A network for users who have images but no architecture."""
 
-from typing import Any
-
 from prunekit.data import ImageSplit
 
 __all__ = ["small_unet"]
 
 
-def small_unet(images: ImageSplit) -> dict[str, Any]:
+def small_unet(images: ImageSplit) -> dict[str, object]:
     """Architecture of a small U-Net for these images: two or three levels, with attention at the coarsest.
 
     Norm groups have at most 8 channels, so that channels can be pruned in small steps.

@@ -95,7 +95,7 @@ def search_and_repair(
     return pruned, result
 
 
-def search_provenance(result: SearchResult, options: PruneOptions) -> dict[str, Any]:
+def search_provenance(result: SearchResult, options: PruneOptions) -> dict[str, object]:
     """How a pruned network was scored and searched, and its costs, for the record that is saved with it."""
     of = options.search.target_of
     provenance: dict[str, Any] = {

@@ -25,7 +25,7 @@ class Callback(Protocol):
         """Look at the moving average after ``train_step`` steps, the same on every process; False ends the training."""
         ...
 
-    def describe(self) -> dict[str, Any]:
+    def describe(self) -> dict[str, object]:
         """The settings that decide the result, JSON-able, without the state."""
         ...
 
@@ -75,7 +75,7 @@ class Snapshots:
         for _, weights in self.kept:
             yield with_weights(model, weights).eval()
 
-    def describe(self) -> dict[str, Any]:
+    def describe(self) -> dict[str, object]:
         """The interval."""
         return {"every": self.every}
 

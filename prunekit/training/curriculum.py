@@ -12,7 +12,7 @@ form's q and the cosine pace are this project's choices.
 import hashlib
 import math
 from dataclasses import dataclass
-from typing import Any, get_args
+from typing import get_args
 
 import numpy as np
 import torch
@@ -126,7 +126,7 @@ class NoiseRateCurriculum:
         """See :class:`~prunekit.training.TimestepSampler`."""
         return drawn(self.probabilities(train_step), batch, generator), torch.ones(batch)
 
-    def describe(self) -> dict[str, Any]:
+    def describe(self) -> dict[str, object]:
         """The settings that decide the draws, JSON-able; the noise rates by their hash."""
         return {
             "noise_rate": hashlib.sha256(self.noise_rate.numpy().tobytes()).hexdigest(),

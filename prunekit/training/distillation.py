@@ -111,7 +111,7 @@ class Distillation:
         """Hash of the denoising loss, the teacher's weights and the distillation's settings."""
         return json_hash([self.objective.fingerprint(), self._teacher_hash, self._described()])
 
-    def _described(self) -> list[Any]:
+    def _described(self) -> list[object]:
         features = {name: None if kept is None else kept.tolist() for name, kept in self.features.items()}
         return [self.weight, self.feature_weight, features, self.fade]
 

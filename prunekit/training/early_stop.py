@@ -69,7 +69,7 @@ class EarlyStop:
             best = min(best, loss)
         return waited < self.patience or losses[-1] > best * (1 + self.improvement)
 
-    def describe(self) -> dict[str, Any]:
+    def describe(self) -> dict[str, object]:
         """The settings that decide when a stage is stopped, JSON-able."""
         return {"every": self.every, "patience": self.patience, "improvement": self.improvement}
 

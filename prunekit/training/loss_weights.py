@@ -11,7 +11,6 @@ size. ``table / table.mean()`` has mean 1 under a uniform draw.
 import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
@@ -148,7 +147,7 @@ class Weighted(Wrapped):
         if self.learns:
             super().learn(timesteps, losses.detach().to("cpu", torch.float64) * self._factors(timesteps))
 
-    def describe(self) -> dict[str, Any]:
+    def describe(self) -> dict[str, object]:
         """The settings that decide the draws and the weights, JSON-able; the table by its hash."""
         table = hashlib.sha256(self.table.double().cpu().contiguous().numpy().tobytes()).hexdigest()
         return {**super().describe(), "table": table}

@@ -188,7 +188,7 @@ class MomentumDecay:
             for group, kept in before:
                 group.update(kept)
 
-    def describe(self) -> dict[str, Any]:
+    def describe(self) -> dict[str, object]:
         """The settings, JSON-able, for a checkpoint's fingerprint."""
         fields = asdict(self)
         return {**fields, "momentum": [type(self.momentum).__qualname__, fields["momentum"]]}

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, fields
-from typing import Any, ClassVar, get_args
+from typing import ClassVar, get_args
 
 from prunekit._messages import did_you_mean
 from prunekit.choices import Compensation, LearningRates, LossWeights, MomentumDecays, Precision, TimestepSamplers
@@ -67,7 +67,7 @@ class TrainOptions:
         seed: seed of the batches, timesteps and noise.
     """
 
-    __pydantic_config__: ClassVar[dict[str, Any]] = {"extra": "forbid", "allow_inf_nan": False}
+    __pydantic_config__: ClassVar[dict[str, object]] = {"extra": "forbid", "allow_inf_nan": False}
 
     steps: int = 2000
     batch_size: int = 128

@@ -103,7 +103,7 @@ class LossSecondMoment:
         self.losses[place, (self.seen[place] + rank) % self.history] = values
         self.seen += count
 
-    def describe(self) -> dict[str, Any]:
+    def describe(self) -> dict[str, object]:
         """The settings that decide the draws, JSON-able."""
         return {"within": self.within.describe(), "history": self.history, "uniform": self.uniform}
 

@@ -1,7 +1,7 @@
 """Timesteps for training one network on several timestep groups (multi-stage framework, arXiv:2312.09181)."""
 
 from dataclasses import dataclass
-from typing import Any, get_args
+from typing import get_args
 
 import torch
 from torch import Generator, Tensor
@@ -75,7 +75,7 @@ class StageTimesteps:
             density[group.start : group.stop] = 1.0 if self.draw == "proportional" else 1 / len(group)
         return density / density.sum()
 
-    def describe(self) -> dict[str, Any]:
+    def describe(self) -> dict[str, object]:
         """The settings that decide the draws, JSON-able."""
         stop = self.stop and self.stop.describe()
         return {"groups": [self.groups.num_timesteps, list(self.groups.cuts)], "draw": self.draw, "stop": stop}

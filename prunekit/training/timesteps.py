@@ -53,7 +53,7 @@ class StatedSampler(TimestepSampler, Protocol):
 class StatefulSampler(TimestepSampler, Protocol):
     """A timestep sampler with a state: its draws also depend on the training so far."""
 
-    def describe(self) -> dict[str, Any]:
+    def describe(self) -> dict[str, object]:
         """The settings that decide the draws, JSON-able, without the state."""
         ...
 
@@ -120,7 +120,7 @@ class RangeTimesteps:
         """See :class:`StatedSampler`."""
         return mixture(torch.zeros(self.num_timesteps or self.stop, dtype=torch.float64), self)
 
-    def describe(self) -> dict[str, Any]:
+    def describe(self) -> dict[str, object]:
         """The settings that decide the draws, JSON-able."""
         return {"start": self.start, "stop": self.stop}
 
@@ -129,7 +129,7 @@ class RangeTimesteps:
         return torch.randint(self.start, self.stop, (batch,), generator=generator), torch.ones(batch)
 
 
-def described(sampler: TimestepSampler) -> dict[str, Any] | None:
+def described(sampler: TimestepSampler) -> dict[str, object] | None:
     """The settings that decide a sampler's draws, JSON-able: from ``describe()``, or from a dataclass's fields; else None."""
     describe = getattr(sampler, "describe", None)
     if callable(describe):

@@ -47,7 +47,7 @@ class Wrapped:
         if isinstance(self.sampler, LearningSampler):
             self.sampler.learn(timesteps, losses)
 
-    def describe(self) -> dict[str, Any]:
+    def describe(self) -> dict[str, object]:
         """The settings that decide the draws, JSON-able."""
         return {"sampler": [type(self.sampler).__qualname__, described(self.sampler)]}
 

@@ -148,7 +148,7 @@ MISTAKES = {
     "prunekit run fine.yaml --executor slurm": "expected a machine with SLURM's srun",
     "prunekit run fine.yaml --executor-option partition=gpu": "without --executor",
     "prunekit report nowhere": "does not exist",
-    "prunekit report run": "manifest cannot be read",
+    "prunekit report run": "manifest.json cannot be read",
 }
 
 
