@@ -15,9 +15,9 @@ if TYPE_CHECKING:
         EvidenceRecipe,
         ExpertsRecipe,
         MultistageRecipe,
+        Recipe,
     )
     from prunekit.recipe.reading import load_recipe
-    from prunekit.recipe.recipe import Recipe
     from prunekit.recipe.sections import (
         MEASURED_METHODS,
         AllocationOptions,
@@ -61,9 +61,16 @@ _HOMES = {
     "bounds": ("check_inner_name",),
     "comparisons": ("CurriculumOptions", "EntryOptions", "EvidenceOptions", "MultistageOptions", "slug"),
     "endpoints": ("Confirmation",),
-    "models": ("BaseRecipe", "CurriculumRecipe", "EntryRecipe", "EvidenceRecipe", "ExpertsRecipe", "MultistageRecipe"),
+    "models": (  # Recipe, too: it needs the models of every kind, which this module defines
+        "BaseRecipe",
+        "CurriculumRecipe",
+        "EntryRecipe",
+        "EvidenceRecipe",
+        "ExpertsRecipe",
+        "MultistageRecipe",
+        "Recipe",
+    ),
     "reading": ("load_recipe",),
-    "recipe": ("Recipe",),
     "sections": (
         "MEASURED_METHODS",
         "AllocationOptions",

@@ -18,6 +18,7 @@ __all__ = [
     "EvidenceRecipe",
     "ExpertsRecipe",
     "MultistageRecipe",
+    "Recipe",
 ]
 
 
