@@ -18,7 +18,6 @@ __all__ = [
     "EvidenceRecipe",
     "ExpertsRecipe",
     "MultistageRecipe",
-    "Recipe",
 ]
 
 

@@ -9,8 +9,7 @@ from pydantic import ValidationError
 from prunekit._missing import check_recipe
 from prunekit.errors import FileFormatError, LimitError
 from prunekit.limits import check_limit
-from prunekit.recipe.models import Recipe  # which defines every kind
-from prunekit.recipe.recipe import recipe_model
+from prunekit.recipe.recipe import Recipe, recipe_model
 
 __all__ = ["load_recipe"]
 

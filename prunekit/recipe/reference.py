@@ -5,8 +5,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from prunekit.experiments import Experiment
-from prunekit.recipe.models import Recipe  # which defines every kind
-from prunekit.recipe.recipe import MODELS
+from prunekit.recipe.recipe import MODELS, Recipe
 from prunekit.recipe.schema import inner, schema_of
 
 __all__ = ["recipe_schema", "reference_page"]
