@@ -1,34 +1,29 @@
 """Recipes: whole experiments as YAML, checked before anything runs; an unknown key is refused with its line."""
 
-from typing import TYPE_CHECKING
-
-from prunekit._lazy import at_need
-
-if TYPE_CHECKING:
-    from prunekit.recipe.bounds import check_inner_name
-    from prunekit.recipe.comparisons import CurriculumOptions, EntryOptions, EvidenceOptions, MultistageOptions, slug
-    from prunekit.recipe.endpoints import Confirmation
-    from prunekit.recipe.models import (
-        BaseRecipe,
-        CurriculumRecipe,
-        EntryRecipe,
-        EvidenceRecipe,
-        ExpertsRecipe,
-        MultistageRecipe,
-    )
-    from prunekit.recipe.reading import load_recipe
-    from prunekit.recipe.recipe import Recipe
-    from prunekit.recipe.sections import (
-        MEASURED_METHODS,
-        AllocationOptions,
-        BaseOptions,
-        DataOptions,
-        DistillationOptions,
-        EvaluationOptions,
-        FinetuneOptions,
-        GroupOptions,
-        PruneOptions,
-    )
+from prunekit.recipe.bounds import check_inner_name
+from prunekit.recipe.comparisons import CurriculumOptions, EntryOptions, EvidenceOptions, MultistageOptions, slug
+from prunekit.recipe.endpoints import Confirmation
+from prunekit.recipe.models import (
+    BaseRecipe,
+    CurriculumRecipe,
+    EntryRecipe,
+    EvidenceRecipe,
+    ExpertsRecipe,
+    MultistageRecipe,
+)
+from prunekit.recipe.reading import load_recipe
+from prunekit.recipe.recipe import Recipe
+from prunekit.recipe.sections import (
+    MEASURED_METHODS,
+    AllocationOptions,
+    BaseOptions,
+    DataOptions,
+    DistillationOptions,
+    EvaluationOptions,
+    FinetuneOptions,
+    GroupOptions,
+    PruneOptions,
+)
 
 __all__ = [
     "MEASURED_METHODS",
@@ -56,24 +51,3 @@ __all__ = [
     "load_recipe",
     "slug",
 ]
-
-_HOMES = {
-    "bounds": ("check_inner_name",),
-    "comparisons": ("CurriculumOptions", "EntryOptions", "EvidenceOptions", "MultistageOptions", "slug"),
-    "endpoints": ("Confirmation",),
-    "models": ("BaseRecipe", "CurriculumRecipe", "EntryRecipe", "EvidenceRecipe", "ExpertsRecipe", "MultistageRecipe"),
-    "reading": ("load_recipe",),
-    "recipe": ("Recipe",),
-    "sections": (
-        "MEASURED_METHODS",
-        "AllocationOptions",
-        "BaseOptions",
-        "DataOptions",
-        "DistillationOptions",
-        "EvaluationOptions",
-        "FinetuneOptions",
-        "GroupOptions",
-        "PruneOptions",
-    ),
-}
-__getattr__ = at_need(__name__, _HOMES)

@@ -3,13 +3,13 @@
 import shutil
 from pathlib import Path
 
-from prunekit import report
 from prunekit._files import atomic_folder, check_folder, write_json
 from prunekit._json import read_json
 from prunekit._kinds import FolderKind, has_format
 from prunekit._names import public_manifest
 from prunekit.errors import FileFormatError, InputError
 from prunekit.recipe.comparisons import slug
+from prunekit.report import report_writer, write_overview
 from prunekit.report.folder import FOLDER as REPORT
 from prunekit.report.overview import check_overview
 from prunekit.results.formats import MANIFEST
@@ -80,10 +80,10 @@ def publish(run_folder: Path | str, reports: Path | str) -> Path:
                     shutil.copy2(source, part / item)
         for path in part.rglob("*.json"):
             _drop_paths(path)
-        write = report.report_writer(read_manifest(part))
+        write = report_writer(read_manifest(part))
         if write is not None:
             write(part)
-    report.write_overview(reports)
+    write_overview(reports)
     return target
 
 

@@ -101,5 +101,17 @@ def test_schedules_groups_and_allocations_come_without_torch() -> None:
     assert heavy == "False"
 
 
-def test_pruning_imports_no_diffusers() -> None:
-    assert run("import sys, prunekit; prunekit.prune; print('diffusers' in sys.modules)").strip() == "False"
+@pytest.mark.parametrize("what", ["prunekit; prunekit.prune", "prunekit.runs.experts_run", "prunekit.evaluation"])
+def test_neither_pruning_nor_a_worker_imports_what_only_bases_reports_and_metrics_need(what: str) -> None:
+    heavy = (
+        "diffusers",
+        "torch._dynamo",
+        "matplotlib",
+        "pandas",
+        "jinja2",
+        "torchmetrics",
+        "scipy",
+        "sklearn",
+        "accelerate",
+    )
+    assert run(f"import sys, {what}; print([name for name in {heavy} if name in sys.modules])").strip() == "[]"
