@@ -17,8 +17,8 @@ from torch.utils._pytree import tree_leaves, tree_map
 from torch.utils.weak import WeakIdKeyDictionary
 
 from prunekit.graph import ChannelGraph, PruningPlan
+from prunekit.graph.forward_pass import output_tensors, run_once
 from prunekit.graph.judging import NORMS, plain_norm
-from prunekit.graph.running import output_tensors, run_once
 from prunekit.graph.surgery import all_tensors, tensors_of
 
 _MEANS = ("mean", "var", "std", "var_mean", "std_mean", "norm", "vector_norm", "linalg_vector_norm")

@@ -34,7 +34,7 @@ from prunekit.checkpoint import ModelSpec
 from prunekit.cost import CostModel, count_macs
 from prunekit.errors import PrunekitError
 from prunekit.graph import ChannelGraph, PruningPlan, apply, attributes, trace
-from prunekit.graph.running import output_tensors, run_once
+from prunekit.graph.forward_pass import output_tensors, run_once
 from prunekit.groups import TimestepGroup
 from prunekit.slim import SlimModel, load_slim, save_slim
 

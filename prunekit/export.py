@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from prunekit._files import atomic_path
 from prunekit._messages import one_line
 from prunekit.errors import GraphError, InputError
-from prunekit.graph.running import Inputs, evaluation_mode
+from prunekit.graph.forward_pass import Inputs, evaluation_mode
 from prunekit.nets import TimestepExperts
 
 __all__ = ["TOLERANCE", "Exported", "export_onnx"]

@@ -30,12 +30,12 @@ from prunekit._names import public_about
 from prunekit._types import JsonDict
 from prunekit.card import slim_card
 from prunekit.checkpoint import Factory, ModelSpec
-from prunekit.checkpoint.claims import check_kept, check_params, checked_prediction, counted, read_schedule
 from prunekit.checkpoint.finite import check_finite
+from prunekit.checkpoint.metadata import check_kept, check_params, checked_prediction, counted, read_schedule
 from prunekit.checkpoint.tensors import read_tensors, safetensors_metadata, safetensors_shapes
 from prunekit.errors import FileFormatError, InputError, PlanError, PrunekitError
 from prunekit.graph import PruningPlan, fit
-from prunekit.graph.running import run_once
+from prunekit.graph.forward_pass import run_once
 from prunekit.graph.surgery import all_tensors
 from prunekit.groups import TimestepGroup
 from prunekit.results.formats import SLIM

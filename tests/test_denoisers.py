@@ -10,7 +10,7 @@ from tiny_denoisers import tiny
 from prunekit.checkpoint import ModelSpec, denoisers, load_base
 from prunekit.checkpoint.denoisers import denoiser
 from prunekit.errors import FileFormatError, InputError
-from prunekit.graph.running import output_tensors, run_once
+from prunekit.graph.forward_pass import output_tensors, run_once
 
 RUNNING = {
     "AllegroTransformer3DModel": {"hidden_states", "encoder_hidden_states", "timestep"},

@@ -17,7 +17,7 @@ from prunekit.groups import make_groups
 from prunekit.sampling import make_sampler, real_timesteps, to_images
 from prunekit.schedule import NoiseSchedule, Parameterization
 from prunekit.training import DenoisingObjective
-from prunekit.training.watching import Watch
+from prunekit.training.number_checks import Watch
 
 SCHEDULE = NoiseSchedule.linear(100)
 BAD = pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])

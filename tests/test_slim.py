@@ -26,7 +26,7 @@ from prunekit.checkpoint import ModelSpec
 from prunekit.cli.app import main
 from prunekit.errors import FileFormatError, InputError, LimitError, MissingFileError, PrunekitError
 from prunekit.graph import PruningPlan, apply, attributes, trace
-from prunekit.graph.running import run_once
+from prunekit.graph.forward_pass import run_once
 from prunekit.groups import TimestepGroup
 from prunekit.slim import SlimModel, load_slim, save_slim
 

@@ -5,9 +5,9 @@ from typing import TYPE_CHECKING
 from prunekit._lazy import at_need
 
 if TYPE_CHECKING:
-    from prunekit.api.experts import make_experts
-    from prunekit.api.pruning import Pruned, prune
+    from prunekit.api.making_experts import make_experts
+    from prunekit.api.one_network import Pruned, prune
 
 __all__ = ["Pruned", "make_experts", "prune"]
 
-__getattr__ = at_need(__name__, {"experts": ("make_experts",), "pruning": ("Pruned", "prune")})
+__getattr__ = at_need(__name__, {"making_experts": ("make_experts",), "one_network": ("Pruned", "prune")})

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import get_args
 
 from prunekit._json import read_json
-from prunekit.checkpoint.claims import read_schedule
+from prunekit.checkpoint.metadata import read_schedule
 from prunekit.checkpoint.scheduler import read_scheduler
 from prunekit.choices import Weights
 from prunekit.errors import InputError

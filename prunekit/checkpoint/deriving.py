@@ -13,10 +13,10 @@ from torch.utils._pytree import tree_leaves
 from prunekit._messages import one_line
 from prunekit._types import JsonDict
 from prunekit.checkpoint.arguments import CHANNELS, OPTIONAL, RULES, SPARED, TEXT_WIDTHS, Case, first
-from prunekit.checkpoint.bounds import Frugal
+from prunekit.checkpoint.config_limits import Frugal
 from prunekit.checkpoint.denoisers import forward_parameters
 from prunekit.errors import InputError, PrunekitError
-from prunekit.graph.running import run_once
+from prunekit.graph.forward_pass import run_once
 
 __all__ = ["derived_inputs"]
 

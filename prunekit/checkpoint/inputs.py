@@ -23,7 +23,7 @@ from torch import Tensor
 
 from prunekit._json import read_json
 from prunekit._types import JsonDict
-from prunekit.checkpoint.bounds import check_values
+from prunekit.checkpoint.config_limits import check_values
 from prunekit.errors import FileFormatError
 
 __all__ = ["form_of", "inputs_of", "read_inputs"]

@@ -23,12 +23,12 @@ from prunekit._missing import is_hub_id
 from prunekit._types import JsonDict
 from prunekit.checkpoint.asked import Asked, Task
 from prunekit.checkpoint.base import Base
-from prunekit.checkpoint.claims import checked_prediction, read_schedule
 from prunekit.checkpoint.configs import found_config
 from prunekit.checkpoint.finite import check_finite
 from prunekit.checkpoint.folders import is_weights_folder, load_folder, load_weights_folder
 from prunekit.checkpoint.hub import fetched
 from prunekit.checkpoint.layouts import Target, says_ema
+from prunekit.checkpoint.metadata import checked_prediction, read_schedule
 from prunekit.checkpoint.spec import Factory, ModelSpec
 from prunekit.checkpoint.tensors import read_content
 from prunekit.checkpoint.weights import Weights, fitting, shapes_within

@@ -9,8 +9,8 @@ from typing import Any
 from prunekit._json import read_json
 from prunekit._messages import one_line
 from prunekit._types import JsonDict
-from prunekit.checkpoint.bounds import check_schedule
-from prunekit.checkpoint.claims import checked_prediction
+from prunekit.checkpoint.config_limits import check_schedule
+from prunekit.checkpoint.metadata import checked_prediction
 from prunekit.checkpoint.scheduler_classes import ERRORS, is_stand_in, named_class
 from prunekit.errors import FileFormatError, InputError
 from prunekit.schedule import NoiseSchedule, Parameterization, Parameterized

@@ -14,12 +14,12 @@ from torch.utils._pytree import tree_leaves
 
 from prunekit._messages import did_you_mean, one_line
 from prunekit._types import JsonDict
-from prunekit.checkpoint.bounds import Frugal, ParametersOnMeta, check_values
+from prunekit.checkpoint.config_limits import Frugal, ParametersOnMeta, check_values
 from prunekit.checkpoint.denoisers import denoiser
 from prunekit.checkpoint.deriving import derived_inputs
 from prunekit.checkpoint.inputs import form_of, inputs_of
 from prunekit.errors import FileFormatError, InputError, PrunekitError
-from prunekit.graph.running import Inputs
+from prunekit.graph.forward_pass import Inputs
 
 __all__ = ["Factory", "InputsOf", "ModelSpec", "shapes_of"]
 

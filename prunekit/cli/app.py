@@ -27,7 +27,7 @@ from prunekit.cli.bundles import bundled
 from prunekit.cli.console import fail
 from prunekit.cli.flags import as_flags, with_flags
 from prunekit.cli.interrupts import ends_at_signals, interruptible
-from prunekit.cli.options import checked
+from prunekit.cli.shared_options import checked
 from prunekit.errors import InputError, LimitError, PrunekitError
 
 __all__ = ["app", "main"]

@@ -10,8 +10,8 @@ from prunekit._missing import check_base
 from prunekit.cli.console import Bars, emit, print_table, refuse_inputs
 from prunekit.cli.interrupts import writing
 from prunekit.cli.measuring import SamplerOption, Steps
-from prunekit.cli.options import ConfigOption, Exists, Json
 from prunekit.cli.reading_options import ReadingOptions
+from prunekit.cli.shared_options import ConfigOption, Exists, Json
 
 if TYPE_CHECKING:
     from prunekit.results.consistency_results import ConsistencyFile, Summary

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from prunekit.cli.choices import HeadOption, NormOption
+from prunekit.cli.pruning_choices import HeadOption, NormOption
 from prunekit.errors import InputError
 
 if TYPE_CHECKING:

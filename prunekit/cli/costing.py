@@ -8,8 +8,8 @@ import typer
 
 from prunekit._missing import check_base, check_countable
 from prunekit.cli.console import emit, print_table
-from prunekit.cli.options import ConfigOption, Exists, InputsOption, Json
 from prunekit.cli.reading_options import ReadingOptions
+from prunekit.cli.shared_options import ConfigOption, Exists, InputsOption, Json
 from prunekit.errors import InputError
 
 __all__ = ["ModelPath", "cost"]

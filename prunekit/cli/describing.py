@@ -5,7 +5,7 @@ from typing import Annotated
 import typer
 
 from prunekit.cli.console import emit
-from prunekit.cli.options import Json
+from prunekit.cli.shared_options import Json
 from prunekit.errors import InputError
 
 __all__ = ["COMMANDS"]

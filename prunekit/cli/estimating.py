@@ -7,7 +7,7 @@ import typer
 
 from prunekit._missing import check_recipe
 from prunekit.cli.console import emit
-from prunekit.cli.options import Exists, Json
+from prunekit.cli.shared_options import Exists, Json
 
 __all__ = ["COMMANDS"]
 

@@ -8,8 +8,8 @@ import typer
 from prunekit._missing import check_base
 from prunekit.cli.console import emit, refuse_existing, refuse_inputs
 from prunekit.cli.interrupts import written
-from prunekit.cli.options import ConfigOption, Exists, InputsOption, Json, Overwrite
 from prunekit.cli.reading_options import ReadingOptions
+from prunekit.cli.shared_options import ConfigOption, Exists, InputsOption, Json, Overwrite
 
 __all__ = ["COMMANDS"]
 

@@ -13,8 +13,8 @@ from prunekit._missing import check_base
 from prunekit.choices import CutRule, GroupingName, ScheduleName
 from prunekit.cli.console import data_options, emit, print_table, refuse_existing
 from prunekit.cli.interrupts import writing
-from prunekit.cli.options import ConfigOption, DataOption, Exists, Json, Overwrite, Resolution, Seed
 from prunekit.cli.reading_options import PredictionOption, WeightsOption
+from prunekit.cli.shared_options import ConfigOption, DataOption, Exists, Json, Overwrite, Resolution, Seed
 from prunekit.errors import InputError
 from prunekit.groups import METHODS, Grouping
 from prunekit.results.formats import GROUPS

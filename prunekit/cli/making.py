@@ -12,8 +12,8 @@ from prunekit._missing import check_base, check_slim
 from prunekit.choices import PredictionType
 from prunekit.cli.console import data_options, emit, refuse_existing, refuse_inputs
 from prunekit.cli.interrupts import writing, written
-from prunekit.cli.options import DataOption, Exists, Json, Overwrite, Resolution, Seed
 from prunekit.cli.reading_options import ReadingOptions
+from prunekit.cli.shared_options import DataOption, Exists, Json, Overwrite, Resolution, Seed
 from prunekit.cli.training_options import LoggingDir, Resume, TrainingChanges, training
 from prunekit.errors import InputError
 

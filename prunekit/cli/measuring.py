@@ -10,8 +10,8 @@ from prunekit._missing import check_base
 from prunekit.cli.console import Bars, data_options, emit, print_table, refuse_existing, refuse_inputs
 from prunekit.cli.costing import ModelPath, cost
 from prunekit.cli.interrupts import keeping, writing
-from prunekit.cli.options import ConfigOption, Exists, Json, Overwrite
 from prunekit.cli.reading_options import ReadingOptions
+from prunekit.cli.shared_options import ConfigOption, Exists, Json, Overwrite
 from prunekit.errors import InputError
 from prunekit.results.formats import EVALUATION
 

@@ -13,7 +13,7 @@ from prunekit.allocation import Allocation, read_frontiers
 from prunekit.choices import AllocationRule, ScheduleName
 from prunekit.cli.console import emit, print_table, refuse_existing
 from prunekit.cli.interrupts import writing
-from prunekit.cli.options import Json, Overwrite
+from prunekit.cli.shared_options import Json, Overwrite
 from prunekit.errors import InputError
 from prunekit.groups import Grouping, TimestepGroups
 from prunekit.results.formats import ALLOCATION, GROUPS

@@ -11,17 +11,17 @@ import typer
 from prunekit._json import read_json
 from prunekit.allocation import Allocation
 from prunekit.choices import ProposerName, ProxyName, RepairKind, TargetOf
-from prunekit.cli.choices import (
+from prunekit.cli.console import chosen_allocation, data_options, emit, print_table, refuse_inputs
+from prunekit.cli.constraining import Constraining, said_of_multiples, width_multiples
+from prunekit.cli.interrupts import keeping
+from prunekit.cli.pruning_choices import (
     BasePath,
     CriterionOption,
     Samples,
     check_timesteps,
 )
-from prunekit.cli.console import chosen_allocation, data_options, emit, print_table, refuse_inputs
-from prunekit.cli.constraining import Constraining, said_of_multiples, width_multiples
-from prunekit.cli.interrupts import keeping
-from prunekit.cli.options import ConfigOption, DataOption, InputsOption, Json, Resolution, Seed
 from prunekit.cli.reading_options import ReadingOptions
+from prunekit.cli.shared_options import ConfigOption, DataOption, InputsOption, Json, Resolution, Seed
 from prunekit.errors import InputError
 from prunekit.groups import TimestepGroup, TimestepGroups
 from prunekit.schedule import NoiseSchedule

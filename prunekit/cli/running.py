@@ -13,7 +13,7 @@ from prunekit._missing import check_recipe
 from prunekit.choices import Cluster
 from prunekit.cli.console import Bars, emit, print_table
 from prunekit.cli.interrupts import keeping, written
-from prunekit.cli.options import Exists, Json
+from prunekit.cli.shared_options import Exists, Json
 from prunekit.errors import InputError
 
 if TYPE_CHECKING:

@@ -6,7 +6,9 @@ from typing import Annotated
 import typer
 
 from prunekit._kinds import PICTURE, FileKind
-from prunekit.cli.choices import (
+from prunekit.cli.console import data_options, emit, refuse_existing, refuse_inputs
+from prunekit.cli.interrupts import writing
+from prunekit.cli.pruning_choices import (
     BasePath,
     CriterionOption,
     HeadOption,
@@ -14,10 +16,8 @@ from prunekit.cli.choices import (
     Samples,
     check_timesteps,
 )
-from prunekit.cli.console import data_options, emit, refuse_existing, refuse_inputs
-from prunekit.cli.interrupts import writing
-from prunekit.cli.options import ConfigOption, DataOption, InputsOption, Json, Overwrite, Resolution, Seed
 from prunekit.cli.reading_options import ReadingOptions
+from prunekit.cli.shared_options import ConfigOption, DataOption, InputsOption, Json, Overwrite, Resolution, Seed
 from prunekit.errors import InputError, PrunekitError
 from prunekit.groups import TimestepGroups
 

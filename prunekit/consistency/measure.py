@@ -13,7 +13,7 @@ from prunekit.consistency.denoiser import Denoiser
 from prunekit.consistency.likeness import Likeness, image_likeness, ssim_window, state_likeness
 from prunekit.consistency.seams import Seam, SeamWatch
 from prunekit.errors import InputError
-from prunekit.graph.running import evaluation_mode
+from prunekit.graph.forward_pass import evaluation_mode
 from prunekit.sampling import Evaluation, Sampler, make_sampler, real_timesteps
 from prunekit.schedule import Parameterization
 

@@ -1,9 +1,9 @@
 """Costs in MACs per sample per evaluation: counted on a model, or computed for a pruning plan as a closed form of the widths."""
 
 from prunekit.cost.closed_form import CostModel
-from prunekit.cost.comparison import Difference, OtherCount, other_counters
 from prunekit.cost.counter import MacCount, count_macs, count_params
 from prunekit.cost.latency import LatencyCheck, LatencyModel, LatencyTable
+from prunekit.cost.other_counters import Difference, OtherCount, other_counters
 from prunekit.cost.timing import LatencyOptions
 from prunekit.cost.training import GPUS, StepCost, gpu_hours
 from prunekit.cost.verify import verify

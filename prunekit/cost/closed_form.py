@@ -12,7 +12,7 @@ from prunekit._types import FloatArray, IntArray
 from prunekit.cost.counter import count_by_shapes
 from prunekit.errors import GraphError
 from prunekit.graph import ChannelGraph, PruningPlan, apply
-from prunekit.graph.running import Inputs, check_one_sample
+from prunekit.graph.forward_pass import Inputs, check_one_sample
 from prunekit.graph.structure import Term, Width
 
 __all__ = ["CostModel"]

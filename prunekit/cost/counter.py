@@ -17,7 +17,7 @@ from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_mod
 from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
 from torch.utils.module_tracker import ModuleTracker
 
-from prunekit.graph.running import Inputs, run_once
+from prunekit.graph.forward_pass import Inputs, run_once
 from prunekit.graph.weightless import without_values
 
 __all__ = [

@@ -25,7 +25,7 @@ from prunekit.cost.layer_times import LayerTimes, TimesForm, Used
 from prunekit.cost.timing import LatencyOptions, measure
 from prunekit.errors import FileFormatError, InputError
 from prunekit.graph import ChannelGraph
-from prunekit.graph.running import Inputs
+from prunekit.graph.forward_pass import Inputs
 from prunekit.results.formats import LATENCY
 
 __all__ = ["LatencyCheck", "LatencyModel", "LatencyTable"]

@@ -13,8 +13,8 @@ from typing_extensions import TypedDict
 from prunekit._json import Amount, Many, Pair, Positive, Whole, checked
 from prunekit._types import FloatArray, IntArray, JsonDict
 from prunekit.cost.closed_form import CostModel
+from prunekit.graph.forward_pass import Inputs, run_once
 from prunekit.graph.layers import layer_kind
-from prunekit.graph.running import Inputs, run_once
 
 __all__ = ["LayerOp", "LayerTimes", "TimesForm", "Used", "layers_used", "operation"]
 

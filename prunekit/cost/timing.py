@@ -18,7 +18,7 @@ from prunekit.cost.closed_form import CostModel
 from prunekit.cost.layer_times import LayerOp, LayerTimes, Used, layers_used, operation
 from prunekit.errors import GraphError, InputError
 from prunekit.graph import ChannelGraph, PruningPlan, apply
-from prunekit.graph.running import Inputs, evaluation_mode
+from prunekit.graph.forward_pass import Inputs, evaluation_mode
 
 __all__ = ["LatencyOptions", "Measured", "measure"]
 

@@ -10,7 +10,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 from prunekit.cost.counter import MacCount, count_macs
 from prunekit.errors import InputError
-from prunekit.graph.running import Inputs
+from prunekit.graph.forward_pass import Inputs
 
 __all__ = ["GPUS", "StepCost", "gpu_hours"]
 

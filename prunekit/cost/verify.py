@@ -6,8 +6,8 @@ from prunekit.cost.closed_form import CostModel
 from prunekit.cost.counter import count_macs
 from prunekit.errors import GraphError
 from prunekit.graph import ChannelGraph, PruningPlan, attributes
+from prunekit.graph.forward_pass import Inputs, output_tensors, run_once
 from prunekit.graph.layers import group_count
-from prunekit.graph.running import Inputs, output_tensors, run_once
 from prunekit.graph.surgery import all_tensors, tensors_of
 
 __all__ = ["verify"]

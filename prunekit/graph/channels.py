@@ -18,10 +18,10 @@ from prunekit.graph.deadline import Deadline, run_first
 from prunekit.graph.families import ties_of
 from prunekit.graph.flow import outputs_fixed
 from prunekit.graph.following import Following
+from prunekit.graph.forward_pass import Inputs, run_once
 from prunekit.graph.found import PRODUCERS, AxisOf, Found, Roots, cuts_blocks, tied_tensors, touching
 from prunekit.graph.labels import FIXED, Rectangle
 from prunekit.graph.layers import HEADS, axis_of, layer_kind
-from prunekit.graph.running import Inputs, run_once
 from prunekit.graph.structure import Axis, Member
 from prunekit.graph.tying import experts, head_modes, tied_by
 from prunekit.graph.watching import Seen, watched

@@ -10,7 +10,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_leaves
 
 from prunekit.errors import GraphError
-from prunekit.graph.running import Inputs, run_once
+from prunekit.graph.forward_pass import Inputs, run_once
 
 __all__ = ["Deadline", "run_first"]
 

@@ -20,9 +20,9 @@ from torch.utils.weak import WeakIdKeyDictionary
 
 from prunekit._types import IntArray
 from prunekit.graph.deadline import Deadline
+from prunekit.graph.forward_pass import output_tensors
 from prunekit.graph.labels import FIXED, Findings, Grid, Labels, Product, Rectangle
 from prunekit.graph.layers import HEADS
-from prunekit.graph.running import output_tensors
 
 __all__ = ["Flow", "outputs_fixed"]
 

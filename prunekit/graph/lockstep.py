@@ -19,13 +19,13 @@ from torch.utils.weak import WeakIdKeyDictionary
 
 from prunekit._types import IntArray
 from prunekit.graph.calls import call_name, is_plain, opened, versions
-from prunekit.graph.cutting import Cutter
 from prunekit.graph.deadline import Deadline
-from prunekit.graph.faults import CHANGED, Fault, place_of, text_of
+from prunekit.graph.forward_pass import Inputs, output_tensors, run_once
 from prunekit.graph.judging import agree
 from prunekit.graph.meeting import Meeting
+from prunekit.graph.pruning_faults import CHANGED, Fault, place_of, text_of
 from prunekit.graph.recording import Note, Recording, Value
-from prunekit.graph.running import Inputs, output_tensors, run_once
+from prunekit.graph.slicing import Cutter
 from prunekit.graph.statistics import Statistics
 
 __all__ = ["Lockstep"]

@@ -8,9 +8,9 @@ from torch import Tensor
 from torch.utils._pytree import tree_flatten, tree_unflatten
 
 from prunekit._types import IntArray
-from prunekit.graph.faults import Fault, changed_at, place_of, text_of
 from prunekit.graph.judging import agree, is_random, plain_norm, ratio, size_of_terms
 from prunekit.graph.labels import Labels
+from prunekit.graph.pruning_faults import Fault, changed_at, place_of, text_of
 from prunekit.graph.recording import Note, Value
 
 if TYPE_CHECKING:

@@ -10,10 +10,10 @@ from torch.utils._pytree import tree_map
 from torch.utils.weak import WeakIdKeyDictionary
 
 from prunekit.graph.calls import Call, call_name, is_plain, leaves_of, opened, tensors_among, versions
-from prunekit.graph.cutting import Cutter
 from prunekit.graph.deadline import Deadline
+from prunekit.graph.forward_pass import Inputs, run_once
 from prunekit.graph.judging import NORMS, is_finite, is_random, is_unset, plain_norm
-from prunekit.graph.running import Inputs, run_once
+from prunekit.graph.slicing import Cutter
 
 __all__ = ["Note", "Recording", "Unsound", "Value"]
 

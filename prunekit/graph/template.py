@@ -7,8 +7,8 @@ from typing import Any
 from torch import Tensor, nn
 
 from prunekit.graph.deadline import Deadline, run_first
+from prunekit.graph.forward_pass import Inputs
 from prunekit.graph.plan import PruningPlan
-from prunekit.graph.running import Inputs
 from prunekit.graph.structure import ChannelGraph
 from prunekit.graph.surgery import all_tensors, apply, attributes, refit, slicer
 

@@ -11,12 +11,12 @@ from prunekit.graph.channels import Channels
 from prunekit.graph.constraints import Constraints
 from prunekit.graph.deadline import Deadline
 from prunekit.graph.declared import as_layers
-from prunekit.graph.making import Making
+from prunekit.graph.forward_pass import Inputs
+from prunekit.graph.group_building import Making
 from prunekit.graph.narrowing import corresponds, narrowed
 from prunekit.graph.plan import PruningPlan
 from prunekit.graph.recording import Unsound
 from prunekit.graph.retrying import Retries
-from prunekit.graph.running import Inputs
 from prunekit.graph.structure import ChannelGraph, HeadMode, NormMode
 from prunekit.graph.surgery import apply
 from prunekit.graph.trial import OF_COPIES, OF_SHAPES, Trial

@@ -17,13 +17,13 @@ from prunekit._types import IntArray
 from prunekit.errors import GraphError, PrunekitError
 from prunekit.graph.channels import Channels
 from prunekit.graph.culprits import smallest_sets
-from prunekit.graph.cutting import Cutter
 from prunekit.graph.deadline import Deadline, run_first
-from prunekit.graph.faults import Fault
+from prunekit.graph.forward_pass import Inputs
 from prunekit.graph.lockstep import Lockstep
 from prunekit.graph.plan import PruningPlan
+from prunekit.graph.pruning_faults import Fault
 from prunekit.graph.recording import Recording, Unsound
-from prunekit.graph.running import Inputs
+from prunekit.graph.slicing import Cutter
 from prunekit.graph.statistics import Statistics, visible
 from prunekit.graph.structure import ChannelGraph, ChannelGroup
 from prunekit.graph.template import Template

@@ -13,9 +13,9 @@ import torch
 from torch import Generator, Tensor, nn
 from torch.utils._pytree import tree_map
 
+from prunekit.graph.forward_pass import Inputs
 from prunekit.graph.layers import Kind, layer_kind, own_tensors
 from prunekit.graph.plan import PruningPlan
-from prunekit.graph.running import Inputs
 from prunekit.graph.structure import ChannelGraph
 from prunekit.graph.surgery import all_tensors, sliced_shapes, slicer, tensors_of
 from prunekit.graph.template import Template

@@ -17,8 +17,8 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map
 
+from prunekit.graph.forward_pass import Inputs
 from prunekit.graph.hollow import hollow_result
-from prunekit.graph.running import Inputs
 from prunekit.graph.surgery import all_tensors, put, structure
 
 __all__ = ["LARGE", "hollow", "hollow_inputs", "is_hollow", "is_large", "skeleton", "weightless", "without_values"]

@@ -16,8 +16,8 @@ from prunekit.errors import GraphError
 from prunekit.graph.calls import call_name, is_plain
 from prunekit.graph.constraints import Declared
 from prunekit.graph.declared import as_layers
-from prunekit.graph.faults import text_of
-from prunekit.graph.running import Inputs, run_once
+from prunekit.graph.forward_pass import Inputs, run_once
+from prunekit.graph.pruning_faults import text_of
 from prunekit.graph.weightless import without_values
 
 __all__ = ["Witness"]

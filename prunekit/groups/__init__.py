@@ -3,12 +3,12 @@
 from typing import TYPE_CHECKING
 
 from prunekit._lazy import at_need
-from prunekit.groups.evidence import Evidence, Grouping
+from prunekit.groups.cut_evidence import Evidence, Grouping
 from prunekit.groups.methods import METHODS, Explicit, GroupingMethod, Snr, Uniform, make_groups
 from prunekit.groups.partition import TimestepGroup, TimestepGroups
 
 if TYPE_CHECKING:
-    from prunekit.groups.denoiser import OptimalDenoiser
+    from prunekit.groups.optimal_denoiser import OptimalDenoiser
     from prunekit.groups.similarity import ETA, Similarity, cut_by_matrix
 
 __all__ = [
@@ -29,7 +29,7 @@ __all__ = [
 ]
 
 _HOMES = {  # planning does not need them and starts faster without
-    "denoiser": ("OptimalDenoiser",),
+    "optimal_denoiser": ("OptimalDenoiser",),
     "similarity": ("ETA", "Similarity", "cut_by_matrix"),
 }
 __getattr__ = at_need(__name__, _HOMES)

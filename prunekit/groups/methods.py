@@ -9,7 +9,7 @@ import numpy as np
 from prunekit._messages import did_you_mean
 from prunekit._types import IntArray
 from prunekit.errors import InputError
-from prunekit.groups.evidence import Evidence, Grouping
+from prunekit.groups.cut_evidence import Evidence, Grouping
 from prunekit.groups.partition import TimestepGroups
 from prunekit.schedule import NoiseSchedule
 

@@ -15,9 +15,9 @@ from numpy.typing import NDArray
 from prunekit._types import FloatArray, JsonDict
 from prunekit.choices import CutRule
 from prunekit.errors import InputError
-from prunekit.groups.denoiser import OptimalDenoiser
-from prunekit.groups.evidence import Evidence, Grouping
+from prunekit.groups.cut_evidence import Evidence, Grouping
 from prunekit.groups.methods import NODES, check_count, nodes_of
+from prunekit.groups.optimal_denoiser import OptimalDenoiser
 from prunekit.groups.partition import TimestepGroups
 from prunekit.groups.segmentation import best_intervals, dissimilarity_costs, finely, partition_cost
 from prunekit.schedule import NoiseSchedule

@@ -2,12 +2,12 @@
 
 from prunekit._callable import callable_module
 from prunekit.importance.criteria import CRITERIA, WITHOUT_LOSS, criterion
+from prunekit.importance.gradient_similarity import GradientSimilarity
 from prunekit.importance.gradients import DiffPruning
 from prunekit.importance.map import ImportanceMap, importance
 from prunekit.importance.measured import Proxy
 from prunekit.importance.probe import DrawnLoss, Loss, Probe, no_loss
 from prunekit.importance.protocol import Criterion, Scores
-from prunekit.importance.similarity import GradientSimilarity
 
 __all__ = [
     "CRITERIA",

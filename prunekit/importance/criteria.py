@@ -13,7 +13,7 @@ from prunekit.importance.measured import Proxy
 from prunekit.importance.probe import Probe
 from prunekit.importance.protocol import Criterion, Scores
 from prunekit.importance.signals import activation
-from prunekit.importance.weights import fpgm, magnitude, magnitude_l1
+from prunekit.importance.weight_criteria import fpgm, magnitude, magnitude_l1
 
 __all__ = ["CRITERIA", "WITHOUT_LOSS", "criterion", "random"]
 

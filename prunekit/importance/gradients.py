@@ -12,10 +12,10 @@ from torch import Tensor, nn
 from prunekit._types import FloatArray
 from prunekit.errors import InputError
 from prunekit.graph import ChannelGraph, ChannelGroup, Member
-from prunekit.graph.running import evaluation_mode
+from prunekit.graph.forward_pass import evaluation_mode
 from prunekit.groups import TimestepGroup
 from prunekit.importance.backward import kept_gradients, slopes_of
-from prunekit.importance.channels import parts_of, per_root, points_of
+from prunekit.importance.channel_sums import parts_of, per_root, points_of
 from prunekit.importance.probe import Probe
 from prunekit.importance.protocol import Scores
 from prunekit.importance.signals import Place, watching

@@ -14,7 +14,7 @@ from prunekit._json import parse_json, read_json
 from prunekit._types import FloatArray, JsonDict
 from prunekit.errors import FileFormatError, InputError, LimitError, MissingFileError
 from prunekit.graph import ChannelGraph, HeadMode, NormMode, trace
-from prunekit.graph.running import Inputs, check_one_sample
+from prunekit.graph.forward_pass import Inputs, check_one_sample
 from prunekit.groups import TimestepGroup, TimestepGroups
 from prunekit.importance.criteria import criterion
 from prunekit.importance.probe import Loss, Probe, no_loss

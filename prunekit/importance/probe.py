@@ -9,7 +9,7 @@ import torch.distributed as dist
 from torch import Generator, Tensor, nn
 
 from prunekit.errors import InputError
-from prunekit.graph.running import evaluation_mode
+from prunekit.graph.forward_pass import evaluation_mode
 from prunekit.groups import TimestepGroup
 from prunekit.importance.global_draws import only_from_the_generator
 

@@ -11,13 +11,13 @@ from torch import Tensor, nn
 
 from prunekit._types import FloatArray
 from prunekit.graph import ChannelGraph, ChannelGroup, Member
+from prunekit.graph.forward_pass import evaluation_mode
 from prunekit.graph.layers import layer_kind
-from prunekit.graph.running import evaluation_mode
 from prunekit.graph.structure import Axis
-from prunekit.importance.channels import mean_of_layers, parts_of, per_root, points_of
+from prunekit.importance.channel_sums import mean_of_layers, parts_of, per_root, points_of
 from prunekit.importance.probe import Probe
 from prunekit.importance.protocol import Scores
-from prunekit.importance.weights import group_magnitude
+from prunekit.importance.weight_criteria import group_magnitude
 
 __all__ = ["Place", "Watcher", "activation", "watching"]
 

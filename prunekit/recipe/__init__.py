@@ -11,7 +11,6 @@ from prunekit.recipe.models import (
     ExpertsRecipe,
     MultistageRecipe,
 )
-from prunekit.recipe.reading import load_recipe
 from prunekit.recipe.recipe import Recipe
 from prunekit.recipe.sections import (
     MEASURED_METHODS,
@@ -24,6 +23,7 @@ from prunekit.recipe.sections import (
     GroupOptions,
     PruneOptions,
 )
+from prunekit.recipe.yaml_reading import load_recipe
 
 __all__ = [
     "MEASURED_METHODS",

@@ -11,7 +11,7 @@ from prunekit._messages import did_you_mean
 from prunekit._types import FloatArray
 from prunekit.allocation import RULES
 from prunekit.checkpoint import Asked, ModelSpec
-from prunekit.checkpoint.bounds import check_schedule
+from prunekit.checkpoint.config_limits import check_schedule
 from prunekit.choices import CutRule, HeadMode, NormMode, PredictionType, Weights
 from prunekit.errors import InputError
 from prunekit.features import SHIPPED

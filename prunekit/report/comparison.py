@@ -9,11 +9,11 @@ from prunekit._files import atomic_folder
 from prunekit._names import without_paths
 from prunekit.groups import Grouping
 from prunekit.ledger import LedgerRow
+from prunekit.report.cost_tables import kinds_sentence
 from prunekit.report.document import Document, Picture, Words, sections_with
 from prunekit.report.folder import FOLDER
 from prunekit.report.groupings import grouping_picture
 from prunekit.report.learning import LearningCurve, describe_learning, draw_learning
-from prunekit.report.ledger import kinds_sentence
 from prunekit.report.pareto import Point, pareto_picture
 from prunekit.report.provenance import again, cost_blocks, provenance
 from prunekit.report.rendering import drawn, render

@@ -19,7 +19,7 @@ from prunekit.report.evidence_tables import (
     points_of,
     training_table,
 )
-from prunekit.report.flow import flow_of
+from prunekit.report.flow_chart import flow_of
 from prunekit.report.folder import FOLDER
 from prunekit.report.method import frontiers_picture, importance_blocks, targets_picture, width_blocks
 from prunekit.report.pareto import pareto_picture

@@ -7,7 +7,7 @@ from pathlib import Path
 from prunekit._types import JsonDict
 from prunekit.experiments import Experiment
 from prunekit.report.claims import claim
-from prunekit.report.curriculum import curriculum_claim, write_curriculum_report
+from prunekit.report.curriculum_page import curriculum_claim, write_curriculum_report
 from prunekit.report.evidence import evidence_claim
 from prunekit.report.evidence_page import write_evidence_report
 from prunekit.report.multistage import multistage_claim, write_multistage_report

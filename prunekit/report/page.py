@@ -6,12 +6,12 @@ from prunekit._files import atomic_folder
 from prunekit._json import read_json
 from prunekit.groups import Grouping
 from prunekit.report.claims import claim, fid_doubt
+from prunekit.report.cost_tables import cost_sentence, kinds_table, ledger_table
 from prunekit.report.document import Document, Picture, Words, sections_with
 from prunekit.report.doubts import doubt_caption
-from prunekit.report.flow import flow_of
+from prunekit.report.flow_chart import flow_of
 from prunekit.report.folder import FOLDER
 from prunekit.report.groupings import grouping_picture
-from prunekit.report.ledger import cost_sentence, kinds_table, ledger_table
 from prunekit.report.method import frontiers_picture, importance_blocks, targets_picture, width_blocks
 from prunekit.report.pareto import Point, pareto_picture
 from prunekit.report.provenance import again, cost_blocks, provenance

@@ -5,8 +5,8 @@ import shlex
 
 from prunekit._names import public_manifest
 from prunekit.ledger import LedgerRow
+from prunekit.report.cost_tables import kinds_table, ledger_table
 from prunekit.report.document import Block, Code, Facts, Fold, Section, Words
-from prunekit.report.ledger import kinds_table, ledger_table
 from prunekit.report.table import Table
 from prunekit.report.tables import seconds_table
 from prunekit.report.wording import count_text

@@ -13,11 +13,11 @@ import torch
 from torch import Generator, Tensor, nn
 
 from prunekit.errors import InputError
-from prunekit.graph.running import evaluation_mode
+from prunekit.graph.forward_pass import evaluation_mode
 from prunekit.sampling.schedulers import check_network, make_scheduler, set_timesteps
 from prunekit.schedule import NoiseSchedule, Parameterization
 from prunekit.training import predict
-from prunekit.training.watching import Watch
+from prunekit.training.number_checks import Watch
 
 __all__ = ["Evaluation", "Sampler", "clean_prediction", "ddim_step", "make_sampler", "to_images"]
 

@@ -3,12 +3,12 @@
 from prunekit._callable import callable_module
 from prunekit.search.endpoint import Endpoint, UnconfirmedEndpoint
 from prunekit.search.journal import Journal
+from prunekit.search.meeting_targets import Measure, TargetOf, WidthProblem, in_units, lost_importance, meet_target
 from prunekit.search.multiples import DEFAULT_MULTIPLE, WidthMultiples, default_multiples, is_tiny
 from prunekit.search.proposers import MEASURING_NOTHING, PROPOSERS, proposer
 from prunekit.search.proxies import PROXIES, make_proxy, proxy_evaluations, proxy_samples
 from prunekit.search.repair import Repair, RepairKind, repair
 from prunekit.search.search import SearchOptions, SearchResult, search
-from prunekit.search.targets import Measure, TargetOf, WidthProblem, in_units, lost_importance, meet_target
 from prunekit.search.task import Proposer, Task
 from prunekit.search.whole import nothing_to_prune, why_whole
 

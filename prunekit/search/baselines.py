@@ -5,7 +5,7 @@ from dataclasses import replace
 import numpy as np
 
 from prunekit._types import FloatArray, IntArray
-from prunekit.search.targets import WidthProblem, meet_target
+from prunekit.search.meeting_targets import WidthProblem, meet_target
 from prunekit.search.task import Task
 
 __all__ = ["at_target", "oneshot", "uniform"]

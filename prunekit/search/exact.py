@@ -19,7 +19,7 @@ _MAX_BOXES = 20_000  # a few seconds for 250 groups; smaller problems finish muc
 
 
 class Reachable(Protocol):
-    """The interface that :func:`nearest_below` needs; :class:`prunekit.search.targets.WidthProblem` implements it."""
+    """The interface that :func:`nearest_below` needs; :class:`prunekit.search.meeting_targets.WidthProblem` implements it."""
 
     @property
     def target(self) -> int:

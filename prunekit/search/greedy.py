@@ -6,7 +6,7 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 
 from prunekit._types import IntArray
-from prunekit.search.targets import WidthProblem, meet_target
+from prunekit.search.meeting_targets import WidthProblem, meet_target
 from prunekit.search.task import Task
 
 __all__ = ["candidates_of", "close", "greedy"]

@@ -16,7 +16,7 @@ import numpy as np
 from prunekit._types import IntArray
 from prunekit.graph import ChannelGraph, ChannelGroup
 from prunekit.search.exact import nearest_below
-from prunekit.search.targets import WidthProblem
+from prunekit.search.meeting_targets import WidthProblem
 
 __all__ = ["DEFAULT_MULTIPLE", "WidthMultiples", "default_multiples", "is_tiny", "price_of", "within_reach"]
 

@@ -16,8 +16,8 @@ from torch import Generator, Tensor, nn
 from prunekit._messages import did_you_mean
 from prunekit.errors import InputError
 from prunekit.graph import ChannelGraph, PruningPlan, Template
+from prunekit.graph.forward_pass import evaluation_mode
 from prunekit.graph.layers import own_tensors
-from prunekit.graph.running import evaluation_mode
 from prunekit.importance import Probe
 from prunekit.search.prefix import Prefix, Recording, answering, ordering, recording
 from prunekit.search.repair import Repair, RepairKind

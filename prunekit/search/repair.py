@@ -21,8 +21,8 @@ from torch.func import functional_call
 
 from prunekit.choices import RepairKind
 from prunekit.graph import ChannelGraph, PruningPlan, apply, slicer
+from prunekit.graph.forward_pass import evaluation_mode
 from prunekit.graph.layers import layer_kind
-from prunekit.graph.running import evaluation_mode
 from prunekit.importance import Probe
 
 __all__ = ["Repair", "RepairKind", "repair"]

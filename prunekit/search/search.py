@@ -22,10 +22,10 @@ from prunekit.importance import Probe, Scores
 from prunekit.search import ranks
 from prunekit.search.endpoint import Endpoint
 from prunekit.search.journal import Journal
+from prunekit.search.meeting_targets import Measure, TargetOf, WidthProblem, in_units, lost_importance
 from prunekit.search.multiples import WidthMultiples, default_multiples, price_of, within_reach
 from prunekit.search.proposers import proposer
 from prunekit.search.proxies import PROXIES, make_proxy
-from prunekit.search.targets import Measure, TargetOf, WidthProblem, in_units, lost_importance
 from prunekit.search.task import Task
 from prunekit.search.whole import nothing_to_prune
 

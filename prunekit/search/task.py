@@ -15,8 +15,8 @@ from prunekit.importance import Scores
 from prunekit.search import ranks
 from prunekit.search.endpoint import Endpoint
 from prunekit.search.journal import Journal
+from prunekit.search.meeting_targets import WidthProblem
 from prunekit.search.proxies import Evaluate
-from prunekit.search.targets import WidthProblem
 
 __all__ = ["Proposer", "Task"]
 

@@ -10,7 +10,7 @@ from prunekit.checkpoint.finite import first_not_finite
 from prunekit.cost import CostModel, LatencyModel, verify
 from prunekit.errors import GraphError
 from prunekit.graph import ChannelGraph
-from prunekit.graph.running import Inputs
+from prunekit.graph.forward_pass import Inputs
 from prunekit.groups import TimestepGroup
 from prunekit.importance import ImportanceMap, Loss, Probe, Scores, importance
 from prunekit.recipe import PruneOptions

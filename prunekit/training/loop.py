@@ -21,11 +21,11 @@ from prunekit._signals import Termination
 from prunekit.errors import FileFormatError, InputError
 from prunekit.training.callbacks import Callback
 from prunekit.training.checkpoints import latest_checkpoint, save_checkpoint, weights_hash
+from prunekit.training.number_checks import StepWatch
 from prunekit.training.objective import Objective
 from prunekit.training.options import Progress, Reporter, TrainOptions
 from prunekit.training.processes import dropout_seeded, make_accelerator
 from prunekit.training.timesteps import LearningSampler, StatefulSampler, TimestepSampler, described
-from prunekit.training.watching import StepWatch
 
 __all__ = ["TrainResult", "step_generator", "train"]
 

@@ -49,7 +49,7 @@ def test_a_pipeline_takes_the_experts_that_are_made_of_it(pipeline: Any, tmp_pat
 
 
 def test_a_network_alone_is_said_to_be_assumed_linear(caplog: pytest.LogCaptureFixture) -> None:
-    from prunekit.api.experts import _base_of
+    from prunekit.api.making_experts import _base_of
 
     network = unet().train()
     base = _base_of(network, None, None)

@@ -13,7 +13,7 @@ from command_line import TINY, Typed, listing, typed
 
 from prunekit.checkpoint import Base, ModelSpec, save_base
 from prunekit.cli.app import app
-from prunekit.cli.options import _flag
+from prunekit.cli.shared_options import _flag
 from prunekit.schedule import Parameterization
 from prunekit.steps.bases import open_base, seeded_weights
 

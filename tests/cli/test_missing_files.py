@@ -9,7 +9,7 @@ import pytest
 
 from prunekit._missing import check_slim
 from prunekit.checkpoint import load_state
-from prunekit.cli.options import Exists, checked
+from prunekit.cli.shared_options import Exists, checked
 from prunekit.errors import MissingFileError
 
 COMMANDS = {

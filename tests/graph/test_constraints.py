@@ -14,7 +14,7 @@ from torch import nn
 from prunekit.cost import CostModel, count_macs
 from prunekit.errors import InputError, PlanError
 from prunekit.graph import Constraints, PruningPlan, apply, trace
-from prunekit.graph.running import run_once
+from prunekit.graph.forward_pass import run_once
 
 KEPT = ("conv_in", "down_blocks.0", "mid_block", "up_blocks.*.resnets")
 LIMITED = ("down_blocks.1", "*.to_q", "*.conv1")

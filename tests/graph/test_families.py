@@ -21,8 +21,8 @@ from torch import nn
 from prunekit.checkpoint import ModelSpec
 from prunekit.cost import CostModel, count_macs
 from prunekit.graph import apply, attributes, trace
+from prunekit.graph.forward_pass import run_once
 from prunekit.graph.layers import HEADS
-from prunekit.graph.running import run_once
 from prunekit.graph.surgery import all_tensors
 from prunekit.groups import TimestepGroup
 from prunekit.slim import SlimModel, load_slim, save_slim

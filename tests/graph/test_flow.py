@@ -13,7 +13,7 @@ from programs import LENGTH, STEPS, Program
 
 from prunekit.cost import CostModel, count_macs
 from prunekit.graph import PruningPlan, apply, trace
-from prunekit.graph.running import run_once
+from prunekit.graph.forward_pass import run_once
 from prunekit.graph.surgery import all_tensors, tensors_of
 
 

@@ -14,8 +14,8 @@ from prunekit.cost import CostModel, count_macs
 from prunekit.errors import GraphError
 from prunekit.graph import PruningPlan, apply, trace
 from prunekit.graph.deadline import Deadline
+from prunekit.graph.forward_pass import run_once
 from prunekit.graph.retrying import Retries
-from prunekit.graph.running import run_once
 
 
 def plan_of(graph, seed):

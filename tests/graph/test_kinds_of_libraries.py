@@ -10,8 +10,8 @@ from torch import nn
 
 from prunekit.cost import count_macs
 from prunekit.graph import PruningPlan, apply, trace
+from prunekit.graph.forward_pass import run_once
 from prunekit.graph.retrying import Retries
-from prunekit.graph.running import run_once
 from prunekit.graph.weightless import LARGE
 
 

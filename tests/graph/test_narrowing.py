@@ -16,7 +16,7 @@ from torch import nn
 
 from prunekit.cost import CostModel, count_macs
 from prunekit.graph import trace
-from prunekit.graph.running import run_once
+from prunekit.graph.forward_pass import run_once
 from prunekit.graph.weightless import LARGE, hollow_inputs, skeleton, weightless
 
 

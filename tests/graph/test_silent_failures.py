@@ -15,7 +15,7 @@ from torch.utils.checkpoint import checkpoint
 
 from prunekit.errors import GraphError
 from prunekit.graph import PruningPlan, apply, trace
-from prunekit.graph.running import run_once
+from prunekit.graph.forward_pass import run_once
 
 
 def narrowest(network, **modes):

@@ -10,7 +10,7 @@ from torch import nn
 from prunekit.cost import count_macs
 from prunekit.errors import PlanError
 from prunekit.graph import PruningPlan, Template, apply, attributes, fit, sliced_state, trace
-from prunekit.graph.running import evaluation_mode, run_once
+from prunekit.graph.forward_pass import evaluation_mode, run_once
 from prunekit.graph.surgery import all_tensors, tensors_of
 
 MODES = ("even", "whole")

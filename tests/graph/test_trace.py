@@ -8,7 +8,7 @@ from torch import nn
 from prunekit.cost import CostModel
 from prunekit.errors import GraphError, PrunekitError
 from prunekit.graph import PruningPlan, apply, trace
-from prunekit.graph.running import run_once
+from prunekit.graph.forward_pass import run_once
 
 
 def members(group):

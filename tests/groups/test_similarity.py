@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from prunekit.errors import InputError
 from prunekit.groups import OptimalDenoiser, Similarity, cut_by_matrix
-from prunekit.groups.evidence import Evidence
+from prunekit.groups.cut_evidence import Evidence
 from prunekit.groups.segmentation import dissimilarity_costs, finely, partition_cost
 from prunekit.groups.similarity import calibrated_alpha, measure_similarity, three_stages
 from prunekit.schedule import NoiseSchedule

@@ -9,7 +9,7 @@ from tiny_comparison import TINY_MODEL, TINY_SCHEDULE, recipe_of
 from prunekit._json import read_json
 from prunekit.errors import FileFormatError, PrunekitError
 from prunekit.report import write_any_report
-from prunekit.report.curriculum import training_curves
+from prunekit.report.curriculum_page import training_curves
 from prunekit.report.wording import estimate_text
 from prunekit.results.estimate import Estimate
 from prunekit.results.formats import MANIFEST

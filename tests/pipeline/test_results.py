@@ -21,7 +21,7 @@ from prunekit.errors import FileFormatError, InputError
 from prunekit.nets import load_experts
 from prunekit.recipe import PruneOptions, Recipe
 from prunekit.report import read_run
-from prunekit.report.ledger import cost_sentence
+from prunekit.report.cost_tables import cost_sentence
 from prunekit.report.wording import large_text, short_ratio
 from prunekit.runs import publishing
 from prunekit.runs.publishing import publish

@@ -14,7 +14,7 @@ from prunekit.extractors import OwnExtractor
 from prunekit.groups import TimestepGroups
 from prunekit.recipe import AllocationOptions, EvaluationOptions
 from prunekit.report import claim, read_run, write_all_reports
-from prunekit.report.curriculum import curriculum_claim
+from prunekit.report.curriculum_page import curriculum_claim
 from prunekit.schedule import NoiseSchedule, Parameterization
 from prunekit.steps.sample_quality import Setting, measure_samples
 from prunekit.studies.kinds_of_runs import run_of

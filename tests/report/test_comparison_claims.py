@@ -6,7 +6,7 @@ import pytest
 from comparison_manifest import make_curriculum, make_multistage
 from evidence_manifest import make_evidence
 
-from prunekit.report.curriculum import curriculum_claim, write_curriculum_report
+from prunekit.report.curriculum_page import curriculum_claim, write_curriculum_report
 from prunekit.report.evidence import Evidence, evidence_claim, gap
 from prunekit.report.evidence_page import write_evidence_report
 from prunekit.report.multistage import multistage_claim, write_multistage_report

@@ -5,7 +5,7 @@ import pytest
 
 from prunekit.ledger import both_ways, forwards
 from prunekit.report import RunResults, summary_rows
-from prunekit.report.ledger import cost_sentence, kinds_table, ledger_table
+from prunekit.report.cost_tables import cost_sentence, kinds_table, ledger_table
 from prunekit.report.tables import cost_table, loss_table, metric_table
 
 

@@ -8,9 +8,10 @@ from typing import Any
 
 import torch
 
-from prunekit.graph.operators import elementwise, layers, picking, shapes
+from prunekit.graph.operators import elementwise, picking, shapes
+from prunekit.graph.operators import layer_operators as layers
 from prunekit.graph.operators.common import Rule, name_of
-from prunekit.graph.operators.declared import follow_declared
+from prunekit.graph.operators.declared_layers import follow_declared
 
 __all__ = ["follow_declared", "rule_of"]
 

@@ -13,7 +13,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from prunekit.cost.counter import MacCount, count_macs, operator_name, own_counts
-from prunekit.graph.running import Inputs
+from prunekit.graph.forward_pass import Inputs
 
 __all__ = ["Difference", "OtherCount", "other_counters"]
 

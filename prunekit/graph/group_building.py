@@ -11,11 +11,11 @@ from prunekit.errors import GraphError
 from prunekit.graph.channels import Channels
 from prunekit.graph.constraints import named_by
 from prunekit.graph.counting import Count
+from prunekit.graph.forward_pass import Inputs
 from prunekit.graph.found import PRODUCERS, Found
 from prunekit.graph.layers import HEAD_WIDTHS, HEADS, axis_size, group_count, layer_kind
 from prunekit.graph.listing import complete
 from prunekit.graph.retrying import Retries
-from prunekit.graph.running import Inputs
 from prunekit.graph.structure import Attribute, ChannelGraph, ChannelGroup, Member, NormMode, Term, Width
 from prunekit.graph.witness import Witness
 

@@ -6,7 +6,7 @@ import typer
 
 from prunekit._missing import check_base
 from prunekit.choices import CriterionName, HeadMode, NormMode
-from prunekit.cli.options import Exists
+from prunekit.cli.shared_options import Exists
 from prunekit.errors import InputError
 from prunekit.groups import TimestepGroups
 from prunekit.schedule import NoiseSchedule

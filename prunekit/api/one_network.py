@@ -12,7 +12,7 @@ from prunekit.checkpoint import ModelSpec
 from prunekit.cost import CostModel
 from prunekit.errors import InputError
 from prunekit.graph import ChannelGraph, PruningPlan, attributes, trace
-from prunekit.graph.running import Inputs
+from prunekit.graph.forward_pass import Inputs
 from prunekit.groups import TimestepGroup
 from prunekit.importance import Loss, no_loss
 from prunekit.recipe import PruneOptions

@@ -7,7 +7,7 @@ from typing import Any, TypeVar
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from prunekit.checkpoint.bounds import check_schedule
+from prunekit.checkpoint.config_limits import check_schedule
 from prunekit.cost.counter import FORMULAS, ForwardModules
 from prunekit.errors import FileFormatError, InputError
 from prunekit.graph import PruningPlan

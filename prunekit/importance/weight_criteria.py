@@ -6,7 +6,7 @@ from torch import nn
 
 from prunekit._types import FloatArray
 from prunekit.graph import ChannelGraph, ChannelGroup
-from prunekit.importance.channels import Part, is_layer, mean_of_layers, per_root, vectors, weights_of
+from prunekit.importance.channel_sums import Part, is_layer, mean_of_layers, per_root, vectors, weights_of
 from prunekit.importance.probe import Probe
 from prunekit.importance.protocol import Scores
 
