@@ -4,12 +4,13 @@ import errno
 import io
 import logging
 import os
+import re
 import sys
 from typing import Annotated, Any
 
 import typer
 
-from prunekit._messages import printable
+from prunekit._messages import did_you_mean, printable
 from prunekit.cli import (
     comparing,
     describing,
@@ -32,6 +33,7 @@ from prunekit.errors import InputError, LimitError, PrunekitError
 
 __all__ = ["app", "main"]
 
+_CHOICE = re.compile(r"for '(?P<flag>[^']*)': '(?P<value>.*)' is not one of (?P<choices>.*)")
 _UsageError: Any = typer.BadParameter.__mro__[1]  # typer has no public name for it
 
 app = typer.Typer(
@@ -96,13 +98,22 @@ def _run() -> None:
         if error.message == error.format_message() and "\n" in error.message:  # the help text, since nothing was typed
             error.show()
             sys.exit(2)
-        said = error.format_message().replace("Value error, ", "").rstrip(".")
+        said = _of_choice(error.format_message()).rstrip(".")
         asked = f"; `{error.ctx.command_path} --help` lists what it takes" if error.ctx is not None else ""
         raise InputError(f"{said}{asked}.") from error
     except typer.Abort:
         raise KeyboardInterrupt from None
     if isinstance(code, int):
         sys.exit(code)
+
+
+def _of_choice(message: str) -> str:
+    """What typer says of an unknown choice in this project's words, with the nearest choice; other messages as they are."""
+    found = _CHOICE.search(message.replace("Value error, ", ""))
+    if found is None:
+        return message.replace("Value error, ", "")
+    choices = re.findall(r"'([^']*)'", found["choices"])
+    return f"Got {found['flag']} {found['value']!r}{did_you_mean(found['value'], choices)}; expected one of {', '.join(choices)}"
 
 
 def _said(error: OSError) -> str:

@@ -64,9 +64,9 @@ def test_every_command_says_what_is_taken_for_granted_and_can_be_told(name):
 def test_unknown_choices_are_one_sentence():
     small_unet().save_pretrained("m")
     for option, said in (
-        ("--weights best", "'best' is not one of 'ema', 'raw'"),
+        ("--weights best", "--weights 'best'; expected one of ema, raw"),
         ("--noise-schedule quadratic", "Unknown noise schedule 'quadratic'"),
-        ("--prediction-type noise", "'noise' is not one of 'epsilon'"),
+        ("--prediction-type noise", "--prediction-type 'noise'; expected one of epsilon"),
     ):
         result = typed(f"prunekit cost m {option}")
         assert (result.code, result.out) == (2, "")
