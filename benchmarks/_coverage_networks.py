@@ -25,7 +25,10 @@ from tiny_denoisers import DEPTHS, WIDTHS, tiny
 _LEVELS: dict[str, Any] = {"block_out_channels": (32, 32, 64, 64), "norm_num_groups": 8, "cross_attention_dim": 32}
 _DEFAULT = {"down_block_types": ..., "up_block_types": ..., "layers_per_block": ...}
 _KANDINSKY = {"model_dim": 64, "ff_dim": 128, "time_dim": 32, "axes_dims": (8, 12, 12)}
+_SOUND = {"audio_num_attention_heads": 2, "audio_cross_attention_dim": 128}
 DEEP: dict[str, dict[str, Any]] = {
+    "LTX2VideoTransformer3DModel": _SOUND,
+    "SanaWMLTX2RefinerTransformer3DModel": _SOUND,
     "Cosmos3OmniTransformer": {
         "vocab_size": 64,
         "dtype": "float32",

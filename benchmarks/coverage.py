@@ -38,8 +38,9 @@ from prunekit.graph.forward_pass import output_tensors, run_once
 from prunekit.groups import TimestepGroup
 from prunekit.slim import SlimModel, load_slim, save_slim
 
-SECONDS = 300.0  # of processor time for tracing, then groups that were not tried are left whole
-TIMEOUT = 600  # of one network with all checks, likewise of processor time
+SECONDS = 600.0  # of processor time for tracing, then groups that were not tried are left whole
+TIMEOUT = 900  # of one network with all checks, likewise of processor time
+MEMORY = 12 * 2**30  # bytes that a network with all checks may take
 _PLANS = 2
 _WRONG = {
     "64 bit": 1e-5,
@@ -149,6 +150,7 @@ def _apart(name: str, layers: int | None) -> dict[str, Any]:
 
 def _one(name: str, layers: int | None, answer: Path) -> None:
     resource.setrlimit(resource.RLIMIT_CPU, (TIMEOUT, TIMEOUT + 30))
+    resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
     row: dict[str, Any] = {} if layers is None else {"layers": layers}
     start = time.monotonic()
     try:
