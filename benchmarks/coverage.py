@@ -177,7 +177,7 @@ def main() -> None:
         return name not in rows or (asked.layers is None and "layers" in rows[name])
 
     for name in asked.names or [name for name in known if is_missing(name)]:
-        rows[name] = _apart(name, asked.layers)
+        rows[name] = {**_apart(name, asked.layers), "commit": environment()["commit"]}
         print(name, rows[name], flush=True)
         _publish({one: rows[one] for one in known if one in rows})
 
@@ -212,6 +212,7 @@ def _publish(rows: dict[str, dict[str, Any]]) -> None:
         "as counted",
         "difference",
         "reloaded",
+        "commit",
         "why",
     ]
     table = [[name, *_cells(row)] for name, row in rows.items()]
@@ -233,7 +234,7 @@ def _cells(row: dict[str, Any]) -> list[str]:
     told += [f"at most {row['layers']} layers of each kind"] if "layers" in row else []
     told += [str(row["error"])] if "error" in row else []
     why = "; ".join(told)
-    return [*shares, apart, cell("reloaded"), why.replace("|", "/")]
+    return [*shares, apart, cell("reloaded"), str(row.get("commit") or "–")[:7], why.replace("|", "/")]
 
 
 _HEAD = [
@@ -244,7 +245,7 @@ _HEAD = [
     "*Seconds*: of the processor, for `trace`. *As counted*: predicted MACs of two random plans equal an independent counter's.",
     "*Difference*: largest relative difference between the slim network's outputs and those of the full one with the same channels",
     "silenced; statistics of norms, which change when channels go, are recorded on one and replayed on the other.",
-    "*Reloaded*: a saved slim model gives the same bits.",
+    "*Reloaded*: a saved slim model gives the same bits. *Commit*: of the engine that was measured.",
 ]
 
 

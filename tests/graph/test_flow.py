@@ -24,7 +24,8 @@ def silenced(model, graph, plan):
         for member in graph[name].members:
             gone = torch.from_numpy(member.positions[~np.isin(member.roots, kept)])
             for key, dim in tensors_of(model, member.layer, member.axis):
-                all_tensors(model)[key].index_fill_(dim, gone, 0)
+                if dim or not key.endswith("weight.original1"):  # rows of zeros have no direction; their length is zero
+                    all_tensors(model)[key].index_fill_(dim, gone, 0)
     return model
 
 

@@ -163,7 +163,8 @@ def test_attributes_that_copy_a_width_follow_it(bench, name, mode):
                 assert module.inner_dim == module.heads * dim or module.heads == full.heads == 1
                 assert module.sliceable_head_dim == module.heads
                 assert module.query_dim == module.cross_attention_dim == module.to_q.in_features
-                assert module.out_dim == module.to_out[0].out_features
+                spans_heads = full.out_dim == full.inner_dim  # who reads it reshapes heads by it
+                assert module.out_dim == (module.inner_dim if spans_heads else module.to_out[0].out_features)
                 assert module.scale == pytest.approx((module.inner_dim // module.heads) ** -0.5)
                 assert module.to_out[0].in_features == module.inner_dim
             elif isinstance(module, nn.GroupNorm):
