@@ -117,7 +117,7 @@ def test_every_denoiser_has_inputs_or_a_sentence_that_shows_how_to_write_them():
         except (InputError, FileFormatError) as error:
             asked[name] = str(error)
     assert len(denoisers()) > 80
-    assert all('{"shape": [' in text and "by --inputs" in text for text in asked.values())
+    assert all('{"shape": [' in text and "by `inputs`" in text for text in asked.values())
     assert set(asked) <= UNDERIVABLE
 
 
@@ -155,7 +155,7 @@ def test_inputs_that_cannot_be_derived_give_one_sentence_with_the_json_to_write(
     text = str(caught.value)
     form = json.loads(text[text.index("{") : text.rindex("}") + 1])
     assert {"hidden_states", "timestep"} <= set(form)
-    assert text.endswith("give the file by --inputs.")
+    assert text.endswith("give the file by `inputs`.")
 
 
 def test_a_config_that_asks_for_huge_inputs_is_refused_before_they_are_made():

@@ -103,8 +103,7 @@ def _run() -> None:
         raise InputError(f"{said}{asked}.") from error
     except typer.Abort:
         raise KeyboardInterrupt from None
-    if isinstance(code, int):
-        sys.exit(code)
+    sys.exit(code if isinstance(code, int) else 0)
 
 
 def _of_choice(message: str) -> str:

@@ -85,4 +85,4 @@ def test_an_unknown_measure_is_refused_with_the_known_ones(tmp_path, monkeypatch
     monkeypatch.chdir(tmp_path)
     result = typed(f"{LINE} --target 0.8 --target-of flops")
     assert result.code == 2
-    assert "'flops' is not one of 'macs', 'params', 'latency'" in result.err
+    assert "Got --target-of 'flops'; expected one of macs, params, latency" in result.sentence
