@@ -13,7 +13,7 @@ from command_line import TINY, Typed, listing, typed
 
 from prunekit.checkpoint import Base, ModelSpec, save_base
 from prunekit.cli.app import app
-from prunekit.cli.shared_options import _flag
+from prunekit.cli.flags import flag_of
 from prunekit.schedule import Parameterization
 from prunekit.steps.bases import open_base, seeded_weights
 
@@ -40,7 +40,7 @@ def test_the_table_below_has_every_option_that_takes_a_float():
     for command in app.registered_commands:
         parameters = inspect.signature(command.callback).parameters.values()
         floats = [each for each in parameters if get_args(each.annotation)[:1] in ((float,), (float | None,))]
-        names = {(command.callback.__name__, _flag(each).removeprefix("--")) for each in floats}
+        names = {(command.callback.__name__, flag_of(each).removeprefix("--")) for each in floats}
         assert names <= listed | {("finetune", option) for option in NUMBERS["train"]}
 
 
@@ -119,7 +119,7 @@ NUMBERS = {
     "allocate --budget 0.8": ["floor"],
     "groups --method similarity --data digits": ["eta", "alpha"],
     "export embedded:digits": ["tolerance"],
-    "cost recipe.yaml": ["utilisation"],
+    "estimate recipe.yaml": ["utilisation"],
 }
 
 
