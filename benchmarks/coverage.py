@@ -245,6 +245,7 @@ _HEAD = [
     "*Seconds*: of the processor, for `trace`. *As counted*: predicted MACs of two random plans equal an independent counter's.",
     "*Difference*: largest relative difference between the slim network's outputs and those of the full one with the same channels",
     "silenced; statistics of norms, which change when channels go, are recorded on one and replayed on the other.",
+    "A row is right up to " + ", ".join(f"{most:g} ({precision})" for precision, most in _WRONG.items()) + ".",
     "*Reloaded*: a saved slim model gives the same bits. *Commit*: of the engine that was measured.",
 ]
 
