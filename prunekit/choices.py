@@ -24,6 +24,7 @@ __all__ = [
     "PredictionType",
     "ProposerName",
     "ProxyName",
+    "ReadablePrediction",
     "RepairKind",
     "ScheduleName",
     "StageDraw",
@@ -35,6 +36,7 @@ __all__ = [
 # bases
 ScheduleName = Literal["linear", "scaled_linear", "cosine", "sigmoid", "edm", "rectified_flow"]
 PredictionType = Literal["epsilon", "sample", "v_prediction"]
+ReadablePrediction = Literal[PredictionType, "flow_prediction"]
 Weights = Literal["ema", "raw"]
 
 # timestep groups and their budgets

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, get_args
 import numpy as np
 
 from prunekit._types import FloatArray, JsonDict
-from prunekit.choices import PredictionType
+from prunekit.choices import PredictionType, ReadablePrediction
 from prunekit.errors import InputError
 from prunekit.schedule.noise import NoiseSchedule
 
@@ -21,7 +21,7 @@ __all__ = ["PREDICTION_TYPES", "READABLE_TYPES", "Parameterization", "Parameteri
 
 PREDICTION_TYPES: tuple[str, ...] = get_args(PredictionType)
 """What a network can be trained to predict here; ``sample`` is x_0."""
-READABLE_TYPES = (*PREDICTION_TYPES, "flow_prediction")
+READABLE_TYPES: tuple[str, ...] = get_args(ReadablePrediction)
 """What checkpoints may say."""
 _Array = TypeVar("_Array", "Tensor", FloatArray)
 
@@ -49,16 +49,6 @@ class Parameterization:
     def __post_init__(self) -> None:
         if self.prediction_type not in READABLE_TYPES:
             raise InputError(_unknown(self.prediction_type))
-
-    @classmethod
-    def from_diffusers(cls, scheduler: Any) -> "Parameterization":
-        """Of a scheduler object of diffusers.
-
-        Raises:
-            InputError: it has no noise schedule that can be used, or an unknown prediction type.
-        """
-        schedule = NoiseSchedule.from_diffusers(scheduler)
-        return cls(schedule, str(scheduler.config.get("prediction_type") or "epsilon"))
 
     @classmethod
     def from_config(cls, config: JsonDict) -> "Parameterization":
@@ -100,7 +90,7 @@ class Parameterization:
         return signal * noise - noise_level * clean  # type: ignore[no-any-return]
 
     def clean(self, prediction: _Array, state: _Array, signal: float, noise_level: float) -> _Array:
-        """The x_0 that a prediction at x_t = a·x_0 + b·ε stands for, same shape, not clamped.
+        """Convert a prediction at x_t = a·x_0 + b·ε to x_0, same shape, not clamped.
 
         Args:
             prediction: the network's output.

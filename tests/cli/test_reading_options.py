@@ -8,6 +8,8 @@ import pytest
 from command_line import done, typed
 from diffusers import DDIMScheduler, DDPMPipeline, UNet2DModel
 
+from prunekit.schedule import READABLE_TYPES
+
 FEW = "--count 4 --num-inference-steps 5"
 
 
@@ -59,6 +61,15 @@ def test_every_command_says_what_is_taken_for_granted_and_can_be_told(name):
     result = done(f"prunekit {COMMANDS[name]} --noise-schedule cosine --prediction-type sample {again}")
     assert "does not say" not in result.err
     assert "--weights ema" in typed(f"prunekit {COMMANDS[name]} --weights ema {again}").sentence
+
+
+def test_every_prediction_type_that_a_checkpoint_may_state_can_be_typed():
+    small_unet().save_pretrained("m")
+    for kind in READABLE_TYPES:
+        assert (
+            done(f"prunekit cost m --prediction-type {kind} --noise-schedule linear --no-compare --json").json["macs"]
+            > 0
+        )
 
 
 def test_unknown_choices_are_one_sentence():
