@@ -231,7 +231,7 @@ def _is_denoiser(network: type[nn.Module]) -> bool:
 
 
 def _keeps_meta(module: nn.Module) -> bool:
-    """Whether a module keeps tensors without values beside its parameters and buffers, such as a list of rotary tables."""
+    """Whether a module keeps tensors without values outside its parameters and buffers, such as a list of rotary tables."""
     own = {key: value for key, value in vars(module).items() if key not in _REGISTERED}
     return any(isinstance(leaf, Tensor) and leaf.is_meta for leaf in tree_leaves(own))
 

@@ -5,20 +5,18 @@ from pathlib import Path
 from prunekit._types import JsonDict
 from prunekit.errors import FileFormatError
 from prunekit.report.comparison import Comparison, write_comparison
-from prunekit.report.doubts import doubt_of, doubt_sentence
 from prunekit.report.learning import (
     LearningCurve,
+    comparison_claim,
     curves_of,
     end_columns,
     ends,
-    learning_claim,
     measured_on,
     seeds_text,
 )
 from prunekit.report.table import Table, named
 from prunekit.report.wording import ABSENT
 from prunekit.results.learning_results import CurriculumManifest, CurriculumRow, CurriculumSettings
-from prunekit.results.manifest_head import metric_label
 from prunekit.results.reading_manifests import AGAIN, Manifest, of_kind, read_manifest
 
 __all__ = ["curriculum_claim", "training_curves", "write_curriculum_report"]
@@ -46,10 +44,7 @@ def curriculum_claim(manifest: Manifest | JsonDict) -> str:
     base, *others = training_curves(manifest)
     if not others:
         raise FileFormatError(f"The manifest compares {base.title[:80]!r} with nothing; expected two ways to train.")
-    look = manifest.curriculum[0].curve[-1]
-    doubt = doubt_of(look, manifest.settings.data or {})
-    label = metric_label("FID", look.features, look.count)
-    return " ".join(filter(None, [learning_claim(base, others, label, doubt), doubt_sentence(label, look, doubt)]))
+    return comparison_claim(manifest, manifest.curriculum[0].curve[-1], base, others)
 
 
 def write_curriculum_report(folder: Path | str) -> Path:

@@ -8,14 +8,17 @@ from matplotlib.figure import Figure
 
 from prunekit._types import FloatArray
 from prunekit.report.claims import contradiction
+from prunekit.report.doubts import doubt_of, doubt_sentence
 from prunekit.report.figures import scale_by_log
 from prunekit.report.table import Column, Row, estimate, flat
 from prunekit.report.wording import clear, number_text, unclear, unpaired
 from prunekit.results.estimate import Estimate
 from prunekit.results.learning_results import CurriculumRow, Look, MultistageRow
+from prunekit.results.manifest_head import Head, metric_label
 
 __all__ = [
     "LearningCurve",
+    "comparison_claim",
     "curves_of",
     "describe_learning",
     "draw_learning",
@@ -137,6 +140,20 @@ def learning_claim(rival: LearningCurve, others: Sequence[LearningCurve], label:
     if against == "far":
         return f"{lead} by FID only, and its higher loss contradicts that, so no gain is claimed: {also}; {found}."
     return f"{lead}: {found}. Its {also}."
+
+
+def comparison_claim(manifest: Head, look: Look, rival: LearningCurve, others: Sequence[LearningCurve]) -> str:
+    """The finding of a comparison with what limits it: :func:`learning_claim`, and whether FID may decide.
+
+    Args:
+        manifest: names the images.
+        look: the measurement that says how FID was measured.
+        rival: the training that the others are compared with.
+        others: the other trainings.
+    """
+    doubt = doubt_of(look, manifest.settings.data or {})
+    label = metric_label("FID", look.features, look.count)
+    return " ".join(filter(None, [learning_claim(rival, others, label, doubt), doubt_sentence(label, look, doubt)]))
 
 
 def _ends_text(curve: LearningCurve, rival: LearningCurve, of: str, label: str) -> str:

@@ -6,13 +6,12 @@ from pathlib import Path
 from prunekit._types import JsonDict
 from prunekit.errors import FileFormatError
 from prunekit.report.comparison import Comparison, write_comparison
-from prunekit.report.doubts import doubt_of, doubt_sentence
 from prunekit.report.learning import (
     LearningCurve,
+    comparison_claim,
     curves_of,
     end_columns,
     ends,
-    learning_claim,
     measured_on,
     seeds_text,
 )
@@ -21,7 +20,6 @@ from prunekit.report.table import Column, Table, named
 from prunekit.report.wording import ABSENT
 from prunekit.results.estimate import Estimate
 from prunekit.results.learning_results import MultistageManifest, MultistageRow, MultistageSettings, Unified
-from prunekit.results.manifest_head import metric_label
 from prunekit.results.reading_manifests import AGAIN, Manifest, of_kind, read_manifest
 
 __all__ = ["Entry", "entries_of", "multistage_claim", "write_multistage_report"]
@@ -98,10 +96,7 @@ def multistage_claim(manifest: Manifest | JsonDict) -> str:
     others = [entry.curve for entry in entries if entry.network != "unified"]
     if unified is None or not others:
         raise FileFormatError(f"The manifest lacks the unified network, or another one to compare with it; {AGAIN}.")
-    look = manifest.multistage[0].curve[-1]
-    doubt = doubt_of(look, manifest.settings.data or {})
-    label = metric_label("FID", look.features, look.count)
-    return " ".join(filter(None, [learning_claim(unified, others, label, doubt), doubt_sentence(label, look, doubt)]))
+    return comparison_claim(manifest, manifest.multistage[0].curve[-1], unified, others)
 
 
 def write_multistage_report(folder: Path | str) -> Path:

@@ -7,7 +7,7 @@ from prunekit.experiments import Experiment
 from prunekit.results.estimate import Estimate, LossEstimate
 from prunekit.results.expert_results import BaseResult, Expert, ExpertsManifest
 from prunekit.results.manifest_head import Features, Head, LedgerEntry, metric_label
-from prunekit.results.model import JsonValue, Model
+from prunekit.results.model import Model
 
 __all__ = ["EvidenceManifest", "EvidenceMetrics", "EvidenceRow", "Figures"]
 
@@ -96,8 +96,6 @@ class EvidenceManifest(Head):
     """The manifest of a comparison of experts with baselines.
 
     Args:
-        seeds: seeds by use.
-        seconds: wall time of each stage.
         base: the base.
         reference: the entry that the others are compared with.
         headline: the entry that the claim is about.
@@ -110,8 +108,6 @@ class EvidenceManifest(Head):
 
     kind: ClassVar = Experiment.EVIDENCE
 
-    seeds: dict[str, JsonValue] | None = None
-    seconds: Named[Amount] | None = None
     base: BaseResult | None = None
     reference: str
     headline: str

@@ -8,7 +8,7 @@ from prunekit.experiments import Experiment
 from prunekit.results.estimate import Estimate, FidEstimate, LossEstimate
 from prunekit.results.formats import EVALUATION
 from prunekit.results.manifest_head import BaseTraining, Features, Head, LedgerEntry, metric_label
-from prunekit.results.model import Free, Is, JsonValue, Model
+from prunekit.results.model import Free, Is, Model
 
 __all__ = [
     "Assembled",
@@ -185,16 +185,12 @@ class BaseManifest(Head):
     """The manifest of a run that trains a base.
 
     Args:
-        seeds: seeds by use.
-        seconds: wall time of each stage.
         base: the base.
         ledger: the MACs that each stage spent.
     """
 
     kind: ClassVar = Experiment.BASE
 
-    seeds: dict[str, JsonValue] | None = None
-    seconds: Named[Amount] | None = None
     base: BaseResult | None = None
     ledger: Many[LedgerEntry] | None = None
 
@@ -203,8 +199,6 @@ class ExpertsManifest(BaseManifest):
     """The manifest of a run that makes timestep experts.
 
     Args:
-        seeds: seeds by use.
-        seconds: wall time of each stage.
         base: the base.
         ledger: the MACs that each stage spent.
         experts: the slim model of each timestep group.

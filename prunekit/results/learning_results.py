@@ -5,7 +5,7 @@ from typing import Annotated, ClassVar, Literal
 from prunekit._json import Above, Amount, Bounded, Distance, Many, Named, Number, Positive, Whole
 from prunekit.experiments import Experiment
 from prunekit.results.manifest_head import Features, Head, LedgerEntry
-from prunekit.results.model import Free, JsonValue, Model
+from prunekit.results.model import Free, Model
 from prunekit.results.planning_files import GroupsFile
 
 __all__ = [
@@ -191,8 +191,6 @@ class CurriculumManifest(Head):
     """The manifest of a comparison of ways to train.
 
     Args:
-        seeds: seeds by use.
-        seconds: wall time of each stage.
         base: the network.
         ledger: the MACs that each stage spent.
         curriculum: the trainings; those of the entry that the others are compared with come first.
@@ -200,8 +198,6 @@ class CurriculumManifest(Head):
 
     kind: ClassVar = Experiment.CURRICULUM
 
-    seeds: dict[str, JsonValue] | None = None
-    seconds: Named[Amount] | None = None
     base: Network | None = None
     ledger: Many[LedgerEntry] | None = None
     curriculum: Annotated[list[CurriculumRow], Bounded(min_length=1)]
@@ -211,8 +207,6 @@ class MultistageManifest(Head):
     """The manifest of a comparison of networks for stages.
 
     Args:
-        seeds: seeds by use.
-        seconds: wall time of each stage.
         unified: the network for all timesteps.
         groupings: how timesteps were cut into stages.
         multistage: the trainings.
@@ -221,8 +215,6 @@ class MultistageManifest(Head):
 
     kind: ClassVar = Experiment.MULTISTAGE
 
-    seeds: dict[str, JsonValue] | None = None
-    seconds: Named[Amount] | None = None
     unified: Unified | None = None
     groupings: Many[GroupsFile] | None = None
     multistage: Annotated[list[MultistageRow], Bounded(min_length=1)]

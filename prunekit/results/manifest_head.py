@@ -158,6 +158,8 @@ class Head(Model):
         config: the whole recipe.
         stage_threads: stages that were made with another number of threads.
         stage_versions: stages that were made with other versions.
+        seeds: seeds by use.
+        seconds: wall time of each stage.
     """
 
     format: Annotated[str, Is(MANIFEST)]
@@ -172,6 +174,8 @@ class Head(Model):
     config: Annotated[Free, Checked(Settings)] | None = None
     stage_threads: Named[Positive] | None = None
     stage_versions: Named[Named[str]] | None = None
+    seeds: dict[str, JsonValue] | None = None
+    seconds: Named[Amount] | None = None
 
     @property
     def settings(self) -> Settings:

@@ -14,7 +14,7 @@ __all__ = ["Callback", "Snapshots", "with_weights"]
 
 
 class Callback(Protocol):
-    """Looks at the network at regular train steps. What it keeps is saved in the training's checkpoints."""
+    """Looks at the network every so many train steps. The training's checkpoints save its state."""
 
     @property
     def every(self) -> int:
