@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 from networks import NETWORKS, Mlp, rows
 from safetensors.torch import load_file, save_file
 from torch import nn
+from tiny_denoisers import tiny
 from true_figures import figures
 
 import prunekit.slim
@@ -599,3 +600,10 @@ def test_the_command_line_refuses_a_hostile_folder_with_one_sentence(folder, nam
     assert (stop.value.code, out) == (2, "")
     assert err.startswith("prunekit: ")
     assert len(err.splitlines()) == 1
+
+
+def test_tables_in_a_list_that_no_file_stores_have_their_values_before_weights_are_read():
+    spec = ModelSpec("Lumina2Transformer2DModel", tiny("Lumina2Transformer2DModel"))
+    skeleton = spec.skeleton({key: tuple(tensor.shape) for key, tensor in spec.build().state_dict().items()})
+    assert next(skeleton.parameters()).is_meta
+    assert not any(table.is_meta for table in skeleton.rope_embedder.freqs_cis)
