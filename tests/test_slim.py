@@ -17,8 +17,8 @@ from hypothesis import HealthCheck, given
 from hypothesis import strategies as st
 from networks import NETWORKS, Mlp, rows
 from safetensors.torch import load_file, save_file
-from torch import nn
 from tiny_denoisers import tiny
+from torch import nn
 from true_figures import figures
 
 import prunekit.slim
