@@ -607,3 +607,10 @@ def test_tables_in_a_list_that_no_file_stores_have_their_values_before_weights_a
     skeleton = spec.skeleton({key: tuple(tensor.shape) for key, tensor in spec.build().state_dict().items()})
     assert next(skeleton.parameters()).is_meta
     assert not any(table.is_meta for table in skeleton.rope_embedder.freqs_cis)
+
+
+def test_inputs_that_json_cannot_hold_are_given_again_by_who_loads_the_model():
+    inputs = {"sample": torch.zeros(1, 3, 8, 8), "timestep": torch.zeros(1), "kv_cache": nn.Identity()}
+    assert set(ModelSpec("UNet2DModel", {}, inputs=inputs).to_json()) == {"class", "config"}
+    del inputs["kv_cache"]
+    assert ModelSpec("UNet2DModel", {}, inputs=inputs).to_json()["inputs"]["sample"] == {"shape": [1, 3, 8, 8]}
