@@ -13,8 +13,8 @@ An argument is a tensor, a plain value, or a list or an object of such::
 A tensor is filled with ``value`` (0 if missing), and is of ``dtype`` ``float32`` if that is missing.
 """
 
-import math
 import json
+import math
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
