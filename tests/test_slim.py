@@ -17,6 +17,7 @@ from hypothesis import HealthCheck, given
 from hypothesis import strategies as st
 from networks import NETWORKS, Mlp, rows
 from safetensors.torch import load_file, save_file
+from tiny_denoisers import tiny
 from torch import nn
 from true_figures import figures
 
@@ -599,3 +600,17 @@ def test_the_command_line_refuses_a_hostile_folder_with_one_sentence(folder, nam
     assert (stop.value.code, out) == (2, "")
     assert err.startswith("prunekit: ")
     assert len(err.splitlines()) == 1
+
+
+def test_tables_in_a_list_that_no_file_stores_have_their_values_before_weights_are_read():
+    spec = ModelSpec("Lumina2Transformer2DModel", tiny("Lumina2Transformer2DModel"))
+    skeleton = spec.skeleton({key: tuple(tensor.shape) for key, tensor in spec.build().state_dict().items()})
+    assert next(skeleton.parameters()).is_meta
+    assert not any(table.is_meta for table in skeleton.rope_embedder.freqs_cis)
+
+
+def test_inputs_that_json_cannot_hold_are_given_again_by_who_loads_the_model():
+    inputs = {"sample": torch.zeros(1, 3, 8, 8), "timestep": torch.zeros(1), "kv_cache": nn.Identity()}
+    assert set(ModelSpec("UNet2DModel", {}, inputs=inputs).to_json()) == {"class", "config"}
+    del inputs["kv_cache"]
+    assert ModelSpec("UNet2DModel", {}, inputs=inputs).to_json()["inputs"]["sample"] == {"shape": [1, 3, 8, 8]}

@@ -13,6 +13,7 @@ An argument is a tensor, a plain value, or a list or an object of such::
 A tensor is filled with ``value`` (0 if missing), and is of ``dtype`` ``float32`` if that is missing.
 """
 
+import json
 import math
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -100,11 +101,16 @@ def _tensor(form: JsonDict, what: str, left: int) -> tuple[Tensor, int]:
 
 
 def form_of(value: Any) -> Any:
-    """The JSON form of arguments by name.
+    """The JSON form of arguments by name; None where an argument has none, as a cache of keys has not.
 
     Of a tensor with different numbers only the shape is kept: costs do not depend on the numbers.
     """
-    return {name: _form(one) for name, one in value.items()}
+    form = {name: _form(one) for name, one in value.items()}
+    try:
+        json.dumps(form)
+    except TypeError:
+        return None
+    return form
 
 
 def _form(value: object) -> object:

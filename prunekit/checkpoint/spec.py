@@ -187,10 +187,14 @@ class ModelSpec:
         return cls(name, json.loads(json.dumps(config)))
 
     def to_json(self) -> dict[str, Any]:
-        """``{"class", "config"}``, and the form of the caller's ``"inputs"``, see :mod:`prunekit.checkpoint.inputs`."""
+        """``{"class", "config"}``, and the form of the caller's ``"inputs"``, see :mod:`prunekit.checkpoint.inputs`.
+
+        Inputs that have no JSON form are left out; who loads the model gives them again.
+        """
         found: dict[str, Any] = {"class": self.class_name, "config": dict(self.config)}
         inputs = self.example_inputs() if self.factory is None and self.inputs is not None else None
-        return {**found, "inputs": form_of(inputs)} if isinstance(inputs, Mapping) else found
+        form = form_of(inputs) if isinstance(inputs, Mapping) else None
+        return found if form is None else {**found, "inputs": form}
 
     @classmethod
     def from_json(cls, data: JsonDict) -> "ModelSpec":

@@ -135,12 +135,20 @@ class Retries:
         graph: ChannelGraph,
     ) -> None:
         """Take up the same numbers of the modules in the same place of other blocks."""
-        if not holder or not group.name.startswith(f"{holder}."):
+        if not holder:
+            return
+        found = [(name, times) for place, name, times in known if place == holder]
+        if not group.name.startswith(f"{holder}."):  # what all blocks share
+            pattern = re.compile(_NUMBER.sub(r"\\d+", re.escape(holder)))
+            for place in filter(pattern.fullmatch, channels.modules):
+                inside = any(member.layer.startswith(f"{place}.") for member in group.members)
+                kept = vars(channels.modules[place]) if inside else {}
+                known |= {(place, name, times) for name, times in found if kept.get(name) == times * group.size}
             return
         depth = holder.count(".") + 1
         for other in self._alike(group.name, graph):
             place = ".".join(other.name.split(".")[:depth])
-            for _, name, times in [one for one in known if one[0] == holder]:
+            for name, times in found:
                 if vars(channels.modules[place]).get(name) == times * group.size:
                     self.followed.setdefault(other.name, set()).add((place, name, times))
 

@@ -202,6 +202,36 @@ def test_a_width_that_is_kept_is_found_to_be_another_layers():
     assert len(graph) == 2
 
 
+class SharedWidth(nn.Module):
+    """Blocks that each keep the width of what they all add to."""
+
+    class Block(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.wide, self.down = 12, nn.Linear(12, 12)
+
+        def forward(self, x):
+            return x + self.down(F.silu(x).flatten(1).reshape(*x.shape[:2], self.wide))
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.last = nn.Linear(5, 12), nn.Linear(12, 3)
+        self.blocks = nn.ModuleList(self.Block() for _ in range(6))
+
+    def forward(self, x):
+        x = self.first(x)
+        for block in self.blocks:
+            x = block(x)
+        return self.last(x)
+
+
+def test_a_width_that_all_blocks_share_and_keep_is_taken_up_in_all_at_once(monkeypatch):
+    tried, after = [], Retries.after
+    monkeypatch.setattr(Retries, "after", lambda *args: tried.append(args) or after(*args))
+    assert "first" in made(pruned_as_silenced(SharedWidth, 1, 4, 5))
+    assert len(tried) <= 3
+
+
 def test_only_the_latest_ties_of_a_group_are_undone():
     retries = Retries(("whole",))
     retries.ties, retries._tied_in = [("a", "b"), ("c", "b"), ("d", "e")], {("a", "b"): 1, ("c", "b"): 2, ("d", "e"): 2}
