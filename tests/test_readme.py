@@ -1,6 +1,5 @@
 """README and its two tables in docs/ are right: the Python runs, the commands exist, the figures are in the manifests."""
 
-import json
 import re
 from pathlib import Path
 from typing import Any
@@ -20,7 +19,10 @@ from prunekit.graph import PruningPlan, trace
 from prunekit.groups import make_groups
 from prunekit.nets import save_experts
 from prunekit.recipe import FinetuneOptions, PruneOptions, load_recipe
-from prunekit.report import kind_of, read_run
+from prunekit.report import kind_of
+from prunekit.report.document import Code, Fold
+from prunekit.report.provenance import again
+from prunekit.results.reading_manifests import read_manifest
 from prunekit.schedule import NoiseSchedule
 from prunekit.search import SearchOptions
 from prunekit.slim import SlimModel
@@ -106,40 +108,15 @@ def claim_of(run: Path) -> str:
 
 
 @pytest.mark.parametrize("run", RUNS, ids=lambda run: run.name)
-def test_the_claims_in_results_are_the_manifests(run: Path) -> None:
-    assert claim_of(run) in RESULTS
-    if "allocation" in read_json(run / "manifest.json"):
-        results = read_run(run)
-        assert results.assembled is not None
-        assert results.assembled.mean_mac_ratio <= results.allocation.budget + 1e-9
-
-
-def test_every_figure_with_an_error_is_in_a_report() -> None:
-    tables = [path.read_text(encoding="utf-8") for path in (ROOT / "reports").rglob("*.md")]
-    reports = "\n".join([*tables, *map(claim_of, RUNS)])
-    written = set(re.findall(r"\d+\.\d+ ± \d+\.\d+", README + RESULTS))
-    assert len(written) > 10
-    assert [text for text in sorted(written) if text not in reports] == []
-
-
-def test_every_fid_of_readmes_table_is_in_the_runs_report() -> None:
-    rows = [line.split("|")[-2].strip(" *") for line in README.splitlines() if line.startswith("| ")]
-    figures = [cell for cell in rows if cell[0].isdigit()]
-    pages = ("fashion-tdc/report/evidence.md", "digits-demo/report/metrics.md")
-    fashion, digits = ((ROOT / "reports" / page).read_text(encoding="utf-8") for page in pages)
-    assert len(figures) == 8
-    assert [figure for figure in figures[:6] if not re.search(rf"(?<!\d){re.escape(figure)}\b", fashion)] == []
-    assert [figure for figure in figures[6:] if f"| {figure} |" not in digits] == []
-
-
-@pytest.mark.parametrize("run", RUNS, ids=lambda run: run.name)
 def test_the_configuration_that_a_page_shows_is_its_recipe(run: Path, tmp_path: Path) -> None:
-    config = read_json(run / "manifest.json")["config"]
+    section = again(read_manifest(run))
+    (commands,) = [block for block in section.blocks if isinstance(block, Code)]
+    (fold,) = [block for block in section.blocks if isinstance(block, Fold)]
+    (shown,) = [block for block in fold.blocks if isinstance(block, Code)]
     recipe = tmp_path / f"{run.name}.yaml"
-    recipe.write_text(json.dumps(config, indent=2, ensure_ascii=False))
+    recipe.write_text(shown.text)
+    assert f"prunekit run {recipe.name}\n" in commands.text
     assert load_recipe(recipe).name == run.name
-    page = (run / "report" / "index.html").read_text(encoding="utf-8")
-    assert f"prunekit run {recipe.name}" in page
 
 
 def test_there_are_published_runs() -> None:
