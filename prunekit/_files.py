@@ -10,9 +10,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from prunekit._json import JsonDict
 from prunekit._kinds import FolderKind, contents
 from prunekit._leftovers import alone, part_of, put_back, replace_folder, sweep, sync, sync_tree
-from prunekit._types import JsonDict
 from prunekit.errors import InputError, PrunekitError
 
 __all__ = [

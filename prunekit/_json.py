@@ -7,7 +7,7 @@ imported when the first file is checked. Nothing is converted: a text that looks
 import json
 import math
 from collections import Counter
-from collections.abc import Hashable
+from collections.abc import Hashable, Mapping
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar, cast
@@ -26,6 +26,7 @@ __all__ = [
     "Amount",
     "Bounded",
     "Distance",
+    "JsonDict",
     "Many",
     "Named",
     "Number",
@@ -40,6 +41,8 @@ __all__ = [
     "read_document",
     "read_json",
 ]
+
+JsonDict = Mapping[str, Any]
 
 AGAIN = "write it again with the command that made it"
 """Default advice for a faulty file."""

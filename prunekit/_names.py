@@ -5,8 +5,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from prunekit._json import JsonDict
 from prunekit._missing import is_hub_id
-from prunekit._types import JsonDict
 
 __all__ = ["name_of", "public_about", "public_manifest", "without_paths"]
 

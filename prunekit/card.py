@@ -10,7 +10,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from prunekit._types import JsonDict
+from prunekit._json import JsonDict
 from prunekit.schedule.diffusers import settings_text
 
 __all__ = ["experts_card", "slim_card"]

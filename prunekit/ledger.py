@@ -8,11 +8,13 @@ that a pruned network runs the same layers as the full one, and feature extracto
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import get_args
+from typing import TYPE_CHECKING, get_args
 
 from prunekit.errors import FileFormatError
-from prunekit.results.manifest_head import LedgerEntry
-from prunekit.results.manifest_head import WorkKind as Kind
+from prunekit.results.formats import WorkKind as Kind
+
+if TYPE_CHECKING:
+    from prunekit.results.manifest_head import LedgerEntry
 
 __all__ = [
     "BASE_TRAINING",
@@ -58,8 +60,10 @@ class LedgerRow:
         return None if self.forward is None else self.macs - self.forward
 
     @property
-    def entry(self) -> LedgerEntry:
+    def entry(self) -> "LedgerEntry":
         """A row of a manifest's ``ledger``."""
+        from prunekit.results.manifest_head import LedgerEntry  # noqa: PLC0415 - loads pydantic
+
         return LedgerEntry(
             stage=self.stage,
             kind=self.kind,
@@ -74,12 +78,14 @@ class LedgerRow:
         return self.entry.to_json()
 
     @classmethod
-    def from_json(cls, data: LedgerEntry | Mapping[str, object]) -> "LedgerRow":
+    def from_json(cls, data: "LedgerEntry | Mapping[str, object]") -> "LedgerRow":
         """Read a row. Rows written by older versions have no kind; it is inferred from the stage's name.
 
         Raises:
             FileFormatError: a key is missing or of the wrong type, or the forward passes exceed the total.
         """
+        from prunekit.results.manifest_head import LedgerEntry  # noqa: PLC0415 - loads pydantic
+
         known = LedgerEntry.of(data, "A row of the ledger")
         forward = known.forward_macs
         kind: Kind = known.kind or _OLD.get(known.stage.split(",")[0], "training")

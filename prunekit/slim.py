@@ -13,7 +13,7 @@ import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from safetensors.torch import save_file
@@ -21,13 +21,12 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_map
 
 from prunekit._files import atomic_folder, atomic_path, json_hash, sha256_file, write_json
-from prunekit._json import parse_json, read_json
+from prunekit._json import JsonDict, parse_json, read_json
 from prunekit._kinds import FolderKind, has_format
 from prunekit._leftovers import restore
 from prunekit._messages import one_line
 from prunekit._missing import check_slim
 from prunekit._names import public_about
-from prunekit._types import JsonDict
 from prunekit.card import slim_card
 from prunekit.checkpoint import Factory, ModelSpec
 from prunekit.checkpoint.finite import check_finite
@@ -39,7 +38,9 @@ from prunekit.graph.forward_pass import run_once
 from prunekit.graph.surgery import all_tensors
 from prunekit.groups import TimestepGroup
 from prunekit.results.formats import SLIM
-from prunekit.results.model_files import SlimFile
+
+if TYPE_CHECKING:
+    from prunekit.results.model_files import SlimFile
 
 __all__ = ["FOLDER", "SlimModel", "load_slim", "save_slim", "slim_config"]
 
@@ -163,6 +164,8 @@ def load_slim(folder: Path | str, factory: Factory | nn.Module | None = None, in
     check_slim(folder)
     source = folder / "config.json"
     data = read_json(source, SLIM)
+    from prunekit.results.model_files import SlimFile  # noqa: PLC0415 - loads pydantic
+
     known = SlimFile.of(data, str(source))
     shapes = _checked_shapes(folder / "model.safetensors", known)
     told = ModelSpec.from_json(known.model)
@@ -206,7 +209,7 @@ def _check_bound(folder: Path, config: JsonDict) -> None:
         raise FileFormatError(f"{folder / 'config.json'} was changed after it was written; copy the folder again.")
 
 
-def _checked_shapes(path: Path, config: SlimFile) -> dict[str, tuple[int, ...]]:
+def _checked_shapes(path: Path, config: "SlimFile") -> dict[str, tuple[int, ...]]:
     """Shapes of the tensors by name, from the file's header, after a check that hash and config agree with it."""
     shapes = safetensors_shapes(path)
     if sha256_file(path) != config.sha256:

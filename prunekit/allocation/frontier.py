@@ -11,8 +11,7 @@ from typing import TYPE_CHECKING, Any, NotRequired
 import numpy as np
 from typing_extensions import TypedDict
 
-from prunekit._json import Many, Positive, checked, parse_json
-from prunekit._types import JsonDict
+from prunekit._json import JsonDict, Many, Positive, checked, parse_json
 from prunekit.errors import FileFormatError, InputError, LimitError, MissingFileError
 from prunekit.limits import check_limit
 

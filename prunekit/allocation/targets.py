@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from prunekit._types import JsonDict
+from prunekit._json import JsonDict
 from prunekit.allocation.frontier import Frontier
 from prunekit.errors import FileFormatError
 from prunekit.groups import TimestepGroup, TimestepGroups

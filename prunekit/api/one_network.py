@@ -3,11 +3,11 @@
 import copy
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
-from prunekit._types import JsonDict
+from prunekit._json import JsonDict
 from prunekit.checkpoint import ModelSpec
 from prunekit.cost import CostModel
 from prunekit.errors import InputError
@@ -15,15 +15,16 @@ from prunekit.graph import ChannelGraph, PruningPlan, attributes, trace
 from prunekit.graph.forward_pass import Inputs
 from prunekit.groups import TimestepGroup
 from prunekit.importance import Loss, no_loss
-from prunekit.recipe import PruneOptions
 from prunekit.search import SearchOptions, SearchResult
 from prunekit.slim import SlimModel, save_slim
 from prunekit.steps.image_choice import needs_images
 from prunekit.steps.searching import score, search_and_repair, search_provenance
 
+if TYPE_CHECKING:
+    from prunekit.recipe import PruneOptions
+
 __all__ = ["Pruned", "prune"]
 
-_WITHOUT_DATA = PruneOptions(criterion="magnitude", search=SearchOptions(proposer="oneshot"), repair="none")
 _NUM_TIMESTEPS = 1000
 
 
@@ -88,7 +89,7 @@ def prune(
     target: float | int,
     loss: Loss | None = None,
     group: TimestepGroup | None = None,
-    options: PruneOptions | None = None,
+    options: "PruneOptions | None" = None,
     num_timesteps: int = _NUM_TIMESTEPS,
     config: JsonDict | None = None,
 ) -> Pruned:
@@ -124,7 +125,10 @@ def prune(
         >>> pruned.macs / prunekit.count_macs(network, (torch.zeros(1, 3, 8, 8),)).macs
         0.5
     """
-    chosen = options or (_WITHOUT_DATA if loss is None else PruneOptions())
+    from prunekit.recipe import PruneOptions  # noqa: PLC0415 - recipes load pydantic and more
+
+    without_data = PruneOptions(criterion="magnitude", search=SearchOptions(proposer="oneshot"), repair="none")
+    chosen = options or (without_data if loss is None else PruneOptions())
     group = _checked_group(group, loss, chosen, num_timesteps)
     spec = _spec_of(model, example_inputs, config)
     graph = trace(model, example_inputs, chosen.norm_mode, chosen.head_mode, constraints=chosen.constraints)
@@ -140,7 +144,7 @@ def prune(
 
 
 def _checked_group(
-    group: TimestepGroup | None, loss: Loss | None, options: PruneOptions, num_timesteps: int
+    group: TimestepGroup | None, loss: Loss | None, options: "PruneOptions", num_timesteps: int
 ) -> TimestepGroup:
     """The timestep group; all timesteps if there is no loss."""
     if loss is None and needs_images(options.criterion, options.search.proposer, options.repair):

@@ -13,7 +13,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from prunekit._types import JsonDict
+from prunekit._json import JsonDict
 
 __all__ = ["CHANNELS", "OPTIONAL", "RULES", "SPARED", "TEXT_WIDTHS", "Case", "first"]
 

@@ -12,8 +12,8 @@ from torch import nn
 from typing_extensions import TypedDict
 
 from prunekit._files import atomic_path
+from prunekit._json import JsonDict
 from prunekit._names import public_about
-from prunekit._types import JsonDict
 from prunekit.checkpoint.spec import ModelSpec
 from prunekit.results.formats import BASE
 from prunekit.schedule import Parameterization, Parameterized

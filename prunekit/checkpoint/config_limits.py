@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from prunekit._types import JsonDict
+from prunekit._json import JsonDict
 from prunekit.errors import FileFormatError
 
 __all__ = ["Frugal", "ParametersOnMeta", "check_schedule", "check_values"]

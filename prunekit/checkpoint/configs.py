@@ -5,8 +5,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from prunekit._json import read_json
-from prunekit._types import JsonDict
+from prunekit._json import JsonDict, read_json
 from prunekit.checkpoint.denoisers import denoiser
 from prunekit.checkpoint.spec import ModelSpec
 from prunekit.errors import FileFormatError, InputError, MissingFileError

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
+from prunekit._json import JsonDict
 from prunekit._messages import one_line
-from prunekit._types import JsonDict
 from prunekit.checkpoint.arguments import CHANNELS, OPTIONAL, RULES, SPARED, TEXT_WIDTHS, Case, first
 from prunekit.checkpoint.config_limits import Frugal
 from prunekit.checkpoint.denoisers import forward_parameters

@@ -5,8 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from prunekit._json import read_json
-from prunekit._types import JsonDict
+from prunekit._json import JsonDict, read_json
 from prunekit.checkpoint.asked import Asked, Task
 from prunekit.checkpoint.base import Base
 from prunekit.checkpoint.configs import FoundConfig, found_config, read_config

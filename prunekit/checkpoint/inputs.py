@@ -22,8 +22,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from prunekit._json import read_json
-from prunekit._types import JsonDict
+from prunekit._json import JsonDict, read_json
 from prunekit.checkpoint.config_limits import check_values
 from prunekit.errors import FileFormatError
 

@@ -18,9 +18,8 @@ from typing import Any
 from torch import nn
 
 from prunekit._files import sha256_file
-from prunekit._json import read_json
+from prunekit._json import JsonDict, read_json
 from prunekit._missing import is_hub_id
-from prunekit._types import JsonDict
 from prunekit.checkpoint.asked import Asked, Task
 from prunekit.checkpoint.base import Base
 from prunekit.checkpoint.configs import found_config

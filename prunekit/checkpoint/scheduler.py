@@ -6,9 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from prunekit._json import read_json
+from prunekit._json import JsonDict, read_json
 from prunekit._messages import one_line
-from prunekit._types import JsonDict
 from prunekit.checkpoint.config_limits import check_schedule
 from prunekit.checkpoint.metadata import checked_prediction
 from prunekit.checkpoint.scheduler_classes import ERRORS, is_stand_in, named_class

@@ -12,8 +12,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
+from prunekit._json import JsonDict
 from prunekit._messages import did_you_mean, one_line
-from prunekit._types import JsonDict
 from prunekit.checkpoint.config_limits import Frugal, ParametersOnMeta, check_values
 from prunekit.checkpoint.denoisers import denoiser
 from prunekit.checkpoint.deriving import derived_inputs

@@ -6,24 +6,14 @@ import logging
 import os
 import re
 import sys
+from importlib import import_module
 from typing import Annotated, Any
 
 import typer
+from typer.core import TyperGroup
+from typer.main import get_command
 
 from prunekit._messages import did_you_mean, printable
-from prunekit.cli import (
-    comparing,
-    describing,
-    estimating,
-    exporting,
-    grouping,
-    making,
-    measuring,
-    planning,
-    pruning,
-    running,
-    scoring,
-)
 from prunekit.cli.bundles import bundled
 from prunekit.cli.console import fail
 from prunekit.cli.flags import as_flags, with_flags
@@ -36,29 +26,54 @@ __all__ = ["app", "main"]
 _CHOICE = re.compile(r"for '(?P<flag>[^']*)': '(?P<value>.*)' is not one of (?P<choices>.*)")
 _UsageError: Any = typer.BadParameter.__mro__[1]  # typer has no public name for it
 
+_MODULES = {
+    "demo": "running",
+    "run": "running",
+    "groups": "grouping",
+    "allocate": "planning",
+    "importance": "scoring",
+    "prune": "pruning",
+    "train": "making",
+    "finetune": "making",
+    "assemble": "making",
+    "sample": "measuring",
+    "evaluate": "measuring",
+    "cost": "measuring",
+    "report": "measuring",
+    "estimate": "estimating",
+    "consistency": "comparing",
+    "export": "exporting",
+    "schema": "describing",
+}
+"""The commands in the order of the help text, and the modules that have them."""
+
+
+class _ImportedAtNeed(TyperGroup):
+    """Commands whose modules are imported when they are typed or listed."""
+
+    def __init__(self, **attributes: Any) -> None:
+        super().__init__(**attributes)
+        self.commands: dict[str, Any] = dict.fromkeys(_MODULES)
+
+    def get_command(self, ctx: Any, cmd_name: str) -> Any:
+        """The command of this name, or None."""
+        if cmd_name in _MODULES and self.commands[cmd_name] is None:
+            functions = import_module(f"prunekit.cli.{_MODULES[cmd_name]}").COMMANDS
+            (function,) = (one for one in functions if one.__name__ == cmd_name)
+            alone = typer.Typer(**_SETTINGS)
+            alone.command(cmd_name)(interruptible(with_flags(checked(bundled(function)))))
+            self.commands[cmd_name] = get_command(alone)
+        return self.commands.get(cmd_name)
+
+
+_SETTINGS: dict[str, Any] = {"add_completion": False, "pretty_exceptions_enable": False, "rich_markup_mode": None}
 app = typer.Typer(
     name="prunekit",
+    cls=_ImportedAtNeed,
     help="Structural pruning and importance for diffusion models, timestep group by timestep group.",
     no_args_is_help=True,
-    add_completion=False,
-    pretty_exceptions_enable=False,
-    rich_markup_mode=None,
+    **_SETTINGS,
 )
-for module in (
-    running,
-    grouping,
-    planning,
-    scoring,
-    pruning,
-    making,
-    measuring,
-    estimating,
-    comparing,
-    exporting,
-    describing,
-):
-    for function in module.COMMANDS:
-        app.command()(interruptible(with_flags(checked(bundled(function)))))
 
 
 @app.callback(invoke_without_command=True)

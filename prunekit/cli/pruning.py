@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from prunekit._json import read_json
-from prunekit.allocation import Allocation
 from prunekit.choices import ProposerName, ProxyName, RepairKind, TargetOf
 from prunekit.cli.console import chosen_allocation, data_options, emit, print_table, refuse_inputs
 from prunekit.cli.constraining import Constraining, said_of_multiples, width_multiples
@@ -23,13 +22,14 @@ from prunekit.cli.pruning_choices import (
 from prunekit.cli.reading_options import ReadingOptions
 from prunekit.cli.shared_options import ConfigOption, DataOption, InputsOption, Json, Resolution, Seed
 from prunekit.errors import InputError
-from prunekit.groups import TimestepGroup, TimestepGroups
-from prunekit.schedule import NoiseSchedule
 
 if TYPE_CHECKING:
+    from prunekit.allocation import Allocation
     from prunekit.checkpoint import Base
     from prunekit.data import ImageSplit
+    from prunekit.groups import TimestepGroup
     from prunekit.recipe import PruneOptions
+    from prunekit.schedule import NoiseSchedule
     from prunekit.search import Endpoint, SearchResult
     from prunekit.slim import SlimModel
     from prunekit.steps.bench import Bench
@@ -208,7 +208,7 @@ class _Job:
         output: folder of all slim models.
     """
 
-    group: TimestepGroup
+    group: "TimestepGroup"
     macs: int
     output: Path
 
@@ -240,7 +240,7 @@ def _pruned(
     return facts
 
 
-def _note_other_steps(plan: Allocation, schedule: NoiseSchedule) -> None:
+def _note_other_steps(plan: "Allocation", schedule: "NoiseSchedule") -> None:
     from prunekit.steps.budgets import planned_otherwise
 
     if said := planned_otherwise(plan, schedule):
@@ -311,13 +311,15 @@ def _check_outputs(folders: Iterable[Path], inputs: Iterable[str | Path | None])
         refuse_inputs(folder, inputs, inside=True)
 
 
-def _wanted_targets(path: Path | None, target: float | None, schedule: NoiseSchedule) -> Allocation:
+def _wanted_targets(path: Path | None, target: float | None, schedule: "NoiseSchedule") -> "Allocation":
     """The given allocation; with a ``target``, an allocation with this target for every group.
 
     Raises:
         InputError: the target is not a fraction.
         MissingFileError: there is neither an allocation nor a target.
     """
+    from prunekit.allocation import Allocation
+    from prunekit.groups import TimestepGroups
     from prunekit.steps.budgets import cut_groups, plan_budget
 
     if target is None:

@@ -1,6 +1,6 @@
 """Choices that the scoring and pruning commands share, so that each has one name and one help text."""
 
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -8,8 +8,10 @@ from prunekit._missing import check_base
 from prunekit.choices import CriterionName, HeadMode, NormMode
 from prunekit.cli.shared_options import Exists
 from prunekit.errors import InputError
-from prunekit.groups import TimestepGroups
-from prunekit.schedule import NoiseSchedule
+
+if TYPE_CHECKING:
+    from prunekit.groups import TimestepGroups
+    from prunekit.schedule import NoiseSchedule
 
 __all__ = [
     "BasePath",
@@ -40,7 +42,7 @@ HeadOption = Annotated[
 ]
 
 
-def check_timesteps(groups: TimestepGroups, schedule: NoiseSchedule, base: str) -> None:
+def check_timesteps(groups: "TimestepGroups", schedule: "NoiseSchedule", base: str) -> None:
     """Refuse timestep groups for another number of timesteps than the schedule's."""
     if groups.num_timesteps != schedule.num_timesteps:
         raise InputError(

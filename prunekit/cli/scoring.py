@@ -19,7 +19,6 @@ from prunekit.cli.pruning_choices import (
 from prunekit.cli.reading_options import ReadingOptions
 from prunekit.cli.shared_options import ConfigOption, DataOption, InputsOption, Json, Overwrite, Resolution, Seed
 from prunekit.errors import InputError, PrunekitError
-from prunekit.groups import TimestepGroups
 
 __all__ = ["COMMANDS"]
 
@@ -49,7 +48,7 @@ def importance(
 ) -> None:
     """Score every channel for every timestep group, and write importance.json and a heatmap."""
     from prunekit._json import read_json
-    from prunekit.groups import make_groups
+    from prunekit.groups import TimestepGroups, make_groups
     from prunekit.recipe import PruneOptions
     from prunekit.report import heatmap_png
     from prunekit.steps.bases import open_base

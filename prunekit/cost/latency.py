@@ -18,8 +18,8 @@ import numpy as np
 from torch import nn
 from typing_extensions import TypedDict
 
-from prunekit._json import Amount, Bounded, Many, Named, Positive, Whole, checked
-from prunekit._types import FloatArray, IntArray, JsonDict
+from prunekit._json import Amount, Bounded, JsonDict, Many, Named, Positive, Whole, checked
+from prunekit._types import FloatArray, IntArray
 from prunekit.cost.closed_form import CostModel
 from prunekit.cost.layer_times import LayerTimes, TimesForm, Used
 from prunekit.cost.timing import LatencyOptions, measure

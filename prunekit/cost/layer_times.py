@@ -10,8 +10,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from typing_extensions import TypedDict
 
-from prunekit._json import Amount, Many, Pair, Positive, Whole, checked
-from prunekit._types import FloatArray, IntArray, JsonDict
+from prunekit._json import Amount, JsonDict, Many, Pair, Positive, Whole, checked
+from prunekit._types import FloatArray, IntArray
 from prunekit.cost.closed_form import CostModel
 from prunekit.graph.forward_pass import Inputs, run_once
 from prunekit.graph.layers import layer_kind

@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 from typing_extensions import TypedDict
 
-from prunekit._json import Many, Named, Whole, checked
-from prunekit._types import BoolArray, FloatArray, IntArray, JsonDict
+from prunekit._json import JsonDict, Many, Named, Whole, checked
+from prunekit._types import BoolArray, FloatArray, IntArray
 from prunekit.errors import FileFormatError, PlanError
 from prunekit.graph.structure import Axis, ChannelGraph
 

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from prunekit._types import FloatArray, IntArray, JsonDict
+from prunekit._json import JsonDict
+from prunekit._types import FloatArray, IntArray
 from prunekit.errors import FileFormatError, InputError
 from prunekit.groups.partition import TimestepGroups
 

@@ -12,7 +12,8 @@ from typing import ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from prunekit._types import FloatArray, JsonDict
+from prunekit._json import JsonDict
+from prunekit._types import FloatArray
 from prunekit.choices import CutRule
 from prunekit.errors import InputError
 from prunekit.groups.cut_evidence import Evidence, Grouping

@@ -3,15 +3,15 @@
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 from torch import nn
 
 from prunekit._containers import read_npz
 from prunekit._files import atomic_path, canonical_json, write_json
-from prunekit._json import parse_json, read_json
-from prunekit._types import FloatArray, JsonDict
+from prunekit._json import JsonDict, parse_json, read_json
+from prunekit._types import FloatArray
 from prunekit.errors import FileFormatError, InputError, LimitError, MissingFileError
 from prunekit.graph import ChannelGraph, HeadMode, NormMode, trace
 from prunekit.graph.forward_pass import Inputs, check_one_sample
@@ -20,7 +20,9 @@ from prunekit.importance.criteria import criterion
 from prunekit.importance.probe import Loss, Probe, no_loss
 from prunekit.importance.protocol import Criterion, Scores
 from prunekit.results.formats import IMPORTANCE
-from prunekit.results.planning_files import ImportanceAbout, ImportanceFile
+
+if TYPE_CHECKING:
+    from prunekit.results.planning_files import ImportanceAbout, ImportanceFile
 
 __all__ = ["ImportanceMap", "importance"]
 
@@ -106,6 +108,8 @@ class ImportanceMap:
             MissingFileError: there is no such file.
             FileFormatError: it is not an importance map.
         """
+        from prunekit.results.planning_files import ImportanceAbout  # noqa: PLC0415 - loads pydantic
+
         path = _known(Path(path))
         if path.suffix == ".json":
             return cls.from_json(read_json(path, IMPORTANCE), path)
@@ -146,7 +150,7 @@ class ImportanceMap:
         }
 
     @classmethod
-    def from_json(cls, data: ImportanceFile | JsonDict, source: Path | str = "The importance map") -> "ImportanceMap":
+    def from_json(cls, data: "ImportanceFile | JsonDict", source: Path | str = "The importance map") -> "ImportanceMap":
         """Read what :meth:`to_json` wrote.
 
         Args:
@@ -156,6 +160,8 @@ class ImportanceMap:
         Raises:
             FileFormatError: a key is missing or of the wrong type, or numbers do not fit each other.
         """
+        from prunekit.results.planning_files import ImportanceFile  # noqa: PLC0415 - loads pydantic
+
         known = ImportanceFile.of(data, str(source), _AGAIN)
         try:
             return cls._of(known, [[np.array(values, dtype=np.float64) for values in row] for row in known.scores])
@@ -163,7 +169,7 @@ class ImportanceMap:
             raise FileFormatError(f"{source} cannot be read ({error}); {_AGAIN}.") from error
 
     @classmethod
-    def _of(cls, about: ImportanceAbout, scores: list[list[FloatArray]]) -> "ImportanceMap":
+    def _of(cls, about: "ImportanceAbout", scores: list[list[FloatArray]]) -> "ImportanceMap":
         """The map of these scores, if they match their description.
 
         Raises:

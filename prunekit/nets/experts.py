@@ -10,18 +10,17 @@ import torch
 from torch import Tensor, nn
 
 from prunekit._files import atomic_folder, atomic_path, write_json
-from prunekit._json import read_json
+from prunekit._json import JsonDict, read_json
 from prunekit._kinds import FolderKind, has_format
 from prunekit._leftovers import restore
 from prunekit._names import without_paths
-from prunekit._types import FloatArray, JsonDict
+from prunekit._types import FloatArray
 from prunekit.card import experts_card
 from prunekit.checkpoint import Factory, ModelSpec
 from prunekit.errors import FileFormatError, InputError
 from prunekit.groups import TimestepGroups
 from prunekit.nets.drop_in import DropInConfig, DropInOutput, rows_by_group, rows_of, scattered
 from prunekit.results.formats import EXPERTS
-from prunekit.results.model_files import ExpertsFile
 from prunekit.slim import FOLDER as _SLIM
 from prunekit.slim import SlimModel, load_slim, save_slim, slim_config
 
@@ -177,6 +176,8 @@ def load_experts(
         MissingFileError: the folder or a part of it is missing.
         FileFormatError: a part is damaged.
     """
+    from prunekit.results.model_files import ExpertsFile  # noqa: PLC0415 - loads pydantic
+
     folder = Path(folder)
     restore(folder)
     source = folder / "experts.json"

@@ -5,8 +5,7 @@ from pathlib import Path
 import torch
 
 from prunekit._files import json_hash
-from prunekit._json import read_json
-from prunekit._types import JsonDict
+from prunekit._json import JsonDict, read_json
 from prunekit.checkpoint import ModelSpec
 from prunekit.errors import FileFormatError, InputError
 from prunekit.graph import PruningPlan

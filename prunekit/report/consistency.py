@@ -13,7 +13,7 @@ from matplotlib.ticker import LogLocator
 from numpy.typing import NDArray
 
 from prunekit._files import atomic_path
-from prunekit._types import JsonDict
+from prunekit._json import JsonDict
 from prunekit.report.figures import save_figure, scale_by_log, styled
 from prunekit.results.consistency_results import ConsistencyFile, Summary
 

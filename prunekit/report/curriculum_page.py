@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from prunekit._types import JsonDict
+from prunekit._json import JsonDict
 from prunekit.errors import FileFormatError
 from prunekit.report.comparison import Comparison, write_comparison
 from prunekit.report.learning import (

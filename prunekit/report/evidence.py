@@ -5,7 +5,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from prunekit._types import FloatArray, JsonDict
+from prunekit._json import JsonDict
+from prunekit._types import FloatArray
 from prunekit.errors import FileFormatError
 from prunekit.report.claims import contradiction
 from prunekit.report.doubts import doubt_of, doubt_sentence

@@ -14,8 +14,9 @@ from matplotlib.patches import Patch, Rectangle
 from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
 from prunekit._files import atomic_path
+from prunekit._json import JsonDict
 from prunekit._kinds import SOFTWARE
-from prunekit._types import FloatArray, JsonDict
+from prunekit._types import FloatArray
 from prunekit.errors import FileFormatError
 from prunekit.report.figures import column_width, save_figure, short_name, styled
 from prunekit.report.wording import timestep_text

@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from prunekit._types import JsonDict
+from prunekit._json import JsonDict
 from prunekit.experiments import Experiment
 from prunekit.report.claims import claim
 from prunekit.report.curriculum_page import curriculum_claim, write_curriculum_report

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from prunekit._types import JsonDict
+from prunekit._json import JsonDict
 from prunekit.errors import FileFormatError
 from prunekit.report.comparison import Comparison, write_comparison
 from prunekit.report.learning import (

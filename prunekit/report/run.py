@@ -9,8 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from prunekit._containers import read_npz
-from prunekit._json import read_json
-from prunekit._types import JsonDict
+from prunekit._json import JsonDict, read_json
 from prunekit.allocation import Allocation
 from prunekit.errors import FileFormatError, LimitError
 from prunekit.ledger import LedgerRow

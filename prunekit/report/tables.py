@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 
-from prunekit._types import JsonDict
+from prunekit._json import JsonDict
 from prunekit.allocation import GroupTarget
 from prunekit.report.run import RunResults
 from prunekit.report.table import Column, Row, Table, count, estimate, flat, named, ratio

@@ -1,7 +1,9 @@
-"""The name and version of every file format, each stated once.
+"""The name and version of every file format, each stated once, and the kinds of work in ledgers.
 
 A name has a version after the slash. Readers accept the newest version, and older ones through :mod:`prunekit.results.versions`.
 """
+
+from typing import Literal
 
 __all__ = [
     "ALLOCATION",
@@ -22,6 +24,7 @@ __all__ = [
     "STAGE",
     "STAGE_WITHOUT_HASHES",
     "STATE",
+    "WorkKind",
 ]
 
 ALLOCATION = "prunekit-allocation/1"
@@ -60,3 +63,6 @@ STAGE_WITHOUT_HASHES = "prunekit-stage/1"
 """The record of a finished stage of a version that recorded no hashes."""
 STATE = "prunekit-state/1"
 """``state.json``, in which an earlier version recorded all stages."""
+
+WorkKind = Literal["training", "teacher", "grouping", "importance", "search", "ema", "evaluation", "sampling"]
+"""A kind of work that costs MACs."""

@@ -1,15 +1,12 @@
 """What the manifests of all kinds of runs begin with: the recipe, the versions and the machine; and the parts that they share."""
 
-from typing import Annotated, Literal
+from typing import Annotated
 
 from prunekit._json import Amount, Named, Number, Positive, Whole
-from prunekit.results.formats import MANIFEST
+from prunekit.results.formats import MANIFEST, WorkKind
 from prunekit.results.model import Checked, Free, Is, JsonValue, Model
 
-__all__ = ["BaseTraining", "Features", "Head", "LedgerEntry", "Settings", "WorkKind", "metric_label"]
-
-WorkKind = Literal["training", "teacher", "grouping", "importance", "search", "ema", "evaluation", "sampling"]
-"""A kind of work that costs MACs."""
+__all__ = ["BaseTraining", "Features", "Head", "LedgerEntry", "Settings", "metric_label"]
 
 
 class Features(Model):

@@ -7,8 +7,9 @@ from typing import Any
 
 import numpy as np
 
+from prunekit._json import JsonDict
 from prunekit._messages import did_you_mean, one_line
-from prunekit._types import FloatArray, JsonDict
+from prunekit._types import FloatArray
 from prunekit.checkpoint.scheduler_classes import ERRORS, is_stand_in, named_class
 from prunekit.errors import InputError
 from prunekit.schedule import NoiseSchedule, Parameterization

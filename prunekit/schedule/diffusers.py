@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from prunekit._types import FloatArray, JsonDict
+from prunekit._json import JsonDict
+from prunekit._types import FloatArray
 from prunekit.errors import InputError
 
 if TYPE_CHECKING:

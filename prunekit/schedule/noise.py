@@ -16,8 +16,9 @@ from typing import get_args
 
 import numpy as np
 
+from prunekit._json import JsonDict
 from prunekit._messages import did_you_mean
-from prunekit._types import FloatArray, JsonDict
+from prunekit._types import FloatArray
 from prunekit.choices import ScheduleName
 from prunekit.errors import InputError
 from prunekit.schedule.diffusers import of_scheduler

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any, TypeVar, get_args
 
 import numpy as np
 
-from prunekit._types import FloatArray, JsonDict
+from prunekit._json import JsonDict
+from prunekit._types import FloatArray
 from prunekit.choices import PredictionType, ReadablePrediction
 from prunekit.errors import InputError
 from prunekit.schedule.noise import NoiseSchedule

@@ -3,17 +3,20 @@
 import os
 from collections.abc import Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING
 
+from prunekit._json import JsonDict
 from prunekit._names import name_of
-from prunekit._types import JsonDict
 from prunekit.checkpoint import Base, ModelSpec
 from prunekit.data import ImageData, ImageSplit, load_images, noted_places
 from prunekit.errors import InputError, PrunekitError
 from prunekit.importance import WITHOUT_LOSS
-from prunekit.recipe import DataOptions
 from prunekit.search import MEASURING_NOTHING
 from prunekit.slim import SlimModel
 from prunekit.training import Classes
+
+if TYPE_CHECKING:
+    from prunekit.recipe import DataOptions
 
 __all__ = [
     "check_comparison",
@@ -34,19 +37,21 @@ _KNOWN = ("sample", "hidden_states", "timestep", "class_labels")
 """Arguments of a forward pass that training, scoring and sampling can supply."""
 
 
-def images_of(base: Base, override: DataOptions | None = None, near: Path | str | None = None) -> ImageSplit:
+def images_of(base: Base, override: "DataOptions | None" = None, near: Path | str | None = None) -> ImageSplit:
     """The images that a base was trained on, or others, at the base's resolution unless one is given; see :func:`images_for`."""
     return images_for(base.data, base.spec, override, near)
 
 
-def images_of_slim(slim: SlimModel, override: DataOptions | None = None, near: Path | str | None = None) -> ImageSplit:
+def images_of_slim(
+    slim: SlimModel, override: "DataOptions | None" = None, near: Path | str | None = None
+) -> ImageSplit:
     """The images that a slim model's base was trained on, or others; see :func:`images_for`."""
     near = Path(near) if near is not None else None
     return images_for(slim.about.get("data", {}), slim.spec, override, near)
 
 
 def images_for(
-    data: JsonDict, spec: ModelSpec, override: DataOptions | None, near: Path | str | None = None
+    data: JsonDict, spec: ModelSpec, override: "DataOptions | None", near: Path | str | None = None
 ) -> ImageSplit:
     """The images that ``data`` records, or others, checked against the architecture; with classes if the network takes them.
 
@@ -119,7 +124,7 @@ def is_by_place(data: JsonDict) -> bool:
     return "source" in data and "sha256" not in data and data["source"] != "digits"
 
 
-def said_of_images(data: JsonDict, images: ImageSplit, override: DataOptions | None) -> JsonDict:
+def said_of_images(data: JsonDict, images: ImageSplit, override: "DataOptions | None") -> JsonDict:
     """The record of images for a model made from another one: the other's record, with the hash added if it had none."""
     return images.about() if override is None and is_by_place(data) else data
 

@@ -6,9 +6,8 @@ from pathlib import Path
 
 from torch import Tensor, nn
 
-from prunekit._json import read_json
+from prunekit._json import JsonDict, read_json
 from prunekit._leftovers import restore
-from prunekit._types import JsonDict
 from prunekit.checkpoint import Asked, ModelSpec, read_inputs
 from prunekit.cost import MacCount, count_macs
 from prunekit.data import ImageSplit

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
@@ -13,9 +13,11 @@ from prunekit.graph import ChannelGraph
 from prunekit.graph.forward_pass import Inputs
 from prunekit.groups import TimestepGroup
 from prunekit.importance import ImportanceMap, Loss, Probe, Scores, importance
-from prunekit.recipe import PruneOptions
 from prunekit.search import SearchResult, repair, search
 from prunekit.steps.placing import placed
+
+if TYPE_CHECKING:
+    from prunekit.recipe import PruneOptions
 
 __all__ = ["score", "search_and_repair", "search_provenance"]
 
@@ -25,7 +27,7 @@ def score(
     inputs: Inputs,
     loss: Loss | None,
     groups: Iterable[TimestepGroup],
-    options: PruneOptions,
+    options: "PruneOptions",
     graph: ChannelGraph,
     num_timesteps: int,
 ) -> ImportanceMap:
@@ -54,7 +56,7 @@ def search_and_repair(
     scores: Scores,
     group: TimestepGroup,
     target: float | int,
-    options: PruneOptions,
+    options: "PruneOptions",
     latency: LatencyModel | None = None,
     journal: Path | str | None = None,
 ) -> tuple[nn.Module, SearchResult]:
@@ -95,7 +97,7 @@ def search_and_repair(
     return pruned, result
 
 
-def search_provenance(result: SearchResult, options: PruneOptions) -> dict[str, object]:
+def search_provenance(result: SearchResult, options: "PruneOptions") -> dict[str, object]:
     """How a pruned network was scored and searched, and its costs, for the record that is saved with it."""
     of = options.search.target_of
     provenance: dict[str, Any] = {
