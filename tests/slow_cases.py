@@ -21,6 +21,7 @@ KEPT = (
     "tests/nets/test_experts.py::TestStockPipelines::test_are_served_and_give_the_images_of_our_own_loop",
     "tests/nets/test_multi_decoder.py::TestPruning::test_decoders_are_pruned_and_the_encoder_stays",
     "tests/pipeline/test_runner.py::test_a_second_run_keeps_every_stage",
+    "tests/search/test_multiples.py::test_whatever_target_some_widths_meet_is_met",
     "tests/search/test_targets.py::test_no_target_is_exceeded_and_the_miss_is_said_whatever_is_asked",
     "tests/test_docs.py::test_every_criterion_works_there",
     "tests/test_readme.py::test_the_importance_example_runs",
@@ -30,12 +31,15 @@ KEPT = (
 FIXTURES = {
     "tests/cli/test_single_commands.py": "run_folder",
     "tests/pipeline/test_conditions.py": "conditional",
+    "tests/pipeline/test_curriculum_run.py": "folder",
     "tests/pipeline/test_evidence_run.py": "ran",
     "tests/pipeline/test_multistage.py": "folder",
     "tests/pipeline/test_privacy.py": "home",
     "tests/pipeline/test_unknown_pictures.py": "experts",
+    "tests/report/test_comparison_report.py": "reports",
+    "tests/report/test_overview.py": "reports",
 }
-"""Fixtures of ten seconds and more; the tests that use them are slow, too."""
+"""Fixtures of five seconds and more; the tests that use them are slow, too."""
 QUICK, QUICKEST = 0.2, 0.8  # seconds: of any case, and of the quickest case of a function
 
 

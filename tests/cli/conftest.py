@@ -36,7 +36,7 @@ def journey(typed_once: dict[str, Typed], desk: Path, monkeypatch: pytest.Monkey
 
 def main_job() -> dict[str, Typed]:
     results = {"allocate": done("prunekit allocate --budget 0.8")}
-    results["prune 3"] = done("prunekit prune embedded:digits --group 3")
+    results["prune 3"] = done("prunekit prune embedded:digits --group 3 --samples 32")
     results["finetune 3"] = done("prunekit finetune slim/group-3 --max-train-steps 2")
     save_base(open_base("embedded:digits"), Path("base.pt"))
     kept = Path(shutil.copytree("slim/group-3", "kept"))
