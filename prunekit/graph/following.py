@@ -10,7 +10,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from prunekit.graph.deadline import Deadline
 from prunekit.graph.flow import Flow
-from prunekit.graph.operators import follow_declared, rule_of
+from prunekit.graph.operators import Operation, follow_declared, rule_of
 
 __all__ = ["Following"]
 
@@ -47,7 +47,7 @@ class Following(Flow):
         self.use(given)
         if torch.Tag.dynamic_output_shape in getattr(func, "tags", ()):
             self.found.deciding.add(self.module)
-        rule_of(func)(self, func, args, kwargs, out)
+        rule_of(func)(self, Operation(func, args, kwargs, out))
         if given and all(self.is_weight(tensor) for tensor in given):
             for tensor in tree_leaves(out):
                 if isinstance(tensor, Tensor):

@@ -10,10 +10,10 @@ import torch
 
 from prunekit.graph.operators import elementwise, picking, shapes
 from prunekit.graph.operators import layer_operators as layers
-from prunekit.graph.operators.common import Rule, name_of
+from prunekit.graph.operators.common import Operation, Rule, name_of
 from prunekit.graph.operators.declared_layers import follow_declared
 
-__all__ = ["follow_declared", "rule_of"]
+__all__ = ["Operation", "follow_declared", "rule_of"]
 
 
 def rule_of(func: Any) -> Rule:

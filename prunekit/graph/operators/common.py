@@ -1,6 +1,7 @@
 """What the rules of operators have in common."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from torch import Tensor
@@ -9,10 +10,7 @@ from torch.utils._pytree import tree_leaves
 from prunekit.graph.flow import Flow
 from prunekit.graph.labels import Grid, Labels
 
-__all__ = ["Rule", "aligned", "argument", "join", "name_of", "tensors_in"]
-
-Rule = Callable[[Flow, Any, Sequence[Any], Mapping[str, Any], Any], None]
-"""Takes the flow, the operator, its arguments by place and by name, and what it gave."""
+__all__ = ["Operation", "Rule", "aligned", "join", "name_of", "tensors_in"]
 
 
 def name_of(func: Any) -> str:
@@ -26,12 +24,47 @@ def tensors_in(*values: Any) -> list[Tensor]:
     return [leaf for leaf in tree_leaves(values) if isinstance(leaf, Tensor)]
 
 
-def argument(func: Any, args: Sequence[Any], kwargs: Mapping[str, Any], name: str, default: Any = None) -> Any:
-    """An argument by name, as the operator's schema places it."""
-    for place, argument in enumerate(func._schema.arguments):
-        if argument.name == name:
-            return args[place] if place < len(args) else kwargs.get(name, default)
-    return default
+@dataclass(frozen=True)
+class Operation:
+    """One call of an operator.
+
+    Args:
+        func: the operator.
+        args: its arguments by place.
+        kwargs: its arguments by name.
+        out: what it returned.
+    """
+
+    func: Any
+    args: Sequence[Any]
+    kwargs: Mapping[str, Any]
+    out: Any
+
+    @property
+    def name(self) -> str:
+        """The operator's name without namespace and overload."""
+        return name_of(self.func)
+
+    @property
+    def tensors(self) -> list[Tensor]:
+        """Tensors among the arguments."""
+        return tensors_in(self.args, dict(self.kwargs))
+
+    @property
+    def results(self) -> list[Tensor]:
+        """Tensors among the results."""
+        return tensors_in(self.out)
+
+    def argument(self, name: str, default: Any = None) -> Any:
+        """An argument by its name in the operator's schema, however it was given."""
+        for place, argument in enumerate(self.func._schema.arguments):
+            if argument.name == name:
+                return self.args[place] if place < len(self.args) else self.kwargs.get(name, default)
+        return default
+
+
+Rule = Callable[[Flow, Operation], None]
+"""Says what becomes of the labels of an operator's inputs."""
 
 
 def aligned(flow: Flow, tensor: Tensor, shape: Sequence[int]) -> Labels:

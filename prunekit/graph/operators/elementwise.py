@@ -1,91 +1,90 @@
 """Operators that keep the place of what goes in, or take places together: pointwise, sums, running sums."""
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Mapping
 
 from prunekit.graph.flow import Flow
 from prunekit.graph.labels import Labels
-from prunekit.graph.operators.common import Rule, aligned, argument, join, name_of, tensors_in
+from prunekit.graph.operators.common import Operation, Rule, aligned, join, tensors_in
 
 __all__ = ["RULES", "pointwise", "unknown"]
 
 
-def unknown(flow: Flow, func: Any, args: Sequence[Any], kwargs: Mapping[str, Any], out: Any) -> None:
+def unknown(flow: Flow, op: Operation) -> None:
     """What is not listed: nothing that reaches it can be pruned."""
-    for tensor in tensors_in(args, dict(kwargs)):
-        flow.fix(flow.of(tensor).grids, f"they go through {name_of(func)}, which is not known how to follow")
+    for tensor in op.tensors:
+        flow.fix(flow.of(tensor).grids, f"they go through {op.name}, which is not known how to follow")
 
 
-def _nothing(flow: Flow, func: Any, args: Sequence[Any], kwargs: Mapping[str, Any], out: Any) -> None:
+def _nothing(flow: Flow, op: Operation) -> None:
     """The result says nothing about channels (shapes, comparisons of scalars, positions made by counting)."""
 
 
-def _same(flow: Flow, func: Any, args: Sequence[Any], kwargs: Mapping[str, Any], out: Any) -> None:
-    flow.put(out, flow.of(args[0]))
+def _same(flow: Flow, op: Operation) -> None:
+    flow.put(op.out, flow.of(op.args[0]))
 
 
-def _softmax(flow: Flow, func: Any, args: Sequence[Any], kwargs: Mapping[str, Any], out: Any) -> None:
+def _softmax(flow: Flow, op: Operation) -> None:
     """What is made to sum to one leaves together: each channel of it depends on all others."""
-    labels = flow.of(args[0])
+    labels = flow.of(op.args[0])
     flow.found.perhaps += labels.queries
-    dim = args[1] % args[0].ndim
+    dim = op.args[1] % op.args[0].ndim
     for grid in labels.at(dim):
         flow.collapse(grid, [dim], "they are made to sum to one")
-    flow.put(out, Labels(labels.grids, labels.wild))
+    flow.put(op.out, Labels(labels.grids, labels.wild))
 
 
-def _filled(flow: Flow, func: Any, args: Sequence[Any], kwargs: Mapping[str, Any], out: Any) -> None:
-    flow.put(out, Labels((), frozenset(range(out.ndim))))
+def _filled(flow: Flow, op: Operation) -> None:
+    flow.put(op.out, Labels((), frozenset(range(op.out.ndim))))
 
 
-def pointwise(flow: Flow, func: Any, args: Sequence[Any], kwargs: Mapping[str, Any], out: Any) -> None:
+def pointwise(flow: Flow, op: Operation) -> None:
     """Tensors that are broadcast and lie on each other."""
-    results = tensors_in(out)
+    results = op.results
     if not results:
         return
     shape = results[0].shape
-    parts = [aligned(flow, tensor, shape) for tensor in tensors_in(args, dict(kwargs)) if tensor.ndim]
-    joined = join(flow, parts, shape, name_of(func))
+    parts = [aligned(flow, tensor, shape) for tensor in op.tensors if tensor.ndim]
+    joined = join(flow, parts, shape, op.name)
     joined = Labels(joined.grids, joined.wild, tuple(ids for part in parts for ids in part.queries))
     for result in results:
         flow.put(result, joined)
 
 
-def _reduce(flow: Flow, func: Any, args: Sequence[Any], kwargs: Mapping[str, Any], out: Any) -> None:
-    x = args[0]
-    dims = argument(func, args, kwargs, "dim")
+def _reduce(flow: Flow, op: Operation) -> None:
+    x = op.args[0]
+    dims = op.argument("dim")
     dims = list(range(x.ndim)) if dims is None or dims == [] else [dims] if isinstance(dims, int) else list(dims)
     gone = {dim % max(x.ndim, 1) for dim in dims}
     labels = flow.of(x)
     kept = [dim for dim in range(x.ndim) if dim not in gone]
     grids = [grid.without(gone) for grid in labels.grids]
-    for result in tensors_in(out):
+    for result in op.results:
         place = (lambda dim: dim) if result.ndim == x.ndim else kept.index
         flow.put(result, Labels(tuple(grid for grid in grids if grid), labels.wild - gone).moved(place))
 
 
-def _extreme(flow: Flow, func: Any, args: Sequence[Any], kwargs: Mapping[str, Any], out: Any) -> None:
+def _extreme(flow: Flow, op: Operation) -> None:
     """A reduction that zeros would change: what lies along it can only be there as a whole."""
-    x = args[0]
-    if len(tensors_in(args)) > 1:
-        pointwise(flow, func, args, kwargs, out)  # the larger of two tensors
+    x = op.args[0]
+    if len(tensors_in(op.args)) > 1:
+        pointwise(flow, op)  # the larger of two tensors
         return
-    dims = argument(func, args, kwargs, "dim")
+    dims = op.argument("dim")
     dims = [dims] if isinstance(dims, int) else dims or range(x.ndim)
     labels = flow.of(x)
     for grid in labels.grids:
         gone = {dim % x.ndim for dim in dims} & set(grid.dims)
         if gone:
-            flow.collapse(grid, gone, f"they go through {name_of(func)}")
-    _reduce(flow, func, args, kwargs, out)
+            flow.collapse(grid, gone, f"they go through {op.name}")
+    _reduce(flow, op)
 
 
-def _along(flow: Flow, func: Any, args: Sequence[Any], kwargs: Mapping[str, Any], out: Any) -> None:
+def _along(flow: Flow, op: Operation) -> None:
     """Running sums and the like: what comes first changes what comes later."""
-    x = args[0]
-    dim = argument(func, args, kwargs, "dim", 0) % x.ndim
-    flow.fix(flow.of(x).at(dim), f"they go through {name_of(func)}")
-    for result in tensors_in(out):
+    x = op.args[0]
+    dim = op.argument("dim", 0) % x.ndim
+    flow.fix(flow.of(x).at(dim), f"they go through {op.name}")
+    for result in op.results:
         flow.put(result, flow.of(x))
 
 

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from prunekit.graph.flow import Flow
 from prunekit.graph.labels import Grid, Labels
-from prunekit.graph.operators.common import Rule, aligned, argument, join, name_of, tensors_in
+from prunekit.graph.operators.common import Operation, Rule, aligned, join, tensors_in
 
 __all__ = ["FAMILIES", "RULES"]
 
@@ -18,7 +18,7 @@ _CONTRACTED = 100  # virtual dimension of a matrix product's inner axis
 
 def _contract(
     flow: Flow,
-    func: Any,
+    op: Operation,
     left: tuple[Labels, Sequence[int], Sequence[int]],
     right: tuple[Labels, Sequence[int], Sequence[int]],
     summed: Sequence[int],
@@ -32,13 +32,13 @@ def _contract(
     sizes = dict(zip(a_dims, a_shape, strict=True)) | dict(zip(b_dims, b_shape, strict=True))
     alone = set(a_dims) ^ set(b_dims)
     a, b = (Labels(side.grids, side.wild | (alone - set(dims))) for side, dims in ((a, a_dims), (b, b_dims)))
-    joined = join(flow, [a, b], (), name_of(func), alone)
-    _count(flow, func, (*a.grids, *b.grids), sizes)
+    joined = join(flow, [a, b], (), op.name, alone)
+    _count(flow, op, (*a.grids, *b.grids), sizes)
     grids = [grid.without(summed) for grid in joined.grids]
     return Labels(tuple(grid for grid in grids if grid is not None), joined.wild - set(summed))
 
 
-def _count(flow: Flow, func: Any, grids: Sequence[Grid], sizes: Mapping[int, int]) -> None:
+def _count(flow: Flow, op: Operation, grids: Sequence[Grid], sizes: Mapping[int, int]) -> None:
     """One product of all sizes, in which what grids cover is counted by their ids."""
     covers: list[Grid] = []
     for grid_is_hidden in (False, True):
@@ -53,33 +53,33 @@ def _count(flow: Flow, func: Any, grids: Sequence[Grid], sizes: Mapping[int, int
     rows = math.prod(sizes[dim] for dim in shared)
     factors = [cover.over([*shared, *(dim for dim in cover.dims if dim not in shared)]) for cover in covers[:2]]
     factors += [cover.over(cover.dims) for cover in covers[2:]]
-    flow.count_product(func, scale, factors, rows, hidden=True)
+    flow.count_product(op.func, scale, factors, rows, hidden=True)
 
 
-def _matrix(flow: Flow, func: Any, args: Sequence[Any], kwargs: Mapping[str, Any], out: Any) -> None:
+def _matrix(flow: Flow, op: Operation) -> None:
     """``mm``, ``bmm`` and their ``add`` forms."""
-    name = name_of(func)
-    bias = args[0] if name in ("addmm", "baddbmm") else None
-    x, w = args[1:3] if bias is not None else args[:2]
+    name = op.name
+    bias = op.args[0] if name in ("addmm", "baddbmm") else None
+    x, w = op.args[1:3] if bias is not None else op.args[:2]
     batch = x.ndim - 2
     lead = list(range(batch))
     queries = tuple(grid.ids for grid in flow.of(x).at(x.ndim - 1)) if batch and x.ndim == 3 else ()
     labels = _contract(
         flow,
-        func,
+        op,
         (flow.of(x), x.shape, [*lead, batch, _CONTRACTED]),
         (flow.of(w), w.shape, [*lead, _CONTRACTED, batch + 1]),
         [_CONTRACTED],
     )
     if flow.is_weight(w):
         flow.found.made += [grid.ids.ravel() for grid in flow.of(w).at(w.ndim - 1)]
-    if bias is not None and kwargs.get("beta", 1) != 0:
-        labels = join(flow, [labels, aligned(flow, bias, out.shape)], out.shape, name)
-    flow.put(out, Labels(labels.grids, labels.wild, queries))
+    if bias is not None and op.kwargs.get("beta", 1) != 0:
+        labels = join(flow, [labels, aligned(flow, bias, op.out.shape)], op.out.shape, name)
+    flow.put(op.out, Labels(labels.grids, labels.wild, queries))
 
 
-def _convolution(flow: Flow, func: Any, args: Sequence[Any], kwargs: Mapping[str, Any], out: Any) -> None:
-    x, w, bias, transposed, groups = args[0], args[1], args[2], args[6], args[8]
+def _convolution(flow: Flow, op: Operation) -> None:
+    x, w, bias, transposed, groups = op.args[0], op.args[1], op.args[2], op.args[6], op.args[8]
     at = x.ndim - w.ndim + 1  # the channels' dimension; an image without a batch has one dimension less
     spatial = range(at + 1, x.ndim)
     labels = _as_pixels(flow, flow.of(x), spatial)
@@ -87,7 +87,7 @@ def _convolution(flow: Flow, func: Any, args: Sequence[Any], kwargs: Mapping[str
     for dim in range(2, w.ndim):
         flow.fix(weight.at(dim), "they are a kernel's")
     weight = Labels(tuple(g for g in weight.grids if max(g.dims) < 2), weight.wild)
-    positions = math.prod(x.shape[d] for d in spatial) if transposed else math.prod(out.shape[d] for d in spatial)
+    positions = math.prod(x.shape[d] for d in spatial) if transposed else math.prod(op.out.shape[d] for d in spatial)
     scale = math.prod(x.shape[:at]) * positions * math.prod(w.shape[2:])
     batch = tuple(grid for grid in labels.grids if at not in grid.dims)
     channels = x.shape[at]
@@ -96,26 +96,26 @@ def _convolution(flow: Flow, func: Any, args: Sequence[Any], kwargs: Mapping[str
         inside = Labels(tuple(weight.at(enters)), weight.wild).moved(lambda _: at)
         outside = Labels(tuple(weight.at(leaves)), weight.wild).moved(lambda _: at)
         join(flow, [Labels(tuple(labels.at(at)), labels.wild), inside], (), "a convolution")
-        _note(flow, func, scale, (inside, channels), (outside, out.shape[at]), batch)
+        _note(flow, op, scale, (inside, channels), (outside, op.out.shape[at]), batch)
         made = outside.grids
-    elif groups == channels == out.shape[at]:
+    elif groups == channels == op.out.shape[at]:
         own = Labels(tuple(g.moved(lambda _: at) for g in weight.at(0)), frozenset({at} if 0 in weight.wild else ()))
         joined = join(flow, [Labels(tuple(labels.at(at)), labels.wild), own], (), "a convolution")
-        _note(flow, func, scale, (Labels(), 1), (joined, channels), batch)
+        _note(flow, op, scale, (Labels(), 1), (joined, channels), batch)
         made = joined.grids
     else:
         flow.fix((*labels.at(at), *weight.grids), f"{flow.module} is a grouped convolution")
-        _note(flow, func, scale, (Labels(), channels // groups), (Labels(), out.shape[at]), batch)
+        _note(flow, op, scale, (Labels(), channels // groups), (Labels(), op.out.shape[at]), batch)
         made = ()
     flow.found.made += [grid.ids.ravel() for grid in made]
     if bias is not None:
         vector = flow.of(bias).moved(lambda _: at)
         join(flow, [Labels(tuple(made), frozenset()), vector], (), "a convolution")
-    flow.put(out, Labels((*batch, *made), labels.wild & set(range(at))))
+    flow.put(op.out, Labels((*batch, *made), labels.wild & set(range(at))))
 
 
 def _note(
-    flow: Flow, func: Any, scale: int, inner: tuple[Labels, int], outer: tuple[Labels, int], batch: Sequence[Grid]
+    flow: Flow, op: Operation, scale: int, inner: tuple[Labels, int], outer: tuple[Labels, int], batch: Sequence[Grid]
 ) -> None:
     """A product of two axes of one tensor each; channels that were put into the batch, as fixed filters want them, are counted."""
     scale *= math.prod(size for labels, size in (inner, outer) if not labels.grids)
@@ -124,7 +124,7 @@ def _note(
         if not grid.hidden:
             scale //= grid.ids.size
             factors.append(grid.ids)
-    flow.count_product(func, scale, factors)
+    flow.count_product(op.func, scale, factors)
 
 
 def _as_pixels(flow: Flow, labels: Labels, spatial: Iterable[int]) -> Labels:
@@ -137,29 +137,29 @@ def _as_pixels(flow: Flow, labels: Labels, spatial: Iterable[int]) -> Labels:
     return Labels(tuple(grid for grid in grids if grid is not None), labels.wild - spatial)
 
 
-def _resample(flow: Flow, func: Any, args: Sequence[Any], kwargs: Mapping[str, Any], out: Any) -> None:
-    name = name_of(func)
+def _resample(flow: Flow, op: Operation) -> None:
+    name = op.name
     spatial = 3 if "3d" in name else 1 if "1d" in name else 2
-    for result in tensors_in(out):
+    for result in op.results:
         dims = range(result.ndim - spatial, result.ndim)
-        flow.put(result, _as_pixels(flow, flow.of(args[0]), dims))
+        flow.put(result, _as_pixels(flow, flow.of(op.args[0]), dims))
 
 
-def _pixel_shuffle(flow: Flow, func: Any, args: Sequence[Any], kwargs: Mapping[str, Any], out: Any) -> None:
-    x, area = args[0], args[1] ** 2
+def _pixel_shuffle(flow: Flow, op: Operation) -> None:
+    x, area = op.args[0], op.args[1] ** 2
     at = x.ndim - 3
     labels = _as_pixels(flow, flow.of(x), (x.ndim - 2, x.ndim - 1))
     grids = []
     for grid in labels.grids:
         ids = np.moveaxis(grid.ids, grid.dims.index(at), -1)
-        if name_of(func) == "pixel_shuffle":
+        if op.name == "pixel_shuffle":
             ids = ids.reshape(*ids.shape[:-1], -1, area)
             flow.link(ids[..., 1:], ids[..., :1], "they become pixels")
             ids = ids[..., 0]
         else:
             ids = ids.repeat(area, axis=-1)
         grids.append(Grid(grid.dims, np.moveaxis(ids, -1, grid.dims.index(at))))
-    flow.put(out, Labels(tuple(grids), labels.wild - {at}))
+    flow.put(op.out, Labels(tuple(grids), labels.wild - {at}))
 
 
 def _vectors(flow: Flow, labels: Labels, dim: int, vectors: Iterable[Any], what: str) -> Labels:
@@ -173,56 +173,56 @@ def _vectors(flow: Flow, labels: Labels, dim: int, vectors: Iterable[Any], what:
     return labels
 
 
-def _group_norm(flow: Flow, func: Any, args: Sequence[Any], kwargs: Mapping[str, Any], out: Any) -> None:
-    x, weight, bias = args[:3]
+def _group_norm(flow: Flow, op: Operation) -> None:
+    x, weight, bias = op.args[:3]
     labels = flow.of(x)
     if weight is None:
-        flow.found.norms += [(flow.module, grid.ids, int(args[6])) for grid in labels.at(1)]
+        flow.found.norms += [(flow.module, grid.ids, int(op.args[6])) for grid in labels.at(1)]
     labels = _vectors(flow, labels, 1, (weight, bias), "a norm")
-    flow.put(out[0], labels)
+    flow.put(op.out[0], labels)
 
 
-def _layer_norm(flow: Flow, func: Any, args: Sequence[Any], kwargs: Mapping[str, Any], out: Any) -> None:
-    x, shape = args[0], args[1]
+def _layer_norm(flow: Flow, op: Operation) -> None:
+    x, shape = op.args[0], op.args[1]
     labels = flow.of(x)
     over = [x.ndim - 1 - d for d in range(len(shape))]
     if len(over) > 1:
         grids = {id(grid): grid for dim in over for grid in labels.at(dim)}
         flow.fix(grids.values(), f"{flow.module} is a norm over more than the channels")
-        for vector in tensors_in(args[2:4]):
+        for vector in tensors_in(op.args[2:4]):
             flow.fix(flow.of(vector).grids, f"{flow.module} is a norm over more than the channels")
     else:
-        labels = _vectors(flow, labels, over[0], args[2:4], "a norm")
-    flow.put(tensors_in(out)[0], labels)
+        labels = _vectors(flow, labels, over[0], op.args[2:4], "a norm")
+    flow.put(op.results[0], labels)
 
 
-def _batch_norm(flow: Flow, func: Any, args: Sequence[Any], kwargs: Mapping[str, Any], out: Any) -> None:
-    vectors = [value for value in args[1:5] if isinstance(value, Tensor)]
-    flow.put(tensors_in(out)[0], _vectors(flow, flow.of(args[0]), 1, vectors, "a norm"))
+def _batch_norm(flow: Flow, op: Operation) -> None:
+    vectors = [value for value in op.args[1:5] if isinstance(value, Tensor)]
+    flow.put(op.results[0], _vectors(flow, flow.of(op.args[0]), 1, vectors, "a norm"))
 
 
-def _weight_norm(flow: Flow, func: Any, args: Sequence[Any], kwargs: Mapping[str, Any], out: Any) -> None:
+def _weight_norm(flow: Flow, op: Operation) -> None:
     """A weight that is normed along all dims but one, and scaled along that one."""
-    weight, scale = flow.of(args[0]), flow.of(args[1])
-    joined = join(flow, [weight, aligned(flow, args[1], args[0].shape)], args[0].shape, "a norm of weights")
-    flow.put(out[0], Labels(joined.grids or weight.grids, weight.wild))
-    flow.put(out[1], scale)
+    weight, scale = flow.of(op.args[0]), flow.of(op.args[1])
+    joined = join(flow, [weight, aligned(flow, op.args[1], op.args[0].shape)], op.args[0].shape, "a norm of weights")
+    flow.put(op.out[0], Labels(joined.grids or weight.grids, weight.wild))
+    flow.put(op.out[1], scale)
 
 
-def _vector_product(flow: Flow, func: Any, args: Sequence[Any], kwargs: Mapping[str, Any], out: Any) -> None:
+def _vector_product(flow: Flow, op: Operation) -> None:
     """``mv`` and ``dot``: sums along the last dimension, which by convention cost nothing."""
-    a, b = flow.of(args[0]), flow.of(args[1])
-    last = args[0].ndim - 1
+    a, b = flow.of(op.args[0]), flow.of(op.args[1])
+    last = op.args[0].ndim - 1
     b = Labels(b.grids, b.wild).moved(lambda _: last)
-    joined = join(flow, [a, Labels(b.grids, b.wild | set(range(last)))], args[0].shape, name_of(func))
+    joined = join(flow, [a, Labels(b.grids, b.wild | set(range(last)))], op.args[0].shape, op.name)
     kept = tuple(grid for grid in (grid.without([last]) for grid in joined.grids) if grid is not None)
-    flow.put(out, Labels(kept, joined.wild - {last}))
+    flow.put(op.out, Labels(kept, joined.wild - {last}))
 
 
-def _embedding(flow: Flow, func: Any, args: Sequence[Any], kwargs: Mapping[str, Any], out: Any) -> None:
-    table = flow.of(args[0])
+def _embedding(flow: Flow, op: Operation) -> None:
+    table = flow.of(op.args[0])
     flow.fix(table.at(0), "they are a table's rows")
-    flow.put(out, Labels(tuple(g.moved(lambda _: out.ndim - 1) for g in table.at(1))))
+    flow.put(op.out, Labels(tuple(g.moved(lambda _: op.out.ndim - 1) for g in table.at(1))))
 
 
 def _repeated(labels: Labels, dim: int, times: int, is_single: bool) -> Labels:
@@ -234,14 +234,14 @@ def _repeated(labels: Labels, dim: int, times: int, is_single: bool) -> Labels:
     return Labels(tuple(grids), labels.wild | {dim} if is_single else labels.wild)
 
 
-def _attention(flow: Flow, func: Any, args: Sequence[Any], kwargs: Mapping[str, Any], out: Any) -> None:
+def _attention(flow: Flow, op: Operation) -> None:
     """Fused attention, divided by the root of the width unless a scale is given."""
-    _fused_attention(flow, func, args[:3], argument(func, args, kwargs, "scale") is None, out)
+    _fused_attention(flow, op, op.argument("scale") is None)
 
 
-def _fused_attention(flow: Flow, func: Any, given: Sequence[Tensor], is_divided: bool, out: Any) -> None:
+def _fused_attention(flow: Flow, op: Operation, is_divided: bool) -> None:
     """Attention of query, key and value of shape (…, length, width of a head)."""
-    query, key, value = given
+    query, key, value = op.args[:3]
     n = query.ndim
     lead = list(range(n - 2))
     labels = [flow.of(tensor) for tensor in (query, key, value)]
@@ -253,7 +253,7 @@ def _fused_attention(flow: Flow, func: Any, given: Sequence[Tensor], is_divided:
         flow.fix(one.at(n - 2), "they are positions of an attention")
     scores = _contract(
         flow,
-        func,
+        op,
         (labels[0], query.shape, [*lead, n - 2, _CONTRACTED]),
         (labels[1], shape, [*lead, n - 1, _CONTRACTED]),
         [_CONTRACTED],
@@ -265,22 +265,22 @@ def _fused_attention(flow: Flow, func: Any, given: Sequence[Tensor], is_divided:
         join(flow, widths, (), "attention", [n - 2])
     result = _contract(
         flow,
-        func,
+        op,
         (scores, (*query.shape[:-1], key.shape[-2]), [*lead, n - 2, _CONTRACTED]),
         (labels[2], (*query.shape[:-2], *value.shape[-2:]), [*lead, _CONTRACTED, n - 1]),
         [_CONTRACTED],
     )
-    flow.put(out[0] if isinstance(out, tuple | list) else out, result)
+    flow.put(op.results[0], result)
 
 
-def _flex_attention(flow: Flow, func: Any, args: Sequence[Any], kwargs: Mapping[str, Any], out: Any) -> None:
+def _flex_attention(flow: Flow, op: Operation) -> None:
     """Attention with a custom score function: other tensors that this function reads keep their size."""
-    for tensor in tensors_in(args[3:], dict(kwargs)):
+    for tensor in tensors_in(op.args[3:], dict(op.kwargs)):
         flow.fix(flow.of(tensor).grids, "they are read by the scores of a flexible attention")
-    _fused_attention(flow, func, args[:3], False, out)
-    query, last = flow.of(args[0]), args[0].ndim - 1
+    _fused_attention(flow, op, False)
+    query, last = flow.of(op.args[0]), op.args[0].ndim - 1
     grids = [grid.without([last]) for grid in query.grids]
-    for total in out[1:]:  # one number for each query: a logarithm of a sum, a largest score
+    for total in op.out[1:]:  # one number for each query: a logarithm of a sum, a largest score
         flow.put(total, Labels(tuple(grid for grid in grids if grid is not None), query.wild - {last}))
 
 

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from prunekit.graph.flow import Flow
 from prunekit.graph.labels import Grid, Labels, Rectangle
-from prunekit.graph.operators.common import Rule, argument, join, tensors_in
+from prunekit.graph.operators.common import Operation, Rule, join, tensors_in
 
 __all__ = ["RULES"]
 
@@ -34,31 +34,31 @@ def _parts(flow: Flow, labels: Labels, dim: int, sizes: Sequence[int]) -> None:
             flow.found.rectangles.append(Rectangle(flow.module, parts, True, inner=dim != grid.dims[0]))
 
 
-def _split(flow: Flow, func: Any, args: Sequence[Any], kwargs: Mapping[str, Any], out: Any) -> None:
-    x = args[0]
-    dim = argument(func, args, kwargs, "dim", 0) % x.ndim
+def _split(flow: Flow, op: Operation) -> None:
+    x = op.args[0]
+    dim = op.argument("dim", 0) % x.ndim
     labels, start = flow.of(x), 0
-    _parts(flow, labels, dim, [part.shape[dim] for part in out])
-    for part in out:
+    _parts(flow, labels, dim, [part.shape[dim] for part in op.out])
+    for part in op.out:
         flow.put(part, _taken(labels, dim, range(start, start + part.shape[dim])))
         start += part.shape[dim]
 
 
-def _slice(flow: Flow, func: Any, args: Sequence[Any], kwargs: Mapping[str, Any], out: Any) -> None:
-    x = args[0]
-    dim = argument(func, args, kwargs, "dim", 0) % x.ndim
-    start, end = argument(func, args, kwargs, "start"), argument(func, args, kwargs, "end")
-    step = argument(func, args, kwargs, "step", 1)
+def _slice(flow: Flow, op: Operation) -> None:
+    x = op.args[0]
+    dim = op.argument("dim", 0) % x.ndim
+    start, end = op.argument("start"), op.argument("end")
+    step = op.argument("step", 1)
     which = np.arange(x.shape[dim])[slice(start, end, step)]
     parts = x.shape[dim] / max(len(which), 1)
     if step == 1 and len(which) > 1 and parts in _FEW and which[0] % len(which) == 0:
         _parts(flow, flow.of(x), dim, [len(which)] * int(parts))
-    flow.put(out, _taken(flow.of(x), dim, which))
+    flow.put(op.out, _taken(flow.of(x), dim, which))
 
 
-def _index_select(flow: Flow, func: Any, args: Sequence[Any], kwargs: Mapping[str, Any], out: Any) -> None:
+def _index_select(flow: Flow, op: Operation) -> None:
     """Positions by number, repeated or reordered; on a device without values nobody knows which."""
-    x, dim, index = args[0], args[1] % max(args[0].ndim, 1), args[2]
+    x, dim, index = op.args[0], op.args[1] % max(op.args[0].ndim, 1), op.args[2]
     labels = flow.of(x)
     if index.is_meta:
         flow.fix(labels.at(dim), "they are picked by numbers that nobody knows")
@@ -67,7 +67,7 @@ def _index_select(flow: Flow, func: Any, args: Sequence[Any], kwargs: Mapping[st
         flow.fix((grid for grid in labels.at(dim) if grid.dims == (dim,)), "single ones of them are picked out")
         labels = _taken(labels, dim, index.reshape(-1).cpu().numpy())
     repeated = {dim} if x.ndim and x.shape[dim] == 1 else set()  # one position, as often as it is asked for
-    flow.put(out, Labels(labels.grids, labels.wild | repeated))
+    flow.put(op.out, Labels(labels.grids, labels.wild | repeated))
 
 
 def _indexed(x: Tensor, indices: Sequence[Any]) -> tuple[dict[int, int], list[int], int]:
@@ -91,22 +91,22 @@ def _indexed(x: Tensor, indices: Sequence[Any]) -> tuple[dict[int, int], list[in
     return {dim: place + (count if place >= first else 0) for place, dim in enumerate(kept)}, taken, count
 
 
-def _index(flow: Flow, func: Any, args: Sequence[Any], kwargs: Mapping[str, Any], out: Any) -> None:
+def _index(flow: Flow, op: Operation) -> None:
     """Rows that are picked by tensors of numbers, or by masks: the channels along the other dimensions do not change."""
-    labels = flow.of(args[0])
-    where, taken, _ = _indexed(args[0], args[1])
+    labels = flow.of(op.args[0])
+    where, taken, _ = _indexed(op.args[0], op.args[1])
     flow.fix(
         (grid for grid in labels.grids if set(grid.dims) & set(taken)), "single ones of them are picked out by an index"
     )
     grids = tuple(grid.moved(where.__getitem__) for grid in labels.grids if not set(grid.dims) & set(taken))
     wild = {where[dim] for dim in labels.wild if dim in where}
-    flow.put(out, Labels(grids, frozenset(wild)))
+    flow.put(op.out, Labels(grids, frozenset(wild)))
 
 
-def _index_put(flow: Flow, func: Any, args: Sequence[Any], kwargs: Mapping[str, Any], out: Any) -> None:
+def _index_put(flow: Flow, op: Operation) -> None:
     """Rows that are written where tensors of numbers, or masks, say: along the other dimensions they lie on what is there."""
-    x, values = args[0], args[2]
-    where, taken, count = _indexed(x, args[1])
+    x, values = op.args[0], op.args[2]
+    where, taken, count = _indexed(x, op.args[1])
     ndim = len(where) + count
     back = {place: dim for dim, place in where.items()}
     shape = [x.shape[back[d]] if d in back else 1 for d in range(ndim)]
@@ -121,18 +121,18 @@ def _index_put(flow: Flow, func: Any, args: Sequence[Any], kwargs: Mapping[str, 
     flow.fix((grid for grid in there.grids if set(grid.dims) & set(taken)), "rows of them are overwritten")
     there = Labels(tuple(g for g in there.grids if not set(g.dims) & set(taken)), there.wild | set(taken))
     joined = join(flow, [there, Labels(tuple(moved), frozenset(wild))], x.shape, "what is written into rows")
-    flow.put(out, Labels(joined.grids, joined.wild - set(taken)))
+    flow.put(op.out, Labels(joined.grids, joined.wild - set(taken)))
 
 
-def _scatter(flow: Flow, func: Any, args: Sequence[Any], kwargs: Mapping[str, Any], out: Any) -> None:
+def _scatter(flow: Flow, op: Operation) -> None:
     """Rows that are written or added where numbers say, along one dimension: along the others they lie on what is there."""
-    x, dim = args[0], argument(func, args, kwargs, "dim", 0) % max(args[0].ndim, 1)
-    source = argument(func, args, kwargs, "src", argument(func, args, kwargs, "source"))
+    x, dim = op.args[0], op.argument("dim", 0) % max(op.args[0].ndim, 1)
+    source = op.argument("src", op.argument("source"))
     parts = [flow.of(tensor) for tensor in (x, source) if isinstance(tensor, Tensor)]
     others = [d for d in range(x.ndim) if d != dim]
     is_whole = all(
         tensor.shape[d] == x.shape[d]
-        for tensor in tensors_in(args[1:], dict(kwargs))
+        for tensor in tensors_in(op.args[1:], dict(op.kwargs))
         for d in others
         if tensor.ndim == x.ndim
     )
@@ -145,19 +145,19 @@ def _scatter(flow: Flow, func: Any, args: Sequence[Any], kwargs: Mapping[str, An
         Labels(tuple(g for g in part.grids if dim not in g.dims and is_whole), part.wild | {dim}) for part in parts
     ]
     joined = join(flow, parts, x.shape, "what is written into rows")
-    flow.put(out, Labels(joined.grids, joined.wild - {dim}))
+    flow.put(op.out, Labels(joined.grids, joined.wild - {dim}))
 
 
-def _unbind(flow: Flow, func: Any, args: Sequence[Any], kwargs: Mapping[str, Any], out: Any) -> None:
-    x = args[0]
-    dim = argument(func, args, kwargs, "dim", 0) % x.ndim
-    for place, part in enumerate(out):
+def _unbind(flow: Flow, op: Operation) -> None:
+    x = op.args[0]
+    dim = op.argument("dim", 0) % x.ndim
+    for place, part in enumerate(op.out):
         _pick(flow, flow.of(x), dim, place, part)
 
 
-def _select(flow: Flow, func: Any, args: Sequence[Any], kwargs: Mapping[str, Any], out: Any) -> None:
-    dim, place = args[1] % args[0].ndim, args[2] % args[0].shape[args[1]]
-    _pick(flow, flow.of(args[0]), dim, place, out)
+def _select(flow: Flow, op: Operation) -> None:
+    dim, place = op.args[1] % op.args[0].ndim, op.args[2] % op.args[0].shape[op.args[1]]
+    _pick(flow, flow.of(op.args[0]), dim, place, op.out)
 
 
 def _pick(flow: Flow, labels: Labels, dim: int, place: int, part: Tensor) -> None:
@@ -178,20 +178,20 @@ def _pick(flow: Flow, labels: Labels, dim: int, place: int, part: Tensor) -> Non
     flow.put(part, Labels(tuple(grids), labels.wild - {dim}).moved(lambda d: d - (d > dim)))
 
 
-def _glu(flow: Flow, func: Any, args: Sequence[Any], kwargs: Mapping[str, Any], out: Any) -> None:
-    x = args[0]
-    dim = argument(func, args, kwargs, "dim", -1) % x.ndim
+def _glu(flow: Flow, op: Operation) -> None:
+    x = op.args[0]
+    dim = op.argument("dim", -1) % x.ndim
     labels, half = flow.of(x), x.shape[dim] // 2
     _parts(flow, labels, dim, [half, half])
     halves = [_taken(labels, dim, range(start, start + half)) for start in (0, half)]
-    flow.put(out, join(flow, halves, out.shape, "glu"))
+    flow.put(op.out, join(flow, halves, op.out.shape, "glu"))
 
 
-def _flip(flow: Flow, func: Any, args: Sequence[Any], kwargs: Mapping[str, Any], out: Any) -> None:
-    labels = flow.of(args[0])
-    for dim in args[1]:
-        labels = _taken(labels, dim % out.ndim, np.arange(out.shape[dim])[::-1])
-    flow.put(out, labels)
+def _flip(flow: Flow, op: Operation) -> None:
+    labels = flow.of(op.args[0])
+    for dim in op.args[1]:
+        labels = _taken(labels, dim % op.out.ndim, np.arange(op.out.shape[dim])[::-1])
+    flow.put(op.out, labels)
 
 
 RULES: Mapping[str, Rule] = {

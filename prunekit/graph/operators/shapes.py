@@ -1,20 +1,19 @@
 """Operators that move, cut and put together, and compute nothing."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import numpy as np
 from torch import Tensor
 
 from prunekit.graph.flow import Flow
 from prunekit.graph.labels import FIXED, Grid, Labels, Rectangle
-from prunekit.graph.operators.common import Rule, aligned, argument, join, name_of
+from prunekit.graph.operators.common import Operation, Rule, aligned, join
 
 __all__ = ["RULES"]
 
 
-def _copy(flow: Flow, func: Any, args: Sequence[Any], kwargs: Mapping[str, Any], out: Any) -> None:
-    target, source = args[0], args[1]
+def _copy(flow: Flow, op: Operation) -> None:
+    target, source = op.args[0], op.args[1]
     labels = aligned(flow, source, target.shape)
     base, own = target._base, flow.of(target)
     if (
@@ -48,15 +47,15 @@ def _dims_in(base: Tensor, part: Tensor) -> dict[int, int]:
     return found
 
 
-def _reshape(flow: Flow, func: Any, args: Sequence[Any], kwargs: Mapping[str, Any], out: Any) -> None:
-    labels = flow.of(args[0])
-    shape, new = tuple(args[0].shape), tuple(out.shape)
+def _reshape(flow: Flow, op: Operation) -> None:
+    labels = flow.of(op.args[0])
+    shape, new = tuple(op.args[0].shape), tuple(op.out.shape)
     if shape == new:
-        flow.put(out, labels)
+        flow.put(op.out, labels)
         return
     segments = _segments(shape, new)
     grids, sources = list[Grid | None](), list[Grid]()
-    first_stays = flow.heads_leave or flow.is_weight(args[0])  # of a weight, what comes later is a kernel's
+    first_stays = flow.heads_leave or flow.is_weight(op.args[0])  # of a weight, what comes later is a kernel's
     for grid in sorted(labels.grids, key=lambda grid: grid.dims if first_stays else tuple(-dim for dim in grid.dims)):
         made = _reshaped(flow, grid, shape, new, segments)
         for earlier, source in zip(grids, sources, strict=True):
@@ -72,7 +71,7 @@ def _reshape(flow: Flow, func: Any, args: Sequence[Any], kwargs: Mapping[str, An
         for dim in after
         if new[dim] > 1
     }
-    flow.put(out, Labels(tuple(grid for grid in grids if grid is not None), frozenset(wild), labels.queries))
+    flow.put(op.out, Labels(tuple(grid for grid in grids if grid is not None), frozenset(wild), labels.queries))
 
 
 def _segments(shape: Sequence[int], new: Sequence[int]) -> list[tuple[list[int], list[int]]]:
@@ -131,43 +130,43 @@ def _reshaped(
     return made
 
 
-def _permute(flow: Flow, func: Any, args: Sequence[Any], kwargs: Mapping[str, Any], out: Any) -> None:
-    x = args[0]
-    if name_of(func) == "permute":
-        order = [d % x.ndim for d in args[1]]
+def _permute(flow: Flow, op: Operation) -> None:
+    x = op.args[0]
+    if op.name == "permute":
+        order = [d % x.ndim for d in op.args[1]]
     else:
         order = list(range(x.ndim))
-        a, b = (0, min(1, x.ndim - 1)) if name_of(func) in ("t", "numpy_T") else (args[1] % x.ndim, args[2] % x.ndim)
+        a, b = (0, min(1, x.ndim - 1)) if op.name in ("t", "numpy_T") else (op.args[1] % x.ndim, op.args[2] % x.ndim)
         order[a], order[b] = order[b], order[a]
-    flow.put(out, flow.of(x).moved(order.index))
+    flow.put(op.out, flow.of(x).moved(order.index))
 
 
-def _expand(flow: Flow, func: Any, args: Sequence[Any], kwargs: Mapping[str, Any], out: Any) -> None:
-    flow.put(out, aligned(flow, args[0], out.shape))
+def _expand(flow: Flow, op: Operation) -> None:
+    flow.put(op.out, aligned(flow, op.args[0], op.out.shape))
 
 
-def _repeat(flow: Flow, func: Any, args: Sequence[Any], kwargs: Mapping[str, Any], out: Any) -> None:
-    shift = out.ndim - args[0].ndim
-    labels = flow.of(args[0]).moved(lambda dim: dim + shift)
-    sizes = (*[1] * shift, *args[0].shape)
+def _repeat(flow: Flow, op: Operation) -> None:
+    shift = op.out.ndim - op.args[0].ndim
+    labels = flow.of(op.args[0]).moved(lambda dim: dim + shift)
+    sizes = (*[1] * shift, *op.args[0].shape)
     grids = []
     for grid in labels.grids:
-        times = [out.shape[dim] // sizes[dim] for dim in grid.dims] + [1] * (grid.ids.ndim - len(grid.dims))
+        times = [op.out.shape[dim] // sizes[dim] for dim in grid.dims] + [1] * (grid.ids.ndim - len(grid.dims))
         grids.append(Grid(grid.dims, np.tile(grid.ids, times)))
-    stretched = {dim for dim in range(out.ndim) if sizes[dim] == 1 and out.shape[dim] > 1}
-    flow.put(out, Labels(tuple(grids), labels.wild | stretched))
+    stretched = {dim for dim in range(op.out.ndim) if sizes[dim] == 1 and op.out.shape[dim] > 1}
+    flow.put(op.out, Labels(tuple(grids), labels.wild | stretched))
 
 
-def _squeeze(flow: Flow, func: Any, args: Sequence[Any], kwargs: Mapping[str, Any], out: Any) -> None:
-    x = args[0]
-    dims = args[1] if len(args) > 1 else [dim for dim, size in enumerate(x.shape) if size == 1]
+def _squeeze(flow: Flow, op: Operation) -> None:
+    x = op.args[0]
+    dims = op.args[1] if len(op.args) > 1 else [dim for dim, size in enumerate(x.shape) if size == 1]
     gone = {dim % x.ndim for dim in ([dims] if isinstance(dims, int) else dims)} if x.ndim else set()
     gone = {dim for dim in gone if x.shape[dim] == 1}
     kept = [dim for dim in range(x.ndim) if dim not in gone]
     labels = flow.of(x)
     flow.fix((grid for grid in labels.grids if set(grid.dims) <= gone), "single ones of them are picked out")
     grids = [_squeezed(grid, gone) for grid in labels.grids if not set(grid.dims) <= gone]
-    flow.put(out, Labels(tuple(grids), labels.wild - gone, labels.queries).moved(kept.index))
+    flow.put(op.out, Labels(tuple(grids), labels.wild - gone, labels.queries).moved(kept.index))
 
 
 def _squeezed(grid: Grid, gone: set[int]) -> Grid:
@@ -178,14 +177,14 @@ def _squeezed(grid: Grid, gone: set[int]) -> Grid:
     return Grid(tuple(dim for dim in grid.dims if dim not in gone), ids)
 
 
-def _unsqueeze(flow: Flow, func: Any, args: Sequence[Any], kwargs: Mapping[str, Any], out: Any) -> None:
-    at = args[1] % out.ndim
-    flow.put(out, flow.of(args[0]).moved(lambda dim: dim + (dim >= at)))
+def _unsqueeze(flow: Flow, op: Operation) -> None:
+    at = op.args[1] % op.out.ndim
+    flow.put(op.out, flow.of(op.args[0]).moved(lambda dim: dim + (dim >= at)))
 
 
-def _view_as_complex(flow: Flow, func: Any, args: Sequence[Any], kwargs: Mapping[str, Any], out: Any) -> None:
+def _view_as_complex(flow: Flow, op: Operation) -> None:
     """Pairs become one number: they can only leave together."""
-    labels, last = flow.of(args[0]), args[0].ndim - 1
+    labels, last = flow.of(op.args[0]), op.args[0].ndim - 1
     grids = []
     for grid in labels.grids:
         if last not in grid.dims or grid.hidden:
@@ -197,24 +196,24 @@ def _view_as_complex(flow: Flow, func: Any, args: Sequence[Any], kwargs: Mapping
         else:
             flow.link(pairs[..., 1:], pairs[..., :1], "they are the two parts of a complex number")
             grids.append(Grid(grid.dims[:-1], pairs[..., 0]))
-    flow.put(out, Labels(tuple(grid for grid in grids if grid is not None), labels.wild - {last}))
+    flow.put(op.out, Labels(tuple(grid for grid in grids if grid is not None), labels.wild - {last}))
 
 
-def _view_as_real(flow: Flow, func: Any, args: Sequence[Any], kwargs: Mapping[str, Any], out: Any) -> None:
-    labels = flow.of(args[0])
-    flow.put(out, Labels(labels.grids, labels.wild | {out.ndim - 1}))
+def _view_as_real(flow: Flow, op: Operation) -> None:
+    labels = flow.of(op.args[0])
+    flow.put(op.out, Labels(labels.grids, labels.wild | {op.out.ndim - 1}))
 
 
-def _cat(flow: Flow, func: Any, args: Sequence[Any], kwargs: Mapping[str, Any], out: Any) -> None:
-    tensors = [tensor for tensor in args[0] if tensor.numel()]
-    dim = argument(func, args, kwargs, "dim", 0) % out.ndim
+def _cat(flow: Flow, op: Operation) -> None:
+    tensors = [tensor for tensor in op.args[0] if tensor.numel()]
+    dim = op.argument("dim", 0) % op.out.ndim
     parts = [flow.of(tensor) for tensor in tensors]
     others = [Labels(tuple(g for g in part.grids if dim not in g.dims), part.wild | {dim}) for part in parts]
-    joined = join(flow, others, out.shape, "a concatenation")
+    joined = join(flow, others, op.out.shape, "a concatenation")
     shapes = {grid.dims for part in parts for grid in part.at(dim)}
     grids = [_concatenated(flow, parts, tensors, dims, dim) for dims in shapes]
     wild = joined.wild - {dim}
-    flow.put(out, Labels((*joined.grids, *(grid for grid in grids if grid is not None)), wild))
+    flow.put(op.out, Labels((*joined.grids, *(grid for grid in grids if grid is not None)), wild))
 
 
 def _concatenated(
@@ -232,27 +231,27 @@ def _concatenated(
     return Grid(dims, np.concatenate(pieces, axis=dims.index(dim)))
 
 
-def _stack(flow: Flow, func: Any, args: Sequence[Any], kwargs: Mapping[str, Any], out: Any) -> None:
-    at = argument(func, args, kwargs, "dim", 0) % out.ndim
-    parts = [flow.of(tensor).moved(lambda dim: dim + (dim >= at)) for tensor in args[0]]
+def _stack(flow: Flow, op: Operation) -> None:
+    at = op.argument("dim", 0) % op.out.ndim
+    parts = [flow.of(tensor).moved(lambda dim: dim + (dim >= at)) for tensor in op.args[0]]
     grids = [part.grids[0] for part in parts if len(part.grids) == 1]
     if len(grids) == len(parts) > 1 and all(flow.share_blocks(grids[0], grid) for grid in grids[1:]):
         flow.found.whole.append(np.concatenate([grid.ids.ravel() for grid in grids]))
         order = sorted((*grids[0].dims, at))
         ids = np.stack([grid.ids for grid in grids], axis=order.index(at))
-        flow.put(out, Labels((Grid(tuple(order), ids),), frozenset.intersection(*(part.wild for part in parts))))
+        flow.put(op.out, Labels((Grid(tuple(order), ids),), frozenset.intersection(*(part.wild for part in parts))))
         return
-    flow.put(out, join(flow, [Labels(part.grids, part.wild | {at}) for part in parts], out.shape, "a stack"))
+    flow.put(op.out, join(flow, [Labels(part.grids, part.wild | {at}) for part in parts], op.out.shape, "a stack"))
 
 
-def _pad(flow: Flow, func: Any, args: Sequence[Any], kwargs: Mapping[str, Any], out: Any) -> None:
-    x = args[0]
-    changed = {dim for dim in range(x.ndim) if x.shape[dim] != out.shape[dim]}
+def _pad(flow: Flow, op: Operation) -> None:
+    x = op.args[0]
+    changed = {dim for dim in range(x.ndim) if x.shape[dim] != op.out.shape[dim]}
     labels = flow.of(x)
     for dim in changed:
         flow.fix(labels.at(dim), "they are padded")
     grids = tuple(grid for grid in labels.grids if not changed & set(grid.dims))
-    flow.put(out, Labels(grids, labels.wild - changed))
+    flow.put(op.out, Labels(grids, labels.wild - changed))
 
 
 RULES: Mapping[str, Rule] = {
