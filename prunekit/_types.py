@@ -1,10 +1,19 @@
-"""Names for the array types that cross module borders."""
+"""Names for types that cross module borders: of arrays, and of calls that are passed on as they are."""
+
+from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["BoolArray", "FloatArray", "IntArray"]
+__all__ = ["Args", "BoolArray", "FloatArray", "Function", "IntArray", "Kwargs"]
 
 BoolArray = NDArray[np.bool_]
 FloatArray = NDArray[np.float64]
 IntArray = NDArray[np.int64]
+
+Function = Callable[..., Any]
+Args = tuple[Any, ...]
+"""Arguments by place."""
+Kwargs = dict[str, Any]
+"""Arguments by name."""

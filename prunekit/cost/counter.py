@@ -12,11 +12,12 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch._ops import HigherOrderOperator
+from torch._ops import HigherOrderOperator, OpOverload
 from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes
 from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
 from torch.utils.module_tracker import ModuleTracker
 
+from prunekit._types import Args, Function, Kwargs
 from prunekit.graph.forward_pass import Inputs, run_once
 from prunekit.graph.weightless import without_values
 
@@ -99,7 +100,9 @@ class _UncountedOps(TorchDispatchMode):
         self.calls: Counter[str] = Counter()
         self.unknown: set[str] = set()
 
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+    def __torch_dispatch__(
+        self, func: OpOverload, types: object, args: Args = (), kwargs: Kwargs | None = None
+    ) -> object:
         name = func.name().removeprefix("aten::").split(".")[0]
         is_counted = getattr(func, "_overloadpacket", func) in self.counted
         if not is_counted and not getattr(func, "is_view", False) and not _MOVES.match(name):
@@ -131,7 +134,9 @@ class _HigherOrder(TorchDispatchMode):
         super().__init__()  # type: ignore[no-untyped-call]
         self.counter = counter
 
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+    def __torch_dispatch__(
+        self, func: Function, types: object, args: Args = (), kwargs: Kwargs | None = None
+    ) -> object:
         kwargs = kwargs or {}
         if isinstance(func, HigherOrderOperator) and func in self.counter.flop_registry:
             with _disable_current_modes():

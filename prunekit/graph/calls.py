@@ -14,6 +14,7 @@ from torch._ops import OpOverload
 from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_flatten, tree_leaves, tree_unflatten
 
+from prunekit._types import Args, Function, Kwargs
 from prunekit.graph.declared import call_layer
 from prunekit.graph.following import Following
 from prunekit.graph.labels import Labels
@@ -55,7 +56,9 @@ class Recorder(TorchFunctionMode):
         self.flow = flow
         self.calls: list[Call] = []
 
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+    def __torch_function__(
+        self, func: Function, types: object, args: Args = (), kwargs: Kwargs | None = None
+    ) -> object:
         kwargs = kwargs or {}
         if is_plain(func, args, kwargs):
             return func(*args, **kwargs)
@@ -72,13 +75,13 @@ class Recorder(TorchFunctionMode):
         return out
 
 
-def call_name(func: Any) -> str:
+def call_name(func: Function) -> str:
     """Name of a function, as a message gives it."""
     name = getattr(func, "__name__", str(func))
     return str(getattr(getattr(func, "__self__", None), "__name__", name)) if name in ("__get__", "__set__") else name
 
 
-def is_plain(func: Any, args: Any, kwargs: Any) -> bool:
+def is_plain(func: Function, args: Args, kwargs: Kwargs) -> bool:
     """Whether a call is none of the network's own steps.
 
     It only reads a property that is no tensor (a shape, a dtype, a device), or sets a mode of its thread, or is a step of a
@@ -106,7 +109,7 @@ def leaves_of(result: Any) -> list[Any]:
     return [result] if isinstance(result, Tensor) else tree_leaves(result)
 
 
-def opened(args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[list[Any], Callable[[list[Any]], Any]]:
+def opened(args: Args, kwargs: Kwargs) -> tuple[list[Any], Callable[[list[Any]], Any]]:
     """The leaves of a call's arguments, and what makes arguments of leaves again; quick where nothing is nested."""
     leaves = [*args, *kwargs.values()]
     if any(isinstance(leaf, _NESTED) for leaf in leaves):

@@ -3,12 +3,12 @@
 import logging
 import time
 from collections.abc import Callable
-from typing import Any
 
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_leaves
 
+from prunekit._types import Args, Function, Kwargs
 from prunekit.errors import GraphError
 from prunekit.graph.forward_pass import Inputs, run_once
 
@@ -82,7 +82,9 @@ class _Hurried(TorchFunctionMode):
         super().__init__()
         self._deadline = deadline
 
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+    def __torch_function__(
+        self, func: Function, types: object, args: Args = (), kwargs: Kwargs | None = None
+    ) -> object:
         kwargs = kwargs or {}
         if any(isinstance(leaf, Tensor) for leaf in tree_leaves((args, kwargs))):
             self._deadline.check()

@@ -59,7 +59,7 @@ def _names(one: type[nn.Module]) -> list[str]:
 
 
 def _as_one_call(original: Any, kind: Declared) -> Any:
-    def forward(self: nn.Module, *args: Any, **kwargs: Any) -> Any:
+    def forward(self: nn.Module, *args: object, **kwargs: object) -> object:
         tensors = own_tensors(self)
         given = [leaf for leaf in tree_leaves((args, kwargs, tensors)) if isinstance(leaf, Tensor)]
         if not has_torch_function(given):

@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 from torch import Tensor, nn
+from torch._ops import OpOverload
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.weak import WeakIdKeyDictionary
 
@@ -225,7 +226,7 @@ class Flow(TorchDispatchMode):
         return Grid(tuple(kept), ids[..., 0])
 
     def count_product(
-        self, func: Any, scale: int, factors: Iterable[IntArray], rows: int = 1, hidden: bool = False
+        self, func: OpOverload, scale: int, factors: Iterable[IntArray], rows: int = 1, hidden: bool = False
     ) -> None:
         """Note the multiply-accumulates of one operator call, see :class:`Product`."""
         name = func.name().removeprefix("aten::").split(".")[0]

@@ -5,9 +5,11 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch._ops import OpOverload
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 
+from prunekit._types import Args, Function, Kwargs
 from prunekit.graph.deadline import Deadline
 from prunekit.graph.flow import Flow
 from prunekit.graph.operators import Operation, follow_declared, rule_of
@@ -24,7 +26,7 @@ class Following(Flow):
         super().__init__(model, deadline, head_modes)
         self._paused = False
 
-    def declared(self, func: Any, args: Any, kwargs: Any) -> Any:
+    def declared(self, func: Function, args: Args, kwargs: Kwargs) -> Any:
         """Call a layer whose class the user has declared, and follow the call as one step."""
         self.use(leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor))
         counter = FlopCounterMode(display=False)
@@ -37,7 +39,9 @@ class Following(Flow):
         follow_declared(self, args, kwargs, out, counter.get_total_flops() // 2)
         return out
 
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+    def __torch_dispatch__(
+        self, func: OpOverload, types: object, args: Args = (), kwargs: Kwargs | None = None
+    ) -> object:
         self._deadline.check()
         kwargs = kwargs or {}
         if self._paused:

@@ -6,10 +6,11 @@ there. A network consists of a few kinds of operators, whose results are easily 
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
 
 import torch
 from torch import Tensor
+
+from prunekit._types import Args, Function, Kwargs
 
 __all__ = ["hollow_result"]
 
@@ -30,7 +31,7 @@ _OF_ONE = {
 }
 
 
-def hollow_result(func: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
+def hollow_result(func: Function, args: Args, kwargs: Kwargs) -> object:
     """What an operator gives for tensors of the meta device; ``NotImplemented`` where torch is to be asked.
 
     Args:
@@ -56,7 +57,7 @@ def _empty(shape: Sequence[int], dtype: torch.dtype) -> Tensor:
     return torch.empty(shape, dtype=dtype, device=_META)
 
 
-def _plain(args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
+def _plain(args: Args, kwargs: Kwargs) -> object:
     """A sum, a product and the like, of which one tensor has the shape of the result."""
     first, second = args[:2]
     if not isinstance(first, Tensor) or not first.ndim or isinstance(second, complex) or set(kwargs) - {"alpha"}:
@@ -69,11 +70,11 @@ def _plain(args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
     return _empty(shape, first.dtype) if shape in (first.shape, second.shape) else NotImplemented
 
 
-def _of_one(args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
+def _of_one(args: Args, kwargs: Kwargs) -> object:
     return _empty(args[0].shape, args[0].dtype) if not isinstance(args[-1], complex) else NotImplemented
 
 
-def _mean(args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
+def _mean(args: Args, kwargs: Kwargs) -> object:
     x, dims = args[:2]
     if kwargs or not dims:
         return NotImplemented
@@ -82,7 +83,7 @@ def _mean(args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
     return _empty(tuple(sizes), x.dtype)
 
 
-def _concatenated(args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
+def _concatenated(args: Args, kwargs: Kwargs) -> object:
     tensors: Sequence[Tensor] = args[0]
     first, dim = tensors[0], args[1] if len(args) > 1 else 0
     like = [(one.ndim, one.dtype) for one in tensors if _is_simple(one)]
@@ -97,7 +98,7 @@ def _concatenated(args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
     return _empty(shape, first.dtype)
 
 
-def _matrix(args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
+def _matrix(args: Args, kwargs: Kwargs) -> object:
     """``mm`` and ``addmm`` of which the second matrix may be transposed."""
     a, b = args[-2:]
     same = len({value.dtype for value in args}) == 1
@@ -108,7 +109,7 @@ def _matrix(args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
     return _empty((a.shape[0], b.shape[1]), a.dtype)
 
 
-def _convolution(args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
+def _convolution(args: Args, kwargs: Kwargs) -> object:
     x, w, bias, strides, padding, dilation, transposed, _, groups = args
     dims = w.ndim - 2
     if kwargs or transposed or x.ndim != w.ndim or x.shape[1] != w.shape[1] * groups or w.shape[0] % groups:
@@ -123,7 +124,7 @@ def _convolution(args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
     return _empty((x.shape[0], w.shape[0], *sizes), x.dtype) if min(sizes, default=0) > 0 else NotImplemented
 
 
-def _group_norm(args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
+def _group_norm(args: Args, kwargs: Kwargs) -> object:
     x, weight, bias, count, channels, _, groups, _ = args
     vectors = [vector for vector in (weight, bias) if vector is not None]
     if kwargs or channels % groups or any(v.shape != (channels,) or v.dtype != x.dtype for v in vectors):
@@ -131,7 +132,7 @@ def _group_norm(args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
     return (_empty(x.shape, x.dtype), *(_empty((count, groups), x.dtype) for _ in range(2)))
 
 
-def _layer_norm(args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
+def _layer_norm(args: Args, kwargs: Kwargs) -> object:
     x, shape, weight, bias, _ = args
     vectors = [vector for vector in (weight, bias) if vector is not None]
     lead = x.ndim - len(shape)
@@ -144,7 +145,7 @@ def _layer_norm(args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
     return (_empty(x.shape, x.dtype), *(_empty(rows, statistics) for _ in range(2)))
 
 
-_RULES: Mapping[Any, Callable[[Sequence[Any], Mapping[str, Any]], Any]] = {
+_RULES: Mapping[Function, Callable[[Args, Kwargs], object]] = {
     **dict.fromkeys(_PLAIN, _plain),
     **dict.fromkeys(_OF_ONE, _of_one),
     _aten.mean.dim: _mean,

@@ -3,11 +3,12 @@
 import inspect
 import math
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+from prunekit._types import Args, Function, Kwargs
 
 __all__ = ["NORMS", "agree", "is_finite", "is_random", "is_unset", "plain_norm", "ratio", "size_of_terms"]
 
@@ -107,7 +108,7 @@ def is_finite(value: Tensor | float) -> bool:
     return value.is_meta or not (value.is_floating_point() or value.is_complex()) or bool(value.isfinite().all())
 
 
-def plain_norm(func: Any, args: Any, kwargs: Any) -> Tensor:
+def plain_norm(func: Function, args: Args, kwargs: Kwargs) -> Tensor:
     """A norm's input with only its scale and shift applied: these must be right even if the statistics differ."""
     given = _arguments(func, args, kwargs)
     x: Tensor = given["input"]
@@ -119,7 +120,11 @@ def plain_norm(func: Any, args: Any, kwargs: Any) -> Tensor:
     return x
 
 
-def _arguments(func: Any, args: Any, kwargs: Any) -> dict[str, Any]:
-    known = {torch.group_norm: F.group_norm, torch.layer_norm: F.layer_norm, torch.rms_norm: F.rms_norm}
+def _arguments(func: Function, args: Args, kwargs: Kwargs) -> Kwargs:
+    known: dict[Function, Function] = {
+        torch.group_norm: F.group_norm,
+        torch.layer_norm: F.layer_norm,
+        torch.rms_norm: F.rms_norm,
+    }
     names = list(inspect.signature(known.get(func, func)).parameters)
     return {**dict(zip(names, args, strict=False)), **kwargs}

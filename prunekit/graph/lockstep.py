@@ -17,7 +17,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_map
 from torch.utils.weak import WeakIdKeyDictionary
 
-from prunekit._types import IntArray
+from prunekit._types import Args, Function, IntArray, Kwargs
 from prunekit.graph.calls import call_name, is_plain, opened, versions
 from prunekit.graph.deadline import Deadline
 from prunekit.graph.forward_pass import Inputs, output_tensors, run_once
@@ -98,7 +98,9 @@ class Lockstep(TorchFunctionMode):
             pass
         return self.faults
 
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+    def __torch_function__(
+        self, func: Function, types: object, args: Args = (), kwargs: Kwargs | None = None
+    ) -> object:
         kwargs = kwargs or {}
         if is_plain(func, args, kwargs):
             return func(*args, **kwargs)
@@ -110,7 +112,7 @@ class Lockstep(TorchFunctionMode):
         meeting.feed()
         return meeting.run(func, close)
 
-    def _note(self, func: Any, tensors: int) -> Note:
+    def _note(self, func: Function, tensors: int) -> Note:
         """What the full network did in this place."""
         note = self.notes[self.place] if self.place < len(self.notes) else None
         if note is None:

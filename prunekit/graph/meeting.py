@@ -7,7 +7,7 @@ import numpy as np
 from torch import Tensor
 from torch.utils._pytree import tree_flatten, tree_unflatten
 
-from prunekit._types import IntArray
+from prunekit._types import Function, IntArray
 from prunekit.graph.judging import agree, is_random, plain_norm, ratio, size_of_terms
 from prunekit.graph.labels import Labels
 from prunekit.graph.pruning_faults import Fault, changed_at, place_of, text_of
@@ -62,7 +62,7 @@ class Meeting:
         self._fault(changed_at(self.call))
         return cuts[0].clone() if cuts else own
 
-    def run(self, func: Any, close: Callable[[list[Any]], Any]) -> Any:
+    def run(self, func: Function, close: Callable[[list[Any]], Any]) -> Any:
         """Call the function, compare, and return the value that the network continues with."""
         args, kwargs = close(self.leaves)
         out: Any = None

@@ -9,6 +9,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_map
 from torch.utils.weak import WeakIdKeyDictionary
 
+from prunekit._types import Args, Function, Kwargs
 from prunekit.graph.calls import Call, call_name, is_plain, leaves_of, opened, tensors_among, versions
 from prunekit.graph.deadline import Deadline
 from prunekit.graph.forward_pass import Inputs, run_once
@@ -52,7 +53,7 @@ class Note:
     """
 
     call: Call
-    func: Any
+    func: Function
     arguments: tuple[Any, ...]
     given: tuple[Value, ...]
     results: list[Any]
@@ -104,7 +105,9 @@ class Recording(TorchFunctionMode):
             raise Unsound("the network ends early a second time")
         return self
 
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+    def __torch_function__(
+        self, func: Function, types: object, args: Args = (), kwargs: Kwargs | None = None
+    ) -> object:
         kwargs = kwargs or {}
         if is_plain(func, args, kwargs):
             return func(*args, **kwargs)
@@ -147,7 +150,7 @@ class Recording(TorchFunctionMode):
             if not is_finite(tensor):
                 self.cutter.silence(tensor, call.written.get(k, call.before[k]))
 
-    def _call(self, func: Any) -> Call:
+    def _call(self, func: Function) -> Call:
         place = len(self.notes)
         if place >= len(self.calls) or self.calls[place].name != call_name(func):
             raise Unsound(f"the network calls {call_name(func)} a second time where it called something else before")
@@ -191,7 +194,7 @@ def _are_finite(values: Iterable[Any]) -> bool:
     return all(is_finite(value) for value in values if isinstance(value, Tensor | float))
 
 
-def _plain(func: Any, args: Any, kwargs: Any) -> Tensor | None:
+def _plain(func: Function, args: Args, kwargs: Kwargs) -> Tensor | None:
     if func not in NORMS or any(isinstance(value, Tensor) and value.is_meta for value in args):
         return None
     return plain_norm(func, args, kwargs)

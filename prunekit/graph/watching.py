@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from prunekit._types import IntArray
+from prunekit._types import Args, IntArray, Kwargs
 from prunekit.graph.flow import Flow
 from prunekit.graph.layers import ENTERING, LEAVING, axis_size, layer_kind
 
@@ -39,7 +39,7 @@ def watched(model: nn.Module, flow: Flow) -> Iterator[Seen]:
     handles = []
 
     @_unheard
-    def enter(module: nn.Module, args: Any, kwargs: Any, name: str) -> None:
+    def enter(module: nn.Module, args: Args, kwargs: Kwargs, name: str) -> None:
         seen.order.setdefault(name, len(seen.order))
         stack.append(name)
         flow.module = name
@@ -72,7 +72,7 @@ def watched(model: nn.Module, flow: Flow) -> Iterator[Seen]:
 def _unheard(function: Callable[..., None]) -> Callable[..., None]:
     """What a function asks of tensors is no call of the network's: nobody who listens to these hears it."""
 
-    def quietly(*args: Any, **kwargs: Any) -> None:
+    def quietly(*args: object, **kwargs: object) -> None:
         with torch._C.DisableTorchFunction():
             function(*args, **kwargs)
 

@@ -17,6 +17,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map
 
+from prunekit._types import Args, Function, Kwargs
 from prunekit.graph.forward_pass import Inputs
 from prunekit.graph.hollow import hollow_result
 from prunekit.graph.surgery import all_tensors, put, structure
@@ -112,7 +113,9 @@ class _Meeting(TorchDispatchMode):
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
 
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+    def __torch_dispatch__(
+        self, func: Function, types: object, args: Args = (), kwargs: Kwargs | None = None
+    ) -> object:
         kwargs = kwargs or {}
         given = _tensors(args, kwargs)
         device = kwargs.get("device")
@@ -132,7 +135,7 @@ class _Meeting(TorchDispatchMode):
         return out
 
 
-def _tensors(args: Any, kwargs: Any) -> list[Tensor]:
+def _tensors(args: Args, kwargs: Kwargs) -> list[Tensor]:
     """Tensors among an operator's arguments, which hold no deeper lists than one."""
     found: list[Tensor] = []
     for value in chain(args, kwargs.values()):
@@ -150,7 +153,9 @@ def _bare(value: Any) -> Any:
 class _Fused(TorchFunctionMode):
     """Fused attention is what the processor would run; on the meta device torch writes it out instead."""
 
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+    def __torch_function__(
+        self, func: Function, types: object, args: Args = (), kwargs: Kwargs | None = None
+    ) -> object:
         kwargs = kwargs or {}
         if func is F.scaled_dot_product_attention:
             names = ("query", "key", "value", "attn_mask", "dropout_p", "is_causal")

@@ -5,13 +5,13 @@ A pruned network must make the same ones: which layers run must not depend on th
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_leaves, tree_map
 
+from prunekit._types import Args, Function, Kwargs
 from prunekit.errors import GraphError
 from prunekit.graph.calls import call_name, is_plain
 from prunekit.graph.constraints import Declared
@@ -101,7 +101,9 @@ class _Names(TorchFunctionMode):
         super().__init__()
         self.found: list[str] = []
 
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if not is_plain(func, args, kwargs):
+    def __torch_function__(
+        self, func: Function, types: object, args: Args = (), kwargs: Kwargs | None = None
+    ) -> object:
+        if not is_plain(func, args, kwargs or {}):
             self.found.append(call_name(func))
         return func(*args, **(kwargs or {}))

@@ -4,9 +4,9 @@ An operator that is not listed here fixes whatever reaches it: a network is neve
 """
 
 from collections.abc import Mapping
-from typing import Any
 
 import torch
+from torch._ops import OpOverload
 
 from prunekit.graph.operators import elementwise, picking, shapes
 from prunekit.graph.operators import layer_operators as layers
@@ -16,7 +16,7 @@ from prunekit.graph.operators.declared_layers import follow_declared
 __all__ = ["Operation", "follow_declared", "rule_of"]
 
 
-def rule_of(func: Any) -> Rule:
+def rule_of(func: OpOverload) -> Rule:
     """The rule of an operator overload."""
     name = name_of(func)
     if name in _RULES:

@@ -1,25 +1,27 @@
 """What the rules of operators have in common."""
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from torch import Tensor
+from torch._ops import OpOverload
 from torch.utils._pytree import tree_leaves
 
+from prunekit._types import Args, Kwargs
 from prunekit.graph.flow import Flow
 from prunekit.graph.labels import Grid, Labels
 
 __all__ = ["Operation", "Rule", "aligned", "join", "name_of", "tensors_in"]
 
 
-def name_of(func: Any) -> str:
+def name_of(func: OpOverload) -> str:
     """Name of an operator without namespace and overload."""
     name: str = func.name().removeprefix("aten::").split(".")[0]
     return name if name.startswith("__") else name.rstrip("_")
 
 
-def tensors_in(*values: Any) -> list[Tensor]:
+def tensors_in(*values: object) -> list[Tensor]:
     """Tensors in nested arguments."""
     return [leaf for leaf in tree_leaves(values) if isinstance(leaf, Tensor)]
 
@@ -35,9 +37,9 @@ class Operation:
         out: what it returned.
     """
 
-    func: Any
-    args: Sequence[Any]
-    kwargs: Mapping[str, Any]
+    func: OpOverload
+    args: Args
+    kwargs: Kwargs
     out: Any
 
     @property
@@ -48,7 +50,7 @@ class Operation:
     @property
     def tensors(self) -> list[Tensor]:
         """Tensors among the arguments."""
-        return tensors_in(self.args, dict(self.kwargs))
+        return tensors_in(self.args, self.kwargs)
 
     @property
     def results(self) -> list[Tensor]:

@@ -275,7 +275,7 @@ def _fused_attention(flow: Flow, op: Operation, is_divided: bool) -> None:
 
 def _flex_attention(flow: Flow, op: Operation) -> None:
     """Attention with a custom score function: other tensors that this function reads keep their size."""
-    for tensor in tensors_in(op.args[3:], dict(op.kwargs)):
+    for tensor in tensors_in(op.args[3:], op.kwargs):
         flow.fix(flow.of(tensor).grids, "they are read by the scores of a flexible attention")
     _fused_attention(flow, op, False)
     query, last = flow.of(op.args[0]), op.args[0].ndim - 1
