@@ -6,6 +6,7 @@ import logging
 import os
 import re
 import sys
+from collections.abc import Callable
 from importlib import import_module
 from typing import Annotated, Any
 
@@ -21,12 +22,12 @@ from prunekit.cli.interrupts import ends_at_signals, interruptible
 from prunekit.cli.shared_options import checked
 from prunekit.errors import InputError, LimitError, PrunekitError
 
-__all__ = ["app", "main"]
+__all__ = ["MODULES", "app", "command", "main"]
 
 _CHOICE = re.compile(r"for '(?P<flag>[^']*)': '(?P<value>.*)' is not one of (?P<choices>.*)")
 _UsageError: Any = typer.BadParameter.__mro__[1]  # typer has no public name for it
 
-_MODULES = {
+MODULES = {
     "demo": "running",
     "run": "running",
     "groups": "grouping",
@@ -48,20 +49,25 @@ _MODULES = {
 """The commands in the order of the help text, and the modules that have them."""
 
 
+def command(name: str) -> Callable[..., None]:
+    """The function behind a command, with an argument for each option."""
+    functions = import_module(f"prunekit.cli.{MODULES[name]}").COMMANDS
+    (function,) = (one for one in functions if one.__name__ == name)
+    return interruptible(with_flags(checked(bundled(function))))
+
+
 class _ImportedAtNeed(TyperGroup):
     """Commands whose modules are imported when they are typed or listed."""
 
     def __init__(self, **attributes: Any) -> None:
         super().__init__(**attributes)
-        self.commands: dict[str, Any] = dict.fromkeys(_MODULES)
+        self.commands: dict[str, Any] = dict.fromkeys(MODULES)
 
     def get_command(self, ctx: Any, cmd_name: str) -> Any:
         """The command of this name, or None."""
-        if cmd_name in _MODULES and self.commands[cmd_name] is None:
-            functions = import_module(f"prunekit.cli.{_MODULES[cmd_name]}").COMMANDS
-            (function,) = (one for one in functions if one.__name__ == cmd_name)
+        if cmd_name in MODULES and self.commands[cmd_name] is None:
             alone = typer.Typer(**_SETTINGS)
-            alone.command(cmd_name)(interruptible(with_flags(checked(bundled(function)))))
+            alone.command(cmd_name)(command(cmd_name))
             self.commands[cmd_name] = get_command(alone)
         return self.commands.get(cmd_name)
 

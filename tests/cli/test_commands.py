@@ -2,6 +2,8 @@
 
 import json
 import shutil
+from importlib import import_module
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -9,8 +11,10 @@ import torch
 from command_line import done, listing, typed
 from PIL import Image
 
+import prunekit.cli
 from prunekit._json import read_json
 from prunekit.checkpoint import load_base
+from prunekit.cli.app import MODULES
 from prunekit.nets import load_experts
 from prunekit.slim import load_slim
 
@@ -160,12 +164,17 @@ def test_every_command_speaks_json(journey, tmp_path, monkeypatch):
     assert trained["loss"] > 0
 
 
-COMMANDS = (
-    "demo train groups allocate importance prune finetune assemble sample evaluate consistency cost report run schema"
-)
-
-
-@pytest.mark.parametrize("name", COMMANDS.split())
+@pytest.mark.parametrize("name", MODULES)
 def test_every_command_has_help_and_json(name):
     assert f" {name} " in done("prunekit --help").out
     assert "--json" in done(f"prunekit {name} --help").out
+
+
+def test_every_command_of_a_module_is_listed():
+    has = {
+        module: {one.__name__ for one in import_module(f"prunekit.cli.{module}").COMMANDS}
+        for module in MODULES.values()
+    }
+    assert {(name, module) for module, names in has.items() for name in names} == set(MODULES.items())
+    own = {path.stem for path in Path(prunekit.cli.__file__).parent.glob("*.py") if "\nCOMMANDS = " in path.read_text()}
+    assert own == set(has)

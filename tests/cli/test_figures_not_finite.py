@@ -12,7 +12,7 @@ import yaml
 from command_line import TINY, Typed, listing, typed
 
 from prunekit.checkpoint import Base, ModelSpec, save_base
-from prunekit.cli.app import app
+from prunekit.cli.app import MODULES, command
 from prunekit.cli.flags import flag_of
 from prunekit.schedule import Parameterization
 from prunekit.steps.bases import open_base, seeded_weights
@@ -36,12 +36,12 @@ def shelf(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_the_table_below_has_every_option_that_takes_a_float():
-    listed = {(command.split()[0], option) for command, options in NUMBERS.items() for option in options}
-    for command in app.registered_commands:
-        parameters = inspect.signature(command.callback).parameters.values()
+    listed = {(line.split()[0], option) for line, options in NUMBERS.items() for option in options}
+    for name in MODULES:
+        parameters = inspect.signature(command(name)).parameters.values()
         floats = [each for each in parameters if get_args(each.annotation)[:1] in ((float,), (float | None,))]
-        names = {(command.callback.__name__, flag_of(each).removeprefix("--")) for each in floats}
-        assert names <= listed | {("finetune", option) for option in NUMBERS["train"]}
+        found = {(name, flag_of(each).removeprefix("--")) for each in floats}
+        assert found <= listed | {("finetune", option) for option in NUMBERS["train"]}
 
 
 def refused(line: str, said: str, shelf: Path, monkeypatch: pytest.MonkeyPatch) -> None:
