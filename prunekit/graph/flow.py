@@ -88,9 +88,13 @@ class Flow(TorchDispatchMode):
     def axis(self, name: str, dim: int, size: int) -> IntArray:
         """Ids of one axis of a parameter or buffer."""
         if (name, dim) not in self.axes:
-            self.axes[name, dim] = np.arange(self._next, self._next + size)
-            self._next += size
+            self.axes[name, dim] = self.new_ids(size)
         return self.axes[name, dim]
+
+    def new_ids(self, size: int) -> IntArray:
+        """Ids that no parameter or buffer has, of something that the network makes as it runs."""
+        self._next += size
+        return np.arange(self._next - size, self._next)
 
     @property
     def count(self) -> int:
@@ -108,7 +112,7 @@ class Flow(TorchDispatchMode):
         ):
             if not any(set(grid.dims) <= set(other.dims) for other in kept):
                 kept.append(grid)
-        self._labels[tensor] = Labels(tuple(kept), labels.wild, labels.queries)
+        self._labels[tensor] = Labels(tuple(kept), labels.wild, labels.queries, labels.counted)
 
     def fix(self, grids: Iterable[Grid], reason: str) -> None:
         """Ids that can never be removed, with the reason."""

@@ -20,6 +20,13 @@ def _nothing(flow: Flow, func: Any, args: Sequence[Any], kwargs: Mapping[str, An
     """The result says nothing about channels (shapes, comparisons of scalars, positions made by counting)."""
 
 
+def _count(flow: Flow, func: Any, args: Sequence[Any], kwargs: Mapping[str, Any], out: Any) -> None:
+    """Numbers from 0 on may be those of a tensor's channels, see :func:`prunekit.graph.operators.picking._diagonal`."""
+    start, step = argument(func, args, kwargs, "start", 0), argument(func, args, kwargs, "step", 1)
+    if start == 0 and step == 1 and len(out) > 1 and not out.is_floating_point():
+        flow.put(out, Labels(counted=flow.new_ids(len(out))))
+
+
 def _same(flow: Flow, func: Any, args: Sequence[Any], kwargs: Mapping[str, Any], out: Any) -> None:
     flow.put(out, flow.of(args[0]))
 
@@ -126,10 +133,8 @@ RULES: Mapping[str, Rule] = {
         ),
         _filled,
     ),
-    **dict.fromkeys(
-        ("arange", "linspace", "randn", "rand", "eye"),
-        _nothing,
-    ),
+    "arange": _count,
+    **dict.fromkeys(("linspace", "randn", "rand", "eye"), _nothing),
     **dict.fromkeys(("_local_scalar_dense", "sym_size", "equal", "is_same_size"), _nothing),
     **dict.fromkeys(("_softmax", "_log_softmax", "_safe_softmax"), _softmax),
     **dict.fromkeys(("mean", "sum", "var", "std", "var_mean", "linalg_vector_norm", "norm"), _reduce),
