@@ -24,7 +24,10 @@ from prunekit.graph.forward_pass import output_tensors
 from prunekit.graph.labels import FIXED, Findings, Grid, Labels, Product, Rectangle
 from prunekit.graph.layers import HEADS
 
-__all__ = ["Flow", "outputs_fixed"]
+__all__ = ["OTHERS", "Flow", "outputs_fixed"]
+
+OTHERS = "*"
+"""All modules that nothing is said of; the root, which may attend too, has no name."""
 
 _PARTS = (2, 3, 4, 6, 9, 12)  # a table of so many rows is one of shifts, scales and gates
 
@@ -35,7 +38,7 @@ class Flow(TorchDispatchMode):
     Args:
         model: its parameters and buffers are the tensors whose axes have ids.
         deadline: when to give up.
-        head_modes: how attentions are meant to shrink, ``whole`` heads or not, by module name; '' is for all others.
+        head_modes: how attentions are meant to shrink, ``whole`` heads or not, by module name; :data:`OTHERS` is for all others.
     """
 
     supports_higher_order_operators = True
@@ -170,7 +173,7 @@ class Flow(TorchDispatchMode):
     @property
     def heads_leave(self) -> bool:
         """Whether the attention of the running module is meant to lose whole heads, and not channels of each."""
-        return self.head_modes.get(self.module, self.head_modes[""]) == "whole"
+        return self.head_modes.get(self.module, self.head_modes[OTHERS]) == "whole"
 
     def note_blocks(self, grid: Grid) -> None:
         """A reshape has put ids into blocks along the first axis of a grid."""

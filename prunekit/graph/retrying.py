@@ -8,6 +8,7 @@ import numpy as np
 
 from prunekit.graph.channels import Channels
 from prunekit.graph.constraints import Constraints
+from prunekit.graph.flow import OTHERS
 from prunekit.graph.found import Found
 from prunekit.graph.structure import ChannelGraph, ChannelGroup
 from prunekit.graph.trial import Offence, Trial
@@ -25,7 +26,7 @@ class Retries:
     Args:
         ways: how attentions may shrink, the preferred way first.
         constraints: what the user says; nothing that is tried goes against it.
-        modes: how they do, by module or group; '' for all others.
+        modes: how they do, by module or group; :data:`OTHERS` for all others.
         ties: groups held equal.
         frozen: class and name of attributes that do not follow the widths.
         failed: groups that are given up, with the reason.
@@ -47,7 +48,7 @@ class Retries:
     _trials: int = 0
 
     def __post_init__(self) -> None:
-        self.modes[""] = self.ways[0]
+        self.modes[OTHERS] = self.ways[0]
 
     def mode_of(self, found: Found) -> str:
         """How channels shrink if they are an attention's."""
