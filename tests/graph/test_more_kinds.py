@@ -118,3 +118,52 @@ class Padded(nn.Module):
 def test_rows_of_a_flexible_attention_that_see_nothing_are_no_fault():
     graph = pruned_as_silenced(Padded, 1, 6, 5)
     assert (graph["q"].rows, graph["q"].whole) == (3, True)
+
+
+class Cycle(nn.Module):
+    """A state that starts as zeros like the values, behind a norm and a layer of its own."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.last = nn.Linear(5, 12), nn.Linear(12, 3)
+        self.norm, self.back = nn.RMSNorm(12), nn.Linear(12, 12)
+
+    def forward(self, x):
+        x = self.first(x)
+        before = torch.zeros_like(x)
+        for _ in range(2):
+            before = F.silu(x + self.back(self.norm(before)))
+        return self.last(before)
+
+
+def test_states_that_start_as_zeros_shrink_with_what_they_are_like():
+    graph = pruned_as_silenced(Cycle, 1, 4, 5, exact=False)
+    assert {"first", "back"} <= made(graph), graph.left_whole
+    assert {"norm", "back"} <= {member.layer for member in graph["first"].members}
+
+
+class Biased(nn.Module):
+    """Attention with a bias for each head, made by a layer; its result is reshaped to its input's width if it has none of its own."""
+
+    def __init__(self, own_width):
+        super().__init__()
+        self.own_width, self.heads = own_width, 4
+        self.first, self.bias, self.last = nn.Linear(5, 24), nn.Linear(5, 4), nn.Linear(24, 3)
+        self.norm_q, self.q, self.k, self.v, self.out = nn.RMSNorm(24), *(nn.Linear(24, 24) for _ in range(4))
+
+    def forward(self, x):
+        bias = self.bias(x[:, None] * x[:, :, None]).permute(0, 3, 1, 2)
+        x = self.first(x)
+        q, k, v = self.norm_q(self.q(x)), self.k(x), self.v(x)
+        q, k, v = (one.unflatten(-1, (self.heads, -1)).transpose(1, 2) for one in (q, k, v))
+        y = F.scaled_dot_product_attention(q, k, v, attn_mask=bias).transpose(1, 2)
+        return self.last(x + self.out(y.flatten(2) if self.own_width else y.reshape(x.shape)))
+
+
+@pytest.mark.parametrize("own_width", [True, False])
+def test_heads_leave_with_their_biases(own_width):
+    graph = pruned_as_silenced(lambda: Biased(own_width), 1, 6, 5, exact=False)
+    assert {"first", "q", "k", "v", "bias"} <= made(graph), graph.left_whole
+    heads = next(group for group in graph if "bias" in group.makers)
+    assert heads.size == 4
+    assert ("first" in heads.makers) != own_width  # as many of its channels leave as a head has

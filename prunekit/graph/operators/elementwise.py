@@ -45,6 +45,11 @@ def _filled(flow: Flow, func: Any, args: Sequence[Any], kwargs: Mapping[str, Any
     flow.put(out, Labels((), frozenset(range(out.ndim))))
 
 
+def _filled_like(flow: Flow, func: Any, args: Sequence[Any], kwargs: Mapping[str, Any], out: Any) -> None:
+    """One value everywhere, in a shape that shrinks with another tensor's."""
+    flow.put(out, Labels(flow.of(args[0]).grids, frozenset(range(out.ndim))))
+
+
 def pointwise(flow: Flow, func: Any, args: Sequence[Any], kwargs: Mapping[str, Any], out: Any) -> None:
     """Tensors that are broadcast and lie on each other."""
     results = tensors_in(out)
@@ -123,9 +128,6 @@ RULES: Mapping[str, Rule] = {
             "zeros",
             "ones",
             "full",
-            "zeros_like",
-            "ones_like",
-            "full_like",
             "new_zeros",
             "new_ones",
             "new_full",
@@ -134,6 +136,7 @@ RULES: Mapping[str, Rule] = {
         _filled,
     ),
     "arange": _count,
+    **dict.fromkeys(("zeros_like", "ones_like", "full_like"), _filled_like),
     **dict.fromkeys(("linspace", "randn", "rand", "eye"), _nothing),
     **dict.fromkeys(("_local_scalar_dense", "sym_size", "equal", "is_same_size"), _nothing),
     **dict.fromkeys(("_softmax", "_log_softmax", "_safe_softmax"), _softmax),
