@@ -47,7 +47,8 @@ def _filled(flow: Flow, func: Any, args: Sequence[Any], kwargs: Mapping[str, Any
 
 def _filled_like(flow: Flow, func: Any, args: Sequence[Any], kwargs: Mapping[str, Any], out: Any) -> None:
     """One value everywhere, in a shape that shrinks with another tensor's."""
-    flow.put(out, Labels(flow.of(args[0]).grids, frozenset(range(out.ndim))))
+    grids = (grid for grid in flow.of(args[0]).grids if all(out.shape[dim] > 1 for dim in grid.dims))
+    flow.put(out, Labels(tuple(grids), frozenset(range(out.ndim))))
 
 
 def pointwise(flow: Flow, func: Any, args: Sequence[Any], kwargs: Mapping[str, Any], out: Any) -> None:
