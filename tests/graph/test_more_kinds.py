@@ -143,7 +143,7 @@ def test_states_that_start_as_zeros_shrink_with_what_they_are_like():
 
 
 class Biased(nn.Module):
-    """Attention with a bias for each head, made by a layer; its result is reshaped to its input's width if it has none of its own."""
+    """Attention with a bias for each head, made by a layer; its result is reshaped to its own width, or to its input's."""
 
     def __init__(self, own_width):
         super().__init__()
