@@ -2,7 +2,8 @@
 
 Norms see fewer channels in the slim network, so their statistics differ, and should. They are recorded while the silenced network
 runs and replayed in the slim one, in the order of the calls: one scalar for each norm of torch, every mean, variance and norm that
-code takes by itself and that has the same shape in both, and the numbers that scale what ``F.normalize`` gives.
+code takes by itself and that has the same shape in both, and the numbers that scale what ``F.normalize`` gives. The small number
+that code adds to a norm before it divides is next to nothing in both: it weighs more beside the norm of fewer channels.
 """
 
 import copy
@@ -22,6 +23,8 @@ from prunekit.graph.judging import NORMS, plain_norm
 from prunekit.graph.surgery import all_tensors, tensors_of
 
 _MEANS = ("mean", "var", "std", "var_mean", "std_mean", "norm", "vector_norm", "linalg_vector_norm")
+_SUMS = ("add", "radd", "iadd")
+_SMALL, _NOTHING = 0.01, 1e-30
 _SCALES = ("mul", "div", "truediv", "multiply", "divide", "rmul")
 
 
@@ -33,6 +36,7 @@ class _Norms(TorchFunctionMode):
         self.replayed = None if recorded is None else iter(recorded)
         self.recorded: list[Any] = []
         self.normed = WeakIdKeyDictionary()
+        self.statistics = WeakIdKeyDictionary()
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs, name = kwargs or {}, str(getattr(func, "__name__", "")).strip("_")
@@ -42,13 +46,16 @@ class _Norms(TorchFunctionMode):
             return plain_norm(func, ((given / scale).to(given.dtype), *args[1:]), kwargs)
         if name in _SCALES and any(leaf in self.normed for leaf in tree_leaves(args) if isinstance(leaf, Tensor)):
             args = tuple(self._told(arg) if isinstance(arg, float | int) else arg for arg in args)
+        elif name in _SUMS and any(leaf in self.statistics for leaf in args if isinstance(leaf, Tensor)):
+            args = tuple(_NOTHING if isinstance(arg, float) and 0 < arg < _SMALL else arg for arg in args)
         else:
             name = "normalize" if func is F.normalize else name if name in _MEANS else ""
         result = func(*args, **kwargs)
         if name in _MEANS:
             told = self._told(result)
-            return told if _shapes(told) == _shapes(result) else result
-        if name:
+            result = told if _shapes(told) == _shapes(result) else result
+            self.statistics |= {leaf: True for leaf in tree_leaves(result)}
+        elif name and name not in _SUMS:
             self.normed[result] = True
         return result
 

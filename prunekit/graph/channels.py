@@ -99,12 +99,15 @@ class Channels:
         return run
 
     def tied(self, *names: str) -> Iterator[tuple[IntArray, IntArray]]:
-        """An id of every root channel of two sets of channels, where both are there and equally large."""
-        sets = [found.components for found in self.found if found.name in names]
-        if len(sets) == 2 and len(sets[0]) == len(sets[1]):
+        """An id of every root channel of two sets of channels, where both are there; of one, as many may go with one of the other.
+
+        So channels of which only whole heads leave are held equal to those of as many heads.
+        """
+        sets = sorted((found.components for found in self.found if found.name in names), key=len)
+        if len(sets) == 2 and len(sets[1]) % len(sets[0]) == 0:
             components, first = np.unique(self.component, return_index=True)
             a, b = (first[np.searchsorted(components, own)] for own in sets)
-            yield a, b
+            yield a.repeat(len(b) // len(a)), b
 
     def _fix_the_unsliceable(self) -> None:
         """Tensors that surgery cannot slice, and axes that code takes to be equal."""

@@ -25,7 +25,10 @@ from prunekit.graph.forward_pass import output_tensors
 from prunekit.graph.labels import FIXED, Findings, Grid, Labels, Product, Rectangle
 from prunekit.graph.layers import HEADS
 
-__all__ = ["Flow", "outputs_fixed"]
+__all__ = ["OTHERS", "Flow", "outputs_fixed"]
+
+OTHERS = "*"
+"""All modules that nothing is said of; the root, which may attend too, has no name."""
 
 _PARTS = (2, 3, 4, 6, 9, 12)  # a table of so many rows is one of shifts, scales and gates
 
@@ -36,7 +39,7 @@ class Flow(TorchDispatchMode):
     Args:
         model: its parameters and buffers are the tensors whose axes have ids.
         deadline: when to give up.
-        head_modes: how attentions are meant to shrink, ``whole`` heads or not, by module name; '' is for all others.
+        head_modes: how attentions are meant to shrink, ``whole`` heads or not, by module name; :data:`OTHERS` is for all others.
     """
 
     supports_higher_order_operators = True
@@ -89,9 +92,13 @@ class Flow(TorchDispatchMode):
     def axis(self, name: str, dim: int, size: int) -> IntArray:
         """Ids of one axis of a parameter or buffer."""
         if (name, dim) not in self.axes:
-            self.axes[name, dim] = np.arange(self._next, self._next + size)
-            self._next += size
+            self.axes[name, dim] = self.new_ids(size)
         return self.axes[name, dim]
+
+    def new_ids(self, size: int) -> IntArray:
+        """Ids that no parameter or buffer has, of something that the network makes as it runs."""
+        self._next += size
+        return np.arange(self._next - size, self._next)
 
     @property
     def count(self) -> int:
@@ -109,7 +116,7 @@ class Flow(TorchDispatchMode):
         ):
             if not any(set(grid.dims) <= set(other.dims) for other in kept):
                 kept.append(grid)
-        self._labels[tensor] = Labels(tuple(kept), labels.wild, labels.queries)
+        self._labels[tensor] = Labels(tuple(kept), labels.wild, labels.queries, labels.counted)
 
     def fix(self, grids: Iterable[Grid], reason: str) -> None:
         """Ids that can never be removed, with the reason."""
@@ -167,7 +174,7 @@ class Flow(TorchDispatchMode):
     @property
     def heads_leave(self) -> bool:
         """Whether the attention of the running module is meant to lose whole heads, and not channels of each."""
-        return self.head_modes.get(self.module, self.head_modes[""]) == "whole"
+        return self.head_modes.get(self.module, self.head_modes[OTHERS]) == "whole"
 
     def note_blocks(self, grid: Grid) -> None:
         """A reshape has put ids into blocks along the first axis of a grid."""

@@ -60,11 +60,13 @@ class Labels:
         grids: its ids; grids may share dimensions.
         wild: dimensions along which it is the same everywhere, by broadcasting or by being filled with one value.
         queries: for what may be an attention's scores, the ids that were summed over.
+        counted: for the numbers 0, 1, 2, …, one id each: as many stay as ids do, and they count from 0 again.
     """
 
     grids: tuple[Grid, ...] = ()
     wild: frozenset[int] = frozenset()
     queries: tuple[IntArray, ...] = ()
+    counted: IntArray | None = None
 
     def at(self, dim: int) -> list[Grid]:
         """The grids that a dimension takes part in."""

@@ -131,7 +131,7 @@ class Recording(TorchFunctionMode):
                 tensor.zero_()
         after = versions([leaves[i] for i in places])
         written = {k: self._new(leaves[i]) for k, i in enumerate(places) if after[k] != before[k]}
-        made = [*tensors_among(out), *(value.tensor for value in written.values())]
+        made = [*_numbers_of(call.name, out), *(value.tensor for value in written.values())]
         if not _are_finite(made):
             self._silence(call, out, {k: leaves[places[k]] for k in written})
             was_finite = _are_finite(leaves) if was_finite is None else was_finite
@@ -184,6 +184,11 @@ class Recording(TorchFunctionMode):
         """Copy what has been noted of a tensor and its views: it is going to be written into."""
         for value in self._stored.pop(_storage(tensor), ()):
             value.tensor = value.tensor.clone()
+
+
+def _numbers_of(name: str, out: Any) -> list[Tensor]:
+    """Tensors of a result that have to be finite: a flexible attention also gives logarithms of sums, −∞ where all is masked."""
+    return tensors_among(out)[: 1 if name == "flex_attention" else None]
 
 
 def _storage(tensor: Tensor) -> int:

@@ -8,6 +8,7 @@ import numpy as np
 
 from prunekit.graph.channels import Channels
 from prunekit.graph.constraints import Constraints
+from prunekit.graph.flow import OTHERS
 from prunekit.graph.found import Found
 from prunekit.graph.structure import ChannelGraph, ChannelGroup
 from prunekit.graph.trial import Offence, Trial
@@ -25,7 +26,7 @@ class Retries:
     Args:
         ways: how attentions may shrink, the preferred way first.
         constraints: what the user says; nothing that is tried goes against it.
-        modes: how they do, by module or group; '' for all others.
+        modes: how they do, by module or group; :data:`OTHERS` for all others.
         ties: groups held equal.
         frozen: class and name of attributes that do not follow the widths.
         failed: groups that are given up, with the reason.
@@ -47,7 +48,7 @@ class Retries:
     _trials: int = 0
 
     def __post_init__(self) -> None:
-        self.modes[""] = self.ways[0]
+        self.modes[OTHERS] = self.ways[0]
 
     def mode_of(self, found: Found) -> str:
         """How channels shrink if they are an attention's."""
@@ -229,7 +230,7 @@ class Retries:
         ways_left = self._ways_tried.get(name, 0) < len(self._ways_of(by_name[name])) - 1
         if not told and ways_left and (by_name[name].heads or channels.asking.asks(by_name[name])):
             return None  # another way to shrink comes first
-        partners = [other for other in (*told, *near) if other.size == group.size and other.name not in self.failed]
+        partners = [other for other in (*told, *near) if _fits(other, group) and other.name not in self.failed]
         for other in partners[:_PARTNERS]:
             pair = frozenset((name, other.name))
             if pair not in self._ties_tried:
@@ -238,15 +239,22 @@ class Retries:
         return None
 
 
+def _fits(a: ChannelGroup, b: ChannelGroup) -> bool:
+    """Whether two groups have equally many positions somewhere, one by one or some with each of the other's."""
+    spans = [{len(member.positions) for member in one.members} for one in (a, b)]
+    return a.size == b.size or (bool(spans[0] & spans[1]) and max(a.size, b.size) % min(a.size, b.size) == 0)
+
+
 def _told_by_numbers(group: ChannelGroup, offence: Offence, graph: ChannelGraph) -> Iterator[ChannelGroup]:
     """Groups of which the call's numbers are the widths, full and pruned."""
     widths = dict(offence.widths)
     numbers = {(a, b) for a, b in zip(*offence.numbers, strict=False) if a != b}
     own = graph.index[group.name]
     for other in sorted(graph, key=lambda one: abs(graph.index[one.name] - own)):
-        times = len(other.members[0].positions) // other.size
-        full, pruned = other.size * times, widths.get(other.name, other.size) * times
-        if other.name != group.name and (full, pruned) in numbers and full != pruned:
+        pruned = widths.get(other.name, other.size)
+        times = {len(member.positions) // other.size for member in other.members}
+        told = {(other.size * t, pruned * t) for t in times} & numbers
+        if other.name != group.name and any(full != pruned for full, pruned in told):
             yield other
 
 

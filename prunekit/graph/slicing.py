@@ -35,11 +35,17 @@ class Cutter:
             labels: its labels.
             shape: of the pruned network's tensor where there is one: one that is the same all along a dimension has any length.
         """
+        if labels.counted is not None:
+            yield tensor[: int(self._alive[labels.counted].sum())]
+            return
         for way in self._ways(labels):
             yield _stretched(way(tensor), labels, shape)
 
     def shapes(self, tensor: Tensor, labels: Labels, shape: Sequence[int]) -> Iterator[tuple[int, ...]]:
         """Shapes of :meth:`cuts`."""
+        if labels.counted is not None:
+            yield (int(self._alive[labels.counted].sum()),)
+            return
         for way in self._ways(labels):
             found = way.shape(tensor)
             if len(shape) == len(found):

@@ -384,6 +384,20 @@ def diagonal_kernel(net: Program, x: Tensor) -> Tensor:
     return F.conv1d(y, kernel, padding=1).transpose(1, 2)
 
 
+def from_zeros(net: Program, x: Tensor) -> Tensor:
+    """A state that starts as zeros like the values."""
+    y = net.same(x)
+    return y + F.silu(net.same(torch.zeros_like(y)))
+
+
+def biased_heads(net: Program, x: Tensor) -> Tensor:
+    """Attention with a bias for each head that a layer makes."""
+    q, k, v = (net.same(x).unflatten(-1, (2, -1)).transpose(1, 2) for _ in range(3))
+    bias = net.linear(x, 2).transpose(1, 2).unsqueeze(-1)
+    y = F.scaled_dot_product_attention(q, k, v, attn_mask=bias.expand(-1, -1, -1, x.shape[1]))
+    return y.transpose(1, 2).flatten(2)
+
+
 def flexible_heads(net: Program, x: Tensor) -> Tensor:
     q, k, v = (net.same(x).unflatten(-1, (2, -1)).transpose(1, 2) for _ in range(3))
     return flex_attention(q, k, v).transpose(1, 2).flatten(2)
@@ -564,6 +578,8 @@ STEPS: dict[str, Callable[[Program, Tensor], Tensor]] = {
     "scaled weight": scaled_weight,
     "normed weight": normed_weight,
     "diagonal kernel": diagonal_kernel,
+    "from zeros": from_zeros,
+    "biased heads": biased_heads,
     "flexible heads": flexible_heads,
     "rest of heads": rest_of_heads,
     "packed rows": packed_rows,

@@ -94,6 +94,9 @@ PRUNABLE = {
     "tied": {"layers.0", "layers.1"},
     "torch attention": {"layers.0"},
     "complex": {"layers.0", "layers.1"},
+    "diagonal kernel": {"layers.0", "layers.1"},
+    "from zeros": {"layers.0", "layers.1"},
+    "biased heads": {"layers.0", "layers.1"},
 }
 
 

@@ -19,6 +19,13 @@ def _nothing(flow: Flow, op: Operation) -> None:
     """The result says nothing about channels (shapes, comparisons of scalars, positions made by counting)."""
 
 
+def _count(flow: Flow, op: Operation) -> None:
+    """Numbers from 0 on may be those of a tensor's channels, see :func:`prunekit.graph.operators.picking._diagonal`."""
+    start, step = op.argument("start", 0), op.argument("step", 1)
+    if start == 0 and step == 1 and len(op.out) > 1 and not op.out.is_floating_point():
+        flow.put(op.out, Labels(counted=flow.new_ids(len(op.out))))
+
+
 def _same(flow: Flow, op: Operation) -> None:
     flow.put(op.out, flow.of(op.args[0]))
 
@@ -35,6 +42,12 @@ def _softmax(flow: Flow, op: Operation) -> None:
 
 def _filled(flow: Flow, op: Operation) -> None:
     flow.put(op.out, Labels((), frozenset(range(op.out.ndim))))
+
+
+def _filled_like(flow: Flow, op: Operation) -> None:
+    """One value everywhere, in a shape that shrinks with another tensor's."""
+    grids = (grid for grid in flow.of(op.args[0]).grids if all(op.out.shape[dim] > 1 for dim in grid.dims))
+    flow.put(op.out, Labels(tuple(grids), frozenset(range(op.out.ndim))))
 
 
 def pointwise(flow: Flow, op: Operation) -> None:
@@ -115,9 +128,6 @@ RULES: Mapping[str, Rule] = {
             "zeros",
             "ones",
             "full",
-            "zeros_like",
-            "ones_like",
-            "full_like",
             "new_zeros",
             "new_ones",
             "new_full",
@@ -125,10 +135,9 @@ RULES: Mapping[str, Rule] = {
         ),
         _filled,
     ),
-    **dict.fromkeys(
-        ("arange", "linspace", "randn", "rand", "eye"),
-        _nothing,
-    ),
+    "arange": _count,
+    **dict.fromkeys(("zeros_like", "ones_like", "full_like"), _filled_like),
+    **dict.fromkeys(("linspace", "randn", "rand", "eye"), _nothing),
     **dict.fromkeys(("_local_scalar_dense", "sym_size", "equal", "is_same_size"), _nothing),
     **dict.fromkeys(("_softmax", "_log_softmax", "_safe_softmax"), _softmax),
     **dict.fromkeys(("mean", "sum", "var", "std", "var_mean", "linalg_vector_norm", "norm"), _reduce),

@@ -236,7 +236,19 @@ def _repeated(labels: Labels, dim: int, times: int, is_single: bool) -> Labels:
 
 def _attention(flow: Flow, op: Operation) -> None:
     """Fused attention, divided by the root of the width unless a scale is given."""
+    mask = op.argument("attn_mask", op.argument("attn_bias"))
+    if isinstance(mask, Tensor) and op.args[0].ndim > 2:
+        _bias_heads(flow, op.args[0], mask)
     _fused_attention(flow, op, op.argument("scale") is None)
+
+
+def _bias_heads(flow: Flow, query: Tensor, mask: Tensor) -> None:
+    """What is added to the scores may be made for each head, which then leaves with its head."""
+    at = query.ndim - 3
+    made = flow.of(mask).moved(lambda dim: dim + query.ndim - mask.ndim).at(at)
+    for own in flow.of(query).at(at):
+        for grid in made:
+            flow.unify(own, grid, "they are added to the scores of an attention")
 
 
 def _fused_attention(flow: Flow, op: Operation, is_divided: bool) -> None:

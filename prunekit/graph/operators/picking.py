@@ -106,6 +106,10 @@ def _index(flow: Flow, op: Operation) -> None:
 def _index_put(flow: Flow, op: Operation) -> None:
     """Rows that are written where tensors of numbers, or masks, say: along the other dimensions they lie on what is there."""
     x, values = op.args[0], op.args[2]
+    diagonal = _diagonal(flow, x, op.args[1], values)
+    if diagonal is not None:
+        flow.put(op.out, diagonal)
+        return
     where, taken, count = _indexed(x, op.args[1])
     ndim = len(where) + count
     back = {place: dim for dim, place in where.items()}
@@ -122,6 +126,30 @@ def _index_put(flow: Flow, op: Operation) -> None:
     there = Labels(tuple(g for g in there.grids if not set(g.dims) & set(taken)), there.wild | set(taken))
     joined = join(flow, [there, Labels(tuple(moved), frozenset(wild))], x.shape, "what is written into rows")
     flow.put(op.out, Labels(joined.grids, joined.wild - set(taken)))
+
+
+def _diagonal(flow: Flow, x: Tensor, indices: Sequence[Any], values: Tensor) -> Labels | None:
+    """Labels of a tensor of zeros, on the diagonal of which something is written: both of its axes have the same channels.
+
+    So a fixed filter becomes the kernel of a convolution that gives every channel to itself. None for any other tensor.
+    """
+    given = [(dim, flow.of(index).counted) for dim, index in enumerate(indices) if index is not None]
+    if flow.of(x).grids or len(given) != 2:
+        return None
+    (a, ids), (b, others) = given
+    if ids is None or ids is not others or not len(ids) == x.shape[a] == x.shape[b]:
+        return None
+    where, taken, count = _indexed(x, indices)
+    lead = len(where) + count - values.ndim
+    back = {place - lead: dim for dim, place in where.items()}
+    own = flow.of(values).grids
+    if not set(taken) <= flow.of(x).wild or any(len(grid.dims) > 1 for grid in own if set(grid.dims) - set(back)):
+        return None
+    for grid in own:  # numbers of its own for each channel
+        if not set(grid.dims) <= set(back):
+            flow.link(ids, grid.ids, "they are written on a diagonal")
+    kept = [grid.moved(back.__getitem__) for grid in own if set(grid.dims) <= set(back)]
+    return Labels((Grid((a,), ids), Grid((b,), ids), *kept))
 
 
 def _scatter(flow: Flow, op: Operation) -> None:
