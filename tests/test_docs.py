@@ -3,6 +3,7 @@
 import re
 from collections.abc import Callable
 from dataclasses import fields
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -225,3 +226,11 @@ def test_the_consistency_page_compares_two_networks() -> None:
 
 def listed_keys(page: str) -> set[str]:
     return set(re.findall(r"^\| `([a-z]+)` \|", page, flags=re.MULTILINE))
+
+
+def test_every_word_of_the_glossary_has_the_class_that_it_names() -> None:
+    page = (Path(__file__).resolve().parents[1] / "docs" / "glossary.md").read_text(encoding="utf-8")
+    names = re.findall(r"`(prunekit\.[\w.]+)\.(\w+)`", page)
+    words = [line.split("|")[1].strip() for line in page.splitlines() if line.startswith("| ")][1:]
+    assert len(names) == len(words) == len(set(words)) > 15
+    assert [(module, name) for module, name in names if not hasattr(import_module(module), name)] == []

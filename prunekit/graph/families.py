@@ -12,7 +12,7 @@ from torch import nn
 
 __all__ = ["FAMILIES", "Family", "queries_of", "refresh", "ties_of"]
 
-Axis = tuple[str, int]
+TensorDim = tuple[str, int]
 """A tensor of a module, by its name from the module on, and one of its dimensions."""
 
 
@@ -23,7 +23,7 @@ class Family(Protocol):
         """Set what the module remembers of its children's sizes, after they changed."""
         ...
 
-    def ties(self, module: Any) -> Iterator[tuple[Axis, Axis]]:
+    def ties(self, module: Any) -> Iterator[tuple[TensorDim, TensorDim]]:
         """Axes of equal length that the module's code takes to stay equal, though no tensor operation says so."""
         ...
 
@@ -38,7 +38,7 @@ class _Plain:
     def refresh(self, module: Any) -> None:
         """Nothing is remembered."""
 
-    def ties(self, module: Any) -> Iterator[tuple[Axis, Axis]]:
+    def ties(self, module: Any) -> Iterator[tuple[TensorDim, TensorDim]]:
         """Nothing is tied."""
         return iter(())
 
@@ -70,7 +70,7 @@ class _Attention(_Plain):
         if module.to_k is not None and not vars(module).get("is_cross_attention", True):
             module.cross_attention_dim = int(module.to_k.in_features)
 
-    def ties(self, module: Any) -> Iterator[tuple[Axis, Axis]]:
+    def ties(self, module: Any) -> Iterator[tuple[TensorDim, TensorDim]]:
         """Fused processors read the width of a value's heads off the key's; plain ones would not mind."""
         if module.to_v is not None:
             yield ("to_q.weight", 0), ("to_v.weight", 0)
@@ -106,7 +106,7 @@ class _ScaledNorm(_Plain):
 class _SharedWidth(_Plain):
     """EDM's ``UNetBlock`` reshapes its attention's inner channels by the width of the block's own."""
 
-    def ties(self, module: Any) -> Iterator[tuple[Axis, Axis]]:
+    def ties(self, module: Any) -> Iterator[tuple[TensorDim, TensorDim]]:
         """The channels of the block and of its attention's products."""
         if vars(module).get("num_heads") and hasattr(module, "qkv") and hasattr(module, "norm2"):
             yield ("norm2.weight", 0), ("proj.weight", 1)
@@ -138,7 +138,7 @@ def refresh(model: nn.Module) -> None:
             family.refresh(module)
 
 
-def ties_of(model: nn.Module) -> Iterator[tuple[Axis, Axis]]:
+def ties_of(model: nn.Module) -> Iterator[tuple[TensorDim, TensorDim]]:
     """All ties of a model, by full tensor names."""
     for name, module in model.named_modules():
         family = _family(module)

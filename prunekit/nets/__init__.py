@@ -7,7 +7,7 @@ from prunekit.nets.drop_in import DropInOutput
 from prunekit.nets.experts import TimestepExperts, load_experts, save_experts
 
 if TYPE_CHECKING:
-    from prunekit.nets.multi_decoder import MultiDecoderUNet, Stage
+    from prunekit.nets.multi_decoder import MultiDecoderUNet, StageUNet
     from prunekit.nets.multi_decoder_files import (
         is_multi_decoder,
         load_multi_decoder,
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 __all__ = [
     "DropInOutput",
     "MultiDecoderUNet",
-    "Stage",
+    "StageUNet",
     "TimestepExperts",
     "is_multi_decoder",
     "load_experts",
@@ -29,7 +29,7 @@ __all__ = [
 ]
 
 _HOMES = {  # they import diffusers, which takes seconds
-    "multi_decoder": ("MultiDecoderUNet", "Stage"),
+    "multi_decoder": ("MultiDecoderUNet", "StageUNet"),
     "multi_decoder_files": ("is_multi_decoder", "load_multi_decoder", "multi_decoder_slim", "save_multi_decoder"),
 }
 __getattr__ = at_need(__name__, _HOMES)

@@ -20,10 +20,10 @@ from prunekit.nets.drop_in import DropInConfig, DropInOutput, rows_by_group, row
 from prunekit.nets.unet_halves import Decoder, Encoder
 from prunekit.slim import SlimModel
 
-__all__ = ["MultiDecoderUNet", "Stage"]
+__all__ = ["MultiDecoderUNet", "StageUNet"]
 
 
-class Stage(nn.Module):
+class StageUNet(nn.Module):
     """The encoder with one decoder: a whole network, called as diffusers' U-Nets are. Both halves are shared, not copied.
 
     Args:
@@ -117,13 +117,13 @@ class MultiDecoderUNet(nn.Module):
         """Where the weights are."""
         return cast(torch.device, self.encoder.conv_in.weight.device)
 
-    def stage(self, index: int) -> Stage:
+    def stage(self, index: int) -> StageUNet:
         """The network that processes a timestep group's samples; it shares its modules with this network.
 
         Raises:
             InputError: there is no such timestep group.
         """
-        return Stage(self.encoder, cast(Decoder, self.decoders[self.groups[index].index])).train(self.training)
+        return StageUNet(self.encoder, cast(Decoder, self.decoders[self.groups[index].index])).train(self.training)
 
     def stage_graph(self, graph: ChannelGraph) -> ChannelGraph:
         """A stage's channel groups, where those that reach into the shared encoder keep all their channels.
@@ -147,7 +147,9 @@ class MultiDecoderUNet(nn.Module):
         encoder = {key: tensor.shape for key, tensor in self.encoder.state_dict().items()}
         for slim in slims:
             stage, index = slim.model, self.groups[slim.group.index].index
-            if not isinstance(stage, Stage) or encoder != {k: t.shape for k, t in stage.encoder.state_dict().items()}:
+            if not isinstance(stage, StageUNet) or encoder != {
+                k: t.shape for k, t in stage.encoder.state_dict().items()
+            }:
                 raise InputError(
                     f"The slim model for timestep group {index} is no stage of this network with its encoder whole; "
                     "prune stage(i) by stage_graph of its channel groups."

@@ -23,7 +23,7 @@ def rule_of(func: OpOverload) -> Rule:
         return _RULES[name]
     if torch.Tag.pointwise in getattr(func, "tags", ()):
         return elementwise.pointwise
-    for part, rule in layers.FAMILIES.items():
+    for part, rule in layers.BY_PART.items():
         if part in name:
             return rule
     return elementwise.unknown

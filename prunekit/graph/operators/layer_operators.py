@@ -11,7 +11,7 @@ from prunekit.graph.flow import Flow
 from prunekit.graph.labels import Grid, Labels
 from prunekit.graph.operators.common import Operation, Rule, aligned, join, tensors_in
 
-__all__ = ["FAMILIES", "RULES"]
+__all__ = ["BY_PART", "RULES"]
 
 _CONTRACTED = 100  # virtual dimension of a matrix product's inner axis
 
@@ -310,7 +310,7 @@ RULES: Mapping[str, Rule] = {
 }
 """Rules by an operator's name."""
 
-FAMILIES: Mapping[str, Rule] = {
+BY_PART: Mapping[str, Rule] = {
     "batch_norm": _batch_norm,
     "_scaled_dot_product": _attention,
     **dict.fromkeys(("upsample", "avg_pool", "max_pool", "reflection_pad", "replication_pad"), _resample),
