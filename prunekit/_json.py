@@ -27,6 +27,7 @@ __all__ = [
     "Bounded",
     "Distance",
     "JsonDict",
+    "JsonObject",
     "Many",
     "Named",
     "Number",
@@ -43,6 +44,9 @@ __all__ = [
 ]
 
 JsonDict = Mapping[str, Any]
+"""An object of JSON that is only read."""
+JsonObject = dict[str, Any]
+"""An object of JSON that is being made."""
 
 AGAIN = "write it again with the command that made it"
 """Default advice for a faulty file."""
@@ -121,7 +125,7 @@ _EXPECTED = {
 """Expected value for each kind of pydantic error."""
 
 
-def read_json(path: Path, expected_format: str | None = None, infinities: bool = False) -> dict[str, Any]:
+def read_json(path: Path, expected_format: str | None = None, infinities: bool = False) -> JsonObject:
     """Read a JSON object, checking its ``format`` key when ``expected_format`` is given.
 
     Args:

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from prunekit._json import JsonDict
+from prunekit._json import JsonDict, JsonObject
 from prunekit._missing import is_hub_id
 
 __all__ = ["name_of", "public_about", "public_manifest", "without_paths"]
@@ -52,18 +52,18 @@ def _text_without_paths(text: str) -> str:
     return name_of(text) if _WHOLE.fullmatch(text) else _FOLDERS.sub("", text)
 
 
-def public_about(about: JsonDict) -> dict[str, Any]:
+def public_about(about: JsonDict) -> JsonObject:
     """A model's metadata with names in place of paths; also for its images in ``data``, which may have a relative path."""
-    public: dict[str, Any] = without_paths(about)
+    public: JsonObject = without_paths(about)
     data = about.get("data")
     if isinstance(data, Mapping) and isinstance(data.get("source"), str):
         public["data"] = {**public["data"], "source": name_of(data["source"])}
     return public
 
 
-def public_manifest(manifest: JsonDict) -> dict[str, Any]:
+def public_manifest(manifest: JsonDict) -> JsonObject:
     """A manifest with names in place of paths, including relative paths in its recipe, and no user in a URL."""
-    public: dict[str, Any] = without_paths(_named(manifest))
+    public: JsonObject = without_paths(_named(manifest))
     return public
 
 

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["Args", "BoolArray", "FloatArray", "Function", "IntArray", "Kwargs"]
+__all__ = ["Args", "BoolArray", "FloatArray", "Function", "IntArray", "Kwargs", "StateDict"]
 
 BoolArray = NDArray[np.bool_]
 FloatArray = NDArray[np.float64]
@@ -17,3 +17,5 @@ Args = tuple[Any, ...]
 """Arguments by place."""
 Kwargs = dict[str, Any]
 """Arguments by name."""
+StateDict = dict[str, Any]
+"""A state as torch saves it."""

@@ -10,7 +10,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from prunekit._json import JsonDict
+from prunekit._json import JsonDict, JsonObject
 from prunekit.schedule.diffusers import settings_text
 
 __all__ = ["experts_card", "slim_card"]
@@ -111,7 +111,7 @@ def _front_matter(config: JsonDict, makes_images: bool) -> str:
     model = config["model"]
     unconditional = model["class"] == "UNet2DModel" and not any(model["config"].get(key) for key in _CONDITIONS)
     base = _mapping(config.get("provenance")).get("base_model")
-    values: dict[str, Any] = {"library_name": "prunekit", "tags": ["diffusion", "pruning", "structural-pruning"]}
+    values: JsonObject = {"library_name": "prunekit", "tags": ["diffusion", "pruning", "structural-pruning"]}
     if makes_images and unconditional:
         values["pipeline_tag"] = "unconditional-image-generation"
     if isinstance(base, str) and len(base) <= 96 and _HUB_ID.fullmatch(base):

@@ -6,12 +6,12 @@ import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
-from typing import Any
 
 import numpy as np
 import torch
 from torch import Generator, Tensor, nn
 
+from prunekit._json import JsonObject
 from prunekit._types import FloatArray
 from prunekit.errors import InputError
 from prunekit.extractors import Extractor
@@ -46,7 +46,7 @@ class ImageMetrics:
     count_fake: int
     kid_subset_size: int
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> JsonObject:
         """The fields by name."""
         return asdict(self)
 
@@ -171,7 +171,7 @@ class GroupLoss:
         """Standard error of the mean for independent samples; since timesteps are evenly spread, it is an upper estimate."""
         return mean_and_standard_error(self.losses)[1]
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> JsonObject:
         """``index``, ``mean``, ``standard_error``, ``count`` and ``draw``, without the single losses."""
         return {
             "index": self.index,

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_map
 
 from prunekit._files import atomic_folder, atomic_path, json_hash, sha256_file, write_json
-from prunekit._json import JsonDict, parse_json, read_json
+from prunekit._json import JsonDict, JsonObject, parse_json, read_json
 from prunekit._kinds import FolderKind, has_format
 from prunekit._leftovers import restore
 from prunekit._messages import one_line
@@ -98,7 +98,7 @@ class SlimModel:
         return replace(self, model=model, about={**self.about, "provenance": known})
 
 
-def slim_config(slim: SlimModel) -> dict[str, Any]:
+def slim_config(slim: SlimModel) -> JsonObject:
     """The content of a slim model's ``config.json`` without shapes and hash; it has names of files but no paths."""
     return {
         "format": SLIM,

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, NotRequired
 import numpy as np
 from typing_extensions import TypedDict
 
-from prunekit._json import JsonDict, Many, Positive, checked, parse_json
+from prunekit._json import JsonDict, JsonObject, Many, Positive, checked, parse_json
 from prunekit.errors import FileFormatError, InputError, LimitError, MissingFileError
 from prunekit.limits import check_limit
 
@@ -184,7 +184,7 @@ def check_same_base(frontiers: Sequence[Frontier]) -> tuple[Frontier, ...]:
     return tuple(frontiers)
 
 
-def _entries(path: Path) -> list[dict[str, Any]]:
+def _entries(path: Path) -> list[JsonObject]:
     check_limit("json-bytes", path.stat().st_size, str(path))
     lines = path.read_bytes().splitlines()
     entries = []

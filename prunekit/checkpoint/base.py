@@ -4,7 +4,7 @@ import io
 import json
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NotRequired
+from typing import NotRequired
 
 import torch
 from safetensors.torch import save as safetensors_bytes
@@ -12,7 +12,7 @@ from torch import nn
 from typing_extensions import TypedDict
 
 from prunekit._files import atomic_path
-from prunekit._json import JsonDict
+from prunekit._json import JsonDict, JsonObject
 from prunekit._names import public_about
 from prunekit.checkpoint.spec import ModelSpec
 from prunekit.results.formats import BASE
@@ -24,11 +24,11 @@ __all__ = ["AboutForm", "Base", "save_base"]
 class AboutForm(TypedDict):
     """The metadata of a base checkpoint."""
 
-    model: NotRequired[dict[str, Any]]
-    noise_schedule: NotRequired[dict[str, Any]]
+    model: NotRequired[JsonObject]
+    noise_schedule: NotRequired[JsonObject]
     prediction_type: NotRequired[str]
-    data: NotRequired[dict[str, Any]]
-    provenance: NotRequired[dict[str, Any]]
+    data: NotRequired[JsonObject]
+    provenance: NotRequired[JsonObject]
 
 
 @dataclass(frozen=True)
@@ -53,7 +53,7 @@ class Base(Parameterized):
     sha256: str = ""
     notes: tuple[str, ...] = ()
 
-    def about(self) -> dict[str, Any]:
+    def about(self) -> JsonObject:
         """Everything except the weights, JSON-able."""
         return {
             "model": self.spec.to_json(),

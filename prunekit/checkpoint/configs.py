@@ -3,9 +3,8 @@
 import inspect
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
-from prunekit._json import JsonDict, read_json
+from prunekit._json import JsonDict, JsonObject, read_json
 from prunekit.checkpoint.denoisers import denoiser
 from prunekit.checkpoint.spec import ModelSpec
 from prunekit.errors import FileFormatError, InputError, MissingFileError
@@ -80,5 +79,5 @@ def found_config(data: JsonDict) -> FoundConfig:
     known = {argument.name for argument in arguments}
     foreign = {key for key in spec.config if key not in known}
     ema = {"decay", "optimization_step"} <= foreign
-    config: dict[str, Any] = {key: value for key, value in spec.config.items() if key not in foreign}
+    config: JsonObject = {key: value for key, value in spec.config.items() if key not in foreign}
     return FoundConfig(replace(spec, config=config), ema, tuple(sorted(foreign - _EMA if ema else foreign)))

@@ -4,13 +4,12 @@ import inspect
 import itertools
 import json
 from collections.abc import Iterator, Mapping
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
-from prunekit._json import JsonDict
+from prunekit._json import JsonDict, JsonObject
 from prunekit._messages import one_line
 from prunekit.checkpoint.arguments import CHANNELS, OPTIONAL, RULES, SPARED, TEXT_WIDTHS, Case, first
 from prunekit.checkpoint.config_limits import Frugal
@@ -96,7 +95,7 @@ def _arguments(network: type[nn.Module], case: Case) -> dict[str, object]:
     Raises:
         ValueError: the network needs one that has no rule.
     """
-    found: dict[str, Any] = {}
+    found: JsonObject = {}
     for name, parameter in forward_parameters(network).items():
         needed = parameter.default is inspect.Parameter.empty
         if needed and name not in RULES:
@@ -109,7 +108,7 @@ def _arguments(network: type[nn.Module], case: Case) -> dict[str, object]:
     return found
 
 
-def _cases(network: type[nn.Module], config: Mapping[str, Any]) -> Iterator[Case]:
+def _cases(network: type[nn.Module], config: JsonDict) -> Iterator[Case]:
     """Readings of a config, the likeliest first."""
     channels = first(config, *CHANNELS) or 4
     widths = dict.fromkeys(width for key in TEXT_WIDTHS if (width := first(config, key)))

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from prunekit._json import JsonDict, read_json
+from prunekit._json import JsonDict, JsonObject, read_json
 from prunekit.checkpoint.asked import Asked, Task
 from prunekit.checkpoint.base import Base
 from prunekit.checkpoint.configs import FoundConfig, found_config, read_config
@@ -94,7 +94,7 @@ def load_weights_folder(folder: Path, config: JsonDict, provenance: JsonDict, as
             f"{folder} has the weights of several networks ({second.name} is the second); give the file of one, with `config`."
         )
     files = weight_files(folder, ACCELERATE)
-    content: dict[str, Any] = {"model": files.read()}
+    content: JsonObject = {"model": files.read()}
     for path in sorted(folder.glob("custom_checkpoint_*.pkl")):
         try:
             held = read_content(path)[1]

@@ -22,7 +22,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from prunekit._json import JsonDict, read_json
+from prunekit._json import JsonDict, JsonObject, read_json
 from prunekit.checkpoint.config_limits import check_values
 from prunekit.errors import FileFormatError
 
@@ -57,7 +57,7 @@ def inputs_of(data: object, what: str) -> dict[str, object]:
     if not isinstance(data, Mapping) or not data:
         raise FileFormatError(f"{what} names no arguments of a forward pass; for each of them, {_HOW}.")
     left = _MAX_ELEMENTS
-    found: dict[str, Any] = {}
+    found: JsonObject = {}
     for name, form in data.items():
         found[str(name)], left = _value(form, f"{what} for {str(name)[:80]!r}", left, 0)
     return found

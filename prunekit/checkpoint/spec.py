@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
-from prunekit._json import JsonDict
+from prunekit._json import JsonDict, JsonObject
 from prunekit._messages import did_you_mean, one_line
 from prunekit.checkpoint.config_limits import Frugal, ParametersOnMeta, check_values
 from prunekit.checkpoint.denoisers import denoiser
@@ -186,12 +186,12 @@ class ModelSpec:
         config = {key: value for key, value in dict(model.config).items() if not key.startswith("_")}
         return cls(name, json.loads(json.dumps(config)))
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> JsonObject:
         """``{"class", "config"}``, and the form of the caller's ``"inputs"``, see :mod:`prunekit.checkpoint.inputs`.
 
         Inputs that have no JSON form are left out; who loads the model gives them again.
         """
-        found: dict[str, Any] = {"class": self.class_name, "config": dict(self.config)}
+        found: JsonObject = {"class": self.class_name, "config": dict(self.config)}
         inputs = self.example_inputs() if self.factory is None and self.inputs is not None else None
         form = form_of(inputs) if isinstance(inputs, Mapping) else None
         return found if form is None else {**found, "inputs": form}

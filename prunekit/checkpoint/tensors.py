@@ -16,7 +16,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from prunekit._containers import check_safetensors, open_archive
-from prunekit._json import checked, parse_json
+from prunekit._json import JsonObject, checked, parse_json
 from prunekit._messages import one_line
 from prunekit._missing import check_checkpoint
 from prunekit.checkpoint.base import AboutForm
@@ -61,7 +61,7 @@ def load_state(path: Path | str) -> tuple[dict[str, object], dict[str, Tensor]]:
     return about, preferred(content, path).state
 
 
-def read_content(path: Path) -> tuple[dict[str, Any], Mapping[Any, Any]]:
+def read_content(path: Path) -> tuple[JsonObject, Mapping[Any, Any]]:
     """Metadata of a prunekit checkpoint (else empty), and all that a file holds: tensors by name, maybe in dicts of dicts."""
     check_checkpoint(path)
     content: Mapping[Any, Any]
@@ -86,7 +86,7 @@ def _checked_about(about: dict[str, object], path: Path) -> dict[str, object]:
         ).encode()  # in the order of the file, so that a copy has the same bytes
     except (TypeError, ValueError, RecursionError) as error:
         raise FileFormatError(f"{what} is no plain JSON ({one_line(error)}); save the base again.") from error
-    known: dict[str, Any] = parse_json(told, what)
+    known: JsonObject = parse_json(told, what)
     checked(AboutForm, known, what, "save the base again")
     return known
 

@@ -1,11 +1,12 @@
 """Options by which a user constrains what is pruned, one word each for what recipes call ``constraints``."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from prunekit._json import JsonDict
 from prunekit.cli.pruning_choices import HeadOption, NormOption
 from prunekit.errors import InputError
 
@@ -76,7 +77,7 @@ class Constraining:
         from prunekit.graph import Constraints
 
         limits = {name: _number(name, value) for name, value in _pairs("--limit", self.limit, "0.5").items()}
-        pairs: Mapping[str, Any] = {
+        pairs: JsonDict = {
             "declare": _pairs("--declare", self.declare, "conv"),
             "norm_mode_of": _pairs("--norm-mode-of", self.norm_mode_of, "whole"),
             "head_mode_of": _pairs("--head-mode-of", self.head_mode_of, "even"),
@@ -125,7 +126,7 @@ def width_multiples(text: str | None) -> dict[int, int] | None:
     return found
 
 
-def said_of_multiples(facts: Iterable[Mapping[str, Any]]) -> str | None:
+def said_of_multiples(facts: Iterable[JsonDict]) -> str | None:
     """What multiples the widths are and what that costs, in one line; None where any widths were allowed."""
     facts = list(facts)
     multiples = sorted({int(one) for fact in facts for one in fact["multiples"]["groups"]} - {1})

@@ -2,10 +2,11 @@
 
 from collections import Counter
 from collections.abc import Mapping
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
+from prunekit._json import JsonDict, JsonObject
 from prunekit._missing import check_base, check_countable
 from prunekit.cli.console import emit, print_table
 from prunekit.cli.reading_options import ReadingOptions
@@ -59,7 +60,7 @@ def cost(
         _show(model, data, depth)
 
 
-def _of_experts(counted: Mapping[str, Any]) -> dict[str, Any]:
+def _of_experts(counted: JsonDict) -> JsonObject:
     """Operators and parameters of each expert, under the expert's name; the experts' mean does not have them."""
     return {
         "by_operator": {
@@ -74,10 +75,10 @@ def _of_experts(counted: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def _show(model: str, data: Mapping[str, Any], depth: int) -> None:
+def _show(model: str, data: JsonDict, depth: int) -> None:
     flops, params = f"{data['flops']:,.0f} FLOPs = 2·MACs", f"{data['params']:,} parameters"
     print(f"{model}: {data['macs']:,.0f} MACs ({flops}) per sample per evaluation, {params}")
-    experts: Mapping[str, Any] = data.get("experts", {})
+    experts: JsonDict = data.get("experts", {})
     of_each = ", in shares of each expert's own MACs" if experts else ""
     mean = f"; the total is the mean over {data['mean_over']}" if experts else ""
 
@@ -101,7 +102,7 @@ def _show(model: str, data: Mapping[str, Any], depth: int) -> None:
     _show_uncounted(data)
 
 
-def _show_others(data: Mapping[str, Any], depth: int) -> None:
+def _show_others(data: JsonDict, depth: int) -> None:
     """Print every other counter's figure, why it differs, and in which modules."""
     others = data["other_counters"]
     for name, other in others.items():
@@ -152,7 +153,7 @@ def _counted_besides(operator: str) -> str:
     return f"{names.get(kind, 'arithmetic')}, no multiply-accumulates by our convention"
 
 
-def _show_uncounted(data: Mapping[str, Any]) -> None:
+def _show_uncounted(data: JsonDict) -> None:
     uncounted: Mapping[str, int] = data["uncounted"]
     unknown = [f"{operator} ×{uncounted[operator]}" for operator in data["unknown"]]
     if unknown:

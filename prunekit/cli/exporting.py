@@ -1,10 +1,11 @@
 """The command ``export``, which writes a model for other runtimes."""
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
+from prunekit._json import JsonObject
 from prunekit._missing import check_base
 from prunekit.cli.console import emit, refuse_existing, refuse_inputs
 from prunekit.cli.interrupts import written
@@ -47,7 +48,7 @@ def export(
     given = dict(opened.inputs)
     if "timestep" in given:  # the check draws timesteps up to this one
         given["timestep"] = torch.full_like(given["timestep"], opened.schedule.num_timesteps - 1)
-    facts: list[dict[str, Any]] = []
+    facts: list[JsonObject] = []
     for name, part in parts.items():
         made = export_onnx(part, given, targets[name], tolerance)
         written(made.path)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from prunekit._files import write_json
+from prunekit._json import JsonObject
 from prunekit._kinds import PICTURE, FileKind, has_format
 from prunekit._missing import check_base
 from prunekit.choices import CutRule, GroupingName, ScheduleName
@@ -123,7 +124,7 @@ class _Source:
     resolution: int | None
     base: str | None
     config: Path | None
-    asked: dict[str, Any]  # options of the noise schedule
+    asked: JsonObject  # options of the noise schedule
     reading: dict[str, str]  # options for reading the base
 
     def opened(self) -> "Base":
@@ -155,7 +156,7 @@ class _Source:
         return NoiseSchedule.from_config({"kind": "linear", "num_timesteps": 1000} | self.asked)
 
 
-def _measured(source: _Source, chosen: dict[str, Any], output: Path) -> tuple[NoiseSchedule, Grouping]:
+def _measured(source: _Source, chosen: JsonObject, output: Path) -> tuple[NoiseSchedule, Grouping]:
     """Groups by measurements on images or a base; checks the output paths before it measures."""
     from prunekit.data import load_images
     from prunekit.recipe import GroupOptions
@@ -215,7 +216,7 @@ def _show_groups(made: Grouping, schedule: NoiseSchedule, output: Path, json: bo
     print(f"Cuts: {', '.join(map(str, made.groups.cuts)) or 'none'}. Written to {written}")
 
 
-def _given(**options: Any) -> dict[str, Any]:
+def _given(**options: Any) -> JsonObject:
     """The options that were given."""
     return {name: value for name, value in options.items() if value is not None}
 

@@ -5,6 +5,7 @@ from typing import Annotated, Any
 
 import typer
 
+from prunekit._json import JsonObject
 from prunekit._kinds import FileKind, has_format
 from prunekit._missing import check_base
 from prunekit.cli.console import Bars, data_options, emit, print_table, refuse_existing, refuse_inputs
@@ -65,7 +66,7 @@ def sample(
     with Bars().shown() as bars, placed(opened.model):
         samples = drawn(opened.model, count, seed, report=lambda done, all_: bars.progress("sample", done, all_, ""))
     images = samples if opened.latent else to_images(samples)
-    facts: dict[str, Any] = {"output": str(target), "count": count}
+    facts: JsonObject = {"output": str(target), "count": count}
     with writing(target):
         save_samples(images, target, drawn.labels(count, seed))
         if not opened.latent:

@@ -2,12 +2,12 @@
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
 from prunekit._files import write_json
-from prunekit._json import read_json
+from prunekit._json import JsonObject, read_json
 from prunekit._kinds import FileKind, has_format
 from prunekit.allocation import Allocation, read_frontiers
 from prunekit.choices import AllocationRule, ScheduleName
@@ -158,9 +158,9 @@ def _partition(
     if found is None:
         schedule = NoiseSchedule.from_config({"kind": "linear", "num_timesteps": 1000} | asked)
         return cut_groups(schedule, 5 if count is None else count), schedule
-    data: dict[str, Any] = read_json(found, GROUPS)
+    data: JsonObject = read_json(found, GROUPS)
     partition = Grouping.from_json(data, found).groups
-    cut_for: dict[str, Any] = {"num_timesteps": partition.num_timesteps}
+    cut_for: JsonObject = {"num_timesteps": partition.num_timesteps}
     if "noise_schedule" not in data:
         schedule = NoiseSchedule.from_config({"kind": "linear"} | cut_for | asked)
         return partition, schedule

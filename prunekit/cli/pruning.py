@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from prunekit._json import read_json
+from prunekit._json import JsonObject, read_json
 from prunekit.choices import ProposerName, ProxyName, RepairKind, TargetOf
 from prunekit.cli.console import chosen_allocation, data_options, emit, print_table, refuse_inputs
 from prunekit.cli.constraining import Constraining, said_of_multiples, width_multiples
@@ -333,7 +333,7 @@ def _wanted_targets(path: Path | None, target: float | None, schedule: "NoiseSch
     return plan_budget(groups, schedule, target, rule="uniform", steps=steps, floor=min(target, 0.1))
 
 
-def _show_pruned(title: str, facts: list[dict[str, Any]]) -> None:
+def _show_pruned(title: str, facts: list[JsonObject]) -> None:
     unit = {"macs": "MACs", "params": "parameters", "latency": "ns"}[facts[0]["target_of"]]
     header = ["group", f"target {unit}", "MACs", "ratio", "parameters", "missed", "written to"]
     rows = [

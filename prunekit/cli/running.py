@@ -1,14 +1,15 @@
 """The commands ``demo`` and ``run``, which run whole experiments."""
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.resources import as_file, files
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from prunekit._json import JsonDict
 from prunekit._missing import check_recipe
 from prunekit.choices import Cluster
 from prunekit.cli.console import Bars, emit, print_table
@@ -192,7 +193,7 @@ def _conclude(manifest: Path, json: bool) -> None:
         print(f"Run {data['recipe']} is done: {manifest}")
 
 
-def _summary_cells(row: Mapping[str, Any]) -> list[str]:
+def _summary_cells(row: JsonDict) -> list[str]:
     """One row of the final table as text; a dash for a missing number."""
 
     def text(key: str, form: str) -> str:

@@ -4,10 +4,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from prunekit._json import JsonObject
 from prunekit.choices import Compensation, LearningRates, LossWeights, MomentumDecays, Precision, TimestepSamplers
 from prunekit.cli.interrupts import keeping
 from prunekit.errors import InputError
@@ -62,7 +63,7 @@ class TrainingChanges:
     checkpoints_total_limit: Annotated[int | None, typer.Option(help="Number of checkpoints to keep.")] = None
 
     @property
-    def typed(self) -> dict[str, Any]:
+    def typed(self) -> JsonObject:
         """The fields that were typed."""
         return {name: value for name, value in vars(self).items() if value is not None}
 

@@ -2,11 +2,11 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from torch import Tensor
 
+from prunekit._json import JsonObject
 from prunekit._types import FloatArray
 from prunekit.errors import InputError
 from prunekit.evaluation import mean_and_standard_error
@@ -31,7 +31,7 @@ class Likeness:
         mean: float | None = summary(self.values[name])["mean"]
         return mean
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> JsonObject:
         """Mean, standard error and number of omitted pairs of each measure, see :func:`summary`."""
         return {name: summary(values) for name, values in self.values.items()}
 
@@ -41,7 +41,7 @@ class Likeness:
         return cls({name: np.concatenate([part.values[name] for part in parts]) for name in parts[0].values})
 
 
-def summary(values: FloatArray) -> dict[str, Any]:
+def summary(values: FloatArray) -> JsonObject:
     """``mean``, standard error ``se`` and ``undefined``, the number of NaN values, which both omit.
 
     The standard error assumes independent pairs. In a shuffled baseline every image is in two pairs, so it is only approximate.

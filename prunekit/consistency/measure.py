@@ -3,12 +3,12 @@
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
-from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from prunekit._json import JsonObject
 from prunekit.consistency.denoiser import Denoiser
 from prunekit.consistency.likeness import Likeness, image_likeness, ssim_window, state_likeness
 from prunekit.consistency.seams import Seam, SeamWatch
@@ -73,7 +73,7 @@ class StepLikeness:
     state: Likeness
     forced: Likeness | None
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> JsonObject:
         """The fields by name, every measure with its mean and standard error."""
         return {
             "timestep": self.timestep,
@@ -108,7 +108,7 @@ class Consistency:
     seams: tuple[Seam, ...]
     images: tuple[Tensor, Tensor, Tensor]
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> JsonObject:
         """Settings and figures, without the images."""
         sigma, width = ssim_window(*self.shape[1:])
         return {

@@ -3,11 +3,11 @@
 import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
 from torch import Tensor
 
+from prunekit._json import JsonObject
 from prunekit._types import FloatArray
 from prunekit.consistency.denoiser import Denoiser
 from prunekit.consistency.likeness import pixel_mse, summary
@@ -50,7 +50,7 @@ class Seam:
         both = self.cleaner + self.noisier
         return np.divide(2 * self.jump, both, out=np.full_like(both, np.nan), where=both > 0)
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> JsonObject:
         """The fields by name, each difference and the ratio as mean and standard error over samples."""
         return {
             "model": self.model,

@@ -17,6 +17,7 @@ from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_mod
 from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
 from torch.utils.module_tracker import ModuleTracker
 
+from prunekit._json import JsonObject
 from prunekit._types import Args, Function, Kwargs
 from prunekit.graph.forward_pass import Inputs, run_once
 from prunekit.graph.weightless import without_values
@@ -65,7 +66,7 @@ class MacCount:
         """2·MACs."""
         return 2 * self.macs
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> JsonObject:
         """All fields except ``own``, plus ``flops``."""
         fields = {name: value for name, value in vars(self).items() if name != "own"}
         return {**fields, "unknown": list(self.unknown), "flops": self.flops}

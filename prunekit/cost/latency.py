@@ -12,13 +12,13 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import numpy as np
 from torch import nn
 from typing_extensions import TypedDict
 
-from prunekit._json import Amount, Bounded, JsonDict, Many, Named, Positive, Whole, checked
+from prunekit._json import Amount, Bounded, JsonDict, JsonObject, Many, Named, Positive, Whole, checked
 from prunekit._types import FloatArray, IntArray
 from prunekit.cost.closed_form import CostModel
 from prunekit.cost.layer_times import LayerTimes, TimesForm, Used
@@ -54,7 +54,7 @@ class _CheckForm(TypedDict):
 
 
 class _TableForm(TypedDict):
-    machine: dict[str, Any]
+    machine: JsonObject
     batch_size: Positive
     fingerprint: str
     base_seconds: _Time
@@ -160,7 +160,7 @@ class LatencyTable:
             )
         return LatencyModel(self, cost)
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> JsonObject:
         """``{"format", "machine", "batch_size", …}``; times in seconds per batch."""
         return {
             "format": LATENCY,

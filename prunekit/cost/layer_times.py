@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from typing_extensions import TypedDict
 
-from prunekit._json import Amount, JsonDict, Many, Pair, Positive, Whole, checked
+from prunekit._json import Amount, JsonDict, JsonObject, Many, Pair, Positive, Whole, checked
 from prunekit._types import FloatArray, IntArray
 from prunekit.cost.closed_form import CostModel
 from prunekit.graph.forward_pass import Inputs, run_once
@@ -112,7 +112,7 @@ class LayerTimes:
         far = self.seconds[high_i, low_o] * (1 - part_o) + self.seconds[high_i, high_o] * part_o
         return np.asarray(near * (1 - part_i) + far * part_i, dtype=np.float64)
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> JsonObject:
         """``{"kind", "inner", "outer", "seconds"}``."""
         lists = {"inner": self.inner.tolist(), "outer": self.outer.tolist(), "seconds": self.seconds.tolist()}
         kind = {key: list(value) if isinstance(value, tuple) else value for key, value in asdict(self.kind).items()}

@@ -12,6 +12,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from prunekit._json import JsonDict, JsonObject
 from prunekit.cost.counter import MacCount, count_macs, operator_name, own_counts
 from prunekit.graph.forward_pass import Inputs
 
@@ -63,7 +64,7 @@ class OtherCount:
         """MACs that it counts and this package does not, by operator."""
         return self._excess(1)
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> JsonObject:
         """``{"figure", "params", "omits", "adds", "differences"}``, or ``{"figure": null, "failed"}``."""
         if self.figure is None:
             return {"figure": None, "failed": self.failed}
@@ -156,7 +157,7 @@ def _thop(model: "_ByPlace", values: tuple[Tensor, ...]) -> tuple[int, int, _Cou
     modules = dict(model.model.named_modules(remove_duplicate=False))
     counts: _Counts = {}
 
-    def read(name: str, figure: float, below: Mapping[str, Any]) -> Counter[str]:
+    def read(name: str, figure: float, below: JsonDict) -> Counter[str]:
         """Operators of a module, children included; also if thop's figure exceeds the sum of its children's."""
         found: Counter[str] = Counter()
         for child, (its_figure, _, its_below) in below.items():

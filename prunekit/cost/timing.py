@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from prunekit._json import JsonObject
 from prunekit._types import FloatArray, IntArray
 from prunekit.cost.closed_form import CostModel
 from prunekit.cost.layer_times import LayerOp, LayerTimes, Used, layers_used, operation
@@ -63,7 +64,7 @@ class Measured(NamedTuple):
         seconds: their times per batch, shape (plans,).
     """
 
-    machine: dict[str, Any]
+    machine: JsonObject
     times: tuple[LayerTimes, ...]
     layers: Mapping[str, Used]
     plans: IntArray
@@ -181,7 +182,7 @@ def _batched(value: Any, batch_size: int) -> Any:
     return value
 
 
-def _machine(device: torch.device) -> dict[str, Any]:
+def _machine(device: torch.device) -> JsonObject:
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else _processor()
     return {"torch": torch.__version__, "threads": torch.get_num_threads(), "device": device.type, "processor": name}
 

@@ -13,6 +13,7 @@ from typing import Any, ClassVar, Literal, get_args
 
 from torch import nn
 
+from prunekit._json import JsonObject
 from prunekit.errors import InputError
 from prunekit.graph.layers import layer_kind, own_tensors
 from prunekit.graph.structure import ChannelGraph, ChannelGroup, HeadMode, NormMode
@@ -49,7 +50,7 @@ class Constraints:
         {'keep': ['mid_block'], 'limit': {'up_blocks.*': 0.5}}
     """
 
-    __pydantic_config__: ClassVar[dict[str, Any]] = {"extra": "forbid", "allow_inf_nan": False}
+    __pydantic_config__: ClassVar[JsonObject] = {"extra": "forbid", "allow_inf_nan": False}
 
     keep: tuple[str, ...] = ()
     tie: tuple[tuple[str, ...], ...] = ()
@@ -84,7 +85,7 @@ class Constraints:
     def __bool__(self) -> bool:
         return self != Constraints()
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> JsonObject:
         """What is constrained, under the names of the arguments."""
         given = {name: value for name, value in asdict(self).items() if value}
         for name in given.keys() & {"keep", "tie"}:

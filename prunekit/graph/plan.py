@@ -4,12 +4,11 @@ import itertools
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from typing_extensions import TypedDict
 
-from prunekit._json import JsonDict, Many, Named, Whole, checked
+from prunekit._json import JsonDict, JsonObject, Many, Named, Whole, checked
 from prunekit._types import BoolArray, FloatArray, IntArray
 from prunekit.errors import FileFormatError, PlanError
 from prunekit.graph.structure import Axis, ChannelGraph
@@ -101,7 +100,7 @@ class PruningPlan:
                 alive[axis][member.positions[~stays[member.roots]]] = False
         return {axis: np.flatnonzero(left) for axis, left in alive.items()}
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> JsonObject:
         """``{"fingerprint", "kept"}``."""
         return {"fingerprint": self.fingerprint, "kept": {name: list(kept) for name, kept in self.kept.items()}}
 

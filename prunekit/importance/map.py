@@ -10,7 +10,7 @@ from torch import nn
 
 from prunekit._containers import read_npz
 from prunekit._files import atomic_path, canonical_json, write_json
-from prunekit._json import JsonDict, parse_json, read_json
+from prunekit._json import JsonDict, JsonObject, parse_json, read_json
 from prunekit._types import FloatArray
 from prunekit.errors import FileFormatError, InputError, LimitError, MissingFileError
 from prunekit.graph import ChannelGraph, HeadMode, NormMode, trace
@@ -57,7 +57,7 @@ class ImportanceMap:
             f"Timestep group {group} was not scored; expected one of {[g.index for g in self.timestep_groups]}."
         )
 
-    def to_frame(self, make: Callable[[dict[str, Any]], _Frame]) -> _Frame:
+    def to_frame(self, make: Callable[[JsonObject], _Frame]) -> _Frame:
         """A tidy table: one row per timestep group, channel group and channel.
 
         Args:
@@ -77,7 +77,7 @@ class ImportanceMap:
             }
         )
 
-    def records(self) -> list[dict[str, Any]]:
+    def records(self) -> list[JsonObject]:
         """The rows of :meth:`to_frame`, one dict each."""
         columns = self.to_frame(dict)
         rows = zip(*(values.tolist() for values in columns.values()), strict=True)

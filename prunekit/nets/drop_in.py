@@ -1,6 +1,6 @@
 """The parts that let a denoiser replace a diffusers U-Net: its output, its config, and routing by each sample's timestep."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from types import SimpleNamespace
 from typing import Any, NamedTuple
 
@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from prunekit._json import JsonDict
 from prunekit.errors import InputError
 from prunekit.groups import TimestepGroups
 
@@ -28,7 +29,7 @@ class DropInConfig(SimpleNamespace):
     """Attribute and item access, as diffusers' pipelines read a model's config."""
 
     @classmethod
-    def of(cls, values: Mapping[str, Any]) -> "DropInConfig":
+    def of(cls, values: JsonDict) -> "DropInConfig":
         """The config's public entries."""
         return cls(**{key: value for key, value in values.items() if not key.startswith("_")})
 

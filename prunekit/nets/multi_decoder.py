@@ -2,14 +2,15 @@
 
 import copy
 import json
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, cast
+from collections.abc import Iterable, Sequence
+from typing import cast
 
 import numpy as np
 import torch
 from diffusers import UNet2DModel
 from torch import Tensor, nn
 
+from prunekit._json import JsonDict, JsonObject
 from prunekit._types import FloatArray
 from prunekit.checkpoint import ModelSpec
 from prunekit.cost import count_macs
@@ -65,12 +66,10 @@ class MultiDecoderUNet(nn.Module):
 
     routes_samples = True  # a batch may leave some decoders without a gradient
 
-    def __init__(
-        self, config: Mapping[str, Any], groups: TimestepGroups, widths: Sequence[Sequence[int]] | None = None
-    ) -> None:
+    def __init__(self, config: JsonDict, groups: TimestepGroups, widths: Sequence[Sequence[int]] | None = None) -> None:
         super().__init__()
         self._cuts: Tensor
-        own: dict[str, Any] = json.loads(json.dumps({k: v for k, v in config.items() if not k.startswith("_")}))
+        own: JsonObject = json.loads(json.dumps({k: v for k, v in config.items() if not k.startswith("_")}))
         widths = [own["block_out_channels"]] * len(groups) if widths is None else widths
         if len(widths) != len(groups):
             raise InputError(f"Got widths for {len(widths)} decoders; expected one for each of {len(groups)} groups.")

@@ -8,13 +8,13 @@ encoder: the residual blocks at the border read the encoder's channels directly,
 import copy
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import torch
 from diffusers import UNet2DModel
 from diffusers.models.resnet import ResnetBlock2D
 from torch import Tensor, nn
 
+from prunekit._json import JsonDict, JsonObject
 from prunekit.errors import InputError
 
 __all__ = ["Decoder", "Encoder", "decoder_config"]
@@ -133,7 +133,7 @@ class Decoder(nn.Module):
         return prediction
 
 
-def decoder_config(config: Mapping[str, Any], widths: Sequence[int]) -> dict[str, Any]:
+def decoder_config(config: JsonDict, widths: Sequence[int]) -> JsonObject:
     """Config of a U-Net with a decoder of these widths that reads the time embedding of the given config.
 
     The number of norm groups is the config's, or the largest below it that divides all widths and leaves 4 channels to a norm
@@ -142,7 +142,7 @@ def decoder_config(config: Mapping[str, Any], widths: Sequence[int]) -> dict[str
     Raises:
         InputError: the numbers of widths and blocks differ.
     """
-    own: dict[str, Any] = copy.deepcopy(dict(config))
+    own: JsonObject = copy.deepcopy(dict(config))
     full = list(own["block_out_channels"])
     if len(widths) != len(full) or any(not isinstance(width, int) or width < 1 for width in widths):
         raise InputError(f"Got decoder widths {list(widths)}; expected {len(full)} positive integers, finest first.")
@@ -155,7 +155,7 @@ def decoder_config(config: Mapping[str, Any], widths: Sequence[int]) -> dict[str
     return own
 
 
-def _skip_channels(config: Mapping[str, Any]) -> list[int]:
+def _skip_channels(config: JsonDict) -> list[int]:
     """Channels of every skip connection, finest first."""
     widths, layers = list(config["block_out_channels"]), int(config.get("layers_per_block", 2))
     inner = [width for i, width in enumerate(widths) for _ in range(layers + (i < len(widths) - 1))]

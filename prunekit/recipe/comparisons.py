@@ -3,11 +3,12 @@
 import re
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field, TypeAdapter
 from typing_extensions import TypedDict
 
+from prunekit._json import JsonObject
 from prunekit._messages import did_you_mean
 from prunekit.errors import InputError
 from prunekit.recipe.schema import ShownAs
@@ -69,7 +70,7 @@ class MultistageOptions:
         sampling_steps: its number of steps.
     """
 
-    __pydantic_config__: ClassVar[dict[str, Any]] = STRICT
+    __pydantic_config__: ClassVar[JsonObject] = STRICT
 
     widths: Annotated[tuple[tuple[_Width, ...], ...], Field(min_length=2)]
     groupings: Annotated[tuple[GroupOptions, ...], Field(min_length=1)] = (GroupOptions("uniform", 3),)
@@ -108,9 +109,9 @@ class CurriculumOptions:
         sampling_steps: its number of steps.
     """
 
-    __pydantic_config__: ClassVar[dict[str, Any]] = STRICT
+    __pydantic_config__: ClassVar[JsonObject] = STRICT
 
-    entries: Annotated[dict[_Name, Annotated[dict[str, Any], ShownAs(Train)]], Field(min_length=2)]
+    entries: Annotated[dict[_Name, Annotated[JsonObject, ShownAs(Train)]], Field(min_length=2)]
     seeds: Annotated[tuple[Seed, ...], Field(min_length=1)] = (0, 1, 2)
     looks: Positive = 8
     sampler: str = "ddim"
@@ -163,9 +164,9 @@ class EntryOptions:
     __pydantic_config__: ClassVar[dict[str, object]] = STRICT
 
     kind: Literal["experts", "baseline", "ablation"] = "experts"
-    changes: Annotated[
-        dict[Literal["groups", "allocation", "prune", "finetune"], dict[str, Any]], ShownAs(_Changes)
-    ] = field(default_factory=dict)
+    changes: Annotated[dict[Literal["groups", "allocation", "prune", "finetune"], JsonObject], ShownAs(_Changes)] = (
+        field(default_factory=dict)
+    )
     seeds: Annotated[tuple[Seed, ...], Field(min_length=1)] | None = None
 
 
@@ -184,7 +185,7 @@ class EvidenceOptions:
         timed_images: number of images sampled from each network to measure its wall time.
     """
 
-    __pydantic_config__: ClassVar[dict[str, Any]] = STRICT
+    __pydantic_config__: ClassVar[JsonObject] = STRICT
 
     entries: Annotated[dict[_Name, EntryOptions], Field(min_length=1)]
     headline: str

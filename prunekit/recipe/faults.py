@@ -1,11 +1,11 @@
 """Errors in recipes: the place of each, and a sentence about it."""
 
 from collections.abc import Mapping
-from typing import Any
 
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails, InitErrorDetails, PydanticCustomError
 
+from prunekit._json import JsonDict
 from prunekit._messages import did_you_mean, nearest
 from prunekit.recipe.schema import choices_at, keys_at
 
@@ -23,7 +23,7 @@ def fault(place: Place, sentence: str) -> ValidationError:
     return ValidationError.from_exception_data("Recipe", [InitErrorDetails(type=kind, loc=place, input=None)])
 
 
-def explain(error: ValidationError, schema: Mapping[str, Any], needs: str, within: Place = ()) -> tuple[Place, str]:
+def explain(error: ValidationError, schema: JsonDict, needs: str, within: Place = ()) -> tuple[Place, str]:
     """The first fault of a recipe: its place, and one sentence with its full stop.
 
     An unknown key comes first, since the others may follow from it: a misspelt section is also a missing one.

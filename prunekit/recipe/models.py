@@ -5,6 +5,7 @@ from typing import Any, ClassVar, Self
 
 from pydantic import model_validator
 
+from prunekit._json import JsonDict, JsonObject
 from prunekit.errors import InputError
 from prunekit.experiments import Experiment
 from prunekit.recipe.comparisons import CurriculumOptions, EvidenceOptions, MultistageOptions
@@ -123,7 +124,7 @@ class CurriculumRecipe(Recipe):
         return self
 
 
-def _merged(data: Mapping[str, Any], changes: Mapping[Any, Any]) -> dict[str, Any]:
+def _merged(data: JsonDict, changes: Mapping[Any, Any]) -> JsonObject:
     """Nested mappings in which the values of ``changes`` replace their own."""
     merged = dict(data)
     for key, value in changes.items():

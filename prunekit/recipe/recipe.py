@@ -19,6 +19,7 @@ from pydantic import (
 )
 from pydantic_core import CoreSchema
 
+from prunekit._json import JsonObject
 from prunekit.errors import InputError
 from prunekit.experiments import Experiment
 from prunekit.recipe.bounds import unsafe_values
@@ -151,14 +152,14 @@ class Recipe(BaseModel):
         kept = {name: getattr(self, name) for name in ("name", "description", "data", "base", *sections)}
         return Recipe.model_validate(kept)._trusting(self._confirmed)
 
-    def deciding(self, sections: Iterable[str]) -> dict[str, Any]:
+    def deciding(self, sections: Iterable[str]) -> JsonObject:
         """The options in these sections that influence results, JSON-able, for the keys of stages.
 
         Options at their defaults are left out, so that an option added later changes no key.
         How often trainings save their state is left out too.
         """
         found = self.model_dump(mode="json", include=set(sections), exclude_defaults=True)
-        kept: dict[str, Any] = _without(found, "checkpoint_minutes")
+        kept: JsonObject = _without(found, "checkpoint_minutes")
         return kept
 
     @classmethod
@@ -236,7 +237,7 @@ class Recipe(BaseModel):
     @classmethod
     def _rule(cls) -> dict[str, object]:
         """The sections that a recipe of this kind needs, as if and then of JSON Schema."""
-        there: dict[str, Any] = {name: {"not": {"type": "null"}} for name in cls.experiment.sections}
+        there: JsonObject = {name: {"not": {"type": "null"}} for name in cls.experiment.sections}
         required = [name for name, field in cls.model_fields.items() if field.is_required() and name not in there]
         refused = [name for name, field in cls.model_fields.items() if field.annotation is type(None)]
         then: dict[str, object] = {name: {"type": "null"} for name in refused}

@@ -4,6 +4,7 @@ import json
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from prunekit._json import JsonDict
 from prunekit.experiments import Experiment
 from prunekit.recipe.recipe import MODELS, Recipe
 from prunekit.recipe.schema import inner, schema_of
@@ -64,9 +65,9 @@ def _kinds() -> str:
 
 def _places(schema: Mapping[str, object]) -> dict[str, Mapping[str, object]]:
     """Every mapping with known keys, by the first place where it occurs in a recipe; a section comes before its parts."""
-    found: dict[str, Mapping[str, Any]] = {}
+    found: dict[str, JsonDict] = {}
 
-    def visit(place: str, node: Mapping[str, Any]) -> None:
+    def visit(place: str, node: JsonDict) -> None:
         for form in inner(schema, node):
             if "items" in form:
                 visit(place, form["items"])
@@ -81,16 +82,14 @@ def _places(schema: Mapping[str, object]) -> dict[str, Mapping[str, object]]:
     return found
 
 
-def _others(form: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
+def _others(form: JsonDict) -> Iterator[JsonDict]:
     """The forms of the values in a mapping whose keys are names chosen by the user."""
     yield from form.get("patternProperties", {}).values()
     if isinstance(form.get("additionalProperties"), Mapping):
         yield form["additionalProperties"]
 
 
-def _section(
-    schema: Mapping[str, Any], place: str, node: Mapping[str, Any], places: Mapping[str, Mapping[str, Any]]
-) -> str:
+def _section(schema: JsonDict, place: str, node: JsonDict, places: Mapping[str, JsonDict]) -> str:
     lines = [f"## {place or 'The recipe'}", ""]
     if "description" in node:
         lines += [node["description"].replace("\n", "\n\n"), ""]
@@ -108,7 +107,7 @@ def _value(schema: Mapping[str, object], node: Mapping[str, object], places: Map
     return " or ".join(dict.fromkeys(_form(schema, form, places) for form in forms)) or "anything"
 
 
-def _form(schema: Mapping[str, Any], form: Mapping[str, Any], places: Mapping[str, Mapping[str, Any]]) -> str:
+def _form(schema: JsonDict, form: JsonDict, places: Mapping[str, JsonDict]) -> str:
     home = next((place for place, node in places.items() if node is form), None)
     bounds = "".join(f", {text}" for text in _bounds(form))
     if home:
@@ -146,13 +145,13 @@ def _default(schema: Mapping[str, object], node: Mapping[str, object]) -> str:
     )
 
 
-def _short(schema: Mapping[str, Any], node: Mapping[str, Any], value: Any) -> Any:
+def _short(schema: JsonDict, node: JsonDict, value: Any) -> Any:
     """A default; for a section, only the values that differ from the section's own defaults."""
     forms = list(inner(schema, node))
     if isinstance(value, list):
-        below: Mapping[str, Any] = next((form["items"] for form in forms if "items" in form), {})
+        below: JsonDict = next((form["items"] for form in forms if "items" in form), {})
         return [_short(schema, below, one) for one in value]
     if isinstance(value, Mapping):
-        own: Mapping[str, Any] = next((form["properties"] for form in forms if "properties" in form), {})
+        own: JsonDict = next((form["properties"] for form in forms if "properties" in form), {})
         return {key: one for key, one in value.items() if one != own.get(key, {}).get("default")}
     return value

@@ -9,6 +9,7 @@ from pydantic import BaseModel, GetCoreSchemaHandler, GetJsonSchemaHandler, Type
 from pydantic.json_schema import JsonSchemaValue
 from pydantic_core import CoreSchema, core_schema
 
+from prunekit._json import JsonDict
 from prunekit._messages import did_you_mean
 from prunekit.errors import InputError
 from prunekit.results.schemas import DescribedSchema
@@ -49,7 +50,7 @@ class Limits:
         options: such as ``{"steps": {"minimum": 1, "maximum": 10**9}}``.
     """
 
-    options: Mapping[str, Mapping[str, Any]]
+    options: Mapping[str, JsonDict]
 
     def __get_pydantic_core_schema__(self, source: object, handler: GetCoreSchemaHandler) -> CoreSchema:
         return core_schema.no_info_after_validator_function(self._within, handler(source))
@@ -89,7 +90,7 @@ def schema_of(model: type[BaseModel]) -> dict[str, object]:
     return model.model_json_schema(schema_generator=DescribedSchema)
 
 
-def inner(schema: Mapping[str, Any], node: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
+def inner(schema: JsonDict, node: JsonDict) -> Iterator[JsonDict]:
     """The forms that a value may have, with references resolved."""
     if "$ref" in node:
         yield from inner(schema, schema["$defs"][str(node["$ref"]).rpartition("/")[2]])
@@ -100,7 +101,7 @@ def inner(schema: Mapping[str, Any], node: Mapping[str, Any]) -> Iterator[Mappin
         yield node
 
 
-def _at(schema: Mapping[str, Any], place: Sequence[str | int]) -> Iterator[Mapping[str, Any]]:
+def _at(schema: JsonDict, place: Sequence[str | int]) -> Iterator[JsonDict]:
     """The forms that the value at a place may have."""
     nodes = [schema]
     for part in place:
@@ -110,14 +111,14 @@ def _at(schema: Mapping[str, Any], place: Sequence[str | int]) -> Iterator[Mappi
         yield from inner(schema, node)
 
 
-def _below(node: Mapping[str, Any], part: str | int) -> Any:
+def _below(node: JsonDict, part: str | int) -> Any:
     if isinstance(part, int):
         return node.get("items")
     others = next(iter(node.get("patternProperties", {}).values()), node.get("additionalProperties"))
     return node.get("properties", {}).get(part, others)
 
 
-def keys_at(schema: Mapping[str, Any], place: Sequence[str | int]) -> tuple[str, ...]:
+def keys_at(schema: JsonDict, place: Sequence[str | int]) -> tuple[str, ...]:
     """The keys that the mapping at a place of a recipe may have.
 
     Args:

@@ -1,12 +1,13 @@
 """A recipe's sections: the options of each stage of the main job. Of this package, they import only ``bounds`` and ``schema``."""
 
 from dataclasses import dataclass, field, replace
-from typing import Annotated, Any, ClassVar, get_args
+from typing import Annotated, ClassVar, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import AfterValidator, Field
 
+from prunekit._json import JsonObject
 from prunekit._messages import did_you_mean
 from prunekit._types import FloatArray
 from prunekit.allocation import RULES
@@ -110,8 +111,8 @@ class BaseOptions:
     __pydantic_config__: ClassVar[dict[str, object]] = STRICT
 
     checkpoint: str | None = None
-    model: Annotated[dict[str, Any], _MODEL] | None = None
-    noise_schedule: Annotated[dict[str, Any], _NOISE_SCHEDULE] | None = None
+    model: Annotated[JsonObject, _MODEL] | None = None
+    noise_schedule: Annotated[JsonObject, _NOISE_SCHEDULE] | None = None
     prediction_type: PredictionType | None = None
     train: Train = field(default_factory=TrainOptions)
     weights: Weights | None = None

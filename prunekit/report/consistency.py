@@ -1,8 +1,7 @@
 """Pictures of how similar two models are: pairs of images from the same noise, and the measures over the timesteps."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from matplotlib.artist import Artist
@@ -125,9 +124,7 @@ def _estimate(found: Summary | None) -> str:
     return "undefined" if found is None or found.mean is None else f"{found.mean:.3f} ± {found.se or 0:.3f}"
 
 
-def _curve(
-    axes: Axes, timesteps: NDArray[np.float64], values: Sequence[Summary | None], look: Mapping[str, Any]
-) -> None:
+def _curve(axes: Axes, timesteps: NDArray[np.float64], values: Sequence[Summary | None], look: JsonDict) -> None:
     """Draw the mean with a band of two standard errors, and gaps where it is undefined."""
     mean, error = (np.array([_known(value, key) for value in values], dtype=np.float64) for key in ("mean", "se"))
     axes.plot(timesteps, mean, linewidth=1.6, marker="." if len(mean) < _FEW else None, **look)

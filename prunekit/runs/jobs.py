@@ -15,7 +15,7 @@ from typing import Any, NotRequired, Protocol
 import torch
 from typing_extensions import TypedDict
 
-from prunekit._json import Whole, checked, parse_json
+from prunekit._json import JsonObject, Whole, checked, parse_json
 from prunekit.errors import PrunekitError
 from prunekit.runs.book import Stage
 from prunekit.runs.observing import Observer, say
@@ -105,7 +105,7 @@ class Diary:
         path.parent.mkdir(parents=True, exist_ok=True)
         self._path = path
 
-    def write(self, entry: dict[str, Any]) -> None:
+    def write(self, entry: JsonObject) -> None:
         """Append an entry in a single write."""
         with self._path.open("ab", buffering=0) as file:
             file.write(json.dumps(entry).encode() + b"\n")

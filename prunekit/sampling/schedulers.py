@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from prunekit._json import JsonDict
+from prunekit._json import JsonDict, JsonObject
 from prunekit._messages import did_you_mean, one_line
 from prunekit._types import FloatArray
 from prunekit.checkpoint.scheduler_classes import ERRORS, is_stand_in, named_class
@@ -132,7 +132,7 @@ def set_timesteps(scheduler: Any, steps: int) -> None:
         raise InputError(f"{name} cannot take {steps} steps ({one_line(error)}).") from error
 
 
-def init_defaults(scheduler_class: Any) -> dict[str, Any]:
+def init_defaults(scheduler_class: Any) -> JsonObject:
     """Default of every argument of a scheduler's constructor, by name."""
     parameters = inspect.signature(scheduler_class.__init__).parameters.values()
     return {one.name: one.default for one in parameters if one.name not in ("self", "kwargs")}

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from prunekit._json import JsonDict
+from prunekit._json import JsonDict, JsonObject
 from prunekit._types import FloatArray
 from prunekit.errors import InputError
 
@@ -111,7 +111,7 @@ def _settings(scheduler: object) -> dict[str, object]:
     config = dict(getattr(scheduler, "config", {}))
     unsaid = set(config.get("_use_default_values", ())) - set(BETA_KEYS)
     parameters = inspect.signature(type(scheduler).__init__).parameters
-    found: dict[str, Any] = {"_class_name": type(scheduler).__name__}
+    found: JsonObject = {"_class_name": type(scheduler).__name__}
     for key, value in config.items():
         if key in unsaid or key.startswith("_"):
             continue

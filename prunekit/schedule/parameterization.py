@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, get_args
 
 import numpy as np
 
-from prunekit._json import JsonDict
+from prunekit._json import JsonDict, JsonObject
 from prunekit._types import FloatArray
 from prunekit.choices import PredictionType, ReadablePrediction
 from prunekit.errors import InputError
@@ -61,7 +61,7 @@ class Parameterization:
         schedule = NoiseSchedule.from_config(config["noise_schedule"])
         return cls(schedule, str(config.get("prediction_type", "epsilon")))
 
-    def to_config(self) -> dict[str, Any]:
+    def to_config(self) -> JsonObject:
         """JSON-able; :meth:`from_config` reads it."""
         return {"noise_schedule": self.schedule.to_config(), "prediction_type": self.prediction_type}
 

@@ -4,14 +4,14 @@ import itertools
 import json
 import logging
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, NotRequired
 
 from typing_extensions import TypedDict
 
 from prunekit._files import check_file
-from prunekit._json import Many, Ratio, Whole, checked, parse_json
+from prunekit._json import JsonDict, JsonObject, Many, Ratio, Whole, checked, parse_json
 from prunekit._leftovers import sync
 from prunekit.errors import FileFormatError, LimitError
 from prunekit.results.formats import SEARCH
@@ -55,7 +55,7 @@ class Journal:
         entries: entries that exist already.
     """
 
-    def __init__(self, path: Path | None = None, key: str = "", entries: Iterable[Mapping[str, Any]] = ()) -> None:
+    def __init__(self, path: Path | None = None, key: str = "", entries: Iterable[JsonDict] = ()) -> None:
         self.path, self.key = path, key
         self.entries = [dict(entry) for entry in entries]
         self._written = {_line(entry) for entry in self.entries}
@@ -103,12 +103,12 @@ class Journal:
         """The loss of every measured candidate, by its steps."""
         return {tuple(e["steps"]): float(e["loss"]) for e in self.entries if "steps" in e and "chosen" not in e}
 
-    def answer(self, search_round: int) -> dict[str, Any] | None:
+    def answer(self, search_round: int) -> JsonObject | None:
         """A language model's answer in a round, or its failure; None if it was not asked."""
         said = (e for e in self.entries if e["round"] == search_round and ("ratios" in e or "failed" in e))
         return next(said, None)
 
-    def write(self, entry: Mapping[str, Any]) -> None:
+    def write(self, entry: JsonDict) -> None:
         """Append an entry, unless an earlier run of this search already did."""
         line = _line(entry)
         if self.path is None or line in self._written:
@@ -124,13 +124,13 @@ def _free_name(path: Path) -> Path:
     return next(aside for aside in map(path.with_name, names) if not os.path.lexists(aside))
 
 
-def _line(entry: Mapping[str, Any]) -> str:
+def _line(entry: JsonDict) -> str:
     return json.dumps(entry, allow_nan=False)
 
 
-def _readable(lines: Iterable[bytes]) -> list[dict[str, Any]]:
+def _readable(lines: Iterable[bytes]) -> list[JsonObject]:
     """The entries before the first line that is not an entry."""
-    entries: list[dict[str, Any]] = []
+    entries: list[JsonObject] = []
     for line in lines:
         try:
             entry = parse_json(line, "A line")

@@ -4,12 +4,12 @@ import json
 import logging
 import math
 import time
-from typing import Annotated, Any
+from typing import Annotated
 
 import numpy as np
 from typing_extensions import TypedDict
 
-from prunekit._json import Bounded, Ratio, checked, parse_json
+from prunekit._json import Bounded, JsonObject, Ratio, checked, parse_json
 from prunekit._types import FloatArray, IntArray
 from prunekit.errors import InputError
 from prunekit.search import ranks
@@ -68,7 +68,7 @@ def llm(task: Task) -> IntArray:
     return best
 
 
-def _said(task: Task, endpoint: Endpoint, search_round: int, base: float) -> dict[str, Any]:
+def _said(task: Task, endpoint: Endpoint, search_round: int, base: float) -> JsonObject:
     """The round's entry: the ratios that the model answered with, or how it failed. Rank 0 asks."""
     known = task.journal.answer(search_round)
     if known is not None or ranks.place()[0] != 0:
@@ -112,7 +112,7 @@ def _memory_bank(task: Task, base: float) -> str:
     for entry in rounds:
         removed = task.removed(np.array(entry["steps"], dtype=np.int64))
         ratios = {group.name: round(float(r), 3) for group, r in zip(problem.graph, removed, strict=True) if r > 0}
-        cost = entry.get("spent", entry["macs"]) / full
+        cost = entry["spent" if "spent" in entry else "macs"] / full
         lines.append(f"{json.dumps(ratios)} -> {cost:.4f}, {entry['loss']:.6g}")
     return "\n".join(lines if rounds else [*lines, "nothing yet"])
 

@@ -9,10 +9,10 @@ The multiple and the limits are this project's choice.
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
-from typing import Any
 
 import numpy as np
 
+from prunekit._json import JsonObject
 from prunekit._types import IntArray
 from prunekit.graph import ChannelGraph, ChannelGroup
 from prunekit.search.exact import nearest_below
@@ -47,7 +47,7 @@ class WidthMultiples:
         """The largest multiple; 1 if any widths were allowed."""
         return max(self.groups, default=1)
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> JsonObject:
         """The arguments by name, JSON-able."""
         groups = {str(multiple): count for multiple, count in self.groups.items()}
         return {"groups": groups, "asked": self.asked, "finer": list(self.finer), "costs": self.costs}

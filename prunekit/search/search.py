@@ -4,7 +4,7 @@ import hashlib
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, ClassVar, get_args
+from typing import ClassVar, get_args
 
 import numpy as np
 import torch
@@ -12,6 +12,7 @@ from torch import nn
 
 import prunekit
 from prunekit._files import json_hash
+from prunekit._json import JsonObject
 from prunekit._messages import did_you_mean
 from prunekit._types import FloatArray
 from prunekit.cost import CostModel, LatencyModel
@@ -130,7 +131,7 @@ class SearchResult:
     target_of: TargetOf = "macs"
 
     @property
-    def measured(self) -> list[dict[str, Any]]:
+    def measured(self) -> list[JsonObject]:
         """The measured candidates: round, steps, MACs, loss."""
         return [entry for entry in self.memory if "steps" in entry and "chosen" not in entry]
 

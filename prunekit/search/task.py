@@ -4,10 +4,11 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
 
+from prunekit._json import JsonObject
 from prunekit._types import FloatArray, IntArray
 from prunekit.errors import InputError
 from prunekit.graph import PruningPlan
@@ -58,7 +59,7 @@ class Task:
     llm: Endpoint | None = None
     journal: Journal = field(default_factory=Journal)
     where: str = "its timestep group"
-    memory: list[dict[str, Any]] = field(default_factory=list)
+    memory: list[JsonObject] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self._known = self.journal.losses()
@@ -113,7 +114,7 @@ class Task:
         """Remember a choice; the choices are the timestep group's frontier of MACs and loss."""
         self.remember({"round": search_round, "chosen": what, **self._described(steps, loss)})
 
-    def remember(self, entry: dict[str, Any]) -> None:
+    def remember(self, entry: JsonObject) -> None:
         """Put an entry into the memory and the journal."""
         self.memory.append(entry)
         self.journal.write(entry)

@@ -3,10 +3,9 @@
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 from prunekit._files import write_json
-from prunekit._json import read_json
+from prunekit._json import JsonObject, read_json
 from prunekit.checkpoint import Base
 from prunekit.cost import CostModel, LatencyModel, LatencyTable
 from prunekit.data import ImageData
@@ -154,7 +153,7 @@ def prune_group(
     return slim, result
 
 
-def _provenance(bench: Bench, result: SearchResult, options: PruneOptions) -> dict[str, Any]:
+def _provenance(bench: Bench, result: SearchResult, options: PruneOptions) -> JsonObject:
     """The base and the options from which a pruned network was made."""
     provenance = {
         "base_sha256": bench.base.sha256,

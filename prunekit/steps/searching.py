@@ -2,10 +2,11 @@
 
 from collections.abc import Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from torch import nn
 
+from prunekit._json import JsonObject
 from prunekit.checkpoint.finite import first_not_finite
 from prunekit.cost import CostModel, LatencyModel, verify
 from prunekit.errors import GraphError
@@ -100,7 +101,7 @@ def search_and_repair(
 def search_provenance(result: SearchResult, options: "PruneOptions") -> dict[str, object]:
     """How a pruned network was scored and searched, and its costs, for the record that is saved with it."""
     of = options.search.target_of
-    provenance: dict[str, Any] = {
+    provenance: JsonObject = {
         "criterion": options.criterion,
         "proposer": options.search.proposer,
         "proxy": options.search.proxy,

@@ -1,8 +1,8 @@
 """Estimates a recipe's cost before it runs: MACs by stage, memory of a train step, hours on a kind of GPU."""
 
 from dataclasses import dataclass
-from typing import Any
 
+from prunekit._json import JsonObject
 from prunekit.checkpoint import ModelSpec
 from prunekit.cost import StepCost, gpu_hours
 from prunekit.ledger import LedgerRow, both_ways, forwards, spent_on_training
@@ -77,7 +77,7 @@ class Estimate:
         said.append(f"{sum(hours.values()):.0f} {machine.gpu} hours at {share} of its stated FLOP/s: {stages}.")
         return said
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> JsonObject:
         """The base's counts as for ``prunekit cost``, and the estimates."""
         macs: dict[str, int] = {}
         for row, _ in self.rows:

@@ -3,11 +3,12 @@
 import copy
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Protocol
 
 import torch
 from torch import Tensor, nn
 
+from prunekit._types import StateDict
 from prunekit.errors import InputError
 
 __all__ = ["Callback", "Snapshots", "with_weights"]
@@ -29,11 +30,11 @@ class Callback(Protocol):
         """The settings that decide the result, JSON-able, without the state."""
         ...
 
-    def state_dict(self) -> dict[str, Any]:
+    def state_dict(self) -> StateDict:
         """The state, for a checkpoint: tensors and plain values only."""
         ...
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:
+    def load_state_dict(self, state: StateDict) -> None:
         """Restore the state from a checkpoint."""
         ...
 
@@ -79,10 +80,10 @@ class Snapshots:
         """The interval."""
         return {"every": self.every}
 
-    def state_dict(self) -> dict[str, Any]:
+    def state_dict(self) -> StateDict:
         """The snapshots."""
         return {"kept": [[step, state] for step, state in self.kept]}
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:
+    def load_state_dict(self, state: StateDict) -> None:
         """Restore the snapshots from a checkpoint."""
         self.kept[:] = [(int(step), dict(weights)) for step, weights in state["kept"]]

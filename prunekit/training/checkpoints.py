@@ -6,13 +6,13 @@ import re
 import warnings
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from prunekit._files import atomic_path, sha256_file
 from prunekit._leftovers import sweep
+from prunekit._types import StateDict
 from prunekit.checkpoint.tensors import read_content
 from prunekit.errors import FileFormatError, LimitError
 
@@ -21,7 +21,7 @@ __all__ = ["drop_checkpoints", "latest_checkpoint", "save_checkpoint", "saved_st
 _NAME = re.compile(r"step-(\d{8})-([0-9a-f]{16})\.pt")
 
 
-def save_checkpoint(folder: Path, step: int, state: dict[str, Any], keep: int = 2) -> Path:
+def save_checkpoint(folder: Path, step: int, state: StateDict, keep: int = 2) -> Path:
     """Write ``step-<step>-<hash>.pt`` atomically and drop all but the ``keep`` newest.
 
     Args:
@@ -41,7 +41,7 @@ def save_checkpoint(folder: Path, step: int, state: dict[str, Any], keep: int = 
     return path
 
 
-def latest_checkpoint(folder: Path) -> dict[str, Any] | None:
+def latest_checkpoint(folder: Path) -> StateDict | None:
     """State of the newest checkpoint whose hash is right, or None; a damaged one raises a warning that names it.
 
     Raises:
@@ -71,7 +71,7 @@ def saved_step(folder: Path) -> int | None:
     return int(names[0][1]) if names and names[0] else None
 
 
-def _read(path: Path) -> dict[str, Any] | None:
+def _read(path: Path) -> StateDict | None:
     """A checkpoint's state; None if the file does not match the hash in its name, or would run code when read."""
     match = _NAME.fullmatch(path.name)
     if match is None or not sha256_file(path).startswith(match[2]):

@@ -3,10 +3,10 @@
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
 
 from torch import nn
 
+from prunekit._types import StateDict
 from prunekit.errors import InputError
 from prunekit.groups import TimestepGroup, TimestepGroups
 
@@ -73,10 +73,10 @@ class EarlyStop:
         """The settings that decide when a stage is stopped, JSON-able."""
         return {"every": self.every, "patience": self.patience, "improvement": self.improvement}
 
-    def state_dict(self) -> dict[str, Any]:
+    def state_dict(self) -> StateDict:
         """The history."""
         return {"history": [[step, list(losses), list(on)] for step, losses, on in self.history]}
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:
+    def load_state_dict(self, state: StateDict) -> None:
         """Restore the history from a checkpoint."""
         self.history[:] = [(int(step), list(losses), list(on)) for step, losses, on in state["history"]]

@@ -18,6 +18,7 @@ from torch.optim.swa_utils import AveragedModel
 
 from prunekit._files import json_hash
 from prunekit._signals import Termination
+from prunekit._types import StateDict
 from prunekit.errors import FileFormatError, InputError
 from prunekit.training.callbacks import Callback
 from prunekit.training.checkpoints import latest_checkpoint, save_checkpoint, weights_hash
@@ -249,7 +250,7 @@ class _Run:
         self.saved = time.monotonic()
         self.saving = self.saved - began
 
-    def state(self) -> dict[str, Any]:
+    def state(self) -> StateDict:
         """The state for a checkpoint: tensors and plain values only."""
         return {
             "fingerprint": self.fingerprint,

@@ -1,11 +1,11 @@
 """Importance sampling by the losses' second moment: timesteps with large losses are drawn more often, with lower weights."""
 
 from dataclasses import dataclass, field
-from typing import Any
 
 import torch
 from torch import Generator, Tensor
 
+from prunekit._types import StateDict
 from prunekit.errors import InputError
 from prunekit.training.timesteps import RangeTimesteps, drawn
 
@@ -107,11 +107,11 @@ class LossSecondMoment:
         """The settings that decide the draws, JSON-able."""
         return {"within": self.within.describe(), "history": self.history, "uniform": self.uniform}
 
-    def state_dict(self) -> dict[str, Any]:
+    def state_dict(self) -> StateDict:
         """The state for a checkpoint."""
         return {"losses": self.losses.clone(), "seen": self.seen.clone()}
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:
+    def load_state_dict(self, state: StateDict) -> None:
         """Restore the state from a checkpoint."""
         losses, seen = state["losses"], state["seen"]
         if losses.shape != self.losses.shape or seen.shape != self.seen.shape:

@@ -1,11 +1,12 @@
 """Timestep samplers: they decide which timesteps a train step uses, and with which weights."""
 
 from dataclasses import asdict, dataclass, field, is_dataclass
-from typing import Any, Protocol, runtime_checkable
+from typing import Protocol, runtime_checkable
 
 import torch
 from torch import Generator, Tensor
 
+from prunekit._types import StateDict
 from prunekit.errors import InputError
 from prunekit.groups import TimestepGroup
 
@@ -57,11 +58,11 @@ class StatefulSampler(TimestepSampler, Protocol):
         """The settings that decide the draws, JSON-able, without the state."""
         ...
 
-    def state_dict(self) -> dict[str, Any]:
+    def state_dict(self) -> StateDict:
         """The state, for a checkpoint: tensors and plain values only."""
         ...
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:
+    def load_state_dict(self, state: StateDict) -> None:
         """Restore the state from a checkpoint."""
         ...
 
@@ -133,7 +134,7 @@ def described(sampler: TimestepSampler) -> dict[str, object] | None:
     """The settings that decide a sampler's draws, JSON-able: from ``describe()``, or from a dataclass's fields; else None."""
     describe = getattr(sampler, "describe", None)
     if callable(describe):
-        description: dict[str, Any] = describe()
+        description: StateDict = describe()
         return description
     return asdict(sampler) if is_dataclass(sampler) else None
 

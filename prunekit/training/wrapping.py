@@ -1,10 +1,10 @@
 """A base class for wrappers around a timestep sampler that do not change its draws."""
 
 from dataclasses import dataclass
-from typing import Any
 
 from torch import Generator, Tensor
 
+from prunekit._types import StateDict
 from prunekit.errors import InputError
 from prunekit.training.timesteps import (
     LearningSampler,
@@ -51,11 +51,11 @@ class Wrapped:
         """The settings that decide the draws, JSON-able."""
         return {"sampler": [type(self.sampler).__qualname__, described(self.sampler)]}
 
-    def state_dict(self) -> dict[str, Any]:
+    def state_dict(self) -> StateDict:
         """The sampler's state; empty if it has none."""
         return self.sampler.state_dict() if isinstance(self.sampler, StatefulSampler) else {}
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:
+    def load_state_dict(self, state: StateDict) -> None:
         """Restore the state from a checkpoint."""
         if isinstance(self.sampler, StatefulSampler):
             self.sampler.load_state_dict(state)
