@@ -106,6 +106,16 @@ def claim_of(run: Path) -> str:
     return kind.claim(manifest)
 
 
+def test_the_figures_of_the_engine_are_those_of_its_table() -> None:
+    rows = read_json(ROOT / "reports" / "engine" / "coverage.json")["networks"]
+    page = (ROOT / "reports" / "engine" / "coverage.md").read_text(encoding="utf-8")
+    assert f"Measured on {len(rows)} networks" in README
+    (most,) = re.findall(rf"at least 0\.9 of the MACs prunable: (\d+) of {len(rows)}\n", page)
+    (right,) = re.findall(rf"same after reloading: (\d+) of {len(rows)}\n", page)
+    text = " ".join(README.split())
+    assert f"in {most}, pruning can reach at least 0.9 of the MACs, and all {right} compute the same" in text
+
+
 @pytest.mark.parametrize("run", RUNS, ids=lambda run: run.name)
 def test_the_configuration_that_a_page_shows_is_its_recipe(run: Path, tmp_path: Path) -> None:
     section = again(read_manifest(run))
