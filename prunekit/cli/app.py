@@ -67,7 +67,11 @@ class _ImportedAtNeed(TyperGroup):
         """The command of this name, or None."""
         if cmd_name in MODULES and self.commands[cmd_name] is None:
             alone = typer.Typer(**_SETTINGS)
-            alone.command(cmd_name)(command(cmd_name))
+            function = command(cmd_name)
+            summary = (function.__doc__ or "").split("\n\n")[
+                0
+            ]  # typer cuts a help text's first line to fit, but not a summary
+            alone.command(cmd_name, short_help=" ".join(summary.split()))(function)
             self.commands[cmd_name] = get_command(alone)
         return self.commands.get(cmd_name)
 

@@ -1,5 +1,6 @@
 """The command ``estimate``: what a recipe will take, before it runs."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
@@ -14,17 +15,30 @@ __all__ = ["COMMANDS"]
 
 def estimate(
     recipe: Annotated[Path, typer.Argument(help="YAML file of the experiment."), Exists(check_recipe)],
-    gpu: Annotated[str, typer.Option(help="Kind of GPU: A100, H100 or RTX4090.")] = "A100",
+    gpu: Annotated[
+        str | None,
+        typer.Option(
+            help="Kind of GPU: A100, H100 or RTX4090 (default: this machine if it has no GPU, otherwise A100)."
+        ),
+    ] = None,
     gpus: Annotated[int, typer.Option(min=1, help="Number of GPUs that share a training's batch.")] = 1,
     utilisation: Annotated[float, typer.Option(help="Share of the GPU's stated FLOP/s that is reached.")] = 0.3,
     json: Json = False,
 ) -> None:
     """Estimate the time, memory and MACs that a recipe will take."""
-    from prunekit.recipe import load_recipe
-    from prunekit.studies.recipe_costs import Machine, estimate
+    import torch
 
-    found = estimate(load_recipe(recipe), Machine(gpu, gpus, utilisation))
-    emit(json, found.to_json() if json else {}, [f"{recipe}: {found.sentences()[0]}", *found.sentences()[1:]])
+    from prunekit.recipe import load_recipe
+    from prunekit.studies.recipe_costs import Gpus, estimate, this_machine
+
+    loaded = load_recipe(recipe)
+    found = on_gpus = estimate(loaded, Gpus(gpu or "A100", gpus, utilisation))
+    if gpu is None and not torch.cuda.is_available():
+        found = replace(found, machine=this_machine(loaded, found.step.count) or found.machine)
+    lines = found.sentences()
+    if found is not on_gpus and sum(on_gpus.hours().values()) >= 1:
+        lines.append(on_gpus.sentences()[-1])
+    emit(json, found.to_json() if json else {}, [f"{recipe}: {lines[0]}", *lines[1:]])
 
 
 COMMANDS = (estimate,)

@@ -4,7 +4,7 @@ from prunekit.cost.closed_form import CostModel
 from prunekit.cost.counter import MacCount, count_macs, count_params
 from prunekit.cost.latency import LatencyCheck, LatencyModel, LatencyTable
 from prunekit.cost.other_counters import Difference, OtherCount, other_counters
-from prunekit.cost.timing import LatencyOptions
+from prunekit.cost.timing import LatencyOptions, train_step_rate
 from prunekit.cost.training import GPUS, StepCost, gpu_hours
 from prunekit.cost.verify import verify
 
@@ -23,5 +23,6 @@ __all__ = [
     "count_params",
     "gpu_hours",
     "other_counters",
+    "train_step_rate",
     "verify",
 ]

@@ -19,7 +19,7 @@ from prunekit.cost.closed_form import CostModel
 from prunekit.cost.layer_times import LayerOp, LayerTimes, Used, layers_used, operation
 from prunekit.errors import GraphError, InputError
 from prunekit.graph import ChannelGraph, PruningPlan, apply
-from prunekit.graph.forward_pass import Inputs, evaluation_mode
+from prunekit.graph.forward_pass import Inputs, evaluation_mode, output_tensors
 
 __all__ = ["LatencyOptions", "Measured", "measure"]
 
@@ -117,6 +117,29 @@ def _grid(least: int, most: int, points: int) -> IntArray:
     multiple = 32 if most - least >= 128 else 8 if most - least >= 32 else 1
     between = np.rint(np.linspace(least, most, points)[1:-1] / multiple) * multiple
     return np.unique(np.clip([least, *between, most], least, most)).astype(np.int64)
+
+
+def train_step_rate(model: nn.Module, inputs: Inputs, macs: int, batch_size: int = 1, repeats: int = 5) -> float:
+    """MACs per second of train steps on this machine: of the fastest step, since whatever else runs only slows steps down.
+
+    Args:
+        model: the network, in float32.
+        inputs: arguments of one forward pass at batch 1.
+        macs: MACs of one forward pass at batch 1; the backward pass counts twice.
+        batch_size: images in a step.
+        repeats: number of steps that are timed.
+    """
+    given = {key: _batched(value, batch_size) for key, value in _by_key(inputs).items()}
+
+    def step() -> None:
+        output = model(**given) if isinstance(inputs, Mapping) else model(*given.values())
+        torch.stack([tensor.float().square().mean() for tensor in output_tensors(output)]).sum().backward()
+
+    device = next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
+    with torch.enable_grad():
+        seconds = min(_seconds(step, device) for _ in range(repeats))
+    model.zero_grad(set_to_none=True)
+    return 3 * macs * batch_size / seconds
 
 
 def _plans(graph: ChannelGraph, options: LatencyOptions) -> IntArray:

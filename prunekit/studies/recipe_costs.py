@@ -1,10 +1,12 @@
-"""Estimates a recipe's cost before it runs: MACs by stage, memory of a train step, hours on a kind of GPU."""
+"""Estimates a recipe's cost before it runs: MACs by stage, memory of a train step, hours on a kind of GPU or on this machine."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Protocol
 
 from prunekit._json import JsonObject
 from prunekit.checkpoint import ModelSpec
-from prunekit.cost import StepCost, gpu_hours
+from prunekit.cost import MacCount, StepCost, gpu_hours, train_step_rate
 from prunekit.ledger import LedgerRow, both_ways, forwards, spent_on_training
 from prunekit.recipe import ExpertsRecipe, Recipe
 from prunekit.search import proxy_samples
@@ -13,12 +15,36 @@ from prunekit.steps.budgets import evaluations
 from prunekit.steps.sample_quality import loss_draws
 from prunekit.training import TrainOptions
 
-__all__ = ["Estimate", "Machine", "estimate"]
+__all__ = ["Estimate", "Gpus", "Machine", "ThisMachine", "estimate", "this_machine"]
+
+_MEASURED_MACS = 5e9  # of a timed step: a second or so on a processor
+_LARGEST = 300_000_000  # parameters of the largest network that is trained to measure a rate
+
+
+class Machine(Protocol):
+    """Where a recipe will run."""
+
+    @property
+    def count(self) -> int:
+        """Number of devices, which share a training's batch or the timestep groups."""
+        ...
+
+    def hours(self, macs: int, precision: str) -> float:
+        """Hours for some MACs, summed over all devices; ``precision`` is ``no`` for float32, ``bf16`` or ``fp16``."""
+        ...
+
+    def said(self, hours: Mapping[str, float]) -> str:
+        """The hours of every stage as a sentence, with where and how fast."""
+        ...
+
+    def to_json(self) -> JsonObject:
+        """The machine's fields."""
+        ...
 
 
 @dataclass(frozen=True)
-class Machine:
-    """The GPUs that a recipe will run on.
+class Gpus:
+    """GPUs of one kind.
 
     Args:
         gpu: a kind of GPU, one of :data:`prunekit.cost.GPUS`.
@@ -30,6 +56,51 @@ class Machine:
     count: int = 1
     utilisation: float = 0.3
 
+    def hours(self, macs: int, precision: str) -> float:
+        """See :class:`Machine`.
+
+        Raises:
+            InputError: the GPU is not listed, or the share is invalid.
+        """
+        return gpu_hours(macs, self.gpu, precision, self.utilisation)
+
+    def said(self, hours: Mapping[str, float]) -> str:
+        """See :class:`Machine`."""
+        stages = ", ".join(f"{stage} {own:.1f}" for stage, own in hours.items())
+        share = f"{100 * self.utilisation:.0f} %"
+        return f"{sum(hours.values()):.0f} {self.gpu} hours at {share} of its stated FLOP/s: {stages}."
+
+    def to_json(self) -> JsonObject:
+        """See :class:`Machine`."""
+        return dict(vars(self))
+
+
+@dataclass(frozen=True)
+class ThisMachine:
+    """The machine that the estimate is made on.
+
+    Args:
+        rate: MACs per second that it reached in train steps of the recipe's base.
+    """
+
+    rate: float
+    count: int = 1
+
+    def hours(self, macs: int, precision: str) -> float:
+        """See :class:`Machine`; every precision takes as long as float32."""
+        return macs / self.rate / 3600
+
+    def said(self, hours: Mapping[str, float]) -> str:
+        """See :class:`Machine`."""
+        unit, scale = ("hours", 1) if sum(hours.values()) >= 1 else ("minutes", 60)
+        stages = ", ".join(f"{stage} {scale * own:.1f}" for stage, own in hours.items())
+        rate = f"{self.rate / 1e9:.3g} GMAC/s in a train step of the base"
+        return f"About {scale * sum(hours.values()):.1f} {unit} on this machine, which reaches {rate}: {stages}."
+
+    def to_json(self) -> JsonObject:
+        """See :class:`Machine`."""
+        return {"macs_per_second": self.rate}
+
 
 @dataclass(frozen=True, eq=False)
 class Estimate:
@@ -39,7 +110,7 @@ class Estimate:
         step: the base's MACs and activations.
         rows: passes by stage, with their precision.
         trainings: options by kind of training.
-        machine: the GPUs to run on.
+        machine: where it will run.
     """
 
     step: StepCost
@@ -53,11 +124,10 @@ class Estimate:
         return self.step.memory(-(-options.batch_size // (self.machine.count * options.gradient_accumulation_steps)))
 
     def hours(self) -> dict[str, float]:
-        """GPU hours of every stage, summed over all GPUs."""
+        """Hours of every stage, summed over all GPUs."""
         hours: dict[str, float] = {}
         for row, precision in self.rows:
-            own = gpu_hours(row.macs, self.machine.gpu, precision, self.machine.utilisation)
-            hours[row.stage] = hours.get(row.stage, 0.0) + own
+            hours[row.stage] = hours.get(row.stage, 0.0) + self.machine.hours(row.macs, precision)
         return hours
 
     def sentences(self) -> list[str]:
@@ -72,9 +142,7 @@ class Estimate:
             total, kept = memory["total"] / 2**30, memory["activations"] / 2**30
             what = f"A train step of {name}, {options.batch_size} images{how}"
             said.append(f"{what}: {total:.1f} GiB in float32, {kept:.1f} of them activations.")
-        stages = ", ".join(f"{stage} {own:.1f}" for stage, own in hours.items()).replace("search", "search at most")
-        share = f"{100 * machine.utilisation:.0f} %"
-        said.append(f"{sum(hours.values()):.0f} {machine.gpu} hours at {share} of its stated FLOP/s: {stages}.")
+        said.append(machine.said({stage.replace("search", "search at most"): own for stage, own in hours.items()}))
         return said
 
     def to_json(self) -> JsonObject:
@@ -86,10 +154,8 @@ class Estimate:
             **self.step.count.to_json(),
             "activations_per_sample": self.step.activations,
             "memory": {name: self.memory(name) for name in self.trainings},
-            "stages": [
-                {"stage": stage, "macs": macs[stage], "gpu_hours": hours} for stage, hours in self.hours().items()
-            ],
-            "machine": vars(self.machine),
+            "stages": [{"stage": stage, "macs": macs[stage], "hours": hours} for stage, hours in self.hours().items()],
+            "machine": self.machine.to_json(),
         }
 
 
@@ -101,7 +167,7 @@ def estimate(recipe: Recipe, machine: Machine | None = None, spec: ModelSpec | N
 
     Args:
         recipe: a recipe that makes experts or a base.
-        machine: the GPUs to run on.
+        machine: where it will run; one A100 if absent.
         spec: the network, if the recipe names a checkpoint that is not available.
 
     Raises:
@@ -124,7 +190,22 @@ def estimate(recipe: Recipe, machine: Machine | None = None, spec: ModelSpec | N
         if recipe.finetune:
             trainings["fine-tuning"] = recipe.finetune.train
         rows += _of_experts(recipe, macs, params, spec)
-    return Estimate(step, rows, trainings, machine or Machine())
+    return Estimate(step, rows, trainings, machine or Gpus())
+
+
+def this_machine(recipe: Recipe, count: MacCount) -> ThisMachine | None:
+    """This machine, with a rate measured in a few train steps of the recipe's base; None for a base that is too large for that.
+
+    Args:
+        recipe: a recipe that makes experts or a base.
+        count: MACs and parameters of its base.
+    """
+    if count.params > _LARGEST:
+        return None
+    base = recipe.base
+    spec = base.spec() if base.checkpoint is None else open_base(base.checkpoint, asked=base.asked).spec
+    batch_size = max(1, min(64, int(_MEASURED_MACS / (3 * count.macs))))
+    return ThisMachine(train_step_rate(spec.build(), spec.example_inputs(), count.macs, batch_size))
 
 
 def _of_experts(recipe: ExpertsRecipe, macs: int, params: int, spec: ModelSpec) -> list[tuple[LedgerRow, str]]:

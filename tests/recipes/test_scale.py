@@ -17,7 +17,7 @@ from prunekit.schedule import Parameterization
 from prunekit.steps.bases import seeded_weights
 from prunekit.steps.bench import Bench
 from prunekit.steps.image_choice import check_images, classes_for
-from prunekit.studies.recipe_costs import Estimate, Machine, estimate
+from prunekit.studies.recipe_costs import Estimate, Gpus, Machine, ThisMachine, estimate, this_machine
 from prunekit.training import DenoisingObjective, timestep_sampler, train
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -143,11 +143,11 @@ def test_one_step_of_the_recipes_own_model(name: str) -> None:
 
 @pytest.mark.slow
 def test_more_gpus_share_the_batch_and_not_the_hours() -> None:
-    one, eight = estimated("imagenet64"), estimated("imagenet64", Machine("A100", 8))
+    one, eight = estimated("imagenet64"), estimated("imagenet64", Gpus("A100", 8))
     assert eight.memory("base")["activations"] * 8 == one.memory("base")["activations"]
     assert eight.memory("base")["moments"] == one.memory("base")["moments"]
     assert eight.hours() == one.hours()
-    half = estimated("imagenet64", Machine("A100", 1, 0.15)).hours()
+    half = estimated("imagenet64", Gpus("A100", 1, 0.15)).hours()
     assert all(half[stage] == pytest.approx(2 * hours) for stage, hours in one.hours().items())
 
 
@@ -159,7 +159,21 @@ def test_the_figures_in_the_comments_add_up() -> None:
     by_hand = 2 * 3 * count.macs * train_.steps * train_.batch_size / (0.3 * 312e12 * 3600)
     assert found.hours()["base"] == pytest.approx(by_hand, rel=0.01)
     with pytest.raises(InputError, match="Got GPU 'abacus'"):
-        estimated("latent-dit", Machine("abacus")).hours()
+        estimated("latent-dit", Gpus("abacus")).hours()
+
+
+def test_hours_on_this_machine_are_of_a_rate_that_is_measured_here() -> None:
+    recipe = load_recipe(ROOT / "recipes" / "digits-demo.yaml")
+    found = estimate(recipe)
+    here = this_machine(recipe, found.step.count)
+    assert here is not None
+    assert 1e8 < here.rate < 1e14
+    hours = replace(found, machine=ThisMachine(2e9)).hours()
+    assert sum(hours.values()) == pytest.approx(sum(row.macs for row, _ in found.rows) / 2e9 / 3600)
+    said = replace(found, machine=ThisMachine(2e9)).sentences()[-1]
+    assert said.startswith(f"About {60 * sum(hours.values()):.1f} minutes on this machine, which reaches 2 GMAC/s")
+    assert "hours on this machine" in replace(found, machine=ThisMachine(2e6)).sentences()[-1]
+    assert this_machine(recipe, replace(found.step.count, params=10**10)) is None
 
 
 @pytest.mark.parametrize("name", NAMES)
