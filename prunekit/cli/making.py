@@ -10,8 +10,9 @@ import typer
 from prunekit._json import read_json
 from prunekit._missing import check_base, check_slim
 from prunekit.choices import PredictionType
-from prunekit.cli.console import data_options, emit, refuse_existing, refuse_inputs
+from prunekit.cli.console import data_options, emit, refuse_existing, refuse_inputs, resolution_of
 from prunekit.cli.interrupts import writing, written
+from prunekit.cli.output_lock import alone_with
 from prunekit.cli.reading_options import ReadingOptions
 from prunekit.cli.shared_options import DataOption, Exists, Json, Overwrite, Resolution, Seed
 from prunekit.cli.training_options import LoggingDir, Resume, TrainingChanges, training
@@ -36,7 +37,12 @@ def train(
         typer.Option(help="Recipe whose base is trained. The images, the network and the options are the recipe's."),
     ] = None,
     data: Annotated[
-        str, typer.Option("--data", help="Images: digits, a folder of PNG/JPEG or arrays, an .npz, or idx files.")
+        str,
+        typer.Option(
+            "--data",
+            help="Images: digits, a folder or zip of pictures, a folder of arrays, an .npz (FILE::KEY names the array), a .parquet "
+            "or dataset folder, idx files.",
+        ),
     ] = "digits",
     resolution: Resolution = None,
     config: Annotated[
@@ -66,38 +72,43 @@ def train(
     from prunekit.training import TrainOptions
     from prunekit.training.checkpoints import drop_checkpoints
 
-    if recipe is not None:
-        options, images = _of_recipe(recipe, context)
-    else:
-        settings = TrainOptions(
-            steps=steps, batch_size=batch_size, learning_rate=learning_rate, seed=seed, **changes.typed
-        )
-        options, images = _of_options(data, resolution, config, prediction_type, settings)
-    steps = options.train.steps
     checkpoints = output.with_name(output.name + ".checkpoints")
-    with training(checkpoints, resume, "train", logging_dir) as (report, first):
-        base, result = train_base(options, images, checkpoints, report)
-        if first:
-            with writing(output):
-                save_base(base, output)
-                note_place(images, output.parent)
-                drop_checkpoints(checkpoints)
+    with alone_with(output, overwrite) as unchanged:
+        if recipe is not None:
+            options, images = _of_recipe(recipe, context)
+        else:
+            settings = TrainOptions(
+                steps=steps, batch_size=batch_size, learning_rate=learning_rate, seed=seed, **changes.typed
+            )
+            options, images = _of_options(data, resolution, config, prediction_type, settings)
+        steps = options.train.steps
+        with training(checkpoints, resume, "train", logging_dir) as (report, first):
+            base, result = train_base(options, images, checkpoints, report)
+            if first:
+                unchanged(f"the trained state is in {checkpoints}")
+                with writing(output):
+                    save_base(base, output)
+                    note_place(images, output.parent)
+                    drop_checkpoints(checkpoints)
     if first:
         facts = {"output": str(output), "steps": steps, "loss": result.losses[-1][1], "seconds": result.seconds}
         emit(json, facts, [f"Trained {steps} steps, loss {facts['loss']:.4f}; written to {output}"])
 
 
 def _of_options(
-    data: str, resolution: int | None, config: Path | None, prediction_type: PredictionType, settings: "TrainOptions"
+    data: str, resolution: str | None, config: Path | None, prediction_type: PredictionType, settings: "TrainOptions"
 ) -> tuple["BaseOptions", "ImageSplit"]:
     """The base options and images from the command's own options."""
     from prunekit.checkpoint import ModelSpec
     from prunekit.data import load_images
     from prunekit.recipe import BaseOptions
+    from prunekit.steps.image_choice import image_size
     from prunekit.steps.presets import small_unet
 
     model = read_json(config) if config else None
-    images = load_images(data, resolution, model is not None and ModelSpec.from_json(model).num_classes is not None)
+    spec = None if model is None else ModelSpec.from_json(model)
+    size = resolution_of(resolution) or (None if spec is None else image_size(spec))
+    images = load_images(data, size, spec is not None and spec.num_classes is not None)
     model = small_unet(images) if model is None else model
     return BaseOptions(model=model, prediction_type=prediction_type, train=settings), images
 
@@ -187,9 +198,13 @@ def finetune(
         **changes.typed,
     )
     checkpoints = target.with_name(f".{target.name}.checkpoints")
-    with training(checkpoints, resume, slim.name, logging_dir) as (report, first):
+    with (
+        alone_with(target) as unchanged,
+        training(checkpoints, resume, slim.name, logging_dir) as (report, first),
+    ):
         tuned, result = finetune_slim(loaded, images.train, replace(options, train=settings), checkpoints, report, base)
         if first:
+            unchanged(f"the trained state is in {checkpoints}")
             with writing(target):
                 save_slim(tuned, target)
                 if "sha256" in said and said["sha256"] == images.sha256:

@@ -1,5 +1,6 @@
 """Opens a base from a user's checkpoint, or trains one from scratch."""
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib.resources import as_file, files
@@ -37,6 +38,7 @@ def open_base(
     """
     own = {} if asked is None else vars(asked)
     if not source.startswith(EMBEDDED):
+        source = os.path.expanduser(source)
         return load_base(source, config, inputs=None if inputs is None else read_inputs(inputs), **own)
     name = source.removeprefix(EMBEDDED)
     asset = files("prunekit") / "assets" / f"{name}-base.safetensors"
