@@ -1,5 +1,6 @@
 """The commands ``train``, ``finetune`` and ``assemble``."""
 
+import logging
 import os
 from dataclasses import replace
 from pathlib import Path
@@ -15,15 +16,17 @@ from prunekit.cli.interrupts import writing, written
 from prunekit.cli.output_lock import alone_with
 from prunekit.cli.reading_options import ReadingOptions
 from prunekit.cli.shared_options import DataOption, Exists, Json, Overwrite, Resolution, Seed
-from prunekit.cli.training_options import LoggingDir, Resume, TrainingChanges, training
+from prunekit.cli.training_options import LoggingDir, Resume, ResumeOrContinue, TrainingChanges, training
 from prunekit.errors import InputError
 
 if TYPE_CHECKING:
+    from prunekit.checkpoint import Base
     from prunekit.data import ImageSplit
-    from prunekit.recipe import BaseOptions
+    from prunekit.recipe import BaseOptions, DataOptions
     from prunekit.training import TrainOptions
 
 __all__ = ["COMMANDS"]
+_log = logging.getLogger(__name__)
 
 
 _ALONGSIDE = {"recipe", "output", "overwrite", "resume", "logging_dir", "json"}
@@ -55,7 +58,7 @@ def train(
     ] = 128,
     learning_rate: Annotated[float, typer.Option(help="AdamW's learning rate after the warm-up.")] = 1e-3,
     prediction_type: Annotated[PredictionType, typer.Option(help="What the model predicts.")] = "epsilon",
-    resume: Resume = "latest",
+    resume: ResumeOrContinue = "latest",
     logging_dir: LoggingDir = None,
     *,
     changes: TrainingChanges,
@@ -65,7 +68,12 @@ def train(
     json: Json = False,
 ) -> None:
     """Train a base denoiser and write base.pt. An interrupted training resumes from its last checkpoint."""
-    refuse_existing(output, overwrite, inputs=[recipe, config, data])
+    finished = None if resume in ("latest", "no") else resume
+    if finished is not None and (recipe is not None or not os.path.exists(finished)):
+        raise InputError(
+            f"Got --resume-from-checkpoint {resume}; expected latest, no, or the file of a finished base, without a recipe."
+        )
+    refuse_existing(output, overwrite, inputs=[recipe, config, data, finished])
     from prunekit.checkpoint import save_base
     from prunekit.data import note_place
     from prunekit.steps.bases import train_base
@@ -74,16 +82,19 @@ def train(
 
     checkpoints = output.with_name(output.name + ".checkpoints")
     with alone_with(output, overwrite) as unchanged:
+        settings = TrainOptions(
+            steps=steps, batch_size=batch_size, learning_rate=learning_rate, seed=seed, **changes.typed
+        )
+        trained = None
         if recipe is not None:
             options, images = _of_recipe(recipe, context)
+        elif finished is not None:
+            options, images, trained = _of_finished(finished, data_options(data, resolution), settings, context)
         else:
-            settings = TrainOptions(
-                steps=steps, batch_size=batch_size, learning_rate=learning_rate, seed=seed, **changes.typed
-            )
             options, images = _of_options(data, resolution, config, prediction_type, settings)
         steps = options.train.steps
-        with training(checkpoints, resume, "train", logging_dir) as (report, first):
-            base, result = train_base(options, images, checkpoints, report)
+        with training(checkpoints, resume if finished is None else "latest", "train", logging_dir) as (report, first):
+            base, result = train_base(options, images, checkpoints, report, trained)
             if first:
                 unchanged(f"the trained state is in {checkpoints}")
                 with writing(output):
@@ -113,6 +124,43 @@ def _of_options(
     return BaseOptions(model=model, prediction_type=prediction_type, train=settings), images
 
 
+def _of_finished(
+    path: str, others: "DataOptions", settings: "TrainOptions", context: typer.Context
+) -> tuple["BaseOptions", "ImageSplit", "Base"]:
+    """A finished base's own options, its images or those that were typed, and the base.
+
+    Raises:
+        InputError: an option was typed that is the base's own.
+    """
+    from prunekit.recipe import BaseOptions
+    from prunekit.steps.bases import open_base
+    from prunekit.steps.image_choice import images_of
+
+    typed = _typed(context)
+    if own := sorted(typed & {"config", "prediction_type"}):
+        raise InputError(f"Got --resume-from-checkpoint {path} with {', '.join(own)}; expected the base to say that.")
+    check_base(path)
+    base = open_base(path)
+    images = images_of(base, others if "data" in typed else None, path)
+    told = {name: base.provenance.get(name) for name in ("steps", "batch_size")}
+    _log.warning(
+        "%s is trained on from step %s to %d with batches of %d (before: %s). It has the moving average only, so AdamW starts "
+        "anew; the learning rate is at its place in the new schedule.",
+        path,
+        told["steps"] or 0,
+        settings.steps,
+        settings.batch_size,
+        told["batch_size"] or "unknown",
+    )
+    return BaseOptions(model=base.spec.to_json(), train=settings), images, base
+
+
+def _typed(context: typer.Context) -> set[str]:
+    """Names of the options that were typed."""
+    sources = {name: context.get_parameter_source(name) for name in context.params}
+    return {name for name, source in sources.items() if source is not None and source.name == "COMMANDLINE"}
+
+
 def _of_recipe(path: Path, context: typer.Context) -> tuple["BaseOptions", "ImageSplit"]:
     """The base options and images from a recipe; most other options of the command are then refused.
 
@@ -122,9 +170,7 @@ def _of_recipe(path: Path, context: typer.Context) -> tuple["BaseOptions", "Imag
     from prunekit.data import load_images
     from prunekit.recipe import load_recipe
 
-    sources = {name: context.get_parameter_source(name) for name in context.params}
-    typed = {name for name, source in sources.items() if source is not None and source.name == "COMMANDLINE"}
-    if other := sorted(typed - _ALONGSIDE):
+    if other := sorted(_typed(context) - _ALONGSIDE):
         raise InputError(f"Got --recipe with {', '.join(other)}; expected the recipe to say them: change it there.")
     recipe = load_recipe(path)
     if recipe.base.model is None:

@@ -64,6 +64,7 @@ def train(
     checkpoints: Path | str | None = None,
     report: Reporter | None = None,
     callbacks: Sequence[Callback] = (),
+    start: int = 0,
 ) -> TrainResult:
     """Train ``model`` in place and return its moving average.
 
@@ -78,6 +79,7 @@ def train(
             differ, with a warning in the log.
         report: called every ``log_every`` steps.
         callbacks: look at the moving average during the training, in this order, and may end it early.
+        start: number of steps that ``model`` was trained before; the batches and every schedule continue from there.
 
     Raises:
         FileFormatError: the folder holds checkpoints of a run with other options, images, timesteps or first weights.
@@ -91,6 +93,7 @@ def train(
         fingerprint_of(model, objective, sampler, options, callbacks, without) for without in ((), CHANGEABLE)
     )
     run = _Run(model, options, sampler, callbacks, fingerprint, rest, seen)
+    run.step, run.samples = start, start * options.batch_size
     if checkpoints is not None:
         run.resume(checkpoints)
     started, first = time.perf_counter(), run.step
