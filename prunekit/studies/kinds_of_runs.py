@@ -60,7 +60,7 @@ def _check_recipe(folder: Path, recipe: str | None) -> None:
         return
     if recipe is not None and isinstance(earlier, str) and earlier != recipe:
         raise InputError(
-            f"{folder} has the results of recipe {earlier}; expected a folder of recipe {recipe}, or a new one by --output."
+            f"{folder} has the results of recipe {earlier}; expected a folder of recipe {recipe}, or another `output`."
         )
 
 
