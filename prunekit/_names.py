@@ -8,7 +8,7 @@ from typing import Any
 from prunekit._json import JsonDict, JsonObject
 from prunekit._missing import is_hub_id
 
-__all__ = ["name_of", "public_about", "public_manifest", "without_paths"]
+__all__ = ["name_of", "public_about", "public_manifest", "split_source", "without_paths"]
 
 _NAME = r"[^\s/\\\"'`<>|]+"
 _FOLDERS = re.compile(
@@ -77,3 +77,14 @@ def _named(value: Any, key: str = "") -> Any:
     if key == "url":
         return _USER.sub("", value)
     return name_of(value) if key in _RELATIVE and not (key == "checkpoint" and is_hub_id(value)) else value
+
+
+def split_source(source: str) -> tuple[str, str | None]:
+    """The path of an image source, and what the user wrote after ``::``: the key of an array, or the name of a split.
+
+    Example:
+        >>> split_source("mnist.npz::x_train")
+        ('mnist.npz', 'x_train')
+    """
+    path, mark, key = source.rpartition("::")
+    return (path, key) if mark and path and not Path(source).exists() else (source, None)

@@ -43,7 +43,10 @@ LIMITS: dict[str, Limit] = {
     "yaml-brackets": Limit(
         2_000, "brackets", "lists and mappings in brackets of a recipe; their reader is slow where they are nested"
     ),
-    "picture-pixels": Limit(2**28, "pixels", "one PNG or JPEG; a scan of 16,384 by 16,384 has as many"),
+    "picture-pixels": Limit(2**28, "pixels", "one picture; a scan of 16,384 by 16,384 has as many"),
+    "metadata-bytes": Limit(
+        2**28, "bytes", "metadata.jsonl or metadata.csv of a folder of pictures; 200 for each of a million"
+    ),
     "unpacked-bytes": Limit(
         4 * 2**30, "bytes", "an array of an .npz and an idx.gz once unpacked; 60,000 pictures of 64 by 64 take 0.7 GB"
     ),

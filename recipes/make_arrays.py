@@ -4,34 +4,38 @@
 
 The folder has a subfolder for each class; use ``--no-labels`` if there are no classes. The output has ``train.npy``, uint8 of shape
 (count, side, side, channels), ``train-labels.npy``, int64, the same two files for ``held-out``, and ``classes.json`` with the
-classes' names in the order of their numbers. Without ``--held-out``, a fixed draw holds out a share of the pictures. Pictures are
-cropped and resized as in ``prunekit.data.load_images``.
+classes' names in the order of their numbers. Without ``--held-out``, the folder's split ``validation`` or ``test`` is held out, or
+a share of the pictures by a fixed draw. Pictures are found, turned, cropped and resized as in ``prunekit.data.load_images``.
 """
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
 from numpy.lib.format import open_memmap
 
 from prunekit._files import atomic_folder, write_json
-from prunekit.data.pictures import classes_of, picture_files, read_picture
+from prunekit.data.picture_sets import find_picture_set
+from prunekit.data.pictures import read_picture
 from prunekit.errors import FileFormatError
 
 
-def write_part(folder: Path, stem: str, files: Sequence[Path], labels: np.ndarray | None, side: int) -> None:
+def write_part(
+    folder: Path, stem: str, files: Sequence[Path], labels: np.ndarray | None, side: int, channels: int
+) -> None:
     """Pictures and their classes as two files, one picture in memory at a time."""
-    first = read_picture(files[0], side)
-    images = open_memmap(folder / f"{stem}.npy", "w+", np.uint8, (len(files), *first.shape))
+    images = open_memmap(folder / f"{stem}.npy", "w+", np.uint8, (len(files), side, side, channels))
     for index, file in enumerate(files):
-        picture = read_picture(file, side)
-        if picture.shape != first.shape:
-            raise FileFormatError(f"{file} is grey or in colour and {files[0]} is not; expected all of one kind.")
-        images[index] = picture
+        images[index] = read_picture(file, side)  # a grey picture among colour ones gets three equal channels
     images.flush()
     if labels is not None:
         np.save(folder / f"{stem}-labels.npy", labels)
+
+
+def channels_of(files: Iterable[Path]) -> int:
+    """3 if any of the pictures is in colour, otherwise 1."""
+    return next((3 for file in files if read_picture(file, 2).shape[-1] == 3), 1)
 
 
 def split(count: int, share: float) -> tuple[np.ndarray, np.ndarray]:
@@ -52,18 +56,23 @@ def parts_of(source: Path, held_out: Path | None, share: float, labelled: bool) 
         MissingFileError: there are no pictures.
         FileFormatError: the held-out pictures have other classes.
     """
-    files = picture_files(source)
-    names, labels = classes_of(files, source) if labelled else ([], None)
-    if held_out is None:
-        first, second = split(len(files), share)
-        return names, *(([files[i] for i in own], None if labels is None else labels[own]) for own in (first, second))
-    others = picture_files(held_out)
-    other_names, other_labels = classes_of(others, held_out) if labelled else ([], None)
-    if other_names != names:
-        raise FileFormatError(
-            f"{held_out} has {len(other_names)} classes and {source} {len(names)}, or of other names; expected the same."
-        )
-    return names, (files, labels), (others, other_labels)
+    own = find_picture_set(source, labelled)
+    count = len(own.train)
+    train, rest = (None if own.labels is None else own.labels[rows] for rows in (slice(count), slice(count, None)))
+    if held_out is not None:
+        other = find_picture_set(held_out, labelled)
+        if other.classes != own.classes:
+            raise FileFormatError(
+                f"{held_out} has {len(other.classes)} classes and {source} {len(own.classes)}, or of other names; expected the "
+                "same."
+            )
+        return list(own.classes), (own.train, train), (other.train, other.labels)
+    if own.held_out:
+        return list(own.classes), (own.train, train), (own.held_out, rest)
+    first, second = split(count, share)
+    return list(own.classes), *(
+        ([own.train[i] for i in rows], None if train is None else train[rows]) for rows in (first, second)
+    )
 
 
 def parser_of(description: str) -> argparse.ArgumentParser:
@@ -83,8 +92,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     args = parser_of("Write a folder of pictures as arrays that trainings map.").parse_args(arguments)
     names, *parts = parts_of(args.source, args.held_out, args.share, not args.no_labels)
     with atomic_folder(args.output) as folder:
+        channels = channels_of(file for files, _ in parts for file in files)
         for stem, (files, labels) in zip(("train", "held-out"), parts, strict=True):
-            write_part(folder, stem, files, labels, args.resolution)
+            write_part(folder, stem, files, labels, args.resolution, channels)
         write_json(folder / "classes.json", {"classes": names})
 
 

@@ -11,6 +11,7 @@ from typing import Any
 from prunekit._files import check_file
 from prunekit._kinds import FileKind
 from prunekit._messages import printable
+from prunekit._names import split_source
 from prunekit.errors import InputError, MissingFileError
 
 __all__ = [
@@ -22,6 +23,7 @@ __all__ = [
     "print_table",
     "refuse_existing",
     "refuse_inputs",
+    "resolution_of",
 ]
 
 
@@ -124,7 +126,8 @@ def refuse_inputs(output: Path, inputs: Iterable[str | Path | None], inside: boo
         InputError: the output would replace an input.
     """
     place = Path(os.path.realpath(output))
-    for name in (name for name in inputs if name is not None and os.path.exists(name)):
+    paths = [split_source(str(name))[0] for name in inputs if name is not None]
+    for name in filter(os.path.exists, paths):
         read = Path(os.path.realpath(name))
         if read == place or place in read.parents:
             raise InputError(f"{output} would replace {name}, which this command reads; give another --output.")
@@ -132,7 +135,22 @@ def refuse_inputs(output: Path, inputs: Iterable[str | Path | None], inside: boo
             raise InputError(f"{output} is inside {name}, which this command reads; give an --output outside of it.")
 
 
-def data_options(source: str | None, resolution: int | None) -> Any:
+def resolution_of(text: str | None) -> int | list[int] | None:
+    """A resolution as it is typed: a side, or height and width as in ``32x48``.
+
+    Raises:
+        InputError: it is neither.
+    """
+    if text is None:
+        return None
+    sides = text.lower().replace("×", "x").split("x")
+    if len(sides) > 2 or not all(side.strip().isascii() and side.strip().isdigit() and len(side) < 9 for side in sides):
+        raise InputError(f"Got --resolution {text}; expected a side in pixels, or height and width as in 32x48.")
+    numbers = [int(side) for side in sides]
+    return numbers[0] if len(numbers) == 1 else numbers
+
+
+def data_options(source: str | None, resolution: str | None) -> Any:
     """Data options if the user gave some; None for the model's own images.
 
     Raises:
@@ -142,7 +160,7 @@ def data_options(source: str | None, resolution: int | None) -> Any:
 
     if source is None and resolution is not None:
         raise InputError("Got --resolution without --data; name the images too.")
-    return None if source is None else DataOptions(source, resolution)
+    return None if source is None else DataOptions(source, resolution_of(resolution))
 
 
 def chosen_allocation(path: Path | None) -> Path:

@@ -12,7 +12,7 @@ from prunekit._json import JsonObject
 from prunekit._kinds import PICTURE, FileKind, has_format
 from prunekit._missing import check_base
 from prunekit.choices import CutRule, GroupingName, ScheduleName
-from prunekit.cli.console import data_options, emit, print_table, refuse_existing
+from prunekit.cli.console import data_options, emit, print_table, refuse_existing, resolution_of
 from prunekit.cli.interrupts import writing
 from prunekit.cli.reading_options import PredictionOption, WeightsOption
 from prunekit.cli.shared_options import ConfigOption, DataOption, Exists, Json, Overwrite, Resolution, Seed
@@ -121,7 +121,7 @@ class _Source:
     """The noise schedule for which timesteps are cut, with a base and images if they are given."""
 
     data: str | None
-    resolution: int | None
+    resolution: str | None
     base: str | None
     config: Path | None
     asked: JsonObject  # options of the noise schedule
@@ -174,7 +174,7 @@ def _measured(source: _Source, chosen: JsonObject, output: Path) -> tuple[NoiseS
             needed = "--base" if options.method == "gradient" else "--data"
             raise InputError(f"Got --method {options.method} without {needed}; expected {_NEEDED[needed]}.")
         schedule = source.schedule()
-        method = method_of(options, load_images(source.data, source.resolution).train)
+        method = method_of(options, load_images(source.data, resolution_of(source.resolution)).train)
         return schedule, method(schedule, options.count)
     base = source.opened()
     images = images_of(base, data_options(source.data, source.resolution), source.base)

@@ -1,5 +1,6 @@
 """The commands ``train``, ``finetune`` and ``assemble``."""
 
+import logging
 import os
 from dataclasses import replace
 from pathlib import Path
@@ -10,19 +11,22 @@ import typer
 from prunekit._json import read_json
 from prunekit._missing import check_base, check_slim
 from prunekit.choices import PredictionType
-from prunekit.cli.console import data_options, emit, refuse_existing, refuse_inputs
+from prunekit.cli.console import data_options, emit, refuse_existing, refuse_inputs, resolution_of
 from prunekit.cli.interrupts import writing, written
+from prunekit.cli.output_lock import alone_with
 from prunekit.cli.reading_options import ReadingOptions
 from prunekit.cli.shared_options import DataOption, Exists, Json, Overwrite, Resolution, Seed
-from prunekit.cli.training_options import LoggingDir, Resume, TrainingChanges, training
+from prunekit.cli.training_options import LoggingDir, Resume, ResumeOrContinue, TrainingChanges, training
 from prunekit.errors import InputError
 
 if TYPE_CHECKING:
+    from prunekit.checkpoint import Base
     from prunekit.data import ImageSplit
-    from prunekit.recipe import BaseOptions
+    from prunekit.recipe import BaseOptions, DataOptions
     from prunekit.training import TrainOptions
 
 __all__ = ["COMMANDS"]
+_log = logging.getLogger(__name__)
 
 
 _ALONGSIDE = {"recipe", "output", "overwrite", "resume", "logging_dir", "json"}
@@ -36,7 +40,12 @@ def train(
         typer.Option(help="Recipe whose base is trained. The images, the network and the options are the recipe's."),
     ] = None,
     data: Annotated[
-        str, typer.Option("--data", help="Images: digits, a folder of PNG/JPEG or arrays, an .npz, or idx files.")
+        str,
+        typer.Option(
+            "--data",
+            help="Images: digits, a folder or zip of pictures, a folder of arrays, an .npz (FILE::KEY names the array), a .parquet "
+            "or dataset folder, idx files.",
+        ),
     ] = "digits",
     resolution: Resolution = None,
     config: Annotated[
@@ -49,7 +58,7 @@ def train(
     ] = 128,
     learning_rate: Annotated[float, typer.Option(help="AdamW's learning rate after the warm-up.")] = 1e-3,
     prediction_type: Annotated[PredictionType, typer.Option(help="What the model predicts.")] = "epsilon",
-    resume: Resume = "latest",
+    resume: ResumeOrContinue = "latest",
     logging_dir: LoggingDir = None,
     *,
     changes: TrainingChanges,
@@ -59,47 +68,97 @@ def train(
     json: Json = False,
 ) -> None:
     """Train a base denoiser and write base.pt. An interrupted training resumes from its last checkpoint."""
-    refuse_existing(output, overwrite, inputs=[recipe, config, data])
+    finished = None if resume in ("latest", "no") else resume
+    if finished is not None and (recipe is not None or not os.path.exists(finished)):
+        raise InputError(
+            f"Got --resume-from-checkpoint {resume}; expected latest, no, or the file of a finished base, without a recipe."
+        )
+    refuse_existing(output, overwrite, inputs=[recipe, config, data, finished])
     from prunekit.checkpoint import save_base
     from prunekit.data import note_place
     from prunekit.steps.bases import train_base
     from prunekit.training import TrainOptions
     from prunekit.training.checkpoints import drop_checkpoints
 
-    if recipe is not None:
-        options, images = _of_recipe(recipe, context)
-    else:
+    checkpoints = output.with_name(output.name + ".checkpoints")
+    with alone_with(output, overwrite) as unchanged:
         settings = TrainOptions(
             steps=steps, batch_size=batch_size, learning_rate=learning_rate, seed=seed, **changes.typed
         )
-        options, images = _of_options(data, resolution, config, prediction_type, settings)
-    steps = options.train.steps
-    checkpoints = output.with_name(output.name + ".checkpoints")
-    with training(checkpoints, resume, "train", logging_dir) as (report, first):
-        base, result = train_base(options, images, checkpoints, report)
-        if first:
-            with writing(output):
-                save_base(base, output)
-                note_place(images, output.parent)
-                drop_checkpoints(checkpoints)
+        trained = None
+        if recipe is not None:
+            options, images = _of_recipe(recipe, context)
+        elif finished is not None:
+            options, images, trained = _of_finished(finished, data_options(data, resolution), settings, context)
+        else:
+            options, images = _of_options(data, resolution, config, prediction_type, settings)
+        steps = options.train.steps
+        with training(checkpoints, resume if finished is None else "latest", "train", logging_dir) as (report, first):
+            base, result = train_base(options, images, checkpoints, report, trained)
+            if first:
+                unchanged(f"the trained state is in {checkpoints}")
+                with writing(output):
+                    save_base(base, output)
+                    note_place(images, output.parent)
+                    drop_checkpoints(checkpoints)
     if first:
         facts = {"output": str(output), "steps": steps, "loss": result.losses[-1][1], "seconds": result.seconds}
         emit(json, facts, [f"Trained {steps} steps, loss {facts['loss']:.4f}; written to {output}"])
 
 
 def _of_options(
-    data: str, resolution: int | None, config: Path | None, prediction_type: PredictionType, settings: "TrainOptions"
+    data: str, resolution: str | None, config: Path | None, prediction_type: PredictionType, settings: "TrainOptions"
 ) -> tuple["BaseOptions", "ImageSplit"]:
     """The base options and images from the command's own options."""
     from prunekit.checkpoint import ModelSpec
     from prunekit.data import load_images
     from prunekit.recipe import BaseOptions
+    from prunekit.steps.image_choice import image_size
     from prunekit.steps.presets import small_unet
 
     model = read_json(config) if config else None
-    images = load_images(data, resolution, model is not None and ModelSpec.from_json(model).num_classes is not None)
+    spec = None if model is None else ModelSpec.from_json(model)
+    size = resolution_of(resolution) or (None if spec is None else image_size(spec))
+    images = load_images(data, size, spec is not None and spec.num_classes is not None)
     model = small_unet(images) if model is None else model
     return BaseOptions(model=model, prediction_type=prediction_type, train=settings), images
+
+
+def _of_finished(
+    path: str, others: "DataOptions", settings: "TrainOptions", context: typer.Context
+) -> tuple["BaseOptions", "ImageSplit", "Base"]:
+    """A finished base's own options, its images or those that were typed, and the base.
+
+    Raises:
+        InputError: an option was typed that is the base's own.
+    """
+    from prunekit.recipe import BaseOptions
+    from prunekit.steps.bases import open_base
+    from prunekit.steps.image_choice import images_of
+
+    typed = _typed(context)
+    if own := sorted(typed & {"config", "prediction_type"}):
+        raise InputError(f"Got --resume-from-checkpoint {path} with {', '.join(own)}; expected the base to say that.")
+    check_base(path)
+    base = open_base(path)
+    images = images_of(base, others if "data" in typed else None, path)
+    told = {name: base.provenance.get(name) for name in ("steps", "batch_size")}
+    _log.warning(
+        "%s is trained on from step %s to %d with batches of %d (before: %s). It has the moving average only, so AdamW starts "
+        "anew; the learning rate is at its place in the new schedule.",
+        path,
+        told["steps"] or 0,
+        settings.steps,
+        settings.batch_size,
+        told["batch_size"] or "unknown",
+    )
+    return BaseOptions(model=base.spec.to_json(), train=settings), images, base
+
+
+def _typed(context: typer.Context) -> set[str]:
+    """Names of the options that were typed."""
+    sources = {name: context.get_parameter_source(name) for name in context.params}
+    return {name for name, source in sources.items() if source is not None and source.name == "COMMANDLINE"}
 
 
 def _of_recipe(path: Path, context: typer.Context) -> tuple["BaseOptions", "ImageSplit"]:
@@ -111,9 +170,7 @@ def _of_recipe(path: Path, context: typer.Context) -> tuple["BaseOptions", "Imag
     from prunekit.data import load_images
     from prunekit.recipe import load_recipe
 
-    sources = {name: context.get_parameter_source(name) for name in context.params}
-    typed = {name for name, source in sources.items() if source is not None and source.name == "COMMANDLINE"}
-    if other := sorted(typed - _ALONGSIDE):
+    if other := sorted(_typed(context) - _ALONGSIDE):
         raise InputError(f"Got --recipe with {', '.join(other)}; expected the recipe to say them: change it there.")
     recipe = load_recipe(path)
     if recipe.base.model is None:
@@ -187,9 +244,13 @@ def finetune(
         **changes.typed,
     )
     checkpoints = target.with_name(f".{target.name}.checkpoints")
-    with training(checkpoints, resume, slim.name, logging_dir) as (report, first):
+    with (
+        alone_with(target) as unchanged,
+        training(checkpoints, resume, slim.name, logging_dir) as (report, first),
+    ):
         tuned, result = finetune_slim(loaded, images.train, replace(options, train=settings), checkpoints, report, base)
         if first:
+            unchanged(f"the trained state is in {checkpoints}")
             with writing(target):
                 save_slim(tuned, target)
                 if "sha256" in said and said["sha256"] == images.sha256:

@@ -12,7 +12,7 @@ from prunekit.cli.console import Bars, data_options, emit, print_table, refuse_e
 from prunekit.cli.costing import ModelPath, cost
 from prunekit.cli.interrupts import keeping, writing
 from prunekit.cli.reading_options import ReadingOptions
-from prunekit.cli.shared_options import ConfigOption, Exists, Json, Overwrite
+from prunekit.cli.shared_options import ConfigOption, Exists, Json, Overwrite, Resolution
 from prunekit.errors import InputError
 from prunekit.results.formats import EVALUATION
 
@@ -83,7 +83,7 @@ def evaluate(
     data: Annotated[
         str | None, typer.Option("--data", help="Real images to compare with (default: the model's training images).")
     ] = None,
-    resolution: Annotated[int | None, typer.Option(help="Side of the square images.")] = None,
+    resolution: Resolution = None,
     count: Annotated[int, typer.Option(help="Images sampled per model and seed.")] = 1024,
     seeds: Annotated[int, typer.Option(help="Number of seeds: 0, 1, …")] = 3,
     loss_samples: Annotated[int, typer.Option(help="Held-out draws per timestep group for the denoising loss.")] = 2048,

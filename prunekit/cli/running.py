@@ -153,7 +153,7 @@ def _execute(
     checked = checked.confirming(*confirmed)
     checked.check_confirmed()  # before the executor makes its folder
     folder = output or Path("runs") / checked.name
-    check_run_folder(folder)
+    check_run_folder(folder, checked.name)
     if reports is not None:
         check_place(checked.name, reports)
         if os.path.realpath(reports / checked.name) == os.path.realpath(folder):

@@ -31,10 +31,13 @@ DataOption = Annotated[
     str | None,
     typer.Option(
         "--data",
-        help="Images: digits, a folder of PNG/JPEG or arrays, an .npz, idx files (default: those of the checkpoint).",
+        help="Images: digits, a folder or zip of pictures, a folder of arrays, an .npz (FILE::KEY names the array), a .parquet or "
+        "dataset folder, idx files (default: those of the checkpoint).",
     ),
 ]
-Resolution = Annotated[int | None, typer.Option(help="Side of the square images.")]
+Resolution = Annotated[
+    str | None, typer.Option(help="Side of the square images, or height and width as in 32x48.", metavar="SIDE")
+]
 ConfigOption = Annotated[
     Path | None,
     typer.Option(help="For a bare state dict: JSON of the architecture, with its _class_name."),

@@ -16,10 +16,18 @@ from prunekit.errors import InputError
 if TYPE_CHECKING:
     from prunekit.training import Reporter
 
-__all__ = ["LoggingDir", "Resume", "TrainingChanges", "training"]
+__all__ = ["LoggingDir", "Resume", "ResumeOrContinue", "TrainingChanges", "training"]
 
 Resume = Annotated[
     str, typer.Option("--resume-from-checkpoint", help="latest: resume an interrupted training; no: start again.")
+]
+ResumeOrContinue = Annotated[
+    str,
+    typer.Option(
+        "--resume-from-checkpoint",
+        help="latest: resume an interrupted training; no: start again; a finished base's file: train it on, up to "
+        "--max-train-steps in all.",
+    ),
 ]
 LoggingDir = Annotated[Path | None, typer.Option(help="TensorBoard folder (needs the tracking extra).")]
 

@@ -1,7 +1,18 @@
-"""Real images: the embedded digits, folders of pictures, arrays that are mapped, MNIST-style idx files, latents of a codec."""
+"""Real images: the embedded digits, pictures in folders, zips and datasets, mapped arrays, idx files, latents of a codec."""
 
 from prunekit.data.images import ImageData, ImageSplit
 from prunekit.data.places import note_place, noted_places
+from prunekit.data.sizes import Resolution, as_resolution, size_text
 from prunekit.data.sources import as_images, load_images
 
-__all__ = ["ImageData", "ImageSplit", "as_images", "load_images", "note_place", "noted_places"]
+__all__ = [
+    "ImageData",
+    "ImageSplit",
+    "Resolution",
+    "as_images",
+    "as_resolution",
+    "load_images",
+    "note_place",
+    "noted_places",
+    "size_text",
+]

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from prunekit._files import json_hash
 from prunekit._names import name_of
+from prunekit.data.sizes import Size
 from prunekit.training.objective import check_finite_rows
 
 __all__ = ["ImageData", "ImageSplit"]
@@ -44,7 +45,7 @@ class ImageData:
         """Hash of shape and pixels, and of the classes if there are any."""
         digest = hashlib.sha256(str(tuple(self.images.shape)).encode())
         for part in self.chunks():
-            digest.update(part.numpy().tobytes())
+            digest.update(part.numpy().data)
         if self.labels is not None:
             digest.update(self.labels.numpy().tobytes())
         return digest.hexdigest()
@@ -68,12 +69,26 @@ class ImageData:
 
 @dataclass(frozen=True)
 class ImageSplit:
-    """Training images and images that no training step has seen."""
+    """Training images and images that no training step has seen.
+
+    Args:
+        train: images to train on.
+        held_out: the others, of the same size.
+        source: where they came from, as the user named it.
+        resolution: side of square images, otherwise height and width.
+        report: a sentence about what was read, converted and skipped; empty where there is nothing to say.
+    """
 
     train: ImageData
     held_out: ImageData
     source: str
-    resolution: int
+    resolution: int | Size
+    report: str = ""
+
+    @property
+    def size(self) -> Size:
+        """Height and width."""
+        return (self.resolution, self.resolution) if isinstance(self.resolution, int) else self.resolution
 
     @property
     def is_file(self) -> bool:
@@ -85,12 +100,13 @@ class ImageSplit:
         """Hash of both parts; it identifies the images wherever they are stored."""
         return json_hash([self.train.sha256, self.held_out.sha256])
 
-    def about(self) -> dict[str, str | int]:
+    def about(self) -> dict[str, str | int | list[int]]:
         """JSON that identifies the images: ``source`` (a name, not a path), ``resolution``, and any unusual properties.
 
         For images of a file or folder it includes their ``sha256``, so that they can be found again.
         """
-        about: dict[str, str | int] = {"source": name_of(self.source), "resolution": self.resolution}
+        side = self.resolution if isinstance(self.resolution, int) else list(self.resolution)
+        about: dict[str, str | int | list[int]] = {"source": name_of(self.source), "resolution": side}
         if self.is_file:
             about["sha256"] = self.sha256
         if self.train.labels is not None:

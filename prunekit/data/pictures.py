@@ -1,111 +1,175 @@
-"""Folders of PNG and JPEG: their files, the class of each, and their pixels at one size."""
+"""The pixels of pictures: decoded within limits, turned upright, cropped and resized to one size."""
 
-from collections.abc import Iterator
+import io
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import Image, ImageOps
 
 from prunekit._messages import one_line
-from prunekit.errors import FileFormatError, MissingFileError, PrunekitError
+from prunekit.data.folders import several
+from prunekit.data.sizes import Resolution, Size, read_size
+from prunekit.errors import FileFormatError, LimitError, PrunekitError
 from prunekit.limits import check_limit
 
-__all__ = ["classes_of", "picture_files", "read_picture", "read_pictures", "resized"]
+__all__ = ["PackedPicture", "PictureReader", "read_picture", "resized"]
 
-_PICTURES = {".png", ".jpg", ".jpeg"}
-_GREY = {"1", "L", "LA", "I", "I;16", "I;16B"}
+_FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "TIFF", "PPM")
+_GREY = {"1", "L", "LA", "La", "I", "I;16", "I;16B", "I;16L", "I;16N"}
+_WHITE = 255
+_NO_EXIF = (ValueError, TypeError, KeyError, SyntaxError, OverflowError, ZeroDivisionError, EOFError)
 
 
-def picture_files(folder: Path) -> list[Path]:
-    """Every PNG and JPEG at any depth of a folder, sorted.
+@dataclass(frozen=True)
+class PackedPicture:
+    """An encoded picture that is no file of its own.
 
-    Raises:
-        MissingFileError: there is none.
+    Args:
+        name: its name in messages.
+        content: the bytes of a file.
     """
-    files = sorted(file for file in folder.rglob("*") if file.suffix.lower() in _PICTURES and file.is_file())
-    if not files:
-        raise MissingFileError(f"{folder} has no .png or .jpg pictures; expected at least two.")
-    return files
+
+    name: str
+    content: bytes
+
+    def __str__(self) -> str:
+        return self.name
 
 
-def classes_of(files: list[Path], folder: Path) -> tuple[list[str], NDArray[np.int64]]:
-    """Classes of a folder with one subfolder per class, sorted by name, and the class of each picture.
+Source = Path | PackedPicture
 
-    Returns:
-        Names; number of each file's class, shape (files,).
 
-    Raises:
-        FileFormatError: a picture is not in the folder of a class.
+@dataclass
+class PictureReader:
+    """Reads pictures of one size into an array, and counts which ones had to be converted.
+
+    Args:
+        size: height and width; if missing, a square of the first picture's shorter side.
+        grey: number of grey pictures that became colour, because others are in colour.
+        transparent: number of pictures that were laid over white.
+        turned: number of pictures that were turned as their EXIF says.
     """
-    loose = next((file for file in files if file.parent == folder), None)
-    if loose is not None:
-        raise FileFormatError(f"{loose} lies in no class's folder; expected {folder}/<class>/{loose.name}.")
-    own = [file.relative_to(folder).parts[0] for file in files]
-    names = sorted(set(own))
-    numbers = {name: number for number, name in enumerate(names)}
-    return names, np.array([numbers[name] for name in own], dtype=np.int64)
+
+    size: Size | None = None
+    grey: int = 0
+    transparent: int = 0
+    turned: int = 0
+    _broken: list[tuple[Source, str]] = field(default_factory=list)
+
+    def read(self, sources: Iterable[Source], count: int) -> NDArray[np.uint8]:
+        """Pictures as one array (count, height, width, channels), with three channels if any of them is in colour.
+
+        Args:
+            sources: the pictures.
+            count: how many there are.
+
+        Raises:
+            FileFormatError: pictures are broken; the message names them.
+            LimitError: a picture is larger than a limit.
+        """
+        pictures: NDArray[np.uint8] | None = None
+        greys = 0
+        for index, source in enumerate(sources):
+            pixels = self._read(source)
+            if pixels is None or self._broken:  # the others are still tried, so that all broken ones are named together
+                continue
+            greys += pixels.shape[-1] == 1
+            if pictures is None:
+                pictures = np.empty((count, *pixels.shape), np.uint8)
+            elif pixels.shape[-1] > pictures.shape[-1]:
+                pictures = np.repeat(pictures, pixels.shape[-1], axis=-1)
+            pictures[index] = pixels
+        if self._broken:
+            raise _broken_error(self._broken)
+        if pictures is None:
+            raise FileFormatError("Got no pictures; expected at least two.")
+        self.grey = greys if pictures.shape[-1] == 3 else 0
+        return pictures
+
+    def converted(self) -> list[str]:
+        """What was converted, in words."""
+        facts = (
+            (self.grey, "grey {} made colour"),
+            (self.transparent, "transparent {} laid over white"),
+            (self.turned, "{} turned upright by EXIF"),
+        )
+        return [f"{count:,} {text.format('picture' + 's' * (count > 1))}" for count, text in facts if count]
+
+    def _read(self, source: Source) -> NDArray[np.uint8] | None:
+        try:
+            pixels, transparent, turned = _decoded(source, self.size)
+        except LimitError:
+            raise
+        except FileFormatError as error:
+            self._broken.append((source, str(error)))
+            return None
+        self.size = self.size or pixels.shape[:2]
+        self.transparent += transparent
+        self.turned += turned
+        return pixels
 
 
-def read_picture(file: Path, side: int | None = None) -> NDArray[np.uint8]:
-    """A picture as uint8 (side, side, 1 or 3): centre-cropped to a square and resized to ``side`` (default: its shorter side).
+def read_picture(file: Path, resolution: Resolution | None = None) -> NDArray[np.uint8]:
+    """A picture as uint8 (height, width, 1 or 3): upright, cropped in its middle and resized (default: to its shorter side).
+
+    Transparent pixels are laid over white.
 
     Raises:
         FileFormatError: it is broken.
     """
-    try:
-        with _unlimited(), Image.open(file, formats=("PNG", "JPEG")) as picture:
-            check_limit("picture-pixels", picture.width * picture.height, str(file))
-            if picture.format == "JPEG":
-                check_limit("jpeg-scans", _scans(file), str(file))
-            picture.load()
-            pixels = np.asarray(_square(_eight_bit(picture), side or min(picture.size)))
-    except PrunekitError:
-        raise
-    except Exception as error:  # a damaged picture makes Pillow raise errors of every kind
-        raise FileFormatError(f"{file} is a broken picture ({one_line(error)}); mend or remove it.") from error
-    return pixels if pixels.ndim == 3 else pixels[..., None]
+    return _decoded(file, read_size(resolution))[0]
 
 
-def read_pictures(files: list[Path], side: int | None = None) -> NDArray[np.uint8]:
-    """Pictures as one array (files, side, side, channels); the default side is the first one's shorter side.
-
-    Raises:
-        FileFormatError: one is broken, or some are grey and others in colour.
-    """
-    first = read_picture(files[0], side)
-    pictures = np.empty((len(files), *first.shape), np.uint8)
-    pictures[0] = first
-    for index, file in enumerate(files[1:], 1):
-        pixels = read_picture(file, len(first))
-        if pixels.shape != first.shape:
-            raise FileFormatError(
-                f"{file} is {_mode(pixels)} and {files[0].name} is {_mode(first)}; expected all grey or all colour."
-            )
-        pictures[index] = pixels
-    return pictures
-
-
-def resized(images: NDArray[np.uint8], resolution: int | None) -> NDArray[np.uint8]:
-    """Images (count, height, width, channels) as squares with this side (default: the shorter side)."""
+def resized(images: NDArray[np.uint8], size: Size | None) -> NDArray[np.uint8]:
+    """Images (count, height, width, channels) cropped and resized (default: to squares of the shorter side)."""
     height, width = images.shape[1:3]
-    side = min(height, width) if resolution is None else resolution
-    if height == width == side:
+    wanted = size or (min(height, width),) * 2
+    if (height, width) == wanted:
         return images
     squeezed = images[..., 0] if images.shape[-1] == 1 else images
-    made = np.stack([np.asarray(_square(Image.fromarray(image), side)) for image in squeezed])
+    made = np.stack([np.asarray(_fitted(Image.fromarray(image), wanted)) for image in squeezed])
     return made if made.ndim == 4 else made[..., None]
 
 
-def _mode(pixels: NDArray[np.uint8]) -> str:
-    return "L" if pixels.shape[-1] == 1 else "RGB"
+def _broken_error(broken: list[tuple[Source, str]]) -> FileFormatError:
+    if len(broken) == 1:
+        return FileFormatError(broken[0][1])
+    names = several([source for source, _ in broken])
+    return FileFormatError(f"{len(broken):,} pictures are broken: {names}; mend or remove them.")
 
 
-def _scans(file: Path) -> int:
+def _decoded(source: Source, size: Size | None) -> tuple[NDArray[np.uint8], bool, bool]:
+    """Pixels, and whether the picture was transparent and was turned.
+
+    Raises:
+        FileFormatError: it is broken.
+        LimitError: it is larger than a limit.
+    """
+    try:
+        opened = source if isinstance(source, Path) else io.BytesIO(source.content)
+        with _unlimited(), Image.open(opened, formats=_FORMATS) as picture:
+            check_limit("picture-pixels", picture.width * picture.height, str(source))
+            if picture.format in ("JPEG", "MPO"):
+                check_limit("jpeg-scans", _scans(source), str(source))
+            picture.load()
+            upright, turned = _upright(picture)
+            plain, transparent = _eight_bit(upright, source)
+            pixels = np.asarray(_fitted(plain, size or (min(plain.size),) * 2))
+    except PrunekitError:
+        raise
+    except Exception as error:  # a damaged picture makes Pillow raise errors of every kind
+        raise FileFormatError(f"{source} is a broken picture ({one_line(error)}); mend or remove it.") from error
+    return pixels if pixels.ndim == 3 else pixels[..., None], transparent, turned
+
+
+def _scans(source: Source) -> int:
     """Number of scans of a JPEG, counted by their markers, which cannot occur within the coded pixels."""
     count, last = 0, b""
-    with file.open("rb") as handle:
+    with source.open("rb") if isinstance(source, Path) else io.BytesIO(source.content) as handle:
         while piece := handle.read(2**20):
             count += (last + piece).count(b"\xff\xda")
             last = piece[-1:]
@@ -123,21 +187,51 @@ def _unlimited() -> Iterator[None]:
         Image.MAX_IMAGE_PIXELS = before
 
 
-def _eight_bit(picture: Image.Image) -> Image.Image:
-    """A picture as ``L`` or ``RGB``; a 16-bit grey one is scaled to 8 bits (Pillow itself would clip it at 255)."""
+def _upright(picture: Image.Image) -> tuple[Image.Image, bool]:
+    """The picture turned as its EXIF says, and whether it had to be; damaged EXIF is ignored, as viewers do."""
+    try:
+        orientation = picture.getexif().get(0x112, 1)
+        return (ImageOps.exif_transpose(picture), True) if orientation in range(2, 9) else (picture, False)
+    except _NO_EXIF:
+        return picture, False
+
+
+def _eight_bit(picture: Image.Image, source: Source) -> tuple[Image.Image, bool]:
+    """A picture as ``L`` or ``RGB``, over white where it is transparent, and whether it is transparent anywhere.
+
+    A 16-bit grey one is scaled to 8 bits (Pillow itself would clip it at 255).
+
+    Raises:
+        FileFormatError: its pixels are floating point, whose range is unknown.
+    """
+    if picture.mode == "F":
+        raise FileFormatError(f"{source} has pixels in floating point; expected 8 or 16 bits: save it as a PNG.")
     if picture.mode.startswith("I"):
         deep = np.asarray(picture)
         grey = np.empty(deep.shape, np.uint8)
         for row in range(len(deep)):  # row by row: all at once would take eight bytes for each pixel
             grey[row] = np.round(deep[row] / 257.0).clip(0, 255)
-        return Image.fromarray(grey)
+        return Image.fromarray(grey), False
     mode = "L" if picture.mode in _GREY else "RGB"
-    return picture if picture.mode == mode else picture.convert(mode)
+    if not picture.has_transparency_data:
+        return picture if picture.mode == mode else picture.convert(mode), False
+    layered = picture.convert("LA" if mode == "L" and picture.mode == "LA" else "RGBA")
+    alpha = layered.getchannel("A")
+    plain = layered.convert(mode)
+    if alpha.getextrema()[0] == _WHITE:  # nothing shines through
+        return plain, False
+    over = Image.new(mode, plain.size, _WHITE if mode == "L" else (_WHITE,) * 3)
+    over.paste(plain, mask=alpha)
+    return over, True
 
 
-def _square(picture: Image.Image, side: int) -> Image.Image:
-    """Centre crop to a square, then area average (BOX) down, or bicubic up, to ``side``."""
-    short = min(picture.size)
-    left, top = (picture.width - short) // 2, (picture.height - short) // 2
-    filter_ = Image.Resampling.BOX if side <= short else Image.Resampling.BICUBIC
-    return picture.resize((side, side), filter_, box=(left, top, left + short, top + short))
+def _fitted(picture: Image.Image, size: Size) -> Image.Image:
+    """The largest middle part of this shape, then area average (BOX) down, or bicubic up, to height and width."""
+    height, width = size
+    scale = min(picture.width / width, picture.height / height)
+    crop_width = min(picture.width, max(1, round(width * scale)))
+    crop_height = min(picture.height, max(1, round(height * scale)))
+    left, top = (picture.width - crop_width) // 2, (picture.height - crop_height) // 2
+    smaller = width <= crop_width and height <= crop_height
+    filter_ = Image.Resampling.BOX if smaller else Image.Resampling.BICUBIC
+    return picture.resize((width, height), filter_, box=(left, top, left + crop_width, top + crop_height))

@@ -5,11 +5,13 @@ path is noted in ``.prunekit/images.json`` next to them, in the run's folder or 
 ``.gitignore`` that keeps it out of repositories.
 """
 
+import os
 from contextlib import suppress
 from pathlib import Path
 
 from prunekit._files import atomic_path, write_json
 from prunekit._json import read_json
+from prunekit._names import split_source
 from prunekit.data.images import ImageSplit
 from prunekit.errors import PrunekitError
 from prunekit.results.formats import IMAGES
@@ -30,7 +32,8 @@ def noted_places(sha256: str, name: str, near: Path) -> list[Path]:
     """
     folders = [*list(near.absolute().parents)[:_LEVELS], Path.cwd()]
     noted = [Path(place) for folder in folders if (place := _read(folder).get(sha256)) is not None]
-    return [place for place in dict.fromkeys([*noted, *(folder / name for folder in folders)]) if place.exists()]
+    places = dict.fromkeys([*noted, *(folder / name for folder in folders)])
+    return [place for place in places if os.path.exists(split_source(str(place))[0])]
 
 
 def note_place(images: ImageSplit, folder: Path) -> None:
@@ -38,7 +41,7 @@ def note_place(images: ImageSplit, folder: Path) -> None:
 
     A folder that cannot be written to is skipped: the user is then asked for the images when they are needed.
     """
-    place = Path(images.source).absolute()
+    place = Path(images.source).expanduser().absolute()
     if not images.is_file or any(_read(above).get(images.sha256) == str(place) for above in _with_parents(folder)):
         return
     with suppress(OSError, PrunekitError):

@@ -1,8 +1,10 @@
-"""Image sources: the embedded digits, folders of pictures or arrays, single arrays, and MNIST-style idx files.
+"""Image sources: the embedded digits, pictures in folders, zips and datasets, arrays, and MNIST-style idx files.
 
-Pictures are centre-cropped to a square and area-averaged down to the wanted resolution. Classes are read only on request.
+Pictures are cropped in their middle and area-averaged down to the wanted resolution. Classes are read only on request.
 """
 
+import logging
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -10,22 +12,25 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from prunekit._names import split_source
 from prunekit.data.arrays import SUFFIXES, find_array, read_array
+from prunekit.data.hub_datasets import is_saved_dataset, parquet_files, read_dataset
 from prunekit.data.idx import find_idx, read_idx, read_idx_labels
 from prunekit.data.images import ImageData, ImageSplit
-from prunekit.data.pictures import classes_of, picture_files, read_pictures, resized
+from prunekit.data.picture_sets import Pixels, find_picture_set
+from prunekit.data.pictures import resized
+from prunekit.data.sizes import Resolution, Size, read_size, size_text
+from prunekit.data.splitting import Labelled, drawn_split, in_memory, labelled_data, of_parts
+from prunekit.data.zips import unpacked
 from prunekit.errors import FileFormatError, InputError, MissingFileError
-from prunekit.training.objective import check_finite_rows
 
 __all__ = ["as_images", "load_images"]
 
-_HELD_OUT = 6  # one image in six is held out if the source has no test part
-_KINDS = "'digits', a folder, an .npz, .npy or .safetensors, or an idx file"
-
-_Labelled = tuple[NDArray[np.uint8], NDArray[np.int64] | None]
+_KINDS = "'digits', a folder, a .zip, an .npz, .npy or .safetensors, a .parquet, or an idx file"
+_log = logging.getLogger(__name__)
 
 
-def as_images(images: object, resolution: int | None = None, labels: bool = False) -> ImageSplit:
+def as_images(images: object, resolution: Resolution | None = None, labels: bool = False) -> ImageSplit:
     """Images from any of the accepted forms.
 
     Args:
@@ -54,90 +59,124 @@ def as_images(images: object, resolution: int | None = None, labels: bool = Fals
             f"Got images of shape {tuple(data.images.shape)} and type {data.images.dtype}; expected uint8 or floating point of "
             "shape (count, channels, height, width)."
         )
-    return _in_memory(data.images, data.labels, data.name, data.name)
+    return in_memory(data.images, data.labels, data.name, data.name)
 
 
-def load_images(source: Path | str, resolution: int | None = None, labels: bool = False) -> ImageSplit:
+def load_images(source: Path | str, resolution: Resolution | None = None, labels: bool = False) -> ImageSplit:
     """Load an image source and split it.
 
     Args:
-        source: ``digits`` (scikit-learn's 1,797 images of 8×8), a folder of PNG/JPEG (classes: a folder for each), a folder of
-            arrays (``train.npy`` and ``held-out.npy``, which are mapped), a folder or file in MNIST's idx format (``.gz`` or not),
-            or one array, see :func:`prunekit.data.arrays.read_array`.
-        resolution: side of the square images; default: the source's (for a folder, the first picture's shorter side).
+        source: ``digits`` (scikit-learn's 1,797 images of 8×8), a folder or a zip of pictures (:mod:`prunekit.data.folders`), a
+            folder of arrays (``train.npy`` and ``held-out.npy``, which are mapped), a folder or file in MNIST's idx format (``.gz``
+            or not), a file of arrays (:func:`prunekit.data.arrays.read_array`), or, with the extra ``datasets``, a parquet file or
+            a dataset's folder. After ``::`` may be the key of an array, as in ``x.npz::images``, or the name of a split, as in
+            ``dataset::test``.
+        resolution: side of the square images, or height and width; default: the source's (for pictures, the shorter side of the
+            first one).
         labels: whether classes are wanted.
 
     Returns:
-        Training and held-out images. Folders of arrays and of idx files have a file for each; from other sources, one image in six
-        is held out by a fixed draw.
+        Training and held-out images. If the source has a part for it, that one is held out (the split ``validation`` or ``test``,
+        the test part of idx files and arrays); otherwise one image in six is, by a fixed draw. A sentence about what was read is in
+        ``report`` and in the log (level INFO).
 
     Raises:
         MissingFileError: the file or folder does not exist, the folder has no pictures, or the classes are missing.
         FileFormatError: a file is broken or of another kind; the message names it.
+        InputError: the source can be understood in several ways; the message says how to name one.
     """
-    source = str(source)
-    if resolution is not None and not 2 <= resolution <= 4096:
-        raise InputError(f"Got `resolution` {resolution}; expected 2 … 4096 pixels.")
+    split = _loaded(str(source), read_size(resolution), labels)
+    if split.report:
+        _log.info(split.report)
+    return split
+
+
+def _loaded(source: str, size: Size | None, labels: bool) -> ImageSplit:
     if source == "digits":
         images, numbers = _digits()
-        return _split((resized(images, resolution), numbers if labels else None), "digits", "digits")
-    path = Path(source)
+        return drawn_split((resized(images, size), numbers if labels else None), "digits", "digits")
+    name, key = split_source(source)
+    path = Path(name).expanduser()
     if not path.exists():
         raise MissingFileError(f"{source} does not exist; expected {_KINDS}.")
     if path.is_dir():
-        return _folder(path, source, resolution, labels)
+        return _folder(path, source, size, labels, key)
     if not path.is_file():
         raise FileFormatError(f"{source} is neither a file nor a folder; expected {_KINDS}.")
-    if path.suffix in SUFFIXES:
-        return _array(path, source, resolution, labels)
+    return _file(path, source, size, labels, key)
+
+
+def _file(path: Path, source: str, size: Size | None, labels: bool, key: str | None) -> ImageSplit:
+    suffix = path.suffix.lower()
+    if suffix in SUFFIXES:
+        return _array(path, source, size, labels, key)
+    if suffix == ".parquet":
+        return _dataset(path, source, size, labels, key)
+    if key is not None:
+        raise InputError(
+            f"Got {source}; expected a key after :: for an .npz or .safetensors, or a split of a .parquet."
+        )
+    if suffix == ".zip":
+        return _zip(path, source, size, labels)
+    if "idx" in path.name and not labels:
+        return drawn_split((resized(read_idx(path), size), None), path.name, source)
     if "idx" in path.name:
-        if labels:
-            raise MissingFileError(f"{path} has no classes; give the folder with its labels' idx1 file.")
-        return _split((resized(read_idx(path), resolution), None), path.name, source)
+        raise MissingFileError(f"{path} has no classes; give the folder with its labels' idx1 file.")
     raise FileFormatError(f"{source} is not a kind that is read; expected {_KINDS}.")
 
 
-def _folder(path: Path, source: str, resolution: int | None, labels: bool) -> ImageSplit:
-    """A folder of idx files, of arrays or of pictures."""
-    train = find_idx(path, "train-images")
-    if train is not None:
-        own = _idx_labels(path, "train", labels)
-        test = find_idx(path, "t10k-images")
-        if test is None:
-            return _split((resized(read_idx(train), resolution), own), path.name, str(path))
-        held_out = (resized(read_idx(test), resolution), _idx_labels(path, "t10k", labels))
-        return _idx_split(path, (resized(read_idx(train), resolution), own), held_out, (train.name, test))
-    arrays = find_array(path, "train")
-    if arrays is not None:
-        return _array_split(path, arrays, resolution, labels)
-    files = picture_files(path)
-    numbers = classes_of(files, path)[1] if labels else None
-    return _split((read_pictures(files, resolution), numbers), path.name, source)
+def _folder(path: Path, source: str, size: Size | None, labels: bool, key: str | None) -> ImageSplit:
+    """A folder of a dataset, of idx files, of arrays or of pictures."""
+    if is_saved_dataset(path):
+        return _dataset(path, source, size, labels, key)
+    named = next((read for find, read in _NAMED if find(path) is not None), None)
+    if named is None:
+        try:
+            found = find_picture_set(path, labels)
+        except MissingFileError:
+            if parquet_files(path):
+                return _dataset(path, source, size, labels, key)
+            raise
+    if key is not None:
+        raise InputError(f"Got {source}; expected a key after :: for one file, or {path / key} for a folder in it.")
+    return _parted(path.name, source, *found.read(size)) if named is None else named(path, size, labels)
 
 
-def _split(images: _Labelled, name: str, source: str) -> ImageSplit:
-    pixels, _ = images
-    order, held_out = _drawn(len(pixels), source)
-    return ImageSplit(
-        _data(images, f"{name}/train", np.sort(order[held_out:])),
-        _data(images, f"{name}/held-out", np.sort(order[:held_out])),
-        source,
-        pixels.shape[1],
-    )
+def _zip(path: Path, source: str, size: Size | None, labels: bool) -> ImageSplit:
+    with unpacked(path) as inner:
+        train, held_out, report = find_picture_set(inner, labels).read(size)
+    return _parted(path.stem, source, train, held_out, report.replace(str(inner), source))
 
 
-def _drawn(count: int, source: str) -> tuple[NDArray[np.int64], int]:
-    """All images in a fixed random order, and how many of the first are held out."""
-    if count < 2:
-        raise FileFormatError(f"{source} holds {count} image; expected at least 2, one of them to be held out.")
-    return np.random.default_rng(0).permutation(count), max(1, count // _HELD_OUT)
+def _dataset(path: Path, source: str, size: Size | None, labels: bool, key: str | None) -> ImageSplit:
+    return _parted(path.stem, source, *read_dataset(path, size, labels, key))
 
 
-def _idx_split(folder: Path, train: _Labelled, held_out: _Labelled, names: tuple[str, Path]) -> ImageSplit:
+def _parted(name: str, source: str, train: Pixels, held_out: Pixels | None, report: str) -> ImageSplit:
+    """Pictures with a part that is held out, or without, which are then split."""
+    first = (train.pixels, train.labels)
+    if held_out is None:
+        return drawn_split(first, name, source, report)
+    second = (held_out.pixels, held_out.labels)
+    return of_parts([labelled_data(first, f"{name}/train"), labelled_data(second, f"{name}/held-out")], source, report)
+
+
+def _idx_folder(path: Path, size: Size | None, labels: bool) -> ImageSplit:
+    train, test = (find_idx(path, f"{stem}-images") for stem in ("train", "t10k"))
+    if train is None:
+        raise MissingFileError(f"{path} has no train-images idx file.")
+    own = (resized(read_idx(train), size), _idx_labels(path, "train", labels))
+    if test is None:
+        return drawn_split(own, path.name, str(path))
+    held_out = (resized(read_idx(test), size), _idx_labels(path, "t10k", labels))
+    return _idx_split(path, own, held_out, (train.name, test))
+
+
+def _idx_split(folder: Path, train: Labelled, held_out: Labelled, names: tuple[str, Path]) -> ImageSplit:
     if held_out[0].shape[1:] != train[0].shape[1:]:
         raise FileFormatError(f"{names[1]} has images of another size than {names[0]}; give `resolution`.")
-    return ImageSplit(
-        _data(train, f"{folder.name}/train"), _data(held_out, f"{folder.name}/test"), str(folder), train[0].shape[1]
+    return of_parts(
+        [labelled_data(train, f"{folder.name}/train"), labelled_data(held_out, f"{folder.name}/test")], str(folder)
     )
 
 
@@ -150,15 +189,6 @@ def _idx_labels(folder: Path, stem: str, labels: bool) -> NDArray[np.int64] | No
     return read_idx_labels(path)
 
 
-def _data(images: _Labelled, name: str, rows: NDArray[np.int64] | slice = slice(None)) -> ImageData:
-    """Some of (count, height, width, channels), channels first, with their classes."""
-    pixels, numbers = images
-    if numbers is not None and len(numbers) != len(pixels):
-        raise FileFormatError(f"{name} has {len(numbers)} classes for {len(pixels)} images; expected one for each.")
-    own = None if numbers is None else torch.from_numpy(numbers[rows].astype(np.int64))
-    return ImageData(torch.from_numpy(pixels[rows].transpose(0, 3, 1, 2).copy()), name, own)
-
-
 def _digits() -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
     from sklearn.datasets import load_digits  # noqa: PLC0415 - takes a second, and only the digits need it
 
@@ -167,51 +197,65 @@ def _digits() -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
     return images[..., None], digits.target.astype(np.int64)
 
 
-def _array(path: Path, source: str, resolution: int | None, labels: bool) -> ImageSplit:
-    """One file of arrays, which is read and split."""
-    images, numbers = read_array(path, labels)
-    if not images.is_floating_point():
-        pixels = images.permute(0, 2, 3, 1).numpy()
-        return _split((resized(pixels, resolution), None if numbers is None else numbers.numpy()), path.stem, source)
-    _check_size(images, resolution, path)
-    return _in_memory(images, numbers, path.stem, source)
+def _array(path: Path, source: str, size: Size | None, labels: bool, key: str | None) -> ImageSplit:
+    """One file of arrays, which is split unless it has a part that is held out."""
+    found = read_array(path, labels, key)
+    own = [(found.images, found.labels), *([found.held_out] if found.held_out is not None else [])]
+    if found.images.is_floating_point():
+        for images, _ in own:
+            _check_size(images, size, path)
+    else:
+        own = [(_sized(images, size), numbers) for images, numbers in own]
+    report = f"{'; '.join(found.notes)}." if found.notes else ""
+    if len(own) == 1:
+        return in_memory(*own[0], path.stem, source, report)
+    names = (f"{path.stem}/train", f"{path.stem}/held-out")
+    return of_parts(
+        [ImageData(images, name, numbers) for name, (images, numbers) in zip(names, own, strict=True)], source, report
+    )
 
 
-def _in_memory(images: Tensor, numbers: Tensor | None, title: str, source: str) -> ImageSplit:
-    """Images of shape (count, channels, height, width) that are used unchanged."""
-    if images.is_floating_point():
-        check_finite_rows(images, torch.arange(len(images)), source)
-    order, held_out = _drawn(len(images), source)
-    parts = [
-        ImageData(images[rows], f"{title}/{name}", None if numbers is None else numbers[rows])
-        for name, rows in (("train", np.sort(order[held_out:])), ("held-out", np.sort(order[:held_out])))
-    ]
-    return ImageSplit(parts[0], parts[1], source, images.shape[-1])
+def _sized(images: Tensor, size: Size | None) -> Tensor:
+    """Pictures of shape (count, channels, height, width), cropped and resized."""
+    if tuple(images.shape[2:]) == (size or (min(images.shape[2:]),) * 2):
+        return images
+    made = resized(images.permute(0, 2, 3, 1).numpy(), size)
+    return torch.from_numpy(made).permute(0, 3, 1, 2)
 
 
-def _array_split(folder: Path, train: Path, resolution: int | None, labels: bool) -> ImageSplit:
+def _array_split(folder: Path, size: Size | None, labels: bool) -> ImageSplit:
     """Two files of arrays, mapped without conversion."""
-    test = find_array(folder, "held-out")
-    if test is None:
+    train, test = find_array(folder, "train"), find_array(folder, "held-out")
+    if train is None or test is None:
+        there = train or folder
         raise MissingFileError(
-            f"{folder} has {train.name} and no held-out images; expected held-out{train.suffix} beside it."
+            f"{folder} has {there.name} and no held-out images; expected held-out{there.suffix} beside it."
         )
-    parts = []
+    parts: list[ImageData] = []
+    notes: list[str] = []
     for path in (train, test):
-        images, numbers = read_array(path, labels)
-        _check_size(images, resolution, path)
-        parts.append(ImageData(images, f"{folder.name}/{path.stem}", numbers))
-    shapes = [(tuple(part.images.shape[1:]), part.latent) for part in parts]
-    if shapes[0] != shapes[1]:
+        found = read_array(path, labels)
+        if found.held_out is not None:
+            raise InputError(f"{path} has a part that is held out; give the file itself, or one array in each file.")
+        _check_size(found.images, size, path)
+        parts.append(ImageData(found.images, f"{folder.name}/{path.stem}", found.labels))
+        notes += found.notes
+    if parts[0].latent != parts[1].latent:
         raise FileFormatError(f"{test} has images of another size or type than {train.name}; expected the same.")
-    return ImageSplit(parts[0], parts[1], str(folder), parts[0].images.shape[-1])
+    return of_parts(parts, str(folder), f"{'; '.join(notes)}." if notes else "")
 
 
-def _check_size(images: Tensor, resolution: int | None, path: Path) -> None:
+def _check_size(images: Tensor, size: Size | None, path: Path) -> None:
     """Refuse arrays that would need resizing: this would load them into memory, and is meaningless for latents."""
-    height, width = images.shape[-2:]
-    if height != width or resolution not in (None, height):
-        wanted = "squares" if resolution is None else f"{resolution}×{resolution}"
+    own = tuple(images.shape[-2:])
+    if size not in (None, own):
         raise InputError(
-            f"The images of {path} are {height}×{width} and stay as they are; expected {wanted}: write the array anew."
+            f"The images of {path} are {size_text(own)} and stay as they are; expected {size_text(size)}: write the array anew."
         )
+
+
+_NAMED: Sequence[tuple[Callable[[Path], Path | None], Callable[[Path, Size | None, bool], ImageSplit]]] = (
+    (lambda folder: find_idx(folder, "train-images"), _idx_folder),
+    (lambda folder: find_array(folder, "train"), _array_split),
+)
+"""Kinds of folders that are recognised by the name of a file, and what reads them."""

@@ -81,15 +81,17 @@ class DataOptions:
     """Where images come from, see :func:`prunekit.data.load_images`.
 
     Args:
-        source: ``digits``, a folder of pictures or arrays, an ``.npz``, ``.npy`` or ``.safetensors`` file, or idx files.
-        resolution: side of the square images in pixels; the source's own if missing.
+        source: ``digits``, a folder or zip of pictures, a folder of arrays, an ``.npz``, ``.npy`` or ``.safetensors`` file, a
+            parquet file or dataset folder, or idx files. ``FILE::KEY`` names the array of images, and ``FOLDER::SPLIT`` the split
+            of a dataset. ``~`` is the home folder.
+        resolution: side of the square images in pixels, or height and width; the source's own if missing.
         labels: whether the images' classes are read; a class-conditional network needs them.
     """
 
     __pydantic_config__: ClassVar[dict[str, object]] = STRICT
 
     source: str = "digits"
-    resolution: int | None = None
+    resolution: int | Annotated[list[int], Field(min_length=2, max_length=2)] | None = None
     labels: bool = False
 
 

@@ -27,7 +27,8 @@ def flow_of(results: RunResults) -> Flow:
 
 def _base(results: RunResults) -> tuple[str, ...]:
     base, resolution = results.base, (results.base.data or {}).get("resolution")
-    size = (f"images of {resolution}×{resolution} pixels",) if resolution else ()
+    sides = resolution if isinstance(resolution, list) else [resolution] * 2
+    size = (f"images of {'×'.join(map(str, sides))} pixels",) if resolution else ()
     return (f"{si_text(base.macs)} MACs per evaluation", f"{count_text(base.params)} parameters", *size)
 
 

@@ -95,7 +95,7 @@ class Run(ResumableRun):
         check_extractor(self.images, recipe.evaluation)
         inputs: dict[str, object] = {"base": recipe.base, "data": recipe.data, "images": self._data_hash()}
         if recipe.base.checkpoint is not None and not recipe.base.checkpoint.startswith(EMBEDDED):
-            inputs["checkpoint"] = _files_hash(Path(recipe.base.checkpoint))
+            inputs["checkpoint"] = _files_hash(Path(recipe.base.checkpoint).expanduser())
         self._stage("base", inputs, ["base.pt"], self._base, extras=["base.safetensors"])
         if isinstance(recipe, ExpertsRecipe):
             self._experts(recipe)

@@ -72,7 +72,7 @@ def own_or_elsewhere(folder: Path, name: str, what: str) -> tuple[Path, bool]:
     Raises:
         InputError: there is no such file, and it would have to be written outside the run's folder.
     """
-    elsewhere = Path(name)
+    elsewhere = Path(name).expanduser()
     try:
         own = inside(folder, name, what)
     except InputError:

@@ -1,5 +1,6 @@
 """Opens a base from a user's checkpoint, or trains one from scratch."""
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib.resources import as_file, files
@@ -37,6 +38,7 @@ def open_base(
     """
     own = {} if asked is None else vars(asked)
     if not source.startswith(EMBEDDED):
+        source = os.path.expanduser(source)
         return load_base(source, config, inputs=None if inputs is None else read_inputs(inputs), **own)
     name = source.removeprefix(EMBEDDED)
     asset = files("prunekit") / "assets" / f"{name}-base.safetensors"
@@ -66,25 +68,59 @@ def complete_spec(options: BaseOptions) -> ModelSpec:
 
 
 def train_base(
-    options: BaseOptions, data: ImageSplit, checkpoints: Path | str | None = None, report: Reporter | None = None
+    options: BaseOptions,
+    data: ImageSplit,
+    checkpoints: Path | str | None = None,
+    report: Reporter | None = None,
+    trained: Base | None = None,
 ) -> tuple[Base, TrainResult]:
-    """Train a base from scratch; its initial weights come from the train options' seed.
+    """Train a base from scratch, or one that is trained already for more steps.
+
+    Initial weights come from the train options' seed.
+
+    Args:
+        options: the network and its training.
+        data: the images.
+        checkpoints: folder for checkpoints.
+        report: called with the progress.
+        trained: a base to train on from its moving average, with a new optimizer; its network, noise schedule and prediction type
+            are used.
 
     Raises:
-        InputError: the network does not take the images.
+        InputError: the network does not take the images, or ``trained`` has as many steps already.
         FileFormatError: it is larger than any that can be trained.
     """
     checkpoints = Path(checkpoints) if checkpoints is not None else None
-    options.spec().check_size()
-    with seeded_weights(options.train.seed):
-        model = options.spec().build()
-    spec = ModelSpec.of(model)  # with the class's defaults for arguments that the options leave out
+    if trained is None:
+        options.spec().check_size()
+        with seeded_weights(options.train.seed):
+            model = options.spec().build()
+        spec, parameterization, start = ModelSpec.of(model), options.parameterization, 0  # with the class's defaults
+    else:
+        model, spec, parameterization = trained.model, trained.spec, trained.parameterization
+        start = _steps_before(trained, options.train.steps)
     check_images(data, spec)
-    parameterization = options.parameterization
     classes = classes_for(data.train, spec, options.train.label_dropout)
     objective = DenoisingObjective(data.train.images, parameterization, classes, data.train.name)
     sampler = timestep_sampler(options.train, parameterization)
-    result = train(model, objective, sampler, options.train, checkpoints, report)
-    trained = {name: getattr(options.train, name) for name in ("steps", "batch_size", "seed")}
-    provenance = {**trained, "data_sha256": data.train.sha256}
+    result = train(model, objective, sampler, options.train, checkpoints, report, start=start)
+    made = {name: getattr(options.train, name) for name in ("steps", "batch_size", "seed")}
+    provenance = {
+        **made,
+        "data_sha256": data.train.sha256,
+        **({"continued_from": start} if trained is not None else {}),
+    }
     return Base(result.model, spec, parameterization, data.about(), provenance), result
+
+
+def _steps_before(trained: Base, steps: int) -> int:
+    """Steps of an earlier training, which the new one continues.
+
+    Raises:
+        InputError: the new training would have no step.
+    """
+    before = trained.provenance.get("steps", 0)
+    start = before if isinstance(before, int) else 0
+    if steps <= start:
+        raise InputError(f"Got steps {steps:,} for a base that has {start:,} already; expected more.")
+    return start

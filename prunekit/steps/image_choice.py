@@ -1,5 +1,6 @@
 """Finds a network's images, checks that they fit, and prepares their classes."""
 
+import logging
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -8,7 +9,7 @@ from typing import TYPE_CHECKING
 from prunekit._json import JsonDict
 from prunekit._names import name_of
 from prunekit.checkpoint import Base, ModelSpec
-from prunekit.data import ImageData, ImageSplit, load_images, noted_places
+from prunekit.data import ImageData, ImageSplit, Resolution, as_resolution, load_images, noted_places, size_text
 from prunekit.errors import InputError, PrunekitError
 from prunekit.importance import WITHOUT_LOSS
 from prunekit.search import MEASURING_NOTHING
@@ -33,6 +34,7 @@ __all__ = [
 ]
 
 
+_log = logging.getLogger(__name__)
 _KNOWN = ("sample", "hidden_states", "timestep", "class_labels")
 """Arguments of a forward pass that training, scoring and sampling can supply."""
 
@@ -62,38 +64,54 @@ def images_for(
         near: the model's file or folder; a note next to it may say where the images are.
 
     Raises:
-        InputError: no images are recorded, they are not found, or the architecture does not take them.
+        InputError: no images are recorded, they are not found, the others have the name of the recorded ones and another content,
+            or the architecture does not take them.
     """
     source = override.source if override else data.get("source")
     if source is None:
         raise InputError("The checkpoint does not say which images it was trained on; name some by `data`.")
     resolution = (override.resolution if override else None) or data.get("resolution") or image_size(spec)
     labels = spec.num_classes is not None
+    if isinstance(resolution, list | tuple) and len(resolution) == 2:
+        resolution = as_resolution((resolution[0], resolution[1]))
     if override or "sha256" not in data:
         images = load_images(str(source), resolution, labels=labels)
+        _check_identity(images, data, resolution)
     else:
         images = _found_again(name_of(str(source)), str(data["sha256"]), resolution, labels, Path(near or os.curdir))
     check_images(images, spec)
     return images
 
 
-def image_size(spec: ModelSpec) -> int | None:
-    """Side of the square images that a network takes; None if its config does not say.
+def _check_identity(images: ImageSplit, data: JsonDict, resolution: Resolution | None) -> None:
+    """Refuse images with the name of the recorded ones and another content; say where others are used on purpose.
 
     Raises:
-        InputError: they are not square.
+        InputError: they are mistaken for the model's own images.
     """
-    size = spec.config.get("sample_size")
-    sides = size if isinstance(size, list | tuple) else [size]
-    if len(set(sides)) > 1:
+    recorded, known = data.get("sha256"), data.get("source")
+    if not isinstance(recorded, str) or not isinstance(known, str) or resolution != data.get("resolution"):
+        return
+    if images.sha256 == recorded:
+        return
+    if name_of(images.source) == name_of(known):
         raise InputError(
-            f"The model's sample_size is {size}, and images are read as squares; prune it by its weights alone (`criterion` "
-            "magnitude, `proposer` oneshot, `repair` none), or in Python with a loss of your own."
+            f"{images.source} has other images (SHA-256 {images.sha256[:16]}…) than the {name_of(known)} that the model was "
+            f"trained on ({recorded[:16]}…); give that one, or name others by another path, such as a link."
         )
-    return sides[0] if sides else None
+    _log.info("The model was trained on other images, %s; %s is used.", name_of(known), images.source)
 
 
-def _found_again(name: str, sha256: str, resolution: int | None, labels: bool, near: Path) -> ImageSplit:
+def image_size(spec: ModelSpec) -> int | tuple[int, int] | None:
+    """Side of the square images that a network takes, or height and width; None if its config does not say."""
+    size = spec.config.get("sample_size")
+    if not isinstance(size, list | tuple):
+        return size
+    height, width = size
+    return as_resolution((height, width))
+
+
+def _found_again(name: str, sha256: str, resolution: Resolution | None, labels: bool, near: Path) -> ImageSplit:
     """Find images by their hash in the places where they may be.
 
     Raises:
@@ -143,7 +161,7 @@ def check_images(images: ImageSplit, spec: ModelSpec) -> None:
             "magnitude, `proposer` oneshot, `repair` none), or in Python with a loss of your own."
         )
     config = spec.config
-    side, channels = images.resolution, images.train.images.shape[1]
+    channels = images.train.images.shape[1]
     if config.get("in_channels") == channels and config.get("out_channels") == 2 * channels:
         raise InputError(
             f"The model predicts its variances too (out_channels {2 * channels} for {channels}), which is not supported; "
@@ -155,10 +173,10 @@ def check_images(images: ImageSplit, spec: ModelSpec) -> None:
                 f"The images of {images.source} have {channels} channels and the model's {name} is {config[name]}; "
                 "give images or a model of the same kind."
             )
-    size = config.get("sample_size") or side
-    if size not in (side, [side, side], (side, side)):
+    size = image_size(spec) or images.resolution
+    if size != images.resolution:
         raise InputError(
-            f"The images of {images.source} are {side}×{side} and the model's sample_size is {size}; "
+            f"The images of {images.source} are {size_text(images.size)} and the model's sample_size is {size_text(size)}; "
             "give its size as the resolution, or images or a model of the same size."
         )
     for part in (images.train, images.held_out):

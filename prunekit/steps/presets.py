@@ -11,12 +11,12 @@ def small_unet(images: ImageSplit) -> dict[str, object]:
     Norm groups have at most 8 channels, so that channels can be pruned in small steps.
     """
     side, channels = images.resolution, images.train.images.shape[1]
-    levels = 2 if side <= 16 else 3
+    levels = 2 if min(images.size) <= 16 else 3
     widths = [32, 48, 64][:levels]
     return {
         "class": "UNet2DModel",
         "config": {
-            "sample_size": side,
+            "sample_size": side if isinstance(side, int) else list(side),
             "in_channels": channels,
             "out_channels": channels,
             "layers_per_block": 1,

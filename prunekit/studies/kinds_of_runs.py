@@ -4,8 +4,9 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from prunekit._files import check_file, check_folder
+from prunekit._json import read_json
 from prunekit._kinds import contents
-from prunekit.errors import InputError
+from prunekit.errors import InputError, PrunekitError
 from prunekit.experiments import Experiment
 from prunekit.recipe import Recipe
 from prunekit.report.folder import FOLDER as REPORT
@@ -29,12 +30,17 @@ RUNS: Mapping[Experiment, Callable[..., ResumableRun]] = {
 """The run for every kind of recipe."""
 
 
-def check_run_folder(folder: Path) -> None:
-    """Refuse a folder with files that are not from an earlier run, since a run might replace them.
+def check_run_folder(folder: Path, recipe: str | None = None) -> None:
+    """Refuse a folder with files that are not from an earlier run, or with the result of another recipe: a run might replace them.
+
+    Args:
+        folder: the run's folder.
+        recipe: name of the recipe that will run.
 
     Raises:
         InputError: there are such files, or the folder cannot be written to.
     """
+    _check_recipe(folder, recipe)
     check_file(folder / "manifest.json")
     check_folder(folder / "report", REPORT)
     found = {path.name for path in contents(folder)} if folder.is_dir() else set()
@@ -43,6 +49,18 @@ def check_run_folder(folder: Path) -> None:
     if other and not begun:  # a comparison makes its base first, in a run of its own
         raise InputError(
             f"{folder} has {other[0]} in it and holds no earlier run; expected a new or empty folder for the run."
+        )
+
+
+def _check_recipe(folder: Path, recipe: str | None) -> None:
+    """Refuse the folder of a finished run of a recipe with another name."""
+    try:
+        earlier = read_json(folder / "manifest.json").get("recipe")
+    except (OSError, PrunekitError):  # no finished run
+        return
+    if recipe is not None and isinstance(earlier, str) and earlier != recipe:
+        raise InputError(
+            f"{folder} has the results of recipe {earlier}; expected a folder of recipe {recipe}, or another `output`."
         )
 
 
@@ -55,5 +73,5 @@ def run_of(
         InputError: see :func:`check_run_folder`.
     """
     folder = Path(folder)
-    check_run_folder(folder)
+    check_run_folder(folder, recipe.name)
     return RUNS[recipe.experiment](recipe, folder, observer, executor)

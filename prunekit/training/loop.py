@@ -8,7 +8,7 @@ import math
 import time
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -16,17 +16,17 @@ import torch
 from torch import Generator, Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
-from prunekit._files import json_hash
 from prunekit._signals import Termination
 from prunekit._types import StateDict
-from prunekit.errors import FileFormatError, InputError
+from prunekit.errors import InputError
 from prunekit.training.callbacks import Callback
-from prunekit.training.checkpoints import latest_checkpoint, save_checkpoint, weights_hash
+from prunekit.training.checkpoints import latest_checkpoint, save_checkpoint
 from prunekit.training.number_checks import StepWatch
 from prunekit.training.objective import Objective
 from prunekit.training.options import Progress, Reporter, TrainOptions
 from prunekit.training.processes import dropout_seeded, make_accelerator
-from prunekit.training.timesteps import LearningSampler, StatefulSampler, TimestepSampler, described
+from prunekit.training.resuming import CHANGEABLE, check_changes, fingerprint_of
+from prunekit.training.timesteps import LearningSampler, StatefulSampler, TimestepSampler
 
 __all__ = ["TrainResult", "step_generator", "train"]
 
@@ -65,6 +65,7 @@ def train(
     checkpoints: Path | str | None = None,
     report: Reporter | None = None,
     callbacks: Sequence[Callback] = (),
+    start: int = 0,
 ) -> TrainResult:
     """Train ``model`` in place and return its moving average.
 
@@ -75,9 +76,11 @@ def train(
         objective: images and loss.
         sampler: draws the timesteps to train on.
         options: see :class:`TrainOptions`.
-        checkpoints: folder for checkpoints; a run with equal options resumes from the newest one there.
+        checkpoints: folder for checkpoints; a run with equal options resumes from the newest one there. Steps and batch size may
+            differ, with a warning in the log.
         report: called every ``log_every`` steps.
         callbacks: look at the moving average during the training, in this order, and may end it early.
+        start: number of steps that ``model`` was trained before; the batches and every schedule continue from there.
 
     Raises:
         FileFormatError: the folder holds checkpoints of a run with other options, images, timesteps or first weights.
@@ -87,8 +90,11 @@ def train(
     """
     checkpoints = Path(checkpoints) if checkpoints is not None else None
     seen = torch.zeros(objective.schedule.num_timesteps, dtype=torch.int64)
-    fingerprint = _fingerprint(model, objective, sampler, options, callbacks)
-    run = _Run(model, options, sampler, callbacks, fingerprint, seen)
+    fingerprint, rest = (
+        fingerprint_of(model, objective, sampler, options, callbacks, without) for without in ((), CHANGEABLE)
+    )
+    run = _Run(model, options, sampler, callbacks, fingerprint, rest, seen)
+    run.step, run.samples = start, start * options.batch_size
     if checkpoints is not None:
         run.resume(checkpoints)
     started, first = time.perf_counter(), run.step
@@ -96,6 +102,7 @@ def train(
         while run.step < options.steps and not run.ended:
             run.train_step(objective, termination.asked)
             run.step += 1
+            run.samples += options.batch_size
             run.ended = not run.observe()
             told = run.step % options.log_every == 0 or run.step == options.steps or run.ended
             if told:
@@ -112,7 +119,7 @@ def train(
                         raise KeyboardInterrupt
     run.watch.check(run.step, run.model, run.averaged.module)
     averaged = run.averaged.module.cpu().eval()
-    return TrainResult(averaged, run.losses, run.step * options.batch_size, time.perf_counter() - started, run.seen)
+    return TrainResult(averaged, run.losses, run.samples, time.perf_counter() - started, run.seen)
 
 
 @dataclass(eq=False)
@@ -124,8 +131,10 @@ class _Run:
     sampler: TimestepSampler
     callbacks: Sequence[Callback]
     fingerprint: str
+    fingerprint_of_rest: str
     seen: Tensor
     step: int = 0
+    samples: int = 0
     ended: bool = False
     losses: list[tuple[int, float]] = field(default_factory=list)
 
@@ -254,7 +263,10 @@ class _Run:
         """The state for a checkpoint: tensors and plain values only."""
         return {
             "fingerprint": self.fingerprint,
+            "fingerprint_of_rest": self.fingerprint_of_rest,
+            "changeable": {name: getattr(self.options, name) for name in CHANGEABLE},
             "step": self.step,
+            "samples": self.samples,
             "ended": self.ended,
             "losses": [list(pair) for pair in self.losses],
             "total": self.total,
@@ -278,11 +290,9 @@ class _Run:
         if state is None:
             return
         if state.get("fingerprint") != self.fingerprint:
-            raise FileFormatError(
-                f"The checkpoints in {folder} belong to an interrupted training with other options, images or first weights; "
-                "repeat its options to go on with it, or remove that folder to start anew."
-            )
+            check_changes(state, self.fingerprint_of_rest, self.options, folder)
         self.step, self.ended = int(state["step"]), bool(state["ended"])
+        self.samples = int(state.get("samples", self.step * self.options.batch_size))
         self.losses = [(int(step), float(loss)) for step, loss in state["losses"]]
         self.total.copy_(state["total"])
         if self._scaler and state["scaler"]:
@@ -295,31 +305,6 @@ class _Run:
             self.sampler.load_state_dict(state["sampler"])
         for callback, kept in zip(self.callbacks, state.get("callbacks", ()), strict=True):
             callback.load_state_dict(kept)
-
-
-def _fingerprint(
-    model: nn.Module,
-    objective: Objective,
-    sampler: TimestepSampler,
-    options: TrainOptions,
-    callbacks: Sequence[Callback],
-) -> str:
-    """Hash of everything that decides the result; a checkpoint must match it. Options of later versions do not change it."""
-    name = type(sampler).__qualname__
-    looking = {"callbacks": [[type(each).__qualname__, each.describe()] for each in callbacks]} if callbacks else {}
-    return json_hash(
-        {
-            "options": {
-                f.name: getattr(options, f.name)
-                for f in fields(options)
-                if getattr(options, f.name) != f.default and f.name != "checkpoint_minutes"
-            },
-            "objective": objective.fingerprint(),
-            "sampler": [name, described(sampler)],
-            "weights": weights_hash(model),
-            **looking,
-        }
-    )
 
 
 _Tensors = tuple[Tensor, ...] | list[Tensor]

@@ -89,8 +89,9 @@ def test_arrays_are_not_resized(tmp_path):
         load_images(str(path), 16)
     write(tmp_path / "train.npy", pictures(4, 8, 6, 3))
     write(tmp_path / "held-out.npy", pictures(2, 8, 6, 3))
-    with pytest.raises(InputError, match="are 8×6 and stay as they are; expected squares"):
-        load_images(str(tmp_path))
+    assert load_images(str(tmp_path)).resolution == (8, 6)
+    with pytest.raises(InputError, match="are 8×6 and stay as they are; expected 8×8"):
+        load_images(str(tmp_path), 8)
 
 
 def test_a_folder_of_arrays_needs_images_that_are_held_out(tmp_path):

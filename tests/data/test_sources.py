@@ -143,10 +143,15 @@ def test_grey_with_transparency_is_still_grey(tmp_path):
     assert together(load_images(str(folder))).shape == (2, 1, 4, 4)
 
 
-def test_grey_and_colour_together_are_refused_with_the_file(tmp_path):
-    folder = save_pictures(tmp_path / "p", [noise(4, 4), noise(4, 4), noise(4, 4, 3)])
-    with pytest.raises(FileFormatError, match=r"02\.png is RGB and 00\.png is L; expected all grey or all colour"):
-        load_images(str(folder))
+@pytest.mark.parametrize("first", ["grey", "colour"])
+def test_grey_pictures_among_colour_ones_become_colour_and_are_counted(tmp_path, first):
+    grey, colour = [noise(4, 4), noise(4, 4, seed=1)], [noise(4, 4, 3)]
+    split = load_images(str(save_pictures(tmp_path / "p", grey + colour if first == "grey" else colour + grey)))
+    images = {image.numpy().tobytes() for image in together(split)}
+    assert images == {np.repeat(array[None], 3, 0).tobytes() for array in grey} | {
+        colour[0].transpose(2, 0, 1).tobytes()
+    }
+    assert split.report == f"{tmp_path / 'p'}: 3 pictures; 2 grey pictures made colour."
 
 
 @pytest.mark.parametrize("suffix", [".png", ".jpg"])
@@ -170,7 +175,7 @@ def test_a_text_that_is_called_a_picture_is_refused_with_its_name(tmp_path):
 def test_missing_and_empty_sources_are_told(tmp_path):
     with pytest.raises(MissingFileError, match="nowhere does not exist; expected 'digits', a folder"):
         load_images("nowhere")
-    with pytest.raises(MissingFileError, match=r"has no \.png or \.jpg pictures"):
+    with pytest.raises(MissingFileError, match=r"has no \.png, \.jpg, \.webp, .* pictures"):
         load_images(str(tmp_path))
     (tmp_path / "x.csv").write_text("1,2")
     with pytest.raises(FileFormatError, match="is not a kind that is read"):

@@ -209,3 +209,25 @@ def test_a_full_disk_leaves_the_checkpoints_that_are_there(tmp_path, uninterrupt
     assert checkpoint_steps(tmp_path) == [10, 15]
     assert {path.suffix for path in tmp_path.iterdir()} == {".pt"}
     assert_same_run(tiny_run(tmp_path), uninterrupted)
+
+
+@pytest.mark.parametrize("change", [{"steps": 60}, {"batch_size": 8}])
+def test_more_steps_and_another_batch_size_resume_with_a_warning(tmp_path, caplog, change):
+    with pytest.raises(Interruption):
+        tiny_run(tmp_path, interrupt_at(20))
+    changed, reported = replace(OPTIONS, **change), []
+    with caplog.at_level("WARNING", "prunekit"):
+        resumed = tiny_run(tmp_path, reported.append, changed)
+    (name, value), before = *change.items(), getattr(OPTIONS, next(iter(change)))
+    assert f"resumes at step 15 with other options ({name} from {before} to {value})" in caplog.text
+    assert reported[0].step == 15 + changed.log_every
+    assert resumed.samples == 15 * OPTIONS.batch_size + (changed.steps - 15) * changed.batch_size
+
+
+def test_fewer_steps_than_are_done_and_other_changes_are_refused(tmp_path):
+    with pytest.raises(Interruption):
+        tiny_run(tmp_path, interrupt_at(20))
+    with pytest.raises(InputError, match="is at step 15 already; got steps 10: expected at least as many"):
+        tiny_run(tmp_path, None, replace(OPTIONS, steps=10))
+    with pytest.raises(FileFormatError, match="with other options, images or first weights"):
+        tiny_run(tmp_path, None, replace(OPTIONS, steps=60, learning_rate=0.123))

@@ -1,0 +1,168 @@
+"""The class of each picture: its folder, or a label in ``metadata.jsonl`` or ``metadata.csv``, as in Hugging Face's imagefolder."""
+
+import csv
+import json
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from prunekit._messages import one_line
+from prunekit.data.folders import several
+from prunekit.errors import FileFormatError
+from prunekit.limits import check_limit
+
+__all__ = ["Metadata", "class_folders", "find_metadata", "numbered"]
+
+_FILES = ("metadata.jsonl", "metadata.csv")
+_LABEL = "label"
+_FILE = "file_name"
+_MOST_LABEL = 2**24
+
+
+@dataclass(frozen=True)
+class Metadata:
+    """What a metadata file says about pictures.
+
+    Args:
+        path: the file.
+        columns: names of its columns except ``file_name``.
+        labels: label of each picture, by its path; empty if there is no column ``label``.
+    """
+
+    path: Path
+    columns: tuple[str, ...]
+    labels: Mapping[Path, int | str]
+
+    @property
+    def ignored(self) -> list[str]:
+        """Columns that are not used, such as captions."""
+        return [name for name in self.columns if name != _LABEL]
+
+    def labels_of(self, files: Sequence[Path], every: Iterable[Path]) -> list[int | str]:
+        """The label of each picture.
+
+        Args:
+            files: the pictures whose labels are wanted.
+            every: all pictures that the file may list.
+
+        Raises:
+            FileFormatError: a picture has none, the file lists pictures that are missing, or there is no column of labels.
+        """
+        if not self.labels:
+            raise FileFormatError(
+                f"{self.path} has no column {_LABEL} but {', '.join(self.columns) or 'none besides file_name'}; expected the "
+                f"classes in a column called {_LABEL}, or a folder for each class."
+            )
+        if without := [file for file in files if file not in self.labels]:
+            raise FileFormatError(f"{self.path} has no {_LABEL} for {several(without)}; expected one for each picture.")
+        there = set(every)
+        if missing := [file for file in self.labels if file not in there]:
+            raise FileFormatError(
+                f"{self.path} lists {several(missing)}, which cannot be found; expected every picture."
+            )
+        return [self.labels[file] for file in files]
+
+
+def find_metadata(folders: Iterable[Path]) -> Metadata | None:
+    """The metadata in the first of these folders that has some; None if none has.
+
+    Raises:
+        FileFormatError: it cannot be read, or has no column ``file_name``.
+        LimitError: it is larger than the limit ``metadata-bytes``.
+    """
+    for folder in folders:
+        path = next((folder / name for name in _FILES if (folder / name).is_file()), None)
+        if path is not None:
+            return _read(path)
+    return None
+
+
+def class_folders(files: Sequence[Path], folder: Path) -> list[int | str]:
+    """The name of each picture's class: the first folder on the way to it.
+
+    Raises:
+        FileFormatError: a picture is not in the folder of a class.
+    """
+    loose = next((file for file in files if file.parent == folder), None)
+    if loose is not None:
+        raise FileFormatError(f"{loose} lies in no class's folder; expected {folder}/<class>/{loose.name}.")
+    return [file.relative_to(folder).parts[0] for file in files]
+
+
+def numbered(
+    labels: Sequence[int | str], what: str, names: Sequence[str] | None = None
+) -> tuple[list[str], NDArray[np.int64]]:
+    """Classes as numbers: whole numbers stay, and names are numbered in their order.
+
+    Args:
+        labels: all numbers, or all names.
+        what: where they are from, for messages.
+        names: names that are numbered already; missing names are refused.
+
+    Returns:
+        Names, empty for numbers; number of each label, shape (labels,).
+
+    Raises:
+        FileFormatError: numbers and names are mixed, a number is below 0 or too high, or a name is not among ``names``.
+    """
+    if all(isinstance(label, int) for label in labels):
+        numbers = [int(label) for label in labels]
+        if any(not 0 <= number <= _MOST_LABEL for number in numbers):
+            raise FileFormatError(
+                f"The classes of {what} are from {min(numbers)} to {max(numbers)}; expected whole numbers of 0 … {_MOST_LABEL:,}."
+            )
+        return [], np.array(numbers, dtype=np.int64)
+    if not all(isinstance(label, str) for label in labels):
+        raise FileFormatError(f"The classes of {what} are names and numbers; expected one of these kinds.")
+    known = sorted({str(label) for label in labels}) if names is None else list(names)
+    place = {name: number for number, name in enumerate(known)}
+    if other := sorted({str(label) for label in labels} - set(known)):
+        raise FileFormatError(
+            f"{what} has the class {other[0]}, which the training pictures do not have; expected the same classes."
+        )
+    return known, np.array([place[str(label)] for label in labels], dtype=np.int64)
+
+
+def _read(path: Path) -> Metadata:
+    check_limit("metadata-bytes", path.stat().st_size, str(path))
+    columns: dict[str, None] = {}
+    labels: dict[Path, int | str] = {}
+    try:
+        for number, row in enumerate(_rows(path), 1):
+            name = row.get(_FILE)
+            if not isinstance(name, str) or not name:
+                raise FileFormatError(f"Row {number} of {path} has no {_FILE}; expected the picture's path from there.")
+            columns.update(dict.fromkeys(key for key in row if isinstance(key, str) and key != _FILE))
+            if _LABEL in row:
+                labels[path.parent / name] = _label(row[_LABEL], f"Row {number} of {path}")
+    except (UnicodeDecodeError, csv.Error, ValueError, RecursionError) as error:
+        if isinstance(error, FileFormatError):
+            raise
+        raise FileFormatError(f"{path} is no readable {path.suffix} ({one_line(error)}); mend or remove it.") from error
+    return Metadata(path, tuple(columns), labels)
+
+
+def _rows(path: Path) -> Iterator[Mapping[str, Any]]:
+    with path.open(encoding="utf-8-sig", newline="") as lines:
+        if path.suffix == ".csv":
+            for row in csv.DictReader(lines):
+                value = row.get(_LABEL)
+                digits = isinstance(value, str) and value.strip().isdigit() and value.strip().isascii()
+                yield {**row, _LABEL: int(value)} if digits and value is not None and len(value) < 10 else row
+            return
+        for line in lines:
+            if line.strip():
+                found = json.loads(line)
+                if not isinstance(found, dict):
+                    raise FileFormatError(f"{path} has a line that is no JSON object; expected one for each picture.")
+                yield found
+
+
+def _label(value: object, what: str) -> int | str:
+    if isinstance(value, bool) or not isinstance(value, int | str) or value == "":
+        raise FileFormatError(f"{what} has the label {str(value)[:40]!r}; expected a whole number or a name.")
+    return value
