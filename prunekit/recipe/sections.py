@@ -5,7 +5,7 @@ from typing import Annotated, ClassVar, get_args
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import AfterValidator, Field
+from pydantic import AfterValidator, BeforeValidator, Field
 
 from prunekit._json import JsonObject
 from prunekit._messages import did_you_mean
@@ -76,6 +76,14 @@ Train = Annotated[TrainOptions, TRAINING]
 Ratio = Annotated[float, Field(gt=0, le=1)]
 
 
+def _one_or_two(value: object) -> object:
+    """A number or two, as they are; here so that an error names the key, and not one of the two forms."""
+    numbers = value if isinstance(value, list) and len(value) == 2 else [value]
+    if value is not None and not all(type(number) is int for number in numbers):
+        raise ValueError(f"Got {value!r:.80}; expected a number of pixels, or height and width such as [32, 48].")
+    return value
+
+
 @dataclass(frozen=True)
 class DataOptions:
     """Where images come from, see :func:`prunekit.data.load_images`.
@@ -91,7 +99,9 @@ class DataOptions:
     __pydantic_config__: ClassVar[dict[str, object]] = STRICT
 
     source: str = "digits"
-    resolution: int | Annotated[list[int], Field(min_length=2, max_length=2)] | None = None
+    resolution: Annotated[
+        int | Annotated[list[int], Field(min_length=2, max_length=2)] | None, BeforeValidator(_one_or_two)
+    ] = None
     labels: bool = False
 
 

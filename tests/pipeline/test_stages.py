@@ -136,7 +136,7 @@ def test_images_that_nobody_names_are_asked_for():
         ({"out_channels": 3}, "1 channels and the model's out_channels is 3"),
         ({"out_channels": 2}, r"predicts its variances too \(out_channels 2 for 1\)"),
         ({"sample_size": 16}, "8×8 and the model's sample_size is 16"),
-        ({"sample_size": [8, 16]}, r"8×8 and the model's sample_size is \[8, 16\]"),
+        ({"sample_size": [8, 16]}, "8×8 and the model's sample_size is 8×16"),
     ],
     ids=str,
 )
