@@ -4,12 +4,10 @@ import io
 import json
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import NotRequired
 
 import torch
 from safetensors.torch import save as safetensors_bytes
 from torch import nn
-from typing_extensions import TypedDict
 
 from prunekit._files import atomic_path
 from prunekit._json import JsonDict, JsonObject
@@ -18,17 +16,7 @@ from prunekit.checkpoint.spec import ModelSpec
 from prunekit.results.formats import BASE
 from prunekit.schedule import Parameterization, Parameterized
 
-__all__ = ["AboutForm", "Base", "save_base"]
-
-
-class AboutForm(TypedDict):
-    """The metadata of a base checkpoint."""
-
-    model: NotRequired[JsonObject]
-    noise_schedule: NotRequired[JsonObject]
-    prediction_type: NotRequired[str]
-    data: NotRequired[JsonObject]
-    provenance: NotRequired[JsonObject]
+__all__ = ["Base", "save_base"]
 
 
 @dataclass(frozen=True)

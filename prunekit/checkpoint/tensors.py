@@ -16,10 +16,9 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from prunekit._containers import check_safetensors, open_archive
-from prunekit._json import JsonObject, checked, parse_json
+from prunekit._json import JsonObject, parse_json
 from prunekit._messages import one_line
 from prunekit._missing import check_checkpoint
-from prunekit.checkpoint.base import AboutForm
 from prunekit.checkpoint.weights import preferred
 from prunekit.errors import FileFormatError, MissingFileError, UnsafeFileError
 from prunekit.limits import check_limit, limit
@@ -79,6 +78,8 @@ def read_content(path: Path) -> tuple[JsonObject, Mapping[Any, Any]]:
 
 def _checked_about(about: dict[str, object], path: Path) -> dict[str, object]:
     """What a prunekit checkpoint says of itself, if it is plain JSON of the right form; a pickle may hold other things."""
+    from prunekit.results.working_files import BaseFile  # noqa: PLC0415 - loads pydantic
+
     what = f"What {path} says of itself"
     try:
         told = json.dumps(
@@ -87,7 +88,7 @@ def _checked_about(about: dict[str, object], path: Path) -> dict[str, object]:
     except (TypeError, ValueError, RecursionError) as error:
         raise FileFormatError(f"{what} is no plain JSON ({one_line(error)}); save the base again.") from error
     known: JsonObject = parse_json(told, what)
-    checked(AboutForm, known, what, "save the base again")
+    BaseFile.of(known, what, "save the base again")
     return known
 
 

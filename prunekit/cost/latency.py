@@ -12,56 +12,28 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING
 
 import numpy as np
 from torch import nn
-from typing_extensions import TypedDict
 
-from prunekit._json import Amount, Bounded, JsonDict, JsonObject, Many, Named, Positive, Whole, checked
+from prunekit._json import JsonDict, JsonObject
 from prunekit._types import FloatArray, IntArray
 from prunekit.cost.closed_form import CostModel
-from prunekit.cost.layer_times import LayerTimes, TimesForm, Used
+from prunekit.cost.layer_times import LayerTimes, Used
 from prunekit.cost.timing import LatencyOptions, measure
 from prunekit.errors import FileFormatError, InputError
 from prunekit.graph import ChannelGraph
 from prunekit.graph.forward_pass import Inputs
 from prunekit.results.formats import LATENCY
 
+if TYPE_CHECKING:
+    from prunekit.results.working_files import LatencyFile
+
 __all__ = ["LatencyCheck", "LatencyModel", "LatencyTable"]
 
 _REST = ("layer_scale", "seconds", "seconds_per_value")
 _AGAIN = "measure it again"
-_Time = Annotated[float, Bounded(gt=0)]
-
-
-class _UsedForm(TypedDict):
-    table: Whole
-    calls: Whole
-    positions: Whole
-
-
-class _RestForm(TypedDict):
-    layer_scale: Amount
-    seconds: Amount
-    seconds_per_value: Amount
-
-
-class _CheckForm(TypedDict):
-    mac_ratio: Amount
-    predicted: Amount
-    measured: _Time
-
-
-class _TableForm(TypedDict):
-    machine: JsonObject
-    batch_size: Positive
-    fingerprint: str
-    base_seconds: _Time
-    rest: _RestForm
-    times: Many[TimesForm]
-    layers: Named[_UsedForm]
-    checks: Many[_CheckForm]
 
 
 @dataclass(frozen=True)
@@ -175,37 +147,38 @@ class LatencyTable:
         }
 
     @classmethod
-    def from_json(cls, data: JsonDict, source: Path | str = "The table of layer times") -> "LatencyTable":
+    def from_json(
+        cls, data: "LatencyFile | JsonDict", source: Path | str = "The table of layer times"
+    ) -> "LatencyTable":
         """Read what :meth:`to_json` wrote.
 
         Raises:
             FileFormatError: the format is another, or a key is missing or of the wrong type.
         """
-        if data.get("format") != LATENCY:
+        from prunekit.results.working_files import LatencyFile  # noqa: PLC0415 - loads pydantic
+
+        if isinstance(data, Mapping) and data.get("format") != LATENCY:
             raise FileFormatError(f"{source} has format {data.get('format')!r}; expected {LATENCY!r}.")
-        known = checked(_TableForm, data, str(source), _AGAIN)
+        known = LatencyFile.of(data, str(source), _AGAIN)
         try:
-            times = tuple(LayerTimes.from_json(table) for table in known["times"])
-            layers = {
-                name: Used(used["table"], used["calls"], used["positions"]) for name, used in known["layers"].items()
-            }
+            times = tuple(LayerTimes.from_json(table) for table in known.times)
+            layers = {name: Used(used.table, used.calls, used.positions) for name, used in known.layers.items()}
             if not all(used.table < len(times) for used in layers.values()):
                 raise ValueError("a layer names a table that is not there")
         except FileFormatError:
             raise
         except ValueError as error:
             raise FileFormatError(f"{source} cannot be read ({error}); {_AGAIN}.") from error
-        rest = known["rest"]
-        checks = tuple(LatencyCheck(each["mac_ratio"], each["predicted"], each["measured"]) for each in known["checks"])
+        rest = known.rest
         return cls(
-            dict(known["machine"]),
-            known["batch_size"],
-            known["fingerprint"],
+            dict(known.machine),
+            known.batch_size,
+            known.fingerprint,
             times,
             layers,
-            (rest["layer_scale"], rest["seconds"], rest["seconds_per_value"]),
-            known["base_seconds"],
-            checks,
+            (rest.layer_scale, rest.seconds, rest.seconds_per_value),
+            known.base_seconds,
+            tuple(LatencyCheck(each.mac_ratio, each.predicted, each.measured) for each in known.checks),
         )
 
 

@@ -2,44 +2,26 @@
 
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
-from typing import Any, Literal, NotRequired
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from typing_extensions import TypedDict
 
-from prunekit._json import Amount, JsonDict, JsonObject, Many, Pair, Positive, Whole, checked
+from prunekit._json import JsonDict, JsonObject
 from prunekit._types import FloatArray, IntArray
 from prunekit.cost.closed_form import CostModel
 from prunekit.graph.forward_pass import Inputs, run_once
 from prunekit.graph.layers import layer_kind
 
-__all__ = ["LayerOp", "LayerTimes", "TimesForm", "Used", "layers_used", "operation"]
+if TYPE_CHECKING:
+    from prunekit.results.working_files import LayerKindPart, LayerTimesPart
+
+__all__ = ["LayerOp", "LayerTimes", "Used", "layers_used", "operation"]
 
 Op = Literal["conv", "depthwise", "transposed", "linear", "attention"]
 _AGAIN = "measure it again"
-
-
-class _OpForm(TypedDict):
-    op: Op
-    size: Many[Whole]
-    kernel: NotRequired[Many[Whole]]
-    stride: NotRequired[Many[Whole]]
-    padding: NotRequired[Many[Whole]]
-    dilation: NotRequired[Many[Whole]]
-    groups: NotRequired[Positive]
-    fixed: NotRequired[Pair[Whole]]
-
-
-class TimesForm(TypedDict):
-    """A table of layer times in JSON."""
-
-    kind: _OpForm
-    inner: Many[Whole]
-    outer: Many[Whole]
-    seconds: Many[Many[Amount]]
 
 
 _CONV = {1: F.conv1d, 2: F.conv2d, 3: F.conv3d}
@@ -71,12 +53,17 @@ class LayerOp:
     fixed: tuple[int, int] = (0, 0)
 
     @classmethod
-    def from_json(cls, data: JsonDict) -> "LayerOp":
+    def from_json(cls, data: "LayerKindPart | JsonDict") -> "LayerOp":
         """Read what ``asdict`` made."""
-        known = checked(_OpForm, data, "A layer's kind", _AGAIN)
-        lists = ("size", "kernel", "stride", "padding", "dilation", "fixed")
-        tuples = {key: tuple(value) for key, value in data.items() if key in lists}
-        return cls(op=known["op"], groups=known.get("groups", 1), **tuples)
+        from prunekit.results.working_files import LayerKindPart  # noqa: PLC0415 - loads pydantic
+
+        known = LayerKindPart.of(data, "A layer's kind", _AGAIN)
+        kernel, stride, padding, dilation = (
+            tuple(part or ()) for part in (known.kernel, known.stride, known.padding, known.dilation)
+        )
+        inner, outer = known.fixed or (0, 0)
+        groups = 1 if known.groups is None else known.groups
+        return cls(known.op, tuple(known.size), kernel, stride, padding, dilation, groups, (inner, outer))
 
 
 @dataclass(frozen=True)
@@ -119,22 +106,24 @@ class LayerTimes:
         return {"kind": kind, **lists}
 
     @classmethod
-    def from_json(cls, data: JsonDict) -> "LayerTimes":
+    def from_json(cls, data: "LayerTimesPart | JsonDict") -> "LayerTimes":
         """Read what :meth:`to_json` wrote.
 
         Raises:
             FileFormatError: a key is missing or of the wrong type.
             ValueError: the shapes do not agree, or widths or times fall.
         """
-        known = checked(TimesForm, data, "A table of layer times", _AGAIN)
-        inner, outer = (np.array(axis, dtype=np.int64) for axis in (known["inner"], known["outer"]))
-        seconds = np.array(known["seconds"], dtype=np.float64)
+        from prunekit.results.working_files import LayerTimesPart  # noqa: PLC0415 - loads pydantic
+
+        known = LayerTimesPart.of(data, "A table of layer times", _AGAIN)
+        inner, outer = (np.array(axis, dtype=np.int64) for axis in (known.inner, known.outer))
+        seconds = np.array(known.seconds, dtype=np.float64)
         rising = all(len(axis) and (np.diff(axis) > 0).all() for axis in (inner, outer))
         if not rising or seconds.shape != (len(inner), len(outer)) or not np.isfinite(seconds).all():
             raise ValueError("widths must rise and have one time each")
         if (np.diff(seconds, axis=0) < 0).any() or (np.diff(seconds, axis=1) < 0).any() or (seconds < 0).any():
             raise ValueError("times must not be negative, nor fall as widths rise")
-        return cls(LayerOp.from_json(known["kind"]), inner, outer, seconds)
+        return cls(LayerOp.from_json(known.kind), inner, outer, seconds)
 
 
 def _cell(grid: IntArray, at: FloatArray) -> tuple[IntArray, IntArray, FloatArray]:

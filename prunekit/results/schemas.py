@@ -20,6 +20,7 @@ from prunekit.results.model import Model
 from prunekit.results.model_files import ExpertsFile, SlimFile
 from prunekit.results.planning_files import AllocationFile, GroupsFile, ImportanceFile
 from prunekit.results.stage_files import StageFile
+from prunekit.results.working_files import BaseFile, ImagesFile, JournalAnswer, JournalEntry, JournalHeader, LatencyFile
 
 __all__ = ["FILES", "DescribedSchema", "File", "file_schema", "formats_page"]
 
@@ -75,6 +76,12 @@ FILES: Mapping[str, File] = {
     "manifest-curriculum": File(CurriculumManifest, "Manifest of ways to train"),
     "manifest-multistage": File(MultistageManifest, "Manifest of networks for stages"),
     "stage": File(StageFile, "Record of a stage"),
+    "base": File(BaseFile, "Metadata of a base"),
+    "latency": File(LatencyFile, "Layer times"),
+    "search-header": File(JournalHeader, "First line of a search's journal"),
+    "search-entry": File(JournalEntry, "Line of a search's journal: a candidate or a choice"),
+    "search-answer": File(JournalAnswer, "Line of a search's journal: a language model's answer"),
+    "images": File(ImagesFile, "Paths of images"),
 }
 """Every file with a JSON Schema, by the schema's name."""
 
@@ -160,7 +167,7 @@ def formats_page() -> str:
         lines = [
             f"## {file.title}",
             "",
-            f"Format `{known['format']['const']}`, [JSON Schema](formats/{name}.schema.json).",
+            f"{_format(known)}[JSON Schema](formats/{name}.schema.json).",
         ]
         sections.append("\n".join([*lines, "", *_table(schema)]))
     shown = {name: part for name, part in sorted(parts.items()) if "properties" in part}
@@ -205,3 +212,8 @@ def _type(form: Mapping[str, object]) -> str:
 def _title(name: str) -> str:
     """A class's name as a heading."""
     return name.strip("_")
+
+
+def _format(properties: Mapping[str, Mapping[str, str]]) -> str:
+    """What the page says of a file's format; lines of a journal have none."""
+    return f"Format `{properties['format']['const']}`, " if "format" in properties else ""

@@ -6,12 +6,9 @@ import logging
 import os
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any, NotRequired
-
-from typing_extensions import TypedDict
 
 from prunekit._files import check_file
-from prunekit._json import JsonDict, JsonObject, Many, Ratio, Whole, checked, parse_json
+from prunekit._json import JsonDict, JsonObject, parse_json
 from prunekit._leftovers import sync
 from prunekit.errors import FileFormatError, LimitError
 from prunekit.results.formats import SEARCH
@@ -19,25 +16,6 @@ from prunekit.results.formats import SEARCH
 __all__ = ["Journal"]
 
 _log = logging.getLogger(__name__)
-
-
-class _SaidForm(TypedDict):
-    """A language model's answer, or the reason why it failed."""
-
-    round: int
-    ratios: NotRequired[dict[str, Ratio]]
-    failed: NotRequired[str]
-
-
-class _MeasuredForm(TypedDict):
-    """A measured candidate, or a choice."""
-
-    round: int
-    steps: Many[Whole]
-    macs: Whole
-    loss: float
-    spent: NotRequired[Whole]
-    chosen: NotRequired[Any]
 
 
 class Journal:
@@ -130,11 +108,14 @@ def _line(entry: JsonDict) -> str:
 
 def _readable(lines: Iterable[bytes]) -> list[JsonObject]:
     """The entries before the first line that is not an entry."""
+    from prunekit.results.working_files import JournalAnswer, JournalEntry  # noqa: PLC0415 - loads pydantic
+
     entries: list[JsonObject] = []
     for line in lines:
         try:
             entry = parse_json(line, "A line")
-            checked(_MeasuredForm if isinstance(entry, dict) and "steps" in entry else _SaidForm, entry, "A line")
+            form = JournalEntry if isinstance(entry, dict) and "steps" in entry else JournalAnswer
+            form.of(entry, "A line")
         except LimitError:
             raise
         except FileFormatError:
