@@ -6,6 +6,7 @@ import json
 import random
 import struct
 import tempfile
+import zipfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -66,6 +67,15 @@ def _samples(path: Path) -> Any:
     return read_samples(path.parent)
 
 
+def _zip(picture: Image.Image) -> bytes:
+    """Two pictures, one of them packed."""
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w") as archive:
+        archive.writestr("pics/a.png", _saved(lambda file: picture.save(file, "PNG")))
+        archive.writestr("pics/b.bmp", _saved(lambda file: picture.save(file, "BMP")), zipfile.ZIP_DEFLATED)
+    return buffer.getvalue()
+
+
 def _idx() -> bytes:
     return struct.pack(">4I", 0x803, 3, 4, 4) + _pixels(48).tobytes()
 
@@ -96,6 +106,11 @@ def readers() -> list[Reader]:
         Reader("x.png", _saved(lambda file: image.save(file, "PNG")), read_picture),
         Reader("grey.png", _saved(lambda file: grey.save(file, "PNG")), read_picture),
         Reader("x.jpg", _saved(lambda file: image.save(file, "JPEG")), read_picture),
+        Reader("x.webp", _saved(lambda file: image.save(file, "WEBP")), read_picture),
+        Reader("x.bmp", _saved(lambda file: image.save(file, "BMP")), read_picture),
+        Reader("x.tif", _saved(lambda file: image.save(file, "TIFF", compression="tiff_lzw")), read_picture),
+        Reader("x.ppm", _saved(lambda file: image.save(file, "PPM")), read_picture),
+        Reader("pictures.zip", _zip(grey), lambda path: load_images(str(path))),
         Reader("x.npy", _saved(lambda file: np.save(file, _pixels(4, 6, 6))), lambda path: load_images(str(path))),
         Reader(
             "x.npz", _saved(lambda file: np.savez(file, **arrays)), lambda path: load_images(str(path), labels=True)

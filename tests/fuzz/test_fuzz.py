@@ -64,5 +64,5 @@ def test_a_damaged_file_is_read_or_refused_in_one_sentence(tmp_path, name):
 @pytest.mark.slow
 @pytest.mark.parametrize("name", READERS)
 def test_many_damaged_files_are_read_or_refused_in_one_sentence(tmp_path, name):
-    """160 of each of 20 kinds: 3,200."""
+    """160 of each of 25 kinds: 4,000."""
     assert failures(name, 160, 1, tmp_path) == []
