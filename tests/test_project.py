@@ -1,6 +1,7 @@
 """The files that a public project has: they agree with the package and with each other."""
 
 import re
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -73,3 +74,16 @@ def test_the_page_of_file_formats_names_formats_that_exist() -> None:
 
 def test_contributing_is_short() -> None:
     assert len((ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8").splitlines()) < 80
+
+
+def test_no_two_modules_have_one_file_name() -> None:
+    names = [path.name for path in (ROOT / "prunekit").rglob("*.py") if path.name != "__init__.py"]
+    assert len(names) > 200
+    assert {name: number for name, number in Counter(names).items() if number > 1} == {}
+
+
+def test_few_types_are_any_and_no_assert_is_in_the_library() -> None:
+    texts = [path.read_text(encoding="utf-8") for path in (ROOT / "prunekit").rglob("*.py")]
+    lines = sum(text.count("\n") for text in texts)
+    assert 1000 * sum(len(re.findall(r"\bAny\b", text)) for text in texts) / lines < 10
+    assert [text for text in texts if "noqa: S101" in text] == []

@@ -10,8 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from prunekit._messages import did_you_mean, one_line
-from prunekit.data.folders import is_hidden
 from prunekit.data.labelling import numbered
+from prunekit.data.picture_folders import is_hidden
 from prunekit.data.picture_sets import Pixels, sentence
 from prunekit.data.pictures import PackedPicture, PictureReader
 from prunekit.data.sizes import Size

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from prunekit._messages import one_line
-from prunekit.data.folders import several
+from prunekit.data.picture_folders import several
 from prunekit.errors import FileFormatError
 from prunekit.limits import check_limit
 

@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from prunekit.data.folders import PictureFolder, find_pictures
 from prunekit.data.labelling import Metadata, class_folders, find_metadata, numbered
+from prunekit.data.picture_folders import PictureFolder, find_pictures
 from prunekit.data.pictures import PictureReader
 from prunekit.data.sizes import Size
 

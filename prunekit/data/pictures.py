@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
 from prunekit._messages import one_line
-from prunekit.data.folders import several
+from prunekit.data.picture_folders import several
 from prunekit.data.sizes import Resolution, Size, read_size
 from prunekit.errors import FileFormatError, LimitError, PrunekitError
 from prunekit.limits import check_limit

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from prunekit._containers import open_archive
 from prunekit._messages import one_line
-from prunekit.data.folders import PICTURES, is_hidden, split_name
+from prunekit.data.picture_folders import PICTURES, is_hidden, split_name
 from prunekit.errors import FileFormatError, InputError, LimitError, MissingFileError, PrunekitError
 from prunekit.limits import check_unpacked
 
