@@ -68,9 +68,9 @@ def load_images(source: Path | str, resolution: Resolution | None = None, labels
     Args:
         source: ``digits`` (scikit-learn's 1,797 images of 8×8), a folder or a zip of pictures
             (:mod:`prunekit.data.picture_folders`), a folder of arrays (``train.npy`` and ``held-out.npy``, which are mapped),
-            a folder or file in MNIST's idx format (``.gz`` or not), a file of arrays (:func:`prunekit.data.arrays.read_array`), or, with the
-            extra ``datasets``, a parquet file or a dataset's folder. After ``::`` may be the key of an array, as in
-            ``x.npz::images``, or the name of a split, as in ``dataset::test``.
+            a folder or file in MNIST's idx format (``.gz`` or not), a file of arrays
+            (:func:`prunekit.data.arrays.read_array`), or, with the extra ``datasets``, a parquet file or a dataset's folder.
+            After ``::`` may be the key of an array, as in ``x.npz::images``, or the name of a split, as in ``dataset::test``.
         resolution: side of the square images, or height and width; default: the source's (for pictures, the shorter side of the
             first one).
         labels: whether classes are wanted.
