@@ -57,6 +57,12 @@ def channels_first(array: NDArray[Any], path: Path, name: str = "") -> Form:
     refused = FileFormatError(f"{what} is {array.dtype} of shape {array.shape}; {EXPECTED}.")
     if array.ndim not in (3, 4) or 0 in array.shape:
         raise refused
+    narrow = array.ndim == 3 and array.shape[2] in (*_COLOURS, _RGBA)
+    if narrow and (array.shape[2] != _RGBA or min(array.shape[:2]) > 2 * _RGBA):  # pictures of 4×4 may be grey ones
+        raise FileFormatError(
+            f"{what} is {array.dtype} of shape {array.shape}, a single picture of {array.shape[2]} channels; expected several "
+            "of one size, as (count, height, width, channels)."
+        )
     if array.dtype == np.uint8:
         axis = _channel_axis(array.shape)
         if axis is None:

@@ -121,3 +121,11 @@ def test_latents_need_not_be_square(tmp_path):
     split = load_images(tmp_path / "x.npy")
     assert split.train.latent
     assert (split.size, split.resolution) == ((8, 12), (8, 12))
+
+
+@pytest.mark.parametrize("shape", [(8, 8, 3), (8, 6, 1), (16, 12, 4)])
+@pytest.mark.parametrize("kind", [np.uint8, np.float32])
+def test_a_single_picture_is_not_taken_for_many_narrow_ones(tmp_path, shape, kind):
+    np.save(tmp_path / "x.npy", np.ones(shape, kind))
+    with pytest.raises(FileFormatError, match=rf"a single picture of {shape[2]} channels; expected several"):
+        load_images(tmp_path / "x.npy")
