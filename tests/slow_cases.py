@@ -39,7 +39,7 @@ FIXTURES = {
     "tests/report/test_comparison_report.py": "reports",
     "tests/report/test_overview.py": "reports",
 }
-"""Fixtures of five seconds and more; the tests that use them are slow, too."""
+"""Fixtures that take five seconds or more. The tests that use them count as slow."""
 QUICK, QUICKEST = 0.2, 0.8  # seconds: of any case, and of the quickest case of a function
 
 

@@ -68,9 +68,8 @@ class _ImportedAtNeed(TyperGroup):
         if cmd_name in MODULES and self.commands[cmd_name] is None:
             alone = typer.Typer(**_SETTINGS)
             function = command(cmd_name)
-            summary = (function.__doc__ or "").split("\n\n")[
-                0
-            ]  # typer cuts a help text's first line to fit, but not a summary
+            summary, *_ = (function.__doc__ or "").split("\n\n")
+            # typer shortens the help text in the list of commands, but not a summary
             alone.command(cmd_name, short_help=" ".join(summary.split()))(function)
             self.commands[cmd_name] = get_command(alone)
         return self.commands.get(cmd_name)

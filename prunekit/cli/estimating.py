@@ -34,7 +34,7 @@ def estimate(
     loaded = load_recipe(recipe)
     found = on_gpus = estimate(loaded, Gpus(gpu or "A100", gpus, utilisation))
     if gpu is None and not torch.cuda.is_available():
-        found = replace(found, machine=this_machine(loaded, found.step.count) or found.machine)
+        found = replace(found, machine=this_machine(found.spec, found.step.count) or found.machine)
     lines = found.sentences()
     if found is not on_gpus and sum(on_gpus.hours().values()) >= 1:
         lines.append(on_gpus.sentences()[-1])

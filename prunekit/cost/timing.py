@@ -120,7 +120,7 @@ def _grid(least: int, most: int, points: int) -> IntArray:
 
 
 def train_step_rate(model: nn.Module, inputs: Inputs, macs: int, batch_size: int = 1, repeats: int = 5) -> float:
-    """MACs per second of train steps on this machine: of the fastest step, since whatever else runs only slows steps down.
+    """MACs per second that a train step reaches on this machine: the fastest of several, as other programs slow steps down.
 
     Args:
         model: the network, in float32.

@@ -22,13 +22,11 @@ def drawn_split(images: Labelled, name: str, source: str, report: str = "") -> I
     """Pictures of which one in six is held out by a fixed draw."""
     pixels, _ = images
     order, held_out = _drawn(len(pixels), source)
-    return ImageSplit(
+    parts = [
         labelled_data(images, f"{name}/train", np.sort(order[held_out:])),
         labelled_data(images, f"{name}/held-out", np.sort(order[:held_out])),
-        source,
-        as_resolution((pixels.shape[1], pixels.shape[2])),
-        report,
-    )
+    ]
+    return of_parts(parts, source, report)
 
 
 def _drawn(count: int, source: str) -> tuple[NDArray[np.int64], int]:

@@ -107,12 +107,14 @@ class Estimate:
     """The estimated cost of a recipe.
 
     Args:
+        spec: the base's network.
         step: the base's MACs and activations.
         rows: passes by stage, with their precision.
         trainings: options by kind of training.
         machine: where it will run.
     """
 
+    spec: ModelSpec
     step: StepCost
     rows: list[tuple[LedgerRow, str]]
     trainings: dict[str, TrainOptions]
@@ -190,20 +192,18 @@ def estimate(recipe: Recipe, machine: Machine | None = None, spec: ModelSpec | N
         if recipe.finetune:
             trainings["fine-tuning"] = recipe.finetune.train
         rows += _of_experts(recipe, macs, params, spec)
-    return Estimate(step, rows, trainings, machine or Gpus())
+    return Estimate(spec, step, rows, trainings, machine or Gpus())
 
 
-def this_machine(recipe: Recipe, count: MacCount) -> ThisMachine | None:
-    """This machine, with a rate measured in a few train steps of the recipe's base; None for a base that is too large for that.
+def this_machine(spec: ModelSpec, count: MacCount) -> ThisMachine | None:
+    """This machine, with a rate measured in a few train steps of a network; None for one that is too large for that.
 
     Args:
-        recipe: a recipe that makes experts or a base.
-        count: MACs and parameters of its base.
+        spec: the network.
+        count: its MACs and parameters.
     """
     if count.params > _LARGEST:
         return None
-    base = recipe.base
-    spec = base.spec() if base.checkpoint is None else open_base(base.checkpoint, asked=base.asked).spec
     batch_size = max(1, min(64, int(_MEASURED_MACS / (3 * count.macs))))
     return ThisMachine(train_step_rate(spec.build(), spec.example_inputs(), count.macs, batch_size))
 

@@ -165,7 +165,7 @@ def test_the_figures_in_the_comments_add_up() -> None:
 def test_hours_on_this_machine_are_of_a_rate_that_is_measured_here() -> None:
     recipe = load_recipe(ROOT / "recipes" / "digits-demo.yaml")
     found = estimate(recipe)
-    here = this_machine(recipe, found.step.count)
+    here = this_machine(found.spec, found.step.count)
     assert here is not None
     assert 1e8 < here.rate < 1e14
     hours = replace(found, machine=ThisMachine(2e9)).hours()
@@ -173,7 +173,7 @@ def test_hours_on_this_machine_are_of_a_rate_that_is_measured_here() -> None:
     said = replace(found, machine=ThisMachine(2e9)).sentences()[-1]
     assert said.startswith(f"About {60 * sum(hours.values()):.1f} minutes on this machine, which reaches 2 GMAC/s")
     assert "hours on this machine" in replace(found, machine=ThisMachine(2e6)).sentences()[-1]
-    assert this_machine(recipe, replace(found.step.count, params=10**10)) is None
+    assert this_machine(found.spec, replace(found.step.count, params=10**10)) is None
 
 
 @pytest.mark.parametrize("name", NAMES)
