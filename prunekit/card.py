@@ -54,18 +54,23 @@ def slim_card(config: JsonDict) -> str:
     return _card(config, whole, title, told, rows, load)
 
 
-def experts_card(configs: Sequence[JsonDict], extra: JsonDict | None = None) -> str:
+def experts_card(
+    configs: Sequence[JsonDict], extra: JsonDict | None = None, networks: Sequence[int] | None = None
+) -> str:
     """The card of an experts folder.
 
     Args:
         configs: contents of its slim models' ``config.json``, in the order of the timestep groups.
         extra: the content of its ``experts.json`` without the groups.
+        networks: for each group, the group whose network it uses; its own if missing.
     """
     first = configs[0]
+    networks = range(len(configs)) if networks is None else networks
+    stored = sum(configs[network]["params"] for network in set(networks))
     rows = {
         "Architecture before pruning": _plain(first["model"]["class"]),
         "Experts": str(len(configs)),
-        "Parameters in all": _number(sum(config["params"] for config in configs)),
+        "Parameters stored": _number(stored) + (", shared networks counted once" if _shares(networks) else ""),
         "Budget": _number(_mapping(extra).get("budget"), " of the base's MACs"),
         **_circumstances(first),
     }
@@ -73,8 +78,8 @@ def experts_card(configs: Sequence[JsonDict], extra: JsonDict | None = None) -> 
     lines = [
         f"| {config['timestep_group']['start']} … {config['timestep_group']['stop'] - 1} "
         f"| {_of(config['macs'], provenance.get('base_macs'))} | {_number(provenance.get('target_macs')) or '–'} "
-        f"| {_number(config['params'])} |"
-        for config in configs
+        f"| {_number(config['params'])}{_shared_with(index, networks)} |"
+        for index, config in enumerate(configs)
         for provenance in [_mapping(config.get("provenance"))]
     ]
     load = [
@@ -87,6 +92,14 @@ def experts_card(configs: Sequence[JsonDict], extra: JsonDict | None = None) -> 
         "It replaces the `unet` of a diffusers pipeline."
     )
     return _card(first, True, "Timestep experts", told, rows, load, "\n".join([header, *lines, ""]))
+
+
+def _shares(networks: Sequence[int]) -> bool:
+    return len(set(networks)) < len(networks)
+
+
+def _shared_with(index: int, networks: Sequence[int]) -> str:
+    return "" if networks[index] == index else f", shared with group {networks[index]}"
 
 
 def _card(

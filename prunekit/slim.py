@@ -92,6 +92,11 @@ class SlimModel:
     params: int
     about: JsonDict = field(default_factory=dict)
 
+    @property
+    def is_whole(self) -> bool:
+        """Whether the plan keeps every channel of the base."""
+        return not self.plan.kept
+
     def with_weights(self, model: nn.Module, **provenance: object) -> "SlimModel":
         """The same slim model with other weights and additional provenance."""
         known = {**self.about.get("provenance", {}), **provenance}

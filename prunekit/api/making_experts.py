@@ -15,6 +15,7 @@ from prunekit.data import ImageData, ImageSplit, as_images
 from prunekit.errors import InputError
 from prunekit.groups import TimestepGroups, make_groups
 from prunekit.nets import TimestepExperts
+from prunekit.nets.sharing import shared, shared_networks
 from prunekit.recipe import FinetuneOptions, PruneOptions
 from prunekit.schedule import NoiseSchedule, Parameterization
 from prunekit.steps.bases import open_base
@@ -83,9 +84,12 @@ def make_experts(
     for group, wanted in zip(partition, allocation.for_model(bench.macs).groups, strict=True):
         say(f"pruning timestep group {group.index} of {len(partition)} to {wanted.mac_ratio:.3f} of the MACs")
         slim, _ = prune_group(bench, split.train, scores, group, int(wanted.target_macs or 0), pruning)
+        if finetuning.leaves(slim):
+            experts.append(slim)
+            continue
         say(f"fine-tuning timestep group {group.index} of {len(partition)}")
         experts.append(finetune_slim(slim, split.train, finetuning, teacher=bench)[0])
-    return TimestepExperts(partition, experts).eval()
+    return TimestepExperts(partition, shared(experts, shared_networks(experts))).eval()
 
 
 def _partition(groups: int | TimestepGroups, schedule: NoiseSchedule) -> TimestepGroups:

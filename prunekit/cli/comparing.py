@@ -20,7 +20,7 @@ __all__ = ["COMMANDS"]
 
 _ROWS = 10  # of the table; every evaluation is in the file
 
-_Model = "file, diffusers folder, slim folder, experts folder, or embedded:digits."
+_Model = "file, diffusers folder, slim folder, experts folder, embedded:digits, or embedded:fashion."
 
 
 def consistency(

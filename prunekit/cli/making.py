@@ -43,8 +43,8 @@ def train(
         str,
         typer.Option(
             "--data",
-            help="Images: digits, a folder or zip of pictures, a folder of arrays, an .npz (FILE::KEY names the array), a .parquet "
-            "or dataset folder, idx files.",
+            help="Images: digits, embedded:fashion, a folder or zip of pictures, a folder of arrays, an .npz "
+            "(FILE::KEY names the array), a .parquet or dataset folder, idx files.",
         ),
     ] = "digits",
     resolution: Resolution = None,
@@ -280,8 +280,13 @@ def assemble(
     partition = put_together(slim, output)
     written(output)
     experts = load_experts(output)
-    facts = {"output": str(output), "groups": len(partition), "macs": list(experts.macs), "params": sum(experts.params)}
-    emit(json, facts, [f"Assembled {len(partition)} experts, {sum(experts.params):,} parameters in all: {output}"])
+    facts = {
+        "output": str(output),
+        "groups": len(partition),
+        "macs": list(experts.macs),
+        "params": experts.stored_params,
+    }
+    emit(json, facts, [f"Assembled {len(partition)} experts, {experts.stored_params:,} parameters stored: {output}"])
 
 
 COMMANDS = (train, finetune, assemble)

@@ -24,7 +24,7 @@ __all__ = [
 
 BasePath = Annotated[
     str,
-    typer.Argument(help="Base checkpoint (.pt, .safetensors), diffusers folder, or embedded:digits."),
+    typer.Argument(help="Base checkpoint (.pt, .safetensors), diffusers folder, embedded:digits, or embedded:fashion."),
     Exists(check_base),
 ]
 Samples = Annotated[int, typer.Option(help="Number of timesteps per group in the calibration set.")]

@@ -31,8 +31,8 @@ DataOption = Annotated[
     str | None,
     typer.Option(
         "--data",
-        help="Images: digits, a folder or zip of pictures, a folder of arrays, an .npz (FILE::KEY names the array), a .parquet or "
-        "dataset folder, idx files (default: those of the checkpoint).",
+        help="Images: digits, embedded:fashion, a folder or zip of pictures, a folder of arrays, an .npz "
+        "(FILE::KEY names the array), a .parquet or dataset folder, idx files (default: those of the checkpoint).",
     ),
 ]
 Resolution = Annotated[

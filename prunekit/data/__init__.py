@@ -1,4 +1,4 @@
-"""Real images: the embedded digits, pictures in folders, zips and datasets, mapped arrays, idx files, latents of a codec."""
+"""Real images: shipped ones, pictures in folders, zips and datasets, mapped arrays, idx files, latents of a codec."""
 
 from prunekit.data.images import ImageData, ImageSplit
 from prunekit.data.places import note_place, noted_places

@@ -1,4 +1,4 @@
-"""Image sources: the embedded digits, pictures in folders, zips and datasets, arrays, and MNIST-style idx files.
+"""Image sources: shipped pictures, pictures in folders, zips and datasets, arrays, and MNIST-style idx files.
 
 Pictures are cropped in their middle and area-averaged down to the wanted resolution. Classes are read only on request.
 """
@@ -12,6 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from prunekit._missing import EMBEDDED
 from prunekit._names import split_source
 from prunekit.data.arrays import SUFFIXES, find_array, read_array
 from prunekit.data.hub_datasets import is_saved_dataset, parquet_files, read_dataset
@@ -19,6 +20,7 @@ from prunekit.data.idx import find_idx, read_idx, read_idx_labels
 from prunekit.data.images import ImageData, ImageSplit
 from prunekit.data.picture_sets import Pixels, find_picture_set
 from prunekit.data.pictures import resized
+from prunekit.data.shipped import DIGITS, load_shipped
 from prunekit.data.sizes import Resolution, Size, read_size, size_text
 from prunekit.data.splitting import Labelled, drawn_split, in_memory, labelled_data, of_parts
 from prunekit.data.zips import unpacked
@@ -26,7 +28,7 @@ from prunekit.errors import FileFormatError, InputError, MissingFileError
 
 __all__ = ["as_images", "load_images"]
 
-_KINDS = "'digits', a folder, a .zip, an .npz, .npy or .safetensors, a .parquet, or an idx file"
+_KINDS = "'digits', 'embedded:fashion', a folder, a .zip, an .npz, .npy or .safetensors, a .parquet, or an idx file"
 _log = logging.getLogger(__name__)
 
 
@@ -66,7 +68,8 @@ def load_images(source: Path | str, resolution: Resolution | None = None, labels
     """Load an image source and split it.
 
     Args:
-        source: ``digits`` (scikit-learn's 1,797 images of 8×8), a folder or a zip of pictures
+        source: ``digits`` (scikit-learn's 1,797 images of 8×8), ``embedded:fashion`` (9,216 pictures of Fashion-MNIST at 16×16,
+            see :func:`prunekit.data.shipped.load_shipped`), a folder or a zip of pictures
             (:mod:`prunekit.data.picture_folders`), a folder of arrays (``train.npy`` and ``held-out.npy``, which are mapped),
             a folder or file in MNIST's idx format (``.gz`` or not), a file of arrays
             (:func:`prunekit.data.arrays.read_array`), or, with the extra ``datasets``, a parquet file or a dataset's folder.
@@ -92,9 +95,8 @@ def load_images(source: Path | str, resolution: Resolution | None = None, labels
 
 
 def _loaded(source: str, size: Size | None, labels: bool) -> ImageSplit:
-    if source == "digits":
-        images, numbers = _digits()
-        return drawn_split((resized(images, size), numbers if labels else None), "digits", "digits")
+    if source == DIGITS or source.startswith(EMBEDDED):
+        return load_shipped(source, size, labels)
     name, key = split_source(source)
     path = Path(name).expanduser()
     if not path.exists():
@@ -187,14 +189,6 @@ def _idx_labels(folder: Path, stem: str, labels: bool) -> NDArray[np.int64] | No
     if path is None:
         raise MissingFileError(f"{folder} has no classes; expected {stem}-labels-idx1-ubyte beside the images.")
     return read_idx_labels(path)
-
-
-def _digits() -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
-    from sklearn.datasets import load_digits  # noqa: PLC0415 - takes a second, and only the digits need it
-
-    digits = load_digits()
-    images = np.asarray(np.round(digits.images * (255.0 / 16.0)), dtype=np.uint8)  # from 0 … 16
-    return images[..., None], digits.target.astype(np.int64)
 
 
 def _array(path: Path, source: str, size: Size | None, labels: bool, key: str | None) -> ImageSplit:

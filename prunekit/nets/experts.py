@@ -18,8 +18,9 @@ from prunekit._types import FloatArray
 from prunekit.card import experts_card
 from prunekit.checkpoint import Factory, ModelSpec
 from prunekit.errors import FileFormatError, InputError
-from prunekit.groups import TimestepGroups
+from prunekit.groups import TimestepGroup, TimestepGroups
 from prunekit.nets.drop_in import DropInConfig, DropInOutput, rows_by_group, rows_of, scattered
+from prunekit.nets.sharing import read_networks, shared, shared_networks
 from prunekit.results.formats import EXPERTS
 from prunekit.slim import FOLDER as _SLIM
 from prunekit.slim import SlimModel, load_slim, save_slim, slim_config
@@ -40,6 +41,7 @@ class TimestepExperts(nn.Module):
     """Routes each SAMPLE of a batch to the expert of its timestep's group.
 
     Usable as ``unet`` in diffusers' pipelines: it has ``config``, ``dtype`` and ``device`` and returns an object with ``sample``.
+    Groups whose slim models hold the same module share it: it is in memory once, and training it changes all of them.
 
     Args:
         groups: the partition of the timesteps.
@@ -68,6 +70,7 @@ class TimestepExperts(nn.Module):
         self.macs = tuple(slim.macs for slim in slims)
         self.params = tuple(slim.params for slim in slims)
         self.resident = resident
+        self.networks: tuple[int, ...] = _by_module(slims)
         self.experts = nn.ModuleList([slim.model for slim in slims] if resident == "all" else [])
         self._told = tuple(_without_weights(slim) for slim in slims)
         self._loaders: list[Callable[[], nn.Module]] = []
@@ -92,6 +95,16 @@ class TimestepExperts(nn.Module):
         return self._like.device
 
     @property
+    def stored_params(self) -> int:
+        """Number of parameters of all experts, where a network that several groups share counts once."""
+        return sum(self.params[network] for network in set(self.networks))
+
+    @property
+    def resident_params(self) -> int:
+        """Number of parameters in memory at a time: all that are stored, or with ``resident="one"`` the largest network's."""
+        return self.stored_params if self.resident == "all" else max(self.params)
+
+    @property
     def slims(self) -> list[SlimModel]:
         """The experts as slim models, ready to be saved, cleanest group first."""
         return [replace(slim, model=self.expert(index)) for index, slim in enumerate(self._told)]
@@ -113,9 +126,10 @@ class TimestepExperts(nn.Module):
         """The network of a timestep group, loaded if it is not resident."""
         if self.resident == "all":
             return self.experts[index]
-        if self._loaded is None or self._loaded[0] != index:
+        network = self.networks[index]
+        if self._loaded is None or self._loaded[0] != network:
             self._loaded = None  # frees the last expert before the next is read
-            self._loaded = (index, self._loaders[index]().train(self.training))
+            self._loaded = (network, self._loaders[network]().train(self.training))
         return self._loaded[1].to(self._like)
 
     def forward(
@@ -142,23 +156,32 @@ class TimestepExperts(nn.Module):
         return DropInOutput(output) if return_dict else (output,)
 
 
+def _by_module(slims: Sequence[SlimModel]) -> tuple[int, ...]:
+    """For each slim model, the index of the first one that holds the same module."""
+    modules = [slim.model for slim in slims]
+    return tuple(next(other for other, model in enumerate(modules) if model is own) for own in modules)
+
+
 def save_experts(
     slims: Sequence[SlimModel], groups: TimestepGroups, folder: Path | str, extra: JsonDict | None = None
 ) -> None:
-    """Write an experts folder: ``experts.json``, one slim folder per group and a model card, atomically.
+    """Write an experts folder: ``experts.json``, one slim folder per network and a model card, atomically.
+
+    Groups with the same network, such as those that keep the whole base, share the folder of the first of them.
 
     Raises:
         InputError: there is something else in the folder than earlier experts.
     """
     folder = Path(folder)
     TimestepExperts(groups, slims)  # refuses experts that could not be loaded again
-    extra = without_paths(extra or {})
+    extra, networks = without_paths(extra or {}), shared_networks(slims)
+    some = {"networks": list(networks)} if len(set(networks)) < len(slims) else {}
     with atomic_folder(folder, FOLDER) as part:
-        for slim in slims:
-            save_slim(slim, part / f"group-{slim.group.index}")
-        write_json(part / "experts.json", {**extra, **groups.to_json(), "format": EXPERTS})
+        for network in dict.fromkeys(networks):
+            save_slim(slims[network], part / f"group-{network}")
+        write_json(part / "experts.json", {**extra, **groups.to_json(), **some, "format": EXPERTS})
         with atomic_path(part / "README.md") as card:
-            card.write_text(experts_card([slim_config(slim) for slim in slims], extra), encoding="utf-8")
+            card.write_text(experts_card([slim_config(slim) for slim in slims], extra, networks), encoding="utf-8")
 
 
 def load_experts(
@@ -181,20 +204,37 @@ def load_experts(
     folder = Path(folder)
     restore(folder)
     source = folder / "experts.json"
-    groups = TimestepGroups.from_json(ExpertsFile.of(read_json(source, EXPERTS), str(source)), source)
-    paths = [folder / f"group-{group.index}" for group in groups]
+    known = ExpertsFile.of(read_json(source, EXPERTS), str(source))
+    groups = TimestepGroups.from_json(known, source)
+    networks = read_networks(known.networks, len(groups), str(source))
+    paths = [folder / f"group-{network}" for network in networks]
     own = {"factory": factory, "inputs": inputs} if factory else {}
-    slims = [
-        load_slim(path, **own) if resident == "all" else _without_weights(load_slim(path, **own)) for path in paths
-    ]
-    try:
-        experts = TimestepExperts(groups, slims, resident)
-    except InputError as error:
-        raise FileFormatError(f"{folder} is inconsistent: {error}") from error
+    found: dict[int, SlimModel] = {}
+    for network in dict.fromkeys(networks):
+        slim = _found_in(folder, groups.groups[network], load_slim(paths[network], **own))
+        found[network] = slim if resident == "all" else _without_weights(slim)
+    slims = shared(
+        [replace(found[network], group=group) for group, network in zip(groups, networks, strict=True)], networks
+    )
+    experts = TimestepExperts(groups, slims, resident)
     _check_alike(folder, groups, slims)
     if resident == "one":
         experts._loaders = [lambda path=path: load_slim(path, **own).model for path in paths]  # type: ignore[misc]
     return experts.eval()
+
+
+def _found_in(folder: Path, group: TimestepGroup, found: SlimModel) -> SlimModel:
+    """The slim model of a timestep group's folder.
+
+    Raises:
+        FileFormatError: it is another group's.
+    """
+    if found.group != group:
+        own, wanted = ((one.index, one.start, one.stop) for one in (found.group, group))
+        raise FileFormatError(
+            f"{folder} is inconsistent: group-{group.index} serves the timestep group {own}; expected {wanted}."
+        )
+    return found
 
 
 def _check_alike(folder: Path, groups: TimestepGroups, slims: Sequence[SlimModel]) -> None:

@@ -24,6 +24,7 @@ from prunekit.recipe.schema import Choice
 from prunekit.schedule import NoiseSchedule, Parameterization
 from prunekit.schedule.noise import NAMED_KINDS
 from prunekit.search import RepairKind, SearchOptions, UnconfirmedEndpoint
+from prunekit.slim import SlimModel
 from prunekit.training import Fade, TrainOptions
 
 __all__ = [
@@ -89,9 +90,9 @@ class DataOptions:
     """Where images come from, see :func:`prunekit.data.load_images`.
 
     Args:
-        source: ``digits``, a folder or zip of pictures, a folder of arrays, an ``.npz``, ``.npy`` or ``.safetensors`` file, a
-            parquet file or dataset folder, or idx files. ``FILE::KEY`` names the array of images, and ``FOLDER::SPLIT`` the split
-            of a dataset. ``~`` is the home folder.
+        source: ``digits``, ``embedded:fashion``, a folder or zip of pictures, a folder of arrays, an ``.npz``, ``.npy``
+            or ``.safetensors`` file, a parquet file or dataset folder, or idx files. ``FILE::KEY`` names the array of images, and
+            ``FOLDER::SPLIT`` the split of a dataset. ``~`` is the home folder.
         resolution: side of the square images in pixels, or height and width; the source's own if missing.
         labels: whether the images' classes are read; a class-conditional network needs them.
     """
@@ -110,7 +111,7 @@ class BaseOptions:
     """The base: either a checkpoint or a network to train.
 
     Args:
-        checkpoint: a file, a diffusers folder, a Hub id, or ``embedded:digits``; it is loaded and not trained.
+        checkpoint: a file, a diffusers folder, a Hub id, ``embedded:digits`` or ``embedded:fashion``; it is loaded and not trained.
         model: the network to train, by ``class`` and ``config``; give either this or ``checkpoint``.
         noise_schedule: the noise schedule by ``kind`` and the arguments of that kind, see
             :meth:`prunekit.schedule.NoiseSchedule.from_config`. If missing: the checkpoint's own, or linear over 1000 timesteps
@@ -340,6 +341,8 @@ class FinetuneOptions:
             at the seam.
         distillation: how the base teaches the experts; if missing, they learn from the images alone.
         from_scratch: whether training starts from random weights, so that only the pruned widths are used.
+        only_pruned: whether timestep groups that keep the whole base stay as they are. They then share its weights, and a short
+            training cannot make them worse.
         train: the options of the training.
         learning_rates: learning rate of each timestep group, cleanest first, in place of ``train.learning_rate``. Noisier groups
             take higher rates, since their gradients differ less between images.
@@ -350,10 +353,21 @@ class FinetuneOptions:
     overlap: NotNegative = 20
     distillation: DistillationOptions | None = None
     from_scratch: bool = False
+    only_pruned: bool = False
     train: Train = field(
         default_factory=lambda: TrainOptions(steps=600, learning_rate=5e-4, warmup_steps=30, ema_decay=0.995)
     )
     learning_rates: tuple[Annotated[float, Field(gt=0)], ...] | None = None
+
+    def __post_init__(self) -> None:
+        if self.from_scratch and self.only_pruned:
+            raise InputError(
+                "Got from_scratch with only_pruned; expected at most one of them, since all are trained from scratch."
+            )
+
+    def leaves(self, slim: SlimModel) -> bool:
+        """Whether a slim model stays as it is."""
+        return self.only_pruned and slim.is_whole
 
     def train_of(self, group: int) -> TrainOptions:
         """The loop's options for a timestep group, 0 = cleanest.

@@ -59,4 +59,10 @@ class _ExpertsHead(Model):
 
 
 class ExpertsFile(Partition, _ExpertsHead):
-    """The timestep groups of an experts folder, `experts.json`. Each has a slim model in the folder `group-<index>`."""
+    """The timestep groups of an experts folder, `experts.json`. Slim models are in the folders `group-<index>`.
+
+    Args:
+        networks: for each group, the index of the group whose folder has its network; missing if every group has its own.
+    """
+
+    networks: Annotated[Many[Whole] | None, NotNull()] = None

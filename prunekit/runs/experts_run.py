@@ -137,8 +137,7 @@ class Run(ResumableRun):
         if tune is None:
             return
         last = [f"finetune group {group.index}" for group in self.groups]
-        outputs = [file for group in self.groups for file in _slim_files(f"experts/group-{group.index}")]
-        self._stage("assemble", {}, ["experts/experts.json", "experts/README.md", *outputs], self._assemble, last)
+        self._stage("assemble", {}, ["experts"], self._assemble, last)
         if recipe.evaluation:
             samples = [] if self.images.train.latent else ["samples/base.npz", "samples/experts.npz"]
             outputs = ["evaluation.json", *samples]
@@ -311,6 +310,9 @@ class Run(ResumableRun):
     def _finetune(self, index: int, options: FinetuneOptions) -> StageFacts:
         name = f"group-{index}"
         slim = load_slim(self.folder / "pruned" / name)
+        if options.leaves(slim):
+            save_slim(slim, self.folder / "slim" / name)
+            return StageFacts()
         told = training_reporter(self.observer, f"group {index}")
         teacher = self.bench if options.distillation else None
         tuned, result = finetune_slim(slim, self.images.train, options, self._checkpoints(name), told, teacher)
@@ -327,7 +329,7 @@ class Run(ResumableRun):
         experts, allocation = load_experts(self.folder / "experts"), self.allocation
         steps = evaluations(self.base.schedule, allocation.sampler, allocation.sampler_steps)
         mean = experts.mean_macs(steps)
-        assembled = Assembled(mean_macs=mean, mean_mac_ratio=mean / self.bench.macs, params=sum(experts.params))
+        assembled = Assembled(mean_macs=mean, mean_mac_ratio=mean / self.bench.macs, params=experts.stored_params)
         return StageFacts(assembled=assembled)
 
     def _evaluate(self, allocation: AllocationOptions, evaluation: EvaluationOptions) -> StageFacts:

@@ -28,7 +28,7 @@ __all__ = ["complete_spec", "open_base", "seeded_weights", "train_base"]
 def open_base(
     source: str, config: Path | str | None = None, inputs: Path | str | None = None, asked: Asked | None = None
 ) -> Base:
-    """Open a base by path, or a shipped one (``embedded:digits``).
+    """Open a base by path, or a shipped one (``embedded:digits``, ``embedded:fashion``).
 
     Args:
         source: file, folder, id on the Hugging Face Hub, or name of an embedded base.
@@ -43,7 +43,7 @@ def open_base(
     name = source.removeprefix(EMBEDDED)
     asset = files("prunekit") / "assets" / f"{name}-base.safetensors"
     if not name.isalnum() or not asset.is_file():
-        raise InputError(f"There is no embedded base {name!r}; expected embedded:digits, or a path.")
+        raise InputError(f"There is no embedded base {name!r}; expected embedded:digits, embedded:fashion, or a path.")
     with as_file(asset) as path:
         return load_base(path, **own)
 

@@ -137,7 +137,7 @@ def _sizes(part: nn.Module, seen: set[int]) -> Iterator[int]:
 def open_model(
     source: str, config: Path | str | None = None, inputs: Path | str | None = None, asked: Asked | None = None
 ) -> Opened:
-    """Open a model by path, or an embedded one (``embedded:digits``).
+    """Open a model by path, or an embedded one (``embedded:digits``, ``embedded:fashion``).
 
     Args:
         source: file, folder, id on the Hugging Face Hub, or name of an embedded base.

@@ -187,7 +187,7 @@ class EvidenceRun(ResumableRun[EvidenceRecipe]):
             group=self.options.entries[name].kind,
             seed=seed,
             sampling_macs=mean,
-            params=sum(experts.params),
+            params=experts.stored_params,
             training_macs=_spent(made, recipe.finetune),
             experts=manifest.experts,
         )
