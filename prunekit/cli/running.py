@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 
 __all__ = ["COMMANDS"]
 
+_PRUNED_BY_DEMO = 2  # timestep groups
+
 
 @dataclass(frozen=True)
 class _Parallel:
@@ -50,13 +52,17 @@ class _Parallel:
 
 def demo(
     output: Annotated[Path, typer.Option(help="Folder for the run.")] = Path("demo"),
+    jobs: Annotated[
+        int | None, typer.Option(min=1, help="Timestep groups at the same time (default: 2, or 1 on one core).")
+    ] = None,
     json: Json = False,
 ) -> None:
-    """Run the main job on the embedded digits: base → groups → allocation → pruned experts → report."""
+    """Run the main job on the embedded Fashion-MNIST: base → groups → allocation → pruned experts → report."""
     from prunekit._files import atomic_path
 
-    with as_file(files("prunekit") / "assets" / "digits-demo.yaml") as path:
-        manifest = _execute(path, output)
+    parallel = _Parallel(jobs or min(_PRUNED_BY_DEMO, _cores()))
+    with as_file(files("prunekit") / "assets" / "fashion-demo.yaml") as path:
+        manifest = _execute(path, output, parallel)
     base = Path("base.pt")
     if not base.exists():
         with atomic_path(base) as part:
@@ -64,6 +70,11 @@ def demo(
     _conclude(manifest, json)
     if not json:
         print(f"A base to try the other commands on: {base}")
+
+
+def _cores() -> int:
+    """Number of cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def run(

@@ -72,7 +72,7 @@ class Assembled(Model):
     Args:
         mean_macs: mean MACs over the sampler's steps.
         mean_mac_ratio: the same as a fraction of the base's.
-        params: parameters of all experts together.
+        params: parameters of all experts together; a network that several timestep groups share counts once.
     """
 
     mean_macs: Above
@@ -110,7 +110,10 @@ class MetricRow(Model):
         by_seed: FID and KID for each seed.
         fid_difference: paired difference from the base.
         kid_difference: paired difference from the base.
-        seconds_per_image: median wall time over the seeds.
+        seconds_per_image: median wall time over the seeds, in batches of ``batch_size``.
+        seconds_alone: wall time of one image at batch size 1, median of several that the models took in turn.
+        params: parameters that are stored; a network that several timestep groups share counts once.
+        params_resident: parameters in memory while sampling.
         mean_macs: mean MACs of an evaluation while sampling.
         mac_ratio: the same as a fraction of the base's.
     """
@@ -122,6 +125,9 @@ class MetricRow(Model):
     fid_difference: Estimate | None = None
     kid_difference: Estimate | None = None
     seconds_per_image: Amount | None = None
+    seconds_alone: Amount | None = None
+    params: Whole | None = None
+    params_resident: Whole | None = None
     mean_macs: Amount | None = None
     mac_ratio: Amount | None = None
 
@@ -136,6 +142,7 @@ class Metrics(Model):
         count_real: number of real images.
         sampler: name of the sampler.
         steps: the sampler's number of steps.
+        batch_size: images that are sampled at a time.
         scheduler: config of the scheduler, for the model's own.
         seeds: seeds of the noise.
         threads: threads of one operation, on which wall time depends.
@@ -148,6 +155,7 @@ class Metrics(Model):
     count_real: Whole | None = None
     sampler: str = ""
     steps: int | None = None
+    batch_size: Positive | None = None
     scheduler: Free | None = None
     seeds: Many[int] | None = None
     threads: Positive | None = None

@@ -19,8 +19,10 @@ from prunekit.schedule import NoiseSchedule, Parameterization
 from prunekit.training import predict
 from prunekit.training.number_checks import Watch
 
-__all__ = ["Evaluation", "Sampler", "clean_prediction", "ddim_step", "make_sampler", "to_images"]
+__all__ = ["BATCH", "Evaluation", "Sampler", "clean_prediction", "ddim_step", "make_sampler", "to_images"]
 
+BATCH = 256
+"""Samples at a time."""
 _LABEL_SEED = 0x9E3779B1  # so that classes and noise of one seed use different random numbers
 
 
@@ -87,7 +89,7 @@ class Sampler:
         model: nn.Module,
         count: int,
         seed: int,
-        batch_size: int = 256,
+        batch_size: int = BATCH,
         report: Callable[[int, int], None] | None = None,
     ) -> Tensor:
         """Sample ``count`` images.

@@ -17,11 +17,12 @@ from prunekit.errors import InputError
 from prunekit.evaluation import group_losses, paired_difference
 from prunekit.extractors import Choice, Extractor, choose_extractor
 from prunekit.groups import TimestepGroups
+from prunekit.nets import TimestepExperts
 from prunekit.recipe import AllocationOptions, EvaluationOptions
 from prunekit.results.estimate import Estimate, LossEstimate
 from prunekit.results.expert_results import Evaluation, GroupLoss, Metrics
 from prunekit.results.formats import EVALUATION
-from prunekit.sampling import Sampler, make_sampler, to_images
+from prunekit.sampling import BATCH, Sampler, make_sampler, to_images
 from prunekit.schedule import Parameterization, Parameterized
 from prunekit.steps.distances import Distances
 from prunekit.steps.image_choice import classes_for, sampled_classes
@@ -41,6 +42,7 @@ __all__ = [
 ]
 
 _LOSS_BATCH = 256
+_ROUNDS = 5  # of timing a single image
 
 
 @dataclass(frozen=True, eq=False)
@@ -158,10 +160,13 @@ def measure_samples(
             done += options.samples
             if report is not None:
                 report(model_name, done, total)
+    alone = _seconds_alone(sampler, models)
     rows = [
         distances.row(model_name, "base").model_copy(
             update={
                 "seconds_per_image": float(np.median(taken)),
+                "seconds_alone": alone[model_name],
+                **_parameters(models[model_name]),
                 "mean_macs": macs[model_name],
                 "mac_ratio": macs[model_name] / macs["base"] if "base" in macs else None,
             }
@@ -176,11 +181,31 @@ def measure_samples(
         count_real=len(setting.images.train.images),
         sampler=allocation.sampler,
         steps=allocation.steps,
+        batch_size=min(BATCH, options.samples),
         seeds=list(options.seeds),
         threads=torch.get_num_threads(),
         rows=rows,
     )
     return Measured(metrics, grids)
+
+
+def _seconds_alone(sampler: Sampler, models: Mapping[str, nn.Module]) -> dict[str, float]:
+    """Wall time of one image at batch size 1 for each model: the median of several, which the models take in turn."""
+    taken: dict[str, list[float]] = {name: [] for name in models}
+    for _ in range(_ROUNDS):
+        for name, model in models.items():
+            started = time.perf_counter()
+            sampler(model, 1, 0)
+            taken[name].append(time.perf_counter() - started)
+    return {name: float(np.median(seconds)) for name, seconds in taken.items()}
+
+
+def _parameters(model: nn.Module) -> dict[str, int]:
+    """Parameters that are stored, and in memory at a time."""
+    if isinstance(model, TimestepExperts):
+        return {"params": model.stored_params, "params_resident": model.resident_params}
+    number = sum(parameter.numel() for parameter in model.parameters())
+    return {"params": number, "params_resident": number}
 
 
 def check_extractor(images: ImageSplit, options: EvaluationOptions | None) -> None:
