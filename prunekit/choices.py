@@ -42,7 +42,7 @@ Weights = Literal["ema", "raw"]
 # timestep groups and their budgets
 GroupingName = Literal["uniform", "snr", "similarity", "gradient"]
 CutRule = Literal["stages", "dynamic"]
-AllocationRule = Literal["linear", "snr", "uniform", "measured"]
+AllocationRule = Literal["auto", "linear", "snr", "uniform", "measured"]
 
 # pruning
 CriterionName = Literal[

@@ -45,6 +45,69 @@ def test_the_mean_over_the_steps_is_the_budget_exactly(problem, rule, part, floo
     assert (allocation.rule, allocation.sampler_steps, allocation.base_macs) == (rule, len(steps), None)
 
 
+@given(
+    problem=problems(),
+    floor=st.floats(0.001, 1),
+    network=st.booleans(),
+    part=st.floats(0, 1),
+)
+@settings(max_examples=400, deadline=None)
+def test_the_default_rule_meets_any_budget_that_the_network_can(problem, floor, network, part):
+    """Whatever the groups and the sampler's steps: the mean is exact, and no group is below the network's floor or above 1."""
+    groups, schedule, steps = problem
+    least = floor if network else 0.0
+    budget = least + part * (1 - least)
+    assume(budget > 0)
+    allocation = allocate(groups, schedule, budget, steps, network_floor=least)
+    ratios = np.array([group.mac_ratio for group in allocation.groups])
+    assert ratios[groups.index_of(steps)].mean() == pytest.approx(budget, abs=1e-9)
+    assert ratios.min() >= least - 1e-12
+    assert ratios.min() >= min(0.625 * budget**2, budget) - 1e-12
+    assert ratios.max() <= 1 + 1e-12
+    assert (np.diff(ratios) <= 1e-12).all()
+    assert (allocation.rule, allocation.network_floor) == ("auto", least or None)
+    for macs in allocation.for_model(12_345_678_901).groups if network else ():
+        assert macs.target_macs >= int(least * 12_345_678_901)
+
+
+@given(problem=problems(), rule=st.sampled_from(DIFFICULTY_RULES), floor=st.floats(0.05, 0.95), part=st.floats(0, 1))
+@settings(max_examples=300, deadline=None)
+def test_no_rule_goes_below_what_the_network_can_be_pruned_to(problem, rule, floor, part):
+    groups, schedule, steps = problem
+    low, high = feasible_budgets(rule, groups.shares(steps), network_floor=floor)
+    assert low >= floor
+    budget = low + part * (high - low)
+    allocation = allocate(groups, schedule, budget, steps, rule, network_floor=floor)
+    ratios = np.array([group.mac_ratio for group in allocation.groups])
+    assert allocation.mean_mac_ratio == pytest.approx(budget, abs=1e-9)
+    assert ratios.min() >= floor - 1e-12
+    assert ratios.max() <= 1 + 1e-12
+
+
+def test_the_default_rule_leaves_the_cleaner_groups_whole_and_spares_the_noisiest():
+    schedule = NoiseSchedule.linear(1000)
+    steps = sampler_timesteps(1000, 50)
+    ratios = {
+        budget: [round(group.mac_ratio, 3) for group in allocate(make_groups(schedule), schedule, budget, steps).groups]
+        for budget in (0.9, 0.8, 0.6)
+    }
+    assert ratios == {
+        0.9: [1.0, 1.0, 1.0, 0.994, 0.506],
+        0.8: [1.0, 1.0, 1.0, 0.6, 0.4],
+        0.6: [1.0, 1.0, 0.55, 0.225, 0.225],
+    }
+
+
+def test_a_budget_below_the_networks_floor_is_refused_by_the_floor():
+    schedule = NoiseSchedule.linear(1000)
+    with pytest.raises(BudgetError, match=r"can be pruned to 0\.3125 of its MACs and no further; expected 0\.3125 … 1"):
+        allocate(make_groups(schedule), schedule, 0.3, network_floor=0.3125)
+    with pytest.raises(
+        BudgetError, match="or the `rule` auto, which meets every budget that the network can be pruned to"
+    ):
+        allocate(make_groups(schedule), schedule, 0.5, rule="linear", network_floor=0.3125)
+
+
 @given(problem=problems(), rule=st.sampled_from(DIFFICULTY_RULES), budget=st.floats(-1, 2))
 @settings(max_examples=100, deadline=None)
 def test_a_budget_is_met_or_refused_with_the_range(problem, rule, budget):
@@ -70,7 +133,7 @@ def test_linear_is_the_papers_closed_form_where_groups_weigh_the_same(count, par
     budget = lowest + part * (1 - lowest)
     k = (2 * count * budget - (count + 1)) / (count - 1)
     expected = [rank / count + (count - rank) / count * k for rank in range(count, 0, -1)]  # rank 1 is the noisiest
-    allocation = allocate(groups, schedule, budget, every_step)
+    allocation = allocate(groups, schedule, budget, every_step, "linear")
     assert [group.mac_ratio for group in allocation.groups] == pytest.approx(expected, abs=1e-9)
     assert allocation.groups[0].mac_ratio == pytest.approx(1)
 
@@ -80,10 +143,10 @@ def test_linear_refuses_what_no_k_can_reach(count):
     schedule = NoiseSchedule.linear(1000)
     groups = make_groups(schedule, count)
     lowest = (count + 1) / (2 * count)
-    at_the_limit = allocate(groups, schedule, lowest, np.arange(1000))
+    at_the_limit = allocate(groups, schedule, lowest, np.arange(1000), "linear")
     assert at_the_limit.groups[-1].mac_ratio == pytest.approx(1 / count)
     with pytest.raises(BudgetError, match=f"expected {lowest:.6g} … 1") as caught:
-        allocate(groups, schedule, lowest - 1e-6, np.arange(1000))
+        allocate(groups, schedule, lowest - 1e-6, np.arange(1000), "linear")
     assert caught.value.feasible == pytest.approx((lowest, 1))
 
 
@@ -91,7 +154,7 @@ def test_linear_with_unequal_shares_solves_for_the_samplers_own_steps():
     schedule = NoiseSchedule.linear(1000)
     groups = TimestepGroups.from_cuts(1000, [100])
     steps = sampler_timesteps(1000, 10)  # one of ten is in the clean group, whose ratio is 1
-    allocation = allocate(groups, schedule, 0.73, steps)
+    allocation = allocate(groups, schedule, 0.73, steps, "linear")
     assert [group.share for group in allocation.groups] == pytest.approx([0.1, 0.9])
     assert [group.mac_ratio for group in allocation.groups] == pytest.approx([1.0, 0.7])
 
@@ -135,13 +198,13 @@ def test_targets_in_macs_are_whole_and_never_exceed_the_ratio(problem, rule, bas
 
 def test_a_ratio_that_means_a_whole_number_of_macs_gives_it():
     schedule = NoiseSchedule.linear(1000)
-    allocation = allocate(make_groups(schedule), schedule, 0.8, sampler_timesteps(1000, 50)).for_model(1000)
+    allocation = allocate(make_groups(schedule), schedule, 0.8, sampler_timesteps(1000, 50), "linear").for_model(1000)
     assert [group.target_macs for group in allocation.groups] == [1000, 900, 800, 700, 600]
 
 
 def test_the_json_form():
     schedule = NoiseSchedule.linear(1000)
-    data = allocate(make_groups(schedule, 4), schedule, 0.8, sampler_timesteps(1000, 40)).to_json()
+    data = allocate(make_groups(schedule, 4), schedule, 0.8, sampler_timesteps(1000, 40), "linear").to_json()
     assert data["format"] == "prunekit-allocation/1"
     top = {"format", "budget", "rule", "num_timesteps", "sampler_steps", "groups", "mean_mac_ratio", "base_macs"}
     assert top <= data.keys()
@@ -243,7 +306,7 @@ def test_a_budget_that_is_no_number_is_refused(rule):
 
 def test_an_unknown_rule_and_a_schedule_of_another_length_are_refused():
     schedule = NoiseSchedule.linear(100)
-    with pytest.raises(InputError, match="'cubic'; expected one of linear, snr, uniform"):
+    with pytest.raises(InputError, match="'cubic'; expected one of auto, linear, snr, uniform"):
         allocate(make_groups(schedule, 2), schedule, 0.8, [10], "cubic")
     with pytest.raises(InputError, match="cover 100 timesteps and the noise schedule has 200"):
         allocate(make_groups(schedule, 2), NoiseSchedule.linear(200), 0.8, [10])

@@ -196,7 +196,7 @@ def test_side_by_side_says_which_rule_cannot():
     frontiers = [frontier((20, 3.0), (60, 2.0), (100, 1.0))] * 2
     allocation = plan_budget(groups, schedule, 0.6, rule="uniform", steps=50, frontiers=frontiers)
     compared = side_by_side(allocation, schedule, 50)
-    assert list(compared) == ["linear", "snr", "measured"]
+    assert list(compared) == ["auto", "linear", "snr", "measured"]
     assert compared["linear"] is None  # it cannot go below 3/4 with two groups
     assert compared["measured"].mean_mac_ratio == pytest.approx(0.6)
     assert compared["measured"].expected_loss() == pytest.approx(2.0)

@@ -53,6 +53,7 @@ class Allocation:
     """A MAC target for every timestep group; ``mean_mac_ratio`` is the mean over the sampler's steps.
 
     ``frontiers``, one per group or none, are the evidence of rule ``measured``; they also allow other rules to be judged.
+    ``network_floor`` is the smallest ratio that the network can be pruned to; None if no network was looked at.
     """
 
     budget: float
@@ -64,6 +65,7 @@ class Allocation:
     feasible: tuple[float, float]
     base_macs: int | None = None
     frontiers: tuple[Frontier, ...] = ()
+    network_floor: float | None = None
 
     @property
     def mean_mac_ratio(self) -> float:
@@ -112,6 +114,8 @@ class Allocation:
             "mean_mac_ratio": self.mean_mac_ratio,
             "base_macs": self.base_macs,
         }
+        if self.network_floor is not None:
+            data["network_floor"] = self.network_floor
         if self.frontiers:
             data["frontiers"] = [frontier.to_json() for frontier in self.frontiers]
         return data
@@ -145,6 +149,7 @@ class Allocation:
                 (float(low), float(high)),
                 known.base_macs,
                 tuple(map(Frontier.from_json, known.frontiers or ())),
+                known.network_floor,
             )
             _agreeing(allocation, known.mean_mac_ratio)
         except FileFormatError:

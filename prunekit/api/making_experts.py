@@ -23,6 +23,7 @@ from prunekit.steps.bench import Bench, prune_group, score_groups
 from prunekit.steps.budgets import plan_budget
 from prunekit.steps.finetuning import finetune_slim
 from prunekit.steps.image_choice import check_images, image_size
+from prunekit.steps.reach import Reach
 
 __all__ = ["make_experts"]
 
@@ -36,7 +37,7 @@ def make_experts(
     *,
     budget: float = 0.8,
     groups: int | TimestepGroups = 5,
-    rule: str = "linear",
+    rule: str = "auto",
     pruning: PruneOptions | None = None,
     finetuning: FinetuneOptions | None = None,
     noise_schedule: NoiseSchedule | None = None,
@@ -75,13 +76,20 @@ def make_experts(
     check_images(split, base.spec)
     partition = _partition(groups, base.schedule)
     pruning, finetuning = pruning or PruneOptions(), finetuning or FinetuneOptions()
-    allocation = plan_budget(partition, base.schedule, budget, rule=rule)
+    plan_budget(partition, base.schedule, budget, rule=rule)  # refuses a budget before the network is followed
     say("following the network")
     bench = Bench.of(base, pruning.norm_mode, pruning.head_mode, pruning.constraints)
+    reach = Reach.of(bench, pruning)
+    allocation = plan_budget(partition, base.schedule, budget, rule=rule, network_floor=reach.floor).for_model(
+        bench.macs
+    )
+    reach.check(
+        {each.index: each.target_macs or 0 for each in allocation.groups}, "give a higher budget or another rule"
+    )
     say("scoring channels")
     scores = score_groups(bench, split.train, partition, pruning)
     experts = []
-    for group, wanted in zip(partition, allocation.for_model(bench.macs).groups, strict=True):
+    for group, wanted in zip(partition, allocation.groups, strict=True):
         say(f"pruning timestep group {group.index} of {len(partition)} to {wanted.mac_ratio:.3f} of the MACs")
         slim, _ = prune_group(bench, split.train, scores, group, int(wanted.target_macs or 0), pruning)
         if finetuning.leaves(slim):

@@ -80,13 +80,13 @@ app = typer.Typer(
     name="prunekit",
     cls=_ImportedAtNeed,
     help="Structural pruning and importance for diffusion models, timestep group by timestep group.",
-    no_args_is_help=True,
     **_SETTINGS,
 )
 
 
 @app.callback(invoke_without_command=True)
 def _root(
+    context: typer.Context,
     version: bool = typer.Option(False, "--version", help="Print the version and exit.", is_eager=True),
     limit: Annotated[
         list[str] | None,
@@ -105,6 +105,10 @@ def _root(
 
         name, _, value = raised.partition("=")
         raise_limit(name, value)
+    if context.invoked_subcommand is None:
+        from prunekit.cli.next_steps import show_flow
+
+        show_flow()
 
 
 class _Notes(logging.Handler):
@@ -119,9 +123,6 @@ def _run() -> None:
     try:
         code = app(standalone_mode=False)
     except _UsageError as error:
-        if error.message == error.format_message() and "\n" in error.message:  # the help text, since nothing was typed
-            error.show()
-            sys.exit(2)
         said = _of_choice(error.format_message()).rstrip(".")
         asked = f"; `{error.ctx.command_path} --help` lists what it takes" if error.ctx is not None else ""
         raise InputError(f"{said}{asked}.") from error

@@ -1,6 +1,7 @@
-"""The command ``allocate``, which divides a budget. It does not import torch."""
+"""The command ``allocate``, which divides a budget. It imports torch only if it is given a base."""
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
@@ -9,11 +10,14 @@ import typer
 from prunekit._files import write_json
 from prunekit._json import JsonObject, read_json
 from prunekit._kinds import FileKind, has_format
+from prunekit._missing import check_base
 from prunekit.allocation import Allocation, read_frontiers
 from prunekit.choices import AllocationRule, ScheduleName
 from prunekit.cli.console import emit, print_table, refuse_existing
 from prunekit.cli.interrupts import writing
-from prunekit.cli.shared_options import Json, Overwrite
+from prunekit.cli.next_steps import after_allocate, suggest
+from prunekit.cli.pruning_choices import check_timesteps
+from prunekit.cli.shared_options import ConfigOption, Exists, InputsOption, Json, Overwrite
 from prunekit.errors import InputError
 from prunekit.groups import Grouping, TimestepGroups
 from prunekit.results.formats import ALLOCATION, GROUPS
@@ -25,9 +29,24 @@ __all__ = ["COMMANDS"]
 
 def allocate(
     budget: Annotated[float, typer.Option(help="Mean fraction of the base's MACs over the sampler's steps, e.g. 0.8.")],
+    base: Annotated[
+        str | None,
+        typer.Option(
+            "--base",
+            help="The network to prune. No group's target is then below what it can be pruned to, and targets are shown in MACs "
+            "(default: none, and prune checks the targets).",
+        ),
+        Exists(check_base),
+    ] = None,
+    config: ConfigOption = None,
+    inputs: InputsOption = None,
     rule: Annotated[
-        AllocationRule, typer.Option(help="How groups share the budget: by difficulty, or by measurements.")
-    ] = "linear",
+        AllocationRule,
+        typer.Option(
+            help="How groups share the budget. auto: the cleaner groups stay whole and the noisy ones pay; linear: as in the "
+            "paper; snr: like auto, without sparing the noisiest; uniform: all the same; measured: by --journals."
+        ),
+    ] = "auto",
     groups: Annotated[
         Path | None,
         typer.Option("--groups-file", help="Groups file (default: ./groups.json if it exists)."),
@@ -39,11 +58,18 @@ def allocate(
         str, typer.Option(help="ddim, ddpm, heun, …, or the class name of a diffusers scheduler.")
     ] = "ddim",
     steps: Annotated[int, typer.Option("--num-inference-steps", help="Sampling steps.")] = 50,
-    floor: Annotated[float, typer.Option(help="Smallest ratio that the rules snr and uniform may give.")] = 0.1,
+    floor: Annotated[
+        float | None,
+        typer.Option(
+            help="Smallest ratio that the rules auto, snr and uniform may give (default: for auto 5/8 of the budget's square, "
+            "for the others 0.1)."
+        ),
+    ] = None,
     journals: Annotated[
         Path | None,
         typer.Option(
-            help="Folder with the journals of searches, such as slim. The rule measured needs them; the rules are compared."
+            help="Folder with the journals of searches, such as slim. The rule measured needs them; the rules are compared "
+            "(default: none)."
         ),
     ] = None,
     noise_schedule: Annotated[
@@ -62,15 +88,31 @@ def allocate(
 ) -> None:
     """Give each timestep group a MAC target, so that the mean over the sampler's steps is the budget.
 
-    With --journals the targets of rules linear, snr and measured are shown side by side, with the loss that the journals record
-    at each, before fine-tuning.
+    With --journals the targets of rules auto, linear, snr and measured are shown side by side, with the loss that the journals
+    record at each, before fine-tuning.
     """
-    refuse_existing(output, overwrite, FileKind("allocation", has_format(ALLOCATION)), [groups])
-    partition, schedule = _partition(groups, count, noise_schedule, num_timesteps)
+    refuse_existing(output, overwrite, FileKind("allocation", has_format(ALLOCATION)), [groups, base, config, inputs])
+    if base is None and (config or inputs):
+        raise InputError(f"Got --{'config' if config else 'inputs'} without --base; expected both.")
+    asked = {"kind": noise_schedule, "num_timesteps": num_timesteps}
+    network = None if base is None else _Network.of(base, config, inputs, asked)
+    partition, schedule = _partition(groups, count, asked, None if network is None else network.schedule)
+    if base is not None and network is not None:
+        network.check(partition, base)
     frontiers = () if journals is None else read_frontiers(journals, len(partition))
     allocation = plan_budget(
-        partition, schedule, budget, rule=rule, sampler=sampler, steps=steps, floor=floor, frontiers=frontiers
+        partition,
+        schedule,
+        budget,
+        rule=rule,
+        sampler=sampler,
+        steps=steps,
+        floor=floor,
+        network_floor=0.0 if network is None else network.floor,
+        frontiers=frontiers,
     )
+    if network is not None:
+        allocation = allocation.for_model(network.macs)
     compared = side_by_side(allocation, schedule, steps, floor) if frontiers else {}
     data = allocation.to_json()
     if compared:
@@ -84,6 +126,39 @@ def allocate(
         if compared:
             show_comparison(allocation, compared)
         print(f"Written to {output}")
+        suggest(after_allocate(base, output))
+
+
+@dataclass(frozen=True)
+class _Network:
+    """What an allocation needs to know of the network that will be pruned."""
+
+    schedule: NoiseSchedule
+    macs: int
+    floor: float
+
+    @classmethod
+    def of(
+        cls, base: str, config: Path | None, inputs: Path | None, asked: Mapping[str, str | int | None]
+    ) -> "_Network":
+        """Follow the base; a noise schedule from the options replaces its own."""
+        from prunekit.checkpoint import Asked
+        from prunekit.recipe import PruneOptions
+        from prunekit.steps.bases import open_base
+        from prunekit.steps.bench import Bench
+        from prunekit.steps.reach import Reach
+
+        kind, count = asked["kind"], asked["num_timesteps"]
+        if count is not None and kind is None:
+            raise InputError("Got --num-timesteps with --base, without --noise-schedule; expected both, or neither.")
+        text = str(kind) if count is None else f"{kind}:{count}"
+        loaded = open_base(base, config, inputs, None if kind is None else Asked(noise_schedule=text))
+        bench = Bench.of(loaded)
+        return cls(loaded.schedule, bench.macs, Reach.of(bench, PruneOptions()).floor)
+
+    def check(self, groups: TimestepGroups, base: str) -> None:
+        """Refuse groups that were cut for another number of timesteps."""
+        check_timesteps(groups, self.schedule, base)
 
 
 def show_allocation(allocation: Allocation) -> None:
@@ -99,15 +174,20 @@ def show_allocation(allocation: Allocation) -> None:
         ]
         for g in allocation.groups
     ]
+    known = allocation.base_macs is not None
     title = (
-        f"Budget {allocation.budget:g} of the base's MACs, rule {allocation.rule}, "
+        f"Budget {allocation.budget:g}, rule {allocation.rule}, "
         f"{allocation.sampler_steps} evaluations of {allocation.sampler}"
     )
-    print_table(title, ["group", "timesteps", "SNR dB", "share of steps", "MAC ratio", "target MACs"], rows)
+    header = ["group", "timesteps", "SNR dB", "steps", "ratio", "target MACs"]
+    print_table(title, header if known else header[:-1], rows if known else [row[:-1] for row in rows])
     low, high = allocation.feasible
-    print(
-        f"Mean over the steps: {allocation.mean_mac_ratio:.6f}. Feasible budgets with this rule: {low:.4g} … {high:.4g}."
-    )
+    mean = f"Mean over the steps: {allocation.mean_mac_ratio:.6f}"
+    if allocation.base_macs is not None:
+        mean += f", {round(allocation.mean_mac_ratio * allocation.base_macs):,} of {allocation.base_macs:,} MACs"
+    print(f"{mean}.")
+    floor = "" if allocation.network_floor is None else f" The network's floor is {allocation.network_floor:.4g}."
+    print(f"Feasible budgets with this rule: {low:.4g} … {high:.4g}.{floor}")
 
 
 def show_comparison(allocation: Allocation, compared: Mapping[str, Allocation | None]) -> None:
@@ -127,12 +207,11 @@ def show_comparison(allocation: Allocation, compared: Mapping[str, Allocation | 
     rows.append(row(["mean", "", ""], [None if one is None else one.mean_mac_ratio for one in made]))
     rows.append(row(["loss", "", ""], [None if one is None else one.expected_loss() for one in made]))
     rows.append(row(["recorded loss", "", ""], [None if one is None else one.expected_loss(True) for one in made]))
-    print_table(
-        f"MAC ratios by rule at budget {allocation.budget:g}", ["group", "SNR dB", "share of steps", *compared], rows
-    )
+    print_table(f"MAC ratios by rule at budget {allocation.budget:g}", ["group", "SNR dB", "steps", *compared], rows)
     print(
-        "Loss: mean over the sampler's steps before fine-tuning, linear between recorded points; recorded: at the best point "
-        "within each target. A dash: the rule or the record does not reach so far."
+        "Loss: mean over the sampler's steps before fine-tuning, linear between recorded\n"
+        "points; recorded: at the best point within each target. A dash: the rule or the\n"
+        "record does not reach so far."
     )
 
 
@@ -147,21 +226,29 @@ def _judged(allocation: Allocation) -> dict[str, object]:
 
 
 def _partition(
-    path: Path | None, count: int | None, kind: ScheduleName | None, num_timesteps: int | None
+    path: Path | None, count: int | None, options: Mapping[str, str | int | None], own: NoiseSchedule | None
 ) -> tuple[TimestepGroups, NoiseSchedule]:
-    """Groups and noise schedule from a file, or uniform groups; options must not contradict the file."""
+    """Groups and noise schedule from a file, or uniform groups; options must not contradict the file.
+
+    Args:
+        path: the groups file that was named.
+        count: the number of uniform groups that was asked for.
+        options: of the noise schedule.
+        own: the base's noise schedule; None without a base.
+    """
     if path is not None and count is not None:
         raise InputError("Got both --groups and --groups-file; expected one of them.")
-    asked = {"kind": kind, "num_timesteps": num_timesteps}
-    asked = {key: value for key, value in asked.items() if value is not None}
+    asked: JsonObject = {key: value for key, value in options.items() if value is not None}
     found = path or (Path("groups.json") if count is None and Path("groups.json").is_file() else None)
     if found is None:
-        schedule = NoiseSchedule.from_config({"kind": "linear", "num_timesteps": 1000} | asked)
+        schedule = own or NoiseSchedule.from_config({"kind": "linear", "num_timesteps": 1000} | asked)
         return cut_groups(schedule, 5 if count is None else count), schedule
     data: JsonObject = read_json(found, GROUPS)
     partition = Grouping.from_json(data, found).groups
     cut_for: JsonObject = {"num_timesteps": partition.num_timesteps}
     if "noise_schedule" not in data:
+        if own is not None:
+            return partition, own
         schedule = NoiseSchedule.from_config({"kind": "linear"} | cut_for | asked)
         return partition, schedule
     schedule = NoiseSchedule.from_config(data["noise_schedule"])

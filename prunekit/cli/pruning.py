@@ -13,6 +13,7 @@ from prunekit.choices import ProposerName, ProxyName, RepairKind, TargetOf
 from prunekit.cli.console import chosen_allocation, data_options, emit, print_table, refuse_inputs
 from prunekit.cli.constraining import Constraining, said_of_multiples, width_multiples
 from prunekit.cli.interrupts import keeping
+from prunekit.cli.next_steps import after_prune, suggest
 from prunekit.cli.pruning_choices import (
     BasePath,
     CriterionOption,
@@ -22,6 +23,7 @@ from prunekit.cli.pruning_choices import (
 from prunekit.cli.reading_options import ReadingOptions
 from prunekit.cli.shared_options import ConfigOption, DataOption, InputsOption, Json, Resolution, Seed
 from prunekit.errors import InputError
+from prunekit.steps.standing import command
 
 if TYPE_CHECKING:
     from prunekit.allocation import Allocation
@@ -33,6 +35,7 @@ if TYPE_CHECKING:
     from prunekit.search import Endpoint, SearchResult
     from prunekit.slim import SlimModel
     from prunekit.steps.bench import Bench
+    from prunekit.steps.reach import Reach
 
 __all__ = ["COMMANDS"]
 
@@ -44,7 +47,10 @@ class Goal:
     """What is pruned, and how far."""
 
     group: Annotated[
-        int | None, typer.Option(help="Timestep group, 0 = cleanest (default: all groups of the allocation).")
+        list[int] | None,
+        typer.Option(
+            help="Timestep group, 0 = cleanest. May be repeated (default: all groups of the allocation).",
+        ),
     ] = None
     allocation: Annotated[Path | None, typer.Option(help="Allocation file (default: ./allocation.json).")] = None
     target: Annotated[
@@ -132,6 +138,7 @@ def prune(
     from prunekit.steps.bases import open_base
     from prunekit.steps.bench import Bench
     from prunekit.steps.image_choice import needs_images
+    from prunekit.steps.reach import Reach
 
     ranks.join()
     rank, size = ranks.place()
@@ -144,7 +151,7 @@ def prune(
     partition = plan.timestep_groups
     check_timesteps(partition, loaded.schedule, base)
     _note_other_steps(plan, loaded.schedule)
-    wanted = list(partition) if goal.group is None else [partition[goal.group]]
+    wanted = [partition[index] for index in goal.group] if goal.group else list(partition)
     read = [base, config, inputs, goal.allocation, searching.study, table]
     _check_outputs([output / f"group-{one.index}" for one in wanted], read)
     others = data_options(data, resolution)
@@ -155,15 +162,34 @@ def prune(
     jobs = [_Job(one, targets.groups[one.index].target_macs or 0, output) for one in wanted]
     with keeping(lambda: _kept([*(job.journal for job in jobs), *([table] if timed else [])])):
         bench = bench.timed(table) if timed else bench
+        _check_reach(Reach.of(bench, options), jobs, plan, goal, base)
         facts = _pruned(jobs, bench, images, options, goal.target_of)
     if rank > 0:
         return
     if json:
-        emit(True, facts[0] if goal.group is not None else {"groups": facts})
+        emit(True, facts[0] if goal.group and len(goal.group) == 1 else {"groups": facts})
     else:
         _show_pruned(f"Pruned from {bench.macs:,} MACs ({options.criterion}, {options.search.proposer})", facts)
         if bench.latency is not None:
             print(_accuracy(bench.latency.table))
+        suggest(after_prune(base, output, goal.allocation))
+
+
+def _check_reach(reach: "Reach", jobs: Iterable["_Job"], plan: "Allocation", goal: Goal, base: str) -> None:
+    """Refuse targets that the network cannot be pruned to, before the first search.
+
+    Raises:
+        BudgetError: there are some.
+    """
+    if goal.target is not None:
+        mend = f"give a --target of at least {reach.shown}"
+    else:
+        again = command("allocate", budget=f"{plan.budget:g}", base=base, output=goal.allocation)
+        mend = (
+            f"allocate with what the network can be pruned to, by `{again}`, or with a budget of {reach.shown} … 1, another rule "
+            "or other groups"
+        )
+    reach.check({job.group.index: job.macs for job in jobs}, mend)
 
 
 def _options(
@@ -334,8 +360,9 @@ def _wanted_targets(path: Path | None, target: float | None, schedule: "NoiseSch
 
 
 def _show_pruned(title: str, facts: list[JsonObject]) -> None:
-    unit = {"macs": "MACs", "params": "parameters", "latency": "ns"}[facts[0]["target_of"]]
+    unit = {"macs": "MACs", "params": "params", "latency": "ns"}[facts[0]["target_of"]]
     header = ["group", f"target {unit}", "MACs", "ratio", "parameters", "missed", "written to"]
+    where = {str(Path(f["output"]).parent) for f in facts}
     rows = [
         [
             str(f["group"]),
@@ -344,10 +371,12 @@ def _show_pruned(title: str, facts: list[JsonObject]) -> None:
             f"{f['mac_ratio']:.4f}",
             f"{f['params']:,}",
             f"{f['missed']:.3%}",
-            f["output"],
+            Path(f["output"]).name,
         ]
         for f in facts
     ]
+    title = f"{title}, written to {', '.join(sorted(where))}"
+    header[-1] = "folder"
     print_table(title, header, rows)
     if (said := said_of_multiples(facts)) is not None:
         print(said)

@@ -231,17 +231,19 @@ class AllocationOptions:
             group first.
         sampler: the sampler over whose steps the mean is taken.
         steps: the sampler's number of steps.
-        floor: smallest share that rules ``snr`` and ``uniform`` give a group.
-        frontier_floor: share of the base's MACs down to which every group is searched before rule ``measured`` decides.
+        floor: smallest share that rules ``auto``, ``snr`` and ``uniform`` give a group. If missing, the rule's own: 0.1 for ``snr``
+            and ``uniform``, 5/8 of the budget's square for ``auto``. No rule goes below what the network can be pruned to.
+        frontier_floor: share of the base's MACs down to which every group is searched before rule ``measured`` decides, or to what
+            the network can be pruned to, if that is more.
     """
 
     __pydantic_config__: ClassVar[dict[str, object]] = STRICT
 
     budget: Ratio = 0.8
-    rule: Annotated[str, Choice(tuple(RULES))] = "linear"
+    rule: Annotated[str, Choice(tuple(RULES))] = "auto"
     sampler: str = "ddim"
     steps: Positive = 50
-    floor: Ratio = 0.1
+    floor: Ratio | None = None
     frontier_floor: Ratio = 0.3
 
     def __post_init__(self) -> None:

@@ -157,6 +157,7 @@ class AllocationFile(Model):
         groups: the timestep groups and their targets.
         mean_mac_ratio: mean of the targets over the sampler's steps.
         base_macs: MACs of the base; None if no model is known yet.
+        network_floor: smallest fraction of its MACs that the base can be pruned to; missing if no model was looked at.
         frontiers: what searches recorded for each timestep group, for rule `measured`.
         comparison: the allocations of all rules; None for a rule that cannot meet the budget.
     """
@@ -171,6 +172,7 @@ class AllocationFile(Model):
     groups: Many[TargetPart]
     mean_mac_ratio: Annotated[_Part | None, NotNull()] = None
     base_macs: Positive | None
+    network_floor: Annotated[Ratio | None, NotNull()] = None
     frontiers: Annotated[Many[FrontierPart] | None, NotNull()] = None
     comparison: Named[Judged | None] | None = None
 

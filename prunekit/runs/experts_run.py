@@ -1,5 +1,6 @@
 """A recipe as a resumable run: a finished stage is kept, and runs again only when its inputs change."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import cached_property, partial
@@ -47,6 +48,7 @@ from prunekit.steps.cutting import method_of, spent_on_grouping
 from prunekit.steps.finetuning import finetune_slim
 from prunekit.steps.image_choice import check_images, is_by_place
 from prunekit.steps.placing import placed
+from prunekit.steps.reach import Reach
 from prunekit.steps.sample_quality import Setting, check_extractor, measure_all, save_images
 from prunekit.steps.spending import base_training, spent_on_losses, spent_on_sampling, spent_on_search
 from prunekit.training import Tally
@@ -109,7 +111,8 @@ class Run(ResumableRun):
         if prune is not None and allocation.rule == "measured":
             evidence = self._frontiers(prune, allocation.frontier_floor)
         action = partial(self._allocate, allocation)
-        self._stage("allocate", {"allocation": allocation}, ["allocation.json"], action, ["groups", *evidence])
+        reach = {} if prune is None else {"reach": _reach_of(prune), **self._times}
+        self._stage("allocate", {"allocation": allocation, **reach}, ["allocation.json"], action, ["groups", *evidence])
         if prune is not None:
             if not evidence:
                 self._score(prune)
@@ -178,6 +181,11 @@ class Run(ResumableRun):
             return self.bench
         path, own = self._table
         return self.bench.timed(path) if own else self.bench.with_times(path)
+
+    @cached_property
+    def reach(self) -> Reach:
+        """How far the base can be pruned by the recipe's options."""
+        return Reach.of(self.timed_bench, self.recipe.prune or PruneOptions())
 
     @property
     def _table(self) -> tuple[Path, bool] | None:
@@ -263,8 +271,12 @@ class Run(ResumableRun):
             sampler=options.sampler,
             steps=options.steps,
             floor=options.floor,
+            network_floor=0.0 if self.recipe.prune is None else self.reach.floor,
             frontiers=frontiers,
         ).for_model(self.bench.macs)
+        if self.recipe.prune is not None:
+            targets = {group.index: group.target_macs or 0 for group in allocation.groups}
+            self.reach.check(targets, "choose a higher budget or another rule, or cut other groups")
         write_json(self.folder / "allocation.json", allocation.to_json())
         return StageFacts()
 
@@ -284,7 +296,7 @@ class Run(ResumableRun):
         return prune_group(self.timed_bench, images, scores, group, target, options, self.folder / journal)
 
     def _frontier(self, index: int, options: PruneOptions, floor: float) -> StageFacts:
-        target = int(floor * self.bench.macs)
+        target = max(int(floor * self.bench.macs), math.ceil(self.reach.floor * self.bench.macs))
         slim, result = self._search(index, target, _frontier_file(index), options)
         read_frontier(self.folder / _frontier_file(index))  # refuses a proposer that records no frontier
         return _spent(*spent_on_search(f"frontier, group {index}", options, result, slim, self.bench.macs))
@@ -379,6 +391,12 @@ class Run(ResumableRun):
 def _spent(*rows: LedgerRow) -> StageFacts:
     """The ledger's rows as facts of a stage, without empty ones."""
     return StageFacts(ledger=[row.entry for row in rows if row.macs])
+
+
+def _reach_of(options: PruneOptions) -> dict[str, object]:
+    """The options that decide how far the base can be pruned."""
+    names = ("norm_mode", "head_mode", "constraints", "width_multiples", "floor")
+    return {name: getattr(options, name) for name in names} | {"target_of": options.search.target_of}
 
 
 def _parameters(model: nn.Module) -> int:

@@ -13,9 +13,10 @@ from prunekit.graph import ChannelGraph, Constraints, HeadMode, NormMode, attrib
 from prunekit.groups import TimestepGroup
 from prunekit.importance import ImportanceMap, Loss, no_loss
 from prunekit.recipe import PruneOptions
-from prunekit.search import Measure, SearchResult, in_units
+from prunekit.search import SearchResult
 from prunekit.slim import SlimModel
 from prunekit.steps.image_choice import classes_for
+from prunekit.steps.reach import Reach
 from prunekit.steps.searching import score, search_and_repair, search_provenance
 from prunekit.training import (
     CountedObjective,
@@ -130,8 +131,7 @@ def prune_group(
         objective = DenoisingObjective(images.images, base.parameterization, classes, images.name)
     if of == "latency" and bench.latency is None and options.latency_table is not None:
         bench = bench.with_times(Path(options.latency_table))  # only read, since a recipe may name any path
-    full = int(Measure.by_name(of, bench.cost, bench.latency).of(bench.graph.full_widths))
-    macs = in_units(target, bench.macs, "MACs")
+    wanted = Reach.of(bench, options).target(target)
     model, result = search_and_repair(
         base.model,
         base.spec.example_inputs(),
@@ -140,7 +140,7 @@ def prune_group(
         objective,
         scores.of(group.index),
         group,
-        macs if of == "macs" else macs * full // bench.macs,
+        wanted,
         options,
         bench.latency,
         journal,

@@ -14,7 +14,7 @@ from prunekit.schedule.diffusers import settings_text, steps_as_planned, timeste
 __all__ = ["cut_groups", "cut_with_evidence", "evaluations", "plan_budget", "planned_otherwise", "side_by_side"]
 
 _NUMPY_SAMPLERS = ("ddim", "ddpm")
-_COMPARED = ("linear", "snr", "measured")
+_COMPARED = ("auto", "linear", "snr", "measured")
 
 
 def cut_groups(
@@ -65,15 +65,26 @@ def plan_budget(
     schedule: NoiseSchedule,
     budget: float,
     *,
-    rule: str = "linear",
+    rule: str = "auto",
     sampler: str = "ddim",
     steps: int = 50,
-    floor: float = 0.1,
+    floor: float | None = None,
+    network_floor: float = 0.0,
     frontiers: Sequence[Frontier] = (),
 ) -> Allocation:
     """Allocate a budget over a sampler's actual steps, see :func:`prunekit.allocation.allocate`."""
     real = evaluations(schedule, sampler, steps)
-    return allocate(groups, schedule, budget, real, rule, floor=floor, sampler=sampler, frontiers=frontiers)
+    return allocate(
+        groups,
+        schedule,
+        budget,
+        real,
+        rule,
+        floor=floor,
+        network_floor=network_floor,
+        sampler=sampler,
+        frontiers=frontiers,
+    )
 
 
 def planned_otherwise(allocation: Allocation, schedule: NoiseSchedule) -> str:
@@ -93,15 +104,15 @@ def planned_otherwise(allocation: Allocation, schedule: NoiseSchedule) -> str:
 
 
 def side_by_side(
-    allocation: Allocation, schedule: NoiseSchedule, steps: int, floor: float = 0.1
+    allocation: Allocation, schedule: NoiseSchedule, steps: int, floor: float | None = None
 ) -> dict[str, Allocation | None]:
-    """Allocations by rules ``linear``, ``snr`` and ``measured`` for an allocation's budget, groups and frontiers.
+    """Allocations by rules ``auto``, ``linear``, ``snr`` and ``measured`` for an allocation's budget, groups and frontiers.
 
     Args:
         allocation: must have frontiers.
         schedule: the noise schedule of the allocation.
         steps: the number of sampling steps of the allocation.
-        floor: the smallest ratio for rule ``snr``.
+        floor: the smallest ratio for rules ``auto`` and ``snr``; their own if missing.
 
     Returns:
         The allocation by rule; None if the rule cannot reach the budget.
@@ -117,6 +128,7 @@ def side_by_side(
                 real,
                 rule,
                 floor=floor,
+                network_floor=allocation.network_floor or 0.0,
                 sampler=allocation.sampler,
                 frontiers=allocation.frontiers,
             )

@@ -20,7 +20,7 @@ from prunekit.steps.placing import placed
 if TYPE_CHECKING:
     from prunekit.recipe import PruneOptions
 
-__all__ = ["score", "search_and_repair", "search_provenance"]
+__all__ = ["restricted", "score", "search_and_repair", "search_provenance"]
 
 
 def score(
@@ -46,6 +46,12 @@ def score(
             graph=graph,
             num_timesteps=num_timesteps,
         )
+
+
+def restricted(graph: ChannelGraph, options: "PruneOptions") -> ChannelGraph:
+    """The channel groups with the floor and the width multiples of the options."""
+    floored = graph.with_floor(options.floor)
+    return floored if options.multiples is None else floored.with_multiples(options.multiples)
 
 
 def search_and_repair(
@@ -84,11 +90,10 @@ def search_and_repair(
         GraphError: the pruned network does not run, its cost differs from the predicted one, or it has weights that are not finite.
     """
     probe = Probe(loss, group, options.samples, options.batch_size, options.seed)
-    restricted = graph.with_floor(options.floor)
-    if options.multiples is not None:
-        restricted = restricted.with_multiples(options.multiples)
     with placed(model):
-        result = search(model, restricted, cost, scores, probe, target, options.search, latency, journal)
+        result = search(
+            model, restricted(graph, options), cost, scores, probe, target, options.search, latency, journal
+        )
         pruned = repair(model, graph, result.plan, probe, options.repair).cpu()
     if (found := first_not_finite(pruned)) is not None:
         raise GraphError(

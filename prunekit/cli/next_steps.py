@@ -1,0 +1,196 @@
+"""The next command: every command of the flow ends with it, and ``prunekit`` alone shows where a folder stands."""
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from prunekit._json import read_json
+from prunekit._kinds import has_format
+from prunekit.errors import PrunekitError
+from prunekit.results.formats import ALLOCATION, EVALUATION, EXPERTS, GROUPS
+from prunekit.steps.standing import UNKNOWN_BASE, SlimFacts, base_near, command, missing_groups, slims_in
+
+__all__ = [
+    "after_allocate",
+    "after_assemble",
+    "after_evaluate",
+    "after_finetune",
+    "after_groups",
+    "after_prune",
+    "after_train",
+    "show_flow",
+    "suggest",
+]
+
+_BUDGET = 0.8
+_GROUPS, _ALLOCATION, _SLIM, _EXPERTS = Path("groups.json"), Path("allocation.json"), Path("slim"), Path("experts")
+
+
+def suggest(*commands: str) -> None:
+    """Print the next command, as the last line of a command's text."""
+    if int(os.environ.get("RANK", "0")) == 0:
+        print(f"Next: {' && '.join(commands)}")
+        if any(UNKNOWN_BASE in line.split() for line in commands):
+            print(f"({UNKNOWN_BASE} is the trained network: a file, a folder or embedded:digits.)")
+
+
+def after_train(base: Path) -> str:
+    """After a base: cut its timesteps."""
+    return command("groups", base=base)
+
+
+def after_groups(base: str | None, groups: Path) -> str:
+    """After groups: divide a budget."""
+    return command("allocate", budget=_BUDGET, base=base or _standing_base(), groups_file=_other(groups, _GROUPS))
+
+
+def after_allocate(base: str | None, allocation: Path) -> str:
+    """After an allocation: prune."""
+    return command("prune", base or _standing_base() or UNKNOWN_BASE, allocation=_other(allocation, _ALLOCATION))
+
+
+def after_prune(base: str, slim: Path, allocation: Path | None) -> str:
+    """After pruning: prune the groups that are still missing, else fine-tune all of them."""
+    slims = slims_in(slim)
+    if slims and (missing := missing_groups(slims, _near(slim, allocation))):
+        return prune_missing(base, slim, [group.index for group in missing], allocation)
+    return command("finetune", slim) if any(not one.finished for one in slims) else command("assemble", slim)
+
+
+def prune_missing(base: str, slim: Path, groups: Sequence[int], allocation: Path | None = None) -> str:
+    """The command that prunes certain groups."""
+    output, plan = _other(slim, _SLIM), None if allocation is None else _other(allocation, _ALLOCATION)
+    return command("prune", base, group=list(groups), allocation=plan, output=output)
+
+
+def after_finetune(slim: Path) -> str:
+    """After a fine-tuning: what the folder with all groups needs next."""
+    slims = slims_in(slim)
+    if any(not one.finished for one in slims):
+        return command("finetune", slim)
+    if missing := missing_groups(slims, _near(slim, None)) if slims else []:
+        return prune_missing(_base_of(slims, slim), slim, [group.index for group in missing])
+    return command("assemble", slim)
+
+
+def after_assemble(slim: Path, experts: Path) -> str:
+    """After the experts: compare them with their base."""
+    return command("evaluate", experts, base=_base_of(slims_in(slim), slim))
+
+
+def after_evaluate(evaluation: Path) -> str:
+    """After an evaluation: the page about the folder's steps."""
+    return command("report", evaluation.parent)
+
+
+def _other(path: Path, default: Path) -> Path | None:
+    """A path that has to be typed, since it is not the default."""
+    return None if os.path.realpath(path) == os.path.realpath(default) else path
+
+
+def _near(slim: Path, allocation: Path | None) -> list[Path]:
+    """Where the files of a slim folder's groups may be."""
+    return [*([allocation.parent] if allocation else []), slim.resolve().parent, Path()]
+
+
+def _standing_base() -> str | None:
+    """The base in this folder, if there is one."""
+    found = base_near(None, [Path()])
+    return None if found == UNKNOWN_BASE else found
+
+
+def _base_of(slims: Sequence[SlimFacts], slim: Path) -> str:
+    """The base that slim models were pruned from, as it is typed."""
+    sha256 = next((str(found) for one in slims if (found := one.provenance.get("base_sha256"))), None)
+    return base_near(sha256, dict.fromkeys([Path(), *(Path(os.path.relpath(one)) for one in _near(slim, None)[:1])]))
+
+
+@dataclass(frozen=True)
+class _Step:
+    """A step of the flow in this folder.
+
+    Args:
+        name: the command.
+        does: what it does, in a few words.
+        state: what is there, empty if nothing is.
+        done: whether nothing is missing.
+    """
+
+    name: str
+    does: str
+    state: str
+    done: bool
+
+
+def show_flow() -> None:
+    """Print the flow, what of it this folder has, and the next command."""
+    steps, following = _flow()
+    print("prunekit makes experts for groups of timesteps from one trained denoiser.")
+    print("The steps, and what this folder has of them:\n")
+    for step in steps:
+        mark = "done" if step.done else "part" if step.state else "–"
+        print(f"  {mark:>4}  {step.name:<9} {step.does:<34} {step.state}".rstrip())
+    print()
+    suggest(following)
+    print("All commands: prunekit --help. A whole experiment from a recipe: prunekit run")
+
+
+def _flow() -> tuple[list[_Step], str]:
+    """The steps with their states, and the next command."""
+    base, slims, plan = _standing_base(), slims_in(_SLIM), _read(_ALLOCATION, ALLOCATION)
+    base = base or (_base_of(slims, _SLIM) if slims else None)
+    cut = _read(_GROUPS, GROUPS) or plan
+    count = len(cut["groups"]) if cut else 0
+    missing = missing_groups(slims, [Path()]) if slims else []
+    tuned = [one for one in slims if one.finished]
+    experts, judged = has_format(EXPERTS)(_EXPERTS / "experts.json"), has_format(EVALUATION)(Path("evaluation.json"))
+    page = Path("report/index.html")
+    pruned, of = len(slims), max(len(slims) + len(missing), count)
+    steps = [
+        _Step("train", "a base; or bring your own", base or "", base is not None),
+        _Step("groups", "cuts the timesteps", f"{_GROUPS} ({count} groups)" if cut else "", bool(cut)),
+        _Step("allocate", "divides a budget of compute", _planned(plan), bool(plan)),
+        _Step("prune", "makes a slim model for each group", _counted(pruned, of, _SLIM), pruned > 0 and not missing),
+        _Step(
+            "finetune",
+            "trains each on its own timesteps",
+            _counted(len(tuned), of, _SLIM) if tuned else "",
+            bool(tuned) and len(tuned) == of,
+        ),
+        _Step("assemble", "puts them together as one denoiser", str(_EXPERTS) if experts else "", experts),
+        _Step("evaluate", "compares them with the base", "evaluation.json" if judged else "", judged),
+        _Step("report", "a page about all of this", str(page) if page.is_file() else "", page.is_file()),
+    ]
+    following = {
+        "train": command("train", data="digits", output="base.pt"),
+        "groups": command("groups", base=base),
+        "allocate": command("allocate", budget=_BUDGET, base=base),
+        "prune": after_prune(base or UNKNOWN_BASE, _SLIM, None) if slims else command("prune", base or UNKNOWN_BASE),
+        "finetune": command("finetune", _SLIM),
+        "assemble": command("assemble", _SLIM),
+        "evaluate": command("evaluate", _EXPERTS, base=base),
+        "report": command("report", "."),
+    }
+    last = max((at for at, step in enumerate(steps) if step.done), default=-1)
+    open_ = [step.name for at, step in enumerate(steps) if not step.done and (at > last or step.name in _NEEDED)]
+    return steps, following[open_[0]] if open_ else command("sample", _EXPERTS)
+
+
+_NEEDED = ("prune", "finetune")
+"""Steps that may be partly done although a later one is; all others are passed over if a later one is done."""
+
+
+def _planned(plan: dict[str, object] | None) -> str:
+    return f"{_ALLOCATION} ({plan['budget']:g}, rule {plan['rule']})" if plan else ""
+
+
+def _counted(found: int, of: int, folder: Path) -> str:
+    return f"{folder} ({found} of {of} groups)" if found else ""
+
+
+def _read(path: Path, kind: str) -> dict[str, object] | None:
+    try:
+        return read_json(path, kind)
+    except (PrunekitError, OSError):
+        return None

@@ -1,0 +1,133 @@
+"""What the steps of the job have left in a folder: which files, which slim models, and which of them are missing.
+
+It reads JSON alone, so that the command line can say at once where a user stands.
+"""
+
+import shlex
+from collections.abc import Iterable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from importlib.resources import files
+from pathlib import Path
+
+from prunekit._files import sha256_file
+from prunekit._json import JsonDict, read_json
+from prunekit._missing import EMBEDDED
+from prunekit.errors import PrunekitError
+from prunekit.groups import TimestepGroup, TimestepGroups
+from prunekit.results.formats import SLIM
+
+__all__ = ["UNKNOWN_BASE", "SlimFacts", "base_near", "command", "missing_groups", "partition_of", "slims_in"]
+
+UNKNOWN_BASE = "BASE"
+"""Stands in a command for a base that is not found near its slim models."""
+_BASES = ("base.pt", "base.safetensors")
+_CHECKPOINTS = ("*.pt", "*.safetensors", "*.pth", "*.ckpt", "*/unet/*.safetensors", "*/transformer/*.safetensors")
+_SMALL = 2 * 2**30  # bytes; larger files are not hashed for the sake of a suggestion
+
+
+@dataclass(frozen=True)
+class SlimFacts:
+    """What a slim model's ``config.json`` says of where it stands in the job.
+
+    Args:
+        folder: its folder.
+        group: its timesteps.
+        num_timesteps: T.
+        whole: whether it keeps every channel of the base.
+        tuned: number of steps that it was fine-tuned for; 0 if it was not.
+        provenance: how it was made.
+    """
+
+    folder: Path
+    group: TimestepGroup
+    num_timesteps: int
+    whole: bool
+    tuned: int
+    provenance: JsonDict
+
+    @property
+    def finished(self) -> bool:
+        """Whether it needs no fine-tuning: it had one, or it is the base itself."""
+        return self.whole or self.tuned > 0
+
+
+def slims_in(folder: Path) -> list[SlimFacts]:
+    """The slim models ``group-0``, ``group-1``, … in a folder by their group; those that cannot be read are skipped."""
+    found = []
+    for path in sorted(folder.glob("group-*/config.json")) if folder.is_dir() else []:
+        with suppress(PrunekitError, OSError, KeyError, TypeError, ValueError):
+            config = read_json(path, SLIM)
+            group, provenance = config["timestep_group"], config.get("provenance", {})
+            found.append(
+                SlimFacts(
+                    path.parent,
+                    TimestepGroup(int(group["index"]), int(group["start"]), int(group["stop"])),
+                    int(config["num_timesteps"]),
+                    not config["plan"]["kept"],
+                    int(provenance.get("finetuned_steps") or 0),
+                    provenance,
+                )
+            )
+    return sorted(found, key=lambda slim: slim.group.index)
+
+
+def partition_of(slims: Sequence[SlimFacts], places: Iterable[Path]) -> tuple[TimestepGroups, Path] | None:
+    """The timestep groups that slim models belong to, and the file that has them; None if no file near them does.
+
+    Args:
+        slims: the slim models; at least one.
+        places: folders in which ``allocation.json`` and ``groups.json`` are looked for.
+    """
+    for place in places:
+        for name in ("allocation.json", "groups.json"):
+            with suppress(PrunekitError, OSError, KeyError, TypeError, ValueError):
+                groups = TimestepGroups.from_json(read_json(place / name), place / name)
+                if groups.num_timesteps == slims[0].num_timesteps and all(
+                    slim.group.index < len(groups) and groups[slim.group.index] == slim.group for slim in slims
+                ):
+                    return groups, place / name
+    return None
+
+
+def missing_groups(slims: Sequence[SlimFacts], places: Iterable[Path]) -> list[TimestepGroup]:
+    """The timestep groups without a slim model, as far as files near them or the slim models themselves show.
+
+    Without a file of groups, what lies between two slim models counts as one group for each index that is missing, and what lies
+    after the last one as one group.
+    """
+    known = partition_of(slims, places)
+    have = {slim.group.index for slim in slims}
+    if known is not None:
+        return [group for group in known[0] if group.index not in have]
+    missing, at, index = list[TimestepGroup](), 0, 0
+    for slim in slims:
+        missing += [TimestepGroup(one, at, slim.group.start) for one in range(index, slim.group.index)]
+        at, index = slim.group.stop, slim.group.index + 1
+    if at < slims[-1].num_timesteps:
+        missing.append(TimestepGroup(index, at, slims[-1].num_timesteps))
+    return missing
+
+
+def base_near(sha256: str | None, places: Iterable[Path]) -> str:
+    """The base of a given hash, or without a hash the base that stands there, as it is typed; ``BASE`` if none is found."""
+    for place in places:
+        standing = [place / name for name in _BASES if (place / name).is_file()]
+        others = [path for pattern in _CHECKPOINTS for path in sorted(place.glob(pattern)) if path not in standing]
+        for path in [*standing, *(others if sha256 else [])]:
+            if not sha256 or (path.stat().st_size <= _SMALL and sha256_file(path) == sha256):
+                return str(path.parent.parent if path.parent.name in ("unet", "transformer") else path)
+    for asset in (files("prunekit") / "assets").iterdir():
+        name = asset.name.removesuffix("-base.safetensors")
+        if sha256 and name != asset.name and sha256_file(Path(str(asset))) == sha256:
+            return f"{EMBEDDED}{name}"
+    return UNKNOWN_BASE
+
+
+def command(*words: object, **options: object) -> str:
+    """A command line to be typed, quoted for a shell; options that are None are left out, lists are repeated."""
+    typed = ["prunekit", *map(str, words)]
+    for name, value in options.items():
+        for one in value if isinstance(value, list) else [value]:
+            typed += [] if one is None else [f"--{name.replace('_', '-')}", str(one)]
+    return shlex.join(typed)
