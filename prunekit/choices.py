@@ -12,6 +12,7 @@ __all__ = [
     "Compensation",
     "CriterionName",
     "CutRule",
+    "ExpertsKind",
     "Fade",
     "GroupingName",
     "HeadMode",
@@ -42,6 +43,7 @@ Weights = Literal["ema", "raw"]
 # timestep groups and their budgets
 GroupingName = Literal["uniform", "snr", "similarity", "gradient"]
 CutRule = Literal["stages", "dynamic"]
+ExpertsKind = Literal["all", "noisy"]
 AllocationRule = Literal["auto", "linear", "snr", "uniform", "measured"]
 
 # pruning

@@ -20,7 +20,7 @@ from prunekit.errors import BudgetError, InputError
 from prunekit.groups import TimestepGroups
 from prunekit.schedule import NoiseSchedule, sampler_timesteps
 
-__all__ = ["DIFFICULTY_RULES", "RULES", "allocate", "feasible_budgets"]
+__all__ = ["DIFFICULTY_RULES", "RULES", "allocate", "feasible_budgets", "own_floor"]
 
 DIFFICULTY_RULES = ("auto", "linear", "snr", "uniform")
 RULES = (*DIFFICULTY_RULES, "measured")
@@ -106,7 +106,7 @@ def allocate(
     if rule == "measured":
         ratios = _measured(budget, counts, frontiers)
     else:
-        ratios = _ratios(rule, budget, shares, snr_db, max(_own_floor(rule, budget, floor), network_floor))
+        ratios = _ratios(rule, budget, shares, snr_db, max(own_floor(rule, budget, floor), network_floor))
     targets = tuple(
         GroupTarget(g.index, g.start, g.stop, float(snr_db[g.index]), float(shares[g.index]), float(ratios[g.index]))
         for g in groups
@@ -141,10 +141,10 @@ def feasible_budgets(
     if rule == "linear":
         ranks = np.arange(len(shares), 0, -1) / len(shares)
         return float(shares @ np.maximum(ranks, network_floor)), 1.0
-    return max(float(_own_floor(rule, 0.0, floor)), network_floor), 1.0
+    return max(float(own_floor(rule, 0.0, floor)), network_floor), 1.0
 
 
-def _own_floor(rule: str, budget: float, floor: float | None) -> float:
+def own_floor(rule: str, budget: float, floor: float | None) -> float:
     """The smallest ratio that a rule gives by itself."""
     if rule == "linear":
         return 0.0

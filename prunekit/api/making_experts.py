@@ -3,6 +3,7 @@
 import copy
 import logging
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from prunekit.checkpoint import Asked, Base, ModelSpec
+from prunekit.choices import ExpertsKind
 from prunekit.data import ImageData, ImageSplit, as_images
 from prunekit.errors import InputError
 from prunekit.groups import TimestepGroups, make_groups
@@ -20,7 +22,7 @@ from prunekit.recipe import FinetuneOptions, PruneOptions
 from prunekit.schedule import NoiseSchedule, Parameterization
 from prunekit.steps.bases import open_base
 from prunekit.steps.bench import Bench, prune_group, score_groups
-from prunekit.steps.budgets import plan_budget
+from prunekit.steps.budgets import plan_budget, specialist_groups
 from prunekit.steps.finetuning import finetune_slim
 from prunekit.steps.image_choice import check_images, image_size
 from prunekit.steps.reach import Reach
@@ -37,6 +39,7 @@ def make_experts(
     *,
     budget: float = 0.8,
     groups: int | TimestepGroups = 5,
+    experts: ExpertsKind = "all",
     rule: str = "auto",
     pruning: PruneOptions | None = None,
     finetuning: FinetuneOptions | None = None,
@@ -55,6 +58,8 @@ def make_experts(
             (count, channels, height, width); floating-point numbers are latents, or pictures in −1 … 1.
         budget: mean fraction of the base's MACs over the sampler's steps, in (0, 1].
         groups: the number of timestep groups, or the groups themselves.
+        experts: ``noisy`` makes two groups of its own: the base serves the cleaner timesteps and one pruned specialist the
+            noisiest; the border follows from the budget.
         rule: how the budget is divided among the groups, see :func:`prunekit.allocate`.
         pruning: how to score, search and repair.
         finetuning: how to fine-tune; the default is short.
@@ -74,8 +79,10 @@ def make_experts(
     base = _base_of(pipeline_or_model, noise_schedule, prediction_type)
     split = as_images(images, image_size(base.spec), labels=base.spec.num_classes is not None)
     check_images(split, base.spec)
-    partition = _partition(groups, base.schedule)
+    partition = specialist_groups(base.schedule, budget) if experts == "noisy" else _partition(groups, base.schedule)
     pruning, finetuning = pruning or PruneOptions(), finetuning or FinetuneOptions()
+    if experts == "noisy":
+        finetuning = replace(finetuning, only_pruned=True)
     plan_budget(partition, base.schedule, budget, rule=rule)  # refuses a budget before the network is followed
     say("following the network")
     bench = Bench.of(base, pruning.norm_mode, pruning.head_mode, pruning.constraints)
@@ -88,16 +95,16 @@ def make_experts(
     )
     say("scoring channels")
     scores = score_groups(bench, split.train, partition, pruning)
-    experts = []
+    slims = []
     for group, wanted in zip(partition, allocation.groups, strict=True):
         say(f"pruning timestep group {group.index} of {len(partition)} to {wanted.mac_ratio:.3f} of the MACs")
         slim, _ = prune_group(bench, split.train, scores, group, int(wanted.target_macs or 0), pruning)
         if finetuning.leaves(slim):
-            experts.append(slim)
+            slims.append(slim)
             continue
         say(f"fine-tuning timestep group {group.index} of {len(partition)}")
-        experts.append(finetune_slim(slim, split.train, finetuning, teacher=bench)[0])
-    return TimestepExperts(partition, shared(experts, shared_networks(experts))).eval()
+        slims.append(finetune_slim(slim, split.train, finetuning, teacher=bench)[0])
+    return TimestepExperts(partition, shared(slims, shared_networks(slims))).eval()
 
 
 def _partition(groups: int | TimestepGroups, schedule: NoiseSchedule) -> TimestepGroups:

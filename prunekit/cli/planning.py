@@ -12,7 +12,7 @@ from prunekit._json import JsonObject, read_json
 from prunekit._kinds import FileKind, has_format
 from prunekit._missing import check_base
 from prunekit.allocation import Allocation, read_frontiers
-from prunekit.choices import AllocationRule, ScheduleName
+from prunekit.choices import AllocationRule, ExpertsKind, ScheduleName
 from prunekit.cli.console import emit, print_table, refuse_existing
 from prunekit.cli.interrupts import writing
 from prunekit.cli.next_steps import after_allocate, suggest
@@ -22,7 +22,7 @@ from prunekit.errors import InputError
 from prunekit.groups import Grouping, TimestepGroups
 from prunekit.results.formats import ALLOCATION, GROUPS
 from prunekit.schedule import NoiseSchedule
-from prunekit.steps.budgets import cut_groups, plan_budget, side_by_side
+from prunekit.steps.budgets import cut_groups, plan_budget, side_by_side, specialist_groups
 
 __all__ = ["COMMANDS"]
 
@@ -54,6 +54,13 @@ def allocate(
     count: Annotated[
         int | None, typer.Option("--groups", help="Use this number of uniform groups instead of a file.")
     ] = None,
+    experts: Annotated[
+        ExpertsKind,
+        typer.Option(
+            help="all: the groups share the budget by the rule; noisy: the base serves the cleaner timesteps and one pruned "
+            "specialist the noisiest, and the border follows from the budget."
+        ),
+    ] = "all",
     sampler: Annotated[
         str, typer.Option(help="ddim, ddpm, heun, …, or the class name of a diffusers scheduler.")
     ] = "ddim",
@@ -97,6 +104,12 @@ def allocate(
     asked = {"kind": noise_schedule, "num_timesteps": num_timesteps}
     network = None if base is None else _Network.of(base, config, inputs, asked)
     partition, schedule = _partition(groups, count, asked, None if network is None else network.schedule)
+    if experts == "noisy":
+        if count is not None or groups is not None:
+            raise InputError(
+                "Got --experts noisy with groups of timesteps; expected one of both, since it makes its own two."
+            )
+        partition = specialist_groups(schedule, budget, sampler, steps)
     if base is not None and network is not None:
         network.check(partition, base)
     frontiers = () if journals is None else read_frontiers(journals, len(partition))

@@ -13,7 +13,7 @@ from prunekit._types import FloatArray
 from prunekit.allocation import RULES
 from prunekit.checkpoint import Asked, ModelSpec
 from prunekit.checkpoint.config_limits import check_schedule
-from prunekit.choices import CutRule, HeadMode, NormMode, PredictionType, Weights
+from prunekit.choices import CutRule, ExpertsKind, HeadMode, NormMode, PredictionType, Weights
 from prunekit.errors import InputError
 from prunekit.features import SHIPPED
 from prunekit.graph import Constraints
@@ -166,9 +166,11 @@ class BaseOptions:
 
 @dataclass(frozen=True)
 class GroupOptions:
-    """How to cut the timesteps: ``method`` and ``count``, or explicit ``cuts``.
+    """How to cut the timesteps: ``method`` and ``count``, or explicit ``cuts``, or by the budget for one specialist.
 
     Args:
+        experts: ``noisy`` makes two groups: the base serves the cleaner timesteps and one pruned specialist the noisiest; the
+            border follows from the budget, see :func:`prunekit.steps.budgets.specialist_groups`. ``all`` uses the other keys.
         method: how the borders are found; ``similarity`` needs the recipe's images and ``gradient`` the base.
         count: number of groups.
         cuts: explicit borders in place of ``method`` and ``count``: the first timestep of every group except the first.
@@ -189,6 +191,7 @@ class GroupOptions:
     method: Annotated[str, Choice((*METHODS, *MEASURED_METHODS))] = "uniform"
     count: Positive = 5
     cuts: tuple[int, ...] | None = None
+    experts: ExpertsKind = "all"
     alpha: float | None = None
     eta: float = ETA
     rule: CutRule | None = None
@@ -198,6 +201,10 @@ class GroupOptions:
     memory_mib: Positive = 256
 
     def __post_init__(self) -> None:
+        if self.experts == "noisy" and (self.cuts is not None or self.method != "uniform"):
+            raise InputError(
+                "Got experts noisy with a method or cuts; expected neither, since the border follows from the budget."
+            )
         if self.method == "similarity" and self.cuts is None:
             self.similarity(np.zeros((1, 1))).check_rule(self.count)
         elif self.alpha is not None or self.rule is not None:
@@ -207,6 +214,8 @@ class GroupOptions:
     @property
     def number(self) -> int:
         """How many groups to make."""
+        if self.experts == "noisy":
+            return 2
         return self.count if self.cuts is None else len(self.cuts) + 1
 
     def similarity(self, images: NDArray[np.uint8] | FloatArray) -> Similarity:

@@ -106,8 +106,11 @@ class Run(ResumableRun):
     def _experts(self, recipe: ExpertsRecipe) -> None:
         """Run the stages after the base for which the recipe has sections."""
         prune, allocation, evidence = recipe.prune, recipe.allocation, list[str]()
-        action = partial(self._groups, recipe.groups)
-        self._stage("groups", {"groups": recipe.groups}, ["groups.json"], action, "base", extras=["groups.png"])
+        action = partial(self._groups, recipe.groups, allocation)
+        inputs: dict[str, object] = {"groups": recipe.groups}
+        if recipe.groups.experts == "noisy":  # the border follows from the budget
+            inputs["allocation"] = allocation
+        self._stage("groups", inputs, ["groups.json"], action, "base", extras=["groups.png"])
         if prune is not None and allocation.rule == "measured":
             evidence = self._frontiers(prune, allocation.frontier_floor)
         action = partial(self._allocate, allocation)
@@ -248,8 +251,8 @@ class Run(ResumableRun):
         self._drop_checkpoints("base")
         return _spent(*ledger)
 
-    def _groups(self, options: GroupOptions) -> StageFacts:
-        method = method_of(options, self.images.train, self.base)
+    def _groups(self, options: GroupOptions, allocation: AllocationOptions) -> StageFacts:
+        method = method_of(options, self.images.train, self.base, allocation)
         with placed(self.base.model):
             grouping = method(self.base.schedule, options.number)
         write_json(self.folder / "groups.json", grouping.to_json())
@@ -322,7 +325,8 @@ class Run(ResumableRun):
     def _finetune(self, index: int, options: FinetuneOptions) -> StageFacts:
         name = f"group-{index}"
         slim = load_slim(self.folder / "pruned" / name)
-        if options.leaves(slim):
+        specialist = isinstance(self.recipe, ExpertsRecipe) and self.recipe.groups.experts == "noisy"
+        if options.leaves(slim) or (specialist and slim.is_whole):
             save_slim(slim, self.folder / "slim" / name)
             return StageFacts()
         told = training_reporter(self.observer, f"group {index}")

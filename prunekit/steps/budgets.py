@@ -1,19 +1,30 @@
 """Plans a budget. This is the only stage that needs neither a model nor torch."""
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
 
 from prunekit._types import FloatArray
 from prunekit.allocation import Allocation, Frontier, allocate
+from prunekit.allocation.rules import own_floor
 from prunekit.errors import BudgetError, InputError
 from prunekit.groups import METHODS, Explicit, Grouping, TimestepGroups
 from prunekit.schedule import NoiseSchedule, sampler_timesteps
 from prunekit.schedule.diffusers import settings_text, steps_as_planned, timesteps_refused
 
-__all__ = ["cut_groups", "cut_with_evidence", "evaluations", "plan_budget", "planned_otherwise", "side_by_side"]
+__all__ = [
+    "cut_groups",
+    "cut_with_evidence",
+    "evaluations",
+    "plan_budget",
+    "planned_otherwise",
+    "side_by_side",
+    "specialist_groups",
+]
 
 _NUMPY_SAMPLERS = ("ddim", "ddpm")
+_SPECIALIST = 0.5  # fraction of the base's MACs of a specialist for the noisiest timesteps
 _COMPARED = ("auto", "linear", "snr", "measured")
 
 
@@ -85,6 +96,39 @@ def plan_budget(
         sampler=sampler,
         frontiers=frontiers,
     )
+
+
+def specialist_groups(schedule: NoiseSchedule, budget: float, sampler: str = "ddim", steps: int = 50) -> TimestepGroups:
+    """Two timestep groups: the base keeps the cleaner one, and one pruned specialist serves the noisiest timesteps.
+
+    The border follows from the budget: the noisy group has as few of the sampler's steps as it can, so that the specialist keeps
+    at least half of the base's MACs. With rule ``auto`` the mean over the steps is then exactly the budget.
+
+    Args:
+        schedule: the noise schedule.
+        budget: mean fraction of the base's MACs over the sampler's steps.
+        sampler: name of the sampler.
+        steps: its number of steps.
+
+    Raises:
+        BudgetError: the budget leaves nothing to prune, or no step for the base; ``feasible`` has the range.
+
+    Example:
+        >>> [(group.start, group.stop) for group in specialist_groups(NoiseSchedule.linear(1000), 0.8)]
+        [(0, 590), (590, 1000)]
+    """
+    times = np.sort(evaluations(schedule, sampler, steps))[::-1]
+    smallest = max(_SPECIALIST, own_floor("auto", budget, None))
+    least = 1 - (1 - _SPECIALIST) * (len(times) - 1) / len(times)
+    noisy = math.ceil((1 - budget) * len(times) / (1 - smallest) - 1e-9)
+    if not 0 < noisy < len(times):
+        raise BudgetError(
+            f"Got budget {budget:g} for the base and one specialist of at least {_SPECIALIST:g} of its MACs; expected "
+            f"{least:.4g} … {1 - 1e-4:g}: choose a budget in that range, or experts for all timestep groups.",
+            (least, 1 - 1e-4),
+        )
+    cut = math.floor((times[noisy - 1] + times[noisy]) / 2) + 1
+    return cut_groups(schedule, cuts=(cut,))
 
 
 def planned_otherwise(allocation: Allocation, schedule: NoiseSchedule) -> str:

@@ -5,25 +5,38 @@ from prunekit.data import ImageData
 from prunekit.errors import InputError
 from prunekit.groups import METHODS, Explicit, GroupingMethod
 from prunekit.importance import GradientSimilarity
-from prunekit.recipe import GroupOptions
+from prunekit.recipe import AllocationOptions, GroupOptions
 from prunekit.schedule import NoiseSchedule
+from prunekit.steps.budgets import specialist_groups
 from prunekit.steps.image_choice import classes_for
 from prunekit.training import DenoisingObjective
 
 __all__ = ["method_of", "spent_on_grouping"]
 
 
-def method_of(options: GroupOptions, images: ImageData | None = None, base: Base | None = None) -> GroupingMethod:
+def method_of(
+    options: GroupOptions,
+    images: ImageData | None = None,
+    base: Base | None = None,
+    allocation: AllocationOptions | None = None,
+) -> GroupingMethod:
     """The grouping method that the options name.
 
     Args:
         options: the method and its settings.
         images: needed for ``similarity`` and ``gradient``.
-        base: needed for ``gradient``.
+        base: needed for ``gradient``, and for one specialist.
+        allocation: the budget and the sampler; needed for one specialist.
 
     Raises:
-        InputError: the method needs images or a base that are not given.
+        BudgetError: one specialist cannot meet the budget.
+        InputError: the method needs images, a base or a budget that are not given.
     """
+    if options.experts == "noisy":
+        if allocation is None or base is None:
+            raise InputError("Groups for one specialist got no budget or no network; expected both.")
+        made = specialist_groups(base.schedule, allocation.budget, allocation.sampler, allocation.steps)
+        return Explicit(tuple(made.cuts))
     if options.cuts is not None:
         return Explicit(options.cuts)
     if options.method in METHODS:

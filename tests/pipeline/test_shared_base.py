@@ -1,0 +1,128 @@
+"""Timestep groups that keep the whole base: left untrained on request, stored once, and the preset of one specialist."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import assume, given
+from hypothesis import strategies as st
+from micro_recipe import micro
+
+from prunekit import make_experts
+from prunekit.allocation import allocate
+from prunekit.data import load_images
+from prunekit.errors import BudgetError, InputError
+from prunekit.graph.surgery import all_tensors
+from prunekit.nets import load_experts
+from prunekit.recipe import FinetuneOptions, GroupOptions, PruneOptions
+from prunekit.runs.experts_run import Run
+from prunekit.schedule import NoiseSchedule
+from prunekit.search import SearchOptions
+from prunekit.slim import load_slim
+from prunekit.steps.bases import open_base
+from prunekit.steps.budgets import evaluations, plan_budget, specialist_groups
+from prunekit.training import TrainOptions
+
+TRAIN = {"steps": 2, "batch_size": 8, "warmup_steps": 1}
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """A run of three groups of which only the noisiest is pruned."""
+    folder = tmp_path_factory.mktemp("shared") / "run"
+    recipe = micro(
+        groups={"count": 3},
+        allocation={"budget": 0.8, "rule": "snr", "floor": 0.3},
+        finetune={"only_pruned": True, "train": TRAIN},
+    )
+    Run(recipe, folder).execute()
+    return folder
+
+
+def test_a_group_that_keeps_the_base_has_its_weights_bit_for_bit(finished):
+    base = all_tensors(open_base(str(finished / "base.pt")).model)
+    for group in (0, 1):
+        own = all_tensors(load_slim(finished / "slim" / f"group-{group}").model)
+        assert all(torch.equal(own[name], tensor) for name, tensor in base.items())
+    assert load_slim(finished / "slim" / "group-2").about["provenance"]["finetuned_steps"] == 2
+
+
+def test_whole_groups_are_stored_once_and_the_manifest_counts_them_once(finished):
+    experts = load_experts(finished / "experts")
+    assert experts.networks == (0, 0, 2)
+    manifest = json.loads((finished / "manifest.json").read_text())
+    assert manifest["assembled"]["params"] == experts.stored_params < sum(experts.params)
+    rows = {row["model"]: row for row in manifest["metrics"]["rows"]}
+    assert rows["experts"]["params"] == rows["experts"]["params_resident"] == experts.stored_params
+    assert rows["base"]["params"] == manifest["base"]["params"]
+    assert all(row["seconds_alone"] > 0 for row in rows.values())
+
+
+def test_whole_groups_spend_no_training(finished):
+    manifest = json.loads((finished / "manifest.json").read_text())
+    assert [row["stage"] for row in manifest["ledger"] if "fine-tuning" in row["stage"]] == ["fine-tuning, group 2"]
+
+
+def test_a_deleted_expert_is_made_again(finished, tmp_path):
+    (finished / "experts" / "group-2" / "model.safetensors").unlink()
+    recipe = micro(
+        groups={"count": 3},
+        allocation={"budget": 0.8, "rule": "snr", "floor": 0.3},
+        finetune={"only_pruned": True, "train": TRAIN},
+    )
+    Run(recipe, finished).execute()
+    assert load_experts(finished / "experts").networks == (0, 0, 2)
+
+
+def test_training_from_scratch_cannot_leave_groups_out():
+    with pytest.raises(InputError, match="from_scratch with only_pruned"):
+        FinetuneOptions(from_scratch=True, only_pruned=True)
+
+
+@given(st.floats(0.52, 0.999), st.integers(5, 250), st.sampled_from(["linear", "cosine"]))
+def test_one_specialist_meets_any_budget_and_the_base_stays_whole(budget, steps, kind):
+    schedule = NoiseSchedule.from_config({"kind": kind, "num_timesteps": 1000})
+    assume(budget >= 1 - 0.5 * (steps - 1) / steps)  # few steps cannot be cut so finely
+    groups = specialist_groups(schedule, budget, "ddim", steps)
+    made = allocate(groups, schedule, budget, evaluations(schedule, "ddim", steps), "auto")
+    clean, noisy = made.groups
+    assert clean.mac_ratio == 1
+    assert noisy.mac_ratio >= 0.5 - 1e-9
+    assert np.isclose(made.mean_mac_ratio, budget, atol=1e-9)
+
+
+@pytest.mark.parametrize("budget", [0.3, 0.5, 1.0])
+def test_a_budget_that_one_specialist_cannot_meet_is_refused_with_the_range(budget):
+    with pytest.raises(BudgetError, match=r"expected 0.51 … 0.9999"):
+        specialist_groups(NoiseSchedule.linear(1000), budget)
+
+
+def test_a_recipe_makes_the_base_and_one_specialist(tmp_path):
+    recipe = micro(
+        groups={"experts": "noisy"},
+        allocation={"budget": 0.8, "rule": "auto", "steps": 50},
+        finetune={"train": TRAIN},
+        evaluation=None,
+    )
+    Run(recipe, tmp_path / "run").execute()
+    experts = load_experts(tmp_path / "run" / "experts")
+    assert [(group.start, group.stop) for group in experts.groups] == [(0, 591), (591, 1000)]
+    base = open_base(str(tmp_path / "run" / "base.pt"))
+    assert experts.params[0] == sum(parameter.numel() for parameter in base.model.parameters())
+    assert "finetuned_steps" not in experts.slims[0].about["provenance"]
+
+
+def test_one_specialist_excludes_other_ways_to_cut():
+    with pytest.raises(InputError, match="experts noisy"):
+        GroupOptions(method="snr", experts="noisy")
+
+
+def test_one_call_makes_the_base_and_one_specialist():
+    images = load_images("digits")
+    pruning = PruneOptions(criterion="magnitude", search=SearchOptions(proposer="uniform"), repair="none")
+    tuning = FinetuneOptions(train=TrainOptions(**TRAIN))
+    base = open_base("embedded:digits")
+    made = make_experts(base, images, experts="noisy", pruning=pruning, finetuning=tuning)
+    assert made.macs[0] == plan_budget(made.groups, base.schedule, 0.8).for_model(made.macs[0]).groups[0].target_macs
+    assert made.stored_params < 2 * made.params[0]
