@@ -35,7 +35,7 @@ MODULES = {
     "importance": "scoring",
     "prune": "pruning",
     "train": "making",
-    "finetune": "making",
+    "finetune": "finetuning",
     "assemble": "making",
     "sample": "measuring",
     "evaluate": "measuring",
@@ -112,10 +112,17 @@ def _root(
 
 
 class _Notes(logging.Handler):
-    """Prints the library's messages, such as which weights it used, to standard error."""
+    """Prints the library's messages, such as which weights it used, to standard error: each once, and by one process."""
+
+    def __init__(self, level: int) -> None:
+        super().__init__(level)
+        self._said: set[str] = set()
 
     def emit(self, record: logging.LogRecord) -> None:
-        print(f"prunekit: {printable(as_flags(record.getMessage()))}", file=sys.stderr)
+        said = f"prunekit: {printable(as_flags(record.getMessage()))}"
+        if said not in self._said and int(os.environ.get("RANK", "0")) == 0:
+            self._said.add(said)
+            print(said, file=sys.stderr)
 
 
 def _run() -> None:
@@ -168,11 +175,11 @@ def main() -> None:
             finally:
                 sys.stdout.flush()  # here, since an error can still be reported
     except LimitError as error:
-        sys.exit(fail(f"{error}, or by prunekit --limit {error.limit}={error.found} in front of the command."))
+        sys.exit(fail(f"{error}, or by prunekit --limit {error.limit}={error.found} in front of the command.", error))
     except PrunekitError as error:
-        sys.exit(fail(str(error)))
+        sys.exit(fail(str(error), error))
     except OSError as error:  # a path that cannot be read or written
-        sys.exit(fail(_said(error)))
+        sys.exit(fail(_said(error), error))
     except KeyboardInterrupt:
         sys.exit(130)
     finally:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from prunekit._missing import check_base
-from prunekit.cli.console import Bars, emit, print_table, refuse_inputs
+from prunekit.cli.console import Bars, emit, print_table, refuse_inputs, tell
 from prunekit.cli.interrupts import writing
 from prunekit.cli.measuring import SamplerOption, Steps
 from prunekit.cli.reading_options import ReadingOptions
@@ -70,8 +70,8 @@ def consistency(
         return
     _show_steps(compared.data)
     _show_seams(compared.data)
-    print(describe_consistency(compared.data))
-    print(f"Written to {output}")
+    tell(describe_consistency(compared.data))
+    tell(f"Written to {output}")
 
 
 def _show_steps(data: "ConsistencyFile") -> None:

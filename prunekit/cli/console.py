@@ -2,7 +2,9 @@
 
 import json
 import os
+import shutil
 import sys
+import textwrap
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,6 +19,7 @@ from prunekit.errors import InputError, MissingFileError
 __all__ = [
     "Bars",
     "chosen_allocation",
+    "columns",
     "data_options",
     "emit",
     "fail",
@@ -24,6 +27,7 @@ __all__ = [
     "refuse_existing",
     "refuse_inputs",
     "resolution_of",
+    "tell",
 ]
 
 
@@ -33,23 +37,97 @@ def emit(as_json: bool, data: Mapping[str, Any], lines: Sequence[str] = ()) -> N
         print(json.dumps(data, indent=2))
     else:
         for line in lines:
-            print(line)
+            tell(line)
 
 
-def fail(message: str) -> int:
-    """Print one sentence to standard error; returns the exit code for a user's mistake."""
-    print(f"prunekit: {printable(' '.join(message.split()))}", file=sys.stderr)
-    return 2
+def fail(message: str, error: BaseException, code: int = 2) -> int:
+    """Print one sentence to standard error, and with ``--json`` also an object to standard output.
+
+    Args:
+        message: the sentence.
+        error: what was raised; figures that it carries, such as the feasible range, are in the object.
+        code: the exit code.
+
+    Returns:
+        The exit code.
+    """
+    sentence = printable(" ".join(message.split()))
+    print(f"prunekit: {sentence}", file=sys.stderr)
+    if "--json" in sys.argv[1:]:
+        about = {name: getattr(error, name) for name in _CARRIED if getattr(error, name, None) is not None}
+        kind = "Interrupted" if isinstance(error, KeyboardInterrupt) else type(error).__name__
+        print(json.dumps({"error": {"type": kind, "message": sentence, "exit_code": code, **about}}, indent=2))
+    return code
+
+
+_CARRIED = ("feasible", "limit", "found", "failures")
+"""Attributes of errors that other programs can use."""
+
+
+def columns() -> int | None:
+    """Width that lines are fitted to: the terminal's, or ``COLUMNS`` if it is set; None in a pipe, which takes whole lines."""
+    if not (sys.stdout.isatty() or os.environ.get("COLUMNS")):
+        return None
+    return max(_NARROWEST, shutil.get_terminal_size().columns)
+
+
+def tell(text: str) -> None:
+    """Print a sentence; in a terminal it is broken between words."""
+    width = columns()
+    print(text if width is None else "\n".join(textwrap.wrap(text, width, **_WHOLE_WORDS)) or text)
 
 
 def print_table(title: str, header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    """Print a plain, aligned table. Its width does not depend on the terminal, so that it is complete in a pipe."""
-    widths = [max(len(row[i]) for row in [header, *rows]) for i in range(len(header))]
-    print(title)
-    print("  ".join(cell.rjust(width) for cell, width in zip(header, widths, strict=True)).rstrip())
-    print("  ".join("─" * width for width in widths))
-    for row in rows:
-        print("  ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+    """Print a plain, aligned table. In a pipe it is complete.
+
+    In a terminal that is too narrow, long names lose their beginning, and then the table is continued below, each part with the
+    first column.
+    """
+    tell(title)
+    width = columns()
+    cells = [list(header), *map(list, rows)]
+    if width is not None:
+        cells = _with_short_names(cells, width)
+    widths = [max(len(row[i]) for row in cells) for i in range(len(header))]
+    for part in _parts(widths, width):
+        taken = [widths[i] for i in part]
+        print("  ".join(cells[0][i].rjust(widths[i]) for i in part).rstrip())
+        print("  ".join("─" * width for width in taken))
+        for row in cells[1:]:
+            print("  ".join(row[i].rjust(widths[i]) for i in part).rstrip())
+
+
+def _with_short_names(cells: list[list[str]], width: int) -> list[list[str]]:
+    """The cells with names cut from the left, as far as the table needs to fit and they stay readable."""
+    over = sum(max(map(len, column)) + 2 for column in zip(*cells, strict=True)) - 2 - width
+    for at, column in enumerate(zip(*cells, strict=True)):
+        longest = max(map(len, column))
+        if (
+            over > 0
+            and longest > _SHORT_NAME
+            and any(text[:1].isalpha() and len(text) == longest for text in column[1:])
+        ):
+            allowed = max(_SHORT_NAME, longest - over)
+            over -= longest - allowed
+            for row in cells:
+                row[at] = row[at] if len(row[at]) <= allowed else f"…{row[at][1 - allowed :]}"
+    return cells
+
+
+def _parts(widths: Sequence[int], width: int | None) -> Iterator[list[int]]:
+    """Columns that are printed together; every part begins with the first column."""
+    part = [0]
+    for at in range(1, len(widths)):
+        if width is not None and len(part) > 1 and sum(widths[i] + 2 for i in (*part, at)) - 2 > width:
+            yield part
+            part = [0]
+        part.append(at)
+    yield part
+
+
+_NARROWEST = 40
+_SHORT_NAME = 20
+_WHOLE_WORDS: dict[str, Any] = {"break_long_words": False, "break_on_hyphens": False}
 
 
 class Bars:

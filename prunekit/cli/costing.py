@@ -8,7 +8,7 @@ import typer
 
 from prunekit._json import JsonDict, JsonObject
 from prunekit._missing import check_base, check_countable
-from prunekit.cli.console import emit, print_table
+from prunekit.cli.console import emit, print_table, tell
 from prunekit.cli.reading_options import ReadingOptions
 from prunekit.cli.shared_options import ConfigOption, Exists, InputsOption, Json
 from prunekit.errors import InputError
@@ -77,7 +77,7 @@ def _of_experts(counted: JsonDict) -> JsonObject:
 
 def _show(model: str, data: JsonDict, depth: int) -> None:
     flops, params = f"{data['flops']:,.0f} FLOPs = 2·MACs", f"{data['params']:,} parameters"
-    print(f"{model}: {data['macs']:,.0f} MACs ({flops}) per sample per evaluation, {params}")
+    tell(f"{model}: {data['macs']:,.0f} MACs ({flops}) per sample per evaluation, {params}")
     experts: JsonDict = data.get("experts", {})
     of_each = ", in shares of each expert's own MACs" if experts else ""
     mean = f"; the total is the mean over {data['mean_over']}" if experts else ""
@@ -98,7 +98,7 @@ def _show(model: str, data: JsonDict, depth: int) -> None:
     if "other_counters" in data:
         _show_others(data, depth)
     elif experts:
-        print("Other counters are shown for one network: ask for the cost of the base or of one slim folder.")
+        tell("Other counters are shown for one network: ask for the cost of the base or of one slim folder.")
     _show_uncounted(data)
 
 
@@ -107,23 +107,25 @@ def _show_others(data: JsonDict, depth: int) -> None:
     others = data["other_counters"]
     for name, other in others.items():
         if other["figure"] is None:
-            print(f"{name}: failed ({other['failed']})")
+            tell(f"{name}: failed ({other['failed']})")
             continue
         differs = 100 * (other["figure"] / data["macs"] - 1) if data["macs"] else 0.0
-        print(f"{name}: {other['figure']:,} MACs ({_signed(differs, '.2f')} % of ours), {other['params']:,} parameters")
+        tell(f"{name}: {other['figure']:,} MACs ({_signed(differs, '.2f')} % of ours), {other['params']:,} parameters")
         for operator, macs in other["omits"].items():
-            print(f"  −{macs:,} {operator}: {_left_out(operator)}")
+            tell(f"  −{macs:,} {operator}: {_left_out(operator)}")
         for operator, macs in other["adds"].items():
-            print(f"  +{macs:,} {operator}: {_counted_besides(operator)}")
+            tell(f"  +{macs:,} {operator}: {_counted_besides(operator)}")
         if other["params"] < data["params"]:
-            print(f"  −{data['params'] - other['params']:,} parameters of layers that it has no rule for")
+            tell(f"  −{data['params'] - other['params']:,} parameters of layers that it has no rule for")
     changes: Counter[tuple[str, str, str]] = Counter()
     for name, other in others.items():
         for row in other.get("differences", ()):
             module = ".".join(row["module"].split(".")[:depth]) or "(outside its modules)"
             changes[module, row["operator"], name] += row["figure"] - row["macs"]
     order = [".".join(name.split(".")[:depth]) for name in data["params_by_module"]]
-    places = sorted({key[:2] for key in changes}, key=lambda place: order.index(place[0]) if place[0] in order else -1)
+    places = sorted(
+        {key[:2] for key in changes}, key=lambda place: (order.index(place[0]) if place[0] in order else -1, place)
+    )
     if places:
         rows = [[*place, *(_signed(changes[*place, name]) for name in others)] for place in places]
         print_table("Where they differ from ours, in MACs", ["module", "operator", *others], rows)
@@ -157,8 +159,8 @@ def _show_uncounted(data: JsonDict) -> None:
     uncounted: Mapping[str, int] = data["uncounted"]
     unknown = [f"{operator} ×{uncounted[operator]}" for operator in data["unknown"]]
     if unknown:
-        print(f"No formula: {', '.join(unknown)}. What they multiply is missing above.")
+        tell(f"No formula: {', '.join(unknown)}. What they multiply is missing above.")
     most = sorted(uncounted, key=lambda operator: -uncounted[operator])
     rest = ", ".join(f"{operator} ×{uncounted[operator]}" for operator in most if operator not in data["unknown"])
     calls = "; calls of all experts together" if "experts" in data else ""
-    print(f"Not counted (no multiply-accumulates by convention{calls}): {rest or 'nothing'}")
+    tell(f"Not counted (no multiply-accumulates by convention{calls}): {rest or 'nothing'}")

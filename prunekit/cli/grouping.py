@@ -12,7 +12,7 @@ from prunekit._json import JsonObject
 from prunekit._kinds import PICTURE, FileKind, has_format
 from prunekit._missing import check_base
 from prunekit.choices import CutRule, GroupingName, ScheduleName
-from prunekit.cli.console import data_options, emit, print_table, refuse_existing, resolution_of
+from prunekit.cli.console import data_options, emit, print_table, refuse_existing, resolution_of, tell
 from prunekit.cli.interrupts import writing
 from prunekit.cli.reading_options import PredictionOption, WeightsOption
 from prunekit.cli.shared_options import ConfigOption, DataOption, Exists, Json, Overwrite, Resolution, Seed
@@ -212,8 +212,8 @@ def _show_groups(made: Grouping, schedule: NoiseSchedule, output: Path, json: bo
     print_table(title, ["group", "timesteps", "count", "SNR dB", "sigma"], rows)
     facts = made.evidence.facts
     if "alpha" in facts:
-        print(f"Three stages with alpha {facts['alpha']:g} ({facts['alpha_from']}) and eta {facts['eta']:.4g}.")
-    print(f"Cuts: {', '.join(map(str, made.groups.cuts)) or 'none'}. Written to {written}")
+        tell(f"Three stages with alpha {facts['alpha']:g} ({facts['alpha_from']}) and eta {facts['eta']:.4g}.")
+    tell(f"Cuts: {', '.join(map(str, made.groups.cuts)) or 'none'}. Written to {written}")
 
 
 def _given(**options: Any) -> JsonObject:

@@ -14,6 +14,7 @@ from typing import Any
 import typer
 
 from prunekit._signals import Termination
+from prunekit.cli.console import fail
 
 __all__ = ["ends_at_signals", "interruptible", "keeping", "writing", "written"]
 
@@ -21,7 +22,7 @@ _CODE = 130
 _written: list[str] = []  # by the running command
 
 
-class _Interrupted(KeyboardInterrupt):
+class Interrupted(KeyboardInterrupt):
     """An interruption with a sentence about what is kept, without its full stop, or None."""
 
     def __init__(self, kept: str | None, without: Sequence[str]) -> None:
@@ -40,9 +41,9 @@ def keeping(kept: Callable[[], str | None], without: Sequence[str] = ()) -> Iter
     try:
         yield
     except KeyboardInterrupt as stop:
-        if isinstance(stop, _Interrupted) or _written:
+        if isinstance(stop, Interrupted) or _written:
             raise
-        raise _Interrupted(kept(), without) from stop
+        raise Interrupted(kept(), without) from stop
 
 
 @contextmanager
@@ -84,7 +85,7 @@ def interruptible(command: Callable[..., None]) -> Callable[..., None]:
         except KeyboardInterrupt as stop:
             with Termination.noticed(True) as held:  # holds a second Ctrl-C back
                 if int(os.environ.get("RANK", "0")) == 0:
-                    print(f"prunekit: {_farewell(stop)}", file=sys.stderr)
+                    fail(_farewell(stop), stop, _CODE)
                 held.forget()
             raise typer.Exit(_CODE) from stop
 
@@ -92,7 +93,7 @@ def interruptible(command: Callable[..., None]) -> Callable[..., None]:
 
 
 def _farewell(stop: KeyboardInterrupt) -> str:
-    kept, without = (stop.kept, stop.without) if isinstance(stop, _Interrupted) else (None, ())
+    kept, without = (stop.kept, stop.without) if isinstance(stop, Interrupted) else (None, ())
     if kept is not None:
         return f"Interrupted; {kept}. Continue with: {_typed(without)}"
     if _written:

@@ -1,22 +1,21 @@
-"""The commands ``train``, ``finetune`` and ``assemble``."""
+"""The commands ``train`` and ``assemble``."""
 
 import logging
 import os
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from prunekit._json import read_json
-from prunekit._missing import check_base, check_slim
+from prunekit._missing import check_base
 from prunekit.choices import PredictionType
 from prunekit.cli.console import data_options, emit, refuse_existing, refuse_inputs, resolution_of
 from prunekit.cli.interrupts import writing, written
+from prunekit.cli.next_steps import after_assemble, after_train, suggest
 from prunekit.cli.output_lock import alone_with
-from prunekit.cli.reading_options import ReadingOptions
-from prunekit.cli.shared_options import DataOption, Exists, Json, Overwrite, Resolution, Seed
-from prunekit.cli.training_options import LoggingDir, Resume, ResumeOrContinue, TrainingChanges, training
+from prunekit.cli.shared_options import Json, Overwrite, Resolution, Seed
+from prunekit.cli.training_options import LoggingDir, ResumeOrContinue, TrainingChanges, training
 from prunekit.errors import InputError
 
 if TYPE_CHECKING:
@@ -104,6 +103,8 @@ def train(
     if first:
         facts = {"output": str(output), "steps": steps, "loss": result.losses[-1][1], "seconds": result.seconds}
         emit(json, facts, [f"Trained {steps} steps, loss {facts['loss']:.4f}; written to {output}"])
+        if not json:
+            suggest(after_train(output))
 
 
 def _of_options(
@@ -178,89 +179,6 @@ def _of_recipe(path: Path, context: typer.Context) -> tuple["BaseOptions", "Imag
     return recipe.base, load_images(recipe.data.source, recipe.data.resolution, recipe.data.labels)
 
 
-def finetune(
-    slim: Annotated[Path, typer.Argument(help="Slim model's folder, e.g. slim/group-3."), Exists(check_slim)],
-    data: DataOption = None,
-    resolution: Resolution = None,
-    steps: Annotated[int, typer.Option("--max-train-steps", help="Train steps.")] = 600,
-    batch_size: Annotated[
-        int, typer.Option("--train-batch-size", help="Images per step, summed over all processes.")
-    ] = 128,
-    learning_rate: Annotated[float, typer.Option(help="AdamW's learning rate after the warm-up.")] = 5e-4,
-    overlap: Annotated[
-        int, typer.Option(help="Number of timesteps beyond the group's borders that are trained on too.")
-    ] = 20,
-    teacher: Annotated[
-        str | None,
-        typer.Option(help="Base that the slim model was pruned from; the slim model also learns its predictions."),
-        Exists(check_base),
-    ] = None,
-    distillation_weight: Annotated[
-        float, typer.Option(help="With --teacher: weight of the teacher's predictions in the loss.")
-    ] = 0.5,
-    resume: Resume = "latest",
-    logging_dir: LoggingDir = None,
-    *,
-    changes: TrainingChanges,
-    reading: ReadingOptions,
-    seed: Seed = 0,
-    output: Annotated[Path | None, typer.Option(help="Folder to write (default: the slim model's own).")] = None,
-    json: Json = False,
-) -> None:
-    """Fine-tune a slim model on its own timesteps. An interrupted training resumes from its last checkpoint."""
-    from prunekit._files import check_folder
-    from prunekit.data import note_place
-    from prunekit.recipe import DistillationOptions, FinetuneOptions
-    from prunekit.slim import FOLDER, load_slim, save_slim
-    from prunekit.steps.bases import open_base
-    from prunekit.steps.finetuning import finetune_slim
-    from prunekit.steps.image_choice import images_of_slim, said_of_images
-    from prunekit.training.checkpoints import drop_checkpoints
-
-    target = output or slim
-    loaded = load_slim(slim)
-    check_folder(target, FOLDER)
-    if os.path.realpath(target) != os.path.realpath(slim):  # fine-tuning in place is allowed
-        refuse_inputs(target, [slim], inside=True)
-    refuse_inputs(target, [teacher], inside=True)
-    others = data_options(data, resolution)
-    images = images_of_slim(loaded, others, slim)
-    said = said_of_images(loaded.about.get("data", {}), images, others)
-    loaded = replace(loaded, about={**loaded.about, "data": said} if said else loaded.about)
-    if reading.asked is not None and not teacher:
-        raise InputError(
-            "Got --weights, --noise-schedule or --prediction-type without --teacher, the base that they are of."
-        )
-    base = open_base(teacher, asked=reading.asked) if teacher else None
-    if not 0 <= distillation_weight <= 1:
-        raise InputError(f"Got --distillation-weight {distillation_weight:g}; expected a share from 0 to 1.")
-    options = FinetuneOptions(overlap, DistillationOptions(distillation_weight) if base else None)
-    settings = replace(
-        options.train,
-        steps=steps,
-        batch_size=batch_size,
-        learning_rate=learning_rate,
-        seed=seed,
-        **changes.typed,
-    )
-    checkpoints = target.with_name(f".{target.name}.checkpoints")
-    with (
-        alone_with(target) as unchanged,
-        training(checkpoints, resume, slim.name, logging_dir) as (report, first),
-    ):
-        tuned, result = finetune_slim(loaded, images.train, replace(options, train=settings), checkpoints, report, base)
-        if first:
-            unchanged(f"the trained state is in {checkpoints}")
-            with writing(target):
-                save_slim(tuned, target)
-                if "sha256" in said and said["sha256"] == images.sha256:
-                    note_place(images, target.parent)
-                drop_checkpoints(checkpoints)
-    if first:
-        facts = {"output": str(target), "steps": steps, "loss": result.losses[-1][1], "seconds": result.seconds}
-        emit(json, facts, [f"Fine-tuned {steps} steps, loss {facts['loss']:.4f}; written to {target}"])
-
-
 def assemble(
     slim: Annotated[Path, typer.Argument(help="Folder with group-0, group-1, …")],
     output: Annotated[Path, typer.Option(help="Experts folder to write.")] = Path("experts"),
@@ -287,6 +205,8 @@ def assemble(
         "params": experts.stored_params,
     }
     emit(json, facts, [f"Assembled {len(partition)} experts, {experts.stored_params:,} parameters stored: {output}"])
+    if not json:
+        suggest(after_assemble(slim, output))
 
 
-COMMANDS = (train, finetune, assemble)
+COMMANDS = (train, assemble)

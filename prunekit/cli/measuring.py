@@ -1,20 +1,23 @@
 """The commands ``sample``, ``evaluate`` and ``report``."""
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from prunekit._json import JsonObject
 from prunekit._kinds import FileKind, has_format
 from prunekit._missing import check_base
-from prunekit.cli.console import Bars, data_options, emit, print_table, refuse_existing, refuse_inputs
+from prunekit.cli.console import Bars, data_options, emit, print_table, refuse_existing, refuse_inputs, tell
 from prunekit.cli.costing import ModelPath, cost
 from prunekit.cli.interrupts import keeping, writing
 from prunekit.cli.reading_options import ReadingOptions
 from prunekit.cli.shared_options import ConfigOption, Exists, Json, Overwrite, Resolution
 from prunekit.errors import InputError
 from prunekit.results.formats import EVALUATION
+
+if TYPE_CHECKING:
+    from prunekit.results.expert_results import Metrics
 
 __all__ = ["COMMANDS"]
 
@@ -107,7 +110,6 @@ def evaluate(
     from prunekit._files import write_json
     from prunekit.features import load_features
     from prunekit.recipe import AllocationOptions, EvaluationOptions
-    from prunekit.report import metric_lines
     from prunekit.steps.opening import is_base, open_model
     from prunekit.steps.sample_quality import Setting, measure_all
 
@@ -153,9 +155,28 @@ def evaluate(
         for row in found.losses or ()
     ]
     print_table("Held-out denoising loss, mean ± standard error over samples", ["group", *models], rows)
-    for line in metric_lines(found.metrics):
-        print(line)
-    print(f"Written to {output}")
+    if found.metrics is not None:
+        _show_metrics(found.metrics)
+    tell(f"Written to {output}")
+
+
+def _show_metrics(metrics: "Metrics") -> None:
+    """FID, KID and time of every model, or the reason why there are no FID and KID."""
+    from prunekit.report.wording import estimate_text, number_text
+
+    cells = [
+        [
+            row.model,
+            *("–" if one is None else estimate_text(one) for one in (row.fid, row.kid)),
+            f"{number_text(row.seconds_per_image, 3)} s",
+        ]
+        for row in metrics.rows
+    ]
+    features = None if metrics.features is None else metrics.features.name
+    what = f"features: {features or 'not named'}, n = {metrics.count}"
+    print_table(f"Sample quality ({what})", ["model", "FID", "KID", "time per image"], cells)
+    if metrics.no_features:
+        tell(f"No FID or KID: {metrics.no_features}")
 
 
 def _check_comparable(opened: Any, reference: Any, base: str) -> None:

@@ -13,7 +13,7 @@ from prunekit._kinds import FileKind, has_format
 from prunekit._missing import check_base
 from prunekit.allocation import Allocation, read_frontiers
 from prunekit.choices import AllocationRule, ExpertsKind, ScheduleName
-from prunekit.cli.console import emit, print_table, refuse_existing
+from prunekit.cli.console import emit, print_table, refuse_existing, tell
 from prunekit.cli.interrupts import writing
 from prunekit.cli.next_steps import after_allocate, suggest
 from prunekit.cli.pruning_choices import check_timesteps
@@ -138,7 +138,7 @@ def allocate(
         show_allocation(allocation)
         if compared:
             show_comparison(allocation, compared)
-        print(f"Written to {output}")
+        tell(f"Written to {output}")
         suggest(after_allocate(base, output))
 
 
@@ -198,9 +198,9 @@ def show_allocation(allocation: Allocation) -> None:
     mean = f"Mean over the steps: {allocation.mean_mac_ratio:.6f}"
     if allocation.base_macs is not None:
         mean += f", {round(allocation.mean_mac_ratio * allocation.base_macs):,} of {allocation.base_macs:,} MACs"
-    print(f"{mean}.")
+    tell(f"{mean}.")
     floor = "" if allocation.network_floor is None else f" The network's floor is {allocation.network_floor:.4g}."
-    print(f"Feasible budgets with this rule: {low:.4g} … {high:.4g}.{floor}")
+    tell(f"Feasible budgets with this rule: {low:.4g} … {high:.4g}.{floor}")
 
 
 def show_comparison(allocation: Allocation, compared: Mapping[str, Allocation | None]) -> None:
@@ -221,10 +221,9 @@ def show_comparison(allocation: Allocation, compared: Mapping[str, Allocation | 
     rows.append(row(["loss", "", ""], [None if one is None else one.expected_loss() for one in made]))
     rows.append(row(["recorded loss", "", ""], [None if one is None else one.expected_loss(True) for one in made]))
     print_table(f"MAC ratios by rule at budget {allocation.budget:g}", ["group", "SNR dB", "steps", *compared], rows)
-    print(
-        "Loss: mean over the sampler's steps before fine-tuning, linear between recorded\n"
-        "points; recorded: at the best point within each target. A dash: the rule or the\n"
-        "record does not reach so far."
+    tell(
+        "Loss: mean over the sampler's steps before fine-tuning, linear between recorded points; recorded: at the best point "
+        "within each target. A dash: the rule or the record does not reach so far."
     )
 
 

@@ -10,7 +10,7 @@ import typer
 
 from prunekit._json import JsonObject, read_json
 from prunekit.choices import ProposerName, ProxyName, RepairKind, TargetOf
-from prunekit.cli.console import chosen_allocation, data_options, emit, print_table, refuse_inputs
+from prunekit.cli.console import chosen_allocation, data_options, emit, print_table, refuse_inputs, tell
 from prunekit.cli.constraining import Constraining, said_of_multiples, width_multiples
 from prunekit.cli.interrupts import keeping
 from prunekit.cli.next_steps import after_prune, suggest
@@ -171,7 +171,7 @@ def prune(
     else:
         _show_pruned(f"Pruned from {bench.macs:,} MACs ({options.criterion}, {options.search.proposer})", facts)
         if bench.latency is not None:
-            print(_accuracy(bench.latency.table))
+            tell(_accuracy(bench.latency.table))
         suggest(after_prune(base, output, goal.allocation))
 
 
@@ -379,9 +379,9 @@ def _show_pruned(title: str, facts: list[JsonObject]) -> None:
     header[-1] = "folder"
     print_table(title, header, rows)
     if (said := said_of_multiples(facts)) is not None:
-        print(said)
+        tell(said)
     if facts[0]["nothing_to_prune"] is not None:
-        print(f"Nothing of this network can be pruned; its layers stay whole, {facts[0]['nothing_to_prune']}.")
+        tell(f"Nothing of this network can be pruned; its layers stay whole, {facts[0]['nothing_to_prune']}.")
 
 
 COMMANDS = (prune,)

@@ -12,7 +12,7 @@ import typer
 from prunekit._json import JsonDict
 from prunekit._missing import check_recipe
 from prunekit.choices import Cluster
-from prunekit.cli.console import Bars, emit, print_table
+from prunekit.cli.console import Bars, emit, print_table, tell
 from prunekit.cli.interrupts import keeping, written
 from prunekit.cli.shared_options import Exists, Json
 from prunekit.errors import InputError
@@ -69,7 +69,7 @@ def demo(
             part.write_bytes((output / "base.pt").read_bytes())
     _conclude(manifest, json)
     if not json:
-        print(f"A base to try the other commands on: {base}")
+        tell(f"A base to try the other commands on: {base}")
 
 
 def _cores() -> int:
@@ -194,14 +194,14 @@ def _conclude(manifest: Path, json: bool) -> None:
         return
     if Experiment.shown_by(data) is Experiment.EXPERTS:
         rows = summary_rows(data)
-        header = ["model", "timesteps", "share", "target", "MACs", "ratio", "parameters", "loss change"]
+        header = ["model", "timesteps", "share", "target", "MACs", "ratio", "params", "loss"]
         print_table(f"Run {data['recipe']}: cost and held-out loss", header, [_summary_cells(row) for row in rows])
-        print(claim(read_run(manifest.parent)))
-        print(f"Report: {manifest.parent / 'report' / 'index.html'}")
+        tell(claim(read_run(manifest.parent)))
+        tell(f"Report: {manifest.parent / 'report' / 'index.html'}")
     elif (text := next((manifest.parent / "report").glob("*.md"), None)) is not None:
         print(text.read_text(encoding="utf-8"))
     else:
-        print(f"Run {data['recipe']} is done: {manifest}")
+        tell(f"Run {data['recipe']} is done: {manifest}")
 
 
 def _summary_cells(row: JsonDict) -> list[str]:

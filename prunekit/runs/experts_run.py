@@ -399,8 +399,9 @@ def _spent(*rows: LedgerRow) -> StageFacts:
 
 def _reach_of(options: PruneOptions) -> dict[str, object]:
     """The options that decide how far the base can be pruned."""
-    names = ("norm_mode", "head_mode", "constraints", "width_multiples", "floor")
-    return {name: getattr(options, name) for name in names} | {"target_of": options.search.target_of}
+    names = ("norm_mode", "head_mode", "width_multiples", "floor")
+    own = {"constraints": options.constraints.to_json(), "target_of": options.search.target_of}
+    return {name: getattr(options, name) for name in names} | own
 
 
 def _parameters(model: nn.Module) -> int:

@@ -1,5 +1,6 @@
 """Combines the slim models of all timestep groups into experts."""
 
+import os
 from pathlib import Path
 
 from prunekit._leftovers import restore_within
@@ -7,6 +8,7 @@ from prunekit.errors import InputError
 from prunekit.groups import TimestepGroups
 from prunekit.nets import save_experts
 from prunekit.slim import load_slim
+from prunekit.steps.standing import base_near, command, missing_groups, partition_of, slims_in
 
 __all__ = ["assemble"]
 
@@ -30,6 +32,8 @@ def assemble(folder: Path | str, output: Path | str, count: int | None = None) -
         found = [folder / f"group-{index}" for index in range(count)]
     if not found:
         raise InputError(f"{folder} has no folders group-0, group-1, …; prune first with `prunekit prune base.pt`.")
+    if count is None:
+        _check_complete(folder)
     slims = sorted((load_slim(path) for path in found), key=lambda slim: slim.group.index)
     try:
         groups = TimestepGroups(slims[0].num_timesteps, tuple(slim.group for slim in slims))
@@ -43,3 +47,44 @@ def assemble(folder: Path | str, output: Path | str, count: int | None = None) -
             )
     save_experts(slims, groups, output)
     return groups
+
+
+def _check_complete(folder: Path) -> None:
+    """Refuse slim models of some timestep groups only.
+
+    Raises:
+        InputError: it names the groups that are missing, and has the command that makes them.
+    """
+    slims = slims_in(folder)
+    places = [folder.resolve().parent, Path()]
+    missing = missing_groups(slims, places) if slims else []
+    if not missing:
+        return
+    known = partition_of(slims, places)
+    told = ", ".join(f"{group.index} (timesteps {group.start} to {group.stop - 1})" for group in missing)
+    of = "" if known is None else f" of {len(known[0])}"
+    made = slims[0].provenance
+    base = base_near(str(made.get("base_sha256") or "") or None, [Path(), Path(os.path.relpath(places[0]))])
+    again = command(
+        "prune",
+        base,
+        group=[group.index for group in missing],
+        allocation=None if known is None else _typed(known[1]),
+        output=None if os.path.realpath(folder) == os.path.realpath("slim") else folder,
+        **{name: made[name] for name, usual in _USUAL.items() if made.get(name, usual) != usual},
+    )
+    raise InputError(
+        f"The slim models in {folder} do not cover the timesteps: {len(missing)}{of} groups "
+        f"{'are' if len(missing) > 1 else 'is'} missing, {told}; make {'them' if len(missing) > 1 else 'it'} with `{again}`."
+    )
+
+
+_USUAL = {"criterion": "taylor", "proposer": "greedy", "proxy": "least-squares", "repair": "least-squares", "seed": 0}
+"""Options of ``prune`` that a slim model records, and their defaults."""
+
+
+def _typed(plan: Path) -> Path | None:
+    """An allocation file as it is typed; None if only the groups are known, or it is the default."""
+    if plan.name != "allocation.json" or os.path.realpath(plan) == os.path.realpath("allocation.json"):
+        return None
+    return Path(os.path.relpath(plan))

@@ -42,6 +42,27 @@ class Machine(Protocol):
         ...
 
 
+_TIMES = ((24 * 365.25, "years"), (48, "days"), (1, "h"), (1 / 60, "min"))  # from so many hours on
+_HOURS = {"years": 24 * 365.25, "days": 24.0, "h": 1.0, "min": 1 / 60}
+
+
+def _time(hours: float) -> str:
+    """Hours in the unit that suits them."""
+    unit = next((unit for least, unit in _TIMES if hours >= least), None)
+    return f"{hours * 3600:.2g} s" if unit is None else f"{hours / _HOURS[unit]:.3g} {unit}"
+
+
+def _size(count: int) -> str:
+    """Bytes in the unit that suits them."""
+    return f"{count / 2**30:.1f} GiB" if count >= 2**30 else f"{count / 2**20:.3g} MiB"
+
+
+def _count(number: float) -> str:
+    """A large number with its prefix: ``39.7 G``; the unit follows without a space."""
+    prefix, scale = next(((p, s) for p, s in (("G", 1e9), ("M", 1e6), ("k", 1e3)) if number >= s), ("", 1.0))
+    return f"{number / scale:.3g} {prefix}"
+
+
 @dataclass(frozen=True)
 class Gpus:
     """GPUs of one kind.
@@ -66,9 +87,9 @@ class Gpus:
 
     def said(self, hours: Mapping[str, float]) -> str:
         """See :class:`Machine`."""
-        stages = ", ".join(f"{stage} {own:.1f}" for stage, own in hours.items())
+        stages = ", ".join(f"{stage} {_time(own)}" for stage, own in hours.items())
         share = f"{100 * self.utilisation:.0f} %"
-        return f"{sum(hours.values()):.0f} {self.gpu} hours at {share} of its stated FLOP/s: {stages}."
+        return f"{_time(sum(hours.values()))} of one {self.gpu} at {share} of its stated FLOP/s: {stages}."
 
     def to_json(self) -> JsonObject:
         """See :class:`Machine`."""
@@ -92,10 +113,9 @@ class ThisMachine:
 
     def said(self, hours: Mapping[str, float]) -> str:
         """See :class:`Machine`."""
-        unit, scale = ("hours", 1) if sum(hours.values()) >= 1 else ("minutes", 60)
-        stages = ", ".join(f"{stage} {scale * own:.1f}" for stage, own in hours.items())
+        stages = ", ".join(f"{stage} {_time(own)}" for stage, own in hours.items())
         rate = f"{self.rate / 1e9:.3g} GMAC/s in a train step of the base"
-        return f"About {scale * sum(hours.values()):.1f} {unit} on this machine, which reaches {rate}: {stages}."
+        return f"About {_time(sum(hours.values()))} on this machine, which reaches {rate}: {stages}."
 
     def to_json(self) -> JsonObject:
         """See :class:`Machine`."""
@@ -135,15 +155,16 @@ class Estimate:
     def sentences(self) -> list[str]:
         """The figures in words: the network, the memory of each kind of training, and the hours."""
         count, machine, hours = self.step.count, self.machine, self.hours()
-        said = [f"{count.macs / 1e9:.2f} GMACs per sample and evaluation, {count.params / 1e6:.1f} million parameters."]
+        said = [f"{_count(count.macs)}MACs per sample and evaluation, {count.params / 1e6:.3g} million parameters."]
         for name, options in self.trainings.items():
             parts, memory = options.gradient_accumulation_steps, self.memory(name)
             how = (f" in {parts} parts" if parts > 1 else "") + (
                 f" on {machine.count} GPUs" if machine.count > 1 else ""
             )
-            total, kept = memory["total"] / 2**30, memory["activations"] / 2**30
             what = f"A train step of {name}, {options.batch_size} images{how}"
-            said.append(f"{what}: {total:.1f} GiB in float32, {kept:.1f} of them activations.")
+            said.append(
+                f"{what}: {_size(memory['total'])} in float32, {_size(memory['activations'])} of them activations."
+            )
         said.append(machine.said({stage.replace("search", "search at most"): own for stage, own in hours.items()}))
         return said
 

@@ -1,0 +1,283 @@
+"""The command ``finetune``: one slim model, or all of a folder."""
+
+import logging
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from prunekit._json import JsonObject
+from prunekit._missing import check_base, check_slim
+from prunekit.cli.console import Bars, data_options, emit, print_table, refuse_inputs
+from prunekit.cli.interrupts import keeping, writing, written
+from prunekit.cli.next_steps import after_finetune, suggest
+from prunekit.cli.output_lock import alone_with
+from prunekit.cli.reading_options import ReadingOptions
+from prunekit.cli.shared_options import DataOption, Exists, Json, Resolution, Seed
+from prunekit.cli.training_options import LoggingDir, Resume, TrainingChanges, training
+from prunekit.errors import InputError
+from prunekit.steps.standing import SlimFacts, slims_in
+
+if TYPE_CHECKING:
+    from prunekit.runs.group_tuning import Tuning
+
+__all__ = ["COMMANDS"]
+_log = logging.getLogger(__name__)
+
+
+def finetune(
+    slim: Annotated[
+        Path,
+        typer.Argument(help="Folder of slim models, e.g. slim, or one of them, e.g. slim/group-3."),
+        Exists(check_slim),
+    ],
+    data: DataOption = None,
+    resolution: Resolution = None,
+    steps: Annotated[int, typer.Option("--max-train-steps", help="Train steps.")] = 600,
+    batch_size: Annotated[
+        int, typer.Option("--train-batch-size", help="Images per step, summed over all processes.")
+    ] = 128,
+    learning_rate: Annotated[float, typer.Option(help="AdamW's learning rate after the warm-up.")] = 5e-4,
+    overlap: Annotated[
+        int, typer.Option(help="Number of timesteps beyond the group's borders that are trained on too.")
+    ] = 20,
+    teacher: Annotated[
+        str | None,
+        typer.Option(
+            help="Base that the slim models were pruned from; they also learn its predictions (default: none)."
+        ),
+        Exists(check_base),
+    ] = None,
+    distillation_weight: Annotated[
+        float, typer.Option(help="With --teacher: weight of the teacher's predictions in the loss.")
+    ] = 0.5,
+    jobs: Annotated[
+        int,
+        typer.Option("--jobs", min=1, help="Slim models to train at the same time, each in its own process."),
+    ] = 1,
+    every: Annotated[
+        bool,
+        typer.Option("--all", help="Also train slim models that keep the whole base, which are otherwise left alone."),
+    ] = False,
+    resume: Resume = "latest",
+    logging_dir: LoggingDir = None,
+    *,
+    changes: TrainingChanges,
+    reading: ReadingOptions,
+    seed: Seed = 0,
+    output: Annotated[
+        Path | None,
+        typer.Option(help="Folder to write (default: the slim model's own, or the folder of all of them)."),
+    ] = None,
+    json: Json = False,
+) -> None:
+    """Fine-tune slim models on their own timesteps: one, or all of a folder. Interrupted trainings resume.
+
+    Of a folder, those that have been fine-tuned are skipped, and so are those that keep the whole base: a short training makes
+    them worse more often than better.
+    """
+    from prunekit.recipe import DistillationOptions, FinetuneOptions
+    from prunekit.runs.group_tuning import Tuning
+
+    if reading.asked is not None and not teacher:
+        raise InputError(
+            "Got --weights, --noise-schedule or --prediction-type without --teacher, the base that they are of."
+        )
+    if not 0 <= distillation_weight <= 1:
+        raise InputError(f"Got --distillation-weight {distillation_weight:g}; expected a share from 0 to 1.")
+    one = not slims_in(slim)
+    if one and not any((slim / name).exists() for name in ("config.json", "model.safetensors")):
+        raise InputError(
+            f"{slim} has no slim models group-0, group-1, …, and is none; prune first with `prunekit prune base.pt`."
+        )
+    others = data_options(data, resolution)
+    options = FinetuneOptions(overlap, DistillationOptions(distillation_weight) if teacher else None)
+    settings = replace(
+        options.train,
+        steps=steps,
+        batch_size=batch_size,
+        learning_rate=learning_rate,
+        seed=seed,
+        **changes.typed,
+    )
+    options = replace(options, train=settings)
+
+    def tuning(source: Path, target: Path) -> Tuning:
+        _check_target(source, target, teacher)
+        return Tuning(source, target, options, others, teacher, reading.asked)
+
+    if one:
+        facts = _tuned_alone(tuning(slim, output or slim), resume, logging_dir)
+        if facts is not None:
+            target = facts["output"]
+            emit(json, facts, [f"Fine-tuned {steps} steps, loss {facts['loss']:.4f}; written to {target}"])
+            if not json:
+                suggest(after_finetune(Path(target).parent))
+        return
+    asked = [_Asked(slim, output or slim, facts, every) for facts in slims_in(slim)]
+    wanted = [tuning(each.facts.folder, each.target) for each in asked if each.state == "fine-tuned"]
+    found = _tuned(wanted, resume, logging_dir, jobs)
+    if found is None:
+        return
+    rows = [_kept(each, found) for each in asked]
+    if json:
+        emit(True, {"output": str(output or slim), "groups": rows})
+        return
+    _show(rows, output or slim)
+    suggest(after_finetune(output or slim))
+
+
+@dataclass(frozen=True)
+class _Asked:
+    """A slim model of a folder, and what is to become of it.
+
+    Args:
+        slim: the folder of all slim models.
+        output: the folder to write them to.
+        facts: the slim model.
+        every: whether to train it even if it keeps the whole base.
+    """
+
+    slim: Path
+    output: Path
+    facts: SlimFacts
+    every: bool
+
+    @property
+    def target(self) -> Path:
+        """The folder to write."""
+        return self.output / self.facts.folder.name
+
+    @property
+    def before(self) -> SlimFacts | None:
+        """The slim model that is finished: this one, or an earlier output; None if it has to be trained."""
+        from prunekit.runs.group_tuning import same_origin
+
+        if self.facts.tuned:
+            return self.facts
+        for one in slims_in(self.output):
+            if one.folder.name == self.target.name and one.tuned and same_origin(one.folder, self.facts.folder):
+                return one
+        return None
+
+    @property
+    def state(self) -> str:
+        """``whole``: it is the base and stays as it is; ``before``: it was fine-tuned before; else ``fine-tuned``."""
+        if self.before is not None:
+            return "before"
+        return "whole" if self.facts.whole and not self.every else "fine-tuned"
+
+
+def _check_target(source: Path, target: Path, teacher: str | None) -> None:
+    """Refuse a target that would replace something else; fine-tuning in place is allowed."""
+    from prunekit._files import check_folder
+    from prunekit.slim import FOLDER
+
+    check_folder(target, FOLDER)
+    if os.path.realpath(target) != os.path.realpath(source):
+        refuse_inputs(target, [source], inside=True)
+    refuse_inputs(target, [teacher], inside=True)
+
+
+def _tuned_alone(tuning: "Tuning", resume: str, logging_dir: Path | None) -> JsonObject | None:
+    """Train and write one slim model in this process, which may be one of several of ``accelerate launch``.
+
+    Returns:
+        Its facts; None on all processes but the first.
+    """
+    with (
+        alone_with(tuning.target) as unchanged,
+        training(tuning.checkpoints, resume, tuning.target.name, logging_dir) as (report, first),
+    ):
+        tuned = tuning.train(report)
+        if first:
+            unchanged(f"the trained state is in {tuning.checkpoints}")
+            with writing(tuning.target):
+                tuned.write()
+    return {"output": str(tuning.target), **tuned.facts} if first else None
+
+
+def _tuned(
+    tunings: "Sequence[Tuning]", resume: str, logging_dir: Path | None, jobs: int
+) -> dict[Path, JsonObject] | None:
+    """Train and write slim models one after the other, or several at the same time; their facts by target.
+
+    Returns:
+        None on all processes but the first.
+    """
+    if jobs == 1 or len(tunings) < 2:
+        found = {one.target: _tuned_alone(one, resume, _own(logging_dir, one)) for one in tunings}
+        return None if any(facts is None for facts in found.values()) else {k: v for k, v in found.items() if v}
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise InputError("Got --jobs with accelerate launch, which already starts processes; expected one of them.")
+    if logging_dir is not None:
+        raise InputError("Got --jobs with --logging-dir; expected one of them.")
+    from prunekit.runs.executors import Processes
+    from prunekit.runs.group_tuning import tune_together
+    from prunekit.training.checkpoints import drop_checkpoints
+
+    if resume == "no":
+        for one in tunings:
+            drop_checkpoints(one.checkpoints)
+    folder = tunings[0].target.with_name(".jobs")
+    with _alone_with_all(tunings), keeping(lambda: f"trained states are kept in {folder.parent}"):
+        with Bars().shown() as bars:
+            found_together = tune_together(tunings, Processes(jobs), folder, bars)
+        written(*found_together)
+    return {target: {"output": str(target), **facts} for target, facts in found_together.items()}
+
+
+def _own(logging_dir: Path | None, tuning: "Tuning") -> Path | None:
+    """The folder of one training's logs."""
+    return None if logging_dir is None else logging_dir / tuning.target.name
+
+
+@contextmanager
+def _alone_with_all(tunings: "Sequence[Tuning]") -> Iterator[None]:
+    with ExitStack() as stack:
+        for one in tunings:
+            stack.enter_context(alone_with(one.target))
+        yield
+
+
+def _kept(asked: _Asked, found: dict[Path, JsonObject]) -> JsonObject:
+    """What became of one slim model; one that is not trained is copied to another output."""
+    state, facts = asked.state, found.get(asked.target)
+    if facts is None and os.path.realpath(asked.target) != os.path.realpath(asked.facts.folder):
+        from prunekit.slim import load_slim, save_slim
+
+        if asked.before is None or asked.before.folder == asked.facts.folder:
+            save_slim(load_slim(asked.facts.folder), asked.target)
+    row: JsonObject = {"group": asked.facts.group.index, "output": str(asked.target)}
+    if facts is not None:
+        return row | {"state": "fine-tuned"} | facts
+    before = asked.before
+    return row | {"state": state, "steps": 0 if before is None else before.tuned, "loss": None, "seconds": 0.0}
+
+
+_SAID = {
+    "whole": "keeps the whole base; --all trains it too",
+    "before": "was fine-tuned before",
+    "fine-tuned": "",
+}
+
+
+def _show(rows: Sequence[JsonObject], output: Path) -> None:
+    cells = [
+        [
+            str(row["group"]),
+            str(row["steps"] or "–"),
+            "–" if row["loss"] is None else f"{row['loss']:.4f}",
+            "–" if row["loss"] is None else f"{row['seconds']:.0f} s",
+            _SAID[str(row["state"])],
+        ]
+        for row in rows
+    ]
+    print_table(f"Fine-tuned, written to {output}", ["group", "steps", "loss", "time", "note"], cells)
+
+
+COMMANDS = (finetune,)
