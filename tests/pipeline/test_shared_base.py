@@ -61,10 +61,11 @@ def test_whole_groups_are_stored_once_and_the_manifest_counts_them_once(finished
 
 def test_whole_groups_spend_no_training(finished):
     manifest = json.loads((finished / "manifest.json").read_text())
-    assert [row["stage"] for row in manifest["ledger"] if "fine-tuning" in row["stage"]] == ["fine-tuning, group 2"]
+    assert {row["stage"] for row in manifest["ledger"] if "fine-tuning" in row["stage"]} == {"fine-tuning, group 2"}
 
 
-def test_a_deleted_expert_is_made_again(finished, tmp_path):
+@pytest.mark.slow
+def test_a_deleted_expert_is_made_again(finished):
     (finished / "experts" / "group-2" / "model.safetensors").unlink()
     recipe = micro(
         groups={"count": 3},
@@ -98,6 +99,7 @@ def test_a_budget_that_one_specialist_cannot_meet_is_refused_with_the_range(budg
         specialist_groups(NoiseSchedule.linear(1000), budget)
 
 
+@pytest.mark.slow
 def test_a_recipe_makes_the_base_and_one_specialist(tmp_path):
     recipe = micro(
         groups={"experts": "noisy"},
