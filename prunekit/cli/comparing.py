@@ -10,6 +10,7 @@ from prunekit._missing import check_base
 from prunekit.cli.console import Bars, emit, print_table, refuse_inputs, tell
 from prunekit.cli.interrupts import writing
 from prunekit.cli.measuring import SamplerOption, Steps
+from prunekit.cli.next_steps import after_comparison, suggest
 from prunekit.cli.reading_options import ReadingOptions
 from prunekit.cli.shared_options import ConfigOption, Exists, Json
 
@@ -72,6 +73,7 @@ def consistency(
     _show_seams(compared.data)
     tell(describe_consistency(compared.data))
     tell(f"Written to {output}")
+    suggest(after_comparison(b, a))
 
 
 def _show_steps(data: "ConsistencyFile") -> None:

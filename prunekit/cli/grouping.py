@@ -14,6 +14,7 @@ from prunekit._missing import check_base
 from prunekit.choices import CutRule, GroupingName, ScheduleName
 from prunekit.cli.console import data_options, emit, print_table, refuse_existing, resolution_of, tell
 from prunekit.cli.interrupts import writing
+from prunekit.cli.next_steps import after_groups, suggest
 from prunekit.cli.reading_options import PredictionOption, WeightsOption
 from prunekit.cli.shared_options import ConfigOption, DataOption, Exists, Json, Overwrite, Resolution, Seed
 from prunekit.errors import InputError
@@ -114,6 +115,8 @@ def groups(
             refuse_existing(output.with_suffix(".png"), overwrite, PICTURE, [base, config, data])
         schedule, made = _measured(source, {"method": method, "count": count, "seed": seed, **looks}, output)
     _show_groups(made, schedule, output, json)
+    if not json:
+        suggest(after_groups(base, output))
 
 
 @dataclass(frozen=True)

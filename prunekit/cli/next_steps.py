@@ -8,16 +8,23 @@ from pathlib import Path
 from prunekit._json import read_json
 from prunekit._kinds import has_format
 from prunekit.errors import PrunekitError
-from prunekit.results.formats import ALLOCATION, EVALUATION, EXPERTS, GROUPS
+from prunekit.results.formats import ALLOCATION, EVALUATION, EXPERTS, GROUPS, SLIM
 from prunekit.steps.standing import UNKNOWN_BASE, SlimFacts, base_near, command, missing_groups, slims_in
 
 __all__ = [
     "after_allocate",
     "after_assemble",
+    "after_comparison",
+    "after_cost",
     "after_evaluate",
+    "after_export",
     "after_finetune",
     "after_groups",
+    "after_importance",
     "after_prune",
+    "after_report",
+    "after_run",
+    "after_sample",
     "after_train",
     "show_flow",
     "suggest",
@@ -82,6 +89,51 @@ def after_assemble(slim: Path, experts: Path) -> str:
 def after_evaluate(evaluation: Path) -> str:
     """After an evaluation: the page about the folder's steps."""
     return command("report", evaluation.parent)
+
+
+def after_sample(model: str) -> str:
+    """After samples: of experts, their quality; of anything else, its cost."""
+    if has_format(EXPERTS)(Path(model) / "experts.json"):
+        return command("evaluate", model, base=_base_of(slims_in(Path(model)), Path(model)))
+    return command("allocate", budget=_BUDGET, base=model)
+
+
+def after_report(run: Path) -> str:
+    """After a report: experts that the folder has can be sampled; else the flow is shown."""
+    for experts in (run / "experts", run):
+        if has_format(EXPERTS)(experts / "experts.json"):
+            return command("sample", experts)
+    return command()
+
+
+def after_cost(model: str) -> str:
+    """After the cost of a base: divide a budget of it. Experts have one already."""
+    if (Path(model) / "experts.json").is_file():
+        return command("sample", model)
+    slim = (Path(model) / "config.json").is_file() and has_format(SLIM)(Path(model) / "config.json")
+    return after_finetune(Path(model).parent) if slim else command("allocate", budget=_BUDGET, base=model)
+
+
+def after_importance(base: str) -> str:
+    """After scores: prune if there is an allocation, which prune scores for by itself; else make one."""
+    return command("prune", base) if _ALLOCATION.is_file() else command("allocate", budget=_BUDGET, base=base)
+
+
+def after_run(folder: Path) -> str:
+    """After a run: sample from what it made."""
+    experts = folder / "experts"
+    return command("sample", experts if experts.is_dir() else folder / "base.pt")
+
+
+def after_comparison(second: str, first: str) -> str:
+    """After a comparison of outputs: the quality of the experts in it, or what a base costs."""
+    experts = [model for model in (second, first) if (Path(model) / "experts.json").is_file()]
+    return after_sample(experts[0]) if experts else command("cost", first)
+
+
+def after_export(model: str) -> str:
+    """After an export: samples of the same model, to compare with."""
+    return command("sample", model)
 
 
 def _other(path: Path, default: Path) -> Path | None:

@@ -14,8 +14,10 @@ from prunekit._missing import check_recipe
 from prunekit.choices import Cluster
 from prunekit.cli.console import Bars, emit, print_table, tell
 from prunekit.cli.interrupts import keeping, written
+from prunekit.cli.next_steps import after_run, suggest
 from prunekit.cli.shared_options import Exists, Json
 from prunekit.errors import InputError
+from prunekit.steps.standing import command
 
 if TYPE_CHECKING:
     from prunekit.recipe import Confirmation
@@ -64,6 +66,7 @@ def demo(
     _conclude(manifest, json)
     if not json:
         tell(f"A base to try the other commands on: {base}")
+        suggest(command("groups", base=base))
 
 
 def run(
@@ -114,6 +117,8 @@ def run(
 
         copy_results(manifest.parent, publish)
     _conclude(manifest, json)
+    if not json:
+        suggest(after_run(manifest.parent))
 
 
 def _confirmations(endpoints: Sequence[str], variables: Sequence[str]) -> list["Confirmation"]:

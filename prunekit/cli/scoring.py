@@ -8,6 +8,7 @@ import typer
 from prunekit._kinds import PICTURE, FileKind
 from prunekit.cli.console import data_options, emit, refuse_existing, refuse_inputs
 from prunekit.cli.interrupts import writing
+from prunekit.cli.next_steps import after_importance, suggest
 from prunekit.cli.pruning_choices import (
     BasePath,
     CriterionOption,
@@ -84,6 +85,8 @@ def importance(
         facts,
         [f"Scored {len(scores.sizes)} channel groups for {len(partition)} timestep groups: {output}, {picture}"],
     )
+    if not json:
+        suggest(after_importance(base))
 
 
 def _is_map(path: Path) -> bool:
