@@ -35,7 +35,7 @@ MODULES = {
     "importance": "scoring",
     "prune": "pruning",
     "train": "making",
-    "finetune": "finetuning",
+    "finetune": "tuning",
     "assemble": "making",
     "sample": "measuring",
     "evaluate": "measuring",

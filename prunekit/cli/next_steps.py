@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from prunekit._json import read_json
+from prunekit._json import JsonDict, read_json
 from prunekit._kinds import has_format
 from prunekit.errors import PrunekitError
 from prunekit.results.formats import ALLOCATION, EVALUATION, EXPERTS, GROUPS, SLIM
@@ -72,11 +72,20 @@ def prune_missing(base: str, slim: Path, groups: Sequence[int], allocation: Path
 
 
 def after_finetune(slim: Path) -> str:
-    """After a fine-tuning: what the folder with all groups needs next."""
+    """After a fine-tuning: what the folder with all groups needs next; its model is sampled if it is in no such folder.
+
+    Args:
+        slim: the folder with all groups, or one slim model.
+    """
+    one = slims_in(slim.parent) if not slims_in(slim) else []
+    if one and any(os.path.realpath(each.folder) == os.path.realpath(slim) for each in one):
+        slim = slim.parent
     slims = slims_in(slim)
+    if not slims:
+        return command("sample", slim)
     if any(not one.finished for one in slims):
         return command("finetune", slim)
-    if missing := missing_groups(slims, _near(slim, None)) if slims else []:
+    if missing := missing_groups(slims, _near(slim, None)):
         return prune_missing(_base_of(slims, slim), slim, [group.index for group in missing])
     return command("assemble", slim)
 
@@ -111,7 +120,7 @@ def after_cost(model: str) -> str:
     if (Path(model) / "experts.json").is_file():
         return command("sample", model)
     slim = (Path(model) / "config.json").is_file() and has_format(SLIM)(Path(model) / "config.json")
-    return after_finetune(Path(model).parent) if slim else command("allocate", budget=_BUDGET, base=model)
+    return after_finetune(Path(model)) if slim else command("allocate", budget=_BUDGET, base=model)
 
 
 def after_importance(base: str) -> str:
@@ -233,7 +242,7 @@ _NEEDED = ("prune", "finetune")
 """Steps that may be partly done although a later one is; all others are passed over if a later one is done."""
 
 
-def _planned(plan: dict[str, object] | None) -> str:
+def _planned(plan: JsonDict | None) -> str:
     return f"{_ALLOCATION} ({plan['budget']:g}, rule {plan['rule']})" if plan else ""
 
 
@@ -241,7 +250,7 @@ def _counted(found: int, of: int, folder: Path) -> str:
     return f"{folder} ({found} of {of} groups)" if found else ""
 
 
-def _read(path: Path, kind: str) -> dict[str, object] | None:
+def _read(path: Path, kind: str) -> JsonDict | None:
     try:
         return read_json(path, kind)
     except (PrunekitError, OSError):
