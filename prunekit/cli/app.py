@@ -75,6 +75,17 @@ class _ImportedAtNeed(TyperGroup):
         return self.commands.get(cmd_name)
 
 
+def _with_listed_choices(made: Any) -> Any:
+    """The command with long lists of choices in the help texts of its options, where they are broken between words."""
+    for option in made.params:
+        choices = getattr(option.type, "choices", ())
+        if option.param_type_name == "option" and len("|".join(map(str, choices))) > _LONGEST_CHOICES:
+            option.metavar = "<name>"
+            option.help = f"{option.help} One of {', '.join(map(str, choices))}."
+    return made
+
+
+_LONGEST_CHOICES = 50  # characters that fit in a line of 80 behind the longest flags
 _SETTINGS: dict[str, Any] = {"add_completion": False, "pretty_exceptions_enable": False, "rich_markup_mode": None}
 app = typer.Typer(
     name="prunekit",

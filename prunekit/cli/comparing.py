@@ -32,7 +32,9 @@ def consistency(
         Exists(check_base),
     ],
     config: ConfigOption = None,
-    config_b: Annotated[Path | None, typer.Option("--config-b", help="The same for the second model.")] = None,
+    config_b: Annotated[
+        Path | None, typer.Option("--config-b", help="The same for the second model (default: none).")
+    ] = None,
     count: Annotated[int, typer.Option(help="Number of pairs.")] = 64,
     sampler: SamplerOption = "ddim",
     steps: Steps = 50,

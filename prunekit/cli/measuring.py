@@ -41,7 +41,10 @@ def sample(
         typer.Option("--class", help="Class to sample from a class-conditional model (default: drawn by the seed)."),
     ] = None,
     output: Annotated[
-        Path | None, typer.Option(help="File to write (.npz). A picture is written next to it (.png).")
+        Path | None,
+        typer.Option(
+            help="File to write (.npz). A picture is written next to it (.png) (default: samples/, under the model's name)."
+        ),
     ] = None,
     overwrite: Overwrite = False,
     json: Json = False,
@@ -84,7 +87,9 @@ def sample(
 def evaluate(
     experts: ModelPath,
     base: Annotated[
-        str | None, typer.Option(help="Base to compare with, sampled from the same noise."), Exists(check_base)
+        str | None,
+        typer.Option(help="Base to compare with, sampled from the same noise (default: none)."),
+        Exists(check_base),
     ] = None,
     data: Annotated[
         str | None, typer.Option("--data", help="Real images to compare with (default: the model's training images).")

@@ -73,21 +73,30 @@ def run(
     recipe: Annotated[Path, typer.Argument(help="Recipe, a .yaml file."), Exists(check_recipe)],
     output: Annotated[Path | None, typer.Option(help="Folder for the run (default: runs/<recipe's name>).")] = None,
     publish: Annotated[
-        Path | None, typer.Option(help="Copy the results and the report to this folder, under the recipe's name.")
+        Path | None,
+        typer.Option(
+            help="Copy the results and the report to this folder, under the recipe's name (default: not copied)."
+        ),
     ] = None,
     base: Annotated[
-        str | None, typer.Option(help="Trained base to use instead of the recipe's own: path, folder or Hub id.")
+        str | None,
+        typer.Option(
+            help="Trained base to use instead of the recipe's own: path, folder or Hub id (default: the recipe's)."
+        ),
     ] = None,
     jobs: Annotated[
         int | None,
         typer.Option(
             min=1,
-            help="Timestep groups, or trainings of a comparison, to run at the same time, each in its own process.",
+            help="Timestep groups, or trainings of a comparison, to run at the same time, each in its own process "
+            "(default: one after the other).",
         ),
     ] = None,
     executor: Annotated[
         Cluster | None,
-        typer.Option(help="Run timestep groups through submitit: local (this machine) or slurm (a job array)."),
+        typer.Option(
+            help="Run timestep groups through submitit: local (this machine) or slurm (a job array) (default: not)."
+        ),
     ] = None,
     executor_option: Annotated[
         list[str] | None,
@@ -103,7 +112,8 @@ def run(
     llm_key_variable: Annotated[
         list[str] | None,
         typer.Option(
-            help="Allow the recipe to send the API key in this environment variable to the endpoint; - for no key."
+            help="Allow the recipe to send the API key in this environment variable to the endpoint; - for no key "
+            "(default: no key)."
         ),
     ] = None,
     json: Json = False,

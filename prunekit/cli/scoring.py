@@ -29,7 +29,13 @@ def importance(
     config: ConfigOption = None,
     inputs: InputsOption = None,
     criterion: CriterionOption = "taylor",
-    groups: Annotated[Path | None, typer.Option("--groups-file", help="groups.json or allocation.json.")] = None,
+    groups: Annotated[
+        Path | None,
+        typer.Option(
+            "--groups-file",
+            help="groups.json or allocation.json (default: the one that is here, else 5 uniform groups).",
+        ),
+    ] = None,
     data: DataOption = None,
     resolution: Resolution = None,
     samples: Samples = 256,
