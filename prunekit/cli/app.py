@@ -8,7 +8,7 @@ import re
 import sys
 from collections.abc import Callable
 from importlib import import_module
-from typing import Annotated, Any
+from typing import Annotated, Any, get_args
 
 import typer
 from typer.core import TyperGroup
@@ -71,15 +71,15 @@ class _ImportedAtNeed(TyperGroup):
             summary, *_ = (function.__doc__ or "").split("\n\n")
             # typer shortens the help text in the list of commands, but not a summary
             alone.command(cmd_name, short_help=" ".join(summary.split()))(function)
-            self.commands[cmd_name] = get_command(alone)
+            self.commands[cmd_name] = _with_listed_choices(get_command(alone))
         return self.commands.get(cmd_name)
 
 
 def _with_listed_choices(made: Any) -> Any:
     """The command with long lists of choices in the help texts of its options, where they are broken between words."""
     for option in made.params:
-        choices = getattr(option.type, "choices", ())
-        if option.param_type_name == "option" and len("|".join(map(str, choices))) > _LONGEST_CHOICES:
+        choices = get_args(option.type_descriptor.annotation) if option.param_type_name == "option" else ()
+        if len("|".join(map(str, choices))) > _LONGEST_CHOICES:
             option.metavar = "<name>"
             option.help = f"{option.help} One of {', '.join(map(str, choices))}."
     return made
