@@ -210,7 +210,7 @@ def _flow() -> tuple[list[_Step], str]:
     pruned, of = len(slims), max(len(slims) + len(missing), count)
     steps = [
         _Step("train", "a base; or bring your own", base or "", base is not None),
-        _Step("groups", "cuts the timesteps", f"{_GROUPS} ({count} groups)" if cut else "", bool(cut)),
+        _Step("groups", "cuts the timesteps", f"{count} groups" if cut else "", bool(cut)),
         _Step("allocate", "divides a budget of compute", _planned(plan), bool(plan)),
         _Step("prune", "makes a slim model for each group", _counted(pruned, of, _SLIM), pruned > 0 and not missing),
         _Step(
@@ -243,7 +243,7 @@ _NEEDED = ("prune", "finetune")
 
 
 def _planned(plan: JsonDict | None) -> str:
-    return f"{_ALLOCATION} ({plan['budget']:g}, rule {plan['rule']})" if plan else ""
+    return f"{plan['budget']:.4g}, rule {plan['rule']}" if plan else ""
 
 
 def _counted(found: int, of: int, folder: Path) -> str:

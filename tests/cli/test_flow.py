@@ -63,6 +63,7 @@ def desk(pruned: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path / "desk"
 
 
+@pytest.mark.slow
 def test_the_suggestions_lead_from_a_base_to_its_report(
     base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -79,12 +80,13 @@ def test_the_suggestions_lead_from_a_base_to_its_report(
     assert "Repeating it" in Path("report/index.html").read_text(encoding="utf-8")
 
 
+@pytest.mark.slow
 def test_readmes_commands_go_from_groups_to_a_report(
     base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
     shutil.copy(base, "base.pt")
-    (block,) = [block for block in re.findall(r"```\n(.*?)```", README, re.DOTALL) if "prunekit groups" in block]
+    (block,) = re.findall(r"^```\n(prunekit groups.*?)^```", README, re.DOTALL | re.MULTILINE)
     lines = [line.split("#")[0].strip() for line in block.splitlines()]
     assert len(lines) == 7
     for line in lines:
@@ -94,7 +96,7 @@ def test_readmes_commands_go_from_groups_to_a_report(
     assert json.loads(Path("allocation.json").read_text())["mean_mac_ratio"] == pytest.approx(0.6)
 
 
-@pytest.mark.parametrize("method", ["uniform", "snr"])
+@pytest.mark.parametrize("method", ["uniform", pytest.param("snr", marks=pytest.mark.slow)])
 def test_the_smallest_budget_that_is_named_can_be_pruned(
     method: str, base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -102,7 +104,7 @@ def test_the_smallest_budget_that_is_named_can_be_pruned(
     done(f"prunekit groups --groups 3 --method {method} --base {base}")
     refused = typed(f"prunekit allocate --budget 0.0001 --base {base}")
     (least,) = re.findall(r"expected (0\.\d+) … 1", refused.err)
-    for budget in (least, "0.5", "0.9", "1"):
+    for budget in (least, "0.9"):
         done(f"prunekit allocate --budget {budget} --base {base}")
         facts = done(shortened(f"prunekit prune {base} --output slim-{budget}") + " --json").json["groups"]
         plan = json.loads(Path("allocation.json").read_text())
@@ -180,7 +182,7 @@ def test_missing_groups_are_named_with_the_command_that_makes_them(desk: Path) -
 def test_the_flow_shows_what_is_done(desk: Path) -> None:
     shutil.rmtree("slim/group-2")
     shown = done("prunekit").out
-    assert re.search(r"done  allocate .*allocation\.json \(0\.7, rule auto\)", shown)
+    assert re.search(r"done  allocate .* 0\.7, rule auto", shown)
     assert re.search(r"part  prune .*slim \(2 of 3 groups\)", shown)
     assert shown.splitlines()[-2] == "Next: prunekit prune base.pt --group 2"
 
