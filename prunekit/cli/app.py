@@ -8,7 +8,7 @@ import re
 import sys
 from collections.abc import Callable
 from importlib import import_module
-from typing import Annotated, Any
+from typing import Annotated, Any, get_args
 
 import typer
 from typer.core import TyperGroup
@@ -35,7 +35,7 @@ MODULES = {
     "importance": "scoring",
     "prune": "pruning",
     "train": "making",
-    "finetune": "finetuning",
+    "finetune": "tuning",
     "assemble": "making",
     "sample": "measuring",
     "evaluate": "measuring",
@@ -71,10 +71,21 @@ class _ImportedAtNeed(TyperGroup):
             summary, *_ = (function.__doc__ or "").split("\n\n")
             # typer shortens the help text in the list of commands, but not a summary
             alone.command(cmd_name, short_help=" ".join(summary.split()))(function)
-            self.commands[cmd_name] = get_command(alone)
+            self.commands[cmd_name] = _with_listed_choices(get_command(alone))
         return self.commands.get(cmd_name)
 
 
+def _with_listed_choices(made: Any) -> Any:
+    """The command with long lists of choices in the help texts of its options, where they are broken between words."""
+    for option in made.params:
+        choices = get_args(option.type_descriptor.annotation) if option.param_type_name == "option" else ()
+        if len("|".join(map(str, choices))) > _LONGEST_CHOICES:
+            option.metavar = "<name>"
+            option.help = f"{option.help} One of {', '.join(map(str, choices))}."
+    return made
+
+
+_LONGEST_CHOICES = 50  # characters that fit in a line of 80 behind the longest flags
 _SETTINGS: dict[str, Any] = {"add_completion": False, "pretty_exceptions_enable": False, "rich_markup_mode": None}
 app = typer.Typer(
     name="prunekit",

@@ -10,6 +10,7 @@ from prunekit._missing import check_base
 from prunekit.cli.console import Bars, emit, print_table, refuse_inputs, tell
 from prunekit.cli.interrupts import writing
 from prunekit.cli.measuring import SamplerOption, Steps
+from prunekit.cli.next_steps import after_comparison, suggest
 from prunekit.cli.reading_options import ReadingOptions
 from prunekit.cli.shared_options import ConfigOption, Exists, Json
 
@@ -31,7 +32,9 @@ def consistency(
         Exists(check_base),
     ],
     config: ConfigOption = None,
-    config_b: Annotated[Path | None, typer.Option("--config-b", help="The same for the second model.")] = None,
+    config_b: Annotated[
+        Path | None, typer.Option("--config-b", help="The same for the second model (default: none).")
+    ] = None,
     count: Annotated[int, typer.Option(help="Number of pairs.")] = 64,
     sampler: SamplerOption = "ddim",
     steps: Steps = 50,
@@ -72,6 +75,7 @@ def consistency(
     _show_seams(compared.data)
     tell(describe_consistency(compared.data))
     tell(f"Written to {output}")
+    suggest(after_comparison(b, a))
 
 
 def _show_steps(data: "ConsistencyFile") -> None:

@@ -39,10 +39,13 @@ DeclareOption = Annotated[
 ]
 NormModeOf = Annotated[
     list[str] | None,
-    typer.Option("--norm-mode-of", help="PATTERN=even or PATTERN=whole, for single layers' group norms."),
+    typer.Option(
+        "--norm-mode-of", help="PATTERN=even or PATTERN=whole, for single layers' group norms. May be repeated."
+    ),
 ]
 HeadModeOf = Annotated[
-    list[str] | None, typer.Option("--head-mode-of", help="PATTERN=whole or PATTERN=even, for single attentions.")
+    list[str] | None,
+    typer.Option("--head-mode-of", help="PATTERN=whole or PATTERN=even, for single attentions. May be repeated."),
 ]
 WidthMultipleOption = Annotated[
     str | None,

@@ -9,6 +9,7 @@ import typer
 from prunekit._json import JsonDict, JsonObject
 from prunekit._missing import check_base, check_countable
 from prunekit.cli.console import emit, print_table, tell
+from prunekit.cli.next_steps import after_cost, suggest
 from prunekit.cli.reading_options import ReadingOptions
 from prunekit.cli.shared_options import ConfigOption, Exists, InputsOption, Json
 from prunekit.errors import InputError
@@ -58,6 +59,7 @@ def cost(
         emit(True, data)
     else:
         _show(model, data, depth)
+        suggest(after_cost(model))
 
 
 def _of_experts(counted: JsonDict) -> JsonObject:

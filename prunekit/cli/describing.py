@@ -13,7 +13,10 @@ __all__ = ["COMMANDS"]
 
 def schema(
     file: Annotated[
-        str | None, typer.Option(help="Print the schema of this file instead, such as allocation or manifest-experts.")
+        str | None,
+        typer.Option(
+            help="Print the schema of this file instead, such as allocation or manifest-experts (default: that of recipes)."
+        ),
     ] = None,
     markdown: Annotated[
         bool,

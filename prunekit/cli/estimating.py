@@ -8,7 +8,9 @@ import typer
 
 from prunekit._missing import check_recipe
 from prunekit.cli.console import emit
+from prunekit.cli.next_steps import suggest
 from prunekit.cli.shared_options import Exists, Json
+from prunekit.steps.standing import command
 
 __all__ = ["COMMANDS"]
 
@@ -39,6 +41,8 @@ def estimate(
     if found is not on_gpus and sum(on_gpus.hours().values()) >= 1:
         lines.append(on_gpus.sentences()[-1])
     emit(json, found.to_json() if json else {}, [f"{recipe}: {lines[0]}", *lines[1:]])
+    if not json:
+        suggest(command("run", recipe))
 
 
 COMMANDS = (estimate,)

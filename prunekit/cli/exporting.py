@@ -9,6 +9,7 @@ from prunekit._json import JsonObject
 from prunekit._missing import check_base
 from prunekit.cli.console import emit, refuse_existing, refuse_inputs
 from prunekit.cli.interrupts import written
+from prunekit.cli.next_steps import after_export, suggest
 from prunekit.cli.reading_options import ReadingOptions
 from prunekit.cli.shared_options import ConfigOption, Exists, InputsOption, Json, Overwrite
 
@@ -55,6 +56,8 @@ def export(
         facts.append({"output": str(made.path), "inputs": list(made.inputs), "difference": made.difference})
     lines = [f"Written to {fact['output']}; differs by {fact['difference']:.1e} at most" for fact in facts]
     emit(json, facts[0] if len(facts) == 1 else {"experts": facts}, lines)
+    if not json:
+        suggest(after_export(model))
 
 
 COMMANDS = (export,)

@@ -14,6 +14,7 @@ from prunekit._missing import check_base
 from prunekit.choices import CutRule, GroupingName, ScheduleName
 from prunekit.cli.console import data_options, emit, print_table, refuse_existing, resolution_of, tell
 from prunekit.cli.interrupts import writing
+from prunekit.cli.next_steps import after_groups, suggest
 from prunekit.cli.reading_options import PredictionOption, WeightsOption
 from prunekit.cli.shared_options import ConfigOption, DataOption, Exists, Json, Overwrite, Resolution, Seed
 from prunekit.errors import InputError
@@ -41,7 +42,9 @@ _NEEDED = {
     "--base": "the network whose gradients are compared, such as base.pt",
     "--data": "the images to look at, such as digits, or the --base that was trained on them",
 }
-CutsOption = Annotated[str | None, typer.Option("--cuts", help="Cut at these timesteps instead, e.g. 250,600.")]
+CutsOption = Annotated[
+    str | None, typer.Option("--cuts", help="Cut at these timesteps instead, e.g. 250,600 (default: by --method).")
+]
 
 
 def groups(
@@ -58,7 +61,7 @@ def groups(
         str | None,
         typer.Option(
             "--base",
-            help="Base whose noise schedule is used. The methods similarity and gradient use its images too.",
+            help="Base whose noise schedule is used. The methods similarity and gradient use its images too (default: none).",
         ),
         Exists(check_base),
     ] = None,
@@ -74,13 +77,22 @@ def groups(
         typer.Option(help="For similarity in three groups: smallest mean similarity (default: calibrated)."),
     ] = None,
     rule: Annotated[
-        CutRule | None, typer.Option(help="For similarity: stages (published, three groups) or dynamic (any number).")
+        CutRule | None,
+        typer.Option(
+            help="For similarity: stages (published, three groups) or dynamic (any number). Default: stages for three groups, "
+            "else dynamic."
+        ),
     ] = None,
     samples: Annotated[
         int | None,
-        typer.Option(help="Number of pairs of image and noise; for gradient, of draws per bin of timesteps."),
+        typer.Option(
+            help="Number of pairs of image and noise; for gradient, of draws per bin of timesteps "
+            "(default: 64 and 512)."
+        ),
     ] = None,
-    nodes: Annotated[int | None, typer.Option(help="Number of timesteps that are measured, or of bins.")] = None,
+    nodes: Annotated[
+        int | None, typer.Option(help="Number of timesteps that are measured, or of bins (default: 64 and 32).")
+    ] = None,
     memory: Annotated[
         int | None, typer.Option(help="MiB that similarity may use, without the images (default: 256).")
     ] = None,
@@ -114,6 +126,8 @@ def groups(
             refuse_existing(output.with_suffix(".png"), overwrite, PICTURE, [base, config, data])
         schedule, made = _measured(source, {"method": method, "count": count, "seed": seed, **looks}, output)
     _show_groups(made, schedule, output, json)
+    if not json:
+        suggest(after_groups(base, output))
 
 
 @dataclass(frozen=True)

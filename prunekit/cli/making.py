@@ -36,7 +36,9 @@ def train(
     context: typer.Context,
     recipe: Annotated[
         Path | None,
-        typer.Option(help="Recipe whose base is trained. The images, the network and the options are the recipe's."),
+        typer.Option(
+            help="Recipe whose base is trained. The images, the network and the options are the recipe's (default: none)."
+        ),
     ] = None,
     data: Annotated[
         str,

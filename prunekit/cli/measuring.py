@@ -11,6 +11,7 @@ from prunekit._missing import check_base
 from prunekit.cli.console import Bars, data_options, emit, print_table, refuse_existing, refuse_inputs, tell
 from prunekit.cli.costing import ModelPath, cost
 from prunekit.cli.interrupts import keeping, writing
+from prunekit.cli.next_steps import after_evaluate, after_report, after_sample, suggest
 from prunekit.cli.reading_options import ReadingOptions
 from prunekit.cli.shared_options import ConfigOption, Exists, Json, Overwrite, Resolution
 from prunekit.errors import InputError
@@ -40,7 +41,10 @@ def sample(
         typer.Option("--class", help="Class to sample from a class-conditional model (default: drawn by the seed)."),
     ] = None,
     output: Annotated[
-        Path | None, typer.Option(help="File to write (.npz). A picture is written next to it (.png).")
+        Path | None,
+        typer.Option(
+            help="File to write (.npz). A picture is written next to it (.png) (default: samples/, under the model's name)."
+        ),
     ] = None,
     overwrite: Overwrite = False,
     json: Json = False,
@@ -76,12 +80,16 @@ def sample(
             facts["picture"] = str(target.with_suffix(".png"))
             grid_png(images.permute(0, 2, 3, 1).numpy(), target.with_suffix(".png"))
     emit(json, facts, [f"{count} samples: {', '.join(facts[key] for key in ('output', 'picture') if key in facts)}"])
+    if not json:
+        suggest(after_sample(model))
 
 
 def evaluate(
     experts: ModelPath,
     base: Annotated[
-        str | None, typer.Option(help="Base to compare with, sampled from the same noise."), Exists(check_base)
+        str | None,
+        typer.Option(help="Base to compare with, sampled from the same noise (default: none)."),
+        Exists(check_base),
     ] = None,
     data: Annotated[
         str | None, typer.Option("--data", help="Real images to compare with (default: the model's training images).")
@@ -158,6 +166,7 @@ def evaluate(
     if found.metrics is not None:
         _show_metrics(found.metrics)
     tell(f"Written to {output}")
+    suggest(after_evaluate(output))
 
 
 def _show_metrics(metrics: "Metrics") -> None:
@@ -194,23 +203,39 @@ def _check_comparable(opened: Any, reference: Any, base: str) -> None:
 
 def report(
     run: Annotated[
-        Path, typer.Argument(help="Folder of a run (it has a manifest.json), or a folder of runs, such as reports/.")
+        Path,
+        typer.Argument(
+            help="Folder of a run (it has a manifest.json), of single commands, or of runs, such as reports/."
+        ),
     ],
     json: Json = False,
 ) -> None:
-    """Make a run's report again from its manifest. For a folder of runs, make all reports and an index page."""
+    """Make the report of a run, or of a folder in which single commands were run. For a folder of runs, make all of them.
+
+    A run's report is made again from its manifest. Of single commands it shows the allocation and what else there is: groups,
+    importance, slim models, experts, evaluation, samples.
+    """
     with keeping(lambda: f"each file in {run} is complete, either unchanged or made again"):
         _report(run, json)
+    if not json:
+        suggest(after_report(run))
 
 
 def _report(run: Path, json: bool) -> None:
     from prunekit.report import write_all_reports, write_any_report
     from prunekit.runs.run_folder import check_links
+    from prunekit.steps.standing import has_steps
 
     if run.is_dir():
         check_links(run)
     if (run / "manifest.json").exists() or not run.is_dir():
         page = write_any_report(run)
+        emit(json, {"report": str(page)}, [f"Report: {page}"])
+        return
+    if has_steps(run):
+        from prunekit.steps.reporting import write_steps_report
+
+        page = write_steps_report(run)
         emit(json, {"report": str(page)}, [f"Report: {page}"])
         return
     pages: list[str] = []

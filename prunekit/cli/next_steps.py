@@ -5,19 +5,26 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from prunekit._json import read_json
+from prunekit._json import JsonDict, read_json
 from prunekit._kinds import has_format
 from prunekit.errors import PrunekitError
-from prunekit.results.formats import ALLOCATION, EVALUATION, EXPERTS, GROUPS
+from prunekit.results.formats import ALLOCATION, EVALUATION, EXPERTS, GROUPS, SLIM
 from prunekit.steps.standing import UNKNOWN_BASE, SlimFacts, base_near, command, missing_groups, slims_in
 
 __all__ = [
     "after_allocate",
     "after_assemble",
+    "after_comparison",
+    "after_cost",
     "after_evaluate",
+    "after_export",
     "after_finetune",
     "after_groups",
+    "after_importance",
     "after_prune",
+    "after_report",
+    "after_run",
+    "after_sample",
     "after_train",
     "show_flow",
     "suggest",
@@ -65,11 +72,20 @@ def prune_missing(base: str, slim: Path, groups: Sequence[int], allocation: Path
 
 
 def after_finetune(slim: Path) -> str:
-    """After a fine-tuning: what the folder with all groups needs next."""
+    """After a fine-tuning: what the folder with all groups needs next; its model is sampled if it is in no such folder.
+
+    Args:
+        slim: the folder with all groups, or one slim model.
+    """
+    one = slims_in(slim.parent) if not slims_in(slim) else []
+    if one and any(os.path.realpath(each.folder) == os.path.realpath(slim) for each in one):
+        slim = slim.parent
     slims = slims_in(slim)
+    if not slims:
+        return command("sample", slim)
     if any(not one.finished for one in slims):
         return command("finetune", slim)
-    if missing := missing_groups(slims, _near(slim, None)) if slims else []:
+    if missing := missing_groups(slims, _near(slim, None)):
         return prune_missing(_base_of(slims, slim), slim, [group.index for group in missing])
     return command("assemble", slim)
 
@@ -82,6 +98,51 @@ def after_assemble(slim: Path, experts: Path) -> str:
 def after_evaluate(evaluation: Path) -> str:
     """After an evaluation: the page about the folder's steps."""
     return command("report", evaluation.parent)
+
+
+def after_sample(model: str) -> str:
+    """After samples: of experts, their quality; of anything else, its cost."""
+    if has_format(EXPERTS)(Path(model) / "experts.json"):
+        return command("evaluate", model, base=_base_of(slims_in(Path(model)), Path(model)))
+    return command("allocate", budget=_BUDGET, base=model)
+
+
+def after_report(run: Path) -> str:
+    """After a report: experts that the folder has can be sampled; else the flow is shown."""
+    for experts in (run / "experts", run):
+        if has_format(EXPERTS)(experts / "experts.json"):
+            return command("sample", experts)
+    return command()
+
+
+def after_cost(model: str) -> str:
+    """After the cost of a base: divide a budget of it. Experts have one already."""
+    if (Path(model) / "experts.json").is_file():
+        return command("sample", model)
+    slim = (Path(model) / "config.json").is_file() and has_format(SLIM)(Path(model) / "config.json")
+    return after_finetune(Path(model)) if slim else command("allocate", budget=_BUDGET, base=model)
+
+
+def after_importance(base: str) -> str:
+    """After scores: prune if there is an allocation, which prune scores for by itself; else make one."""
+    return command("prune", base) if _ALLOCATION.is_file() else command("allocate", budget=_BUDGET, base=base)
+
+
+def after_run(folder: Path) -> str:
+    """After a run: sample from what it made."""
+    experts = folder / "experts"
+    return command("sample", experts if experts.is_dir() else folder / "base.pt")
+
+
+def after_comparison(second: str, first: str) -> str:
+    """After a comparison of outputs: the quality of the experts in it, or what a base costs."""
+    experts = [model for model in (second, first) if (Path(model) / "experts.json").is_file()]
+    return after_sample(experts[0]) if experts else command("cost", first)
+
+
+def after_export(model: str) -> str:
+    """After an export: samples of the same model, to compare with."""
+    return command("sample", model)
 
 
 def _other(path: Path, default: Path) -> Path | None:
@@ -149,7 +210,7 @@ def _flow() -> tuple[list[_Step], str]:
     pruned, of = len(slims), max(len(slims) + len(missing), count)
     steps = [
         _Step("train", "a base; or bring your own", base or "", base is not None),
-        _Step("groups", "cuts the timesteps", f"{_GROUPS} ({count} groups)" if cut else "", bool(cut)),
+        _Step("groups", "cuts the timesteps", f"{count} groups" if cut else "", bool(cut)),
         _Step("allocate", "divides a budget of compute", _planned(plan), bool(plan)),
         _Step("prune", "makes a slim model for each group", _counted(pruned, of, _SLIM), pruned > 0 and not missing),
         _Step(
@@ -181,15 +242,15 @@ _NEEDED = ("prune", "finetune")
 """Steps that may be partly done although a later one is; all others are passed over if a later one is done."""
 
 
-def _planned(plan: dict[str, object] | None) -> str:
-    return f"{_ALLOCATION} ({plan['budget']:g}, rule {plan['rule']})" if plan else ""
+def _planned(plan: JsonDict | None) -> str:
+    return f"{plan['budget']:.4g}, rule {plan['rule']}" if plan else ""
 
 
 def _counted(found: int, of: int, folder: Path) -> str:
     return f"{folder} ({found} of {of} groups)" if found else ""
 
 
-def _read(path: Path, kind: str) -> dict[str, object] | None:
+def _read(path: Path, kind: str) -> JsonDict | None:
     try:
         return read_json(path, kind)
     except (PrunekitError, OSError):

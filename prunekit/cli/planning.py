@@ -52,7 +52,10 @@ def allocate(
         typer.Option("--groups-file", help="Groups file (default: ./groups.json if it exists)."),
     ] = None,
     count: Annotated[
-        int | None, typer.Option("--groups", help="Use this number of uniform groups instead of a file.")
+        int | None,
+        typer.Option(
+            "--groups", help="Use this number of uniform groups instead of a file (default: 5 if there is no file)."
+        ),
     ] = None,
     experts: Annotated[
         ExpertsKind,

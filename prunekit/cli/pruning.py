@@ -55,7 +55,9 @@ class Goal:
     allocation: Annotated[Path | None, typer.Option(help="Allocation file (default: ./allocation.json).")] = None
     target: Annotated[
         float | None,
-        typer.Option(help="Fraction of the base's MACs, parameters or latency, instead of the allocation's."),
+        typer.Option(
+            help="Fraction of the base's MACs, parameters or latency, instead of the allocation's (default: the allocation's)."
+        ),
     ] = None
     target_of: Annotated[
         TargetOf, typer.Option(help="What the target limits. Latency is measured on this machine.")
@@ -84,7 +86,8 @@ class Searching:
     rounds: Annotated[int, typer.Option(help="Number of rounds in which the search approaches the target.")] = 12
     trials: Annotated[int, typer.Option(help="Number of candidates that evolution and tpe try.")] = 64
     study: Annotated[
-        Path | None, typer.Option(help="Optuna journal that several processes share, for evolution and tpe.")
+        Path | None,
+        typer.Option(help="Optuna journal that several processes share, for evolution and tpe (default: none)."),
     ] = None
     seed: Seed = 0
 
@@ -94,11 +97,12 @@ class LanguageModel:
     """The endpoint of the proposer llm."""
 
     llm_endpoint: Annotated[
-        str | None, typer.Option(help="OpenAI-compatible URL for llm, such as http://127.0.0.1:8000/v1.")
+        str | None,
+        typer.Option(help="OpenAI-compatible URL for llm, such as http://127.0.0.1:8000/v1 (default: none)."),
     ] = None
-    llm_model: Annotated[str | None, typer.Option(help="Name of the model at the endpoint.")] = None
+    llm_model: Annotated[str | None, typer.Option(help="Name of the model at the endpoint (default: none).")] = None
     llm_key_variable: Annotated[
-        str | None, typer.Option(help="Environment variable that holds the endpoint's API key.")
+        str | None, typer.Option(help="Environment variable that holds the endpoint's API key (default: no key).")
     ] = None
 
     @property

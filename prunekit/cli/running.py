@@ -14,8 +14,10 @@ from prunekit._missing import check_recipe
 from prunekit.choices import Cluster
 from prunekit.cli.console import Bars, emit, print_table, tell
 from prunekit.cli.interrupts import keeping, written
+from prunekit.cli.next_steps import after_run, suggest
 from prunekit.cli.shared_options import Exists, Json
 from prunekit.errors import InputError
+from prunekit.steps.standing import command
 
 if TYPE_CHECKING:
     from prunekit.recipe import Confirmation
@@ -70,6 +72,7 @@ def demo(
     _conclude(manifest, json)
     if not json:
         tell(f"A base to try the other commands on: {base}")
+        suggest(command("groups", base=base))
 
 
 def _cores() -> int:
@@ -81,21 +84,30 @@ def run(
     recipe: Annotated[Path, typer.Argument(help="Recipe, a .yaml file."), Exists(check_recipe)],
     output: Annotated[Path | None, typer.Option(help="Folder for the run (default: runs/<recipe's name>).")] = None,
     publish: Annotated[
-        Path | None, typer.Option(help="Copy the results and the report to this folder, under the recipe's name.")
+        Path | None,
+        typer.Option(
+            help="Copy the results and the report to this folder, under the recipe's name (default: not copied)."
+        ),
     ] = None,
     base: Annotated[
-        str | None, typer.Option(help="Trained base to use instead of the recipe's own: path, folder or Hub id.")
+        str | None,
+        typer.Option(
+            help="Trained base to use instead of the recipe's own: path, folder or Hub id (default: the recipe's)."
+        ),
     ] = None,
     jobs: Annotated[
         int | None,
         typer.Option(
             min=1,
-            help="Timestep groups, or trainings of a comparison, to run at the same time, each in its own process.",
+            help="Timestep groups, or trainings of a comparison, to run at the same time, each in its own process "
+            "(default: one after the other).",
         ),
     ] = None,
     executor: Annotated[
         Cluster | None,
-        typer.Option(help="Run timestep groups through submitit: local (this machine) or slurm (a job array)."),
+        typer.Option(
+            help="Run timestep groups through submitit: local (this machine) or slurm (a job array) (default: not)."
+        ),
     ] = None,
     executor_option: Annotated[
         list[str] | None,
@@ -111,7 +123,8 @@ def run(
     llm_key_variable: Annotated[
         list[str] | None,
         typer.Option(
-            help="Allow the recipe to send the API key in this environment variable to the endpoint; - for no key."
+            help="Allow the recipe to send the API key in this environment variable to the endpoint; - for no key "
+            "(default: no key)."
         ),
     ] = None,
     json: Json = False,
@@ -125,6 +138,8 @@ def run(
 
         copy_results(manifest.parent, publish)
     _conclude(manifest, json)
+    if not json:
+        suggest(after_run(manifest.parent))
 
 
 def _confirmations(endpoints: Sequence[str], variables: Sequence[str]) -> list["Confirmation"]:

@@ -8,6 +8,7 @@ import typer
 from prunekit._kinds import PICTURE, FileKind
 from prunekit.cli.console import data_options, emit, refuse_existing, refuse_inputs
 from prunekit.cli.interrupts import writing
+from prunekit.cli.next_steps import after_importance, suggest
 from prunekit.cli.pruning_choices import (
     BasePath,
     CriterionOption,
@@ -28,7 +29,13 @@ def importance(
     config: ConfigOption = None,
     inputs: InputsOption = None,
     criterion: CriterionOption = "taylor",
-    groups: Annotated[Path | None, typer.Option("--groups-file", help="groups.json or allocation.json.")] = None,
+    groups: Annotated[
+        Path | None,
+        typer.Option(
+            "--groups-file",
+            help="groups.json or allocation.json (default: the one that is here, else 5 uniform groups).",
+        ),
+    ] = None,
     data: DataOption = None,
     resolution: Resolution = None,
     samples: Samples = 256,
@@ -84,6 +91,8 @@ def importance(
         facts,
         [f"Scored {len(scores.sizes)} channel groups for {len(partition)} timestep groups: {output}, {picture}"],
     )
+    if not json:
+        suggest(after_importance(base))
 
 
 def _is_map(path: Path) -> bool:

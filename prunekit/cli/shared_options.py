@@ -36,17 +36,21 @@ DataOption = Annotated[
     ),
 ]
 Resolution = Annotated[
-    str | None, typer.Option(help="Side of the square images, or height and width as in 32x48.", metavar="SIDE")
+    str | None,
+    typer.Option(
+        help="Side of the square images, or height and width as in 32x48 (default: the images' own, or the model's).",
+        metavar="SIDE",
+    ),
 ]
 ConfigOption = Annotated[
     Path | None,
-    typer.Option(help="For a bare state dict: JSON of the architecture, with its _class_name."),
+    typer.Option(help="For a bare state dict: JSON of the architecture, with its _class_name (default: none)."),
     Exists(check_json),
 ]
 InputsOption = Annotated[
     Path | None,
     typer.Option(
-        help='JSON of a forward pass\'s arguments by name, each such as {"shape": [1, 4, 32, 32]}; from the config if missing.'
+        help='JSON of a forward pass\'s arguments by name, each such as {"shape": [1, 4, 32, 32]} (default: from the config).'
     ),
     Exists(check_json),
 ]

@@ -29,7 +29,7 @@ ResumeOrContinue = Annotated[
         "--max-train-steps in all.",
     ),
 ]
-LoggingDir = Annotated[Path | None, typer.Option(help="TensorBoard folder (needs the tracking extra).")]
+LoggingDir = Annotated[Path | None, typer.Option(help="TensorBoard folder (needs the tracking extra) (default: none).")]
 
 
 @dataclass(frozen=True)
@@ -37,38 +37,58 @@ class TrainingChanges:
     """Fields of :class:`prunekit.training.TrainOptions`; what is not typed stays at the command's default."""
 
     gradient_accumulation_steps: Annotated[
-        int | None, typer.Option(help="Split each process's batch into this many parts to save memory.")
+        int | None, typer.Option(help="Split each process's batch into this many parts to save memory (default: 1).")
     ] = None
     lr_scheduler: Annotated[
-        LearningRates | None, typer.Option(help="Learning rate after the warm-up; cosine falls to zero.")
+        LearningRates | None,
+        typer.Option(help="Learning rate after the warm-up; cosine falls to zero (default: cosine)."),
     ] = None
-    warmup_steps: Annotated[int | None, typer.Option("--lr-warmup-steps", help="Steps of linear warm-up.")] = None
-    timestep_sampler: Annotated[TimestepSamplers | None, typer.Option(help="How training timesteps are drawn.")] = None
+    warmup_steps: Annotated[
+        int | None,
+        typer.Option("--lr-warmup-steps", help="Steps of linear warm-up (default: 100 for train, 30 for finetune)."),
+    ] = None
+    timestep_sampler: Annotated[
+        TimestepSamplers | None, typer.Option(help="How training timesteps are drawn (default: uniform).")
+    ] = None
     curriculum_share: Annotated[
-        float | None, typer.Option(help="Share of the steps after which a curriculum reaches its final distribution.")
+        float | None,
+        typer.Option(help="Share of the steps after which a curriculum reaches its final distribution (default: 0.5)."),
     ] = None
-    loss_weight: Annotated[LossWeights | None, typer.Option(help="Weight of each timestep in the loss.")] = None
-    momentum_decay: Annotated[MomentumDecays | None, typer.Option(help="How AdamW's beta1 falls.")] = None
+    loss_weight: Annotated[
+        LossWeights | None, typer.Option(help="Weight of each timestep in the loss (default: none).")
+    ] = None
+    momentum_decay: Annotated[MomentumDecays | None, typer.Option(help="How AdamW's beta1 falls (default: none).")] = (
+        None
+    )
     momentum_compensation: Annotated[
-        Compensation | None, typer.Option(help="How the learning rate compensates for that.")
+        Compensation | None, typer.Option(help="How the learning rate compensates for that (default: step).")
     ] = None
-    weight_decay: Annotated[float | None, typer.Option("--adam-weight-decay", help="AdamW's weight decay.")] = None
+    weight_decay: Annotated[
+        float | None, typer.Option("--adam-weight-decay", help="AdamW's weight decay (default: 0).")
+    ] = None
     label_dropout: Annotated[
-        float | None, typer.Option(help="Share of the images whose class is hidden from a class-conditional model.")
+        float | None,
+        typer.Option(help="Share of the images whose class is hidden from a class-conditional model (default: 0)."),
     ] = None
-    max_grad_norm: Annotated[float | None, typer.Option(help="Clip the norm of gradients to this.")] = None
+    max_grad_norm: Annotated[float | None, typer.Option(help="Clip the norm of gradients to this (default: 1).")] = None
     ema_decay: Annotated[
-        float | None, typer.Option("--ema-max-decay", help="Decay of the moving average of the weights.")
+        float | None,
+        typer.Option(
+            "--ema-max-decay",
+            help="Decay of the moving average of the weights (default: 0.999 for train, 0.995 for finetune).",
+        ),
     ] = None
-    mixed_precision: Annotated[Precision | None, typer.Option(help="Mixed precision.")] = None
+    mixed_precision: Annotated[Precision | None, typer.Option(help="Mixed precision (default: no).")] = None
     checkpoint_every: Annotated[
-        int | None, typer.Option("--checkpointing-steps", help="Steps between checkpoints.")
+        int | None, typer.Option("--checkpointing-steps", help="Steps between checkpoints (default: 500).")
     ] = None
     checkpoint_minutes: Annotated[
         float | None,
-        typer.Option("--checkpointing-minutes", help="Also write a checkpoint every so many minutes."),
+        typer.Option("--checkpointing-minutes", help="Also write a checkpoint every so many minutes (default: 3)."),
     ] = None
-    checkpoints_total_limit: Annotated[int | None, typer.Option(help="Number of checkpoints to keep.")] = None
+    checkpoints_total_limit: Annotated[int | None, typer.Option(help="Number of checkpoints to keep (default: 2).")] = (
+        None
+    )
 
     @property
     def typed(self) -> JsonObject:

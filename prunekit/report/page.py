@@ -23,7 +23,7 @@ from prunekit.report.tables import cost_table, loss_table, metric_table
 from prunekit.report.wording import mean_losses, time_sentence, warnings_of
 from prunekit.results.estimate import Estimate
 
-__all__ = ["write_report"]
+__all__ = ["write_page", "write_report"]
 
 
 def write_report(run_folder: Path | str) -> Path:
@@ -42,8 +42,11 @@ def write_report(run_folder: Path | str) -> Path:
         MissingFileError: there is no manifest.
         FileFormatError: a file cannot be read.
     """
-    run_folder = Path(run_folder)
-    results = read_run(run_folder)
+    return write_page(read_run(run_folder), Path(run_folder))
+
+
+def write_page(results: RunResults, run_folder: Path) -> Path:
+    """Write ``report/`` from results that have been read, see :func:`write_report`; ``groups.json`` is read from the folder."""
     source = run_folder / "groups.json"
     grouping = Grouping.from_json(read_json(source), source) if source.is_file() else None
     with atomic_folder(run_folder / "report", FOLDER) as folder:

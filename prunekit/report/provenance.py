@@ -10,7 +10,7 @@ from prunekit.report.document import Block, Code, Facts, Fold, Section, Words
 from prunekit.report.table import Table
 from prunekit.report.tables import seconds_table
 from prunekit.report.wording import count_text
-from prunekit.results.expert_results import BaseResult
+from prunekit.results.expert_results import BaseResult, ExpertsManifest
 from prunekit.results.learning_results import MultistageManifest
 from prunekit.results.manifest_head import Features
 from prunekit.results.reading_manifests import Manifest, manifest_of
@@ -38,6 +38,8 @@ def provenance(manifest: Manifest, features: Features | None = None) -> Section:
 def again(manifest: Manifest) -> Section:
     """The commands that repeat the run and make its page."""
     manifest = _public(manifest)
+    if manifest.config is None and isinstance(manifest, ExpertsManifest):
+        return _by_hand(manifest)
     commit, name = manifest.commit, f"{manifest.recipe}.yaml"
     lines = [f"git checkout {shlex.quote(commit)}"] if commit else []
     lines += [f"prunekit run {shlex.quote(name)}", "prunekit report RUN"]
@@ -52,6 +54,24 @@ def again(manifest: Manifest) -> Section:
         whole = Code("Configuration", json.dumps(config, indent=2, ensure_ascii=False))
         blocks.append(Fold("The whole configuration", (told, whole)))
     return Section("again", "Repeating the run", tuple(blocks))
+
+
+def _by_hand(manifest: ExpertsManifest) -> Section:
+    """The commands that make what single commands have made, without the options that are not recorded."""
+    plan = manifest.allocation
+    lines = [
+        f"prunekit allocate --budget {plan.get('budget')} --rule {plan.get('rule')} --base BASE",
+        "prunekit prune BASE",
+        "prunekit finetune slim",
+        "prunekit assemble slim",
+        "prunekit evaluate experts --base BASE",
+        "prunekit report .",
+    ]
+    text = (
+        "These files were made by single commands, one after the other, like the ones below; BASE is the base's file. Options that "
+        "were given besides are in the files where they matter. `prunekit run` keeps all of them, and every stage's time and MACs."
+    )
+    return Section("again", "Repeating it", (Words(text), Code("Commands", "\n".join(lines))))
 
 
 def cost_blocks(manifest: Manifest) -> list[Block | None]:

@@ -17,7 +17,16 @@ from prunekit.errors import PrunekitError
 from prunekit.groups import TimestepGroup, TimestepGroups
 from prunekit.results.formats import SLIM
 
-__all__ = ["UNKNOWN_BASE", "SlimFacts", "base_near", "command", "missing_groups", "partition_of", "slims_in"]
+__all__ = [
+    "UNKNOWN_BASE",
+    "SlimFacts",
+    "base_near",
+    "command",
+    "has_steps",
+    "missing_groups",
+    "partition_of",
+    "slims_in",
+]
 
 UNKNOWN_BASE = "BASE"
 """Stands in a command for a base that is not found near its slim models."""
@@ -50,6 +59,11 @@ class SlimFacts:
     def finished(self) -> bool:
         """Whether it needs no fine-tuning: it had one, or it is the base itself."""
         return self.whole or self.tuned > 0
+
+
+def has_steps(folder: Path) -> bool:
+    """Whether single commands were run in a folder: it has an allocation, and no manifest of a run."""
+    return (folder / "allocation.json").is_file() and not (folder / "manifest.json").exists()
 
 
 def slims_in(folder: Path) -> list[SlimFacts]:

@@ -10,7 +10,12 @@ from prunekit.checkpoint import load_base
 from prunekit.errors import FileFormatError
 
 LIBRARY = Path(prunekit.__file__).parent
-COMMANDS = {"recipe/endpoints.py", "recipe/reference.py", "runs/manifest.py"}  # write command lines, of prunekit or git
+COMMANDS = {
+    "recipe/endpoints.py",
+    "recipe/reference.py",
+    "report/provenance.py",
+    "runs/manifest.py",
+}  # write command lines, of prunekit or git
 COMMAND = re.compile(r"`prunekit [^`]*`")
 FLAG = re.compile(r"(?<![\w`-])--[a-z]+(-[a-z]+)*")
 
@@ -29,7 +34,7 @@ def test_an_error_names_the_flag_on_the_command_line_and_the_argument_in_python(
 def test_an_argument_that_the_command_does_not_have_stays_an_argument(run):
     code, _, err = run("allocate", "--budget", "0.3", "--rule", "linear")
     assert code == 2
-    assert "another --rule" in err
+    assert "or the --rule auto" in err
     assert "`" not in err
 
 

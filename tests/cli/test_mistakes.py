@@ -75,7 +75,7 @@ MISTAKES = {
     "prunekit cost text.txt": r"text\.txt",
     "prunekit finetune broken": "SHA-256",
     "prunekit sample broken": "SHA-256",
-    "prunekit finetune slim": r"slim/config\.json does not exist",
+    "prunekit finetune run": r"run has no slim models group-0, group-1, …, and is none; prune first with",
     "prunekit assemble gap": r"do not cover the timesteps",
     # groups, allocations, targets
     "prunekit prune base.pt --group 5": r"no timestep group 5; expected 0 … 2",

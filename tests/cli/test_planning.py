@@ -70,12 +70,15 @@ def test_allocate_writes_what_it_shows(run, tmp_path):
     code, out, err = run("allocate", "--budget", "0.8")
     assert (code, err) == (0, "")
     allocation = Allocation.from_json(json.loads((tmp_path / "allocation.json").read_text()))
-    assert [group.mac_ratio for group in allocation.groups] == pytest.approx([1.0, 0.9, 0.8, 0.7, 0.6])
+    assert [group.mac_ratio for group in allocation.groups] == pytest.approx([1.0, 1.0, 1.0, 0.6, 0.4])
     assert (allocation.sampler, allocation.sampler_steps, allocation.num_timesteps) == ("ddim", 50, 1000)
     for group in allocation.groups:
         assert f"{group.start}–{group.stop - 1}" in out
         assert f"{group.mac_ratio:.4f}" in out
-    assert "Feasible budgets with this rule: 0.6 … 1." in out
+    assert "Feasible budgets with this rule: 0 … 1." in out
+    assert out.endswith(
+        "Next: prunekit prune BASE\n(BASE is the trained network: a file, a folder or embedded:digits.)\n"
+    )
     assert os.listdir(tmp_path) == ["allocation.json"]
 
 
@@ -111,7 +114,7 @@ def test_flags_reach_the_allocation(run, tmp_path):
 
 @pytest.mark.parametrize("budget", ["0.3", "1.2", "-1"])
 def test_a_refused_budget_writes_nothing_and_says_the_range(run, tmp_path, budget):
-    code, out, err = run("allocate", "--budget", budget)
+    code, out, err = run("allocate", "--budget", budget, "--rule", "linear")
     assert (code, out) == (2, "")
     assert one_sentence(err)
     assert "expected 0.6 … 1" in err
@@ -129,7 +132,7 @@ def test_a_budget_that_is_not_a_number_writes_nothing(run, tmp_path):
 def test_a_refused_budget_leaves_the_old_file_alone(run, tmp_path):
     run("allocate", "--budget", "0.8")
     before = (tmp_path / "allocation.json").read_bytes()
-    assert run("allocate", "--budget", "0.1")[0] == 2
+    assert run("allocate", "--budget", "0.1", "--rule", "linear")[0] == 2
     assert (tmp_path / "allocation.json").read_bytes() == before
 
 
@@ -211,7 +214,7 @@ def test_the_measured_rule_follows_the_journals_and_shows_the_others_beside_it(r
     assert compared["measured"]["recorded_loss"] == pytest.approx((1.2 + 2) / 2)
     assert compared["linear"]["recorded_loss"] == pytest.approx((1 + 8) / 2)
     (header,) = (line for line in out.splitlines() if line.split()[:1] == ["group"] and "linear" in line)
-    assert header.split()[-3:] == ["linear", "snr", "measured"]
+    assert header.split()[-4:] == ["auto", "linear", "snr", "measured"]
     assert "recorded loss" in out
     assert f"{compared['linear']['loss']:.4f}" in out
 
@@ -220,7 +223,7 @@ def test_with_journals_any_rule_is_compared_and_a_rule_that_cannot_is_a_dash(run
     code, out, err = run("allocate", "--budget", "0.6", "--rule", "snr", "--journals", journals, *TWO)
     assert (code, err) == (0, "")
     (mean,) = (line for line in out.splitlines() if line.split()[:1] == ["mean"])
-    assert mean.split() == ["mean", "—", "0.6000", "0.6000"]
+    assert mean.split() == ["mean", "0.6000", "—", "0.6000", "0.6000"]
     code, out, _ = run("allocate", "--budget", "0.6", "--rule", "snr", "--journals", journals, *TWO, "--json")
     assert code == 0
     assert json.loads(out)["comparison"]["linear"] is None

@@ -116,7 +116,7 @@ def finetune(
             target = facts["output"]
             emit(json, facts, [f"Fine-tuned {steps} steps, loss {facts['loss']:.4f}; written to {target}"])
             if not json:
-                suggest(after_finetune(Path(target).parent))
+                suggest(after_finetune(Path(target)))
         return
     asked = [_Asked(slim, output or slim, facts, every) for facts in slims_in(slim)]
     wanted = [tuning(each.facts.folder, each.target) for each in asked if each.state == "fine-tuned"]
