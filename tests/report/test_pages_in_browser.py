@@ -168,7 +168,7 @@ def test_pictures_are_there_and_told_in_words(browser, page):
 
 def test_a_point_shows_its_figures_when_pointed_at_and_by_the_keyboard(browser, reports):
     browser.open(reports / PAGES["evidence"], WIDTHS[1])
-    browser.press(TAB)  # gives the page the focus
+    first_focused(browser)
     focus = "const point = document.querySelector('#pareto .wide .point'); point.focus(); return point.tabIndex"
     shown = "const tip = document.querySelector('.tip'); return tip.hidden ? '' : tip.textContent"
     assert browser.run(focus) == 0
@@ -238,10 +238,19 @@ def test_text_stands_out(browser, page, dark):
     assert (found["paper"] < 0.05) == dark
 
 
+def first_focused(browser) -> dict:
+    """What the first key focuses; the browser may still be giving the page its focus, and then takes the key for that."""
+    for _ in range(3):
+        browser.press(TAB)
+        first = browser.run(FOCUSED)
+        if first["tag"] != "BODY":
+            break
+    return first
+
+
 def test_the_keyboard_shows_where_it_is_and_skips_to_the_results(browser, page):
     browser.open(page, WIDTHS[1])
-    browser.press(TAB)
-    first = browser.run(FOCUSED)
+    first = first_focused(browser)
     assert first["text"] == "Skip to the results"
     assert first["seen"]
     browser.press(TAB)
@@ -250,7 +259,7 @@ def test_the_keyboard_shows_where_it_is_and_skips_to_the_results(browser, page):
     assert (second["outline"], second["wide"]) == ("solid", 3)
     assert second["seen"]
     browser.open(page, WIDTHS[1])
-    browser.press(TAB)
+    first_focused(browser)
     browser.press(ENTER)
     for _ in range(50):  # a link within the page moves the focus a little later
         if browser.run(FOCUSED)["id"]:
