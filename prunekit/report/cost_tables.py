@@ -1,6 +1,7 @@
 """The cost of a run: its ledger as tables, and a sentence that compares it with the base's training."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 from prunekit.ledger import BASE_TRAINING, MAKING, LedgerRow, making_macs, totals
 from prunekit.report.run import RunResults
@@ -57,7 +58,7 @@ def ledger_table(ledger: Sequence[LedgerRow]) -> Table | None:
         _large("Forward MACs", "forward_macs"),
         _large("Backward MACs", "backward_macs"),
         _large("MACs", "macs"),
-        _large("FLOPs = 2·MACs", "flops"),
+        replace(_large("FLOPs = 2·MACs", "flops"), spare=True),
         ratio("Part of the total", "part"),
     )
     return Table("ledger", "Cost of each stage", rows, columns, _NOTE, last_is_total=True)

@@ -11,9 +11,12 @@ from prunekit.report.learning import (
     curves_of,
     end_columns,
     ends,
+    label_and_doubt,
     measured_on,
     seeds_text,
+    shares_sentence,
 )
+from prunekit.report.learning_charts import learning_tiles
 from prunekit.report.table import Table, named
 from prunekit.report.wording import ABSENT
 from prunekit.results.learning_results import CurriculumManifest, CurriculumRow, CurriculumSettings
@@ -76,26 +79,31 @@ def write_curriculum_report(folder: Path | str) -> Path:
         *end_columns(curves, curves[0], "the"),
         named("what it changes", "changes"),
     )
+    look = manifest.curriculum[0].curve[-1]
     comparison = Comparison(
         "curriculum",
         "Ways to train, at equal train steps",
         curriculum_claim(manifest),
-        _text(manifest, settings, curves[0]),
+        _text(manifest, settings, curves),
         curves,
         Table("curriculum", "Final results of every way to train", rows, columns),
-        manifest.curriculum[0].curve[-1].features,
+        look.features,
+        tiles=learning_tiles(curves[0], curves[1:], *label_and_doubt(manifest, look)),
     )
     return write_comparison(folder, manifest, comparison)
 
 
-def _text(manifest: CurriculumManifest, settings: CurriculumSettings, base: LearningCurve) -> str:
+def _text(manifest: CurriculumManifest, settings: CurriculumSettings, curves: list[LearningCurve]) -> str:
+    base = curves[0]
     look, train, section = manifest.curriculum[0].curve[-1], settings.base.train, settings.curriculum
+    shares = (
+        f"Shares: steps to reach the final mean loss and FID of {base.title}, as a share of the steps of {base.title} and as a "
+        "factor of reduction, interpolated between looks; – if they are never reached."
+    )
     return (
         f"Each training: {train.steps:,} steps of {train.batch_size}, {base.training_macs[0, -1] / 1e12:.2f} TMACs "
         f"(backward counted as twice forward), from the same initial weights for each seed, over "
         f"{seeds_text(len(section.seeds))}; "
         f"the learning rate is {train.lr_scheduler} unless an entry changes it, and the moving average is measured. "
-        f"{measured_on(look, section.sampler, section.sampling_steps)} Shares: steps to reach the final mean loss "
-        f"and FID of {base.title}, as a share of the steps of {base.title} and as a factor of reduction, interpolated between "
-        "looks; — if they are never reached."
+        f"{measured_on(look, section.sampler, section.sampling_steps)} {shares_sentence(curves, base, shares)}"
     )

@@ -1,9 +1,13 @@
 """A page as data: sections of tables, pictures and words. One template shows the pages of all kinds of runs."""
 
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import ClassVar, TypeAlias
 
+from markupsafe import Markup
+
+from prunekit.report.illustrations import Chart, Charts, Compare, Picture, Strip
 from prunekit.report.table import Table
 
 __all__ = [
@@ -18,47 +22,13 @@ __all__ = [
     "Items",
     "Link",
     "Links",
-    "Picture",
+    "Prose",
     "Section",
     "Step",
-    "Strip",
+    "Tile",
     "Words",
     "sections_with",
 ]
-
-
-@dataclass(frozen=True)
-class Picture:
-    """A picture inside the page.
-
-    Args:
-        label: a few words, for the box in which it may scroll.
-        alt: the picture in words.
-        caption: how to read it.
-        data: base64 of the PNG.
-        width: natural width in CSS pixels.
-        height: natural height in CSS pixels.
-        least: share of its natural size down to which it shrinks; below that it scrolls.
-    """
-
-    kind: ClassVar[str] = "picture"
-    label: str
-    alt: str
-    caption: str
-    data: str
-    width: int
-    height: int
-    least: float = 0.75
-
-
-@dataclass(frozen=True)
-class Strip:
-    """Pictures of the same size side by side, each under its caption; they scroll together."""
-
-    kind: ClassVar[str] = "strip"
-    label: str
-    caption: str
-    pictures: tuple[Picture, ...]
 
 
 @dataclass(frozen=True)
@@ -113,11 +83,19 @@ class Code:
 
 @dataclass(frozen=True)
 class Link:
-    """A link to a file; ``href`` is its path relative to the page, with names as they are on disk."""
+    """A link to a file.
+
+    Args:
+        text: what it leads to.
+        href: path of the file relative to the page, with names as they are on disk.
+        note: text after the link.
+        part: id of the place in the file; empty for its beginning.
+    """
 
     text: str
     href: str
     note: str = ""
+    part: str = ""
 
 
 @dataclass(frozen=True)
@@ -130,14 +108,40 @@ class Links:
 
 
 @dataclass(frozen=True)
+class Prose:
+    """Text with markup of its own, which is safe."""
+
+    kind: ClassVar[str] = "prose"
+    html: Markup
+
+
+@dataclass(frozen=True)
+class Tile:
+    """A number of the result, and what it is."""
+
+    value: str
+    label: str
+
+
+@dataclass(frozen=True)
 class Card:
-    """A run in the list of runs; ``facts`` are short, ``text`` is the run's finding."""
+    """A run in the list of runs; ``facts`` are short, ``text`` is the run's finding.
+
+    Args:
+        title: its name, which leads to its page.
+        facts: kind, date and versions.
+        description: the recipe's description.
+        text: the finding.
+        links: further files.
+        thumbs: small pictures.
+    """
 
     title: Link
     facts: tuple[str, ...]
     description: str
     text: str
     links: tuple[Link, ...] = ()
+    thumbs: tuple[Picture | Markup, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -157,7 +161,9 @@ class Fold:
     blocks: tuple["Block", ...]
 
 
-Block: TypeAlias = Table | Picture | Strip | Words | Flow | Facts | Items | Code | Links | Cards | Fold
+Block: TypeAlias = (
+    Table | Chart | Charts | Strip | Compare | Words | Flow | Facts | Items | Code | Links | Cards | Fold | Prose
+)
 
 
 @dataclass(frozen=True)
@@ -183,11 +189,12 @@ class Document:
 
     Args:
         title: its name.
-        claim: the finding, in a sentence.
+        claim: the finding, in sentences; the first one is shown larger.
         sentences: further text before the table of contents.
         sections: in order.
         warnings: sentences about numbers that do not agree.
         kind: the line above the title.
+        tiles: the most important numbers.
     """
 
     title: str
@@ -196,6 +203,17 @@ class Document:
     sentences: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()
     kind: str = "prunekit report"
+    tiles: tuple[Tile, ...] = ()
+
+    @property
+    def lead(self) -> str:
+        """The first sentence of the claim."""
+        return re.split(r"(?<=[\w)%]\.) (?=[A-Z0-9])", self.claim, maxsplit=1)[0]
+
+    @property
+    def rest(self) -> str:
+        """The claim without its first sentence."""
+        return self.claim[len(self.lead) :].strip()
 
 
 def sections_with(

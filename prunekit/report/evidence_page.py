@@ -1,41 +1,43 @@
 """Writes the report of a comparison of experts with baselines at equal training."""
 
-import re
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
 from prunekit._files import atomic_folder
 from prunekit._names import without_paths
-from prunekit.report.document import Document, Fold, Picture, Section, Strip, sections_with
+from prunekit.report.document import Block, Document, Fold, Section, Tile, Words, sections_with
 from prunekit.report.doubts import doubt_caption
 from prunekit.report.evidence import Entry, Evidence, evidence_claim, evidence_doubt, gap_text
 from prunekit.report.evidence_tables import (
-    describe_losses,
-    describe_training,
-    draw_losses,
-    draw_training,
     entry_table,
     group_table,
+    losses_chart,
     points_of,
+    result_table,
+    training_blocks,
     training_table,
 )
+from prunekit.report.figures import save_png
 from prunekit.report.flow_chart import flow_of
 from prunekit.report.folder import FOLDER
-from prunekit.report.method import frontiers_picture, importance_blocks, targets_picture, width_blocks
-from prunekit.report.pareto import pareto_picture
+from prunekit.report.gallery import letters, sample_blocks
+from prunekit.report.illustrations import Charts
+from prunekit.report.method import importance_blocks, width_blocks
+from prunekit.report.pareto import draw_pareto, pareto_chart
 from prunekit.report.provenance import again, cost_blocks, provenance
-from prunekit.report.rendering import drawn, load_picture, render
+from prunekit.report.rendering import render
 from prunekit.report.run import RunResults, read_importance, read_samples
-from prunekit.report.samples import Images, grid_png
+from prunekit.report.samples import Images
 from prunekit.report.table import markdown_text
-from prunekit.report.wording import short_ratio
+from prunekit.report.target_charts import frontiers_chart, targets_charts
+from prunekit.report.wording import estimate_text, short_ratio
 from prunekit.results.evidence_results import EvidenceManifest
 from prunekit.results.expert_results import ExpertsManifest
 from prunekit.results.reading_manifests import AGAIN, of_kind, read_manifest
 
 __all__ = ["write_evidence_report"]
 
-_ACROSS, _SHOWN = 2, 16  # images of each entry: in a row, in total
 _NEARLY = 1.005  # targets are met from below, within one channel
 _EQUAL = 0.01  # fine-tuning takes whole steps
 
@@ -53,17 +55,16 @@ def write_evidence_report(folder: Path | str) -> Path:
     made = RunResults.from_manifest(method, read_importance(folder))
     doubt = evidence_doubt(manifest, evidence)
     with atomic_folder(folder / "report", FOLDER) as target:
-        sections = (
-            *_sections(evidence, samples, target, doubt),
-            *_method_sections(evidence.headline.name, made, target),
-            *sections_with(("ledger", "Ledger", cost_blocks(manifest))),
-        )
         said = without_paths(manifest.settings.description)
         measure = "loss" if doubt or not evidence.has_fid else "fid"
         sentences = tuple(filter(None, [said, _loss_sentence(evidence), *_baseline_sentences(evidence, measure)]))
+        sections = (
+            *_sections(evidence, made, samples, target, doubt, sentences[1:] if said else sentences),
+            *sections_with(("ledger", "Ledger", cost_blocks(manifest))),
+        )
         end = (provenance(manifest, evidence.metrics.features), again(manifest))
         title, claim = manifest.recipe, evidence_claim(manifest)
-        page = Document(title, claim, (*sections, *end), sentences)
+        page = Document(title, claim, (*sections, *end), (said,) if said else (), tiles=_tiles(evidence, measure))
         (target / "index.html").write_text(render(page), encoding="utf-8")
         text = [f"# Experts and baselines at equal training: {markdown_text(title)}"]
         text += map(markdown_text, (claim, *sentences))
@@ -75,76 +76,71 @@ def write_evidence_report(folder: Path | str) -> Path:
     return folder / "report" / "index.html"
 
 
-def _sections(evidence: Evidence, samples: dict[str, Images], folder: Path, doubt: str) -> tuple[Section, ...]:
+def _sections(
+    evidence: Evidence, made: RunResults, samples: dict[str, Images], folder: Path, doubt: str, sentences: Sequence[str]
+) -> tuple[Section, ...]:
+    """Results first, then how the claim's experts were made."""
     tables = {table.name: table for table in (entry_table(evidence), group_table(evidence), training_table(evidence))}
     for name, table in tables.items():
         table.to_csv(folder / f"{name}.csv")
-    losses = drawn(
-        partial(draw_losses, evidence),
-        folder / "losses.png",
-        ("Loss by timesteps", describe_losses(evidence), "Change from the base in percent; below zero is better."),
-    )
-    caption = f"Search included, means over the seeds. The dotted line is {evidence.reference.name}."
-    training = drawn(
-        partial(draw_training, evidence),
-        folder / "training.png",
-        ("Training MACs", describe_training(evidence), caption),
-    )
+    name = evidence.headline.name
+    result: list[Block] = [result_table(evidence), *map(Words, sentences)]
+    result.append(Fold("All measures of every entry", (tables["evidence"],)))
+    losses: list[Block] = [losses_chart(evidence), Fold("The same numbers as a table", (tables["losses"],))]
     return sections_with(
-        ("entries", "Entries side by side", [tables["evidence"]]),
-        ("pareto", "Quality against cost", _pareto(evidence, folder, doubt)),
-        ("samples", "Samples from the same noise", [_strip(evidence, samples, folder)]),
-        ("losses", "Loss by timesteps", [losses, Fold("The same numbers as a table", (tables["losses"],))]),
-        ("training", "Training cost", [training, Fold("The same numbers as a table", (tables["training"],))]),
+        ("entries", "Result", result),
+        ("samples", "Samples from the same noise", _samples(evidence, samples)),
+        ("importance", f"Importance: {name}", importance_blocks(made)),
+        ("losses", "Loss by timesteps", losses),
+        ("pareto", "Quality against cost", [_pareto(evidence, folder, doubt)]),
+        ("training", "Training cost", training_blocks(evidence)),
+        ("widths", f"Widths before and after: {name}", width_blocks(made)),
+        ("flow", f"From the base to {name}", [flow_of(made)]),
+        ("targets", f"Noise and targets: {name}", [targets_charts(made), frontiers_chart(made)]),
+        short={
+            "samples": "Samples",
+            "importance": "Importance",
+            "losses": "Loss map",
+            "widths": "Widths",
+            "flow": "Flow",
+            "targets": "Noise and targets",
+        },
     )
 
 
-def _method_sections(name: str, method: RunResults, folder: Path) -> tuple[Section, ...]:
-    """Sections about how the claim's experts were made."""
-    targets = [targets_picture(method, folder), frontiers_picture(method, folder)]
-    return sections_with(
-        ("flow", f"From the base to {name}", [flow_of(method)]),
-        ("targets", f"Noise and targets: {name}", targets),
-        ("importance", f"Importance: {name}", importance_blocks(method, folder)),
-        ("widths", f"Widths before and after: {name}", width_blocks(method, folder)),
-        short={"flow": "Flow", "targets": "Noise and targets", "importance": "Importance", "widths": "Widths"},
-    )
-
-
-def _pareto(evidence: Evidence, folder: Path, doubt: str) -> list[Picture]:
-    pictures = []
+def _pareto(evidence: Evidence, folder: Path, doubt: str) -> Charts:
+    charts = []
     measures = [("fid", evidence.label("FID")), ("loss", "Held-out loss, mean over the timestep groups")]
     for measure, name in measures if evidence.has_fid else measures[1:]:
         points = points_of(evidence, measure)
         told = doubt_caption(doubt) if measure == "fid" else ""
         caption = f"{name}, mean and one standard error over fine-tuning seeds.{told}"
-        path = folder / f"pareto_{measure}.png"
-        pictures.append(pareto_picture(points, name, path, f"{measure} against MACs", caption))
-    return pictures
+        save_png(partial(draw_pareto, points, name), folder / f"pareto_{measure}.png")
+        charts.append(pareto_chart(points, name, caption, title=name.split(",")[0] if measure == "loss" else name))
+    return Charts(tuple(charts))
 
 
-def _strip(evidence: Evidence, samples: dict[str, Images], folder: Path) -> Strip | None:
-    """A column of images for each entry that has images, in the order of the entries."""
-    by_letters = {_letters(stem): images for stem, images in samples.items()}
-    pictures: list[Picture] = []
-    for name in evidence.entries:
-        images = by_letters.get(_letters(name))
-        if images is None:
-            continue
-        shown = images[:_SHOWN]
-        path = folder / f"samples-{len(pictures)}.png"
-        grid_png(shown, path, _ACROSS)
-        pictures.append(load_picture(path, name, f"{len(shown)} generated images of {name}.", name))
-    caption = (
-        f"The first {_SHOWN} images of each entry, of its first fine-tuning seed, not selected. Images at the same place in "
-        "each column started from the same noise. Pixels are enlarged without smoothing."
-    )
-    return Strip("Samples", caption, tuple(pictures)) if pictures else None
+def _tiles(evidence: Evidence, measure: str) -> tuple[Tile, ...]:
+    """The headline's most important numbers compared with the reference's."""
+    headline, reference, base = evidence.headline, evidence.reference, evidence.base
+    word = evidence.label("FID") if measure == "fid" else "held-out loss"
+    pair = [estimate_text(entry.estimate(measure)) for entry in (headline, reference)]
+    tiles = [
+        Tile(pair[0], f"{word} of {headline.name}; {reference.name} {pair[1]}"),
+        Tile(short_ratio(evidence.ratio(headline)), "of the base's MACs while sampling"),
+    ]
+    seconds = [entry.estimate("seconds_per_image") for entry in (headline, base)]
+    if seconds[0] and seconds[1] and seconds[1].mean:
+        tiles.append(Tile(f"{seconds[0].mean / seconds[1].mean:.2f}", "of the base's time for an image"))
+    tiles.append(Tile(f"{headline.mean('params') / base.mean('params'):.1f}×", "the base's parameters stored"))
+    return tuple(tiles)
 
 
-def _letters(name: str) -> str:
-    """A name reduced to the characters that are unchanged in file names."""
-    return re.sub("[^a-z0-9]", "", name.lower())
+def _samples(evidence: Evidence, samples: dict[str, Images]) -> list[Block]:
+    """Images of each entry that has some, in the order of the entries, with a slider between the base and the headline."""
+    by_letters = {letters(stem): images for stem, images in samples.items()}
+    shown = {name: by_letters[letters(name)] for name in evidence.entries if letters(name) in by_letters}
+    return sample_blocks(shown, (evidence.base.name, evidence.headline.name))
 
 
 def _loss_sentence(evidence: Evidence) -> str:

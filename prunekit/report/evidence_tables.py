@@ -1,30 +1,32 @@
 """Tables of a comparison of experts with baselines, and their pictures."""
 
 from collections.abc import Callable
+from dataclasses import replace
 
-import numpy as np
-from matplotlib.figure import Figure
-
+from prunekit.report.charts.bars import Bar, draw_bars
+from prunekit.report.charts.marks import Key
+from prunekit.report.document import Block, Fold, Words
 from prunekit.report.evidence import TRAININGS, Entry, Evidence, short_gap
+from prunekit.report.illustrations import Chart
+from prunekit.report.loss_map import loss_map
 from prunekit.report.pareto import Point
 from prunekit.report.table import Column, Row, Table, count, estimate, flat, named, ratio
-from prunekit.report.wording import ABSENT, estimate_text, large_text, number_text, si_text
+from prunekit.report.wording import ABSENT, large_text, number_text, short_ratio, si_text
 from prunekit.results.estimate import Estimate
 
 __all__ = [
-    "describe_losses",
-    "describe_training",
-    "draw_losses",
-    "draw_training",
     "entry_table",
     "group_table",
+    "losses_chart",
     "points_of",
+    "result_table",
+    "training_blocks",
     "training_table",
 ]
 
-_PARTS = {"base": ("#c9ced4", ""), "search": ("#e3b98f", "///"), "fine-tuning": ("#7fa8d1", "...")}
+_PARTS = {"base": "rest", "search": "s1", "fine-tuning": "s0"}  # use → class of the colour
 _WORDS = {"base": "the base's training", "search": "search", "fine-tuning": "fine-tuning"}
-_STRONG = 0.6  # above this share of the largest change, white text is easier to read
+_SAME = 2  # totals within as many percent are told in a sentence
 
 
 def entry_table(evidence: Evidence) -> Table:
@@ -56,6 +58,25 @@ def entry_table(evidence: Evidence) -> Table:
     )
     caption = f"{metrics.count:,} images of each entry, {metrics.steps} steps of {str(metrics.sampler).upper()}"
     return Table("evidence", caption, rows, columns, note)
+
+
+def result_table(evidence: Evidence) -> Table:
+    """The first table of the page: the quality and the costs of every entry, without the other measures of :func:`entry_table`."""
+    whole = entry_table(evidence)
+    kept = {"entry", "kind", "fid", "verdict", "mac_ratio", "seconds_per_image", "params", "training_ratio"}
+    kept |= set() if evidence.has_fid else {"loss"}
+    columns = tuple(
+        replace(column, spare=column.key == "kind")
+        for column in whole.columns
+        if column.key.removesuffix("_mean") in kept
+    )
+    names = list(evidence.entries)
+    note = (
+        "± is one standard error over fine-tuning seeds. Not clearly: within two standard errors of no difference. Lower is "
+        "better. MACs while sampling are averaged over the sampler's steps."
+    )
+    strong = frozenset({names.index(evidence.headline.name)})
+    return replace(whole, name="result", columns=columns, note=note, strong=strong)
 
 
 def _entry_row(evidence: Evidence, entry: Entry) -> Row:
@@ -120,71 +141,36 @@ def points_of(evidence: Evidence, measure: str) -> list[Point]:
     ]
 
 
-def draw_losses(evidence: Evidence) -> Figure:
+def losses_chart(evidence: Evidence) -> Chart:
     """The changes of :func:`group_table` as coloured cells with their numbers."""
     entries = _others(evidence)
-    means = np.array([[change.mean for change in _changes(evidence, entry)] for entry in entries])
-    widest = max(float(np.abs(means).max()), 1e-9)
-    figure = Figure(figsize=(9.5, 1.3 + 0.36 * len(entries)), layout="constrained")
-    axes = figure.subplots()
-    mesh = axes.imshow(means, cmap="PuOr_r", vmin=-widest, vmax=widest, aspect="auto")
-    for (row, column), value in np.ndenumerate(means):
-        colour = "white" if abs(value) > _STRONG * widest else "#22282e"
-        text = f"{value:+.1f}".replace("-", "−")
-        axes.text(column, row, text, ha="center", va="center", fontsize=8, color=colour)
-    axes.set_yticks(range(len(entries)), [entry.name for entry in entries], fontsize=8)
-    axes.set_xticks(range(means.shape[1]), _ranges(evidence), fontsize=8)
-    axes.tick_params(length=0)
-    axes.set_xlabel("timesteps (0 = cleanest)")
-    axes.spines[:].set_visible(False)
-    bar = figure.colorbar(mesh, ax=axes, fraction=0.03, pad=0.02)
-    bar.set_label("change of the loss, %", fontsize=8)
-    bar.outline.set_visible(False)
-    bar.ax.tick_params(labelsize=8)
-    return figure
+    changes = [_changes(evidence, entry) for entry in entries]
+    return loss_map([entry.name for entry in entries], _ranges(evidence), changes)
 
 
-def describe_losses(evidence: Evidence) -> str:
-    """The picture from :func:`draw_losses` in words."""
-    told = (
-        f"{entry.name}: {', '.join(estimate_text(change) for change in _changes(evidence, entry))}"
-        for entry in _others(evidence)
-    )
-    return f"Change of the held-out loss from the base in percent, cleanest timesteps first. {'; '.join(told)}."
+def training_blocks(evidence: Evidence) -> list[Block]:
+    """What making every entry took: a sentence if all but the reference took the same, otherwise a bar for each; and a table."""
+    table = Fold("The numbers as a table", (training_table(evidence),))
+    others = [entry for entry in evidence.entries.values() if entry is not evidence.reference]
+    totals = [entry.total for entry in others]
+    reference = evidence.reference
+    if others and max(totals) <= (1 + _SAME / 100) * min(totals):
+        own = f"the {si_text(reference.total)} of {reference.name}"
+        share = f": {short_ratio(totals[0] / reference.total)} times {own}" if reference.total else ""
+        same = f"Every entry took {si_text(max(totals))} MACs of training, search included and equal within {_SAME} %"
+        return [Words(f"{same}{share}."), table]
+    bars = [_bar(entry) for entry in evidence.entries.values()]
+    told = ", ".join(f"{bar.name} {bar.total}" for bar in bars)
+    said = f"Training MACs of every entry, split into the base's training, search and fine-tuning: {told}."
+    keys = tuple(Key(_WORDS[part], style, "box") for part, style in _PARTS.items())
+    return [Chart("Training MACs, search included; means over the seeds.", draw_bars(bars, said), keys), table]
 
 
-def draw_training(evidence: Evidence) -> Figure:
-    """A bar for each entry: training MACs, split into the base's, search and fine-tuning."""
-    entries = list(evidence.entries.values())
-    figure = Figure(figsize=(9.5, 1.5 + 0.32 * len(entries)), layout="constrained")
-    axes = figure.subplots()
-    left = np.zeros(len(entries))
-    for part, (colour, hatch) in _PARTS.items():
-        macs = np.array([entry.training[part].mean() for entry in entries])
-        axes.barh(range(len(entries)), macs, left=left, color=colour, hatch=hatch, height=0.7, label=_WORDS[part])
-        left += macs
-    for place, total in enumerate(left):
-        axes.text(total, place, f" {si_text(total)}", va="center", fontsize=8)
-    axes.axvline(
-        evidence.reference.total,
-        color="#333a42",
-        linewidth=0.9,
-        linestyle=":",
-        label=f"{evidence.reference.name} in all",
-    )
-    axes.set_yticks(range(len(entries)), [entry.name for entry in entries], fontsize=8)
-    axes.invert_yaxis()
-    axes.set_xlim(0, 1.12 * max(float(left.max()), 1.0))
-    axes.set_xticks([])
-    axes.spines["bottom"].set_visible(False)
-    figure.legend(loc="outside lower left", ncols=4, frameon=False, fontsize=8)
-    return figure
-
-
-def describe_training(evidence: Evidence) -> str:
-    """The picture from :func:`draw_training` in words."""
-    told = (f"{entry.name} {si_text(entry.total)}" for entry in evidence.entries.values())
-    return f"Training MACs of every entry, split into the base's training, search and fine-tuning: {', '.join(told)}."
+def _bar(entry: Entry) -> Bar:
+    parts = {part: float(entry.training[part].mean()) for part in _PARTS}
+    told = ", ".join(f"{_WORDS[part]} {si_text(macs)}" for part, macs in parts.items() if macs)
+    total = f"{si_text(entry.total)}"
+    return Bar(entry.name, tuple((macs, _PARTS[part]) for part, macs in parts.items()), total, f"{entry.name}: {told}")
 
 
 def _large(key: str) -> Callable[[Row], str]:

@@ -2,8 +2,10 @@
 
 from pathlib import Path
 
+import matplotlib as mpl
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
@@ -11,14 +13,18 @@ from prunekit._files import atomic_path
 from prunekit._kinds import SOFTWARE
 from prunekit._types import FloatArray, IntArray
 from prunekit.groups import Grouping
-from prunekit.report.document import Picture
+from prunekit.report.charts.layout import tick_text
+from prunekit.report.charts.lines import Plot, Series, draw_lines, keys_of, style_of
+from prunekit.report.charts.maps import draw_map
 from prunekit.report.figures import save_figure, scale_by_log, styled
-from prunekit.report.rendering import drawn
+from prunekit.report.illustrations import Chart, Charts, Ramp
+from prunekit.report.wording import number_text
 
-__all__ = ["describe_grouping", "draw_grouping", "grouping_picture", "grouping_png"]
+__all__ = ["describe_grouping", "draw_grouping", "grouping_charts", "grouping_png"]
 
 _COLOURS = ("#1d5f9e", "#b4540a", "#4d7c3a", "#7a4fa0")
 _CUT = "#333a42"
+_PIXELS, _MARKED = 120, 12  # side of a page's map; points of a page's curve that say their figures
 _ROOM = 0.07  # share of the axis that a timestep's number takes up
 _LABELS = {
     "to_clean": "S(t, 0): like the clean end",
@@ -86,13 +92,52 @@ def grouping_png(grouping: Grouping, path: Path | str) -> None:
         save_figure(draw_grouping(grouping), part, SOFTWARE)
 
 
-def grouping_picture(grouping: Grouping, path: Path) -> Picture | None:
-    """A page's picture of the reasons for the cuts; None if the grouping has no map of similarities."""
-    if grouping.evidence.matrix is None:
+def grouping_charts(grouping: Grouping) -> Charts | None:
+    """A page's charts of the reasons for the cuts; None if the grouping has no map of similarities."""
+    evidence, groups = grouping.evidence, grouping.groups
+    if evidence.matrix is None:
         return None
-    caption = f"Timesteps were cut by method {grouping.groups.method}: its curves over the timesteps, and the map of similarities."
-    words = ("Where timesteps are cut, and why", describe_grouping(grouping), caption)
-    return drawn(lambda: draw_grouping(grouping), path, words)
+    at = evidence.timesteps
+    series = []
+    for place, (name, curve) in enumerate(evidence.curves.items()):
+        label, (style, form) = _LABELS.get(name, name), style_of(place)
+        said = {
+            int(i): f"t = {at[i]}: {number_text(float(curve[i]), 3)}, {label}"
+            for i in np.linspace(0, len(at) - 1, min(len(at), _MARKED)).round().astype(int)
+        }
+        series.append(Series(label, at, curve, said, style, form))
+    cuts = tuple((float(cut), str(cut)) for cut in groups.cuts)
+    unit = "share of pixels that agree" if "to_clean" in evidence.curves else ""
+    alpha = evidence.facts.get("alpha")
+    plot = Plot(
+        describe_grouping(grouping),
+        ("timestep t (0 = cleanest)", unit),
+        log="gradient_norm" in evidence.curves,
+        cuts=cuts,
+        level=(float(alpha), "α, bound of the running means") if isinstance(alpha, int | float) else None,
+        ends=(0.0, float(groups.num_timesteps)),
+    )
+    title = f"{len(groups)} groups by method {groups.method}"
+    chart = Chart("Upright lines are the cuts.", draw_lines(series, plot), keys_of(series, plot), title)
+    return Charts(
+        (chart, _map_chart(grouping, evidence.matrix)) if series else (_map_chart(grouping, evidence.matrix),)
+    )
+
+
+def _map_chart(grouping: Grouping, matrix: FloatArray) -> Chart:
+    """The map of similarities with the groups on it."""
+    evidence, groups = grouping.evidence, grouping.groups
+    edges = _edges(evidence.timesteps.astype(np.float64), groups.num_timesteps)
+    middles = (np.arange(_PIXELS) + 0.5) * groups.num_timesteps / _PIXELS
+    nodes = np.clip(np.searchsorted(edges, middles) - 1, 0, len(matrix) - 1)
+    low = min(0.0, float(matrix.min()))
+    colours = mpl.colormaps["viridis"]((matrix[np.ix_(nodes, nodes)] - low) / (1.0 - low), bytes=True)[..., :3]
+    boxes = [(float(group.start), float(group.stop)) for group in groups]
+    kind = _KINDS.get(groups.method, "similarity")
+    said = f"Map of the {kind} of timesteps a and b, with {len(groups)} groups boxed on its diagonal."
+    ramp = Ramp(tick_text(round(low, 2)), "1", tuple(to_hex(mpl.colormaps["viridis"](i / 11)) for i in range(12)))
+    drawing = draw_map(colours, boxes, groups.num_timesteps, said)
+    return Chart(f"Colour: {kind}.", (drawing,), title="Similarity of timesteps, groups boxed", ramp=ramp)
 
 
 def _curves(axes: Axes, grouping: Grouping) -> None:

@@ -18,6 +18,7 @@ from prunekit._json import JsonDict
 from prunekit._kinds import SOFTWARE
 from prunekit._types import FloatArray
 from prunekit.errors import FileFormatError
+from prunekit.report.charts.layout import tick_text
 from prunekit.report.figures import column_width, save_figure, short_name, styled
 from prunekit.report.wording import timestep_text
 from prunekit.results.planning_files import ImportanceFile
@@ -91,16 +92,24 @@ class Heatmap:
     def caption(self) -> str:
         """How to read the picture."""
         reason = "" if self.scale == "log" else " Ranks, because some scores are not positive."
-        hatched = (
-            " Hatched grey: not removable, so neither robust nor important." if np.isnan(self.values).any() else ""
-        )
-        hatched += (
-            " Separate on the right: groups left whole that have no place in that order." if self.without_place else ""
-        )
+        fixed = " Grey cells with a stroke: not removable." if np.isnan(self.values).any() else ""
+        fixed += " At the end: groups left whole that have no place in that order." if self.without_place else ""
         return (
-            f"Importance by criterion {self.criterion}; higher means keep. Rows are timestep groups, cleanest on top; columns "
-            f"are channel groups in network order. Colour: {self.scale_text}.{reason} Colours compare within a row only.{hatched}"
+            f"Importance by criterion {self.criterion}; higher means keep. Timestep groups by channel groups in network order; "
+            f"group 0 is the cleanest. Colour: {self.scale_text}.{reason} Colours compare within a timestep group only.{fixed}"
         )
+
+    @property
+    def ends(self) -> tuple[str, str]:
+        """The lowest and the highest value that have a colour of their own, in words."""
+        if self.scale == "rank":
+            return "lowest rank", "highest"
+        low = tick_text(float(f"{self._norm().vmin:.2g}"))
+        return f"{'below ' if self._clipped() else ''}{low} of the highest", "highest"
+
+    def level(self, value: float) -> float:
+        """Place of a value on the scale of colours, from 0 to 1."""
+        return float(np.clip(self._norm()(value), 0.0, 1.0))
 
     @property
     def alt(self) -> str:

@@ -3,19 +3,26 @@
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeAlias
+
+from markupsafe import Markup
 
 from prunekit._json import JsonDict
 from prunekit.experiments import Experiment
 from prunekit.report.claims import claim
-from prunekit.report.curriculum_page import curriculum_claim, write_curriculum_report
-from prunekit.report.evidence import evidence_claim
+from prunekit.report.curriculum_page import curriculum_claim, training_curves, write_curriculum_report
+from prunekit.report.evidence import Evidence, evidence_claim
 from prunekit.report.evidence_page import write_evidence_report
-from prunekit.report.multistage import multistage_claim, write_multistage_report
+from prunekit.report.gallery import letters, thumbs
+from prunekit.report.illustrations import Picture
+from prunekit.report.learning_charts import learning_spark
+from prunekit.report.multistage import entries_of, multistage_claim, write_multistage_report
 from prunekit.report.page import write_report
-from prunekit.report.run import RunResults
+from prunekit.report.run import RunResults, read_samples
 from prunekit.results.expert_results import ExpertsManifest
 from prunekit.results.reading_manifests import Manifest, manifest_of, of_kind, read_manifest
 
+Thumbs: TypeAlias = tuple[Picture | Markup, ...]
 __all__ = ["KINDS", "Kind", "kind_of", "report_writer", "write_any_report"]
 
 
@@ -26,23 +33,43 @@ class Kind:
     Args:
         claim: takes a manifest, as JSON or as read before, and returns its finding in one sentence.
         write: takes the run's folder, writes its report and returns the page.
+        thumbs: takes the run's folder and manifest, and returns small pictures for the list of runs.
     """
 
     claim: Callable[[Manifest | JsonDict], str]
     write: Callable[[Path], Path]
+    thumbs: Callable[[Path, Manifest], Thumbs]
 
 
 def _experts_claim(manifest: Manifest | JsonDict) -> str:
     return claim(RunResults.from_manifest(of_kind(ExpertsManifest, manifest)))
 
 
+def _evidence_thumbs(folder: Path, manifest: Manifest) -> Thumbs:
+    headline = Evidence.from_manifest(manifest).headline.name
+    samples = {headline if letters(n) == letters(headline) else n: found for n, found in read_samples(folder).items()}
+    return thumbs(folder.name, samples, ("base", headline))
+
+
+def _experts_thumbs(folder: Path, manifest: Manifest) -> Thumbs:
+    return thumbs(folder.name, read_samples(folder), ("base", "experts"))
+
+
+def _multistage_thumbs(folder: Path, manifest: Manifest) -> Thumbs:
+    return (learning_spark([entry.curve for entry in entries_of(manifest)], folder.name),)
+
+
+def _curriculum_thumbs(folder: Path, manifest: Manifest) -> Thumbs:
+    return (learning_spark(training_curves(manifest), folder.name),)
+
+
 KINDS: Mapping[Experiment, Kind] = {
-    Experiment.EVIDENCE: Kind(evidence_claim, write_evidence_report),
-    Experiment.MULTISTAGE: Kind(multistage_claim, write_multistage_report),
-    Experiment.CURRICULUM: Kind(curriculum_claim, write_curriculum_report),
-    Experiment.EXPERTS: Kind(_experts_claim, write_report),
+    Experiment.EVIDENCE: Kind(evidence_claim, write_evidence_report, _evidence_thumbs),
+    Experiment.EXPERTS: Kind(_experts_claim, write_report, _experts_thumbs),
+    Experiment.MULTISTAGE: Kind(multistage_claim, write_multistage_report, _multistage_thumbs),
+    Experiment.CURRICULUM: Kind(curriculum_claim, write_curriculum_report, _curriculum_thumbs),
 }
-"""The report of every kind of run that has one."""
+"""The report of every kind of run that has one, the most important kind first."""
 
 
 def kind_of(manifest: Manifest | JsonDict) -> Kind | None:

@@ -11,7 +11,7 @@ from prunekit.report.claims import contradiction
 from prunekit.report.doubts import doubt_of, doubt_sentence
 from prunekit.report.figures import scale_by_log
 from prunekit.report.table import Column, Row, estimate, flat
-from prunekit.report.wording import clear, number_text, unclear, unpaired
+from prunekit.report.wording import ABSENT, clear, unclear, unpaired
 from prunekit.results.estimate import Estimate
 from prunekit.results.learning_results import CurriculumRow, Look, MultistageRow
 from prunekit.results.manifest_head import Head, metric_label
@@ -20,10 +20,11 @@ __all__ = [
     "LearningCurve",
     "comparison_claim",
     "curves_of",
-    "describe_learning",
     "draw_learning",
     "end_columns",
     "ends",
+    "is_reached",
+    "label_and_doubt",
     "learning_claim",
     "mean_and_error",
     "measured_on",
@@ -31,6 +32,7 @@ __all__ = [
     "seeds_text",
     "share_column",
     "share_to_reach",
+    "shares_sentence",
 ]
 
 _MARKERS = "os^DvPX<>*"
@@ -151,9 +153,18 @@ def comparison_claim(manifest: Head, look: Look, rival: LearningCurve, others: S
         rival: the training that the others are compared with.
         others: the other trainings.
     """
-    doubt = doubt_of(look, manifest.settings.data or {})
-    label = metric_label("FID", look.features, look.count)
+    label, doubt = label_and_doubt(manifest, look)
     return " ".join(filter(None, [learning_claim(rival, others, label, doubt), doubt_sentence(label, look, doubt)]))
+
+
+def label_and_doubt(manifest: Head, look: Look) -> tuple[str, str]:
+    """FID's name with its features and count, and why no claim may rest on it.
+
+    Args:
+        manifest: names the images.
+        look: the measurement that says how FID was measured.
+    """
+    return metric_label("FID", look.features, look.count), doubt_of(look, manifest.settings.data or {})
 
 
 def _ends_text(curve: LearningCurve, rival: LearningCurve, of: str, label: str) -> str:
@@ -217,7 +228,7 @@ def share_column(heading: str, curves: Sequence[LearningCurve], rival: LearningC
     def text(row: Row) -> str:
         curve = curves[row["place"]]
         share = None if rival is None else 1.0 if curve is rival else share_to_reach(curve, rival, of)
-        return "—" if share is None else f"{share:.2f} ({1 / share:.1f}×)"
+        return ABSENT if share is None else f"{share:.2f} ({1 / share:.1f}×)"
 
     return Column(heading, "", text)
 
@@ -230,27 +241,48 @@ def end_columns(curves: Sequence[LearningCurve], rival: LearningCurve | None, wh
         rival: the curve with the final values to reach; None if there is none.
         whose: ``the`` or ``its``, for headings.
     """
-    columns = [estimate("loss", "loss"), share_column(f"share to {whose} loss", curves, rival, "losses")]
-    if not all(curve.has_fid for curve in curves):
-        return columns
-    fid = [estimate("FID", "fid"), share_column(f"share to {whose} FID", curves, rival, "fids")]
-    return [columns[0], fid[0], columns[1], fid[1]]
+    columns = [estimate("loss", "loss")]
+    with_fid = all(curve.has_fid for curve in curves)
+    columns += [estimate("FID", "fid")] if with_fid else []
+    for of, word in [("losses", "loss"), ("fids", "FID")][: 1 + with_fid]:
+        if is_reached(curves, rival, of):
+            columns.append(share_column(f"share to {whose} {word}", curves, rival, of))
+    return columns
+
+
+def is_reached(curves: Sequence[LearningCurve], rival: LearningCurve | None, of: str) -> bool:
+    """Whether a curve other than the rival reaches the rival's final value.
+
+    Args:
+        curves: all curves.
+        rival: None if there is none.
+        of: ``losses`` or ``fids``.
+    """
+    others = [curve for curve in curves if curve is not rival]
+    return rival is not None and any(share_to_reach(curve, rival, of) is not None for curve in others)
+
+
+def shares_sentence(curves: Sequence[LearningCurve], rival: LearningCurve | None, told: str) -> str:
+    """A sentence about the columns of shares; another one if no curve reaches the rival's final values.
+
+    Args:
+        curves: all curves.
+        rival: None if there is none.
+        told: the meaning of the shares.
+    """
+    if rival is None or all(curve is rival for curve in curves):
+        return ""
+    measures = ("losses", "fids") if all(curve.has_fid for curve in curves) else ("losses",)
+    if any(is_reached(curves, rival, of) for of in measures):
+        return told
+    words = "loss or FID" if len(measures) > 1 else "loss"
+    return f"None reaches the final mean {words} of {rival.title}."
 
 
 def ends(curve: LearningCurve) -> dict[str, float | None]:
     """A curve's final loss and FID over its seeds, as part of a table's row."""
     fid = Estimate.over(curve.fids[:, -1]) if curve.has_fid else None
     return flat(loss=Estimate.over(curve.losses[:, -1]), fid=fid)
-
-
-def describe_learning(curves: Sequence[LearningCurve]) -> str:
-    """The picture from :func:`draw_learning` in words."""
-    told = []
-    for curve in curves:
-        loss, fid = (number_text(float(values[:, -1].mean())) for values in (curve.losses, curve.fids))
-        told.append(f"{curve.title} ends at loss {loss}{f' and FID {fid}' if curve.has_fid else ''}")
-    what = "Held-out loss and FID" if all(curve.has_fid for curve in curves) else "Held-out loss"
-    return f"{what} over training MACs, one line for each of {len(curves)}: {'; '.join(told)}."
 
 
 def draw_learning(curves: Sequence[LearningCurve], rival: int = 0) -> Figure:

@@ -1,65 +1,118 @@
-"""Shows in pictures how experts were made: noise and targets, importance, widths."""
+"""Shows how experts were made: importance and widths, as cells of timestep groups by channel groups."""
 
-from pathlib import Path
+import math
 
-from prunekit.report import figures
-from prunekit.report.document import Block, Fold, Items, Picture
+import matplotlib as mpl
+from matplotlib.colors import to_hex
+
+from prunekit.report.charts.cells import Cell, Sheet, draw_cells
+from prunekit.report.charts.layout import NARROW, WIDE
+from prunekit.report.charts.marks import Key
+from prunekit.report.document import Block, Fold, Items
+from prunekit.report.figures import short_name
 from prunekit.report.heatmap import Heatmap
-from prunekit.report.rendering import drawn
+from prunekit.report.illustrations import Chart, Ramp
 from prunekit.report.run import RunResults
 from prunekit.report.tables import width_table
-from prunekit.report.wording import short_ratio
-from prunekit.schedule.diffusers import settings_text
+from prunekit.report.wording import number_text, ratio_text, timestep_text
+from prunekit.results.expert_results import Expert
 
-__all__ = ["frontiers_picture", "importance_blocks", "targets_picture", "width_blocks"]
+__all__ = ["describe_widths", "importance_blocks", "importance_chart", "width_blocks", "width_order"]
 
-
-def targets_picture(results: RunResults, folder: Path) -> Picture:
-    """A picture of SNR over the timesteps, with the groups' targets below."""
-    allocation = results.allocation
-    low, high = allocation.feasible
-    settings = settings_text(results.schedule.scheduler)
-    caption = (
-        f"Budget {short_ratio(allocation.budget)} by rule {allocation.rule}, with which {short_ratio(low)} to "
-        f"{short_ratio(high)} is feasible here; the mean is over the {allocation.sampler_steps} steps of {allocation.sampler}"
-        f"{f' {settings}' if settings else ''}. "
-        "Lines mark the borders of the timestep groups; group 0 is the cleanest."
-    )
-    words = ("Noise and targets", figures.describe_snr_targets(results), caption)
-    return drawn(lambda: figures.draw_snr_targets(results), folder / "snr_targets.png", words)
+_RAMP = 12  # colours shown between both ends
+_DARKEST = 0.06  # of the colour map, so that the lowest value differs from a dark page
 
 
-def frontiers_picture(results: RunResults, folder: Path) -> Picture | None:
-    """A picture of the searches' frontiers, if the allocation was made from them."""
-    if not results.allocation.frontiers:
-        return None
-    caption = (
-        "The best recorded points of each timestep group's search; rings mark the targets. The loss is the search's own, before "
-        "fine-tuning; between points it is interpolated."
-    )
-    words = ("Recorded frontiers and targets", figures.describe_frontiers(results), caption)
-    return drawn(lambda: figures.draw_frontiers(results), folder / "frontiers.png", words)
+def importance_chart(heatmap: Heatmap) -> Chart:
+    """Importance by timestep group and channel group; on a phone with a row for each channel group."""
+    columns = [short_name(name) for name in heatmap.names]
+    cells = [
+        [_importance_cell(heatmap, row, column) for column in range(len(heatmap.names))]
+        for row in range(len(heatmap.rows))
+    ]
+    rows = [" ".join(label.replace("·", " ").split()) for label in heatmap.rows]
+    gap = len(heatmap.names) - heatmap.without_place if heatmap.without_place else 0
+    sheet = Sheet(heatmap.alt, rows, columns, cells, gap=gap)
+    turned = Sheet(heatmap.alt, [str(i) for i in range(len(rows))], columns, cells).turned("timestep group")
+    fixed = any(math.isnan(value) for value in heatmap.values.flat)
+    keys = (Key("not removable, so neither robust nor important", "fixed", "box"),) if fixed else ()
+    colours = tuple(_colour(i / (_RAMP - 1)) for i in range(_RAMP))
+    ramp = Ramp(*heatmap.ends, colours)
+    return Chart(heatmap.caption, (draw_cells(sheet, WIDE), draw_cells(turned, NARROW)), keys, ramp=ramp)
 
 
-def importance_blocks(results: RunResults, folder: Path) -> list[Block]:
+def _importance_cell(heatmap: Heatmap, row: int, column: int) -> Cell:
+    value = float(heatmap.values[row, column])
+    where = f"{' '.join(heatmap.rows[row].split())}, {heatmap.names[column]}"
+    if math.isnan(value):
+        return Cell(f"{where}: not removable", "fixed")
+    return Cell(f"{where}: {number_text(value, 3)}", colour=_colour(heatmap.level(value)))
+
+
+def _colour(level: float) -> str:
+    return to_hex(mpl.colormaps["viridis"](_DARKEST + (1 - _DARKEST) * level))
+
+
+def importance_blocks(results: RunResults) -> list[Block]:
     """Importance by timestep group and channel group, and the layers left whole; empty if importance was not kept."""
     if results.importance is None:
         return []
     heatmap = Heatmap.of(results.importance)
-    words = ("Importance heatmap", heatmap.alt, heatmap.caption)
-    blocks: list[Block] = [drawn(heatmap.draw, folder / "importance.png", words)]
+    blocks: list[Block] = [importance_chart(heatmap)]
     if heatmap.left_whole:
         summary = f"Channel groups left whole ({len(heatmap.left_whole)})"
         blocks.append(Fold(summary, (Items(tuple(heatmap.left_whole.items())),)))
     return blocks
 
 
-def width_blocks(results: RunResults, folder: Path) -> list[Block]:
-    """Widths before and after by timestep group, as a picture and as a table; empty if they were not kept."""
-    names = figures.width_order(results)
+def width_order(results: RunResults) -> list[str]:
+    """Channel groups that occur in an expert, in network order as far as the run records it."""
+    known = results.importance.channel_groups if results.importance else []
+    named = {name: None for expert in results.experts.values() for name in expert.changes}
+    first = [group.name for group in known if group.name in named]
+    return first + [name for name in named if name not in set(first)]
+
+
+def width_blocks(results: RunResults) -> list[Block]:
+    """Widths before and after by timestep group, as a chart and as a table; empty if they were not kept."""
+    names = width_order(results)
     if not names:
         return []
-    caption = "Channels of each channel group in network order: pale before pruning, solid after, with the number kept."
-    words = ("Widths before and after", figures.describe_widths(results), caption)
-    picture = drawn(lambda: figures.draw_widths(results), folder / "widths.png", words)
-    return [picture, Fold("The same numbers as a table", (width_table(results.experts, names),))]
+    experts = [results.experts[index] for index in sorted(results.experts)]
+    targets = {group.index: group for group in results.allocation.groups}
+    rows = [f"group {e.group} t {timestep_text(targets[e.group].start, targets[e.group].stop)}" for e in experts]
+    cells = [[_width_cell(expert, name) for name in names] for expert in experts]
+    said, columns = describe_widths(results), [short_name(name) for name in names]
+    sheet = Sheet(said, rows, columns, cells)
+    turned = Sheet(said, [str(expert.group) for expert in experts], columns, cells).turned("timestep group")
+    kept = ", ".join(f"{e.group}: {ratio_text(e.macs / results.base.macs)}" for e in experts)
+    caption = (
+        "The filled part of a cell is the part of the channels that is kept; the number counts them, where there is room. Channel "
+        f"groups are in network order. MACs kept by timestep group: {kept}."
+    )
+    keys = (Key("kept", "kept", "box"), Key("removed", "rest", "box"))
+    chart = Chart(caption, (draw_cells(sheet, WIDE), draw_cells(turned, NARROW)), keys)
+    return [chart, Fold("The same numbers as a table", (width_table(results.experts, names),))]
+
+
+def _width_cell(expert: Expert, name: str) -> Cell:
+    where = f"group {expert.group}, {name}"
+    if name not in expert.changes:
+        return Cell(f"{where}: not recorded", "rest", "?")
+    before, after = expert.changes[name]
+    return Cell(f"{where}: {after} of {before} channels", "kept", str(after), share=after / before if before else 1.0)
+
+
+def describe_widths(results: RunResults) -> str:
+    """The widths in words; the numbers are in the table below the chart."""
+    parts = [
+        f"group {index} keeps {_kept(results.experts[index]):.0%} of its prunable channels"
+        for index in sorted(results.experts)
+        if results.experts[index].widths
+    ]
+    return f"Widths of {len(width_order(results))} channel groups before and after pruning: {'; '.join(parts)}."
+
+
+def _kept(expert: Expert) -> float:
+    before = sum(pair[0] for pair in expert.changes.values())
+    return sum(pair[1] for pair in expert.changes.values()) / before if before else 1.0

@@ -1,20 +1,25 @@
 """The report of a comparison of multistage networks: a table and the learning curves, made only from its manifest."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from prunekit._json import JsonDict
 from prunekit.errors import FileFormatError
 from prunekit.report.comparison import Comparison, write_comparison
+from prunekit.report.document import Tile
 from prunekit.report.learning import (
     LearningCurve,
     comparison_claim,
     curves_of,
     end_columns,
     ends,
+    label_and_doubt,
     measured_on,
     seeds_text,
+    shares_sentence,
 )
+from prunekit.report.learning_charts import learning_tiles
 from prunekit.report.pareto import Point
 from prunekit.report.table import Column, Table, named
 from prunekit.report.wording import ABSENT
@@ -22,7 +27,7 @@ from prunekit.results.estimate import Estimate
 from prunekit.results.learning_results import MultistageManifest, MultistageRow, MultistageSettings, Unified
 from prunekit.results.reading_manifests import AGAIN, Manifest, of_kind, read_manifest
 
-__all__ = ["Entry", "entries_of", "multistage_claim", "write_multistage_report"]
+__all__ = ["Entry", "entries_of", "multistage_claim", "network_title", "write_multistage_report"]
 
 _TITLES = {
     "unified": "unified",
@@ -75,7 +80,7 @@ def entries_of(manifest: Manifest | JsonDict) -> list[Entry]:
                 tuple(rows[0].stage_macs),
                 float(rows[0].sampling_macs),
                 rows[0].params,
-                curves_of(_title(network, grouping), rows),
+                curves_of(network_title(network, grouping), rows),
             )
             for (network, grouping, cuts), rows in by_network.items()
         ]
@@ -83,9 +88,15 @@ def entries_of(manifest: Manifest | JsonDict) -> list[Entry]:
         raise FileFormatError(f"The manifest holds no comparison of multistage networks ({error}).") from error
 
 
-def _title(network: str, grouping: str) -> str:
+def network_title(network: str, grouping: str) -> str:
+    """A network's name in tables and pictures.
+
+    Args:
+        network: ``unified``, ``separate``, ``equal`` or ``tailored``.
+        grouping: method that cut the stages, which the unified network does not have.
+    """
     title = _TITLES.get(network, network)
-    return f"{title}, {grouping}" if grouping else title
+    return f"{title}, {grouping}" if grouping and network != "unified" else title
 
 
 def multistage_claim(manifest: Manifest | JsonDict) -> str:
@@ -110,18 +121,25 @@ def write_multistage_report(folder: Path | str) -> Path:
     settings = MultistageSettings.of(manifest.config or {}, "The manifest's configuration", AGAIN)
     unified = Unified.of(manifest.unified, "The manifest's unified network", AGAIN)
     entries = entries_of(manifest)
+    look = manifest.multistage[0].curve[-1]
     comparison = Comparison(
         "multistage",
         "Networks for stages, at equal training MACs",
         multistage_claim(manifest),
-        _text(manifest, settings, unified),
+        _text(manifest, settings, unified, entries),
         [entry.curve for entry in entries],
         _table(entries),
-        manifest.multistage[0].curve[-1].features,
+        look.features,
         _points(entries),
         "unified network",
+        _tiles(entries, *label_and_doubt(manifest, look)),
     )
     return write_comparison(folder, manifest, comparison)
+
+
+def _tiles(entries: Sequence[Entry], label: str, doubt: str) -> tuple[Tile, ...]:
+    unified = next(entry.curve for entry in entries if entry.network == "unified")
+    return learning_tiles(unified, [entry.curve for entry in entries if entry.curve is not unified], label, doubt)
 
 
 def _points(entries: list[Entry]) -> dict[str, list[Point]]:
@@ -161,25 +179,31 @@ def _table(entries: list[Entry]) -> Table:
     )
     columns = (
         named("network", "title"),
-        named("cuts", "cuts"),
-        named("MACs by stage (M)", "stage_macs"),
+        *end_columns(curves, unified, "its"),
         Column("sampling MACs (M)", "sampling_macs", lambda row: f"{row['sampling_macs'] / 1e6:.1f}"),
         Column("parameters (M)", "params", lambda row: f"{row['params'] / 1e6:.2f}"),
-        *end_columns(curves, unified, "its"),
+        named("MACs by stage (M)", "stage_macs"),
+        named("cuts", "cuts"),
     )
     return Table("multistage", "Final results of every network", rows, columns)
 
 
-def _text(manifest: MultistageManifest, settings: MultistageSettings, unified: Unified) -> str:
+def _text(
+    manifest: MultistageManifest, settings: MultistageSettings, unified: Unified, entries: Sequence[Entry]
+) -> str:
     look, train, section = manifest.multistage[0].curve[-1], settings.base.train, settings.multistage
     start = f"further from {settings.base.checkpoint}" if settings.base.checkpoint else "from scratch"
+    rival = next((entry.curve for entry in entries if entry.network == "unified"), None)
+    shares = (
+        "Shares: training MACs to reach the unified network's final mean loss and FID, as a share of the unified "
+        "network's training and as a factor of reduction, interpolated between looks; – if they are never reached."
+    )
     return (
         f"Every network was trained {start} with {unified.training_macs / 1e12:.2f} TMACs, as many as "
         f"{train.steps:,} steps of {train.batch_size} for the unified network (backward counted as twice forward), over "
         f"{seeds_text(len(section.seeds))}; the learning rate {_RATES[train.lr_scheduler]}. Stages are listed from the "
-        f"cleanest. {measured_on(look, section.sampler, section.sampling_steps)} The last columns: training MACs "
-        "to reach the unified network's final mean loss and FID, as a share of the unified network's training and as a factor of "
-        "reduction, interpolated between looks; — if they are never reached."
+        f"cleanest. {measured_on(look, section.sampler, section.sampling_steps)} "
+        f"{shares_sentence([entry.curve for entry in entries], rival, shares)}"
     )
 
 

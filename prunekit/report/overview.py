@@ -7,9 +7,10 @@ from prunekit._files import atomic_path, check_file
 from prunekit._leftovers import restore_within
 from prunekit._names import without_paths
 from prunekit.errors import InputError, MissingFileError
-from prunekit.report.document import Card, Cards, Document, Link, Links, sections_with
+from prunekit.report.document import Card, Cards, Document, Link, sections_with
 from prunekit.report.folder import PAGE
-from prunekit.report.kinds import kind_of, report_writer
+from prunekit.report.kinds import KINDS, kind_of, report_writer
+from prunekit.report.measurements import MEASUREMENTS, measurement_links, read_measurements, write_measurements
 from prunekit.report.rendering import render
 from prunekit.results.reading_manifests import Manifest, read_manifest
 
@@ -51,21 +52,23 @@ def write_all_reports(folder: Path | str, done: Callable[[Path], None] = lambda 
 
 
 def check_overview(folder: Path) -> None:
-    """Refuse a folder with an ``index.html`` that prunekit did not write, since the page of all runs would replace it.
+    """Refuse a folder with an ``index.html`` or ``measurements.html`` that prunekit did not write, since it would be replaced.
 
     Raises:
         InputError: there is such a file, or no file can be written there.
     """
-    page = folder / "index.html"
-    check_file(page)
-    if page.exists() and not PAGE.recognises(page):
-        raise InputError(
-            f"{page} is no page of prunekit's and would be lost; move it elsewhere, or choose another folder."
-        )
+    for page in (folder / "index.html", folder / MEASUREMENTS):
+        check_file(page)
+        if page.exists() and not PAGE.recognises(page):
+            raise InputError(
+                f"{page} is no page of prunekit's and would be lost; move it elsewhere, or choose another folder."
+            )
 
 
 def write_overview(folder: Path | str) -> Path:
-    """Write ``index.html``: a list of the runs in a folder, newest first, and of the Markdown pages in its other folders.
+    """Write ``index.html``: the runs in a folder, the most important kinds first, and the Markdown reports in its other folders.
+
+    The Markdown reports are shown on a page of their own, ``measurements.html``.
 
     Returns:
         Path of the page.
@@ -78,17 +81,25 @@ def write_overview(folder: Path | str) -> Path:
     check_overview(folder)
     runs = run_folders(folder)
     manifests = {run: read_manifest(run) for run in runs}
-    newest = sorted(runs, key=lambda run: manifests[run].created or "", reverse=True)
-    others = _others(folder, set(runs))
+    ordered = sorted(runs, key=lambda run: manifests[run].created or "", reverse=True)
+    ordered.sort(key=lambda run: _rank(manifests[run]))
+    measured = read_measurements(folder, set(runs))
     sections = sections_with(
-        ("runs", "Runs", [Cards(tuple(_card(run, manifests[run]) for run in newest)) if runs else None]),
-        ("others", "Other measurements", others),
+        ("runs", "Runs", [Cards(tuple(_card(run, manifests[run]) for run in ordered)) if runs else None]),
+        ("others", "Other measurements", measurement_links(measured)),
     )
-    found = f"{len(runs)} run{'s' if len(runs) != 1 else ''}, newest first, each with its finding in one sentence."
+    found = f"{len(runs)} run{'s' if len(runs) != 1 else ''}, each with its finding; comparisons with baselines first."
     page = Document("Reports", found, sections, kind="prunekit")
+    write_measurements(folder, measured)
     with atomic_path(folder / "index.html") as part:
         part.write_text(render(page), encoding="utf-8")
     return folder / "index.html"
+
+
+def _rank(manifest: Manifest) -> int:
+    """Place of a run's kind, the most important first."""
+    kinds = list(KINDS)
+    return kinds.index(manifest.kind) if manifest.kind in KINDS else len(kinds)
 
 
 def _card(run: Path, manifest: Manifest) -> Card:
@@ -106,21 +117,5 @@ def _card(run: Path, manifest: Manifest) -> Card:
         str(without_paths(manifest.settings.description) or ""),
         "" if kind is None else kind.claim(manifest),
         (Link("manifest", f"{run.name}/manifest.json"),) if has_page else (),
+        () if kind is None else kind.thumbs(run, manifest),
     )
-
-
-def _others(folder: Path, runs: set[Path]) -> list[Links]:
-    """Markdown pages in folders that are not runs."""
-    apart = sorted(path for path in folder.iterdir() if path.is_dir() and path not in runs and path.name[0] != ".")
-    lists = []
-    for each in apart:
-        links = tuple(Link(_heading(page), page.relative_to(folder).as_posix()) for page in sorted(each.rglob("*.md")))
-        if links:
-            lists.append(Links(each.name, links))
-    return lists
-
-
-def _heading(page: Path) -> str:
-    """The first heading of a Markdown page; the file's name if it has none."""
-    lines = page.read_text(encoding="utf-8").splitlines()
-    return next((line.lstrip("#").strip() for line in lines if line.startswith("#")), page.stem)

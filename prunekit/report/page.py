@@ -1,5 +1,6 @@
 """Writes the page of a run that makes experts."""
 
+from functools import partial
 from pathlib import Path
 
 from prunekit._files import atomic_folder
@@ -7,19 +8,25 @@ from prunekit._json import read_json
 from prunekit.groups import Grouping
 from prunekit.report.claims import claim, fid_doubt
 from prunekit.report.cost_tables import cost_sentence, kinds_table, ledger_table
-from prunekit.report.document import Document, Picture, Words, sections_with
+from prunekit.report.document import Block, Document, Fold, Words, sections_with
 from prunekit.report.doubts import doubt_caption
+from prunekit.report.figures import save_png
 from prunekit.report.flow_chart import flow_of
 from prunekit.report.folder import FOLDER
-from prunekit.report.groupings import grouping_picture
-from prunekit.report.method import frontiers_picture, importance_blocks, targets_picture, width_blocks
-from prunekit.report.pareto import Point, pareto_picture
+from prunekit.report.gallery import sample_blocks
+from prunekit.report.groupings import grouping_charts
+from prunekit.report.illustrations import Charts
+from prunekit.report.loss_map import losses_chart
+from prunekit.report.method import importance_blocks, width_blocks
+from prunekit.report.pareto import Point, draw_pareto, pareto_chart
 from prunekit.report.provenance import again, cost_blocks, provenance
-from prunekit.report.rendering import load_picture, render
+from prunekit.report.rendering import render
+from prunekit.report.result_table import result_table, result_tiles
 from prunekit.report.run import RunResults, read_run
-from prunekit.report.samples import describe_samples, samples_png, shown_count
+from prunekit.report.samples import samples_png
 from prunekit.report.table import Table
 from prunekit.report.tables import cost_table, loss_table, metric_table
+from prunekit.report.target_charts import frontiers_chart, targets_charts
 from prunekit.report.wording import mean_losses, time_sentence, warnings_of
 from prunekit.results.estimate import Estimate
 
@@ -57,25 +64,26 @@ def write_page(results: RunResults, run_folder: Path) -> Path:
 
 def _document(results: RunResults, grouping: Grouping | None, folder: Path) -> Document:
     tables = _write_tables(results, folder)
-    groups = None if grouping is None else grouping_picture(grouping, folder / "groups.png")
     cost = cost_sentence(results)
     features = results.metrics.features if results.metrics else None
+    first = result_table(results)
+    losses = losses_chart(results)
     sections = sections_with(
+        ("quality", "Result", [first]),
+        ("samples", "Samples from the same noise", _samples(results, folder)),
+        ("importance", "Importance", importance_blocks(results)),
+        ("losses", "Denoising loss by timestep group", [losses, _folded(tables.get("losses"))]),
+        ("pareto", "Quality against cost", [_pareto(results, folder)]),
+        ("compute", "Compute and parameters", [tables["table"], _folded(tables.get("metrics"))]),
+        ("widths", "Widths before and after", width_blocks(results)),
         ("flow", "From the base to the experts", [flow_of(results)]),
-        ("quality", "Sample quality", [tables.get("metrics")]),
-        ("samples", "Samples", [_samples(results, folder)]),
-        ("pareto", "Quality against cost", _pareto(results, folder)),
-        ("compute", "Compute and parameters", [tables["table"]]),
-        ("losses", "Denoising loss by timestep group", [tables.get("losses")]),
         (
             "targets",
             "Noise and targets",
-            [targets_picture(results, folder), groups, frontiers_picture(results, folder)],
+            [targets_charts(results), grouping_charts(grouping) if grouping else None, frontiers_chart(results)],
         ),
-        ("importance", "Importance", importance_blocks(results, folder)),
-        ("widths", "Widths before and after", width_blocks(results, folder)),
         ("training", "Training cost", [Words(cost) if cost else None, *cost_blocks(results.manifest)]),
-        short={"flow": "Flow", "losses": "Denoising loss", "widths": "Widths"},
+        short={"flow": "Flow", "losses": "Loss map", "widths": "Widths", "samples": "Samples"},
     )
     return Document(
         results.recipe,
@@ -83,7 +91,12 @@ def _document(results: RunResults, grouping: Grouping | None, folder: Path) -> D
         (*sections, provenance(results.manifest, features), again(results.manifest)),
         tuple(filter(None, [time_sentence(results)])),
         tuple(warnings_of(results)),
+        tiles=result_tiles(results),
     )
+
+
+def _folded(table: Table | None) -> Fold | None:
+    return None if table is None else Fold(f"All numbers as a table: {table.caption}", (table,))
 
 
 def _write_tables(results: RunResults, folder: Path) -> dict[str, Table]:
@@ -96,29 +109,28 @@ def _write_tables(results: RunResults, folder: Path) -> dict[str, Table]:
     return tables
 
 
-def _samples(results: RunResults, folder: Path) -> Picture | None:
+def _samples(results: RunResults, folder: Path) -> list[Block]:
     if not results.samples:
-        return None
+        return []
     samples_png(results.samples, folder / "samples.png")
-    caption = (
-        f"The first {shown_count(results.samples)} images of each model, not selected. Images at the same place in each grid "
-        "started from the same noise. Pixels are enlarged without smoothing."
-    )
-    return load_picture(folder / "samples.png", "Sample grids", describe_samples(results.samples), caption, least=0.42)
+    others = [name for name in results.samples if name != "base"]
+    pair = ("base", others[0]) if "base" in results.samples and others else None
+    return sample_blocks(results.samples, pair)
 
 
-def _pareto(results: RunResults, folder: Path) -> list[Picture]:
-    """Pictures of loss and FID against MACs, each if it is known for two models."""
-    pictures = []
-    for name, measure, points in (
-        ("pareto_loss", "Held-out loss, averaged over the sampler's steps", _loss_points(results)),
-        ("pareto_fid", results.metrics.label("FID") if results.metrics else "", _fid_points(results)),
+def _pareto(results: RunResults, folder: Path) -> Charts | None:
+    """Loss and FID against MACs, each if it is known for two models."""
+    charts = []
+    for name, title, measure, points in (
+        ("pareto_loss", "Held-out loss", "Held-out loss, averaged over the sampler's steps", _loss_points(results)),
+        ("pareto_fid", "FID", results.metrics.label("FID") if results.metrics else "", _fid_points(results)),
     ):
         if len(points) > 1:
             doubt = fid_doubt(results) if name == "pareto_fid" else ""
             caption = f"{measure}, against the MACs of an evaluation.{doubt_caption(doubt)}"
-            pictures.append(pareto_picture(points, measure, folder / f"{name}.png", measure, caption))
-    return pictures
+            save_png(partial(draw_pareto, points, measure), folder / f"{name}.png")
+            charts.append(pareto_chart(points, measure, caption, title=measure if title == "FID" else title))
+    return Charts(tuple(charts)) if charts else None
 
 
 def _loss_points(results: RunResults) -> list[Point]:

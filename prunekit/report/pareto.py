@@ -2,9 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from operator import add
-from pathlib import Path
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -14,12 +12,13 @@ from matplotlib.lines import Line2D
 from matplotlib.text import Text
 
 from prunekit._types import FloatArray
-from prunekit.report.document import Picture
-from prunekit.report.rendering import drawn
+from prunekit.report.charts.marks import Key
+from prunekit.report.charts.points import Spot, draw_points
+from prunekit.report.illustrations import Chart
 from prunekit.report.wording import estimate_text, short_ratio
 from prunekit.results.estimate import Estimate
 
-__all__ = ["Point", "best_of", "describe_pareto", "draw_pareto", "pareto_picture"]
+__all__ = ["Point", "best_of", "describe_pareto", "draw_pareto", "pareto_chart"]
 
 _FAINT = "#8a929b"
 _MARKS: Mapping[str, tuple[str, str, bool, str]] = {  # role → mark, colour, filled, word
@@ -29,6 +28,14 @@ _MARKS: Mapping[str, tuple[str, str, bool, str]] = {  # role → mark, colour, f
     "ablation": ("D", "#7a4fa0", False, "ablation"),
     "stages": ("o", "#b4540a", True, "for stages"),
     "pruned": ("v", "#4d7c3a", False, "before fine-tuning"),
+}
+_FORMS: Mapping[str, tuple[str, str, str]] = {  # role → form, class of the colour, word, in a page's chart
+    "base": ("square", "ink", ""),
+    "experts": ("circle", "s1", "experts"),
+    "baseline": ("triangle", "s0", "baseline"),
+    "ablation": ("diamond", "s2", "ablation"),
+    "stages": ("circle", "s1", ""),
+    "pruned": ("down", "s3", ""),
 }
 
 
@@ -107,21 +114,31 @@ def describe_pareto(points: Sequence[Point], measure: str, rival: str = "base") 
     return f"{measure} against {cost}: {told}. No other model is better in both than: {best}."
 
 
-def pareto_picture(
-    points: Sequence[Point], measure: str, path: Path, label: str, caption: str, rival: str = "base"
-) -> Picture:
-    """Draw the points into a file; returns the picture with a description in words, for a page.
+def pareto_chart(
+    points: Sequence[Point], measure: str, caption: str, rival: str = "base", title: str = "Quality"
+) -> Chart:
+    """The points as a chart of a page, numbered, with a legend that has their figures.
 
     Args:
         points: at least one.
         measure: what ``value`` is.
-        path: path of the PNG.
-        label: label of the picture.
-        caption: caption of the picture.
+        caption: how to read it.
         rival: what the point with role ``base`` is called.
+        title: name of the chart.
     """
-    words = (label, describe_pareto(points, measure, rival), caption)
-    return drawn(partial(draw_pareto, points, measure, rival), path, words)
+    spots, keys = [], []
+    for number, each in enumerate(points, 1):
+        form, style, word = _FORMS.get(each.role, _FORMS["ablation"])
+        told = f"{each.name}: {estimate_text(each.value)} at {short_ratio(each.ratio)}"
+        said = f"{told} of the {rival}'s MACs"
+        spots.append(Spot(each.ratio, each.value.mean, each.value.se or 0.0, said, form, style))
+        kind = "" if each.name.startswith(word) else f" ({word})"
+        keys.append(Key(f"{told}{kind}", style, form, number))
+    keys.append(Key("no other is better in both", "through", "dashed"))
+    names = (f"MACs while sampling, fraction of the {rival}'s", "lower is better")
+    through = [(best.ratio, best.value.mean) for best in best_of(points)]
+    drawings = draw_points(spots, names, describe_pareto(points, measure, rival), through)
+    return Chart(caption, drawings, tuple(keys), title)
 
 
 def _legend(figure: Figure, points: Sequence[Point], rival: str) -> None:

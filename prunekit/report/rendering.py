@@ -1,25 +1,25 @@
-"""Turns a page's data into one HTML file that includes its style and pictures and needs no network."""
+"""Turns a page's data into one HTML file that includes its style, script and pictures and needs no network."""
 
 import base64
-from collections.abc import Callable
-from pathlib import Path
+import hashlib
 from urllib.parse import quote
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
-from matplotlib.figure import Figure
-from PIL import Image
+from markupsafe import Markup
 
 from prunekit import __version__
-from prunekit.report.document import Document, Picture
-from prunekit.report.figures import save_figure, styled
+from prunekit.report.document import Document
 
-__all__ = ["drawn", "load_picture", "render"]
+__all__ = ["render"]
+
+_SCRIPT = "page.js"
 
 
 def render(document: Document) -> str:
-    """The page as HTML."""
+    """The page as HTML. Its policy lets no script run but its own."""
+    loader = PackageLoader("prunekit.report")
     environment = Environment(
-        loader=PackageLoader("prunekit.report"),
+        loader=loader,
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,
@@ -27,29 +27,15 @@ def render(document: Document) -> str:
     )
     environment.filters["unbroken"] = _unbroken
     environment.filters["beside"] = _beside
-    page = environment.get_template("page.html.j2").render(page=document, version=__version__)
+    script = loader.get_source(environment, _SCRIPT)[0].strip()
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode("ascii")
+    page = environment.get_template("page.html.j2").render(
+        page=document,
+        version=__version__,
+        script=Markup(script),  # noqa: S704 - a file of this package
+        digest=digest,
+    )
     return page.strip() + "\n"
-
-
-def load_picture(path: Path, label: str, alt: str, caption: str, least: float = 0.75) -> Picture:
-    """Read a PNG, which was drawn at twice its natural size, as a part of a page; see :class:`Picture`."""
-    with Image.open(path, formats=("PNG",)) as image:
-        width, height = image.size
-    data = base64.b64encode(path.read_bytes()).decode("ascii")
-    return Picture(label, alt, caption, data, width // 2, height // 2, least)
-
-
-def drawn(draw: Callable[[], Figure], path: Path, words: tuple[str, str, str]) -> Picture:
-    """Draw a figure into a file; returns it as a part of a page.
-
-    Args:
-        draw: makes the figure.
-        path: path of the PNG.
-        words: label, alternative text and caption.
-    """
-    with styled():
-        save_figure(draw(), path)
-    return load_picture(path, *words)
 
 
 def _beside(path: str) -> str:

@@ -1,5 +1,6 @@
 """Sample grids side by side, every pixel enlarged by a whole number."""
 
+import io
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -9,7 +10,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from prunekit._files import atomic_path
 
-__all__ = ["describe_samples", "grid_png", "samples_png", "shown_count"]
+__all__ = ["Images", "describe_samples", "grid_png", "pixel_grid", "samples_png", "shown_count"]
 
 Images = NDArray[np.uint8]
 
@@ -58,6 +59,24 @@ def grid_png(images: Images, path: Path | str, columns: int | None = None) -> No
     path = Path(path)
     with atomic_path(path) as part:
         _grid(images, columns).save(part, format="PNG")
+
+
+def pixel_grid(images: Images, columns: int) -> bytes:
+    """One model's images as a PNG of their own pixels, each followed by an empty row and column.
+
+    Args:
+        images: uint8, shape (count, height, width, 1 or 3).
+        columns: images in a row.
+    """
+    count, height, width, channels = images.shape
+    sheet = np.zeros((-(-count // columns) * (height + 1), columns * (width + 1), 4), dtype=np.uint8)
+    for position, image in enumerate(images):
+        row, column = divmod(position, columns)
+        place = sheet[row * (height + 1) :, column * (width + 1) :][:height, :width]
+        place[..., :3], place[..., 3] = image if channels == 3 else image.repeat(3, axis=2), 255
+    file = io.BytesIO()
+    Image.fromarray(sheet).save(file, format="PNG", optimize=True)
+    return file.getvalue()
 
 
 def samples_png(samples: Mapping[str, Images], path: Path | str) -> None:

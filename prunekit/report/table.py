@@ -4,6 +4,7 @@ import html
 import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -15,6 +16,7 @@ from prunekit.results.estimate import Estimate
 __all__ = ["Cell", "Column", "Row", "Table", "count", "estimate", "flat", "markdown_text", "named", "ratio"]
 
 Row = Mapping[str, Any]
+_FEW_ROWS, _FEW_COLUMNS = 4, 3
 
 
 @dataclass(frozen=True)
@@ -25,11 +27,13 @@ class Column:
         heading: the column's heading.
         key: the key of the exact number in the row; empty if the cell is not one number.
         text: makes the cell's text from the row; None to show the value itself.
+        spare: whether a page leaves the column out where there is little room.
     """
 
     heading: str
     key: str
     text: Callable[[Row], str] = lambda row: ABSENT
+    spare: bool = False
 
 
 @dataclass(frozen=True)
@@ -51,6 +55,7 @@ class Table:
         columns: the columns for reading; the first one names the row.
         note: how to read it.
         last_is_total: whether the last row is the sum of the others.
+        strong: places of the rows that the page is about.
     """
 
     kind: ClassVar[str] = "table"
@@ -60,6 +65,25 @@ class Table:
     columns: tuple[Column, ...]
     note: str = ""
     last_is_total: bool = False
+    strong: frozenset[int] = frozenset()
+
+    @cached_property
+    def shown(self) -> tuple[Column, ...]:
+        """The columns for reading in which a row has a value."""
+        return tuple(
+            column
+            for place, column in enumerate(self.columns)
+            if not place or any(column.text(row) not in (ABSENT, "") for row in self.rows)
+        )
+
+    @property
+    def as_cards(self) -> bool:
+        """Whether a phone shows each row as a card, since there are few rows."""
+        return len(self.rows) <= _FEW_ROWS and len(self.shown) > _FEW_COLUMNS
+
+    def is_strong(self, place: int) -> bool:
+        """Whether the page is about a row."""
+        return place in self.strong
 
     @property
     def frame(self) -> pd.DataFrame:
@@ -69,7 +93,7 @@ class Table:
     @property
     def cells(self) -> list[list[Cell]]:
         """The table for reading, row by row."""
-        return [[_cell(column, row) for column in self.columns] for row in self.rows]
+        return [[_cell(column, row) for column in self.shown] for row in self.rows]
 
     def to_csv(self, path: Path | str) -> None:
         """Write the exact numbers."""
@@ -85,9 +109,9 @@ class Table:
     @property
     def markdown(self) -> str:
         """The table for reading, without caption and note."""
-        right = ["---", *("---:" for _ in self.columns[1:])]
+        right = ["---", *("---:" for _ in self.shown[1:])]
         body = [[cell.text for cell in line] for line in self.cells]
-        lines = [[column.heading for column in self.columns], right, *body]
+        lines = [[column.heading for column in self.shown], right, *body]
         return "\n".join("| " + " | ".join(map(markdown_text, line)) + " |" for line in lines)
 
 

@@ -1,6 +1,7 @@
 """The tables of a run."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 from prunekit._json import JsonDict
 from prunekit.allocation import GroupTarget
@@ -44,7 +45,7 @@ def cost_table(results: RunResults) -> Table:
         ratio("Target ratio", "target_ratio"),
         ratio("MACs kept", "mac_ratio"),
         count("MACs", "macs"),
-        count("FLOPs = 2·MACs", "flops"),
+        replace(count("FLOPs = 2·MACs", "flops"), spare=True),
         count("Parameters", "params"),
         ratio("Parameters kept", "param_ratio"),
     )

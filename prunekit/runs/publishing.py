@@ -1,16 +1,18 @@
 """Copies a run's results, without its weights, to a folder of reports."""
 
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 
 from prunekit._files import atomic_folder, check_folder, write_json
-from prunekit._json import read_json
+from prunekit._json import JsonDict, read_json
 from prunekit._kinds import FolderKind, has_format
 from prunekit._names import public_manifest
 from prunekit.errors import FileFormatError, InputError
 from prunekit.recipe.comparisons import slug
 from prunekit.report import report_writer, write_overview
 from prunekit.report.folder import FOLDER as REPORT
+from prunekit.report.multistage import network_title
 from prunekit.report.overview import check_overview
 from prunekit.results.formats import MANIFEST
 from prunekit.results.reading_manifests import read_manifest
@@ -29,13 +31,28 @@ def _kind(*folders: Path) -> FolderKind:
     """The files of a published run, including the samples that the manifests in these folders name."""
     ours, names = has_format(MANIFEST), ["base", "experts"]
     for path in (folder / "manifest.json" for folder in folders):
-        config = read_json(path).get("config") if ours(path) else None
-        evidence = config.get("evidence") if isinstance(config, dict) else None
-        entries = evidence.get("entries") if isinstance(evidence, dict) else None
-        names += [slug(str(name)) for name in entries] if isinstance(entries, dict) else []
+        if ours(path):
+            names += map(slug, _names_with_images(read_json(path)))
     samples = FolderKind("samples", tuple(f"{name}.npz" for name in names))
     parts = {"report": REPORT, "samples": samples, "groupings": _GROUPINGS}
     return FolderKind("published run", _FILES, parts, marker="manifest.json", is_ours=ours)
+
+
+def _names_with_images(manifest: JsonDict) -> Iterator[str]:
+    """Names of the entries or networks of which a run may have kept images."""
+    config = manifest.get("config")
+    evidence = config.get("evidence") if isinstance(config, dict) else None
+    entries = evidence.get("entries") if isinstance(evidence, dict) else None
+    yield from map(str, entries if isinstance(entries, dict) else ())
+    for row in _rows(manifest, "multistage"):
+        yield network_title(str(row.get("network")), str(row.get("grouping") or ""))
+    for row in _rows(manifest, "curriculum"):
+        yield str(row.get("entry"))
+
+
+def _rows(manifest: JsonDict, part: str) -> list[JsonDict]:
+    found = manifest.get(part)
+    return [row for row in found if isinstance(row, dict)] if isinstance(found, list) else []
 
 
 def check_place(name: str, reports: Path) -> None:

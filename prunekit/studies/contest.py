@@ -85,7 +85,13 @@ class Contest(Parameterized):
         return 3 * self.macs * self.train.batch_size * self._whole_looks(self.train.steps)
 
     def run(
-        self, network: str, groups: TimestepGroups, seed: int, checkpoints: Path, report: Reporter | None = None
+        self,
+        network: str,
+        groups: TimestepGroups,
+        seed: int,
+        checkpoints: Path,
+        report: Reporter | None = None,
+        images: Path | None = None,
     ) -> tuple[MultistageRow, list[LedgerRow], nn.Module]:
         """Train one network and measure it during the training.
 
@@ -95,6 +101,7 @@ class Contest(Parameterized):
             seed: seed of the initial weights, the batches and the noise.
             checkpoints: folder for the checkpoints of this training only.
             report: is told the progress of the training.
+            images: where the trained network's first images are kept for the report; None not to keep them.
 
         Returns:
             The measurements, what the training cost, and the trained network.
@@ -122,7 +129,8 @@ class Contest(Parameterized):
             then = self._joined(
                 [with_weights(part, states[look]) for part, states in zip(parts, looks, strict=True)], groups
             )
-            curve.append(self.judge(then, groups, training_macs=macs_then))
+            kept = images if look == len(spent) - 1 else None
+            curve.append(self.judge(then, groups, images=kept, training_macs=macs_then))
         model = self._joined(parts, groups)
         stage_macs = part_macs[0] if network in ("equal", "tailored") else [own[0] for own in part_macs]
         row = MultistageRow(

@@ -8,6 +8,7 @@ from prunekit.checkpoint import ModelSpec
 from prunekit.cost import count_macs
 from prunekit.ledger import forwards, spent_on_training
 from prunekit.recipe import CurriculumOptions, CurriculumRecipe
+from prunekit.recipe.comparisons import slug
 from prunekit.results.learning_results import CurriculumManifest, CurriculumRow, Network
 from prunekit.results.stage_files import StageFacts
 from prunekit.runs.manifest import environment, write_manifest
@@ -38,7 +39,9 @@ class CurriculumRun(ResumableRun[CurriculumRecipe]):
             for seed in self.options.seeds:
                 name = f"{entry}, seed {seed}"
                 action = partial(self._train, name, entry, settings, seed)
-                trainings[name] = [self._planned(name, self._inputs(entry), [], action)]
+                images = self._images(entry, seed)
+                extras = [] if images is None else [images]
+                trainings[name] = [self._planned(name, self._inputs(entry), [], action, extras=extras)]
         self._apart(trainings)
         write_manifest(self.folder, self._manifest(list(trainings)))
         self.observer.stage("report", False)
@@ -77,6 +80,11 @@ class CurriculumRun(ResumableRun[CurriculumRecipe]):
         shared = {"looks": options.looks, "sampler": options.sampler, "sampling_steps": options.sampling_steps}
         return {**sections, "images": self._data_hash(), "shared": shared, "changes": changes}
 
+    def _images(self, entry: str, seed: int) -> str | None:
+        """The file of an entry's images for the report; None for other seeds than the first, and if another entry has the file."""
+        same = next(name for name in self.options.entries if slug(name) == slug(entry))
+        return f"samples/{slug(entry)}.npz" if seed == self.options.seeds[0] and same == entry else None
+
     def _train(self, name: str, entry: str, settings: TrainOptions, seed: int) -> StageFacts:
         judge, looks = self.judge, self.options.looks
         steps = max(1, round(settings.steps / looks)) * looks  # so that the last look is at the end of the training
@@ -87,8 +95,15 @@ class CurriculumRun(ResumableRun[CurriculumRecipe]):
         sampler, snapshots = timestep_sampler(settings, judge.parameterization), Snapshots(steps // looks)
         told = training_reporter(self.observer, name)
         train(model, objective, sampler, settings, self._checkpoints(name), told, [snapshots])
+        images = self._images(entry, seed)
+        kept = None if images is None else self.folder / images
         curve = [
-            judge(network, steps=done, training_macs=3 * self.macs * settings.batch_size * done)
+            judge(
+                network,
+                images=kept if done == steps else None,
+                steps=done,
+                training_macs=3 * self.macs * settings.batch_size * done,
+            )
             for (done, _), network in zip(snapshots.kept, snapshots.networks(model), strict=True)
         ]
         self._drop_checkpoints(name)

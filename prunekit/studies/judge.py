@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass, replace
 from functools import cached_property
+from pathlib import Path
 
 from torch import nn
 
@@ -11,7 +12,7 @@ from prunekit.recipe import AllocationOptions, EvaluationOptions
 from prunekit.results.expert_results import GroupLoss
 from prunekit.results.learning_results import Look
 from prunekit.schedule import Parameterization, Parameterized
-from prunekit.steps.sample_quality import Setting, measure_losses, measure_samples
+from prunekit.steps.sample_quality import Setting, measure_losses, measure_samples, save_images
 
 __all__ = ["Judge"]
 
@@ -41,19 +42,25 @@ class Judge(Parameterized):
         sampling = AllocationOptions(sampler=self.sampler, steps=self.sampling_steps)
         return Setting(self.images, whole, self.parameterization, sampling, self.evaluation)
 
-    def __call__(self, model: nn.Module, groups: TimestepGroups | None = None, **known: int) -> Look:
+    def __call__(
+        self, model: nn.Module, groups: TimestepGroups | None = None, *, images: Path | None = None, **known: int
+    ) -> Look:
         """Held-out losses on all timesteps and on every group; FID and KID if an extractor knows the pictures.
 
         Args:
             model: the network.
             groups: the timestep groups; None for none.
+            images: where its first images are kept for the report; None not to keep them.
             known: ``training_macs`` and, if counted, ``steps`` of the network.
         """
         setting = self.setting
         (loss,) = measure_losses(setting, {"model": model})
         stages = measure_losses(replace(setting, groups=groups), {"model": model}) if groups else []
-        metrics = measure_samples(setting, {"model": model}, {"model": 0.0}).metrics
+        measured = measure_samples(setting, {"model": model}, {"model": 0.0})
+        metrics = measured.metrics
         (row,) = metrics.rows
+        if images is not None:
+            save_images(measured.grids["model"], images)
         return Look.joined(
             **known,
             loss=_mean(loss),

@@ -12,6 +12,8 @@ from prunekit.checkpoint import Base, save_base
 from prunekit.groups import TimestepGroups
 from prunekit.ledger import both_ways
 from prunekit.recipe import MultistageOptions, MultistageRecipe
+from prunekit.recipe.comparisons import slug
+from prunekit.report.multistage import network_title
 from prunekit.results.formats import GROUPS
 from prunekit.results.learning_results import MultistageManifest, Unified
 from prunekit.results.planning_files import GroupsFile
@@ -109,7 +111,17 @@ class MultistageRun(ResumableRun[MultistageRecipe]):
         name = f"unified, seed {seed}" if unified else f"{network}, grouping {grouping}, seed {seed}"
         outputs = [f"{_UNIFIED}-{seed}.pt"] if unified else []
         after = () if unified else f"grouping {grouping}"
-        return self._planned(name, self._inputs, outputs, partial(self._train, name, network, grouping, seed), after)
+        images = self._images(network, grouping, seed)
+        extras = [] if images is None else [images]
+        action = partial(self._train, name, network, grouping, seed)
+        return self._planned(name, self._inputs, outputs, action, after, extras=extras)
+
+    def _images(self, network: str, grouping: int, seed: int) -> str | None:
+        """The file of a network's images for the report; None for other seeds than the first, and a second grouping of a method."""
+        methods = [cut.method for cut in self.options.groupings]
+        if seed != self.options.seeds[0] or (network != "unified" and methods.index(methods[grouping]) != grouping):
+            return None
+        return f"samples/{slug(network_title(network, methods[grouping]))}.npz"
 
     def _cut(self, grouping: int) -> StageFacts:
         options = self.options.groupings[grouping]
@@ -132,7 +144,9 @@ class MultistageRun(ResumableRun[MultistageRecipe]):
         else:
             groups = TimestepGroups.from_json(read_json(self.folder / _groups_file(grouping)))
         report = training_reporter(self.observer, name)
-        row, ledger, model = contest.run(network, groups, seed, self._checkpoints(name), report)
+        images = self._images(network, grouping, seed)
+        kept = None if images is None else self.folder / images
+        row, ledger, model = contest.run(network, groups, seed, self._checkpoints(name), report, kept)
         if network == "unified":
             base = Base(model, contest.spec, contest.parameterization, self.images.about())
             save_base(base, self.folder / f"{_UNIFIED}-{seed}.pt")

@@ -67,6 +67,12 @@ def test_all_networks_are_compared_on_the_first_grouping_and_tailored_ones_on_th
     ]
 
 
+def test_the_first_seeds_images_of_every_network_are_kept(folder, manifest):
+    names = {"unified", "separate-networks-uniform", "equal-decoders-uniform"}
+    names |= {f"tailored-decoders-{method}" for method in ("uniform", "gradient", "similarity")}
+    assert {path.stem for path in (folder / "run" / "samples").glob("*.npz")} == names
+
+
 def test_training_macs_are_equal_and_rise_evenly(manifest):
     budget = manifest["unified"]["training_macs"]
     assert budget == 3 * manifest["unified"]["macs"] * 24 * 8
@@ -128,6 +134,10 @@ def test_the_report_is_made_from_the_manifest_alone(folder, manifest, tmp_path):
     assert all(entry.curve.title in text for entry in entries_of(read_json(target / "manifest.json")))
     assert (target / "report" / "multistage.png").stat().st_size > 10_000
     assert not list(target.rglob("*.pt"))
+    networks = [entry.curve.title for entry in entries_of(read_json(target / "manifest.json"))]
+    page = (target / "report" / "index.html").read_text()
+    assert len(list((target / "samples").glob("*.npz"))) == len(networks)
+    assert all(f"8 generated images of {name}." in page for name in networks)
     before = (target / "report" / "multistage.png").read_bytes()
     assert write_any_report(target) == target / "report" / "index.html"
     assert (target / "report" / "multistage.png").read_bytes() == before

@@ -10,6 +10,8 @@ import numpy as np
 import pytest
 from comparison_manifest import make_curriculum, make_multistage
 from evidence_manifest import make_evidence, make_strips
+from large_manifest import enlarged, large_importance, large_samples
+from PIL import Image
 
 from prunekit._files import json_hash
 from prunekit.allocation import allocate
@@ -41,6 +43,17 @@ CHANNEL_GROUPS = {
     "up_blocks.1.resnets.2.conv1": 32,
     "conv_norm_out": 32,
 }
+MEASUREMENT = """# How fast it is
+
+Fast, see [this](../other.md), [itself](speed.md) and <b>this</b>.
+
+![A white picture of the speed](fast.png)
+
+## In numbers
+| network | seconds | seconds on another machine with a long name | a remark |
+| --- | ---: | ---: | ---: |
+| small | 1.0 ± 0.1 | 2.0 ± 0.1 | measured on a machine with one processor |
+"""
 LEFT_WHOLE = {
     "conv_in": "a skip connection ties its width to every block",
     "time_embedding.linear_2": "all timestep groups read it",
@@ -229,12 +242,15 @@ def reports(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with a run of every kind and a benchmark, all reports written; tests only read it."""
     folder = tmp_path_factory.mktemp("reports")
     write_folder(folder / "experts", make_manifest(), make_importance(), make_samples())
-    write_folder(folder / "stages", make_multistage())
+    stages = {"unified": make_samples()["base"], "separate-networks-uniform": make_samples()["experts"]}
+    write_folder(folder / "stages", make_multistage(), samples=stages)
     write_folder(folder / "curricula", make_curriculum())
+    write_folder(folder / "large", enlarged(make_manifest()), large_importance(make_importance()), large_samples())
     write_folder(
         folder / "evidence", {**make_evidence(), "method": make_manifest()}, make_importance(), samples=make_strips()
     )
     (folder / "speed").mkdir()
-    (folder / "speed" / "speed.md").write_text("# How fast it is\n\nFast.\n")
+    Image.fromarray(np.full((40, 300, 3), 255, dtype=np.uint8)).save(folder / "speed" / "fast.png")
+    (folder / "speed" / "speed.md").write_text(MEASUREMENT)
     write_all_reports(folder)
     return folder

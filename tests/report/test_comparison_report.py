@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from comparison_manifest import make_multistage
 
-from prunekit.report.multistage import write_multistage_report
+from prunekit.report.multistage import _table, entries_of, write_multistage_report
 
 
 def test_networks_for_stages_are_set_against_what_they_cost(reports: Path) -> None:
@@ -29,3 +29,26 @@ def test_nothing_is_set_against_costs_that_are_all_the_same(
         report = write_multistage_report(write_run(manifest)).parent
     assert "Quality against cost" not in (report / "index.html").read_text()
     assert list(report.glob("pareto_*")) == []
+
+
+def test_shares_that_no_training_has_are_no_columns_of_dashes() -> None:
+    manifest = make_multistage()
+    table = multistage_table(manifest)
+    assert "share to its FID" in table
+    for row in manifest["multistage"]:
+        if row["network"] != "unified":
+            for look in row["curve"]:
+                look["loss"], look["fid"] = look["loss"] + 1, look["fid"] + 9
+    assert "share" not in multistage_table(manifest)
+
+
+def multistage_table(manifest: dict[str, object]) -> str:
+    return _table(entries_of(manifest)).markdown
+
+
+def test_a_run_with_images_of_its_networks_shows_them_with_a_slider(reports: Path) -> None:
+    page = (reports / "stages" / "report" / "index.html").read_text()
+    assert "generated images of unified." in page
+    assert "generated images of separate networks, uniform." in page
+    assert 'aria-label="Share of each image that shows unified"' in page
+    assert "<input" not in (reports / "curricula" / "report" / "index.html").read_text()

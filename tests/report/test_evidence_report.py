@@ -10,7 +10,14 @@ from matplotlib.text import Text
 from prunekit.errors import FileFormatError
 from prunekit.report import write_any_report
 from prunekit.report.evidence import Evidence, evidence_claim, gap, gap_text
-from prunekit.report.evidence_tables import entry_table, group_table, points_of, training_table
+from prunekit.report.evidence_tables import (
+    entry_table,
+    group_table,
+    points_of,
+    result_table,
+    training_blocks,
+    training_table,
+)
 from prunekit.report.pareto import draw_pareto
 from prunekit.results.estimate import Estimate
 
@@ -132,7 +139,7 @@ def test_a_report_has_a_page_tables_and_pictures(tmp_path, manifest):
     for name, images in make_strips().items():
         np.savez(tmp_path / "samples" / f"{name}.npz", images=images)
     page = write_any_report(tmp_path).read_text()
-    assert page.count("generated images of") == 5
+    assert page.count("generated images of") == 7  # five entries, and two for the slider
     for section in ("entries", "pareto", "samples", "losses", "training", "widths", "ledger", "provenance", "again"):
         assert f'<section id="{section}"' in page
     assert "Compared with base trained on: FID of experts 0.8, at training MACs equal within 1 %, is" in page.replace(
@@ -160,3 +167,28 @@ def test_a_manifest_that_lacks_something_is_refused(spoil):
     spoil(manifest)
     with pytest.raises(FileFormatError, match="comparison of experts with baselines"):
         evidence_claim(manifest)
+
+
+def test_equal_costs_are_a_sentence_and_others_are_bars():
+    manifest = make_evidence()
+    words, fold = training_blocks(Evidence.from_manifest(manifest))
+    assert (
+        words.text
+        == "Every entry took 46.0 T MACs of training, search included and equal within 2 %: 1.15 times the 40.0 T of base."
+    )
+    assert fold.blocks[0].name == "training"
+    for row in manifest["evidence"]:
+        if row["entry"] == "experts 0.6":
+            row["training_macs"]["fine-tuning"] *= 3
+    chart, _ = training_blocks(Evidence.from_manifest(manifest))
+    assert all("experts 0.6: the base&#39;s training" in drawing for drawing in chart.drawings)
+    assert [key.text for key in chart.keys] == ["the base's training", "search", "fine-tuning"]
+
+
+def test_the_first_table_marks_the_headline_and_has_costs_without_further_measures():
+    table = result_table(Evidence.from_manifest(make_evidence()))
+    assert [place for place in range(len(table.rows)) if table.is_strong(place)] == [1]
+    headings = [column.heading for column in table.shown]
+    assert "Seconds per image" in headings
+    assert "Parameters stored" in headings
+    assert not any("KID" in heading or "SSIM" in heading for heading in headings)

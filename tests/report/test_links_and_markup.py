@@ -45,10 +45,24 @@ def test_a_folder_that_is_named_like_a_script_is_no_script_on_the_page_over_all_
         (tmp_path / folder).mkdir()
     write_json(tmp_path / "javascript:alert(1)" / "manifest.json", {"format": "prunekit-manifest/1"})
     (tmp_path / "apart:from" / "javascript:x.md").write_text("# javascript:alert(2)\n")
+    (tmp_path / "apart:from" / "y.md").write_text(
+        "# y\n[a](javascript:alert(3)) [b](javascript%3Ax.md) [c](data:x,y) <i>d</i>\n"
+    )
+    (tmp_path / "apart:from" / "javascript:y.csv").write_text("1\n")
+    (tmp_path / "apart:from" / "z.md").write_text(
+        "# z\n[e](javascript%3Ay.csv) [f](../../g.md) ![h](//example.org/h.png)\n"
+    )
     found = hrefs(write_overview(tmp_path).read_text())
     assert "javascript%3Aalert%281%29/manifest.json" in found
-    assert "apart%3Afrom/javascript%3Ax.md" in found
-    assert all(urlsplit(href).scheme == "" for href in found)
+    assert "measurements.html#m0-apart-from-javascript-x" in found
+    page = (tmp_path / "measurements.html").read_text()
+    inside = hrefs(page)
+    assert "apart%3Afrom/javascript%3Ay.csv" in inside
+    assert "#m0-apart-from-javascript-x" in inside
+    assert "&lt;i&gt;d" in page
+    assert "example.org" not in page
+    assert all(urlsplit(href).scheme == "" for href in (*found, *inside))
+    assert not any(href.endswith(".md") for href in (*found, *inside))
 
 
 MARKUP = {

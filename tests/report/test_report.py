@@ -1,4 +1,5 @@
 import base64
+import hashlib
 import io
 import re
 import shutil
@@ -12,8 +13,8 @@ from PIL import Image
 from prunekit._files import write_json
 from prunekit.errors import FileFormatError, InputError, MissingFileError
 from prunekit.groups import Evidence, Grouping, Snr
-from prunekit.report import RunResults, claim, describe_grouping, write_report
-from prunekit.report.figures import draw_frontiers, styled
+from prunekit.report import RunResults, claim, write_report
+from prunekit.report.charts.layout import Scale, tick_text
 from prunekit.report.heatmap import Heatmap
 from prunekit.report.wording import warnings_of
 from prunekit.schedule import NoiseSchedule
@@ -41,7 +42,7 @@ class Page(HTMLParser):
         assert self.open.pop() == tag
 
     def handle_data(self, data):
-        if "style" not in self.open:
+        if not {"style", "script"} & set(self.open):
             self.text += data
 
     def all(self, tag):
@@ -56,9 +57,7 @@ def test_writes_every_file_and_nothing_else(full_run):
     tables = {
         f"{name}.{ending}" for name in ("table", "losses", "metrics", "ledger", "kinds") for ending in ("csv", "md")
     }
-    pictures = {
-        f"{name}.png" for name in ("snr_targets", "importance", "widths", "samples", "pareto_loss", "pareto_fid")
-    }
+    pictures = {f"{name}.png" for name in ("samples", "pareto_loss", "pareto_fid")}
     assert {path.name for path in (full_run / "report").iterdir()} == {"index.html"} | tables | pictures
     for name in pictures:
         with Image.open(full_run / "report" / name) as picture:
@@ -70,7 +69,7 @@ def test_writes_every_file_and_nothing_else(full_run):
 def test_page_is_one_file_and_asks_for_nothing(full_run):
     page = page_of(full_run)
     assert page.open == []
-    assert not page.all("script")
+    assert len(page.all("script")) == 1
     assert not page.all("link")
     assert not page.all("iframe")
     ids = {attributes["id"] for _, attributes in page.elements if "id" in attributes}
@@ -84,24 +83,39 @@ def test_page_is_one_file_and_asks_for_nothing(full_run):
     assert not re.search(r"url\(|@import|https?://", text)
 
 
+def test_the_pages_policy_lets_its_own_script_run_and_no_other(full_run):
+    text = (full_run / "report" / "index.html").read_text()
+    script = text.partition("<script>")[2].partition("</script>")[0]
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    (policy,) = (a["content"] for a in page_of(full_run).all("meta") if "content" in a and "script-src" in a["content"])
+    assert policy.endswith(f"script-src 'sha256-{digest}'")
+
+
 def test_page_is_accessible(full_run):
     page = page_of(full_run)
     assert page.all("html") == [{"lang": "en"}]
     assert len(page.all("h1")) == 1
     assert any(attributes.get("class") == "skip" for attributes in page.all("a"))
     assert all(attributes.get("scope") in ("row", "col") for attributes in page.all("th"))
-    assert len(page.all("caption")) == len(page.all("table")) == 7
-    images = page.all("img")
-    assert len(images) == 6
-    assert all(len(attributes["alt"]) > 60 for attributes in images)
+    assert len(page.all("caption")) == len(page.all("table")) == 8
+    assert [len(attributes["alt"]) > 20 for attributes in page.all("img")] == [
+        True
+    ] * 4  # a slider and a strip of two models
+    charts = [attributes["aria-label"] for attributes in page.all("svg") if "aria-label" in attributes]
+    assert len(charts) == 2 * len(set(charts)) == 14  # seven charts in two layouts
+    points = [attributes for attributes in page.all("g") if attributes.get("class", "").startswith("point")]
+    assert all(len(attributes["aria-label"]) > 10 for attributes in points)
+    assert sum(attributes["tabindex"] == "0" for attributes in points) == len(charts)
 
 
-def test_inline_pictures_are_those_of_the_folder(full_run):
+def test_images_on_the_page_are_the_samples_pixel_for_pixel(full_run, samples):
     inline = [base64.b64decode(a["src"].partition(",")[2]) for a in page_of(full_run).all("img")]
-    files = [path.read_bytes() for path in (full_run / "report").glob("*.png")]
-    assert sorted(inline) == sorted(files)
-    with Image.open(io.BytesIO(inline[0])) as picture:
-        assert page_of(full_run).all("img")[0]["width"] == str(picture.width // 2)
+    for data, name in zip(inline, ("base", "experts", "base", "experts"), strict=True):
+        with Image.open(io.BytesIO(data)) as picture:
+            sheet = np.asarray(picture)
+        assert (sheet[:8, :8, 0] == samples[name][0, ..., 0]).all()
+        assert (sheet[9:17, 9:17, 0] == samples[name][9, ..., 0]).all()  # eight in a row
+        assert (sheet[8] == 0).all()
 
 
 def test_page_makes_the_claim(full_run, manifest):
@@ -139,7 +153,7 @@ def test_a_missing_part_is_left_out(write_run, manifest, missing):
     write_report(folder)
     page = page_of(folder)
     ids = {attributes["id"] for attributes in page.all("section")}
-    sections = {"losses": "losses", "metrics": "quality", "ledger": "training"}
+    sections = {"losses": "losses", "ledger": "training"}
     for part, section in sections.items():
         assert (section in ids) == (part not in missing)
     assert "None" not in page.text
@@ -156,7 +170,6 @@ def test_the_least_run_makes_a_page(write_run, manifest):
         "index.html",
         "table.csv",
         "table.md",
-        "snr_targets.png",
     }
     assert "With the experts, the quality was not measured." in page_of(folder).text
 
@@ -167,25 +180,17 @@ def test_the_evidence_of_an_allocation_is_drawn(write_run, manifest):
     manifest["allocation"]["frontiers"] = [points for _ in manifest["allocation"]["groups"]]
     folder = write_run({key: manifest[key] for key in ("format", "recipe", "base", "allocation")})
     write_report(folder)
-    assert (folder / "report" / "frontiers.png").is_file()
-    alt = [attributes["alt"] for attributes in page_of(folder).all("img")]
+    alt = [attributes.get("aria-label", "") for attributes in page_of(folder).all("svg")]
     assert any("group 0: 3 points from 0.333, target 1" in text for text in alt), alt
 
 
 @pytest.mark.parametrize("losses", [[0.1, 0.02, 0.0003], [3.0, 2.9, 2.8], [1.0, 0.5, 0.0]])
-def test_losses_of_any_range_have_plain_numbers_beside_them(losses, manifest):
-    base = manifest["base"]["macs"]
-    points = {"base_macs": base, "macs": [base // 3, base // 2, base], "loss": losses}
-    manifest["allocation"]["frontiers"] = [points for _ in manifest["allocation"]["groups"]]
-    with styled():
-        figure = draw_frontiers(RunResults.from_manifest(manifest, None))
-        figure.draw_without_rendering()
-    axes = figure.axes[0]
-    low, high = axes.get_ylim()
-    texts = [tick.label1.get_text() for tick in axes.yaxis.get_major_ticks() if low <= tick.get_loc() <= high]
-    written = [float(text.replace("−", "-")) for text in texts]
-    assert len(written) >= 2
+def test_losses_of_any_range_have_plain_numbers_beside_them(losses):
+    scale = Scale.around(losses, 100, 0, log=True)
+    written = [float(tick_text(tick).replace("−", "-")) for tick in scale.ticks]
+    assert 2 <= len(written) <= 7
     assert written == sorted(set(written))
+    assert all(scale.low <= tick <= scale.high for tick in written)
 
 
 def test_why_timesteps_were_cut_is_drawn_where_there_is_a_map(write_run, manifest):
@@ -193,14 +198,15 @@ def test_why_timesteps_were_cut_is_drawn_where_there_is_a_map(write_run, manifes
     grouping = Snr()(NoiseSchedule.linear(1000), 3)
     write_json(folder / "groups.json", grouping.to_json())
     write_report(folder)
-    assert not (folder / "report" / "groups.png").exists()
+    assert "Similarity of timesteps" not in page_of(folder).text
     places = np.array([0, 400, 999])
     near = 1 - np.abs(places[:, None] - places) / 1000
     mapped = Grouping(grouping.groups, Evidence(places, matrix=near))
     write_json(folder / "groups.json", mapped.to_json())
     write_report(folder)
-    assert (folder / "report" / "groups.png").is_file()
-    assert describe_grouping(mapped) in [attributes["alt"] for attributes in page_of(folder).all("img")]
+    told = [attributes.get("aria-label") for attributes in page_of(folder).all("svg")]
+    assert "Similarity of timesteps" in page_of(folder).text
+    assert any("3 groups boxed" in text for text in told if text)
 
 
 def test_missing_errors_are_said(write_run, manifest):
@@ -233,7 +239,7 @@ def test_hostile_names_are_text(write_run, manifest, importance):
     folder = write_run(manifest, importance)
     write_report(folder)
     page = page_of(folder)
-    assert not page.all("script")
+    assert len(page.all("script")) == 1
     assert all(attributes["src"].startswith("data:") for attributes in page.all("img"))
     assert hostile in page.text
     assert not any("onerror" in attributes for _, attributes in page.elements)
@@ -324,4 +330,4 @@ def test_the_template_is_shipped_with_the_package():
     import prunekit.report
 
     folder = Path(prunekit.report.__file__).parent / "templates"
-    assert {path.name for path in folder.iterdir()} == {"page.html.j2", "blocks.html.j2", "style.css"}
+    assert {path.name for path in folder.iterdir()} == {"page.html.j2", "blocks.html.j2", "page.js", "style.css"}

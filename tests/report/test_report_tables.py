@@ -6,6 +6,8 @@ import pytest
 from prunekit.ledger import both_ways, forwards
 from prunekit.report import RunResults, summary_rows
 from prunekit.report.cost_tables import cost_sentence, kinds_table, ledger_table
+from prunekit.report.result_table import result_table
+from prunekit.report.table import Table, count, named
 from prunekit.report.tables import cost_table, loss_table, metric_table
 
 
@@ -112,3 +114,60 @@ def test_summary_rows_are_plain_data(manifest):
     assert [row["macs"] for row in rows[1:-1]] == [expert["macs"] for expert in manifest["experts"]]
     change = manifest["losses"][2]["difference"]["mean"] / manifest["losses"][2]["base"]["mean"] * 100
     assert rows[3]["loss_change_percent"] == pytest.approx(change)
+
+
+def test_a_column_without_a_value_is_left_out():
+    rows = ({"a": "x", "b": None, "c": 1}, {"a": "y", "b": None, "c": None})
+    table = Table("t", "caption", rows, (named("A", "a"), count("B", "b"), count("C", "c")))
+    assert [column.heading for column in table.shown] == ["A", "C"]
+    assert "B" not in table.markdown
+    assert list(table.frame) == ["a", "b", "c"]  # the CSV has all
+
+
+def test_the_first_table_has_quality_time_size_and_what_was_spent(manifest):
+    manifest["base"]["training"] = {"macs": 10**13, "samples": 1}
+    table = result_table(RunResults.from_manifest(manifest))
+    headings = [column.heading for column in table.shown]
+    assert headings == [
+        "Model",
+        "FID (features: digits-cnn, n = 1024)",
+        "Held-out loss",
+        "MACs, of the base's",
+        "MACs per step",
+        "Seconds per image",
+        "Parameters stored",
+        "MACs spent to make it",
+    ]
+    assert [cell.text for cell in table.cells[0]][5:] == ["0.0131", "361,217", "10.0 T"]
+    assert table.is_strong(1)
+    made = sum(entry["macs"] for entry in manifest["ledger"])
+    assert table.rows[1]["spent"] == 10**13 + made
+    assert table.cells[1][-1].text.endswith("×)")
+
+
+def test_time_at_several_batch_sizes_and_what_is_resident_are_shown_where_the_manifest_has_them(manifest):
+    for row, seconds in zip(manifest["metrics"]["rows"], (0.02, 0.018), strict=True):
+        row["seconds_by_batch"] = {"1": seconds, "64": seconds / 8}
+    manifest["assembled"]["params_resident"] = 500_000
+    table = result_table(RunResults.from_manifest(manifest))
+    headings = [column.heading for column in table.shown]
+    assert headings[5:9] == [
+        "Seconds per image, one at a time",
+        "Seconds per image, 64 at a time",
+        "Parameters stored",
+        "Parameters resident",
+    ]
+    assert [cell.text for cell in table.cells[1]][5:7] == ["0.0180", "0.00225"]
+
+
+def test_what_making_took_is_stated_for_experts_whose_base_has_no_recorded_cost(manifest):
+    del manifest["metrics"]
+    table = result_table(RunResults.from_manifest(manifest))
+    assert [row["model"] for row in table.rows] == ["base", "experts"]
+    assert table.cells[1][-1].text.endswith(" and the base's")
+
+
+def test_without_experts_and_metrics_there_is_no_first_table(manifest):
+    for part in ("metrics", "assembled"):
+        del manifest[part]
+    assert result_table(RunResults.from_manifest(manifest)) is None
