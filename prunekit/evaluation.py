@@ -3,7 +3,7 @@
 import hashlib
 import math
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 
@@ -15,6 +15,7 @@ from prunekit._json import JsonObject
 from prunekit._types import FloatArray
 from prunekit.errors import InputError
 from prunekit.extractors import Extractor
+from prunekit.graph.streams import in_streams
 from prunekit.groups import TimestepGroup, TimestepGroups
 from prunekit.training import DenoisingObjective
 
@@ -190,6 +191,7 @@ def group_losses(
     batches: int,
     batch_size: int,
     seed: int,
+    report: Callable[[int, int], None] | None = None,
 ) -> list[GroupLoss]:
     """Denoising loss in each timestep group, on images, timesteps and noise that are the same for every model.
 
@@ -203,6 +205,7 @@ def group_losses(
         batches: number of forward passes per group.
         batch_size: samples per forward pass; with ``batches`` and ``seed`` it decides the draw.
         seed: seed of the draws, not negative.
+        report: called with (groups done, all).
 
     Returns:
         One loss per group, in the groups' order.
@@ -214,8 +217,14 @@ def group_losses(
         raise InputError(
             f"Got {batches} batches of {batch_size} and seed {seed}; expected at least 1 of 1, and a seed of 0 or more."
         )
-    with _evaluating(model):
-        return [_group_loss(model, objective, group, batches, batch_size, seed) for group in groups]
+    device = next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
+    losses = []
+    with _evaluating(model), in_streams(model, batch_size) as evaluated:
+        for group in groups:
+            losses.append(_group_loss(evaluated, device, objective, group, batches, batch_size, seed))
+            if report is not None:
+                report(len(losses), len(groups))
+    return losses
 
 
 def paired_difference(a: GroupLoss, b: GroupLoss) -> tuple[float, float]:
@@ -249,9 +258,14 @@ def _evaluating(model: nn.Module) -> Iterator[None]:
 
 
 def _group_loss(
-    model: nn.Module, objective: DenoisingObjective, group: TimestepGroup, batches: int, batch_size: int, seed: int
+    model: nn.Module,
+    device: torch.device,
+    objective: DenoisingObjective,
+    group: TimestepGroup,
+    batches: int,
+    batch_size: int,
+    seed: int,
 ) -> GroupLoss:
-    device = next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
     generator = Generator().manual_seed(_group_seed(seed, group.index))
     digest = hashlib.sha256(objective.prediction_type.encode())
     losses = []

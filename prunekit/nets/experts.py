@@ -92,6 +92,11 @@ class TimestepExperts(nn.Module):
         return self._like.device
 
     @property
+    def evaluates_alone(self) -> bool:
+        """Whether a batch must not be evaluated in parts at the same time, since each part would load its own expert."""
+        return self.resident == "one"
+
+    @property
     def slims(self) -> list[SlimModel]:
         """The experts as slim models, ready to be saved, cleanest group first."""
         return [replace(slim, model=self.expert(index)) for index, slim in enumerate(self._told)]

@@ -14,6 +14,7 @@ from torch import Generator, Tensor, nn
 
 from prunekit.errors import InputError
 from prunekit.graph.forward_pass import evaluation_mode
+from prunekit.graph.streams import in_streams
 from prunekit.sampling.schedulers import check_network, make_scheduler, set_timesteps
 from prunekit.schedule import NoiseSchedule, Parameterization
 from prunekit.training import predict
@@ -151,13 +152,14 @@ class Sampler:
         labels = None if labels is None else labels.to(device)
         x = noise.to(device) * scheduler.init_noise_sigma
         watch, count = Watch[tuple[int, float]](), len(scheduler.timesteps)
-        for number, t in enumerate(scheduler.timesteps, start=1):
-            state = scheduler.scale_model_input(x, t)
-            every = t if labels is None else t.to(device).expand(len(x))  # transformers want one for each sample
-            prediction = predict(model, state, every, labels)
-            x = _step(scheduler, prediction, t, x, generators)
-            _check(watch.note((number, float(t)), _not_finite(prediction, x)), count, len(x))
-            yield Evaluation(float(t), state, prediction, x)
+        with in_streams(model, len(x)) as evaluated:
+            for number, t in enumerate(scheduler.timesteps, start=1):
+                state = scheduler.scale_model_input(x, t)
+                every = t if labels is None else t.to(device).expand(len(x))  # transformers want one for each sample
+                prediction = predict(evaluated, state, every, labels)
+                x = _step(scheduler, prediction, t, x, generators)
+                _check(watch.note((number, float(t)), _not_finite(prediction, x)), count, len(x))
+                yield Evaluation(float(t), state, prediction, x)
         _check(watch.pending(), count, len(x))
 
 
