@@ -3,7 +3,7 @@
 import hashlib
 import math
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 
@@ -12,6 +12,7 @@ import torch
 from torch import Generator, Tensor, nn
 
 from prunekit._json import JsonObject
+from prunekit._progress import told
 from prunekit._types import FloatArray
 from prunekit.errors import InputError
 from prunekit.extractors import Extractor
@@ -191,7 +192,6 @@ def group_losses(
     batches: int,
     batch_size: int,
     seed: int,
-    report: Callable[[int, int], None] | None = None,
 ) -> list[GroupLoss]:
     """Denoising loss in each timestep group, on images, timesteps and noise that are the same for every model.
 
@@ -205,7 +205,6 @@ def group_losses(
         batches: number of forward passes per group.
         batch_size: samples per forward pass; with ``batches`` and ``seed`` it decides the draw.
         seed: seed of the draws, not negative.
-        report: called with (groups done, all).
 
     Returns:
         One loss per group, in the groups' order.
@@ -220,10 +219,8 @@ def group_losses(
     device = next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
     losses = []
     with _evaluating(model), in_streams(model, batch_size) as evaluated:
-        for group in groups:
+        for group in told("held-out losses", groups):
             losses.append(_group_loss(evaluated, device, objective, group, batches, batch_size, seed))
-            if report is not None:
-                report(len(losses), len(groups))
     return losses
 
 

@@ -3,8 +3,7 @@
 import json
 import os
 import sys
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +14,6 @@ from prunekit._names import split_source
 from prunekit.errors import InputError, MissingFileError
 
 __all__ = [
-    "Bars",
     "chosen_allocation",
     "data_options",
     "emit",
@@ -50,46 +48,6 @@ def print_table(title: str, header: Sequence[str], rows: Sequence[Sequence[str]]
     print("  ".join("─" * width for width in widths))
     for row in rows:
         print("  ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
-
-
-class Bars:
-    """An observer of runs that draws progress bars with rate and remaining time on standard error."""
-
-    def __init__(self) -> None:
-        from rich.console import Console
-        from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
-
-        self.console = Console(stderr=True)
-        columns = (
-            TextColumn("{task.description:>12}"),
-            BarColumn(),
-            TextColumn("{task.fields[note]}"),
-            TimeRemainingColumn(),
-        )
-        self.progress_ = Progress(*columns, console=self.console, transient=True)
-        self.tasks: dict[str, Any] = {}
-
-    def stage(self, name: str, kept: bool) -> None:
-        """See :class:`prunekit.runs.observing.Observer`."""
-        self.console.print(f"{name}: kept from before" if kept else name, highlight=False)
-
-    def note(self, sentence: str) -> None:
-        """See :func:`prunekit.runs.observing.say`."""
-        self.console.print(sentence, highlight=False, markup=False)
-
-    def progress(self, label: str, done: int, total: int, note: str) -> None:
-        """See :class:`prunekit.runs.observing.Observer`."""
-        if label not in self.tasks:
-            self.tasks[label] = self.progress_.add_task(label, total=total, note=note)
-        self.progress_.update(self.tasks[label], completed=done, total=total, note=note)
-        if done >= total:
-            self.progress_.remove_task(self.tasks.pop(label))
-
-    @contextmanager
-    def shown(self) -> Iterator["Bars"]:
-        """Show the bars while the block runs."""
-        with self.progress_:
-            yield self
 
 
 def refuse_existing(

@@ -12,13 +12,14 @@ import typer
 from prunekit._json import JsonDict
 from prunekit._missing import check_recipe
 from prunekit.choices import Cluster
-from prunekit.cli.console import Bars, emit, print_table
+from prunekit.cli.console import emit, print_table
 from prunekit.cli.interrupts import keeping, written
+from prunekit.cli.progress_bars import Bars
 from prunekit.cli.shared_options import Exists, Json
-from prunekit.errors import InputError
+from prunekit.errors import InputError, PrunekitError
 
 if TYPE_CHECKING:
-    from prunekit.recipe import Confirmation
+    from prunekit.recipe import Confirmation, Recipe
     from prunekit.runs.executors import Executor
 
 __all__ = ["COMMANDS"]
@@ -159,10 +160,21 @@ def _execute(
         if os.path.realpath(reports / checked.name) == os.path.realpath(folder):
             raise InputError(f"Got --publish {reports}, where the run itself is written to; give another folder.")
     executor = None if parallel is None else parallel.executor(folder)
-    with Bars().shown() as bars, keeping(lambda: _kept(folder)):
+    bars = Bars(_weights(checked), inside=True) if executor is None else Bars(inside=False)
+    with bars.shown(), keeping(lambda: _kept(folder)):
         manifest = run_of(checked, folder, bars, executor).execute()
     written(folder)
     return manifest
+
+
+def _weights(recipe: "Recipe") -> dict[str, float]:
+    """The cost model's work for each stage, for the bar over all; empty where there is no estimate."""
+    from prunekit.studies.recipe_costs import work_by_stage
+
+    try:
+        return work_by_stage(recipe)
+    except PrunekitError:  # the run itself refuses it, with the stage that it concerns
+        return {}
 
 
 def _kept(folder: Path) -> str | None:

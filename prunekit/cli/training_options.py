@@ -94,8 +94,7 @@ def training(
     Raises:
         InputError: ``resume`` is neither.
     """
-    from prunekit.cli.console import Bars
-    from prunekit.runs.observing import training_reporter
+    from prunekit.runs.observing import Silent, training_reporter
     from prunekit.search import ranks
     from prunekit.training.checkpoints import drop_checkpoints
     from prunekit.training.tracking import with_tensorboard
@@ -113,8 +112,7 @@ def training(
         if not first:
             yield None, False
             return
-        with Bars().shown() as bars:
-            yield with_tensorboard(training_reporter(bars, label), logging_dir), True
+        yield with_tensorboard(training_reporter(Silent(), label), logging_dir), True
 
 
 def _saved(checkpoints: Path) -> str | None:

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import Generator, Tensor, nn
 
+from prunekit._progress import tell
 from prunekit.errors import InputError
 from prunekit.graph.forward_pass import evaluation_mode
 from prunekit.graph.streams import in_streams
@@ -105,12 +106,15 @@ class Sampler:
         """
         noise, labels = self.noise(count, seed), self.labels(count, seed)
         done: list[Tensor] = []
+        tell("sampling", 0, count * self.steps)
         with evaluation_mode(model):
             for part in noise.split(batch_size):
                 first = sum(map(len, done))
                 x, own = part, None if labels is None else labels[first : first + len(part)]
-                for evaluation in self.trajectory(model, part, seed, first, own):
+                for number, evaluation in enumerate(self.trajectory(model, part, seed, first, own), start=1):
                     x = evaluation.stepped
+                    each = first + len(part) * min(number, self.steps) / max(self.steps, number)
+                    tell("sampling", round(each * self.steps), count * self.steps, f"{first} of {count} images")
                 done.append(x.cpu())
                 if report is not None:
                     report(first + len(part), count)
