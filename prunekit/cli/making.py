@@ -16,7 +16,7 @@ from prunekit.cli.interrupts import writing, written
 from prunekit.cli.output_lock import alone_with
 from prunekit.cli.reading_options import ReadingOptions
 from prunekit.cli.shared_options import DataOption, Exists, Json, Overwrite, Resolution, Seed
-from prunekit.cli.training_options import LoggingDir, Resume, ResumeOrContinue, TrainingChanges, training
+from prunekit.cli.training_options import LoggingDir, ReportTo, Resume, ResumeOrContinue, TrainingChanges, training
 from prunekit.errors import InputError
 
 if TYPE_CHECKING:
@@ -29,7 +29,7 @@ __all__ = ["COMMANDS"]
 _log = logging.getLogger(__name__)
 
 
-_ALONGSIDE = {"recipe", "output", "overwrite", "resume", "logging_dir", "json"}
+_ALONGSIDE = {"recipe", "output", "overwrite", "resume", "report_to", "logging_dir", "json"}
 """Options of ``train`` that may be given with a recipe; all others come from the recipe."""
 
 
@@ -59,6 +59,7 @@ def train(
     learning_rate: Annotated[float, typer.Option(help="AdamW's learning rate after the warm-up.")] = 1e-3,
     prediction_type: Annotated[PredictionType, typer.Option(help="What the model predicts.")] = "epsilon",
     resume: ResumeOrContinue = "latest",
+    report_to: ReportTo = None,
     logging_dir: LoggingDir = None,
     *,
     changes: TrainingChanges,
@@ -76,7 +77,7 @@ def train(
     refuse_existing(output, overwrite, inputs=[recipe, config, data, finished])
     from prunekit.checkpoint import save_base
     from prunekit.data import note_place
-    from prunekit.steps.bases import train_base
+    from prunekit.steps.bases import few_samples, train_base
     from prunekit.training import TrainOptions
     from prunekit.training.checkpoints import drop_checkpoints
 
@@ -93,8 +94,15 @@ def train(
         else:
             options, images = _of_options(data, resolution, config, prediction_type, settings)
         steps = options.train.steps
-        with training(checkpoints, resume if finished is None else "latest", "train", logging_dir) as (report, first):
+        going_on = resume if finished is None else "latest"
+        with training(checkpoints, going_on, "train", report_to, logging_dir, options.train) as (
+            report,
+            tracking,
+            first,
+        ):
             base, result = train_base(options, images, checkpoints, report, trained)
+            if tracking is not None and (drawn := few_samples(base, images)) is not None:
+                tracking.images("samples", drawn, steps)
             if first:
                 unchanged(f"the trained state is in {checkpoints}")
                 with writing(output):
@@ -199,6 +207,7 @@ def finetune(
         float, typer.Option(help="With --teacher: weight of the teacher's predictions in the loss.")
     ] = 0.5,
     resume: Resume = "latest",
+    report_to: ReportTo = None,
     logging_dir: LoggingDir = None,
     *,
     changes: TrainingChanges,
@@ -246,7 +255,7 @@ def finetune(
     checkpoints = target.with_name(f".{target.name}.checkpoints")
     with (
         alone_with(target) as unchanged,
-        training(checkpoints, resume, slim.name, logging_dir) as (report, first),
+        training(checkpoints, resume, slim.name, report_to, logging_dir, settings) as (report, _, first),
     ):
         tuned, result = finetune_slim(loaded, images.train, replace(options, train=settings), checkpoints, report, base)
         if first:
@@ -264,6 +273,13 @@ def finetune(
 def assemble(
     slim: Annotated[Path, typer.Argument(help="Folder with group-0, group-1, …")],
     output: Annotated[Path, typer.Option(help="Experts folder to write.")] = Path("experts"),
+    push_to_hub: Annotated[
+        str | None,
+        typer.Option(help="Also push the experts, with their card, to this repository on the Hugging Face Hub."),
+    ] = None,
+    private: Annotated[
+        bool, typer.Option("--private", help="With --push-to-hub: make a new repository private.")
+    ] = False,
     json: Json = False,
 ) -> None:
     """Put slim models together into one drop-in denoiser."""
@@ -281,7 +297,13 @@ def assemble(
     written(output)
     experts = load_experts(output)
     facts = {"output": str(output), "groups": len(partition), "macs": list(experts.macs), "params": sum(experts.params)}
-    emit(json, facts, [f"Assembled {len(partition)} experts, {sum(experts.params):,} parameters in all: {output}"])
+    lines = [f"Assembled {len(partition)} experts, {sum(experts.params):,} parameters in all: {output}"]
+    if push_to_hub is not None:
+        from prunekit.checkpoint.hub import pushed
+
+        facts["pushed"] = pushed(output, push_to_hub, private or None)
+        lines.append(f"Pushed to {facts['pushed']}")
+    emit(json, facts, lines)
 
 
 COMMANDS = (train, finetune, assemble)

@@ -90,13 +90,21 @@ class Bars:
     def _draw(self, label: str, done: int, total: int, note: str) -> None:
         if self._progress is None:
             from rich.console import Console
-            from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+            from rich.progress import BarColumn, Progress, Task, TextColumn, TimeRemainingColumn
+            from rich.text import Text
+
+            class Left(TimeRemainingColumn):
+                """The time left by what the bars know, or else by the bar's own speed."""
+
+                def render(self, task: Task) -> Text:
+                    left = task.fields.get("left", "")
+                    return Text(left, style="progress.remaining") if left else super().render(task)
 
             columns = (
                 TextColumn("{task.description}"),
                 BarColumn(),
                 TextColumn("{task.percentage:>3.0f} %"),
-                TimeRemainingColumn(),
+                Left(),
                 TextColumn("{task.fields[note]}"),
             )
             console = Console(stderr=True)
@@ -108,7 +116,7 @@ class Bars:
             self._tasks[label] = self._progress.add_task(label, total=total, note=note)
         self._progress.update(self._tasks[label], completed=done, total=total, note=note)
         if self._left is not None:
-            self._progress.update(self._tasks[""], completed=self._left.share, note=self._left.said())
+            self._progress.update(self._tasks[""], completed=self._left.share, left=self._left.time_left)
         if done >= total:
             self._progress.remove_task(self._tasks.pop(label))
             if not self._tasks:
@@ -185,10 +193,14 @@ class Overall:
             return None
         return seconds / done * (self._current * (1 - self._within) + sum(self._left.values()))
 
+    @property
+    def time_left(self) -> str:
+        """The time left in words; empty before anything is measured."""
+        return "" if (left := self.seconds_left) is None else f"about {said_seconds(left)}"
+
     def said(self) -> str:
-        """The time left of the whole run in words; empty before anything is measured."""
-        left = self.seconds_left
-        return "" if left is None else f"run: {100 * self.share:.0f} %, about {said_seconds(left)} left"
+        """Share and time left of the whole run in words; empty before anything is measured."""
+        return f"run: {100 * self.share:.0f} %, {left} left" if (left := self.time_left) else ""
 
 
 def said_seconds(seconds: float) -> str:
