@@ -94,6 +94,12 @@ def run(
         ),
     ] = None,
     retries: Annotated[int, typer.Option(min=0, help="How often a timestep group that failed is started again.")] = 1,
+    report_to: Annotated[
+        str | None,
+        typer.Option(
+            help="Track trainings and samples with tensorboard, wandb, mlflow, aim, … (default: as the recipe says)."
+        ),
+    ] = None,
     llm_endpoint: Annotated[
         list[str] | None,
         typer.Option(help="Allow the recipe to use the language model at this URL. May be repeated."),
@@ -109,7 +115,7 @@ def run(
     """Run a recipe stage by stage. A second run resumes where the first one stopped."""
     confirmed = _confirmations(llm_endpoint or [], llm_key_variable or [])
     parallel = _Parallel(jobs, executor, executor_option or [], retries)
-    manifest = _execute(recipe, output, parallel, base, publish, confirmed)
+    manifest = _execute(recipe, output, parallel, base, publish, confirmed, report_to)
     if publish is not None:
         from prunekit.runs.publishing import publish as copy_results
 
@@ -139,6 +145,7 @@ def _execute(
     base: str | None = None,
     reports: Path | None = None,
     confirmed: Sequence["Confirmation"] = (),
+    report_to: str | None = None,
 ) -> Path:
     from prunekit.recipe import load_recipe
     from prunekit.runs.publishing import check_place
@@ -152,6 +159,7 @@ def _execute(
     checked = load_recipe(recipe)
     checked = checked if base is None else checked.with_base(base)
     checked = checked.confirming(*confirmed)
+    checked = checked if report_to is None else checked.tracked_by(report_to)
     checked.check_confirmed()  # before the executor makes its folder
     folder = output or Path("runs") / checked.name
     check_run_folder(folder, checked.name)

@@ -34,7 +34,7 @@ from prunekit.results.model import plain
 from prunekit.results.stage_files import StageFacts
 from prunekit.runs.executors import Executor
 from prunekit.runs.manifest import manifest_of, write_manifest
-from prunekit.runs.observing import Observer, training_reporter
+from prunekit.runs.observing import Observer
 from prunekit.runs.resumable import ResumableRun, Stage
 from prunekit.runs.run_folder import check_places, inside, own_or_elsewhere
 from prunekit.search import DEFAULT_MULTIPLE, SearchResult, default_multiples, is_tiny
@@ -50,6 +50,7 @@ from prunekit.steps.placing import placed
 from prunekit.steps.sample_quality import Setting, check_extractor, measure_all, save_images
 from prunekit.steps.spending import base_training, spent_on_losses, spent_on_sampling, spent_on_search
 from prunekit.training import Tally
+from prunekit.training.tracking import open_tracking
 
 __all__ = ["Run"]
 
@@ -230,7 +231,8 @@ class Run(ResumableRun):
                 base = Base(base.model, base.spec, base.parameterization, self.images.about(), base.provenance)
         else:
             checkpoints = self._checkpoints("base")
-            base, result = train_base(options, self.images, checkpoints, training_reporter(self.observer, "base"))
+            with self._tracked("base", options.train) as told:
+                base, result = train_base(options, self.images, checkpoints, told)
             macs = count_macs(base.model, base.spec.example_inputs()).macs
             ledger = spent_on_training(
                 BASE_TRAINING, result.samples, macs, _parameters(base.model), options.train.batch_size
@@ -311,9 +313,9 @@ class Run(ResumableRun):
     def _finetune(self, index: int, options: FinetuneOptions) -> StageFacts:
         name = f"group-{index}"
         slim = load_slim(self.folder / "pruned" / name)
-        told = training_reporter(self.observer, f"group {index}")
         teacher = self.bench if options.distillation else None
-        tuned, result = finetune_slim(slim, self.images.train, options, self._checkpoints(name), told, teacher)
+        with self._tracked(f"group {index}", options.train_of(index)) as told:
+            tuned, result = finetune_slim(slim, self.images.train, options, self._checkpoints(name), told, teacher)
         save_slim(tuned, self.folder / "slim" / name)
         self._drop_checkpoints(name)
         stage, batch_size = f"fine-tuning, group {index}", options.train.batch_size
@@ -348,6 +350,11 @@ class Run(ResumableRun):
         models = {"base": base.model, "pruned": pruned, "expert": experts}
         sampled = {"base": base.model, "experts": experts}
         results, grids = measure_all(setting, models, sampled, macs, told)
+        if (asked := self.recipe.tracking) is not None:
+            tracking = open_tracking(asked.report_to, f"{self.recipe.name}-samples", self.folder / "logs")
+            for name, images in grids.items():
+                tracking.images(name, images, 0)
+            tracking.finish()
         for name, images in grids.items():
             save_images(images, self.folder / "samples" / f"{name}.npz")
         write_json(self.folder / "evaluation.json", results.to_json())

@@ -17,7 +17,6 @@ from prunekit.results.learning_results import MultistageManifest, Unified
 from prunekit.results.planning_files import GroupsFile
 from prunekit.results.stage_files import StageFacts
 from prunekit.runs.manifest import environment, write_manifest
-from prunekit.runs.observing import training_reporter
 from prunekit.runs.resumable import ResumableRun, Stage
 from prunekit.steps.bases import complete_spec, open_base
 from prunekit.steps.cutting import method_of, spent_on_grouping
@@ -131,8 +130,8 @@ class MultistageRun(ResumableRun[MultistageRecipe]):
             groups = TimestepGroups.from_cuts(contest.schedule.num_timesteps, [])
         else:
             groups = TimestepGroups.from_json(read_json(self.folder / _groups_file(grouping)))
-        report = training_reporter(self.observer, name)
-        row, ledger, model = contest.run(network, groups, seed, self._checkpoints(name), report)
+        with self._tracked(name, self.recipe.base.train) as report:
+            row, ledger, model = contest.run(network, groups, seed, self._checkpoints(name), report)
         if network == "unified":
             base = Base(model, contest.spec, contest.parameterization, self.images.about())
             save_base(base, self.folder / f"{_UNIFIED}-{seed}.pt")
