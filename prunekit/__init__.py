@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 from prunekit._lazy import at_need
 
 if TYPE_CHECKING:
+    from prunekit._progress import watched
     from prunekit.allocation import Allocation, allocate
     from prunekit.api import Pruned, make_experts, prune
     from prunekit.checkpoint import Base, load_base
@@ -39,6 +40,7 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _HOMES = {
+    "_progress": ("watched",),
     "allocation": ("Allocation", "allocate"),
     "api": ("Pruned", "make_experts", "prune"),
     "checkpoint": ("Base", "load_base"),
@@ -100,6 +102,7 @@ __all__ = [
     "save_slim",
     "search",
     "trace",
+    "watched",
 ]
 
 

@@ -35,6 +35,7 @@ __all__ = [
 ]
 
 # bases
+LocalTracker = Literal["tensorboard", "aim", "dvclive"]
 ScheduleName = Literal["linear", "scaled_linear", "cosine", "sigmoid", "edm", "rectified_flow"]
 PredictionType = Literal["epsilon", "sample", "v_prediction"]
 ReadablePrediction = Literal[PredictionType, "flow_prediction"]

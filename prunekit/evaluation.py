@@ -12,9 +12,11 @@ import torch
 from torch import Generator, Tensor, nn
 
 from prunekit._json import JsonObject
+from prunekit._progress import told
 from prunekit._types import FloatArray
 from prunekit.errors import InputError
 from prunekit.extractors import Extractor
+from prunekit.graph.streams import in_streams
 from prunekit.groups import TimestepGroup, TimestepGroups
 from prunekit.training import DenoisingObjective
 
@@ -214,8 +216,12 @@ def group_losses(
         raise InputError(
             f"Got {batches} batches of {batch_size} and seed {seed}; expected at least 1 of 1, and a seed of 0 or more."
         )
-    with _evaluating(model):
-        return [_group_loss(model, objective, group, batches, batch_size, seed) for group in groups]
+    device = next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
+    losses = []
+    with _evaluating(model), in_streams(model, batch_size) as evaluated:
+        for group in told("held-out losses", groups):
+            losses.append(_group_loss(evaluated, device, objective, group, batches, batch_size, seed))
+    return losses
 
 
 def paired_difference(a: GroupLoss, b: GroupLoss) -> tuple[float, float]:
@@ -249,9 +255,14 @@ def _evaluating(model: nn.Module) -> Iterator[None]:
 
 
 def _group_loss(
-    model: nn.Module, objective: DenoisingObjective, group: TimestepGroup, batches: int, batch_size: int, seed: int
+    model: nn.Module,
+    device: torch.device,
+    objective: DenoisingObjective,
+    group: TimestepGroup,
+    batches: int,
+    batch_size: int,
+    seed: int,
 ) -> GroupLoss:
-    device = next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
     generator = Generator().manual_seed(_group_seed(seed, group.index))
     digest = hashlib.sha256(objective.prediction_type.encode())
     losses = []

@@ -13,6 +13,7 @@ import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -30,6 +31,7 @@ from prunekit._names import public_about
 from prunekit.card import slim_card
 from prunekit.checkpoint import Factory, ModelSpec
 from prunekit.checkpoint.finite import check_finite
+from prunekit.checkpoint.hub import pushed
 from prunekit.checkpoint.metadata import check_kept, check_params, checked_prediction, counted, read_schedule
 from prunekit.checkpoint.tensors import read_tensors, safetensors_metadata, safetensors_shapes
 from prunekit.errors import FileFormatError, InputError, PlanError, PrunekitError
@@ -96,6 +98,21 @@ class SlimModel:
     def is_whole(self) -> bool:
         """Whether the plan keeps every channel of the base."""
         return not self.plan.kept
+
+    def push_to_hub(self, repo_id: str, *, private: bool | None = None, token: str | None = None) -> str:
+        """Push the slim model with the model card to the Hugging Face Hub; returns the page of the commit.
+
+        Args:
+            repo_id: ``name`` or ``user/name``; it is created if it does not exist.
+            private: whether a new repository is private (default: as the account or organisation sets it).
+            token: the hub's access token (default: that of ``hf auth login``, or of the variable ``HF_TOKEN``).
+
+        Raises:
+            InputError: the hub refuses, or cannot be reached.
+        """
+        with TemporaryDirectory() as folder:
+            save_slim(self, Path(folder) / "model")
+            return pushed(Path(folder) / "model", repo_id, private, token)
 
     def with_weights(self, model: nn.Module, **provenance: object) -> "SlimModel":
         """The same slim model with other weights and additional provenance."""

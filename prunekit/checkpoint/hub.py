@@ -1,12 +1,13 @@
-"""Models of the Hugging Face Hub: their configs and weights are fetched, never code."""
+"""Models of the Hugging Face Hub: their configs and weights are fetched, never code; one's own are pushed, with their cards."""
 
 from pathlib import Path
 
+from prunekit._messages import one_line
 from prunekit.checkpoint.folders import NETWORKS, SCHEDULERS
 from prunekit.checkpoint.weight_files import DIFFUSERS
-from prunekit.errors import MissingFileError
+from prunekit.errors import InputError, MissingFileError
 
-__all__ = ["fetched"]
+__all__ = ["fetched", "pushed"]
 
 (_WEIGHTS,) = DIFFUSERS
 _FOLDERS = ("", *(f"{name}/" for name in NETWORKS))
@@ -35,3 +36,29 @@ def fetched(hub_id: str) -> Path:
             f"({type(error).__name__}); check the name and the connection, or give a local path."
         ) from error
     return found
+
+
+def pushed(folder: Path, repo_id: str, private: bool | None = None, token: str | None = None) -> str:
+    """Create a repository on the hub, if it does not exist, and upload a folder to it; returns the page of the commit.
+
+    Args:
+        folder: the folder; all of its files are uploaded.
+        repo_id: ``name`` or ``user/name``.
+        private: whether a new repository is private (default: as the account or organisation sets it).
+        token: the hub's access token (default: that of ``hf auth login``, or of the variable ``HF_TOKEN``).
+
+    Raises:
+        InputError: the hub refuses, or cannot be reached.
+    """
+    import huggingface_hub  # noqa: PLC0415 - only hub ids need it
+
+    api = huggingface_hub.HfApi(token=token)
+    try:
+        created = api.create_repo(repo_id, private=private, exist_ok=True)
+        commit = api.upload_folder(repo_id=created.repo_id, folder_path=folder, commit_message="Upload by prunekit")
+    except Exception as error:  # its HTTP library's errors have changed their base from version to version
+        raise InputError(
+            f"{repo_id} could not be pushed to the Hugging Face Hub ({type(error).__name__}: {one_line(error)}); check the name "
+            "and the connection, and log in by `hf auth login` or give a token that may write."
+        ) from error
+    return str(commit.commit_url)

@@ -19,6 +19,7 @@ from prunekit.cli.bundles import bundled
 from prunekit.cli.console import fail
 from prunekit.cli.flags import as_flags, with_flags
 from prunekit.cli.interrupts import ends_at_signals, interruptible
+from prunekit.cli.progress_bars import showing_progress
 from prunekit.cli.shared_options import checked
 from prunekit.errors import InputError, LimitError, PrunekitError
 
@@ -53,7 +54,7 @@ def command(name: str) -> Callable[..., None]:
     """The function behind a command, with an argument for each option."""
     functions = import_module(f"prunekit.cli.{MODULES[name]}").COMMANDS
     (function,) = (one for one in functions if one.__name__ == name)
-    return interruptible(with_flags(checked(bundled(function))))
+    return interruptible(showing_progress(with_flags(checked(bundled(function)))))
 
 
 class _ImportedAtNeed(TyperGroup):

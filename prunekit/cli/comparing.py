@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from prunekit._missing import check_base
-from prunekit.cli.console import Bars, emit, print_table, refuse_inputs, tell
+from prunekit.cli.console import emit, print_table, refuse_inputs, tell
 from prunekit.cli.interrupts import writing
 from prunekit.cli.measuring import SamplerOption, Steps
 from prunekit.cli.next_steps import after_comparison, suggest
@@ -62,10 +62,7 @@ def consistency(
     bases = [is_base(each) for each in (a, b)]
     asked = [reading.asked if its or not any(bases) else None for its in bases]  # without a base they are refused
     opened = open_model(a, config, asked=asked[0]), open_model(b, config_b, asked=asked[1])
-    with Bars().shown() as bars:
-        compared = compare(
-            *opened, (a, b), options, lambda done, all_: bars.progress("compare", done, all_, "evaluations")
-        )
+    compared = compare(*opened, (a, b), options)
     with writing(output):
         write_comparison(compared, output)
     if json:

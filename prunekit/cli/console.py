@@ -6,7 +6,6 @@ import shutil
 import sys
 import textwrap
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +16,6 @@ from prunekit._names import split_source
 from prunekit.errors import InputError, MissingFileError
 
 __all__ = [
-    "Bars",
     "chosen_allocation",
     "columns",
     "data_options",
@@ -128,46 +126,6 @@ def _parts(widths: Sequence[int], width: int | None) -> Iterator[list[int]]:
 _NARROWEST = 40
 _SHORT_NAME = 20
 _WHOLE_WORDS: dict[str, Any] = {"break_long_words": False, "break_on_hyphens": False}
-
-
-class Bars:
-    """An observer of runs that draws progress bars with rate and remaining time on standard error."""
-
-    def __init__(self) -> None:
-        from rich.console import Console
-        from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
-
-        self.console = Console(stderr=True)
-        columns = (
-            TextColumn("{task.description:>12}"),
-            BarColumn(),
-            TextColumn("{task.fields[note]}"),
-            TimeRemainingColumn(),
-        )
-        self.progress_ = Progress(*columns, console=self.console, transient=True)
-        self.tasks: dict[str, Any] = {}
-
-    def stage(self, name: str, kept: bool) -> None:
-        """See :class:`prunekit.runs.observing.Observer`."""
-        self.console.print(f"{name}: kept from before" if kept else name, highlight=False)
-
-    def note(self, sentence: str) -> None:
-        """See :func:`prunekit.runs.observing.say`."""
-        self.console.print(sentence, highlight=False, markup=False)
-
-    def progress(self, label: str, done: int, total: int, note: str) -> None:
-        """See :class:`prunekit.runs.observing.Observer`."""
-        if label not in self.tasks:
-            self.tasks[label] = self.progress_.add_task(label, total=total, note=note)
-        self.progress_.update(self.tasks[label], completed=done, total=total, note=note)
-        if done >= total:
-            self.progress_.remove_task(self.tasks.pop(label))
-
-    @contextmanager
-    def shown(self) -> Iterator["Bars"]:
-        """Show the bars while the block runs."""
-        with self.progress_:
-            yield self
 
 
 def refuse_existing(

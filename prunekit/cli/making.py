@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from prunekit._json import read_json
+from prunekit._json import JsonObject, read_json
 from prunekit._missing import check_base
 from prunekit.choices import PredictionType
 from prunekit.cli.console import data_options, emit, refuse_existing, refuse_inputs, resolution_of
@@ -15,7 +15,7 @@ from prunekit.cli.interrupts import writing, written
 from prunekit.cli.next_steps import after_assemble, after_train, suggest
 from prunekit.cli.output_lock import alone_with
 from prunekit.cli.shared_options import Json, Overwrite, Resolution, Seed
-from prunekit.cli.training_options import LoggingDir, ResumeOrContinue, TrainingChanges, training
+from prunekit.cli.training_options import LoggingDir, ReportTo, ResumeOrContinue, TrainingChanges, training
 from prunekit.errors import InputError
 
 if TYPE_CHECKING:
@@ -28,7 +28,7 @@ __all__ = ["COMMANDS"]
 _log = logging.getLogger(__name__)
 
 
-_ALONGSIDE = {"recipe", "output", "overwrite", "resume", "logging_dir", "json"}
+_ALONGSIDE = {"recipe", "output", "overwrite", "resume", "report_to", "logging_dir", "json"}
 """Options of ``train`` that may be given with a recipe; all others come from the recipe."""
 
 
@@ -60,6 +60,7 @@ def train(
     learning_rate: Annotated[float, typer.Option(help="AdamW's learning rate after the warm-up.")] = 1e-3,
     prediction_type: Annotated[PredictionType, typer.Option(help="What the model predicts.")] = "epsilon",
     resume: ResumeOrContinue = "latest",
+    report_to: ReportTo = None,
     logging_dir: LoggingDir = None,
     *,
     changes: TrainingChanges,
@@ -77,7 +78,7 @@ def train(
     refuse_existing(output, overwrite, inputs=[recipe, config, data, finished])
     from prunekit.checkpoint import save_base
     from prunekit.data import note_place
-    from prunekit.steps.bases import train_base
+    from prunekit.steps.bases import few_samples, train_base
     from prunekit.training import TrainOptions
     from prunekit.training.checkpoints import drop_checkpoints
 
@@ -94,8 +95,15 @@ def train(
         else:
             options, images = _of_options(data, resolution, config, prediction_type, settings)
         steps = options.train.steps
-        with training(checkpoints, resume if finished is None else "latest", "train", logging_dir) as (report, first):
+        going_on = resume if finished is None else "latest"
+        with training(checkpoints, going_on, "train", report_to, logging_dir, options.train) as (
+            report,
+            tracking,
+            first,
+        ):
             base, result = train_base(options, images, checkpoints, report, trained)
+            if tracking is not None and (drawn := few_samples(base, images)) is not None:
+                tracking.images("samples", drawn, steps)
             if first:
                 unchanged(f"the trained state is in {checkpoints}")
                 with writing(output):
@@ -184,6 +192,13 @@ def _of_recipe(path: Path, context: typer.Context) -> tuple["BaseOptions", "Imag
 def assemble(
     slim: Annotated[Path, typer.Argument(help="Folder with group-0, group-1, …")],
     output: Annotated[Path, typer.Option(help="Experts folder to write.")] = Path("experts"),
+    push_to_hub: Annotated[
+        str | None,
+        typer.Option(help="Also push the experts, with their card, to this repository on the Hugging Face Hub."),
+    ] = None,
+    private: Annotated[
+        bool, typer.Option("--private", help="With --push-to-hub: make a new repository private.")
+    ] = False,
     json: Json = False,
 ) -> None:
     """Put slim models together into one drop-in denoiser."""
@@ -200,13 +215,19 @@ def assemble(
     partition = put_together(slim, output)
     written(output)
     experts = load_experts(output)
-    facts = {
+    facts: JsonObject = {
         "output": str(output),
         "groups": len(partition),
         "macs": list(experts.macs),
         "params": experts.stored_params,
     }
-    emit(json, facts, [f"Assembled {len(partition)} experts, {experts.stored_params:,} parameters stored: {output}"])
+    lines = [f"Assembled {len(partition)} experts, {experts.stored_params:,} parameters stored: {output}"]
+    if push_to_hub is not None:
+        from prunekit.checkpoint.hub import pushed
+
+        facts["pushed"] = pushed(output, push_to_hub, private or None)
+        lines.append(f"Pushed to {facts['pushed']}")
+    emit(json, facts, lines)
     if not json:
         suggest(after_assemble(slim, output))
 

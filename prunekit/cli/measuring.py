@@ -8,7 +8,7 @@ import typer
 from prunekit._json import JsonObject
 from prunekit._kinds import FileKind, has_format
 from prunekit._missing import check_base
-from prunekit.cli.console import Bars, data_options, emit, print_table, refuse_existing, refuse_inputs, tell
+from prunekit.cli.console import data_options, emit, print_table, refuse_existing, refuse_inputs, tell
 from prunekit.cli.costing import ModelPath, cost
 from prunekit.cli.interrupts import keeping, writing
 from prunekit.cli.next_steps import after_evaluate, after_report, after_sample, suggest
@@ -70,8 +70,8 @@ def sample(
         refuse_existing(target.with_suffix(".png"), overwrite, inputs=[model, config])
     evaluations(opened.schedule, sampler, steps)  # refuses a sampler that cannot take this number of steps
     drawn = opened.sampler(sampler, steps, label)
-    with Bars().shown() as bars, placed(opened.model):
-        samples = drawn(opened.model, count, seed, report=lambda done, all_: bars.progress("sample", done, all_, ""))
+    with placed(opened.model):
+        samples = drawn(opened.model, count, seed)
     images = samples if opened.latent else to_images(samples)
     facts: JsonObject = {"output": str(target), "count": count}
     with writing(target):
@@ -149,10 +149,7 @@ def evaluate(
         options,
         opened.spec,
     )
-    with Bars().shown() as bars:
-        found, _ = measure_all(
-            setting, models, sampled, macs, lambda name, done, all_: bars.progress("sampling", done, all_, name)
-        )
+    found, _ = measure_all(setting, models, sampled, macs)
     with writing(output):
         write_json(output, found.to_json())
     if json:

@@ -12,15 +12,16 @@ import typer
 from prunekit._json import JsonDict
 from prunekit._missing import check_recipe
 from prunekit.choices import Cluster
-from prunekit.cli.console import Bars, emit, print_table, tell
+from prunekit.cli.console import emit, print_table, tell
 from prunekit.cli.interrupts import keeping, written
 from prunekit.cli.next_steps import after_run, suggest
+from prunekit.cli.progress_bars import Bars
 from prunekit.cli.shared_options import Exists, Json
-from prunekit.errors import InputError
+from prunekit.errors import InputError, PrunekitError
 from prunekit.steps.standing import command
 
 if TYPE_CHECKING:
-    from prunekit.recipe import Confirmation
+    from prunekit.recipe import Confirmation, Recipe
     from prunekit.runs.executors import Executor
 
 __all__ = ["COMMANDS"]
@@ -116,6 +117,12 @@ def run(
         ),
     ] = None,
     retries: Annotated[int, typer.Option(min=0, help="How often a timestep group that failed is started again.")] = 1,
+    report_to: Annotated[
+        str | None,
+        typer.Option(
+            help="Track trainings and samples with tensorboard, wandb, mlflow, aim, … (default: as the recipe says)."
+        ),
+    ] = None,
     llm_endpoint: Annotated[
         list[str] | None,
         typer.Option(help="Allow the recipe to use the language model at this URL. May be repeated."),
@@ -132,7 +139,7 @@ def run(
     """Run a recipe stage by stage. A second run resumes where the first one stopped."""
     confirmed = _confirmations(llm_endpoint or [], llm_key_variable or [])
     parallel = _Parallel(jobs, executor, executor_option or [], retries)
-    manifest = _execute(recipe, output, parallel, base, publish, confirmed)
+    manifest = _execute(recipe, output, parallel, base, publish, confirmed, report_to)
     if publish is not None:
         from prunekit.runs.publishing import publish as copy_results
 
@@ -164,6 +171,7 @@ def _execute(
     base: str | None = None,
     reports: Path | None = None,
     confirmed: Sequence["Confirmation"] = (),
+    report_to: str | None = None,
 ) -> Path:
     from prunekit.recipe import load_recipe
     from prunekit.runs.publishing import check_place
@@ -177,6 +185,7 @@ def _execute(
     checked = load_recipe(recipe)
     checked = checked if base is None else checked.with_base(base)
     checked = checked.confirming(*confirmed)
+    checked = checked if report_to is None else checked.tracked_by(report_to)
     checked.check_confirmed()  # before the executor makes its folder
     folder = output or Path("runs") / checked.name
     check_run_folder(folder, checked.name)
@@ -185,10 +194,21 @@ def _execute(
         if os.path.realpath(reports / checked.name) == os.path.realpath(folder):
             raise InputError(f"Got --publish {reports}, where the run itself is written to; give another folder.")
     executor = None if parallel is None else parallel.executor(folder)
-    with Bars().shown() as bars, keeping(lambda: _kept(folder)):
+    bars = Bars(_weights(checked), inside=True) if executor is None else Bars(inside=False)
+    with bars.shown(), keeping(lambda: _kept(folder)):
         manifest = run_of(checked, folder, bars, executor).execute()
     written(folder)
     return manifest
+
+
+def _weights(recipe: "Recipe") -> dict[str, float]:
+    """The cost model's work for each stage, for the bar over all; empty where there is no estimate."""
+    from prunekit.studies.recipe_costs import work_by_stage
+
+    try:
+        return work_by_stage(recipe)
+    except PrunekitError:  # the run itself refuses it, with the stage that it concerns
+        return {}
 
 
 def _kept(folder: Path) -> str | None:

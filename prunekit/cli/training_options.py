@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -14,9 +14,10 @@ from prunekit.cli.interrupts import keeping
 from prunekit.errors import InputError
 
 if TYPE_CHECKING:
-    from prunekit.training import Reporter
+    from prunekit.training import Reporter, TrainOptions
+    from prunekit.training.tracking import Tracking
 
-__all__ = ["LoggingDir", "Resume", "ResumeOrContinue", "TrainingChanges", "training"]
+__all__ = ["LoggingDir", "ReportTo", "Resume", "ResumeOrContinue", "TrainingChanges", "training"]
 
 Resume = Annotated[
     str, typer.Option("--resume-from-checkpoint", help="latest: resume an interrupted training; no: start again.")
@@ -29,7 +30,16 @@ ResumeOrContinue = Annotated[
         "--max-train-steps in all.",
     ),
 ]
-LoggingDir = Annotated[Path | None, typer.Option(help="TensorBoard folder (needs the tracking extra) (default: none).")]
+ReportTo = Annotated[
+    str | None,
+    typer.Option(
+        help="Track losses with tensorboard, wandb, mlflow, aim, … (names of accelerate's trackers, with commas between; default: "
+        "none, or tensorboard with --logging-dir)."
+    ),
+]
+LoggingDir = Annotated[
+    Path | None, typer.Option(help="Folder of trackers that write files, such as tensorboard (default: logs).")
+]
 
 
 @dataclass(frozen=True)
@@ -98,27 +108,28 @@ class TrainingChanges:
 
 @contextmanager
 def training(
-    checkpoints: Path, resume: str, label: str, logging_dir: Path | None
-) -> Iterator[tuple["Reporter | None", bool]]:
+    checkpoints: Path, resume: str, label: str, report_to: str | None, logging_dir: Path | None, options: "TrainOptions"
+) -> Iterator[tuple["Reporter | None", "Tracking | None", bool]]:
     """Everything around a training: who reports and writes under ``accelerate launch``, and what becomes of the checkpoints.
 
     Args:
         checkpoints: their folder, dropped at once where the user starts anew. The block drops it once its result is written.
         resume: ``latest`` or ``no``.
-        label: of the progress bar.
-        logging_dir: TensorBoard's, or None.
+        label: name of the tracked run.
+        report_to: names of trackers, or None; with a ``logging_dir``, None is TensorBoard.
+        logging_dir: folder of trackers that write files, or None.
+        options: of the training, for the trackers.
 
     Yields:
-        A reporter, None on all processes but the first; whether this is the first, the one that writes.
+        A reporter and the trackers, None without trackers and on all processes but the first; whether this is the first, the one
+        that writes.
 
     Raises:
         InputError: ``resume`` is neither.
     """
-    from prunekit.cli.console import Bars
-    from prunekit.runs.observing import training_reporter
     from prunekit.search import ranks
     from prunekit.training.checkpoints import drop_checkpoints
-    from prunekit.training.tracking import with_tensorboard
+    from prunekit.training.tracking import open_tracking
 
     if resume not in ("latest", "no"):
         raise InputError(
@@ -130,11 +141,15 @@ def training(
         drop_checkpoints(checkpoints)
     ranks.same(None)  # none looks for checkpoints before the first has dropped them
     with keeping(lambda: _saved(checkpoints), without=("--resume-from-checkpoint",) if resume == "no" else ()):
-        if not first:
-            yield None, False
+        asked = report_to or ("tensorboard" if logging_dir is not None else "")
+        if not first or not asked:
+            yield None, None, first
             return
-        with Bars().shown() as bars:
-            yield with_tensorboard(training_reporter(bars, label), logging_dir), True
+        tracking = open_tracking(asked, label, logging_dir, asdict(options), options.learning_rate_at)
+        try:
+            yield tracking.reporter(), tracking, True
+        finally:
+            tracking.finish()
 
 
 def _saved(checkpoints: Path) -> str | None:

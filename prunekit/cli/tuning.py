@@ -12,13 +12,14 @@ import typer
 
 from prunekit._json import JsonObject
 from prunekit._missing import check_base, check_slim
-from prunekit.cli.console import Bars, data_options, emit, print_table, refuse_inputs
+from prunekit.cli.console import data_options, emit, print_table, refuse_inputs
 from prunekit.cli.interrupts import keeping, writing, written
 from prunekit.cli.next_steps import after_finetune, suggest
 from prunekit.cli.output_lock import alone_with
+from prunekit.cli.progress_bars import Bars
 from prunekit.cli.reading_options import ReadingOptions
 from prunekit.cli.shared_options import DataOption, Exists, Json, Resolution, Seed
-from prunekit.cli.training_options import LoggingDir, Resume, TrainingChanges, training
+from prunekit.cli.training_options import LoggingDir, ReportTo, Resume, TrainingChanges, training
 from prunekit.errors import InputError
 from prunekit.steps.standing import SlimFacts, slims_in
 
@@ -64,6 +65,7 @@ def finetune(
         typer.Option("--all", help="Also train slim models that keep the whole base, which are otherwise left alone."),
     ] = False,
     resume: Resume = "latest",
+    report_to: ReportTo = None,
     logging_dir: LoggingDir = None,
     *,
     changes: TrainingChanges,
@@ -111,7 +113,7 @@ def finetune(
         return Tuning(source, target, options, others, teacher, reading.asked)
 
     if one:
-        facts = _tuned_alone(tuning(slim, output or slim), resume, logging_dir)
+        facts = _tuned_alone(tuning(slim, output or slim), resume, _Trackers(report_to, logging_dir))
         if facts is not None:
             target = facts["output"]
             emit(json, facts, [f"Fine-tuned {steps} steps, loss {facts['loss']:.4f}; written to {target}"])
@@ -120,7 +122,7 @@ def finetune(
         return
     asked = [_Asked(slim, output or slim, facts, every) for facts in slims_in(slim)]
     wanted = [tuning(each.facts.folder, each.target) for each in asked if each.state == "fine-tuned"]
-    found = _tuned(wanted, resume, logging_dir, jobs)
+    found = _tuned(wanted, resume, _Trackers(report_to, logging_dir), jobs)
     if found is None:
         return
     rows = [_kept(each, found) for each in asked]
@@ -129,6 +131,18 @@ def finetune(
         return
     _show(rows, output or slim)
     suggest(after_finetune(output or slim))
+
+
+@dataclass(frozen=True)
+class _Trackers:
+    """Who tracks trainings: names of accelerate's trackers, and the folder of those that write files."""
+
+    names: str | None
+    folder: Path | None
+
+    def of(self, tuning: "Tuning") -> "_Trackers":
+        """The same for one training of several, with a folder of its own."""
+        return replace(self, folder=None if self.folder is None else self.folder / tuning.target.name)
 
 
 @dataclass(frozen=True)
@@ -183,7 +197,7 @@ def _check_target(source: Path, target: Path, teacher: str | None) -> None:
     refuse_inputs(target, [teacher], inside=True)
 
 
-def _tuned_alone(tuning: "Tuning", resume: str, logging_dir: Path | None) -> JsonObject | None:
+def _tuned_alone(tuning: "Tuning", resume: str, trackers: "_Trackers") -> JsonObject | None:
     """Train and write one slim model in this process, which may be one of several of ``accelerate launch``.
 
     Returns:
@@ -191,7 +205,14 @@ def _tuned_alone(tuning: "Tuning", resume: str, logging_dir: Path | None) -> Jso
     """
     with (
         alone_with(tuning.target) as unchanged,
-        training(tuning.checkpoints, resume, tuning.target.name, logging_dir) as (report, first),
+        training(
+            tuning.checkpoints,
+            resume,
+            tuning.target.name,
+            trackers.names,
+            trackers.folder,
+            tuning.options.train,
+        ) as (report, _, first),
     ):
         tuned = tuning.train(report)
         if first:
@@ -201,21 +222,20 @@ def _tuned_alone(tuning: "Tuning", resume: str, logging_dir: Path | None) -> Jso
     return {"output": str(tuning.target), **tuned.facts} if first else None
 
 
-def _tuned(
-    tunings: "Sequence[Tuning]", resume: str, logging_dir: Path | None, jobs: int
-) -> dict[Path, JsonObject] | None:
+def _tuned(tunings: "Sequence[Tuning]", resume: str, trackers: "_Trackers", jobs: int) -> dict[Path, JsonObject] | None:
     """Train and write slim models one after the other, or several at the same time; their facts by target.
 
     Returns:
         None on all processes but the first.
     """
     if jobs == 1 or len(tunings) < 2:
-        found = {one.target: _tuned_alone(one, resume, _own(logging_dir, one)) for one in tunings}
+        found = {one.target: _tuned_alone(one, resume, trackers.of(one)) for one in tunings}
         return None if any(facts is None for facts in found.values()) else {k: v for k, v in found.items() if v}
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         raise InputError("Got --jobs with accelerate launch, which already starts processes; expected one of them.")
-    if logging_dir is not None:
-        raise InputError("Got --jobs with --logging-dir; expected one of them.")
+    if trackers.names is not None or trackers.folder is not None:
+        flag = "--logging-dir" if trackers.names is None else "--report-to"
+        raise InputError(f"Got --jobs with {flag}; expected one of them.")
     from prunekit.runs.executors import Processes
     from prunekit.runs.group_tuning import tune_together
     from prunekit.training.checkpoints import drop_checkpoints
@@ -225,15 +245,10 @@ def _tuned(
             drop_checkpoints(one.checkpoints)
     folder = tunings[0].target.with_name(".jobs")
     with _alone_with_all(tunings), keeping(lambda: f"trained states are kept in {folder.parent}"):
-        with Bars().shown() as bars:
+        with Bars(inside=False).shown() as bars:
             found_together = tune_together(tunings, Processes(jobs), folder, bars)
         written(*found_together)
     return {target: {"output": str(target), **facts} for target, facts in found_together.items()}
-
-
-def _own(logging_dir: Path | None, tuning: "Tuning") -> Path | None:
-    """The folder of one training's logs."""
-    return None if logging_dir is None else logging_dir / tuning.target.name
 
 
 @contextmanager

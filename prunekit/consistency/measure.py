@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from prunekit._json import JsonObject
+from prunekit._progress import tell
 from prunekit.consistency.denoiser import Denoiser
 from prunekit.consistency.likeness import Likeness, image_likeness, ssim_window, state_likeness
 from prunekit.consistency.seams import Seam, SeamWatch
@@ -159,6 +160,7 @@ def measure_consistency(
     batches = samplers[0].noise(options.count, options.seed).tensor_split(max(1, options.count // options.batch_size))
     steps: list[list[StepLikeness]] = [[] for _ in timesteps]
     finished: list[tuple[Tensor, Tensor]] = []
+    tell("comparing", 0, len(batches) * len(timesteps))
     with ExitStack() as stack:
         for model in (a.model, b.model):
             stack.enter_context(evaluation_mode(model))
@@ -168,6 +170,7 @@ def measure_consistency(
                 for watch, evaluation in zip(watches, pair, strict=True):
                     watch.look(number, evaluation)
                 steps[number].append(_step(a, b, pair, options.teacher_forced))
+                tell("comparing", len(finished) * len(timesteps) + number + 1, len(batches) * len(timesteps))
                 if report is not None:
                     report(len(finished) * len(timesteps) + number + 1, len(batches) * len(timesteps))
             finished.append((pair[0].stepped.cpu(), pair[1].stepped.cpu()))

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
 from prunekit._messages import one_line
+from prunekit._progress import told
 from prunekit.data.picture_folders import several
 from prunekit.data.sizes import Resolution, Size, read_size
 from prunekit.errors import FileFormatError, LimitError, PrunekitError
@@ -73,7 +74,7 @@ class PictureReader:
         """
         pictures: NDArray[np.uint8] | None = None
         greys = 0
-        for index, source in enumerate(sources):
+        for index, source in enumerate(told("reading pictures", sources, count)):
             pixels = self._read(source)
             if pixels is None or self._broken:  # the others are still tried, so that all broken ones are named together
                 continue

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from prunekit._json import JsonDict
+from prunekit._progress import tell
 from prunekit._types import FloatArray
 from prunekit.choices import CutRule
 from prunekit.errors import InputError
@@ -133,12 +134,15 @@ def measure_similarity(
     timesteps = nodes_of(schedule.num_timesteps, nodes)
     sigma = schedule.sigma
     matrix, to_clean, to_noise = np.zeros((len(timesteps),) * 2), np.zeros(len(timesteps)), np.zeros(len(timesteps))
+    done = 0
+    tell("similarity", done, samples)
     for pairs, found in denoiser.noise_along(clean, noise, sigma[timesteps]):
         for answers, image, first in zip(found, clean[pairs], noise[pairs], strict=True):
             to_clean += _agreement(answers, first, eta)
             to_noise += _agreement(answers, first + (image - denoiser.mean_image) / sigma[timesteps, None], eta)
             for node, answer in enumerate(answers):
                 matrix[node, node:] += _agreement(answers[node:], answer, eta)
+            tell("similarity", done := done + 1, samples)
     matrix = np.triu(matrix) + np.triu(matrix, 1).T
     facts = {"eta": eta, "samples": samples, "seed": seed, "images": len(denoiser), "pixels": denoiser.pixels}
     return Evidence(

@@ -7,6 +7,7 @@ from typing import ClassVar
 import numpy as np
 from torch import nn
 
+from prunekit._progress import told
 from prunekit._types import FloatArray
 from prunekit.errors import InputError
 from prunekit.groups import Evidence, Grouping, TimestepGroup, Uniform, cut_by_matrix
@@ -77,7 +78,7 @@ class GradientSimilarity:
             raise InputError(
                 "The network has no floating-point parameters; expected some whose gradients can be compared."
             )
-        gradients = np.stack([self._gradient(start, stop) for start, stop in bins])
+        gradients = np.stack([self._gradient(start, stop) for start, stop in told("gradients", bins)])
         norms = np.linalg.norm(gradients, axis=1)
         if not np.isfinite(norms).all() or not norms.all():
             bad = bins[int(np.argmin(np.where(np.isfinite(norms), norms, 0)))]

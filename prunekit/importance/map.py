@@ -11,6 +11,7 @@ from torch import nn
 from prunekit._containers import read_npz
 from prunekit._files import atomic_path, canonical_json, write_json
 from prunekit._json import JsonDict, JsonObject, parse_json, read_json
+from prunekit._progress import told
 from prunekit._types import FloatArray
 from prunekit.errors import FileFormatError, InputError, LimitError, MissingFileError
 from prunekit.graph import ChannelGraph, HeadMode, NormMode, trace
@@ -253,7 +254,10 @@ def importance(
     else:
         scored = list(groups)
     asked = loss or no_loss
-    scores = [rule(model, graph, Probe(asked, one, samples, batch_size, seed, chunk, distributed)) for one in scored]
+    scores = [
+        rule(model, graph, Probe(asked, one, samples, batch_size, seed, chunk, distributed))
+        for one in told("importance of timestep groups", scored)
+    ]
     for one, by_name in zip(scored, scores, strict=True):
         bad = [name for name, values in by_name.items() if not np.isfinite(values).all()]
         if bad:

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
@@ -17,6 +18,7 @@ from prunekit._names import without_paths
 from prunekit._types import FloatArray
 from prunekit.card import experts_card
 from prunekit.checkpoint import Factory, ModelSpec
+from prunekit.checkpoint.hub import pushed
 from prunekit.errors import FileFormatError, InputError
 from prunekit.groups import TimestepGroup, TimestepGroups
 from prunekit.nets.drop_in import DropInConfig, DropInOutput, rows_by_group, rows_of, scattered
@@ -104,6 +106,10 @@ class TimestepExperts(nn.Module):
         """Number of parameters in memory at a time: all that are stored, or with ``resident="one"`` the largest network's."""
         return self.stored_params if self.resident == "all" else max(self.params)
 
+    def evaluates_alone(self) -> bool:
+        """Whether a batch must not be evaluated in parts at the same time, since each part would load its own expert."""
+        return self.resident == "one"
+
     @property
     def slims(self) -> list[SlimModel]:
         """The experts as slim models, ready to be saved, cleanest group first."""
@@ -116,6 +122,21 @@ class TimestepExperts(nn.Module):
             InputError: there is something else in the folder than earlier experts.
         """
         save_experts(self.slims, self.groups, folder)
+
+    def push_to_hub(self, repo_id: str, *, private: bool | None = None, token: str | None = None) -> str:
+        """Push the experts with the model card to the Hugging Face Hub; returns the page of the commit.
+
+        Args:
+            repo_id: ``name`` or ``user/name``; it is created if it does not exist.
+            private: whether a new repository is private (default: as the account or organisation sets it).
+            token: the hub's access token (default: that of ``hf auth login``, or of the variable ``HF_TOKEN``).
+
+        Raises:
+            InputError: the hub refuses, or cannot be reached.
+        """
+        with TemporaryDirectory() as folder:
+            self.save(Path(folder) / "model")
+            return pushed(Path(folder) / "model", repo_id, private, token)
 
     def mean_macs(self, sampling_steps: Sequence[int] | FloatArray) -> float:
         """Mean MACs per evaluation over a sampler's timesteps."""

@@ -63,7 +63,8 @@ class EvidenceRecipe(EntryRecipe):
         """
         data = self.model_dump(mode="json", exclude={"evidence"})
         merged = _merged(data, self.evidence.entries[name].changes)
-        return EntryRecipe.model_validate(merged)._trusting(self._confirmed)
+        entry = EntryRecipe.model_validate(merged)._trusting(self._confirmed)
+        return entry.model_copy(update={"tracking": self.tracking})
 
     def _prune_sections(self) -> list[PruneOptions | None]:
         return [self.prune, *(self.entry(name).prune for name in self.evidence.entries)]

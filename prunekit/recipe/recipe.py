@@ -5,7 +5,7 @@ Validating data as a :class:`Recipe` gives one of the classes in :mod:`prunekit.
 
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import Annotated, Any, ClassVar, Self
+from typing import Annotated, Any, ClassVar, Self, cast
 
 from pydantic import (
     BaseModel,
@@ -20,6 +20,7 @@ from pydantic import (
 from pydantic_core import CoreSchema
 
 from prunekit._json import JsonObject
+from prunekit.choices import LocalTracker
 from prunekit.errors import InputError
 from prunekit.experiments import Experiment
 from prunekit.recipe.bounds import unsafe_values
@@ -36,6 +37,7 @@ from prunekit.recipe.sections import (
     GroupOptions,
     PruneOptions,
 )
+from prunekit.recipe.tracking_options import TrackingOptions
 
 __all__ = ["MODELS", "Recipe", "recipe_model"]
 
@@ -62,6 +64,7 @@ class Recipe(BaseModel):
         curriculum: compares ways to train.
         evidence: compares experts with baselines and ablations.
         evaluation: what is measured at the end.
+        tracking: what follows trainings and keeps samples.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
@@ -82,6 +85,7 @@ class Recipe(BaseModel):
     curriculum: CurriculumOptions | None = None
     evidence: EvidenceOptions | None = None
     evaluation: EvaluationOptions | None = None
+    tracking: Annotated[TrackingOptions | None, Field(exclude=True)] = None  # decides no result, so it is in no record
     _confirmed: tuple[Confirmation, ...] = PrivateAttr(default=())
 
     @classmethod
@@ -140,6 +144,7 @@ class Recipe(BaseModel):
             InputError: the recipe's other sections need a base that the run trains.
         """
         data = self.model_dump(mode="json")
+        data["tracking"] = self.tracking
         data["base"] |= {"checkpoint": checkpoint, "model": None, "noise_schedule": None, "prediction_type": None}
         try:
             return Recipe.model_validate(data)._trusting(self._confirmed)
@@ -147,9 +152,13 @@ class Recipe(BaseModel):
             said = self.explain(error)[1].rstrip(".")
             raise InputError(f"The recipe {self.name} does not take a trained base: {said}.") from error
 
+    def tracked_by(self, report_to: str) -> Self:
+        """The same recipe with these trackers of accelerate, names with commas between; also with ones that use the network."""
+        return self.model_copy(update={"tracking": TrackingOptions(cast(LocalTracker, report_to))})
+
     def only(self, *sections: str) -> "Recipe":
         """The recipe with only these sections besides its data and base."""
-        kept = {name: getattr(self, name) for name in ("name", "description", "data", "base", *sections)}
+        kept = {name: getattr(self, name) for name in ("name", "description", "data", "base", "tracking", *sections)}
         return Recipe.model_validate(kept)._trusting(self._confirmed)
 
     def deciding(self, sections: Iterable[str]) -> JsonObject:

@@ -35,7 +35,7 @@ from prunekit.results.model import plain
 from prunekit.results.stage_files import StageFacts
 from prunekit.runs.executors import Executor
 from prunekit.runs.manifest import manifest_of, write_manifest
-from prunekit.runs.observing import Observer, training_reporter
+from prunekit.runs.observing import Observer
 from prunekit.runs.resumable import ResumableRun, Stage
 from prunekit.runs.run_folder import check_places, inside, own_or_elsewhere
 from prunekit.search import DEFAULT_MULTIPLE, SearchResult, default_multiples, is_tiny
@@ -52,6 +52,7 @@ from prunekit.steps.reach import Reach
 from prunekit.steps.sample_quality import Setting, check_extractor, measure_all, save_images
 from prunekit.steps.spending import base_training, spent_on_losses, spent_on_sampling, spent_on_search
 from prunekit.training import Tally
+from prunekit.training.tracking import open_tracking
 
 __all__ = ["Run"]
 
@@ -240,7 +241,8 @@ class Run(ResumableRun):
                 base = Base(base.model, base.spec, base.parameterization, self.images.about(), base.provenance)
         else:
             checkpoints = self._checkpoints("base")
-            base, result = train_base(options, self.images, checkpoints, training_reporter(self.observer, "base"))
+            with self._tracked("base", options.train) as told:
+                base, result = train_base(options, self.images, checkpoints, told)
             macs = count_macs(base.model, base.spec.example_inputs()).macs
             ledger = spent_on_training(
                 BASE_TRAINING, result.samples, macs, _parameters(base.model), options.train.batch_size
@@ -329,9 +331,9 @@ class Run(ResumableRun):
         if options.leaves(slim) or (specialist and slim.is_whole):
             save_slim(slim, self.folder / "slim" / name)
             return StageFacts()
-        told = training_reporter(self.observer, f"group {index}")
         teacher = self.bench if options.distillation else None
-        tuned, result = finetune_slim(slim, self.images.train, options, self._checkpoints(name), told, teacher)
+        with self._tracked(f"group {index}", options.train_of(index)) as told:
+            tuned, result = finetune_slim(slim, self.images.train, options, self._checkpoints(name), told, teacher)
         save_slim(tuned, self.folder / "slim" / name)
         self._drop_checkpoints(name)
         stage, batch_size = f"fine-tuning, group {index}", options.train.batch_size
@@ -366,6 +368,11 @@ class Run(ResumableRun):
         models = {"base": base.model, "pruned": pruned, "expert": experts}
         sampled = {"base": base.model, "experts": experts}
         results, grids = measure_all(setting, models, sampled, macs, told)
+        if (asked := self.recipe.tracking) is not None:
+            tracking = open_tracking(asked.report_to, f"{self.recipe.name}-samples", self.folder / "logs")
+            for name, images in grids.items():
+                tracking.images(name, images, 0)
+            tracking.finish()
         for name, images in grids.items():
             save_images(images, self.folder / "samples" / f"{name}.npz")
         write_json(self.folder / "evaluation.json", results.to_json())

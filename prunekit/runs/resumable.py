@@ -11,6 +11,7 @@ import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from dataclasses import asdict
 from functools import cached_property
 from itertools import zip_longest
 from pathlib import Path
@@ -28,9 +29,11 @@ from prunekit.results.stage_files import StageRecord
 from prunekit.runs.book import Book, Facts, Stage
 from prunekit.runs.executors import Executor, fan_out
 from prunekit.runs.jobs import Job
-from prunekit.runs.observing import Observer, Silent, say
+from prunekit.runs.observing import Observer, Silent, say, training_reporter
 from prunekit.runs.run_folder import check_links
+from prunekit.training import Reporter, TrainOptions
 from prunekit.training.checkpoints import drop_checkpoints
+from prunekit.training.tracking import open_tracking
 
 __all__ = ["ResumableRun", "Stage"]
 
@@ -250,6 +253,20 @@ class ResumableRun(ABC, Generic[RecipeT_co]):
                 for folder in new:
                     with suppress(OSError):  # other processes may have written files there
                         folder.rmdir()
+
+    @contextmanager
+    def _tracked(self, label: str, options: TrainOptions) -> Iterator[Reporter]:
+        """A reporter for a training: it tells the observer and, if the recipe asks for them, the trackers."""
+        told, asked = training_reporter(self.observer, label), self.recipe.tracking
+        if asked is None:
+            yield told
+            return
+        name, logs = f"{self.recipe.name}-{_slug(label)}", self.folder / "logs"
+        tracking = open_tracking(asked.report_to, name, logs, asdict(options), options.learning_rate_at)
+        try:
+            yield tracking.reporter(told)
+        finally:
+            tracking.finish()
 
     def _ledger(self) -> list[LedgerEntry]:
         """The rows of every stage of this run."""

@@ -12,8 +12,10 @@ import numpy as np
 import torch
 from torch import Generator, Tensor, nn
 
+from prunekit._progress import tell
 from prunekit.errors import InputError
 from prunekit.graph.forward_pass import evaluation_mode
+from prunekit.graph.streams import in_streams
 from prunekit.sampling.schedulers import check_network, make_scheduler, set_timesteps
 from prunekit.schedule import NoiseSchedule, Parameterization
 from prunekit.training import predict
@@ -106,12 +108,15 @@ class Sampler:
         """
         noise, labels = self.noise(count, seed), self.labels(count, seed)
         done: list[Tensor] = []
+        tell("sampling", 0, count * self.steps)
         with evaluation_mode(model):
             for part in noise.split(batch_size):
                 first = sum(map(len, done))
                 x, own = part, None if labels is None else labels[first : first + len(part)]
-                for evaluation in self.trajectory(model, part, seed, first, own):
+                for number, evaluation in enumerate(self.trajectory(model, part, seed, first, own), start=1):
                     x = evaluation.stepped
+                    each = first + len(part) * min(number, self.steps) / max(self.steps, number)
+                    tell("sampling", round(each * self.steps), count * self.steps, f"{first} of {count} images")
                 done.append(x.cpu())
                 if report is not None:
                     report(first + len(part), count)
@@ -153,13 +158,14 @@ class Sampler:
         labels = None if labels is None else labels.to(device)
         x = noise.to(device) * scheduler.init_noise_sigma
         watch, count = Watch[tuple[int, float]](), len(scheduler.timesteps)
-        for number, t in enumerate(scheduler.timesteps, start=1):
-            state = scheduler.scale_model_input(x, t)
-            every = t if labels is None else t.to(device).expand(len(x))  # transformers want one for each sample
-            prediction = predict(model, state, every, labels)
-            x = _step(scheduler, prediction, t, x, generators)
-            _check(watch.note((number, float(t)), _not_finite(prediction, x)), count, len(x))
-            yield Evaluation(float(t), state, prediction, x)
+        with in_streams(model, len(x)) as evaluated:
+            for number, t in enumerate(scheduler.timesteps, start=1):
+                state = scheduler.scale_model_input(x, t)
+                every = t if labels is None else t.to(device).expand(len(x))  # transformers want one for each sample
+                prediction = predict(evaluated, state, every, labels)
+                x = _step(scheduler, prediction, t, x, generators)
+                _check(watch.note((number, float(t)), _not_finite(prediction, x)), count, len(x))
+                yield Evaluation(float(t), state, prediction, x)
         _check(watch.pending(), count, len(x))
 
 

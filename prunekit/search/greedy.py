@@ -29,6 +29,7 @@ def greedy(task: Task) -> IntArray:
         return steps
     chunk = max((full - problem.target) / task.rounds, 1.0)
     rates = _Rates()
+    task.said_far(full, full)
     loss = task.measure(steps, 0)
     for search_round in range(1, 10 * task.rounds):
         candidates = candidates_of(problem, steps, chunk, task.bite)
@@ -36,6 +37,8 @@ def greedy(task: Task) -> IntArray:
             break
         front, loss = _front_runner(task, steps, loss, candidates, rates, search_round)
         steps = candidates[front]
+        task.said_far(int(problem.spent(steps)), full)
+    task.said_far(problem.target, full)
     return close(task, steps, rates.measured)
 
 
@@ -87,6 +90,7 @@ def _front_runner(
     def measure(waiting: Sequence[int]) -> None:
         ahead = [candidates[g] for g in waiting[1:]]
         losses[waiting[0]] = task.measure(candidates[waiting[0]], search_round, ahead, near=steps)
+        task.said_far(now_spent, task.full)
         rates.measured[waiting[0]] = (losses[waiting[0]] - loss) / saved[waiting[0]]
 
     ranked = sorted(candidates, key=lambda g: (float(problem.loss(candidates[g])) - now_lost) / saved[g])

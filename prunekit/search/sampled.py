@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from prunekit._files import check_file
+from prunekit._progress import tell
 from prunekit._types import IntArray
 from prunekit.errors import InputError
 from prunekit.search import ranks
@@ -71,11 +72,13 @@ def _sample(task: Task, optuna: ModuleType, sampler: Any, batch: int) -> IntArra
             wished = np.array([trial.params[name] for name in names], dtype=np.int64)
             start = next((steps for steps in known if np.array_equal(steps, wished)), None)
             candidates.append(at_target(problem, task.removed(wished)) if start is None else start)
+        tell("search", task.trials - left, task.trials, f"trials of {task.where}")
         for trial, steps, loss in zip(trials, candidates, task.measure_all(candidates, search_round), strict=True):
             trial.set_user_attr("steps", steps.tolist())
             study.tell(trial, loss)
     if task.study is not None:
         time.sleep(_SETTLED)
+    tell("search", task.trials, task.trials)
     best = min(_told(study, optuna)[: task.trials], key=lambda trial: (trial.value, trial.number))
     steps = np.array(best.user_attrs["steps"], dtype=np.int64)
     task.choose(f"trial {best.number}", steps, search_round, float(best.value))

@@ -9,6 +9,7 @@ from typing import Protocol
 import numpy as np
 
 from prunekit._json import JsonObject
+from prunekit._progress import tell
 from prunekit._types import FloatArray, IntArray
 from prunekit.errors import InputError
 from prunekit.graph import PruningPlan
@@ -92,6 +93,16 @@ class Task:
             self._measured.add(key)
             self.remember({"round": search_round, **self._described(steps, self._known[key])})
         return self._known[key]
+
+    @property
+    def full(self) -> int:
+        """Cost of the whole network."""
+        return int(self.widths.spent(np.zeros(len(self.widths.graph), dtype=np.int64)))
+
+    def said_far(self, spent: int, full: int) -> None:
+        """Tell how much of the way from the whole network's cost ``full`` to the target is gone at a cost ``spent``."""
+        measured = f"{len(self._measured)} candidates of {self.where}"
+        tell("search", full - max(spent, self.widths.target), full - self.widths.target, measured)
 
     def measure_all(
         self, candidates: Sequence[IntArray], search_round: int, near: IntArray | None = None

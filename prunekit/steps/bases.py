@@ -7,12 +7,14 @@ from importlib.resources import as_file, files
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
 from prunekit._missing import EMBEDDED
 from prunekit.checkpoint import Asked, Base, ModelSpec, load_base, read_inputs
 from prunekit.data import ImageSplit
 from prunekit.errors import InputError
 from prunekit.recipe import BaseOptions
+from prunekit.sampling import make_sampler, to_images
 from prunekit.steps.image_choice import check_images, classes_for
 from prunekit.training import (
     DenoisingObjective,
@@ -22,7 +24,7 @@ from prunekit.training import (
     train,
 )
 
-__all__ = ["complete_spec", "open_base", "seeded_weights", "train_base"]
+__all__ = ["complete_spec", "few_samples", "open_base", "seeded_weights", "train_base"]
 
 
 def open_base(
@@ -111,6 +113,17 @@ def train_base(
         **({"continued_from": start} if trained is not None else {}),
     }
     return Base(result.model, spec, parameterization, data.about(), provenance), result
+
+
+def few_samples(base: Base, images: ImageSplit, count: int = 16, steps: int = 20) -> Tensor | None:
+    """A few samples of a base for people to look at, uint8 (count, C, H, W); None for latents and for networks with classes."""
+    if images.train.latent or base.spec.num_classes is not None:
+        return None
+    channels, height, width = images.train.images.shape[1:]
+    sampler = make_sampler(
+        "ddim", min(steps, base.schedule.num_timesteps), base.parameterization, (channels, height, width)
+    )
+    return to_images(sampler(base.model, count, 0))
 
 
 def _steps_before(trained: Base, steps: int) -> int:

@@ -5,7 +5,7 @@ from torch import Tensor
 
 from prunekit._types import FloatArray
 from prunekit.evaluation import image_metrics, mean_and_standard_error
-from prunekit.extractors import Choice
+from prunekit.extractors import Choice, Extractor
 from prunekit.frechet import FeatureStatistics, paired_error
 from prunekit.results.estimate import Estimate, FidEstimate
 from prunekit.results.expert_results import MetricRow
@@ -16,6 +16,29 @@ __all__ = ["Distances"]
 _MOST_FEATURES = (
     512  # the bootstrap needs an eigenvalue decomposition for each draw, which takes minutes for wider features
 )
+
+
+class _Remembering:
+    """An extractor that computes the features of the real images and of the newest others only once."""
+
+    def __init__(self, extractor: Extractor, real: Tensor) -> None:
+        self._extractor, self._real = extractor, real
+        self._of_real: Tensor | None = None
+        self._newest: tuple[Tensor, Tensor] | None = None
+
+    def features(self, images: Tensor) -> Tensor:
+        """See :class:`prunekit.extractors.Extractor`."""
+        if images is self._real:
+            if self._of_real is None:
+                self._of_real = self._extractor.features(images)
+            return self._of_real
+        if self._newest is None or self._newest[0] is not images:
+            self._newest = images, self._extractor.features(images)
+        return self._newest[1]
+
+    def describe(self) -> dict[str, object]:
+        """See :class:`prunekit.extractors.Extractor`."""
+        return self._extractor.describe()
 
 
 class Distances:
@@ -32,13 +55,14 @@ class Distances:
 
     def __init__(self, real: Tensor, choice: Choice) -> None:
         self._real, self._choice = real, choice
+        self._extractor = None if choice.extractor is None else _Remembering(choice.extractor, real)
         self._values: dict[str, dict[str, list[float]]] = {}
         self._features: dict[str, list[FloatArray]] = {}
         self._statistics: FeatureStatistics | None = None
 
     def add(self, model: str, images: Tensor) -> None:
         """Measure a model's images for its next seed, uint8, shape (n, C, H, W)."""
-        extractor = self._choice.extractor
+        extractor = self._extractor
         if extractor is None:
             return
         metrics = image_metrics(self._real, images, extractor)
@@ -79,7 +103,7 @@ class Distances:
     def _error(self, model: str, reference: str, over_seeds: float | None) -> float | None:
         """Error of the mean difference of FID: the greater of the two estimates."""
         pairs = list(zip(self._features[model], self._features[reference], strict=True))
-        extractor = self._choice.extractor
+        extractor = self._extractor
         if extractor is None or pairs[0][0].shape[1] > _MOST_FEATURES:
             return over_seeds
         if self._statistics is None:

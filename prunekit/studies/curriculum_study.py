@@ -12,7 +12,6 @@ from prunekit.recipe.comparisons import slug
 from prunekit.results.learning_results import CurriculumManifest, CurriculumRow, Network
 from prunekit.results.stage_files import StageFacts
 from prunekit.runs.manifest import environment, write_manifest
-from prunekit.runs.observing import training_reporter
 from prunekit.runs.resumable import ResumableRun
 from prunekit.steps.bases import complete_spec, seeded_weights
 from prunekit.steps.image_choice import check_comparison
@@ -93,8 +92,8 @@ class CurriculumRun(ResumableRun[CurriculumRecipe]):
             model = self.spec.build()
         objective = DenoisingObjective(self.images.train.images, judge.parameterization)
         sampler, snapshots = timestep_sampler(settings, judge.parameterization), Snapshots(steps // looks)
-        told = training_reporter(self.observer, name)
-        train(model, objective, sampler, settings, self._checkpoints(name), told, [snapshots])
+        with self._tracked(name, settings) as told:
+            train(model, objective, sampler, settings, self._checkpoints(name), told, [snapshots])
         images = self._images(entry, seed)
         kept = None if images is None else self.folder / images
         curve = [

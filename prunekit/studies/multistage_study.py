@@ -19,7 +19,6 @@ from prunekit.results.learning_results import MultistageManifest, Unified
 from prunekit.results.planning_files import GroupsFile
 from prunekit.results.stage_files import StageFacts
 from prunekit.runs.manifest import environment, write_manifest
-from prunekit.runs.observing import training_reporter
 from prunekit.runs.resumable import ResumableRun, Stage
 from prunekit.steps.bases import complete_spec, open_base
 from prunekit.steps.cutting import method_of, spent_on_grouping
@@ -143,10 +142,10 @@ class MultistageRun(ResumableRun[MultistageRecipe]):
             groups = TimestepGroups.from_cuts(contest.schedule.num_timesteps, [])
         else:
             groups = TimestepGroups.from_json(read_json(self.folder / _groups_file(grouping)))
-        report = training_reporter(self.observer, name)
         images = self._images(network, grouping, seed)
         kept = None if images is None else self.folder / images
-        row, ledger, model = contest.run(network, groups, seed, self._checkpoints(name), report, kept)
+        with self._tracked(name, self.recipe.base.train) as report:
+            row, ledger, model = contest.run(network, groups, seed, self._checkpoints(name), report, kept)
         if network == "unified":
             base = Base(model, contest.spec, contest.parameterization, self.images.about())
             save_base(base, self.folder / f"{_UNIFIED}-{seed}.pt")

@@ -15,7 +15,7 @@ from prunekit.steps.budgets import evaluations
 from prunekit.steps.sample_quality import loss_draws
 from prunekit.training import TrainOptions
 
-__all__ = ["Estimate", "Gpus", "Machine", "ThisMachine", "estimate", "this_machine"]
+__all__ = ["Estimate", "Gpus", "Machine", "ThisMachine", "estimate", "this_machine", "work_by_stage"]
 
 _MEASURED_MACS = 5e9  # of a timed step: a second or so on a processor
 _LARGEST = 300_000_000  # parameters of the largest network that is trained to measure a rate
@@ -214,6 +214,27 @@ def estimate(recipe: Recipe, machine: Machine | None = None, spec: ModelSpec | N
             trainings["fine-tuning"] = recipe.finetune.train
         rows += _of_experts(recipe, macs, params, spec)
     return Estimate(spec, step, rows, trainings, machine or Gpus())
+
+
+def work_by_stage(recipe: Recipe) -> dict[str, float]:
+    """MACs of every stage of a run that makes experts, by the stages' names; empty for other runs."""
+    if not isinstance(recipe, ExpertsRecipe):
+        return {}
+    found: dict[str, float] = {}
+    groups = range(recipe.groups.number)
+    searched = "frontier" if recipe.allocation.rule == "measured" else "prune"
+    for row, _ in estimate(recipe).rows:
+        match row.stage:
+            case "search" | "fine-tuning":
+                kind = searched if row.stage == "search" else "finetune"
+                names = [f"{kind} group {index}" for index in groups]
+            case "losses" | "sampling":
+                names = ["evaluate"]
+            case _:
+                names = [row.stage]
+        for name in names:
+            found[name] = found.get(name, 0.0) + row.macs / len(names)
+    return found
 
 
 def this_machine(spec: ModelSpec, count: MacCount) -> ThisMachine | None:

@@ -16,6 +16,7 @@ import torch
 from torch import Generator, Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
+from prunekit._progress import tell
 from prunekit._signals import Termination
 from prunekit._types import StateDict
 from prunekit.errors import InputError
@@ -98,12 +99,14 @@ def train(
     if checkpoints is not None:
         run.resume(checkpoints)
     started, first = time.perf_counter(), run.step
+    tell("training", run.step, options.steps)
     with Termination.noticed(checkpoints is not None) as termination:
         while run.step < options.steps and not run.ended:
             run.train_step(objective, termination.asked)
             run.step += 1
             run.samples += options.batch_size
             run.ended = not run.observe()
+            tell("training", run.step, run.step if run.ended else options.steps, run.said)
             told = run.step % options.log_every == 0 or run.step == options.steps or run.ended
             if told:
                 run.log()
@@ -215,6 +218,11 @@ class _Run:
             self.total += loss.detach()
             losses.append(each.detach())
         return torch.cat(losses)
+
+    @property
+    def said(self) -> str:
+        """The newest loss that was logged, in words."""
+        return f"loss {self.losses[-1][1]:.4f}" if self.losses else ""
 
     def observe(self) -> bool:
         """Let the callbacks that are due look at the moving average; False ends the training."""

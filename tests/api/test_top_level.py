@@ -47,6 +47,7 @@ NAMES = [
     "save_slim",
     "search",
     "trace",
+    "watched",
 ]
 
 

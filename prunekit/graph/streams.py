@@ -1,0 +1,105 @@
+"""Evaluates a batch in several streams of few threads each, in place of one stream in which all threads wait at every operator.
+
+Small operators take less time than it takes all threads to meet after them. On two cores with other work, a two-threaded evaluation
+spent nine tenths of its processor time waiting (``benchmarks/evaluation_speed.py``). Samples are independent, so their streams meet
+only once per evaluation of the network.
+"""
+
+import copy
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from itertools import chain
+
+import torch
+from torch import Tensor, nn
+from torch.overrides import _get_current_function_mode
+from torch.utils._python_dispatch import _get_current_dispatch_mode
+
+__all__ = ["in_streams"]
+
+_LEAST = 32
+"""Samples of a stream. With fewer, the calls' own overhead in Python, which streams do not share, takes over."""
+
+
+class _InStreams(nn.Module):
+    """A network that is called as ``model(x, t)`` or with ``class_labels``, and evaluates parts of the batch at the same time.
+
+    Args:
+        networks: one for each stream; they share their tensors.
+        threads: of every stream.
+        pool: runs the streams.
+    """
+
+    def __init__(self, networks: list[nn.Module], threads: int, pool: ThreadPoolExecutor) -> None:
+        super().__init__()
+        self._networks, self._threads, self._pool = networks, threads, pool
+
+    def forward(self, sample: Tensor, timesteps: Tensor, class_labels: Tensor | None = None) -> Tensor:
+        """Prediction of shape (batch, …), in the order of the samples.
+
+        Args:
+            sample: the network's input, shape (batch, …).
+            timesteps: shape (), (1,) or (batch,).
+            class_labels: shape (batch,), for a class-conditional network.
+        """
+        streams, batch = len(self._networks), len(sample)
+
+        def split(values: Tensor | None) -> list[Tensor | None]:
+            own = values is not None and values.ndim > 0 and len(values) == batch
+            return [*values.tensor_split(streams)] if own and values is not None else [values] * streams
+
+        parts = zip(self._networks, *map(split, (sample, timesteps, class_labels)), strict=True)
+        return torch.cat([future.result() for future in [self._pool.submit(self._part, *part) for part in parts]])
+
+    @torch.no_grad()
+    def _part(self, network: nn.Module, sample: Tensor, timesteps: Tensor, labels: Tensor | None) -> Tensor:
+        torch.set_num_threads(self._threads)  # of this thread
+        output = network(sample, timesteps) if labels is None else network(sample, timesteps, class_labels=labels)
+        if isinstance(output, Tensor):
+            return output
+        prediction: Tensor = output.sample if hasattr(output, "sample") else output[0]
+        return prediction
+
+
+@contextmanager
+def in_streams(model: nn.Module, batch: int) -> Iterator[nn.Module]:
+    """Within the block, a way to evaluate a network on batches without gradients, in as many streams as pay off.
+
+    The model itself is given back if it is evaluated on another device than the CPU, with one thread, under a mode that other
+    threads do not see, with hooks, or with gradients; or if it says that it ``evaluates_alone``, or cannot be copied.
+
+    Args:
+        model: the network, in eval mode; its tensors are shared and not copied.
+        batch: number of samples of the batches to come.
+    """
+    threads = torch.get_num_threads()
+    streams = min(threads, batch // _LEAST)
+    networks = _sharing(model, streams) if streams > 1 and _may_split(model) else []
+    if not networks:
+        yield model
+        return
+    try:
+        with ThreadPoolExecutor(streams, "prunekit-stream") as pool:
+            yield _InStreams(networks, threads // streams, pool)
+    finally:
+        torch.set_num_threads(threads)  # what threads to come begin with
+
+
+def _may_split(model: nn.Module) -> bool:
+    """Whether other threads would compute the same as this one, and nobody looks on."""
+    if torch.is_grad_enabled() or torch.is_autocast_enabled("cpu") or getattr(model, "evaluates_alone", False):
+        return False
+    if _get_current_function_mode() is not None or _get_current_dispatch_mode() is not None:
+        return False
+    hooked = any(module._forward_hooks or module._forward_pre_hooks for module in model.modules())
+    return not hooked and all(tensor.device.type == "cpu" for tensor in chain(model.parameters(), model.buffers()))
+
+
+def _sharing(model: nn.Module, count: int) -> list[nn.Module]:
+    """The model and copies with its own tensors, since a network may keep something of a pass; empty if it cannot be copied."""
+    tensors = list(chain(model.parameters(), model.buffers()))
+    try:
+        return [model, *(copy.deepcopy(model, {id(each): each for each in tensors}) for _ in range(count - 1))]
+    except (TypeError, RuntimeError, AttributeError, NotImplementedError):  # locks, open files, tensors within a graph
+        return []
