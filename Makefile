@@ -9,7 +9,7 @@ PYTEST := PYTHONDONTWRITEBYTECODE= OMP_NUM_THREADS=1 $(BIN)/pytest -n $(WORKERS)
 
 .PHONY: demo test test-all slow-cases check docs format reports clean
 
-demo: $(VENV)/.installed ## run the main job on the embedded digits
+demo: $(VENV)/.installed ## run the main job on the embedded Fashion-MNIST
 	$(BIN)/prunekit demo --output demo
 
 test: $(VENV)/.installed-test ## the fast tests: every kind of behaviour

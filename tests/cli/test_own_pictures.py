@@ -23,8 +23,8 @@ CONFIG = {
 }
 SHORT = {
     "groups": "--samples 64 --nodes 10",
-    "importance": "--samples 32 --batch-size 32",
-    "prune": "--samples 32 --batch-size 32 --rounds 2",
+    "importance": "--samples 32",
+    "prune": "--samples 32 --rounds 2",
     "finetune": "--max-train-steps 10 --train-batch-size 16",
     "sample": "--num-inference-steps 5",
     "evaluate": "--count 320 --num-inference-steps 5",

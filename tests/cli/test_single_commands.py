@@ -121,18 +121,18 @@ def test_a_base_keeps_what_stands_and_the_demo_copies_it_whole(tmp_path, monkeyp
     """The demo takes minutes; its run is replaced by one that is finished already."""
     monkeypatch.chdir(tmp_path)
 
-    def finished(recipe: Path, output: Path) -> Path:
-        assert yaml.safe_load(recipe.read_text())["name"] == "digits-demo"
+    def finished(recipe: Path, output: Path, parallel: object) -> Path:
+        assert yaml.safe_load(recipe.read_text())["name"] == "fashion-demo"
         output.mkdir(exist_ok=True)
         (output / "base.pt").write_bytes(b"weights")
-        (output / "manifest.json").write_text(json.dumps({"recipe": "digits-demo"}))
+        (output / "manifest.json").write_text(json.dumps({"recipe": "fashion-demo"}))
         return output / "manifest.json"
 
     monkeypatch.setattr("prunekit.cli.running._execute", finished)
     assert "base.pt" in done("prunekit demo").out
     assert Path("base.pt").read_bytes() == b"weights"
     Path("base.pt").write_bytes(b"mine")
-    assert done("prunekit demo --json").json == {"recipe": "digits-demo"}
+    assert done("prunekit demo --json").json == {"recipe": "fashion-demo"}
     assert Path("base.pt").read_bytes() == b"mine"
 
 

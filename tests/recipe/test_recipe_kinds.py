@@ -25,6 +25,8 @@ from prunekit.studies.kinds_of_runs import RUNS
 RECIPES = Path(__file__).parents[2] / "recipes"
 KIND_OF = {
     "digits-base": BaseRecipe,
+    "fashion-base": BaseRecipe,
+    "fashion-demo": ExpertsRecipe,
     "ddpm-cifar10": ExpertsRecipe,
     "digits-demo": ExpertsRecipe,
     "digits-curriculum": CurriculumRecipe,
