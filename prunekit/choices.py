@@ -17,6 +17,7 @@ __all__ = [
     "GroupingName",
     "HeadMode",
     "LearningRates",
+    "LocalTracker",
     "LossWeights",
     "MomentumDecays",
     "NormMode",
