@@ -10,10 +10,10 @@ from typing import Any
 
 from prunekit._messages import printable
 from prunekit._progress import watched
+from prunekit.cli.overall_progress import Overall, OverallOfJobs, said_seconds
 
 __all__ = ["Bars", "showing_progress"]
 
-_WHOLE_STAGES = ("importance of timestep groups", "search", "training")
 _MINUTE = 60.0  # between two lines where there is no terminal
 
 
@@ -22,12 +22,14 @@ class Bars:
 
     Args:
         weights: work of each stage of a run, in any unit; the overall bar needs it. Stages that are not named weigh nothing.
-        inside: whether the work happens in this process, so that it tells of its progress itself.
+        inside: whether the work happens in this process, so that it tells of its progress itself; else several stages run at a
+            time in jobs.
     """
 
     def __init__(self, weights: Mapping[str, float] | None = None, inside: bool = True) -> None:
         self._weights, self._inside = dict(weights or {}), inside
-        self._left: Overall | None = Overall(self._weights) if self._weights else None
+        whole = Overall if inside else OverallOfJobs
+        self._left: Overall | OverallOfJobs | None = whole(self._weights) if self._weights else None
         self._process, self._first = os.getpid(), int(os.environ.get("RANK", "0")) == 0
         self._terminal = sys.stderr.isatty() and os.environ.get("TERM") != "dumb"
         self._progress: Any = None
@@ -81,7 +83,7 @@ class Bars:
             self.close()
 
     def _end_stage(self) -> None:
-        if self._stage and not self._terminal:
+        if self._stage and not self._terminal and self._inside:
             print(f"{self._stage}: ended after {said_seconds(time.monotonic() - self._began)}", file=sys.stderr)
         if self._left is not None and self._stage:
             self._left.within(1.0)
@@ -143,78 +145,6 @@ class Bars:
             self._spoke = now
         if done >= total:
             del self._starts[label]
-
-
-class Overall:
-    """How far a run is, and the time left: by the cost model's work for each stage, at the speed that was measured so far.
-
-    Args:
-        weights: work of each stage by name.
-    """
-
-    def __init__(self, weights: Mapping[str, float]) -> None:
-        self._left = dict(weights)
-        self._kept = self._done = self._current = self._seconds = 0.0
-        self._within, self._began = 0.0, time.monotonic()
-
-    def begin(self, stage: str, kept: bool) -> None:
-        """A stage begins, or is kept; the one before is over."""
-        now = time.monotonic()
-        if self._current:  # stages without weight take time that no rate explains
-            self._done, self._seconds = self._done + self._current, self._seconds + now - self._began
-        weight = self._left.pop(stage, 0.0)
-        self._kept += weight if kept else 0.0
-        self._current, self._within, self._began = (0.0 if kept else weight), 0.0, now
-
-    def within(self, share: float, label: str = "") -> None:
-        """The share of the running stage that is done, if ``label`` is all that the stage does.
-
-        The share of any other stage is its time so far, compared with the time that it should take by the stages before.
-        """
-        if not label or label in _WHOLE_STAGES:
-            self._within = max(self._within, share)
-        elif self._current and self._seconds:
-            expected = self._current * self._seconds / self._done
-            self._within = max(self._within, min(0.99, (time.monotonic() - self._began) / expected))
-
-    @property
-    def share(self) -> float:
-        """Share of the work that is done."""
-        done = self._kept + self._done + self._current * self._within
-        total = self._kept + self._done + self._current + sum(self._left.values())
-        return done / total if total else 1.0
-
-    @property
-    def seconds_left(self) -> float | None:
-        """Seconds left; None before anything is measured."""
-        done = self._done + self._current * self._within
-        seconds = self._seconds + (time.monotonic() - self._began if self._current else 0.0)
-        if not done or not seconds:
-            return None
-        return seconds / done * (self._current * (1 - self._within) + sum(self._left.values()))
-
-    @property
-    def time_left(self) -> str:
-        """The time left in words; empty before anything is measured."""
-        return "" if (left := self.seconds_left) is None else f"about {said_seconds(left)}"
-
-    def said(self) -> str:
-        """Share and time left of the whole run in words; empty before anything is measured."""
-        return f"run: {100 * self.share:.0f} %, {left} left" if (left := self.time_left) else ""
-
-
-def said_seconds(seconds: float) -> str:
-    """A time in words.
-
-    Example:
-        >>> said_seconds(42.4), said_seconds(150), said_seconds(7300)
-        ('42 s', '2 min 30 s', '2 h 1 min')
-    """
-    whole = round(seconds)
-    if whole < 60:
-        return f"{whole} s"
-    minutes, rest = divmod(whole, 60)
-    return f"{minutes} min {rest} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60} min"
 
 
 def showing_progress(command: Callable[..., None]) -> Callable[..., None]:

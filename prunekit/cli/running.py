@@ -194,7 +194,7 @@ def _execute(
         if os.path.realpath(reports / checked.name) == os.path.realpath(folder):
             raise InputError(f"Got --publish {reports}, where the run itself is written to; give another folder.")
     executor = None if parallel is None else parallel.executor(folder)
-    bars = Bars(_weights(checked), inside=True) if executor is None else Bars(inside=False)
+    bars = Bars(_weights(checked), inside=executor is None)
     with bars.shown(), keeping(lambda: _kept(folder)):
         manifest = run_of(checked, folder, bars, executor).execute()
     written(folder)

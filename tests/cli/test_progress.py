@@ -12,7 +12,8 @@ from command_line import done
 from torch import nn
 
 from prunekit._progress import tell, told, watched
-from prunekit.cli.progress_bars import Bars, Overall
+from prunekit.cli.overall_progress import Overall, OverallOfJobs
+from prunekit.cli.progress_bars import Bars
 from prunekit.sampling import make_sampler
 from prunekit.schedule import NoiseSchedule, Parameterization
 
@@ -156,3 +157,35 @@ def test_a_forked_process_draws_nothing(capsys):
     bars._spoke = -1e9
     bars("sampling", 1, 2, "")
     assert capsys.readouterr().err == ""
+
+
+def test_groups_that_run_at_the_same_time_have_one_overall_bar(monkeypatch):
+    now = [0.0]
+    monkeypatch.setattr("prunekit.cli.overall_progress.time.monotonic", lambda: now[0])
+    work = {
+        "importance": 1.0,
+        "prune group 0": 1.0,
+        "prune group 1": 1.0,
+        "finetune group 0": 3.0,
+        "finetune group 1": 3.0,
+    }
+    overall = OverallOfJobs({**work, "evaluate": 3.0})
+    assert overall.seconds_left is None
+    overall.begin("importance", kept=True)
+    assert overall.share == 1 / 12
+    overall.begin("prune group 0", kept=False)
+    overall.begin("prune group 1", kept=False)
+    now[0] = 2.0
+    overall.begin("finetune group 0", kept=False)  # the other group is still being pruned
+    assert overall.share == 2 / 12
+    assert overall.seconds_left == 20.0
+    overall.begin("finetune group 1", kept=False)
+    overall.within(0.5, "group 0")
+    assert overall.share == pytest.approx(4.5 / 12)
+    now[0] = 5.0
+    before = overall.seconds_left
+    overall.within(1.0, "group 1")
+    assert overall.seconds_left < before
+    overall.begin("evaluate", kept=False)
+    overall.within(1.0, "sampling")
+    assert (overall.share, overall.seconds_left) == (1.0, 0.0)
