@@ -136,8 +136,10 @@ def after_run(folder: Path) -> str:
 
 def after_comparison(second: str, first: str) -> str:
     """After a comparison of outputs: the quality of the experts in it, or what a base costs."""
-    experts = [model for model in (second, first) if (Path(model) / "experts.json").is_file()]
-    return after_sample(experts[0]) if experts else command("cost", first)
+    for experts, other in ((second, first), (first, second)):
+        if (Path(experts) / "experts.json").is_file():
+            return command("evaluate", experts, base=None if (Path(other) / "experts.json").is_file() else other)
+    return command("cost", first)
 
 
 def after_export(model: str) -> str:

@@ -76,7 +76,7 @@ def test_the_table_shows_steps_groups_and_seams(compared):
     seams = [line.split() for line in lines if line.startswith(" B ")]
     assert [row[1:3] for row in seams] == [["800", "3|4"], ["600", "2|3"], ["400", "1|2"], ["200", "0|1"]]
     assert [row[3] == "0.0000" for row in seams] == [True, False, False, True]
-    assert lines[-1] == "Written to consistency"
+    assert lines[-2:] == ["Written to consistency", "Next: prunekit evaluate experts --base embedded:digits"]
 
 
 @pytest.mark.slow
