@@ -1,12 +1,12 @@
 """The first table of a run's page: the quality and all costs of the base and the experts, and its most important numbers."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from prunekit.ledger import making_macs
 from prunekit.report.document import Tile
 from prunekit.report.run import RunResults
-from prunekit.report.table import Column, Row, Table, count, estimate, flat, named, ratio
+from prunekit.report.table import Column, Row, Table, estimate, flat, named, ratio
 from prunekit.report.wording import ABSENT, error_note, estimate_text, mean_losses, number_text, short_ratio, si_text
 from prunekit.results.expert_results import MetricRow
 
@@ -46,11 +46,11 @@ def result_table(results: RunResults) -> Table | None:
         estimate(f"{label}, paired difference from the base", "fid_difference"),
         Column("Held-out loss", "loss", lambda row: number_text(row["loss"])),
         ratio("MACs, of the base's", "mac_ratio"),
-        Column("MACs per step", "macs", lambda row: ABSENT if row["macs"] is None else si_text(row["macs"])),
+        replace(_large("MACs per step", "macs"), spare=True),
         Column("Seconds per image, alone", "seconds_alone", lambda row: number_text(row["seconds_alone"], 3)),
         Column(f"Seconds per image{batch}", "seconds", lambda row: number_text(row["seconds"], 3)),
-        count("Parameters stored", "stored"),
-        count("Parameters resident", "resident"),
+        _large("Parameters stored", "stored"),
+        _large("Parameters resident", "resident"),
         Column("MACs spent to make it", "spent", _spent_text),
     )
     strong = frozenset(
@@ -78,6 +78,10 @@ def _note(results: RunResults) -> str:
         "MACs per step are of one image, averaged over the sampler's steps. MACs to make the experts include the base's."
     )
     return " ".join(filter(None, notes))
+
+
+def _large(heading: str, key: str) -> Column:
+    return Column(heading, key, lambda row: ABSENT if row[key] is None else si_text(row[key]))
 
 
 def _row(model: str, metric: MetricRow | None, costs: _Costs, loss: float | None) -> dict[str, Any]:
