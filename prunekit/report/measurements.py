@@ -4,6 +4,7 @@ import base64
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from urllib.parse import quote, unquote
 
@@ -20,6 +21,7 @@ __all__ = ["MEASUREMENTS", "Measurement", "measurement_links", "read_measurement
 
 MEASUREMENTS = "measurements.html"
 """Name of the page."""
+_LONG = 24  # letters of a cell that may break into lines
 _LARGEST = 4_000_000  # bytes of a picture that the page includes
 
 
@@ -98,6 +100,9 @@ def _html(measured: Measurement, folder: Path, others: Sequence[Measurement]) ->
     tokens = parser.parse(measured.path.read_text(encoding="utf-8"))
     if tokens and tokens[0].type == "heading_open":
         tokens = tokens[3:]
+    for cell, content in pairwise(tokens):
+        if cell.type == "td_open" and len(content.content) > _LONG:
+            cell.attrSet("class", "words")
     for token in tokens:
         if token.type in ("heading_open", "heading_close"):
             token.tag = f"h{min(int(token.tag[1]) + 1, 6)}" if token.tag != "h1" else "h3"
@@ -108,9 +113,9 @@ def _html(measured: Measurement, folder: Path, others: Sequence[Measurement]) ->
             child.tag = opened if child.type == "link_close" else child.tag
     html = parser.renderer.render(tokens, parser.options, {})
     label = escape(f"Table of {measured.title}")
-    opened = f'<div class="scroll" role="region" tabindex="0" aria-label="{label}"><table class="wide">'
+    table = f'<div class="scroll" role="region" tabindex="0" aria-label="{label}"><table class="wide">'
     cue = '</table></div><p class="cue" aria-hidden="true">Scroll sideways for more →</p>'
-    html = html.replace("<table>", opened).replace("</table>", cue)
+    html = html.replace("<table>", table).replace("</table>", cue)
     html = html.replace(
         "<pre>", f'<div class="scroll" role="region" tabindex="0" aria-label="Code of {escape(measured.title)}"><pre>'
     )

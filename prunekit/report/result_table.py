@@ -1,15 +1,14 @@
 """The first table of a run's page: the quality and all costs of the base and the experts, and its most important numbers."""
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from prunekit.ledger import making_macs
 from prunekit.report.document import Tile
 from prunekit.report.run import RunResults
-from prunekit.report.table import Column, Row, Table, count, estimate, flat, named, ratio
+from prunekit.report.table import Column, Row, Table, estimate, flat, named, ratio
 from prunekit.report.wording import ABSENT, error_note, estimate_text, mean_losses, number_text, short_ratio, si_text
-from prunekit.results.expert_results import Assembled, MetricRow
+from prunekit.results.expert_results import MetricRow
 
 __all__ = ["result_table", "result_tiles"]
 
@@ -21,7 +20,6 @@ class _Costs:
     macs: float | None = None
     mac_ratio: float | None = None
     stored: int | None = None
-    resident: int | None = None
     spent: int | None = None
     base_spent: int | None = None
 
@@ -40,8 +38,7 @@ def result_table(results: RunResults) -> Table | None:
         _row(model, metrics.row(model) if metrics else None, _costs(results, model), losses.get(_LOSS.get(model, "")))
         for model in models
     )
-    batches = sorted({batch for row in rows for batch in row["by_batch"]})
-    rows = tuple({**row, **{f"seconds_{batch}": row["by_batch"].get(batch) for batch in batches}} for row in rows)
+    batch = f", {metrics.batch_size} at a time" if metrics and metrics.batch_size else ""
     label = metrics.label("FID") if metrics else "FID"
     columns = (
         named("Model", "model"),
@@ -49,15 +46,13 @@ def result_table(results: RunResults) -> Table | None:
         estimate(f"{label}, paired difference from the base", "fid_difference"),
         Column("Held-out loss", "loss", lambda row: number_text(row["loss"])),
         ratio("MACs, of the base's", "mac_ratio"),
-        Column("MACs per step", "macs", lambda row: ABSENT if row["macs"] is None else si_text(row["macs"])),
-        Column("Seconds per image", "seconds", lambda row: number_text(row["seconds"], 3)),
-        *(_seconds_column(batch) for batch in batches),
-        count("Parameters stored", "stored"),
-        count("Parameters resident", "resident"),
+        replace(_large("MACs per step", "macs"), spare=True),
+        Column("Seconds per image, alone", "seconds_alone", lambda row: number_text(row["seconds_alone"], 3)),
+        Column(f"Seconds per image{batch}", "seconds", lambda row: number_text(row["seconds"], 3)),
+        _large("Parameters stored", "stored"),
+        _large("Parameters resident", "resident"),
         Column("MACs spent to make it", "spent", _spent_text),
     )
-    if all(row["resident"] is None for row in rows if row["model"] != "base"):
-        columns = tuple(column for column in columns if column.key != "resident")
     strong = frozenset(
         place for place, model in enumerate(models) if metrics and metrics.judged and model == metrics.judged.model
     )
@@ -85,15 +80,8 @@ def _note(results: RunResults) -> str:
     return " ".join(filter(None, notes))
 
 
-def _seconds_column(batch: int) -> Column:
-    heading = "Seconds per image, one at a time" if batch == 1 else f"Seconds per image, {batch} at a time"
-    return Column(heading, f"seconds_{batch}", lambda row: number_text(row[f"seconds_{batch}"], 3))
-
-
-def _by_batch(metric: MetricRow | None) -> dict[int, float]:
-    """Seconds per image by the number of images at a time; empty if the run did not measure that."""
-    found = getattr(metric, "seconds_by_batch", None)
-    return {int(batch): float(seconds) for batch, seconds in found.items()} if isinstance(found, Mapping) else {}
+def _large(heading: str, key: str) -> Column:
+    return Column(heading, key, lambda row: ABSENT if row[key] is None else si_text(row[key]))
 
 
 def _row(model: str, metric: MetricRow | None, costs: _Costs, loss: float | None) -> dict[str, Any]:
@@ -103,10 +91,10 @@ def _row(model: str, metric: MetricRow | None, costs: _Costs, loss: float | None
         "loss": loss,
         "macs": metric.mean_macs if metric else costs.macs,
         "mac_ratio": metric.mac_ratio if metric else costs.mac_ratio,
-        "by_batch": _by_batch(metric),
-        "seconds": None if metric is None or _by_batch(metric) else metric.seconds_per_image,
-        "stored": costs.stored,
-        "resident": costs.resident,
+        "seconds_alone": metric.seconds_alone if metric else None,
+        "seconds": metric.seconds_per_image if metric else None,
+        "stored": metric.params if metric and metric.params is not None else costs.stored,
+        "resident": metric.params_resident if metric else None,
         "spent": costs.spent,
         "base_spent": costs.base_spent,
     }
@@ -122,25 +110,18 @@ def _spent_text(row: Row) -> str:
     return f"{si_text(spent)} ({short_ratio(spent / base)}×)"
 
 
-def _resident(assembled: Assembled) -> int | None:
-    """Parameters that are in memory at the same time; None if the run did not record that."""
-    found = getattr(assembled, "params_resident", None)
-    return found if isinstance(found, int) else None
-
-
 def _costs(results: RunResults, model: str) -> _Costs:
     base, assembled = results.base, results.assembled
     trained, made = making_macs(results.ledger)
     trained = trained or (int(base.training.macs) if base.training else 0)
     if model == "base":
-        return _Costs(base.macs, 1.0, base.params, base.params, trained or None)
+        return _Costs(base.macs, 1.0, base.params, trained or None)
     if model == "experts" and assembled is not None:
         whole = trained + made if made else None
         return _Costs(
             assembled.mean_macs,
             assembled.mean_mac_ratio,
             assembled.params,
-            _resident(assembled),
             whole,
             trained or None,
         )

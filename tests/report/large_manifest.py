@@ -38,8 +38,11 @@ def enlarged(manifest: dict[str, Any]) -> dict[str, Any]:
     ]
     ratio = allocation.mean_mac_ratio
     loss = {key: {"mean": 0.1234567, "se": 1e-5} for key in ("base", "pruned", "expert")}
+    costs = {"seconds_alone": 0.0123, "params": 860_000_000, "params_resident": 860_000_000}
+    rows = [{**row, **costs, "fid_difference": {"mean": 0.1891, "se": 0.0123}} for row in manifest["metrics"]["rows"]]
     return {
         **manifest,
+        "metrics": {**manifest["metrics"], "batch_size": 256, "rows": rows},
         "recipe": "a-recipe-with-a-long-name-for-a-large-latent-network",
         "base": {**manifest["base"], "macs": 10**12, "params": 860_000_000},
         "allocation": json.loads(json.dumps(allocation.to_json())),

@@ -85,6 +85,14 @@ def test_cells_of_any_number_of_columns_stay_within_the_chart(columns, layout):
     assert (">128<" in chart) == (columns == 3)
 
 
+def test_a_long_name_of_an_axis_stays_within_the_chart():
+    name = "MACs while sampling, fraction of the unified network's"
+    series = [Series("a", [0, 1], [100000.5, 100000.9])]
+    narrow = draw_lines(series, Plot("words", (name, "y")))[1]
+    middle = float(re.search(rf'x="([\d.]+)"[^>]*>{name.replace(chr(39), "&#39;")}', narrow)[1])
+    assert middle + text_width(name) / 2 <= NARROW.width + 0.1
+
+
 def test_a_key_shows_its_mark():
     assert "mark diamond" in Key("text", "s2", "diamond").swatch
     assert Key("text", form="none").swatch == ""

@@ -179,7 +179,9 @@ def axes(frame: Frame, marked: Sequence[tuple[float, str]] = ()) -> Markup:
             parts.append(text(at, bottom + LINE - 1, said, "middle"))
             written = at + half
     parts.append(line(left, bottom, right, bottom, "axis"))
-    parts.append(text((left + right) / 2, bottom + 2 * LINE + 1, frame.x_label, "middle", class_="name"))
+    half = text_width(frame.x_label) / 2
+    middle = max(min((left + right) / 2, frame.layout.width - half), half)
+    parts.append(text(middle, bottom + 2 * LINE + 1, frame.x_label, "middle", class_="name"))
     written = -1e9
     for value, said in marked:
         at, half = frame.x(value), text_width(said) / 2
