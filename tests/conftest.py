@@ -51,6 +51,12 @@ def bench():
     return make
 
 
+@pytest.fixture(autouse=True)
+def _no_width(monkeypatch):
+    """Tables are complete, as in a pipe, whatever terminal the tests are started from."""
+    monkeypatch.delenv("COLUMNS", raising=False)
+
+
 @pytest.hookimpl(tryfirst=True)  # before ``-m "not slow"`` looks
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Mark as slow what is listed, and the cases of parametrized tests that ``slow_but`` and ``slow_cases`` speak of."""

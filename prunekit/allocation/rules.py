@@ -140,7 +140,7 @@ def feasible_budgets(
         return float(shares @ [frontier.macs[0] / frontier.base_macs for frontier in frontiers]), 1.0
     if rule == "linear":
         ranks = np.arange(len(shares), 0, -1) / len(shares)
-        return float(shares @ np.maximum(ranks, network_floor)), 1.0
+        return max(network_floor, float(shares @ np.maximum(ranks, network_floor))), 1.0  # rounding may put it below
     return max(float(own_floor(rule, 0.0, floor)), network_floor), 1.0
 
 

@@ -194,7 +194,9 @@ def assemble(
     output: Annotated[Path, typer.Option(help="Experts folder to write.")] = Path("experts"),
     push_to_hub: Annotated[
         str | None,
-        typer.Option(help="Also push the experts, with their card, to this repository on the Hugging Face Hub."),
+        typer.Option(
+            help="Also push the experts, with their card, to this repository on the Hugging Face Hub (default: none)."
+        ),
     ] = None,
     private: Annotated[
         bool, typer.Option("--private", help="With --push-to-hub: make a new repository private.")

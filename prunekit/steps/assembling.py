@@ -74,8 +74,8 @@ def _check_complete(folder: Path) -> None:
         **{name: made[name] for name, usual in _USUAL.items() if made.get(name, usual) != usual},
     )
     raise InputError(
-        f"The slim models in {folder} do not cover the timesteps: {len(missing)}{of} groups "
-        f"{'are' if len(missing) > 1 else 'is'} missing, {told}; make {'them' if len(missing) > 1 else 'it'} with `{again}`."
+        f"The slim models in {folder} do not cover the timesteps: {len(missing)}{of} "
+        f"{'groups are' if len(missing) > 1 or of else 'group is'} missing, {told}; make {'them' if len(missing) > 1 else 'it'} with `{again}`."
     )
 
 

@@ -115,7 +115,7 @@ def specialist_groups(schedule: NoiseSchedule, budget: float, sampler: str = "dd
 
     Example:
         >>> [(group.start, group.stop) for group in specialist_groups(NoiseSchedule.linear(1000), 0.8)]
-        [(0, 590), (590, 1000)]
+        [(0, 591), (591, 1000)]
     """
     times = np.sort(evaluations(schedule, sampler, steps))[::-1]
     smallest = max(_SPECIALIST, own_floor("auto", budget, None))

@@ -9,13 +9,16 @@ from contextlib import suppress
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from prunekit._files import sha256_file
 from prunekit._json import JsonDict, read_json
 from prunekit._missing import EMBEDDED
 from prunekit.errors import PrunekitError
-from prunekit.groups import TimestepGroup, TimestepGroups
 from prunekit.results.formats import SLIM
+
+if TYPE_CHECKING:
+    from prunekit.groups import TimestepGroup, TimestepGroups
 
 __all__ = [
     "UNKNOWN_BASE",
@@ -49,7 +52,7 @@ class SlimFacts:
     """
 
     folder: Path
-    group: TimestepGroup
+    group: "TimestepGroup"
     num_timesteps: int
     whole: bool
     tuned: int
@@ -68,6 +71,8 @@ def has_steps(folder: Path) -> bool:
 
 def slims_in(folder: Path) -> list[SlimFacts]:
     """The slim models ``group-0``, ``group-1``, … in a folder by their group; those that cannot be read are skipped."""
+    from prunekit.groups import TimestepGroup  # noqa: PLC0415 - needs numpy, which a missing file does not
+
     found = []
     for path in sorted(folder.glob("group-*/config.json")) if folder.is_dir() else []:
         with suppress(PrunekitError, OSError, KeyError, TypeError, ValueError):
@@ -86,13 +91,15 @@ def slims_in(folder: Path) -> list[SlimFacts]:
     return sorted(found, key=lambda slim: slim.group.index)
 
 
-def partition_of(slims: Sequence[SlimFacts], places: Iterable[Path]) -> tuple[TimestepGroups, Path] | None:
+def partition_of(slims: Sequence[SlimFacts], places: Iterable[Path]) -> "tuple[TimestepGroups, Path] | None":
     """The timestep groups that slim models belong to, and the file that has them; None if no file near them does.
 
     Args:
         slims: the slim models; at least one.
         places: folders in which ``allocation.json`` and ``groups.json`` are looked for.
     """
+    from prunekit.groups import TimestepGroups  # noqa: PLC0415 - needs numpy, which a missing file does not
+
     for place in places:
         for name in ("allocation.json", "groups.json"):
             with suppress(PrunekitError, OSError, KeyError, TypeError, ValueError):
@@ -104,12 +111,14 @@ def partition_of(slims: Sequence[SlimFacts], places: Iterable[Path]) -> tuple[Ti
     return None
 
 
-def missing_groups(slims: Sequence[SlimFacts], places: Iterable[Path]) -> list[TimestepGroup]:
+def missing_groups(slims: Sequence[SlimFacts], places: Iterable[Path]) -> "list[TimestepGroup]":
     """The timestep groups without a slim model, as far as files near them or the slim models themselves show.
 
     Without a file of groups, what lies between two slim models counts as one group for each index that is missing, and what lies
     after the last one as one group.
     """
+    from prunekit.groups import TimestepGroup  # noqa: PLC0415 - needs numpy, which a missing file does not
+
     known = partition_of(slims, places)
     have = {slim.group.index for slim in slims}
     if known is not None:

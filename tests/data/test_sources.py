@@ -173,7 +173,9 @@ def test_a_text_that_is_called_a_picture_is_refused_with_its_name(tmp_path):
 
 
 def test_missing_and_empty_sources_are_told(tmp_path):
-    with pytest.raises(MissingFileError, match="nowhere does not exist; expected 'digits', a folder"):
+    with pytest.raises(
+        MissingFileError, match="nowhere does not exist; expected 'digits', 'embedded:fashion', a folder"
+    ):
         load_images("nowhere")
     with pytest.raises(MissingFileError, match=r"has no \.png, \.jpg, \.webp, .* pictures"):
         load_images(str(tmp_path))

@@ -85,12 +85,16 @@ SCHEDULER |= {"num_train_timesteps": 100, "prediction_type": "epsilon", "trained
 
 @pytest.fixture(scope="session")
 def models(tmp_path_factory):
-    """Experts, a base and a feature extractor, each a few kilobytes."""
+    """Experts with networks of their own, a base and a feature extractor, each a few kilobytes."""
     folder = tmp_path_factory.mktemp("models")
     model = ModelSpec("UNet2DModel", SMALL).build().eval()
     spec, groups = ModelSpec.of(model), TimestepGroups.from_cuts(100, [40])
     told = figures(model, spec.example_inputs())
-    slims = [SlimModel(model, spec, PruningPlan({}, "ab"), {}, group, 100, *told, ABOUT) for group in groups]
+    models = [model, ModelSpec("UNet2DModel", SMALL).build().eval()]
+    plan, sizes = PruningPlan({}, "ab"), dict[str, dict[str, int]]()
+    slims = [
+        SlimModel(own, spec, plan, sizes, group, 100, *told, ABOUT) for own, group in zip(models, groups, strict=True)
+    ]
     save_experts(slims, groups, folder / "experts")
     return folder
 
