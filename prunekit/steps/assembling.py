@@ -73,9 +73,11 @@ def _check_complete(folder: Path) -> None:
         output=None if os.path.realpath(folder) == os.path.realpath("slim") else folder,
         **{name: made[name] for name, usual in _USUAL.items() if made.get(name, usual) != usual},
     )
+    several = len(missing) > 1
+    noun = "groups" if several or of else "group"
+    what = f"{len(missing)}{of} {noun} {'are' if several else 'is'} missing, {told}"
     raise InputError(
-        f"The slim models in {folder} do not cover the timesteps: {len(missing)}{of} "
-        f"{'groups are' if len(missing) > 1 or of else 'group is'} missing, {told}; make {'them' if len(missing) > 1 else 'it'} with `{again}`."
+        f"The slim models in {folder} do not cover the timesteps: {what}; make {'them' if several else 'it'} with `{again}`."
     )
 
 
