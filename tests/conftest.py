@@ -7,6 +7,8 @@ from typing import Any
 
 # Before torch is imported: sums over several threads differ in their last bits.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+# xdist sets it for its workers; tables are complete without it, as in a pipe.
+os.environ.pop("COLUMNS", None)
 
 import forking
 import hypothesis
@@ -49,12 +51,6 @@ def bench():
         return Bench(network.model, network.inputs, graph, CostModel.of(network.model, graph, network.inputs))
 
     return make
-
-
-@pytest.fixture(autouse=True)
-def _no_width(monkeypatch):
-    """Tables are complete, as in a pipe, whatever terminal the tests are started from."""
-    monkeypatch.delenv("COLUMNS", raising=False)
 
 
 @pytest.hookimpl(tryfirst=True)  # before ``-m "not slow"`` looks

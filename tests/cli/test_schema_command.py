@@ -15,7 +15,7 @@ def test_the_command_prints_the_files_of_the_documentation():
 
 def test_a_page_is_no_json():
     result = typed("prunekit schema --markdown --json")
-    assert (result.code, result.out) == (2, "")
+    assert (result.code, result.json["error"]["type"]) == (2, "InputError")
     assert "Got --markdown and --json; expected one of them." in result.err
 
 

@@ -2,6 +2,7 @@
 
 import inspect
 import time
+from typing import ClassVar
 
 import numpy as np
 import pytest
@@ -165,33 +166,42 @@ def test_what_fails_silently_elsewhere(failure):
 
 
 class Slow(nn.Module):
-    """Each layer takes a while."""
+    """Each layer takes a second on a clock of its own."""
 
-    def __init__(self, pause):
+    clock: ClassVar[list[float]] = [0.0]  # shared by all copies
+
+    def __init__(self):
         super().__init__()
-        self.layers, self.pause, self.runs = nn.ModuleList(nn.Linear(6, 6) for _ in range(40)), pause, 0
+        self.layers, self.runs = nn.ModuleList(nn.Linear(6, 6) for _ in range(40)), 0
 
     def forward(self, x):
         self.runs += 1
         for layer in self.layers:
-            time.sleep(self.pause)
+            self.clock[0] += 1
             x = F.relu(layer(x))
         return x
 
 
-def test_a_limit_ends_a_long_network_in_the_middle_and_leaves_nothing_behind():
-    model = Slow(0.02).train()
-    with pytest.raises(GraphError, match=r"within 0\.2 s"):
-        trace(model, (rows(1, 6),), seconds=0.2)
-    assert model.runs == 2  # a first pass, and the one that is followed
-    assert model.training
-    assert all(not module._forward_hooks and not module._forward_pre_hooks for module in model.modules())
+@pytest.fixture
+def slow(monkeypatch):
+    """A network whose passes of 40 s alone make time pass."""
+    monkeypatch.setattr("prunekit.graph.deadline.time.thread_time", lambda: Slow.clock[0])
+    return Slow().train()
+
+
+def test_a_limit_ends_a_long_network_in_the_middle_and_leaves_nothing_behind(slow):
+    with pytest.raises(GraphError, match=r"within 60 s"):
+        trace(slow, (rows(1, 6),), seconds=60)
+    assert slow.runs == 2  # a first pass, and the one that is followed
+    assert slow.training
+    assert all(not module._forward_hooks and not module._forward_pre_hooks for module in slow.modules())
     assert torch.relu(torch.ones(1)) == 1  # nothing is followed any longer
 
 
-def test_the_limit_holds_for_trials_too():
-    with pytest.raises(GraphError, match=r"within 0\.6 s"):
-        trace(Slow(0.01), (rows(1, 6),), seconds=0.6)
+def test_the_limit_holds_for_trials_too(slow):
+    with pytest.raises(GraphError, match=r"within 100 s"):
+        trace(slow, (rows(1, 6),), seconds=100)
+    assert slow.runs == 2  # both were finished
 
 
 class Odd(nn.Module):
