@@ -44,7 +44,20 @@ from prunekit.results.formats import SLIM
 if TYPE_CHECKING:
     from prunekit.results.model_files import SlimFile
 
-__all__ = ["FOLDER", "SlimModel", "load_slim", "save_slim", "slim_config"]
+__all__ = [
+    "FOLDER",
+    "WEIGHTS",
+    "SlimModel",
+    "check_bound",
+    "load_slim",
+    "save_slim",
+    "save_tensors",
+    "slim_config",
+    "with_shapes",
+]
+
+WEIGHTS = "model.safetensors"
+"""Name of the file of a slim model's weights."""
 
 FOLDER = FolderKind("slim model", ("model.safetensors", "README.md"), marker="config.json", is_ours=has_format(SLIM))
 """Folders that :func:`save_slim` may replace."""
@@ -147,17 +160,33 @@ def save_slim(slim: SlimModel, folder: Path | str) -> None:
         check_params(slim.model, slim.params, "The slim model")
     except FileFormatError as error:
         raise InputError(str(error)) from error
-    state = _own_storage(all_tensors(slim.model))
+    state = all_tensors(slim.model)
     with atomic_folder(folder, FOLDER) as part:
-        config = {**slim_config(slim), "shapes": {key: list(tensor.shape) for key, tensor in state.items()}}
-        save_file(state, part / "model.safetensors", {_BINDING: _config_hash(config)})
-        config["sha256"] = sha256_file(part / "model.safetensors")
-        write_json(part / "config.json", config)
-        shutil.copymode(
-            part / "config.json", part / "model.safetensors"
-        )  # safetensors writes files that only the owner can read
-        with atomic_path(part / "README.md") as card:
-            card.write_text(slim_card(config), encoding="utf-8")
+        save_tensors(state, with_shapes(slim), part)
+
+
+def with_shapes(slim: SlimModel) -> JsonObject:
+    """The content of a slim model's ``config.json`` without the hash of the weights."""
+    shapes = {key: list(tensor.shape) for key, tensor in all_tensors(slim.model).items()}
+    return {**slim_config(slim), "shapes": shapes}
+
+
+def save_tensors(tensors: Mapping[str, Tensor], config: JsonDict, folder: Path, name: str = WEIGHTS) -> None:
+    """Write tensors, the config that is bound to them, and the model card into a folder that exists.
+
+    Args:
+        tensors: by name.
+        config: as from :func:`with_shapes`.
+        folder: the folder.
+        name: name of the tensors' file.
+    """
+    known = {key: value for key, value in config.items() if key != "sha256"}
+    save_file(_own_storage(tensors), folder / name, {_BINDING: _config_hash(known)})
+    known["sha256"] = sha256_file(folder / name)
+    write_json(folder / "config.json", known)
+    shutil.copymode(folder / "config.json", folder / name)  # safetensors writes files that only the owner can read
+    with atomic_path(folder / "README.md") as card:
+        card.write_text(slim_card(known), encoding="utf-8")
 
 
 def _config_hash(config: JsonDict) -> str:
@@ -214,21 +243,29 @@ def load_slim(folder: Path | str, factory: Factory | nn.Module | None = None, in
     except _MISFITS as error:
         raise FileFormatError(f"{folder} does not fit its architecture: {one_line(error)}.") from error
     check_params(model, known.params, str(source))
-    _check_bound(folder, data)
+    check_bound(folder / WEIGHTS, data)
     about = {key: data[key] for key in _ABOUT if key in data}
     return SlimModel(model.eval(), spec, plan, sizes, group, known.num_timesteps, macs, known.params, about)
 
 
-def _check_bound(folder: Path, config: JsonDict) -> None:
-    """Refuse a config that is not the one that the weights were written with."""
-    bound = safetensors_metadata(folder / "model.safetensors").get(_BINDING)
+def check_bound(path: Path, config: JsonDict) -> None:
+    """Refuse a config that is not the one that the weights were written with.
+
+    Args:
+        path: the weights' file.
+        config: the content of ``config.json`` in its folder.
+
+    Raises:
+        FileFormatError: the config was changed.
+    """
+    bound = safetensors_metadata(path).get(_BINDING)
     if bound is None:
         _log.warning(
             "%s was written by a version that did not bind the config to the weights; a changed config is not noticed.",
-            folder,
+            path.parent,
         )
     elif bound != _config_hash(config):
-        raise FileFormatError(f"{folder / 'config.json'} was changed after it was written; copy the folder again.")
+        raise FileFormatError(f"{path.parent / 'config.json'} was changed after it was written; copy the folder again.")
 
 
 def _checked_shapes(path: Path, config: "SlimFile") -> dict[str, tuple[int, ...]]:

@@ -192,6 +192,16 @@ def _of_recipe(path: Path, context: typer.Context) -> tuple["BaseOptions", "Imag
 def assemble(
     slim: Annotated[Path, typer.Argument(help="Folder with group-0, group-1, …")],
     output: Annotated[Path, typer.Option(help="Experts folder to write.")] = Path("experts"),
+    share: Annotated[
+        bool,
+        typer.Option("--share", help="Store experts as their differences from the largest one, to save space on disk."),
+    ] = False,
+    tolerance: Annotated[
+        float,
+        typer.Option(
+            help="With --share: largest relative error of a tensor's difference, from 0 to 1; 0 is only rounding."
+        ),
+    ] = 0.01,
     push_to_hub: Annotated[
         str | None,
         typer.Option(
@@ -214,7 +224,7 @@ def assemble(
     refuse_inputs(output, slim.glob("group-*"), inside=True)
     if os.path.realpath(output.parent) == os.path.realpath(slim) and output.name.startswith("group-"):
         raise InputError(f"Got --output {output}, the name of a slim model in {slim}; give another --output.")
-    partition = put_together(slim, output)
+    partition = put_together(slim, output, share=tolerance if share else None)
     written(output)
     experts = load_experts(output)
     facts: JsonObject = {
@@ -222,8 +232,10 @@ def assemble(
         "groups": len(partition),
         "macs": list(experts.macs),
         "params": experts.stored_params,
+        "params_resident": experts.resident_params,
     }
-    lines = [f"Assembled {len(partition)} experts, {experts.stored_params:,} parameters stored: {output}"]
+    stored = f"{experts.stored_params:,} parameters stored, {experts.resident_params:,} in memory"
+    lines = [f"Assembled {len(partition)} experts, {stored}: {output}"]
     if push_to_hub is not None:
         from prunekit.checkpoint.hub import pushed
 

@@ -81,6 +81,7 @@ class OverallOfJobs:
         self._running: dict[str, float] = {}
         self._kept = self._done = 0.0
         self._began: float | None = None
+        self._latest = 0.0
 
     def begin(self, stage: str, kept: bool) -> None:
         """A stage begins, or is kept."""
@@ -91,15 +92,25 @@ class OverallOfJobs:
         if kept:
             self._kept += weight
             return
-        self._running[stage] = 0.0
+        self._running[stage], self._latest = 0.0, time.monotonic()
         if self._began is None and weight:
             self._began = time.monotonic()
 
     def within(self, share: float, label: str = "") -> None:
-        """The share that is done of the running stages of a group, or of the only stage."""
+        """The share that is done of a group's running stage, if ``label`` is the group.
+
+        The share of a stage that runs alone is its time so far, compared with the time that it should take by the stages before.
+        """
         for name in self._running:
-            if label and (name.endswith(f" {label}") or len(self._running) == 1):
+            if label and name.endswith(f" {label}"):
                 self._running[name] = max(self._running[name], share)
+        if label and self._began is not None and self._done and len(self._running) == 1:
+            (name,) = self._running
+            before = self._latest - self._began
+            if before > 0 and self._weights.get(name):
+                expected = self._weights[name] * before / self._done
+                spent = time.monotonic() - self._latest
+                self._running[name] = max(self._running[name], min(0.99, spent / expected))
 
     @property
     def share(self) -> float:

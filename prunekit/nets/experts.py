@@ -1,5 +1,6 @@
 """Timestep experts: one drop-in denoiser that sends every sample to its timestep group's own network."""
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -11,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from prunekit._files import atomic_folder, atomic_path, write_json
-from prunekit._json import JsonDict, read_json
+from prunekit._json import JsonDict, JsonObject, read_json
 from prunekit._kinds import FolderKind, has_format
 from prunekit._leftovers import restore
 from prunekit._names import without_paths
@@ -19,20 +20,26 @@ from prunekit._types import FloatArray
 from prunekit.card import experts_card
 from prunekit.checkpoint import Factory, ModelSpec
 from prunekit.checkpoint.hub import pushed
+from prunekit.checkpoint.tensors import safetensors_shapes
 from prunekit.errors import FileFormatError, InputError
 from prunekit.groups import TimestepGroup, TimestepGroups
+from prunekit.nets.differences import FILE as DIFFERENCE
+from prunekit.nets.differences import load_difference, save_difference
 from prunekit.nets.drop_in import DropInConfig, DropInOutput, rows_by_group, rows_of, scattered
 from prunekit.nets.sharing import read_networks, shared, shared_networks
 from prunekit.results.formats import EXPERTS
 from prunekit.slim import FOLDER as _SLIM
-from prunekit.slim import SlimModel, load_slim, save_slim, slim_config
+from prunekit.slim import WEIGHTS, SlimModel, load_slim, save_slim, slim_config
 
 __all__ = ["FOLDER", "TimestepExperts", "load_experts", "save_experts"]
 
 FOLDER = FolderKind(
     "experts",
     ("README.md",),
-    {f"group-{digits}": _SLIM for digits in ("[0-9]", "[0-9][0-9]", "[0-9][0-9][0-9]")},
+    {
+        f"group-{digits}": replace(_SLIM, files=(*_SLIM.files, DIFFERENCE))
+        for digits in ("[0-9]", "[0-9][0-9]", "[0-9][0-9][0-9]")
+    },
     marker="experts.json",
     is_ours=has_format(EXPERTS),
 )
@@ -73,6 +80,7 @@ class TimestepExperts(nn.Module):
         self.params = tuple(slim.params for slim in slims)
         self.resident = resident
         self.networks: tuple[int, ...] = _by_module(slims)
+        self._stored = 0
         self.experts = nn.ModuleList([slim.model for slim in slims] if resident == "all" else [])
         self._told = tuple(_without_weights(slim) for slim in slims)
         self._loaders: list[Callable[[], nn.Module]] = []
@@ -98,13 +106,18 @@ class TimestepExperts(nn.Module):
 
     @property
     def stored_params(self) -> int:
-        """Number of parameters of all experts, where a network that several groups share counts once."""
-        return sum(self.params[network] for network in set(self.networks))
+        """Number of parameters of all experts, where a network that several groups share counts once.
+
+        For experts that were read from a folder of differences, it is the number of values in its files.
+        """
+        return self._stored or sum(self.params[network] for network in set(self.networks))
 
     @property
     def resident_params(self) -> int:
-        """Number of parameters in memory at a time: all that are stored, or with ``resident="one"`` the largest network's."""
-        return self.stored_params if self.resident == "all" else max(self.params)
+        """Number of parameters in memory at a time: all different ones, or with ``resident="one"`` the largest network's."""
+        if self.resident == "one":
+            return max(self.params)
+        return sum(parameter.numel() for parameter in self.parameters())
 
     def evaluates_alone(self) -> bool:
         """Whether a batch must not be evaluated in parts at the same time, since each part would load its own expert."""
@@ -115,13 +128,17 @@ class TimestepExperts(nn.Module):
         """The experts as slim models, ready to be saved, cleanest group first."""
         return [replace(slim, model=self.expert(index)) for index, slim in enumerate(self._told)]
 
-    def save(self, folder: Path | str) -> None:
+    def save(self, folder: Path | str, share: float | None = None) -> None:
         """Write an experts folder, see :func:`save_experts`; :func:`load_experts` reads it.
+
+        Args:
+            folder: folder to write.
+            share: tolerance for storing differences from the largest network; None stores every network whole.
 
         Raises:
             InputError: there is something else in the folder than earlier experts.
         """
-        save_experts(self.slims, self.groups, folder)
+        save_experts(self.slims, self.groups, folder, share=share)
 
     def push_to_hub(self, repo_id: str, *, private: bool | None = None, token: str | None = None) -> str:
         """Push the experts with the model card to the Hugging Face Hub; returns the page of the commit.
@@ -184,22 +201,42 @@ def _by_module(slims: Sequence[SlimModel]) -> tuple[int, ...]:
 
 
 def save_experts(
-    slims: Sequence[SlimModel], groups: TimestepGroups, folder: Path | str, extra: JsonDict | None = None
+    slims: Sequence[SlimModel],
+    groups: TimestepGroups,
+    folder: Path | str,
+    extra: JsonDict | None = None,
+    share: float | None = None,
 ) -> None:
     """Write an experts folder: ``experts.json``, one slim folder per network and a model card, atomically.
 
     Groups with the same network, such as those that keep the whole base, share the folder of the first of them.
 
+    Args:
+        slims: one slim model for each group, in order.
+        groups: the timestep groups.
+        folder: folder to write.
+        extra: further keys of ``experts.json``.
+        share: tolerance with which the other networks are stored as their differences from the largest one, see
+            :func:`prunekit.nets.differences.differs_by`; None stores every network whole. 0 changes nothing but rounding.
+
     Raises:
-        InputError: there is something else in the folder than earlier experts.
+        InputError: there is something else in the folder than earlier experts, or the tolerance is not from 0 to 1.
     """
     folder = Path(folder)
     TimestepExperts(groups, slims)  # refuses experts that could not be loaded again
     extra, networks = without_paths(extra or {}), shared_networks(slims)
-    some = {"networks": list(networks)} if len(set(networks)) < len(slims) else {}
+    own = list(dict.fromkeys(networks))
+    some: JsonObject = {"networks": list(networks)} if len(own) < len(slims) else {}
+    largest = max(own, key=lambda network: slims[network].params)
+    if share is not None and len(own) > 1:
+        some["reference"] = largest
     with atomic_folder(folder, FOLDER) as part:
-        for network in dict.fromkeys(networks):
-            save_slim(slims[network], part / f"group-{network}")
+        for network in own:
+            place = part / f"group-{network}"
+            if "reference" in some and share is not None and network != largest:
+                save_difference(slims[network], slims[largest], place, share)
+            else:
+                save_slim(slims[network], place)
         write_json(part / "experts.json", {**extra, **groups.to_json(), **some, "format": EXPERTS})
         with atomic_path(part / "README.md") as card:
             card.write_text(experts_card([slim_config(slim) for slim in slims], extra, networks), encoding="utf-8")
@@ -230,9 +267,19 @@ def load_experts(
     networks = read_networks(known.networks, len(groups), str(source))
     paths = [folder / f"group-{network}" for network in networks]
     own = {"factory": factory, "inputs": inputs} if factory else {}
+    reference = known.reference
+    if reference is not None and reference not in networks:
+        raise FileFormatError(f"{source} names the reference {reference}; expected a group with a network of its own.")
+
+    def read(network: int, base: SlimModel | None = None) -> SlimModel:
+        if reference is None or network == reference:
+            return load_slim(paths[network], **own)
+        return load_difference(paths[network], base or load_slim(paths[reference], **own), **own)
+
+    base = None if reference is None else read(reference)
     found: dict[int, SlimModel] = {}
     for network in dict.fromkeys(networks):
-        slim = _found_in(folder, groups.groups[network], load_slim(paths[network], **own))
+        slim = _found_in(folder, groups.groups[network], base if base and network == reference else read(network, base))
         found[network] = slim if resident == "all" else _without_weights(slim)
     slims = shared(
         [replace(found[network], group=group) for group, network in zip(groups, networks, strict=True)], networks
@@ -240,8 +287,16 @@ def load_experts(
     experts = TimestepExperts(groups, slims, resident)
     _check_alike(folder, groups, slims)
     if resident == "one":
-        experts._loaders = [lambda path=path: load_slim(path, **own).model for path in paths]  # type: ignore[misc]
+        experts._loaders = [lambda network=network: read(network).model for network in networks]  # type: ignore[misc]
+    if reference is not None:
+        experts._stored = sum(_values_in(path) for path in dict.fromkeys(paths))
     return experts.eval()
+
+
+def _values_in(folder: Path) -> int:
+    """Number of values in a network's file."""
+    file = next(path for path in (folder / WEIGHTS, folder / DIFFERENCE) if path.is_file())
+    return sum(math.prod(shape) for shape in safetensors_shapes(file).values())
 
 
 def _found_in(folder: Path, group: TimestepGroup, found: SlimModel) -> SlimModel:

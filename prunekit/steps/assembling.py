@@ -13,13 +13,16 @@ from prunekit.steps.standing import base_near, command, missing_groups, partitio
 __all__ = ["assemble"]
 
 
-def assemble(folder: Path | str, output: Path | str, count: int | None = None) -> TimestepGroups:
+def assemble(
+    folder: Path | str, output: Path | str, count: int | None = None, share: float | None = None
+) -> TimestepGroups:
     """Put the slim models of a folder (``group-0`` …) together into an experts folder.
 
     Args:
         folder: holds the slim models' folders.
         output: experts folder to write.
         count: take ``group-0`` … ``group-<count − 1>``; all folders if missing.
+        share: tolerance for storing networks as differences, see :func:`prunekit.nets.save_experts`.
 
     Raises:
         InputError: the slim models do not cover all timesteps, or differ in noise schedule or prediction type.
@@ -45,7 +48,7 @@ def assemble(folder: Path | str, output: Path | str, count: int | None = None) -
                 f"The slim models of groups 0 and {slim.group.index} in {folder} have different noise schedules or prediction "
                 "types; expected all of them to be pruned from one base."
             )
-    save_experts(slims, groups, output)
+    save_experts(slims, groups, output, share=share)
     return groups
 
 

@@ -187,5 +187,11 @@ def test_groups_that_run_at_the_same_time_have_one_overall_bar(monkeypatch):
     overall.within(1.0, "group 1")
     assert overall.seconds_left < before
     overall.begin("evaluate", kept=False)
-    overall.within(1.0, "sampling")
-    assert (overall.share, overall.seconds_left) == (1.0, 0.0)
+    overall.within(1.0, "held-out losses")  # the first of several parts
+    assert overall.share == pytest.approx(9 / 12)
+    now[0] = 6.0
+    overall.within(0.5, "sampling")  # 8 of work took 5 s
+    assert overall.share == pytest.approx((9 + 1.6) / 12)
+    now[0] = 60.0
+    overall.within(0.5, "sampling")
+    assert 0.99 < overall.share < 1
