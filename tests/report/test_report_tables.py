@@ -1,3 +1,4 @@
+import copy
 import csv
 import json
 
@@ -9,6 +10,7 @@ from prunekit.report.cost_tables import cost_sentence, kinds_table, ledger_table
 from prunekit.report.result_table import result_table
 from prunekit.report.table import Table, count, named
 from prunekit.report.tables import cost_table, loss_table, metric_table
+from prunekit.report.wording import time_sentence
 
 
 def read_csv(path):
@@ -171,3 +173,14 @@ def test_without_experts_and_metrics_there_is_no_first_table(manifest):
     for part in ("metrics", "assembled"):
         del manifest[part]
     assert result_table(RunResults.from_manifest(manifest)) is None
+
+
+@pytest.mark.parametrize(("seconds", "advised"), [(0.012, True), (0.0108, False)])
+def test_a_page_says_how_saved_macs_become_time(manifest, seconds, advised):
+    """The experts keep 0.8 of the MACs; the base takes 0.01312 s."""
+    manifest = copy.deepcopy(manifest)
+    rows = {row["model"]: row for row in manifest["metrics"]["rows"]}
+    rows["experts"] |= {"seconds_per_image": seconds, "mac_ratio": 0.8}
+    said = time_sentence(RunResults.from_manifest(manifest))
+    assert " of the time." in said
+    assert ("width_multiples" in said and "target_of: latency" in said) is advised
