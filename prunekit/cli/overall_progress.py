@@ -19,9 +19,17 @@ class Overall:
         self._left = dict(weights)
         self._kept = self._done = self._current = self._seconds = 0.0
         self._within, self._began = 0.0, time.monotonic()
+        self._name, self._parts = "", False
 
     def begin(self, stage: str, kept: bool) -> None:
-        """A stage begins, or is kept; the one before is over."""
+        """A stage begins, or is kept; the one before is over.
+
+        A stage within another one, as in ``experts 0.8, seed 0: importance``, is a part of it.
+        """
+        if self._name and stage.startswith(f"{self._name}: "):
+            self._parts = True
+            return
+        self._name, self._parts = stage, False
         now = time.monotonic()
         if self._current:  # stages without weight take time that no rate explains
             self._done, self._seconds = self._done + self._current, self._seconds + now - self._began
@@ -34,7 +42,7 @@ class Overall:
 
         The share of any other stage is its time so far, compared with the time that it should take by the stages before.
         """
-        if not label or label in _WHOLE_STAGES:
+        if not label or (label in _WHOLE_STAGES and not self._parts):
             self._within = max(self._within, share)
         elif self._current and self._seconds:
             expected = self._current * self._seconds / self._done
@@ -84,7 +92,9 @@ class OverallOfJobs:
         self._latest = 0.0
 
     def begin(self, stage: str, kept: bool) -> None:
-        """A stage begins, or is kept."""
+        """A stage begins, or is kept; a stage within another one is a part of it."""
+        if any(stage.startswith(f"{name}: ") for name in self._running):
+            return
         for name in [name for name in self._running if _follows(stage, name)]:
             self._done += self._weights.get(name, 0.0)
             del self._running[name]
@@ -102,7 +112,7 @@ class OverallOfJobs:
         The share of a stage that runs alone is its time so far, compared with the time that it should take by the stages before.
         """
         for name in self._running:
-            if label and name.endswith(f" {label}"):
+            if label and (name == label or name.endswith(f" {label}")):
                 self._running[name] = max(self._running[name], share)
         if label and self._began is not None and self._done and len(self._running) == 1:
             (name,) = self._running
@@ -142,8 +152,8 @@ class OverallOfJobs:
 
 
 def _follows(stage: str, before: str) -> bool:
-    """Whether a stage begins only after another one is over: those of different groups run at the same time."""
-    own, other = (name.partition(" group ")[2] for name in (stage, before))
+    """Whether a stage begins only after another one is over: different groups, and trainings to compare, run at the same time."""
+    own, other = (name.partition(" group ")[2] or (name if ", seed " in name else "") for name in (stage, before))
     return not own or not other or own == other
 
 

@@ -31,6 +31,23 @@ from prunekit.training import weights_hash
 __all__ = ["MultistageRun"]
 
 
+def trainings_of(options: MultistageOptions) -> list[str]:
+    """Names of the stages that train a network, in order."""
+    unified = [_name_of("unified", 0, seed) for seed in options.seeds if "unified" in options.networks]
+    groupings = range(len(options.groupings))
+    return [*unified, *(_name_of(network, g, seed) for g in groupings for network, seed in _entries(options, g))]
+
+
+def _entries(options: MultistageOptions, grouping: int) -> Iterator[tuple[str, int]]:
+    for network in options.networks:
+        if network != "unified" and (grouping == 0 or network == "tailored"):
+            yield from ((network, seed) for seed in options.seeds)
+
+
+def _name_of(network: str, grouping: int, seed: int) -> str:
+    return f"unified, seed {seed}" if network == "unified" else f"{network}, grouping {grouping}, seed {seed}"
+
+
 class MultistageRun(ResumableRun[MultistageRecipe]):
     """A recipe with a ``multistage`` section, in one folder. Unified networks come first: grouping by gradients needs one."""
 
@@ -100,14 +117,12 @@ class MultistageRun(ResumableRun[MultistageRecipe]):
 
     def _entries(self, grouping: int) -> Iterator[tuple[str, int]]:
         """Networks and seeds to train on a grouping: all on the first, only tailored decoders on the others."""
-        for network in self.options.networks:
-            if network != "unified" and (grouping == 0 or network == "tailored"):
-                yield from ((network, seed) for seed in self.options.seeds)
+        return _entries(self.options, grouping)
 
     def _competing(self, network: str, grouping: int, seed: int) -> Stage:
         """The stage that trains and measures one network."""
         unified = network == "unified"
-        name = f"unified, seed {seed}" if unified else f"{network}, grouping {grouping}, seed {seed}"
+        name = _name_of(network, grouping, seed)
         outputs = [f"{_UNIFIED}-{seed}.pt"] if unified else []
         after = () if unified else f"grouping {grouping}"
         images = self._images(network, grouping, seed)

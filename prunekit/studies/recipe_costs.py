@@ -8,11 +8,12 @@ from prunekit._json import JsonObject
 from prunekit.checkpoint import ModelSpec
 from prunekit.cost import MacCount, StepCost, gpu_hours, train_step_rate
 from prunekit.ledger import LedgerRow, both_ways, forwards, spent_on_training
-from prunekit.recipe import ExpertsRecipe, Recipe
+from prunekit.recipe import CurriculumRecipe, EvidenceRecipe, ExpertsRecipe, MultistageRecipe, Recipe
 from prunekit.search import proxy_samples
 from prunekit.steps.bases import open_base
 from prunekit.steps.budgets import evaluations
 from prunekit.steps.sample_quality import loss_draws
+from prunekit.studies.multistage_study import trainings_of
 from prunekit.training import TrainOptions
 
 __all__ = ["Estimate", "Gpus", "Machine", "ThisMachine", "estimate", "this_machine", "work_by_stage"]
@@ -217,9 +218,36 @@ def estimate(recipe: Recipe, machine: Machine | None = None, spec: ModelSpec | N
 
 
 def work_by_stage(recipe: Recipe) -> dict[str, float]:
-    """MACs of every stage of a run that makes experts, by the stages' names; empty for other runs."""
-    if not isinstance(recipe, ExpertsRecipe):
-        return {}
+    """Work of every stage of a run by the stages' names: MACs, or for comparisons of trainings one for each training."""
+    match recipe:
+        case EvidenceRecipe():
+            return _work_of_evidence(recipe)
+        case CurriculumRecipe():
+            options = recipe.curriculum
+            entries = options.settings(recipe.base.train)
+            return {f"{entry}, seed {seed}": 1.0 for entry in entries for seed in options.seeds}
+        case MultistageRecipe():
+            return dict.fromkeys(trainings_of(recipe.multistage), 1.0)
+        case ExpertsRecipe():
+            return _work_of_experts(recipe)
+    return {}
+
+
+def _work_of_evidence(recipe: EvidenceRecipe) -> dict[str, float]:
+    """MACs of the base's training, and of each entry's training and samples."""
+    found, options = estimate(recipe), recipe.evidence
+    macs = found.step.count.macs
+    base = float(sum(row.macs for row, _ in found.rows)) or 3.0 * macs
+    images = recipe.evaluation.samples * recipe.allocation.steps if recipe.evaluation else 0
+    work = {"base: base": base if recipe.base.checkpoint is None else 0.0, "base": float(images * macs)}
+    for name in options.entries:
+        each = options.training * base + images * macs
+        work |= {f"{name}, seed {seed}": each for seed in options.seeds_of(name)}
+    return work
+
+
+def _work_of_experts(recipe: ExpertsRecipe) -> dict[str, float]:
+    """MACs of every stage."""
     found: dict[str, float] = {}
     groups = range(recipe.groups.number)
     searched = "frontier" if recipe.allocation.rule == "measured" else "prune"

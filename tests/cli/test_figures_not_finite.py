@@ -119,6 +119,7 @@ NUMBERS = {
     "allocate --budget 0.8": ["floor"],
     "groups --method similarity --data digits": ["eta", "alpha"],
     "export embedded:digits": ["tolerance"],
+    "assemble slim": ["tolerance"],
     "estimate recipe.yaml": ["utilisation"],
 }
 

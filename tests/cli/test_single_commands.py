@@ -64,15 +64,12 @@ def test_training_takes_an_architecture_and_pictures(tmp_path, monkeypatch):
 def test_an_interrupted_command_ends_with_130_and_writes_nothing(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
 
-    def interrupted(*_: Any) -> Any:
-        def report(_: Any) -> None:
-            raise KeyboardInterrupt
-
-        return report
+    def interrupted(*_: Any, **__: Any) -> Any:
+        raise KeyboardInterrupt
 
     line = "prunekit train --max-train-steps 2 --train-batch-size 8"
     with monkeypatch.context() as patch:
-        patch.setattr("prunekit.runs.observing.training_reporter", interrupted)
+        patch.setattr("prunekit.steps.bases.train", interrupted)
         result = typed(line)
     assert (result.code, result.out) == (130, "")
     assert "Traceback" not in result.err
@@ -114,7 +111,7 @@ def test_a_target_needs_no_allocation(journey, tmp_path, monkeypatch):
 def test_finetuning_logs_to_tensorboard(journey, tmp_path):
     output = f"--output {tmp_path}/slim --logging-dir {tmp_path}/logs"
     done(f"prunekit finetune slim/group-4 --max-train-steps 1 --train-batch-size 4 {output}")
-    assert list((tmp_path / "logs").glob("events.out.tfevents.*"))
+    assert list((tmp_path / "logs").rglob("events.out.tfevents.*"))
 
 
 def test_a_base_keeps_what_stands_and_the_demo_copies_it_whole(tmp_path, monkeypatch):
@@ -158,7 +155,7 @@ def test_a_recipe_runs_into_a_folder_of_its_name(run_folder):
     assert lines[0] == "Run micro: cost and held-out loss"
     for expert in manifest["experts"]:
         assert any(f"{expert['macs']:,}" in line for line in lines)
-    assert lines[-1] == "Report: runs/micro/report/index.html"
+    assert lines[-2:] == ["Report: runs/micro/report/index.html", "Next: prunekit sample runs/micro/experts"]
     assert (folder / "runs" / "micro" / "report" / "index.html").is_file()
     for stage in ("base", "prune group 1", "finetune group 0", "assemble", "evaluate", "report"):
         assert stage in first.err.splitlines()
@@ -169,7 +166,7 @@ def test_a_recipe_runs_into_a_folder_of_its_name(run_folder):
 def test_a_second_run_says_that_everything_was_kept(run_folder):
     folder, _, second = run_folder
     assert second.json == read_json(folder / "runs" / "micro" / "manifest.json")
-    said = [line for line in second.err.splitlines() if line.strip() and line != "report"]
+    said = [line for line in second.err.splitlines() if line.strip() and not line.startswith("report")]
     assert len(said) == 10
     assert all(line.endswith("kept from before") for line in said)
 
@@ -180,7 +177,7 @@ def test_a_report_is_made_again_from_a_published_manifest(run_folder, tmp_path, 
     published = Path(shutil.copytree(folder / "reports" / "micro", tmp_path / "published"))
     shutil.rmtree(published / "report")
     monkeypatch.chdir(tmp_path)
-    assert done("prunekit report published").out.strip() == "Report: published/report/index.html"
+    assert done("prunekit report published").out.splitlines()[0] == "Report: published/report/index.html"
     assert (published / "report" / "index.html").is_file()
     monkeypatch.setattr("prunekit.report.write_report", lambda run: run / "report" / "index.html")
     assert done("prunekit report published --json").json == {"report": "published/report/index.html"}
@@ -209,7 +206,7 @@ def test_all_reports_of_a_folder_are_made_again_with_a_page_over_them(run_folder
     (reports / "index.html").unlink()
     monkeypatch.chdir(tmp_path)
     said = done("prunekit report reports").out.splitlines()
-    assert said == ["Report: reports/micro/report/index.html", "All runs: reports/index.html"]
+    assert said[:2] == ["Report: reports/micro/report/index.html", "All runs: reports/index.html"]
     assert (reports / "index.html").read_bytes() == before
     answer = done("prunekit report reports --json").json
     assert answer == {"reports": ["reports/micro/report/index.html"], "index": "reports/index.html"}
