@@ -195,3 +195,14 @@ def test_groups_that_run_at_the_same_time_have_one_overall_bar(monkeypatch):
     now[0] = 60.0
     overall.within(0.5, "sampling")
     assert 0.99 < overall.share < 1
+
+
+@pytest.mark.parametrize("kind", [Overall, OverallOfJobs])
+def test_a_stage_within_another_one_does_not_end_it(kind):
+    overall = kind({"a, seed 0": 1.0, "b, seed 0": 1.0})
+    overall.begin("a, seed 0", kept=False)
+    overall.begin("a, seed 0: importance", kept=False)
+    overall.begin("a, seed 0: prune group 1", kept=False)
+    assert overall.share == 0.0
+    overall.begin("report", kept=False)
+    assert overall.share == 0.5

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 
+from prunekit._json import read_json
 from prunekit.checkpoint import Base, ModelSpec
 from prunekit.cost import count_macs
 from prunekit.data import ImageData, ImageSplit
@@ -17,7 +18,7 @@ from prunekit.schedule import Parameterization
 from prunekit.steps.bases import seeded_weights
 from prunekit.steps.bench import Bench
 from prunekit.steps.image_choice import check_images, classes_for
-from prunekit.studies.recipe_costs import Estimate, Gpus, Machine, ThisMachine, estimate, this_machine
+from prunekit.studies.recipe_costs import Estimate, Gpus, Machine, ThisMachine, estimate, this_machine, work_by_stage
 from prunekit.training import DenoisingObjective, timestep_sampler, train
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -182,3 +183,14 @@ def test_commands_in_the_comments_exist(name: str) -> None:
     for script in re.findall(r"python (recipes/\w+\.py)", text):
         assert (ROOT / script).is_file()
     assert f"prunekit run recipes/{name}.yaml" in text
+
+
+@pytest.mark.parametrize("name", ["digits-curriculum", "digits-multistage", "fashion-tdc", "fashion-demo"])
+def test_work_is_known_of_every_stage_that_takes_long(name: str) -> None:
+    """The stages have the names of a real run, or a bar over them would not move."""
+    work = work_by_stage(load_recipe(ROOT / "recipes" / f"{name}.yaml"))
+    took = read_json(ROOT / "reports" / name / "manifest.json")["seconds"]
+    assert set(work) <= set(took)
+    assert all(macs > 0 for macs in work.values())
+    unknown = sum(seconds for stage, seconds in took.items() if stage not in work)
+    assert unknown < 0.1 * sum(took.values())
