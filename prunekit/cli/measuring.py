@@ -224,7 +224,7 @@ def _report(run: Path, json: bool) -> None:
     from prunekit.steps.standing import has_steps
 
     if run.is_dir():
-        check_links(run)
+        check_links(run, "report" if has_steps(run) else None)
     if (run / "manifest.json").exists() or not run.is_dir():
         page = write_any_report(run)
         emit(json, {"report": str(page)}, [f"Report: {page}"])

@@ -17,7 +17,7 @@ __all__ = ["read_networks", "shared", "shared_networks"]
 def shared_networks(slims: Sequence[SlimModel]) -> tuple[int, ...]:
     """For each slim model, the index of the first one with the same network.
 
-    Networks are the same if the models are, or if their plans, records and all tensors are equal.
+    Networks are the same if their plans and records are equal, and the modules are the same or all their tensors are equal.
     """
     told = [_without_group(slim) for slim in slims]
     first: list[int] = []
@@ -25,8 +25,8 @@ def shared_networks(slims: Sequence[SlimModel]) -> tuple[int, ...]:
         same = (
             other
             for other in dict.fromkeys(first)
-            if slims[other].model is slim.model
-            or (told[other] == told[index] and _equal(slims[other].model, slim.model))
+            if told[other] == told[index]
+            and (slims[other].model is slim.model or _equal(slims[other].model, slim.model))
         )
         first.append(next(same, index))
     return tuple(first)

@@ -9,14 +9,20 @@ from prunekit.recipe import PruneOptions, check_inner_name
 __all__ = ["check_links", "check_places", "inside", "own_or_elsewhere"]
 
 
-def check_links(folder: Path) -> None:
+def check_links(folder: Path, part: str | None = None) -> None:
     """Refuse a run's folder if a symbolic link in it leads out of it. The folder itself may be a link.
+
+    Args:
+        folder: the run's folder.
+        part: the only file or folder in it that is written, so that other links are the user's own.
 
     Raises:
         InputError: there is such a link.
     """
     root = folder.resolve()
     for parent, folders, files in os.walk(root):
+        if part is not None and Path(parent) == root:
+            folders[:], files = ([name for name in names if name == part] for names in (folders, files))
         for name in (*folders, *files):
             path = Path(parent, name)
             if path.is_symlink() and not _is_within(path, root):

@@ -199,3 +199,19 @@ def test_a_report_of_single_commands_needs_an_allocation_and_a_base(desk: Path) 
     shutil.rmtree("slim")
     Path("base.pt").rename("../elsewhere.pt")
     assert "neither its base nor slim models of it" in typed("prunekit report .").sentence
+
+
+def test_a_report_of_steps_minds_only_links_where_it_writes(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "elsewhere").mkdir()
+    place = tmp_path / "work"
+    place.mkdir()
+    monkeypatch.chdir(place)
+    done("prunekit allocate --budget 0.8")
+    (place / "my-images").symlink_to(tmp_path / "elsewhere")
+    done("prunekit report .")
+    assert (place / "report" / "index.html").is_file()
+    shutil.rmtree(place / "report")
+    (place / "report").symlink_to(tmp_path / "elsewhere")
+    assert "leads out of the run's folder" in typed("prunekit report .").sentence
+    assert not list((tmp_path / "elsewhere").iterdir())

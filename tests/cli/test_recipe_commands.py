@@ -78,7 +78,7 @@ def test_the_classes_of_samples_are_kept_with_them(folder, monkeypatch):
 def test_the_cost_of_a_recipe_is_said_before_it_runs(folder, monkeypatch):
     monkeypatch.chdir(folder)
     lines = done("prunekit estimate small.yaml").out.splitlines()
-    assert "GMACs per sample and evaluation" in lines[0]
+    assert "969 kMACs per sample and evaluation" in lines[0]
     data = done("prunekit estimate small.yaml --json --gpu H100 --gpus 2").json
     assert {"macs", "params", "by_module", "uncounted", "memory", "stages"} <= set(data)
     assert data["machine"] == {"gpu": "H100", "count": 2, "utilisation": 0.3}

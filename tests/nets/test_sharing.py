@@ -20,6 +20,9 @@ def test_equal_networks_are_found_and_a_changed_weight_or_record_is_another_netw
     assert shared_networks([*half_whole[:2], replace(half_whole[2], model=other), half_whole[3]]) == (0, 1, 2, 3)
     tuned = half_whole[2].with_weights(half_whole[2].model, finetuned_steps=5)
     assert shared_networks([*half_whole[:2], tuned, half_whole[3]]) == (0, 1, 2, 3)
+    told = half_whole[0].with_weights(half_whole[0].model, finetuned_steps=5)  # one module, two records
+    own = replace(told, group=half_whole[2].group)
+    assert shared_networks([*half_whole[:2], own, half_whole[3]]) == (0, 1, 2, 3)
 
 
 def test_a_shared_network_is_stored_and_held_once(half_whole, tmp_path):
