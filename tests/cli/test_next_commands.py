@@ -9,8 +9,10 @@ from pathlib import Path
 import pytest
 from command_line import TINY, Typed, done, typed
 
+from prunekit.checkpoint import save_base
 from prunekit.nets import load_experts
 from prunekit.slim import load_slim
+from prunekit.steps.bases import open_base
 
 README = (Path(__file__).resolve().parents[2] / "README.md").read_text(encoding="utf-8")
 SHORT = {
@@ -207,7 +209,8 @@ def test_a_report_of_steps_minds_only_links_where_it_writes(tmp_path, monkeypatc
     place = tmp_path / "work"
     place.mkdir()
     monkeypatch.chdir(place)
-    done("prunekit allocate --budget 0.8")
+    save_base(open_base("embedded:digits"), place / "base.pt")
+    done("prunekit allocate --budget 0.8 --base base.pt")
     (place / "my-images").symlink_to(tmp_path / "elsewhere")
     done("prunekit report .")
     assert (place / "report" / "index.html").is_file()
