@@ -190,4 +190,4 @@ def test_a_table_is_measured_once_into_the_runs_folder_and_read_from_elsewhere(t
 
     assert execute(recipe, tmp_path / "first").made == []
     own.write_text(json.dumps(json.loads(own.read_text()), indent=1))
-    assert execute(recipe, tmp_path / "first").made == ["prune group 0", "prune group 1"]
+    assert execute(recipe, tmp_path / "first").made == ["allocate", "prune group 0", "prune group 1"]
