@@ -171,7 +171,7 @@ def with_shapes(slim: SlimModel) -> JsonObject:
     return {**slim_config(slim), "shapes": shapes}
 
 
-def save_tensors(tensors: Mapping[str, Tensor], config: JsonDict, folder: Path, name: str = WEIGHTS) -> None:
+def save_tensors(tensors: Mapping[str, Tensor], config: JsonDict, folder: Path | str, name: str = WEIGHTS) -> None:
     """Write tensors, the config that is bound to them, and the model card into a folder that exists.
 
     Args:
@@ -180,7 +180,7 @@ def save_tensors(tensors: Mapping[str, Tensor], config: JsonDict, folder: Path, 
         folder: the folder.
         name: name of the tensors' file.
     """
-    known = {key: value for key, value in config.items() if key != "sha256"}
+    folder, known = Path(folder), {key: value for key, value in config.items() if key != "sha256"}
     save_file(_own_storage(tensors), folder / name, {_BINDING: _config_hash(known)})
     known["sha256"] = sha256_file(folder / name)
     write_json(folder / "config.json", known)
@@ -248,7 +248,7 @@ def load_slim(folder: Path | str, factory: Factory | nn.Module | None = None, in
     return SlimModel(model.eval(), spec, plan, sizes, group, known.num_timesteps, macs, known.params, about)
 
 
-def check_bound(path: Path, config: JsonDict) -> None:
+def check_bound(path: Path | str, config: JsonDict) -> None:
     """Refuse a config that is not the one that the weights were written with.
 
     Args:
@@ -258,6 +258,7 @@ def check_bound(path: Path, config: JsonDict) -> None:
     Raises:
         FileFormatError: the config was changed.
     """
+    path = Path(path)
     bound = safetensors_metadata(path).get(_BINDING)
     if bound is None:
         _log.warning(
