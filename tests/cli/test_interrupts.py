@@ -71,7 +71,7 @@ def finished_by_and_by(folder: Path, words: list[str], number: int, checkpoints:
             return begun
 
         said = interrupted(folder, words, number, later if len(saved) < 4 else lambda: False)
-        if not said:
+        if not said or not steps_in(checkpoints):  # it was done, or the signal came after the result was written
             return len(saved) - 1
         saved.append(steps_in(checkpoints)[-1])
         assert f"the training is saved at step {saved[-1]} in {checkpoints.relative_to(folder)}. " in said
