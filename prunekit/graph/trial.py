@@ -263,9 +263,15 @@ class Trial:
         return self._known_widths[kind]
 
     def _scores(self, group: ChannelGroup, kind: str) -> np.ndarray:
-        """Who stays: what comes last, or surely not what comes last, or first."""
+        """Who stays: what comes last, or surely not what comes last, or first; in rows as different channels as can be."""
         if kind == "first":
             return np.asarray(np.arange(group.size) / group.size)
+        if (
+            kind == "front" and group.rows > 1
+        ):  # heads that are merged in a wrong order show where rows keep different channels
+            rows = (np.arange(group.size) / group.size).reshape(group.rows, -1)
+            rows[1::2] = rows[1::2, ::-1]
+            return np.asarray(rows.ravel())
         scores = np.random.default_rng([_ROUNDS.index(kind), self.graph.index[group.name]]).random(group.size)
         scores[-1] -= kind in ("last", "back")
         scores[0] -= kind == "front"

@@ -6,7 +6,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from examples import examples
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from networks import unet, unet_inputs
 from programs import STEPS, Program
@@ -52,6 +52,7 @@ def test_a_unet_has_the_same_groups_and_costs(monkeypatch):
 
 @pytest.mark.usefixtures("all_are_large")
 @examples(8)
+@example(["gated", "remembered half", "wrongly merged heads"], 1)
 @given(st.lists(st.sampled_from(list(STEPS)), min_size=2, max_size=4), st.integers(0, 10_000))
 def test_programs_of_operations_are_pruned_rightly_when_they_are_large(steps, seed):
     check(Program(steps, seed).eval(), sequence(seed), seed)
