@@ -14,6 +14,7 @@ __all__ = [
     "check_recipe",
     "check_slim",
     "is_hub_id",
+    "is_shipped",
 ]
 
 EMBEDDED = "embedded:"
@@ -28,6 +29,11 @@ def is_hub_id(name: str) -> bool:
     owner, _, model = name.partition("/")
     known = _HUB_ID.fullmatch(name) is not None and Path(name).suffix.lower() not in _FILES
     return known and not Path(owner).exists() and owner.strip(".") != "" and model.strip(".") != ""
+
+
+def is_shipped(source: str) -> bool:
+    """Whether an image source is not a file: the digits, or pictures that prunekit ships."""
+    return source == "digits" or source.startswith(EMBEDDED)
 
 
 def check_base(path: Path | str) -> None:

@@ -14,7 +14,7 @@ _Item = TypeVar("_Item")
 
 
 class Watcher(Protocol):
-    """Is told of progress."""
+    """Someone who shows progress."""
 
     def __call__(self, label: str, done: int, total: int, note: str) -> None:
         """Something has progressed.

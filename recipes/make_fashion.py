@@ -53,7 +53,7 @@ def main() -> None:
     """Parse the arguments and make the files."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--fashion", type=Path, metavar="FOLDER", help="folder of Fashion-MNIST's idx files")
-    parser.add_argument("--base", type=Path, metavar="FILE", help="trained base, beside its manifest.json")
+    parser.add_argument("--base", type=Path, metavar="FILE", help="trained base, in the folder of its manifest.json")
     parser.add_argument("--output", type=Path, default=Path(__file__).parents[1] / "prunekit" / "assets")
     arguments = parser.parse_args()
     if arguments.fashion is not None:

@@ -1,6 +1,7 @@
 """How far a whole run is, and the time left: by the cost model's work for each stage, at the speed that was measured so far."""
 
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 
 __all__ = ["Overall", "OverallOfJobs", "said_seconds"]
@@ -8,7 +9,30 @@ __all__ = ["Overall", "OverallOfJobs", "said_seconds"]
 _WHOLE_STAGES = ("importance of timestep groups", "search", "training")
 
 
-class Overall:
+class _InWords(ABC):
+    """Says share and time left."""
+
+    @property
+    @abstractmethod
+    def share(self) -> float:
+        """Share of the work that is done."""
+
+    @property
+    @abstractmethod
+    def seconds_left(self) -> float | None:
+        """Seconds left; None before anything is measured."""
+
+    @property
+    def time_left(self) -> str:
+        """The time left in words; empty before anything is measured."""
+        return "" if (left := self.seconds_left) is None else f"about {said_seconds(left)}"
+
+    def said(self) -> str:
+        """Share and time left of the whole run in words; empty before anything is measured."""
+        return f"run: {100 * self.share:.0f} %, {left} left" if (left := self.time_left) else ""
+
+
+class Overall(_InWords):
     """How far a run is whose stages follow each other.
 
     Args:
@@ -64,17 +88,8 @@ class Overall:
             return None
         return seconds / done * (self._current * (1 - self._within) + sum(self._left.values()))
 
-    @property
-    def time_left(self) -> str:
-        """The time left in words; empty before anything is measured."""
-        return "" if (left := self.seconds_left) is None else f"about {said_seconds(left)}"
 
-    def said(self) -> str:
-        """Share and time left of the whole run in words; empty before anything is measured."""
-        return f"run: {100 * self.share:.0f} %, {left} left" if (left := self.time_left) else ""
-
-
-class OverallOfJobs:
+class OverallOfJobs(_InWords):
     """How far a run is whose timestep groups are made at the same time, by jobs.
 
     A stage is over when a stage of the same group begins, or one of no group. The time left is the time so far, in proportion to
@@ -136,15 +151,6 @@ class OverallOfJobs:
             return None
         left = sum(self._weights.values()) - self._kept - done
         return max(0.0, (time.monotonic() - self._began) * left / done)
-
-    @property
-    def time_left(self) -> str:
-        """The time left in words; empty before anything is measured."""
-        return "" if (left := self.seconds_left) is None else f"about {said_seconds(left)}"
-
-    def said(self) -> str:
-        """Share and time left of the whole run in words; empty before anything is measured."""
-        return f"run: {100 * self.share:.0f} %, {left} left" if (left := self.time_left) else ""
 
     @property
     def _finished(self) -> float:

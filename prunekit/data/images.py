@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from prunekit._files import json_hash
-from prunekit._missing import EMBEDDED
+from prunekit._missing import is_shipped
 from prunekit._names import name_of
 from prunekit.data.sizes import Size
 from prunekit.training.objective import check_finite_rows
@@ -94,7 +94,7 @@ class ImageSplit:
     @property
     def is_file(self) -> bool:
         """Whether the images come from a file or folder, not from a package."""
-        return self.source != "digits" and not self.source.startswith(EMBEDDED)
+        return not is_shipped(self.source)
 
     @property
     def sha256(self) -> str:

@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from prunekit._missing import EMBEDDED
+from prunekit._missing import is_shipped
 from prunekit._names import split_source
 from prunekit.data.arrays import SUFFIXES, find_array, read_array
 from prunekit.data.hub_datasets import is_saved_dataset, parquet_files, read_dataset
@@ -20,7 +20,7 @@ from prunekit.data.idx import find_idx, read_idx, read_idx_labels
 from prunekit.data.images import ImageData, ImageSplit
 from prunekit.data.picture_sets import Pixels, find_picture_set
 from prunekit.data.pictures import resized
-from prunekit.data.shipped import DIGITS, load_shipped
+from prunekit.data.shipped import load_shipped
 from prunekit.data.sizes import Resolution, Size, read_size, size_text
 from prunekit.data.splitting import Labelled, drawn_split, in_memory, labelled_data, of_parts
 from prunekit.data.zips import unpacked
@@ -95,7 +95,7 @@ def load_images(source: Path | str, resolution: Resolution | None = None, labels
 
 
 def _loaded(source: str, size: Size | None, labels: bool) -> ImageSplit:
-    if source == DIGITS or source.startswith(EMBEDDED):
+    if is_shipped(source):
         return load_shipped(source, size, labels)
     name, key = split_source(source)
     path = Path(name).expanduser()

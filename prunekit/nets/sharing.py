@@ -1,6 +1,6 @@
 """Which timestep groups use one network, so that its weights are stored and held once."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 
 import torch
@@ -72,11 +72,7 @@ def _equal(one: nn.Module, other: nn.Module) -> bool:
     if type(one) is not type(other):
         return False
     first, second = all_tensors(one), all_tensors(other)
-    return first.keys() == second.keys() and all(_same(a, b) for a, b in _pairs(first, second))
-
-
-def _pairs(first: dict[str, Tensor], second: dict[str, Tensor]) -> Iterator[tuple[Tensor, Tensor]]:
-    return ((tensor, second[name]) for name, tensor in first.items())
+    return first.keys() == second.keys() and all(_same(tensor, second[name]) for name, tensor in first.items())
 
 
 def _same(one: Tensor, other: Tensor) -> bool:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from prunekit._json import JsonDict
-from prunekit._missing import EMBEDDED
+from prunekit._missing import is_shipped
 from prunekit._names import name_of
 from prunekit.checkpoint import Base, ModelSpec
 from prunekit.data import ImageData, ImageSplit, Resolution, as_resolution, load_images, noted_places, size_text
@@ -140,12 +140,7 @@ def needs_images(criterion: str, proposer: str = "oneshot", repair: str = "none"
 
 def is_by_place(data: JsonDict) -> bool:
     """Whether a record of images has their path but no hash, as earlier versions wrote it."""
-    return (
-        "source" in data
-        and "sha256" not in data
-        and data["source"] != "digits"
-        and not str(data["source"]).startswith(EMBEDDED)
-    )
+    return "source" in data and "sha256" not in data and not is_shipped(str(data["source"]))
 
 
 def said_of_images(data: JsonDict, images: ImageSplit, override: "DataOptions | None") -> JsonDict:

@@ -76,7 +76,7 @@ def test_a_folder_named_like_the_pictures_is_still_a_folder(tmp_path, monkeypatc
 
 
 def test_the_shipped_base_is_the_recipes():
-    """Its manifest is beside it, and names the weights from which it was copied."""
+    """Its manifest says how it was trained."""
 
     about = json.loads((ASSETS / "fashion-base.json").read_text())
     base = load_base(ASSETS / "fashion-base.safetensors")
