@@ -1,7 +1,8 @@
 """Parquet files and Hugging Face dataset folders, read by the ``datasets`` library: ``pip install prunekit[datasets]``."""
 
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -17,7 +18,7 @@ from prunekit.data.pictures import PackedPicture, PictureReader
 from prunekit.data.sizes import Size
 from prunekit.errors import FileFormatError, InputError, PrunekitError
 
-__all__ = ["is_saved_dataset", "parquet_files", "read_dataset"]
+__all__ = ["dataset_rows", "is_saved_dataset", "parquet_files", "read_dataset"]
 
 _LABEL = "label"
 _HELD_OUT = ("validation", "test")
@@ -75,6 +76,74 @@ def read_dataset(
     what += f", and {len(parts[1]):,} of {names[1]} held out" if second else ""
     what += f", in {len(np.unique(numbers[0])):,} classes" if numbers else ""
     return first, second, sentence(str(path), what, reader)
+
+
+@contextmanager
+def dataset_rows(
+    path: Path, split: str | None, classes: bool, column: str | None, names: Sequence[str]
+) -> Iterator[list[tuple[Sequence[PackedPicture | Path], list[int | str]]]]:
+    """Within the block, the encoded pictures of a dataset, read one by one, with their captions or classes.
+
+    Args:
+        path: as for :func:`read_dataset`.
+        split: as for :func:`read_dataset`.
+        classes: whether classes are wanted, in place of captions.
+        column: of the captions.
+        names: columns that are taken for captions if none is named.
+
+    Yields:
+        Pictures and what they show, of the training pictures and of those that are held out, if there are some.
+
+    Raises:
+        InputError: the datasets library is not installed, there is no such split or column, or several columns have pictures.
+        FileFormatError: it cannot be read, has no pictures, or has no classes though they are wanted.
+    """
+    library = _library(path)
+    with tempfile.TemporaryDirectory(prefix="prunekit-") as cache:
+        splits = _splits(library, path, cache)
+        found: list[tuple[Sequence[PackedPicture | Path], list[int | str]]] = []
+        for name in _chosen(list(splits), path, split):
+            part = splits[name]
+            image, label = _columns(library, part, path, classes)
+            if label is not None:
+                subjects: list[int | str] = [int(number) for number in _numbers(library, part, label, path)]
+            else:
+                subjects = _texts(part, column, names, path)
+            found.append((_Rows(library, part, image, name, path), subjects))
+        yield found
+
+
+def _texts(part: Any, column: str | None, names: Sequence[str], path: Path) -> list[int | str]:
+    """The captions of a split: those of the column that is named, of a usual one, or of the only one with text."""
+    texts = [
+        name for name, feature in part.features.items() if getattr(feature, "dtype", "") in ("string", "large_string")
+    ]
+    wanted = [column] if column else [name for name in names if name in texts] or (texts if len(texts) == 1 else [])
+    if not wanted or wanted[0] not in texts:
+        meant = did_you_mean(column, texts) if column else ""
+        raise InputError(
+            f"{path} has no column {column or ' or '.join(names)}{meant} but {', '.join(part.features)}; name the one with the "
+            "captions."
+        )
+    found = part.with_format(None)[wanted[0]][:]
+    bad = next((row for row, text in enumerate(found) if not isinstance(text, str) or not text.strip()), None)
+    if bad is not None:
+        raise FileFormatError(f"Row {bad} of {path} has {str(found[bad])[:40]!r} as {wanted[0]}; expected a caption.")
+    return list(found)
+
+
+class _Rows(Sequence[PackedPicture | Path]):
+    """The pictures of a split, still encoded, each read when it is asked for."""
+
+    def __init__(self, library: ModuleType, part: Any, column: str, split: str, path: Path) -> None:
+        self._encoded = part.select_columns([column]).cast_column(column, library.Image(decode=False))
+        self._column, self._split, self._path = column, split, path
+
+    def __len__(self) -> int:
+        return len(self._encoded)
+
+    def __getitem__(self, row: int) -> PackedPicture | Path:  # type: ignore[override]
+        return _packed_picture(self._encoded[row][self._column], row, self._split, self._path)
 
 
 def _library(path: Path) -> ModuleType:
@@ -154,12 +223,15 @@ def _packed(library: ModuleType, part: Any, column: str, split: str, path: Path)
     """The pictures of a split, still encoded."""
     encoded = part.select_columns([column]).cast_column(column, library.Image(decode=False))
     for row, each in enumerate(encoded):
-        picture, name = each[column], f"picture {row} of {split} in {path}"
-        if picture is None or (picture["bytes"] is None and not Path(picture["path"] or "").is_file()):
-            raise FileFormatError(
-                f"{path} has no {name.partition(' in ')[0]}; remove the row, or write it with its bytes."
-            )
-        yield Path(picture["path"]) if picture["bytes"] is None else PackedPicture(name, picture["bytes"])
+        yield _packed_picture(each[column], row, split, path)
+
+
+def _packed_picture(picture: Mapping[str, Any] | None, row: int, split: str, path: Path) -> PackedPicture | Path:
+    """A picture as the library keeps it: its bytes, or where its file is."""
+    name = f"picture {row} of {split} in {path}"
+    if picture is None or (picture["bytes"] is None and not Path(picture["path"] or "").is_file()):
+        raise FileFormatError(f"{path} has no {name.partition(' in ')[0]}; remove the row, or write it with its bytes.")
+    return Path(picture["path"]) if picture["bytes"] is None else PackedPicture(name, picture["bytes"])
 
 
 def _numbers(library: ModuleType, part: Any, column: str, path: Path) -> NDArray[np.int64]:

@@ -15,7 +15,7 @@ from prunekit.data.picture_folders import several
 from prunekit.errors import FileFormatError
 from prunekit.limits import check_limit
 
-__all__ = ["Metadata", "class_folders", "find_metadata", "numbered"]
+__all__ = ["Metadata", "class_folders", "find_metadata", "metadata_file", "metadata_rows", "numbered"]
 
 _FILES = ("metadata.jsonl", "metadata.csv")
 _LABEL = "label"
@@ -75,10 +75,35 @@ def find_metadata(folders: Iterable[Path]) -> Metadata | None:
         LimitError: it is larger than the limit ``metadata-bytes``.
     """
     for folder in folders:
-        path = next((folder / name for name in _FILES if (folder / name).is_file()), None)
+        path = metadata_file(folder)
         if path is not None:
             return _read(path)
     return None
+
+
+def metadata_file(folder: Path) -> Path | None:
+    """The metadata file of a folder, if it has one."""
+    return next((folder / name for name in _FILES if (folder / name).is_file()), None)
+
+
+def metadata_rows(path: Path) -> Iterator[tuple[Path, Mapping[str, object]]]:
+    """The picture that each row of a metadata file is about, and the row.
+
+    Raises:
+        FileFormatError: it cannot be read, or a row has no ``file_name``.
+        LimitError: it is larger than the limit ``metadata-bytes``.
+    """
+    check_limit("metadata-bytes", path.stat().st_size, str(path))
+    try:
+        for number, row in enumerate(_rows(path), 1):
+            name = row.get(_FILE)
+            if not isinstance(name, str) or not name:
+                raise FileFormatError(f"Row {number} of {path} has no {_FILE}; expected the picture's path from there.")
+            yield path.parent / name, row
+    except (UnicodeDecodeError, csv.Error, ValueError, RecursionError) as error:
+        if isinstance(error, FileFormatError):
+            raise
+        raise FileFormatError(f"{path} is no readable {path.suffix} ({one_line(error)}); mend or remove it.") from error
 
 
 def class_folders(files: Sequence[Path], folder: Path) -> list[int | str]:
@@ -128,21 +153,12 @@ def numbered(
 
 
 def _read(path: Path) -> Metadata:
-    check_limit("metadata-bytes", path.stat().st_size, str(path))
     columns: dict[str, None] = {}
     labels: dict[Path, int | str] = {}
-    try:
-        for number, row in enumerate(_rows(path), 1):
-            name = row.get(_FILE)
-            if not isinstance(name, str) or not name:
-                raise FileFormatError(f"Row {number} of {path} has no {_FILE}; expected the picture's path from there.")
-            columns.update(dict.fromkeys(key for key in row if isinstance(key, str) and key != _FILE))
-            if _LABEL in row:
-                labels[path.parent / name] = _label(row[_LABEL], f"Row {number} of {path}")
-    except (UnicodeDecodeError, csv.Error, ValueError, RecursionError) as error:
-        if isinstance(error, FileFormatError):
-            raise
-        raise FileFormatError(f"{path} is no readable {path.suffix} ({one_line(error)}); mend or remove it.") from error
+    for number, (file, row) in enumerate(metadata_rows(path), 1):
+        columns.update(dict.fromkeys(key for key in row if isinstance(key, str) and key != _FILE))
+        if _LABEL in row:
+            labels[file] = _label(row[_LABEL], f"Row {number} of {path}")
     return Metadata(path, tuple(columns), labels)
 
 

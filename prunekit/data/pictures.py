@@ -17,7 +17,7 @@ from prunekit.data.sizes import Resolution, Size, read_size
 from prunekit.errors import FileFormatError, LimitError, PrunekitError
 from prunekit.limits import check_limit
 
-__all__ = ["PackedPicture", "PictureReader", "read_picture", "resized"]
+__all__ = ["PackedPicture", "PictureReader", "Source", "read_picture", "resized"]
 
 _FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "TIFF", "PPM")
 _GREY = {"1", "L", "LA", "La", "I", "I;16", "I;16B", "I;16L", "I;16N"}

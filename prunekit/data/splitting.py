@@ -10,7 +10,7 @@ from prunekit.data.sizes import as_resolution
 from prunekit.errors import FileFormatError
 from prunekit.training.objective import check_finite_rows
 
-__all__ = ["Labelled", "drawn_split", "in_memory", "labelled_data", "of_parts"]
+__all__ = ["Labelled", "drawn_order", "drawn_split", "in_memory", "labelled_data", "of_parts"]
 
 _HELD_OUT = 6  # one image in six is held out if the source has no part for it
 
@@ -21,7 +21,7 @@ Labelled = tuple[NDArray[np.uint8], NDArray[np.int64] | None]
 def drawn_split(images: Labelled, name: str, source: str, report: str = "") -> ImageSplit:
     """Pictures of which one in six is held out by a fixed draw."""
     pixels, _ = images
-    order, held_out = _drawn(len(pixels), source)
+    order, held_out = drawn_order(len(pixels), source)
     parts = [
         labelled_data(images, f"{name}/train", np.sort(order[held_out:])),
         labelled_data(images, f"{name}/held-out", np.sort(order[:held_out])),
@@ -29,8 +29,12 @@ def drawn_split(images: Labelled, name: str, source: str, report: str = "") -> I
     return of_parts(parts, source, report)
 
 
-def _drawn(count: int, source: str) -> tuple[NDArray[np.int64], int]:
-    """All images in a fixed random order, and how many of the first are held out."""
+def drawn_order(count: int, source: str) -> tuple[NDArray[np.int64], int]:
+    """All images in a fixed random order, and how many of the first are held out.
+
+    Raises:
+        FileFormatError: there are fewer than two.
+    """
     if count < 2:
         raise FileFormatError(f"{source} holds {count} image; expected at least 2, one of them to be held out.")
     return np.random.default_rng(0).permutation(count), max(1, count // _HELD_OUT)
@@ -49,7 +53,7 @@ def in_memory(images: Tensor, numbers: Tensor | None, title: str, source: str, r
     """Images of shape (count, channels, height, width) that are used unchanged."""
     if images.is_floating_point():
         check_finite_rows(images, torch.arange(len(images)), source)
-    order, held_out = _drawn(len(images), source)
+    order, held_out = drawn_order(len(images), source)
     parts = [
         ImageData(images[rows].contiguous(), f"{title}/{name}", None if numbers is None else numbers[rows])
         for name, rows in (("train", np.sort(order[held_out:])), ("held-out", np.sort(order[:held_out])))

@@ -1,0 +1,27 @@
+"""Pipelines of diffusers: what they tell their denoiser, pictures and captions as its latents and conditions, samples through them."""
+
+from prunekit.pipelines.conditioning import Conditioning, TimeUnit, conditioning_of, conditions_for
+from prunekit.pipelines.latents import check_latents, default_size, encoded
+from prunekit.pipelines.loading import DENOISERS, denoisers_of, is_pipeline, open_pipeline
+from prunekit.pipelines.recording import Subject, record
+from prunekit.pipelines.sampling import PipelineSampler, with_denoiser
+from prunekit.pipelines.stand_in import StandIn
+
+__all__ = [
+    "DENOISERS",
+    "Conditioning",
+    "PipelineSampler",
+    "StandIn",
+    "Subject",
+    "TimeUnit",
+    "check_latents",
+    "conditioning_of",
+    "conditions_for",
+    "default_size",
+    "denoisers_of",
+    "encoded",
+    "is_pipeline",
+    "open_pipeline",
+    "record",
+    "with_denoiser",
+]

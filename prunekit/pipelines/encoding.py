@@ -1,0 +1,105 @@
+"""Pictures with captions as latents and conditions on disk, in the form in which training reads them."""
+
+from collections.abc import Iterator, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Generator, Tensor
+
+from prunekit._files import sha256_file
+from prunekit._json import JsonObject
+from prunekit._progress import tell
+from prunekit.data.captions import Captioned, CaptionedPart
+from prunekit.errors import InputError
+from prunekit.pipelines.conditioning import Conditioning, conditioning_of, conditions_for
+from prunekit.pipelines.latents import check_latents, default_size, encoded
+from prunekit.pipelines.recording import Subject, takes
+from prunekit.pipelines.sampling import PipelineSampler
+
+__all__ = ["Encoder", "described", "identity"]
+
+_CACHE = 2**28  # bytes of conditions that are kept for captions that come again
+
+
+@dataclass(eq=False)
+class Encoder:
+    """Turns pictures and captions into what a pipeline's denoiser is trained on.
+
+    Args:
+        pipeline: of diffusers, with stand-ins for its denoisers.
+        size: height and width of the pictures; None for the pipeline's own.
+        drawn: draw latents from the VAE's distribution by this seed, rather than take its mode; None for the mode.
+    """
+
+    pipeline: Any
+    size: tuple[int, int] | None = None
+    drawn: int | None = None
+    _known: dict[Subject, dict[str, Tensor]] = field(default_factory=dict, repr=False)
+    _bytes: int = 0
+
+    def __post_init__(self) -> None:
+        self.size = self.size or default_size(self.pipeline)
+        if self.size is None:
+            raise InputError(
+                f"The {type(self.pipeline).__name__} does not say which size its pictures have; give it as the resolution."
+            )
+        two: tuple[Subject, ...] = ("a", "b") if self.by_text else (0, 1)
+        self.conditioning: Conditioning = conditioning_of(self.pipeline, self.size)
+        check_latents(self.pipeline, two, self.size)
+
+    @property
+    def by_text(self) -> bool:
+        """Whether the pipeline takes captions; otherwise it takes classes."""
+        return "prompt" in takes(self.pipeline)
+
+    def latents(self, part: CaptionedPart, rows: range) -> Tensor:
+        """Latents of some pictures, shape (rows, …)."""
+        if self.size is None:
+            raise InputError("The size of the pictures is not known.")
+        pictures = part.pictures(rows.start, rows.stop, self.size)
+        generator = None if self.drawn is None else Generator().manual_seed(self.drawn * 1_000_003 + rows.start + 1)
+        found = encoded(self.pipeline, pictures, generator)
+        if tuple(found.shape[1:]) != self.conditioning.sample:
+            raise InputError(
+                f"The pictures become latents of shape {tuple(found.shape[1:])} and the pipeline's denoiser gets "
+                f"{self.conditioning.sample}; give another resolution."
+            )
+        return found
+
+    def conditions(self, subjects: Sequence[Subject]) -> dict[str, Tensor]:
+        """Conditions of some captions, one row each; those of captions that came before are not computed again."""
+        new = [subject for subject in dict.fromkeys(subjects) if subject not in self._known]
+        if self._bytes > _CACHE:
+            self._known, self._bytes = {}, 0
+            new = list(dict.fromkeys(subjects))
+        if new:
+            rows = conditions_for(self.pipeline, new, self.conditioning, self.size)
+            for number, subject in enumerate(new):
+                own = {name: value[number].clone() for name, value in rows.items()}
+                self._known[subject] = own
+                self._bytes += sum(value.nbytes for value in own.values())
+        return {name: torch.stack([self._known[each][name] for each in subjects]) for name in self.conditioning.shapes}
+
+
+def described(encoder: Encoder) -> JsonObject:
+    """What belongs to all rows: the pipeline's identity, shapes of the conditions, the size of the pictures."""
+    known = encoder.conditioning
+    return {
+        "pipeline": identity(encoder.pipeline),
+        "image_size": list(encoder.size or ()),
+        "latents": {"shape": list(known.sample)},
+        "columns": {name: {"shape": list(shape)} for name, shape in known.shapes.items()},
+        "time_unit": {"scale": known.unit.scale, "offset": known.unit.offset},
+    }
+
+
+def identity(pipeline: Any) -> JsonObject:
+    """The classes of a pipeline and of its components, with hashes of the weights that latents and conditions depend on."""
+    parts: JsonObject = {}
+    for name, component in pipeline.components.items():
+        if isinstance(component, torch.nn.Module):
+            parts[name] = {"class": type(component).__name__}
+    return {"class": type(pipeline).__name__, "components": parts}
