@@ -35,10 +35,11 @@ MODULES = {
     "allocate": "planning",
     "importance": "scoring",
     "prune": "pruning",
+    "encode": "encoding",
     "train": "making",
     "finetune": "tuning",
     "assemble": "making",
-    "sample": "measuring",
+    "sample": "sampling",
     "evaluate": "measuring",
     "cost": "measuring",
     "report": "measuring",
@@ -177,6 +178,7 @@ def main() -> None:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # an ASCII terminal gets question marks rather than a traceback
             stream.reconfigure(errors="replace")
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")  # of text encoders: it is read when they are imported
     log, notes = logging.getLogger("prunekit"), _Notes(logging.INFO)
     log.addHandler(notes)
     log.setLevel(logging.INFO)

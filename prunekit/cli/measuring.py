@@ -1,19 +1,19 @@
-"""The commands ``sample``, ``evaluate`` and ``report``."""
+"""The commands ``evaluate`` and ``report``."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from prunekit._json import JsonObject
 from prunekit._kinds import FileKind, has_format
 from prunekit._missing import check_base
 from prunekit.cli.console import data_options, emit, print_table, refuse_existing, refuse_inputs, tell
 from prunekit.cli.costing import ModelPath, cost
 from prunekit.cli.interrupts import keeping, writing
-from prunekit.cli.next_steps import after_evaluate, after_report, after_sample, suggest
+from prunekit.cli.next_steps import after_evaluate, after_report, suggest
 from prunekit.cli.reading_options import ReadingOptions
-from prunekit.cli.shared_options import ConfigOption, Exists, Json, Overwrite, Resolution
+from prunekit.cli.sampling import SamplerOption, Steps
+from prunekit.cli.shared_options import Exists, Json, Overwrite, Resolution
 from prunekit.errors import InputError
 from prunekit.results.formats import EVALUATION
 
@@ -21,67 +21,6 @@ if TYPE_CHECKING:
     from prunekit.results.expert_results import Metrics
 
 __all__ = ["COMMANDS"]
-
-Steps = Annotated[int, typer.Option("--num-inference-steps", help="Sampling steps.")]
-SamplerOption = Annotated[
-    str,
-    typer.Option(help="ddim, ddpm, heun, …, the class name of a diffusers scheduler, or pipeline (the model's own)."),
-]
-
-
-def sample(
-    model: ModelPath,
-    config: ConfigOption = None,
-    count: Annotated[int, typer.Option(help="Number of images.")] = 64,
-    sampler: SamplerOption = "ddim",
-    steps: Steps = 50,
-    seed: Annotated[int, typer.Option(help="Seed of the initial noise. Equal seeds give every model equal noise.")] = 0,
-    label: Annotated[
-        int | None,
-        typer.Option("--class", help="Class to sample from a class-conditional model (default: drawn by the seed)."),
-    ] = None,
-    output: Annotated[
-        Path | None,
-        typer.Option(
-            help="File to write (.npz). A picture is written next to it (.png) (default: samples/, under the model's name)."
-        ),
-    ] = None,
-    overwrite: Overwrite = False,
-    json: Json = False,
-    *,
-    reading: ReadingOptions,
-) -> None:
-    """Sample images from a model, and write an .npz and a grid picture. A model of latents gives latents in an .npz."""
-    from prunekit.report import grid_png
-    from prunekit.sampling import to_images
-    from prunekit.steps.budgets import evaluations
-    from prunekit.steps.opening import open_model
-    from prunekit.steps.placing import placed
-    from prunekit.steps.sample_quality import save_samples
-
-    if count < 1:
-        raise InputError(f"Got --count {count}; expected at least 1 image.")
-    name = Path(model.replace(":", "-"))
-    target = output or Path("samples") / f"{name.stem if Path(model).is_file() else name.name or 'model'}.npz"
-    refuse_existing(target, overwrite, inputs=[model, config])
-    refuse_inputs(target, [model], inside=True)
-    opened = open_model(model, config, asked=reading.asked)
-    if not opened.latent:
-        refuse_existing(target.with_suffix(".png"), overwrite, inputs=[model, config])
-    evaluations(opened.schedule, sampler, steps)  # refuses a sampler that cannot take this number of steps
-    drawn = opened.sampler(sampler, steps, label)
-    with placed(opened.model):
-        samples = drawn(opened.model, count, seed)
-    images = samples if opened.latent else to_images(samples)
-    facts: JsonObject = {"output": str(target), "count": count}
-    with writing(target):
-        save_samples(images, target, drawn.labels(count, seed))
-        if not opened.latent:
-            facts["picture"] = str(target.with_suffix(".png"))
-            grid_png(images.permute(0, 2, 3, 1).numpy(), target.with_suffix(".png"))
-    emit(json, facts, [f"{count} samples: {', '.join(facts[key] for key in ('output', 'picture') if key in facts)}"])
-    if not json:
-        suggest(after_sample(model))
 
 
 def evaluate(
@@ -240,4 +179,4 @@ def _report(run: Path, json: bool) -> None:
     emit(json, {"reports": pages, "index": str(index)}, [*(f"Report: {page}" for page in pages), f"All runs: {index}"])
 
 
-COMMANDS = (sample, evaluate, cost, report)
+COMMANDS = (evaluate, cost, report)

@@ -1,23 +1,18 @@
 """Pictures with captions as latents and conditions on disk, in the form in which training reads them."""
 
-from collections.abc import Iterator, Sequence
-from contextlib import nullcontext
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Generator, Tensor
 
-from prunekit._files import sha256_file
 from prunekit._json import JsonObject
-from prunekit._progress import tell
-from prunekit.data.captions import Captioned, CaptionedPart
+from prunekit.data.captions import CaptionedPart
 from prunekit.errors import InputError
 from prunekit.pipelines.conditioning import Conditioning, conditioning_of, conditions_for
 from prunekit.pipelines.latents import check_latents, default_size, encoded
 from prunekit.pipelines.recording import Subject, takes
-from prunekit.pipelines.sampling import PipelineSampler
 
 __all__ = ["Encoder", "described", "identity"]
 

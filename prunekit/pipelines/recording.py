@@ -122,8 +122,9 @@ def _listening(name: str, network: nn.Module, pipeline: Any, found: Recording) -
 
 
 def takes(pipeline: Any) -> tuple[str, ...]:
-    """Names of the arguments of a pipeline's call."""
-    return tuple(inspect.signature(type(pipeline).__call__).parameters)
+    """Names of the arguments of the call of a pipeline or of its class."""
+    kind = pipeline if isinstance(pipeline, type) else type(pipeline)
+    return tuple(inspect.signature(kind.__call__).parameters)
 
 
 def call_arguments(

@@ -77,5 +77,5 @@ def test_code_in_a_components_folder_is_not_run(copied: Path) -> None:
 
 
 def test_a_folder_without_an_index_is_no_pipeline(tmp_path: Path) -> None:
-    with pytest.raises(MissingFileError, match="model_index.json"):
+    with pytest.raises(MissingFileError, match="has no model_index"):
         open_pipeline(tmp_path)

@@ -1,0 +1,58 @@
+"""Options of commands that sample through a pipeline with captions."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from prunekit.cli.shared_options import Exists
+from prunekit.errors import InputError, MissingFileError
+
+__all__ = ["CaptionOptions"]
+
+
+def _check_prompts(path: Path | str) -> None:
+    if not Path(path).is_file():
+        raise MissingFileError(f"{path} does not exist; expected a text file with a prompt on each line.")
+
+
+def _check_pipeline(path: Path | str) -> None:
+    if not (Path(path) / "model_index.json").is_file():
+        raise MissingFileError(
+            f"{path} has no model_index.json; expected the folder of a pipeline, as diffusers' save_pretrained writes it."
+        )
+
+
+@dataclass(frozen=True)
+class CaptionOptions:
+    """Through which pipeline samples are drawn, of which captions, and how strongly they are guided."""
+
+    pipeline: Annotated[
+        Path | None,
+        typer.Option(
+            help="Folder of the pipeline that the model is a denoiser of; its text encoders, guidance and scheduler are used "
+            "(default: the model's folder, if it is a pipeline's)."
+        ),
+        Exists(_check_pipeline),
+    ] = None
+    prompts: Annotated[
+        Path | None,
+        typer.Option(help="Text file with a prompt on each line, for pipelines that take captions (default: none)."),
+        Exists(_check_prompts),
+    ] = None
+    guidance_scale: Annotated[
+        float | None, typer.Option(help="Strength of classifier-free guidance (default: the pipeline's).")
+    ] = None
+
+    def check_unused(self) -> None:
+        """Refuse options that have no meaning without a pipeline.
+
+        Raises:
+            InputError: one was given.
+        """
+        for flag, value in (("--prompts", self.prompts), ("--guidance-scale", self.guidance_scale)):
+            if value is not None:
+                raise InputError(
+                    f"Got {flag} for a model that is no pipeline; name the folder of its pipeline by --pipeline."
+                )

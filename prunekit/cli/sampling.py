@@ -1,0 +1,163 @@
+"""The command ``sample``."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from prunekit._json import JsonObject
+from prunekit.cli.caption_options import CaptionOptions
+from prunekit.cli.console import emit, refuse_existing, refuse_inputs
+from prunekit.cli.costing import ModelPath
+from prunekit.cli.interrupts import writing
+from prunekit.cli.next_steps import after_sample, suggest
+from prunekit.cli.reading_options import ReadingOptions
+from prunekit.cli.shared_options import ConfigOption, Json, Overwrite, Resolution
+from prunekit.errors import InputError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+__all__ = ["COMMANDS", "SamplerOption", "Steps"]
+
+Steps = Annotated[int, typer.Option("--num-inference-steps", help="Sampling steps.")]
+SamplerOption = Annotated[
+    str,
+    typer.Option(help="ddim, ddpm, heun, …, the class name of a diffusers scheduler, or pipeline (the model's own)."),
+]
+_COUNT, _SAMPLER = 64, "ddim"
+
+
+def sample(
+    model: ModelPath,
+    config: ConfigOption = None,
+    count: Annotated[
+        int | None, typer.Option(help="Number of images (default: 64; with --prompts, one for each prompt).")
+    ] = None,
+    sampler: Annotated[
+        str | None,
+        typer.Option(
+            help="ddim, ddpm, heun, …, the class name of a diffusers scheduler, or pipeline (the model's own) (default: ddim; of a "
+            "pipeline, its own)."
+        ),
+    ] = None,
+    steps: Steps = 50,
+    seed: Annotated[int, typer.Option(help="Seed of the initial noise. Equal seeds give every model equal noise.")] = 0,
+    label: Annotated[
+        int | None,
+        typer.Option("--class", help="Class to sample from a class-conditional model (default: drawn by the seed)."),
+    ] = None,
+    resolution: Resolution = None,
+    output: Annotated[
+        Path | None,
+        typer.Option(
+            help="File to write (.npz). A picture is written next to it (.png) (default: samples/, under the model's name)."
+        ),
+    ] = None,
+    overwrite: Overwrite = False,
+    json: Json = False,
+    *,
+    reading: ReadingOptions,
+    captions: CaptionOptions,
+) -> None:
+    """Sample images from a model, and write an .npz and a grid picture. A model of latents gives latents in an .npz.
+
+    A pipeline with captions is run itself, with its own guidance, scheduler and decoding. With --pipeline a slim model or experts
+    take the place of its denoiser.
+    """
+    from prunekit.report import grid_png
+    from prunekit.steps.captioned_sampling import needs_pipeline
+    from prunekit.steps.sample_quality import save_samples
+
+    if count is not None and count < 1:
+        raise InputError(f"Got --count {count}; expected at least 1 image.")
+    name = Path(model.replace(":", "-"))
+    target = output or Path("samples") / f"{name.stem if Path(model).is_file() else name.name or 'model'}.npz"
+    refuse_existing(target, overwrite, inputs=[model, config, captions.prompts])
+    refuse_inputs(target, [model, captions.pipeline], inside=True)
+
+    def check_picture() -> None:
+        refuse_existing(target.with_suffix(".png"), overwrite, inputs=[model, config])
+
+    if captions.pipeline is not None or needs_pipeline(model):
+        check_picture()
+        images, labels = _through_pipeline(model, captions, (count, steps, seed), sampler, resolution)
+    else:
+        captions.check_unused()
+        images, labels = _alone(model, config, reading, (count, steps, seed), sampler or _SAMPLER, label, check_picture)
+    facts: JsonObject = {"output": str(target), "count": len(images)}
+    with writing(target):
+        save_samples(images, target, labels)
+        if not images.is_floating_point():
+            facts["picture"] = str(target.with_suffix(".png"))
+            grid_png(images.permute(0, 2, 3, 1).numpy(), target.with_suffix(".png"))
+    emit(
+        json,
+        facts,
+        [f"{len(images)} samples: {', '.join(facts[key] for key in ('output', 'picture') if key in facts)}"],
+    )
+    if not json:
+        suggest(after_sample(model))
+
+
+def _alone(
+    model: str,
+    config: Path | None,
+    reading: ReadingOptions,
+    draws: tuple[int | None, int, int],
+    sampler: str,
+    label: int | None,
+    check_picture: Callable[[], None],
+) -> "tuple[Tensor, Tensor | None]":
+    """Samples of a model without a pipeline, uint8 or latents in floating point, and their classes."""
+    from prunekit.sampling import to_images
+    from prunekit.steps.budgets import evaluations
+    from prunekit.steps.opening import open_model
+    from prunekit.steps.placing import placed
+
+    count, steps, seed = draws[0] or _COUNT, *draws[1:]
+    opened = open_model(model, config, asked=reading.asked)
+    if not opened.latent:
+        check_picture()
+    evaluations(opened.schedule, sampler, steps)  # refuses a sampler that cannot take this number of steps
+    drawn = opened.sampler(sampler, steps, label)
+    with placed(opened.model):
+        samples = drawn(opened.model, count, seed)
+    return samples if opened.latent else to_images(samples), drawn.labels(count, seed)
+
+
+def _through_pipeline(
+    model: str,
+    captions: CaptionOptions,
+    draws: tuple[int | None, int, int],
+    sampler: str | None,
+    resolution: str | None,
+) -> "tuple[Tensor, None]":
+    """Samples of a pipeline's prompts, uint8."""
+    from prunekit.cli.console import resolution_of
+    from prunekit.data.sizes import read_size
+    from prunekit.pipelines import read_prompts
+    from prunekit.sampling import PIPELINE, to_images
+    from prunekit.steps.captioned_sampling import captioned_sampler, own_denoiser
+
+    if captions.prompts is None:
+        raise InputError(
+            f"{captions.pipeline or model} takes captions; name a file with a prompt on each line by --prompts."
+        )
+    prompts, (count, steps, seed) = read_prompts(captions.prompts), draws
+    own = captions.pipeline is None
+    drawn = captioned_sampler(
+        captions.pipeline or model,
+        prompts,
+        steps,
+        captions.guidance_scale,
+        sampler or PIPELINE,
+        read_size(resolution_of(resolution)),
+        own,
+    )
+    network = own_denoiser(drawn, None if own else model)
+    return to_images(drawn(network, count or len(prompts), seed)), None
+
+
+COMMANDS = (sample,)
