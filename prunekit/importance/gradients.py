@@ -15,7 +15,7 @@ from prunekit.graph import ChannelGraph, ChannelGroup, Member
 from prunekit.graph.forward_pass import evaluation_mode
 from prunekit.groups import TimestepGroup
 from prunekit.importance.backward import kept_gradients, slopes_of
-from prunekit.importance.channel_sums import parts_of, per_root, points_of
+from prunekit.importance.channel_sums import Part, parts_of, per_root, points_of
 from prunekit.importance.probe import Probe
 from prunekit.importance.protocol import Scores
 from prunekit.importance.signals import Place, watching
@@ -29,11 +29,62 @@ Gradients = Mapping[str, Tensor]
 def taylor(model: nn.Module, graph: ChannelGraph, probe: Probe) -> Scores:
     r"""First-order rise of the loss when the channel is removed, :math:`|\sum w\,\partial L/\partial w|` (arXiv:1906.10771, eq. 8).
 
-    The gradient is the mean over the probe's whole calibration set, in float64. Per coupled tensor the products are summed over the
-    channel's weights, and the absolute sums are added over the tensors. The aggregation over coupled layers is this project's.
+    The gradient is the mean over the probe's whole calibration set. Per coupled tensor the products are summed over the channel's
+    weights in float64, and the absolute sums are added over the tensors. The aggregation over coupled layers is this project's.
+
+    The sums are linear in the gradient, so each gradient is summed up and dropped as the backward pass makes it: besides weights
+    and activations this takes the memory of the largest layer.
     """
-    gradients, _ = mean_gradients(model, probe)
-    return {group.name: _products(model, group, gradients, inside=False) for group in graph}
+    parameters = _parameters(model)
+    found = {group.name: list(parts_of(model, group, parameters)) for group in graph}
+    sums = {name: [torch.zeros(_length(part), dtype=torch.float64) for part in parts] for name, parts in found.items()}
+    wanted: dict[nn.Parameter, list[tuple[Part, Tensor]]] = {parameter: [] for parameter in parameters.values()}
+    for name, parts in found.items():
+        for number, part in enumerate(parts):
+            sums[name][number] = sums[name][number].to(part.parameter.device)
+            wanted[part.parameter].append((part, sums[name][number]))
+    with _differentiable(model):
+        for loss, count in probe.losses(model):
+            with kept_gradients(loss, wanted), _summing(wanted, count / probe.samples):
+                loss.backward()
+    probe.pool(each for own in sums.values() for each in own)
+    scores = {}
+    for group in graph:
+        total = np.zeros(group.size)
+        for part, along in zip(found[group.name], sums[group.name], strict=True):
+            total += np.abs(per_root(along, 0, part.member, group.size))
+        scores[group.name] = total
+    return scores
+
+
+def _length(part: Part) -> int:
+    return part.parameter.shape[part.dim]
+
+
+@contextmanager
+def _summing(wanted: Mapping[nn.Parameter, Sequence[tuple[Part, Tensor]]], weight: float) -> Iterator[None]:
+    """Within the block, every gradient that a backward pass makes is summed up, times its weights, and dropped.
+
+    Args:
+        wanted: for each parameter, the parts that belong to channel groups, with the sums along their dimension.
+        weight: of the pass.
+    """
+
+    def take(parameter: nn.Parameter) -> None:
+        gradient, parameter.grad = parameter.grad, None
+        if gradient is None or not wanted[parameter]:
+            return
+        product = parameter.detach().double() * gradient.double()
+        for part, total in wanted[parameter]:
+            along = product.movedim(part.dim, 0).flatten(1).sum(1) if product.ndim > 1 else product
+            total.add_(along, alpha=weight)
+
+    handles = [parameter.register_post_accumulate_grad_hook(take) for parameter in wanted]  # type: ignore[arg-type]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
 
 
 @dataclass(frozen=True)
@@ -81,7 +132,7 @@ class DiffPruning:
                 break
             for name, gradient in gradients.items():
                 total[name] += gradient
-        return {group.name: _products(model, group, total, inside=True) for group in graph}
+        return {group.name: _products(model, group, total) for group in graph}
 
 
 def fisher(model: nn.Module, graph: ChannelGraph, probe: Probe) -> Scores:
@@ -212,12 +263,12 @@ def _zeros(model: nn.Module, graph: ChannelGraph) -> dict[str, Tensor]:
     return {group.name: torch.zeros(group.size, dtype=torch.float64, device=device) for group in graph}
 
 
-def _products(model: nn.Module, group: ChannelGroup, gradients: Gradients, *, inside: bool) -> FloatArray:
-    """Sum over coupled tensors of Σ|w·g| (``inside``) or |Σ w·g| over the channel's weights, shape (size,)."""
+def _products(model: nn.Module, group: ChannelGroup, gradients: Gradients) -> FloatArray:
+    """Sum over coupled tensors of Σ|w·g| over the channel's weights, shape (size,)."""
     total = np.zeros(group.size)
     for part in parts_of(model, group, _parameters(model)):
         product = part.parameter.detach().double() * gradients[part.key]
-        total += np.abs(per_root(product.abs() if inside else product, part.dim, part.member, group.size))
+        total += per_root(product.abs(), part.dim, part.member, group.size)
     return total
 
 

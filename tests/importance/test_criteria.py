@@ -53,6 +53,30 @@ def test_magnitude_weighs_no_layer_by_its_scale(model):
     np.testing.assert_allclose(score(model, "magnitude").of(0)["second"], before, rtol=1e-6)
 
 
+def test_taylor_keeps_no_gradient_of_a_layer_that_is_done(model):
+    kept = []
+
+    class Watched(torch.autograd.Function):
+        """Runs last in the backward pass, when all other layers are done."""
+
+        @staticmethod
+        def forward(ctx, x):
+            return x.clone()
+
+        @staticmethod
+        def backward(ctx, gradient):
+            kept.append([name for name, each in model.named_parameters() if each.grad is not None])
+            return gradient
+
+    def loss(model, timesteps, generator):
+        x = torch.randn(len(timesteps), 6, generator=generator).requires_grad_()
+        return (model(Watched.apply(x), timesteps) - x.detach()).square().mean()
+
+    score(model, "taylor", loss)
+    assert len(kept) == len(GROUPS) * 24 // 8
+    assert not any(kept)
+
+
 def test_taylor_is_the_brute_force_product_of_weights_and_gradients():
     class Linear(nn.Module):
         def __init__(self):
