@@ -270,8 +270,8 @@ def _group_loss(
         drawn = objective.draw(timesteps, generator)
         for tensor in (timesteps, *drawn):
             digest.update(tensor.contiguous().numpy().tobytes())
-        clean, noise, *labels = (tensor.to(device) for tensor in drawn)
-        loss = objective.per_sample(model, clean, noise, timesteps.to(device), *labels)
+        clean, noise, *conditions = (tensor.to(device) for tensor in drawn)
+        loss = objective.per_sample(model, clean, noise, timesteps.to(device), *conditions)
         losses.append(loss.cpu().double().numpy())
     found = np.concatenate(losses)
     bad = len(found) - int(np.isfinite(found).sum())

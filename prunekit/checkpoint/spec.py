@@ -14,10 +14,12 @@ from torch.utils._pytree import tree_leaves
 
 from prunekit._json import JsonDict, JsonObject
 from prunekit._messages import did_you_mean, one_line
+from prunekit.checkpoint.callings import Taken, calling_of, taken_by
 from prunekit.checkpoint.config_limits import Frugal, ParametersOnMeta, check_values
-from prunekit.checkpoint.denoisers import denoiser
+from prunekit.checkpoint.denoisers import denoiser, forward_parameters
 from prunekit.checkpoint.deriving import derived_inputs
 from prunekit.checkpoint.inputs import form_of, inputs_of
+from prunekit.conditions import Calling
 from prunekit.errors import FileFormatError, InputError, PrunekitError
 from prunekit.graph.forward_pass import Inputs
 
@@ -166,6 +168,30 @@ class ModelSpec:
         elif self.class_name == "DiTTransformer2DModel":
             number = self.config.get("num_embeds_ada_norm", 1000)
         return int(number) if number else None
+
+    def conditions(self) -> Taken:
+        """The conditions that the network takes.
+
+        Raises:
+            InputError: as :meth:`example_inputs`.
+        """
+        return Taken() if self.factory is not None else taken_by(self._arguments(), self.example_inputs())
+
+    def calling(self, fixed: Mapping[str, object] | None = None) -> Calling:
+        """How the network is called; a network of a factory's as ``model(x, t, …)``.
+
+        Args:
+            fixed: arguments that are the same for every sample, by their paths, in place of those of the example inputs.
+
+        Raises:
+            InputError: as :meth:`example_inputs`.
+        """
+        if self.factory is not None:
+            return Calling(fixed=fixed or {})
+        return calling_of(self._arguments(), self.example_inputs(), fixed)
+
+    def _arguments(self) -> tuple[str, ...]:
+        return tuple(forward_parameters(self._class()))
 
     def with_factory(self, factory: Factory | nn.Module | None, inputs: Any = None) -> "ModelSpec":
         """The same network, built by a function or copied from a network of the caller's, run with the caller's inputs."""

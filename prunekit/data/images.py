@@ -1,8 +1,8 @@
 """Images of one size with their classes, in memory or mapped from a file, split into training and held-out images."""
 
 import hashlib
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 import torch
@@ -27,11 +27,17 @@ class ImageData:
         images: uint8 pictures, or latents in floating point; shape (count, channels, height, width).
         name: where they came from, for records.
         labels: class of each image, int64, shape (count,); None if classes were not requested.
+        columns: conditions of each image by their arguments' paths, each of shape (count, …).
+        empty: what stands for no condition, by name: a row without the first axis.
+        fixed: arguments of the network that are the same for every image, by their paths.
     """
 
     images: Tensor
     name: str
     labels: Tensor | None = None
+    columns: Mapping[str, Tensor] = field(default_factory=dict)
+    empty: Mapping[str, Tensor] = field(default_factory=dict)
+    fixed: Mapping[str, object] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.images)
@@ -65,7 +71,9 @@ class ImageData:
         """The first ``count`` images (all when None)."""
         if count is None:
             return self
-        return ImageData(self.images[:count], self.name, None if self.labels is None else self.labels[:count])
+        labels = None if self.labels is None else self.labels[:count]
+        columns = {name: values[:count] for name, values in self.columns.items()}
+        return replace(self, images=self.images[:count], labels=labels, columns=columns)
 
 
 @dataclass(frozen=True)

@@ -6,15 +6,18 @@ only once per evaluation of the network.
 """
 
 import copy
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from itertools import chain
+from itertools import chain, pairwise
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.overrides import _get_current_function_mode
 from torch.utils._python_dispatch import _get_current_dispatch_mode
+
+from prunekit.conditions import prediction_of, rows_of
 
 __all__ = ["in_streams"]
 
@@ -23,7 +26,7 @@ _LEAST = 32
 
 
 class _InStreams(nn.Module):
-    """A network that is called as ``model(x, t)`` or with ``class_labels``, and evaluates parts of the batch at the same time.
+    """A network that is called as ``model(x, t, …)``, and evaluates parts of the batch at the same time.
 
     Args:
         networks: one for each stream; they share their tensors.
@@ -35,31 +38,26 @@ class _InStreams(nn.Module):
         super().__init__()
         self._networks, self._threads, self._pool = networks, threads, pool
 
-    def forward(self, sample: Tensor, timesteps: Tensor, class_labels: Tensor | None = None) -> Tensor:
+    def forward(self, sample: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         """Prediction of shape (batch, …), in the order of the samples.
 
         Args:
             sample: the network's input, shape (batch, …).
-            timesteps: shape (), (1,) or (batch,).
-            class_labels: shape (batch,), for a class-conditional network.
+            args: further arguments; tensors with a row for each sample are split like the samples.
+            kwargs: likewise, also inside mappings.
         """
-        streams, batch = len(self._networks), len(sample)
-
-        def split(values: Tensor | None) -> list[Tensor | None]:
-            own = values is not None and values.ndim > 0 and len(values) == batch
-            return [*values.tensor_split(streams)] if own and values is not None else [values] * streams
-
-        parts = zip(self._networks, *map(split, (sample, timesteps, class_labels)), strict=True)
+        batch, streams = len(sample), len(self._networks)
+        edges = [batch * number // streams for number in range(streams + 1)]
+        parts = [
+            (network, *(rows_of(each, slice(*edge), batch) for each in ((sample, *args), kwargs)))
+            for network, edge in zip(self._networks, pairwise(edges), strict=True)
+        ]
         return torch.cat([future.result() for future in [self._pool.submit(self._part, *part) for part in parts]])
 
     @torch.no_grad()
-    def _part(self, network: nn.Module, sample: Tensor, timesteps: Tensor, labels: Tensor | None) -> Tensor:
+    def _part(self, network: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Tensor:
         torch.set_num_threads(self._threads)  # of this thread
-        output = network(sample, timesteps) if labels is None else network(sample, timesteps, class_labels=labels)
-        if isinstance(output, Tensor):
-            return output
-        prediction: Tensor = output.sample if hasattr(output, "sample") else output[0]
-        return prediction
+        return prediction_of(network(*args, **kwargs))
 
 
 @contextmanager

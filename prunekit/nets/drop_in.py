@@ -12,7 +12,7 @@ from prunekit._json import JsonDict
 from prunekit.errors import InputError
 from prunekit.groups import TimestepGroups
 
-__all__ = ["DropInConfig", "DropInOutput", "rows_by_group", "rows_of", "scattered"]
+__all__ = ["DropInConfig", "DropInOutput", "rows_by_group", "scattered"]
 
 
 class DropInOutput(NamedTuple):
@@ -72,12 +72,6 @@ def rows_by_group(
     present = index_of_sample.unique().tolist()
     for index in present:
         yield index, None if len(present) == 1 else (index_of_sample == index).nonzero().squeeze(1)
-
-
-def rows_of(value: Any, rows: Tensor | None, batch: int) -> Any:
-    """The given rows of a tensor with the batch as its first dimension; any other value is returned unchanged."""
-    per_sample = rows is not None and isinstance(value, Tensor) and value.ndim > 0 and len(value) == batch
-    return value[rows] if per_sample else value
 
 
 def scattered(output: Tensor, part: Tensor, rows: Tensor | None, batch: int) -> Tensor:

@@ -21,11 +21,12 @@ from prunekit.card import experts_card
 from prunekit.checkpoint import Factory, ModelSpec
 from prunekit.checkpoint.hub import pushed
 from prunekit.checkpoint.tensors import safetensors_shapes
+from prunekit.conditions import rows_of
 from prunekit.errors import FileFormatError, InputError
 from prunekit.groups import TimestepGroup, TimestepGroups
 from prunekit.nets.differences import FILE as DIFFERENCE
 from prunekit.nets.differences import load_difference, save_difference
-from prunekit.nets.drop_in import DropInConfig, DropInOutput, rows_by_group, rows_of, scattered
+from prunekit.nets.drop_in import DropInConfig, DropInOutput, rows_by_group, scattered
 from prunekit.nets.sharing import read_networks, shared, shared_networks
 from prunekit.results.formats import EXPERTS
 from prunekit.slim import FOLDER as _SLIM

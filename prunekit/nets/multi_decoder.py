@@ -13,11 +13,12 @@ from torch import Tensor, nn
 from prunekit._json import JsonDict, JsonObject
 from prunekit._types import FloatArray
 from prunekit.checkpoint import ModelSpec
+from prunekit.conditions import rows_of
 from prunekit.cost import count_macs
 from prunekit.errors import InputError
 from prunekit.graph import ChannelGraph
 from prunekit.groups import TimestepGroups
-from prunekit.nets.drop_in import DropInConfig, DropInOutput, rows_by_group, rows_of, scattered
+from prunekit.nets.drop_in import DropInConfig, DropInOutput, rows_by_group, scattered
 from prunekit.nets.unet_halves import Decoder, Encoder
 from prunekit.slim import SlimModel
 

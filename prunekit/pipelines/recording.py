@@ -15,10 +15,11 @@ import torch
 from torch import Generator, Tensor, nn
 
 from prunekit._messages import one_line
+from prunekit.checkpoint.callings import TIMES
 from prunekit.data import size_text
 from prunekit.errors import InputError, PrunekitError
 from prunekit.pipelines.loading import denoisers_of
-from prunekit.pipelines.stand_in import TIMES, StandIn, arguments_of, sample_name
+from prunekit.pipelines.stand_in import StandIn, arguments_of, sample_name
 
 __all__ = ["Recording", "Said", "Subject", "call_arguments", "followed", "record", "takes"]
 

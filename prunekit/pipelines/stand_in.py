@@ -11,10 +11,8 @@ from torch import Tensor, nn
 from prunekit.errors import InputError
 from prunekit.nets.drop_in import DropInOutput
 
-__all__ = ["TIMES", "StandIn", "arguments_of", "sample_name"]
+__all__ = ["StandIn", "arguments_of", "sample_name"]
 
-TIMES = ("timestep", "timesteps", "t")
-"""Names under which denoisers take the timestep."""
 _SAMPLES = ("sample", "hidden_states", "x", "latent_model_input")
 
 Heard = Callable[[dict[str, object]], None]

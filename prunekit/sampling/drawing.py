@@ -18,7 +18,7 @@ from prunekit.graph.forward_pass import evaluation_mode
 from prunekit.graph.streams import in_streams
 from prunekit.sampling.schedulers import check_network, make_scheduler, set_timesteps
 from prunekit.schedule import NoiseSchedule, Parameterization
-from prunekit.training import predict
+from prunekit.training import CLASSES, predict
 from prunekit.training.number_checks import Watch
 
 __all__ = ["BATCH", "Evaluation", "Sampler", "clean_prediction", "ddim_step", "make_sampler", "to_images"]
@@ -162,7 +162,7 @@ class Sampler:
             for number, t in enumerate(scheduler.timesteps, start=1):
                 state = scheduler.scale_model_input(x, t)
                 every = t if labels is None else t.to(device).expand(len(x))  # transformers want one for each sample
-                prediction = predict(evaluated, state, every, labels)
+                prediction = predict(evaluated, state, every, None if labels is None else {CLASSES: labels})
                 x = _step(scheduler, prediction, t, x, generators)
                 _check(watch.note((number, float(t)), _not_finite(prediction, x)), count, len(x))
                 yield Evaluation(float(t), state, prediction, x)

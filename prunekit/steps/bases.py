@@ -15,9 +15,9 @@ from prunekit.data import ImageSplit
 from prunekit.errors import InputError
 from prunekit.recipe import BaseOptions
 from prunekit.sampling import make_sampler, to_images
-from prunekit.steps.image_choice import check_images, classes_for
+from prunekit.steps.image_choice import check_images
+from prunekit.steps.objectives import objective_for
 from prunekit.training import (
-    DenoisingObjective,
     Reporter,
     TrainResult,
     timestep_sampler,
@@ -102,8 +102,7 @@ def train_base(
         model, spec, parameterization = trained.model, trained.spec, trained.parameterization
         start = _steps_before(trained, options.train.steps)
     check_images(data, spec)
-    classes = classes_for(data.train, spec, options.train.label_dropout)
-    objective = DenoisingObjective(data.train.images, parameterization, classes, data.train.name)
+    objective = objective_for(data.train, spec, parameterization, options.train.label_dropout)
     sampler = timestep_sampler(options.train, parameterization)
     result = train(model, objective, sampler, options.train, checkpoints, report, start=start)
     made = {name: getattr(options.train, name) for name in ("steps", "batch_size", "seed")}

@@ -15,12 +15,11 @@ from prunekit.importance import ImportanceMap, Loss, no_loss
 from prunekit.recipe import PruneOptions
 from prunekit.search import SearchResult
 from prunekit.slim import SlimModel
-from prunekit.steps.image_choice import classes_for
+from prunekit.steps.objectives import objective_for
 from prunekit.steps.reach import Reach
 from prunekit.steps.searching import score, search_and_repair, search_provenance
 from prunekit.training import (
     CountedObjective,
-    DenoisingObjective,
     Tally,
 )
 
@@ -92,8 +91,7 @@ def score_groups(
     base = bench.base
     objective: CountedObjective | None = None
     if images is not None:
-        classes = classes_for(images, base.spec)
-        objective = CountedObjective(images.images, base.parameterization, classes, images.name, tally=tally or Tally())
+        objective = objective_for(images, base.spec, base.parameterization, tally=tally or Tally())
     inputs, timesteps = base.spec.example_inputs(), base.schedule.num_timesteps
     return score(base.model, inputs, objective, groups, options, bench.graph, timesteps)
 
@@ -127,8 +125,7 @@ def prune_group(
     base, of = bench.base, options.search.target_of
     objective: Loss = no_loss
     if images is not None:
-        classes = classes_for(images, base.spec)
-        objective = DenoisingObjective(images.images, base.parameterization, classes, images.name)
+        objective = objective_for(images, base.spec, base.parameterization)
     if of == "latency" and bench.latency is None and options.latency_table is not None:
         bench = bench.with_times(Path(options.latency_table))  # only read, since a recipe may name any path
     wanted = Reach.of(bench, options).target(target)

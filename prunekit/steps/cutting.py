@@ -8,8 +8,7 @@ from prunekit.importance import GradientSimilarity
 from prunekit.recipe import AllocationOptions, GroupOptions
 from prunekit.schedule import NoiseSchedule
 from prunekit.steps.budgets import specialist_groups
-from prunekit.steps.image_choice import classes_for
-from prunekit.training import DenoisingObjective
+from prunekit.steps.objectives import objective_for
 
 __all__ = ["method_of", "spent_on_grouping"]
 
@@ -47,8 +46,7 @@ def method_of(
         return options.similarity(images.images.numpy())  # latents are compared by their own values, like pixels
     if base is None:
         raise InputError("Grouping method gradient got no network; name one by `base`.")
-    classes = classes_for(images, base.spec)
-    objective = DenoisingObjective(images.images, base.parameterization, classes, images.name)
+    objective = objective_for(images, base.spec, base.parameterization)
     return GradientSimilarity(base.model, objective, seed=options.seed, **options.looks)
 
 

@@ -15,7 +15,7 @@ from prunekit.schedule import Parameterization
 from prunekit.slim import SlimModel
 from prunekit.steps.bases import seeded_weights
 from prunekit.steps.bench import Bench
-from prunekit.steps.image_choice import classes_for
+from prunekit.steps.objectives import objective_for
 from prunekit.training import (
     DenoisingObjective,
     Distillation,
@@ -53,9 +53,8 @@ def finetune_slim(
     if options.from_scratch:
         _draw_weights(model, options.train.seed)
         slim = slim.with_weights(model, from_scratch=True)
-    classes = classes_for(images, slim.spec, options.train.label_dropout)
     parameterization = Parameterization.from_config(slim.about)
-    denoising = DenoisingObjective(images.images, parameterization, classes, images.name)
+    denoising = objective_for(images, slim.spec, parameterization, options.train.label_dropout)
     objective = _taught(denoising, slim, options.distillation, teacher) if options.distillation else denoising
     within = group_timesteps(slim.group, slim.num_timesteps, options.overlap)
     sampler = timestep_sampler(options.train, parameterization, within)

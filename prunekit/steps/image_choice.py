@@ -2,7 +2,6 @@
 
 import logging
 import os
-from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,7 +14,7 @@ from prunekit.errors import InputError, PrunekitError
 from prunekit.importance import WITHOUT_LOSS
 from prunekit.search import MEASURING_NOTHING
 from prunekit.slim import SlimModel
-from prunekit.training import Classes
+from prunekit.steps.objectives import columns_for
 
 if TYPE_CHECKING:
     from prunekit.recipe import DataOptions
@@ -23,7 +22,6 @@ if TYPE_CHECKING:
 __all__ = [
     "check_comparison",
     "check_images",
-    "classes_for",
     "image_size",
     "images_for",
     "images_of",
@@ -36,8 +34,6 @@ __all__ = [
 
 
 _log = logging.getLogger(__name__)
-_KNOWN = ("sample", "hidden_states", "timestep", "class_labels")
-"""Arguments of a forward pass that training, scoring and sampling can supply."""
 
 
 def images_of(base: Base, override: "DataOptions | None" = None, near: Path | str | None = None) -> ImageSplit:
@@ -154,13 +150,6 @@ def check_images(images: ImageSplit, spec: ModelSpec) -> None:
     Raises:
         InputError: images and network differ in channels, size or classes, or the network predicts more than an image.
     """
-    inputs = spec.example_inputs() if spec.factory is None else ()
-    told = [name for name in inputs if name not in _KNOWN] if isinstance(inputs, Mapping) else []
-    if told:
-        raise InputError(
-            f"{spec.class_name} takes {', '.join(told)}, which no images give; prune it by its weights alone (`criterion` "
-            "magnitude, `proposer` oneshot, `repair` none), or in Python with a loss of your own."
-        )
     config = spec.config
     channels = images.train.images.shape[1]
     if config.get("in_channels") == channels and config.get("out_channels") == 2 * channels:
@@ -181,7 +170,7 @@ def check_images(images: ImageSplit, spec: ModelSpec) -> None:
             "give its size as the resolution, or images or a model of the same size."
         )
     for part in (images.train, images.held_out):
-        classes_for(part, spec)
+        columns_for(part, spec)
 
 
 def check_comparison(images: ImageSplit, spec: ModelSpec) -> None:
@@ -194,43 +183,6 @@ def check_comparison(images: ImageSplit, spec: ModelSpec) -> None:
     if images.train.latent or spec.num_classes is not None:
         what = "The images are latents" if images.train.latent else "The model takes classes"
         raise InputError(f"{what}; recipes that compare are for pictures and models without classes.")
-
-
-def classes_for(images: ImageData, spec: ModelSpec, dropout: float = 0.0) -> Classes | None:
-    """The images' classes for a network; None if it takes no classes.
-
-    Args:
-        images: images and labels.
-        spec: the network.
-        dropout: share of the draws whose class is replaced by the network's last one, which stands for "no class".
-
-    Raises:
-        InputError: the labels are missing or too high, or ``dropout`` is given for a network without classes or one that drops
-            classes by itself.
-    """
-    number = spec.num_classes
-    if number is None:
-        if dropout:
-            raise InputError(f"Got label_dropout {dropout:g} and a model without classes; leave it out.")
-        return None
-    if images.labels is None:
-        raise InputError(
-            f"The model takes classes and the images of {images.name} came without; set labels: true under data, and give images "
-            "with classes."
-        )
-    if dropout and spec.class_name == "DiTTransformer2DModel":
-        raise InputError(
-            f"Got label_dropout {dropout:g} and a DiTTransformer2DModel, which leaves out a tenth of its classes by itself; "
-            "leave label_dropout out."
-        )
-    highest, room = int(images.labels.max()), number - bool(dropout)
-    if highest >= room:
-        spare = ", and one more for label_dropout" if dropout else ""
-        raise InputError(
-            f"The images of {images.name} have classes up to {highest} and the model takes {number}; "
-            f"expected room for {highest + 1}{spare}."
-        )
-    return Classes(images.labels, dropout, number - 1)
 
 
 def sampled_classes(spec: ModelSpec, images: ImageData | None = None) -> tuple[int, ...]:

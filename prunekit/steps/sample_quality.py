@@ -25,9 +25,9 @@ from prunekit.results.formats import EVALUATION
 from prunekit.sampling import BATCH, Sampler, make_sampler, to_images
 from prunekit.schedule import Parameterization, Parameterized
 from prunekit.steps.distances import Distances
-from prunekit.steps.image_choice import classes_for, sampled_classes
+from prunekit.steps.image_choice import sampled_classes
+from prunekit.steps.objectives import objective_for
 from prunekit.steps.placing import placed
-from prunekit.training import DenoisingObjective
 
 __all__ = [
     "Measured",
@@ -100,8 +100,7 @@ def measure_losses(setting: Setting, models: Mapping[str, nn.Module], reference:
         reference: name of the model that the expert is compared with.
     """
     held_out = setting.images.held_out
-    classes = classes_for(held_out, setting.spec) if setting.spec else None
-    objective = DenoisingObjective(held_out.images, setting.parameterization, classes, held_out.name)
+    objective = objective_for(held_out, setting.spec, setting.parameterization)
     batches, batch_size = loss_draws(setting.options)
     losses = {
         name: group_losses(model, objective, setting.groups, batches=batches, batch_size=batch_size, seed=0)

@@ -4,6 +4,7 @@ from prunekit.training.asymmetric import AsymmetricTimesteps
 from prunekit.training.callbacks import Callback, Snapshots, with_weights
 from prunekit.training.checkpoints import weights_hash
 from prunekit.training.choosing import TIMESTEP_SAMPLERS, timestep_sampler
+from prunekit.training.columns import CLASSES, Columns
 from prunekit.training.counted import CountedObjective, Tally
 from prunekit.training.curriculum import GaussianCurriculum, NoiseRateCurriculum, Pace
 from prunekit.training.distillation import Distillation, Fade, feature_layers
@@ -18,7 +19,6 @@ from prunekit.training.momentum import (
     RationalMomentum,
 )
 from prunekit.training.objective import (
-    Classes,
     DenoisingObjective,
     Objective,
     predict,
@@ -38,11 +38,12 @@ from prunekit.training.timesteps import (
 )
 
 __all__ = [
+    "CLASSES",
     "LOSS_WEIGHTS",
     "TIMESTEP_SAMPLERS",
     "AsymmetricTimesteps",
     "Callback",
-    "Classes",
+    "Columns",
     "Compensation",
     "CountedObjective",
     "DenoisingObjective",

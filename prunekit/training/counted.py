@@ -1,7 +1,6 @@
 """An objective that counts the samples it is evaluated on, for the ledger: criteria need different numbers of samples."""
 
 from dataclasses import dataclass, field
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -30,8 +29,10 @@ class CountedObjective(DenoisingObjective):
 
     tally: Tally = field(default_factory=Tally)
 
-    def per_sample(self, model: nn.Module, clean: Tensor, noise: Tensor, timesteps: Tensor, *labels: Any) -> Tensor:
+    def per_sample(
+        self, model: nn.Module, clean: Tensor, noise: Tensor, timesteps: Tensor, *conditions: Tensor
+    ) -> Tensor:
         """See :class:`DenoisingObjective`."""
         self.tally.forward += len(timesteps)
         self.tally.backward += len(timesteps) * torch.is_grad_enabled()
-        return super().per_sample(model, clean, noise, timesteps, *labels)
+        return super().per_sample(model, clean, noise, timesteps, *conditions)

@@ -14,7 +14,7 @@ from prunekit.choices import Fade
 from prunekit.errors import InputError
 from prunekit.schedule import NoiseSchedule
 from prunekit.training.checkpoints import weights_hash
-from prunekit.training.objective import DenoisingObjective, predict
+from prunekit.training.objective import DenoisingObjective
 
 __all__ = ["Distillation", "Fade", "feature_layers"]
 
@@ -76,7 +76,7 @@ class Distillation:
         return self.objective.draw(timesteps, generator)
 
     def per_sample(
-        self, model: nn.Module, clean: Tensor, noise: Tensor, timesteps: Tensor, labels: Tensor | None = None
+        self, model: nn.Module, clean: Tensor, noise: Tensor, timesteps: Tensor, *conditions: Tensor
     ) -> Tensor:
         """Loss of shape (batch,)."""
         noisy, target = self.objective.pair(clean, noise, timesteps)
@@ -85,11 +85,12 @@ class Distillation:
 
         student: nn.Module = extract_model_from_parallel(model)
         with _outputs(student, names) as own:
-            prediction = predict(model, noisy, timesteps, labels)
+            prediction = self.objective.predict(model, noisy, timesteps, *conditions)
         loss = (1 - self.weight) * _distance(prediction, target)
         if self.weight or names:
             with torch.no_grad(), _outputs(self.teacher, names) as wanted:
-                taught = predict(self.teacher.to(noisy.device).eval(), noisy, timesteps, labels)
+                teacher = self.teacher.to(noisy.device).eval()
+                taught = self.objective.predict(teacher, noisy, timesteps, *conditions)
             loss = loss + self.weight * _distance(prediction, taught)
             for name in names:
                 loss = loss + self.feature_weight / len(names) * self._feature_distance(name, own[name], wanted[name])

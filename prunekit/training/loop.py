@@ -24,8 +24,10 @@ from prunekit.training.callbacks import Callback
 from prunekit.training.checkpoints import latest_checkpoint, save_checkpoint
 from prunekit.training.number_checks import StepWatch
 from prunekit.training.objective import Objective
+from prunekit.training.optimizers import make_adamw, set_learning_rate
 from prunekit.training.options import Progress, Reporter, TrainOptions
 from prunekit.training.processes import dropout_seeded, make_accelerator
+from prunekit.training.recomputing import checkpoint_gradients
 from prunekit.training.resuming import CHANGEABLE, check_changes, fingerprint_of
 from prunekit.training.timesteps import LearningSampler, StatefulSampler, TimestepSampler
 
@@ -152,7 +154,9 @@ class _Run:
         self.average = _warmed_average(options.ema_decay, lambda: self.step)
         self.averaged = AveragedModel(self.model, multi_avg_fn=self.average)
         rate, decay = options.learning_rate, options.weight_decay
-        optimizer = torch.optim.AdamW(self.model.parameters(), rate, weight_decay=decay, fused=True)
+        optimizer = make_adamw(self.model.parameters(), rate, decay, options.use_8bit_adam)
+        if options.gradient_checkpointing:
+            checkpoint_gradients(self.model)
         self.optimizer: Any
         self.wrapped, self.optimizer = self.accelerator.prepare(self.model, optimizer)
         self.averaged.to(self.accelerator.device)
@@ -178,8 +182,7 @@ class _Run:
         drawn = objective.draw(timesteps, generator)
         mine = slice(accelerator.process_index, None, accelerator.num_processes)
         batch = [tensor[mine].to(accelerator.device) for tensor in (timesteps, weights, *drawn)]
-        for group in self.optimizer.param_groups:
-            group["lr"] = options.learning_rate_at(self.step)
+        set_learning_rate(self.optimizer, options.learning_rate_at(self.step))
         self.optimizer.zero_grad()
         with dropout_seeded(options.seed, self.step, accelerator.process_index):
             losses = self._backward(objective.at(self.step / options.steps), batch)
@@ -209,10 +212,10 @@ class _Run:
         """Gradients of the mean weighted loss, part after part; returns the samples' own losses, shape (batch,)."""
         losses = []
         parts = list(zip(*(tensor.chunk(self.options.gradient_accumulation_steps) for tensor in batch), strict=True))
-        for i, (timesteps, weights, clean, noise, *labels) in enumerate(parts):
+        for i, (timesteps, weights, clean, noise, *conditions) in enumerate(parts):
             last = i == len(parts) - 1  # processes exchange gradients after it
             with nullcontext() if last else self.accelerator.no_sync(self.wrapped), self.accelerator.autocast():
-                each = objective.per_sample(self.wrapped, clean, noise, timesteps, *labels)
+                each = objective.per_sample(self.wrapped, clean, noise, timesteps, *conditions)
             loss = (each * weights).mean() * (len(timesteps) / len(batch[0]))
             self.accelerator.backward(loss)
             self.total += loss.detach()

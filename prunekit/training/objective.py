@@ -2,18 +2,19 @@
 
 import hashlib
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import torch
 from torch import Generator, Tensor, nn
 
+from prunekit.conditions import Calling
 from prunekit.errors import InputError
 from prunekit.schedule import NoiseSchedule, Parameterization, Parameterized
+from prunekit.training.columns import Columns
 
 __all__ = [
-    "Classes",
     "DenoisingObjective",
     "Objective",
     "check_finite_rows",
@@ -49,20 +50,18 @@ def check_finite_rows(images: Tensor, rows: Tensor, name: str) -> None:
     )
 
 
-def predict(model: Callable[..., Any], noisy: Tensor, timesteps: Tensor, labels: Tensor | None = None) -> Tensor:
-    """Call a diffusers network or a plain one, and return its prediction tensor.
+def predict(
+    model: Callable[..., Any], noisy: Tensor, timesteps: Tensor, conditions: Mapping[str, Tensor] | None = None
+) -> Tensor:
+    """Call a diffusers network or a plain one as ``model(x, t, **conditions)``, and return its prediction tensor.
 
     Args:
-        model: called as ``model(x, t)``, or as ``model(x, t, class_labels=labels)`` if there are labels.
-        noisy: x_t, shape (batch, channels, height, width).
+        model: the network.
+        noisy: x_t, shape (batch, …).
         timesteps: shape (batch,), or () for one timestep for all samples.
-        labels: classes, int64, shape (batch,).
+        conditions: by the arguments' paths, see :mod:`prunekit.conditions`; each of shape (batch, …).
     """
-    output = model(noisy, timesteps) if labels is None else model(noisy, timesteps, class_labels=labels)
-    if isinstance(output, Tensor):
-        return output
-    prediction: Tensor = output.sample if hasattr(output, "sample") else output[0]
-    return prediction
+    return Calling()(model, noisy, timesteps, conditions)
 
 
 class Objective(Protocol):
@@ -78,11 +77,11 @@ class Objective(Protocol):
         ...
 
     def draw(self, timesteps: Tensor, generator: Generator) -> tuple[Tensor, ...]:
-        """Clean images and noise, both (batch, C, H, W), one for each timestep; with classes also the labels, (batch,)."""
+        """Clean images and noise, both (batch, …), one for each timestep; then the conditions, each (batch, …)."""
         ...
 
     def per_sample(
-        self, model: nn.Module, clean: Tensor, noise: Tensor, timesteps: Tensor, labels: Tensor | None = None
+        self, model: nn.Module, clean: Tensor, noise: Tensor, timesteps: Tensor, *conditions: Tensor
     ) -> Tensor:
         """Loss of shape (batch,)."""
         ...
@@ -93,52 +92,30 @@ class Objective(Protocol):
 
 
 @dataclass(frozen=True, eq=False)
-class Classes:
-    """The class of each image, and how often the class is withheld from the network.
-
-    A network that was sometimes trained without classes can be guided during sampling (classifier-free guidance,
-    arXiv:2207.12598).
-
-    Args:
-        labels: class of each image, int64, shape (count,).
-        dropout: share of the draws in which the class is replaced.
-        absent: the replacement: a class of the network that no image has.
-    """
-
-    labels: Tensor
-    dropout: float = 0.0
-    absent: int = 0
-
-    def draw(self, index: Tensor, generator: Generator) -> Tensor:
-        """Classes of the images that were drawn, shape (batch,)."""
-        labels = self.labels[index]
-        if not self.dropout:
-            return labels
-        return torch.where(torch.rand(len(index), generator=generator) < self.dropout, self.absent, labels)
-
-
-@dataclass(frozen=True, eq=False)
 class DenoisingObjective(Parameterized):
     """Mean squared error of the network's prediction at x_t = a_t·x0 + b_t·ε (DDPM, arXiv:2006.11239, eq. 14).
 
     Args:
-        images: uint8 training images, shape (count, channels, height, width), or floating-point latents, used unchanged.
+        images: uint8 training images, shape (count, channels, height, width), or floating-point latents, used unchanged; latents
+            may also be tokens (count, tokens, channels) or videos (count, channels, frames, height, width).
         parameterization: a_t and b_t, and what the network predicts.
-        classes: classes of the images, for a class-conditional network.
+        columns: conditions of the images, for a network that takes some.
         name: name of the images, for messages.
+        calling: how the network is called.
     """
 
     images: Tensor
     parameterization: Parameterization
-    classes: Classes | None = None
+    columns: Columns | None = None
     name: str = "the images"
+    calling: Calling = field(default_factory=Calling)
     _tables: dict[torch.device, tuple[Tensor, Tensor]] = field(default_factory=dict, repr=False)
 
     def __post_init__(self) -> None:
         self.parameterization.check_trainable()
 
     def fingerprint(self) -> str:
-        """Hash of the images with their classes, the noise schedule and the prediction type, 64 hex digits.
+        """Hash of the images with their conditions, the noise schedule and the prediction type, 64 hex digits.
 
         Raises:
             InputError: an image is not finite. It is checked here because every training reads all images for the hash.
@@ -149,9 +126,8 @@ class DenoisingObjective(Parameterized):
             digest.update(part.cpu().contiguous().numpy().tobytes())
         for table in (self.schedule.signal, self.schedule.noise):
             digest.update(table.tobytes())
-        if self.classes is not None:
-            digest.update(self.classes.labels.numpy().tobytes())
-            digest.update(f"{self.classes.dropout} {self.classes.absent}".encode())
+        if self.columns is not None:
+            self.columns.update(digest)
         return digest.hexdigest()
 
     def at(self, progress: float) -> "DenoisingObjective":
@@ -159,9 +135,9 @@ class DenoisingObjective(Parameterized):
         return self
 
     def draw(self, timesteps: Tensor, generator: Generator) -> tuple[Tensor, ...]:
-        """Clean images (batch, C, H, W), scaled to −1 … 1 if they are pictures, and noise of the same shape, one for each timestep.
+        """Clean images (batch, …), scaled to −1 … 1 if they are pictures, and noise of the same shape, one for each timestep.
 
-        With classes a third tensor holds the labels, shape (batch,).
+        The conditions follow, each of shape (batch, …), in the order of ``columns.names``.
 
         Raises:
             InputError: an image is not finite.
@@ -171,10 +147,10 @@ class DenoisingObjective(Parameterized):
         check_finite_rows(images, index, self.name)
         clean = images.to(torch.float32) if images.is_floating_point() else to_unit_range(images)
         drawn = clean, torch.randn(clean.shape, generator=generator)
-        return drawn if self.classes is None else (*drawn, self.classes.draw(index, generator))
+        return drawn if self.columns is None else (*drawn, *self.columns.draw(index, generator))
 
     def pair(self, clean: Tensor, noise: Tensor, timesteps: Tensor) -> tuple[Tensor, Tensor]:
-        """Network input x_t and its target, both (batch, C, H, W)."""
+        """Network input x_t and its target, both (batch, …)."""
         shape = (-1, *([1] * (clean.ndim - 1)))
         signal, spread = (table[timesteps].to(clean).reshape(shape) for table in self._tables_on(timesteps.device))
         return signal * clean + spread * noise, self.parameterization.target(clean, noise, signal, spread)
@@ -188,18 +164,30 @@ class DenoisingObjective(Parameterized):
             self._tables[device] = (next(tables), next(tables))
         return self._tables[device]
 
+    def predict(self, model: nn.Module, noisy: Tensor, timesteps: Tensor, *conditions: Tensor) -> Tensor:
+        """The network's prediction, (batch, …): the one place where a training or a measurement of losses calls a network.
+
+        Args:
+            model: the network.
+            noisy: x_t, shape (batch, …).
+            timesteps: shape (batch,).
+            conditions: as :meth:`draw` gives them.
+        """
+        names = () if self.columns is None else self.columns.names
+        return self.calling(model, noisy, timesteps, dict(zip(names, conditions, strict=True)))
+
     def per_sample(
-        self, model: nn.Module, clean: Tensor, noise: Tensor, timesteps: Tensor, labels: Tensor | None = None
+        self, model: nn.Module, clean: Tensor, noise: Tensor, timesteps: Tensor, *conditions: Tensor
     ) -> Tensor:
         """Loss of shape (batch,)."""
         noisy, target = self.pair(clean, noise, timesteps)
-        return (predict(model, noisy, timesteps, labels) - target).square().flatten(1).mean(1)
+        return (self.predict(model, noisy, timesteps, *conditions) - target).square().flatten(1).mean(1)
 
     def drawn_losses(self, model: nn.Module, drawn: tuple[Tensor, ...], timesteps: Tensor) -> Tensor:
         """Loss of shape (batch,) on the output of :meth:`draw`, computed on the model's device."""
         device = next(model.parameters()).device
-        clean, noise, *labels = (tensor.to(device) for tensor in drawn)
-        return self.per_sample(model, clean, noise, timesteps.to(device), *labels)
+        clean, noise, *conditions = (tensor.to(device) for tensor in drawn)
+        return self.per_sample(model, clean, noise, timesteps.to(device), *conditions)
 
     def __call__(self, model: nn.Module, timesteps: Tensor, generator: Generator) -> Tensor:
         """Scalar mean loss on a fresh draw: the ``loss`` callable of the importance API.

@@ -53,9 +53,12 @@ class TrainOptions:
             :class:`~prunekit.training.ExponentialMomentum`).
         momentum_compensation: how the learning rate compensates for the falling β1, see :class:`~prunekit.training.MomentumDecay`.
         weight_decay: AdamW's weight decay.
-        label_dropout: share of the images for which the class is withheld from a class-conditional network, see
-            :class:`~prunekit.training.Classes`.
+        label_dropout: share of the images for which the classes or other conditions are withheld from the network, see
+            :class:`~prunekit.training.Columns`.
         max_grad_norm: norm at which gradients are clipped.
+        gradient_checkpointing: whether blocks are computed again in the backward pass, which saves most of the activations' memory
+            and takes about a third more time; the result is the same.
+        use_8bit_adam: whether AdamW keeps its moments in 8 bits, by torchao (``pip install prunekit[low-memory]``).
         ema_decay: decay of the weights' moving average, min(ema_decay, (1+n)/(10+n)) after n steps.
         mixed_precision: precision of the forward pass; ``no`` is float32.
         checkpoint_every: number of steps between checkpoints.
@@ -83,6 +86,8 @@ class TrainOptions:
     weight_decay: float = 0.0
     label_dropout: float = 0.0
     max_grad_norm: float = 1.0
+    gradient_checkpointing: bool = False
+    use_8bit_adam: bool = False
     ema_decay: float = 0.999
     mixed_precision: str = "no"
     checkpoint_every: int = 500
@@ -109,6 +114,11 @@ class TrainOptions:
             raise InputError(f"Got label_dropout {self.label_dropout:g}; expected a share of the images in [0, 1).")
         if self.warmup_steps < 0 or self.weight_decay < 0 or self.max_grad_norm <= 0:
             raise InputError("Expected warmup_steps and weight_decay of at least 0 and a positive max_grad_norm.")
+        if self.use_8bit_adam and self.momentum_decay != "none":
+            raise InputError(
+                f"Got use_8bit_adam with momentum_decay {self.momentum_decay}; expected one of them, since 8-bit AdamW takes one "
+                "beta1 only."
+            )
         for name, choices in _CHOICES.items():
             if (given := getattr(self, name)) not in choices:
                 meant = did_you_mean(given, choices)

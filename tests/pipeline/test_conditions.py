@@ -20,7 +20,8 @@ from prunekit.recipe import Recipe
 from prunekit.runs.experts_run import Run
 from prunekit.schedule import Parameterization
 from prunekit.steps import placing
-from prunekit.steps.image_choice import check_comparison, check_images, classes_for, sampled_classes
+from prunekit.steps.image_choice import check_comparison, check_images, sampled_classes
+from prunekit.steps.objectives import columns_for
 from prunekit.steps.opening import open_model
 
 CONDITIONAL = {**UNET_CONFIG, "num_class_embeds": 11}
@@ -114,7 +115,7 @@ def test_labels_stay_with_their_images():
     timesteps = torch.arange(64)
     for dropout in (0.0, 0.25):
         objective = DenoisingObjective(
-            images, Parameterization(NoiseSchedule.linear()), classes_for(data, spec, dropout)
+            images, Parameterization(NoiseSchedule.linear()), columns_for(data, spec, dropout)
         )
         clean, _, labels = objective.draw(timesteps, Generator().manual_seed(0))
         told = labels != 40
@@ -145,7 +146,7 @@ def test_labels_stay_with_their_images():
 def test_classes_that_a_model_cannot_take_are_refused(labels, dropout, config, said):
     own = None if labels is None else torch.tensor(labels)
     with pytest.raises(InputError, match=said):
-        classes_for(
+        columns_for(
             ImageData(torch.zeros(2, 1, 8, 8, dtype=torch.uint8), "x", own), ModelSpec("UNet2DModel", config), dropout
         )
 
@@ -158,7 +159,7 @@ def test_what_is_not_supported_is_said():
         check_comparison(digits, spec)
     dit = ModelSpec("DiTTransformer2DModel", DIT)
     with pytest.raises(InputError, match="leaves out a tenth of its classes by itself"):
-        classes_for(digits.train, dit, 0.1)
+        columns_for(digits.train, dit, 0.1)
     assert sampled_classes(ModelSpec("UNet2DModel", UNET_CONFIG)) == ()
     assert sampled_classes(dit) == tuple(range(10))
     assert sampled_classes(spec, digits.train) == tuple(range(10))

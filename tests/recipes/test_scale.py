@@ -17,7 +17,8 @@ from prunekit.recipe import Recipe, load_recipe
 from prunekit.schedule import Parameterization
 from prunekit.steps.bases import seeded_weights
 from prunekit.steps.bench import Bench
-from prunekit.steps.image_choice import check_images, classes_for
+from prunekit.steps.image_choice import check_images
+from prunekit.steps.objectives import columns_for
 from prunekit.studies.recipe_costs import Estimate, Gpus, Machine, ThisMachine, estimate, this_machine, work_by_stage
 from prunekit.training import DenoisingObjective, timestep_sampler, train
 
@@ -128,7 +129,7 @@ def test_one_step_of_the_recipes_own_model(name: str) -> None:
     data, schedule = data_for(recipe).train, recipe.base.schedule
     prediction_type = recipe.base.prediction_type or "epsilon"  # a checkpoint brings its own
     objective = DenoisingObjective(
-        data.images, Parameterization(schedule, prediction_type), classes_for(data, spec, options.label_dropout)
+        data.images, Parameterization(schedule, prediction_type), columns_for(data, spec, options.label_dropout)
     )
     with seeded_weights(0):
         model = spec.build()

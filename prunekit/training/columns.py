@@ -1,0 +1,97 @@
+"""The conditions of a data set: one column for each, with a row for each image."""
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import torch
+from torch import Generator, Tensor
+
+from prunekit.errors import InputError
+
+__all__ = ["CLASSES", "Columns"]
+
+CLASSES = "class_labels"
+"""The name of the condition that class-conditional networks take."""
+_ROWS = 4096  # rows that are hashed together
+
+
+@dataclass(frozen=True, eq=False)
+class Columns:
+    """Conditions of images, and how often they are withheld from the network.
+
+    A network that was sometimes trained without its conditions can be guided during sampling (classifier-free guidance,
+    arXiv:2207.12598).
+
+    Args:
+        values: the columns by their conditions' names, each of shape (count, …); they may be mapped from files.
+        dropout: share of the draws in which the conditions are replaced, all of a sample together.
+        empty: what replaces them, by name: a row without the first axis. Columns without such a row are never replaced.
+    """
+
+    values: Mapping[str, Tensor] = field(default_factory=dict)
+    dropout: float = 0.0
+    empty: Mapping[str, Tensor] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if self.dropout and not self.empty:
+            raise InputError(
+                f"Got label_dropout {self.dropout:g} and conditions without an empty one; leave it out, or encode the images by a "
+                "pipeline that guides."
+            )
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Names of the conditions, in the order in which they are drawn."""
+        return tuple(self.values)
+
+    def draw(self, index: Tensor, generator: Generator) -> tuple[Tensor, ...]:
+        """The conditions of the images that were drawn, each of shape (batch, …); floating-point ones in float32.
+
+        Args:
+            index: rows of the images, int64, shape (batch,).
+            generator: decides which samples' conditions are replaced.
+
+        Raises:
+            InputError: a condition is not finite.
+        """
+        found = [_rows(values, index, name) for name, values in self.values.items()]
+        if not self.dropout:
+            return tuple(found)
+        hidden = torch.rand(len(index), generator=generator) < self.dropout
+        return tuple(self._replaced(name, own, hidden) for name, own in zip(self.values, found, strict=True))
+
+    def _replaced(self, name: str, rows: Tensor, hidden: Tensor) -> Tensor:
+        if name not in self.empty:
+            return rows
+        where = hidden.reshape(-1, *[1] * (rows.ndim - 1))
+        return torch.where(where, self.empty[name].to(rows), rows)
+
+    def update(self, digest: "hashlib._Hash") -> None:
+        """Add everything that decides the draws to a hash."""
+        for name, values in self.values.items():
+            if name != CLASSES:  # as hashes of earlier versions have it
+                digest.update(name.encode())
+            for part in values.split(_ROWS):  # a mapped file is never loaded into memory as a whole
+                digest.update(part.contiguous().numpy().tobytes())
+        empty = {name: self.empty[name] for name in self.values if name in self.empty}
+        if set(self.values) == {CLASSES}:
+            digest.update(f"{self.dropout} {int(empty[CLASSES]) if empty else 0}".encode())
+            return
+        digest.update(f"{self.dropout}".encode())
+        for value in empty.values():
+            digest.update(value.contiguous().numpy().tobytes())
+
+
+def _rows(values: Tensor, index: Tensor, name: str) -> Tensor:
+    found = values[index]
+    if not found.is_floating_point():
+        return found
+    whole = found.to(torch.float32)
+    if not bool(whole.isfinite().all()):
+        bad = ~whole.flatten(1).isfinite().all(1) if whole.ndim > 1 else ~whole.isfinite()
+        raise InputError(
+            f"{int(bad.sum())} of {len(whole)} rows of {name} are not finite, row {int(index[bad].min())} the first; expected "
+            "finite numbers: encode the data anew."
+        )
+    return whole
