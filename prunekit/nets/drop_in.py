@@ -1,77 +1,99 @@
-"""The parts that let a denoiser replace a diffusers U-Net: its output, its config, and routing by each sample's timestep."""
+"""Routing by each sample's timestep, and the output of a network that replaces a denoiser of diffusers."""
 
 from collections.abc import Iterator
-from types import SimpleNamespace
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from prunekit._json import JsonDict
+from prunekit._types import FloatArray, IntArray
+from prunekit.conditions import rows_of
 from prunekit.errors import InputError
 from prunekit.groups import TimestepGroups
+from prunekit.schedule import Parameterization
 
-__all__ = ["DropInConfig", "DropInOutput", "rows_by_group", "scattered"]
+__all__ = ["DropInOutput", "Router", "rows_of", "scattered"]
 
 
 class DropInOutput(NamedTuple):
     """The denoiser's output, with the same attributes as diffusers' ``UNet2DOutput``.
 
     Attributes:
-        sample: the prediction, shape (batch, channels, height, width).
+        sample: the prediction, shape (batch, channels, height, width) or as the network's class makes it.
     """
 
     sample: Tensor
 
 
-class DropInConfig(SimpleNamespace):
-    """Attribute and item access, as diffusers' pipelines read a model's config."""
-
-    @classmethod
-    def of(cls, values: JsonDict) -> "DropInConfig":
-        """The config's public entries."""
-        return cls(**{key: value for key, value in values.items() if not key.startswith("_")})
-
-    def __getitem__(self, key: str) -> Any:
-        return self.__dict__[key]
-
-    def get(self, key: str, default: Any = None) -> Any:
-        """An entry, or ``default``."""
-        return self.__dict__.get(key, default)
-
-
-def rows_by_group(
-    groups: TimestepGroups, cuts: Tensor, timestep: Tensor | float | int, batch: int
-) -> Iterator[tuple[int, Tensor | None]]:
-    """Which samples of a batch belong to which timestep group, by each sample's own timestep.
+class Router:
+    """Which samples of a batch belong to which timestep group, by the number that each sample's network is told.
 
     Args:
-        groups: the partition.
-        cuts: its inner borders as an int64 tensor on the batch's device.
-        timestep: a number, or shape (), (1,) or (batch,); fractional ones belong to the group that contains them.
-        batch: number of samples.
-
-    Yields:
-        Index of a timestep group and its rows, shape (rows,); None for all of them.
-
-    Raises:
-        InputError: there are neither one nor as many timesteps as samples, or there are no samples.
+        groups: the partition of the training timesteps.
+        parameterization: knows the unit of the numbers that the network is told; without it they are training timesteps.
     """
-    timesteps = torch.as_tensor(timestep, device=cuts.device)
-    if timesteps.numel() == 1:
-        yield int(groups.index_of(np.asarray(timesteps.reshape(1).double().cpu()))[0]), None
-        return
-    if timesteps.shape != (batch,):
-        raise InputError(
-            f"Got timesteps of shape {tuple(timesteps.shape)} for {batch} samples; expected one for each, or one for all."
-        )
-    if batch == 0:
-        raise InputError("Got a batch of no samples; expected at least one.")
-    index_of_sample = torch.bucketize(timesteps.double(), cuts.double(), right=True)
-    present = index_of_sample.unique().tolist()
-    for index in present:
-        yield index, None if len(present) == 1 else (index_of_sample == index).nonzero().squeeze(1)
+
+    def __init__(self, groups: TimestepGroups, parameterization: Parameterization | None = None) -> None:
+        self.groups, self.parameterization = groups, parameterization
+
+    def index_of(self, told: Tensor) -> IntArray:
+        """Index of the timestep group of each told number, same shape.
+
+        A number that its type cannot hold exactly belongs to the noisier group if a border lies within its rounding: 0.7 as a
+        32-bit number is a little less than 0.7.
+
+        Args:
+            told: what the network is told.
+
+        Raises:
+            InputError: a number is outside the unit's range, or it fits two units.
+        """
+        values = told.detach().double().cpu().numpy()
+        timesteps = self._timesteps(values)
+        if told.is_floating_point() and told.dtype != torch.float64:
+            relative = 1 + torch.finfo(told.dtype).eps / 2 * np.array([-1, 1])
+            around = [self._timesteps(values * factor, checked=False) for factor in relative]
+            timesteps = np.maximum(timesteps, np.maximum(*around))
+        return self.groups.index_of(np.minimum(timesteps, self.groups.num_timesteps - 1))
+
+    def routes(
+        self, timestep: Tensor | float | int, batch: int, device: torch.device | None = None
+    ) -> Iterator[tuple[int, Tensor | None]]:
+        """Every timestep group that has samples of the batch, cleanest first.
+
+        Args:
+            timestep: a number, or shape (), (1,), (batch,), or (batch, tokens), as image-to-video pipelines tell it: there the
+                noisiest token counts, because tokens of the given picture are told to be clean.
+            batch: number of samples.
+            device: where the rows shall be.
+
+        Yields:
+            Index of a timestep group and its rows, shape (rows,); None for all of them.
+
+        Raises:
+            InputError: there are neither one nor as many timesteps as samples, or there are no samples.
+        """
+        told = torch.as_tensor(timestep)
+        if told.numel() == 1:
+            yield int(self.index_of(told.reshape(1))[0]), None
+            return
+        per_token = told.ndim == 2 and told.shape[1] > 1
+        if not (told.ndim == 1 or per_token) or len(told) != batch:
+            raise InputError(
+                f"Got timesteps of shape {tuple(told.shape)} for {batch} samples; expected one for each, or one for all."
+            )
+        if batch == 0:
+            raise InputError("Got a batch of no samples; expected at least one.")
+        index_of_sample = self.index_of(told).reshape(batch, -1).max(1)
+        present = np.unique(index_of_sample).tolist()
+        for index in present:
+            rows = np.flatnonzero(index_of_sample == index)
+            yield index, None if len(present) == 1 else torch.from_numpy(rows).to(device)
+
+    def _timesteps(self, told: FloatArray, checked: bool = True) -> FloatArray:
+        """Training timesteps, fractional, of told numbers; unchecked ones are first moved into the unit's range."""
+        return told
 
 
 def scattered(output: Tensor, part: Tensor, rows: Tensor | None, batch: int) -> Tensor:
@@ -86,4 +108,4 @@ def scattered(output: Tensor, part: Tensor, rows: Tensor | None, batch: int) -> 
     if rows is None:
         return part
     whole = output if len(output) == batch else part.new_empty((batch, *part.shape[1:]))
-    return whole.index_copy(0, rows, part)
+    return whole.index_copy(0, rows.to(whole.device), part)

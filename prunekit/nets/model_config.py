@@ -1,0 +1,34 @@
+"""What a composite network takes from its base's description: a config as pipelines read it, and the unit of its timesteps."""
+
+import inspect
+from collections.abc import Mapping
+
+from prunekit._json import JsonDict, JsonObject
+from prunekit.checkpoint import ModelSpec
+from prunekit.checkpoint.denoisers import denoiser
+from prunekit.errors import InputError
+from prunekit.schedule import Parameterization
+
+__all__ = ["full_config", "parameterization_of"]
+
+
+def full_config(spec: ModelSpec) -> JsonObject:
+    """The base's config with its class's defaults, because pipelines ask for keys that older checkpoints do not have.
+
+    Args:
+        spec: the base's architecture.
+    """
+    config = {key: value for key, value in spec.config.items() if not key.startswith("_")}
+    if spec.factory is not None:
+        return config
+    try:
+        parameters = inspect.signature(denoiser(spec.class_name)).parameters.values()
+    except InputError:  # a stage of a multi-decoder network
+        return config
+    defaults = {one.name: one.default for one in parameters if one.default is not inspect.Parameter.empty}
+    return {**defaults, **config}
+
+
+def parameterization_of(about: JsonDict) -> Parameterization | None:
+    """What the metadata of a slim model says about its timesteps; None without a noise schedule."""
+    return Parameterization.from_config(about) if isinstance(about.get("noise_schedule"), Mapping) else None
