@@ -6,12 +6,12 @@ from dataclasses import dataclass
 
 from torch import nn
 
+from prunekit.checkpoint.callings import TIMES
 from prunekit.errors import InputError
 
 __all__ = ["CallForm"]
 
 _SAMPLES = ("sample", "hidden_states", "x", "noisy_latents", "latents")
-_TIMESTEPS = ("timestep", "timesteps", "t")
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,7 @@ class CallForm:
                 f"{network.__name__} takes {len(order)} arguments; expected a noisy sample and a timestep."
             )
         rest = order[1:]
-        return cls(order, order[0], next((name for name in _TIMESTEPS if name in rest), rest[0]))
+        return cls(order, order[0], next((name for name in TIMES if name in rest), rest[0]))
 
     def bound(self, args: tuple[object, ...], kwargs: Mapping[str, object]) -> dict[str, object]:
         """The arguments of a call by name; ``sample`` and ``hidden_states``, ``timestep`` and ``timesteps`` mean the same.
@@ -66,7 +66,7 @@ class CallForm:
 
     def _own_name(self, name: str) -> str:
         """The network's name of an argument that another class may call differently."""
-        for own, names in ((self.sample, _SAMPLES), (self.timestep, _TIMESTEPS)):
+        for own, names in ((self.sample, _SAMPLES), (self.timestep, TIMES)):
             if name in names and name not in self.order:
                 return own
         return name

@@ -8,12 +8,11 @@ import torch
 from torch import Tensor
 
 from prunekit._types import FloatArray, IntArray
-from prunekit.conditions import rows_of
 from prunekit.errors import InputError
 from prunekit.groups import TimestepGroups
 from prunekit.schedule import Parameterization
 
-__all__ = ["DropInOutput", "Router", "rows_of", "scattered"]
+__all__ = ["DropInOutput", "Router", "scattered"]
 
 
 class DropInOutput(NamedTuple):

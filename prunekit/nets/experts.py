@@ -14,10 +14,11 @@ from torch import Tensor, nn
 
 from prunekit._types import FloatArray
 from prunekit.checkpoint import ModelSpec
+from prunekit.conditions import rows_of
 from prunekit.errors import InputError
 from prunekit.groups import TimestepGroups
 from prunekit.nets.call_forms import CallForm
-from prunekit.nets.drop_in import DropInOutput, Router, rows_of, scattered
+from prunekit.nets.drop_in import DropInOutput, Router, scattered
 from prunekit.nets.model_config import full_config, parameterization_of
 from prunekit.nets.offloading import offloaded_like
 from prunekit.nets.pretrained import Pretrained
@@ -255,11 +256,9 @@ class TimestepExperts(ReachesAll, Pretrained, ModelMixin, ConfigMixin):  # type:
     def _fixed(self) -> frozenset[str]:
         """Names of arguments that are equal for all samples, such as the places of tokens."""
         try:
-            inputs = self.spec.example_inputs()
-        except InputError:
+            return frozenset(self.spec.calling().fixed)
+        except InputError:  # no example inputs can be derived
             return frozenset()
-        named = inputs.items() if isinstance(inputs, Mapping) else ()
-        return frozenset(key for key, one in named if isinstance(one, Tensor) and one.ndim and len(one) != 1)
 
     def _split(self, bound: Mapping[str, object], rows: Tensor, batch: int) -> dict[str, object]:
         """The rows of every argument that has one row for each sample."""
