@@ -19,6 +19,7 @@ from prunekit.errors import InputError
 from prunekit.groups import TimestepGroups
 from prunekit.nets.call_forms import CallForm
 from prunekit.nets.drop_in import DropInOutput, Router, scattered
+from prunekit.nets.lora import LoraLoading
 from prunekit.nets.model_config import full_config, parameterization_of
 from prunekit.nets.offloading import offloaded_like
 from prunekit.nets.pretrained import Pretrained
@@ -69,7 +70,7 @@ class TimestepExperts(ReachesAll, Pretrained, ModelMixin, ConfigMixin):  # type:
         self.networks: tuple[int, ...] = _by_module(slims)
         self._stored = 0
         self._router = Router(groups, parameterization_of(self.about))
-        self._context: str | None = None
+        self._context: tuple[tuple[Any, ...], dict[str, Any]] | None = None
         self._settings: list[Any] = []
         self._told = tuple(without_weights(slim) for slim in slims)
         self.experts = nn.ModuleList([slim.model for slim in slims] if resident == "all" else [])
@@ -201,14 +202,28 @@ class TimestepExperts(ReachesAll, Pretrained, ModelMixin, ConfigMixin):  # type:
             self._settings.append(setting)
         return found[0]
 
+    def load_lora_adapter(self, weights: Any, prefix: str | None = "transformer", **options: Any) -> None:
+        """Load a LoRA of the base onto every expert, cut to the expert's widths; pipelines call it in ``load_lora_weights``.
+
+        Args:
+            weights: its tensors by name, or a safetensors file.
+            prefix: of the names that belong to the denoiser; None if all do.
+            options: as diffusers' ``load_lora_adapter`` takes them.
+
+        Raises:
+            InputError: it cannot be cut exactly, or the experts' class takes none.
+        """
+        self.set_in_all(LoraLoading(weights, prefix, options))
+
     @contextmanager
-    def cache_context(self, name: str) -> Iterator[None]:
+    def cache_context(self, *args: Any, **kwargs: Any) -> Iterator[None]:
         """Tell the caches of every expert which of a pipeline's calls this is, see diffusers' ``CacheMixin``.
 
         Args:
-            name: such as ``cond`` and ``uncond``.
+            args: of diffusers' method: a name, such as ``cond`` and ``uncond``.
+            kwargs: of diffusers' method.
         """
-        before, self._context = self._context, name
+        before, self._context = self._context, (args, kwargs)
         try:
             yield
         finally:
@@ -245,8 +260,10 @@ class TimestepExperts(ReachesAll, Pretrained, ModelMixin, ConfigMixin):  # type:
         return DropInOutput(output) if return_dict else (output,)
 
     def _cache_of(self, expert: nn.Module) -> Any:
-        known = self._context is not None and hasattr(expert, "cache_context")
-        return expert.cache_context(self._context) if known else nullcontext()  # type: ignore[operator]
+        if self._context is None or not hasattr(expert, "cache_context"):
+            return nullcontext()
+        args, kwargs = self._context
+        return expert.cache_context(*args, **kwargs)  # type: ignore[operator]
 
     @functools.cached_property
     def _form(self) -> CallForm:
