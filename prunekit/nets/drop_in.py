@@ -10,7 +10,7 @@ from torch import Tensor
 from prunekit._types import FloatArray, IntArray
 from prunekit.errors import InputError
 from prunekit.groups import TimestepGroups
-from prunekit.schedule import Parameterization
+from prunekit.schedule import TimeUnit
 
 __all__ = ["DropInOutput", "Router", "scattered"]
 
@@ -30,11 +30,12 @@ class Router:
 
     Args:
         groups: the partition of the training timesteps.
-        parameterization: knows the unit of the numbers that the network is told; without it they are training timesteps.
+        unit: of the numbers that the network is told. If missing, they are training timesteps, and numbers between 0 and 1 are
+            refused: they may come from a pipeline that divides by the number of timesteps.
     """
 
-    def __init__(self, groups: TimestepGroups, parameterization: Parameterization | None = None) -> None:
-        self.groups, self.parameterization = groups, parameterization
+    def __init__(self, groups: TimestepGroups, unit: TimeUnit | None = None) -> None:
+        self.groups, self.unit = groups, unit
 
     def index_of(self, told: Tensor) -> IntArray:
         """Index of the timestep group of each told number, same shape.
@@ -51,9 +52,8 @@ class Router:
         values = told.detach().double().cpu().numpy()
         timesteps = self._timesteps(values)
         if told.is_floating_point() and told.dtype != torch.float64:
-            relative = 1 + torch.finfo(told.dtype).eps / 2 * np.array([-1, 1])
-            around = [self._timesteps(values * factor, checked=False) for factor in relative]
-            timesteps = np.maximum(timesteps, np.maximum(*around))
+            rounding = np.abs(values) * (torch.finfo(told.dtype).eps / 2 / abs(self.unit.scale if self.unit else 1))
+            timesteps = timesteps + rounding
         return self.groups.index_of(np.minimum(timesteps, self.groups.num_timesteps - 1))
 
     def routes(
@@ -90,9 +90,18 @@ class Router:
             rows = np.flatnonzero(index_of_sample == index)
             yield index, None if len(present) == 1 else torch.from_numpy(rows).to(device)
 
-    def _timesteps(self, told: FloatArray, checked: bool = True) -> FloatArray:
-        """Training timesteps, fractional, of told numbers; unchecked ones are first moved into the unit's range."""
-        return told
+    def _timesteps(self, told: FloatArray) -> FloatArray:
+        """Training timesteps, fractional, of told numbers."""
+        count = self.groups.num_timesteps
+        if self.unit is not None:
+            return self.unit.index_of_time(told, count)
+        between = (told > 0) & (told < 1)
+        if between.any():
+            raise InputError(
+                f"Got the timestep {told[between].flat[0]:g}, which may be in the unit 0 … 1 or 0 … {count}; expected networks "
+                "that store their pipeline's time unit: set it by `with_time_unit`."
+            )
+        return TimeUnit().index_of_time(told, count)
 
 
 def scattered(output: Tensor, part: Tensor, rows: Tensor | None, batch: int) -> Tensor:

@@ -20,11 +20,12 @@ from prunekit.groups import TimestepGroups
 from prunekit.nets.call_forms import CallForm
 from prunekit.nets.drop_in import DropInOutput, Router, scattered
 from prunekit.nets.lora import LoraLoading
-from prunekit.nets.model_config import full_config, parameterization_of
+from prunekit.nets.model_config import full_config, time_unit_of
 from prunekit.nets.offloading import offloaded_like
 from prunekit.nets.pretrained import Pretrained
 from prunekit.nets.reaching import ReachesAll, Setting, asked, is_method
 from prunekit.nets.residency import Loader, Shelf, cast
+from prunekit.schedule import TimeUnit
 from prunekit.slim import SlimModel
 
 __all__ = ["TimestepExperts", "without_weights"]
@@ -69,7 +70,7 @@ class TimestepExperts(ReachesAll, Pretrained, ModelMixin, ConfigMixin):  # type:
         self.resident = resident
         self.networks: tuple[int, ...] = _by_module(slims)
         self._stored = 0
-        self._router = Router(groups, parameterization_of(self.about))
+        self._router = Router(groups, time_unit_of(self.about))
         self._context: tuple[tuple[Any, ...], dict[str, Any]] | None = None
         self._settings: list[Any] = []
         self._told = tuple(without_weights(slim) for slim in slims)
@@ -166,6 +167,20 @@ class TimestepExperts(ReachesAll, Pretrained, ModelMixin, ConfigMixin):  # type:
             self._swap(network)
             self._shelf.expect(self._next(index))
         return self.experts[0]
+
+    def with_time_unit(self, unit: TimeUnit) -> "TimestepExperts":
+        """Set the unit in which the pipeline tells its denoiser the time, and store it with the experts from now on.
+
+        Args:
+            unit: for Flux ``TimeUnit(0.001)``, for Lumina 2 ``TimeUnit(-0.001, 1.0)``.
+
+        Returns:
+            These experts.
+        """
+        self.about = {**self.about, "time_unit": unit.to_config()}
+        self._told = tuple(replace(slim, about={**slim.about, "time_unit": unit.to_config()}) for slim in self._told)
+        self._router = Router(self.groups, unit)
+        return self
 
     def read_from(self, loaders: Sequence[Loader], prefetch: bool = True) -> None:
         """With ``resident="one"``: how networks are read when they are needed.

@@ -7,9 +7,9 @@ from prunekit._json import JsonDict, JsonObject
 from prunekit.checkpoint import ModelSpec
 from prunekit.checkpoint.denoisers import denoiser
 from prunekit.errors import InputError
-from prunekit.schedule import Parameterization
+from prunekit.schedule import TimeUnit
 
-__all__ = ["full_config", "parameterization_of"]
+__all__ = ["full_config", "time_unit_of"]
 
 
 def full_config(spec: ModelSpec) -> JsonObject:
@@ -29,6 +29,7 @@ def full_config(spec: ModelSpec) -> JsonObject:
     return {**defaults, **config}
 
 
-def parameterization_of(about: JsonDict) -> Parameterization | None:
-    """What the metadata of a slim model says about its timesteps; None without a noise schedule."""
-    return Parameterization.from_config(about) if isinstance(about.get("noise_schedule"), Mapping) else None
+def time_unit_of(about: JsonDict) -> TimeUnit | None:
+    """In which unit the network is told the time, from the metadata of a slim model; None if that does not say it."""
+    known = about.get("time_unit")
+    return TimeUnit.from_config(known) if isinstance(known, Mapping) else None

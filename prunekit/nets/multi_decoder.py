@@ -20,9 +20,10 @@ from prunekit.errors import InputError
 from prunekit.graph import ChannelGraph
 from prunekit.groups import TimestepGroups
 from prunekit.nets.drop_in import DropInOutput, Router, scattered
-from prunekit.nets.model_config import full_config, parameterization_of
+from prunekit.nets.model_config import full_config, time_unit_of
 from prunekit.nets.pretrained import Pretrained
 from prunekit.nets.unet_halves import Decoder, Encoder
+from prunekit.schedule import TimeUnit
 from prunekit.slim import SlimModel
 
 __all__ = ["MultiDecoderUNet", "StageUNet"]
@@ -84,7 +85,7 @@ class MultiDecoderUNet(Pretrained, ModelMixin, ConfigMixin):  # type: ignore[mis
         self.widths = tuple(tuple(int(width) for width in wide) for wide in widths)
         self.unet_config = own
         self.about: JsonObject = {}
-        self._router = Router(groups)
+        self._router = Router(groups, TimeUnit())  # pipelines of UNet2DModel tell timesteps as they are
         self.register_to_config(**full_config(ModelSpec("UNet2DModel", own)))
         try:
             unet = UNet2DModel(**own)
@@ -128,7 +129,7 @@ class MultiDecoderUNet(Pretrained, ModelMixin, ConfigMixin):  # type: ignore[mis
         Args:
             about: as from :meth:`prunekit.checkpoint.Base.about`.
         """
-        self.about, self._router = dict(about), Router(self.groups, parameterization_of(about))
+        self.about, self._router = dict(about), Router(self.groups, time_unit_of(about) or TimeUnit())
 
     def save(self, folder: Path | str) -> None:
         """Write a folder in the slim format; :func:`prunekit.nets.load_multi_decoder` reads it.
