@@ -103,7 +103,7 @@ def captioned_pictures(source: str, classes: bool = False, column: str | None = 
     saved = path.is_dir() and is_saved_dataset(path)
     if path.suffix.lower() == ".parquet" or saved or (path.is_dir() and _only_parquet(path)):
         with dataset_rows(path, split, classes, column, CAPTIONS) as parts:
-            yield _split([CaptionedPart(*part) for part in parts], source)
+            yield _split([CaptionedPart(sources, own) for sources, own in parts], source)
         return
     if not path.is_dir():
         raise InputError(
@@ -113,8 +113,8 @@ def captioned_pictures(source: str, classes: bool = False, column: str | None = 
         raise InputError(f"Got {source}; expected a split's name after :: for datasets only: give {path / split}.")
     found = find_picture_set(path, labels=classes)
     subjects = _classes(found) if classes else _captions(found, path, column)
-    parts = [CaptionedPart(files, own) for files, own in zip((found.train, found.held_out), subjects, strict=True)]
-    yield _split([part for part in parts if len(part)], source)
+    both = [CaptionedPart(files, own) for files, own in zip((found.train, found.held_out), subjects, strict=True)]
+    yield _split([part for part in both if len(part)], source)
 
 
 def _only_parquet(folder: Path) -> bool:

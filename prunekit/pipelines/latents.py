@@ -30,7 +30,7 @@ def has_vae(pipeline: Any) -> bool:
 def default_size(pipeline: Any) -> tuple[int, int] | None:
     """Height and width of the pictures that a pipeline makes by itself; None if it does not say."""
     factor = getattr(pipeline, "vae_scale_factor", None) or (1 if not has_vae(pipeline) else None)
-    config = next(iter(denoisers_of(pipeline).values())).config
+    config: Any = next(iter(denoisers_of(pipeline).values())).config
     side = getattr(pipeline, "default_sample_size", None) or config.get("sample_size")
     if factor is None or side is None:
         return None
@@ -87,7 +87,7 @@ def check_latents(pipeline: Any, subjects: tuple[Subject, ...], size: tuple[int,
         return
     asked: dict[str, object] = {"output_type": "np"} if "output_type" in takes(pipeline) else {}
     with _decoding(pipeline.vae) as given:
-        run = record(pipeline, subjects, size, 2, endless=True, **guidance_off(pipeline), **asked)
+        run = record(pipeline, subjects, size, 2, {**guidance_off(pipeline), **asked}, endless=True)
     name = type(pipeline).__name__
     if not given or run.stepped is None:
         raise InputError(f"The {name} does not decode its latents by its VAE's decode; its pictures cannot be encoded.")
