@@ -9,6 +9,8 @@ __all__ = [
     "ALLOCATION",
     "BASE",
     "CONSISTENCY",
+    "ENCODED",
+    "ENCODING",
     "EVALUATION",
     "EXPERTS",
     "FEATURES",
@@ -33,6 +35,10 @@ BASE = "prunekit-base/1"
 """``base.pt``, and the metadata of ``base.safetensors``."""
 CONSISTENCY = "prunekit-consistency/1"
 """``consistency.json``."""
+ENCODED = "prunekit-encoded/1"
+"""``encoded.json`` of a folder of encoded images."""
+ENCODING = "prunekit-encoding/1"
+"""``encoding.json`` of a folder of encoded images that is not finished."""
 EVALUATION = "prunekit-evaluation/1"
 """``evaluation.json``."""
 EXPERTS = "prunekit-experts/1"

@@ -13,6 +13,7 @@ from pydantic_core import core_schema
 from prunekit._messages import did_you_mean
 from prunekit.errors import InputError
 from prunekit.results.consistency_results import ConsistencyFile
+from prunekit.results.encoded_files import EncodedFile, EncodingFile
 from prunekit.results.evidence_results import EvidenceManifest
 from prunekit.results.expert_results import BaseManifest, Evaluation, ExpertsManifest
 from prunekit.results.learning_results import CurriculumManifest, MultistageManifest
@@ -82,6 +83,8 @@ FILES: Mapping[str, File] = {
     "search-entry": File(JournalEntry, "Line of a search's journal: a candidate or a choice"),
     "search-answer": File(JournalAnswer, "Line of a search's journal: a language model's answer"),
     "images": File(ImagesFile, "Paths of images"),
+    "encoded": File(EncodedFile, "Encoded images"),
+    "encoding": File(EncodingFile, "Encoded images that are not finished"),
 }
 """Every file with a JSON Schema, by the schema's name."""
 
