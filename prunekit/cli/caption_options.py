@@ -9,15 +9,17 @@ import typer
 from prunekit.cli.shared_options import Exists
 from prunekit.errors import InputError, MissingFileError
 
-__all__ = ["CaptionOptions"]
+__all__ = ["CaptionOptions", "check_pipeline", "check_prompts"]
 
 
-def _check_prompts(path: Path | str) -> None:
+def check_prompts(path: Path | str) -> None:
+    """Refuse a file of prompts that is no file."""
     if not Path(path).is_file():
         raise MissingFileError(f"{path} does not exist; expected a text file with a prompt on each line.")
 
 
-def _check_pipeline(path: Path | str) -> None:
+def check_pipeline(path: Path | str) -> None:
+    """Refuse a folder that is no pipeline's."""
     if not (Path(path) / "model_index.json").is_file():
         raise MissingFileError(
             f"{path} has no model_index.json; expected the folder of a pipeline, as diffusers' save_pretrained writes it."
@@ -34,12 +36,12 @@ class CaptionOptions:
             help="Folder of the pipeline that the model is a denoiser of; its text encoders, guidance and scheduler are used "
             "(default: the model's folder, if it is a pipeline's)."
         ),
-        Exists(_check_pipeline),
+        Exists(check_pipeline),
     ] = None
     prompts: Annotated[
         Path | None,
         typer.Option(help="Text file with a prompt on each line, for pipelines that take captions (default: none)."),
-        Exists(_check_prompts),
+        Exists(check_prompts),
     ] = None
     guidance_scale: Annotated[
         float | None, typer.Option(help="Strength of classifier-free guidance (default: the pipeline's).")

@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from prunekit._files import json_hash
 from prunekit._messages import did_you_mean
 from prunekit._names import split_source
 from prunekit.data.hub_datasets import dataset_rows, is_saved_dataset, parquet_files
@@ -78,6 +79,16 @@ class Captioned:
     held_out: CaptionedPart
     source: str
     report: str
+
+    @classmethod
+    def of_subjects(cls, subjects: Sequence[Sequence[Subject]]) -> "Captioned":
+        """Captions or classes alone, for training and held out."""
+        train, held_out = (CaptionedPart((), own) for own in subjects)
+        return cls(train, held_out, "", f"{len(train):,} captions to train on, {len(held_out):,} held out.")
+
+    def listed(self) -> str:
+        """Hash of the pictures' names in their order."""
+        return json_hash([list(part.names()) for part in (self.train, self.held_out)])
 
 
 @contextmanager

@@ -19,7 +19,7 @@ from prunekit.results.encoded_files import ArrayForm, EncodedFile, EncodingFile,
 from prunekit.results.formats import ENCODED, ENCODING
 from prunekit.results.model import plain
 
-__all__ = ["EncodedWriter", "Encoding"]
+__all__ = ["EncodedWriter", "Encoding", "rows_on_disk"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -238,6 +238,14 @@ class EncodedWriter:
             file.write(array.tobytes())
             file.flush()
             os.fsync(file.fileno())
+
+
+def rows_on_disk(folder: Path) -> int:
+    """Number of rows of an encoding that is not finished; 0 for any other folder."""
+    if not (folder / UNFINISHED).is_file():
+        return 0
+    known = EncodingFile.of(read_json(folder / UNFINISHED, ENCODING), str(folder / UNFINISHED))
+    return sum(known.done.values())
 
 
 def _described(value: object) -> dict[str, object]:

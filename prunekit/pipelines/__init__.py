@@ -1,6 +1,7 @@
 """Pipelines of diffusers: what they tell their denoiser, pictures and captions as they tell them, samples through them."""
 
 from prunekit.pipelines.conditioning import Conditioning, TimeUnit, conditioning_of, conditions_for
+from prunekit.pipelines.encoding import Encoder, identity
 from prunekit.pipelines.latents import check_latents, default_size, encoded
 from prunekit.pipelines.loading import DENOISERS, denoisers_of, is_pipeline, open_pipeline
 from prunekit.pipelines.prompts import read_prompts
@@ -11,6 +12,7 @@ from prunekit.pipelines.stand_in import StandIn
 __all__ = [
     "DENOISERS",
     "Conditioning",
+    "Encoder",
     "PipelineSampler",
     "StandIn",
     "Subject",
@@ -21,6 +23,7 @@ __all__ = [
     "default_size",
     "denoisers_of",
     "encoded",
+    "identity",
     "is_pipeline",
     "open_pipeline",
     "read_prompts",
