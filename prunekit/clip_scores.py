@@ -122,20 +122,30 @@ def load_clip(source: Path | str) -> ClipScorer:
         )
     try:
         import transformers  # noqa: PLC0415 - an extra
+        from transformers.utils import logging  # noqa: PLC0415 - see above
     except ImportError as error:
         raise InputError(
             "The CLIP score needs transformers; install it with `pip install 'prunekit[text]'`."
         ) from error
     prepares = getattr(transformers, "CLIPImageProcessorPil", None) or transformers.CLIPImageProcessor
+    with_bars = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
     try:
-        model = transformers.CLIPModel.from_pretrained(
-            folder, local_files_only=True, use_safetensors=True, dtype=torch.float32
+        model, found = transformers.CLIPModel.from_pretrained(
+            folder, local_files_only=True, use_safetensors=True, torch_dtype=torch.float32, output_loading_info=True
         )
         tokenizer = transformers.CLIPTokenizer.from_pretrained(folder, local_files_only=True)
         pictures = prepares.from_pretrained(folder, local_files_only=True)
         processor = transformers.CLIPProcessor(pictures, tokenizer)
     except (OSError, ValueError, RuntimeError, KeyError, TypeError) as error:
         raise FileFormatError(f"{folder} holds no readable CLIP model ({one_line(error)}); {_WHERE}.") from error
+    finally:
+        if with_bars:
+            logging.enable_progress_bar()
+    if found["missing_keys"]:
+        raise FileFormatError(
+            f"{folder} lacks {min(found['missing_keys'])}; expected all weights of a CLIP model: {_WHERE}."
+        )
     if torch.cuda.is_available():
         model.cuda()
     name = str(source) if is_hub_id(str(source)) else folder.resolve().name

@@ -21,6 +21,7 @@ from torch import Tensor
 
 from prunekit import features as shipped
 from prunekit._files import atomic_path
+from prunekit._messages import did_you_mean
 from prunekit.checkpoint.tensors import safetensors_shapes
 from prunekit.errors import FileFormatError, InputError, MissingFileError
 from prunekit.features import SHIPPED, FeatureExtractor, load_features, read_features
@@ -161,6 +162,12 @@ def named_extractor(name: str) -> Extractor:
     """
     if is_file(name):
         return read_extractor(name)
+    known = (*SHIPPED, INCEPTION)
+    if name not in known:
+        raise InputError(
+            f"Unknown feature extractor {name!r}{did_you_mean(name, known)}; expected one of {', '.join(known)}, or a file "
+            f"ending in {' or '.join(FILES)}."
+        )
     return load_inception() if name == INCEPTION else load_features(name)
 
 
@@ -179,10 +186,12 @@ def choose_extractor(images: Tensor, name: str = "auto") -> Choice:
         MissingFileError: the named file does not exist.
         FileFormatError: the named file is broken, or holds another network.
     """
-    if name == INCEPTION or is_file(name):
+    if name not in ("auto", *SHIPPED):
         return Choice(named_extractor(name))
     reasons = []
-    for each in SHIPPED if name == "auto" else (name,):
+    for each in SHIPPED:
+        if name not in ("auto", each):
+            continue
         extractor = load_features(each)
         reason, distance = misfit(extractor, images, resized=name != "auto")
         if not reason:

@@ -230,7 +230,7 @@ def load_inception(path: Path | str | None = None, layer: int = 2048) -> Incepti
     """
     path = cached_inception() if path is None else Path(path).expanduser()
     if not path.is_file():
-        raise MissingFileError(f"Inception's weights {path} do not exist; {_WHERE}.")
+        raise MissingFileError(f"{path} does not exist; expected a feature extractor. For Inception-v3, {_WHERE}.")
     _, content = read_content(path)
     with torch.device("meta"):  # saves memory and random numbers for weights that are replaced at once
         net = InceptionV3(layer)

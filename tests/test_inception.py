@@ -77,15 +77,19 @@ def test_every_layer_has_its_width_and_grey_pictures_count_as_coloured(network, 
 
 def test_weights_as_safetensors_give_the_same_features(network, weights, tmp_path):
     save_file(network.state_dict(), tmp_path / "weights.safetensors")
-    one, other = (load_inception(path, 64).features(pictures(2, 0)) for path in (weights, tmp_path / "weights.safetensors"))
+    one, other = (
+        load_inception(path, 64).features(pictures(2, 0)) for path in (weights, tmp_path / "weights.safetensors")
+    )
     assert torch.equal(one, other)
 
 
 def test_weights_in_torchs_cache_are_found_and_others_are_told_where_to_get(weights, tmp_path, monkeypatch):
     monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
-    with pytest.raises(MissingFileError, match=r"cache.*https://github.com/toshas/torch-fidelity.*--inception-weights FILE"):
+    with pytest.raises(
+        MissingFileError, match=r"cache.*https://github.com/toshas/torch-fidelity.*--inception-weights FILE"
+    ):
         named_extractor("inception-v3")
-    with pytest.raises(MissingFileError, match=r"nowhere\.pth do not exist.*https://github.com/toshas/torch-fidelity"):
+    with pytest.raises(MissingFileError, match=r"nowhere\.pth does not exist.*https://github.com/toshas/torch-fidelity"):
         named_extractor("nowhere.pth")
     (tmp_path / "checkpoints").mkdir()
     (tmp_path / "checkpoints" / weights.name).symlink_to(weights)
@@ -98,8 +102,12 @@ def test_weights_in_torchs_cache_are_found_and_others_are_told_where_to_get(weig
 
 def test_another_networks_weights_are_refused_with_the_tensor_that_is_missing(network, tmp_path):
     state = network.state_dict()
-    torch.save({key: value for key, value in state.items() if key != "Mixed_6a.branch3x3.conv.weight"}, tmp_path / "a.pth")
-    with pytest.raises(FileFormatError, match=r"no finite tensor Mixed_6a\.branch3x3\.conv\.weight of shape \(384, 288, 3, 3\)"):
+    torch.save(
+        {key: value for key, value in state.items() if key != "Mixed_6a.branch3x3.conv.weight"}, tmp_path / "a.pth"
+    )
+    with pytest.raises(
+        FileFormatError, match=r"no finite tensor Mixed_6a\.branch3x3\.conv\.weight of shape \(384, 288, 3, 3\)"
+    ):
         load_inception(tmp_path / "a.pth")
     torch.save(state | {"fc.bias": torch.full((1008,), torch.nan)}, tmp_path / "b.pth")
     with pytest.raises(FileFormatError, match=r"fc\.bias"):
