@@ -194,7 +194,7 @@ def make_tokenizer() -> CLIPTokenizer:
 
 
 def make_clip(images: ImageData, folder: Path) -> CLIPModel:
-    """A CLIPModel (arXiv:2103.00020); all captions of a picture's class count as its own, as in arXiv:2204.03610, eq. 3."""
+    """A CLIPModel (arXiv:2103.00020); all captions of a picture's class count as its own (as in arXiv:2204.03610)."""
     tokenizer = make_tokenizer()
     special = {"bos_token_id": tokenizer.bos_token_id, "eos_token_id": tokenizer.eos_token_id}
     text = CLIPTextConfig(

@@ -89,7 +89,9 @@ def test_weights_in_torchs_cache_are_found_and_others_are_told_where_to_get(weig
         MissingFileError, match=r"cache.*https://github.com/toshas/torch-fidelity.*--inception-weights FILE"
     ):
         named_extractor("inception-v3")
-    with pytest.raises(MissingFileError, match=r"nowhere\.pth does not exist.*https://github.com/toshas/torch-fidelity"):
+    with pytest.raises(
+        MissingFileError, match=r"nowhere\.pth does not exist.*https://github.com/toshas/torch-fidelity"
+    ):
         named_extractor("nowhere.pth")
     (tmp_path / "checkpoints").mkdir()
     (tmp_path / "checkpoints" / weights.name).symlink_to(weights)
