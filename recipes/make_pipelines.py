@@ -10,17 +10,18 @@ not). Pictures are enlarged to 32×32 (bicubic) and get captions such as "a phot
     latent-unet    a StableDiffusionPipeline with a UNet2DConditionModel that predicts the noise
     latent-flow    a StableDiffusion3Pipeline with an SD3Transformer2DModel and flow matching
 
-Weights are stored in half precision. ``--pictures FOLDER`` also writes the pictures as ``train/*.png`` and ``held-out/*.png`` with
-their captions in ``metadata.jsonl``, for ``prunekit encode``. Training takes about half an hour on one core, saves its state
-every 100 steps in ``OUTPUT/training`` and resumes from there. Parts that exist are kept.
+The two parts are stored in half precision, the pipelines in single precision. ``--pictures FOLDER`` also writes the pictures as
+``train/*.png`` and ``held-out/*.png`` with their captions in ``metadata.jsonl``, for ``prunekit encode``. Training takes about half
+an hour on one core, saves its state every 100 steps in ``OUTPUT/training`` and resumes from there. Parts that exist are kept.
+
+Stable Diffusion 3 without T5 is loaded with ``from_pretrained(FOLDER, text_encoder_3=None, tokenizer_3=None)``. It puts
+``max_sequence_length`` empty tokens (default: 256) behind those of CLIP; call the pipeline with ``max_sequence_length=1``, which
+saves most of the MACs of a network as small as this.
 """
 
 import argparse
 import json
-import math
-import sys
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -33,266 +34,12 @@ from diffusers import (
     StableDiffusionPipeline,
     UNet2DConditionModel,
 )
+from fashion_parts import SIDE, TEMPLATES, WIDTH, caption, enlarged, make_parts
 from PIL import Image
-from tokenizers import Tokenizer, models, pre_tokenizers, trainers
-from torch import Generator, Tensor, nn
-from torch.nn import functional
-from transformers import (
-    CLIPConfig,
-    CLIPImageProcessorPil,
-    CLIPModel,
-    CLIPProcessor,
-    CLIPTextConfig,
-    CLIPTextModel,
-    CLIPTextModelWithProjection,
-    CLIPTokenizer,
-    CLIPVisionConfig,
-)
+from transformers import CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
+from transformers.utils import logging
 
-from prunekit._files import atomic_path
 from prunekit.data import ImageData, load_images
-from prunekit.evaluation import image_metrics
-from prunekit.extractors import OwnExtractor
-from prunekit.features import load_features
-
-SIDE, TOKENS, WIDTH = 32, 16, 64
-CLASSES = (
-    "a t-shirt",
-    "trousers",
-    "a pullover",
-    "a dress",
-    "a coat",
-    "a sandal",
-    "a shirt",
-    "a sneaker",
-    "a bag",
-    "an ankle boot",
-)
-TEMPLATES = (
-    "a photo of {}",
-    "a picture of {}",
-    "a small photo of {}",
-    "a grey photo of {}",
-    "this is {}",
-    "{}",
-    "{} in a catalogue",
-)
-SPECIAL = ("<|startoftext|>", "<|endoftext|>")
-
-
-@dataclass(frozen=True)
-class Plan:
-    """How a part is trained: AdamW, with a learning rate that rises linearly and then falls along half a cosine."""
-
-    steps: int
-    batch_size: int
-    learning_rate: float
-    weight_decay: float
-    warmup: int = 100
-
-    def rate(self, step: int) -> float:
-        """The share of the learning rate at a step."""
-        return min((step + 1) / self.warmup, 1.0) * 0.5 * (1 + math.cos(math.pi * step / self.steps))
-
-
-VAE = Plan(steps=2400, batch_size=64, learning_rate=2e-3, weight_decay=0.0)
-CLIP = Plan(steps=2400, batch_size=128, learning_rate=1e-3, weight_decay=0.05)
-KL_WEIGHT = 1e-3  # of the KL divergence of one latent number, compared with the error of one pixel
-
-
-def say(text: str) -> None:
-    """Print a line at once, since training takes long."""
-    sys.stdout.write(f"{text}\n")
-    sys.stdout.flush()
-
-
-def caption(label: int, template: int) -> str:
-    """A picture's caption, such as "a photo of a sneaker"."""
-    return TEMPLATES[template].format(CLASSES[label])
-
-
-def pixels(pictures: Tensor) -> Tensor:
-    """Grey uint8 pictures (N, 1, 28, 28) as the VAE takes them: float32 (N, 3, 32, 32) from −1 to 1."""
-    return enlarged(pictures).float().div(127.5).sub(1).expand(-1, 3, -1, -1)
-
-
-def enlarged(pictures: Tensor) -> Tensor:
-    """Grey pictures enlarged to 32×32, uint8 (N, 1, 32, 32)."""
-    large = functional.interpolate(pictures.float(), (SIDE, SIDE), mode="bicubic", align_corners=False)
-    return large.round().clamp(0, 255).to(torch.uint8)
-
-
-def train(name: str, model: nn.Module, plan: Plan, loss_of: Callable[[Generator], Tensor], folder: Path) -> None:
-    """Train a model; its state is saved every 100 steps, and a second call resumes from there to the same weights."""
-    optimizer = torch.optim.AdamW(
-        model.parameters(), lr=plan.learning_rate, betas=(0.9, 0.98), weight_decay=plan.weight_decay
-    )
-    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, plan.rate)
-    state, parts = folder / f"{name}.pt", {"model": model, "optimizer": optimizer, "schedule": schedule}
-    first = 0
-    if state.is_file():
-        saved = torch.load(state, weights_only=True)
-        first = saved.pop("step")
-        for part, content in saved.items():
-            parts[part].load_state_dict(content)
-    model.train()
-    losses = []
-    for step in range(first, plan.steps):
-        loss = loss_of(Generator().manual_seed(step))
-        optimizer.zero_grad()
-        loss.backward()
-        nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimizer.step()
-        schedule.step()
-        losses.append(loss.item())
-        if (step + 1) % 100 == 0:
-            with atomic_path(state) as part:
-                torch.save({"step": step + 1, **{key: one.state_dict() for key, one in parts.items()}}, part)
-            say(f"{name}: step {step + 1} of {plan.steps}, loss {sum(losses) / len(losses):.4f}")
-            losses.clear()
-    model.eval().requires_grad_(False)
-
-
-def make_vae(images: ImageData, folder: Path) -> AutoencoderKL:
-    """An autoencoder with four times smaller sides and four channels, trained on absolute errors (arXiv:2112.10752)."""
-    torch.manual_seed(0)
-    vae = AutoencoderKL(
-        down_block_types=("DownEncoderBlock2D",) * 3,
-        up_block_types=("UpDecoderBlock2D",) * 3,
-        block_out_channels=(16, 32, 48),
-        norm_num_groups=8,
-        sample_size=SIDE,
-    )
-
-    def loss(generator: Generator) -> Tensor:
-        chosen = torch.randint(len(images), (VAE.batch_size,), generator=generator)
-        real = pixels(images.images[chosen])
-        latents = vae.encode(real).latent_dist
-        error = (vae.decode(latents.sample(generator)).sample - real).abs().mean()
-        return error + KL_WEIGHT * latents.kl().mean() / latents.mean[0].numel()
-
-    train("vae", vae, VAE, loss, folder)
-    drawn = Generator().manual_seed(0)
-    parts = [vae.encode(pixels(part)).latent_dist.sample(drawn) for part in images.images[:8192].split(256)]
-    latents = torch.cat(parts)
-    vae.register_to_config(scaling_factor=1 / latents.std().item(), shift_factor=latents.mean().item())
-    return vae
-
-
-def make_tokenizer() -> CLIPTokenizer:
-    """A tokenizer for any text, for which every word of the captions is one token."""
-    texts = [caption(label, template) for label in range(len(CLASSES)) for template in range(len(TEMPLATES))]
-    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
-    bpe = Tokenizer(models.BPE(end_of_word_suffix="</w>"))
-    bpe.pre_tokenizer = pre_tokenizers.Sequence([pre_tokenizers.WhitespaceSplit(), pre_tokenizers.Punctuation()])
-    trainer = trainers.BpeTrainer(vocab_size=10_000, end_of_word_suffix="</w>", show_progress=False)
-    bpe.train_from_iterator(texts, trainer)
-    merges = [tuple(pair) for pair in json.loads(bpe.to_str())["model"]["merges"]]
-    tokens = [*alphabet, *(f"{letter}</w>" for letter in alphabet), *("".join(pair) for pair in merges), *SPECIAL]
-    vocabulary = {token: number for number, token in enumerate(dict.fromkeys(tokens))}
-    return CLIPTokenizer(vocab=vocabulary, merges=merges, model_max_length=TOKENS)
-
-
-def make_clip(images: ImageData, folder: Path) -> CLIPModel:
-    """A CLIPModel (arXiv:2103.00020); all captions of a picture's class count as its own (as in arXiv:2204.03610)."""
-    tokenizer = make_tokenizer()
-    special = {"bos_token_id": tokenizer.bos_token_id, "eos_token_id": tokenizer.eos_token_id}
-    text = CLIPTextConfig(
-        vocab_size=len(tokenizer),
-        hidden_size=WIDTH,
-        intermediate_size=4 * WIDTH,
-        projection_dim=WIDTH,
-        num_hidden_layers=3,
-        num_attention_heads=4,
-        max_position_embeddings=TOKENS,
-        pad_token_id=tokenizer.pad_token_id,
-        **special,
-    )
-    vision = CLIPVisionConfig(
-        hidden_size=WIDTH,
-        intermediate_size=4 * WIDTH,
-        projection_dim=WIDTH,
-        num_hidden_layers=4,
-        num_attention_heads=4,
-        image_size=SIDE,
-        patch_size=4,
-    )
-    torch.manual_seed(0)
-    clip = CLIPModel(CLIPConfig(text_config=text.to_dict(), vision_config=vision.to_dict(), projection_dim=WIDTH))
-    captions = [caption(label, template) for label in range(len(CLASSES)) for template in range(len(TEMPLATES))]
-    tokens = tokens_of(tokenizer, captions).view(len(CLASSES), len(TEMPLATES), TOKENS)
-
-    def loss(generator: Generator) -> Tensor:
-        chosen = torch.randint(len(images), (CLIP.batch_size,), generator=generator)
-        labels = images.labels[chosen]
-        template = torch.randint(len(TEMPLATES), labels.shape, generator=generator)
-        real = moved(pixels(images.images[chosen]), generator)
-        scores = clip(input_ids=tokens[labels, template], pixel_values=real).logits_per_image
-        same = (labels[:, None] == labels).float()
-        wanted = same / same.sum(1, keepdim=True)
-        return 0.5 * (functional.cross_entropy(scores, wanted) + functional.cross_entropy(scores.T, wanted))
-
-    train("clip", clip, CLIP, loss, folder)
-    return clip
-
-
-def moved(pictures: Tensor, generator: Generator) -> Tensor:
-    """Pictures that are mirrored at random and moved by up to two pixels, together; black comes in at the borders."""
-    mirrored = torch.rand(len(pictures), generator=generator) < 0.5
-    pictures = torch.where(mirrored[:, None, None, None], pictures.flip(3), pictures)
-    down, right = torch.randint(5, (2,), generator=generator).tolist()
-    return functional.pad(pictures, (2, 2, 2, 2), value=-1.0)[..., down : down + SIDE, right : right + SIDE]
-
-
-def tokens_of(tokenizer: CLIPTokenizer, captions: list[str]) -> Tensor:
-    """Token numbers, int64, shape (captions, 16)."""
-    numbers: Tensor = tokenizer(captions, padding="max_length", truncation=True, return_tensors="pt").input_ids
-    return numbers
-
-
-def measure(vae: AutoencoderKL, clip: CLIPModel, held_out: ImageData) -> dict[str, float]:
-    """What the parts do on the 10,000 held-out pictures."""
-    real = enlarged(held_out.images)
-    decoded = torch.cat([vae(pixels(part)).sample.mean(1, keepdim=True) for part in held_out.images.split(256)])
-    decoded = decoded.add(1).mul(127.5).round().clamp(0, 255).to(torch.uint8)
-    net = load_features("fashion-cnn").net
-    distances = image_metrics(real, decoded, OwnExtractor("fashion-cnn", net))
-    text = tokens_of(make_tokenizer(), [caption(label, 0) for label in range(len(CLASSES))])
-    scores = [clip(input_ids=text, pixel_values=pixels(part)).logits_per_image for part in held_out.images.split(256)]
-    difference = (real.float() - decoded.float()).div(255)
-    found = {
-        "mean absolute error (0 … 1)": difference.abs().mean().item(),
-        "PSNR in dB": -10 * difference.square().mean().log10().item(),
-        "FID of decoded pictures, fashion-cnn": distances.fid,
-        "KID of decoded pictures, fashion-cnn": distances.kid,
-        "fashion-cnn's accuracy on pictures": net.accuracy(real, held_out.labels),
-        "fashion-cnn's accuracy on decoded pictures": net.accuracy(decoded, held_out.labels),
-        "CLIP's zero-shot accuracy": (torch.cat(scores).argmax(1) == held_out.labels).float().mean().item(),
-        "scaling factor": vae.config.scaling_factor,
-        "shift factor": vae.config.shift_factor,
-    }
-    return {name: round(value, 4) for name, value in found.items()}
-
-
-def make_parts(images: ImageData, held_out: ImageData, output: Path) -> None:
-    """Train the autoencoder and CLIP, measure them, and write them in half precision."""
-    training = output / "training"
-    training.mkdir(parents=True, exist_ok=True)
-    vae, clip = make_vae(images, training), make_clip(images, training)
-    with torch.no_grad():
-        found = measure(vae.eval(), clip.eval(), held_out)
-    for name, value in found.items():
-        say(f"{name}: {value}")
-    (output / "parts.json").write_text(json.dumps(found, indent=2) + "\n")
-    vae.half().save_pretrained(output / "vae")
-    clip.half().save_pretrained(output / "clip")
-    processor = CLIPImageProcessorPil(
-        size={"height": SIDE, "width": SIDE},
-        do_center_crop=False,
-        image_mean=[0.5] * 3,
-        image_std=[0.5] * 3,
-    )
-    CLIPProcessor(processor, make_tokenizer()).save_pretrained(output / "clip")
 
 
 def make_unet_pipeline(output: Path) -> None:
@@ -320,7 +67,7 @@ def make_unet_pipeline(output: Path) -> None:
     )
     StableDiffusionPipeline(
         vae=vae,
-        text_encoder=CLIPTextModel.from_pretrained(output / "clip"),
+        text_encoder=CLIPTextModel.from_pretrained(output / "clip", dtype=torch.float32),
         tokenizer=CLIPTokenizer.from_pretrained(output / "clip"),
         unet=unet,
         scheduler=scheduler,
@@ -347,7 +94,7 @@ def make_flow_pipeline(output: Path) -> None:
         pos_embed_max_size=SIDE // 8,
         qk_norm="rms_norm",
     )
-    text_encoder = CLIPTextModelWithProjection.from_pretrained(output / "clip")
+    text_encoder = CLIPTextModelWithProjection.from_pretrained(output / "clip", dtype=torch.float32)
     tokenizer = CLIPTokenizer.from_pretrained(output / "clip")
     StableDiffusion3Pipeline(
         transformer=transformer,
@@ -377,7 +124,7 @@ def write_pictures(images: ImageData, folder: Path) -> None:
     (folder / "metadata.jsonl").write_text("\n".join(lines) + "\n")
 
 
-def main() -> None:
+def main(arguments: Sequence[str] | None = None) -> None:
     """Parse the arguments and make what is missing."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument(
@@ -387,16 +134,18 @@ def main() -> None:
     parser.add_argument(
         "--pictures", type=Path, metavar="FOLDER", help="also write the pictures with their captions there"
     )
-    arguments = parser.parse_args()
+    parser.add_argument("--steps", type=int, default=2400, help="train steps of each part (default: 2400)")
+    given = parser.parse_args(arguments)
+    logging.set_verbosity_error()  # the text encoders are read from CLIP's file, and the rest of it is not missed
     torch.set_num_threads(1)  # sums in another order give other weights
-    split = load_images(str(arguments.fashion), labels=True)
-    if arguments.pictures is not None:
-        write_pictures(split.train, arguments.pictures / "train")
-        write_pictures(split.held_out, arguments.pictures / "held-out")
-    if not (arguments.output / "clip" / "config.json").is_file():
-        make_parts(split.train, split.held_out, arguments.output)
-    make_unet_pipeline(arguments.output)
-    make_flow_pipeline(arguments.output)
+    split = load_images(str(given.fashion), labels=True)
+    if given.pictures is not None:
+        write_pictures(split.train, given.pictures / "train")
+        write_pictures(split.held_out, given.pictures / "held-out")
+    if not (given.output / "clip" / "tokenizer_config.json").is_file():
+        make_parts(split.train, split.held_out, given.output, given.steps)
+    make_unet_pipeline(given.output)
+    make_flow_pipeline(given.output)
 
 
 if __name__ == "__main__":
