@@ -11,7 +11,7 @@ not). Pictures are enlarged to 32×32 (bicubic) and get captions such as "a phot
     latent-flow    a StableDiffusion3Pipeline with an SD3Transformer2DModel and flow matching
 
 The two parts are stored in half precision, the pipelines in single precision. ``--pictures FOLDER`` also writes the pictures as
-``train/*.png`` and ``held-out/*.png`` with their captions in ``metadata.jsonl``, for ``prunekit encode``. Training takes about half
+``train/*.png`` and ``test/*.png`` with their captions in ``metadata.jsonl``, for ``prunekit encode``. Training takes about half
 an hour on one core, saves its state every 100 steps in ``OUTPUT/training`` and resumes from there. Parts that exist are kept.
 
 Stable Diffusion 3 without T5 is loaded with ``from_pretrained(FOLDER, text_encoder_3=None, tokenizer_3=None)``. It puts
@@ -141,7 +141,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     split = load_images(str(given.fashion), labels=True)
     if given.pictures is not None:
         write_pictures(split.train, given.pictures / "train")
-        write_pictures(split.held_out, given.pictures / "held-out")
+        write_pictures(split.held_out, given.pictures / "test")
     if not (given.output / "clip" / "tokenizer_config.json").is_file():
         make_parts(split.train, split.held_out, given.output, given.steps)
     make_unet_pipeline(given.output)

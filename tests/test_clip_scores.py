@@ -3,6 +3,7 @@
 import json
 import shutil
 import string
+import sys
 
 import pytest
 import torch
@@ -139,3 +140,9 @@ def test_another_model_is_refused(folder, tmp_path):
 def test_pictures_and_prompts_that_do_not_fit_are_refused(folder, images):
     with pytest.raises(InputError, match="a prompt for each"):
         load_clip(folder).score(images, PROMPTS)
+
+
+def test_without_transformers_the_extra_is_named(folder, monkeypatch):
+    monkeypatch.setitem(sys.modules, "transformers", None)
+    with pytest.raises(InputError, match=r"pip install 'prunekit\[text\]'"):
+        load_clip(folder)

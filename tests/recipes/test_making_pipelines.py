@@ -10,6 +10,8 @@ import pytest
 import torch
 from PIL import Image
 
+from prunekit.data import load_images
+
 RECIPES = Path(__file__).resolve().parents[2] / "recipes"
 
 
@@ -101,8 +103,11 @@ def test_both_pipelines_make_pictures_of_a_prompt(script, fashion, tmp_path):
     lines = [json.loads(line) for line in (pictures / "train" / "metadata.jsonl").read_text().splitlines()]
     assert len(lines) == 300
     assert lines[7] == {"file_name": "00007.png", "text": "a photo of a sneaker", "label": 7}
-    with Image.open(pictures / "held-out" / "00039.png") as picture:
+    with Image.open(pictures / "test" / "00039.png") as picture:
         assert (picture.size, picture.mode) == ((32, 32), "L")
+    split = load_images(str(pictures), labels=True)
+    assert (len(split.train), len(split.held_out)) == (300, 40)
+    assert split.held_out.labels.tolist() == [row % 10 for row in range(40)]
     before = (out / "vae" / "diffusion_pytorch_model.safetensors").stat().st_mtime_ns
     script("make_pipelines").main(["--fashion", str(fashion), "--output", str(out)])
     assert (out / "vae" / "diffusion_pytorch_model.safetensors").stat().st_mtime_ns == before
