@@ -15,7 +15,7 @@ from prunekit.results.estimate import Estimate, FidEstimate
 from prunekit.results.expert_results import MetricRow
 from prunekit.results.manifest_head import Clip, Features
 
-__all__ = ["Distances"]
+__all__ = ["Distances", "Remembering"]
 
 _MEASURES = ("fid", "kid", "precision", "recall")
 
@@ -24,13 +24,23 @@ _MOST_FEATURES = (
 )
 
 
-class _Remembering:
-    """An extractor that computes the features of the real images and of the newest others only once."""
+class Remembering:
+    """An extractor that computes the features of the real images and of the newest others only once.
+
+    Args:
+        extractor: the extractor.
+        real: the real images.
+    """
 
     def __init__(self, extractor: Extractor, real: Tensor) -> None:
         self._extractor, self._real = extractor, real
         self._of_real: Tensor | None = None
         self._newest: tuple[Tensor, Tensor] | None = None
+
+    @classmethod
+    def of(cls, extractor: Extractor, real: Tensor) -> "Remembering":
+        """The extractor, if it already remembers; otherwise one that does."""
+        return extractor if isinstance(extractor, Remembering) else cls(extractor, real)
 
     def features(self, images: Tensor) -> Tensor:
         """See :class:`prunekit.extractors.Extractor`."""
@@ -62,7 +72,7 @@ class Distances:
 
     def __init__(self, real: Tensor, choice: Choice, scorer: ClipScorer | None = None) -> None:
         self._real, self._choice, self._scorer = real, choice, scorer
-        self._extractor = None if choice.extractor is None else _Remembering(choice.extractor, real)
+        self._extractor = choice.extractor if choice.extractor is None else Remembering.of(choice.extractor, real)
         self._values: dict[str, dict[str, list[float]]] = {}
         self._features: dict[str, list[FloatArray]] = {}
         self._statistics: FeatureStatistics | None = None

@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
@@ -26,7 +26,7 @@ from prunekit.results.expert_results import Evaluation, GroupLoss, Metrics
 from prunekit.results.formats import EVALUATION
 from prunekit.sampling import BATCH, Sampler, make_sampler, to_images
 from prunekit.schedule import Parameterization, Parameterized
-from prunekit.steps.distances import Distances
+from prunekit.steps.distances import Distances, Remembering
 from prunekit.steps.image_choice import classes_for, sampled_classes
 from prunekit.steps.placing import placed
 from prunekit.training import DenoisingObjective
@@ -80,9 +80,9 @@ class Setting(Parameterized):
     @cached_property
     def choice(self) -> Choice:
         """The extractor for FID and KID, or the reason why there is none; see :func:`prunekit.extractors.choose_extractor`."""
-        if self.extractor is not None:
-            return Choice(self.extractor)
-        return choose_extractor(self.images.train.images, self.options.features)
+        real = self.images.train.images
+        found = choose_extractor(real, self.options.features) if self.extractor is None else Choice(self.extractor)
+        return found if found.extractor is None else replace(found, extractor=Remembering.of(found.extractor, real))
 
     @property
     def sampler(self) -> Sampler:

@@ -11,15 +11,17 @@ from torch.nn import functional
 
 import prunekit.features
 from prunekit._json import read_json
-from prunekit.data import load_images
+from prunekit.data import as_images, load_images
 from prunekit.errors import InputError, MissingFileError
 from prunekit.evaluation import image_metrics
 from prunekit.extractors import Choice, OwnExtractor, choose_extractor, read_extractor
 from prunekit.features import load_features
-from prunekit.recipe import EvaluationOptions
+from prunekit.groups import TimestepGroups
+from prunekit.recipe import AllocationOptions, EvaluationOptions
 from prunekit.runs.experts_run import Run
+from prunekit.schedule import NoiseSchedule, Parameterization
 from prunekit.steps.distances import Distances
-from prunekit.steps.sample_quality import judges
+from prunekit.steps.sample_quality import Setting, judges
 
 SHIPPED = Path(prunekit.features.__file__).with_name("assets") / "features-digits-cnn.safetensors"
 
@@ -65,6 +67,28 @@ def test_every_measure_has_a_mean_over_seeds_and_a_paired_difference(digits):
     assert experts.clip_score_difference.mean == pytest.approx(experts.clip_score.mean - base.clip_score.mean)
     assert base.precision_difference is None
     assert distances.clip.to_json() == {"name": "brightness", "sha256": "0" * 64}
+
+
+def test_features_of_the_real_images_are_computed_once_for_all_comparisons(digits):
+    seen = []
+
+    def features(images):
+        seen.append(len(images))
+        return images.flatten(1)[:, ::16].float()
+
+    groups, schedule = (
+        TimestepGroups.from_cuts(50, []),
+        NoiseSchedule.from_config({"kind": "cosine", "num_timesteps": 50}),
+    )
+    images = as_images(digits[:60])
+    own = OwnExtractor("pixels", features)
+    options, sampling = EvaluationOptions(samples=8), AllocationOptions(steps=2)
+    setting = Setting(images, groups, Parameterization(schedule), sampling, options, extractor=own)
+    real = setting.images.train.images
+    for model in ("a", "b"):
+        Distances(real, setting.choice).add(model, digits[60:70])
+    assert seen == [len(real), 10, 10]
+    assert setting.choice.describe() == own.describe()
 
 
 def test_a_clip_score_needs_no_extractor_but_prompts(digits):
