@@ -40,9 +40,17 @@ def evaluate(
     features: Annotated[
         str,
         typer.Option(
-            help="digits-cnn, fashion-cnn, or auto: the extractor that was trained on such pictures; without one there is no FID."
+            help="digits-cnn, fashion-cnn, inception-v3 with the weights in torch's cache, a file with such weights, or auto: the "
+            "shipped extractor that was trained on such pictures; without one there is no FID."
         ),
     ] = "auto",
+    inception_weights: Annotated[
+        Path | None, typer.Option(help="Inception's weights for FID, torch-fidelity's file (default: see --features).")
+    ] = None,
+    clip: Annotated[
+        str | None,
+        typer.Option(help="Folder of a CLIP model, or its cached Hub id, for the CLIP score (default: no CLIP score)."),
+    ] = None,
     sampler: SamplerOption = "ddim",
     steps: Steps = 50,
     output: Annotated[Path, typer.Option(help="File to write. An earlier evaluation is replaced.")] = Path(
@@ -53,9 +61,10 @@ def evaluate(
     *,
     reading: ReadingOptions,
 ) -> None:
-    """Measure the denoising loss of each timestep group, and FID and KID with standard errors over seeds."""
+    """Measure the denoising loss of each timestep group, and the quality of samples with standard errors over seeds."""
     from prunekit._files import write_json
-    from prunekit.features import load_features
+    from prunekit.clip_scores import load_clip
+    from prunekit.extractors import named_extractor
     from prunekit.recipe import AllocationOptions, EvaluationOptions
     from prunekit.steps.opening import is_base, open_model
     from prunekit.steps.sample_quality import Setting, measure_all
@@ -67,8 +76,16 @@ def evaluate(
         )
     refuse_existing(output, overwrite, FileKind("evaluation", has_format(EVALUATION)), [experts, base, data])
     refuse_inputs(output, [experts, base], inside=True)
+    if inception_weights is not None and features != "auto":
+        raise InputError(
+            f"Got --features {features} and --inception-weights {inception_weights}; expected one of them."
+        )
+    if inception_weights is not None:
+        features = str(inception_weights)
     if features != "auto":
-        load_features(features)  # refuses an unknown name before anything is measured
+        named_extractor(features)  # refuses an unknown name and a missing file before anything is measured
+    if clip is not None:
+        load_clip(clip)
     opened = open_model(experts, asked=reading.asked if base is None or is_base(experts) else None)
     models, macs = {"expert": opened.model}, {"experts": opened.mean_macs(sampler, steps)}
     sampled = {"experts": opened.model}
@@ -79,7 +96,9 @@ def evaluate(
         sampled = {"base": reference.model, **sampled}
         macs["base"] = reference.mean_macs(sampler, steps)
     images = opened.images(data_options(data, resolution), experts)
-    options = EvaluationOptions(samples=count, seeds=tuple(range(seeds)), features=features, loss_samples=loss_samples)
+    options = EvaluationOptions(
+        samples=count, seeds=tuple(range(seeds)), features=features, clip=clip, loss_samples=loss_samples
+    )
     setting = Setting(
         images,
         opened.groups,
@@ -106,20 +125,24 @@ def evaluate(
 
 
 def _show_metrics(metrics: "Metrics") -> None:
-    """FID, KID and time of every model, or the reason why there are no FID and KID."""
+    """Sample quality and time of every model, or the reason why there is none."""
     from prunekit.report.wording import estimate_text, number_text
 
+    names = {"fid": "FID", "kid": "KID", "precision": "precision", "recall": "recall", "clip_score": "CLIP score"}
+    measured = [key for key in names if key in ("fid", "kid") or any(getattr(row, key) for row in metrics.rows)]
     cells = [
         [
             row.model,
-            *("–" if one is None else estimate_text(one) for one in (row.fid, row.kid)),
+            *("–" if (one := getattr(row, key)) is None else estimate_text(one) for key in measured),
             f"{number_text(row.seconds_per_image, 3)} s",
         ]
         for row in metrics.rows
     ]
     features = None if metrics.features is None else metrics.features.name
-    what = f"features: {features or 'not named'}, n = {metrics.count}"
-    print_table(f"Sample quality ({what})", ["model", "FID", "KID", "time per image"], cells)
+    clip = "" if metrics.clip is None else f", CLIP: {metrics.clip.name}"
+    what = f"features: {features or 'not named'}{clip}, n = {metrics.count}"
+    columns = ["model", *(names[key] for key in measured), "time per image"]
+    print_table(f"Sample quality ({what})", columns, cells)
     if metrics.no_features:
         tell(f"No FID or KID: {metrics.no_features}")
 

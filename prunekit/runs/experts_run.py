@@ -49,7 +49,7 @@ from prunekit.steps.finetuning import finetune_slim
 from prunekit.steps.image_choice import check_images, is_by_place
 from prunekit.steps.placing import placed
 from prunekit.steps.reach import Reach
-from prunekit.steps.sample_quality import Setting, check_extractor, measure_all, save_images
+from prunekit.steps.sample_quality import Setting, check_extractor, judges, measure_all, save_images
 from prunekit.steps.spending import base_training, spent_on_losses, spent_on_sampling, spent_on_search
 from prunekit.training import Tally
 from prunekit.training.tracking import open_tracking
@@ -149,7 +149,9 @@ class Run(ResumableRun):
             samples = [] if self.images.train.latent else ["samples/base.npz", "samples/experts.npz"]
             outputs = ["evaluation.json", *samples]
             action = partial(self._evaluate, recipe.allocation, recipe.evaluation)
-            self._stage("evaluate", {"evaluation": recipe.evaluation}, outputs, action, "assemble")
+            self._stage(
+                "evaluate", {"evaluation": recipe.evaluation, **judges(recipe.evaluation)}, outputs, action, "assemble"
+            )
 
     def _specialist(self, i: int, options: PruneOptions, finetune: FinetuneOptions | None) -> list[Stage]:
         """The stages that make one group's expert."""

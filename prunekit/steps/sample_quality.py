@@ -1,8 +1,8 @@
 """Measures several models alike: denoising losses on fixed noise, samples from the same noise, and time, taken in turn."""
 
 import time
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
@@ -10,13 +10,15 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from prunekit._files import atomic_path
+from prunekit._files import atomic_path, sha256_file
 from prunekit.checkpoint import ModelSpec
+from prunekit.clip_scores import ClipScorer, clip_hash, load_clip
 from prunekit.data import ImageSplit
 from prunekit.errors import InputError
 from prunekit.evaluation import group_losses, paired_difference
-from prunekit.extractors import Choice, Extractor, choose_extractor
+from prunekit.extractors import Choice, Extractor, choose_extractor, is_file
 from prunekit.groups import TimestepGroups
+from prunekit.inception import INCEPTION, cached_inception
 from prunekit.nets import TimestepExperts
 from prunekit.recipe import AllocationOptions, EvaluationOptions
 from prunekit.results.estimate import Estimate, LossEstimate
@@ -24,7 +26,7 @@ from prunekit.results.expert_results import Evaluation, GroupLoss, Metrics
 from prunekit.results.formats import EVALUATION
 from prunekit.sampling import BATCH, Sampler, make_sampler, to_images
 from prunekit.schedule import Parameterization, Parameterized
-from prunekit.steps.distances import Distances
+from prunekit.steps.distances import Distances, Remembering
 from prunekit.steps.image_choice import sampled_classes
 from prunekit.steps.objectives import objective_for
 from prunekit.steps.placing import placed
@@ -33,6 +35,7 @@ __all__ = [
     "Measured",
     "Setting",
     "check_extractor",
+    "judges",
     "loss_draws",
     "measure_all",
     "measure_losses",
@@ -57,6 +60,7 @@ class Setting(Parameterized):
         options: counts and seeds.
         spec: the architecture, for networks that may take classes.
         extractor: the caller's own extractor, in place of the one that the options name.
+        prompts: takes a count and a seed and returns the prompts of the images that the sampler makes; None if there are none.
     """
 
     images: ImageSplit
@@ -66,13 +70,19 @@ class Setting(Parameterized):
     options: EvaluationOptions
     spec: ModelSpec | None = None
     extractor: Extractor | None = None
+    prompts: Callable[[int, int], Sequence[str]] | None = None
+
+    @cached_property
+    def scorer(self) -> ClipScorer | None:
+        """The CLIP model that the options name, if they name one."""
+        return None if self.options.clip is None else load_clip(self.options.clip)
 
     @cached_property
     def choice(self) -> Choice:
         """The extractor for FID and KID, or the reason why there is none; see :func:`prunekit.extractors.choose_extractor`."""
-        if self.extractor is not None:
-            return Choice(self.extractor)
-        return choose_extractor(self.images.train.images, self.options.features)
+        real = self.images.train.images
+        found = choose_extractor(real, self.options.features) if self.extractor is None else Choice(self.extractor)
+        return found if found.extractor is None else replace(found, extractor=Remembering.of(found.extractor, real))
 
     @property
     def sampler(self) -> Sampler:
@@ -145,16 +155,17 @@ def measure_samples(
     if setting.images.train.latent:
         raise InputError("Latents have no FID; decode samples, and measure the pictures.")
     options, allocation = setting.options, setting.allocation
-    distances = Distances(setting.images.train.images, setting.choice)
+    distances = Distances(setting.images.train.images, setting.choice, setting.scorer)
     sampler, seconds = setting.sampler, {model: list[float]() for model in models}
     grids: dict[str, Tensor] = {}
     done, total = 0, len(models) * len(options.seeds) * options.samples
     for seed in options.seeds:
+        prompts = setting.prompts(options.samples, seed) if setting.prompts is not None else None
         for model_name, model in models.items():
             started = time.perf_counter()
             images = to_images(sampler(model, options.samples, seed))
             seconds[model_name].append((time.perf_counter() - started) / options.samples)
-            distances.add(model_name, images)
+            distances.add(model_name, images, prompts)
             grids.setdefault(model_name, images[: options.grid])
             done += options.samples
             if report is not None:
@@ -172,7 +183,11 @@ def measure_samples(
         )
         for model_name, taken in seconds.items()
     ]
-    extra = {"no_features": distances.no_features, "scheduler": dict(setting.schedule.scheduler) or None}
+    extra = {
+        "no_features": distances.no_features,
+        "clip": distances.clip,
+        "scheduler": dict(setting.schedule.scheduler) or None,
+    }
     metrics = Metrics.joined(
         **{name: value for name, value in extra.items() if value is not None},
         features=distances.features,
@@ -208,13 +223,28 @@ def _parameters(model: nn.Module) -> dict[str, int]:
 
 
 def check_extractor(images: ImageSplit, options: EvaluationOptions | None) -> None:
-    """Refuse an extractor that does not know the pictures, before anything is trained.
+    """Refuse an extractor that does not know the pictures, and weights that cannot be read, before anything is trained.
 
     Raises:
         InputError: the named extractor does not fit; see :func:`prunekit.extractors.choose_extractor`.
+        MissingFileError: a file is missing; the message says where to get it.
+        FileFormatError: a file is broken, or holds another network.
     """
+    if options is not None and options.clip is not None:
+        load_clip(options.clip)
     if options is not None and options.features != "auto" and not images.train.latent:
         choose_extractor(images.train.images, options.features)
+
+
+def judges(options: EvaluationOptions) -> dict[str, str]:
+    """Hashes of the weights that the options name and that do not ship with the package; measurements depend on them."""
+    found = {}
+    if options.features == INCEPTION or is_file(options.features):
+        path = cached_inception() if options.features == INCEPTION else Path(options.features).expanduser()
+        found["features_sha256"] = sha256_file(path)
+    if options.clip is not None:
+        found["clip_sha256"] = clip_hash(options.clip)
+    return found
 
 
 def measure_all(
