@@ -21,7 +21,7 @@ __all__ = ["ClipScorer", "clip_hash", "load_clip"]
 
 _CHUNK = 64  # pictures per forward: bounds memory, not the result
 _WHERE = (
-    "run `hf download openai/clip-vit-large-patch14 --local-dir FOLDER` and name FOLDER with --clip "
+    "fetch openai/clip-vit-large-patch14 from the Hugging Face Hub, as with `hf download`, and name its folder by `clip` "
     "(in a recipe, evaluation: {clip: FOLDER})"
 )
 

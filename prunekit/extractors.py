@@ -56,8 +56,8 @@ LEAST_ACCURACY = 0.8
 _LOOKED_AT = 4096  # number of pictures compared with the training pictures; more change the distance by less than 0.1
 _CHUNK = 1024
 _OWN = (
-    "name Inception's weights (--inception-weights FILE, in a recipe evaluation: {features: FILE}), or pass an extractor of your "
-    "own in Python (Setting(extractor=OwnExtractor(…)))"
+    "name Inception's weights by `inception_weights` (in a recipe, evaluation: {features: FILE}), or pass an extractor of your own "
+    "in Python (Setting(extractor=OwnExtractor(…)))"
 )
 FILES = (".safetensors", ".pth", ".pt")
 """Suffixes of files that :func:`read_extractor` reads."""

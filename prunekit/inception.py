@@ -38,7 +38,7 @@ _FILES = ("weights-inception-2015-12-05-6726825d.pth", "pt_inception-2015-12-05-
 """Names under which torch-fidelity and pytorch-fid keep the file in torch's cache."""
 _WHERE = (
     "download weights-inception-2015-12-05-6726825d.pth from "
-    "https://github.com/toshas/torch-fidelity/releases/download/v0.2.0/ and name it with --inception-weights FILE "
+    "https://github.com/toshas/torch-fidelity/releases/download/v0.2.0/ and name it by `inception_weights` "
     "(in a recipe, evaluation: {features: FILE})"
 )
 

@@ -12,7 +12,7 @@ from prunekit.cli.costing import ModelPath, cost
 from prunekit.cli.interrupts import keeping, writing
 from prunekit.cli.next_steps import after_evaluate, after_report, suggest
 from prunekit.cli.reading_options import ReadingOptions
-from prunekit.cli.sampling import SamplerOption, Steps
+from prunekit.cli.sample_command import SamplerOption, Steps
 from prunekit.cli.shared_options import Exists, Json, Overwrite, Resolution
 from prunekit.errors import InputError
 from prunekit.results.formats import EVALUATION

@@ -11,7 +11,7 @@ from torch import Tensor
 from prunekit.conditions import flat
 from prunekit.errors import InputError
 from prunekit.pipelines.loading import denoisers_of
-from prunekit.pipelines.recording import Recording, Said, Subject, record, takes
+from prunekit.pipelines.listening import Recording, Said, Subject, record, takes
 
 __all__ = ["Conditioning", "TimeUnit", "conditioning_of", "conditions_for", "guidance_off"]
 

@@ -14,7 +14,7 @@ from torch import Generator, Tensor
 from prunekit.errors import InputError
 from prunekit.pipelines.conditioning import guidance_off
 from prunekit.pipelines.loading import denoisers_of
-from prunekit.pipelines.recording import Subject, record, takes
+from prunekit.pipelines.listening import Subject, record, takes
 from prunekit.training import to_unit_range
 
 __all__ = ["check_latents", "default_size", "encoded", "has_vae"]

@@ -12,7 +12,7 @@ from prunekit.data.captions import CaptionedPart
 from prunekit.errors import InputError
 from prunekit.pipelines.conditioning import Conditioning, conditioning_of, conditions_for
 from prunekit.pipelines.latents import check_latents, default_size, encoded
-from prunekit.pipelines.recording import Subject, takes
+from prunekit.pipelines.listening import Subject, takes
 from prunekit.pipelines.stand_in import StandIn
 from prunekit.training import weights_hash
 
