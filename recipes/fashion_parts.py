@@ -243,7 +243,6 @@ def measure(vae: AutoencoderKL, clip: CLIPModel, held_out: ImageData) -> dict[st
         "mean absolute error (0 … 1)": difference.abs().mean().item(),
         "PSNR in dB": -10 * difference.square().mean().log10().item(),
         "FID of decoded pictures, fashion-cnn": distances.fid,
-        "KID of decoded pictures, fashion-cnn": distances.kid,
         "fashion-cnn's accuracy on pictures": net.accuracy(real, held_out.labels),
         "fashion-cnn's accuracy on decoded pictures": net.accuracy(decoded, held_out.labels),
         "CLIP's zero-shot accuracy": (torch.cat(scores).argmax(1) == held_out.labels).float().mean().item(),
@@ -262,7 +261,7 @@ def make_parts(images: ImageData, held_out: ImageData, output: Path, steps: int)
         found = measure(vae.eval(), clip.eval(), held_out)
     for name, value in found.items():
         say(f"{name}: {value}")
-    (output / "parts.json").write_text(json.dumps(found, indent=2) + "\n")
+    (output / "parts.json").write_text(json.dumps(found, indent=2, ensure_ascii=False) + "\n")
     vae.half().save_pretrained(output / "vae")
     clip.half().save_pretrained(output / "clip")
     processor = CLIPImageProcessorPil(

@@ -1,18 +1,18 @@
-"""Make two small text-to-image pipelines on Fashion-MNIST: their trained parts, and their denoisers with random weights.
+"""Make two small text-to-image pipelines on Fashion-MNIST, whose denoisers are not trained yet.
 
-    python recipes/make_pipelines.py --fashion FOLDER --output pipelines
+    python recipes/make_pipelines.py --output pipelines
 
-FOLDER has the four idx files (``train-`` and ``t10k-images-idx3-ubyte``, ``train-`` and ``t10k-labels-idx1-ubyte``, each ``.gz`` or
-not). Pictures are enlarged to 32×32 (bicubic) and get captions such as "a photo of a sneaker". The script writes
+writes ``pipelines/latent-unet``, a StableDiffusionPipeline with a UNet2DConditionModel that predicts the noise, and
+``pipelines/latent-flow``, a StableDiffusion3Pipeline with an SD3Transformer2DModel and flow matching. Their denoisers have random
+weights. The other parts are trained and lie in ``recipes/fashion-parts``: an AutoencoderKL with latents of 8×8×4 for pictures of
+32×32, and a CLIPModel with its tokenizer, which is the text encoder and gives CLIP scores.
 
-    vae            an AutoencoderKL with latents of 8×8×4, trained on the 60,000 training pictures
-    clip           a CLIPModel with its tokenizer, trained on the same pictures with captions: text encoder and CLIP score
-    latent-unet    a StableDiffusionPipeline with a UNet2DConditionModel that predicts the noise
-    latent-flow    a StableDiffusion3Pipeline with an SD3Transformer2DModel and flow matching
+    python recipes/make_pipelines.py --output pipelines --fashion FOLDER --pictures pipelines/pictures
 
-The two parts are stored in half precision, the pipelines in single precision. ``--pictures FOLDER`` also writes the pictures as
-``train/*.png`` and ``test/*.png`` with their captions in ``metadata.jsonl``, for ``prunekit encode``. Training takes about half
-an hour on one core, saves its state every 100 steps in ``OUTPUT/training`` and resumes from there. Parts that exist are kept.
+also writes the pictures, enlarged to 32×32 (bicubic), as ``train/*.png`` and ``test/*.png`` with captions such as "a photo of a
+sneaker" in ``metadata.jsonl``, for ``prunekit encode``. FOLDER has the four idx files (``train-`` and ``t10k-images-idx3-ubyte``,
+``train-`` and ``t10k-labels-idx1-ubyte``, each ``.gz`` or not). With ``--parts NEW`` the parts are trained anew on the 60,000
+training pictures: half an hour on one core. Training saves its state every 100 steps in ``NEW/training`` and resumes from there.
 
 Stable Diffusion 3 without T5 is loaded with ``from_pretrained(FOLDER, text_encoder_3=None, tokenizer_3=None)``. It puts
 ``max_sequence_length`` empty tokens (default: 256) behind those of CLIP; call the pipeline with ``max_sequence_length=1``, which
@@ -41,8 +41,10 @@ from transformers.utils import logging
 
 from prunekit.data import ImageData, load_images
 
+PARTS = Path(__file__).with_name("fashion-parts")
 
-def make_unet_pipeline(output: Path) -> None:
+
+def make_unet_pipeline(parts: Path, output: Path) -> None:
     """Stable Diffusion's classes: the noise is predicted, betas are linear in their roots (11.7 MMACs an evaluation)."""
     torch.manual_seed(0)
     unet = UNet2DConditionModel(
@@ -55,7 +57,7 @@ def make_unet_pipeline(output: Path) -> None:
         cross_attention_dim=WIDTH,
         attention_head_dim=4,
     )
-    vae = AutoencoderKL.from_pretrained(output / "vae")
+    vae = AutoencoderKL.from_pretrained(parts / "vae")
     vae.register_to_config(shift_factor=None)  # this pipeline only scales
     scheduler = DDIMScheduler(
         beta_start=0.00085,
@@ -67,8 +69,8 @@ def make_unet_pipeline(output: Path) -> None:
     )
     StableDiffusionPipeline(
         vae=vae,
-        text_encoder=CLIPTextModel.from_pretrained(output / "clip", dtype=torch.float32),
-        tokenizer=CLIPTokenizer.from_pretrained(output / "clip"),
+        text_encoder=CLIPTextModel.from_pretrained(parts / "clip", dtype=torch.float32),
+        tokenizer=CLIPTokenizer.from_pretrained(parts / "clip"),
         unet=unet,
         scheduler=scheduler,
         safety_checker=None,
@@ -77,7 +79,7 @@ def make_unet_pipeline(output: Path) -> None:
     ).save_pretrained(output / "latent-unet")
 
 
-def make_flow_pipeline(output: Path) -> None:
+def make_flow_pipeline(parts: Path, output: Path) -> None:
     """Stable Diffusion 3's classes: flow matching, two text encoders that are the same here, no T5 (13.9 MMACs with 17 tokens)."""
     torch.manual_seed(0)
     transformer = SD3Transformer2DModel(
@@ -94,12 +96,12 @@ def make_flow_pipeline(output: Path) -> None:
         pos_embed_max_size=SIDE // 8,
         qk_norm="rms_norm",
     )
-    text_encoder = CLIPTextModelWithProjection.from_pretrained(output / "clip", dtype=torch.float32)
-    tokenizer = CLIPTokenizer.from_pretrained(output / "clip")
+    text_encoder = CLIPTextModelWithProjection.from_pretrained(parts / "clip", dtype=torch.float32)
+    tokenizer = CLIPTokenizer.from_pretrained(parts / "clip")
     StableDiffusion3Pipeline(
         transformer=transformer,
         scheduler=FlowMatchEulerDiscreteScheduler(),
-        vae=AutoencoderKL.from_pretrained(output / "vae"),
+        vae=AutoencoderKL.from_pretrained(parts / "vae"),
         text_encoder=text_encoder,
         tokenizer=tokenizer,
         text_encoder_2=text_encoder,
@@ -127,25 +129,27 @@ def write_pictures(images: ImageData, folder: Path) -> None:
 def main(arguments: Sequence[str] | None = None) -> None:
     """Parse the arguments and make what is missing."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--output", type=Path, required=True, metavar="FOLDER", help="folder for the pipelines")
+    parser.add_argument("--fashion", type=Path, metavar="FOLDER", help="folder of Fashion-MNIST's idx files")
+    parser.add_argument("--pictures", type=Path, metavar="FOLDER", help="also write the pictures with captions there")
     parser.add_argument(
-        "--fashion", type=Path, required=True, metavar="FOLDER", help="folder of Fashion-MNIST's idx files"
+        "--parts", type=Path, metavar="FOLDER", default=PARTS, help="the trained parts (default: %(default)s)"
     )
-    parser.add_argument("--output", type=Path, required=True, metavar="FOLDER", help="folder for parts and pipelines")
-    parser.add_argument(
-        "--pictures", type=Path, metavar="FOLDER", help="also write the pictures with their captions there"
-    )
-    parser.add_argument("--steps", type=int, default=2400, help="train steps of each part (default: 2400)")
+    parser.add_argument("--steps", type=int, default=2400, help="train steps of each part (default: %(default)s)")
     given = parser.parse_args(arguments)
+    trained = (given.parts / "clip" / "tokenizer_config.json").is_file()
+    if given.fashion is None and (given.pictures is not None or not trained):
+        parser.error("pictures, and parts that are not trained yet, need --fashion")
     logging.set_verbosity_error()  # the text encoders are read from CLIP's file, and the rest of it is not missed
     torch.set_num_threads(1)  # sums in another order give other weights
-    split = load_images(str(given.fashion), labels=True)
-    if given.pictures is not None:
+    split = None if given.fashion is None else load_images(str(given.fashion), labels=True)
+    if split is not None and given.pictures is not None:
         write_pictures(split.train, given.pictures / "train")
         write_pictures(split.held_out, given.pictures / "test")
-    if not (given.output / "clip" / "tokenizer_config.json").is_file():
-        make_parts(split.train, split.held_out, given.output, given.steps)
-    make_unet_pipeline(given.output)
-    make_flow_pipeline(given.output)
+    if split is not None and not trained:
+        make_parts(split.train, split.held_out, given.parts, given.steps)
+    make_unet_pipeline(given.parts, given.output)
+    make_flow_pipeline(given.parts, given.output)
 
 
 if __name__ == "__main__":

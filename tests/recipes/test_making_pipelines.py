@@ -9,7 +9,9 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from torch.nn import functional
 
+from prunekit.clip_scores import load_clip
 from prunekit.data import load_images
 
 RECIPES = Path(__file__).resolve().parents[2] / "recipes"
@@ -83,12 +85,13 @@ def test_training_resumes_to_the_same_weights(script, tmp_path):
 def test_both_pipelines_make_pictures_of_a_prompt(script, fashion, tmp_path):
     from diffusers import DiffusionPipeline
 
-    out, pictures = tmp_path / "out", tmp_path / "pictures"
-    options = ["--fashion", str(fashion), "--output", str(out), "--steps", "2", "--pictures", str(pictures)]
-    script("make_pipelines").main(options)
-    found = json.loads((out / "parts.json").read_text())
+    out, parts, pictures = tmp_path / "out", tmp_path / "parts", tmp_path / "pictures"
+    options = ["--output", str(out), "--parts", str(parts)]
+    own = ["--fashion", str(fashion), "--steps", "2", "--pictures", str(pictures)]
+    script("make_pipelines").main([*options, *own])
+    found = json.loads((parts / "parts.json").read_text())
     assert 0 <= found["CLIP's zero-shot accuracy"] <= 1
-    assert sum(path.stat().st_size for name in ("vae", "clip") for path in (out / name).iterdir()) < 3_000_000
+    assert sum(path.stat().st_size for name in ("vae", "clip") for path in (parts / name).iterdir()) < 3_000_000
     without_t5 = {"text_encoder_3": None, "tokenizer_3": None}
     for name, denoiser, absent, extra in (
         ("latent-unet", "unet", {}, {}),
@@ -108,16 +111,44 @@ def test_both_pipelines_make_pictures_of_a_prompt(script, fashion, tmp_path):
     split = load_images(str(pictures), labels=True)
     assert (len(split.train), len(split.held_out)) == (300, 40)
     assert split.held_out.labels.tolist() == [row % 10 for row in range(40)]
-    before = (out / "vae" / "diffusion_pytorch_model.safetensors").stat().st_mtime_ns
-    script("make_pipelines").main(["--fashion", str(fashion), "--output", str(out)])
-    assert (out / "vae" / "diffusion_pytorch_model.safetensors").stat().st_mtime_ns == before
+    before = (parts / "vae" / "diffusion_pytorch_model.safetensors").stat().st_mtime_ns
+    script("make_pipelines").main(options)
+    assert (parts / "vae" / "diffusion_pytorch_model.safetensors").stat().st_mtime_ns == before
 
 
-@pytest.mark.slow
-def test_a_clip_model_of_the_script_scores_pictures(script, fashion, tmp_path):
-    from prunekit.clip_scores import load_clip
+def test_parts_that_must_be_trained_and_pictures_need_the_files(script, tmp_path, capsys):
+    for options in (["--parts", str(tmp_path / "new")], ["--pictures", str(tmp_path / "pictures")]):
+        with pytest.raises(SystemExit):
+            script("make_pipelines").main(["--output", str(tmp_path / "out"), *options])
+        assert "need --fashion" in capsys.readouterr().err
 
-    script("make_pipelines").main(["--fashion", str(fashion), "--output", str(tmp_path / "out"), "--steps", "1"])
-    clip = load_clip(tmp_path / "out" / "clip")
-    score = clip.score(torch.zeros(2, 1, 32, 32, dtype=torch.uint8), ["a photo of a bag", "a coat"])
-    assert 0 <= score <= 100
+
+@pytest.fixture(scope="module")
+def shipped():
+    """Parts that were trained on all pictures."""
+    return RECIPES / "fashion-parts"
+
+
+def test_the_trained_parts_are_small_and_decode_what_they_encode(shipped):
+    from diffusers import AutoencoderKL
+
+    assert sum(path.stat().st_size for path in shipped.rglob("*")) < 3_000_000
+    vae = AutoencoderKL.from_pretrained(shipped / "vae")
+    grey = load_images("embedded:fashion").held_out.images[:64].float()
+    pictures = (
+        functional.interpolate(grey, (32, 32), mode="bicubic").clamp(0, 255).div(127.5).sub(1).expand(-1, 3, -1, -1)
+    )
+    with torch.no_grad():
+        latents = vae.encode(pictures).latent_dist.mode()
+        error = (vae.decode(latents).sample - pictures).abs().mean() / 2
+    assert latents.shape == (64, 4, 8, 8)
+    assert error < 0.03
+    assert latents.std() * vae.config.scaling_factor == pytest.approx(1, abs=0.15)
+
+
+def test_the_trained_clip_model_knows_its_classes(script, shipped):
+    parts, clip = script("fashion_parts"), load_clip(shipped / "clip")
+    images = load_images("embedded:fashion", labels=True).held_out
+    own = [parts.caption(int(label), 0) for label in images.labels[:200]]
+    others = [parts.caption((int(label) + 5) % 10, 0) for label in images.labels[:200]]
+    assert clip.score(images.images[:200], own) > clip.score(images.images[:200], others) + 30
