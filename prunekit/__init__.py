@@ -58,7 +58,8 @@ _HOMES = {
     "graph": ("ChannelGraph", "Constraints", "PruningPlan", "trace"),
     "groups": ("TimestepGroup", "TimestepGroups", "make_groups"),
     "importance": ("ImportanceMap", "Probe"),
-    "nets": ("MultiDecoderUNet", "TimestepExperts", "load_experts", "save_experts"),
+    # diffusers looks ModelMixin up in the library that model_index.json names, to know how its classes are loaded
+    "nets": ("ModelMixin", "MultiDecoderUNet", "TimestepExperts", "load_experts", "save_experts"),
     "schedule": ("NoiseSchedule",),
     "search": ("repair",),
     "slim": ("SlimModel", "load_slim", "save_slim"),

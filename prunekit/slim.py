@@ -40,6 +40,7 @@ from prunekit.graph.forward_pass import run_once
 from prunekit.graph.surgery import all_tensors
 from prunekit.groups import TimestepGroup
 from prunekit.results.formats import SLIM
+from prunekit.schedule import TimeUnit
 
 if TYPE_CHECKING:
     from prunekit.results.model_files import SlimFile
@@ -61,7 +62,7 @@ WEIGHTS = "model.safetensors"
 
 FOLDER = FolderKind("slim model", ("model.safetensors", "README.md"), marker="config.json", is_ours=has_format(SLIM))
 """Folders that :func:`save_slim` may replace."""
-_ABOUT = ("noise_schedule", "prediction_type", "data", "provenance")
+_ABOUT = ("noise_schedule", "prediction_type", "time_unit", "data", "provenance")
 _MISFITS = (
     PlanError,
     ArithmeticError,
@@ -233,6 +234,8 @@ def load_slim(folder: Path | str, factory: Factory | nn.Module | None = None, in
         read_schedule(known.noise_schedule, f"The noise schedule of {folder}", known.num_timesteps)
     if known.prediction_type is not None:
         checked_prediction(known.prediction_type, str(source))
+    if known.time_unit is not None:
+        TimeUnit.from_config(known.time_unit)
     sizes, macs = known.sizes, known.macs
     try:
         model = _fitted(folder, spec, shapes, sizes, plan, macs)

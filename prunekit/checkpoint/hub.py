@@ -7,7 +7,7 @@ from prunekit.checkpoint.folders import NETWORKS, SCHEDULERS
 from prunekit.checkpoint.weight_files import DIFFUSERS
 from prunekit.errors import InputError, MissingFileError
 
-__all__ = ["fetched", "pushed"]
+__all__ = ["fetched", "fetched_whole", "pushed"]
 
 (_WEIGHTS,) = DIFFUSERS
 _FOLDERS = ("", *(f"{name}/" for name in NETWORKS))
@@ -36,6 +36,26 @@ def fetched(hub_id: str) -> Path:
             f"({type(error).__name__}); check the name and the connection, or give a local path."
         ) from error
     return found
+
+
+def fetched_whole(hub_id: str) -> Path:
+    """The local copy of a hub repository's JSON and safetensors files, downloaded where it is not in the hub's cache.
+
+    Args:
+        hub_id: ``user/name``.
+
+    Raises:
+        MissingFileError: it is neither on the hub nor in the cache, or the hub cannot be reached.
+    """
+    import huggingface_hub  # noqa: PLC0415 - only hub ids need it
+
+    try:
+        return Path(huggingface_hub.snapshot_download(hub_id, allow_patterns=["*.json", "*.safetensors"]))
+    except Exception as error:  # its HTTP library's errors have changed their base from version to version
+        raise MissingFileError(
+            f"{hub_id} is no folder here, and could not be fetched from the Hugging Face Hub ({type(error).__name__}); check the "
+            "name and the connection, or give a local path."
+        ) from error
 
 
 def pushed(folder: Path, repo_id: str, private: bool | None = None, token: str | None = None) -> str:

@@ -216,7 +216,7 @@ def assemble(
     """Put slim models together into one drop-in denoiser."""
     from prunekit._files import check_folder
     from prunekit.nets import load_experts
-    from prunekit.nets.experts import FOLDER
+    from prunekit.nets.experts_files import FOLDER
     from prunekit.steps.assembling import assemble as put_together
 
     check_folder(output, FOLDER)

@@ -6,9 +6,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from prunekit import nets
 from prunekit.errors import InputError
 from prunekit.groups import TimestepGroups
-from prunekit.nets import MultiDecoderUNet, TimestepExperts
 from prunekit.sampling import Evaluation, clean_prediction
 from prunekit.schedule import Parameterization, Parameterized
 from prunekit.training import predict
@@ -32,7 +32,7 @@ class Denoiser(Parameterized):
     @property
     def groups(self) -> TimestepGroups | None:
         """The timestep groups by which experts are routed; None for a single network."""
-        return self.model.groups if isinstance(self.model, TimestepExperts | MultiDecoderUNet) else None
+        return self.model.groups if isinstance(self.model, nets.TimestepExperts | nets.MultiDecoderUNet) else None
 
     def group_at(self, timestep: float) -> int | None:
         """Index of the timestep group that t belongs to; None for a single network."""
@@ -45,9 +45,9 @@ class Denoiser(Parameterized):
             InputError: the model has no timestep groups, or none with this index.
         """
         match self.model:
-            case TimestepExperts():
+            case nets.TimestepExperts():
                 part = self.model.expert(self.model.groups[index].index)
-            case MultiDecoderUNet():
+            case nets.MultiDecoderUNet():
                 part = self.model.stage(index)
             case _:
                 raise InputError("The model has no timestep groups; expected experts or a multi-decoder network.")

@@ -4,9 +4,10 @@ from typing import TYPE_CHECKING
 
 from prunekit._lazy import at_need
 from prunekit.nets.drop_in import DropInOutput
-from prunekit.nets.experts import TimestepExperts, load_experts, save_experts
 
 if TYPE_CHECKING:
+    from prunekit.nets.experts import TimestepExperts
+    from prunekit.nets.experts_files import load_experts, save_experts
     from prunekit.nets.multi_decoder import MultiDecoderUNet, StageUNet
     from prunekit.nets.multi_decoder_files import (
         is_multi_decoder,
@@ -29,6 +30,8 @@ __all__ = [
 ]
 
 _HOMES = {  # they import diffusers, which takes seconds
+    "experts": ("ModelMixin", "TimestepExperts"),
+    "experts_files": ("load_experts", "save_experts"),
     "multi_decoder": ("MultiDecoderUNet", "StageUNet"),
     "multi_decoder_files": ("is_multi_decoder", "load_multi_decoder", "multi_decoder_slim", "save_multi_decoder"),
 }

@@ -1,77 +1,107 @@
-"""The parts that let a denoiser replace a diffusers U-Net: its output, its config, and routing by each sample's timestep."""
+"""Routing by each sample's timestep, and the output of a network that replaces a denoiser of diffusers."""
 
 from collections.abc import Iterator
-from types import SimpleNamespace
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from prunekit._json import JsonDict
+from prunekit._types import FloatArray, IntArray
 from prunekit.errors import InputError
 from prunekit.groups import TimestepGroups
+from prunekit.schedule import TimeUnit
 
-__all__ = ["DropInConfig", "DropInOutput", "rows_by_group", "scattered"]
+__all__ = ["DropInOutput", "Router", "scattered"]
 
 
 class DropInOutput(NamedTuple):
     """The denoiser's output, with the same attributes as diffusers' ``UNet2DOutput``.
 
     Attributes:
-        sample: the prediction, shape (batch, channels, height, width).
+        sample: the prediction, shape (batch, channels, height, width) or as the network's class makes it.
     """
 
     sample: Tensor
 
 
-class DropInConfig(SimpleNamespace):
-    """Attribute and item access, as diffusers' pipelines read a model's config."""
-
-    @classmethod
-    def of(cls, values: JsonDict) -> "DropInConfig":
-        """The config's public entries."""
-        return cls(**{key: value for key, value in values.items() if not key.startswith("_")})
-
-    def __getitem__(self, key: str) -> Any:
-        return self.__dict__[key]
-
-    def get(self, key: str, default: Any = None) -> Any:
-        """An entry, or ``default``."""
-        return self.__dict__.get(key, default)
-
-
-def rows_by_group(
-    groups: TimestepGroups, cuts: Tensor, timestep: Tensor | float | int, batch: int
-) -> Iterator[tuple[int, Tensor | None]]:
-    """Which samples of a batch belong to which timestep group, by each sample's own timestep.
+class Router:
+    """Which samples of a batch belong to which timestep group, by the number that each sample's network is told.
 
     Args:
-        groups: the partition.
-        cuts: its inner borders as an int64 tensor on the batch's device.
-        timestep: a number, or shape (), (1,) or (batch,); fractional ones belong to the group that contains them.
-        batch: number of samples.
-
-    Yields:
-        Index of a timestep group and its rows, shape (rows,); None for all of them.
-
-    Raises:
-        InputError: there are neither one nor as many timesteps as samples, or there are no samples.
+        groups: the partition of the training timesteps.
+        unit: of the numbers that the network is told. If missing, they are training timesteps, and numbers between 0 and 1 are
+            refused: they may come from a pipeline that divides by the number of timesteps.
     """
-    timesteps = torch.as_tensor(timestep, device=cuts.device)
-    if timesteps.numel() == 1:
-        yield int(groups.index_of(np.asarray(timesteps.reshape(1).double().cpu()))[0]), None
-        return
-    if timesteps.shape != (batch,):
-        raise InputError(
-            f"Got timesteps of shape {tuple(timesteps.shape)} for {batch} samples; expected one for each, or one for all."
-        )
-    if batch == 0:
-        raise InputError("Got a batch of no samples; expected at least one.")
-    index_of_sample = torch.bucketize(timesteps.double(), cuts.double(), right=True)
-    present = index_of_sample.unique().tolist()
-    for index in present:
-        yield index, None if len(present) == 1 else (index_of_sample == index).nonzero().squeeze(1)
+
+    def __init__(self, groups: TimestepGroups, unit: TimeUnit | None = None) -> None:
+        self.groups, self.unit = groups, unit
+
+    def index_of(self, told: Tensor) -> IntArray:
+        """Index of the timestep group of each told number, same shape.
+
+        A number that its type cannot hold exactly belongs to the noisier group if a border lies within its rounding: 0.7 as a
+        32-bit number is a little less than 0.7.
+
+        Args:
+            told: what the network is told.
+
+        Raises:
+            InputError: a number is outside the unit's range, or it fits two units.
+        """
+        values = told.detach().double().cpu().numpy()
+        timesteps = self._timesteps(values)
+        if told.is_floating_point() and told.dtype != torch.float64:
+            rounding = np.abs(values) * (torch.finfo(told.dtype).eps / 2 / abs(self.unit.scale if self.unit else 1))
+            timesteps = timesteps + rounding
+        return self.groups.index_of(np.minimum(timesteps, self.groups.num_timesteps - 1))
+
+    def routes(
+        self, timestep: Tensor | float | int, batch: int, device: torch.device | None = None
+    ) -> Iterator[tuple[int, Tensor | None]]:
+        """Every timestep group that has samples of the batch, cleanest first.
+
+        Args:
+            timestep: a number, or shape (), (1,), (batch,), or (batch, tokens), as image-to-video pipelines tell it: there the
+                noisiest token counts, because tokens of the given picture are told to be clean.
+            batch: number of samples.
+            device: where the rows shall be.
+
+        Yields:
+            Index of a timestep group and its rows, shape (rows,); None for all of them.
+
+        Raises:
+            InputError: there are neither one nor as many timesteps as samples, or there are no samples.
+        """
+        told = torch.as_tensor(timestep)
+        if told.numel() == 1:
+            yield int(self.index_of(told.reshape(1))[0]), None
+            return
+        per_token = told.ndim == 2 and told.shape[1] > 1
+        if not (told.ndim == 1 or per_token) or len(told) != batch:
+            raise InputError(
+                f"Got timesteps of shape {tuple(told.shape)} for {batch} samples; expected one for each, or one for all."
+            )
+        if batch == 0:
+            raise InputError("Got a batch of no samples; expected at least one.")
+        index_of_sample = self.index_of(told).reshape(batch, -1).max(1)
+        present = np.unique(index_of_sample).tolist()
+        for index in present:
+            rows = np.flatnonzero(index_of_sample == index)
+            yield index, None if len(present) == 1 else torch.from_numpy(rows).to(device)
+
+    def _timesteps(self, told: FloatArray) -> FloatArray:
+        """Training timesteps, fractional, of told numbers."""
+        count = self.groups.num_timesteps
+        if self.unit is not None:
+            return self.unit.index_of_time(told, count)
+        between = (told > 0) & (told < 1)
+        if between.any():
+            raise InputError(
+                f"Got the timestep {told[between].flat[0]:g}, which may be in the unit 0 … 1 or 0 … {count}; expected networks "
+                "that store their pipeline's time unit: set it by `with_time_unit`."
+            )
+        return TimeUnit().index_of_time(told, count)
 
 
 def scattered(output: Tensor, part: Tensor, rows: Tensor | None, batch: int) -> Tensor:
@@ -86,4 +116,4 @@ def scattered(output: Tensor, part: Tensor, rows: Tensor | None, batch: int) -> 
     if rows is None:
         return part
     whole = output if len(output) == batch else part.new_empty((batch, *part.shape[1:]))
-    return whole.index_copy(0, rows, part)
+    return whole.index_copy(0, rows.to(whole.device), part)

@@ -1,56 +1,41 @@
-"""Timestep experts: one drop-in denoiser that sends every sample to its timestep group's own network."""
+"""Timestep experts: one model of diffusers that sends every sample to its timestep group's own network."""
 
-import math
-from collections.abc import Callable, Sequence
+import functools
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
 import torch
+from diffusers import ConfigMixin, ModelMixin
 from torch import Tensor, nn
 
-from prunekit._files import atomic_folder, atomic_path, write_json
-from prunekit._json import JsonDict, JsonObject, read_json
-from prunekit._kinds import FolderKind, has_format
-from prunekit._leftovers import restore
-from prunekit._names import without_paths
 from prunekit._types import FloatArray
-from prunekit.card import experts_card
-from prunekit.checkpoint import Factory, ModelSpec
-from prunekit.checkpoint.hub import pushed
-from prunekit.checkpoint.tensors import safetensors_shapes
+from prunekit.checkpoint import ModelSpec
 from prunekit.conditions import rows_of
-from prunekit.errors import FileFormatError, InputError
-from prunekit.groups import TimestepGroup, TimestepGroups
-from prunekit.nets.differences import FILE as DIFFERENCE
-from prunekit.nets.differences import load_difference, save_difference
-from prunekit.nets.drop_in import DropInConfig, DropInOutput, rows_by_group, scattered
-from prunekit.nets.sharing import read_networks, shared, shared_networks
-from prunekit.results.formats import EXPERTS
-from prunekit.slim import FOLDER as _SLIM
-from prunekit.slim import WEIGHTS, SlimModel, load_slim, save_slim, slim_config
+from prunekit.errors import InputError
+from prunekit.groups import TimestepGroups
+from prunekit.nets.call_forms import CallForm
+from prunekit.nets.drop_in import DropInOutput, Router, scattered
+from prunekit.nets.lora import LoraLoading
+from prunekit.nets.model_config import full_config, time_unit_of
+from prunekit.nets.offloading import offloaded_like
+from prunekit.nets.pretrained import Pretrained
+from prunekit.nets.reaching import ReachesAll, Setting, asked, is_method
+from prunekit.nets.residency import Loader, Shelf, cast
+from prunekit.schedule import TimeUnit
+from prunekit.slim import SlimModel
 
-__all__ = ["FOLDER", "TimestepExperts", "load_experts", "save_experts"]
-
-FOLDER = FolderKind(
-    "experts",
-    ("README.md",),
-    {
-        f"group-{digits}": replace(_SLIM, files=(*_SLIM.files, DIFFERENCE))
-        for digits in ("[0-9]", "[0-9][0-9]", "[0-9][0-9][0-9]")
-    },
-    marker="experts.json",
-    is_ours=has_format(EXPERTS),
-)
-"""Files that :func:`save_experts` may replace."""
+__all__ = ["TimestepExperts", "without_weights"]
 
 
-class TimestepExperts(nn.Module):
+class TimestepExperts(ReachesAll, Pretrained, ModelMixin, ConfigMixin):  # type: ignore[misc] # diffusers has no types
     """Routes each SAMPLE of a batch to the expert of its timestep's group.
 
-    Usable as ``unet`` in diffusers' pipelines: it has ``config``, ``dtype`` and ``device`` and returns an object with ``sample``.
+    A model of diffusers: it stands in for a pipeline's ``unet`` or ``transformer``, is saved and loaded with the pipeline, and is
+    moved, offloaded and compiled with it. One expert answers what a pipeline asks of its denoiser; what it sets is set in all.
     Groups whose slim models hold the same module share it: it is in memory once, and training it changes all of them.
 
     Args:
@@ -62,9 +47,12 @@ class TimestepExperts(nn.Module):
         InputError: the slim models do not match the groups.
     """
 
+    __module__ = "prunekit"  # the library that a pipeline's model_index.json names
+    config_name = "experts.json"
+    _supports_gradient_checkpointing = True
+
     def __init__(self, groups: TimestepGroups, slims: Sequence[SlimModel], resident: str = "all") -> None:
         super().__init__()
-        self._cuts: Tensor
         self._like: Tensor
         found = [slim.group for slim in slims]
         if found != list(groups):
@@ -82,18 +70,34 @@ class TimestepExperts(nn.Module):
         self.resident = resident
         self.networks: tuple[int, ...] = _by_module(slims)
         self._stored = 0
+        self._router = Router(groups, time_unit_of(self.about))
+        self._context: tuple[tuple[Any, ...], dict[str, Any]] | None = None
+        self._settings: list[Any] = []
+        self._told = tuple(without_weights(slim) for slim in slims)
         self.experts = nn.ModuleList([slim.model for slim in slims] if resident == "all" else [])
-        self._told = tuple(_without_weights(slim) for slim in slims)
-        self._loaders: list[Callable[[], nn.Module]] = []
-        if resident == "one":  # these still hold all weights; load_experts replaces them by loaders that read from disk
-            self._loaders = [lambda model=slim.model: model for slim in slims]  # type: ignore[misc]
-        self._loaded: tuple[int, nn.Module] | None = None
-        # integers, so a change of dtype leaves them exact
-        self.register_buffer("_cuts", torch.tensor(groups.cuts, dtype=torch.int64), persistent=False)
+        self._held: int | None = None  # with ``one``: the network in memory
+        models = [slim.model for slim in slims] if resident == "one" else []
+        # these still hold all weights; see read_from
+        self._shelf = Shelf([lambda model=model: model for model in models], prefetch=False)  # type: ignore[misc]
+        self._in_memory = resident == "one"
         weight = next(slims[0].model.parameters(), torch.empty(0))
         # follows the module's device and dtype, even while no expert is resident
         self.register_buffer("_like", weight.new_empty(0), persistent=False)
-        self.config = DropInConfig.of(self.spec.config)
+        self.register_to_config(**full_config(self.spec))
+
+    def __getattr__(self, name: str) -> Any:
+        """What only the experts have: values and modules of one of them; methods are called on all."""
+        try:
+            return nn.Module.__getattr__(self, name)
+        except AttributeError:
+            if "_like" not in self._buffers or (name.startswith("_") and not len(self.experts)):
+                raise  # it is being made, or nothing is loaded that could have the attribute
+            network = self._any()
+            if not asked(type(network), name):
+                raise
+        if is_method(type(network), name):
+            return functools.partial(self.reach, name)
+        return getattr(network, name)
 
     @property
     def dtype(self) -> torch.dtype:
@@ -124,13 +128,8 @@ class TimestepExperts(nn.Module):
         """Whether a batch must not be evaluated in parts at the same time, since each part would load its own expert."""
         return self.resident == "one"
 
-    @property
-    def slims(self) -> list[SlimModel]:
-        """The experts as slim models, ready to be saved, cleanest group first."""
-        return [replace(slim, model=self.expert(index)) for index, slim in enumerate(self._told)]
-
     def save(self, folder: Path | str, share: float | None = None) -> None:
-        """Write an experts folder, see :func:`save_experts`; :func:`load_experts` reads it.
+        """Write an experts folder, see :func:`prunekit.save_experts`; :func:`prunekit.load_experts` reads it.
 
         Args:
             folder: folder to write.
@@ -139,22 +138,20 @@ class TimestepExperts(nn.Module):
         Raises:
             InputError: there is something else in the folder than earlier experts.
         """
+        from prunekit.nets.experts_files import save_experts  # noqa: PLC0415 - it imports this module
+
         save_experts(self.slims, self.groups, folder, share=share)
 
-    def push_to_hub(self, repo_id: str, *, private: bool | None = None, token: str | None = None) -> str:
-        """Push the experts with the model card to the Hugging Face Hub; returns the page of the commit.
+    @classmethod
+    def _read(cls, folder: Path, **options: Any) -> "TimestepExperts":
+        from prunekit.nets.experts_files import load_experts  # noqa: PLC0415 - it imports this module
 
-        Args:
-            repo_id: ``name`` or ``user/name``; it is created if it does not exist.
-            private: whether a new repository is private (default: as the account or organisation sets it).
-            token: the hub's access token (default: that of ``hf auth login``, or of the variable ``HF_TOKEN``).
+        return load_experts(folder, **options)
 
-        Raises:
-            InputError: the hub refuses, or cannot be reached.
-        """
-        with TemporaryDirectory() as folder:
-            self.save(Path(folder) / "model")
-            return pushed(Path(folder) / "model", repo_id, private, token)
+    @property
+    def slims(self) -> list[SlimModel]:
+        """The experts as slim models, ready to be saved, cleanest group first."""
+        return [replace(slim, model=self.expert(index)) for index, slim in enumerate(self._told)]
 
     def mean_macs(self, sampling_steps: Sequence[int] | FloatArray) -> float:
         """Mean MACs per evaluation over a sampler's timesteps."""
@@ -166,33 +163,163 @@ class TimestepExperts(nn.Module):
         if self.resident == "all":
             return self.experts[index]
         network = self.networks[index]
-        if self._loaded is None or self._loaded[0] != network:
-            self._loaded = None  # frees the last expert before the next is read
-            self._loaded = (network, self._loaders[network]().train(self.training))
-        return self._loaded[1].to(self._like)
+        if self._held != network:
+            self._swap(network)
+            self._shelf.expect(self._next(index))
+        return self.experts[0]
 
-    def forward(
-        self, sample: Tensor, timestep: Tensor | float | int, *args: Any, return_dict: bool = True, **kwargs: Any
-    ) -> DropInOutput | tuple[Tensor]:
+    def with_time_unit(self, unit: TimeUnit) -> "TimestepExperts":
+        """Set the unit in which the pipeline tells its denoiser the time, and store it with the experts from now on.
+
+        Args:
+            unit: for Flux ``TimeUnit(0.001)``, for Lumina 2 ``TimeUnit(-0.001, 1.0)``.
+
+        Returns:
+            These experts.
+        """
+        self.about = {**self.about, "time_unit": unit.to_config()}
+        self._told = tuple(replace(slim, about={**slim.about, "time_unit": unit.to_config()}) for slim in self._told)
+        self._router = Router(self.groups, unit)
+        return self
+
+    def read_from(self, loaders: Sequence[Loader], prefetch: bool = True) -> None:
+        """With ``resident="one"``: how networks are read when they are needed.
+
+        Args:
+            loaders: one for each timestep group.
+            prefetch: whether the network of the next cleaner timesteps is read into the CPU's memory while one is used.
+        """
+        self._shelf, self._in_memory = Shelf(loaders, prefetch), False
+
+    def reach(self, name: str, *args: Any, **kwargs: Any) -> Any:
+        """Call a method of every expert; with ``resident="one"`` it is called again for every expert that is loaded later.
+
+        Args:
+            name: of the method.
+            args: its arguments by place.
+            kwargs: its arguments by name.
+
+        Returns:
+            What the first expert's method returns.
+        """
+        return self.set_in_all(Setting(name, args, kwargs))
+
+    def set_in_all(self, setting: Any) -> Any:
+        """Change every expert, see :meth:`reach`.
+
+        Args:
+            setting: called with a network and its slim model.
+        """
+        self._any()
+        held = [self._held] if self.resident == "one" else list(dict.fromkeys(self.networks))
+        found = [setting(self.expert(index), self._told[index]) for index in held if index is not None]
+        if self.resident == "one" and found[0] is None:
+            self._settings.append(setting)
+        return found[0]
+
+    def load_lora_adapter(self, weights: Any, prefix: str | None = "transformer", **options: Any) -> None:
+        """Load a LoRA of the base onto every expert, cut to the expert's widths; pipelines call it in ``load_lora_weights``.
+
+        Args:
+            weights: its tensors by name, or a safetensors file.
+            prefix: of the names that belong to the denoiser; None if all do.
+            options: as diffusers' ``load_lora_adapter`` takes them.
+
+        Raises:
+            InputError: it cannot be cut exactly, or the experts' class takes none.
+        """
+        self.set_in_all(LoraLoading(weights, prefix, options))
+
+    @contextmanager
+    def cache_context(self, *args: Any, **kwargs: Any) -> Iterator[None]:
+        """Tell the caches of every expert which of a pipeline's calls this is, see diffusers' ``CacheMixin``.
+
+        Args:
+            args: of diffusers' method: a name, such as ``cond`` and ``uncond``.
+            kwargs: of diffusers' method.
+        """
+        before, self._context = self._context, (args, kwargs)
+        try:
+            yield
+        finally:
+            self._context = before
+
+    @torch.compiler.disable(recursive=False)  # the experts are compiled, the routing is not
+    def forward(self, *args: Any, return_dict: bool = True, **kwargs: Any) -> DropInOutput | tuple[Tensor]:
         """Predict with each sample's own expert.
 
         Args:
-            sample: noisy input, shape (batch, channels, height, width).
-            timestep: a number, or shape (), (1,) or (batch,); fractional ones belong to the group that contains them.
-            args: passed on unchanged to every expert; per-sample tensors must be passed by name.
+            args: as the base takes them; the noisy sample, shape (batch, …), comes first.
             return_dict: False returns a tuple.
-            kwargs: passed on; tensors with the batch as first dimension are split like the batch.
+            kwargs: as the base takes them. ``sample`` and ``hidden_states`` both mean the noisy sample, and ``timestep`` and
+                ``timesteps`` what the pipeline tells: a number, or shape (), (1,), (batch,) or (batch, tokens), in the unit of the
+                base's pipeline. Fractional ones belong to the group that contains them. Conditions are split like the batch.
 
         Raises:
-            InputError: there are neither one nor as many timesteps as samples, or there are no samples.
+            InputError: there are neither one nor as many timesteps as samples, they have another unit, or there are no samples.
         """
+        form = self._form
+        bound = form.bound(args, kwargs)
+        sample, timestep = bound[form.sample], bound[form.timestep]
+        if not isinstance(sample, Tensor):
+            raise InputError(f"Got a {type(sample).__name__} as {form.sample}; expected a tensor with the batch first.")
         batch, output = len(sample), sample.new_empty(0)
-        for index, rows in rows_by_group(self.groups, self._cuts.to(sample.device), timestep, batch):
-            own = {key: rows_of(value, rows, batch) for key, value in kwargs.items()}
-            times = timestep if rows is None else torch.as_tensor(timestep, device=sample.device)[rows]
-            part = self.expert(index)(rows_of(sample, rows, batch), times, *args, return_dict=False, **own)[0]
+        for index, rows in self._router.routes(timestep, batch, sample.device):  # type: ignore[arg-type]
+            own = bound if rows is None else self._split(bound, rows, batch)
+            expert = self.expert(index)
+            by_place = [own[name] for name in form.order[: len(args)]]
+            by_name = {key: value for key, value in own.items() if key not in form.order[: len(args)]}
+            with self._cache_of(expert):
+                part = expert(*by_place, **by_name, return_dict=False)[0]
             output = scattered(output, part, rows, batch)
         return DropInOutput(output) if return_dict else (output,)
+
+    def _cache_of(self, expert: nn.Module) -> Any:
+        if self._context is None or not hasattr(expert, "cache_context"):
+            return nullcontext()
+        args, kwargs = self._context
+        return expert.cache_context(*args, **kwargs)  # type: ignore[operator]
+
+    @functools.cached_property
+    def _form(self) -> CallForm:
+        return CallForm.of(type(self._any()))
+
+    @functools.cached_property
+    def _fixed(self) -> frozenset[str]:
+        """Names of arguments that are equal for all samples, such as the places of tokens."""
+        try:
+            return frozenset(self.spec.calling().fixed)
+        except InputError:  # no example inputs can be derived
+            return frozenset()
+
+    def _split(self, bound: Mapping[str, object], rows: Tensor, batch: int) -> dict[str, object]:
+        """The rows of every argument that has one row for each sample."""
+        own = {key: value if key in self._fixed else rows_of(value, rows, batch) for key, value in bound.items()}
+        timestep = torch.as_tensor(bound[self._form.timestep])
+        own[self._form.timestep] = timestep[rows.to(timestep.device)]
+        return own
+
+    def _any(self) -> nn.Module:
+        """A network: the resident one, or the noisiest timesteps', where sampling begins."""
+        return self.experts[0] if len(self.experts) else self.expert(len(self.groups) - 1)
+
+    def _swap(self, network: int) -> None:
+        """Keep another network in memory instead of the one that is there."""
+        last = self.experts[0] if len(self.experts) else None
+        self.experts = nn.ModuleList()  # frees the last expert before the next is read
+        if last is not None and self._in_memory:
+            last.to("cpu")  # its loader keeps it
+        del last
+        found = self._shelf.take(network)
+        found = cast(found.train(self.training), self.dtype, self.device)
+        for setting in self._settings:
+            setting(found, self._told[network])
+        self.experts, self._held = nn.ModuleList([offloaded_like(found, self)]), network
+
+    def _next(self, index: int) -> int:
+        """The network that sampling needs after a timestep group's: the next cleaner one, after the cleanest the noisiest."""
+        cleaner = [self.networks[other] for other in range(index - 1, -1, -1)]
+        return next((other for other in cleaner if other != self.networks[index]), self.networks[-1])
 
 
 def _by_module(slims: Sequence[SlimModel]) -> tuple[int, ...]:
@@ -201,131 +328,7 @@ def _by_module(slims: Sequence[SlimModel]) -> tuple[int, ...]:
     return tuple(next(other for other, model in enumerate(modules) if model is own) for own in modules)
 
 
-def save_experts(
-    slims: Sequence[SlimModel],
-    groups: TimestepGroups,
-    folder: Path | str,
-    extra: JsonDict | None = None,
-    share: float | None = None,
-) -> None:
-    """Write an experts folder: ``experts.json``, one slim folder per network and a model card, atomically.
-
-    Groups with the same network, such as those that keep the whole base, share the folder of the first of them.
-
-    Args:
-        slims: one slim model for each group, in order.
-        groups: the timestep groups.
-        folder: folder to write.
-        extra: further keys of ``experts.json``.
-        share: tolerance with which the other networks are stored as their differences from the largest one, see
-            :func:`prunekit.nets.differences.differs_by`; None stores every network whole. 0 changes nothing but rounding.
-
-    Raises:
-        InputError: there is something else in the folder than earlier experts, or the tolerance is not from 0 to 1.
-    """
-    folder = Path(folder)
-    TimestepExperts(groups, slims)  # refuses experts that could not be loaded again
-    extra, networks = without_paths(extra or {}), shared_networks(slims)
-    own = list(dict.fromkeys(networks))
-    some: JsonObject = {"networks": list(networks)} if len(own) < len(slims) else {}
-    largest = max(own, key=lambda network: slims[network].params)
-    if share is not None and len(own) > 1:
-        some["reference"] = largest
-    with atomic_folder(folder, FOLDER) as part:
-        for network in own:
-            place = part / f"group-{network}"
-            if "reference" in some and share is not None and network != largest:
-                save_difference(slims[network], slims[largest], place, share)
-            else:
-                save_slim(slims[network], place)
-        write_json(part / "experts.json", {**extra, **groups.to_json(), **some, "format": EXPERTS})
-        with atomic_path(part / "README.md") as card:
-            card.write_text(experts_card([slim_config(slim) for slim in slims], extra, networks), encoding="utf-8")
-
-
-def load_experts(
-    folder: Path | str, resident: str = "all", factory: Factory | nn.Module | None = None, inputs: Any = None
-) -> TimestepExperts:
-    """Read an experts folder.
-
-    Args:
-        folder: a folder that :func:`save_experts` wrote.
-        resident: ``all``, or ``one`` to hold a single expert in memory at a time.
-        factory: builds the unpruned architecture, as for :func:`prunekit.slim.load_slim`.
-        inputs: arguments of one forward pass, as for :func:`prunekit.slim.load_slim`.
-
-    Raises:
-        MissingFileError: the folder or a part of it is missing.
-        FileFormatError: a part is damaged.
-    """
-    from prunekit.results.model_files import ExpertsFile  # noqa: PLC0415 - loads pydantic
-
-    folder = Path(folder)
-    restore(folder)
-    source = folder / "experts.json"
-    known = ExpertsFile.of(read_json(source, EXPERTS), str(source))
-    groups = TimestepGroups.from_json(known, source)
-    networks = read_networks(known.networks, len(groups), str(source))
-    paths = [folder / f"group-{network}" for network in networks]
-    own = {"factory": factory, "inputs": inputs} if factory else {}
-    reference = known.reference
-    if reference is not None and reference not in networks:
-        raise FileFormatError(f"{source} names the reference {reference}; expected a group with a network of its own.")
-
-    def read(network: int, base: SlimModel | None = None) -> SlimModel:
-        if reference is None or network == reference:
-            return load_slim(paths[network], **own)
-        return load_difference(paths[network], base or load_slim(paths[reference], **own), **own)
-
-    base = None if reference is None else read(reference)
-    found: dict[int, SlimModel] = {}
-    for network in dict.fromkeys(networks):
-        slim = _found_in(folder, groups.groups[network], base if base and network == reference else read(network, base))
-        found[network] = slim if resident == "all" else _without_weights(slim)
-    slims = shared(
-        [replace(found[network], group=group) for group, network in zip(groups, networks, strict=True)], networks
-    )
-    experts = TimestepExperts(groups, slims, resident)
-    _check_alike(folder, groups, slims)
-    if resident == "one":
-        experts._loaders = [lambda network=network: read(network).model for network in networks]  # type: ignore[misc]
-    if reference is not None:
-        experts._stored = sum(_values_in(path) for path in dict.fromkeys(paths))
-    return experts.eval()
-
-
-def _values_in(folder: Path) -> int:
-    """Number of values in a network's file."""
-    file = next(path for path in (folder / WEIGHTS, folder / DIFFERENCE) if path.is_file())
-    return sum(math.prod(shape) for shape in safetensors_shapes(file).values())
-
-
-def _found_in(folder: Path, group: TimestepGroup, found: SlimModel) -> SlimModel:
-    """The slim model of a timestep group's folder.
-
-    Raises:
-        FileFormatError: it is another group's.
-    """
-    if found.group != group:
-        own, wanted = ((one.index, one.start, one.stop) for one in (found.group, group))
-        raise FileFormatError(
-            f"{folder} is inconsistent: group-{group.index} serves the timestep group {own}; expected {wanted}."
-        )
-    return found
-
-
-def _check_alike(folder: Path, groups: TimestepGroups, slims: Sequence[SlimModel]) -> None:
-    """Refuse experts with different diffusion processes: one would be sampled with the schedule of another."""
-    for slim in slims:
-        where = f"group-{slim.group.index} of {folder}"
-        if slim.num_timesteps != groups.num_timesteps:
-            raise FileFormatError(f"{where} is of {slim.num_timesteps} timesteps; expected {groups.num_timesteps}.")
-        for key, words in (("noise_schedule", "noise schedule"), ("prediction_type", "prediction type")):
-            if slim.about.get(key) != slims[0].about.get(key):
-                raise FileFormatError(f"{where} has another {words} than group-0; expected experts of one base.")
-
-
-def _without_weights(slim: SlimModel) -> SlimModel:
+def without_weights(slim: SlimModel) -> SlimModel:
     """The same slim model with one empty parameter of the same dtype as its network, so that the memory is freed."""
     stub = nn.ParameterList([parameter.new_empty(0) for parameter in slim.model.parameters()][:1])
     return replace(slim, model=stub)

@@ -3,11 +3,12 @@
 import copy
 import json
 from collections.abc import Iterable, Sequence
-from typing import cast
+from pathlib import Path
+from typing import Any, cast
 
 import numpy as np
 import torch
-from diffusers import UNet2DModel
+from diffusers import ConfigMixin, ModelMixin, UNet2DModel
 from torch import Tensor, nn
 
 from prunekit._json import JsonDict, JsonObject
@@ -18,8 +19,11 @@ from prunekit.cost import count_macs
 from prunekit.errors import InputError
 from prunekit.graph import ChannelGraph
 from prunekit.groups import TimestepGroups
-from prunekit.nets.drop_in import DropInConfig, DropInOutput, rows_by_group, scattered
+from prunekit.nets.drop_in import DropInOutput, Router, scattered
+from prunekit.nets.model_config import full_config, time_unit_of
+from prunekit.nets.pretrained import Pretrained
 from prunekit.nets.unet_halves import Decoder, Encoder
+from prunekit.schedule import TimeUnit
 from prunekit.slim import SlimModel
 
 __all__ = ["MultiDecoderUNet", "StageUNet"]
@@ -50,10 +54,10 @@ class StageUNet(nn.Module):
         return DropInOutput(output) if return_dict else (output,)
 
 
-class MultiDecoderUNet(nn.Module):
+class MultiDecoderUNet(Pretrained, ModelMixin, ConfigMixin):  # type: ignore[misc] # diffusers has no types
     """A shared encoder, run once for a batch, and one decoder for each timestep group; each SAMPLE goes to its group's decoder.
 
-    Usable as ``unet`` in diffusers' pipelines: it has ``config``, ``dtype`` and ``device`` and returns an object with ``sample``.
+    A model of diffusers: it stands in for a pipeline's ``unet``, and is saved and loaded with the pipeline.
     (The public code of arXiv:2312.09181 sends a whole batch to the decoder of its first sample.)
 
     Args:
@@ -65,11 +69,12 @@ class MultiDecoderUNet(nn.Module):
         InputError: the config does not describe such a U-Net, or widths and timestep groups do not match.
     """
 
+    __module__ = "prunekit"  # the library that a pipeline's model_index.json names
+    config_name = "config.json"
     routes_samples = True  # a batch may leave some decoders without a gradient
 
     def __init__(self, config: JsonDict, groups: TimestepGroups, widths: Sequence[Sequence[int]] | None = None) -> None:
         super().__init__()
-        self._cuts: Tensor
         own: JsonObject = json.loads(json.dumps({k: v for k, v in config.items() if not k.startswith("_")}))
         widths = [own["block_out_channels"]] * len(groups) if widths is None else widths
         if len(widths) != len(groups):
@@ -79,14 +84,15 @@ class MultiDecoderUNet(nn.Module):
         self.sizes: dict[str, dict[str, int]] = {}
         self.widths = tuple(tuple(int(width) for width in wide) for wide in widths)
         self.unet_config = own
-        self.config = DropInConfig.of(own)
+        self.about: JsonObject = {}
+        self._router = Router(groups, TimeUnit())  # pipelines of UNet2DModel tell timesteps as they are
+        self.register_to_config(**full_config(ModelSpec("UNet2DModel", own)))
         try:
             unet = UNet2DModel(**own)
         except (TypeError, ValueError) as error:
             raise InputError(f"UNet2DModel does not take this config: {str(error).splitlines()[0]}") from error
         self.encoder = Encoder(unet)
         self.decoders = nn.ModuleList(Decoder.of_widths(own, wide) for wide in self.widths)
-        self.register_buffer("_cuts", torch.tensor(groups.cuts, dtype=torch.int64), persistent=False)
 
     @classmethod
     def from_unet(cls, unet: nn.Module, groups: TimestepGroups) -> "MultiDecoderUNet":
@@ -116,6 +122,30 @@ class MultiDecoderUNet(nn.Module):
     def device(self) -> torch.device:
         """Where the weights are."""
         return cast(torch.device, self.encoder.conv_in.weight.device)
+
+    def describe(self, about: JsonDict) -> None:
+        """Set noise schedule, prediction type, data and provenance, which :meth:`save_pretrained` writes.
+
+        Args:
+            about: as from :meth:`prunekit.checkpoint.Base.about`.
+        """
+        self.about, self._router = dict(about), Router(self.groups, time_unit_of(about) or TimeUnit())
+
+    def save(self, folder: Path | str) -> None:
+        """Write a folder in the slim format; :func:`prunekit.nets.load_multi_decoder` reads it.
+
+        Args:
+            folder: folder to write.
+        """
+        from prunekit.nets.multi_decoder_files import save_multi_decoder  # noqa: PLC0415 - it imports this module
+
+        save_multi_decoder(self, folder, self.about)
+
+    @classmethod
+    def _read(cls, folder: Path, **options: Any) -> "MultiDecoderUNet":
+        from prunekit.nets.multi_decoder_files import load_multi_decoder  # noqa: PLC0415 - it imports this module
+
+        return load_multi_decoder(folder, **options)[0]
 
     def stage(self, index: int) -> StageUNet:
         """The network that processes a timestep group's samples; it shares its modules with this network.
@@ -196,7 +226,7 @@ class MultiDecoderUNet(nn.Module):
             InputError: there are neither one nor as many timesteps as samples, or there are no samples.
         """
         batch, output = len(sample), sample.new_empty(0)
-        routes = list(rows_by_group(self.groups, self._cuts.to(sample.device), timestep, batch))
+        routes = list(self._router.routes(timestep, batch, sample.device))
         skips, embedding = self.encoder(sample, timestep, class_labels)
         for index, rows in routes:
             part = self.decoders[index]([rows_of(skip, rows, batch) for skip in skips], rows_of(embedding, rows, batch))

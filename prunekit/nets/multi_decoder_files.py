@@ -82,6 +82,7 @@ def load_multi_decoder(folder: Path | str) -> tuple[MultiDecoderUNet, SlimModel]
     if not isinstance(net, MultiDecoderUNet):
         raise FileFormatError(f"{folder} holds a {type(net).__name__}; expected a multi-decoder U-Net's folder.")
     net.kept = {name: tuple(kept) for name, kept in slim.plan.kept.items()}
+    net.describe(slim.about)
     net.sizes = {name: dict(values) for name, values in slim.sizes.items()}
     with torch.no_grad():
         for group in net.groups:  # a forward pass in every decoder finds layers that do not fit each other

@@ -26,6 +26,7 @@ class SlimFile(Model):
         sizes: sizes that layers keep outside their tensors, such as numbers of heads.
         noise_schedule: the noise schedule.
         prediction_type: what the network predicts.
+        time_unit: what the network is told for timestep t, `scale`·t + `offset`; it is told t if missing.
         data: the images that it was trained on.
         provenance: how it was made.
         shapes: shapes of all tensors.
@@ -42,6 +43,7 @@ class SlimFile(Model):
     sizes: Named[Named[Positive]]
     noise_schedule: Annotated[Free | None, NotNull()] = None
     prediction_type: Annotated[str | None, NotNull()] = None
+    time_unit: Annotated[Free | None, NotNull()] = None
     data: Annotated[Free | None, NotNull()] = None
     provenance: Annotated[Free | None, NotNull()] = None
     shapes: Named[Many[Whole]]

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from torch import nn
 
-from prunekit import report
+from prunekit import nets, report
 from prunekit._files import json_hash, sha256_file, write_json
 from prunekit._json import read_json
 from prunekit._missing import EMBEDDED
@@ -20,7 +20,6 @@ from prunekit.errors import FileFormatError
 from prunekit.groups import TimestepGroups
 from prunekit.importance import ImportanceMap
 from prunekit.ledger import BASE_TRAINING, LedgerRow, both_ways, spent_on_training
-from prunekit.nets import TimestepExperts, load_experts
 from prunekit.recipe import (
     AllocationOptions,
     EvaluationOptions,
@@ -346,7 +345,7 @@ class Run(ResumableRun):
 
     def _assemble(self) -> StageFacts:
         assemble(self.folder / "slim", self.folder / "experts", len(self.groups))
-        experts, allocation = load_experts(self.folder / "experts"), self.allocation
+        experts, allocation = nets.load_experts(self.folder / "experts"), self.allocation
         steps = evaluations(self.base.schedule, allocation.sampler, allocation.sampler_steps)
         mean = experts.mean_macs(steps)
         assembled = Assembled(mean_macs=mean, mean_mac_ratio=mean / self.bench.macs, params=experts.stored_params)
@@ -354,8 +353,8 @@ class Run(ResumableRun):
 
     def _evaluate(self, allocation: AllocationOptions, evaluation: EvaluationOptions) -> StageFacts:
         base = self.bench.base  # traced before it may be moved to a GPU
-        experts = load_experts(self.folder / "experts")
-        pruned = TimestepExperts(
+        experts = nets.load_experts(self.folder / "experts")
+        pruned = nets.TimestepExperts(
             self.groups, [load_slim(self.folder / "pruned" / f"group-{g.index}") for g in self.groups]
         )
         kind = base.parameterization

@@ -3,6 +3,7 @@
 from prunekit.schedule.noise import NoiseSchedule
 from prunekit.schedule.parameterization import PREDICTION_TYPES, READABLE_TYPES, Parameterization, Parameterized
 from prunekit.schedule.steps import sampler_timesteps
+from prunekit.schedule.time_unit import TimeUnit
 
 __all__ = [
     "PREDICTION_TYPES",
@@ -10,5 +11,6 @@ __all__ = [
     "NoiseSchedule",
     "Parameterization",
     "Parameterized",
+    "TimeUnit",
     "sampler_timesteps",
 ]

@@ -3,10 +3,10 @@
 import os
 from pathlib import Path
 
+from prunekit import nets
 from prunekit._leftovers import restore_within
 from prunekit.errors import InputError
 from prunekit.groups import TimestepGroups
-from prunekit.nets import save_experts
 from prunekit.slim import load_slim
 from prunekit.steps.standing import base_near, command, missing_groups, partition_of, slims_in
 
@@ -48,7 +48,7 @@ def assemble(
                 f"The slim models of groups 0 and {slim.group.index} in {folder} have different noise schedules or prediction "
                 "types; expected all of them to be pruned from one base."
             )
-    save_experts(slims, groups, output, share=share)
+    nets.save_experts(slims, groups, output, share=share)
     return groups
 
 

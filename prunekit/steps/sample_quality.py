@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from prunekit import nets
 from prunekit._files import atomic_path, sha256_file
 from prunekit.checkpoint import ModelSpec
 from prunekit.clip_scores import ClipScorer, clip_hash, load_clip
@@ -19,7 +20,6 @@ from prunekit.evaluation import group_losses, paired_difference
 from prunekit.extractors import Choice, Extractor, choose_extractor, is_file
 from prunekit.groups import TimestepGroups
 from prunekit.inception import INCEPTION, cached_inception
-from prunekit.nets import TimestepExperts
 from prunekit.recipe import AllocationOptions, EvaluationOptions
 from prunekit.results.estimate import Estimate, LossEstimate
 from prunekit.results.expert_results import Evaluation, GroupLoss, Metrics
@@ -216,7 +216,7 @@ def _seconds_alone(sampler: Sampler, models: Mapping[str, nn.Module]) -> dict[st
 
 def _parameters(model: nn.Module) -> dict[str, int]:
     """Parameters that are stored, and in memory at a time."""
-    if isinstance(model, TimestepExperts):
+    if isinstance(model, nets.TimestepExperts):
         return {"params": model.stored_params, "params_resident": model.resident_params}
     number = sum(parameter.numel() for parameter in model.parameters())
     return {"params": number, "params_resident": number}

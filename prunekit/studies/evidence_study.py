@@ -19,7 +19,7 @@ from prunekit.errors import InputError
 from prunekit.groups import make_groups
 from prunekit.ledger import BASE_TRAINING, LedgerRow, making_macs
 from prunekit.nets import TimestepExperts, load_experts
-from prunekit.nets.experts import FOLDER as EXPERTS
+from prunekit.nets.experts_files import FOLDER as EXPERTS
 from prunekit.recipe import MEASURED_METHODS, EvidenceOptions, EvidenceRecipe, ExpertsRecipe, FinetuneOptions, slug
 from prunekit.results.evidence_results import EvidenceManifest, EvidenceRow
 from prunekit.results.expert_results import BaseManifest, ExpertsManifest

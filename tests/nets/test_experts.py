@@ -10,7 +10,7 @@ import pytest
 import torch
 from networks import UNET_CONFIG, unet_inputs
 
-import prunekit.nets.experts
+import prunekit.nets.experts_files
 from prunekit.checkpoint import ModelSpec
 from prunekit.errors import FileFormatError, InputError, MissingFileError, PrunekitError
 from prunekit.graph import apply, attributes
@@ -254,8 +254,8 @@ class TestFiles:
         assert sum(parameter.numel() for parameter in experts.parameters()) == 0
         assert (experts.dtype, experts.device) == (torch.float32, torch.device("cpu"))
         read = []
-        real = experts._loaders
-        experts._loaders = [lambda i=i: (read.append(i), real[i]())[1] for i in range(4)]
+        real = experts._shelf.loaders
+        experts.read_from([lambda i=i: (read.append(i), real[i]())[1] for i in range(4)], prefetch=False)
         with torch.no_grad():
             for timestep in (90, 85, 60, 55, 90):
                 experts(batch(1), timestep)
@@ -268,7 +268,7 @@ class TestFiles:
     @pytest.mark.slow
     def test_loading_one_resident_expert_holds_no_other(self, folder, monkeypatch):
         alive = []
-        real = prunekit.nets.experts.load_slim
+        real = prunekit.nets.experts_files.load_slim
 
         def watched(path):
             gc.collect()
@@ -277,8 +277,8 @@ class TestFiles:
             alive.append(weakref.ref(slim.model))
             return slim
 
-        monkeypatch.setattr(prunekit.nets.experts, "load_slim", watched)
-        experts = load_experts(folder, "one")
+        monkeypatch.setattr(prunekit.nets.experts_files, "load_slim", watched)
+        experts = load_experts(folder, "one", prefetch=False)
         with torch.no_grad():
             for timestep in (90, 60, 30, 5):
                 experts(batch(1), timestep)

@@ -258,7 +258,7 @@ class TestFolder:
 
     def test_a_diffusers_pipeline_takes_it_for_its_unet(self, folder):
         net, _ = load_multi_decoder(folder)
-        pipeline = DDIMPipeline(net, DDIMScheduler(T))
+        pipeline = DDIMPipeline(net, DDIMScheduler(num_train_timesteps=T))
         pipeline.set_progress_bar_config(disable=True)
         made = pipeline(
             batch_size=2, num_inference_steps=5, output_type="np", generator=torch.Generator().manual_seed(0)

@@ -1,0 +1,85 @@
+"""The unit in which a pipeline tells its network the time: 0 … 1000, 0 … 1, or backwards from 1."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from prunekit._json import JsonDict, JsonObject
+from prunekit._types import FloatArray
+from prunekit.errors import FileFormatError, InputError
+
+__all__ = ["TimeUnit"]
+
+_SLACK = 1.0  # timesteps by which a scheduler may step over the ends
+
+
+@dataclass(frozen=True)
+class TimeUnit:
+    """A network is told ``scale``·t + ``offset`` for the training timestep t.
+
+    Args:
+        scale: 1 for timesteps as they are, 0.001 for pipelines that divide by 1000, negative for those that count backwards.
+        offset: what is told for t = 0.
+
+    Raises:
+        InputError: the scale is 0, or a number is not finite.
+
+    Example:
+        >>> import numpy as np
+        >>> backwards = TimeUnit(-0.001, 1.0)
+        >>> backwards.index_of_time(np.array([1.0, 0.25]), 1000).tolist()
+        [0.0, 750.0]
+    """
+
+    scale: float = 1.0
+    offset: float = 0.0
+
+    def __post_init__(self) -> None:
+        if not (np.isfinite(self.scale) and np.isfinite(self.offset) and self.scale):
+            raise InputError(
+                f"The time unit {self.scale}·t + {self.offset} is none; expected a finite scale other than 0."
+            )
+
+    def told(self, timesteps: FloatArray) -> FloatArray:
+        """What the network is told for training timesteps, same shape."""
+        return np.asarray(self.scale * np.asarray(timesteps, dtype=np.float64) + self.offset)
+
+    def index_of_time(self, told: FloatArray, num_timesteps: int) -> FloatArray:
+        """Training timesteps of what the network is told, same shape, fractional.
+
+        Args:
+            told: numbers in this unit.
+            num_timesteps: T.
+
+        Raises:
+            InputError: a number is not in this unit's range.
+        """
+        found: FloatArray = (np.asarray(told, dtype=np.float64) - self.offset) / self.scale
+        outside = ~((found >= -_SLACK) & (found <= num_timesteps + _SLACK))
+        if outside.any():
+            low, high = sorted(self.told(np.array([0.0, num_timesteps])).tolist())
+            raise InputError(
+                f"Got the timestep {np.asarray(told)[outside].flat[0]:g}; expected a number from {low:g} to {high:g}, the unit of "
+                "the pipeline that these networks were made for."
+            )
+        return found
+
+    def to_config(self) -> JsonObject:
+        """JSON-able; :meth:`from_config` reads it."""
+        return {"scale": self.scale, "offset": self.offset}
+
+    @classmethod
+    def from_config(cls, config: JsonDict) -> "TimeUnit":
+        """Read what :meth:`to_config` wrote.
+
+        Raises:
+            FileFormatError: a key is missing or no number.
+            InputError: the numbers are no unit.
+        """
+        try:
+            scale, offset = float(config["scale"]), float(config["offset"])
+        except (KeyError, TypeError, ValueError) as error:
+            raise FileFormatError(
+                f"A time unit needs the numbers scale and offset; got {dict(config)!r:.80}."
+            ) from error
+        return cls(scale, offset)
