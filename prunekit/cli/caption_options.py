@@ -2,12 +2,16 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from prunekit.cli.shared_options import Exists
 from prunekit.errors import InputError, MissingFileError
+
+if TYPE_CHECKING:
+    from prunekit.data import ImageSplit
+    from prunekit.steps.sampling_pipeline import SamplingPipeline
 
 __all__ = ["CaptionOptions", "check_pipeline", "check_prompts"]
 
@@ -46,6 +50,22 @@ class CaptionOptions:
     guidance_scale: Annotated[
         float | None, typer.Option(help="Strength of classifier-free guidance (default: the pipeline's).")
     ] = None
+
+    def through(self, images: "ImageSplit", steps: int, scheduler: str) -> "SamplingPipeline | None":
+        """The pipeline that judges encoded images; None if none was named.
+
+        Args:
+            images: encoded images.
+            steps: sampling steps.
+            scheduler: ``pipeline`` for the pipeline's own.
+        """
+        if self.pipeline is None:
+            return None
+        from prunekit.pipelines import read_prompts
+        from prunekit.steps.sampling_pipeline import SamplingPipeline
+
+        prompts = None if self.prompts is None else read_prompts(self.prompts)
+        return SamplingPipeline.of(self.pipeline, images, steps, self.guidance_scale, scheduler, prompts)
 
     def check_unused(self) -> None:
         """Refuse options that have no meaning without a pipeline.

@@ -7,12 +7,13 @@ import typer
 
 from prunekit._kinds import FileKind, has_format
 from prunekit._missing import check_base
+from prunekit.cli.caption_options import CaptionOptions
 from prunekit.cli.console import data_options, emit, print_table, refuse_existing, refuse_inputs, tell
 from prunekit.cli.costing import ModelPath, cost
 from prunekit.cli.interrupts import keeping, writing
 from prunekit.cli.next_steps import after_evaluate, after_report, suggest
 from prunekit.cli.reading_options import ReadingOptions
-from prunekit.cli.sample_command import SamplerOption, Steps
+from prunekit.cli.sample_command import Steps
 from prunekit.cli.shared_options import Exists, Json, Overwrite, Resolution
 from prunekit.errors import InputError
 from prunekit.results.formats import EVALUATION
@@ -51,7 +52,13 @@ def evaluate(
         str | None,
         typer.Option(help="Folder of a CLIP model, or its cached Hub id, for the CLIP score (default: no CLIP score)."),
     ] = None,
-    sampler: SamplerOption = "ddim",
+    sampler: Annotated[
+        str | None,
+        typer.Option(
+            help="ddim, ddpm, heun, …, the class name of a diffusers scheduler, or pipeline (the model's own) (default: ddim; with "
+            "--pipeline, its own)."
+        ),
+    ] = None,
     steps: Steps = 50,
     output: Annotated[Path, typer.Option(help="File to write. An earlier evaluation is replaced.")] = Path(
         "evaluation.json"
@@ -60,6 +67,7 @@ def evaluate(
     json: Json = False,
     *,
     reading: ReadingOptions,
+    captions: CaptionOptions,
 ) -> None:
     """Measure the denoising loss of each timestep group, and the quality of samples with standard errors over seeds."""
     from prunekit._files import write_json
@@ -86,6 +94,9 @@ def evaluate(
         named_extractor(features)  # refuses an unknown name and a missing file before anything is measured
     if clip is not None:
         load_clip(clip)
+    if captions.pipeline is None:
+        captions.check_unused()
+    sampler = sampler or ("ddim" if captions.pipeline is None else "pipeline")
     opened = open_model(experts, asked=reading.asked if base is None or is_base(experts) else None)
     models, macs = {"expert": opened.model}, {"experts": opened.mean_macs(sampler, steps)}
     sampled = {"experts": opened.model}
@@ -97,7 +108,13 @@ def evaluate(
         macs["base"] = reference.mean_macs(sampler, steps)
     images = opened.images(data_options(data, resolution), experts)
     options = EvaluationOptions(
-        samples=count, seeds=tuple(range(seeds)), features=features, clip=clip, loss_samples=loss_samples
+        samples=count,
+        seeds=tuple(range(seeds)),
+        features=features,
+        clip=clip,
+        pipeline=None if captions.pipeline is None else str(captions.pipeline),
+        guidance_scale=captions.guidance_scale,
+        loss_samples=loss_samples,
     )
     setting = Setting(
         images,
@@ -106,6 +123,7 @@ def evaluate(
         AllocationOptions(sampler=sampler, steps=steps),
         options,
         opened.spec,
+        pipeline=captions.through(images, steps, sampler),
     )
     found, _ = measure_all(setting, models, sampled, macs)
     with writing(output):

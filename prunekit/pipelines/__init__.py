@@ -2,7 +2,7 @@
 
 from prunekit.pipelines.conditioning import Conditioning, TimeUnit, conditioning_of, conditions_for
 from prunekit.pipelines.encoder import Encoder, identity
-from prunekit.pipelines.latents import check_latents, default_size, encoded
+from prunekit.pipelines.latents import check_latents, decoded, default_size, encoded
 from prunekit.pipelines.listening import Subject, record, takes
 from prunekit.pipelines.loading import DENOISERS, denoisers_of, is_pipeline, open_pipeline
 from prunekit.pipelines.pipeline_sampler import PipelineSampler, with_denoiser
@@ -20,6 +20,7 @@ __all__ = [
     "check_latents",
     "conditioning_of",
     "conditions_for",
+    "decoded",
     "default_size",
     "denoisers_of",
     "encoded",

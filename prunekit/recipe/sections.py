@@ -408,6 +408,9 @@ class EvaluationOptions:
             measures none of them if none does. ``inception-v3`` takes the weights in torch's cache. A file has Inception's weights,
             or a network of :func:`prunekit.features.save_features`.
         clip: folder of a CLIP model, or its Hub id if it is in the Hub's cache, for the CLIP score of pictures with prompts.
+        pipeline: folder of the diffusers pipeline through which samples are drawn and decoded, for encoded data; with its guidance
+            and its scheduler.
+        guidance_scale: of classifier-free guidance; the pipeline's default if missing.
         loss_samples: number of held-out draws per timestep group for the denoising loss.
         grid: number of images kept for the report's grids.
     """
@@ -418,5 +421,7 @@ class EvaluationOptions:
     seeds: Annotated[tuple[Seed, ...], Field(min_length=1)] = (0, 1, 2)
     features: Annotated[str, Choice(("auto", *SHIPPED, INCEPTION), files=FILES)] = "auto"
     clip: str | None = None
+    pipeline: str | None = None
+    guidance_scale: float | None = None
     loss_samples: Positive = 2048
     grid: NotNegative = 40
