@@ -85,9 +85,7 @@ def test_weights_as_safetensors_give_the_same_features(network, weights, tmp_pat
 
 def test_weights_in_torchs_cache_are_found_and_others_are_told_where_to_get(weights, tmp_path, monkeypatch):
     monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
-    with pytest.raises(
-        MissingFileError, match=r"cache.*https://github.com/toshas/torch-fidelity.*`inception_weights`"
-    ):
+    with pytest.raises(MissingFileError, match=r"cache.*https://github.com/toshas/torch-fidelity.*`inception_weights`"):
         named_extractor("inception-v3")
     with pytest.raises(
         MissingFileError, match=r"nowhere\.pth does not exist.*https://github.com/toshas/torch-fidelity"

@@ -3,10 +3,10 @@
 from prunekit.pipelines.conditioning import Conditioning, TimeUnit, conditioning_of, conditions_for
 from prunekit.pipelines.encoder import Encoder, identity
 from prunekit.pipelines.latents import check_latents, default_size, encoded
-from prunekit.pipelines.loading import DENOISERS, denoisers_of, is_pipeline, open_pipeline
-from prunekit.pipelines.prompts import read_prompts
 from prunekit.pipelines.listening import Subject, record, takes
+from prunekit.pipelines.loading import DENOISERS, denoisers_of, is_pipeline, open_pipeline
 from prunekit.pipelines.pipeline_sampler import PipelineSampler, with_denoiser
+from prunekit.pipelines.prompts import read_prompts
 from prunekit.pipelines.stand_in import StandIn
 
 __all__ = [

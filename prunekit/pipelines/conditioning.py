@@ -10,8 +10,8 @@ from torch import Tensor
 
 from prunekit.conditions import flat
 from prunekit.errors import InputError
-from prunekit.pipelines.loading import denoisers_of
 from prunekit.pipelines.listening import Recording, Said, Subject, record, takes
+from prunekit.pipelines.loading import denoisers_of
 
 __all__ = ["Conditioning", "TimeUnit", "conditioning_of", "conditions_for", "guidance_off"]
 

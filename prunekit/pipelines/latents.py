@@ -13,8 +13,8 @@ from torch import Generator, Tensor
 
 from prunekit.errors import InputError
 from prunekit.pipelines.conditioning import guidance_off
-from prunekit.pipelines.loading import denoisers_of
 from prunekit.pipelines.listening import Subject, record, takes
+from prunekit.pipelines.loading import denoisers_of
 from prunekit.training import to_unit_range
 
 __all__ = ["check_latents", "default_size", "encoded", "has_vae"]
