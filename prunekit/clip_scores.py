@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
+from prunekit._containers import check_safetensors
 from prunekit._files import json_hash, sha256_file
 from prunekit._json import JsonObject, read_json
 from prunekit._messages import one_line
@@ -120,6 +121,21 @@ def load_clip(source: Path | str) -> ClipScorer:
         raise FileFormatError(
             f"{folder / 'config.json'} is not of a model of type clip; expected a CLIP model: {_WHERE}."
         )
+    for path in folder.glob("*.safetensors"):
+        check_safetensors(path)
+    model, processor, missing = _read(folder)
+    broken = next((name for name, value in model.state_dict().items() if not value.isfinite().all()), None)
+    if missing or broken:
+        what = f"lacks {min(missing)}" if missing else f"has weights {broken} that are not finite"
+        raise FileFormatError(f"{folder} {what}; expected all weights of a CLIP model: {_WHERE}.")
+    if torch.cuda.is_available():
+        model.cuda()
+    name = str(source) if is_hub_id(str(source)) else folder.resolve().name
+    return ClipScorer(name, clip_hash(source), model.eval(), processor)
+
+
+def _read(folder: Path) -> tuple["CLIPModel", "CLIPProcessor", Sequence[str]]:
+    """The model, what prepares its inputs, and the names of weights that the files lack."""
     try:
         import transformers  # noqa: PLC0415 - an extra
         from transformers.utils import logging  # noqa: PLC0415 - see above
@@ -127,6 +143,7 @@ def load_clip(source: Path | str) -> ClipScorer:
         raise InputError(
             "The CLIP score needs transformers; install it with `pip install 'prunekit[text]'`."
         ) from error
+    # the other class needs torchvision since transformers 5, and older versions have only the other
     prepares = getattr(transformers, "CLIPImageProcessorPil", None) or transformers.CLIPImageProcessor
     with_bars = logging.is_progress_bar_enabled()
     logging.disable_progress_bar()
@@ -136,20 +153,12 @@ def load_clip(source: Path | str) -> ClipScorer:
         )
         tokenizer = transformers.CLIPTokenizer.from_pretrained(folder, local_files_only=True)
         pictures = prepares.from_pretrained(folder, local_files_only=True)
-        processor = transformers.CLIPProcessor(pictures, tokenizer)
+        return model, transformers.CLIPProcessor(pictures, tokenizer), sorted(found["missing_keys"])
     except (OSError, ValueError, RuntimeError, KeyError, TypeError) as error:
         raise FileFormatError(f"{folder} holds no readable CLIP model ({one_line(error)}); {_WHERE}.") from error
     finally:
         if with_bars:
             logging.enable_progress_bar()
-    if found["missing_keys"]:
-        raise FileFormatError(
-            f"{folder} lacks {min(found['missing_keys'])}; expected all weights of a CLIP model: {_WHERE}."
-        )
-    if torch.cuda.is_available():
-        model.cuda()
-    name = str(source) if is_hub_id(str(source)) else folder.resolve().name
-    return ClipScorer(name, clip_hash(source), model.eval(), processor)
 
 
 def clip_hash(source: Path | str) -> str:

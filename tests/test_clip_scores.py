@@ -124,6 +124,13 @@ def test_a_file_without_some_of_the_weights_is_refused(folder, tmp_path):
     save_file(tensors, tmp_path / "clip" / "model.safetensors", metadata={"format": "pt"})
     with pytest.raises(FileFormatError, match=r"lacks text_projection\.weight"):
         load_clip(tmp_path / "clip")
+    tensors["text_projection.weight"] = torch.full((8, 16), torch.nan)
+    save_file(tensors, tmp_path / "clip" / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(FileFormatError, match=r"text_projection\.weight that are not finite"):
+        load_clip(tmp_path / "clip")
+    (tmp_path / "clip" / "model.safetensors").write_bytes(b"\xff" * 100)
+    with pytest.raises(FileFormatError):
+        load_clip(tmp_path / "clip")
 
 
 def test_another_model_is_refused(folder, tmp_path):
