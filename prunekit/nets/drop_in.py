@@ -15,6 +15,9 @@ from prunekit.schedule import TimeUnit
 __all__ = ["DropInOutput", "Router", "scattered"]
 
 
+_ROUNDING = 1e-9  # of the arithmetic here, in timesteps
+
+
 class DropInOutput(NamedTuple):
     """The denoiser's output, with the same attributes as diffusers' ``UNet2DOutput``.
 
@@ -51,9 +54,8 @@ class Router:
         """
         values = told.detach().double().cpu().numpy()
         timesteps = self._timesteps(values)
-        if told.is_floating_point() and told.dtype != torch.float64:
-            rounding = np.abs(values) * (torch.finfo(told.dtype).eps / 2 / abs(self.unit.scale if self.unit else 1))
-            timesteps = timesteps + rounding
+        eps = torch.finfo(told.dtype).eps / 2 if told.is_floating_point() else 0
+        timesteps = timesteps + np.abs(values) * eps / abs(self.unit.scale if self.unit else 1) + _ROUNDING
         return self.groups.index_of(np.minimum(timesteps, self.groups.num_timesteps - 1))
 
     def routes(

@@ -139,10 +139,8 @@ def _base(spec: ModelSpec, fingerprint: str) -> tuple[nn.Module, ChannelGraph]:
     for norm, head in modes:
         try:
             graph = trace(model, spec.example_inputs(), norm, head)
-        except PrunekitError as error:
-            raise InputError(
-                f"The channels of {spec.class_name} cannot be followed to cut the LoRA: {error}"
-            ) from error
+        except PrunekitError:  # the network cannot be followed in this mode, so it was not pruned in it
+            continue
         if graph.fingerprint == fingerprint:
             return model, graph
     raise InputError(
