@@ -1,4 +1,4 @@
-"""Metrics of a model: FID and KID of its samples with a named feature extractor, and its denoising loss per timestep group."""
+"""Metrics of a model: FID, KID, precision and recall of its samples with a named feature extractor, and its denoising losses."""
 
 import hashlib
 import math
@@ -18,6 +18,7 @@ from prunekit.errors import InputError
 from prunekit.extractors import Extractor
 from prunekit.graph.streams import in_streams
 from prunekit.groups import TimestepGroup, TimestepGroups
+from prunekit.precision_recall import precision_recall
 from prunekit.training import DenoisingObjective
 
 __all__ = [
@@ -32,11 +33,13 @@ __all__ = [
 
 @dataclass(frozen=True)
 class ImageMetrics:
-    """Distances between two sets of images, lower = closer; figures are comparable only for equal extractors and counts.
+    """What a set of generated images has in common with real ones; figures are comparable only for equal extractors and counts.
 
     Args:
-        fid: Fréchet distance of the two sets' features (arXiv:1706.08500); biased upwards, more so for fewer images.
-        kid: unbiased squared MMD with a cubic kernel, mean over subsets (arXiv:1801.01401); can be slightly negative.
+        fid: Fréchet distance of the features (arXiv:1706.08500); lower = closer. It is biased upwards, more so for fewer images.
+        kid: unbiased squared MMD with a cubic kernel, mean over subsets (arXiv:1801.01401); lower = closer. It may be negative.
+        precision: fraction of generated images that lie among real ones; see :func:`prunekit.precision_recall.precision_recall`.
+        recall: fraction of real images that lie among the generated ones.
         count_real: number of real images.
         count_fake: number of generated images.
         kid_subset_size: number of images that each of KID's subsets took from either set.
@@ -44,6 +47,8 @@ class ImageMetrics:
 
     fid: float
     kid: float
+    precision: float
+    recall: float
     count_real: int
     count_fake: int
     kid_subset_size: int
@@ -73,7 +78,7 @@ def image_metrics(
     kid_subsets: int = 50,
     seed: int = 0,
 ) -> ImageMetrics:
-    """FID and KID between two sets of images.
+    """FID, KID, precision and recall between two sets of images.
 
     Args:
         real: uint8, shape (count, channels, height, width).
@@ -115,7 +120,8 @@ def image_metrics(
         raise InputError(
             f"FID is {distances[0]} and KID {distances[1]}; expected finite numbers: take more images, or other features."
         )
-    return ImageMetrics(*distances, len(real), len(fake), subset_size)
+    both = precision_recall(features[True], features[False])
+    return ImageMetrics(*distances, *both, len(real), len(fake), subset_size)
 
 
 def _check_pictures(images: Tensor, which: str) -> None:

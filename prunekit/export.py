@@ -1,7 +1,8 @@
 """Networks as ONNX files, checked with onnxruntime against the network before they are written to their final path.
 
-Needs the ``onnx`` extra. The file has one input for each argument of the network and one output, ``prediction``; the first
-dimension of every input with a batch is variable.
+Needs the ``onnx`` extra. The file has one input for each tensor among the network's arguments, named by its path
+(``encoder_hidden_states``, ``added_cond_kwargs.text_embeds``), and one output, ``prediction``; the first dimension of every input
+with a batch is variable.
 """
 
 import importlib.util
@@ -15,9 +16,12 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves
 
 from prunekit._files import atomic_path
 from prunekit._messages import one_line
+from prunekit.checkpoint.callings import TIMES
+from prunekit.conditions import flat, nested, prediction_of
 from prunekit.errors import GraphError, InputError
 from prunekit.graph.forward_pass import Inputs, evaluation_mode
 from prunekit.nets import TimestepExperts
@@ -47,16 +51,23 @@ class Exported:
 
 
 class _Plain(nn.Module):
-    """A network with keywords and dataclasses, wrapped for the exporter: positional arguments in, one tensor out."""
+    """A network with keywords and dataclasses, wrapped for the exporter: positional arguments in, one tensor out.
 
-    def __init__(self, model: nn.Module, names: Sequence[str] | None) -> None:
+    Args:
+        model: the network.
+        names: paths of the arguments; None for a network that takes them in order.
+        constants: arguments that are no tensors, by their paths.
+    """
+
+    def __init__(self, model: nn.Module, names: Sequence[str] | None, constants: Mapping[str, object]) -> None:
         super().__init__()
-        self.model, self.names = model, names
+        self.model, self.names, self.constants = model, names, dict(constants)
 
     def forward(self, *args: Tensor) -> Tensor:
         """The network's first output."""
-        output = self.model(*args) if self.names is None else self.model(**dict(zip(self.names, args, strict=True)))
-        return _first(output)
+        if self.names is None:
+            return prediction_of(self.model(*args))
+        return prediction_of(self.model(**nested({**self.constants, **dict(zip(self.names, args, strict=True))})))
 
 
 def export_onnx(
@@ -66,8 +77,9 @@ def export_onnx(
 
     Args:
         model: the network, on the CPU; it is run in eval mode.
-        inputs: arguments of one forward pass at batch 1, by name or in order; tensors only. The batch is the first dimension
-            of every argument that has dimensions. The check draws integers from 0 to the largest in these arguments.
+        inputs: arguments of one forward pass at batch 1, by name or in order; in mappings, too. The batch is the first dimension
+            of every tensor whose first dimension is that of the first tensor; others keep their shape. Values that are no tensors
+            become part of the file. The check draws integers from 0 to the largest in these arguments.
         path: file to write; it is either written completely or not at all.
         tolerance: largest difference allowed: absolute if outputs are below 1, else relative to the largest.
         seed: seed of the check's random inputs.
@@ -78,11 +90,23 @@ def export_onnx(
     """
     path = Path(path)
     _check_exportable(model)
-    names = list(inputs) if isinstance(inputs, Mapping) else _positional(model, len(inputs))
-    arguments = tuple(inputs.values()) if isinstance(inputs, Mapping) else tuple(inputs)
-    if not all(isinstance(value, Tensor) for value in arguments):
-        raise InputError("An ONNX file has tensors for inputs; give every argument of the forward pass as a tensor.")
-    plain = _Plain(model, names if isinstance(inputs, Mapping) else None)
+    named = isinstance(inputs, Mapping)
+    told = (
+        flat(inputs) if isinstance(inputs, Mapping) else dict(zip(_positional(model, len(inputs)), inputs, strict=True))
+    )
+    tensors = {name: value for name, value in told.items() if isinstance(value, Tensor)}
+    constants = {name: value for name, value in told.items() if name not in tensors}
+    if (
+        (constants and not named)
+        or set(constants) & set(TIMES)
+        or any(isinstance(leaf, Tensor) for leaf in tree_leaves(constants))
+    ):
+        raise InputError(
+            "An ONNX file has tensors for inputs; give every argument of the forward pass as a tensor, or, but for the timestep, "
+            "in a mapping."
+        )
+    names, arguments = list(tensors), tuple(tensors.values())
+    plain = _Plain(model, names if named else None, constants)
     with atomic_path(path) as part, evaluation_mode(plain), torch.no_grad():
         _write(plain, _random(arguments, 2, seed), names, part)
         drawn = [_random(arguments, size, seed + size) for size in _BATCHES]
@@ -122,7 +146,7 @@ def _write(plain: nn.Module, arguments: tuple[Tensor, ...], names: Sequence[str]
     options: dict[str, Any] = {}
     if "dynamo" in inspect.signature(torch.onnx.export).parameters:
         options["dynamo"] = False
-    free = {name: {0: "batch"} for name, value in zip(names, arguments, strict=True) if value.ndim}
+    free = {name: {0: "batch"} for name, value in zip(names, arguments, strict=True) if _has_batch(value, arguments)}
     try:
         with warnings.catch_warnings():
             warnings.simplefilter(
@@ -142,12 +166,18 @@ def _write(plain: nn.Module, arguments: tuple[Tensor, ...], names: Sequence[str]
         raise GraphError(f"The network cannot be exported to ONNX: {one_line(error)}.") from error
 
 
+def _has_batch(value: Tensor, arguments: tuple[Tensor, ...]) -> bool:
+    """Whether a tensor has a row for each sample, as the first tensor with dimensions has."""
+    batch = next((len(one) for one in arguments if one.ndim), 0)
+    return value.ndim > 0 and len(value) == batch
+
+
 def _random(arguments: tuple[Tensor, ...], batch: int, seed: int) -> tuple[Tensor, ...]:
     """Random arguments like the given ones for a batch: normal noise, and integers from 0 to the largest given one."""
     generator = torch.Generator().manual_seed(seed)
     made = []
     for value in arguments:
-        shape = (batch, *value.shape[1:]) if value.ndim else ()
+        shape = (batch, *value.shape[1:]) if _has_batch(value, arguments) else value.shape
         if value.is_floating_point():
             made.append(torch.randn(shape, generator=generator).to(value.dtype))
         else:
@@ -178,11 +208,3 @@ def _difference(plain: nn.Module, arguments: Mapping[str, Tensor], path: Path) -
     if found.shape != expected.shape:
         raise GraphError(f"The exported network makes outputs of shape {found.shape}; expected {expected.shape}.")
     return float(np.abs(found - expected).max(initial=0) / max(1.0, np.abs(expected).max(initial=0)))
-
-
-def _first(output: Any) -> Tensor:
-    """The prediction in a network's output, which is a tensor, a tuple of tensors, or a dataclass of diffusers."""
-    found = output
-    while not isinstance(found, Tensor):
-        found = found[0]
-    return found

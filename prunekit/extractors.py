@@ -1,8 +1,9 @@
 """Choice of a feature extractor that suits the pictures: with an unsuitable extractor, FID is meaningless.
 
-A shipped extractor is used only for pictures of the mode and size that it was trained on, and only if their features are near
-those of its training pictures: the Fréchet distance is at most :data:`LIMIT`. Its held-out accuracy shows that it distinguishes
-classes.
+A shipped extractor is used only if the features of the pictures are near those of its training pictures: the Fréchet distance is at
+most :data:`LIMIT`. Its held-out accuracy shows that it distinguishes classes. ``auto`` takes it only for grey pictures of the size
+that it was trained on; if it is named, larger squares and grey pictures stored as RGB are resized and made grey first. Inception-v3
+and extractors from a user's file are taken as they are.
 ``recipes/make_features.py`` records the training statistics and the distances for other pictures.
 """
 
@@ -20,12 +21,16 @@ from torch import Tensor
 
 from prunekit import features as shipped
 from prunekit._files import atomic_path
+from prunekit._messages import did_you_mean
+from prunekit.checkpoint.tensors import safetensors_shapes
 from prunekit.errors import FileFormatError, InputError, MissingFileError
-from prunekit.features import SHIPPED, FeatureExtractor, load_features
+from prunekit.features import SHIPPED, FeatureExtractor, load_features, read_features
 from prunekit.frechet import LEAST_IMAGES_PER_FEATURE, FeatureStatistics, frechet_distance
+from prunekit.inception import INCEPTION, is_inception, load_inception
 from prunekit.results.formats import FEATURE_STATISTICS
 
 __all__ = [
+    "FILES",
     "LEAST_ACCURACY",
     "LIMIT",
     "Choice",
@@ -33,8 +38,11 @@ __all__ = [
     "OwnExtractor",
     "choose_extractor",
     "distance_to_training",
+    "is_file",
     "load_statistics",
     "misfit",
+    "named_extractor",
+    "read_extractor",
     "save_statistics",
 ]
 
@@ -47,7 +55,12 @@ LEAST_ACCURACY = 0.8
 
 _LOOKED_AT = 4096  # number of pictures compared with the training pictures; more change the distance by less than 0.1
 _CHUNK = 1024
-_OWN = "pass an extractor of your own in Python (Setting(extractor=OwnExtractor(…))); Inception is not shipped yet"
+_OWN = (
+    "name Inception's weights by `inception_weights` (in a recipe, evaluation: {features: FILE}), or pass an extractor of your own "
+    "in Python (Setting(extractor=OwnExtractor(…)))"
+)
+FILES = (".safetensors", ".pth", ".pt")
+"""Suffixes of files that :func:`read_extractor` reads."""
 
 
 class Extractor(Protocol):
@@ -67,6 +80,7 @@ class OwnExtractor:
     Args:
         name: for reports.
         function: takes uint8 images (N, C, H, W) and returns features (N, features); it gets at most 1,024 images at a time.
+        sha256: hash of its weights' file, if there is one.
 
     Example:
         >>> own = OwnExtractor("pixels", lambda images: images.flatten(1).float())
@@ -76,6 +90,7 @@ class OwnExtractor:
 
     name: str
     function: Callable[[Tensor], Tensor]
+    sha256: str | None = None
 
     @torch.no_grad()
     def features(self, images: Tensor) -> Tensor:
@@ -92,8 +107,9 @@ class OwnExtractor:
         return torch.cat([row.cpu().double() for row in rows])
 
     def describe(self) -> dict[str, object]:
-        """``name``, and that it is the user's own."""
-        return {"name": self.name, "own": True}
+        """``name``, the hash of its file if there is one, and that it is the user's own."""
+        about = {"name": self.name, "own": True}
+        return about if self.sha256 is None else {**about, "sha256": self.sha256}
 
 
 @dataclass(frozen=True, eq=False)
@@ -117,23 +133,67 @@ class Choice:
         return self.extractor.describe() | ({"fit": dict(self.fit)} if self.fit is not None else {})
 
 
+def is_file(name: str) -> bool:
+    """Whether the name of an extractor is that of a file."""
+    return name.lower().endswith(FILES)
+
+
+def read_extractor(path: Path | str) -> Extractor:
+    """An extractor from a user's file: Inception-v3, or a network that :func:`prunekit.features.save_features` wrote.
+
+    Raises:
+        MissingFileError: there is no such file; the message says where to get Inception's.
+        FileFormatError: it is broken, or holds neither.
+    """
+    path = Path(path).expanduser()
+    if path.suffix.lower() == ".safetensors" and path.is_file() and not is_inception(safetensors_shapes(path)):
+        own = read_features(path)
+        return OwnExtractor(own.name, own.net, own.sha256)
+    return load_inception(path)
+
+
+def named_extractor(name: str) -> Extractor:
+    """The extractor of a name: one of :data:`prunekit.features.SHIPPED`, ``inception-v3`` from torch's cache, or a file.
+
+    Raises:
+        InputError: there is none of that name.
+        MissingFileError: there is no such file; the message says where to get it.
+        FileFormatError: it is broken, or holds another network.
+    """
+    if is_file(name):
+        return read_extractor(name)
+    known = (*SHIPPED, INCEPTION)
+    if name not in known:
+        raise InputError(
+            f"Unknown feature extractor {name!r}{did_you_mean(name, known)}; expected one of {', '.join(known)}, or a file "
+            f"ending in {' or '.join(FILES)}."
+        )
+    return load_inception() if name == INCEPTION else load_features(name)
+
+
 def choose_extractor(images: Tensor, name: str = "auto") -> Choice:
-    """The shipped extractor that suits the given pictures.
+    """The extractor that suits the given pictures.
 
     Args:
         images: real pictures, uint8, shape (N, C, H, W).
-        name: ``auto`` for the first that fits, or one of :data:`prunekit.features.SHIPPED`.
+        name: ``auto`` for the first shipped one that fits, or a name as for :func:`named_extractor`.
 
     Returns:
         The choice; with ``auto``, it has no extractor if none fits.
 
     Raises:
-        InputError: the named extractor does not fit, or there is none of that name.
+        InputError: the named shipped extractor does not fit, or there is none of that name.
+        MissingFileError: the named file does not exist.
+        FileFormatError: the named file is broken, or holds another network.
     """
+    if name not in ("auto", *SHIPPED):
+        return Choice(named_extractor(name))
     reasons = []
-    for each in SHIPPED if name == "auto" else (name,):
+    for each in SHIPPED:
+        if name not in ("auto", each):
+            continue
         extractor = load_features(each)
-        reason, distance = misfit(extractor, images)
+        reason, distance = misfit(extractor, images, resized=name != "auto")
         if not reason:
             return Choice(extractor, fit={"distance": distance, "limit": LIMIT, "count": min(len(images), _LOOKED_AT)})
         reasons.append(f"{each}: {reason}")
@@ -146,12 +206,19 @@ def choose_extractor(images: Tensor, name: str = "auto") -> Choice:
     return Choice(None, why)
 
 
-def misfit(extractor: FeatureExtractor, images: Tensor) -> tuple[str, float | None]:
-    """Why a shipped extractor does not suit the pictures (empty if it does), and their distance if it was measured."""
+def misfit(extractor: FeatureExtractor, images: Tensor, resized: bool = False) -> tuple[str, float | None]:
+    """Why a shipped extractor does not suit the pictures (empty if it does), and their distance if it was measured.
+
+    Args:
+        extractor: a shipped one.
+        images: real pictures, uint8, shape (N, C, H, W).
+        resized: whether larger squares, and grey pictures stored as RGB, may suit it.
+    """
     mode = {1: "grey", 3: "RGB"}.get(images.shape[1], f"of {images.shape[1]} channels")
     side, least = extractor.resolution, LEAST_IMAGES_PER_FEATURE * extractor.net.num_features
-    if images.shape[1:] != (1, side, side):
-        height, width = images.shape[2:]
+    height, width = images.shape[2:]
+    alike = height == width >= side and _is_grey(images) if resized else images.shape[1:] == (1, side, side)
+    if not alike:
         return f"it was trained on grey {side}×{side} pictures and these are {mode} {height}×{width}", None
     if extractor.accuracy < LEAST_ACCURACY:
         return f"it tells only {100 * extractor.accuracy:.0f} % of its held-out pictures apart", None
@@ -165,6 +232,11 @@ def misfit(extractor: FeatureExtractor, images: Tensor) -> tuple[str, float | No
         far = f"the Fréchet distance from its training pictures is {distance:.3g}"
         return f"{far}, and at most {LIMIT:g} is allowed", distance
     return "", distance
+
+
+def _is_grey(images: Tensor) -> bool:
+    """Whether pictures have one channel, or three equal ones."""
+    return images.shape[1] in (1, 3) and bool((images == images[:, :1]).all())
 
 
 def distance_to_training(extractor: FeatureExtractor, images: Tensor) -> float:

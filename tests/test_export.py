@@ -6,6 +6,7 @@ import onnxruntime
 import pytest
 import torch
 from networks import NETWORKS, rows
+from tiny_pipelines import tiny_pipeline
 from torch import nn
 from true_figures import figures
 
@@ -153,3 +154,43 @@ def test_the_command_writes_one_file_per_expert(bench, tmp_path, monkeypatch, ca
     assert code == 0
     assert sum(line.startswith("Written to") for line in out.splitlines()) == 2
     assert sorted(path.name for path in tmp_path.glob("*.onnx")) == ["e-group-0.onnx", "e-group-1.onnx"]
+
+
+class Told(nn.Module):
+    """A denoiser with conditions in a mapping, a table that is the same for every sample, and a plain value."""
+
+    def __init__(self):
+        super().__init__()
+        self.image, self.text = nn.Linear(4, 4), nn.Linear(3, 4)
+
+    def forward(self, hidden_states, timestep, added_cond_kwargs, img_ids, scale):
+        told = self.text(added_cond_kwargs["text_embeds"])[:, None]
+        places = img_ids.sum(-1)[None, :, None]
+        return (scale * self.image(hidden_states) + told + places * timestep[:, None, None],)
+
+
+def test_conditions_are_inputs_by_their_paths(tmp_path):
+    model = Told().eval()
+    inputs = {
+        "hidden_states": torch.zeros(1, 6, 4),
+        "timestep": torch.zeros(1),
+        "added_cond_kwargs": {"text_embeds": torch.zeros(1, 3), "resolution": None},
+        "img_ids": torch.zeros(6, 2),
+        "scale": 3.0,
+    }
+    made = export_onnx(model, inputs, tmp_path / "told.onnx")
+    assert made.inputs == ("hidden_states", "timestep", "added_cond_kwargs.text_embeds", "img_ids")
+    draws = torch.Generator().manual_seed(0)
+    shapes = {"hidden_states": (5, 6, 4), "timestep": (5,), "added_cond_kwargs.text_embeds": (5, 3), "img_ids": (6, 2)}
+    given = {name: torch.randn(shape, generator=draws) for name, shape in shapes.items()}
+    found = session(made.path).run(None, {name: value.numpy() for name, value in given.items()})[0]
+    with torch.no_grad():
+        text = {"text_embeds": given["added_cond_kwargs.text_embeds"]}
+        (expected,) = model(given["hidden_states"], given["timestep"], text, given["img_ids"], 3.0)
+    np.testing.assert_allclose(found, expected.numpy(), atol=1e-4)
+
+
+def test_the_denoisers_of_text_pipelines_are_exported(tmp_path):
+    unet = tiny_pipeline("sdxl", tmp_path).unet
+    made = export_onnx(unet, ModelSpec.of(unet).example_inputs(), tmp_path / "sdxl.onnx")
+    assert set(made.inputs) >= {"encoder_hidden_states", "added_cond_kwargs.text_embeds", "added_cond_kwargs.time_ids"}

@@ -2,22 +2,28 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from prunekit.cli.shared_options import Exists
 from prunekit.errors import InputError, MissingFileError
 
-__all__ = ["CaptionOptions"]
+if TYPE_CHECKING:
+    from prunekit.data import ImageSplit
+    from prunekit.steps.sampling_pipeline import SamplingPipeline
+
+__all__ = ["CaptionOptions", "check_pipeline", "check_prompts"]
 
 
-def _check_prompts(path: Path | str) -> None:
+def check_prompts(path: Path | str) -> None:
+    """Refuse a file of prompts that is no file."""
     if not Path(path).is_file():
         raise MissingFileError(f"{path} does not exist; expected a text file with a prompt on each line.")
 
 
-def _check_pipeline(path: Path | str) -> None:
+def check_pipeline(path: Path | str) -> None:
+    """Refuse a folder that is no pipeline's."""
     if not (Path(path) / "model_index.json").is_file():
         raise MissingFileError(
             f"{path} has no model_index.json; expected the folder of a pipeline, as diffusers' save_pretrained writes it."
@@ -34,16 +40,32 @@ class CaptionOptions:
             help="Folder of the pipeline that the model is a denoiser of; its text encoders, guidance and scheduler are used "
             "(default: the model's folder, if it is a pipeline's)."
         ),
-        Exists(_check_pipeline),
+        Exists(check_pipeline),
     ] = None
     prompts: Annotated[
         Path | None,
         typer.Option(help="Text file with a prompt on each line, for pipelines that take captions (default: none)."),
-        Exists(_check_prompts),
+        Exists(check_prompts),
     ] = None
     guidance_scale: Annotated[
         float | None, typer.Option(help="Strength of classifier-free guidance (default: the pipeline's).")
     ] = None
+
+    def through(self, images: "ImageSplit", steps: int, scheduler: str) -> "SamplingPipeline | None":
+        """The pipeline that judges encoded images; None if none was named.
+
+        Args:
+            images: encoded images.
+            steps: sampling steps.
+            scheduler: ``pipeline`` for the pipeline's own.
+        """
+        if self.pipeline is None:
+            return None
+        from prunekit.pipelines import read_prompts
+        from prunekit.steps.sampling_pipeline import SamplingPipeline
+
+        prompts = None if self.prompts is None else read_prompts(self.prompts)
+        return SamplingPipeline.of(self.pipeline, images, steps, self.guidance_scale, scheduler, prompts)
 
     def check_unused(self) -> None:
         """Refuse options that have no meaning without a pipeline.

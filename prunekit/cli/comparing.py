@@ -11,7 +11,7 @@ from prunekit.cli.console import emit, print_table, refuse_inputs, tell
 from prunekit.cli.interrupts import writing
 from prunekit.cli.next_steps import after_comparison, suggest
 from prunekit.cli.reading_options import ReadingOptions
-from prunekit.cli.sampling import SamplerOption, Steps
+from prunekit.cli.sample_command import SamplerOption, Steps
 from prunekit.cli.shared_options import ConfigOption, Exists, Json
 
 if TYPE_CHECKING:

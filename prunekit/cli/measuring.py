@@ -7,12 +7,13 @@ import typer
 
 from prunekit._kinds import FileKind, has_format
 from prunekit._missing import check_base
+from prunekit.cli.caption_options import CaptionOptions
 from prunekit.cli.console import data_options, emit, print_table, refuse_existing, refuse_inputs, tell
 from prunekit.cli.costing import ModelPath, cost
 from prunekit.cli.interrupts import keeping, writing
 from prunekit.cli.next_steps import after_evaluate, after_report, suggest
 from prunekit.cli.reading_options import ReadingOptions
-from prunekit.cli.sampling import SamplerOption, Steps
+from prunekit.cli.sample_command import Steps
 from prunekit.cli.shared_options import Exists, Json, Overwrite, Resolution
 from prunekit.errors import InputError
 from prunekit.results.formats import EVALUATION
@@ -40,10 +41,24 @@ def evaluate(
     features: Annotated[
         str,
         typer.Option(
-            help="digits-cnn, fashion-cnn, or auto: the extractor that was trained on such pictures; without one there is no FID."
+            help="digits-cnn, fashion-cnn, inception-v3 with the weights in torch's cache, a file with such weights, or auto: the "
+            "shipped extractor that was trained on such pictures; without one there is no FID."
         ),
     ] = "auto",
-    sampler: SamplerOption = "ddim",
+    inception_weights: Annotated[
+        Path | None, typer.Option(help="Inception's weights for FID, torch-fidelity's file (default: see --features).")
+    ] = None,
+    clip: Annotated[
+        str | None,
+        typer.Option(help="Folder of a CLIP model, or its cached Hub id, for the CLIP score (default: no CLIP score)."),
+    ] = None,
+    sampler: Annotated[
+        str | None,
+        typer.Option(
+            help="ddim, ddpm, heun, …, the class name of a diffusers scheduler, or pipeline (the model's own) (default: ddim; with "
+            "--pipeline, its own)."
+        ),
+    ] = None,
     steps: Steps = 50,
     output: Annotated[Path, typer.Option(help="File to write. An earlier evaluation is replaced.")] = Path(
         "evaluation.json"
@@ -52,10 +67,12 @@ def evaluate(
     json: Json = False,
     *,
     reading: ReadingOptions,
+    captions: CaptionOptions,
 ) -> None:
-    """Measure the denoising loss of each timestep group, and FID and KID with standard errors over seeds."""
+    """Measure the denoising loss of each timestep group, and the quality of samples with standard errors over seeds."""
     from prunekit._files import write_json
-    from prunekit.features import load_features
+    from prunekit.clip_scores import load_clip
+    from prunekit.extractors import named_extractor
     from prunekit.recipe import AllocationOptions, EvaluationOptions
     from prunekit.steps.opening import is_base, open_model
     from prunekit.steps.sample_quality import Setting, measure_all
@@ -67,8 +84,19 @@ def evaluate(
         )
     refuse_existing(output, overwrite, FileKind("evaluation", has_format(EVALUATION)), [experts, base, data])
     refuse_inputs(output, [experts, base], inside=True)
+    if inception_weights is not None and features != "auto":
+        raise InputError(
+            f"Got --features {features} and --inception-weights {inception_weights}; expected one of them."
+        )
+    if inception_weights is not None:
+        features = str(inception_weights)
     if features != "auto":
-        load_features(features)  # refuses an unknown name before anything is measured
+        named_extractor(features)  # refuses an unknown name and a missing file before anything is measured
+    if clip is not None:
+        load_clip(clip)
+    if captions.pipeline is None:
+        captions.check_unused()
+    sampler = sampler or ("ddim" if captions.pipeline is None else "pipeline")
     opened = open_model(experts, asked=reading.asked if base is None or is_base(experts) else None)
     models, macs = {"expert": opened.model}, {"experts": opened.mean_macs(sampler, steps)}
     sampled = {"experts": opened.model}
@@ -79,7 +107,15 @@ def evaluate(
         sampled = {"base": reference.model, **sampled}
         macs["base"] = reference.mean_macs(sampler, steps)
     images = opened.images(data_options(data, resolution), experts)
-    options = EvaluationOptions(samples=count, seeds=tuple(range(seeds)), features=features, loss_samples=loss_samples)
+    options = EvaluationOptions(
+        samples=count,
+        seeds=tuple(range(seeds)),
+        features=features,
+        clip=clip,
+        pipeline=None if captions.pipeline is None else str(captions.pipeline),
+        guidance_scale=captions.guidance_scale,
+        loss_samples=loss_samples,
+    )
     setting = Setting(
         images,
         opened.groups,
@@ -87,6 +123,7 @@ def evaluate(
         AllocationOptions(sampler=sampler, steps=steps),
         options,
         opened.spec,
+        pipeline=captions.through(images, steps, sampler),
     )
     found, _ = measure_all(setting, models, sampled, macs)
     with writing(output):
@@ -106,20 +143,24 @@ def evaluate(
 
 
 def _show_metrics(metrics: "Metrics") -> None:
-    """FID, KID and time of every model, or the reason why there are no FID and KID."""
+    """Sample quality and time of every model, or the reason why there is none."""
     from prunekit.report.wording import estimate_text, number_text
 
+    names = {"fid": "FID", "kid": "KID", "precision": "precision", "recall": "recall", "clip_score": "CLIP score"}
+    measured = [key for key in names if key in ("fid", "kid") or any(getattr(row, key) for row in metrics.rows)]
     cells = [
         [
             row.model,
-            *("–" if one is None else estimate_text(one) for one in (row.fid, row.kid)),
+            *("–" if (one := getattr(row, key)) is None else estimate_text(one) for key in measured),
             f"{number_text(row.seconds_per_image, 3)} s",
         ]
         for row in metrics.rows
     ]
     features = None if metrics.features is None else metrics.features.name
-    what = f"features: {features or 'not named'}, n = {metrics.count}"
-    print_table(f"Sample quality ({what})", ["model", "FID", "KID", "time per image"], cells)
+    clip = "" if metrics.clip is None else f", CLIP: {metrics.clip.name}"
+    what = f"features: {features or 'not named'}{clip}, n = {metrics.count}"
+    columns = ["model", *(names[key] for key in measured), "time per image"]
+    print_table(f"Sample quality ({what})", columns, cells)
     if metrics.no_features:
         tell(f"No FID or KID: {metrics.no_features}")
 

@@ -16,6 +16,7 @@ __all__ = [
     "after_assemble",
     "after_comparison",
     "after_cost",
+    "after_encode",
     "after_evaluate",
     "after_export",
     "after_finetune",
@@ -45,6 +46,11 @@ def suggest(*commands: str) -> None:
 def after_train(base: Path) -> str:
     """After a base: cut its timesteps."""
     return command("groups", base=base)
+
+
+def after_encode(pipeline: Path, data: Path) -> str:
+    """After an encoding: prune with it."""
+    return command("prune", pipeline, data=data)
 
 
 def after_groups(base: str | None, groups: Path) -> str:

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils._pytree import tree_leaves
 
 from prunekit.cost.counter import MacCount, count_macs
 from prunekit.errors import InputError
@@ -32,10 +33,13 @@ class StepCost:
     Args:
         count: MACs of one forward pass at batch 1.
         activations: bytes that one sample's forward pass keeps for the backward pass, in float32.
+        recomputed: the same with gradient checkpointing: the inputs of its blocks, what is kept outside of them, and the largest
+            block, which is computed again; None for a network without such blocks.
     """
 
     count: MacCount
     activations: int
+    recomputed: int | None = None
 
     @classmethod
     def of(cls, build: Callable[[], nn.Module], inputs: Callable[[], Inputs]) -> "StepCost":
@@ -51,15 +55,23 @@ class StepCost:
         with FakeTensorMode():
             model, arguments = build(), inputs()
             counted = count_macs(model, arguments)
-            return cls(counted, _kept(model.train(), arguments))
+            return cls(counted, _kept(model.train(), arguments), _kept_between(model, arguments))
 
-    def memory(self, batch: int) -> dict[str, int]:
+    def memory(self, batch: int, recomputing: bool = False, eight_bit: bool = False) -> dict[str, int]:
         """Bytes of a train step of ``batch`` samples on one GPU, by purpose, and the ``total``.
 
         In addition to activations these are the weights, their gradients, Adam's two moments and the moving average, in float32.
+
+        Args:
+            batch: number of samples.
+            recomputing: with gradient checkpointing, if the network has blocks for it.
+            eight_bit: with Adam's moments in 8 bits.
         """
         parts = {name: copies * _BYTES * self.count.params for name, copies in _COPIES.items()}
-        parts["activations"] = batch * self.activations
+        if eight_bit:
+            parts["moments"] //= _BYTES
+        kept = self.recomputed if recomputing and self.recomputed is not None else self.activations
+        parts["activations"] = batch * kept
         return {**parts, "total": sum(parts.values())}
 
 
@@ -86,19 +98,65 @@ def gpu_hours(macs: float, gpu: str = "A100", precision: str = "bf16", utilisati
     return 2 * macs / (GPUS[gpu]["no" if precision == "no" else "bf16"] * utilisation * 3600)
 
 
-def _kept(model: nn.Module, inputs: Inputs) -> int:
-    """Bytes that a forward pass keeps for the backward pass, without weights and buffers."""
-    own = {_storage(tensor) for tensor in (*model.parameters(), *model.buffers())}
-    kept: dict[int, Tensor] = {}  # keeps the tensors alive, so that no address is reused
+class _Keeping:
+    """Counts the storages that autograd keeps, without a network's weights and buffers."""
 
-    def keep(tensor: Tensor) -> Tensor:
-        if _storage(tensor) not in own:
-            kept.setdefault(_storage(tensor), tensor)
+    def __init__(self, model: nn.Module) -> None:
+        self._own = {_storage(tensor) for tensor in (*model.parameters(), *model.buffers())}
+        self._kept: dict[int, Tensor] = {}  # keeps the tensors alive, so that no address is reused
+
+    def keep(self, tensor: Tensor) -> Tensor:
+        """Count a tensor, once for all its views."""
+        if _storage(tensor) not in self._own:
+            self._kept.setdefault(_storage(tensor), tensor)
         return tensor
 
-    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-        _ = model(**inputs) if isinstance(inputs, Mapping) else model(*inputs)
-    return sum(tensor.untyped_storage().nbytes() for tensor in kept.values())
+    def noting(self) -> Any:
+        """A context in which everything is counted that autograd keeps."""
+        return torch.autograd.graph.saved_tensors_hooks(self.keep, lambda tensor: tensor)
+
+    @property
+    def bytes(self) -> int:
+        """Of all storages."""
+        return sum(tensor.untyped_storage().nbytes() for tensor in self._kept.values())
+
+
+def _kept(model: nn.Module, inputs: Inputs) -> int:
+    """Bytes that a forward pass keeps for the backward pass, without weights and buffers."""
+    keeping = _Keeping(model)
+    with keeping.noting():
+        _run(model, inputs)
+    return keeping.bytes
+
+
+def _kept_between(model: nn.Module, inputs: Inputs) -> int | None:
+    """The same with gradient checkpointing, None for a network of diffusers without blocks for it, and for any other."""
+    if not getattr(model, "_supports_gradient_checkpointing", False):
+        return None
+    between, blocks = _Keeping(model), [0]
+
+    def block(module: Callable[..., Any], *args: Any) -> Any:
+        for value in tree_leaves(args):
+            if isinstance(value, Tensor):
+                between.keep(value)
+        within = _Keeping(model)
+        with within.noting():
+            result = module(*args)
+        blocks.append(within.bytes)
+        return result
+
+    switch: Any = model
+    switch.enable_gradient_checkpointing(block)
+    try:
+        with between.noting():
+            _run(model, inputs)
+    finally:
+        switch.disable_gradient_checkpointing()
+    return between.bytes + max(blocks)
+
+
+def _run(model: nn.Module, inputs: Inputs) -> None:
+    _ = model(**inputs) if isinstance(inputs, Mapping) else model(*inputs)
 
 
 def _storage(tensor: Tensor) -> int:

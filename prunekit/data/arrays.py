@@ -14,11 +14,11 @@ from torch import Tensor
 
 from prunekit._containers import check_npy_header, check_safetensors, read_npz
 from prunekit._messages import one_line
-from prunekit.data.array_forms import Form, channels_first
+from prunekit.data.array_forms import channels_first
 from prunekit.data.keys import Chosen, choose, several_arrays
 from prunekit.errors import FileFormatError, InputError, MissingFileError, PrunekitError
 
-__all__ = ["SUFFIXES", "ArrayImages", "find_array", "read_array"]
+__all__ = ["SUFFIXES", "ArrayImages", "find_array", "mapped", "read_array"]
 
 _MAX_CLASS = 2**24  # a network has a row of weights for each class
 _ROWS = 4096  # images that are checked at a time
@@ -74,7 +74,7 @@ def read_array(path: Path, labels: bool = False, key: str | None = None) -> Arra
         arrays, chosen = _guarded(path, lambda: reader(path, labels, key))
     name = chosen.images if suffix != ".npy" and (key is not None or len(arrays) > 1) else ""
     form = channels_first(arrays[chosen.images], path, name)
-    images = _tensor(form)
+    images = mapped(form.images)
     if (
         form.latent and suffix != ".npy"
     ):  # a mapped file may be larger than memory: its rows are checked where they are used
@@ -84,7 +84,7 @@ def read_array(path: Path, labels: bool = False, key: str | None = None) -> Arra
     if chosen.held_out is None:
         return ArrayImages(images, own, notes=tuple(notes))
     other = channels_first(arrays[chosen.held_out[0]], path, chosen.held_out[0])
-    held_out = _tensor(other)
+    held_out = mapped(other.images)
     other_labels = _labels_for(arrays, chosen.held_out[1], len(held_out), path) if labels else None
     return ArrayImages(images, own, (held_out, other_labels), (*notes, *other.notes))
 
@@ -101,10 +101,11 @@ def _guarded(path: Path, read: Callable[[], _Found]) -> _Found:
         raise FileFormatError(f"{path} is no readable {path.suffix} of images ({one_line(error)}).") from error
 
 
-def _tensor(form: Form) -> Tensor:
+def mapped(array: NDArray[Any]) -> Tensor:
+    """A tensor with an array's memory, which may be mapped from a file that may not be written to."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="The given NumPy array is not writable")  # nothing writes to images
-        return torch.from_numpy(form.images)
+        return torch.from_numpy(array)
 
 
 def _labels_for(arrays: Mapping[str, NDArray[Any]], key: str | None, count: int, path: Path) -> Tensor:

@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from prunekit._files import json_hash
 from prunekit._messages import did_you_mean
 from prunekit._names import split_source
 from prunekit.data.hub_datasets import dataset_rows, is_saved_dataset, parquet_files
@@ -79,6 +80,16 @@ class Captioned:
     source: str
     report: str
 
+    @classmethod
+    def of_subjects(cls, subjects: Sequence[Sequence[Subject]]) -> "Captioned":
+        """Captions or classes alone, for training and held out."""
+        train, held_out = (CaptionedPart((), own) for own in subjects)
+        return cls(train, held_out, "", f"{len(train):,} captions to train on, {len(held_out):,} held out.")
+
+    def listed(self) -> str:
+        """Hash of the pictures' names in their order."""
+        return json_hash([list(part.names()) for part in (self.train, self.held_out)])
+
 
 @contextmanager
 def captioned_pictures(source: str, classes: bool = False, column: str | None = None) -> Iterator[Captioned]:
@@ -103,7 +114,7 @@ def captioned_pictures(source: str, classes: bool = False, column: str | None = 
     saved = path.is_dir() and is_saved_dataset(path)
     if path.suffix.lower() == ".parquet" or saved or (path.is_dir() and _only_parquet(path)):
         with dataset_rows(path, split, classes, column, CAPTIONS) as parts:
-            yield _split([CaptionedPart(*part) for part in parts], source)
+            yield _split([CaptionedPart(sources, own) for sources, own in parts], source)
         return
     if not path.is_dir():
         raise InputError(
@@ -113,8 +124,8 @@ def captioned_pictures(source: str, classes: bool = False, column: str | None = 
         raise InputError(f"Got {source}; expected a split's name after :: for datasets only: give {path / split}.")
     found = find_picture_set(path, labels=classes)
     subjects = _classes(found) if classes else _captions(found, path, column)
-    parts = [CaptionedPart(files, own) for files, own in zip((found.train, found.held_out), subjects, strict=True)]
-    yield _split([part for part in parts if len(part)], source)
+    both = [CaptionedPart(files, own) for files, own in zip((found.train, found.held_out), subjects, strict=True)]
+    yield _split([part for part in both if len(part)], source)
 
 
 def _only_parquet(folder: Path) -> bool:

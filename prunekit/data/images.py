@@ -12,6 +12,8 @@ from prunekit._files import json_hash
 from prunekit._missing import is_shipped
 from prunekit._names import name_of
 from prunekit.data.sizes import Size
+from prunekit.errors import FileFormatError
+from prunekit.training.columns import update_with
 from prunekit.training.objective import check_finite_rows
 
 __all__ = ["ImageData", "ImageSplit"]
@@ -49,12 +51,17 @@ class ImageData:
 
     @cached_property
     def sha256(self) -> str:
-        """Hash of shape and pixels, and of the classes if there are any."""
+        """Hash of shape and pixels, and of the classes and conditions if there are any."""
         digest = hashlib.sha256(str(tuple(self.images.shape)).encode())
         for part in self.chunks():
             digest.update(part.numpy().data)
         if self.labels is not None:
             digest.update(self.labels.numpy().tobytes())
+        fixed = {name: value for name, value in self.fixed.items() if isinstance(value, Tensor)}
+        for kind, tensors in (("column", self.columns), ("empty", self.empty), ("fixed", fixed)):
+            for name, values in tensors.items():
+                digest.update(f"{kind} {name} {tuple(values.shape)} {values.dtype}".encode())
+                update_with(digest, values)
         return digest.hexdigest()
 
     def chunks(self) -> Iterator[Tensor]:
@@ -86,6 +93,7 @@ class ImageSplit:
         source: where they came from, as the user named it.
         resolution: side of square images, otherwise height and width.
         report: a sentence about what was read, converted and skipped; empty where there is nothing to say.
+        recorded: the hash that the images' own file states; empty if none does.
     """
 
     train: ImageData
@@ -93,6 +101,7 @@ class ImageSplit:
     source: str
     resolution: int | Size
     report: str = ""
+    recorded: str = ""
 
     @property
     def size(self) -> Size:
@@ -106,8 +115,18 @@ class ImageSplit:
 
     @property
     def sha256(self) -> str:
-        """Hash of both parts; it identifies the images wherever they are stored."""
-        return json_hash([self.train.sha256, self.held_out.sha256])
+        """Hash of both parts; it identifies the images wherever they are stored.
+
+        Raises:
+            FileFormatError: it is not the recorded one.
+        """
+        found = json_hash([self.train.sha256, self.held_out.sha256])
+        if self.recorded not in ("", found):
+            raise FileFormatError(
+                f"{self.source} holds other numbers (SHA-256 {found[:16]}…) than it says ({self.recorded[:16]}…); copy it again, "
+                "or encode the pictures again."
+            )
+        return found
 
     def about(self) -> dict[str, str | int | list[int]]:
         """JSON that identifies the images: ``source`` (a name, not a path), ``resolution``, and any unusual properties.

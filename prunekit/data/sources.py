@@ -15,6 +15,7 @@ from torch import Tensor
 from prunekit._missing import is_shipped
 from prunekit._names import split_source
 from prunekit.data.arrays import SUFFIXES, find_array, read_array
+from prunekit.data.encoded import find_encoded, load_encoded
 from prunekit.data.hub_datasets import is_saved_dataset, parquet_files, read_dataset
 from prunekit.data.idx import find_idx, read_idx, read_idx_labels
 from prunekit.data.images import ImageData, ImageSplit
@@ -70,7 +71,8 @@ def load_images(source: Path | str, resolution: Resolution | None = None, labels
     Args:
         source: ``digits`` (scikit-learn's 1,797 images of 8×8), ``embedded:fashion`` (9,216 pictures of Fashion-MNIST at 16×16,
             see :func:`prunekit.data.shipped.load_shipped`), a folder or a zip of pictures
-            (:mod:`prunekit.data.picture_folders`), a folder of arrays (``train.npy`` and ``held-out.npy``, which are mapped),
+            (:mod:`prunekit.data.picture_folders`), a folder of encoded images with their conditions
+            (:mod:`prunekit.data.encoded`), a folder of arrays (``train.npy`` and ``held-out.npy``, which are mapped),
             a folder or file in MNIST's idx format (``.gz`` or not), a file of arrays
             (:func:`prunekit.data.arrays.read_array`), or, with the extra ``datasets``, a parquet file or a dataset's folder.
             After ``::`` may be the key of an array, as in ``x.npz::images``, or the name of a split, as in ``dataset::test``.
@@ -128,7 +130,11 @@ def _file(path: Path, source: str, size: Size | None, labels: bool, key: str | N
 
 
 def _folder(path: Path, source: str, size: Size | None, labels: bool, key: str | None) -> ImageSplit:
-    """A folder of a dataset, of idx files, of arrays or of pictures."""
+    """A folder of encoded images, of a dataset, of idx files, of arrays or of pictures."""
+    if find_encoded(path) is not None:
+        if key is not None:
+            raise InputError(f"Got {source}; a folder of encoded images has no key: leave ::{key} out.")
+        return load_encoded(path, source, size, labels)
     if is_saved_dataset(path):
         return _dataset(path, source, size, labels, key)
     named = next((read for find, read in _NAMED if find(path) is not None), None)

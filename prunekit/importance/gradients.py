@@ -79,7 +79,7 @@ def _summing(wanted: Mapping[nn.Parameter, Sequence[tuple[Part, Tensor]]], weigh
             along = product.movedim(part.dim, 0).flatten(1).sum(1) if product.ndim > 1 else product
             total.add_(along, alpha=weight)
 
-    handles = [parameter.register_post_accumulate_grad_hook(take) for parameter in wanted]  # type: ignore[arg-type]
+    handles = [parameter.register_post_accumulate_grad_hook(take) for parameter in wanted]
     try:
         yield
     finally:

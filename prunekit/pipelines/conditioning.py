@@ -10,8 +10,8 @@ from torch import Tensor
 
 from prunekit.conditions import flat
 from prunekit.errors import InputError
+from prunekit.pipelines.listening import Recording, Said, Subject, record, takes
 from prunekit.pipelines.loading import denoisers_of
-from prunekit.pipelines.recording import Recording, Said, Subject, record, takes
 
 __all__ = ["Conditioning", "TimeUnit", "conditioning_of", "conditions_for", "guidance_off"]
 
@@ -61,16 +61,17 @@ def conditioning_of(pipeline: Any, size: tuple[int, int] | None = None) -> Condi
     """
     probes = _PROBES if "prompt" in takes(pipeline) else _CLASSES
     off = guidance_off(pipeline)
-    runs = [record(pipeline, probe, size, _STEPS if not number else 1, **off) for number, probe in enumerate(probes)]
+    runs = [record(pipeline, probe, size, 1 if number else _STEPS, off) for number, probe in enumerate(probes)]
     told = [_first_call(run, len(probe), pipeline) for run, probe in zip(runs, probes, strict=True)]
-    shapes, fixed = _sorted_out(*(flat(said.arguments) for said in told), sizes=[len(probe) for probe in probes])
+    one, other = (flat(said.arguments) for said in told)
+    shapes, fixed = _sorted_out(one, other, [len(probe) for probe in probes])
     sample = told[0].sample
     if not isinstance(sample, Tensor):
         raise InputError(
             f"The {type(pipeline).__name__} gives its samples as a {type(sample).__name__}; expected a tensor."
         )
-    guided = record(pipeline, probes[0], size, 1, **_guidance_on(pipeline))
-    plain = {name: value for name, value in flat(told[0].arguments).items() if name in shapes}
+    guided = record(pipeline, probes[0], size, 1, _guidance_on(pipeline))
+    plain = {name: value for name, value in one.items() if name in shapes and isinstance(value, Tensor)}
     return Conditioning(shapes, fixed, _empty(guided, plain), _unit(runs[0].said), tuple(sample.shape[1:]))
 
 
@@ -82,7 +83,7 @@ def conditions_for(
     Raises:
         InputError: a condition has another shape than it had for other captions.
     """
-    run = record(pipeline, subjects, size, 1, **guidance_off(pipeline))
+    run = record(pipeline, subjects, size, 1, guidance_off(pipeline))
     found = flat(_first_call(run, len(subjects), pipeline).arguments)
     rows: dict[str, Tensor] = {}
     for name, shape in known.shapes.items():

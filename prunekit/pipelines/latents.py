@@ -13,11 +13,11 @@ from torch import Generator, Tensor
 
 from prunekit.errors import InputError
 from prunekit.pipelines.conditioning import guidance_off
+from prunekit.pipelines.listening import Subject, record, takes
 from prunekit.pipelines.loading import denoisers_of
-from prunekit.pipelines.recording import Subject, record, takes
 from prunekit.training import to_unit_range
 
-__all__ = ["check_latents", "default_size", "encoded", "has_vae"]
+__all__ = ["check_latents", "decoded", "default_size", "encoded", "has_vae"]
 
 _TOLERANCE = 1e-3
 
@@ -30,7 +30,7 @@ def has_vae(pipeline: Any) -> bool:
 def default_size(pipeline: Any) -> tuple[int, int] | None:
     """Height and width of the pictures that a pipeline makes by itself; None if it does not say."""
     factor = getattr(pipeline, "vae_scale_factor", None) or (1 if not has_vae(pipeline) else None)
-    config = next(iter(denoisers_of(pipeline).values())).config
+    config: Any = next(iter(denoisers_of(pipeline).values())).config
     side = getattr(pipeline, "default_sample_size", None) or config.get("sample_size")
     if factor is None or side is None:
         return None
@@ -72,6 +72,31 @@ def encoded(pipeline: Any, pictures: Tensor, generator: Generator | None = None)
     return _laid_out(pipeline, _scaled(vae, found))
 
 
+@torch.no_grad()
+def decoded(pipeline: Any, latents: Tensor, size: tuple[int, int]) -> Tensor:
+    """Pictures of latents: the way back of :func:`encoded`.
+
+    Args:
+        pipeline: of diffusers.
+        latents: as the pipeline's denoiser gets them, shape (batch, …).
+        size: height and width of the pictures.
+
+    Returns:
+        Pictures in about −1 … 1, float32, shape (batch, channels, height, width), on the CPU.
+    """
+    if not has_vae(pipeline):
+        return latents.float().cpu()
+    vae = pipeline.vae
+    weight = next(vae.parameters())
+    unpack = getattr(pipeline, "_unpack_latents", None)
+    own = latents.to(weight.device, weight.dtype)
+    images = own if unpack is None else unpack(own, *size, pipeline.vae_scale_factor)
+    if _of_videos(vae) and images.ndim == 4:
+        images = images[:, :, None]
+    pictures: Tensor = vae.decode(_unscaled(vae, images), return_dict=False)[0]
+    return (pictures[:, :, 0] if pictures.ndim == 5 else pictures).float().cpu()
+
+
 def check_latents(pipeline: Any, subjects: tuple[Subject, ...], size: tuple[int, int] | None) -> None:
     """Refuse a pipeline whose latents are scaled or laid out in a way that :func:`encoded` does not follow.
 
@@ -87,7 +112,7 @@ def check_latents(pipeline: Any, subjects: tuple[Subject, ...], size: tuple[int,
         return
     asked: dict[str, object] = {"output_type": "np"} if "output_type" in takes(pipeline) else {}
     with _decoding(pipeline.vae) as given:
-        run = record(pipeline, subjects, size, 2, endless=True, **guidance_off(pipeline), **asked)
+        run = record(pipeline, subjects, size, 2, {**guidance_off(pipeline), **asked}, endless=True)
     name = type(pipeline).__name__
     if not given or run.stepped is None:
         raise InputError(f"The {name} does not decode its latents by its VAE's decode; its pictures cannot be encoded.")
@@ -107,16 +132,28 @@ def _of_videos(vae: Any) -> bool:
 
 def _scaled(vae: Any, latents: Tensor) -> Tensor:
     """Latents of a VAE on the scale of the denoiser: less their mean, over their spread."""
+    mean, spread = _mean_and_spread(vae, latents)
+    return (latents - mean) / spread
+
+
+def _unscaled(vae: Any, latents: Tensor) -> Tensor:
+    """Latents on the scale of the VAE; undoes :func:`_scaled`."""
+    mean, spread = _mean_and_spread(vae, latents)
+    return latents * spread + mean
+
+
+def _mean_and_spread(vae: Any, latents: Tensor) -> tuple[Tensor, Tensor]:
+    """By which a VAE's latents are shifted and divided, each of a shape that broadcasts."""
     config = vae.config
     mean, spread = config.get("latents_mean"), config.get("latents_std")
     factor = config.get("scaling_factor") or 1.0
     if mean is None or spread is None:
-        return (latents - (config.get("shift_factor") or 0.0)) * factor
+        return latents.new_tensor(config.get("shift_factor") or 0.0), latents.new_tensor(1 / factor)
 
     def per_channel(values: Any) -> Tensor:
         return torch.as_tensor(values).to(latents).reshape(1, -1, *[1] * (latents.ndim - 2))
 
-    return (latents - per_channel(mean)) * factor / per_channel(spread)
+    return per_channel(mean), per_channel(spread) / factor
 
 
 def _laid_out(pipeline: Any, latents: Tensor) -> Tensor:

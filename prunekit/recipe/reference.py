@@ -114,6 +114,8 @@ def _form(schema: JsonDict, form: JsonDict, places: Mapping[str, JsonDict]) -> s
         return f"[{home}](#{home.replace('.', '').replace('*', '')})"
     if choices := form.get("enum", [form["const"]] if "const" in form else []):
         return ", ".join(f"`{choice}`" for choice in choices)
+    if form.get("format") == "path":
+        return "file"
     if "items" in form:
         return f"list of {_value(schema, form['items'], places)}{bounds}"
     if others := list(_others(form)):

@@ -19,23 +19,31 @@ __all__ = ["Choice", "Limits", "ShownAs", "choices_at", "inner", "keys_at", "sch
 
 @dataclass(frozen=True)
 class Choice:
-    """A text that must be one of some names; the schema lists them.
+    """A text that must be one of some names, or may name a file; the schema lists them.
 
     Args:
         names: the known ones.
+        files: suffixes of files that may be named too.
     """
 
     names: tuple[str, ...]
+    files: tuple[str, ...] = ()
 
     def __get_pydantic_core_schema__(self, source: object, handler: GetCoreSchemaHandler) -> CoreSchema:
         return core_schema.no_info_after_validator_function(self._known, handler(source))
 
     def __get_pydantic_json_schema__(self, core: CoreSchema, handler: GetJsonSchemaHandler) -> JsonSchemaValue:
-        return {**handler(core), "enum": list(self.names)}
+        named = {**handler(core), "enum": list(self.names)}
+        suffixes = "|".join(suffix.removeprefix(".") for suffix in self.files)
+        return (
+            {"anyOf": [named, {"type": "string", "format": "path", "pattern": rf"\.({suffixes})$"}]}
+            if self.files
+            else named
+        )
 
     def _known(self, name: str) -> str:
-        if name not in self.names:
-            known = ", ".join(sorted(self.names))
+        if name not in self.names and not name.lower().endswith(self.files):
+            known = ", ".join([*sorted(self.names), *(f"a file ending in {suffix}" for suffix in self.files)])
             raise InputError(f"Got {name!r}{did_you_mean(name, self.names)}; expected one of {known}.")
         return name
 

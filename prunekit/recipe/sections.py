@@ -15,10 +15,12 @@ from prunekit.checkpoint import Asked, ModelSpec
 from prunekit.checkpoint.config_limits import check_schedule
 from prunekit.choices import CutRule, ExpertsKind, HeadMode, NormMode, PredictionType, Weights
 from prunekit.errors import InputError
+from prunekit.extractors import FILES
 from prunekit.features import SHIPPED
 from prunekit.graph import Constraints
 from prunekit.groups import ETA, METHODS, Similarity
 from prunekit.importance import CRITERIA, criterion
+from prunekit.inception import INCEPTION
 from prunekit.recipe.bounds import MAX_COUNT, MAX_SEED, SEARCH, TRAINING, check_search
 from prunekit.recipe.schema import Choice
 from prunekit.schedule import NoiseSchedule, Parameterization
@@ -402,8 +404,13 @@ class EvaluationOptions:
     Args:
         samples: number of images sampled per model and seed.
         seeds: seeds of the initial noise.
-        features: feature extractor for FID and KID; ``auto`` takes the shipped one that knows the pictures, and measures no FID
-            if none does.
+        features: feature extractor for FID, KID, precision and recall. ``auto`` takes the shipped one that knows the pictures, and
+            measures none of them if none does. ``inception-v3`` takes the weights in torch's cache. A file has Inception's weights,
+            or a network of :func:`prunekit.features.save_features`.
+        clip: folder of a CLIP model, or its Hub id if it is in the Hub's cache, for the CLIP score of pictures with prompts.
+        pipeline: folder of the diffusers pipeline through which samples are drawn and decoded, for encoded data; with its guidance
+            and its scheduler.
+        guidance_scale: of classifier-free guidance; the pipeline's default if missing.
         loss_samples: number of held-out draws per timestep group for the denoising loss.
         grid: number of images kept for the report's grids.
     """
@@ -412,6 +419,9 @@ class EvaluationOptions:
 
     samples: Positive = 1024
     seeds: Annotated[tuple[Seed, ...], Field(min_length=1)] = (0, 1, 2)
-    features: Annotated[str, Choice(("auto", *SHIPPED))] = "auto"
+    features: Annotated[str, Choice(("auto", *SHIPPED, INCEPTION), files=FILES)] = "auto"
+    clip: str | None = None
+    pipeline: str | None = None
+    guidance_scale: float | None = None
     loss_samples: Positive = 2048
     grid: NotNegative = 40

@@ -154,16 +154,22 @@ def _loss_row(loss: GroupLoss, target: GroupTarget) -> Row:
     }
 
 
+_HIGHER = {"precision": "Precision", "recall": "Recall", "clip_score": "CLIP score"}
+"""Measures of which more is better, with their labels."""
+
+
 def metric_table(results: RunResults) -> Table | None:
-    """FID, KID and cost of each model; None if not measured. Without features, only the cost and the reason."""
+    """Sample quality and cost of each model; None if not measured. Without features, there are no FID and KID, but the reason."""
     metrics = results.metrics
     if metrics is None:
         return None
     paired = any(row.fid_difference is not None for row in metrics.rows)
+    higher = [key for key in _HIGHER if any(getattr(row, key) is not None for row in metrics.rows)]
     rows = tuple(
         {
             "model": row.model,
             **flat(fid=row.fid, kid=row.kid),
+            **flat(**{key: getattr(row, key) for key in higher}),
             **(flat(fid_difference=row.fid_difference) if paired else {}),
             "seconds_per_image": row.seconds_per_image,
             "mean_macs": row.mean_macs,
@@ -180,6 +186,7 @@ def metric_table(results: RunResults) -> Table | None:
     columns = (
         named("Model", "model"),
         *distances,
+        *(estimate(_HIGHER[key], key) for key in higher),
         Column("Seconds per image", "seconds_per_image", lambda row: number_text(row["seconds_per_image"], 3)),
         count("Mean MACs per step", "mean_macs"),
         count("Mean FLOPs = 2·MACs", "flops"),
@@ -192,7 +199,8 @@ def metric_table(results: RunResults) -> Table | None:
     note = f"{error_note(results)} Compare only numbers with the same features and the same n."
     if paired:
         note += " The difference's error is the greater of the one over the seeds and the one from a paired bootstrap over images."
-    return Table("metrics", f"{caption}; lower is better", rows, columns, note)
+    better = "lower FID and KID are better, and higher others" if higher else "lower is better"
+    return Table("metrics", f"{caption}; {better}", rows, columns, note)
 
 
 def seconds_table(seconds: Mapping[str, float] | None) -> Table | None:

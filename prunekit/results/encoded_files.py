@@ -12,27 +12,27 @@ _MAX_DIMENSIONS = 8
 
 
 class ArrayForm(Model):
-    """The rows of an array.
+    """An array's shape and type.
 
     Args:
-        shape: of one row.
+        shape: of the array; of an array with a row for each image, the shape of one row.
         dtype: of its numbers.
     """
 
     shape: Annotated[list[Annotated[int, Bounded(ge=1)]], Bounded(max_length=_MAX_DIMENSIONS)]
-    dtype: Literal["float16", "float32", "float64", "int64", "int32", "uint8", "bool"]
+    dtype: Literal["float16", "float32", "float64", "int64", "int32", "uint8", "bool", "complex64"]
 
 
 class FixedValue(Model):
-    """An argument that is the same for every image: either a value or the array of a file.
+    """An argument that is the same for every image: either a value or an array, which is a file in the folder `fixed`.
 
     Args:
-        constant: a value that is no tensor; null if there is a file or the value is None.
-        file: name of an `.npy` in the folder `fixed`.
+        constant: a value that is no tensor; null if there is an array or the value is None.
+        array: shape and type of the array.
     """
 
     constant: JsonValue = None
-    file: Annotated[str | None, NotNull()] = None
+    array: Annotated[ArrayForm | None, NotNull()] = None
 
 
 class _Head(Model):
@@ -46,6 +46,7 @@ class _Head(Model):
         fixed: arguments that are the same for every image, by path.
         empty: conditions with an empty one, which replaces the caption's for guidance.
         time_unit: how the network is told a timestep of the scheduler.
+        captions: hash of the captions of all images, in order.
         train: number of images to train on.
         held_out: number of images that are held out.
     """
@@ -57,6 +58,7 @@ class _Head(Model):
     fixed: Named[FixedValue]
     empty: Many[str]
     time_unit: Annotated[Free | None, NotNull()] = None
+    captions: str
     train: Positive
     held_out: Positive
 
@@ -78,10 +80,8 @@ class EncodingFile(_Head):
 
     Args:
         format: name and version of the format.
-        captions: hash of all captions.
         done: number of rows that are on the disk, for `train` and `held-out`.
     """
 
     format: Annotated[str, Is(ENCODING)]
-    captions: str
     done: Named[Whole]

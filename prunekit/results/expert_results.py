@@ -7,7 +7,7 @@ from prunekit._json import Above, Amount, Many, Named, Number, Pair, Positive, W
 from prunekit.experiments import Experiment
 from prunekit.results.estimate import Estimate, FidEstimate, LossEstimate
 from prunekit.results.formats import EVALUATION
-from prunekit.results.manifest_head import BaseTraining, Features, Head, LedgerEntry, metric_label
+from prunekit.results.manifest_head import BaseTraining, Clip, Features, Head, LedgerEntry, metric_label
 from prunekit.results.model import Free, Is, Model
 
 __all__ = [
@@ -107,9 +107,15 @@ class MetricRow(Model):
         model: its name.
         fid: FID, mean over the seeds.
         kid: KID, mean over the seeds.
-        by_seed: FID and KID for each seed.
+        precision: fraction of generated images among the real ones (arXiv:1904.06991), mean over the seeds.
+        recall: fraction of real images among the generated ones, mean over the seeds.
+        clip_score: CLIP score of images and their prompts, mean over the seeds.
+        by_seed: the measures for each seed.
         fid_difference: paired difference from the base.
         kid_difference: paired difference from the base.
+        precision_difference: paired difference from the base.
+        recall_difference: paired difference from the base.
+        clip_score_difference: paired difference from the base.
         seconds_per_image: median wall time over the seeds, in batches of ``batch_size``.
         seconds_alone: wall time of one image at batch size 1, median of several that the models took in turn.
         params: parameters that are stored; a network that several timestep groups share counts once.
@@ -121,9 +127,15 @@ class MetricRow(Model):
     model: str
     fid: FidEstimate | None = None
     kid: Estimate | None = None
+    precision: Estimate | None = None
+    recall: Estimate | None = None
+    clip_score: Estimate | None = None
     by_seed: Named[Many[Number]] | None = None
     fid_difference: Estimate | None = None
     kid_difference: Estimate | None = None
+    precision_difference: Estimate | None = None
+    recall_difference: Estimate | None = None
+    clip_score_difference: Estimate | None = None
     seconds_per_image: Amount | None = None
     seconds_alone: Amount | None = None
     params: Whole | None = None
@@ -138,6 +150,7 @@ class Metrics(Model):
     Args:
         features: the extractor; None if no extractor knows the pictures.
         no_features: why there is none.
+        clip: the CLIP model, if CLIP scores were measured.
         count: images of each model and seed.
         count_real: number of real images.
         sampler: name of the sampler.
@@ -151,6 +164,7 @@ class Metrics(Model):
 
     features: Features | None = None
     no_features: str | None = None
+    clip: Clip | None = None
     count: Positive
     count_real: Whole | None = None
     sampler: str = ""

@@ -6,7 +6,7 @@ from prunekit._json import Amount, Named, Number, Positive, Whole
 from prunekit.results.formats import MANIFEST, WorkKind
 from prunekit.results.model import Checked, Free, Is, JsonValue, Model
 
-__all__ = ["BaseTraining", "Features", "Head", "LedgerEntry", "Settings", "metric_label"]
+__all__ = ["BaseTraining", "Clip", "Features", "Head", "LedgerEntry", "Settings", "metric_label"]
 
 
 class Features(Model):
@@ -29,6 +29,18 @@ class Features(Model):
     resolution: int | None = None
     own: JsonValue = None
     fit: JsonValue = None
+
+
+class Clip(Model):
+    """The CLIP model for the CLIP score.
+
+    Args:
+        name: its folder's name or Hub id.
+        sha256: hash of its weights.
+    """
+
+    name: str
+    sha256: str | None = None
 
 
 def metric_label(metric: str, features: Features | None, count: int) -> str:

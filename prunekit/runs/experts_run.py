@@ -48,7 +48,8 @@ from prunekit.steps.finetuning import finetune_slim
 from prunekit.steps.image_choice import check_images, is_by_place
 from prunekit.steps.placing import placed
 from prunekit.steps.reach import Reach
-from prunekit.steps.sample_quality import Setting, check_extractor, measure_all, save_images
+from prunekit.steps.sample_quality import Setting, check_extractor, judges, measure_all, save_images
+from prunekit.steps.sampling_pipeline import SamplingPipeline
 from prunekit.steps.spending import base_training, spent_on_losses, spent_on_sampling, spent_on_search
 from prunekit.training import Tally
 from prunekit.training.tracking import open_tracking
@@ -148,7 +149,9 @@ class Run(ResumableRun):
             samples = [] if self.images.train.latent else ["samples/base.npz", "samples/experts.npz"]
             outputs = ["evaluation.json", *samples]
             action = partial(self._evaluate, recipe.allocation, recipe.evaluation)
-            self._stage("evaluate", {"evaluation": recipe.evaluation}, outputs, action, "assemble")
+            self._stage(
+                "evaluate", {"evaluation": recipe.evaluation, **judges(recipe.evaluation)}, outputs, action, "assemble"
+            )
 
     def _specialist(self, i: int, options: PruneOptions, finetune: FinetuneOptions | None) -> list[Stage]:
         """The stages that make one group's expert."""
@@ -356,7 +359,13 @@ class Run(ResumableRun):
             self.groups, [load_slim(self.folder / "pruned" / f"group-{g.index}") for g in self.groups]
         )
         kind = base.parameterization
-        setting = Setting(self.images, self.groups, kind, allocation, evaluation, base.spec)
+        asked = evaluation.pipeline
+        through = None
+        if asked is not None:
+            through = SamplingPipeline.of(
+                asked, self.images, allocation.steps, evaluation.guidance_scale, allocation.sampler
+            )
+        setting = Setting(self.images, self.groups, kind, allocation, evaluation, base.spec, pipeline=through)
         by_group = [[self.bench.macs] * len(self.groups), list(pruned.macs), list(experts.macs)]
         assembled = Assembled.of(self.done["assemble"].results.assembled, "The record of stage assemble")
         macs = {"base": float(self.bench.macs), "experts": assembled.mean_macs}
@@ -367,8 +376,8 @@ class Run(ResumableRun):
         models = {"base": base.model, "pruned": pruned, "expert": experts}
         sampled = {"base": base.model, "experts": experts}
         results, grids = measure_all(setting, models, sampled, macs, told)
-        if (asked := self.recipe.tracking) is not None:
-            tracking = open_tracking(asked.report_to, f"{self.recipe.name}-samples", self.folder / "logs")
+        if (tracked := self.recipe.tracking) is not None:
+            tracking = open_tracking(tracked.report_to, f"{self.recipe.name}-samples", self.folder / "logs")
             for name, images in grids.items():
                 tracking.images(name, images, 0)
             tracking.finish()

@@ -55,7 +55,9 @@ class WidthMultiples:
     @classmethod
     def of(cls, graph: ChannelGraph, asked: bool, wished: ChannelGraph, costs: int) -> "WidthMultiples":
         """The multiples of a graph's widths; ``wished`` is the graph with the intended multiples."""
-        counts = Counter(group.multiple // (1 if asked else _times(group)) for group in graph if len(group.widths) > 1)
+        counts = Counter(
+            max(1, group.multiple // (1 if asked else _times(group))) for group in graph if len(group.widths) > 1
+        )
         finer = tuple(one.name for one, other in zip(graph, wished, strict=True) if one.multiple < other.multiple)
         return cls(dict(sorted(counts.items(), reverse=True)), asked, finer, costs)
 

@@ -18,10 +18,7 @@ from prunekit.slim import SlimModel
 from prunekit.steps.objectives import objective_for
 from prunekit.steps.reach import Reach
 from prunekit.steps.searching import score, search_and_repair, search_provenance
-from prunekit.training import (
-    CountedObjective,
-    Tally,
-)
+from prunekit.training import DenoisingObjective, Tally
 
 __all__ = ["Bench", "prune_group", "score_groups"]
 
@@ -89,7 +86,7 @@ def score_groups(
     A criterion that evaluates the loss needs images.
     """
     base = bench.base
-    objective: CountedObjective | None = None
+    objective: DenoisingObjective | None = None
     if images is not None:
         objective = objective_for(images, base.spec, base.parameterization, tally=tally or Tally())
     inputs, timesteps = base.spec.example_inputs(), base.schedule.num_timesteps

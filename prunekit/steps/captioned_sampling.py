@@ -73,8 +73,9 @@ def own_denoiser(sampler: PipelineSampler, model: str | None) -> Any:
 def _scheduler(name: str, pipeline: Any) -> Any:
     import diffusers  # noqa: PLC0415 - see above
 
-    kind = getattr(diffusers, SAMPLERS.get(name, name), None)
-    if not (isinstance(kind, type) and issubclass(kind, diffusers.SchedulerMixin)):
+    kind: Any = getattr(diffusers, SAMPLERS.get(name, name), None)
+    known = isinstance(kind, type) and issubclass(kind, diffusers.SchedulerMixin)
+    if not known:
         raise InputError(
             f"Unknown sampler {name!r:.60}; expected {PIPELINE}, {', '.join(SAMPLERS)}, or a class of diffusers."
         )

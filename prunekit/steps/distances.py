@@ -1,30 +1,46 @@
-"""FID and KID of several models over the seeds of the noise, with the error of each model's difference from the base."""
+"""Sample quality of several models over the seeds of the noise, with the error of each model's difference from the base."""
+
+from collections.abc import Sequence
 
 import numpy as np
 from torch import Tensor
 
 from prunekit._types import FloatArray
+from prunekit.clip_scores import ClipScorer
+from prunekit.errors import InputError
 from prunekit.evaluation import image_metrics, mean_and_standard_error
 from prunekit.extractors import Choice, Extractor
 from prunekit.frechet import FeatureStatistics, paired_error
 from prunekit.results.estimate import Estimate, FidEstimate
 from prunekit.results.expert_results import MetricRow
-from prunekit.results.manifest_head import Features
+from prunekit.results.manifest_head import Clip, Features
 
-__all__ = ["Distances"]
+__all__ = ["Distances", "Remembering"]
+
+_MEASURES = ("fid", "kid", "precision", "recall")
 
 _MOST_FEATURES = (
     512  # the bootstrap needs an eigenvalue decomposition for each draw, which takes minutes for wider features
 )
 
 
-class _Remembering:
-    """An extractor that computes the features of the real images and of the newest others only once."""
+class Remembering:
+    """An extractor that computes the features of the real images and of the newest others only once.
+
+    Args:
+        extractor: the extractor.
+        real: the real images.
+    """
 
     def __init__(self, extractor: Extractor, real: Tensor) -> None:
         self._extractor, self._real = extractor, real
         self._of_real: Tensor | None = None
         self._newest: tuple[Tensor, Tensor] | None = None
+
+    @classmethod
+    def of(cls, extractor: Extractor, real: Tensor) -> "Remembering":
+        """The extractor, if it already remembers; otherwise one that does."""
+        return extractor if isinstance(extractor, Remembering) else cls(extractor, real)
 
     def features(self, images: Tensor) -> Tensor:
         """See :class:`prunekit.extractors.Extractor`."""
@@ -50,41 +66,61 @@ class Distances:
 
     Args:
         real: real images, uint8, shape (N, C, H, W).
-        choice: the feature extractor; if it has none, nothing is measured.
+        choice: the feature extractor; if it has none, the images are not compared with the real ones.
+        scorer: the CLIP model for the CLIP score; None for no CLIP score.
     """
 
-    def __init__(self, real: Tensor, choice: Choice) -> None:
-        self._real, self._choice = real, choice
-        self._extractor = None if choice.extractor is None else _Remembering(choice.extractor, real)
+    def __init__(self, real: Tensor, choice: Choice, scorer: ClipScorer | None = None) -> None:
+        self._real, self._choice, self._scorer = real, choice, scorer
+        self._extractor = choice.extractor if choice.extractor is None else Remembering.of(choice.extractor, real)
         self._values: dict[str, dict[str, list[float]]] = {}
         self._features: dict[str, list[FloatArray]] = {}
         self._statistics: FeatureStatistics | None = None
 
-    def add(self, model: str, images: Tensor) -> None:
-        """Measure a model's images for its next seed, uint8, shape (n, C, H, W)."""
-        extractor = self._extractor
+    def add(self, model: str, images: Tensor, prompts: Sequence[str] | None = None) -> None:
+        """Measure a model's images for its next seed.
+
+        Args:
+            model: its name.
+            images: uint8, shape (n, C, H, W).
+            prompts: the n prompts that the images were made from, for the CLIP score.
+
+        Raises:
+            InputError: a CLIP score is wanted, and there are no prompts.
+        """
+        extractor, values = self._extractor, self._values.setdefault(model, {})
+        if self._scorer is not None and prompts is None:
+            raise InputError("The CLIP score needs prompts, and these images were made without; leave out clip.")
+        if self._scorer is not None and prompts is not None:
+            values.setdefault("clip_score", []).append(self._scorer.score(images, prompts))
         if extractor is None:
             return
         metrics = image_metrics(self._real, images, extractor)
-        values = self._values.setdefault(model, {"fid": [], "kid": []})
-        values["fid"].append(metrics.fid)
-        values["kid"].append(metrics.kid)
+        for measure in _MEASURES:
+            values.setdefault(measure, []).append(getattr(metrics, measure))
         self._features.setdefault(model, []).append(extractor.features(images).numpy())
 
     def row(self, model: str, reference: str) -> MetricRow:
-        """FID and KID of a model, as a mean and for each seed, and their paired differences from the reference."""
+        """What was measured of a model, as a mean and for each seed, and the paired differences from the reference."""
         own, other = self._values.get(model), self._values.get(reference)
-        if own is None:
+        if not own:
             return MetricRow(model=model, fid=None, kid=None)
-        fid, kid = _estimate(own["fid"]), _estimate(own["kid"])
-        row = MetricRow(model=model, fid=FidEstimate.joined(fid), kid=kid, by_seed=own)
-        if other is None or model == reference:
+        found = {measure: _estimate(values) for measure, values in own.items()}
+        row = MetricRow(model=model, by_seed=own).model_copy(update=found)
+        if "fid" in found:
+            row = row.model_copy(update={"fid": FidEstimate.joined(found["fid"])})
+        if not other or model == reference:
             return row
-        fid, kid = (
-            _estimate([a - b for a, b in zip(own[measure], other[measure], strict=True)]) for measure in ("fid", "kid")
-        )
-        fid = Estimate(mean=fid.mean, se=self._error(model, reference, fid.se))
-        return row.model_copy(update={"fid_difference": fid, "kid_difference": kid})
+        pairs = {measure: zip(values, other[measure], strict=True) for measure, values in own.items()}
+        differences = {measure: _estimate([a - b for a, b in both]) for measure, both in pairs.items()}
+        if fid := differences.get("fid"):
+            differences["fid"] = Estimate(mean=fid.mean, se=self._error(model, reference, fid.se))
+        return row.model_copy(update={f"{measure}_difference": value for measure, value in differences.items()})
+
+    @property
+    def clip(self) -> Clip | None:
+        """The CLIP model; None if no CLIP score is wanted."""
+        return None if self._scorer is None else Clip(name=self._scorer.name, sha256=self._scorer.sha256)
 
     @property
     def features(self) -> Features | None:

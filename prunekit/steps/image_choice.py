@@ -151,7 +151,8 @@ def check_images(images: ImageSplit, spec: ModelSpec) -> None:
         InputError: images and network differ in channels, size or classes, or the network predicts more than an image.
     """
     config = spec.config
-    channels = images.train.images.shape[1]
+    shape = images.train.images.shape
+    channels = shape[-1] if len(shape) == 3 else shape[1]  # of tokens, the last axis
     if config.get("in_channels") == channels and config.get("out_channels") == 2 * channels:
         raise InputError(
             f"The model predicts its variances too (out_channels {2 * channels} for {channels}), which is not supported; "
@@ -164,7 +165,7 @@ def check_images(images: ImageSplit, spec: ModelSpec) -> None:
                 "give images or a model of the same kind."
             )
     size = image_size(spec) or images.resolution
-    if size != images.resolution:
+    if len(shape) == 4 and size != images.resolution:
         raise InputError(
             f"The images of {images.source} are {size_text(images.size)} and the model's sample_size is {size_text(size)}; "
             "give its size as the resolution, or images or a model of the same size."

@@ -1,8 +1,8 @@
 """Measures several models alike: denoising losses on fixed noise, samples from the same noise, and time, taken in turn."""
 
 import time
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
@@ -11,28 +11,33 @@ import torch
 from torch import Tensor, nn
 
 from prunekit import nets
-from prunekit._files import atomic_path
+from prunekit._files import atomic_path, sha256_file
 from prunekit.checkpoint import ModelSpec
+from prunekit.clip_scores import ClipScorer, clip_hash, load_clip
 from prunekit.data import ImageSplit
 from prunekit.errors import InputError
 from prunekit.evaluation import group_losses, paired_difference
-from prunekit.extractors import Choice, Extractor, choose_extractor
+from prunekit.extractors import Choice, Extractor, choose_extractor, is_file
 from prunekit.groups import TimestepGroups
+from prunekit.inception import INCEPTION, cached_inception
+from prunekit.pipelines import PipelineSampler
 from prunekit.recipe import AllocationOptions, EvaluationOptions
 from prunekit.results.estimate import Estimate, LossEstimate
 from prunekit.results.expert_results import Evaluation, GroupLoss, Metrics
 from prunekit.results.formats import EVALUATION
 from prunekit.sampling import BATCH, Sampler, make_sampler, to_images
 from prunekit.schedule import Parameterization, Parameterized
-from prunekit.steps.distances import Distances
+from prunekit.steps.distances import Distances, Remembering
 from prunekit.steps.image_choice import sampled_classes
 from prunekit.steps.objectives import objective_for
 from prunekit.steps.placing import placed
+from prunekit.steps.sampling_pipeline import SamplingPipeline
 
 __all__ = [
     "Measured",
     "Setting",
     "check_extractor",
+    "judges",
     "loss_draws",
     "measure_all",
     "measure_losses",
@@ -41,6 +46,7 @@ __all__ = [
     "save_samples",
 ]
 
+AnySampler = Sampler | PipelineSampler
 _LOSS_BATCH = 256
 _ROUNDS = 5  # of timing a single image
 
@@ -57,6 +63,8 @@ class Setting(Parameterized):
         options: counts and seeds.
         spec: the architecture, for networks that may take classes.
         extractor: the caller's own extractor, in place of the one that the options name.
+        prompts: takes a count and a seed and returns the prompts of the images that the sampler makes; None if there are none.
+        pipeline: draws and decodes the samples, for encoded images.
     """
 
     images: ImageSplit
@@ -66,21 +74,41 @@ class Setting(Parameterized):
     options: EvaluationOptions
     spec: ModelSpec | None = None
     extractor: Extractor | None = None
+    prompts: Callable[[int, int], Sequence[str]] | None = None
+    pipeline: SamplingPipeline | None = None
+
+    @cached_property
+    def scorer(self) -> ClipScorer | None:
+        """The CLIP model that the options name, if they name one."""
+        return None if self.options.clip is None else load_clip(self.options.clip)
 
     @cached_property
     def choice(self) -> Choice:
         """The extractor for FID and KID, or the reason why there is none; see :func:`prunekit.extractors.choose_extractor`."""
-        if self.extractor is not None:
-            return Choice(self.extractor)
-        return choose_extractor(self.images.train.images, self.options.features)
+        real = self.real
+        found = choose_extractor(real, self.options.features) if self.extractor is None else Choice(self.extractor)
+        return found if found.extractor is None else replace(found, extractor=Remembering.of(found.extractor, real))
+
+    @cached_property
+    def real(self) -> Tensor:
+        """The pictures with which samples are compared, uint8, shape (N, C, H, W); of encoded images the decoded ones."""
+        return self.images.train.images if self.pipeline is None else self.pipeline.real
 
     @property
-    def sampler(self) -> Sampler:
+    def sampler(self) -> AnySampler:
         """The sampler; it draws the training images' classes if the network takes classes."""
+        if self.pipeline is not None:
+            return self.pipeline.sampler
         channels, height, width = self.images.train.images.shape[1:]
         allocation, shape = self.allocation, (channels, height, width)
         sampler = make_sampler(allocation.sampler, allocation.steps, self.parameterization, shape)
         return sampler.of_classes(sampled_classes(self.spec, self.images.train)) if self.spec else sampler
+
+    def asked(self, count: int, seed: int) -> Sequence[str] | None:
+        """The prompts of samples, if they have some."""
+        if self.prompts is not None:
+            return self.prompts(count, seed)
+        return None if self.pipeline is None else self.pipeline.prompts(count)
 
 
 @dataclass(frozen=True, eq=False)
@@ -142,19 +170,20 @@ def measure_samples(
     Raises:
         InputError: the images are latents, for which there is no feature extractor.
     """
-    if setting.images.train.latent:
-        raise InputError("Latents have no FID; decode samples, and measure the pictures.")
+    if setting.images.train.latent and setting.pipeline is None:
+        raise InputError("Latents have no FID; name the `pipeline` that decodes them, and measure the pictures.")
     options, allocation = setting.options, setting.allocation
-    distances = Distances(setting.images.train.images, setting.choice)
+    distances = Distances(setting.real, setting.choice, setting.scorer)
     sampler, seconds = setting.sampler, {model: list[float]() for model in models}
     grids: dict[str, Tensor] = {}
     done, total = 0, len(models) * len(options.seeds) * options.samples
     for seed in options.seeds:
+        prompts = setting.asked(options.samples, seed)
         for model_name, model in models.items():
             started = time.perf_counter()
             images = to_images(sampler(model, options.samples, seed))
             seconds[model_name].append((time.perf_counter() - started) / options.samples)
-            distances.add(model_name, images)
+            distances.add(model_name, images, prompts)
             grids.setdefault(model_name, images[: options.grid])
             done += options.samples
             if report is not None:
@@ -172,12 +201,16 @@ def measure_samples(
         )
         for model_name, taken in seconds.items()
     ]
-    extra = {"no_features": distances.no_features, "scheduler": dict(setting.schedule.scheduler) or None}
+    extra = {
+        "no_features": distances.no_features,
+        "clip": distances.clip,
+        "scheduler": dict(setting.schedule.scheduler) or None,
+    }
     metrics = Metrics.joined(
         **{name: value for name, value in extra.items() if value is not None},
         features=distances.features,
         count=options.samples,
-        count_real=len(setting.images.train.images),
+        count_real=len(setting.real),
         sampler=allocation.sampler,
         steps=allocation.steps,
         batch_size=min(BATCH, options.samples),
@@ -188,7 +221,7 @@ def measure_samples(
     return Measured(metrics, grids)
 
 
-def _seconds_alone(sampler: Sampler, models: Mapping[str, nn.Module]) -> dict[str, float]:
+def _seconds_alone(sampler: AnySampler, models: Mapping[str, nn.Module]) -> dict[str, float]:
     """Wall time of one image at batch size 1 for each model: the median of several, which the models take in turn."""
     taken: dict[str, list[float]] = {name: [] for name in models}
     for _ in range(_ROUNDS):
@@ -208,13 +241,28 @@ def _parameters(model: nn.Module) -> dict[str, int]:
 
 
 def check_extractor(images: ImageSplit, options: EvaluationOptions | None) -> None:
-    """Refuse an extractor that does not know the pictures, before anything is trained.
+    """Refuse an extractor that does not know the pictures, and weights that cannot be read, before anything is trained.
 
     Raises:
         InputError: the named extractor does not fit; see :func:`prunekit.extractors.choose_extractor`.
+        MissingFileError: a file is missing; the message says where to get it.
+        FileFormatError: a file is broken, or holds another network.
     """
+    if options is not None and options.clip is not None:
+        load_clip(options.clip)
     if options is not None and options.features != "auto" and not images.train.latent:
         choose_extractor(images.train.images, options.features)
+
+
+def judges(options: EvaluationOptions) -> dict[str, str]:
+    """Hashes of the weights that the options name and that do not ship with the package; measurements depend on them."""
+    found = {}
+    if options.features == INCEPTION or is_file(options.features):
+        path = cached_inception() if options.features == INCEPTION else Path(options.features).expanduser()
+        found["features_sha256"] = sha256_file(path)
+    if options.clip is not None:
+        found["clip_sha256"] = clip_hash(options.clip)
+    return found
 
 
 def measure_all(
@@ -237,9 +285,10 @@ def measure_all(
         Losses and, for pictures, metrics; and the first images of each model, uint8 (count, C, H, W).
     """
     with placed(*models.values(), *sampled.values()):
-        check_extractor(setting.images, setting.options if setting.extractor is None else None)
+        if setting.pipeline is None:
+            check_extractor(setting.images, setting.options if setting.extractor is None else None)
         losses = measure_losses(setting, models)
-        if setting.images.train.latent:
+        if setting.images.train.latent and setting.pipeline is None:
             return Evaluation(format=EVALUATION, losses=losses), {}
         measured = measure_samples(setting, sampled, macs, report)
     return Evaluation(format=EVALUATION, losses=losses, metrics=measured.metrics), measured.grids

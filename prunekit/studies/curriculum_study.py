@@ -15,7 +15,7 @@ from prunekit.runs.manifest import environment, write_manifest
 from prunekit.runs.resumable import ResumableRun
 from prunekit.steps.bases import complete_spec, seeded_weights
 from prunekit.steps.image_choice import check_comparison
-from prunekit.steps.sample_quality import check_extractor
+from prunekit.steps.sample_quality import check_extractor, judges
 from prunekit.steps.spending import spent_on_losses, spent_on_sampling
 from prunekit.studies.judge import Judge
 from prunekit.training import DenoisingObjective, Snapshots, TrainOptions, timestep_sampler, train
@@ -74,7 +74,8 @@ class CurriculumRun(ResumableRun[CurriculumRecipe]):
     def _inputs(self, entry: str) -> dict[str, object]:
         """Everything that decides an entry's results; seeds and entries may be added later."""
         options = self.options
-        sections = {name: getattr(self.recipe, name) for name in ("base", "data", "evaluation")}
+        sections: dict[str, object] = {name: getattr(self.recipe, name) for name in ("base", "data", "evaluation")}
+        sections |= judges(self.recipe.evaluation)
         changes = {key: value for key, value in options.entries[entry].items() if key != "checkpoint_minutes"}
         shared = {"looks": options.looks, "sampler": options.sampler, "sampling_steps": options.sampling_steps}
         return {**sections, "images": self._data_hash(), "shared": shared, "changes": changes}

@@ -34,7 +34,7 @@ from prunekit.steps.bases import complete_spec, open_base
 from prunekit.steps.budgets import evaluations, plan_budget
 from prunekit.steps.cutting import method_of
 from prunekit.steps.image_choice import check_comparison
-from prunekit.steps.sample_quality import Setting, check_extractor
+from prunekit.steps.sample_quality import Setting, check_extractor, judges
 from prunekit.studies.side_by_side import SideBySide
 
 __all__ = ["EvidenceRun"]
@@ -110,7 +110,8 @@ class EvidenceRun(ResumableRun[EvidenceRecipe]):
 
     def _common(self) -> dict[str, object]:
         """Everything that all figures depend on."""
-        sections = {name: getattr(self.recipe, name) for name in ("base", "data", "evaluation")}
+        sections: dict[str, object] = {name: getattr(self.recipe, name) for name in ("base", "data", "evaluation")}
+        sections |= judges(self.recipe.evaluation)
         sampling = [self.recipe.allocation.sampler, self.recipe.allocation.steps]
         return {**sections, "images": self._data_hash(), "shared": [*sampling, self.options.loss_groups]}
 

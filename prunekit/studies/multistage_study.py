@@ -23,7 +23,7 @@ from prunekit.runs.resumable import ResumableRun, Stage
 from prunekit.steps.bases import complete_spec, open_base
 from prunekit.steps.cutting import method_of, spent_on_grouping
 from prunekit.steps.image_choice import check_comparison
-from prunekit.steps.sample_quality import check_extractor
+from prunekit.steps.sample_quality import check_extractor, judges
 from prunekit.steps.spending import spent_on_looks
 from prunekit.studies.contest import Contest
 from prunekit.training import weights_hash
@@ -111,7 +111,8 @@ class MultistageRun(ResumableRun[MultistageRecipe]):
         shared = asdict(self.options)
         for later in ("seeds", "networks", "groupings"):
             del shared[later]
-        sections = {name: getattr(self.recipe, name) for name in ("base", "data", "evaluation")}
+        sections: dict[str, object] = {name: getattr(self.recipe, name) for name in ("base", "data", "evaluation")}
+        sections |= judges(self.recipe.evaluation)
         start = {"start": weights_hash(self.start.model)} if self.start else {}
         return {**sections, "images": self._data_hash(), "shared": shared, **start}
 

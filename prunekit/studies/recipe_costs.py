@@ -144,7 +144,8 @@ class Estimate:
     def memory(self, training: str) -> dict[str, int]:
         """Bytes for a train step on one GPU, see :meth:`prunekit.cost.StepCost.memory`; an expert needs less than its base."""
         options = self.trainings[training]
-        return self.step.memory(-(-options.batch_size // (self.machine.count * options.gradient_accumulation_steps)))
+        batch = -(-options.batch_size // (self.machine.count * options.gradient_accumulation_steps))
+        return self.step.memory(batch, options.gradient_checkpointing, options.use_8bit_adam)
 
     def hours(self) -> dict[str, float]:
         """Hours of every stage, summed over all GPUs."""
@@ -162,6 +163,8 @@ class Estimate:
             how = (f" in {parts} parts" if parts > 1 else "") + (
                 f" on {machine.count} GPUs" if machine.count > 1 else ""
             )
+            how += " with gradient checkpointing" if options.gradient_checkpointing else ""
+            how += " and 8-bit AdamW" if options.use_8bit_adam else ""
             what = f"A train step of {name}, {options.batch_size} images{how}"
             said.append(
                 f"{what}: {_size(memory['total'])} in float32, {_size(memory['activations'])} of them activations."

@@ -9,11 +9,11 @@ from torch import Generator, Tensor
 
 from prunekit.errors import InputError
 
-__all__ = ["CLASSES", "Columns"]
+__all__ = ["CLASSES", "Columns", "update_with"]
 
 CLASSES = "class_labels"
 """The name of the condition that class-conditional networks take."""
-_ROWS = 4096  # rows that are hashed together
+_BYTES = 2**26  # of rows that are read together: a mapped file never comes into memory as a whole
 
 
 @dataclass(frozen=True, eq=False)
@@ -72,15 +72,22 @@ class Columns:
         for name, values in self.values.items():
             if name != CLASSES:  # as hashes of earlier versions have it
                 digest.update(name.encode())
-            for part in values.split(_ROWS):  # a mapped file is never loaded into memory as a whole
-                digest.update(part.contiguous().numpy().tobytes())
+            update_with(digest, values)
         empty = {name: self.empty[name] for name in self.values if name in self.empty}
         if set(self.values) == {CLASSES}:
             digest.update(f"{self.dropout} {int(empty[CLASSES]) if empty else 0}".encode())
             return
         digest.update(f"{self.dropout}".encode())
         for value in empty.values():
-            digest.update(value.contiguous().numpy().tobytes())
+            update_with(digest, value)
+
+
+def update_with(digest: "hashlib._Hash", values: Tensor) -> None:
+    """Add a tensor's numbers to a hash, some megabytes at a time."""
+    rows = values.reshape(1) if values.ndim == 0 else values
+    each = max(1, rows[:1].nbytes)
+    for part in rows.split(max(1, _BYTES // each)):
+        digest.update(part.contiguous().numpy().data)
 
 
 def _rows(values: Tensor, index: Tensor, name: str) -> Tensor:

@@ -64,3 +64,20 @@ def test_hours_follow_the_maker_and_the_share():
 def test_gpus_and_shares_that_are_none_are_refused(gpu, share):
     with pytest.raises(InputError, match="expected one of A100, H100, RTX4090 and a share in"):
         gpu_hours(1.0, gpu, utilisation=share)
+
+
+def test_recomputed_blocks_keep_their_inputs_and_one_block():
+    spec = ModelSpec("UNet2DModel", UNET_CONFIG)
+    step = StepCost.of(spec.build, spec.example_inputs)
+    assert step.recomputed is not None
+    assert step.recomputed < 0.8 * step.activations
+    assert step.memory(5, recomputing=True)["activations"] == 5 * step.recomputed
+    assert step.memory(5)["activations"] == 5 * step.activations
+    chain = StepCost.of(Chain, lambda: (torch.zeros(1, 6),))
+    assert chain.recomputed is None
+    assert chain.memory(5, recomputing=True) == chain.memory(5)
+
+
+def test_moments_in_eight_bits_take_a_quarter():
+    step = StepCost.of(Chain, lambda: (torch.zeros(1, 6),))
+    assert step.memory(1, eight_bit=True)["moments"] * 4 == step.memory(1)["moments"]

@@ -15,10 +15,12 @@ from prunekit.pipelines import (
     check_latents,
     conditioning_of,
     conditions_for,
+    decoded,
     encoded,
     open_pipeline,
 )
-from prunekit.pipelines.latents import has_vae
+from prunekit.pipelines.latents import _decoding as _given_to_decode
+from prunekit.pipelines.latents import _laid_out, _scaled, has_vae
 
 SIZE = (SIDE, SIDE)
 CONDITIONS = {
@@ -106,3 +108,12 @@ def test_latents_on_another_scale_are_refused(pipeline_folder: Callable[[str], P
     pipeline.vae.register_to_config(latents_mean=[0.5] * 4, latents_std=[2.0] * 4)  # this pipeline does not use them
     with pytest.raises(InputError, match="scales its latents in a way of its own"):
         check_latents(pipeline, ("a", "b"), SIZE)
+
+
+def test_decoding_undoes_encoding_up_to_the_vae(found: tuple[str, Any, Conditioning]) -> None:
+    _, pipeline, known = found
+    latents = torch.randn(2, *known.sample, generator=torch.Generator().manual_seed(0))
+    with _given_to_decode(pipeline.vae) as given:
+        pictures = decoded(pipeline, latents, SIZE)
+    assert pictures.shape == (2, 3, *SIZE)
+    torch.testing.assert_close(_laid_out(pipeline, _scaled(pipeline.vae, given[0])), latents, rtol=1e-4, atol=1e-4)

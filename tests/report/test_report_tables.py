@@ -59,6 +59,20 @@ def test_csv_round_trips(full_run, manifest, make):
             assert texts[key] == "" if value is None else type(value)(texts[key]) == value
 
 
+def test_metrics_show_the_measures_of_which_more_is_better_where_there_are_some(manifest):
+    without = metric_table(RunResults.from_manifest(copy.deepcopy(manifest)))
+    assert "lower is better" in without.caption
+    assert not any(key.startswith(("precision", "recall", "clip_score")) for key in without.rows[0])
+    manifest["metrics"]["rows"][0] |= {"precision": {"mean": 0.7, "se": 0.01}, "clip_score": {"mean": 31.5, "se": None}}
+    table = metric_table(RunResults.from_manifest(manifest))
+    labels = [column.heading for column in table.columns]
+    assert labels.index("CLIP score") == labels.index("Precision") + 1
+    assert "Recall" not in labels
+    first, second = table.rows[:2]
+    assert (first["precision_mean"], first["clip_score_mean"], second["precision_mean"]) == (0.7, 31.5, None)
+    assert "higher others" in table.caption
+
+
 def test_large_integers_stay_exact_beside_missing_ones(manifest, tmp_path):
     manifest["base"]["macs"] = 2**60 + 1
     manifest["experts"] = manifest["experts"][:2]

@@ -12,9 +12,11 @@ from prunekit.data.captions import CaptionedPart
 from prunekit.errors import InputError
 from prunekit.pipelines.conditioning import Conditioning, conditioning_of, conditions_for
 from prunekit.pipelines.latents import check_latents, default_size, encoded
-from prunekit.pipelines.recording import Subject, takes
+from prunekit.pipelines.listening import Subject, takes
+from prunekit.pipelines.stand_in import StandIn
+from prunekit.training import weights_hash
 
-__all__ = ["Encoder", "described", "identity"]
+__all__ = ["Encoder", "identity"]
 
 _CACHE = 2**28  # bytes of conditions that are kept for captions that come again
 
@@ -73,28 +75,19 @@ class Encoder:
         if new:
             rows = conditions_for(self.pipeline, new, self.conditioning, self.size)
             for number, subject in enumerate(new):
-                own = {name: value[number].clone() for name, value in rows.items()}
+                own = {name: value[number].cpu().clone() for name, value in rows.items()}
                 self._known[subject] = own
                 self._bytes += sum(value.nbytes for value in own.values())
         return {name: torch.stack([self._known[each][name] for each in subjects]) for name in self.conditioning.shapes}
 
 
-def described(encoder: Encoder) -> JsonObject:
-    """What belongs to all rows: the pipeline's identity, shapes of the conditions, the size of the pictures."""
-    known = encoder.conditioning
-    return {
-        "pipeline": identity(encoder.pipeline),
-        "image_size": list(encoder.size or ()),
-        "latents": {"shape": list(known.sample)},
-        "columns": {name: {"shape": list(shape)} for name, shape in known.shapes.items()},
-        "time_unit": {"scale": known.unit.scale, "offset": known.unit.offset},
-    }
-
-
 def identity(pipeline: Any) -> JsonObject:
-    """The classes of a pipeline and of its components, with hashes of the weights that latents and conditions depend on."""
+    """The classes of a pipeline and its components, with hashes of the weights of all that are not stand-ins."""
     parts: JsonObject = {}
     for name, component in pipeline.components.items():
         if isinstance(component, torch.nn.Module):
-            parts[name] = {"class": type(component).__name__}
+            if isinstance(component, StandIn):
+                parts[name] = {"class": type(component.network).__name__}
+            else:
+                parts[name] = {"class": type(component).__name__, "weights_sha256": weights_hash(component)}
     return {"class": type(pipeline).__name__, "components": parts}

@@ -12,8 +12,8 @@ from torch import Generator, Tensor, nn
 from prunekit._messages import one_line
 from prunekit._progress import tell
 from prunekit.errors import InputError, PrunekitError
+from prunekit.pipelines.listening import Subject, call_arguments, followed, takes
 from prunekit.pipelines.loading import denoisers_of
-from prunekit.pipelines.recording import Subject, call_arguments, followed, takes
 
 __all__ = ["PipelineSampler", "with_denoiser"]
 

@@ -6,9 +6,10 @@ of pipelines, and no family is mentioned here.
 
 import functools
 import inspect
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -166,8 +167,8 @@ def record(
     subjects: Sequence[Subject],
     size: tuple[int, int] | None = None,
     steps: int = 1,
+    others: Mapping[str, object] = MappingProxyType({}),
     endless: bool = False,
-    **others: object,
 ) -> Recording:
     """Run a pipeline for a number of scheduler steps and note what its denoisers are told.
 
@@ -176,8 +177,8 @@ def record(
         subjects: captions or classes.
         size: height and width of the pictures.
         steps: number of sampling steps that are planned and taken.
-        endless: let the pipeline run to its end, which decodes its latents.
         others: further arguments of the pipeline's call.
+        endless: let the pipeline run to its end, which decodes its latents.
 
     Raises:
         InputError: the pipeline does not run with these arguments.

@@ -1,0 +1,160 @@
+"""Turns pictures with captions, or captions alone, into latents and conditions on disk, by a pipeline's own parts."""
+
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from prunekit._json import JsonObject
+from prunekit._progress import tell
+from prunekit.data import EncodedWriter, Encoding
+from prunekit.data.captions import Captioned, CaptionedPart, captioned_pictures
+from prunekit.data.splitting import drawn_order
+from prunekit.errors import InputError
+from prunekit.pipelines import Encoder, PipelineSampler, Subject, identity, open_pipeline, takes
+from prunekit.pipelines.loading import denoisers_of
+from prunekit.steps.placing import compute_device
+
+__all__ = ["EncodeOptions", "Encoded", "encode"]
+
+_PRECISIONS = {"no": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
+
+
+@dataclass(frozen=True)
+class EncodeOptions:
+    """How pictures and captions are encoded.
+
+    Args:
+        size: height and width of the pictures; None for the pipeline's own.
+        caption_column: column of the captions; ``text`` or ``caption`` if missing.
+        batch_size: pictures at a time.
+        precision: of the pipeline's networks, ``no`` for float32, ``fp16`` or ``bf16``.
+        seed: draws the latents from the VAE's distribution by this seed, instead of taking its mode; None for the mode.
+        steps: sampling steps, where latents are sampled.
+        guidance_scale: of the samples, where latents are sampled; None for the pipeline's default.
+    """
+
+    size: tuple[int, int] | None = None
+    caption_column: str | None = None
+    batch_size: int = 16
+    precision: str = "no"
+    seed: int | None = None
+    steps: int = 50
+    guidance_scale: float | None = None
+
+    def __post_init__(self) -> None:
+        if self.batch_size < 1 or self.steps < 1:
+            raise InputError(f"Got batch_size {self.batch_size} and steps {self.steps}; expected at least 1 of each.")
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """What was encoded.
+
+    Args:
+        train: number of images to train on.
+        held_out: number of images that are held out.
+        sha256: hash of all latents and conditions.
+        report: a sentence about the source.
+    """
+
+    train: int
+    held_out: int
+    sha256: str
+    report: str
+
+
+def encode(
+    pipeline: Path | str, source: str | Sequence[Subject], output: Path, options: EncodeOptions | None = None
+) -> Encoded:
+    """Write a folder of encoded images, which training, scoring and evaluation read; an interrupted one is resumed.
+
+    Args:
+        pipeline: folder of a pipeline.
+        source: pictures with captions (or classes, for a class-conditional pipeline), as for
+            :func:`prunekit.data.captions.captioned_pictures`; or captions alone, for which the pipeline samples latents.
+        output: folder to write.
+        options: see :class:`EncodeOptions`.
+
+    Raises:
+        MissingFileError: the pipeline or the pictures are missing.
+        InputError: the pipeline's latents cannot be followed, the captions are of another kind, or the folder has something else.
+        FileFormatError: pictures are broken or have no captions.
+    """
+    options = options or EncodeOptions()
+    sampled = not isinstance(source, str)
+    with ExitStack() as stack:
+        opened = open_pipeline(pipeline, _PRECISIONS[options.precision], stand_in=not sampled).to(compute_device())
+        classes = "prompt" not in takes(opened)
+        if isinstance(source, str):
+            pictures = stack.enter_context(captioned_pictures(source, classes, options.caption_column))
+        else:
+            pictures = _without_pictures(source)
+        encoder = Encoder(opened, options.size, options.seed)
+        writer = EncodedWriter(output, _encoding(encoder, pictures, source, options))
+        making = _sampled(encoder, options) if sampled else encoder.latents
+        _write(writer, encoder, pictures, making, options.batch_size)
+        return Encoded(len(pictures.train), len(pictures.held_out), writer.finish(), pictures.report)
+
+
+def _encoding(
+    encoder: Encoder, pictures: Captioned, source: str | Sequence[Subject], options: EncodeOptions
+) -> Encoding:
+    """What belongs to all rows."""
+    known = encoder.conditioning
+    about: JsonObject = identity(encoder.pipeline)
+    if isinstance(source, str):
+        about |= {"latents": "of pictures", "drawn": options.seed, "pictures": pictures.listed()}
+    else:
+        about |= {"latents": "sampled", "steps": options.steps, "guidance_scale": options.guidance_scale}
+        about |= {"seed": options.seed or 0}
+    return Encoding(
+        pipeline=about,
+        image_size=encoder.size or (0, 0),
+        captions={"train": list(pictures.train.subjects), "held-out": list(pictures.held_out.subjects)},
+        fixed=known.fixed,
+        empty=known.empty,
+        time_unit={"scale": known.unit.scale, "offset": known.unit.offset},
+    )
+
+
+_Latents = Callable[[CaptionedPart, range], Tensor]
+
+
+def _write(writer: EncodedWriter, encoder: Encoder, pictures: Captioned, latents: _Latents, batch_size: int) -> None:
+    """Encode the rows that are not on the disk yet."""
+    whole = len(pictures.train) + len(pictures.held_out)
+    before = 0
+    for name, part in (("train", pictures.train), ("held-out", pictures.held_out)):
+        for start in range(writer.done(name), len(part), batch_size):
+            rows = range(start, min(start + batch_size, len(part)))
+            tell("encoding", before + start, whole)
+            columns = encoder.conditions([part.subjects[row] for row in rows])
+            writer.append(name, latents(part, rows).cpu(), columns)
+        before += len(part)
+    tell("encoding", whole, whole)
+
+
+def _sampled(encoder: Encoder, options: EncodeOptions) -> _Latents:
+    """Latents that the pipeline samples for the captions of a part."""
+    (network,) = denoisers_of(encoder.pipeline).values()
+
+    def latents(part: CaptionedPart, rows: range) -> Tensor:
+        subjects = [part.subjects[row] for row in rows]
+        sampler = PipelineSampler(
+            encoder.pipeline, options.steps, subjects, options.guidance_scale, encoder.size, decoded=False
+        )
+        return sampler(network, len(rows), (options.seed or 0) * 1_000_003 + rows.start)
+
+    return latents
+
+
+def _without_pictures(subjects: Sequence[Subject]) -> Captioned:
+    """Captions alone, of which one in six is held out by a fixed draw."""
+    order, held_out = drawn_order(len(subjects), "The list of captions")
+    chosen = [np.sort(part) for part in (order[held_out:], order[:held_out])]
+    return Captioned.of_subjects([[subjects[row] for row in rows] for rows in chosen])

@@ -1,0 +1,127 @@
+"""``prunekit encode``: pictures and captions become latents and conditions; an interrupted encoding is resumed."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from prunekit.data import load_images
+from prunekit.data.captions import CaptionedPart
+from prunekit.errors import InputError, PrunekitError
+from prunekit.pipelines import conditioning_of, conditions_for, encoded, open_pipeline
+from prunekit.pipelines.prompts import read_prompts
+from prunekit.steps.encoding import EncodeOptions, encode
+
+SIZE = (32, 32)
+CAPTIONS = ["a cat", "some dog", "a mat"]
+
+
+@pytest.fixture
+def pictures(tmp_path: Path) -> Path:
+    folder, rows = tmp_path / "pictures", []
+    folder.mkdir()
+    for row in range(13):
+        shades = np.random.default_rng(row).integers(0, 256, (40, 36, 3), dtype=np.uint8)
+        Image.fromarray(shades).save(folder / f"{row:02}.png")
+        rows.append({"file_name": f"{row:02}.png", "text": CAPTIONS[row % 3]})
+    (folder / "metadata.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return folder
+
+
+def encode_all(pipeline: Path, pictures: Path, output: Path, **options: Any) -> Any:
+    encode(pipeline, str(pictures), output, EncodeOptions(SIZE, batch_size=4, **options))
+    return load_images(str(output))
+
+
+@pytest.mark.parametrize("name", ["sd", "sd3", "flux"])
+def test_rows_are_what_the_pipeline_makes_of_each_picture_and_caption(
+    name: str, pipeline_folder: Callable[[str], Path], pictures: Path, tmp_path: Path
+) -> None:
+    found = encode_all(pipeline_folder(name), pictures, tmp_path / "data")
+    assert (len(found.train), len(found.held_out)) == (11, 2)
+    pipeline = open_pipeline(pipeline_folder(name), stand_in=True)
+    known = conditioning_of(pipeline, SIZE)
+    captions = json.loads((tmp_path / "data" / "held-out" / "captions.json").read_text())
+    wanted = conditions_for(pipeline, captions, known, SIZE)
+    for key, rows in wanted.items():
+        torch.testing.assert_close(found.held_out.columns[key].float(), rows, rtol=2e-3, atol=2e-3)
+    names = sorted(path.name for path in pictures.glob("*.png"))
+    order = np.random.default_rng(0).permutation(13)
+    held_out = [pictures / names[row] for row in sorted(order[:2])]
+    pixels = CaptionedPart(held_out, captions).pictures(0, 2, SIZE)
+    torch.testing.assert_close(found.held_out.images.float(), encoded(pipeline, pixels), rtol=2e-3, atol=2e-3)
+    assert set(found.train.empty) == set(known.empty)
+    assert set(found.train.fixed) == set(known.fixed)
+
+
+def test_an_interrupted_encoding_is_resumed_to_the_same_bytes(
+    pipeline_folder: Callable[[str], Path], pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = encode_all(pipeline_folder("sd"), pictures, tmp_path / "whole", seed=3)
+    calls: list[int] = []
+    real = CaptionedPart.pictures
+
+    def interrupted(self: CaptionedPart, start: int, stop: int, size: tuple[int, int]) -> torch.Tensor:
+        calls.append(start)
+        if len(calls) == 3:
+            raise KeyboardInterrupt
+        return real(self, start, stop, size)
+
+    monkeypatch.setattr(CaptionedPart, "pictures", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        encode_all(pipeline_folder("sd"), pictures, tmp_path / "data", seed=3)
+    with pytest.raises(InputError, match="is not finished"):
+        load_images(str(tmp_path / "data"))
+    again = encode_all(pipeline_folder("sd"), pictures, tmp_path / "data", seed=3)
+    assert calls == [0, 4, 8, 8, 0]  # the rows before were not encoded again
+    assert again.sha256 == whole.sha256
+
+
+def test_other_pictures_or_settings_do_not_resume(
+    pipeline_folder: Callable[[str], Path], pictures: Path, tmp_path: Path
+) -> None:
+    encode_all(pipeline_folder("sd"), pictures, tmp_path / "data")
+    with pytest.raises(InputError, match="was encoded with another pipeline"):
+        encode_all(pipeline_folder("sd"), pictures, tmp_path / "data", seed=1)
+    (pictures / "00.png").unlink()
+    with pytest.raises(InputError, match="was encoded with another"):
+        encode_all(pipeline_folder("sd"), pictures, tmp_path / "data")
+
+
+def test_captions_alone_get_latents_of_the_pipelines_samples(
+    pipeline_folder: Callable[[str], Path], tmp_path: Path
+) -> None:
+    options = EncodeOptions(SIZE, batch_size=2, steps=2)
+    encode(pipeline_folder("sd"), CAPTIONS * 2, tmp_path / "data", options)
+    found = load_images(str(tmp_path / "data"))
+    assert (len(found.train), len(found.held_out)) == (5, 1)
+    assert found.train.images.shape[1:] == (4, 8, 8)
+    assert float(found.train.images.float().std()) > 0
+
+
+def test_classes_are_encoded_for_a_pipeline_with_classes(
+    pipeline_folder: Callable[[str], Path], tmp_path: Path
+) -> None:
+    for row in range(7):
+        folder = tmp_path / "pictures" / ("cat" if row % 2 else "dog")
+        folder.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(np.full((32, 32, 3), 30 * row, np.uint8)).save(folder / f"{row}.png")
+    encode(pipeline_folder("dit"), str(tmp_path / "pictures"), tmp_path / "data", EncodeOptions(SIZE))
+    found = load_images(str(tmp_path / "data"))
+    assert found.train.labels is not None
+    assert set(found.train.labels.tolist()) | set(found.held_out.labels.tolist()) == {0, 1}
+    assert int(found.train.empty["class_labels"]) == 1000
+
+
+@pytest.mark.parametrize(
+    ("content", "said"), [(b"", "has no prompts"), (b"\n \n", "has no prompts"), (b"\xff\xfe\x00", "no text in UTF-8")]
+)
+def test_a_file_without_prompts_is_refused(content: bytes, said: str, tmp_path: Path) -> None:
+    (tmp_path / "prompts.txt").write_bytes(content)
+    with pytest.raises(PrunekitError, match=said):
+        read_prompts(tmp_path / "prompts.txt")
