@@ -20,10 +20,10 @@ from tiny_pipelines import NAMES, tiny_pipeline
 FOLDER = REPORTS.parent / "pipelines"
 _TITLE = """# Experts in pipelines
 
-Timestep experts take the place of the denoiser in a pipeline of diffusers, built tiny from its own classes with random weights. Each
-cell says yes, or what holds instead of it. `python benchmarks/pipelines.py` makes this page, and
-`tests/nets/test_pipelines_table.py` tests each cell. The CPU stands for the accelerator in the check of offloading: hooks, meta tensors
-and the order of loading are real, copies to a GPU are not.
+Timestep experts take the place of the denoiser in a pipeline of diffusers, built tiny from its own classes with random weights.
+Each cell says yes, or what holds instead of it. `python benchmarks/pipelines.py` makes this page, and
+`tests/nets/test_pipelines_table.py` tests each cell. The CPU stands for the accelerator in the check of offloading: hooks,
+meta tensors and the order of loading are real, copies to a GPU are not.
 
 """
 
