@@ -84,12 +84,12 @@ class TrainingChanges:
     gradient_checkpointing: Annotated[
         bool | None,
         typer.Option(
-            "--gradient-checkpointing", help="Compute blocks again in the backward pass, to save memory (default: no)."
+            "--gradient-checkpointing", help="Compute blocks again in the backward pass, to save memory."
         ),
     ] = None
     use_8bit_adam: Annotated[
         bool | None,
-        typer.Option("--use-8bit-adam", help="Keep AdamW's moments in 8 bits; needs torchao (default: no)."),
+        typer.Option("--use-8bit-adam", help="Keep AdamW's moments in 8 bits; needs torchao."),
     ] = None
     ema_decay: Annotated[
         float | None,
