@@ -15,6 +15,7 @@ from prunekit.importance import WITHOUT_LOSS
 from prunekit.search import MEASURING_NOTHING
 from prunekit.slim import SlimModel
 from prunekit.steps.objectives import columns_for
+from prunekit.training import CLASSES
 
 if TYPE_CHECKING:
     from prunekit.recipe import DataOptions
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 __all__ = [
     "check_comparison",
     "check_images",
+    "check_told_nothing",
     "image_size",
     "images_for",
     "images_of",
@@ -184,6 +186,21 @@ def check_comparison(images: ImageSplit, spec: ModelSpec) -> None:
     if images.train.latent or spec.num_classes is not None:
         what = "The images are latents" if images.train.latent else "The model takes classes"
         raise InputError(f"{what}; recipes that compare are for pictures and models without classes.")
+
+
+def check_told_nothing(spec: ModelSpec, what: str) -> None:
+    """Refuse a network that does not run without conditions other than classes.
+
+    Args:
+        spec: the network.
+        what: what to do in place of this, as the end of a sentence.
+
+    Raises:
+        InputError: it takes such conditions.
+    """
+    told = [name for name in spec.conditions().needed if name != CLASSES]
+    if told:
+        raise InputError(f"{spec.class_name} takes {', '.join(told)}, which nothing gives here; {what}.")
 
 
 def sampled_classes(spec: ModelSpec, images: ImageData | None = None) -> tuple[int, ...]:
