@@ -28,6 +28,13 @@ def export(
         Path,
         typer.Option(help="File to write. Experts become one file each: model-group-0.onnx, model-group-1.onnx, …"),
     ] = Path("model.onnx"),
+    into: Annotated[
+        Path | None,
+        typer.Option(
+            help="Folder of a pipeline with two denoisers of its own, such as Wan 2.2. Two experts are written into a copy of it, "
+            "--output, in diffusers' format instead of ONNX, and run there without prunekit (default: none)."
+        ),
+    ] = None,
     tolerance: Annotated[float, typer.Option(help="Largest difference from torch's output that is accepted.")] = 1e-4,
     overwrite: Overwrite = False,
     json: Json = False,
@@ -35,6 +42,9 @@ def export(
     reading: ReadingOptions,
 ) -> None:
     """Write a model as ONNX with any batch size, and check it with onnxruntime (needs the onnx extra)."""
+    if into is not None:
+        _write_into(Path(model), into, output, json)
+        return
     import torch
 
     from prunekit.export import export_onnx
@@ -58,6 +68,19 @@ def export(
     emit(json, facts[0] if len(facts) == 1 else {"experts": facts}, lines)
     if not json:
         suggest(after_export(model))
+
+
+def _write_into(model: Path, pipeline: Path, output: Path, json: bool) -> None:
+    """Write two experts into a copy of a pipeline."""
+    from prunekit.nets import load_experts, write_two_experts
+
+    refuse_inputs(output, [model, pipeline])
+    experts = load_experts(model)
+    write_two_experts(experts, pipeline, output)
+    written(output)
+    facts: JsonObject = {"output": str(output), "boundary_timestep": experts.groups.cuts[0]}
+    told = f"Written to {output}; transformer serves timesteps from {experts.groups.cuts[0]}, transformer_2 the cleaner ones"
+    emit(json, facts, [told])
 
 
 COMMANDS = (export,)

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
         multi_decoder_slim,
         save_multi_decoder,
     )
+    from prunekit.nets.two_experts import write_two_experts
 
 __all__ = [
     "DropInOutput",
@@ -27,6 +28,7 @@ __all__ = [
     "multi_decoder_slim",
     "save_experts",
     "save_multi_decoder",
+    "write_two_experts",
 ]
 
 _HOMES = {  # they import diffusers, which takes seconds
@@ -34,5 +36,6 @@ _HOMES = {  # they import diffusers, which takes seconds
     "experts_files": ("load_experts", "save_experts"),
     "multi_decoder": ("MultiDecoderUNet", "StageUNet"),
     "multi_decoder_files": ("is_multi_decoder", "load_multi_decoder", "multi_decoder_slim", "save_multi_decoder"),
+    "two_experts": ("write_two_experts",),
 }
 __getattr__ = at_need(__name__, _HOMES)

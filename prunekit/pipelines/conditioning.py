@@ -12,6 +12,7 @@ from prunekit.conditions import flat
 from prunekit.errors import InputError
 from prunekit.pipelines.listening import Recording, Said, Subject, record, takes
 from prunekit.pipelines.loading import denoisers_of
+from prunekit.schedule import TimeUnit
 
 __all__ = ["Conditioning", "TimeUnit", "conditioning_of", "conditions_for", "guidance_off"]
 
@@ -20,14 +21,6 @@ _CLASSES: tuple[tuple[Subject, ...], ...] = ((0, 1), (1, 0, 2))
 _GUIDED = 4.0
 _STEPS = 4  # of the run that finds the unit of time
 _ROUNDED = 0.005  # a timestep in bfloat16 differs by this share
-
-
-@dataclass(frozen=True)
-class TimeUnit:
-    """How a denoiser is told a timestep: ``scale``·(the scheduler's timestep) + ``offset``."""
-
-    scale: float = 1.0
-    offset: float = 0.0
 
 
 @dataclass(frozen=True, eq=False)
