@@ -104,7 +104,9 @@ def make_experts(
             continue
         say(f"fine-tuning timestep group {group.index} of {len(partition)}")
         slims.append(finetune_slim(slim, split.train, finetuning, teacher=bench)[0])
-    return TimestepExperts(partition, shared(slims, shared_networks(slims))).eval()
+    experts = TimestepExperts(partition, shared(slims, shared_networks(slims)))
+    experts.eval()
+    return experts
 
 
 def _partition(groups: int | TimestepGroups, schedule: NoiseSchedule) -> TimestepGroups:

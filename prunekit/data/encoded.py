@@ -114,9 +114,9 @@ def load_encoded(
         for part, count in zip(PARTS, (head.train, head.held_out), strict=True)
     ]
     own = _sides(head)
-    if size not in (None, own):
+    if size is not None and size != own:
         raise InputError(
-            f"The latents of {source} are {size_text(own)} and stay as they are; expected {size_text(size or own)}: leave the "
+            f"The latents of {source} are {size_text(own)} and stay as they are; expected {size_text(size)}: leave the "
             "resolution out, or encode the pictures at another."
         )
     return ImageSplit(parts[0], parts[1], source, as_resolution(own), _report(source, head), head.sha256)

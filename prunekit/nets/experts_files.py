@@ -136,7 +136,8 @@ def load_experts(
         experts.read_from([lambda network=network: read(network).model for network in networks], prefetch)  # type: ignore[misc]
     if reference is not None:
         experts._stored = sum(_values_in(path) for path in dict.fromkeys(paths))
-    return experts.eval()
+    experts.eval()
+    return experts
 
 
 def _values_in(folder: Path) -> int:

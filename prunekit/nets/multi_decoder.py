@@ -111,7 +111,8 @@ class MultiDecoderUNet(Pretrained, ModelMixin, ConfigMixin):  # type: ignore[mis
         whole = copy.deepcopy(unet)
         made.encoder = Encoder(whole)
         made.decoders = nn.ModuleList(copy.deepcopy(Decoder(whole)) for _ in groups)
-        return made.train(unet.training)
+        made.train(unet.training)
+        return made
 
     @property
     def dtype(self) -> torch.dtype:

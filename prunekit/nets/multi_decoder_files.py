@@ -114,4 +114,6 @@ def _build(config: JsonDict) -> MultiDecoderUNet:
         raise InputError(f"{_CLASS} needs unet, widths, cuts, num_timesteps and method ({error}).") from error
     if len(groups) > _MAX_GROUPS:
         raise InputError(f"Got {len(groups)} decoders; expected at most {_MAX_GROUPS}.")
-    return MultiDecoderUNet(unet, groups, widths).eval()
+    made = MultiDecoderUNet(unet, groups, widths)
+    made.eval()
+    return made

@@ -1,6 +1,7 @@
 """Offloading of an expert that is loaded after its experts were offloaded."""
 
 from collections.abc import Iterator
+from typing import Any
 
 import torch
 from torch import nn
@@ -26,7 +27,7 @@ def offloaded_like(network: nn.Module, whole: nn.Module) -> nn.Module:
     return network
 
 
-def _devices(hook: object) -> Iterator[torch.device]:
+def _devices(hook: Any) -> Iterator[torch.device]:
     """Where hooks that offload layers run them."""
     for one in getattr(hook, "hooks", (hook,)):
         if getattr(one, "offload", False) is True:

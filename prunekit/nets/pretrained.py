@@ -119,7 +119,8 @@ class Pretrained:
                 f"{cls.__name__} cannot be read with {', '.join(own) or 'these options'}: {error}."
             ) from error
         device = device_map.get("") if isinstance(device_map, dict) else device_map
-        return moved(made, dtype, None if device is None else torch.device(device))
+        placed: Self = moved(made, dtype, None if device is None else torch.device(device))
+        return placed
 
 
 def moved(network: Any, dtype: torch.dtype | None, device: torch.device | None) -> Any:

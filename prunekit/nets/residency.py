@@ -62,9 +62,8 @@ def cast(network: nn.Module, dtype: torch.dtype | None, device: torch.device | N
         dtype: type of its floating-point weights; None leaves them.
         device: where they go; None leaves them.
     """
-    kept = (
-        set(getattr(network, "_keep_in_fp32_modules", None) or ()) if dtype in (torch.float16, torch.bfloat16) else ()
-    )
+    half = dtype in (torch.float16, torch.bfloat16)
+    kept: set[str] = set(getattr(network, "_keep_in_fp32_modules", None) or ()) if half else set()
     if dtype is not None and not kept:
         nn.Module.to(network, dtype=dtype)
     elif dtype is not None:

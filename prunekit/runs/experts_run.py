@@ -373,8 +373,8 @@ class Run(ResumableRun):
         def told(name: str, done: int, total: int) -> None:
             self.observer.progress("sampling", done, total, name)
 
-        models = {"base": base.model, "pruned": pruned, "expert": experts}
-        sampled = {"base": base.model, "experts": experts}
+        models: dict[str, nn.Module] = {"base": base.model, "pruned": pruned, "expert": experts}
+        sampled: dict[str, nn.Module] = {"base": base.model, "experts": experts}
         results, grids = measure_all(setting, models, sampled, macs, told)
         if (tracked := self.recipe.tracking) is not None:
             tracking = open_tracking(tracked.report_to, f"{self.recipe.name}-samples", self.folder / "logs")
