@@ -244,7 +244,7 @@ class TimestepExperts(ReachesAll, Pretrained, ModelMixin, ConfigMixin):  # type:
         finally:
             self._context = before
 
-    @torch.compiler.disable(recursive=False)  # type: ignore[untyped-decorator] # the experts are compiled, the routing is not
+    @torch.compiler.disable(recursive=False)  # type: ignore[untyped-decorator] # experts are compiled, routing is not
     def forward(self, *args: Any, return_dict: bool = True, **kwargs: Any) -> DropInOutput | tuple[Tensor]:
         """Predict with each sample's own expert.
 

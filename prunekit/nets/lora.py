@@ -89,11 +89,11 @@ def cut_lora(weights: Mapping[str, Tensor], spec: ModelSpec, plan: PruningPlan) 
         from diffusers.utils import convert_unet_state_dict_to_peft  # noqa: PLC0415 - only older files need it
 
         weights = convert_unet_state_dict_to_peft(dict(weights))
-    identity = (spec.class_name, json.dumps(dict(spec.config), sort_keys=True), plan.fingerprint)
-    if identity not in _followed:
+    base = (spec.class_name, json.dumps(dict(spec.config), sort_keys=True), plan.fingerprint)
+    if base not in _followed:
         _followed.clear()
-        _followed[identity] = _base(spec, plan.fingerprint)
-    model, graph = _followed[identity]
+        _followed[base] = _base(spec, plan.fingerprint)
+    model, graph = _followed[base]
     cut = slicer(model, graph, plan)
     columns = {
         key: torch.from_numpy(kept)

@@ -119,15 +119,16 @@ class Pretrained:
                 f"{cls.__name__} cannot be read with {', '.join(own) or 'these options'}: {error}."
             ) from error
         device = device_map.get("") if isinstance(device_map, dict) else device_map
-        placed: Self = moved(made, dtype, None if device is None else torch.device(device))
-        return placed
+        _move(made, dtype, None if device is None else torch.device(device))
+        return made
 
 
-def moved(network: Any, dtype: torch.dtype | None, device: torch.device | None) -> Any:
-    """A composite network in another type or place; every part keeps the 32-bit layers of its class."""
+def _move(network: Any, dtype: torch.dtype | None, device: torch.device | None) -> None:
+    """Give a composite network another type or place; every part keeps the 32-bit layers of its class."""
     if dtype is not None:
         for part in [*getattr(network, "experts", ())] or [network]:
             cast(part, dtype)
         for name, buffer in network.named_buffers(recurse=False):
             setattr(network, name, buffer.to(dtype))
-    return network if device is None else nn.Module.to(network, device=device)
+    if device is not None:
+        nn.Module.to(network, device=device)

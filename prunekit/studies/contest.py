@@ -196,8 +196,9 @@ class Contest(Parameterized):
             SlimModel(part.eval(), self.spec, plan, {}, group, total, self.macs, 0)
             for part, group in zip(parts, groups, strict=True)
         ]
-        joined: nn.Module = TimestepExperts(groups, slims).eval()
-        return joined
+        experts = TimestepExperts(groups, slims)
+        experts.eval()
+        return experts
 
     def _sampling_macs(self, stage_macs: list[int], groups: TimestepGroups) -> float:
         """Mean MACs of an evaluation while sampling."""
