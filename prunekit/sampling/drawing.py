@@ -204,7 +204,7 @@ class Sampler:
         told = {name: rows.to(device) for name, rows in (conditions or {}).items()}
         x = noise.to(device) * scheduler.init_noise_sigma
         watch, count = Watch[tuple[int, float]](), len(scheduler.timesteps)
-        with in_streams(model, len(x) * (2 if self.is_guided else 1)) as evaluated:
+        with in_streams(model, len(x) * (2 if self.is_guided else 1), self.calling.fixed) as evaluated:
             for number, t in enumerate(scheduler.timesteps, start=1):
                 state = scheduler.scale_model_input(x, t)
                 prediction = self._prediction(evaluated, state, t, told)
