@@ -375,6 +375,8 @@ class Run(ResumableRun):
 
         models: dict[str, nn.Module] = {"base": base.model, "pruned": pruned, "expert": experts}
         sampled: dict[str, nn.Module] = {"base": base.model, "experts": experts}
+        if through is not None:
+            through.fit(pruned, experts)
         results, grids = measure_all(setting, models, sampled, macs, told)
         if (tracked := self.recipe.tracking) is not None:
             tracking = open_tracking(tracked.report_to, f"{self.recipe.name}-samples", self.folder / "logs")
