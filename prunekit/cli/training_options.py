@@ -83,9 +83,7 @@ class TrainingChanges:
     max_grad_norm: Annotated[float | None, typer.Option(help="Clip the norm of gradients to this (default: 1).")] = None
     gradient_checkpointing: Annotated[
         bool | None,
-        typer.Option(
-            "--gradient-checkpointing", help="Compute blocks again in the backward pass, to save memory."
-        ),
+        typer.Option("--gradient-checkpointing", help="Compute blocks again in the backward pass, to save memory."),
     ] = None
     use_8bit_adam: Annotated[
         bool | None,
