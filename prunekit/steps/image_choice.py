@@ -152,6 +152,8 @@ def check_images(images: ImageSplit, spec: ModelSpec) -> None:
     Raises:
         InputError: images and network differ in channels, size or classes, or the network predicts more than an image.
     """
+    for part in (images.train, images.held_out):
+        columns_for(part, spec)
     config = spec.config
     shape = images.train.images.shape
     channels = shape[-1] if len(shape) == 3 else shape[1]  # of tokens, the last axis
@@ -172,8 +174,6 @@ def check_images(images: ImageSplit, spec: ModelSpec) -> None:
             f"The images of {images.source} are {size_text(images.size)} and the model's sample_size is {size_text(size)}; "
             "give its size as the resolution, or images or a model of the same size."
         )
-    for part in (images.train, images.held_out):
-        columns_for(part, spec)
 
 
 def check_comparison(images: ImageSplit, spec: ModelSpec) -> None:

@@ -76,7 +76,7 @@ class Opened(Parameterized):
         Raises:
             InputError: the sampler is unknown, there is no such class, or the network takes other conditions.
         """
-        check_told_nothing(self.spec, "name its pipeline and a file of captions: `--pipeline FOLDER --prompts FILE`")
+        check_told_nothing(self.spec, "name its pipeline by `pipeline` and a file of captions by `prompts`")
         sampler = make_sampler(name, steps, self.parameterization, self.shape)
         classes = sampled_classes(self.spec)
         if label is not None and label not in classes:
