@@ -10,6 +10,8 @@ from typing import Any
 
 from torch import Tensor
 
+from prunekit.schedule import TimeUnit
+
 __all__ = ["Calling", "flat", "nested", "prediction_of", "rows_of"]
 
 
@@ -83,6 +85,7 @@ class Calling:
         sample: name of the argument for the noisy samples; empty where they come first.
         timestep: name of the argument for the timestep; empty where it comes second.
         fixed: arguments that are the same for every sample, by their paths.
+        unit: in which the network is told the timestep; None for timesteps as they are.
 
     Example:
         >>> import torch
@@ -95,6 +98,7 @@ class Calling:
     sample: str = ""
     timestep: str = ""
     fixed: Mapping[str, object] = field(default_factory=dict)
+    unit: TimeUnit | None = None
 
     def __call__(
         self,
@@ -108,9 +112,11 @@ class Calling:
         Args:
             model: a diffusers network or a plain one.
             noisy: x_t, shape (batch, …).
-            timesteps: as the network is told them, shape (batch,), or () for one timestep for all samples.
+            timesteps: training timesteps, shape (batch,), or () for one timestep for all samples.
             conditions: by their paths, each of shape (batch, …).
         """
+        if self.unit is not None and self.unit != TimeUnit():
+            timesteps = timesteps.to(noisy.dtype) * self.unit.scale + self.unit.offset
         fixed = {name: _like(value, noisy) for name, value in self.fixed.items()}
         others = nested({**fixed, **(conditions or {})})
         first = () if self.sample else (noisy,)

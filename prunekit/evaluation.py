@@ -224,7 +224,7 @@ def group_losses(
         )
     device = next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
     losses = []
-    with _evaluating(model), in_streams(model, batch_size) as evaluated:
+    with _evaluating(model), in_streams(model, batch_size, objective.calling.fixed) as evaluated:
         for group in told("held-out losses", groups):
             losses.append(_group_loss(evaluated, device, objective, group, batches, batch_size, seed))
     return losses

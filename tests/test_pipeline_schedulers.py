@@ -45,7 +45,7 @@ REFUSED = {
     "HeliosDMDScheduler": FLOW,
     "HeliosScheduler": FLOW,
     "IPNDMScheduler": NO_NOISE,
-    "KarrasVeScheduler": "does not have any more",
+    "KarrasVeScheduler": "does not have any more|neither alphas_cumprod nor sigmas",
     "LTXEulerAncestralRFScheduler": NO_NOISE,
     "MiniMaxH3Scheduler": NO_NOISE,
     "PiflowScheduler": "describes no noise schedule that can be used",

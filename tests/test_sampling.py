@@ -257,3 +257,40 @@ def test_images_are_clamped_and_rounded():
     assert to_images(values).dtype == torch.uint8
     every = torch.arange(256, dtype=torch.uint8)
     assert torch.equal(to_images(every.float() / 127.5 - 1), every)
+
+
+class Obeying(torch.nn.Module):
+    """Predicts the number that it is told, and remembers the sizes of its batches."""
+
+    def __init__(self):
+        super().__init__()
+        self.weight = torch.nn.Parameter(torch.zeros(1))
+        self.batches = []
+
+    def forward(self, sample, timestep, encoder_hidden_states, added):
+        self.batches.append(len(sample))
+        told = encoder_hidden_states[:, 0] + added["more"]
+        return sample * self.weight + told.reshape(-1, *[1] * (sample.ndim - 1))
+
+
+@pytest.mark.parametrize("shape", [SHAPE, (6, 4), (2, 3, 8, 8)], ids=["images", "tokens", "videos"])
+@pytest.mark.parametrize("scale", [1.0, 4.0, 0.0])
+def test_conditions_guide_away_from_the_empty_one(shape, scale):
+    model = Obeying()
+    conditions = {"encoder_hidden_states": torch.tensor([[1.0], [2.0]]), "added.more": torch.tensor([10.0, 20.0])}
+    empty = {"encoder_hidden_states": torch.tensor([-1.0])}
+    sampler = make_sampler("ddim", 3, Parameterization(SCHEDULE), shape).with_conditions(conditions, empty, scale)
+    told = sampler.told(3, 0)
+    assert told["added.more"].tolist() == [10.0, 20.0, 10.0]
+    (first, *_) = sampler.trajectory(model, sampler.noise(3, 0), 0, conditions=told)
+    expected = [(1 - scale) * (more - 1) + scale * (more + one) for one, more in ((1, 10), (2, 20), (1, 10))]
+    assert first.prediction.reshape(3, -1)[:, 0].tolist() == pytest.approx(expected)
+    assert set(model.batches) == {3 if scale == 1 else 6}
+    whole, apart = (sampler(model, 3, 0, batch_size=size) for size in (3, 1))
+    torch.testing.assert_close(whole, apart)
+
+
+def test_guidance_needs_an_empty_condition():
+    sampler = make_sampler("ddim", 3, Parameterization(SCHEDULE), SHAPE)
+    with pytest.raises(InputError, match="guidance_scale 4 and no empty condition"):
+        sampler.with_conditions({"encoder_hidden_states": torch.zeros(1, 1)}, None, 4.0)

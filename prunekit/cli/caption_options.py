@@ -10,6 +10,10 @@ from prunekit.cli.shared_options import Exists
 from prunekit.errors import InputError, MissingFileError
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from torch import nn
+
     from prunekit.data import ImageSplit
     from prunekit.steps.sampling_pipeline import SamplingPipeline
 
@@ -51,13 +55,16 @@ class CaptionOptions:
         float | None, typer.Option(help="Strength of classifier-free guidance (default: the pipeline's).")
     ] = None
 
-    def through(self, images: "ImageSplit", steps: int, scheduler: str) -> "SamplingPipeline | None":
+    def through(
+        self, images: "ImageSplit", steps: int, scheduler: str, models: "Iterable[nn.Module]"
+    ) -> "SamplingPipeline | None":
         """The pipeline that judges encoded images; None if none was named.
 
         Args:
             images: encoded images.
             steps: sampling steps.
             scheduler: ``pipeline`` for the pipeline's own.
+            models: that it will run.
         """
         if self.pipeline is None:
             return None
@@ -65,7 +72,9 @@ class CaptionOptions:
         from prunekit.steps.sampling_pipeline import SamplingPipeline
 
         prompts = None if self.prompts is None else read_prompts(self.prompts)
-        return SamplingPipeline.of(self.pipeline, images, steps, self.guidance_scale, scheduler, prompts)
+        found = SamplingPipeline.of(self.pipeline, images, steps, self.guidance_scale, scheduler, prompts)
+        found.fit(*models)
+        return found
 
     def check_unused(self) -> None:
         """Refuse options that have no meaning without a pipeline.

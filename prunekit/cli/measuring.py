@@ -123,7 +123,7 @@ def evaluate(
         AllocationOptions(sampler=sampler, steps=steps),
         options,
         opened.spec,
-        pipeline=captions.through(images, steps, sampler),
+        pipeline=captions.through(images, steps, sampler, sampled.values()),
     )
     found, _ = measure_all(setting, models, sampled, macs)
     with writing(output):

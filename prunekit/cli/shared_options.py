@@ -31,7 +31,7 @@ DataOption = Annotated[
     str | None,
     typer.Option(
         "--data",
-        help="Images: digits, embedded:fashion, a folder or zip of pictures, a folder of arrays, an .npz "
+        help="Images: digits, embedded:fashion, a folder or zip of pictures, a folder of arrays, encoded images, an .npz "
         "(FILE::KEY names the array), a .parquet or dataset folder, idx files (default: those of the checkpoint).",
     ),
 ]

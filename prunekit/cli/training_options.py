@@ -83,13 +83,11 @@ class TrainingChanges:
     max_grad_norm: Annotated[float | None, typer.Option(help="Clip the norm of gradients to this (default: 1).")] = None
     gradient_checkpointing: Annotated[
         bool | None,
-        typer.Option(
-            "--gradient-checkpointing", help="Compute blocks again in the backward pass, to save memory (default: no)."
-        ),
+        typer.Option("--gradient-checkpointing", help="Compute blocks again in the backward pass, to save memory."),
     ] = None
     use_8bit_adam: Annotated[
         bool | None,
-        typer.Option("--use-8bit-adam", help="Keep AdamW's moments in 8 bits; needs torchao (default: no)."),
+        typer.Option("--use-8bit-adam", help="Keep AdamW's moments in 8 bits; needs torchao."),
     ] = None
     ema_decay: Annotated[
         float | None,

@@ -29,6 +29,7 @@ from prunekit.data.sizes import Size, as_resolution, size_text
 from prunekit.errors import FileFormatError, InputError, MissingFileError
 from prunekit.results.encoded_files import ArrayForm, EncodedFile, EncodingFile, FixedValue
 from prunekit.results.formats import ENCODED, ENCODING
+from prunekit.schedule import TimeUnit
 from prunekit.training.columns import CLASSES
 
 __all__ = [
@@ -114,9 +115,9 @@ def load_encoded(
         for part, count in zip(PARTS, (head.train, head.held_out), strict=True)
     ]
     own = _sides(head)
-    if size not in (None, own):
+    if size is not None and size != own:
         raise InputError(
-            f"The latents of {source} are {size_text(own)} and stay as they are; expected {size_text(size or own)}: leave the "
+            f"The latents of {source} are {size_text(own)} and stay as they are; expected {size_text(size)}: leave the "
             "resolution out, or encode the pictures at another."
         )
     return ImageSplit(parts[0], parts[1], source, as_resolution(own), _report(source, head), head.sha256)
@@ -177,7 +178,8 @@ def _part(
     classes = columns.get(CLASSES)
     whole = classes is not None and classes.ndim == 1 and not classes.is_floating_point()
     numbers = classes.to(torch.int64) if whole and classes is not None else None
-    return ImageData(latents, f"{name_of(str(folder))}/{part}", numbers, columns, empty, fixed)
+    unit = None if head.time_unit is None else TimeUnit.from_config(head.time_unit)
+    return ImageData(latents, f"{name_of(str(folder))}/{part}", numbers, columns, empty, fixed, unit)
 
 
 def _row(folder: Path, part: str, name: str, form: ArrayForm) -> Tensor:

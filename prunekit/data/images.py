@@ -13,6 +13,7 @@ from prunekit._missing import is_shipped
 from prunekit._names import name_of
 from prunekit.data.sizes import Size
 from prunekit.errors import FileFormatError
+from prunekit.schedule import TimeUnit
 from prunekit.training.columns import update_with
 from prunekit.training.objective import check_finite_rows
 
@@ -32,6 +33,7 @@ class ImageData:
         columns: conditions of each image by their arguments' paths, each of shape (count, …).
         empty: what stands for no condition, by name: a row without the first axis.
         fixed: arguments of the network that are the same for every image, by their paths.
+        time_unit: in which the pipeline that encoded the images tells its network the timestep; None if it is not known.
     """
 
     images: Tensor
@@ -40,6 +42,7 @@ class ImageData:
     columns: Mapping[str, Tensor] = field(default_factory=dict)
     empty: Mapping[str, Tensor] = field(default_factory=dict)
     fixed: Mapping[str, object] = field(default_factory=dict)
+    time_unit: TimeUnit | None = None
 
     def __len__(self) -> int:
         return len(self.images)

@@ -6,7 +6,7 @@ only once per evaluation of the network.
 """
 
 import copy
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from itertools import chain, pairwise
@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.overrides import _get_current_function_mode
 from torch.utils._python_dispatch import _get_current_dispatch_mode
 
-from prunekit.conditions import prediction_of, rows_of
+from prunekit.conditions import flat, nested, prediction_of, rows_of
 
 __all__ = ["in_streams"]
 
@@ -32,27 +32,36 @@ class _InStreams(nn.Module):
         networks: one for each stream; they share their tensors.
         threads: of every stream.
         pool: runs the streams.
+        fixed: paths of arguments that are the same for every sample.
     """
 
-    def __init__(self, networks: list[nn.Module], threads: int, pool: ThreadPoolExecutor) -> None:
+    def __init__(
+        self, networks: list[nn.Module], threads: int, pool: ThreadPoolExecutor, fixed: Collection[str]
+    ) -> None:
         super().__init__()
-        self._networks, self._threads, self._pool = networks, threads, pool
+        self._networks, self._threads, self._pool, self._fixed = networks, threads, pool, frozenset(fixed)
 
-    def forward(self, sample: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+    def forward(self, *args: Any, **kwargs: Any) -> Tensor:
         """Prediction of shape (batch, …), in the order of the samples.
 
         Args:
-            sample: the network's input, shape (batch, …).
-            args: further arguments; tensors with a row for each sample are split like the samples.
-            kwargs: likewise, also inside mappings.
+            args: of the network; the samples, shape (batch, …), come first, here or by name. Tensors with a row for each sample are
+                split like the samples, also inside mappings.
+            kwargs: likewise, but for those that are the same for every sample.
         """
-        batch, streams = len(sample), len(self._networks)
+        batch, streams = len(next(iter((*args, *kwargs.values())))), len(self._networks)
         edges = [batch * number // streams for number in range(streams + 1)]
+        named = flat(kwargs)
         parts = [
-            (network, *(rows_of(each, slice(*edge), batch) for each in ((sample, *args), kwargs)))
+            (network, rows_of(args, slice(*edge), batch), self._split(named, slice(*edge), batch))
             for network, edge in zip(self._networks, pairwise(edges), strict=True)
         ]
         return torch.cat([future.result() for future in [self._pool.submit(self._part, *part) for part in parts]])
+
+    def _split(self, named: Mapping[str, Any], rows: slice, batch: int) -> dict[str, Any]:
+        return nested(
+            {name: value if name in self._fixed else rows_of(value, rows, batch) for name, value in named.items()}
+        )
 
     @torch.no_grad()
     def _part(self, network: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Tensor:
@@ -61,7 +70,7 @@ class _InStreams(nn.Module):
 
 
 @contextmanager
-def in_streams(model: nn.Module, batch: int) -> Iterator[nn.Module]:
+def in_streams(model: nn.Module, batch: int, fixed: Collection[str] = ()) -> Iterator[nn.Module]:
     """Within the block, a way to evaluate a network on batches without gradients, in as many streams as pay off.
 
     The model itself is given back if it is evaluated on another device than the CPU, with one thread, under a mode that other
@@ -70,6 +79,7 @@ def in_streams(model: nn.Module, batch: int) -> Iterator[nn.Module]:
     Args:
         model: the network, in eval mode; its tensors are shared and not copied.
         batch: number of samples of the batches to come.
+        fixed: paths of arguments that are the same for every sample; a table of as many rows as there are samples is not split.
     """
     threads = torch.get_num_threads()
     streams = min(threads, batch // _LEAST)
@@ -79,7 +89,7 @@ def in_streams(model: nn.Module, batch: int) -> Iterator[nn.Module]:
         return
     try:
         with ThreadPoolExecutor(streams, "prunekit-stream") as pool:
-            yield _InStreams(networks, threads // streams, pool)
+            yield _InStreams(networks, threads // streams, pool, fixed)
     finally:
         torch.set_num_threads(threads)  # what threads to come begin with
 

@@ -8,7 +8,7 @@ from prunekit.limits import check_limit
 __all__ = ["read_prompts"]
 
 
-def read_prompts(path: Path) -> list[str]:
+def read_prompts(path: Path | str) -> list[str]:
     """The prompts of a text file in UTF-8, one for each line; empty lines are left out.
 
     Raises:
@@ -16,6 +16,7 @@ def read_prompts(path: Path) -> list[str]:
         FileFormatError: it is no text, or has no prompts.
         LimitError: it is larger than the limit ``metadata-bytes``.
     """
+    path = Path(path)
     if not path.is_file():
         raise MissingFileError(f"{path} does not exist; expected a text file with a prompt on each line.")
     check_limit("metadata-bytes", path.stat().st_size, str(path))

@@ -92,9 +92,9 @@ class DataOptions:
     """Where images come from, see :func:`prunekit.data.load_images`.
 
     Args:
-        source: ``digits``, ``embedded:fashion``, a folder or zip of pictures, a folder of arrays, an ``.npz``, ``.npy``
-            or ``.safetensors`` file, a parquet file or dataset folder, or idx files. ``FILE::KEY`` names the array of images, and
-            ``FOLDER::SPLIT`` the split of a dataset. ``~`` is the home folder.
+        source: ``digits``, ``embedded:fashion``, a folder or zip of pictures, a folder of arrays or of encoded images, an ``.npz``,
+            ``.npy`` or ``.safetensors`` file, a parquet file or dataset folder, or idx files. ``FILE::KEY`` names the array of
+            images, and ``FOLDER::SPLIT`` the split of a dataset. ``~`` is the home folder.
         resolution: side of the square images in pixels, or height and width; the source's own if missing.
         labels: whether the images' classes are read; a class-conditional network needs them.
     """

@@ -49,7 +49,6 @@ from prunekit.steps.image_choice import check_images, is_by_place
 from prunekit.steps.placing import placed
 from prunekit.steps.reach import Reach
 from prunekit.steps.sample_quality import Setting, check_extractor, judges, measure_all, save_images
-from prunekit.steps.sampling_pipeline import SamplingPipeline
 from prunekit.steps.spending import base_training, spent_on_losses, spent_on_sampling, spent_on_search
 from prunekit.training import Tally
 from prunekit.training.tracking import open_tracking
@@ -362,6 +361,8 @@ class Run(ResumableRun):
         asked = evaluation.pipeline
         through = None
         if asked is not None:
+            from prunekit.steps.sampling_pipeline import SamplingPipeline  # noqa: PLC0415 - it imports diffusers
+
             through = SamplingPipeline.of(
                 asked, self.images, allocation.steps, evaluation.guidance_scale, allocation.sampler
             )
@@ -375,6 +376,8 @@ class Run(ResumableRun):
 
         models: dict[str, nn.Module] = {"base": base.model, "pruned": pruned, "expert": experts}
         sampled: dict[str, nn.Module] = {"base": base.model, "experts": experts}
+        if through is not None:
+            through.fit(pruned, experts)
         results, grids = measure_all(setting, models, sampled, macs, told)
         if (tracked := self.recipe.tracking) is not None:
             tracking = open_tracking(tracked.report_to, f"{self.recipe.name}-samples", self.folder / "logs")

@@ -3,8 +3,8 @@
 import copy
 import inspect
 import math
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from itertools import chain
 from typing import Any
 
@@ -13,12 +13,13 @@ import torch
 from torch import Generator, Tensor, nn
 
 from prunekit._progress import tell
+from prunekit.conditions import Calling
 from prunekit.errors import InputError
 from prunekit.graph.forward_pass import evaluation_mode
 from prunekit.graph.streams import in_streams
 from prunekit.sampling.schedulers import check_network, make_scheduler, set_timesteps
 from prunekit.schedule import NoiseSchedule, Parameterization
-from prunekit.training import CLASSES, predict
+from prunekit.training import CLASSES
 from prunekit.training.number_checks import Watch
 
 __all__ = ["BATCH", "Evaluation", "Sampler", "clean_prediction", "ddim_step", "make_sampler", "to_images"]
@@ -66,14 +67,32 @@ class Sampler:
     Args:
         scheduler: a diffusers scheduler.
         steps: number of sampling steps.
-        shape: shape of one sample, (channels, height, width).
+        shape: shape of one sample, such as (channels, height, width), or (tokens, channels) of latents.
         classes: classes to sample with a class-conditional network; empty for a network without classes.
+        conditions: of the samples by their arguments' paths, each of shape (rows, …); sample i has row i, and after the last row
+            they begin again.
+        empty: what stands for no condition, by path, without the first axis; needed for guidance.
+        guidance_scale: weight s of classifier-free guidance, ŷ_∅ + s·(ŷ_c − ŷ_∅) (arXiv:2207.12598, in the form of
+            arXiv:2205.11487, eq. 2); 1 for none.
+        calling: how the network is called.
     """
 
     scheduler: Any
     steps: int
-    shape: tuple[int, int, int]
+    shape: tuple[int, ...]
     classes: Sequence[int] = ()
+    conditions: Mapping[str, Tensor] = field(default_factory=dict)
+    empty: Mapping[str, Tensor] = field(default_factory=dict)
+    guidance_scale: float = 1.0
+    calling: Calling = field(default_factory=Calling)
+
+    def __post_init__(self) -> None:
+        if not math.isfinite(self.guidance_scale):
+            raise InputError(f"Got guidance_scale {self.guidance_scale}; expected a finite number.")
+        if self.guidance_scale != 1 and not self.empty:
+            raise InputError(
+                f"Got guidance_scale {self.guidance_scale:g} and no empty condition; expected one, or a scale of 1."
+            )
 
     def for_latents(self) -> "Sampler":
         """The same sampler without clamping predictions of the clean sample to −1 … 1, since latents exceed this range."""
@@ -84,6 +103,22 @@ class Sampler:
     def of_classes(self, classes: Sequence[int]) -> "Sampler":
         """The same sampler for these classes of a class-conditional network."""
         return replace(self, classes=tuple(classes))
+
+    def with_conditions(
+        self,
+        conditions: Mapping[str, Tensor],
+        empty: Mapping[str, Tensor] | None = None,
+        guidance_scale: float = 1.0,
+        calling: Calling | None = None,
+    ) -> "Sampler":
+        """The same sampler with these conditions; arguments as for :class:`Sampler`."""
+        return replace(
+            self,
+            conditions=conditions,
+            empty=empty or {},
+            guidance_scale=guidance_scale,
+            calling=calling or self.calling,
+        )
 
     @torch.no_grad()
     def __call__(
@@ -106,13 +141,13 @@ class Sampler:
         Returns:
             Float samples, about −1 … 1, shape (count, channels, height, width), on the CPU.
         """
-        noise, labels = self.noise(count, seed), self.labels(count, seed)
+        noise, told = self.noise(count, seed), self.told(count, seed)
         done: list[Tensor] = []
         tell("sampling", 0, count * self.steps)
         with evaluation_mode(model):
             for part in noise.split(batch_size):
                 first = sum(map(len, done))
-                x, own = part, None if labels is None else labels[first : first + len(part)]
+                x, own = part, {name: rows[first : first + len(part)] for name, rows in told.items()}
                 for number, evaluation in enumerate(self.trajectory(model, part, seed, first, own), start=1):
                     x = evaluation.stepped
                     each = first + len(part) * min(number, self.steps) / max(self.steps, number)
@@ -133,8 +168,19 @@ class Sampler:
         index = torch.randint(len(self.classes), (count,), generator=Generator().manual_seed(seed + _LABEL_SEED))
         return torch.tensor(self.classes)[index]
 
+    def told(self, count: int, seed: int) -> dict[str, Tensor]:
+        """The conditions of ``count`` samples, with their classes, by the arguments' paths; each of shape (count, …)."""
+        rows = {name: values[torch.arange(count) % len(values)] for name, values in self.conditions.items()}
+        labels = self.labels(count, seed)
+        return rows if labels is None else {CLASSES: labels, **rows}
+
     def trajectory(
-        self, model: nn.Module, noise: Tensor, seed: int, first: int = 0, labels: Tensor | None = None
+        self,
+        model: nn.Module,
+        noise: Tensor,
+        seed: int,
+        first: int = 0,
+        conditions: Mapping[str, Tensor] | None = None,
     ) -> Iterator[Evaluation]:
         """Every evaluation on the way from noise to samples, in order; several trajectories may be followed at once.
 
@@ -145,7 +191,7 @@ class Sampler:
             noise: initial noise of unit variance, shape (batch, channels, height, width).
             seed: seed of the sampler's noise.
             first: index of the batch's first sample, so that a sample's noise does not depend on its batch.
-            labels: classes of the samples, shape (batch,).
+            conditions: of the samples, by their arguments' paths, each of shape (batch, …).
 
         Raises:
             InputError: the network's predictions or the sampler's states are not finite; on a GPU this is noticed one evaluation
@@ -155,18 +201,37 @@ class Sampler:
         set_timesteps(scheduler, self.steps)
         generators = [Generator().manual_seed(seed * 1_000_003 + first + i + 1) for i in range(len(noise))]
         device = next((tensor.device for tensor in chain(model.parameters(), model.buffers())), noise.device)
-        labels = None if labels is None else labels.to(device)
+        told = {name: rows.to(device) for name, rows in (conditions or {}).items()}
         x = noise.to(device) * scheduler.init_noise_sigma
         watch, count = Watch[tuple[int, float]](), len(scheduler.timesteps)
-        with in_streams(model, len(x)) as evaluated:
+        with in_streams(model, len(x) * (2 if self.is_guided else 1), self.calling.fixed) as evaluated:
             for number, t in enumerate(scheduler.timesteps, start=1):
                 state = scheduler.scale_model_input(x, t)
-                every = t if labels is None else t.to(device).expand(len(x))  # transformers want one for each sample
-                prediction = predict(evaluated, state, every, None if labels is None else {CLASSES: labels})
+                prediction = self._prediction(evaluated, state, t, told)
                 x = _step(scheduler, prediction, t, x, generators)
                 _check(watch.note((number, float(t)), _not_finite(prediction, x)), count, len(x))
                 yield Evaluation(float(t), state, prediction, x)
         _check(watch.pending(), count, len(x))
+
+    @property
+    def is_guided(self) -> bool:
+        """Whether the network is evaluated on the empty condition, too."""
+        return self.guidance_scale != 1 and bool(self.empty)
+
+    def _prediction(self, model: nn.Module, state: Tensor, t: Tensor, told: Mapping[str, Tensor]) -> Tensor:
+        """The network's prediction, guided if that is asked; both halves are evaluated in one batch."""
+        if not told:
+            return self.calling(model, state, t)
+        every = t.to(state.device).expand(len(state))  # transformers want one for each sample
+        if not self.is_guided:
+            return self.calling(model, state, every, told)
+        both = {name: torch.cat([self._without(name, rows), rows]) for name, rows in told.items()}
+        plain, conditional = self.calling(model, torch.cat([state] * 2), torch.cat([every] * 2), both).chunk(2)
+        return plain + self.guidance_scale * (conditional - plain)
+
+    def _without(self, name: str, rows: Tensor) -> Tensor:
+        """The empty condition for every sample; a condition that has none stays."""
+        return self.empty[name].to(rows).expand_as(rows) if name in self.empty else rows
 
 
 def _not_finite(prediction: Tensor, stepped: Tensor) -> Tensor:
@@ -202,7 +267,7 @@ def clean_prediction(prediction: Tensor, state: Tensor, timestep: float, paramet
     return parameterization.clean(prediction, state, signal, noise)
 
 
-def make_sampler(name: str, steps: int, parameterization: Parameterization, shape: tuple[int, int, int]) -> Sampler:
+def make_sampler(name: str, steps: int, parameterization: Parameterization, shape: tuple[int, ...]) -> Sampler:
     """A sampler by short name or diffusers class name, see :data:`prunekit.sampling.SAMPLERS`.
 
     Raises:

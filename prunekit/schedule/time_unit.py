@@ -27,8 +27,8 @@ class TimeUnit:
     Example:
         >>> import numpy as np
         >>> backwards = TimeUnit(-0.001, 1.0)
-        >>> backwards.index_of_time(np.array([1.0, 0.25]), 1000).tolist()
-        [0.0, 750.0]
+        >>> backwards.index_of_time(np.array([0.75, 0.25]), 1000).round(6).tolist()
+        [250.0, 750.0]
     """
 
     scale: float = 1.0

@@ -4,13 +4,24 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from torch import nn
+
+from prunekit import nets
 from prunekit.errors import InputError
-from prunekit.pipelines import PipelineSampler, Subject, denoisers_of, is_pipeline, open_pipeline, takes
+from prunekit.pipelines import (
+    PipelineSampler,
+    Subject,
+    conditioning_of,
+    denoisers_of,
+    is_pipeline,
+    open_pipeline,
+    takes,
+)
 from prunekit.sampling import PIPELINE, SAMPLERS
 from prunekit.steps.opening import open_model
 from prunekit.steps.placing import compute_device
 
-__all__ = ["captioned_sampler", "needs_pipeline", "own_denoiser"]
+__all__ = ["captioned_sampler", "needs_pipeline", "own_denoiser", "with_unit"]
 
 
 def needs_pipeline(model: str) -> bool:
@@ -57,17 +68,32 @@ def captioned_sampler(
 def own_denoiser(sampler: PipelineSampler, model: str | None) -> Any:
     """The network that a sampler draws from: the pipeline's own, or a model that was made from it.
 
+    Experts that do not store in which unit their pipeline tells the timestep are given the one of this pipeline.
+
     Raises:
         InputError: the pipeline has several denoisers of its own.
     """
     if model is not None:
-        return open_model(model).model.to(compute_device())
+        return with_unit(open_model(model).model, sampler.pipeline, sampler.size).to(compute_device())
     found = list(denoisers_of(sampler.pipeline).values())
     if len(found) > 1:
         raise InputError(
             f"A {type(sampler.pipeline).__name__} has {len(found)} denoisers; expected a pipeline with one."
         )
     return found[0]
+
+
+def with_unit(model: nn.Module, pipeline: Any, size: tuple[int, int] | None) -> nn.Module:
+    """Experts that know in which unit a pipeline tells the timestep; any other model unchanged.
+
+    Args:
+        model: to be the pipeline's denoiser.
+        pipeline: of diffusers.
+        size: height and width of its pictures.
+    """
+    if isinstance(model, nets.TimestepExperts) and "time_unit" not in model.about:
+        model.with_time_unit(conditioning_of(pipeline, size).unit)
+    return model
 
 
 def _scheduler(name: str, pipeline: Any) -> Any:

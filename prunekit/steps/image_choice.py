@@ -15,6 +15,7 @@ from prunekit.importance import WITHOUT_LOSS
 from prunekit.search import MEASURING_NOTHING
 from prunekit.slim import SlimModel
 from prunekit.steps.objectives import columns_for
+from prunekit.training import CLASSES
 
 if TYPE_CHECKING:
     from prunekit.recipe import DataOptions
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 __all__ = [
     "check_comparison",
     "check_images",
+    "check_told_nothing",
     "image_size",
     "images_for",
     "images_of",
@@ -150,6 +152,8 @@ def check_images(images: ImageSplit, spec: ModelSpec) -> None:
     Raises:
         InputError: images and network differ in channels, size or classes, or the network predicts more than an image.
     """
+    for part in (images.train, images.held_out):
+        columns_for(part, spec)
     config = spec.config
     shape = images.train.images.shape
     channels = shape[-1] if len(shape) == 3 else shape[1]  # of tokens, the last axis
@@ -170,8 +174,6 @@ def check_images(images: ImageSplit, spec: ModelSpec) -> None:
             f"The images of {images.source} are {size_text(images.size)} and the model's sample_size is {size_text(size)}; "
             "give its size as the resolution, or images or a model of the same size."
         )
-    for part in (images.train, images.held_out):
-        columns_for(part, spec)
 
 
 def check_comparison(images: ImageSplit, spec: ModelSpec) -> None:
@@ -184,6 +186,21 @@ def check_comparison(images: ImageSplit, spec: ModelSpec) -> None:
     if images.train.latent or spec.num_classes is not None:
         what = "The images are latents" if images.train.latent else "The model takes classes"
         raise InputError(f"{what}; recipes that compare are for pictures and models without classes.")
+
+
+def check_told_nothing(spec: ModelSpec, what: str) -> None:
+    """Refuse a network that does not run without conditions other than classes.
+
+    Args:
+        spec: the network.
+        what: what to do in place of this, as the end of a sentence.
+
+    Raises:
+        InputError: it takes such conditions.
+    """
+    told = [name for name in spec.conditions().needed if name != CLASSES]
+    if told:
+        raise InputError(f"{spec.class_name} takes {', '.join(told)}, which nothing gives here; {what}.")
 
 
 def sampled_classes(spec: ModelSpec, images: ImageData | None = None) -> tuple[int, ...]:

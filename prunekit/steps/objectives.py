@@ -1,5 +1,7 @@
 """The objective of a network on images: with the conditions that the network takes, in the way in which it is called."""
 
+from dataclasses import replace
+
 from prunekit.checkpoint import ModelSpec
 from prunekit.conditions import Calling
 from prunekit.data import ImageData
@@ -30,7 +32,7 @@ def objective_for(
         InputError: the images lack conditions that the network takes.
     """
     columns = None if spec is None else columns_for(images, spec, dropout)
-    calling = Calling() if spec is None else spec.calling(images.fixed)
+    calling = replace(Calling() if spec is None else spec.calling(images.fixed), unit=images.time_unit)
     if tally is None:
         return DenoisingObjective(images.images, parameterization, columns, images.name, calling)
     return CountedObjective(images.images, parameterization, columns, images.name, calling, tally=tally)

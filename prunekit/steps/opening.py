@@ -20,7 +20,7 @@ from prunekit.schedule import Parameterization, Parameterized
 from prunekit.slim import load_slim
 from prunekit.steps.bases import open_base
 from prunekit.steps.budgets import evaluations
-from prunekit.steps.image_choice import images_for, sampled_classes
+from prunekit.steps.image_choice import check_told_nothing, images_for, sampled_classes
 
 __all__ = ["Opened", "is_base", "open_model"]
 
@@ -74,8 +74,9 @@ class Opened(Parameterized):
         """A sampler for it, for one class or for all classes.
 
         Raises:
-            InputError: the sampler is unknown, or there is no such class.
+            InputError: the sampler is unknown, there is no such class, or the network takes other conditions.
         """
+        check_told_nothing(self.spec, "name its pipeline by `pipeline` and a file of captions by `prompts`")
         sampler = make_sampler(name, steps, self.parameterization, self.shape)
         classes = sampled_classes(self.spec)
         if label is not None and label not in classes:

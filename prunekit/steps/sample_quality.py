@@ -5,6 +5,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -20,7 +21,6 @@ from prunekit.evaluation import group_losses, paired_difference
 from prunekit.extractors import Choice, Extractor, choose_extractor, is_file
 from prunekit.groups import TimestepGroups
 from prunekit.inception import INCEPTION, cached_inception
-from prunekit.pipelines import PipelineSampler
 from prunekit.recipe import AllocationOptions, EvaluationOptions
 from prunekit.results.estimate import Estimate, LossEstimate
 from prunekit.results.expert_results import Evaluation, GroupLoss, Metrics
@@ -31,7 +31,10 @@ from prunekit.steps.distances import Distances, Remembering
 from prunekit.steps.image_choice import sampled_classes
 from prunekit.steps.objectives import objective_for
 from prunekit.steps.placing import placed
-from prunekit.steps.sampling_pipeline import SamplingPipeline
+
+if TYPE_CHECKING:  # they import diffusers, which takes seconds
+    from prunekit.pipelines import PipelineSampler
+    from prunekit.steps.sampling_pipeline import SamplingPipeline
 
 __all__ = [
     "Measured",
@@ -46,7 +49,6 @@ __all__ = [
     "save_samples",
 ]
 
-AnySampler = Sampler | PipelineSampler
 _LOSS_BATCH = 256
 _ROUNDS = 5  # of timing a single image
 
@@ -75,7 +77,7 @@ class Setting(Parameterized):
     spec: ModelSpec | None = None
     extractor: Extractor | None = None
     prompts: Callable[[int, int], Sequence[str]] | None = None
-    pipeline: SamplingPipeline | None = None
+    pipeline: "SamplingPipeline | None" = None
 
     @cached_property
     def scorer(self) -> ClipScorer | None:
@@ -95,7 +97,7 @@ class Setting(Parameterized):
         return self.images.train.images if self.pipeline is None else self.pipeline.real
 
     @property
-    def sampler(self) -> AnySampler:
+    def sampler(self) -> "Sampler | PipelineSampler":
         """The sampler; it draws the training images' classes if the network takes classes."""
         if self.pipeline is not None:
             return self.pipeline.sampler
@@ -221,7 +223,7 @@ def measure_samples(
     return Measured(metrics, grids)
 
 
-def _seconds_alone(sampler: AnySampler, models: Mapping[str, nn.Module]) -> dict[str, float]:
+def _seconds_alone(sampler: "Sampler | PipelineSampler", models: Mapping[str, nn.Module]) -> dict[str, float]:
     """Wall time of one image at batch size 1 for each model: the median of several, which the models take in turn."""
     taken: dict[str, list[float]] = {name: [] for name in models}
     for _ in range(_ROUNDS):

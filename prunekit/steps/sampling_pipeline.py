@@ -7,7 +7,7 @@ from functools import cached_property
 from pathlib import Path
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from prunekit._names import split_source
 from prunekit._progress import tell
@@ -16,7 +16,7 @@ from prunekit.data.encoded import read_captions
 from prunekit.errors import InputError
 from prunekit.pipelines import PipelineSampler, Subject, decoded
 from prunekit.sampling import PIPELINE, to_images
-from prunekit.steps.captioned_sampling import captioned_sampler
+from prunekit.steps.captioned_sampling import captioned_sampler, with_unit
 
 __all__ = ["SamplingPipeline"]
 
@@ -84,6 +84,11 @@ class SamplingPipeline:
             found.append(to_images(decoded(self.sampler.pipeline, latents[part].float(), self.size)))
         tell("decoding", len(rows), len(rows))
         return torch.cat(found)
+
+    def fit(self, *models: nn.Module) -> None:
+        """Tell experts in which unit the pipeline tells the timestep, where they do not store it."""
+        for model in models:
+            with_unit(model, self.sampler.pipeline, self.size)
 
     def prompts(self, count: int) -> list[str] | None:
         """The captions of the samples; None for classes."""

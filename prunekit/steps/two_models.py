@@ -15,6 +15,7 @@ from prunekit.results.consistency_results import ConsistencyFile
 from prunekit.results.formats import CONSISTENCY
 from prunekit.sampling import to_images
 from prunekit.steps.budgets import evaluations
+from prunekit.steps.image_choice import check_told_nothing
 from prunekit.steps.opening import Opened
 from prunekit.training import weights_hash
 
@@ -67,6 +68,8 @@ def compare(
         raise InputError(
             f"Got models of which {what}; expected models of plain pictures, which can be compared so far."
         )
+    for opened in (a, b):
+        check_told_nothing(opened.spec, "expected models of plain pictures, which can be compared so far")
     if a.shape != b.shape:
         raise InputError(
             f"{names[0]} makes samples of shape {a.shape} and {names[1]} of {b.shape} (channels, height, width); "

@@ -84,3 +84,11 @@ def test_missing_conditions_are_named_before_anything_is_done(folder: str) -> No
     assert said.code == 2
     assert "takes encoder_hidden_states, which latents" in said.sentence
     assert "prunekit encode" in said.sentence
+
+
+@pytest.mark.parametrize("folder", ["sd"], indirect=True)
+@pytest.mark.parametrize("line", ["sample pipe/unet --count 2", "consistency pipe/unet pipe/unet"])
+def test_what_gives_no_conditions_says_so(folder: str, line: str) -> None:
+    said = typed(f"prunekit {line}")
+    assert said.code == 2
+    assert "UNet2DConditionModel takes encoder_hidden_states, which nothing gives here" in said.err

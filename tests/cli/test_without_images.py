@@ -59,7 +59,10 @@ def test_a_network_that_is_told_more_than_images_give_is_refused_with_what_helps
     ModelSpec("SD3Transformer2DModel", tiny("SD3Transformer2DModel")).build().save_pretrained("sd3")
     result = typed("prunekit prune sd3 --target 0.8 --data digits")
     assert result.code == 2
-    assert "takes encoder_hidden_states, pooled_projections, which no images give" in result.sentence
+    assert (
+        "takes encoder_hidden_states, pooled_projections, which digits/train does not have; encode pictures"
+        in result.sentence
+    )
 
 
 def test_a_slim_model_remembers_the_inputs_that_were_given(tmp_path):

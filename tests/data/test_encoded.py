@@ -1,6 +1,7 @@
 """Folders of encoded images: what is written is read, an interrupted encoding resumes, and damage is named."""
 
 import json
+import re
 import tracemalloc
 from collections.abc import Mapping
 from pathlib import Path
@@ -260,3 +261,12 @@ def test_columns_stay_on_the_disk(tmp_path: Path) -> None:
     tracemalloc.stop()
     assert drawn.shape == (3, *shape)
     assert peak < 2**20 < split.train.columns["encoder_hidden_states"].nbytes
+
+
+def test_the_pages_example_writes_a_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    page = (Path(__file__).parents[2] / "docs" / "data.md").read_text(encoding="utf-8")
+    (source,) = re.findall(r"```python\n(.*?)```", page, flags=re.DOTALL)
+    monkeypatch.chdir(tmp_path)
+    made: dict[str, ImageSplit] = {}
+    exec(source, {}, made)  # noqa: S102 - the example is the test
+    assert made["images"].train.columns["encoder_hidden_states"].shape == (2, 77, 768)

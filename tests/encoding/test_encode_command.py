@@ -10,12 +10,15 @@ import pytest
 import torch
 from PIL import Image
 
+from prunekit.checkpoint import ModelSpec
 from prunekit.data import load_images
 from prunekit.data.captions import CaptionedPart
 from prunekit.errors import InputError, PrunekitError
 from prunekit.pipelines import conditioning_of, conditions_for, encoded, open_pipeline
 from prunekit.pipelines.prompts import read_prompts
+from prunekit.schedule import NoiseSchedule, Parameterization, TimeUnit
 from prunekit.steps.encoding import EncodeOptions, encode
+from prunekit.steps.objectives import objective_for
 
 SIZE = (32, 32)
 CAPTIONS = ["a cat", "some dog", "a mat"]
@@ -125,3 +128,22 @@ def test_a_file_without_prompts_is_refused(content: bytes, said: str, tmp_path: 
     (tmp_path / "prompts.txt").write_bytes(content)
     with pytest.raises(PrunekitError, match=said):
         read_prompts(tmp_path / "prompts.txt")
+
+
+def test_trainings_and_slim_models_use_the_pipelines_unit_of_time(
+    pipeline_folder: Callable[[str], Path], pictures: Path, tmp_path: Path
+) -> None:
+    found = encode_all(pipeline_folder("flux"), pictures, tmp_path / "data")
+    assert found.train.time_unit == TimeUnit(0.001)
+    spec = ModelSpec("Asked", {}, factory=lambda _: torch.nn.Identity())
+    objective = objective_for(found.train, spec, Parameterization(NoiseSchedule.linear(1000)))
+    heard: list[torch.Tensor] = []
+
+    def network(noisy: torch.Tensor, timestep: torch.Tensor, **conditions: torch.Tensor) -> torch.Tensor:
+        heard.append(timestep)
+        return noisy
+
+    timesteps = torch.tensor([0, 250, 999])
+    clean, _, *conditions = objective.draw(timesteps, torch.Generator().manual_seed(0))
+    objective.predict(network, clean, timesteps, *conditions)  # type: ignore[arg-type]
+    torch.testing.assert_close(heard[0], torch.tensor([0.0, 0.25, 0.999]))
