@@ -13,8 +13,8 @@ from prunekit._missing import is_shipped
 from prunekit._names import name_of
 from prunekit.data.sizes import Size
 from prunekit.errors import FileFormatError
-from prunekit.training.columns import update_with
 from prunekit.schedule import TimeUnit
+from prunekit.training.columns import update_with
 from prunekit.training.objective import check_finite_rows
 
 __all__ = ["ImageData", "ImageSplit"]
