@@ -78,7 +78,7 @@ class TimestepExperts(ReachesAll, Pretrained, ModelMixin, ConfigMixin):  # type:
         self._held: int | None = None  # with ``one``: the network in memory
         models = [slim.model for slim in slims] if resident == "one" else []
         # these still hold all weights; see read_from
-        self._shelf = Shelf([lambda model=model: model for model in models], prefetch=False)  # type: ignore[misc]
+        self._shelf = Shelf([lambda model=model: model for model in models])  # type: ignore[misc]
         self._in_memory = resident == "one"
         weight = next(slims[0].model.parameters(), torch.empty(0))
         # follows the module's device and dtype, even while no expert is resident
@@ -182,14 +182,14 @@ class TimestepExperts(ReachesAll, Pretrained, ModelMixin, ConfigMixin):  # type:
         self._router = Router(self.groups, unit)
         return self
 
-    def read_from(self, loaders: Sequence[Loader], prefetch: bool = True) -> None:
+    def read_from(self, loaders: Sequence[Loader], folders: Sequence[Path] = ()) -> None:
         """With ``resident="one"``: how networks are read when they are needed.
 
         Args:
             loaders: one for each timestep group.
-            prefetch: whether the network of the next cleaner timesteps is read into the CPU's memory while one is used.
+            folders: of their files, which are read ahead for the next cleaner timesteps; none are read ahead if missing.
         """
-        self._shelf, self._in_memory = Shelf(loaders, prefetch), False
+        self._shelf, self._in_memory = Shelf(loaders, folders), False
 
     def reach(self, name: str, *args: Any, **kwargs: Any) -> Any:
         """Call a method of every expert; with ``resident="one"`` it is called again for every expert that is loaded later.

@@ -97,7 +97,7 @@ def load_experts(
         resident: ``all``, or ``one`` to hold a single expert in memory at a time.
         factory: builds the unpruned architecture, as for :func:`prunekit.slim.load_slim`.
         inputs: arguments of one forward pass, as for :func:`prunekit.slim.load_slim`.
-        prefetch: with ``one``, the next expert is read into the CPU's memory while one is used; False holds one there, too.
+        prefetch: with ``one``, the next expert's files are read ahead while one is used.
 
     Raises:
         MissingFileError: the folder or a part of it is missing.
@@ -133,7 +133,9 @@ def load_experts(
     experts = TimestepExperts(groups, slims, resident)
     _check_alike(folder, groups, slims)
     if resident == "one":
-        experts.read_from([lambda network=network: read(network).model for network in networks], prefetch)  # type: ignore[misc]
+        experts.read_from(
+            [lambda network=network: read(network).model for network in networks], paths if prefetch else ()
+        )  # type: ignore[misc]
     if reference is not None:
         experts._stored = sum(_values_in(path) for path in dict.fromkeys(paths))
     experts.eval()

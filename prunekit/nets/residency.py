@@ -1,7 +1,9 @@
-"""Which networks are in memory: loaders that read a network when it is needed, and the next one ahead of time."""
+"""Which networks are in memory: loaders that read a network when it is needed; files that are read ahead."""
 
 from collections.abc import Callable, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
+from pathlib import Path
+from threading import Thread
 
 import torch
 from torch import nn
@@ -10,48 +12,55 @@ __all__ = ["Loader", "Shelf", "cast"]
 
 Loader = Callable[[], nn.Module]
 """Gives one network, from a folder or from memory."""
+_CHUNK = 2**24  # bytes
 
 
 class Shelf:
-    """Networks that are taken one at a time; the next one can be read in a thread while the last one is used.
+    """Networks that are taken one at a time; the files of the next one can be read ahead while the last one is used.
+
+    Only bytes are read ahead, in a thread, into the system's cache of files. A network is always built by the thread that uses it:
+    one that is built in another thread stops torch from compiling anything in the whole process.
 
     Args:
         loaders: one for each timestep group.
-        prefetch: whether :meth:`expect` reads anything.
+        folders: of the networks' files, one for each timestep group; without them nothing is read ahead.
     """
 
-    def __init__(self, loaders: Sequence[Loader], prefetch: bool = True) -> None:
-        self.loaders, self.prefetch = list(loaders), prefetch
-        self._coming: tuple[int, Future[nn.Module]] | None = None
+    def __init__(self, loaders: Sequence[Loader], folders: Sequence[Path] = ()) -> None:
+        self.loaders, self.folders = list(loaders), list(folders)
+        self.ahead: int | None = None
 
     def take(self, index: int) -> nn.Module:
-        """A network: the expected one, or read now.
+        """A network.
 
         Args:
             index: of its loader.
         """
-        coming, self._coming = self._coming, None
-        if coming is not None and coming[0] == index:
-            return coming[1].result()
         return self.loaders[index]()
 
-    def expect(self, index: int) -> None:
-        """Begin to read a network, into the memory of the CPU.
+    def expect(self, index: int) -> Thread | None:
+        """Begin to read a network's files, if that was not done last.
 
         Args:
             index: of its loader.
+
+        Returns:
+            The thread that reads.
         """
-        if not self.prefetch or (self._coming is not None and self._coming[0] == index):
-            return
-        pool = ThreadPoolExecutor(1, "prunekit-prefetch")
-        self._coming = (index, pool.submit(self.loaders[index]))
-        pool.shutdown(wait=False)
+        if not self.folders or self.ahead == index:
+            return None
+        self.ahead = index
+        reader = Thread(target=_read, args=(self.folders[index],), name="prunekit-read-ahead", daemon=True)
+        reader.start()
+        return reader
 
-    def __deepcopy__(self, memo: dict[int, object]) -> "Shelf":
-        return Shelf(self.loaders, self.prefetch)
 
-    def __reduce__(self) -> tuple[type["Shelf"], tuple[list[Loader], bool]]:
-        return Shelf, (self.loaders, self.prefetch)
+def _read(folder: Path) -> None:
+    """Read the files of a folder and forget them; a file that cannot be read is reported when its network is built."""
+    for path in folder.glob("*"):
+        with suppress(OSError), path.open("rb") as file:
+            while file.read(_CHUNK):
+                pass
 
 
 def cast(network: nn.Module, dtype: torch.dtype | None, device: torch.device | None = None) -> nn.Module:

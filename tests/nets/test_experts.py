@@ -255,7 +255,7 @@ class TestFiles:
         assert (experts.dtype, experts.device) == (torch.float32, torch.device("cpu"))
         read = []
         real = experts._shelf.loaders
-        experts.read_from([lambda i=i: (read.append(i), real[i]())[1] for i in range(4)], prefetch=False)
+        experts.read_from([lambda i=i: (read.append(i), real[i]())[1] for i in range(4)])
         with torch.no_grad():
             for timestep in (90, 85, 60, 55, 90):
                 experts(batch(1), timestep)

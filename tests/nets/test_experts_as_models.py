@@ -10,6 +10,7 @@ from pipeline_checks import lora_of
 from tiny_pipelines import tiny_pipeline
 
 import prunekit
+import prunekit.nets.residency
 from prunekit.checkpoint import ModelSpec
 from prunekit.errors import InputError
 from prunekit.graph import PruningPlan, apply, trace
@@ -133,19 +134,33 @@ class TestDelegation:
 
 
 class TestResidency:
-    def test_the_next_cleaner_expert_is_read_while_one_is_used(self, sd, tmp_path):
+    def test_files_of_the_next_cleaner_expert_are_read_ahead(self, sd, tmp_path, monkeypatch):
         slim_experts(sd, "sd").save_pretrained(tmp_path / "experts")
-        read, one = [], load_experts(tmp_path / "experts", "one")
-        real = one._shelf.loaders
-        one.read_from([lambda i=i: (read.append(i), real[i]())[1] for i in range(3)])
-        one.expert(2)
-        one._shelf._coming[1].result()
-        assert read == [2, 1]
-        one.expert(1)
-        assert read[:2] == [2, 1]
-        assert len(one.experts) == 1
-        one._shelf._coming[1].result()
-        assert read == [2, 1, 0]
+        read = []
+        monkeypatch.setattr(prunekit.nets.residency, "_read", lambda folder: read.append(folder.name))
+        one = load_experts(tmp_path / "experts", "one")
+        for index in (2, 2, 1, 0):
+            one.expert(index)
+            assert len(one.experts) == 1
+        assert read == ["group-1", "group-0", "group-2"]
+        quiet = load_experts(tmp_path / "experts", "one", prefetch=False)
+        quiet.expert(2)
+        assert len(read) == 3
+
+    @pytest.mark.slow
+    def test_reading_ahead_does_not_stop_torch_from_compiling(self, sd, tmp_path):
+        from torch._dynamo import reset
+        from torch._dynamo.testing import CompileCounter
+
+        full_experts(sd, "sd").save_pretrained(tmp_path / "experts")
+        counters = []
+        for _ in range(3):
+            one = load_experts(tmp_path / "experts", "one")
+            one.expert(2)
+            reset()
+            counters.append(CompileCounter())
+            torch.compile(lambda x: x + 1, backend=counters[-1])(torch.ones(2))
+        assert [counter.frame_count for counter in counters] == [1, 1, 1]
 
     def test_experts_in_memory_go_back_to_the_cpu_when_another_is_used(self, sd):
         slims = full_experts(sd, "sd").slims
