@@ -1,7 +1,6 @@
 """Whether experts work in a pipeline, check by check. A check fails by an assertion, or returns why it does not apply."""
 
 import inspect
-import multiprocessing
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -143,13 +142,11 @@ def lora(name: str, folder: Path) -> str | None:
     return None
 
 
+_counters: list[Any] = []  # kept: torch knows a backend by its address, which a later one could get
+
+
 def compiling(name: str, folder: Path) -> str | None:
     """Compiled experts make the same pictures; where the class names its blocks, these can be compiled alone."""
-    with multiprocessing.get_context("spawn").Pool(1) as pool:  # torch's compiler may be off behind offloaded networks
-        return pool.apply(_compiling, (name, folder))
-
-
-def _compiling(name: str, folder: Path) -> str | None:
     from torch._dynamo import reset
     from torch._dynamo.testing import CompileCounter
 
@@ -159,6 +156,7 @@ def _compiling(name: str, folder: Path) -> str | None:
     for way in ways:
         reset()
         counter = CompileCounter()
+        _counters.append(counter)
         experts = with_experts(tiny := tiny_pipeline(name, folder), name)
         getattr(experts, way)(backend=counter)
         with torch._dynamo.config.patch(recompile_limit=64):
