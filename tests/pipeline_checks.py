@@ -142,7 +142,7 @@ def lora(name: str, folder: Path) -> str | None:
     return None
 
 
-_counters: list[Any] = []  # kept: torch knows a backend by its address, which a later one could get
+_counters: list[Any] = []  # kept, because torch knows a backend by its address
 
 
 def compiling(name: str, folder: Path) -> str | None:

@@ -1,0 +1,28 @@
+"""The Fashion-MNIST base with other seeds: each file is of the recipe's training, and of the seed that its name says."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from prunekit.recipe import load_recipe
+from prunekit.steps.bases import open_base
+
+RECIPES = Path(__file__).resolve().parents[2] / "recipes"
+FILES = sorted((RECIPES / "fashion-bases").glob("*.safetensors"))
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
+def test_a_base_is_of_the_recipes_training_and_of_its_own_seed(path: Path) -> None:
+    base, shipped = open_base(str(path)), open_base("embedded:fashion")
+    train = load_recipe(RECIPES / "fashion-base.yaml").base.train
+    seed = int(path.stem.removeprefix("seed-"))
+    assert (base.provenance["steps"], base.provenance["batch_size"]) == (train.steps, train.batch_size)
+    assert base.provenance["seed"] == seed != train.seed
+    assert base.spec == shipped.spec
+    assert base.provenance["data_sha256"] == shipped.provenance["data_sha256"]
+    assert not torch.equal(next(base.model.parameters()), next(shipped.model.parameters()))
+
+
+def test_there_are_some() -> None:
+    assert FILES
