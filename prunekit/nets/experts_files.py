@@ -133,9 +133,8 @@ def load_experts(
     experts = TimestepExperts(groups, slims, resident)
     _check_alike(folder, groups, slims)
     if resident == "one":
-        experts.read_from(
-            [lambda network=network: read(network).model for network in networks], paths if prefetch else ()
-        )  # type: ignore[misc]
+        loaders = [lambda network=network: read(network).model for network in networks]
+        experts.read_from(loaders, paths if prefetch else ())
     if reference is not None:
         experts._stored = sum(_values_in(path) for path in dict.fromkeys(paths))
     experts.eval()
