@@ -3,7 +3,6 @@
 import math
 from collections.abc import Sequence
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -134,7 +133,7 @@ def load_experts(
     experts = TimestepExperts(groups, slims, resident)
     _check_alike(folder, groups, slims)
     if resident == "one":
-        loaders = [partial(lambda network: read(network).model, network) for network in networks]
+        loaders = [lambda network=network: read(network).model for network in networks]
         experts.read_from(loaders, paths if prefetch else ())
     if reference is not None:
         experts._stored = sum(_values_in(path) for path in dict.fromkeys(paths))
