@@ -1,20 +1,18 @@
 """Writes folders of encoded images, some rows at a time; after an interruption it resumes behind the last rows on the disk."""
 
 import json
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import cast
 
-import numpy as np
-import torch
 from torch import Tensor
 
 from prunekit._files import atomic_path, json_hash, write_json
 from prunekit._json import JsonDict, read_json
 from prunekit.data.encoded import HEAD, LATENTS, PARTS, UNFINISHED, array_path, check_name, load_encoded
-from prunekit.errors import InputError
+from prunekit.data.row_files import Precision, check_rows_on_disk, form_of, kind_of, plain_array, stored, write_rows
+from prunekit.errors import InputError, MissingFileError
 from prunekit.results.encoded_files import ArrayForm, EncodedFile, EncodingFile, FixedValue
 from prunekit.results.formats import ENCODED, ENCODING
 from prunekit.results.model import plain
@@ -33,6 +31,7 @@ class Encoding:
         fixed: arguments of the network that are the same for every image, by their paths.
         empty: the empty condition of each column that guidance replaces, a row without the first axis.
         time_unit: how the network is told a timestep of the scheduler, JSON-able.
+        precision: of floating-point latents and conditions, ``float16`` or ``float32``.
     """
 
     pipeline: JsonDict
@@ -41,18 +40,27 @@ class Encoding:
     fixed: Mapping[str, object] = field(default_factory=dict)
     empty: Mapping[str, Tensor] = field(default_factory=dict)
     time_unit: JsonDict | None = None
+    precision: Precision = "float16"
 
     def __post_init__(self) -> None:
         if set(self.captions) != set(PARTS) or not all(self.captions.values()):
             found = ", ".join(f"{len(own)} for {part}" for part, own in self.captions.items())
             raise InputError(f"Got captions {found}; expected at least 1 for each of {' and '.join(PARTS)}.")
+        for part, own in self.captions.items():
+            broken = next((row for row, each in enumerate(own) if isinstance(each, str) and not _is_text(each)), None)
+            if broken is not None:
+                raise InputError(
+                    f"Caption {broken} of {part} has half of a surrogate pair ({own[broken]!a:.60}); expected Unicode text."
+                )
+        if self.precision not in ("float16", "float32"):
+            raise InputError(f"Got the precision {self.precision!r}; expected float16 or float32.")
 
     def to_json(self) -> dict[str, object]:
         """The part of the file that does not depend on the rows."""
         head = {
             "pipeline": plain(dict(self.pipeline)),
             "image_size": list(self.image_size),
-            "fixed": {check_name(name, "The encoding"): _described(value) for name, value in self.fixed.items()},
+            "fixed": {check_name(name, "The encoding"): _described(value, name) for name, value in self.fixed.items()},
             "empty": [check_name(name, "The encoding") for name in self.empty],
             "captions": json_hash([list(self.captions[part]) for part in PARTS]),
             "train": len(self.captions["train"]),
@@ -65,7 +73,8 @@ class Encoding:
 class EncodedWriter:
     """Writes a folder of encoded images.
 
-    Floating-point numbers are stored in half precision, others unchanged. The folder can be read when :meth:`finish` is done.
+    Floating-point numbers are stored in half precision or in float32, others unchanged. The folder can be read when :meth:`finish`
+    is done.
 
     Args:
         folder: a new or empty one, or one with an unfinished encoding of the same pipeline and captions, which is resumed.
@@ -73,6 +82,8 @@ class EncodedWriter:
 
     Raises:
         InputError: the folder has something else.
+        MissingFileError: an array of an unfinished encoding is missing.
+        FileFormatError: one is damaged, or lacks rows that were written.
 
     Example:
         >>> import tempfile, torch
@@ -102,6 +113,7 @@ class EncodedWriter:
         elif (self.folder / UNFINISHED).is_file():
             self._head = EncodingFile.of(read_json(self.folder / UNFINISHED, ENCODING), str(self.folder / UNFINISHED))
             self._check_same(self._head)
+            self._check_written(self._head)
         elif self.folder.exists() and not self.folder.is_dir():
             raise InputError(f"{self.folder} is a file; expected a new folder.")
         elif self.folder.is_dir() and any(self.folder.iterdir()):
@@ -127,20 +139,24 @@ class EncodedWriter:
             columns: conditions by their arguments' paths, each of shape (rows, …).
 
         Raises:
-            InputError: numbers are not finite or too large for half precision, shapes differ from those of earlier rows, or there
-                are more rows than captions.
+            InputError: numbers are not finite or too large for half precision, shapes differ from those of earlier rows, latents
+                are of a kind that is not read, or there are more rows than captions.
         """
+        if part not in PARTS:
+            raise InputError(f"Got rows of {part!r}; expected {' or '.join(PARTS)}.")
         arrays = {LATENTS: latents, **{check_name(name, "The encoding"): own for name, own in columns.items()}}
         rows, first = len(latents), self.done(part)
         if self.is_finished or first + rows > len(self.encoding.captions[part]):
             raise InputError(
                 f"Got {rows} rows after {first} for {len(self.encoding.captions[part])} captions of {part}; expected one for each."
             )
-        ready = {name: _half(own, name) for name, own in arrays.items()}
+        if not rows:
+            return
+        ready = {name: stored(own, name, self.encoding.precision) for name, own in arrays.items()}
         head = self._begun(ready) if self._head is None else self._head
-        self._check_rows(head, ready, rows)
+        self._check_alike(head, ready, rows)
         for name, own in ready.items():
-            self._write(array_path(self.folder, part, name), own, first, len(self.encoding.captions[part]))
+            write_rows(array_path(self.folder, part, name), own, first, len(self.encoding.captions[part]))
         self._head = head.model_copy(update={"done": {**head.done, part: first + rows}})
         write_json(self.folder / UNFINISHED, self._head.to_json())
 
@@ -179,65 +195,69 @@ class EncodedWriter:
                 f"{self.folder} was encoded with another {differing}; expected a new folder, or the pipeline, pictures and size of "
                 "before."
             )
+        if known.latents.dtype != self.encoding.precision:
+            raise InputError(
+                f"{self.folder} was encoded in {known.latents.dtype}; expected a new folder, or that precision again."
+            )
+
+    def _check_written(self, known: EncodingFile) -> None:
+        """Refuse to resume behind rows that are no longer on the disk: numbers nobody computed would take their place."""
+        what = str(self.folder / UNFINISHED)
+        forms = {LATENTS: known.latents, **{check_name(name, what): form for name, form in known.columns.items()}}
+        counts = {part: len(own) for part, own in self.encoding.captions.items()}
+        if any(done > counts.get(part, -1) for part, done in known.done.items()):
+            raise InputError(f"{what} has more rows than captions; delete the folder and encode the pictures again.")
+        for part, done in known.done.items():
+            for name, form in forms.items():
+                if done:
+                    check_rows_on_disk(array_path(self.folder, part, name), form, done, counts[part])
+        arrays = [name for name, value in known.fixed.items() if value.array is not None]
+        for part, names in (("empty", known.empty), ("fixed", arrays)):
+            for path in (array_path(self.folder, part, check_name(name, what)) for name in names):
+                if not path.is_file():
+                    raise MissingFileError(f"{path} is missing; delete the folder and encode the pictures again.")
 
     def _begun(self, arrays: Mapping[str, Tensor]) -> EncodingFile:
         """Begin the folder: what belongs to all rows is written."""
-        forms = {name: _form(own[0]) for name, own in arrays.items()}
+        alone = next((name for name, own in arrays.items() if own.ndim == 0 or not len(own)), None)
+        if alone is not None:
+            raise InputError(f"Got {alone} without rows; expected one for each image.")
+        if not arrays[LATENTS].is_floating_point() or arrays[LATENTS].ndim not in (3, 4, 5):
+            raise InputError(
+                f"Got latents of {kind_of(arrays[LATENTS])} and shape {tuple(arrays[LATENTS].shape)}; expected floating point of "
+                "shape (rows, channels, height, width), (rows, channels, frames, height, width), or (rows, tokens, channels)."
+            )
+        forms = {name: form_of(own[0]) for name, own in arrays.items()}
         lone = [name for name in self.encoding.empty if name not in forms]
         if lone:
             raise InputError(
                 f"Got an empty condition for {lone[0]}, which is no column; expected it among the columns."
             )
         for name, empty in self.encoding.empty.items():
-            row = _half(empty, name).to(arrays[name].dtype)
+            row = stored(empty, name, self.encoding.precision).to(arrays[name].dtype)
             if row.shape != arrays[name].shape[1:]:
                 raise InputError(
                     f"The empty {name} has shape {tuple(row.shape)}; expected {tuple(arrays[name].shape[1:])}, as rows have."
                 )
-            self._write(array_path(self.folder, "empty", name), row)
+            write_rows(array_path(self.folder, "empty", name), row)
         for name, value in self.encoding.fixed.items():
             if isinstance(value, Tensor):
-                self._write(array_path(self.folder, "fixed", name), _plain(value))
+                write_rows(array_path(self.folder, "fixed", name), plain_array(value))
         columns = {name: form for name, form in forms.items() if name != LATENTS}
         head = {"format": ENCODING, **self._about, "latents": forms[LATENTS], "columns": columns, "done": {}}
         return EncodingFile.of({**head, **{key: _json(head[key]) for key in (LATENTS, "columns")}}, str(self.folder))
 
-    def _check_rows(self, head: EncodingFile, arrays: Mapping[str, Tensor], rows: int) -> None:
+    def _check_alike(self, head: EncodingFile, arrays: Mapping[str, Tensor], rows: int) -> None:
         expected = {LATENTS: head.latents, **head.columns}
         if set(arrays) != set(expected):
             raise InputError(f"Got {', '.join(arrays)}; expected {', '.join(expected)}, as in the rows before.")
         for name, own in arrays.items():
             wanted = (rows, *expected[name].shape)
-            if tuple(own.shape) != wanted or _kind(own) != expected[name].dtype:
+            if tuple(own.shape) != wanted or kind_of(own) != expected[name].dtype:
                 raise InputError(
-                    f"Got {name} of shape {tuple(own.shape)} and type {_kind(own)}; expected {wanted} and {expected[name].dtype}, "
-                    "as in the rows before."
+                    f"Got {name} of shape {tuple(own.shape)} and type {kind_of(own)}; expected {wanted} and "
+                    f"{expected[name].dtype}, as in the rows before."
                 )
-
-    def _write(self, path: Path, rows: Tensor, first: int = 0, count: int | None = None) -> None:
-        """Write an array, or some rows of it behind the ones that are there; what an interrupted write left is overwritten.
-
-        Args:
-            path: the file.
-            rows: to write.
-            first: number of rows before them.
-            count: number of rows in the end; None for an array without such an axis.
-        """
-        array = np.ascontiguousarray(rows.numpy()).reshape(rows.shape)
-        shape = array.shape if count is None else (count, *array.shape[1:])
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with path.open("r+b" if first else "wb") as file:
-            if first:
-                np.lib.format.read_magic(file)
-                np.lib.format.read_array_header_1_0(file)
-                file.seek(first * array[:1].nbytes, os.SEEK_CUR)
-                file.truncate()
-            else:
-                header = {"descr": np.lib.format.dtype_to_descr(array.dtype), "fortran_order": False, "shape": shape}
-                np.lib.format.write_array_header_1_0(file, header)
-            file.write(array.tobytes())
-            file.flush()
-            os.fsync(file.fileno())
 
 
 def rows_on_disk(folder: Path) -> int:
@@ -248,11 +268,29 @@ def rows_on_disk(folder: Path) -> int:
     return sum(known.done.values())
 
 
-def _described(value: object) -> dict[str, object]:
-    """A fixed argument in JSON."""
+def _is_text(text: str) -> bool:
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def _described(value: object, name: str) -> dict[str, object]:
+    """A fixed argument in JSON.
+
+    Raises:
+        InputError: JSON cannot express it, or it is an array that is not finite.
+    """
     if isinstance(value, Tensor):
-        return {"array": _json(_form(_plain(value)))}
-    constant = json.loads(json.dumps(value))
+        array = plain_array(value)
+        return {"array": _json(form_of(stored(array, name, "float32") if array.is_floating_point() else array))}
+    try:
+        constant = json.loads(json.dumps(value, allow_nan=False))
+    except (TypeError, ValueError) as error:
+        raise InputError(
+            f"Got a value of type {type(value).__name__} for {name}; expected a tensor, or a value that JSON can express."
+        ) from error
     return FixedValue(constant=constant).to_json()
 
 
@@ -260,38 +298,3 @@ def _json(value: object) -> object:
     if isinstance(value, ArrayForm):
         return value.to_json()
     return {name: _json(own) for name, own in cast("Mapping[str, object]", value).items()}
-
-
-def _form(array: Tensor) -> ArrayForm:
-    return ArrayForm.of({"shape": list(array.shape), "dtype": _kind(array)}, "An array")
-
-
-def _kind(array: Tensor) -> str:
-    return str(array.dtype).removeprefix("torch.")
-
-
-def _plain(array: Tensor) -> Tensor:
-    """A tensor on the CPU in a type that numpy has."""
-    array = array.detach().cpu()
-    return array.to(torch.float32) if array.dtype == torch.bfloat16 else array
-
-
-def _half(rows: Tensor, name: str) -> Tensor:
-    """Floating-point numbers in half precision.
-
-    Raises:
-        InputError: they are not finite, or too large for it.
-    """
-    rows = _plain(rows)
-    if not rows.is_floating_point():
-        return rows
-    half = rows.to(torch.float16)
-    if not bool(half.isfinite().all()):
-        most = float(rows.abs().nan_to_num(torch.inf).max())
-        what = (
-            f"values up to {most:.3g}, which half precision cannot hold"
-            if np.isfinite(most)
-            else "values that are not finite"
-        )
-        raise InputError(f"Got {name} with {what}; expected finite numbers of at most 65,504.")
-    return half
