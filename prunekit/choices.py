@@ -26,7 +26,6 @@ __all__ = [
     "PredictionType",
     "ProposerName",
     "ProxyName",
-    "ReadablePrediction",
     "RepairKind",
     "ScheduleName",
     "StageDraw",
@@ -38,8 +37,7 @@ __all__ = [
 # bases
 LocalTracker = Literal["tensorboard", "aim", "dvclive"]
 ScheduleName = Literal["linear", "scaled_linear", "cosine", "sigmoid", "edm", "rectified_flow"]
-PredictionType = Literal["epsilon", "sample", "v_prediction"]
-ReadablePrediction = Literal[PredictionType, "flow_prediction"]
+PredictionType = Literal["epsilon", "sample", "v_prediction", "flow_prediction", "edm", "edm_v"]
 Weights = Literal["ema", "raw"]
 
 # timestep groups and their budgets

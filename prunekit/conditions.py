@@ -112,7 +112,7 @@ class Calling:
         Args:
             model: a diffusers network or a plain one.
             noisy: x_t, shape (batch, …).
-            timesteps: training timesteps, shape (batch,), or () for one timestep for all samples.
+            timesteps: the scheduler's, shape (batch,), or () for one timestep for all samples.
             conditions: by their paths, each of shape (batch, …).
         """
         if self.unit is not None and self.unit != TimeUnit():

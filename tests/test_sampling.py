@@ -183,12 +183,13 @@ def test_trajectories_can_be_followed_side_by_side(model):
 @pytest.mark.parametrize("prediction_type", PREDICTION_TYPES)
 def test_a_true_prediction_of_any_kind_is_the_clean_image(prediction_type):
     images = torch.randint(0, 256, (3, *SHAPE), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
-    objective = DenoisingObjective(images, Parameterization(SCHEDULE, prediction_type))
+    kind = Parameterization(SCHEDULE, prediction_type)
+    objective = DenoisingObjective(images, kind)
     for t in (0, 37, 99):
         timesteps = torch.full((4,), t)
         clean, noise = objective.draw(timesteps, torch.Generator().manual_seed(t))
         state, target = objective.pair(clean.double(), noise.double(), timesteps)
-        found = clean_prediction(target, state, t, Parameterization(SCHEDULE, prediction_type))
+        found = clean_prediction(target, state, t + kind.timeline.middle, kind)
         torch.testing.assert_close(found, clean.double(), rtol=0, atol=1e-9)
 
 
@@ -213,8 +214,12 @@ def test_a_ddim_step_is_diffusers(model):
     t, target = scheduler.timesteps[1:3].tolist()
     clean = clean_prediction(prediction, x, t, Parameterization(SCHEDULE))
     expected = scheduler.step(prediction, t, x).prev_sample
-    torch.testing.assert_close(ddim_step(x, clean, t, target, SCHEDULE), expected, rtol=1e-4, atol=1e-5)
-    torch.testing.assert_close(ddim_step(x, clean / 1e3, t, t, SCHEDULE), x, rtol=1e-4, atol=1e-5)  # unclamped
+    torch.testing.assert_close(
+        ddim_step(x, clean, t, target, Parameterization(SCHEDULE)), expected, rtol=1e-4, atol=1e-5
+    )
+    torch.testing.assert_close(
+        ddim_step(x, clean / 1e3, t, t, Parameterization(SCHEDULE)), x, rtol=1e-4, atol=1e-5
+    )  # unclamped
 
 
 def test_unknown_prediction_types_have_no_clean_image():

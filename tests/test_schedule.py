@@ -110,12 +110,16 @@ def test_edm_spreads_a_root_of_sigma_evenly_from_clean_to_noisy():
     assert sigma[-2] == pytest.approx(57.5860, abs=1e-3)
 
 
-def test_flow_matching_schedulers_mix_signal_and_noise_to_one(schedulers):
-    schedule = NoiseSchedule.from_diffusers(schedulers.FlowMatchEulerDiscreteScheduler(shift=3.0))
-    assert schedule.num_timesteps == 1000
-    np.testing.assert_allclose(schedule.signal + schedule.noise, 1, atol=1e-12)
-    u = np.arange(1, 1000) / 1000
-    np.testing.assert_allclose(schedule.noise[:-1], 3 * u / (1 + 2 * u), atol=1e-6)
+def test_flow_matching_has_a_grid_of_told_times_whatever_the_shift(schedulers):
+    for scheduler in (
+        schedulers.FlowMatchEulerDiscreteScheduler(shift=3.0),
+        schedulers.UniPCMultistepScheduler(use_flow_sigmas=True, flow_shift=5.0, prediction_type="flow_prediction"),
+    ):
+        schedule = NoiseSchedule.from_diffusers(scheduler)
+        assert schedule.num_timesteps == 1000
+        np.testing.assert_allclose(schedule.signal + schedule.noise, 1, atol=1e-12)
+        np.testing.assert_allclose(schedule.noise, (np.arange(1000) + 0.5) / 1000)
+        assert {3.0, 5.0} & {schedule.scheduler.get("shift"), schedule.scheduler.get("flow_shift")}
 
 
 @pytest.mark.parametrize(

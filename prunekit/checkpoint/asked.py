@@ -10,7 +10,7 @@ from prunekit.checkpoint.metadata import read_schedule
 from prunekit.checkpoint.scheduler import read_scheduler
 from prunekit.choices import Weights
 from prunekit.errors import InputError
-from prunekit.schedule import READABLE_TYPES, NoiseSchedule, Parameterization
+from prunekit.schedule import PREDICTION_TYPES, NoiseSchedule, Parameterization
 from prunekit.schedule.diffusers import BETA_KEYS
 from prunekit.schedule.noise import NAMED_KINDS
 
@@ -53,9 +53,9 @@ class Asked:
     def __post_init__(self) -> None:
         if self.weights is not None and self.weights not in WEIGHTS:
             raise InputError(f"Got weights {self.weights!r:.40}; expected {' or '.join(WEIGHTS)}.")
-        if self.prediction_type is not None and self.prediction_type not in READABLE_TYPES:
+        if self.prediction_type is not None and self.prediction_type not in PREDICTION_TYPES:
             raise InputError(
-                f"Got prediction type {self.prediction_type!r:.40}; expected one of {', '.join(READABLE_TYPES)}."
+                f"Got prediction type {self.prediction_type!r:.40}; expected one of {', '.join(PREDICTION_TYPES)}."
             )
 
     @property

@@ -12,7 +12,7 @@ from prunekit.cost.counter import FORMULAS, ForwardModules
 from prunekit.errors import FileFormatError, InputError
 from prunekit.graph import PruningPlan
 from prunekit.graph.layers import dim_of, layer_kind
-from prunekit.schedule import READABLE_TYPES, NoiseSchedule
+from prunekit.schedule import PREDICTION_TYPES, NoiseSchedule
 
 __all__ = ["check_kept", "check_params", "checked_prediction", "counted", "read_schedule"]
 
@@ -48,10 +48,12 @@ def checked_prediction(kind: object, what: str) -> str:
     """A prediction type that is known.
 
     Raises:
-        FileFormatError: it is none of :data:`~prunekit.schedule.READABLE_TYPES`.
+        FileFormatError: it is none of :data:`~prunekit.schedule.PREDICTION_TYPES`.
     """
-    if not isinstance(kind, str) or kind not in READABLE_TYPES:
-        raise FileFormatError(f"{what} has prediction_type {kind!r:.60}; expected one of {', '.join(READABLE_TYPES)}.")
+    if not isinstance(kind, str) or kind not in PREDICTION_TYPES:
+        raise FileFormatError(
+            f"{what} has prediction_type {kind!r:.60}; expected one of {', '.join(PREDICTION_TYPES)}."
+        )
     return kind
 
 

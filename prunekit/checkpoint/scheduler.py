@@ -13,10 +13,11 @@ from prunekit.checkpoint.metadata import checked_prediction
 from prunekit.checkpoint.scheduler_classes import ERRORS, is_stand_in, named_class
 from prunekit.errors import FileFormatError, InputError
 from prunekit.schedule import NoiseSchedule, Parameterization, Parameterized
-from prunekit.schedule.diffusers import is_flow
+from prunekit.schedule.diffusers import is_edm, is_flow
 
 __all__ = ["FoundScheduler", "read_scheduler"]
 
+_EDM = {"epsilon": "edm", "v_prediction": "edm_v"}  # what diffusers' EDM schedulers call the network's own output
 _INSTEAD = "to read the network without it, give `noise_schedule` and `prediction_type`"
 
 
@@ -52,8 +53,8 @@ def read_scheduler(path: Path) -> FoundScheduler:
         scheduler = scheduler_class.from_config({key: config[key] for key in config if key not in ignored})
     except ERRORS as error:
         raise FileFormatError(f"{path} is no config that {name} takes ({one_line(error)}); {_INSTEAD}.") from error
-    default = "flow_prediction" if is_flow(name, config) else "epsilon"
-    kind = checked_prediction(scheduler.config.get("prediction_type") or default, str(path))
+    told = "flow_prediction" if is_flow(name, config) else scheduler.config.get("prediction_type") or "epsilon"
+    kind = checked_prediction(_EDM.get(told, told) if is_edm(name) else told, str(path))
     try:
         schedule = NoiseSchedule.from_diffusers(scheduler)
     except (InputError, TypeError, ValueError, LookupError, ArithmeticError) as error:

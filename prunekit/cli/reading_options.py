@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from prunekit.choices import ReadablePrediction, Weights
+from prunekit.choices import PredictionType, Weights
 
 if TYPE_CHECKING:
     from prunekit.checkpoint import Asked
@@ -17,7 +17,7 @@ WeightsOption = Annotated[
     typer.Option(help="Which weights of the base to read (default: ema if the base has both)."),
 ]
 PredictionOption = Annotated[
-    ReadablePrediction | None,
+    PredictionType | None,
     typer.Option(help="What the base predicts (default: as its files say, else epsilon)."),
 ]
 

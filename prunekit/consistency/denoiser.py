@@ -55,7 +55,9 @@ class Denoiser(Parameterized):
 
     def clean(self, state: Tensor, timestep: float) -> Tensor:
         """Prediction of the clean image at x_t, not clamped, shape (batch, channels, height, width), on the device of ``state``."""
-        t = torch.tensor(int(timestep) if float(timestep).is_integer() else float(timestep))
+        timeline = self.parameterization.timeline
+        told = float(timeline.time_of(np.array(timestep)))
+        t = torch.tensor(int(told) if timeline.counts and told.is_integer() else told)
         device = next((tensor.device for tensor in self.model.parameters()), state.device)
         prediction = predict(self.model, state.to(device), t)
         return self._clean(prediction.to(state.device), state, timestep)

@@ -111,4 +111,4 @@ class SeamWatch:
         if evaluation.timestep == cut:
             return evaluation.state
         clean = self.own.clean_of(evaluation)
-        return ddim_step(evaluation.state, clean, evaluation.timestep, cut, self.own.schedule)
+        return ddim_step(evaluation.state, clean, evaluation.timestep, cut, self.own.parameterization)

@@ -7,10 +7,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from prunekit._types import FloatArray, IntArray
+from prunekit._types import IntArray
 from prunekit.errors import InputError
 from prunekit.groups import TimestepGroups
-from prunekit.schedule import TimeUnit
+from prunekit.schedule import Timeline, TimeUnit
 
 __all__ = ["DropInOutput", "Router", "scattered"]
 
@@ -33,12 +33,22 @@ class Router:
 
     Args:
         groups: the partition of the training timesteps.
-        unit: of the numbers that the network is told. If missing, they are training timesteps, and numbers between 0 and 1 are
-            refused: they may come from a pipeline that divides by the number of timesteps.
+        unit: of the numbers that the network is told. If missing, they are the scheduler's timesteps, and numbers between 0 and 1
+            are refused: they may come from a pipeline that divides by the number of timesteps.
+        timeline: the scheduler's timesteps; training timesteps if missing.
+
+    Raises:
+        InputError: groups and timeline differ in the number of timesteps.
     """
 
-    def __init__(self, groups: TimestepGroups, unit: TimeUnit | None = None) -> None:
+    def __init__(self, groups: TimestepGroups, unit: TimeUnit | None = None, timeline: Timeline | None = None) -> None:
         self.groups, self.unit = groups, unit
+        self.timeline = timeline or Timeline.of_counts(groups.num_timesteps)
+        if self.timeline.num_timesteps != groups.num_timesteps:
+            raise InputError(
+                f"The noise schedule has {self.timeline.num_timesteps} timesteps and the groups have {groups.num_timesteps}; "
+                "expected the same number."
+            )
 
     def index_of(self, told: Tensor) -> IntArray:
         """Index of the timestep group of each told number, same shape.
@@ -53,10 +63,11 @@ class Router:
             InputError: a number is outside the unit's range, or it fits two units.
         """
         values = told.detach().double().cpu().numpy()
-        timesteps = self._timesteps(values)
         eps = torch.finfo(told.dtype).eps / 2 if told.is_floating_point() else 0
-        timesteps = timesteps + np.abs(values) * eps / abs(self.unit.scale if self.unit else 1) + _ROUNDING
-        return self.groups.index_of(np.minimum(timesteps, self.groups.num_timesteps - 1))
+        self.timeline.place_of_told(values, self.unit)  # refuses what is out of range
+        size = np.abs(values) + (0 if self.timeline.counts else 1)  # a logarithm has the rounding of its argument
+        noisier = values + size * eps * np.sign(self.unit.scale if self.unit else 1)
+        return self.groups.index_of(self.timeline.place_of((self.unit or TimeUnit()).time_of(noisier)) + _ROUNDING)
 
     def routes(
         self, timestep: Tensor | float | int, batch: int, device: torch.device | None = None
@@ -91,19 +102,6 @@ class Router:
         for index in present:
             rows = np.flatnonzero(index_of_sample == index)
             yield index, None if len(present) == 1 else torch.from_numpy(rows).to(device)
-
-    def _timesteps(self, told: FloatArray) -> FloatArray:
-        """Training timesteps, fractional, of told numbers."""
-        count = self.groups.num_timesteps
-        if self.unit is not None:
-            return self.unit.index_of_time(told, count)
-        between = (told > 0) & (told < 1)
-        if between.any():
-            raise InputError(
-                f"Got the timestep {told[between].flat[0]:g}, which may be in the unit 0 … 1 or 0 … {count}; expected networks "
-                "that store their pipeline's time unit: set it by `with_time_unit`."
-            )
-        return TimeUnit().index_of_time(told, count)
 
 
 def scattered(output: Tensor, part: Tensor, rows: Tensor | None, batch: int) -> Tensor:

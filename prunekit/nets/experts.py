@@ -20,7 +20,7 @@ from prunekit.groups import TimestepGroups
 from prunekit.nets.call_forms import CallForm
 from prunekit.nets.drop_in import DropInOutput, Router, scattered
 from prunekit.nets.lora import LoraLoading
-from prunekit.nets.model_config import full_config, time_unit_of
+from prunekit.nets.model_config import full_config, time_unit_of, timeline_of
 from prunekit.nets.offloading import offloaded_like
 from prunekit.nets.pretrained import Pretrained
 from prunekit.nets.reaching import ReachesAll, Setting, asked, is_method
@@ -70,7 +70,7 @@ class TimestepExperts(ReachesAll, Pretrained, ModelMixin, ConfigMixin):  # type:
         self.resident = resident
         self.networks: tuple[int, ...] = _by_module(slims)
         self._stored = 0
-        self._router = Router(groups, time_unit_of(self.about))
+        self._router = Router(groups, time_unit_of(self.about), timeline_of(self.about))
         self._context: tuple[tuple[Any, ...], dict[str, Any]] | None = None
         self._settings: list[Any] = []
         self._told = tuple(without_weights(slim) for slim in slims)
@@ -179,7 +179,7 @@ class TimestepExperts(ReachesAll, Pretrained, ModelMixin, ConfigMixin):  # type:
         """
         self.about = {**self.about, "time_unit": unit.to_config()}
         self._told = tuple(replace(slim, about={**slim.about, "time_unit": unit.to_config()}) for slim in self._told)
-        self._router = Router(self.groups, unit)
+        self._router = Router(self.groups, unit, self._router.timeline)
         return self
 
     def read_from(self, loaders: Sequence[Loader], folders: Sequence[Path] = ()) -> None:

@@ -1,4 +1,4 @@
-"""What a composite network takes from its base's description: a config as pipelines read it, and the unit of its timesteps."""
+"""What a composite network takes from its base's description: a config as pipelines read it, and how its timesteps are told."""
 
 import inspect
 from collections.abc import Mapping
@@ -7,9 +7,9 @@ from prunekit._json import JsonDict, JsonObject
 from prunekit.checkpoint import ModelSpec
 from prunekit.checkpoint.denoisers import denoiser
 from prunekit.errors import InputError
-from prunekit.schedule import TimeUnit
+from prunekit.schedule import Parameterization, Timeline, TimeUnit
 
-__all__ = ["full_config", "time_unit_of"]
+__all__ = ["full_config", "time_unit_of", "timeline_of"]
 
 
 def full_config(spec: ModelSpec) -> JsonObject:
@@ -33,3 +33,8 @@ def time_unit_of(about: JsonDict) -> TimeUnit | None:
     """In which unit the network is told the time, from the metadata of a slim model; None if that does not say it."""
     known = about.get("time_unit")
     return TimeUnit.from_config(known) if isinstance(known, Mapping) else None
+
+
+def timeline_of(about: JsonDict) -> Timeline | None:
+    """The scheduler's timesteps, from the metadata of a slim model; None if that has no noise schedule."""
+    return Parameterization.from_config(about).timeline if "noise_schedule" in about else None

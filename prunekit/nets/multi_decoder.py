@@ -20,7 +20,7 @@ from prunekit.errors import InputError
 from prunekit.graph import ChannelGraph
 from prunekit.groups import TimestepGroups
 from prunekit.nets.drop_in import DropInOutput, Router, scattered
-from prunekit.nets.model_config import full_config, time_unit_of
+from prunekit.nets.model_config import full_config, time_unit_of, timeline_of
 from prunekit.nets.pretrained import Pretrained
 from prunekit.nets.unet_halves import Decoder, Encoder
 from prunekit.schedule import TimeUnit
@@ -130,7 +130,10 @@ class MultiDecoderUNet(Pretrained, ModelMixin, ConfigMixin):  # type: ignore[mis
         Args:
             about: as from :meth:`prunekit.checkpoint.Base.about`.
         """
-        self.about, self._router = dict(about), Router(self.groups, time_unit_of(about) or TimeUnit())
+        self.about, self._router = (
+            dict(about),
+            Router(self.groups, time_unit_of(about) or TimeUnit(), timeline_of(about)),
+        )
 
     def save(self, folder: Path | str) -> None:
         """Write a folder in the slim format; :func:`prunekit.nets.load_multi_decoder` reads it.

@@ -17,8 +17,9 @@ from prunekit.conditions import Calling
 from prunekit.errors import InputError
 from prunekit.graph.forward_pass import evaluation_mode
 from prunekit.graph.streams import in_streams
-from prunekit.sampling.schedulers import check_network, make_scheduler, set_timesteps
-from prunekit.schedule import NoiseSchedule, Parameterization
+from prunekit.sampling.native_schedulers import short_names
+from prunekit.sampling.schedulers import make_scheduler, set_timesteps
+from prunekit.schedule import Parameterization, Timeline
 from prunekit.training import CLASSES
 from prunekit.training.number_checks import Watch
 
@@ -48,8 +49,9 @@ class Evaluation:
     """One evaluation of the network on the way from noise to samples.
 
     Args:
-        timestep: the timestep of the evaluation.
-        state: the network's input, x_t on the noise schedule's scale, shape (batch, channels, height, width).
+        timestep: the training timestep of the evaluation, fractional.
+        state: the network's input, x_t on the scale of :meth:`prunekit.schedule.Parameterization.levels_at`, shape
+            (batch, channels, height, width).
         prediction: the network's output, same shape.
         stepped: the sampler's next state, on the sampler's own scale, same shape; in the last evaluation these are the samples.
     """
@@ -75,6 +77,7 @@ class Sampler:
         guidance_scale: weight s of classifier-free guidance, ŷ_∅ + s·(ŷ_c − ŷ_∅) (arXiv:2207.12598, in the form of
             arXiv:2205.11487, eq. 2); 1 for none.
         calling: how the network is called.
+        timeline: the scheduler's time at every training timestep; its times are training timesteps if missing.
     """
 
     scheduler: Any
@@ -85,6 +88,7 @@ class Sampler:
     empty: Mapping[str, Tensor] = field(default_factory=dict)
     guidance_scale: float = 1.0
     calling: Calling = field(default_factory=Calling)
+    timeline: Timeline | None = None
 
     def __post_init__(self) -> None:
         if not math.isfinite(self.guidance_scale):
@@ -198,20 +202,25 @@ class Sampler:
                 later.
         """
         scheduler = copy.deepcopy(self.scheduler)  # it has a step counter
-        set_timesteps(scheduler, self.steps)
+        set_timesteps(scheduler, self.steps, self.shape[0] if len(self.shape) == 2 else None)
         generators = [Generator().manual_seed(seed * 1_000_003 + first + i + 1) for i in range(len(noise))]
         device = next((tensor.device for tensor in chain(model.parameters(), model.buffers())), noise.device)
         told = {name: rows.to(device) for name, rows in (conditions or {}).items()}
-        x = noise.to(device) * scheduler.init_noise_sigma
+        x = noise.to(device) * getattr(scheduler, "init_noise_sigma", 1.0)  # flow matching begins at the noise itself
+        scaled = getattr(scheduler, "scale_model_input", lambda sample, t: sample)
         watch, count = Watch[tuple[int, float]](), len(scheduler.timesteps)
         with in_streams(model, len(x) * (2 if self.is_guided else 1), self.calling.fixed) as evaluated:
             for number, t in enumerate(scheduler.timesteps, start=1):
-                state = scheduler.scale_model_input(x, t)
+                state, place = scaled(x, t), self._place(float(t))
                 prediction = self._prediction(evaluated, state, t, told)
                 x = _step(scheduler, prediction, t, x, generators)
-                _check(watch.note((number, float(t)), _not_finite(prediction, x)), count, len(x))
-                yield Evaluation(float(t), state, prediction, x)
+                _check(watch.note((number, place), _not_finite(prediction, x)), count, len(x))
+                yield Evaluation(place, state, prediction, x)
         _check(watch.pending(), count, len(x))
+
+    def _place(self, time: float) -> float:
+        """The training timestep of a scheduler's time, fractional."""
+        return time if self.timeline is None else float(self.timeline.place_of(np.array(time)))
 
     @property
     def is_guided(self) -> bool:
@@ -252,18 +261,13 @@ def _check(seen: list[tuple[tuple[int, float], list[float]]], steps: int, batch:
 def clean_prediction(prediction: Tensor, state: Tensor, timestep: float, parameterization: Parameterization) -> Tensor:
     """Convert a prediction at x_t = a·x0 + b·ε to the clean image x0, same shape, not clamped.
 
-    Between training timesteps σ = b/a is interpolated linearly, as diffusers' samplers with fractional timesteps do.
-
     Args:
         prediction: the network's output, shape (batch, channels, height, width).
-        state: x_t, same shape, on a variance-preserving scale (a² + b² = 1).
-        timestep: t of the whole batch.
+        state: x_t, same shape, with a and b as :meth:`prunekit.schedule.Parameterization.levels_at` has them.
+        timestep: t of the whole batch, whole or fractional.
         parameterization: noise schedule and prediction type.
-
-    Raises:
-        InputError: the prediction type is not supported.
     """
-    signal, noise = _coefficients(timestep, parameterization.schedule)
+    signal, noise = parameterization.levels_at(timestep)
     return parameterization.clean(prediction, state, signal, noise)
 
 
@@ -274,40 +278,36 @@ def make_sampler(name: str, steps: int, parameterization: Parameterization, shap
         InputError: the sampler is unknown or cannot be used, see :func:`prunekit.sampling.make_scheduler`; or the schedule's noisy
             samples are not scaled as diffusers' samplers scale them.
     """
-    check_network(parameterization)
     schedule = parameterization.schedule
-    if not np.allclose(schedule.signal**2 + schedule.noise**2, 1, atol=1e-4):
+    if short_names(parameterization) is None and not np.allclose(schedule.signal**2 + schedule.noise**2, 1, atol=1e-4):
         raise InputError(
             "Samplers are for variance-preserving noise schedules (a² + b² = 1); a network that was trained on another scale "
             "would get inputs that it has never seen."
         )
-    return Sampler(make_scheduler(name, parameterization), steps, shape)
+    return Sampler(make_scheduler(name, parameterization), steps, shape, timeline=parameterization.timeline)
 
 
-def ddim_step(state: Tensor, clean: Tensor, timestep: float, target: float, schedule: NoiseSchedule) -> Tensor:
+def ddim_step(
+    state: Tensor, clean: Tensor, timestep: float, target: float, parameterization: Parameterization
+) -> Tensor:
     """Step from x_t to a cleaner timestep without added noise (DDIM, arXiv:2010.02502, eq. 12 with σ = 0), same shape.
 
-    The clean image is clamped as diffusers' DDIM does with the settings of ``schedule.scheduler``: to −1 … 1 unless these differ.
+    The clean image is clamped as diffusers' DDIM does with the settings of the pipeline's scheduler: to −1 … 1 unless these differ.
+    For flow matching and EDM it is a step of Euler's, which clamps nothing.
 
     Args:
-        state: x_t, shape (batch, channels, height, width), on a variance-preserving scale.
+        state: x_t, shape (batch, channels, height, width), on the scale of :meth:`prunekit.schedule.Parameterization.levels_at`.
         clean: the prediction of x0 at this timestep, same shape, not clamped.
         timestep: t of the whole batch.
         target: timestep to go to.
-        schedule: noise schedule.
+        parameterization: noise schedule and prediction type.
     """
-    signal, noise = _coefficients(timestep, schedule)
-    to_signal, to_noise = _coefficients(target, schedule)
-    settings = schedule.scheduler
-    bound = float(settings.get("clip_sample_range", 1.0)) if settings.get("clip_sample", True) else math.inf
+    signal, noise = parameterization.levels_at(timestep)
+    to_signal, to_noise = parameterization.levels_at(target)
+    settings = parameterization.schedule.scheduler
+    clamps = settings.get("clip_sample", True) and short_names(parameterization) is None
+    bound = float(settings.get("clip_sample_range", 1.0)) if clamps else math.inf
     return to_signal * clean.clamp(-bound, bound) + to_noise * (state - signal * clean) / noise
-
-
-def _coefficients(timestep: float, schedule: NoiseSchedule) -> tuple[float, float]:
-    """Signal a and noise b with a² + b² = 1 at a timestep, whole or fractional."""
-    sigma = float(np.interp(timestep, np.arange(schedule.num_timesteps), schedule.sigma))
-    signal = 1 / math.sqrt(1 + sigma**2)
-    return signal, sigma * signal
 
 
 def _step(scheduler: Any, prediction: Tensor, t: Tensor, x: Tensor, generators: list[Generator]) -> Tensor:

@@ -1,24 +1,24 @@
 """diffusers' schedulers with a network's noise schedule and the settings of its pipeline's scheduler."""
 
 import functools
-import inspect
 import logging
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 
-from prunekit._json import JsonDict, JsonObject
+from prunekit._json import JsonDict
 from prunekit._messages import did_you_mean, one_line
 from prunekit._types import FloatArray
 from prunekit.checkpoint.scheduler_classes import ERRORS, is_stand_in, named_class
 from prunekit.errors import InputError
-from prunekit.schedule import NoiseSchedule, Parameterization
-from prunekit.schedule.diffusers import BETA_KEYS, changed_settings, is_flow, timesteps_refused
+from prunekit.sampling.native_schedulers import init_defaults, made_natively, shift_arguments, short_names
+from prunekit.schedule import FLOW, NoiseSchedule, Parameterization
+from prunekit.schedule.diffusers import BETA_KEYS, changed_settings, is_flow, tells_noise_levels
 
 __all__ = [
     "PIPELINE",
     "SAMPLERS",
-    "check_network",
     "init_defaults",
     "make_scheduler",
     "real_timesteps",
@@ -42,6 +42,10 @@ _REFUSED = {
     "CogVideoXDPMScheduler": "its steps need the prediction of the step before",
     "DDIMInverseScheduler": "it goes from images to noise",
     "DPMSolverMultistepInverseScheduler": "it goes from images to noise",
+    "FlowMapEulerDiscreteScheduler": "its networks are told two timesteps",
+    "HeliosDMDScheduler": "its steps go through several sizes",
+    "HeliosScheduler": "its steps go through several sizes",
+    "PiflowScheduler": "its networks predict several velocities at once",
     "RePaintScheduler": "it fills in parts of given images",
     "UnCLIPScheduler": "its steps need to be told the next timestep",
 }
@@ -64,13 +68,16 @@ def make_scheduler(name: str, parameterization: Parameterization) -> Any:
         InputError: diffusers has no such scheduler, it does not follow this noise schedule, or it cannot honour the settings.
     """
     schedule = parameterization.schedule
-    settings = dict(schedule.scheduler)
-    check_network(parameterization)
-    found, class_name = _scheduler_class(name, schedule)
-    if is_flow(class_name, {}):
-        raise InputError(f"{class_name} is for flow matching, and the network is not; expected one of {_EXPECTED}.")
+    settings, short = dict(schedule.scheduler), short_names(parameterization)
+    found, class_name = _scheduler_class(name, schedule, SAMPLERS if short is None else short)
     if class_name in _REFUSED:
         raise InputError(f"{class_name} cannot be used here: {_REFUSED[class_name]}; expected one of {_EXPECTED}.")
+    if short is not None:
+        made = made_natively(found, parameterization)
+        _tell_left_out(class_name, {**init_defaults(found), "shift": 1, "flow_shift": 1}, settings)
+        return made
+    if is_flow(class_name, {}) or parameterization.prediction_type == FLOW:
+        raise InputError(f"{class_name} is for flow matching, and the network is not; expected one of {_EXPECTED}.")
     known = init_defaults(found)
     if str(settings.get("variance_type", "")).startswith("learned") and "variance_type" in known:
         raise InputError(
@@ -84,69 +91,72 @@ def make_scheduler(name: str, parameterization: Parameterization) -> Any:
     return made
 
 
-def check_network(parameterization: Parameterization) -> None:
-    """Refuse networks that no sampler here can serve, by the settings of their pipeline's scheduler.
-
-    Raises:
-        InputError: the network was trained for flow matching, or takes log σ instead of timesteps.
-    """
-    settings, prediction_type = parameterization.schedule.scheduler, parameterization.prediction_type
-    refused = timesteps_refused({"prediction_type": prediction_type, **settings})
-    if not refused and prediction_type == "flow_prediction":
-        refused = timesteps_refused({"prediction_type": prediction_type})
-    if refused:
-        what = f"The pipeline's {settings['_class_name']}" if "_class_name" in settings else "The network"
-        raise InputError(f"{what} {refused}; expected a diffusion network that is told timesteps.")
-
-
-def real_timesteps(name: str, steps: int, schedule: NoiseSchedule) -> FloatArray:
-    """Timestep of every network evaluation that a sampler makes, in order, shape (evaluations,).
+def real_timesteps(name: str, steps: int, schedule: NoiseSchedule, tokens: int | None = None) -> FloatArray:
+    """Training timestep of every network evaluation that a sampler makes, fractional, in order, shape (evaluations,).
 
     Second-order samplers make more evaluations than steps; every evaluation is listed.
+
+    Args:
+        name: as for :func:`make_scheduler`.
+        steps: number of sampling steps.
+        schedule: noise schedule with its pipeline's settings.
+        tokens: of one sample, for a pipeline that shifts its steps by it, see
+            :func:`prunekit.sampling.native_schedulers.shift_arguments`.
     """
-    scheduler = make_scheduler(name, Parameterization(schedule))
-    set_timesteps(scheduler, steps)
-    return np.asarray(scheduler.timesteps, dtype=np.float64)
+    kind = Parameterization.usual(schedule)
+    scheduler = make_scheduler(name, kind)
+    set_timesteps(scheduler, steps, tokens)
+    return kind.timeline.place_of(np.asarray(scheduler.timesteps, dtype=np.float64))
 
 
-def set_timesteps(scheduler: Any, steps: int) -> None:
+def set_timesteps(scheduler: Any, steps: int, tokens: int | None = None) -> None:
     """Prepare a scheduler for a number of steps.
 
     A timestep below 0, which diffusers' ``trailing`` spacing adds where its rounding just misses 0, is left out.
 
+    Args:
+        scheduler: of diffusers.
+        steps: number of sampling steps.
+        tokens: as for :func:`real_timesteps`.
+
     Raises:
         InputError: the scheduler does not support this number of steps.
     """
-    name = type(scheduler).__name__
+    name, config = type(scheduler).__name__, scheduler.config
     try:
         if steps < 1:
             raise ValueError("at least one is needed")
-        scheduler.set_timesteps(steps)
+        shift = shift_arguments(scheduler, steps, tokens)
+        scheduler.set_timesteps(**({} if "sigmas" in shift else {"num_inference_steps": steps}), **shift)
         timesteps = scheduler.timesteps
+        if tells_noise_levels({**config, "_class_name": name}):
+            return
         if len(timesteps) > 1 and float(timesteps[-1]) < 0:
             scheduler.timesteps = timesteps = timesteps[:-1]
-        low, high, last = float(timesteps.min()), float(timesteps.max()), scheduler.config.num_train_timesteps - 1
+        low, high = float(timesteps.min()), float(timesteps.max())
+        last = config.num_train_timesteps - (0 if is_flow(name, config) else 1)
         if not 0 <= low <= high <= last:
             raise ValueError(f"its timesteps would go from {high:g} to {low:g}, beyond 0 … {last}")
     except ERRORS as error:
         raise InputError(f"{name} cannot take {steps} steps ({one_line(error)}).") from error
 
 
-def init_defaults(scheduler_class: Any) -> JsonObject:
-    """Default of every argument of a scheduler's constructor, by name."""
-    parameters = inspect.signature(scheduler_class.__init__).parameters.values()
-    return {one.name: one.default for one in parameters if one.name not in ("self", "kwargs")}
-
-
-def _scheduler_class(name: str, schedule: NoiseSchedule) -> tuple[Any, str]:
+def _scheduler_class(name: str, schedule: NoiseSchedule, short: Mapping[str, str]) -> tuple[Any, str]:
     """The class of a sampler and its name.
+
+    Args:
+        name: as for :func:`make_scheduler`.
+        schedule: with the pipeline's settings.
+        short: classes by the short names.
 
     Raises:
         InputError: there is none, or it needs a package that is not installed.
     """
     if name == PIPELINE and "_class_name" not in schedule.scheduler:
-        raise InputError(f"The model came without a pipeline's scheduler; expected one of {_EXPECTED}.")
-    class_name = str(schedule.scheduler["_class_name"]) if name == PIPELINE else SAMPLERS.get(name, name)
+        raise InputError(f"The model came without a pipeline's scheduler; expected one of {', '.join(short)}.")
+    if name in SAMPLERS and name not in short:
+        raise InputError(f"Sampler {name} is not for this network; expected one of {', '.join(short)}.")
+    class_name = str(schedule.scheduler["_class_name"]) if name == PIPELINE else short.get(name, name)
     found = named_class(class_name)
     if is_stand_in(found):
         raise InputError(
@@ -154,8 +164,8 @@ def _scheduler_class(name: str, schedule: NoiseSchedule) -> tuple[Any, str]:
         )
     if found is None:
         raise InputError(
-            f"Unknown sampler {name!r:.80}{did_you_mean(name, SAMPLERS)}; expected one of {_EXPECTED}, or a diffusers scheduler's "
-            "class name."
+            f"Unknown sampler {name!r:.80}{did_you_mean(name, short)}; expected one of {', '.join(short)}, or a scheduler "
+            "of diffusers by its class's name."
         )
     return found, class_name
 

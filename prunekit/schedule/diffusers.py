@@ -18,11 +18,12 @@ if TYPE_CHECKING:
 __all__ = [
     "BETA_KEYS",
     "changed_settings",
+    "is_edm",
     "is_flow",
     "of_scheduler",
     "settings_text",
     "steps_as_planned",
-    "timesteps_refused",
+    "tells_noise_levels",
 ]
 
 BETA_KEYS = (
@@ -82,13 +83,14 @@ def steps_as_planned(settings: JsonDict) -> tuple[str, int]:
     return spacing, offset
 
 
-def timesteps_refused(settings: JsonDict) -> str:
-    """Why a network with these scheduler settings does not take timesteps 0 … T−1, as the end of a sentence; empty if it does."""
-    if is_flow(str(settings.get("_class_name", "")), settings):
-        return "is for flow matching, which prunekit does not sample yet"
-    if settings.get("timestep_type") == "continuous":
-        return "tells the network log σ (timestep_type continuous) and no timestep"
-    return ""
+def tells_noise_levels(settings: JsonDict) -> bool:
+    """Whether the networks of a scheduler are told ¼·ln σ in place of timesteps."""
+    return is_edm(str(settings.get("_class_name", ""))) or settings.get("timestep_type") == "continuous"
+
+
+def is_edm(name: str) -> bool:
+    """Whether a scheduler has EDM's preconditioning (arXiv:2206.00364), by its class's name."""
+    return name.startswith("EDM")
 
 
 def changed_settings(settings: JsonDict, defaults: JsonDict) -> dict[str, object]:
@@ -126,9 +128,15 @@ def _settings(scheduler: object) -> dict[str, object]:
 
 def _noise_levels(schedules: "type[NoiseSchedule]", scheduler: Any, settings: JsonDict) -> "NoiseSchedule":
     name, config = type(scheduler).__name__, {**dict(getattr(scheduler, "config", {})), **settings}
-    if config.get("use_flow_sigmas"):  # the config has betas too, but they are not used then
-        return schedules.rectified_flow(config["num_train_timesteps"], config.get("flow_shift") or 1.0)
+    if (is_flow(name, config) or is_edm(name)) and "num_train_timesteps" not in config:
+        raise InputError(f"{name} has no num_train_timesteps; give a NoiseSchedule made by hand instead.")
+    if is_flow(name, config):  # a shift moves the sampler's steps; networks are told T·u whatever it is
+        return schedules.rectified_flow(config["num_train_timesteps"])
+    if is_edm(name):
+        return _edm(schedules, config)
     alphas_cumprod = getattr(scheduler, "alphas_cumprod", None)
+    if tells_noise_levels(config) and alphas_cumprod is not None:
+        return _levels_within(schedules, np.asarray(alphas_cumprod, dtype=np.float64), config)
     if alphas_cumprod is not None:
         bar = np.asarray(alphas_cumprod, dtype=np.float64)
         told = _as_told(schedules, config)
@@ -140,10 +148,24 @@ def _noise_levels(schedules: "type[NoiseSchedule]", scheduler: Any, settings: Js
         raise InputError(f"{name} has neither alphas_cumprod nor sigmas; give a NoiseSchedule made by hand instead.")
     sigma = np.sort(np.asarray(sigmas, dtype=np.float64))
     sigma = sigma[sigma > 0]
-    if is_flow(name, settings):
-        u = np.clip(sigma, 1e-6, 1 - 1e-6)
-        return schedules(1 - u, u, {"kind": "explicit", "signal": (1 - u).tolist(), "noise": u.tolist()})
     return schedules.from_sigmas(sigma)
+
+
+def _edm(schedules: "type[NoiseSchedule]", config: JsonDict) -> "NoiseSchedule":
+    """EDM's grid of noise levels with the scheduler's spacing."""
+    count, low, high = config["num_train_timesteps"], config["sigma_min"], config["sigma_max"]
+    if config.get("sigma_schedule") == "exponential":
+        return schedules.from_sigmas(np.geomspace(low, high, count))
+    return schedules.edm(count, low, high, config.get("rho", 7.0))
+
+
+def _levels_within(schedules: "type[NoiseSchedule]", bar: FloatArray, config: JsonDict) -> "NoiseSchedule":
+    """Noise levels of ᾱ, or EDM's grid within the bounds that the config states."""
+    sigma = np.sqrt((1 - bar) / bar)
+    low, high = config.get("sigma_min"), config.get("sigma_max")
+    if low is None and high is None:
+        return schedules.from_sigmas(sigma)
+    return schedules.edm(len(bar), float(low or sigma[0]), float(high or sigma[-1]))
 
 
 def _as_told(schedules: "type[NoiseSchedule]", config: Mapping[str, object]) -> "NoiseSchedule | None":

@@ -10,12 +10,10 @@ from prunekit.errors import FileFormatError, InputError
 
 __all__ = ["TimeUnit"]
 
-_SLACK = 1.0  # timesteps by which a scheduler may step over the ends
-
 
 @dataclass(frozen=True)
 class TimeUnit:
-    """A network is told ``scale``·t + ``offset`` for the training timestep t.
+    """A network is told ``scale``·t + ``offset`` for the scheduler's timestep t.
 
     Args:
         scale: 1 for timesteps as they are, 0.001 for pipelines that divide by 1000, negative for those that count backwards.
@@ -27,7 +25,7 @@ class TimeUnit:
     Example:
         >>> import numpy as np
         >>> backwards = TimeUnit(-0.001, 1.0)
-        >>> backwards.index_of_time(np.array([0.75, 0.25]), 1000).round(6).tolist()
+        >>> backwards.time_of(np.array([0.75, 0.25])).round(6).tolist()
         [250.0, 750.0]
     """
 
@@ -41,28 +39,12 @@ class TimeUnit:
             )
 
     def told(self, timesteps: FloatArray) -> FloatArray:
-        """What the network is told for training timesteps, same shape."""
+        """What the network is told for the scheduler's timesteps, same shape."""
         return np.asarray(self.scale * np.asarray(timesteps, dtype=np.float64) + self.offset)
 
-    def index_of_time(self, told: FloatArray, num_timesteps: int) -> FloatArray:
-        """Training timesteps of what the network is told, same shape, fractional.
-
-        Args:
-            told: numbers in this unit.
-            num_timesteps: T.
-
-        Raises:
-            InputError: a number is not in this unit's range.
-        """
-        found: FloatArray = (np.asarray(told, dtype=np.float64) - self.offset) / self.scale
-        outside = ~((found >= -_SLACK) & (found <= num_timesteps + _SLACK))
-        if outside.any():
-            low, high = sorted(self.told(np.array([0.0, num_timesteps])).tolist())
-            raise InputError(
-                f"Got the timestep {np.asarray(told)[outside].flat[0]:g}; expected a number from {low:g} to {high:g}, the unit of "
-                "the pipeline that these networks were made for."
-            )
-        return found
+    def time_of(self, told: FloatArray) -> FloatArray:
+        """The scheduler's times of what the network is told, same shape; undoes :meth:`told`."""
+        return np.asarray((np.asarray(told, dtype=np.float64) - self.offset) / self.scale)
 
     def to_config(self) -> JsonObject:
         """JSON-able; :meth:`from_config` reads it."""

@@ -15,6 +15,7 @@ from prunekit.importance import ImportanceMap, Loss, no_loss
 from prunekit.recipe import PruneOptions
 from prunekit.search import SearchResult
 from prunekit.slim import SlimModel
+from prunekit.schedule import TimeUnit
 from prunekit.steps.objectives import objective_for
 from prunekit.steps.reach import Reach
 from prunekit.steps.searching import score, search_and_repair, search_provenance
@@ -140,8 +141,9 @@ def prune_group(
         journal,
     )
     about = {**base.about(), "provenance": _provenance(bench, result, options)}
-    if images is not None and images.time_unit is not None:
-        about["time_unit"] = images.time_unit.to_config()
+    unit = None if images is None else images.time_unit or (TimeUnit() if base.parameterization.is_flow else None)
+    if unit is not None:
+        about["time_unit"] = unit.to_config()
     sizes = attributes(base.model, bench.graph, result.plan)
     slim = SlimModel(
         model, base.spec, result.plan, sizes, group, base.schedule.num_timesteps, result.macs, result.params, about

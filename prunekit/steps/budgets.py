@@ -10,8 +10,8 @@ from prunekit.allocation import Allocation, Frontier, allocate
 from prunekit.allocation.rules import own_floor
 from prunekit.errors import BudgetError, InputError
 from prunekit.groups import METHODS, Explicit, Grouping, TimestepGroups
-from prunekit.schedule import NoiseSchedule, sampler_timesteps
-from prunekit.schedule.diffusers import settings_text, steps_as_planned, timesteps_refused
+from prunekit.schedule import NoiseSchedule, Parameterization, sampler_timesteps
+from prunekit.schedule.diffusers import settings_text, steps_as_planned
 
 __all__ = [
     "cut_groups",
@@ -49,15 +49,16 @@ def cut_with_evidence(
 
 
 def evaluations(schedule: NoiseSchedule, sampler: str = "ddim", steps: int = 50) -> FloatArray:
-    """Timestep of every network evaluation of a sampler, shape (evaluations,).
+    """Timestep of every network evaluation of a sampler, fractional, shape (evaluations,).
 
-    The timesteps of DDIM and DDPM are computed here as in diffusers. Other samplers' come from diffusers, which imports torch.
+    The timesteps of DDIM and DDPM for diffusion are computed here as in diffusers. Others come from diffusers, which imports torch.
     The settings of the pipeline's scheduler are used if the schedule has some.
 
     Raises:
         InputError: the sampler is unknown, or cannot take this number of steps.
     """
-    if sampler in _NUMPY_SAMPLERS and not timesteps_refused(schedule.scheduler):
+    whole = Parameterization.usual(schedule).timeline.counts_timesteps
+    if sampler in _NUMPY_SAMPLERS and whole:
         return sampler_timesteps(schedule.num_timesteps, steps, *steps_as_planned(schedule.scheduler)).astype(
             np.float64
         )

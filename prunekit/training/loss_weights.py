@@ -28,7 +28,6 @@ LossWeight = Callable[[Parameterization], Tensor]
 
 def unweighted(parameterization: Parameterization) -> Tensor:
     """1 for the loss of any prediction type, shape (T,), float64 (DDPM's L_simple, arXiv:2006.11239, eq. 14, for ``epsilon``)."""
-    parameterization.check_trainable()
     return torch.ones(parameterization.schedule.num_timesteps, dtype=torch.float64)
 
 

@@ -11,7 +11,7 @@ from torch import Generator, Tensor, nn
 
 from prunekit.conditions import Calling
 from prunekit.errors import InputError
-from prunekit.schedule import NoiseSchedule, Parameterization, Parameterized
+from prunekit.schedule import NoiseSchedule, Parameterization, Parameterized, TimeUnit
 from prunekit.training.columns import Columns
 
 __all__ = [
@@ -109,10 +109,7 @@ class DenoisingObjective(Parameterized):
     columns: Columns | None = None
     name: str = "the images"
     calling: Calling = field(default_factory=Calling)
-    _tables: dict[torch.device, tuple[Tensor, Tensor]] = field(default_factory=dict, repr=False)
-
-    def __post_init__(self) -> None:
-        self.parameterization.check_trainable()
+    _tables: dict[torch.device, tuple[Tensor, Tensor, Tensor]] = field(default_factory=dict, repr=False)
 
     def fingerprint(self) -> str:
         """Hash of the images with their conditions, the noise schedule and the prediction type, 64 hex digits.
@@ -124,8 +121,11 @@ class DenoisingObjective(Parameterized):
         for number, part in enumerate(self.images.split(_ROWS)):  # a mapped file is never loaded into memory as a whole
             check_finite_rows(part, number * _ROWS + torch.arange(len(part)), self.name)
             digest.update(part.cpu().contiguous().numpy().tobytes())
-        for table in (self.schedule.signal, self.schedule.noise):
+        kind, unit = self.parameterization, self.calling.unit
+        for table in kind.input_levels:
             digest.update(table.tobytes())
+        if not kind.timeline.counts_timesteps or unit not in (None, TimeUnit()):
+            digest.update((unit or TimeUnit()).told(kind.timeline.trained).tobytes())
         if self.columns is not None:
             self.columns.update(digest)
         return digest.hexdigest()
@@ -152,17 +152,23 @@ class DenoisingObjective(Parameterized):
     def pair(self, clean: Tensor, noise: Tensor, timesteps: Tensor) -> tuple[Tensor, Tensor]:
         """Network input x_t and its target, both (batch, …)."""
         shape = (-1, *([1] * (clean.ndim - 1)))
-        signal, spread = (table[timesteps].to(clean).reshape(shape) for table in self._tables_on(timesteps.device))
+        signal, spread = (table[timesteps].to(clean).reshape(shape) for table in self._tables_on(timesteps.device)[:2])
         return signal * clean + spread * noise, self.parameterization.target(clean, noise, signal, spread)
 
-    def _tables_on(self, device: torch.device) -> tuple[Tensor, Tensor]:
-        """a_t and b_t of all timesteps, shape (T,), float64, copied to a device once."""
+    def _tables_on(self, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
+        """Signal, noise and the scheduler's time of all timesteps, each of shape (T,), float64, copied to a device once."""
         if device not in self._tables:
-            tables = (
-                torch.from_numpy(table.copy()).to(device) for table in (self.schedule.signal, self.schedule.noise)
-            )
-            self._tables[device] = (next(tables), next(tables))
+            known = (*self.parameterization.input_levels, self.parameterization.timeline.trained)
+            signal, noise, times = (torch.from_numpy(table.copy()).to(device) for table in known)
+            self._tables[device] = signal, noise, times
         return self._tables[device]
+
+    def _times(self, timesteps: Tensor) -> Tensor:
+        """The scheduler's times of training timesteps, same shape: whole numbers where they are the timesteps themselves."""
+        timeline = self.parameterization.timeline
+        if timeline.counts_timesteps:
+            return timesteps
+        return self._tables_on(timesteps.device)[2][timesteps].float()
 
     def predict(self, model: nn.Module, noisy: Tensor, timesteps: Tensor, *conditions: Tensor) -> Tensor:
         """The network's prediction, (batch, …): the one place where a training or a measurement of losses calls a network.
@@ -174,7 +180,7 @@ class DenoisingObjective(Parameterized):
             conditions: as :meth:`draw` gives them.
         """
         names = () if self.columns is None else self.columns.names
-        return self.calling(model, noisy, timesteps, dict(zip(names, conditions, strict=True)))
+        return self.calling(model, noisy, self._times(timesteps), dict(zip(names, conditions, strict=True)))
 
     def per_sample(
         self, model: nn.Module, clean: Tensor, noise: Tensor, timesteps: Tensor, *conditions: Tensor

@@ -8,7 +8,7 @@ import pytest
 from command_line import done, typed
 from diffusers import DDIMScheduler, DDPMPipeline, UNet2DModel
 
-from prunekit.schedule import READABLE_TYPES
+from prunekit.schedule import PREDICTION_TYPES
 
 FEW = "--count 4 --num-inference-steps 5"
 
@@ -65,7 +65,7 @@ def test_every_command_says_what_is_taken_for_granted_and_can_be_told(name):
 
 def test_every_prediction_type_that_a_checkpoint_may_state_can_be_typed():
     small_unet().save_pretrained("m")
-    for kind in READABLE_TYPES:
+    for kind in PREDICTION_TYPES:
         assert (
             done(f"prunekit cost m --prediction-type {kind} --noise-schedule linear --no-compare --json").json["macs"]
             > 0

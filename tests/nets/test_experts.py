@@ -179,7 +179,10 @@ class TestStanding:
     @pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
     def test_another_type_changes_the_weights_and_not_the_routes(self, slims, dtype):
         groups = TimestepGroups.from_cuts(1001, [20, 50, 801])  # bfloat16 has no 801
-        slims = [replace(s, group=g, model=copy.deepcopy(s.model)) for s, g in zip(slims, groups, strict=True)]
+        about = {**ABOUT, "noise_schedule": NoiseSchedule.linear(1001).to_config()}
+        slims = [
+            replace(s, group=g, model=copy.deepcopy(s.model), about=about) for s, g in zip(slims, groups, strict=True)
+        ]
         experts = TimestepExperts(groups, slims).to(dtype)
         assert experts.dtype == dtype
         assert all(parameter.dtype == dtype for parameter in experts.parameters())

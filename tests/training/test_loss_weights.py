@@ -77,7 +77,7 @@ def test_min_snr_is_what_diffusers_training_scripts_compute(kind, prediction_typ
 @pytest.mark.parametrize("make", [NoiseSchedule.linear, NoiseSchedule.edm, NoiseSchedule.rectified_flow])
 @pytest.mark.parametrize("name", sorted(set(LOSS_WEIGHTS) - {"none"}))
 def test_a_weight_means_the_same_for_whatever_the_network_predicts(name, make):
-    """One denoiser, told as ε, as x0 or as v, has one weighted loss."""
+    """One denoiser, told as ε, x0, v, velocity or within EDM's preconditioning, has one weighted loss."""
     schedule = make(20)
     generator = Generator().manual_seed(0)
     timesteps = torch.arange(20)
@@ -86,6 +86,9 @@ def test_a_weight_means_the_same_for_whatever_the_network_predicts(name, make):
     denoised = clean + 0.1 * wrong
     told = {"sample": denoised, "epsilon": (signal * clean + spread * noise - signal * denoised) / spread}
     told["v_prediction"] = signal * told["epsilon"] - spread * denoised
+    told["flow_prediction"] = told["epsilon"] - denoised
+    for one in ("edm", "edm_v"):
+        told[one] = Parameterization(schedule, one).target(denoised, told["epsilon"], signal, spread)
     losses = []
     for prediction_type in PREDICTION_TYPES:
         objective = DenoisingObjective(
@@ -112,8 +115,8 @@ def test_every_table_is_finite_and_positive(name, prediction_type, make, total):
 
 @pytest.mark.parametrize("name", sorted(LOSS_WEIGHTS))
 def test_an_unknown_prediction_type_is_refused(name):
-    with pytest.raises(InputError, match=r"'flow_prediction'.*epsilon, sample, v_prediction"):
-        LOSS_WEIGHTS[name](Parameterization(THREE, "flow_prediction"))
+    with pytest.raises(InputError, match=r"'velocity'.*epsilon, sample, v_prediction, flow_prediction"):
+        LOSS_WEIGHTS[name](Parameterization(THREE, "velocity"))
 
 
 @pytest.mark.parametrize(

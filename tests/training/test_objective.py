@@ -60,15 +60,22 @@ def test_noisy_inputs_have_the_schedules_mean_and_deviation(t):
 @pytest.mark.parametrize("prediction_type", PREDICTION_TYPES)
 def test_the_clean_image_comes_back_from_input_and_target(prediction_type):
     clean, noise, timesteps = batch()
-    noisy, target = make_objective(prediction_type).pair(clean, noise, timesteps)
+    objective = make_objective(prediction_type)
+    noisy, target = objective.pair(clean, noise, timesteps)
     a, b = (
-        torch.from_numpy(table.copy())[timesteps].reshape(-1, 1, 1, 1) for table in (SCHEDULE.signal, SCHEDULE.noise)
+        torch.from_numpy(table.copy())[timesteps].reshape(-1, 1, 1, 1)
+        for table in objective.parameterization.input_levels
     )
     noisy, target = noisy.double(), target.double()
+    sigma, spread = b / a, 0.5  # of the noise and of the data
+    skip, out = spread**2 / (sigma**2 + spread**2), spread * sigma / (sigma**2 + spread**2) ** 0.5
     recovered = {
         "epsilon": (noisy - b * target) / a,
         "sample": target,
         "v_prediction": (a * noisy - b * target) / (a**2 + b**2),
+        "flow_prediction": (noisy - b * target) / (a + b),
+        "edm": skip * noisy / a + out * target,
+        "edm_v": skip * noisy / a - out * target,
     }[prediction_type]
     usable = slice(None, -1) if prediction_type == "epsilon" else slice(None)  # a is nearly 0 at the last timestep
     torch.testing.assert_close(recovered[usable], clean.double()[usable], rtol=0, atol=1e-4)
