@@ -1,6 +1,5 @@
 """The scheduler's own time: the number that a diffusers scheduler has for every place on the grid of training timesteps."""
 
-import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -68,7 +67,7 @@ class Timeline:
     @property
     def num_timesteps(self) -> int:
         """Number of training timesteps T."""
-        return math.floor(self.places[-1]) + (0 if self.counts else 1)
+        return int(self.places[-1]) + (0 if self.counts else 1)
 
     @property
     def counts_timesteps(self) -> bool:
@@ -78,7 +77,7 @@ class Timeline:
     @property
     def trained(self) -> FloatArray:
         """The scheduler's time of every training timestep, shape (T,)."""
-        return self.time_of(np.arange(self.num_timesteps) + self.middle)
+        return self.time_of(np.arange(self.num_timesteps, dtype=np.float64) + self.middle)
 
     def time_of(self, places: FloatArray) -> FloatArray:
         """The scheduler's times at places, such as the cuts of timestep groups, same shape."""
