@@ -59,7 +59,13 @@ HeadMode = Literal["whole", "even"]
 
 # training
 TimestepSamplers = Literal[
-    "uniform", "gaussian-curriculum", "noise-rate-curriculum", "asymmetric", "loss-second-moment"
+    "uniform",
+    "logit-normal",
+    "log-normal",
+    "gaussian-curriculum",
+    "noise-rate-curriculum",
+    "asymmetric",
+    "loss-second-moment",
 ]
 LossWeights = Literal["none", "min-snr", "p2", "change-aware"]
 LearningRates = Literal["cosine", "constant"]

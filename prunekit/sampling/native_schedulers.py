@@ -1,6 +1,7 @@
 """diffusers' schedulers for networks that are not told whole timesteps: flow matching, EDM, and noise levels in general."""
 
 import inspect
+import math
 from typing import Any
 
 import numpy as np
@@ -10,7 +11,7 @@ from prunekit._messages import one_line
 from prunekit.checkpoint.scheduler_classes import ERRORS
 from prunekit.errors import InputError
 from prunekit.schedule import EDM, Parameterization
-from prunekit.schedule.diffusers import is_edm, is_flow
+from prunekit.schedule.diffusers import is_edm, is_flow, shift_of
 
 __all__ = ["EDM_SAMPLERS", "FLOW_SAMPLERS", "init_defaults", "made_natively", "shift_arguments", "short_names"]
 
@@ -74,20 +75,18 @@ def made_natively(found: Any, parameterization: Parameterization) -> Any:
 def shift_arguments(scheduler: Any, steps: int, tokens: int | None = None) -> JsonObject:
     """Arguments of ``set_timesteps`` with which pipelines shift the steps by the number of tokens (arXiv:2403.03206, 5.3.2).
 
-    Empty for a scheduler that does not. The shift's logarithm μ is linear in the number of tokens, as its config says; these
-    pipelines give their schedulers u from 1 to 1/steps.
+    Empty for a scheduler that does not. These pipelines give their schedulers u from 1 to 1/steps.
 
     Args:
         scheduler: of diffusers.
         steps: number of sampling steps.
-        tokens: of one sample; the largest number in its config if missing, that of pictures of 1024 x 1024 for Flux.
+        tokens: of one sample, see :func:`prunekit.schedule.diffusers.shift_of`.
     """
     config, taken = scheduler.config, inspect.signature(scheduler.set_timesteps).parameters
     if not config.get("use_dynamic_shifting") or "mu" not in taken:
         return {}
-    few, many = config.get("base_image_seq_len", 256), config.get("max_image_seq_len", 4096)
-    low, high = config.get("base_shift", 0.5), config.get("max_shift", 1.15)
-    mu = low + (high - low) * ((many if tokens is None else tokens) - few) / (many - few)
+    shift = shift_of(config, tokens)
+    mu = shift if config.get("time_shift_type") == "linear" else math.log(shift)
     ramp = np.linspace(1.0, 1 / steps, steps)
     return {"mu": mu, "sigmas": ramp.tolist()} if is_flow(type(scheduler).__name__, {}) else {"mu": mu}
 

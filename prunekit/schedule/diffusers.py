@@ -22,6 +22,7 @@ __all__ = [
     "is_flow",
     "of_scheduler",
     "settings_text",
+    "shift_of",
     "steps_as_planned",
     "tells_noise_levels",
 ]
@@ -91,6 +92,23 @@ def tells_noise_levels(settings: JsonDict) -> bool:
 def is_edm(name: str) -> bool:
     """Whether a scheduler has EDM's preconditioning (arXiv:2206.00364), by its class's name."""
     return name.startswith("EDM")
+
+
+def shift_of(settings: JsonDict, tokens: int | None = None) -> float:
+    """By how much a flow-matching scheduler's settings multiply the noise levels σ = u/(1 − u) (arXiv:2403.03206, eq. 23).
+
+    Args:
+        settings: of a scheduler; empty for none, which shifts nothing.
+        tokens: of one sample, for schedulers whose shift depends on it (arXiv:2403.03206, section 5.3.2): its logarithm rises
+            evenly from ``base_shift`` to ``max_shift``. If missing, the largest number in the settings, that of Flux's pictures of
+            1024 x 1024.
+    """
+    if not settings.get("use_dynamic_shifting"):
+        return float(settings.get("shift") or settings.get("flow_shift") or 1.0)
+    few, many = settings.get("base_image_seq_len", 256), settings.get("max_image_seq_len", 4096)
+    low, high = settings.get("base_shift", 0.5), settings.get("max_shift", 1.15)
+    mu = float(low + (high - low) * ((many if tokens is None else tokens) - few) / (many - few))
+    return mu if settings.get("time_shift_type") == "linear" else math.exp(mu)
 
 
 def changed_settings(settings: JsonDict, defaults: JsonDict) -> dict[str, object]:

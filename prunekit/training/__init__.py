@@ -9,6 +9,7 @@ from prunekit.training.counted import CountedObjective, Tally
 from prunekit.training.curriculum import GaussianCurriculum, NoiseRateCurriculum, Pace
 from prunekit.training.distillation import Distillation, Fade, feature_layers
 from prunekit.training.early_stop import EarlyStop
+from prunekit.training.log_normal import LogNormalTimesteps
 from prunekit.training.loop import TrainResult, train
 from prunekit.training.loss_weights import LOSS_WEIGHTS, LossWeight, Weighted, change_aware, min_snr, p2, unweighted
 from prunekit.training.momentum import (
@@ -54,6 +55,7 @@ __all__ = [
     "FallingMomentum",
     "GaussianCurriculum",
     "LearningSampler",
+    "LogNormalTimesteps",
     "LossSecondMoment",
     "LossWeight",
     "MomentumDecay",

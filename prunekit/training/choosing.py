@@ -5,6 +5,7 @@ from collections.abc import Callable, Mapping
 from prunekit.schedule import NoiseSchedule, Parameterization
 from prunekit.training.asymmetric import AsymmetricTimesteps
 from prunekit.training.curriculum import GaussianCurriculum, NoiseRateCurriculum
+from prunekit.training.log_normal import LogNormalTimesteps
 from prunekit.training.loss_weights import LOSS_WEIGHTS, Weighted
 from prunekit.training.options import TrainOptions
 from prunekit.training.second_moment import LossSecondMoment
@@ -20,6 +21,8 @@ def _target(options: TrainOptions) -> int:
 
 TIMESTEP_SAMPLERS: Mapping[str, Callable[[TrainOptions, NoiseSchedule, RangeTimesteps], TimestepSampler]] = {
     "uniform": lambda options, schedule, within: within,
+    "logit-normal": lambda options, schedule, within: LogNormalTimesteps.of_flow(schedule, within),
+    "log-normal": lambda options, schedule, within: LogNormalTimesteps.of_edm(schedule, within),
     "gaussian-curriculum": lambda options, schedule, within: GaussianCurriculum(
         schedule.num_timesteps, _target(options), within=within
     ),

@@ -40,8 +40,9 @@ class TrainOptions:
         batch_size: images per step, over all processes.
         gradient_accumulation_steps: number of parts into which a process's share of the batch is split to save memory; the
             gradients are those of the whole batch.
-        timestep_sampler: how timesteps are drawn. ``asymmetric`` is SpeeD's, and the loss weight ``change-aware`` is its other
-            half.
+        timestep_sampler: how timesteps are drawn. ``logit-normal`` is Stable Diffusion 3's draw for flow matching, with the shift
+            of the pipeline's scheduler, and ``log-normal`` is EDM's, see :class:`~prunekit.training.LogNormalTimesteps`.
+            ``asymmetric`` is SpeeD's, and the loss weight ``change-aware`` is its other half.
         curriculum_share: share of the steps after which a curriculum has reached its final distribution.
         loss_weight: weight of each timestep in the loss.
         learning_rate: AdamW's learning rate after the warm-up.
