@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from prunekit._json import JsonObject
-from prunekit.choices import Precision
+from prunekit.choices import Precision, StoredPrecision
 from prunekit.cli.caption_options import check_pipeline, check_prompts
 from prunekit.cli.console import emit, refuse_inputs, resolution_of, tell
 from prunekit.cli.interrupts import keeping, written
@@ -41,6 +41,9 @@ def encode(
     ] = None,
     batch_size: Annotated[int, typer.Option(help="Pictures at a time.")] = 16,
     mixed_precision: Annotated[Precision, typer.Option(help="Precision of the pipeline's networks.")] = "no",
+    stored_precision: Annotated[
+        StoredPrecision, typer.Option(help="Precision of latents and conditions on the disk.")
+    ] = "float16",
     seed: Annotated[
         int | None,
         typer.Option(
@@ -55,7 +58,7 @@ def encode(
 ) -> None:
     """Encode pictures with captions by a pipeline's own VAE and text encoders, for importance, prune, finetune and evaluate.
 
-    The folder holds latents and conditions in half precision; give it as --data. Without pictures, with --prompts, the latents are
+    The folder holds latents and conditions; give it as --data. Without pictures, with --prompts, the latents are
     sampled by the pipeline itself. The pipeline's denoiser is not read for pictures.
     """
     from prunekit.data.encoded_writer import rows_on_disk
@@ -68,7 +71,14 @@ def encode(
         raise InputError(f"Got {'both' if images else 'neither'} pictures and --prompts; expected one of them.")
     refuse_inputs(output, [pipeline, images, prompts], inside=True)
     options = EncodeOptions(
-        read_size(resolution_of(resolution)), caption_column, batch_size, mixed_precision, seed, steps, guidance_scale
+        read_size(resolution_of(resolution)),
+        caption_column,
+        batch_size,
+        mixed_precision,
+        seed,
+        steps,
+        guidance_scale,
+        stored_precision,
     )
     with alone_with(output), keeping(lambda: _kept(rows_on_disk(output), output)):
         found = encode_images(pipeline, images or read_prompts(prompts or Path()), output, options)

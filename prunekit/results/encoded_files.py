@@ -81,7 +81,9 @@ class EncodingFile(_Head):
     Args:
         format: name and version of the format.
         done: number of rows that are on the disk, for `train` and `held-out`.
+        hashes: of the rows that are on the disk, by part and array, so that damage is noticed on resuming.
     """
 
     format: Annotated[str, Is(ENCODING)]
     done: Named[Whole]
+    hashes: Annotated[Named[Named[str]] | None, NotNull()] = None

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from prunekit._json import JsonObject
 from prunekit._progress import tell
+from prunekit.choices import StoredPrecision
 from prunekit.data import EncodedWriter, Encoding
 from prunekit.data.captions import Captioned, CaptionedPart, captioned_pictures
 from prunekit.data.splitting import drawn_order
@@ -36,6 +37,7 @@ class EncodeOptions:
         seed: draws the latents from the VAE's distribution by this seed, instead of taking its mode; None for the mode.
         steps: sampling steps, where latents are sampled.
         guidance_scale: of the samples, where latents are sampled; None for the pipeline's default.
+        stored: precision of latents and conditions on the disk.
     """
 
     size: tuple[int, int] | None = None
@@ -45,6 +47,7 @@ class EncodeOptions:
     seed: int | None = None
     steps: int = 50
     guidance_scale: float | None = None
+    stored: StoredPrecision = "float16"
 
     def __post_init__(self) -> None:
         if self.batch_size < 1 or self.steps < 1:
@@ -119,6 +122,7 @@ def _encoding(
         fixed=known.fixed,
         empty=known.empty,
         time_unit={"scale": known.unit.scale, "offset": known.unit.offset},
+        precision=options.stored,
     )
 
 
