@@ -7,7 +7,7 @@ import typer
 
 from prunekit._json import JsonObject
 from prunekit.choices import Precision, StoredPrecision
-from prunekit.cli.caption_options import check_pipeline, check_prompts
+from prunekit.cli.caption_options import PipelineArguments, check_pipeline, check_prompts
 from prunekit.cli.console import emit, refuse_inputs, resolution_of, tell
 from prunekit.cli.interrupts import keeping, written
 from prunekit.cli.next_steps import after_encode, suggest
@@ -54,6 +54,7 @@ def encode(
     guidance_scale: Annotated[
         float | None, typer.Option(help="Guidance of the samples, with --prompts (default: the pipeline's).")
     ] = None,
+    pipeline_argument: PipelineArguments = None,
     json: Json = False,
 ) -> None:
     """Encode pictures with captions by a pipeline's own VAE and text encoders, for importance, prune, finetune and evaluate.
@@ -63,7 +64,7 @@ def encode(
     """
     from prunekit.data.encoded_writer import rows_on_disk
     from prunekit.data.sizes import read_size
-    from prunekit.pipelines import read_prompts
+    from prunekit.pipelines import parse_own_arguments, read_prompts
     from prunekit.steps.encoding import EncodeOptions
     from prunekit.steps.encoding import encode as encode_images
 
@@ -78,6 +79,7 @@ def encode(
         seed,
         steps,
         guidance_scale,
+        parse_own_arguments(pipeline_argument or ()),
         stored_precision,
     )
     with alone_with(output), keeping(lambda: _kept(rows_on_disk(output), output)):

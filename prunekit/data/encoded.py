@@ -206,7 +206,8 @@ def _part(
     whole = classes is not None and classes.ndim == 1 and not classes.is_floating_point()
     numbers = classes.to(torch.int64) if whole and classes is not None else None
     unit = None if head.time_unit is None else TimeUnit.from_config(head.time_unit)
-    return ImageData(latents, f"{name_of(str(folder))}/{part}", numbers, columns, empty, fixed, unit, captions)
+    name = f"{name_of(str(folder))}/{part}"
+    return ImageData(latents, name, numbers, columns, empty, fixed, unit, head.arguments or {}, captions)
 
 
 def _row(folder: Path, part: str, name: str, form: ArrayForm) -> Tensor:

@@ -150,7 +150,8 @@ class EncodedWriter:
     def _check_same(self, known: EncodedFile | EncodingFile) -> None:
         """Refuse to resume with another pipeline or other captions."""
         there = known.to_json()
-        differing = next((key for key, own in self._about.items() if there.get(key) != own), None)
+        keys = [*self._about, "arguments"]  # which are left out where there are none
+        differing = next((key for key in keys if there.get(key) != self._about.get(key)), None)
         if differing is not None:
             raise InputError(
                 f"{self.folder} was encoded with another {differing}; expected a new folder, or the pipeline, pictures and size of "

@@ -30,6 +30,7 @@ class Encoding:
         fixed: arguments of the network that are the same for every image, by their paths.
         empty: the empty condition of each column that guidance replaces, a row without the first axis.
         time_unit: how the network is told a timestep of the scheduler, JSON-able.
+        arguments: of the pipeline's own call, as the user gave them, JSON-able.
         precision: of floating-point latents and conditions, ``float16`` or ``float32``.
     """
 
@@ -39,6 +40,7 @@ class Encoding:
     fixed: Mapping[str, object] = field(default_factory=dict)
     empty: Mapping[str, Tensor] = field(default_factory=dict)
     time_unit: JsonDict | None = None
+    arguments: JsonDict = field(default_factory=dict)
     precision: StoredPrecision = "float16"
 
     def __post_init__(self) -> None:
@@ -70,7 +72,8 @@ class Encoding:
             "train": len(self.captions["train"]),
             "held_out": len(self.captions["held-out"]),
         }
-        return head if self.time_unit is None else {**head, "time_unit": plain(dict(self.time_unit))}
+        head |= {} if self.time_unit is None else {"time_unit": plain(dict(self.time_unit))}
+        return head | ({"arguments": plain(dict(self.arguments))} if self.arguments else {})
 
 
 def _is_text(text: str) -> bool:

@@ -32,6 +32,7 @@ class ImageData:
         empty: what stands for no condition, by name: a row without the first axis.
         fixed: arguments of the network that are the same for every image, by their paths.
         time_unit: in which the pipeline that encoded the images tells its network the timestep; None if it is not known.
+        arguments: of the call of the pipeline that encoded the images, as the user gave them.
         captions: caption or class of each image; empty if there are none.
     """
 
@@ -42,6 +43,7 @@ class ImageData:
     empty: Mapping[str, Tensor] = field(default_factory=dict)
     fixed: Mapping[str, object] = field(default_factory=dict)
     time_unit: TimeUnit | None = None
+    arguments: Mapping[str, object] = field(default_factory=dict)
     captions: Sequence[str | int] = ()
 
     def __len__(self) -> int:

@@ -142,6 +142,8 @@ def prune_group(
     about = {**base.about(), "provenance": _provenance(bench, result, options)}
     if images is not None and images.time_unit is not None:
         about["time_unit"] = images.time_unit.to_config()
+    if images is not None and images.arguments:
+        about["pipeline_arguments"] = dict(images.arguments)
     sizes = attributes(base.model, bench.graph, result.plan)
     slim = SlimModel(
         model, base.spec, result.plan, sizes, group, base.schedule.num_timesteps, result.macs, result.params, about
