@@ -29,6 +29,7 @@ __all__ = [
     "RepairKind",
     "ScheduleName",
     "StageDraw",
+    "StoredPrecision",
     "TargetOf",
     "TimestepSamplers",
     "Weights",
@@ -72,6 +73,7 @@ LearningRates = Literal["cosine", "constant"]
 MomentumDecays = Literal["none", "rational", "exponential"]
 Compensation = Literal["step", "gradient", "code", "none"]
 Precision = Literal["no", "fp16", "bf16"]
+StoredPrecision = Literal["float16", "float32"]
 StageDraw = Literal["uniform", "proportional", "mixed"]
 Pace = Literal["linear", "cosine"]
 Fade = Literal["constant", "linear"]

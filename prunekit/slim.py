@@ -62,7 +62,7 @@ WEIGHTS = "model.safetensors"
 
 FOLDER = FolderKind("slim model", ("model.safetensors", "README.md"), marker="config.json", is_ours=has_format(SLIM))
 """Folders that :func:`save_slim` may replace."""
-_ABOUT = ("noise_schedule", "prediction_type", "time_unit", "data", "provenance")
+_ABOUT = ("noise_schedule", "prediction_type", "time_unit", "pipeline_arguments", "data", "provenance")
 _MISFITS = (
     PlanError,
     ArithmeticError,

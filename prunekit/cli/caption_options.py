@@ -14,10 +14,20 @@ if TYPE_CHECKING:
 
     from torch import nn
 
+    from prunekit._json import JsonObject
     from prunekit.data import ImageSplit
     from prunekit.steps.sampling_pipeline import SamplingPipeline
 
-__all__ = ["CaptionOptions", "check_pipeline", "check_prompts"]
+__all__ = ["CaptionOptions", "PipelineArguments", "check_pipeline", "check_prompts"]
+
+PipelineArguments = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--pipeline-argument",
+        help="Argument of the pipeline's own call, NAME=VALUE in JSON, e.g. max_sequence_length=77; may be repeated (default: "
+        "those with which the data were encoded).",
+    ),
+]
 
 
 def check_prompts(path: Path | str) -> None:
@@ -54,6 +64,14 @@ class CaptionOptions:
     guidance_scale: Annotated[
         float | None, typer.Option(help="Strength of classifier-free guidance (default: the pipeline's).")
     ] = None
+    pipeline_argument: PipelineArguments = None
+
+    @property
+    def arguments(self) -> "JsonObject":
+        """Arguments of the pipeline's own call."""
+        from prunekit.pipelines import parse_own_arguments
+
+        return parse_own_arguments(self.pipeline_argument or ())
 
     def through(
         self, images: "ImageSplit", steps: int, scheduler: str, models: "Iterable[nn.Module]"
@@ -72,7 +90,9 @@ class CaptionOptions:
         from prunekit.steps.sampling_pipeline import SamplingPipeline
 
         prompts = None if self.prompts is None else read_prompts(self.prompts)
-        found = SamplingPipeline.of(self.pipeline, images, steps, self.guidance_scale, scheduler, prompts)
+        found = SamplingPipeline.of(
+            self.pipeline, images, steps, self.guidance_scale, scheduler, prompts, self.arguments
+        )
         found.fit(*models)
         return found
 
@@ -82,7 +102,12 @@ class CaptionOptions:
         Raises:
             InputError: one was given.
         """
-        for flag, value in (("--prompts", self.prompts), ("--guidance-scale", self.guidance_scale)):
+        given = {
+            "--prompts": self.prompts,
+            "--guidance-scale": self.guidance_scale,
+            "--pipeline-argument": self.pipeline_argument or None,
+        }
+        for flag, value in given.items():
             if value is not None:
                 raise InputError(
                     f"Got {flag} for a model that is no pipeline; name the folder of its pipeline by --pipeline."

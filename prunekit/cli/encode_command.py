@@ -6,8 +6,8 @@ from typing import Annotated
 import typer
 
 from prunekit._json import JsonObject
-from prunekit.choices import Precision
-from prunekit.cli.caption_options import check_pipeline, check_prompts
+from prunekit.choices import Precision, StoredPrecision
+from prunekit.cli.caption_options import PipelineArguments, check_pipeline, check_prompts
 from prunekit.cli.console import emit, refuse_inputs, resolution_of, tell
 from prunekit.cli.interrupts import keeping, written
 from prunekit.cli.next_steps import after_encode, suggest
@@ -41,6 +41,9 @@ def encode(
     ] = None,
     batch_size: Annotated[int, typer.Option(help="Pictures at a time.")] = 16,
     mixed_precision: Annotated[Precision, typer.Option(help="Precision of the pipeline's networks.")] = "no",
+    stored_precision: Annotated[
+        StoredPrecision, typer.Option(help="Precision of latents and conditions on the disk.")
+    ] = "float16",
     seed: Annotated[
         int | None,
         typer.Option(
@@ -51,16 +54,17 @@ def encode(
     guidance_scale: Annotated[
         float | None, typer.Option(help="Guidance of the samples, with --prompts (default: the pipeline's).")
     ] = None,
+    pipeline_argument: PipelineArguments = None,
     json: Json = False,
 ) -> None:
     """Encode pictures with captions by a pipeline's own VAE and text encoders, for importance, prune, finetune and evaluate.
 
-    The folder holds latents and conditions in half precision; give it as --data. Without pictures, with --prompts, the latents are
+    The folder holds latents and conditions; give it as --data. Without pictures, with --prompts, the latents are
     sampled by the pipeline itself. The pipeline's denoiser is not read for pictures.
     """
     from prunekit.data.encoded_writer import rows_on_disk
     from prunekit.data.sizes import read_size
-    from prunekit.pipelines import read_prompts
+    from prunekit.pipelines import parse_own_arguments, read_prompts
     from prunekit.steps.encoding import EncodeOptions
     from prunekit.steps.encoding import encode as encode_images
 
@@ -68,7 +72,15 @@ def encode(
         raise InputError(f"Got {'both' if images else 'neither'} pictures and --prompts; expected one of them.")
     refuse_inputs(output, [pipeline, images, prompts], inside=True)
     options = EncodeOptions(
-        read_size(resolution_of(resolution)), caption_column, batch_size, mixed_precision, seed, steps, guidance_scale
+        read_size(resolution_of(resolution)),
+        caption_column,
+        batch_size,
+        mixed_precision,
+        seed,
+        steps,
+        guidance_scale,
+        parse_own_arguments(pipeline_argument or ()),
+        stored_precision,
     )
     with alone_with(output), keeping(lambda: _kept(rows_on_disk(output), output)):
         found = encode_images(pipeline, images or read_prompts(prompts or Path()), output, options)

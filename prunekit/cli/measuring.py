@@ -114,6 +114,7 @@ def evaluate(
         clip=clip,
         pipeline=None if captions.pipeline is None else str(captions.pipeline),
         guidance_scale=captions.guidance_scale,
+        pipeline_arguments=captions.arguments if captions.pipeline_argument else {},
         loss_samples=loss_samples,
     )
     setting = Setting(

@@ -139,7 +139,9 @@ def _through_pipeline(
     from prunekit.data.sizes import read_size
     from prunekit.pipelines import read_prompts
     from prunekit.sampling import PIPELINE, to_images
-    from prunekit.steps.captioned_sampling import captioned_sampler, own_denoiser
+    from prunekit.steps.captioned_sampling import captioned_sampler, own_denoiser, with_unit
+    from prunekit.steps.opening import open_model
+    from prunekit.steps.placing import compute_device
 
     if captions.prompts is None:
         raise InputError(
@@ -147,6 +149,8 @@ def _through_pipeline(
         )
     prompts, (count, steps, seed) = read_prompts(captions.prompts), draws
     own = captions.pipeline is None
+    network = None if own else open_model(model).model
+    stored = getattr(network, "about", {}).get("pipeline_arguments", {})
     drawn = captioned_sampler(
         captions.pipeline or model,
         prompts,
@@ -155,8 +159,9 @@ def _through_pipeline(
         sampler or PIPELINE,
         read_size(resolution_of(resolution)),
         own,
+        {**stored, **captions.arguments},
     )
-    network = own_denoiser(drawn, None if own else model)
+    network = own_denoiser(drawn) if network is None else with_unit(network, drawn).to(compute_device())
     return to_images(drawn(network, count or len(prompts), seed)), None
 
 

@@ -12,7 +12,7 @@
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 
 from prunekit._containers import check_npy_header
+from prunekit._files import json_hash
 from prunekit._json import parse_json, read_json
 from prunekit._messages import one_line
 from prunekit._names import name_of
@@ -27,12 +28,14 @@ from prunekit.data.arrays import mapped
 from prunekit.data.images import ImageData, ImageSplit
 from prunekit.data.sizes import Size, as_resolution, size_text
 from prunekit.errors import FileFormatError, InputError, MissingFileError
+from prunekit.limits import check_limit
 from prunekit.results.encoded_files import ArrayForm, EncodedFile, EncodingFile, FixedValue
 from prunekit.results.formats import ENCODED, ENCODING
 from prunekit.schedule import TimeUnit
 from prunekit.training.columns import CLASSES
 
 __all__ = [
+    "CAPTIONS",
     "HEAD",
     "LATENTS",
     "PARTS",
@@ -46,6 +49,7 @@ __all__ = [
 
 HEAD, UNFINISHED = "encoded.json", "encoding.json"
 LATENTS = "latents"
+CAPTIONS = "captions.json"
 PARTS = ("train", "held-out")
 _NAME = re.compile(r"[A-Za-z_]\w*(\.\w+)*", re.ASCII)
 _PLACES = 200  # characters of a condition's name
@@ -110,8 +114,9 @@ def load_encoded(
         raise MissingFileError(f"{source} has no classes; encode pictures by a pipeline of a class-conditional model.")
     empty = {name: _row(folder, "empty", name, head.columns[name]) for name in head.empty}
     fixed = {name: _fixed(folder, name, value) for name, value in head.fixed.items()}
+    captions = _captions(folder, head)
     parts = [
-        _part(folder, part, count, head, empty, fixed)
+        _part(folder, part, count, head, empty, fixed, captions[part])
         for part, count in zip(PARTS, (head.train, head.held_out), strict=True)
     ]
     own = _sides(head)
@@ -129,13 +134,34 @@ def read_captions(folder: Path, part: str) -> list[str | int]:
     Raises:
         MissingFileError: the file is missing.
         FileFormatError: it is no list of them.
+        LimitError: it is larger than the limit ``metadata-bytes``.
     """
-    path = folder / part / "captions.json"
+    path = folder / part / CAPTIONS
     if not path.is_file():
-        raise MissingFileError(f"{path} is missing; encode the pictures again.")
-    found = parse_json(path.read_bytes(), str(path))
+        raise MissingFileError(f"{path} is missing; copy the folder again, or encode the pictures again.")
+    check_limit("metadata-bytes", path.stat().st_size, str(path))
+    found = parse_json(path.read_bytes(), str(path), limited=False)
     if not isinstance(found, list) or not all(isinstance(each, str | int) for each in found):
         raise FileFormatError(f"{path} is no list of captions; encode the pictures again.")
+    return found
+
+
+def _captions(folder: Path, head: EncodedFile) -> dict[str, list[str | int]]:
+    """The captions of both parts.
+
+    Raises:
+        MissingFileError: a file of them is missing.
+        FileFormatError: they are not those that were encoded.
+    """
+    found = {part: read_captions(folder, part) for part in PARTS}
+    for part, count in zip(PARTS, (head.train, head.held_out), strict=True):
+        if len(found[part]) != count:
+            raise FileFormatError(
+                f"{folder / part / CAPTIONS} has {len(found[part]):,} captions; expected {count:,}, as {HEAD} says: copy "
+                "the folder again."
+            )
+    if json_hash([found[part] for part in PARTS]) != head.captions:
+        raise FileFormatError(f"The captions of {folder} are not those that were encoded; copy the folder again.")
     return found
 
 
@@ -167,6 +193,7 @@ def _part(
     head: EncodedFile,
     empty: Mapping[str, Tensor],
     fixed: Mapping[str, object],
+    captions: Sequence[str | int],
 ) -> ImageData:
     latents = _array(array_path(folder, part, LATENTS), (count, *head.latents.shape), head.latents.dtype)
     if not latents.is_floating_point():
@@ -179,7 +206,8 @@ def _part(
     whole = classes is not None and classes.ndim == 1 and not classes.is_floating_point()
     numbers = classes.to(torch.int64) if whole and classes is not None else None
     unit = None if head.time_unit is None else TimeUnit.from_config(head.time_unit)
-    return ImageData(latents, f"{name_of(str(folder))}/{part}", numbers, columns, empty, fixed, unit)
+    name = f"{name_of(str(folder))}/{part}"
+    return ImageData(latents, name, numbers, columns, empty, fixed, unit, head.arguments or {}, captions)
 
 
 def _row(folder: Path, part: str, name: str, form: ArrayForm) -> Tensor:

@@ -1,72 +1,30 @@
 """Writes folders of encoded images, some rows at a time; after an interruption it resumes behind the last rows on the disk."""
 
-import json
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import cast
 
 from torch import Tensor
 
-from prunekit._files import atomic_path, json_hash, write_json
-from prunekit._json import JsonDict, read_json
-from prunekit.data.encoded import HEAD, LATENTS, PARTS, UNFINISHED, array_path, check_name, load_encoded
-from prunekit.data.row_files import Precision, check_rows_on_disk, form_of, kind_of, plain_array, stored, write_rows
-from prunekit.errors import InputError, MissingFileError
-from prunekit.results.encoded_files import ArrayForm, EncodedFile, EncodingFile, FixedValue
+from prunekit._files import atomic_path, write_json
+from prunekit._json import read_json
+from prunekit.data.encoded import CAPTIONS, HEAD, LATENTS, PARTS, UNFINISHED, array_path, check_name, load_encoded
+from prunekit.data.encoding import Encoding
+from prunekit.data.row_files import (
+    check_rows_on_disk,
+    form_of,
+    hash_with,
+    kind_of,
+    plain_array,
+    stored,
+    write_rows,
+)
+from prunekit.errors import InputError
+from prunekit.results.encoded_files import ArrayForm, EncodedFile, EncodingFile
 from prunekit.results.formats import ENCODED, ENCODING
-from prunekit.results.model import plain
 
-__all__ = ["EncodedWriter", "Encoding", "rows_on_disk"]
-
-
-@dataclass(frozen=True, eq=False)
-class Encoding:
-    """What belongs to all rows of a folder of encoded images.
-
-    Args:
-        pipeline: what identifies the pipeline and the pictures, JSON-able; an encoding resumes only if it is the same.
-        image_size: height and width of the pictures.
-        captions: caption or class of each image, for ``train`` and ``held-out``, at least one for each.
-        fixed: arguments of the network that are the same for every image, by their paths.
-        empty: the empty condition of each column that guidance replaces, a row without the first axis.
-        time_unit: how the network is told a timestep of the scheduler, JSON-able.
-        precision: of floating-point latents and conditions, ``float16`` or ``float32``.
-    """
-
-    pipeline: JsonDict
-    image_size: tuple[int, int]
-    captions: Mapping[str, Sequence[str | int]]
-    fixed: Mapping[str, object] = field(default_factory=dict)
-    empty: Mapping[str, Tensor] = field(default_factory=dict)
-    time_unit: JsonDict | None = None
-    precision: Precision = "float16"
-
-    def __post_init__(self) -> None:
-        if set(self.captions) != set(PARTS) or not all(self.captions.values()):
-            found = ", ".join(f"{len(own)} for {part}" for part, own in self.captions.items())
-            raise InputError(f"Got captions {found}; expected at least 1 for each of {' and '.join(PARTS)}.")
-        for part, own in self.captions.items():
-            broken = next((row for row, each in enumerate(own) if isinstance(each, str) and not _is_text(each)), None)
-            if broken is not None:
-                raise InputError(
-                    f"Caption {broken} of {part} has half of a surrogate pair ({own[broken]!a:.60}); expected Unicode text."
-                )
-        if self.precision not in ("float16", "float32"):
-            raise InputError(f"Got the precision {self.precision!r}; expected float16 or float32.")
-
-    def to_json(self) -> dict[str, object]:
-        """The part of the file that does not depend on the rows."""
-        head = {
-            "pipeline": plain(dict(self.pipeline)),
-            "image_size": list(self.image_size),
-            "fixed": {check_name(name, "The encoding"): _described(value, name) for name, value in self.fixed.items()},
-            "empty": [check_name(name, "The encoding") for name in self.empty],
-            "captions": json_hash([list(self.captions[part]) for part in PARTS]),
-            "train": len(self.captions["train"]),
-            "held_out": len(self.captions["held-out"]),
-        }
-        return head if self.time_unit is None else {**head, "time_unit": plain(dict(self.time_unit))}
+__all__ = ["EncodedWriter", "rows_on_disk"]
 
 
 @dataclass(eq=False)
@@ -157,7 +115,10 @@ class EncodedWriter:
         self._check_alike(head, ready, rows)
         for name, own in ready.items():
             write_rows(array_path(self.folder, part, name), own, first, len(self.encoding.captions[part]))
-        self._head = head.model_copy(update={"done": {**head.done, part: first + rows}})
+        before = (head.hashes or {}).get(part, {})
+        now = {name: hash_with(own, before.get(name, "")) for name, own in ready.items()}
+        done, hashes = {**head.done, part: first + rows}, {**(head.hashes or {}), part: now}
+        self._head = head.model_copy(update={"done": done, "hashes": hashes})
         write_json(self.folder / UNFINISHED, self._head.to_json())
 
     def finish(self) -> str:
@@ -177,9 +138,9 @@ class EncodedWriter:
                 f"{missing['train']} rows of train and {missing['held-out']} of held-out are missing; expected all."
             )
         for part in PARTS:
-            with atomic_path(self.folder / part / "captions.json") as place:
-                place.write_text(json.dumps(list(self.encoding.captions[part]), ensure_ascii=False), encoding="utf-8")
-        told = {key: value for key, value in self._head.to_json().items() if key not in ("format", "done")}
+            with atomic_path(self.folder / part / CAPTIONS) as place:
+                place.write_text(self.encoding.captions_of(part), encoding="utf-8")
+        told = {key: value for key, value in self._head.to_json().items() if key not in ("format", "done", "hashes")}
         draft = EncodedFile.of({"format": ENCODED, **told, "sha256": ""}, str(self.folder))
         self._sha256 = load_encoded(self.folder, str(self.folder), head=draft).sha256
         write_json(self.folder / HEAD, {**draft.to_json(), "sha256": self._sha256})
@@ -189,7 +150,8 @@ class EncodedWriter:
     def _check_same(self, known: EncodedFile | EncodingFile) -> None:
         """Refuse to resume with another pipeline or other captions."""
         there = known.to_json()
-        differing = next((key for key, own in self._about.items() if there.get(key) != own), None)
+        keys = [*self._about, "arguments"]  # which are left out where there are none
+        differing = next((key for key in keys if there.get(key) != self._about.get(key)), None)
         if differing is not None:
             raise InputError(
                 f"{self.folder} was encoded with another {differing}; expected a new folder, or the pipeline, pictures and size of "
@@ -201,21 +163,23 @@ class EncodedWriter:
             )
 
     def _check_written(self, known: EncodingFile) -> None:
-        """Refuse to resume behind rows that are no longer on the disk: numbers nobody computed would take their place."""
+        """Refuse to resume behind rows that are not those that were written: numbers nobody computed would take their place."""
         what = str(self.folder / UNFINISHED)
         forms = {LATENTS: known.latents, **{check_name(name, what): form for name, form in known.columns.items()}}
         counts = {part: len(own) for part, own in self.encoding.captions.items()}
         if any(done > counts.get(part, -1) for part, done in known.done.items()):
             raise InputError(f"{what} has more rows than captions; delete the folder and encode the pictures again.")
+        hashes = known.hashes or {}
         for part, done in known.done.items():
-            for name, form in forms.items():
-                if done:
-                    check_rows_on_disk(array_path(self.folder, part, name), form, done, counts[part])
-        arrays = [name for name, value in known.fixed.items() if value.array is not None]
-        for part, names in (("empty", known.empty), ("fixed", arrays)):
-            for path in (array_path(self.folder, part, check_name(name, what)) for name in names):
-                if not path.is_file():
-                    raise MissingFileError(f"{path} is missing; delete the folder and encode the pictures again.")
+            for name, form in forms.items() if done else ():
+                own = hashes.get(part, {}).get(name)
+                check_rows_on_disk(array_path(self.folder, part, name), form, done, counts[part], own)
+        arrays = {name: value.array for name, value in known.fixed.items() if value.array is not None}
+        empty = {name: forms[name] for name in known.empty if name in forms}
+        for part, some in (("empty", empty), ("fixed", arrays)):
+            for name, form in some.items():
+                own = hashes.get(part, {}).get(name)
+                check_rows_on_disk(array_path(self.folder, part, check_name(name, what)), form, 1, None, own)
 
     def _begun(self, arrays: Mapping[str, Tensor]) -> EncodingFile:
         """Begin the folder: what belongs to all rows is written."""
@@ -233,19 +197,27 @@ class EncodedWriter:
             raise InputError(
                 f"Got an empty condition for {lone[0]}, which is no column; expected it among the columns."
             )
+        hashes: dict[str, dict[str, str]] = {}
+        for part, name, array in self._alike(arrays):
+            write_rows(array_path(self.folder, part, name), array)
+            hashes.setdefault(part, {})[name] = hash_with(array[None])
+        columns = {name: form for name, form in forms.items() if name != LATENTS}
+        head = {"format": ENCODING, **self._about, "latents": forms[LATENTS], "columns": columns, "done": {}}
+        head["hashes"] = hashes
+        return EncodingFile.of({**head, **{key: _json(head[key]) for key in (LATENTS, "columns")}}, str(self.folder))
+
+    def _alike(self, arrays: Mapping[str, Tensor]) -> Iterator[tuple[str, str, Tensor]]:
+        """What is the same for all rows, as it is stored: part, name and array."""
         for name, empty in self.encoding.empty.items():
             row = stored(empty, name, self.encoding.precision).to(arrays[name].dtype)
             if row.shape != arrays[name].shape[1:]:
                 raise InputError(
                     f"The empty {name} has shape {tuple(row.shape)}; expected {tuple(arrays[name].shape[1:])}, as rows have."
                 )
-            write_rows(array_path(self.folder, "empty", name), row)
+            yield "empty", name, row
         for name, value in self.encoding.fixed.items():
             if isinstance(value, Tensor):
-                write_rows(array_path(self.folder, "fixed", name), plain_array(value))
-        columns = {name: form for name, form in forms.items() if name != LATENTS}
-        head = {"format": ENCODING, **self._about, "latents": forms[LATENTS], "columns": columns, "done": {}}
-        return EncodingFile.of({**head, **{key: _json(head[key]) for key in (LATENTS, "columns")}}, str(self.folder))
+                yield "fixed", name, plain_array(value)
 
     def _check_alike(self, head: EncodingFile, arrays: Mapping[str, Tensor], rows: int) -> None:
         expected = {LATENTS: head.latents, **head.columns}
@@ -266,32 +238,6 @@ def rows_on_disk(folder: Path) -> int:
         return 0
     known = EncodingFile.of(read_json(folder / UNFINISHED, ENCODING), str(folder / UNFINISHED))
     return sum(known.done.values())
-
-
-def _is_text(text: str) -> bool:
-    try:
-        text.encode("utf-8")
-    except UnicodeEncodeError:
-        return False
-    return True
-
-
-def _described(value: object, name: str) -> dict[str, object]:
-    """A fixed argument in JSON.
-
-    Raises:
-        InputError: JSON cannot express it, or it is an array that is not finite.
-    """
-    if isinstance(value, Tensor):
-        array = plain_array(value)
-        return {"array": _json(form_of(stored(array, name, "float32") if array.is_floating_point() else array))}
-    try:
-        constant = json.loads(json.dumps(value, allow_nan=False))
-    except (TypeError, ValueError) as error:
-        raise InputError(
-            f"Got a value of type {type(value).__name__} for {name}; expected a tensor, or a value that JSON can express."
-        ) from error
-    return FixedValue(constant=constant).to_json()
 
 
 def _json(value: object) -> object:

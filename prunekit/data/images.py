@@ -1,11 +1,10 @@
 """Images of one size with their classes, in memory or mapped from a file, split into training and held-out images."""
 
 import hashlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 
-import torch
 from torch import Tensor
 
 from prunekit._files import json_hash
@@ -14,12 +13,10 @@ from prunekit._names import name_of
 from prunekit.data.sizes import Size
 from prunekit.errors import FileFormatError
 from prunekit.schedule import TimeUnit
-from prunekit.training.columns import update_with
+from prunekit.training.columns import in_parts, update_with
 from prunekit.training.objective import check_finite_rows
 
 __all__ = ["ImageData", "ImageSplit"]
-
-_ROWS = 4096  # images that are looked at together where all are: a mapped file never comes into memory as a whole
 
 
 @dataclass(frozen=True)
@@ -27,13 +24,16 @@ class ImageData:
     """Images of one size.
 
     Args:
-        images: uint8 pictures, or latents in floating point; shape (count, channels, height, width).
+        images: uint8 pictures, or latents in floating point; shape (count, channels, height, width), of latents also (count,
+            channels, frames, height, width) or (count, tokens, channels).
         name: where they came from, for records.
         labels: class of each image, int64, shape (count,); None if classes were not requested.
         columns: conditions of each image by their arguments' paths, each of shape (count, …).
         empty: what stands for no condition, by name: a row without the first axis.
         fixed: arguments of the network that are the same for every image, by their paths.
         time_unit: in which the pipeline that encoded the images tells its network the timestep; None if it is not known.
+        arguments: of the call of the pipeline that encoded the images, as the user gave them.
+        captions: caption or class of each image; empty if there are none.
     """
 
     images: Tensor
@@ -43,6 +43,8 @@ class ImageData:
     empty: Mapping[str, Tensor] = field(default_factory=dict)
     fixed: Mapping[str, object] = field(default_factory=dict)
     time_unit: TimeUnit | None = None
+    arguments: Mapping[str, object] = field(default_factory=dict)
+    captions: Sequence[str | int] = ()
 
     def __len__(self) -> int:
         return len(self.images)
@@ -68,13 +70,13 @@ class ImageData:
         return digest.hexdigest()
 
     def chunks(self) -> Iterator[Tensor]:
-        """The images, some thousands at a time, contiguous.
+        """The images, some megabytes at a time, contiguous.
 
         Raises:
             InputError: latents that are not finite.
         """
-        for number, part in enumerate(self.images.split(_ROWS)):
-            check_finite_rows(part, number * _ROWS + torch.arange(len(part)), self.name)
+        for part, rows in in_parts(self.images):
+            check_finite_rows(part, rows, self.name)
             yield part.contiguous()
 
     def first(self, count: int | None) -> "ImageData":
@@ -83,7 +85,23 @@ class ImageData:
             return self
         labels = None if self.labels is None else self.labels[:count]
         columns = {name: values[:count] for name, values in self.columns.items()}
-        return replace(self, images=self.images[:count], labels=labels, columns=columns)
+        return replace(self, images=self.images[:count], labels=labels, columns=columns, captions=self.captions[:count])
+
+    def rows(self, index: Tensor, name: str) -> "ImageData":
+        """Copies of some images, in memory, with all that belongs to them.
+
+        Args:
+            index: int64, shape (rows,).
+            name: of these images, for records.
+        """
+        return replace(
+            self,
+            images=self.images[index].contiguous(),
+            name=name,
+            labels=None if self.labels is None else self.labels[index],
+            columns={own: values[index] for own, values in self.columns.items()},
+            captions=[self.captions[row] for row in index.tolist()] if self.captions else (),
+        )
 
 
 @dataclass(frozen=True)

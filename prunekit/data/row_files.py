@@ -1,21 +1,31 @@
 """Arrays on disk that grow by some rows at a time; an array that was cut short is found before more rows follow."""
 
+import hashlib
 import os
 from pathlib import Path
-from typing import Literal
+from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from prunekit._messages import one_line
+from prunekit.choices import StoredPrecision
+from prunekit.data.arrays import mapped
 from prunekit.errors import FileFormatError, InputError, MissingFileError
 from prunekit.results.encoded_files import ArrayForm
+from prunekit.training.columns import in_parts
 
-__all__ = ["Precision", "check_rows_on_disk", "form_of", "kind_of", "plain_array", "stored", "write_rows"]
-
-Precision = Literal["float16", "float32"]
-"""In what floating-point numbers are stored."""
+__all__ = [
+    "check_rows_on_disk",
+    "form_of",
+    "hash_with",
+    "kind_of",
+    "plain_array",
+    "stored",
+    "write_rows",
+]
 
 
 def form_of(array: Tensor) -> ArrayForm:
@@ -44,7 +54,7 @@ def plain_array(array: Tensor) -> Tensor:
     return array.to(torch.float32) if array.dtype == torch.bfloat16 else array
 
 
-def stored(rows: Tensor, name: str, precision: Precision = "float16") -> Tensor:
+def stored(rows: Tensor, name: str, precision: StoredPrecision = "float16") -> Tensor:
     """Rows on the CPU with floating-point numbers in the precision in which they are stored; others stay.
 
     Args:
@@ -65,7 +75,7 @@ def stored(rows: Tensor, name: str, precision: Precision = "float16") -> Tensor:
     if np.isfinite(most) and precision == "float16":
         raise InputError(
             f"Got {name} with values up to {most:.3g}, which half precision cannot hold; expected at most 65,504: store them in "
-            "float32."
+            "float32 (--stored-precision float32)."
         )
     raise InputError(f"Got {name} with values that are not finite; expected finite numbers.")
 
@@ -102,36 +112,46 @@ def write_rows(path: Path, rows: Tensor, first: int = 0, count: int | None = Non
         raise
 
 
-def check_rows_on_disk(path: Path, form: ArrayForm, done: int, count: int) -> None:
-    """Refuse an unfinished array that lacks rows that were written.
+def hash_with(rows: Tensor, before: str = "") -> str:
+    """Hash of an array that grows: of each row together with the hash of the rows before it.
+
+    So it is the same however many rows are written at a time, and goes on from what a file has stored.
+
+    Args:
+        rows: shape (rows, …).
+        before: hash of the rows before them; empty if there are none.
+
+    Returns:
+        SHA-256, 64 hex digits; ``before`` if there are no rows.
+    """
+    found = bytes.fromhex(before)
+    array = np.ascontiguousarray(rows.numpy()).reshape(rows.shape)
+    for row in array:
+        found = hashlib.sha256(found + row.tobytes()).digest()
+    return found.hex()
+
+
+def check_rows_on_disk(path: Path, form: ArrayForm, done: int, count: int | None, sha256: str | None = None) -> None:
+    """Refuse an unfinished array that lacks rows that were written, or has others.
 
     Args:
         path: the file.
         form: of a row.
         done: number of rows that must be there.
-        count: number of rows in the end.
+        count: number of rows in the end; None for an array without such an axis, whose ``done`` is 1.
+        sha256: of the rows that must be there, see :func:`hash_with`; None to leave their numbers unread.
 
     Raises:
         MissingFileError: there is no such file.
-        FileFormatError: it is shorter, or has another shape or type.
+        FileFormatError: it is shorter, has another shape or type, or holds other numbers.
     """
     again = "delete the folder and encode the pictures again."
-    if not path.is_file():
-        raise MissingFileError(f"{path} is missing, and {done:,} rows of it were written; {again}")
-    try:
-        with path.open("rb") as file:
-            if np.lib.format.read_magic(file) != (1, 0):
-                raise ValueError("its header is of another version")
-            shape, fortran, dtype = np.lib.format.read_array_header_1_0(file)
-            begin = file.tell()
-    except OSError:
-        raise
-    except Exception as error:  # the header is a Python literal; parsing it can raise many errors
-        raise FileFormatError(f"{path} is no readable array ({one_line(error)}); {again}") from error
+    begin, shape, dtype = _header(path, done, again)
     expected = np.dtype(form.dtype)
-    if fortran or shape != (count, *form.shape) or dtype != expected:
+    wanted = tuple(form.shape) if count is None else (count, *form.shape)
+    if shape != wanted or dtype != expected:
         raise FileFormatError(
-            f"{path} has {dtype} of shape {str(shape)[:80]}; expected {expected} of {(count, *form.shape)}: {again}"
+            f"{path} has {dtype} of shape {str(shape)[:80]}; expected {expected} of {wanted}: {again}"
         )
     needed = done * expected.itemsize
     for length in form.shape:
@@ -139,3 +159,36 @@ def check_rows_on_disk(path: Path, form: ArrayForm, done: int, count: int) -> No
     there = path.stat().st_size - begin
     if there < needed:
         raise FileFormatError(f"{path} has {there:,} bytes of rows, and {needed:,} were written; {again}")
+    if sha256 is not None and _hash_of(np.memmap(path, expected, "r", begin, (done, *form.shape))) != sha256:
+        raise FileFormatError(f"{path} holds other numbers than were written; {again}")
+
+
+def _hash_of(rows: NDArray[Any]) -> str:
+    """Hash of rows that are mapped, some megabytes at a time."""
+    found = ""
+    for part, _ in in_parts(mapped(rows)):
+        found = hash_with(part, found)
+    return found
+
+
+def _header(path: Path, done: int, again: str) -> tuple[int, tuple[int, ...], np.dtype[Any]]:
+    """Where an array begins in its file, its shape and its type.
+
+    Raises:
+        MissingFileError: there is no such file.
+        FileFormatError: it has no such header.
+    """
+    if not path.is_file():
+        raise MissingFileError(f"{path} is missing, and {done:,} rows of it were written; {again}")
+    try:
+        with path.open("rb") as file:
+            if np.lib.format.read_magic(file) != (1, 0):
+                raise ValueError("its header is of another version")
+            shape, fortran, dtype = np.lib.format.read_array_header_1_0(file)
+            if fortran:
+                raise ValueError("its first axis comes last")
+            return file.tell(), shape, dtype
+    except OSError:
+        raise
+    except Exception as error:  # the header is a Python literal; parsing it can raise many errors
+        raise FileFormatError(f"{path} is no readable array ({one_line(error)}); {again}") from error

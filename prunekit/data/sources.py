@@ -38,7 +38,9 @@ def as_images(images: object, resolution: Resolution | None = None, labels: bool
 
     Args:
         images: an image source as for :func:`load_images`, an :class:`ImageSplit`, or images of shape
-            (count, channels, height, width) as :class:`ImageData`, tensor or array: uint8, or floating point, used unchanged.
+            (count, channels, height, width) as :class:`ImageData`, tensor or array: uint8, or floating point, used unchanged;
+            latents of videos have frames after the channels. Conditions and captions of an :class:`ImageData` stay with their
+            images.
         resolution: as for :func:`load_images`; for sources only.
         labels: whether classes are wanted; for sources only.
 
@@ -57,12 +59,18 @@ def as_images(images: object, resolution: Resolution | None = None, labels: bool
             f"Got a {type(images).__name__} as images; expected a path, or a tensor or array of shape (count, channels, height, "
             "width)."
         )
-    if data.images.ndim != 4 or not (data.images.dtype == torch.uint8 or data.images.is_floating_point()):
+    if data.latent and data.images.ndim == 3:
+        raise InputError(
+            f"Got latents of shape {tuple(data.images.shape)}, tokens without height and width; give an ImageSplit, whose "
+            "`resolution` has them, or the folder of the encoded images."
+        )
+    video = data.latent and data.images.ndim == 5
+    if not video and (data.images.ndim != 4 or not (data.images.dtype == torch.uint8 or data.latent)):
         raise InputError(
             f"Got images of shape {tuple(data.images.shape)} and type {data.images.dtype}; expected uint8 or floating point of "
             "shape (count, channels, height, width)."
         )
-    return in_memory(data.images, data.labels, data.name, data.name)
+    return in_memory(data, data.name)
 
 
 def load_images(source: Path | str, resolution: Resolution | None = None, labels: bool = False) -> ImageSplit:
@@ -208,7 +216,7 @@ def _array(path: Path, source: str, size: Size | None, labels: bool, key: str | 
         own = [(_sized(images, size), numbers) for images, numbers in own]
     report = f"{'; '.join(found.notes)}." if found.notes else ""
     if len(own) == 1:
-        return in_memory(*own[0], path.stem, source, report)
+        return in_memory(ImageData(own[0][0], path.stem, own[0][1]), source, report)
     names = (f"{path.stem}/train", f"{path.stem}/held-out")
     return of_parts(
         [ImageData(images, name, numbers) for name, (images, numbers) in zip(names, own, strict=True)], source, report

@@ -3,11 +3,11 @@
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
 from prunekit.data.images import ImageData, ImageSplit
 from prunekit.data.sizes import as_resolution
 from prunekit.errors import FileFormatError
+from prunekit.training.columns import in_parts
 from prunekit.training.objective import check_finite_rows
 
 __all__ = ["Labelled", "drawn_order", "drawn_split", "in_memory", "labelled_data", "of_parts"]
@@ -49,13 +49,18 @@ def labelled_data(images: Labelled, name: str, rows: NDArray[np.int64] | slice =
     return ImageData(torch.from_numpy(pixels[rows].transpose(0, 3, 1, 2).copy()), name, own)
 
 
-def in_memory(images: Tensor, numbers: Tensor | None, title: str, source: str, report: str = "") -> ImageSplit:
-    """Images of shape (count, channels, height, width) that are used unchanged."""
-    if images.is_floating_point():
-        check_finite_rows(images, torch.arange(len(images)), source)
-    order, held_out = drawn_order(len(images), source)
+def in_memory(data: ImageData, source: str, report: str = "") -> ImageSplit:
+    """Images that are used unchanged, with the classes, conditions and captions that belong to them.
+
+    Raises:
+        InputError: latents are not finite.
+        FileFormatError: there are fewer than two.
+    """
+    for part, indices in in_parts(data.images):
+        check_finite_rows(part, indices, source)
+    order, held_out = drawn_order(len(data), source)
     parts = [
-        ImageData(images[rows].contiguous(), f"{title}/{name}", None if numbers is None else numbers[rows])
+        data.rows(torch.from_numpy(rows), f"{data.name}/{name}")
         for name, rows in (("train", np.sort(order[held_out:])), ("held-out", np.sort(order[:held_out])))
     ]
     return of_parts(parts, source, report)
@@ -72,4 +77,4 @@ def of_parts(parts: list[ImageData], source: str, report: str = "") -> ImageSpli
         raise FileFormatError(
             f"{parts[1].name} of {source} has images of another size or type than {parts[0].name}; expected the same."
         )
-    return ImageSplit(parts[0], parts[1], source, as_resolution((shapes[0][1], shapes[0][2])), report)
+    return ImageSplit(parts[0], parts[1], source, as_resolution((shapes[0][-2], shapes[0][-1])), report)

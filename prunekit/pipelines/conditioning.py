@@ -10,8 +10,10 @@ from torch import Tensor
 
 from prunekit.conditions import flat
 from prunekit.errors import InputError
-from prunekit.pipelines.listening import Recording, Said, Subject, record, takes
+from prunekit.pipelines.calls import takes
+from prunekit.pipelines.listening import Recording, Said, Subject, record
 from prunekit.pipelines.loading import denoisers_of
+from prunekit.pipelines.own_arguments import NO_ARGUMENTS, with_rows
 from prunekit.schedule import TimeUnit
 
 __all__ = ["Conditioning", "TimeUnit", "conditioning_of", "conditions_for", "guidance_off"]
@@ -42,19 +44,25 @@ class Conditioning:
     sample: tuple[int, ...]
 
 
-def conditioning_of(pipeline: Any, size: tuple[int, int] | None = None) -> Conditioning:
+def conditioning_of(
+    pipeline: Any, size: tuple[int, int] | None = None, arguments: Mapping[str, object] = NO_ARGUMENTS
+) -> Conditioning:
     """Find out what a pipeline tells its denoiser.
 
     Args:
         pipeline: of diffusers, with stand-ins for its denoisers; see :func:`prunekit.pipelines.open_pipeline`.
         size: height and width of the pictures; None for the pipeline's own.
+        arguments: of the pipeline's own call, see :mod:`prunekit.pipelines.own_arguments`.
 
     Raises:
         InputError: the pipeline does not run, or tells something that is neither a row for each sample nor the same for all.
     """
     probes = _PROBES if "prompt" in takes(pipeline) else _CLASSES
     off = guidance_off(pipeline)
-    runs = [record(pipeline, probe, size, 1 if number else _STEPS, off) for number, probe in enumerate(probes)]
+    runs = [
+        record(pipeline, probe, size, 1 if number else _STEPS, {**with_rows(arguments, len(probe)), **off})
+        for number, probe in enumerate(probes)
+    ]
     told = [_first_call(run, len(probe), pipeline) for run, probe in zip(runs, probes, strict=True)]
     one, other = (flat(said.arguments) for said in told)
     shapes, fixed = _sorted_out(one, other, [len(probe) for probe in probes])
@@ -63,20 +71,24 @@ def conditioning_of(pipeline: Any, size: tuple[int, int] | None = None) -> Condi
         raise InputError(
             f"The {type(pipeline).__name__} gives its samples as a {type(sample).__name__}; expected a tensor."
         )
-    guided = record(pipeline, probes[0], size, 1, _guidance_on(pipeline))
+    guided = record(pipeline, probes[0], size, 1, {**_guidance_on(pipeline), **with_rows(arguments, len(probes[0]))})
     plain = {name: value for name, value in one.items() if name in shapes and isinstance(value, Tensor)}
     return Conditioning(shapes, fixed, _empty(guided, plain), _unit(runs[0].said), tuple(sample.shape[1:]))
 
 
 def conditions_for(
-    pipeline: Any, subjects: Sequence[Subject], known: Conditioning, size: tuple[int, int] | None = None
+    pipeline: Any,
+    subjects: Sequence[Subject],
+    known: Conditioning,
+    size: tuple[int, int] | None = None,
+    arguments: Mapping[str, object] = NO_ARGUMENTS,
 ) -> dict[str, Tensor]:
     """The conditions of some captions or classes, one row each, by the argument's path.
 
     Raises:
         InputError: a condition has another shape than it had for other captions.
     """
-    run = record(pipeline, subjects, size, 1, guidance_off(pipeline))
+    run = record(pipeline, subjects, size, 1, {**with_rows(arguments, len(subjects)), **guidance_off(pipeline)})
     found = flat(_first_call(run, len(subjects), pipeline).arguments)
     rows: dict[str, Tensor] = {}
     for name, shape in known.shapes.items():

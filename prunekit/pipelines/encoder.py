@@ -1,6 +1,6 @@
 """Pictures with captions as latents and conditions on disk, in the form in which training reads them."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -10,9 +10,11 @@ from torch import Generator, Tensor
 from prunekit._json import JsonObject
 from prunekit.data.captions import CaptionedPart
 from prunekit.errors import InputError
+from prunekit.pipelines.calls import takes
 from prunekit.pipelines.conditioning import Conditioning, conditioning_of, conditions_for
 from prunekit.pipelines.latents import check_latents, default_size, encoded
-from prunekit.pipelines.listening import Subject, takes
+from prunekit.pipelines.listening import Subject
+from prunekit.pipelines.own_arguments import check_own_arguments
 from prunekit.pipelines.stand_in import StandIn
 from prunekit.training import weights_hash
 
@@ -29,23 +31,26 @@ class Encoder:
         pipeline: of diffusers, with stand-ins for its denoisers.
         size: height and width of the pictures; None for the pipeline's own.
         drawn: draw latents from the VAE's distribution by this seed, rather than take its mode; None for the mode.
+        arguments: of the pipeline's own call.
     """
 
     pipeline: Any
     size: tuple[int, int] | None = None
     drawn: int | None = None
+    arguments: Mapping[str, object] = field(default_factory=dict)
     _known: dict[Subject, dict[str, Tensor]] = field(default_factory=dict, repr=False)
     _bytes: int = 0
 
     def __post_init__(self) -> None:
+        check_own_arguments(self.pipeline, self.arguments)
         self.size = self.size or default_size(self.pipeline)
         if self.size is None:
             raise InputError(
                 f"The {type(self.pipeline).__name__} does not say which size its pictures have; give it as the resolution."
             )
         two: tuple[Subject, ...] = ("a", "b") if self.by_text else (0, 1)
-        self.conditioning: Conditioning = conditioning_of(self.pipeline, self.size)
-        check_latents(self.pipeline, two, self.size)
+        self.conditioning: Conditioning = conditioning_of(self.pipeline, self.size, self.arguments)
+        check_latents(self.pipeline, two, self.size, self.arguments)
 
     @property
     def by_text(self) -> bool:
@@ -73,7 +78,7 @@ class Encoder:
             self._known, self._bytes = {}, 0
             new = list(dict.fromkeys(subjects))
         if new:
-            rows = conditions_for(self.pipeline, new, self.conditioning, self.size)
+            rows = conditions_for(self.pipeline, new, self.conditioning, self.size, self.arguments)
             for number, subject in enumerate(new):
                 own = {name: value[number].cpu().clone() for name, value in rows.items()}
                 self._known[subject] = own

@@ -4,7 +4,7 @@ How a pipeline scales its latents is written in its call and not in its config. 
 here is checked against the pipeline's own way back: what it gives its VAE to decode must become the latents that it decoded.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -12,9 +12,11 @@ import torch
 from torch import Generator, Tensor
 
 from prunekit.errors import InputError
+from prunekit.pipelines.calls import takes
 from prunekit.pipelines.conditioning import guidance_off
-from prunekit.pipelines.listening import Subject, record, takes
+from prunekit.pipelines.listening import Subject, record
 from prunekit.pipelines.loading import denoisers_of
+from prunekit.pipelines.own_arguments import NO_ARGUMENTS, with_rows
 from prunekit.training import to_unit_range
 
 __all__ = ["check_latents", "decoded", "default_size", "encoded", "has_vae"]
@@ -97,13 +99,19 @@ def decoded(pipeline: Any, latents: Tensor, size: tuple[int, int]) -> Tensor:
     return (pictures[:, :, 0] if pictures.ndim == 5 else pictures).float().cpu()
 
 
-def check_latents(pipeline: Any, subjects: tuple[Subject, ...], size: tuple[int, int] | None) -> None:
+def check_latents(
+    pipeline: Any,
+    subjects: tuple[Subject, ...],
+    size: tuple[int, int] | None,
+    arguments: Mapping[str, object] = NO_ARGUMENTS,
+) -> None:
     """Refuse a pipeline whose latents are scaled or laid out in a way that :func:`encoded` does not follow.
 
     Args:
         pipeline: of diffusers, with stand-ins for its denoisers.
         subjects: two captions or classes.
         size: height and width of the pictures.
+        arguments: of the pipeline's own call.
 
     Raises:
         InputError: what the pipeline gives its VAE does not become the latents that it decoded.
@@ -111,8 +119,9 @@ def check_latents(pipeline: Any, subjects: tuple[Subject, ...], size: tuple[int,
     if not has_vae(pipeline):
         return
     asked: dict[str, object] = {"output_type": "np"} if "output_type" in takes(pipeline) else {}
+    others = {**with_rows(arguments, len(subjects)), **guidance_off(pipeline), **asked}
     with _decoding(pipeline.vae) as given:
-        run = record(pipeline, subjects, size, 2, {**guidance_off(pipeline), **asked}, endless=True)
+        run = record(pipeline, subjects, size, 2, others, endless=True)
     name = type(pipeline).__name__
     if not given or run.stepped is None:
         raise InputError(f"The {name} does not decode its latents by its VAE's decode; its pictures cannot be encoded.")

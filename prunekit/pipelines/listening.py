@@ -5,7 +5,6 @@ of pipelines, and no family is mentioned here.
 """
 
 import functools
-import inspect
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -19,10 +18,11 @@ from prunekit._messages import one_line
 from prunekit.checkpoint.callings import TIMES
 from prunekit.data import size_text
 from prunekit.errors import InputError, PrunekitError
+from prunekit.pipelines.calls import takes
 from prunekit.pipelines.loading import denoisers_of
 from prunekit.pipelines.stand_in import StandIn, arguments_of, sample_name
 
-__all__ = ["Recording", "Said", "Subject", "call_arguments", "followed", "record", "takes"]
+__all__ = ["Recording", "Said", "Subject", "call_arguments", "followed", "record"]
 
 Subject = str | int
 """What a picture shows: its caption, or for a class-conditional pipeline its class."""
@@ -121,12 +121,6 @@ def _listening(name: str, network: nn.Module, pipeline: Any, found: Recording) -
         note(arguments_of(module, args, kwargs), module)
 
     return network.register_forward_pre_hook(hook, with_kwargs=True).remove
-
-
-def takes(pipeline: Any) -> tuple[str, ...]:
-    """Names of the arguments of the call of a pipeline or of its class."""
-    kind = pipeline if isinstance(pipeline, type) else type(pipeline)
-    return tuple(inspect.signature(kind.__call__).parameters)
 
 
 def call_arguments(

@@ -1,8 +1,8 @@
 """Samples through a pipeline itself, so that guidance, scheduler and decoding are its own; only its denoiser is replaced."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -12,8 +12,10 @@ from torch import Generator, Tensor, nn
 from prunekit._messages import one_line
 from prunekit._progress import tell
 from prunekit.errors import InputError, PrunekitError
-from prunekit.pipelines.listening import Subject, call_arguments, followed, takes
+from prunekit.pipelines.calls import takes
+from prunekit.pipelines.listening import Subject, call_arguments, followed
 from prunekit.pipelines.loading import denoisers_of
+from prunekit.pipelines.own_arguments import check_own_arguments, with_rows
 
 __all__ = ["PipelineSampler", "with_denoiser"]
 
@@ -42,6 +44,7 @@ class PipelineSampler:
         guidance_scale: of classifier-free guidance; None for the pipeline's default.
         size: height and width of the pictures; None for the pipeline's own.
         decoded: whether the pipeline decodes its latents to pictures.
+        arguments: of the pipeline's own call, see :mod:`prunekit.pipelines.own_arguments`.
     """
 
     pipeline: Any
@@ -50,8 +53,10 @@ class PipelineSampler:
     guidance_scale: float | None = None
     size: tuple[int, int] | None = None
     decoded: bool = True
+    arguments: Mapping[str, object] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
+        check_own_arguments(self.pipeline, self.arguments)
         if not self.subjects:
             raise InputError("Got no captions to sample; expected at least one.")
         if self.guidance_scale is not None and "guidance_scale" not in takes(self.pipeline):
@@ -104,7 +109,7 @@ class PipelineSampler:
         subjects = [self.subject(row) for row in rows]
         arguments = call_arguments(self.pipeline, subjects, self.size, self.steps)
         generators = [Generator().manual_seed(seed * 1_000_003 + row + 1) for row in rows]
-        arguments |= {"generator": generators}
+        arguments |= {"generator": generators, **with_rows(self.arguments, len(rows))}
         if self.guidance_scale is not None:
             arguments["guidance_scale"] = self.guidance_scale
         if not self.decoded:

@@ -5,7 +5,7 @@ from typing import Annotated, ClassVar, get_args
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import AfterValidator, BeforeValidator, Field
+from pydantic import AfterValidator, BeforeValidator, Field, JsonValue
 
 from prunekit._json import JsonObject
 from prunekit._messages import did_you_mean
@@ -411,6 +411,8 @@ class EvaluationOptions:
         pipeline: folder of the diffusers pipeline through which samples are drawn and decoded, for encoded data; with its guidance
             and its scheduler.
         guidance_scale: of classifier-free guidance; the pipeline's default if missing.
+        pipeline_arguments: of the pipeline's own call, such as ``max_sequence_length``, in addition to those with which the data
+            were encoded.
         loss_samples: number of held-out draws per timestep group for the denoising loss.
         grid: number of images kept for the report's grids.
     """
@@ -423,5 +425,6 @@ class EvaluationOptions:
     clip: str | None = None
     pipeline: str | None = None
     guidance_scale: float | None = None
+    pipeline_arguments: dict[str, JsonValue] = field(default_factory=dict)
     loss_samples: Positive = 2048
     grid: NotNegative = 40

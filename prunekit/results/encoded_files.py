@@ -46,6 +46,7 @@ class _Head(Model):
         fixed: arguments that are the same for every image, by path.
         empty: conditions with an empty one, which replaces the caption's for guidance.
         time_unit: how the network is told a timestep of the scheduler.
+        arguments: of the pipeline's own call, as the user gave them.
         captions: hash of the captions of all images, in order.
         train: number of images to train on.
         held_out: number of images that are held out.
@@ -58,6 +59,7 @@ class _Head(Model):
     fixed: Named[FixedValue]
     empty: Many[str]
     time_unit: Annotated[Free | None, NotNull()] = None
+    arguments: Annotated[Free | None, NotNull()] = None
     captions: str
     train: Positive
     held_out: Positive
@@ -81,7 +83,9 @@ class EncodingFile(_Head):
     Args:
         format: name and version of the format.
         done: number of rows that are on the disk, for `train` and `held-out`.
+        hashes: of the rows that are on the disk, by part and array, so that damage is noticed on resuming.
     """
 
     format: Annotated[str, Is(ENCODING)]
     done: Named[Whole]
+    hashes: Annotated[Named[Named[str]] | None, NotNull()] = None

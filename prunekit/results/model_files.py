@@ -27,6 +27,7 @@ class SlimFile(Model):
         noise_schedule: the noise schedule.
         prediction_type: what the network predicts.
         time_unit: what the network is told for timestep t, `scale`·t + `offset`; it is told t if missing.
+        pipeline_arguments: of the pipeline's own call, as they were given when the images were encoded.
         data: the images that it was trained on.
         provenance: how it was made.
         shapes: shapes of all tensors.
@@ -44,6 +45,7 @@ class SlimFile(Model):
     noise_schedule: Annotated[Free | None, NotNull()] = None
     prediction_type: Annotated[str | None, NotNull()] = None
     time_unit: Annotated[Free | None, NotNull()] = None
+    pipeline_arguments: Annotated[Free | None, NotNull()] = None
     data: Annotated[Free | None, NotNull()] = None
     provenance: Annotated[Free | None, NotNull()] = None
     shapes: Named[Many[Whole]]

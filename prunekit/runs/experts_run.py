@@ -364,7 +364,12 @@ class Run(ResumableRun):
             from prunekit.steps.sampling_pipeline import SamplingPipeline  # noqa: PLC0415 - it imports diffusers
 
             through = SamplingPipeline.of(
-                asked, self.images, allocation.steps, evaluation.guidance_scale, allocation.sampler
+                asked,
+                self.images,
+                allocation.steps,
+                evaluation.guidance_scale,
+                allocation.sampler,
+                arguments=evaluation.pipeline_arguments,
             )
         setting = Setting(self.images, self.groups, kind, allocation, evaluation, base.spec, pipeline=through)
         by_group = [[self.bench.macs] * len(self.groups), list(pruned.macs), list(experts.macs)]

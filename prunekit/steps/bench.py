@@ -15,7 +15,7 @@ from prunekit.importance import ImportanceMap, Loss, no_loss
 from prunekit.recipe import PruneOptions
 from prunekit.search import SearchResult
 from prunekit.slim import SlimModel
-from prunekit.schedule import TimeUnit
+from prunekit.schedule import Parameterization, TimeUnit
 from prunekit.steps.objectives import objective_for
 from prunekit.steps.reach import Reach
 from prunekit.steps.searching import score, search_and_repair, search_provenance
@@ -141,14 +141,20 @@ def prune_group(
         journal,
     )
     about = {**base.about(), "provenance": _provenance(bench, result, options)}
-    unit = None if images is None else images.time_unit or (TimeUnit() if base.parameterization.is_flow else None)
-    if unit is not None:
-        about["time_unit"] = unit.to_config()
+    if images is not None:
+        about |= _told(images, base.parameterization)
     sizes = attributes(base.model, bench.graph, result.plan)
     slim = SlimModel(
         model, base.spec, result.plan, sizes, group, base.schedule.num_timesteps, result.macs, result.params, about
     )
     return slim, result
+
+
+def _told(images: ImageData, parameterization: Parameterization) -> JsonObject:
+    """How the network is called on these images, as far as it is not called by whole timesteps."""
+    unit = images.time_unit or (TimeUnit() if parameterization.is_flow else None)
+    found: JsonObject = {} if unit is None else {"time_unit": unit.to_config()}
+    return {**found, "pipeline_arguments": dict(images.arguments)} if images.arguments else found
 
 
 def _provenance(bench: Bench, result: SearchResult, options: PruneOptions) -> JsonObject:

@@ -1,6 +1,6 @@
 """Samplers of pipelines with captions or classes, for a pipeline's own denoiser and for models that were made from it."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +17,8 @@ from prunekit.pipelines import (
     open_pipeline,
     takes,
 )
+from prunekit.pipelines.own_arguments import NO_ARGUMENTS
 from prunekit.sampling import PIPELINE, SAMPLERS
-from prunekit.steps.opening import open_model
 from prunekit.steps.placing import compute_device
 
 __all__ = ["captioned_sampler", "needs_pipeline", "own_denoiser", "with_unit"]
@@ -44,6 +44,7 @@ def captioned_sampler(
     scheduler: str = PIPELINE,
     size: tuple[int, int] | None = None,
     own: bool = False,
+    arguments: Mapping[str, object] = NO_ARGUMENTS,
 ) -> PipelineSampler:
     """A sampler that runs a pipeline, on the GPU if there is one.
 
@@ -55,6 +56,7 @@ def captioned_sampler(
         scheduler: ``pipeline`` for its own, or another by a short name or a class of diffusers, made from its own's config.
         size: height and width of the pictures; None for the pipeline's own.
         own: read the weights of the pipeline's own denoiser too.
+        arguments: of the pipeline's own call.
 
     Raises:
         InputError: the scheduler is unknown or does not take the pipeline's settings.
@@ -62,19 +64,15 @@ def captioned_sampler(
     pipeline = open_pipeline(folder, stand_in=not own)
     if scheduler != PIPELINE:
         pipeline.scheduler = _scheduler(scheduler, pipeline)
-    return PipelineSampler(pipeline.to(compute_device()), steps, subjects, guidance_scale, size)
+    return PipelineSampler(pipeline.to(compute_device()), steps, subjects, guidance_scale, size, arguments=arguments)
 
 
-def own_denoiser(sampler: PipelineSampler, model: str | None) -> Any:
-    """The network that a sampler draws from: the pipeline's own, or a model that was made from it.
-
-    Experts that do not store in which unit their pipeline tells the timestep are given the one of this pipeline.
+def own_denoiser(sampler: PipelineSampler) -> Any:
+    """The pipeline's own network.
 
     Raises:
         InputError: the pipeline has several denoisers of its own.
     """
-    if model is not None:
-        return with_unit(open_model(model).model, sampler.pipeline, sampler.size).to(compute_device())
     found = list(denoisers_of(sampler.pipeline).values())
     if len(found) > 1:
         raise InputError(
@@ -83,16 +81,15 @@ def own_denoiser(sampler: PipelineSampler, model: str | None) -> Any:
     return found[0]
 
 
-def with_unit(model: nn.Module, pipeline: Any, size: tuple[int, int] | None) -> nn.Module:
+def with_unit(model: nn.Module, sampler: PipelineSampler) -> nn.Module:
     """Experts that know in which unit a pipeline tells the timestep; any other model unchanged.
 
     Args:
         model: to be the pipeline's denoiser.
-        pipeline: of diffusers.
-        size: height and width of its pictures.
+        sampler: runs the pipeline.
     """
     if isinstance(model, nets.TimestepExperts) and "time_unit" not in model.about:
-        model.with_time_unit(conditioning_of(pipeline, size).unit)
+        model.with_time_unit(conditioning_of(sampler.pipeline, sampler.size, sampler.arguments).unit)
     return model
 
 

@@ -2,15 +2,16 @@
 
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from prunekit._json import JsonObject
+from prunekit._json import JsonDict, JsonObject
 from prunekit._progress import tell
+from prunekit.choices import StoredPrecision
 from prunekit.data import EncodedWriter, Encoding
 from prunekit.data.captions import Captioned, CaptionedPart, captioned_pictures
 from prunekit.data.splitting import drawn_order
@@ -36,6 +37,8 @@ class EncodeOptions:
         seed: draws the latents from the VAE's distribution by this seed, instead of taking its mode; None for the mode.
         steps: sampling steps, where latents are sampled.
         guidance_scale: of the samples, where latents are sampled; None for the pipeline's default.
+        arguments: of the pipeline's own call, see :mod:`prunekit.pipelines.own_arguments`; plain JSON values.
+        stored: precision of latents and conditions on the disk.
     """
 
     size: tuple[int, int] | None = None
@@ -45,6 +48,8 @@ class EncodeOptions:
     seed: int | None = None
     steps: int = 50
     guidance_scale: float | None = None
+    arguments: JsonDict = field(default_factory=dict)
+    stored: StoredPrecision = "float16"
 
     def __post_init__(self) -> None:
         if self.batch_size < 1 or self.steps < 1:
@@ -94,7 +99,7 @@ def encode(
             pictures = stack.enter_context(captioned_pictures(source, classes, options.caption_column))
         else:
             pictures = _without_pictures(source)
-        encoder = Encoder(opened, options.size, options.seed)
+        encoder = Encoder(opened, options.size, options.seed, options.arguments)
         writer = EncodedWriter(output, _encoding(encoder, pictures, source, options))
         making = _sampled(encoder, options) if sampled else encoder.latents
         _write(writer, encoder, pictures, making, options.batch_size)
@@ -119,6 +124,8 @@ def _encoding(
         fixed=known.fixed,
         empty=known.empty,
         time_unit={"scale": known.unit.scale, "offset": known.unit.offset},
+        arguments=options.arguments,
+        precision=options.stored,
     )
 
 
@@ -146,7 +153,13 @@ def _sampled(encoder: Encoder, options: EncodeOptions) -> _Latents:
     def latents(part: CaptionedPart, rows: range) -> Tensor:
         subjects = [part.subjects[row] for row in rows]
         sampler = PipelineSampler(
-            encoder.pipeline, options.steps, subjects, options.guidance_scale, encoder.size, decoded=False
+            encoder.pipeline,
+            options.steps,
+            subjects,
+            options.guidance_scale,
+            encoder.size,
+            decoded=False,
+            arguments=options.arguments,
         )
         return sampler(network, len(rows), (options.seed or 0) * 1_000_003 + rows.start)
 

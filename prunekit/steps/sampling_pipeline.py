@@ -1,7 +1,7 @@
 """The pipeline through which encoded images are judged: it samples their captions, and decodes their latents as real pictures."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -12,9 +12,9 @@ from torch import Tensor, nn
 from prunekit._names import split_source
 from prunekit._progress import tell
 from prunekit.data import ImageSplit
-from prunekit.data.encoded import read_captions
 from prunekit.errors import InputError
 from prunekit.pipelines import PipelineSampler, Subject, decoded
+from prunekit.pipelines.own_arguments import NO_ARGUMENTS
 from prunekit.sampling import PIPELINE, to_images
 from prunekit.steps.captioned_sampling import captioned_sampler, with_unit
 
@@ -47,6 +47,7 @@ class SamplingPipeline:
         guidance_scale: float | None,
         scheduler: str = PIPELINE,
         prompts: Sequence[Subject] | None = None,
+        arguments: Mapping[str, object] = NO_ARGUMENTS,
     ) -> "SamplingPipeline":
         """Open a pipeline for encoded images.
 
@@ -57,6 +58,7 @@ class SamplingPipeline:
             guidance_scale: of classifier-free guidance; None for the pipeline's default.
             scheduler: as for :func:`prunekit.steps.captioned_sampling.captioned_sampler`.
             prompts: captions to sample; those of the held-out images if missing.
+            arguments: of the pipeline's own call, in addition to those with which the images were encoded.
 
         Raises:
             InputError: the images are not encoded ones.
@@ -69,8 +71,16 @@ class SamplingPipeline:
                 "pipeline."
             )
         height, width = json.loads(head.read_text(encoding="utf-8"))["image_size"]
-        captions: Sequence[Subject] = prompts or read_captions(data, "held-out")
-        sampler = captioned_sampler(folder, captions, steps, guidance_scale, scheduler, (height, width))
+        captions: Sequence[Subject] = prompts or images.held_out.captions
+        sampler = captioned_sampler(
+            folder,
+            captions,
+            steps,
+            guidance_scale,
+            scheduler,
+            (height, width),
+            arguments={**images.train.arguments, **arguments},
+        )
         return cls(sampler, images, (height, width))
 
     @cached_property
@@ -88,7 +98,7 @@ class SamplingPipeline:
     def fit(self, *models: nn.Module) -> None:
         """Tell experts in which unit the pipeline tells the timestep, where they do not store it."""
         for model in models:
-            with_unit(model, self.sampler.pipeline, self.size)
+            with_unit(model, self.sampler)
 
     def prompts(self, count: int) -> list[str] | None:
         """The captions of the samples; None for classes."""

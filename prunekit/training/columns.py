@@ -2,7 +2,7 @@
 
 import hashlib
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
 import torch
@@ -10,11 +10,11 @@ from torch import Generator, Tensor
 
 from prunekit.errors import InputError
 
-__all__ = ["CLASSES", "Columns", "update_with"]
+__all__ = ["CLASSES", "Columns", "in_parts", "update_with"]
 
 CLASSES = "class_labels"
 """The name of the condition that class-conditional networks take."""
-_BYTES = 2**26  # of rows that are read together: a mapped file never comes into memory as a whole
+_BYTES = 2**26  # of rows that are read together
 
 
 @dataclass(frozen=True, eq=False)
@@ -83,11 +83,24 @@ class Columns:
             update_with(digest, value)
 
 
+def in_parts(values: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+    """Rows some megabytes at a time, so that a mapped file never comes into memory as a whole.
+
+    Args:
+        values: shape (count, …).
+
+    Yields:
+        Some rows, shape (rows, …), and their indices, int64, shape (rows,).
+    """
+    together = max(1, _BYTES // max(1, values[:1].nbytes))
+    for first in range(0, len(values), together):
+        part = values[first : first + together]
+        yield part, torch.arange(first, first + len(part))
+
+
 def update_with(digest: "hashlib._Hash", values: Tensor) -> None:
     """Add a tensor's numbers to a hash, some megabytes at a time."""
-    rows = values.reshape(1) if values.ndim == 0 else values
-    each = max(1, rows[:1].nbytes)
-    for part in rows.split(max(1, _BYTES // each)):
+    for part, _ in in_parts(values.reshape(1) if values.ndim == 0 else values):
         digest.update(part.contiguous().numpy().data)
 
 

@@ -12,7 +12,7 @@ from torch import Generator, Tensor, nn
 from prunekit.conditions import Calling
 from prunekit.errors import InputError
 from prunekit.schedule import NoiseSchedule, Parameterization, Parameterized, TimeUnit
-from prunekit.training.columns import Columns
+from prunekit.training.columns import Columns, in_parts
 
 __all__ = [
     "DenoisingObjective",
@@ -21,8 +21,6 @@ __all__ = [
     "predict",
     "to_unit_range",
 ]
-
-_ROWS = 4096  # images that are hashed together
 
 
 def to_unit_range(images: Tensor) -> Tensor:
@@ -34,7 +32,7 @@ def check_finite_rows(images: Tensor, rows: Tensor, name: str) -> None:
     """Refuse floating-point images, such as latents, if some are not finite.
 
     Args:
-        images: shape (count, channels, height, width).
+        images: shape (count, channels, height, width), or latents of shape (count, …).
         rows: their indices in the data set, shape (count,).
         name: name of the data set.
 
@@ -118,8 +116,8 @@ class DenoisingObjective(Parameterized):
             InputError: an image is not finite. It is checked here because every training reads all images for the hash.
         """
         digest = hashlib.sha256(f"{self.prediction_type} {tuple(self.images.shape)}".encode())
-        for number, part in enumerate(self.images.split(_ROWS)):  # a mapped file is never loaded into memory as a whole
-            check_finite_rows(part, number * _ROWS + torch.arange(len(part)), self.name)
+        for part, rows in in_parts(self.images):
+            check_finite_rows(part, rows, self.name)
             digest.update(part.cpu().contiguous().numpy().tobytes())
         kind, unit = self.parameterization, self.calling.unit
         for table in kind.input_levels:

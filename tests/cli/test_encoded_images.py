@@ -7,11 +7,13 @@ import torch
 import yaml
 from command_line import done, typed
 from encoded_data import SHAPES, encoded_folder
+from PIL import Image
 from tiny_pipelines import tiny_pipeline
 from torch import nn
 
 from prunekit import load_experts
 from prunekit._json import read_json
+from prunekit.pipelines import PipelineSampler
 
 
 @pytest.fixture
@@ -92,3 +94,37 @@ def test_what_gives_no_conditions_says_so(folder: str, line: str) -> None:
     said = typed(f"prunekit {line}")
     assert said.code == 2
     assert "UNet2DConditionModel takes encoder_hidden_states, which nothing gives here" in said.err
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("folder", ["sd3"], indirect=True)
+def test_the_pipelines_own_arguments_go_from_encode_to_samples(folder: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The experts know them from the data, so ``sample`` has them by default."""
+    Path("pictures").mkdir()
+    for row in range(6):
+        Image.new("RGB", (32, 32), (40 * row, 0, 0)).save(f"pictures/{row}.png")
+        Path(f"pictures/{row}.txt").write_text("a cat")
+    Path("prompts.txt").write_text("a cat\n")
+    found = typed("prunekit encode pipe pictures --output own --pipeline-argument height=3")
+    assert found.code == 2
+    assert "set the resolution instead" in found.sentence
+    done("prunekit encode pipe pictures --output own --resolution 32 --pipeline-argument max_sequence_length=40")
+    done("prunekit groups --cuts 500")
+    done("prunekit allocate --budget 0.8 --base pipe --rule uniform")
+    done("prunekit prune pipe --data own --samples 8 --rounds 1")
+    done("prunekit assemble slim")
+    assert load_experts("experts").about["pipeline_arguments"] == {"max_sequence_length": 40}
+    told: list[dict[str, object]] = []
+    sampler = PipelineSampler.__post_init__
+    monkeypatch.setattr(
+        PipelineSampler, "__post_init__", lambda own: (told.append(dict(own.arguments)), sampler(own))[1]
+    )
+    line = "prunekit sample experts --pipeline pipe --prompts prompts.txt --num-inference-steps 2 --resolution 32 --overwrite"
+    done(line)
+    done(f"{line} --pipeline-argument max_sequence_length=50")
+    done(
+        "prunekit evaluate experts --pipeline pipe --data own --count 2 --seeds 1 --loss-samples 4 --num-inference-steps 2"
+    )
+    assert [one["max_sequence_length"] for one in told] == [40, 50, 40]
+    found = typed("prunekit sample experts --output other.npz --pipeline-argument max_sequence_length=50")
+    assert "Got --pipeline-argument for a model that is no pipeline" in found.err

@@ -13,9 +13,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from prunekit.data import EncodedWriter, Encoding, ImageSplit, load_images
+from prunekit.data import EncodedWriter, Encoding, ImageSplit, as_images, load_images
 from prunekit.data.encoded import read_captions
-from prunekit.errors import FileFormatError, InputError, MissingFileError
+from prunekit.errors import FileFormatError, InputError, LimitError, MissingFileError, PrunekitError
+from prunekit.training.columns import in_parts
 
 SHAPES = {"encoder_hidden_states": (5, 8), "added_cond_kwargs.text_embeds": (6,), "mask": (5,)}
 COUNTS = {"train": 7, "held-out": 3}
@@ -270,3 +271,97 @@ def test_the_pages_example_writes_a_folder(tmp_path: Path, monkeypatch: pytest.M
     made: dict[str, ImageSplit] = {}
     exec(source, {}, made)  # noqa: S102 - the example is the test
     assert made["images"].train.columns["encoder_hidden_states"].shape == (2, 77, 768)
+
+
+def test_captions_stay_with_their_rows(folder: Path) -> None:
+    split = load_images(folder)
+    assert list(split.held_out.captions) == ["held-out 0", "held-out 1", "held-out 2"]
+    assert list(split.train.first(2).captions) == ["train 0", "train 1"]
+    assert len(split.train.first(2).columns["mask"]) == 2
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        ('["only one"]', "has 1 captions; expected 3"),
+        ('["a", "b", "c"]', "are not those that were encoded"),
+        ('{"a": 1}', "is no list of captions"),
+        ("[null, 1, 2]", "is no list of captions"),
+        ("[", "is not readable JSON"),
+    ],
+)
+def test_other_captions_are_refused(folder: Path, content: str, said: str) -> None:
+    (folder / "held-out" / "captions.json").write_text(content)
+    with pytest.raises(FileFormatError, match=said):
+        load_images(folder)
+    (folder / "held-out" / "captions.json").unlink()
+    with pytest.raises(MissingFileError, match=r"captions\.json is missing"):
+        load_images(folder)
+
+
+def test_captions_larger_than_the_limit_are_refused_before_rows_are_encoded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PRUNEKIT_LIMITS", "metadata-bytes=20")
+    with pytest.raises(LimitError, match="The list of captions of train"):
+        encoding()
+
+
+def test_many_captions_are_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """More than the limits of other JSON files allow."""
+    monkeypatch.setenv("PRUNEKIT_LIMITS", "json-values=2000,json-bytes=20000")
+    captions = {"train": ["a"] * 3000, "held-out": ["b"]}
+    writer = EncodedWriter(tmp_path / "data", Encoding({}, (8, 8), captions))
+    writer.append("train", torch.zeros(3000, 1, 1, 1), {})
+    writer.append("held-out", torch.zeros(1, 1, 1, 1), {})
+    writer.finish()
+    assert len(load_images(tmp_path / "data").train.captions) == 3000
+
+
+def test_images_that_are_split_again_keep_what_belongs_to_them(folder: Path) -> None:
+    """Each row of the new parts has the columns and the caption of the same old row."""
+    before = load_images(folder).train
+    split = as_images(before)
+    assert len(split.train) + len(split.held_out) == len(before)
+    for part in (split.train, split.held_out):
+        for row, caption in enumerate(part.captions):
+            old = list(before.captions).index(caption)
+            assert torch.equal(part.images[row], before.images[old])
+            assert all(torch.equal(part.columns[name][row], before.columns[name][old]) for name in SHAPES)
+        assert (part.fixed, part.empty, part.time_unit) == (before.fixed, before.empty, before.time_unit)
+
+
+def test_videos_can_be_split_again_and_tokens_say_what_to_give(tmp_path: Path) -> None:
+    write(tmp_path / "video", latents=(4, 3, 2, 5))
+    assert as_images(load_images(tmp_path / "video").train).resolution == (2, 5)
+    write(tmp_path / "tokens", latents=(6, 4))
+    with pytest.raises(InputError, match="tokens without height and width; give an ImageSplit"):
+        as_images(load_images(tmp_path / "tokens").train)
+
+
+def test_hashing_reads_some_megabytes_at_a_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Rows that are larger than the bytes of a part are read one by one, and the hash does not depend on it."""
+    write(tmp_path / "data")
+    whole = load_images(tmp_path / "data").sha256
+    monkeypatch.setattr("prunekit.training.columns._BYTES", 1)
+    again = load_images(tmp_path / "data")
+    assert again.sha256 == whole
+    assert [len(part) for part in again.train.chunks()] == [1] * 7
+    assert [rows.tolist() for _, rows in in_parts(again.train.images)] == [[row] for row in range(7)]
+
+
+@given(st.data())
+def test_damaged_files_end_in_a_sentence_or_in_what_was_written(
+    tmp_path_factory: pytest.TempPathFactory, data: st.DataObject
+) -> None:
+    folder = tmp_path_factory.mktemp("encodings") / "data"
+    write(folder, chunk=7)
+    path = data.draw(st.sampled_from(sorted(path for path in folder.rglob("*") if path.is_file())))
+    content = bytearray(path.read_bytes())
+    for _ in range(data.draw(st.integers(1, 3))):
+        content[data.draw(st.integers(0, len(content) - 1))] = data.draw(st.integers(0, 255))
+    path.write_bytes(content)
+    try:
+        split = load_images(folder)
+        split.about()
+    except PrunekitError:
+        return
+    check_content(split)

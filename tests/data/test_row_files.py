@@ -99,6 +99,12 @@ def fill(path: Path) -> None:
     path.write_bytes(b"junk" * 60)
 
 
+def flip(path: Path) -> None:
+    content = bytearray(path.read_bytes())
+    content[-3] ^= 1
+    path.write_bytes(content)
+
+
 def retype(path: Path) -> None:
     np.save(path, np.zeros((4, 3, 2), np.float64))
 
@@ -107,6 +113,10 @@ def retype(path: Path) -> None:
     ("name", "damage", "error", "said"),
     [
         (f"train/{HIDDEN}.npy", shorten, FileFormatError, "has 23 bytes of rows, and 24 were written"),
+        (f"train/{HIDDEN}.npy", flip, FileFormatError, "holds other numbers than were written; delete the folder"),
+        ("train/ids.npy", flip, FileFormatError, "holds other numbers than were written"),
+        (f"empty/{HIDDEN}.npy", flip, FileFormatError, "holds other numbers than were written"),
+        ("fixed/img_ids.npy", flip, FileFormatError, "holds other numbers than were written"),
         ("train/latents.npy", remove, MissingFileError, "is missing, and 2 rows of it were written"),
         ("train/ids.npy", fill, FileFormatError, "is no readable array"),
         (f"train/{HIDDEN}.npy", retype, FileFormatError, "has float64 of shape .* expected float16"),
@@ -126,7 +136,7 @@ def test_an_encoding_does_not_resume_behind_lost_rows(
 def test_any_unfinished_array_resumes_to_the_right_rows_or_is_refused(
     tmp_path_factory: pytest.TempPathFactory, name: str, data: st.DataObject
 ) -> None:
-    """Cut anywhere, or with bytes of its header replaced."""
+    """Cut anywhere, or with bytes replaced."""
     folder = tmp_path_factory.mktemp("encodings") / "data"
     EncodedWriter(folder, encoding()).append("train", *rows(0, 2))
     path = folder / "train" / f"{name}.npy"
@@ -134,7 +144,7 @@ def test_any_unfinished_array_resumes_to_the_right_rows_or_is_refused(
     if data.draw(st.booleans()):
         content = content[: data.draw(st.integers(0, len(content)))]
     else:
-        content[data.draw(st.integers(0, 127))] = data.draw(st.integers(0, 255))
+        content[data.draw(st.integers(0, len(content) - 1))] = data.draw(st.integers(0, 255))
     path.write_bytes(content)
     try:
         finished(folder)
@@ -142,6 +152,15 @@ def test_any_unfinished_array_resumes_to_the_right_rows_or_is_refused(
         return
     assert load_images(folder).train.columns["ids"].tolist() == [0, 1, 2, 3]
     assert load_images(folder).train.images[:, 0, 0, 0].tolist() == [1, 2, 3, 4]
+
+
+def test_an_encoding_of_an_earlier_version_resumes_without_hashes(half: Path) -> None:
+    path = half / "encoding.json"
+    told = json.loads(path.read_text())
+    assert set(told["hashes"]["train"]) == {"latents", HIDDEN, "ids"}
+    del told["hashes"]
+    path.write_text(json.dumps(told))
+    assert load_images(finished(half)).train.columns["ids"].tolist() == [0, 1, 2, 3]
 
 
 @pytest.mark.parametrize(

@@ -147,3 +147,16 @@ def test_trainings_and_slim_models_use_the_pipelines_unit_of_time(
     clean, _, *conditions = objective.draw(timesteps, torch.Generator().manual_seed(0))
     objective.predict(network, clean, timesteps, *conditions)  # type: ignore[arg-type]
     torch.testing.assert_close(heard[0], torch.tensor([0.0, 0.25, 0.999]))
+
+
+def test_float32_stores_what_the_pipeline_computes(
+    pipeline_folder: Callable[[str], Path], pictures: Path, tmp_path: Path
+) -> None:
+    pipeline = pipeline_folder("sd")
+    found = encode_all(pipeline, pictures, tmp_path / "data", stored="float32")
+    known = open_pipeline(pipeline, stand_in=True)
+    wanted = conditions_for(known, found.held_out.captions, conditioning_of(known, SIZE), SIZE)
+    for key, rows in wanted.items():
+        torch.testing.assert_close(found.held_out.columns[key], rows, rtol=1e-5, atol=1e-6)
+    with pytest.raises(InputError, match="was encoded in float32; expected a new folder"):
+        encode_all(pipeline, pictures, tmp_path / "data")
