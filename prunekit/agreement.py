@@ -74,7 +74,7 @@ class CaptionJudge:
         found: BoolArray = (self.classifier.predicted(images) == wanted).numpy()
         return found
 
-    def subject(self, caption: str) -> str | None:
-        """The class that a caption names; None if it does not name one."""
-        named = named_classes([caption], self.classifier.classes)
-        return None if named is None else self.classifier.classes[int(named)]
+    def subjects(self, captions: Sequence[str]) -> list[str] | None:
+        """The name of the class that each caption names; None unless each names exactly one."""
+        named = named_classes(captions, self.classifier.classes)
+        return None if named is None else [self.classifier.classes[place] for place in named.tolist()]

@@ -103,6 +103,7 @@ class EvidenceMetrics(Model):
         guidance_scale: of classifier-free guidance; None for a pipeline's default, and without a pipeline.
         agreement_real: agreement of held-out images with their own captions.
         captions: of the first images, if they have some.
+        subjects: the class of the extractor that each of these captions names.
     """
 
     features: Features | None
@@ -116,6 +117,7 @@ class EvidenceMetrics(Model):
     guidance_scale: Number | None = None
     agreement_real: Number | None = None
     captions: Many[str] | None = None
+    subjects: Many[str] | None = None
 
     def label(self, measure: str) -> str:
         """The full name of FID or KID, see :func:`prunekit.results.manifest_head.metric_label`."""

@@ -169,6 +169,7 @@ class Metrics(Model):
         guidance_scale: of classifier-free guidance; None for a pipeline's default, and without a pipeline.
         agreement_real: agreement of the real images with their own captions.
         captions: of the first images, if they have some.
+        subjects: the class of the extractor that each of these captions names.
         rows: the models.
         guided: the models at other scales of guidance.
     """
@@ -187,6 +188,7 @@ class Metrics(Model):
     guidance_scale: Number | None = None
     agreement_real: Number | None = None
     captions: Many[str] | None = None
+    subjects: Many[str] | None = None
     rows: Many[MetricRow]
     guided: Many[MetricRow] | None = None
 

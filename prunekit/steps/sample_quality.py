@@ -131,14 +131,13 @@ def measure_samples(
         whole = (count * (1 + place), count * (1 + len(options.other_guidance_scales)))
         found = _draw(setting, setting.sampler_at(scale), models, report, whole).distances
         guided += [found.row(name, "base").model_copy(update={"guidance_scale": scale}) for name in models]
-    first = setting.asked(options.grid, options.seeds[0])
     extra = {
         "no_features": drawn.distances.no_features,
         "clip": drawn.distances.clip,
         "scheduler": dict(setting.schedule.scheduler) or None,
         "guidance_scale": options.guidance_scale,
         "agreement_real": setting.agreement_real,
-        "captions": None if first is None else list(first),
+        **setting.captions(),
         "guided": guided or None,
     }
     metrics = Metrics.joined(

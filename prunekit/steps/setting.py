@@ -97,6 +97,14 @@ class Setting(Parameterized):
         """The pictures with which samples are compared, uint8, shape (N, C, H, W); of encoded images the decoded ones."""
         return self.images.train.images if self.pipeline is None else self.pipeline.real
 
+    def captions(self) -> dict[str, list[str]]:
+        """Captions of the images that are kept, and the classes that they name, by the keys of results; without what is not known."""
+        captions = self.asked(self.options.grid, self.options.seeds[0])
+        if captions is None:
+            return {}
+        subjects = None if self.judge is None else self.judge.subjects(captions)
+        return {"captions": list(captions)} | ({} if subjects is None else {"subjects": subjects})
+
     @property
     def sampler(self) -> "Sampler | PipelineSampler":
         """The sampler; it draws the training images' classes if the network takes classes."""

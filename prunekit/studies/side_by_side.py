@@ -76,12 +76,11 @@ class SideBySide:
         """How images were made and compared."""
         setting = self._setting
         distances = setting.distances
-        captions = setting.asked(setting.options.grid, setting.options.seeds[0])
         extra = {
             "no_features": distances.no_features,
             "guidance_scale": setting.options.guidance_scale,
             "agreement_real": setting.agreement_real,
-            "captions": None if captions is None else list(captions),
+            **setting.captions(),
         }
         return EvidenceMetrics.joined(
             **{name: value for name, value in extra.items() if value is not None},
