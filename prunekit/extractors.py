@@ -55,6 +55,7 @@ LEAST_ACCURACY = 0.8
 
 _LOOKED_AT = 4096  # number of pictures compared with the training pictures; more change the distance by less than 0.1
 _CHUNK = 1024
+_TINT = 1.0  # mean deviation of grey pictures' channels, in levels of 255: decoded latents of grey pictures have 0.4
 _OWN = (
     "name Inception's weights by `inception_weights` (in a recipe, evaluation: {features: FILE}), or pass an extractor of your own "
     "in Python (Setting(extractor=OwnExtractor(…)))"
@@ -81,6 +82,7 @@ class OwnExtractor:
         name: for reports.
         function: takes uint8 images (N, C, H, W) and returns features (N, features); it gets at most 1,024 images at a time.
         sha256: hash of its weights' file, if there is one.
+        classifier: the same network with the names of its classes, if it is a classifier whose classes are known.
 
     Example:
         >>> own = OwnExtractor("pixels", lambda images: images.flatten(1).float())
@@ -91,6 +93,7 @@ class OwnExtractor:
     name: str
     function: Callable[[Tensor], Tensor]
     sha256: str | None = None
+    classifier: FeatureExtractor | None = None
 
     @torch.no_grad()
     def features(self, images: Tensor) -> Tensor:
@@ -148,7 +151,7 @@ def read_extractor(path: Path | str) -> Extractor:
     path = Path(path).expanduser()
     if path.suffix.lower() == ".safetensors" and path.is_file() and not is_inception(safetensors_shapes(path)):
         own = read_features(path)
-        return OwnExtractor(own.name, own.net, own.sha256)
+        return OwnExtractor(own.name, own.net, own.sha256, own if own.classes else None)
     return load_inception(path)
 
 
@@ -235,8 +238,11 @@ def misfit(extractor: FeatureExtractor, images: Tensor, resized: bool = False) -
 
 
 def _is_grey(images: Tensor) -> bool:
-    """Whether pictures have one channel, or three equal ones."""
-    return images.shape[1] in (1, 3) and bool((images == images[:, :1]).all())
+    """Whether pictures have one channel, or three that are equal but for what a codec of colour pictures adds to grey ones."""
+    if images.shape[1] not in (1, 3):
+        return False
+    levels = images.to(torch.float32)
+    return bool((levels - levels.mean(1, keepdim=True)).abs().mean() <= _TINT)
 
 
 def distance_to_training(extractor: FeatureExtractor, images: Tensor) -> float:

@@ -7,8 +7,10 @@ file, so every figure is stored together with :meth:`FeatureExtractor.describe`.
 
 import json
 import math
-from dataclasses import asdict, dataclass
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import NotRequired
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -38,6 +40,23 @@ __all__ = [
 SHIPPED = ("digits-cnn", "fashion-cnn")
 """Names that :func:`load_features` takes; ``recipes/make_features.py`` makes their files."""
 
+_CLASSES = {
+    "digits-cnn": tuple("0123456789"),
+    "fashion-cnn": (
+        "t-shirt",
+        "trouser",
+        "pullover",
+        "dress",
+        "coat",
+        "sandal",
+        "shirt",
+        "sneaker",
+        "bag",
+        "ankle boot",
+    ),
+}
+"""The classes of the shipped extractors, in the order of their scores."""
+
 
 class _AboutForm(TypedDict):
     name: str
@@ -46,6 +65,7 @@ class _AboutForm(TypedDict):
     num_features: Positive
     num_classes: Positive
     width: Positive
+    classes: NotRequired[list[str]]
 
 
 _ASSETS = Path(__file__).with_name("assets")
@@ -161,6 +181,7 @@ class FeatureExtractor:
         accuracy: accuracy on images that it was not trained on, 0 … 1.
         sha256: hash of the file that it was read from.
         resolution: side in pixels to which it resizes images.
+        classes: names of its classes in the order of their scores; empty if they are not known.
     """
 
     name: str
@@ -168,6 +189,7 @@ class FeatureExtractor:
     accuracy: float
     sha256: str
     resolution: int
+    classes: tuple[str, ...] = ()
 
     def describe(self) -> dict[str, object]:
         """JSON that accompanies every figure: ``name``, ``sha256``, ``accuracy``, ``resolution``, ``num_features``."""
@@ -179,6 +201,12 @@ class FeatureExtractor:
         """Features of shape (N, num_features), float64 on the CPU, of uint8 images (N, C, H, W), computed in chunks."""
         device = next(self.net.parameters()).device
         return torch.cat([self.net(part.to(device)).cpu().double() for part in images.split(_CHUNK)])
+
+    @torch.no_grad()
+    def predicted(self, images: Tensor) -> Tensor:
+        """The class with the highest score, int64, shape (N,), on the CPU, of uint8 images (N, C, H, W)."""
+        device = next(self.net.parameters()).device
+        return torch.cat([self.net.logits(part.to(device)).argmax(1).cpu() for part in images.split(_CHUNK)])
 
 
 @dataclass(frozen=True)
@@ -247,7 +275,14 @@ def train_features(images: Tensor, labels: Tensor, training: FeatureTraining) ->
     return net.eval()
 
 
-def save_features(net: FeatureNet, path: Path | str, name: str, accuracy: float, training: FeatureTraining) -> None:
+def save_features(
+    net: FeatureNet,
+    path: Path | str,
+    name: str,
+    accuracy: float,
+    training: FeatureTraining,
+    classes: Sequence[str] = (),
+) -> None:
     """Write a network with its metadata as a safetensors file, atomically; equal arguments give equal bytes.
 
     Args:
@@ -256,10 +291,17 @@ def save_features(net: FeatureNet, path: Path | str, name: str, accuracy: float,
         name: see :class:`FeatureExtractor`.
         accuracy: accuracy on images that it was not trained on, 0 … 1.
         training: how it was trained, for the record.
+        classes: names of its classes in the order of their scores, with which captions of generated pictures are compared.
+
+    Raises:
+        InputError: there are names for more or fewer classes than it has.
     """
     path = Path(path)
+    if classes and len(classes) != net.num_classes:
+        raise InputError(f"Got names of {len(classes)} classes for {net.num_classes}; expected one for each.")
     sizes = {key: getattr(net, key) for key in _SIZES}
     about = {"format": FEATURES, "name": name, **sizes, "accuracy": accuracy, "training": asdict(training)}
+    about |= {"classes": list(classes)} if classes else {}
     state = {key: value.detach().cpu().contiguous() for key, value in net.state_dict().items()}
     with atomic_path(path) as part:
         part.write_bytes(safetensors_bytes(state, metadata={"prunekit": json.dumps(about, sort_keys=True)}))
@@ -280,7 +322,7 @@ def load_features(name: str) -> FeatureExtractor:
         raise InputError(
             f"Unknown feature extractor {name!r}{did_you_mean(name, SHIPPED)}; expected one of {', '.join(SHIPPED)}."
         )
-    return read_features(_ASSETS / f"features-{name}.safetensors")
+    return replace(read_features(_ASSETS / f"features-{name}.safetensors"), classes=_CLASSES[name])
 
 
 def read_features(path: Path | str) -> FeatureExtractor:
@@ -320,7 +362,11 @@ def read_features(path: Path | str) -> FeatureExtractor:
     whole = all(value.dtype == torch.float32 and bool(value.isfinite().all()) for value in state.values())
     if not whole or not 0 <= accuracy <= 1:
         raise _broken(path, f"a file with accuracy {accuracy} or with tensors that are not finite float32")
-    return FeatureExtractor(name, net.eval().requires_grad_(False), accuracy, sha256_file(path), net.resolution)
+    classes = tuple(known.get("classes", ()))
+    if classes and len(classes) != net.num_classes:
+        raise _broken(path, f"a file with names of {len(classes)} classes for {net.num_classes}")
+    net = net.eval().requires_grad_(False)
+    return FeatureExtractor(name, net, accuracy, sha256_file(path), net.resolution, classes)
 
 
 def _broken(path: Path, what: str) -> FileFormatError:

@@ -75,7 +75,8 @@ def evaluate(
     from prunekit.extractors import named_extractor
     from prunekit.recipe import AllocationOptions, EvaluationOptions
     from prunekit.steps.opening import is_base, open_model
-    from prunekit.steps.sample_quality import Setting, measure_all
+    from prunekit.steps.sample_quality import measure_all
+    from prunekit.steps.setting import Setting
 
     if count < 2 or seeds < 1 or loss_samples < 2:
         raise InputError(

@@ -1,8 +1,10 @@
 """Samples through a pipeline itself, so that guidance, scheduler and decoding are its own; only its denoiser is replaced."""
 
+import inspect
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -13,6 +15,7 @@ from prunekit._messages import one_line
 from prunekit._progress import tell
 from prunekit.errors import InputError, PrunekitError
 from prunekit.pipelines.calls import takes
+from prunekit.pipelines.conditioning import conditioning_of
 from prunekit.pipelines.listening import Subject, call_arguments, followed
 from prunekit.pipelines.loading import denoisers_of
 from prunekit.pipelines.own_arguments import check_own_arguments, with_rows
@@ -65,6 +68,22 @@ class PipelineSampler:
     def for_latents(self) -> "PipelineSampler":
         """The same sampler, which leaves the latents as they are."""
         return replace(self, decoded=False)
+
+    def guided_by(self, scale: float | None) -> "PipelineSampler":
+        """The same sampler at another scale of guidance; None for the pipeline's default."""
+        return replace(self, guidance_scale=scale)
+
+    @cached_property
+    def passes(self) -> int:
+        """Passes of one sample through the denoiser at each evaluation: two where guidance adds one of the empty condition."""
+        known = inspect.signature(type(self.pipeline).__call__).parameters
+        own = "true_cfg_scale" in known  # guidance_scale is then told to the denoiser, and adds no pass
+        name = "true_cfg_scale" if own else "guidance_scale"
+        scale = known[name].default if name in known else None
+        if not own and self.guidance_scale is not None:
+            scale = self.guidance_scale
+        guided = isinstance(scale, int | float) and scale > 1
+        return 2 if guided and conditioning_of(self.pipeline, self.size).empty else 1
 
     def subject(self, row: int) -> Subject:
         """What sample number ``row`` shows."""

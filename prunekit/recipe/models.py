@@ -49,7 +49,6 @@ class EvidenceRecipe(EntryRecipe):
     """Compares experts with baselines and ablations, each a recipe of its own."""
 
     experiment: ClassVar[Experiment] = Experiment.EVIDENCE
-    from_scratch: ClassVar[bool] = True
 
     multistage: None = None
     curriculum: None = None

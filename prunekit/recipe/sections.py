@@ -413,6 +413,7 @@ class EvaluationOptions:
         guidance_scale: of classifier-free guidance; the pipeline's default if missing.
         pipeline_arguments: of the pipeline's own call, such as ``max_sequence_length``, in addition to those with which the data
             were encoded.
+        other_guidance_scales: further scales at which every model is sampled and measured.
         loss_samples: number of held-out draws per timestep group for the denoising loss.
         grid: number of images kept for the report's grids.
     """
@@ -426,5 +427,15 @@ class EvaluationOptions:
     pipeline: str | None = None
     guidance_scale: float | None = None
     pipeline_arguments: dict[str, JsonValue] = field(default_factory=dict)
+    other_guidance_scales: tuple[float, ...] = ()
     loss_samples: Positive = 2048
     grid: NotNegative = 40
+
+    def __post_init__(self) -> None:
+        scales = (self.guidance_scale, *self.other_guidance_scales)
+        if self.pipeline is None and any(scale is not None for scale in scales):
+            raise InputError(
+                "Got a guidance scale without a pipeline; name the pipeline through which samples are drawn."
+            )
+        if len(set(scales)) < len(scales):
+            raise InputError(f"Got the guidance scales {', '.join(map(str, scales))}; expected each of them once.")

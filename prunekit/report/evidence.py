@@ -1,7 +1,7 @@
 """Results of a comparison of experts with baselines at equal training: the entries over their seeds, and the claim."""
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -12,7 +12,7 @@ from prunekit.report.claims import contradiction
 from prunekit.report.doubts import doubt_of, doubt_sentence
 from prunekit.report.wording import clear, estimate_text, large_text, short_ratio
 from prunekit.results.estimate import Estimate
-from prunekit.results.evidence_results import EvidenceManifest, EvidenceMetrics, EvidenceRow
+from prunekit.results.evidence_results import EvidenceManifest, EvidenceMetrics, EvidenceRow, Quality
 from prunekit.results.reading_manifests import Manifest, of_kind
 
 __all__ = ["TRAININGS", "Entry", "Evidence", "evidence_claim", "evidence_doubt", "gap", "gap_text", "short_gap"]
@@ -21,8 +21,10 @@ TRAININGS = ("base", "search", "fine-tuning")
 """The uses of the MACs for making an entry."""
 _NEARLY = 1.005  # fine-tuning takes whole steps, so equal trainings differ a little
 _ROLES = ("base", "experts", "baseline", "ablation")
-_NUMBERS = ("sampling_macs", "params", "loss", "ssim")
-_OPTIONAL = ("fid", "kid", "seconds_per_image")
+_NUMBERS = ("sampling_macs", "params", "loss")
+_OF_IMAGES = ("ssim", "fid", "kid", "agreement")
+_PAIRED = ("fid", "agreement")  # measures whose difference from the base has an error of its own
+_HIGHER = ("agreement",)  # measures of which higher is better
 
 
 @dataclass(frozen=True)
@@ -34,9 +36,11 @@ class Entry:
         role: ``base``, ``experts``, ``baseline`` or ``ablation``.
         seeds: seeds of its fine-tuning, in order; None if it is not fine-tuned.
         values: one number for each seed by measure: ``sampling_macs``, ``params``, ``loss``, ``ssim``, and if measured ``fid``,
-            ``kid``, ``fid_error`` (of the paired difference from the base) and ``seconds_per_image``.
+            ``kid``, ``agreement``, ``fid_error`` and ``agreement_error`` (of the paired difference from the base) and
+            ``seconds_per_image``.
         training: MACs for each seed by use, see :data:`TRAININGS`.
         losses: held-out losses, shape (seeds, timestep groups of the evaluation).
+        guided: the measures of images at other scales of guidance, by scale.
     """
 
     name: str
@@ -45,6 +49,11 @@ class Entry:
     values: Mapping[str, FloatArray]
     training: Mapping[str, FloatArray]
     losses: FloatArray
+    guided: Mapping[float, Mapping[str, FloatArray]] = field(default_factory=dict)
+
+    def at(self, scale: float | None) -> "Entry":
+        """The entry with the measures of its images at another scale of guidance; None for the comparison's own."""
+        return self if scale is None else replace(self, values={**self.values, **self.guided[scale]})
 
     def estimate(self, measure: str) -> Estimate | None:
         """Mean and standard error over the seeds; None if the measure was not taken."""
@@ -123,6 +132,17 @@ class Evidence:
         return all("fid" in entry.values for entry in self.entries.values())
 
     @property
+    def has_agreement(self) -> bool:
+        """Whether the agreement of images with their captions was measured for every entry."""
+        return all("agreement" in entry.values for entry in self.entries.values())
+
+    @property
+    def scales(self) -> tuple[float | None, ...]:
+        """The scales of guidance at which all entries were measured: the comparison's own first, as None."""
+        known = [scale for scale in self.base.guided if all(scale in entry.guided for entry in self.entries.values())]
+        return (None, *known)
+
+    @property
     def seed_count(self) -> int:
         """Number of fine-tuning seeds of the headline entry."""
         return len(self.headline.seeds)
@@ -174,30 +194,30 @@ def _found(evidence: Evidence, measure: str, name: str) -> str:
 def gap(one: Entry, other: Entry, measure: str) -> Estimate:
     """Difference one − other with the two errors combined as independent; an entry with one seed adds no error.
 
-    The difference has no error if both have one seed. For FID compared with the base, whose images start from the same noise, the
-    error is at least that of the paired bootstrap over images, if measured; this also works for one seed.
+    The difference has no error if both have one seed. For FID and agreement compared with the base, whose images start from the
+    same noise, the error is at least the paired one over images, if measured; this also works for one seed.
     """
     errors = [value.se for entry in (one, other) if (value := entry.estimate(measure)) and value.se is not None]
-    if measure == "fid" and other.role == "base" and "fid_error" in one.values:
-        errors = [max([*errors, one.mean("fid_error")])]
+    if measure in _PAIRED and other.role == "base" and f"{measure}_error" in one.values:
+        errors = [max([*errors, one.mean(f"{measure}_error")])]
     return Estimate(mean=one.mean(measure) - other.mean(measure), se=float(np.hypot.reduce(errors)) if errors else None)
 
 
 def gap_text(one: Entry, other: Entry, measure: str) -> str:
-    """``0.31 ± 0.05 better than the base's``, for a measure of which lower is better.
+    """``0.31 ± 0.05 better than the base's``.
 
     Within two standard errors of zero, or without an error, it is ``not clearly better than the base's, by 0.04 ± 0.05``.
 
     Args:
         one: the entry to judge.
         other: the entry to compare it with.
-        measure: ``fid``, ``kid`` or ``loss``.
+        measure: ``fid``, ``kid``, ``loss`` or ``agreement``.
     """
     name = "the base's" if other.role == "base" else f"that of {other.name}"
     difference = gap(one, other, measure)
     if difference.mean == 0:
         return f"equal to {name}"
-    better, size = _direction(difference), estimate_text(Estimate(mean=abs(difference.mean), se=difference.se))
+    better, size = _direction(difference, measure), estimate_text(Estimate(mean=abs(difference.mean), se=difference.se))
     lone = _alone(one, other, difference)
     if not clear(difference):
         return f"not clearly {better} than {name}, by {size}{lone}"
@@ -210,11 +230,11 @@ def short_gap(one: Entry, other: Entry, measure: str) -> str:
     if difference.mean == 0:
         return "equal"
     size = estimate_text(Estimate(mean=abs(difference.mean), se=difference.se))
-    return f"{size} {_direction(difference)}{', not clearly' if not clear(difference) else ''}"
+    return f"{size} {_direction(difference, measure)}{', not clearly' if not clear(difference) else ''}"
 
 
-def _direction(difference: Estimate) -> str:
-    return "better" if difference.mean < 0 else "worse"
+def _direction(difference: Estimate, measure: str) -> str:
+    return "better" if (difference.mean < 0) != (measure in _HIGHER) else "worse"
 
 
 def _alone(one: Entry, other: Entry, difference: Estimate) -> str:
@@ -240,12 +260,12 @@ def _training(evidence: Evidence) -> str:
 
 def _entry(name: str, rows: list[EvidenceRow]) -> Entry:
     values = {key: _over_seeds(rows, key) for key in _NUMBERS}
-    for key in _OPTIONAL:
-        if all(getattr(row, key) is not None for row in rows):
-            values[key] = _over_seeds(rows, key)
-    errors = [row.fid_difference.se if row.fid_difference else None for row in rows]
-    if None not in errors:
-        values["fid_error"] = np.array(errors, dtype=np.float64)
+    if all(row.seconds_per_image is not None for row in rows):
+        values["seconds_per_image"] = _over_seeds(rows, "seconds_per_image")
+    values |= _of_images(rows)
+    by_scale = [{one.guidance_scale: one for one in row.guided or ()} for row in rows]
+    scales = [scale for scale in by_scale[0] if all(scale in found for found in by_scale)]
+    guided = {scale: _of_images([found[scale] for found in by_scale]) for scale in scales}
     training = {
         part: np.array([row.training_macs.get(part, 0) for row in rows], dtype=np.float64) for part in TRAININGS
     }
@@ -256,9 +276,21 @@ def _entry(name: str, rows: list[EvidenceRow]) -> Entry:
         values,
         training,
         np.array([[loss.mean for loss in row.losses] for row in rows], dtype=np.float64),
+        guided,
     )
 
 
-def _over_seeds(rows: list[EvidenceRow], key: str) -> FloatArray:
+def _of_images(rows: Sequence[Quality]) -> dict[str, FloatArray]:
+    """The measures of images that were taken for every seed, and the errors of their paired differences."""
+    values = {key: _over_seeds(rows, key) for key in _OF_IMAGES if all(getattr(row, key) is not None for row in rows)}
+    for key in _PAIRED:
+        found = [getattr(row, f"{key}_difference") for row in rows]
+        errors = [None if difference is None else difference.se for difference in found]
+        if None not in errors:
+            values[f"{key}_error"] = np.array(errors, dtype=np.float64)
+    return values
+
+
+def _over_seeds(rows: Sequence[Quality], key: str) -> FloatArray:
     """A number of every row."""
     return np.array([getattr(row, key) for row in rows], dtype=np.float64)

@@ -22,6 +22,7 @@ from prunekit.report.figures import save_png
 from prunekit.report.flow_chart import flow_of
 from prunekit.report.folder import FOLDER
 from prunekit.report.gallery import letters, sample_blocks
+from prunekit.report.guidance import caption_strips, guidance_sentences, guidance_table
 from prunekit.report.illustrations import Charts
 from prunekit.report.method import importance_blocks, width_blocks
 from prunekit.report.pareto import draw_pareto, pareto_chart
@@ -57,7 +58,8 @@ def write_evidence_report(folder: Path | str) -> Path:
     with atomic_folder(folder / "report", FOLDER) as target:
         said = without_paths(manifest.settings.description)
         measure = "loss" if doubt or not evidence.has_fid else "fid"
-        sentences = tuple(filter(None, [said, _loss_sentence(evidence), *_baseline_sentences(evidence, measure)]))
+        found = [said, _loss_sentence(evidence), *_baseline_sentences(evidence, measure), *guidance_sentences(evidence)]
+        sentences = tuple(filter(None, found))
         sections = (
             *_sections(evidence, made, samples, target, doubt, sentences[1:] if said else sentences),
             *sections_with(("ledger", "Ledger", cost_blocks(manifest))),
@@ -80,7 +82,8 @@ def _sections(
     evidence: Evidence, made: RunResults, samples: dict[str, Images], folder: Path, doubt: str, sentences: Sequence[str]
 ) -> tuple[Section, ...]:
     """Results first, then how the claim's experts were made."""
-    tables = {table.name: table for table in (entry_table(evidence), group_table(evidence), training_table(evidence))}
+    made_of = [entry_table(evidence), group_table(evidence), training_table(evidence), guidance_table(evidence)]
+    tables = {table.name: table for table in made_of if table is not None}
     for name, table in tables.items():
         table.to_csv(folder / f"{name}.csv")
     name = evidence.headline.name
@@ -89,6 +92,8 @@ def _sections(
     losses: list[Block] = [losses_chart(evidence), Fold("The same numbers as a table", (tables["losses"],))]
     return sections_with(
         ("entries", "Result", result),
+        ("guidance", "Guidance and agreement with captions", [tables.get("guidance")]),
+        ("captions", "Pictures by caption", caption_strips(evidence, samples)),
         ("samples", "Samples from the same noise", _samples(evidence, samples)),
         ("importance", f"Importance: {name}", importance_blocks(made)),
         ("losses", "Loss by timesteps", losses),
@@ -98,6 +103,8 @@ def _sections(
         ("flow", f"From the base to {name}", [flow_of(made)]),
         ("targets", f"Noise and targets: {name}", [targets_charts(made), frontiers_chart(made)]),
         short={
+            "guidance": "Guidance",
+            "captions": "By caption",
             "samples": "Samples",
             "importance": "Importance",
             "losses": "Loss map",

@@ -42,6 +42,7 @@ def entry_table(evidence: Evidence) -> Table:
         *(fid if evidence.has_fid else []),
         estimate("Loss", "loss"),
         *([estimate("KID", "kid")] if evidence.has_fid else []),
+        *([estimate("Agreement with captions", "agreement")] if evidence.has_agreement else []),
         estimate("SSIM to the base", "ssim"),
         ratio("Sampling MACs, of the base's", "mac_ratio"),
         count("Sampling MACs", "sampling_macs"),
@@ -64,7 +65,7 @@ def result_table(evidence: Evidence) -> Table:
     """The first table of the page: the quality and the costs of every entry, without the other measures of :func:`entry_table`."""
     whole = entry_table(evidence)
     kept = {"entry", "kind", "fid", "verdict", "mac_ratio", "seconds_per_image", "params", "training_ratio"}
-    kept |= set() if evidence.has_fid else {"loss"}
+    kept |= {"agreement"} if evidence.has_fid else {"loss"}
     columns = tuple(
         replace(column, spare=column.key == "kind")
         for column in whole.columns
@@ -73,7 +74,8 @@ def result_table(evidence: Evidence) -> Table:
     names = list(evidence.entries)
     note = (
         "± is one standard error over fine-tuning seeds. Not clearly: within two standard errors of no difference. Lower is "
-        "better. MACs while sampling are averaged over the sampler's steps."
+        f"better{', for the agreement higher' if evidence.has_agreement else ''}. MACs while sampling are averaged over the "
+        "sampler's steps."
     )
     strong = frozenset({names.index(evidence.headline.name)})
     return replace(whole, name="result", columns=columns, note=note, strong=strong)
@@ -86,6 +88,7 @@ def _entry_row(evidence: Evidence, entry: Entry) -> Row:
         "kind": entry.role,
         "seeds": sum(seed is not None for seed in entry.seeds),
         **flat(**{key: entry.estimate(key) for key in ("fid", "loss", "kid", "ssim")}),
+        **(flat(agreement=entry.estimate("agreement")) if evidence.has_agreement else {}),
         "verdict": short_gap(entry, reference, "fid") if evidence.has_fid and entry is not reference else ABSENT,
         "mac_ratio": evidence.ratio(entry),
         "sampling_macs": entry.mean("sampling_macs"),

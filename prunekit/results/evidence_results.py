@@ -9,27 +9,51 @@ from prunekit.results.expert_results import BaseResult, Expert, ExpertsManifest
 from prunekit.results.manifest_head import Features, Head, LedgerEntry, metric_label
 from prunekit.results.model import Model
 
-__all__ = ["EvidenceManifest", "EvidenceMetrics", "EvidenceRow", "Figures"]
+__all__ = ["EvidenceManifest", "EvidenceMetrics", "EvidenceRow", "Figures", "Guided", "Quality"]
 
 
-class Figures(Model):
+class Quality(Model):
+    """The quality of a network's images.
+
+    Args:
+        fid: FID; None if no extractor knows the pictures.
+        kid: KID; None if no extractor knows the pictures.
+        fid_difference: paired difference of FID from the base.
+        agreement: share of images in which the extractor, as a classifier, finds the class that the caption names.
+        agreement_difference: paired difference of the agreement from the base.
+        ssim: likeness of its images to the base's from the same noise.
+    """
+
+    fid: Distance | None = None
+    kid: Number | None = None
+    fid_difference: Estimate | None = None
+    agreement: Number | None = None
+    agreement_difference: Estimate | None = None
+    ssim: Number
+
+
+class Guided(Quality):
+    """The quality of a network's images at another scale of guidance than the comparison's own.
+
+    Args:
+        guidance_scale: of classifier-free guidance.
+    """
+
+    guidance_scale: Number
+
+
+class Figures(Quality):
     """The quality of one network.
 
     Args:
         losses: held-out loss of every timestep group.
         loss: their mean.
-        fid: FID; None if no extractor knows the pictures.
-        kid: KID; None if no extractor knows the pictures.
-        fid_difference: paired difference of FID from the base.
-        ssim: likeness of its images to the base's from the same noise.
+        guided: its images at other scales of guidance.
     """
 
     losses: Many[LossEstimate]
     loss: Amount
-    fid: Distance | None = None
-    kid: Number | None = None
-    fid_difference: Estimate | None = None
-    ssim: Number
+    guided: Many[Guided] | None = None
 
 
 class _Made(Model):
@@ -76,6 +100,10 @@ class EvidenceMetrics(Model):
         steps: the sampler's number of steps.
         seed: seed of the noise.
         threads: threads of one operation.
+        guidance_scale: of classifier-free guidance; None for a pipeline's default, and without a pipeline.
+        agreement_real: agreement of held-out images with their own captions.
+        captions: of the first images, if they have some.
+        subjects: the class of the extractor that each of these captions names.
     """
 
     features: Features | None
@@ -86,6 +114,10 @@ class EvidenceMetrics(Model):
     steps: int | None = None
     seed: int | None = None
     threads: Positive | None = None
+    guidance_scale: Number | None = None
+    agreement_real: Number | None = None
+    captions: Many[str] | None = None
+    subjects: Many[str] | None = None
 
     def label(self, measure: str) -> str:
         """The full name of FID or KID, see :func:`prunekit.results.manifest_head.metric_label`."""

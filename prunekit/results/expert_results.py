@@ -110,12 +110,16 @@ class MetricRow(Model):
         precision: fraction of generated images among the real ones (arXiv:1904.06991), mean over the seeds.
         recall: fraction of real images among the generated ones, mean over the seeds.
         clip_score: CLIP score of images and their prompts, mean over the seeds.
+        agreement: share of images in which the extractor, as a classifier, finds the class that the caption names; mean over the
+            seeds.
         by_seed: the measures for each seed.
         fid_difference: paired difference from the base.
         kid_difference: paired difference from the base.
         precision_difference: paired difference from the base.
         recall_difference: paired difference from the base.
         clip_score_difference: paired difference from the base.
+        agreement_difference: paired difference from the base.
+        guidance_scale: of classifier-free guidance, in rows of other scales than the run's main one.
         seconds_per_image: median wall time over the seeds, in batches of ``batch_size``.
         seconds_alone: wall time of one image at batch size 1, median of several that the models took in turn.
         params: parameters that are stored; a network that several timestep groups share counts once.
@@ -130,12 +134,15 @@ class MetricRow(Model):
     precision: Estimate | None = None
     recall: Estimate | None = None
     clip_score: Estimate | None = None
+    agreement: Estimate | None = None
     by_seed: Named[Many[Number]] | None = None
     fid_difference: Estimate | None = None
     kid_difference: Estimate | None = None
     precision_difference: Estimate | None = None
     recall_difference: Estimate | None = None
     clip_score_difference: Estimate | None = None
+    agreement_difference: Estimate | None = None
+    guidance_scale: Number | None = None
     seconds_per_image: Amount | None = None
     seconds_alone: Amount | None = None
     params: Whole | None = None
@@ -159,7 +166,12 @@ class Metrics(Model):
         scheduler: config of the scheduler, for the model's own.
         seeds: seeds of the noise.
         threads: threads of one operation, on which wall time depends.
+        guidance_scale: of classifier-free guidance; None for a pipeline's default, and without a pipeline.
+        agreement_real: agreement of the real images with their own captions.
+        captions: of the first images, if they have some.
+        subjects: the class of the extractor that each of these captions names.
         rows: the models.
+        guided: the models at other scales of guidance.
     """
 
     features: Features | None = None
@@ -173,7 +185,12 @@ class Metrics(Model):
     scheduler: Free | None = None
     seeds: Many[int] | None = None
     threads: Positive | None = None
+    guidance_scale: Number | None = None
+    agreement_real: Number | None = None
+    captions: Many[str] | None = None
+    subjects: Many[str] | None = None
     rows: Many[MetricRow]
+    guided: Many[MetricRow] | None = None
 
     def label(self, name: str) -> str:
         """The full name of FID or KID, see :func:`prunekit.results.manifest_head.metric_label`."""

@@ -40,7 +40,7 @@ from prunekit.runs.run_folder import check_places, inside, own_or_elsewhere
 from prunekit.search import DEFAULT_MULTIPLE, SearchResult, default_multiples, is_tiny
 from prunekit.slim import SlimModel, load_slim, save_slim
 from prunekit.steps.assembling import assemble
-from prunekit.steps.bases import open_base, train_base
+from prunekit.steps.bases import open_base, sampled_by, scheduler_file, train_base
 from prunekit.steps.bench import Bench, prune_group, score_groups
 from prunekit.steps.budgets import evaluations, plan_budget
 from prunekit.steps.cutting import method_of, spent_on_grouping
@@ -48,7 +48,8 @@ from prunekit.steps.finetuning import finetune_slim
 from prunekit.steps.image_choice import check_images, is_by_place
 from prunekit.steps.placing import placed
 from prunekit.steps.reach import Reach
-from prunekit.steps.sample_quality import Setting, check_extractor, judges, measure_all, save_images
+from prunekit.steps.sample_quality import check_extractor, judges, measure_all, save_images
+from prunekit.steps.setting import Setting
 from prunekit.steps.spending import base_training, spent_on_losses, spent_on_sampling, spent_on_search
 from prunekit.training import Tally
 from prunekit.training.tracking import open_tracking
@@ -64,6 +65,7 @@ class Run(ResumableRun):
     Args:
         recipe: see :class:`ResumableRun`, also for ``folder``, ``observer``, ``executor`` and ``peers``.
         home: folder for files that the recipe names; several runs may share it. The run's own folder if missing.
+        pipeline: folder of the pipeline that samples; the one that the recipe's evaluation names if missing.
 
     Raises:
         InputError: see :class:`ResumableRun`; or the recipe wants a file written outside ``home``.
@@ -77,9 +79,11 @@ class Run(ResumableRun):
         executor: Executor | None = None,
         peers: Sequence[Path] = (),
         home: Path | None = None,
+        pipeline: str | None = None,
     ) -> None:
         super().__init__(recipe, folder, observer, executor, peers)
         self.home = folder if home is None else home
+        self.pipeline = recipe.evaluation.pipeline if pipeline is None and recipe.evaluation else pipeline
         if recipe.prune is not None:
             check_places(recipe.prune, self.home)
 
@@ -98,6 +102,8 @@ class Run(ResumableRun):
         inputs: dict[str, object] = {"base": recipe.base, "data": recipe.data, "images": self._data_hash()}
         if recipe.base.checkpoint is not None and not recipe.base.checkpoint.startswith(EMBEDDED):
             inputs["checkpoint"] = _files_hash(Path(recipe.base.checkpoint).expanduser())
+        if self.pipeline is not None and scheduler_file(self.pipeline).is_file():
+            inputs["scheduler"] = sha256_file(scheduler_file(self.pipeline))
         self._stage("base", inputs, ["base.pt"], self._base, extras=["base.safetensors"])
         if isinstance(recipe, ExpertsRecipe):
             self._experts(recipe)
@@ -145,7 +151,8 @@ class Run(ResumableRun):
         last = [f"finetune group {group.index}" for group in self.groups]
         self._stage("assemble", {}, ["experts"], self._assemble, last)
         if recipe.evaluation:
-            samples = [] if self.images.train.latent else ["samples/base.npz", "samples/experts.npz"]
+            shown = not self.images.train.latent or recipe.evaluation.pipeline is not None
+            samples = [] if not shown else ["samples/base.npz", "samples/experts.npz"]
             outputs = ["evaluation.json", *samples]
             action = partial(self._evaluate, recipe.allocation, recipe.evaluation)
             self._stage(
@@ -239,11 +246,13 @@ class Run(ResumableRun):
                 is_by_place(base.data) and name_of(base.data["source"]) == name_of(self.recipe.data.source)
             )
             if not options.checkpoint.startswith(EMBEDDED) and unnamed:
-                base = Base(base.model, base.spec, base.parameterization, self.images.about(), base.provenance)
+                base = replace(base, data=self.images.about(), sha256="", notes=())
+            base = base if self.pipeline is None else sampled_by(base, self.pipeline)
         else:
             checkpoints = self._checkpoints("base")
             with self._tracked("base", options.train) as told:
                 base, result = train_base(options, self.images, checkpoints, told)
+            base = base if self.pipeline is None else sampled_by(base, self.pipeline)
             macs = count_macs(base.model, base.spec.example_inputs()).macs
             ledger = spent_on_training(
                 BASE_TRAINING, result.samples, macs, _parameters(base.model), options.train.batch_size

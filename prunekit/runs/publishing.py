@@ -43,7 +43,13 @@ def _names_with_images(manifest: JsonDict) -> Iterator[str]:
     config = manifest.get("config")
     evidence = config.get("evidence") if isinstance(config, dict) else None
     entries = evidence.get("entries") if isinstance(evidence, dict) else None
-    yield from map(str, entries if isinstance(entries, dict) else ())
+    names = ["base", *map(str, entries if isinstance(entries, dict) else ())]
+    yield from names
+    evaluation = config.get("evaluation") if isinstance(config, dict) else None
+    scales = evaluation.get("other_guidance_scales") if isinstance(evaluation, dict) else None
+    for scale in scales if isinstance(scales, list) else ():
+        if isinstance(scale, int | float):
+            yield from (f"{name} guidance {scale:g}" for name in names)
     for row in _rows(manifest, "multistage"):
         yield network_title(str(row.get("network")), str(row.get("grouping") or ""))
     for row in _rows(manifest, "curriculum"):

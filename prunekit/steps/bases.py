@@ -3,14 +3,17 @@
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from importlib.resources import as_file, files
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from prunekit._missing import EMBEDDED
 from prunekit.checkpoint import Asked, Base, ModelSpec, load_base, read_inputs
+from prunekit.checkpoint.scheduler import read_scheduler
 from prunekit.data import ImageSplit
 from prunekit.errors import InputError
 from prunekit.recipe import BaseOptions
@@ -24,7 +27,7 @@ from prunekit.training import (
     train,
 )
 
-__all__ = ["complete_spec", "few_samples", "open_base", "seeded_weights", "train_base"]
+__all__ = ["complete_spec", "few_samples", "open_base", "sampled_by", "scheduler_file", "seeded_weights", "train_base"]
 
 
 def open_base(
@@ -48,6 +51,46 @@ def open_base(
         raise InputError(f"There is no embedded base {name!r}; expected embedded:digits, embedded:fashion, or a path.")
     with as_file(asset) as path:
         return load_base(path, **own)
+
+
+def scheduler_file(pipeline: Path | str) -> Path:
+    """The config of a pipeline's scheduler."""
+    return Path(pipeline).expanduser() / "scheduler" / "scheduler_config.json"
+
+
+def sampled_by(base: Base, pipeline: Path | str) -> Base:
+    """A base with the settings of the scheduler that samples it, so that budgets are means over the pipeline's own steps.
+
+    A base that has settings of its own keeps them.
+
+    Args:
+        base: the base.
+        pipeline: folder of the pipeline.
+
+    Raises:
+        InputError: the pipeline's scheduler is for a network of another noise schedule, or with other predictions.
+    """
+    path = scheduler_file(pipeline)
+    if not path.is_file():
+        return base
+    found, own = read_scheduler(path), base.schedule
+    same = len(found.schedule.log_snr) == len(own.log_snr) and np.allclose(
+        found.schedule.log_snr, own.log_snr, rtol=1e-3, atol=1e-3
+    )
+    if not same:
+        ends = (f"{each.snr_db[0]:.1f} … {each.snr_db[-1]:.1f} dB" for each in (found.schedule, own))
+        raise InputError(
+            "The pipeline's scheduler has the noise of {} and the base was trained with {}; train the base with the pipeline's "
+            "noise schedule, or name its own pipeline.".format(*ends)
+        )
+    if found.prediction_type != base.prediction_type:
+        raise InputError(
+            f"The pipeline's scheduler expects {found.prediction_type} and the base predicts {base.prediction_type}; expected the "
+            "same of both."
+        )
+    if own.scheduler:
+        return base
+    return replace(base, parameterization=found.parameterization)
 
 
 @contextmanager

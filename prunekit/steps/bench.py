@@ -13,9 +13,9 @@ from prunekit.graph import ChannelGraph, Constraints, HeadMode, NormMode, attrib
 from prunekit.groups import TimestepGroup
 from prunekit.importance import ImportanceMap, Loss, no_loss
 from prunekit.recipe import PruneOptions
+from prunekit.schedule import Parameterization, TimeUnit
 from prunekit.search import SearchResult
 from prunekit.slim import SlimModel
-from prunekit.schedule import Parameterization, TimeUnit
 from prunekit.steps.objectives import objective_for
 from prunekit.steps.reach import Reach
 from prunekit.steps.searching import score, search_and_repair, search_provenance

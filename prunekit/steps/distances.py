@@ -5,7 +5,8 @@ from collections.abc import Sequence
 import numpy as np
 from torch import Tensor
 
-from prunekit._types import FloatArray
+from prunekit._types import BoolArray, FloatArray
+from prunekit.agreement import CaptionJudge
 from prunekit.clip_scores import ClipScorer
 from prunekit.errors import InputError
 from prunekit.evaluation import image_metrics, mean_and_standard_error
@@ -60,21 +61,25 @@ class Remembering:
 class Distances:
     """Collects the images of all models, one seed after the other, and compares them with the real ones.
 
-    All models sample from the same noise at a seed, so differences between them are paired. The error of FID's mean difference is
-    the greater of two estimates: the standard error over the seeds' differences, which is rough for two or three seeds,
-    and the paired bootstrap over images, which also works for one seed.
+    All models sample from the same noise at a seed, so differences between them are paired. The error of the mean difference of FID
+    and of the agreement is the greater of two estimates: the standard error over the seeds' differences, which is rough for two or
+    three seeds, and one over images, which also works for one seed: the paired bootstrap for FID, the pairs' own for the agreement.
 
     Args:
         real: real images, uint8, shape (N, C, H, W).
         choice: the feature extractor; if it has none, the images are not compared with the real ones.
         scorer: the CLIP model for the CLIP score; None for no CLIP score.
+        judge: the classifier for the agreement of pictures with their captions; None for no agreement.
     """
 
-    def __init__(self, real: Tensor, choice: Choice, scorer: ClipScorer | None = None) -> None:
-        self._real, self._choice, self._scorer = real, choice, scorer
+    def __init__(
+        self, real: Tensor, choice: Choice, scorer: ClipScorer | None = None, judge: CaptionJudge | None = None
+    ) -> None:
+        self._real, self._choice, self._scorer, self._judge = real, choice, scorer, judge
         self._extractor = choice.extractor if choice.extractor is None else Remembering.of(choice.extractor, real)
         self._values: dict[str, dict[str, list[float]]] = {}
         self._features: dict[str, list[FloatArray]] = {}
+        self._hits: dict[str, list[BoolArray]] = {}
         self._statistics: FeatureStatistics | None = None
 
     def add(self, model: str, images: Tensor, prompts: Sequence[str] | None = None) -> None:
@@ -83,7 +88,7 @@ class Distances:
         Args:
             model: its name.
             images: uint8, shape (n, C, H, W).
-            prompts: the n prompts that the images were made from, for the CLIP score.
+            prompts: the n prompts that the images were made from, for the CLIP score and the agreement.
 
         Raises:
             InputError: a CLIP score is wanted, and there are no prompts.
@@ -93,6 +98,10 @@ class Distances:
             raise InputError("The CLIP score needs prompts, and these images were made without; leave out clip.")
         if self._scorer is not None and prompts is not None:
             values.setdefault("clip_score", []).append(self._scorer.score(images, prompts))
+        hits = None if self._judge is None or prompts is None else self._judge.hits(images, prompts)
+        if hits is not None:
+            values.setdefault("agreement", []).append(float(hits.mean()))
+            self._hits.setdefault(model, []).append(hits)
         if extractor is None:
             return
         metrics = image_metrics(self._real, images, extractor)
@@ -115,6 +124,8 @@ class Distances:
         differences = {measure: _estimate([a - b for a, b in both]) for measure, both in pairs.items()}
         if fid := differences.get("fid"):
             differences["fid"] = Estimate(mean=fid.mean, se=self._error(model, reference, fid.se))
+        if agreement := differences.get("agreement"):
+            differences["agreement"] = Estimate(mean=agreement.mean, se=self._swing(model, reference, agreement.se))
         return row.model_copy(update={f"{measure}_difference": value for measure, value in differences.items()})
 
     @property
@@ -145,6 +156,14 @@ class Distances:
         if self._statistics is None:
             self._statistics = FeatureStatistics.of(extractor.features(self._real).numpy())
         errors = [paired_error(self._statistics, one, other, seed=seed) for seed, (one, other) in enumerate(pairs)]
+        return max(float(np.hypot.reduce(errors)) / len(errors), over_seeds or 0.0)
+
+    def _swing(self, model: str, reference: str, over_seeds: float | None) -> float | None:
+        """Error of the mean difference of agreement: the greater of that over the seeds and the paired one over images."""
+        pairs = zip(self._hits[model], self._hits[reference], strict=True)
+        errors = [mean_and_standard_error(one.astype(np.float64) - other)[1] for one, other in pairs]
+        if None in errors:
+            return over_seeds
         return max(float(np.hypot.reduce(errors)) / len(errors), over_seeds or 0.0)
 
 

@@ -176,16 +176,25 @@ def check_images(images: ImageSplit, spec: ModelSpec) -> None:
         )
 
 
-def check_comparison(images: ImageSplit, spec: ModelSpec) -> None:
-    """:func:`check_images` for comparisons, which take only pictures without classes.
+def check_comparison(images: ImageSplit, spec: ModelSpec, pipeline: str | None = None) -> None:
+    """:func:`check_images` for comparisons, which take pictures without classes, and latents that a pipeline decodes.
+
+    Args:
+        images: the recipe's images.
+        spec: the network.
+        pipeline: folder of the pipeline that samples and decodes; None if the recipe names none, or the comparison takes none.
 
     Raises:
-        InputError: the images are latents, or the network takes classes.
+        InputError: the images are latents without a pipeline, or the network takes classes.
     """
     check_images(images, spec)
-    if images.train.latent or spec.num_classes is not None:
-        what = "The images are latents" if images.train.latent else "The model takes classes"
-        raise InputError(f"{what}; recipes that compare are for pictures and models without classes.")
+    if spec.num_classes is not None:
+        raise InputError("The model takes classes; recipes that compare are for models without classes.")
+    if images.train.latent and pipeline is None:
+        raise InputError(
+            "The images are latents; recipes that compare are for pictures, or, with an evidence section, for latents that "
+            "evaluation.pipeline decodes."
+        )
 
 
 def check_told_nothing(spec: ModelSpec, what: str) -> None:

@@ -1,9 +1,8 @@
 """Measures several models alike: denoising losses on fixed noise, samples from the same noise, and time, taken in turn."""
 
 import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
-from functools import cached_property
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,33 +11,29 @@ import torch
 from torch import Tensor, nn
 
 from prunekit import nets
-from prunekit._files import atomic_path, sha256_file
-from prunekit.checkpoint import ModelSpec
-from prunekit.clip_scores import ClipScorer, clip_hash, load_clip
+from prunekit._files import atomic_path, json_hash, sha256_file
+from prunekit._json import read_json
+from prunekit.clip_scores import clip_hash, load_clip
 from prunekit.data import ImageSplit
 from prunekit.errors import InputError
 from prunekit.evaluation import group_losses, paired_difference
-from prunekit.extractors import Choice, Extractor, choose_extractor, is_file
-from prunekit.groups import TimestepGroups
+from prunekit.extractors import choose_extractor, is_file
 from prunekit.inception import INCEPTION, cached_inception
-from prunekit.recipe import AllocationOptions, EvaluationOptions
+from prunekit.recipe import EvaluationOptions
 from prunekit.results.estimate import Estimate, LossEstimate
 from prunekit.results.expert_results import Evaluation, GroupLoss, Metrics
 from prunekit.results.formats import EVALUATION
-from prunekit.sampling import BATCH, Sampler, make_sampler, to_images
-from prunekit.schedule import Parameterization, Parameterized
-from prunekit.steps.distances import Distances, Remembering
-from prunekit.steps.image_choice import sampled_classes
+from prunekit.sampling import BATCH, Sampler, to_images
+from prunekit.steps.distances import Distances
 from prunekit.steps.objectives import objective_for
 from prunekit.steps.placing import placed
+from prunekit.steps.setting import Setting
 
 if TYPE_CHECKING:  # they import diffusers, which takes seconds
     from prunekit.pipelines import PipelineSampler
-    from prunekit.steps.sampling_pipeline import SamplingPipeline
 
 __all__ = [
     "Measured",
-    "Setting",
     "check_extractor",
     "judges",
     "loss_draws",
@@ -50,67 +45,8 @@ __all__ = [
 ]
 
 _LOSS_BATCH = 256
+_PLACE = "_name_or_path"  # diffusers notes in configs where a part was read from
 _ROUNDS = 5  # of timing a single image
-
-
-@dataclass(frozen=True, eq=False)
-class Setting(Parameterized):
-    """The settings with which all models are measured.
-
-    Args:
-        images: real images; losses use the held-out ones, FID and KID the training ones.
-        groups: the timestep groups.
-        parameterization: the noise schedule, and what the models predict.
-        allocation: names the sampler and its steps.
-        options: counts and seeds.
-        spec: the architecture, for networks that may take classes.
-        extractor: the caller's own extractor, in place of the one that the options name.
-        prompts: takes a count and a seed and returns the prompts of the images that the sampler makes; None if there are none.
-        pipeline: draws and decodes the samples, for encoded images.
-    """
-
-    images: ImageSplit
-    groups: TimestepGroups
-    parameterization: Parameterization
-    allocation: AllocationOptions
-    options: EvaluationOptions
-    spec: ModelSpec | None = None
-    extractor: Extractor | None = None
-    prompts: Callable[[int, int], Sequence[str]] | None = None
-    pipeline: "SamplingPipeline | None" = None
-
-    @cached_property
-    def scorer(self) -> ClipScorer | None:
-        """The CLIP model that the options name, if they name one."""
-        return None if self.options.clip is None else load_clip(self.options.clip)
-
-    @cached_property
-    def choice(self) -> Choice:
-        """The extractor for FID and KID, or the reason why there is none; see :func:`prunekit.extractors.choose_extractor`."""
-        real = self.real
-        found = choose_extractor(real, self.options.features) if self.extractor is None else Choice(self.extractor)
-        return found if found.extractor is None else replace(found, extractor=Remembering.of(found.extractor, real))
-
-    @cached_property
-    def real(self) -> Tensor:
-        """The pictures with which samples are compared, uint8, shape (N, C, H, W); of encoded images the decoded ones."""
-        return self.images.train.images if self.pipeline is None else self.pipeline.real
-
-    @property
-    def sampler(self) -> "Sampler | PipelineSampler":
-        """The sampler; it draws the training images' classes if the network takes classes."""
-        if self.pipeline is not None:
-            return self.pipeline.sampler
-        channels, height, width = self.images.train.images.shape[1:]
-        allocation, shape = self.allocation, (channels, height, width)
-        sampler = make_sampler(allocation.sampler, allocation.steps, self.parameterization, shape)
-        return sampler.of_classes(sampled_classes(self.spec, self.images.train)) if self.spec else sampler
-
-    def asked(self, count: int, seed: int) -> Sequence[str] | None:
-        """The prompts of samples, if they have some."""
-        if self.prompts is not None:
-            return self.prompts(count, seed)
-        return None if self.pipeline is None else self.pipeline.prompts(count)
 
 
 @dataclass(frozen=True, eq=False)
@@ -175,24 +111,11 @@ def measure_samples(
     if setting.images.train.latent and setting.pipeline is None:
         raise InputError("Latents have no FID; name the `pipeline` that decodes them, and measure the pictures.")
     options, allocation = setting.options, setting.allocation
-    distances = Distances(setting.real, setting.choice, setting.scorer)
-    sampler, seconds = setting.sampler, {model: list[float]() for model in models}
-    grids: dict[str, Tensor] = {}
-    done, total = 0, len(models) * len(options.seeds) * options.samples
-    for seed in options.seeds:
-        prompts = setting.asked(options.samples, seed)
-        for model_name, model in models.items():
-            started = time.perf_counter()
-            images = to_images(sampler(model, options.samples, seed))
-            seconds[model_name].append((time.perf_counter() - started) / options.samples)
-            distances.add(model_name, images, prompts)
-            grids.setdefault(model_name, images[: options.grid])
-            done += options.samples
-            if report is not None:
-                report(model_name, done, total)
-    alone = _seconds_alone(sampler, models)
+    count = len(models) * len(options.seeds) * options.samples
+    drawn = _draw(setting, setting.sampler, models, report, (0, count * (1 + len(options.other_guidance_scales))))
+    alone = _seconds_alone(setting.sampler, models)
     rows = [
-        distances.row(model_name, "base").model_copy(
+        drawn.distances.row(model_name, "base").model_copy(
             update={
                 "seconds_per_image": float(np.median(taken)),
                 "seconds_alone": alone[model_name],
@@ -201,16 +124,25 @@ def measure_samples(
                 "mac_ratio": macs[model_name] / macs["base"] if "base" in macs else None,
             }
         )
-        for model_name, taken in seconds.items()
+        for model_name, taken in drawn.seconds.items()
     ]
+    guided = []
+    for place, scale in enumerate(options.other_guidance_scales):
+        whole = (count * (1 + place), count * (1 + len(options.other_guidance_scales)))
+        found = _draw(setting, setting.sampler_at(scale), models, report, whole).distances
+        guided += [found.row(name, "base").model_copy(update={"guidance_scale": scale}) for name in models]
     extra = {
-        "no_features": distances.no_features,
-        "clip": distances.clip,
+        "no_features": drawn.distances.no_features,
+        "clip": drawn.distances.clip,
         "scheduler": dict(setting.schedule.scheduler) or None,
+        "guidance_scale": options.guidance_scale,
+        "agreement_real": setting.agreement_real,
+        **setting.captions(),
+        "guided": guided or None,
     }
     metrics = Metrics.joined(
         **{name: value for name, value in extra.items() if value is not None},
-        features=distances.features,
+        features=drawn.distances.features,
         count=options.samples,
         count_real=len(setting.real),
         sampler=allocation.sampler,
@@ -220,7 +152,40 @@ def measure_samples(
         threads=torch.get_num_threads(),
         rows=rows,
     )
-    return Measured(metrics, grids)
+    return Measured(metrics, drawn.grids)
+
+
+@dataclass(frozen=True, eq=False)
+class _Drawn:
+    """All models at one scale of guidance: their images' distances, seconds per image for each seed, and first images."""
+
+    distances: Distances
+    seconds: dict[str, list[float]]
+    grids: dict[str, Tensor]
+
+
+def _draw(
+    setting: Setting,
+    sampler: "Sampler | PipelineSampler",
+    models: Mapping[str, nn.Module],
+    report: Callable[[str, int, int], None] | None,
+    progress: tuple[int, int],
+) -> _Drawn:
+    """Sample every model, in turn within each seed; ``progress`` has the images done before, and those of all calls together."""
+    options, drawn = setting.options, _Drawn(setting.distances, {model: [] for model in models}, {})
+    done, total = progress
+    for seed in options.seeds:
+        prompts = setting.asked(options.samples, seed)
+        for name, model in models.items():
+            started = time.perf_counter()
+            images = to_images(sampler(model, options.samples, seed))
+            drawn.seconds[name].append((time.perf_counter() - started) / options.samples)
+            drawn.distances.add(name, images, prompts)
+            drawn.grids.setdefault(name, images[: options.grid])
+            done += options.samples
+            if report is not None:
+                report(name, done, total)
+    return drawn
 
 
 def _seconds_alone(sampler: "Sampler | PipelineSampler", models: Mapping[str, nn.Module]) -> dict[str, float]:
@@ -264,7 +229,20 @@ def judges(options: EvaluationOptions) -> dict[str, str]:
         found["features_sha256"] = sha256_file(path)
     if options.clip is not None:
         found["clip_sha256"] = clip_hash(options.clip)
+    if options.pipeline is not None:
+        found["pipeline_sha256"] = _parts_hash(Path(options.pipeline).expanduser())
     return found
+
+
+def _parts_hash(pipeline: Path) -> str:
+    """Hash of the files of a pipeline's parts, without its denoisers, which are replaced."""
+    from prunekit.pipelines import DENOISERS  # noqa: PLC0415 - imports diffusers, which takes seconds
+
+    files = [path for path in sorted(pipeline.glob("*/*")) if path.parent.name not in DENOISERS]
+    configs = {path: read_json(path, infinities=True) for path in files if path.name.endswith("config.json")}
+    said = {path: {key: value for key, value in found.items() if key != _PLACE} for path, found in configs.items()}
+    hashes = {path: sha256_file(path) for path in files if path.suffix in (".safetensors", ".bin")}
+    return json_hash([[str(path.relative_to(pipeline)), found] for path, found in {**said, **hashes}.items()])
 
 
 def measure_all(

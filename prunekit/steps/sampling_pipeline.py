@@ -95,6 +95,12 @@ class SamplingPipeline:
         tell("decoding", len(rows), len(rows))
         return torch.cat(found)
 
+    def held_out(self, count: int) -> Tensor:
+        """The first decoded held-out images, uint8, shape (N, C, height, width): those whose captions are sampled."""
+        latents = self.images.held_out.images[:count]
+        parts = [to_images(decoded(self.sampler.pipeline, part.float(), self.size)) for part in latents.split(_BATCH)]
+        return torch.cat(parts)
+
     def fit(self, *models: nn.Module) -> None:
         """Tell experts in which unit the pipeline tells the timestep, where they do not store it."""
         for model in models:

@@ -15,7 +15,8 @@ from prunekit.results.manifest_head import BaseTraining
 from prunekit.search import SearchResult, proxy_samples
 from prunekit.slim import SlimModel
 from prunekit.steps.budgets import evaluations
-from prunekit.steps.sample_quality import Setting, loss_draws
+from prunekit.steps.sample_quality import loss_draws
+from prunekit.steps.setting import Setting
 
 __all__ = ["base_training", "spent_on_looks", "spent_on_losses", "spent_on_sampling", "spent_on_search"]
 
@@ -72,10 +73,10 @@ def spent_on_losses(stage: str, setting: Setting, models: Sequence[Sequence[int]
 
 
 def spent_on_sampling(stage: str, setting: Setting, mean_macs: Mapping[str, float]) -> LedgerRow:
-    """Passes of sampling images, from each model's mean MACs per evaluation."""
+    """Passes of sampling images at all scales of guidance, from each model's mean MACs per evaluation."""
     allocation, options = setting.allocation, setting.options
     steps = len(evaluations(setting.schedule, allocation.sampler, allocation.steps))
-    each = options.samples * len(options.seeds) * steps
+    each = options.samples * len(options.seeds) * steps * setting.passes
     return forwards(stage, "sampling", each * len(mean_macs), round(each * sum(mean_macs.values())))
 
 

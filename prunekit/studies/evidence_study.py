@@ -34,7 +34,8 @@ from prunekit.steps.bases import complete_spec, open_base
 from prunekit.steps.budgets import evaluations, plan_budget
 from prunekit.steps.cutting import method_of
 from prunekit.steps.image_choice import check_comparison
-from prunekit.steps.sample_quality import Setting, check_extractor, judges
+from prunekit.steps.sample_quality import check_extractor, judges
+from prunekit.steps.setting import Setting
 from prunekit.studies.side_by_side import SideBySide
 
 __all__ = ["EvidenceRun"]
@@ -52,14 +53,18 @@ class EvidenceRun(ResumableRun[EvidenceRecipe]):
         Raises:
             BudgetError: an entry's budget cannot be met; this is checked before the base is trained, unless the groups or the rule
                 need the base.
+            InputError: the recipe names a checkpoint that does not say how long it was trained.
         """
-        check_comparison(self.images, complete_spec(self.recipe.base))
+        base = self.recipe.base
+        spec = complete_spec(base) if base.checkpoint is None else open_base(base.checkpoint, asked=base.asked).spec
+        check_comparison(self.images, spec, self.recipe.evaluation.pipeline)
         check_extractor(self.images, self.recipe.evaluation)
         for name in self.options.entries:
             recipe = self.recipe.entry(name)
             self._check_budget(recipe)
             check_places(recipe.prune, self.folder)
-        Run(self.recipe.only(), self.folder / "base", Within(self.observer, "base")).make_all()
+        pipeline = self.recipe.evaluation.pipeline
+        Run(self.recipe.only(), self.folder / "base", Within(self.observer, "base"), pipeline=pipeline).make_all()
         outputs = ["samples/base.npz", _IMAGES]
         self._stage("base", self._common(), outputs, self._measure_base, reads=["base/base.pt"])
         every = [(name, seed) for name in self.options.entries for seed in self.options.seeds_of(name)]
@@ -100,8 +105,13 @@ class EvidenceRun(ResumableRun[EvidenceRecipe]):
         allocation, evaluation = self.recipe.allocation, self.recipe.evaluation
         groups = make_groups(self.base.schedule, count=self.options.loss_groups)
         one_noise = replace(evaluation, seeds=evaluation.seeds[:1])
-        base = self.base
-        return Setting(self.images, groups, base.parameterization, allocation, one_noise, base.spec)
+        base, folder, through = self.base, evaluation.pipeline, None
+        if folder is not None:
+            from prunekit.steps.sampling_pipeline import SamplingPipeline  # noqa: PLC0415 - it imports diffusers
+
+            scale = evaluation.guidance_scale
+            through = SamplingPipeline.of(folder, self.images, allocation.steps, scale, allocation.sampler)
+        return Setting(self.images, groups, base.parameterization, allocation, one_noise, base.spec, pipeline=through)
 
     @cached_property
     def scales(self) -> SideBySide:
@@ -128,6 +138,8 @@ class EvidenceRun(ResumableRun[EvidenceRecipe]):
         groups, allocation = recipe.groups, recipe.allocation
         if (groups.cuts is None and groups.method in MEASURED_METHODS) or allocation.rule == "measured":
             return
+        if recipe.base.checkpoint is not None and recipe.base.noise_schedule is None:
+            return
         schedule = recipe.base.schedule
         cut = method_of(groups)(schedule, groups.number).groups
         sampler, steps = allocation.sampler, allocation.steps
@@ -152,10 +164,20 @@ class EvidenceRun(ResumableRun[EvidenceRecipe]):
         )
         return StageFacts(evidence=row, ledger=[each.entry for each in rows])
 
-    @property
+    @cached_property
     def _base_training(self) -> int:
-        """MACs of the base's training."""
-        return making_macs(map(LedgerRow.from_json, read_manifest(self.folder / "base").ledger or ()))[0]
+        """MACs of the base's training.
+
+        Raises:
+            InputError: they are not known.
+        """
+        found = of_kind(BaseManifest, read_manifest(self.folder / "base")).base
+        if found is None or found.training is None or not found.training.macs:
+            raise InputError(
+                f"{self.recipe.base.checkpoint} does not say how long it was trained, so no entry can get a share of its training; "
+                "give a base that the run trains, or one that prunekit trained."
+            )
+        return int(found.training.macs)
 
     def _entry(self, name: str, seed: int) -> StageFacts:
         folder, recipe = self._entry_folder(name), self.recipe.entry(name)
@@ -166,13 +188,14 @@ class EvidenceRun(ResumableRun[EvidenceRecipe]):
             observer=Within(self.observer, f"{name}, seed {seed}"),
             peers=[self.folder / "base", *others],  # all share the base; entries with the same search do it once
             home=self.folder,  # so that all share one table of layer times
+            pipeline=self.recipe.evaluation.pipeline,
         )
         pruned = run(recipe.only("groups", "allocation", "prune"))
         pruned.make_all()
         tuning = self._tuning(name, seed, recipe.finetune, pruned)
         tuned = run(pruned.recipe.model_copy(update={"finetune": tuning}))
         manifest = of_kind(ExpertsManifest, read_manifest(tuned.make_all().parent))
-        experts = load_experts(folder / "experts")
+        experts = self._opened(folder / "experts")
         mean = experts.mean_macs(
             evaluations(self.base.schedule, self.setting.allocation.sampler, self.setting.allocation.steps)
         )
@@ -189,7 +212,7 @@ class EvidenceRun(ResumableRun[EvidenceRecipe]):
             seed=seed,
             sampling_macs=mean,
             params=experts.stored_params,
-            training_macs=_spent(made, recipe.finetune),
+            training_macs=_spent(made, recipe.finetune, self._base_training),
             experts=manifest.experts,
         )
         once = [
@@ -206,8 +229,8 @@ class EvidenceRun(ResumableRun[EvidenceRecipe]):
         Raises:
             InputError: the search has left less than one step.
         """
-        made = map(LedgerRow.from_json, read_manifest(pruned.folder).ledger or ())
-        base, spent = making_macs(made)
+        base = self._base_training
+        spent = making_macs(map(LedgerRow.from_json, read_manifest(pruned.folder).ledger or ()))[1]
         whole = self.options.training * base + (base if options.from_scratch else 0)
         taught = self.base_macs if options.distillation else 0
         found = [stage.results.expert for stage in pruned.done.values()]
@@ -221,6 +244,13 @@ class EvidenceRun(ResumableRun[EvidenceRecipe]):
             )
         return replace(options, train=replace(options.train, steps=steps, seed=seed))
 
+    def _opened(self, folder: Path) -> TimestepExperts:
+        """Experts that know in which unit the pipeline tells the timestep."""
+        experts = load_experts(folder)
+        if self.setting.pipeline is not None:
+            self.setting.pipeline.fit(experts)
+        return experts
+
     def _macs_by_group(self, experts: TimestepExperts) -> list[int]:
         """Mean MACs per sample over the timesteps of each group for which losses are reported."""
         return [round(experts.mean_macs(list(range(group.start, group.stop)))) for group in self.setting.groups]
@@ -229,7 +259,7 @@ class EvidenceRun(ResumableRun[EvidenceRecipe]):
         """Measure wall time per image of the base and one seed of every entry, in turn; an entry's seeds have the same widths."""
         networks: dict[str, nn.Module] = {"base": self.base.model}
         for name in self.options.entries:
-            networks[name] = load_experts(self._last_of(name))
+            networks[name] = self._opened(self._last_of(name))
         return StageFacts(seconds_per_image=self.scales.seconds(networks, self.options.timed_images))
 
     def _entry_folder(self, name: str) -> Path:
@@ -275,9 +305,9 @@ _TUNING = ("training", "teacher", "ema")
 _IMAGES = "base/images.npz"
 
 
-def _spent(rows: list[LedgerRow], finetune: FinetuneOptions) -> dict[str, int]:
-    """MACs for making an entry, by use; a network that is trained from scratch needs no base."""
-    base, rest = making_macs(rows)
+def _spent(rows: list[LedgerRow], finetune: FinetuneOptions, base: int) -> dict[str, int]:
+    """MACs for making an entry, by use; a network that is trained from scratch needs no base, whose training took ``base``."""
+    rest = making_macs(rows)[1]
     tuning = sum(row.macs for row in rows if row.stage != BASE_TRAINING and row.kind in ("training", "teacher"))
     return {
         "base": 0 if finetune.from_scratch else base,

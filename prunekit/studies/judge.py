@@ -12,7 +12,8 @@ from prunekit.recipe import AllocationOptions, EvaluationOptions
 from prunekit.results.expert_results import GroupLoss
 from prunekit.results.learning_results import Look
 from prunekit.schedule import Parameterization, Parameterized
-from prunekit.steps.sample_quality import Setting, measure_losses, measure_samples, save_images
+from prunekit.steps.sample_quality import measure_losses, measure_samples, save_images
+from prunekit.steps.setting import Setting
 
 __all__ = ["Judge"]
 

@@ -11,12 +11,12 @@ from torch import Tensor, nn
 
 from prunekit.consistency import Likeness, image_likeness
 from prunekit.ledger import LedgerRow
-from prunekit.results.estimate import Estimate
-from prunekit.results.evidence_results import EvidenceMetrics, Figures
+from prunekit.recipe.comparisons import slug
+from prunekit.results.evidence_results import EvidenceMetrics, Figures, Guided, Quality
 from prunekit.sampling import to_images
-from prunekit.steps.distances import Distances
 from prunekit.steps.placing import placed
-from prunekit.steps.sample_quality import Setting, measure_losses, save_images
+from prunekit.steps.sample_quality import measure_losses, save_images
+from prunekit.steps.setting import Setting
 from prunekit.steps.spending import spent_on_losses, spent_on_sampling
 from prunekit.training import to_unit_range
 
@@ -24,6 +24,8 @@ __all__ = ["SideBySide"]
 
 _ROUNDS = 5
 _PAIRS = 500
+_MEANS = ("fid", "kid", "agreement")
+_DIFFERENCES = ("fid_difference", "agreement_difference")
 
 
 class SideBySide:
@@ -50,32 +52,41 @@ class SideBySide:
             keep: whether to write its first images, for the report.
         """
         setting = self._setting
+        options, guided = setting.options, list[Guided]()
         with placed(model):
             measured = measure_losses(setting, {"model": model})
-            images = to_images(setting.sampler(model, setting.options.samples, setting.options.seeds[0]))
+            images = to_images(setting.sampler(model, options.samples, options.seeds[0]))
+            for scale in options.other_guidance_scales:
+                others = to_images(setting.sampler_at(scale)(model, options.samples, options.seeds[0]))
+                guided.append(Guided.joined(self._quality(name, others, scale), guidance_scale=scale))
+                if keep:
+                    self._keep(f"{name}-guidance-{slug(f'{scale:g}')}", others)
         if keep:
-            save_images(images[: setting.options.grid], self._images.parent.parent / "samples" / f"{name}.npz")
-        if name == "base":
-            save_images(images, self._images)
+            self._keep(name, images)
         losses = [row.model for row in measured if row.model is not None]
         figures = Figures.joined(
+            self._quality(name, images),
             losses=losses,
             loss=statistics.fmean(loss.mean for loss in losses),
-            **self._distances(name, images),
-            ssim=self._likeness(images).mean("ssim"),
+            **({"guided": guided} if guided else {}),
         )
         return figures, [spent_on_losses(name, setting, [macs]), spent_on_sampling(name, setting, {name: mean_macs})]
 
     def describe(self) -> EvidenceMetrics:
         """How images were made and compared."""
         setting = self._setting
-        distances = Distances(setting.images.train.images, setting.choice)
-        none = {} if distances.no_features is None else {"no_features": distances.no_features}
+        distances = setting.distances
+        extra = {
+            "no_features": distances.no_features,
+            "guidance_scale": setting.options.guidance_scale,
+            "agreement_real": setting.agreement_real,
+            **setting.captions(),
+        }
         return EvidenceMetrics.joined(
-            **none,
+            **{name: value for name, value in extra.items() if value is not None},
             features=distances.features,
             count=setting.options.samples,
-            count_real=len(setting.images.train.images),
+            count_real=len(setting.real),
             sampler=setting.allocation.sampler,
             steps=setting.allocation.steps,
             seed=setting.options.seeds[0],
@@ -93,22 +104,42 @@ class SideBySide:
                     taken[name].append((time.perf_counter() - started) / count)
         return {name: statistics.median(own) for name, own in taken.items()}
 
-    def _distances(self, name: str, images: Tensor) -> dict[str, float | Estimate | None]:
-        """FID and KID, and the paired difference of FID from the base; all None if no extractor knows the pictures."""
-        distances = Distances(self._setting.images.train.images, self._setting.choice)
-        distances.add(name, images)
+    def _keep(self, name: str, images: Tensor) -> None:
+        """Write the first images, for the report."""
+        save_images(images[: self._setting.options.grid], self._images.parent.parent / "samples" / f"{name}.npz")
+
+    def _quality(self, name: str, images: Tensor, scale: float | None = None) -> Quality:
+        """What images show of a network, and the paired differences from the base, whose images are kept when they come first.
+
+        Args:
+            name: of the network.
+            images: uint8, shape (count, C, H, W).
+            scale: of guidance, in place of the setting's.
+        """
+        setting = self._setting
+        kept = self._images if scale is None else self._images.with_stem(f"{self._images.stem}-guidance-{scale:g}")
+        if name == "base":
+            save_images(images, kept)
+        distances, prompts = setting.distances, setting.asked(len(images), setting.options.seeds[0])
+        base = _read(kept)
+        distances.add(name, images, prompts)
         if name != "base":
-            distances.add("base", self._of_the_base())
+            distances.add("base", base, prompts)
         row = distances.row(name, "base")
-        figures = {"fid": row.fid and row.fid.mean, "kid": row.kid and row.kid.mean}
-        return figures if row.fid_difference is None else {**figures, "fid_difference": row.fid_difference}
+        means = {measure: found.mean for measure in _MEANS if (found := getattr(row, measure)) is not None}
+        differences = {measure: found for measure in _DIFFERENCES if (found := getattr(row, measure)) is not None}
+        return Quality(fid=None, kid=None, ssim=_likeness(base, images).mean("ssim")).model_copy(
+            update=means | differences
+        )
 
-    def _of_the_base(self) -> Tensor:
-        """The base's images, uint8, shape (count, C, H, W)."""
-        with np.load(self._images, allow_pickle=False) as kept:
-            return torch.from_numpy(kept["images"]).permute(0, 3, 1, 2)
 
-    def _likeness(self, images: Tensor) -> Likeness:
-        """Similarity of images to the base's images from the same noise."""
-        pairs = zip(self._of_the_base().split(_PAIRS), images.split(_PAIRS), strict=True)
-        return Likeness.joined([image_likeness(to_unit_range(a), to_unit_range(b)) for a, b in pairs])
+def _read(path: Path) -> Tensor:
+    """Kept images, uint8, shape (count, C, H, W)."""
+    with np.load(path, allow_pickle=False) as kept:
+        return torch.from_numpy(kept["images"]).permute(0, 3, 1, 2)
+
+
+def _likeness(base: Tensor, images: Tensor) -> Likeness:
+    """Similarity of images to the base's from the same noise."""
+    pairs = zip(base.split(_PAIRS), images.split(_PAIRS), strict=True)
+    return Likeness.joined([image_likeness(to_unit_range(a), to_unit_range(b)) for a, b in pairs])

@@ -28,7 +28,8 @@ from prunekit.runs.publishing import publish
 from prunekit.steps.bases import open_base
 from prunekit.steps.bench import Bench, prune_group, score_groups
 from prunekit.steps.budgets import cut_groups, evaluations
-from prunekit.steps.sample_quality import Setting, measure_losses
+from prunekit.steps.sample_quality import measure_losses
+from prunekit.steps.setting import Setting
 from prunekit.steps.spending import spent_on_search
 from prunekit.training import DenoisingObjective, Tally
 

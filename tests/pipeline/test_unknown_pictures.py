@@ -16,7 +16,8 @@ from prunekit.recipe import AllocationOptions, EvaluationOptions
 from prunekit.report import claim, read_run, write_all_reports
 from prunekit.report.curriculum_page import curriculum_claim
 from prunekit.schedule import NoiseSchedule, Parameterization
-from prunekit.steps.sample_quality import Setting, measure_samples
+from prunekit.steps.sample_quality import measure_samples
+from prunekit.steps.setting import Setting
 from prunekit.studies.kinds_of_runs import run_of
 
 COLOUR = {"class": "UNet2DModel", "config": {**TINY_MODEL["config"], "in_channels": 3, "out_channels": 3}}
