@@ -85,7 +85,7 @@ class Calling:
         sample: name of the argument for the noisy samples; empty where they come first.
         timestep: name of the argument for the timestep; empty where it comes second.
         fixed: arguments that are the same for every sample, by their paths.
-        unit: in which the network is told the timestep; None for timesteps as they are.
+        unit: in which the network is told the timestep, and the sign of its prediction; None for timesteps as they are.
 
     Example:
         >>> import torch
@@ -125,7 +125,8 @@ class Calling:
             own[self.timestep] = timesteps
         else:
             first = (*first, timesteps)
-        return prediction_of(model(*first, **own, **others))
+        prediction = prediction_of(model(*first, **own, **others))
+        return -prediction if self.unit is not None and self.unit.sign < 0 else prediction
 
 
 def _like(value: object, noisy: Tensor) -> object:

@@ -298,6 +298,32 @@ def _sana(words: Any) -> Any:
     )
 
 
+def _lumina2(words: Any) -> Any:
+    from diffusers import FlowMatchEulerDiscreteScheduler, Lumina2Pipeline, Lumina2Transformer2DModel
+
+    torch.manual_seed(0)
+    transformer = Lumina2Transformer2DModel(
+        sample_size=4,
+        in_channels=4,
+        hidden_size=24,
+        num_layers=1,
+        num_refiner_layers=1,
+        num_attention_heads=3,
+        num_kv_heads=1,
+        multiple_of=2,
+        axes_dim_rope=(4, 2, 2),
+        axes_lens=(300, 32, 32),
+        cap_feat_dim=8,
+    )
+    return Lumina2Pipeline(
+        transformer=transformer.eval(),
+        vae=_vae(),
+        text_encoder=_sana_parts()[2].eval(),
+        tokenizer=words,
+        scheduler=FlowMatchEulerDiscreteScheduler(shift=6.0),
+    )
+
+
 @_seeded
 def _dit_transformer() -> Any:
     from diffusers import DiTTransformer2DModel
@@ -353,6 +379,7 @@ _MAKERS: dict[str, Callable[[Any], Any]] = {
     "flux": _flux,
     "pixart": _pixart,
     "sana": _sana,
+    "lumina2": _lumina2,
     "dit": _dit,
     "wan": _wan,
 }

@@ -1,19 +1,21 @@
 """Which of the things that a pipeline tells its denoiser are conditions, and which are the same for every sample."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from prunekit._json import JsonDict
 from prunekit.conditions import flat
 from prunekit.errors import InputError
 from prunekit.pipelines.calls import takes
 from prunekit.pipelines.listening import Recording, Said, Subject, record
 from prunekit.pipelines.loading import denoisers_of
 from prunekit.pipelines.own_arguments import NO_ARGUMENTS, with_rows
+from prunekit.pipelines.stand_in import StandIn
 from prunekit.schedule import TimeUnit
 
 __all__ = ["Conditioning", "TimeUnit", "conditioning_of", "conditions_for", "guidance_off"]
@@ -33,7 +35,7 @@ class Conditioning:
         shapes: of every condition without its first axis, by the argument's path.
         fixed: arguments that are the same for every sample, by path.
         empty: the pipeline's own empty condition for guidance, one row without the first axis, for the conditions that it replaces.
-        unit: how the timestep is told.
+        unit: how the timestep is told, and which sign the prediction has.
         sample: shape of one noisy sample, as the denoiser gets it.
     """
 
@@ -72,8 +74,11 @@ def conditioning_of(
             f"The {type(pipeline).__name__} gives its samples as a {type(sample).__name__}; expected a tensor."
         )
     guided = record(pipeline, probes[0], size, 1, {**_guidance_on(pipeline), **with_rows(arguments, len(probes[0]))})
+    sign = _sign(pipeline, probes[0], size, {**with_rows(arguments, len(probes[0])), **off})
     plain = {name: value for name, value in one.items() if name in shapes and isinstance(value, Tensor)}
-    return Conditioning(shapes, fixed, _empty(guided, plain), _unit(runs[0].said), tuple(sample.shape[1:]))
+    return Conditioning(
+        shapes, fixed, _empty(guided, plain), _unit(pipeline, runs[0].said, sign), tuple(sample.shape[1:])
+    )
 
 
 def conditions_for(
@@ -188,14 +193,32 @@ def _alike(one: Tensor, other: Tensor) -> bool:
     return one.shape == other.shape and torch.allclose(one.double(), other.double(), rtol=1e-3, atol=1e-5)
 
 
-def _unit(said: Sequence[Said]) -> TimeUnit:
+def _sign(pipeline: Any, subjects: Sequence[Subject], size: tuple[int, int] | None, arguments: JsonDict) -> int:
+    """The sign with which a pipeline gives its scheduler the denoiser's prediction; 1 where no stand-in answers."""
+    stand_ins = [network for network in denoisers_of(pipeline).values() if isinstance(network, StandIn)]
+    try:
+        for network in stand_ins:
+            network.answer = 1.0
+        given = record(pipeline, subjects, size, 1, arguments).given if stand_ins else []
+    finally:
+        for network in stand_ins:
+            network.answer = 0.0
+    negated = bool(given) and given[0] < 0
+    return -1 if negated != bool(pipeline.scheduler.config.get("invert_sigmas")) else 1
+
+
+def _unit(pipeline: Any, said: Sequence[Said], sign: int) -> TimeUnit:
     """The unit of time by which what was told follows from the scheduler's timesteps.
+
+    A scheduler with inverted sigmas counts toward the data; here timesteps count toward the noise.
 
     Raises:
         InputError: it does not follow in a straight line.
     """
     pairs = np.array(sorted({(one.scheduled, one.told) for one in said}))
     scheduled, told = pairs[:, 0], pairs[:, 1]
+    config = pipeline.scheduler.config
+    scheduled = config.num_train_timesteps - scheduled if config.get("invert_sigmas") else scheduled
     if len(pairs) < 2 or np.ptp(scheduled) == 0:
         raise InputError("The pipeline stepped over one timestep only; expected several.")
     scale = (told[-1] - told[0]) / (scheduled[-1] - scheduled[0])
@@ -204,7 +227,7 @@ def _unit(said: Sequence[Said]) -> TimeUnit:
     for unit in units:
         error = np.abs(unit.scale * scheduled + unit.offset - told).max()
         if error <= _ROUNDED * max(np.abs(told).max(), 1e-12):
-            return unit
+            return replace(unit, sign=sign)
     raise InputError(
         f"The pipeline tells its denoiser {told.round(3).tolist()} for the scheduler's timesteps {scheduled.round(3).tolist()}; "
         "expected the same in another unit."

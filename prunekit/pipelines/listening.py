@@ -57,6 +57,7 @@ class Recording:
         said: the denoisers' calls, in order.
         steps: number of scheduler steps that were taken.
         stepped: what the last of them gave: latents in the pipeline's own layout.
+        given: mean of the prediction that the pipeline gave its scheduler at each step.
         until: ends the run before the step of this number.
     """
 
@@ -64,6 +65,7 @@ class Recording:
     steps: int = 0
     stepped: Tensor | None = None
     until: int | None = None
+    given: list[float] = field(default_factory=list)
 
 
 class _Enough(Exception):
@@ -86,6 +88,7 @@ def followed(pipeline: Any, until: int | None = None) -> Iterator[Recording]:
     def noted(*args: Any, **kwargs: Any) -> Any:
         result = step(*args, **kwargs)
         found.steps += 1
+        found.given.append(float((args[0] if args else kwargs["model_output"]).float().mean()))
         found.stepped = result[0]
         if until is not None and found.steps >= until:
             raise _Enough

@@ -1,4 +1,4 @@
-"""A stand-in for a denoiser: it notes what its pipeline tells it, and answers with zeros. It needs no weights."""
+"""A stand-in for a denoiser: it notes what its pipeline tells it, and answers with one number. It needs no weights."""
 
 import inspect
 from collections.abc import Callable, Mapping
@@ -32,6 +32,7 @@ class StandIn(ModelMixin):  # type: ignore[misc]
         self._network = [network]  # in a list, so that it is no part of this module and is not moved
         self._mark = nn.Parameter(torch.zeros(1, dtype=dtype), requires_grad=False)
         self.heard: Heard | None = None
+        self.answer = 0.0
 
     @property
     def network(self) -> nn.Module:
@@ -50,7 +51,7 @@ class StandIn(ModelMixin):  # type: ignore[misc]
             return getattr(self.__dict__["_network"][0], name)
 
     def forward(self, *args: Any, return_dict: bool = True, **kwargs: Any) -> DropInOutput:
-        """Zeros in the shape of the denoiser's prediction.
+        """The same number everywhere, in the shape of the denoiser's prediction.
 
         Args:
             args: of the denoiser.
@@ -68,7 +69,7 @@ class StandIn(ModelMixin):  # type: ignore[misc]
         shape, out = list(sample.shape), self.config.get("out_channels")
         if isinstance(out, int) and sample.ndim > 3 and shape[1] == self.config.get("in_channels"):
             shape[1] = out
-        return DropInOutput(sample.new_zeros(shape))
+        return DropInOutput(sample.new_full(shape, self.answer))
 
 
 def arguments_of(network: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> dict[str, object]:

@@ -26,7 +26,8 @@ class SlimFile(Model):
         sizes: sizes that layers keep outside their tensors, such as numbers of heads.
         noise_schedule: the noise schedule.
         prediction_type: what the network predicts.
-        time_unit: what the network is told for timestep t, `scale`·t + `offset`; it is told t if missing.
+        time_unit: what the network is told for the scheduler's timestep t, `scale`·t + `offset`; it is told t if missing. With
+            `sign` −1 it predicts the velocity toward the data.
         pipeline_arguments: of the pipeline's own call, as they were given when the images were encoded.
         data: the images that it was trained on.
         provenance: how it was made.

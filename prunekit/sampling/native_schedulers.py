@@ -102,7 +102,7 @@ def _flow(parameterization: Parameterization) -> JsonObject:
     schedule = parameterization.schedule
     settings: JsonDict = schedule.scheduler
     shift = settings.get("shift") or settings.get("flow_shift") or schedule.config.get("shift", 1.0)
-    own = {"num_train_timesteps": schedule.num_timesteps, "shift": shift, "flow_shift": shift}
+    own = {"num_train_timesteps": schedule.num_timesteps, "shift": shift, "flow_shift": shift, "invert_sigmas": False}
     return {**own, "use_flow_sigmas": True, "prediction_type": "flow_prediction"}
 
 

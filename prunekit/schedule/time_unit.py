@@ -18,9 +18,11 @@ class TimeUnit:
     Args:
         scale: 1 for timesteps as they are, 0.001 for pipelines that divide by 1000, negative for those that count backwards.
         offset: what is told for t = 0.
+        sign: −1 for networks that predict the velocity toward the data, as those of pipelines do whose time runs that way (Lumina,
+            Z-Image); else 1.
 
     Raises:
-        InputError: the scale is 0, or a number is not finite.
+        InputError: the scale is 0, a number is not finite, or the sign is neither 1 nor −1.
 
     Example:
         >>> import numpy as np
@@ -31,12 +33,15 @@ class TimeUnit:
 
     scale: float = 1.0
     offset: float = 0.0
+    sign: int = 1
 
     def __post_init__(self) -> None:
         if not (np.isfinite(self.scale) and np.isfinite(self.offset) and self.scale):
             raise InputError(
                 f"The time unit {self.scale}·t + {self.offset} is none; expected a finite scale other than 0."
             )
+        if self.sign not in (1, -1):
+            raise InputError(f"Got the sign {self.sign!r:.40} of a prediction; expected 1 or -1.")
 
     def told(self, timesteps: FloatArray) -> FloatArray:
         """What the network is told for the scheduler's timesteps, same shape."""
@@ -48,7 +53,8 @@ class TimeUnit:
 
     def to_config(self) -> JsonObject:
         """JSON-able; :meth:`from_config` reads it."""
-        return {"scale": self.scale, "offset": self.offset}
+        config: JsonObject = {"scale": self.scale, "offset": self.offset}
+        return config if self.sign == 1 else {**config, "sign": self.sign}
 
     @classmethod
     def from_config(cls, config: JsonDict) -> "TimeUnit":
@@ -64,4 +70,4 @@ class TimeUnit:
             raise FileFormatError(
                 f"A time unit needs the numbers scale and offset; got {dict(config)!r:.80}."
             ) from error
-        return cls(scale, offset)
+        return cls(scale, offset, config.get("sign", 1))

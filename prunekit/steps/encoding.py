@@ -123,7 +123,7 @@ def _encoding(
         captions={"train": list(pictures.train.subjects), "held-out": list(pictures.held_out.subjects)},
         fixed=known.fixed,
         empty=known.empty,
-        time_unit={"scale": known.unit.scale, "offset": known.unit.offset},
+        time_unit=known.unit.to_config(),
         arguments=options.arguments,
         precision=options.stored,
     )
