@@ -32,6 +32,7 @@ __all__ = [
 ]
 
 _BUDGET = 0.8
+_PROMPTS = "prompts.txt"
 _GROUPS, _ALLOCATION, _SLIM, _EXPERTS = Path("groups.json"), Path("allocation.json"), Path("slim"), Path("experts")
 
 
@@ -134,10 +135,22 @@ def after_importance(base: str) -> str:
     return command("prune", base) if _ALLOCATION.is_file() else command("allocate", budget=_BUDGET, base=base)
 
 
-def after_run(folder: Path) -> str:
-    """After a run: sample from what it made."""
-    experts = folder / "experts"
-    return command("sample", experts if experts.is_dir() else folder / "base.pt")
+def after_run(folder: Path, pipeline: str | None = None, entry: str | None = None) -> str:
+    """After a run: sample from what it made.
+
+    Args:
+        folder: the run's.
+        pipeline: through which its recipe samples; None for a run without one.
+        entry: folder of the entry that a comparison's claim is about; None for any other run.
+    """
+    made = [folder / "experts", folder / "base.pt", folder / "base" / "base.pt"]
+    made = made if entry is None else [folder / "entries" / entry / "experts", *made]
+    model = next((path for path in made if path.exists()), None)
+    if model is None:
+        return command("report", folder)
+    return (
+        command("sample", model) if pipeline is None else command("sample", model, pipeline=pipeline, prompts=_PROMPTS)
+    )
 
 
 def after_comparison(second: str, first: str) -> str:

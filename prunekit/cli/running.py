@@ -146,7 +146,12 @@ def run(
         copy_results(manifest.parent, publish)
     _conclude(manifest, json)
     if not json:
-        suggest(after_run(manifest.parent))
+        from prunekit.recipe import load_recipe, slug
+
+        checked = load_recipe(recipe)
+        pipeline = None if checked.evaluation is None else checked.evaluation.pipeline
+        entry = None if checked.evidence is None else slug(checked.evidence.headline)
+        suggest(after_run(manifest.parent, pipeline, entry))
 
 
 def _confirmations(endpoints: Sequence[str], variables: Sequence[str]) -> list["Confirmation"]:

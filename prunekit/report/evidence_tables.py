@@ -57,7 +57,8 @@ def entry_table(evidence: Evidence) -> Table:
         "the same noise. Not clearly: within two standard errors of no difference. Lower is better for loss, FID and KID; SSIM is "
         "1 for the base itself. MACs are per sample per evaluation, averaged over the sampler's steps."
     )
-    caption = f"{metrics.count:,} images of each entry, {metrics.steps} steps of {str(metrics.sampler).upper()}"
+    sampler = "the pipeline's scheduler" if metrics.sampler == "pipeline" else str(metrics.sampler).upper()
+    caption = f"{metrics.count:,} images of each entry, {metrics.steps} steps of {sampler}"
     return Table("evidence", caption, rows, columns, note)
 
 

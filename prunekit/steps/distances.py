@@ -162,9 +162,10 @@ class Distances:
         """Error of the mean difference of agreement: the greater of that over the seeds and the paired one over images."""
         pairs = zip(self._hits[model], self._hits[reference], strict=True)
         errors = [mean_and_standard_error(one.astype(np.float64) - other)[1] for one, other in pairs]
-        if None in errors:
+        known = [error for error in errors if error is not None]
+        if len(known) < len(errors):
             return over_seeds
-        return max(float(np.hypot.reduce(errors)) / len(errors), over_seeds or 0.0)
+        return max(float(np.hypot.reduce(known)) / len(known), over_seeds or 0.0)
 
 
 def _estimate(values: list[float]) -> Estimate:

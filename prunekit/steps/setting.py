@@ -98,7 +98,7 @@ class Setting(Parameterized):
         return self.images.train.images if self.pipeline is None else self.pipeline.real
 
     def captions(self) -> dict[str, list[str]]:
-        """Captions of the images that are kept and the classes that they name, by the keys of results, as far as they are known."""
+        """Captions of the kept images, and the classes that they name, by the keys of results; without what is not known."""
         captions = self.asked(self.options.grid, self.options.seeds[0])
         if captions is None:
             return {}

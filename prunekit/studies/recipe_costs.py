@@ -13,6 +13,7 @@ from prunekit.search import proxy_samples
 from prunekit.steps.bases import open_base
 from prunekit.steps.budgets import evaluations
 from prunekit.steps.sample_quality import loss_draws
+from prunekit.steps.spending import base_training
 from prunekit.studies.multistage_study import trainings_of
 from prunekit.training import TrainOptions
 
@@ -240,8 +241,12 @@ def _work_of_evidence(recipe: EvidenceRecipe) -> dict[str, float]:
     """MACs of the base's training, and of each entry's training and samples."""
     found, options = estimate(recipe), recipe.evidence
     macs = found.step.count.macs
-    base = float(sum(row.macs for row, _ in found.rows)) or 3.0 * macs
-    images = recipe.evaluation.samples * recipe.allocation.steps if recipe.evaluation else 0
+    base = float(sum(row.macs for row, _ in found.rows))
+    if recipe.base.checkpoint is not None:
+        training = base_training(recipe.base.checkpoint, open_base(recipe.base.checkpoint), macs, ())
+        base = 0.0 if training is None else float(training.macs)
+    scales = 1 + 2 * len(recipe.evaluation.other_guidance_scales)  # guidance adds a pass of the empty condition
+    images = recipe.evaluation.samples * recipe.allocation.steps * scales
     work = {"base: base": base if recipe.base.checkpoint is None else 0.0, "base": float(images * macs)}
     for name in options.entries:
         each = options.training * base + images * macs

@@ -128,9 +128,8 @@ class SideBySide:
         row = distances.row(name, "base")
         means = {measure: found.mean for measure in _MEANS if (found := getattr(row, measure)) is not None}
         differences = {measure: found for measure in _DIFFERENCES if (found := getattr(row, measure)) is not None}
-        return Quality(fid=None, kid=None, ssim=_likeness(base, images).mean("ssim")).model_copy(
-            update=means | differences
-        )
+        alike = float(_likeness(base, images).values["ssim"].mean())  # defined for any pair
+        return Quality(fid=None, kid=None, ssim=alike).model_copy(update=means | differences)
 
 
 def _read(path: Path) -> Tensor:

@@ -241,5 +241,7 @@ def test_a_mistake_in_the_section_is_said_with_its_line(tmp_path, mistake, said)
 
 @pytest.mark.parametrize("section", ["groups", "allocation", "prune", "finetune", "evaluation"])
 def test_every_section_is_needed(tmp_path, section):
-    with pytest.raises(FileFormatError, match="An evidence section needs a base with a model"):
+    with pytest.raises(
+        FileFormatError, match="An evidence section needs groups, allocation, prune, finetune and evaluation sections"
+    ):
         recipe(tmp_path, lambda data: data.pop(section))
