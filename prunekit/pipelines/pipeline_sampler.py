@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -13,7 +14,7 @@ from prunekit._messages import one_line
 from prunekit._progress import tell
 from prunekit.errors import InputError, PrunekitError
 from prunekit.pipelines.calls import takes
-from prunekit.pipelines.listening import Subject, call_arguments, followed
+from prunekit.pipelines.listening import Subject, call_arguments, followed, record
 from prunekit.pipelines.loading import denoisers_of
 from prunekit.pipelines.own_arguments import check_own_arguments, with_rows
 
@@ -62,6 +63,18 @@ class PipelineSampler:
         if self.guidance_scale is not None and "guidance_scale" not in takes(self.pipeline):
             raise InputError(f"A {type(self.pipeline).__name__} takes no guidance scale; leave it out.")
 
+    @cached_property
+    def passes(self) -> float:
+        """Evaluations of the denoiser for each sample and step of the scheduler: two with guidance, as a run tells."""
+        others = {**with_rows(self.arguments, 1), **self._guidance}
+        heard = record(self.pipeline, self.subjects[:1], self.size, self.steps, others)
+        rows = [len(said.sample) for said in heard.said if isinstance(said.sample, Tensor)]
+        return sum(rows) / heard.steps
+
+    @property
+    def _guidance(self) -> dict[str, object]:
+        return {} if self.guidance_scale is None else {"guidance_scale": self.guidance_scale}
+
     def for_latents(self) -> "PipelineSampler":
         """The same sampler, which leaves the latents as they are."""
         return replace(self, decoded=False)
@@ -109,9 +122,7 @@ class PipelineSampler:
         subjects = [self.subject(row) for row in rows]
         arguments = call_arguments(self.pipeline, subjects, self.size, self.steps)
         generators = [Generator().manual_seed(seed * 1_000_003 + row + 1) for row in rows]
-        arguments |= {"generator": generators, **with_rows(self.arguments, len(rows))}
-        if self.guidance_scale is not None:
-            arguments["guidance_scale"] = self.guidance_scale
+        arguments |= {"generator": generators, **with_rows(self.arguments, len(rows)), **self._guidance}
         if not self.decoded:
             return self._latents(arguments)[: len(rows)]  # some keep those of the empty condition beside them
         arguments |= {"output_type": "np"} if "output_type" in takes(self.pipeline) else {}

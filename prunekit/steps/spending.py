@@ -72,10 +72,10 @@ def spent_on_losses(stage: str, setting: Setting, models: Sequence[Sequence[int]
 
 
 def spent_on_sampling(stage: str, setting: Setting, mean_macs: Mapping[str, float]) -> LedgerRow:
-    """Passes of sampling images, from each model's mean MACs per evaluation."""
+    """Passes of sampling images, from each model's mean MACs per evaluation; guidance evaluates the network twice a step."""
     allocation, options = setting.allocation, setting.options
     steps = len(evaluations(setting.schedule, allocation.sampler, allocation.steps))
-    each = options.samples * len(options.seeds) * steps
+    each = round(options.samples * len(options.seeds) * steps * setting.sampler.passes)
     return forwards(stage, "sampling", each * len(mean_macs), round(each * sum(mean_macs.values())))
 
 
