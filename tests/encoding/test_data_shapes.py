@@ -18,8 +18,6 @@ from prunekit.data import EncodedWriter, Encoding, load_images
 from prunekit.errors import InputError
 from prunekit.steps.data_shapes import at_shapes_of, shaped
 
-sys.path.insert(0, str(Path(__file__).parents[1] / "recipes"))
-
 TOKENS = 40
 
 
