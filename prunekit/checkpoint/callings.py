@@ -1,13 +1,14 @@
 """How a denoiser is called, and which conditions it takes: read from its signature and from example inputs at batch 1."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from torch import Tensor
 
 from prunekit.conditions import Calling, flat
+from prunekit.errors import InputError
 
-__all__ = ["TIMES", "Taken", "calling_of", "taken_by"]
+__all__ = ["TIMES", "Taken", "calling_of", "sample_of", "taken_by"]
 
 TIMES = ("timestep", "timesteps", "t")
 """Names under which denoisers take the timestep."""
@@ -29,6 +30,22 @@ class Taken:
     def may_take(self, path: str) -> bool:
         """Whether the network has an argument for a condition."""
         return self.arguments is None or path.partition(".")[0] in self.arguments
+
+
+def sample_of(names: Iterable[str]) -> str:
+    """Which of a network's arguments are the noisy samples.
+
+    Args:
+        names: of its arguments.
+
+    Raises:
+        InputError: none has such a name.
+    """
+    known = set(names)
+    found = next((name for name in _SAMPLES if name in known), None)
+    if found is None:
+        raise InputError(f"Got the arguments {', '.join(sorted(known))[:200]}; expected one of {', '.join(_SAMPLES)}.")
+    return found
 
 
 def taken_by(arguments: tuple[str, ...], inputs: object) -> Taken:

@@ -193,6 +193,10 @@ class ModelSpec:
     def _arguments(self) -> tuple[str, ...]:
         return tuple(forward_parameters(self._class()))
 
+    def with_inputs(self, inputs: Inputs | InputsOf) -> "ModelSpec":
+        """The same network with other arguments of a forward pass at batch 1."""
+        return replace(self, inputs=inputs)
+
     def with_factory(self, factory: Factory | nn.Module | None, inputs: Any = None) -> "ModelSpec":
         """The same network, built by a function or copied from a network of the caller's, run with the caller's inputs."""
         if isinstance(factory, nn.Module):

@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Annotated
 
 import typer
@@ -11,7 +12,7 @@ from prunekit._missing import check_base, check_countable
 from prunekit.cli.console import emit, print_table, tell
 from prunekit.cli.next_steps import after_cost, suggest
 from prunekit.cli.reading_options import ReadingOptions
-from prunekit.cli.shared_options import ConfigOption, Exists, InputsOption, Json
+from prunekit.cli.shared_options import ConfigOption, Exists, InputsOption, Json, ShapesOption
 from prunekit.errors import InputError
 
 __all__ = ["ModelPath", "cost"]
@@ -31,6 +32,13 @@ def cost(
     ],
     config: ConfigOption = None,
     inputs: InputsOption = None,
+    data: Annotated[
+        str | None,
+        typer.Option(
+            help="Encoded images, whose shapes the network is given (default: shapes that the config states)."
+        ),
+    ] = None,
+    shape: ShapesOption = None,
     depth: Annotated[int, typer.Option(help="How deep the tables of modules go.")] = 2,
     compare: Annotated[
         bool, typer.Option(help="Show what fvcore, thop and (if it is installed) torch-pruning count.")
@@ -41,24 +49,26 @@ def cost(
 ) -> None:
     """Count MACs and parameters of a model by module and operator."""
     from prunekit.cost import count_macs, other_counters
+    from prunekit.steps.data_shapes import shaped
     from prunekit.steps.opening import open_model
 
     if depth < 1:
         raise InputError(f"Got --depth {depth}; expected at least 1, the model's own children.")
     opened = open_model(model, config, inputs, reading.asked)
+    opened = replace(opened, spec=shaped(opened.spec, data, shape))
     counted = {name: count_macs(part, opened.inputs) for name, part in opened.parts().items()}
     if len(counted) == 1:
         (only,) = counted.values()
-        data: dict[str, object] = only.to_json()
+        facts: dict[str, object] = only.to_json()
         if compare:
             others = other_counters(opened.model, opened.inputs, only)
-            data["other_counters"] = {name: other.to_json() for name, other in others.items()}
+            facts["other_counters"] = {name: other.to_json() for name, other in others.items()}
     else:
-        data = {**opened.mean_cost(counted), **_of_experts(counted)}
+        facts = {**opened.mean_cost(counted), **_of_experts(counted)}
     if json:
-        emit(True, data)
+        emit(True, facts)
     else:
-        _show(model, data, depth)
+        _show(model, facts, depth)
         suggest(after_cost(model))
 
 

@@ -99,15 +99,15 @@ def evaluate(
         captions.check_unused()
     sampler = sampler or ("ddim" if captions.pipeline is None else "pipeline")
     opened = open_model(experts, asked=reading.asked if base is None or is_base(experts) else None)
-    models, macs = {"expert": opened.model}, {"experts": opened.mean_macs(sampler, steps)}
+    images = opened.images(data_options(data, resolution), experts)
+    models, macs = {"expert": opened.model}, {"experts": opened.at(images).mean_macs(sampler, steps)}
     sampled = {"experts": opened.model}
     if base is not None:
         reference = open_model(base, asked=reading.asked)
         _check_comparable(opened, reference, base)
         models = {"base": reference.model, **models}
         sampled = {"base": reference.model, **sampled}
-        macs["base"] = reference.mean_macs(sampler, steps)
-    images = opened.images(data_options(data, resolution), experts)
+        macs["base"] = reference.at(images).mean_macs(sampler, steps)
     options = EvaluationOptions(
         samples=count,
         seeds=tuple(range(seeds)),

@@ -1,7 +1,7 @@
 """The command ``allocate``, which divides a budget. It imports torch only if it is given a base."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated
 
@@ -64,6 +64,12 @@ def allocate(
             "specialist the noisiest, and the border follows from the budget."
         ),
     ] = "all",
+    data: Annotated[
+        str | None,
+        typer.Option(
+            help="With --base: encoded images, at whose shapes its MACs are counted (default: shapes that the config states)."
+        ),
+    ] = None,
     sampler: Annotated[
         str, typer.Option(help="ddim, ddpm, heun, …, or the class name of a diffusers scheduler.")
     ] = "ddim",
@@ -102,10 +108,11 @@ def allocate(
     record at each, before fine-tuning.
     """
     refuse_existing(output, overwrite, FileKind("allocation", has_format(ALLOCATION)), [groups, base, config, inputs])
-    if base is None and (config or inputs):
-        raise InputError(f"Got --{'config' if config else 'inputs'} without --base; expected both.")
+    if base is None and (config or inputs or data):
+        alone = "config" if config else "inputs" if inputs else "data"
+        raise InputError(f"Got --{alone} without --base; expected both.")
     asked = {"kind": noise_schedule, "num_timesteps": num_timesteps}
-    network = None if base is None else _Network.of(base, config, inputs, asked)
+    network = None if base is None else _Network.of(base, config, inputs, data, asked)
     partition, schedule = _partition(groups, count, asked, None if network is None else network.schedule)
     if experts == "noisy":
         if count is not None or groups is not None:
@@ -130,13 +137,13 @@ def allocate(
     if network is not None:
         allocation = allocation.for_model(network.macs)
     compared = side_by_side(allocation, schedule, steps, floor) if frontiers else {}
-    data = allocation.to_json()
+    written = allocation.to_json()
     if compared:
-        data["comparison"] = {name: None if one is None else _judged(one) for name, one in compared.items()}
+        written["comparison"] = {name: None if one is None else _judged(one) for name, one in compared.items()}
     with writing(output):
-        write_json(output, data)
+        write_json(output, written)
     if json:
-        emit(True, data)
+        emit(True, written)
     else:
         show_allocation(allocation)
         if compared:
@@ -155,13 +162,19 @@ class _Network:
 
     @classmethod
     def of(
-        cls, base: str, config: Path | None, inputs: Path | None, asked: Mapping[str, str | int | None]
+        cls,
+        base: str,
+        config: Path | None,
+        inputs: Path | None,
+        data: str | None,
+        asked: Mapping[str, str | int | None],
     ) -> "_Network":
         """Follow the base; a noise schedule from the options replaces its own."""
         from prunekit.checkpoint import Asked
         from prunekit.recipe import PruneOptions
         from prunekit.steps.bases import open_base
         from prunekit.steps.bench import Bench
+        from prunekit.steps.data_shapes import shaped
         from prunekit.steps.reach import Reach
 
         kind, count = asked["kind"], asked["num_timesteps"]
@@ -169,7 +182,7 @@ class _Network:
             raise InputError("Got --num-timesteps with --base, without --noise-schedule; expected both, or neither.")
         text = str(kind) if count is None else f"{kind}:{count}"
         loaded = open_base(base, config, inputs, None if kind is None else Asked(noise_schedule=text))
-        bench = Bench.of(loaded)
+        bench = Bench.of(replace(loaded, spec=shaped(loaded.spec, data)))
         return cls(loaded.schedule, bench.macs, Reach.of(bench, PruneOptions()).floor)
 
     def check(self, groups: TimestepGroups, base: str) -> None:

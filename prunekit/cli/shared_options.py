@@ -15,7 +15,18 @@ from prunekit._missing import check_json
 from prunekit.cli.flags import flag_of
 from prunekit.errors import InputError
 
-__all__ = ["ConfigOption", "DataOption", "Exists", "InputsOption", "Json", "Overwrite", "Resolution", "Seed", "checked"]
+__all__ = [
+    "ConfigOption",
+    "DataOption",
+    "Exists",
+    "InputsOption",
+    "Json",
+    "Overwrite",
+    "Resolution",
+    "Seed",
+    "ShapesOption",
+    "checked",
+]
 
 
 @dataclass(frozen=True)
@@ -53,6 +64,14 @@ InputsOption = Annotated[
         help='JSON of a forward pass\'s arguments by name, each such as {"shape": [1, 4, 32, 32]} (default: from the config).'
     ),
     Exists(check_json),
+]
+ShapesOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--shape",
+        help="Shape of one row of an argument, NAME=SIZExSIZE, e.g. encoder_hidden_states=77x768; latents are the noisy samples; "
+        "may be repeated (default: from --data, else from the config).",
+    ),
 ]
 Seed = Annotated[int, typer.Option(help="Seed.")]
 

@@ -10,7 +10,7 @@ from torch import Tensor
 from prunekit._files import atomic_path, write_json
 from prunekit._json import read_json
 from prunekit.data.encoded import CAPTIONS, HEAD, LATENTS, PARTS, UNFINISHED, array_path, check_name, load_encoded
-from prunekit.data.encoding import Encoding
+from prunekit.data.encoding_head import Encoding
 from prunekit.data.row_files import (
     check_rows_on_disk,
     form_of,

@@ -75,7 +75,7 @@ def stored(rows: Tensor, name: str, precision: StoredPrecision = "float16") -> T
     if np.isfinite(most) and precision == "float16":
         raise InputError(
             f"Got {name} with values up to {most:.3g}, which half precision cannot hold; expected at most 65,504: store them in "
-            "float32 (--stored-precision float32)."
+            "float32 (`precision`)."
         )
     raise InputError(f"Got {name} with values that are not finite; expected finite numbers.")
 

@@ -11,10 +11,10 @@ from torch import Tensor
 from prunekit._json import JsonDict
 from prunekit.conditions import flat
 from prunekit.errors import InputError
-from prunekit.pipelines.calls import takes
 from prunekit.pipelines.listening import Recording, Said, Subject, record
 from prunekit.pipelines.loading import denoisers_of
 from prunekit.pipelines.own_arguments import NO_ARGUMENTS, with_rows
+from prunekit.pipelines.signatures import takes
 from prunekit.pipelines.stand_in import StandIn
 from prunekit.schedule import TimeUnit
 

@@ -10,11 +10,11 @@ from torch import Generator, Tensor
 from prunekit._json import JsonObject
 from prunekit.data.captions import CaptionedPart
 from prunekit.errors import InputError
-from prunekit.pipelines.calls import takes
 from prunekit.pipelines.conditioning import Conditioning, conditioning_of, conditions_for
 from prunekit.pipelines.latents import check_latents, default_size, encoded
 from prunekit.pipelines.listening import Subject
 from prunekit.pipelines.own_arguments import check_own_arguments
+from prunekit.pipelines.signatures import takes
 from prunekit.pipelines.stand_in import StandIn
 from prunekit.training import weights_hash
 

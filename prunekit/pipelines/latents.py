@@ -12,11 +12,11 @@ import torch
 from torch import Generator, Tensor
 
 from prunekit.errors import InputError
-from prunekit.pipelines.calls import takes
 from prunekit.pipelines.conditioning import guidance_off
 from prunekit.pipelines.listening import Subject, record
 from prunekit.pipelines.loading import denoisers_of
 from prunekit.pipelines.own_arguments import NO_ARGUMENTS, with_rows
+from prunekit.pipelines.signatures import takes
 from prunekit.training import to_unit_range
 
 __all__ = ["check_latents", "decoded", "default_size", "encoded", "has_vae"]

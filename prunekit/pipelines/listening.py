@@ -18,8 +18,8 @@ from prunekit._messages import one_line
 from prunekit.checkpoint.callings import TIMES
 from prunekit.data import size_text
 from prunekit.errors import InputError, PrunekitError
-from prunekit.pipelines.calls import takes
 from prunekit.pipelines.loading import denoisers_of
+from prunekit.pipelines.signatures import takes
 from prunekit.pipelines.stand_in import StandIn, arguments_of, sample_name
 
 __all__ = ["Recording", "Said", "Subject", "call_arguments", "followed", "record"]

@@ -8,7 +8,7 @@ from typing import Any
 from prunekit._json import JsonObject
 from prunekit._messages import did_you_mean
 from prunekit.errors import InputError
-from prunekit.pipelines.calls import takes
+from prunekit.pipelines.signatures import takes
 
 __all__ = ["NO_ARGUMENTS", "check_own_arguments", "parse_own_arguments", "with_rows"]
 

@@ -1,6 +1,5 @@
 """Samples through a pipeline itself, so that guidance, scheduler and decoding are its own; only its denoiser is replaced."""
 
-import inspect
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -14,11 +13,10 @@ from torch import Generator, Tensor, nn
 from prunekit._messages import one_line
 from prunekit._progress import tell
 from prunekit.errors import InputError, PrunekitError
-from prunekit.pipelines.calls import takes
-from prunekit.pipelines.conditioning import conditioning_of
-from prunekit.pipelines.listening import Subject, call_arguments, followed
+from prunekit.pipelines.listening import Subject, call_arguments, followed, record
 from prunekit.pipelines.loading import denoisers_of
 from prunekit.pipelines.own_arguments import check_own_arguments, with_rows
+from prunekit.pipelines.signatures import takes
 
 __all__ = ["PipelineSampler", "with_denoiser"]
 
@@ -65,6 +63,18 @@ class PipelineSampler:
         if self.guidance_scale is not None and "guidance_scale" not in takes(self.pipeline):
             raise InputError(f"A {type(self.pipeline).__name__} takes no guidance scale; leave it out.")
 
+    @cached_property
+    def passes(self) -> float:
+        """Evaluations of the denoiser for each sample and step of the scheduler: two with guidance, as a run tells."""
+        others = {**with_rows(self.arguments, 1), **self._guidance}
+        heard = record(self.pipeline, self.subjects[:1], self.size, self.steps, others)
+        rows = [len(said.sample) for said in heard.said if isinstance(said.sample, Tensor)]
+        return sum(rows) / heard.steps
+
+    @property
+    def _guidance(self) -> dict[str, object]:
+        return {} if self.guidance_scale is None else {"guidance_scale": self.guidance_scale}
+
     def for_latents(self) -> "PipelineSampler":
         """The same sampler, which leaves the latents as they are."""
         return replace(self, decoded=False)
@@ -72,18 +82,6 @@ class PipelineSampler:
     def guided_by(self, scale: float | None) -> "PipelineSampler":
         """The same sampler at another scale of guidance; None for the pipeline's default."""
         return replace(self, guidance_scale=scale)
-
-    @cached_property
-    def passes(self) -> int:
-        """Passes of one sample through the denoiser at each evaluation: two where guidance adds one of the empty condition."""
-        known = inspect.signature(type(self.pipeline).__call__).parameters
-        own = "true_cfg_scale" in known  # guidance_scale is then told to the denoiser, and adds no pass
-        name = "true_cfg_scale" if own else "guidance_scale"
-        scale = known[name].default if name in known else None
-        if not own and self.guidance_scale is not None:
-            scale = self.guidance_scale
-        guided = isinstance(scale, int | float) and scale > 1
-        return 2 if guided and conditioning_of(self.pipeline, self.size).empty else 1
 
     def subject(self, row: int) -> Subject:
         """What sample number ``row`` shows."""
@@ -128,9 +126,7 @@ class PipelineSampler:
         subjects = [self.subject(row) for row in rows]
         arguments = call_arguments(self.pipeline, subjects, self.size, self.steps)
         generators = [Generator().manual_seed(seed * 1_000_003 + row + 1) for row in rows]
-        arguments |= {"generator": generators, **with_rows(self.arguments, len(rows))}
-        if self.guidance_scale is not None:
-            arguments["guidance_scale"] = self.guidance_scale
+        arguments |= {"generator": generators, **with_rows(self.arguments, len(rows)), **self._guidance}
         if not self.decoded:
             return self._latents(arguments)[: len(rows)]  # some keep those of the empty condition beside them
         arguments |= {"output_type": "np"} if "output_type" in takes(self.pipeline) else {}

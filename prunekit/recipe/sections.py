@@ -97,6 +97,9 @@ class DataOptions:
             images, and ``FOLDER::SPLIT`` the split of a dataset. ``~`` is the home folder.
         resolution: side of the square images in pixels, or height and width; the source's own if missing.
         labels: whether the images' classes are read; a class-conditional network needs them.
+        shapes: of one row of each argument of the network, as encoded images will have them, such as
+            ``{encoder_hidden_states: [77, 768]}``; ``latents`` are the noisy samples. ``estimate`` counts with them as long as the
+            encoded images are not there. Arguments that are left out have the shapes that follow from the network's config.
     """
 
     __pydantic_config__: ClassVar[dict[str, object]] = STRICT
@@ -106,6 +109,9 @@ class DataOptions:
         int | Annotated[list[int], Field(min_length=2, max_length=2)] | None, BeforeValidator(_one_or_two)
     ] = None
     labels: bool = False
+    shapes: Annotated[
+        dict[str, Annotated[list[Positive], Field(min_length=1, max_length=7)]] | None, Field(exclude=True)
+    ] = None  # decides no result, so it is in no record
 
 
 @dataclass(frozen=True)

@@ -44,6 +44,7 @@ from prunekit.steps.bases import open_base, sampled_by, scheduler_file, train_ba
 from prunekit.steps.bench import Bench, prune_group, score_groups
 from prunekit.steps.budgets import evaluations, plan_budget
 from prunekit.steps.cutting import method_of, spent_on_grouping
+from prunekit.steps.data_shapes import at_shapes_of
 from prunekit.steps.finetuning import finetune_slim
 from prunekit.steps.image_choice import check_images, is_by_place
 from prunekit.steps.placing import placed
@@ -242,6 +243,7 @@ class Run(ResumableRun):
         if options.checkpoint is not None:
             base = open_base(options.checkpoint, asked=options.asked)
             check_images(self.images, base.spec)
+            base = replace(base, spec=at_shapes_of(base.spec, self.images.train))
             unnamed = not base.data or (
                 is_by_place(base.data) and name_of(base.data["source"]) == name_of(self.recipe.data.source)
             )

@@ -227,6 +227,11 @@ class Sampler:
         """Whether the network is evaluated on the empty condition, too."""
         return self.guidance_scale != 1 and bool(self.empty)
 
+    @property
+    def passes(self) -> float:
+        """Evaluations of the network for each sample and step of the scheduler."""
+        return 2.0 if self.is_guided else 1.0
+
     def _prediction(self, model: nn.Module, state: Tensor, t: Tensor, told: Mapping[str, Tensor]) -> Tensor:
         """The network's prediction, guided if that is asked; both halves are evaluated in one batch."""
         if not told:

@@ -1,7 +1,7 @@
 """Opens any kind of model: a base checkpoint, or a folder of diffusers, a slim model, experts or several decoders."""
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from torch import Tensor, nn
@@ -20,6 +20,7 @@ from prunekit.schedule import Parameterization, Parameterized
 from prunekit.slim import load_slim
 from prunekit.steps.bases import open_base
 from prunekit.steps.budgets import evaluations
+from prunekit.steps.data_shapes import at_shapes_of
 from prunekit.steps.image_choice import check_told_nothing, images_for, sampled_classes
 
 __all__ = ["Opened", "is_base", "open_model"]
@@ -88,6 +89,10 @@ class Opened(Parameterized):
     def images(self, override: DataOptions | None = None, near: Path | str | None = None) -> ImageSplit:
         """The images that the model was trained on, or others; see :func:`prunekit.steps.image_choice.images_for`."""
         return images_for(self.data, self.spec, override, near)
+
+    def at(self, images: ImageSplit) -> "Opened":
+        """The same model, whose costs are counted at the shapes of some encoded images."""
+        return replace(self, spec=at_shapes_of(self.spec, images.train))
 
     def parts(self) -> dict[str, nn.Module]:
         """Networks by name: one for each timestep group of experts and multi-decoder networks, otherwise the model alone."""

@@ -128,12 +128,10 @@ class Setting(Parameterized):
         return self.pipeline.sampler.guided_by(scale)
 
     @property
-    def passes(self) -> int:
-        """Passes of one image through the network at each evaluation, over all scales of guidance."""
-        if self.pipeline is None:
-            return 1
-        others = [self.sampler_at(scale).passes for scale in self.options.other_guidance_scales]
-        return self.pipeline.sampler.passes + sum(others)
+    def passes(self) -> float:
+        """Passes of one image through the network at each evaluation, over all scales of guidance: two where it is guided."""
+        others = self.options.other_guidance_scales
+        return self.sampler.passes + sum(self.sampler_at(scale).passes for scale in others)
 
     def asked(self, count: int, seed: int) -> Sequence[str] | None:
         """The prompts of samples, if they have some."""

@@ -76,7 +76,7 @@ def spent_on_sampling(stage: str, setting: Setting, mean_macs: Mapping[str, floa
     """Passes of sampling images at all scales of guidance, from each model's mean MACs per evaluation."""
     allocation, options = setting.allocation, setting.options
     steps = len(evaluations(setting.schedule, allocation.sampler, allocation.steps))
-    each = options.samples * len(options.seeds) * steps * setting.passes
+    each = round(options.samples * len(options.seeds) * steps * setting.passes)
     return forwards(stage, "sampling", each * len(mean_macs), round(each * sum(mean_macs.values())))
 
 

@@ -2,16 +2,22 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Protocol
 
 from prunekit._json import JsonObject
 from prunekit.checkpoint import ModelSpec
+from prunekit.checkpoint.shaped_inputs import at_shapes
 from prunekit.cost import MacCount, StepCost, gpu_hours, train_step_rate
+from prunekit.data import load_images
+from prunekit.data.encoded import HEAD
 from prunekit.ledger import LedgerRow, both_ways, forwards, spent_on_training
-from prunekit.recipe import CurriculumRecipe, EvidenceRecipe, ExpertsRecipe, MultistageRecipe, Recipe
+from prunekit.recipe import CurriculumRecipe, EvaluationOptions, EvidenceRecipe, ExpertsRecipe, MultistageRecipe, Recipe
+from prunekit.sampling import PIPELINE
 from prunekit.search import proxy_samples
 from prunekit.steps.bases import open_base
 from prunekit.steps.budgets import evaluations
+from prunekit.steps.data_shapes import at_shapes_of
 from prunekit.steps.sample_quality import loss_draws
 from prunekit.steps.spending import base_training
 from prunekit.studies.multistage_study import trainings_of
@@ -206,6 +212,7 @@ def estimate(recipe: Recipe, machine: Machine | None = None, spec: ModelSpec | N
     if spec is None:
         spec = base.spec() if base.checkpoint is None else open_base(base.checkpoint, asked=base.asked).spec
         spec.check_size()
+    spec = _at_data(spec, recipe)
     step = StepCost.of(spec.build, spec.example_inputs)
     macs, params, trainings = step.count.macs, step.count.params, dict[str, TrainOptions]()
     rows: list[tuple[LedgerRow, str]] = []
@@ -219,6 +226,14 @@ def estimate(recipe: Recipe, machine: Machine | None = None, spec: ModelSpec | N
             trainings["fine-tuning"] = recipe.finetune.train
         rows += _of_experts(recipe, macs, params, spec)
     return Estimate(spec, step, rows, trainings, machine or Gpus())
+
+
+def _at_data(spec: ModelSpec, recipe: Recipe) -> ModelSpec:
+    """The network at the shapes of the recipe's encoded images; at those that it states if the images are not there."""
+    source = Path(recipe.data.source).expanduser()
+    if (source / HEAD).is_file():
+        return at_shapes_of(spec, load_images(source, recipe.data.resolution, recipe.data.labels).train)
+    return at_shapes(spec, recipe.data.shapes or {})
 
 
 def work_by_stage(recipe: Recipe) -> dict[str, float]:
@@ -304,9 +319,27 @@ def _of_experts(recipe: ExpertsRecipe, macs: int, params: int, spec: ModelSpec) 
         batches, batch_size = loss_draws(evaluation)
         each = batches * batch_size * groups
         rows.append((forwards("losses", "evaluation", 3 * each, each * (macs + 2 * expert)), "no"))
-        if spec.config.get("in_channels") in (1, 3):  # latents are not sampled
-            schedule = recipe.base.schedule
-            steps = len(evaluations(schedule, recipe.allocation.sampler, recipe.allocation.steps))
-            images = evaluation.samples * len(evaluation.seeds) * steps
-            rows.append((forwards("sampling", "sampling", 2 * images, images * (macs + expert)), "no"))
+        if evaluation.pipeline is not None or spec.config.get("in_channels") in (
+            1,
+            3,
+        ):  # others' latents are not sampled
+            passes = evaluation.samples * len(evaluation.seeds) * _steps(recipe) * _passes(evaluation, spec)
+            rows.append((forwards("sampling", "sampling", 2 * passes, passes * (macs + expert)), "no"))
     return rows
+
+
+def _steps(recipe: ExpertsRecipe) -> int:
+    """Evaluations of one sample; of a pipeline's own scheduler, which is not known here, one for each step."""
+    sampler, steps = recipe.allocation.sampler, recipe.allocation.steps
+    return steps if sampler == PIPELINE else len(evaluations(recipe.base.schedule, sampler, steps))
+
+
+def _passes(evaluation: EvaluationOptions, spec: ModelSpec) -> int:
+    """Evaluations of a network for each sample and step: two where a pipeline guides, which it does unless it is told not to."""
+    if evaluation.pipeline is None:
+        return 1
+    told = evaluation.pipeline_arguments.get("true_cfg_scale")
+    if isinstance(told, int | float) and told > 1:
+        return 2
+    distilled = bool(spec.config.get("guidance_embeds"))
+    return 1 if distilled or (evaluation.guidance_scale or 2) <= 1 else 2

@@ -79,3 +79,23 @@ def test_what_a_pipeline_does_not_take_is_refused(pipeline_folder: Callable[[str
         PipelineSampler(pipeline, 2, (3,), size=SIZE)(pipeline.unet, 1, 0)
     with pytest.raises(InputError, match="does not run"):
         PipelineSampler(pipeline, 2, ("cat",), size=(31, 33))(pipeline.unet, 1, 0)
+
+
+@pytest.mark.parametrize(
+    ("name", "scale", "passes"),
+    [
+        ("sd", 1.0, 1),
+        ("sd", 4.0, 2),
+        ("sdxl", 5.0, 2),
+        ("sd3", 7.0, 2),
+        ("flux", 3.5, 1),
+        ("wan", 5.0, 2),
+        ("dit", None, 2),
+    ],
+)
+def test_guidance_counts_as_the_evaluations_that_it_takes(
+    name: str, scale: float | None, passes: int, pipeline_folder: Callable[[str], Path]
+) -> None:
+    """Wan evaluates its network twice, others on a batch of twice the size; Flux is told how strongly to guide."""
+    pipeline = open_pipeline(pipeline_folder(name), stand_in=True)
+    assert PipelineSampler(pipeline, 3, subjects(name), scale, SIZE).passes == passes

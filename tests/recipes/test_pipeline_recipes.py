@@ -10,6 +10,8 @@ from real_configs import CONFIGS
 from tiny_pipelines import saved_pipeline
 
 from prunekit._json import read_json
+from prunekit.checkpoint.shaped_inputs import at_shapes
+from prunekit.cost import StepCost
 from prunekit.recipe import ExpertsRecipe, load_recipe
 from prunekit.runs.experts_run import Run
 from prunekit.steps.encoding import EncodeOptions, encode
@@ -32,12 +34,17 @@ def test_the_comments_are_what_the_cost_model_says_of_the_real_network(name: str
     comment = " ".join(line.removeprefix("#").strip() for line in lines if line.startswith("# "))
     for sentence in estimate(recipe_of(name), None, CONFIGS[name]).sentences():
         assert sentence in comment
+    stages = estimate(recipe_of(name), None, CONFIGS[name]).to_json()["stages"]
+    (sampled,) = [stage["macs"] for stage in stages if stage["stage"] == "sampling"]
+    passes = 1 if name == "flux" else 2
+    macs = estimate(recipe_of(name), None, CONFIGS[name]).step.count.macs
+    assert sampled == 5000 * 50 * passes * (macs + round(0.8 * macs))
     assert f"prunekit run recipes/{name}.yaml" in comment
     assert f"prunekit encode pipelines/{name} pictures --output data/{name}" in comment
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", CONFIGS)
+@pytest.mark.parametrize("name", TINY)
 def test_every_stage_runs_on_a_tiny_pipeline(name: str, tmp_path: Path) -> None:
     pipeline, pictures = saved_pipeline(TINY[name], tmp_path / "pipelines"), tmp_path / "pictures"
     pictures.mkdir()
@@ -75,3 +82,15 @@ def test_every_stage_runs_on_a_tiny_pipeline(name: str, tmp_path: Path) -> None:
     found = read_json(tmp_path / "run" / "evaluation.json")
     assert {row["model"] for row in found["metrics"]["rows"]} == {"base", "experts"}
     assert len(found["losses"]) == 5
+
+
+@pytest.mark.slow
+def test_stable_diffusion_at_77_tokens_costs_what_its_attentions_say() -> None:
+    """The real network without weights: 16 cross-attentions by width and positions, counted by hand."""
+    spec = CONFIGS["sd15"]
+    found = [
+        StepCost.of(each.build, each.example_inputs).count.macs
+        for each in (at_shapes(spec, {"encoder_hidden_states": (tokens, 768)}) for tokens in (8, 77))
+    ]
+    attentions = [(320, 64**2)] * 5 + [(640, 32**2)] * 5 + [(1280, 16**2)] * 5 + [(1280, 8**2)]
+    assert found[1] - found[0] == sum(69 * (2 * 768 + 2 * positions) * width for width, positions in attentions)
