@@ -70,12 +70,13 @@ def _t5(kind: str = "T5") -> Any:
 def _vae(**config: Any) -> Any:
     from diffusers import AutoencoderKL
 
+    levels = config.pop("levels", 3)
     return AutoencoderKL(
         latent_channels=4,
-        block_out_channels=[8, 8, 8],
+        block_out_channels=[8] * levels,
         norm_num_groups=4,
-        down_block_types=["DownEncoderBlock2D"] * 3,
-        up_block_types=["UpDecoderBlock2D"] * 3,
+        down_block_types=["DownEncoderBlock2D"] * levels,
+        up_block_types=["UpDecoderBlock2D"] * levels,
         sample_size=SIDE,
         **config,
     )
@@ -317,7 +318,7 @@ def _lumina2(words: Any) -> Any:
     )
     return Lumina2Pipeline(
         transformer=transformer.eval(),
-        vae=_vae(),
+        vae=_vae(shift_factor=0.11, scaling_factor=0.36, levels=4),
         text_encoder=_sana_parts()[2].eval(),
         tokenizer=words,
         scheduler=FlowMatchEulerDiscreteScheduler(shift=6.0),

@@ -23,7 +23,7 @@ from prunekit.schedule import NoiseSchedule, Parameterization
 from prunekit.steps.bases import open_base
 from prunekit.steps.bench import Bench, prune_group, score_groups
 from prunekit.steps.budgets import plan_budget, specialist_groups
-from prunekit.steps.data_shapes import at_shapes_of
+from prunekit.steps.data_shapes import as_encoded
 from prunekit.steps.finetuning import finetune_slim
 from prunekit.steps.image_choice import check_images, image_size
 from prunekit.steps.reach import Reach
@@ -80,7 +80,7 @@ def make_experts(
     base = _base_of(pipeline_or_model, noise_schedule, prediction_type)
     split = as_images(images, image_size(base.spec), labels=base.spec.num_classes is not None)
     check_images(split, base.spec)
-    base = replace(base, spec=at_shapes_of(base.spec, split.train))
+    base = as_encoded(base, split.train)
     partition = specialist_groups(base.schedule, budget) if experts == "noisy" else _partition(groups, base.schedule)
     pruning, finetuning = pruning or PruneOptions(), finetuning or FinetuneOptions()
     if experts == "noisy":

@@ -1,7 +1,7 @@
 """The command ``allocate``, which divides a budget. It imports torch only if it is given a base."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
@@ -174,7 +174,7 @@ class _Network:
         from prunekit.recipe import PruneOptions
         from prunekit.steps.bases import open_base
         from prunekit.steps.bench import Bench
-        from prunekit.steps.data_shapes import shaped
+        from prunekit.steps.data_shapes import as_encoded, encoded_images
         from prunekit.steps.reach import Reach
 
         kind, count = asked["kind"], asked["num_timesteps"]
@@ -182,7 +182,8 @@ class _Network:
             raise InputError("Got --num-timesteps with --base, without --noise-schedule; expected both, or neither.")
         text = str(kind) if count is None else f"{kind}:{count}"
         loaded = open_base(base, config, inputs, None if kind is None else Asked(noise_schedule=text))
-        bench = Bench.of(replace(loaded, spec=shaped(loaded.spec, data)))
+        loaded = loaded if data is None else as_encoded(loaded, encoded_images(data).train)
+        bench = Bench.of(loaded)
         return cls(loaded.schedule, bench.macs, Reach.of(bench, PruneOptions()).floor)
 
     def check(self, groups: TimestepGroups, base: str) -> None:

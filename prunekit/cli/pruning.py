@@ -279,12 +279,11 @@ def _note_other_steps(plan: "Allocation", schedule: "NoiseSchedule") -> None:
 
 def _with_images(base: "Base", options: Any, source: str) -> tuple["Base", "ImageSplit"]:
     """The base with an updated record of its images, and the images."""
-    from prunekit.steps.data_shapes import at_shapes_of
+    from prunekit.steps.data_shapes import as_encoded
     from prunekit.steps.image_choice import images_of, said_of_images
 
     images = images_of(base, options, source)
-    spec = at_shapes_of(base.spec, images.train)
-    return replace(base, spec=spec, data=said_of_images(base.data, images, options)), images
+    return replace(as_encoded(base, images.train), data=said_of_images(base.data, images, options)), images
 
 
 def _kept(files: list[Path]) -> str | None:

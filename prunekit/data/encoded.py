@@ -21,7 +21,7 @@ from torch import Tensor
 
 from prunekit._containers import check_npy_header
 from prunekit._files import json_hash
-from prunekit._json import parse_json, read_json
+from prunekit._json import JsonDict, parse_json, read_json
 from prunekit._messages import one_line
 from prunekit._names import name_of
 from prunekit.data.arrays import mapped
@@ -32,6 +32,7 @@ from prunekit.limits import check_limit
 from prunekit.results.encoded_files import ArrayForm, EncodedFile, EncodingFile, FixedValue
 from prunekit.results.formats import ENCODED, ENCODING
 from prunekit.schedule import TimeUnit
+from prunekit.schedule.diffusers import GIVEN
 from prunekit.training.columns import CLASSES
 
 __all__ = [
@@ -207,7 +208,23 @@ def _part(
     numbers = classes.to(torch.int64) if whole and classes is not None else None
     unit = None if head.time_unit is None else TimeUnit.from_config(head.time_unit)
     name = f"{name_of(str(folder))}/{part}"
-    return ImageData(latents, name, numbers, columns, empty, fixed, unit, head.arguments or {}, captions)
+    steps = _steps(folder, head.steps or {})
+    return ImageData(latents, name, numbers, columns, empty, fixed, unit, head.arguments or {}, steps, captions)
+
+
+def _steps(folder: Path, steps: JsonDict) -> JsonDict:
+    """What the pipeline gives its scheduler, checked.
+
+    Raises:
+        FileFormatError: it is something else.
+    """
+    tokens, even = steps.get("_image_seq_len", 1), steps.get("_even_sigmas", False)
+    whole = isinstance(tokens, int) and not isinstance(tokens, bool) and tokens > 0
+    if not set(steps) <= set(GIVEN) or not whole or not isinstance(even, bool):
+        raise FileFormatError(
+            f"{folder / HEAD} has the steps {dict(steps)!r:.80}; expected {' and '.join(GIVEN)}: encode the pictures again."
+        )
+    return steps
 
 
 def _row(folder: Path, part: str, name: str, form: ArrayForm) -> Tensor:

@@ -31,6 +31,7 @@ class Encoding:
         empty: the empty condition of each column that guidance replaces, a row without the first axis.
         time_unit: how the network is told a timestep of the scheduler, JSON-able.
         arguments: of the pipeline's own call, as the user gave them, JSON-able.
+        steps: what the pipeline gives its scheduler when it sets the steps, JSON-able.
         precision: of floating-point latents and conditions, ``float16`` or ``float32``.
     """
 
@@ -41,6 +42,7 @@ class Encoding:
     empty: Mapping[str, Tensor] = field(default_factory=dict)
     time_unit: JsonDict | None = None
     arguments: JsonDict = field(default_factory=dict)
+    steps: JsonDict = field(default_factory=dict)
     precision: StoredPrecision = "float16"
 
     def __post_init__(self) -> None:
@@ -73,6 +75,7 @@ class Encoding:
             "held_out": len(self.captions["held-out"]),
         }
         head |= {} if self.time_unit is None else {"time_unit": plain(dict(self.time_unit))}
+        head |= {"steps": plain(dict(self.steps))} if self.steps else {}
         return head | ({"arguments": plain(dict(self.arguments))} if self.arguments else {})
 
 

@@ -8,6 +8,7 @@ from functools import cached_property
 from torch import Tensor
 
 from prunekit._files import json_hash
+from prunekit._json import JsonDict
 from prunekit._missing import is_shipped
 from prunekit._names import name_of
 from prunekit.data.sizes import Size
@@ -33,6 +34,7 @@ class ImageData:
         fixed: arguments of the network that are the same for every image, by their paths.
         time_unit: in which the pipeline that encoded the images tells its network the timestep; None if it is not known.
         arguments: of the call of the pipeline that encoded the images, as the user gave them.
+        steps: what that pipeline gives its scheduler when it sets the steps.
         captions: caption or class of each image; empty if there are none.
     """
 
@@ -44,6 +46,7 @@ class ImageData:
     fixed: Mapping[str, object] = field(default_factory=dict)
     time_unit: TimeUnit | None = None
     arguments: Mapping[str, object] = field(default_factory=dict)
+    steps: JsonDict = field(default_factory=dict)
     captions: Sequence[str | int] = ()
 
     def __len__(self) -> int:

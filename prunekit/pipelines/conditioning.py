@@ -1,14 +1,14 @@
 """Which of the things that a pipeline tells its denoiser are conditions, and which are the same for every sample."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from prunekit._json import JsonDict
+from prunekit._json import JsonDict, JsonObject
 from prunekit.conditions import flat
 from prunekit.errors import InputError
 from prunekit.pipelines.listening import Recording, Said, Subject, record
@@ -16,9 +16,11 @@ from prunekit.pipelines.loading import denoisers_of
 from prunekit.pipelines.own_arguments import NO_ARGUMENTS, with_rows
 from prunekit.pipelines.signatures import takes
 from prunekit.pipelines.stand_in import StandIn
+from prunekit.sampling.schedulers import set_timesteps
 from prunekit.schedule import TimeUnit
+from prunekit.schedule.diffusers import is_flow
 
-__all__ = ["Conditioning", "TimeUnit", "conditioning_of", "conditions_for", "guidance_off"]
+__all__ = ["Conditioning", "TimeUnit", "conditioning_of", "conditions_for", "guidance_off", "steps_given"]
 
 _PROBES: tuple[tuple[Subject, ...], ...] = (("a", "a b c d e f g"), ("b", "a", "c d"))
 _CLASSES: tuple[tuple[Subject, ...], ...] = ((0, 1), (1, 0, 2))
@@ -37,6 +39,7 @@ class Conditioning:
         empty: the pipeline's own empty condition for guidance, one row without the first axis, for the conditions that it replaces.
         unit: how the timestep is told, and which sign the prediction has.
         sample: shape of one noisy sample, as the denoiser gets it.
+        steps: what the pipeline gives its scheduler when it sets the steps, see :func:`steps_given`.
     """
 
     shapes: Mapping[str, tuple[int, ...]]
@@ -44,6 +47,7 @@ class Conditioning:
     empty: Mapping[str, Tensor]
     unit: TimeUnit
     sample: tuple[int, ...]
+    steps: JsonDict = field(default_factory=dict)
 
 
 def conditioning_of(
@@ -74,11 +78,37 @@ def conditioning_of(
             f"The {type(pipeline).__name__} gives its samples as a {type(sample).__name__}; expected a tensor."
         )
     guided = record(pipeline, probes[0], size, 1, {**_guidance_on(pipeline), **with_rows(arguments, len(probes[0]))})
+    steps = steps_given(pipeline.scheduler, runs[0].said, sample)
     sign = _sign(pipeline, probes[0], size, {**with_rows(arguments, len(probes[0])), **off})
     plain = {name: value for name, value in one.items() if name in shapes and isinstance(value, Tensor)}
     return Conditioning(
-        shapes, fixed, _empty(guided, plain), _unit(pipeline, runs[0].said, sign), tuple(sample.shape[1:])
+        shapes, fixed, _empty(guided, plain), _unit(pipeline, runs[0].said, sign), tuple(sample.shape[1:]), steps
     )
+
+
+def steps_given(scheduler: Any, said: Sequence[Said], sample: Tensor) -> JsonObject:
+    """What a pipeline for flow matching gives its scheduler when it sets the steps, found by the steps that it takes.
+
+    Args:
+        scheduler: the pipeline's.
+        said: a run's calls of the denoiser.
+        sample: the noisy samples, as the denoiser gets them.
+
+    Returns:
+        ``_image_seq_len``, the number of tokens if samples are tokens; and ``_even_sigmas``, whether the pipeline gives the
+        scheduler u from 1 to 1/steps in even steps. Empty for diffusion, or where neither explains the steps.
+    """
+    if not is_flow(type(scheduler).__name__, scheduler.config):
+        return {}
+    taken = list(dict.fromkeys(one.scheduled for one in said))
+    tokens: JsonObject = {"_image_seq_len": int(sample.shape[1])} if sample.ndim == 3 else {}
+    for even in (False, True):
+        own = type(scheduler).from_config(scheduler.config)
+        own.register_to_config(**tokens, _even_sigmas=even)
+        set_timesteps(own, len(taken))
+        if np.allclose(own.timesteps.double().numpy(), taken, rtol=1e-4):
+            return {**tokens, "_even_sigmas": even}
+    return {}
 
 
 def conditions_for(

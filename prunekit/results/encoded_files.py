@@ -47,6 +47,7 @@ class _Head(Model):
         empty: conditions with an empty one, which replaces the caption's for guidance.
         time_unit: how the network is told a timestep of the scheduler.
         arguments: of the pipeline's own call, as the user gave them.
+        steps: what the pipeline gives its scheduler when it sets the steps.
         captions: hash of the captions of all images, in order.
         train: number of images to train on.
         held_out: number of images that are held out.
@@ -60,6 +61,7 @@ class _Head(Model):
     empty: Many[str]
     time_unit: Annotated[Free | None, NotNull()] = None
     arguments: Annotated[Free | None, NotNull()] = None
+    steps: Annotated[Free | None, NotNull()] = None
     captions: str
     train: Positive
     held_out: Positive

@@ -44,7 +44,7 @@ from prunekit.steps.bases import open_base, sampled_by, scheduler_file, train_ba
 from prunekit.steps.bench import Bench, prune_group, score_groups
 from prunekit.steps.budgets import evaluations, plan_budget
 from prunekit.steps.cutting import method_of, spent_on_grouping
-from prunekit.steps.data_shapes import at_shapes_of
+from prunekit.steps.data_shapes import as_encoded
 from prunekit.steps.finetuning import finetune_slim
 from prunekit.steps.image_choice import check_images, is_by_place
 from prunekit.steps.placing import placed
@@ -243,18 +243,17 @@ class Run(ResumableRun):
         if options.checkpoint is not None:
             base = open_base(options.checkpoint, asked=options.asked)
             check_images(self.images, base.spec)
-            base = replace(base, spec=at_shapes_of(base.spec, self.images.train))
             unnamed = not base.data or (
                 is_by_place(base.data) and name_of(base.data["source"]) == name_of(self.recipe.data.source)
             )
             if not options.checkpoint.startswith(EMBEDDED) and unnamed:
                 base = replace(base, data=self.images.about(), sha256="", notes=())
-            base = base if self.pipeline is None else sampled_by(base, self.pipeline)
+            base = as_encoded(base if self.pipeline is None else sampled_by(base, self.pipeline), self.images.train)
         else:
             checkpoints = self._checkpoints("base")
             with self._tracked("base", options.train) as told:
                 base, result = train_base(options, self.images, checkpoints, told)
-            base = base if self.pipeline is None else sampled_by(base, self.pipeline)
+            base = as_encoded(base if self.pipeline is None else sampled_by(base, self.pipeline), self.images.train)
             macs = count_macs(base.model, base.spec.example_inputs()).macs
             ledger = spent_on_training(
                 BASE_TRAINING, result.samples, macs, _parameters(base.model), options.train.batch_size

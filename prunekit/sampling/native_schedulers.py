@@ -11,7 +11,7 @@ from prunekit._messages import one_line
 from prunekit.checkpoint.scheduler_classes import ERRORS
 from prunekit.errors import InputError
 from prunekit.schedule import EDM, Parameterization
-from prunekit.schedule.diffusers import is_edm, is_flow, shift_of
+from prunekit.schedule.diffusers import GIVEN, is_edm, is_flow, shift_of
 
 __all__ = ["EDM_SAMPLERS", "FLOW_SAMPLERS", "init_defaults", "made_natively", "shift_arguments", "short_names"]
 
@@ -69,13 +69,15 @@ def made_natively(found: Any, parameterization: Parameterization) -> Any:
     except ERRORS as error:
         raise InputError(f"{name} does not take these settings ({one_line(error)}).") from error
     _check_levels(made, parameterization)
+    made.register_to_config(**{key: settings[key] for key in GIVEN if key in settings})
     return made
 
 
 def shift_arguments(scheduler: Any, steps: int, tokens: int | None = None) -> JsonObject:
     """Arguments of ``set_timesteps`` with which pipelines shift the steps by the number of tokens (arXiv:2403.03206, 5.3.2).
 
-    Empty for a scheduler that does not. These pipelines give their schedulers u from 1 to 1/steps.
+    Empty for a scheduler that does not. These pipelines give their schedulers u from 1 to 1/steps; so do others, which encoded
+    images record (:func:`prunekit.pipelines.steps_given`).
 
     Args:
         scheduler: of diffusers.
@@ -83,12 +85,15 @@ def shift_arguments(scheduler: Any, steps: int, tokens: int | None = None) -> Js
         tokens: of one sample, see :func:`prunekit.schedule.diffusers.shift_of`.
     """
     config, taken = scheduler.config, inspect.signature(scheduler.set_timesteps).parameters
-    if not config.get("use_dynamic_shifting") or "mu" not in taken:
-        return {}
-    shift = shift_of(config, tokens)
-    mu = shift if config.get("time_shift_type") == "linear" else math.log(shift)
-    ramp = np.linspace(1.0, 1 / steps, steps)
-    return {"mu": mu, "sigmas": ramp.tolist()} if is_flow(type(scheduler).__name__, {}) else {"mu": mu}
+    found: JsonObject = {}
+    shifts = config.get("use_dynamic_shifting") and "mu" in taken
+    if shifts:
+        shift = shift_of(config, tokens)
+        found["mu"] = shift if config.get("time_shift_type") == "linear" else math.log(shift)
+    even = config.get("_even_sigmas", shifts and is_flow(type(scheduler).__name__, {}))
+    if even and "sigmas" in taken:
+        found["sigmas"] = np.linspace(1.0, 1 / steps, steps).tolist()
+    return found
 
 
 def init_defaults(scheduler_class: Any) -> JsonObject:

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "BETA_KEYS",
+    "GIVEN",
     "changed_settings",
     "is_edm",
     "is_flow",
@@ -36,6 +37,9 @@ BETA_KEYS = (
     "rescale_betas_zero_snr",
 )
 """Settings that define the noise schedule."""
+
+GIVEN = ("_even_sigmas", "_image_seq_len")
+"""What a pipeline gives its scheduler when it sets the steps, as far as encoded images record it."""
 
 _KINDS = {"linear": "linear", "scaled_linear": "scaled_linear", "squaredcos_cap_v2": "cosine", "sigmoid": "sigmoid"}
 _USUAL: JsonDict = {
@@ -100,14 +104,15 @@ def shift_of(settings: JsonDict, tokens: int | None = None) -> float:
     Args:
         settings: of a scheduler; empty for none, which shifts nothing.
         tokens: of one sample, for schedulers whose shift depends on it (arXiv:2403.03206, section 5.3.2): its logarithm rises
-            evenly from ``base_shift`` to ``max_shift``. If missing, the largest number in the settings, that of Flux's pictures of
-            1024 x 1024.
+            evenly from ``base_shift`` to ``max_shift``. If missing, that of the images with which the settings were met, else the
+            largest number in the settings, that of Flux's pictures of 1024 x 1024.
     """
     if not settings.get("use_dynamic_shifting"):
         return float(settings.get("shift") or settings.get("flow_shift") or 1.0)
     few, many = settings.get("base_image_seq_len", 256), settings.get("max_image_seq_len", 4096)
     low, high = settings.get("base_shift", 0.5), settings.get("max_shift", 1.15)
-    mu = float(low + (high - low) * ((many if tokens is None else tokens) - few) / (many - few))
+    found = settings.get("_image_seq_len", many) if tokens is None else tokens
+    mu = float(low + (high - low) * (found - few) / (many - few))
     return mu if settings.get("time_shift_type") == "linear" else math.exp(mu)
 
 

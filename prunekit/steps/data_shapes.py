@@ -1,17 +1,18 @@
 """Costs at the shapes of encoded images: as many latents and tokens as a network will really be given."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 from torch import Tensor
 
-from prunekit.checkpoint import ModelSpec
+from prunekit.checkpoint import Base, ModelSpec
 from prunekit.checkpoint.callings import TIMES, sample_of
 from prunekit.checkpoint.shaped_inputs import Form, Shaped, at_shapes, parse_shapes
 from prunekit.conditions import flat
-from prunekit.data import ImageData, load_images
+from prunekit.data import ImageData, ImageSplit, load_images
 from prunekit.errors import InputError
 
-__all__ = ["at_shapes_of", "shaped"]
+__all__ = ["as_encoded", "at_shapes_of", "encoded_images", "shaped"]
 
 
 def at_shapes_of(spec: ModelSpec, images: ImageData | None) -> ModelSpec:
@@ -41,6 +42,38 @@ def at_shapes_of(spec: ModelSpec, images: ImageData | None) -> ModelSpec:
     return spec.with_inputs(Shaped(spec, forms, constants))
 
 
+def as_encoded(base: Base, images: ImageData | None) -> Base:
+    """A base as the pipeline that encoded some images calls it: costs at their shapes, budgets over the pipeline's own steps.
+
+    Args:
+        base: the base.
+        images: encoded images; None, and others, leave it unchanged.
+    """
+    if images is None:
+        return base
+    kind, spec = base.parameterization, at_shapes_of(base.spec, images)
+    if images.steps and kind.schedule.scheduler:
+        kind = replace(kind, schedule=replace(kind.schedule, scheduler={**kind.schedule.scheduler, **images.steps}))
+    return replace(base, spec=spec, parameterization=kind)
+
+
+def encoded_images(data: str) -> ImageSplit:
+    """Encoded images.
+
+    Args:
+        data: their folder.
+
+    Raises:
+        InputError: the images are not encoded ones.
+    """
+    split = load_images(data)
+    if not split.train.columns and not split.train.fixed:
+        raise InputError(
+            f"{data} has no conditions; expected the folder of encoded images that `prunekit encode` wrote."
+        )
+    return split
+
+
 def shaped(spec: ModelSpec, data: str | None = None, shapes: Sequence[str] | None = None) -> ModelSpec:
     """The same network, whose costs are counted at the shapes of encoded images, or at stated ones.
 
@@ -53,12 +86,7 @@ def shaped(spec: ModelSpec, data: str | None = None, shapes: Sequence[str] | Non
         InputError: the images are not encoded ones, or a shape does not fit the network.
     """
     if data is not None:
-        split = load_images(data)
-        if not split.train.columns and not split.train.fixed:
-            raise InputError(
-                f"{data} has no conditions; expected the folder of encoded images that `prunekit encode` wrote."
-            )
-        spec = at_shapes_of(spec, split.train)
+        spec = at_shapes_of(spec, encoded_images(data).train)
     return at_shapes(spec, parse_shapes(shapes or ()))
 
 

@@ -125,6 +125,7 @@ def _encoding(
         empty=known.empty,
         time_unit=known.unit.to_config(),
         arguments=options.arguments,
+        steps=known.steps,
         precision=options.stored,
     )
 

@@ -24,18 +24,6 @@ SIZE = (32, 32)
 CAPTIONS = ["a cat", "some dog", "a mat"]
 
 
-@pytest.fixture
-def pictures(tmp_path: Path) -> Path:
-    folder, rows = tmp_path / "pictures", []
-    folder.mkdir()
-    for row in range(13):
-        shades = np.random.default_rng(row).integers(0, 256, (40, 36, 3), dtype=np.uint8)
-        Image.fromarray(shades).save(folder / f"{row:02}.png")
-        rows.append({"file_name": f"{row:02}.png", "text": CAPTIONS[row % 3]})
-    (folder / "metadata.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    return folder
-
-
 def encode_all(pipeline: Path, pictures: Path, output: Path, **options: Any) -> Any:
     encode(pipeline, str(pictures), output, EncodeOptions(SIZE, batch_size=4, **options))
     return load_images(str(output))
