@@ -38,7 +38,7 @@ class EncodeOptions:
         steps: sampling steps, where latents are sampled.
         guidance_scale: of the samples, where latents are sampled; None for the pipeline's default.
         arguments: of the pipeline's own call, see :mod:`prunekit.pipelines.own_arguments`; plain JSON values.
-        stored: precision of latents and conditions on the disk.
+        stored_precision: precision of latents and conditions on the disk.
     """
 
     size: tuple[int, int] | None = None
@@ -49,7 +49,7 @@ class EncodeOptions:
     steps: int = 50
     guidance_scale: float | None = None
     arguments: JsonDict = field(default_factory=dict)
-    stored: StoredPrecision = "float16"
+    stored_precision: StoredPrecision = "float16"
 
     def __post_init__(self) -> None:
         if self.batch_size < 1 or self.steps < 1:
@@ -125,7 +125,7 @@ def _encoding(
         empty=known.empty,
         time_unit=known.unit.to_config(),
         arguments=options.arguments,
-        precision=options.stored,
+        precision=options.stored_precision,
     )
 
 

@@ -153,7 +153,7 @@ def test_float32_stores_what_the_pipeline_computes(
     pipeline_folder: Callable[[str], Path], pictures: Path, tmp_path: Path
 ) -> None:
     pipeline = pipeline_folder("sd")
-    found = encode_all(pipeline, pictures, tmp_path / "data", stored="float32")
+    found = encode_all(pipeline, pictures, tmp_path / "data", stored_precision="float32")
     known = open_pipeline(pipeline, stand_in=True)
     wanted = conditions_for(known, found.held_out.captions, conditioning_of(known, SIZE), SIZE)
     for key, rows in wanted.items():

@@ -94,3 +94,9 @@ def test_stable_diffusion_at_77_tokens_costs_what_its_attentions_say() -> None:
     ]
     attentions = [(320, 64**2)] * 5 + [(640, 32**2)] * 5 + [(1280, 16**2)] * 5 + [(1280, 8**2)]
     assert found[1] - found[0] == sum(69 * (2 * 768 + 2 * positions) * width for width, positions in attentions)
+
+
+def test_stated_shapes_decide_no_result() -> None:
+    recipe = recipe_of("flux")
+    bare = recipe.model_copy(update={"data": replace(recipe.data, shapes=None)})
+    assert recipe.deciding(("data", "base")) == bare.deciding(("data", "base"))
