@@ -10,15 +10,18 @@ from real_configs import CONFIGS
 from tiny_pipelines import saved_pipeline
 
 from prunekit._json import read_json
+from prunekit.checkpoint import ModelSpec
 from prunekit.checkpoint.shaped_inputs import at_shapes
+from prunekit.conditions import flat
 from prunekit.cost import StepCost
+from prunekit.data import load_images
 from prunekit.recipe import ExpertsRecipe, load_recipe
 from prunekit.runs.experts_run import Run
 from prunekit.steps.encoding import EncodeOptions, encode
 from prunekit.studies.recipe_costs import estimate
 
 ROOT = Path(__file__).resolve().parents[2]
-TINY = {"sd15": "sd", "sdxl": "sdxl"}
+TINY = {"sd15": "sd", **{name: name for name in ("sdxl", "sd3", "flux", "wan")}}
 
 
 def recipe_of(name: str) -> ExpertsRecipe:
@@ -82,6 +85,12 @@ def test_every_stage_runs_on_a_tiny_pipeline(name: str, tmp_path: Path) -> None:
     found = read_json(tmp_path / "run" / "evaluation.json")
     assert {row["model"] for row in found["metrics"]["rows"]} == {"base", "experts"}
     assert len(found["losses"]) == 5
+    told = read_json(tmp_path / "run" / "experts" / "group-0" / "config.json")
+    assert (told["prediction_type"] == "flow_prediction") == (name in ("sd3", "flux", "wan"))
+    inputs = flat(ModelSpec.from_json(told["model"]).example_inputs())
+    images = load_images(tmp_path / "data").train
+    for key, values in images.columns.items():
+        assert inputs[key].shape[1:] == values.shape[1:]  # costs are those of the data
 
 
 @pytest.mark.slow
