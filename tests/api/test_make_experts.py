@@ -8,7 +8,7 @@ import pytest
 import torch
 from networks import unet
 from PIL import Image
-from tiny_pipelines import saved_pipeline
+from tiny_pipelines import saved_pipeline, tiny_pipeline
 from torch import nn
 
 import prunekit as pk
@@ -50,6 +50,14 @@ def test_a_pipeline_takes_the_experts_that_are_made_of_it(pipeline: Any, tmp_pat
     pipeline.set_progress_bar_config(disable=True)
     assert len(pipeline(batch_size=2, num_inference_steps=2).images) == 2
     pipeline.unet = own
+
+
+def test_a_flow_matching_pipeline_predicts_a_velocity(tmp_path: Path) -> None:
+    from prunekit.api.making_experts import _base_of
+
+    (tmp_path / "words").mkdir()
+    base = _base_of(tiny_pipeline("sd3", tmp_path / "words"), None, None)
+    assert base.parameterization.prediction_type == "flow_prediction"
 
 
 def test_a_network_alone_is_said_to_be_assumed_linear(caplog: pytest.LogCaptureFixture) -> None:
