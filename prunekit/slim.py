@@ -162,8 +162,23 @@ def save_slim(slim: SlimModel, folder: Path | str) -> None:
     except FileFormatError as error:
         raise InputError(str(error)) from error
     state = all_tensors(slim.model)
+    check_plain(state)
     with atomic_folder(folder, FOLDER) as part:
         save_tensors(state, with_shapes(slim), part)
+
+
+def check_plain(tensors: Mapping[str, Tensor]) -> None:
+    """Refuse tensors that safetensors cannot hold, such as quantised ones.
+
+    Raises:
+        InputError: there are some; the message names the first.
+    """
+    special = next((name for name, tensor in tensors.items() if type(tensor.data) is not Tensor), None)
+    if special is not None:
+        raise InputError(
+            f"{special} is of type {type(tensors[special].data).__name__}, which is not stored; save the networks before they are "
+            "quantised, and quantise them again when they are loaded."
+        )
 
 
 def with_shapes(slim: SlimModel) -> JsonObject:

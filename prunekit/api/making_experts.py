@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from prunekit.checkpoint import Asked, Base, ModelSpec
+from prunekit.checkpoint.scheduler import prediction_under
 from prunekit.choices import ExpertsKind
 from prunekit.data import ImageData, ImageSplit, as_images
 from prunekit.errors import InputError
@@ -139,7 +140,7 @@ def _base_of(source: Any, noise_schedule: NoiseSchedule | None, prediction_type:
     scheduler = getattr(source, "scheduler", None)
     if scheduler is not None:
         schedule = schedule or NoiseSchedule.from_diffusers(scheduler)
-        kind = kind or scheduler.config.get("prediction_type")
+        kind = kind or prediction_under(type(scheduler).__name__, dict(scheduler.config))
     elif schedule is None or kind is None:
         _log.warning(
             "%s comes without a scheduler: taken to predict %s with the %s noise schedule; say otherwise by noise_schedule= and "

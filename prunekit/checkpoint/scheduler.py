@@ -15,7 +15,7 @@ from prunekit.errors import FileFormatError, InputError
 from prunekit.schedule import NoiseSchedule, Parameterization, Parameterized
 from prunekit.schedule.diffusers import is_edm, is_flow
 
-__all__ = ["FoundScheduler", "read_scheduler"]
+__all__ = ["FoundScheduler", "prediction_under", "read_scheduler"]
 
 _EDM = {"epsilon": "edm", "v_prediction": "edm_v"}  # what diffusers' EDM schedulers call the network's own output
 _INSTEAD = "to read the network without it, give `noise_schedule` and `prediction_type`"
@@ -53,8 +53,7 @@ def read_scheduler(path: Path) -> FoundScheduler:
         scheduler = scheduler_class.from_config({key: config[key] for key in config if key not in ignored})
     except ERRORS as error:
         raise FileFormatError(f"{path} is no config that {name} takes ({one_line(error)}); {_INSTEAD}.") from error
-    told = "flow_prediction" if is_flow(name, config) else scheduler.config.get("prediction_type") or "epsilon"
-    kind = checked_prediction(_EDM.get(told, told) if is_edm(name) else told, str(path))
+    kind = checked_prediction(prediction_under(name, scheduler.config), str(path))
     try:
         schedule = NoiseSchedule.from_diffusers(scheduler)
     except (InputError, TypeError, ValueError, LookupError, ArithmeticError) as error:
@@ -94,3 +93,14 @@ def _unknown(scheduler_class: Any, config: JsonDict) -> list[str]:
     classes = [one for one in (scheduler_class, *compatible) if not is_stand_in(one)]
     known = {key for one in classes for key in scheduler_class._get_init_keys(one)}
     return sorted(key for key in config if not key.startswith("_") and key not in known)
+
+
+def prediction_under(name: str, config: JsonDict) -> str:
+    """What networks predict whose pipeline has a scheduler: its own word, and the velocity for one of flow matching.
+
+    Args:
+        name: of the scheduler's class.
+        config: of the scheduler.
+    """
+    told = "flow_prediction" if is_flow(name, config) else str(config.get("prediction_type") or "epsilon")
+    return _EDM.get(told, told) if is_edm(name) else told

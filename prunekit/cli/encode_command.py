@@ -11,7 +11,6 @@ from prunekit.cli.caption_options import PipelineArguments, check_pipeline, chec
 from prunekit.cli.console import emit, refuse_inputs, resolution_of, tell
 from prunekit.cli.interrupts import keeping, written
 from prunekit.cli.next_steps import after_encode, suggest
-from prunekit.cli.output_lock import alone_with
 from prunekit.cli.shared_options import Exists, Json, Resolution
 from prunekit.errors import InputError
 
@@ -82,7 +81,7 @@ def encode(
         parse_own_arguments(pipeline_argument or ()),
         stored_precision,
     )
-    with alone_with(output), keeping(lambda: _kept(rows_on_disk(output), output)):
+    with keeping(lambda: _kept(rows_on_disk(output), output)):
         found = encode_images(pipeline, images or read_prompts(prompts or Path()), output, options)
     written(output)
     facts: JsonObject = {

@@ -80,6 +80,12 @@ class TrainingChanges:
         float | None,
         typer.Option(help="Share of the images whose class is hidden from a class-conditional model (default: 0)."),
     ] = None
+    condition_dropout: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Also hide one condition alone, NAME=SHARE, e.g. pooled_projections=0.1; may be repeated (default: none)."
+        ),
+    ] = None
     max_grad_norm: Annotated[float | None, typer.Option(help="Clip the norm of gradients to this (default: 1).")] = None
     gradient_checkpointing: Annotated[
         bool | None,
@@ -111,7 +117,25 @@ class TrainingChanges:
     @property
     def typed(self) -> JsonObject:
         """The fields that were typed."""
-        return {name: value for name, value in vars(self).items() if value is not None}
+        found: JsonObject = {name: value for name, value in vars(self).items() if value is not None}
+        if self.condition_dropout is not None:
+            found["condition_dropout"] = dict(map(_share, self.condition_dropout))
+        return found
+
+
+def _share(text: str) -> tuple[str, float]:
+    """A condition's name and how often it is hidden.
+
+    Raises:
+        InputError: the text is of another form.
+    """
+    name, _, share = text.partition("=")
+    try:
+        return name, float(share)
+    except ValueError as error:
+        raise InputError(
+            f"Got --condition-dropout {text!r:.80}; expected NAME=SHARE, as in pooled_projections=0.1."
+        ) from error
 
 
 @contextmanager

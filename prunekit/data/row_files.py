@@ -74,8 +74,8 @@ def stored(rows: Tensor, name: str, precision: StoredPrecision = "float16") -> T
     most = float(rows.abs().nan_to_num(torch.inf).max())
     if np.isfinite(most) and precision == "float16":
         raise InputError(
-            f"Got {name} with values up to {most:.3g}, which half precision cannot hold; expected at most 65,504: store them in "
-            "float32 (`precision`)."
+            f"Got {name} with values up to {most:.3g}, which half precision cannot hold; expected at most 65,504, or a "
+            "`stored_precision` of float32."
         )
     raise InputError(f"Got {name} with values that are not finite; expected finite numbers.")
 

@@ -19,7 +19,7 @@ from prunekit.checkpoint.tensors import read_tensors
 from prunekit.errors import FileFormatError, InputError, MissingFileError
 from prunekit.graph.surgery import all_tensors
 from prunekit.results.formats import SLIM
-from prunekit.slim import SlimModel, check_bound, load_slim, save_tensors, with_shapes
+from prunekit.slim import SlimModel, check_bound, check_plain, load_slim, save_tensors, with_shapes
 
 __all__ = ["FILE", "differs_by", "load_difference", "save_difference"]
 
@@ -63,10 +63,11 @@ def save_difference(slim: SlimModel, reference: SlimModel, folder: Path, toleran
         tolerance: see :func:`differs_by`.
 
     Raises:
-        InputError: the tolerance is not a number from 0 to 1.
+        InputError: the tolerance is not a number from 0 to 1, or the weights are quantised.
     """
     if not 0 <= tolerance <= 1:
         raise InputError(f"Got a tolerance of {tolerance:g}; expected a number from 0 to 1.")
+    check_plain(all_tensors(slim.model))
     folder.mkdir(parents=True, exist_ok=True)
     save_tensors(differs_by(slim.model, reference.model, tolerance), with_shapes(slim), folder, FILE)
 

@@ -1,7 +1,7 @@
 """Timestep experts: one model of diffusers that sends every sample to its timestep group's own network."""
 
 import functools
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from pathlib import Path
@@ -73,6 +73,7 @@ class TimestepExperts(ReachesAll, Pretrained, ModelMixin, ConfigMixin):  # type:
         self._router = Router(groups, time_unit_of(self.about), timeline_of(self.about))
         self._context: tuple[tuple[Any, ...], dict[str, Any]] | None = None
         self._settings: list[Any] = []
+        self._set: dict[int, int] = {}  # number of settings that a network in memory has
         self._told = tuple(without_weights(slim) for slim in slims)
         self.experts = nn.ModuleList([slim.model for slim in slims] if resident == "all" else [])
         self._held: int | None = None  # with ``one``: the network in memory
@@ -82,7 +83,7 @@ class TimestepExperts(ReachesAll, Pretrained, ModelMixin, ConfigMixin):  # type:
         self._in_memory = resident == "one"
         weight = next(slims[0].model.parameters(), torch.empty(0))
         # follows the module's device and dtype, even while no expert is resident
-        self.register_buffer("_like", weight.new_empty(0), persistent=False)
+        self.register_buffer("_like", torch.empty(0, dtype=weight.dtype, device=weight.device), persistent=False)
         self.register_to_config(**full_config(self.spec))
 
     def __getattr__(self, name: str) -> Any:
@@ -215,7 +216,24 @@ class TimestepExperts(ReachesAll, Pretrained, ModelMixin, ConfigMixin):  # type:
         found = [setting(self.expert(index), self._told[index]) for index in held if index is not None]
         if self.resident == "one" and found[0] is None:
             self._settings.append(setting)
+            self._set |= {} if self._held is None else {self._held: len(self._settings)}
         return found[0]
+
+    def change_all(self, change: Callable[[nn.Module], object]) -> None:
+        """Change every expert by a function, such as one that quantises a network; also those that are loaded later.
+
+        Args:
+            change: changes a network in place.
+
+        Example:
+            >>> from torchao.quantization import Int8WeightOnlyConfig, quantize_  # doctest: +SKIP
+            >>> experts.change_all(lambda network: quantize_(network, Int8WeightOnlyConfig()))  # doctest: +SKIP
+        """
+
+        def setting(network: nn.Module, _: SlimModel) -> None:
+            change(network)
+
+        self.set_in_all(setting)
 
     def load_lora_adapter(self, weights: Any, prefix: str | None = "transformer", **options: Any) -> None:
         """Load a LoRA of the base onto every expert, cut to the expert's widths; pipelines call it in ``load_lora_weights``.
@@ -312,8 +330,9 @@ class TimestepExperts(ReachesAll, Pretrained, ModelMixin, ConfigMixin):  # type:
         del last
         found = self._shelf.take(network)
         found = cast(found.train(self.training), self.dtype, self.device)
-        for setting in self._settings:
+        for setting in self._settings[self._set.get(network, 0) if self._in_memory else 0 :]:
             setting(found, self._told[network])
+        self._set[network] = len(self._settings)
         self.experts, self._held = nn.ModuleList([offloaded_like(found, self)]), network
 
     def _next(self, index: int) -> int:
@@ -330,5 +349,6 @@ def _by_module(slims: Sequence[SlimModel]) -> tuple[int, ...]:
 
 def without_weights(slim: SlimModel) -> SlimModel:
     """The same slim model with one empty parameter of the same dtype as its network, so that the memory is freed."""
-    stub = nn.ParameterList([parameter.new_empty(0) for parameter in slim.model.parameters()][:1])
+    first = next(slim.model.parameters(), None)
+    stub = nn.ParameterList([] if first is None else [torch.empty(0, dtype=first.dtype, device=first.device)])
     return replace(slim, model=stub)

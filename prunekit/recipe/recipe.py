@@ -165,9 +165,11 @@ class Recipe(BaseModel):
         """The options in these sections that influence results, JSON-able, for the keys of stages.
 
         Options at their defaults are left out, so that an option added later changes no key.
-        How often trainings save their state is left out too.
+        How often trainings save their state, and stated shapes, are left out too.
         """
         found = self.model_dump(mode="json", include=set(sections), exclude_defaults=True)
+        if isinstance(data := found.get("data"), dict):
+            data.pop("shapes", None)
         kept: JsonObject = _without(found, "checkpoint_minutes")
         return kept
 

@@ -109,9 +109,7 @@ class DataOptions:
         int | Annotated[list[int], Field(min_length=2, max_length=2)] | None, BeforeValidator(_one_or_two)
     ] = None
     labels: bool = False
-    shapes: Annotated[
-        dict[str, Annotated[list[Positive], Field(min_length=1, max_length=7)]] | None, Field(exclude=True)
-    ] = None  # decides no result, so it is in no record
+    shapes: dict[str, Annotated[list[Positive], Field(min_length=1, max_length=7)]] | None = None
 
 
 @dataclass(frozen=True)

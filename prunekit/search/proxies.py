@@ -4,7 +4,7 @@ A search needs the order of plans after fine-tuning, and the loss right after th
 benchmarks/proxies.py measures how well each proxy predicts it.
 """
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from types import MappingProxyType
@@ -120,19 +120,36 @@ def recovery(
         parameters = [parameter for parameter in pruned.parameters() if parameter.is_floating_point()]
         for parameter in parameters:
             parameter.requires_grad_(True)
-        optimizer = torch.optim.Adam(parameters, lr=learning_rate)
+        masters = [_master(parameter) for parameter in parameters]
+        optimizer = torch.optim.Adam(masters, lr=learning_rate)
         draws = Generator().manual_seed(probe.seed + 7919)
         pruned.eval()  # dropout would draw from the global generator
         for _ in range(steps):
             timesteps = torch.randint(probe.group.start, probe.group.stop, (probe.batch_size,), generator=draws)
             with torch.enable_grad():
                 loss = probe.loss(pruned, timesteps, draws)
-                optimizer.zero_grad()
+                pruned.zero_grad()
                 loss.backward()
-            optimizer.step()
+            _step(optimizer, parameters, masters)
         return probe.mean(pruned)
 
     return evaluate
+
+
+def _master(parameter: nn.Parameter) -> Tensor:
+    """What Adam changes: a copy in float32 of a parameter in half precision, where its ε would be 0; else the parameter itself."""
+    wide = torch.promote_types(parameter.dtype, torch.float32)
+    return parameter if wide == parameter.dtype else parameter.detach().to(wide)
+
+
+def _step(optimizer: torch.optim.Optimizer, parameters: Sequence[nn.Parameter], masters: Sequence[Tensor]) -> None:
+    """A step on the masters, with the parameters' gradients; the parameters follow."""
+    copied = [(own, master) for own, master in zip(parameters, masters, strict=True) if own is not master]
+    for own, master in copied:
+        master.grad = None if own.grad is None else own.grad.to(master.dtype)
+    optimizer.step()
+    for own, master in copied:
+        own.data.copy_(master)
 
 
 def repaired_recovery(model: nn.Module, graph: ChannelGraph, probe: Probe) -> Evaluate:

@@ -147,11 +147,15 @@ class Repair:
             mix, shift = last.result
             mended, predicted = {}, None
             if mix is not None:
-                cut_weight, mix = cut(f"{name}.weight", weight, done=1), mix.to(weight.dtype)
+                wide = torch.promote_types(
+                    weight.dtype, torch.float32
+                )  # products of half precision would lose what is mended
+                cut_weight, mix = cut(f"{name}.weight", weight, done=1), mix.to(wide)
                 if once and cut_weight[:, 0].numel() > wanted.shape[1]:
-                    mended["weight"], predicted = cut_weight, _mixed(module, mix, signal)
+                    mended["weight"], predicted = cut_weight, _mixed(module, mix, signal.to(wide)).to(signal.dtype)
                 else:
-                    mended["weight"] = _plainly(torch.tensordot(cut_weight, mix, ([1], [0])).movedim(-1, 1))
+                    mixed = torch.tensordot(cut_weight.to(wide), mix, ([1], [0])).movedim(-1, 1)
+                    mended["weight"] = _plainly(mixed.to(weight.dtype))
             if intercept:
                 by_input = self.sums[name]
                 mended["bias"] = cut(f"{name}.bias", full.bias.detach() + by_input @ shift.to(weight.dtype))
@@ -185,6 +189,8 @@ def _drift(
         return None
     if torch.equal(signals, wanted):
         return None
+    wide = torch.promote_types(signals.dtype, torch.float32)  # sums of half precision are too coarse to be solved for
+    signals, wanted = signals.to(wide), wanted.to(wide)
     missing = wanted.index_add(0, kept, signals, alpha=-1)
     means = [x.mean(1).double() for x in (signals, missing)]
     if not all(bool(mean.isfinite().all()) for mean in means):

@@ -145,7 +145,13 @@ def train_base(
         model, spec, parameterization = trained.model, trained.spec, trained.parameterization
         start = _steps_before(trained, options.train.steps)
     check_images(data, spec)
-    objective = objective_for(data.train, spec, parameterization, options.train.label_dropout)
+    objective = objective_for(
+        data.train,
+        spec,
+        parameterization,
+        options.train.label_dropout,
+        own_dropout=options.train.condition_dropout,
+    )
     sampler = timestep_sampler(options.train, parameterization)
     result = train(model, objective, sampler, options.train, checkpoints, report, start=start)
     made = {name: getattr(options.train, name) for name in ("steps", "batch_size", "seed")}

@@ -1,12 +1,14 @@
 """Turns pictures with captions, or captions alone, into latents and conditions on disk, by a pipeline's own parts."""
 
-from collections.abc import Callable, Sequence
-from contextlib import ExitStack
+import os
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 import torch
+from filelock import FileLock, Timeout
 from torch import Tensor
 
 from prunekit._json import JsonDict, JsonObject
@@ -38,7 +40,7 @@ class EncodeOptions:
         steps: sampling steps, where latents are sampled.
         guidance_scale: of the samples, where latents are sampled; None for the pipeline's default.
         arguments: of the pipeline's own call, see :mod:`prunekit.pipelines.own_arguments`; plain JSON values.
-        stored: precision of latents and conditions on the disk.
+        stored_precision: precision of latents and conditions on the disk.
     """
 
     size: tuple[int, int] | None = None
@@ -49,7 +51,7 @@ class EncodeOptions:
     steps: int = 50
     guidance_scale: float | None = None
     arguments: JsonDict = field(default_factory=dict)
-    stored: StoredPrecision = "float16"
+    stored_precision: StoredPrecision = "float16"
 
     def __post_init__(self) -> None:
         if self.batch_size < 1 or self.steps < 1:
@@ -87,12 +89,14 @@ def encode(
 
     Raises:
         MissingFileError: the pipeline or the pictures are missing.
-        InputError: the pipeline's latents cannot be followed, the captions are of another kind, or the folder has something else.
+        InputError: the pipeline's latents cannot be followed, the captions are of another kind, the folder has something else, or
+            another process encodes into it.
         FileFormatError: pictures are broken or have no captions.
     """
     options = options or EncodeOptions()
     sampled = not isinstance(source, str)
     with ExitStack() as stack:
+        stack.enter_context(_alone_in(output))
         opened = open_pipeline(pipeline, _PRECISIONS[options.precision], stand_in=not sampled).to(compute_device())
         classes = "prompt" not in takes(opened)
         if isinstance(source, str):
@@ -104,6 +108,35 @@ def encode(
         making = _sampled(encoder, options) if sampled else encoder.latents
         _write(writer, encoder, pictures, making, options.batch_size)
         return Encoded(len(pictures.train), len(pictures.held_out), writer.finish(), pictures.report)
+
+
+@contextmanager
+def _alone_in(output: Path) -> Iterator[None]:
+    """Within the block no other process encodes into a folder. A killed process leaves the lock's file but not the lock.
+
+    Raises:
+        InputError: another process does.
+    """
+    place = Path(os.path.realpath(output))
+    new = [folder for folder in place.parents if not folder.exists()]
+    lock = FileLock(place.with_name(f".{place.name}.lock"))
+    try:
+        place.parent.mkdir(parents=True, exist_ok=True)
+        lock.acquire(timeout=0)
+    except Timeout:
+        raise InputError(
+            f"Another process encodes into {output}; wait for its end, or give another `output`."
+        ) from None
+    except OSError as error:
+        raise InputError(f"{output} cannot be written: {error.strerror} ({place.parent}).") from error
+    try:
+        yield
+    finally:
+        Path(lock.lock_file).unlink(missing_ok=True)  # still locked, so nobody else holds this file
+        lock.release()
+        for folder in new:
+            with suppress(OSError):  # the output is in it
+                folder.rmdir()
 
 
 def _encoding(
@@ -126,7 +159,7 @@ def _encoding(
         time_unit=known.unit.to_config(),
         arguments=options.arguments,
         steps=known.steps,
-        precision=options.stored,
+        precision=options.stored_precision,
     )
 
 

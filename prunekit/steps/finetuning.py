@@ -54,7 +54,13 @@ def finetune_slim(
         _draw_weights(model, options.train.seed)
         slim = slim.with_weights(model, from_scratch=True)
     parameterization = Parameterization.from_config(slim.about)
-    denoising = objective_for(images, slim.spec, parameterization, options.train.label_dropout)
+    denoising = objective_for(
+        images,
+        slim.spec,
+        parameterization,
+        options.train.label_dropout,
+        own_dropout=options.train.condition_dropout,
+    )
     objective = _taught(denoising, slim, options.distillation, teacher) if options.distillation else denoising
     within = group_timesteps(slim.group, slim.num_timesteps, options.overlap)
     sampler = timestep_sampler(options.train, parameterization, within)

@@ -1,5 +1,6 @@
 """The objective of a network on images: with the conditions that the network takes, in the way in which it is called."""
 
+from collections.abc import Mapping
 from dataclasses import replace
 
 from prunekit.checkpoint import ModelSpec
@@ -18,6 +19,7 @@ def objective_for(
     parameterization: Parameterization,
     dropout: float = 0.0,
     tally: Tally | None = None,
+    own_dropout: Mapping[str, float] | None = None,
 ) -> DenoisingObjective:
     """The denoising objective of a network.
 
@@ -27,18 +29,21 @@ def objective_for(
         parameterization: noise schedule, and what the network predicts.
         dropout: as for :func:`columns_for`.
         tally: counts the samples on which the objective is evaluated.
+        own_dropout: as for :func:`columns_for`.
 
     Raises:
         InputError: the images lack conditions that the network takes.
     """
-    columns = None if spec is None else columns_for(images, spec, dropout)
+    columns = None if spec is None else columns_for(images, spec, dropout, own_dropout)
     calling = replace(Calling() if spec is None else spec.calling(images.fixed), unit=images.time_unit)
     if tally is None:
         return DenoisingObjective(images.images, parameterization, columns, images.name, calling)
     return CountedObjective(images.images, parameterization, columns, images.name, calling, tally=tally)
 
 
-def columns_for(images: ImageData, spec: ModelSpec, dropout: float = 0.0) -> Columns | None:
+def columns_for(
+    images: ImageData, spec: ModelSpec, dropout: float = 0.0, own_dropout: Mapping[str, float] | None = None
+) -> Columns | None:
     """The images' conditions for a network; None if it takes none.
 
     Args:
@@ -46,12 +51,13 @@ def columns_for(images: ImageData, spec: ModelSpec, dropout: float = 0.0) -> Col
         spec: the network.
         dropout: share of the draws whose conditions are replaced by the empty ones; of a class-conditional network without these,
             its last class stands for "no class".
+        own_dropout: for some conditions, the share of the draws in which that one alone is replaced too, by name.
 
     Raises:
         InputError: conditions are missing, classes are too high, or ``dropout`` is given for a network without conditions or one
             that drops classes by itself.
     """
-    taken = spec.conditions()
+    taken, own = spec.conditions(), dict(own_dropout or {})
     known = {name: values for name, values in images.columns.items() if taken.may_take(name)}
     missing = [name for name in taken.needed if name not in known and name not in images.fixed and name != CLASSES]
     if missing:
@@ -61,14 +67,16 @@ def columns_for(images: ImageData, spec: ModelSpec, dropout: float = 0.0) -> Col
             "a loss of your own in Python."
         )
     if spec.num_classes is not None and CLASSES not in known:
-        return _classes(images, spec, dropout)
+        return _classes(images, spec, dropout, own)
+    if own and not known:
+        raise InputError(f"Got condition_dropout for {', '.join(own)} and a model without conditions; leave it out.")
     if dropout and not known:
         raise InputError(f"Got label_dropout {dropout:g} and a model without classes; leave it out.")
     _check_own_dropout(spec, dropout)
-    return Columns(known, dropout, images.empty) if known else None
+    return Columns(known, dropout, images.empty, own) if known else None
 
 
-def _classes(images: ImageData, spec: ModelSpec, dropout: float) -> Columns:
+def _classes(images: ImageData, spec: ModelSpec, dropout: float, own: Mapping[str, float]) -> Columns:
     """The images' classes for a class-conditional network."""
     number = spec.num_classes or 0
     if images.labels is None:
@@ -76,15 +84,15 @@ def _classes(images: ImageData, spec: ModelSpec, dropout: float) -> Columns:
             f"The model takes classes and the images of {images.name} came without; set labels: true under data, and give images "
             "with classes."
         )
-    _check_own_dropout(spec, dropout)
-    highest, room = int(images.labels.max()), number - bool(dropout)
+    _check_own_dropout(spec, dropout or max(own.values(), default=0))
+    highest, room = int(images.labels.max()), number - bool(dropout or own)
     if highest >= room:
-        spare = ", and one more for label_dropout" if dropout else ""
+        spare = f", and one more for {'label' if dropout else 'condition'}_dropout" if dropout or own else ""
         raise InputError(
             f"The images of {images.name} have classes up to {highest} and the model takes {number}; "
             f"expected room for {highest + 1}{spare}."
         )
-    return Columns({CLASSES: images.labels}, dropout, {CLASSES: images.labels.new_tensor(number - 1)})
+    return Columns({CLASSES: images.labels}, dropout, {CLASSES: images.labels.new_tensor(number - 1)}, own)
 
 
 def _check_own_dropout(spec: ModelSpec, dropout: float) -> None:

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Generator, Tensor
 
+from prunekit._messages import did_you_mean
 from prunekit.errors import InputError
 
 __all__ = ["CLASSES", "Columns", "in_parts", "update_with"]
@@ -28,13 +29,28 @@ class Columns:
         values: the columns by their conditions' names, each of shape (count, …); they may be mapped from files.
         dropout: share of the draws in which the conditions are replaced, all of a sample together.
         empty: what replaces them, by name: a row without the first axis. Columns without such a row are never replaced.
+        own_dropout: for some conditions, the share of the draws in which that one is replaced in addition, by name. Each is drawn
+            for itself, so that a network learns to do without any of several texts.
     """
 
     values: Mapping[str, Tensor] = field(default_factory=dict)
     dropout: float = 0.0
     empty: Mapping[str, Tensor] = field(default_factory=dict)
+    own_dropout: Mapping[str, float] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
+        for name in self.own_dropout:
+            if name not in self.values:
+                meant = did_you_mean(name, self.values)
+                raise InputError(
+                    f"Got condition_dropout for {name!r:.80}, which is no condition of the images{meant}; expected "
+                    f"{', '.join(self.values) or 'none'}."
+                )
+            if name not in self.empty:
+                raise InputError(
+                    f"Got condition_dropout for {name}, which has no empty condition; leave it out, or encode the images by a "
+                    "pipeline that replaces it for guidance."
+                )
         if self.dropout and not self.empty:
             raise InputError(
                 f"Got label_dropout {self.dropout:g} and conditions without an empty one; leave it out, or encode the images by a "
@@ -57,10 +73,14 @@ class Columns:
             InputError: a condition is not finite.
         """
         found = [_rows(values, index, name) for name, values in self.values.items()]
-        if not self.dropout:
-            return tuple(found)
-        hidden = torch.rand(len(index), generator=generator) < self.dropout
-        return tuple(self._replaced(name, own, hidden) for name, own in zip(self.values, found, strict=True))
+        if self.dropout:
+            hidden = torch.rand(len(index), generator=generator) < self.dropout
+            found = [self._replaced(name, own, hidden) for name, own in zip(self.values, found, strict=True)]
+        for place, name in enumerate(self.values):
+            if share := self.own_dropout.get(name, 0.0):
+                hidden = torch.rand(len(index), generator=generator) < share
+                found[place] = self._replaced(name, found[place], hidden)
+        return tuple(found)
 
     def _replaced(self, name: str, rows: Tensor, hidden: Tensor) -> Tensor:
         if name not in self.empty:
@@ -74,6 +94,8 @@ class Columns:
             if name != CLASSES:  # as hashes of earlier versions have it
                 digest.update(name.encode())
             update_with(digest, values)
+        if own := {name: share for name, share in self.own_dropout.items() if share}:
+            digest.update(f"own {sorted(own.items())}".encode())
         empty = {name: self.empty[name] for name in self.values if name in self.empty}
         if set(self.values) == {CLASSES}:
             digest.update(f"{self.dropout} {int(empty[CLASSES]) if empty else 0}".encode())

@@ -56,6 +56,8 @@ class TrainOptions:
         weight_decay: AdamW's weight decay.
         label_dropout: share of the images for which the classes or other conditions are withheld from the network, see
             :class:`~prunekit.training.Columns`.
+        condition_dropout: for some conditions by their arguments' paths, such as ``{pooled_projections: 0.1}``, the share of the
+            images for which that one is withheld in addition, each drawn for itself.
         max_grad_norm: norm at which gradients are clipped.
         gradient_checkpointing: whether blocks are computed again in the backward pass, which saves most of the activations' memory
             and takes about a third more time; the result is the same.
@@ -96,6 +98,7 @@ class TrainOptions:
     log_every: int = 50
     seed: int = 0
     checkpoint_minutes: float = 3.0
+    condition_dropout: dict[str, float] | None = None
 
     def __post_init__(self) -> None:
         self._check_finite()
@@ -111,8 +114,7 @@ class TrainOptions:
             raise InputError(
                 f"Got curriculum_share {self.curriculum_share:g}; expected a share of the steps in (0, 1]."
             )
-        if not 0 <= self.label_dropout < 1:
-            raise InputError(f"Got label_dropout {self.label_dropout:g}; expected a share of the images in [0, 1).")
+        self._check_dropout()
         if self.warmup_steps < 0 or self.weight_decay < 0 or self.max_grad_norm <= 0:
             raise InputError("Expected warmup_steps and weight_decay of at least 0 and a positive max_grad_norm.")
         if self.use_8bit_adam and self.momentum_decay != "none":
@@ -130,6 +132,15 @@ class TrainOptions:
             value = getattr(self, each.name)
             if isinstance(value, float) and not math.isfinite(value):
                 raise InputError(f"Got {each.name} {value}; expected a finite number.")
+
+    def _check_dropout(self) -> None:
+        if not 0 <= self.label_dropout < 1:
+            raise InputError(f"Got label_dropout {self.label_dropout:g}; expected a share of the images in [0, 1).")
+        for name, share in (self.condition_dropout or {}).items():
+            if not 0 <= share < 1:
+                raise InputError(
+                    f"Got condition_dropout {share:g} for {name:.80}; expected a share of the images in [0, 1)."
+                )
 
     def learning_rate_at(self, step: int) -> float:
         """Learning rate of a train step: linear warm-up, then the schedule; a cosine stays slightly above 0 at the last step."""

@@ -7,11 +7,15 @@ import numpy as np
 import pytest
 import torch
 from networks import unet
+from PIL import Image
+from tiny_pipelines import saved_pipeline, tiny_pipeline
 from torch import nn
 
 import prunekit as pk
+from prunekit.pipelines import PipelineSampler, denoisers_of, open_pipeline
 from prunekit.recipe import FinetuneOptions, PruneOptions
 from prunekit.search import SearchOptions
+from prunekit.steps.encoding import EncodeOptions, encode
 from prunekit.training import TrainOptions
 
 QUICK: dict[str, Any] = {
@@ -48,6 +52,14 @@ def test_a_pipeline_takes_the_experts_that_are_made_of_it(pipeline: Any, tmp_pat
     pipeline.unet = own
 
 
+def test_a_flow_matching_pipeline_predicts_a_velocity(tmp_path: Path) -> None:
+    from prunekit.api.making_experts import _base_of
+
+    (tmp_path / "words").mkdir()
+    base = _base_of(tiny_pipeline("sd3", tmp_path / "words"), None, None)
+    assert base.parameterization.prediction_type == "flow_prediction"
+
+
 def test_a_network_alone_is_said_to_be_assumed_linear(caplog: pytest.LogCaptureFixture) -> None:
     from prunekit.api.making_experts import _base_of
 
@@ -80,3 +92,35 @@ def test_wrong_arguments_get_one_sentence(name: str, pipeline: Any) -> None:
     with pytest.raises(pk.PrunekitError, match=message) as caught:
         pk.make_experts(**{"pipeline_or_model": pipeline, "images": IMAGES, **own}, **QUICK)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["sd", "sd3"])
+def test_experts_are_made_of_a_pipeline_and_its_encoded_images(name: str, tmp_path: Path) -> None:
+    """They are counted at the shapes of the data, know the pipeline's unit of time, and go into the pipeline."""
+    pictures = tmp_path / "pictures"
+    pictures.mkdir()
+    for row in range(12):
+        shades = np.random.default_rng(row).integers(0, 256, (32, 32, 3), dtype=np.uint8)
+        Image.fromarray(shades).save(pictures / f"{row}.png")
+        (pictures / f"{row}.txt").write_text("a cat" if row % 2 else "some dogs")
+    folder = saved_pipeline(name, tmp_path / "pipelines")
+    encode(folder, str(pictures), tmp_path / "data", EncodeOptions((32, 32)))
+    pipe = open_pipeline(folder)
+    network = denoisers_of(pipe)["unet" if name == "sd" else "transformer"]
+    with torch.no_grad():
+        for module in network.modules():
+            if isinstance(module, nn.Linear | nn.Conv2d) and not module.weight.any():
+                nn.init.normal_(module.weight, std=0.02)  # a fresh network's last layers are zero
+    images = pk.load_images(tmp_path / "data")
+    tokens = images.train.columns["encoder_hidden_states"].shape[1]
+    pipe.scheduler.set_timesteps(50)
+    steps = [int(step) for step in pipe.scheduler.timesteps]
+    for given in (str(tmp_path / "data"), images):
+        experts = pk.make_experts(pipe, given, budget=0.8, groups=2, **QUICK)
+        assert experts.spec.example_inputs()["encoder_hidden_states"].shape[1] == tokens
+        macs = pk.count_macs(network, experts.spec.example_inputs()).macs
+        assert experts.mean_macs(steps) <= 0.8 * macs
+        assert experts.about["prediction_type"] == ("epsilon" if name == "sd" else "flow_prediction")
+    sampler = PipelineSampler(pipe, 2, ("a cat",), 4.0, (32, 32))
+    assert bool(sampler(experts, 1, seed=0).isfinite().all())

@@ -4,6 +4,7 @@ import copy
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from networks import unet, unet_inputs
@@ -136,3 +137,55 @@ def test_a_network_may_draw_numbers_of_its_own() -> None:
             return super().forward(x + 0.01 * torch.randn_like(x), t)
 
     assert pk.Probe(loss, GROUP, samples=8).mean(Noisy()) > 0
+
+
+def in_half(dtype: torch.dtype) -> tuple[nn.Module, dict[str, Tensor]]:
+    inputs = {name: value.to(dtype) if value.is_floating_point() else value for name, value in unet_inputs().items()}
+    return unet().eval().to(dtype), inputs
+
+
+def loss_in_half(model: nn.Module, timesteps: Tensor, generator: Generator) -> Tensor:
+    dtype = next(model.parameters()).dtype
+    noise = torch.randn(len(timesteps), 1, 8, 8, generator=generator).to(dtype)
+    result: Tensor = (model(noise, timesteps).sample - noise).square().float().mean()
+    return result
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=["float16", "bfloat16"])
+@pytest.mark.parametrize(
+    "proxy",
+    [
+        pytest.param(proxy, marks=() if proxy == "repaired-recovery" else pytest.mark.slow)
+        for proxy in ("repaired-recovery", "loss", "bias", "least-squares", "recovery")
+    ],
+)
+def test_a_network_in_half_precision_keeps_its_type_and_is_repaired(
+    proxy: str, dtype: torch.dtype, tmp_path: Path
+) -> None:
+    """Sums over rows are solved in wider types, and short trainings step on copies in float32."""
+    model, inputs = in_half(dtype)
+    options = PruneOptions(samples=8, batch_size=4, search=SearchOptions(rounds=1, shortlist=2, proxy=proxy))
+    pruned = pk.prune(model, inputs, target=0.6, loss=loss_in_half, group=GROUP, options=options)
+    assert pruned.macs <= 0.6 * pk.count_macs(model, inputs).macs
+    assert all(np.isfinite(entry["loss"]) for entry in pruned.result.measured)
+    pruned.save(tmp_path / "slim")
+    for network in (pruned.model, pk.load_slim(tmp_path / "slim").model):
+        assert {parameter.dtype for parameter in network.parameters()} == {dtype}
+        assert all(bool(parameter.isfinite().all()) for parameter in network.parameters())
+
+
+def test_repair_in_half_precision_is_near_that_in_float32() -> None:
+    """The mended network's loss, once in bfloat16 and once on the same weights in float32."""
+    found = []
+    for dtype in (torch.float32, torch.bfloat16):
+        model, inputs = in_half(torch.bfloat16)
+        model = model.to(dtype)
+        inputs = {name: value.to(dtype) if value.is_floating_point() else value for name, value in inputs.items()}
+        options = PruneOptions(
+            criterion="magnitude", samples=32, batch_size=32, search=SearchOptions(proposer="oneshot")
+        )
+        pruned = pk.prune(model, inputs, target=0.6, loss=loss_in_half, group=GROUP, options=options)
+        whole = loss_in_half(model, torch.full((64,), 700), Generator().manual_seed(3))
+        mended = loss_in_half(pruned.model, torch.full((64,), 700), Generator().manual_seed(3))
+        found.append(float((mended / whole).detach()))
+    assert found[1] == pytest.approx(found[0], rel=0.05)

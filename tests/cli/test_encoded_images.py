@@ -43,7 +43,8 @@ def test_a_pipelines_denoiser_goes_all_the_way_on_encoded_images(folder: str) ->
     done("prunekit allocate --budget 0.8 --base pipe --rule uniform")
     done("prunekit prune pipe --data data --samples 8 --rounds 1")
     done(
-        "prunekit finetune slim --data data --max-train-steps 2 --train-batch-size 4 --teacher pipe --label-dropout 0.5"
+        "prunekit finetune slim --data data --max-train-steps 2 --train-batch-size 4 --teacher pipe --label-dropout 0.5 "
+        "--condition-dropout encoder_hidden_states=0.1"
     )
     done("prunekit assemble slim")
     experts = load_experts("experts")

@@ -25,7 +25,7 @@ def test_the_whole_job_on_networks_for_flow_matching_and_edm(name: str) -> None:
         },
         "groups": {"count": 3},
         "allocation": {"budget": 0.7, "steps": 10, "sampler": "euler"},
-        "prune": {"criterion": "taylor"},
+        "prune": {"samples": 16, "search": {"proposer": "oneshot"}},
         "finetune": {"train": {"steps": 10, "batch_size": 16, "timestep_sampler": draw}},
         "evaluation": {"samples": 16, "seeds": [0], "loss_samples": 64},
     }

@@ -1,6 +1,7 @@
 """``prunekit encode``: pictures and captions become latents and conditions; an interrupted encoding is resumed."""
 
 import json
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -8,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from forking import forked
 from PIL import Image
 
 from prunekit.checkpoint import ModelSpec
@@ -17,7 +19,7 @@ from prunekit.errors import InputError, PrunekitError
 from prunekit.pipelines import conditioning_of, conditions_for, encoded, open_pipeline
 from prunekit.pipelines.prompts import read_prompts
 from prunekit.schedule import NoiseSchedule, Parameterization, TimeUnit
-from prunekit.steps.encoding import EncodeOptions, encode
+from prunekit.steps.encoding import EncodeOptions, _alone_in, encode
 from prunekit.steps.objectives import objective_for
 
 SIZE = (32, 32)
@@ -141,10 +143,47 @@ def test_float32_stores_what_the_pipeline_computes(
     pipeline_folder: Callable[[str], Path], pictures: Path, tmp_path: Path
 ) -> None:
     pipeline = pipeline_folder("sd")
-    found = encode_all(pipeline, pictures, tmp_path / "data", stored="float32")
+    found = encode_all(pipeline, pictures, tmp_path / "data", stored_precision="float32")
     known = open_pipeline(pipeline, stand_in=True)
     wanted = conditions_for(known, found.held_out.captions, conditioning_of(known, SIZE), SIZE)
     for key, rows in wanted.items():
         torch.testing.assert_close(found.held_out.columns[key], rows, rtol=1e-5, atol=1e-6)
     with pytest.raises(InputError, match="was encoded in float32; expected a new folder"):
         encode_all(pipeline, pictures, tmp_path / "data")
+
+
+def held(output: Path) -> None:
+    """Encodes into a folder until it is told to go on."""
+    with _alone_in(output):
+        (output.parent / "begun").touch()
+        while not (output.parent / "go").exists():
+            time.sleep(0.01)
+
+
+def encode_at_once(pipeline: Path, pictures: Path, output: Path) -> None:
+    while not (output.parent / "go").exists():
+        time.sleep(0.001)
+    encode(pipeline, str(pictures), output, EncodeOptions(SIZE, batch_size=1))
+
+
+@pytest.mark.slow
+def test_two_processes_do_not_encode_into_one_folder(
+    pipeline_folder: Callable[[str], Path], pictures: Path, tmp_path: Path
+) -> None:
+    pipeline, output = pipeline_folder("sd"), tmp_path / "data"
+    other = forked(held, output)
+    while not (tmp_path / "begun").exists():
+        time.sleep(0.01)
+    with pytest.raises(InputError, match=r"Another process encodes into .*data; wait for its end"):
+        encode(pipeline, str(pictures), output, EncodeOptions(SIZE))
+    (tmp_path / "go").touch()
+    other.join()
+    (tmp_path / "go").unlink()
+    both = [forked(encode_at_once, pipeline, pictures, output) for _ in range(2)]
+    (tmp_path / "go").touch()
+    for process in both:
+        process.join()
+    assert 0 in {process.exitcode for process in both}
+    assert len(load_images(output).train) == 11
+    assert load_images(output).about()["sha256"] == encode(pipeline, str(pictures), output, EncodeOptions(SIZE)).sha256
+    assert not list(tmp_path.glob(".*.lock"))

@@ -143,3 +143,71 @@ def test_images_with_conditions_fit_a_network(tmp_path):
     base, images = made("sd", tmp_path), data("sd")
     check_images(ImageSplit(images, images, "x", 8), base.spec)
     assert nested(flat({"a": {"b": 1, "c": {}}})) == {"a": {"b": 1, "c": {}}}
+
+
+def numbered() -> ImageData:
+    """Images whose conditions say which row they are of."""
+    number = torch.arange(40.0)
+    columns = {"first": number[:, None] * 2, "second": number, "third": number}
+    empty = {"first": torch.tensor([-7.0]), "second": torch.tensor(-3.0)}
+    return ImageData(number.reshape(40, 1, 1, 1).expand(40, 1, 4, 4), "numbered", None, columns, empty)
+
+
+class Any3(nn.Module):
+    """Takes three conditions."""
+
+    def forward(self, sample: Tensor, timestep: Tensor, first: Tensor, second: Tensor, third: Tensor) -> Tensor:
+        return sample
+
+
+def drawn(dropout: float, own: dict[str, float]) -> tuple[Tensor, Tensor]:
+    """Which of 4,000 draws hide the first and the second condition."""
+    spec = ModelSpec("Any3", {}, factory=lambda _: Any3())
+    objective = objective_for(numbered(), spec, Parameterization(NoiseSchedule.linear(10)), dropout, own_dropout=own)
+    clean, _, first, second, third = objective.draw(torch.zeros(4000, dtype=torch.int64), Generator().manual_seed(1))
+    number = clean[:, 0, 0, 0]
+    hidden = first[:, 0] == -7, second == -3
+    assert torch.equal(first[~hidden[0], 0], 2 * number[~hidden[0]])
+    assert torch.equal(second[~hidden[1]], number[~hidden[1]])
+    assert torch.equal(third, number)
+    return hidden
+
+
+def test_one_condition_is_hidden_at_its_own_rate():
+    first, second = drawn(0.0, {"first": 0.3})
+    assert abs(first.float().mean() - 0.3) < 0.03
+    assert not second.any()
+    first, second = drawn(0.0, {"first": 0.3, "second": 0.5})
+    assert abs((first & second).float().mean() - 0.15) < 0.03  # each for itself
+    first, second = drawn(0.5, {"second": 0.4})
+    assert abs(first.float().mean() - 0.5) < 0.03
+    assert not (first & ~second).any()  # what hides all hides the second too
+    assert abs(second.float().mean() - (1 - 0.5 * 0.6)) < 0.03
+
+
+def test_a_rate_of_its_own_leaves_other_draws_and_hashes_as_they_were():
+    spec, kind = ModelSpec("Any3", {}, factory=lambda _: Any3()), Parameterization(NoiseSchedule.linear(10))
+    plain, zero, own = (
+        objective_for(numbered(), spec, kind, 0.2, own_dropout=rates)
+        for rates in (None, {"first": 0.0}, {"first": 0.1})
+    )
+    assert plain.fingerprint() == zero.fingerprint() != own.fingerprint()
+    timesteps = torch.arange(64) % 10
+    one, other = (each.draw(timesteps, Generator().manual_seed(0)) for each in (plain, own))
+    assert all(torch.equal(a, b) for a, b in zip(one[:2], other[:2], strict=True))
+
+
+@pytest.mark.parametrize(
+    ("own", "said"),
+    [
+        ({"frist": 0.1}, r"'frist', which is no condition of the images \(did you mean first\?\)"),
+        ({"third": 0.1}, "condition_dropout for third, which has no empty condition"),
+    ],
+)
+def test_rates_of_what_cannot_be_hidden_are_refused(own, said):
+    with pytest.raises(InputError, match=said):
+        drawn(0.0, own)
+    with pytest.raises(
+        InputError, match=r"Got condition_dropout 1 for first; expected a share of the images in \[0, 1\)"
+    ):
+        TrainOptions(condition_dropout={"first": 1.0})

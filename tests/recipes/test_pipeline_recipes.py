@@ -10,15 +10,18 @@ from real_configs import CONFIGS
 from tiny_pipelines import saved_pipeline
 
 from prunekit._json import read_json
+from prunekit.checkpoint import ModelSpec
 from prunekit.checkpoint.shaped_inputs import at_shapes
+from prunekit.conditions import flat
 from prunekit.cost import StepCost
+from prunekit.data import load_images
 from prunekit.recipe import ExpertsRecipe, load_recipe
 from prunekit.runs.experts_run import Run
 from prunekit.steps.encoding import EncodeOptions, encode
 from prunekit.studies.recipe_costs import estimate
 
 ROOT = Path(__file__).resolve().parents[2]
-TINY = {"sd15": "sd", "sdxl": "sdxl"}
+TINY = {"sd15": "sd", **{name: name for name in ("sdxl", "sd3", "flux", "wan")}}
 
 
 def recipe_of(name: str) -> ExpertsRecipe:
@@ -82,6 +85,12 @@ def test_every_stage_runs_on_a_tiny_pipeline(name: str, tmp_path: Path) -> None:
     found = read_json(tmp_path / "run" / "evaluation.json")
     assert {row["model"] for row in found["metrics"]["rows"]} == {"base", "experts"}
     assert len(found["losses"]) == 5
+    told = read_json(tmp_path / "run" / "experts" / "group-0" / "config.json")
+    assert (told["prediction_type"] == "flow_prediction") == (name in ("sd3", "flux", "wan"))
+    inputs = flat(ModelSpec.from_json(told["model"]).example_inputs())
+    images = load_images(tmp_path / "data").train
+    for key, values in images.columns.items():
+        assert inputs[key].shape[1:] == values.shape[1:]  # costs are those of the data
 
 
 @pytest.mark.slow
@@ -94,3 +103,9 @@ def test_stable_diffusion_at_77_tokens_costs_what_its_attentions_say() -> None:
     ]
     attentions = [(320, 64**2)] * 5 + [(640, 32**2)] * 5 + [(1280, 16**2)] * 5 + [(1280, 8**2)]
     assert found[1] - found[0] == sum(69 * (2 * 768 + 2 * positions) * width for width, positions in attentions)
+
+
+def test_stated_shapes_decide_no_result() -> None:
+    recipe = recipe_of("flux")
+    bare = recipe.model_copy(update={"data": replace(recipe.data, shapes=None)})
+    assert recipe.deciding(("data", "base")) == bare.deciding(("data", "base"))
