@@ -1,6 +1,7 @@
 """Experts of a latent network with captions beside baselines: sampled through the pipeline, at several scales of guidance."""
 
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -20,6 +21,7 @@ from prunekit.steps.bases import open_base, sampled_by
 from prunekit.steps.captioned_sampling import captioned_sampler
 from prunekit.studies.kinds_of_runs import run_of
 
+RECIPES = Path(__file__).resolve().parents[2] / "recipes"
 ONE = {"groups": {"count": 1}, "allocation": {"budget": 1.0, "rule": "uniform"}}
 WHOLE = {"prune": {"criterion": "magnitude", "search": {"proposer": "uniform"}}}
 
@@ -116,6 +118,30 @@ def test_a_comparison_of_experts_of_a_latent_network_goes_through_its_pipeline(p
     assert "Guidance and agreement with captions" in page
     assert (published / "samples" / "experts-0-8-guidance-4.npz").is_file()
     assert (published / "report" / "guidance.csv").is_file()
+
+
+@pytest.mark.slow
+def test_every_entry_of_the_recipe_runs_on_a_tiny_pipeline(pipeline, base, classifier, tmp_path):
+    recipe = load_recipe(RECIPES / "fashion-latent.yaml")
+    tiny = recipe_of(tmp_path, pipeline, base, classifier)
+    search = replace(recipe.prune.search, rounds=1, shortlist=1)
+    evaluation = {name: getattr(tiny.evaluation, name) for name in ("samples", "loss_samples", "grid", "features")}
+    run = recipe.model_copy(
+        update={
+            "data": tiny.data,
+            "base": tiny.base,
+            "allocation": replace(recipe.allocation, steps=5),
+            "prune": replace(recipe.prune, samples=4, batch_size=4, search=search),
+            "finetune": replace(recipe.finetune, train=replace(recipe.finetune.train, batch_size=2, warmup_steps=1)),
+            "evaluation": replace(recipe.evaluation, pipeline=str(pipeline), **evaluation),
+            "evidence": replace(recipe.evidence, training=0.1, seeds=(0,), timed_images=1),
+        }
+    )
+    run_of(run, tmp_path / "run").execute()
+    manifest = read_json(tmp_path / "run" / "manifest.json")
+    assert [row["entry"] for row in manifest["evidence"]] == ["base", *recipe.evidence.entries]
+    ratios = [row["sampling_macs"] / manifest["base"]["macs"] for row in manifest["evidence"]]
+    assert ratios == [1.0, pytest.approx(0.8, abs=0.05), pytest.approx(0.6, abs=0.05), 1.0]
 
 
 @pytest.mark.slow
