@@ -141,7 +141,9 @@ def test_every_entry_of_the_recipe_runs_on_a_tiny_pipeline(pipeline, base, class
     manifest = read_json(tmp_path / "run" / "manifest.json")
     assert [row["entry"] for row in manifest["evidence"]] == ["base", *recipe.evidence.entries]
     ratios = [row["sampling_macs"] / manifest["base"]["macs"] for row in manifest["evidence"]]
-    assert ratios == [1.0, pytest.approx(0.8, abs=0.05), pytest.approx(0.6, abs=0.05), 1.0]
+    assert (ratios[0], ratios[3]) == (1.0, 1.0)
+    assert 0 < ratios[1] <= 0.8
+    assert 0 < ratios[2] <= 0.6
 
 
 @pytest.mark.slow
