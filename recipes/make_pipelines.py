@@ -5,8 +5,8 @@
 writes ``pipelines/latent-unet``, a StableDiffusionPipeline with a UNet2DConditionModel that predicts the noise, and
 ``pipelines/latent-flow``, a StableDiffusion3Pipeline with an SD3Transformer2DModel and flow matching. A denoiser has the weights of
 ``recipes/latent-bases`` if they are there, and otherwise random ones. The other parts are trained and lie in
-``recipes/fashion-parts``: an AutoencoderKL with latents of 8×8×4 for pictures of 32×32, and a CLIPModel with its tokenizer, which is
-the text encoder and gives CLIP scores.
+``recipes/fashion-parts``: an AutoencoderKL with latents of 8×8×4 for pictures of 32×32, and a CLIPModel with its tokenizer, which
+is the text encoder and gives CLIP scores.
 
     python recipes/make_pipelines.py --output pipelines --fashion FOLDER --pictures pipelines/pictures
 
