@@ -34,11 +34,15 @@ def pipeline(tmp_path_factory):
 @pytest.fixture(scope="module")
 def base(pipeline, tmp_path_factory):
     """The pipeline's own U-Net as a base that was trained for a while."""
-    path = tmp_path_factory.mktemp("base") / "base.safetensors"
+    return trained_base(pipeline, tmp_path_factory.mktemp("base") / "base.safetensors")
+
+
+def trained_base(pipeline, path):
+    """A pipeline's own denoiser, with a schedule that has no settings of a scheduler."""
     found = open_base(str(pipeline))
-    plain = NoiseSchedule.from_config({**found.schedule.config})
+    plain = replace(found.parameterization, schedule=NoiseSchedule.from_config({**found.schedule.config}))
     trained = {"steps": 400, "batch_size": 8}
-    save_base(replace(found, parameterization=Parameterization(plain), provenance=trained), path)
+    save_base(replace(found, parameterization=plain, provenance=trained), path)
     return path
 
 
@@ -121,8 +125,10 @@ def test_a_comparison_of_experts_of_a_latent_network_goes_through_its_pipeline(p
 
 
 @pytest.mark.slow
-def test_every_entry_of_the_recipe_runs_on_a_tiny_pipeline(pipeline, base, classifier, tmp_path):
-    recipe = load_recipe(RECIPES / "fashion-latent.yaml")
+@pytest.mark.parametrize(("name", "kind"), [("fashion-latent", "sd"), ("fashion-flow", "sd3")])
+def test_every_entry_of_a_recipe_runs_on_a_tiny_pipeline(name, kind, classifier, tmp_path):
+    recipe, pipeline = load_recipe(RECIPES / f"{name}.yaml"), saved_pipeline(kind, tmp_path / "pipelines")
+    base = trained_base(pipeline, tmp_path / "base.safetensors")
     tiny = recipe_of(tmp_path, pipeline, base, classifier)
     search = replace(recipe.prune.search, rounds=1, shortlist=1)
     evaluation = {name: getattr(tiny.evaluation, name) for name in ("samples", "loss_samples", "grid", "features")}
