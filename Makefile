@@ -7,7 +7,10 @@ WORKERS ?= 2
 # tests/conftest.py says which worker gets which test; processes that tests start find bytecode
 PYTEST := PYTHONDONTWRITEBYTECODE= OMP_NUM_THREADS=1 $(BIN)/pytest -n $(WORKERS)
 
-.PHONY: demo test test-all slow-cases check docs format reports clean
+# Fashion-MNIST's idx files, as Debian's package dataset-fashion-mnist has them
+FASHION ?= /usr/share/datasets/fashion-mnist
+
+.PHONY: demo test test-all slow-cases check docs format reports fashion-latent clean
 
 demo: $(VENV)/.installed ## run the main job on the embedded Fashion-MNIST
 	$(BIN)/prunekit demo --output demo
@@ -37,6 +40,15 @@ format: $(VENV)/.installed-test
 
 reports: $(VENV)/.installed ## make every report again from its manifest, and the page over all
 	$(BIN)/prunekit report reports
+
+fashion-latent: data/fashion-latent/encoded.json ## the whole job on a small Stable Diffusion: pipeline, data, run, report
+	OMP_NUM_THREADS=1 $(BIN)/prunekit run recipes/fashion-latent.yaml --publish reports
+
+data/fashion-latent/encoded.json: pipelines/latent-unet/model_index.json
+	$(BIN)/prunekit encode pipelines/latent-unet pipelines/pictures --output data/fashion-latent
+
+pipelines/latent-unet/model_index.json: | $(VENV)/.installed-test
+	$(BIN)/python recipes/make_pipelines.py --output pipelines --fashion $(FASHION) --pictures pipelines/pictures
 
 $(VENV)/.installed: pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)

@@ -1,11 +1,12 @@
-"""Make two small text-to-image pipelines on Fashion-MNIST, whose denoisers are not trained yet.
+"""Make two small text-to-image pipelines on Fashion-MNIST.
 
     python recipes/make_pipelines.py --output pipelines
 
 writes ``pipelines/latent-unet``, a StableDiffusionPipeline with a UNet2DConditionModel that predicts the noise, and
-``pipelines/latent-flow``, a StableDiffusion3Pipeline with an SD3Transformer2DModel and flow matching. Their denoisers have random
-weights. The other parts are trained and lie in ``recipes/fashion-parts``: an AutoencoderKL with latents of 8×8×4 for pictures of
-32×32, and a CLIPModel with its tokenizer, which is the text encoder and gives CLIP scores.
+``pipelines/latent-flow``, a StableDiffusion3Pipeline with an SD3Transformer2DModel and flow matching. A denoiser has the weights of
+``recipes/latent-bases`` if they are there, and otherwise random ones. The other parts are trained and lie in
+``recipes/fashion-parts``: an AutoencoderKL with latents of 8×8×4 for pictures of 32×32, and a CLIPModel with its tokenizer, which
+is the text encoder and gives CLIP scores.
 
     python recipes/make_pipelines.py --output pipelines --fashion FOLDER --pictures pipelines/pictures
 
@@ -40,11 +41,19 @@ from transformers import CLIPTextModel, CLIPTextModelWithProjection, CLIPTokeniz
 from transformers.utils import logging
 
 from prunekit.data import ImageData, load_images
+from prunekit.steps.bases import open_base
 
 PARTS = Path(__file__).with_name("fashion-parts")
+BASES = Path(__file__).with_name("latent-bases")
 
 
-def make_unet_pipeline(parts: Path, output: Path) -> None:
+def with_weights(network: torch.nn.Module, path: Path) -> None:
+    """Give a network the weights of a base, if there is one."""
+    if path.is_file():
+        network.load_state_dict(open_base(str(path)).model.state_dict())
+
+
+def make_unet_pipeline(parts: Path, output: Path, bases: Path = BASES) -> None:
     """Stable Diffusion's classes: the noise is predicted, betas are linear in their roots (11.7 MMACs an evaluation)."""
     torch.manual_seed(0)
     unet = UNet2DConditionModel(
@@ -57,6 +66,7 @@ def make_unet_pipeline(parts: Path, output: Path) -> None:
         cross_attention_dim=WIDTH,
         attention_head_dim=4,
     )
+    with_weights(unet, bases / "unet.safetensors")
     vae = AutoencoderKL.from_pretrained(parts / "vae")
     vae.register_to_config(shift_factor=None)  # this pipeline only scales
     scheduler = DDIMScheduler(
@@ -79,7 +89,7 @@ def make_unet_pipeline(parts: Path, output: Path) -> None:
     ).save_pretrained(output / "latent-unet")
 
 
-def make_flow_pipeline(parts: Path, output: Path) -> None:
+def make_flow_pipeline(parts: Path, output: Path, bases: Path = BASES) -> None:
     """Stable Diffusion 3's classes: flow matching, two text encoders that are the same here, no T5 (13.9 MMACs with 17 tokens)."""
     torch.manual_seed(0)
     transformer = SD3Transformer2DModel(
@@ -96,6 +106,7 @@ def make_flow_pipeline(parts: Path, output: Path) -> None:
         pos_embed_max_size=SIDE // 8,
         qk_norm="rms_norm",
     )
+    with_weights(transformer, bases / "flow.safetensors")
     text_encoder = CLIPTextModelWithProjection.from_pretrained(parts / "clip", dtype=torch.float32)
     tokenizer = CLIPTokenizer.from_pretrained(parts / "clip")
     StableDiffusion3Pipeline(

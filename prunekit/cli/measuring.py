@@ -149,6 +149,7 @@ def _show_metrics(metrics: "Metrics") -> None:
     from prunekit.report.wording import estimate_text, number_text
 
     names = {"fid": "FID", "kid": "KID", "precision": "precision", "recall": "recall", "clip_score": "CLIP score"}
+    names |= {"agreement": "agreement"}
     measured = [key for key in names if key in ("fid", "kid") or any(getattr(row, key) for row in metrics.rows)]
     cells = [
         [

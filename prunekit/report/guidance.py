@@ -7,11 +7,12 @@ import numpy as np
 from prunekit.report.evidence import Evidence, gap_text, short_gap
 from prunekit.report.gallery import letters, picture_of
 from prunekit.report.illustrations import Strip
+from prunekit.report.run import RunResults
 from prunekit.report.samples import Images
 from prunekit.report.table import Row, Table, estimate, flat, named
 from prunekit.report.wording import ABSENT, estimate_text, short_ratio
 
-__all__ = ["caption_strips", "guidance_sentences", "guidance_table"]
+__all__ = ["caption_strips", "guidance_sentences", "guidance_table", "guided_table"]
 
 _SIDE = 40  # width of an image
 _COLUMNS = 4  # images of each caption and entry
@@ -36,6 +37,32 @@ def guidance_table(evidence: Evidence) -> Table | None:
     return Table(
         "guidance", f"{count:,} images of each entry at each scale of guidance", rows, columns, _note(evidence)
     )
+
+
+def guided_table(results: RunResults) -> Table | None:
+    """Sample quality of each model at other scales of guidance; None if there are none."""
+    metrics = results.metrics
+    if metrics is None or not metrics.guided:
+        return None
+    own = "by default" if metrics.guidance_scale is None else f"{metrics.guidance_scale:g}"
+    measured = [(own, row) for row in metrics.rows]
+    measured += [(f"{row.guidance_scale:g}", row) for row in metrics.guided]
+    keys = ("fid", "fid_difference", "agreement", "agreement_difference")
+    rows = tuple(
+        {"model": row.model, "guidance": scale, **flat(**{key: getattr(row, key) for key in keys})}
+        for scale, row in measured
+    )
+    label = metrics.label("FID")
+    columns = (
+        named("Model", "model"),
+        named("Guidance", "guidance"),
+        estimate(label, "fid"),
+        estimate(f"{label}, paired difference from the base", "fid_difference"),
+        estimate("Agreement with captions", "agreement"),
+        estimate("Agreement, paired difference from the base", "agreement_difference"),
+    )
+    note = "Lower FID and higher agreement are better."
+    return Table("guidance", f"{metrics.count:,} images of each model at each scale of guidance", rows, columns, note)
 
 
 def guidance_sentences(evidence: Evidence) -> list[str]:

@@ -15,6 +15,7 @@ from prunekit.report.flow_chart import flow_of
 from prunekit.report.folder import FOLDER
 from prunekit.report.gallery import sample_blocks
 from prunekit.report.groupings import grouping_charts
+from prunekit.report.guidance import guided_table
 from prunekit.report.illustrations import Charts
 from prunekit.report.loss_map import losses_chart
 from prunekit.report.method import importance_blocks, width_blocks
@@ -70,6 +71,7 @@ def _document(results: RunResults, grouping: Grouping | None, folder: Path) -> D
     losses = losses_chart(results)
     sections = sections_with(
         ("quality", "Result", [first]),
+        ("guidance", "Guidance", [tables.get("guidance")]),
         ("samples", "Samples from the same noise", _samples(results, folder)),
         ("importance", "Importance", importance_blocks(results)),
         ("losses", "Denoising loss by timestep group", [losses, _folded(tables.get("losses"))]),
@@ -100,7 +102,7 @@ def _folded(table: Table | None) -> Fold | None:
 
 
 def _write_tables(results: RunResults, folder: Path) -> dict[str, Table]:
-    made = [make(results) for make in (cost_table, loss_table, metric_table)]
+    made = [make(results) for make in (cost_table, loss_table, metric_table, guided_table)]
     made += [ledger_table(results.ledger), kinds_table(results.ledger)]
     tables = {table.name: table for table in made if table is not None}
     for name, table in tables.items():

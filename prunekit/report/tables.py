@@ -154,7 +154,12 @@ def _loss_row(loss: GroupLoss, target: GroupTarget) -> Row:
     }
 
 
-_HIGHER = {"precision": "Precision", "recall": "Recall", "clip_score": "CLIP score"}
+_HIGHER = {
+    "precision": "Precision",
+    "recall": "Recall",
+    "clip_score": "CLIP score",
+    "agreement": "Agreement with captions",
+}
 """Measures of which more is better, with their labels."""
 
 

@@ -373,14 +373,7 @@ class Run(ResumableRun):
         if asked is not None:
             from prunekit.steps.sampling_pipeline import SamplingPipeline  # noqa: PLC0415 - it imports diffusers
 
-            through = SamplingPipeline.of(
-                asked,
-                self.images,
-                allocation.steps,
-                evaluation.guidance_scale,
-                allocation.sampler,
-                arguments=evaluation.pipeline_arguments,
-            )
+            through = SamplingPipeline.asked_for(evaluation, self.images, allocation)
         setting = Setting(self.images, self.groups, kind, allocation, evaluation, base.spec, pipeline=through)
         by_group = [[self.bench.macs] * len(self.groups), list(pruned.macs), list(experts.macs)]
         assembled = Assembled.of(self.done["assemble"].results.assembled, "The record of stage assemble")

@@ -28,6 +28,7 @@ from prunekit.importance import Probe
 __all__ = ["Repair", "RepairKind", "repair"]
 
 _RIDGE = 3e-3  # times the mean variance: activations of one layer are often nearly dependent
+_FAINT = 1e-4  # times what the full network's inputs vary: inputs that vary less are noise, and weights on them would be huge
 
 
 def repair(
@@ -72,6 +73,16 @@ class Repair:
             for name, weight in weights.items()
             if weight is not None
         }
+
+    @cached_property
+    def spreads(self) -> dict[str, float]:
+        """Mean variance of those layers' inputs in the full network, or mean square where a layer cannot add a constant."""
+        found = {}
+        for name, signal in self.inputs.items():
+            centred = self.model.get_submodule(name)._parameters.get("bias") is not None
+            about = signal - signal.mean(1, keepdim=True) if centred else signal
+            found[name] = float(about.square().mean())
+        return found
 
     @classmethod
     def of(cls, model: nn.Module, graph: ChannelGraph, probe: Probe, kind: RepairKind = "least-squares") -> "Repair":
@@ -141,7 +152,8 @@ class Repair:
             kept = kept.to(weight.device)
             intercept = full.bias is not None
             if not last.is_again(signal, id(wanted), kept.tolist(), intercept):
-                last.result = _drift(_signals(module, signal), wanted, kept, self.kind, intercept)
+                faint = _FAINT * self.spreads[name]
+                last.result = _drift(_signals(module, signal), wanted, kept, self.kind, intercept, faint)
             if last.result is None:
                 return None
             mix, shift = last.result
@@ -168,7 +180,7 @@ class Repair:
 
 
 def _drift(
-    signals: Tensor, wanted: Tensor, kept: Tensor, kind: RepairKind, intercept: bool
+    signals: Tensor, wanted: Tensor, kept: Tensor, kind: RepairKind, intercept: bool, faint: float
 ) -> tuple[Tensor | None, Tensor] | None:
     """Coefficients (full, kept) and constants (full,), float64, that predict a layer's full-network inputs from its inputs now.
 
@@ -180,6 +192,7 @@ def _drift(
         kept: index of each kept channel among the full network's channels.
         kind: see :class:`Repair`.
         intercept: whether the layer can add a constant.
+        faint: variance of an input below which it predicts nothing.
 
     Returns:
         None if no channel is missing, or if the rows do not match.
@@ -203,7 +216,8 @@ def _drift(
     # (S Sᵀ + λ)⁻¹ S = S (Sᵀ S + λ)⁻¹: whichever matrix is smaller
     fewer = signals if channels <= rows else signals.T
     gram = (fewer @ fewer.T).double()
-    gram.diagonal().add_(_RIDGE * float(gram.diagonal().sum()) / channels + 1e-12 * rows)
+    ridge = max(_RIDGE * float(gram.diagonal().sum()) / channels, faint * rows)
+    gram.diagonal().add_(ridge + 1e-12 * rows)
     factor = torch.linalg.cholesky(gram)
     if channels <= rows:
         mix = torch.cholesky_solve((signals @ missing.T).double(), factor).T

@@ -15,6 +15,7 @@ from prunekit.data import ImageSplit
 from prunekit.errors import InputError
 from prunekit.pipelines import PipelineSampler, Subject, decoded
 from prunekit.pipelines.own_arguments import NO_ARGUMENTS
+from prunekit.recipe import AllocationOptions, EvaluationOptions
 from prunekit.sampling import PIPELINE, to_images
 from prunekit.steps.captioned_sampling import captioned_sampler, with_unit
 
@@ -82,6 +83,26 @@ class SamplingPipeline:
             arguments={**images.train.arguments, **arguments},
         )
         return cls(sampler, images, (height, width))
+
+    @classmethod
+    def asked_for(
+        cls, evaluation: EvaluationOptions, images: ImageSplit, allocation: AllocationOptions
+    ) -> "SamplingPipeline":
+        """Open the pipeline that a recipe's evaluation names.
+
+        Raises:
+            InputError: it names none, or see :meth:`of`.
+        """
+        if evaluation.pipeline is None:
+            raise InputError("Got no pipeline through which samples are drawn; name one in the evaluation section.")
+        return cls.of(
+            evaluation.pipeline,
+            images,
+            allocation.steps,
+            evaluation.guidance_scale,
+            allocation.sampler,
+            arguments=evaluation.pipeline_arguments,
+        )
 
     @cached_property
     def real(self) -> Tensor:

@@ -109,8 +109,7 @@ class EvidenceRun(ResumableRun[EvidenceRecipe]):
         if folder is not None:
             from prunekit.steps.sampling_pipeline import SamplingPipeline  # noqa: PLC0415 - it imports diffusers
 
-            scale = evaluation.guidance_scale
-            through = SamplingPipeline.of(folder, self.images, allocation.steps, scale, allocation.sampler)
+            through = SamplingPipeline.asked_for(evaluation, self.images, allocation)
         return Setting(self.images, groups, base.parameterization, allocation, one_noise, base.spec, pipeline=through)
 
     @cached_property

@@ -260,8 +260,7 @@ def _work_of_evidence(recipe: EvidenceRecipe) -> dict[str, float]:
     if recipe.base.checkpoint is not None:
         training = base_training(recipe.base.checkpoint, open_base(recipe.base.checkpoint), macs, ())
         base = 0.0 if training is None else float(training.macs)
-    scales = 1 + 2 * len(recipe.evaluation.other_guidance_scales)  # guidance adds a pass of the empty condition
-    images = recipe.evaluation.samples * recipe.allocation.steps * scales
+    images = recipe.evaluation.samples * recipe.allocation.steps * _passes(recipe.evaluation, found.spec)
     work = {"base: base": base if recipe.base.checkpoint is None else 0.0, "base": float(images * macs)}
     for name in options.entries:
         each = options.training * base + images * macs
@@ -335,11 +334,15 @@ def _steps(recipe: ExpertsRecipe) -> int:
 
 
 def _passes(evaluation: EvaluationOptions, spec: ModelSpec) -> int:
-    """Evaluations of a network for each sample and step: two where a pipeline guides, which it does unless it is told not to."""
+    """Evaluations of a network for each sample and step, over all scales of guidance.
+
+    There are two where a pipeline guides, which it does unless it is told not to.
+    """
     if evaluation.pipeline is None:
         return 1
+    scales = (evaluation.guidance_scale, *evaluation.other_guidance_scales)
     told = evaluation.pipeline_arguments.get("true_cfg_scale")
     if isinstance(told, int | float) and told > 1:
-        return 2
+        return 2 * len(scales)
     distilled = bool(spec.config.get("guidance_embeds"))
-    return 1 if distilled or (evaluation.guidance_scale or 2) <= 1 else 2
+    return sum(1 if distilled or (scale or 2) <= 1 else 2 for scale in scales)

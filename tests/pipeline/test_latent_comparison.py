@@ -1,6 +1,7 @@
 """Experts of a latent network with captions beside baselines: sampled through the pipeline, at several scales of guidance."""
 
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -20,6 +21,7 @@ from prunekit.steps.bases import open_base, sampled_by
 from prunekit.steps.captioned_sampling import captioned_sampler
 from prunekit.studies.kinds_of_runs import run_of
 
+RECIPES = Path(__file__).resolve().parents[2] / "recipes"
 ONE = {"groups": {"count": 1}, "allocation": {"budget": 1.0, "rule": "uniform"}}
 WHOLE = {"prune": {"criterion": "magnitude", "search": {"proposer": "uniform"}}}
 
@@ -32,11 +34,15 @@ def pipeline(tmp_path_factory):
 @pytest.fixture(scope="module")
 def base(pipeline, tmp_path_factory):
     """The pipeline's own U-Net as a base that was trained for a while."""
-    path = tmp_path_factory.mktemp("base") / "base.safetensors"
+    return trained_base(pipeline, tmp_path_factory.mktemp("base") / "base.safetensors")
+
+
+def trained_base(pipeline, path):
+    """A pipeline's own denoiser, with a schedule that has no settings of a scheduler."""
     found = open_base(str(pipeline))
-    plain = NoiseSchedule.from_config({**found.schedule.config})
+    plain = replace(found.parameterization, schedule=NoiseSchedule.from_config({**found.schedule.config}))
     trained = {"steps": 400, "batch_size": 8}
-    save_base(replace(found, parameterization=Parameterization(plain), provenance=trained), path)
+    save_base(replace(found, parameterization=plain, provenance=trained), path)
     return path
 
 
@@ -116,6 +122,34 @@ def test_a_comparison_of_experts_of_a_latent_network_goes_through_its_pipeline(p
     assert "Guidance and agreement with captions" in page
     assert (published / "samples" / "experts-0-8-guidance-4.npz").is_file()
     assert (published / "report" / "guidance.csv").is_file()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("name", "kind"), [("fashion-latent", "sd"), ("fashion-flow", "sd3")])
+def test_every_entry_of_a_recipe_runs_on_a_tiny_pipeline(name, kind, classifier, tmp_path):
+    recipe, pipeline = load_recipe(RECIPES / f"{name}.yaml"), saved_pipeline(kind, tmp_path / "pipelines")
+    base = trained_base(pipeline, tmp_path / "base.safetensors")
+    tiny = recipe_of(tmp_path, pipeline, base, classifier)
+    search = replace(recipe.prune.search, rounds=1, shortlist=1)
+    evaluation = {name: getattr(tiny.evaluation, name) for name in ("samples", "loss_samples", "grid", "features")}
+    run = recipe.model_copy(
+        update={
+            "data": tiny.data,
+            "base": tiny.base,
+            "allocation": replace(recipe.allocation, steps=5),
+            "prune": replace(recipe.prune, samples=4, batch_size=4, search=search),
+            "finetune": replace(recipe.finetune, train=replace(recipe.finetune.train, batch_size=2, warmup_steps=1)),
+            "evaluation": replace(recipe.evaluation, pipeline=str(pipeline), **evaluation),
+            "evidence": replace(recipe.evidence, training=0.1, seeds=(0,), timed_images=1),
+        }
+    )
+    run_of(run, tmp_path / "run").execute()
+    manifest = read_json(tmp_path / "run" / "manifest.json")
+    assert [row["entry"] for row in manifest["evidence"]] == ["base", *recipe.evidence.entries]
+    ratios = [row["sampling_macs"] / manifest["base"]["macs"] for row in manifest["evidence"]]
+    assert (ratios[0], ratios[3]) == (1.0, 1.0)
+    assert 0 < ratios[1] <= 0.8
+    assert 0 < ratios[2] <= 0.6
 
 
 @pytest.mark.slow

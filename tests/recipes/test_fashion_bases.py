@@ -2,13 +2,15 @@
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
 from prunekit.recipe import load_recipe
-from prunekit.steps.bases import open_base
+from prunekit.steps.bases import complete_spec, open_base
 
 RECIPES = Path(__file__).resolve().parents[2] / "recipes"
+LATENT = RECIPES / "fashion-latent-base.yaml"
 FILES = sorted((RECIPES / "fashion-bases").glob("*.safetensors"))
 
 
@@ -26,3 +28,11 @@ def test_a_base_is_of_the_recipes_training_and_of_its_own_seed(path: Path) -> No
 
 def test_there_are_some() -> None:
     assert FILES
+
+
+def test_the_latent_base_is_of_its_recipes_training() -> None:
+    base, options = open_base(str(RECIPES / "latent-bases" / "unet.safetensors")), load_recipe(LATENT).base
+    assert base.provenance["steps"] == options.train.steps
+    assert (base.provenance["batch_size"], base.provenance["seed"]) == (options.train.batch_size, options.train.seed)
+    assert base.spec == complete_spec(options)
+    assert np.array_equal(base.schedule.log_snr, options.schedule.log_snr)

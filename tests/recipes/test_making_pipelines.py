@@ -13,6 +13,7 @@ from torch.nn import functional
 
 from prunekit.clip_scores import load_clip
 from prunekit.data import load_images
+from prunekit.steps.bases import open_base
 
 RECIPES = Path(__file__).resolve().parents[2] / "recipes"
 
@@ -103,6 +104,9 @@ def test_both_pipelines_make_pictures_of_a_prompt(script, fashion, tmp_path):
         assert {network.dtype, pipeline.vae.dtype, pipeline.text_encoder.dtype} == {torch.float32}
         image = pipeline("a photo of a bag", num_inference_steps=2, output_type="pt", **extra).images
         assert image.shape == (1, 3, 32, 32)
+    trained = open_base(str(RECIPES / "latent-bases" / "unet.safetensors")).model.state_dict()
+    found = DiffusionPipeline.from_pretrained(out / "latent-unet").unet.state_dict()
+    assert all(torch.equal(found[name], tensor) for name, tensor in trained.items())
     lines = [json.loads(line) for line in (pictures / "train" / "metadata.jsonl").read_text().splitlines()]
     assert len(lines) == 300
     assert lines[7] == {"file_name": "00007.png", "text": "a photo of a sneaker", "label": 7}

@@ -1,5 +1,7 @@
 """Closed-form repair: exact where what is lost can be told from what stays, and never worse than no repair where it is fitted."""
 
+import sys
+
 import numpy as np
 import pytest
 import torch
@@ -153,3 +155,38 @@ def test_any_network_is_repaired_in_the_shapes_of_the_plan_and_stays_as_it_was(b
     if kind == "none":
         pairs = zip(plain.state_dict().values(), repaired.state_dict().values(), strict=True)
         assert all(torch.equal(a, b) for a, b in pairs)
+
+
+class Averaging(nn.Module):
+    """Reads a stream through a layer norm, and averages it over tokens, as attention does."""
+
+    def __init__(self):
+        super().__init__()
+        self.stream, self.norm, self.value, self.out = (
+            nn.Linear(5, 8),
+            nn.LayerNorm(8),
+            nn.Linear(8, 6),
+            nn.Linear(6, 4),
+        )
+
+    def forward(self, inputs):
+        values = self.value(self.norm(self.stream(inputs)))
+        return self.out((inputs @ inputs.transpose(1, 2)).softmax(-1) @ values)
+
+
+def test_inputs_that_hardly_vary_get_no_huge_weights(monkeypatch):
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(0)
+        model = Averaging().eval()
+    inputs = torch.randn(16, 9, 5, generator=torch.Generator().manual_seed(1))
+    graph, probe = fitted(model, inputs)
+    (stream,) = (group for group in graph.groups if group.size == 8)
+    plan = PruningPlan({stream.name: (3,)}, graph.fingerprint)  # a layer norm of one channel gives a constant
+
+    def largest():
+        repaired = Repair.of(model, graph, probe).apply(plan)
+        return max(float(parameter.detach().abs().max()) for parameter in repaired.parameters())
+
+    assert largest() < 10
+    monkeypatch.setattr(sys.modules[Repair.__module__], "_FAINT", 0.0)
+    assert largest() > 10  # rounding errors of the averages, fitted
