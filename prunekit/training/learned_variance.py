@@ -173,8 +173,8 @@ class BoundedVariance:
         _check_weight(self.weight)
         if not has_bound(self.parameterization):
             raise InputError(
-                "The variational bound is for predictions of ε, x0 or v on a variance-preserving noise schedule (a² + b² = 1); keep the "
-                "variances by `distill`."
+                "The variational bound is for predictions of ε, x0 or v on a variance-preserving noise schedule (a² + b² = 1); keep "
+                "the variances by `distill`."
             )
 
     def __call__(
