@@ -32,6 +32,7 @@ __all__ = [
     "StoredPrecision",
     "TargetOf",
     "TimestepSamplers",
+    "VarianceKind",
     "Weights",
 ]
 
@@ -77,6 +78,7 @@ StoredPrecision = Literal["float16", "float32"]
 StageDraw = Literal["uniform", "proportional", "mixed"]
 Pace = Literal["linear", "cosine"]
 Fade = Literal["constant", "linear"]
+VarianceKind = Literal["distill", "vlb", "none"]
 
 # runs
 Cluster = Literal["local", "slurm"]

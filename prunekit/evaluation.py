@@ -158,11 +158,14 @@ class GroupLoss:
         index: index of the timestep group.
         losses: loss of each sample, float64, shape (count,).
         draw: hash of the images, timesteps and noise; two losses are paired sample by sample if it is equal.
+        bounds: term of the variational bound in bits per dimension of each sample, see
+            :class:`prunekit.training.VariationalBound`, float64, shape (count,); None for a network without learned variances.
     """
 
     index: int
     losses: FloatArray
     draw: str
+    bounds: FloatArray | None = None
 
     @property
     def count(self) -> int:
@@ -178,6 +181,11 @@ class GroupLoss:
     def standard_error(self) -> float | None:
         """Standard error of the mean for independent samples; since timesteps are evenly spread, it is an upper estimate."""
         return mean_and_standard_error(self.losses)[1]
+
+    @property
+    def bound(self) -> "GroupLoss | None":
+        """The terms of the variational bound as losses of their own; None for a network without learned variances."""
+        return None if self.bounds is None else GroupLoss(self.index, self.bounds, self.draw)
 
     def to_json(self) -> JsonObject:
         """``index``, ``mean``, ``standard_error``, ``count`` and ``draw``, without the single losses."""
@@ -271,14 +279,16 @@ def _group_loss(
 ) -> GroupLoss:
     generator = Generator().manual_seed(_group_seed(seed, group.index))
     digest = hashlib.sha256(objective.prediction_type.encode())
-    losses = []
+    losses, bounds = [], []
     for timesteps in _spread(group, batches * batch_size).split(batch_size):
         drawn = objective.draw(timesteps, generator)
         for tensor in (timesteps, *drawn):
             digest.update(tensor.contiguous().numpy().tobytes())
         clean, noise, *conditions = (tensor.to(device) for tensor in drawn)
-        loss = objective.per_sample(model, clean, noise, timesteps.to(device), *conditions)
+        loss, bound = objective.measured(model, clean, noise, timesteps.to(device), *conditions)
         losses.append(loss.cpu().double().numpy())
+        if bound is not None:
+            bounds.append(bound.cpu().double().numpy())
     found = np.concatenate(losses)
     bad = len(found) - int(np.isfinite(found).sum())
     if bad:
@@ -286,7 +296,7 @@ def _group_loss(
             f"The denoising losses of {bad} of {len(found)} samples are not finite in timestep group {group.index} (timesteps "
             f"{group.start} to {group.stop - 1}); expected a model and images with finite numbers."
         )
-    return GroupLoss(group.index, found, digest.hexdigest()[:16])
+    return GroupLoss(group.index, found, digest.hexdigest()[:16], np.concatenate(bounds) if bounds else None)
 
 
 def _spread(group: TimestepGroup, count: int) -> Tensor:

@@ -236,20 +236,6 @@ def test_a_zero_snr_schedule_is_refused_by_a_sampler_that_cannot_follow_it(tmp_p
         make_scheduler("heun", Parameterization(schedule))
 
 
-@pytest.mark.parametrize(
-    ("scheduler", "said"),
-    [
-        (DDPMScheduler(variance_type="learned_range"), "variance_type is learned_range"),
-    ],
-    ids=["learned variance"],
-)
-def test_what_cannot_be_honoured_is_refused(scheduler, said, tmp_path):
-    schedule, prediction = saved(scheduler, tmp_path)
-    for sampler in ("pipeline", "ddpm"):
-        with pytest.raises(InputError, match=said):
-            make_sampler(sampler, 5, Parameterization(schedule, prediction), SHAPE)
-
-
 def test_flow_sigmas_are_no_betas(tmp_path):
     schedule, _ = saved(diffusers.UniPCMultistepScheduler(use_flow_sigmas=True, flow_shift=3.0), tmp_path)
     np.testing.assert_allclose(schedule.signal + schedule.noise, 1, atol=1e-12)

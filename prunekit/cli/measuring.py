@@ -1,5 +1,6 @@
 """The commands ``evaluate`` and ``report``."""
 
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -19,7 +20,7 @@ from prunekit.errors import InputError
 from prunekit.results.formats import EVALUATION
 
 if TYPE_CHECKING:
-    from prunekit.results.expert_results import Metrics
+    from prunekit.results.expert_results import GroupLoss, Metrics
 
 __all__ = ["COMMANDS"]
 
@@ -138,10 +139,25 @@ def evaluate(
         for row in found.losses or ()
     ]
     print_table("Held-out denoising loss, mean ± standard error over samples", ["group", *models], rows)
+    _show_bounds(found.losses or (), models)
     if found.metrics is not None:
         _show_metrics(found.metrics)
     tell(f"Written to {output}")
     suggest(after_evaluate(output))
+
+
+def _show_bounds(losses: "Sequence[GroupLoss]", models: Iterable[str]) -> None:
+    """The variational bound of models that predict variances."""
+    cells = [
+        [
+            str(row.group),
+            *(f"{one.mean:.5f} ± {one.se:.5f}" for name in models if (one := (row.bounds or {}).get(name))),
+        ]
+        for row in losses
+        if row.bounds
+    ]
+    if cells:
+        print_table("Learned variances: held-out variational bound, bits per dimension", ["group", *models], cells)
 
 
 def _show_metrics(metrics: "Metrics") -> None:

@@ -19,6 +19,8 @@ from prunekit.errors import InputError
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from prunekit.pipelines import Subject
+
 __all__ = ["COMMANDS", "SamplerOption", "Steps"]
 
 Steps = Annotated[int, typer.Option("--num-inference-steps", help="Sampling steps.")]
@@ -82,7 +84,7 @@ def sample(
 
     if captions.pipeline is not None or needs_pipeline(model):
         check_picture()
-        images, labels = _through_pipeline(model, captions, (count, steps, seed), sampler, resolution)
+        images, labels = _through_pipeline(model, captions, (count, steps, seed), sampler, resolution, label)
     else:
         captions.check_unused()
         images, labels = _alone(model, config, reading, (count, steps, seed), sampler or _SAMPLER, label, check_picture)
@@ -127,27 +129,43 @@ def _alone(
     return samples if opened.latent else to_images(samples), drawn.labels(count, seed)
 
 
+def _subjects(pipeline: Path | str, prompts: Path | None, label: int | None) -> "list[Subject]":
+    """What a pipeline is asked to draw: captions, or a class.
+
+    Raises:
+        InputError: neither was named, or both were.
+    """
+    from prunekit.pipelines import read_prompts
+
+    if prompts is not None and label is not None:
+        raise InputError("Got --class and --prompts; expected one of them.")
+    if prompts is not None:
+        return [*read_prompts(prompts)]
+    if label is None:
+        raise InputError(
+            f"{pipeline} takes captions; name a file with a prompt on each line by --prompts, or a class by --class if it takes "
+            "classes."
+        )
+    return [label]
+
+
 def _through_pipeline(
     model: str,
     captions: CaptionOptions,
     draws: tuple[int | None, int, int],
     sampler: str | None,
     resolution: str | None,
+    label: int | None,
 ) -> "tuple[Tensor, None]":
-    """Samples of a pipeline's prompts, uint8."""
+    """Samples of a pipeline's prompts, or of a class, uint8."""
     from prunekit.cli.console import resolution_of
     from prunekit.data.sizes import read_size
-    from prunekit.pipelines import read_prompts
     from prunekit.sampling import PIPELINE, to_images
     from prunekit.steps.captioned_sampling import captioned_sampler, own_denoiser, with_unit
     from prunekit.steps.opening import open_model
     from prunekit.steps.placing import compute_device
 
-    if captions.prompts is None:
-        raise InputError(
-            f"{captions.pipeline or model} takes captions; name a file with a prompt on each line by --prompts."
-        )
-    prompts, (count, steps, seed) = read_prompts(captions.prompts), draws
+    prompts, (count, steps, seed) = _subjects(captions.pipeline or model, captions.prompts, label), draws
     own = captions.pipeline is None
     network = None if own else open_model(model).model
     stored = getattr(network, "about", {}).get("pipeline_arguments", {})

@@ -12,6 +12,7 @@ import typer
 
 from prunekit._json import JsonObject
 from prunekit._missing import check_base, check_slim
+from prunekit.choices import VarianceKind
 from prunekit.cli.console import data_options, emit, print_table, refuse_inputs
 from prunekit.cli.interrupts import keeping, writing, written
 from prunekit.cli.next_steps import after_finetune, suggest
@@ -56,6 +57,17 @@ def finetune(
     distillation_weight: Annotated[
         float, typer.Option(help="With --teacher: weight of the teacher's predictions in the loss.")
     ] = 0.5,
+    variance: Annotated[
+        VarianceKind | None,
+        typer.Option(
+            help="How the variances of a model that predicts them are kept: by the teacher's, by the variational bound, or not at "
+            "all (default: distill with --teacher, otherwise vlb)."
+        ),
+    ] = None,
+    variance_weight: Annotated[
+        float | None,
+        typer.Option(help="Weight of that in the loss (default: 0.1 for distill, 0.001 for vlb)."),
+    ] = None,
     jobs: Annotated[
         int,
         typer.Option("--jobs", min=1, help="Slim models to train at the same time, each in its own process."),
@@ -97,7 +109,12 @@ def finetune(
             f"{slim} has no slim models group-0, group-1, …, and is none; prune first with `prunekit prune base.pt`."
         )
     others = data_options(data, resolution)
-    options = FinetuneOptions(overlap, DistillationOptions(distillation_weight) if teacher else None)
+    options = FinetuneOptions(
+        overlap,
+        DistillationOptions(distillation_weight) if teacher else None,
+        variance=_variance(variance, teacher),
+        variance_weight=variance_weight,
+    )
     settings = replace(
         options.train,
         steps=steps,
@@ -131,6 +148,14 @@ def finetune(
         return
     _show(rows, output or slim)
     suggest(after_finetune(output or slim))
+
+
+def _variance(asked: VarianceKind | None, teacher: str | None) -> VarianceKind:
+    if asked == "distill" and not teacher:
+        raise InputError(
+            "Got --variance distill without --teacher, the base whose variances are kept; expected both, or vlb or none."
+        )
+    return asked or ("distill" if teacher else "vlb")
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from prunekit._types import FloatArray
 from prunekit.allocation import RULES
 from prunekit.checkpoint import Asked, ModelSpec
 from prunekit.checkpoint.config_limits import check_schedule
-from prunekit.choices import CutRule, ExpertsKind, HeadMode, NormMode, PredictionType, Weights
+from prunekit.choices import CutRule, ExpertsKind, HeadMode, NormMode, PredictionType, VarianceKind, Weights
 from prunekit.errors import InputError
 from prunekit.extractors import FILES
 from prunekit.features import SHIPPED
@@ -363,6 +363,9 @@ class FinetuneOptions:
         train: the options of the training.
         learning_rates: learning rate of each timestep group, cleanest first, in place of ``train.learning_rate``. Noisier groups
             take higher rates, since their gradients differ less between images.
+        variance: how the variances of a network that predicts them are kept: by the distance from the base's (``distill``), by
+            the variational bound (``vlb``, arXiv:2102.09672), or not at all (``none``). Other networks are not affected.
+        variance_weight: weight of that in the loss. If missing: 0.1 for ``distill`` and 0.001 for ``vlb``.
     """
 
     __pydantic_config__: ClassVar[dict[str, object]] = STRICT
@@ -375,8 +378,14 @@ class FinetuneOptions:
         default_factory=lambda: TrainOptions(steps=600, learning_rate=5e-4, warmup_steps=30, ema_decay=0.995)
     )
     learning_rates: tuple[Annotated[float, Field(gt=0)], ...] | None = None
+    variance: VarianceKind = "distill"
+    variance_weight: Annotated[float, Field(ge=0)] | None = None
 
     def __post_init__(self) -> None:
+        if self.variance not in (kinds := get_args(VarianceKind)):
+            raise InputError(f"Got variance {self.variance!r:.40}; expected one of {', '.join(kinds)}.")
+        if self.variance_weight is not None and not 0 <= self.variance_weight < float("inf"):
+            raise InputError(f"Got variance_weight {self.variance_weight:g}; expected a finite number of at least 0.")
         if self.from_scratch and self.only_pruned:
             raise InputError(
                 "Got from_scratch with only_pruned; expected at most one of them, since all are trained from scratch."

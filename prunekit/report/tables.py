@@ -130,12 +130,25 @@ def loss_table(results: RunResults) -> Table | None:
         "so its error is usually smaller than those of the two losses."
     )
     shown = [e for loss in results.losses for e in (loss.base, loss.pruned, loss.expert, loss.difference)]
+    if any(loss.bounds for loss in results.losses):
+        columns += [
+            estimate("Bound of the base", "bound_base"),
+            estimate("Bound of the expert", "bound_expert"),
+            estimate("Bound, expert − base, paired", "bound_difference"),
+        ]
+        note += (
+            " The bound is the variational bound on the negative log-likelihood, as the mean term of a timestep in bits per "
+            "dimension; lower is better. It depends on the variances that the networks predict."
+        )
     if any(e is not None and e.se is None for e in shown):
         note += " Numbers without ±: one seed, no error."
     rows = tuple(_loss_row(loss, targets[loss.group]) for loss in results.losses)
     return Table(
         "losses", "Mean denoising loss on held-out images with fixed noise; lower is better", rows, tuple(columns), note
     )
+
+
+_BOUNDED = ("base", "expert", "difference")
 
 
 def _loss_row(loss: GroupLoss, target: GroupTarget) -> Row:
@@ -149,6 +162,7 @@ def _loss_row(loss: GroupLoss, target: GroupTarget) -> Row:
         "first_timestep": target.start,
         "last_timestep": target.stop - 1,
         **flat(base=loss.base, pruned=loss.pruned, expert=loss.expert, difference=loss.difference),
+        **({} if loss.bounds is None else flat(**{f"bound_{name}": loss.bounds.get(name) for name in _BOUNDED})),
         "difference_percent": percent,
         "verdict": words,
     }

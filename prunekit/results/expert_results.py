@@ -8,7 +8,7 @@ from prunekit.experiments import Experiment
 from prunekit.results.estimate import Estimate, FidEstimate, LossEstimate
 from prunekit.results.formats import EVALUATION
 from prunekit.results.manifest_head import BaseTraining, Clip, Features, Head, LedgerEntry, metric_label
-from prunekit.results.model import Free, Is, Model
+from prunekit.results.model import Free, Is, Model, NotNull
 
 __all__ = [
     "Assembled",
@@ -90,6 +90,8 @@ class GroupLoss(Model):
         expert: the expert's.
         model: the loss, if only one model was measured.
         difference: expert − base, paired.
+        bounds: of networks that predict variances, the mean term of the variational bound in the group, in bits per dimension, by
+            the models' names above, and ``difference``.
     """
 
     group: Whole
@@ -98,6 +100,7 @@ class GroupLoss(Model):
     expert: LossEstimate | None = None
     model: LossEstimate | None = None
     difference: Estimate | None = None
+    bounds: Annotated[Named[Estimate] | None, NotNull()] = None
 
 
 class MetricRow(Model):

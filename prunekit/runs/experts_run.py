@@ -45,7 +45,7 @@ from prunekit.steps.bench import Bench, prune_group, score_groups
 from prunekit.steps.budgets import evaluations, plan_budget
 from prunekit.steps.cutting import method_of, spent_on_grouping
 from prunekit.steps.data_shapes import as_encoded
-from prunekit.steps.finetuning import finetune_slim
+from prunekit.steps.finetuning import finetune_slim, needs_teacher
 from prunekit.steps.image_choice import check_images, is_by_place
 from prunekit.steps.placing import placed
 from prunekit.steps.reach import Reach
@@ -342,13 +342,13 @@ class Run(ResumableRun):
         if options.leaves(slim) or (specialist and slim.is_whole):
             save_slim(slim, self.folder / "slim" / name)
             return StageFacts()
-        teacher = self.bench if options.distillation else None
+        teacher = self.bench if needs_teacher(slim, options) else None
         with self._tracked(f"group {index}", options.train_of(index)) as told:
             tuned, result = finetune_slim(slim, self.images.train, options, self._checkpoints(name), told, teacher)
         save_slim(tuned, self.folder / "slim" / name)
         self._drop_checkpoints(name)
         stage, batch_size = f"fine-tuning, group {index}", options.train.batch_size
-        taught = self.bench.macs if options.distillation else 0
+        taught = 0 if teacher is None else self.bench.macs
         return _spent(
             *spent_on_training(stage, result.samples, slim.macs, _parameters(tuned.model), batch_size, taught)
         )

@@ -2,6 +2,7 @@
 
 from prunekit.sampling.drawing import BATCH, Evaluation, Sampler, clean_prediction, ddim_step, make_sampler, to_images
 from prunekit.sampling.schedulers import PIPELINE, SAMPLERS, make_scheduler, real_timesteps
+from prunekit.sampling.variances import without_unused_variances
 
 __all__ = [
     "BATCH",
@@ -15,4 +16,5 @@ __all__ = [
     "make_scheduler",
     "real_timesteps",
     "to_images",
+    "without_unused_variances",
 ]

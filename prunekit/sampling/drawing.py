@@ -19,8 +19,9 @@ from prunekit.graph.forward_pass import evaluation_mode
 from prunekit.graph.streams import in_streams
 from prunekit.sampling.native_schedulers import short_names
 from prunekit.sampling.schedulers import make_scheduler, set_timesteps
+from prunekit.sampling.variances import guided, scheduled_output
 from prunekit.schedule import Parameterization, Timeline
-from prunekit.training import CLASSES
+from prunekit.training import CLASSES, mean_half
 from prunekit.training.number_checks import Watch
 
 __all__ = ["BATCH", "Evaluation", "Sampler", "clean_prediction", "ddim_step", "make_sampler", "to_images"]
@@ -52,7 +53,7 @@ class Evaluation:
         timestep: the training timestep of the evaluation, fractional.
         state: the network's input, x_t on the scale of :meth:`prunekit.schedule.Parameterization.levels_at`, shape
             (batch, channels, height, width).
-        prediction: the network's output, same shape.
+        prediction: the network's output without the variances that it may predict, same shape.
         stepped: the sampler's next state, on the sampler's own scale, same shape; in the last evaluation these are the samples.
     """
 
@@ -213,9 +214,9 @@ class Sampler:
             for number, t in enumerate(scheduler.timesteps, start=1):
                 state, place = scaled(x, t), self._place(float(t))
                 prediction = self._prediction(evaluated, state, t, told)
-                x = _step(scheduler, prediction, t, x, generators)
+                x = _step(scheduler, scheduled_output(scheduler, prediction, x), t, x, generators)
                 _check(watch.note((number, place), _not_finite(prediction, x)), count, len(x))
-                yield Evaluation(place, state, prediction, x)
+                yield Evaluation(place, state, mean_half(prediction, state), x)
         _check(watch.pending(), count, len(x))
 
     def _place(self, time: float) -> float:
@@ -241,7 +242,7 @@ class Sampler:
             return self.calling(model, state, every, told)
         both = {name: torch.cat([self._without(name, rows), rows]) for name, rows in told.items()}
         plain, conditional = self.calling(model, torch.cat([state] * 2), torch.cat([every] * 2), both).chunk(2)
-        return plain + self.guidance_scale * (conditional - plain)
+        return guided(plain, conditional, self.guidance_scale, state)
 
     def _without(self, name: str, rows: Tensor) -> Tensor:
         """The empty condition for every sample; a condition that has none stays."""
@@ -267,13 +268,15 @@ def clean_prediction(prediction: Tensor, state: Tensor, timestep: float, paramet
     """Convert a prediction at x_t = a·x0 + b·ε to the clean image x0, same shape, not clamped.
 
     Args:
-        prediction: the network's output, shape (batch, channels, height, width).
-        state: x_t, same shape, with a and b as :meth:`prunekit.schedule.Parameterization.levels_at` has them.
+        prediction: the network's output, shape (batch, channels, height, width); or with twice the channels, if it predicts
+            variances too, which are not used.
+        state: x_t, shape (batch, channels, height, width), with a and b as :meth:`prunekit.schedule.Parameterization.levels_at`
+            has them.
         timestep: t of the whole batch, whole or fractional.
         parameterization: noise schedule and prediction type.
     """
     signal, noise = parameterization.levels_at(timestep)
-    return parameterization.clean(prediction, state, signal, noise)
+    return parameterization.clean(mean_half(prediction, state), state, signal, noise)
 
 
 def make_sampler(name: str, steps: int, parameterization: Parameterization, shape: tuple[int, ...]) -> Sampler:

@@ -13,6 +13,7 @@ from prunekit._types import FloatArray
 from prunekit.checkpoint.scheduler_classes import ERRORS, is_stand_in, named_class
 from prunekit.errors import InputError
 from prunekit.sampling.native_schedulers import init_defaults, made_natively, shift_arguments, short_names
+from prunekit.sampling.variances import without_unused_variances
 from prunekit.schedule import FLOW, NoiseSchedule, Parameterization
 from prunekit.schedule.diffusers import BETA_KEYS, changed_settings, is_flow, tells_noise_levels
 
@@ -79,11 +80,7 @@ def make_scheduler(name: str, parameterization: Parameterization) -> Any:
     if is_flow(class_name, {}) or parameterization.prediction_type == FLOW:
         raise InputError(f"{class_name} is for flow matching, and the network is not; expected one of {_EXPECTED}.")
     known = init_defaults(found)
-    if str(settings.get("variance_type", "")).startswith("learned") and "variance_type" in known:
-        raise InputError(
-            f"The pipeline's variance_type is {settings['variance_type']}, and networks that predict variances are not supported; "
-            "sample with `sampler` ddim, which needs none."
-        )
+    settings = without_unused_variances(found, settings)
     if "prediction_type" not in known:
         raise InputError(f"{class_name} does not take a prediction type; expected one of {_EXPECTED}.")
     made = _with_schedule(found, class_name, settings, parameterization)

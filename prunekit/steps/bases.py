@@ -19,7 +19,7 @@ from prunekit.errors import InputError
 from prunekit.recipe import BaseOptions
 from prunekit.sampling import make_sampler, to_images
 from prunekit.steps.image_choice import check_images
-from prunekit.steps.objectives import objective_for
+from prunekit.steps.objectives import objective_for, predicts_variance, variance_loss
 from prunekit.training import (
     Reporter,
     TrainResult,
@@ -121,7 +121,7 @@ def train_base(
 ) -> tuple[Base, TrainResult]:
     """Train a base from scratch, or one that is trained already for more steps.
 
-    Initial weights come from the train options' seed.
+    Initial weights come from the train options' seed. Variances that the network predicts are trained by the variational bound.
 
     Args:
         options: the network and its training.
@@ -145,12 +145,14 @@ def train_base(
         model, spec, parameterization = trained.model, trained.spec, trained.parameterization
         start = _steps_before(trained, options.train.steps)
     check_images(data, spec)
+    learned = variance_loss("vlb", None, parameterization) if predicts_variance(spec) else None  # L_hybrid of IDDPM
     objective = objective_for(
         data.train,
         spec,
         parameterization,
         options.train.label_dropout,
         own_dropout=options.train.condition_dropout,
+        variance=learned,
     )
     sampler = timestep_sampler(options.train, parameterization)
     result = train(model, objective, sampler, options.train, checkpoints, report, start=start)

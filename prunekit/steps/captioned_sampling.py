@@ -18,7 +18,7 @@ from prunekit.pipelines import (
     takes,
 )
 from prunekit.pipelines.own_arguments import NO_ARGUMENTS
-from prunekit.sampling import PIPELINE, SAMPLERS
+from prunekit.sampling import PIPELINE, SAMPLERS, without_unused_variances
 from prunekit.steps.placing import compute_device
 
 __all__ = ["captioned_sampler", "needs_pipeline", "own_denoiser", "with_unit"]
@@ -107,4 +107,4 @@ def _scheduler(name: str, pipeline: Any) -> Any:
         raise InputError(
             f"{kind.__name__} does not take the settings of the pipeline's {own.__name__}; expected {PIPELINE} or one that does."
         )
-    return kind.from_config(pipeline.scheduler.config)
+    return kind.from_config(without_unused_variances(kind, pipeline.scheduler.config))

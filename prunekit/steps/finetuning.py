@@ -15,19 +15,20 @@ from prunekit.schedule import Parameterization
 from prunekit.slim import SlimModel
 from prunekit.steps.bases import seeded_weights
 from prunekit.steps.bench import Bench
-from prunekit.steps.objectives import objective_for
+from prunekit.steps.objectives import objective_for, predicts_variance, variance_loss
 from prunekit.training import (
     DenoisingObjective,
     Distillation,
     Reporter,
     TrainResult,
+    VarianceLoss,
     feature_layers,
     group_timesteps,
     timestep_sampler,
     train,
 )
 
-__all__ = ["finetune_slim"]
+__all__ = ["finetune_slim", "needs_teacher"]
 
 
 def finetune_slim(
@@ -46,7 +47,10 @@ def finetune_slim(
         options: how to train.
         checkpoints: folder for the training's checkpoints.
         report: is told the progress.
-        teacher: the base, if the options ask for distillation; with its channel groups if they ask for features.
+        teacher: the base, if :func:`needs_teacher` says so; with its channel groups if the options ask for features.
+
+    Raises:
+        InputError: the teacher is missing, or is another base than the slim model's.
     """
     checkpoints = Path(checkpoints) if checkpoints is not None else None
     model = copy.deepcopy(slim.model)
@@ -54,12 +58,14 @@ def finetune_slim(
         _draw_weights(model, options.train.seed)
         slim = slim.with_weights(model, from_scratch=True)
     parameterization = Parameterization.from_config(slim.about)
+    variance = _variance(slim, parameterization, options, teacher)
     denoising = objective_for(
         images,
         slim.spec,
         parameterization,
         options.train.label_dropout,
         own_dropout=options.train.condition_dropout,
+        variance=variance,
     )
     objective = _taught(denoising, slim, options.distillation, teacher) if options.distillation else denoising
     within = group_timesteps(slim.group, slim.num_timesteps, options.overlap)
@@ -70,6 +76,41 @@ def finetune_slim(
     return slim.with_weights(
         result.model, finetuned_steps=options.train.steps, finetune_seed=options.train.seed
     ), result
+
+
+def needs_teacher(slim: SlimModel, options: FinetuneOptions) -> bool:
+    """Whether the base takes part in a fine-tuning: as the teacher of predictions, or of the variances that a network predicts."""
+    return options.distillation is not None or (
+        options.variance == "distill" and predicts_variance(slim.spec, slim.model)
+    )
+
+
+def _variance(
+    slim: SlimModel, parameterization: Parameterization, options: FinetuneOptions, teacher: Bench | Base | None
+) -> VarianceLoss | None:
+    """How the variances that a network predicts are kept; None for a network without."""
+    if not predicts_variance(slim.spec, slim.model):
+        return None
+    base = _checked_base(slim, teacher) if options.variance == "distill" and teacher is not None else None
+    return variance_loss(
+        options.variance, options.variance_weight, parameterization, None if base is None else base.model
+    )
+
+
+def _checked_base(slim: SlimModel, teacher: Bench | Base) -> Base:
+    """The base that teaches.
+
+    Raises:
+        InputError: the slim model was pruned from another one.
+    """
+    base = teacher.base if isinstance(teacher, Bench) else teacher
+    expected = slim.about.get("provenance", {}).get("base_sha256")
+    if expected and base.sha256 and expected != base.sha256:
+        raise InputError(
+            f"The slim model was pruned from the base with SHA-256 {expected[:16]}… and the teacher's is {base.sha256[:16]}…; "
+            "give its own base."
+        )
+    return base
 
 
 def _draw_weights(model: nn.Module, seed: int) -> None:
@@ -98,15 +139,9 @@ def _taught(
     Raises:
         InputError: there is no base, or the slim model was pruned from another one.
     """
-    base = teacher.base if isinstance(teacher, Bench) else teacher
-    expected = slim.about.get("provenance", {}).get("base_sha256")
-    if base is None:
+    if teacher is None:
         raise InputError("Distillation needs the base that the slim model was pruned from, as the teacher.")
-    if expected and base.sha256 and expected != base.sha256:
-        raise InputError(
-            f"The slim model was pruned from the base with SHA-256 {expected[:16]}… and the teacher's is {base.sha256[:16]}…; "
-            "give its own base."
-        )
+    base = _checked_base(slim, teacher)
     features: dict[str, torch.Tensor | None] = {}
     if options.feature_weight and isinstance(teacher, Bench):
         kept = slim.plan.positions(teacher.graph)

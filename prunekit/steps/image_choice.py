@@ -14,7 +14,7 @@ from prunekit.errors import InputError, PrunekitError
 from prunekit.importance import WITHOUT_LOSS
 from prunekit.search import MEASURING_NOTHING
 from prunekit.slim import SlimModel
-from prunekit.steps.objectives import columns_for
+from prunekit.steps.objectives import columns_for, predicts_variance
 from prunekit.training import CLASSES
 
 if TYPE_CHECKING:
@@ -150,20 +150,16 @@ def check_images(images: ImageSplit, spec: ModelSpec) -> None:
     """Refuse images that a network cannot take, or that differ in size from those that its costs are counted for.
 
     Raises:
-        InputError: images and network differ in channels, size or classes, or the network predicts more than an image.
+        InputError: images and network differ in channels, size or classes. A network that predicts variances has twice as many
+            output channels.
     """
     for part in (images.train, images.held_out):
         columns_for(part, spec)
     config = spec.config
     shape = images.train.images.shape
     channels = shape[-1] if len(shape) == 3 else shape[1]  # of tokens, the last axis
-    if config.get("in_channels") == channels and config.get("out_channels") == 2 * channels:
-        raise InputError(
-            f"The model predicts its variances too (out_channels {2 * channels} for {channels}), which is not supported; "
-            f"give a model whose out_channels is {channels}."
-        )
-    for name in ("in_channels", "out_channels"):
-        if (config.get(name) or channels) != channels:
+    for name, fitting in (("in_channels", (channels,)), ("out_channels", (channels, 2 * channels))):
+        if (config.get(name) or channels) not in fitting:
             raise InputError(
                 f"The images of {images.source} have {channels} channels and the model's {name} is {config[name]}; "
                 "give images or a model of the same kind."
@@ -185,9 +181,14 @@ def check_comparison(images: ImageSplit, spec: ModelSpec, pipeline: str | None =
         pipeline: folder of the pipeline that samples and decodes; None if the recipe names none, or the comparison takes none.
 
     Raises:
-        InputError: the images are latents without a pipeline, or the network takes classes.
+        InputError: the images are latents without a pipeline, or the network takes classes or predicts variances.
     """
     check_images(images, spec)
+    if predicts_variance(spec):
+        raise InputError(
+            f"The model predicts variances too (out_channels {spec.config['out_channels']} for {spec.config['in_channels']}); "
+            "recipes that compare are for models that do not."
+        )
     if spec.num_classes is not None:
         raise InputError("The model takes classes; recipes that compare are for models without classes.")
     if images.train.latent and pipeline is None:

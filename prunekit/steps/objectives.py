@@ -3,14 +3,29 @@
 from collections.abc import Mapping
 from dataclasses import replace
 
+import torch
+from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves
+
 from prunekit.checkpoint import ModelSpec
-from prunekit.conditions import Calling
+from prunekit.choices import VarianceKind
+from prunekit.conditions import Calling, prediction_of
 from prunekit.data import ImageData
 from prunekit.errors import InputError
+from prunekit.graph.forward_pass import evaluation_mode
 from prunekit.schedule import Parameterization
-from prunekit.training import CLASSES, Columns, CountedObjective, DenoisingObjective, Tally
+from prunekit.training import (
+    CLASSES,
+    BoundedVariance,
+    Columns,
+    CountedObjective,
+    DenoisingObjective,
+    DistilledVariance,
+    Tally,
+    VarianceLoss,
+)
 
-__all__ = ["columns_for", "objective_for"]
+__all__ = ["columns_for", "objective_for", "predicts_variance", "variance_loss"]
 
 
 def objective_for(
@@ -20,6 +35,7 @@ def objective_for(
     dropout: float = 0.0,
     tally: Tally | None = None,
     own_dropout: Mapping[str, float] | None = None,
+    variance: VarianceLoss | None = None,
 ) -> DenoisingObjective:
     """The denoising objective of a network.
 
@@ -30,6 +46,7 @@ def objective_for(
         dropout: as for :func:`columns_for`.
         tally: counts the samples on which the objective is evaluated.
         own_dropout: as for :func:`columns_for`.
+        variance: how a training keeps the variances that the network predicts.
 
     Raises:
         InputError: the images lack conditions that the network takes.
@@ -37,8 +54,55 @@ def objective_for(
     columns = None if spec is None else columns_for(images, spec, dropout, own_dropout)
     calling = replace(Calling() if spec is None else spec.calling(images.fixed), unit=images.time_unit)
     if tally is None:
-        return DenoisingObjective(images.images, parameterization, columns, images.name, calling)
-    return CountedObjective(images.images, parameterization, columns, images.name, calling, tally=tally)
+        return DenoisingObjective(images.images, parameterization, columns, images.name, calling, variance)
+    return CountedObjective(images.images, parameterization, columns, images.name, calling, variance, tally=tally)
+
+
+def predicts_variance(spec: ModelSpec, model: nn.Module | None = None) -> bool:
+    """Whether a network's output has twice the channels of its samples, for their variances.
+
+    Args:
+        spec: the network.
+        model: its weights; run once on example inputs if the config does not state the channels. Without them, False in that case.
+    """
+    channels = spec.config.get("in_channels"), spec.config.get("out_channels")
+    if spec.factory is None or model is None:
+        return isinstance(channels[0], int) and channels[1] == 2 * channels[0]
+    inputs = spec.example_inputs()
+    samples = next(leaf for leaf in tree_leaves(inputs) if isinstance(leaf, Tensor))
+    with torch.no_grad(), evaluation_mode(model):
+        output = prediction_of(model(**inputs) if isinstance(inputs, dict) else model(*inputs))
+    return output.numel() == 2 * samples.numel() and output.shape != samples.shape
+
+
+def variance_loss(
+    kind: VarianceKind,
+    weight: float | None,
+    parameterization: Parameterization,
+    teacher: nn.Module | None = None,
+) -> VarianceLoss | None:
+    """How a training keeps the variances of a network that predicts some.
+
+    Args:
+        kind: ``distill`` from the teacher, by the variational bound (``vlb``), or not at all (``none``).
+        weight: of that loss; None for the default of its kind.
+        parameterization: noise schedule and prediction type.
+        teacher: the unpruned network.
+
+    Raises:
+        InputError: there is no teacher for ``distill``, or the noise schedule has no bound.
+    """
+    own = {} if weight is None else {"weight": weight}
+    if kind == "none":
+        return None
+    if kind == "vlb":
+        return BoundedVariance(parameterization, **own)
+    if teacher is None:
+        raise InputError(
+            "The model predicts variances, and `variance` distill keeps them by the base; give the base as the teacher, or "
+            "`variance` vlb or none."
+        )
+    return DistilledVariance(teacher, **own)
 
 
 def columns_for(

@@ -68,8 +68,8 @@ class Opened(Parameterized):
 
     @property
     def latent(self) -> bool:
-        """Whether the checkpoint says that it makes a codec's latents."""
-        return self.data.get("kind") == "latents"
+        """Whether it makes a codec's latents: the checkpoint says so, or knows no images and has neither 1 nor 3 channels."""
+        return self.data.get("kind") == "latents" or (not self.data and self.shape[0] not in (1, 3))
 
     def sampler(self, name: str, steps: int, label: int | None = None) -> Sampler:
         """A sampler for it, for one class or for all classes.

@@ -16,6 +16,7 @@ from prunekit._json import read_json
 from prunekit.clip_scores import clip_hash, load_clip
 from prunekit.data import ImageSplit
 from prunekit.errors import InputError
+from prunekit.evaluation import GroupLoss as Losses
 from prunekit.evaluation import group_losses, paired_difference
 from prunekit.extractors import choose_extractor, is_file
 from prunekit.inception import INCEPTION, cached_inception
@@ -81,8 +82,19 @@ def measure_losses(setting: Setting, models: Mapping[str, nn.Module], reference:
         if "expert" in own and reference in own:
             mean, error = paired_difference(own[reference], own["expert"])
             row["difference"] = Estimate(mean=mean, se=error)
-        rows.append(GroupLoss.joined(group=group.index, **row))
+        bounds = _bounds(own, reference)
+        rows.append(GroupLoss.joined(group=group.index, **row, **({"bounds": bounds} if bounds else {})))
     return rows
+
+
+def _bounds(losses: Mapping[str, Losses], reference: str) -> dict[str, Estimate]:
+    """Mean term of the variational bound of every model that predicts variances, and the paired difference from the reference."""
+    known = {name: bound for name, loss in losses.items() if (bound := loss.bound) is not None}
+    found = {name: Estimate(mean=bound.mean, se=bound.standard_error) for name, bound in known.items()}
+    if "expert" in known and reference in known:
+        mean, error = paired_difference(known[reference], known["expert"])
+        found["difference"] = Estimate(mean=mean, se=error)
+    return found
 
 
 def loss_draws(options: EvaluationOptions) -> tuple[int, int]:

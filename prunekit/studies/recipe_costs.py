@@ -18,6 +18,7 @@ from prunekit.search import proxy_samples
 from prunekit.steps.bases import open_base
 from prunekit.steps.budgets import evaluations
 from prunekit.steps.data_shapes import at_shapes_of
+from prunekit.steps.objectives import predicts_variance
 from prunekit.steps.sample_quality import loss_draws
 from prunekit.steps.spending import base_training
 from prunekit.studies.multistage_study import trainings_of
@@ -311,7 +312,8 @@ def _of_experts(recipe: ExpertsRecipe, macs: int, params: int, spec: ModelSpec) 
         measured = candidates * (forward + 2 * backward) * macs
         rows.append((LedgerRow("search", "search", candidates * forward, measured, candidates * forward * macs), "no"))
     if tune := recipe.finetune:
-        samples, taught = groups * tune.train.steps * tune.train.batch_size, macs if tune.distillation else 0
+        samples = groups * tune.train.steps * tune.train.batch_size
+        taught = macs if tune.distillation or (tune.variance == "distill" and predicts_variance(spec)) else 0
         spent = spent_on_training("fine-tuning", samples, expert, params, tune.train.batch_size, taught)
         rows += [(row, tune.train.mixed_precision) for row in spent]
     if (evaluation := recipe.evaluation) and recipe.finetune:

@@ -9,6 +9,15 @@ from prunekit.training.counted import CountedObjective, Tally
 from prunekit.training.curriculum import GaussianCurriculum, NoiseRateCurriculum, Pace
 from prunekit.training.distillation import Distillation, Fade, feature_layers
 from prunekit.training.early_stop import EarlyStop
+from prunekit.training.learned_variance import (
+    BoundedVariance,
+    DistilledVariance,
+    Halves,
+    VarianceLoss,
+    VariationalBound,
+    mean_half,
+    split_output,
+)
 from prunekit.training.log_normal import LogNormalTimesteps
 from prunekit.training.loop import TrainResult, train
 from prunekit.training.loss_weights import LOSS_WEIGHTS, LossWeight, Weighted, change_aware, min_snr, p2, unweighted
@@ -43,17 +52,20 @@ __all__ = [
     "LOSS_WEIGHTS",
     "TIMESTEP_SAMPLERS",
     "AsymmetricTimesteps",
+    "BoundedVariance",
     "Callback",
     "Columns",
     "Compensation",
     "CountedObjective",
     "DenoisingObjective",
     "Distillation",
+    "DistilledVariance",
     "EarlyStop",
     "ExponentialMomentum",
     "Fade",
     "FallingMomentum",
     "GaussianCurriculum",
+    "Halves",
     "LearningSampler",
     "LogNormalTimesteps",
     "LossSecondMoment",
@@ -75,14 +87,18 @@ __all__ = [
     "TimestepSampler",
     "TrainOptions",
     "TrainResult",
+    "VarianceLoss",
+    "VariationalBound",
     "Weighted",
     "change_aware",
     "described",
     "feature_layers",
     "group_timesteps",
+    "mean_half",
     "min_snr",
     "p2",
     "predict",
+    "split_output",
     "timestep_sampler",
     "to_unit_range",
     "train",

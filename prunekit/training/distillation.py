@@ -85,16 +85,16 @@ class Distillation:
 
         student: nn.Module = extract_model_from_parallel(model)
         with _outputs(student, names) as own:
-            prediction = self.objective.predict(model, noisy, timesteps, *conditions)
-        loss = (1 - self.weight) * _distance(prediction, target)
+            halves = self.objective.output(model, noisy, timesteps, *conditions)
+        loss, known = (1 - self.weight) * _distance(halves.mean, target), None
         if self.weight or names:
             with torch.no_grad(), _outputs(self.teacher, names) as wanted:
                 teacher = self.teacher.to(noisy.device).eval()
-                taught = self.objective.predict(teacher, noisy, timesteps, *conditions)
-            loss = loss + self.weight * _distance(prediction, taught)
+                taught = self.objective.output(teacher, noisy, timesteps, *conditions)
+            loss, known = loss + self.weight * _distance(halves.mean, taught.mean), (self.teacher, taught)
             for name in names:
                 loss = loss + self.feature_weight / len(names) * self._feature_distance(name, own[name], wanted[name])
-        return loss
+        return self.objective.with_variance(loss, halves, clean, noisy, timesteps, conditions, known)
 
     def _feature_distance(self, name: str, own: Tensor, wanted: Tensor) -> Tensor:
         """Squared distance of two layers' outputs, divided by the square of the teacher's, shape (batch,)."""

@@ -9,10 +9,12 @@ from typing import Any, Protocol
 import torch
 from torch import Generator, Tensor, nn
 
+from prunekit._files import json_hash
 from prunekit.conditions import Calling
 from prunekit.errors import InputError
 from prunekit.schedule import NoiseSchedule, Parameterization, Parameterized, TimeUnit
 from prunekit.training.columns import Columns, in_parts
+from prunekit.training.learned_variance import Halves, VarianceLoss, VariationalBound, has_bound, split_output
 
 __all__ = [
     "DenoisingObjective",
@@ -100,6 +102,7 @@ class DenoisingObjective(Parameterized):
         columns: conditions of the images, for a network that takes some.
         name: name of the images, for messages.
         calling: how the network is called.
+        variance: how a training keeps the variances of a network that predicts them; without it, they are not part of the loss.
     """
 
     images: Tensor
@@ -107,6 +110,7 @@ class DenoisingObjective(Parameterized):
     columns: Columns | None = None
     name: str = "the images"
     calling: Calling = field(default_factory=Calling)
+    variance: VarianceLoss | None = None
     _tables: dict[torch.device, tuple[Tensor, Tensor, Tensor]] = field(default_factory=dict, repr=False)
 
     def fingerprint(self) -> str:
@@ -126,6 +130,8 @@ class DenoisingObjective(Parameterized):
             digest.update((unit or TimeUnit()).told(kind.timeline.trained).tobytes())
         if self.columns is not None:
             self.columns.update(digest)
+        if self.variance is not None:
+            digest.update(json_hash(self.variance.described()).encode())
         return digest.hexdigest()
 
     def at(self, progress: float) -> "DenoisingObjective":
@@ -169,23 +175,79 @@ class DenoisingObjective(Parameterized):
         return self._tables_on(timesteps.device)[2][timesteps].float()
 
     def predict(self, model: nn.Module, noisy: Tensor, timesteps: Tensor, *conditions: Tensor) -> Tensor:
-        """The network's prediction, (batch, …): the one place where a training or a measurement of losses calls a network.
+        """The network's prediction, (batch, …), without the variances that it may predict; see :meth:`output`."""
+        return self.output(model, noisy, timesteps, *conditions).mean
+
+    def output(self, model: nn.Module, noisy: Tensor, timesteps: Tensor, *conditions: Tensor) -> Halves:
+        """What the network gives: the one place where a training or a measurement of losses calls a network.
 
         Args:
             model: the network.
             noisy: x_t, shape (batch, …).
             timesteps: shape (batch,).
             conditions: as :meth:`draw` gives them.
+
+        Raises:
+            InputError: the output has neither the samples' shape nor twice their channels.
         """
         names = () if self.columns is None else self.columns.names
-        return self.calling(model, noisy, self._times(timesteps), dict(zip(names, conditions, strict=True)))
+        told = dict(zip(names, conditions, strict=True))
+        return split_output(self.calling(model, noisy, self._times(timesteps), told), noisy)
 
     def per_sample(
         self, model: nn.Module, clean: Tensor, noise: Tensor, timesteps: Tensor, *conditions: Tensor
     ) -> Tensor:
         """Loss of shape (batch,)."""
         noisy, target = self.pair(clean, noise, timesteps)
-        return (self.predict(model, noisy, timesteps, *conditions) - target).square().flatten(1).mean(1)
+        halves = self.output(model, noisy, timesteps, *conditions)
+        loss = (halves.mean - target).square().flatten(1).mean(1)
+        return self.with_variance(loss, halves, clean, noisy, timesteps, conditions)
+
+    def with_variance(
+        self,
+        loss: Tensor,
+        halves: Halves,
+        clean: Tensor,
+        noisy: Tensor,
+        timesteps: Tensor,
+        conditions: tuple[Tensor, ...],
+        known: tuple[nn.Module, Halves] | None = None,
+    ) -> Tensor:
+        """Add the loss of the variances, if the network predicts some and a training is to keep them; shape (batch,).
+
+        Args:
+            loss: of the prediction, shape (batch,).
+            halves: what the network gave.
+            clean: x_0, shape (batch, …).
+            noisy: x_t, same shape.
+            timesteps: shape (batch,).
+            conditions: as :meth:`draw` gives them.
+            known: a network that was evaluated at the same inputs already, and what it gave.
+        """
+        if self.variance is None or halves.variance is None:
+            return loss
+
+        def evaluated(other: nn.Module) -> Halves:
+            if known is not None and known[0] is other:
+                return known[1]
+            with torch.no_grad():
+                return self.output(other.to(noisy.device).eval(), noisy, timesteps, *conditions)
+
+        return loss + self.variance(halves, clean, noisy, timesteps, evaluated)
+
+    def measured(
+        self, model: nn.Module, clean: Tensor, noise: Tensor, timesteps: Tensor, *conditions: Tensor
+    ) -> tuple[Tensor, Tensor | None]:
+        """Loss of the prediction, and the term of the variational bound in bits per dimension, both of shape (batch,).
+
+        The second is None for a network without learned variances, and for noise schedules that do not preserve the variance.
+        """
+        noisy, target = self.pair(clean, noise, timesteps)
+        halves = self.output(model, noisy, timesteps, *conditions)
+        loss = (halves.mean - target).square().flatten(1).mean(1)
+        if halves.variance is None or not has_bound(self.parameterization):
+            return loss, None
+        return loss, VariationalBound(self.parameterization).terms(halves, clean, noisy, timesteps)
 
     def drawn_losses(self, model: nn.Module, drawn: tuple[Tensor, ...], timesteps: Tensor) -> Tensor:
         """Loss of shape (batch,) on the output of :meth:`draw`, computed on the model's device."""

@@ -134,7 +134,6 @@ def test_images_that_nobody_names_are_asked_for():
     [
         ({"in_channels": 3}, "1 channels and the model's in_channels is 3"),
         ({"out_channels": 3}, "1 channels and the model's out_channels is 3"),
-        ({"out_channels": 2}, r"predicts its variances too \(out_channels 2 for 1\)"),
         ({"sample_size": 16}, "8×8 and the model's sample_size is 16"),
         ({"sample_size": [8, 16]}, "8×8 and the model's sample_size is 8×16"),
     ],
@@ -146,7 +145,7 @@ def test_images_that_the_model_does_not_take_are_refused(digits, config, message
 
 
 @pytest.mark.parametrize(
-    "config", [{}, {"sample_size": None}, {"sample_size": [8, 8]}, {"out_channels": None}], ids=str
+    "config", [{}, {"sample_size": None}, {"sample_size": [8, 8]}, {"out_channels": None}, {"out_channels": 2}], ids=str
 )
 def test_images_that_it_takes_are_taken(digits, config):
     check_images(digits, tiny(**config))
