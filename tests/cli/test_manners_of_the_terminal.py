@@ -43,7 +43,8 @@ def test_the_defaults_of_training_in_the_help_are_those_of_the_loop(name: str) -
         if field in shown:
             told = shown[field].split("default: ")[1].split(")")[0]
             own = dict(part.split(" for ")[::-1] for part in told.split(", ")) if " for " in told else {name: told}
-            assert own[name] == (f"{value:g}" if isinstance(value, float) else str(value)), field
+            default = f"{value:g}" if isinstance(value, float) else "none" if value is None else str(value)
+            assert own[name] == default, field
             checked += 1
     assert checked > 12
 
