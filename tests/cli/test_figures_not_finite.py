@@ -113,7 +113,7 @@ NUMBERS = {
         "ema-max-decay",
         "checkpointing-minutes",
     ],
-    "finetune slim/group-3": ["learning-rate", "distillation-weight", "ema-max-decay"],
+    "finetune slim/group-3": ["learning-rate", "distillation-weight", "variance-weight", "ema-max-decay"],
     "prune embedded:digits": ["target", "floor"],
     "encode pipe pictures": ["guidance-scale"],
     "sample embedded:digits": ["guidance-scale"],
