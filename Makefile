@@ -10,7 +10,7 @@ PYTEST := PYTHONDONTWRITEBYTECODE= OMP_NUM_THREADS=1 $(BIN)/pytest -n $(WORKERS)
 # Fashion-MNIST's idx files, as Debian's package dataset-fashion-mnist has them
 FASHION ?= /usr/share/datasets/fashion-mnist
 
-.PHONY: demo test test-all slow-cases check docs format reports fashion-latent clean
+.PHONY: demo test test-all slow-cases check docs format reports fashion-latent fashion-flow clean
 
 demo: $(VENV)/.installed ## run the main job on the embedded Fashion-MNIST
 	$(BIN)/prunekit demo --output demo
@@ -46,6 +46,12 @@ fashion-latent: data/fashion-latent/encoded.json ## the whole job on a small Sta
 
 data/fashion-latent/encoded.json: pipelines/latent-unet/model_index.json
 	$(BIN)/prunekit encode pipelines/latent-unet pipelines/pictures --output data/fashion-latent
+
+fashion-flow: data/fashion-flow/encoded.json ## the whole job on a small Stable Diffusion 3: pipeline, data, run, report
+	OMP_NUM_THREADS=1 $(BIN)/prunekit run recipes/fashion-flow.yaml --publish reports
+
+data/fashion-flow/encoded.json: pipelines/latent-unet/model_index.json
+	$(BIN)/prunekit encode pipelines/latent-flow pipelines/pictures --output data/fashion-flow --pipeline-argument max_sequence_length=1
 
 pipelines/latent-unet/model_index.json: | $(VENV)/.installed-test
 	$(BIN)/python recipes/make_pipelines.py --output pipelines --fashion $(FASHION) --pictures pipelines/pictures
