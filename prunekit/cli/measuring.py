@@ -105,7 +105,7 @@ def evaluate(
     sampled = {"experts": opened.model}
     if base is not None:
         reference = open_model(base, asked=reading.asked)
-        _check_comparable(opened, reference, base)
+        _check_comparable(opened.at(images), reference.at(images), base)
         models = {"base": reference.model, **models}
         sampled = {"base": reference.model, **sampled}
         macs["base"] = reference.at(images).mean_macs(sampler, steps)
@@ -187,13 +187,13 @@ def _show_metrics(metrics: "Metrics") -> None:
 def _check_comparable(opened: Any, reference: Any, base: str) -> None:
     """Refuse a base that solves another task than the model compared with it."""
     told = [
-        (one.shape, one.prediction_type, one.schedule.num_timesteps, one.schedule.log_snr.round(6).tolist())
+        (one.sample_shape, one.prediction_type, one.schedule.num_timesteps, one.schedule.log_snr.round(6).tolist())
         for one in (opened, reference)
     ]
     if told[0] != told[1]:
         raise InputError(
-            f"{base} makes samples of shape {reference.shape} by {reference.prediction_type}, the model makes {opened.shape} by "
-            f"{opened.prediction_type}; expected the same, and the same noise schedule, to compare them."
+            f"{base} makes samples of shape {reference.sample_shape} by {reference.prediction_type}, the model makes "
+            f"{opened.sample_shape} by {opened.prediction_type}; expected the same, and the same noise schedule, to compare them."
         )
 
 

@@ -61,7 +61,8 @@ def after_groups(base: str | None, groups: Path) -> str:
 
 def after_allocate(base: str | None, allocation: Path) -> str:
     """After an allocation: prune."""
-    return command("prune", base or _standing_base() or UNKNOWN_BASE, allocation=_other(allocation, _ALLOCATION))
+    found = base or _standing_base() or UNKNOWN_BASE
+    return command("prune", found, allocation=_other(allocation, _ALLOCATION), data=_encoded(found))
 
 
 def after_prune(base: str, slim: Path, allocation: Path | None) -> str:
@@ -69,13 +70,14 @@ def after_prune(base: str, slim: Path, allocation: Path | None) -> str:
     slims = slims_in(slim)
     if slims and (missing := missing_groups(slims, _near(slim, allocation))):
         return prune_missing(base, slim, [group.index for group in missing], allocation)
-    return command("finetune", slim) if any(not one.finished for one in slims) else command("assemble", slim)
+    unfinished = any(not one.finished for one in slims)
+    return command("finetune", slim, data=_encoded(base)) if unfinished else command("assemble", slim)
 
 
 def prune_missing(base: str, slim: Path, groups: Sequence[int], allocation: Path | None = None) -> str:
     """The command that prunes certain groups."""
     output, plan = _other(slim, _SLIM), None if allocation is None else _other(allocation, _ALLOCATION)
-    return command("prune", base, group=list(groups), allocation=plan, output=output)
+    return command("prune", base, group=list(groups), allocation=plan, output=output, data=_encoded(base))
 
 
 def after_finetune(slim: Path) -> str:
@@ -91,7 +93,7 @@ def after_finetune(slim: Path) -> str:
     if not slims:
         return command("sample", slim)
     if any(not one.finished for one in slims):
-        return command("finetune", slim)
+        return command("finetune", slim, data=_encoded(_base_of(slims, slim)))
     if missing := missing_groups(slims, _near(slim, None)):
         return prune_missing(_base_of(slims, slim), slim, [group.index for group in missing])
     return command("assemble", slim)
@@ -99,7 +101,7 @@ def after_finetune(slim: Path) -> str:
 
 def after_assemble(slim: Path, experts: Path) -> str:
     """After the experts: compare them with their base."""
-    return command("evaluate", experts, base=_base_of(slims_in(slim), slim))
+    return _evaluate(experts, _base_of(slims_in(slim), slim))
 
 
 def after_evaluate(evaluation: Path) -> str:
@@ -110,7 +112,7 @@ def after_evaluate(evaluation: Path) -> str:
 def after_sample(model: str) -> str:
     """After samples: of experts, their quality; of anything else, its cost."""
     if has_format(EXPERTS)(Path(model) / "experts.json"):
-        return command("evaluate", model, base=_base_of(slims_in(Path(model)), Path(model)))
+        return _evaluate(model, _base_of(slims_in(Path(model)), Path(model)))
     return command("allocate", budget=_BUDGET, base=model)
 
 
@@ -164,6 +166,19 @@ def after_comparison(second: str, first: str) -> str:
 def after_export(model: str) -> str:
     """After an export: samples of the same model, to compare with."""
     return command("sample", model)
+
+
+def _evaluate(experts: Path | str, base: str) -> str:
+    """Compare experts with their base; those of a pipeline through it, on the encoded images that stand here."""
+    encoded = _encoded(base)
+    return command("evaluate", experts, base=base, pipeline=None if encoded is None else base, data=encoded)
+
+
+def _encoded(base: str) -> Path | None:
+    """The encoded images that stand here, for a pipeline's denoiser; None for any other base."""
+    if not (Path(base) / "model_index.json").is_file():
+        return None
+    return next((path.parent for path in sorted(Path().glob("*/encoded.json"))), None)
 
 
 def _other(path: Path, default: Path) -> Path | None:

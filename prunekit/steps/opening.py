@@ -51,19 +51,24 @@ class Opened(Parameterized):
         return inputs
 
     @property
+    def sample_shape(self) -> tuple[int, ...]:
+        """Shape of one sample: (channels, height, width), (tokens, channels) or (channels, frames, height, width)."""
+        inputs = self.inputs
+        sample = inputs.get("sample", inputs.get("hidden_states"))
+        return tuple(sample.shape[1:]) if isinstance(sample, Tensor) else ()
+
+    @property
     def shape(self) -> tuple[int, int, int]:
         """Shape of one sample: (channels, height, width).
 
         Raises:
             InputError: the network makes no images.
         """
-        inputs = self.inputs
-        sample = inputs.get("sample", inputs.get("hidden_states"))
-        if not isinstance(sample, Tensor) or sample.ndim != 4:
+        if len(self.sample_shape) != 3:
             raise InputError(
                 f"{self.spec.class_name} makes no images of channels, height and width; expected such a model, as UNet2DModel is."
             )
-        _, channels, height, width = sample.shape
+        channels, height, width = self.sample_shape
         return channels, height, width
 
     @property

@@ -62,14 +62,14 @@ def compare(
     Raises:
         InputError: they make images of different shapes or follow different noise schedules, or the sampler cannot be used.
     """
+    for opened in (a, b):
+        check_told_nothing(opened.spec, "expected models of plain pictures, which can be compared so far")
     special = next((name for name, opened in zip(names, (a, b), strict=True) if opened.spec.num_classes), None)
     if special is not None or a.latent or b.latent:
         what = "a model makes latents" if special is None else f"{special} takes classes"
         raise InputError(
             f"Got models of which {what}; expected models of plain pictures, which can be compared so far."
         )
-    for opened in (a, b):
-        check_told_nothing(opened.spec, "expected models of plain pictures, which can be compared so far")
     if a.shape != b.shape:
         raise InputError(
             f"{names[0]} makes samples of shape {a.shape} and {names[1]} of {b.shape} (channels, height, width); "

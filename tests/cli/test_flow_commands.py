@@ -33,7 +33,14 @@ def test_the_whole_job_on_networks_for_flow_matching_and_edm(name: str) -> None:
     told = done(f"prunekit run recipe.yaml --output {name}").out
     (ratio,) = re.findall(r"mean over 10 euler steps +0–99 +1.00 +0.700 +[\d,]+ +([\d.]+)", told)
     assert 0.68 < float(ratio) <= 0.7
-    done(f"prunekit sample {name}/experts --count 4 --sampler dpm-solver --output grid.png")
-    done(f"prunekit consistency {name}/base.pt {name}/experts --count 4 --num-inference-steps 5")
-    done(f"prunekit evaluate {name}/experts --base {name}/base.pt --count 16 --seeds 1 --num-inference-steps 5")
-    assert "ddpm is not for this network" in typed(f"prunekit sample {name}/base.pt --sampler ddpm --output no.png").err
+    done(f"prunekit sample {name}/experts --count 4 --sampler dpm-solver --output {name}.png")
+    done(
+        f"prunekit consistency {name}/base.pt {name}/experts --count 4 --num-inference-steps 5 --output {name}-likeness"
+    )
+    done(
+        f"prunekit evaluate {name}/experts --base {name}/base.pt --count 16 --seeds 1 --num-inference-steps 5 --output {name}.json"
+    )
+    assert (
+        "ddpm is not for this network"
+        in typed(f"prunekit sample {name}/base.pt --sampler ddpm --output no-{name}.png").err
+    )
