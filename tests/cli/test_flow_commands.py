@@ -11,7 +11,10 @@ from networks import UNET_CONFIG
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["flow", "edm"])
-def test_the_whole_job_on_networks_for_flow_matching_and_edm(name: str) -> None:
+def test_the_whole_job_on_networks_for_flow_matching_and_edm(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
     kinds = {"flow": ("rectified_flow", "flow_prediction", "logit-normal"), "edm": ("edm", "edm", "log-normal")}
     kind, prediction, draw = kinds[name]
     recipe = {

@@ -18,7 +18,8 @@ FEW = {
 
 
 @pytest.mark.slow
-def test_each_next_line_for_flux_works_up_to_the_evaluation(tmp_path: Path) -> None:
+def test_each_next_line_for_flux_works_up_to_the_evaluation(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
     saved_pipeline("flux", tmp_path).rename("flux")
     Path("pictures").mkdir()
     rows = []
