@@ -1,9 +1,10 @@
 """Samplers on networks that predict variances: DDPM uses them, other samplers take the prediction alone."""
 
 import diffusers
+import networks
 import pytest
 import torch
-from diffusers import DDIMScheduler, DDPMScheduler, UNet2DModel
+from diffusers import DDIMScheduler, DDPMScheduler
 from torch import Generator, Tensor, nn
 
 from prunekit.consistency.denoiser import Denoiser
@@ -14,19 +15,11 @@ from prunekit.schedule import NoiseSchedule, Parameterization
 SHAPE = (4, 8, 8)  # four channels, as latents have: some of diffusers' schedulers cut off three
 
 
-def unet(out_channels: int = 8) -> UNet2DModel:
-    with torch.random.fork_rng(devices=[]):
-        torch.default_generator.manual_seed(0)
-        return UNet2DModel(
-            sample_size=8,
-            in_channels=4,
-            out_channels=out_channels,
-            layers_per_block=1,
-            block_out_channels=(8, 16),
-            down_block_types=("DownBlock2D", "DownBlock2D"),
-            up_block_types=("UpBlock2D", "UpBlock2D"),
-            norm_num_groups=4,
-        ).eval()
+PLAIN = {"down_block_types": ("DownBlock2D", "DownBlock2D"), "up_block_types": ("UpBlock2D", "UpBlock2D")}
+
+
+def unet(out_channels: int = 8) -> nn.Module:
+    return networks.unet(in_channels=4, out_channels=out_channels, **PLAIN)
 
 
 class MeanOf(nn.Module):

@@ -2,11 +2,10 @@
 
 import os
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 
-from filelock import FileLock, Timeout
-
+from prunekit._locks import alone_at
 from prunekit.errors import InputError
 
 __all__ = ["alone_with"]
@@ -15,8 +14,6 @@ __all__ = ["alone_with"]
 @contextmanager
 def alone_with(output: Path, overwrite: bool = False) -> Iterator[Callable[[str], None]]:
     """Within the block no other training has this output; under ``accelerate launch`` the first process holds the lock.
-
-    The lock is ``.NAME.lock`` next to the output, and is removed at the end. A killed process leaves the file but not the lock.
 
     Args:
         output: the file or folder that the training will write.
@@ -31,34 +28,19 @@ def alone_with(output: Path, overwrite: bool = False) -> Iterator[Callable[[str]
     if int(os.environ.get("RANK", "0")) != 0:
         yield lambda kept: None
         return
-    place = Path(os.path.realpath(output))
-    new = [folder for folder in place.parents if not folder.exists()]
-    lock = FileLock(place.with_name(f".{place.name}.lock"))
-    try:
-        place.parent.mkdir(parents=True, exist_ok=True)
-        lock.acquire(timeout=0)
-    except Timeout:
-        raise InputError(
-            f"Another training is writing to {output}; wait for its end, or give another --output."
-        ) from None
-    except OSError as error:
-        raise InputError(f"{output} cannot be written: {error.strerror} ({place.parent}).") from error
-    before = _standing(place)
+    with alone_at(
+        output, f"Another training is writing to {output}; wait for its end, or give another --output."
+    ) as place:
+        before = _standing(place)
 
-    def check(kept: str) -> None:
-        if not overwrite and _standing(place) != before:
-            raise InputError(
-                f"{output} was written by something else during the training; {kept}: move {output} away and repeat the command."
-            )
+        def check(kept: str) -> None:
+            if not overwrite and _standing(place) != before:
+                raise InputError(
+                    f"{output} was written by something else during the training; {kept}: move {output} away and repeat the "
+                    "command."
+                )
 
-    try:
         yield check
-    finally:
-        Path(lock.lock_file).unlink(missing_ok=True)  # still locked, so nobody else holds this file
-        lock.release()
-        for folder in new:
-            with suppress(OSError):  # the output is in it
-                folder.rmdir()
 
 
 def _standing(place: Path) -> tuple[int, int] | None:

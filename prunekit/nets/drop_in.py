@@ -64,10 +64,7 @@ class Router:
         """
         values = told.detach().double().cpu().numpy()
         eps = torch.finfo(told.dtype).eps / 2 if told.is_floating_point() else 0
-        self.timeline.place_of_told(values, self.unit)  # refuses what is out of range
-        size = np.abs(values) + (0 if self.timeline.counts else 1)  # a logarithm has the rounding of its argument
-        noisier = values + size * eps * np.sign(self.unit.scale if self.unit else 1)
-        return self.groups.index_of(self.timeline.place_of((self.unit or TimeUnit()).time_of(noisier)) + _ROUNDING)
+        return self.groups.index_of(self.timeline.place_of_told(values, self.unit, eps) + _ROUNDING)
 
     def routes(
         self, timestep: Tensor | float | int, batch: int, device: torch.device | None = None

@@ -1,6 +1,7 @@
 """Which of the things that a pipeline tells its denoiser are conditions, and which are the same for every sample."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -13,7 +14,7 @@ from prunekit.conditions import flat
 from prunekit.errors import InputError
 from prunekit.pipelines.listening import Recording, Said, Subject, record
 from prunekit.pipelines.loading import denoisers_of
-from prunekit.pipelines.own_arguments import NO_ARGUMENTS, with_rows
+from prunekit.pipelines.own_arguments import NO_ARGUMENTS
 from prunekit.pipelines.signatures import takes
 from prunekit.pipelines.stand_in import StandIn
 from prunekit.sampling.schedulers import set_timesteps
@@ -65,10 +66,11 @@ def conditioning_of(
     """
     probes = _PROBES if "prompt" in takes(pipeline) else _CLASSES
     off = guidance_off(pipeline)
-    runs = [
-        record(pipeline, probe, size, 1 if number else _STEPS, {**with_rows(arguments, len(probe)), **off})
-        for number, probe in enumerate(probes)
-    ]
+    with _answering_ones(pipeline):
+        runs = [
+            record(pipeline, probe, size, 1 if number else _STEPS, {**arguments, **off})
+            for number, probe in enumerate(probes)
+        ]
     told = [_first_call(run, len(probe), pipeline) for run, probe in zip(runs, probes, strict=True)]
     one, other = (flat(said.arguments) for said in told)
     shapes, fixed = _sorted_out(one, other, [len(probe) for probe in probes])
@@ -77,13 +79,10 @@ def conditioning_of(
         raise InputError(
             f"The {type(pipeline).__name__} gives its samples as a {type(sample).__name__}; expected a tensor."
         )
-    guided = record(pipeline, probes[0], size, 1, {**_guidance_on(pipeline), **with_rows(arguments, len(probes[0]))})
+    guided = record(pipeline, probes[0], size, 1, {**_guidance_on(pipeline), **arguments})
     steps = steps_given(pipeline.scheduler, runs[0].said, sample)
-    sign = _sign(pipeline, probes[0], size, {**with_rows(arguments, len(probes[0])), **off})
     plain = {name: value for name, value in one.items() if name in shapes and isinstance(value, Tensor)}
-    return Conditioning(
-        shapes, fixed, _empty(guided, plain), _unit(pipeline, runs[0].said, sign), tuple(sample.shape[1:]), steps
-    )
+    return Conditioning(shapes, fixed, _empty(guided, plain), _unit(pipeline, runs[0]), tuple(sample.shape[1:]), steps)
 
 
 def steps_given(scheduler: Any, said: Sequence[Said], sample: Tensor) -> JsonObject:
@@ -123,7 +122,7 @@ def conditions_for(
     Raises:
         InputError: a condition has another shape than it had for other captions.
     """
-    run = record(pipeline, subjects, size, 1, {**with_rows(arguments, len(subjects)), **guidance_off(pipeline)})
+    run = record(pipeline, subjects, size, 1, {**arguments, **guidance_off(pipeline)})
     found = flat(_first_call(run, len(subjects), pipeline).arguments)
     rows: dict[str, Tensor] = {}
     for name, shape in known.shapes.items():
@@ -223,21 +222,27 @@ def _alike(one: Tensor, other: Tensor) -> bool:
     return one.shape == other.shape and torch.allclose(one.double(), other.double(), rtol=1e-3, atol=1e-5)
 
 
-def _sign(pipeline: Any, subjects: Sequence[Subject], size: tuple[int, int] | None, arguments: JsonDict) -> int:
-    """The sign with which a pipeline gives its scheduler the denoiser's prediction; 1 where no stand-in answers."""
+@contextmanager
+def _answering_ones(pipeline: Any) -> Iterator[None]:
+    """Within the block stand-ins predict ones, so that the sign of what the pipeline makes of them shows."""
     stand_ins = [network for network in denoisers_of(pipeline).values() if isinstance(network, StandIn)]
+    for network in stand_ins:
+        network.answer = 1.0
     try:
-        for network in stand_ins:
-            network.answer = 1.0
-        given = record(pipeline, subjects, size, 1, arguments).given if stand_ins else []
+        yield
     finally:
         for network in stand_ins:
             network.answer = 0.0
-    negated = bool(given) and given[0] < 0
+
+
+def _sign(pipeline: Any, run: Recording) -> int:
+    """The sign with which a pipeline gives its scheduler the denoiser's prediction; 1 where no stand-in answers."""
+    heard = all(isinstance(network, StandIn) for network in denoisers_of(pipeline).values())
+    negated = heard and run.given is not None and float(run.given.float().mean()) < 0
     return -1 if negated != bool(pipeline.scheduler.config.get("invert_sigmas")) else 1
 
 
-def _unit(pipeline: Any, said: Sequence[Said], sign: int) -> TimeUnit:
+def _unit(pipeline: Any, run: Recording) -> TimeUnit:
     """The unit of time by which what was told follows from the scheduler's timesteps.
 
     A scheduler with inverted sigmas counts toward the data; here timesteps count toward the noise.
@@ -245,7 +250,7 @@ def _unit(pipeline: Any, said: Sequence[Said], sign: int) -> TimeUnit:
     Raises:
         InputError: it does not follow in a straight line.
     """
-    pairs = np.array(sorted({(one.scheduled, one.told) for one in said}))
+    pairs = np.array(sorted({(one.scheduled, one.told) for one in run.said}))
     scheduled, told = pairs[:, 0], pairs[:, 1]
     config = pipeline.scheduler.config
     scheduled = config.num_train_timesteps - scheduled if config.get("invert_sigmas") else scheduled
@@ -257,7 +262,7 @@ def _unit(pipeline: Any, said: Sequence[Said], sign: int) -> TimeUnit:
     for unit in units:
         error = np.abs(unit.scale * scheduled + unit.offset - told).max()
         if error <= _ROUNDED * max(np.abs(told).max(), 1e-12):
-            return replace(unit, sign=sign)
+            return replace(unit, sign=_sign(pipeline, run))
     raise InputError(
         f"The pipeline tells its denoiser {told.round(3).tolist()} for the scheduler's timesteps {scheduled.round(3).tolist()}; "
         "expected the same in another unit."

@@ -15,7 +15,7 @@ from prunekit.errors import InputError
 from prunekit.pipelines.conditioning import guidance_off
 from prunekit.pipelines.listening import Subject, record
 from prunekit.pipelines.loading import denoisers_of
-from prunekit.pipelines.own_arguments import NO_ARGUMENTS, with_rows
+from prunekit.pipelines.own_arguments import NO_ARGUMENTS
 from prunekit.pipelines.signatures import takes
 from prunekit.training import to_unit_range
 
@@ -119,7 +119,7 @@ def check_latents(
     if not has_vae(pipeline):
         return
     asked: dict[str, object] = {"output_type": "np"} if "output_type" in takes(pipeline) else {}
-    others = {**with_rows(arguments, len(subjects)), **guidance_off(pipeline), **asked}
+    others = {**arguments, **guidance_off(pipeline), **asked}
     with _decoding(pipeline.vae) as given:
         run = record(pipeline, subjects, size, 2, others, endless=True)
     name = type(pipeline).__name__

@@ -19,6 +19,7 @@ from prunekit.checkpoint.callings import TIMES
 from prunekit.data import size_text
 from prunekit.errors import InputError, PrunekitError
 from prunekit.pipelines.loading import denoisers_of
+from prunekit.pipelines.own_arguments import with_rows
 from prunekit.pipelines.signatures import takes
 from prunekit.pipelines.stand_in import StandIn, arguments_of, sample_name
 
@@ -57,7 +58,7 @@ class Recording:
         said: the denoisers' calls, in order.
         steps: number of scheduler steps that were taken.
         stepped: what the last of them gave: latents in the pipeline's own layout.
-        given: mean of the prediction that the pipeline gave its scheduler at each step.
+        given: the prediction that the pipeline gave its scheduler at the first step.
         until: ends the run before the step of this number.
     """
 
@@ -65,7 +66,7 @@ class Recording:
     steps: int = 0
     stepped: Tensor | None = None
     until: int | None = None
-    given: list[float] = field(default_factory=list)
+    given: Tensor | None = None
 
 
 class _Enough(Exception):
@@ -87,8 +88,9 @@ def followed(pipeline: Any, until: int | None = None) -> Iterator[Recording]:
     @functools.wraps(step)  # pipelines look at the signature
     def noted(*args: Any, **kwargs: Any) -> Any:
         result = step(*args, **kwargs)
+        if found.steps == 0:
+            found.given = args[0] if args else kwargs["model_output"]
         found.steps += 1
-        found.given.append(float((args[0] if args else kwargs["model_output"]).float().mean()))
         found.stepped = result[0]
         if until is not None and found.steps >= until:
             raise _Enough
@@ -174,13 +176,13 @@ def record(
         subjects: captions or classes.
         size: height and width of the pictures.
         steps: number of sampling steps that are planned and taken.
-        others: further arguments of the pipeline's call.
+        others: further arguments of the pipeline's call, see :func:`prunekit.pipelines.own_arguments.with_rows`.
         endless: let the pipeline run to its end, which decodes its latents.
 
     Raises:
         InputError: the pipeline does not run with these arguments.
     """
-    arguments = {**call_arguments(pipeline, subjects, size, steps), **others}
+    arguments = {**call_arguments(pipeline, subjects, size, steps), **with_rows(others, len(subjects))}
     with followed(pipeline, None if endless else steps) as found, torch.no_grad():
         try:
             pipeline(**arguments)

@@ -66,7 +66,7 @@ class PipelineSampler:
     @cached_property
     def passes(self) -> float:
         """Evaluations of the denoiser for each sample and step of the scheduler: two with guidance, as a run tells."""
-        others = {**with_rows(self.arguments, 1), **self._guidance}
+        others = {**self.arguments, **self._guidance}
         heard = record(self.pipeline, self.subjects[:1], self.size, self.steps, others)
         rows = [len(said.sample) for said in heard.said if isinstance(said.sample, Tensor)]
         return sum(rows) / heard.steps

@@ -238,6 +238,10 @@ class Run(ResumableRun):
         """The allocation; its stage must be done."""
         return Allocation.from_json(read_json(self.folder / "allocation.json"), self.folder / "allocation.json")
 
+    def _as_sampled(self, base: Base) -> Base:
+        """The base as its pipeline samples it, if there is one, and as the images were encoded."""
+        return as_encoded(base if self.pipeline is None else sampled_by(base, self.pipeline), self.images.train)
+
     def _base(self) -> StageFacts:
         options, ledger = self.recipe.base, list[LedgerRow]()
         if options.checkpoint is not None:
@@ -248,12 +252,12 @@ class Run(ResumableRun):
             )
             if not options.checkpoint.startswith(EMBEDDED) and unnamed:
                 base = replace(base, data=self.images.about(), sha256="", notes=())
-            base = as_encoded(base if self.pipeline is None else sampled_by(base, self.pipeline), self.images.train)
+            base = self._as_sampled(base)
         else:
             checkpoints = self._checkpoints("base")
             with self._tracked("base", options.train) as told:
                 base, result = train_base(options, self.images, checkpoints, told)
-            base = as_encoded(base if self.pipeline is None else sampled_by(base, self.pipeline), self.images.train)
+            base = self._as_sampled(base)
             macs = count_macs(base.model, base.spec.example_inputs()).macs
             ledger = spent_on_training(
                 BASE_TRAINING, result.samples, macs, _parameters(base.model), options.train.batch_size

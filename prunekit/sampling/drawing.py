@@ -17,7 +17,6 @@ from prunekit.conditions import Calling
 from prunekit.errors import InputError
 from prunekit.graph.forward_pass import evaluation_mode
 from prunekit.graph.streams import in_streams
-from prunekit.sampling.native_schedulers import short_names
 from prunekit.sampling.schedulers import make_scheduler, set_timesteps
 from prunekit.sampling.variances import guided, scheduled_output
 from prunekit.schedule import Parameterization, Timeline
@@ -287,7 +286,9 @@ def make_sampler(name: str, steps: int, parameterization: Parameterization, shap
             samples are not scaled as diffusers' samplers scale them.
     """
     schedule = parameterization.schedule
-    if short_names(parameterization) is None and not np.allclose(schedule.signal**2 + schedule.noise**2, 1, atol=1e-4):
+    if parameterization.timeline.counts_timesteps and not np.allclose(
+        schedule.signal**2 + schedule.noise**2, 1, atol=1e-4
+    ):
         raise InputError(
             "Samplers are for variance-preserving noise schedules (a² + b² = 1); a network that was trained on another scale "
             "would get inputs that it has never seen."
@@ -313,7 +314,7 @@ def ddim_step(
     signal, noise = parameterization.levels_at(timestep)
     to_signal, to_noise = parameterization.levels_at(target)
     settings = parameterization.schedule.scheduler
-    clamps = settings.get("clip_sample", True) and short_names(parameterization) is None
+    clamps = settings.get("clip_sample", True) and parameterization.timeline.counts_timesteps
     bound = float(settings.get("clip_sample_range", 1.0)) if clamps else math.inf
     return to_signal * clean.clamp(-bound, bound) + to_noise * (state - signal * clean) / noise
 

@@ -151,10 +151,10 @@ class Parameterization:
         They are the schedule's own, except that networks for flow matching get x_0 and ε in shares of 1, and EDM's networks
         :math:`c_{in} (x_0 + \sigma \varepsilon)` (arXiv:2206.00364, table 1).
         """
-        if self.is_flow or self.prediction_type in EDM or not self.timeline.counts:
-            scale = self._input_scale(self.schedule.sigma)
-            return scale, scale * self.schedule.sigma
-        return self.schedule.signal, self.schedule.noise
+        if self.timeline.counts_timesteps:
+            return self.schedule.signal, self.schedule.noise
+        scale = self._input_scale(self.schedule.sigma)
+        return scale, scale * self.schedule.sigma
 
     def levels_at(self, timestep: float) -> tuple[float, float]:
         """Signal a and noise b in the input of a network that diffusers' samplers evaluate at a timestep, whole or fractional.

@@ -87,13 +87,14 @@ class Timeline:
         """Places of the scheduler's times, same shape; times beyond the ends get the ends."""
         return np.interp(np.asarray(times, dtype=np.float64), self.times, self.places)
 
-    def place_of_told(self, told: FloatArray, unit: TimeUnit | None = None) -> FloatArray:
-        """Places of the numbers that a network is told, same shape.
+    def place_of_told(self, told: FloatArray, unit: TimeUnit | None = None, eps: float = 0.0) -> FloatArray:
+        """Places of the numbers that a network is told, same shape; of rounded numbers the noisiest that they may stand for.
 
         Args:
             told: any shape.
             unit: of these numbers; None for the scheduler's times, where numbers between 0 and 1 are refused if the times count to
                 T: they may come from a pipeline that divides by the number of timesteps.
+            eps: by which share of itself a number may be rounded.
 
         Raises:
             InputError: a number is out of range, or it fits two units.
@@ -114,4 +115,5 @@ class Timeline:
                 f"Got the timestep {values[outside].flat[0]:g}; expected a number from {low:g} to {high:g}, the unit of "
                 "the pipeline that these networks were made for."
             )
-        return self.place_of(times)
+        size = np.abs(values) + (0 if self.counts else 1)  # a logarithm has the rounding of its argument
+        return self.place_of(times + size * eps / abs(unit.scale))

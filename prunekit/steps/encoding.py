@@ -1,17 +1,16 @@
 """Turns pictures with captions, or captions alone, into latents and conditions on disk, by a pipeline's own parts."""
 
-import os
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager, suppress
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 import torch
-from filelock import FileLock, Timeout
 from torch import Tensor
 
 from prunekit._json import JsonDict, JsonObject
+from prunekit._locks import alone_at
 from prunekit._progress import tell
 from prunekit.choices import StoredPrecision
 from prunekit.data import EncodedWriter, Encoding
@@ -96,7 +95,8 @@ def encode(
     options = options or EncodeOptions()
     sampled = not isinstance(source, str)
     with ExitStack() as stack:
-        stack.enter_context(_alone_in(output))
+        busy = f"Another process encodes into {output}; wait for its end, or give another `output`."
+        stack.enter_context(alone_at(output, busy))
         opened = open_pipeline(pipeline, _PRECISIONS[options.precision], stand_in=not sampled).to(compute_device())
         classes = "prompt" not in takes(opened)
         if isinstance(source, str):
@@ -108,35 +108,6 @@ def encode(
         making = _sampled(encoder, options) if sampled else encoder.latents
         _write(writer, encoder, pictures, making, options.batch_size)
         return Encoded(len(pictures.train), len(pictures.held_out), writer.finish(), pictures.report)
-
-
-@contextmanager
-def _alone_in(output: Path) -> Iterator[None]:
-    """Within the block no other process encodes into a folder. A killed process leaves the lock's file but not the lock.
-
-    Raises:
-        InputError: another process does.
-    """
-    place = Path(os.path.realpath(output))
-    new = [folder for folder in place.parents if not folder.exists()]
-    lock = FileLock(place.with_name(f".{place.name}.lock"))
-    try:
-        place.parent.mkdir(parents=True, exist_ok=True)
-        lock.acquire(timeout=0)
-    except Timeout:
-        raise InputError(
-            f"Another process encodes into {output}; wait for its end, or give another `output`."
-        ) from None
-    except OSError as error:
-        raise InputError(f"{output} cannot be written: {error.strerror} ({place.parent}).") from error
-    try:
-        yield
-    finally:
-        Path(lock.lock_file).unlink(missing_ok=True)  # still locked, so nobody else holds this file
-        lock.release()
-        for folder in new:
-            with suppress(OSError):  # the output is in it
-                folder.rmdir()
 
 
 def _encoding(

@@ -12,6 +12,7 @@ import torch
 from forking import forked
 from PIL import Image
 
+from prunekit._locks import alone_at
 from prunekit.checkpoint import ModelSpec
 from prunekit.data import load_images
 from prunekit.data.captions import CaptionedPart
@@ -19,7 +20,7 @@ from prunekit.errors import InputError, PrunekitError
 from prunekit.pipelines import conditioning_of, conditions_for, encoded, open_pipeline
 from prunekit.pipelines.prompts import read_prompts
 from prunekit.schedule import NoiseSchedule, Parameterization, TimeUnit
-from prunekit.steps.encoding import EncodeOptions, _alone_in, encode
+from prunekit.steps.encoding import EncodeOptions, encode
 from prunekit.steps.objectives import objective_for
 
 SIZE = (32, 32)
@@ -154,7 +155,7 @@ def test_float32_stores_what_the_pipeline_computes(
 
 def held(output: Path) -> None:
     """Encodes into a folder until it is told to go on."""
-    with _alone_in(output):
+    with alone_at(output, "Another process encodes."):
         (output.parent / "begun").touch()
         while not (output.parent / "go").exists():
             time.sleep(0.01)

@@ -3,6 +3,7 @@
 from dataclasses import replace
 from pathlib import Path
 
+import networks
 import pytest
 import torch
 from diffusers import UNet2DModel
@@ -33,19 +34,11 @@ OPTIONS = PruneOptions(samples=16, batch_size=16, search=SearchOptions(rounds=1,
 SHORT = TrainOptions(steps=2, batch_size=4, warmup_steps=1)
 
 
+PLAIN = {"down_block_types": ("DownBlock2D", "DownBlock2D"), "up_block_types": ("UpBlock2D", "UpBlock2D")}
+
+
 def unet(out_channels: int = 2) -> UNet2DModel:
-    with torch.random.fork_rng(devices=[]):
-        torch.default_generator.manual_seed(0)
-        return UNet2DModel(
-            sample_size=8,
-            in_channels=1,
-            out_channels=out_channels,
-            layers_per_block=1,
-            block_out_channels=(16, 32),
-            down_block_types=("DownBlock2D", "DownBlock2D"),
-            up_block_types=("UpBlock2D", "UpBlock2D"),
-            norm_num_groups=4,
-        ).eval()
+    return networks.unet(out_channels=out_channels, block_out_channels=(16, 32), **PLAIN)
 
 
 @pytest.fixture(scope="module")
