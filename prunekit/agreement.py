@@ -17,8 +17,8 @@ __all__ = ["CaptionJudge", "named_classes"]
 def named_classes(captions: Sequence[str], classes: Sequence[str]) -> Tensor | None:
     """The class that each caption names; None unless every caption names exactly one.
 
-    A name counts as a whole word in the singular or with a plural's s, whatever its case; a hyphen belongs to the word, so that
-    "a t-shirt" names no shirt.
+    A name counts as a whole word, in upper or lower case, and with an s or es at its end. A hyphen is part of a word, so
+    "a t-shirt" does not name a shirt.
 
     Args:
         captions: the captions.

@@ -16,7 +16,7 @@ from prunekit.errors import InputError
 __all__ = ["LATENTS", "Form", "Shaped", "at_shapes", "parse_shapes"]
 
 LATENTS = "latents"
-"""The noisy samples, whatever the network calls them."""
+"""The noisy samples; networks have different names for them."""
 _MAX_ELEMENTS = 2**26  # of all inputs together
 
 

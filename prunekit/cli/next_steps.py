@@ -169,13 +169,13 @@ def after_export(model: str) -> str:
 
 
 def _evaluate(experts: Path | str, base: str) -> str:
-    """Compare experts with their base; those of a pipeline through it, on the encoded images that stand here."""
+    """Compare experts with their base; experts of a pipeline are sampled through it, on the encoded images in this folder."""
     encoded = _encoded(base)
     return command("evaluate", experts, base=base, pipeline=None if encoded is None else base, data=encoded)
 
 
 def _encoded(base: str) -> Path | None:
-    """The encoded images that stand here, for a pipeline's denoiser; None for any other base."""
+    """The folder of encoded images in this folder if the base is a pipeline; else None."""
     if not (Path(base) / "model_index.json").is_file():
         return None
     return next((path.parent for path in sorted(Path().glob("*/encoded.json"))), None)

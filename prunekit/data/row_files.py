@@ -115,7 +115,7 @@ def write_rows(path: Path, rows: Tensor, first: int = 0, count: int | None = Non
 def hash_with(rows: Tensor, before: str = "") -> str:
     """Hash of an array that grows: of each row together with the hash of the rows before it.
 
-    So it is the same however many rows are written at a time, and goes on from what a file has stored.
+    It does not depend on how many rows are written at a time, and continues from a stored hash.
 
     Args:
         rows: shape (rows, …).

@@ -1,4 +1,4 @@
-"""What a composite network takes from its base's description: a config as pipelines read it, and how its timesteps are told."""
+"""What a composite network takes from its base's description: its config as pipelines read it, and its time input."""
 
 import inspect
 from collections.abc import Mapping

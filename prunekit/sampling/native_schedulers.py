@@ -1,4 +1,4 @@
-"""diffusers' schedulers for networks that are not told whole timesteps: flow matching, EDM, and noise levels in general."""
+"""diffusers' schedulers for networks whose time input is not a whole timestep: flow matching, EDM, and others that take noise levels."""
 
 import inspect
 import math
@@ -22,17 +22,17 @@ FLOW_SAMPLERS = {
     "heun": "FlowMatchHeunDiscreteScheduler",
     "unipc": "UniPCMultistepScheduler",
 }
-"""What the short names of samplers mean for flow matching, where a step of DDIM is one of Euler's."""
+"""What the short names of samplers mean for flow matching, where a DDIM step is an Euler step."""
 EDM_SAMPLERS = {
     "ddim": "EDMEulerScheduler",
     "dpm-solver": "EDMDPMSolverMultistepScheduler",
     "euler": "EDMEulerScheduler",
 }
-"""What they mean for EDM, where a step of DDIM is one of Euler's, too."""
+"""What they mean for EDM. Here, too, a DDIM step is an Euler step."""
 
 
 def short_names(parameterization: Parameterization) -> dict[str, str] | None:
-    """Classes by the short names of samplers for a network that is told no whole timesteps; None for any other.
+    """Scheduler classes by short name, for a network whose time input is not a whole timestep; None for any other network.
 
     Args:
         parameterization: what the network predicts.

@@ -89,7 +89,7 @@ def steps_as_planned(settings: JsonDict) -> tuple[str, int]:
 
 
 def tells_noise_levels(settings: JsonDict) -> bool:
-    """Whether the networks of a scheduler are told ¼·ln σ in place of timesteps."""
+    """Whether a scheduler's networks take ¼·ln σ as their time input, in place of a timestep."""
     return is_edm(str(settings.get("_class_name", ""))) or settings.get("timestep_type") == "continuous"
 
 

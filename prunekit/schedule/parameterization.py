@@ -125,7 +125,7 @@ class Parameterization:
 
     @property
     def is_flow(self) -> bool:
-        """Whether noisy samples are (1 − u)·x_0 + u·ε, and networks are told T·u."""
+        """Whether noisy samples are (1 − u)·x_0 + u·ε, with T·u as the network's time input."""
         settings = self.schedule.scheduler
         return self.prediction_type == FLOW or is_flow(str(settings.get("_class_name", "")), settings)
 
@@ -136,7 +136,7 @@ class Parameterization:
 
     @cached_property
     def timeline(self) -> Timeline:
-        """The scheduler's time at every timestep: what networks are told, up to the unit of their pipeline."""
+        """The scheduler's time at every timestep. A network's time input is this time in its pipeline's unit."""
         schedule = self.schedule
         if self.is_flow:
             return Timeline.of_flow(schedule.noise / (schedule.signal + schedule.noise))

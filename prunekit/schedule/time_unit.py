@@ -13,7 +13,7 @@ __all__ = ["TimeUnit"]
 
 @dataclass(frozen=True)
 class TimeUnit:
-    """A network is told ``scale``·t + ``offset`` for the scheduler's timestep t.
+    """A network's time input is ``scale``·t + ``offset`` for the scheduler's timestep t.
 
     Args:
         scale: 1 for timesteps as they are, 0.001 for pipelines that divide by 1000, negative for those that count backwards.
