@@ -1,4 +1,4 @@
-"""diffusers' schedulers for networks whose time input is not a whole timestep: flow matching, EDM, and others that take noise levels."""
+"""diffusers' schedulers for networks whose time input is not a whole timestep: flow matching, EDM, and other noise levels."""
 
 import inspect
 import math
