@@ -28,6 +28,7 @@ __all__ = [
     "ProxyName",
     "RepairKind",
     "ScheduleName",
+    "Shrink",
     "StageDraw",
     "StoredPrecision",
     "TargetOf",
@@ -58,6 +59,7 @@ RepairKind = Literal["none", "bias", "least-squares"]
 TargetOf = Literal["macs", "params", "latency"]
 NormMode = Literal["even", "whole"]
 HeadMode = Literal["whole", "even"]
+Shrink = Literal["width", "depth", "both"]
 
 # training
 TimestepSamplers = Literal[

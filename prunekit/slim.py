@@ -111,7 +111,7 @@ class SlimModel:
     @property
     def is_whole(self) -> bool:
         """Whether the plan keeps every channel of the base."""
-        return not self.plan.kept
+        return self.plan.is_whole
 
     def push_to_hub(self, repo_id: str, *, private: bool | None = None, token: str | None = None) -> str:
         """Push the slim model with the model card to the Hugging Face Hub; returns the page of the commit.

@@ -1,19 +1,19 @@
 """MACs and parameters of any pruning plan as a closed form of its widths: no surgery, no forward pass."""
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
 from torch import nn
 
-from prunekit._types import FloatArray, IntArray
+from prunekit._types import BoolArray, FloatArray, IntArray
 from prunekit.cost.counter import count_by_shapes
 from prunekit.errors import GraphError
 from prunekit.graph import ChannelGraph, PruningPlan, apply
 from prunekit.graph.forward_pass import Inputs, check_one_sample
-from prunekit.graph.structure import Term, Width
+from prunekit.graph.terms import Term, Width
 
 __all__ = ["CostModel"]
 
@@ -22,7 +22,8 @@ __all__ = ["CostModel"]
 class CostModel:
     r"""MACs and parameters of any plan as a closed form of the channel groups' widths w.
 
-    Each row is :math:`s (a + A w)(b + B w)`: s positions × kernel size, a + A·w inputs and b + B·w outputs.
+    Each row is :math:`s (a + A w)(b + B w)`: s positions × kernel size, a + A·w inputs and b + B·w outputs. It is zero where the
+    row belongs to a residual branch that is removed.
 
     Args:
         macs_rows: rows of MACs, one per operator call that multiplies.
@@ -41,9 +42,8 @@ class CostModel:
             InputError: the inputs are a batch of several samples.
         """
         check_one_sample(inputs)
-        found = cls(_Rows.of(graph.products, len(graph)), _Rows.of(graph.parameters, len(graph)))
-        smallest = np.array([group.widths[-1] for group in graph], dtype=np.int64)
-        for widths in (graph.full_widths, smallest):
+        found = cls(_Rows.of(graph.products, graph), _Rows.of(graph.parameters, graph))
+        for widths in _ends(graph):
             scores = {group.name: np.zeros(group.size) for group in graph}
             pruned = apply(model, graph, PruningPlan.from_widths(graph, widths, scores), share=True)
             counted = count_by_shapes(pruned, inputs)
@@ -55,6 +55,10 @@ class CostModel:
                     "that is not known."
                 )
         return found
+
+    def present(self, widths: IntArray) -> BoolArray:
+        """Whether the module of each row of MACs is there, shape (..., rows), for widths of shape (..., groups)."""
+        return self.macs_rows.present(widths)
 
     def macs(self, widths: IntArray) -> IntArray:
         """MACs per sample at widths of shape (..., groups), as int64 of shape (...)."""
@@ -71,7 +75,10 @@ class CostModel:
         return {name: row for row, name in reversed(list(enumerate(owners)))}
 
     def layer_widths(self, widths: IntArray) -> tuple[FloatArray, FloatArray]:
-        """Input and output width of every row of MACs, shape (..., rows), for widths of shape (..., groups)."""
+        """Input and output width of every row of MACs, shape (..., rows), for widths of shape (..., groups).
+
+        Rows of removed branches keep their widths, see :meth:`present`.
+        """
         rows, w = self.macs_rows, np.asarray(widths, dtype=np.float64)
         return rows.inner(w).astype(float), rows.outer(w).astype(float)
 
@@ -84,6 +91,18 @@ class CostModel:
         return _summed(self.macs_rows.operators, self.macs_rows(widths))
 
 
+def _ends(graph: ChannelGraph) -> Iterator[IntArray]:
+    """Widths at which the closed form is checked: the full ones, the smallest, and full ones without half of the branches."""
+    smallest = np.array([group.widths[-1] for group in graph], dtype=np.int64)
+    yield graph.full_widths
+    yield smallest
+    switches = [place for place, group in enumerate(graph) if group.branch is not None]
+    for odd in (0, 1) if switches else ():
+        widths = graph.full_widths.copy()
+        widths[switches[odd::2]] = smallest[switches[odd::2]]
+        yield widths
+
+
 def _summed(names: Sequence[str], values: IntArray) -> dict[str, int]:
     total: Counter[str] = Counter()
     for name, value in zip(names, values, strict=True):
@@ -93,28 +112,51 @@ def _summed(names: Sequence[str], values: IntArray) -> dict[str, int]:
 
 @dataclass(frozen=True, eq=False)
 class _Rows:
-    """Bilinear rows; arrays int64: scale (rows,), constants and divisors (rows,), coefficients (rows, groups)."""
+    """Bilinear rows; arrays int64: scale (rows,), constants and divisors (rows,), coefficients (rows, groups).
+
+    ``needs`` has the places of switches, shape (switches,), and ``held`` whether each of them holds each row, shape (rows, switches).
+    """
 
     owners: tuple[str, ...]
     operators: tuple[str, ...]
     scale: IntArray
     inner: "_Factors"
     outer: "_Factors"
+    needs: IntArray
+    held: FloatArray
 
     @classmethod
-    def of(cls, terms: Sequence[Term], groups: int) -> "_Rows":
+    def of(cls, terms: Sequence[Term], graph: ChannelGraph) -> "_Rows":
+        groups = len(graph)
+        switches = [(place, group.branch) for place, group in enumerate(graph) if group.branch is not None]
+        held = [[branch.removes(term.owner) for _, branch in switches] for term in terms]
         return cls(
             tuple(term.owner for term in terms),
             tuple(term.operator for term in terms),
             np.array([term.scale for term in terms], dtype=np.int64),
             _Factors.of([term.inner for term in terms], groups),
             _Factors.of([term.outer for term in terms], groups),
+            np.array([place for place, _ in switches], dtype=np.int64),
+            np.array(held, dtype=np.float64).reshape(len(terms), len(switches)),
         )
 
     def __call__(self, widths: IntArray) -> IntArray:
         """Value of each row, shape (..., rows)."""
         w = np.asarray(widths, dtype=np.float64)
-        return np.asarray(self.scale * self.inner(w) * self.outer(w), dtype=np.int64)
+        found = np.asarray(self.scale * self.inner(w) * self.outer(w), dtype=np.int64)
+        return found * self.present(widths) if len(self.needs) else found
+
+    def present(self, widths: IntArray) -> BoolArray:
+        """Whether each row is there, shape (..., rows)."""
+        removed = np.asarray(widths)[..., self.needs] == 0
+        return np.asarray(removed.astype(np.float64) @ self.held.T == 0)
+
+    @property
+    def touched(self) -> BoolArray:
+        """Whether the value of each row follows the width of each group, shape (rows, groups)."""
+        touched = (self.inner.by_group != 0) | (self.outer.by_group != 0)
+        touched[:, self.needs] |= self.held > 0
+        return touched
 
 
 @dataclass(frozen=True, eq=False)

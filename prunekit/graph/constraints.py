@@ -15,6 +15,7 @@ from torch import nn
 
 from prunekit._json import JsonObject
 from prunekit.errors import InputError
+from prunekit.graph.branch import Branch
 from prunekit.graph.layers import layer_kind, own_tensors
 from prunekit.graph.structure import ChannelGraph, ChannelGroup, HeadMode, NormMode
 
@@ -134,7 +135,20 @@ class Constraints:
         limited = (
             replace(group, least=max(group.least, floors.get(group.name, 1))) for group in graph.with_whole(kept)
         )
-        return replace(graph, groups=tuple(limited), left_whole={**graph.left_whole, **whole})
+        free = [b for b in graph.branches if not any(self._constrains(n) for n in _held_by(b, known))]
+        return replace(
+            graph, groups=tuple(limited), left_whole={**graph.left_whole, **whole}, branches=tuple(free)
+        )
+
+    def _constrains(self, layer: str) -> bool:
+        """Whether a layer is to be kept, or to shrink only so far."""
+        return any(is_named(pattern, layer) for pattern in (*self.keep, *self.limit))
+
+
+def _held_by(branch: Branch, layers: Iterable[str]) -> Iterator[str]:
+    """The layers that are gone with a branch, and the module that holds it."""
+    yield branch.module
+    yield from (layer for layer in layers if branch.removes(layer))
 
 
 def is_named(pattern: str, layer: str) -> bool:

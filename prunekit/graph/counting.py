@@ -8,7 +8,8 @@ import numpy as np
 
 from prunekit._types import IntArray
 from prunekit.graph.labels import FIXED, Product
-from prunekit.graph.structure import ChannelGroup, Term, Width
+from prunekit.graph.structure import ChannelGroup
+from prunekit.graph.terms import Term, Width
 
 __all__ = ["Count"]
 

@@ -16,7 +16,8 @@ from prunekit.graph.found import PRODUCERS, Found
 from prunekit.graph.layers import HEAD_WIDTHS, HEADS, axis_size, group_count, layer_kind
 from prunekit.graph.listing import complete
 from prunekit.graph.retrying import Retries
-from prunekit.graph.structure import Attribute, ChannelGraph, ChannelGroup, Member, NormMode, Term, Width
+from prunekit.graph.structure import ChannelGraph, ChannelGroup, Member, NormMode
+from prunekit.graph.terms import Attribute, Term, Width
 from prunekit.graph.witness import Witness
 
 __all__ = ["Making"]

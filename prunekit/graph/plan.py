@@ -6,11 +6,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
-from typing_extensions import TypedDict
+from typing_extensions import NotRequired, TypedDict
 
 from prunekit._json import JsonDict, JsonObject, Many, Named, Whole, checked
 from prunekit._types import BoolArray, FloatArray, IntArray
 from prunekit.errors import FileFormatError, PlanError
+from prunekit.graph.branch import Stub, stubs_of
 from prunekit.graph.structure import Axis, ChannelGraph
 
 __all__ = ["PruningPlan"]
@@ -19,15 +20,17 @@ __all__ = ["PruningPlan"]
 class _PlanForm(TypedDict):
     kept: Named[Many[Whole]]
     fingerprint: str
+    removed: NotRequired[Many[str]]
 
 
 @dataclass(frozen=True)
 class PruningPlan:
-    """Kept root channels of every channel group that changes; groups that are absent stay whole.
+    """Kept root channels of every channel group that changes, and removed branches; groups that are absent stay whole.
 
     Args:
         kept: channel group name to ascending root channels.
         fingerprint: of the :class:`ChannelGraph` that it was made for.
+        removed: names of residual branches that are removed.
 
     Example:
         >>> PruningPlan({"conv1": (0, 2)}, "ab").to_json()
@@ -36,20 +39,43 @@ class PruningPlan:
 
     kept: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
     fingerprint: str = ""
+    removed: tuple[str, ...] = ()
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether nothing is pruned."""
+        return not self.kept and not self.removed
 
     @classmethod
     def from_widths(cls, graph: ChannelGraph, widths: IntArray, scores: Mapping[str, FloatArray]) -> "PruningPlan":
-        """Keep the best channels of every group at the given widths, shape (groups,), in the graph's order."""
-        kept = {
-            group.name: tuple(int(c) for c in group.select(scores[group.name], int(width)))
-            for group, width in zip(graph, widths, strict=True)
+        """Keep the best channels of every group at the given widths, shape (groups,), in the graph's order.
+
+        What lies within a branch that is removed is left out.
+        """
+        changed = [
+            (group, int(width))
+            for group, width in zip(graph, graph.settled(widths), strict=True)
             if width != group.size
+        ]
+        kept = {
+            group.name: tuple(int(c) for c in group.select(scores[group.name], width))
+            for group, width in changed
+            if group.branch is None
         }
-        return cls(kept, graph.fingerprint)
+        removed = tuple(group.name for group, _ in changed if group.branch is not None)
+        return cls(kept, graph.fingerprint, removed)
 
     def widths(self, graph: ChannelGraph) -> IntArray:
         """Width of every group of the graph, shape (groups,)."""
-        return np.array([len(self.kept.get(group.name, range(group.size))) for group in graph], dtype=np.int64)
+        sizes = [
+            len(self.kept.get(group.name, range(group.size))) if group.branch is None else group.name not in self.removed
+            for group in graph
+        ]
+        return np.array(sizes, dtype=np.int64)
+
+    def stubs(self, graph: ChannelGraph) -> tuple[Stub, ...]:
+        """What takes the place of the removed branches' modules."""
+        return stubs_of(graph.branch_of, self.removed) if self.removed else ()
 
     def check(self, graph: ChannelGraph) -> None:
         """Refuse a plan that does not fit.
@@ -62,8 +88,13 @@ class PruningPlan:
                 f"The plan was made for another network or norm mode (fingerprint {self.fingerprint or 'absent'}, "
                 f"this network's is {graph.fingerprint}); prune this network anew."
             )
+        for name in self.removed:
+            if name not in graph.branch_of:
+                raise PlanError(f"The plan removes {name!r}, which is no branch of this network that can be removed.")
+            if name in graph.index and graph[name].least > 0:
+                raise PlanError(f"The plan removes {name!r}, which a constraint keeps.")
         for name, kept in self.kept.items():
-            if name not in graph.index:
+            if name not in graph.index or graph[name].branch is not None:
                 raise PlanError(f"The plan names channel group {name!r}, which this network does not have.")
             group = graph[name]
             rising = all(low < high for low, high in itertools.pairwise(kept))
@@ -101,8 +132,10 @@ class PruningPlan:
         return {axis: np.flatnonzero(left) for axis, left in alive.items()}
 
     def to_json(self) -> JsonObject:
-        """``{"fingerprint", "kept"}``."""
-        return {"fingerprint": self.fingerprint, "kept": {name: list(kept) for name, kept in self.kept.items()}}
+        """``{"fingerprint", "kept"}``, and ``"removed"`` where branches are."""
+        kept = {name: list(kept) for name, kept in self.kept.items()}
+        removed = {"removed": list(self.removed)} if self.removed else {}
+        return {"fingerprint": self.fingerprint, "kept": kept, **removed}
 
     @classmethod
     def from_json(cls, data: JsonDict, source: Path | str = "The pruning plan") -> "PruningPlan":
@@ -119,4 +152,5 @@ class PruningPlan:
         for name, kept in known["kept"].items():
             if not kept or any(low >= high for low, high in itertools.pairwise(kept)):
                 raise FileFormatError(f"{source} cannot be read: the channels of {name[:80]!r} must be rising numbers.")
-        return cls({name: tuple(kept) for name, kept in known["kept"].items()}, known["fingerprint"])
+        kept = {name: tuple(kept) for name, kept in known["kept"].items()}
+        return cls(kept, known["fingerprint"], tuple(known.get("removed", ())))

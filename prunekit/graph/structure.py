@@ -15,22 +15,22 @@ import numpy as np
 
 from prunekit._files import json_hash
 from prunekit._types import FloatArray, IntArray
-from prunekit.choices import HeadMode, NormMode
+from prunekit.choices import HeadMode, NormMode, Shrink
 from prunekit.errors import InputError
+from prunekit.graph.branch import Branch
+from prunekit.graph.terms import Attribute, Term
 
 if TYPE_CHECKING:
     from prunekit.graph.witness import Witness
 
 __all__ = [
-    "Attribute",
     "Axis",
     "ChannelGraph",
     "ChannelGroup",
     "HeadMode",
     "Member",
     "NormMode",
-    "Term",
-    "Width",
+    "Shrink",
     "shrunk_norm_groups",
 ]
 
@@ -76,6 +76,8 @@ class ChannelGroup:
         least: smallest legal width.
         floor: no smaller width is chosen, see :meth:`ChannelGraph.with_floor`.
         makers: layers, and tensors that belong to no known layer, that make the channels.
+        branch: for a *switch*, the residual branch that it keeps (width 1) or removes (width 0). Its one root channel stands for
+            all outputs of the layers that the branch ends with.
     """
 
     name: str
@@ -91,10 +93,13 @@ class ChannelGroup:
     least: int = 1
     floor: int = 1
     makers: tuple[str, ...] = ()
+    branch: Branch | None = None
 
     @cached_property
     def widths(self) -> IntArray:
         """Widths to choose from, descending from ``size``."""
+        if self.branch is not None:
+            return np.arange(self.size, min(self.least, self.size) - 1, -1)
         widths = np.arange(self.size, 0, -self.step)
         widths = widths[widths >= min(max(self.least, self.floor), self.size)]
         channels = widths * (len(self.members[0].positions) // self.size if self.members else 1)
@@ -128,59 +133,6 @@ class ChannelGroup:
         return np.sort((order + np.arange(rows)[:, None] * (self.size // rows)).ravel())
 
 
-@dataclass(frozen=True)
-class Width:
-    r"""A number of positions that follows the channel groups' widths w: :math:`(c + \sum_g a_g w_g) / d`.
-
-    Args:
-        constant: c.
-        by_group: a, by place of the channel group in its graph.
-        divisor: d.
-    """
-
-    constant: int = 1
-    by_group: Mapping[int, int] = field(default_factory=dict)
-    divisor: int = 1
-
-    def __call__(self, widths: IntArray) -> int:
-        """Value at the widths of all groups, shape (groups,)."""
-        return (self.constant + sum(count * int(widths[g]) for g, count in self.by_group.items())) // self.divisor
-
-
-@dataclass(frozen=True)
-class Term:
-    """One summand of a cost, ``scale · inner · outer``.
-
-    Args:
-        owner: module or parameter that it belongs to.
-        operator: aten operator, empty for parameters.
-        scale: what no width changes: positions, kernel.
-        inner: first factor.
-        outer: second factor.
-    """
-
-    owner: str
-    operator: str
-    scale: int
-    inner: Width = Width()
-    outer: Width = Width()
-
-
-@dataclass(frozen=True)
-class Attribute:
-    """A number that code keeps beside its tensors, such as ``heads`` or ``channels``.
-
-    Args:
-        module: module name.
-        name: the attribute's.
-        width: its value.
-    """
-
-    module: str
-    name: str
-    width: Width
-
-
 @dataclass(frozen=True, eq=False)
 class ChannelGraph:
     """The channel groups of one network.
@@ -197,6 +149,7 @@ class ChannelGraph:
         witness: what the network did when it was traced, None for a graph that was made by hand.
         norm_modes: modes of single group norms, where they differ from ``norm_mode``.
         has_multiples: whether somebody has decided what widths are multiples of; the search decides it otherwise.
+        branches: residual branches that can be removed, see :meth:`shrinking`.
     """
 
     groups: tuple[ChannelGroup, ...]
@@ -209,6 +162,7 @@ class ChannelGraph:
     witness: "Witness | None" = None
     norm_modes: Mapping[str, NormMode] = field(default_factory=dict)
     has_multiples: bool = False
+    branches: tuple[Branch, ...] = ()
 
     def __len__(self) -> int:
         return len(self.groups)
@@ -245,7 +199,8 @@ class ChannelGraph:
         groups = []
         for group in self.groups:
             reached = [resolution for resolution in multiples if resolution <= group.resolution]
-            groups.append(replace(group, multiple=multiples[max(reached)] if reached else 1))
+            multiple = multiples[max(reached)] if reached and group.branch is None else 1
+            groups.append(replace(group, multiple=multiple))
         return replace(self, groups=tuple(groups), has_multiples=True)
 
     def with_floor(self, share: float) -> "ChannelGraph":
@@ -267,6 +222,45 @@ class ChannelGraph:
         kept = (replace(group, least=group.size) if group.name in names else group for group in self.groups)
         return replace(self, groups=tuple(kept))
 
+    def shrinking(self, shrink: Shrink) -> "ChannelGraph":
+        """The same network, to be shrunk in width, in depth, or both.
+
+        Args:
+            shrink: ``width`` has the channel groups alone. ``both`` has a switch beside them for each residual branch. ``depth``
+                has them, too, and keeps all channels.
+        """
+        channels = self if shrink != "depth" else self.with_whole({group.name for group in self.groups})
+        groups = tuple(group for group in channels.groups if group.branch is None)
+        if shrink == "width" or not self.branches:
+            return replace(self, groups=groups)
+        switches = tuple(switch_of(branch, self.axis_sizes) for branch in self.branches)
+        return replace(self, groups=(*groups, *switches))
+
+    @cached_property
+    def branch_of(self) -> dict[str, Branch]:
+        """Residual branches by name."""
+        return {branch.name: branch for branch in self.branches}
+
+    @cached_property
+    def _inside(self) -> dict[int, IntArray]:
+        """For the place of each switch, the places of what is gone with its branch: channel groups, and switches within it."""
+        found = {}
+        for place, switch in enumerate(self.groups):
+            if switch.branch is not None:
+                gone = [g for g, group in enumerate(self.groups) if g != place and _is_inside(group, switch.branch)]
+                found[place] = np.array(gone, dtype=np.int64)
+        return found
+
+    def settled(self, widths: IntArray) -> IntArray:
+        """The same plan with full widths for what removed branches take with them, shape (groups,)."""
+        gone = [inside for place, inside in self._inside.items() if widths[place] == 0]
+        if not gone:
+            return widths
+        settled = widths.copy()
+        for inside in gone:
+            settled[inside] = self.full_widths[inside]
+        return settled
+
     @cached_property
     def full_widths(self) -> IntArray:
         """Width of every group before pruning, shape (groups,)."""
@@ -275,9 +269,27 @@ class ChannelGraph:
     @cached_property
     def fingerprint(self) -> str:
         """Hash of names, sizes and legal steps: a plan made for one network does not fit another."""
-        rows = [[g.name, g.size, g.rows, g.whole, g.step] for g in self.groups]
+        rows = [[g.name, g.size, g.rows, g.whole, g.step] for g in self.groups if g.branch is None]
         modes = {"norm_modes": dict(self.norm_modes)} if self.norm_modes else {}
         return json_hash({"groups": rows, "norm_mode": self.norm_mode, **modes})[:16]
+
+
+def switch_of(branch: Branch, axis_sizes: Mapping[tuple[str, Axis], int]) -> ChannelGroup:
+    """The group of one root channel that stands for a residual branch."""
+    members = []
+    for writer, size in branch.writers:
+        positions = np.arange(axis_sizes.get((writer, "out"), size))
+        members.append(Member(writer, "out", positions, np.zeros_like(positions)))
+    return ChannelGroup(
+        branch.name, 1, 1, False, 1, tuple(members), least=0, makers=tuple(n for n, _ in branch.writers), branch=branch
+    )
+
+
+def _is_inside(group: ChannelGroup, branch: Branch) -> bool:
+    """Whether nothing is left of a channel group, or of a branch, when another branch is gone."""
+    if group.branch is not None:
+        return branch.removes(group.branch.module)
+    return bool(group.members) and all(branch.removes(member.layer) for member in group.members)
 
 
 def shrunk_norm_groups(num_groups: int, channels: int, left: int, mode: NormMode) -> int:

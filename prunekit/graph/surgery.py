@@ -16,14 +16,17 @@ from torch import Tensor, nn
 
 from prunekit._types import IntArray
 from prunekit.errors import PlanError
+from prunekit.graph.branch import Stub
 from prunekit.graph.families import refresh
 from prunekit.graph.layers import ATTRIBUTES, axis_size, dim_of, group_count, known_kind, own_tensors, set_sizes
 from prunekit.graph.plan import PruningPlan
 from prunekit.graph.structure import Axis, ChannelGraph, shrunk_norm_groups
+from prunekit.graph.stubs import put_stubs
 
 __all__ = [
     "all_tensors",
     "apply",
+    "are_gone",
     "attributes",
     "fit",
     "put",
@@ -49,10 +52,11 @@ def sliced_state(model: nn.Module, graph: ChannelGraph, plan: PruningPlan) -> di
     Raises:
         PlanError: the plan does not fit the graph.
     """
-    cut = slicer(model, graph, plan)
-    state = {key: cut(key, tensor) for key, tensor in all_tensors(model).items()}
+    cut, stubs = slicer(model, graph, plan), plan.stubs(graph)
+    state = {key: cut(key, tensor) for key, tensor in all_tensors(model).items() if not are_gone(key, stubs)}
     for alias, key in _aliases(model):
-        state[alias] = state[key]
+        if key in state:
+            state[alias] = state[key]
     return state
 
 
@@ -85,13 +89,19 @@ def slicer(model: nn.Module, graph: ChannelGraph, plan: PruningPlan) -> Callable
     return cut
 
 
+def are_gone(name: str, stubs: Iterable[Stub]) -> bool:
+    """Whether a module or tensor is gone where stubs stand."""
+    return any(stub.removes(name) for stub in stubs)
+
+
 def sliced_shapes(model: nn.Module, graph: ChannelGraph, plan: PruningPlan) -> dict[str, tuple[int, ...]]:
     """Shapes of :func:`sliced_state`, by state key."""
     shapes = {key: list(tensor.shape) for key, tensor in all_tensors(model).items()}
     for (layer, axis), keep in plan.positions(graph).items():
         for key, dim in tensors_of(model, layer, axis):
             shapes[key][dim] = len(keep)
-    return {key: tuple(shape) for key, shape in shapes.items()}
+    stubs = plan.stubs(graph)
+    return {key: tuple(shape) for key, shape in shapes.items() if not are_gone(key, stubs)}
 
 
 def all_tensors(model: nn.Module) -> dict[str, Tensor]:
@@ -101,7 +111,7 @@ def all_tensors(model: nn.Module) -> dict[str, Tensor]:
 
 def attributes(model: nn.Module, graph: ChannelGraph, plan: PruningPlan) -> dict[str, dict[str, int]]:
     """Numbers beside tensors that the plan changes, by module and name: what the tensors' shapes do not tell."""
-    widths = plan.widths(graph)
+    widths, stubs = plan.widths(graph), plan.stubs(graph)
     changed: dict[str, dict[str, int]] = {}
     for attribute in graph.attributes:
         value = attribute.width(widths)
@@ -115,7 +125,7 @@ def attributes(model: nn.Module, graph: ChannelGraph, plan: PruningPlan) -> dict
             left = shrunk_norm_groups(groups, axis_size(modules[layer], "out"), len(kept), mode)
             if left != groups:
                 changed.setdefault(layer, {})["num_groups"] = left
-    return changed
+    return {module: values for module, values in changed.items() if not are_gone(module, stubs)}
 
 
 def fit(model: nn.Module, state: Mapping[str, Tensor], sizes: Mapping[str, Mapping[str, int]]) -> nn.Module:
@@ -215,13 +225,14 @@ def apply(model: nn.Module, graph: ChannelGraph, plan: PruningPlan, *, share: bo
     """
     state = sliced_state(model, graph, plan)
     sizes = attributes(model, graph, plan)
-    own = chain(model.named_parameters(), model.named_buffers())
-    clone = structure(model, (tensor for name, tensor in own if share or name in state))
+    own, stubs = chain(model.named_parameters(), model.named_buffers()), plan.stubs(graph)
+    clone = structure(model, (tensor for name, tensor in own if share or name in state or are_gone(name, stubs)))
+    put_stubs(clone, stubs)
     if not share:
         state = {key: tensor.detach().clone() for key, tensor in state.items()}
     pruned = fit(clone, state, sizes)
-    if not share and plan.kept and graph.witness is not None:
-        graph.witness.check(pruned)
+    if not share and not plan.is_whole and graph.witness is not None:
+        graph.witness.check(pruned, stubs)
     return pruned
 
 

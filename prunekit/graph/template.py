@@ -10,7 +10,8 @@ from prunekit.graph.deadline import Deadline, run_first
 from prunekit.graph.forward_pass import Inputs
 from prunekit.graph.plan import PruningPlan
 from prunekit.graph.structure import ChannelGraph
-from prunekit.graph.surgery import all_tensors, apply, attributes, refit, slicer
+from prunekit.graph.stubs import put_stubs
+from prunekit.graph.surgery import all_tensors, apply, are_gone, attributes, refit, slicer
 
 __all__ = ["Template"]
 
@@ -28,6 +29,7 @@ class Template:
         self._copy = apply(model, graph, PruningPlan({}, graph.fingerprint), share=True)
         self._tensors = all_tensors(model)
         self._sizes = [(vars(module), _plain(module)) for module in self._copy.modules()]
+        self._children = [(module._modules, dict(module._modules)) for module in self._copy.modules()]
 
     def run_first(self, inputs: Inputs, deadline: Deadline) -> None:
         """A first pass of the copy that is pruned, at full width, see :func:`~prunekit.graph.deadline.run_first`."""
@@ -40,9 +42,13 @@ class Template:
             plan: what to keep.
             given: tensors that are not to be sliced from the full network's but to be taken as they are, by state key.
         """
+        stubs = plan.stubs(self._graph)
         for own, sizes in self._sizes:
             own.update(sizes)
-        missing = {key: tensor for key, tensor in self._tensors.items() if key not in given}
+        for children, whole in self._children:
+            children.update(whole)
+        put_stubs(self._copy, stubs)
+        missing = {k: tensor for k, tensor in self._tensors.items() if k not in given and not are_gone(k, stubs)}
         state = dict(given)
         if missing:
             cut = slicer(self._model, self._graph, plan)

@@ -1,12 +1,15 @@
 """Read the channel groups of a network off one forward pass, see :mod:`prunekit.graph.flow`."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+import logging
 
 import torch
 from torch import nn
 
+from prunekit._messages import one_line
 from prunekit.errors import GraphError
+from prunekit.graph.branch_trial import branches_of
 from prunekit.graph.channels import Channels
 from prunekit.graph.constraints import Constraints
 from prunekit.graph.deadline import Deadline
@@ -24,6 +27,8 @@ from prunekit.graph.values import random_inputs
 from prunekit.graph.weightless import hollow, is_hollow, is_large, weightless
 
 __all__ = ["trace"]
+
+_log = logging.getLogger(__name__)
 
 
 def trace(
@@ -62,7 +67,7 @@ def trace(
     tracing = _Tracing(Retries(ways, constraints), norm_mode, Deadline(seconds, progress))
     cuda = sorted({tensor.get_device() for tensor in model.parameters() if tensor.is_cuda})
     with torch.random.fork_rng(devices=cuda), as_layers(model, constraints.declare):  # a network may draw numbers
-        return constraints.held(tracing.run(model, example_inputs), model)
+        return constraints.held(tracing.with_branches(tracing.run(model, example_inputs), model, example_inputs), model)
 
 
 @dataclass(frozen=True, eq=False)
@@ -114,6 +119,17 @@ class _Tracing:
                 trial = Trial(own, graph, whole.channels, inputs, self.deadline)
             if not self.retries.after(trial, self.deadline.is_early()):
                 return whole.making.in_the_modes_asked_for()
+
+    def with_branches(self, graph: ChannelGraph, model: nn.Module, inputs: Inputs) -> ChannelGraph:
+        """The graph with the residual branches that can be removed; of a large network, they are looked for in a narrow copy."""
+        self.deadline.say("looking for residual branches")
+        try:
+            narrow = narrowed(model, graph)[1]  # widths that are equal by chance differ in it
+            given = random_inputs(inputs) if is_hollow(inputs) else inputs
+            return replace(graph, branches=branches_of(narrow, given, self.deadline))
+        except Exception as error:  # it can be pruned in width
+            _log.info("Residual branches of %s are not known (%s).", type(model).__name__, one_line(error))
+            return graph
 
     def _follow(self, model: nn.Module, inputs: Inputs, with_values: bool) -> _Followed:
         """Follow a network through, without values where it runs like that."""

@@ -76,7 +76,7 @@ class Measure:
         if name == "latency" and latency is None:
             raise InputError("A target of latency needs a table of layer times; measure one with LatencyTable.of.")
         rows = cost.params_rows if name == "params" else cost.macs_rows
-        touched = ((rows.inner.by_group != 0) | (rows.outer.by_group != 0)).astype(np.int64)
+        touched = rows.touched.astype(np.int64)
         coupled = touched.T @ touched > 0
         if name == "latency" and latency is not None:
             return cls("latency", "ns", latency.nanoseconds, coupled)

@@ -136,7 +136,7 @@ class Repair:
         Returns:
             The repaired network's loss on the probe's first batch, a by-product; None if nothing was run.
         """
-        if self.kind == "none" or not plan.kept:
+        if self.kind == "none" or plan.is_whole:
             return None
         cut, positions = slicer(self.model, self.graph, plan), plan.positions(self.graph)
         waiting, last = set(self.inputs).difference(known), _LastRead()

@@ -239,8 +239,8 @@ def _recount(model: nn.Module, graph: ChannelGraph, plan: PruningPlan, macs: int
     if graph.witness is None:
         return
     pruned = apply(model, graph, plan, share=True)
-    if plan.kept:
-        graph.witness.check(pruned)
+    if not plan.is_whole:
+        graph.witness.check(pruned, plan.stubs(graph))
     counted = count_by_shapes(pruned, graph.witness.inputs_of(pruned))
     if (counted.macs, counted.params) != (macs, params):
         raise GraphError(

@@ -58,7 +58,7 @@ def spent_on_search(
     forward, backward = proxy_samples(options.search.proxy, options.samples, options.batch_size)
     measured = sum(int(entry["macs"]) for entry in result.measured)
     fits = (options.search.proxy in _REPAIRING and bool(result.measured)) + (options.repair != "none")
-    mended = options.repair != "none" and bool(slim.plan.kept)
+    mended = options.repair != "none" and not slim.is_whole
     first = min(options.batch_size, options.samples)
     forward_macs = forward * measured + first * (fits * full_macs + mended * slim.macs)
     samples = forward * len(result.measured) + first * (fits + mended)

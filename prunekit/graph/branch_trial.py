@@ -1,0 +1,172 @@
+"""Residual branches, tried: a network with stubs must compute what it does when the branches' sums return what they add to.
+
+The lineage is not trusted. Branches are removed for trial on a copy with random weights, many at a time, and the output is compared
+with that of the same weights where the sums are left out. The copy must also run the same products but for those of the branches.
+"""
+
+import copy
+import math
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch._ops import OpOverload
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves, tree_map
+
+from prunekit._types import Args, Kwargs
+from prunekit.graph.branch import Branch, stubs_of
+from prunekit.graph.deadline import Deadline
+from prunekit.graph.forward_pass import Inputs, output_tensors, run_once
+from prunekit.graph.lineage import Lineage, makes_step, recorded
+from prunekit.graph.residuals import PRODUCTS, Residual, residuals
+from prunekit.graph.stubs import put_stubs
+from prunekit.graph.surgery import all_tensors, put
+from prunekit.graph.values import random_inputs
+
+__all__ = ["branches_of"]
+
+_NEAR = 1e-6  # of the largest output, in double precision
+_ROUNDS = 4
+
+
+def branches_of(model: nn.Module, inputs: Inputs, deadline: Deadline) -> tuple[Branch, ...]:
+    """The residual branches of a network that can be removed, in network order.
+
+    Args:
+        model: the network, small enough to be run; it is not changed.
+        inputs: of one forward pass.
+        deadline: when to give up.
+
+    Raises:
+        GraphError: the time is up.
+    """
+    trial = _Trial(model, inputs, deadline)
+    good: dict[str, Branch] = {}
+    for shaped in (False, True):
+        found = trial.found(shaped)
+        waiting = [one for one in found if one.branch.name not in good]
+        for choice in _choices(waiting, np.random.default_rng(0)):
+            wrong = trial.wrong([one for one in choice if one in waiting])
+            waiting = [one for one in waiting if one not in wrong]
+        good |= {one.branch.name: one.branch for one in waiting}
+    return tuple(good[one.branch.name] for one in found if one.branch.name in good)
+
+
+def _choices(found: Sequence[Residual], rng: np.random.Generator) -> Iterator[list[Residual]]:
+    """Sets of branches that are removed together: those that hold all others, those that hold none, and others at random."""
+    outer = {one.branch.module for one in found}
+    yield [one for one in found if not any(one is not other and other.branch.removes(one.branch.module) for other in found)]
+    yield [one for one in found if not any(one is not other and one.branch.removes(other.branch.module) for other in found)]
+    for _ in range(_ROUNDS - 2 if outer else 0):
+        yield [one for one in found if rng.random() < 0.5]
+
+
+class _Trial:
+    """A copy of a network with random weights, with and without its branches."""
+
+    def __init__(self, model: nn.Module, inputs: Inputs, deadline: Deadline) -> None:
+        self._model = _randomised(model)
+        self._inputs = tree_map(_widened, random_inputs(inputs))
+        self._deadline = deadline
+        self._lineage, _ = self._run(self._model)
+
+    def found(self, shaped: bool) -> list[Residual]:
+        """The branches, see :func:`residuals`."""
+        return residuals(self._model, self._lineage, shaped=shaped)
+
+    def wrong(self, chosen: Sequence[Residual]) -> list[Residual]:
+        """Branches that cannot be removed, of some that are to be removed together."""
+        if not chosen or self._is_right(chosen):
+            return []
+        if len(chosen) == 1:
+            return list(chosen)
+        half = len(chosen) // 2
+        return [*self.wrong(chosen[:half]), *self.wrong(chosen[half:])]
+
+    def _is_right(self, chosen: Sequence[Residual]) -> bool:
+        branches = {one.branch.name: one.branch for one in chosen}
+        stubs = stubs_of(branches, branches)
+        sums = {number: place for one in chosen for number, place in one.sums.items()}
+        try:
+            with _left_out(sums):
+                wanted = output_tensors(run_once(self._model, self._inputs))
+            cut = copy.deepcopy(self._model)
+            put_stubs(cut, stubs)
+            lineage, found = self._run(cut)
+        except Exception:  # whatever the network raises
+            self._deadline.check()
+            return False
+        gone = [one for one in self._products(self._lineage) if not any(stub.removes(one[0]) for stub in stubs)]
+        return Counter(gone) == Counter(self._products(lineage)) and _are_near(found, wanted)
+
+    def _run(self, model: nn.Module) -> tuple[Lineage, list[Tensor]]:
+        with recorded(model, self._deadline) as (lineage, recorder):
+            found = output_tensors(run_once(model, self._inputs))
+            lineage.outputs = tuple(recorder.node(tensor) for tensor in found)
+        return lineage, found
+
+    def _products(self, lineage: Lineage) -> Iterator[tuple[str, str]]:
+        for step in lineage.steps:
+            if step.operator in PRODUCTS or "attention" in step.operator:
+                yield step.module, step.operator
+
+
+class _LeavingOut(TorchDispatchMode):
+    """Lets sums return the operand that stays."""
+
+    def __init__(self, sums: Mapping[int, int]) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self._sums, self._count = sums, 0
+
+    def __torch_dispatch__(
+        self, func: OpOverload, types: object, args: Args = (), kwargs: Kwargs | None = None
+    ) -> object:
+        leaves = [leaf for leaf in tree_leaves((args, kwargs or {})) if isinstance(leaf, Tensor)]
+        place = self._sums.get(self._count)
+        base = leaves[place].clone() if place is not None else None
+        out = func(*args, **(kwargs or {}))
+        if makes_step(out):
+            self._count += 1
+            if base is not None:
+                result: Any = out
+                result.copy_(base.expand(result.shape))
+        return out
+
+
+@contextmanager
+def _left_out(sums: Mapping[int, int]) -> Iterator[None]:
+    with _LeavingOut(sums):
+        yield
+
+
+def _randomised(model: nn.Module) -> nn.Module:
+    """A copy in double precision whose weights keep activations near one: in a new network, gates and last layers are zero."""
+    draws = torch.Generator().manual_seed(0)
+    clone = copy.deepcopy(model).double()
+    made = {}
+    for key, tensor in all_tensors(clone).items():
+        if not tensor.is_floating_point() or key not in dict(clone.named_parameters()):
+            continue
+        fan = max(tensor[0].numel(), 1) if tensor.ndim > 1 else 1
+        noise = torch.randn(tensor.shape, generator=draws, dtype=torch.float64)
+        made[key] = noise / math.sqrt(fan) if tensor.ndim > 1 else 0.5 + 0.2 * noise
+    put(clone, made)
+    return clone
+
+
+def _widened(value: Any) -> Any:
+    return value.double() if isinstance(value, Tensor) and value.is_floating_point() else value
+
+
+def _are_near(found: Iterable[Tensor], wanted: Iterable[Tensor]) -> bool:
+    pairs = list(zip(found, wanted, strict=False))
+    return bool(pairs) and all(
+        a.shape == b.shape and bool(b.isfinite().all()) and bool(((a - b).abs() <= _NEAR * b.abs().max()).all())
+        for a, b in pairs
+        if a.is_floating_point()
+    )
