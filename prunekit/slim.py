@@ -36,8 +36,10 @@ from prunekit.checkpoint.metadata import check_kept, check_params, checked_predi
 from prunekit.checkpoint.tensors import read_tensors, safetensors_metadata, safetensors_shapes
 from prunekit.errors import FileFormatError, InputError, PlanError, PrunekitError
 from prunekit.graph import PruningPlan, fit
+from prunekit.graph.branch import Stub
 from prunekit.graph.forward_pass import run_once
-from prunekit.graph.surgery import all_tensors
+from prunekit.graph.stubs import put_stubs, stubs_in
+from prunekit.graph.surgery import all_tensors, are_gone
 from prunekit.groups import TimestepGroup
 from prunekit.results.formats import SLIM
 from prunekit.schedule import TimeUnit
@@ -136,6 +138,7 @@ class SlimModel:
 
 def slim_config(slim: SlimModel) -> JsonObject:
     """The content of a slim model's ``config.json`` without shapes and hash; it has names of files but no paths."""
+    stubs = stubs_in(slim.model)
     return {
         "format": SLIM,
         "model": slim.spec.to_json(),
@@ -145,6 +148,7 @@ def slim_config(slim: SlimModel) -> JsonObject:
         "params": slim.params,
         "plan": slim.plan.to_json(),
         "sizes": {name: dict(values) for name, values in slim.sizes.items()},
+        **({"stubs": [stub.to_json() for stub in stubs]} if stubs else {}),
         **{key: value for key, value in public_about(slim.about).items() if key != "model"},
     }
 
@@ -253,7 +257,7 @@ def load_slim(folder: Path | str, factory: Factory | nn.Module | None = None, in
         TimeUnit.from_config(known.time_unit)
     sizes, macs = known.sizes, known.macs
     try:
-        model = _fitted(folder, spec, shapes, sizes, plan, macs)
+        model = _fitted(folder, spec, shapes, known, plan)
     except PlanError as error:
         raise FileFormatError(f"{folder} does not fit its architecture: {error}") from error
     except PrunekitError:
@@ -299,16 +303,21 @@ def _checked_shapes(path: Path, config: "SlimFile") -> dict[str, tuple[int, ...]
     return shapes
 
 
-def _fitted(folder: Path, spec: ModelSpec, shapes: Shapes, sizes: Sizes, plan: PruningPlan, macs: int) -> nn.Module:
+def _fitted(folder: Path, spec: ModelSpec, shapes: Shapes, known: "SlimFile", plan: PruningPlan) -> nn.Module:
     """The network with the file's tensors; these are read only after a check that their shapes agree."""
+    sizes, macs, stubs = known.sizes, known.macs, tuple(map(Stub.of, known.stubs or ()))
+    if bool(stubs) != bool(plan.removed):
+        raise FileFormatError(f"{folder} has a plan that removes {len(plan.removed)} branches, and {len(stubs)} stubs.")
     skeleton = spec.skeleton(shapes)
+    put_stubs(skeleton, stubs)
     whole = all_tensors(skeleton)
     for name in whole.keys() & shapes.keys():
         full, sliced = tuple(whole[name].shape), shapes[name]
         if len(full) != len(sliced) or any(small > large for small, large in zip(sliced, full, strict=True)):
             raise FileFormatError(f"{name} in {folder} has shape {sliced}, more than its architecture's {full}.")
     if spec.factory is None:
-        check_kept(plan, skeleton, shapes, f"{folder}")
+        kept = {name: own for name, own in plan.kept.items() if not are_gone(name, stubs)}
+        check_kept(replace(plan, kept=kept), skeleton, shapes, f"{folder}")
         _check_macs(folder, spec, _check_run(folder, spec, skeleton, shapes, sizes), macs)
     model = fit(skeleton, read_tensors(folder / "model.safetensors"), sizes)
     check_finite(model, folder)

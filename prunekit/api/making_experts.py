@@ -88,7 +88,7 @@ def make_experts(
         finetuning = replace(finetuning, only_pruned=True)
     plan_budget(partition, base.schedule, budget, rule=rule)  # refuses a budget before the network is followed
     say("following the network")
-    bench = Bench.of(base, pruning.norm_mode, pruning.head_mode, pruning.constraints)
+    bench = Bench.of(base, pruning.norm_mode, pruning.head_mode, pruning.constraints, pruning.shrink)
     reach = Reach.of(bench, pruning)
     allocation = plan_budget(partition, base.schedule, budget, rule=rule, network_floor=reach.floor).for_model(
         bench.macs

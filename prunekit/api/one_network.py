@@ -132,6 +132,7 @@ def prune(
     group = _checked_group(group, loss, chosen, num_timesteps)
     spec = _spec_of(model, example_inputs, config)
     graph = trace(model, example_inputs, chosen.norm_mode, chosen.head_mode, constraints=chosen.constraints)
+    graph = graph.shrinking(chosen.shrink)
     cost = CostModel.of(model, graph, example_inputs)
     scores = score(model, example_inputs, loss, [group], chosen, graph, num_timesteps)
     found, result = search_and_repair(

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from prunekit._json import JsonObject, read_json
-from prunekit.choices import ProposerName, ProxyName, RepairKind, TargetOf
+from prunekit.choices import ProposerName, ProxyName, RepairKind, Shrink, TargetOf
 from prunekit.cli.console import chosen_allocation, data_options, emit, print_table, refuse_inputs, tell
 from prunekit.cli.constraining import Constraining, said_of_multiples, width_multiples
 from prunekit.cli.interrupts import keeping
@@ -81,6 +81,9 @@ class Searching:
         RepairKind,
         typer.Option(help="Repair the layers that read pruned channels, in closed form, before fine-tuning."),
     ] = "least-squares"
+    shrink: Annotated[
+        Shrink, typer.Option(help="width: remove channels; depth: remove residual branches; both: decide by the loss.")
+    ] = "width"
     floor: Annotated[float, typer.Option(help="Smallest share of every channel group that is kept.")] = 0.0
     samples: Samples = 256
     rounds: Annotated[int, typer.Option(help="Number of rounds in which the search approaches the target.")] = 12
@@ -161,7 +164,7 @@ def prune(
     others = data_options(data, resolution)
     asked = others is not None or needs_images(options.criterion, options.search.proposer, options.repair)
     loaded, images = _with_images(loaded, others, base) if asked else (loaded, None)
-    bench = Bench.of(loaded, options.norm_mode, options.head_mode, options.constraints)
+    bench = Bench.of(loaded, options.norm_mode, options.head_mode, options.constraints, options.shrink)
     targets = plan.for_model(bench.macs)
     jobs = [_Job(one, targets.groups[one.index].target_macs or 0, output) for one in wanted]
     with keeping(lambda: _kept([*(job.journal for job in jobs), *([table] if timed else [])])):
@@ -224,6 +227,7 @@ def _options(
         width_multiples=width_multiples(constraining.width_multiple),
         latency_table=str(goal.latency_table),
         floor=searching.floor,
+        shrink=searching.shrink,
         repair=searching.repair,
     )
 

@@ -114,7 +114,7 @@ def _summed(names: Sequence[str], values: IntArray) -> dict[str, int]:
 class _Rows:
     """Bilinear rows; arrays int64: scale (rows,), constants and divisors (rows,), coefficients (rows, groups).
 
-    ``needs`` has the places of switches, shape (switches,), and ``held`` whether each of them holds each row, shape (rows, switches).
+    ``needs`` has the places of switches, shape (switches,), and ``held`` whether they hold each row, shape (rows, switches).
     """
 
     owners: tuple[str, ...]
@@ -154,7 +154,7 @@ class _Rows:
     @property
     def touched(self) -> BoolArray:
         """Whether the value of each row follows the width of each group, shape (rows, groups)."""
-        touched = (self.inner.by_group != 0) | (self.outer.by_group != 0)
+        touched: BoolArray = (self.inner.by_group != 0) | (self.outer.by_group != 0)
         touched[:, self.needs] |= self.held > 0
         return touched
 

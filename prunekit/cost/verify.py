@@ -8,7 +8,7 @@ from prunekit.errors import GraphError
 from prunekit.graph import ChannelGraph, PruningPlan, attributes
 from prunekit.graph.forward_pass import Inputs, output_tensors, run_once
 from prunekit.graph.layers import group_count
-from prunekit.graph.surgery import all_tensors, tensors_of
+from prunekit.graph.surgery import all_tensors, are_gone, tensors_of
 
 __all__ = ["verify"]
 
@@ -62,7 +62,12 @@ def _check_widths(model: nn.Module, pruned: nn.Module, graph: ChannelGraph, plan
     for (layer, axis), kept in plan.positions(graph).items():
         for key, dim in tensors_of(model, layer, axis):
             expected[key][dim] = len(kept)
+    stubs = plan.stubs(graph)
     for key, shape in expected.items():
+        if are_gone(key, stubs):
+            if key in state:
+                raise GraphError(f"{key} is in the pruned network; its plan removes the branch that it belongs to.")
+            continue
         if list(state[key].shape) != shape:
             raise GraphError(f"{key} of the pruned network has shape {list(state[key].shape)}; its plan says {shape}.")
 

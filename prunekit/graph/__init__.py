@@ -1,13 +1,15 @@
 """The pruning engine's structure: channel groups, plans, surgery. It knows nothing of diffusion."""
 
+from prunekit.graph.branch import Branch
 from prunekit.graph.constraints import Constraints
 from prunekit.graph.plan import PruningPlan
-from prunekit.graph.structure import ChannelGraph, ChannelGroup, HeadMode, Member, NormMode
+from prunekit.graph.structure import ChannelGraph, ChannelGroup, HeadMode, Member, NormMode, Shrink
 from prunekit.graph.surgery import apply, attributes, fit, sliced_state, slicer
 from prunekit.graph.template import Template
 from prunekit.graph.trace import trace
 
 __all__ = [
+    "Branch",
     "ChannelGraph",
     "ChannelGroup",
     "Constraints",
@@ -15,6 +17,7 @@ __all__ = [
     "Member",
     "NormMode",
     "PruningPlan",
+    "Shrink",
     "Template",
     "apply",
     "attributes",

@@ -5,8 +5,13 @@ output is added elsewhere returns zeros, see :mod:`prunekit.graph.stubs`. So the
 """
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Literal
+
+from prunekit._json import JsonObject
+
+if TYPE_CHECKING:
+    from prunekit.results.model_files import StubPart
 
 __all__ = ["Branch", "Output", "Stub", "StubKind", "is_within"]
 
@@ -52,6 +57,24 @@ class Stub:
     def keeps(self) -> frozenset[str]:
         """Names of the modules below it that stay."""
         return frozenset(f"{self.module}.{child}" for output in self.outputs for child in output.through)
+
+    def to_json(self) -> JsonObject:
+        """``{"module", "kind", "outputs", "nested"}``."""
+        return {
+            "module": self.module,
+            "kind": self.kind,
+            "outputs": [asdict(output) for output in self.outputs],
+            "nested": self.nested,
+        }
+
+    @classmethod
+    def of(cls, told: "StubPart") -> "Stub":
+        """What a file says of a stub."""
+        outputs = tuple(
+            Output(o.argument, o.place, tuple(o.through), o.scale, None if o.shape is None else tuple(o.shape))
+            for o in told.outputs
+        )
+        return cls(told.module, told.kind, outputs, told.nested)
 
     def removes(self, name: str) -> bool:
         """Whether a module, or the module of a tensor, is gone with it."""

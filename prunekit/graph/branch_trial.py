@@ -23,10 +23,11 @@ from prunekit.graph.branch import Branch, stubs_of
 from prunekit.graph.deadline import Deadline
 from prunekit.graph.forward_pass import Inputs, output_tensors, run_once
 from prunekit.graph.lineage import Lineage, makes_step, recorded
-from prunekit.graph.residuals import PRODUCTS, Residual, residuals
+from prunekit.graph.residuals import Residual, residuals
 from prunekit.graph.stubs import put_stubs
 from prunekit.graph.surgery import all_tensors, put
 from prunekit.graph.values import random_inputs
+from prunekit.graph.ways_back import PRODUCTS
 
 __all__ = ["branches_of"]
 
@@ -60,8 +61,12 @@ def branches_of(model: nn.Module, inputs: Inputs, deadline: Deadline) -> tuple[B
 def _choices(found: Sequence[Residual], rng: np.random.Generator) -> Iterator[list[Residual]]:
     """Sets of branches that are removed together: those that hold all others, those that hold none, and others at random."""
     outer = {one.branch.module for one in found}
-    yield [one for one in found if not any(one is not other and other.branch.removes(one.branch.module) for other in found)]
-    yield [one for one in found if not any(one is not other and one.branch.removes(other.branch.module) for other in found)]
+    yield [
+        one for one in found if not any(one is not other and other.branch.removes(one.branch.module) for other in found)
+    ]
+    yield [
+        one for one in found if not any(one is not other and one.branch.removes(other.branch.module) for other in found)
+    ]
     for _ in range(_ROUNDS - 2 if outer else 0):
         yield [one for one in found if rng.random() < 0.5]
 

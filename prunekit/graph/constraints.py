@@ -136,9 +136,7 @@ class Constraints:
             replace(group, least=max(group.least, floors.get(group.name, 1))) for group in graph.with_whole(kept)
         )
         free = [b for b in graph.branches if not any(self._constrains(n) for n in _held_by(b, known))]
-        return replace(
-            graph, groups=tuple(limited), left_whole={**graph.left_whole, **whole}, branches=tuple(free)
-        )
+        return replace(graph, groups=tuple(limited), left_whole={**graph.left_whole, **whole}, branches=tuple(free))
 
     def _constrains(self, layer: str) -> bool:
         """Whether a layer is to be kept, or to shrink only so far."""

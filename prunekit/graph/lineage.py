@@ -154,7 +154,9 @@ def recorded(model: nn.Module, deadline: Deadline) -> Iterator[tuple[Lineage, "_
     handles = []
 
     def enter(module: nn.Module, args: Args, kwargs: Kwargs, name: str) -> None:
-        given = [(i, None, recorder.node(one), tuple(one.shape)) for i, one in enumerate(args) if isinstance(one, Tensor)]
+        given = [
+            (i, None, recorder.node(one), tuple(one.shape)) for i, one in enumerate(args) if isinstance(one, Tensor)
+        ]
         named = [(-1, k, recorder.node(one), tuple(one.shape)) for k, one in kwargs.items() if isinstance(one, Tensor)]
         call = ModuleCall(name, len(lineage.steps), [*given, *named])
         lineage.calls.append(call)
@@ -165,11 +167,15 @@ def recorded(model: nn.Module, deadline: Deadline) -> Iterator[tuple[Lineage, "_
         recorder.stack.pop()
         call = running.pop()
         call.last = len(lineage.steps)
-        values: Sequence[Any] = [output] if isinstance(output, Tensor) else list(output) if type(output) is tuple else []
+        values: Sequence[Any] = (
+            [output] if isinstance(output, Tensor) else list(output) if type(output) is tuple else []
+        )
         if values and all(isinstance(value, Tensor) for value in values):
             call.form = "tensor" if isinstance(output, Tensor) else "tuple"
         call.results = [
-            (recorder.node(leaf), tuple(leaf.shape)) for leaf in tree_leaves(_opened(output)) if isinstance(leaf, Tensor)
+            (recorder.node(leaf), tuple(leaf.shape))
+            for leaf in tree_leaves(_opened(output))
+            if isinstance(leaf, Tensor)
         ]
 
     for name, module in model.named_modules():
@@ -185,4 +191,10 @@ def recorded(model: nn.Module, deadline: Deadline) -> Iterator[tuple[Lineage, "_
 
 def _opened(output: Any) -> Any:
     """What a module returned, as something whose leaves can be listed."""
-    return output if isinstance(output, Tensor | tuple | list | dict) else vars(output) if hasattr(output, "__dict__") else output
+    return (
+        output
+        if isinstance(output, Tensor | tuple | list | dict)
+        else vars(output)
+        if hasattr(output, "__dict__")
+        else output
+    )

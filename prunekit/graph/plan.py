@@ -4,9 +4,10 @@ import itertools
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import NotRequired
 
 import numpy as np
-from typing_extensions import NotRequired, TypedDict
+from typing_extensions import TypedDict
 
 from prunekit._json import JsonDict, JsonObject, Many, Named, Whole, checked
 from prunekit._types import BoolArray, FloatArray, IntArray
@@ -68,7 +69,9 @@ class PruningPlan:
     def widths(self, graph: ChannelGraph) -> IntArray:
         """Width of every group of the graph, shape (groups,)."""
         sizes = [
-            len(self.kept.get(group.name, range(group.size))) if group.branch is None else group.name not in self.removed
+            len(self.kept.get(group.name, range(group.size)))
+            if group.branch is None
+            else group.name not in self.removed
             for group in graph
         ]
         return np.array(sizes, dtype=np.int64)
@@ -88,11 +91,7 @@ class PruningPlan:
                 f"The plan was made for another network or norm mode (fingerprint {self.fingerprint or 'absent'}, "
                 f"this network's is {graph.fingerprint}); prune this network anew."
             )
-        for name in self.removed:
-            if name not in graph.branch_of:
-                raise PlanError(f"The plan removes {name!r}, which is no branch of this network that can be removed.")
-            if name in graph.index and graph[name].least > 0:
-                raise PlanError(f"The plan removes {name!r}, which a constraint keeps.")
+        self._check_removed(graph)
         for name, kept in self.kept.items():
             if name not in graph.index or graph[name].branch is not None:
                 raise PlanError(f"The plan names channel group {name!r}, which this network does not have.")
@@ -114,6 +113,14 @@ class PruningPlan:
                 rows = np.bincount(np.array(kept) // (group.size // group.rows))
                 if not np.isin(rows, (0, group.size // group.rows)).all():
                     raise PlanError(f"The plan cuts through a head or norm group of {name!r}; expected whole ones.")
+
+    def _check_removed(self, graph: ChannelGraph) -> None:
+        """Refuse branches that the network does not have, or that are kept."""
+        for name in self.removed:
+            if name not in graph.branch_of:
+                raise PlanError(f"The plan removes {name!r}, which is no branch of this network that can be removed.")
+            if name in graph.index and graph[name].least > 0:
+                raise PlanError(f"The plan removes {name!r}, which a constraint keeps.")
 
     def positions(self, graph: ChannelGraph) -> dict[tuple[str, Axis], IntArray]:
         """What stays of every layer axis that loses positions, rising, shape (kept,)."""
@@ -152,5 +159,5 @@ class PruningPlan:
         for name, kept in known["kept"].items():
             if not kept or any(low >= high for low, high in itertools.pairwise(kept)):
                 raise FileFormatError(f"{source} cannot be read: the channels of {name[:80]!r} must be rising numbers.")
-        kept = {name: tuple(kept) for name, kept in known["kept"].items()}
-        return cls(kept, known["fingerprint"], tuple(known.get("removed", ())))
+        channels = {name: tuple(kept) for name, kept in known["kept"].items()}
+        return cls(channels, known["fingerprint"], tuple(known.get("removed", ())))

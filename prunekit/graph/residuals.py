@@ -7,10 +7,9 @@ outside* when all that happens to its results is that they are multiplied, and a
 
 import math
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from itertools import islice
 
 from torch import nn
 
@@ -18,20 +17,9 @@ from prunekit.graph.branch import Branch, Output, Stub, is_within
 from prunekit.graph.layers import axis_size, layer_kind
 from prunekit.graph.lineage import Lineage, ModuleCall, Step
 from prunekit.graph.stubs import argument_names
+from prunekit.graph.ways_back import AFFINE, LONGEST, SAME, SUMS, TIMES, WaysBack, factor_of
 
-__all__ = ["PRODUCTS", "Residual", "residuals"]
-
-_SAME = frozenset(
-    "view _unsafe_view reshape alias clone _to_copy detach contiguous lift_fresh permute transpose t squeeze unsqueeze slice cat "
-    "split split_with_sizes chunk expand select unbind narrow".split()
-)
-PRODUCTS = frozenset("convolution addmm mm bmm baddbmm linear matmul".split())
-"""Operators that multiply weights or tensors, but for fused attentions."""
-_AFFINE = _SAME | PRODUCTS | frozenset("mul div avg_pool2d avg_pool1d upsample_nearest2d upsample_nearest1d pixel_unshuffle pad".split())
-_TIMES = frozenset({"mul", "div", "neg"})
-_SUMS = frozenset({"add", "sub"})
-_WAYS = 4  # how many ways back are looked at, where sums of sums have many
-_LONGEST = 400  # steps of a way back
+__all__ = ["Residual", "residuals"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -45,16 +33,6 @@ class Residual:
 
     branch: Branch
     sums: Mapping[int, int]
-
-
-@dataclass(frozen=True)
-class _Way:
-    """A way back from a module's result to one of its arguments: sums passed, children gone through (last first), and a factor."""
-
-    given: int
-    sums: tuple[tuple[int, int], ...] = ()
-    through: tuple[str, ...] = ()
-    scale: float = 1.0
 
 
 def residuals(model: nn.Module, lineage: Lineage, *, shaped: bool = False) -> list[Residual]:
@@ -86,6 +64,7 @@ class _Finder:
         self.lineage, self.modules, self.shaped = lineage, dict(model.named_modules()), shaped
         times = Counter(call.module for call in lineage.calls)
         self.calls = [call for call in lineage.calls if times[call.module] == 1 and call.module]
+        self._ways = WaysBack(lineage, self.calls)
         self.by_name = {call.module: call for call in self.calls}
 
     def ending(self) -> Iterator[Residual]:
@@ -93,7 +72,7 @@ class _Finder:
         for call in self.calls:
             if call.form == "other" or not call.results:
                 continue
-            ways = [self._way(call, *result) for result in call.results]
+            ways = [self._ways.best(call, *result) for result in call.results]
             if not all(ways) or not any(way.sums for way in ways if way):
                 continue
             found = [way for way in ways if way is not None]
@@ -113,64 +92,20 @@ class _Finder:
                 continue
             found = self._residual(void, sums)
             bases = {self.lineage.steps[number].inputs[place] for number, place in sums.items()}
-            is_part = layer_kind(self.modules[call.module]) is not None and len(found.branch.stubs) == 1
-            if not is_part or bases & {node for _, _, node, _ in call.given}:  # else what the layer reads is still computed
+            alone = layer_kind(self.modules[call.module]) is not None and len(found.branch.stubs) == 1
+            if not alone or bases & _given(call):  # else all that the layer reads is still computed without it
                 yield found
 
     def _residual(self, stub: Stub, sums: Mapping[int, int]) -> Residual:
         idle = tuple(self._idle(stub))
         writers = dict.fromkeys(writer for number, place in sums.items() for writer in self._writers(number, 1 - place))
-        return Residual(Branch(f"branch:{stub.module}", (stub, *idle), tuple((one, axis_size(self.modules[one], "out")) for one in writers), len(sums)), sums)
-
-    def _way(self, call: ModuleCall, node: int, shape: tuple[int, ...]) -> _Way | None:
-        """The way back from a result with the fewest children on it; without any, it must come from something of the same shape."""
-        ways = islice(self._ways(call, node, frozenset(), _LONGEST), _WAYS)
-        fitting = [way for way in ways if way.through or self._shape_of(call, way.given) == shape]
-        return min(fitting, key=lambda way: len(way.through), default=None)
-
-    def _shape_of(self, call: ModuleCall, given: int) -> tuple[int, ...]:
-        return next(shape for _, _, node, shape in call.given if node == given)
-
-    def _ways(self, call: ModuleCall, node: int, passed: frozenset[str], left: int) -> Iterator[_Way]:
-        if any(node == given for _, _, given, _ in call.given):
-            yield _Way(node)
-            return
-        made = self.lineage.maker(node)
-        if made is None or made < call.first or left == 0:
-            return
-        step = self.lineage.steps[made]
-        if step.operator in _SAME:
-            for source in step.inputs:
-                yield from self._ways(call, source, passed, left - 1)
-        elif step.operator in ("mul", "div") and len(step.inputs) == 1 and (number := _number(step)):
-            factor = number if step.operator == "mul" else 1 / number
-            ways = self._ways(call, step.inputs[0], passed, left - 1)
-            yield from (replace(way, scale=way.scale * factor) for way in ways)
-        elif step.operator in _SUMS and len(step.inputs) == 2 and _alpha(step) == 1:
-            for place in (0, 1) if step.operator == "add" else (0,):
-                base, branch = step.inputs[place], step.inputs[1 - place]
-                for way in self._ways(call, base, passed, left - 1):
-                    if way.given in self.lineage.ancestors([branch]):
-                        yield replace(way, sums=(*way.sums, (made, place)))
-        else:
-            child = self._child(call, node)
-            if child is not None and child.module not in passed:
-                for _, _, source, _ in child.given[:1]:
-                    ways = self._ways(call, source, passed | {child.module}, left - 1)
-                    yield from (replace(way, through=(*way.through, _below(child, call))) for way in ways)
-
-    def _child(self, call: ModuleCall, node: int) -> ModuleCall | None:
-        """The direct child whose only result is a node, if it computes nothing but products and reshapes."""
-        for child in self.calls:
-            if child.form == "tensor" and child.results[0][0] == node and _parent(child) == call.module:
-                steps = self.lineage.steps[child.first : child.last]
-                return child if all(step.operator in _AFFINE for step in steps) else None
-        return None
+        sizes = tuple((one, axis_size(self.modules[one], "out")) for one in writers)
+        return Residual(Branch(f"branch:{stub.module}", (stub, *idle), sizes, len(sums)), sums)
 
     def _reached(self, call: ModuleCall) -> dict[int, int]:
         """The sums that a module's results are added in, with the place of the other operand; none if they go anywhere else."""
         zero, sums = {node for node, _ in call.results}, dict[int, int]()
-        if not zero or zero & {node for _, _, node, _ in call.given}:
+        if not zero or zero & _given(call):
             return {}
         waiting, seen = list(zero), set[int]()
         while waiting:
@@ -182,13 +117,10 @@ class _Finder:
                     continue
                 step = self.lineage.steps[number]
                 mine = [place for place, source in enumerate(step.inputs) if source in zero]
-                stays = step.operator in _SAME - {"cat"} or (
-                    step.operator in _TIMES and not (step.operator == "div" and 0 not in mine)
-                )
-                if stays or (step.operator in _SUMS and len(mine) == len(step.inputs)):
+                if _stays_zero(step, mine):
                     zero |= set(step.outputs)
                     waiting += step.outputs
-                elif step.operator in _SUMS and len(step.inputs) == 2 and _alpha(step) == 1 and self._fits(call, step, mine):
+                elif self._fits(call, step, mine):
                     sums[number] = 1 - mine[0]
                 else:
                     return {}
@@ -196,31 +128,33 @@ class _Finder:
         return sums
 
     def _fits(self, call: ModuleCall, step: Step, mine: list[int]) -> bool:
-        """Whether what a result is added to is what the module's arguments were computed from, and keeps its shape."""
-        if step.operator == "sub" and mine == [0]:
+        """Whether a result is added to what the module's arguments were computed from, and that keeps its shape."""
+        if (
+            step.operator not in SUMS
+            or len(step.inputs) != 2
+            or factor_of(step) != 1
+            or (step.operator, mine) == ("sub", [0])
+        ):
             return False
         base = step.inputs[1 - mine[0]]
         made = self.lineage.maker(base)
-        if made is not None and self.lineage.steps[made].shape != step.shape and len(self.lineage.steps[made].outputs) == 1:
+        maker = None if made is None else self.lineage.steps[made]
+        if maker is not None and maker.shape != step.shape and len(maker.outputs) == 1:
             return False
-        before = self.lineage.ancestors(node for _, _, node, _ in call.given)
-        waiting, left = [base], _LONGEST
+        before = self.lineage.ancestors(_given(call)) & self._moving
+        waiting, left = [base], LONGEST
         while waiting and left:
             node, left = waiting.pop(), left - 1
-            if node in before and self._moves(node):
+            if node in before:
                 return True
             made = self.lineage.maker(node)
-            if made is not None and self.lineage.steps[made].operator in _AFFINE:
+            if made is not None and self.lineage.steps[made].operator in AFFINE:
                 waiting += self.lineage.steps[made].inputs
         return False
 
-    def _moves(self, node: int) -> bool:
-        """Whether a node depends on the network's inputs, and is no weight."""
-        return node in self._moving
-
     @cached_property
     def _moving(self) -> set[int]:
-        """Nodes that depend on what the network was given."""
+        """Nodes that depend on what the network was given: no weights."""
         root = next(call for call in self.lineage.calls if not call.module)
         found = {node for _, _, node, _ in root.given}
         for step in self.lineage.steps:
@@ -238,7 +172,7 @@ class _Finder:
         return found
 
     def _void(self, call: ModuleCall) -> Stub | None:
-        """Zeros in place of a module's results, of one position along each dimension; None where it is given no tensor to follow."""
+        """Zeros in place of a module's results, of one position in each dimension; None where it is given no tensor."""
         outputs = []
         for _, shape in call.results:
             alike = sorted(call.given, key=lambda given: _likeness(given[3], shape))
@@ -251,11 +185,16 @@ class _Finder:
         return Stub(call.module, "void", tuple(outputs), call.form == "tuple")
 
     def _output(self, call: ModuleCall, given: int, through: tuple[str, ...], scale: float) -> Output:
+        name, place = self._argument(call, given)
+        return Output(name, place, through, scale)
+
+    def _argument(self, call: ModuleCall, given: int) -> tuple[str, int]:
+        """Name and place of the argument that a node was given as."""
         place, name, _, _ = next(entry for entry in call.given if entry[2] == given)
         names = argument_names(self.modules[call.module])
         if name is None:
             name = names[place] if place < len(names) else ""
-        return Output(name, names.index(name) if name in names else max(place, 0), through, scale)
+        return name, names.index(name) if name in names else max(place, 0)
 
     def _idle(self, stub: Stub) -> Iterator[Stub]:
         """Voids for the modules outside a stub of whose results nothing is left to be used."""
@@ -265,7 +204,7 @@ class _Finder:
             if call.form == "other" or is_within(call.module, gone) or is_within(stub.module, [call.module]):
                 continue
             nodes = {node for node, _ in call.results}
-            if not nodes or nodes & live or not nodes & self._alive or nodes & {node for _, _, node, _ in call.given}:
+            if not nodes or nodes & live or not nodes & self._alive or nodes & _given(call):
                 continue
             void = self._void(call)
             if void is not None:
@@ -282,13 +221,8 @@ class _Finder:
         ends = {node for node, _ in call.results}
         onward = []
         if stub.kind == "shortcut":
-            names = argument_names(self.modules[stub.module])
-            for output in stub.outputs:
-                onward += [
-                    node
-                    for place, name, node, _ in call.given
-                    if (name or (names[place] if place < len(names) else "")) == output.argument or place == output.place
-                ]
+            used = {(output.argument, output.place) for output in stub.outputs}
+            onward = [node for _, _, node, _ in call.given if self._argument(call, node) in used]
         live, waiting = set[int](), list(self.lineage.outputs)
         while waiting:
             node = waiting.pop()
@@ -305,7 +239,7 @@ class _Finder:
 
     def _writers(self, number: int, place: int) -> Iterator[str]:
         """The layers whose outputs are what is added at a sum."""
-        waiting, left = [self.lineage.steps[number].inputs[place]], _LONGEST
+        waiting, left = [self.lineage.steps[number].inputs[place]], LONGEST
         while waiting and left:
             node, left = waiting.pop(), left - 1
             layers = self._layers_of.get(node, ())
@@ -313,7 +247,7 @@ class _Finder:
                 yield from (name for name, size in layers if size == math.prod(self.lineage.steps[number].shape))
                 continue
             made = self.lineage.maker(node)
-            if made is not None and self.lineage.steps[made].operator in _SAME | _TIMES | _SUMS:
+            if made is not None and self.lineage.steps[made].operator in SAME | TIMES | SUMS:
                 waiting += [one for one in self.lineage.steps[made].inputs if one in self._moving]
 
     @cached_property
@@ -331,20 +265,13 @@ def _likeness(given: tuple[int, ...], shape: tuple[int, ...]) -> tuple[bool, int
     return len(given) == len(shape), sum(a == b for a, b in zip(given, shape, strict=False))
 
 
-def _number(step: Step) -> float | None:
-    return next((float(one) for one in step.numbers if isinstance(one, int | float) and not isinstance(one, bool)), None)
+def _given(call: ModuleCall) -> set[int]:
+    """Nodes of the tensors that a module was given."""
+    return {node for _, _, node, _ in call.given}
 
 
-def _alpha(step: Step) -> float:
-    """What the second operand of a sum is multiplied by."""
-    number = _number(step)
-    return 1.0 if number is None else number
-
-
-def _parent(call: ModuleCall) -> str:
-    return call.module.rpartition(".")[0]
-
-
-def _below(child: ModuleCall, call: ModuleCall) -> str:
-    return child.module.removeprefix(f"{call.module}.")
-
+def _stays_zero(step: Step, mine: Sequence[int]) -> bool:
+    """Whether a step's result is zero where these operands are."""
+    if step.operator in TIMES:
+        return step.operator != "div" or 0 in mine
+    return step.operator in SAME - {"cat"} or (step.operator in SUMS and len(mine) == len(step.inputs))

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from prunekit.errors import PlanError
 from prunekit.graph.branch import Output, Stub
 
-__all__ = ["Shortcut", "Void", "argument_names", "put_stubs"]
+__all__ = ["Shortcut", "Void", "argument_names", "put_stubs", "stubs_in"]
 
 
 class _Stub(nn.Module):
@@ -22,17 +22,19 @@ class _Stub(nn.Module):
 
     def __init__(self, outputs: tuple[Output, ...], nested: bool) -> None:
         super().__init__()
-        self._outputs, self._nested = outputs, nested
+        self.outputs, self.nested = outputs, nested
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """What the module that was here would return without the branch."""
-        made = tuple(self._made(output, self._given(output, args, kwargs)) for output in self._outputs)
-        return made if self._nested else made[0]
+        made = tuple(self._made(output, self._given(output, args, kwargs)) for output in self.outputs)
+        return made if self.nested else made[0]
 
     def _given(self, output: Output, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Tensor:
         given = kwargs[output.argument] if output.argument in kwargs else args[output.place]
         if not isinstance(given, Tensor):
-            raise PlanError(f"A removed branch was given {type(given).__name__} as {output.argument}; expected a tensor.")
+            raise PlanError(
+                f"A removed branch was given {type(given).__name__} as {output.argument}; expected a tensor."
+            )
         return given
 
     def _made(self, output: Output, given: Tensor) -> Tensor:
@@ -76,14 +78,29 @@ def put_stubs(model: nn.Module, stubs: Iterable[Stub]) -> None:
             raise PlanError(f"A branch of {stub.module[:80]!r} was removed; {type(model).__name__} has no such module.")
         new = (Shortcut if stub.kind == "shortcut" else Void)(stub.outputs, stub.nested)
         for key, value in vars(old).items():
-            if isinstance(value, bool | int | float | str) and key not in vars(new):  # the code around it may ask for them
+            if isinstance(value, bool | int | float | str) and key not in vars(
+                new
+            ):  # the code around it may ask for them
                 setattr(new, key, value)
         for child in dict.fromkeys(child for output in stub.outputs for child in output.through):
             if child not in dict(old.named_children()):
-                raise PlanError(f"A branch of {stub.module!r} was removed but for {child[:80]!r}, which it does not have.")
+                raise PlanError(
+                    f"A branch of {stub.module!r} was removed but for {child[:80]!r}, which it does not have."
+                )
             new.add_module(child, old.get_submodule(child))
         new.train(old.training)
-        setattr(parent, name, new) if not isinstance(parent, nn.ModuleList | nn.Sequential) else parent.__setitem__(int(name), new)
+        setattr(parent, name, new) if not isinstance(parent, nn.ModuleList | nn.Sequential) else parent.__setitem__(
+            int(name), new
+        )
+
+
+def stubs_in(model: nn.Module) -> tuple[Stub, ...]:
+    """The stubs that stand in a network, in its order."""
+    return tuple(
+        Stub(name, "shortcut" if isinstance(module, Shortcut) else "void", module.outputs, module.nested)
+        for name, module in model.named_modules()
+        if isinstance(module, _Stub)
+    )
 
 
 def argument_names(module: nn.Module) -> list[str]:

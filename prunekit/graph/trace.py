@@ -1,8 +1,8 @@
 """Read the channel groups of a network off one forward pass, see :mod:`prunekit.graph.flow`."""
 
+import logging
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-import logging
 
 import torch
 from torch import nn

@@ -16,7 +16,7 @@ from prunekit.checkpoint import ModelSpec
 from prunekit.checkpoint.tensors import read_tensors
 from prunekit.errors import InputError, PrunekitError
 from prunekit.graph import ChannelGraph, HeadMode, NormMode, PruningPlan, slicer, trace
-from prunekit.graph.surgery import tensors_of
+from prunekit.graph.surgery import are_gone, tensors_of
 from prunekit.slim import SlimModel
 
 __all__ = ["LoraLoading", "cut_lora"]
@@ -101,9 +101,11 @@ def cut_lora(weights: Mapping[str, Tensor], spec: ModelSpec, plan: PruningPlan) 
         for key, dim in tensors_of(model, layer, axis)
         if dim == 1
     }
-    found = {}
+    found, stubs = {}, plan.stubs(graph)
     for key, tensor in weights.items():
         layer, kind = _parts(key)
+        if are_gone(layer, stubs):
+            continue
         weight = f"{layer}.weight"
         if kind == _MAGNITUDE and weight in columns:
             raise InputError(

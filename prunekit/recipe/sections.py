@@ -13,7 +13,7 @@ from prunekit._types import FloatArray
 from prunekit.allocation import RULES
 from prunekit.checkpoint import Asked, ModelSpec
 from prunekit.checkpoint.config_limits import check_schedule
-from prunekit.choices import CutRule, ExpertsKind, HeadMode, NormMode, PredictionType, VarianceKind, Weights
+from prunekit.choices import CutRule, ExpertsKind, HeadMode, NormMode, PredictionType, Shrink, VarianceKind, Weights
 from prunekit.errors import InputError
 from prunekit.extractors import FILES
 from prunekit.features import SHIPPED
@@ -289,6 +289,7 @@ class PruneOptions:
         latency_table: JSON file of layer times for a target of latency. If there is no such file, the run measures the times and
             writes them under this name into its own folder.
         floor: smallest share of each channel group that is kept.
+        shrink: what becomes smaller: `width` removes channels, `depth` whole residual branches, `both` either.
         repair: closed-form repair of the layers that read pruned channels, before fine-tuning.
     """
 
@@ -308,8 +309,12 @@ class PruneOptions:
     latency_table: str | None = None
     floor: Annotated[float, Field(json_schema_extra={"minimum": 0, "maximum": 1})] = 0.0
     repair: RepairKind = "least-squares"
+    shrink: Shrink = "width"
 
     def __post_init__(self) -> None:
+        if self.shrink not in (known := get_args(Shrink)):
+            meant = did_you_mean(self.shrink, known)
+            raise InputError(f"Got shrink {self.shrink!r}{meant}; expected one of {', '.join(known)}.")
         criterion(self.criterion)
         if not 0 <= self.floor <= 1:
             raise InputError(f"Got floor {self.floor:g}; expected a share of every channel group from 0 to 1.")

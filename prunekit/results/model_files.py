@@ -1,15 +1,49 @@
 """The JSON in folders of models: slim models and experts."""
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 from prunekit._json import Bounded, Many, Named, Positive, Whole
 from prunekit.results.formats import EXPERTS, SLIM
 from prunekit.results.model import Free, Is, Model, NotNull
 from prunekit.results.planning_files import GroupPart, Partition
 
-__all__ = ["ExpertsFile", "SlimFile"]
+__all__ = ["ExpertsFile", "SlimFile", "StubPart"]
 
 _MAX_TIMESTEPS = 2**20
+
+
+class StubOutputPart(Model):
+    """One tensor that a stub returns.
+
+    Args:
+        argument: name of the module's argument that it follows.
+        place: the argument's place, where it is given without a name.
+        through: children of a shortcut that the argument goes through, in order.
+        scale: factor of what a shortcut returns.
+        shape: of zeros: for each dimension its size, 0 for the argument's own; missing for the argument's shape.
+    """
+
+    argument: str
+    place: Whole
+    through: Many[str]
+    scale: float
+    shape: Annotated[Many[Whole] | None, Bounded(max_length=16)] = None
+
+
+class StubPart(Model):
+    """What stands where a module of a residual branch was removed.
+
+    Args:
+        module: the module's name.
+        kind: `shortcut` returns arguments, through those children that it keeps; `void` returns zeros.
+        outputs: the tensors that it returns.
+        nested: whether they are returned in a tuple.
+    """
+
+    module: str
+    kind: Literal["shortcut", "void"]
+    outputs: Annotated[Many[StubOutputPart], Bounded(min_length=1, max_length=64)]
+    nested: bool
 
 
 class SlimFile(Model):
@@ -24,6 +58,7 @@ class SlimFile(Model):
         params: number of parameters.
         plan: the channels that were kept.
         sizes: sizes that layers keep outside their tensors, such as numbers of heads.
+        stubs: what stands where residual branches were removed; missing if none were.
         noise_schedule: the noise schedule.
         prediction_type: what the network predicts.
         time_unit: what the network is told for the scheduler's timestep t, `scale`·t + `offset`; it is told t if missing. With
@@ -43,6 +78,7 @@ class SlimFile(Model):
     params: Whole
     plan: Free
     sizes: Named[Named[Positive]]
+    stubs: Annotated[Many[StubPart] | None, NotNull()] = None
     noise_schedule: Annotated[Free | None, NotNull()] = None
     prediction_type: Annotated[str | None, NotNull()] = None
     time_unit: Annotated[Free | None, NotNull()] = None

@@ -185,7 +185,7 @@ class Run(ResumableRun):
     def bench(self) -> Bench:
         """The base with its channel groups and costs."""
         options = self.recipe.prune or PruneOptions()
-        return Bench.of(self.base, options.norm_mode, options.head_mode, options.constraints)
+        return Bench.of(self.base, options.norm_mode, options.head_mode, options.constraints, options.shrink)
 
     @cached_property
     def timed_bench(self) -> Bench:

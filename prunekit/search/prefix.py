@@ -119,6 +119,8 @@ class Prefix:
             before, after = (positions.get(axis) for positions in kept)
             if before is None or after is None or len(before) != len(after) or (before != after).any():
                 changed.add(axis[0])
+        stubs = [set(plan.stubs(self._graph)) for plan in (one, other)]
+        changed |= {stub.module for stub in stubs[0] ^ stubs[1]}
         sizes = [attributes(self._model, self._graph, plan) for plan in (one, other)]
         changed |= {name for name in sizes[0].keys() | sizes[1].keys() if sizes[0].get(name) != sizes[1].get(name)}
         return min(map(self._order.of, changed), default=len(self._order.starts))
@@ -165,7 +167,7 @@ def recording(model: nn.Module, layers: Collection[str], into: Recording, *, wei
             into.tensors.update({f"{name}.{own}": tensor.detach() for own, tensor in own_tensors(module).items()})
 
     with ExitStack() as stack:
-        for name in set(layers) - into.outputs.keys():
+        for name in (set(layers) - into.outputs.keys()) & dict(model.named_modules()).keys():  # a branch may be removed
             stack.callback(model.get_submodule(name).register_forward_hook(partial(note, name=name)).remove)
         yield
 

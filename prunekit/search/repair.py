@@ -139,7 +139,8 @@ class Repair:
         if self.kind == "none" or plan.is_whole:
             return None
         cut, positions = slicer(self.model, self.graph, plan), plan.positions(self.graph)
-        waiting, last = set(self.inputs).difference(known), _LastRead()
+        there = dict(pruned.named_modules())  # without the layers of removed branches
+        waiting, last = (self.inputs.keys() & there.keys()).difference(known), _LastRead()
 
         def layer(name: str, module: Any, signal: Tensor) -> Tensor | None:
             if name not in waiting:

@@ -9,7 +9,7 @@ from prunekit._json import JsonObject, read_json
 from prunekit.checkpoint import Base
 from prunekit.cost import CostModel, LatencyModel, LatencyTable
 from prunekit.data import ImageData
-from prunekit.graph import ChannelGraph, Constraints, HeadMode, NormMode, attributes, trace
+from prunekit.graph import ChannelGraph, Constraints, HeadMode, NormMode, Shrink, attributes, trace
 from prunekit.groups import TimestepGroup
 from prunekit.importance import ImportanceMap, Loss, no_loss
 from prunekit.recipe import PruneOptions
@@ -41,10 +41,14 @@ class Bench:
         norm_mode: NormMode = "even",
         head_mode: HeadMode = "whole",
         constraints: Constraints | None = None,
+        shrink: Shrink = "width",
     ) -> "Bench":
-        """Trace the base and count its costs, once; arguments as for :func:`prunekit.graph.trace`."""
+        """Trace the base and count its costs, once.
+
+        Arguments are those of :func:`prunekit.graph.trace` and of :meth:`prunekit.graph.ChannelGraph.shrinking`.
+        """
         inputs = base.spec.example_inputs()
-        graph = trace(base.model, inputs, norm_mode, head_mode, constraints=constraints)
+        graph = trace(base.model, inputs, norm_mode, head_mode, constraints=constraints).shrinking(shrink)
         cost = CostModel.of(base.model, graph, inputs)
         return cls(base, graph, cost, int(cost.macs(graph.full_widths)))
 

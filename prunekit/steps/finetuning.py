@@ -10,6 +10,7 @@ from torch import nn
 from prunekit.checkpoint import Base
 from prunekit.data import ImageData
 from prunekit.errors import InputError
+from prunekit.graph.surgery import are_gone
 from prunekit.recipe import DistillationOptions, FinetuneOptions
 from prunekit.schedule import Parameterization
 from prunekit.slim import SlimModel
@@ -146,6 +147,8 @@ def _taught(
     if options.feature_weight and isinstance(teacher, Bench):
         kept = slim.plan.positions(teacher.graph)
         for name in feature_layers(base.model):
+            if are_gone(name, slim.plan.stubs(teacher.graph)):
+                continue
             stays = kept.get((name, "out"))
             features[name] = None if stays is None else torch.from_numpy(stays)
     return Distillation(objective, base.model, options.weight, options.feature_weight, features, options.fade)
