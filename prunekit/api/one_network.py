@@ -131,8 +131,14 @@ def prune(
     chosen = options or (without_data if loss is None else PruneOptions())
     group = _checked_group(group, loss, chosen, num_timesteps)
     spec = _spec_of(model, example_inputs, config)
-    graph = trace(model, example_inputs, chosen.norm_mode, chosen.head_mode, constraints=chosen.constraints)
-    graph = graph.shrinking(chosen.shrink)
+    graph = trace(
+        model,
+        example_inputs,
+        chosen.norm_mode,
+        chosen.head_mode,
+        constraints=chosen.constraints,
+        shrink=chosen.shrink,
+    )
     cost = CostModel.of(model, graph, example_inputs)
     scores = score(model, example_inputs, loss, [group], chosen, graph, num_timesteps)
     found, result = search_and_repair(

@@ -48,14 +48,16 @@ def branches_of(model: nn.Module, inputs: Inputs, deadline: Deadline) -> tuple[B
     """
     trial = _Trial(model, inputs, deadline)
     good: dict[str, Branch] = {}
+    order: list[str] = []
     for shaped in (False, True):
-        found = trial.found(shaped)
+        found = trial.found(shaped) if not shaped or len(good) < len(order) else []
+        order = order or [one.branch.name for one in found]
         waiting = [one for one in found if one.branch.name not in good]
         for choice in _choices(waiting, np.random.default_rng(0)):
             wrong = trial.wrong([one for one in choice if one in waiting])
             waiting = [one for one in waiting if one not in wrong]
         good |= {one.branch.name: one.branch for one in waiting}
-    return tuple(good[one.branch.name] for one in found if one.branch.name in good)
+    return tuple(good[name] for name in order if name in good)
 
 
 def _choices(found: Sequence[Residual], rng: np.random.Generator) -> Iterator[list[Residual]]:

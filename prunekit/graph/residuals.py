@@ -45,8 +45,11 @@ def residuals(model: nn.Module, lineage: Lineage, *, shaped: bool = False) -> li
     """
     finder = _Finder(model, lineage, shaped)
     by_sums: dict[frozenset[int], Residual] = {}
-    for found in (*finder.ending(), *finder.added()):
-        by_sums.setdefault(frozenset(found.sums), found)
+    for stub, sums in (*finder.ending(), *finder.added()):
+        key = frozenset(sums)
+        found = finder.residual(stub, sums) if key not in by_sums else None
+        if found is not None:
+            by_sums[key] = found
     order = {call.module: i for i, call in enumerate(lineage.calls)}
     return sorted(by_sums.values(), key=lambda found: order[found.branch.module])
 
@@ -67,7 +70,7 @@ class _Finder:
         self._ways = WaysBack(lineage, self.calls)
         self.by_name = {call.module: call for call in self.calls}
 
-    def ending(self) -> Iterator[Residual]:
+    def ending(self) -> Iterator[tuple[Stub, dict[int, int]]]:
         """Modules that end with the sum, those that hold others first."""
         for call in self.calls:
             if call.form == "other" or not call.results:
@@ -79,25 +82,25 @@ class _Finder:
             outputs = tuple(self._output(call, way.given, way.through[::-1], way.scale) for way in found)
             stub = Stub(call.module, "shortcut", outputs, call.form == "tuple")
             sums = {number: place for way in found for number, place in way.sums}
-            yield self._residual(stub, sums)
+            yield stub, sums
 
-    def added(self) -> Iterator[Residual]:
+    def added(self) -> Iterator[tuple[Stub, dict[int, int]]]:
         """Modules whose results are added elsewhere, those that hold others first."""
         for call in self.calls:
             if call.form == "other" or not call.results:
                 continue
             sums = self._reached(call)
             void = self._void(call) if sums else None
-            if void is None:
-                continue
-            found = self._residual(void, sums)
-            bases = {self.lineage.steps[number].inputs[place] for number, place in sums.items()}
-            alone = layer_kind(self.modules[call.module]) is not None and len(found.branch.stubs) == 1
-            if not alone or bases & _given(call):  # else all that the layer reads is still computed without it
-                yield found
+            if void is not None:
+                yield void, sums
 
-    def _residual(self, stub: Stub, sums: Mapping[int, int]) -> Residual:
+    def residual(self, stub: Stub, sums: Mapping[int, int]) -> Residual | None:
+        """The branch of a stub, None for a layer without which all that it reads is still computed."""
         idle = tuple(self._idle(stub))
+        if stub.kind == "void" and not idle and layer_kind(self.modules[stub.module]) is not None:
+            bases = {self.lineage.steps[number].inputs[place] for number, place in sums.items()}
+            if not bases & _given(self.by_name[stub.module]):
+                return None
         writers = dict.fromkeys(writer for number, place in sums.items() for writer in self._writers(number, 1 - place))
         sizes = tuple((one, axis_size(self.modules[one], "out")) for one in writers)
         return Residual(Branch(f"branch:{stub.module}", (stub, *idle), sizes, len(sums)), sums)

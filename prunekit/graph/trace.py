@@ -20,7 +20,7 @@ from prunekit.graph.narrowing import corresponds, narrowed
 from prunekit.graph.plan import PruningPlan
 from prunekit.graph.recording import Unsound
 from prunekit.graph.retrying import Retries
-from prunekit.graph.structure import ChannelGraph, HeadMode, NormMode
+from prunekit.graph.structure import ChannelGraph, HeadMode, NormMode, Shrink
 from prunekit.graph.surgery import apply
 from prunekit.graph.trial import OF_COPIES, OF_SHAPES, Trial
 from prunekit.graph.values import random_inputs
@@ -39,6 +39,7 @@ def trace(
     seconds: float = 300.0,
     progress: Callable[[str], None] | None = None,
     constraints: Constraints | None = None,
+    shrink: Shrink = "width",
 ) -> ChannelGraph:
     """Find which channels can only be removed together.
 
@@ -56,6 +57,7 @@ def trace(
         seconds: limit of following the network through and of its trials, in processor time of the calling thread. After half of
             it, groups that fail are left whole without trying other ways to shrink them.
         progress: is told what is being done, once that takes more than a few seconds; it is logged, too.
+        shrink: what is to become smaller, see :meth:`ChannelGraph.shrinking`; residual branches are only looked for if they are to.
         constraints: which layers stay whole, are tied, shrink only so far or in another mode, or are of a kind that nobody sees.
 
     Raises:
@@ -67,7 +69,9 @@ def trace(
     tracing = _Tracing(Retries(ways, constraints), norm_mode, Deadline(seconds, progress))
     cuda = sorted({tensor.get_device() for tensor in model.parameters() if tensor.is_cuda})
     with torch.random.fork_rng(devices=cuda), as_layers(model, constraints.declare):  # a network may draw numbers
-        return constraints.held(tracing.with_branches(tracing.run(model, example_inputs), model, example_inputs), model)
+        graph = tracing.run(model, example_inputs)
+        graph = graph if shrink == "width" else tracing.with_branches(graph, model, example_inputs)
+        return constraints.held(graph, model).shrinking(shrink)
 
 
 @dataclass(frozen=True, eq=False)

@@ -89,10 +89,10 @@ def cut_lora(weights: Mapping[str, Tensor], spec: ModelSpec, plan: PruningPlan) 
         from diffusers.utils import convert_unet_state_dict_to_peft  # noqa: PLC0415 - only older files need it
 
         weights = convert_unet_state_dict_to_peft(dict(weights))
-    base = (spec.class_name, json.dumps(dict(spec.config), sort_keys=True), plan.fingerprint)
+    base = (spec.class_name, json.dumps(dict(spec.config), sort_keys=True), plan.fingerprint, bool(plan.removed))
     if base not in _followed:
         _followed.clear()
-        _followed[base] = _base(spec, plan.fingerprint)
+        _followed[base] = _base(spec, plan)
     model, graph = _followed[base]
     cut = slicer(model, graph, plan)
     columns = {
@@ -132,7 +132,7 @@ def _parts(key: str) -> tuple[str, str]:
     return key.removesuffix(kind), kind
 
 
-def _base(spec: ModelSpec, fingerprint: str) -> tuple[nn.Module, ChannelGraph]:
+def _base(spec: ModelSpec, plan: PruningPlan) -> tuple[nn.Module, ChannelGraph]:
     """The base without weights, and its channel groups as they were when the expert was pruned."""
     with torch.device("meta"):
         model = spec.build()
@@ -140,12 +140,12 @@ def _base(spec: ModelSpec, fingerprint: str) -> tuple[nn.Module, ChannelGraph]:
     modes.sort(key=lambda mode: mode != ("even", "whole"))
     for norm, head in modes:
         try:
-            graph = trace(model, spec.example_inputs(), norm, head)
+            graph = trace(model, spec.example_inputs(), norm, head, shrink="both" if plan.removed else "width")
         except PrunekitError:  # the network cannot be followed in this mode, so it was not pruned in it
             continue
-        if graph.fingerprint == fingerprint:
+        if graph.fingerprint == plan.fingerprint and {*plan.removed} <= graph.branch_of.keys():
             return model, graph
     raise InputError(
-        f"The expert was pruned with other channel groups than {spec.class_name} has now (fingerprint {fingerprint}), so the LoRA "
-        "cannot be cut to its widths; load it onto the base before pruning."
+        f"The expert was pruned with other channel groups than {spec.class_name} has now (fingerprint {plan.fingerprint}), so the "
+        "LoRA cannot be cut to its widths; load it onto the base before pruning."
     )

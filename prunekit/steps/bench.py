@@ -45,10 +45,10 @@ class Bench:
     ) -> "Bench":
         """Trace the base and count its costs, once.
 
-        Arguments are those of :func:`prunekit.graph.trace` and of :meth:`prunekit.graph.ChannelGraph.shrinking`.
+        Arguments are those of :func:`prunekit.graph.trace`.
         """
         inputs = base.spec.example_inputs()
-        graph = trace(base.model, inputs, norm_mode, head_mode, constraints=constraints).shrinking(shrink)
+        graph = trace(base.model, inputs, norm_mode, head_mode, constraints=constraints, shrink=shrink)
         cost = CostModel.of(base.model, graph, inputs)
         return cls(base, graph, cost, int(cost.macs(graph.full_widths)))
 
