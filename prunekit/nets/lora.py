@@ -22,7 +22,7 @@ from prunekit.slim import SlimModel
 __all__ = ["LoraLoading", "cut_lora"]
 
 _followed: dict[
-    tuple[str, str, str], tuple[nn.Module, ChannelGraph]
+    tuple[str, str, str, bool], tuple[nn.Module, ChannelGraph]
 ] = {}  # the last base, which every expert needs again
 _A, _B, _BIAS, _MAGNITUDE = ".lora_A.weight", ".lora_B.weight", ".lora_B.bias", ".lora_magnitude_vector"
 
