@@ -35,6 +35,8 @@ def greedy(task: Task) -> IntArray:
         candidates = candidates_of(problem, steps, chunk, task.bite)
         if not candidates:
             break
+        if task.screening:
+            loss = task.measure(steps, search_round, near=steps, screening=True)
         front, loss = _front_runner(task, steps, loss, candidates, rates, search_round)
         steps = candidates[front]
         task.said_far(int(problem.spent(steps)), full)
@@ -89,7 +91,7 @@ def _front_runner(
 
     def measure(waiting: Sequence[int]) -> None:
         ahead = [candidates[g] for g in waiting[1:]]
-        losses[waiting[0]] = task.measure(candidates[waiting[0]], search_round, ahead, near=steps)
+        losses[waiting[0]] = task.measure(candidates[waiting[0]], search_round, ahead, steps, screening=True)
         task.said_far(now_spent, task.full)
         rates.measured[waiting[0]] = (losses[waiting[0]] - loss) / saved[waiting[0]]
 
@@ -101,8 +103,11 @@ def _front_runner(
         rates.assumed = float(np.median(list(rates.measured.values())))
     fresh = min(task.fresh, len(ranked))
     while (front := min(ranked, key=rates)) not in losses or len(losses) < fresh:
+        if task.most and len(losses) >= task.most:
+            front = min(losses, key=rates)
+            break
         measure(sorted((g for g in ranked if g not in losses), key=rates))  # the best candidate, then the runners-up
-    task.choose(problem.graph.groups[front].name, candidates[front], search_round, losses[front])
+    task.choose(problem.graph.groups[front].name, candidates[front], search_round, losses[front], task.screening)
     return front, losses[front]
 
 
@@ -118,12 +123,12 @@ def close(task: Task, steps: IntArray, rates: Mapping[int, float]) -> IntArray:
     """
     problem = task.widths
     if 0 <= problem.target - int(problem.spent(steps)) <= problem.tolerance or problem.missed(steps) == 0:
+        if task.screening:
+            task.measure(steps, -1)
         return steps
-    shortlist = _exchanges(task, steps, rates)
-    losses = task.measure_all(list(shortlist), -1, near=steps)
-    best = int(np.argmin(losses))
-    task.choose("exchange", shortlist[best], -1, losses[best])
-    return np.asarray(shortlist[best])
+    best, loss = task.best_of(list(_exchanges(task, steps, rates)), -1, near=steps)
+    task.choose("exchange", best, -1, loss)
+    return np.asarray(best)
 
 
 def _exchanges(task: Task, steps: IntArray, rates: Mapping[int, float]) -> IntArray:

@@ -48,6 +48,10 @@ class SearchOptions:
             is noisy.
         bite: largest share of a channel group's current width that one round of ``greedy`` takes.
         trials: number of candidates that ``evolution`` and ``tpe`` try.
+        screening: number of the calibration set's first draws that candidates are first measured on, so that only the best see
+            all draws; 0 measures every candidate on all draws.
+        finalists: number of candidates that are measured on all draws at the end of a search with screening.
+        most: largest number of candidates that a round of ``greedy`` measures; 0 for no limit.
         seed: seed of the random draws.
         study: Optuna journal file that several processes share; each of them ends with the same plan.
         llm: endpoint of the language model that the proposer ``llm`` asks.
@@ -64,6 +68,9 @@ class SearchOptions:
     fresh: int = 1
     bite: float = 1.0
     trials: int = 64
+    screening: int = 0
+    finalists: int = 2
+    most: int = 0
     seed: int = 0
     study: str | None = None
     llm: Endpoint | None = None
@@ -81,6 +88,8 @@ class SearchOptions:
             )
         if min(self.rounds, self.shortlist, self.fresh, self.trials) < 1 or not 0 <= self.tolerance < 1:
             raise InputError("Expected rounds, shortlist, fresh and trials of at least 1 and a tolerance in [0, 1).")
+        if min(self.screening, self.most) < 0 or self.finalists < 1:
+            raise InputError("Expected screening and most of at least 0 and finalists of at least 1.")
         if not 0 < self.bite <= 1:
             raise InputError(
                 f"Got bite {self.bite:g}; expected a share of a channel group's width, above 0 and at most 1."
@@ -193,6 +202,9 @@ def search(
         options.bite,
         options.trials,
         options.seed,
+        min(options.screening, probe.samples - 1),
+        options.finalists,
+        options.most,
         Path(options.study) if options.study else None,
         options.llm,
         bank,
