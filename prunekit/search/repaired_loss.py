@@ -114,10 +114,15 @@ class _Screened:
         self._alone, self._from_near = _Loss(pruned_by, probe, repair), _Loss(pruned_by, probe, self._sliced)
 
     def __call__(self, plan: PruningPlan, near: PruningPlan | None = None) -> float:
-        if near is None:
+        if near is None or not _is_part(plan, near):
             return self._alone(plan)
         if near == plan:
             pruned, loss = self._sliced.start_from(plan)
             return self._probe.mean(pruned, first=loss)
         self._sliced.start_from(near)
         return self._from_near(plan, near)
+
+
+def _is_part(plan: PruningPlan, near: PruningPlan) -> bool:
+    """Whether a plan keeps no channel that the other one removes."""
+    return all(name in plan.kept and set(plan.kept[name]) <= set(kept) for name, kept in near.kept.items())

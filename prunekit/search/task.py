@@ -134,7 +134,8 @@ class Task:
         """The candidate of least loss and its loss; with a screening, only the ``finalists`` that it finds best see all draws."""
         finalists = list(candidates)
         if self.screening and len(finalists) > self.finalists:
-            losses = self.measure_all(finalists, search_round, near, screening=True)
+            common = np.min(finalists, axis=0)  # what they share is repaired once
+            losses = self.measure_all(finalists, search_round, common, screening=True)
             finalists = [finalists[i] for i in np.argsort(losses, kind="stable")[: self.finalists]]
         losses = self.measure_all(finalists, search_round, near)
         best = int(np.argmin(losses))
