@@ -11,7 +11,6 @@ the file, each with its own --networks or --seeds. --times measures processor se
 """
 
 import argparse
-import copy
 import json
 import time
 from collections.abc import Mapping
@@ -19,32 +18,29 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from _benches import bench_of
-from _manifest import REPORTS, markdown_table, publish
+from _manifest import REPORTS
 from _operations import operations
 from torch import nn
 
-from prunekit._files import atomic_path
 from prunekit.groups import TimestepGroup, make_groups
-from prunekit.importance import ImportanceMap, Probe
-from prunekit.recipe import PruneOptions
+from prunekit.importance import Probe
 from prunekit.search import SearchOptions, SearchResult, repair, search
-from prunekit.steps.bench import Bench, score_groups
 from prunekit.steps.bases import open_base
+from prunekit.steps.bench import Bench
 from prunekit.steps.image_choice import images_of
 from prunekit.training import DenoisingObjective, TrainOptions, group_timesteps, train
 
 FOLDER = REPORTS.parent / "search"
 BEFORE = "all draws (before)"
+AFTER = "screening on 16 draws"
 VARIANTS: Mapping[str, SearchOptions] = {
-    BEFORE: SearchOptions(screening=0, most=0),
-    "screening on 16": SearchOptions(screening=16, most=0),
-    "screening on 16, most 8": SearchOptions(screening=16, most=8),
-    "screening on 16, most 4": SearchOptions(screening=16, most=4),
-    "screening on 32": SearchOptions(screening=32, most=0),
-    "screening on 8": SearchOptions(screening=8, most=0),
+    BEFORE: SearchOptions(screening=0),
+    AFTER: SearchOptions(screening=16),
+    "screening on 8 draws": SearchOptions(screening=8),
+    "screening on 16 draws, 3 finalists": SearchOptions(screening=16, finalists=3),
+    "screening on 24 draws": SearchOptions(screening=24),
 }
 
 

@@ -27,14 +27,17 @@ _RECOVERY_STEPS = 10
 class Evaluate(Protocol):
     """The proxy of one plan."""
 
-    def __call__(self, plan: PruningPlan, near: PruningPlan | None = None, draws: int | None = None) -> float:
-        """A number, lower is better, the same for the same plan and number of draws.
+    def __call__(
+        self, plan: PruningPlan, near: PruningPlan | None = None, draws: int | None = None, anew: bool = True
+    ) -> float:
+        """A number, lower is better, the same for the same arguments.
 
         Args:
             plan: what to keep.
             near: the plan that it was made from; outputs that both share may be computed once and reused for other plans.
-            draws: number of the calibration set's first draws for a quick look, which compares plans with each other only; None
-                for the proxy itself.
+            draws: number of the calibration set's first draws to measure on, for a quick look; None for all.
+            anew: False allows a repair on few draws to start from the repaired network of ``near``, see
+                :mod:`prunekit.search.screening`. The number then compares with those of plans that were made from the same one.
         """
         ...
 
@@ -73,7 +76,9 @@ def recovery(
     """The loss after a few steps of Adam on fresh draws of the timestep group, the same ones for every plan."""
     evaluations = {None: _recovery(model, graph, probe, steps, learning_rate, repaired)}
 
-    def evaluate(plan: PruningPlan, near: PruningPlan | None = None, draws: int | None = None) -> float:
+    def evaluate(
+        plan: PruningPlan, near: PruningPlan | None = None, draws: int | None = None, anew: bool = True
+    ) -> float:
         if draws not in evaluations and draws is not None:
             quick = replace(probe.first(draws), batch_size=min(draws, probe.batch_size))
             evaluations[draws] = _recovery(model, graph, quick, steps, learning_rate, repaired)
@@ -176,8 +181,10 @@ class _Prepared:
 
     prepare: Callable[[], Evaluate]
 
-    def __call__(self, plan: PruningPlan, near: PruningPlan | None = None, draws: int | None = None) -> float:
-        return self._evaluate(plan, near, draws)
+    def __call__(
+        self, plan: PruningPlan, near: PruningPlan | None = None, draws: int | None = None, anew: bool = True
+    ) -> float:
+        return self._evaluate(plan, near, draws, anew)
 
     @cached_property
     def _evaluate(self) -> Evaluate:

@@ -37,20 +37,29 @@ class RepairedLoss:
     def __init__(self, model: nn.Module, graph: ChannelGraph, probe: Probe, kind: RepairKind) -> None:
         self._model, self._graph, self._probe, self._kind = model, graph, probe, kind
         self._pruned_by = Template(model, graph)
-        self._by_draws: dict[int, _Loss | _Screened] = {probe.samples: self._on(probe.samples)}
+        self._anew: dict[int, _Loss] = {}
+        self._from_near: dict[int, _FromNear] = {}
+        self._loss_on(probe.samples)
 
-    def __call__(self, plan: PruningPlan, near: PruningPlan | None = None, draws: int | None = None) -> float:
+    def __call__(
+        self, plan: PruningPlan, near: PruningPlan | None = None, draws: int | None = None, anew: bool = True
+    ) -> float:
         """See :class:`prunekit.search.proxies.Evaluate`."""
         count = self._probe.samples if draws is None else min(draws, self._probe.samples)
-        if count not in self._by_draws:
-            self._by_draws[count] = self._on(count)
-        return self._by_draws[count](plan, near)
+        if anew or near is None or not _is_part(plan, near) or self._kind == "none" or count == self._probe.samples:
+            return self._loss_on(count)(plan, near)
+        if count not in self._from_near:
+            self._from_near[count] = _FromNear(self._pruned_by, *self._fitted(count))
+        return self._from_near[count](plan, near)
 
-    def _on(self, draws: int) -> "_Loss | _Screened":
+    def _loss_on(self, draws: int) -> "_Loss":
+        if draws not in self._anew:
+            self._anew[draws] = _Loss(self._pruned_by, *self._fitted(draws))
+        return self._anew[draws]
+
+    def _fitted(self, draws: int) -> tuple[Probe, Repair]:
         probe = self._probe.first(draws)
-        repair = Repair.of(self._model, self._graph, probe, self._kind)
-        whole = draws == self._probe.samples or self._kind == "none"
-        return (_Loss if whole else _Screened)(self._pruned_by, probe, repair)
+        return probe, Repair.of(self._model, self._graph, probe, self._kind)
 
 
 class _Mender(Protocol):
@@ -105,22 +114,19 @@ class _Loss:
         return {f"{name}.{own}": tensor for name, layer in layers.items() for own, tensor in own_tensors(layer).items()}
 
 
-class _Screened:
+class _FromNear:
     """The loss after a repair that starts from the repaired network of the plan that candidates are made from."""
 
     def __init__(self, pruned_by: Template, probe: Probe, repair: Repair) -> None:
-        self._pruned_by, self._probe, self._repair = pruned_by, probe, repair
-        self._sliced = SlicedRepair(repair, pruned_by)
-        self._alone, self._from_near = _Loss(pruned_by, probe, repair), _Loss(pruned_by, probe, self._sliced)
+        self._probe, self._sliced = probe, SlicedRepair(repair, pruned_by)
+        self._loss = _Loss(pruned_by, probe, self._sliced)
 
-    def __call__(self, plan: PruningPlan, near: PruningPlan | None = None) -> float:
-        if near is None or not _is_part(plan, near):
-            return self._alone(plan)
+    def __call__(self, plan: PruningPlan, near: PruningPlan) -> float:
         if near == plan:
-            pruned, loss = self._sliced.start_from(plan)
+            pruned, loss = self._sliced.repaired(near)
             return self._probe.mean(pruned, first=loss)
         self._sliced.start_from(near)
-        return self._from_near(plan, near)
+        return self._loss(plan, near)
 
 
 def _is_part(plan: PruningPlan, near: PruningPlan) -> bool:

@@ -130,16 +130,18 @@ class SlicedRepair:
             member.layer for group in repair.graph for member in group.members if member.axis == "in"
         } & repair.inputs.keys()
 
-    def start_from(self, near: PruningPlan) -> tuple[nn.Module, Tensor | None]:
-        """Repair the network of a plan that others are made from, and take the sums over its layers' inputs, unless done just now.
+    def start_from(self, near: PruningPlan) -> None:
+        """Make the network of this plan the one that others are made from, if it is not already."""
+        if near != self._near:
+            self.repaired(near)
+
+    def repaired(self, near: PruningPlan) -> tuple[nn.Module, Tensor | None]:
+        """Repair the network of a plan that others are made from, and take the sums over its layers' inputs.
 
         Returns:
             The repaired network, good until the next one is pruned, and its loss on the first batch if it was run.
         """
         pruned = self._pruned_by(near)
-        if near == self._near:
-            self.mend(pruned, near)
-            return pruned, None
         positions, old = near.positions(self.graph), self._readings
         self._near, self._readings, self._mended = near, {}, {}
 

@@ -20,8 +20,10 @@ from prunekit.search.journal import Journal, Measured
 from prunekit.search.meeting_targets import WidthProblem
 from prunekit.search.proxies import Evaluate
 
-__all__ = ["Proposer", "Task"]
+__all__ = ["SECOND_LOOK", "Proposer", "Task"]
 
+SECOND_LOOK = 2
+"""Times the draws of a screening: what a round compares its finalists on."""
 _WORST = 1e30  # stands in for a loss that is NaN or infinite
 
 
@@ -39,9 +41,8 @@ class Task:
         bite: largest share of a channel group's current width that one round takes; at least one step.
         trials: number of candidates that a sampling proposer tries.
         seed: seed of a proposer's random draws.
-        screening: number of the calibration set's first draws that candidates are first measured on; 0 measures all on all.
-        finalists: number of candidates that are measured on all draws after they were screened.
-        most: largest number of candidates that a round of ``greedy`` measures; 0 for no limit.
+        screening: number of the calibration set's first draws that candidates are compared on; 0 for all.
+        finalists: number of candidates that are the best after a screening.
         study: Optuna journal that several workers share.
         llm: endpoint of a language model.
         journal: returns the measurements of an earlier run of this search, and stores those of this one.
@@ -62,7 +63,6 @@ class Task:
     seed: int = 0
     screening: int = 0
     finalists: int = 2
-    most: int = 0
     study: Path | None = None
     llm: Endpoint | None = None
     journal: Journal = field(default_factory=Journal)
@@ -83,7 +83,8 @@ class Task:
         search_round: int,
         ahead: Sequence[IntArray] = (),
         near: IntArray | None = None,
-        screening: bool = False,
+        draws: int = 0,
+        anew: bool = True,
     ) -> float:
         """The proxy of one candidate; it is measured at most once and remembered.
 
@@ -93,21 +94,28 @@ class Task:
             ahead: candidates that may be needed next. Other ranks, if any, measure them meanwhile. A result enters the memory only
                 when it is asked for, so the memory and the decisions are the same as with one process.
             near: steps that the candidates were made from; layer outputs that they share may be computed once.
-            screening: measure on ``screening`` draws only, if the task has such a number. The result compares with others of the
-                same kind only: of candidates with ``near``, and of their ``near`` measured near itself.
+            draws: number of the calibration set's first draws to measure on; 0 for all. The result compares with those of the same
+                number of draws only.
+            anew: whether the candidate is repaired anew. On few draws it may start from the repaired network of ``near`` instead;
+                the result then compares with others from the same plan, and with ``near`` measured near itself.
 
         Raises:
             InputError: the loss of the whole network is NaN or infinite.
         """
-        draws = self.screening if screening else 0
-        key = _key(steps, draws, near)
+        source = None if anew else near
+        key = _key(steps, draws, source)
         if key not in self._known:
-            others = dict.fromkeys(_key(other, draws, near) for other in ahead)
-            self._spread([key, *(other for other in others if other != key and other not in self._known)], near)
+            others = dict.fromkeys(_key(other, draws, source) for other in ahead)
+            self._spread([key, *(other for other in others if other != key and other not in self._known)], near, anew)
         if key not in self._measured:
             self._measured.add(key)
             self.remember({"round": search_round, **self._described(steps, self._known[key]), **key.about})
         return self._known[key]
+
+    @property
+    def second_look(self) -> int:
+        """Number of draws on which a round measures its finalists after a screening; 0 without one."""
+        return SECOND_LOOK * self.screening
 
     @property
     def full(self) -> int:
@@ -120,11 +128,16 @@ class Task:
         tell("search", full - max(spent, self.widths.target), full - self.widths.target, measured)
 
     def measure_all(
-        self, candidates: Sequence[IntArray], search_round: int, near: IntArray | None = None, screening: bool = False
+        self,
+        candidates: Sequence[IntArray],
+        search_round: int,
+        near: IntArray | None = None,
+        draws: int = 0,
+        anew: bool = True,
     ) -> list[float]:
         """The proxies of several candidates, in order; ranks share the work. Arguments as for :meth:`measure`."""
         return [
-            self.measure(steps, search_round, candidates[i + 1 :], near, screening)
+            self.measure(steps, search_round, candidates[i + 1 :], near, draws, anew)
             for i, steps in enumerate(candidates)
         ]
 
@@ -135,10 +148,12 @@ class Task:
         finalists = list(candidates)
         if self.screening and len(finalists) > self.finalists:
             common = np.min(finalists, axis=0)  # what they share is repaired once
-            losses = self.measure_all(finalists, search_round, common, screening=True)
+            losses = self.measure_all(finalists, search_round, common, self.screening, anew=False)
             finalists = [finalists[i] for i in np.argsort(losses, kind="stable")[: self.finalists]]
         losses = self.measure_all(finalists, search_round, near)
         best = int(np.argmin(losses))
+        if self.screening:  # compares the losses of rounds, which are on fewer draws, with those on all
+            self.measure(finalists[best], search_round, near=near, draws=self.second_look)
         return finalists[best], losses[best]
 
     def check(self, steps: IntArray) -> None:
@@ -178,13 +193,13 @@ class Task:
             found["spent"] = int(self.widths.spent(steps))
         return found
 
-    def _spread(self, wave: Sequence[Measured], near: IntArray | None) -> None:
+    def _spread(self, wave: Sequence[Measured], near: IntArray | None, anew: bool) -> None:
         """Evaluate the first candidates of a wave, one on each rank."""
         rank, size = ranks.place()
         wave = wave[:size]
         mine = math.nan
         if rank < len(wave):
-            mine = self._evaluated(wave[rank], near)
+            mine = self._evaluated(wave[rank], near, anew)
         for key, loss in zip(wave, ranks.gather(mine), strict=False):
             if not math.isfinite(loss) and not any(key.steps):
                 raise InputError(
@@ -193,11 +208,11 @@ class Task:
                 )
             self._known[key] = loss if math.isfinite(loss) else _WORST
 
-    def _evaluated(self, key: Measured, near: IntArray | None) -> float:
+    def _evaluated(self, key: Measured, near: IntArray | None, anew: bool) -> float:
         plan = self.plan(np.array(key.steps, dtype=np.int64))
         source = None if near is None else self.plan(near)
         if key.draws:
-            return float(self.evaluate(plan, source, key.draws))
+            return float(self.evaluate(plan, source, key.draws, anew))
         return float(self.evaluate(plan) if source is None else self.evaluate(plan, source))
 
 
