@@ -3,7 +3,7 @@
 import itertools
 import math
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NotRequired
@@ -126,15 +126,18 @@ def read_frontier(path: Path | str) -> Frontier:
     base: int | None = None
     points: list[tuple[int, float]] = []
     measured: dict[tuple[Any, Any], Any] = {}
-    for entry in _entries(path):
+    entries = list(_entries(path))
+    full = _as_on_all_draws(entries)
+    for entry in entries:
         here = (entry.get("round"), entry.get("loss"))
         macs = entry.get("macs", measured.get(here) if "chosen" in entry else None)
         if macs is None or entry.get("loss") is None:
             continue
         measured[here] = macs
-        first = base is None and entry.get("round") == 0 and not any(entry.get("steps") or ())
-        if first or "chosen" in entry or entry.get("round") == -1:
-            points.append((macs, float(entry["loss"])))
+        whole = "draws" not in entry
+        first = base is None and whole and entry.get("round") == 0 and not any(entry.get("steps") or ())
+        if first or "chosen" in entry or (whole and entry.get("round") == -1):
+            points.append((macs, float(entry["loss"]) * full(entry)))
             base = points[-1][0] if first else base
     if base is None:
         raise FileFormatError(
@@ -145,6 +148,30 @@ def read_frontier(path: Path | str) -> Frontier:
         return Frontier.of(points, base)
     except ValueError as error:
         raise FileFormatError(f"{path} holds no frontier ({error}); {RECORD}.") from error
+
+
+def _as_on_all_draws(entries: Sequence[JsonObject]) -> Callable[[JsonObject], float]:
+    """By what a loss that was measured on the first draws is to be multiplied, to compare with losses on all draws.
+
+    The factor is known of networks that were measured both ways, such as the whole one and the search's result; between their MACs
+    it is interpolated.
+    """
+    found: dict[tuple[int, ...], dict[int, float]] = {}
+    macs: dict[tuple[int, ...], int] = {}
+    for entry in entries:
+        if {"steps", "macs", "loss"} <= entry.keys() and "chosen" not in entry and not entry.get("sliced"):
+            steps = tuple(entry["steps"])
+            found.setdefault(steps, {})[entry.get("draws", 0)] = float(entry["loss"])
+            macs[steps] = entry["macs"]
+
+    def factor(entry: JsonObject) -> float:
+        draws = entry.get("draws", 0)
+        if not draws:
+            return 1.0
+        both = sorted((macs[s], own[0] / own[draws]) for s, own in found.items() if own.get(draws) and 0 in own)
+        return float(np.interp(entry["macs"], *zip(*both, strict=True))) if both else 1.0
+
+    return factor
 
 
 def read_frontiers(folder: Path | str, count: int) -> tuple[Frontier, ...]:

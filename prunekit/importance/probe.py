@@ -63,6 +63,7 @@ class Probe:
         chunk: number of draws that share a generator.
         distributed: if torch.distributed's default process group is initialised, process i mod n evaluates batch i, and the float64
             sums are added up. Every process must then make the same calls, and all get the same results.
+        part_of: number of draws of a larger calibration set of which these are the first; None if they are a set of their own.
     """
 
     loss: Loss
@@ -72,6 +73,7 @@ class Probe:
     seed: int = 0
     chunk: int = 64
     distributed: bool = False
+    part_of: int | None = None
 
     def __post_init__(self) -> None:
         if self.samples < 1 or self.batch_size < 1 or self.chunk < 1:
@@ -87,12 +89,21 @@ class Probe:
 
     def chunks(self) -> Iterator[tuple[Tensor, Generator]]:
         """Timesteps and a freshly seeded generator for each chunk; equal on every call."""
-        positions = (torch.arange(self.samples, dtype=torch.float64) + 0.5) / self.samples
+        left = self.samples
+        for chunk, generator in self._whole_chunks():
+            yield chunk[:left], generator
+            left -= len(chunk)
+
+    def _whole_chunks(self) -> Iterator[tuple[Tensor, Generator]]:
+        """The chunks that have draws of this set; the last one may have more of them than this set."""
+        count = self.part_of or self.samples
+        positions = (torch.arange(count, dtype=torch.float64) + 0.5) / count
         timesteps = self.group.start + (positions * len(self.group)).long()
         shuffle = Generator().manual_seed(self.seed)
-        timesteps = timesteps[torch.randperm(self.samples, generator=shuffle)]
+        timesteps = timesteps[torch.randperm(count, generator=shuffle)]
         for i, chunk in enumerate(timesteps.split(self.chunk)):
-            yield chunk, Generator().manual_seed(self.seed * 1_000_003 + self.group.index * 10_007 + i + 1)
+            if i * self.chunk < self.samples:
+                yield chunk, Generator().manual_seed(self.seed * 1_000_003 + self.group.index * 10_007 + i + 1)
 
     def losses(self, model: nn.Module, first: Tensor | None = None) -> Iterator[tuple[Tensor, int]]:
         """Differentiable mean loss and number of samples of each batch that this process evaluates.
@@ -124,6 +135,17 @@ class Probe:
             for tensor in sums:
                 dist.all_reduce(tensor)
 
+    def first(self, draws: int) -> "Probe":
+        """The first draws of the calibration set as a set of their own.
+
+        Timesteps are the same and, for a :class:`DrawnLoss`, so are the draws. Any other loss is called with the first timesteps
+        of a chunk and the chunk's generator.
+
+        Args:
+            draws: number of draws; all of them if there are no more.
+        """
+        return replace(self, samples=min(draws, self.samples), part_of=self.part_of or self.samples)
+
     def one_by_one(self) -> "Probe":
         """The same timesteps in batches of one: with the same draws for a :class:`DrawnLoss`, else with one generator each."""
         return replace(self, batch_size=1, chunk=self.chunk if isinstance(self.loss, DrawnLoss) else 1)
@@ -147,8 +169,10 @@ class Probe:
     def _drawn(self, loss: DrawnLoss) -> Iterator[tuple[Tensor, ...]]:
         """Timesteps and draws of each batch: the draws of all chunks in order, split into batches."""
         waiting: tuple[Tensor, ...] = ()
-        for timesteps, generator in self.chunks():
-            rows = (timesteps, *loss.draw(timesteps, generator))
+        left = self.samples
+        for timesteps, generator in self._whole_chunks():
+            rows = tuple(tensor[:left] for tensor in (timesteps, *loss.draw(timesteps, generator)))
+            left -= len(timesteps)
             waiting = tuple(map(torch.cat, zip(waiting, rows, strict=True))) if waiting else rows
             while len(waiting[0]) >= self.batch_size:
                 yield tuple(tensor[: self.batch_size] for tensor in waiting)

@@ -150,6 +150,8 @@ class JournalEntry(Model):
         macs: MACs of the candidate.
         loss: its proxy.
         spent: its cost in the target's unit, if that is not MACs.
+        draws: number of draws of a screening; missing if all draws were used.
+        sliced: whether the screening started from the repaired network of another plan.
     """
 
     round: int
@@ -158,6 +160,8 @@ class JournalEntry(Model):
     macs: Whole
     loss: float
     spent: Annotated[Whole | None, NotNull()] = None
+    draws: Annotated[Positive | None, NotNull()] = None
+    sliced: Annotated[bool | None, NotNull()] = None
 
 
 class JournalAnswer(Model):

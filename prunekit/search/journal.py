@@ -6,6 +6,7 @@ import logging
 import os
 from collections.abc import Iterable
 from pathlib import Path
+from typing import NamedTuple
 
 from prunekit._files import check_file
 from prunekit._json import JsonDict, JsonObject, parse_json
@@ -13,9 +14,33 @@ from prunekit._leftovers import sync
 from prunekit.errors import FileFormatError, LimitError
 from prunekit.results.formats import SEARCH
 
-__all__ = ["Journal"]
+__all__ = ["Journal", "Measured"]
 
 _log = logging.getLogger(__name__)
+
+
+class Measured(NamedTuple):
+    """What a measurement depends on.
+
+    Attributes:
+        steps: steps of every channel group.
+        draws: number of draws of a screening; 0 for all draws.
+        sliced: whether the screening started from the repaired network of another plan.
+    """
+
+    steps: tuple[int, ...]
+    draws: int = 0
+    sliced: bool = False
+
+    @classmethod
+    def of(cls, entry: JsonDict) -> "Measured":
+        """What an entry of the journal measured."""
+        return cls(tuple(entry["steps"]), entry.get("draws") or 0, bool(entry.get("sliced")))
+
+    @property
+    def about(self) -> JsonObject:
+        """The entry's keys that say that it was a screening."""
+        return {**({"draws": self.draws} if self.draws else {}), **({"sliced": True} if self.sliced else {})}
 
 
 class Journal:
@@ -23,7 +48,8 @@ class Journal:
 
     A search is deterministic except for its measurements and a language model's answers. A restarted search looks these up here
     first, gets the same values, and so returns to the point where it stopped. The first line is a header with the search's key.
-    Measured candidates are ``{"round", "steps", "macs", "loss"}`` (with ``"spent"`` if the target is not in MACs), choices are
+    Measured candidates are ``{"round", "steps", "macs", "loss"}`` (with ``"spent"`` if the target is not in MACs, ``"draws"`` if
+    it was a screening, ``"sliced"`` if that started from the repaired network of another plan), choices are
     ``{"round", "chosen", "steps", "macs", "loss"}``, a language model's answers are ``{"round", "ratios"}`` or
     ``{"round", "failed"}``.
 
@@ -77,9 +103,10 @@ class Journal:
             sync(self.path)
             sync(self.path.parent)
 
-    def losses(self) -> dict[tuple[int, ...], float]:
-        """The loss of every measured candidate, by its steps."""
-        return {tuple(e["steps"]): float(e["loss"]) for e in self.entries if "steps" in e and "chosen" not in e}
+    def losses(self) -> dict[Measured, float]:
+        """The loss of every measured candidate, by what was measured."""
+        measured = (entry for entry in self.entries if "steps" in entry and "chosen" not in entry)
+        return {Measured.of(entry): float(entry["loss"]) for entry in measured}
 
     def answer(self, search_round: int) -> JsonObject | None:
         """A language model's answer in a round, or its failure; None if it was not asked."""

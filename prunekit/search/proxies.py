@@ -4,10 +4,9 @@ A search needs the order of plans after fine-tuning, and the loss right after th
 benchmarks/proxies.py measures how well each proxy predicts it.
 """
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
-from types import MappingProxyType
 from typing import Protocol
 
 import torch
@@ -15,12 +14,10 @@ from torch import Generator, Tensor, nn
 
 from prunekit._messages import did_you_mean
 from prunekit.errors import InputError
-from prunekit.graph import ChannelGraph, PruningPlan, Template
-from prunekit.graph.forward_pass import evaluation_mode
-from prunekit.graph.layers import own_tensors
+from prunekit.graph import ChannelGraph, PruningPlan
 from prunekit.importance import Probe
-from prunekit.search.prefix import Prefix, Recording, answering, ordering, recording
 from prunekit.search.repair import Repair, RepairKind
+from prunekit.search.repaired_loss import RepairedLoss
 
 __all__ = ["PROXIES", "Evaluate", "make_proxy", "proxy_evaluations", "proxy_samples"]
 
@@ -30,12 +27,17 @@ _RECOVERY_STEPS = 10
 class Evaluate(Protocol):
     """The proxy of one plan."""
 
-    def __call__(self, plan: PruningPlan, near: PruningPlan | None = None) -> float:
-        """A number, lower is better, the same for the same plan.
+    def __call__(
+        self, plan: PruningPlan, near: PruningPlan | None = None, draws: int | None = None, anew: bool = True
+    ) -> float:
+        """A number, lower is better, the same for the same arguments.
 
         Args:
             plan: what to keep.
             near: the plan that it was made from; outputs that both share may be computed once and reused for other plans.
+            draws: number of the calibration set's first draws to measure on, for a quick look; None for all.
+            anew: False allows a repair on few draws to start from the repaired network of ``near``, see
+                :mod:`prunekit.search.screening`. The number then compares with those of plans that were made from the same one.
         """
         ...
 
@@ -58,50 +60,9 @@ def after(kind: RepairKind) -> Proxy:
     """The proxy that measures the timestep group's loss after a repair, see :mod:`prunekit.search.repair`."""
 
     def proxy(model: nn.Module, graph: ChannelGraph, probe: Probe) -> Evaluate:
-        return _Repaired(model, graph, probe, kind)
+        return RepairedLoss(model, graph, probe, kind)
 
     return proxy
-
-
-class _Repaired:
-    """The loss after a repair. Layers before a plan's first change are computed once for all plans made from the same plan."""
-
-    def __init__(self, model: nn.Module, graph: ChannelGraph, probe: Probe, kind: RepairKind) -> None:
-        self._model, self._graph, self._probe = model, graph, probe
-        self._repair, self._pruned_by = Repair.of(model, graph, probe, kind), Template(model, graph)
-        self._prefix: Prefix | None = None
-
-    def __call__(self, plan: PruningPlan, near: PruningPlan | None = None) -> float:
-        if self._prefix is None:
-            pruned = self._pruned_by(plan)
-            with ordering(pruned) as order:
-                loss = self._first_loss(pruned, plan)
-            self._prefix = Prefix(self._model, self._graph, order, partial(self._record, tuple(order.macs)))
-        else:
-            known = {} if near is None else self._prefix.shared(plan, near)
-            pruned = self._pruned_by(plan, self._weights(known))
-            loss = self._first_loss(pruned, plan, known)
-        return self._probe.mean(pruned, first=loss)
-
-    def _record(self, layers: Collection[str], plan: PruningPlan, known: Mapping[str, Tensor], into: Recording) -> None:
-        pruned = self._pruned_by(plan, self._weights(known))
-        with recording(pruned, layers, into, weights=self._probe.batches > 1):
-            self._first_loss(pruned, plan, known)
-
-    def _first_loss(
-        self, pruned: nn.Module, plan: PruningPlan, known: Mapping[str, Tensor] = MappingProxyType({})
-    ) -> Tensor:
-        """Repair a network; its loss on the first batch."""
-        with answering(pruned, known), torch.no_grad(), evaluation_mode(pruned):
-            loss = self._repair.mend(pruned, plan, known, once=self._probe.batches == 1)
-            return next(replace(self._probe, distributed=False).losses(pruned))[0] if loss is None else loss
-
-    def _weights(self, known: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Weights of the layers with known outputs on the first batch; only needed if there are further batches."""
-        if self._probe.batches > 1:
-            return self._prefix.tensors(known) if self._prefix else {}
-        layers = {name: self._model.get_submodule(name) for name in known}
-        return {f"{name}.{own}": tensor for name, layer in layers.items() for own, tensor in own_tensors(layer).items()}
 
 
 def recovery(
@@ -113,9 +74,26 @@ def recovery(
     repaired: bool = False,
 ) -> Evaluate:
     """The loss after a few steps of Adam on fresh draws of the timestep group, the same ones for every plan."""
+    evaluations = {None: _recovery(model, graph, probe, steps, learning_rate, repaired)}
+
+    def evaluate(
+        plan: PruningPlan, near: PruningPlan | None = None, draws: int | None = None, anew: bool = True
+    ) -> float:
+        if draws not in evaluations and draws is not None:
+            quick = replace(probe.first(draws), batch_size=min(draws, probe.batch_size))
+            evaluations[draws] = _recovery(model, graph, quick, steps, learning_rate, repaired)
+        return evaluations[draws](plan)
+
+    return evaluate
+
+
+def _recovery(
+    model: nn.Module, graph: ChannelGraph, probe: Probe, steps: int, learning_rate: float, repaired: bool
+) -> Callable[[PruningPlan], float]:
+    """:func:`recovery` on one number of draws."""
     repair = Repair.of(model, graph, probe, "least-squares" if repaired else "none")
 
-    def evaluate(plan: PruningPlan, near: PruningPlan | None = None) -> float:
+    def evaluate(plan: PruningPlan) -> float:
         pruned = repair.apply(plan)
         parameters = [parameter for parameter in pruned.parameters() if parameter.is_floating_point()]
         for parameter in parameters:
@@ -203,8 +181,10 @@ class _Prepared:
 
     prepare: Callable[[], Evaluate]
 
-    def __call__(self, plan: PruningPlan, near: PruningPlan | None = None) -> float:
-        return self._evaluate(plan, near)
+    def __call__(
+        self, plan: PruningPlan, near: PruningPlan | None = None, draws: int | None = None, anew: bool = True
+    ) -> float:
+        return self._evaluate(plan, near, draws, anew)
 
     @cached_property
     def _evaluate(self) -> Evaluate:

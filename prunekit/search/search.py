@@ -27,7 +27,7 @@ from prunekit.search.meeting_targets import Measure, TargetOf, WidthProblem, in_
 from prunekit.search.multiples import WidthMultiples, default_multiples, price_of, within_reach
 from prunekit.search.proposers import proposer
 from prunekit.search.proxies import PROXIES, make_proxy
-from prunekit.search.task import Task
+from prunekit.search.task import SECOND_LOOK, Task
 from prunekit.search.whole import nothing_to_prune
 
 __all__ = ["SearchOptions", "SearchResult", "search"]
@@ -40,7 +40,7 @@ class SearchOptions:
     Args:
         proposer: what proposes the candidates, see :data:`prunekit.search.PROPOSERS`.
         rounds: number of decisions on the way to the target.
-        shortlist: number of candidates that the first round measures.
+        shortlist: number of candidates that the first round measures; with a screening, no round measures more.
         tolerance: fraction of the base's cost by which the target may be missed before nearness counts more than importance.
         target_of: what the target bounds; ``latency`` needs a table of layer times.
         proxy: what candidates are judged by, see :mod:`prunekit.search.proxies`.
@@ -48,6 +48,10 @@ class SearchOptions:
             is noisy.
         bite: largest share of a channel group's current width that one round of ``greedy`` takes.
         trials: number of candidates that ``evolution`` and ``tpe`` try.
+        screening: number of the calibration set's first draws on which ``greedy`` compares candidates; the best of a round are
+            compared again on twice as many, and the best at the end on all. 0 measures every candidate on all draws, as does a
+            calibration set of no more than twice as many.
+        finalists: number of candidates that are the best after a screening.
         seed: seed of the random draws.
         study: Optuna journal file that several processes share; each of them ends with the same plan.
         llm: endpoint of the language model that the proposer ``llm`` asks.
@@ -64,6 +68,8 @@ class SearchOptions:
     fresh: int = 1
     bite: float = 1.0
     trials: int = 64
+    screening: int = 0
+    finalists: int = 2
     seed: int = 0
     study: str | None = None
     llm: Endpoint | None = None
@@ -81,6 +87,10 @@ class SearchOptions:
             )
         if min(self.rounds, self.shortlist, self.fresh, self.trials) < 1 or not 0 <= self.tolerance < 1:
             raise InputError("Expected rounds, shortlist, fresh and trials of at least 1 and a tolerance in [0, 1).")
+        if self.screening < 0 or self.finalists < 1:
+            raise InputError(
+                f"Got screening {self.screening} and finalists {self.finalists}; expected at least 0 and at least 1."
+            )
         if not 0 < self.bite <= 1:
             raise InputError(
                 f"Got bite {self.bite:g}; expected a share of a channel group's width, above 0 and at most 1."
@@ -193,6 +203,8 @@ def search(
         options.bite,
         options.trials,
         options.seed,
+        options.screening if SECOND_LOOK * options.screening < probe.samples else 0,
+        options.finalists,
         Path(options.study) if options.study else None,
         options.llm,
         bank,

@@ -16,12 +16,14 @@ from prunekit.graph import PruningPlan
 from prunekit.importance import Scores
 from prunekit.search import ranks
 from prunekit.search.endpoint import Endpoint
-from prunekit.search.journal import Journal
+from prunekit.search.journal import Journal, Measured
 from prunekit.search.meeting_targets import WidthProblem
 from prunekit.search.proxies import Evaluate
 
-__all__ = ["Proposer", "Task"]
+__all__ = ["SECOND_LOOK", "Proposer", "Task"]
 
+SECOND_LOOK = 2
+"""Times the draws of a screening: what a round compares its finalists on."""
 _WORST = 1e30  # stands in for a loss that is NaN or infinite
 
 
@@ -39,12 +41,15 @@ class Task:
         bite: largest share of a channel group's current width that one round takes; at least one step.
         trials: number of candidates that a sampling proposer tries.
         seed: seed of a proposer's random draws.
+        screening: number of the calibration set's first draws that candidates are compared on; 0 for all.
+        finalists: number of candidates that are the best after a screening.
         study: Optuna journal that several workers share.
         llm: endpoint of a language model.
         journal: returns the measurements of an earlier run of this search, and stores those of this one.
         where: description of the timestep group, for messages.
-        memory: measured candidates (round, steps, MACs, loss; and the cost in the target's unit if that is not MACs) and choices,
-            in order; round −1 closes the last stretch.
+        memory: measured candidates (round, steps, MACs, loss; the cost in the target's unit if that is not MACs; the number of
+            draws if it was a screening, and whether it was made from a repaired plan) and choices, in order; round −1 closes the
+            last stretch.
     """
 
     widths: WidthProblem
@@ -56,6 +61,8 @@ class Task:
     bite: float = 1.0
     trials: int = 64
     seed: int = 0
+    screening: int = 0
+    finalists: int = 2
     study: Path | None = None
     llm: Endpoint | None = None
     journal: Journal = field(default_factory=Journal)
@@ -63,15 +70,21 @@ class Task:
     memory: list[JsonObject] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        self._known = self.journal.losses()
-        self._measured: set[tuple[int, ...]] = set()
+        self._known: dict[Measured, float] = self.journal.losses()
+        self._measured: set[Measured] = set()
 
     def plan(self, steps: IntArray) -> PruningPlan:
         """The plan that keeps the best channels after ``steps`` of shape (groups,)."""
         return PruningPlan.from_widths(self.widths.graph, self.widths.widths(steps), self.scores)
 
     def measure(
-        self, steps: IntArray, search_round: int, ahead: Sequence[IntArray] = (), near: IntArray | None = None
+        self,
+        steps: IntArray,
+        search_round: int,
+        ahead: Sequence[IntArray] = (),
+        near: IntArray | None = None,
+        draws: int = 0,
+        anew: bool = True,
     ) -> float:
         """The proxy of one candidate; it is measured at most once and remembered.
 
@@ -81,18 +94,28 @@ class Task:
             ahead: candidates that may be needed next. Other ranks, if any, measure them meanwhile. A result enters the memory only
                 when it is asked for, so the memory and the decisions are the same as with one process.
             near: steps that the candidates were made from; layer outputs that they share may be computed once.
+            draws: number of the calibration set's first draws to measure on; 0 for all. The result compares with those of the same
+                number of draws only.
+            anew: whether the candidate is repaired anew. On few draws it may start from the repaired network of ``near`` instead;
+                the result then compares with others from the same plan, and with ``near`` measured near itself.
 
         Raises:
             InputError: the loss of the whole network is NaN or infinite.
         """
-        key = _key(steps)
+        source = None if anew else near
+        key = _key(steps, draws, source)
         if key not in self._known:
-            others = dict.fromkeys(_key(other) for other in ahead)
-            self._spread([key, *(other for other in others if other != key and other not in self._known)], near)
+            others = dict.fromkeys(_key(other, draws, source) for other in ahead)
+            self._spread([key, *(other for other in others if other != key and other not in self._known)], near, anew)
         if key not in self._measured:
             self._measured.add(key)
-            self.remember({"round": search_round, **self._described(steps, self._known[key])})
+            self.remember({"round": search_round, **self._described(steps, self._known[key]), **key.about})
         return self._known[key]
+
+    @property
+    def second_look(self) -> int:
+        """Number of draws on which a round measures its finalists after a screening; 0 without one."""
+        return SECOND_LOOK * self.screening
 
     @property
     def full(self) -> int:
@@ -105,10 +128,33 @@ class Task:
         tell("search", full - max(spent, self.widths.target), full - self.widths.target, measured)
 
     def measure_all(
-        self, candidates: Sequence[IntArray], search_round: int, near: IntArray | None = None
+        self,
+        candidates: Sequence[IntArray],
+        search_round: int,
+        near: IntArray | None = None,
+        draws: int = 0,
+        anew: bool = True,
     ) -> list[float]:
-        """The proxies of several candidates, in order; ranks share the work. ``near`` as for :meth:`measure`."""
-        return [self.measure(steps, search_round, candidates[i + 1 :], near) for i, steps in enumerate(candidates)]
+        """The proxies of several candidates, in order; ranks share the work. Arguments as for :meth:`measure`."""
+        return [
+            self.measure(steps, search_round, candidates[i + 1 :], near, draws, anew)
+            for i, steps in enumerate(candidates)
+        ]
+
+    def best_of(
+        self, candidates: Sequence[IntArray], search_round: int, near: IntArray | None = None
+    ) -> tuple[IntArray, float]:
+        """The candidate of least loss and its loss; with a screening, only the ``finalists`` that it finds best see all draws."""
+        finalists = list(candidates)
+        if self.screening and len(finalists) > self.finalists:
+            common = np.min(finalists, axis=0)  # what they share is repaired once
+            losses = self.measure_all(finalists, search_round, common, self.screening, anew=False)
+            finalists = [finalists[i] for i in np.argsort(losses, kind="stable")[: self.finalists]]
+        losses = self.measure_all(finalists, search_round, near)
+        best = int(np.argmin(losses))
+        if self.screening:  # compares the losses of rounds, which are on fewer draws, with those on all
+            self.measure(finalists[best], search_round, near=near, draws=self.second_look)
+        return finalists[best], losses[best]
 
     def check(self, steps: IntArray) -> None:
         """Refuse a final candidate with a measured loss that is NaN or infinite.
@@ -121,9 +167,16 @@ class Task:
                 f"The loss of the plan that was found for {self.where} is no number; expected a higher target, or another proposer."
             )
 
-    def choose(self, what: str, steps: IntArray, search_round: int, loss: float) -> None:
-        """Remember a choice; the choices are the timestep group's frontier of MACs and loss."""
-        self.remember({"round": search_round, "chosen": what, **self._described(steps, loss)})
+    def choose(self, what: str, steps: IntArray, search_round: int, loss: float, draws: int = 0) -> None:
+        """Remember a choice; the choices are the timestep group's frontier of MACs and loss. ``draws`` if it was a screening's."""
+        self.remember(
+            {
+                "round": search_round,
+                "chosen": what,
+                **self._described(steps, loss),
+                **({"draws": draws} if draws else {}),
+            }
+        )
 
     def remember(self, entry: JsonObject) -> None:
         """Put an entry into the memory and the journal."""
@@ -140,21 +193,27 @@ class Task:
             found["spent"] = int(self.widths.spent(steps))
         return found
 
-    def _spread(self, wave: Sequence[tuple[int, ...]], near: IntArray | None) -> None:
+    def _spread(self, wave: Sequence[Measured], near: IntArray | None, anew: bool) -> None:
         """Evaluate the first candidates of a wave, one on each rank."""
         rank, size = ranks.place()
         wave = wave[:size]
         mine = math.nan
         if rank < len(wave):
-            plan = self.plan(np.array(wave[rank], dtype=np.int64))
-            mine = float(self.evaluate(plan) if near is None else self.evaluate(plan, self.plan(near)))
+            mine = self._evaluated(wave[rank], near, anew)
         for key, loss in zip(wave, ranks.gather(mine), strict=False):
-            if not math.isfinite(loss) and not any(key):
+            if not math.isfinite(loss) and not any(key.steps):
                 raise InputError(
                     f"The whole network's loss on {self.where} is no number ({loss}); expected a trained network and a loss that "
                     "fits it."
                 )
             self._known[key] = loss if math.isfinite(loss) else _WORST
+
+    def _evaluated(self, key: Measured, near: IntArray | None, anew: bool) -> float:
+        plan = self.plan(np.array(key.steps, dtype=np.int64))
+        source = None if near is None else self.plan(near)
+        if key.draws:
+            return float(self.evaluate(plan, source, key.draws, anew))
+        return float(self.evaluate(plan) if source is None else self.evaluate(plan, source))
 
 
 class Proposer(Protocol):
@@ -165,5 +224,6 @@ class Proposer(Protocol):
         ...
 
 
-def _key(steps: IntArray) -> tuple[int, ...]:
-    return tuple(int(number) for number in steps)
+def _key(steps: IntArray, draws: int = 0, near: IntArray | None = None) -> Measured:
+    sliced = bool(draws) and near is not None and not np.array_equal(near, steps)
+    return Measured(tuple(int(number) for number in steps), draws, sliced)

@@ -52,17 +52,22 @@ def spent_on_search(
 ) -> list[LedgerRow]:
     """Passes of a search's measurements, and of the data that repairs are fitted to.
 
-    Every candidate costs its own MACs. The proxy's repair and the final one each pass the first batch through the full network;
-    the final one also passes it through the pruned network.
+    Every candidate costs its own MACs for each draw that it was measured on. For each number of draws, the proxy's repair passes
+    the first batch through the full network, as the final repair does; that one also passes it through the pruned network.
     """
-    forward, backward = proxy_samples(options.search.proxy, options.samples, options.batch_size)
-    measured = sum(int(entry["macs"]) for entry in result.measured)
-    fits = (options.search.proxy in _REPAIRING and bool(result.measured)) + (options.repair != "none")
-    mended = options.repair != "none" and not slim.is_whole
+    forward = backward = samples = 0
+    for entry in result.measured:
+        draws = int(entry.get("draws", options.samples))
+        ahead, back = proxy_samples(options.search.proxy, draws, min(options.batch_size, draws))
+        samples, forward, backward = samples + ahead, forward + ahead * entry["macs"], backward + back * entry["macs"]
+    repairs = options.search.proxy in _REPAIRING
+    levels = {int(entry.get("draws", options.samples)) for entry in result.measured if repairs}
     first = min(options.batch_size, options.samples)
-    forward_macs = forward * measured + first * (fits * full_macs + mended * slim.macs)
-    samples = forward * len(result.measured) + first * (fits + mended)
-    return [LedgerRow(stage, "search", samples, forward_macs + 2 * backward * measured, forward_macs)]
+    fitted = sum(min(options.batch_size, draws) for draws in levels) + first * (options.repair != "none")
+    mended = options.repair != "none" and not slim.is_whole
+    forward += fitted * full_macs + first * mended * slim.macs
+    samples += fitted + first * mended
+    return [LedgerRow(stage, "search", samples, forward + 2 * backward, forward)]
 
 
 def spent_on_losses(stage: str, setting: Setting, models: Sequence[Sequence[int]]) -> LedgerRow:

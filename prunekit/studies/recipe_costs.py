@@ -14,7 +14,7 @@ from prunekit.data.encoded import HEAD
 from prunekit.ledger import LedgerRow, both_ways, forwards, spent_on_training
 from prunekit.recipe import CurriculumRecipe, EvaluationOptions, EvidenceRecipe, ExpertsRecipe, MultistageRecipe, Recipe
 from prunekit.sampling import PIPELINE
-from prunekit.search import proxy_samples
+from prunekit.search import search_samples
 from prunekit.steps.bases import open_base
 from prunekit.steps.budgets import evaluations
 from prunekit.steps.data_shapes import at_shapes_of
@@ -307,10 +307,9 @@ def _of_experts(recipe: ExpertsRecipe, macs: int, params: int, spec: ModelSpec) 
     expert, rows = round(recipe.allocation.budget * macs), list[tuple[LedgerRow, str]]()
     if prune := recipe.prune:
         rows.append((both_ways("importance", "importance", groups * prune.samples, macs), "no"))
-        forward, backward = proxy_samples(prune.search.proxy, prune.samples, prune.batch_size)
-        candidates = groups * prune.search.rounds * prune.search.shortlist
-        measured = candidates * (forward + 2 * backward) * macs
-        rows.append((LedgerRow("search", "search", candidates * forward, measured, candidates * forward * macs), "no"))
+        forward, backward = search_samples(prune.search, prune.samples, prune.batch_size)
+        measured = groups * (forward + 2 * backward) * macs
+        rows.append((LedgerRow("search", "search", groups * forward, measured, groups * forward * macs), "no"))
     if tune := recipe.finetune:
         samples = groups * tune.train.steps * tune.train.batch_size
         taught = macs if tune.distillation or (tune.variance == "distill" and predicts_variance(spec)) else 0
