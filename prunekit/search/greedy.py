@@ -7,6 +7,7 @@ import numpy as np
 
 from prunekit._types import IntArray
 from prunekit.search.meeting_targets import WidthProblem, meet_target
+from prunekit.search.reconsidering import reconsider
 from prunekit.search.task import Task
 
 __all__ = ["candidates_of", "close", "greedy"]
@@ -20,7 +21,7 @@ def greedy(task: Task) -> IntArray:
     A measurement is reused until its candidate ranks first; it is then repeated. This works because a channel group that was
     expensive in an earlier round seldom becomes cheap. For proxies that jump, ``task.fresh`` repeats more measurements per round.
     The last stretch, smaller than any step, is closed by exchanging a few steps: the exchanges that the measured rates favour are
-    measured too, and the best is taken.
+    measured too, and the best is taken. Then the states of residual branches are reconsidered, if any may be removed.
     """
     problem = task.widths
     steps = np.zeros(len(problem.graph), dtype=np.int64)
@@ -41,7 +42,7 @@ def greedy(task: Task) -> IntArray:
         steps = candidates[front]
         task.said_far(int(problem.spent(steps)), full)
     task.said_far(problem.target, full)
-    return close(task, steps, rates.measured)
+    return reconsider(task, close(task, steps, rates.measured), rates.measured)
 
 
 @dataclass(eq=False)
@@ -76,7 +77,7 @@ def candidates_of(problem: WidthProblem, steps: IntArray, chunk: float, bite: fl
         fitting = np.flatnonzero((saved <= room) & (saved >= least))
         if len(fitting):
             enough = fitting[saved[fitting] >= 0.5 * chunk]
-            found[g] = trials[enough[0] if len(enough) else fitting[-1]]
+            found[g] = problem.settled(trials[enough[0] if len(enough) else fitting[-1]])
     return found
 
 

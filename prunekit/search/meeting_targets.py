@@ -144,6 +144,11 @@ class WidthProblem:
         """Widths after ``steps``, same shape (..., groups)."""
         return np.asarray(self.width_table[np.arange(len(self.graph)), steps])
 
+    def settled(self, steps: IntArray) -> IntArray:
+        """The same plan without steps in what removed branches take with them, shape (groups,)."""
+        widths = self.widths(steps)
+        return np.where(self.graph.settled(widths) == widths, steps, 0)
+
     def macs(self, steps: IntArray) -> IntArray:
         """MACs after ``steps`` of shape (..., groups)."""
         return self.cost.macs(self.widths(steps))

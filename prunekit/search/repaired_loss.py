@@ -130,7 +130,7 @@ class _FromNear:
 
 
 def _is_part(plan: PruningPlan, near: PruningPlan) -> bool:
-    """Whether a plan keeps no channel that the other one removes, and has the same branches: without one, all later layers drift."""
+    """Whether a plan keeps no channel that the other one removes, and has the same branches, without which later layers drift."""
     return plan.removed == near.removed and all(
         name in plan.kept and set(plan.kept[name]) <= set(kept) for name, kept in near.kept.items()
     )

@@ -184,7 +184,7 @@ def search(
     measure = Measure.by_name(options.target_of, cost, latency)
     full = int(measure.of(graph.full_widths))
     target = in_units(target, full, measure.unit)
-    tolerance = int(options.tolerance * full)
+    tolerance = max(int(options.tolerance * full), _coarseness(graph, measure))
     scores = ranks.same(dict(scores))  # machines differ in the last bits, but all ranks need the same scores
     asked = graph.has_multiples
     wished = graph if asked else default_multiples(graph)
@@ -238,6 +238,15 @@ def search(
         nothing_to_prune(problem.graph),
         options.target_of,
     )
+
+
+def _coarseness(graph: ChannelGraph, measure: Measure) -> int:
+    """Half of what a branch saves in the median where only branches can be removed: nothing between their costs can be met."""
+    if any(len(group.widths) > 1 and group.branch is None for group in graph):
+        return 0
+    ones = graph.full_widths - np.eye(len(graph), dtype=np.int64) * np.array([len(g.widths) > 1 for g in graph])
+    saved = int(measure.of(graph.full_widths)) - measure.of(ones)
+    return int(np.median(saved[saved > 0])) // 2 if (saved > 0).any() else 0
 
 
 def _within_reach(graph: ChannelGraph, cost: CostModel, target: int, tolerance: int, measure: Measure) -> ChannelGraph:
