@@ -19,8 +19,8 @@ def reconsider(task: Task, steps: IntArray, rates: Mapping[int, float]) -> IntAr
     """Flip switches of residual branches as long as a measured loss falls; the target is met all the while.
 
     A decision that was right at the full widths may be wrong at the target. For every branch, the other state is made into a
-    candidate: what it costs is taken from the channel groups whose measured rate is least, what it saves is given back to those whose
-    rate is highest. The candidates that the rates favour are measured, and the best is taken.
+    candidate: what it costs is taken from the channel groups whose measured rate is least, what it saves is given back to those
+    whose rate is highest. The candidates that the rates favour are measured, and the best is taken.
 
     Args:
         task: the search.
