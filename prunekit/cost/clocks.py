@@ -35,12 +35,15 @@ def seconds_of(run: Callable[[], object], device: torch.device, calls: int = 1) 
     """
     if device.type == "cuda":
         return _by_events(run, device, calls)
-    if device.type != "cpu":
-        torch.accelerator.synchronize(device)
+    if device.type == "cpu":
+        clock = time.thread_time if torch.get_num_threads() == 1 else time.perf_counter
+        started = clock()
+        run()
+        return clock() - started
+    torch.accelerator.synchronize(device)
     started = time.perf_counter()
     run()
-    if device.type != "cpu":
-        torch.accelerator.synchronize(device)
+    torch.accelerator.synchronize(device)
     return time.perf_counter() - started
 
 

@@ -32,8 +32,8 @@ class LatencyOptions:
     Args:
         batch_size: samples per forward pass; the table's times are for the whole batch.
         grid: number of widths measured per axis of a layer.
-        repeats: number of times that each figure is measured after one warm-up; the lower quartile is used, since other programs only
-            slow things down.
+        repeats: number of times that each figure is measured after one warm-up; the shortest time is used, since other programs only
+            make it longer.
         fits: number of random plans that the rest is fitted to, in addition to the full, a middle and the smallest network.
         checks: number of random plans for which measured and predicted times are compared.
         seed: seed of the random plans.
@@ -127,7 +127,7 @@ def _timed_widths(kind: LayerOp, inner: IntArray, outer: IntArray) -> Iterator[t
     yield from itertools.product(inner.tolist(), outer.tolist())
     for axis, widths in enumerate(_probes(kind, inner, outer)):
         for width in widths.tolist():
-            yield (width, int(outer[-1])) if axis == 0 else (int(inner[-1]), width)
+            yield (width, int(outer[len(outer) // 2])) if axis == 0 else (int(inner[len(inner) // 2]), width)
 
 
 def _probes(kind: LayerOp, inner: IntArray, outer: IntArray) -> tuple[IntArray, IntArray]:
@@ -192,12 +192,12 @@ def _plans(graph: ChannelGraph, options: LatencyOptions) -> IntArray:
 
 
 def _seconds(jobs: Sequence[Callable[[], Callable[[], object]]], repeats: int, device: torch.device) -> FloatArray:
-    """Lower quartile of the times of each job, shape (jobs,). A job returns the function that is timed.
+    """The shortest time of each job, shape (jobs,). A job returns the function that is timed.
 
     Every pass runs all jobs, so a slow minute of the machine does not distort a single figure; the first pass warms up.
     """
     samples = [[_settled_seconds(job, device) for job in jobs] for _ in range(repeats + 1)]
-    return np.asarray(np.quantile(samples[1:], 0.25, axis=0), dtype=np.float64)
+    return np.asarray(np.min(samples[1:], axis=0), dtype=np.float64)
 
 
 def _settled_seconds(job: Callable[[], Callable[[], object]], device: torch.device) -> float:
@@ -208,8 +208,8 @@ def _settled_seconds(job: Callable[[], Callable[[], object]], device: torch.devi
     """
     first = seconds_of(run := job(), device)
     if device.type != "cpu":
-        return float(np.median([seconds_of(run, device, _CALLS) for _ in range(_TIMES)]))
-    return first if first > _SHORT else float(np.median([seconds_of(job(), device) for _ in range(_TIMES)]))
+        return min(seconds_of(run, device, _CALLS) for _ in range(_TIMES))
+    return first if first > _SHORT else min(seconds_of(job(), device) for _ in range(_TIMES))
 
 
 _SHORT = 1e-3  # seconds
