@@ -56,7 +56,7 @@ def _by_events(run: Callable[[], object], device: torch.device, calls: int) -> f
             run()
         end.record()
         torch.cuda.synchronize(device)
-    return 1e-3 * start.elapsed_time(end) / calls  # milliseconds
+    return 1e-3 * float(start.elapsed_time(end)) / calls  # milliseconds
 
 
 def device_named(name: str) -> torch.device:

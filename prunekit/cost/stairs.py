@@ -60,23 +60,23 @@ def _error(at: FloatArray, seconds: FloatArray) -> float:
     return float(np.abs(fitted - seconds).mean())
 
 
-def multiple_of(widths: IntArray, seconds: FloatArray, candidates: Sequence[int]) -> int:
+def multiple_of(widths: IntArray, times: IntArray, candidates: Sequence[int]) -> int:
     """The largest multiple that pays: widths between two multiples save little time compared with the next larger multiple.
 
     Args:
         widths: legal widths of a channel group, falling, shape (n,).
-        seconds: time of the network at each of them, everything else whole, shape (n,).
+        times: of the network at each of them, everything else whole, shape (n,).
         candidates: multiples to choose from, rising; the first is taken if none pays.
     """
-    times = dict(zip(widths.tolist(), seconds.tolist(), strict=True))
+    at = dict(zip(widths.tolist(), times.tolist(), strict=True))
     paying = [candidates[0]]
     for multiple in candidates[1:]:
         saved = proportional = 0.0
-        for width in times:
+        for width in at:
             wider, narrower = -(-width // multiple) * multiple, width // multiple * multiple
-            if wider != narrower and wider in times and narrower in times:
-                saved += times[wider] - times[width]
-                proportional += (times[wider] - times[narrower]) * (wider - width) / multiple
+            if wider != narrower and wider in at and narrower in at:
+                saved += at[wider] - at[width]
+                proportional += (at[wider] - at[narrower]) * (wider - width) / multiple
         if saved < _LITTLE * proportional:
             paying.append(multiple)
     return paying[-1]

@@ -32,8 +32,8 @@ class LatencyOptions:
     Args:
         batch_size: samples per forward pass; the table's times are for the whole batch.
         grid: number of widths measured per axis of a layer.
-        repeats: number of times that each figure is measured after one warm-up; the shortest time is used, since other programs only
-            make it longer.
+        repeats: number of times that each figure is measured after one warm-up; the shortest time is used, since other
+            programs only make it longer.
         fits: number of random plans that the rest is fitted to, in addition to the full, a middle and the smallest network.
         checks: number of random plans for which measured and predicted times are compared.
         seed: seed of the random plans.
@@ -264,8 +264,8 @@ class _Network:
         pruned = apply(self.model, self.graph, plan, share=True).eval()
         if not self.compiled:
             return pruned
-        compiled: nn.Module = torch.compile(pruned, dynamic=False)
-        return compiled
+        pruned.compile(dynamic=False)
+        return pruned
 
 
 def _by_key(inputs: Inputs) -> dict[Any, Any]:

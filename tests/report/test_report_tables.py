@@ -10,7 +10,7 @@ from prunekit.report.cost_tables import cost_sentence, kinds_table, ledger_table
 from prunekit.report.result_table import result_table
 from prunekit.report.table import Table, count, named
 from prunekit.report.tables import cost_table, loss_table, metric_table
-from prunekit.report.wording import time_sentence
+from prunekit.report.times import time_sentence
 
 
 def read_csv(path):
