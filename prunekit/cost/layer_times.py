@@ -136,7 +136,7 @@ class LayerTimes:
 def _cell(grid: IntArray, at: FloatArray, block: int) -> tuple[IntArray, IntArray, FloatArray]:
     """Neighbours of each value on a rising grid, and its relative position between them, in [0, 1], all in whole blocks."""
     stairs, at = on_stair(grid, block), on_stair(at, block)
-    low = np.clip(np.searchsorted(stairs, at, side="right") - 1, 0, max(len(stairs) - 2, 0))
+    low = np.maximum(np.searchsorted(stairs, at, side="right") - 1, 0)
     high = np.minimum(low + 1, len(stairs) - 1)
     part = (at - stairs[low]) / np.maximum(stairs[high] - stairs[low], 1)
     return low, high, np.clip(part, 0.0, 1.0)

@@ -20,6 +20,7 @@ _CUTS = (0, 3, 7, 8, 11, 15, 16, 20, 24, 28, 31, 32, 40, 47, 48, 56, 63, 64)
 _TOP = 128
 _FEWEST = 6  # widths that tell blocks apart
 _CLEARER = 0.75  # a block's error must be below this part of the error without blocks
+_FAR_OFF = 6  # one time in six may be
 _LITTLE = 0.45  # of what would be saved if time fell in proportion
 
 
@@ -35,7 +36,8 @@ def probed_widths(least: int, most: int) -> IntArray:
 
 def on_stair(widths: FloatArray | IntArray, block: int) -> FloatArray:
     """The widths, each rounded up to a whole number of blocks; same shape."""
-    return np.asarray(np.ceil(np.asarray(widths, dtype=float) / block) * block)
+    wide = np.asarray(widths, dtype=float)
+    return wide if block == 1 else np.asarray(np.ceil(wide / block) * block)
 
 
 def block_of(widths: IntArray, seconds: FloatArray) -> int:
@@ -53,11 +55,17 @@ def block_of(widths: IntArray, seconds: FloatArray) -> int:
 
 
 def _error(at: FloatArray, seconds: FloatArray) -> float:
-    """Mean absolute error of the best rising line through times; absolute, since single times can be far off."""
-    design = np.stack([np.ones_like(at), at], 1)
-    found = np.linalg.lstsq(design, seconds, rcond=None)[0]
-    fitted = design @ found if found[1] > 0 else np.full_like(seconds, np.median(seconds))
-    return float(np.abs(fitted - seconds).mean())
+    """Mean absolute error of a rising line through times, without the largest errors.
+
+    The line is Theil and Sen's, with the median of all slopes between two times, since single times can be far off.
+    """
+    first, second = np.triu_indices(len(at), 1)
+    apart = at[second] - at[first]
+    slopes = (seconds[second] - seconds[first])[apart > 0] / apart[apart > 0]
+    slope = max(float(np.median(slopes)), 0.0) if len(slopes) else 0.0
+    left = seconds - slope * at
+    errors = np.sort(np.abs(left - np.median(left)))
+    return float(errors[: len(errors) - len(errors) // _FAR_OFF].mean())
 
 
 def multiple_of(widths: IntArray, times: IntArray, candidates: Sequence[int]) -> int:

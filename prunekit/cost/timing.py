@@ -105,11 +105,15 @@ def measure(
         for inner, outer in widths
     ]
     by_name = isinstance(inputs, Mapping)
-    jobs += [_Network(model, graph, plan, batched, by_name, options.compiled) for plan in plans]
+    networks = [partial(_forward, model, graph, plan, batched, by_name) for plan in plans]
     with evaluation_mode(model), torch.no_grad():
-        seconds = _seconds(jobs, options.repeats, device)
-    times = _tables(kinds, grids, of_layers, seconds)
-    return Measured(machine_of(device), times, layers, plans, seconds[len(seconds) - len(plans) :])
+        if options.compiled:
+            of_networks = np.array([_compiled_seconds(network, options.repeats, device) for network in networks])
+            seconds = _seconds(jobs, options.repeats, device)
+        else:
+            seconds = _seconds([*jobs, *networks], options.repeats, device)
+            of_networks = seconds[len(jobs) :]
+    return Measured(machine_of(device), _tables(kinds, grids, of_layers, seconds), layers, plans, of_networks)
 
 
 def _placed(model: nn.Module, options: LatencyOptions) -> tuple[nn.Module, torch.device, torch.dtype]:
@@ -119,7 +123,7 @@ def _placed(model: nn.Module, options: LatencyOptions) -> tuple[nn.Module, torch
     dtype: torch.dtype = getattr(torch, options.dtype)
     if (own.device, own.dtype) == (device, dtype):
         return model, device, dtype
-    return copy.deepcopy(model).to(device=device, dtype=dtype), device, dtype
+    return nn.Module.to(copy.deepcopy(model), device=device, dtype=dtype), device, dtype  # diffusers' own has warnings
 
 
 def _timed_widths(kind: LayerOp, inner: IntArray, outer: IntArray) -> Iterator[tuple[int, int]]:
@@ -212,6 +216,14 @@ def _settled_seconds(job: Callable[[], Callable[[], object]], device: torch.devi
     return first if first > _SHORT else min(seconds_of(job(), device) for _ in range(_TIMES))
 
 
+def _compiled_seconds(network: Callable[[], Callable[[], object]], repeats: int, device: torch.device) -> float:
+    """The shortest time of a network that is compiled, alone: torch keeps only a few compiled forms of one class."""
+    torch.compiler.reset()
+    run = torch.compile(network(), dynamic=False)
+    seconds_of(run, device)
+    return min(seconds_of(run, device, _CALLS) for _ in range(repeats + 1))
+
+
 _SHORT = 1e-3  # seconds
 _TIMES = 5
 _CALLS = 10  # between two events of a GPU
@@ -239,33 +251,13 @@ def _tables(
     return tuple(tables)
 
 
-@dataclass(eq=False)
-class _Network:
-    """Makes a forward pass of the network pruned to widths of shape (groups,), ready to run."""
-
-    model: nn.Module
-    graph: ChannelGraph
-    widths: IntArray
-    inputs: Mapping[Any, Any]
-    by_name: bool
-    compiled: bool
-    kept: nn.Module | None = None
-    """A compiled network is kept from pass to pass, since compiling takes long; others are made again, to save memory."""
-
-    def __call__(self) -> Callable[[], object]:
-        pruned = self.kept or self._pruned()
-        if self.compiled:
-            self.kept = pruned
-        return lambda: pruned(**self.inputs) if self.by_name else pruned(*self.inputs.values())
-
-    def _pruned(self) -> nn.Module:
-        scores = {group.name: np.zeros(group.size) for group in self.graph}
-        plan = PruningPlan.from_widths(self.graph, self.widths, scores)
-        pruned = apply(self.model, self.graph, plan, share=True).eval()
-        if not self.compiled:
-            return pruned
-        pruned.compile(dynamic=False)
-        return pruned
+def _forward(
+    model: nn.Module, graph: ChannelGraph, widths: IntArray, inputs: Mapping[Any, Any], by_name: bool
+) -> Callable[[], object]:
+    """A forward pass of the network pruned to widths of shape (groups,), ready to run."""
+    scores = {group.name: np.zeros(group.size) for group in graph}
+    pruned = apply(model, graph, PruningPlan.from_widths(graph, widths, scores), share=True).eval()
+    return lambda: pruned(**inputs) if by_name else pruned(*inputs.values())
 
 
 def _by_key(inputs: Inputs) -> dict[Any, Any]:
