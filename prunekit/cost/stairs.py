@@ -16,7 +16,7 @@ __all__ = ["BLOCKS", "block_of", "multiple_of", "on_stair", "probed_widths"]
 
 BLOCKS = (1, 4, 8, 16, 32, 64)
 """Widths of blocks that are tried."""
-_CUTS = (0, 3, 7, 8, 11, 15, 16, 20, 24, 28, 31, 32, 40, 47, 48, 56, 63, 64)
+_CUTS = (0, 3, 7, 8, 11, 15, 16, 20, 24, 28, 31, 32, 40, 47, 48, 56, 63, 64, 72, 79, 80, 96)
 _TOP = 128
 _FEWEST = 6  # widths that tell blocks apart
 _CLEARER = 0.75  # a block's error must be below this part of the error without blocks

@@ -117,8 +117,7 @@ def test_a_table_of_an_earlier_version_still_predicts(smooth):
     np.testing.assert_array_equal(ours, theirs)
 
 
-def test_time_does_not_fall_within_a_block(smooth):
-    _, table = smooth
+def test_time_does_not_fall_within_a_block():
     grid = np.arange(8, 72, 8)
     times = LayerTimes(LayerOp("linear", (1,)), grid, grid, np.outer(grid, grid).astype(float), (1, 16))
     outer = np.arange(8, 65)
