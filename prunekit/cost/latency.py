@@ -309,7 +309,7 @@ class LatencyModel:
 
     def _present(self, widths: IntArray) -> FloatArray:
         """1 for every row of MACs whose layer runs at these widths, 0 for those of removed branches, shape (..., rows)."""
-        return np.ones((*np.shape(widths)[:-1], len(self.cost.macs_rows.owners)))
+        return self.cost.present(widths).astype(np.float64)
 
     def multiples(self, graph: ChannelGraph) -> ChannelGraph:
         """The same channel groups with widths in the multiples at which time falls, where these leave a group enough choice.
@@ -325,7 +325,7 @@ class LatencyModel:
             wide = [one // unit if one % unit == 0 else one for one in known]
             best = multiple_of(group.widths, self.nanoseconds(at), wide)
             held = replace(group, multiple=known[wide.index(best)])
-            groups.append(held if len(held.widths) >= _FEWEST else group)
+            groups.append(held if group.branch is None and len(held.widths) >= _FEWEST else group)
         return replace(graph, groups=tuple(groups))
 
 

@@ -46,7 +46,7 @@ class LatencyOptions:
     batch_size: int = 16
     grid: int = 5
     repeats: int = 5
-    fits: int = 4
+    fits: int = 8
     checks: int = 5
     seed: int = 0
     device: str | None = None

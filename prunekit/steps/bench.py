@@ -34,6 +34,7 @@ class Bench:
     cost: CostModel
     macs: int
     latency: LatencyModel | None = None
+    traced: ChannelGraph | None = None
 
     @classmethod
     def of(
@@ -49,9 +50,10 @@ class Bench:
         Arguments are those of :func:`prunekit.graph.trace` and of :meth:`prunekit.graph.ChannelGraph.shrinking`.
         """
         inputs = base.spec.example_inputs()
-        graph = trace(base.model, inputs, norm_mode, head_mode, constraints=constraints).shrinking(shrink)
+        traced = trace(base.model, inputs, norm_mode, head_mode, constraints=constraints)
+        graph = traced.shrinking(shrink)
         cost = CostModel.of(base.model, graph, inputs)
-        return cls(base, graph, cost, int(cost.macs(graph.full_widths)))
+        return cls(base, graph, cost, int(cost.macs(graph.full_widths)), traced=traced)
 
     def timed(self, path: Path | str, batch_size: int | None = None) -> "Bench":
         """The same bench with the layer times in a file. If there is no such file, they are measured on this machine and written.
@@ -72,12 +74,14 @@ class Bench:
         return replace(self, latency=table.bind(self.graph, self.cost))
 
     def measured(self, options: LatencyOptions) -> LatencyTable:
-        """Layer times of the base, measured now.
+        """Layer times of the base, measured now, on widths and residual branches whatever the bench shrinks.
 
         Raises:
             InputError: this machine does not have the options' device.
         """
-        return LatencyTable.of(self.base.model, self.graph, self.cost, self.base.spec.example_inputs(), options)
+        inputs, graph = self.base.spec.example_inputs(), (self.traced or self.graph).shrinking("both")
+        cost = CostModel.of(self.base.model, graph, inputs)
+        return LatencyTable.of(self.base.model, graph, cost, inputs, options)
 
     def with_times(self, path: Path | str, batch_size: int | None = None) -> "Bench":
         """The same bench with the layer times in a file, which must exist; they may be another machine's.
