@@ -68,11 +68,11 @@ def markdown(found: list[Row], steps: int, draws: int) -> str:
         "# Depth beside width at equal MACs\n",
         "Each of two timestep groups is pruned to the budget by the default search, which may remove channels (`width`), residual "
         f"branches (`depth`) or both, and fine-tuned for {steps} steps of 64 images on its own timesteps. Losses are those of "
-        f"held-out images with fixed noise ({draws:,} draws a group), as changes from the unpruned base in percent, before and after "
-        "the fine-tune, averaged over groups and seeds. `whole` is the base with the same fine-tune. The comparison with width is "
-        "after the fine-tune, paired by seed and group. Time is processor time of one thread, as a share of the base's: base and all "
-        "ways run in turn, medians of 31 rounds. Made by `python benchmarks/depth.py`; rows in `depth.jsonl`, times in "
-        "`depth_times.jsonl`.\n",
+        f"held-out images with fixed noise ({draws:,} draws a group), as changes from the unpruned base in percent, before and "
+        "after the fine-tune, averaged over groups and seeds. `whole` is the base with the same fine-tune. The comparison with "
+        "width is after the fine-tune, paired by seed and group. Time is processor time of one thread, as a share of the base's: "
+        "base and all ways run in turn, medians of 31 rounds. Made by `python benchmarks/depth.py`; rows in `depth.jsonl`, times "
+        "in `depth_times.jsonl`.\n",
     ]
     for base, title in TITLES.items():
         own = [row for row in found if row["base"] == base]

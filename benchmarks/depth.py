@@ -76,7 +76,8 @@ class Subject:
 
     def tuned(self, model: nn.Module, group: TimestepGroup, seed: int) -> float:
         """The loss of a network after the fine-tune."""
-        settings = TrainOptions(STEPS, 64, 4e-4, warmup_steps=10, ema_decay=0.98, seed=1009 * seed + group.index)
+        rate, own = 4e-4, 1009 * seed + group.index
+        settings = TrainOptions(STEPS, 64, learning_rate=rate, warmup_steps=10, ema_decay=0.98, seed=own)
         timesteps = group_timesteps(group, self.base.schedule.num_timesteps, OVERLAP)
         return self.judges[group.index].mean(train(model, self.tuning, timesteps, settings).model)
 

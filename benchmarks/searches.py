@@ -114,7 +114,7 @@ def measure(seed: int, output: Path, only: list[str] | None) -> None:
                     }
                 before = judge.mean(model)
                 settings = TrainOptions(
-                    STEPS, 64, 4e-4, warmup_steps=10, ema_decay=0.98, seed=1009 * seed + group.index
+                    STEPS, 64, learning_rate=4e-4, warmup_steps=10, ema_decay=0.98, seed=1009 * seed + group.index
                 )
                 timesteps = group_timesteps(group, base.schedule.num_timesteps, OVERLAP)
                 after = judge.mean(train(model, tuning, timesteps, settings).model)
