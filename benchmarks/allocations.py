@@ -51,7 +51,7 @@ class Study:
         self.options = PruneOptions(samples=32 if quick else 256, search=search)
         self.scores: ImportanceMap = score_groups(self.bench, self.images.train, self.groups, self.options)
         self.draws = 64 if quick else HELD_OUT_DRAWS
-        self.fine_tuning = TrainOptions(10 if quick else 100, 64, 4e-4, warmup_steps=10, ema_decay=0.98)
+        self.fine_tuning = TrainOptions(10 if quick else 100, 64, learning_rate=4e-4, warmup_steps=10, ema_decay=0.98)
         self.reached: dict[tuple[int, int], tuple[float, float, int]] = {}
 
     def frontier(self, index: int) -> Frontier:

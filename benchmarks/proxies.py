@@ -70,7 +70,7 @@ class Study:
         self.scores = score_groups(self.bench, images.train, [group], PruneOptions(samples=256)).of(index)
         probe, judge = Probe(objective, group, 256, 64, 0), Probe(held_out, group, 1024, 128, 1)
         self.whole = judge.mean(base.model)
-        settings = TrainOptions(STEPS, 64, 4e-4, warmup_steps=10, ema_decay=0.98, seed=index)
+        settings = TrainOptions(STEPS, 64, learning_rate=4e-4, warmup_steps=10, ema_decay=0.98, seed=index)
         timesteps = group_timesteps(group, base.schedule.num_timesteps, 20)
 
         def lost(name: str) -> Callable[[PruningPlan], float]:
