@@ -32,6 +32,7 @@ __all__ = [
     "StageDraw",
     "StoredPrecision",
     "TargetOf",
+    "TimedPrecision",
     "TimestepSamplers",
     "VarianceKind",
     "Weights",
@@ -57,6 +58,7 @@ ProposerName = Literal["greedy", "evolution", "tpe", "llm", "oneshot", "uniform"
 ProxyName = Literal["loss", "bias", "least-squares", "recovery", "repaired-recovery"]
 RepairKind = Literal["none", "bias", "least-squares"]
 TargetOf = Literal["macs", "params", "latency"]
+TimedPrecision = Literal["float32", "bfloat16", "float16"]
 NormMode = Literal["even", "whole"]
 HeadMode = Literal["whole", "even"]
 Shrink = Literal["width", "depth", "both"]

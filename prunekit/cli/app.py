@@ -42,6 +42,7 @@ MODULES = {
     "sample": "sample_command",
     "evaluate": "measuring",
     "cost": "measuring",
+    "latency": "latency_command",
     "report": "measuring",
     "estimate": "estimating",
     "consistency": "comparing",

@@ -22,6 +22,7 @@ __all__ = [
     "after_finetune",
     "after_groups",
     "after_importance",
+    "after_latency",
     "after_prune",
     "after_report",
     "after_run",
@@ -135,6 +136,11 @@ def after_cost(model: str) -> str:
 def after_importance(base: str) -> str:
     """After scores: prune if there is an allocation, which prune scores for by itself; else make one."""
     return command("prune", base) if _ALLOCATION.is_file() else command("allocate", budget=_BUDGET, base=base)
+
+
+def after_latency(base: str, table: Path) -> str:
+    """After layer times: prune to a share of the base's time."""
+    return command("prune", base, target=_BUDGET, target_of="latency", latency_table=table)
 
 
 def after_run(folder: Path, pipeline: str | None = None, entry: str | None = None) -> str:

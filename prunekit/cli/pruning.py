@@ -60,14 +60,21 @@ class Goal:
         ),
     ] = None
     target_of: Annotated[
-        TargetOf, typer.Option(help="What the target limits. Latency is measured on this machine.")
+        TargetOf, typer.Option(help="What the target limits. Latency is predicted from layer times, of any machine.")
     ] = "macs"
     latency_table: Annotated[
         Path,
         typer.Option(
-            help="File of layer times for --target-of latency. It is measured and written if it does not exist."
+            help="File of layer times for --target-of latency, as `prunekit latency` writes it on any machine. It is measured "
+            "on this one's processor and written if it does not exist."
         ),
     ] = Path("latency.json")
+    latency_batch_size: Annotated[
+        int | None,
+        typer.Option(
+            help="Samples in a batch for which latency counts (default: the file's; 16 if it is measured).", min=1
+        ),
+    ] = None
 
 
 @dataclass(frozen=True)
@@ -168,7 +175,7 @@ def prune(
     targets = plan.for_model(bench.macs)
     jobs = [_Job(one, targets.groups[one.index].target_macs or 0, output) for one in wanted]
     with keeping(lambda: _kept([*(job.journal for job in jobs), *([table] if timed else [])])):
-        bench = bench.timed(table) if timed else bench
+        bench = bench.timed(table, goal.latency_batch_size) if timed else bench
         _check_reach(Reach.of(bench, options), jobs, plan, goal, base)
         facts = _pruned(jobs, bench, images, options, goal.target_of)
     if rank > 0:
@@ -178,7 +185,7 @@ def prune(
     else:
         _show_pruned(f"Pruned from {bench.macs:,} MACs ({options.criterion}, {options.search.proposer})", facts)
         if bench.latency is not None:
-            tell(_accuracy(bench.latency.table))
+            tell(bench.latency.table.describe())
         suggest(after_prune(base, output, goal.allocation))
 
 
@@ -226,6 +233,7 @@ def _options(
         search=search,
         width_multiples=width_multiples(constraining.width_multiple),
         latency_table=str(goal.latency_table),
+        latency_batch_size=goal.latency_batch_size,
         floor=searching.floor,
         shrink=searching.shrink,
         repair=searching.repair,
@@ -317,19 +325,8 @@ def _fact(
         "measured_candidates": len(result.measured),
         "nothing_to_prune": result.nothing_to_prune,
         "multiples": result.multiples.to_json(),
+        "latency": None if bench.latency is None else bench.latency.table.about(),
     }
-
-
-def _accuracy(table: Any) -> str:
-    """A sentence about how well the table of layer times predicts the times of measured networks."""
-    machine = "{processor} ({device}, threads: {threads}, torch {torch})".format_map(table.machine)
-    worst = max((abs(check.error) for check in table.checks), default=None)
-    checked = (
-        "unchecked"
-        if worst is None
-        else f"off by {table.error:.1%} in the median of random plans, {worst:.1%} at worst"
-    )
-    return f"Latency is for batches of {table.batch_size} on {machine}; its prediction is {checked}."
 
 
 def _check_outputs(folders: Iterable[Path], inputs: Iterable[str | Path | None]) -> None:

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from prunekit._json import JsonDict, JsonObject
 from prunekit._types import FloatArray, IntArray
 from prunekit.cost.closed_form import CostModel
+from prunekit.cost.stairs import on_stair
 from prunekit.graph.forward_pass import Inputs, run_once
 from prunekit.graph.layers import layer_kind
 
@@ -84,26 +85,31 @@ class LayerTimes:
         inner: input widths, rising, shape (n,).
         outer: output widths, rising, shape (m,).
         seconds: seconds per batch, shape (n, m); never falling along either axis.
+        blocks: input and output channels that the kernel takes at a time; between whole blocks the time does not fall.
     """
 
     kind: LayerOp
     inner: IntArray
     outer: IntArray
     seconds: FloatArray
+    blocks: tuple[int, int] = (1, 1)
 
     def __call__(self, inner: FloatArray, outer: FloatArray) -> FloatArray:
-        """Seconds at input and output widths of one shape, interpolated bilinearly; outside the table the nearest width is used."""
-        low_i, high_i, part_i = _cell(self.inner, inner)
-        low_o, high_o, part_o = _cell(self.outer, outer)
+        """Seconds at input and output widths of one shape; outside the table the nearest width is used.
+
+        Widths count as whole blocks; between the table's widths, times are interpolated bilinearly.
+        """
+        low_i, high_i, part_i = _cell(self.inner, inner, self.blocks[0])
+        low_o, high_o, part_o = _cell(self.outer, outer, self.blocks[1])
         near = self.seconds[low_i, low_o] * (1 - part_o) + self.seconds[low_i, high_o] * part_o
         far = self.seconds[high_i, low_o] * (1 - part_o) + self.seconds[high_i, high_o] * part_o
         return np.asarray(near * (1 - part_i) + far * part_i, dtype=np.float64)
 
     def to_json(self) -> JsonObject:
-        """``{"kind", "inner", "outer", "seconds"}``."""
+        """``{"kind", "inner", "outer", "seconds", "blocks"}``."""
         lists = {"inner": self.inner.tolist(), "outer": self.outer.tolist(), "seconds": self.seconds.tolist()}
         kind = {key: list(value) if isinstance(value, tuple) else value for key, value in asdict(self.kind).items()}
-        return {"kind": kind, **lists}
+        return {"kind": kind, **lists, "blocks": list(self.blocks)}
 
     @classmethod
     def from_json(cls, data: "LayerTimesPart | JsonDict") -> "LayerTimes":
@@ -123,14 +129,16 @@ class LayerTimes:
             raise ValueError("widths must rise and have one time each")
         if (np.diff(seconds, axis=0) < 0).any() or (np.diff(seconds, axis=1) < 0).any() or (seconds < 0).any():
             raise ValueError("times must not be negative, nor fall as widths rise")
-        return cls(LayerOp.from_json(known.kind), inner, outer, seconds)
+        blocks = (known.blocks[0], known.blocks[1]) if known.blocks else (1, 1)
+        return cls(LayerOp.from_json(known.kind), inner, outer, seconds, blocks)
 
 
-def _cell(grid: IntArray, at: FloatArray) -> tuple[IntArray, IntArray, FloatArray]:
-    """Neighbours of each value on a rising grid, and its relative position between them, in [0, 1]."""
-    low = np.clip(np.searchsorted(grid, at, side="right") - 1, 0, max(len(grid) - 2, 0))
-    high = np.minimum(low + 1, len(grid) - 1)
-    part = (at - grid[low]) / np.maximum(grid[high] - grid[low], 1)
+def _cell(grid: IntArray, at: FloatArray, block: int) -> tuple[IntArray, IntArray, FloatArray]:
+    """Neighbours of each value on a rising grid, and its relative position between them, in [0, 1], all in whole blocks."""
+    stairs, at = on_stair(grid, block), on_stair(at, block)
+    low = np.maximum(np.searchsorted(stairs, at, side="right") - 1, 0)
+    high = np.minimum(low + 1, len(stairs) - 1)
+    part = (at - stairs[low]) / np.maximum(stairs[high] - stairs[low], 1)
     return low, high, np.clip(part, 0.0, 1.0)
 
 
@@ -210,11 +218,13 @@ def _layer_op(module: Any, into: tuple[int, ...], out: tuple[int, ...], fixed: t
     return LayerOp(op, size, kernel, stride, padding, dilation, groups, fixed)
 
 
-def operation(kind: LayerOp, batch: int, inner: int, outer: int, device: torch.device) -> Callable[[], Tensor]:
+def operation(
+    kind: LayerOp, batch: int, inner: int, outer: int, device: torch.device, dtype: torch.dtype = torch.float32
+) -> Callable[[], Tensor]:
     """The layer on constant data at given widths (inputs per group of a grouped convolution), ready to run."""
 
     def data(*shape: int) -> Tensor:
-        return torch.full(shape, 0.5, device=device)
+        return torch.full(shape, 0.5, device=device, dtype=dtype)
 
     if kind.op == "linear":
         x, weight, bias = data(batch * kind.size[0], inner), data(outer, inner), data(outer)

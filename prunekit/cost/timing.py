@@ -1,13 +1,11 @@
 """Measures the times of a network's single layers and of the network at several widths, in turn on one machine."""
 
+import copy
 import itertools
-import platform
-import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, get_args
 
 import numpy as np
 import torch
@@ -15,8 +13,11 @@ from torch import Tensor, nn
 
 from prunekit._json import JsonObject
 from prunekit._types import FloatArray, IntArray
+from prunekit.choices import TimedPrecision
+from prunekit.cost.clocks import device_named, machine_of, seconds_of
 from prunekit.cost.closed_form import CostModel
 from prunekit.cost.layer_times import LayerOp, LayerTimes, Used, layers_used, operation
+from prunekit.cost.stairs import block_of, probed_widths
 from prunekit.errors import GraphError, InputError
 from prunekit.graph import ChannelGraph, PruningPlan, apply
 from prunekit.graph.forward_pass import Inputs, evaluation_mode, output_tensors
@@ -31,18 +32,26 @@ class LatencyOptions:
     Args:
         batch_size: samples per forward pass; the table's times are for the whole batch.
         grid: number of widths measured per axis of a layer.
-        repeats: number of times that each figure is measured after one warm-up; the median is used.
+        repeats: number of times that each figure is measured after one warm-up; the shortest time is used, since other
+            programs only make it longer.
         fits: number of random plans that the rest is fitted to, in addition to the full, a middle and the smallest network.
         checks: number of random plans for which measured and predicted times are compared.
         seed: seed of the random plans.
+        device: where to measure, such as ``cpu`` or ``cuda``; the model's own device if missing.
+        dtype: the type of weights and activations.
+        compiled: whether the networks are compiled by ``torch.compile``. Single layers never are; what compiling saves is in the
+            rest, which is fitted to the networks.
     """
 
     batch_size: int = 16
     grid: int = 5
     repeats: int = 5
-    fits: int = 4
+    fits: int = 8
     checks: int = 5
     seed: int = 0
+    device: str | None = None
+    dtype: TimedPrecision = "float32"
+    compiled: bool = False
 
     def __post_init__(self) -> None:
         if min(self.batch_size, self.repeats) < 1 or self.grid < 2 or min(self.fits, self.checks) < 0:
@@ -50,6 +59,8 @@ class LatencyOptions:
                 f"Got batch size {self.batch_size}, {self.repeats} repeats, a grid of {self.grid}, {self.fits} fits and "
                 f"{self.checks} checks; expected at least 1, 1, 2, 0 and 0."
             )
+        if self.dtype not in (known := get_args(TimedPrecision)):
+            raise InputError(f"Got dtype {self.dtype!r}; expected one of {', '.join(known)}.")
 
 
 class Measured(NamedTuple):
@@ -79,23 +90,54 @@ def measure(
     Raises:
         GraphError: no layer of the cost model runs.
     """
-    device = next(model.parameters()).device
     kinds, layers = layers_used(model, cost, inputs)
     if not kinds:
         raise GraphError("None of the network's layers has a known cost, so there is nothing to time.")
     grids = _grids(graph, cost, kinds, layers, options.grid)
     plans = _plans(graph, options)
-    batched = {key: _batched(value, options.batch_size) for key, value in _by_key(inputs).items()}
-    jobs = [
-        partial(operation, kind, options.batch_size, int(inner), int(outer), device)
-        for kind, axes in zip(kinds, grids, strict=True)
-        for inner, outer in itertools.product(*axes)
+    model, device, dtype = _placed(model, options)
+    batched = {key: _batched(value, options.batch_size, device, dtype) for key, value in _by_key(inputs).items()}
+    timed = partial(operation, batch=options.batch_size, device=device, dtype=dtype)
+    of_layers = [list(_timed_widths(kind, *axes)) for kind, axes in zip(kinds, grids, strict=True)]
+    jobs: list[Callable[[], Callable[[], object]]] = [
+        partial(timed, kind, inner=inner, outer=outer)
+        for kind, widths in zip(kinds, of_layers, strict=True)
+        for inner, outer in widths
     ]
-    jobs += [partial(_forward, model, graph, plan, batched, isinstance(inputs, Mapping)) for plan in plans]
+    by_name = isinstance(inputs, Mapping)
+    networks = [partial(_forward, model, graph, plan, batched, by_name) for plan in plans]
     with evaluation_mode(model), torch.no_grad():
-        medians = _median_seconds(jobs, options.repeats, device)
-    times = _tables(kinds, grids, medians)
-    return Measured(_machine(device), times, layers, plans, medians[len(medians) - len(plans) :])
+        if options.compiled:
+            of_networks = np.array([_compiled_seconds(network, options.repeats, device) for network in networks])
+            seconds = _seconds(jobs, options.repeats, device)
+        else:
+            seconds = _seconds([*jobs, *networks], options.repeats, device)
+            of_networks = seconds[len(jobs) :]
+    return Measured(machine_of(device), _tables(kinds, grids, of_layers, seconds), layers, plans, of_networks)
+
+
+def _placed(model: nn.Module, options: LatencyOptions) -> tuple[nn.Module, torch.device, torch.dtype]:
+    """The network where and in what type it is to be timed, a copy where that is not its own."""
+    own = next(model.parameters())
+    device = own.device if options.device is None else device_named(options.device)
+    dtype: torch.dtype = getattr(torch, options.dtype)
+    if (own.device, own.dtype) == (device, dtype):
+        return model, device, dtype
+    return nn.Module.to(copy.deepcopy(model), device=device, dtype=dtype), device, dtype  # diffusers' own has warnings
+
+
+def _timed_widths(kind: LayerOp, inner: IntArray, outer: IntArray) -> Iterator[tuple[int, int]]:
+    """Input and output widths at which a kind of layer is timed: the grid's, then those that show its blocks."""
+    yield from itertools.product(inner.tolist(), outer.tolist())
+    for axis, widths in enumerate(_probes(kind, inner, outer)):
+        for width in widths.tolist():
+            yield (width, int(outer[len(outer) // 2])) if axis == 0 else (int(inner[len(inner) // 2]), width)
+
+
+def _probes(kind: LayerOp, inner: IntArray, outer: IntArray) -> tuple[IntArray, IntArray]:
+    """Widths of both axes that show a layer's blocks; none for attentions, whose widths are those of whole heads."""
+    axes = (inner, outer) if kind.op != "attention" else (inner[:0], outer[:0])
+    return tuple(probed_widths(*axis[[0, -1]].tolist()) if len(axis) > 1 else axis[:0] for axis in axes)  # type: ignore[return-value]
 
 
 def _grids(
@@ -129,15 +171,15 @@ def train_step_rate(model: nn.Module, inputs: Inputs, macs: int, batch_size: int
         batch_size: images in a step.
         repeats: number of steps that are timed.
     """
-    given = {key: _batched(value, batch_size) for key, value in _by_key(inputs).items()}
+    device = next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
+    given = {key: _batched(value, batch_size, device) for key, value in _by_key(inputs).items()}
 
     def step() -> None:
         output = model(**given) if isinstance(inputs, Mapping) else model(*given.values())
         torch.stack([tensor.float().square().mean() for tensor in output_tensors(output)]).sum().backward()
 
-    device = next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
     with torch.enable_grad():
-        seconds = min(_seconds(step, device) for _ in range(repeats))
+        seconds = min(seconds_of(step, device) for _ in range(repeats))
     model.zero_grad(set_to_none=True)
     return 3 * macs * batch_size / seconds
 
@@ -153,42 +195,65 @@ def _plans(graph: ChannelGraph, options: LatencyOptions) -> IntArray:
     return np.array(plans, dtype=np.int64).reshape(len(plans), len(graph))
 
 
-def _median_seconds(jobs: Sequence[Callable[[], Callable[[], Any]]], repeats: int, device: torch.device) -> FloatArray:
-    """Median time of each job, shape (jobs,). A job returns the function that is timed.
+def _seconds(jobs: Sequence[Callable[[], Callable[[], object]]], repeats: int, device: torch.device) -> FloatArray:
+    """The shortest time of each job, shape (jobs,). A job returns the function that is timed.
 
     Every pass runs all jobs, so a slow minute of the machine does not distort a single figure; the first pass warms up.
     """
-    samples = [[_seconds(job(), device) for job in jobs] for _ in range(repeats + 1)]
-    return np.asarray(np.median(samples[1:], axis=0), dtype=np.float64)
+    samples = [[_settled_seconds(job, device) for job in jobs] for _ in range(repeats + 1)]
+    return np.asarray(np.min(samples[1:], axis=0), dtype=np.float64)
+
+
+def _settled_seconds(job: Callable[[], Callable[[], object]], device: torch.device) -> float:
+    """The time of a job's function.
+
+    On a CPU it runs on fresh data, since layers within a network find neither weights nor inputs in the cache; what takes a
+    millisecond or less is repeated. On a GPU the first run chooses the kernels and is not counted.
+    """
+    first = seconds_of(run := job(), device)
+    if device.type != "cpu":
+        return min(seconds_of(run, device, _CALLS) for _ in range(_TIMES))
+    return first if first > _SHORT else min(seconds_of(job(), device) for _ in range(_TIMES))
+
+
+def _compiled_seconds(network: Callable[[], Callable[[], object]], repeats: int, device: torch.device) -> float:
+    """The shortest time of a network that is compiled, alone: torch keeps only a few compiled forms of one class."""
+    torch.compiler.reset()
+    run = torch.compile(network(), dynamic=False)
+    seconds_of(run, device)
+    return min(seconds_of(run, device, _CALLS) for _ in range(repeats + 1))
+
+
+_SHORT = 1e-3  # seconds
+_TIMES = 5
+_CALLS = 10  # between two events of a GPU
 
 
 def _tables(
-    kinds: Sequence[LayerOp], grids: Sequence[tuple[IntArray, IntArray]], medians: FloatArray
+    kinds: Sequence[LayerOp],
+    grids: Sequence[tuple[IntArray, IntArray]],
+    of_layers: Sequence[list[tuple[int, int]]],
+    measured: FloatArray,
 ) -> tuple[LayerTimes, ...]:
-    """Tables of the kinds' times, one after another in ``medians``, made monotone."""
+    """Tables of the kinds' times, which lie one after another in ``measured``, made monotone, with the kernels' blocks."""
     tables, start = [], 0
-    for kind, (inner, outer) in zip(kinds, grids, strict=True):
-        seconds = medians[start : start + len(inner) * len(outer)].reshape(len(inner), len(outer))
+    for kind, (inner, outer), widths in zip(kinds, grids, of_layers, strict=True):
+        seconds = measured[start : start + len(inner) * len(outer)].reshape(len(inner), len(outer))
         rising = np.maximum.accumulate(np.maximum.accumulate(seconds, 0), 1)
         falling = np.minimum.accumulate(np.minimum.accumulate(seconds[::-1, ::-1], 0), 1)[::-1, ::-1]
-        tables.append(LayerTimes(kind, inner, outer, 0.5 * (rising + falling)))  # between its monotone hulls
-        start += seconds.size
+        place, blocks = start + seconds.size, []
+        for probed in _probes(kind, inner, outer):
+            blocks.append(block_of(probed, measured[place : place + len(probed)]))
+            place += len(probed)
+        found = (blocks[0], blocks[1])
+        tables.append(LayerTimes(kind, inner, outer, 0.5 * (rising + falling), found))  # between its monotone hulls
+        start += len(widths)
     return tuple(tables)
-
-
-def _seconds(run: Callable[[], Any], device: torch.device) -> float:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-    started = time.perf_counter()
-    run()
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-    return time.perf_counter() - started
 
 
 def _forward(
     model: nn.Module, graph: ChannelGraph, widths: IntArray, inputs: Mapping[Any, Any], by_name: bool
-) -> Callable[[], Any]:
+) -> Callable[[], object]:
     """A forward pass of the network pruned to widths of shape (groups,), ready to run."""
     scores = {group.name: np.zeros(group.size) for group in graph}
     pruned = apply(model, graph, PruningPlan.from_widths(graph, widths, scores), share=True).eval()
@@ -199,20 +264,13 @@ def _by_key(inputs: Inputs) -> dict[Any, Any]:
     return dict(inputs) if isinstance(inputs, Mapping) else dict(enumerate(inputs))
 
 
-def _batched(value: Any, batch_size: int) -> Any:
-    if isinstance(value, Tensor) and value.ndim and value.shape[0] == 1:
-        return value.repeat_interleave(batch_size, 0)
-    return value
-
-
-def _machine(device: torch.device) -> JsonObject:
-    name = torch.cuda.get_device_name(device) if device.type == "cuda" else _processor()
-    return {"torch": torch.__version__, "threads": torch.get_num_threads(), "device": device.type, "processor": name}
-
-
-def _processor() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-        return next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
-    except (OSError, StopIteration, UnicodeDecodeError):
-        return platform.processor() or platform.machine()
+def _batched(value: Any, batch_size: int, device: torch.device, dtype: torch.dtype | None = None) -> Any:
+    """An argument for a batch: tensors of one sample, also within lists and mappings, are repeated; numbers become ``dtype``."""
+    if isinstance(value, Mapping):
+        return {key: _batched(part, batch_size, device, dtype) for key, part in value.items()}
+    if isinstance(value, list | tuple):
+        return type(value)(_batched(part, batch_size, device, dtype) for part in value)
+    if not isinstance(value, Tensor):
+        return value
+    placed = value.to(device, dtype if value.is_floating_point() else None)
+    return placed.repeat_interleave(batch_size, 0) if placed.ndim and placed.shape[0] == 1 else placed

@@ -6,7 +6,7 @@ from prunekit.graph.plan import PruningPlan
 from prunekit.graph.structure import ChannelGraph, ChannelGroup, HeadMode, Member, NormMode, Shrink
 from prunekit.graph.surgery import apply, attributes, fit, sliced_state, slicer
 from prunekit.graph.template import Template
-from prunekit.graph.trace import trace
+from prunekit.graph.trace import trace, with_branches
 
 __all__ = [
     "Branch",
@@ -25,4 +25,5 @@ __all__ = [
     "sliced_state",
     "slicer",
     "trace",
+    "with_branches",
 ]

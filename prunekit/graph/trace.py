@@ -26,7 +26,7 @@ from prunekit.graph.trial import OF_COPIES, OF_SHAPES, Trial
 from prunekit.graph.values import random_inputs
 from prunekit.graph.weightless import hollow, is_hollow, is_large, weightless
 
-__all__ = ["trace"]
+__all__ = ["trace", "with_branches"]
 
 _log = logging.getLogger(__name__)
 
@@ -70,8 +70,34 @@ def trace(
     cuda = sorted({tensor.get_device() for tensor in model.parameters() if tensor.is_cuda})
     with torch.random.fork_rng(devices=cuda), as_layers(model, constraints.declare):  # a network may draw numbers
         graph = tracing.run(model, example_inputs)
-        graph = graph if shrink == "width" else tracing.with_branches(graph, model, example_inputs)
+        graph = graph if shrink == "width" else with_branches(graph, model, example_inputs, tracing.deadline)
         return constraints.held(graph, model).shrinking(shrink)
+
+
+def with_branches(
+    graph: ChannelGraph, model: nn.Module, inputs: Inputs, deadline: Deadline | None = None
+) -> ChannelGraph:
+    """The graph with the residual branches that can be removed, see :mod:`prunekit.graph.residuals`.
+
+    They are looked for in a copy with few channels. If it cannot be followed, there are none, and the reason is logged.
+
+    Args:
+        graph: channel groups of the network; one that has branches is given back as it is.
+        model: the network.
+        inputs: arguments of one forward pass, batch 1.
+        deadline: when to give up; 300 seconds from now if missing.
+    """
+    if graph.branches:
+        return graph
+    deadline = deadline or Deadline(300.0, None)
+    deadline.say("looking for residual branches")
+    try:
+        narrow = narrowed(model, graph)[1]  # widths that are equal by chance differ in it
+        given = random_inputs(inputs) if is_hollow(inputs) else inputs
+        return replace(graph, branches=branches_of(narrow, given, deadline))
+    except Exception as error:  # it can be pruned in width
+        _log.info("Residual branches of %s are not known (%s).", type(model).__name__, one_line(error))
+        return graph
 
 
 @dataclass(frozen=True, eq=False)
@@ -123,17 +149,6 @@ class _Tracing:
                 trial = Trial(own, graph, whole.channels, inputs, self.deadline)
             if not self.retries.after(trial, self.deadline.is_early()):
                 return whole.making.in_the_modes_asked_for()
-
-    def with_branches(self, graph: ChannelGraph, model: nn.Module, inputs: Inputs) -> ChannelGraph:
-        """The graph with the residual branches that can be removed; of a large network, they are looked for in a narrow copy."""
-        self.deadline.say("looking for residual branches")
-        try:
-            narrow = narrowed(model, graph)[1]  # widths that are equal by chance differ in it
-            given = random_inputs(inputs) if is_hollow(inputs) else inputs
-            return replace(graph, branches=branches_of(narrow, given, self.deadline))
-        except Exception as error:  # it can be pruned in width
-            _log.info("Residual branches of %s are not known (%s).", type(model).__name__, one_line(error))
-            return graph
 
     def _follow(self, model: nn.Module, inputs: Inputs, with_values: bool) -> _Followed:
         """Follow a network through, without values where it runs like that."""

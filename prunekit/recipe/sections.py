@@ -287,7 +287,9 @@ class PruneOptions:
             above; 1 or empty for all widths that the structure allows. If missing: 8 where the base's widths are multiples of 8
             and the network is not tiny.
         latency_table: JSON file of layer times for a target of latency. If there is no such file, the run measures the times and
-            writes them under this name into its own folder.
+            writes them under this name into its own folder. It may be another machine's.
+        latency_batch_size: samples in a batch for which time counts; 16 if missing and the times are measured. A table that exists
+            must be for this size.
         floor: smallest share of each channel group that is kept.
         shrink: what becomes smaller: `width` removes channels, `depth` whole residual branches, `both` either.
         repair: closed-form repair of the layers that read pruned channels, before fine-tuning.
@@ -307,6 +309,7 @@ class PruneOptions:
     constraints: Constraints = field(default_factory=Constraints)
     width_multiples: Positive | dict[Positive, Positive] | None = None
     latency_table: str | None = None
+    latency_batch_size: Positive | None = None
     floor: Annotated[float, Field(json_schema_extra={"minimum": 0, "maximum": 1})] = 0.0
     repair: RepairKind = "least-squares"
     shrink: Shrink = "width"

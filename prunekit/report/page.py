@@ -28,7 +28,8 @@ from prunekit.report.samples import samples_png
 from prunekit.report.table import Table
 from prunekit.report.tables import cost_table, loss_table, metric_table
 from prunekit.report.target_charts import frontiers_chart, targets_charts
-from prunekit.report.wording import mean_losses, time_sentence, warnings_of
+from prunekit.report.times import predicted_time_sentence, time_sentence
+from prunekit.report.wording import mean_losses, warnings_of
 from prunekit.results.estimate import Estimate
 
 __all__ = ["write_page", "write_report"]
@@ -91,7 +92,7 @@ def _document(results: RunResults, grouping: Grouping | None, folder: Path) -> D
         results.recipe,
         claim(results),
         (*sections, provenance(results.manifest, features), again(results.manifest)),
-        tuple(filter(None, [time_sentence(results)])),
+        tuple(filter(None, [time_sentence(results), predicted_time_sentence(results)])),
         tuple(warnings_of(results)),
         tiles=result_tiles(results),
     )

@@ -21,7 +21,6 @@ __all__ = [
     "short_ratio",
     "short_verdict",
     "si_text",
-    "time_sentence",
     "timestep_text",
     "unclear",
     "unpaired",
@@ -233,32 +232,6 @@ def metric_lines(metrics: Metrics | None) -> list[str]:
         ]
         lines.append(f"{row.model}: {', '.join([*found, f'{number_text(row.seconds_per_image, 3)} s per image'])}")
     return [*lines, *([f"No FID or KID: {metrics.no_features}"] if metrics.no_features else [])]
-
-
-_MUCH_SLOWER = 0.05  # of the base's time, beyond the fraction of its MACs
-
-
-def time_sentence(results: RunResults) -> str:
-    """Time per image compared with the base's, since fewer MACs do not always take less time. Empty if not measured."""
-    metrics = results.metrics
-    base, row = (metrics.row("base"), metrics.judged) if metrics else (None, None)
-    if base is None or row is None or not base.seconds_per_image or row.seconds_per_image is None:
-        return ""
-    manifest = results.manifest
-    where = f" on {manifest.device}" if manifest.device else ""
-    if manifest.threads:
-        where += f" with {manifest.threads} thread{'s' if manifest.threads != 1 else ''}"
-    part = row.seconds_per_image / base.seconds_per_image
-    said = (
-        f"One image took {number_text(row.seconds_per_image, 3)} s against the base's "
-        f"{number_text(base.seconds_per_image, 3)} s{where}: {short_ratio(part)} of the time."
-    )
-    if row.mac_ratio is None or part <= row.mac_ratio + _MUCH_SLOWER:
-        return said
-    return (
-        f"{said} That saves less time than MACs. Widths in multiples of 8 or more (prune: width_multiples) or a target of measured "
-        "time (search: target_of: latency) turn more of the saved MACs into time."
-    )
 
 
 def warnings_of(results: RunResults) -> list[str]:

@@ -9,6 +9,7 @@ from prunekit.results.estimate import Estimate, FidEstimate, LossEstimate
 from prunekit.results.formats import EVALUATION
 from prunekit.results.manifest_head import BaseTraining, Clip, Features, Head, LedgerEntry, metric_label
 from prunekit.results.model import Free, Is, Model, NotNull
+from prunekit.results.predicted_time import PredictedTime
 
 __all__ = [
     "Assembled",
@@ -52,6 +53,7 @@ class Expert(Model):
         macs: MACs per sample per evaluation.
         params: number of parameters.
         widths: channels before and after, for each channel group.
+        time: for a target of time, what was predicted.
     """
 
     group: Whole
@@ -59,6 +61,7 @@ class Expert(Model):
     macs: Whole
     params: Whole
     widths: Named[Pair[Whole]] | None = None
+    time: PredictedTime | None = None
 
     @property
     def changes(self) -> Mapping[str, tuple[int, int]]:

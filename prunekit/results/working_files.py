@@ -3,6 +3,7 @@
 from typing import Annotated, Literal
 
 from prunekit._json import Amount, Bounded, Many, Named, Pair, Positive, Ratio, Whole
+from prunekit.choices import TimedPrecision
 from prunekit.results.formats import BASE, IMAGES, LATENCY, SEARCH
 from prunekit.results.model import Free, Is, JsonValue, Model, NotNull
 
@@ -52,12 +53,14 @@ class LayerTimesPart(Model):
         inner: input widths, rising.
         outer: output widths, rising.
         seconds: seconds per batch, for each input width a list over the output widths; never falling.
+        blocks: input and output channels that the kernel takes at a time; 1 where time falls evenly.
     """
 
     kind: LayerKindPart
     inner: Many[Whole]
     outer: Many[Whole]
     seconds: Many[Many[Amount]]
+    blocks: Annotated[Pair[Positive] | None, NotNull()] = None
 
 
 class _UsedPart(Model):
@@ -79,13 +82,15 @@ class _RestPart(Model):
 
     Args:
         layer_scale: factor of the layers' times.
-        seconds: constant part.
+        seconds: part that does not depend on the plan; 0 since the part for each run of a layer is there.
         seconds_per_value: part for each number that the layers output.
+        seconds_per_call: part for each run of a layer.
     """
 
     layer_scale: Amount
-    seconds: Amount
+    seconds: Annotated[Amount | None, NotNull()] = None
     seconds_per_value: Amount
+    seconds_per_call: Annotated[Amount | None, NotNull()] = None
 
 
 class _CheckPart(Model):
@@ -115,6 +120,8 @@ class LatencyFile(Model):
         times: tables of layer times.
         layers: for each layer, how it uses a table.
         checks: networks that were not used to fit the rest.
+        dtype: type of weights and activations.
+        compiled: whether the networks were compiled by ``torch.compile``.
     """
 
     format: Annotated[str, Is(LATENCY)]
@@ -126,6 +133,8 @@ class LatencyFile(Model):
     times: Many[LayerTimesPart]
     layers: Named[_UsedPart]
     checks: Many[_CheckPart]
+    dtype: Annotated[TimedPrecision | None, NotNull()] = None
+    compiled: Annotated[bool | None, NotNull()] = None
 
 
 class JournalHeader(Model):

@@ -31,6 +31,7 @@ from prunekit.recipe import (
 )
 from prunekit.results.expert_results import Assembled, BaseResult, Expert
 from prunekit.results.model import plain
+from prunekit.results.predicted_time import PredictedTime
 from prunekit.results.stage_files import StageFacts
 from prunekit.runs.executors import Executor
 from prunekit.runs.manifest import manifest_of, write_manifest
@@ -193,7 +194,8 @@ class Run(ResumableRun):
         if self._table is None:
             return self.bench
         path, own = self._table
-        return self.bench.timed(path) if own else self.bench.with_times(path)
+        size = None if self.recipe.prune is None else self.recipe.prune.latency_batch_size
+        return self.bench.timed(path, size) if own else self.bench.with_times(path, size)
 
     @cached_property
     def reach(self) -> Reach:
@@ -329,12 +331,14 @@ class Run(ResumableRun):
             )
         slim, result = self._search(index, target, f"search/group-{index}.jsonl", options)
         save_slim(slim, self.folder / "pruned" / f"group-{index}")
-        expert = Expert(
+        time = PredictedTime.from_provenance(slim.about["provenance"])
+        expert = Expert.joined(
             group=index,
             target_macs=target if options.search.target_of == "macs" else None,
             macs=slim.macs,
             params=slim.params,
             widths={name: list(pair) for name, pair in result.widths.items()},
+            **({} if time is None else {"time": time}),
         )
         rows = spent_on_search(f"search, group {index}", options, result, slim, self.bench.macs)
         return StageFacts.joined(_spent(*rows), expert=expert)

@@ -188,6 +188,8 @@ def search(
     scores = ranks.same(dict(scores))  # machines differ in the last bits, but all ranks need the same scores
     asked = graph.has_multiples
     wished = graph if asked else default_multiples(graph)
+    if not asked and options.target_of == "latency" and latency is not None:
+        wished = latency.multiples(wished)
     held = wished if asked else _within_reach(wished, cost, target, tolerance, measure)
     problem = WidthProblem(held, cost, lost_importance(held, scores), target, tolerance, measure)
     problem.check()

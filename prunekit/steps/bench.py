@@ -7,9 +7,10 @@ from pathlib import Path
 from prunekit._files import write_json
 from prunekit._json import JsonObject, read_json
 from prunekit.checkpoint import Base
-from prunekit.cost import CostModel, LatencyModel, LatencyTable
+from prunekit.cost import CostModel, LatencyModel, LatencyOptions, LatencyTable
 from prunekit.data import ImageData
-from prunekit.graph import ChannelGraph, Constraints, HeadMode, NormMode, Shrink, attributes, trace
+from prunekit.errors import InputError
+from prunekit.graph import ChannelGraph, Constraints, HeadMode, NormMode, Shrink, attributes, trace, with_branches
 from prunekit.groups import TimestepGroup
 from prunekit.importance import ImportanceMap, Loss, no_loss
 from prunekit.recipe import PruneOptions
@@ -52,30 +53,54 @@ class Bench:
         cost = CostModel.of(base.model, graph, inputs)
         return cls(base, graph, cost, int(cost.macs(graph.full_widths)))
 
-    def timed(self, path: Path | str) -> "Bench":
+    def timed(self, path: Path | str, batch_size: int | None = None) -> "Bench":
         """The same bench with the layer times in a file. If there is no such file, they are measured on this machine and written.
+
+        Args:
+            path: the file.
+            batch_size: samples in a batch; those of the file if missing, or :class:`~prunekit.cost.LatencyOptions`' default.
 
         Raises:
             FileFormatError: the file is no table of layer times.
-            InputError: the table was measured for another network or norm mode.
+            InputError: the table was measured for another network, norm mode or batch size.
         """
         path = Path(path)
         if path.is_file():
-            return self.with_times(path)
-        table = LatencyTable.of(self.base.model, self.graph, self.cost, self.base.spec.example_inputs())
+            return self.with_times(path, batch_size)
+        table = self.measured(LatencyOptions() if batch_size is None else LatencyOptions(batch_size=batch_size))
         write_json(path, table.to_json())
         return replace(self, latency=table.bind(self.graph, self.cost))
 
-    def with_times(self, path: Path | str) -> "Bench":
-        """The same bench with the layer times in a file, which must exist.
+    def measured(self, options: LatencyOptions) -> LatencyTable:
+        """Layer times of the base, measured now, on widths and residual branches whatever the bench shrinks.
+
+        Raises:
+            InputError: this machine does not have the options' device.
+        """
+        inputs = self.base.spec.example_inputs()
+        graph = with_branches(self.graph, self.base.model, inputs).shrinking("both")
+        cost = CostModel.of(self.base.model, graph, inputs)
+        return LatencyTable.of(self.base.model, graph, cost, inputs, options)
+
+    def with_times(self, path: Path | str, batch_size: int | None = None) -> "Bench":
+        """The same bench with the layer times in a file, which must exist; they may be another machine's.
+
+        Args:
+            path: the file.
+            batch_size: samples in a batch that the times must be for; any if missing.
 
         Raises:
             MissingFileError: there is no such file.
             FileFormatError: the file is no table of layer times.
-            InputError: the table was measured for another network or norm mode.
+            InputError: the table was measured for another network, norm mode or batch size.
         """
         path = Path(path)
         table = LatencyTable.from_json(read_json(path), path)
+        if batch_size not in (None, table.batch_size):
+            raise InputError(
+                f"{path} has layer times for batches of {table.batch_size}, and `latency_batch_size` asks for {batch_size}; name "
+                "a new file as `latency_table`, to which they are measured, or leave the batch size out."
+            )
         return replace(self, latency=table.bind(self.graph, self.cost))
 
 
@@ -129,7 +154,9 @@ def prune_group(
     if images is not None:
         objective = objective_for(images, base.spec, base.parameterization)
     if of == "latency" and bench.latency is None and options.latency_table is not None:
-        bench = bench.with_times(Path(options.latency_table))  # only read, since a recipe may name any path
+        bench = bench.with_times(
+            options.latency_table, options.latency_batch_size
+        )  # only read, since a recipe may name any path
     wanted = Reach.of(bench, options).target(target)
     model, result = search_and_repair(
         base.model,
@@ -171,5 +198,5 @@ def _provenance(bench: Bench, result: SearchResult, options: PruneOptions) -> Js
     if "base_model" in bench.base.provenance:
         provenance["base_model"] = bench.base.provenance["base_model"]
     if options.search.target_of == "latency" and bench.latency is not None:
-        provenance["latency_machine"] = dict(bench.latency.table.machine)
+        provenance["latency"] = bench.latency.table.about()
     return provenance

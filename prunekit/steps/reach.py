@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -47,7 +46,9 @@ class Reach:
             MissingFileError: there is no table of layer times; :meth:`prunekit.steps.bench.Bench.timed` makes one.
         """
         if options.search.target_of == "latency" and bench.latency is None and options.latency_table is not None:
-            bench = bench.with_times(Path(options.latency_table))  # only read, since a recipe may name any path
+            bench = bench.with_times(
+                options.latency_table, options.latency_batch_size
+            )  # only read, since a recipe may name any path
         graph = restricted(bench.graph, options)
         measure = Measure.by_name(options.search.target_of, bench.cost, bench.latency)
         smallest = np.array([group.widths[-1] for group in graph], dtype=np.int64)

@@ -15,6 +15,7 @@ from prunekit.results.expert_results import Assembled, BaseResult, Evaluation, E
 from prunekit.results.formats import ALLOCATION, EVALUATION, EXPERTS, MANIFEST, SLIM
 from prunekit.results.model import plain
 from prunekit.results.planning_files import ImportanceFile
+from prunekit.results.predicted_time import PredictedTime
 from prunekit.schedule import NoiseSchedule
 from prunekit.steps.bases import open_base
 from prunekit.steps.standing import UNKNOWN_BASE, SlimFacts, base_near, slims_in
@@ -116,13 +117,17 @@ def _expert(slim: SlimFacts, allocation: Allocation, importance: ImportanceFile 
     config = read_json(slim.folder / "config.json", SLIM)
     sizes = {part.name: part.size for part in importance.channel_groups} if importance is not None else {}
     kept = config["plan"]["kept"]
-    known = {"widths": {name: [size, len(kept.get(name, range(size)))] for name, size in sizes.items()}}
-    return Expert(
+    known: dict[str, object] = {}
+    if sizes and kept.keys() <= sizes.keys():
+        known["widths"] = {name: [size, len(kept.get(name, range(size)))] for name, size in sizes.items()}
+    if (time := PredictedTime.from_provenance(slim.provenance, str(slim.folder / "config.json"))) is not None:
+        known["time"] = time
+    return Expert.joined(
         group=slim.group.index,
-        target_macs=target.target_macs,
+        target_macs=None if time is not None else target.target_macs,
         macs=config["macs"],
         params=config["params"],
-        **(known if sizes and kept.keys() <= sizes.keys() else {}),
+        **known,
     )
 
 

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 from command_line import done, listing, typed
 
-from prunekit.cost import LatencyOptions, LatencyTable
+from prunekit.cost import LatencyTable
+from prunekit.cost.latency import Rest
 from prunekit.slim import load_slim
 
 LINE = "prunekit prune embedded:digits --group 1 --samples 16 --proposer oneshot --json"
@@ -38,21 +39,27 @@ def test_a_target_of_latency_measures_once_and_keeps_the_table(tmp_path, monkeyp
     of, calls = LatencyTable.of, []
 
     def quick(*arguments):  # with the times of a machine without noise
-        calls.append(arguments)
-        table = of(*arguments, LatencyOptions(batch_size=4, grid=2, repeats=1, fits=0, checks=1))
-        times = tuple(replace(one, seconds=1e-7 * np.outer(one.inner, one.outer)) for one in table.times)
-        return replace(table, times=times, rest=(1.0, 0.0, 1e-9))
+        *network, options = arguments
+        calls.append(options)
+        table = of(*network, replace(options, grid=2, repeats=1, fits=0, checks=1))
+        times = tuple(replace(one, seconds=1e-7 * np.outer(one.inner, one.outer), blocks=(1, 1)) for one in table.times)
+        return replace(table, times=times, rest=Rest(1.0, 0.0, 1e-9))
 
     monkeypatch.setattr(LatencyTable, "of", quick)
-    facts = done(f"{LINE} --target 0.9 --target-of latency").json
+    facts = done(f"{LINE} --target 0.9 --target-of latency --latency-batch-size 4").json
     assert facts["target_macs"] is None
+    assert facts["latency"]["batch_size"] == 4
+    assert facts["latency"]["error"] <= facts["latency"]["worst_error"]
     assert facts["spent"] <= facts["target"] <= 0.9 * facts["base"] + 1
     table = json.loads(Path("latency.json").read_text())
     assert table["format"] == "prunekit-latency/1"
-    assert load_slim("slim/group-1").about["provenance"]["latency_machine"] == table["machine"]
+    assert load_slim("slim/group-1").about["provenance"]["latency"] == facts["latency"]
+    assert facts["latency"]["machine"] == table["machine"]
     said = done(f"{LINE} --target 0.9 --target-of latency".replace("--json", "")).out
     assert "Latency is for batches of 4" in said
-    assert len(calls) == 1
+    assert [options.batch_size for options in calls] == [4]
+    other = typed(f"{LINE} --target 0.9 --target-of latency --latency-batch-size 1").sentence
+    assert "latency.json has layer times for batches of 4, and --latency-batch-size asks for 1" in other
     Path("latency.json").write_text("{}")
     assert "latency.json has format None" in typed(f"{LINE} --target 0.9 --target-of latency").sentence
 

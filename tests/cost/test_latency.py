@@ -8,9 +8,11 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from prunekit.cost import LatencyOptions, LatencyTable
+from prunekit.cost import CostModel, LatencyModel, LatencyOptions, LatencyTable
+from prunekit.cost.latency import Rest
 from prunekit.cost.layer_times import LayerOp, LayerTimes
 from prunekit.errors import BudgetError, FileFormatError, InputError
+from prunekit.graph import trace
 from prunekit.search import Measure, WidthProblem, lost_importance, meet_target
 
 OPTIONS = LatencyOptions(batch_size=2, grid=3, repeats=1, fits=1, checks=2)
@@ -27,8 +29,11 @@ def measured(bench):
 def smooth(measured):
     """The same with times that no noise touches: proportional to each layer's work, with a constant."""
     tiny, table = measured
-    times = [dataclasses.replace(one, seconds=1e-5 + 1e-7 * np.outer(one.inner, one.outer)) for one in table.times]
-    return tiny, dataclasses.replace(table, times=tuple(times), rest=(1.1, 1e-4, 1e-9))
+    times = [
+        dataclasses.replace(one, seconds=1e-5 + 1e-7 * np.outer(one.inner, one.outer), blocks=(1, 1))
+        for one in table.times
+    ]
+    return tiny, dataclasses.replace(table, times=tuple(times), rest=Rest(1.1, 1e-4, 1e-9))
 
 
 def test_every_layer_has_a_table_and_layers_of_one_kind_share_it(measured):
@@ -49,7 +54,111 @@ def test_a_table_says_where_it_was_measured_and_how_well_it_predicts(measured):
         assert 0 < check.mac_ratio < 1
         assert check.measured > 0
         assert check.error == pytest.approx(check.predicted / check.measured - 1)
-    assert table.error >= 0
+    assert 0 <= table.error <= table.worst
+
+
+def test_a_sentence_names_the_batch_size_the_machine_and_the_error(measured):
+    _, table = measured
+    said = table.describe()
+    assert "batches of 2 in float32 on " in said
+    assert "not this machine" not in said
+    assert f"off by {table.error:.1%} in the median of random plans, {table.worst:.1%} at worst" in said
+    elsewhere = dataclasses.replace(
+        table, machine={"torch": "2.9", "threads": 8, "device": "cuda", "processor": "A GPU"}, checks=()
+    )
+    said = elsewhere.describe()
+    assert "on A GPU (cuda, threads: 8, torch 2.9), which is not this machine; its prediction is unchecked." in said
+    assert elsewhere.about()["machine"]["processor"] == "A GPU"
+
+
+def test_a_table_of_another_machine_plans_like_one_of_this(smooth):
+    tiny, table = smooth
+    other = dataclasses.replace(table, machine={"torch": "2.9", "threads": 8, "device": "cuda", "processor": "A GPU"})
+    read = LatencyTable.from_json(json.loads(json.dumps(other.to_json())))
+    widths = np.array([tiny.graph.full_widths, tiny.smallest])
+    ours, theirs = (one.bind(tiny.graph, tiny.cost).nanoseconds(widths) for one in (table, read))
+    np.testing.assert_array_equal(ours, theirs)
+
+
+def test_a_network_is_timed_in_another_type_on_a_copy(bench):
+    tiny = bench("conv")
+    model = tiny.copy()
+    options = dataclasses.replace(OPTIONS, dtype="bfloat16", device="cpu", fits=0, checks=0)
+    table = LatencyTable.of(model, tiny.graph, tiny.cost, tiny.inputs, options)
+    assert table.dtype == "bfloat16"
+    assert {parameter.dtype for parameter in model.parameters()} == {torch.float32}
+
+
+def test_compiled_networks_are_compiled_one_by_one(bench, monkeypatch):
+    tiny, made = bench("conv"), []
+
+    def compiled(run, *, dynamic):
+        assert not dynamic
+        made.append(run)
+        return run
+
+    monkeypatch.setattr(torch, "compile", compiled)
+    options = dataclasses.replace(OPTIONS, compiled=True)
+    table = LatencyTable.of(tiny.model, tiny.graph, tiny.cost, tiny.inputs, options)
+    assert table.compiled
+    assert len(made) == 3 + options.fits + options.checks
+    assert LatencyTable.from_json(json.loads(json.dumps(table.to_json()))).compiled
+
+
+def test_a_table_of_an_earlier_version_still_predicts(smooth):
+    tiny, table = smooth
+    data = json.loads(json.dumps(table.to_json()))
+    del data["dtype"], data["compiled"], data["rest"]["seconds_per_call"]
+    for one in data["times"]:
+        del one["blocks"]
+    read = LatencyTable.from_json(data)
+    widths = np.array([tiny.graph.full_widths, tiny.smallest])
+    ours, theirs = (one.bind(tiny.graph, tiny.cost).nanoseconds(widths) for one in (table, read))
+    np.testing.assert_array_equal(ours, theirs)
+
+
+def test_time_does_not_fall_within_a_block():
+    grid = np.arange(8, 72, 8)
+    times = LayerTimes(LayerOp("linear", (1,)), grid, grid, np.outer(grid, grid).astype(float), (1, 16))
+    outer = np.arange(8, 65)
+    found = times(np.full(len(outer), 8), outer)
+    np.testing.assert_array_equal(found, 8.0 * 16 * np.ceil(outer / 16))
+    assert LayerTimes.from_json(json.loads(json.dumps(times.to_json()))).blocks == (1, 16)
+
+
+def test_the_rest_falls_with_the_layers_that_are_gone(smooth, monkeypatch):
+    tiny, table = smooth
+    model = dataclasses.replace(table, rest=Rest(1.0, 0.0, 1e-9, 1e-6)).bind(tiny.graph, tiny.cost)
+    full = tiny.graph.full_widths
+    gone = model.cost.first_row[next(iter(table.layers))]
+
+    def present(self, widths):
+        found = np.ones((*np.shape(widths)[:-1], len(self.cost.macs_rows.owners)))
+        found[..., gone] = 0
+        return found
+
+    before = model.layer_seconds(full), model.values(full), model.calls(full)
+    monkeypatch.setattr(LatencyModel, "_present", present)
+    after = model.layer_seconds(full), model.values(full), model.calls(full)
+    assert all(less < more for less, more in zip(after, before, strict=True))
+    assert before[2] - after[2] == next(iter(table.layers.values())).calls
+
+
+def test_widths_are_kept_to_the_multiples_at_which_time_falls():
+    model = torch.nn.Sequential(torch.nn.Linear(6, 128), torch.nn.ReLU(), torch.nn.Linear(128, 3)).eval()
+    inputs = (torch.zeros(1, 6),)
+    graph = trace(model, inputs)
+    cost = CostModel.of(model, graph, inputs)
+    table = LatencyTable.of(model, graph, cost, inputs, OPTIONS)
+    times = [
+        dataclasses.replace(one, seconds=1e-7 * np.outer(one.inner, one.outer), blocks=(16, 16)) for one in table.times
+    ]
+    stairs = dataclasses.replace(table, times=tuple(times), rest=Rest())
+    even = dataclasses.replace(stairs, times=tuple(dataclasses.replace(one, blocks=(1, 1)) for one in times))
+    assert [group.multiple for group in stairs.bind(graph, cost).multiples(graph)] == [16]
+    assert [group.multiple for group in even.bind(graph, cost).multiples(graph)] == [1]
+    found = even.bind(graph, cost).multiples(graph.with_multiples({1: 8}))
+    assert [group.multiple for group in found] == [8]
 
 
 def test_measuring_leaves_the_network_as_it_was(bench):
@@ -145,7 +254,7 @@ def test_a_latency_out_of_reach_is_refused_with_the_range_in_nanoseconds(smooth)
     assert caught.value.feasible == (int(measure.of(tiny.smallest)), int(measure.of(tiny.graph.full_widths)))
 
 
-@pytest.mark.parametrize("options", [{"batch_size": 0}, {"repeats": 0}, {"grid": 1}, {"checks": -1}])
+@pytest.mark.parametrize("options", [{"batch_size": 0}, {"repeats": 0}, {"grid": 1}, {"checks": -1}, {"dtype": "int8"}])
 def test_impossible_options_are_refused(options):
     with pytest.raises(InputError):
         LatencyOptions(**options)

@@ -10,7 +10,7 @@ from prunekit.report.cost_tables import cost_sentence, kinds_table, ledger_table
 from prunekit.report.result_table import result_table
 from prunekit.report.table import Table, count, named
 from prunekit.report.tables import cost_table, loss_table, metric_table
-from prunekit.report.wording import time_sentence
+from prunekit.report.times import predicted_time_sentence, time_sentence
 
 
 def read_csv(path):
@@ -198,3 +198,23 @@ def test_a_page_says_how_saved_macs_become_time(manifest, seconds, advised):
     said = time_sentence(RunResults.from_manifest(manifest))
     assert " of the time." in said
     assert ("width_multiples" in said and "target_of: latency" in said) is advised
+
+
+def test_a_page_says_what_experts_of_a_target_of_time_take_and_how_far_that_is_off(manifest):
+    manifest = copy.deepcopy(manifest)
+    assert predicted_time_sentence(RunResults.from_manifest(manifest)) == ""
+    for expert, predicted in zip(manifest["experts"], (0.5, 0.75), strict=False):
+        expert["time"] = {
+            "target": 0.8,
+            "predicted": predicted,
+            "base": 1.0,
+            "batch_size": 16,
+            "machine": {"processor": "A GPU", "device": "cuda"},
+            "dtype": "bfloat16",
+            "compiled": True,
+            "error": 0.05,
+            "worst_error": 0.125,
+        }
+    said = predicted_time_sentence(RunResults.from_manifest(manifest))
+    assert "0.5 to 0.75 of the base's time for batches of 16 in bfloat16, compiled, on A GPU" in said
+    assert said.endswith("The prediction was off by 5.0% in the median of random plans, 12.5% at worst.")

@@ -1,0 +1,47 @@
+"""Sentences about time: what one image took, and what experts that were planned for a time take by prediction."""
+
+from prunekit.report.run import RunResults
+from prunekit.report.wording import number_text, short_ratio
+
+__all__ = ["predicted_time_sentence", "time_sentence"]
+
+_MUCH_SLOWER = 0.05  # of the base's time, beyond the fraction of its MACs
+
+
+def time_sentence(results: RunResults) -> str:
+    """Time per image compared with the base's, since fewer MACs do not always take less time. Empty if not measured."""
+    metrics = results.metrics
+    base, row = (metrics.row("base"), metrics.judged) if metrics else (None, None)
+    if base is None or row is None or not base.seconds_per_image or row.seconds_per_image is None:
+        return ""
+    manifest = results.manifest
+    where = f" on {manifest.device}" if manifest.device else ""
+    if manifest.threads:
+        where += f" with {manifest.threads} thread{'s' if manifest.threads != 1 else ''}"
+    part = row.seconds_per_image / base.seconds_per_image
+    said = (
+        f"One image took {number_text(row.seconds_per_image, 3)} s against the base's "
+        f"{number_text(base.seconds_per_image, 3)} s{where}: {short_ratio(part)} of the time."
+    )
+    if row.mac_ratio is None or part <= row.mac_ratio + _MUCH_SLOWER:
+        return said
+    return (
+        f"{said} That saves less time than MACs. Widths in multiples of 8 or more (prune: width_multiples) or a target of measured "
+        "time (search: target_of: latency) turn more of the saved MACs into time."
+    )
+
+
+def predicted_time_sentence(results: RunResults) -> str:
+    """What experts that were planned for a time take by prediction, and how far predictions are off. Empty without such experts."""
+    times = [expert.time for expert in results.experts.values() if expert.time is not None]
+    if not times:
+        return ""
+    first, parts = times[0], [time.predicted / time.base for time in times if time.base]
+    machine = first.machine.get("processor", "an unnamed machine")
+    off = "was not checked"
+    if first.error is not None and first.worst_error is not None:
+        off = f"was off by {first.error:.1%} in the median of random plans, {first.worst_error:.1%} at worst"
+    return (
+        f"The experts were planned to take {short_ratio(min(parts))} to {short_ratio(max(parts))} of the base's time for batches "
+        f"of {first.batch_size} in {first.dtype}{', compiled,' if first.compiled else ''} on {machine}. The prediction {off}."
+    )
