@@ -212,7 +212,7 @@ def search(
         bank,
         f"timesteps {probe.group.start} to {probe.group.stop - 1}",
     )
-    steps = proposer(options.proposer)(task)
+    steps = problem.settled(proposer(options.proposer)(task))
     bank.sync()
     task.check(steps)
     spent = int(problem.spent(steps))
