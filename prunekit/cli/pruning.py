@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from prunekit._json import JsonObject, read_json
-from prunekit.choices import ProposerName, ProxyName, RepairKind, Shrink, TargetOf
+from prunekit.choices import ProposerName, ProxyName, RepairKind, TargetOf
 from prunekit.cli.console import chosen_allocation, data_options, emit, print_table, refuse_inputs, tell
 from prunekit.cli.constraining import Constraining, said_of_multiples, width_multiples
 from prunekit.cli.interrupts import keeping
@@ -18,6 +18,7 @@ from prunekit.cli.pruning_choices import (
     BasePath,
     CriterionOption,
     Samples,
+    ShrinkOption,
     check_timesteps,
 )
 from prunekit.cli.reading_options import ReadingOptions
@@ -81,9 +82,7 @@ class Searching:
         RepairKind,
         typer.Option(help="Repair the layers that read pruned channels, in closed form, before fine-tuning."),
     ] = "least-squares"
-    shrink: Annotated[
-        Shrink, typer.Option(help="width: remove channels; depth: remove residual branches; both: decide by the loss.")
-    ] = "width"
+    shrink: ShrinkOption = "width"
     floor: Annotated[float, typer.Option(help="Smallest share of every channel group that is kept.")] = 0.0
     samples: Samples = 256
     rounds: Annotated[int, typer.Option(help="Number of rounds in which the search approaches the target.")] = 12

@@ -236,6 +236,11 @@ class ChannelGraph:
         switches = tuple(switch_of(branch, self.axis_sizes) for branch in self.branches)
         return replace(self, groups=(*groups, *switches))
 
+    @property
+    def has_switches(self) -> bool:
+        """Whether branches may be removed."""
+        return any(group.branch is not None for group in self.groups)
+
     @cached_property
     def branch_of(self) -> dict[str, Branch]:
         """Residual branches by name."""

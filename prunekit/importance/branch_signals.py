@@ -19,6 +19,7 @@ from prunekit.importance.probe import Probe
 
 __all__ = ["BranchSignals", "branch_signals", "switches"]
 
+
 @dataclass(frozen=True)
 class BranchSignals:
     r"""Means over the samples of a calibration set of what a branch f adds to x, and of how the loss depends on it.

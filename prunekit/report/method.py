@@ -10,7 +10,7 @@ from prunekit.report.charts.layout import NARROW, WIDE
 from prunekit.report.charts.marks import Key
 from prunekit.report.document import Block, Fold, Items
 from prunekit.report.figures import short_name
-from prunekit.report.heatmap import Heatmap
+from prunekit.report.heatmap import Heatmap, panels_of
 from prunekit.report.illustrations import Chart, Ramp
 from prunekit.report.run import RunResults
 from prunekit.report.tables import width_table
@@ -24,7 +24,7 @@ _DARKEST = 0.06  # of the colour map, so that the lowest value differs from a da
 
 
 def importance_chart(heatmap: Heatmap) -> Chart:
-    """Importance by timestep group and channel group; on a phone with a row for each channel group."""
+    """Importance by timestep group and channel group or branch; on a phone with a row for each of these."""
     columns = [short_name(name) for name in heatmap.names]
     cells = [
         [_importance_cell(heatmap, row, column) for column in range(len(heatmap.names))]
@@ -54,14 +54,17 @@ def _colour(level: float) -> str:
 
 
 def importance_blocks(results: RunResults) -> list[Block]:
-    """Importance by timestep group and channel group, and the layers left whole; empty if importance was not kept."""
+    """Importance by timestep group and channel group, that of residual branches, and the layers left whole; empty if importance was not kept."""
     if results.importance is None:
         return []
-    heatmap = Heatmap.of(results.importance)
-    blocks: list[Block] = [importance_chart(heatmap)]
-    if heatmap.left_whole:
-        summary = f"Channel groups left whole ({len(heatmap.left_whole)})"
-        blocks.append(Fold(summary, (Items(tuple(heatmap.left_whole.items())),)))
+    blocks: list[Block] = [importance_chart(panel) for panel in panels_of(results.importance)]
+    branches = results.importance.branches or {}
+    if branches:
+        held = tuple((short_name(name), ", ".join(layers)) for name, layers in branches.items())
+        blocks.append(Fold(f"Layers of the residual branches ({len(held)})", (Items(held),)))
+    left_whole = results.importance.left_whole
+    if left_whole:
+        blocks.append(Fold(f"Channel groups left whole ({len(left_whole)})", (Items(tuple(left_whole.items())),)))
     return blocks
 
 

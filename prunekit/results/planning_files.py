@@ -198,6 +198,8 @@ class ImportanceAbout(Model):
         timestep_groups: the timestep groups that were scored.
         channel_groups: the channel groups, in the network's order.
         left_whole: layers that are never pruned, with the reason.
+        branches: the channel groups that are residual branches, with the layers that are removed with each; missing if branches
+            were not scored.
     """
 
     format: Annotated[str, Is(IMPORTANCE)]
@@ -205,6 +207,7 @@ class ImportanceAbout(Model):
     timestep_groups: Many[GroupPart]
     channel_groups: Many[ChannelsPart]
     left_whole: Named[str]
+    branches: Annotated[Named[Many[str]] | None, NotNull()] = None
 
 
 class ImportanceFile(ImportanceAbout):
@@ -216,6 +219,8 @@ class ImportanceFile(ImportanceAbout):
         timestep_groups: the timestep groups that were scored.
         channel_groups: the channel groups, in the network's order.
         left_whole: layers that are never pruned, with the reason.
+        branches: the channel groups that are residual branches, with the layers that are removed with each; missing if branches
+            were not scored.
         scores: for each timestep group and channel group, the score of each channel.
     """
 

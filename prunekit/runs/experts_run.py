@@ -223,7 +223,7 @@ class Run(ResumableRun):
         options = self.recipe.prune
         if options is None or options.multiples is not None:
             return {}
-        if is_tiny(ImportanceMap.load(self.folder / "importance.json").sizes.values()):
+        if is_tiny(ImportanceMap.load(self.folder / "importance.json").channels.values()):
             return {}  # checked first, so that a finished run need not trace the base
         held = any(group.multiple > 1 for group in default_multiples(self.bench.graph))
         return {"default_multiple": DEFAULT_MULTIPLE} if held else {}
