@@ -308,6 +308,7 @@ def _fact(
         "macs": slim.macs,
         "mac_ratio": slim.macs / base_macs,
         "params": slim.params,
+        "removed_branches": list(slim.plan.removed),
         "target_of": target_of,
         "target": result.target,
         "spent": result.spent,
@@ -368,6 +369,8 @@ def _wanted_targets(path: Path | None, target: float | None, schedule: "NoiseSch
 
 
 def _show_pruned(title: str, facts: list[JsonObject]) -> None:
+    from prunekit.graph.branch import said_of_branches
+
     unit = {"macs": "MACs", "params": "params", "latency": "ns"}[facts[0]["target_of"]]
     header = ["group", f"target {unit}", "MACs", "ratio", "parameters", "missed", "written to"]
     where = {str(Path(f["output"]).parent) for f in facts}
@@ -386,6 +389,10 @@ def _show_pruned(title: str, facts: list[JsonObject]) -> None:
     title = f"{title}, written to {', '.join(sorted(where))}"
     header[-1] = "folder"
     print_table(title, header, rows)
+    for fact in facts:
+        if removed := fact["removed_branches"]:
+            names = ", ".join(name.removeprefix("branch:") for name in removed)
+            tell(f"Group {fact['group']}: {said_of_branches(removed)}: {names}.")
     if (said := said_of_multiples(facts)) is not None:
         tell(said)
     if facts[0]["nothing_to_prune"] is not None:

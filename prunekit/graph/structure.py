@@ -256,6 +256,10 @@ class ChannelGraph:
                 found[place] = np.array(gone, dtype=np.int64)
         return found
 
+    def held_by(self, name: str) -> tuple[str, ...]:
+        """Names of the channel groups and the branches that are gone with a branch that has a switch."""
+        return tuple(self.groups[place].name for place in self._inside[self.index[name]])
+
     def settled(self, widths: IntArray) -> IntArray:
         """The same plan with full widths for what removed branches take with them, shape (groups,)."""
         gone = [inside for place, inside in self._inside.items() if widths[place] == 0]

@@ -7,9 +7,9 @@ from typing import Any
 from torch import Tensor, nn
 
 from prunekit.errors import PlanError
-from prunekit.graph.branch import Branch, Output, Stub
+from prunekit.graph.branch import Output, Stub
 
-__all__ = ["Shortcut", "Void", "argument_names", "layers_of", "put_stubs", "stub_for", "stubs_in"]
+__all__ = ["Shortcut", "Void", "argument_names", "put_stubs", "stub_for", "stubs_in"]
 
 
 class _Stub(nn.Module):
@@ -98,12 +98,6 @@ def stub_for(old: nn.Module, stub: Stub) -> nn.Module:
         new.add_module(child, old.get_submodule(child))
     new.train(old.training)
     return new
-
-
-def layers_of(model: nn.Module, branch: Branch) -> tuple[str, ...]:
-    """Names of the layers that are removed with a branch, in the network's order: modules with weights of their own."""
-    weighed = (name for name, module in model.named_modules() if any(True for _ in module.parameters(recurse=False)))
-    return tuple(name for name in weighed if branch.removes(name))
 
 
 def stubs_in(model: nn.Module) -> tuple[Stub, ...]:

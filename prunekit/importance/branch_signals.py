@@ -24,7 +24,7 @@ __all__ = ["BranchSignals", "branch_signals", "switches"]
 class BranchSignals:
     r"""Means over the samples of a calibration set of what a branch f adds to x, and of how the loss depends on it.
 
-    The branch's *gate* is a factor of f; the loss' derivative by it is :math:`g_n = \langle f, \partial L_n/\partial f\rangle`, with
+    The branch's *gate* is a factor of f. The loss' derivative by it is :math:`g_n = \langle f, \partial L_n/\partial f\rangle`, with
     :math:`L_n` the loss of the n-th sample.
 
     Args:

@@ -16,8 +16,8 @@ from prunekit._types import FloatArray
 from prunekit.errors import FileFormatError, InputError, LimitError, MissingFileError
 from prunekit.graph import ChannelGraph, HeadMode, NormMode, Shrink, trace
 from prunekit.graph.forward_pass import Inputs, check_one_sample
-from prunekit.graph.stubs import layers_of
 from prunekit.groups import TimestepGroup, TimestepGroups
+from prunekit.importance.contents import Contents
 from prunekit.importance.criteria import criterion
 from prunekit.importance.probe import Loss, Probe, no_loss
 from prunekit.importance.protocol import Criterion, Scores
@@ -44,7 +44,7 @@ class ImportanceMap:
         sizes: number of channels of each channel group, in network order, then 1 for each branch.
         left_whole: layers that were not scored because they are never pruned, with the reason.
         scores: for each timestep group, a mapping from channel group name to scores of shape (size,), higher = keep.
-        branches: the entries that are branches, with the layers that are removed with each.
+        branches: the entries that are branches, with what is removed with each.
     """
 
     criterion: str
@@ -52,7 +52,7 @@ class ImportanceMap:
     sizes: Mapping[str, int]
     left_whole: Mapping[str, str]
     scores: tuple[Scores, ...]
-    branches: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    branches: Mapping[str, Contents] = field(default_factory=dict)
 
     @property
     def channels(self) -> dict[str, int]:
@@ -157,7 +157,7 @@ class ImportanceMap:
             "timestep_groups": [{"index": g.index, "start": g.start, "stop": g.stop} for g in self.timestep_groups],
             "channel_groups": [{"name": name, "size": size} for name, size in self.sizes.items()],
             "left_whole": dict(self.left_whole),
-            **({"branches": {name: list(own) for name, own in self.branches.items()}} if self.branches else {}),
+            **({"branches": {name: own.to_json() for name, own in self.branches.items()}} if self.branches else {}),
             "scores": [[scores[name].tolist() for name in self.sizes] for scores in self.scores],
         }
 
@@ -197,7 +197,9 @@ class ImportanceMap:
             raise ValueError(f"{len(scores)} sets of scores for {len(groups)} timestep groups")
         if any([values.shape for values in row] != [(size,) for size in sizes.values()] for row in scores):
             raise ValueError("a channel group has another number of scores than channels")
-        branches = {name: tuple(layers) for name, layers in (about.branches or {}).items()}
+        branches = {
+            name: Contents(tuple(own.layers), tuple(own.channel_groups)) for name, own in (about.branches or {}).items()
+        }
         if any(sizes.get(name) != 1 for name in branches):
             raise ValueError("a branch has no score, or several")
         if not all(np.isfinite(values).all() for row in scores for values in row):
@@ -224,7 +226,7 @@ def importance(
     num_timesteps: int | None = None,
     shrink: Shrink = "width",
 ) -> ImportanceMap:
-    """Score every channel of any network, separately for each timestep group, and residual branches where they are asked for.
+    """Score every channel of any network, and residual branches if asked, separately for each timestep group.
 
     Args:
         model: any module; it is not changed.
@@ -286,7 +288,7 @@ def importance(
         scores = [{name: values.copy() for name, values in scores[0].items()} for _ in groups]
     name = by if isinstance(by, str) else getattr(by, "__name__", type(by).__name__)
     left_whole = {**_stuck(graph), **graph.left_whole}
-    branches = {g.name: layers_of(model, g.branch) for g in graph if g.branch is not None}
+    branches = {g.name: Contents.of(model, graph, g.branch) for g in graph if g.branch is not None}
     return ImportanceMap(name, groups, {g.name: g.size for g in graph}, left_whole, tuple(scores), branches)
 
 

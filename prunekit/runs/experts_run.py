@@ -335,6 +335,7 @@ class Run(ResumableRun):
             macs=slim.macs,
             params=slim.params,
             widths={name: list(pair) for name, pair in result.widths.items()},
+            **({"removed": list(result.plan.removed)} if result.plan.removed else {}),
         )
         rows = spent_on_search(f"search, group {index}", options, result, slim, self.bench.macs)
         return StageFacts.joined(_spent(*rows), expert=expert)

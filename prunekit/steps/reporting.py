@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 
-from prunekit._json import read_json
+from prunekit._json import JsonObject, read_json
 from prunekit.allocation import Allocation
 from prunekit.checkpoint import ModelSpec
 from prunekit.cost import count_macs
@@ -115,14 +115,23 @@ def _expert(slim: SlimFacts, allocation: Allocation, importance: ImportanceFile 
         )
     config = read_json(slim.folder / "config.json", SLIM)
     sizes = {part.name: part.size for part in importance.channel_groups} if importance is not None else {}
-    kept = config["plan"]["kept"]
-    known = {"widths": {name: [size, len(kept.get(name, range(size)))] for name, size in sizes.items()}}
+    kept, removed = config["plan"]["kept"], config["plan"].get("removed", [])
+    branches = (importance.branches if importance is not None else None) or {}
+    gone = {name for branch in removed if branch in branches for name in branches[branch].channel_groups}
+    known: JsonObject = {
+        "widths": {
+            name: [size, 0 if name in gone else len(kept.get(name, range(size)))]
+            for name, size in sizes.items()
+            if name not in branches
+        }
+    }
     return Expert(
         group=slim.group.index,
         target_macs=target.target_macs,
         macs=config["macs"],
         params=config["params"],
-        **(known if sizes and kept.keys() <= sizes.keys() else {}),
+        **(known if sizes and kept.keys() <= sizes.keys() and set(removed) <= branches.keys() else {}),
+        **({"removed": removed} if removed else {}),
     )
 
 

@@ -2,7 +2,7 @@ import numpy as np
 from PIL import Image
 
 from prunekit.report import heatmap_png
-from prunekit.report.heatmap import Heatmap, draw_panels, panels_of
+from prunekit.report.heatmap import Heatmap, draw_panels
 
 
 def test_heatmap_shows_what_was_left_whole_as_not_measured(importance):
