@@ -43,6 +43,8 @@ OF_SIGNALS: dict[str, Callable[[BranchSignals], float]] = {
     "block influence 1 - cos(x, x+f)": lambda s: s.influence,
 }
 BY_OUTPUT = ("taylor", "fisher")
+OF_LAYERS = {"weights of the last layers": "magnitude", "diff-pruning's, of the last layers": "diff-pruning"}
+DRAWS = (16, 32, 64, SAMPLES)
 ASIDE = ("rise", "mended", "MACs")
 
 
@@ -73,7 +75,8 @@ class Study:
         scores, seconds = self._scores()
         found: dict[str, Any] = {"scores": scores, "seconds": seconds}
         cuts = {one.name: PruningPlan({}, self.graph.fingerprint, (one.name,)) for one in self.branches}
-        taylor = CRITERIA["taylor"](self.model, self.graph, self.probe)
+        channels = self.graph.shrinking("width")
+        taylor = CRITERIA["taylor"](self.model, channels, self.probe)
         for one in self.graph:
             width = next((int(w) for w in one.widths if w <= (1 - CUT) * one.size), None)
             if one.branch is None and width:
@@ -88,8 +91,8 @@ class Study:
             rises["mended"][name] = mended(plan) - alone
             rises["MACs"][name] = self.bench.macs - int(self.bench.cost.macs(plan.widths(self.graph)))
         lost = {}
-        for criterion in ("taylor", "fisher"):
-            own = taylor if criterion == "taylor" else CRITERIA[criterion](self.model, self.graph, self.probe)
+        for criterion in BY_OUTPUT:
+            own = taylor if criterion == "taylor" else CRITERIA[criterion](self.model, channels, self.probe)
             lost[criterion] = {
                 name: float(own[name].sum() - own[name][list(plan.kept[name])].sum())
                 for name, plan in cuts.items()
@@ -119,7 +122,10 @@ class Study:
             scores[name] = {
                 branch: sum(float(own[piece.name].sum()) for piece in made) for branch, made in pieces.items()
             }
-        for samples in (16, 64, SAMPLES):
+        for name, criterion in OF_LAYERS.items():
+            own = timed(lambda c=criterion: CRITERIA[c](self.model, self.graph, self.probe), name)
+            scores[name] = {one.name: float(own[one.name][0]) for one in self.branches}
+        for samples in DRAWS:
             few = Probe(self.probe.loss, self.probe.group, samples, 64, 0)
             name = f"measured on {samples} draws"
             scores[name] = timed(lambda p=few: self._measured(p), name)
@@ -152,10 +158,10 @@ def table(path: Path) -> tuple[dict[str, Any], str]:
     figures: dict[str, Any] = {"correlations": {}, "with_channels": {}, "scale": {}}
     parts = [
         "# Which cheap score ranks the residual branches as the measured rise of the loss does\n",
-        f"Spearman's rank correlation, for each timestep group (cleanest first), of a score on {SAMPLES} draws with the rise of the "
-        f"loss on {JUDGED} draws of held-out images when the branch is removed. *Mended*: mean correlation with the rise that is "
-        "left after the repair by least squares. Seconds: processor seconds of one thread for all branches of a network, median "
-        "over timestep groups. Made by `python benchmarks/branch_scores.py`; rows in `branches.jsonl`.\n",
+        f"Spearman's rank correlation, for each timestep group (cleanest first), of a score on {SAMPLES} draws with the rise of "
+        f"the loss on {JUDGED} draws of held-out images when the branch is removed. *Mended*: mean correlation with the rise that "
+        "is left after the repair by least squares. Seconds: processor seconds of one thread for all branches of a network, "
+        "median over timestep groups. Made by `python benchmarks/branch_scores.py`; rows in `branches.jsonl`.\n",
     ]
     for network in networks:
         mine = [row for (one, _), row in sorted(rows.items()) if one == network]
@@ -186,7 +192,7 @@ MIXED = {
         "taylor, summed over the outputs",
         "second order (Fisher)",
         f"measured on {SAMPLES} draws",
-        "measured on 16 draws",
+        "measured on 32 draws",
     ),
     "fisher": (
         "second order (Fisher)",
@@ -199,26 +205,40 @@ MIXED = {
 
 def _beside_channels(rows: dict[Any, Any], networks: list[str], figures: dict[str, Any]) -> list[str]:
     """Whether branches and channels can be compared by their scores."""
-    header = ["channels by", "branches by", "network", "rank correlation", "channels: score / rise", "branches"]
+    header = [
+        "channels by",
+        "branches by",
+        "network",
+        "rank correlation",
+        "mended",
+        "channels: score / rise",
+        "branches",
+    ]
     lines = []
     for network in networks:
         mine = [row for (one, _), row in sorted(rows.items()) if one == network]
         for criterion, names in MIXED.items():
             for name in names:
-                both, channels, branches = [], [], []
+                both, channels, branches, mended = [], [], [], []
                 for row in mine:
                     lost, score = row["lost"][criterion], row["scores"][name]
                     both.append(correlation(lost | score, row["rise"], [*lost, *score]))
+                    mended.append(correlation(lost | score, row["mended"], [*lost, *score]))
                     channels += [lost[n] / row["rise"][n] for n in lost if row["rise"][n] > 0]
                     branches += [score[n] / row["rise"][n] for n in score if row["rise"][n] > 0]
                 middles = float(np.median(channels)), float(np.median(branches))
-                figures["scale"][f"{network}, {criterion}, {name}"] = [float(np.mean(both)), *middles]
-                lines.append([criterion, name, network, f"{np.mean(both):.2f}", *(f"{one:.3f}" for one in middles)])
+                figures["scale"][f"{network}, {criterion}, {name}"] = [
+                    float(np.mean(both)),
+                    float(np.mean(mended)),
+                    *middles,
+                ]
+                rhos = [f"{np.mean(both):.2f}", f"{np.mean(mended):.2f}"]
+                lines.append([criterion, name, network, *rhos, *(f"{one:.2g}" for one in middles)])
     told = (
-        f"## Branches beside channels\n\nThe same candidates as in a search: every branch, and {CUT:g} of the channels of every channel "
-        "group. *Rank correlation*: of the lost score with the measured rise over all of them, mean over the timestep groups. *Score "
-        "/ rise*: median of the lost score divided by the measured rise. Where these differ between channels and branches, a sum of "
-        "both scores favours one of them."
+        f"## Branches beside channels\n\nThe same candidates as in a search: every branch, and {CUT:g} of the channels of every "
+        "channel group. *Rank correlation*: of the lost score with the measured rise over all of them, mean over the timestep "
+        "groups; *mended*: with the rise after the repair. *Score / rise*: median of the lost score divided by the measured rise. "
+        "Where it differs between channels and branches, a comparison of both scores favours one of them."
     )
     return [f"{told}\n\n{markdown_table(header, lines)}"]
 

@@ -24,8 +24,8 @@ __all__ = ["BranchSignals", "branch_signals", "switches"]
 class BranchSignals:
     r"""Means over the samples of a calibration set of what a branch f adds to x, and of how the loss depends on it.
 
-    The branch's *gate* is a factor of f. The loss' derivative by it is :math:`g_n = \langle f, \partial L_n/\partial f\rangle`, with
-    :math:`L_n` the loss of the n-th sample.
+    The branch's *gate* is a factor of f. The loss' derivative by it is :math:`g_n = \langle f, \partial L_n/\partial f\rangle`,
+    with :math:`L_n` the loss of the n-th sample.
 
     Args:
         slope: mean of :math:`g_n`. Without the branch the loss rises by its negative, to first order.

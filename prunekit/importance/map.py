@@ -245,10 +245,10 @@ def importance(
         distributed: share the work with the other processes of torch.distributed, see :class:`prunekit.importance.Probe`.
         norm_mode: how group norms will shrink, see :func:`prunekit.graph.trace`.
         head_mode: how attentions will shrink, see :func:`prunekit.graph.trace`.
-        graph: the network's channel groups, if they are known already; ``norm_mode``, ``head_mode`` and ``shrink`` are then its.
+        graph: the network's channel groups, if they are known already, in place of the modes and of ``shrink``.
         num_timesteps: T of the model, for criteria of the whole model; if missing, the partition's T or the last group's end.
-        shrink: what may become smaller, see :meth:`prunekit.graph.ChannelGraph.shrinking`. With ``depth`` and ``both``, branches are
-            scored, too.
+        shrink: what may become smaller, see :meth:`prunekit.graph.ChannelGraph.shrinking`. With ``depth`` and ``both``, residual
+            branches are scored, too.
 
     Returns:
         Scores in network order, higher = keep.
