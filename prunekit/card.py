@@ -33,6 +33,7 @@ def slim_card(config: JsonDict) -> str:
         "MACs per sample per evaluation": _of(config["macs"], provenance.get("base_macs")),
         "Target": _number(provenance.get("target_macs"), " MACs"),
         "Parameters": _number(config["params"]),
+        "Residual branches removed": ", ".join(_plain(name.removeprefix("branch:")) for name in _branches(config)),
         "Timesteps": f"{group['start']} … {group['stop'] - 1} of {timesteps} (0 is the cleanest), group {group['index']}",
         **_circumstances(config),
     }
@@ -48,7 +49,7 @@ def slim_card(config: JsonDict) -> str:
             "prediction = unet(noisy, timestep).sample",
         ]
     title = "Slim denoiser" if whole else f"Slim denoiser for timesteps {group['start']} … {group['stop'] - 1}"
-    told = "A network of a diffusion model, with channels removed."
+    told = f"A network of a diffusion model, with {_removed(config)} removed."
     if not whole:
         told += " Use it only for the timesteps below; all others need their own slim models."
     return _card(config, whole, title, told, rows, load)
@@ -74,11 +75,13 @@ def experts_card(
         "Budget": _number(_mapping(extra).get("budget"), " of the base's MACs"),
         **_circumstances(first),
     }
-    header = "| timesteps | MACs per sample per evaluation | target | parameters |\n|---|---|---|---|"
+    shallow = any(map(_branches, configs))
+    header = "| timesteps | MACs per sample per evaluation | target | parameters |" + " branches removed |" * shallow
+    header += "\n|---|---|---|---|" + "---|" * shallow
     lines = [
         f"| {config['timestep_group']['start']} … {config['timestep_group']['stop'] - 1} "
         f"| {_of(config['macs'], provenance.get('base_macs'))} | {_number(provenance.get('target_macs')) or '–'} "
-        f"| {_number(config['params'])}{_shared_with(index, networks)} |"
+        f"| {_number(config['params'])}{_shared_with(index, networks)} |" + f" {len(_branches(config))} |" * shallow
         for index, config in enumerate(configs)
         for provenance in [_mapping(config.get("provenance"))]
     ]
@@ -92,6 +95,21 @@ def experts_card(
         "It replaces the `unet` of a diffusers pipeline."
     )
     return _card(first, True, "Timestep experts", told, rows, load, "\n".join([header, *lines, ""]))
+
+
+def _branches(config: JsonDict) -> list[str]:
+    """Names of the residual branches that a slim model is without."""
+    removed = _mapping(config.get("plan")).get("removed")
+    return [name for name in removed if isinstance(name, str)] if isinstance(removed, list | tuple) else []
+
+
+def _removed(config: JsonDict) -> str:
+    """What a slim model is without, in words."""
+    branches = len(_branches(config))
+    if not branches:
+        return "channels"
+    said = f"{branches} residual branch{'es' if branches > 1 else ''}"
+    return f"channels and {said}" if _mapping(_mapping(config.get("plan")).get("kept")) else said
 
 
 def _shares(networks: Sequence[int]) -> bool:

@@ -12,6 +12,7 @@ from prunekit.checkpoint import ModelSpec
 from prunekit.cost import CostModel
 from prunekit.errors import InputError
 from prunekit.graph import ChannelGraph, PruningPlan, attributes, trace
+from prunekit.graph.branch import said_of_branches
 from prunekit.graph.forward_pass import Inputs
 from prunekit.groups import TimestepGroup
 from prunekit.importance import Loss, no_loss
@@ -74,10 +75,11 @@ class Pruned:
         if self.result.nothing_to_prune is not None:
             return f"Nothing of the network can be pruned; its layers stay whole, {self.result.nothing_to_prune}."
         unit = {"macs": "MACs", "params": "parameters", "latency": "ns"}[self.result.target_of]
-        narrower = sum(after < before for before, after in self.result.widths.values())
+        narrower = sum(0 < after < before for before, after in self.result.widths.values())
+        removed = f"{said_of_branches(self.plan.removed)}, " if self.plan.removed else ""
         return (
             f"{self.result.spent:,} of {self.result.base:,} {unit} ({self.result.spent / max(self.result.base, 1):.4f}), "
-            f"{self.params:,} parameters; {narrower} of {len(self.result.widths)} channel groups are narrower, "
+            f"{self.params:,} parameters; {removed}{narrower} of {len(self.result.widths)} channel groups are narrower, "
             f"{len(self.graph.left_whole)} layers were left whole."
         )
 

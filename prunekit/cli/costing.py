@@ -49,6 +49,7 @@ def cost(
 ) -> None:
     """Count MACs and parameters of a model by module and operator."""
     from prunekit.cost import count_macs, other_counters
+    from prunekit.graph.stubs import stubs_in
     from prunekit.steps.data_shapes import shaped
     from prunekit.steps.opening import open_model
 
@@ -65,6 +66,9 @@ def cost(
             facts["other_counters"] = {name: other.to_json() for name, other in others.items()}
     else:
         facts = {**opened.mean_cost(counted), **_of_experts(counted)}
+    gone = {name: [stub.module for stub in stubs_in(part)] for name, part in opened.parts().items()}
+    if any(gone.values()):
+        facts["removed_modules"] = [f"{name}.{one}" if name else one for name, own in gone.items() for one in own]
     if json:
         emit(True, facts)
     else:
@@ -111,6 +115,8 @@ def _show(model: str, data: JsonDict, depth: int) -> None:
         _show_others(data, depth)
     elif experts:
         tell("Other counters are shown for one network: ask for the cost of the base or of one slim folder.")
+    if removed := data.get("removed_modules"):
+        tell(f"Removed with residual branches: {', '.join(removed)}")
     _show_uncounted(data)
 
 

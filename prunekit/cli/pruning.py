@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from prunekit._json import JsonObject, read_json
-from prunekit.choices import ProposerName, ProxyName, RepairKind, Shrink, TargetOf
+from prunekit.choices import ProposerName, ProxyName, RepairKind, TargetOf
 from prunekit.cli.console import chosen_allocation, data_options, emit, print_table, refuse_inputs, tell
 from prunekit.cli.constraining import Constraining, said_of_multiples, width_multiples
 from prunekit.cli.interrupts import keeping
@@ -18,6 +18,7 @@ from prunekit.cli.pruning_choices import (
     BasePath,
     CriterionOption,
     Samples,
+    ShrinkOption,
     check_timesteps,
 )
 from prunekit.cli.reading_options import ReadingOptions
@@ -88,9 +89,7 @@ class Searching:
         RepairKind,
         typer.Option(help="Repair the layers that read pruned channels, in closed form, before fine-tuning."),
     ] = "least-squares"
-    shrink: Annotated[
-        Shrink, typer.Option(help="width: remove channels; depth: remove residual branches; both: decide by the loss.")
-    ] = "width"
+    shrink: ShrinkOption = "width"
     floor: Annotated[float, typer.Option(help="Smallest share of every channel group that is kept.")] = 0.0
     samples: Samples = 256
     rounds: Annotated[int, typer.Option(help="Number of rounds in which the search approaches the target.")] = 12
@@ -317,6 +316,7 @@ def _fact(
         "macs": slim.macs,
         "mac_ratio": slim.macs / base_macs,
         "params": slim.params,
+        "removed_branches": list(slim.plan.removed),
         "target_of": target_of,
         "target": result.target,
         "spent": result.spent,
@@ -366,6 +366,8 @@ def _wanted_targets(path: Path | None, target: float | None, schedule: "NoiseSch
 
 
 def _show_pruned(title: str, facts: list[JsonObject]) -> None:
+    from prunekit.graph.branch import said_of_branches
+
     unit = {"macs": "MACs", "params": "params", "latency": "ns"}[facts[0]["target_of"]]
     header = ["group", f"target {unit}", "MACs", "ratio", "parameters", "missed", "written to"]
     where = {str(Path(f["output"]).parent) for f in facts}
@@ -384,6 +386,10 @@ def _show_pruned(title: str, facts: list[JsonObject]) -> None:
     title = f"{title}, written to {', '.join(sorted(where))}"
     header[-1] = "folder"
     print_table(title, header, rows)
+    for fact in facts:
+        if removed := fact["removed_branches"]:
+            names = ", ".join(name.removeprefix("branch:") for name in removed)
+            tell(f"Group {fact['group']}: {said_of_branches(removed)}: {names}.")
     if (said := said_of_multiples(facts)) is not None:
         tell(said)
     if facts[0]["nothing_to_prune"] is not None:

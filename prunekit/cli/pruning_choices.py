@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from prunekit._missing import check_base
-from prunekit.choices import CriterionName, HeadMode, NormMode
+from prunekit.choices import CriterionName, HeadMode, NormMode, Shrink
 from prunekit.cli.shared_options import Exists
 from prunekit.errors import InputError
 
@@ -19,6 +19,7 @@ __all__ = [
     "HeadOption",
     "NormOption",
     "Samples",
+    "ShrinkOption",
     "check_timesteps",
 ]
 
@@ -39,6 +40,12 @@ NormOption = Annotated[
 ]
 HeadOption = Annotated[
     HeadMode, typer.Option("--head-mode", help="whole: remove whole attention heads; even: narrow all heads equally.")
+]
+ShrinkOption = Annotated[
+    Shrink,
+    typer.Option(
+        help="width: remove channels; depth: remove whole residual branches; both: decide between them by the loss."
+    ),
 ]
 
 

@@ -15,6 +15,7 @@ from prunekit.cli.pruning_choices import (
     HeadOption,
     NormOption,
     Samples,
+    ShrinkOption,
     check_timesteps,
 )
 from prunekit.cli.reading_options import ReadingOptions
@@ -41,6 +42,7 @@ def importance(
     samples: Samples = 256,
     norm_mode: NormOption = "even",
     head_mode: HeadOption = "whole",
+    shrink: ShrinkOption = "width",
     seed: Seed = 0,
     output: Annotated[
         Path,
@@ -53,7 +55,7 @@ def importance(
     *,
     reading: ReadingOptions,
 ) -> None:
-    """Score every channel for every timestep group, and write importance.json and a heatmap."""
+    """Score every channel for every timestep group, and residual branches if asked, and write importance.json and a heatmap."""
     from prunekit._json import read_json
     from prunekit.groups import TimestepGroups, make_groups
     from prunekit.recipe import PruneOptions
@@ -76,7 +78,7 @@ def importance(
     standing = groups or next((p for p in (Path("groups.json"), Path("allocation.json")) if p.is_file()), None)
     partition = TimestepGroups.from_json(read_json(standing), standing) if standing else make_groups(loaded.schedule)
     check_timesteps(partition, loaded.schedule, base)
-    scores = score_groups(Bench.of(loaded, norm_mode, head_mode), images, partition, options)
+    scores = score_groups(Bench.of(loaded, norm_mode, head_mode, shrink=shrink), images, partition, options)
     with writing(output, picture):
         scores.save(output)
         heatmap_png(scores.to_json(), picture)
@@ -84,13 +86,12 @@ def importance(
         "output": str(output),
         "heatmap": str(picture),
         "criterion": criterion,
-        "channel_groups": len(scores.sizes),
+        "channel_groups": len(scores.channels),
+        "branches": len(scores.branches),
     }
-    emit(
-        json,
-        facts,
-        [f"Scored {len(scores.sizes)} channel groups for {len(partition)} timestep groups: {output}, {picture}"],
-    )
+    scored = f"{len(scores.channels)} channel groups"
+    scored += f" and {len(scores.branches)} residual branches" if scores.branches else ""
+    emit(json, facts, [f"Scored {scored} for {len(partition)} timestep groups: {output}, {picture}"])
     if not json:
         suggest(after_importance(base))
 

@@ -4,7 +4,7 @@ Removing a branch replaces modules by *stubs*: a module that ends with the sum r
 output is added elsewhere returns zeros, see :mod:`prunekit.graph.stubs`. So the code around a branch stays as it is.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Literal
 
@@ -13,7 +13,7 @@ from prunekit._json import JsonObject
 if TYPE_CHECKING:
     from prunekit.results.model_files import StubPart
 
-__all__ = ["Branch", "Output", "Stub", "StubKind", "is_within"]
+__all__ = ["Branch", "Output", "Stub", "StubKind", "is_within", "said_of_branches"]
 
 StubKind = Literal["shortcut", "void"]
 
@@ -105,6 +105,16 @@ class Branch:
     def removes(self, name: str) -> bool:
         """Whether a module, or the module of a tensor, is gone when the branch is."""
         return any(stub.removes(name) for stub in self.stubs)
+
+
+def said_of_branches(removed: Sequence[str]) -> str:
+    """How many residual branches are removed, in words.
+
+    Example:
+        >>> said_of_branches(["branch:mid_block"])
+        '1 residual branch is removed'
+    """
+    return f"{len(removed)} residual branch{' is' if len(removed) == 1 else 'es are'} removed"
 
 
 def is_within(name: str, modules: Iterable[str]) -> bool:

@@ -76,6 +76,15 @@ class PruningPlan:
         ]
         return np.array(sizes, dtype=np.int64)
 
+    def channels(self, graph: ChannelGraph) -> dict[str, tuple[int, int]]:
+        """Channels before and after of every channel group by name; 0 after for what is gone with a removed branch."""
+        gone = {name for branch in self.removed if branch in graph.index for name in graph.held_by(branch)}
+        return {
+            group.name: (group.size, 0 if group.name in gone else len(self.kept.get(group.name, range(group.size))))
+            for group in graph
+            if group.branch is None
+        }
+
     def stubs(self, graph: ChannelGraph) -> tuple[Stub, ...]:
         """What takes the place of the removed branches' modules."""
         return stubs_of(graph.branch_of, self.removed) if self.removed else ()

@@ -236,6 +236,11 @@ class ChannelGraph:
         switches = tuple(switch_of(branch, self.axis_sizes) for branch in self.branches)
         return replace(self, groups=(*groups, *switches))
 
+    @property
+    def has_switches(self) -> bool:
+        """Whether branches may be removed."""
+        return any(group.branch is not None for group in self.groups)
+
     @cached_property
     def branch_of(self) -> dict[str, Branch]:
         """Residual branches by name."""
@@ -250,6 +255,10 @@ class ChannelGraph:
                 gone = [g for g, group in enumerate(self.groups) if g != place and _is_inside(group, switch.branch)]
                 found[place] = np.array(gone, dtype=np.int64)
         return found
+
+    def held_by(self, name: str) -> tuple[str, ...]:
+        """Names of the channel groups and the branches that are gone with a branch that has a switch."""
+        return tuple(self.groups[place].name for place in self._inside[self.index[name]])
 
     def settled(self, widths: IntArray) -> IntArray:
         """The same plan with full widths for what removed branches take with them, shape (groups,)."""

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from prunekit.errors import PlanError
 from prunekit.graph.branch import Output, Stub
 
-__all__ = ["Shortcut", "Void", "argument_names", "put_stubs", "stubs_in"]
+__all__ = ["Shortcut", "Void", "argument_names", "put_stubs", "stub_for", "stubs_in"]
 
 
 class _Stub(nn.Module):
@@ -76,22 +76,28 @@ def put_stubs(model: nn.Module, stubs: Iterable[Stub]) -> None:
             old = None
         if old is None or not stub.module:
             raise PlanError(f"A branch of {stub.module[:80]!r} was removed; {type(model).__name__} has no such module.")
-        new = (Shortcut if stub.kind == "shortcut" else Void)(stub.outputs, stub.nested)
-        for key, value in vars(old).items():
-            if isinstance(value, bool | int | float | str) and key not in vars(
-                new
-            ):  # the code around it may ask for them
-                setattr(new, key, value)
-        for child in dict.fromkeys(child for output in stub.outputs for child in output.through):
-            if child not in dict(old.named_children()):
-                raise PlanError(
-                    f"A branch of {stub.module!r} was removed but for {child[:80]!r}, which it does not have."
-                )
-            new.add_module(child, old.get_submodule(child))
-        new.train(old.training)
+        new = stub_for(old, stub)
         setattr(parent, name, new) if not isinstance(parent, nn.ModuleList | nn.Sequential) else parent.__setitem__(
             int(name), new
         )
+
+
+def stub_for(old: nn.Module, stub: Stub) -> nn.Module:
+    """What takes the place of a module; the children that it goes through are the module's own.
+
+    Raises:
+        PlanError: the module does not have these children.
+    """
+    new = (Shortcut if stub.kind == "shortcut" else Void)(stub.outputs, stub.nested)
+    for key, value in vars(old).items():
+        if isinstance(value, bool | int | float | str) and key not in vars(new):  # the code around it may ask for them
+            setattr(new, key, value)
+    for child in dict.fromkeys(child for output in stub.outputs for child in output.through):
+        if child not in dict(old.named_children()):
+            raise PlanError(f"A branch of {stub.module!r} was removed but for {child[:80]!r}, which it does not have.")
+        new.add_module(child, old.get_submodule(child))
+    new.train(old.training)
+    return new
 
 
 def stubs_in(model: nn.Module) -> tuple[Stub, ...]:

@@ -8,6 +8,7 @@ from torch import nn
 from prunekit._messages import did_you_mean
 from prunekit.errors import InputError
 from prunekit.graph import ChannelGraph
+from prunekit.importance.branches import Rise, WithBranches, branch_sizes, branch_weights, random_branches
 from prunekit.importance.gradients import DiffPruning, fisher, taylor
 from prunekit.importance.measured import Proxy
 from prunekit.importance.probe import Probe
@@ -24,16 +25,18 @@ def random(model: nn.Module, graph: ChannelGraph, probe: Probe) -> Scores:
     return {group.name: rng.random(group.size) for group in graph}
 
 
+_FEW = 32  # draws on which the rise without a branch is measured: enough to rank branches
+
 CRITERIA: Mapping[str, Criterion] = {
-    "activation": activation,
+    "activation": WithBranches(activation, branch_sizes),
     "diff-pruning": DiffPruning(),
     "fisher": fisher,
-    "fpgm": fpgm,
-    "magnitude": magnitude,
-    "magnitude-l1": magnitude_l1,
+    "fpgm": WithBranches(fpgm, branch_weights(2)),
+    "magnitude": WithBranches(magnitude, branch_weights(2)),
+    "magnitude-l1": WithBranches(magnitude_l1, branch_weights(1)),
     "proxy": Proxy(),
-    "random": random,
-    "taylor": taylor,
+    "random": WithBranches(random, random_branches),
+    "taylor": WithBranches(taylor, Rise(_FEW)),
 }
 WITHOUT_LOSS = frozenset({"fpgm", "magnitude", "magnitude-l1", "random"})
 """Criteria that never evaluate the probe's loss, so they need no images."""

@@ -20,7 +20,7 @@ from prunekit.importance.probe import Probe
 from prunekit.importance.protocol import Scores
 from prunekit.importance.signals import Place, watching
 
-__all__ = ["DiffPruning", "fisher", "mean_gradients", "taylor"]
+__all__ = ["DiffPruning", "differentiable", "fisher", "mean_gradients", "taylor"]
 
 Gradients = Mapping[str, Tensor]
 """Gradient of a loss by parameter name."""
@@ -43,7 +43,7 @@ def taylor(model: nn.Module, graph: ChannelGraph, probe: Probe) -> Scores:
         for number, part in enumerate(parts):
             sums[name][number] = sums[name][number].to(part.parameter.device)
             wanted[part.parameter].append((part, sums[name][number]))
-    with _differentiable(model):
+    with differentiable(model):
         for loss, count in probe.losses(model):
             with kept_gradients(loss, wanted), _summing(wanted, count / probe.samples):
                 loss.backward()
@@ -212,7 +212,7 @@ def _by_gates(
     total = _zeros(model, graph)
     failed = torch.zeros_like(next(iter(total.values()))[:1])
     watcher = _Gates()
-    with _differentiable(model), watching(model, members, watcher):
+    with differentiable(model), watching(model, members, watcher):
         for loss, samples in probe.losses(model):
             slopes = watcher.by_sample(loss, samples, model.parameters())
             if slopes is None or any((member.layer, member.axis) not in slopes for member in members):
@@ -243,7 +243,7 @@ def _by_samples(
         ]
         for group in graph
     }
-    with _differentiable(model):
+    with differentiable(model):
         for loss, _ in probe.one_by_one().losses(model):
             gradients = dict(zip(parameters, slopes_of(loss, parameters.values()), strict=True))
             for group in graph:
@@ -282,7 +282,7 @@ def mean_gradients(model: nn.Module, probe: Probe) -> tuple[dict[str, Tensor], f
     total = {name: torch.zeros_like(parameter, dtype=torch.float64) for name, parameter in parameters.items()}
     device = next(iter(total.values()), torch.zeros(())).device
     mean = torch.zeros(1, dtype=torch.float64, device=device)
-    with _differentiable(model):
+    with differentiable(model):
         for loss, count in probe.losses(model):
             weight = count / probe.samples
             mean += float(loss.detach()) * weight
@@ -294,7 +294,7 @@ def mean_gradients(model: nn.Module, probe: Probe) -> tuple[dict[str, Tensor], f
 
 
 @contextmanager
-def _differentiable(model: nn.Module) -> Iterator[None]:
+def differentiable(model: nn.Module) -> Iterator[None]:
     """Eval mode, with gradients for every parameter; flags and modes are restored afterwards."""
     parameters = list(_parameters(model).values())
     flags = [parameter.requires_grad for parameter in parameters]

@@ -1,7 +1,7 @@
-"""Importance of every channel group for every timestep group, as one immutable, JSON-able object."""
+"""Importance of every channel group and residual branch for every timestep group, as one immutable, JSON-able object."""
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -14,9 +14,10 @@ from prunekit._json import JsonDict, JsonObject, parse_json, read_json
 from prunekit._progress import told
 from prunekit._types import FloatArray
 from prunekit.errors import FileFormatError, InputError, LimitError, MissingFileError
-from prunekit.graph import ChannelGraph, HeadMode, NormMode, trace
+from prunekit.graph import ChannelGraph, HeadMode, NormMode, Shrink, trace
 from prunekit.graph.forward_pass import Inputs, check_one_sample
 from prunekit.groups import TimestepGroup, TimestepGroups
+from prunekit.importance.contents import Contents
 from prunekit.importance.criteria import criterion
 from prunekit.importance.probe import Loss, Probe, no_loss
 from prunekit.importance.protocol import Criterion, Scores
@@ -33,14 +34,17 @@ _Frame = TypeVar("_Frame")
 
 @dataclass(frozen=True, eq=False)
 class ImportanceMap:
-    """Scores of every channel for each timestep group.
+    """Scores of every channel for each timestep group, and of residual branches that can be removed.
+
+    A branch is an entry with one score, beside the channel groups.
 
     Args:
         criterion: name of the criterion.
         timestep_groups: the groups that were scored, in the order of ``scores``.
-        sizes: number of channels of each channel group, in network order.
+        sizes: number of channels of each channel group, in network order, then 1 for each branch.
         left_whole: layers that were not scored because they are never pruned, with the reason.
         scores: for each timestep group, a mapping from channel group name to scores of shape (size,), higher = keep.
+        branches: the entries that are branches, with what is removed with each.
     """
 
     criterion: str
@@ -48,6 +52,12 @@ class ImportanceMap:
     sizes: Mapping[str, int]
     left_whole: Mapping[str, str]
     scores: tuple[Scores, ...]
+    branches: Mapping[str, Contents] = field(default_factory=dict)
+
+    @property
+    def channels(self) -> dict[str, int]:
+        """Number of channels of each channel group, without the branches."""
+        return {name: size for name, size in self.sizes.items() if name not in self.branches}
 
     def of(self, group: int) -> Scores:
         """Scores for the timestep group with this index."""
@@ -59,7 +69,7 @@ class ImportanceMap:
         )
 
     def to_frame(self, make: Callable[[JsonObject], _Frame]) -> _Frame:
-        """A tidy table: one row per timestep group, channel group and channel.
+        """A tidy table: one row per timestep group, channel group and channel; a branch has one row.
 
         Args:
             make: makes a table from named columns, such as ``pandas.DataFrame``; this package does not depend on pandas.
@@ -147,6 +157,7 @@ class ImportanceMap:
             "timestep_groups": [{"index": g.index, "start": g.start, "stop": g.stop} for g in self.timestep_groups],
             "channel_groups": [{"name": name, "size": size} for name, size in self.sizes.items()],
             "left_whole": dict(self.left_whole),
+            **({"branches": {name: own.to_json() for name, own in self.branches.items()}} if self.branches else {}),
             "scores": [[scores[name].tolist() for name in self.sizes] for scores in self.scores],
         }
 
@@ -186,10 +197,15 @@ class ImportanceMap:
             raise ValueError(f"{len(scores)} sets of scores for {len(groups)} timestep groups")
         if any([values.shape for values in row] != [(size,) for size in sizes.values()] for row in scores):
             raise ValueError("a channel group has another number of scores than channels")
+        branches = {
+            name: Contents(tuple(own.layers), tuple(own.channel_groups)) for name, own in (about.branches or {}).items()
+        }
+        if any(sizes.get(name) != 1 for name in branches):
+            raise ValueError("a branch has no score, or several")
         if not all(np.isfinite(values).all() for row in scores for values in row):
             raise ValueError("a score is not finite")
         by_name = tuple(dict(zip(sizes, row, strict=True)) for row in scores)
-        return cls(about.criterion, groups, sizes, dict(about.left_whole), by_name)
+        return cls(about.criterion, groups, sizes, dict(about.left_whole), by_name, branches)
 
 
 def importance(
@@ -208,8 +224,9 @@ def importance(
     head_mode: HeadMode = "whole",
     graph: ChannelGraph | None = None,
     num_timesteps: int | None = None,
+    shrink: Shrink = "width",
 ) -> ImportanceMap:
-    """Score every channel of any network, separately for each timestep group.
+    """Score every channel of any network, and residual branches if asked, separately for each timestep group.
 
     Args:
         model: any module; it is not changed.
@@ -228,8 +245,10 @@ def importance(
         distributed: share the work with the other processes of torch.distributed, see :class:`prunekit.importance.Probe`.
         norm_mode: how group norms will shrink, see :func:`prunekit.graph.trace`.
         head_mode: how attentions will shrink, see :func:`prunekit.graph.trace`.
-        graph: the network's channel groups, if they are known already.
+        graph: the network's channel groups, if they are known already, in place of the modes and of ``shrink``.
         num_timesteps: T of the model, for criteria of the whole model; if missing, the partition's T or the last group's end.
+        shrink: what may become smaller, see :meth:`prunekit.graph.ChannelGraph.shrinking`. With ``depth`` and ``both``, residual
+            branches are scored, too.
 
     Returns:
         Scores in network order, higher = keep.
@@ -245,7 +264,7 @@ def importance(
         )
     check_one_sample(example_inputs)
     rule = criterion(by) if isinstance(by, str) else by
-    graph = trace(model, example_inputs, norm_mode, head_mode) if graph is None else graph
+    graph = trace(model, example_inputs, norm_mode, head_mode, shrink=shrink) if graph is None else graph
     groups = tuple(timestep_groups)
     partition = timestep_groups.num_timesteps if isinstance(timestep_groups, TimestepGroups) else 0
     stop = num_timesteps or partition
@@ -268,9 +287,18 @@ def importance(
     if len(scores) < len(groups):
         scores = [{name: values.copy() for name, values in scores[0].items()} for _ in groups]
     name = by if isinstance(by, str) else getattr(by, "__name__", type(by).__name__)
-    stuck = {g.name: "no smaller width is possible" for g in graph if len(g.widths) == 1}
-    left_whole = {**stuck, **graph.left_whole}
-    return ImportanceMap(name, groups, {g.name: g.size for g in graph}, left_whole, tuple(scores))
+    left_whole = {**_stuck(graph), **graph.left_whole}
+    branches = {g.name: Contents.of(model, graph, g.branch) for g in graph if g.branch is not None}
+    return ImportanceMap(name, groups, {g.name: g.size for g in graph}, left_whole, tuple(scores), branches)
+
+
+def _stuck(graph: ChannelGraph) -> dict[str, str]:
+    """The entries of a graph that cannot become smaller, with the reason."""
+    stuck = [group for group in graph if len(group.widths) == 1]
+    others = [group for group in graph if group.branch is None and len(group.widths) > 1]
+    reason = "no smaller width is possible"
+    kept = "channels are kept, since only branches are removed" if graph.has_switches and not others else reason
+    return {g.name: kept if g.branch is None else "a constraint keeps it" for g in stuck}
 
 
 def _known(path: Path) -> Path:

@@ -9,6 +9,7 @@ from torch import nn
 from prunekit._types import FloatArray, IntArray
 from prunekit.errors import InputError
 from prunekit.graph import ChannelGraph, ChannelGroup, PruningPlan, Template
+from prunekit.importance.branches import Rise
 from prunekit.importance.gradients import taylor
 from prunekit.importance.probe import Probe
 from prunekit.importance.protocol import Criterion, Scores
@@ -29,7 +30,8 @@ class Proxy:
     Coupled layers are removed together, so no aggregation is needed. The idea is the measured proxy of TDC's search
     (arXiv:2312.13307); the score per channel is this project's.
 
-    It takes one pass over the calibration set per block. Channel groups with one legal width cannot be measured, and get zeros.
+    A residual branch is a block of its own. It takes one pass over the calibration set per block. What cannot be removed cannot be
+    measured, and gets zeros.
 
     Args:
         ranking: the cheap criterion that forms the blocks.
@@ -45,6 +47,8 @@ class Proxy:
 
     def __call__(self, model: nn.Module, graph: ChannelGraph, probe: Probe) -> Scores:
         """See the class."""
+        branches = Rise()(model, graph, probe) if graph.has_switches else {}
+        graph = graph.shrinking("width")
         ranks = self.ranking(model, graph, probe)
         whole, pruned_by = probe.mean(model), Template(model, graph)
 
@@ -63,7 +67,7 @@ class Proxy:
             order = np.argsort(np.argsort(ranks[group.name], kind="stable"), kind="stable") / group.size
             return np.asarray(scores + _APART * np.abs(scores).max() * order)
 
-        return {group.name: score(group) for group in graph}
+        return {group.name: score(group) for group in graph} | branches
 
     def _blocks(self, group: ChannelGroup, ranks: FloatArray) -> list[IntArray]:
         """Disjoint blocks that can each be removed alone, least important first."""

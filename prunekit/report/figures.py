@@ -83,14 +83,14 @@ def column_width(columns: int) -> float:
 
 
 def short_name(name: str) -> str:
-    """A channel group's name for an axis.
+    """The name of a channel group or a residual branch for an axis.
 
     Example:
         >>> short_name("down_blocks.0.resnets.1.conv1")
         'down 0 · res 1 · conv1'
     """
     words: list[str] = []
-    for part in name.split("."):
+    for part in name.removeprefix("branch:").split("."):
         if part.isdigit() and words:
             words[-1] += f" {part}"
         else:

@@ -57,7 +57,9 @@ def _importance(results: RunResults) -> tuple[str, ...]:
     found = results.importance
     if found is None:
         return ()
-    groups = f"{len(found.channel_groups)} channel groups"
+    branches = len(found.branches or ())
+    groups = f"{len(found.channel_groups) - branches} channel groups"
+    groups += f", {branches} residual branches" if branches else ""
     return (f"criterion {found.criterion}", groups, *_spent(results, lambda kind, _: kind == "importance"))
 
 
@@ -68,7 +70,9 @@ def _search(results: RunResults) -> tuple[str, ...]:
     prune = results.manifest.settings.prune
     proposer = prune.search.proposer if prune and prune.search else None
     said = (f"proposer {proposer}",) if proposer else ()
-    return (*said, f"MACs kept: {reached}", *_spent(results, lambda kind, _: kind == "search"))
+    removed = [len(results.experts[index].removed or ()) for index in sorted(results.experts)]
+    branches = (f"branches removed: {', '.join(map(str, removed))}",) if any(removed) else ()
+    return (*said, f"MACs kept: {reached}", *branches, *_spent(results, lambda kind, _: kind == "search"))
 
 
 def _tuning(results: RunResults) -> tuple[str, ...]:

@@ -1,6 +1,6 @@
-"""The importance heatmap: timestep groups by channel groups. Channels that cannot be removed are marked."""
+"""The importance heatmap: timestep groups by channel groups, and by residual branches. What cannot be removed is marked."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -23,7 +23,7 @@ from prunekit.report.figures import column_width, save_figure, short_name, style
 from prunekit.report.wording import timestep_text
 from prunekit.results.planning_files import ImportanceFile
 
-__all__ = ["Heatmap", "heatmap_png"]
+__all__ = ["Heatmap", "draw_panels", "heatmap_png", "panels_of"]
 
 _SMALLEST = 1e-4  # share of the row's maximum below which all values have the same colour
 _APART = 0.5  # columns of space before groups without a place in the network's order
@@ -33,17 +33,18 @@ _HATCHED: dict[str, Any] = {"facecolor": "#dcdcdc", "edgecolor": "#8c8c8c", "hat
 
 @dataclass(frozen=True)
 class Heatmap:
-    """Mean score per channel of every channel group; values can be compared within a row.
+    """Mean score per channel of every channel group, or the score of every residual branch; compared within a row.
 
     Args:
         criterion: the importance criterion.
         rows: label of each timestep group, cleanest first.
-        names: channel groups in network order, then those left whole without a place in this order.
+        names: channel groups in network order, then those left whole without a place in this order; or branches.
         left_whole: channel group or layer → the reason why it cannot be pruned.
         values: shape (timestep groups, channel groups); NaN where nothing was measured. With scale ``log`` the mean score
             divided by the row's largest, in (0, 1]; with ``rank`` the rank in the row from 0 (lowest) to 1 (highest).
         scale: ``log``, or ``rank`` if a mean score is not positive.
         without_place: number of channel groups, at the end, without a place in the network order.
+        of_branches: whether the columns are residual branches.
     """
 
     criterion: str
@@ -53,40 +54,54 @@ class Heatmap:
     values: FloatArray
     scale: Literal["log", "rank"]
     without_place: int = 0
+    of_branches: bool = False
 
     @classmethod
-    def of(cls, importance: ImportanceFile | JsonDict) -> "Heatmap":
+    def of(cls, importance: ImportanceFile | JsonDict, *, of_branches: bool = False) -> "Heatmap":
         """Take the content of ``importance.json``, as JSON or as read before.
+
+        Args:
+            importance: the content.
+            of_branches: take its residual branches, and not its channel groups.
 
         Raises:
             FileFormatError: a key is missing, or the scores do not fit the groups.
         """
         found = ImportanceFile.of(importance, "The importance map", "make it again with `prunekit importance`")
-        names, left_whole = [group.name for group in found.channel_groups], found.left_whole
+        branches, left_whole = found.branches or {}, found.left_whole
+        columns = [i for i, group in enumerate(found.channel_groups) if (group.name in branches) == of_branches]
+        names = [found.channel_groups[i].name for i in columns]
         rows = [f"group {g.index}  ·  t {timestep_text(g.start, g.stop)}" for g in found.timestep_groups]
         try:
-            means = np.array([[_mean(scores) for scores in row] for row in found.scores], dtype=np.float64).reshape(
+            means = np.array([[_mean(row[i]) for i in columns] for row in found.scores], dtype=np.float64).reshape(
                 len(rows), len(names)
             )
-        except ValueError as error:
+        except (IndexError, ValueError) as error:
             raise FileFormatError(
                 f"The importance scores cannot be read ({error}); make them again with `prunekit importance`."
             ) from error
         if not means.size:
             raise FileFormatError("The importance scores are empty; make them again with `prunekit importance`.")
         means[:, [name in left_whole for name in names]] = np.nan
-        elsewhere = [name for name in left_whole if name not in names]
+        elsewhere = [name for name in left_whole if name not in names and name not in branches and not of_branches]
         means = np.hstack([means, np.full((len(rows), len(elsewhere)), np.nan)])
         scale: Literal["log", "rank"] = "log" if (means[np.isfinite(means)] > 0).all() else "rank"
         values = np.array([_normalised(row, scale) for row in means]).reshape(means.shape)
-        return cls(found.criterion, tuple(rows), (*names, *elsewhere), left_whole, values, scale, len(elsewhere))
+        return cls(
+            found.criterion, tuple(rows), (*names, *elsewhere), left_whole, values, scale, len(elsewhere), of_branches
+        )
+
+    @property
+    def score_text(self) -> str:
+        """What a value says something of."""
+        return "score" if self.of_branches else "mean score per channel"
 
     @property
     def scale_text(self) -> str:
         """The meaning of the colours."""
         if self.scale == "log":
-            return "mean score per channel, divided by the row's maximum (log scale)"
-        return "rank of the mean score per channel within the row (0 lowest, 1 highest)"
+            return f"{self.score_text}, divided by the row's maximum (log scale)"
+        return f"rank of the {self.score_text} within the row (0 lowest, 1 highest)"
 
     @property
     def caption(self) -> str:
@@ -94,8 +109,9 @@ class Heatmap:
         reason = "" if self.scale == "log" else " Ranks, because some scores are not positive."
         fixed = " Grey cells with a stroke: not removable." if np.isnan(self.values).any() else ""
         fixed += " At the end: groups left whole that have no place in that order." if self.without_place else ""
+        what = "residual branches, which are removed as a whole," if self.of_branches else "channel groups"
         return (
-            f"Importance by criterion {self.criterion}; higher means keep. Timestep groups by channel groups in network order; "
+            f"Importance by criterion {self.criterion}; higher means keep. Timestep groups by {what} in network order; "
             f"group 0 is the cleanest. Colour: {self.scale_text}.{reason} Colours compare within a timestep group only.{fixed}"
         )
 
@@ -120,18 +136,17 @@ class Heatmap:
                 high, low = self.names[int(np.nanargmax(row))], self.names[int(np.nanargmin(row))]
                 parts.append(f"{' '.join(label.split())}: highest {high}, lowest {low}")
         fixed = int(np.isnan(self.values).all(axis=0).sum())
+        what = "residual branches" if self.of_branches else "channel groups"
         return (
-            f"Heatmap of importance over {len(self.rows)} timestep groups and {len(self.names)} channel groups, "
+            f"Heatmap of importance over {len(self.rows)} timestep groups and {len(self.names)} {what}, "
             f"{fixed} of them not removable. {'; '.join(parts)}."
         )
 
-    def draw(self) -> Figure:
-        """The picture."""
+    def draw_on(self, figure: Figure, axes: Axes) -> None:
+        """Draw the heatmap into axes of a figure."""
         height, width = self.values.shape
         placed = width - self.without_place
         places = np.array([column + _APART * (column >= placed) for column in range(width)], dtype=np.float64)
-        figure = Figure(figsize=(column_width(width), 2.6 + 0.36 * height), layout="constrained")
-        axes = figure.add_subplot()
         mesh = axes.pcolormesh(
             np.arange(placed + 1) - 0.5,
             np.arange(height + 1) - 0.5,
@@ -148,9 +163,9 @@ class Heatmap:
         axes.set_yticks(range(height), self.rows)
         axes.tick_params(length=0)
         axes.spines[:].set_visible(False)
-        axes.set_title(f"Importance ({self.criterion}), higher = keep", loc="left", fontsize=10)
+        what = " of residual branches" if self.of_branches else ""
+        axes.set_title(f"Importance{what} ({self.criterion}), higher = keep", loc="left", fontsize=10)
         self._colorbar(figure, axes, mesh)
-        return figure
 
     def _colorbar(self, figure: Figure, axes: Axes, mesh: QuadMesh) -> None:
         log = self.scale == "log"
@@ -206,9 +221,35 @@ def heatmap_png(importance: ImportanceFile | JsonDict, path: Path | str) -> None
         FileFormatError: the scores cannot be read.
     """
     path = Path(path)
-    heatmap = Heatmap.of(importance)
+    panels = panels_of(importance)
     with atomic_path(path) as part, styled():
-        save_figure(heatmap.draw(), part, SOFTWARE)
+        save_figure(draw_panels(panels), part, SOFTWARE)
+
+
+def panels_of(importance: ImportanceFile | JsonDict) -> list[Heatmap]:
+    """The heatmaps of an importance map: of its channel groups and of its residual branches, as far as they can be removed.
+
+    Raises:
+        FileFormatError: the scores cannot be read.
+    """
+    known = ImportanceFile.of(importance, "The importance map", "make it again with `prunekit importance`")
+    if not known.branches:
+        return [Heatmap.of(known)]
+    branches = Heatmap.of(known, of_branches=True)
+    if len(known.branches) == len(known.channel_groups):
+        return [branches]
+    channels = Heatmap.of(known)
+    return [channels, branches] if np.isfinite(channels.values).any() else [branches]
+
+
+def draw_panels(panels: Sequence[Heatmap]) -> Figure:
+    """Heatmaps of the same timestep groups, one below the other."""
+    heights = [2.6 + 0.36 * len(panel.rows) for panel in panels]
+    width = max(column_width(len(panel.names)) for panel in panels)
+    figure = Figure(figsize=(width, sum(heights)), layout="constrained")
+    for panel, axes in zip(panels, figure.subplots(len(panels), squeeze=False)[:, 0], strict=True):
+        panel.draw_on(figure, axes)
+    return figure
 
 
 def _mean(scores: list[float] | None) -> float:

@@ -1,6 +1,7 @@
 """Shows how experts were made: importance and widths, as cells of timestep groups by channel groups."""
 
 import math
+from collections.abc import Sequence
 
 import matplotlib as mpl
 from matplotlib.colors import to_hex
@@ -10,7 +11,7 @@ from prunekit.report.charts.layout import NARROW, WIDE
 from prunekit.report.charts.marks import Key
 from prunekit.report.document import Block, Fold, Items
 from prunekit.report.figures import short_name
-from prunekit.report.heatmap import Heatmap
+from prunekit.report.heatmap import Heatmap, panels_of
 from prunekit.report.illustrations import Chart, Ramp
 from prunekit.report.run import RunResults
 from prunekit.report.tables import width_table
@@ -24,7 +25,7 @@ _DARKEST = 0.06  # of the colour map, so that the lowest value differs from a da
 
 
 def importance_chart(heatmap: Heatmap) -> Chart:
-    """Importance by timestep group and channel group; on a phone with a row for each channel group."""
+    """Importance by timestep group and channel group or branch; on a phone with a row for each of these."""
     columns = [short_name(name) for name in heatmap.names]
     cells = [
         [_importance_cell(heatmap, row, column) for column in range(len(heatmap.names))]
@@ -54,14 +55,17 @@ def _colour(level: float) -> str:
 
 
 def importance_blocks(results: RunResults) -> list[Block]:
-    """Importance by timestep group and channel group, and the layers left whole; empty if importance was not kept."""
+    """Importance of channel groups and of residual branches, and the layers left whole; empty if importance was not kept."""
     if results.importance is None:
         return []
-    heatmap = Heatmap.of(results.importance)
-    blocks: list[Block] = [importance_chart(heatmap)]
-    if heatmap.left_whole:
-        summary = f"Channel groups left whole ({len(heatmap.left_whole)})"
-        blocks.append(Fold(summary, (Items(tuple(heatmap.left_whole.items())),)))
+    blocks: list[Block] = [importance_chart(panel) for panel in panels_of(results.importance)]
+    branches = results.importance.branches or {}
+    if branches:
+        held = tuple((short_name(name), ", ".join(own.layers)) for name, own in branches.items())
+        blocks.append(Fold(f"Layers of the residual branches ({len(held)})", (Items(held),)))
+    left_whole = results.importance.left_whole
+    if left_whole:
+        blocks.append(Fold(f"Channel groups left whole ({len(left_whole)})", (Items(tuple(left_whole.items())),)))
     return blocks
 
 
@@ -90,9 +94,51 @@ def width_blocks(results: RunResults) -> list[Block]:
         "The filled part of a cell is the part of the channels that is kept; the number counts them, where there is room. Channel "
         f"groups are in network order. MACs kept by timestep group: {kept}."
     )
+    if any(expert.removed for expert in experts):
+        caption += " Channels at 0 are gone with a residual branch."
     keys = (Key("kept", "kept", "box"), Key("removed", "rest", "box"))
     chart = Chart(caption, (draw_cells(sheet, WIDE), draw_cells(turned, NARROW)), keys)
-    return [chart, Fold("The same numbers as a table", (width_table(results.experts, names),))]
+    return [
+        chart,
+        *_branch_blocks(results, rows),
+        Fold("The same numbers as a table", (width_table(results.experts, names),)),
+    ]
+
+
+def _branch_blocks(results: RunResults, rows: Sequence[str]) -> list[Block]:
+    """Which residual branches are removed, by timestep group; empty if none is.
+
+    Args:
+        results: of the run.
+        rows: names of the timestep groups that have experts.
+    """
+    experts = [results.experts[index] for index in sorted(results.experts)]
+    removed = {name: None for expert in experts for name in expert.removed or ()}
+    if not removed:
+        return []
+    known = (results.importance.branches or {}) if results.importance else {}
+    names = list(dict.fromkeys([*known, *removed]))
+    cells = [[_branch_cell(expert, name) for name in names] for expert in experts]
+    said = f"Residual branches of {len(experts)} experts: " + "; ".join(
+        f"group {expert.group} is without {', '.join(map(short_name, expert.removed or ())) or 'none'}"
+        for expert in experts
+    )
+    columns = [short_name(name) for name in names]
+    sheet = Sheet(f"{said}.", rows, columns, cells)
+    turned = Sheet(f"{said}.", [str(expert.group) for expert in experts], columns, cells).turned("timestep group")
+    count = ", ".join(f"{expert.group}: {len(expert.removed or ())}" for expert in experts)
+    caption = (
+        f"Residual branches that are kept and removed, in network order. Number removed by timestep group: {count}."
+    )
+    keys = (Key("kept", "kept", "box"), Key("removed", "rest", "box"))
+    return [Chart(caption, (draw_cells(sheet, WIDE), draw_cells(turned, NARROW)), keys)]
+
+
+def _branch_cell(expert: Expert, name: str) -> Cell:
+    gone = name in (expert.removed or ())
+    return Cell(
+        f"group {expert.group}, {short_name(name)}: {'removed' if gone else 'kept'}", "rest" if gone else "kept"
+    )
 
 
 def _width_cell(expert: Expert, name: str) -> Cell:

@@ -49,6 +49,8 @@ def cost_table(results: RunResults) -> Table:
         count("Parameters", "params"),
         ratio("Parameters kept", "param_ratio"),
     )
+    if any(expert.removed for expert in results.experts.values()):
+        columns += (count("Branches removed", "branches_removed"),)
     caption = "The base, the expert of each timestep group (0 = cleanest), and the experts together"
     note = (
         "MACs are per sample per evaluation of the network. Share: the part of the sampler's steps that falls into the "
@@ -74,6 +76,7 @@ def _base_row(results: RunResults) -> Row:
         "params": base.params,
         "mac_ratio": 1.0,
         "param_ratio": 1.0,
+        "branches_removed": None,
     }
 
 
@@ -92,6 +95,7 @@ def _expert_row(results: RunResults, target: GroupTarget) -> Row:
         "params": expert.params if expert else None,
         "mac_ratio": expert.macs / base.macs if expert else None,
         "param_ratio": expert.params / base.params if expert else None,
+        "branches_removed": len(expert.removed or ()) if expert else None,
     }
 
 

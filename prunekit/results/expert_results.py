@@ -52,8 +52,9 @@ class Expert(Model):
         target_macs: the target; None for a target of parameters or time.
         macs: MACs per sample per evaluation.
         params: number of parameters.
-        widths: channels before and after, for each channel group.
         time: for a target of time, what was predicted.
+        widths: channels before and after, for each channel group; 0 after for those that are gone with a residual branch.
+        removed: the residual branches that are removed; missing if none are.
     """
 
     group: Whole
@@ -62,6 +63,7 @@ class Expert(Model):
     params: Whole
     widths: Named[Pair[Whole]] | None = None
     time: PredictedTime | None = None
+    removed: Annotated[Many[str] | None, NotNull()] = None
 
     @property
     def changes(self) -> Mapping[str, tuple[int, int]]:

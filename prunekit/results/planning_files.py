@@ -8,6 +8,7 @@ from prunekit.results.model import Free, Is, Model, NotNull
 
 __all__ = [
     "AllocationFile",
+    "BranchPart",
     "ChannelsPart",
     "FrontierPart",
     "GroupPart",
@@ -189,6 +190,18 @@ class ChannelsPart(Model):
     size: Positive
 
 
+class BranchPart(Model):
+    """What is removed with a residual branch.
+
+    Args:
+        layers: its layers, in the network's order.
+        channel_groups: the channel groups, and the branches within it, of which nothing is left without it.
+    """
+
+    layers: Many[str]
+    channel_groups: Many[str]
+
+
 class ImportanceAbout(Model):
     """Everything in an importance map except the scores.
 
@@ -198,6 +211,8 @@ class ImportanceAbout(Model):
         timestep_groups: the timestep groups that were scored.
         channel_groups: the channel groups, in the network's order.
         left_whole: layers that are never pruned, with the reason.
+        branches: the channel groups that are residual branches, with what is removed with each; missing if branches were not
+            scored.
     """
 
     format: Annotated[str, Is(IMPORTANCE)]
@@ -205,6 +220,7 @@ class ImportanceAbout(Model):
     timestep_groups: Many[GroupPart]
     channel_groups: Many[ChannelsPart]
     left_whole: Named[str]
+    branches: Annotated[Named[BranchPart] | None, NotNull()] = None
 
 
 class ImportanceFile(ImportanceAbout):
@@ -216,6 +232,8 @@ class ImportanceFile(ImportanceAbout):
         timestep_groups: the timestep groups that were scored.
         channel_groups: the channel groups, in the network's order.
         left_whole: layers that are never pruned, with the reason.
+        branches: the channel groups that are residual branches, with what is removed with each; missing if branches were not
+            scored.
         scores: for each timestep group and channel group, the score of each channel.
     """
 

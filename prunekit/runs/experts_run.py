@@ -225,7 +225,7 @@ class Run(ResumableRun):
         options = self.recipe.prune
         if options is None or options.multiples is not None:
             return {}
-        if is_tiny(ImportanceMap.load(self.folder / "importance.json").sizes.values()):
+        if is_tiny(ImportanceMap.load(self.folder / "importance.json").channels.values()):
             return {}  # checked first, so that a finished run need not trace the base
         held = any(group.multiple > 1 for group in default_multiples(self.bench.graph))
         return {"default_multiple": DEFAULT_MULTIPLE} if held else {}
@@ -339,6 +339,7 @@ class Run(ResumableRun):
             params=slim.params,
             widths={name: list(pair) for name, pair in result.widths.items()},
             **({} if time is None else {"time": time}),
+            **({"removed": list(result.plan.removed)} if result.plan.removed else {}),
         )
         rows = spent_on_search(f"search, group {index}", options, result, slim, self.bench.macs)
         return StageFacts.joined(_spent(*rows), expert=expert)

@@ -64,7 +64,7 @@ class WidthMultiples:
 
 def default_multiples(graph: ChannelGraph, multiple: int = DEFAULT_MULTIPLE) -> ChannelGraph:
     """The same channel groups with widths in multiples, where they leave a group enough choice; tiny networks are unchanged."""
-    if is_tiny(group.size for group in graph):
+    if is_tiny(group.size for group in graph if group.branch is None):
         return graph
     return replace(graph, groups=tuple(_in_multiples(group, multiple) for group in graph))
 

@@ -120,7 +120,7 @@ class SearchResult:
         missed: how far the cost lies below the target (or below the whole network's cost, if that is less); it exceeds the
             tolerance only if no widths nearer to the target were found.
         base: cost of the whole network.
-        widths: channel group name to (before, after).
+        widths: channel group name to (before, after); 0 after for channels that are gone with a removed branch.
         memory: measured candidates and choices, as in :class:`prunekit.search.Journal`.
         multiples: the multiples that the widths respect, and what they cost.
         nothing_to_prune: why nothing can be pruned under the given constraints; None if something can.
@@ -222,7 +222,6 @@ def search(
         )
     plan = task.plan(steps)
     widths = problem.widths(steps)
-    by_name = {group.name: (group.size, int(width)) for group, width in zip(graph, widths, strict=True)}
     macs, params = int(cost.macs(widths)), int(cost.params(widths))
     _recount(model, graph, plan, macs, params)
     multiples = WidthMultiples.of(held, asked, wished, price_of(problem, steps))
@@ -234,7 +233,7 @@ def search(
         spent,
         problem.missed(steps),
         full,
-        by_name,
+        plan.channels(graph),
         task.memory,
         multiples,
         nothing_to_prune(problem.graph),

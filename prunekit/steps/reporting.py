@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 
-from prunekit._json import read_json
+from prunekit._json import JsonObject, read_json
 from prunekit.allocation import Allocation
 from prunekit.checkpoint import ModelSpec
 from prunekit.cost import count_macs
@@ -116,10 +116,16 @@ def _expert(slim: SlimFacts, allocation: Allocation, importance: ImportanceFile 
         )
     config = read_json(slim.folder / "config.json", SLIM)
     sizes = {part.name: part.size for part in importance.channel_groups} if importance is not None else {}
-    kept = config["plan"]["kept"]
-    known: dict[str, object] = {}
-    if sizes and kept.keys() <= sizes.keys():
-        known["widths"] = {name: [size, len(kept.get(name, range(size)))] for name, size in sizes.items()}
+    kept, removed = config["plan"]["kept"], config["plan"].get("removed", [])
+    branches = (importance.branches if importance is not None else None) or {}
+    gone = {name for branch in removed if branch in branches for name in branches[branch].channel_groups}
+    known: dict[str, object] = {"removed": removed} if removed else {}
+    if sizes and kept.keys() <= sizes.keys() and set(removed) <= branches.keys():
+        known["widths"] = {
+            name: [size, 0 if name in gone else len(kept.get(name, range(size)))]
+            for name, size in sizes.items()
+            if name not in branches
+        }
     if (time := PredictedTime.from_provenance(slim.provenance, str(slim.folder / "config.json"))) is not None:
         known["time"] = time
     return Expert.joined(

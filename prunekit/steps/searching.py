@@ -119,6 +119,8 @@ def search_provenance(result: SearchResult, options: "PruneOptions") -> dict[str
     }
     if of == "macs":
         provenance["target_macs"] = result.target
+    if options.shrink != "width":
+        provenance["shrink"] = options.shrink
     if options.multiples:
         provenance["width_multiples"] = {str(side): multiple for side, multiple in options.multiples.items()}
     if result.multiples.largest > 1:

@@ -2,7 +2,7 @@ import numpy as np
 from PIL import Image
 
 from prunekit.report import heatmap_png
-from prunekit.report.heatmap import Heatmap
+from prunekit.report.heatmap import Heatmap, draw_panels
 
 
 def test_heatmap_shows_what_was_left_whole_as_not_measured(importance):
@@ -12,7 +12,7 @@ def test_heatmap_shows_what_was_left_whole_as_not_measured(importance):
     assert columns == [0, len(heatmap.names) - 1]
     assert np.isnan(heatmap.values[:, columns]).all()
     assert np.isfinite(np.delete(heatmap.values, columns, axis=1)).all()
-    axes = heatmap.draw().axes[0]
+    axes = draw_panels([heatmap]).axes[0]
     hatched = [patch for patch in axes.patches if patch.get_hatch()]
     assert len(hatched) == 2
     assert [text.get_text() for text in axes.texts] == ["not removable"] * 2
@@ -36,7 +36,7 @@ def test_heatmap_ranks_scores_that_are_not_positive(importance):
     row = heatmap.values[0, 1:-1]
     assert (row[3], row[0], row.max()) == (0.0, 1 / 18, 1.0)
     assert row[1] == row[2] == 2.5 / 18
-    heatmap.draw()
+    draw_panels([heatmap])
 
 
 def test_heatmap_png_alone(tmp_path, importance):
