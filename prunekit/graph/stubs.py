@@ -78,7 +78,7 @@ def put_stubs(model: nn.Module, stubs: Iterable[Stub]) -> None:
             raise PlanError(f"A branch of {stub.module[:80]!r} was removed; {type(model).__name__} has no such module.")
         new = (Shortcut if stub.kind == "shortcut" else Void)(stub.outputs, stub.nested)
         for key, value in vars(old).items():
-            if isinstance(value, bool | int | float | str) and key not in vars(
+            if isinstance(value, bool | int | float | str | tuple) and key not in vars(
                 new
             ):  # the code around it may ask for them
                 setattr(new, key, value)

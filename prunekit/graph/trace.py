@@ -128,7 +128,7 @@ class _Tracing:
         """The graph with the residual branches that can be removed; of a large network, they are looked for in a narrow copy."""
         self.deadline.say("looking for residual branches")
         try:
-            narrow = narrowed(model, graph)[1]  # widths that are equal by chance differ in it
+            narrow = [narrowed(model, graph, seed)[1] for seed in (0, 1)]  # widths that are equal by chance differ
             given = random_inputs(inputs) if is_hollow(inputs) else inputs
             return replace(graph, branches=branches_of(narrow, given, self.deadline))
         except Exception as error:  # it can be pruned in width
