@@ -51,10 +51,13 @@ def branches_of(models: Sequence[nn.Module], inputs: Inputs, deadline: Deadline)
     trials = [_Trial.of(model, inputs, deadline) for model in models]
     good: dict[str, Branch] = {}
     order: list[str] = []
+    tried: set[Branch] = set()
     for shaped, near in itertools.product((False, True), repeat=2):
         found = trials[0].found(shaped, near) if not order or len(good) < len(order) else []
         order = order or [one.branch.name for one in found]
-        waiting = [one for one in found if one.branch.name in order and one.branch.name not in good]
+        waiting = [one for one in found if one.branch.name in order and one.branch not in tried]
+        waiting = [one for one in waiting if one.branch.name not in good]
+        tried |= {one.branch for one in waiting}
         for choice in _choices(waiting, np.random.default_rng(0)):
             for trial in trials:
                 wrong = trial.wrong([one for one in choice if one in waiting])
@@ -130,8 +133,6 @@ class _Trial:
         for children, whole in self._children:
             children.update(whole)
         try:
-            with _left_out(sums):
-                wanted = output_tensors(run_once(self._model, self._inputs))
             put_stubs(self._cut, stubs)
             lineage, found = self._run(self._cut)
         except Exception:  # whatever the network raises
@@ -139,7 +140,11 @@ class _Trial:
             return False
         products = Counter(self._products(lineage))
         gone = [one for one in self._products(self._lineage) if not any(stub.removes(one[0]) for stub in stubs)]
-        return bool(products) and Counter(gone) == products and _are_near(found, wanted, self._near)
+        if not products or Counter(gone) != products:
+            return False
+        with _left_out(sums):
+            wanted = output_tensors(run_once(self._model, self._inputs))
+        return _are_near(found, wanted, self._near)
 
     def _run(self, model: nn.Module) -> tuple[Lineage, list[Tensor]]:
         with recorded(model, self._deadline) as (lineage, recorder):
@@ -185,7 +190,7 @@ def _left_out(sums: Mapping[int, int]) -> Iterator[None]:
 def _randomised(model: nn.Module, dtype: torch.dtype) -> nn.Module:
     """A copy whose weights keep activations near one: in a new network, gates and last layers are zero."""
     draws = torch.Generator().manual_seed(0)
-    clone = copy.deepcopy(model).to(dtype)
+    clone = nn.Module.to(copy.deepcopy(model), dtype)  # diffusers' own warns
     made, parameters = {}, dict(clone.named_parameters())
     for key, tensor in all_tensors(clone).items():
         if not tensor.is_floating_point() or key not in parameters:
