@@ -1,14 +1,16 @@
 """Residual branches, tried: a network with stubs must compute what it does when the branches' sums return what they add to.
 
 The lineage is not trusted. Branches are removed for trial on a copy with random weights, many at a time, and the output is compared
-with that of the same weights where the sums are left out. The copy must also run the same products but for those of the branches.
+with that of the same weights where the sums are left out. The copy must also run the same products but for those of the branches, and some. The same is tried at other widths.
 """
 
 import copy
+import itertools
 import math
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -31,85 +33,118 @@ from prunekit.graph.ways_back import PRODUCTS
 
 __all__ = ["branches_of"]
 
-_NEAR = 1e-6  # of the largest output, in double precision
+_NEAR = {torch.float64: 1e-6, torch.float32: 1e-4}  # of the largest output
 _ROUNDS = 4
 
 
-def branches_of(model: nn.Module, inputs: Inputs, deadline: Deadline) -> tuple[Branch, ...]:
+def branches_of(models: Sequence[nn.Module], inputs: Inputs, deadline: Deadline) -> tuple[Branch, ...]:
     """The residual branches of a network that can be removed, in network order.
 
     Args:
-        model: the network, small enough to be run; it is not changed.
+        models: the network at several widths, small enough to be run; they are not changed. Branches are looked for in the first.
         inputs: of one forward pass.
         deadline: when to give up.
 
     Raises:
         GraphError: the time is up.
     """
-    trial = _Trial(model, inputs, deadline)
+    trials = [_Trial.of(model, inputs, deadline) for model in models]
     good: dict[str, Branch] = {}
     order: list[str] = []
-    for shaped in (False, True):
-        found = trial.found(shaped) if not shaped or len(good) < len(order) else []
+    tried: set[Branch] = set()
+    for shaped, near in itertools.product((False, True), repeat=2):
+        found = trials[0].found(shaped, near) if not order or len(good) < len(order) else []
         order = order or [one.branch.name for one in found]
-        waiting = [one for one in found if one.branch.name not in good]
+        waiting = [one for one in found if one.branch.name in order and one.branch not in tried]
+        waiting = [one for one in waiting if one.branch.name not in good]
+        tried |= {one.branch for one in waiting}
         for choice in _choices(waiting, np.random.default_rng(0)):
-            wrong = trial.wrong([one for one in choice if one in waiting])
-            waiting = [one for one in waiting if one not in wrong]
+            for trial in trials:
+                wrong = trial.wrong([one for one in choice if one in waiting])
+                waiting = [one for one in waiting if one not in wrong]
         good |= {one.branch.name: one.branch for one in waiting}
     return tuple(good[name] for name in order if name in good)
 
 
 def _choices(found: Sequence[Residual], rng: np.random.Generator) -> Iterator[list[Residual]]:
     """Sets of branches that are removed together: those that hold all others, those that hold none, and others at random."""
-    outer = {one.branch.module for one in found}
     yield [
         one for one in found if not any(one is not other and other.branch.removes(one.branch.module) for other in found)
     ]
     yield [
         one for one in found if not any(one is not other and one.branch.removes(other.branch.module) for other in found)
     ]
-    for _ in range(_ROUNDS - 2 if outer else 0):
+    for _ in range(_ROUNDS - 2):
         yield [one for one in found if rng.random() < 0.5]
 
 
 class _Trial:
-    """A copy of a network with random weights, with and without its branches."""
+    """A copy of a network with random weights, with and without its branches.
 
-    def __init__(self, model: nn.Module, inputs: Inputs, deadline: Deadline) -> None:
-        self._model = _randomised(model)
-        self._inputs = tree_map(_widened, random_inputs(inputs))
-        self._deadline = deadline
+    Args:
+        model: the network.
+        inputs: of one forward pass.
+        deadline: when to give up.
+        dtype: of weights and inputs.
+    """
+
+    def __init__(self, model: nn.Module, inputs: Inputs, deadline: Deadline, dtype: torch.dtype) -> None:
+        self._model = _randomised(model, dtype)
+        self._inputs = tree_map(partial(_cast, dtype=dtype), random_inputs(inputs))
+        self._deadline, self._near = deadline, _NEAR[dtype]
         self._lineage, _ = self._run(self._model)
+        self._cut = copy.deepcopy(self._model)
+        self._children = [(module._modules, dict(module._modules)) for module in self._cut.modules()]
 
-    def found(self, shaped: bool) -> list[Residual]:
+    @classmethod
+    def of(cls, model: nn.Module, inputs: Inputs, deadline: Deadline) -> "_Trial":
+        """In double precision, unless the network has single precision in its code."""
+        try:
+            return cls(model, inputs, deadline, torch.float64)
+        except Exception:  # whatever the network raises; it raises it again if it is something else
+            deadline.check()
+            return cls(model, inputs, deadline, torch.float32)
+
+    def found(self, shaped: bool, near: bool) -> list[Residual]:
         """The branches, see :func:`residuals`."""
-        return residuals(self._model, self._lineage, shaped=shaped)
+        return residuals(self._model, self._lineage, shaped=shaped, near=near)
 
     def wrong(self, chosen: Sequence[Residual]) -> list[Residual]:
-        """Branches that cannot be removed, of some that are to be removed together."""
+        """Branches that cannot be removed, of some that are to be removed together.
+
+        Branches of one kind tend to fail together, so that they are looked at one after the other where their kind fails.
+        """
         if not chosen or self._is_right(chosen):
             return []
         if len(chosen) == 1:
             return list(chosen)
-        half = len(chosen) // 2
-        return [*self.wrong(chosen[:half]), *self.wrong(chosen[half:])]
+        kinds: dict[tuple[str, str], list[Residual]] = defaultdict(list)
+        for one in chosen:
+            kinds[one.branch.stubs[0].kind, one.branch.module.rpartition(".")[2]].append(one)
+        parts = list(kinds.values()) if len(kinds) > 1 else [[one] for one in chosen]
+        found = [one for part in parts for one in self.wrong(part)]
+        left = [one for one in chosen if one not in found]
+        return found if not found or self._is_right(left) else list(chosen)
 
     def _is_right(self, chosen: Sequence[Residual]) -> bool:
         branches = {one.branch.name: one.branch for one in chosen}
         stubs = stubs_of(branches, branches)
         sums = {number: place for one in chosen for number, place in one.sums.items()}
+        for children, whole in self._children:
+            children.update(whole)
         try:
-            with _left_out(sums):
-                wanted = output_tensors(run_once(self._model, self._inputs))
-            cut = copy.deepcopy(self._model)
-            put_stubs(cut, stubs)
-            lineage, found = self._run(cut)
+            put_stubs(self._cut, stubs)
+            lineage, found = self._run(self._cut)
         except Exception:  # whatever the network raises
             self._deadline.check()
             return False
+        products = Counter(self._products(lineage))
         gone = [one for one in self._products(self._lineage) if not any(stub.removes(one[0]) for stub in stubs)]
-        return Counter(gone) == Counter(self._products(lineage)) and _are_near(found, wanted)
+        if not products or Counter(gone) != products:
+            return False
+        with _left_out(sums):
+            wanted = output_tensors(run_once(self._model, self._inputs))
+        return _are_near(found, wanted, self._near)
 
     def _run(self, model: nn.Module) -> tuple[Lineage, list[Tensor]]:
         with recorded(model, self._deadline) as (lineage, recorder):
@@ -117,10 +152,11 @@ class _Trial:
             lineage.outputs = tuple(recorder.node(tensor) for tensor in found)
         return lineage, found
 
-    def _products(self, lineage: Lineage) -> Iterator[tuple[str, str]]:
+    def _products(self, lineage: Lineage) -> Iterator[tuple[object, ...]]:
+        """Module, operator and shapes of each product."""
         for step in lineage.steps:
             if step.operator in PRODUCTS or "attention" in step.operator:
-                yield step.module, step.operator
+                yield step.module, step.operator, step.given
 
 
 class _LeavingOut(TorchDispatchMode):
@@ -151,29 +187,29 @@ def _left_out(sums: Mapping[int, int]) -> Iterator[None]:
         yield
 
 
-def _randomised(model: nn.Module) -> nn.Module:
-    """A copy in double precision whose weights keep activations near one: in a new network, gates and last layers are zero."""
+def _randomised(model: nn.Module, dtype: torch.dtype) -> nn.Module:
+    """A copy whose weights keep activations near one: in a new network, gates and last layers are zero."""
     draws = torch.Generator().manual_seed(0)
-    clone = copy.deepcopy(model).double()
-    made = {}
+    clone = nn.Module.to(copy.deepcopy(model), dtype)  # diffusers' own warns
+    made, parameters = {}, dict(clone.named_parameters())
     for key, tensor in all_tensors(clone).items():
-        if not tensor.is_floating_point() or key not in dict(clone.named_parameters()):
+        if not tensor.is_floating_point() or key not in parameters:
             continue
         fan = max(tensor[0].numel(), 1) if tensor.ndim > 1 else 1
         noise = torch.randn(tensor.shape, generator=draws, dtype=torch.float64)
-        made[key] = noise / math.sqrt(fan) if tensor.ndim > 1 else 0.5 + 0.2 * noise
+        made[key] = (noise / math.sqrt(fan) if tensor.ndim > 1 else 0.5 + 0.2 * noise).to(dtype)
     put(clone, made)
     return clone
 
 
-def _widened(value: Any) -> Any:
-    return value.double() if isinstance(value, Tensor) and value.is_floating_point() else value
+def _cast(value: Any, dtype: torch.dtype) -> Any:
+    return value.to(dtype) if isinstance(value, Tensor) and value.is_floating_point() else value
 
 
-def _are_near(found: Iterable[Tensor], wanted: Iterable[Tensor]) -> bool:
+def _are_near(found: Iterable[Tensor], wanted: Iterable[Tensor], near: float) -> bool:
     pairs = list(zip(found, wanted, strict=False))
     return bool(pairs) and all(
-        a.shape == b.shape and bool(b.isfinite().all()) and bool(((a - b).abs() <= _NEAR * b.abs().max()).all())
+        a.shape == b.shape and bool(b.isfinite().all()) and bool(((a - b).abs() <= near * b.abs().max()).all())
         for a, b in pairs
         if a.is_floating_point()
     )

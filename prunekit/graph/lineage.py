@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 from torch import Tensor, nn
@@ -29,6 +30,7 @@ class Step:
         outputs: nodes of its results.
         module: the module that was running.
         shape: of its first result.
+        given: shapes of its tensors, in order.
     """
 
     operator: str
@@ -37,6 +39,7 @@ class Step:
     outputs: tuple[int, ...]
     module: str
     shape: tuple[int, ...]
+    given: tuple[tuple[int, ...], ...]
 
 
 @dataclass(eq=False)
@@ -78,11 +81,18 @@ class Lineage:
         """Number of the step that made a node; None for an input or a weight."""
         return self._makers.get(node)
 
-    @property
+    @cached_property
     def _makers(self) -> dict[int, int]:
-        if not hasattr(self, "_made"):
-            self._made = {node: i for i, step in enumerate(self.steps) for node in step.outputs}
-        return self._made
+        return {node: i for i, step in enumerate(self.steps) for node in step.outputs}
+
+    @cached_property
+    def moving(self) -> set[int]:
+        """Nodes that depend on what the network was given: no weights."""
+        found = {node for call in self.calls if not call.module for _, _, node, _ in call.given}
+        for step in self.steps:
+            if found & set(step.inputs):
+                found |= set(step.outputs)
+        return found
 
     def ancestors(self, nodes: Iterable[int]) -> set[int]:
         """The nodes, and all that they were computed from."""
@@ -129,14 +139,15 @@ class _Recorder(TorchDispatchMode):
         self._deadline.check()
         kwargs = kwargs or {}
         leaves = tree_leaves((args, kwargs))
-        inputs = tuple(self.node(leaf) for leaf in leaves if isinstance(leaf, Tensor))
+        tensors = [leaf for leaf in leaves if isinstance(leaf, Tensor)]
+        inputs, given = tuple(map(self.node, tensors)), tuple(tuple(one.shape) for one in tensors)
         out = func(*args, **kwargs)
         if makes_step(out):
             results = [leaf for leaf in tree_leaves(out) if isinstance(leaf, Tensor)]
             numbers = tuple(leaf for leaf in leaves if not isinstance(leaf, Tensor))
             nodes = tuple(self.renew(one) for one in results)
             shape = tuple(results[0].shape)
-            self._lineage.steps.append(Step(name_of(func), inputs, numbers, nodes, self.stack[-1], shape))
+            self._lineage.steps.append(Step(name_of(func), inputs, numbers, nodes, self.stack[-1], shape, given))
         return out
 
 

@@ -15,17 +15,18 @@ _STEPS = (1, 2, 3)
 """So many steps can each group still shrink by, not all the same, so that widths differ."""
 
 
-def narrowed(model: nn.Module, graph: ChannelGraph) -> tuple[PruningPlan, nn.Module]:
+def narrowed(model: nn.Module, graph: ChannelGraph, seed: int = 0) -> tuple[PruningPlan, nn.Module]:
     """A copy with few channels in each group.
 
     Args:
         model: the network, on any device.
         graph: its channel groups.
+        seed: of the draw of widths and channels.
 
     Returns:
         What was kept, and the copy; a network of the meta device gets tensors that take no memory, and no values.
     """
-    rng = np.random.default_rng(0)
+    rng = np.random.default_rng(seed)
     kept = {group.name: group.select(rng.random(group.size), _width(group, rng)) for group in graph}
     plan = PruningPlan({name: tuple(c.tolist()) for name, c in kept.items()}, graph.fingerprint)
     narrow = apply(model, graph, plan, share=True)

@@ -7,7 +7,7 @@ outside* when all that happens to its results is that they are multiplied, and a
 
 import math
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 
@@ -17,7 +17,7 @@ from prunekit.graph.branch import Branch, Output, Stub, is_within
 from prunekit.graph.layers import axis_size, layer_kind
 from prunekit.graph.lineage import Lineage, ModuleCall, Step
 from prunekit.graph.stubs import argument_names
-from prunekit.graph.ways_back import AFFINE, LONGEST, SAME, SUMS, TIMES, WaysBack, factor_of
+from prunekit.graph.ways_back import LONGEST, SAME, SUMS, TIMES, WaysBack, factor_of
 
 __all__ = ["Residual", "residuals"]
 
@@ -35,15 +35,16 @@ class Residual:
     sums: Mapping[int, int]
 
 
-def residuals(model: nn.Module, lineage: Lineage, *, shaped: bool = False) -> list[Residual]:
+def residuals(model: nn.Module, lineage: Lineage, *, shaped: bool = False, near: bool = False) -> list[Residual]:
     """All residual branches, in network order; one for each set of sums.
 
     Args:
         model: the network.
         lineage: of one forward pass of it.
         shaped: whether zeros have the shape of an argument, for code that reshapes them, and not one position along each dimension.
+        near: whether what nobody reads any more goes with a branch only within the module around it.
     """
-    finder = _Finder(model, lineage, shaped)
+    finder = _Finder(model, lineage, shaped, near)
     by_sums: dict[frozenset[int], Residual] = {}
     for stub, sums in (*finder.ending(), *finder.added()):
         key = frozenset(sums)
@@ -61,10 +62,11 @@ class _Finder:
         model: the network.
         lineage: of its forward pass.
         shaped: see :func:`residuals`.
+        near: see there.
     """
 
-    def __init__(self, model: nn.Module, lineage: Lineage, shaped: bool) -> None:
-        self.lineage, self.modules, self.shaped = lineage, dict(model.named_modules()), shaped
+    def __init__(self, model: nn.Module, lineage: Lineage, shaped: bool, near: bool) -> None:
+        self.lineage, self.modules, self.shaped, self.near = lineage, dict(model.named_modules()), shaped, near
         times = Counter(call.module for call in lineage.calls)
         self.calls = [call for call in lineage.calls if times[call.module] == 1 and call.module]
         self._ways = WaysBack(lineage, self.calls)
@@ -144,26 +146,20 @@ class _Finder:
         maker = None if made is None else self.lineage.steps[made]
         if maker is not None and maker.shape != step.shape and len(maker.outputs) == 1:
             return False
-        before = self.lineage.ancestors(_given(call)) & self._moving
-        waiting, left = [base], LONGEST
+        before = self.lineage.ancestors(_given(call)) & self.lineage.moving
+        return self._leads_to(before, base, self._ways.is_affine) or self._leads_to(before, base, _is_sum)
+
+    def _leads_to(self, wanted: Collection[int], node: int, is_passed: Callable[[Step], bool]) -> bool:
+        """Whether a node was computed from one of some others by nothing but steps of one kind."""
+        waiting, left = [node], LONGEST
         while waiting and left:
             node, left = waiting.pop(), left - 1
-            if node in before:
+            if node in wanted:
                 return True
             made = self.lineage.maker(node)
-            if made is not None and self.lineage.steps[made].operator in AFFINE:
+            if made is not None and is_passed(self.lineage.steps[made]):
                 waiting += self.lineage.steps[made].inputs
         return False
-
-    @cached_property
-    def _moving(self) -> set[int]:
-        """Nodes that depend on what the network was given: no weights."""
-        root = next(call for call in self.lineage.calls if not call.module)
-        found = {node for _, _, node, _ in root.given}
-        for step in self.lineage.steps:
-            if found & set(step.inputs):
-                found |= set(step.outputs)
-        return found
 
     @cached_property
     def _readers(self) -> dict[int, list[int]]:
@@ -202,8 +198,10 @@ class _Finder:
     def _idle(self, stub: Stub) -> Iterator[Stub]:
         """Voids for the modules outside a stub of whose results nothing is left to be used."""
         live = self._live(stub)
-        gone = [stub.module]
+        gone, around = [stub.module], stub.module.rpartition(".")[0]
         for call in self.calls:
+            if self.near and not is_within(call.module, [around]):
+                continue
             if call.form == "other" or is_within(call.module, gone) or is_within(stub.module, [call.module]):
                 continue
             nodes = {node for node, _ in call.results}
@@ -251,7 +249,7 @@ class _Finder:
                 continue
             made = self.lineage.maker(node)
             if made is not None and self.lineage.steps[made].operator in SAME | TIMES | SUMS:
-                waiting += [one for one in self.lineage.steps[made].inputs if one in self._moving]
+                waiting += [one for one in self.lineage.steps[made].inputs if one in self.lineage.moving]
 
     @cached_property
     def _layers_of(self) -> dict[int, list[tuple[str, int]]]:
@@ -271,6 +269,11 @@ def _likeness(given: tuple[int, ...], shape: tuple[int, ...]) -> tuple[bool, int
 def _given(call: ModuleCall) -> set[int]:
     """Nodes of the tensors that a module was given."""
     return {node for _, _, node, _ in call.given}
+
+
+def _is_sum(step: Step) -> bool:
+    """Whether a step is a sum, or a reshape or multiple of one."""
+    return step.operator in SAME | TIMES | SUMS
 
 
 def _stays_zero(step: Step, mine: Sequence[int]) -> bool:

@@ -90,7 +90,9 @@ def stub_for(old: nn.Module, stub: Stub) -> nn.Module:
     """
     new = (Shortcut if stub.kind == "shortcut" else Void)(stub.outputs, stub.nested)
     for key, value in vars(old).items():
-        if isinstance(value, bool | int | float | str) and key not in vars(new):  # the code around it may ask for them
+        if isinstance(value, bool | int | float | str | tuple) and key not in vars(
+            new
+        ):  # the code around it may ask for them
             setattr(new, key, value)
     for child in dict.fromkeys(child for output in stub.outputs for child in output.through):
         if child not in dict(old.named_children()):

@@ -125,7 +125,8 @@ def attributes(model: nn.Module, graph: ChannelGraph, plan: PruningPlan) -> dict
             left = shrunk_norm_groups(groups, axis_size(modules[layer], "out"), len(kept), mode)
             if left != groups:
                 changed.setdefault(layer, {})["num_groups"] = left
-    return {module: values for module, values in changed.items() if not are_gone(module, stubs)}
+    there = {stub.module for stub in stubs}  # the code around a stub may ask for its sizes
+    return {name: values for name, values in changed.items() if name in there or not are_gone(name, stubs)}
 
 
 def fit(model: nn.Module, state: Mapping[str, Tensor], sizes: Mapping[str, Mapping[str, int]]) -> nn.Module:

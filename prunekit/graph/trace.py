@@ -79,7 +79,7 @@ def with_branches(
 ) -> ChannelGraph:
     """The graph with the residual branches that can be removed, see :mod:`prunekit.graph.residuals`.
 
-    They are looked for in a copy with few channels. If it cannot be followed, there are none, and the reason is logged.
+    They are looked for in copies with few channels. If it cannot be followed, there are none, and the reason is logged.
 
     Args:
         graph: channel groups of the network; one that has branches is given back as it is.
@@ -92,7 +92,7 @@ def with_branches(
     deadline = deadline or Deadline(300.0, None)
     deadline.say("looking for residual branches")
     try:
-        narrow = narrowed(model, graph)[1]  # widths that are equal by chance differ in it
+        narrow = [narrowed(model, graph, seed)[1] for seed in (0, 1)]  # widths that are equal by chance differ
         given = random_inputs(inputs) if is_hollow(inputs) else inputs
         return replace(graph, branches=branches_of(narrow, given, deadline))
     except Exception as error:  # it can be pruned in width

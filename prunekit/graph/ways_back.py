@@ -101,10 +101,15 @@ class WaysBack:
             holder, _, name = child.module.rpartition(".")
             if holder != call.module or child.form != "tensor" or child.results[0][0] != node or child.module in passed:
                 continue
-            if child.given and all(step.operator in AFFINE for step in self._lineage.steps[child.first : child.last]):
+            if child.given and all(map(self.is_affine, self._lineage.steps[child.first : child.last])):
                 ways = self._from(call, child.given[0][2], passed | {child.module}, left - 1)
                 yield from (replace(way, through=(*way.through, name)) for way in ways)
             return
+
+    def is_affine(self, step: Step) -> bool:
+        """Whether a step is a product, a reshape or the sum with a weight, or has to do with weights alone."""
+        moving = self._lineage.moving.intersection(step.inputs)
+        return not moving or step.operator in AFFINE or (step.operator in SUMS and len(moving) == 1)
 
 
 def factor_of(step: Step) -> float:
