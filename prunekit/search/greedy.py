@@ -66,6 +66,8 @@ def candidates_of(problem: WidthProblem, steps: IntArray, chunk: float, bite: fl
     least = 0.25 * min(chunk, room)
     found: dict[int, IntArray] = {}
     for g, most in enumerate(problem.max_steps):
+        if found and problem.graph.groups[g].branch is not None:
+            break  # widths first: branches are decided at the target, where their worth among narrow layers shows
         left = problem.width_table[g, steps[g] : most + 1]
         fewer = int((left[1:] >= (1 - bite) * left[0]).sum())
         extra = np.arange(1, min(max(fewer, 1), len(left) - 1) + 1)

@@ -11,16 +11,16 @@ from prunekit.search.task import Task
 
 __all__ = ["reconsider"]
 
-_TIMES = 3
+_TIMES = 8  # branches that change their state
 _NEVER = 1e30
 
 
 def reconsider(task: Task, steps: IntArray, rates: Mapping[int, float]) -> IntArray:
     """Flip switches of residual branches as long as a measured loss falls; the target is met all the while.
 
-    A decision that was right at the full widths may be wrong at the target. For every branch, the other state is made into a
-    candidate: what it costs is taken from the channel groups whose measured rate is least, what it saves is given back to those
-    whose rate is highest. The candidates that the rates favour are measured, and the best is taken.
+    What a branch is worth shows at the target, where the layers around it are narrow. For every branch, the other state is made
+    into a candidate: what it costs is taken from the channel groups whose measured rate is least, what it saves is given back to
+    those whose rate is highest. The best of the candidates is taken if it measures better, and the next are made from it.
 
     Args:
         task: the search.
@@ -34,11 +34,11 @@ def reconsider(task: Task, steps: IntArray, rates: Mapping[int, float]) -> IntAr
     rate = np.array([rates.get(g, worst) for g in range(len(steps))])
     loss = task.measure(steps, -1)
     for _ in range(_TIMES):
-        found = [flipped for g in switches if (flipped := _flipped(task.widths, steps, g, rate)) is not None]
-        favoured = [found[i][1] for i in np.argsort([rise for rise, _ in found], kind="stable")[: task.shortlist]]
-        if not favoured:
+        ranked = sorted(switches, key=lambda g: _worth(task.widths, steps, g))[: 2 * task.shortlist]
+        flipped = [found for g in ranked if (found := _flipped(task.widths, steps, g, rate)) is not None]
+        if not flipped:
             return steps
-        best, least = task.best_of(favoured, -1, near=steps)
+        best, least = task.best_of(flipped, -1, near=steps)
         if least >= loss:
             return steps
         steps, loss = best, least
@@ -46,8 +46,15 @@ def reconsider(task: Task, steps: IntArray, rates: Mapping[int, float]) -> IntAr
     return steps
 
 
-def _flipped(problem: WidthProblem, steps: IntArray, switch: int, rate: FloatArray) -> tuple[float, IntArray] | None:
-    """A state at the target in which a switch has its other state, and the rise that the rates expect; None if there is none."""
+def _worth(problem: WidthProblem, steps: IntArray, switch: int) -> float:
+    """Importance that a branch has per cost, the least first; what is removed already comes before all others."""
+    other = problem.settled(np.where(np.arange(len(steps)) == switch, 1 - steps, steps))
+    saved = int(problem.spent(steps)) - int(problem.spent(other))
+    return float(problem.lost_table[switch, 1]) / saved if saved > 0 else -np.inf
+
+
+def _flipped(problem: WidthProblem, steps: IntArray, switch: int, rate: FloatArray) -> IntArray | None:
+    """A state at the target in which a switch has its other state; None if there is none."""
     flipped = steps.copy()
     flipped[switch] = 1 - steps[switch]
     flipped = _filled(problem, problem.settled(flipped), rate)
@@ -56,10 +63,7 @@ def _flipped(problem: WidthProblem, steps: IntArray, switch: int, rate: FloatArr
         if group.branch is not None:
             tables[g] = np.where(np.arange(len(group.widths)) == flipped[g], 0.0, _NEVER)
     paid = problem.settled(meet_target(replace(problem, lost=tables), flipped))
-    if paid[switch] == steps[switch]:
-        return None
-    saved = int(problem.spent(steps)) - int(problem.spent(np.where(np.arange(len(steps)) == switch, flipped, steps)))
-    return saved * rate[switch] + sum(float(table[k]) for table, k in zip(tables, paid, strict=True)), paid
+    return None if paid[switch] == steps[switch] else paid
 
 
 def _expected(problem: WidthProblem, steps: IntArray, group: int, rate: float) -> FloatArray:

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 
-from prunekit._json import JsonObject, read_json
+from prunekit._json import read_json
 from prunekit.allocation import Allocation
 from prunekit.checkpoint import ModelSpec
 from prunekit.cost import count_macs
