@@ -1,8 +1,8 @@
 """Residual branches, tried: a network with stubs must compute what it does when the branches' sums return what they add to.
 
 The lineage is not trusted. Branches are removed for trial on a copy with random weights, many at a time, and the output is compared
-with that of the same weights where the sums are left out. The copy must also run the same products but for those of the branches. The
-same is tried at other widths.
+with that of the same weights where the sums are left out. The copy must also run the same products but for those of the branches.
+The same is tried at other widths.
 """
 
 import copy
