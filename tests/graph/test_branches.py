@@ -152,8 +152,8 @@ def test_plans_that_do_not_fit_are_refused(traced):
     ):
         with pytest.raises(PlanError, match=said):
             apply(one.model, one.graph, plan)
+    narrow = trace(one.model, one.inputs)
     with pytest.raises(PlanError, match="no branch of this network"):
-        narrow = trace(one.model, one.inputs)
         apply(one.model, narrow, one.without("branch:blocks.0.0"))
 
 
