@@ -22,7 +22,7 @@ from prunekit.nets import load_experts, save_experts
 from prunekit.nets.lora import cut_lora
 from prunekit.slim import SlimModel, load_slim, save_slim
 
-GROUPS = TimestepGroups(100, (50,))
+GROUPS = TimestepGroups.from_cuts(100, [50])
 REMOVED = ("branch:down_blocks.0.resnets.0", "branch:mid_block.attentions.0", "branch:up_blocks.0.resnets.1")
 
 
