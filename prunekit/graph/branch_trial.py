@@ -50,21 +50,21 @@ def branches_of(models: Sequence[nn.Module], inputs: Inputs, deadline: Deadline)
         GraphError: the time is up.
     """
     trials = [_Trial.of(model, inputs, deadline) for model in models]
-    good: dict[str, Branch] = {}
+    good: list[Residual] = []
     order: list[str] = []
     tried: set[Branch] = set()
     for shaped, near in itertools.product((False, True), repeat=2):
         found = trials[0].found(shaped, near) if not order or len(good) < len(order) else []
         order = order or [one.branch.name for one in found]
-        waiting = [one for one in found if one.branch.name in order and one.branch not in tried]
-        waiting = [one for one in waiting if one.branch.name not in good]
+        names = {*order} - {one.branch.name for one in good}
+        waiting = [one for one in found if one.branch.name in names and one.branch not in tried]
         tried |= {one.branch for one in waiting}
-        for choice in _choices(waiting, np.random.default_rng(0)):
-            for trial in trials:
-                wrong = trial.wrong([one for one in choice if one in waiting])
-                waiting = [one for one in waiting if one not in wrong]
-        good |= {one.branch.name: one.branch for one in waiting}
-    return tuple(good[name] for name in order if name in good)
+        together = [*good, *waiting] if waiting else []
+        for choice, trial in itertools.product(_choices(together, np.random.default_rng(0)), trials):
+            wrong = trial.wrong([one for one in choice if one in waiting or one in good])
+            good, waiting = ([one for one in some if one not in wrong] for some in (good, waiting))
+        good += waiting
+    return tuple(sorted((one.branch for one in good), key=lambda branch: order.index(branch.name)))
 
 
 def _choices(found: Sequence[Residual], rng: np.random.Generator) -> Iterator[list[Residual]]:

@@ -20,14 +20,14 @@ class StubOutputPart(Model):
         place: the argument's place, where it is given without a name.
         through: children of a shortcut that the argument goes through, in order.
         scale: factor of what a shortcut returns.
-        shape: of zeros: for each dimension its size, 0 for the argument's own; missing for the argument's shape.
+        shape: of zeros: for each dimension 1, or 0 for the argument's own; missing for the argument's shape.
     """
 
     argument: str
     place: Whole
     through: Many[str]
     scale: float
-    shape: Annotated[Many[Whole] | None, Bounded(max_length=16)] = None
+    shape: Annotated[Many[Literal[0, 1]] | None, Bounded(max_length=16)] = None
 
 
 class StubPart(Model):
