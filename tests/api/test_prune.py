@@ -196,12 +196,12 @@ def test_a_target_of_time_measures_layer_times_at_the_batch_size_asked_for(tmp_p
     table = tmp_path / "times.json"
     search = SearchOptions(proposer="oneshot", target_of="latency")
     options = PruneOptions("magnitude", repair="none", search=search, latency_table=str(table), latency_batch_size=3)
-    pruned = pk.prune(denoiser(), INPUTS, target=0.9, options=options)
+    pruned = pk.prune(denoiser(), INPUTS, target=1.0, options=options)
     assert pruned.result.spent <= pruned.result.target
     about = pruned.slim.about["provenance"]["latency"]
     assert about["batch_size"] == 3
     written = table.read_bytes()
-    pk.prune(denoiser(), INPUTS, target=0.9, options=options)
+    pk.prune(denoiser(), INPUTS, target=1.0, options=options)
     assert table.read_bytes() == written
     with pytest.raises(pk.errors.InputError, match="layer times for batches of 3, and `latency_batch_size` asks for 2"):
-        pk.prune(denoiser(), INPUTS, target=0.9, options=replace(options, latency_batch_size=2))
+        pk.prune(denoiser(), INPUTS, target=1.0, options=replace(options, latency_batch_size=2))
