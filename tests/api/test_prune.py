@@ -192,6 +192,7 @@ def test_repair_in_half_precision_is_near_that_in_float32() -> None:
     assert found[1] == pytest.approx(found[0], rel=0.05)
 
 
+@pytest.mark.slow
 def test_a_target_of_time_measures_layer_times_at_the_batch_size_asked_for(tmp_path: Path) -> None:
     table = tmp_path / "times.json"
     search = SearchOptions(proposer="oneshot", target_of="latency")
