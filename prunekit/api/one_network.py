@@ -19,6 +19,7 @@ from prunekit.importance import Loss, no_loss
 from prunekit.search import SearchOptions, SearchResult
 from prunekit.slim import SlimModel, save_slim
 from prunekit.steps.image_choice import needs_images
+from prunekit.steps.layer_times import times_in
 from prunekit.steps.searching import score, search_and_repair, search_provenance
 
 if TYPE_CHECKING:
@@ -104,7 +105,8 @@ def prune(
         model: any module.
         example_inputs: arguments of one forward pass at batch 1, by name (a dict) or by place (a tuple).
         target: a fraction of the network's MACs as a float in (0, 1], or a whole number of MACs; never exceeded. With
-            ``options.search.target_of`` it can also be a target of parameters or time.
+            ``options.search.target_of`` it can also be a target of parameters or time. For time, ``options.latency_table`` is
+            the file of layer times; they are measured on the model's device and written if it does not exist.
         loss: ``loss(model, timesteps, generator) -> scalar``: the mean over int64 timesteps of shape (batch,). All randomness must
             come from the generator.
         group: the timesteps at which the network will be used; needed with a loss.
@@ -143,10 +145,15 @@ def prune(
     )
     cost = CostModel.of(model, graph, example_inputs)
     scores = score(model, example_inputs, loss, [group], chosen, graph, num_timesteps)
+    latency = None
+    if chosen.search.target_of == "latency" and chosen.latency_table is not None:
+        size = chosen.latency_batch_size
+        latency = times_in(chosen.latency_table, size, model, graph, example_inputs).bind(graph, cost)
     found, result = search_and_repair(
-        model, example_inputs, graph, cost, loss or no_loss, scores.of(group.index), group, target, chosen
+        model, example_inputs, graph, cost, loss or no_loss, scores.of(group.index), group, target, chosen, latency
     )
-    about = {"provenance": search_provenance(result, chosen)}
+    told = {} if latency is None else {"latency": latency.table.about()}
+    about = {"provenance": {**search_provenance(result, chosen), **told}}
     sizes = attributes(model, graph, result.plan)
     slim = SlimModel(found, spec, result.plan, sizes, group, num_timesteps, result.macs, result.params, about)
     return Pruned(slim, result, graph)

@@ -2,7 +2,8 @@
 
 from prunekit.cost.closed_form import CostModel
 from prunekit.cost.counter import MacCount, count_macs, count_params
-from prunekit.cost.latency import LatencyCheck, LatencyModel, LatencyTable
+from prunekit.cost.latency import LatencyCheck, LatencyTable
+from prunekit.cost.latency_model import LatencyModel
 from prunekit.cost.other_counters import Difference, OtherCount, other_counters
 from prunekit.cost.timing import LatencyOptions, train_step_rate
 from prunekit.cost.training import GPUS, StepCost, gpu_hours

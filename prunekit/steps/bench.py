@@ -4,19 +4,18 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from prunekit._files import write_json
-from prunekit._json import JsonObject, read_json
+from prunekit._json import JsonObject
 from prunekit.checkpoint import Base
 from prunekit.cost import CostModel, LatencyModel, LatencyOptions, LatencyTable
 from prunekit.data import ImageData
-from prunekit.errors import InputError
-from prunekit.graph import ChannelGraph, Constraints, HeadMode, NormMode, Shrink, attributes, trace, with_branches
+from prunekit.graph import ChannelGraph, Constraints, HeadMode, NormMode, Shrink, attributes, trace
 from prunekit.groups import TimestepGroup
 from prunekit.importance import ImportanceMap, Loss, no_loss
 from prunekit.recipe import PruneOptions
 from prunekit.schedule import Parameterization, TimeUnit
 from prunekit.search import SearchResult
 from prunekit.slim import SlimModel
+from prunekit.steps.layer_times import measure_times, read_times, times_in
 from prunekit.steps.objectives import objective_for
 from prunekit.steps.reach import Reach
 from prunekit.steps.searching import score, search_and_repair, search_provenance
@@ -64,11 +63,7 @@ class Bench:
             FileFormatError: the file is no table of layer times.
             InputError: the table was measured for another network, norm mode or batch size.
         """
-        path = Path(path)
-        if path.is_file():
-            return self.with_times(path, batch_size)
-        table = self.measured(LatencyOptions() if batch_size is None else LatencyOptions(batch_size=batch_size))
-        write_json(path, table.to_json())
+        table = times_in(path, batch_size, self.base.model, self.graph, self.base.spec.example_inputs())
         return replace(self, latency=table.bind(self.graph, self.cost))
 
     def measured(self, options: LatencyOptions) -> LatencyTable:
@@ -77,10 +72,7 @@ class Bench:
         Raises:
             InputError: this machine does not have the options' device.
         """
-        inputs = self.base.spec.example_inputs()
-        graph = with_branches(self.graph, self.base.model, inputs).shrinking("both")
-        cost = CostModel.of(self.base.model, graph, inputs)
-        return LatencyTable.of(self.base.model, graph, cost, inputs, options)
+        return measure_times(self.base.model, self.graph, self.base.spec.example_inputs(), options)
 
     def with_times(self, path: Path | str, batch_size: int | None = None) -> "Bench":
         """The same bench with the layer times in a file, which must exist; they may be another machine's.
@@ -94,14 +86,7 @@ class Bench:
             FileFormatError: the file is no table of layer times.
             InputError: the table was measured for another network, norm mode or batch size.
         """
-        path = Path(path)
-        table = LatencyTable.from_json(read_json(path), path)
-        if batch_size not in (None, table.batch_size):
-            raise InputError(
-                f"{path} has layer times for batches of {table.batch_size}, and `latency_batch_size` asks for {batch_size}; name "
-                "a new file as `latency_table`, to which they are measured, or leave the batch size out."
-            )
-        return replace(self, latency=table.bind(self.graph, self.cost))
+        return replace(self, latency=read_times(path, batch_size).bind(self.graph, self.cost))
 
 
 def score_groups(

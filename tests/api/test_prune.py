@@ -1,6 +1,7 @@
 """One network in one call: the target is met, the network stays, what is saved loads again, and wrong arguments get a sentence."""
 
 import copy
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -189,3 +190,19 @@ def test_repair_in_half_precision_is_near_that_in_float32() -> None:
         mended = loss_in_half(pruned.model, torch.full((64,), 700), Generator().manual_seed(3))
         found.append(float((mended / whole).detach()))
     assert found[1] == pytest.approx(found[0], rel=0.05)
+
+
+@pytest.mark.slow
+def test_a_target_of_time_measures_layer_times_at_the_batch_size_asked_for(tmp_path: Path) -> None:
+    table = tmp_path / "times.json"
+    search = SearchOptions(proposer="oneshot", target_of="latency")
+    options = PruneOptions("magnitude", repair="none", search=search, latency_table=str(table), latency_batch_size=3)
+    pruned = pk.prune(denoiser(), INPUTS, target=1.0, options=options)
+    assert pruned.result.spent <= pruned.result.target
+    about = pruned.slim.about["provenance"]["latency"]
+    assert about["batch_size"] == 3
+    written = table.read_bytes()
+    pk.prune(denoiser(), INPUTS, target=1.0, options=options)
+    assert table.read_bytes() == written
+    with pytest.raises(pk.errors.InputError, match="layer times for batches of 3, and `latency_batch_size` asks for 2"):
+        pk.prune(denoiser(), INPUTS, target=1.0, options=replace(options, latency_batch_size=2))

@@ -9,7 +9,7 @@ import pytest
 from command_line import done, listing, typed
 
 from prunekit.cost import LatencyTable
-from prunekit.cost.latency import Rest
+from prunekit.cost.latency_model import Rest
 from prunekit.slim import load_slim
 
 LINE = "prunekit prune embedded:digits --group 1 --samples 16 --proposer oneshot --json"

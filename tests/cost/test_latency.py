@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from prunekit.cost import CostModel, LatencyModel, LatencyOptions, LatencyTable
-from prunekit.cost.latency import Rest
+from prunekit.cost.latency_model import Rest
 from prunekit.cost.layer_times import LayerOp, LayerTimes
 from prunekit.errors import BudgetError, FileFormatError, InputError
 from prunekit.graph import trace
@@ -202,6 +202,16 @@ def test_a_table_of_another_network_or_norm_mode_is_refused(bench, measured):
     for other in (bench("conv"), bench("unet", "whole")):
         with pytest.raises(InputError, match="another network or norm mode"):
             table.bind(other.graph, other.cost)
+
+
+def test_layers_that_become_narrower_than_was_timed_are_refused(bench, measured):
+    tiny, table = measured
+    floored = tiny.graph.with_floor(0.9)
+    few = LatencyTable.of(tiny.model, floored, tiny.cost, tiny.inputs, OPTIONS)
+    assert few.bind(floored, tiny.cost)
+    assert table.bind(floored, tiny.cost)
+    with pytest.raises(InputError, match=r"none for layer .* at its smallest width"):
+        few.bind(tiny.graph, tiny.cost)
 
 
 def test_wider_is_never_faster(measured):
