@@ -154,7 +154,9 @@ def table(path: Path) -> tuple[dict[str, Any], str]:
     """Rank correlations, as figures and in Markdown."""
     rows = rows_of(path)
     networks = list(dict.fromkeys(network for network, _ in rows))
-    names = [name for name in next(iter(rows.values()))["scores"] if all(name in row["scores"] for row in rows.values())]
+    names = [
+        name for name in next(iter(rows.values()))["scores"] if all(name in row["scores"] for row in rows.values())
+    ]
     figures: dict[str, Any] = {"correlations": {}, "with_channels": {}, "scale": {}}
     parts = [
         "# Which cheap score ranks the residual branches as the measured rise of the loss does\n",

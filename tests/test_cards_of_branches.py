@@ -15,7 +15,7 @@ CONFIG = {
 
 
 def config(kept, removed):
-    return {**CONFIG, "plan": {"kept": dict.fromkeys(kept, [0]), **({"removed": removed} if removed else {})}}
+    return {**CONFIG, "plan": {"kept": {name: [0] for name in kept}, **({"removed": removed} if removed else {})}}
 
 
 @pytest.mark.parametrize(
