@@ -43,7 +43,7 @@ OF_SIGNALS: dict[str, Callable[[BranchSignals], float]] = {
     "block influence 1 - cos(x, x+f)": lambda s: s.influence,
 }
 BY_OUTPUT = ("taylor", "fisher")
-OF_LAYERS = {"weights of the last layers": "magnitude", "diff-pruning's, of the last layers": "diff-pruning"}
+OF_LAYERS = {"weights of the last layers": "magnitude"}
 DRAWS = (16, 32, 64, SAMPLES)
 ASIDE = ("rise", "mended", "MACs")
 
@@ -154,7 +154,9 @@ def table(path: Path) -> tuple[dict[str, Any], str]:
     """Rank correlations, as figures and in Markdown."""
     rows = rows_of(path)
     networks = list(dict.fromkeys(network for network, _ in rows))
-    names = list(next(iter(rows.values()))["scores"])
+    names = [
+        name for name in next(iter(rows.values()))["scores"] if all(name in row["scores"] for row in rows.values())
+    ]
     figures: dict[str, Any] = {"correlations": {}, "with_channels": {}, "scale": {}}
     parts = [
         "# Which cheap score ranks the residual branches as the measured rise of the loss does\n",

@@ -126,10 +126,8 @@ def _branch_blocks(results: RunResults, rows: Sequence[str]) -> list[Block]:
     columns = [short_name(name) for name in names]
     sheet = Sheet(f"{said}.", rows, columns, cells)
     turned = Sheet(f"{said}.", [str(expert.group) for expert in experts], columns, cells).turned("timestep group")
-    count = ", ".join(f"{expert.group}: {len(expert.removed or ())}" for expert in experts)
-    caption = (
-        f"Residual branches that are kept and removed, in network order. Number removed by timestep group: {count}."
-    )
+    count = ", ".join(str(len(expert.removed or ())) for expert in experts)
+    caption = f"Residual branches that are kept and removed, in network order. Removed, cleanest group first: {count}."
     keys = (Key("kept", "kept", "box"), Key("removed", "rest", "box"))
     return [Chart(caption, (draw_cells(sheet, WIDE), draw_cells(turned, NARROW)), keys)]
 

@@ -85,7 +85,7 @@ def test_the_page_shows_which_branches_each_expert_is_without(folder):
     page = (folder / "report" / "index.html").read_text()
     assert "group 4, mid · res 0: removed" in page
     assert "group 3, mid · res 0: kept" in page
-    assert "Number removed by timestep group: 0: 0, 1: 0, 2: 0, 3: 1, 4: 2." in page
+    assert "Removed, cleanest group first: 0, 0, 0, 1, 2." in page
     assert "Layers of the residual branches (2)" in page
     assert "branches removed: 0, 0, 0, 1, 2" in page
     assert "2 residual branches" in page
