@@ -58,7 +58,7 @@ class RepairedLoss:
         return self._anew[draws]
 
     def _fitted(self, draws: int) -> tuple[Probe, Repair]:
-        probe = self._probe.first(draws)
+        probe = self._probe.part(draws)
         return probe, Repair.of(self._model, self._graph, probe, self._kind)
 
 

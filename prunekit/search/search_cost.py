@@ -3,7 +3,6 @@
 from prunekit.search.proposers import MEASURING_NOTHING
 from prunekit.search.proxies import proxy_samples
 from prunekit.search.search import SearchOptions
-from prunekit.search.task import SECOND_LOOK
 
 __all__ = ["search_samples"]
 
@@ -24,10 +23,9 @@ def search_samples(options: SearchOptions, samples: int, batch_size: int) -> tup
     looks: dict[int, int] = {}
     if options.proposer in ("evolution", "tpe"):
         looks[samples] = options.trials
-    elif options.screening and SECOND_LOOK * options.screening < samples:
-        looks[options.screening] = options.rounds * (1 + options.shortlist) + options.shortlist
-        looks[SECOND_LOOK * options.screening] = 2 + options.rounds * options.finalists
-        looks[samples] = 1 + options.finalists
+    elif 0 < options.screening < samples:
+        looks[options.screening] = 1 + options.rounds * (1 + options.shortlist) + options.shortlist
+        looks[samples] = 1 + min(options.finalists, options.shortlist)
     else:
         looks[samples] = 1 + (options.rounds + 1) * options.shortlist
     each = [(count, proxy_samples(options.proxy, draws, min(batch_size, draws))) for draws, count in looks.items()]
