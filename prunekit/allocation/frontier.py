@@ -115,8 +115,9 @@ def read_frontier(path: Path | str) -> Frontier:
     """The frontier of a search's journal (JSON lines).
 
     Points are the whole network (the first measurement, in round 0, of no steps), the choice of every round, and the measurements
-    that close the last stretch (round −1). Losses on some of the draws are converted to losses on all. Lines without MACs and loss, such as a header, and a torn last line are skipped. If a
-    journal stores a choice without its MACs, they are taken from its measurement.
+    that close the last stretch (round −1). Losses on some of the draws are converted to losses on all. Lines without MACs and loss,
+    such as a header, and a torn last line are skipped. If a journal stores a choice without its MACs, they are taken from its
+    measurement.
 
     Raises:
         MissingFileError: there is no such file.
