@@ -22,14 +22,17 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from _benches import bench_of
-from _manifest import REPORTS
+from _manifest import REPORTS, markdown_table, publish
 from _operations import operations
+from _sd15 import stable_diffusion
 from torch import nn
 
+from prunekit._files import atomic_path, write_json
 from prunekit.groups import TimestepGroup, make_groups
-from prunekit.importance import Probe
+from prunekit.importance import Probe, importance
 from prunekit.search import SearchOptions, SearchResult, repair, search
 from prunekit.steps.bases import open_base
 from prunekit.steps.bench import Bench
