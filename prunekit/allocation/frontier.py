@@ -33,6 +33,8 @@ class _EntryForm(TypedDict):
     macs: NotRequired[Positive | None]
     loss: NotRequired[float | None]
     steps: NotRequired[Many[int] | None]
+    draws: NotRequired[Positive]
+    sliced: NotRequired[bool]
 
 
 @dataclass(frozen=True)
@@ -113,8 +115,9 @@ def read_frontier(path: Path | str) -> Frontier:
     """The frontier of a search's journal (JSON lines).
 
     Points are the whole network (the first measurement, in round 0, of no steps), the choice of every round, and the measurements
-    that close the last stretch (round −1). Lines without MACs and loss, such as a header, and a torn last line are skipped. If a
-    journal stores a choice without its MACs, they are taken from its measurement.
+    that close the last stretch (round −1). Losses on some of the draws are converted to losses on all. Lines without MACs and loss,
+    such as a header, and a torn last line are skipped. If a journal stores a choice without its MACs, they are taken from its
+    measurement.
 
     Raises:
         MissingFileError: there is no such file.
@@ -134,9 +137,10 @@ def read_frontier(path: Path | str) -> Frontier:
         if macs is None or entry.get("loss") is None:
             continue
         measured[here] = macs
-        whole = "draws" not in entry
-        first = base is None and whole and entry.get("round") == 0 and not any(entry.get("steps") or ())
-        if first or "chosen" in entry or (whole and entry.get("round") == -1):
+        if "draws" in entry and ("chosen" in entry or entry.get("sliced")):
+            continue  # the next round begins with the choice repaired anew
+        first = base is None and entry.get("round") == 0 and not any(entry.get("steps") or ())
+        if first or "chosen" in entry or "draws" in entry or entry.get("round") == -1:
             points.append((macs, float(entry["loss"]) * full(entry)))
             base = points[-1][0] if first else base
     if base is None:

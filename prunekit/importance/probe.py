@@ -63,7 +63,7 @@ class Probe:
         chunk: number of draws that share a generator.
         distributed: if torch.distributed's default process group is initialised, process i mod n evaluates batch i, and the float64
             sums are added up. Every process must then make the same calls, and all get the same results.
-        part_of: number of draws of a larger calibration set of which these are the first; None if they are a set of their own.
+        part_of: number of draws of a larger calibration set of which these are a part; None if they are a set of their own.
     """
 
     loss: Loss
@@ -89,21 +89,27 @@ class Probe:
 
     def chunks(self) -> Iterator[tuple[Tensor, Generator]]:
         """Timesteps and a freshly seeded generator for each chunk; equal on every call."""
-        left = self.samples
-        for chunk, generator in self._whole_chunks():
-            yield chunk[:left], generator
-            left -= len(chunk)
+        for timesteps, generator, rows in self._whole_chunks():
+            if len(rows):
+                yield timesteps[rows], generator
 
-    def _whole_chunks(self) -> Iterator[tuple[Tensor, Generator]]:
-        """The chunks that have draws of this set; the last one may have more of them than this set."""
+    def _whole_chunks(self) -> Iterator[tuple[Tensor, Generator, Tensor]]:
+        """Timesteps and generator of each chunk of the set that this one is a part of, and the rows that belong to this one."""
         count = self.part_of or self.samples
         positions = (torch.arange(count, dtype=torch.float64) + 0.5) / count
         timesteps = self.group.start + (positions * len(self.group)).long()
         shuffle = Generator().manual_seed(self.seed)
-        timesteps = timesteps[torch.randperm(count, generator=shuffle)]
-        for i, chunk in enumerate(timesteps.split(self.chunk)):
-            if i * self.chunk < self.samples:
-                yield chunk, Generator().manual_seed(self.seed * 1_000_003 + self.group.index * 10_007 + i + 1)
+        order = torch.randperm(count, generator=shuffle)
+        if isinstance(
+            self.loss, DrawnLoss
+        ):  # evenly spread: of every n-th part of the group, the timestep in the middle
+            own = ((torch.arange(self.samples, dtype=torch.float64) + 0.5) * count / self.samples).long()
+            mine = torch.isin(order, own)
+        else:  # one call for each chunk: few whole ones
+            mine = torch.arange(count) < self.samples
+        for i, (chunk, rows) in enumerate(zip(timesteps[order].split(self.chunk), mine.split(self.chunk), strict=True)):
+            generator = Generator().manual_seed(self.seed * 1_000_003 + self.group.index * 10_007 + i + 1)
+            yield chunk, generator, rows.nonzero().squeeze(1)
 
     def losses(self, model: nn.Module, first: Tensor | None = None) -> Iterator[tuple[Tensor, int]]:
         """Differentiable mean loss and number of samples of each batch that this process evaluates.
@@ -135,11 +141,11 @@ class Probe:
             for tensor in sums:
                 dist.all_reduce(tensor)
 
-    def first(self, draws: int) -> "Probe":
-        """The first draws of the calibration set as a set of their own.
+    def part(self, draws: int) -> "Probe":
+        """Some draws of the calibration set as a set of their own.
 
-        Timesteps are the same and, for a :class:`DrawnLoss`, so are the draws. Any other loss is called with the first timesteps
-        of a chunk and the chunk's generator.
+        For a :class:`DrawnLoss` they are evenly spread over the timesteps and unchanged. Any other loss is called with the first
+        timesteps of a chunk and the chunk's generator.
 
         Args:
             draws: number of draws; all of them if there are no more.
@@ -169,10 +175,8 @@ class Probe:
     def _drawn(self, loss: DrawnLoss) -> Iterator[tuple[Tensor, ...]]:
         """Timesteps and draws of each batch: the draws of all chunks in order, split into batches."""
         waiting: tuple[Tensor, ...] = ()
-        left = self.samples
-        for timesteps, generator in self._whole_chunks():
-            rows = tuple(tensor[:left] for tensor in (timesteps, *loss.draw(timesteps, generator)))
-            left -= len(timesteps)
+        for timesteps, generator, own in self._whole_chunks():
+            rows = tuple(tensor[own] for tensor in (timesteps, *loss.draw(timesteps, generator)))
             waiting = tuple(map(torch.cat, zip(waiting, rows, strict=True))) if waiting else rows
             while len(waiting[0]) >= self.batch_size:
                 yield tuple(tensor[: self.batch_size] for tensor in waiting)

@@ -57,7 +57,8 @@ TRAINING = Limits(
 """Bounds on a recipe's training options."""
 SEARCH = Limits(
     {
-        **dict.fromkeys(("rounds", "shortlist", "fresh", "trials"), _COUNT),
+        **dict.fromkeys(("rounds", "shortlist", "finalists", "fresh", "trials"), _COUNT),
+        "screening": {"minimum": 0, "maximum": _COUNT["maximum"]},
         "seed": _SEED,
         "tolerance": _BELOW_ONE,
         "bite": _SHARE,

@@ -37,7 +37,7 @@ def cost_table(results: RunResults) -> Table:
     rows = [_base_row(results), *(_expert_row(results, target) for target in results.allocation.groups)]
     if results.assembled is not None:
         rows.append(_assembled_row(results))
-    columns = (
+    columns: tuple[Column, ...] = (
         named("Model", "model"),
         Column("Timesteps", "", _timesteps),
         Column("SNR (dB)", "snr_db", lambda row: decibel_text(row["snr_db"])),
@@ -206,7 +206,7 @@ def metric_table(results: RunResults) -> Table | None:
     label = metrics.label("FID")
     distances = [estimate(label, "fid"), estimate(metrics.label("KID"), "kid")] if metrics.features else []
     distances += [estimate(f"{label}, paired difference from the base", "fid_difference")] if paired else []
-    columns = (
+    columns: tuple[Column, ...] = (
         named("Model", "model"),
         *distances,
         *(estimate(_HIGHER[key], key) for key in higher),

@@ -9,7 +9,7 @@ from prunekit.search.proposers import MEASURING_NOTHING, PROPOSERS, proposer
 from prunekit.search.proxies import PROXIES, make_proxy, proxy_evaluations, proxy_samples
 from prunekit.search.repair import Repair, RepairKind, repair
 from prunekit.search.search import SearchOptions, SearchResult, search
-from prunekit.search.search_cost import search_samples
+from prunekit.search.search_cost import search_operations, search_samples
 from prunekit.search.task import Proposer, Task
 from prunekit.search.whole import nothing_to_prune, why_whole
 
@@ -43,6 +43,7 @@ __all__ = [
     "proxy_samples",
     "repair",
     "search",
+    "search_operations",
     "search_samples",
     "why_whole",
 ]

@@ -106,30 +106,13 @@ def _front_runner(
         for i in range(len(shortlist)):
             measure(shortlist[i:])
         rates.assumed = float(np.median(list(rates.measured.values())))
-    fresh = min(max(task.fresh, task.finalists if task.screening else 1), len(ranked))
+    fresh = min(task.fresh, len(ranked))
     while (front := min(ranked, key=rates)) not in losses or len(losses) < fresh:
         if task.screening and len(losses) >= max(task.shortlist, fresh):
             front = min(losses, key=rates)
             break
         measure(sorted((g for g in ranked if g not in losses), key=rates))  # the best candidate, then the runners-up
-    if task.screening:
-        best = sorted(losses, key=rates)[: task.finalists]
-        front, losses[front] = _second_look(task, steps, {g: candidates[g] for g in best}, saved, search_round)
-    task.choose(problem.graph.groups[front].name, candidates[front], search_round, losses[front], task.second_look)
-    return front, losses[front]
-
-
-def _second_look(
-    task: Task, steps: IntArray, candidates: Mapping[int, IntArray], saved: Mapping[int, int], search_round: int
-) -> tuple[int, float]:
-    """The channel group whose candidate raises the loss least per cost saved on more draws and after a repair of its own."""
-    loss = task.measure(steps, search_round, draws=task.second_look)
-    waiting = list(candidates.values())
-    losses = {
-        g: task.measure(candidate, search_round, waiting[place + 1 :], steps, task.second_look)
-        for place, (g, candidate) in enumerate(candidates.items())
-    }
-    front = min(losses, key=lambda g: (losses[g] - loss) / saved[g])
+    task.choose(problem.graph.groups[front].name, candidates[front], search_round, losses[front], task.screening)
     return front, losses[front]
 
 
@@ -146,7 +129,7 @@ def close(task: Task, steps: IntArray, rates: Mapping[int, float]) -> IntArray:
     problem = task.widths
     if 0 <= problem.target - int(problem.spent(steps)) <= problem.tolerance or problem.missed(steps) == 0:
         if task.screening:
-            task.measure(steps, -1)
+            task.best_of([steps], -1)
         return steps
     best, loss = task.best_of(list(_exchanges(task, steps, rates)), -1, near=steps)
     task.choose("exchange", best, -1, loss)

@@ -80,7 +80,7 @@ def recovery(
         plan: PruningPlan, near: PruningPlan | None = None, draws: int | None = None, anew: bool = True
     ) -> float:
         if draws not in evaluations and draws is not None:
-            quick = replace(probe.first(draws), batch_size=min(draws, probe.batch_size))
+            quick = replace(probe.part(draws), batch_size=min(draws, probe.batch_size))
             evaluations[draws] = _recovery(model, graph, quick, steps, learning_rate, repaired)
         return evaluations[draws](plan)
 

@@ -37,6 +37,7 @@ class RepairedLoss:
     def __init__(self, model: nn.Module, graph: ChannelGraph, probe: Probe, kind: RepairKind) -> None:
         self._model, self._graph, self._probe, self._kind = model, graph, probe, kind
         self._pruned_by = Template(model, graph)
+        self._fits: dict[int, tuple[Probe, Repair]] = {}
         self._anew: dict[int, _Loss] = {}
         self._from_near: dict[int, _FromNear] = {}
         self._loss_on(probe.samples)
@@ -58,8 +59,10 @@ class RepairedLoss:
         return self._anew[draws]
 
     def _fitted(self, draws: int) -> tuple[Probe, Repair]:
-        probe = self._probe.first(draws)
-        return probe, Repair.of(self._model, self._graph, probe, self._kind)
+        if draws not in self._fits:
+            probe = self._probe.part(draws)
+            self._fits[draws] = probe, Repair.of(self._model, self._graph, probe, self._kind)
+        return self._fits[draws]
 
 
 class _Mender(Protocol):

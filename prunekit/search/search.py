@@ -27,7 +27,7 @@ from prunekit.search.meeting_targets import Measure, TargetOf, WidthProblem, in_
 from prunekit.search.multiples import WidthMultiples, default_multiples, price_of, within_reach
 from prunekit.search.proposers import proposer
 from prunekit.search.proxies import PROXIES, make_proxy
-from prunekit.search.task import SECOND_LOOK, Task
+from prunekit.search.task import Task
 from prunekit.search.whole import nothing_to_prune
 
 __all__ = ["SearchOptions", "SearchResult", "search"]
@@ -48,10 +48,9 @@ class SearchOptions:
             is noisy.
         bite: largest share of a channel group's current width that one round of ``greedy`` takes.
         trials: number of candidates that ``evolution`` and ``tpe`` try.
-        screening: number of the calibration set's first draws on which ``greedy`` compares candidates; the best of a round are
-            compared again on twice as many, and the best at the end on all. 0 measures every candidate on all draws, as does a
-            calibration set of no more than twice as many.
-        finalists: number of candidates that are the best after a screening.
+        screening: number of draws on which the rounds of ``greedy`` compare candidates, see :mod:`prunekit.search.screening`; 0 for
+            all draws.
+        finalists: number of exchanges at the end of a search with screening that are measured on all draws.
         seed: seed of the random draws.
         study: Optuna journal file that several processes share; each of them ends with the same plan.
         llm: endpoint of the language model that the proposer ``llm`` asks.
@@ -69,7 +68,7 @@ class SearchOptions:
     bite: float = 1.0
     trials: int = 64
     screening: int = 0
-    finalists: int = 2
+    finalists: int = 8
     seed: int = 0
     study: str | None = None
     llm: Endpoint | None = None
@@ -205,7 +204,7 @@ def search(
         options.bite,
         options.trials,
         options.seed,
-        options.screening if SECOND_LOOK * options.screening < probe.samples else 0,
+        options.screening if options.screening < probe.samples else 0,
         options.finalists,
         Path(options.study) if options.study else None,
         options.llm,

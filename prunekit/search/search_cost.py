@@ -1,11 +1,54 @@
-"""How many samples a search passes through networks, before it is run."""
+"""What a search takes, before it is run: samples that pass through networks, and operations with those of its repairs."""
 
+from collections.abc import Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from prunekit.graph.forward_pass import Inputs, evaluation_mode, run_once
+from prunekit.graph.layers import layer_kind
+from prunekit.search.layer_inputs import readers, signals_of
 from prunekit.search.proposers import MEASURING_NOTHING
 from prunekit.search.proxies import proxy_samples
 from prunekit.search.search import SearchOptions
-from prunekit.search.task import SECOND_LOOK
 
-__all__ = ["search_samples"]
+__all__ = ["search_operations", "search_samples"]
+
+
+@dataclass(frozen=True)
+class _Look:
+    """Candidates that are measured on equally many draws.
+
+    Args:
+        draws: number of draws.
+        count: number of candidates.
+        anew: number of candidates that are repaired anew; the others start from the repaired network of another plan.
+        sums: number of plans that others start from.
+    """
+
+    draws: int
+    count: int
+    anew: int
+    sums: int = 0
+
+
+def _looks(options: SearchOptions, samples: int) -> Iterator[_Look]:
+    """The most that a search of one timestep group measures: every round its whole short list."""
+    if options.proposer in MEASURING_NOTHING:
+        return
+    if options.proposer in ("evolution", "tpe"):
+        yield _Look(samples, options.trials, options.trials)
+    elif 0 < options.screening < samples:
+        starts, sliced = 2 + options.rounds, (options.rounds + 1) * options.shortlist
+        yield _Look(options.screening, starts + sliced, starts, starts)
+        whole = 1 + min(options.finalists, options.shortlist)
+        yield _Look(samples, whole, whole)
+    else:
+        count = 1 + (options.rounds + 1) * options.shortlist
+        yield _Look(samples, count, count)
 
 
 def search_samples(options: SearchOptions, samples: int, batch_size: int) -> tuple[int, int]:
@@ -19,16 +62,78 @@ def search_samples(options: SearchOptions, samples: int, batch_size: int) -> tup
         samples: number of draws of the calibration set.
         batch_size: number of draws in a batch.
     """
-    if options.proposer in MEASURING_NOTHING:
-        return 0, 0
-    looks: dict[int, int] = {}
-    if options.proposer in ("evolution", "tpe"):
-        looks[samples] = options.trials
-    elif options.screening and SECOND_LOOK * options.screening < samples:
-        looks[options.screening] = options.rounds * (1 + options.shortlist) + options.shortlist
-        looks[SECOND_LOOK * options.screening] = 2 + options.rounds * options.finalists
-        looks[samples] = 1 + options.finalists
-    else:
-        looks[samples] = 1 + (options.rounds + 1) * options.shortlist
-    each = [(count, proxy_samples(options.proxy, draws, min(batch_size, draws))) for draws, count in looks.items()]
-    return sum(count * forward for count, (forward, _) in each), sum(count * back for count, (_, back) in each)
+    forward = backward = 0
+    for look in _looks(options, samples):
+        ahead, back = proxy_samples(options.proxy, look.draws, min(batch_size, look.draws))
+        forward, backward = forward + look.count * ahead, backward + look.count * back
+    return forward, backward
+
+
+@dataclass(frozen=True)
+class _Reader:
+    """A layer that is repaired: input channels, rows of one sample, and the weights of one input channel."""
+
+    channels: int
+    rows: int
+    weights: int
+
+    def anew(self, draws: int) -> int:
+        """Multiplications of a regression on its inputs, and of its weights by the coefficients."""
+        rows = draws * self.rows
+        smaller = min(self.channels, rows)
+        sums = smaller * smaller * max(self.channels, rows) + self.channels**2 * rows
+        solved = smaller**3 // 6 + smaller**2 * self.channels
+        return sums + solved + self.channels**2 * min(self.weights, rows)
+
+    def sums(self, draws: int) -> int:
+        """Multiplications of the Gram matrix that others start from."""
+        return self.channels**2 * draws * self.rows
+
+
+def search_operations(
+    model: nn.Module, inputs: Inputs, macs: int, groups: int, options: SearchOptions, samples: int, batch_size: int
+) -> int:
+    """Multiply-accumulates of a search for one timestep group, as if every candidate had the full network's widths.
+
+    A candidate's forward passes and its repair count; element-wise work does not. Layers that a candidate shares with the plan that
+    it was made from count too, so this is an upper bound. For a proxy that trains, steps count three passes.
+
+    Args:
+        model: the network; on the meta device it takes no memory.
+        inputs: arguments of a forward pass at batch 1, on the same device.
+        macs: its MACs per sample.
+        groups: number of channel groups; a candidate that starts from a repaired network changes the readers of one.
+        options: how to search.
+        samples: number of draws of the calibration set.
+        batch_size: number of draws in a batch, which repairs are fitted to.
+    """
+    forward, backward = search_samples(options, samples, batch_size)
+    total = (forward + 2 * backward) * macs
+    if options.proxy not in ("least-squares", "repaired-recovery"):
+        return total
+    found = _readers_of(model, inputs)
+    mixing = sum(reader.channels**2 * reader.weights for reader in found) // max(groups, 1)
+    for look in _looks(options, samples):
+        fitted = min(look.draws, batch_size)
+        total += fitted * macs  # of the full network, once
+        total += look.anew * sum(reader.anew(fitted) for reader in found)
+        total += look.sums * sum(reader.sums(fitted) for reader in found)
+        total += (look.count - look.anew) * mixing
+    return total
+
+
+def _readers_of(model: nn.Module, inputs: Inputs) -> list[_Reader]:
+    """The layers that read channels, by a forward pass."""
+    found: list[_Reader] = []
+
+    def note(module: Any, args: tuple[Any, ...]) -> None:
+        if args and isinstance(args[0], Tensor):
+            channels, rows = signals_of(module, args[0]).shape
+            if layer_kind(module) in ("conv", "linear") and module.weight.shape[1] == channels:
+                found.append(_Reader(channels, rows, module.weight[:, 0].numel()))
+
+    with ExitStack() as stack, torch.no_grad(), evaluation_mode(model):
+        for name in readers(model):
+            stack.callback(model.get_submodule(name).register_forward_pre_hook(note).remove)
+        run_once(model, inputs)
+    return found

@@ -20,10 +20,8 @@ from prunekit.search.journal import Journal, Measured
 from prunekit.search.meeting_targets import WidthProblem
 from prunekit.search.proxies import Evaluate
 
-__all__ = ["SECOND_LOOK", "Proposer", "Task"]
+__all__ = ["Proposer", "Task"]
 
-SECOND_LOOK = 2
-"""Times the draws of a screening: what a round compares its finalists on."""
 _WORST = 1e30  # stands in for a loss that is NaN or infinite
 
 
@@ -42,7 +40,7 @@ class Task:
         trials: number of candidates that a sampling proposer tries.
         seed: seed of a proposer's random draws.
         screening: number of the calibration set's first draws that candidates are compared on; 0 for all.
-        finalists: number of candidates that are the best after a screening.
+        finalists: number of candidates at the end of a search with screening that are measured on all draws.
         study: Optuna journal that several workers share.
         llm: endpoint of a language model.
         journal: returns the measurements of an earlier run of this search, and stores those of this one.
@@ -62,7 +60,7 @@ class Task:
     trials: int = 64
     seed: int = 0
     screening: int = 0
-    finalists: int = 2
+    finalists: int = 8
     study: Path | None = None
     llm: Endpoint | None = None
     journal: Journal = field(default_factory=Journal)
@@ -113,11 +111,6 @@ class Task:
         return self._known[key]
 
     @property
-    def second_look(self) -> int:
-        """Number of draws on which a round measures its finalists after a screening; 0 without one."""
-        return SECOND_LOOK * self.screening
-
-    @property
     def full(self) -> int:
         """Cost of the whole network."""
         return int(self.widths.spent(np.zeros(len(self.widths.graph), dtype=np.int64)))
@@ -153,7 +146,7 @@ class Task:
         losses = self.measure_all(finalists, search_round, near)
         best = int(np.argmin(losses))
         if self.screening:  # compares the losses of rounds, which are on fewer draws, with those on all
-            self.measure(finalists[best], search_round, near=near, draws=self.second_look)
+            self.measure(finalists[best], search_round, near=near, draws=self.screening)
         return finalists[best], losses[best]
 
     def check(self, steps: IntArray) -> None:
