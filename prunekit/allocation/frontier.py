@@ -173,7 +173,7 @@ def _as_on_all_draws(entries: Sequence[JsonObject]) -> Callable[[JsonObject], fl
         if not draws:
             return 1.0
         both = sorted((macs[s], own[0] / own[draws]) for s, own in found.items() if own.get(draws) and 0 in own)
-        return float(np.interp(entry["macs"], *zip(*both, strict=True))) if both else 1.0
+        return float(np.interp(entry["macs"], [at for at, _ in both], [ratio for _, ratio in both])) if both else 1.0
 
     return factor
 

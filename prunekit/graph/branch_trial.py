@@ -153,7 +153,7 @@ class _Trial:
             lineage.outputs = tuple(recorder.node(tensor) for tensor in found)
         return lineage, found
 
-    def _products(self, lineage: Lineage) -> Iterator[tuple[object, ...]]:
+    def _products(self, lineage: Lineage) -> Iterator[tuple[str, str, object]]:
         """Module, operator and shapes of each product."""
         for step in lineage.steps:
             if step.operator in PRODUCTS or "attention" in step.operator:

@@ -100,9 +100,8 @@ class Probe:
         timesteps = self.group.start + (positions * len(self.group)).long()
         shuffle = Generator().manual_seed(self.seed)
         order = torch.randperm(count, generator=shuffle)
-        if isinstance(
-            self.loss, DrawnLoss
-        ):  # evenly spread: of every n-th part of the group, the timestep in the middle
+        loss: object = self.loss
+        if isinstance(loss, DrawnLoss):  # evenly spread: of every n-th part of the group, the timestep in the middle
             own = ((torch.arange(self.samples, dtype=torch.float64) + 0.5) * count / self.samples).long()
             mine = torch.isin(order, own)
         else:  # one call for each chunk: few whole ones

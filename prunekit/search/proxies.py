@@ -74,7 +74,9 @@ def recovery(
     repaired: bool = False,
 ) -> Evaluate:
     """The loss after a few steps of Adam on fresh draws of the timestep group, the same ones for every plan."""
-    evaluations = {None: _recovery(model, graph, probe, steps, learning_rate, repaired)}
+    evaluations: dict[int | None, Callable[[PruningPlan], float]] = {
+        None: _recovery(model, graph, probe, steps, learning_rate, repaired)
+    }
 
     def evaluate(
         plan: PruningPlan, near: PruningPlan | None = None, draws: int | None = None, anew: bool = True

@@ -68,8 +68,11 @@ class RepairedLoss:
 class _Mender(Protocol):
     """Repairs a pruned network in place, and may return its loss on the first batch."""
 
-    model: nn.Module
-    graph: ChannelGraph
+    @property
+    def model(self) -> nn.Module: ...
+
+    @property
+    def graph(self) -> ChannelGraph: ...
 
     def mend(
         self, pruned: nn.Module, plan: PruningPlan, known: Collection[str] = (), *, once: bool = False
