@@ -19,7 +19,7 @@ from prunekit.importance import Loss, no_loss
 from prunekit.search import SearchOptions, SearchResult
 from prunekit.slim import SlimModel, save_slim
 from prunekit.steps.image_choice import needs_images
-from prunekit.steps.layer_times import times_in
+from prunekit.steps.timing_layers import times_in
 from prunekit.steps.searching import score, search_and_repair, search_provenance
 
 if TYPE_CHECKING:

@@ -26,7 +26,7 @@ def test_importance_scores_branches_where_they_are_asked_for(tmp_path, monkeypat
 def test_importance_scores_channels_alone_by_default(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     result = done("prunekit importance embedded:digits --criterion magnitude")
-    assert "Scored 22 channel groups for 5 timestep groups" in result.output
+    assert "Scored 22 channel groups for 5 timestep groups" in result.out
     assert "branches" not in json.loads(Path("importance.json").read_text())
 
 
