@@ -88,7 +88,7 @@ class Branch:
     Args:
         name: of the module that holds it.
         stubs: what takes the place of which modules; the first is of the module that holds the branch.
-        writers: the layers whose outputs are added, with their number of outputs.
+        writers: the layers whose outputs are added, or else the last layer, with their number of outputs.
         depth: number of sums that it stands for: several for a block of several branches.
     """
 

@@ -103,7 +103,8 @@ class _Finder:
             bases = {self.lineage.steps[number].inputs[place] for number, place in sums.items()}
             if not bases & _given(self.by_name[stub.module]):
                 return None
-        writers = dict.fromkeys(writer for number, place in sums.items() for writer in self._writers(number, 1 - place))
+        writers = list(dict.fromkeys(w for number, place in sums.items() for w in self._writers(number, 1 - place)))
+        writers = writers or [layer for layer in self._layers if stub.removes(layer)][-1:]
         sizes = tuple((one, axis_size(self.modules[one], "out")) for one in writers)
         return Residual(Branch(f"branch:{stub.module}", (stub, *idle), sizes, len(sums)), sums)
 
@@ -250,6 +251,11 @@ class _Finder:
             made = self.lineage.maker(node)
             if made is not None and self.lineage.steps[made].operator in SAME | TIMES | SUMS:
                 waiting += [one for one in self.lineage.steps[made].inputs if one in self.lineage.moving]
+
+    @cached_property
+    def _layers(self) -> list[str]:
+        """Convolutions and linear layers, in the order in which they run."""
+        return [call.module for call in self.calls if layer_kind(self.modules[call.module]) in ("conv", "linear")]
 
     @cached_property
     def _layers_of(self) -> dict[int, list[tuple[str, int]]]:

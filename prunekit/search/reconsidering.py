@@ -54,7 +54,7 @@ def _worth(problem: WidthProblem, steps: IntArray, switch: int) -> float:
 
 
 def _flipped(problem: WidthProblem, steps: IntArray, switch: int, rate: FloatArray) -> IntArray | None:
-    """A state at the target in which a switch has its other state; None if there is none."""
+    """A state at or below the target in which a switch has its other state; None if there is none."""
     flipped = steps.copy()
     flipped[switch] = 1 - steps[switch]
     flipped = _filled(problem, problem.settled(flipped), rate)
@@ -63,7 +63,9 @@ def _flipped(problem: WidthProblem, steps: IntArray, switch: int, rate: FloatArr
         if group.branch is not None:
             tables[g] = np.where(np.arange(len(group.widths)) == flipped[g], 0.0, _NEVER)
     paid = problem.settled(meet_target(replace(problem, lost=tables), flipped))
-    return None if paid[switch] == steps[switch] else paid
+    if paid[switch] != steps[switch]:
+        return paid
+    return flipped if problem.spent(flipped) <= problem.target else None
 
 
 def _expected(problem: WidthProblem, steps: IntArray, group: int, rate: float) -> FloatArray:

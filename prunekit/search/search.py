@@ -117,7 +117,7 @@ class SearchResult:
         target: the target, in the unit of the measure (MACs, parameters, nanoseconds per batch).
         spent: cost of the pruned network in the same unit, at most ``target``.
         missed: how far the cost lies below the target (or below the whole network's cost, if that is less); it exceeds the
-            tolerance only if no widths nearer to the target were found.
+            tolerance only if no widths nearer to the target were found, or if the loss is less without a branch that saves more.
         base: cost of the whole network.
         widths: channel group name to (before, after); 0 after for channels that are gone with a removed branch.
         memory: measured candidates and choices, as in :class:`prunekit.search.Journal`.

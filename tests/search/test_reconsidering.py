@@ -55,7 +55,7 @@ def test_a_removal_that_is_wrong_at_the_target_is_undone(problem):
     def evaluate(plan):
         share = kept(problem, plan)
         cut = 1 - min(share["0"], share["2.up"], share["3.up"])
-        return 1 + 0.1 * cut + (1 - share["branch:1"]) * 8 * cut + 0.2 * (1 - share["1.up"]) ** 2
+        return 1 + 0.1 * cut + (1 - share["branch:1"]) * (0.5 + 8 * cut) + 0.2 * (1 - share["1.up"]) ** 2
 
     first = np.zeros(len(problem.graph), dtype=np.int64)
     place = problem.graph.index["branch:1"]
