@@ -19,8 +19,8 @@ from prunekit.importance import Loss, no_loss
 from prunekit.search import SearchOptions, SearchResult
 from prunekit.slim import SlimModel, save_slim
 from prunekit.steps.image_choice import needs_images
-from prunekit.steps.timing_layers import times_in
 from prunekit.steps.searching import score, search_and_repair, search_provenance
+from prunekit.steps.timing_layers import times_in
 
 if TYPE_CHECKING:
     from prunekit.recipe import PruneOptions

@@ -15,10 +15,10 @@ from prunekit.recipe import PruneOptions
 from prunekit.schedule import Parameterization, TimeUnit
 from prunekit.search import SearchResult
 from prunekit.slim import SlimModel
-from prunekit.steps.timing_layers import measure_times, read_times, times_in
 from prunekit.steps.objectives import objective_for
 from prunekit.steps.reach import Reach
 from prunekit.steps.searching import score, search_and_repair, search_provenance
+from prunekit.steps.timing_layers import measure_times, read_times, times_in
 from prunekit.training import DenoisingObjective, Tally
 
 __all__ = ["Bench", "prune_group", "score_groups"]
