@@ -21,6 +21,8 @@ from prunekit.graph.ways_back import LONGEST, SAME, SUMS, TIMES, WaysBack, facto
 
 __all__ = ["Residual", "residuals"]
 
+_RESHAPES = frozenset(("_unsafe_view", "expand", "reshape", "view"))
+
 
 @dataclass(frozen=True, eq=False)
 class Residual:
@@ -98,7 +100,7 @@ class _Finder:
 
     def residual(self, stub: Stub, sums: Mapping[int, int]) -> Residual | None:
         """The branch of a stub, None for a layer without which all that it reads is still computed."""
-        idle = tuple(self._idle(stub))
+        idle = self._idle(stub)
         if stub.kind == "void" and not idle and layer_kind(self.modules[stub.module]) is not None:
             bases = {self.lineage.steps[number].inputs[place] for number, place in sums.items()}
             if not bases & _given(self.by_name[stub.module]):
@@ -196,8 +198,35 @@ class _Finder:
             name = names[place] if place < len(names) else ""
         return name, names.index(name) if name in names else max(place, 0)
 
-    def _idle(self, stub: Stub) -> Iterator[Stub]:
-        """Voids for the modules outside a stub of whose results nothing is left to be used."""
+    def _idle(self, stub: Stub) -> list[Stub]:
+        """Voids for the modules outside a stub of whose results nothing is left to be used.
+
+        A module stays if code that still runs reshapes its results: zeros of other sizes may not be reshaped alike.
+        """
+        idle = list(self._unused(stub))
+        while True:
+            gone = [stub.module, *(void.module for void in idle)]
+            left = [void for void in idle if not self._is_reshaped(self.by_name[void.module], gone)]
+            if len(left) == len(idle):
+                return idle
+            idle = left
+
+    def _is_reshaped(self, call: ModuleCall, gone: Sequence[str]) -> bool:
+        """Whether a module's results reach a reshape in a module that is not gone, through nothing but cheap operators."""
+        waiting, seen = [node for node, _ in call.results], set[int]()
+        while waiting:
+            for number in self._readers[waiting.pop()]:
+                step = self.lineage.steps[number]
+                if number in seen or is_within(step.module, gone):
+                    continue
+                seen.add(number)
+                if step.operator in _RESHAPES:
+                    return True
+                if step.operator in SAME | TIMES | SUMS:
+                    waiting += step.outputs
+        return False
+
+    def _unused(self, stub: Stub) -> Iterator[Stub]:
         live = self._live(stub)
         gone, around = [stub.module], stub.module.rpartition(".")[0]
         for call in self.calls:

@@ -293,3 +293,29 @@ NOT_FOUND: dict[str, Callable[[], Network]] = {
 def network(name: str) -> Any:
     """One of both tables."""
     return FOUND[name][0]() if name in FOUND else NOT_FOUND[name]()
+
+
+class Reshaping(nn.Module):
+    """Reshapes what a projection of a second input makes, by the width of the first, before it is attended to."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.enter, self.proj, self.leave = nn.Linear(4, 12), nn.Linear(6, 12), nn.Linear(12, 4)
+        self.cross = Attending(12)
+
+    def forward(self, x: Tensor, context: Tensor) -> Tensor:
+        x = self.enter(x)
+        context = self.proj(context).view(len(x), -1, x.shape[-1])
+        return self.leave(x + self.cross(x, context))
+
+
+class Attending(nn.Module):
+    """One head of attention to a context."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.query, self.key, self.out = nn.Linear(width, 8), nn.Linear(width, 8), nn.Linear(width, width)
+
+    def forward(self, x: Tensor, context: Tensor) -> Tensor:
+        scores = torch.softmax(self.query(x) @ self.key(context).transpose(1, 2), -1)
+        return self.out(scores @ context)

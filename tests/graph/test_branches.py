@@ -5,7 +5,7 @@ import copy
 import numpy as np
 import pytest
 import torch
-from branch_nets import FOUND, NOT_FOUND, network
+from branch_nets import FOUND, NOT_FOUND, Reshaping, network
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from networks import NETWORKS, Network
@@ -186,3 +186,18 @@ def test_a_network_in_half_precision_has_the_same_branches(traced, dtype):
     inputs = tuple(x.to(dtype) for x in one.inputs)
     found = trace(copy.deepcopy(one.model).to(dtype), inputs, shrink="both")
     assert found.branches == one.graph.branches
+
+
+def test_what_is_reshaped_on_the_way_to_a_branch_stays():
+    torch.manual_seed(0)
+    net, inputs = Reshaping(), (torch.randn(1, 5, 4), torch.randn(1, 7, 6))
+    graph = trace(net, inputs, shrink="both")
+    assert [branch.name for branch in graph.branches] == ["branch:cross"]
+    rng = np.random.default_rng(0)
+    for width in graph.groups[0].widths:
+        widths = graph.full_widths.copy()
+        widths[0], widths[-1] = width, 0
+        scores = {group.name: rng.random(group.size) for group in graph}
+        pruned = apply(net, graph, PruningPlan.from_widths(graph, widths, scores))
+        assert type(pruned.proj) is type(net.proj)
+        assert pruned(*inputs).shape == (1, 5, 4)

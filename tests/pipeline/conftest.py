@@ -3,12 +3,12 @@
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from micro_recipe import Spy, micro
 
 from prunekit.checkpoint import Base
-from prunekit.graph import Constraints, HeadMode, NormMode
 from prunekit.recipe import Recipe
 from prunekit.runs.experts_run import Run
 from prunekit.steps.bench import Bench
@@ -33,7 +33,7 @@ def own_copy(finished: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(finished, tmp_path / "run"))
 
 
-_traced: dict[tuple[str, str, str, str], Bench] = {}
+_traced: dict[tuple[str, ...], Bench] = {}
 
 
 @pytest.fixture
@@ -41,12 +41,10 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """Leave the report out and trace each base once: seconds that have nothing to do with what is asked."""
     of = Bench.of
 
-    def once(
-        base: Base, norm_mode: NormMode = "even", head_mode: HeadMode = "whole", constraints: Constraints | None = None
-    ) -> Bench:
-        key = (base.sha256, norm_mode, head_mode, repr(constraints))
+    def once(base: Base, *options: Any) -> Bench:
+        key = (base.sha256, *map(repr, options))
         if key not in _traced:
-            _traced[key] = of(base, norm_mode, head_mode, constraints)
+            _traced[key] = of(base, *options)
         return _traced[key]
 
     monkeypatch.setattr("prunekit.report.write_report", lambda folder: folder / "report" / "index.html")
