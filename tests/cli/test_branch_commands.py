@@ -34,7 +34,7 @@ def test_importance_scores_channels_alone_by_default(tmp_path, monkeypatch):
 def test_prune_cost_and_cards_name_the_branches_that_are_removed(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     words = "--shrink depth --target 0.7 --group 4 --samples 16 --rounds 2"
-    shown = done(f"prunekit prune embedded:digits {words}").output
+    shown = done(f"prunekit prune embedded:digits {words}").out
     config = json.loads(Path("slim/group-4/config.json").read_text())
     removed = config["plan"]["removed"]
     assert removed
@@ -51,5 +51,5 @@ def test_prune_cost_and_cards_name_the_branches_that_are_removed(tmp_path, monke
     counted = done("prunekit cost slim/group-4 --json").json
     assert counted["macs"] == config["macs"]
     assert counted["removed_modules"] == [stub["module"] for stub in config["stubs"]]
-    assert "Removed with residual branches: " in done("prunekit cost slim/group-4").output
+    assert "Removed with residual branches: " in done("prunekit cost slim/group-4").out
     assert "removed_modules" not in done("prunekit cost embedded:digits --json").json
