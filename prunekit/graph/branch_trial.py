@@ -10,7 +10,6 @@ import itertools
 import math
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
@@ -143,7 +142,7 @@ class _Trial:
         gone = [one for one in self._products(self._lineage) if not any(stub.removes(one[0]) for stub in stubs)]
         if not products or Counter(gone) != products:
             return False
-        with _left_out(sums):
+        with _LeavingOut(sums):
             wanted = output_tensors(run_once(self._model, self._inputs))
         return _are_near(found, wanted, self._near)
 
@@ -180,12 +179,6 @@ class _LeavingOut(TorchDispatchMode):
                 result: Any = out
                 result.copy_(base.expand(result.shape))
         return out
-
-
-@contextmanager
-def _left_out(sums: Mapping[int, int]) -> Iterator[None]:
-    with _LeavingOut(sums):
-        yield
 
 
 def _randomised(model: nn.Module, dtype: torch.dtype) -> nn.Module:

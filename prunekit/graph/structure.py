@@ -237,9 +237,9 @@ class ChannelGraph:
         return replace(self, groups=(*groups, *switches))
 
     @property
-    def has_switches(self) -> bool:
-        """Whether branches may be removed."""
-        return any(group.branch is not None for group in self.groups)
+    def switches(self) -> tuple[ChannelGroup, ...]:
+        """The groups that stand for residual branches."""
+        return tuple(group for group in self.groups if group.branch is not None)
 
     @cached_property
     def branch_of(self) -> dict[str, Branch]:

@@ -17,7 +17,7 @@ from prunekit.importance.backward import kept_gradients
 from prunekit.importance.gradients import differentiable
 from prunekit.importance.probe import Probe
 
-__all__ = ["BranchSignals", "branch_signals", "switches"]
+__all__ = ["BranchSignals", "branch_signals"]
 
 
 @dataclass(frozen=True)
@@ -42,11 +42,6 @@ class BranchSignals:
     influence: float
 
 
-def switches(graph: ChannelGraph) -> dict[str, Branch]:
-    """Residual branches that a graph may remove, by the name of their switch."""
-    return {group.name: group.branch for group in graph if group.branch is not None}
-
-
 def branch_signals(
     model: nn.Module, graph: ChannelGraph, probe: Probe, *, slopes: bool = True
 ) -> dict[str, BranchSignals]:
@@ -58,7 +53,7 @@ def branch_signals(
         probe: the loss on the timestep group.
         slopes: whether to make backward passes; without them slopes are 0.
     """
-    branches = switches(graph)
+    branches = {switch.name: switch.branch for switch in graph.switches if switch.branch is not None}
     device = next(model.parameters(), torch.zeros(())).device
     sums = {name: _Sums(device) for name in branches}
     mode = differentiable(model) if slopes else evaluation_mode(model)

@@ -15,7 +15,7 @@ from prunekit.importance.channel_sums import parts_of
 from prunekit.importance.probe import Probe
 from prunekit.importance.protocol import Criterion, Scores
 
-__all__ = ["Rise", "WithBranches", "branch_sizes", "branch_weights", "random_branches", "switches_of"]
+__all__ = ["Rise", "WithBranches", "branch_sizes", "branch_weights", "random_branches"]
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,7 @@ class WithBranches:
     def __call__(self, model: nn.Module, graph: ChannelGraph, probe: Probe) -> Scores:
         """Score channels and branches."""
         scores = self.channels(model, graph.shrinking("width"), probe)
-        return scores | self.branches(model, graph, probe) if graph.has_switches else scores
+        return scores | self.branches(model, graph, probe) if graph.switches else scores
 
 
 @dataclass(frozen=True)
@@ -58,7 +58,7 @@ class Rise:
             plan = PruningPlan({}, graph.fingerprint, (switch.name,))
             return few.mean(pruned_by(plan)) - whole if len(switch.widths) > 1 else 0.0
 
-        return {switch.name: np.array([rise(switch)]) for switch in switches_of(graph)}
+        return {switch.name: np.array([rise(switch)]) for switch in graph.switches}
 
 
 def branch_sizes(model: nn.Module, graph: ChannelGraph, probe: Probe) -> Scores:
@@ -87,7 +87,7 @@ def branch_weights(power: int) -> Criterion:
             total = sum(float(part.parameter.detach().double().abs().pow(power).sum()) for part in parts)
             return float(total ** (1 / power))
 
-        return _relative(graph, {switch.name: norm(switch) for switch in switches_of(graph)})
+        return _relative(graph, {switch.name: norm(switch) for switch in graph.switches})
 
     return criterion
 
@@ -95,18 +95,13 @@ def branch_weights(power: int) -> Criterion:
 def random_branches(model: nn.Module, graph: ChannelGraph, probe: Probe) -> Scores:
     """A uniform random number from the probe's seed, times the branch's number of outputs."""
     rng = np.random.default_rng([probe.seed, probe.group.index, len(graph)])
-    return {switch.name: rng.random(1) * _outputs(switch) for switch in switches_of(graph)}
-
-
-def switches_of(graph: ChannelGraph) -> list[ChannelGroup]:
-    """The groups of a graph that stand for residual branches."""
-    return [group for group in graph if group.branch is not None]
+    return {switch.name: rng.random(1) * _outputs(switch) for switch in graph.switches}
 
 
 def _relative(graph: ChannelGraph, sizes: dict[str, float]) -> Scores:
     """Sizes relative to their mean, times the branches' numbers of outputs."""
     mean = max(float(np.mean(list(sizes.values()))), 1e-30)
-    return {one.name: np.array([sizes[one.name] / mean * _outputs(one)]) for one in switches_of(graph)}
+    return {one.name: np.array([sizes[one.name] / mean * _outputs(one)]) for one in graph.switches}
 
 
 def _outputs(switch: ChannelGroup) -> float:

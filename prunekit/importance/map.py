@@ -297,7 +297,7 @@ def _stuck(graph: ChannelGraph) -> dict[str, str]:
     stuck = [group for group in graph if len(group.widths) == 1]
     others = [group for group in graph if group.branch is None and len(group.widths) > 1]
     reason = "no smaller width is possible"
-    kept = "channels are kept, since only branches are removed" if graph.has_switches and not others else reason
+    kept = "channels are kept, since only branches are removed" if graph.switches and not others else reason
     return {g.name: kept if g.branch is None else "a constraint keeps it" for g in stuck}
 
 

@@ -47,7 +47,7 @@ class Proxy:
 
     def __call__(self, model: nn.Module, graph: ChannelGraph, probe: Probe) -> Scores:
         """See the class."""
-        branches = Rise()(model, graph, probe) if graph.has_switches else {}
+        branches = Rise()(model, graph, probe) if graph.switches else {}
         graph = graph.shrinking("width")
         ranks = self.ranking(model, graph, probe)
         whole, pruned_by = probe.mean(model), Template(model, graph)
