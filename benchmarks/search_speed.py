@@ -45,8 +45,7 @@ AFTER = "screening on 16 draws"
 VARIANTS: Mapping[str, SearchOptions] = {
     BEFORE: SearchOptions(screening=0),
     AFTER: SearchOptions(screening=16),
-    "screening on 32 draws": SearchOptions(screening=32),
-    "screening on 8 draws": SearchOptions(screening=8),
+    "screening on 24 draws": SearchOptions(screening=24),
 }
 
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
-from typing import Protocol, runtime_checkable
+from typing import Protocol, cast, runtime_checkable
 
 import torch
 import torch.distributed as dist
@@ -64,6 +64,7 @@ class Probe:
         distributed: if torch.distributed's default process group is initialised, process i mod n evaluates batch i, and the float64
             sums are added up. Every process must then make the same calls, and all get the same results.
         part_of: number of draws of a larger calibration set of which these are a part; None if they are a set of their own.
+        ranks: which draws of the larger set these are, in the order of the timesteps for a :class:`DrawnLoss`, else in their own.
     """
 
     loss: Loss
@@ -74,6 +75,7 @@ class Probe:
     chunk: int = 64
     distributed: bool = False
     part_of: int | None = None
+    ranks: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
         if self.samples < 1 or self.batch_size < 1 or self.chunk < 1:
@@ -101,11 +103,8 @@ class Probe:
         shuffle = Generator().manual_seed(self.seed)
         order = torch.randperm(count, generator=shuffle)
         loss: object = self.loss
-        if isinstance(loss, DrawnLoss):  # evenly spread: of every n-th part of the group, the timestep in the middle
-            own = ((torch.arange(self.samples, dtype=torch.float64) + 0.5) * count / self.samples).long()
-            mine = torch.isin(order, own)
-        else:  # one call for each chunk: few whole ones
-            mine = torch.arange(count) < self.samples
+        own = torch.tensor(self._ranks, dtype=torch.long)
+        mine = torch.isin(order if isinstance(loss, DrawnLoss) else torch.arange(count), own)
         for i, (chunk, rows) in enumerate(zip(timesteps[order].split(self.chunk), mine.split(self.chunk), strict=True)):
             generator = Generator().manual_seed(self.seed * 1_000_003 + self.group.index * 10_007 + i + 1)
             yield chunk, generator, rows.nonzero().squeeze(1)
@@ -149,7 +148,32 @@ class Probe:
         Args:
             draws: number of draws; all of them if there are no more.
         """
-        return replace(self, samples=min(draws, self.samples), part_of=self.part_of or self.samples)
+        return self._part(self._spread(self._ranks, draws))
+
+    def parts(self, draws: int, others: int) -> tuple["Probe", "Probe"]:
+        """Two parts without a common draw, each as :meth:`part` has them.
+
+        Args:
+            draws: number of draws of the first part.
+            others: number of draws of the second; with ``draws`` at most all of them.
+        """
+        both = self._spread(self._ranks, draws + others)
+        first = self._spread(both, draws)
+        return self._part(first), self._part(tuple(rank for rank in both if rank not in set(first)))
+
+    @property
+    def _ranks(self) -> tuple[int, ...]:
+        return self.ranks or tuple(range(self.samples))
+
+    def _spread(self, ranks: tuple[int, ...], count: int) -> tuple[int, ...]:
+        """Some of these draws: those in the middle of equal parts, or the first ones, so that few chunks are called."""
+        count, loss = min(count, len(ranks)), cast(object, self.loss)
+        if not isinstance(loss, DrawnLoss):
+            return ranks[:count]
+        return tuple(ranks[(2 * i + 1) * len(ranks) // (2 * count)] for i in range(count))
+
+    def _part(self, ranks: tuple[int, ...]) -> "Probe":
+        return replace(self, samples=len(ranks), part_of=self.part_of or self.samples, ranks=ranks)
 
     def one_by_one(self) -> "Probe":
         """The same timesteps in batches of one: with the same draws for a :class:`DrawnLoss`, else with one generator each."""

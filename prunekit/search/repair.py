@@ -34,7 +34,7 @@ from prunekit.search.layer_inputs import (
     signals_of,
 )
 
-__all__ = ["Repair", "RepairKind", "repair"]
+__all__ = ["Drift", "Repair", "RepairKind", "repair"]
 
 
 def repair(
@@ -50,6 +50,22 @@ def repair(
         kind: ``none``, ``bias`` (only what is lost of the means) or ``least-squares``.
     """
     return Repair.of(model, graph, probe, kind).apply(plan)
+
+
+@dataclass(frozen=True, eq=False)
+class Drift:
+    """How a layer's inputs in the full network are predicted from its inputs in the pruned one.
+
+    Args:
+        mix: coefficients, shape (full, kept), float64; None if the inputs are used unchanged, since only the means are mended.
+        shift: constants, shape (full,), float64.
+        gram: products of the inputs in the pruned network about their means, or about 0 if the layer cannot add a constant, summed
+            over the rows, shape (kept, kept); None if they were not needed.
+    """
+
+    mix: Tensor | None
+    shift: Tensor
+    gram: Tensor | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -124,7 +140,7 @@ class Repair:
         known: Collection[str] = (),
         *,
         once: bool = False,
-        see: Callable[[str, Tensor, Tensor | None, Tensor | None], None] | None = None,
+        see: Callable[[str, Tensor, Drift | None], None] | None = None,
     ) -> Tensor | None:
         """Repair a network that the plan's channels were cut from, in place.
 
@@ -134,8 +150,8 @@ class Repair:
             known: layers that are repaired already, or that return recorded outputs without running.
             once: the network is not used afterwards. A layer with more weights than inputs is then given the full network's
                 predicted inputs; this gives the same output and is cheaper than multiplying the prediction into its weights.
-            see: called for each layer with its name, its inputs now of shape (kept, rows), and the coefficients and constants that
-                predict the full network's inputs from them, as :func:`_drift` returns them; None if it needs no repair.
+            see: called for each layer with its name, its inputs now of shape (kept, rows), and how the full network's inputs are
+                predicted from them; None if it needs no repair.
 
         Returns:
             The repaired network's loss on the probe's first batch, a by-product; None if nothing was run.
@@ -159,10 +175,10 @@ class Repair:
             if not last.is_again(signal, id(wanted), kept.tolist(), intercept):
                 faint = FAINT * self.spreads[name]
                 last.result = _drift(signals_of(module, signal), wanted, kept, self.kind, intercept, faint)
-            mix, shift = last.result or (None, None)
+            drift = last.result
             if see is not None:
-                see(name, signals_of(module, signal), mix, shift)
-            return None if shift is None else self._put(name, module, signal, mix, shift, cut, once=once)
+                see(name, signals_of(module, signal), drift)
+            return None if drift is None else self._put(name, module, signal, drift, cut, once=once)
 
         return run_first_batch(pruned, tuple(waiting), self.probe, layer)
 
@@ -171,8 +187,7 @@ class Repair:
         name: str,
         module: Any,
         signal: Tensor,
-        mix: Tensor | None,
-        shift: Tensor,
+        drift: Drift,
         cut: Callable[..., Tensor],
         *,
         once: bool,
@@ -180,11 +195,11 @@ class Repair:
         """Give a layer its repaired weights; with ``once`` perhaps predicted inputs instead, which are returned."""
         full: Any = self.model.get_submodule(name)
         weight, mended, predicted = full.weight.detach(), dict[str, Tensor](), None
-        if mix is not None:
+        if drift.mix is not None:
             wide = torch.promote_types(
                 weight.dtype, torch.float32
             )  # products of half precision would lose what is mended
-            cut_weight, mix = cut(f"{name}.weight", weight, done=1), mix.to(wide)
+            cut_weight, mix = cut(f"{name}.weight", weight, done=1), drift.mix.to(wide)
             if once and cut_weight[:, 0].numel() > self.inputs[name].shape[1]:
                 mended["weight"], predicted = cut_weight, mixed(module, mix, signal.to(wide)).to(signal.dtype)
             else:
@@ -192,7 +207,7 @@ class Repair:
                 mended["weight"] = plainly(product.to(weight.dtype))
         if full.bias is not None:
             by_input = self.sums[name]
-            mended["bias"] = cut(f"{name}.bias", full.bias.detach() + by_input @ shift.to(weight.dtype))
+            mended["bias"] = cut(f"{name}.bias", full.bias.detach() + by_input @ drift.shift.to(weight.dtype))
         for own, tensor in mended.items():
             flag = module._parameters[own].requires_grad
             module._parameters[own] = nn.Parameter(tensor, flag)
@@ -201,10 +216,8 @@ class Repair:
 
 def _drift(
     signals: Tensor, wanted: Tensor, kept: Tensor, kind: RepairKind, intercept: bool, faint: float
-) -> tuple[Tensor | None, Tensor] | None:
-    """Coefficients (full, kept) and constants (full,), float64, that predict a layer's full-network inputs from its inputs now.
-
-    If only the means are wanted, the coefficients are None, and the inputs are used unchanged.
+) -> Drift | None:
+    """How a layer's inputs in the full network are predicted from its inputs now.
 
     Args:
         signals: the layer's inputs now, shape (kept, rows).
@@ -231,11 +244,12 @@ def _drift(
     if not intercept:
         means = [torch.zeros_like(mean) for mean in means]
     if kind == "bias":
-        return None, means[1]
+        return Drift(None, means[1])
     signals = signals - means[0].to(signals.dtype).unsqueeze(1)
     # (S Sᵀ + λ)⁻¹ S = S (Sᵀ S + λ)⁻¹: whichever matrix is smaller
     fewer = signals if channels <= rows else signals.T
-    gram = (fewer @ fewer.T).double()
+    products = fewer @ fewer.T
+    gram = products.double()
     ridge = max(RIDGE * float(gram.diagonal().sum()) / channels, faint * rows)
     gram.diagonal().add_(ridge + 1e-12 * rows)
     factor = torch.linalg.cholesky(gram)
@@ -246,4 +260,4 @@ def _drift(
         mix = torch.cholesky_solve(missing.T.double(), factor).T @ signals.T.double()
     shift = means[1] - mix @ means[0]
     mix[kept, torch.arange(channels, device=kept.device)] += 1
-    return mix, shift
+    return Drift(mix, shift, products if fewer is signals else None)

@@ -18,14 +18,22 @@ from prunekit.search.prefix import Prefix, Recording, answering, ordering, recor
 from prunekit.search.repair import Repair
 from prunekit.search.screening import SlicedRepair
 
-__all__ = ["RepairedLoss"]
+__all__ = ["RepairedLoss", "fitted_draws"]
+
+_FITTED = 2  # times as many draws as the loss is measured on
+
+
+def fitted_draws(draws: int, samples: int, batch_size: int) -> int:
+    """Number of draws that a repair is fitted to, if losses are measured on ``draws`` of a calibration set of ``samples``."""
+    return min(batch_size, samples if draws >= samples else min(_FITTED * draws, samples - draws))
 
 
 class RepairedLoss:
     """The timestep group's loss after a repair.
 
     On few draws, the plan that others are made from is repaired in full, and the plans that are made from it by
-    :class:`~prunekit.search.screening.SlicedRepair`.
+    :class:`~prunekit.search.screening.SlicedRepair`. A repair fits few draws too well, so these are not the draws that the loss is
+    measured on, but others.
 
     Args:
         model: the full network.
@@ -37,7 +45,7 @@ class RepairedLoss:
     def __init__(self, model: nn.Module, graph: ChannelGraph, probe: Probe, kind: RepairKind) -> None:
         self._model, self._graph, self._probe, self._kind = model, graph, probe, kind
         self._pruned_by = Template(model, graph)
-        self._fits: dict[int, tuple[Probe, Repair]] = {}
+        self._fits: dict[int, tuple[Repair, Probe]] = {}
         self._anew: dict[int, _Loss] = {}
         self._from_near: dict[int, _FromNear] = {}
         self._loss_on(probe.samples)
@@ -55,13 +63,17 @@ class RepairedLoss:
 
     def _loss_on(self, draws: int) -> "_Loss":
         if draws not in self._anew:
-            self._anew[draws] = _Loss(self._pruned_by, *self._fitted(draws))
+            fit, probe = self._fitted(draws)
+            self._anew[draws] = _Loss(self._pruned_by, fit, fit.probe, None if fit.probe is probe else probe)
         return self._anew[draws]
 
-    def _fitted(self, draws: int) -> tuple[Probe, Repair]:
+    def _fitted(self, draws: int) -> tuple[Repair, Probe]:
+        """A repair, and the draws to measure on."""
         if draws not in self._fits:
-            probe = self._probe.part(draws)
-            self._fits[draws] = probe, Repair.of(self._model, self._graph, probe, self._kind)
+            probe = fitted = self._probe
+            if draws < probe.samples:
+                probe, fitted = probe.parts(draws, fitted_draws(draws, probe.samples, probe.batch_size))
+            self._fits[draws] = Repair.of(self._model, self._graph, fitted, self._kind), probe
         return self._fits[draws]
 
 
@@ -80,10 +92,18 @@ class _Mender(Protocol):
 
 
 class _Loss:
-    """The loss after a repair. Layers before a plan's first change are computed once for all plans made from the same plan."""
+    """The loss after a repair. Layers before a plan's first change are computed once for all plans made from the same plan.
 
-    def __init__(self, pruned_by: Template, probe: Probe, mender: _Mender) -> None:
-        self._pruned_by, self._probe, self._mender = pruned_by, probe, mender
+    Args:
+        pruned_by: prunes the full network.
+        mender: the repair.
+        probe: draws of which the first batch shows how the network runs; a repair that runs the network runs it on this batch.
+        judge: the draws that the loss is measured on, if they are others.
+    """
+
+    def __init__(self, pruned_by: Template, mender: _Mender, probe: Probe, judge: Probe | None = None) -> None:
+        self._pruned_by, self._mender, self._probe, self._judge = pruned_by, mender, probe, judge
+        self._goes_on = judge is not None or probe.batches > 1
         self._prefix: Prefix | None = None
 
     def __call__(self, plan: PruningPlan, near: PruningPlan | None = None) -> float:
@@ -97,11 +117,11 @@ class _Loss:
             known = {} if near is None else self._prefix.shared(plan, near)
             pruned = self._pruned_by(plan, self._weights(known))
             loss = self._first_loss(pruned, plan, known)
-        return self._probe.mean(pruned, first=loss)
+        return self._probe.mean(pruned, first=loss) if self._judge is None else self._judge.mean(pruned)
 
     def _record(self, layers: Collection[str], plan: PruningPlan, known: Mapping[str, Tensor], into: Recording) -> None:
         pruned = self._pruned_by(plan, self._weights(known))
-        with recording(pruned, layers, into, weights=self._probe.batches > 1):
+        with recording(pruned, layers, into, weights=self._goes_on):
             self._first_loss(pruned, plan, known)
 
     def _first_loss(
@@ -109,12 +129,12 @@ class _Loss:
     ) -> Tensor:
         """Repair a network; its loss on the first batch."""
         with answering(pruned, known), torch.no_grad(), evaluation_mode(pruned):
-            loss = self._mender.mend(pruned, plan, known, once=self._probe.batches == 1)
+            loss = self._mender.mend(pruned, plan, known, once=not self._goes_on)
             return next(replace(self._probe, distributed=False).losses(pruned))[0] if loss is None else loss
 
     def _weights(self, known: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Weights of the layers with known outputs on the first batch; only needed if there are further batches."""
-        if self._probe.batches > 1:
+        """Weights of the layers with known outputs on the first batch; only needed if the network is run once more."""
+        if self._goes_on:
             return self._prefix.tensors(known) if self._prefix else {}
         layers = {name: self._mender.model.get_submodule(name) for name in known}
         return {f"{name}.{own}": tensor for name, layer in layers.items() for own, tensor in own_tensors(layer).items()}
@@ -123,14 +143,13 @@ class _Loss:
 class _FromNear:
     """The loss after a repair that starts from the repaired network of the plan that candidates are made from."""
 
-    def __init__(self, pruned_by: Template, probe: Probe, repair: Repair) -> None:
+    def __init__(self, pruned_by: Template, repair: Repair, probe: Probe) -> None:
         self._probe, self._sliced = probe, SlicedRepair(repair, pruned_by)
-        self._loss = _Loss(pruned_by, probe, self._sliced)
+        self._loss = _Loss(pruned_by, self._sliced, probe)
 
     def __call__(self, plan: PruningPlan, near: PruningPlan) -> float:
         if near == plan:
-            pruned, loss = self._sliced.repaired(near)
-            return self._probe.mean(pruned, first=loss)
+            return self._probe.mean(self._sliced.repaired(near))
         self._sliced.start_from(near)
         return self._loss(plan, near)
 

@@ -1,10 +1,11 @@
-"""The repair that screens candidates, from sums over the full network's inputs that are computed once and sliced for each plan.
+"""The repair that screens candidates: it starts from the repaired network that they are made from, without sums over rows.
 
 :class:`~prunekit.search.repair.Repair` fits every layer to the inputs that it has in the pruned network. That takes a regression
-over all rows, layer by layer, for each candidate. Here the inputs that stay are assumed to be what they were in the full network.
-Then the regression needs only the Gram matrix of the full network's inputs: a plan's equations are rows and columns of it. No
-candidate needs sums over rows, and a layer that reads the same channels in two plans is repaired once. The drift of the inputs
-that stay is left out; benchmarks/search_speed.py measures the effect on the result of a search.
+over all rows, layer by layer, for each candidate. Here it is done once, for the plan that the candidates are made from, and the
+Gram matrices of that network's inputs are kept. A candidate loses a few more channels, and the inputs that stay are assumed to be
+what they were. Then its equations are rows and columns of the kept matrices. No candidate needs sums over rows, and a layer that
+reads the same channels in two candidates is repaired once. The drift of the inputs that stay is left out;
+benchmarks/search_speed.py measures the effect on the result of a search.
 """
 
 from collections import OrderedDict
@@ -20,7 +21,7 @@ from prunekit._types import IntArray
 from prunekit.choices import RepairKind
 from prunekit.graph import PruningPlan, Template, slicer
 from prunekit.search.layer_inputs import FAINT, RIDGE, plainly
-from prunekit.search.repair import Repair
+from prunekit.search.repair import Drift, Repair
 
 __all__ = ["InputSums", "SlicedRepair"]
 
@@ -42,12 +43,14 @@ class InputSums:
     rows: int
 
     @classmethod
-    def of(cls, signals: Tensor, intercept: bool) -> "InputSums":
-        """The sums of inputs of shape (channels, rows)."""
+    def of(cls, signals: Tensor, intercept: bool, gram: Tensor | None = None) -> "InputSums":
+        """The sums of inputs of shape (channels, rows); ``gram`` if it is known."""
         wide = signals.to(torch.promote_types(signals.dtype, torch.float32))
         means = wide.double().mean(1) if intercept else wide.new_zeros(len(wide), dtype=torch.float64)
-        about = wide - means.to(wide.dtype).unsqueeze(1)
-        return cls(means, about @ about.T, wide.shape[1])
+        if gram is None:
+            about = wide - means.to(wide.dtype).unsqueeze(1)
+            gram = about @ about.T
+        return cls(means, gram, wide.shape[1])
 
     def predicting(self, kept: Tensor, lost: Tensor) -> Tensor | None:
         """Coefficients that predict lost channels from kept ones, shape (lost, kept); None if the equations cannot be solved.
@@ -88,16 +91,15 @@ class _Reading:
     is_whole: bool
 
     @classmethod
-    def of(
-        cls, signals: Tensor, intercept: bool, kept: IntArray, full: int, mix: Tensor | None, shift: Tensor | None
-    ) -> "_Reading":
-        """From inputs of shape (kept, rows); ``mix`` is None if they are used unchanged, ``shift`` if they need no constants."""
-        sums = InputSums.of(signals, intercept)
+    def of(cls, signals: Tensor, intercept: bool, kept: IntArray, full: int, drift: Drift | None) -> "_Reading":
+        """From inputs of shape (kept, rows), and how the full network's are predicted from them."""
+        sums = InputSums.of(signals, intercept, None if drift is None else drift.gram)
+        mix = None if drift is None else drift.mix
         if mix is None:
             mix = torch.zeros(full, len(kept), device=signals.device)
             mix[torch.from_numpy(kept).to(signals.device), torch.arange(len(kept), device=signals.device)] = 1
-        none = torch.zeros(full, dtype=torch.float64, device=signals.device)
-        return cls(sums, kept, mix.to(sums.gram.dtype), none if shift is None else shift, shift is None)
+        shift = torch.zeros(full, dtype=torch.float64, device=signals.device) if drift is None else drift.shift
+        return cls(sums, kept, mix.to(sums.gram.dtype), shift, drift is None)
 
     def reading(self, stays: IntArray, kind: RepairKind) -> tuple[Tensor, Tensor]:
         """Coefficients (full, stays) and constants (full,) once only the inputs at positions ``stays`` are left."""
@@ -135,33 +137,33 @@ class SlicedRepair:
         if near != self._near:
             self.repaired(near)
 
-    def repaired(self, near: PruningPlan) -> tuple[nn.Module, Tensor | None]:
+    def repaired(self, near: PruningPlan) -> nn.Module:
         """Repair the network of a plan that others are made from, and take the sums over its layers' inputs.
 
         Returns:
-            The repaired network, good until the next one is pruned, and its loss on the first batch if it was run.
+            The repaired network, good until the next one is pruned.
         """
         pruned = self._pruned_by(near)
         positions, old = near.positions(self.graph), self._readings
         self._near, self._readings, self._mended = near, {}, {}
 
-        def note(name: str, signals: Tensor, mix: Tensor | None, shift: Tensor | None) -> None:
+        def note(name: str, signals: Tensor, drift: Drift | None) -> None:
             if name not in self._narrowing:
                 return
             before = old.get(name)
-            if shift is None and before is not None and before.is_whole:
+            if drift is None and before is not None and before.is_whole:
                 self._readings[name] = before
                 return
             inputs = self._repair.inputs[name]
             intercept = self.model.get_submodule(name)._parameters.get("bias") is not None
             kept = positions.get((name, "in"), np.arange(len(inputs)))
-            self._readings[name] = _Reading.of(signals, intercept, kept, len(inputs), mix, shift)
+            self._readings[name] = _Reading.of(signals, intercept, kept, len(inputs), drift)
 
-        loss = self._repair.mend(pruned, near, see=note)
+        self._repair.mend(pruned, near, see=note)
         if near.is_whole:
             for name, signals in self._repair.inputs.items():
-                note(name, signals, None, None)
-        return pruned, loss
+                note(name, signals, None)
+        return pruned
 
     def mend(self, pruned: nn.Module, plan: PruningPlan, known: Collection[str] = (), *, once: bool = False) -> None:
         """Repair a network with fewer channels than the one that it starts from, in place.

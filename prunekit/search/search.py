@@ -68,7 +68,7 @@ class SearchOptions:
     bite: float = 1.0
     trials: int = 64
     screening: int = 0
-    finalists: int = 8
+    finalists: int = 4
     seed: int = 0
     study: str | None = None
     llm: Endpoint | None = None
@@ -204,7 +204,7 @@ def search(
         options.bite,
         options.trials,
         options.seed,
-        options.screening if options.screening < probe.samples else 0,
+        options.screening if 2 * options.screening <= probe.samples else 0,  # the repair needs others
         options.finalists,
         Path(options.study) if options.study else None,
         options.llm,

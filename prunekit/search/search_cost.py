@@ -13,9 +13,12 @@ from prunekit.graph.layers import layer_kind
 from prunekit.search.layer_inputs import readers, signals_of
 from prunekit.search.proposers import MEASURING_NOTHING
 from prunekit.search.proxies import proxy_samples
+from prunekit.search.repaired_loss import fitted_draws
 from prunekit.search.search import SearchOptions
 
 __all__ = ["search_operations", "search_samples"]
+
+_SLICED = ("bias", "least-squares")  # proxies whose candidates may start from the repaired network of another plan
 
 
 @dataclass(frozen=True)
@@ -26,24 +29,25 @@ class _Look:
         draws: number of draws.
         count: number of candidates.
         anew: number of candidates that are repaired anew; the others start from the repaired network of another plan.
-        sums: number of plans that others start from.
+        others: number of draws apart from these that repairs are fitted to; 0 if they are fitted to some of these.
     """
 
     draws: int
     count: int
     anew: int
-    sums: int = 0
+    others: int = 0
 
 
-def _looks(options: SearchOptions, samples: int) -> Iterator[_Look]:
+def _looks(options: SearchOptions, samples: int, batch_size: int) -> Iterator[_Look]:
     """The most that a search of one timestep group measures: every round its whole short list."""
     if options.proposer in MEASURING_NOTHING:
         return
     if options.proposer in ("evolution", "tpe"):
         yield _Look(samples, options.trials, options.trials)
-    elif 0 < options.screening < samples:
-        starts, sliced = 2 + options.rounds, (options.rounds + 1) * options.shortlist
-        yield _Look(options.screening, starts + sliced, starts, starts)
+    elif 0 < 2 * options.screening <= samples:
+        starts, sliced = 3 + options.rounds, (options.rounds + 1) * options.shortlist
+        others = fitted_draws(options.screening, samples, batch_size) if options.proxy in _SLICED else 0
+        yield _Look(options.screening, starts + sliced, starts, others)
         whole = 1 + min(options.finalists, options.shortlist)
         yield _Look(samples, whole, whole)
     else:
@@ -63,9 +67,9 @@ def search_samples(options: SearchOptions, samples: int, batch_size: int) -> tup
         batch_size: number of draws in a batch.
     """
     forward = backward = 0
-    for look in _looks(options, samples):
+    for look in _looks(options, samples, batch_size):
         ahead, back = proxy_samples(options.proxy, look.draws, min(batch_size, look.draws))
-        forward, backward = forward + look.count * ahead, backward + look.count * back
+        forward, backward = forward + look.count * ahead + look.anew * look.others, backward + look.count * back
     return forward, backward
 
 
@@ -84,10 +88,6 @@ class _Reader:
         sums = smaller * smaller * max(self.channels, rows) + self.channels**2 * rows
         solved = smaller**3 // 6 + smaller**2 * self.channels
         return sums + solved + self.channels**2 * min(self.weights, rows)
-
-    def sums(self, draws: int) -> int:
-        """Multiplications of the Gram matrix that others start from."""
-        return self.channels**2 * draws * self.rows
 
 
 def search_operations(
@@ -113,11 +113,10 @@ def search_operations(
         return total
     found = _readers_of(model, inputs)
     mixing = sum(reader.channels**2 * reader.weights for reader in found) // max(groups, 1)
-    for look in _looks(options, samples):
-        fitted = min(look.draws, batch_size)
+    for look in _looks(options, samples, batch_size):
+        fitted = look.others or min(look.draws, batch_size)
         total += fitted * macs  # of the full network, once
         total += look.anew * sum(reader.anew(fitted) for reader in found)
-        total += look.sums * sum(reader.sums(fitted) for reader in found)
         total += (look.count - look.anew) * mixing
     return total
 

@@ -60,7 +60,7 @@ class Task:
     trials: int = 64
     seed: int = 0
     screening: int = 0
-    finalists: int = 8
+    finalists: int = 4
     study: Path | None = None
     llm: Endpoint | None = None
     journal: Journal = field(default_factory=Journal)

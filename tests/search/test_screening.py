@@ -8,11 +8,13 @@ import pytest
 import torch
 from tiny_search import trained
 from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
 
+from prunekit.cost import CostModel
 from prunekit.graph import PruningPlan, Template, apply, trace
 from prunekit.groups import TimestepGroup
 from prunekit.importance import Probe
-from prunekit.search import Repair, SearchOptions, make_proxy, search_samples
+from prunekit.search import Repair, SearchOptions, make_proxy, search, search_operations, search_samples
 from prunekit.search.screening import SlicedRepair
 
 
@@ -51,6 +53,21 @@ def test_part_of_the_draws_is_unchanged_and_evenly_spread(draws):
     timesteps = sorted({t for t, _ in few.seen})
     assert len(timesteps) == part.samples == count
     assert all(100 + 200 * i / count <= t < 100 + 200 * (i + 1) / count for i, t in enumerate(timesteps))
+
+
+@pytest.mark.parametrize(("draws", "others"), [(1, 1), (10, 20), (8, 16), (13, 27)])
+def test_two_parts_share_no_draw_and_both_are_evenly_spread(draws, others):
+    model, first, second = perceptron(), Drawn(), Drawn()
+    probe = Probe(first, TimestepGroup(0, 100, 300), samples=40, batch_size=16, chunk=16)
+    mine, rest = probe.parts(draws, others)
+    mine.mean(model)
+    replace(rest, loss=second).mean(model)
+    assert (len(first.seen), len(second.seen)) == (mine.samples, rest.samples) == (draws, others)
+    assert not set(first.seen) & set(second.seen)
+    for seen in (first.seen, second.seen):
+        timesteps, step = np.sort([t for t, _ in seen]), 200 / len(seen)
+        ideal = 100 + (np.arange(len(seen)) + 0.5) * step
+        assert np.abs(timesteps - ideal).max() <= step + 200 / 40
 
 
 def test_part_of_the_draws_of_another_loss_are_its_first_timesteps():
@@ -151,6 +168,40 @@ def test_a_round_measures_no_more_than_the_short_list_and_few_see_all_draws():
     assert {entry.get("draws") for entry in found.measured} == {None, 2}
     final = [entry for entry in found.memory if entry["macs"] == found.macs and "draws" not in entry]
     assert final
+
+
+@pytest.mark.parametrize("screening", [0, 8])
+def test_the_multiplications_that_are_estimated_bound_those_of_a_search(screening):
+    model, example = perceptron(), (torch.zeros(1, 5),)
+    graph = trace(model, example)
+    cost = CostModel.of(model, graph, example)
+    full = int(cost.macs(graph.full_widths))
+    probe = Probe(Drawn(), TimestepGroup(0, 0, 100), samples=64, batch_size=32)
+    scores = {group.name: np.arange(1.0, group.size + 1) for group in graph}
+    options = SearchOptions("greedy", screening=screening, shortlist=3, rounds=4)
+    with FlopCounterMode(display=False) as counted:
+        search(model, graph, cost, scores, probe, full // 2, options)
+    most = search_operations(model, example, full, len(graph), options, probe.samples, probe.batch_size)
+    assert most / 8 <= counted.get_total_flops() / 2 <= most
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("intercept", [True, False])
+def test_the_products_of_a_repair_are_those_of_its_inputs(intercept):
+    model = perceptron() if intercept else nn.Sequential(nn.Linear(5, 8), nn.ReLU(), nn.Linear(8, 4, bias=False)).eval()
+    inputs = torch.randn(64, 5, generator=torch.Generator().manual_seed(1))
+    graph, probe = fitted(model, inputs)
+    seen = {}
+
+    def see(name, signals, drift):
+        seen[name] = signals.clone(), drift
+
+    fit, plan = Repair.of(model, graph, probe), plan_of(graph, g0=[0, 4])
+    fit.mend(apply(model, graph, plan), plan, see=see)
+    signals, drift = seen["2"]
+    about = signals - signals.mean(1, keepdim=True) if intercept else signals
+    torch.testing.assert_close(drift.gram, about @ about.T)
+    assert seen["0"][1] is None
 
 
 def test_what_is_estimated_bounds_what_is_measured():
