@@ -28,7 +28,7 @@ from prunekit._files import atomic_path
 from prunekit.choices import Shrink
 from prunekit.cost.clocks import seconds_of
 from prunekit.errors import BudgetError
-from prunekit.graph import PruningPlan, apply
+from prunekit.graph import ChannelGroup, PruningPlan, apply
 from prunekit.groups import TimestepGroup, make_groups
 from prunekit.importance import ImportanceMap, Probe
 from prunekit.recipe import PruneOptions
@@ -152,9 +152,15 @@ def time_all(rows: list[Row], names: list[str], output: Path) -> None:
 
 def network(bench: Bench, row: Row) -> nn.Module:
     """The network of a row, as far as time goes: with its widths and without its branches."""
-    widths = np.array([row["widths"].get(group.name, group.size) for group in bench.graph], dtype=np.int64)
+    widths = np.array([_width(row, group) for group in bench.graph], dtype=np.int64)
     scores = {group.name: np.zeros(group.size) for group in bench.graph}
     return apply(bench.base.model, bench.graph, PruningPlan.from_widths(bench.graph, widths, scores)).eval()
+
+
+def _width(row: Row, group: ChannelGroup) -> int:
+    if group.branch is not None:
+        return 0 if group.name in row["removed"] else 1
+    return row["widths"].get(group.name) or group.size  # 0 if a removed branch takes it along
 
 
 @torch.inference_mode()
