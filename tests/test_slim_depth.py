@@ -161,6 +161,7 @@ def test_a_config_that_is_bound_again_is_read(folder):
         _first_output(through=["conv1"]),
         _first_output(through=["forward"]),
         _first_output(through=[".."]),
+        _first_output(through=["dropout"] * 100_000),
     ],
 )
 def test_stubs_that_do_not_fit_are_refused_in_a_sentence_though_they_are_bound(folder, change):
