@@ -10,7 +10,7 @@ import copy
 import json
 import logging
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -36,7 +36,7 @@ from prunekit.checkpoint.metadata import check_kept, check_params, checked_predi
 from prunekit.checkpoint.tensors import read_tensors, safetensors_metadata, safetensors_shapes
 from prunekit.errors import FileFormatError, InputError, PlanError, PrunekitError
 from prunekit.graph import PruningPlan, fit
-from prunekit.graph.branch import Stub
+from prunekit.graph.branch import Stub, is_within
 from prunekit.graph.forward_pass import run_once
 from prunekit.graph.stubs import put_stubs, stubs_in
 from prunekit.graph.surgery import all_tensors, are_gone
@@ -306,9 +306,9 @@ def _checked_shapes(path: Path, config: "SlimFile") -> dict[str, tuple[int, ...]
 def _fitted(folder: Path, spec: ModelSpec, shapes: Shapes, known: "SlimFile", plan: PruningPlan) -> nn.Module:
     """The network with the file's tensors; these are read only after a check that their shapes agree."""
     sizes, macs, stubs = known.sizes, known.macs, tuple(map(Stub.of, known.stubs or ()))
-    if bool(stubs) != bool(plan.removed):
-        raise FileFormatError(f"{folder} has a plan that removes {len(plan.removed)} branches, and {len(stubs)} stubs.")
+    _check_stubs(folder, stubs, plan)
     skeleton = spec.skeleton(shapes)
+    unpruned = copy.deepcopy(skeleton).to("meta")
     put_stubs(skeleton, stubs)
     whole = all_tensors(skeleton)
     for name in whole.keys() & shapes.keys():
@@ -318,7 +318,7 @@ def _fitted(folder: Path, spec: ModelSpec, shapes: Shapes, known: "SlimFile", pl
     if spec.factory is None:
         kept = {name: own for name, own in plan.kept.items() if not are_gone(name, stubs)}
         check_kept(replace(plan, kept=kept), skeleton, shapes, f"{folder}")
-        _check_macs(folder, spec, _check_run(folder, spec, skeleton, shapes, sizes), macs)
+        _check_macs(folder, spec, _check_run(folder, spec, skeleton, unpruned, shapes, sizes), macs)
     model = fit(skeleton, read_tensors(folder / "model.safetensors"), sizes)
     check_finite(model, folder)
     if spec.factory is not None and spec.inputs is not None:
@@ -334,7 +334,21 @@ def _check_macs(folder: Path, spec: ModelSpec, found: int | None, macs: int) -> 
         raise FileFormatError(f"{folder} says that an evaluation takes {macs:,} MACs; its tensors take {found:,}.")
 
 
-def _check_run(folder: Path, spec: ModelSpec, skeleton: nn.Module, shapes: Shapes, sizes: Sizes) -> int | None:
+def _check_stubs(folder: Path, stubs: Sequence[Stub], plan: PruningPlan) -> None:
+    """Refuse stubs that are not those of the plan's branches."""
+    if bool(stubs) != bool(plan.removed):
+        raise FileFormatError(f"{folder} has a plan that removes {len(plan.removed)} branches, and {len(stubs)} stubs.")
+    modules = {stub.module for stub in stubs}
+    if len(modules) < len(stubs):
+        raise FileFormatError(f"{folder} has {len(stubs)} stubs for {len(modules)} modules; expected one for each.")
+    odd = next((name for name in plan.removed if not is_within(name.removeprefix("branch:"), modules)), None)
+    if odd is not None:
+        raise FileFormatError(f"{folder} has a plan that removes {odd[:80]!r}, and no stub for it.")
+
+
+def _check_run(
+    folder: Path, spec: ModelSpec, skeleton: nn.Module, whole: nn.Module, shapes: Shapes, sizes: Sizes
+) -> int | None:
     """Run a pass with the file's widths on the meta device, which computes shapes only; if it fails, run an unpruned one too.
 
     Returns:
@@ -343,9 +357,10 @@ def _check_run(folder: Path, spec: ModelSpec, skeleton: nn.Module, shapes: Shape
     Raises:
         FileFormatError: the tensors do not fit their layers, the layers do not fit each other, or the output is another.
     """
-    whole = copy.deepcopy(skeleton).to("meta")
     with torch.device("meta"):
-        sliced = fit(copy.deepcopy(whole), {name: torch.empty(shape) for name, shape in shapes.items()}, sizes).float()
+        sliced = fit(
+            copy.deepcopy(skeleton).to("meta"), {name: torch.empty(shape) for name, shape in shapes.items()}, sizes
+        ).float()
         try:
             inputs = _on_meta(spec.example_inputs())
         except InputError:  # the inputs cannot be derived from the config

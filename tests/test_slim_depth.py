@@ -9,8 +9,9 @@ import pytest
 import torch
 from benches import Bench
 from networks import NETWORKS
+from safetensors.torch import load_file, save_file
 
-from prunekit._files import sha256_file, write_json
+from prunekit._files import json_hash, sha256_file, write_json
 from prunekit.checkpoint import ModelSpec
 from prunekit.cost import CostModel
 from prunekit.errors import FileFormatError, PrunekitError
@@ -122,6 +123,56 @@ def test_changed_stubs_are_refused_in_a_sentence(folder, change):
     assert isinstance(caught.value, FileFormatError)
     assert "\n" not in str(caught.value)
     assert str(caught.value).endswith((".", ")"))
+
+
+def bound(folder, config):
+    """Write a config, and weights that are bound to it, so that nothing but its content can be refused."""
+    told = {key: value for key, value in config.items() if key != "sha256"}
+    weights = folder / "model.safetensors"
+    save_file(load_file(weights), weights, {"config_sha256": json_hash(json.loads(json.dumps(told)))})
+    write_json(folder / "config.json", {**told, "sha256": sha256_file(weights)})
+
+
+def test_a_config_that_is_bound_again_is_read(folder):
+    bound(folder, json.loads((folder / "config.json").read_text()))
+    assert len(stubs_in(load_slim(folder).model)) == len(REMOVED)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda config: config.pop("stubs"),
+        lambda config: config["stubs"].pop(),
+        lambda config: config["stubs"].append(config["stubs"][0]),
+        lambda config: config["stubs"].extend([config["stubs"][0]] * 20_000),
+        lambda config: config["stubs"].extend({**config["stubs"][0], "module": f"m{i}"} for i in range(20_000)),
+        lambda config: config["stubs"].append({**config["stubs"][0], "module": "conv_norm_out"}),
+        lambda config: config["stubs"].append({**config["stubs"][0], "module": "down_blocks.0.resnets.0.conv1"}),
+        lambda config: config["plan"].update(removed=["branch:no.such"]),
+        lambda config: config["plan"]["removed"].append("branch:mid_block.resnets.0"),
+        _stub(module=""),
+        _stub(module="conv_in"),
+        _stub(module="down_blocks"),
+        _stub(module="down_blocks.-1"),
+        _stub(module="a." * 10_000),
+        _stub(nested=True),
+        _first_output(argument="temb", place=1),
+        _first_output(argument="no such", place=10**6),
+        _first_output(through=["conv1"]),
+        _first_output(through=["forward"]),
+        _first_output(through=[".."]),
+        _first_output(through=["dropout"] * 100_000),
+    ],
+)
+def test_stubs_that_do_not_fit_are_refused_in_a_sentence_though_they_are_bound(folder, change):
+    config = json.loads((folder / "config.json").read_text())
+    change(config)
+    bound(folder, config)
+    with pytest.raises(FileFormatError) as caught:
+        load_slim(folder)
+    assert "was changed after it was written" not in str(caught.value)
+    assert "\n" not in str(caught.value)
+    assert len(str(caught.value)) < 1000
 
 
 def test_zeros_never_take_more_memory_than_what_they_are_added_to(folder):

@@ -25,11 +25,12 @@ from prunekit.graph.branch import Branch, stubs_of
 from prunekit.graph.deadline import Deadline
 from prunekit.graph.forward_pass import Inputs, output_tensors, run_once
 from prunekit.graph.lineage import Lineage, makes_step, recorded
+from prunekit.graph.operators.common import name_of
 from prunekit.graph.residuals import Residual, residuals
 from prunekit.graph.stubs import put_stubs
 from prunekit.graph.surgery import all_tensors, put
 from prunekit.graph.values import random_inputs
-from prunekit.graph.ways_back import PRODUCTS
+from prunekit.graph.ways_back import SUMS, is_product
 
 __all__ = ["branches_of"]
 
@@ -92,6 +93,7 @@ class _Trial:
         self._model = _randomised(model, dtype)
         self._inputs = tree_map(partial(_cast, dtype=dtype), random_inputs(inputs))
         self._deadline, self._near = deadline, _NEAR[dtype]
+        run_once(self._model, self._inputs)  # what a network computes once and keeps is not noted
         self._lineage, _ = self._run(self._model)
         self._cut = copy.deepcopy(self._model)
         self._children = [(module._modules, dict(module._modules)) for module in self._cut.modules()]
@@ -155,7 +157,7 @@ class _Trial:
     def _products(self, lineage: Lineage) -> Iterator[tuple[str, str, object]]:
         """Module, operator and shapes of each product."""
         for step in lineage.steps:
-            if step.operator in PRODUCTS or "attention" in step.operator:
+            if is_product(step):
                 yield step.module, step.operator, step.given
 
 
@@ -170,7 +172,7 @@ class _LeavingOut(TorchDispatchMode):
         self, func: OpOverload, types: object, args: Args = (), kwargs: Kwargs | None = None
     ) -> object:
         leaves = [leaf for leaf in tree_leaves((args, kwargs or {})) if isinstance(leaf, Tensor)]
-        place = self._sums.get(self._count)
+        place = self._sums.get(self._count) if name_of(func) in SUMS else None
         base = leaves[place].clone() if place is not None else None
         out = func(*args, **(kwargs or {}))
         if makes_step(out):

@@ -17,7 +17,7 @@ from prunekit.graph.branch import Branch, Output, Stub, is_within
 from prunekit.graph.layers import axis_size, layer_kind
 from prunekit.graph.lineage import Lineage, ModuleCall, Step
 from prunekit.graph.stubs import argument_names
-from prunekit.graph.ways_back import LONGEST, SAME, SUMS, TIMES, WaysBack, factor_of
+from prunekit.graph.ways_back import LONGEST, SAME, SUMS, TIMES, WaysBack, factor_of, is_product
 
 __all__ = ["Residual", "residuals"]
 
@@ -99,7 +99,9 @@ class _Finder:
                 yield void, sums
 
     def residual(self, stub: Stub, sums: Mapping[int, int]) -> Residual | None:
-        """The branch of a stub, None for a layer without which all that it reads is still computed."""
+        """The branch of a stub; None for a layer without which all that it reads is still computed, and for the whole network."""
+        if not self._live(stub) & self._products:
+            return None
         idle = self._idle(stub)
         if stub.kind == "void" and not idle and layer_kind(self.modules[stub.module]) is not None:
             bases = {self.lineage.steps[number].inputs[place] for number, place in sums.items()}
@@ -145,9 +147,7 @@ class _Finder:
         ):
             return False
         base = step.inputs[1 - mine[0]]
-        made = self.lineage.maker(base)
-        maker = None if made is None else self.lineage.steps[made]
-        if maker is not None and maker.shape != step.shape and len(maker.outputs) == 1:
+        if step.given[1 - mine[0]] != step.shape:  # a shift for all positions is no stream
             return False
         before = self.lineage.ancestors(_given(call)) & self.lineage.moving
         return self._leads_to(before, base, self._ways.is_affine) or self._leads_to(before, base, _is_sum)
@@ -246,6 +246,12 @@ class _Finder:
     def _alive(self) -> set[int]:
         return self.lineage.ancestors(self.lineage.outputs)
 
+    @cached_property
+    def _products(self) -> set[int]:
+        """Results of products of what the network was given."""
+        steps = (step for step in self.lineage.steps if is_product(step) and self.lineage.moving & set(step.inputs))
+        return {node for step in steps for node in step.outputs}
+
     def _live(self, stub: Stub) -> set[int]:
         """Nodes that the network's output still depends on when a stub stands."""
         call = self.by_name[stub.module]
@@ -315,4 +321,4 @@ def _stays_zero(step: Step, mine: Sequence[int]) -> bool:
     """Whether a step's result is zero where these operands are."""
     if step.operator in TIMES:
         return step.operator != "div" or 0 in mine
-    return step.operator in SAME - {"cat"} or (step.operator in SUMS and len(mine) == len(step.inputs))
+    return step.operator in SAME - {"cat"} or (step.operator in SUMS and len(mine) == len(step.inputs) == 2)

@@ -51,11 +51,11 @@ class Shortcut(_Stub):
 
 
 class Void(_Stub):
-    """Returns zeros, which take no memory: what they are added to stays as it is."""
+    """Returns zeros: what they are added to stays as it is. They can be written into, as by sums in place."""
 
     def _made(self, output: Output, given: Tensor) -> Tensor:
         sizes = given.shape if output.shape is None else [n or given.shape[i] for i, n in enumerate(output.shape)]
-        return given.new_zeros(()).expand(sizes)
+        return given.new_zeros(sizes)
 
 
 def put_stubs(model: nn.Module, stubs: Iterable[Stub]) -> None:

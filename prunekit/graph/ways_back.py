@@ -1,12 +1,13 @@
 """Ways back from what a module returned to what it was given, through nothing but sums, reshapes, numbers and layers of its own."""
 
+from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
 
 from prunekit.graph.lineage import Lineage, ModuleCall, Step
 
-__all__ = ["AFFINE", "LONGEST", "PRODUCTS", "SAME", "SUMS", "TIMES", "Way", "WaysBack", "factor_of"]
+__all__ = ["AFFINE", "LONGEST", "PRODUCTS", "SAME", "SUMS", "TIMES", "Way", "WaysBack", "factor_of", "is_product"]
 
 _SAME = (
     "_to_copy _unsafe_view alias cat chunk clone contiguous detach expand lift_fresh narrow permute reshape select slice split "
@@ -23,6 +24,7 @@ TIMES = frozenset(("div", "mul", "neg"))
 SUMS = frozenset(("add", "sub"))
 LONGEST = 400
 """Steps of a way back that are looked at."""
+_MOST = 5000  # steps of all ways back from one result
 _WAYS = 4  # how many ways back are looked at, where sums of sums have many
 
 
@@ -52,7 +54,11 @@ class WaysBack:
     """
 
     def __init__(self, lineage: Lineage, calls: Sequence[ModuleCall]) -> None:
-        self._lineage, self._calls = lineage, calls
+        self._lineage, self._left = lineage, 0
+        self._makers: dict[int, list[ModuleCall]] = defaultdict(list)
+        for call in calls:
+            if call.form == "tensor":
+                self._makers[call.results[0][0]].append(call)
 
     def best(self, call: ModuleCall, node: int, shape: tuple[int, ...]) -> Way | None:
         """The way back from a module's result that goes through fewest of its children, None if there is none.
@@ -62,6 +68,7 @@ class WaysBack:
             node: of the result.
             shape: of the result; a way that goes through no child must lead to an argument of this shape.
         """
+        self._left = _MOST
         shapes = {given: own for _, _, given, own in call.given}
         ways = islice(self._from(call, node, frozenset(), LONGEST), _WAYS)
         fitting = [way for way in ways if way.through or shapes[way.given] == shape]
@@ -72,7 +79,8 @@ class WaysBack:
             yield Way(node)
             return
         made = self._lineage.maker(node)
-        if made is None or made < call.first or left == 0:
+        self._left -= 1
+        if made is None or made < call.first or left == 0 or self._left < 0:
             return
         step = self._lineage.steps[made]
         if step.operator in SAME:
@@ -84,8 +92,7 @@ class WaysBack:
             yield from (replace(way, scale=way.scale * factor) for way in ways)
         elif step.operator in SUMS and len(step.inputs) == 2 and factor_of(step) == 1:
             yield from self._past(call, made, passed, left)
-        else:
-            yield from self._through(call, node, passed, left)
+        yield from self._through(call, node, passed, left)
 
     def _past(self, call: ModuleCall, number: int, passed: frozenset[str], left: int) -> Iterator[Way]:
         """Ways through one operand of a sum whose other operand was computed from where the way leads."""
@@ -97,9 +104,9 @@ class WaysBack:
 
     def _through(self, call: ModuleCall, node: int, passed: frozenset[str], left: int) -> Iterator[Way]:
         """Ways through a direct child whose only result is a node, if it computes nothing but products and reshapes."""
-        for child in self._calls:
+        for child in self._makers.get(node, ()):
             holder, _, name = child.module.rpartition(".")
-            if holder != call.module or child.form != "tensor" or child.results[0][0] != node or child.module in passed:
+            if holder != call.module or child.module in passed:
                 continue
             if child.given and all(map(self.is_affine, self._lineage.steps[child.first : child.last])):
                 ways = self._from(call, child.given[0][2], passed | {child.module}, left - 1)
@@ -110,6 +117,11 @@ class WaysBack:
         """Whether a step is a product, a reshape or the sum with a weight, or has to do with weights alone."""
         moving = self._lineage.moving.intersection(step.inputs)
         return not moving or step.operator in AFFINE or (step.operator in SUMS and len(moving) == 1)
+
+
+def is_product(step: Step) -> bool:
+    """Whether a step multiplies weights or tensors, or is a fused attention."""
+    return step.operator in PRODUCTS or "attention" in step.operator
 
 
 def factor_of(step: Step) -> float:

@@ -2,7 +2,7 @@
 
 import copy
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, cast
 
@@ -17,7 +17,8 @@ from prunekit.checkpoint import ModelSpec
 from prunekit.conditions import rows_of
 from prunekit.cost import count_macs
 from prunekit.errors import InputError
-from prunekit.graph import ChannelGraph
+from prunekit.graph import ChannelGraph, ChannelGroup
+from prunekit.graph.branch import is_within
 from prunekit.groups import TimestepGroups
 from prunekit.nets.drop_in import DropInOutput, Router, scattered
 from prunekit.nets.model_config import full_config, time_unit_of, timeline_of
@@ -81,6 +82,7 @@ class MultiDecoderUNet(Pretrained, ModelMixin, ConfigMixin):  # type: ignore[mis
             raise InputError(f"Got widths for {len(widths)} decoders; expected one for each of {len(groups)} groups.")
         self.groups = groups
         self.kept: dict[str, tuple[int, ...]] = {}
+        self.removed: tuple[str, ...] = ()
         self.sizes: dict[str, dict[str, int]] = {}
         self.widths = tuple(tuple(int(width) for width in wide) for wide in widths)
         self.unet_config = own
@@ -160,12 +162,12 @@ class MultiDecoderUNet(Pretrained, ModelMixin, ConfigMixin):  # type: ignore[mis
         return StageUNet(self.encoder, cast(Decoder, self.decoders[self.groups[index].index])).train(self.training)
 
     def stage_graph(self, graph: ChannelGraph) -> ChannelGraph:
-        """A stage's channel groups, where those that reach into the shared encoder keep all their channels.
+        """A stage's channel groups, where those that reach into the shared encoder keep all their channels, and its branches.
 
         Args:
             graph: channel groups of a network that :meth:`stage` returned.
         """
-        shared = {g.name for g in graph if any(not member.layer.startswith("decoder.") for member in g.members)}
+        shared = {g.name for g in graph if not all(is_within(place, ["decoder"]) for place in _places(g))}
         return graph.with_whole(shared)
 
     def with_pruned(self, slims: Iterable[SlimModel]) -> "MultiDecoderUNet":
@@ -194,6 +196,8 @@ class MultiDecoderUNet(Pretrained, ModelMixin, ConfigMixin):  # type: ignore[mis
             made.kept |= {k.replace("decoder.", place, 1): tuple(v) for k, v in slim.plan.kept.items()}
             made.sizes = {k: v for k, v in made.sizes.items() if not k.startswith(place)}
             made.sizes |= {k.replace("decoder.", place, 1): dict(v) for k, v in slim.sizes.items()}
+            others = [name for name in made.removed if not name.startswith(f"branch:{place}")]
+            made.removed = (*others, *(name.replace("decoder.", place, 1) for name in slim.plan.removed))
         return made
 
     def stage_spec(self) -> ModelSpec:
@@ -236,3 +240,10 @@ class MultiDecoderUNet(Pretrained, ModelMixin, ConfigMixin):  # type: ignore[mis
             part = self.decoders[index]([rows_of(skip, rows, batch) for skip in skips], rows_of(embedding, rows, batch))
             output = scattered(output, part, rows, batch)
         return DropInOutput(output) if return_dict else (output,)
+
+
+def _places(group: ChannelGroup) -> Iterator[str]:
+    """Layers that a channel group has channels of, or modules that a residual branch is removed with."""
+    yield from (member.layer for member in group.members)
+    if group.branch is not None:
+        yield from (stub.module for stub in group.branch.stubs)

@@ -40,7 +40,7 @@ def multi_decoder_slim(net: MultiDecoderUNet, about: JsonDict) -> SlimModel:
     return SlimModel(
         net,
         ModelSpec(_CLASS, config),
-        PruningPlan(net.kept, json_hash(config)[:16]),
+        PruningPlan(net.kept, json_hash(config)[:16], net.removed),
         net.sizes,
         TimestepGroup(0, 0, groups.num_timesteps),
         groups.num_timesteps,
@@ -82,6 +82,7 @@ def load_multi_decoder(folder: Path | str) -> tuple[MultiDecoderUNet, SlimModel]
     if not isinstance(net, MultiDecoderUNet):
         raise FileFormatError(f"{folder} holds a {type(net).__name__}; expected a multi-decoder U-Net's folder.")
     net.kept = {name: tuple(kept) for name, kept in slim.plan.kept.items()}
+    net.removed = slim.plan.removed
     net.describe(slim.about)
     net.sizes = {name: dict(values) for name, values in slim.sizes.items()}
     with torch.no_grad():

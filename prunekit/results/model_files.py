@@ -25,7 +25,7 @@ class StubOutputPart(Model):
 
     argument: str
     place: Whole
-    through: Many[str]
+    through: Annotated[Many[str], Bounded(max_length=64)]
     scale: float
     shape: Annotated[Many[Literal[0, 1]] | None, Bounded(max_length=16)] = None
 

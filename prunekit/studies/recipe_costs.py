@@ -141,6 +141,7 @@ class Estimate:
         rows: passes by stage, with their precision.
         trainings: options by kind of training.
         machine: where it will run.
+        notes: what is not counted, in sentences.
     """
 
     spec: ModelSpec
@@ -148,6 +149,7 @@ class Estimate:
     rows: list[tuple[LedgerRow, str]]
     trainings: dict[str, TrainOptions]
     machine: Machine
+    notes: tuple[str, ...] = ()
 
     def memory(self, training: str) -> dict[str, int]:
         """Bytes for a train step on one GPU, see :meth:`prunekit.cost.StepCost.memory`; an expert needs less than its base."""
@@ -178,7 +180,7 @@ class Estimate:
                 f"{what}: {_size(memory['total'])} in float32, {_size(memory['activations'])} of them activations."
             )
         said.append(machine.said({stage.replace("search", "search at most"): own for stage, own in hours.items()}))
-        return said
+        return [*said, *self.notes]
 
     def to_json(self) -> JsonObject:
         """The base's counts as for ``prunekit cost``, and the estimates."""
@@ -226,7 +228,16 @@ def estimate(recipe: Recipe, machine: Machine | None = None, spec: ModelSpec | N
         if recipe.finetune:
             trainings["fine-tuning"] = recipe.finetune.train
         rows += _of_experts(recipe, macs, params, spec)
-    return Estimate(spec, step, rows, trainings, machine or Gpus())
+    return Estimate(spec, step, rows, trainings, machine or Gpus(), _not_counted(recipe))
+
+
+def _not_counted(recipe: Recipe) -> tuple[str, ...]:
+    """What depends on the network's branches, which only a trace tells."""
+    prune = recipe.prune if isinstance(recipe, ExpertsRecipe) else None
+    if prune is None or prune.shrink == "width" or prune.criterion not in ("taylor", "proxy"):
+        return ()
+    draws = prune.samples if prune.criterion == "proxy" else min(prune.samples, 32)
+    return (f"Not counted: scoring takes another {draws} forward passes per timestep group for each residual branch.",)
 
 
 def _at_data(spec: ModelSpec, recipe: Recipe) -> ModelSpec:

@@ -84,6 +84,11 @@ class Distillation:
         from accelerate.utils import extract_model_from_parallel  # noqa: PLC0415 - nothing but a training needs it
 
         student: nn.Module = extract_model_from_parallel(model)
+        known_layers = dict(student.named_modules()) if names else {}
+        if gone := next((name for name in names if name not in known_layers), None):
+            raise InputError(
+                f"The student has no layer {gone}, whose output was to be learnt; leave out layers of removed branches."
+            )
         with _outputs(student, names) as own:
             halves = self.objective.output(model, noisy, timesteps, *conditions)
         loss, known = (1 - self.weight) * _distance(halves.mean, target), None

@@ -52,6 +52,77 @@ class Widening(nn.Module):
         return (self.shortcut(x) + h) / 2
 
 
+class BiasApart(nn.Module):
+    """A convolution that adds its bias itself, in place."""
+
+    def __init__(self, into: int, out: int) -> None:
+        super().__init__()
+        self.weight, self.bias = nn.Parameter(torch.randn(out, into, 1, 1) / 2), nn.Parameter(torch.randn(out))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.conv2d(x, self.weight).add_(self.bias.reshape(1, -1, 1, 1))
+
+
+class WideningInPlace(Widening):
+    """The shortcut ends with a sum, and is added to the branch in place."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.shortcut = BiasApart(4, 8)
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = self.conv2(F.silu(self.norm2(self.conv1(F.silu(self.norm1(x))))))
+        return h.add_(self.shortcut(x))
+
+
+class WideningRows(nn.Module):
+    """A linear shortcut of three dimensions, which ends with a reshape."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.wide, self.narrow, self.shortcut = nn.Linear(8, 12), nn.Linear(12, 8), nn.Linear(8, 8)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.shortcut(x) + self.narrow(F.gelu(self.wide(x)))
+
+
+class Shifted(nn.Module):
+    """The last norm is shifted by what the input was modulated by, too: one shift for all positions, no stream."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.time, self.last = nn.Linear(5, 8), nn.Linear(2, 8), nn.Linear(8, 3)
+        self.norm = nn.LayerNorm(8)
+
+    def forward(self, x: Tensor, time: Tensor) -> Tensor:
+        shift, scale = self.time(time).unsqueeze(1), torch.tanh(self.time(time)).unsqueeze(1)
+        return self.last(self.norm(torch.tanh(self.first(x) + shift)) * scale + shift)
+
+
+class Wrapped(nn.Module):
+    """The input plus all that the network computes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner = nn.Sequential(nn.Linear(5, 8), nn.GELU(), nn.Linear(8, 5))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.flip(x + self.inner(x), [0])
+
+
+class Remembering(Body):
+    """Computes a table once, and keeps it."""
+
+    def __init__(self) -> None:
+        super().__init__(Block())
+        self.table: list[Tensor] = []
+
+    def forward(self, x: Tensor) -> Tensor:
+        if not self.table:
+            self.table += torch.arange(6.0, device=x.device).neg().exp().split(3)
+        return super().forward(x * self.table[0][0].to(x.dtype))
+
+
 class Images(nn.Module):
     """A convolution in, a block, a convolution out."""
 
@@ -255,6 +326,9 @@ FOUND: dict[str, tuple[Callable[[], Network], dict[str, int]]] = {
     "subtracted": (_made(lambda: Body(Block(join=torch.sub)), _X), {"blocks.0": 1}),
     "in place": (_made(lambda: Body(InPlace()), _X), {"blocks.0": 1}),
     "shortcut convolution": (_made(lambda: Images(Widening()), _picture()), {"block": 1}),
+    "shortcut in place": (_made(lambda: Images(WideningInPlace()), _picture()), {"block": 1}),
+    "shortcut of rows": (_made(lambda: Body(Block(), WideningRows()), _X), {"blocks.0": 1, "blocks.1": 1}),
+    "computed once": (_made(Remembering, _X), {"blocks.0": 1}),
     "nested": (
         _made(lambda: Body(nn.Sequential(Block(), Block())), _X),
         {"blocks.0": 2, "blocks.0.0": 1, "blocks.0.1": 1},
@@ -287,6 +361,8 @@ NOT_FOUND: dict[str, Callable[[], Network]] = {
     "read elsewhere": _made(ReadTwice, _X),
     "called twice": _made(CalledTwice, _X),
     "network's output": _made(Denoiser, _X),
+    "shift": _made(Shifted, _X, rows(1, 2)),
+    "whole network": _made(Wrapped, _X),
 }
 
 

@@ -35,20 +35,21 @@ def batch(count=6, seed=1):
     return torch.randn(count, 1, 8, 8, generator=draws), torch.randint(0, T, (count,), generator=draws)
 
 
-def pruned_stage(net, index, seed=0):
-    """A slim model of one stage, its decoder cut at random."""
+def pruned_stage(net, index, seed=0, removed=None):
+    """A slim model of one stage, its decoder cut at random, and without some branches if they are named."""
     spec = net.stage_spec()
     stage = net.stage(index)
-    graph = net.stage_graph(trace(stage, spec.example_inputs()))
+    shrink = "width" if removed is None else "both"
+    graph = net.stage_graph(trace(stage, spec.example_inputs(), shrink=shrink))
     draws = torch.Generator().manual_seed(seed)
     kept = {}
     for group in graph:
         width = int(group.widths[int(torch.randint(len(group.widths), (1,), generator=draws))])
-        if width < group.size:
+        if width < group.size and group.branch is None:
             kept[group.name] = tuple(
                 group.select(torch.rand(group.size, generator=draws).double().numpy(), width).tolist()
             )
-    plan = PruningPlan(kept, graph.fingerprint)
+    plan = PruningPlan(kept, graph.fingerprint, tuple(f"branch:decoder.{name}" for name in removed or ()))
     cost = CostModel.of(stage, graph, spec.example_inputs())
     widths = plan.widths(graph)
     macs, params = int(cost.macs(widths)), int(cost.params(widths))
@@ -187,6 +188,37 @@ class TestPruning:
         for slim in slims:
             timestep = slim.group.start
             assert torch.equal(pruned(sample, timestep).sample, slim.model(sample, timestep).sample)
+
+    @torch.no_grad()
+    def test_decoders_without_some_of_their_branches_are_stored_and_read_again(self, tmp_path):
+        net = multi()
+        slims = [
+            pruned_stage(net, 0, removed=("mid_block.attentions.0",)),
+            pruned_stage(net, 2, removed=("up_blocks.0.attentions.0", "up_blocks.1.resnets.1")),
+        ]
+        pruned = net.with_pruned(slims)
+        assert pruned.stage_macs() == (slims[0].macs, net.stage_macs()[1], slims[1].macs)
+        save_multi_decoder(pruned, tmp_path / "net", ABOUT)
+        again, slim = load_multi_decoder(tmp_path / "net")
+        removed = (
+            "decoders.0.mid_block.attentions.0",
+            "decoders.2.up_blocks.0.attentions.0",
+            "decoders.2.up_blocks.1.resnets.1",
+        )
+        assert again.removed == slim.plan.removed == tuple(f"branch:{name}" for name in removed)
+        sample, _ = batch()
+        for slim in slims:
+            timestep = slim.group.start
+            assert torch.equal(again(sample, timestep).sample, slim.model(sample, timestep).sample)
+        anew = again.with_pruned([pruned_stage(net, 2, removed=("up_blocks.1.resnets.0",))])
+        assert anew.removed == tuple(f"branch:{name}" for name in (removed[0], "decoders.2.up_blocks.1.resnets.0"))
+
+    def test_branches_of_the_shared_encoder_stay(self):
+        net = multi()
+        graph = net.stage_graph(trace(net.stage(0), net.stage_spec().example_inputs(), shrink="both"))
+        stay = {group.name: len(group.widths) == 1 for group in graph.switches}
+        assert {name.startswith("branch:encoder.") for name in stay} == {True, False}
+        assert all(stays == name.startswith("branch:encoder.") for name, stays in stay.items())
 
     @pytest.mark.slow
     def test_a_plan_that_cuts_the_encoder_is_refused(self):
