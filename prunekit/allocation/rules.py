@@ -66,9 +66,9 @@ def allocate(
     is interpolated. The mean is then exactly the budget, unless all groups are at their best points: the remainder is then not
     spent. A group that contains none of the sampler's steps gets its best point.
     Losses are summed exactly as the journals hold them, so a group with a large loss weighs more than one with a small loss.
-    With a ``sensitivity`` the sum is :math:`\sum_g A_g L_g` instead: each group's loss is multiplied by what the sampler makes of an
-    error in the group, :math:`A_g`, and no longer by the group's number of steps. The sum is then the expected mean square change
-    of the sample.
+    With a ``sensitivity`` the sum is :math:`\sum_g A_g L_g` instead: each group's loss is multiplied by what the sampler makes of
+    an error in the group, :math:`A_g`, and no longer by the group's number of steps. The sum is then the expected mean square
+    change of the sample.
 
     Args:
         groups: the partition.

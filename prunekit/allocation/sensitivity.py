@@ -85,7 +85,7 @@ class Sensitivity:
         checked_size: of the noise with which linearity was checked; None if it was not.
         groups: one for each timestep group, cleanest first.
         features: description of the feature extractor; None unless it was measured in features.
-        about: what else the file says of its origin: the model with the hash of its weights, the noise schedule and prunekit's version.
+        about: its origin: the model with the hash of its weights, the noise schedule and prunekit's version.
 
     Raises:
         ValueError: the groups are no partition of the timesteps, or their numbers contradict each other.
@@ -139,12 +139,12 @@ class Sensitivity:
         """One sentence on whether the change of the sample grows in proportion to the error."""
         if self.checked_size is None:
             return "Linearity was not checked."
+        size = f"with noise of size {self.checked_size:g} the amplification"
         if not self.not_linear:
-            return f"With noise of size {self.checked_size:g} the amplifications are the same within a quarter: changes are proportional to errors."
-        which = ", ".join(f"group {group.index} × {group.linearity:.3g}" for group in self.not_linear)
+            return f"Changes are proportional to errors: {size} of every group is the same within a quarter."
+        which = ", ".join(f"× {group.linearity:.3g} in group {group.index}" for group in self.not_linear)
         return (
-            f"Changes are not proportional to errors: with noise of size {self.checked_size:g} the amplification differs ({which}). "
-            "The figures of these groups hold for errors of this size alone."
+            f"Changes are not proportional to errors: {size} differs, {which}. Their figures hold for this size alone."
         )
 
     def check(self, groups: TimestepGroups, sampler: str, counts: IntArray) -> None:

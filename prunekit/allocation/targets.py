@@ -172,7 +172,9 @@ class Allocation:
                 known.base_macs,
                 tuple(map(Frontier.from_json, known.frontiers or ())),
                 known.network_floor,
-                None if known.sensitivity is None else Sensitivity.from_json(known.sensitivity, f"{source}: sensitivity"),
+                None
+                if known.sensitivity is None
+                else Sensitivity.from_json(known.sensitivity, f"{source}: sensitivity"),
             )
             _agreeing(allocation, known.mean_mac_ratio)
         except FileFormatError:

@@ -25,6 +25,7 @@ from prunekit.report.rendering import render
 from prunekit.report.result_table import result_table, result_tiles
 from prunekit.report.run import RunResults, read_run
 from prunekit.report.samples import samples_png
+from prunekit.report.sensitivities import sensitivity_blocks
 from prunekit.report.table import Table
 from prunekit.report.tables import cost_table, loss_table, metric_table
 from prunekit.report.target_charts import frontiers_chart, targets_charts
@@ -83,7 +84,12 @@ def _document(results: RunResults, grouping: Grouping | None, folder: Path) -> D
         (
             "targets",
             "Noise and targets",
-            [targets_charts(results), grouping_charts(grouping) if grouping else None, frontiers_chart(results)],
+            [
+                targets_charts(results),
+                grouping_charts(grouping) if grouping else None,
+                frontiers_chart(results),
+                *sensitivity_blocks(results),
+            ],
         ),
         ("training", "Training cost", [Words(cost) if cost else None, *cost_blocks(results.manifest)]),
         short={"flow": "Flow", "losses": "Loss map", "widths": "Widths", "samples": "Samples"},

@@ -5,10 +5,10 @@ prediction that is made in the group. The amplification of group g is
 
 .. math:: A_g = \frac{\mathrm{mean}\,|x_g - x|^2}{\mathrm{mean}\,|e|^2},
 
-with x the undisturbed sample, x_g the disturbed one, and e the noise that is added to one prediction. For small errors the sampler is
-linear in them, and errors of different evaluations are independent, so :math:`\sum_g A_g L_g` is the expected mean square change of
-the sample if the predictions in group g are wrong by a mean square of :math:`L_g`. Definition: this project's; docs/allocation.md says
-what it is used for, and what has been compared.
+with x the undisturbed sample, x_g the disturbed one, and e the noise that is added to one prediction. Where the sampler is linear
+in errors and these are independent, :math:`\sum_g A_g L_g` is the expected mean square change of the sample if the predictions in
+group g are wrong by a mean square of :math:`L_g`. Definition: this project's; docs/allocation.md says what it is used for, and what
+has been compared.
 
 No sampler needs to know about it: :class:`Disturbed` stands in for the denoiser, in a :class:`prunekit.sampling.Sampler` as in a
 pipeline of diffusers.
@@ -36,7 +36,16 @@ from prunekit.sampling.drawing import Sampler
 from prunekit.schedule import TimeUnit
 from prunekit.training import split_output
 
-__all__ = ["Disturbance", "Disturbed", "Draws", "Measure", "SensitivityOptions", "elements", "router_of", "sensitivities"]
+__all__ = [
+    "Disturbance",
+    "Disturbed",
+    "Draws",
+    "Measure",
+    "SensitivityOptions",
+    "elements",
+    "router_of",
+    "sensitivities",
+]
 
 _NOISE_SEED = 0x5E45  # added to the samples' seed, so that the added noise is not that of the samples
 _CHECKED = 2.0  # times the size: the noise with which linearity is checked
@@ -278,9 +287,7 @@ def sensitivities(
     return tuple(found)
 
 
-def _joined(
-    group: TimestepGroup, evaluations: int, runs: list[tuple[float, FloatArray]]
-) -> GroupSensitivity:
+def _joined(group: TimestepGroup, evaluations: int, runs: list[tuple[float, FloatArray]]) -> GroupSensitivity:
     """One group's sensitivity from the errors and changes of its runs, of which the second checks the linearity."""
     place = (group.index, group.start, group.stop, evaluations)
     if not runs:
@@ -288,7 +295,7 @@ def _joined(
     error, change = runs[0]
     if not error > 0:
         raise InputError(
-            f"The predictions in timestep group {group.index} are 0, so noise relative to them is 0 too; expected a trained network."
+            f"The predictions in timestep group {group.index} are 0, and so is noise of their size; expected a trained network."
         )
     amplification = float(change.mean()) / error
     se = float(change.std(ddof=1) / np.sqrt(len(change))) / error if len(change) > 1 else None
@@ -305,7 +312,7 @@ def _form_of(network: nn.Module) -> CallForm:
 
 
 def _mean_of(output: Tensor, sample: Tensor) -> Tensor:
-    """The part of an output without predicted variances, a view; all of it where the samples have other channels, as in inpainting."""
+    """The part of an output without predicted variances, a view; all of it where samples have other channels, as in inpainting."""
     try:
         return split_output(output, sample).mean
     except InputError:
