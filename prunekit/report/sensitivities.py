@@ -96,8 +96,11 @@ def describe_sensitivity(found: Sensitivity) -> str:
     )
 
 
-def sensitivity_table(found: Sensitivity) -> Table:
-    """Every timestep group's amplification with its standard error, evaluations and check of linearity."""
+def sensitivity_table(results: RunResults) -> Table | None:
+    """Every timestep group's amplification with its standard error, evaluations and check of linearity; None if not measured."""
+    found = results.allocation.sensitivity
+    if found is None:
+        return None
     rows = tuple(
         {
             "group": group.index,
@@ -131,7 +134,7 @@ def sensitivity_table(found: Sensitivity) -> Table:
     return Table("sensitivity", f"Sensitivity of the sampler, measured in {found.measured_in}", rows, columns)
 
 
-def sensitivity_blocks(results: RunResults) -> list[Words | Chart | Table]:
+def sensitivity_blocks(results: RunResults, table: Table | None) -> list[Words | Chart | Table]:
     """A page's sentence on how rule ``measured`` weighed the losses, with chart and table; empty if it did not by sensitivity."""
     found = results.allocation.sensitivity
     if found is None:
@@ -142,8 +145,8 @@ def sensitivity_blocks(results: RunResults) -> list[Words | Chart | Table]:
         f"{found.count} samples of {found.steps} steps of {found.sampler}, with noise of size {found.size:g}. "
         f"{found.describe_linearity()}"
     )
-    table = sensitivity_table(found)
-    return [Words(said), *([] if not found.weights.any() else [_chart(found)]), table]
+    blocks = [Words(said), _chart(found) if found.weights.any() else None, table]
+    return [block for block in blocks if block is not None]
 
 
 def _chart(found: Sensitivity) -> Chart:

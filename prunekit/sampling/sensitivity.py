@@ -24,6 +24,7 @@ import numpy as np
 import torch
 from torch import Generator, Tensor, nn
 
+from prunekit._progress import as_part
 from prunekit._types import FloatArray
 from prunekit.allocation.sensitivity import GroupSensitivity
 from prunekit.conditions import prediction_of
@@ -229,7 +230,6 @@ def sensitivities(
     router: Router,
     measure: Measure,
     options: SensitivityOptions,
-    report: Callable[[int, int], None] | None = None,
 ) -> tuple[GroupSensitivity, ...]:
     """Measure every timestep group's amplification; groups without evaluations have 0.
 
@@ -239,7 +239,6 @@ def sensitivities(
         router: has the groups, and the unit in which the sampler tells the timestep.
         measure: where changes of the sample are measured.
         options: number of samples, and size of the noise.
-        report: called with (runs of the sampler done, their number).
 
     Returns:
         One for each timestep group, cleanest first.
@@ -263,27 +262,22 @@ def sensitivities(
         >>> [group.evaluations for group in found], found[0].amplification < found[1].amplification
         ([1, 1], True)
     """
-
-    def drawn(disturbance: Disturbance) -> tuple[Disturbed, Tensor]:
-        noisy = Disturbed(model, router, disturbance)
-        return noisy, draw(noisy, options.count, options.seed, options.batch_size)
-
-    plain, samples = drawn(Disturbance(None, 0.0, options.seed))
-    steps = {g.index: round(plain.rows[g.index] / (options.count * draw.passes)) for g in router.groups}
     sizes = [size for size in (options.size, options.checked_size) if size is not None]
-    done, total = 1, 1 + len(sizes) * sum(1 for count in steps.values() if count)
+    total = 1 + len(sizes) * len(router.groups)
+
+    def drawn(number: int, disturbance: Disturbance) -> tuple[Disturbed, Tensor]:
+        noisy = Disturbed(model, router, disturbance)
+        with as_part("sensitivity", number, total):
+            return noisy, draw(noisy, options.count, options.seed, options.batch_size)
+
+    plain, samples = drawn(0, Disturbance(None, 0.0, options.seed))
     found = []
     for group in router.groups:
-        runs = []
-        for size in sizes if steps[group.index] else ():
-            if report is not None:
-                report(done, total)
-            noisy, disturbed = drawn(Disturbance(group.index, size, options.seed))
+        evaluations, runs = round(plain.rows[group.index] / (options.count * draw.passes)), []
+        for place, size in enumerate(sizes if evaluations else ()):
+            noisy, disturbed = drawn(1 + len(sizes) * group.index + place, Disturbance(group.index, size, options.seed))
             runs.append((noisy.error, measure.change(samples, disturbed)))
-            done += 1
-        found.append(_joined(group, steps[group.index], runs))
-    if report is not None:
-        report(total, total)
+        found.append(_joined(group, evaluations, runs))
     return tuple(found)
 
 

@@ -10,14 +10,15 @@ from torch import Tensor, nn
 
 import prunekit
 from prunekit._files import write_json
-from prunekit._json import JsonDict
+from prunekit._json import JsonDict, JsonObject
 from prunekit.allocation import Sensitivity
-from prunekit.checkpoint import ModelSpec
+from prunekit.checkpoint import Base, ModelSpec
 from prunekit.choices import SensitivityMeasure
 from prunekit.errors import InputError
 from prunekit.extractors import Extractor, choose_extractor, named_extractor
 from prunekit.groups import TimestepGroups
 from prunekit.nets.drop_in import Router
+from prunekit.recipe import EvaluationOptions
 from prunekit.report import sensitivity_png
 from prunekit.results.model import plain
 from prunekit.sampling import Sampler
@@ -25,14 +26,25 @@ from prunekit.sampling.feature_changes import features_of
 from prunekit.sampling.sensitivity import Measure, SensitivityOptions, elements, router_of, sensitivities
 from prunekit.schedule import Parameterization
 from prunekit.steps.budgets import evaluations
+from prunekit.steps.image_choice import check_told_nothing
 from prunekit.steps.opening import Opened
 from prunekit.steps.placing import placed
+from prunekit.steps.sample_quality import judges
+from prunekit.steps.setting import Setting
 from prunekit.training import weights_hash
 
 if TYPE_CHECKING:  # it imports diffusers' pipelines, which take seconds
     from prunekit.pipelines import PipelineSampler
 
-__all__ = ["Sampled", "chosen_measure", "measure_sensitivity", "write_sensitivity"]
+__all__ = [
+    "Sampled",
+    "chosen_measure",
+    "measure_sensitivity",
+    "measured_in_a_run",
+    "passes_of",
+    "sampled_as",
+    "write_sensitivity",
+]
 
 
 @dataclass(frozen=True, eq=False)
@@ -161,7 +173,6 @@ def measure_sensitivity(
     groups: TimestepGroups,
     options: SensitivityOptions,
     measure: tuple[Measure, Extractor | None],
-    report: Callable[[int, int], None] | None = None,
 ) -> Sensitivity:
     """Measure how a model's sampler carries an error of each timestep group into the sample, on the GPU if there is one.
 
@@ -170,7 +181,6 @@ def measure_sensitivity(
         groups: the timestep groups.
         options: number of samples, and size of the noise.
         measure: see :func:`chosen_measure`.
-        report: called with (runs of the sampler done, their number).
 
     Raises:
         InputError: see :func:`prunekit.sampling.sensitivity.sensitivities`.
@@ -181,7 +191,7 @@ def measure_sensitivity(
         sampler = sampler.for_latents()
     router = sampled.router(groups)
     with placed(sampled.model):
-        found = sensitivities(sampler, sampled.model, router, how, options, report)
+        found = sensitivities(sampler, sampled.model, router, how, options)
     return Sensitivity(
         groups.num_timesteps,
         sampled.sampler_name,
@@ -196,6 +206,58 @@ def measure_sensitivity(
         None if extractor is None else plain(extractor.describe()),
         about,
     )
+
+
+def measured_in_a_run(base: Base, setting: Setting) -> Sensitivity:
+    """Measure the sensitivity of a run's base with the sampler of its allocation, in what its allocation section asks for.
+
+    Args:
+        base: the run's base.
+        setting: how the run measures all models; its options name the feature extractor.
+
+    Raises:
+        InputError: the network takes captions and no pipeline gives them; see also :func:`chosen_measure`.
+    """
+    allocation, latent, piped = setting.allocation, setting.images.train.latent, setting.pipeline is not None
+    if setting.pipeline is None:
+        check_told_nothing(base.spec, "name the `pipeline` that samples in the evaluation section")
+    else:
+        setting.pipeline.fit(base.model)
+    sampler = setting.sampler if piped or not latent else setting.sampler.for_latents()
+    sampled = Sampled(
+        base.model, "base", base.spec, base.parameterization, sampler, allocation.sampler, latent=latent or piped
+    )
+    measure = chosen_measure(
+        allocation.sensitivity_in, sampled.latent, piped, setting.options.features, lambda: setting.real
+    )
+    options = SensitivityOptions(allocation.sensitivity_samples, size=allocation.sensitivity_size)
+    return measure_sensitivity(sampled, setting.groups, options, measure)
+
+
+def sampled_as(evaluation: EvaluationOptions | None, measured_in: str) -> JsonObject:
+    """What of a recipe's evaluation a sensitivity depends on, for the key of its stage.
+
+    Args:
+        evaluation: the section; None if the recipe has none.
+        measured_in: see :func:`chosen_measure`.
+    """
+    if evaluation is None:
+        return {}
+    names = ["pipeline", "guidance_scale", "pipeline_arguments", *(["features"] if measured_in == "features" else [])]
+    hashes = judges(evaluation)
+    kept = [name for name in ("pipeline_sha256", "features_sha256") if name.partition("_")[0] in names]
+    return {name: getattr(evaluation, name) for name in names} | {name: hashes[name] for name in kept if name in hashes}
+
+
+def passes_of(found: Sensitivity, passes: float) -> int:
+    """Passes of samples through the network that a measurement took: one undisturbed run, and one or two for each group with steps.
+
+    Args:
+        found: what was measured.
+        passes: of the sampler, for each evaluation of one sample.
+    """
+    runs = 1 + (1 + (found.checked_size is not None)) * sum(1 for group in found.groups if group.evaluations)
+    return round(runs * found.count * passes * sum(group.evaluations for group in found.groups))
 
 
 def write_sensitivity(found: Sensitivity, path: Path) -> None:
