@@ -206,7 +206,7 @@ class Disturbed(nn.Module):
 
     def _added(self, noise: Tensor, prediction: Tensor, sample: Tensor, chosen: Tensor) -> Tensor:
         """The noise of the chosen rows, scaled to their predictions, in the prediction's precision."""
-        mean, added = _mean_of(prediction, sample).float(), torch.zeros_like(noise)
+        mean, added = _mean_of(prediction.detach(), sample).float(), torch.zeros_like(noise)
         scale = self._noise.size * mean.flatten(1).square().mean(1).sqrt() * chosen.to(mean.device)
         part = _mean_of(added, sample)  # a view
         part.copy_(_mean_of(noise, sample) * scale.reshape(-1, *[1] * (part.ndim - 1)))
