@@ -49,7 +49,7 @@ def problems(draw):
     count = draw(st.integers(2, 3))
     frontiers = []
     for _ in range(count):
-        macs = sorted(draw(st.sets(st.integers(200, 999), min_size=1, max_size=4))) + [BASE]
+        macs = [*sorted(draw(st.sets(st.integers(200, 999), min_size=1, max_size=4))), BASE]
         losses = sorted(draw(st.sets(st.integers(1, 99), min_size=len(macs), max_size=len(macs))), reverse=True)
         frontiers.append(Frontier(tuple(macs), tuple(loss / 100 for loss in losses), BASE))
     weights = [draw(st.floats(1e-3, 1e3)) for _ in range(count)]
