@@ -9,7 +9,6 @@ from command_line import done, typed
 from prunekit.allocation import Sensitivity
 
 LINE = "prunekit sensitivity embedded:digits --num-inference-steps 3 --count 2"
-GREEDY = "prunekit prune embedded:digits --samples 16 --target 0.5 --output frontiers"
 
 
 def journal(path: Path, losses: tuple[float, ...]) -> None:
@@ -31,9 +30,7 @@ def test_a_file_and_a_picture_are_written_and_the_next_command_is_told(tmp_path,
     assert "prunekit prune embedded:digits --target 0.3 --output frontiers" in told
     found = Sensitivity.from_json(json.loads(Path("sensitivity.json").read_text()))
     assert (found.sampler, found.steps, found.count, found.checked_size) == ("ddim", 3, 2, 0.04)
-    assert [group.evaluations for group in found.groups] == [1, 1, 0, 1, 0] or sum(
-        group.evaluations for group in found.groups
-    ) == 3
+    assert sum(group.evaluations for group in found.groups) == 3
     assert Path("sensitivity.png").read_bytes().startswith(b"\x89PNG")
     again = done(f"{LINE} --json --no-check-linearity").json
     assert again["checked_size"] is None
@@ -42,6 +39,7 @@ def test_a_file_and_a_picture_are_written_and_the_next_command_is_told(tmp_path,
     assert again["model"]["weights_sha256"] == found.weights_sha256
 
 
+@pytest.mark.slow
 def test_allocate_weighs_losses_by_the_file_and_says_so(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     done("prunekit groups --groups 2 --base embedded:digits")
@@ -54,7 +52,8 @@ def test_allocate_weighs_losses_by_the_file_and_says_so(tmp_path, monkeypatch):
     weighed = done(f"{line} --sensitivity sensitivity.json --json --base embedded:digits").json
     assert "sensitivity" not in plain
     assert weighed["sensitivity"]["format"] == "prunekit-sensitivity/1"
-    assert weighed["comparison"]["measured"]["change"] <= weighed["comparison"]["snr"]["change"]
+    changes = [one["change"] for one in weighed["comparison"].values() if one is not None and one["change"] is not None]
+    assert weighed["comparison"]["measured"]["change"] == min(changes)
     told = done(f"{line} --sensitivity sensitivity.json").out
     assert "Losses are weighed by the sensitivity, measured in pixels." in told
     assert "Change: expected mean square change of the sample in pixels" in told
@@ -86,6 +85,7 @@ def test_bad_input_is_one_sentence(tmp_path, monkeypatch, words, sentence):
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.slow
 def test_other_groups_and_other_weights_are_refused_by_allocate(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     done(f"{LINE} --no-check-linearity")
@@ -118,7 +118,8 @@ def test_a_pipeline_is_measured_through_itself_in_pictures_and_latents(tmp_path,
     from tiny_pipelines import saved_pipeline
 
     monkeypatch.chdir(tmp_path)
-    saved_pipeline("sd", tmp_path / "pipeline")
+    (tmp_path / "made").mkdir()
+    saved_pipeline("sd", tmp_path / "made").rename("pipeline")
     Path("prompts.txt").write_text("a cat\na dog\n")
     line = "prunekit sensitivity pipeline --prompts prompts.txt --num-inference-steps 2 --count 2 --guidance-scale 4"
     found = done(f"{line} --json").json
