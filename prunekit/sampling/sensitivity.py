@@ -16,7 +16,7 @@ pipeline of diffusers.
 
 import copy
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol
 
@@ -322,8 +322,5 @@ def _replaced(output: Any, prediction: Tensor) -> Any:
     if isinstance(output, tuple):
         return (prediction, *output[1:])
     changed = copy.copy(output)
-    if isinstance(changed, Mapping):
-        changed["sample"] = prediction
-    else:
-        changed.sample = prediction
+    changed.sample = prediction  # diffusers' outputs set the entry of that name, too
     return changed
