@@ -8,9 +8,10 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Protocol, TypeVar
 
-__all__ = ["Watcher", "tell", "told", "watched"]
+__all__ = ["Watcher", "as_part", "tell", "told", "watched"]
 
 _Item = TypeVar("_Item")
+_FINE = 1000  # of a part of longer work
 
 
 class Watcher(Protocol):
@@ -48,6 +49,30 @@ def watched(watcher: Watcher | None) -> Iterator[None]:
         yield
     finally:
         _watcher.reset(before)
+
+
+@contextmanager
+def as_part(whole: str, number: int, parts: int) -> Iterator[None]:
+    """Within the block, progress is told as that of one of several equal parts of longer work.
+
+    Args:
+        whole: what the longer work is called.
+        number: of the part, from 0.
+        parts: how many there are.
+
+    Example:
+        >>> with watched(lambda label, done, total, note: print(label, done, total)), as_part("work", 1, 2):
+        ...     tell("sampling", 1, 4)
+        work 1250 2000
+    """
+    outer = _watcher.get()
+
+    def inner(label: str, done: int, total: int, note: str) -> None:
+        if outer is not None:
+            outer(whole, round(_FINE * (number + done / max(total, 1))), _FINE * parts, note)
+
+    with watched(None if outer is None else inner):
+        yield
 
 
 def tell(label: str, done: int, total: int, note: str = "") -> None:

@@ -28,6 +28,7 @@ __all__ = [
     "ProxyName",
     "RepairKind",
     "ScheduleName",
+    "SensitivityMeasure",
     "Shrink",
     "StageDraw",
     "StoredPrecision",
@@ -49,6 +50,7 @@ GroupingName = Literal["uniform", "snr", "similarity", "gradient"]
 CutRule = Literal["stages", "dynamic"]
 ExpertsKind = Literal["all", "noisy"]
 AllocationRule = Literal["auto", "linear", "snr", "uniform", "measured"]
+SensitivityMeasure = Literal["auto", "pixels", "latents", "features"]
 
 # pruning
 CriterionName = Literal[

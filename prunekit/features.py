@@ -137,7 +137,15 @@ class FeatureNet(nn.Module):
             InputError: the images are of another type or shape.
         """
         _check_images(images)
-        grey = images.to(torch.float32).mean(1, keepdim=True)
+        return self._prepared(images.to(torch.float32))
+
+    def of_levels(self, levels: Tensor) -> Tensor:
+        """Features of shape (N, num_features), float32, of levels 0 … 255 that are not rounded, float, shape (N, C, H, W)."""
+        features: Tensor = (self.body(self._prepared(levels.to(torch.float32))) - self.centre) / self.spread
+        return features
+
+    def _prepared(self, levels: Tensor) -> Tensor:
+        grey = levels.mean(1, keepdim=True)
         side = (self.resolution, self.resolution)
         if grey.shape[-2:] != side:
             grey = functional.interpolate(grey, side, mode="bilinear", align_corners=False, antialias=True)
@@ -201,6 +209,12 @@ class FeatureExtractor:
         """Features of shape (N, num_features), float64 on the CPU, of uint8 images (N, C, H, W), computed in chunks."""
         device = next(self.net.parameters()).device
         return torch.cat([self.net(part.to(device)).cpu().double() for part in images.split(_CHUNK)])
+
+    @torch.no_grad()
+    def of_levels(self, levels: Tensor) -> Tensor:
+        """Features of shape (N, num_features), float64 on the CPU, of levels 0 … 255 that are not rounded, shape (N, C, H, W)."""
+        device = next(self.net.parameters()).device
+        return torch.cat([self.net.of_levels(part.to(device)).cpu().double() for part in levels.split(_CHUNK)])
 
     @torch.no_grad()
     def predicted(self, images: Tensor) -> Tensor:

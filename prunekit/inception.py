@@ -181,7 +181,11 @@ class InceptionV3(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """Features of shape (N, layer), float32, of uint8 images (N, 1 or 3, H, W): a layer's channels, averaged over positions."""
-        images = _coloured(images).to(self.fc.weight.dtype)
+        return self.of_levels(_coloured(images))
+
+    def of_levels(self, images: Tensor) -> Tensor:
+        """Features of shape (N, layer), float32, of levels 0 … 255 that need not be whole, shape (N, 3, H, W)."""
+        images = images.to(self.fc.weight.dtype)
         side = (_SIDE, _SIDE)
         images = functional.interpolate(images, side, mode="bilinear", align_corners=False, antialias=True)
         images = (images - 128) / 128
@@ -210,6 +214,13 @@ class InceptionExtractor:
         """Features of shape (N, layer), float64 on the CPU, of uint8 images (N, 1 or 3, H, W), computed in chunks."""
         device = self.net.fc.weight.device
         return torch.cat([self.net(part.to(device)).cpu().double() for part in images.split(_CHUNK)])
+
+    @torch.no_grad()
+    def of_levels(self, levels: Tensor) -> Tensor:
+        """Features of shape (N, layer), float64 on the CPU, of levels 0 … 255 that are not rounded, shape (N, 1 or 3, H, W)."""
+        device, (channels, height, width) = self.net.fc.weight.device, levels.shape[1:]
+        three = levels.expand(-1, 3 if channels == 1 else channels, height, width)
+        return torch.cat([self.net.of_levels(part.to(device)).cpu().double() for part in three.split(_CHUNK)])
 
     def describe(self) -> dict[str, object]:
         """``name``, ``sha256``, ``resolution``, ``num_features``, and that its fit is not checked."""

@@ -2,6 +2,7 @@
 
 from prunekit.allocation.frontier import Frontier, read_frontier, read_frontiers
 from prunekit.allocation.rules import DIFFICULTY_RULES, RULES, allocate, feasible_budgets
+from prunekit.allocation.sensitivity import GroupSensitivity, Sensitivity
 from prunekit.allocation.targets import Allocation, GroupTarget
 
 __all__ = [
@@ -9,7 +10,9 @@ __all__ = [
     "RULES",
     "Allocation",
     "Frontier",
+    "GroupSensitivity",
     "GroupTarget",
+    "Sensitivity",
     "allocate",
     "feasible_budgets",
     "read_frontier",

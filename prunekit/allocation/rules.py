@@ -15,6 +15,7 @@ from prunekit._messages import did_you_mean
 from prunekit._types import FloatArray, IntArray
 from prunekit.allocation.frontier import RECORD, Frontier, check_same_base
 from prunekit.allocation.knapsack import choose_points
+from prunekit.allocation.sensitivity import Sensitivity
 from prunekit.allocation.targets import Allocation, GroupTarget
 from prunekit.errors import BudgetError, InputError
 from prunekit.groups import TimestepGroups
@@ -41,6 +42,7 @@ def allocate(
     network_floor: float = 0.0,
     sampler: str = "ddim",
     frontiers: Sequence[Frontier] = (),
+    sensitivity: Sensitivity | None = None,
 ) -> Allocation:
     r"""Give each timestep group a MAC target, such that the mean over the sampler's steps is the budget.
 
@@ -64,6 +66,9 @@ def allocate(
     is interpolated. The mean is then exactly the budget, unless all groups are at their best points: the remainder is then not
     spent. A group that contains none of the sampler's steps gets its best point.
     Losses are summed exactly as the journals hold them, so a group with a large loss weighs more than one with a small loss.
+    With a ``sensitivity`` the sum is :math:`\sum_g A_g L_g` instead: each group's loss is multiplied by what the sampler makes of
+    an error in the group, :math:`A_g`, and no longer by the group's number of steps. The sum is then the expected mean square
+    change of the sample.
 
     Args:
         groups: the partition.
@@ -79,11 +84,13 @@ def allocate(
         sampler: name of the sampler, for the record.
         frontiers: one per group, cleanest first; required by rule ``measured``. With frontiers, the allocation of any rule stores
             them and gives its targets in MACs too.
+        sensitivity: of the same groups, sampler and steps. With it, the allocation of any rule stores it; only rule ``measured``
+            decides by it. See :mod:`prunekit.sampling.sensitivity`.
 
     Raises:
         BudgetError: the budget is outside the range that the rule can reach; ``feasible`` has the range.
-        InputError: the rule is unknown, a floor is out of its range, groups and schedule differ in length, or the frontiers do not
-            belong to the groups.
+        InputError: the rule is unknown, a floor is out of its range, groups and schedule differ in length, or the frontiers or the
+            sensitivity do not belong to the groups.
 
     Example:
         >>> from prunekit.groups import make_groups
@@ -97,6 +104,8 @@ def allocate(
     if sampling_steps is None:
         sampling_steps = sampler_timesteps(schedule.num_timesteps, min(_STEPS, schedule.num_timesteps))
     counts = np.bincount(groups.index_of(sampling_steps), minlength=len(groups))
+    if sensitivity is not None:
+        sensitivity.check(groups, sampler, counts)
     shares = groups.shares(sampling_steps)
     feasible = feasible_budgets(rule, shares, floor, frontiers, network_floor)
     low, high = feasible
@@ -104,7 +113,7 @@ def allocate(
         raise BudgetError(_refusal(budget, rule, len(groups), feasible, network_floor), feasible)
     snr_db = np.array([schedule.snr_db[g.start : g.stop].mean() for g in groups])
     if rule == "measured":
-        ratios = _measured(budget, counts, frontiers)
+        ratios = _measured(budget, counts, frontiers, counts if sensitivity is None else sensitivity.weights)
     else:
         ratios = _ratios(rule, budget, shares, snr_db, max(own_floor(rule, budget, floor), network_floor))
     targets = tuple(
@@ -121,6 +130,7 @@ def allocate(
         feasible,
         frontiers=tuple(frontiers),
         network_floor=network_floor or None,
+        sensitivity=sensitivity,
     )
     return made.for_model(frontiers[0].base_macs) if frontiers else made
 
@@ -203,12 +213,22 @@ def _check(
     check_same_base(frontiers)
 
 
-def _measured(budget: float, counts: IntArray, frontiers: Sequence[Frontier]) -> FloatArray:
-    """Ratios by rule ``measured``, shape (groups,); ``counts`` are the sampler's steps in each group."""
+def _measured(
+    budget: float, counts: IntArray, frontiers: Sequence[Frontier], weigh: FloatArray | IntArray
+) -> FloatArray:
+    """Ratios by rule ``measured``, shape (groups,).
+
+    Args:
+        budget: wanted mean ratio.
+        counts: the sampler's steps in each group.
+        frontiers: one for each group.
+        weigh: by what each group's loss is multiplied; only their ratios matter.
+    """
     steps, base = int(counts.sum()), frontiers[0].base_macs
     used = {g: frontiers[g] for g in np.flatnonzero(counts).tolist()}
     weights = [counts[g] * np.array(frontier.macs, dtype=np.int64) for g, frontier in used.items()]
-    losses = [counts[g] / steps * np.array(frontier.loss) for g, frontier in used.items()]
+    scale = float(weigh.sum()) or 1.0
+    losses = [weigh[g] / scale * np.array(frontier.loss) for g, frontier in used.items()]
     room = Fraction(str(float(budget))) * steps * base
     least = sum(int(weight[0]) for weight in weights)
     chosen = choose_points(
@@ -218,7 +238,7 @@ def _measured(budget: float, counts: IntArray, frontiers: Sequence[Frontier]) ->
     targets = [Fraction(frontier.macs[points.get(g, -1)]) for g, frontier in enumerate(frontiers)]
     left = room - sum(int(counts[g]) * targets[g] for g in used)
     while left > 0 and (slopes := {g: slope for g in used if (slope := _next_slope(used[g], points[g])) is not None}):
-        steepest = max(slopes, key=lambda g: slopes[g])
+        steepest = max(slopes, key=lambda g: slopes[g] * weigh[g] / counts[g])
         there = used[steepest].macs[points[steepest] + 1]
         rise = min(
             left / int(counts[steepest]), there - targets[steepest]

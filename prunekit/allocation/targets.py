@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from prunekit._json import JsonDict
 from prunekit.allocation.frontier import Frontier
+from prunekit.allocation.sensitivity import Sensitivity
 from prunekit.errors import FileFormatError
 from prunekit.groups import TimestepGroup, TimestepGroups
 from prunekit.results.formats import ALLOCATION
@@ -53,7 +54,8 @@ class Allocation:
     """A MAC target for every timestep group; ``mean_mac_ratio`` is the mean over the sampler's steps.
 
     ``frontiers``, one per group or none, are the evidence of rule ``measured``; they also allow other rules to be judged.
-    ``network_floor`` is the smallest ratio that the network can be pruned to; None if no network was looked at.
+    ``network_floor`` is the smallest ratio that the network can be pruned to; None if no network was looked at. ``sensitivity`` is
+    what rule ``measured`` weighed the losses by; None if by the groups' numbers of steps.
     """
 
     budget: float
@@ -66,6 +68,7 @@ class Allocation:
     base_macs: int | None = None
     frontiers: tuple[Frontier, ...] = ()
     network_floor: float | None = None
+    sensitivity: Sensitivity | None = None
 
     @property
     def mean_mac_ratio(self) -> float:
@@ -100,6 +103,23 @@ class Allocation:
             total += group.share * (loss or 0.0)
         return total if self.frontiers else None
 
+    def expected_change(self) -> float | None:
+        r"""Expected mean square change of the sample at the targets, :math:`\sum_g A_g L_g`, before any fine-tuning.
+
+        Returns:
+            None without frontiers or a sensitivity, or if a target lies below a group's frontier. Losses are read as in
+            :meth:`expected_loss`.
+        """
+        if not self.frontiers or self.sensitivity is None:
+            return None
+        total = 0.0
+        for group, frontier, weight in zip(self.groups, self.frontiers, self.sensitivity.weights, strict=True):
+            loss = frontier.loss_at(group.mac_ratio)
+            if loss is None and weight > 0:
+                return None
+            total += float(weight) * (loss or 0.0)
+        return total
+
     def to_json(self) -> dict[str, object]:
         """The content of ``allocation.json``."""
         data: dict[str, object] = {
@@ -118,6 +138,8 @@ class Allocation:
             data["network_floor"] = self.network_floor
         if self.frontiers:
             data["frontiers"] = [frontier.to_json() for frontier in self.frontiers]
+        if self.sensitivity is not None:
+            data["sensitivity"] = self.sensitivity.to_json()
         return data
 
     @classmethod
@@ -150,6 +172,9 @@ class Allocation:
                 known.base_macs,
                 tuple(map(Frontier.from_json, known.frontiers or ())),
                 known.network_floor,
+                None
+                if known.sensitivity is None
+                else Sensitivity.from_json(known.sensitivity, f"{source}: sensitivity"),
             )
             _agreeing(allocation, known.mean_mac_ratio)
         except FileFormatError:
@@ -168,6 +193,9 @@ def _agreeing(allocation: Allocation, mean: float | None) -> None:
     groups, base, found = allocation.groups, allocation.base_macs, allocation.mean_mac_ratio
     if len(allocation.frontiers) not in (0, len(groups)):
         raise ValueError(f"{len(allocation.frontiers)} frontiers for {len(groups)} groups")
+    own = () if allocation.sensitivity is None else allocation.sensitivity.groups
+    if own and [(g.start, g.stop) for g in own] != [(g.start, g.stop) for g in groups]:
+        raise ValueError("the sensitivity is of other timestep groups")
     shares = math.fsum(group.share for group in groups)
     if abs(shares - 1) > _ROUNDING:
         raise ValueError(f"the shares of the sampler's steps sum to {shares:g}; expected 1")

@@ -32,6 +32,7 @@ MODULES = {
     "demo": "running",
     "run": "running",
     "groups": "grouping",
+    "sensitivity": "sensitivity_command",
     "allocate": "planning",
     "importance": "scoring",
     "prune": "pruning",

@@ -27,12 +27,14 @@ __all__ = [
     "after_report",
     "after_run",
     "after_sample",
+    "after_sensitivity",
     "after_train",
     "show_flow",
     "suggest",
 ]
 
-_BUDGET = 0.8
+_BUDGET, _FRONTIER_FLOOR = 0.8, 0.3
+_FRONTIERS = Path("frontiers")
 _PROMPTS = "prompts.txt"
 _GROUPS, _ALLOCATION, _SLIM, _EXPERTS = Path("groups.json"), Path("allocation.json"), Path("slim"), Path("experts")
 
@@ -141,6 +143,17 @@ def after_importance(base: str) -> str:
 def after_latency(base: str, table: Path) -> str:
     """After layer times: prune to a share of the base's time."""
     return command("prune", base, target=_BUDGET, target_of="latency", latency_table=table)
+
+
+def after_sensitivity(model: str, sensitivity: Path) -> str:
+    """After a sensitivity: divide a budget by it if frontiers are recorded, else record them. Experts have a budget already."""
+    if (Path(model) / "experts.json").is_file():
+        return command("sample", model)
+    if not _FRONTIERS.is_dir():
+        return command("prune", model, target=_FRONTIER_FLOOR, output=_FRONTIERS)
+    return command(
+        "allocate", budget=_BUDGET, base=model, rule="measured", journals=_FRONTIERS, sensitivity=sensitivity
+    )
 
 
 def after_run(folder: Path, pipeline: str | None = None, entry: str | None = None) -> str:

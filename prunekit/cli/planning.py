@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -11,18 +11,22 @@ from prunekit._files import write_json
 from prunekit._json import JsonObject, read_json
 from prunekit._kinds import FileKind, has_format
 from prunekit._missing import check_base
-from prunekit.allocation import Allocation, read_frontiers
+from prunekit.allocation import Sensitivity, read_frontiers
 from prunekit.choices import AllocationRule, ExpertsKind, ScheduleName
-from prunekit.cli.console import emit, print_table, refuse_existing, tell
+from prunekit.cli.allocation_tables import judged, show_allocation, show_comparison
+from prunekit.cli.console import emit, refuse_existing, tell
 from prunekit.cli.interrupts import writing
 from prunekit.cli.next_steps import after_allocate, suggest
 from prunekit.cli.pruning_choices import check_timesteps
 from prunekit.cli.shared_options import ConfigOption, Exists, InputsOption, Json, Overwrite
 from prunekit.errors import InputError
 from prunekit.groups import Grouping, TimestepGroups
-from prunekit.results.formats import ALLOCATION, GROUPS
+from prunekit.results.formats import ALLOCATION, GROUPS, SENSITIVITY
 from prunekit.schedule import NoiseSchedule
 from prunekit.steps.budgets import cut_groups, plan_budget, side_by_side, specialist_groups
+
+if TYPE_CHECKING:
+    from torch import nn
 
 __all__ = ["COMMANDS"]
 
@@ -88,6 +92,13 @@ def allocate(
             "(default: none)."
         ),
     ] = None,
+    sensitivity: Annotated[
+        Path | None,
+        typer.Option(
+            help="sensitivity.json of the same groups and sampler. With it the rule measured weighs each group's loss by what the "
+            "sampler makes of an error in it (default: none, by the number of its steps)."
+        ),
+    ] = None,
     noise_schedule: Annotated[
         ScheduleName | None,
         typer.Option("--noise-schedule", help="Noise schedule of the model (default: the groups file's, else linear)."),
@@ -108,6 +119,10 @@ def allocate(
     record at each, before fine-tuning.
     """
     refuse_existing(output, overwrite, FileKind("allocation", has_format(ALLOCATION)), [groups, base, config, inputs])
+    if sensitivity is not None and journals is None:
+        raise InputError(
+            "Got --sensitivity without --journals; expected both, since it weighs the losses that journals record."
+        )
     if base is None and (config or inputs or data):
         alone = "config" if config else "inputs" if inputs else "data"
         raise InputError(f"Got --{alone} without --base; expected both.")
@@ -123,6 +138,7 @@ def allocate(
     if base is not None and network is not None:
         network.check(partition, base)
     frontiers = () if journals is None else read_frontiers(journals, len(partition))
+    weighed = _weighed(sensitivity, journals, network)
     allocation = plan_budget(
         partition,
         schedule,
@@ -133,13 +149,14 @@ def allocate(
         floor=floor,
         network_floor=0.0 if network is None else network.floor,
         frontiers=frontiers,
+        sensitivity=weighed,
     )
     if network is not None:
         allocation = allocation.for_model(network.macs)
     compared = side_by_side(allocation, schedule, steps, floor) if frontiers else {}
     written = allocation.to_json()
     if compared:
-        written["comparison"] = {name: None if one is None else _judged(one) for name, one in compared.items()}
+        written["comparison"] = {name: None if one is None else judged(one) for name, one in compared.items()}
     with writing(output):
         write_json(output, written)
     if json:
@@ -159,6 +176,7 @@ class _Network:
     schedule: NoiseSchedule
     macs: int
     floor: float
+    model: "nn.Module"
 
     @classmethod
     def of(
@@ -184,74 +202,35 @@ class _Network:
         loaded = open_base(base, config, inputs, None if kind is None else Asked(noise_schedule=text))
         loaded = loaded if data is None else as_encoded(loaded, encoded_images(data).train)
         bench = Bench.of(loaded)
-        return cls(loaded.schedule, bench.macs, Reach.of(bench, PruneOptions()).floor)
+        return cls(loaded.schedule, bench.macs, Reach.of(bench, PruneOptions()).floor, loaded.model)
 
     def check(self, groups: TimestepGroups, base: str) -> None:
         """Refuse groups that were cut for another number of timesteps."""
         check_timesteps(groups, self.schedule, base)
 
+    def check_sensitivity(self, sensitivity: Sensitivity, path: Path) -> None:
+        """Refuse a sensitivity of another network."""
+        from prunekit.training import weights_hash
 
-def show_allocation(allocation: Allocation) -> None:
-    """Print an allocation as a table, with the feasible range."""
-    rows = [
-        [
-            str(g.index),
-            f"{g.start}–{g.stop - 1}",
-            f"{g.snr_db:.1f}",
-            f"{100 * g.share:.1f} %",
-            f"{g.mac_ratio:.4f}",
-            "—" if g.target_macs is None else f"{g.target_macs:,}",
-        ]
-        for g in allocation.groups
-    ]
-    known = allocation.base_macs is not None
-    title = (
-        f"Budget {allocation.budget:g}, rule {allocation.rule}, "
-        f"{allocation.sampler_steps} evaluations of {allocation.sampler}"
-    )
-    header = ["group", "timesteps", "SNR dB", "steps", "ratio", "target MACs"]
-    print_table(title, header if known else header[:-1], rows if known else [row[:-1] for row in rows])
-    low, high = allocation.feasible
-    mean = f"Mean over the steps: {allocation.mean_mac_ratio:.6f}"
-    if allocation.base_macs is not None:
-        mean += f", {round(allocation.mean_mac_ratio * allocation.base_macs):,} of {allocation.base_macs:,} MACs"
-    tell(f"{mean}.")
-    floor = "" if allocation.network_floor is None else f" The network's floor is {allocation.network_floor:.4g}."
-    tell(f"Feasible budgets with this rule: {low:.4g} … {high:.4g}.{floor}")
+        known = sensitivity.weights_sha256
+        if known is not None and known != weights_hash(self.model):
+            raise InputError(
+                f"{path} was measured with other weights than those of --base; measure it again with `prunekit sensitivity`."
+            )
 
 
-def show_comparison(allocation: Allocation, compared: Mapping[str, Allocation | None]) -> None:
-    """Print the MAC ratios of several rules side by side, and the losses on the frontiers at these ratios."""
-
-    def row(label: list[str], values: list[float | None]) -> list[str]:
-        return label + ["—" if value is None else f"{value:.4f}" for value in values]
-
-    made = list(compared.values())
-    rows = [
-        row(
-            [str(g.index), f"{g.snr_db:.1f}", f"{100 * g.share:.1f} %"],
-            [None if one is None else one.groups[g.index].mac_ratio for one in made],
+def _weighed(path: Path | None, journals: Path | None, network: _Network | None) -> Sensitivity | None:
+    """The sensitivity by which rule ``measured`` weighs losses; None without a file."""
+    if path is None:
+        return None
+    if journals is None:
+        raise InputError(
+            "Got --sensitivity without --journals; expected both, since it weighs the losses that journals record."
         )
-        for g in allocation.groups
-    ]
-    rows.append(row(["mean", "", ""], [None if one is None else one.mean_mac_ratio for one in made]))
-    rows.append(row(["loss", "", ""], [None if one is None else one.expected_loss() for one in made]))
-    rows.append(row(["recorded loss", "", ""], [None if one is None else one.expected_loss(True) for one in made]))
-    print_table(f"MAC ratios by rule at budget {allocation.budget:g}", ["group", "SNR dB", "steps", *compared], rows)
-    tell(
-        "Loss: mean over the sampler's steps before fine-tuning, linear between recorded points; recorded: at the best point "
-        "within each target. A dash: the rule or the record does not reach so far."
-    )
-
-
-def _judged(allocation: Allocation) -> dict[str, object]:
-    """Each group's ratio by a rule, and the loss on its frontier at this ratio."""
-    return {
-        "mac_ratios": [group.mac_ratio for group in allocation.groups],
-        "mean_mac_ratio": allocation.mean_mac_ratio,
-        "loss": allocation.expected_loss(),
-        "recorded_loss": allocation.expected_loss(recorded_only=True),
-    }
+    found = Sensitivity.from_json(read_json(path, SENSITIVITY), path)
+    if network is not None:
+        network.check_sensitivity(found, path)
+    return found
 
 
 def _partition(

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from prunekit.pipelines import Subject
 
-__all__ = ["COMMANDS", "SamplerOption", "Steps"]
+__all__ = ["COMMANDS", "SamplerOption", "Steps", "subjects"]
 
 Steps = Annotated[int, typer.Option("--num-inference-steps", help="Sampling steps.")]
 SamplerOption = Annotated[
@@ -129,7 +129,7 @@ def _alone(
     return samples if opened.latent else to_images(samples), drawn.labels(count, seed)
 
 
-def _subjects(pipeline: Path | str, prompts: Path | None, label: int | None) -> "list[Subject]":
+def subjects(pipeline: Path | str, prompts: Path | None, label: int | None) -> "list[Subject]":
     """What a pipeline is asked to draw: captions, or a class.
 
     Raises:
@@ -165,7 +165,7 @@ def _through_pipeline(
     from prunekit.steps.opening import open_model
     from prunekit.steps.placing import compute_device
 
-    prompts, (count, steps, seed) = _subjects(captions.pipeline or model, captions.prompts, label), draws
+    prompts, (count, steps, seed) = subjects(captions.pipeline or model, captions.prompts, label), draws
     own = captions.pipeline is None
     network = None if own else open_model(model).model
     stored = getattr(network, "about", {}).get("pipeline_arguments", {})

@@ -9,7 +9,9 @@ from diffusers import ModelMixin
 from torch import Tensor, nn
 
 from prunekit.errors import InputError
+from prunekit.nets import TimestepExperts
 from prunekit.nets.drop_in import DropInOutput
+from prunekit.sampling.sensitivity import Disturbed
 
 __all__ = ["StandIn", "arguments_of", "sample_name"]
 
@@ -74,7 +76,7 @@ class StandIn(ModelMixin):  # type: ignore[misc]
 
 def arguments_of(network: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> dict[str, object]:
     """The arguments of a call by name, without those that are None or only change the result's form."""
-    told = inspect.signature(type(network).forward).bind(network, *args, **kwargs).arguments
+    told = inspect.signature(type(_signed(network)).forward).bind(network, *args, **kwargs).arguments
     own = list(told.items())[1:]
     return {name: value for name, value in own if name != "return_dict" and value is not None}
 
@@ -85,7 +87,7 @@ def sample_name(network: nn.Module) -> str:
     Raises:
         InputError: the forward pass has no argument with such a name.
     """
-    names = inspect.signature(type(network).forward).parameters
+    names = inspect.signature(type(_signed(network)).forward).parameters
     found = next((name for name in _SAMPLES if name in names), None)
     if found is None:
         raise InputError(
@@ -93,3 +95,10 @@ def sample_name(network: nn.Module) -> str:
             "diffusers."
         )
     return found
+
+
+def _signed(network: nn.Module) -> nn.Module:
+    """The network whose arguments a denoiser takes: of experts and of disturbed networks, which pass on what they get, one within."""
+    if isinstance(network, Disturbed):
+        return _signed(network.network)
+    return network.expert(len(network.groups) - 1) if isinstance(network, TimestepExperts) else network

@@ -13,7 +13,17 @@ from prunekit._types import FloatArray
 from prunekit.allocation import RULES
 from prunekit.checkpoint import Asked, ModelSpec
 from prunekit.checkpoint.config_limits import check_schedule
-from prunekit.choices import CutRule, ExpertsKind, HeadMode, NormMode, PredictionType, Shrink, VarianceKind, Weights
+from prunekit.choices import (
+    CutRule,
+    ExpertsKind,
+    HeadMode,
+    NormMode,
+    PredictionType,
+    SensitivityMeasure,
+    Shrink,
+    VarianceKind,
+    Weights,
+)
 from prunekit.errors import InputError
 from prunekit.extractors import FILES
 from prunekit.features import SHIPPED
@@ -250,6 +260,12 @@ class AllocationOptions:
             and ``uniform``, 5/8 of the budget's square for ``auto``. No rule goes below what the network can be pruned to.
         frontier_floor: share of the base's MACs down to which every group is searched before rule ``measured`` decides, or to what
             the network can be pruned to, if that is more.
+        sensitivity: whether rule ``measured`` weighs each group's loss by what the sampler makes of an error in the group, which is
+            measured first, and not by the group's number of steps.
+        sensitivity_in: where the change of the sample is measured. ``auto`` takes pixels, and latents where nothing decodes them;
+            ``features`` takes the extractor of the evaluation section.
+        sensitivity_samples: number of samples.
+        sensitivity_size: size of the noise that is added to predictions, relative to their root mean square.
     """
 
     __pydantic_config__: ClassVar[dict[str, object]] = STRICT
@@ -260,6 +276,10 @@ class AllocationOptions:
     steps: Positive = 50
     floor: Ratio | None = None
     frontier_floor: Ratio = 0.3
+    sensitivity: bool = False
+    sensitivity_in: SensitivityMeasure = "auto"
+    sensitivity_samples: Positive = 32
+    sensitivity_size: Ratio = 0.02
 
     def __post_init__(self) -> None:
         if self.rule == "measured" and self.frontier_floor > self.budget:
@@ -267,6 +287,8 @@ class AllocationOptions:
                 f"Got budget {self.budget:g} and frontier_floor {self.frontier_floor:g}; rule measured needs frontiers that go "
                 "below the budget: lower frontier_floor."
             )
+        if self.sensitivity and self.rule != "measured":
+            raise InputError(f"Got sensitivity with rule {self.rule}; expected rule measured, whose losses it weighs.")
 
 
 @dataclass(frozen=True)

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from prunekit.report.page import write_report
     from prunekit.report.run import RunResults, read_run
     from prunekit.report.samples import grid_png
+    from prunekit.report.sensitivities import describe_sensitivity, sensitivity_png
     from prunekit.report.tables import summary_rows
     from prunekit.report.wording import metric_lines
 
@@ -27,6 +28,7 @@ __all__ = [
     "curves_png",
     "describe_consistency",
     "describe_grouping",
+    "describe_sensitivity",
     "grid_png",
     "grouping_png",
     "heatmap_png",
@@ -35,6 +37,7 @@ __all__ = [
     "pairs_png",
     "read_run",
     "report_writer",
+    "sensitivity_png",
     "summary_rows",
     "write_all_reports",
     "write_any_report",
@@ -52,6 +55,7 @@ _HOMES = {
     "page": ("write_report",),
     "run": ("RunResults", "read_run"),
     "samples": ("grid_png",),
+    "sensitivities": ("describe_sensitivity", "sensitivity_png"),
     "tables": ("summary_rows",),
     "wording": ("metric_lines",),
 }

@@ -30,6 +30,7 @@ from prunekit.report.provenance import again, cost_blocks, provenance
 from prunekit.report.rendering import render
 from prunekit.report.run import RunResults, read_importance, read_samples
 from prunekit.report.samples import Images
+from prunekit.report.sensitivities import sensitivity_blocks, sensitivity_table
 from prunekit.report.table import markdown_text
 from prunekit.report.target_charts import frontiers_chart, targets_charts
 from prunekit.report.wording import estimate_text, short_ratio
@@ -101,7 +102,11 @@ def _sections(
         ("training", "Training cost", training_blocks(evidence)),
         ("widths", f"Widths before and after: {name}", width_blocks(made)),
         ("flow", f"From the base to {name}", [flow_of(made)]),
-        ("targets", f"Noise and targets: {name}", [targets_charts(made), frontiers_chart(made)]),
+        (
+            "targets",
+            f"Noise and targets: {name}",
+            [targets_charts(made), frontiers_chart(made), *sensitivity_blocks(made, sensitivity_table(made))],
+        ),
         short={
             "guidance": "Guidance",
             "captions": "By caption",

@@ -17,6 +17,7 @@ _TABLES = (
     "metrics",
     "multistage",
     "seconds",
+    "sensitivity",
     "table",
     "training",
     "widths",

@@ -25,6 +25,7 @@ from prunekit.report.rendering import render
 from prunekit.report.result_table import result_table, result_tiles
 from prunekit.report.run import RunResults, read_run
 from prunekit.report.samples import samples_png
+from prunekit.report.sensitivities import sensitivity_blocks, sensitivity_table
 from prunekit.report.table import Table
 from prunekit.report.tables import cost_table, loss_table, metric_table
 from prunekit.report.target_charts import frontiers_chart, targets_charts
@@ -83,7 +84,12 @@ def _document(results: RunResults, grouping: Grouping | None, folder: Path) -> D
         (
             "targets",
             "Noise and targets",
-            [targets_charts(results), grouping_charts(grouping) if grouping else None, frontiers_chart(results)],
+            [
+                targets_charts(results),
+                grouping_charts(grouping) if grouping else None,
+                frontiers_chart(results),
+                *sensitivity_blocks(results, tables.get("sensitivity")),
+            ],
         ),
         ("training", "Training cost", [Words(cost) if cost else None, *cost_blocks(results.manifest)]),
         short={"flow": "Flow", "losses": "Loss map", "widths": "Widths", "samples": "Samples"},
@@ -103,7 +109,7 @@ def _folded(table: Table | None) -> Fold | None:
 
 
 def _write_tables(results: RunResults, folder: Path) -> dict[str, Table]:
-    made = [make(results) for make in (cost_table, loss_table, metric_table, guided_table)]
+    made = [make(results) for make in (cost_table, loss_table, metric_table, guided_table, sensitivity_table)]
     made += [ledger_table(results.ledger), kinds_table(results.ledger)]
     tables = {table.name: table for table in made if table is not None}
     for name, table in tables.items():

@@ -22,6 +22,7 @@ __all__ = [
     "LATENCY",
     "MANIFEST",
     "SEARCH",
+    "SENSITIVITY",
     "SLIM",
     "STAGE",
     "STAGE_WITHOUT_HASHES",
@@ -61,6 +62,8 @@ MANIFEST = "prunekit-manifest/1"
 """``manifest.json`` of a run of any kind."""
 SEARCH = "prunekit-search/1"
 """The header of a search's journal."""
+SENSITIVITY = "prunekit-sensitivity/1"
+"""``sensitivity.json``."""
 SLIM = "prunekit-slim/1"
 """``config.json`` of a slim model."""
 STAGE = "prunekit-stage/2"

@@ -5,6 +5,7 @@ from typing import Annotated
 from prunekit._json import Bounded, Many, Named, Number, Pair, Positive, Ratio, Unchanged, Whole
 from prunekit.results.formats import ALLOCATION, GROUPS, IMPORTANCE
 from prunekit.results.model import Free, Is, Model, NotNull
+from prunekit.results.sensitivity_files import SensitivityFile
 
 __all__ = [
     "AllocationFile",
@@ -136,12 +137,14 @@ class Judged(Model):
         mean_mac_ratio: mean over the sampler's steps.
         loss: mean loss on the frontiers at these ratios, linear between recorded points.
         recorded_loss: the same at the best point within each target.
+        change: expected change of the sample at these ratios, with a sensitivity; missing without.
     """
 
     mac_ratios: Many[Number]
     mean_mac_ratio: Number
     loss: Number | None
     recorded_loss: Number | None
+    change: Number | None = None
 
 
 class AllocationFile(Model):
@@ -160,6 +163,8 @@ class AllocationFile(Model):
         base_macs: MACs of the base; None if no model is known yet.
         network_floor: smallest fraction of its MACs that the base can be pruned to; missing if no model was looked at.
         frontiers: what searches recorded for each timestep group, for rule `measured`.
+        sensitivity: how the sampler carries an error of each timestep group into the sample; rule `measured` weighs the losses by
+            it. Missing if it was not measured: the losses are then weighed by the numbers of steps.
         comparison: the allocations of all rules; None for a rule that cannot meet the budget.
     """
 
@@ -175,6 +180,7 @@ class AllocationFile(Model):
     base_macs: Positive | None
     network_floor: Annotated[Ratio | None, NotNull()] = None
     frontiers: Annotated[Many[FrontierPart] | None, NotNull()] = None
+    sensitivity: Annotated[SensitivityFile | None, NotNull()] = None
     comparison: Named[Judged | None] | None = None
 
 

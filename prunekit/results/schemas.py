@@ -20,6 +20,7 @@ from prunekit.results.learning_results import CurriculumManifest, MultistageMani
 from prunekit.results.model import Model
 from prunekit.results.model_files import ExpertsFile, SlimFile
 from prunekit.results.planning_files import AllocationFile, GroupsFile, ImportanceFile
+from prunekit.results.sensitivity_files import SensitivityFile
 from prunekit.results.stage_files import StageFile
 from prunekit.results.working_files import BaseFile, ImagesFile, JournalAnswer, JournalEntry, JournalHeader, LatencyFile
 
@@ -66,6 +67,7 @@ class File:
 FILES: Mapping[str, File] = {
     "groups": File(GroupsFile, "Timestep groups"),
     "allocation": File(AllocationFile, "Allocation"),
+    "sensitivity": File(SensitivityFile, "Sensitivity"),
     "importance": File(ImportanceFile, "Importance"),
     "evaluation": File(Evaluation, "Evaluation"),
     "consistency": File(ConsistencyFile, "Consistency"),

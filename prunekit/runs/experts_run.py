@@ -13,13 +13,13 @@ from prunekit._files import json_hash, sha256_file, write_json
 from prunekit._json import read_json
 from prunekit._missing import EMBEDDED
 from prunekit._names import name_of
-from prunekit.allocation import Allocation, read_frontier
+from prunekit.allocation import Allocation, Sensitivity, read_frontier
 from prunekit.checkpoint import Base, save_base
 from prunekit.cost import count_macs
 from prunekit.errors import FileFormatError
 from prunekit.groups import TimestepGroups
 from prunekit.importance import ImportanceMap
-from prunekit.ledger import BASE_TRAINING, LedgerRow, both_ways, spent_on_training
+from prunekit.ledger import BASE_TRAINING, LedgerRow, both_ways, forwards, spent_on_training
 from prunekit.recipe import (
     AllocationOptions,
     EvaluationOptions,
@@ -51,6 +51,7 @@ from prunekit.steps.image_choice import check_images, is_by_place
 from prunekit.steps.placing import placed
 from prunekit.steps.reach import Reach
 from prunekit.steps.sample_quality import check_extractor, judges, measure_all, save_images
+from prunekit.steps.sensitivities import measured_in_a_run, passes_of, sampled_as, write_sensitivity
 from prunekit.steps.setting import Setting
 from prunekit.steps.spending import base_training, spent_on_losses, spent_on_sampling, spent_on_search
 from prunekit.training import Tally
@@ -119,18 +120,29 @@ class Run(ResumableRun):
         if recipe.groups.experts == "noisy":  # the border follows from the budget
             inputs["allocation"] = allocation
         self._stage("groups", inputs, ["groups.json"], action, "base", extras=["groups.png"])
+        if allocation.sensitivity:
+            evidence += self._sensitivity(allocation, recipe.evaluation)
         if prune is not None and allocation.rule == "measured":
-            evidence = self._frontiers(prune, allocation.frontier_floor)
+            evidence += self._frontiers(prune, allocation.frontier_floor)
         action = partial(self._allocate, allocation)
         reach = {} if prune is None else {"reach": _reach_of(prune), **self._times}
         self._stage("allocate", {"allocation": allocation, **reach}, ["allocation.json"], action, ["groups", *evidence])
         if prune is not None:
-            if not evidence:
+            if "importance" not in self.planned:
                 self._score(prune)
             self._specialists(recipe, prune)
 
     def _score(self, prune: PruneOptions) -> None:
         self._stage("importance", {"prune": prune}, ["importance.json"], partial(self._importance, prune), "groups")
+
+    def _sensitivity(self, options: AllocationOptions, evaluation: EvaluationOptions | None) -> list[str]:
+        """Measure what the sampler makes of an error in each group; returns the stage's name."""
+        keys = ("sampler", "steps", "sensitivity_in", "sensitivity_samples", "sensitivity_size")
+        asked = {key: getattr(options, key) for key in keys}
+        inputs = {"asked": asked, "sampled": sampled_as(evaluation, options.sensitivity_in)}
+        action = partial(self._measure_sensitivity, options, evaluation or EvaluationOptions())
+        self._stage("sensitivity", inputs, ["sensitivity.json"], action, "groups", extras=["sensitivity.png"])
+        return ["sensitivity"]
 
     def _frontiers(self, prune: PruneOptions, floor: float) -> list[str]:
         """Search every group down to the floor, before its target is known; returns the stages' names."""
@@ -295,12 +307,38 @@ class Run(ResumableRun):
             floor=options.floor,
             network_floor=0.0 if self.recipe.prune is None else self.reach.floor,
             frontiers=frontiers,
+            sensitivity=self._weighed if options.sensitivity else None,
         ).for_model(self.bench.macs)
         if self.recipe.prune is not None:
             targets = {group.index: group.target_macs or 0 for group in allocation.groups}
             self.reach.check(targets, "choose a higher budget or another rule, or cut other groups")
         write_json(self.folder / "allocation.json", allocation.to_json())
         return StageFacts()
+
+    @property
+    def _weighed(self) -> Sensitivity:
+        """The sensitivity; its stage must be done."""
+        path = self.folder / "sensitivity.json"
+        return Sensitivity.from_json(read_json(path), path)
+
+    def _measure_sensitivity(self, options: AllocationOptions, evaluation: EvaluationOptions) -> StageFacts:
+        macs = self.bench.macs  # traced before the base may be moved to a GPU
+        setting = self._setting(options, evaluation)
+        found = measured_in_a_run(self.base, setting)
+        write_sensitivity(found, self.folder / "sensitivity.json")
+        passes = passes_of(found, setting.sampler.passes)
+        return _spent(forwards("sensitivity", "sampling", passes, passes * macs))
+
+    def _setting(self, allocation: AllocationOptions, evaluation: EvaluationOptions) -> Setting:
+        """How all models are sampled and measured: through the pipeline that the evaluation names, if it does."""
+        base, through = self.base, None
+        if evaluation.pipeline is not None:
+            from prunekit.steps.sampling_pipeline import SamplingPipeline  # noqa: PLC0415 - it imports diffusers
+
+            through = SamplingPipeline.asked_for(evaluation, self.images, allocation)
+        return Setting(
+            self.images, self.groups, base.parameterization, allocation, evaluation, base.spec, pipeline=through
+        )
 
     def _importance(self, options: PruneOptions) -> StageFacts:
         tally = Tally()
@@ -376,14 +414,7 @@ class Run(ResumableRun):
         pruned = nets.TimestepExperts(
             self.groups, [load_slim(self.folder / "pruned" / f"group-{g.index}") for g in self.groups]
         )
-        kind = base.parameterization
-        asked = evaluation.pipeline
-        through = None
-        if asked is not None:
-            from prunekit.steps.sampling_pipeline import SamplingPipeline  # noqa: PLC0415 - it imports diffusers
-
-            through = SamplingPipeline.asked_for(evaluation, self.images, allocation)
-        setting = Setting(self.images, self.groups, kind, allocation, evaluation, base.spec, pipeline=through)
+        setting = self._setting(allocation, evaluation)
         by_group = [[self.bench.macs] * len(self.groups), list(pruned.macs), list(experts.macs)]
         assembled = Assembled.of(self.done["assemble"].results.assembled, "The record of stage assemble")
         macs = {"base": float(self.bench.macs), "experts": assembled.mean_macs}
@@ -393,8 +424,8 @@ class Run(ResumableRun):
 
         models: dict[str, nn.Module] = {"base": base.model, "pruned": pruned, "expert": experts}
         sampled: dict[str, nn.Module] = {"base": base.model, "experts": experts}
-        if through is not None:
-            through.fit(pruned, experts)
+        if setting.pipeline is not None:
+            setting.pipeline.fit(pruned, experts)
         results, grids = measure_all(setting, models, sampled, macs, told)
         if (tracked := self.recipe.tracking) is not None:
             tracking = open_tracking(tracked.report_to, f"{self.recipe.name}-samples", self.folder / "logs")

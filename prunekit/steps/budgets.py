@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from prunekit._types import FloatArray
-from prunekit.allocation import Allocation, Frontier, allocate
+from prunekit.allocation import Allocation, Frontier, Sensitivity, allocate
 from prunekit.allocation.rules import own_floor
 from prunekit.errors import BudgetError, InputError
 from prunekit.groups import METHODS, Explicit, Grouping, TimestepGroups
@@ -83,6 +83,7 @@ def plan_budget(
     floor: float | None = None,
     network_floor: float = 0.0,
     frontiers: Sequence[Frontier] = (),
+    sensitivity: Sensitivity | None = None,
 ) -> Allocation:
     """Allocate a budget over a sampler's actual steps, see :func:`prunekit.allocation.allocate`."""
     real = evaluations(schedule, sampler, steps)
@@ -96,6 +97,7 @@ def plan_budget(
         network_floor=network_floor,
         sampler=sampler,
         frontiers=frontiers,
+        sensitivity=sensitivity,
     )
 
 
@@ -176,6 +178,7 @@ def side_by_side(
                 network_floor=allocation.network_floor or 0.0,
                 sampler=allocation.sampler,
                 frontiers=allocation.frontiers,
+                sensitivity=allocation.sensitivity,
             )
         except BudgetError:
             found[rule] = None

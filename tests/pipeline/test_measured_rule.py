@@ -79,3 +79,37 @@ def test_a_recipe_that_cannot_measure_is_refused():
     for change in ({"prune": None}, {"prune__search__target_of": "params"}):
         with pytest.raises(ValueError, match="needs a prune section whose search has target_of macs"):
             micro(**MEASURED | change)
+
+
+SENSITIVE = MEASURED | {"allocation__sensitivity": True, "allocation__sensitivity_samples": 4}
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("quick")
+def test_the_sensitivity_is_a_stage_that_is_kept_and_decides_the_allocation(tmp_path, execute):
+    made = execute(micro(**SENSITIVE), tmp_path).made
+    assert made == ["base", "groups", "sensitivity", "importance", *FRONTIERS, "allocate", *PRUNE]
+    allocation = Allocation.from_json(read_json(tmp_path / "allocation.json"))
+    assert allocation.sensitivity is not None
+    assert allocation.sensitivity.to_json() == read_json(tmp_path / "sensitivity.json")
+    assert sum(group.evaluations for group in allocation.sensitivity.groups) == 3
+    assert (tmp_path / "sensitivity.png").is_file()
+    ledger = {row["stage"]: row for row in read_json(tmp_path / "manifest.json")["ledger"]}
+    used = sum(1 for group in allocation.sensitivity.groups if group.evaluations)
+    assert ledger["sensitivity"]["samples"] == (1 + 2 * used) * 4 * 3
+    page = (tmp_path / "report" / "index.html").read_text(encoding="utf-8")
+    assert "weighed each timestep group&#39;s loss by its amplification" in page.replace("'s loss", "&#39;s loss")
+    assert (tmp_path / "report" / "sensitivity.csv").is_file()
+
+    assert execute(micro(**SENSITIVE), tmp_path).made == []
+    lower = SENSITIVE | {"allocation__budget": 0.7}
+    assert execute(micro(**lower), tmp_path).made == ["allocate", *PRUNE]
+    more = lower | {"allocation__sensitivity_samples": 5}
+    assert execute(micro(**more), tmp_path).made[:2] == ["sensitivity", "allocate"]
+    (tmp_path / "sensitivity.json").unlink()
+    assert execute(micro(**more), tmp_path).made == ["sensitivity"]
+
+
+def test_a_sensitivity_without_rule_measured_is_refused():
+    with pytest.raises(InputError, match="expected rule measured"):
+        AllocationOptions(sensitivity=True)
