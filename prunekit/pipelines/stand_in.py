@@ -98,7 +98,7 @@ def sample_name(network: nn.Module) -> str:
 
 
 def _signed(network: nn.Module) -> nn.Module:
-    """The network whose arguments a denoiser takes: of experts and of disturbed networks, which pass on what they get, one within."""
+    """The network whose arguments a denoiser takes; experts and disturbed networks pass on what they get to one within."""
     if isinstance(network, Disturbed):
         return _signed(network.network)
     return network.expert(len(network.groups) - 1) if isinstance(network, TimestepExperts) else network
