@@ -17,8 +17,7 @@ from prunekit.features import load_features
 from prunekit.groups import TimestepGroups, make_groups
 from prunekit.nets.drop_in import DropInOutput, Router
 from prunekit.sampling import SAMPLERS, Sampler, make_sampler
-from prunekit.sampling.feature_changes import features_of
-from prunekit.sampling.sensitivity import (
+from prunekit.sampling.disturbances import (
     Disturbance,
     Disturbed,
     Measure,
@@ -27,6 +26,7 @@ from prunekit.sampling.sensitivity import (
     router_of,
     sensitivities,
 )
+from prunekit.sampling.feature_changes import features_of
 from prunekit.schedule import NoiseSchedule, Parameterization, TimeUnit
 
 SCHEDULE = NoiseSchedule.linear(100)

@@ -85,7 +85,7 @@ def allocate(
         frontiers: one per group, cleanest first; required by rule ``measured``. With frontiers, the allocation of any rule stores
             them and gives its targets in MACs too.
         sensitivity: of the same groups, sampler and steps. With it, the allocation of any rule stores it; only rule ``measured``
-            decides by it. See :mod:`prunekit.sampling.sensitivity`.
+            decides by it. See :mod:`prunekit.sampling.disturbances`.
 
     Raises:
         BudgetError: the budget is outside the range that the rule can reach; ``feasible`` has the range.

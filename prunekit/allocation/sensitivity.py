@@ -1,6 +1,6 @@
 """How a sampler carries an error of the prediction, made in one timestep group, into the sample: as data and as a file.
 
-:mod:`prunekit.sampling.sensitivity` measures it. This module needs neither torch nor a network, so that budgets can be planned
+:mod:`prunekit.sampling.disturbances` measures it. This module needs neither torch nor a network, so that budgets can be planned
 without them.
 """
 

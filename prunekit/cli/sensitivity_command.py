@@ -24,8 +24,8 @@ if TYPE_CHECKING:
 
     from prunekit.allocation import Sensitivity
     from prunekit.groups import TimestepGroups
+    from prunekit.steps.measuring_sensitivity import Sampled
     from prunekit.steps.opening import Opened
-    from prunekit.steps.sensitivities import Sampled
 
 __all__ = ["COMMANDS"]
 
@@ -98,10 +98,10 @@ def sensitivity(
     White noise is added to the predictions of one group after the other. A pipeline with captions is run itself, with its own
     guidance, scheduler and decoding.
     """
-    from prunekit.sampling.sensitivity import SensitivityOptions
+    from prunekit.sampling.disturbances import SensitivityOptions
     from prunekit.steps.captioned_sampling import needs_pipeline
+    from prunekit.steps.measuring_sensitivity import chosen_measure, measure_sensitivity, write_sensitivity
     from prunekit.steps.opening import is_base, open_model
-    from prunekit.steps.sensitivities import chosen_measure, measure_sensitivity, write_sensitivity
 
     picture = output.with_suffix(".png")
     if output.suffix != ".json":
@@ -129,7 +129,7 @@ def sensitivity(
     if piped:
         sampled = _through_pipeline(model, opened, captions, steps, sampler, resolution, label)
     else:
-        from prunekit.steps.sensitivities import Sampled
+        from prunekit.steps.measuring_sensitivity import Sampled
 
         sampled = Sampled.alone(opened, Path(model).name, sampler or "ddim", steps, label)
     measure = chosen_measure(measured_in, sampled.latent, piped, features, real)
@@ -194,7 +194,7 @@ def _through_pipeline(
     from prunekit.data.sizes import read_size
     from prunekit.sampling import PIPELINE
     from prunekit.steps.captioned_sampling import captioned_sampler
-    from prunekit.steps.sensitivities import Sampled
+    from prunekit.steps.measuring_sensitivity import Sampled
 
     folder, name = captions.pipeline or model, sampler or PIPELINE
     stored = getattr(opened.model, "about", {}).get("pipeline_arguments", {})

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from prunekit.errors import InputError
 from prunekit.nets import TimestepExperts
 from prunekit.nets.drop_in import DropInOutput
-from prunekit.sampling.sensitivity import Disturbed
+from prunekit.sampling.disturbances import Disturbed
 
 __all__ = ["StandIn", "arguments_of", "sample_name"]
 

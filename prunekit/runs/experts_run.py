@@ -48,10 +48,10 @@ from prunekit.steps.cutting import method_of, spent_on_grouping
 from prunekit.steps.data_shapes import as_encoded
 from prunekit.steps.finetuning import finetune_slim, needs_teacher
 from prunekit.steps.image_choice import check_images, is_by_place
+from prunekit.steps.measuring_sensitivity import measured_in_a_run, passes_of, sampled_as, write_sensitivity
 from prunekit.steps.placing import placed
 from prunekit.steps.reach import Reach
 from prunekit.steps.sample_quality import check_extractor, judges, measure_all, save_images
-from prunekit.steps.sensitivities import measured_in_a_run, passes_of, sampled_as, write_sensitivity
 from prunekit.steps.setting import Setting
 from prunekit.steps.spending import base_training, spent_on_losses, spent_on_sampling, spent_on_search
 from prunekit.training import Tally

@@ -5,8 +5,8 @@ from typing import Protocol, runtime_checkable
 from torch import Tensor
 
 from prunekit.extractors import Extractor, OwnExtractor
+from prunekit.sampling.disturbances import Measure
 from prunekit.sampling.drawing import to_images
-from prunekit.sampling.sensitivity import Measure
 
 __all__ = ["features_of"]
 

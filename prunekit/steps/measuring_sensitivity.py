@@ -22,8 +22,8 @@ from prunekit.recipe import EvaluationOptions
 from prunekit.report import sensitivity_png
 from prunekit.results.model import plain
 from prunekit.sampling import Sampler
+from prunekit.sampling.disturbances import Measure, SensitivityOptions, elements, router_of, sensitivities
 from prunekit.sampling.feature_changes import features_of
-from prunekit.sampling.sensitivity import Measure, SensitivityOptions, elements, router_of, sensitivities
 from prunekit.schedule import Parameterization
 from prunekit.steps.budgets import evaluations
 from prunekit.steps.image_choice import check_told_nothing
@@ -183,7 +183,7 @@ def measure_sensitivity(
         measure: see :func:`chosen_measure`.
 
     Raises:
-        InputError: see :func:`prunekit.sampling.sensitivity.sensitivities`.
+        InputError: see :func:`prunekit.sampling.disturbances.sensitivities`.
     """
     how, extractor = measure
     about, sampler = sampled.about, sampled.sampler
