@@ -121,6 +121,7 @@ NUMBERS = {
     "allocate": ["budget"],
     "allocate --budget 0.8": ["floor"],
     "groups --method similarity --data digits": ["eta", "alpha"],
+    "sensitivity embedded:digits": ["size", "guidance-scale"],
     "export embedded:digits": ["tolerance"],
     "assemble slim": ["tolerance"],
     "estimate recipe.yaml": ["utilisation"],
