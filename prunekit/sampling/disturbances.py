@@ -24,13 +24,13 @@ import numpy as np
 import torch
 from torch import Generator, Tensor, nn
 
+from prunekit import nets  # experts import diffusers once they are asked for
 from prunekit._progress import as_part
 from prunekit._types import FloatArray
 from prunekit.allocation.sensitivity import GroupSensitivity
 from prunekit.conditions import prediction_of
 from prunekit.errors import InputError
 from prunekit.groups import TimestepGroup
-from prunekit.nets import TimestepExperts
 from prunekit.nets.call_forms import CallForm
 from prunekit.nets.drop_in import Router
 from prunekit.sampling.drawing import Sampler
@@ -300,7 +300,7 @@ def _joined(group: TimestepGroup, evaluations: int, runs: list[tuple[float, Floa
 
 def _form_of(network: nn.Module) -> CallForm:
     """How a network is called; experts as each of them."""
-    if isinstance(network, TimestepExperts):
+    if isinstance(network, nets.TimestepExperts):
         return CallForm.of(type(network.expert(len(network.groups) - 1)))  # where sampling begins
     return CallForm.of(type(network))
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from torch import Tensor, nn
 
 import prunekit
+from prunekit import report
 from prunekit._files import write_json
 from prunekit._json import JsonDict, JsonObject
 from prunekit.allocation import Sensitivity
@@ -19,7 +20,6 @@ from prunekit.extractors import Extractor, choose_extractor, named_extractor
 from prunekit.groups import TimestepGroups
 from prunekit.nets.drop_in import Router
 from prunekit.recipe import EvaluationOptions
-from prunekit.report import sensitivity_png
 from prunekit.results.model import plain
 from prunekit.sampling import Sampler
 from prunekit.sampling.disturbances import Measure, SensitivityOptions, elements, router_of, sensitivities
@@ -27,14 +27,14 @@ from prunekit.sampling.feature_changes import features_of
 from prunekit.schedule import Parameterization
 from prunekit.steps.budgets import evaluations
 from prunekit.steps.image_choice import check_told_nothing
-from prunekit.steps.opening import Opened
 from prunekit.steps.placing import placed
 from prunekit.steps.sample_quality import judges
 from prunekit.steps.setting import Setting
 from prunekit.training import weights_hash
 
-if TYPE_CHECKING:  # it imports diffusers' pipelines, which take seconds
+if TYPE_CHECKING:  # they import diffusers, which takes seconds
     from prunekit.pipelines import PipelineSampler
+    from prunekit.steps.opening import Opened
 
 __all__ = [
     "Sampled",
@@ -70,7 +70,7 @@ class Sampled:
     latent: bool
 
     @classmethod
-    def alone(cls, opened: Opened, name: str, sampler: str, steps: int, label: int | None = None) -> "Sampled":
+    def alone(cls, opened: "Opened", name: str, sampler: str, steps: int, label: int | None = None) -> "Sampled":
         """A model without a pipeline, sampled for all classes or one.
 
         Args:
@@ -88,7 +88,7 @@ class Sampled:
         return cls(opened.model, name, opened.spec, opened.parameterization, drawn, sampler, opened.latent)
 
     @classmethod
-    def through(cls, opened: Opened, name: str, sampler: "PipelineSampler", sampler_name: str) -> "Sampled":
+    def through(cls, opened: "Opened", name: str, sampler: "PipelineSampler", sampler_name: str) -> "Sampled":
         """A model as its pipeline's denoiser; the samples are what the pipeline makes of its latents.
 
         Args:
@@ -263,4 +263,4 @@ def passes_of(found: Sensitivity, passes: float) -> int:
 def write_sensitivity(found: Sensitivity, path: Path) -> None:
     """Write ``sensitivity.json``, and the picture next to it."""
     write_json(path, found.to_json())
-    sensitivity_png(found, path.with_suffix(".png"))
+    report.sensitivity_png(found, path.with_suffix(".png"))
