@@ -53,7 +53,7 @@ def watched(watcher: Watcher | None) -> Iterator[None]:
 
 @contextmanager
 def as_part(whole: str, number: int, parts: int) -> Iterator[None]:
-    """Within the block, progress is told as that of one of several equal parts of longer work.
+    """Tell the block's progress as that of one of several equal parts of longer work.
 
     Args:
         whole: what the longer work is called.

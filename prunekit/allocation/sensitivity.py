@@ -5,7 +5,7 @@ without them.
 """
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -200,10 +200,6 @@ class Sensitivity:
             return cls(**fields, groups=tuple(map(GroupSensitivity.of, known.groups)), about=about or None)
         except ValueError as error:
             raise FileFormatError(f"{source} cannot be read ({error}); {_AGAIN}.") from error
-
-    def with_about(self, about: JsonDict) -> "Sensitivity":
-        """The same sensitivity with its origin."""
-        return replace(self, about=about)
 
 
 _ABOUT = ("prunekit", "model", "noise_schedule")

@@ -21,12 +21,23 @@ if TYPE_CHECKING:
 
     from prunekit.pipelines import Subject
 
-__all__ = ["COMMANDS", "SamplerOption", "Steps", "subjects"]
+__all__ = ["COMMANDS", "ClassOption", "OptionalSampler", "SamplerOption", "Steps", "subjects"]
 
 Steps = Annotated[int, typer.Option("--num-inference-steps", help="Sampling steps.")]
 SamplerOption = Annotated[
     str,
     typer.Option(help="ddim, ddpm, heun, …, the class name of a diffusers scheduler, or pipeline (the model's own)."),
+]
+OptionalSampler = Annotated[
+    str | None,
+    typer.Option(
+        help="ddim, ddpm, heun, …, the class name of a diffusers scheduler, or pipeline (the model's own) (default: ddim; of a "
+        "pipeline, its own)."
+    ),
+]
+ClassOption = Annotated[
+    int | None,
+    typer.Option("--class", help="Class to sample from a class-conditional model (default: drawn by the seed)."),
 ]
 _COUNT, _SAMPLER = 64, "ddim"
 
@@ -37,19 +48,10 @@ def sample(
     count: Annotated[
         int | None, typer.Option(help="Number of images (default: 64; with --prompts, one for each prompt).")
     ] = None,
-    sampler: Annotated[
-        str | None,
-        typer.Option(
-            help="ddim, ddpm, heun, …, the class name of a diffusers scheduler, or pipeline (the model's own) (default: ddim; of a "
-            "pipeline, its own)."
-        ),
-    ] = None,
+    sampler: OptionalSampler = None,
     steps: Steps = 50,
     seed: Annotated[int, typer.Option(help="Seed of the initial noise. Equal seeds give every model equal noise.")] = 0,
-    label: Annotated[
-        int | None,
-        typer.Option("--class", help="Class to sample from a class-conditional model (default: drawn by the seed)."),
-    ] = None,
+    label: ClassOption = None,
     resolution: Resolution = None,
     output: Annotated[
         Path | None,

@@ -14,7 +14,7 @@ from prunekit.cli.interrupts import writing
 from prunekit.cli.next_steps import after_sensitivity, suggest
 from prunekit.cli.pruning_choices import check_timesteps
 from prunekit.cli.reading_options import ReadingOptions
-from prunekit.cli.sample_command import Steps, subjects
+from prunekit.cli.sample_command import ClassOption, OptionalSampler, Steps, subjects
 from prunekit.cli.shared_options import ConfigOption, DataOption, Json, Overwrite, Resolution
 from prunekit.errors import InputError
 from prunekit.results.formats import SENSITIVITY
@@ -40,13 +40,7 @@ def sensitivity(
             help="groups.json or allocation.json (default: the one that is here, else the experts' own, else 5 uniform ones).",
         ),
     ] = None,
-    sampler: Annotated[
-        str | None,
-        typer.Option(
-            help="ddim, ddpm, heun, …, the class name of a diffusers scheduler, or pipeline (the model's own) (default: ddim; of a "
-            "pipeline, its own)."
-        ),
-    ] = None,
+    sampler: OptionalSampler = None,
     steps: Steps = 50,
     measured_in: Annotated[
         SensitivityMeasure,
@@ -78,10 +72,7 @@ def sensitivity(
             "long (default: --check-linearity).",
         ),
     ] = True,
-    label: Annotated[
-        int | None,
-        typer.Option("--class", help="Class to sample from a class-conditional model (default: drawn by the seed)."),
-    ] = None,
+    label: ClassOption = None,
     seed: Annotated[int, typer.Option(help="Seed of the samples and of the added noise.")] = 0,
     output: Annotated[
         Path,

@@ -248,7 +248,7 @@ class _Finder:
 
     @cached_property
     def _products(self) -> set[int]:
-        """Results of products of what the network was given."""
+        """Results of products that depend on the network's arguments."""
         steps = (step for step in self.lineage.steps if is_product(step) and self.lineage.moving & set(step.inputs))
         return {node for step in steps for node in step.outputs}
 

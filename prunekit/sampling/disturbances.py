@@ -247,7 +247,7 @@ def sensitivities(
         InputError: the samples are not finite; see also :class:`Disturbed`.
 
     Example:
-        A network that predicts noise of its own, whatever it is told, in two groups of which one has one of the two steps:
+        A network that always predicts 1, in two groups with one of the two steps each:
 
         >>> from prunekit.groups import make_groups
         >>> from prunekit.sampling import make_sampler

@@ -105,6 +105,13 @@ class SearchOptions:
                 f"Got a shared study for the proposer {self.proposer}; expected evolution or tpe, or no study."
             )
 
+    def screened(self, samples: int) -> int:
+        """Number of draws that rounds compare candidates on, of a calibration set of ``samples``; 0 for all of them.
+
+        A repair is fitted to others, so a set of less than twice as many draws is used as a whole.
+        """
+        return self.screening if 2 * self.screening <= samples else 0
+
 
 @dataclass(frozen=True, eq=False)
 class SearchResult:
@@ -204,7 +211,7 @@ def search(
         options.bite,
         options.trials,
         options.seed,
-        options.screening if 2 * options.screening <= probe.samples else 0,  # the repair needs others
+        options.screened(probe.samples),
         options.finalists,
         Path(options.study) if options.study else None,
         options.llm,

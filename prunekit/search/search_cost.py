@@ -44,10 +44,10 @@ def _looks(options: SearchOptions, samples: int, batch_size: int) -> Iterator[_L
         return
     if options.proposer in ("evolution", "tpe"):
         yield _Look(samples, options.trials, options.trials)
-    elif 0 < 2 * options.screening <= samples:
+    elif draws := options.screened(samples):
         starts, sliced = 3 + options.rounds, (options.rounds + 1) * options.shortlist
-        others = fitted_draws(options.screening, samples, batch_size) if options.proxy in _SLICED else 0
-        yield _Look(options.screening, starts + sliced, starts, others)
+        others = fitted_draws(draws, samples, batch_size) if options.proxy in _SLICED else 0
+        yield _Look(draws, starts + sliced, starts, others)
         whole = 1 + min(options.finalists, options.shortlist)
         yield _Look(samples, whole, whole)
     else:
