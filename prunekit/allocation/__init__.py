@@ -1,8 +1,10 @@
 """Budget allocation: how much compute each timestep group gets, by difficulty or by the losses that searches measured."""
 
 from prunekit.allocation.frontier import Frontier, read_frontier, read_frontiers
+from prunekit.allocation.recovery import GroupRecoveries, Recoveries, Recovery, after_recovery
 from prunekit.allocation.rules import DIFFICULTY_RULES, RULES, allocate, feasible_budgets
 from prunekit.allocation.sensitivity import GroupSensitivity, Sensitivity
+from prunekit.allocation.sharing import shared_steps
 from prunekit.allocation.targets import Allocation, GroupTarget
 
 __all__ = [
@@ -10,11 +12,16 @@ __all__ = [
     "RULES",
     "Allocation",
     "Frontier",
+    "GroupRecoveries",
     "GroupSensitivity",
     "GroupTarget",
+    "Recoveries",
+    "Recovery",
     "Sensitivity",
+    "after_recovery",
     "allocate",
     "feasible_budgets",
     "read_frontier",
     "read_frontiers",
+    "shared_steps",
 ]

@@ -4,7 +4,7 @@ import itertools
 import math
 import re
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NotRequired
 
@@ -12,6 +12,7 @@ import numpy as np
 from typing_extensions import TypedDict
 
 from prunekit._json import JsonDict, JsonObject, Many, Positive, checked, parse_json
+from prunekit.allocation.recovery import Recovery, after_recovery
 from prunekit.errors import FileFormatError, InputError, LimitError, MissingFileError
 from prunekit.limits import check_limit
 
@@ -45,6 +46,7 @@ class Frontier:
         macs: MACs per sample per evaluation, rising.
         loss: the search's loss on the timestep group at these MACs, falling.
         base_macs: MACs of the whole network, at least the last of ``macs``.
+        recoveries: networks before and after a short fine-tuning, for which ``loss`` is corrected; empty if it is the search's own.
 
     Raises:
         ValueError: there are no points, the two lists differ in length, or the points are out of order.
@@ -53,6 +55,7 @@ class Frontier:
     macs: tuple[int, ...]
     loss: tuple[float, ...]
     base_macs: int
+    recoveries: tuple[Recovery, ...] = ()
 
     def __post_init__(self) -> None:
         rising = all(low < high for low, high in itertools.pairwise((0, *self.macs)))
@@ -74,6 +77,23 @@ class Frontier:
                 kept.append((macs, loss))
         return cls(tuple(macs for macs, _ in kept), tuple(loss for _, loss in kept), base_macs)
 
+    def corrected(self, recoveries: Sequence[Recovery]) -> "Frontier":
+        """A frontier of the losses that a short fine-tuning is expected to leave, see :func:`after_recovery`.
+
+        A point that a smaller network then beats is left out.
+
+        Args:
+            recoveries: networks of this timestep group, of different sizes; two or three are enough.
+
+        Raises:
+            InputError: there are no recoveries, the frontier was corrected before, or it has a loss that is not positive.
+        """
+        if self.recoveries:
+            raise InputError("Got a frontier that is corrected for recoveries already; expected a search's own.")
+        losses = after_recovery(self.loss, recoveries).tolist()
+        made = Frontier.of(zip(self.macs, losses, strict=True), self.base_macs)
+        return replace(made, recoveries=tuple(recoveries))
+
     def loss_at(self, mac_ratio: float) -> float | None:
         """Loss at a fraction of the base's MACs, linear between recorded points; None below the lowest.
 
@@ -94,8 +114,9 @@ class Frontier:
         )  # so that a point's own ratio finds it despite rounding
 
     def to_json(self) -> dict[str, object]:
-        """A JSON object with ``base_macs``, ``macs`` and ``loss``."""
-        return {"base_macs": self.base_macs, "macs": list(self.macs), "loss": list(self.loss)}
+        """A JSON object with ``base_macs``, ``macs`` and ``loss``, and with ``recoveries`` if there are some."""
+        known = {"recoveries": [dict(vars(one)) for one in self.recoveries]} if self.recoveries else {}
+        return {"base_macs": self.base_macs, "macs": list(self.macs), "loss": list(self.loss), **known}
 
     @classmethod
     def from_json(cls, data: "FrontierPart | JsonDict") -> "Frontier":
@@ -108,7 +129,8 @@ class Frontier:
         from prunekit.results.planning_files import FrontierPart  # noqa: PLC0415 - loads pydantic
 
         known = FrontierPart.of(data, "A frontier", RECORD)
-        return cls(tuple(known.macs), tuple(known.loss), known.base_macs)
+        recoveries = tuple(map(Recovery.of, known.recoveries or ()))
+        return cls(tuple(known.macs), tuple(known.loss), known.base_macs, recoveries)
 
 
 def read_frontier(path: Path | str) -> Frontier:

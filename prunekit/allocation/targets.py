@@ -76,6 +76,16 @@ class Allocation:
         return float(sum(group.share * group.mac_ratio for group in self.groups))
 
     @property
+    def recovered(self) -> bool:
+        """Whether the frontiers' losses are corrected for what a short fine-tuning recovers."""
+        return any(frontier.recoveries for frontier in self.frontiers)
+
+    @property
+    def when(self) -> str:
+        """When the frontiers' losses hold, in words."""
+        return "after a short fine-tuning" if self.recovered else "before fine-tuning"
+
+    @property
     def timestep_groups(self) -> TimestepGroups:
         """The partition that the targets belong to."""
         return TimestepGroups.from_cuts(self.num_timesteps, [group.start for group in self.groups[1:]], "allocation")
@@ -93,7 +103,7 @@ class Allocation:
 
         Returns:
             None without frontiers, or if a target lies below a group's frontier. The loss is the one that the searches measured,
-            on pruned networks before any fine-tuning.
+            on pruned networks before any fine-tuning, or what a short one leaves of it, see :attr:`when`.
         """
         total = 0.0
         for group, frontier in zip(self.groups, self.frontiers, strict=bool(self.frontiers)):
@@ -104,7 +114,7 @@ class Allocation:
         return total if self.frontiers else None
 
     def expected_change(self) -> float | None:
-        r"""Expected mean square change of the sample at the targets, :math:`\sum_g A_g L_g`, before any fine-tuning.
+        r"""Expected mean square change of the sample at the targets, :math:`\sum_g A_g L_g`.
 
         Returns:
             None without frontiers or a sensitivity, or if a target lies below a group's frontier. Losses are read as in

@@ -66,7 +66,7 @@ def show_comparison(allocation: Allocation, compared: Mapping[str, Allocation | 
             f"Change: expected mean square change of the sample in {allocation.sensitivity.measured_in}, from these losses."
         )
     tell(
-        "Loss: mean over the sampler's steps before fine-tuning, linear between recorded points; recorded: at the best point "
+        f"Loss: mean over the sampler's steps {allocation.when}, linear between recorded points; recorded: at the best point "
         "within each target. A dash: the rule or the record does not reach so far."
     )
 

@@ -228,6 +228,12 @@ class Recipe(BaseModel):
         measured = self.allocation is not None and self.allocation.rule == "measured"
         if measured and (self.prune is None or self.prune.search.target_of != "macs"):
             raise InputError("Allocation rule measured needs a prune section whose search has target_of macs.")
+        if self.allocation and self.allocation.recoveries and self.finetune and self.finetune.from_scratch:
+            raise InputError(
+                "Got allocation.recoveries and finetune.from_scratch; expected one of both, since recoveries train pruned weights."
+            )
+        if self.finetune and self.finetune.share_steps and not (self.allocation and self.allocation.sensitivity):
+            raise InputError("Got finetune.share_steps without allocation.sensitivity; expected both.")
         rates = self.finetune.learning_rates if self.finetune else None
         if rates is not None and self.groups and len(rates) != self.groups.number:
             raise InputError(

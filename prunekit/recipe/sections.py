@@ -266,6 +266,9 @@ class AllocationOptions:
             ``features`` takes the extractor of the evaluation section.
         sensitivity_samples: number of samples.
         sensitivity_size: size of the noise that is added to predictions, relative to their root mean square.
+        recoveries: number of sizes, evenly from the frontier's floor to the whole network, at which every group's network is
+            trained for a short time, so that rule ``measured`` compares losses that a fine-tuning leaves. 0 for losses before it.
+        recovery_steps: train steps of each of these; the other options are those of the fine-tuning.
     """
 
     __pydantic_config__: ClassVar[dict[str, object]] = STRICT
@@ -280,6 +283,8 @@ class AllocationOptions:
     sensitivity_in: SensitivityMeasure = "auto"
     sensitivity_samples: Positive = 32
     sensitivity_size: Ratio = 0.02
+    recoveries: NotNegative = 0
+    recovery_steps: Positive = 200
 
     def __post_init__(self) -> None:
         if self.rule == "measured" and self.frontier_floor > self.budget:
@@ -289,6 +294,14 @@ class AllocationOptions:
             )
         if self.sensitivity and self.rule != "measured":
             raise InputError(f"Got sensitivity with rule {self.rule}; expected rule measured, whose losses it weighs.")
+        if self.recoveries and self.rule != "measured":
+            raise InputError(
+                f"Got recoveries with rule {self.rule}; expected rule measured, whose losses they correct."
+            )
+        if self.recoveries == 1:
+            raise InputError(
+                "Got recoveries 1; expected 0, or 2 or more: the smallest network, the whole one, and sizes between."
+            )
 
 
 @dataclass(frozen=True)
@@ -388,6 +401,8 @@ class FinetuneOptions:
             at the seam.
         distillation: how the base teaches the experts; if missing, they learn from the images alone.
         from_scratch: whether training starts from random weights, so that only the pruned widths are used.
+        share_steps: whether groups in which an error changes the sample more get more of the steps, at the same MACs together as
+            the same number for each. It needs an allocation with a sensitivity.
         only_pruned: whether timestep groups that keep the whole base stay as they are. They then share its weights, and a short
             training cannot make them worse.
         train: the options of the training.
@@ -404,6 +419,7 @@ class FinetuneOptions:
     distillation: DistillationOptions | None = None
     from_scratch: bool = False
     only_pruned: bool = False
+    share_steps: bool = False
     train: Train = field(
         default_factory=lambda: TrainOptions(steps=600, learning_rate=5e-4, warmup_steps=30, ema_decay=0.995)
     )
@@ -424,6 +440,11 @@ class FinetuneOptions:
     def leaves(self, slim: SlimModel) -> bool:
         """Whether a slim model stays as it is."""
         return self.only_pruned and slim.is_whole
+
+    def with_steps(self, steps: int) -> "FinetuneOptions":
+        """The same options with another number of train steps, and a warm-up of at most all of them."""
+        warmup = min(self.train.warmup_steps, steps)
+        return replace(self, train=replace(self.train, steps=steps, warmup_steps=warmup))
 
     def train_of(self, group: int) -> TrainOptions:
         """The loop's options for a timestep group, 0 = cleanest.

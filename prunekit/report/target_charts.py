@@ -108,13 +108,17 @@ def frontiers_chart(results: RunResults) -> Chart | None:
             ratios.append(target.mac_ratio)
             losses.append(loss)
     series.append(Series("target", ratios, losses, said, "ring", "circle", "none"))
-    plot = Plot(
-        describe_frontiers(results), ("fraction of the base's MACs", "loss before fine-tuning"), log=True, height=340
-    )
-    caption = (
-        "The best recorded points of each timestep group's search; rings mark the targets. The loss is the search's own, before "
-        "fine-tuning; between points it is interpolated."
-    )
+    what = f"loss {allocation.when}"
+    plot = Plot(describe_frontiers(results), ("fraction of the base's MACs", what), log=True, height=340)
+    caption = "The best recorded points of each timestep group's search; rings mark the targets. "
+    if allocation.recovered:
+        sizes = len(allocation.frontiers[0].recoveries)
+        caption += (
+            f"The loss is what a short fine-tuning leaves of the search's own: {sizes} networks of each group were trained, and "
+            "between their losses it is interpolated."
+        )
+    else:
+        caption += "The loss is the search's own, before fine-tuning; between points it is interpolated."
     return Chart(caption, draw_lines(series, plot), keys_of(series), "Recorded frontiers")
 
 

@@ -5,6 +5,7 @@ from typing import Annotated
 from prunekit._json import Bounded, Many, Named, Number, Pair, Positive, Ratio, Unchanged, Whole
 from prunekit.results.formats import ALLOCATION, GROUPS, IMPORTANCE
 from prunekit.results.model import Free, Is, Model, NotNull
+from prunekit.results.recovery_files import RecoveryPart
 from prunekit.results.sensitivity_files import SensitivityFile
 
 __all__ = [
@@ -122,11 +123,13 @@ class FrontierPart(Model):
         base_macs: MACs of the whole network.
         macs: MACs per sample per evaluation, rising.
         loss: the loss at these MACs, falling.
+        recoveries: networks before and after a short fine-tuning, for which the losses are corrected; missing if they are not.
     """
 
     base_macs: int
     macs: Many[int]
     loss: Many[float]
+    recoveries: Annotated[Many[RecoveryPart] | None, NotNull()] = None
 
 
 class Judged(Model):

@@ -20,6 +20,7 @@ from prunekit.results.learning_results import CurriculumManifest, MultistageMani
 from prunekit.results.model import Model
 from prunekit.results.model_files import ExpertsFile, SlimFile
 from prunekit.results.planning_files import AllocationFile, GroupsFile, ImportanceFile
+from prunekit.results.recovery_files import RecoveriesFile
 from prunekit.results.sensitivity_files import SensitivityFile
 from prunekit.results.stage_files import StageFile
 from prunekit.results.working_files import BaseFile, ImagesFile, JournalAnswer, JournalEntry, JournalHeader, LatencyFile
@@ -68,6 +69,7 @@ FILES: Mapping[str, File] = {
     "groups": File(GroupsFile, "Timestep groups"),
     "allocation": File(AllocationFile, "Allocation"),
     "sensitivity": File(SensitivityFile, "Sensitivity"),
+    "recoveries": File(RecoveriesFile, "Recoveries"),
     "importance": File(ImportanceFile, "Importance"),
     "evaluation": File(Evaluation, "Evaluation"),
     "consistency": File(ConsistencyFile, "Consistency"),

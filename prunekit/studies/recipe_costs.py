@@ -12,7 +12,16 @@ from prunekit.cost import MacCount, StepCost, gpu_hours, train_step_rate
 from prunekit.data import load_images
 from prunekit.data.encoded import HEAD
 from prunekit.ledger import LedgerRow, both_ways, forwards, spent_on_training
-from prunekit.recipe import CurriculumRecipe, EvaluationOptions, EvidenceRecipe, ExpertsRecipe, MultistageRecipe, Recipe
+from prunekit.recipe import (
+    AllocationOptions,
+    CurriculumRecipe,
+    EvaluationOptions,
+    EvidenceRecipe,
+    ExpertsRecipe,
+    FinetuneOptions,
+    MultistageRecipe,
+    Recipe,
+)
 from prunekit.sampling import PIPELINE
 from prunekit.search import search_samples
 from prunekit.steps.bases import open_base
@@ -284,11 +293,10 @@ def _work_of_experts(recipe: ExpertsRecipe) -> dict[str, float]:
     """MACs of every stage."""
     found: dict[str, float] = {}
     groups = range(recipe.groups.number)
-    searched = "frontier" if recipe.allocation.rule == "measured" else "prune"
     for row, _ in estimate(recipe).rows:
         match row.stage:
-            case "search" | "fine-tuning":
-                kind = searched if row.stage == "search" else "finetune"
+            case "search" | "fine-tuning" | "frontier" | "recovery":
+                kind = {"search": "prune", "fine-tuning": "finetune"}.get(row.stage, row.stage)
                 names = [f"{kind} group {index}" for index in groups]
             case "losses" | "sampling":
                 names = ["evaluate"]
@@ -324,8 +332,11 @@ def _of_experts(recipe: ExpertsRecipe, macs: int, params: int, spec: ModelSpec) 
     if prune := recipe.prune:
         rows.append((both_ways("importance", "importance", groups * prune.samples, macs), "no"))
         forward, backward = search_samples(prune.search, prune.samples, prune.batch_size)
-        measured = groups * (forward + 2 * backward) * macs
-        rows.append((LedgerRow("search", "search", groups * forward, measured, groups * forward * macs), "no"))
+        for stage, searches in _searches(recipe.allocation).items():
+            each = groups * searches
+            measured = each * (forward + 2 * backward) * macs
+            rows.append((LedgerRow(stage, "search", each * forward, measured, each * forward * macs), "no"))
+    rows += _of_recoveries(recipe, macs, params)
     if tune := recipe.finetune:
         samples = groups * tune.train.steps * tune.train.batch_size
         taught = macs if tune.distillation or (tune.variance == "distill" and predicts_variance(spec)) else 0
@@ -342,6 +353,25 @@ def _of_experts(recipe: ExpertsRecipe, macs: int, params: int, spec: ModelSpec) 
             passes = evaluation.samples * len(evaluation.seeds) * _steps(recipe) * _passes(evaluation, spec)
             rows.append((forwards("sampling", "sampling", 2 * passes, passes * (macs + expert)), "no"))
     return rows
+
+
+def _searches(options: AllocationOptions) -> dict[str, int]:
+    """Searches of each timestep group, by stage."""
+    if options.rule != "measured":
+        return {"search": 1}
+    return {"frontier": 1, **({"recovery": options.recoveries - 1} if options.recoveries else {}), "search": 1}
+
+
+def _of_recoveries(recipe: ExpertsRecipe, macs: int, params: int) -> list[tuple[LedgerRow, str]]:
+    """Passes of the short fine-tunings of networks from the smallest to the whole one, from which rule ``measured`` learns."""
+    options, tune = recipe.allocation, (recipe.finetune or FinetuneOptions())
+    if not options.recoveries:
+        return []
+    samples = recipe.groups.number * options.recoveries * options.recovery_steps * tune.train.batch_size
+    mean = round((1 + options.frontier_floor) / 2 * macs)
+    taught = macs if tune.distillation else 0
+    spent = spent_on_training("recovery", samples, mean, params, tune.train.batch_size, taught)
+    return [(row, tune.train.mixed_precision) for row in spent]
 
 
 def _steps(recipe: ExpertsRecipe) -> int:

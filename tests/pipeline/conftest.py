@@ -48,7 +48,7 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
         return _traced[key]
 
     monkeypatch.setattr("prunekit.report.write_report", lambda folder: folder / "report" / "index.html")
-    monkeypatch.setattr("prunekit.runs.experts_run.Bench.of", once)
+    monkeypatch.setattr("prunekit.runs.based_run.Bench.of", once)
 
 
 @pytest.fixture

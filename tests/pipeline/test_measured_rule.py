@@ -4,12 +4,13 @@ import pytest
 from micro_recipe import Spy, StopError, micro
 
 from prunekit._json import read_json
-from prunekit.allocation import Allocation
+from prunekit.allocation import Allocation, Recoveries, read_frontier, shared_steps
 from prunekit.errors import FileFormatError, InputError
 from prunekit.recipe import AllocationOptions
 from prunekit.report import write_report
-from prunekit.runs import experts_run as runner
+from prunekit.runs import planned_run as runner
 from prunekit.runs.experts_run import Run
+from prunekit.studies.recipe_costs import estimate, work_by_stage
 
 MEASURED = {"allocation__rule": "measured", "allocation__frontier_floor": 0.5, "finetune": None, "evaluation": None}
 FRONTIERS = ["frontier group 0", "frontier group 1"]
@@ -115,3 +116,90 @@ def test_the_sensitivity_is_a_stage_that_is_kept_and_decides_the_allocation(tmp_
 def test_a_sensitivity_without_rule_measured_is_refused():
     with pytest.raises(InputError, match="expected rule measured"):
         AllocationOptions(sensitivity=True)
+
+
+RECOVERED = SENSITIVE | {"allocation__recoveries": 2, "allocation__recovery_steps": 3}
+TUNED = {key: value for key, value in RECOVERED.items() if key != "finetune"} | {"finetune__share_steps": True}
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("quick")
+def test_recoveries_correct_the_frontiers_and_steps_are_shared(tmp_path, execute):
+    recoveries = ["recovery group 0", "recovery group 1"]
+    made = execute(micro(**TUNED), tmp_path).made
+    tuned = [*PRUNE, "finetune group 0", "finetune group 1"]
+    assert made == [
+        "base",
+        "groups",
+        "sensitivity",
+        "importance",
+        *FRONTIERS,
+        *recoveries,
+        "allocate",
+        *tuned,
+        "assemble",
+    ]
+    allocation = Allocation.from_json(read_json(tmp_path / "allocation.json"))
+    for index, frontier in enumerate(allocation.frontiers):
+        found = Recoveries.from_json(read_json(tmp_path / "recovery" / f"group-{index}.json"))
+        points = found.groups[0].points
+        assert frontier.recoveries == points
+        assert [point.macs for point in points][-1] == frontier.base_macs
+        own = read_frontier(tmp_path / "frontier" / f"group-{index}.jsonl")
+        at = points[0].macs / own.base_macs
+        assert own.macs[0] <= points[0].macs <= 1.01 * own.macs[0]
+        assert points[0].before == pytest.approx(own.loss_at(at), rel=0.01)  # the searches' loss, on the same draws
+        assert points[1].after != points[1].before
+        assert frontier.loss_at(at) == pytest.approx(points[0].after, rel=0.01)
+    manifest = read_json(tmp_path / "manifest.json")
+    kinds = [row["kind"] for row in manifest["ledger"] if row["stage"] == "recovery, group 0"]
+    assert kinds == ["search", "training", "ema", "search", "search", "training", "ema"]
+    steps = shared_steps(allocation, 4)
+    shared = [
+        row["samples"]
+        for row in manifest["ledger"]
+        if row["stage"].startswith("fine-tuning") and row["kind"] == "training"
+    ]
+    assert shared == [8 * count for count in steps]
+    assert len(set(steps)) > 1
+    macs = [expert["target_macs"] for expert in manifest["experts"]]
+    assert sum(n * c for n, c in zip(steps, macs, strict=True)) <= 4 * sum(macs)
+    expected = {(row.stage, row.kind): row.samples for row, _ in estimate(micro(**TUNED)).rows}
+    recovering = [
+        row for row in manifest["ledger"] if row["stage"].startswith("recovery") and row["kind"] == "training"
+    ]
+    assert sum(row["samples"] for row in recovering) == expected["recovery", "training"]
+    searched = [row["samples"] for row in manifest["ledger"] if row["kind"] == "search"]
+    assert (
+        sum(searched) <= sum(expected[stage, "search"] for stage in ("frontier", "recovery", "search")) + 2 * 2 * 2 * 16
+    )
+    assert {name for name in work_by_stage(micro(**TUNED)) if name.startswith("recovery")} == set(recoveries)
+    write_report(tmp_path)
+    page = (tmp_path / "report" / "index.html").read_text(encoding="utf-8")
+    assert "loss after a short fine-tuning" in page
+
+    assert execute(micro(**TUNED), tmp_path).made == []
+    lower = execute(micro(**TUNED | {"allocation__budget": 0.7}), tmp_path).made
+    assert lower[:2] == ["allocate", "prune group 0"]  # what was recovered serves every budget
+    more = execute(micro(**TUNED | {"allocation__budget": 0.7, "allocation__recovery_steps": 2}), tmp_path).made
+    assert more[:3] == [*recoveries, "allocate"]
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("quick")
+def test_a_network_that_fine_tuning_leaves_alone_recovers_nothing(tmp_path, execute):
+    execute(micro(**RECOVERED | {"finetune": {"only_pruned": True, "train": {"steps": 4, "batch_size": 8}}}), tmp_path)
+    points = Recoveries.from_json(read_json(tmp_path / "recovery" / "group-0.json")).groups[0].points
+    assert points[1].before == points[1].after
+    assert points[0].before != points[0].after
+
+
+def test_recoveries_that_cannot_be_used_are_refused():
+    with pytest.raises(InputError, match="Got recoveries with rule auto"):
+        AllocationOptions(recoveries=2)
+    with pytest.raises(InputError, match="2 or more"):
+        AllocationOptions(rule="measured", recoveries=1)
+    with pytest.raises(ValueError, match="recoveries train pruned weights"):
+        micro(**TUNED | {"finetune__from_scratch": True})
+    with pytest.raises(ValueError, match=r"share_steps without allocation\.sensitivity"):
+        micro(finetune__share_steps=True)
