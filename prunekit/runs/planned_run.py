@@ -169,7 +169,7 @@ class PlannedRun(BasedRun):
         found = measured_in_a_run(self.base, setting)
         write_sensitivity(found, self.folder / "sensitivity.json")
         passes = passes_of(found, setting.sampler.passes)
-        return spent(forwards("sensitivity", "sampling", passes, passes * macs))
+        return spent(forwards("sensitivity", "importance", passes, passes * macs))
 
     def _setting(self, allocation: AllocationOptions, evaluation: EvaluationOptions) -> Setting:
         """How all models are sampled and measured: through the pipeline that the evaluation names, if it does."""

@@ -328,7 +328,7 @@ def _of_experts(recipe: ExpertsRecipe, macs: int, params: int, spec: ModelSpec) 
         runs = 1 + 2 * groups  # noise of two sizes
         passes = 1 if recipe.evaluation is None else _passes(recipe.evaluation, spec)
         each = runs * recipe.allocation.sensitivity_samples * _steps(recipe) * passes
-        rows.append((forwards("sensitivity", "sampling", each, each * macs), "no"))
+        rows.append((forwards("sensitivity", "importance", each, each * macs), "no"))
     if prune := recipe.prune:
         rows.append((both_ways("importance", "importance", groups * prune.samples, macs), "no"))
         forward, backward = search_samples(prune.search, prune.samples, prune.batch_size)
