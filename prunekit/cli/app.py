@@ -33,6 +33,7 @@ MODULES = {
     "run": "running",
     "groups": "grouping",
     "sensitivity": "sensitivity_command",
+    "recover": "recover_command",
     "allocate": "planning",
     "importance": "scoring",
     "prune": "pruning",

@@ -24,6 +24,7 @@ __all__ = [
     "after_importance",
     "after_latency",
     "after_prune",
+    "after_recover",
     "after_report",
     "after_run",
     "after_sample",
@@ -153,6 +154,20 @@ def after_sensitivity(model: str, sensitivity: Path) -> str:
         return command("prune", model, target=_FRONTIER_FLOOR, output=_FRONTIERS)
     return command(
         "allocate", budget=_BUDGET, base=model, rule="measured", journals=_FRONTIERS, sensitivity=sensitivity
+    )
+
+
+def after_recover(base: str, frontiers: Path, recoveries: Path) -> str:
+    """After recoveries: divide a budget by the corrected losses, weighed by a sensitivity if one is here."""
+    sensitivity = Path("sensitivity.json")
+    return command(
+        "allocate",
+        budget=_BUDGET,
+        base=base,
+        rule="measured",
+        journals=frontiers,
+        recoveries=recoveries,
+        sensitivity=sensitivity if sensitivity.is_file() else None,
     )
 
 

@@ -1,7 +1,6 @@
 """The command ``allocate``, which divides a budget. It imports torch only if it is given a base."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -11,22 +10,21 @@ from prunekit._files import write_json
 from prunekit._json import JsonObject, read_json
 from prunekit._kinds import FileKind, has_format
 from prunekit._missing import check_base
-from prunekit.allocation import Sensitivity, read_frontiers
 from prunekit.choices import AllocationRule, ExpertsKind, ScheduleName
 from prunekit.cli.allocation_tables import judged, show_allocation, show_comparison
 from prunekit.cli.console import emit, refuse_existing, tell
 from prunekit.cli.interrupts import writing
 from prunekit.cli.next_steps import after_allocate, suggest
-from prunekit.cli.pruning_choices import check_timesteps
+from prunekit.cli.planned_from import PlannedNetwork, Recorded
 from prunekit.cli.shared_options import ConfigOption, Exists, InputsOption, Json, Overwrite
 from prunekit.errors import InputError
 from prunekit.groups import Grouping, TimestepGroups
-from prunekit.results.formats import ALLOCATION, GROUPS, SENSITIVITY
+from prunekit.results.formats import ALLOCATION, GROUPS
 from prunekit.schedule import NoiseSchedule
 from prunekit.steps.budgets import cut_groups, plan_budget, side_by_side, specialist_groups
 
 if TYPE_CHECKING:
-    from torch import nn
+    pass
 
 __all__ = ["COMMANDS"]
 
@@ -92,6 +90,13 @@ def allocate(
             "(default: none)."
         ),
     ] = None,
+    recoveries: Annotated[
+        Path | None,
+        typer.Option(
+            help="recoveries.json of the same groups and base, by which the losses of the journals are corrected (default: none, "
+            "losses before fine-tuning)."
+        ),
+    ] = None,
     sensitivity: Annotated[
         Path | None,
         typer.Option(
@@ -116,18 +121,15 @@ def allocate(
     """Give each timestep group a MAC target, so that the mean over the sampler's steps is the budget.
 
     With --journals the targets of rules auto, linear, snr and measured are shown side by side, with the loss that the journals
-    record at each, before fine-tuning.
+    record at each: before fine-tuning, or with --recoveries after a short one.
     """
     refuse_existing(output, overwrite, FileKind("allocation", has_format(ALLOCATION)), [groups, base, config, inputs])
-    if sensitivity is not None and journals is None:
-        raise InputError(
-            "Got --sensitivity without --journals; expected both, since it weighs the losses that journals record."
-        )
+    recorded = Recorded(journals, recoveries, sensitivity)
     if base is None and (config or inputs or data):
         alone = "config" if config else "inputs" if inputs else "data"
         raise InputError(f"Got --{alone} without --base; expected both.")
     asked = {"kind": noise_schedule, "num_timesteps": num_timesteps}
-    network = None if base is None else _Network.of(base, config, inputs, data, asked)
+    network = None if base is None else PlannedNetwork.of(base, config, inputs, data, asked)
     partition, schedule = _partition(groups, count, asked, None if network is None else network.schedule)
     if experts == "noisy":
         if count is not None or groups is not None:
@@ -137,8 +139,7 @@ def allocate(
         partition = specialist_groups(schedule, budget, sampler, steps)
     if base is not None and network is not None:
         network.check(partition, base)
-    frontiers = () if journals is None else read_frontiers(journals, len(partition))
-    weighed = _weighed(sensitivity, journals, network)
+    frontiers = recorded.frontiers(partition, network)
     allocation = plan_budget(
         partition,
         schedule,
@@ -149,7 +150,7 @@ def allocate(
         floor=floor,
         network_floor=0.0 if network is None else network.floor,
         frontiers=frontiers,
-        sensitivity=weighed,
+        sensitivity=recorded.weights(network),
     )
     if network is not None:
         allocation = allocation.for_model(network.macs)
@@ -167,70 +168,6 @@ def allocate(
             show_comparison(allocation, compared)
         tell(f"Written to {output}")
         suggest(after_allocate(base, output))
-
-
-@dataclass(frozen=True)
-class _Network:
-    """What an allocation needs to know of the network that will be pruned."""
-
-    schedule: NoiseSchedule
-    macs: int
-    floor: float
-    model: "nn.Module"
-
-    @classmethod
-    def of(
-        cls,
-        base: str,
-        config: Path | None,
-        inputs: Path | None,
-        data: str | None,
-        asked: Mapping[str, str | int | None],
-    ) -> "_Network":
-        """Follow the base; a noise schedule from the options replaces its own."""
-        from prunekit.checkpoint import Asked
-        from prunekit.recipe import PruneOptions
-        from prunekit.steps.bases import open_base
-        from prunekit.steps.bench import Bench
-        from prunekit.steps.data_shapes import as_encoded, encoded_images
-        from prunekit.steps.reach import Reach
-
-        kind, count = asked["kind"], asked["num_timesteps"]
-        if count is not None and kind is None:
-            raise InputError("Got --num-timesteps with --base, without --noise-schedule; expected both, or neither.")
-        text = str(kind) if count is None else f"{kind}:{count}"
-        loaded = open_base(base, config, inputs, None if kind is None else Asked(noise_schedule=text))
-        loaded = loaded if data is None else as_encoded(loaded, encoded_images(data).train)
-        bench = Bench.of(loaded)
-        return cls(loaded.schedule, bench.macs, Reach.of(bench, PruneOptions()).floor, loaded.model)
-
-    def check(self, groups: TimestepGroups, base: str) -> None:
-        """Refuse groups that were cut for another number of timesteps."""
-        check_timesteps(groups, self.schedule, base)
-
-    def check_sensitivity(self, sensitivity: Sensitivity, path: Path) -> None:
-        """Refuse a sensitivity of another network."""
-        from prunekit.training import weights_hash
-
-        known = sensitivity.weights_sha256
-        if known is not None and known != weights_hash(self.model):
-            raise InputError(
-                f"{path} was measured with other weights than those of --base; measure it again with `prunekit sensitivity`."
-            )
-
-
-def _weighed(path: Path | None, journals: Path | None, network: _Network | None) -> Sensitivity | None:
-    """The sensitivity by which rule ``measured`` weighs losses; None without a file."""
-    if path is None:
-        return None
-    if journals is None:
-        raise InputError(
-            "Got --sensitivity without --journals; expected both, since it weighs the losses that journals record."
-        )
-    found = Sensitivity.from_json(read_json(path, SENSITIVITY), path)
-    if network is not None:
-        network.check_sensitivity(found, path)
-    return found
 
 
 def _partition(

@@ -87,9 +87,9 @@ def checked(command: Callable[..., None]) -> Callable[..., None]:
                 raise InputError(f"Got {flag_of(parameters[name])} {value}; expected a finite number.")
         for name, value in values.items():
             for about in getattr(parameters[name].annotation, "__metadata__", ()) if value is not None else ():
-                if isinstance(about, Exists):
-                    restore(Path(value))  # what a killed process left aside
-                    about.check(value)
+                for path in (value if isinstance(value, list) else [value]) if isinstance(about, Exists) else []:
+                    restore(Path(path))  # what a killed process left aside
+                    about.check(path)
         command(*args, **values)
 
     return wrapped

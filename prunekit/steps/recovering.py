@@ -3,10 +3,14 @@
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
+
 from prunekit.allocation import Recovery
 from prunekit.checkpoint import Base
 from prunekit.data import ImageData
 from prunekit.errors import InputError
+from prunekit.graph import PruningPlan, attributes
+from prunekit.groups import TimestepGroup
 from prunekit.importance import Probe
 from prunekit.ledger import LedgerRow, forwards, spent_on_training
 from prunekit.recipe import FinetuneOptions, PruneOptions
@@ -18,7 +22,7 @@ from prunekit.steps.objectives import objective_for
 from prunekit.steps.placing import placed
 from prunekit.training import Reporter
 
-__all__ = ["recover", "shortened"]
+__all__ = ["recover", "shortened", "whole_model"]
 
 
 def shortened(options: FinetuneOptions, steps: int) -> FinetuneOptions:
@@ -37,6 +41,29 @@ def shortened(options: FinetuneOptions, steps: int) -> FinetuneOptions:
         )
     warmup = min(options.train.warmup_steps, steps // 10)
     return replace(options, train=replace(options.train, steps=steps, warmup_steps=warmup), share_steps=False)
+
+
+def whole_model(bench: Bench, group: TimestepGroup) -> SlimModel:
+    """The base itself as the slim model of a timestep group, from which nothing is removed.
+
+    Args:
+        bench: the base.
+        group: the timestep group.
+    """
+    base, graph = bench.base, bench.graph
+    plan = PruningPlan.from_widths(graph, graph.full_widths, {one.name: np.ones(one.size) for one in graph})
+    about = {**base.about(), "provenance": {"base_sha256": base.sha256, "base_macs": bench.macs}}
+    return SlimModel(
+        base.model,
+        base.spec,
+        plan,
+        attributes(base.model, graph, plan),
+        group,
+        base.schedule.num_timesteps,
+        bench.macs,
+        sum(parameter.numel() for parameter in base.model.parameters()),
+        about,
+    )
 
 
 def recover(
