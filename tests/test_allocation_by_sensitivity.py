@@ -40,7 +40,7 @@ def sensitivity(groups: TimestepGroups, weights: list[float], sampler: str = "dd
         },
         "noise_schedule": SCHEDULE.to_config(),
     }
-    return Sensitivity(100, sampler, steps, 1.0, "pixels", 32, 0, 0.02, 0.04, parts, about=about)
+    return Sensitivity(100, sampler, steps, 1.0, "pixels", 32, 0, 0.02, 0.04, False, parts, about=about)
 
 
 @st.composite

@@ -155,7 +155,7 @@ def planned(weights: list[float], ratios: list[float], losses: list[float]) -> A
         GroupSensitivity(g.index, g.start, g.stop, n, 1e-4, weight, 0.0, 1.0)
         for g, n, weight in zip(groups, counts, weights, strict=True)
     )
-    found = Sensitivity(100, "ddim", 10, 1.0, "pixels", 32, 0, 0.02, 0.04, parts)
+    found = Sensitivity(100, "ddim", 10, 1.0, "pixels", 32, 0, 0.02, 0.04, False, parts)
     budget = round(float(groups.shares(STEPS) @ np.array(ratios)), 9)
     return allocate(groups, SCHEDULE, budget, STEPS, "measured", frontiers=frontiers, sensitivity=found)
 

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from diffusers import DDIMScheduler, FlowMatchEulerDiscreteScheduler
 from expert_pipelines import full_experts
 from networks import unet
 from torch import Tensor, nn
@@ -17,6 +18,7 @@ from prunekit.features import load_features
 from prunekit.groups import TimestepGroups, make_groups
 from prunekit.nets.drop_in import DropInOutput, Router
 from prunekit.sampling import SAMPLERS, Sampler, make_sampler
+from prunekit.sampling.clamping import clamps, unclamped
 from prunekit.sampling.disturbances import (
     Disturbance,
     Disturbed,
@@ -28,6 +30,8 @@ from prunekit.sampling.disturbances import (
 )
 from prunekit.sampling.feature_changes import features_of
 from prunekit.schedule import NoiseSchedule, Parameterization, TimeUnit
+from prunekit.steps.bases import open_base
+from prunekit.steps.measuring_sensitivity import Sampled, measure_sensitivity
 
 SCHEDULE = NoiseSchedule.linear(100)
 SHAPE = (1, 8, 8)
@@ -321,3 +325,44 @@ class TestPipelines:
             assert sum(group.evaluations for group in found) == 3
             assert all(group.amplification > 0 for group in found if group.evaluations)
         assert [group.error for group in pixels] == pytest.approx([group.error for group in latents], rel=1e-3)
+
+
+class TestClamping:
+    """Schedulers that clamp the predicted clean sample are measured without it, unless asked otherwise."""
+
+    def test_clamping_makes_the_amplification_depend_on_the_size_and_is_left_out(self) -> None:
+        base = open_base("embedded:digits")
+        groups = make_groups(base.schedule, count=5)
+        shape = tuple(base.spec.example_inputs()["sample"].shape[1:])
+        sampler = make_sampler("ddim", 10, base.parameterization, shape)
+        sampled = Sampled(base.model, "digits", base.spec, base.parameterization, sampler, "ddim", latent=False)
+        found = {
+            clamped: measure_sensitivity(
+                sampled, groups, SensitivityOptions(8, size=0.05, clamped=clamped), (elements("pixels"), None)
+            )
+            for clamped in (False, True)
+        }
+        assert [each.clamped for each in found.values()] == [False, True]
+        assert sampler.clamps  # the caller's own stays as it is
+        doubts = {clamped: abs(np.log(each.groups[4].linearity)) for clamped, each in found.items()}
+        assert doubts[False] < 0.25 < doubts[True]
+
+    def test_a_scheduler_of_a_pipeline_is_replaced_in_a_copy(self, tmp_path: Any) -> None:
+        from tiny_pipelines import SIDE, tiny_pipeline
+
+        from prunekit.pipelines import PipelineSampler
+
+        pipeline = tiny_pipeline("sd", tmp_path)
+        pipeline.scheduler = DDIMScheduler(clip_sample=True, clip_sample_range=0.05)
+        pipeline.set_progress_bar_config(disable=True)
+        sampler = PipelineSampler(pipeline, 2, ["a cat"], size=(SIDE, SIDE)).for_latents()
+        free = sampler.unclamped()
+        assert (sampler.clamps, free.clamps, free.unclamped()) == (True, False, free)
+        assert pipeline.scheduler.config.clip_sample
+        held, loose = (each(pipeline.unet, 2, 0) for each in (sampler, free))
+        assert float(held.abs().max()) < float(loose.abs().max())
+
+    def test_thresholding_is_clamping(self) -> None:
+        assert clamps(DDIMScheduler(clip_sample=False, thresholding=True))
+        assert not clamps(unclamped(DDIMScheduler(clip_sample=False, thresholding=True)))
+        assert not clamps(FlowMatchEulerDiscreteScheduler())

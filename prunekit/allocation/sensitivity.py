@@ -83,6 +83,7 @@ class Sensitivity:
         seed: seed of the samples and of the added noise.
         size: of the added noise, relative to the root mean square of each sample's prediction.
         checked_size: of the noise with which linearity was checked; None if it was not.
+        clamped: whether the sampler clamped predictions of the clean sample.
         groups: one for each timestep group, cleanest first.
         features: description of the feature extractor; None unless it was measured in features.
         about: its origin: the model with the hash of its weights, the noise schedule and prunekit's version.
@@ -100,6 +101,7 @@ class Sensitivity:
     seed: int
     size: float
     checked_size: float | None
+    clamped: bool
     groups: tuple[GroupSensitivity, ...]
     features: JsonDict | None = None
     about: JsonDict | None = None
@@ -205,6 +207,7 @@ class Sensitivity:
 _ABOUT = ("prunekit", "model", "noise_schedule")
 _PLAIN = (
     *("num_timesteps", "sampler", "steps", "guidance_scale", "measured_in", "count", "seed", "size", "checked_size"),
+    "clamped",
     "features",
 )
 

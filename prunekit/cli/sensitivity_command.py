@@ -72,6 +72,14 @@ def sensitivity(
             "long (default: --check-linearity).",
         ),
     ] = True,
+    clamped: Annotated[
+        bool,
+        typer.Option(
+            "--clamp/--no-clamp",
+            help="Let the scheduler clamp predictions of the clean sample, if it does so otherwise; the figures then hold for "
+            "errors of one size only (default: --no-clamp).",
+        ),
+    ] = False,
     label: ClassOption = None,
     seed: Annotated[int, typer.Option(help="Seed of the samples and of the added noise.")] = 0,
     output: Annotated[
@@ -101,7 +109,7 @@ def sensitivity(
     refuse_existing(output, overwrite, FileKind("sensitivity", has_format(SENSITIVITY)), named)
     refuse_existing(picture, overwrite, PICTURE, named)
     refuse_inputs(output, [model, captions.pipeline], inside=True)
-    options = SensitivityOptions(count, seed, size, check, batch_size)
+    options = SensitivityOptions(count, seed, size, check, batch_size, clamped)
     if features != "auto" and measured_in != "features":
         raise InputError(f"Got --features {features} with --in {measured_in}; expected --in features.")
     piped = captions.pipeline is not None or needs_pipeline(model)

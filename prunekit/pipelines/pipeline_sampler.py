@@ -1,5 +1,6 @@
 """Samples through a pipeline itself, so that guidance, scheduler and decoding are its own; only its denoiser is replaced."""
 
+import copy
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -17,6 +18,7 @@ from prunekit.pipelines.listening import Subject, call_arguments, followed, reco
 from prunekit.pipelines.loading import denoisers_of
 from prunekit.pipelines.own_arguments import check_own_arguments, with_rows
 from prunekit.pipelines.signatures import takes
+from prunekit.sampling.clamping import clamps, unclamped
 
 __all__ = ["PipelineSampler", "with_denoiser"]
 
@@ -74,6 +76,19 @@ class PipelineSampler:
     @property
     def _guidance(self) -> dict[str, object]:
         return {} if self.guidance_scale is None else {"guidance_scale": self.guidance_scale}
+
+    @property
+    def clamps(self) -> bool:
+        """Whether the pipeline's scheduler clamps predictions of the clean sample."""
+        return clamps(self.pipeline.scheduler)
+
+    def unclamped(self) -> "PipelineSampler":
+        """The same sampler, whose scheduler does not clamp predictions of the clean sample; the pipeline itself stays as it is."""
+        if not self.clamps:
+            return self
+        pipeline = copy.copy(self.pipeline)
+        pipeline.scheduler = unclamped(self.pipeline.scheduler)
+        return replace(self, pipeline=pipeline)
 
     def for_latents(self) -> "PipelineSampler":
         """The same sampler, which leaves the latents as they are."""

@@ -266,6 +266,7 @@ class AllocationOptions:
             ``features`` takes the extractor of the evaluation section.
         sensitivity_samples: number of samples.
         sensitivity_size: size of the noise that is added to predictions, relative to their root mean square.
+        sensitivity_clamped: whether the sampler clamps predictions of the clean sample while it is measured, if it does otherwise.
         recoveries: number of sizes, evenly from the frontier's floor to the whole network, at which every group's network is
             trained for a short time, so that rule ``measured`` compares losses that a fine-tuning leaves. 0 for losses before it.
         recovery_steps: train steps of each of these; the other options are those of the fine-tuning.
@@ -283,6 +284,7 @@ class AllocationOptions:
     sensitivity_in: SensitivityMeasure = "auto"
     sensitivity_samples: Positive = 32
     sensitivity_size: Ratio = 0.02
+    sensitivity_clamped: bool = False
     recoveries: NotNegative = 0
     recovery_steps: Positive = 200
 

@@ -139,10 +139,11 @@ def sensitivity_blocks(results: RunResults, table: Table | None) -> list[Words |
     found = results.allocation.sensitivity
     if found is None:
         return []
+    clamping = ", and clamped as in sampling" if found.clamped else ""
     said = (
         "The allocation weighed each timestep group's loss by its amplification: the change of the sample, in "
         f"{found.measured_in}, for an error of mean square 1 in every prediction of the group. It was measured on "
-        f"{found.count} samples of {found.steps} steps of {found.sampler}, with noise of size {found.size:g}. "
+        f"{found.count} samples of {found.steps} steps of {found.sampler}, with noise of size {found.size:g}{clamping}. "
         f"{found.describe_linearity()}"
     )
     blocks = [Words(said), _chart(found) if found.weights.any() else None, table]

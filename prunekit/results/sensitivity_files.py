@@ -70,6 +70,7 @@ class SensitivityFile(Model):
         seed: seed of the samples and of the added noise.
         size: size of the added noise, relative to the prediction's root mean square.
         checked_size: size of the noise with which linearity was checked; None if it was not.
+        clamped: whether the sampler clamped predictions of the clean sample.
         groups: the timestep groups, cleanest first.
     """
 
@@ -87,4 +88,5 @@ class SensitivityFile(Model):
     seed: int
     size: _Size
     checked_size: _Size | None
+    clamped: bool
     groups: Many[SensitivityPart]

@@ -67,7 +67,7 @@ class PlannedRun(BasedRun):
 
     def _sensitivity(self, options: AllocationOptions, evaluation: EvaluationOptions | None) -> list[str]:
         """Measure what the sampler makes of an error in each group; returns the stage's name."""
-        keys = ("sampler", "steps", "sensitivity_in", "sensitivity_samples", "sensitivity_size")
+        keys = ("sampler", "steps", "sensitivity_in", "sensitivity_samples", "sensitivity_size", "sensitivity_clamped")
         asked = {key: getattr(options, key) for key in keys}
         inputs = {"asked": asked, "sampled": sampled_as(evaluation, options.sensitivity_in)}
         action = partial(self._measure_sensitivity, options, evaluation or EvaluationOptions())

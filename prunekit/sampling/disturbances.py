@@ -73,6 +73,9 @@ class SensitivityOptions:
         size: of the added noise, relative to the root mean square of each sample's prediction.
         check: measure with noise of twice the size, too, which shows whether changes are proportional to errors.
         batch_size: samples at a time.
+        clamped: let the scheduler clamp predictions of the clean sample if it does so otherwise. In the noisiest timesteps a small
+            error of the prediction is a large one of the clean sample, so that clamping makes the amplification depend on the
+            error's size.
 
     Raises:
         InputError: a number is out of its range.
@@ -83,6 +86,7 @@ class SensitivityOptions:
     size: float = 0.02
     check: bool = True
     batch_size: int = 64
+    clamped: bool = False
 
     def __post_init__(self) -> None:
         if self.count < 1 or self.batch_size < 1:

@@ -17,13 +17,24 @@ from prunekit.conditions import Calling
 from prunekit.errors import InputError
 from prunekit.graph.forward_pass import evaluation_mode
 from prunekit.graph.streams import in_streams
+from prunekit.sampling.clamping import clamps, unclamped
 from prunekit.sampling.schedulers import make_scheduler, set_timesteps
 from prunekit.sampling.variances import guided, scheduled_output
 from prunekit.schedule import Parameterization, Timeline
 from prunekit.training import CLASSES, mean_half
 from prunekit.training.number_checks import Watch
 
-__all__ = ["BATCH", "Evaluation", "Sampler", "clean_prediction", "ddim_step", "make_sampler", "to_images"]
+__all__ = [
+    "BATCH",
+    "Evaluation",
+    "Sampler",
+    "clamps",
+    "clean_prediction",
+    "ddim_step",
+    "make_sampler",
+    "to_images",
+    "unclamped",
+]
 
 BATCH = 256
 """Samples at a time."""
@@ -99,10 +110,17 @@ class Sampler:
             )
 
     def for_latents(self) -> "Sampler":
-        """The same sampler without clamping predictions of the clean sample to −1 … 1, since latents exceed this range."""
-        if not self.scheduler.config.get("clip_sample"):
-            return self
-        return replace(self, scheduler=type(self.scheduler).from_config(self.scheduler.config, clip_sample=False))
+        """The same sampler without clamping, since latents exceed the range of pictures."""
+        return self.unclamped()
+
+    @property
+    def clamps(self) -> bool:
+        """Whether predictions of the clean sample are clamped, to −1 … 1 or by thresholding."""
+        return clamps(self.scheduler)
+
+    def unclamped(self) -> "Sampler":
+        """The same sampler without clamping predictions of the clean sample."""
+        return replace(self, scheduler=unclamped(self.scheduler)) if self.clamps else self
 
     def of_classes(self, classes: Sequence[int]) -> "Sampler":
         """The same sampler for these classes of a class-conditional network."""

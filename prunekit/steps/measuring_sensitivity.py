@@ -189,6 +189,7 @@ def measure_sensitivity(
     about, sampler = sampled.about, sampled.sampler
     if how.name == "latents":
         sampler = sampler.for_latents()
+    sampler = sampler if options.clamped else sampler.unclamped()
     router = sampled.router(groups)
     with placed(sampled.model):
         found = sensitivities(sampler, sampled.model, router, how, options)
@@ -202,6 +203,7 @@ def measure_sensitivity(
         options.seed,
         options.size,
         options.checked_size,
+        sampler.clamps,
         found,
         None if extractor is None else plain(extractor.describe()),
         about,
@@ -230,7 +232,9 @@ def measured_in_a_run(base: Base, setting: Setting) -> Sensitivity:
     measure = chosen_measure(
         allocation.sensitivity_in, sampled.latent, piped, setting.options.features, lambda: setting.real
     )
-    options = SensitivityOptions(allocation.sensitivity_samples, size=allocation.sensitivity_size)
+    options = SensitivityOptions(
+        allocation.sensitivity_samples, size=allocation.sensitivity_size, clamped=allocation.sensitivity_clamped
+    )
     return measure_sensitivity(sampled, setting.groups, options, measure)
 
 

@@ -28,7 +28,7 @@ def found(*values: float, linearity: float | None = 1.0) -> Sensitivity:
         else GroupSensitivity(i, 10 * i, 10 * i + 10, 0, 0.0, 0.0)
         for i, value in enumerate(values)
     )
-    return Sensitivity(10 * len(values), "ddim", 10, 1.0, "pixels", 32, 0, 0.02, 0.04, groups)
+    return Sensitivity(10 * len(values), "ddim", 10, 1.0, "pixels", 32, 0, 0.02, 0.04, False, groups)
 
 
 def results(sensitivity: Sensitivity | None) -> RunResults:
