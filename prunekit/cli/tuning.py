@@ -47,6 +47,13 @@ def finetune(
     overlap: Annotated[
         int, typer.Option(help="Number of timesteps beyond the group's borders that are trained on too.")
     ] = 20,
+    share_steps: Annotated[
+        Path | None,
+        typer.Option(
+            help="allocation.json by rule measured with a sensitivity. Groups in which an error changes the sample more get more "
+            "of the steps, at the same MACs together (default: none, the same number for each)."
+        ),
+    ] = None,
     teacher: Annotated[
         str | None,
         typer.Option(
@@ -103,11 +110,7 @@ def finetune(
         )
     if not 0 <= distillation_weight <= 1:
         raise InputError(f"Got --distillation-weight {distillation_weight:g}; expected a share from 0 to 1.")
-    one = not slims_in(slim)
-    if one and not any((slim / name).exists() for name in ("config.json", "model.safetensors")):
-        raise InputError(
-            f"{slim} has no slim models group-0, group-1, …, and is none; prune first with `prunekit prune base.pt`."
-        )
+    one = _is_one(slim, share_steps)
     others = data_options(data, resolution)
     options = FinetuneOptions(
         overlap,
@@ -125,9 +128,9 @@ def finetune(
     )
     options = replace(options, train=settings)
 
-    def tuning(source: Path, target: Path) -> Tuning:
+    def tuning(source: Path, target: Path, own: int = steps) -> Tuning:
         _check_target(source, target, teacher)
-        return Tuning(source, target, options, others, teacher, reading.asked)
+        return Tuning(source, target, options.with_steps(own), others, teacher, reading.asked)
 
     if one:
         facts = _tuned_alone(tuning(slim, output or slim), resume, _Trackers(report_to, logging_dir))
@@ -138,7 +141,12 @@ def finetune(
                 suggest(after_finetune(Path(target)))
         return
     asked = [_Asked(slim, output or slim, facts, every) for facts in slims_in(slim)]
-    wanted = [tuning(each.facts.folder, each.target) for each in asked if each.state == "fine-tuned"]
+    numbers = _steps(share_steps, asked, steps)
+    wanted = [
+        tuning(each.facts.folder, each.target, number)
+        for each, number in zip(asked, numbers, strict=True)
+        if each.state == "fine-tuned"
+    ]
     found = _tuned(wanted, resume, _Trackers(report_to, logging_dir), jobs)
     if found is None:
         return
@@ -148,6 +156,25 @@ def finetune(
         return
     _show(rows, output or slim)
     suggest(after_finetune(output or slim))
+
+
+def _is_one(slim: Path, shared: Path | None) -> bool:
+    """Whether a folder is a slim model, and not the folder of several.
+
+    Raises:
+        InputError: it is neither, or it is one and steps are to be shared.
+    """
+    if slims_in(slim):
+        return False
+    if not any((slim / name).exists() for name in ("config.json", "model.safetensors")):
+        raise InputError(
+            f"{slim} has no slim models group-0, group-1, …, and is none; prune first with `prunekit prune base.pt`."
+        )
+    if shared is not None:
+        raise InputError(
+            f"Got --share-steps with one slim model, {slim}; expected the folder of all of them, among which to share."
+        )
+    return True
 
 
 def _variance(asked: VarianceKind | None, teacher: str | None) -> VarianceKind:
@@ -209,6 +236,27 @@ class _Asked:
         if self.before is not None:
             return "before"
         return "whole" if self.facts.whole and not self.every else "fine-tuned"
+
+
+def _steps(allocation: Path | None, asked: "Sequence[_Asked]", steps: int) -> list[int]:
+    """Train steps of every slim model: the same number, or shared by an allocation's sensitivity.
+
+    Raises:
+        InputError: the allocation is of other timestep groups than the slim models, or has no sensitivity.
+    """
+    if allocation is None:
+        return [steps] * len(asked)
+    from prunekit._json import read_json
+    from prunekit.allocation import Allocation, shared_steps
+    from prunekit.results.formats import ALLOCATION
+
+    found = Allocation.from_json(read_json(allocation, ALLOCATION), allocation)
+    if [each.facts.group for each in asked] != list(found.timestep_groups):
+        raise InputError(
+            f"{allocation} is of other timestep groups than {asked[0].slim}; expected the one that they were pruned by."
+        )
+    trained = [not each.facts.whole or each.every for each in asked]
+    return list(shared_steps(found, steps, trained))
 
 
 def _check_target(source: Path, target: Path, teacher: str | None) -> None:

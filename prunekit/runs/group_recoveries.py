@@ -82,7 +82,7 @@ class Recovering:
     def saved(self) -> str | None:
         """What an interruption leaves behind, in words; None if there is nothing."""
         done = sum(1 for path in self._kept() if path.is_file())
-        return f"{done} trained networks are kept beside {self.output}" if done else None
+        return f"trainings that ended are kept beside {self.output}: {done}" if done else None
 
     def _slims(self) -> list[SlimModel]:
         """The slim models of all folders, after checks that they fit together."""

@@ -232,8 +232,12 @@ def measured_in_a_run(base: Base, setting: Setting) -> Sensitivity:
     measure = chosen_measure(
         allocation.sensitivity_in, sampled.latent, piped, setting.options.features, lambda: setting.real
     )
+    clamped = allocation.sensitivity_clamped
     options = SensitivityOptions(
-        allocation.sensitivity_samples, size=allocation.sensitivity_size, clamped=allocation.sensitivity_clamped
+        allocation.sensitivity_samples,
+        size=allocation.sensitivity_size,
+        check=clamped,  # twice the passes, for what is proportional without clamping
+        clamped=clamped,
     )
     return measure_sensitivity(sampled, setting.groups, options, measure)
 

@@ -325,7 +325,7 @@ def _of_experts(recipe: ExpertsRecipe, macs: int, params: int, spec: ModelSpec) 
     groups = recipe.groups.number
     expert, rows = round(recipe.allocation.budget * macs), list[tuple[LedgerRow, str]]()
     if recipe.allocation.sensitivity:
-        runs = 1 + 2 * groups  # noise of two sizes
+        runs = 1 + (2 if recipe.allocation.sensitivity_clamped else 1) * groups  # clamped, noise of two sizes
         passes = 1 if recipe.evaluation is None else _passes(recipe.evaluation, spec)
         each = runs * recipe.allocation.sensitivity_samples * _steps(recipe) * passes
         rows.append((forwards("sensitivity", "importance", each, each * macs), "no"))

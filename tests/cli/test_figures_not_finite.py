@@ -122,6 +122,7 @@ NUMBERS = {
     "allocate --budget 0.8": ["floor"],
     "groups --method similarity --data digits": ["eta", "alpha"],
     "sensitivity embedded:digits": ["size", "guidance-scale"],
+    "recover embedded:digits frontiers": ["learning-rate"],
     "export embedded:digits": ["tolerance"],
     "assemble slim": ["tolerance"],
     "estimate recipe.yaml": ["utilisation"],

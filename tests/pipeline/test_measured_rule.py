@@ -98,7 +98,7 @@ def test_the_sensitivity_is_a_stage_that_is_kept_and_decides_the_allocation(tmp_
     assert (tmp_path / "sensitivity.png").is_file()
     ledger = {row["stage"]: row for row in read_json(tmp_path / "manifest.json")["ledger"]}
     used = sum(1 for group in allocation.sensitivity.groups if group.evaluations)
-    assert ledger["sensitivity"]["samples"] == (1 + 2 * used) * 4 * 3
+    assert ledger["sensitivity"]["samples"] == (1 + used) * 4 * 3
     write_report(tmp_path)
     page = (tmp_path / "report" / "index.html").read_text(encoding="utf-8")
     assert "weighed each timestep group&#39;s loss by its amplification" in page.replace("'s loss", "&#39;s loss")
