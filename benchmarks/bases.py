@@ -1,7 +1,7 @@
 """Experts and their rivals over several bases that differ only in the seed of their training, paired over the bases.
 
-Runs recipes/fashion-bases.yaml for each base; an interrupted call goes on. Writes reports/bases/bases.json and .md, with the manifest
-of every base beside them. About two hours and a half on one core for each base:
+Runs recipes/fashion-bases.yaml for each base; an interrupted call goes on. Writes reports/bases/bases.json and .md, with the
+manifest of every base beside them. About two hours and a half on one core for each base:
 
     python benchmarks/bases.py --work /tmp/bases --bases 0 1 2 3 4
     python benchmarks/bases.py --work /tmp/bases --table   # only what is finished
