@@ -14,20 +14,23 @@ from _manifest import REPORTS, markdown_table, publish
 from cifar_unet import CIFAR_UNET
 
 from prunekit._files import atomic_path
+from prunekit.choices import Middle
 from prunekit.groups import TimestepGroups
 from prunekit.nets import MultiDecoderUNet
 
 PUBLISHED = (169, 108, 47)  # million parameters, low to high noise
 CUTS = (442, 631)  # of 1,000; the paper's 0.442 and 0.631 of T
 FOLDER = REPORTS.parent / "multistage"
-VARIANTS: dict[str, dict[str, Any]] = {
-    "8 blocks a resolution, strided convolutions between": {"layers_per_block": 8},
-    "the same, residual blocks between (DDPM++'s way)": {
-        "layers_per_block": 8,
-        "downsample_type": "resnet",
-        "upsample_type": "resnet",
-    },
-    "2 blocks a resolution (DDPM's)": {"layers_per_block": 2},
+_BETWEEN = {"downsample_type": "resnet", "upsample_type": "resnet"}
+VARIANTS: dict[str, tuple[Middle, dict[str, Any]]] = {
+    "shared middle block, 8 blocks a resolution, residual blocks between (DDPM++'s way)": (
+        "shared",
+        {"layers_per_block": 8, **_BETWEEN},
+    ),
+    "the same, strided convolutions between": ("shared", {"layers_per_block": 8}),
+    "the same, 2 blocks a resolution (DDPM's)": ("shared", {"layers_per_block": 2}),
+    "own middle blocks, 8 blocks a resolution, residual blocks between": ("own", {"layers_per_block": 8, **_BETWEEN}),
+    "own middle blocks, strided convolutions between": ("own", {"layers_per_block": 8}),
 }
 
 
@@ -36,11 +39,13 @@ def decoder_widths(width: int) -> list[int]:
     return [width * full // CIFAR_UNET["block_out_channels"][0] for full in CIFAR_UNET["block_out_channels"]]
 
 
-def measured(changes: dict[str, Any]) -> dict[str, Any]:
+def measured(middle: Middle, changes: dict[str, Any]) -> dict[str, Any]:
     """Parameters and MACs of every stage, low to high noise, and of the whole network."""
     groups = TimestepGroups.from_cuts(1000, CUTS)
     with torch.device("meta"):
-        net = MultiDecoderUNet({**CIFAR_UNET, **changes}, groups, [decoder_widths(width) for width in (192, 128, 16)])
+        net = MultiDecoderUNet(
+            {**CIFAR_UNET, **changes}, groups, [decoder_widths(width) for width in (192, 128, 16)], middle
+        )
     net = net.to_empty(device="cpu").eval()
     stages = [net.stage(group.index) for group in groups]
     return {
@@ -53,7 +58,7 @@ def measured(changes: dict[str, Any]) -> dict[str, Any]:
 
 def main() -> None:
     torch.set_num_threads(1)
-    figures = {name: measured(changes) for name, changes in VARIANTS.items()}
+    figures = {name: measured(*variant) for name, variant in VARIANTS.items()}
     rows = [["the paper's", *(f"{millions}" for millions in PUBLISHED), "–", "–", "–", "–", "–"]]
     for name, found in figures.items():
         params = [f"{count / 1e6:.1f}" for count in found["params"]]

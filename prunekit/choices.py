@@ -19,6 +19,7 @@ __all__ = [
     "LearningRates",
     "LocalTracker",
     "LossWeights",
+    "Middle",
     "MomentumDecays",
     "NormMode",
     "Pace",
@@ -81,6 +82,8 @@ MomentumDecays = Literal["none", "rational", "exponential"]
 Compensation = Literal["step", "gradient", "code", "none"]
 Precision = Literal["no", "fp16", "bf16"]
 StoredPrecision = Literal["float16", "float32"]
+Middle = Literal["shared", "own"]
+"""Where the middle block of a multi-decoder U-Net is."""
 StageDraw = Literal["uniform", "proportional", "mixed"]
 Pace = Literal["linear", "cosine"]
 Fade = Literal["constant", "linear"]

@@ -4,7 +4,7 @@ import copy
 import json
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, cast, get_args
 
 import numpy as np
 import torch
@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from prunekit._json import JsonDict, JsonObject
 from prunekit._types import FloatArray
 from prunekit.checkpoint import ModelSpec
+from prunekit.choices import Middle
 from prunekit.conditions import rows_of
 from prunekit.cost import count_macs
 from prunekit.errors import InputError
@@ -50,8 +51,7 @@ class StageUNet(nn.Module):
         return_dict: bool = True,
     ) -> DropInOutput | tuple[Tensor]:
         """Predict, whatever the timestep; see :meth:`MultiDecoderUNet.forward`."""
-        skips, embedding = self.encoder(sample, timestep, class_labels)
-        output = self.decoder(skips, embedding)
+        output = self.decoder(*self.encoder(sample, timestep, class_labels))
         return DropInOutput(output) if return_dict else (output,)
 
 
@@ -65,6 +65,7 @@ class MultiDecoderUNet(Pretrained, ModelMixin, ConfigMixin):  # type: ignore[mis
         config: config of a diffusers ``UNet2DModel``; it describes the encoder, and the decoders except for their widths.
         groups: the partition of the timesteps, group 0 the cleanest.
         widths: for every timestep group its decoder's ``block_out_channels``, finest first; if missing, all have the encoder's.
+        middle: ``shared`` for one middle block at the encoder's width, ``own`` for one in each decoder at its width.
 
     Raises:
         InputError: the config does not describe such a U-Net, or widths and timestep groups do not match.
@@ -74,13 +75,21 @@ class MultiDecoderUNet(Pretrained, ModelMixin, ConfigMixin):  # type: ignore[mis
     config_name = "config.json"
     routes_samples = True  # a batch may leave some decoders without a gradient
 
-    def __init__(self, config: JsonDict, groups: TimestepGroups, widths: Sequence[Sequence[int]] | None = None) -> None:
+    def __init__(
+        self,
+        config: JsonDict,
+        groups: TimestepGroups,
+        widths: Sequence[Sequence[int]] | None = None,
+        middle: Middle = "shared",
+    ) -> None:
         super().__init__()
+        if middle not in get_args(Middle):
+            raise InputError(f"Got middle {middle!r:.40}; expected one of {', '.join(get_args(Middle))}.")
         own: JsonObject = json.loads(json.dumps({k: v for k, v in config.items() if not k.startswith("_")}))
         widths = [own["block_out_channels"]] * len(groups) if widths is None else widths
         if len(widths) != len(groups):
             raise InputError(f"Got widths for {len(widths)} decoders; expected one for each of {len(groups)} groups.")
-        self.groups = groups
+        self.groups, self.middle = groups, middle
         self.kept: dict[str, tuple[int, ...]] = {}
         self.removed: tuple[str, ...] = ()
         self.sizes: dict[str, dict[str, int]] = {}
@@ -93,26 +102,27 @@ class MultiDecoderUNet(Pretrained, ModelMixin, ConfigMixin):  # type: ignore[mis
             unet = UNet2DModel(**own)
         except (TypeError, ValueError) as error:
             raise InputError(f"UNet2DModel does not take this config: {str(error).splitlines()[0]}") from error
-        self.encoder = Encoder(unet)
-        self.decoders = nn.ModuleList(Decoder.of_widths(own, wide) for wide in self.widths)
+        self.encoder = Encoder(unet, middle == "shared")
+        self.decoders = nn.ModuleList(Decoder.of_widths(own, wide, middle == "own") for wide in self.widths)
 
     @classmethod
-    def from_unet(cls, unet: nn.Module, groups: TimestepGroups) -> "MultiDecoderUNet":
+    def from_unet(cls, unet: nn.Module, groups: TimestepGroups, middle: Middle = "shared") -> "MultiDecoderUNet":
         """A trained U-Net with a copy of its decoder for every timestep group; its predictions equal the U-Net's.
 
         Args:
             unet: a diffusers ``UNet2DModel``; it is not changed.
             groups: the partition of the timesteps.
+            middle: where the middle block is, see the class.
 
         Raises:
             InputError: it is another kind of network.
         """
         if not isinstance(unet, UNet2DModel):
             raise InputError(f"Got a {type(unet).__name__}; expected a diffusers UNet2DModel.")
-        made = cls(dict(unet.config), groups)
+        made = cls(dict(unet.config), groups, middle=middle)
         whole = copy.deepcopy(unet)
-        made.encoder = Encoder(whole)
-        made.decoders = nn.ModuleList(copy.deepcopy(Decoder(whole)) for _ in groups)
+        made.encoder = Encoder(whole, middle == "shared")
+        made.decoders = nn.ModuleList(copy.deepcopy(Decoder(whole, middle == "own")) for _ in groups)
         made.train(unet.training)
         return made
 
@@ -235,9 +245,10 @@ class MultiDecoderUNet(Pretrained, ModelMixin, ConfigMixin):  # type: ignore[mis
         """
         batch, output = len(sample), sample.new_empty(0)
         routes = list(self._router.routes(timestep, batch, sample.device))
-        skips, embedding = self.encoder(sample, timestep, class_labels)
+        skips, *others = self.encoder(sample, timestep, class_labels)
         for index, rows in routes:
-            part = self.decoders[index]([rows_of(skip, rows, batch) for skip in skips], rows_of(embedding, rows, batch))
+            own = [rows_of(skip, rows, batch) for skip in skips]
+            part = self.decoders[index](own, *(rows_of(other, rows, batch) for other in others))
             output = scattered(output, part, rows, batch)
         return DropInOutput(output) if return_dict else (output,)
 

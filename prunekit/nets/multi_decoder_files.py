@@ -34,6 +34,7 @@ def multi_decoder_slim(net: MultiDecoderUNet, about: JsonDict) -> SlimModel:
         "cuts": list(groups.cuts),
         "num_timesteps": groups.num_timesteps,
         "method": groups.method,
+        "middle": net.middle,
     }
     spent = sum(len(group) * macs for group, macs in zip(groups, stages, strict=True))
     provenance = {**about.get("provenance", {}), "stage_macs": list(stages)}
@@ -111,10 +112,11 @@ def _build(config: JsonDict) -> MultiDecoderUNet:
     try:
         groups = TimestepGroups.from_cuts(int(config["num_timesteps"]), config["cuts"], str(config["method"]))
         widths, unet = [list(map(int, own)) for own in config["widths"]], dict(config["unet"])
+        middle = config.get("middle", "own")  # folders of earlier versions do not say
     except (KeyError, TypeError, ValueError) as error:
         raise InputError(f"{_CLASS} needs unet, widths, cuts, num_timesteps and method ({error}).") from error
     if len(groups) > _MAX_GROUPS:
         raise InputError(f"Got {len(groups)} decoders; expected at most {_MAX_GROUPS}.")
-    made = MultiDecoderUNet(unet, groups, widths)
+    made = MultiDecoderUNet(unet, groups, widths, middle)
     made.eval()
     return made

@@ -1,8 +1,10 @@
 """A diffusers ``UNet2DModel`` in two halves: the encoder is shared by all timestep groups, and each group has its own decoder.
 
-The encoder ends before the middle block, as in the multi-stage framework's code (arXiv:2312.09181): time embedding, first
-convolution and down blocks. The decoder is the middle block, the up blocks and the output layers. It may have other widths than the
-encoder: the residual blocks at the border read the encoder's channels directly, so no adapting layer is needed.
+The encoder is the time embedding, the first convolution and the down blocks; the decoder is the up blocks and the output layers.
+The middle block is in the shared half, at the encoder's width, as in the DPM-Solver and latent networks of the multi-stage
+framework's code (arXiv:2312.09181); or every decoder has one of its own, at its own width. (The framework's EDM network has one for
+each decoder at the encoder's width.) A decoder may have other widths than the encoder: the residual blocks at the border read the
+encoder's channels directly, so no adapting layer is needed.
 """
 
 import copy
@@ -24,16 +26,17 @@ _UP = ("UpBlock2D", "AttnUpBlock2D")
 
 
 class Encoder(nn.Module):
-    """Time embedding, first convolution and down blocks of a U-Net.
+    """Time embedding, first convolution, down blocks and perhaps the middle block of a U-Net.
 
     Args:
         unet: gives its modules; they are not copied.
+        middle: whether the middle block belongs to this half.
 
     Raises:
         InputError: it has blocks that pass on more than features.
     """
 
-    def __init__(self, unet: UNet2DModel) -> None:
+    def __init__(self, unet: UNet2DModel, middle: bool = True) -> None:
         super().__init__()
         config = unet.config
         odd = sorted({*config.down_block_types} - {*_DOWN} | {*config.up_block_types} - {*_UP})
@@ -46,10 +49,11 @@ class Encoder(nn.Module):
         self.time_proj, self.time_embedding = unet.time_proj, unet.time_embedding
         self.class_embedding, self.class_embed_type = unet.class_embedding, config.class_embed_type
         self.conv_in, self.down_blocks = unet.conv_in, unet.down_blocks
+        self.mid_block = unet.mid_block if middle else None
 
     def forward(
         self, sample: Tensor, timestep: Tensor | float | int, class_labels: Tensor | None = None
-    ) -> tuple[tuple[Tensor, ...], Tensor]:
+    ) -> tuple[tuple[Tensor, ...], Tensor, Tensor]:
         """Encode a batch.
 
         Args:
@@ -58,8 +62,8 @@ class Encoder(nn.Module):
             class_labels: for a class-conditional network, shape (batch,).
 
         Returns:
-            The features of the skip connections, finest first (the decoder starts from the last), and the time embedding of shape
-            (batch, channels).
+            The features of the skip connections, finest first; the features from which the decoder starts, of the last one's shape;
+            and the time embedding of shape (batch, channels).
 
         Raises:
             InputError: class labels are missing, or the network takes none.
@@ -73,7 +77,7 @@ class Encoder(nn.Module):
         for block in self.down_blocks:
             sample, found = block(hidden_states=sample, temb=embedding)
             skips += found
-        return skips, embedding
+        return skips, sample if self.mid_block is None else self.mid_block(sample, embedding), embedding
 
     def _embedded(self, timesteps: Tensor, class_labels: Tensor | None) -> Tensor:
         dtype = self.conv_in.weight.dtype
@@ -92,40 +96,44 @@ class Encoder(nn.Module):
 
 
 class Decoder(nn.Module):
-    """Middle block, up blocks and output layers of a U-Net.
+    """Up blocks and output layers of a U-Net, perhaps after the middle block.
 
     Args:
         unet: gives its modules; they are not copied.
+        middle: whether the middle block belongs to this half.
     """
 
-    def __init__(self, unet: UNet2DModel) -> None:
+    def __init__(self, unet: UNet2DModel, middle: bool = False) -> None:
         super().__init__()
-        self.mid_block, self.up_blocks = unet.mid_block, unet.up_blocks
+        self.mid_block, self.up_blocks = unet.mid_block if middle else None, unet.up_blocks
         self.conv_norm_out, self.conv_act, self.conv_out = unet.conv_norm_out, unet.conv_act, unet.conv_out
 
     @classmethod
-    def of_widths(cls, config: Mapping[str, object], widths: Sequence[int]) -> "Decoder":
+    def of_widths(cls, config: Mapping[str, object], widths: Sequence[int], middle: bool = False) -> "Decoder":
         """A freshly initialised decoder with other widths than the encoder.
 
         Args:
             config: config of the encoder's U-Net.
             widths: the decoder's ``block_out_channels``, finest first.
+            middle: whether it has a middle block of its own.
         """
-        decoder = cls(UNet2DModel(**decoder_config(config, widths)))
+        decoder = cls(UNet2DModel(**decoder_config(config, widths)), middle)
         skips = _skip_channels(config)
         width = skips[-1]
-        blocks = [decoder.mid_block.resnets, *(block.resnets for block in decoder.up_blocks)]
-        for place, resnets in enumerate(blocks):
+        own = [(decoder.mid_block.resnets, False)] if middle else []
+        for resnets, skipped in (*own, *((block.resnets, True) for block in decoder.up_blocks)):
             for i, resnet in enumerate(resnets):
-                reads = width + (skips.pop() if place else 0)
+                reads = width + (skips.pop() if skipped else 0)
                 if reads != resnet.in_channels:
                     resnets[i] = _reading(resnet, reads, config)
                 width = resnet.out_channels
         return decoder
 
-    def forward(self, skips: Sequence[Tensor], embedding: Tensor) -> Tensor:
+    def forward(self, skips: Sequence[Tensor], sample: Tensor, embedding: Tensor) -> Tensor:
         """The prediction, shape (batch, channels, height, width), from the output of the :class:`Encoder`."""
-        left, sample = tuple(skips), self.mid_block(skips[-1], embedding)
+        left = tuple(skips)
+        if self.mid_block is not None:
+            sample = self.mid_block(sample, embedding)
         for block in self.up_blocks:
             count = len(block.resnets)
             sample, left = block(sample, left[-count:], embedding), left[:-count]

@@ -10,6 +10,7 @@ from typing_extensions import TypedDict
 
 from prunekit._json import JsonObject
 from prunekit._messages import did_you_mean
+from prunekit.choices import Middle
 from prunekit.errors import InputError
 from prunekit.recipe.schema import ShownAs
 from prunekit.recipe.sections import (
@@ -63,6 +64,8 @@ class MultistageOptions:
         groupings: ways to cut the stages. All networks are compared on the first; the others get tailored decoders only.
         networks: ``unified`` is one network, ``separate`` one for each stage; ``equal`` and ``tailored`` are one encoder with a
             decoder for each stage, of the base's widths or of ``widths``.
+        middle: ``shared`` for one middle block in the encoder, as in the paper's DPM-Solver and latent networks; ``own`` for one in
+            each decoder, at its width.
         draw: how stages are drawn in training, see :class:`prunekit.training.StageTimesteps`.
         seeds: seeds of the first weights, the batches and the noise; one training each.
         looks: number of points on the learning curve.
@@ -80,6 +83,7 @@ class MultistageOptions:
         "equal",
         "tailored",
     )
+    middle: Middle = "shared"
     draw: StageDraw = "uniform"
     seeds: Annotated[tuple[Seed, ...], Field(min_length=1)] = (0, 1, 2)
     looks: Positive = 5

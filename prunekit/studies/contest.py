@@ -153,12 +153,12 @@ class Contest(Parameterized):
         """Networks to train one after the other: randomly initialised, or copies of the network to start from."""
         if self.start is not None:
             if network == "equal":
-                return [MultiDecoderUNet.from_unet(self.start, groups)]
+                return [MultiDecoderUNet.from_unet(self.start, groups, self.options.middle)]
             return [copy.deepcopy(self.start) for _ in (groups if network == "separate" else range(1))]
         widths = self.options.widths if network == "tailored" else None
         with seeded_weights(seed):
             if network in ("equal", "tailored"):
-                return [MultiDecoderUNet(self.spec.config, groups, widths)]
+                return [MultiDecoderUNet(self.spec.config, groups, widths, self.options.middle)]
             return [self.spec.build() for _ in (groups if network == "separate" else range(1))]
 
     def _samplers(self, network: str, groups: TimestepGroups) -> list[TimestepSampler]:

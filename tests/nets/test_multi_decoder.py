@@ -8,6 +8,7 @@ from diffusers import DDIMPipeline, DDIMScheduler
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from networks import UNET_CONFIG, unet
+from safetensors.torch import load_file
 
 from prunekit.cost import CostModel, count_macs
 from prunekit.errors import FileFormatError, InputError, MissingFileError
@@ -15,7 +16,7 @@ from prunekit.graph import PruningPlan, apply, attributes, trace
 from prunekit.groups import TimestepGroups
 from prunekit.nets import MultiDecoderUNet, is_multi_decoder, load_multi_decoder, save_multi_decoder
 from prunekit.schedule import NoiseSchedule
-from prunekit.slim import SlimModel
+from prunekit.slim import SlimModel, save_tensors
 from prunekit.steps.opening import open_model
 
 T = 100
@@ -24,10 +25,10 @@ TAILORED = ([4, 8], [8, 16], [12, 24])
 ABOUT = {"noise_schedule": NoiseSchedule.linear(T).to_config(), "prediction_type": "epsilon"}
 
 
-def multi(widths=TAILORED, seed=0):
+def multi(widths=TAILORED, seed=0, middle="shared"):
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        return MultiDecoderUNet(UNET_CONFIG, GROUPS, widths).eval()
+        return MultiDecoderUNet(UNET_CONFIG, GROUPS, widths, middle).eval()
 
 
 def batch(count=6, seed=1):
@@ -59,10 +60,11 @@ def pruned_stage(net, index, seed=0, removed=None):
 
 class TestStartedFromABase:
     @pytest.mark.parametrize("changes", [{}, {"center_input_sample": True}, {"resnet_time_scale_shift": "scale_shift"}])
+    @pytest.mark.parametrize("middle", ["shared", "own"])
     @torch.no_grad()
-    def test_it_predicts_what_the_base_does(self, changes):
+    def test_it_predicts_what_the_base_does(self, changes, middle):
         base = unet(**changes)
-        net = MultiDecoderUNet.from_unet(base, GROUPS)
+        net = MultiDecoderUNet.from_unet(base, GROUPS, middle)
         sample, timesteps = batch()
         assert torch.allclose(net(sample, timesteps).sample, base(sample, timesteps).sample, atol=1e-5)
         for timestep in (0, 29, 30, 99):
@@ -144,9 +146,10 @@ class TestRouting:
 
 class TestWidths:
     @pytest.mark.parametrize("widths", [TAILORED, ([16, 16], [4, 32], [8, 16]), ([6, 10], [8, 8], [20, 4])])
+    @pytest.mark.parametrize("middle", ["shared", "own"])
     @torch.no_grad()
-    def test_decoders_of_any_width_read_the_same_encoder(self, widths):
-        net = multi(widths)
+    def test_decoders_of_any_width_read_the_same_encoder(self, widths, middle):
+        net = multi(widths, middle=middle)
         sample, timesteps = batch()
         assert net(sample, timesteps).sample.shape == sample.shape
         for index, own in enumerate(widths):
@@ -162,6 +165,21 @@ class TestWidths:
             multi([[8, 16]] * 3).stage_macs() == (count_macs(unet(), multi().stage_spec().example_inputs()).macs,) * 3
         )
 
+    def test_the_middle_block_is_in_one_half(self):
+        """Shared: once, at the encoder's width, for every stage. Own: once in each decoder, at the decoder's."""
+        shared, own = multi(), multi(middle="own")
+        blocks = [decoder.mid_block for decoder in shared.decoders]
+        assert blocks == [None] * 3
+        assert shared.encoder.mid_block.resnets[-1].out_channels == UNET_CONFIG["block_out_channels"][-1]
+        assert own.encoder.mid_block is None
+        assert [decoder.mid_block.resnets[-1].out_channels for decoder in own.decoders] == [
+            wide[-1] for wide in TAILORED
+        ]
+        stages = [shared.stage(index).encoder.mid_block for index in range(3)]
+        assert all(block is shared.encoder.mid_block for block in stages)
+        with pytest.raises(InputError, match="Got middle 'both'; expected one of shared, own"):
+            multi(middle="both")
+
     def test_the_mean_is_over_the_samplers_steps(self):
         net = multi()
         first, second, third = net.stage_macs()
@@ -175,10 +193,10 @@ class TestWidths:
 
 class TestPruning:
     @pytest.mark.slow_but("None")
-    @pytest.mark.parametrize("widths", [None, TAILORED])
+    @pytest.mark.parametrize(("widths", "middle"), [(None, "shared"), (TAILORED, "shared"), (TAILORED, "own")])
     @torch.no_grad()
-    def test_decoders_are_pruned_and_the_encoder_stays(self, widths):
-        net = multi(widths)
+    def test_decoders_are_pruned_and_the_encoder_stays(self, widths, middle):
+        net = multi(widths, middle=middle)
         slims = [pruned_stage(net, 0), pruned_stage(net, 2, seed=4)]
         pruned = net.with_pruned(slims)
         encoder = net.encoder.state_dict()
@@ -191,7 +209,7 @@ class TestPruning:
 
     @torch.no_grad()
     def test_decoders_without_some_of_their_branches_are_stored_and_read_again(self, tmp_path):
-        net = multi()
+        net = multi(middle="own")
         slims = [
             pruned_stage(net, 0, removed=("mid_block.attentions.0",)),
             pruned_stage(net, 2, removed=("up_blocks.0.attentions.0", "up_blocks.1.resnets.1")),
@@ -257,6 +275,22 @@ class TestFolder:
         save_multi_decoder(read, tmp_path / "again", ABOUT)
         for name in ("config.json", "model.safetensors", "README.md"):
             assert (tmp_path / "again" / name).read_bytes() == (folder / name).read_bytes()
+
+    def test_folders_say_where_the_middle_block_is_and_older_ones_mean_their_own(self, tmp_path):
+        for middle in ("shared", "own"):
+            folder = tmp_path / middle
+            save_multi_decoder(multi(middle=middle), folder, ABOUT)
+            assert load_multi_decoder(folder)[0].middle == middle
+        path = tmp_path / "own" / "config.json"
+        config = json.loads(path.read_text())
+        assert config["model"]["config"].pop("middle") == "own"
+        tensors = load_file(tmp_path / "own" / "model.safetensors")
+        save_tensors(tensors, config, tmp_path / "own")
+        assert load_multi_decoder(tmp_path / "own")[0].middle == "own"
+        config["model"]["config"]["middle"] = "both"
+        save_tensors(tensors, config, tmp_path / "own")
+        with pytest.raises(InputError, match="expected one of shared, own"):
+            load_multi_decoder(tmp_path / "own")
 
     def test_the_card_says_how_to_load_it(self, folder):
         assert 'load_multi_decoder("path/to/this/folder")' in (folder / "README.md").read_text()
