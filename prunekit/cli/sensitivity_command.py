@@ -63,7 +63,7 @@ def sensitivity(
     size: Annotated[
         float,
         typer.Option(help="Size of the added noise, relative to the root mean square of each sample's prediction."),
-    ] = 0.02,
+    ] = 0.002,
     check: Annotated[
         bool,
         typer.Option(

@@ -284,7 +284,7 @@ class AllocationOptions:
     sensitivity: bool = False
     sensitivity_in: SensitivityMeasure = "auto"
     sensitivity_samples: Positive = 32
-    sensitivity_size: Ratio = 0.02
+    sensitivity_size: Ratio = 0.002
     sensitivity_clamped: bool = False
     recoveries: NotNegative = 0
     recovery_steps: Positive = 200

@@ -83,7 +83,7 @@ class SensitivityOptions:
 
     count: int = 32
     seed: int = 0
-    size: float = 0.02
+    size: float = 0.002
     check: bool = True
     batch_size: int = 64
     clamped: bool = False

@@ -29,7 +29,7 @@ def test_a_file_and_a_picture_are_written_and_the_next_command_is_told(tmp_path,
     assert "Written to sensitivity.json and sensitivity.png" in told
     assert "prunekit prune embedded:digits --target 0.3 --output frontiers" in told
     found = Sensitivity.from_json(json.loads(Path("sensitivity.json").read_text()))
-    assert (found.sampler, found.steps, found.count, found.checked_size) == ("ddim", 3, 2, 0.04)
+    assert (found.sampler, found.steps, found.count, found.checked_size) == ("ddim", 3, 2, 0.004)
     assert sum(group.evaluations for group in found.groups) == 3
     assert Path("sensitivity.png").read_bytes().startswith(b"\x89PNG")
     again = done(f"{LINE} --json --no-check-linearity").json
