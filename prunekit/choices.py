@@ -76,7 +76,7 @@ TimestepSamplers = Literal[
     "asymmetric",
     "loss-second-moment",
 ]
-LossWeights = Literal["none", "min-snr", "p2", "change-aware"]
+LossWeights = Literal["none", "min-snr", "p2", "change-aware", "inverse-loss", "inverse-root-loss"]
 LearningRates = Literal["cosine", "constant"]
 MomentumDecays = Literal["none", "rational", "exponential"]
 Compensation = Literal["step", "gradient", "code", "none"]

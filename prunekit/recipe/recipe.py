@@ -234,6 +234,12 @@ class Recipe(BaseModel):
             )
         if self.finetune and self.finetune.share_steps and not (self.allocation and self.allocation.sensitivity):
             raise InputError("Got finetune.share_steps without allocation.sensitivity; expected both.")
+        tuned = self.finetune.groups if self.finetune else None
+        if tuned is not None and self.groups and (not tuned or max(tuned) >= self.groups.number):
+            raise InputError(
+                f"Got finetune.groups {list(tuned)} and {self.groups.number} groups; expected one or more of 0 to "
+                f"{self.groups.number - 1}."
+            )
         rates = self.finetune.learning_rates if self.finetune else None
         if rates is not None and self.groups and len(rates) != self.groups.number:
             raise InputError(

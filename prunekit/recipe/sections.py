@@ -404,6 +404,7 @@ class FinetuneOptions:
             at the seam.
         distillation: how the base teaches the experts; if missing, they learn from the images alone.
         from_scratch: whether training starts from random weights, so that only the pruned widths are used.
+        groups: timestep groups that are trained, 0 = cleanest; all if missing. The others stay as they are.
         share_steps: whether groups in which an error changes the sample more get more of the steps, at the same MACs together as
             the same number for each. It needs an allocation with a sensitivity.
         only_pruned: whether timestep groups that keep the whole base stay as they are. They then share its weights, and a short
@@ -422,6 +423,7 @@ class FinetuneOptions:
     distillation: DistillationOptions | None = None
     from_scratch: bool = False
     only_pruned: bool = False
+    groups: tuple[NotNegative, ...] | None = None
     share_steps: bool = False
     train: Train = field(
         default_factory=lambda: TrainOptions(steps=600, learning_rate=5e-4, warmup_steps=30, ema_decay=0.995)
@@ -435,14 +437,24 @@ class FinetuneOptions:
             raise InputError(f"Got variance {self.variance!r:.40}; expected one of {', '.join(kinds)}.")
         if self.variance_weight is not None and not 0 <= self.variance_weight < float("inf"):
             raise InputError(f"Got variance_weight {self.variance_weight:g}; expected a finite number of at least 0.")
-        if self.from_scratch and self.only_pruned:
+        if self.from_scratch and (self.only_pruned or self.groups is not None):
+            other = "only_pruned" if self.only_pruned else "groups"
             raise InputError(
-                "Got from_scratch with only_pruned; expected at most one of them, since all are trained from scratch."
+                f"Got from_scratch with {other}; expected at most one of them, since all are trained from scratch."
             )
 
     def leaves(self, slim: SlimModel) -> bool:
         """Whether a slim model stays as it is."""
-        return self.only_pruned and slim.is_whole
+        return self.leaves_group(slim.group.index, slim.is_whole)
+
+    def leaves_group(self, index: int, whole: bool) -> bool:
+        """Whether a timestep group's network stays as it is.
+
+        Args:
+            index: the timestep group.
+            whole: whether its network keeps the whole base.
+        """
+        return (self.only_pruned and whole) or (self.groups is not None and index not in self.groups)
 
     def with_steps(self, steps: int) -> "FinetuneOptions":
         """The same options with another number of train steps, and a warm-up of at most all of them."""

@@ -150,7 +150,8 @@ class Run(PlannedRun):
     def _steps(self, options: FinetuneOptions) -> tuple[int, ...]:
         """Train steps of every timestep group, shared by the allocation's sensitivity."""
         allocation = self.allocation
-        trained = [not options.only_pruned or (one.target_macs or 0) < self.bench.macs for one in allocation.groups]
+        macs = self.bench.macs
+        trained = [not options.leaves_group(one.index, (one.target_macs or 0) >= macs) for one in allocation.groups]
         return shared_steps(allocation, options.train.steps, trained)
 
     def _assemble(self) -> StageFacts:

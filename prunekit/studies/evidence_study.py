@@ -233,8 +233,11 @@ class EvidenceRun(ResumableRun[EvidenceRecipe]):
         whole = self.options.training * base + (base if options.from_scratch else 0)
         taught = self.base_macs if options.distillation else 0
         found = [stage.results.expert for stage in pruned.done.values()]
-        macs = [expert.macs for expert in found if expert is not None]
+        experts = [expert for expert in found if expert is not None]
+        macs = [one.macs for one in experts if not options.leaves_group(one.group, one.macs == self.base_macs)]
         step = options.train.batch_size * sum(3 * each + taught for each in macs)
+        if step == 0:  # all experts stay as they are
+            return replace(options, train=replace(options.train, seed=seed))
         steps = int((whole - spent) // step)
         if steps < 1:
             raise InputError(

@@ -9,6 +9,7 @@ from prunekit.training.counted import CountedObjective, Tally
 from prunekit.training.curriculum import GaussianCurriculum, NoiseRateCurriculum, Pace
 from prunekit.training.distillation import Distillation, Fade, feature_layers
 from prunekit.training.early_stop import EarlyStop
+from prunekit.training.inverse_loss import LEARNT_WEIGHTS, InverseLoss
 from prunekit.training.learned_variance import (
     BoundedVariance,
     DistilledVariance,
@@ -49,6 +50,7 @@ from prunekit.training.timesteps import (
 
 __all__ = [
     "CLASSES",
+    "LEARNT_WEIGHTS",
     "LOSS_WEIGHTS",
     "TIMESTEP_SAMPLERS",
     "AsymmetricTimesteps",
@@ -66,6 +68,7 @@ __all__ = [
     "FallingMomentum",
     "GaussianCurriculum",
     "Halves",
+    "InverseLoss",
     "LearningSampler",
     "LogNormalTimesteps",
     "LossSecondMoment",

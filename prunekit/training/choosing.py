@@ -5,6 +5,7 @@ from collections.abc import Callable, Mapping
 from prunekit.schedule import NoiseSchedule, Parameterization
 from prunekit.training.asymmetric import AsymmetricTimesteps
 from prunekit.training.curriculum import GaussianCurriculum, NoiseRateCurriculum
+from prunekit.training.inverse_loss import LEARNT_WEIGHTS, InverseLoss
 from prunekit.training.log_normal import LogNormalTimesteps
 from prunekit.training.loss_weights import LOSS_WEIGHTS, Weighted
 from prunekit.training.options import TrainOptions
@@ -49,4 +50,6 @@ def timestep_sampler(
     sampler = TIMESTEP_SAMPLERS[options.timestep_sampler](options, schedule, within or everything)
     if options.loss_weight == "none":
         return sampler
+    if (power := LEARNT_WEIGHTS.get(options.loss_weight)) is not None:
+        return InverseLoss(sampler, schedule.num_timesteps, power)
     return Weighted(sampler, LOSS_WEIGHTS[options.loss_weight](parameterization))

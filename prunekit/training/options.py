@@ -44,7 +44,8 @@ class TrainOptions:
             of the pipeline's scheduler, and ``log-normal`` is EDM's, see :class:`~prunekit.training.LogNormalTimesteps`.
             ``asymmetric`` is SpeeD's, and the loss weight ``change-aware`` is its other half.
         curriculum_share: share of the steps after which a curriculum has reached its final distribution.
-        loss_weight: weight of each timestep in the loss.
+        loss_weight: weight of each timestep in the loss. ``inverse-loss`` and ``inverse-root-loss`` are learnt: the inverse of the
+            timestep's usual loss, or of its root.
         learning_rate: AdamW's learning rate after the warm-up.
         lr_scheduler: how the learning rate changes after the warm-up: ``cosine`` falls to zero; ``constant`` keeps it, so that a
             learning curve can be read at any step.

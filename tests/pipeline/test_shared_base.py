@@ -76,9 +76,32 @@ def test_a_deleted_expert_is_made_again(finished):
     assert load_experts(finished / "experts").networks == (0, 0, 2)
 
 
+@pytest.mark.slow
+def test_only_the_named_groups_are_trained_and_the_rest_share_the_base(tmp_path):
+    recipe = micro(
+        groups={"cuts": [800]},
+        allocation={"budget": 1.0, "rule": "uniform"},
+        finetune={"groups": [1], "train": TRAIN},
+        evaluation=None,
+    )
+    Run(recipe, tmp_path).execute()
+    experts = load_experts(tmp_path / "experts")
+    base = all_tensors(open_base(str(tmp_path / "base.pt")).model)
+    same = [all(torch.equal(all_tensors(experts.experts[i])[name], t) for name, t in base.items()) for i in range(2)]
+    assert same == [True, False]
+    assert [load_slim(tmp_path / "slim" / f"group-{i}").is_whole for i in range(2)] == [True, True]
+    manifest = json.loads((tmp_path / "manifest.json").read_text())
+    assert {row["stage"] for row in manifest["ledger"] if "fine-tuning" in row["stage"]} == {"fine-tuning, group 1"}
+
+
 def test_training_from_scratch_cannot_leave_groups_out():
     with pytest.raises(InputError, match="from_scratch with only_pruned"):
         FinetuneOptions(from_scratch=True, only_pruned=True)
+    with pytest.raises(InputError, match="from_scratch with groups"):
+        FinetuneOptions(from_scratch=True, groups=(1,))
+    for groups in ([], [2]):
+        with pytest.raises(ValueError, match="expected one or more of 0 to 1"):
+            micro(finetune={"groups": groups})
 
 
 @given(st.floats(0.52, 0.999), st.integers(5, 250), st.sampled_from(["linear", "cosine"]))

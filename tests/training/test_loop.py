@@ -23,6 +23,7 @@ from torch import Generator, Tensor
 from prunekit.errors import InputError
 from prunekit.schedule import Parameterization
 from prunekit.training import (
+    LEARNT_WEIGHTS,
     LOSS_WEIGHTS,
     TIMESTEP_SAMPLERS,
     Progress,
@@ -296,7 +297,7 @@ def test_momentum_falls_while_training_and_is_back_afterwards():
 
 
 @pytest.mark.parametrize("sampler", TIMESTEP_SAMPLERS)
-@pytest.mark.parametrize("weight", LOSS_WEIGHTS)
+@pytest.mark.parametrize("weight", [*LOSS_WEIGHTS, *LEARNT_WEIGHTS])
 def test_every_sampler_and_weight_that_can_be_named_trains(sampler, weight):
     options = replace(OPTIONS, steps=2, timestep_sampler=sampler, loss_weight=weight)
     chosen = timestep_sampler(options, Parameterization(tiny_objective().schedule), RangeTimesteps(10, 20, 50))
@@ -306,4 +307,4 @@ def test_every_sampler_and_weight_that_can_be_named_trains(sampler, weight):
 
 def test_the_names_in_the_options_are_those_of_the_tables():
     assert set(get_args(TimestepSamplers)) == set(TIMESTEP_SAMPLERS)
-    assert set(get_args(LossWeights)) == set(LOSS_WEIGHTS)
+    assert set(get_args(LossWeights)) == set(LOSS_WEIGHTS) | set(LEARNT_WEIGHTS)
