@@ -13,6 +13,8 @@ __all__ = ["Place", "explain", "fault"]
 
 Place = tuple[str | int, ...]
 """Keys and indices on the way to a value of a recipe."""
+_NAME = "a letter or digit, then letters, digits, spaces and any of . , + _ -, at most 64 in all"
+_NAMES: dict[Place, str] = {("name",): "lower-case letters, digits and hyphens, at most 64"}
 _COMMON = ("name", "description", "data", "base")  # what every kind of recipe has
 _UNKNOWN = ("extra_forbidden", "unexpected_keyword_argument")
 
@@ -58,6 +60,8 @@ def _sentence(details: ErrorDetails, place: Place, schema: Mapping[str, object],
     if kind == "dataclass_type":
         keys = keys_at(schema, (*within, *place))
         return f"Got {given!r:.80}; expected a mapping with keys such as {', '.join(keys[:3])}."
+    if kind == "string_pattern_mismatch":
+        return f"Got the name {given!r:.80}; expected {_NAMES.get(place, _NAME)}."
     said = details["msg"].removeprefix("Value error, ").rstrip(".")
     return said if said.endswith("?") else f"{said}."
 

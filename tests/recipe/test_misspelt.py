@@ -114,6 +114,15 @@ def test_what_is_no_section_gets_its_keys(refused):
     )
 
 
+def test_a_name_that_cannot_be_one_is_told_what_names_are_like(refused):
+    told = refused({"name": "Mine!"})[1]
+    assert told == "name: Got the name 'Mine!'; expected lower-case letters, digits and hyphens, at most 64."
+    entries = {"weight 1/L": {}}
+    others = {name: {} for name in SECTIONS}
+    told = refused({**others, "evidence": {"headline": "weight 1/L", "entries": entries}})[1]
+    assert "Got the name 'weight 1/L'; expected a letter or digit, then letters, digits, spaces" in told
+
+
 def test_a_misspelt_argument_of_a_network_is_told_when_it_is_built():
     spec = ModelSpec.from_json({"class": "UNet2DModel", "config": {"block_out_chanels": [8, 8]}})
     with pytest.raises(InputError, match=r"\(did you mean block_out_channels\?\)\.$"):
