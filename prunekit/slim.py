@@ -37,7 +37,7 @@ from prunekit.checkpoint.tensors import read_tensors, safetensors_metadata, safe
 from prunekit.errors import FileFormatError, InputError, PlanError, PrunekitError
 from prunekit.graph import PruningPlan, fit
 from prunekit.graph.branch import Stub, is_within
-from prunekit.graph.explaining import Explanations
+from prunekit.graph.explaining import check_explained
 from prunekit.graph.forward_pass import run_once
 from prunekit.graph.stubs import put_stubs, stubs_in
 from prunekit.graph.surgery import all_tensors, are_gone
@@ -311,6 +311,8 @@ def _fitted(folder: Path, spec: ModelSpec, shapes: Shapes, known: "SlimFile", pl
     skeleton = spec.skeleton(shapes)
     unpruned = copy.deepcopy(skeleton) if stubs else skeleton
     put_stubs(skeleton, stubs)
+    if stubs:
+        _explain(spec, unpruned, plan, stubs)
     whole = all_tensors(skeleton)
     for name in whole.keys() & shapes.keys():
         full, sliced = tuple(whole[name].shape), shapes[name]
@@ -320,8 +322,6 @@ def _fitted(folder: Path, spec: ModelSpec, shapes: Shapes, known: "SlimFile", pl
         kept = {name: own for name, own in plan.kept.items() if not are_gone(name, stubs)}
         check_kept(replace(plan, kept=kept), skeleton, shapes, f"{folder}")
         _check_macs(folder, spec, _check_run(folder, spec, skeleton, unpruned, shapes, sizes), macs)
-    if stubs:
-        _explain(spec, unpruned, plan, stubs)
     model = fit(skeleton, read_tensors(folder / "model.safetensors"), sizes)
     check_finite(model, folder)
     if spec.factory is not None and spec.inputs is not None:
@@ -364,10 +364,10 @@ def _explain(spec: ModelSpec, unpruned: nn.Module, plan: PruningPlan, stubs: Seq
     except InputError:  # they cannot be derived from the config
         return
     if spec.factory is not None:
-        Explanations.of(unpruned, [inputs]).check(plan.removed, stubs)
+        check_explained(unpruned, [inputs], plan.removed, stubs)
         return
     with torch.device("meta"):
-        Explanations.of(unpruned.to("meta"), [_on_meta(inputs)]).check(plan.removed, stubs)
+        check_explained(unpruned.to("meta"), [_on_meta(inputs)], plan.removed, stubs)
 
 
 def _check_run(

@@ -39,15 +39,17 @@ def desk(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("desk")
     spec = ModelSpec("UNet2DModel", {key: value for key, value in TINY.items() if key != "_class_name"})
     with seeded_weights(0):
-        base = Base(spec.build().eval(), spec, Parameterization(NoiseSchedule.linear()))
+        model = spec.build().eval()
+    data = {"source": "digits", "resolution": 8, "labels": False}
+    base = Base(model, spec, Parameterization(NoiseSchedule.linear()), data=data)
     save_base(base, folder / "base.pt")
     bench = Bench.of(base, shrink="both")
     plan = PruningPlan({}, bench.graph.fingerprint, REMOVED)
     widths = plan.widths(bench.graph)
     macs, params = int(bench.cost.macs(widths)), int(bench.cost.params(widths))
-    model, sizes = apply(base.model, bench.graph, plan), attributes(base.model, bench.graph, plan)
+    pruned, sizes = apply(model, bench.graph, plan), attributes(model, bench.graph, plan)
     for group in GROUPS:
-        slim = SlimModel(model, spec, plan, sizes, group, 1000, macs, params, base.about())
+        slim = SlimModel(pruned, spec, plan, sizes, group, 1000, macs, params, base.about())
         save_slim(slim, folder / "slim" / f"group-{group.index}")
     return folder
 
@@ -101,7 +103,7 @@ WRONG = {
     "a path that leads out": (stub(module="../../etc"), ""),
     "the whole network": (stub(module=""), ""),
     "zeros of another shape": (output(shape=[7, 7]), "shape"),
-    "an argument that is not there": (output(argument="nothing", place=9), ""),
+    "an argument that is not there": (output(argument="nothing", place=9), "does not return"),
     "layers that are not there": (output(through=["conv1", "nothing"]), ""),
     "a number in place of a list": (lambda config: config.update(stubs=3), "stubs"),
     "a branch without a stub": (
@@ -114,12 +116,23 @@ WRONG = {
 }
 
 
+@pytest.mark.slow
 def test_what_is_changed_back_is_read(place):
     change(place / "slim" / "group-0", lambda config: None)
     done("prunekit cost slim/group-0 --json")
     done("prunekit assemble slim")
 
 
+def test_a_folder_of_models_that_lost_branches_alone_is_fine_tuned(place):
+    """They keep every channel, and are not the whole base all the same."""
+    done("prunekit finetune slim --max-train-steps 1 --train-batch-size 2")
+    for index in range(2):
+        config = json.loads((place / "slim" / f"group-{index}" / "config.json").read_text())
+        assert config["plan"]["removed"] == [*REMOVED]
+        assert config["provenance"]["finetuned_steps"] == 1
+
+
+@pytest.mark.slow_but("another factor")
 @pytest.mark.parametrize("wrong", WRONG)
 def test_a_wrong_file_is_refused_in_one_sentence_by_every_command_and_nothing_is_written(place, wrong):
     by, said = WRONG[wrong]
