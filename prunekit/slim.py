@@ -37,6 +37,7 @@ from prunekit.checkpoint.tensors import read_tensors, safetensors_metadata, safe
 from prunekit.errors import FileFormatError, InputError, PlanError, PrunekitError
 from prunekit.graph import PruningPlan, fit
 from prunekit.graph.branch import Stub, is_within
+from prunekit.graph.explaining import check_explained
 from prunekit.graph.forward_pass import run_once
 from prunekit.graph.stubs import put_stubs, stubs_in
 from prunekit.graph.surgery import all_tensors, are_gone
@@ -308,8 +309,10 @@ def _fitted(folder: Path, spec: ModelSpec, shapes: Shapes, known: "SlimFile", pl
     sizes, macs, stubs = known.sizes, known.macs, tuple(map(Stub.of, known.stubs or ()))
     _check_stubs(folder, stubs, plan)
     skeleton = spec.skeleton(shapes)
-    unpruned = copy.deepcopy(skeleton).to("meta")
+    unpruned = copy.deepcopy(skeleton) if stubs else skeleton
     put_stubs(skeleton, stubs)
+    if stubs:
+        _explain(spec, unpruned, plan, stubs)
     whole = all_tensors(skeleton)
     for name in whole.keys() & shapes.keys():
         full, sliced = tuple(whole[name].shape), shapes[name]
@@ -346,6 +349,27 @@ def _check_stubs(folder: Path, stubs: Sequence[Stub], plan: PruningPlan) -> None
         raise FileFormatError(f"{folder} has a plan that removes {odd[:80]!r}, and no stub for it.")
 
 
+def _explain(spec: ModelSpec, unpruned: nn.Module, plan: PruningPlan, stubs: Sequence[Stub]) -> None:
+    """Refuse stubs that the plan's branches do not explain, where a pass of the unpruned network can be run.
+
+    A network of the registry is run on the meta device. A caller's network is built with its weights, and the caller gives inputs.
+
+    Raises:
+        PlanError: there is such a stub.
+    """
+    if spec.factory is not None and spec.inputs is None:
+        return
+    try:
+        inputs = spec.example_inputs()
+    except InputError:  # they cannot be derived from the config
+        return
+    if spec.factory is not None:
+        check_explained(unpruned, [inputs], plan.removed, stubs)
+        return
+    with torch.device("meta"):
+        check_explained(unpruned.to("meta"), [_on_meta(inputs)], plan.removed, stubs)
+
+
 def _check_run(
     folder: Path, spec: ModelSpec, skeleton: nn.Module, whole: nn.Module, shapes: Shapes, sizes: Sizes
 ) -> int | None:
@@ -369,7 +393,7 @@ def _check_run(
         channels = spec.config.get("out_channels")
         if found is not None and (*found[:1], *found[2:]) == _image_shape(inputs) and found[1] == channels:
             return macs
-        other, expected = _output_shape(whole, inputs)
+        other, expected = _output_shape(copy.deepcopy(whole).to("meta"), inputs)
     if other is not None:
         return None
     if failure is not None:

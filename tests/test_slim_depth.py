@@ -69,6 +69,9 @@ def test_saving_and_loading_changes_no_bit(deep, folder, tmp_path):
         assert sha256_file(folder / name) == sha256_file(tmp_path / "again" / name)
 
 
+OUTPUT = {"argument": "input", "place": 0, "through": [], "scale": 1.0, "shape": None}
+
+
 def _stub(**changes):
     def change(config):
         config["stubs"][0].update(changes)
@@ -162,6 +165,17 @@ def test_a_config_that_is_bound_again_is_read(folder):
         _first_output(through=["forward"]),
         _first_output(through=[".."]),
         _first_output(through=["dropout"] * 100_000),
+        _first_output(through=["dropout"]),
+        _first_output(scale=1.5),
+        _first_output(scale=0.0),
+        _stub(kind="void"),
+        *(
+            lambda config, name=name, kind=kind: config["stubs"].append(
+                {**config["stubs"][0], "module": name, "kind": kind, "outputs": [{**OUTPUT, "argument": "input"}]}
+            )
+            for name in ("conv_act", "mid_block.resnets.0.nonlinearity", "up_blocks.0.attentions.0.to_out.1")
+            for kind in ("shortcut", "void")
+        ),
     ],
 )
 def test_stubs_that_do_not_fit_are_refused_in_a_sentence_though_they_are_bound(folder, change):

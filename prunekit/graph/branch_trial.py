@@ -24,7 +24,7 @@ from prunekit._types import Args, Kwargs
 from prunekit.graph.branch import Branch, stubs_of
 from prunekit.graph.deadline import Deadline
 from prunekit.graph.forward_pass import Inputs, output_tensors, run_once
-from prunekit.graph.lineage import Lineage, makes_step, recorded
+from prunekit.graph.lineage import Lineage, followed, makes_step
 from prunekit.graph.operators.common import name_of
 from prunekit.graph.residuals import Residual, residuals
 from prunekit.graph.stubs import put_stubs
@@ -94,7 +94,7 @@ class _Trial:
         self._inputs = tree_map(partial(_cast, dtype=dtype), random_inputs(inputs))
         self._deadline, self._near = deadline, _NEAR[dtype]
         run_once(self._model, self._inputs)  # what a network computes once and keeps is not noted
-        self._lineage, _ = self._run(self._model)
+        self._lineage, _ = followed(self._model, self._inputs, deadline)
         self._cut = copy.deepcopy(self._model)
         self._children = [(module._modules, dict(module._modules)) for module in self._cut.modules()]
 
@@ -136,7 +136,7 @@ class _Trial:
             children.update(whole)
         try:
             put_stubs(self._cut, stubs)
-            lineage, found = self._run(self._cut)
+            lineage, found = followed(self._cut, self._inputs, self._deadline)
         except Exception:  # whatever the network raises
             self._deadline.check()
             return False
@@ -147,12 +147,6 @@ class _Trial:
         with _LeavingOut(sums):
             wanted = output_tensors(run_once(self._model, self._inputs))
         return _are_near(found, wanted, self._near)
-
-    def _run(self, model: nn.Module) -> tuple[Lineage, list[Tensor]]:
-        with recorded(model, self._deadline) as (lineage, recorder):
-            found = output_tensors(run_once(model, self._inputs))
-            lineage.outputs = tuple(recorder.node(tensor) for tensor in found)
-        return lineage, found
 
     def _products(self, lineage: Lineage) -> Iterator[tuple[str, str, object]]:
         """Module, operator and shapes of each product."""

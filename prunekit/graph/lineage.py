@@ -14,9 +14,10 @@ from torch.utils.weak import WeakIdKeyDictionary
 
 from prunekit._types import Args, Kwargs
 from prunekit.graph.deadline import Deadline
+from prunekit.graph.forward_pass import Inputs, output_tensors, run_once
 from prunekit.graph.operators.common import name_of
 
-__all__ = ["Lineage", "ModuleCall", "Step", "makes_step", "recorded"]
+__all__ = ["Lineage", "ModuleCall", "Step", "followed", "makes_step"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -156,8 +157,25 @@ def makes_step(out: Any) -> bool:
     return any(isinstance(leaf, Tensor) for leaf in tree_leaves(out))
 
 
+def followed(model: nn.Module, inputs: Inputs, deadline: Deadline) -> tuple[Lineage, list[Tensor]]:
+    """The lineage of a network's forward pass, and what the network returned.
+
+    Args:
+        model: the network.
+        inputs: of the pass.
+        deadline: when to give up.
+
+    Raises:
+        GraphError: the time is up.
+    """
+    with _recorded(model, deadline) as (lineage, recorder):
+        found = output_tensors(run_once(model, inputs))
+        lineage.outputs = tuple(recorder.node(tensor) for tensor in found)
+    return lineage, found
+
+
 @contextmanager
-def recorded(model: nn.Module, deadline: Deadline) -> Iterator[tuple[Lineage, "_Recorder"]]:
+def _recorded(model: nn.Module, deadline: Deadline) -> Iterator[tuple[Lineage, "_Recorder"]]:
     """Within the block, note what the network computes, and which modules it calls."""
     lineage = Lineage()
     recorder = _Recorder(lineage, deadline)

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from prunekit.errors import PlanError
 from prunekit.graph.branch import Output, Stub
 
-__all__ = ["Shortcut", "Void", "argument_names", "put_stubs", "stub_for", "stubs_in"]
+__all__ = ["Shortcut", "Void", "argument_names", "has_layer", "put_stubs", "stub_for", "stubs_in"]
 
 
 class _Stub(nn.Module):
@@ -109,6 +109,12 @@ def stubs_in(model: nn.Module) -> tuple[Stub, ...]:
         for name, module in model.named_modules()
         if isinstance(module, _Stub)
     )
+
+
+def has_layer(model: nn.Module, name: str) -> bool:
+    """Whether a network has a module of this name which computes something: zeros in the place of a removed one do not count."""
+    module = dict(model.named_modules()).get(name)
+    return module is not None and not isinstance(module, Void)
 
 
 def argument_names(module: nn.Module) -> list[str]:

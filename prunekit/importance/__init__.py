@@ -1,7 +1,7 @@
 """Importance of channels, per timestep group, for any network and any loss."""
 
 from prunekit._callable import callable_module
-from prunekit.importance.criteria import CRITERIA, WITHOUT_LOSS, criterion
+from prunekit.importance.criteria import CRITERIA, WITHOUT_LOSS, branch_passes, criterion
 from prunekit.importance.gradient_similarity import GradientSimilarity
 from prunekit.importance.gradients import DiffPruning
 from prunekit.importance.map import ImportanceMap, importance
@@ -21,6 +21,7 @@ __all__ = [
     "Probe",
     "Proxy",
     "Scores",
+    "branch_passes",
     "criterion",
     "importance",
     "no_loss",

@@ -16,7 +16,7 @@ from prunekit.importance.protocol import Criterion, Scores
 from prunekit.importance.signals import activation
 from prunekit.importance.weight_criteria import fpgm, magnitude, magnitude_l1
 
-__all__ = ["CRITERIA", "WITHOUT_LOSS", "criterion", "random"]
+__all__ = ["CRITERIA", "WITHOUT_LOSS", "branch_passes", "criterion", "random"]
 
 
 def random(model: nn.Module, graph: ChannelGraph, probe: Probe) -> Scores:
@@ -53,3 +53,25 @@ def criterion(name: str) -> Criterion:
             f"Unknown criterion {name!r}{did_you_mean(name, CRITERIA)}; expected one of {', '.join(CRITERIA)}."
         )
     return CRITERIA[name]
+
+
+def branch_passes(name: str, samples: int) -> int:
+    """Forward passes that a criterion takes to score one residual branch, beside those for the channels.
+
+    Args:
+        name: of the criterion.
+        samples: number of draws of the calibration set.
+
+    Raises:
+        InputError: the name is unknown.
+
+    Example:
+        >>> branch_passes("taylor", 512), branch_passes("proxy", 512), branch_passes("magnitude", 512)
+        (32, 512, 0)
+    """
+    match criterion(name):
+        case WithBranches(branches=Rise(draws=draws)):
+            return samples if draws is None else min(samples, draws)
+        case Proxy():
+            return samples
+    return 0

@@ -40,7 +40,7 @@ class TimestepImportance(tp.importance.Importance):  # type: ignore[misc] # no t
         self._names = {module: name for name, module in model.named_modules()}
         self._sizes = dict(graph.axis_sizes)
         self._scores: dict[tuple[str, Axis], FloatArray] = {}
-        for group in graph:
+        for group in graph.shrinking("width"):  # Torch-Pruning removes no branches
             if group.name not in scores:
                 raise InputError(f"There are no scores for channel group {group.name}; score the network's own graph.")
             for member in group.members:
@@ -101,10 +101,15 @@ def prune_by_plan(dependencies: Any, model: nn.Module, graph: ChannelGraph, plan
         ``model``.
 
     Raises:
-        PlanError: the plan narrows attention heads or does not fit the graph, which is checked before anything is removed; or
-            Torch-Pruning couples the channels differently. The message names the layer.
+        PlanError: the plan removes residual branches, narrows attention heads or does not fit the graph, which is checked before
+            anything is removed; or Torch-Pruning couples the channels differently. The message names the layer.
     """
     plan.check(graph)
+    if plan.removed:
+        raise PlanError(
+            f"The plan removes {plan.removed[0]}; Torch-Pruning removes channels and no branches: use prunekit.graph.apply, or a "
+            "plan of graph.shrinking('width')."
+        )
     narrowed = [name for name, kept in plan.kept.items() if len(kept) < graph[name].size and graph[name].queries]
     if narrowed:
         raise PlanError(

@@ -66,7 +66,10 @@ class LoraLoading:
         weights, prefix = self.weights, self.prefix
         if not slim.is_whole:
             own = {key.removeprefix(f"{prefix}."): one for key, one in weights.items() if key.startswith(f"{prefix}.")}
-            cut = cut_lora(own if prefix else weights, slim.spec, slim.plan)
+            mine = own if prefix else weights
+            cut = cut_lora(mine, slim.spec, slim.plan)
+            if mine and not cut:  # all of its layers went with removed branches
+                return
             weights = {f"{prefix}.{key}" if prefix else key: tensor for key, tensor in cut.items()}
         network.load_lora_adapter(weights, prefix=prefix, **self.options)  # type: ignore[operator]
 

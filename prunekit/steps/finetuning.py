@@ -1,6 +1,7 @@
 """Fine-tunes a slim model on its own timesteps, with the base as its teacher if asked for, or trains it from scratch."""
 
 import copy
+import logging
 from dataclasses import replace
 from pathlib import Path
 
@@ -30,6 +31,8 @@ from prunekit.training import (
 )
 
 __all__ = ["finetune_slim", "needs_teacher"]
+
+_log = logging.getLogger(__name__)
 
 
 def finetune_slim(
@@ -151,4 +154,11 @@ def _taught(
                 continue
             stays = kept.get((name, "out"))
             features[name] = None if stays is None else torch.from_numpy(stays)
+        if not features:
+            _log.warning(
+                "Group %d learns the teacher's predictions alone: the layers whose outputs it was to learn, too, went with removed "
+                "branches.",
+                slim.group.index,
+            )
+            options = replace(options, feature_weight=0.0)
     return Distillation(objective, base.model, options.weight, options.feature_weight, features, options.fade)

@@ -83,7 +83,7 @@ def slims_in(folder: Path) -> list[SlimFacts]:
                     path.parent,
                     TimestepGroup(int(group["index"]), int(group["start"]), int(group["stop"])),
                     int(config["num_timesteps"]),
-                    not config["plan"]["kept"],
+                    not (config["plan"]["kept"] or config["plan"].get("removed") or config.get("stubs")),
                     int(provenance.get("finetuned_steps") or 0),
                     provenance,
                 )

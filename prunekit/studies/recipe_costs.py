@@ -11,6 +11,7 @@ from prunekit.checkpoint.shaped_inputs import at_shapes
 from prunekit.cost import MacCount, StepCost, gpu_hours, train_step_rate
 from prunekit.data import load_images
 from prunekit.data.encoded import HEAD
+from prunekit.importance import branch_passes
 from prunekit.ledger import LedgerRow, both_ways, forwards, spent_on_training
 from prunekit.recipe import (
     AllocationOptions,
@@ -241,12 +242,17 @@ def estimate(recipe: Recipe, machine: Machine | None = None, spec: ModelSpec | N
 
 
 def _not_counted(recipe: Recipe) -> tuple[str, ...]:
-    """What depends on the network's branches, which only a trace tells."""
+    """What depends on the network's branches and blocks of channels, which only a trace tells."""
     prune = recipe.prune if isinstance(recipe, ExpertsRecipe) else None
-    if prune is None or prune.shrink == "width" or prune.criterion not in ("taylor", "proxy"):
+    if prune is None:
         return ()
-    draws = prune.samples if prune.criterion == "proxy" else min(prune.samples, 32)
-    return (f"Not counted: scoring takes another {draws} forward passes per timestep group for each residual branch.",)
+    draws = branch_passes(prune.criterion, prune.samples)
+    parts = ["block of channels"] if prune.criterion == "proxy" else []
+    parts += ["residual branch"] if prune.shrink != "width" and draws else []
+    if not parts:
+        return ()
+    each = " and for each ".join(parts)
+    return (f"Not counted: scoring takes another {draws} forward passes per timestep group for each {each}.",)
 
 
 def _at_data(spec: ModelSpec, recipe: Recipe) -> ModelSpec:

@@ -12,6 +12,7 @@ from torch import Generator, Tensor, nn
 from prunekit._files import json_hash
 from prunekit.choices import Fade
 from prunekit.errors import InputError
+from prunekit.graph.stubs import has_layer
 from prunekit.schedule import NoiseSchedule
 from prunekit.training.checkpoints import weights_hash
 from prunekit.training.objective import DenoisingObjective
@@ -84,8 +85,7 @@ class Distillation:
         from accelerate.utils import extract_model_from_parallel  # noqa: PLC0415 - nothing but a training needs it
 
         student: nn.Module = extract_model_from_parallel(model)
-        known_layers = dict(student.named_modules()) if names else {}
-        if gone := next((name for name in names if name not in known_layers), None):
+        if gone := next((name for name in names if not has_layer(student, name)), None):
             raise InputError(
                 f"The student has no layer {gone}, whose output was to be learnt; leave out layers of removed branches."
             )

@@ -156,6 +156,38 @@ def test_an_interrupted_prune_ends_in_the_same_bytes(desk, number):
     assert listing(desk / "broken") == listing(desk / "whole")
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL], ids=["sigint", "sigkill"])
+def test_a_prune_that_is_stopped_while_it_decides_on_branches_ends_in_the_same_bytes(desk, number):
+    """What was measured before is never measured again: the journal is that of the uninterrupted search, byte for byte."""
+    line = "prunekit prune embedded:digits --group 2 --target 0.7 --samples 16 --rounds 1 --shrink both --output"
+    succeeded(desk, [*line.split(), "whole"])
+    journal, words, broken = desk / "broken" / "search-2.jsonl", [*line.split(), "broken"], 0
+
+    def of_branches(path: Path) -> int:
+        """Candidates of the last decision, on branches, that are in a journal: its rounds have no number."""
+        return path.read_bytes().count(b'"round": -1') if path.is_file() else 0
+
+    last = of_branches(desk / "whole" / "search-2.jsonl")
+    assert last > 3
+    for entries in (1, last // 2):
+        command, until = forked_command(desk, words), time.monotonic() + 120
+        while of_branches(journal) < entries and command.is_alive() and time.monotonic() < until:
+            time.sleep(0.002)
+        signalled(command, number)
+        command.join()
+        if command.exitcode == 0:
+            break
+        broken += 1
+        assert command.exitcode == (130 if number == signal.SIGINT else -number)
+        assert not (desk / "broken" / "group-2").exists()
+        measured = journal.read_bytes().split(b"\n")[:-1]
+        assert (desk / "whole" / "search-2.jsonl").read_bytes().split(b"\n")[: len(measured)] == measured
+    assert broken
+    succeeded(desk, words)
+    assert listing(desk / "broken") == listing(desk / "whole")
+
+
 @pytest.mark.parametrize(
     "line",
     [

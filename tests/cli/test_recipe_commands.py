@@ -90,6 +90,28 @@ def test_the_cost_of_a_recipe_is_said_before_it_runs(folder, monkeypatch):
 
 
 @pytest.mark.parametrize(
+    ("prune", "said"),
+    [
+        ({"shrink": "both"}, "another 8 forward passes per timestep group for each residual branch."),
+        ({"shrink": "depth", "samples": 64}, "another 32 forward passes per timestep group for each residual branch."),
+        (
+            {"shrink": "both", "samples": 64, "criterion": "proxy"},
+            "another 64 forward passes per timestep group for each block of channels and for each residual branch.",
+        ),
+        ({"criterion": "proxy"}, "another 8 forward passes per timestep group for each block of channels."),
+        ({"shrink": "both", "criterion": "magnitude"}, None),
+        ({"shrink": "width"}, None),
+    ],
+)
+def test_an_estimate_says_that_it_does_not_count_the_passes_of_single_branches(tmp_path, monkeypatch, prune, said):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "r.yaml").write_text(yaml.safe_dump({**RECIPE, "prune": {**RECIPE["prune"], **prune}}))
+    shown = " ".join(done("prunekit estimate r.yaml").out.split())
+    assert ("Not counted" in shown) == (said is not None)
+    assert said is None or f"Not counted: scoring takes {said}" in shown
+
+
+@pytest.mark.parametrize(
     ("line", "said"),
     [
         (

@@ -1,6 +1,8 @@
 """Residual branches are found in the structure alone, and a network without one computes what it does with the sum left out."""
 
 import copy
+from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import pytest
@@ -13,6 +15,7 @@ from networks import NETWORKS, Network
 from prunekit.cost import CostModel, count_macs
 from prunekit.errors import GraphError, PlanError
 from prunekit.graph import Constraints, PruningPlan, apply, trace
+from prunekit.graph.explaining import check_explained
 from prunekit.graph.forward_pass import output_tensors, run_once
 from prunekit.graph.template import Template
 
@@ -201,3 +204,27 @@ def test_what_is_reshaped_on_the_way_to_a_branch_stays():
         pruned = apply(net, graph, PruningPlan.from_widths(graph, widths, scores))
         assert type(pruned.proj) is type(net.proj)
         assert pruned(*inputs).shape == (1, 5, 4)
+
+
+@pytest.mark.parametrize("name", FOUND)
+def test_the_unpruned_network_explains_the_stubs_of_its_branches_and_no_others(traced, name):
+    found = traced(name)
+    check = partial(check_explained, found.model, [found.inputs])
+    every = tuple(branch.name for branch in found.graph.branches)
+    for removed in (every, *((one,) for one in every)):
+        stubs = PruningPlan({}, found.graph.fingerprint, removed).stubs(found.graph)
+        check(removed, stubs)
+        for odd in (replace(stubs[0], module="no.such.module"), replace(stubs[0], nested=not stubs[0].nested)):
+            with pytest.raises(PlanError):
+                check(removed, (odd, *stubs[1:]))
+        if stubs[0].kind == "shortcut":
+            outputs = tuple(replace(one, scale=-one.scale) for one in stubs[0].outputs)
+            with pytest.raises(PlanError, match="does not return"):
+                check(removed, (replace(stubs[0], outputs=outputs), *stubs[1:]))
+
+
+def test_without_a_pass_nothing_is_refused(traced):
+    found = traced("unet")
+    check_explained(found.model, [{"sample": "no picture"}], ("branch:no.such",), ())
+    with pytest.raises(PlanError, match="no residual branch"):
+        check_explained(found.model, [found.inputs], ("branch:no.such",), ())

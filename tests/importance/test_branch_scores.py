@@ -11,7 +11,7 @@ from torch.utils.checkpoint import checkpoint
 
 from prunekit.errors import FileFormatError
 from prunekit.graph import PruningPlan, apply, trace
-from prunekit.importance import CRITERIA, ImportanceMap, Probe, importance
+from prunekit.importance import CRITERIA, ImportanceMap, Probe, branch_passes, importance
 from prunekit.importance.branch_signals import branch_signals
 from prunekit.importance.branches import Rise
 
@@ -92,6 +92,28 @@ def test_the_rise_of_a_branch_is_the_loss_without_it_less_the_loss_with_it(model
     few = CRITERIA["taylor"](model, graph, probe)
     np.testing.assert_array_equal(few["branch:outside"], Rise(32)(model, graph, probe)["branch:outside"])
     assert few["branch:outside"] != rises["branch:outside"]
+
+
+@pytest.mark.parametrize("by", CRITERIA)
+def test_the_passes_that_branches_take_are_those_that_are_told(by, model):
+    def evaluations(shrink):
+        count = 0
+
+        def loss(*drawing):
+            nonlocal count
+            count += len(drawing[1])
+            return drawn(*drawing)
+
+        graph, probe = graph_of(model, shrink), Probe(loss, GROUPS[1], 48, 16, 0, 16)
+        CRITERIA[by](model, graph, probe)
+        return count
+
+    told = branch_passes(by, 48)
+    more = evaluations("both") - evaluations("width")
+    if told:
+        assert more == (len(BRANCHES) + 1) * told  # and once with all branches
+    else:
+        assert more <= 48  # no more than one pass for all of them
 
 
 def test_signals_are_those_of_a_gate_on_what_the_branch_adds(model):

@@ -85,3 +85,27 @@ def test_a_plan_of_another_network_is_refused_before_anything_is_removed(traced)
     with pytest.raises(PlanError):
         prune_by_plan(dependency_graph(model), model, graph, PruningPlan({"nonsense": (0,)}, graph.fingerprint))
     assert {key: value.shape for key, value in model.state_dict().items()} == before
+
+
+def test_branches_are_left_to_prunekit():
+    """Scores of branches are not read, and a plan that removes one is refused before anything is removed."""
+    model = unet().eval()
+    graph = trace(model, unet_inputs(), shrink="both")
+    assert graph.switches
+    width = graph.shrinking("width")
+    name, scores = "mid_block.resnets.0.conv1", scores_of(width)
+    layer = model.get_submodule(name)
+    theirs = dependency_graph(model).get_pruning_group(layer, tp.prune_conv_out_channels, list(range(width[name].size)))
+    for known in (scores, scores | scores_of(graph)):
+        found = TimestepImportance(model, graph, known)(theirs)
+        np.testing.assert_allclose(found.numpy(), known[name], rtol=1e-6)
+
+    kept = PruningPlan({name: tuple(range(8))}, graph.fingerprint)
+    wanted = apply(model, graph, kept).state_dict()
+    theirs = prune_by_plan(dependency_graph(copied := copy.deepcopy(model)), copied, graph, kept).state_dict()
+    assert all(torch.equal(theirs[key], tensor) for key, tensor in wanted.items())
+    before = {key: tensor.clone() for key, tensor in model.state_dict().items()}
+    plan = PruningPlan(kept.kept, graph.fingerprint, ("branch:mid_block.resnets.1",))
+    with pytest.raises(PlanError, match=r"removes branch:mid_block.resnets.1; Torch-Pruning"):
+        prune_by_plan(dependency_graph(model), model, graph, plan)
+    assert all(torch.equal(before[key], tensor) for key, tensor in model.state_dict().items())

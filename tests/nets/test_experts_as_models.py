@@ -5,18 +5,22 @@ import json
 
 import pytest
 import torch
-from expert_pipelines import GROUPS, full_experts, slim_experts
+from expert_pipelines import GROUPS, about, full_experts, slim_experts
+from peft import LoraConfig
 from pipeline_checks import lora_of
 from tiny_pipelines import tiny_pipeline
 
 import prunekit
 import prunekit.nets.residency
 from prunekit.checkpoint import ModelSpec
+from prunekit.cost import count_macs
 from prunekit.errors import InputError
 from prunekit.graph import PruningPlan, apply, trace
+from prunekit.groups import TimestepGroups
 from prunekit.nets import TimestepExperts, load_experts
 from prunekit.nets.lora import cut_lora
 from prunekit.schedule import TimeUnit
+from prunekit.slim import SlimModel
 
 
 @pytest.fixture(scope="module")
@@ -234,6 +238,48 @@ class TestLora:
         found.fuse_lora()
         found.unload_lora()
         assert all(torch.equal(one, expected[key]) for key, one in found.state_dict().items())
+
+    @torch.no_grad()
+    @pytest.mark.slow
+    @pytest.mark.parametrize(("ends", "left"), [(".attn1", True), (".transformer_blocks.0", False)])
+    def test_a_lora_reaches_experts_that_lost_branches_with_its_layers(self, sd, ends, left):
+        """As if the network with the LoRA had lost them, also where no layer of the LoRA is left; and it can be taken off again."""
+        spec, weights = ModelSpec.of(sd), lora_of(sd, "unet")
+        graph = trace(sd, spec.example_inputs(), shrink="both")
+        gone = tuple(one.name for one in graph.switches if one.name.endswith(ends))
+        plan = PruningPlan({}, graph.fingerprint, gone)
+        merged = copy.deepcopy(sd)
+        merged.load_lora_adapter(weights, prefix="unet")
+        merged.fuse_lora()
+        merged.unload_lora()
+        slims, groups = [], TimestepGroups.from_cuts(1000, [500])
+        for group in groups:
+            own = plan if group.index else PruningPlan({}, graph.fingerprint)
+            model = apply(sd, graph, own)
+            macs, params = count_macs(model, spec.example_inputs()).macs, sum(one.numel() for one in model.parameters())
+            slims.append(SlimModel(model, spec, own, {}, group, 1000, macs, params, about("sd")))
+        made = TimestepExperts(groups, slims).eval()
+        before = made(**inputs(timestep=torch.tensor([3, 900]))).sample
+        made.load_lora_adapter(weights, prefix="unet")
+        found = made(**inputs(timestep=torch.tensor([3, 900]))).sample
+        for row, (network, t) in enumerate(zip((merged, apply(merged, graph, plan)), (3, 900), strict=True)):
+            wanted = network(**inputs(timestep=torch.tensor([t, t]))).sample[row]
+            torch.testing.assert_close(found[row], wanted, atol=1e-5, rtol=1e-4)
+        assert torch.equal(found[1], before[1]) != left
+        made.reach("unload_lora")
+        torch.testing.assert_close(made(**inputs(timestep=torch.tensor([3, 900]))).sample, before)
+
+    def test_a_lora_is_trained_on_a_network_that_lost_branches(self, sd):
+        spec = ModelSpec.of(sd)
+        graph = trace(sd, spec.example_inputs(), shrink="both")
+        gone = tuple(one.name for one in graph.switches if one.name.endswith(".attn1"))
+        network = apply(sd, graph, PruningPlan({}, graph.fingerprint, gone))
+        network.add_adapter(LoraConfig(r=2, target_modules=["to_q", "to_v", "to_out.0"]))
+        trained = {name: one for name, one in network.named_parameters() if one.requires_grad}
+        assert trained
+        assert all(".attn2." in name or "up_blocks" in name or "mid_block" in name for name in trained)
+        network(**inputs(timestep=torch.tensor([3, 900]))).sample.square().mean().backward()
+        assert all(one.grad is not None for one in trained.values())
 
     def test_a_lora_that_cannot_be_cut_exactly_is_refused(self, sd):
         made = slim_experts(sd, "sd")
