@@ -22,6 +22,7 @@ __all__ = [
     "Middle",
     "MomentumDecays",
     "NormMode",
+    "Optimizers",
     "Pace",
     "Precision",
     "PredictionType",
@@ -79,6 +80,7 @@ TimestepSamplers = Literal[
 LossWeights = Literal["none", "min-snr", "p2", "change-aware", "inverse-loss", "inverse-root-loss"]
 LearningRates = Literal["cosine", "constant"]
 MomentumDecays = Literal["none", "rational", "exponential"]
+Optimizers = Literal["adamw", "sgd"]
 Compensation = Literal["step", "gradient", "code", "none"]
 Precision = Literal["no", "fp16", "bf16"]
 StoredPrecision = Literal["float16", "float32"]

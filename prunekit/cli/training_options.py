@@ -9,7 +9,15 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from prunekit._json import JsonObject
-from prunekit.choices import Compensation, LearningRates, LossWeights, MomentumDecays, Precision, TimestepSamplers
+from prunekit.choices import (
+    Compensation,
+    LearningRates,
+    LossWeights,
+    MomentumDecays,
+    Optimizers,
+    Precision,
+    TimestepSamplers,
+)
 from prunekit.cli.interrupts import keeping
 from prunekit.errors import InputError
 
@@ -64,12 +72,25 @@ class TrainingChanges:
         float | None,
         typer.Option(help="Share of the steps after which a curriculum reaches its final distribution (default: 0.5)."),
     ] = None
+    curriculum_center: Annotated[
+        float | None, typer.Option(help="Centre of gaussian-curriculum as a share of T (default: 0.3).")
+    ] = None
+    curriculum_width: Annotated[
+        float | None, typer.Option(help="Width of gaussian-curriculum as a share of T (default: 0.3).")
+    ] = None
     loss_weight: Annotated[
         LossWeights | None, typer.Option(help="Weight of each timestep in the loss (default: none).")
     ] = None
-    momentum_decay: Annotated[MomentumDecays | None, typer.Option(help="How AdamW's beta1 falls (default: none).")] = (
-        None
-    )
+    optimizer: Annotated[
+        Optimizers | None, typer.Option(help="AdamW, or SGD with a momentum of 0.9 (default: adamw).")
+    ] = None
+    momentum_decay: Annotated[
+        MomentumDecays | None, typer.Option(help="How AdamW's beta1 or SGD's momentum falls (default: none).")
+    ] = None
+    momentum_floor: Annotated[
+        float | None,
+        typer.Option(help="What it does not fall below (default: 0 for rational, 0.4 for exponential)."),
+    ] = None
     momentum_compensation: Annotated[
         Compensation | None, typer.Option(help="How the learning rate compensates for that (default: step).")
     ] = None

@@ -25,7 +25,7 @@ TIMESTEP_SAMPLERS: Mapping[str, Callable[[TrainOptions, NoiseSchedule, RangeTime
     "logit-normal": lambda options, schedule, within: LogNormalTimesteps.of_flow(schedule, within),
     "log-normal": lambda options, schedule, within: LogNormalTimesteps.of_edm(schedule, within),
     "gaussian-curriculum": lambda options, schedule, within: GaussianCurriculum(
-        schedule.num_timesteps, _target(options), within=within
+        schedule.num_timesteps, _target(options), options.curriculum_center, options.curriculum_width, within=within
     ),
     "noise-rate-curriculum": lambda options, schedule, within: NoiseRateCurriculum(
         schedule, _target(options), within=within

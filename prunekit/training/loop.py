@@ -24,7 +24,7 @@ from prunekit.training.callbacks import Callback
 from prunekit.training.checkpoints import latest_checkpoint, save_checkpoint
 from prunekit.training.number_checks import StepWatch
 from prunekit.training.objective import Objective
-from prunekit.training.optimizers import make_adamw, set_learning_rate
+from prunekit.training.optimizers import make_adamw, make_sgd, set_learning_rate
 from prunekit.training.options import Progress, Reporter, TrainOptions
 from prunekit.training.processes import dropout_seeded, make_accelerator
 from prunekit.training.recomputing import checkpoint_gradients
@@ -154,7 +154,12 @@ class _Run:
         self.average = _warmed_average(options.ema_decay, lambda: self.step)
         self.averaged = AveragedModel(self.model, multi_avg_fn=self.average)
         rate, decay = options.learning_rate, options.weight_decay
-        optimizer = make_adamw(self.model.parameters(), rate, decay, options.use_8bit_adam)
+        parameters = self.model.parameters()
+        optimizer = (
+            make_sgd(parameters, rate, decay)
+            if options.optimizer == "sgd"
+            else make_adamw(parameters, rate, decay, options.use_8bit_adam)
+        )
         if options.gradient_checkpointing:
             checkpoint_gradients(self.model)
         self.optimizer: Any

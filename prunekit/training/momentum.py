@@ -43,20 +43,27 @@ class RationalMomentum:
     Args:
         steps: train steps until β is 0.
         initial: β0.
+        minimum: β does not fall below it; some public code stops near 0.4.
     """
 
     steps: int
     initial: float = 0.9
+    minimum: float = 0.0
 
     def __post_init__(self) -> None:
         _check_momentum(self.initial)
         if self.steps < 1:
             raise InputError(f"Got a momentum that falls for {self.steps} train steps; expected at least 1.")
+        if not 0 <= self.minimum <= self.initial:
+            raise InputError(
+                f"Got a momentum that falls from {self.initial!r} to {self.minimum!r}; expected a minimum between 0 and where it "
+                "starts."
+            )
 
     def at(self, train_step: int) -> float:
         """See :class:`FallingMomentum`."""
         left = self.initial * (1 - min(1.0, train_step / self.steps))
-        return left / ((1 - self.initial) + left)
+        return max(left / ((1 - self.initial) + left), self.minimum)
 
 
 @dataclass(frozen=True)

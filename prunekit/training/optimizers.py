@@ -1,4 +1,4 @@
-"""AdamW, with moments in 32 or in 8 bits."""
+"""AdamW with moments in 32 or in 8 bits, and SGD with momentum."""
 
 import importlib.util
 from collections.abc import Iterable
@@ -9,7 +9,9 @@ from torch import Tensor, nn
 
 from prunekit.errors import InputError
 
-__all__ = ["make_adamw", "set_learning_rate"]
+__all__ = ["make_adamw", "make_sgd", "set_learning_rate"]
+
+_MOMENTUM = 0.9  # a heavy ball's, as AdamW's beta1
 
 
 def make_adamw(parameters: Iterable[nn.Parameter], learning_rate: float, weight_decay: float, eight_bit: bool) -> Any:
@@ -34,6 +36,17 @@ def make_adamw(parameters: Iterable[nn.Parameter], learning_rate: float, weight_
     from torchao.optim import AdamW8bit  # noqa: PLC0415 - an extra
 
     return AdamW8bit(parameters, learning_rate, weight_decay=weight_decay)
+
+
+def make_sgd(parameters: Iterable[nn.Parameter], learning_rate: float, weight_decay: float) -> Any:
+    """SGD with heavy-ball momentum of 0.9.
+
+    Args:
+        parameters: to train.
+        learning_rate: the first one; a step is as large as that of plain SGD with ten times the rate.
+        weight_decay: added to the gradient, so that momentum averages it too.
+    """
+    return torch.optim.SGD(parameters, learning_rate, momentum=_MOMENTUM, weight_decay=weight_decay)
 
 
 def set_learning_rate(optimizer: Any, rate: float) -> None:

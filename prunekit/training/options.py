@@ -6,7 +6,15 @@ from dataclasses import dataclass, fields
 from typing import ClassVar, get_args
 
 from prunekit._messages import did_you_mean
-from prunekit.choices import Compensation, LearningRates, LossWeights, MomentumDecays, Precision, TimestepSamplers
+from prunekit.choices import (
+    Compensation,
+    LearningRates,
+    LossWeights,
+    MomentumDecays,
+    Optimizers,
+    Precision,
+    TimestepSamplers,
+)
 from prunekit.errors import InputError
 from prunekit.training.momentum import ExponentialMomentum, MomentumDecay, RationalMomentum
 
@@ -18,6 +26,7 @@ _CHOICES = {
     "loss_weight": get_args(LossWeights),
     "lr_scheduler": get_args(LearningRates),
     "momentum_decay": get_args(MomentumDecays),
+    "optimizer": get_args(Optimizers),
     "momentum_compensation": get_args(Compensation),
     "mixed_precision": PRECISIONS,
 }
@@ -44,15 +53,19 @@ class TrainOptions:
             of the pipeline's scheduler, and ``log-normal`` is EDM's, see :class:`~prunekit.training.LogNormalTimesteps`.
             ``asymmetric`` is SpeeD's, and the loss weight ``change-aware`` is its other half.
         curriculum_share: share of the steps after which a curriculum has reached its final distribution.
+        curriculum_center: centre of ``gaussian-curriculum`` as a share of T.
+        curriculum_width: its width, a standard deviation as a share of T.
         loss_weight: weight of each timestep in the loss. ``inverse-loss`` and ``inverse-root-loss`` are learnt: the inverse of the
             timestep's usual loss, or of its root.
-        learning_rate: AdamW's learning rate after the warm-up.
+        optimizer: AdamW, or SGD with a momentum of 0.9.
+        learning_rate: the optimizer's learning rate after the warm-up.
         lr_scheduler: how the learning rate changes after the warm-up: ``cosine`` falls to zero; ``constant`` keeps it, so that a
             learning curve can be read at any step.
         warmup_steps: number of steps over which the learning rate rises linearly.
-        momentum_decay: how AdamW's β1 falls over all steps: not at all (``none``), to zero (``rational``,
+        momentum_decay: how AdamW's β1 or SGD's momentum falls over all steps: not at all (``none``), to zero (``rational``,
             :class:`~prunekit.training.RationalMomentum`) or from 0.9 to 0.4 (``exponential``,
             :class:`~prunekit.training.ExponentialMomentum`).
+        momentum_floor: what it does not fall below. If missing: 0 for ``rational``, 0.4 for ``exponential``.
         momentum_compensation: how the learning rate compensates for the falling β1, see :class:`~prunekit.training.MomentumDecay`.
         weight_decay: AdamW's weight decay.
         label_dropout: share of the images for which the classes or other conditions are withheld from the network, see
@@ -81,11 +94,15 @@ class TrainOptions:
     gradient_accumulation_steps: int = 1
     timestep_sampler: TimestepSamplers = "uniform"
     curriculum_share: float = 0.5
+    curriculum_center: float = 0.3
+    curriculum_width: float = 0.3
     loss_weight: LossWeights = "none"
     learning_rate: float = 1e-3
     lr_scheduler: LearningRates = "cosine"
     warmup_steps: int = 100
+    optimizer: Optimizers = "adamw"
     momentum_decay: MomentumDecays = "none"
+    momentum_floor: float | None = None
     momentum_compensation: Compensation = "step"
     weight_decay: float = 0.0
     label_dropout: float = 0.0
@@ -118,15 +135,23 @@ class TrainOptions:
         self._check_dropout()
         if self.warmup_steps < 0 or self.weight_decay < 0 or self.max_grad_norm <= 0:
             raise InputError("Expected warmup_steps and weight_decay of at least 0 and a positive max_grad_norm.")
+        for name, choices in _CHOICES.items():
+            if (given := getattr(self, name)) not in choices:
+                meant = did_you_mean(given, choices)
+                raise InputError(f"Got {name} {given!r}{meant}; expected one of {', '.join(choices)}.")
+        self._check_optimizer()
+
+    def _check_optimizer(self) -> None:
+        if self.use_8bit_adam and self.optimizer != "adamw":
+            raise InputError(f"Got use_8bit_adam with optimizer {self.optimizer}; expected optimizer adamw.")
+        if self.momentum_floor is not None and self.momentum_decay == "none":
+            raise InputError(f"Got momentum_floor {self.momentum_floor:g} without a momentum_decay; expected both.")
         if self.use_8bit_adam and self.momentum_decay != "none":
             raise InputError(
                 f"Got use_8bit_adam with momentum_decay {self.momentum_decay}; expected one of them, since 8-bit AdamW takes one "
                 "beta1 only."
             )
-        for name, choices in _CHOICES.items():
-            if (given := getattr(self, name)) not in choices:
-                meant = did_you_mean(given, choices)
-                raise InputError(f"Got {name} {given!r}{meant}; expected one of {', '.join(choices)}.")
+        _ = self.momentum  # refuses a floor above where it starts
 
     def _check_finite(self) -> None:
         for each in fields(self):
@@ -157,11 +182,15 @@ class TrainOptions:
         """The decay of β1, or None."""
         match self.momentum_decay:
             case "rational":
-                return MomentumDecay(RationalMomentum(self.steps), self.momentum_compensation)
+                falling = RationalMomentum(self.steps, minimum=self.momentum_floor or 0.0)
+                return MomentumDecay(falling, self.momentum_compensation)
             case "exponential":
                 whole = ExponentialMomentum(1.0)  # over all steps it falls to its minimum
-                factor = (whole.minimum / whole.initial) ** (1 / self.steps)
-                return MomentumDecay(ExponentialMomentum(factor), self.momentum_compensation)
+                least = whole.minimum if self.momentum_floor is None else self.momentum_floor
+                if not least:
+                    raise InputError("Got momentum_floor 0 with momentum_decay exponential, which never reaches it.")
+                factor = (least / whole.initial) ** (1 / self.steps)
+                return MomentumDecay(ExponentialMomentum(factor, least), self.momentum_compensation)
             case _:
                 return None
 

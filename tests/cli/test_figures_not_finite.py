@@ -107,6 +107,9 @@ NUMBERS = {
     "train": [
         "learning-rate",
         "curriculum-share",
+        "curriculum-center",
+        "curriculum-width",
+        "momentum-floor",
         "adam-weight-decay",
         "label-dropout",
         "max-grad-norm",

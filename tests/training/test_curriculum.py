@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -6,8 +8,15 @@ from hypothesis import strategies as st
 
 from prunekit.errors import InputError
 from prunekit.groups import TimestepGroup
-from prunekit.schedule import NoiseSchedule
-from prunekit.training import AsymmetricTimesteps, GaussianCurriculum, NoiseRateCurriculum, group_timesteps
+from prunekit.schedule import NoiseSchedule, Parameterization
+from prunekit.training import (
+    AsymmetricTimesteps,
+    GaussianCurriculum,
+    NoiseRateCurriculum,
+    TrainOptions,
+    group_timesteps,
+    timestep_sampler,
+)
 from prunekit.training.curriculum import paced
 
 PACES = st.sampled_from(["linear", "cosine"])
@@ -112,3 +121,19 @@ def test_the_noise_rate_is_the_coefficient_of_the_noise_and_reads_other_schedule
 def test_what_makes_no_distribution_is_refused(make, message):
     with pytest.raises(InputError, match=message):
         make()
+
+
+def test_the_options_place_the_gaussian():
+    options = TrainOptions(
+        steps=10,
+        timestep_sampler="gaussian-curriculum",
+        curriculum_share=1.0,
+        curriculum_center=0.5,
+        curriculum_width=0.1,
+    )
+    sampler = timestep_sampler(options, Parameterization(NoiseSchedule.linear(100)))
+    assert sampler.probabilities(10).argmax() == 50
+    expected = GaussianCurriculum(100, 10, 0.5, 0.1).probabilities(10)
+    assert torch.equal(sampler.probabilities(10), expected)
+    with pytest.raises(InputError, match="the mean in"):
+        timestep_sampler(replace(options, curriculum_center=1.5), Parameterization(NoiseSchedule.linear(100)))

@@ -1,15 +1,18 @@
 import io
 import json
+from dataclasses import replace
 
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from tiny_training import OPTIONS, tiny_run, weight_bytes
 from torch import Generator, nn
 from torch.optim.lr_scheduler import CosineAnnealingLR, ExponentialLR
 
 from prunekit.errors import InputError
-from prunekit.training import ExponentialMomentum, MomentumDecay, RationalMomentum
+from prunekit.training import ExponentialMomentum, MomentumDecay, RationalMomentum, TrainOptions
+from prunekit.training.optimizers import make_sgd
 
 RATIONAL = RationalMomentum(200)
 CURVES = [RATIONAL, ExponentialMomentum(0.99), ExponentialMomentum(0.9999, 0.0, 0.95)]
@@ -233,3 +236,43 @@ def test_descriptions_are_json_and_tell_decays_apart():
 def test_what_makes_no_decay_is_refused(make, message):
     with pytest.raises(InputError, match=message):
         make()
+
+
+def test_a_floor_holds_the_momentum_up_and_is_checked():
+    falling = RationalMomentum(100, minimum=0.4)
+    plain = RationalMomentum(100)
+    values = [falling.at(step) for step in range(120)]
+    assert values == [max(plain.at(step), 0.4) for step in range(120)]
+    assert min(values) == 0.4
+    for minimum in (-0.1, 0.95):
+        with pytest.raises(InputError, match="expected a minimum between 0 and where it starts"):
+            RationalMomentum(100, minimum=minimum)
+    options = TrainOptions(steps=50, momentum_decay="rational", momentum_floor=0.3)
+    assert options.momentum is not None
+    assert options.momentum.at(50, True)[0] == 0.3
+    deeper = TrainOptions(steps=50, momentum_decay="exponential", momentum_floor=0.1)
+    assert deeper.momentum is not None
+    assert deeper.momentum.at(50, True)[0] == pytest.approx(0.1)
+    for decay, floor, said in (
+        ("none", 0.3, "without a momentum_decay"),
+        ("rational", 0.95, "expected a minimum"),
+        ("exponential", 0.0, "never reaches it"),
+        ("exponential", 0.95, "expected a factor"),
+    ):
+        with pytest.raises(InputError, match=said):
+            TrainOptions(momentum_decay=decay, momentum_floor=floor)
+
+
+def test_sgd_trains_with_a_momentum_that_may_fall():
+    sgd = replace(OPTIONS, optimizer="sgd", learning_rate=1e-2)
+    plain, again = tiny_run(options=sgd), tiny_run(options=sgd)
+    falling = tiny_run(options=replace(sgd, momentum_decay="rational"))
+    adamw = tiny_run(options=replace(sgd, optimizer="adamw"))
+    found = [weight_bytes(each.model) for each in (plain, again, falling, adamw)]
+    assert found[0] == found[1]
+    assert len(set(found)) == 3
+    with pytest.raises(InputError, match="Got use_8bit_adam with optimizer sgd"):
+        replace(OPTIONS, optimizer="sgd", use_8bit_adam=True)
+    optimizer = make_sgd([torch.nn.Parameter(torch.ones(1))], 0.1, 0.5)
+    assert optimizer.param_groups[0]["momentum"] == 0.9
+    assert optimizer.param_groups[0]["weight_decay"] == 0.5
