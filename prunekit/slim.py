@@ -38,7 +38,7 @@ from prunekit.errors import FileFormatError, InputError, PlanError, PrunekitErro
 from prunekit.graph import PruningPlan, fit
 from prunekit.graph.branch import Stub, is_within
 from prunekit.graph.explaining import check_explained
-from prunekit.graph.forward_pass import run_once
+from prunekit.graph.forward_pass import Inputs, run_once
 from prunekit.graph.stubs import put_stubs, stubs_in
 from prunekit.graph.surgery import all_tensors, are_gone
 from prunekit.groups import TimestepGroup
@@ -418,9 +418,10 @@ def _image_shape(inputs: Any) -> tuple[int, ...]:
     return () if image is None else (image.shape[0], *image.shape[2:])
 
 
-def _on_meta(value: object) -> object:
+def _on_meta(inputs: Inputs) -> Inputs:
     """Arguments of a forward pass without their values."""
-    return tree_map(lambda one: one.to("meta") if isinstance(one, Tensor) else one, value)
+    found: Inputs = tree_map(lambda one: one.to("meta") if isinstance(one, Tensor) else one, inputs)
+    return found
 
 
 def _own_storage(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -1,5 +1,6 @@
 """Which tensor was computed from which, in one forward pass: operators below autograd, and the modules that they ran in."""
 
+from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -63,6 +64,11 @@ class ModuleCall:
     results: list[tuple[int, tuple[int, ...]]] = field(default_factory=list)
     form: str = "other"
 
+    @property
+    def given_nodes(self) -> set[int]:
+        """Nodes of the tensors that it was given."""
+        return {node for _, _, node, _ in self.given}
+
 
 @dataclass(eq=False)
 class Lineage:
@@ -85,6 +91,15 @@ class Lineage:
     @cached_property
     def _makers(self) -> dict[int, int]:
         return {node: i for i, step in enumerate(self.steps) for node in step.outputs}
+
+    @cached_property
+    def readers(self) -> dict[int, list[int]]:
+        """Numbers of the steps that read each node."""
+        found: dict[int, list[int]] = defaultdict(list)
+        for number, step in enumerate(self.steps):
+            for node in dict.fromkeys(step.inputs):
+                found[node].append(number)
+        return found
 
     @cached_property
     def moving(self) -> set[int]:
