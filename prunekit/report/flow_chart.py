@@ -9,6 +9,8 @@ from prunekit.report.wording import count_text, estimate_text, mean_losses, numb
 
 __all__ = ["flow_of"]
 
+_PLANNING = ("sensitivity", "frontier", "recovery")  # stages whose costs are those of the allocation
+
 
 def flow_of(results: RunResults) -> Flow:
     """The run's stages in order; missing stages are left out."""
@@ -50,6 +52,7 @@ def _allocation(results: RunResults) -> tuple[str, ...]:
     return (
         f"budget {short_ratio(allocation.budget)}, rule {allocation.rule}",
         f"MACs to keep, cleanest first: {_ratios(group.mac_ratio for group in allocation.groups)}",
+        *_spent(results, lambda _, stage: stage.startswith(_PLANNING)),
     )
 
 
@@ -60,7 +63,7 @@ def _importance(results: RunResults) -> tuple[str, ...]:
     branches = len(found.branches or ())
     groups = f"{len(found.channel_groups) - branches} channel groups"
     groups += f", {branches} residual branches" if branches else ""
-    return (f"criterion {found.criterion}", groups, *_spent(results, lambda kind, _: kind == "importance"))
+    return (f"criterion {found.criterion}", groups, *_spent(results, _scored))
 
 
 def _search(results: RunResults) -> tuple[str, ...]:
@@ -72,17 +75,27 @@ def _search(results: RunResults) -> tuple[str, ...]:
     said = (f"proposer {proposer}",) if proposer else ()
     removed = [len(results.experts[index].removed or ()) for index in sorted(results.experts)]
     branches = (f"branches removed: {', '.join(map(str, removed))}",) if any(removed) else ()
-    return (*said, f"MACs kept: {reached}", *branches, *_spent(results, lambda kind, _: kind == "search"))
+    return (*said, f"MACs kept: {reached}", *branches, *_spent(results, _searched))
+
+
+def _scored(kind: str, stage: str) -> bool:
+    return kind == "importance" and not stage.startswith(_PLANNING)
+
+
+def _searched(kind: str, stage: str) -> bool:
+    return kind == "search" and not stage.startswith(_PLANNING)
 
 
 def _tuning(results: RunResults) -> tuple[str, ...]:
     def tuned(kind: str, stage: str) -> bool:
-        return kind in ("training", "teacher") and stage != BASE_TRAINING
+        return kind in ("training", "teacher") and stage != BASE_TRAINING and not stage.startswith(_PLANNING)
 
     tune = results.manifest.settings.finetune
     steps = tune.train.steps if tune and tune.train else None
+    shared = ", shared by the sensitivity" if tune and tune.share_steps else ""
+    said = (f"{count_text(steps)} steps for each group{shared}",) if steps else ()
     spent = _spent(results, tuned)
-    return (*((f"{count_text(steps)} steps for each group",) if steps else ()), *spent) if spent else ()
+    return (*said, *spent) if spent else ()
 
 
 def _experts(results: RunResults) -> tuple[str, ...]:

@@ -128,9 +128,11 @@ class TuneSettings(Model):
 
     Args:
         train: the training of each.
+        share_steps: whether groups in which an error changes the sample more got more of the steps.
     """
 
     train: StepSettings | None = None
+    share_steps: bool = False
 
 
 class Settings(Model):

@@ -174,6 +174,7 @@ def test_recoveries_correct_the_frontiers_and_steps_are_shared(tmp_path, execute
     write_report(tmp_path)
     page = (tmp_path / "report" / "index.html").read_text(encoding="utf-8")
     assert "loss after a short fine-tuning" in page
+    assert "4 steps for each group, shared by the sensitivity" in page
 
     assert execute(micro(**TUNED), tmp_path).made == []
     lower = execute(micro(**TUNED | {"allocation__budget": 0.7}), tmp_path).made
