@@ -31,7 +31,8 @@ def estimate(
     import torch
 
     from prunekit.recipe import load_recipe
-    from prunekit.studies.recipe_costs import Gpus, estimate, this_machine
+    from prunekit.studies.machines import Gpus, this_machine
+    from prunekit.studies.recipe_costs import estimate
 
     loaded = load_recipe(recipe)
     found = on_gpus = estimate(loaded, Gpus(gpu or "A100", gpus, utilisation))

@@ -120,7 +120,7 @@ class Decoder(nn.Module):
         decoder = cls(UNet2DModel(**decoder_config(config, widths)), middle)
         skips = _skip_channels(config)
         width = skips[-1]
-        own = [(decoder.mid_block.resnets, False)] if middle else []
+        own = [] if decoder.mid_block is None else [(decoder.mid_block.resnets, False)]
         for resnets, skipped in (*own, *((block.resnets, True) for block in decoder.up_blocks)):
             for i, resnet in enumerate(resnets):
                 reads = width + (skips.pop() if skipped else 0)

@@ -6,8 +6,8 @@ from dataclasses import dataclass, field
 import torch
 from torch import Generator, Tensor
 
+from prunekit._types import StateDict
 from prunekit.errors import InputError
-from prunekit.training.timesteps import StateDict
 from prunekit.training.wrapping import Wrapped
 
 __all__ = ["LEARNT_WEIGHTS", "InverseLoss"]

@@ -19,7 +19,8 @@ from prunekit.steps.bases import seeded_weights
 from prunekit.steps.bench import Bench
 from prunekit.steps.image_choice import check_images
 from prunekit.steps.objectives import columns_for
-from prunekit.studies.recipe_costs import Estimate, Gpus, Machine, ThisMachine, estimate, this_machine, work_by_stage
+from prunekit.studies.machines import Gpus, Machine, ThisMachine, this_machine
+from prunekit.studies.recipe_costs import Estimate, estimate, work_by_stage
 from prunekit.training import DenoisingObjective, timestep_sampler, train
 
 ROOT = Path(__file__).resolve().parents[2]
