@@ -2,7 +2,7 @@
 
 from prunekit.cost.closed_form import CostModel
 from prunekit.cost.counter import MacCount, count_macs, count_params
-from prunekit.cost.latency import LatencyCheck, LatencyTable
+from prunekit.cost.latency import LatencyCheck, LatencyTable, prediction_error
 from prunekit.cost.latency_model import LatencyModel
 from prunekit.cost.other_counters import Difference, OtherCount, other_counters
 from prunekit.cost.timing import LatencyOptions, train_step_rate
@@ -24,6 +24,7 @@ __all__ = [
     "count_params",
     "gpu_hours",
     "other_counters",
+    "prediction_error",
     "train_step_rate",
     "verify",
 ]

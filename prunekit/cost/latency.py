@@ -32,9 +32,21 @@ from prunekit.results.formats import LATENCY
 if TYPE_CHECKING:
     from prunekit.results.working_files import LatencyFile
 
-__all__ = ["LatencyCheck", "LatencyTable"]
+__all__ = ["LatencyCheck", "LatencyTable", "prediction_error"]
 
 _AGAIN = "measure it again"
+
+
+def prediction_error(error: float | None, worst: float | None) -> str:
+    """How far predicted times are off, in words.
+
+    Args:
+        error: median relative error over random plans; None if it was not checked.
+        worst: largest relative error of these.
+    """
+    if error is None or worst is None:
+        return "unchecked"
+    return f"off by {error:.1%} in the median of random plans, {worst:.1%} at worst"
 
 
 @dataclass(frozen=True)
@@ -156,12 +168,9 @@ class LatencyTable:
         machine = "{processor} ({device}, threads: {threads}, torch {torch})".format_map(self.machine)
         elsewhere = "" if is_here(self.machine) else ", which is not this machine"
         compiled = ", compiled" if self.compiled else ""
-        checked = "unchecked"
-        if self.error is not None and self.worst is not None:
-            checked = f"off by {self.error:.1%} in the median of random plans, {self.worst:.1%} at worst"
         return (
             f"Latency is for batches of {self.batch_size} in {self.dtype}{compiled} on {machine}{elsewhere}; its prediction is "
-            f"{checked}."
+            f"{prediction_error(self.error, self.worst)}."
         )
 
     def bind(self, graph: ChannelGraph, cost: CostModel) -> "LatencyModel":

@@ -1,5 +1,6 @@
 """Sentences about time: what one image took, and what experts that were planned for a time take by prediction."""
 
+from prunekit.cost import prediction_error
 from prunekit.report.run import RunResults
 from prunekit.report.wording import number_text, short_ratio
 
@@ -38,10 +39,8 @@ def predicted_time_sentence(results: RunResults) -> str:
         return ""
     first, parts = times[0], [time.predicted / time.base for time in times if time.base]
     machine = first.machine.get("processor", "an unnamed machine")
-    off = "was not checked"
-    if first.error is not None and first.worst_error is not None:
-        off = f"was off by {first.error:.1%} in the median of random plans, {first.worst_error:.1%} at worst"
     return (
         f"The experts were planned to take {short_ratio(min(parts))} to {short_ratio(max(parts))} of the base's time for batches "
-        f"of {first.batch_size} in {first.dtype}{', compiled,' if first.compiled else ''} on {machine}. The prediction {off}."
+        f"of {first.batch_size} in {first.dtype}{', compiled,' if first.compiled else ''} on {machine}. The prediction is "
+        f"{prediction_error(first.error, first.worst_error)}."
     )

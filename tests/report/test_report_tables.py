@@ -217,4 +217,4 @@ def test_a_page_says_what_experts_of_a_target_of_time_take_and_how_far_that_is_o
         }
     said = predicted_time_sentence(RunResults.from_manifest(manifest))
     assert "0.5 to 0.75 of the base's time for batches of 16 in bfloat16, compiled, on A GPU" in said
-    assert said.endswith("The prediction was off by 5.0% in the median of random plans, 12.5% at worst.")
+    assert said.endswith("The prediction is off by 5.0% in the median of random plans, 12.5% at worst.")
