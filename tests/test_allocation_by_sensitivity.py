@@ -10,9 +10,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from prunekit.allocation import Allocation, Frontier, GroupSensitivity, Sensitivity, allocate
+from prunekit.allocation import Allocation, BySensitivity, Frontier, GroupSensitivity, Sensitivity, allocate
 from prunekit.errors import FileFormatError, InputError
-from prunekit.groups import TimestepGroups, make_groups
+from prunekit.groups import Grouping, TimestepGroups, make_groups
 from prunekit.results.schemas import file_schema
 from prunekit.schedule import NoiseSchedule, sampler_timesteps
 from prunekit.steps.budgets import plan_budget, side_by_side
@@ -230,3 +230,48 @@ def test_changes_that_are_not_proportional_to_errors_are_said():
         found, checked_size=None, groups=tuple(replace(group, linearity=None) for group in found.groups)
     )
     assert unchecked.describe_linearity() == "Linearity was not checked."
+
+
+def test_cuts_by_sensitivity_are_those_of_least_spread():
+    """By trying every choice of cuts."""
+    fine = make_groups(SCHEDULE, count=6)
+    values = [0.01, 0.012, 0.05, 0.06, 1.0, 1.4]
+    found = sensitivity(fine, values)
+    counts = [part.evaluations for part in found.groups]
+    each = np.log([value / count for value, count in zip(values, counts, strict=True)])
+
+    def spread(edges):
+        return sum(
+            float(
+                np.average((each[a:b] - np.average(each[a:b], weights=counts[a:b])) ** 2, weights=counts[a:b])
+                * sum(counts[a:b])
+            )
+            for a, b in itertools.pairwise(edges)
+        )
+
+    for count in (1, 2, 3, 4):
+        made = BySensitivity(found)(SCHEDULE, count)
+        best = min(itertools.combinations(range(1, 6), count - 1), key=lambda inner: spread((0, *inner, 6)))
+        assert made.groups.cuts == tuple(fine[i].start for i in best)
+    assert BySensitivity(found)(SCHEDULE, 3).groups.cuts == (fine[2].start, fine[4].start)
+    assert BySensitivity(found)(SCHEDULE, 6).groups.cuts == fine.cuts
+    read = Grouping.from_json(json.loads(json.dumps(made.to_json())))
+    assert read.groups == made.groups
+
+
+def test_groups_without_steps_have_no_say_in_the_cuts():
+    fine = make_groups(SCHEDULE, count=25)  # ten steps, so that most have none
+    found = sensitivity(fine, [0.01] * 10 + [1.0] * 15)
+    (cut,) = BySensitivity(found)(SCHEDULE, 2).groups.cuts
+    assert 30 < cut <= 50
+
+
+def test_cuts_that_a_sensitivity_does_not_give_are_refused():
+    found = sensitivity(make_groups(SCHEDULE, count=3), [0.1, 0.2, 0.3])
+    with pytest.raises(InputError, match=r"Got 4 groups to make of the 3 .* expected 1 … 3"):
+        BySensitivity(found)(SCHEDULE, 4)
+    with pytest.raises(InputError, match="of 100 timesteps and the noise schedule has 1000"):
+        BySensitivity(found)(NoiseSchedule.linear(1000), 2)
+    nothing = sensitivity(make_groups(SCHEDULE, count=3), [0.0, 0.0, 0.0])
+    with pytest.raises(InputError, match="no group with an amplification"):
+        BySensitivity(nothing)(SCHEDULE, 2)

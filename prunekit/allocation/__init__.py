@@ -4,6 +4,7 @@ from prunekit.allocation.frontier import Frontier, read_frontier, read_frontiers
 from prunekit.allocation.recovery import GroupRecoveries, Recoveries, Recovery, after_recovery
 from prunekit.allocation.rules import DIFFICULTY_RULES, RULES, allocate, feasible_budgets
 from prunekit.allocation.sensitivity import GroupSensitivity, Sensitivity
+from prunekit.allocation.sensitivity_cuts import BySensitivity
 from prunekit.allocation.step_sharing import shared_steps
 from prunekit.allocation.targets import Allocation, GroupTarget
 
@@ -11,6 +12,7 @@ __all__ = [
     "DIFFICULTY_RULES",
     "RULES",
     "Allocation",
+    "BySensitivity",
     "Frontier",
     "GroupRecoveries",
     "GroupSensitivity",

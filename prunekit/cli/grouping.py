@@ -19,7 +19,7 @@ from prunekit.cli.reading_options import PredictionOption, WeightsOption
 from prunekit.cli.shared_options import ConfigOption, DataOption, Exists, Json, Overwrite, Resolution, Seed
 from prunekit.errors import InputError
 from prunekit.groups import METHODS, Grouping
-from prunekit.results.formats import GROUPS
+from prunekit.results.formats import GROUPS, SENSITIVITY
 from prunekit.schedule import NoiseSchedule
 from prunekit.steps.budgets import cut_with_evidence
 
@@ -53,6 +53,13 @@ def groups(
         GroupingName, typer.Option(help="How to cut the timesteps. similarity needs images, gradient needs a base.")
     ] = "uniform",
     cuts: CutsOption = None,
+    sensitivity: Annotated[
+        Path | None,
+        typer.Option(
+            help="Cut where the amplification in this file changes, which `prunekit sensitivity` measured on many groups, such as "
+            "25 (default: by --method)."
+        ),
+    ] = None,
     noise_schedule: ScheduleOption = None,
     num_timesteps: TimestepsOption = None,
     data: DataOption = None,
@@ -111,16 +118,23 @@ def groups(
     asked = _given(kind=noise_schedule, num_timesteps=num_timesteps)
     source = _Source(data, resolution, base, config, asked, _given(weights=weights, prediction_type=prediction_type))
     looks = _given(eta=eta, alpha=alpha, rule=rule, samples=samples, nodes=nodes, memory_mib=memory)
-    if cuts is not None or method in METHODS:
+    if sensitivity is not None and (cuts is not None or method != "uniform"):
+        other = "--cuts" if cuts is not None else f"--method {method}"
+        raise InputError(f"Got --sensitivity with {other}; expected one of both.")
+    if cuts is not None or sensitivity is not None or method in METHODS:
         named = [*looks, *_given(data=data, resolution=resolution)]
         if named:
-            instead = "--cuts" if cuts is not None else f"--method {method}"
+            instead = "--cuts" if cuts is not None else f"--method {method}" if sensitivity is None else "--sensitivity"
             raise InputError(
                 f"Got {_flags(named)} with {instead}, which looks at the noise schedule alone; "
                 "expected it with --method similarity or gradient."
             )
         schedule = source.schedule()
-        made = cut_with_evidence(schedule, count, method, _cuts(cuts))
+        made = (
+            _from_file(sensitivity, schedule, count)
+            if sensitivity
+            else cut_with_evidence(schedule, count, method, _cuts(cuts))
+        )
     else:
         if output.suffix != ".png":  # refused later
             refuse_existing(output.with_suffix(".png"), overwrite, PICTURE, [base, config, data])
@@ -194,6 +208,14 @@ def _measured(source: _Source, chosen: JsonObject, output: Path) -> tuple[NoiseS
     images = images_of(base, data_options(source.data, source.resolution), source.base)
     with placed(base.model):
         return base.schedule, method_of(options, images.train, base)(base.schedule, options.count)
+
+
+def _from_file(path: Path, schedule: NoiseSchedule, count: int) -> Grouping:
+    """Groups cut where a sensitivity changes."""
+    from prunekit._json import read_json
+    from prunekit.allocation import BySensitivity, Sensitivity
+
+    return BySensitivity(Sensitivity.from_json(read_json(path, SENSITIVITY), path))(schedule, count)
 
 
 def _show_groups(made: Grouping, schedule: NoiseSchedule, output: Path, json: bool) -> None:

@@ -127,3 +127,25 @@ def test_a_pipeline_is_measured_through_itself_in_pictures_and_latents(tmp_path,
     assert sum(group["evaluations"] for group in found["groups"]) == 2
     assert done(f"{line} --in latents --sampler ddim --json").json["measured_in"] == "latents"
     assert "name the extractor by --features" in typed(f"{line} --in features").sentence
+
+
+def test_groups_are_cut_where_the_sensitivity_changes(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    done("prunekit groups --groups 5 --base embedded:digits --output fine.json")
+    done(
+        "prunekit sensitivity embedded:digits --groups-file fine.json --num-inference-steps 10 --count 2 --no-check-linearity"
+    )
+    made = done("prunekit groups --groups 2 --sensitivity sensitivity.json --base embedded:digits --json").json
+    assert made["method"] == "sensitivity"
+    assert made["groups"][1]["start"] in (200, 400, 600, 800)
+    assert made["evidence"]["facts"]["measured_groups"] == 5
+    for words, said in (
+        ("--method snr", "Got --sensitivity with --method snr; expected one of both."),
+        ("--cuts 300", "Got --sensitivity with --cuts"),
+        ("--groups 9", "Got 9 groups to make of the 5"),
+        ("--eta 0.1", "Got --eta with --sensitivity"),
+    ):
+        result = typed(f"prunekit groups --sensitivity sensitivity.json --overwrite {words}")
+        assert (result.code, result.out) == (2, "")
+        assert said in result.err
+    assert "fine.json" in typed("prunekit groups --sensitivity fine.json --overwrite").sentence
