@@ -11,7 +11,7 @@ from prunekit.importance import CRITERIA
 from prunekit.recipe import MEASURED_METHODS
 from prunekit.schedule.noise import NAMED_KINDS, NoiseSchedule
 from prunekit.search import PROPOSERS, PROXIES
-from prunekit.training import LOSS_WEIGHTS, TIMESTEP_SAMPLERS
+from prunekit.training import LEARNT_WEIGHTS, LOSS_WEIGHTS, TIMESTEP_SAMPLERS
 
 
 @pytest.mark.parametrize(
@@ -20,7 +20,7 @@ from prunekit.training import LOSS_WEIGHTS, TIMESTEP_SAMPLERS
         (choices.AllocationRule, RULES),
         (choices.CriterionName, CRITERIA),
         (choices.GroupingName, (*METHODS, *MEASURED_METHODS)),
-        (choices.LossWeights, LOSS_WEIGHTS),
+        (choices.LossWeights, (*LOSS_WEIGHTS, *LEARNT_WEIGHTS)),
         (choices.ProposerName, PROPOSERS),
         (choices.ProxyName, PROXIES),
         (choices.TimestepSamplers, TIMESTEP_SAMPLERS),
