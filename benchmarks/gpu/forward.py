@@ -63,7 +63,7 @@ def ready(
 
     The network stays on the device.
     """
-    placed: Any = model.to(device, getattr(torch, way.dtype)).eval()
+    placed: Any = nn.Module.to(model, device, getattr(torch, way.dtype)).eval()  # diffusers' own warns
     if way.compiled:
         placed = torch.compile(placed, dynamic=False, backend="eager" if tiny else "inductor")
     run = partial(placed, **of_batch(inputs, way, device))
