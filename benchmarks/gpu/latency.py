@@ -1,7 +1,8 @@
 """Part (a), second half: tables of layer times on the device, how well they predict, and plans made with them.
 
-For each precision and batch size, `prunekit`'s own table is measured and stored as a file that any machine can plan with. Then a plan
-for a share of the MACs, one with branches removed as well, and those that take as long by prediction are timed in turn with the base.
+For each precision and batch size, prunekit's own table is measured and stored as a file that any machine can plan with. Then a plan
+for a share of the MACs, one with branches removed as well, and those that take as long by prediction are timed in turn with the
+base.
 """
 
 import copy
@@ -10,6 +11,7 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
+import torch
 from _manifest import markdown_table
 from _random_plans import about, importance, matched_plans
 from _timing import in_turns, on
@@ -92,6 +94,7 @@ def planned(setting: Setting, way: Way, fraction: float) -> Row:
 def _seconds(setting: Setting, known: Subject, way: Way, plans: list[np.ndarray]) -> np.ndarray:
     """Seconds of the base and of the plans in turn, shape (rounds, 1 + plans)."""
     zeros = {group.name: np.zeros(group.size) for group in known.graph}
+    torch.compiler.reset()
     slim = [apply(known.model, known.graph, PruningPlan.from_widths(known.graph, each, zeros)) for each in plans]
     models = [copy.deepcopy(known.model), *slim]
     runs = [ready(model, known.inputs, way, setting.device, setting.tiny)[0] for model in models]

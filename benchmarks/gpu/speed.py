@@ -175,9 +175,9 @@ def table(rows: Rows) -> str:
     """A table for each precision, compiled or not: speed-ups of all ways by batch size."""
     parts = [
         "CIFAR-10's U-Net with random weights, whole norm groups removed. Speed-up: median of the rounds' ratios of the base's "
-        "time to the slim network's, in turn, with quartiles. Memory: most that torch held during a forward pass of the largest batch, "
-        "weights included, of the base and of the slim network. The ideal speed-up is 1 / MACs. torch-pruning ranks each layer "
-        "by itself and rounds nothing.\n"
+        "time to the slim network's, in turn, with quartiles. Memory: most that torch held during a forward pass of the largest "
+        "batch, weights included, of the base and of the slim network. The ideal speed-up is 1 / MACs. torch-pruning ranks each "
+        "layer by itself and rounds nothing.\n"
     ]
     batches = sorted({row["batch"] for row in rows.having(stage="time")})
     for dtype, compiled in RUNS:
