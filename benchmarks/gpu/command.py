@@ -53,7 +53,10 @@ class Part:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Measure what is left of a part for some minutes; 0 if nothing is left after it, 3 if something is, 2 if it cannot be."""
+    """Measure what is left of a part for some minutes; 0 if all of it is measured then.
+
+    Otherwise 1 if jobs failed, 2 if nothing can be measured here, and 3 if jobs are left for a later command.
+    """
     args = _parser().parse_args(arguments)
     try:
         return _Command(args).run()
@@ -89,7 +92,8 @@ class _Command:
         print(f"{len(jobs) - missing} of {len(jobs)} rows are in {rows.path}.")
         if still:
             print(f"{len(still)} are left: repeat the command to continue, beginning with {still[0].name}.")
-        return 3 if still else 0
+        failed = [row for row in map(rows.find, (job.key for job in asked)) if row and "error" in row]
+        return 3 if still else int(bool(failed))
 
     @cached_property
     def setting(self) -> Setting:
@@ -103,7 +107,7 @@ def _page(table: str, part: str, manifest: dict[str, Any], rows: Rows, missing: 
     said = [f"{machine['processor']} ({machine['device']})", f"torch {machine['torch']}"]
     said += [f"{name} {manifest[name]}" for name in ("driver", "cudnn") if manifest.get(name)]
     said += [f"CUDA {machine['cuda']}"] if machine.get("cuda") else []
-    failed = [row for row in rows.rows if "error" in row]
+    failed = [row for row in rows.newest() if "error" in row]
     size = "Tiny networks that show only that the command works. " if tiny else ""
     unfinished = f"{missing} rows are still missing. " if missing else ""
     reasons = "".join(f"- {json.dumps(row['key'])}: {row['error']}\n" for row in failed)

@@ -1,7 +1,7 @@
 """Forward passes of two networks in turn: seconds, peak memory, and the time of compiling."""
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from prunekit._types import FloatArray
 
 from .jobs import Row
+from .machine import emptied, peak
 
 LEAST, MOST, BUDGET, CALLS = 5, 31, 3.0, 10  # rounds, seconds of rounds, and calls between two events of a GPU
 TINY_ROUNDS = 2
@@ -43,19 +44,6 @@ def of_batch(inputs: Mapping[str, Tensor], way: Way, device: torch.device) -> di
     }
 
 
-@torch.inference_mode()
-def peak_bytes(run: Callable[[], object], device: torch.device) -> int | None:
-    """Most memory that torch held on a GPU during a call, weights included; None elsewhere."""
-    if device.type != "cuda":
-        run()
-        return None
-    torch.cuda.synchronize(device)
-    torch.cuda.reset_peak_memory_stats(device)
-    run()
-    torch.cuda.synchronize(device)
-    return int(torch.cuda.max_memory_allocated(device))
-
-
 def ready(
     model: nn.Module, inputs: Mapping[str, Tensor], way: Way, device: torch.device, tiny: bool
 ) -> tuple[Any, Row]:
@@ -70,9 +58,11 @@ def ready(
     started = time.perf_counter()
     with torch.inference_mode():
         run()
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-    return run, {"first_seconds": time.perf_counter() - started, "peak": peak_bytes(run, device)}
+        peak(device)  # waits for the device
+        first = time.perf_counter() - started
+        emptied(device)
+        run()
+    return run, {"first_seconds": first, "peak": peak(device)}
 
 
 def compared(
@@ -80,6 +70,7 @@ def compared(
 ) -> Row:
     """Two networks in turn; memory is measured of the slim one alone, then of the base beside the slim one's weights."""
     torch.compiler.reset()
+    emptied(device)
     slim_run, of_slim = ready(slim, inputs, way, device, tiny)
     beside = torch.cuda.memory_allocated(device) if device.type == "cuda" else 0
     base_run, of_base = ready(base, inputs, way, device, tiny)

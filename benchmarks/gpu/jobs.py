@@ -2,6 +2,7 @@
 
 import json
 import time
+import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -74,10 +75,13 @@ class Rows:
         """The newest row of a key."""
         return next((row for row in reversed(self.rows) if key.items() <= row.items()), None)
 
+    def newest(self) -> list[Row]:
+        """The newest row of each job."""
+        return list({json.dumps(row["key"]): row for row in self.rows}.values())
+
     def having(self, **values: str | float | bool) -> Iterator[Row]:
         """The newest rows with these values, without those that failed."""
-        newest = {json.dumps(row["key"]): row for row in self.rows}
-        return (row for row in newest.values() if values.items() <= row.items() and "error" not in row)
+        return (row for row in self.newest() if values.items() <= row.items() and "error" not in row)
 
     def append(self, row: Row) -> None:
         """Keep a row."""
@@ -121,6 +125,7 @@ def work(jobs: Sequence[Job], rows: Rows, minutes: float, commit: str | None) ->
             print(f"{job.name}: {why}", flush=True)
             break
         except Exception as error:  # whatever a network or a library does here is a result
+            traceback.print_exc()
             found = {"error": f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"}
         rows.append(
             {"key": dict(job.key), **job.key, **found, "job_seconds": time.monotonic() - began, "commit": commit}

@@ -1,9 +1,10 @@
 """Part (c): train steps, tracing and a search round of networks as large as SDXL's U-Net and DiT-XL/2, with random weights.
 
-A train step is measured in prunekit's own loop (fresh noise, clipping, moving average, checks) and bare: forward, backward and AdamW
-on one batch that never changes. Both keep weights in float32 and compute in bfloat16.
+A train step is measured in prunekit's own loop (fresh noise, clipping, moving average, checks) and bare: forward, backward and
+AdamW on one batch that never changes. Both keep weights in float32 and compute in bfloat16.
 """
 
+import itertools
 import os
 import statistics
 import time
@@ -25,6 +26,7 @@ from prunekit.training.recomputing import checkpoint_gradients
 
 from .command import Part, Setting
 from .jobs import Job, Row, Rows
+from .machine import emptied, peak
 from .networks import Large, networks
 
 BLOCKS, STEPS, TINY_STEPS = 5, 4, 1  # blocks that are timed, after one that is not; steps in each
@@ -54,9 +56,7 @@ def train_steps(setting: Setting, network: Large, batch: int, checkpointing: boo
     device = setting.device
     if device.type == "cpu":
         os.environ["ACCELERATE_USE_CPU"] = "true"  # also on a machine that has a GPU
-    else:
-        torch.cuda.empty_cache()
-        torch.cuda.reset_peak_memory_stats(device)
+    emptied(device)
     steps = TINY_STEPS if setting.tiny else STEPS
     model, objective = network.build(device), network.objective()
     parameters = sum(parameter.numel() for parameter in model.parameters())
@@ -66,7 +66,7 @@ def train_steps(setting: Setting, network: Large, batch: int, checkpointing: boo
         "seconds": statistics.median(blocks) / steps,
         "fastest": min(blocks) / steps,
         "slowest": max(blocks) / steps,
-        "peak": int(torch.cuda.max_memory_allocated(device)) if device.type == "cuda" else None,
+        "peak": peak(device),
     }
 
 
@@ -89,7 +89,7 @@ def own(model: nn.Module, objective: DenoisingObjective, batch: int, checkpointi
         options,
         report=lambda _: moments.append(time.perf_counter()),
     )
-    return [after - before for before, after in zip(moments, moments[1:], strict=False)]
+    return [after - before for before, after in itertools.pairwise(moments)]
 
 
 def bare(model: nn.Module, objective: DenoisingObjective, batch: int, checkpointing: bool, steps: int) -> list[float]:
@@ -129,6 +129,7 @@ def wall_seconds(run: Run) -> float:
 
 def search_round(setting: Setting, network: Large) -> Row:
     """Seconds of tracing a network without weights, of its cost model, and of one round of greedy in float32."""
+    emptied(setting.device)
     device, inputs = setting.device, tree_map(lambda leaf: leaf.to("meta"), network.inputs())
     started = time.perf_counter()
     with torch.device("meta"):
@@ -140,9 +141,7 @@ def search_round(setting: Setting, network: Large) -> Row:
     model, draws = network.build(device).eval(), 1 if setting.tiny else DRAWS
     probe = Probe(network.objective(), TimestepGroup(0, 0, TIMESTEPS), 2 * draws, draws, 0)
     measure = one_round(model, graph, cost, probe, 1 if setting.tiny else CANDIDATES)
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-        torch.cuda.reset_peak_memory_stats(device)
+    emptied(device)
     began = time.perf_counter()
     losses = measure()  # numbers, so the device is done with them
     return {
@@ -155,7 +154,7 @@ def search_round(setting: Setting, network: Large) -> Row:
         "measured": len(losses),
         "draws": draws,
         "losses": losses,
-        "peak": int(torch.cuda.max_memory_allocated(device)) if device.type == "cuda" else None,
+        "peak": peak(device),
     }
 
 
@@ -189,11 +188,12 @@ def table(rows: Rows) -> str:
         for row in rows.having(stage="search")
     ]
     return (
-        "## Train steps\n\nRandom weights in float32, forward passes in bfloat16, AdamW. `bare` is forward, backward and optimizer on "
-        "one batch that never changes; `prunekit` is its whole loop with a moving average. Medians of blocks of steps, with the "
+        "## Train steps\n\nRandom weights in float32, forward passes in bfloat16, AdamW. `bare` is forward, backward and optimizer "
+        "on one batch that never changes; `prunekit` is its whole loop with a moving average. Medians of blocks of steps, with the "
         "fastest and the slowest; memory is the most that torch held, and `prunekit`'s has the moving average.\n\n"
-        f"{markdown_table(header, steps)}\n## Tracing and searching\n\nOne round of `greedy` in float32: the plan that it starts from "
-        "and some candidates, each repaired by least squares and measured on the draws. A whole round measures more candidates.\n\n"
+        f"{markdown_table(header, steps)}\n## Tracing and searching\n\nOne round of `greedy` in float32: the plan that it starts "
+        "from and some candidates, each repaired by least squares and measured on the draws. A whole round measures more "
+        "candidates.\n\n"
         f"{markdown_table(columns, searches)}"
     )
 

@@ -1,5 +1,6 @@
 """Which machine measures: what rows of one file must have in common, and what is recorded beside it."""
 
+import gc
 import shutil
 import subprocess
 from typing import Any
@@ -41,6 +42,22 @@ def record(device: torch.device) -> dict[str, Any]:
             "tf32": {"matmul": torch.backends.cuda.matmul.allow_tf32, "cudnn": torch.backends.cudnn.allow_tf32},
         }
     return found
+
+
+def emptied(device: torch.device) -> None:
+    """Give back what earlier jobs left on a GPU, and measure its peak anew."""
+    gc.collect()
+    if device.type == "cuda":
+        torch.cuda.empty_cache()
+        torch.cuda.reset_peak_memory_stats(device)
+
+
+def peak(device: torch.device) -> int | None:
+    """Most bytes that torch held on a GPU since; None elsewhere."""
+    if device.type != "cuda":
+        return None
+    torch.cuda.synchronize(device)
+    return int(torch.cuda.max_memory_allocated(device))
 
 
 def _driver() -> str | None:

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 from _manifest import REPORTS
-from torch import Generator, Tensor, nn
+from torch import Generator, nn
 
 from prunekit.checkpoint import ModelSpec
 from prunekit.checkpoint.shaped_inputs import at_shapes
@@ -41,7 +41,7 @@ class Large:
 
     def inputs(self) -> Any:
         """Arguments of one forward pass, batch 1."""
-        return at_shapes(self.spec, None, self.shapes).example_inputs()
+        return at_shapes(self.spec, self.shapes).example_inputs()
 
     def build(self, device: torch.device) -> nn.Module:
         """The network, made where it is to run."""
