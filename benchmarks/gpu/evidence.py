@@ -1,7 +1,7 @@
 """Part (b): the evidence run at 32×32 with a network of 9 million parameters, in pieces.
 
-`prunekit run recipes/fashion32-tdc.yaml` resumes by itself. So this command starts it, ends it by SIGTERM when the time is over, and
-makes a row of its manifest once it is finished. The run's folder is runs/fashion32-tdc, and the report is published to reports/.
+`prunekit run recipes/fashion32-tdc.yaml` resumes by itself. So this command starts it, ends it by SIGTERM when the time is over,
+and makes a row of its manifest once it is finished. The run's folder is runs/fashion32-tdc; its report is published to reports/.
 """
 
 import copy
@@ -46,11 +46,11 @@ TINY: dict[str, Any] = {
                 "add_attention": False,
             }
         },
-        "train": _TRAIN | {"steps": 20},
+        "train": _TRAIN | {"steps": 24},
     },
     "groups": {"count": 2},
     "allocation": {"rule": "uniform", "steps": 2},
-    "prune": {"samples": 4, "batch_size": 4, "search": {"rounds": 1, "shortlist": 1}},
+    "prune": {"samples": 2, "batch_size": 2, "search": {"rounds": 1, "shortlist": 1}},
     "finetune": {"train": {key: value for key, value in _TRAIN.items() if key != "steps"}},
     "evaluation": {"samples": 4, "loss_samples": 8, "features": "auto", "grid": 4},
     "evidence": {"training": 0.4, "seeds": [0], "loss_groups": 2, "timed_images": 1},

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from prunekit._files import atomic_path
 from prunekit.errors import InputError
 
 Row = dict[str, Any]
@@ -56,20 +57,26 @@ class Rows:
         Raises:
             InputError: they were measured on another machine, by another version of torch, or at another size.
         """
-        if not path.is_file():
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_text(json.dumps({"about": about}) + "\n", encoding="utf-8")
-        whole = path.read_bytes().rpartition(b"\n")[0]
-        if path.stat().st_size > len(whole) + 1:
-            path.write_bytes(whole + b"\n")
-        first, *lines = whole.decode().splitlines() or ["{}"]
-        known = json.loads(first).get("about")
+        whole = path.read_bytes().rpartition(b"\n")[0] if path.is_file() else b""
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if not whole:
+            whole = json.dumps({"about": about}).encode()
+        if not path.is_file() or path.stat().st_size != len(whole) + 1:
+            with atomic_path(path) as part:
+                part.write_bytes(whole + b"\n")
+        try:
+            first, *rows = [json.loads(line) for line in whole.decode().splitlines()]
+            known = first["about"]
+        except (ValueError, KeyError, TypeError) as error:
+            raise InputError(
+                f"{path} cannot be read ({error}); expected a row in each line: remove the file."
+            ) from error
         if known != about:
             raise InputError(
                 f"{path} has rows of {_told(known)}, and this command measures {_told(about)}; expected the same: name another "
                 "--output, or remove the file."
             )
-        return cls(path, about, [json.loads(line) for line in lines])
+        return cls(path, about, rows)
 
     def find(self, key: Key) -> Row | None:
         """The newest row of a key."""
