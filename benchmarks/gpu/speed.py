@@ -159,11 +159,12 @@ def timed(setting: Setting, rows: Rows, key: Key, way: Way) -> Row:
     Raises:
         InputError: the network was not made.
     """
-    known, found = subject(setting.tiny), rows.find({"stage": "network", **key})
+    found = rows.find({"stage": "network", **key})
     if found is None or "error" in found:
         raise InputError("The network was not made; expected its row: see the reason there, and repeat with --retry.")
     if "least" in found:
         return {"least": found["least"]}
+    known = subject(setting.tiny)
     base, slim = copy.deepcopy(known.model), known.slim(found)
     return {
         "mac_ratio": found["mac_ratio"],

@@ -2,7 +2,6 @@
 
 import json
 import os
-import signal
 import subprocess
 import sys
 import time
@@ -111,7 +110,7 @@ def test_the_evidence_run_in_pieces(gpu, tmp_path):
 @pytest.mark.slow
 def test_a_folder_that_is_run_is_the_command(tmp_path):
     command = [sys.executable, "benchmarks/gpu", "large", "--tiny", "--device", "cpu", "--output", str(tmp_path)]
-    told = subprocess.run([*command, "--list"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    told = subprocess.run([*command, "--list"], cwd=ROOT, capture_output=True, text=True, check=True).stdout  # noqa: S603
     assert told.splitlines()[0] == "stage train, network sdxl, batch 1, checkpointing False, loop bare"
 
 
@@ -152,7 +151,8 @@ def test_the_large_networks_are_sdxls_and_dits(gpu):
     found = networks(tiny=False)
     with torch.device("meta"):
         counts = {name: sum(p.numel() for p in each.spec.build().parameters()) for name, each in found.items()}
-    assert {name: round(count / 1e6) for name, count in counts.items()} == {"sdxl": 2567, "dit-xl-2": 675}
+    # diffusers' DiT embeds the timestep in every block, which the published 675 million parameters do not have
+    assert {name: round(count / 1e6) for name, count in counts.items()} == {"sdxl": 2567, "dit-xl-2": 750}
     assert tuple(found["sdxl"].inputs()["encoder_hidden_states"].shape) == (1, 77, 2048)
 
 
@@ -165,9 +165,7 @@ def test_the_recipe_of_the_evidence_run_has_nine_million_parameters(gpu, tmp_pat
     own = gpu.command.Setting(CPU, False, tmp_path)
     assert gpu.evidence.recipe_for(own) == gpu.evidence.RECIPE
     elsewhere = gpu.evidence.recipe_for(gpu.command.Setting(CPU, False, tmp_path, tmp_path / "idx"))
-    assert load_recipe(elsewhere) == recipe.model_copy(
-        update={"data": load_recipe(elsewhere).data, "name": "fashion32-tdc"}
-    )
+    assert load_recipe(elsewhere) == recipe.model_copy(update={"data": load_recipe(elsewhere).data})
     assert load_recipe(elsewhere).data.source == str(tmp_path / "idx")
     tiny = load_recipe(gpu.evidence.recipe_for(gpu.command.Setting(CPU, True, tmp_path)))
     assert tiny.data.source == "embedded:fashion"
@@ -176,7 +174,7 @@ def test_the_recipe_of_the_evidence_run_has_nine_million_parameters(gpu, tmp_pat
 
 
 def test_a_command_is_asked_to_end_when_its_time_is_over(gpu):
-    environment, waiting = dict(os.environ), "import signal, time; time.sleep(60)"
+    environment, waiting = dict(os.environ), "import time; time.sleep(60)"
     assert gpu.evidence.ended([sys.executable, "-c", "raise SystemExit(5)"], environment, 30.0) == 5
     started = time.monotonic()
     assert gpu.evidence.ended([sys.executable, "-c", waiting], environment, 0.3) is None
@@ -185,7 +183,6 @@ def test_a_command_is_asked_to_end_when_its_time_is_over(gpu):
 
 def test_a_command_that_will_not_end_is_killed(gpu, monkeypatch):
     monkeypatch.setattr(gpu.evidence, "GRACE", 0.3)
-    assert signal.SIGTERM
     stubborn = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); time.sleep(60)"
     started = time.monotonic()
     assert gpu.evidence.ended([sys.executable, "-c", stubborn], dict(os.environ), 1.0) is None
