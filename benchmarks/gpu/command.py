@@ -123,7 +123,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("part", choices=PARTS)
     parser.add_argument("--minutes", type=float, default=9.0, help="no job begins later than this; default 9")
     parser.add_argument("--tiny", action="store_true", help="networks that a CPU runs within seconds")
-    parser.add_argument("--device", help="such as cpu or cuda:0; default: a GPU if there is one")
+    parser.add_argument("--device", choices=["cpu", "cuda"], help="default: cuda if there is a GPU")
     parser.add_argument("--output", type=Path, help="folder; default reports/gpu, with --tiny runs/gpu-tiny")
     parser.add_argument("--only", action="append", default=[], metavar="WORDS", help="jobs whose name has these words")
     parser.add_argument("--retry", action="store_true", help="repeat jobs that failed, too")

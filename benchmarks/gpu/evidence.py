@@ -74,7 +74,7 @@ def run(setting: Setting, seconds: float) -> Row:
     told = ["run", str(recipe_for(setting)), "--output", str(folder), "--publish", str(published)]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])}
     if setting.device.type == "cpu":
-        environment["ACCELERATE_USE_CPU"] = "true"
+        environment["CUDA_VISIBLE_DEVICES"] = ""
     code = ended([sys.executable, "-c", "from prunekit.cli import main; main()", *told], environment, seconds)
     if code is None:
         raise Unfinished(f"the time is over; what the run has made is in {folder}")

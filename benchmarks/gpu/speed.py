@@ -153,15 +153,28 @@ def jobs(setting: Setting, rows: Rows) -> list[Job]:
     ]
 
 
+def network_row(setting: Setting, rows: Rows, key: Key) -> Row:
+    """The row of a slim network, which is planned now if it was not yet.
+
+    Raises:
+        InputError: planning it failed.
+    """
+    whole = {"stage": "network", **key}
+    if rows.find(whole) is None:
+        rows.append({"key": whole, **whole, **subject(setting.tiny).planned(str(key["way"]), float(key["fraction"]))})
+    found = rows.find(whole)
+    if found is None or "error" in found:
+        raise InputError("The network was not made; expected its row: see the reason there, and repeat with --retry.")
+    return found
+
+
 def timed(setting: Setting, rows: Rows, key: Key, way: Way) -> Row:
     """The times of one network and the base.
 
     Raises:
         InputError: the network was not made.
     """
-    found = rows.find({"stage": "network", **key})
-    if found is None or "error" in found:
-        raise InputError("The network was not made; expected its row: see the reason there, and repeat with --retry.")
+    found = network_row(setting, rows, key)
     if "least" in found:
         return {"least": found["least"]}
     known = subject(setting.tiny)

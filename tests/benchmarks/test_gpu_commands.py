@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 import time
@@ -135,6 +136,16 @@ def test_the_full_size_has_every_cell_once(gpu, tmp_path):
     }
     assert len(times) == 4 * 3 * 3 * 7
     assert {job.key["network"] for job in parts["large"]} == {"sdxl", "dit-xl-2"}
+    page = (ROOT / "benchmarks" / "gpu" / "README.md").read_text()
+    told = dict(re.findall(r"^\| `(\w+)` \|.*\| (\d+) \|$", page, flags=re.MULTILINE))
+    assert told == {name: str(len(jobs)) for name, jobs in parts.items()}
+
+
+@pytest.mark.slow
+def test_a_network_is_planned_when_its_time_is_asked_for_alone(gpu, tmp_path):
+    asked = "compiled False, fraction 0.6, way width"
+    assert called(gpu, "speed", tmp_path, "--only", asked) == 0
+    assert [row["stage"] for row in rows_in(tmp_path, "speed")] == ["network", "time"]
 
 
 def test_a_network_that_cannot_be_so_small_is_no_failure(gpu, tmp_path):
