@@ -12,6 +12,7 @@ from _timing import in_turns, on
 from torch import Tensor, nn
 
 from prunekit._types import FloatArray
+from prunekit.choices import TimedPrecision
 
 from .jobs import Row
 from .machine import emptied, peak
@@ -31,7 +32,7 @@ class Way:
     """
 
     batch: int
-    dtype: str = "float32"
+    dtype: TimedPrecision = "float32"
     compiled: bool = False
 
 

@@ -31,6 +31,11 @@ class Job:
     key: Key
     measure: Callable[[float], Row]
 
+    @classmethod
+    def whole(cls, key: Key, measure: Callable[[], Row]) -> "Job":
+        """A job that takes as long as it takes."""
+        return cls(key, lambda _: measure())
+
     @property
     def name(self) -> str:
         """The key in words."""

@@ -25,7 +25,7 @@ from prunekit.training import DenoisingObjective, RangeTimesteps, TrainOptions, 
 from prunekit.training.recomputing import checkpoint_gradients
 
 from .command import Part, Setting
-from .jobs import Job, Row, Rows
+from .jobs import Job, Key, Row, Rows
 from .machine import emptied, peak
 from .networks import Large, networks
 
@@ -43,11 +43,11 @@ def jobs(setting: Setting, _: Rows) -> list[Job]:
         modes = [(batch, False) for batch in network.batches] + [(batch, True) for batch in network.checkpointed]
         for batch, checkpointing in modes:
             for loop in LOOPS:
-                key = {"network": name, "batch": batch, "checkpointing": checkpointing, "loop": loop}
+                key: Key = {"network": name, "batch": batch, "checkpointing": checkpointing, "loop": loop}
                 work = partial(train_steps, setting, network, batch, checkpointing, loop)
-                trained.append(Job({"stage": "train", **key}, lambda _, work=work: work()))
+                trained.append(Job.whole({"stage": "train", **key}, work))
         search = partial(search_round, setting, network)
-        searched.append(Job({"stage": "search", "network": name}, lambda _, search=search: search()))
+        searched.append(Job.whole({"stage": "search", "network": name}, search))
     return trained + searched
 
 

@@ -24,7 +24,7 @@ from prunekit.steps.timing_layers import read_times
 
 from .command import Part, Setting
 from .forward import BUDGET, CALLS, LEAST, MOST, TINY_ROUNDS, Way, ready
-from .jobs import Job, Row, Rows
+from .jobs import Job, Key, Row, Rows
 from .speed import FRACTIONS, Subject, subject
 
 WAYS = (Way(16, "bfloat16"), Way(16), Way(1, "bfloat16"), Way(64, "bfloat16"), Way(16, "bfloat16", compiled=True))
@@ -35,11 +35,11 @@ def jobs(setting: Setting, rows: Rows) -> list[Job]:
     """For each way to run: its table, then the plans that are made with it."""
     found = []
     for way in WAYS[1:2] if setting.tiny else WAYS:
-        key = asdict(way)
-        found.append(Job({"stage": "table", **key}, lambda _, way=way: measured(setting, way)))
+        key: Key = asdict(way)
+        found.append(Job.whole({"stage": "table", **key}, partial(measured, setting, way)))
         for fraction in FRACTIONS[:1] if setting.tiny else FRACTIONS:
             work = partial(planned, setting, way, fraction)
-            found.append(Job({"stage": "plans", **key, "fraction": fraction}, lambda _, work=work: work()))
+            found.append(Job.whole({"stage": "plans", **key, "fraction": fraction}, work))
     return found
 
 
@@ -139,7 +139,7 @@ def table(rows: Rows) -> str:
 
 
 def _run(row: Row) -> str:
-    return row["dtype"] + (", compiled" if row["compiled"] else "")
+    return f"{row['dtype']}{', compiled' if row['compiled'] else ''}"
 
 
 PART = Part(jobs, table)

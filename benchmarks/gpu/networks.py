@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 from _manifest import REPORTS
-from torch import Generator, nn
+from torch import Generator, Tensor, nn
 
 from prunekit.checkpoint import ModelSpec
 from prunekit.checkpoint.shaped_inputs import at_shapes
@@ -52,7 +52,7 @@ class Large:
     def objective(self) -> DenoisingObjective:
         """The loss on random latents, with random conditions or classes."""
         draws = Generator().manual_seed(0)
-        given = flat(self.inputs())
+        given = {name: value for name, value in flat(self.inputs()).items() if isinstance(value, Tensor)}
         sample = next(value for value in given.values() if value.ndim == 4)
         columns = {
             name: torch.randn(SAMPLES, *value.shape[1:], generator=draws).half()

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from prunekit._types import IntArray
 from prunekit.checkpoint import ModelSpec
+from prunekit.choices import TimedPrecision
 from prunekit.cost import CostModel, count_macs
 from prunekit.errors import BudgetError, InputError
 from prunekit.graph import ChannelGraph, PruningPlan, apply, trace
@@ -28,13 +29,18 @@ from .command import Part, Setting
 from .forward import Way, compared
 from .jobs import Job, Key, Row, Rows
 
-FRACTIONS = (0.6, 0.8, 0.4)
-BATCHES = (16, 1, 64)
+FRACTIONS: tuple[float, ...] = (0.6, 0.8, 0.4)
+BATCHES: tuple[int, ...] = (16, 1, 64)
 MULTIPLES = (1, 8, 16, 64)
 DEEP = 8  # multiple of the widths where branches may go, too
 PEER = "torch-pruning"
-WAYS = (*(f"width, multiples of {each}" for each in MULTIPLES), "depth", "both", PEER)
-RUNS = (("bfloat16", False), ("float32", False), ("bfloat16", True), ("float32", True))
+WAYS: tuple[str, ...] = (*(f"width, multiples of {each}" for each in MULTIPLES), "depth", "both", PEER)
+RUNS: tuple[tuple[TimedPrecision, bool], ...] = (
+    ("bfloat16", False),
+    ("float32", False),
+    ("bfloat16", True),
+    ("float32", True),
+)
 TINY = {
     "sample_size": 8,
     "layers_per_block": 1,
@@ -137,14 +143,14 @@ def jobs(setting: Setting, rows: Rows) -> list[Job]:
         fractions, batches, ways, runs = FRACTIONS[:1], (1,), (WAYS[1], *WAYS[-2:]), (RUNS[0], RUNS[3])
 
     def network(fraction: float, way: str) -> Job:
-        key = {"stage": "network", "fraction": fraction, "way": way}
-        return Job(key, lambda _: subject(setting.tiny).planned(way, fraction))
+        key: Key = {"stage": "network", "fraction": fraction, "way": way}
+        return Job.whole(key, lambda: subject(setting.tiny).planned(way, fraction))
 
-    def time(run: tuple[str, bool], batch: int, fraction: float, way: str) -> Job:
+    def time(run: tuple[TimedPrecision, bool], batch: int, fraction: float, way: str) -> Job:
         dtype, compiled = run
-        key = {"fraction": fraction, "way": way}
+        key: Key = {"fraction": fraction, "way": way}
         kind = Way(batch, dtype, compiled)
-        return Job({"stage": "time", **asdict(kind), **key}, lambda _: timed(setting, rows, key, kind))
+        return Job.whole({"stage": "time", **asdict(kind), **key}, lambda: timed(setting, rows, key, kind))
 
     pairs = list(itertools.product(fractions, ways))
     return [
