@@ -2,12 +2,11 @@
 
 import resource
 import time
-from dataclasses import replace
 from typing import Any
 
-import numpy as np
 import torch
 from _operations import operations
+from _search_round import one_round
 from torch import Generator, Tensor, nn
 
 from prunekit.checkpoint import ModelSpec
@@ -15,8 +14,7 @@ from prunekit.cost import CostModel, gpu_hours
 from prunekit.graph import trace
 from prunekit.groups import TimestepGroup
 from prunekit.importance import Probe
-from prunekit.search import SearchOptions, Task, WidthProblem, lost_importance, make_proxy, search_operations
-from prunekit.search.greedy import candidates_of
+from prunekit.search import SearchOptions, search_operations
 
 CONFIG = {
     "sample_size": 64,
@@ -29,7 +27,7 @@ CONFIG = {
     "cross_attention_dim": 768,
     "attention_head_dim": 8,
 }
-DRAWS, CANDIDATES, ROUNDS = 2, 2, 12
+DRAWS, CANDIDATES = 2, 2
 
 
 class _Latents:
@@ -97,25 +95,17 @@ def _round(size: int = 32) -> dict[str, Any]:
     inputs = _inputs(size)
     graph = trace(model, inputs, seconds=1200)
     cost = CostModel.of(model, graph, inputs)
-    full = int(cost.macs(graph.full_widths))
-    scores = {group.name: np.random.default_rng(0).random(group.size) for group in graph}
-    problem = WidthProblem(graph, cost, lost_importance(graph, scores), int(0.6 * full), int(0.001 * full))
     probe = Probe(_Latents(size), TimestepGroup(0, 0, 1000), 2 * DRAWS, DRAWS, 0)
-    plain = make_proxy("least-squares", model, graph, replace(probe))
-    task = Task(problem, scores, plain, screening=DRAWS)
-    steps = np.zeros(len(graph), dtype=np.int64)
-    first = next(iter(candidates_of(problem, steps, 0.4 * full / ROUNDS, 1.0).values()))
-    candidates = list(candidates_of(problem, first, 0.4 * full / ROUNDS, 1.0).values())[:CANDIDATES]
+    measure = one_round(model, graph, cost, probe, CANDIDATES)
     started = time.process_time()
     with operations() as counted:
-        losses = [task.measure(first, 1, near=first, draws=DRAWS, anew=False)]
-        losses += task.measure_all(candidates, 1, first, DRAWS, anew=False)
+        losses = measure()
     return {
         "draws": DRAWS,
         "threads": torch.get_num_threads(),
         "measured": len(losses),
         "operations": counted.macs,
-        "forward": len(losses) * DRAWS * full,
+        "forward": len(losses) * DRAWS * int(cost.macs(graph.full_widths)),
         "seconds": time.process_time() - started,
         "peak": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
         "losses": losses,

@@ -14,7 +14,7 @@ import json
 import time
 from collections.abc import Iterator
 from dataclasses import replace
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import Any, get_args
 
@@ -22,11 +22,11 @@ import numpy as np
 import torch
 from _depth_table import markdown, summaries
 from _manifest import REPORTS, publish
+from _timing import in_turns, on
 from torch import nn
 
 from prunekit._files import atomic_path
 from prunekit.choices import Shrink
-from prunekit.cost.clocks import seconds_of
 from prunekit.errors import BudgetError
 from prunekit.graph import ChannelGroup, PruningPlan, apply
 from prunekit.groups import TimestepGroup, make_groups
@@ -140,7 +140,11 @@ def time_all(rows: list[Row], names: list[str], output: Path) -> None:
                 continue
             models = {"base": bench.base.model, **{row["way"]: network(bench, row) for row in same}}
             for batch in BATCHES:
-                seconds = in_turns(list(models.values()), bench, batch)
+                inputs = {
+                    key: value.repeat_interleave(batch, 0) for key, value in bench.base.spec.example_inputs().items()
+                }
+                runs = [partial(model, **inputs) for model in models.values()]
+                seconds = in_turns(runs, on(torch.device("cpu")), ROUNDS)
                 ratios = np.median(seconds / seconds[:, :1], axis=0)
                 found = {
                     way: {"seconds": float(middle), "ratio": float(ratio)}
@@ -161,18 +165,6 @@ def _width(row: Row, group: ChannelGroup) -> int:
     if group.branch is not None:
         return 0 if group.name in row["removed"] else 1
     return row["widths"].get(group.name) or group.size  # 0 if a removed branch takes it along
-
-
-@torch.inference_mode()
-def in_turns(models: list[nn.Module], bench: Bench, batch: int) -> np.ndarray:
-    """Processor seconds of a forward pass, shape (rounds, models); every other round runs in the opposite order."""
-    inputs = {name: value.repeat_interleave(batch, 0) for name, value in bench.base.spec.example_inputs().items()}
-    measured = np.zeros((ROUNDS + 1, len(models)))
-    for turn in range(ROUNDS + 1):
-        for place in range(len(models)) if turn % 2 else reversed(range(len(models))):
-            model = models[place]
-            measured[turn, place] = seconds_of(lambda model=model: model(**inputs), torch.device("cpu"))
-    return measured[1:]
 
 
 def rows_of(path: Path) -> list[Row]:

@@ -8,45 +8,25 @@ Writes reports/engine/latency_targets.json and .md: python benchmarks/latency_ta
 
 import argparse
 import time
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from _manifest import REPORTS, markdown_table, publish
+from _random_plans import about, importance, matched_plans
+from _timing import in_turns, on
 from cifar_unet import cifar_unet
 from torch import nn
 
 from prunekit._files import atomic_path
-from prunekit._types import FloatArray, IntArray
-from prunekit.cost import CostModel, LatencyModel, LatencyOptions, LatencyTable
-from prunekit.cost.clocks import seconds_of
+from prunekit.cost import CostModel, LatencyOptions, LatencyTable
 from prunekit.graph import ChannelGraph, PruningPlan, apply, trace
-from prunekit.search import Measure, WidthProblem, default_multiples, lost_importance, meet_target
 
 FRACTIONS, BATCHES = (0.8, 0.6, 0.4), (1, 16)
 ROUNDS = {1: 21, 16: 9}
 Row = dict[str, Any]
-
-
-def importance(graph: ChannelGraph, cost: CostModel) -> dict[str, FloatArray]:
-    """Scores of every channel and branch: the MACs that it saves alone, times a random number with mean 1."""
-    rng, full, scores = np.random.default_rng(0), graph.full_widths, {}
-    for place, group in enumerate(graph):
-        narrower = full.copy()
-        narrower[place] -= group.step
-        saved = int(cost.macs(full) - cost.macs(narrower)) / group.step
-        scores[group.name] = saved * rng.uniform(0.0, 2.0, group.size)
-    return scores
-
-
-def plan_of(
-    graph: ChannelGraph, cost: CostModel, scores: dict[str, FloatArray], measure: Measure, target: int
-) -> IntArray:
-    """Widths that meet a target with little importance lost."""
-    full = int(measure.of(graph.full_widths))
-    problem = WidthProblem(graph, cost, lost_importance(graph, scores), target, full // 1000, measure)
-    return problem.widths(meet_target(problem))
 
 
 def plans(model: nn.Module, inputs: Any, batch: int, quick: bool) -> tuple[list[Row], LatencyTable, ChannelGraph]:
@@ -56,55 +36,13 @@ def plans(model: nn.Module, inputs: Any, batch: int, quick: bool) -> tuple[list[
     few = {"grid": 2, "repeats": 1, "fits": 1, "checks": 1} if quick else {}
     table = LatencyTable.of(model, both, cost, inputs, LatencyOptions(batch_size=batch, **few))
     latency, scores = table.bind(both, cost), importance(both, cost)
-    still = {group.name for group in both if group.branch is not None}
-    usual = default_multiples(both)
-    timed = latency.multiples(usual)
-    macs, seconds = (Measure.by_name(name, cost, latency) for name in ("macs", "latency"))
     rows: list[Row] = []
     for fraction in FRACTIONS[1:2] if quick else FRACTIONS:
-        target = int(fraction * int(cost.macs(both.full_widths)))
-        first = plan_of(usual.with_whole(still), cost, scores, macs, target)
-        same = int(latency.nanoseconds(first))
-        found = {
-            "MACs, width": first,
-            "MACs, both": plan_of(usual, cost, scores, macs, target),
-            "time, width": plan_of(timed.with_whole(still), cost, scores, seconds, same),
-            "time, both": plan_of(timed, cost, scores, seconds, same),
-        }
         rows += [
-            {"fraction": fraction, "target": name, **_about(both, cost, latency, scores, widths)}
-            for name, widths in found.items()
+            {"fraction": fraction, "target": name, **about(both, cost, latency, scores, widths)}
+            for name, widths in matched_plans(both, cost, latency, scores, fraction).items()
         ]
     return rows, table, both
-
-
-def _about(
-    graph: ChannelGraph, cost: CostModel, latency: LatencyModel, scores: dict[str, FloatArray], widths: IntArray
-) -> Row:
-    full, lost = graph.full_widths, lost_importance(graph, scores)
-    places = [int(np.flatnonzero(group.widths == width)[0]) for group, width in zip(graph, widths, strict=True)]
-    total = sum(float(each.sum()) for each in scores.values())
-    inside = sum(table[place] for table, place in zip(lost, places, strict=True))
-    return {
-        "widths": widths.tolist(),
-        "mac_ratio": int(cost.macs(widths)) / int(cost.macs(full)),
-        "removed": sum(
-            group.branch is not None and not width for group, width in zip(graph, widths.tolist(), strict=True)
-        ),
-        "lost": float(inside) / total,
-        "predicted": int(latency.nanoseconds(widths)) / int(latency.nanoseconds(full)),
-    }
-
-
-@torch.inference_mode()
-def in_turns(models: list[nn.Module], batch: int, rounds: int) -> np.ndarray:
-    """Processor seconds of a forward pass, shape (rounds, models); every other round runs in the opposite order."""
-    inputs = (torch.randn(batch, 3, 32, 32), torch.full((batch,), 500))
-    measured = np.zeros((rounds + 1, len(models)))
-    for turn in range(rounds + 1):
-        for place in range(len(models)) if turn % 2 else reversed(range(len(models))):
-            measured[turn, place] = seconds_of(lambda at=place: models[at](*inputs), torch.device("cpu"))
-    return measured[1:]
 
 
 def measure(quick: bool) -> dict[str, Any]:
@@ -118,7 +56,9 @@ def measure(quick: bool) -> dict[str, Any]:
             same = [row for row in found if row["fraction"] == fraction]
             widths = [np.array(row.pop("widths"), dtype=np.int64) for row in same]
             pruned = [apply(model, graph, PruningPlan.from_widths(graph, each, zeros)).eval() for each in widths]
-            seconds = in_turns([model, *pruned], batch, 3 if quick else ROUNDS[batch])
+            batched = (torch.randn(batch, 3, 32, 32), torch.full((batch,), 500))
+            runs = [partial(one, *batched) for one in (model, *pruned)]
+            seconds = in_turns(runs, on(torch.device("cpu")), 3 if quick else ROUNDS[batch])
             ratios = np.median(seconds / seconds[:, :1], axis=0)[1:]
             rows += [{"batch": batch, **row, "measured": float(ratio)} for row, ratio in zip(same, ratios, strict=True)]
         tables.append({**table.about(), "base_seconds": table.base_seconds})

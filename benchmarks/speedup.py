@@ -7,7 +7,8 @@ Writes reports/engine/speedup.json, .md and .png, in at most about eight minutes
 
 import argparse
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,13 +16,14 @@ import matplotlib as mpl
 import numpy as np
 import torch
 from _manifest import REPORTS, markdown_table, publish
+from _random_plans import importance, plan_of
+from _timing import in_turns
 from cifar_unet import cifar_unet
 from torch import nn
 
 from prunekit._files import atomic_path
 from prunekit.cost import CostModel
 from prunekit.graph import ChannelGraph, PruningPlan, apply, trace
-from prunekit.search import WidthProblem, lost_importance, meet_target
 
 mpl.use("Agg")
 import matplotlib.pyplot as plt
@@ -37,27 +39,19 @@ QUICK_ROUNDS = (3, 3)
 
 
 def pruned_networks(model: nn.Module, inputs: Any, fractions: tuple[float, ...]) -> list[dict[str, Any]]:
-    """One network per fraction and kind of widths, and what it costs.
-
-    Scores are random, times the MACs that a channel saves. So every layer loses about the same share of its channels.
-    """
+    """One network per fraction and kind of widths, and what it costs."""
     graph = trace(model, inputs, norm_mode="whole")  # widths of 128 channels move by 4, of 256 by 8
     cost = CostModel.of(model, graph, inputs)
     base_macs = int(cost.macs(graph.full_widths))
-    rng = np.random.default_rng(0)
-    scores = {
-        g.name: saved * rng.random(g.size) for g, saved in zip(graph, _macs_per_channel(graph, cost), strict=True)
-    }
+    scores = importance(graph, cost)
     kinds: Mapping[str, ChannelGraph] = {FREE: graph, FRIENDLY: graph.with_multiples(MULTIPLES)}
     networks = []
     for fraction in fractions:
         for kind, asked in kinds.items():
             target = int(fraction * base_macs)
-            problem = WidthProblem(asked, cost, lost_importance(asked, scores), target, base_macs // 1000)
             started = time.perf_counter()
-            steps = meet_target(problem)
+            widths = plan_of(asked, cost, scores, target)
             seconds = time.perf_counter() - started
-            widths = np.array([group.widths[step] for group, step in zip(asked, steps, strict=True)], dtype=np.int64)
             plan = PruningPlan.from_widths(asked, widths, scores)
             networks.append(
                 {
@@ -72,32 +66,10 @@ def pruned_networks(model: nn.Module, inputs: Any, fractions: tuple[float, ...])
     return networks
 
 
-def _macs_per_channel(graph: ChannelGraph, cost: CostModel) -> np.ndarray:
-    """MACs that one channel of each group saves at first, shape (groups,)."""
-    steps = np.array([group.step for group in graph])
-    narrower = graph.full_widths - np.diag(steps)
-    return (cost.macs(graph.full_widths) - cost.macs(narrower)) / steps
-
-
-def forward_seconds(model: nn.Module, inputs: tuple[torch.Tensor, ...]) -> float:
+def wall_seconds(run: Callable[[], object]) -> float:
     started = time.perf_counter()
-    model(*inputs)
+    run()
     return time.perf_counter() - started
-
-
-@torch.inference_mode()
-def paired_seconds(models: list[nn.Module], batch: int, budget: float, rounds: tuple[int, int]) -> np.ndarray:
-    """Seconds per forward pass, shape (rounds, models): as many rounds as fit into the budget of seconds."""
-    inputs = (torch.randn(batch, 3, 32, 32), torch.full((batch,), 500))
-    for model in models:
-        model(*inputs)
-    started = time.perf_counter()
-    measured: list[list[float]] = []
-    while len(measured) < rounds[1] and (len(measured) < rounds[0] or time.perf_counter() - started < budget):
-        order = range(len(models)) if len(measured) % 2 == 0 else reversed(range(len(models)))
-        seconds = {i: forward_seconds(models[i], inputs) for i in order}
-        measured.append([seconds[i] for i in range(len(models))])
-    return np.array(measured)
 
 
 def measure(quick: bool) -> dict[str, Any]:
@@ -111,7 +83,10 @@ def measure(quick: bool) -> dict[str, Any]:
             for fraction in dict.fromkeys(network["fraction"] for network in networks):
                 same = [network for network in networks if network["fraction"] == fraction]
                 models = [model, *(network["model"] for network in same)]
-                seconds = paired_seconds(models, batch, SECONDS.get(batch, 1), QUICK_ROUNDS if quick else ROUNDS)
+                batched = (torch.randn(batch, 3, 32, 32), torch.full((batch,), 500))
+                runs = [partial(one, *batched) for one in models]
+                rounds = QUICK_ROUNDS if quick else ROUNDS
+                seconds = in_turns(runs, wall_seconds, *rounds, SECONDS.get(batch, 1))
                 rows += [_row(network, seconds[:, [0, i]], batch, threads) for i, network in enumerate(same, 1)]
     return {"quick": quick, "norm_mode": "whole", "multiples": MULTIPLES, "rows": rows}
 

@@ -6,7 +6,6 @@ Writes reports/engine/targets.json and .md, in about twelve minutes on one core:
 """
 
 import argparse
-import copy
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -14,9 +13,8 @@ from typing import Any
 
 import numpy as np
 import torch
-import torch_pruning as tp
 from _manifest import REPORTS, markdown_table, publish
-from _peers import head_widths, mend
+from _torch_pruning import Peer
 from cifar_unet import cifar_unet
 from torch import nn
 
@@ -36,7 +34,6 @@ MULTIPLES: Mapping[str, Mapping[int, int]] = {
 RANKINGS = ("local", "global", "isomorphic")
 ROUND_TO = (None, 8, 16, 32)
 TOLERANCE = 0.001
-HALVINGS = 9
 
 
 def our_rows(model: nn.Module, inputs: Any, targets: tuple[float, ...]) -> dict[str, Any]:
@@ -67,64 +64,6 @@ def our_row(
     seconds = time.perf_counter() - started
     got = count_macs(apply(model, graph, PruningPlan.from_widths(graph, widths, scores), share=True), inputs).macs
     return {"asked": asked, "got": got / full, "missed": (problem.target - got) / full, "seconds": seconds}
-
-
-class Peer:
-    """torch-pruning at any ratio; each ratio is tried once, and its time is stored."""
-
-    def __init__(self, model: nn.Module, inputs: Any, ranking: str, round_to: int | None) -> None:
-        self.model, self.inputs, self.ranking, self.round_to = model, inputs, ranking, round_to
-        self.tried: dict[float, tuple[int | str, float]] = {}
-
-    def __call__(self, ratio: float) -> tuple[int | str, float]:
-        """MACs, or why it failed, and seconds."""
-        if ratio not in self.tried:
-            started = time.perf_counter()
-            try:
-                macs: int | str = self.prune(ratio)
-            except Exception as error:  # whatever it raises is its result
-                macs = f"{type(error).__name__}: {' '.join(str(error).split())[:160]}"
-            self.tried[ratio] = (macs, time.perf_counter() - started)
-        return self.tried[ratio]
-
-    def prune(self, ratio: float) -> int:
-        model = copy.deepcopy(self.model)
-        attentions = [module for module in model.modules() if type(module).__name__ == "Attention"]
-        heads = {layer: int(a.heads) for a in attentions for layer in (a.to_q, a.to_k, a.to_v)}
-        pruner = tp.pruner.BasePruner(
-            model,
-            self.inputs,
-            tp.importance.GroupMagnitudeImportance(),
-            global_pruning=self.ranking != "local",
-            isomorphic=self.ranking == "isomorphic",
-            pruning_ratio=ratio,
-            round_to=self.round_to,
-            ignored_layers=[model.conv_out],
-            in_channel_groups={},  # its defaults are shared between pruners
-            out_channel_groups={},
-            channel_groups={},
-            num_heads=heads,
-        )
-        pruner.step()
-        mend(model, head_widths(self.model))
-        return count_macs(model, self.inputs).macs
-
-    def best(self, target: int, full: int) -> dict[str, Any]:
-        """The ratio with most MACs at or below the target among those that bisection visits."""
-        low, high, seconds, found, failure = 0.0, 1.0, 0.0, (0.0, 0), None
-        for _ in range(HALVINGS):
-            ratio = 0.5 * (low + high)
-            macs, took = self(ratio)
-            seconds += took
-            if isinstance(macs, str):
-                failure = macs
-            elif found[1] < macs <= target:
-                found = (ratio, macs)
-            low, high = (ratio, high) if isinstance(macs, int) and macs > target else (low, ratio)
-        if found[1] == 0:
-            least = min((macs for macs, _ in self.tried.values() if isinstance(macs, int)), default=full)
-            return {"failure": failure or "never so small", "least_reached": least / full, "seconds": seconds}
-        return {"ratio": found[0], "got": found[1] / full, "missed": (target - found[1]) / full, "seconds": seconds}
 
 
 def peer_rows(model: nn.Module, inputs: Any, targets: tuple[float, ...]) -> list[dict[str, Any]]:
