@@ -103,6 +103,11 @@ class Recovering:
                 )
             partition, slims = own, [*slims, *found]
         for slim in slims:
+            if steps := slim.about.get("provenance", {}).get("finetuned_steps"):
+                raise InputError(
+                    f"The slim model of timestep group {slim.group.index} with {slim.macs:,} MACs was fine-tuned for {steps} steps; "
+                    "expected networks as `prunekit prune` writes them."
+                )
             known = slim.about.get("provenance", {}).get("base_sha256")
             if known and self.base.sha256 and known != self.base.sha256:
                 raise InputError(

@@ -131,6 +131,10 @@ def test_bad_input_is_one_sentence(folder: Path) -> None:
         result = typed(f"{PLAN} --base embedded:digits --recoveries recoveries.json")
         assert (result.code, result.out) == (2, "")
         assert sentence in result.err
+    done("prunekit finetune frontiers --max-train-steps 2 --train-batch-size 8 --output tuned")
+    assert (
+        "was fine-tuned for 2 steps; expected networks as" in typed("prunekit recover embedded:digits tuned").sentence
+    )
     Path("other").mkdir()
     Path("recoveries.json").write_text(json.dumps(found))
     assert "has no slim models" in typed("prunekit recover embedded:digits frontiers other").sentence
