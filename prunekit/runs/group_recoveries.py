@@ -105,8 +105,8 @@ class Recovering:
         for slim in slims:
             if steps := slim.about.get("provenance", {}).get("finetuned_steps"):
                 raise InputError(
-                    f"The slim model of timestep group {slim.group.index} with {slim.macs:,} MACs was fine-tuned for {steps} steps; "
-                    "expected networks as `prunekit prune` writes them."
+                    f"The slim model of timestep group {slim.group.index} with {slim.macs:,} MACs was fine-tuned for {steps} "
+                    "steps; expected networks as `prunekit prune` writes them."
                 )
             known = slim.about.get("provenance", {}).get("base_sha256")
             if known and self.base.sha256 and known != self.base.sha256:
