@@ -247,4 +247,4 @@ def _mebibytes(row: Row) -> str:
     return "–" if slim is None else f"{base / 2**20:.0f} → {slim / 2**20:.0f}"
 
 
-PART = Part(jobs, table)
+PART = Part("Speed of slim networks on one device", jobs, table)
