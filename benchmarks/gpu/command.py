@@ -115,8 +115,8 @@ class _Command:
         reasons = "".join(f"- {json.dumps(row['key'])}: {row['error']}\n" for row in failed)
         tail = f"\n## Jobs that failed\n{reasons}" if failed else ""
         return (
-            f"# {part.title}\n\n{size}{unfinished}Measured on {', '.join(said)}. Made by `python benchmarks/gpu {name}`; the rows are "
-            f"in `{name}.jsonl`, the manifest in `{name}.json`.\n\n{part.table(rows)}{tail}"
+            f"# {part.title}\n\n{size}{unfinished}Measured on {', '.join(said)}. Made by `python benchmarks/gpu {name}`; the rows "
+            f"are in `{name}.jsonl`, the manifest in `{name}.json`.\n\n{part.table(rows)}{tail}"
         )
 
 
