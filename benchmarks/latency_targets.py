@@ -31,7 +31,7 @@ Row = dict[str, Any]
 
 def plans(model: nn.Module, inputs: Any, batch: int, quick: bool) -> tuple[list[Row], LatencyTable, ChannelGraph]:
     """For each fraction, the plan of the target of MACs and those of the same predicted time."""
-    both = trace(model, inputs, norm_mode="whole").shrinking("both")
+    both = trace(model, inputs, norm_mode="whole", shrink="both")
     cost = CostModel.of(model, both, inputs)
     few = {"grid": 2, "repeats": 1, "fits": 1, "checks": 1} if quick else {}
     table = LatencyTable.of(model, both, cost, inputs, LatencyOptions(batch_size=batch, **few))

@@ -44,10 +44,12 @@ class Part:
     """A table of measurements.
 
     Args:
+        title: of its page.
         jobs: all jobs of a setting, those first whose rows matter most; they find the rows of jobs before them.
         table: Markdown of the rows.
     """
 
+    title: str
     jobs: Callable[[Setting, Rows], list[Job]]
     table: Callable[[Rows], str]
 
@@ -87,7 +89,7 @@ class _Command:
             setting.output / f"{args.part}.json", {"format": "prunekit-benchmark/1", "manifest": manifest, **figures}
         )
         with atomic_path(setting.output / f"{args.part}.md") as path:
-            path.write_text(_page(part.table(rows), args.part, manifest, rows, missing, setting.tiny), encoding="utf-8")
+            path.write_text(self._page(part, manifest, rows, missing), encoding="utf-8")
         still = left(asked, rows)
         print(f"{len(jobs) - missing} of {len(jobs)} rows are in {rows.path}.")
         if still:
@@ -101,21 +103,21 @@ class _Command:
         folder = args.output or (ROOT / "runs" / "gpu-tiny" if args.tiny else ROOT / "reports" / "gpu")
         return Setting(chosen_device(args.device), args.tiny, folder, args.images)
 
-
-def _page(table: str, part: str, manifest: dict[str, Any], rows: Rows, missing: int, tiny: bool) -> str:
-    machine = manifest["machine"]
-    said = [f"{machine['processor']} ({machine['device']})", f"torch {machine['torch']}"]
-    said += [f"{name} {manifest[name]}" for name in ("driver", "cudnn") if manifest.get(name)]
-    said += [f"CUDA {machine['cuda']}"] if machine.get("cuda") else []
-    failed = [row for row in rows.newest() if "error" in row]
-    size = "Tiny networks that show only that the command works. " if tiny else ""
-    unfinished = f"{missing} rows are still missing. " if missing else ""
-    reasons = "".join(f"- {json.dumps(row['key'])}: {row['error']}\n" for row in failed)
-    tail = f"\n## Jobs that failed\n{reasons}" if failed else ""
-    return (
-        f"# On a device: {part}\n\n{size}{unfinished}Measured on {', '.join(said)}. Made by `python benchmarks/gpu {part}`; the "
-        f"rows are in `{part}.jsonl`, the manifest in `{part}.json`.\n\n{table}{tail}"
-    )
+    def _page(self, part: Part, manifest: dict[str, Any], rows: Rows, missing: int) -> str:
+        """The table with what it was measured on, and the jobs that failed."""
+        name, machine = self.args.part, manifest["machine"]
+        said = [f"{machine['processor']} ({machine['device']})", f"torch {machine['torch']}"]
+        said += [f"{key} {manifest[key]}" for key in ("driver", "cudnn") if manifest.get(key)]
+        said += [f"CUDA {machine['cuda']}"] if machine.get("cuda") else []
+        failed = [row for row in rows.newest() if "error" in row]
+        size = "Tiny networks that show only that the command works. " if self.setting.tiny else ""
+        unfinished = f"{missing} rows are still missing. " if missing else ""
+        reasons = "".join(f"- {json.dumps(row['key'])}: {row['error']}\n" for row in failed)
+        tail = f"\n## Jobs that failed\n{reasons}" if failed else ""
+        return (
+            f"# {part.title}\n\n{size}{unfinished}Measured on {', '.join(said)}. Made by `python benchmarks/gpu {name}`; the rows "
+            f"are in `{name}.jsonl`, the manifest in `{name}.json`.\n\n{part.table(rows)}{tail}"
+        )
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -145,4 +145,4 @@ def table(rows: Rows) -> str:
     )
 
 
-PART = Part(jobs, table)
+PART = Part("The evidence run at 32×32", jobs, table)

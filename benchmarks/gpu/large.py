@@ -202,4 +202,4 @@ def _gibibytes(row: Row) -> str:
     return "–" if row["peak"] is None else f"{row['peak'] / 2**30:.1f}"
 
 
-PART = Part(jobs, table)
+PART = Part("Train steps and searches of large networks", jobs, table)

@@ -142,4 +142,4 @@ def _run(row: Row) -> str:
     return f"{row['dtype']}{', compiled' if row['compiled'] else ''}"
 
 
-PART = Part(jobs, table)
+PART = Part("Tables of layer times on one device", jobs, table)

@@ -70,7 +70,7 @@ class Subject:
 
     @cache  # noqa: B019 - a subject lives as long as the process
     def _traced(self) -> tuple[ChannelGraph, CostModel]:
-        graph = trace(self.model, self.inputs, norm_mode="whole").shrinking("both")
+        graph = trace(self.model, self.inputs, norm_mode="whole", shrink="both")
         return graph, CostModel.of(self.model, graph, self.inputs)
 
     def planned(self, way: str, fraction: float) -> Row:
@@ -140,7 +140,7 @@ def jobs(setting: Setting, rows: Rows) -> list[Job]:
     """First the networks, then their times."""
     fractions, batches, ways, runs = FRACTIONS, BATCHES, WAYS, RUNS
     if setting.tiny:
-        fractions, batches, ways, runs = FRACTIONS[:1], (1,), (WAYS[1], *WAYS[-2:]), (RUNS[0], RUNS[3])
+        fractions, batches, ways, runs = FRACTIONS[:1], (1,), (WAYS[1], *WAYS[-3:]), (RUNS[0], RUNS[3])
 
     def network(fraction: float, way: str) -> Job:
         key: Key = {"stage": "network", "fraction": fraction, "way": way}
@@ -247,4 +247,4 @@ def _mebibytes(row: Row) -> str:
     return "–" if slim is None else f"{base / 2**20:.0f} → {slim / 2**20:.0f}"
 
 
-PART = Part(jobs, table)
+PART = Part("Speed of slim networks on one device", jobs, table)

@@ -55,9 +55,12 @@ def done_once(gpu, part, folder, *options):
 def test_speed_of_slim_networks_beside_the_base_and_torch_pruning(gpu, tmp_path):
     rows = done_once(gpu, "speed", tmp_path)
     networks = {row["way"]: row for row in rows if row["stage"] == "network"}
-    assert set(networks) == {"width, multiples of 8", "both", "torch-pruning"}
+    assert set(networks) == {"width, multiples of 8", "depth", "both", "torch-pruning"}
     assert all(0.5 < row["mac_ratio"] <= 0.6 for row in networks.values())
     assert all(width % 8 == 0 for width in networks["width, multiples of 8"]["widths"].values())
+    assert set(networks["depth"]["widths"].values()) == {0}
+    assert all(name.startswith("branch:") for name in networks["depth"]["widths"])
+    assert 0 in networks["both"]["widths"].values()
     times = [row for row in rows if row["stage"] == "time"]
     assert {(row["dtype"], row["compiled"]) for row in times} == {("bfloat16", False), ("float32", True)}
     for row in times:
@@ -77,6 +80,9 @@ def test_tables_of_layer_times_and_plans_made_with_them(gpu, tmp_path):
     assert [plan["target"] for plan in rows[1]["plans"]] == ["MACs, width", "MACs, both", "time, width", "time, both"]
     by_time = [plan["predicted"] for plan in rows[1]["plans"] if plan["target"].startswith("time")]
     assert all(predicted <= rows[1]["plans"][0]["predicted"] for predicted in by_time)
+    removed = {plan["target"]: plan["removed"] for plan in rows[1]["plans"]}
+    assert removed["MACs, both"] > 0  # by time, what is removed depends on what was measured
+    assert removed["MACs, width"] == removed["time, width"] == 0
     table = json.loads((tmp_path / "latency-float32-16.json").read_text())
     assert table["batch_size"] == 16
     assert "| float32 | 16 | 0.6 | time, both |" in (tmp_path / "latency.md").read_text()

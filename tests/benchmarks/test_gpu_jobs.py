@@ -42,7 +42,7 @@ def gpu(monkeypatch):
 
     def part(failing=()):
         counting = Counting(jobs, failing)
-        stub = types.SimpleNamespace(PART=command.Part(counting.jobs, counting.table))
+        stub = types.SimpleNamespace(PART=command.Part("A title", counting.jobs, counting.table))
         monkeypatch.setitem(sys.modules, "gpu.speed", stub)
         return counting
 
@@ -68,6 +68,7 @@ def test_a_command_ends_with_rows_a_manifest_and_a_table(gpu, tmp_path):
     assert written["manifest"]["machine"]["torch"] == torch.__version__
     assert set(written["manifest"]) >= {"commit", "versions", "device", "threads"}
     page = (tmp_path / "speed.md").read_text()
+    assert page.startswith("# A title\n")
     assert "3 rows\n" in page
     assert "only that the command works" in page
     assert "failed" not in page
