@@ -89,7 +89,9 @@ class TrainingChanges:
     ] = None
     momentum_floor: Annotated[
         float | None,
-        typer.Option(help="What it does not fall below (default: 0 for rational, 0.4 for exponential)."),
+        typer.Option(
+            help="What it does not fall below; without it rational falls to 0 and exponential to 0.4 (default: none)."
+        ),
     ] = None
     momentum_compensation: Annotated[
         Compensation | None, typer.Option(help="How the learning rate compensates for that (default: step).")
