@@ -26,6 +26,8 @@ from prunekit.training.checkpoints import drop_checkpoints
 
 __all__ = ["Recovering"]
 
+_RECORD = "record them with `prunekit prune base.pt --target 0.3 --output frontiers`"
+
 
 @dataclass(frozen=True, eq=False)
 class Recovering:
@@ -91,10 +93,7 @@ class Recovering:
         for folder in self.folders:
             found = [load_slim(one.folder) for one in slims_in(folder)]
             if not found:
-                raise InputError(
-                    f"{folder} has no slim models group-0, group-1, …; record them with `prunekit prune base.pt --target 0.3 "
-                    f"--output {folder}`."
-                )
+                raise InputError(f"{folder} has no slim models group-0, group-1, …; {_RECORD}.")
             own = {slim.group for slim in found}
             if partition and own != partition:
                 raise InputError(
