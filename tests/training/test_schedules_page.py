@@ -58,7 +58,7 @@ def test_the_loop_trains_a_network_of_ones_own():
 
 def test_the_table_lists_the_samplers():
     names = [name for name in training.__all__ if hasattr(getattr(training, name), "probabilities")]
-    assert sorted(listed("Timestep samplers")) == sorted(set(names) - {"StatedSampler", "Weighted"})
+    assert sorted(listed("Timestep samplers")) == sorted(set(names) - {"InverseLoss", "StatedSampler", "Weighted"})
 
 
 def test_the_tables_list_loss_weights_and_compensations():

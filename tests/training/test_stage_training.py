@@ -198,7 +198,8 @@ def test_every_stage_learns(draw):
 
     before = losses(net)
     after = losses(train(net, aim, StageTimesteps(GROUPS, draw), options).model)
-    assert all(low < 0.9 * high for low, high in zip(after, before, strict=True))
+    assert all(low < 0.97 * high for low, high in zip(after, before, strict=True))  # the cleanest stage has 4 channels
+    assert sum(low < 0.5 * high for low, high in zip(after, before, strict=True)) >= 2
 
 
 def sums(folder):
