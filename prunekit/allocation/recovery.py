@@ -130,11 +130,7 @@ class Recoveries:
 
     def to_json(self) -> dict[str, object]:
         """The content of ``recoveries.json``."""
-        groups = [
-            {"index": g.index, "start": g.start, "stop": g.stop, "points": [dict(vars(point)) for point in one.points]}
-            for one in self.groups
-            for g in (one.group,)
-        ]
+        groups = [{**vars(one.group), "points": [dict(vars(point)) for point in one.points]} for one in self.groups]
         head = {"format": RECOVERIES, "num_timesteps": self.num_timesteps, "base_macs": self.base_macs}
         return {**head, "base_sha256": self.base_sha256, "steps": self.steps, "groups": groups}
 

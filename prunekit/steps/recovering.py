@@ -61,7 +61,7 @@ def whole_model(bench: Bench, group: TimestepGroup) -> SlimModel:
         group,
         base.schedule.num_timesteps,
         bench.macs,
-        sum(parameter.numel() for parameter in base.model.parameters()),
+        int(bench.cost.params(graph.full_widths)),
         about,
     )
 

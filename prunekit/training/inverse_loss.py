@@ -8,6 +8,7 @@ from torch import Generator, Tensor
 
 from prunekit._types import StateDict
 from prunekit.errors import InputError
+from prunekit.training.timesteps import learnable
 from prunekit.training.wrapping import Wrapped
 
 __all__ = ["LEARNT_WEIGHTS", "InverseLoss"]
@@ -82,15 +83,7 @@ class InverseLoss(Wrapped):
 
     def learn(self, timesteps: Tensor, losses: Tensor) -> None:
         """See :class:`~prunekit.training.LearningSampler`."""
-        if timesteps.ndim != 1 or timesteps.shape != losses.shape:
-            raise InputError(
-                f"Got timesteps of shape {tuple(timesteps.shape)} and losses of shape {tuple(losses.shape)}; expected (batch,)."
-            )
-        values = losses.detach().to("cpu", torch.float64)
-        if not bool(values.isfinite().all()):
-            raise InputError(
-                f"Got a loss of {float(values[~values.isfinite()][0])} to learn from; expected a finite one; lower the rate."
-            )
+        values = learnable(timesteps, losses)
         places, means, seen = self._places(timesteps), self.state["means"], self.state["seen"]
         count = torch.bincount(places, minlength=len(means))
         own = torch.zeros_like(means).scatter_add_(0, places, values) / count.clamp(min=1)

@@ -7,7 +7,7 @@ from torch import Generator, Tensor
 
 from prunekit._types import StateDict
 from prunekit.errors import InputError
-from prunekit.training.timesteps import RangeTimesteps, drawn
+from prunekit.training.timesteps import RangeTimesteps, drawn, learnable
 
 __all__ = ["LossSecondMoment"]
 
@@ -79,20 +79,12 @@ class LossSecondMoment:
 
     def learn(self, timesteps: Tensor, losses: Tensor) -> None:
         """See :class:`~prunekit.training.LearningSampler`."""
-        if timesteps.ndim != 1 or timesteps.shape != losses.shape:
-            raise InputError(
-                f"Got timesteps of shape {tuple(timesteps.shape)} and losses of shape {tuple(losses.shape)}; expected (batch,)."
-            )
+        values = learnable(timesteps, losses)
         place = timesteps.detach().cpu().long() - self.within.start
-        values = losses.detach().to("cpu", torch.float64)
         if bool(((place < 0) | (place >= len(self.within))).any()):
             raise InputError(
                 f"Got losses of timesteps {int(timesteps.min())} to {int(timesteps.max())}; expected only such as are drawn here, "
                 f"{self.within.start} to {self.within.stop - 1}."
-            )
-        if not bool(values.isfinite().all()):
-            raise InputError(
-                f"Got a loss of {float(values[~values.isfinite()][0])} to learn from; expected a finite one; lower the rate."
             )
         order = torch.argsort(place, stable=True)  # puts the losses of one timestep together, in their order
         place, values = place[order], values[order]

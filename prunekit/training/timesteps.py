@@ -19,6 +19,7 @@ __all__ = [
     "described",
     "drawn",
     "group_timesteps",
+    "learnable",
     "mixture",
 ]
 
@@ -90,6 +91,24 @@ class LearningSampler(StatefulSampler, Protocol):
             InputError: the shapes differ, a loss is not finite, or this sampler does not draw one of the timesteps.
         """
         ...
+
+
+def learnable(timesteps: Tensor, losses: Tensor) -> Tensor:
+    """The losses of a train step as :meth:`LearningSampler.learn` uses them: on the CPU, float64, shape (batch,).
+
+    Raises:
+        InputError: the shapes differ, or a loss is not finite.
+    """
+    if timesteps.ndim != 1 or timesteps.shape != losses.shape:
+        raise InputError(
+            f"Got timesteps of shape {tuple(timesteps.shape)} and losses of shape {tuple(losses.shape)}; expected (batch,)."
+        )
+    values = losses.detach().to("cpu", torch.float64)
+    if not bool(values.isfinite().all()):
+        raise InputError(
+            f"Got a loss of {float(values[~values.isfinite()][0])} to learn from; expected a finite one; lower the rate."
+        )
+    return values
 
 
 @dataclass(frozen=True)
