@@ -1,10 +1,11 @@
 """Experts and their rivals over several bases that differ only in the seed of their training, paired over the bases.
 
-Runs recipes/fashion-bases.yaml for each base; an interrupted call goes on. Writes reports/bases/bases.json and .md, with the
-manifest of every base beside them. About two hours and a half on one core for each base:
+Each study is a recipe in recipes/ that is run for each of its bases; an interrupted call goes on. Writes the manifest of every finished
+base to reports/bases/STUDY/base-N.json, and the table over all of them to reports/bases/bases.json and .md:
 
-    python benchmarks/bases.py --work /tmp/bases --bases 0 1 2 3 4
-    python benchmarks/bases.py --work /tmp/bases --table   # only what is finished
+    python benchmarks/bases.py --work /tmp/bases                                       # everything, about 20 hours on one core
+    python benchmarks/bases.py --work /tmp/bases --studies fashion-bases --bases 3 4
+    python benchmarks/bases.py --table                                                 # only what is finished
 """
 
 import argparse
@@ -21,12 +22,20 @@ from _manifest import REPORTS, markdown_table, publish
 from scipy.stats import t as student
 
 from prunekit._files import atomic_path
-from prunekit.recipe import load_recipe
+from prunekit.recipe import Recipe, load_recipe
 from prunekit.studies.kinds_of_runs import run_of
 
 ROOT = REPORTS.parents[1]
-RECIPE = ROOT / "recipes" / "fashion-bases.yaml"
 FOLDER = REPORTS.parent / "bases"
+STUDIES = {  # the bases of each, by the seed of their training
+    "fashion-bases": (0, 1, 2, 3, 4),
+    "fashion-scratch": (0, 1, 2, 3, 4),
+    "fashion-seeds": (0,),
+    "fashion-two": (0, 1, 2),
+    "fashion-cost": (0, 1, 2),
+    "fashion-groups": (0,),
+}
+SEED = 0  # of the fine-tuning, for what is paired over bases
 HEADLINE = "experts 0.8, by sensitivity"
 PAIRS = (  # what is compared with what
     (HEADLINE, "base trained on"),
@@ -35,10 +44,22 @@ PAIRS = (  # what is compared with what
     (HEADLINE, "experts 0.8, linear"),
     (HEADLINE, "experts without pruning"),
     (HEADLINE, "small from scratch 0.8"),
+    (HEADLINE, "base"),
     ("experts 0.8, snr", "base trained on"),
     ("experts 0.8, snr", "one network, searched 0.8"),
     ("experts 0.6, by sensitivity", "experts 0.6, snr"),
     ("experts 0.6, by sensitivity", "base trained on"),
+    ("specialist, whole", "base"),
+    ("specialist, whole", "base trained on for 0.02"),
+    ("specialist, 0.5", "specialist, whole"),
+    ("specialist, 0.3", "specialist, whole"),
+    ("specialist, 0.15", "specialist, whole"),
+    ("base trained on for 0.02, weight inverse loss", "base trained on for 0.02"),
+    ("base trained on for 0.02, weight inverse root loss", "base trained on for 0.02"),
+    ("specialist, whole", "base trained on for 0.02, weight inverse loss"),
+    ("0.7 base and experts 0.8, by sensitivity", "base"),
+    ("0.7 base and experts 0.8, snr", "base"),
+    ("0.7 base and experts 0.8, by sensitivity", "0.7 base trained on to 0.94"),
 )
 
 
@@ -67,11 +88,30 @@ class Difference:
     better: int
 
 
+@dataclass(frozen=True)
+class Spread:
+    """How much an entry's FID varies, by cause.
+
+    Args:
+        entry: the entry.
+        bases: standard deviation over bases, each with a fine-tuning seed and images of its own; None for one base.
+        tuning: standard deviation over fine-tuning seeds on one base, with the same noise for the images; None for one seed.
+        sampling: standard deviation over the images of one network, from a bootstrap; None if it is not known.
+        paired: the same of the difference from the base, sampled from the same noise.
+    """
+
+    entry: str
+    bases: float | None
+    tuning: float | None
+    sampling: float | None
+    paired: float | None
+
+
 def difference(fids: Mapping[str, Mapping[str, float]], entry: str, other: str) -> Difference | None:
     """The paired difference of two entries, Student's interval over bases; None if no base has both.
 
     Args:
-        fids: by base and entry, the mean FID over its seeds.
+        fids: FID by base and entry.
         entry: the entry.
         other: what it is compared with.
     """
@@ -86,64 +126,127 @@ def difference(fids: Mapping[str, Mapping[str, float]], entry: str, other: str) 
     return Difference(entry, other, count, mean, *ends, float((gaps / others).mean()), int((gaps < 0).sum()))
 
 
+def recipe_of(study: str, base: int) -> Recipe:
+    """A study's recipe on a base: one that is trained already, or the recipe's own training with that seed."""
+    recipe = load_recipe(ROOT / "recipes" / f"{study}.yaml")
+    if recipe.base.checkpoint is not None:
+        return recipe.with_base(checkpoint(base))
+    data = recipe.model_dump(mode="json")
+    data["base"]["train"]["seed"] = base
+    return Recipe.model_validate(data)
+
+
 def checkpoint(base: int) -> str:
     """Where a base is."""
     return "embedded:fashion" if base == 0 else str(ROOT / "recipes" / "fashion-bases" / f"seed-{base}.safetensors")
 
 
-def fids_of(manifest: Mapping[str, Any]) -> dict[str, float]:
-    """The mean FID of every entry of a run over its seeds, and of the base."""
-    found: dict[str, list[float]] = {}
-    for row in manifest["evidence"]:
-        found.setdefault(row["entry"], []).append(row["fid"])
-    return {entry: float(np.mean(values)) for entry, values in found.items()}
+def rows_of(manifests: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> dict[str, list[dict[str, Any]]]:
+    """The networks of every base, from the manifests by study and base.
+
+    A study that trains bases of its own has no base that others share: its unchanged base counts as an entry of its own.
+    """
+    found: dict[str, list[dict[str, Any]]] = {}
+    for study, own in manifests.items():
+        is_shared = load_recipe(ROOT / "recipes" / f"{study}.yaml").base.checkpoint is not None
+        for base, manifest in own.items():
+            for row in manifest["evidence"]:
+                name = row["entry"] if is_shared or row["entry"] != "base" else f"base of {study}"
+                if name != "base" or not any(known["entry"] == "base" for known in found.get(base, ())):
+                    found.setdefault(base, []).append({**row, "entry": name})
+    return dict(sorted(found.items()))
 
 
-def run(base: int, work: Path) -> None:
-    """Run the recipe on a base, and keep its manifest."""
-    recipe = load_recipe(RECIPE).with_base(checkpoint(base))
-    folder = work / f"base-{base}"
-    run_of(recipe, folder).execute()
-    kept = FOLDER / f"base-{base}"
-    kept.mkdir(parents=True, exist_ok=True)
-    shutil.copyfile(folder / "manifest.json", kept / "manifest.json")
+def fids_of(rows: Mapping[str, Sequence[Mapping[str, Any]]]) -> dict[str, dict[str, float]]:
+    """FID by base and entry, of the seed that all bases have."""
+    return {
+        base: {row["entry"]: row["fid"] for row in own if row["seed"] in (None, SEED)} for base, own in rows.items()
+    }
+
+
+def spreads_of(rows: Mapping[str, Sequence[Mapping[str, Any]]]) -> list[Spread]:
+    """How much every entry's FID varies, by cause."""
+    entries = list(dict.fromkeys(row["entry"] for own in rows.values() for row in own))
+    return [_spread(entry, rows) for entry in entries]
+
+
+def _spread(entry: str, rows: Mapping[str, Sequence[Mapping[str, Any]]]) -> Spread:
+    own = {base: [row for row in found if row["entry"] == entry] for base, found in rows.items()}
+    over = [row["fid"] for found in own.values() for row in found if row["seed"] in (None, SEED)]
+    tuned = [np.var([row["fid"] for row in found], ddof=1) for found in own.values() if len(found) > 1]
+    every = [row for found in own.values() for row in found]
+    sampled = [row["fid_sampling_error"] for row in every if row.get("fid_sampling_error") is not None]
+    paired = [row["fid_difference"]["se"] for row in every if (row.get("fid_difference") or {}).get("se") is not None]
+    return Spread(
+        entry,
+        float(np.std(over, ddof=1)) if len(over) > 1 else None,
+        float(np.sqrt(np.mean(tuned))) if tuned else None,
+        float(np.mean(sampled)) if sampled else None,
+        float(np.mean(paired)) if paired else None,
+    )
+
+
+def run(study: str, base: int, work: Path) -> None:
+    """Run a study on a base, and keep its manifest."""
+    folder = work / study / f"base-{base}"
+    run_of(recipe_of(study, base), folder).execute()
+    kept = FOLDER / study / f"base-{base}.json"
+    kept.parent.mkdir(parents=True, exist_ok=True)
+    shutil.copyfile(folder / "manifest.json", kept)
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--bases", type=int, nargs="+", default=[0, 1, 2, 3, 4])
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--studies", nargs="+", choices=STUDIES, default=list(STUDIES))
+    parser.add_argument("--bases", type=int, nargs="+", help="only these (default: all of the study)")
     parser.add_argument("--work", type=Path, default=Path("runs") / "bases")
     parser.add_argument("--table", action="store_true", help="run nothing")
     options = parser.parse_args()
     torch.set_num_threads(1)
-    for base in [] if options.table else options.bases:
-        run(base, options.work)
+    for study in [] if options.table else options.studies:
+        for base in STUDIES[study]:
+            if options.bases is None or base in options.bases:
+                run(study, base, options.work)
     table()
 
 
 def table() -> None:
-    """Write the figures of all bases that are finished."""
+    """Write the figures of all that is finished."""
     manifests = {
-        path.parent.name: json.loads(path.read_text(encoding="utf-8"))
-        for path in sorted(FOLDER.glob("base-*/manifest.json"))
+        study: {
+            path.stem: json.loads(path.read_text(encoding="utf-8"))
+            for path in sorted((FOLDER / study).glob("base-*.json"))
+        }
+        for study in STUDIES
     }
-    fids = {name: fids_of(manifest) for name, manifest in manifests.items()}
+    rows = rows_of(manifests)
+    fids, spreads = fids_of(rows), spreads_of(rows)
     found = [pair for entry, other in PAIRS if (pair := difference(fids, entry, other)) is not None]
-    publish("bases", {"fids": fids, "differences": [asdict(pair) for pair in found]}, FOLDER)
+    figures = {"fids": fids, "differences": list(map(asdict, found)), "spreads": list(map(asdict, spreads))}
+    publish("bases", figures, FOLDER)
     with atomic_path(FOLDER / "bases.md") as part:
-        part.write_text(markdown(fids, found), encoding="utf-8")
+        part.write_text(markdown(fids, found, spreads, rows), encoding="utf-8")
 
 
-def markdown(fids: Mapping[str, Mapping[str, float]], found: Sequence[Difference]) -> str:
+def markdown(
+    fids: Mapping[str, Mapping[str, float]],
+    found: Sequence[Difference],
+    spreads: Sequence[Spread],
+    rows: Mapping[str, Sequence[Mapping[str, Any]]],
+) -> str:
     """The tables."""
-    entries = list(dict.fromkeys(entry for own in fids.values() for entry in own))
-    rows = []
-    for entry in entries:
-        values = [own.get(entry) for own in fids.values()]
+    costs = {
+        row["entry"]: (row["sampling_macs"] / own[0]["sampling_macs"], row["params"])
+        for own in rows.values()
+        for row in own
+    }
+    levels = []
+    for spread in spreads:
+        values = [own.get(spread.entry) for own in fids.values()]
         known = [value for value in values if value is not None]
-        spread = f"{np.std(known, ddof=1):.3f}" if len(known) > 1 else "–"
-        cells = ["–" if value is None else f"{value:.3f}" for value in values]
-        rows.append([entry, *cells, f"{np.mean(known):.3f}", spread])
+        ratio, params = costs[spread.entry]
+        mean = f"{np.mean(known):.3f}" if known else "–"
+        levels.append([spread.entry, *map(_number, values), mean, f"{ratio:.3f}", f"{params:,}"])
     pairs = [
         [
             f"{pair.entry} − {pair.other}",
@@ -155,25 +258,40 @@ def markdown(fids: Mapping[str, Mapping[str, float]], found: Sequence[Difference
         ]
         for pair in found
     ]
+    errors = [
+        [spread.entry, *map(_number, (spread.bases, spread.tuning, spread.sampling, spread.paired))]
+        for spread in spreads
+    ]
     said = (
         "# Several bases\n\n"
         "FID on 10,000 samples of Fashion-MNIST at 16×16 from the same noise, on bases that differ only in the seed of their "
-        "training. All entries of a base spend the same training MACs on top of it, a tenth of the base's own, scoring, searches, "
-        "recoveries and the sensitivity included; the network from scratch also spends the base's. The column SD is the standard "
-        "deviation over bases: it contains the base's seed, the fine-tuning's and the samples'. Made by `python "
-        "benchmarks/bases.py`; the manifest of each base's run is in the folder beside this page.\n\n"
+        "training. The entries of a study spend the same training MACs, scoring, searches, recoveries and the sensitivity "
+        "included; what they are is in the recipe of the study. Made by `python benchmarks/bases.py`; the manifest of each study on "
+        "each base is in the folders beside this page. Less is better.\n\n"
     )
     paired = (
         "\n## Paired over bases\n\n"
         "Both entries of a pair start from the same base and sample from the same noise. The interval is Student's for the mean "
-        "over bases, 95 %; a fine-tuning seed of its own for each base is contained in it. Less is better.\n\n"
+        "over bases, 95 %: it contains what another base, another seed of the fine-tuning and other images would change.\n\n"
     )
+    causes = (
+        "\n## What the figures vary by\n\n"
+        "Standard deviations of an entry's FID: over bases, where the fine-tuning's seed and the image noise act too; over "
+        "fine-tuning seeds on one base; over images of one network (bootstrap), and the same of its difference from the base.\n\n"
+    )
+    names = [name.replace("-", " ") for name in fids]
     return (
         said
-        + markdown_table(["entry", *(name.replace("-", " ") for name in fids), "mean", "SD"], rows)
+        + markdown_table(["entry", *names, "mean", "MACs", "parameters"], levels)
         + paired
         + markdown_table(["pair", "bases", "difference", "95 %", "relative", "better"], pairs)
+        + causes
+        + markdown_table(["entry", "bases", "fine-tuning", "sampling", "sampling, paired"], errors)
     )
+
+
+def _number(value: float | None) -> str:
+    return "–" if value is None else f"{value:.3f}"
 
 
 if __name__ == "__main__":

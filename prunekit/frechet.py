@@ -1,5 +1,6 @@
-"""The Fréchet distance between features of two sets of images, and the error of a difference of two such distances."""
+"""The Fréchet distance between features of two sets of images, its error, and that of a difference of two such distances."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -7,7 +8,7 @@ import numpy as np
 from prunekit._types import FloatArray
 from prunekit.errors import InputError
 
-__all__ = ["LEAST_IMAGES_PER_FEATURE", "FeatureStatistics", "frechet_distance", "paired_error"]
+__all__ = ["LEAST_IMAGES_PER_FEATURE", "FeatureStatistics", "frechet_distance", "paired_error", "sampling_error"]
 
 LEAST_IMAGES_PER_FEATURE = 5
 """Number of images per feature below which the distance is mostly bias. On the shipped extractors' 64 features, the distance from a
@@ -50,6 +51,26 @@ def frechet_distance(one: FeatureStatistics, other: FeatureStatistics) -> float:
     return _distance(one, _root(one.covariance), other.mean, other.covariance)
 
 
+def sampling_error(real: FeatureStatistics, features: FloatArray, *, draws: int = 100, seed: int = 0) -> float:
+    """Standard error of a model's Fréchet distance over its images: how far it would move if others were sampled.
+
+    The bootstrap draws images with replacement and computes the distance each time. The real images are fixed. It does not contain
+    what another training of the model would change.
+
+    Args:
+        real: statistics of the real images.
+        features: features of the model's images, shape (images, features).
+        draws: number of bootstrap draws.
+        seed: seed of the draws.
+
+    Raises:
+        InputError: there are fewer than two images.
+    """
+    if features.ndim != 2 or len(features) < 2:
+        raise InputError(f"Got features of shape {features.shape}; expected (images, features) of at least two images.")
+    return float(np.std(_redrawn(real, [features], draws, seed), ddof=1))
+
+
 def paired_error(
     real: FeatureStatistics, one: FloatArray, other: FloatArray, *, draws: int = 100, seed: int = 0
 ) -> float:
@@ -72,14 +93,20 @@ def paired_error(
         raise InputError(
             f"Got features of shapes {one.shape} and {other.shape}; expected the same number of images, at least two, of both."
         )
+    first, second = _redrawn(real, [one, other], draws, seed).T
+    return float(np.std(first - second, ddof=1))
+
+
+def _redrawn(real: FeatureStatistics, models: Sequence[FloatArray], draws: int, seed: int) -> FloatArray:
+    """Distances of every model's images, drawn with replacement by the same indices for all: shape (draws, models)."""
     generator, root = np.random.default_rng(seed), _root(real.covariance)
-    odds = np.full(len(one), 1 / len(one))
-    differences = []
-    for _ in range(draws):
-        times = generator.multinomial(len(one), odds).astype(np.float64)
-        first, second = (_distance(real, root, *_weighted(features, times)) for features in (one, other))
-        differences.append(first - second)
-    return float(np.std(differences, ddof=1))
+    count = len(models[0])
+    odds = np.full(count, 1 / count)
+    found = np.empty((draws, len(models)))
+    for draw in found:
+        times = generator.multinomial(count, odds).astype(np.float64)
+        draw[:] = [_distance(real, root, *_weighted(features, times)) for features in models]
+    return found
 
 
 def _weighted(features: FloatArray, times: FloatArray) -> tuple[FloatArray, FloatArray]:

@@ -20,6 +20,13 @@ def bases(monkeypatch):
         sys.modules.pop(name, None)
 
 
+def row(entry, fid, seed=0, *, error=None, paired=None):
+    """What a manifest says of one network."""
+    found = {"entry": entry, "seed": None if entry == "base" else seed, "fid": fid, "sampling_macs": 8.0, "params": 1000}
+    found |= {} if error is None else {"fid_sampling_error": error}
+    return found | ({} if paired is None else {"fid_difference": {"mean": 0.1, "se": paired}})
+
+
 def test_a_paired_interval_is_that_of_the_paired_t_test(bases):
     generator = np.random.default_rng(0)
     level = generator.normal(1.3, 0.2, 5)
@@ -34,25 +41,57 @@ def test_a_paired_interval_is_that_of_the_paired_t_test(bases):
 
 
 def test_bases_without_both_entries_are_left_out(bases):
-    fids = {"base-0": {"a": 1.0, "b": 2.0}, "base-1": {"a": 1.0}}
+    rows = {"base-0": [row("a", 1.0), row("b", 2.0)], "base-1": [row("a", 1.0)]}
+    fids = bases.fids_of(rows)
     found = bases.difference(fids, "a", "b")
     assert (found.bases, found.mean, found.low, found.high) == (1, -1.0, None, None)
     assert bases.difference(fids, "a", "c") is None
-    page = bases.markdown(fids, [found])
+    page = bases.markdown(fids, [found], bases.spreads_of(rows), rows)
     assert "| a − b | 1 | -1.000 | – | -50.0 % | 1 of 1 |" in page
-    assert "| b | 2.000 | – | 2.000 | – |" in page
+    assert "| b | 2.000 | – | 2.000 | 1.000 | 1,000 |" in page
 
 
-def test_every_pair_is_of_entries_that_the_recipe_has(bases):
-    from prunekit.recipe import load_recipe
-
-    recipe = load_recipe(bases.RECIPE)
-    names = set(recipe.evidence.entries)
+def test_every_pair_is_of_entries_that_the_recipes_have(bases):
+    recipes = {study: bases.recipe_of(study, 0) for study in bases.STUDIES}
+    names = {name for recipe in recipes.values() for name in recipe.evidence.entries} | {"base"}
     assert {name for pair in bases.PAIRS for name in pair} <= names
-    assert recipe.evidence.headline == bases.HEADLINE
-    assert all(Path(bases.checkpoint(base)).is_file() for base in (1, 2))
+    assert recipes["fashion-bases"].evidence.headline == bases.HEADLINE
+    assert {recipe.name for recipe in recipes.values()} == set(bases.STUDIES)
 
 
-def test_fids_are_means_over_seeds(bases):
-    rows = [{"entry": "a", "fid": 1.0}, {"entry": "a", "fid": 3.0}, {"entry": "base", "fid": 5.0}]
-    assert bases.fids_of({"evidence": rows}) == {"a": 2.0, "base": 5.0}
+def test_an_entry_of_two_studies_is_made_in_the_same_way_in_both(bases):
+    whole, seeds = (bases.recipe_of(study, 0) for study in ("fashion-bases", "fashion-seeds"))
+    shared = set(whole.evidence.entries) & set(seeds.evidence.entries)
+    assert shared == set(seeds.evidence.entries)
+    for name in shared:
+        for section in ("groups", "allocation", "prune", "finetune"):
+            assert getattr(whole.entry(name), section) == getattr(seeds.entry(name), section), (name, section)
+
+
+def test_a_base_is_a_trained_one_or_the_recipes_own_with_its_seed(bases):
+    assert bases.recipe_of("fashion-bases", 2).base.checkpoint.endswith("seed-2.safetensors")
+    own, other = bases.recipe_of("fashion-cost", 1).base, bases.recipe_of("fashion-cost", 2).base
+    assert (own.train.seed, other.train.seed, own.checkpoint) == (1, 2, None)
+    assert own.train.steps == pytest.approx(0.7 * 24_000)
+
+
+def test_bases_that_a_study_trains_are_no_base_of_others(bases):
+    whole, early = [row("base", 1.3), row("a", 1.0)], [row("base", 1.6), row("b", 1.2)]
+    manifests = {
+        "fashion-bases": {"base-0": {"evidence": whole}},
+        "fashion-two": {"base-0": {"evidence": [row("base", 1.3), row("c", 1.1)]}},
+        "fashion-cost": {"base-0": {"evidence": early}},
+    }
+    found = bases.fids_of(bases.rows_of(manifests))
+    assert found == {"base-0": {"base": 1.3, "a": 1.0, "c": 1.1, "base of fashion-cost": 1.6, "b": 1.2}}
+
+
+def test_spreads_are_told_apart(bases):
+    rows = {
+        "base-0": [row("a", 1.0, 0, error=0.1, paired=0.04), row("a", 1.2, 1, error=0.1, paired=0.06), row("a", 1.4, 2)],
+        "base-1": [row("a", 2.0, 0, error=0.4, paired=0.05)],
+    }
+    (found,) = bases.spreads_of(rows)
+    assert found.bases == pytest.approx(np.std([1.0, 2.0], ddof=1))
+    assert found.tuning == pytest.approx(np.std([1.0, 1.2, 1.4], ddof=1))
+    assert (found.sampling, found.paired) == pytest.approx((0.2, 0.05))

@@ -3,7 +3,7 @@ import pytest
 from scipy import linalg
 
 from prunekit.errors import InputError
-from prunekit.frechet import FeatureStatistics, frechet_distance, paired_error
+from prunekit.frechet import FeatureStatistics, frechet_distance, paired_error, sampling_error
 
 
 def draws(count, seed, width=6, shift=0.0):
@@ -33,6 +33,20 @@ def test_the_paired_error_is_the_spread_over_fresh_samples_and_far_below_the_unp
     assert found < 0.8 * np.hypot(*distances.std(axis=0, ddof=1))
 
 
+def test_the_sampling_error_is_the_spread_over_fresh_samples():
+    real, count = FeatureStatistics.of(draws(2000, 7)), 200
+    models = [draws(count, 300 + seed, shift=0.2) for seed in range(60)]
+    spread = np.std([frechet_distance(real, FeatureStatistics.of(own)) for own in models], ddof=1)
+    assert np.mean([sampling_error(real, own) for own in models[:5]]) == pytest.approx(spread, rel=0.35)
+    assert sampling_error(real, models[0]) == sampling_error(real, models[0]) != sampling_error(real, models[0], seed=1)
+
+
+def test_the_sampling_error_of_more_images_is_smaller():
+    real = FeatureStatistics.of(draws(2000, 7))
+    few, many = (sampling_error(real, draws(count, 3, shift=0.2)) for count in (100, 1600))
+    assert few / many == pytest.approx(4, rel=0.4)
+
+
 def test_the_paired_error_repeats_and_is_none_of_a_model_against_itself():
     real, own, other = FeatureStatistics.of(draws(200, 7)), draws(50, 1), draws(50, 2)
     assert paired_error(real, own, own) == 0
@@ -46,3 +60,5 @@ def test_features_that_are_no_pairs_are_refused():
         paired_error(real, draws(50, 1), draws(49, 1))
     with pytest.raises(InputError, match="at least two images"):
         FeatureStatistics.of(draws(1, 1))
+    with pytest.raises(InputError, match="at least two images"):
+        sampling_error(real, draws(1, 1))

@@ -10,7 +10,7 @@ from prunekit._types import FloatArray
 from prunekit.errors import FileFormatError
 from prunekit.report.claims import contradiction
 from prunekit.report.doubts import doubt_of, doubt_sentence
-from prunekit.report.wording import clear, estimate_text, large_text, short_ratio
+from prunekit.report.wording import clear, estimate_text, large_text, number_text, short_ratio
 from prunekit.results.estimate import Estimate
 from prunekit.results.evidence_results import EvidenceManifest, EvidenceMetrics, EvidenceRow, Quality
 from prunekit.results.reading_manifests import Manifest, of_kind
@@ -22,7 +22,7 @@ TRAININGS = ("base", "search", "fine-tuning")
 _NEARLY = 1.005  # fine-tuning takes whole steps, so equal trainings differ a little
 _ROLES = ("base", "experts", "baseline", "ablation")
 _NUMBERS = ("sampling_macs", "params", "loss")
-_OF_IMAGES = ("ssim", "fid", "kid", "agreement")
+_OF_IMAGES = ("ssim", "fid", "kid", "agreement", "fid_sampling_error")
 _PAIRED = ("fid", "agreement")  # measures whose difference from the base has an error of its own
 _HIGHER = ("agreement",)  # measures of which higher is better
 
@@ -36,7 +36,7 @@ class Entry:
         role: ``base``, ``experts``, ``baseline`` or ``ablation``.
         seeds: seeds of its fine-tuning, in order; None if it is not fine-tuned.
         values: one number for each seed by measure: ``sampling_macs``, ``params``, ``loss``, ``ssim``, and if measured ``fid``,
-            ``kid``, ``agreement``, ``fid_error`` and ``agreement_error`` (of the paired difference from the base) and
+            ``kid``, ``agreement``, ``fid_sampling_error``, ``fid_error`` and ``agreement_error`` (of the paired difference from the base) and
             ``seconds_per_image``.
         training: MACs for each seed by use, see :data:`TRAININGS`.
         losses: held-out losses, shape (seeds, timestep groups of the evaluation).
@@ -135,6 +135,26 @@ class Evidence:
     def has_agreement(self) -> bool:
         """Whether the agreement of images with their captions was measured for every entry."""
         return all("agreement" in entry.values for entry in self.entries.values())
+
+    @property
+    def error_note(self) -> str:
+        """What the errors of the entries contain, and what they leave out."""
+        known = [
+            entry.mean("fid_sampling_error") for entry in self.entries.values() if "fid_sampling_error" in entry.values
+        ]
+        sampled = (
+            f" Other images from the same network would move an FID by {number_text(max(known), 1)} (standard deviation, bootstrap)."
+            if known
+            else ""
+        )
+        if all(len(entry.seeds) == 1 for entry in self.entries.values()):
+            over = "One base and one fine-tuning seed: what another training would change is not known."
+        else:
+            over = (
+                "± is one standard error over fine-tuning seeds, all from one base and sampled from the same noise. What another "
+                "base would change is not in it."
+            )
+        return over + sampled
 
     @property
     def scales(self) -> tuple[float | None, ...]:

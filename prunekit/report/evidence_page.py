@@ -126,7 +126,7 @@ def _pareto(evidence: Evidence, folder: Path, doubt: str) -> Charts:
     for measure, name in measures if evidence.has_fid else measures[1:]:
         points = points_of(evidence, measure)
         told = doubt_caption(doubt) if measure == "fid" else ""
-        caption = f"{name}, mean and one standard error over fine-tuning seeds.{told}"
+        caption = f"{name}, mean and one standard error over fine-tuning seeds, all from one base.{told}"
         save_png(partial(draw_pareto, points, name), folder / f"pareto_{measure}.png")
         charts.append(pareto_chart(points, name, caption, title=name.split(",")[0] if measure == "loss" else name))
     return Charts(tuple(charts))

@@ -53,9 +53,9 @@ def entry_table(evidence: Evidence) -> Table:
     )
     metrics = evidence.metrics
     note = (
-        "± is one standard error over fine-tuning seeds; the base is one model and has no error. Every entry's images start from "
-        "the same noise. Not clearly: within two standard errors of no difference. Lower is better for loss, FID and KID; SSIM is "
-        "1 for the base itself. MACs are per sample per evaluation, averaged over the sampler's steps."
+        f"{evidence.error_note} The base itself is one model and has no error. Not clearly: within two standard errors of no "
+        "difference. Lower is better for loss, FID and KID; SSIM is 1 for the base itself. MACs are per sample per evaluation, "
+        "averaged over the sampler's steps."
     )
     sampler = "the pipeline's scheduler" if metrics.sampler == "pipeline" else str(metrics.sampler).upper()
     caption = f"{metrics.count:,} images of each entry, {metrics.steps} steps of {sampler}"
@@ -74,7 +74,7 @@ def result_table(evidence: Evidence) -> Table:
     )
     names = list(evidence.entries)
     note = (
-        "± is one standard error over fine-tuning seeds. Not clearly: within two standard errors of no difference. Lower is "
+        f"{evidence.error_note} Not clearly: within two standard errors of no difference. Lower is "
         f"better{', for the agreement higher' if evidence.has_agreement else ''}. MACs while sampling are averaged over the "
         "sampler's steps."
     )
@@ -109,7 +109,7 @@ def group_table(evidence: Evidence) -> Table:
         for entry in _others(evidence)
     )
     columns = (named("Entry", "entry"), *(estimate(text, f"group_{i}") for i, text in enumerate(_ranges(evidence))))
-    note = "Below zero is better than the base. ± is one standard error over fine-tuning seeds."
+    note = "Below zero is better than the base. ± is one standard error over fine-tuning seeds, all from one base."
     return Table("losses", "Held-out loss by timesteps, change from the base in percent", rows, columns, note)
 
 

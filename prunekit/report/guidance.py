@@ -160,7 +160,7 @@ def _note(evidence: Evidence) -> str:
                 if evidence.has_agreement
                 else "",
                 f"It is {short_ratio(real)} for held-out images with their own captions." if real is not None else "",
-                "± is one standard error over fine-tuning seeds; differences from the base are paired, image by image.",
+                f"{evidence.error_note} Differences from the base are paired, image by image.",
             ],
         )
     )

@@ -130,7 +130,7 @@ def loss_table(results: RunResults) -> Table | None:
         Column("Against the base", "difference_percent", lambda row: row["verdict"]),
     ]
     note = (
-        "± is one standard error. The difference is taken image by image, "
+        "± is one standard error over held-out images, for one training of each network. The difference is taken image by image, "
         "so its error is usually smaller than those of the two losses."
     )
     shown = [e for loss in results.losses for e in (loss.base, loss.pruned, loss.expert, loss.difference)]
@@ -221,7 +221,7 @@ def metric_table(results: RunResults) -> Table | None:
         return Table("metrics", caption, rows, columns, f"No FID or KID: {metrics.no_features}")
     note = f"{error_note(results)} Compare only numbers with the same features and the same n."
     if paired:
-        note += " The difference's error is the greater of the one over the seeds and the one from a paired bootstrap over images."
+        note += " The difference's error is the greater of the one over the seeds and the one from a paired bootstrap over images. Neither contains what another training would change."
     better = "lower FID and KID are better, and higher others" if higher else "lower is better"
     return Table("metrics", f"{caption}; {better}", rows, columns, note)
 

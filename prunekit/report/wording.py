@@ -198,7 +198,9 @@ def error_note(results: RunResults) -> str:
         return ""
     if all(estimate.se is not None for estimate in rows):
         return (
-            f"± is one standard error over {len(metrics.seeds)} seeds." if metrics.seeds else "± is one standard error."
+            f"± is one standard error over {len(metrics.seeds)} seeds of the samples' noise; each network was trained once."
+            if metrics.seeds
+            else "± is one standard error."
         )
     return "One seed, no error." if len(metrics.seeds or ()) <= 1 else "Numbers without ± have no error stated."
 

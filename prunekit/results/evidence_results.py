@@ -18,6 +18,7 @@ class Quality(Model):
     Args:
         fid: FID; None if no extractor knows the pictures.
         kid: KID; None if no extractor knows the pictures.
+        fid_sampling_error: standard error of the FID over the images: how far others from the same network would move it.
         fid_difference: paired difference of FID from the base.
         agreement: share of images in which the extractor, as a classifier, finds the class that the caption names.
         agreement_difference: paired difference of the agreement from the base.
@@ -26,6 +27,7 @@ class Quality(Model):
 
     fid: Distance | None = None
     kid: Number | None = None
+    fid_sampling_error: Amount | None = None
     fid_difference: Estimate | None = None
     agreement: Number | None = None
     agreement_difference: Estimate | None = None

@@ -11,7 +11,7 @@ from prunekit.clip_scores import ClipScorer
 from prunekit.errors import InputError
 from prunekit.evaluation import image_metrics, mean_and_standard_error
 from prunekit.extractors import Choice, Extractor
-from prunekit.frechet import FeatureStatistics, paired_error
+from prunekit.frechet import FeatureStatistics, paired_error, sampling_error
 from prunekit.results.estimate import Estimate, FidEstimate
 from prunekit.results.expert_results import MetricRow
 from prunekit.results.manifest_head import Clip, Features
@@ -128,6 +128,11 @@ class Distances:
             differences["agreement"] = Estimate(mean=agreement.mean, se=self._swing(model, reference, agreement.se))
         return row.model_copy(update={f"{measure}_difference": value for measure, value in differences.items()})
 
+    def sampling_error(self, model: str) -> float | None:
+        """Standard error of a model's FID over the images of its newest seed; None if it is not known."""
+        real, own = self._real_statistics(), self._features.get(model)
+        return None if real is None or not own else sampling_error(real, own[-1])
+
     @property
     def clip(self) -> Clip | None:
         """The CLIP model; None if no CLIP score is wanted."""
@@ -149,14 +154,18 @@ class Distances:
 
     def _error(self, model: str, reference: str, over_seeds: float | None) -> float | None:
         """Error of the mean difference of FID: the greater of the two estimates."""
-        pairs = list(zip(self._features[model], self._features[reference], strict=True))
-        extractor = self._extractor
-        if extractor is None or pairs[0][0].shape[1] > _MOST_FEATURES:
+        pairs, real = zip(self._features[model], self._features[reference], strict=True), self._real_statistics()
+        if real is None:
             return over_seeds
-        if self._statistics is None:
-            self._statistics = FeatureStatistics.of(extractor.features(self._real).numpy())
-        errors = [paired_error(self._statistics, one, other, seed=seed) for seed, (one, other) in enumerate(pairs)]
+        errors = [paired_error(real, one, other, seed=seed) for seed, (one, other) in enumerate(pairs)]
         return max(float(np.hypot.reduce(errors)) / len(errors), over_seeds or 0.0)
+
+    def _real_statistics(self) -> FeatureStatistics | None:
+        """Those of the real images, for bootstraps; None if there is no extractor, or if it has too many features for them."""
+        if self._statistics is None and self._extractor is not None:
+            features = self._extractor.features(self._real).numpy()
+            self._statistics = FeatureStatistics.of(features) if features.shape[1] <= _MOST_FEATURES else None
+        return self._statistics
 
     def _swing(self, model: str, reference: str, over_seeds: float | None) -> float | None:
         """Error of the mean difference of agreement: the greater of that over the seeds and the paired one over images."""

@@ -129,7 +129,9 @@ class SideBySide:
         means = {measure: found.mean for measure in _MEANS if (found := getattr(row, measure)) is not None}
         differences = {measure: found for measure in _DIFFERENCES if (found := getattr(row, measure)) is not None}
         alike = float(_likeness(base, images).values["ssim"].mean())  # defined for any pair
-        return Quality(fid=None, kid=None, ssim=alike).model_copy(update=means | differences)
+        error = distances.sampling_error(name)
+        errors = {} if error is None else {"fid_sampling_error": error}
+        return Quality(fid=None, kid=None, ssim=alike).model_copy(update=means | differences | errors)
 
 
 def _read(path: Path) -> Tensor:

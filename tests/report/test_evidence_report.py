@@ -61,6 +61,20 @@ def test_one_seed_has_no_error_and_says_so():
     assert not any("±" in cell.text for line in entry_table(evidence).cells for cell in line)
 
 
+def test_the_table_says_what_its_errors_contain_and_what_not():
+    many, one = make_evidence(), make_evidence((0,))
+    note = entry_table(Evidence.from_manifest(many)).note
+    assert note.startswith("± is one standard error over fine-tuning seeds, all from one base and sampled from the same noise.")
+    assert "another base would change is not in it" in note
+    assert "bootstrap" not in note
+    for row in many["evidence"]:
+        row["fid_sampling_error"] = 0.08
+    evidence = Evidence.from_manifest(many)
+    for table in (entry_table(evidence), result_table(evidence)):
+        assert "would move an FID by 0.08 (standard deviation, bootstrap)" in table.note
+    assert entry_table(Evidence.from_manifest(one)).note.startswith("One base and one fine-tuning seed:")
+
+
 def test_a_rival_of_one_seed_is_said_to_have_one():
     manifest = with_fid(make_evidence(), "experts 0.8", [2.0, 2.1, 2.2])
     manifest["evidence"] = [
