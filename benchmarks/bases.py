@@ -1,7 +1,7 @@
 """Experts and their rivals over several bases that differ only in the seed of their training, paired over the bases.
 
-Each study is a recipe in recipes/ that is run for each of its bases; an interrupted call goes on. Writes the manifest of every finished
-base to reports/bases/STUDY/base-N.json, and the table over all of them to reports/bases/bases.json and .md:
+Each study is a recipe in recipes/ that is run for each of its bases; an interrupted call goes on. Writes the manifest of every
+finished base to reports/bases/STUDY/base-N.json, and the table over all of them to reports/bases/bases.json and .md:
 
     python benchmarks/bases.py --work /tmp/bases                                       # everything, about 20 hours on one core
     python benchmarks/bases.py --work /tmp/bases --studies fashion-bases --bases 3 4
@@ -266,7 +266,7 @@ def markdown(
         "# Several bases\n\n"
         "FID on 10,000 samples of Fashion-MNIST at 16×16 from the same noise, on bases that differ only in the seed of their "
         "training. The entries of a study spend the same training MACs, scoring, searches, recoveries and the sensitivity "
-        "included; what they are is in the recipe of the study. Made by `python benchmarks/bases.py`; the manifest of each study on "
+        "included; the recipe of the study says what they are. Made by `python benchmarks/bases.py`; the manifest of each study on "
         "each base is in the folders beside this page. Less is better.\n\n"
     )
     paired = (

@@ -12,7 +12,7 @@ import argparse
 import copy
 import json
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
@@ -73,8 +73,8 @@ def methods() -> Iterator[Method]:
             yield Method(f"criterion: {name}", replace(DEFAULT, criterion=name))
 
 
-def measure(seed: int, output: Path, only: list[str] | None) -> None:
-    """Measure all rows of one seed that the file does not have yet."""
+def measure(seed: int, output: Path, only: list[str] | None, every: Sequence[Method]) -> None:
+    """Measure all rows of one seed, of these methods, that the file does not have yet."""
     base = open_base("embedded:digits")
     bench, images, groups = Bench.of(base), images_of(base), make_groups(base.schedule, count=GROUPS)
     tuning = DenoisingObjective(images.train.images, base.parameterization)
@@ -91,7 +91,7 @@ def measure(seed: int, output: Path, only: list[str] | None) -> None:
         found = score_groups(bench, images.train, groups, replace(DEFAULT, criterion=name, seed=seed))
         return found, time.perf_counter() - started
 
-    for method in methods():
+    for method in every:
         if only and method.name not in only:
             continue
         for budget in BUDGETS:
@@ -135,7 +135,7 @@ def rows_of(path: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in path.read_text().splitlines()] if path.is_file() else []
 
 
-def summary(rows: list[dict[str, Any]], budget: float, method: str) -> dict[str, Any] | None:
+def summary(rows: list[dict[str, Any]], budget: float, method: str, baseline: str = BASELINE) -> dict[str, Any] | None:
     """Loss averaged over timestep groups: mean and standard error over seeds, and the paired comparison with the baseline."""
 
     def by_seed(name: str, key: str) -> dict[int, float]:
@@ -148,7 +148,7 @@ def summary(rows: list[dict[str, Any]], budget: float, method: str) -> dict[str,
     after = by_seed(method, "after")
     if not after:
         return None
-    rivals = {(r["group"], r["seed"]): r["after"] for r in rows if (r["method"], r["budget"]) == (BASELINE, budget)}
+    rivals = {(r["group"], r["seed"]): r["after"] for r in rows if (r["method"], r["budget"]) == (baseline, budget)}
     mine = [r for r in rows if (r["method"], r["budget"]) == (method, budget) and (r["group"], r["seed"]) in rivals]
     ratios = [r["after"] / rivals[r["group"], r["seed"]] - 1 for r in mine]
     values = list(after.values())
@@ -167,6 +167,7 @@ def summary(rows: list[dict[str, Any]], budget: float, method: str) -> dict[str,
         "search_seconds": float(np.mean([r.get("search_seconds", 0.0) + r.get("criterion_seconds", 0.0) for r in mine]))
         if mine
         else None,
+        "measured": float(np.mean([r.get("measured", 0) for r in mine])) if mine else None,
     }
 
 
@@ -214,7 +215,7 @@ def main() -> None:
     path = args.output / "searches.jsonl"
     if not args.table:
         for seed in args.seeds:
-            measure(seed, path, args.only)
+            measure(seed, path, args.only, list(methods()))
         return
     rows = rows_of(path)
     found = [summary(rows, budget, method.name) for budget in BUDGETS for method in methods()]

@@ -275,3 +275,22 @@ def test_cuts_that_a_sensitivity_does_not_give_are_refused():
     nothing = sensitivity(make_groups(SCHEDULE, count=3), [0.0, 0.0, 0.0])
     with pytest.raises(InputError, match="no group with an amplification"):
         BySensitivity(nothing)(SCHEDULE, 2)
+
+
+@given(
+    weights=st.lists(st.floats(0.1, 10), min_size=1, max_size=4),
+    losses=st.lists(st.floats(1e-3, 1), min_size=4, max_size=4),
+    share=st.floats(1e-3, 0.5),
+)
+def test_what_every_group_may_give_away_is_the_same_change_of_the_sample(weights, losses, share):
+    own = np.array(losses[: len(weights)])
+    found = sensitivity(make_groups(SCHEDULE, count=len(weights)), weights)
+    slack = found.slack(own)
+    changes = found.weights * own * share * slack
+    assert changes == pytest.approx(np.full(len(weights), share * (found.weights @ own) / len(weights)))
+
+
+def test_where_errors_do_not_reach_the_sample_nearly_everything_is_negligible():
+    found = sensitivity(make_groups(SCHEDULE, count=2), [1.0, 0.0])
+    assert found.slack(np.array([0.1, 0.2])).tolist() == [0.5, 1e6]
+    assert found.slack(np.zeros(2)).tolist() == [1e6, 1e6]

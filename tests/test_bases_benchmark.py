@@ -22,7 +22,13 @@ def bases(monkeypatch):
 
 def row(entry, fid, seed=0, *, error=None, paired=None):
     """What a manifest says of one network."""
-    found = {"entry": entry, "seed": None if entry == "base" else seed, "fid": fid, "sampling_macs": 8.0, "params": 1000}
+    found = {
+        "entry": entry,
+        "seed": None if entry == "base" else seed,
+        "fid": fid,
+        "sampling_macs": 8.0,
+        "params": 1000,
+    }
     found |= {} if error is None else {"fid_sampling_error": error}
     return found | ({} if paired is None else {"fid_difference": {"mean": 0.1, "se": paired}})
 
@@ -88,7 +94,11 @@ def test_bases_that_a_study_trains_are_no_base_of_others(bases):
 
 def test_spreads_are_told_apart(bases):
     rows = {
-        "base-0": [row("a", 1.0, 0, error=0.1, paired=0.04), row("a", 1.2, 1, error=0.1, paired=0.06), row("a", 1.4, 2)],
+        "base-0": [
+            row("a", 1.0, 0, error=0.1, paired=0.04),
+            row("a", 1.2, 1, error=0.1, paired=0.06),
+            row("a", 1.4, 2),
+        ],
         "base-1": [row("a", 2.0, 0, error=0.4, paired=0.05)],
     }
     (found,) = bases.spreads_of(rows)

@@ -24,6 +24,7 @@ __all__ = ["LINEAR", "GroupSensitivity", "Sensitivity"]
 
 LINEAR = 1.25
 """Largest factor by which the amplifications of two sizes of noise may differ, for changes to count as proportional to errors."""
+_LOOSEST = 1e6
 _AGAIN = "measure it again with `prunekit sensitivity`"
 
 
@@ -137,6 +138,20 @@ class Sensitivity:
         """The groups whose changes are not proportional to errors of this size."""
         return tuple(group for group in self.groups if not group.is_linear)
 
+    def slack(self, losses: FloatArray) -> FloatArray:
+        r"""Share of its loss that every group may rise by for the same change of the sample, shape (groups,).
+
+        A rise of all losses by one share c changes the sample by :math:`c\sum_h A_h L_h`. Group g alone may rise by
+        :math:`c\,L_g \cdot \text{slack}_g` for its part of that, one of G equal ones:
+        :math:`\text{slack}_g = \sum_h A_h L_h/(G A_g L_g)`. Where errors hardly reach the sample it is large, at most 10⁶.
+
+        Args:
+            losses: of the whole network in every group, shape (groups,).
+        """
+        changes = self.weights * losses
+        most = _LOOSEST * changes
+        return np.where(changes.mean() < most, changes.mean() / np.where(changes > 0, changes, 1.0), _LOOSEST)
+
     def describe_linearity(self) -> str:
         """One sentence on whether the change of the sample grows in proportion to the error."""
         if self.checked_size is None:
@@ -149,13 +164,8 @@ class Sensitivity:
             f"Changes are not proportional to errors: {size} differs, {which}. Their figures hold for this size alone."
         )
 
-    def check(self, groups: TimestepGroups, sampler: str, counts: IntArray) -> None:
-        """Refuse a sensitivity that was measured for other groups or another sampler.
-
-        Args:
-            groups: of the allocation.
-            sampler: of the allocation.
-            counts: the sampler's evaluations in each of these groups, shape (groups,).
+    def check_groups(self, groups: TimestepGroups) -> None:
+        """Refuse a sensitivity that was measured for other timestep groups.
 
         Raises:
             InputError: it was.
@@ -167,6 +177,19 @@ class Sensitivity:
                 f"The sensitivity was measured for the timestep groups {_ranges(own)} and the allocation is for {_ranges(wanted)}; "
                 f"expected the same: {_AGAIN}."
             )
+
+    def check(self, groups: TimestepGroups, sampler: str, counts: IntArray) -> None:
+        """Refuse a sensitivity that was measured for other groups or another sampler.
+
+        Args:
+            groups: of the allocation.
+            sampler: of the allocation.
+            counts: the sampler's evaluations in each of these groups, shape (groups,).
+
+        Raises:
+            InputError: it was.
+        """
+        self.check_groups(groups)
         found = [group.evaluations for group in self.groups]
         if self.sampler != sampler or found != counts.tolist():
             raise InputError(

@@ -9,31 +9,26 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from prunekit._json import JsonObject, read_json
-from prunekit.choices import ProposerName, ProxyName, RepairKind, TargetOf
+from prunekit.choices import TargetOf
 from prunekit.cli.console import chosen_allocation, data_options, emit, print_table, refuse_inputs, tell
 from prunekit.cli.constraining import Constraining, said_of_multiples, width_multiples
 from prunekit.cli.interrupts import keeping
 from prunekit.cli.next_steps import after_prune, suggest
-from prunekit.cli.pruning_choices import (
-    BasePath,
-    CriterionOption,
-    Samples,
-    ShrinkOption,
-    check_timesteps,
-)
+from prunekit.cli.pruning_choices import BasePath, check_timesteps
 from prunekit.cli.reading_options import ReadingOptions
-from prunekit.cli.shared_options import ConfigOption, DataOption, InputsOption, Json, Resolution, Seed
+from prunekit.cli.search_choices import LanguageModel, Searching
+from prunekit.cli.shared_options import ConfigOption, DataOption, InputsOption, Json, Resolution
 from prunekit.errors import InputError
 from prunekit.steps.standing import command
 
 if TYPE_CHECKING:
-    from prunekit.allocation import Allocation
+    from prunekit.allocation import Allocation, Sensitivity
     from prunekit.checkpoint import Base
     from prunekit.data import ImageSplit
     from prunekit.groups import TimestepGroup
     from prunekit.recipe import PruneOptions
     from prunekit.schedule import NoiseSchedule
-    from prunekit.search import Endpoint, SearchResult
+    from prunekit.search import SearchResult
     from prunekit.slim import SlimModel
     from prunekit.steps.bench import Bench
     from prunekit.steps.reach import Reach
@@ -78,58 +73,6 @@ class Goal:
     ] = None
 
 
-@dataclass(frozen=True)
-class Searching:
-    """How channels are scored and widths decided."""
-
-    criterion: CriterionOption = "taylor"
-    proposer: Annotated[ProposerName, typer.Option(help="How the search decides widths.")] = "greedy"
-    proxy: Annotated[ProxyName, typer.Option(help="How the search rates candidates.")] = "least-squares"
-    repair: Annotated[
-        RepairKind,
-        typer.Option(help="Repair the layers that read pruned channels, in closed form, before fine-tuning."),
-    ] = "least-squares"
-    shrink: ShrinkOption = "width"
-    floor: Annotated[float, typer.Option(help="Smallest share of every channel group that is kept.")] = 0.0
-    samples: Samples = 256
-    rounds: Annotated[int, typer.Option(help="Number of rounds in which the search approaches the target.")] = 12
-    trials: Annotated[int, typer.Option(help="Number of candidates that evolution and tpe try.")] = 64
-    study: Annotated[
-        Path | None,
-        typer.Option(help="Optuna journal that several processes share, for evolution and tpe (default: none)."),
-    ] = None
-    seed: Seed = 0
-
-
-@dataclass(frozen=True)
-class LanguageModel:
-    """The endpoint of the proposer llm."""
-
-    llm_endpoint: Annotated[
-        str | None,
-        typer.Option(help="OpenAI-compatible URL for llm, such as http://127.0.0.1:8000/v1 (default: none)."),
-    ] = None
-    llm_model: Annotated[str | None, typer.Option(help="Name of the model at the endpoint (default: none).")] = None
-    llm_key_variable: Annotated[
-        str | None, typer.Option(help="Environment variable that holds the endpoint's API key (default: no key).")
-    ] = None
-
-    @property
-    def endpoint(self) -> "Endpoint | None":
-        """What was typed, None where nothing was.
-
-        Raises:
-            InputError: one of endpoint and model is missing.
-        """
-        from prunekit.search import Endpoint
-
-        if (self.llm_endpoint is None) != (self.llm_model is None):
-            raise InputError("Expected --llm-endpoint and --llm-model together.")
-        if self.llm_endpoint is None or self.llm_model is None:
-            return None
-        return Endpoint(self.llm_endpoint, self.llm_model, self.llm_key_variable)
-
-
 def prune(
     base: BasePath,
     goal: Goal,
@@ -165,7 +108,8 @@ def prune(
     check_timesteps(partition, loaded.schedule, base)
     _note_other_steps(plan, loaded.schedule)
     wanted = [partition[index] for index in goal.group] if goal.group else list(partition)
-    read = [base, config, inputs, goal.allocation, searching.study, table]
+    known = searching.weighed_by(plan)
+    read = [base, config, inputs, goal.allocation, searching.sensitivity, searching.study, table]
     _check_outputs([output / f"group-{one.index}" for one in wanted], read)
     others = data_options(data, resolution)
     asked = others is not None or needs_images(options.criterion, options.search.proposer, options.repair)
@@ -176,7 +120,7 @@ def prune(
     with keeping(lambda: _kept([*(job.journal for job in jobs), *([table] if timed else [])])):
         bench = bench.timed(table, goal.latency_batch_size) if timed else bench
         _check_reach(Reach.of(bench, options), jobs, plan, goal, base)
-        facts = _pruned(jobs, bench, images, options, goal.target_of)
+        facts = _pruned(jobs, bench, images, options, known, goal.target_of)
     if rank > 0:
         return
     if json:
@@ -218,6 +162,7 @@ def _options(
         rounds=searching.rounds,
         target_of=goal.target_of,
         trials=searching.trials,
+        negligible=searching.negligible,
         seed=searching.seed,
         study=str(searching.study) if searching.study else None,
         llm=language_model.endpoint,
@@ -260,19 +205,26 @@ class _Job:
 
 
 def _pruned(
-    jobs: Iterable[_Job], bench: "Bench", images: "ImageSplit | None", options: "PruneOptions", target_of: TargetOf
+    jobs: Iterable[_Job],
+    bench: "Bench",
+    images: "ImageSplit | None",
+    options: "PruneOptions",
+    sensitivity: "Sensitivity | None",
+    target_of: TargetOf,
 ) -> list[dict[str, object]]:
     """Score, search, prune and write each timestep group; gives back the facts of each."""
     from prunekit.data import note_place
     from prunekit.search import ranks
     from prunekit.slim import save_slim
-    from prunekit.steps.bench import prune_group, score_groups
+    from prunekit.steps.bench import prune_group, score_groups, slack_of
 
     jobs, train = list(jobs), None if images is None else images.train
     scores = score_groups(bench, train, [job.group for job in jobs], options)
+    slack = slack_of(bench, train, sensitivity, options)
     facts = []
     for job in jobs:
-        slim, result = prune_group(bench, train, scores, job.group, job.macs, options, job.journal)
+        own = slack[job.group.index] if slack else 1.0
+        slim, result = prune_group(bench, train, scores, job.group, job.macs, options, job.journal, own)
         if ranks.place()[0] == 0:
             save_slim(slim, job.output / f"group-{job.group.index}")
             if images is not None and bench.base.data.get("sha256") == images.sha256:

@@ -59,6 +59,7 @@ SEARCH = Limits(
     {
         **dict.fromkeys(("rounds", "shortlist", "finalists", "fresh", "trials"), _COUNT),
         "screening": {"minimum": 0, "maximum": _COUNT["maximum"]},
+        "negligible": {"minimum": 0},
         "seed": _SEED,
         "tolerance": _BELOW_ONE,
         "bite": _SHARE,

@@ -36,8 +36,8 @@ class Entry:
         role: ``base``, ``experts``, ``baseline`` or ``ablation``.
         seeds: seeds of its fine-tuning, in order; None if it is not fine-tuned.
         values: one number for each seed by measure: ``sampling_macs``, ``params``, ``loss``, ``ssim``, and if measured ``fid``,
-            ``kid``, ``agreement``, ``fid_sampling_error``, ``fid_error`` and ``agreement_error`` (of the paired difference from the base) and
-            ``seconds_per_image``.
+            ``kid``, ``agreement``, ``fid_sampling_error``, ``fid_error`` and ``agreement_error`` (of the paired difference from the
+            base) and ``seconds_per_image``.
         training: MACs for each seed by use, see :data:`TRAININGS`.
         losses: held-out losses, shape (seeds, timestep groups of the evaluation).
         guided: the measures of images at other scales of guidance, by scale.
@@ -143,7 +143,8 @@ class Evidence:
             entry.mean("fid_sampling_error") for entry in self.entries.values() if "fid_sampling_error" in entry.values
         ]
         sampled = (
-            f" Other images from the same network would move an FID by {number_text(max(known), 1)} (standard deviation, bootstrap)."
+            f" Other images from the same network would move an FID by {number_text(max(known), 1)} (standard deviation, "
+            "bootstrap)."
             if known
             else ""
         )

@@ -207,7 +207,10 @@ def measured_on(look: Look, sampler: str, steps: int) -> str:
     else:
         features = look.features.name or "as stated"
         fid = f"FID: {look.count:,} images, {steps} steps of {sampler}, features {features}. "
-    return f"Loss: ε on held-out images, averaged over all timesteps. {fid}± is the standard error over the training seeds, each of which starts from its own weights; all sample from the same noise."
+    return (
+        f"Loss: ε on held-out images, averaged over all timesteps. {fid}± is the standard error over the training seeds, each of "
+        "which starts from its own weights; all sample from the same noise."
+    )
 
 
 def seeds_text(count: int) -> str:

@@ -221,7 +221,10 @@ def metric_table(results: RunResults) -> Table | None:
         return Table("metrics", caption, rows, columns, f"No FID or KID: {metrics.no_features}")
     note = f"{error_note(results)} Compare only numbers with the same features and the same n."
     if paired:
-        note += " The difference's error is the greater of the one over the seeds and the one from a paired bootstrap over images. Neither contains what another training would change."
+        note += (
+            " The difference's error is the greater of the one over the seeds and the one from a paired bootstrap over images. "
+            "Neither contains what another training would change."
+        )
     better = "lower FID and KID are better, and higher others" if higher else "lower is better"
     return Table("metrics", f"{caption}; {better}", rows, columns, note)
 

@@ -32,7 +32,7 @@ from prunekit.steps.bases import scheduler_file
 from prunekit.steps.budgets import evaluations
 from prunekit.steps.finetuning import finetune_slim, needs_teacher
 from prunekit.steps.sample_quality import check_extractor, judges, measure_all, save_images
-from prunekit.steps.spending import base_training, spent_on_losses, spent_on_sampling, spent_on_search
+from prunekit.steps.spending import base_training, spent_on_losses, spent_on_sampling
 from prunekit.training.tracking import open_tracking
 
 __all__ = ["Run"]
@@ -124,7 +124,7 @@ class Run(PlannedRun):
             **({} if time is None else {"time": time}),
             **({"removed": list(result.plan.removed)} if result.plan.removed else {}),
         )
-        rows = spent_on_search(f"search, group {index}", options, result, slim, self.bench.macs)
+        rows = self._searching(f"search, group {index}", options, result, slim)
         return StageFacts.joined(spent(*rows), expert=expert)
 
     def _finetune(self, index: int, options: FinetuneOptions) -> StageFacts:

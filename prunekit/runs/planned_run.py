@@ -27,7 +27,7 @@ from prunekit.runs.based_run import BasedRun, spent
 from prunekit.runs.run_folder import inside
 from prunekit.search import SearchResult
 from prunekit.slim import SlimModel
-from prunekit.steps.bench import prune_group, score_groups
+from prunekit.steps.bench import prune_group, score_groups, slack_of
 from prunekit.steps.budgets import plan_budget
 from prunekit.steps.cutting import method_of, spent_on_grouping
 from prunekit.steps.finetuning import needs_teacher
@@ -78,11 +78,12 @@ class PlannedRun(BasedRun):
         """Search every group down to the floor, before its target is known; returns the stages' names."""
         self._score(prune)
         inputs = {"frontier_floor": floor, **self._times, **self._widths}
+        reads = ("importance", "sensitivity") if self._is_weighed(prune) else ("importance",)
         chains = {}
         for group in self.groups:
             i, name = group.index, f"frontier group {group.index}"
             action = partial(self._frontier, i, prune, floor)
-            chains[f"group {i}"] = [self._planned(name, inputs, [_frontier_file(i)], action, "importance")]
+            chains[f"group {i}"] = [self._planned(name, inputs, [_frontier_file(i)], action, reads)]
         self._apart(chains)
         return [stage.name for chain in chains.values() for stage in chain]
 
@@ -195,12 +196,33 @@ class PlannedRun(BasedRun):
         if options.search.study is not None:
             study = str(inside(self.home, options.search.study, "study"))
             options = replace(options, search=replace(options.search, study=study))
-        return prune_group(self.timed_bench, images, scores, group, target, options, self.folder / journal)
+        known = self._weighed if self._is_weighed(options) else None
+        slack = slack_of(self.bench, images, known, options)
+        return prune_group(
+            self.timed_bench,
+            images,
+            scores,
+            group,
+            target,
+            options,
+            self.folder / journal,
+            slack[index] if slack else 1.0,
+        )
+
+    def _searching(self, name: str, options: PruneOptions, result: SearchResult, slim: SlimModel) -> list[LedgerRow]:
+        """What a search spent."""
+        weighed = len(self.groups) if self._is_weighed(options) else 0
+        return spent_on_search(name, options, result, slim, self.bench.macs, weighed)
+
+    def _is_weighed(self, options: PruneOptions) -> bool:
+        """Whether what is negligible in a search depends on the sensitivity."""
+        allocation = self.recipe.allocation
+        return options.search.negligible > 0 and allocation is not None and allocation.sensitivity
 
     def _frontier(self, index: int, options: PruneOptions, floor: float) -> StageFacts:
         slim, result = self._search(index, self._lowest(floor), _frontier_file(index), options)
         read_frontier(self.folder / _frontier_file(index))  # refuses a proposer that records no frontier
-        return spent(*spent_on_search(f"frontier, group {index}", options, result, slim, self.bench.macs))
+        return spent(*self._searching(f"frontier, group {index}", options, result, slim))
 
     def _lowest(self, floor: float) -> int:
         """MACs of the smallest network that is searched for a frontier."""
@@ -214,7 +236,7 @@ class PlannedRun(BasedRun):
             journal = _frontier_file(index) if not points else f"recovery/group-{index}-{target}.jsonl"
             slim, result = self._search(index, target, journal, options)
             if points:
-                rows += spent_on_search(f"recovery, group {index}", options, result, slim, macs)
+                rows += self._searching(f"recovery, group {index}", options, result, slim)
             teacher = self.bench if needs_teacher(slim, tune) and not tune.leaves(slim) else None
             name = f"recovery-{index}-{target}"
             with self._tracked(f"recovery of group {index}", tune.train_of(index)) as told:

@@ -42,7 +42,8 @@ def greedy(task: Task) -> IntArray:
         steps = candidates[front]
         task.said_far(int(problem.spent(steps)), full)
     task.said_far(problem.target, full)
-    return reconsider(task, close(task, steps, rates.measured), rates.measured)
+    closed = close(task, steps, rates.measured, None if task.screening else loss)
+    return reconsider(task, closed, rates.measured)
 
 
 @dataclass(eq=False)
@@ -116,23 +117,26 @@ def _front_runner(
     return front, losses[front]
 
 
-def close(task: Task, steps: IntArray, rates: Mapping[int, float]) -> IntArray:
+def close(task: Task, steps: IntArray, rates: Mapping[int, float], loss: float | None = None) -> IntArray:
     """Bring measured widths within the tolerance of the target by the exchange that measures best.
 
-    If no exchange is near enough, the widths at the target that differ least from the measured ones are taken.
+    If no exchange is near enough, the widths at the target that differ least from the measured ones are taken. Exchanges are
+    measured in the order of what they promise, until one raises the loss by no more than is negligible.
 
     Args:
         task: the search.
         steps: measured widths, shape (groups,), nearer the target than any removal is large.
         rates: rise of the loss per cost saved, by channel group, for the groups that were measured.
+        loss: of the steps, on all draws; None if it is not known.
     """
     problem = task.widths
     if 0 <= problem.target - int(problem.spent(steps)) <= problem.tolerance or problem.missed(steps) == 0:
         if task.screening:
             task.best_of([steps], -1)
         return steps
-    best, loss = task.best_of(list(_exchanges(task, steps, rates)), -1, near=steps)
-    task.choose("exchange", best, -1, loss)
+    enough = -np.inf if loss is None or not task.slack else loss + task.slack
+    best, least = task.best_of(list(_exchanges(task, steps, rates)), -1, steps, enough)
+    task.choose("exchange", best, -1, least)
     return np.asarray(best)
 
 

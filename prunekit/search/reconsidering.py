@@ -16,7 +16,7 @@ _NEVER = 1e30
 
 
 def reconsider(task: Task, steps: IntArray, rates: Mapping[int, float]) -> IntArray:
-    """Flip switches of residual branches as long as a measured loss falls; the target is met all the while.
+    """Flip switches of residual branches as long as a measured loss falls by more than is negligible; the target is met throughout.
 
     What a branch is worth shows at the target, where the layers around it are narrow. For every branch, the other state is made
     into a candidate: what it costs is taken from the channel groups whose measured rate is least, what it saves is given back to
@@ -39,7 +39,7 @@ def reconsider(task: Task, steps: IntArray, rates: Mapping[int, float]) -> IntAr
         if not flipped:
             return steps
         best, least = task.best_of(flipped, -1, near=steps)
-        if least >= loss:
+        if least >= loss - task.slack:
             return steps
         steps, loss = best, least
         task.choose("branches", steps, -1, loss)

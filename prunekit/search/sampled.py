@@ -23,6 +23,7 @@ __all__ = ["evolution", "tpe"]
 
 _POPULATION = 16
 _LONGEST_LINE = 1_000_000  # characters of the study file that are read to identify it
+_WINDOW = 16  # trials that must have gained something for the search to go on
 _TOGETHER = 4  # candidates that TPE proposes before it learns the first one's loss, so that several ranks have work
 _SETTLED = 0.5  # seconds until results of another worker of the study have reached the file
 
@@ -49,7 +50,10 @@ def tpe(task: Task) -> IntArray:
 
 
 def _sample(task: Task, optuna: ModuleType, sampler: Any, batch: int) -> IntArray:
-    """Ask, scale to the target, measure and tell, until ``task.trials`` candidates are told; returns the best of them."""
+    """Ask, scale to the target, measure and tell; returns the best candidate.
+
+    It ends after ``task.trials`` candidates, or earlier if the last :data:`_WINDOW` of them gained no more than is negligible.
+    """
     problem = task.widths
     if problem.target >= int(problem.spent(np.zeros_like(problem.max_steps))) or not len(problem.graph):
         return np.zeros_like(problem.max_steps)
@@ -64,7 +68,7 @@ def _sample(task: Task, optuna: ModuleType, sampler: Any, batch: int) -> IntArra
         for steps in known:
             study.enqueue_trial({name: int(count) for name, count in zip(names, steps, strict=True)})
     search_round = 0
-    while (left := task.trials - len(_told(study, optuna))) > 0:
+    while (left := _last(task, told := _told(study, optuna)) - len(told)) > 0:
         search_round += 1
         trials = [study.ask(space) for _ in range(1 if task.study else min(batch, left))]
         candidates = []
@@ -72,17 +76,28 @@ def _sample(task: Task, optuna: ModuleType, sampler: Any, batch: int) -> IntArra
             wished = np.array([trial.params[name] for name in names], dtype=np.int64)
             start = next((steps for steps in known if np.array_equal(steps, wished)), None)
             candidates.append(at_target(problem, task.removed(wished)) if start is None else start)
-        tell("search", task.trials - left, task.trials, f"trials of {task.where}")
+        tell("search", len(told), task.trials, f"trials of {task.where}")
         for trial, steps, loss in zip(trials, candidates, task.measure_all(candidates, search_round), strict=True):
             trial.set_user_attr("steps", steps.tolist())
             study.tell(trial, loss)
     if task.study is not None:
         time.sleep(_SETTLED)
     tell("search", task.trials, task.trials)
-    best = min(_told(study, optuna)[: task.trials], key=lambda trial: (trial.value, trial.number))
+    told = _told(study, optuna)
+    best = min(told[: _last(task, told)], key=lambda trial: (trial.value, trial.number))
     steps = np.array(best.user_attrs["steps"], dtype=np.int64)
     task.choose(f"trial {best.number}", steps, search_round, float(best.value))
     return steps
+
+
+def _last(task: Task, told: list[Any]) -> int:
+    """Number of trials with which the search ends, as far as the finished ones tell; workers that share a study find the same."""
+    if task.negligible:
+        losses = [float(trial.value) for trial in told]
+        for count in range(2 * _WINDOW, min(len(losses), task.trials) + 1, _WINDOW):
+            if min(losses[: count - _WINDOW]) - min(losses[:count]) <= task.slack:
+                return count
+    return task.trials
 
 
 def _told(study: Any, optuna: ModuleType) -> list[Any]:

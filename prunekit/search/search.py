@@ -1,6 +1,7 @@
 """From a trained network and a target to a pruning plan for one timestep group."""
 
 import hashlib
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -51,6 +52,9 @@ class SearchOptions:
         screening: number of draws on which the rounds of ``greedy`` compare candidates, see :mod:`prunekit.search.screening`; 0 for
             all draws.
         finalists: number of exchanges at the end of a search with screening that are measured on all draws.
+        negligible: rise of the loss that is too small to matter, as a share of the whole network's loss. A search ends early once what it
+            still has to measure can gain no more than that: further trials of ``evolution`` and ``tpe``, exchanges at the target,
+            residual branches. The rounds of ``greedy`` are measured in any case. 0 for no early end.
         seed: seed of the random draws.
         study: Optuna journal file that several processes share; each of them ends with the same plan.
         llm: endpoint of the language model that the proposer ``llm`` asks.
@@ -69,6 +73,7 @@ class SearchOptions:
     trials: int = 64
     screening: int = 0
     finalists: int = 4
+    negligible: float = 0.0
     seed: int = 0
     study: str | None = None
     llm: Endpoint | None = None
@@ -89,6 +94,10 @@ class SearchOptions:
         if self.screening < 0 or self.finalists < 1:
             raise InputError(
                 f"Got screening {self.screening} and finalists {self.finalists}; expected at least 0 and at least 1."
+            )
+        if not 0 <= self.negligible < math.inf:
+            raise InputError(
+                f"Got negligible {self.negligible:g}; expected a share of the whole network's loss of at least 0, such as 0.01."
             )
         if not 0 < self.bite <= 1:
             raise InputError(
@@ -213,6 +222,7 @@ def search(
         options.seed,
         options.screened(probe.samples),
         options.finalists,
+        options.negligible,
         Path(options.study) if options.study else None,
         options.llm,
         bank,

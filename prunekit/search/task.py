@@ -41,6 +41,7 @@ class Task:
         seed: seed of a proposer's random draws.
         screening: number of the calibration set's first draws that candidates are compared on; 0 for all.
         finalists: number of candidates at the end of a search with screening that are measured on all draws.
+        negligible: rise of the loss that does not count, as a share of the whole network's.
         study: Optuna journal that several workers share.
         llm: endpoint of a language model.
         journal: returns the measurements of an earlier run of this search, and stores those of this one.
@@ -61,6 +62,7 @@ class Task:
     seed: int = 0
     screening: int = 0
     finalists: int = 4
+    negligible: float = 0.0
     study: Path | None = None
     llm: Endpoint | None = None
     journal: Journal = field(default_factory=Journal)
@@ -115,6 +117,14 @@ class Task:
         """Cost of the whole network."""
         return int(self.widths.spent(np.zeros(len(self.widths.graph), dtype=np.int64)))
 
+    @property
+    def slack(self) -> float:
+        """Rise of the loss that does not count; above 0, the whole network is measured for it."""
+        if self.negligible == 0:
+            return 0.0
+        whole = np.zeros(len(self.widths.graph), dtype=np.int64)
+        return self.negligible * max(self.measure(whole, 0), 0.0)
+
     def said_far(self, spent: int, full: int) -> None:
         """Tell how much of the way from the whole network's cost ``full`` to the target is gone at a cost ``spent``."""
         measured = f"{len(self._measured)} candidates of {self.where}"
@@ -135,15 +145,30 @@ class Task:
         ]
 
     def best_of(
-        self, candidates: Sequence[IntArray], search_round: int, near: IntArray | None = None
+        self,
+        candidates: Sequence[IntArray],
+        search_round: int,
+        near: IntArray | None = None,
+        enough: float = -math.inf,
     ) -> tuple[IntArray, float]:
-        """The candidate of least loss and its loss; with a screening, only the ``finalists`` that it finds best see all draws."""
+        """The candidate of least loss and its loss; with a screening, only the ``finalists`` that it finds best see all draws.
+
+        Args:
+            candidates: steps of every channel group, those first that promise most.
+            search_round: number of the round, for the memory.
+            near: see :meth:`measure`.
+            enough: loss on all draws at or below which no further candidate is measured.
+        """
         finalists = list(candidates)
         if self.screening and len(finalists) > self.finalists:
             common = np.min(finalists, axis=0)  # what they share is repaired once
             losses = self.measure_all(finalists, search_round, common, self.screening, anew=False)
             finalists = [finalists[i] for i in np.argsort(losses, kind="stable")[: self.finalists]]
-        losses = self.measure_all(finalists, search_round, near)
+        losses = list[float]()
+        for i, steps in enumerate(finalists):
+            losses.append(self.measure(steps, search_round, finalists[i + 1 :], near))
+            if losses[-1] <= enough:
+                break
         best = int(np.argmin(losses))
         if self.screening:  # compares the losses of rounds, which are on fewer draws, with those on all
             self.measure(finalists[best], search_round, near=near, draws=self.screening)

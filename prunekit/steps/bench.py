@@ -4,24 +4,29 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import numpy as np
+
 from prunekit._json import JsonObject
+from prunekit.allocation import Sensitivity
 from prunekit.checkpoint import Base
 from prunekit.cost import CostModel, LatencyModel, LatencyOptions, LatencyTable
 from prunekit.data import ImageData
+from prunekit.errors import InputError
 from prunekit.graph import ChannelGraph, Constraints, HeadMode, NormMode, Shrink, attributes, trace
 from prunekit.groups import TimestepGroup
-from prunekit.importance import ImportanceMap, Loss, no_loss
+from prunekit.importance import ImportanceMap, Loss, Probe, no_loss
 from prunekit.recipe import PruneOptions
 from prunekit.schedule import Parameterization, TimeUnit
 from prunekit.search import SearchResult
 from prunekit.slim import SlimModel
 from prunekit.steps.objectives import objective_for
+from prunekit.steps.placing import placed
 from prunekit.steps.reach import Reach
 from prunekit.steps.searching import score, search_and_repair, search_provenance
 from prunekit.steps.timing_layers import measure_times, read_times, times_in
 from prunekit.training import DenoisingObjective, Tally
 
-__all__ = ["Bench", "prune_group", "score_groups"]
+__all__ = ["Bench", "prune_group", "score_groups", "slack_of"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -116,6 +121,7 @@ def prune_group(
     target: float | int,
     options: PruneOptions,
     journal: Path | str | None = None,
+    slack: float = 1.0,
 ) -> tuple[SlimModel, SearchResult]:
     """Search a plan for one timestep group, apply it, and check the result against the counter.
 
@@ -128,6 +134,7 @@ def prune_group(
             fraction of the base's value is used.
         options: how to search.
         journal: file of the search's memory bank, from which an interrupted search resumes.
+        slack: what the search's ``negligible`` is multiplied by for this group, see :func:`slack_of`.
 
     Raises:
         BudgetError: the target is below what the network can be pruned to.
@@ -135,6 +142,7 @@ def prune_group(
         MissingFileError: there is no table of layer times for a target of latency; :meth:`Bench.timed` makes one.
     """
     base, of = bench.base, options.search.target_of
+    options = replace(options, search=replace(options.search, negligible=options.search.negligible * slack))
     objective: Loss = no_loss
     if images is not None:
         objective = objective_for(images, base.spec, base.parameterization)
@@ -164,6 +172,42 @@ def prune_group(
         model, base.spec, result.plan, sizes, group, base.schedule.num_timesteps, result.macs, result.params, about
     )
     return slim, result
+
+
+def slack_of(
+    bench: Bench, images: ImageData | None, sensitivity: Sensitivity | None, options: PruneOptions
+) -> tuple[float, ...]:
+    """What the search's ``negligible`` is multiplied by in each group, so that it is the same change of the sample in all groups.
+
+    See :meth:`prunekit.allocation.Sensitivity.slack`. Losses are those of the base on the calibration sets of the search.
+
+    Args:
+        bench: the base.
+        images: for the losses.
+        sensitivity: of the timestep groups; None if the groups' own losses count.
+        options: how to search.
+
+    Returns:
+        One number for each group; none if nothing is negligible.
+
+    Raises:
+        InputError: the base's losses cannot be measured without images.
+    """
+    if sensitivity is None or options.search.negligible == 0:
+        return ()
+    if images is None:
+        raise InputError(
+            "What is negligible depends on the losses of all timestep groups, and there are no images to measure them on; name "
+            "some by `data`."
+        )
+    loss = objective_for(images, bench.base.spec, bench.base.parameterization)
+    groups = sensitivity.timestep_groups
+    with placed(bench.base.model):
+        losses = [
+            Probe(loss, group, options.samples, options.batch_size, options.seed).mean(bench.base.model)
+            for group in groups
+        ]
+    return tuple(sensitivity.slack(np.array(losses)).tolist())
 
 
 def _told(images: ImageData, parameterization: Parameterization) -> JsonObject:

@@ -48,9 +48,9 @@ def base_training(checkpoint: str | None, base: Base, macs: int, ledger: Sequenc
 
 
 def spent_on_search(
-    stage: str, options: PruneOptions, result: SearchResult, slim: SlimModel, full_macs: int
+    stage: str, options: PruneOptions, result: SearchResult, slim: SlimModel, full_macs: int, weighed: int = 0
 ) -> list[LedgerRow]:
-    """Passes of a search's measurements, and of the data that repairs are fitted to.
+    """Passes of a search's measurements, of the data that repairs are fitted to, and of the losses of ``weighed`` timestep groups.
 
     Every candidate costs its own MACs for each draw that it was measured on. For each number of draws, the proxy's repair passes
     the first batch through the full network, as the final repair does; that one also passes it through the pruned network.
@@ -65,8 +65,9 @@ def spent_on_search(
     first = min(options.batch_size, options.samples)
     fitted = sum(min(options.batch_size, draws) for draws in levels) + first * (options.repair != "none")
     mended = options.repair != "none" and not slim.is_whole
-    forward += fitted * full_macs + first * mended * slim.macs
-    samples += fitted + first * mended
+    whole = fitted + weighed * options.samples
+    forward += whole * full_macs + first * mended * slim.macs
+    samples += whole + first * mended
     return [LedgerRow(stage, "search", samples, forward + 2 * backward, forward)]
 
 

@@ -1,6 +1,7 @@
 """``prunekit prune`` with the proposers that take options of their own."""
 
 import json
+from pathlib import Path
 
 import pytest
 from command_line import done, typed
@@ -24,6 +25,28 @@ def test_trials_are_measured_once_and_repeated_from_the_journal(tmp_path, monkey
     assert (tmp_path / "slim/group-3/model.safetensors").read_bytes() == weights
 
 
+@pytest.mark.slow
+def test_what_is_negligible_follows_from_the_sensitivity_of_the_same_groups(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    done("prunekit sensitivity embedded:digits --num-inference-steps 3 --count 2 --no-check-linearity")
+    lone = next(g["index"] for g in json.loads(Path("sensitivity.json").read_text())["groups"] if not g["evaluations"])
+    line = f"prunekit prune embedded:digits --group {lone} --target 0.7 --samples 16 --proposer tpe --trials 48 --json"
+    plain, weighed = (
+        done(f"{line} --negligible 1e-7 --output {name}{own}").json["measured_candidates"]
+        for name, own in (("plain", ""), ("weighed", " --sensitivity sensitivity.json"))
+    )
+    assert (
+        weighed == 33 < plain
+    )  # two windows of trials and the whole network: no error of this group reaches the sample
+    done("prunekit groups --groups 2 --base embedded:digits --overwrite")
+    refused = typed(
+        f"{line.replace(str(lone), '0', 1)} --negligible 0.1 --sensitivity sensitivity.json --output refused"
+    )
+    assert refused.code == 2
+    assert "measured for the timestep groups" in refused.err
+    assert not (tmp_path / "refused").exists()
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
@@ -36,6 +59,9 @@ def test_trials_are_measured_once_and_repeated_from_the_journal(tmp_path, monkey
         ),
         ("--study shared.log", "shared study"),
         ("--proposer tpe --trials 0", "trials"),
+        ("--negligible -0.5", "share of the whole network's loss"),
+        ("--sensitivity sensitivity.json", "expected both"),
+        ("--negligible 0.01 --sensitivity sensitivity.json", "sensitivity.json"),
     ],
 )
 def test_options_that_do_not_fit_are_the_users_mistake(tmp_path, monkeypatch, options, message):

@@ -4,12 +4,13 @@ import pytest
 from micro_recipe import Spy, StopError, micro
 
 from prunekit._json import read_json
-from prunekit.allocation import Allocation, Recoveries, read_frontier, shared_steps
+from prunekit.allocation import Allocation, Recoveries, Sensitivity, read_frontier, shared_steps
 from prunekit.errors import FileFormatError, InputError
 from prunekit.recipe import AllocationOptions
 from prunekit.report import write_report
 from prunekit.runs import planned_run as runner
 from prunekit.runs.experts_run import Run
+from prunekit.steps.bench import slack_of
 from prunekit.studies.recipe_costs import estimate, work_by_stage
 
 MEASURED = {"allocation__rule": "measured", "allocation__frontier_floor": 0.5, "finetune": None, "evaluation": None}
@@ -66,6 +67,38 @@ def test_a_measured_run_goes_on_where_it_stopped(tmp_path, monkeypatch):
     spy = Spy()
     Run(micro(**MEASURED), tmp_path, spy).execute()
     assert spy.made == ["frontier group 1", "allocate", *PRUNE]
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("quick")
+def test_a_sensitivity_says_what_is_negligible_in_every_groups_search(tmp_path, monkeypatch, execute):
+    asked, real = [], runner.prune_group
+
+    def noted(*arguments):
+        asked.append((arguments[3].index, arguments[-1]))
+        return real(*arguments)
+
+    monkeypatch.setattr(runner, "prune_group", noted)
+    weighed = MEASURED | {"allocation__sensitivity": True, "allocation__sensitivity_samples": 2}
+    recipe = micro(**weighed, prune__search__negligible=0.01)
+    assert execute(recipe, tmp_path).made == [
+        "base",
+        "groups",
+        "sensitivity",
+        "importance",
+        *FRONTIERS,
+        "allocate",
+        *PRUNE,
+    ]
+    sensitivity = Sensitivity.from_json(read_json(tmp_path / "sensitivity.json"))
+    run = Run(recipe, tmp_path, Spy())
+    slack = slack_of(run.bench, run.images.train, sensitivity, recipe.prune)
+    assert len(set(slack)) == 2
+    assert asked == [*enumerate(slack), *enumerate(slack)]
+    samples = {row["stage"]: row["samples"] for row in read_json(tmp_path / "manifest.json")["ledger"]}
+    assert execute(micro(**weighed), tmp_path).made == ["importance", *FRONTIERS, "allocate", *PRUNE]
+    assert asked[-1] == (1, 1.0)
+    assert samples["frontier, group 0"] >= 2 * recipe.prune.samples  # both groups' losses are part of the cost
 
 
 @pytest.mark.usefixtures("quick")

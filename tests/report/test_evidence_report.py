@@ -64,7 +64,9 @@ def test_one_seed_has_no_error_and_says_so():
 def test_the_table_says_what_its_errors_contain_and_what_not():
     many, one = make_evidence(), make_evidence((0,))
     note = entry_table(Evidence.from_manifest(many)).note
-    assert note.startswith("± is one standard error over fine-tuning seeds, all from one base and sampled from the same noise.")
+    assert note.startswith(
+        "± is one standard error over fine-tuning seeds, all from one base and sampled from the same noise."
+    )
     assert "another base would change is not in it" in note
     assert "bootstrap" not in note
     for row in many["evidence"]:

@@ -71,6 +71,22 @@ def test_a_removal_that_is_wrong_at_the_target_is_undone(problem):
     assert any(entry.get("chosen") == "branches" for entry in task.memory)
 
 
+def test_a_flip_that_gains_less_than_is_negligible_is_not_taken(problem):
+    place = problem.graph.index["branch:1"]
+    first = np.zeros(len(problem.graph), dtype=np.int64)
+    first[place], first[problem.graph.index["2.up"]] = 1, 16
+
+    def evaluate(plan):
+        return 1 + 0.05 * (1 - kept(problem, plan)["branch:1"])
+
+    found = []
+    for negligible in (0.0, 0.01, 0.2):
+        task = task_of(problem, evaluate)
+        task.negligible = negligible
+        found.append(int(reconsider(task, first, dict.fromkeys(range(len(first)), 1e-6))[place]))
+    assert found == [0, 0, 1]
+
+
 def test_nothing_is_measured_where_no_branch_may_be_removed(problem):
     graph = problem.graph.shrinking("width")
     narrow = WidthProblem(graph, CostModel.of(NET, graph, INPUTS), [], 1, 1)
