@@ -81,8 +81,8 @@ def markdown(summaries: list[dict[str, Any]]) -> str:
         f"Each of {GROUPS} timestep groups pruned to the budget by the proxy {DEFAULT.search.proxy} and fine-tuned for {STEPS} "
         "steps of 64 images on its own timesteps; loss on held-out images with fixed noise, averaged over the groups: mean and "
         "standard error over seeds. Against the default: change of the loss after fine-tuning, paired by seed and group. "
-        "Candidates: measured by the search of one group. Seconds: of scoring and search for one group, one thread, with another job "
-        "beside it. Without memory a round ranks candidates by their scores alone. The paper's proposer, a language model, was not "
+        "Candidates: measured by the search of one group. Seconds: of scoring and search for one group, one thread, beside other "
+        "jobs. Without memory a round ranks candidates by their scores alone. The paper's proposer, a language model, was not "
         "run: no model was available. Made by `python benchmarks/search_ablations.py`; rows in `search_ablations.jsonl`.\n",
     ]
     header = ["search", "before", "after", "±", "against the default", "better in", "candidates", "seconds"]
