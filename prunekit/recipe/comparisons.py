@@ -53,6 +53,23 @@ def _distinct(names: Iterable[str]) -> None:
 
 
 @dataclass(frozen=True)
+class EarlyStopOptions:
+    """When a stage is no longer trained, see :class:`prunekit.training.EarlyStop`.
+
+    Args:
+        every: number of train steps between two looks at the stages' held-out losses.
+        patience: number of looks without an improvement after which a stage is stopped.
+        improvement: smallest fall of the loss that counts as an improvement, as a share of the best loss so far.
+    """
+
+    __pydantic_config__: ClassVar[JsonObject] = STRICT
+
+    every: Positive = 500
+    patience: Positive = 3
+    improvement: Annotated[float, Field(ge=0, lt=1)] = 0.002
+
+
+@dataclass(frozen=True)
 class MultistageOptions:
     """Compares one encoder with a decoder for each stage with the networks that it replaces, at equal training MACs.
 
@@ -67,6 +84,8 @@ class MultistageOptions:
         middle: ``shared`` for one middle block in the encoder, as in the paper's DPM-Solver and latent networks; ``own`` for one in
             each decoder, at its width.
         draw: how stages are drawn in training, see :class:`prunekit.training.StageTimesteps`.
+        early_stop: when a stage is no longer trained. In networks with several decoders the other stages get its place in the
+            batches; separate networks end early. If missing, every stage is trained to the end.
         seeds: seeds of the first weights, the batches and the noise; one training each.
         looks: number of points on the learning curve.
         sampler: sampler of the images for FID.
@@ -85,6 +104,7 @@ class MultistageOptions:
     )
     middle: Middle = "shared"
     draw: StageDraw = "uniform"
+    early_stop: EarlyStopOptions | None = None
     seeds: Annotated[tuple[Seed, ...], Field(min_length=1)] = (0, 1, 2)
     looks: Positive = 5
     sampler: str = "ddim"

@@ -52,9 +52,9 @@ class SearchOptions:
         screening: number of draws on which the rounds of ``greedy`` compare candidates, see :mod:`prunekit.search.screening`; 0 for
             all draws.
         finalists: number of exchanges at the end of a search with screening that are measured on all draws.
-        negligible: rise of the loss that is too small to matter, as a share of the whole network's loss. A search ends early once what it
-            still has to measure can gain no more than that: further trials of ``evolution`` and ``tpe``, exchanges at the target,
-            residual branches. The rounds of ``greedy`` are measured in any case. 0 for no early end.
+        negligible: rise of the loss that is too small to matter, as a share of the whole network's loss. A search ends early once
+            what it still has to measure can gain no more than that: further trials of ``evolution`` and ``tpe``, exchanges at the
+            target, residual branches. The rounds of ``greedy`` are measured in any case. 0 for no early end.
         seed: seed of the random draws.
         study: Optuna journal file that several processes share; each of them ends with the same plan.
         llm: endpoint of the language model that the proposer ``llm`` asks.

@@ -6,7 +6,7 @@ and U-Net.
 
 import copy
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
@@ -17,8 +17,9 @@ from prunekit.cost import count_macs
 from prunekit.data import ImageSplit
 from prunekit.errors import InputError
 from prunekit.graph import PruningPlan
-from prunekit.groups import TimestepGroups
-from prunekit.ledger import LedgerRow, spent_on_training
+from prunekit.groups import TimestepGroup, TimestepGroups
+from prunekit.importance import Probe
+from prunekit.ledger import LedgerRow, forwards, spent_on_training
 from prunekit.nets import MultiDecoderUNet, TimestepExperts
 from prunekit.recipe import EvaluationOptions, MultistageOptions
 from prunekit.results.learning_results import MultistageRow
@@ -28,7 +29,9 @@ from prunekit.steps.bases import seeded_weights
 from prunekit.steps.budgets import evaluations
 from prunekit.studies.judge import Judge
 from prunekit.training import (
+    Callback,
     DenoisingObjective,
+    EarlyStop,
     RangeTimesteps,
     Reporter,
     Snapshots,
@@ -40,6 +43,8 @@ from prunekit.training import (
 )
 
 __all__ = ["Contest"]
+
+_BATCH = 256  # draws in a forward pass of an early stop's looks
 
 
 @dataclass(frozen=True, eq=False)
@@ -106,24 +111,33 @@ class Contest(Parameterized):
         Returns:
             The measurements, what the training cost, and the trained network.
         """
-        parts, samplers = self._parts(network, groups, seed), self._samplers(network, groups)
+        parts, stops = self._parts(network, groups, seed), self._stops(network, groups)
+        samplers = self._samplers(network, groups, stops[0])
         part_macs = [self._part_macs(part) for part in parts]
         share = self.budget / len(parts)
         looks: list[list[dict[str, Tensor]]] = []
         spent, ledger = [0] * self.options.looks, list[LedgerRow]()
-        for i, (part, sampler, macs) in enumerate(zip(parts, samplers, part_macs, strict=True)):
-            expected = self._expected(macs, groups)
+        for i, (part, sampler, stop, macs) in enumerate(zip(parts, samplers, stops, part_macs, strict=True)):
+            expected = (
+                float(max(macs)) if stop else self._expected(macs, groups)
+            )  # the costliest stage may be left alone
             steps = self._whole_looks(share / (3 * expected * self.train.batch_size))
             snapshots = Snapshots(steps // self.options.looks)
             settings = replace(self.train, steps=steps, seed=seed * 1009 + i)
             objective = DenoisingObjective(self.images.train.images, self.parameterization)
-            result = train(part, objective, sampler, settings, checkpoints / f"part-{i}", report, [snapshots])
+            watching: list[Callback] = [snapshots] if stop is None else [snapshots, stop]
+            result = train(part, objective, sampler, settings, checkpoints / f"part-{i}", report, watching)
+            taken = steps if stop is None or stop.active else stop.history[-1][0]
             looks.append([state for _, state in snapshots.kept])
+            looks[-1] += [result.model.state_dict()] * (self.options.looks - len(looks[-1]))  # it ended early
             own = self._spent(result.seen, macs, groups)
             averaged = sum(parameter.numel() for parameter in part.parameters())
             _, average = spent_on_training(network, result.samples, 0, averaged, self.train.batch_size)
             ledger += [LedgerRow(network, "training", result.samples, own, own // 3), average]
-            spent = [total + own * (look + 1) // self.options.looks for look, total in enumerate(spent)]
+            if stop is not None:
+                ledger.append(self._watched(network, stop, macs))
+            so_far = [min((look + 1) * snapshots.every, taken) for look in range(self.options.looks)]
+            spent = [total + own * done // taken for done, total in zip(so_far, spent, strict=True)]
         curve = []
         for look, macs_then in enumerate(spent):
             then = self._joined(
@@ -161,12 +175,33 @@ class Contest(Parameterized):
                 return [MultiDecoderUNet(self.spec.config, groups, widths, self.options.middle)]
             return [self.spec.build() for _ in (groups if network == "separate" else range(1))]
 
-    def _samplers(self, network: str, groups: TimestepGroups) -> list[TimestepSampler]:
+    def _stops(self, network: str, groups: TimestepGroups) -> list[EarlyStop | None]:
+        """The early stop of every part, if it has one."""
+        options = self.options.early_stop
+        watched: list[TimestepGroups | list[TimestepGroup]] = [groups]
+        if network == "separate":
+            watched = [[group] for group in groups]
+        if options is None or network == "unified":
+            return [None] * len(watched)
+        return [EarlyStop(own, self._held_out_loss, **asdict(options)) for own in watched]
+
+    def _held_out_loss(self, model: nn.Module, group: TimestepGroup) -> float:
+        """Loss of a network on a stage, on held-out images."""
+        objective = DenoisingObjective(self.images.held_out.images, self.parameterization)
+        return Probe(objective, group, self.evaluation.loss_samples, _BATCH).mean(model)
+
+    def _watched(self, network: str, stop: EarlyStop, macs: Sequence[int]) -> LedgerRow:
+        """What the looks of an early stop cost."""
+        own = list(macs) if len(macs) == len(stop.groups) else list(macs) * len(stop.groups)
+        each = len(stop.history) * self.evaluation.loss_samples
+        return forwards(network, "training", each * len(own), each * sum(own))
+
+    def _samplers(self, network: str, groups: TimestepGroups, stop: EarlyStop | None) -> list[TimestepSampler]:
         if network == "separate":
             return [RangeTimesteps(group.start, group.stop) for group in groups]
         if network == "unified":
             return [RangeTimesteps(0, self.schedule.num_timesteps)]
-        return [StageTimesteps(groups, self.options.draw)]
+        return [StageTimesteps(groups, self.options.draw, stop)]
 
     def _part_macs(self, part: nn.Module) -> tuple[int, ...]:
         """MACs per sample of every stage, or of the one network."""

@@ -1,7 +1,7 @@
 """Early stops of the stages of a multi-stage training (arXiv:2312.09181)."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from torch import nn
@@ -22,7 +22,7 @@ class EarlyStop:
     object to :class:`~prunekit.training.StageTimesteps`, which draws the active stages only.
 
     Args:
-        groups: the stages.
+        groups: the stages; some of them if others are trained elsewhere.
         loss: held-out loss of a network on a timestep group; it must be the same for equal weights.
         every: number of train steps between two checks.
         patience: number of checks without an improvement after which a stage is stopped.
@@ -33,7 +33,7 @@ class EarlyStop:
         InputError: ``every`` or ``patience`` is below 1, or ``improvement`` is outside [0, 1).
     """
 
-    groups: TimestepGroups
+    groups: TimestepGroups | Sequence[TimestepGroup]
     loss: Callable[[nn.Module, TimestepGroup], float]
     every: int = 500
     patience: int = 3

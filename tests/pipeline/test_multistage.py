@@ -181,6 +181,34 @@ def test_a_comparison_needs_a_model_to_train_and_an_evaluation(tmp_path):
 
 
 @pytest.mark.slow
+def test_stages_that_gain_nothing_are_stopped_and_what_they_took_is_told(tmp_path):
+    stops = {"every": 4, "patience": 1, "improvement": 0.99}  # the second look always gains less than that
+    section = {"groupings": [{"method": "uniform", "count": 2}], "early_stop": stops}
+    MultistageRun(recipe(tmp_path, **section), tmp_path / "run").execute()
+    found = read_json(tmp_path / "run" / "manifest.json")
+    budget = found["unified"]["training_macs"]
+    rows = {row["network"]: row for row in found["multistage"]}
+    assert rows["unified"]["curve"][-1]["training_macs"] == budget
+    for network in ("separate", "equal", "tailored"):
+        macs = [look["training_macs"] for look in rows[network]["curve"]]
+        assert 0 < macs[0] <= macs[1] < budget
+        own = [row for row in found["ledger"] if row["stage"].startswith(network) and row["kind"] == "training"]
+        watched = [row for row in own if row["macs"] == row["forward_macs"]]
+        assert sum(row["macs"] for row in own if row not in watched) == macs[-1]
+        assert sum(row["macs"] for row in watched) > 0
+
+
+def test_an_early_stop_that_never_stops_changes_nothing_of_equal_decoders(manifest, tmp_path):
+    stops = {"every": 6, "patience": 100, "improvement": 0.0}
+    section = {"groupings": [{"method": "uniform", "count": 2}], "early_stop": stops, "networks": ["unified", "equal"]}
+    MultistageRun(recipe(tmp_path, **section), tmp_path / "run").execute()
+    found = read_json(tmp_path / "run" / "manifest.json")
+    before = {row["network"]: row["curve"] for row in manifest["multistage"]}
+    assert {row["network"]: row["curve"] for row in found["multistage"]} == {
+        name: before[name] for name in ("unified", "equal")
+    }
+
+
 def test_a_trained_base_goes_on_whole_and_in_stages(tmp_path):
     section = {
         **TINY["multistage"],
