@@ -14,7 +14,7 @@ from prunekit.steps.budgets import evaluations
 from prunekit.steps.objectives import predicts_variance
 from prunekit.steps.sample_quality import loss_draws
 
-__all__ = ["passes_of_experts", "passes_of_sampler"]
+__all__ = ["passes_of_experts", "passes_of_sampler", "steps_of"]
 
 
 def passes_of_experts(recipe: ExpertsRecipe, macs: int, params: int, spec: ModelSpec) -> list[tuple[LedgerRow, str]]:
@@ -24,7 +24,7 @@ def passes_of_experts(recipe: ExpertsRecipe, macs: int, params: int, spec: Model
     if recipe.allocation.sensitivity:
         runs = 1 + (2 if recipe.allocation.sensitivity_clamped else 1) * groups  # clamped, noise of two sizes
         passes = 1 if recipe.evaluation is None else passes_of_sampler(recipe.evaluation, spec)
-        each = runs * recipe.allocation.sensitivity_samples * _steps(recipe) * passes
+        each = runs * recipe.allocation.sensitivity_samples * steps_of(recipe) * passes
         rows.append((forwards("sensitivity", "importance", each, each * macs), "no"))
     if prune := recipe.prune:
         rows.append((both_ways("importance", "importance", groups * prune.samples, macs), "no"))
@@ -47,7 +47,7 @@ def passes_of_experts(recipe: ExpertsRecipe, macs: int, params: int, spec: Model
             1,
             3,
         ):  # others' latents are not sampled
-            passes = evaluation.samples * len(evaluation.seeds) * _steps(recipe) * passes_of_sampler(evaluation, spec)
+            passes = evaluation.samples * len(evaluation.seeds) * steps_of(recipe) * passes_of_sampler(evaluation, spec)
             rows.append((forwards("sampling", "sampling", 2 * passes, passes * (macs + expert)), "no"))
     return rows
 
@@ -71,7 +71,7 @@ def _of_recoveries(recipe: ExpertsRecipe, macs: int, params: int) -> list[tuple[
     return [(row, tune.train.mixed_precision) for row in spent]
 
 
-def _steps(recipe: ExpertsRecipe) -> int:
+def steps_of(recipe: ExpertsRecipe) -> int:
     """Evaluations of one sample; of a pipeline's own scheduler, which is not known here, one for each step."""
     sampler, steps = recipe.allocation.sampler, recipe.allocation.steps
     return steps if sampler == PIPELINE else len(evaluations(recipe.base.schedule, sampler, steps))

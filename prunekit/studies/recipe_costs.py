@@ -20,10 +20,15 @@ from prunekit.recipe import (
 )
 from prunekit.steps.bases import open_base
 from prunekit.steps.data_shapes import at_shapes_of
-from prunekit.steps.spending import base_training
-from prunekit.studies.expert_costs import passes_of_experts, passes_of_sampler
+from prunekit.studies.expert_costs import passes_of_experts
 from prunekit.studies.machines import Gpus, Machine, count_said, size_said
-from prunekit.studies.multistage_study import trainings_of
+from prunekit.studies.study_costs import (
+    base_macs,
+    names_of_trainings,
+    passes_of_entries,
+    passes_of_trainings,
+    sampled_in_entries,
+)
 from prunekit.training import TrainOptions
 
 __all__ = ["Estimate", "estimate", "work_by_stage"]
@@ -109,14 +114,12 @@ def estimate(recipe: Recipe, machine: Machine | None = None, spec: ModelSpec | N
         InputError: the machine's values are out of range.
         MissingFileError: there is no such checkpoint.
     """
-    base = recipe.base
-    if spec is None:
-        spec = base.spec() if base.checkpoint is None else open_base(base.checkpoint, asked=base.asked).spec
-        spec.check_size()
-    spec = _at_data(spec, recipe)
-    step = StepCost.of(spec.build, spec.example_inputs)
-    macs, params, trainings = step.count.macs, step.count.params, dict[str, TrainOptions]()
-    rows: list[tuple[LedgerRow, str]] = []
+    base, rows, trainings = recipe.base, list[tuple[LedgerRow, str]](), dict[str, TrainOptions]()
+    spec, step = _network(recipe, spec)
+    macs, params = step.count.macs, step.count.params
+    if isinstance(recipe, CurriculumRecipe | MultistageRecipe):
+        rows = passes_of_trainings(recipe, macs, params)
+        return Estimate(spec, step, rows, {"each network": base.train}, machine or Gpus())
     if base.checkpoint is None:
         trainings["base"] = base.train
         samples = base.train.steps * base.train.batch_size
@@ -125,8 +128,22 @@ def estimate(recipe: Recipe, machine: Machine | None = None, spec: ModelSpec | N
     if isinstance(recipe, ExpertsRecipe):
         if recipe.finetune:
             trainings["fine-tuning"] = recipe.finetune.train
-        rows += passes_of_experts(recipe, macs, params, spec)
+        rows += (
+            passes_of_entries(recipe, macs, spec)
+            if isinstance(recipe, EvidenceRecipe)
+            else passes_of_experts(recipe, macs, params, spec)
+        )
     return Estimate(spec, step, rows, trainings, machine or Gpus(), _not_counted(recipe))
+
+
+def _network(recipe: Recipe, spec: ModelSpec | None) -> tuple[ModelSpec, StepCost]:
+    """The base's network and its costs at the shapes of the recipe's data."""
+    base = recipe.base
+    if spec is None:
+        spec = base.spec() if base.checkpoint is None else open_base(base.checkpoint, asked=base.asked).spec
+        spec.check_size()
+    spec = _at_data(spec, recipe)
+    return spec, StepCost.of(spec.build, spec.example_inputs)
 
 
 def _not_counted(recipe: Recipe) -> tuple[str, ...]:
@@ -156,12 +173,8 @@ def work_by_stage(recipe: Recipe) -> dict[str, float]:
     match recipe:
         case EvidenceRecipe():
             return _work_of_evidence(recipe)
-        case CurriculumRecipe():
-            options = recipe.curriculum
-            entries = options.settings(recipe.base.train)
-            return {f"{entry}, seed {seed}": 1.0 for entry in entries for seed in options.seeds}
-        case MultistageRecipe():
-            return dict.fromkeys(trainings_of(recipe.multistage), 1.0)
+        case CurriculumRecipe() | MultistageRecipe():
+            return dict.fromkeys(names_of_trainings(recipe), 1.0)
         case ExpertsRecipe():
             return _work_of_experts(recipe)
     return {}
@@ -169,13 +182,10 @@ def work_by_stage(recipe: Recipe) -> dict[str, float]:
 
 def _work_of_evidence(recipe: EvidenceRecipe) -> dict[str, float]:
     """MACs of the base's training, and of each entry's training and samples."""
-    found, options = estimate(recipe), recipe.evidence
-    macs = found.step.count.macs
-    base = float(sum(row.macs for row, _ in found.rows))
-    if recipe.base.checkpoint is not None:
-        training = base_training(recipe.base.checkpoint, open_base(recipe.base.checkpoint), macs, ())
-        base = 0.0 if training is None else float(training.macs)
-    images = recipe.evaluation.samples * recipe.allocation.steps * passes_of_sampler(recipe.evaluation, found.spec)
+    options = recipe.evidence
+    spec, step = _network(recipe, None)
+    macs, images = step.count.macs, sampled_in_entries(recipe, spec)
+    base = float(base_macs(recipe, macs))
     work = {"base: base": base if recipe.base.checkpoint is None else 0.0, "base": float(images * macs)}
     for name in options.entries:
         each = options.training * base + images * macs

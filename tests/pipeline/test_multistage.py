@@ -15,6 +15,7 @@ from prunekit.report.multistage import entries_of
 from prunekit.results.formats import MANIFEST
 from prunekit.runs.publishing import publish
 from prunekit.studies.multistage_study import MultistageRun
+from prunekit.studies.recipe_costs import estimate
 
 TINY = {
     "name": "tiny-multistage",
@@ -104,6 +105,13 @@ def test_every_network_has_its_rows_of_the_ledger(manifest):
     assert spent["tailored, grouping 0, seed 3", "training"].macs == tailored["curve"][-1]["training_macs"]
     assert len([row for row in ledger if (row.stage, row.kind) == ("separate, grouping 0, seed 3", "ema")]) == 2
     assert spent["grouping 1", "grouping"].samples == 4 * 6
+
+
+def test_an_estimate_counts_all_trainings_and_all_looks_at_them(folder, manifest):
+    found = {row.kind: row.macs for row, _ in estimate(recipe(folder)).rows}
+    for kind in ("training", "evaluation", "sampling"):
+        spent = sum(row["macs"] for row in manifest["ledger"] if row["kind"] == kind)
+        assert found[kind] == pytest.approx(spent, rel=0.25), kind  # tailored networks sample at other MACs
 
 
 def test_what_is_measured_is_whole_and_finite(manifest):

@@ -179,6 +179,17 @@ def test_hours_on_this_machine_are_of_a_rate_that_is_measured_here() -> None:
     assert this_machine(found.spec, replace(found.step.count, params=10**10)) is None
 
 
+@pytest.mark.parametrize("name", ["digits-curriculum", "fashion-tdc"])
+def test_a_comparison_is_estimated_with_all_its_trainings_and_samples(name: str) -> None:
+    """As the published run counted them; the searches of entries are a part of their training."""
+    ledger = read_json(ROOT / "reports" / name / "manifest.json")["ledger"]
+    found = estimate(load_recipe(ROOT / "recipes" / f"{name}.yaml"))
+    for kinds in (("training", "teacher", "search", "importance", "grouping"), ("evaluation",), ("sampling",)):
+        spent = sum(row["macs"] for row in ledger if row["kind"] in kinds)
+        expected = sum(row.macs for row, _ in found.rows if row.kind in kinds)
+        assert expected == pytest.approx(spent, rel=0.1), kinds
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_commands_in_the_comments_exist(name: str) -> None:
     text = path_of(name).read_text(encoding="utf-8")
