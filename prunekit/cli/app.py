@@ -17,6 +17,7 @@ from typer.main import get_command
 from prunekit._messages import did_you_mean, printable
 from prunekit.cli.bundles import bundled
 from prunekit.cli.console import fail
+from prunekit.cli.cpu_settings import set_up
 from prunekit.cli.flags import as_flags, with_flags
 from prunekit.cli.interrupts import ends_at_signals, interruptible
 from prunekit.cli.progress_bars import showing_progress
@@ -181,6 +182,7 @@ def main() -> None:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # an ASCII terminal gets question marks rather than a traceback
             stream.reconfigure(errors="replace")
+    set_up()
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")  # of text encoders: it is read when they are imported
     log, notes = logging.getLogger("prunekit"), _Notes(logging.INFO)
     log.addHandler(notes)
