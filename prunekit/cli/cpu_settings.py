@@ -18,7 +18,7 @@ def set_up() -> None:
     """Prepare this process and those that it starts.
 
     - OpenMP's threads look for work only 3,000 times before they sleep. By default they look for some milliseconds. If other
-      programs use the cores, each thread then waits for one that is not running, at every operation, and everything takes up to 30
+      programs use the cores, each thread then waits for one that is not running, at every operation, and everything takes 20
       times as long.
     - The C library keeps up to 256 MiB of freed memory, and takes blocks up to 32 MiB from there. By default it gives much of it
       back to the system and gets it again for every batch.
