@@ -131,8 +131,11 @@ def lora(name: str, folder: Path) -> str | None:
     changed = pictures(base, name)
     assert not torch.equal(changed, plain)
     assert torch.equal(pictures(other, name), changed)
-    other.unload_lora_weights()
-    assert torch.equal(pictures(other, name), plain)
+    for one in (base, other):
+        one.unload_lora_weights()
+    unloaded = pictures(base, name)  # weights that were moved may add up in another order, on some machines
+    assert torch.allclose(unloaded, plain, atol=1e-5)
+    assert torch.equal(pictures(other, name), unloaded)
     pruned = tiny_pipeline(name, folder)
     experts = with_experts(pruned, name, slim_experts)
     before = pictures(pruned, name)

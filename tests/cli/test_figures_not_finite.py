@@ -117,7 +117,7 @@ NUMBERS = {
         "checkpointing-minutes",
     ],
     "finetune slim/group-3": ["learning-rate", "distillation-weight", "variance-weight", "ema-max-decay"],
-    "prune embedded:digits": ["target", "floor"],
+    "prune embedded:digits": ["target", "floor", "negligible"],
     "encode pipe pictures": ["guidance-scale"],
     "sample embedded:digits": ["guidance-scale"],
     "evaluate embedded:digits": ["guidance-scale"],
