@@ -85,7 +85,7 @@ def markdown(summaries: list[dict[str, Any]]) -> str:
         "jobs. Without memory a round ranks candidates by their scores alone. The paper's proposer, a language model, was not "
         "run: no model was available. Made by `python benchmarks/search_ablations.py`; rows in `search_ablations.jsonl`.\n",
     ]
-    header = ["search", "before", "after", "±", "against the default", "better in", "candidates", "seconds"]
+    header = ["search", "before", "after", "±", "against the default", "better in", "candidates", "seconds", "seeds"]
     for budget in BUDGETS:
         table = [
             [
@@ -97,6 +97,7 @@ def markdown(summaries: list[dict[str, Any]]) -> str:
                 f"{s['wins']} of {s['of']}",
                 f"{s['measured']:.0f}",
                 f"{s['search_seconds']:.1f}",
+                str(s["seeds"]),
             ]
             for s in summaries
             if s["budget"] == budget
