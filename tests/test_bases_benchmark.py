@@ -81,6 +81,10 @@ def test_a_base_is_a_trained_one_or_the_recipes_own_with_its_seed(bases):
     assert own.train.steps == pytest.approx(0.7 * 24_000)
 
 
+def test_all_five_bases_are_there(bases):
+    assert all(Path(bases.checkpoint(base)).is_file() for base in bases.STUDIES["fashion-bases"] if base)
+
+
 def test_bases_that_a_study_trains_are_no_base_of_others(bases):
     whole, early = [row("base", 1.3), row("a", 1.0)], [row("base", 1.6), row("b", 1.2)]
     manifests = {
