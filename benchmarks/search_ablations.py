@@ -8,16 +8,13 @@ fine-tuned with the same steps and draws; every row is compared with the default
 The ablations are those of arXiv:2312.13307, which has them for its language model. That proposer needs an endpoint and was not run.
 """
 
-import argparse
 from collections.abc import Iterator
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from _manifest import markdown_table, publish
-from searches import BUDGETS, DEFAULT, FOLDER, GROUPS, STEPS, Method, measure, rows_of, summary
+from searches import BUDGETS, DEFAULT, GROUPS, STEPS, Method, cells, measured_or_table
 
 from prunekit._files import atomic_path
 from prunekit._types import IntArray
@@ -91,10 +88,7 @@ def markdown(summaries: list[dict[str, Any]]) -> str:
             [
                 s["method"],
                 f"{s['before']:.4f}",
-                f"{s['after']:.4f}",
-                "—" if s["after_stderr"] is None else f"{s['after_stderr']:.4f}",
-                f"{s['against_baseline']:+.2%} ± {s['against_baseline_stderr'] or 0:.2%}",
-                f"{s['wins']} of {s['of']}",
+                *cells(s),
                 f"{s['measured']:.0f}",
                 f"{s['search_seconds']:.1f}",
                 str(s["seeds"]),
@@ -107,24 +101,12 @@ def markdown(summaries: list[dict[str, Any]]) -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--seeds", type=int, nargs="*", default=[0, 1, 2])
-    parser.add_argument("--only", nargs="*", help="names of methods")
-    parser.add_argument("--table", action="store_true", help="make the table of the rows that are there")
-    parser.add_argument("--output", type=Path, default=FOLDER)
-    args = parser.parse_args()
-    torch.set_num_threads(1)
     PROPOSERS["forgetful"] = forgetful
-    path = args.output / "search_ablations.jsonl"
-    if not args.table:
-        for seed in args.seeds:
-            measure(seed, path, args.only, list(methods()))
+    if (found := measured_or_table("search_ablations", __doc__, list(methods()), BASELINE)) is None:
         return
-    rows = rows_of(path)
-    found = [summary(rows, budget, method.name, BASELINE) for budget in BUDGETS for method in methods()]
-    summaries = [s for s in found if s is not None]
-    publish("search_ablations", {"groups": GROUPS, "steps": STEPS, "rows": summaries}, args.output)
-    with atomic_path(args.output / "search_ablations.md") as part:
+    _, summaries, output = found
+    publish("search_ablations", {"groups": GROUPS, "steps": STEPS, "rows": summaries}, output)
+    with atomic_path(output / "search_ablations.md") as part:
         part.write_text(markdown(summaries), encoding="utf-8")
 
 

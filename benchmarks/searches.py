@@ -192,10 +192,7 @@ def markdown(summaries: list[dict[str, Any]], whole: float) -> str:
                 s["method"],
                 f"{s['mac_ratio']:.3f}",
                 f"{s['before']:.4f}",
-                f"{s['after']:.4f}",
-                "—" if s["after_stderr"] is None else f"{s['after_stderr']:.4f}",
-                f"{s['against_baseline']:+.2%} ± {s['against_baseline_stderr'] or 0:.2%}",
-                f"{s['wins']} of {s['of']}",
+                *cells(s),
                 f"{s['search_seconds']:.1f}",
             ]
             for s in chosen
@@ -204,25 +201,51 @@ def markdown(summaries: list[dict[str, Any]], whole: float) -> str:
     return "\n".join(parts)
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
+def cells(summary: dict[str, Any]) -> list[str]:
+    """What both tables of searches say of a method after fine-tuning."""
+    return [
+        f"{summary['after']:.4f}",
+        "—" if summary["after_stderr"] is None else f"{summary['after_stderr']:.4f}",
+        f"{summary['against_baseline']:+.2%} ± {summary['against_baseline_stderr'] or 0:.2%}",
+        f"{summary['wins']} of {summary['of']}",
+    ]
+
+
+def measured_or_table(
+    name: str, said: str | None, every: Sequence[Method], baseline: str = BASELINE
+) -> tuple[list[dict[str, Any]], list[dict[str, Any]], Path] | None:
+    """Measure what the command line asks for; with --table, the rows of all methods, their summaries and the folder.
+
+    Args:
+        name: of the file of rows.
+        said: the description of the command.
+        every: the methods.
+        baseline: what they are compared with.
+    """
+    parser = argparse.ArgumentParser(description=said, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seeds", type=int, nargs="*", default=[0, 1, 2])
     parser.add_argument("--only", nargs="*", help="names of methods")
     parser.add_argument("--table", action="store_true", help="make the table of the rows that are there")
     parser.add_argument("--output", type=Path, default=FOLDER)
     args = parser.parse_args()
     torch.set_num_threads(1)
-    path = args.output / "searches.jsonl"
+    path = args.output / f"{name}.jsonl"
     if not args.table:
         for seed in args.seeds:
-            measure(seed, path, args.only, list(methods()))
-        return
+            measure(seed, path, args.only, every)
+        return None
     rows = rows_of(path)
-    found = [summary(rows, budget, method.name) for budget in BUDGETS for method in methods()]
-    summaries = [s for s in found if s is not None]
+    found = [summary(rows, budget, method.name, baseline) for budget in BUDGETS for method in every]
+    return rows, [s for s in found if s is not None], args.output
+
+
+def main() -> None:
+    if (found := measured_or_table("searches", __doc__, list(methods()))) is None:
+        return
+    rows, summaries, output = found
     whole = float(np.mean([row["whole"] for row in rows]))
-    publish("searches", {"groups": GROUPS, "steps": STEPS, "whole": whole, "rows": summaries}, args.output)
-    with atomic_path(args.output / "searches.md") as part:
+    publish("searches", {"groups": GROUPS, "steps": STEPS, "whole": whole, "rows": summaries}, output)
+    with atomic_path(output / "searches.md") as part:
         part.write_text(markdown(summaries, whole), encoding="utf-8")
 
 

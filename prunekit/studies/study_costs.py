@@ -73,9 +73,8 @@ def passes_of_entries(recipe: EvidenceRecipe, macs: int, spec: ModelSpec) -> lis
     entries = [name for name in options.entries for _ in options.seeds_of(name)]
     scratch = sum(recipe.entry(name).finetune.from_scratch for name in entries)
     making = round(options.training * trained) * len(entries) + trained * scratch
-    networks = macs * (
-        1 + sum(recipe.entry(name).allocation.budget for name in entries)
-    )  # MACs of one sample in all of them
+    budgets = [recipe.entry(name).allocation.budget for name in entries]
+    networks = macs * (1 + sum(budgets))  # MACs of one sample in all of them
     batches, batch_size = loss_draws(recipe.evaluation)
     losses, images = options.loss_groups * batches * batch_size, sampled_in_entries(recipe, spec)
     count = 1 + len(entries)

@@ -1,15 +1,13 @@
 """Searches that end early, once what is left to measure can gain no more than is negligible."""
 
 import math
-import threading
-from concurrent.futures import ThreadPoolExecutor
 from types import SimpleNamespace
 
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from tiny_search import Tiny, trained
+from tiny_search import Tiny, searched_together, trained
 
 from prunekit.errors import InputError
 from prunekit.search import SearchOptions
@@ -66,18 +64,7 @@ def test_a_gain_that_counts_lets_the_search_go_on():
 
 @pytest.mark.slow
 def test_workers_that_share_a_study_end_at_one_plan_when_they_end_early(tmp_path):
-    study, workers, both = str(tmp_path / "shared.log"), [trained(), trained()], threading.Barrier(2)
-    for tiny in workers:  # neither may be done before the other has begun
-        loss, evaluated = tiny.probe.loss, tiny.evaluated
-
-        def together(*asked, loss=loss, evaluated=evaluated):
-            if not evaluated:
-                both.wait(60)
-            return loss(*asked)
-
-        object.__setattr__(tiny.probe, "loss", together)
-    with ThreadPoolExecutor(2) as pool:
-        found = list(pool.map(lambda tiny: tiny.search("tpe", study=study, trials=64, negligible=1e6), workers))
+    found = searched_together("tpe", study=str(tmp_path / "shared.log"), trials=64, negligible=1e6)
     assert found[0].plan == found[1].plan
     assert sum(len(result.measured) for result in found) <= 2 * _WINDOW + 2 + 2 + 1
 

@@ -1,11 +1,9 @@
 """What Optuna brings: shared studies, and what is said where it is not installed."""
 
 import sys
-import threading
-from concurrent.futures import ThreadPoolExecutor
 
 import pytest
-from tiny_search import trained
+from tiny_search import searched_together, trained
 
 from prunekit.errors import InputError
 from prunekit.search import ranks
@@ -22,19 +20,7 @@ def test_without_optuna_the_extra_is_named(monkeypatch, name):
 @pytest.mark.parametrize("name", ["evolution", "tpe"])
 def test_workers_that_share_a_study_share_its_trials_and_end_at_one_plan(tmp_path, name):
     study = str(tmp_path / "deep" / "shared.log")
-    workers = [trained(), trained()]
-    both = threading.Barrier(2)
-    for tiny in workers:  # neither may be done before the other has begun
-        loss, evaluated = tiny.probe.loss, tiny.evaluated
-
-        def together(*asked, loss=loss, evaluated=evaluated):
-            if not evaluated:
-                both.wait(60)
-            return loss(*asked)
-
-        object.__setattr__(tiny.probe, "loss", together)
-    with ThreadPoolExecutor(2) as pool:
-        found = list(pool.map(lambda tiny: tiny.search(name, study=study, trials=24), workers))
+    found = searched_together(name, study=study, trials=24)
     assert found[0].plan == found[1].plan
     shares = [len(result.measured) for result in found]
     assert all(shares)
