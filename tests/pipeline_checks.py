@@ -14,6 +14,7 @@ from expert_pipelines import (
     FLOWS,
     GROUPS,
     UNITS,
+    assert_alike,
     denoiser_of,
     first_call,
     pair,
@@ -82,7 +83,7 @@ def saving(name: str, folder: Path) -> str | None:
     again = diffusers.DiffusionPipeline.from_pretrained(folder / "saved", **missing)
     again.set_progress_bar_config(disable=True)
     assert type(denoiser_of(again)) is prunekit.TimestepExperts
-    assert torch.equal(pictures(again, name), expected)
+    assert_alike(pictures(again, name), expected)
     return None
 
 
@@ -97,7 +98,7 @@ def offloading(name: str, folder: Path) -> str | None:
     for own in (experts, load_experts(folder / "experts", "one")):
         other.register_modules(**{part_of(other): own})
         accelerate.cpu_offload(own, torch.device("cpu"))
-        assert torch.equal(pictures(other, name), expected)
+        assert_alike(pictures(other, name), expected)
         assert {one.device.type for one in own.parameters()} == {"meta"}
     return None
 
@@ -133,8 +134,8 @@ def lora(name: str, folder: Path) -> str | None:
     assert torch.equal(pictures(other, name), changed)
     for one in (base, other):
         one.unload_lora_weights()
-    unloaded = pictures(base, name)  # weights that were moved may add up in another order, on some machines
-    assert torch.allclose(unloaded, plain, atol=1e-5)
+    unloaded = pictures(base, name)
+    assert_alike(unloaded, plain)
     assert torch.equal(pictures(other, name), unloaded)
     pruned = tiny_pipeline(name, folder)
     experts = with_experts(pruned, name, slim_experts)
