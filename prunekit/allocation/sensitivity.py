@@ -178,6 +178,18 @@ class Sensitivity:
                 f"expected the same: {_AGAIN}."
             )
 
+    def check_weights(self, weights: str) -> None:
+        """Refuse a sensitivity of another network.
+
+        Args:
+            weights: :func:`prunekit.training.weights_hash` of the network that it shall tell of.
+
+        Raises:
+            InputError: it is of another one.
+        """
+        if self.weights_sha256 not in (None, weights):
+            raise InputError(f"The sensitivity was measured with other weights than those of the base: {_AGAIN}.")
+
     def check(self, groups: TimestepGroups, sampler: str, counts: IntArray) -> None:
         """Refuse a sensitivity that was measured for other groups or another sampler.
 

@@ -64,16 +64,6 @@ class PlannedNetwork:
         if self.sha256 and recoveries.base_sha256 and self.sha256 != recoveries.base_sha256:
             raise InputError(f"{path} is of another base than --base; make it again with `prunekit recover`.")
 
-    def check_sensitivity(self, sensitivity: Sensitivity, path: Path) -> None:
-        """Refuse a sensitivity of another network."""
-        from prunekit.training import weights_hash
-
-        known = sensitivity.weights_sha256
-        if known is not None and known != weights_hash(self.model):
-            raise InputError(
-                f"{path} was measured with other weights than those of --base; measure it again with `prunekit sensitivity`."
-            )
-
 
 @dataclass(frozen=True)
 class Recorded:
@@ -130,9 +120,11 @@ class Recorded:
         Raises:
             InputError: it is of another network.
         """
+        from prunekit.training import weights_hash
+
         if self.sensitivity is None:
             return None
         found = Sensitivity.from_json(read_json(self.sensitivity, SENSITIVITY), self.sensitivity)
         if network is not None:
-            network.check_sensitivity(found, self.sensitivity)
+            found.check_weights(weights_hash(network.model))
         return found

@@ -108,7 +108,7 @@ def prune(
     check_timesteps(partition, loaded.schedule, base)
     _note_other_steps(plan, loaded.schedule)
     wanted = [partition[index] for index in goal.group] if goal.group else list(partition)
-    known = searching.weighed_by(plan)
+    known = searching.weighed_by(plan, loaded.model)
     read = [base, config, inputs, goal.allocation, searching.sensitivity, searching.study, table]
     _check_outputs([output / f"group-{one.index}" for one in wanted], read)
     others = data_options(data, resolution)

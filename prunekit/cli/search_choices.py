@@ -13,6 +13,8 @@ from prunekit.cli.shared_options import Seed
 from prunekit.errors import InputError
 
 if TYPE_CHECKING:
+    from torch import nn
+
     from prunekit.allocation import Allocation, Sensitivity
     from prunekit.search import Endpoint
 
@@ -55,14 +57,15 @@ class Searching:
     ] = None
     seed: Seed = 0
 
-    def weighed_by(self, plan: "Allocation") -> "Sensitivity | None":
+    def weighed_by(self, plan: "Allocation", model: "nn.Module") -> "Sensitivity | None":
         """What the sampler makes of an error in each group: the file's, or the allocation's.
 
         Raises:
-            InputError: a file is given and nothing is negligible, or it is of other groups.
+            InputError: a file is given and nothing is negligible, or it is of other groups or another network.
         """
         from prunekit.allocation import Sensitivity
         from prunekit.results.formats import SENSITIVITY
+        from prunekit.training import weights_hash
 
         path = self.sensitivity
         if path is None:
@@ -73,6 +76,7 @@ class Searching:
             )
         found = Sensitivity.from_json(read_json(path, SENSITIVITY), path)
         found.check_groups(plan.timestep_groups)
+        found.check_weights(weights_hash(model))
         return found
 
 

@@ -38,10 +38,13 @@ def test_what_is_negligible_follows_from_the_sensitivity_of_the_same_groups(tmp_
     assert (
         weighed == 33 < plain
     )  # two windows of trials and the whole network: no error of this group reaches the sample
+    line = f"{line.replace(str(lone), '0', 1)} --negligible 0.1 --sensitivity sensitivity.json --output refused"
+    data = json.loads(Path("sensitivity.json").read_text())
+    data["model"]["weights_sha256"] = "f" * 64
+    Path("sensitivity.json").write_text(json.dumps(data))
+    assert "with other weights than those of the base" in typed(line).sentence
     done("prunekit groups --groups 2 --base embedded:digits --overwrite")
-    refused = typed(
-        f"{line.replace(str(lone), '0', 1)} --negligible 0.1 --sensitivity sensitivity.json --output refused"
-    )
+    refused = typed(line)
     assert refused.code == 2
     assert "measured for the timestep groups" in refused.err
     assert not (tmp_path / "refused").exists()

@@ -99,7 +99,7 @@ def test_other_groups_and_other_weights_are_refused_by_allocate(tmp_path, monkey
     data["model"]["weights_sha256"] = "f" * 64
     Path("sensitivity.json").write_text(json.dumps(data))
     result = typed(f"{line} --journals frontiers --groups 2 --base embedded:digits")
-    assert "was measured with other weights than those of --base" in result.sentence
+    assert "was measured with other weights than those of the base" in result.sentence
     Path("sensitivity.json").write_text("{}")
     assert "sensitivity.json" in typed(f"{line} --journals frontiers --groups 2").sentence
     assert "sensitivity.json exists and is no earlier sensitivity" in typed(LINE).sentence
