@@ -21,7 +21,7 @@ from tiny_denoisers import tiny
 from torch import nn
 from true_figures import figures
 
-import prunekit.slim
+import prunekit.slim.storing
 from prunekit._files import sha256_file
 from prunekit.checkpoint import ModelSpec
 from prunekit.cli.app import main
@@ -283,7 +283,7 @@ def test_a_save_that_fails_leaves_the_old_folder_as_it_was(slim, folder, bench, 
     def fail(*_args, **_kwargs):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(prunekit.slim, function, fail)
+    monkeypatch.setattr(prunekit.slim.storing, function, fail)
     other = slim_of(bench("unet"), bench("unet").random_plan(9))
     with pytest.raises(KeyboardInterrupt):
         save_slim(other, folder)
