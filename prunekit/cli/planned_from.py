@@ -120,11 +120,11 @@ class Recorded:
         Raises:
             InputError: it is of another network.
         """
-        from prunekit.training import weights_hash
-
         if self.sensitivity is None:
             return None
         found = Sensitivity.from_json(read_json(self.sensitivity, SENSITIVITY), self.sensitivity)
         if network is not None:
+            from prunekit.training import weights_hash
+
             found.check_weights(weights_hash(network.model))
         return found

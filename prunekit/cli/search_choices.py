@@ -65,7 +65,6 @@ class Searching:
         """
         from prunekit.allocation import Sensitivity
         from prunekit.results.formats import SENSITIVITY
-        from prunekit.training import weights_hash
 
         path = self.sensitivity
         if path is None:
@@ -76,6 +75,8 @@ class Searching:
             )
         found = Sensitivity.from_json(read_json(path, SENSITIVITY), path)
         found.check_groups(plan.timestep_groups)
+        from prunekit.training import weights_hash
+
         found.check_weights(weights_hash(model))
         return found
 
