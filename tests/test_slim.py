@@ -21,6 +21,7 @@ from tiny_denoisers import tiny
 from torch import nn
 from true_figures import figures
 
+import prunekit.slim.rebuilding
 import prunekit.slim.storing
 from prunekit._files import sha256_file
 from prunekit.checkpoint import ModelSpec
@@ -614,3 +615,12 @@ def test_inputs_that_json_cannot_hold_are_given_again_by_who_loads_the_model():
     assert set(ModelSpec("UNet2DModel", {}, inputs=inputs).to_json()) == {"class", "config"}
     del inputs["kv_cache"]
     assert ModelSpec("UNet2DModel", {}, inputs=inputs).to_json()["inputs"]["sample"] == {"shape": [1, 3, 8, 8]}
+
+
+def test_networks_of_the_same_shapes_are_run_once_and_their_macs_are_still_checked(slim, folder, tmp_path, monkeypatch):
+    load_slim(folder)
+    monkeypatch.setattr(prunekit.slim.rebuilding, "_check_run", lambda *_: pytest.fail("was run again"))
+    assert load_slim(folder).macs == slim.macs
+    save_slim(replace(slim, macs=slim.macs + 1), tmp_path / "wrong")
+    with pytest.raises(FileFormatError, match="MACs; its tensors take"):
+        load_slim(tmp_path / "wrong")

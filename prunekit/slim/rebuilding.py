@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_map
 
-from prunekit._files import sha256_file
+from prunekit._files import json_hash, sha256_file
 from prunekit._json import read_json
 from prunekit._leftovers import restore
 from prunekit._messages import one_line
@@ -49,6 +49,9 @@ _MISFITS = (
 )
 
 _OF_IMAGES = ("DiTTransformer2DModel", "Transformer2DModel", "UNet2DModel")  # their inputs follow from the config alone
+
+_RUNS: dict[str, int | None] = {}
+"""What :func:`_check_run` found, by all that it depends on. A run reads the same shapes often: pruned, tuned, put together."""
 
 Shapes = Mapping[str, tuple[int, ...]]
 Sizes = Mapping[str, Mapping[str, int]]
@@ -138,7 +141,11 @@ def _fitted(folder: Path, spec: ModelSpec, shapes: Shapes, known: "SlimFile", pl
     if spec.factory is None:
         kept = {name: own for name, own in plan.kept.items() if not are_gone(name, stubs)}
         check_kept(replace(plan, kept=kept), skeleton, shapes, f"{folder}")
-        _check_macs(folder, spec, _check_run(folder, spec, skeleton, unpruned, shapes, sizes), macs)
+        runs = _RUNS if spec.inputs is None else {}
+        same = json_hash([known.model, known.shapes, sizes, known.stubs])
+        if same not in runs:
+            runs[same] = _check_run(folder, spec, skeleton, unpruned, shapes, sizes)
+        _check_macs(folder, spec, runs[same], macs)
     model = fit(skeleton, read_tensors(folder / "model.safetensors"), sizes)
     check_finite(model, folder)
     if spec.factory is not None and spec.inputs is not None:
