@@ -51,8 +51,12 @@ class Run(PlannedRun):
             report.write_report(self.folder)
         return manifest
 
-    def make_all(self) -> Path:
-        """:meth:`execute` without a report, for a run that is part of another run."""
+    def make_all(self, *, tuned: bool = True) -> Path:
+        """:meth:`execute` without a report, for a run that is part of another run.
+
+        Args:
+            tuned: False to end before the fine-tuning, whose options still say how recoveries are measured.
+        """
         recipe = self.recipe
         check_extractor(self.images, recipe.evaluation)
         inputs: dict[str, object] = {"base": recipe.base, "data": recipe.data, "images": self._data_hash()}
@@ -62,20 +66,19 @@ class Run(PlannedRun):
             inputs["scheduler"] = sha256_file(scheduler_file(self.pipeline))
         self._stage("base", inputs, ["base.pt"], self._base, extras=["base.safetensors"])
         if isinstance(recipe, ExpertsRecipe):
-            self._experts(recipe)
+            self._experts(recipe, tuned)
         return self._manifest()
 
-    def _experts(self, recipe: ExpertsRecipe) -> None:
+    def _experts(self, recipe: ExpertsRecipe, tuned: bool) -> None:
         """Run the stages after the base for which the recipe has sections."""
         self._plan(recipe)
         if recipe.prune is not None:
             if "importance" not in self.planned:
                 self._score(recipe.prune)
-            self._specialists(recipe, recipe.prune)
+            self._specialists(recipe, recipe.prune, recipe.finetune if tuned else None)
 
-    def _specialists(self, recipe: ExpertsRecipe, options: PruneOptions) -> None:
+    def _specialists(self, recipe: ExpertsRecipe, options: PruneOptions, tune: FinetuneOptions | None) -> None:
         """Prune and fine-tune every group, then assemble the experts and measure them."""
-        tune = recipe.finetune
         self._apart({f"group {group.index}": self._specialist(group.index, options, tune) for group in self.groups})
         if tune is None:
             return

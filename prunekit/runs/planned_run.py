@@ -90,9 +90,10 @@ class PlannedRun(BasedRun):
     def _recoveries(self, prune: PruneOptions, allocation: AllocationOptions, tune: FinetuneOptions) -> list[str]:
         """Train networks of a few sizes of every group for a short time; returns the stages' names."""
         floor, sizes = allocation.frontier_floor, allocation.recoveries
-        short = shortened(tune, allocation.recovery_steps)
+        short = shortened(tune, allocation.recovery_steps, prune.seed)
         how = self.recipe.deciding(["finetune"])
-        for key in ("steps", "warmup_steps"):  # the recoveries have their own
+        how.get("finetune", {}).pop("share_steps", None)  # the recoveries all have as many
+        for key in ("steps", "warmup_steps", "seed"):  # and have their own
             how.get("finetune", {}).get("train", {}).pop(key, None)
         short_steps = {"steps": short.train.steps, "warmup_steps": short.train.warmup_steps}
         inputs = {

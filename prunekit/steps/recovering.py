@@ -25,12 +25,13 @@ from prunekit.training import Reporter
 __all__ = ["recover", "shortened", "whole_model"]
 
 
-def shortened(options: FinetuneOptions, steps: int) -> FinetuneOptions:
+def shortened(options: FinetuneOptions, steps: int, seed: int | None = None) -> FinetuneOptions:
     """A fine-tuning of fewer steps, with a warm-up of at most a tenth of them.
 
     Args:
         options: the fine-tuning as a whole.
         steps: number of train steps.
+        seed: of its draws; the fine-tuning's if missing.
 
     Raises:
         InputError: it trains from scratch, which a few steps say nothing of.
@@ -39,8 +40,9 @@ def shortened(options: FinetuneOptions, steps: int) -> FinetuneOptions:
         raise InputError(
             "Got recoveries of a fine-tuning from scratch; expected one that starts from the pruned weights."
         )
-    warmup = min(options.train.warmup_steps, steps // 10)
-    return replace(options, train=replace(options.train, steps=steps, warmup_steps=warmup), share_steps=False)
+    train = options.train
+    warmup, seed = min(train.warmup_steps, steps // 10), train.seed if seed is None else seed
+    return replace(options, train=replace(train, steps=steps, warmup_steps=warmup, seed=seed), share_steps=False)
 
 
 def whole_model(bench: Bench, group: TimestepGroup) -> SlimModel:

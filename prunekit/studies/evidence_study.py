@@ -189,8 +189,8 @@ class EvidenceRun(ResumableRun[EvidenceRecipe]):
             home=self.folder,  # so that all share one table of layer times
             pipeline=self.recipe.evaluation.pipeline,
         )
-        pruned = run(recipe.only("groups", "allocation", "prune"))
-        pruned.make_all()
+        pruned = run(recipe.only("groups", "allocation", "prune", "finetune"))
+        pruned.make_all(tuned=False)
         tuning = self._tuning(name, seed, recipe.finetune, pruned)
         tuned = run(pruned.recipe.model_copy(update={"finetune": tuning}))
         manifest = of_kind(ExpertsManifest, read_manifest(tuned.make_all().parent))

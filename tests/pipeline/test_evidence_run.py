@@ -139,6 +139,25 @@ def test_a_second_run_keeps_everything(folder, manifest):
 
 
 @pytest.mark.slow
+def test_recoveries_are_measured_once_with_the_entrys_own_options_and_are_paid_for(tmp_path):
+    def recovered(data):
+        recovering = {"rule": "measured", "frontier_floor": 0.5, "recoveries": 2, "recovery_steps": 2}
+        data["evidence"] |= {"entries": {"experts 0.8": {"changes": {"allocation": recovering}}}, "seeds": [3, 4]}
+
+    spy = Spy()
+    run_of(recipe(tmp_path, recovered), tmp_path / "run", spy).execute()
+    made = [name for name in spy.made if "recovery" in name]
+    assert made == [f"experts 0.8, seed 3: recovery group {group}" for group in range(2)]
+    manifest = read_json(tmp_path / "run" / "manifest.json")
+    trained = [row for row in manifest["ledger"] if "recovery" in row["stage"] and row["kind"] == "training"]
+    assert {row["samples"] for row in trained} == {2 * 2}  # steps and the recipe's batch size
+    base, *others = manifest["evidence"]
+    for row in others:
+        step = 3 * 2 * sum(expert["macs"] for expert in row["experts"])
+        assert 0 <= 1.4 * base["training_macs"]["base"] - sum(row["training_macs"].values()) < step
+
+
+@pytest.mark.slow
 def test_other_seeds_fine_tune_what_one_search_found_and_processes_give_the_same(manifest, tmp_path):
     def other(data):
         data["evidence"] |= {"entries": {name: ENTRIES[name] for name in ("experts 0.8", "taught")}, "seeds": [0, 1]}
