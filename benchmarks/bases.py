@@ -29,6 +29,7 @@ ROOT = REPORTS.parents[1]
 FOLDER = REPORTS.parent / "bases"
 STUDIES = {  # the bases of each, by the seed of their training
     "fashion-bases": (0, 1, 2, 3, 4),
+    "fashion-sensitivity": (0, 1, 2, 3, 4),
     "fashion-scratch": (0, 1, 2, 3, 4),
     "fashion-seeds": (0,),
     "fashion-two": (0, 1, 2),
