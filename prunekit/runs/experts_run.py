@@ -2,6 +2,7 @@
 
 from functools import partial
 from pathlib import Path
+from typing import Literal
 
 from torch import nn
 
@@ -37,6 +38,7 @@ from prunekit.training.tracking import open_tracking
 
 __all__ = ["Run"]
 
+Last = Literal["prune", "assemble", "evaluate"]
 _CHECKPOINT_SUFFIXES = (".json", ".safetensors", ".bin")  # of the files that are read in a diffusers folder
 
 
@@ -51,11 +53,12 @@ class Run(PlannedRun):
             report.write_report(self.folder)
         return manifest
 
-    def make_all(self, *, tuned: bool = True) -> Path:
+    def make_all(self, last: Last = "evaluate") -> Path:
         """:meth:`execute` without a report, for a run that is part of another run.
 
         Args:
-            tuned: False to end before the fine-tuning, whose options still say how recoveries are measured.
+            last: the kind of stage to end with. Sections for later stages still say how recoveries are trained and how a
+                sensitivity is sampled.
         """
         recipe = self.recipe
         check_extractor(self.images, recipe.evaluation)
@@ -66,25 +69,27 @@ class Run(PlannedRun):
             inputs["scheduler"] = sha256_file(scheduler_file(self.pipeline))
         self._stage("base", inputs, ["base.pt"], self._base, extras=["base.safetensors"])
         if isinstance(recipe, ExpertsRecipe):
-            self._experts(recipe, tuned)
+            self._experts(recipe, last)
         return self._manifest()
 
-    def _experts(self, recipe: ExpertsRecipe, tuned: bool) -> None:
+    def _experts(self, recipe: ExpertsRecipe, last: Last) -> None:
         """Run the stages after the base for which the recipe has sections."""
         self._plan(recipe)
         if recipe.prune is not None:
             if "importance" not in self.planned:
                 self._score(recipe.prune)
-            self._specialists(recipe, recipe.prune, recipe.finetune if tuned else None)
+            self._specialists(recipe, recipe.prune, last)
 
-    def _specialists(self, recipe: ExpertsRecipe, options: PruneOptions, tune: FinetuneOptions | None) -> None:
+    def _specialists(self, recipe: ExpertsRecipe, options: PruneOptions, last: Last) -> None:
         """Prune and fine-tune every group, then assemble the experts and measure them."""
+        tune = None if last == "prune" else recipe.finetune
         self._apart({f"group {group.index}": self._specialist(group.index, options, tune) for group in self.groups})
         if tune is None:
             return
-        last = [f"finetune group {group.index}" for group in self.groups]
-        self._stage("assemble", {}, ["experts"], self._assemble, last)
-        if recipe.evaluation:
+        self._stage(
+            "assemble", {}, ["experts"], self._assemble, [f"finetune group {group.index}" for group in self.groups]
+        )
+        if recipe.evaluation and last == "evaluate":
             shown = not self.images.train.latent or recipe.evaluation.pipeline is not None
             samples = [] if not shown else ["samples/base.npz", "samples/experts.npz"]
             outputs = ["evaluation.json", *samples]

@@ -189,11 +189,11 @@ class EvidenceRun(ResumableRun[EvidenceRecipe]):
             home=self.folder,  # so that all share one table of layer times
             pipeline=self.recipe.evaluation.pipeline,
         )
-        pruned = run(recipe.only("groups", "allocation", "prune", "finetune"))
-        pruned.make_all(tuned=False)
+        pruned = run(recipe.only("groups", "allocation", "prune", "finetune", "evaluation"))
+        pruned.make_all("prune")
         tuning = self._tuning(name, seed, recipe.finetune, pruned)
         tuned = run(pruned.recipe.model_copy(update={"finetune": tuning}))
-        manifest = of_kind(ExpertsManifest, read_manifest(tuned.make_all().parent))
+        manifest = of_kind(ExpertsManifest, read_manifest(tuned.make_all("assemble").parent))
         experts = self._opened(folder / "experts")
         mean = experts.mean_macs(
             evaluations(self.base.schedule, self.setting.allocation.sampler, self.setting.allocation.steps)

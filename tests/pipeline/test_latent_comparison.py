@@ -14,7 +14,7 @@ from prunekit._json import read_json
 from prunekit.checkpoint import save_base
 from prunekit.errors import InputError, PrunekitError
 from prunekit.features import FeatureNet, FeatureTraining, save_features
-from prunekit.recipe import EvaluationOptions, load_recipe
+from prunekit.recipe import EntryOptions, EvaluationOptions, load_recipe
 from prunekit.runs.publishing import publish
 from prunekit.schedule import NoiseSchedule, Parameterization
 from prunekit.steps.bases import open_base, sampled_by
@@ -150,6 +150,21 @@ def test_every_entry_of_a_recipe_runs_on_a_tiny_pipeline(name, kind, classifier,
     assert (ratios[0], ratios[3]) == (1.0, 1.0)
     assert 0 < ratios[1] <= 0.8
     assert 0 < ratios[2] <= 0.6
+
+
+@pytest.mark.slow
+def test_an_entrys_sensitivity_is_that_of_the_pipeline_with_its_guidance(pipeline, base, classifier, tmp_path):
+    measured = {"rule": "measured", "frontier_floor": 0.5, "sensitivity": True, "sensitivity_samples": 2}
+    recipe = recipe_of(tmp_path, pipeline, base, classifier, {"guidance_scale": 4.0, "other_guidance_scales": []})
+    entries = {"experts 0.8": EntryOptions(changes={"allocation": measured})}
+    evidence = replace(recipe.evidence, entries=entries, training=0.1)
+    run_of(recipe.model_copy(update={"evidence": evidence}), tmp_path / "run").execute()
+    found = read_json(tmp_path / "run" / "entries" / "experts-0-8" / "sensitivity.json")
+    assert found["measured_in"] == "pixels"  # decoded
+    rows = read_json(tmp_path / "run" / "manifest.json")["ledger"]
+    (row,) = [row for row in rows if row["stage"] == "experts 0.8, seed 0: sensitivity"]
+    runs = 1 + sum(group["evaluations"] > 0 for group in found["groups"])
+    assert row["samples"] == runs * 2 * 2 * 3  # samples, with and without the condition, steps
 
 
 @pytest.mark.slow

@@ -43,6 +43,13 @@ def test_an_axis_has_several_numbers(values):
         assert 3 <= len(Scale.around(values, 0, 100, log).ticks) <= 7
 
 
+@given(st.floats(1e-6, 1e6), st.floats(0, 1e-3), st.booleans())
+def test_an_axis_of_values_that_hardly_differ_has_numbers_that_do(value, apart, log):
+    scale = Scale.around([value, value * (1 + apart)], 0, 100, log)
+    assert len(scale.ticks) >= 2
+    assert len({tick_text(tick) for tick in scale.ticks}) == len(scale.ticks)
+
+
 @given(st.text(st.characters(codec="ascii", exclude_categories=("C",)), min_size=1), st.floats(20, 200))
 def test_a_text_that_was_cut_fits(text, width):
     found = cut_text(text, width)

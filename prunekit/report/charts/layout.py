@@ -30,6 +30,7 @@ LINE = 15
 """Distance of two lines of text."""
 _MARGIN = 1.04  # browsers round the widths of letters
 _FEW = 2  # with fewer ticks than this, a logarithmic axis takes those of a linear one
+_ALIKE = 1e-5  # values that differ by a smaller share get the room of equal ones: ticks have six digits
 
 
 @dataclass(frozen=True)
@@ -95,6 +96,8 @@ class Scale:
         """
         known = [value for value in values if math.isfinite(value)]
         low, high = min(known, default=0.0), max(known, default=1.0)
+        if high - low <= _ALIKE * max(abs(low), abs(high)):
+            low = high = (low + high) / 2
         log = log and low > 0
         if log:
             factor = (high / low) ** room if high > low else 1.1
