@@ -1,10 +1,12 @@
+import re
 from dataclasses import fields, is_dataclass
 from pathlib import Path
 
 import pytest
+from pydantic import TypeAdapter, ValidationError
 
 from prunekit.errors import FileFormatError, InputError, MissingFileError
-from prunekit.recipe import BaseOptions, Recipe, load_recipe
+from prunekit.recipe import BaseOptions, MultistageOptions, Recipe, load_recipe
 
 RECIPES = sorted((Path(__file__).parents[1] / "recipes").glob("*.yaml"))
 WHOLE = """\
@@ -170,6 +172,45 @@ def test_what_a_section_refuses_is_told_in_its_words(recipe, old, new, section, 
         recipe(text)
     assert "Value error" not in str(caught.value)
     assert not str(caught.value).endswith("..")
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "said"),
+    [
+        ("  seeds: [0, 1]", "  seeds: [1, 0, 1]", "Got seed 1 more than once; expected different seeds."),
+        (
+            "  train: {steps: 10}",
+            "  train: {steps: 10, curriculum_width: 0}",
+            "Got curriculum_center 0.3 and curriculum_width 0;",
+        ),
+        ("  train: {steps: 10}", "  train: {steps: 10, curriculum_center: -50}", "a centre in [0, 1]"),
+        (
+            "  method: snr\n  count: 4",
+            "  experts: noisy\n  count: 3",
+            "Got experts noisy with a method, a count or cuts",
+        ),
+    ],
+)
+def test_what_would_fail_or_mislead_after_the_training_is_refused_before(recipe, old, new, said):
+    with pytest.raises(FileFormatError, match=re.escape(said)):
+        recipe(changed(old, new))
+
+
+@pytest.mark.parametrize(
+    ("section", "said"),
+    [
+        ({"networks": []}, "expected unified, with which all are compared"),
+        ({"networks": ["unified"]}, "expected unified, with which all are compared"),
+        ({"networks": ["equal", "equal"]}, "expected unified, with which all are compared"),
+        ({"networks": ["unified", "equal", "equal"]}, "others, each once"),
+        ({"groupings": [{"experts": "noisy"}]}, "Got a grouping with experts noisy"),
+        ({"seeds": [0, 0]}, "Got seed 0 more than once"),
+    ],
+)
+def test_comparisons_without_anything_to_compare_are_refused(section, said):
+    data = {"widths": [[8, 8], [8, 8]], "groupings": [{"count": 2}], **section}
+    with pytest.raises((ValidationError, InputError), match=re.escape(said)):
+        TypeAdapter(MultistageOptions).validate_python(data)
 
 
 def test_learning_rates_are_one_for_each_group(recipe):

@@ -174,9 +174,10 @@ def _refusal(budget: float, rule: str, count: int, feasible: tuple[float, float]
     what = f"A budget of {budget:g} cannot be met by rule {rule!r} with {count} groups; expected {low:.6g} … {high:g}"
     mends = ["a budget in that range"]
     if rule == "measured":
-        mends.append(RECORD)
+        mends.append(f"searches down to a smaller target: {RECORD}")
     if rule != "auto" and budget < 1:
         mends.append("the `rule` auto, which meets every budget that the network can be pruned to")
+    if rule == "linear":
         mends.append("fewer groups")
     return f"{what}. Choose {', or '.join(mends)}."
 

@@ -114,6 +114,8 @@ class Sensitivity:
                 raise ValueError(f"group {group.index} has no evaluations and an amplification")
             if group.evaluations and not group.error > 0:
                 raise ValueError(f"group {group.index} has {group.evaluations} evaluations and no error")
+        if not any(group.amplification for group in self.groups):
+            raise ValueError("no group has an amplification: the noise changed no sample")
         if (self.features is not None) != (self.measured_in == "features"):
             raise ValueError("features are described only where the change was measured in them")
 

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
+import numpy as np
 import typer
 
 from prunekit._files import write_json
@@ -114,7 +115,7 @@ def groups(
     json: Json = False,
 ) -> None:
     """Cut the timesteps into groups and write groups.json. Group 0 is the cleanest."""
-    refuse_existing(output, overwrite, FileKind("groups", has_format(GROUPS)), [base, config, data])
+    refuse_existing(output, overwrite, FileKind("groups", has_format(GROUPS)), [base, config, data, sensitivity])
     asked = _given(kind=noise_schedule, num_timesteps=num_timesteps)
     source = _Source(data, resolution, base, config, asked, _given(weights=weights, prediction_type=prediction_type))
     looks = _given(eta=eta, alpha=alpha, rule=rule, samples=samples, nodes=nodes, memory_mib=memory)
@@ -129,12 +130,11 @@ def groups(
                 f"Got {_flags(named)} with {instead}, which looks at the noise schedule alone; "
                 "expected it with --method similarity or gradient."
             )
-        schedule = source.schedule()
-        made = (
-            _from_file(sensitivity, schedule, count)
-            if sensitivity
-            else cut_with_evidence(schedule, count, method, _cuts(cuts))
-        )
+        if sensitivity is not None:
+            schedule, made = _from_file(sensitivity, source, count)
+        else:
+            schedule = source.schedule()
+            made = cut_with_evidence(schedule, count, method, _cuts(cuts))
     else:
         if output.suffix != ".png":  # refused later
             refuse_existing(output.with_suffix(".png"), overwrite, PICTURE, [base, config, data])
@@ -210,12 +210,30 @@ def _measured(source: _Source, chosen: JsonObject, output: Path) -> tuple[NoiseS
         return base.schedule, method_of(options, images.train, base)(base.schedule, options.count)
 
 
-def _from_file(path: Path, schedule: NoiseSchedule, count: int) -> Grouping:
-    """Groups cut where a sensitivity changes."""
+def _from_file(path: Path, source: _Source, count: int) -> tuple[NoiseSchedule, Grouping]:
+    """The noise schedule of a sensitivity, and groups cut where it changes.
+
+    Raises:
+        InputError: the base or the options have another noise schedule, or the base other weights.
+    """
     from prunekit._json import read_json
     from prunekit.allocation import BySensitivity, Sensitivity
 
-    return BySensitivity(Sensitivity.from_json(read_json(path, SENSITIVITY), path))(schedule, count)
+    found = Sensitivity.from_json(read_json(path, SENSITIVITY), path)
+    if source.base is not None:
+        from prunekit.training import weights_hash
+
+        found.check_weights(weights_hash(source.opened().model))
+    asked, own = source.schedule(), (found.about or {}).get("noise_schedule")
+    schedule = asked if own is None else NoiseSchedule.from_config(own)
+    is_told = source.base is not None or bool(source.asked)
+    if is_told and not np.allclose(schedule.log_snr, asked.log_snr, rtol=1e-3, atol=1e-3):
+        told = "--base" if source.base is not None else "the options"
+        raise InputError(
+            f"{path} was measured with another noise schedule than that of {told}; leave it out, or measure the sensitivity again "
+            "with `prunekit sensitivity`."
+        )
+    return schedule, BySensitivity(found)(schedule, count)
 
 
 def _show_groups(made: Grouping, schedule: NoiseSchedule, output: Path, json: bool) -> None:

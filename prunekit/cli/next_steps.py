@@ -2,13 +2,14 @@
 
 import os
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from prunekit._json import JsonDict, read_json
 from prunekit._kinds import has_format
 from prunekit.errors import PrunekitError
-from prunekit.results.formats import ALLOCATION, EVALUATION, EXPERTS, GROUPS, SLIM
+from prunekit.results.formats import ALLOCATION, EVALUATION, EXPERTS, GROUPS, SENSITIVITY, SLIM
 from prunekit.steps.standing import UNKNOWN_BASE, SlimFacts, base_near, command, missing_groups, slims_in
 
 __all__ = [
@@ -34,7 +35,7 @@ __all__ = [
     "suggest",
 ]
 
-_BUDGET, _FRONTIER_FLOOR = 0.8, 0.3
+_BUDGET, _FRONTIER_FLOOR, _STEPS = 0.8, 0.3, 50
 _FRONTIERS = Path("frontiers")
 _PROMPTS = "prompts.txt"
 _GROUPS, _ALLOCATION, _SLIM, _EXPERTS = Path("groups.json"), Path("allocation.json"), Path("slim"), Path("experts")
@@ -146,20 +147,30 @@ def after_latency(base: str, table: Path) -> str:
     return command("prune", base, target=_BUDGET, target_of="latency", latency_table=table)
 
 
-def after_sensitivity(model: str, sensitivity: Path) -> str:
+def after_sensitivity(model: str, sensitivity: Path, sampler: str, steps: int) -> str:
     """After a sensitivity: divide a budget by it if frontiers are recorded, else record them. Experts have a budget already."""
     if (Path(model) / "experts.json").is_file():
         return command("sample", model)
     if not _FRONTIERS.is_dir():
         return command("prune", model, target=_FRONTIER_FLOOR, output=_FRONTIERS)
     return command(
-        "allocate", budget=_BUDGET, base=model, rule="measured", journals=_FRONTIERS, sensitivity=sensitivity
+        "allocate",
+        budget=_BUDGET,
+        base=model,
+        rule="measured",
+        journals=_FRONTIERS,
+        sensitivity=sensitivity,
+        **_sampled(sampler, steps),
     )
 
 
 def after_recover(base: str, frontiers: Path, recoveries: Path) -> str:
     """After recoveries: divide a budget by the corrected losses, weighed by a sensitivity if one is here."""
-    sensitivity = Path("sensitivity.json")
+    sensitivity, known = Path("sensitivity.json"), dict[str, object]()
+    if sensitivity.is_file():
+        with suppress(PrunekitError, OSError):
+            found = read_json(sensitivity, SENSITIVITY)
+            known = {"sensitivity": sensitivity, **_sampled(str(found["sampler"]), int(found["steps"]))}
     return command(
         "allocate",
         budget=_BUDGET,
@@ -167,8 +178,14 @@ def after_recover(base: str, frontiers: Path, recoveries: Path) -> str:
         rule="measured",
         journals=frontiers,
         recoveries=recoveries,
-        sensitivity=sensitivity if sensitivity.is_file() else None,
+        **known,
     )
+
+
+def _sampled(sampler: str, steps: int) -> dict[str, object]:
+    """The options of an allocation for a sampler, as far as they are not the defaults."""
+    told: dict[str, object] = {} if sampler == "ddim" else {"sampler": sampler}
+    return told if steps == _STEPS else {**told, "num_inference_steps": steps}
 
 
 def after_run(folder: Path, pipeline: str | None = None, entry: str | None = None) -> str:

@@ -7,11 +7,13 @@ from typing import TYPE_CHECKING
 
 from prunekit._json import read_json
 from prunekit.allocation import Frontier, Recoveries, Sensitivity, read_frontiers
+from prunekit.allocation.frontier import RECORD
 from prunekit.cli.pruning_choices import check_timesteps
 from prunekit.errors import InputError
 from prunekit.groups import TimestepGroups
 from prunekit.results.formats import RECOVERIES, SENSITIVITY
 from prunekit.schedule import NoiseSchedule
+from prunekit.steps.standing import slims_in
 
 if TYPE_CHECKING:
     from torch import nn
@@ -101,6 +103,7 @@ class Recorded:
         if self.journals is None:
             return ()
         frontiers, path = read_frontiers(self.journals, len(groups)), self.recoveries
+        self._check_searched(self.journals, groups, network)
         if path is None:
             return frontiers
         found = Recoveries.from_json(read_json(path, RECOVERIES), path)
@@ -113,6 +116,19 @@ class Recorded:
             network.check_recoveries(found, path)
         points = found.of_each(groups)
         return tuple(one.corrected(known) for one, known in zip(frontiers, points, strict=True))
+
+    def _check_searched(self, journals: Path, groups: TimestepGroups, network: PlannedNetwork | None) -> None:
+        """Refuse searches for other timestep groups or of another base, as far as the slim models beside the journals tell."""
+        for slim in slims_in(journals):
+            found, group = slim.group, groups[slim.group.index]
+            if found != group or slim.num_timesteps != groups.num_timesteps:
+                raise InputError(
+                    f"{journals} was searched for timesteps {found.start}–{found.stop - 1} of {slim.num_timesteps} as group "
+                    f"{group.index} and the allocation is for {group.start}–{group.stop - 1} of {groups.num_timesteps}; {RECORD}."
+                )
+            of = slim.provenance.get("base_sha256")
+            if network is not None and network.sha256 and of and of != network.sha256:
+                raise InputError(f"{journals} was searched in another base than --base; {RECORD}.")
 
     def weights(self, network: PlannedNetwork | None) -> Sensitivity | None:
         """The sensitivity by which losses are weighed; None without its file.

@@ -123,7 +123,9 @@ def allocate(
     With --journals the targets of rules auto, linear, snr and measured are shown side by side, with the loss that the journals
     record at each: before fine-tuning, or with --recoveries after a short one.
     """
-    refuse_existing(output, overwrite, FileKind("allocation", has_format(ALLOCATION)), [groups, base, config, inputs])
+    searched = [] if journals is None else journals.glob("*.jsonl")
+    named = [groups, base, config, inputs, data, recoveries, sensitivity, *searched]
+    refuse_existing(output, overwrite, FileKind("allocation", has_format(ALLOCATION)), named)
     recorded = Recorded(journals, recoveries, sensitivity)
     if base is None and (config or inputs or data):
         alone = "config" if config else "inputs" if inputs else "data"

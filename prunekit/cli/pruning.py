@@ -311,8 +311,14 @@ def _wanted_targets(path: Path | None, target: float | None, schedule: "NoiseSch
         return Allocation.from_json(read_json(chosen), chosen)
     if not 0 < target <= 1:
         raise InputError(f"Got --target {target:g}; expected a fraction of the base's MACs, above 0 and at most 1.")
-    standing = path or next((p for p in (Path("allocation.json"), Path("groups.json")) if p.is_file()), None)
-    groups = TimestepGroups.from_json(read_json(standing), standing) if standing else cut_groups(schedule)
+    files = [path] if path else [file for file in (Path("allocation.json"), Path("groups.json")) if file.is_file()]
+    found = [TimestepGroups.from_json(read_json(file), file) for file in files]
+    if len({groups.cuts for groups in found}) > 1:
+        raise InputError(
+            "allocation.json and groups.json are here and have other timestep groups; allocate again with `prunekit allocate`, or "
+            "name the file by --allocation."
+        )
+    groups = found[0] if found else cut_groups(schedule)
     steps = min(50, schedule.num_timesteps)
     return plan_budget(groups, schedule, target, rule="uniform", steps=steps, floor=min(target, 0.1))
 

@@ -140,7 +140,7 @@ def sensitivity(
         return
     show_sensitivity(found)
     tell(f"Written to {output} and {picture}")
-    suggest(after_sensitivity(model, output))
+    suggest(after_sensitivity(model, output, found.sampler, found.steps))
 
 
 def show_sensitivity(found: "Sensitivity") -> None:

@@ -255,6 +255,14 @@ def _steps(allocation: Path | None, asked: "Sequence[_Asked]", steps: int) -> li
         raise InputError(
             f"{allocation} is of other timestep groups than {asked[0].slim}; expected the one that they were pruned by."
         )
+    for each, target in zip(asked, found.groups, strict=True):
+        made = each.facts.provenance
+        ratio = made["target"] / made["base"] if {"target", "base"} <= set(made) else target.mac_ratio
+        if abs(ratio - target.mac_ratio) > 1e-3:
+            raise InputError(
+                f"{each.facts.folder} was pruned to {ratio:.4g} of the base and {allocation} gives its group "
+                f"{target.mac_ratio:.4g}; expected the allocation that it was pruned by."
+            )
     trained = [not each.facts.whole or each.every for each in asked]
     return list(shared_steps(found, steps, trained))
 

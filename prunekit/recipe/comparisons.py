@@ -20,7 +20,7 @@ from prunekit.recipe.sections import (
     GroupOptions,
     Positive,
     PruneOptions,
-    Seed,
+    Seeds,
     Train,
 )
 from prunekit.training import StageDraw, TrainOptions
@@ -105,13 +105,22 @@ class MultistageOptions:
     middle: Middle = "shared"
     draw: StageDraw = "uniform"
     early_stop: EarlyStopOptions | None = None
-    seeds: Annotated[tuple[Seed, ...], Field(min_length=1)] = (0, 1, 2)
+    seeds: Seeds = (0, 1, 2)
     looks: Positive = 5
     sampler: str = "ddim"
     sampling_steps: Positive = 20
 
     def __post_init__(self) -> None:
+        networks = self.networks
+        if "unified" not in networks or not len(set(networks)) == len(networks) > 1:
+            raise InputError(
+                f"Got networks [{', '.join(networks)}]; expected unified, with which all are compared, and others, each once."
+            )
         for grouping in self.groupings:
+            if grouping.experts == "noisy":
+                raise InputError(
+                    "Got a grouping with experts noisy, whose border follows from a budget; expected a method and a count, or cuts."
+                )
             stages = grouping.number
             if stages != len(self.widths):
                 raise InputError(
@@ -136,7 +145,7 @@ class CurriculumOptions:
     __pydantic_config__: ClassVar[JsonObject] = STRICT
 
     entries: Annotated[dict[_Name, Annotated[JsonObject, ShownAs(Train)]], Field(min_length=2)]
-    seeds: Annotated[tuple[Seed, ...], Field(min_length=1)] = (0, 1, 2)
+    seeds: Seeds = (0, 1, 2)
     looks: Positive = 8
     sampler: str = "ddim"
     sampling_steps: Positive = 20
@@ -191,7 +200,7 @@ class EntryOptions:
     changes: Annotated[dict[Literal["groups", "allocation", "prune", "finetune"], JsonObject], ShownAs(_Changes)] = (
         field(default_factory=dict)
     )
-    seeds: Annotated[tuple[Seed, ...], Field(min_length=1)] | None = None
+    seeds: Seeds | None = None
 
 
 @dataclass(frozen=True)
@@ -214,7 +223,7 @@ class EvidenceOptions:
     entries: Annotated[dict[_Name, EntryOptions], Field(min_length=1)]
     headline: str
     training: Annotated[float, Field(gt=0)] = 0.25
-    seeds: Annotated[tuple[Seed, ...], Field(min_length=1)] = (0, 1, 2)
+    seeds: Seeds = (0, 1, 2)
     loss_groups: Positive = 5
     timed_images: Positive = 64
 

@@ -89,6 +89,18 @@ Train = Annotated[TrainOptions, TRAINING]
 Ratio = Annotated[float, Field(gt=0, le=1)]
 
 
+def _different(seeds: tuple[int, ...]) -> tuple[int, ...]:
+    """Refuse a seed that is there twice: it would be one training or one set of images that counts as two."""
+    twice = next((seed for seed in seeds if seeds.count(seed) > 1), None)
+    if twice is not None:
+        raise ValueError(f"Got seed {twice} more than once; expected different seeds.")
+    return seeds
+
+
+Seeds = Annotated[tuple[Seed, ...], Field(min_length=1), AfterValidator(_different)]
+"""Seeds, each once."""
+
+
 def _one_or_two(value: object) -> object:
     """A number or two, as they are; here so that an error names the key, and not one of the two forms."""
     numbers = value if isinstance(value, list) and len(value) == 2 else [value]
@@ -217,9 +229,10 @@ class GroupOptions:
     memory_mib: Positive = 256
 
     def __post_init__(self) -> None:
-        if self.experts == "noisy" and (self.cuts is not None or self.method != "uniform"):
+        if self.experts == "noisy" and (self.cuts is not None or self.method != "uniform" or self.count not in (2, 5)):
             raise InputError(
-                "Got experts noisy with a method or cuts; expected neither, since the border follows from the budget."
+                "Got experts noisy with a method, a count or cuts; expected none of them, since it makes two groups and the border "
+                "follows from the budget."
             )
         if self.method == "similarity" and self.cuts is None:
             self.similarity(np.zeros((1, 1))).check_rule(self.count)
@@ -500,7 +513,7 @@ class EvaluationOptions:
     __pydantic_config__: ClassVar[dict[str, object]] = STRICT
 
     samples: Positive = 1024
-    seeds: Annotated[tuple[Seed, ...], Field(min_length=1)] = (0, 1, 2)
+    seeds: Seeds = (0, 1, 2)
     features: Annotated[str, Choice(("auto", *SHIPPED, INCEPTION), files=FILES)] = "auto"
     clip: str | None = None
     pipeline: str | None = None

@@ -18,6 +18,7 @@ from prunekit.results.manifest_head import Head, metric_label
 
 __all__ = [
     "LearningCurve",
+    "are_even",
     "comparison_claim",
     "curves_of",
     "draw_learning",
@@ -35,6 +36,7 @@ __all__ = [
     "shares_sentence",
 ]
 
+_EVEN = 1.05  # whole numbers of steps differ by a few per cent
 _MARKERS = "os^DvPX<>*"
 
 
@@ -112,6 +114,12 @@ def mean_and_error(values: FloatArray, digits: int) -> str:
     return mean if len(values) < 2 else f"{mean} ± {values.std(ddof=1) / np.sqrt(len(values)):.{digits}f}"
 
 
+def are_even(curves: Sequence[LearningCurve]) -> bool:
+    """Whether all trainings took about as many MACs, to a twentieth."""
+    ends = [float(curve.training_macs[:, -1].mean()) for curve in curves]
+    return max(ends) <= _EVEN * min(ends)
+
+
 def learning_claim(rival: LearningCurve, others: Sequence[LearningCurve], label: str = "FID", doubt: str = "") -> str:
     """The finding of a comparison in sentences: which training ends best, and whether the difference exceeds the error.
 
@@ -133,7 +141,8 @@ def learning_claim(rival: LearningCurve, others: Sequence[LearningCurve], label:
             else "; it does not reach the latter"
         )
     which = "the one alternative" if len(others) == 1 else f"the best of {len(others)}, chosen by this number,"
-    lead = f"At equal training MACs {which} is {best.title}"
+    even = are_even([rival, *others])
+    lead = f"{'At equal training MACs' if even else 'With as many training MACs or fewer'} {which} is {best.title}"
     loss = _difference(best, rival, "losses")
     against = contradiction(difference, loss, float(rival.losses[:, -1].mean())) if of == "fids" else ""
     if not against:

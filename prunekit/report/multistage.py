@@ -10,6 +10,7 @@ from prunekit.report.comparison import Comparison, write_comparison
 from prunekit.report.document import Tile
 from prunekit.report.learning import (
     LearningCurve,
+    are_even,
     comparison_claim,
     curves_of,
     end_columns,
@@ -124,7 +125,9 @@ def write_multistage_report(folder: Path | str) -> Path:
     look = manifest.multistage[0].curve[-1]
     comparison = Comparison(
         "multistage",
-        "Networks for stages, at equal training MACs",
+        "Networks for stages, at equal training MACs"
+        if are_even([entry.curve for entry in entries])
+        else "Networks for stages, some of which were trained less",
         multistage_claim(manifest),
         _text(manifest, settings, unified, entries),
         [entry.curve for entry in entries],
@@ -198,15 +201,21 @@ def _text(
         "Shares: training MACs to reach the unified network's final mean loss and FID, as a share of the unified "
         "network's training and as a factor of reduction, interpolated between looks; – if they are never reached."
     )
+    tmacs = unified.training_macs / 1e12
+    curves = [entry.curve for entry in entries]
+    spent = [f"{curve.title} {curve.training_macs[:, -1].mean() / unified.training_macs:.2f}" for curve in curves]
+    why = "Stages were stopped early. " if section.early_stop else ""
+    less = "" if are_even(curves) else f"{why}Of these MACs they spent: {', '.join(spent)}. "
     return (
-        f"Every network was trained {start} with {unified.training_macs / 1e12:.2f} TMACs, as many as "
-        f"{train.steps:,} steps of {train.batch_size} for the unified network (backward counted as twice forward), over "
-        f"{seeds_text(len(section.seeds))}; the learning rate {_RATES[train.lr_scheduler]}. Stages are listed from the "
+        f"Every network was trained {start} with {'at most ' if less else ''}{tmacs:{'.2f' if tmacs >= _SHOWN else '.2g'}} TMACs, "
+        f"as many as {train.steps:,} steps of {train.batch_size} for the unified network (backward counted as twice forward), over "
+        f"{seeds_text(len(section.seeds))}; the learning rate {_RATES[train.lr_scheduler]}. {less}Stages are listed from the "
         f"cleanest. {measured_on(look, section.sampler, section.sampling_steps)} "
         f"{shares_sentence([entry.curve for entry in entries], rival, shares)}"
     )
 
 
+_SHOWN = 0.01  # TMACs, of which two decimals are shown
 _RATES = {
     "constant": "is constant, and the moving average is measured",
     "cosine": "falls to zero over each network's own steps",

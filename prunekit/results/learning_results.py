@@ -151,12 +151,14 @@ class StudySettings(Model):
         sampler: sampler of the images for FID.
         sampling_steps: its number of steps.
         entries: for each way to train, what it changes.
+        early_stop: when stages are no longer trained; None if all are trained to the end.
     """
 
     seeds: Many[int]
     sampler: str
     sampling_steps: Whole
     entries: Named[Free] | None = None
+    early_stop: Free | None = None
 
 
 class CurriculumSettings(Model):

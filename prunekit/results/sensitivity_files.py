@@ -8,6 +8,7 @@ from prunekit.results.model import Free, Is, Model, NotNull
 
 __all__ = ["DisturbedModel", "SensitivityFile", "SensitivityPart"]
 
+_Amplification = Annotated[float, Bounded(ge=0, le=1e15), Unchanged()]
 _Size = Annotated[float, Bounded(gt=0), Unchanged()]
 
 
@@ -31,7 +32,7 @@ class SensitivityPart(Model):
     stop: Whole
     evaluations: Whole
     error: Amount
-    amplification: Amount
+    amplification: _Amplification
     se: Amount | None
     linearity: Amount | None
 

@@ -27,6 +27,7 @@ from prunekit.runs.based_run import parameters_of, spent
 from prunekit.runs.manifest import manifest_of, write_manifest
 from prunekit.runs.planned_run import PlannedRun
 from prunekit.runs.resumable import Stage
+from prunekit.sampling import PIPELINE
 from prunekit.slim import load_slim, save_slim
 from prunekit.steps.assembling import assemble
 from prunekit.steps.bases import scheduler_file
@@ -62,6 +63,14 @@ class Run(PlannedRun):
         """
         recipe = self.recipe
         check_extractor(self.images, recipe.evaluation)
+        if (
+            isinstance(recipe, ExpertsRecipe)
+            and recipe.base.checkpoint is None
+            and recipe.allocation.sampler != PIPELINE
+        ):
+            evaluations(
+                recipe.base.schedule, recipe.allocation.sampler, recipe.allocation.steps
+            )  # before the base is trained
         inputs: dict[str, object] = {"base": recipe.base, "data": recipe.data, "images": self._data_hash()}
         if recipe.base.checkpoint is not None and not recipe.base.checkpoint.startswith(EMBEDDED):
             inputs["checkpoint"] = _files_hash(Path(recipe.base.checkpoint).expanduser())

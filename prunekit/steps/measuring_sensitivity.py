@@ -193,6 +193,10 @@ def measure_sensitivity(
     router = sampled.router(groups)
     with placed(sampled.model):
         found = sensitivities(sampler, sampled.model, router, how, options)
+    if not any(group.amplification for group in found):
+        raise InputError(
+            f"Noise of size {options.size:g} changes no sample: it is lost in rounding; expected a larger size, such as 0.002."
+        )
     return Sensitivity(
         groups.num_timesteps,
         sampled.sampler_name,

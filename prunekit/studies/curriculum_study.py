@@ -14,6 +14,7 @@ from prunekit.results.stage_files import StageFacts
 from prunekit.runs.manifest import environment, write_manifest
 from prunekit.runs.resumable import ResumableRun
 from prunekit.steps.bases import complete_spec, seeded_weights
+from prunekit.steps.budgets import evaluations
 from prunekit.steps.image_choice import check_comparison
 from prunekit.steps.sample_quality import check_extractor, judges
 from prunekit.steps.spending import spent_on_losses, spent_on_sampling
@@ -33,6 +34,7 @@ class CurriculumRun(ResumableRun[CurriculumRecipe]):
             UnfinishedError: trainings in other processes failed; the results of the others are kept.
         """
         check_extractor(self.images, self.recipe.evaluation)
+        evaluations(self.recipe.base.schedule, self.options.sampler, self.options.sampling_steps)
         trainings = {}
         for entry, settings in self.options.settings(self.recipe.base.train).items():
             for seed in self.options.seeds:

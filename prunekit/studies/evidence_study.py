@@ -30,6 +30,7 @@ from prunekit.runs.manifest import environment, write_manifest
 from prunekit.runs.observing import Within
 from prunekit.runs.resumable import ResumableRun, Stage
 from prunekit.runs.run_folder import check_places
+from prunekit.sampling import PIPELINE
 from prunekit.steps.bases import complete_spec, open_base
 from prunekit.steps.budgets import evaluations, plan_budget
 from prunekit.steps.cutting import method_of
@@ -134,7 +135,9 @@ class EvidenceRun(ResumableRun[EvidenceRecipe]):
         return self._planned(f"{name}, seed {seed}", inputs, outputs, partial(self._entry, name, seed), "base")
 
     def _check_budget(self, recipe: ExpertsRecipe) -> None:
-        groups, allocation = recipe.groups, recipe.allocation
+        groups, allocation, base = recipe.groups, recipe.allocation, recipe.base
+        if allocation.sampler != PIPELINE and (base.checkpoint is None or base.noise_schedule is not None):
+            evaluations(base.schedule, allocation.sampler, allocation.steps)
         if (groups.cuts is None and groups.method in MEASURED_METHODS) or allocation.rule == "measured":
             return
         if recipe.base.checkpoint is not None and recipe.base.noise_schedule is None:

@@ -21,6 +21,7 @@ from prunekit.results.stage_files import StageFacts
 from prunekit.runs.manifest import environment, write_manifest
 from prunekit.runs.resumable import ResumableRun, Stage
 from prunekit.steps.bases import complete_spec, open_base
+from prunekit.steps.budgets import evaluations
 from prunekit.steps.cutting import method_of, spent_on_grouping
 from prunekit.steps.image_choice import check_comparison
 from prunekit.steps.sample_quality import check_extractor, judges
@@ -59,6 +60,7 @@ class MultistageRun(ResumableRun[MultistageRecipe]):
         """
         options = self.options
         check_extractor(self.images, self.recipe.evaluation)
+        evaluations(self.contest.schedule, options.sampler, options.sampling_steps)
         unified = [self._competing("unified", 0, seed) for seed in options.seeds if "unified" in options.networks]
         self._apart({stage.name: [stage] for stage in unified})
         for grouping, cut in enumerate(options.groupings):

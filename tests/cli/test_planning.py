@@ -239,7 +239,7 @@ def test_with_journals_any_rule_is_compared_and_a_rule_that_cannot_is_a_dash(run
         (["--budget", "0.8", "--journals", "JOURNALS", "--groups", "1"], "there are 1 groups"),
         (
             ["--budget", "0.3", "--journals", "JOURNALS", *TWO],
-            "expected 0.4 … 1. Choose a budget in that range, or record",
+            "expected 0.4 … 1. Choose a budget in that range, or searches down to a smaller target: record",
         ),
     ],
 )

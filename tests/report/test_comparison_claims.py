@@ -22,6 +22,24 @@ def curriculum(fids, losses=((0.085, 0.085), (0.085, 0.085)), seeds=2, **look):
     return {**manifest, "curriculum": rows}
 
 
+def test_trainings_that_ended_early_are_not_called_equal(write_run):
+    manifest = make_multistage()
+    folder = write_run(manifest)
+    write_multistage_report(folder)
+    assert "at equal training MACs" in (folder / "report" / "multistage.md").read_text()
+    assert multistage_claim(manifest).startswith("At equal training MACs ")
+    for row in manifest["multistage"]:
+        if row["network"] != "unified":
+            row["curve"][-1]["training_macs"] /= 2
+    manifest["config"]["multistage"]["early_stop"] = {"every": 100, "patience": 3, "improvement": 0.002}
+    folder = write_run(manifest)
+    write_multistage_report(folder)
+    page = (folder / "report" / "multistage.md").read_text()
+    assert "equal training MACs" not in page
+    assert "Stages were stopped early. Of these MACs they spent: unified 1.00, " in page
+    assert multistage_claim(manifest).startswith("With as many training MACs or fewer ")
+
+
 def test_differences_are_paired_by_seed():
     """Each seed is better by nearly the same, while the seeds themselves differ by more."""
     claim = curriculum_claim(curriculum([(0.5, 0.9), (0.41, 0.79)]))
