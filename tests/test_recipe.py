@@ -287,3 +287,16 @@ def test_every_section_refuses_unknown_keys():
     nested = [f.default_factory for section in sections for f in fields(section) if is_dataclass(f.default_factory)]
     assert nested
     assert all(option.__pydantic_config__["extra"] == "forbid" for option in [*sections, *nested])
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "said"),
+    [
+        ("  seeds: [0, 1]", "  seeds: []", "Got 0 of them; expected at least 1."),
+        ("  overlap: 10", "  overlap: -3", "Got -3; expected a number greater than or equal to 0."),
+        ("  overlap: 10", "  overlap: many", "Got 'many'; expected a valid integer"),
+    ],
+)
+def test_what_was_given_and_what_is_expected_are_both_told(recipe, old, new, said):
+    with pytest.raises(FileFormatError, match=re.escape(said)):
+        recipe(changed(old, new))

@@ -86,7 +86,7 @@ class Recoveries:
     def __post_init__(self) -> None:
         indices = [one.group.index for one in self.groups]
         if not indices or indices != sorted(set(indices)) or not all(one.points for one in self.groups):
-            raise ValueError("recoveries need one or more points for each timestep group, which is there once")
+            raise ValueError("recoveries need each timestep group once, with one or more points")
 
     def joined(self, other: "Recoveries") -> "Recoveries":
         """The same with those of other timestep groups, or of other sizes of the same ones.

@@ -121,7 +121,7 @@ def groups(
     looks = _given(eta=eta, alpha=alpha, rule=rule, samples=samples, nodes=nodes, memory_mib=memory)
     if sensitivity is not None and (cuts is not None or method != "uniform"):
         other = "--cuts" if cuts is not None else f"--method {method}"
-        raise InputError(f"Got --sensitivity with {other}; expected one of both.")
+        raise InputError(f"Got --sensitivity with {other}; expected one of the two.")
     if cuts is not None or sensitivity is not None or method in METHODS:
         named = [*looks, *_given(data=data, resolution=resolution)]
         if named:

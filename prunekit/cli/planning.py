@@ -136,7 +136,7 @@ def allocate(
     if experts == "noisy":
         if count is not None or groups is not None:
             raise InputError(
-                "Got --experts noisy with groups of timesteps; expected one of both, since it makes its own two."
+                "Got --experts noisy with groups of timesteps; expected one of the two, since it makes groups of its own."
             )
         partition = specialist_groups(schedule, budget, sampler, steps)
     if base is not None and network is not None:

@@ -84,7 +84,7 @@ class Bars:
 
     def _end_stage(self) -> None:
         if self._stage and not self._terminal and self._inside:
-            print(f"{self._stage}: ended after {said_seconds(time.monotonic() - self._began)}", file=sys.stderr)
+            print(f"{self._stage}: stopped after {said_seconds(time.monotonic() - self._began)}", file=sys.stderr)
         if self._left is not None and self._stage:
             self._left.within(1.0)
         self._stage = ""

@@ -76,8 +76,8 @@ def sensitivity(
         bool,
         typer.Option(
             "--clamp/--no-clamp",
-            help="Let the scheduler clamp predictions of the clean sample, if it does so otherwise; the figures then hold for "
-            "errors of one size only (default: --no-clamp).",
+            help="Sample as the scheduler does, with its clamping of the clean sample; the figures then hold for errors of one "
+            "size only (default: --no-clamp).",
         ),
     ] = False,
     label: ClassOption = None,

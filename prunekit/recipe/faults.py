@@ -16,6 +16,7 @@ Place = tuple[str | int, ...]
 _NAME = "a letter or digit, then letters, digits, spaces and any of . , + _ -, at most 64 in all"
 _NAMES: dict[Place, str] = {("name",): "lower-case letters, digits and hyphens, at most 64"}
 _COMMON = ("name", "description", "data", "base")  # what every kind of recipe has
+_SHOULD_BE = "Input should be "
 _UNKNOWN = ("extra_forbidden", "unexpected_keyword_argument")
 
 
@@ -62,7 +63,13 @@ def _sentence(details: ErrorDetails, place: Place, schema: Mapping[str, object],
         return f"Got {given!r:.80}; expected a mapping with keys such as {', '.join(keys[:3])}."
     if kind == "string_pattern_mismatch":
         return f"Got the name {given!r:.80}; expected {_NAMES.get(place, _NAME)}."
+    if kind in ("too_short", "too_long"):
+        bound = details["ctx"].get("min_length", details["ctx"].get("max_length"))
+        return f"Got {details['ctx']['actual_length']} of them; expected at {'least' if kind == 'too_short' else 'most'} {bound}."
     said = details["msg"].removeprefix("Value error, ").rstrip(".")
+    if said.startswith(_SHOULD_BE):
+        wanted = said.removeprefix(_SHOULD_BE)
+        return f"Got {given!r:.80}; expected {'a number ' if wanted.startswith(('greater', 'less')) else ''}{wanted}."
     return said if said.endswith("?") else f"{said}."
 
 

@@ -230,7 +230,8 @@ class Recipe(BaseModel):
             raise InputError("Allocation rule measured needs a prune section whose search has target_of macs.")
         if self.allocation and self.allocation.recoveries and self.finetune and self.finetune.from_scratch:
             raise InputError(
-                "Got allocation.recoveries and finetune.from_scratch; expected one of both, since recoveries train pruned weights."
+                "Got allocation.recoveries and finetune.from_scratch; expected one of the two, since recoveries train pruned "
+                "weights."
             )
         if self.finetune and self.finetune.share_steps and not (self.allocation and self.allocation.sensitivity):
             raise InputError("Got finetune.share_steps without allocation.sensitivity; expected both.")

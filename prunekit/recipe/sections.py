@@ -279,8 +279,8 @@ class AllocationOptions:
             ``features`` takes the extractor of the evaluation section.
         sensitivity_samples: number of samples.
         sensitivity_size: size of the noise that is added to predictions, relative to their root mean square.
-        sensitivity_clamped: whether the sampler clamps predictions of the clean sample while it is measured, if it does otherwise.
-            Noise of a second size then tells whether changes are proportional to errors.
+        sensitivity_clamped: whether the scheduler keeps its clamping of the clean sample, if it has one, while it is measured.
+            Changes are then hardly ever proportional to errors, so that noise of a second size is tried too.
         recoveries: number of sizes, evenly from the frontier's floor to the whole network, at which every group's network is
             trained for a short time, so that rule ``measured`` compares losses that a fine-tuning leaves. 0 for losses before it.
         recovery_steps: train steps of each of these; the other options are those of the fine-tuning.

@@ -73,7 +73,7 @@ class SensitivityOptions:
         size: of the added noise, relative to the root mean square of each sample's prediction.
         check: measure with noise of twice the size, too, which shows whether changes are proportional to errors.
         batch_size: samples at a time.
-        clamped: let the scheduler clamp predictions of the clean sample if it does so otherwise. In the noisiest timesteps a small
+        clamped: leave the scheduler its clamping of the clean sample, if it has one. In the noisiest timesteps a small
             error of the prediction is a large one of the clean sample, so that clamping makes the amplification depend on the
             error's size.
 
@@ -90,7 +90,7 @@ class SensitivityOptions:
 
     def __post_init__(self) -> None:
         if self.count < 1 or self.batch_size < 1:
-            raise InputError(f"Got {self.count} samples, {self.batch_size} at a time; expected at least 1 of both.")
+            raise InputError(f"Got {self.count} samples, {self.batch_size} at a time; expected at least 1 of each.")
         if not 0 < self.size <= 1:
             raise InputError(f"Got noise of size {self.size:g}; expected more than 0 and at most 1.")
 

@@ -94,7 +94,7 @@ class Journal:
         if len(entries) < len(lines) - 1:
             _log.warning("%s, line %d cannot be read; the search goes on from the line before.", path, len(entries) + 2)
         elif entries:
-            _log.info("The search goes on from %d entries of %s.", len(entries), path)
+            _log.info("%d entries of %s are used again.", len(entries), path)
         return cls(path, key, entries)
 
     def sync(self) -> None:

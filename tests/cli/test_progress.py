@@ -88,7 +88,7 @@ def test_without_a_terminal_there_is_a_plain_line_a_minute_and_one_at_each_end_o
         "base",
         "prunekit: training: 40 %, 1 min 30 s left, loss 0.1, run: 20 %, about 4 min 0 s left",
         "prunekit: training: 80 %, 30 s left, loss 0.1, run: 40 %, about 3 min 0 s left",
-        "base: ended after 2 min 29 s",
+        "base: stopped after 2 min 29 s",
     ]
 
 

@@ -140,7 +140,7 @@ def test_groups_are_cut_where_the_sensitivity_changes(tmp_path, monkeypatch):
     assert made["groups"][1]["start"] in (200, 400, 600, 800)
     assert made["evidence"]["facts"]["measured_groups"] == 5
     for words, said in (
-        ("--method snr", "Got --sensitivity with --method snr; expected one of both."),
+        ("--method snr", "Got --sensitivity with --method snr; expected one of the two."),
         ("--cuts 300", "Got --sensitivity with --cuts"),
         ("--groups 9", "Got 9 groups to make of the 5"),
         ("--eta 0.1", "Got --eta with --sensitivity"),
