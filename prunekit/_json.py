@@ -149,8 +149,10 @@ def read_json(path: Path, expected_format: str | None = None, infinities: bool =
     if not isinstance(data, dict):
         raise FileFormatError(f"{path} holds {_short(data)}; expected an object.")
     if expected_format is not None and data.get("format") != expected_format:
-        found = repr(data.get("format"))[:80]
-        raise FileFormatError(f"{path} has format {found}; expected {expected_format!r}.")
+        found, kind = data.get("format"), expected_format.partition("/")[0]
+        other = isinstance(found, str) and found.startswith(f"{kind}/")
+        mend = "make it again with this version of prunekit" if other else "give a file of that kind"
+        raise FileFormatError(f"{path} has format {found!r:.80}; expected {expected_format!r}: {mend}.")
     return data
 
 
