@@ -204,7 +204,9 @@ class Recipe(BaseModel):
             raise fault(place, str(error)) from error
         except ValidationError as error:
             inner, said = cls.explain(error, place)
-            raise fault((*place, *inner), ": ".join(filter(None, (f"Entry {name}", ".".join(map(str, inner)), said)))) from error
+            raise fault(
+                (*place, *inner), ": ".join(filter(None, (f"Entry {name}", ".".join(map(str, inner)), said)))
+            ) from error
 
     @model_validator(mode="wrap")
     @classmethod
