@@ -114,8 +114,6 @@ class Sensitivity:
                 raise ValueError(f"group {group.index} has no evaluations and an amplification")
             if group.evaluations and not group.error > 0:
                 raise ValueError(f"group {group.index} has {group.evaluations} evaluations and no error")
-        if not any(group.amplification for group in self.groups):
-            raise ValueError("no group has an amplification: the noise changed no sample")
         if (self.features is not None) != (self.measured_in == "features"):
             raise ValueError("features are described only where the change was measured in them")
 
@@ -236,6 +234,8 @@ class Sensitivity:
         fields = {name: getattr(known, name) for name in _PLAIN}
         about = {key: value for key, value in known.to_json().items() if key in _ABOUT}
         try:
+            if not any(part.amplification for part in known.groups):
+                raise ValueError("no group has an amplification: the noise changed no sample")
             return cls(**fields, groups=tuple(map(GroupSensitivity.of, known.groups)), about=about or None)
         except ValueError as error:
             raise FileFormatError(f"{source} cannot be read ({error}); {_AGAIN}.") from error

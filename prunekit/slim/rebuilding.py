@@ -142,7 +142,7 @@ def _fitted(folder: Path, spec: ModelSpec, shapes: Shapes, known: "SlimFile", pl
         kept = {name: own for name, own in plan.kept.items() if not are_gone(name, stubs)}
         check_kept(replace(plan, kept=kept), skeleton, shapes, f"{folder}")
         runs = _RUNS if spec.inputs is None else {}
-        same = json_hash([known.model, known.shapes, sizes, known.stubs])
+        same = json_hash([known.model, known.shapes, sizes, [stub.to_json() for stub in stubs]])
         if same not in runs:
             runs[same] = _check_run(folder, spec, skeleton, unpruned, shapes, sizes)
         _check_macs(folder, spec, runs[same], macs)

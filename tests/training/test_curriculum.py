@@ -135,5 +135,6 @@ def test_the_options_place_the_gaussian():
     assert sampler.probabilities(10).argmax() == 50
     expected = GaussianCurriculum(100, 10, 0.5, 0.1).probabilities(10)
     assert torch.equal(sampler.probabilities(10), expected)
-    with pytest.raises(InputError, match="the mean in"):
-        timestep_sampler(replace(options, curriculum_center=1.5), Parameterization(NoiseSchedule.linear(100)))
+    for wrong in ({"curriculum_center": 1.5}, {"curriculum_width": 0.0}, {"curriculum_width": -1.0}):
+        with pytest.raises(InputError, match=r"a centre in \[0, 1\] and a width in"):
+            replace(options, **wrong)
