@@ -1,6 +1,7 @@
 """The tutorial runs as it stands, on a tiny pipeline; the pages about choosing and scale say what is so; no link is broken."""
 
 import contextlib
+import json
 import re
 import shlex
 from pathlib import Path
@@ -222,7 +223,7 @@ def test_figures_on_choosing_are_the_reports() -> None:
 
 
 def test_figures_on_experts_are_the_evidence() -> None:
-    page = (DOCS / "experts.md").read_text(encoding="utf-8")
+    page = (DOCS / "experts.md").read_text(encoding="utf-8").partition("**On several bases.**")[0]
     links = set(re.findall(r"\]\((\.\./reports/[^)]+/evidence\.md)\)", page))
     evidence = " ".join((DOCS / link).read_text(encoding="utf-8") for link in sorted(links))
     figures = re.findall(r"\d\.\d\d+ ± \d\.\d+", page)
@@ -233,6 +234,36 @@ def test_figures_on_experts_are_the_evidence() -> None:
     ):
         assert all(f"| {figure.strip('*')} |" in evidence for figure in row)
     assert [figure for figure in figures if figure not in evidence] == []
+
+
+def test_figures_on_several_bases_are_those_of_their_manifests() -> None:
+    names = {
+        "the base": "base",
+        "the base with extra training": "base trained on",
+        "experts at 0.8, rule `snr`": "experts 0.8, snr",
+        "experts at 0.8, rule `linear`": "experts 0.8, linear",
+        "experts without pruning": "experts without pruning",
+        "one network, pruned by the search to 0.8": "one network, searched 0.8",
+        "experts at 0.6, rule `snr`": "experts 0.6, snr",
+    }
+    folder = ROOT / "reports" / "bases" / "fashion-bases"
+    fids: dict[str, list[str]] = {}
+    for path in sorted(folder.glob("base-*.json")):
+        for row in json.loads(path.read_text(encoding="utf-8"))["evidence"]:
+            fids.setdefault(row["entry"], []).append(f"{row['fid']:.3f}")
+    table = (DOCS / "experts.md").read_text(encoding="utf-8").partition("**On several bases.**")[2]
+    rows = re.findall(r"^\| (.+?) \| ([\d.]+) \| ([\d.]+) \|$", table, flags=re.MULTILINE)
+    assert {names[name]: values for name, *values in rows} == {name: fids[name][:2] for name in names.values()}
+    known = {number for values in fids.values() for number in values}
+    for page in (ROOT / "README.md", DOCS / "choosing.md", DOCS / "results.md"):
+        said = [
+            figure
+            for item in re.split(r"\n(?=- |\n|\|)", page.read_text(encoding="utf-8"))
+            if "reports/bases/bases.md" in item
+            for figure in re.findall(r"\d\.\d{3}", item.partition("reports/bases/bases.md")[2])
+        ]
+        assert said
+        assert set(said) <= known, page
 
 
 def test_scale_names_the_recipes_and_their_sizes() -> None:
