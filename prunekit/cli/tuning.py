@@ -255,6 +255,8 @@ def _steps(allocation: Path | None, asked: "Sequence[_Asked]", steps: int) -> li
         raise InputError(
             f"{allocation} is of other timestep groups than {asked[0].slim}; expected the one that they were pruned by."
         )
+    trained = [not each.facts.whole or each.every for each in asked]
+    shared = list(shared_steps(found, steps, trained))
     for each, target in zip(asked, found.groups, strict=True):
         made = each.facts.provenance
         ratio = made["target"] / made["base"] if {"target", "base"} <= set(made) else target.mac_ratio
@@ -263,8 +265,7 @@ def _steps(allocation: Path | None, asked: "Sequence[_Asked]", steps: int) -> li
                 f"{each.facts.folder} was pruned to {ratio:.4g} of the base and {allocation} gives its group "
                 f"{target.mac_ratio:.4g}; expected the allocation that it was pruned by."
             )
-    trained = [not each.facts.whole or each.every for each in asked]
-    return list(shared_steps(found, steps, trained))
+    return shared
 
 
 def _check_target(source: Path, target: Path, teacher: str | None) -> None:

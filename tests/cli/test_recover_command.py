@@ -55,10 +55,11 @@ def test_recoveries_correct_an_allocation_and_steps_are_shared_by_it(folder: Pat
     assert [frontier.recoveries for frontier in allocation.frontiers] == [one.points for one in found.groups]
     assert "before fine-tuning" in done(f"{PLAN} --overwrite --output plain.json").out
 
-    tuned = "prunekit finetune frontiers --max-train-steps 4 --train-batch-size 8 --output tuned"
+    done("prunekit prune embedded:digits --proposer uniform --criterion magnitude --repair none --samples 8 --output slim")
+    tuned = "prunekit finetune slim --max-train-steps 4 --train-batch-size 8 --output tuned"
     rows = done(f"{tuned} --share-steps allocation.json --json").json["groups"]
     assert [row["steps"] for row in rows] == list(shared_steps(allocation, 4))
-    assert "among which to share" in typed("prunekit finetune frontiers/group-0 --share-steps allocation.json").sentence
+    assert "among which to share" in typed("prunekit finetune slim/group-0 --share-steps allocation.json").sentence
     assert "without a sensitivity" in typed(f"{tuned} --share-steps plain.json").sentence
     done("prunekit allocate --budget 0.7 --groups 3 --output three.json")
     assert "other timestep groups" in typed(f"{tuned} --share-steps three.json").sentence
