@@ -313,9 +313,10 @@ def _wanted_targets(path: Path | None, target: float | None, schedule: "NoiseSch
         raise InputError(f"Got --target {target:g}; expected a fraction of the base's MACs, above 0 and at most 1.")
     files = [path] if path else [file for file in (Path("allocation.json"), Path("groups.json")) if file.is_file()]
     found = [TimestepGroups.from_json(read_json(file), file) for file in files]
-    if len({groups.cuts for groups in found}) > 1:
+    times = [file.stat().st_mtime_ns for file in files]
+    if len({groups.cuts for groups in found}) > 1 and times[1] > times[0]:
         raise InputError(
-            "allocation.json and groups.json are here and have other timestep groups; allocate again with `prunekit allocate`, or "
+            "groups.json is newer than allocation.json and has other timestep groups; allocate again with `prunekit allocate`, or "
             "name the file by --allocation."
         )
     groups = found[0] if found else cut_groups(schedule)

@@ -74,14 +74,14 @@ def test_searches_of_other_timestep_groups_are_refused(here):
     assert "was searched in another base than --base" in refused.err
 
 
-def test_an_allocation_and_groups_that_contradict_each_other_are_refused_where_either_would_do(here):
+def test_groups_that_are_newer_than_the_allocation_are_not_passed_over(here):
     done("prunekit groups --groups 2 --base embedded:digits")
     done("prunekit allocate --budget 0.8 --base embedded:digits")
     done(f"{PRUNE} --target 0.5 --output same")
     done("prunekit groups --cuts 100 --base embedded:digits")
     refused = typed(f"{PRUNE} --target 0.5 --output refused")
     assert refused.code == 2
-    assert "allocation.json and groups.json are here and have other timestep groups" in refused.err
+    assert "groups.json is newer than allocation.json and has other timestep groups" in refused.err
     assert not Path("refused").exists()
     done(f"{PRUNE} --target 0.5 --allocation allocation.json --output named")
 

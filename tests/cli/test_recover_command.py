@@ -55,7 +55,9 @@ def test_recoveries_correct_an_allocation_and_steps_are_shared_by_it(folder: Pat
     assert [frontier.recoveries for frontier in allocation.frontiers] == [one.points for one in found.groups]
     assert "before fine-tuning" in done(f"{PLAN} --overwrite --output plain.json").out
 
-    done("prunekit prune embedded:digits --proposer uniform --criterion magnitude --repair none --samples 8 --output slim")
+    done(
+        "prunekit prune embedded:digits --proposer uniform --criterion magnitude --repair none --samples 8 --output slim"
+    )
     tuned = "prunekit finetune slim --max-train-steps 4 --train-batch-size 8 --output tuned"
     rows = done(f"{tuned} --share-steps allocation.json --json").json["groups"]
     assert [row["steps"] for row in rows] == list(shared_steps(allocation, 4))
