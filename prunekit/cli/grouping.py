@@ -220,11 +220,15 @@ def _from_file(path: Path, source: _Source, count: int) -> tuple[NoiseSchedule, 
     from prunekit.allocation import BySensitivity, Sensitivity
 
     found = Sensitivity.from_json(read_json(path, SENSITIVITY), path)
-    if source.base is not None:
+    if source.base is None:
+        asked = source.schedule()
+    else:
         from prunekit.training import weights_hash
 
-        found.check_weights(weights_hash(source.opened().model))
-    asked, own = source.schedule(), (found.about or {}).get("noise_schedule")
+        base = source.opened()
+        found.check_weights(weights_hash(base.model))
+        asked = base.schedule
+    own = (found.about or {}).get("noise_schedule")
     schedule = asked if own is None else NoiseSchedule.from_config(own)
     is_told = source.base is not None or bool(source.asked)
     if is_told and not np.allclose(schedule.log_snr, asked.log_snr, rtol=1e-3, atol=1e-3):

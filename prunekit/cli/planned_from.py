@@ -118,8 +118,10 @@ class Recorded:
         return tuple(one.corrected(known) for one, known in zip(frontiers, points, strict=True))
 
     def _check_searched(self, journals: Path, groups: TimestepGroups, network: PlannedNetwork | None) -> None:
-        """Refuse searches for other timestep groups or of another base, as far as the slim models beside the journals tell."""
+        """Refuse searches for other timestep groups or of another base, if slim models lie beside their journals."""
         for slim in slims_in(journals):
+            if slim.group.index >= len(groups):
+                continue  # read_frontiers refuses its journal
             found, group = slim.group, groups[slim.group.index]
             if found != group or slim.num_timesteps != groups.num_timesteps:
                 raise InputError(

@@ -136,13 +136,13 @@ class EvidenceRun(ResumableRun[EvidenceRecipe]):
 
     def _check_budget(self, recipe: ExpertsRecipe) -> None:
         groups, allocation, base = recipe.groups, recipe.allocation, recipe.base
-        if allocation.sampler != PIPELINE and (base.checkpoint is None or base.noise_schedule is not None):
-            evaluations(base.schedule, allocation.sampler, allocation.steps)
+        if base.checkpoint is not None and base.noise_schedule is None:
+            return
+        schedule = base.schedule
+        if allocation.sampler != PIPELINE:
+            evaluations(schedule, allocation.sampler, allocation.steps)
         if (groups.cuts is None and groups.method in MEASURED_METHODS) or allocation.rule == "measured":
             return
-        if recipe.base.checkpoint is not None and recipe.base.noise_schedule is None:
-            return
-        schedule = recipe.base.schedule
         cut = method_of(groups)(schedule, groups.number).groups
         sampler, steps = allocation.sampler, allocation.steps
         plan_budget(

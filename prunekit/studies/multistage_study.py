@@ -34,7 +34,7 @@ __all__ = ["MultistageRun"]
 
 def trainings_of(options: MultistageOptions) -> list[str]:
     """Names of the stages that train a network, in order."""
-    unified = [_name_of("unified", 0, seed) for seed in options.seeds if "unified" in options.networks]
+    unified = [_name_of("unified", 0, seed) for seed in options.seeds]
     groupings = range(len(options.groupings))
     return [*unified, *(_name_of(network, g, seed) for g in groupings for network, seed in _entries(options, g))]
 
@@ -61,7 +61,7 @@ class MultistageRun(ResumableRun[MultistageRecipe]):
         options = self.options
         check_extractor(self.images, self.recipe.evaluation)
         evaluations(self.contest.schedule, options.sampler, options.sampling_steps)
-        unified = [self._competing("unified", 0, seed) for seed in options.seeds if "unified" in options.networks]
+        unified = [self._competing("unified", 0, seed) for seed in options.seeds]
         self._apart({stage.name: [stage] for stage in unified})
         for grouping, cut in enumerate(options.groupings):
             after = f"unified, seed {options.seeds[0]}" if cut.method == "gradient" else ()

@@ -16,7 +16,7 @@ def here(tmp_path, monkeypatch):
     return tmp_path
 
 
-def sensitivity(of_groups={}, **changes):  # noqa: B006 - is not changed
+def sensitivity(of_groups=None, **changes):
     """Write a sensitivity of two groups, as the command does."""
     part = {"error": 1e-6, "se": 0.1, "linearity": None}
     groups = [
@@ -43,7 +43,7 @@ def sensitivity(of_groups={}, **changes):  # noqa: B006 - is not changed
         "groups": groups,
     }
     for group in groups:
-        group.update(of_groups)
+        group.update(of_groups or {})
     Path("sensitivity.json").write_text(json.dumps({**data, **changes}))
 
 
