@@ -193,9 +193,10 @@ def _spread(entry: str, rows: Mapping[str, Sequence[Mapping[str, Any]]]) -> Spre
 
 
 def run(study: str, base: int, work: Path) -> None:
-    """Run a study on a base, and keep its manifest."""
+    """Run a study on a base, and keep its manifest. What another study has measured on the same base is not measured again."""
     folder = work / study / f"base-{base}"
-    run_of(recipe_of(study, base), folder).execute()
+    others = [other for other in work.glob(f"*/{folder.name}") if other != folder]
+    run_of(recipe_of(study, base), folder, peers=others).execute()
     kept = FOLDER / study / f"base-{base}.json"
     kept.parent.mkdir(parents=True, exist_ok=True)
     shutil.copyfile(folder / "manifest.json", kept)

@@ -65,7 +65,8 @@ class EvidenceRun(ResumableRun[EvidenceRecipe]):
             self._check_budget(recipe)
             check_places(recipe.prune, self.folder)
         pipeline = self.recipe.evaluation.pipeline
-        Run(self.recipe.only(), self.folder / "base", Within(self.observer, "base"), pipeline=pipeline).make_all()
+        observer, bases = Within(self.observer, "base"), [peer / "base" for peer in self.peers]
+        Run(self.recipe.only(), self.folder / "base", observer, peers=bases, pipeline=pipeline).make_all()
         outputs = ["samples/base.npz", _IMAGES]
         self._stage("base", self._common(), outputs, self._measure_base, reads=["base/base.pt"])
         every = [(name, seed) for name in self.options.entries for seed in self.options.seeds_of(name)]

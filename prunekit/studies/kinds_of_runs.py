@@ -1,6 +1,6 @@
 """Finds the run that a recipe asks for."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from prunekit._files import check_file, check_folder
@@ -65,13 +65,17 @@ def _check_recipe(folder: Path, recipe: str | None) -> None:
 
 
 def run_of(
-    recipe: Recipe, folder: Path | str, observer: Observer | None = None, executor: Executor | None = None
+    recipe: Recipe,
+    folder: Path | str,
+    observer: Observer | None = None,
+    executor: Executor | None = None,
+    peers: Sequence[Path] = (),
 ) -> ResumableRun:
-    """The run for a recipe of any kind, in a folder.
+    """The run for a recipe of any kind, in a folder. :class:`ResumableRun` explains the arguments.
 
     Raises:
         InputError: see :func:`check_run_folder`.
     """
     folder = Path(folder)
     check_run_folder(folder, recipe.name)
-    return RUNS[recipe.experiment](recipe, folder, observer, executor)
+    return RUNS[recipe.experiment](recipe, folder, observer, executor, peers)

@@ -121,6 +121,18 @@ def test_entries_that_search_alike_search_once_and_each_pays_for_it(ran, manifes
     assert searching["taught"] == searching["experts 0.8"] > 0
 
 
+def test_a_study_takes_what_another_has_measured_on_the_same_base(ran, manifest, tmp_path):
+    folder, spy = ran[0], Spy()
+    data = recipe(
+        tmp_path, lambda data: data["evidence"].update(entries={name: ENTRIES[name] for name in list(ENTRIES)[:2]})
+    )
+    run_of(data, tmp_path / "run", spy, peers=[folder / "run"]).execute()
+    assert spy.made == ["wall time"]
+    rows = {row["entry"]: {**row, "seconds_per_image": None} for row in manifest["evidence"]}
+    own = read_json(tmp_path / "run" / "manifest.json")["evidence"]
+    assert [{**row, "seconds_per_image": None} for row in own] == [rows[name] for name in ("base", *list(ENTRIES)[:2])]
+
+
 def test_cost_is_the_experts_own(manifest):
     by_entry = {row["entry"]: row for row in manifest["evidence"]}
     whole = manifest["base"]["macs"]
