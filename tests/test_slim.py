@@ -624,3 +624,15 @@ def test_networks_of_the_same_shapes_are_run_once_and_their_macs_are_still_check
     save_slim(replace(slim, macs=slim.macs + 1), tmp_path / "wrong")
     with pytest.raises(FileFormatError, match="MACs; its tensors take"):
         load_slim(tmp_path / "wrong")
+
+
+def test_a_run_is_shared_by_those_who_read_a_files_own_inputs(slim, tmp_path, monkeypatch):
+    inputs, runs, check = slim.spec.example_inputs(), [], prunekit.slim.rebuilding._check_run
+    save_slim(replace(slim, spec=slim.spec.with_inputs(inputs)), tmp_path / "told")
+    monkeypatch.setattr(prunekit.slim.rebuilding, "_check_run", lambda *of: runs.append(of) or check(*of))
+    for expected in (1, 1):
+        load_slim(tmp_path / "told")
+        assert len(runs) == expected
+    for expected in (2, 3):
+        load_slim(tmp_path / "told", inputs=inputs)
+        assert len(runs) == expected

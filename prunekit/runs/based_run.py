@@ -25,7 +25,7 @@ from prunekit.runs.resumable import ResumableRun
 from prunekit.runs.run_folder import check_places, own_or_elsewhere
 from prunekit.search import DEFAULT_MULTIPLE, default_multiples, is_tiny
 from prunekit.steps.bases import open_base, sampled_by, train_base
-from prunekit.steps.bench import Bench
+from prunekit.steps.bench import Bench, Traces
 from prunekit.steps.data_shapes import as_encoded
 from prunekit.steps.image_choice import check_images, is_by_place
 from prunekit.steps.reach import Reach
@@ -40,6 +40,7 @@ class BasedRun(ResumableRun):
         recipe: see :class:`ResumableRun`, also for ``folder``, ``observer``, ``executor`` and ``peers``.
         home: folder for files that the recipe names; several runs may share it. The run's own folder if missing.
         pipeline: folder of the pipeline that samples; the one that the recipe's evaluation names if missing.
+        traces: of the bases of other runs, which may be this run's.
 
     Raises:
         InputError: see :class:`ResumableRun`; or the recipe wants a file written outside ``home``.
@@ -54,9 +55,11 @@ class BasedRun(ResumableRun):
         peers: Sequence[Path] = (),
         home: Path | None = None,
         pipeline: str | None = None,
+        traces: Traces | None = None,
     ) -> None:
         super().__init__(recipe, folder, observer, executor, peers)
         self.home = folder if home is None else home
+        self._traces = Traces() if traces is None else traces
         self.pipeline = recipe.evaluation.pipeline if pipeline is None and recipe.evaluation else pipeline
         if recipe.prune is not None:
             check_places(recipe.prune, self.home)
@@ -69,8 +72,7 @@ class BasedRun(ResumableRun):
     @cached_property
     def bench(self) -> Bench:
         """The base with its channel groups and costs."""
-        options = self.recipe.prune or PruneOptions()
-        return Bench.of(self.base, options.norm_mode, options.head_mode, options.constraints, options.shrink)
+        return self._traces.bench(self.base, self.recipe.prune or PruneOptions())
 
     @cached_property
     def timed_bench(self) -> Bench:

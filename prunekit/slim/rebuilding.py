@@ -99,7 +99,7 @@ def load_slim(folder: Path | str, factory: Factory | nn.Module | None = None, in
         TimeUnit.from_config(known.time_unit)
     sizes, macs = known.sizes, known.macs
     try:
-        model = _fitted(folder, spec, shapes, known, plan)
+        model = _fitted(folder, spec, shapes, known, plan, {} if inputs is not None else _RUNS)
     except PlanError as error:
         raise FileFormatError(f"{folder} does not fit its architecture: {error}") from error
     except PrunekitError:
@@ -124,8 +124,24 @@ def _checked_shapes(path: Path, config: "SlimFile") -> dict[str, tuple[int, ...]
     return shapes
 
 
-def _fitted(folder: Path, spec: ModelSpec, shapes: Shapes, known: "SlimFile", plan: PruningPlan) -> nn.Module:
-    """The network with the file's tensors; these are read only after a check that their shapes agree."""
+def _fitted(
+    folder: Path,
+    spec: ModelSpec,
+    shapes: Shapes,
+    known: "SlimFile",
+    plan: PruningPlan,
+    runs: dict[str, int | None],
+) -> nn.Module:
+    """The network with the file's tensors; these are read only after a check that their shapes agree.
+
+    Args:
+        folder: the slim model's folder.
+        spec: its architecture.
+        shapes: of the file's tensors, by name.
+        known: what config.json says.
+        plan: what was pruned.
+        runs: what runs with the file's own inputs have found; a new one is added.
+    """
     sizes, macs, stubs = known.sizes, known.macs, tuple(map(Stub.of, known.stubs or ()))
     _check_stubs(folder, stubs, plan)
     skeleton = spec.skeleton(shapes)
@@ -141,7 +157,6 @@ def _fitted(folder: Path, spec: ModelSpec, shapes: Shapes, known: "SlimFile", pl
     if spec.factory is None:
         kept = {name: own for name, own in plan.kept.items() if not are_gone(name, stubs)}
         check_kept(replace(plan, kept=kept), skeleton, shapes, f"{folder}")
-        runs = _RUNS if spec.inputs is None else {}
         same = json_hash([known.model, known.shapes, sizes, [stub.to_json() for stub in stubs]])
         if same not in runs:
             runs[same] = _check_run(folder, spec, skeleton, unpruned, shapes, sizes)

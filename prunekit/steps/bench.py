@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
+from prunekit._files import json_hash
 from prunekit._json import JsonObject
 from prunekit.allocation import Sensitivity
 from prunekit.checkpoint import Base
@@ -26,7 +27,7 @@ from prunekit.steps.searching import score, search_and_repair, search_provenance
 from prunekit.steps.timing_layers import measure_times, read_times, times_in
 from prunekit.training import DenoisingObjective, Tally
 
-__all__ = ["Bench", "prune_group", "score_groups", "slack_of"]
+__all__ = ["Bench", "Traces", "prune_group", "score_groups", "slack_of"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -92,6 +93,27 @@ class Bench:
             InputError: the table was measured for another network, norm mode or batch size.
         """
         return replace(self, latency=read_times(path, batch_size).bind(self.graph, self.cost))
+
+
+class Traces:
+    """Channel groups and costs of bases by the files that they were read from, for runs that open the same base one after another.
+
+    Each run keeps a network of its own, since scoring, searches and teachers move it between devices.
+    """
+
+    def __init__(self) -> None:
+        self._known: dict[str, tuple[ChannelGraph, CostModel]] = {}
+
+    def bench(self, base: Base, options: PruneOptions) -> Bench:
+        """A base's bench; it is traced only if no base of the same file was, with the same options."""
+        own = [options.norm_mode, options.head_mode, options.shrink]
+        key = json_hash([base.sha256, *own, options.constraints.to_json() if options.constraints else None])
+        if base.sha256 and key in self._known:
+            graph, cost = self._known[key]
+            return Bench(base, graph, cost, int(cost.macs(graph.full_widths)))
+        found = Bench.of(base, options.norm_mode, options.head_mode, options.constraints, options.shrink)
+        self._known[key] = found.graph, found.cost
+        return found
 
 
 def score_groups(

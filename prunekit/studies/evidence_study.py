@@ -32,6 +32,7 @@ from prunekit.runs.resumable import ResumableRun, Stage
 from prunekit.runs.run_folder import check_places
 from prunekit.sampling import PIPELINE
 from prunekit.steps.bases import complete_spec, open_base
+from prunekit.steps.bench import Traces
 from prunekit.steps.budgets import evaluations, plan_budget
 from prunekit.steps.cutting import method_of
 from prunekit.steps.image_choice import check_comparison
@@ -115,6 +116,11 @@ class EvidenceRun(ResumableRun[EvidenceRecipe]):
         return Setting(self.images, groups, base.parameterization, allocation, one_noise, base.spec, pipeline=through)
 
     @cached_property
+    def _traces(self) -> Traces:
+        """Channel groups of the base, which all entries share."""
+        return Traces()
+
+    @cached_property
     def scales(self) -> SideBySide:
         """The object that measures the networks."""
         return SideBySide(self.setting, self.folder / _IMAGES)
@@ -192,6 +198,7 @@ class EvidenceRun(ResumableRun[EvidenceRecipe]):
             peers=[self.folder / "base", *others],  # all share the base; entries with the same search do it once
             home=self.folder,  # so that all share one table of layer times
             pipeline=self.recipe.evaluation.pipeline,
+            traces=self._traces,
         )
         pruned = run(recipe.only("groups", "allocation", "prune", "finetune", "evaluation"))
         pruned.make_all("prune")

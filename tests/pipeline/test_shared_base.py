@@ -1,6 +1,8 @@
 """Timestep groups that keep the whole base: left untrained on request, stored once, and the preset of one specialist."""
 
 import json
+from dataclasses import replace
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -13,6 +15,7 @@ from prunekit import make_experts
 from prunekit.allocation import allocate
 from prunekit.data import load_images
 from prunekit.errors import BudgetError, InputError
+from prunekit.graph import Constraints
 from prunekit.graph.surgery import all_tensors
 from prunekit.nets import load_experts
 from prunekit.recipe import FinetuneOptions, GroupOptions, PruneOptions
@@ -21,6 +24,7 @@ from prunekit.schedule import NoiseSchedule
 from prunekit.search import SearchOptions
 from prunekit.slim import load_slim
 from prunekit.steps.bases import open_base
+from prunekit.steps.bench import Bench, Traces
 from prunekit.steps.budgets import evaluations, plan_budget, specialist_groups
 from prunekit.training import TrainOptions
 
@@ -151,3 +155,20 @@ def test_one_call_makes_the_base_and_one_specialist():
     made = make_experts(base, images, experts="noisy", pruning=pruning, finetuning=tuning)
     assert made.macs[0] == plan_budget(made.groups, base.schedule, 0.8).for_model(made.macs[0]).groups[0].target_macs
     assert made.stored_params < 2 * made.params[0]
+
+
+def test_a_base_is_traced_once_for_all_who_open_its_file_with_the_same_options(finished, monkeypatch):
+    traced = Mock(side_effect=Bench.of)
+    monkeypatch.setattr(Bench, "of", traced)
+    traces, bases = Traces(), [open_base(str(finished / "base.pt")) for _ in range(2)]
+    options = PruneOptions(samples=4)
+    first, second = (traces.bench(base, options) for base in bases)
+    assert traced.call_count == 1
+    assert (second.base, second.graph, second.cost, second.macs) == (bases[1], first.graph, first.cost, first.macs)
+    traces.bench(bases[0], replace(options, norm_mode="whole"))
+    held = traces.bench(bases[0], replace(options, constraints=Constraints(keep=("conv_in",))))
+    assert traced.call_count == 3
+    assert held.graph is not first.graph
+    for _ in range(2):
+        traces.bench(replace(bases[0], sha256=""), options)  # a network in memory may be any
+    assert traced.call_count == 5
