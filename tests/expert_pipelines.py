@@ -3,6 +3,7 @@
 import copy
 import functools
 import inspect
+import json
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,7 +15,7 @@ from torch import Tensor
 
 from prunekit.checkpoint import ModelSpec
 from prunekit.cost import count_macs
-from prunekit.graph import PruningPlan, apply, attributes, trace
+from prunekit.graph import ChannelGraph, PruningPlan, apply, attributes, trace
 from prunekit.groups import TimestepGroups
 from prunekit.nets import TimestepExperts
 from prunekit.schedule import NoiseSchedule, TimeUnit
@@ -50,12 +51,17 @@ def full_experts(network: Any, name: str, groups: TimestepGroups = GROUPS) -> Ti
     return TimestepExperts(groups, slims).eval()
 
 
+_graphs: dict[str, ChannelGraph] = {}
+
+
 def slim_experts(network: Any, name: str, groups: TimestepGroups = GROUPS) -> TimestepExperts:
     """Experts that are narrower than the base, each in other channels."""
     spec = ModelSpec.of(network)
     inputs = spec.example_inputs()
-    graph = trace(network, inputs)
-    slims = []
+    known = json.dumps(spec.to_json(), sort_keys=True)
+    if known not in _graphs:
+        _graphs[known] = trace(network, inputs)
+    graph, slims = _graphs[known], []
     for group in groups:
         kept = {}
         for channels in graph:

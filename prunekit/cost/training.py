@@ -1,6 +1,6 @@
 """Cost of a train step: its memory, computed on meta tensors, and the time that a GPU needs for a number of MACs."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Set
 from dataclasses import dataclass
 from typing import Any
 
@@ -99,10 +99,10 @@ def gpu_hours(macs: float, gpu: str = "A100", precision: str = "bf16", utilisati
 
 
 class _Keeping:
-    """Counts the storages that autograd keeps, without a network's weights and buffers."""
+    """Counts the storages that autograd keeps, without those of weights and buffers (``own``)."""
 
-    def __init__(self, model: nn.Module) -> None:
-        self._own = {_storage(tensor) for tensor in (*model.parameters(), *model.buffers())}
+    def __init__(self, own: Set[int]) -> None:
+        self._own = own
         self._kept: dict[int, Tensor] = {}  # keeps the tensors alive, so that no address is reused
 
     def keep(self, tensor: Tensor) -> Tensor:
@@ -123,7 +123,7 @@ class _Keeping:
 
 def _kept(model: nn.Module, inputs: Inputs) -> int:
     """Bytes that a forward pass keeps for the backward pass, without weights and buffers."""
-    keeping = _Keeping(model)
+    keeping = _Keeping(_storages(model))
     with keeping.noting():
         _run(model, inputs)
     return keeping.bytes
@@ -133,13 +133,14 @@ def _kept_between(model: nn.Module, inputs: Inputs) -> int | None:
     """The same with gradient checkpointing, None for a network of diffusers without blocks for it, and for any other."""
     if not getattr(model, "_supports_gradient_checkpointing", False):
         return None
-    between, blocks = _Keeping(model), [0]
+    own, blocks = _storages(model), [0]
+    between = _Keeping(own)
 
     def block(module: Callable[..., Any], *args: Any) -> Any:
         for value in tree_leaves(args):
             if isinstance(value, Tensor):
                 between.keep(value)
-        within = _Keeping(model)
+        within = _Keeping(own)
         with within.noting():
             result = module(*args)
         blocks.append(within.bytes)
@@ -157,6 +158,11 @@ def _kept_between(model: nn.Module, inputs: Inputs) -> int | None:
 
 def _run(model: nn.Module, inputs: Inputs) -> None:
     _ = model(**inputs) if isinstance(inputs, Mapping) else model(*inputs)
+
+
+def _storages(model: nn.Module) -> set[int]:
+    """Where a network's weights and buffers are."""
+    return {_storage(tensor) for tensor in (*model.parameters(), *model.buffers())}
 
 
 def _storage(tensor: Tensor) -> int:

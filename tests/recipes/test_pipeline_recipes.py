@@ -35,12 +35,11 @@ def recipe_of(name: str) -> ExpertsRecipe:
 def test_the_comments_are_what_the_cost_model_says_of_the_real_network(name: str) -> None:
     lines = (ROOT / "recipes" / f"{name}.yaml").read_text(encoding="utf-8").splitlines()
     comment = " ".join(line.removeprefix("#").strip() for line in lines if line.startswith("# "))
-    for sentence in estimate(recipe_of(name), None, CONFIGS[name]).sentences():
+    found = estimate(recipe_of(name), None, CONFIGS[name])
+    for sentence in found.sentences():
         assert sentence in comment
-    stages = estimate(recipe_of(name), None, CONFIGS[name]).to_json()["stages"]
-    (sampled,) = [stage["macs"] for stage in stages if stage["stage"] == "sampling"]
-    passes = 1 if name == "flux" else 2
-    macs = estimate(recipe_of(name), None, CONFIGS[name]).step.count.macs
+    (sampled,) = [stage["macs"] for stage in found.to_json()["stages"] if stage["stage"] == "sampling"]
+    passes, macs = 1 if name == "flux" else 2, found.step.count.macs
     assert sampled == 5000 * 50 * passes * (macs + round(0.8 * macs))
     assert f"prunekit run recipes/{name}.yaml" in comment
     assert f"prunekit encode pipelines/{name} pictures --output data/{name}" in comment
