@@ -2,7 +2,6 @@
 
 import numpy as np
 import pytest
-from conftest import write_folder
 from PIL import Image
 
 from prunekit.report import heatmap_png, write_report
@@ -24,10 +23,10 @@ def with_branches(importance):
 
 
 @pytest.fixture
-def folder(tmp_path, manifest, with_branches):
+def folder(write_run, manifest, with_branches):
     manifest["experts"][3]["removed"] = ["branch:up_blocks.0.attentions.0"]
     manifest["experts"][4]["removed"] = list(HELD)
-    return write_folder(tmp_path, manifest, with_branches)
+    return write_run(manifest, with_branches)
 
 
 def test_branches_have_a_panel_of_their_own_whose_colours_compare_within_a_row(with_branches):
@@ -93,8 +92,9 @@ def test_the_page_shows_which_branches_each_expert_is_without(folder):
     assert [line.split(",")[-1] for line in table[1:7]] == ["", "0", "0", "0", "1", "2"]
 
 
-def test_a_page_without_removed_branches_does_not_speak_of_them(tmp_path, manifest, importance):
-    write_report(write_folder(tmp_path, manifest, importance))
-    page = (tmp_path / "report" / "index.html").read_text()
+def test_a_page_without_removed_branches_does_not_speak_of_them(write_run, manifest, importance):
+    folder = write_run(manifest, importance)
+    write_report(folder)
+    page = (folder / "report" / "index.html").read_text()
     assert "residual branch" not in page
     assert "ranches removed" not in page
