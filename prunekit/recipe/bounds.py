@@ -4,10 +4,11 @@ import datetime
 import math
 import re
 import unicodedata
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 
+from prunekit._json import JsonDict
 from prunekit.errors import InputError
-from prunekit.recipe.schema import Limits
+from prunekit.recipe.schema import Limits, kinds_at
 from prunekit.search import PROPOSERS, PROXIES, SearchOptions
 from prunekit.training.options import PRECISIONS
 
@@ -19,6 +20,7 @@ __all__ = [
     "TRAINING",
     "check_inner_name",
     "check_search",
+    "misplaced_switches",
     "unsafe_values",
 ]
 
@@ -29,6 +31,7 @@ MAX_STEPS = 10**9
 MAX_SEED = 2**32 - 1
 """Largest seed, as for NumPy and Optuna."""
 
+_NUMBERS = frozenset(("integer", "number"))
 _MAX_INTEGER = 2**63
 _MAX_TEXT = 1024  # characters; a path may have 4096 on Linux, but nobody types those
 _MAX_DESCRIPTION = 10_000
@@ -81,19 +84,42 @@ def unsafe_values(data: object) -> Iterator[tuple[tuple[str | int, ...], str]]:
         >>> list(unsafe_values({"base": {"train": {"steps": 10**30}}}))[0][0]
         ('base', 'train', 'steps')
     """
+    for place, value in _nested(data):
+        for key in value if isinstance(value, Mapping) else ():
+            said = _text_fault(key, _MAX_TEXT) if isinstance(key, str) else None
+            if said is not None:
+                yield place, f"a key has {said}"
+        fault = _fault(value, multiline=place == ("description",))
+        if fault is not None:
+            yield place, fault
+
+
+def misplaced_switches(data: object, schema: Callable[[], JsonDict]) -> Iterator[tuple[tuple[str | int, ...], str]]:
+    """Find true and false where a number belongs, which would be read as 1 and 0; yields the place of each with a sentence.
+
+    YAML reads ``yes`` and ``on`` as true, too.
+
+    Args:
+        data: a recipe.
+        schema: gives the recipe's JSON Schema; it is only called if there is a switch.
+    """
+    for place, value in _nested(data):
+        kinds = kinds_at(schema(), place) if isinstance(value, bool) else ()
+        if "boolean" not in kinds and not _NUMBERS.isdisjoint(kinds):
+            expected = "a number" if "number" in kinds else "a whole number"
+            yield place, f"Got {str(value).lower()}; expected {expected}"
+
+
+def _nested(data: object) -> Iterator[tuple[tuple[str | int, ...], object]]:
+    """All values at any depth with their places."""
     left: list[tuple[tuple[str | int, ...], object]] = [((), data)]
     while left:
         place, value = left.pop()
+        yield place, value
         if isinstance(value, Mapping):
-            for key, inner in value.items():
-                said = _text_fault(key, _MAX_TEXT) if isinstance(key, str) else None
-                if said is not None:
-                    yield place, f"a key has {said}"
-                left.append(((*place, key if isinstance(key, str | int) else str(key)), inner))
+            left += [((*place, key if isinstance(key, str | int) else str(key)), one) for key, one in value.items()]
         elif isinstance(value, list | tuple):
-            left += [((*place, index), inner) for index, inner in enumerate(value)]
-        elif (fault := _fault(value, multiline=place == ("description",))) is not None:
-            yield place, fault
+            left += [((*place, index), one) for index, one in enumerate(value)]
 
 
 def _fault(value: object, multiline: bool) -> str | None:

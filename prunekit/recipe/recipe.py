@@ -23,7 +23,7 @@ from prunekit._json import JsonObject
 from prunekit.choices import LocalTracker
 from prunekit.errors import InputError
 from prunekit.experiments import Experiment
-from prunekit.recipe.bounds import unsafe_values
+from prunekit.recipe.bounds import misplaced_switches, unsafe_values
 from prunekit.recipe.comparisons import CurriculumOptions, EvidenceOptions, MultistageOptions
 from prunekit.recipe.endpoints import Confirmation, asked_for, check_confirmed, confirmed, typed_options
 from prunekit.recipe.faults import Place, explain, fault
@@ -219,8 +219,8 @@ class Recipe(BaseModel):
     @model_validator(mode="before")
     @classmethod
     def _is_safe(cls, data: object) -> object:
-        """Refuse values that could only do harm, see :func:`prunekit.recipe.bounds.unsafe_values`."""
-        for place, said in unsafe_values(data):
+        """Refuse values that could only do harm or would be misread, see :mod:`prunekit.recipe.bounds`."""
+        for place, said in (*unsafe_values(data), *misplaced_switches(data, lambda: schema_of(cls))):
             raise fault(place, said)
         return data
 

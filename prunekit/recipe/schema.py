@@ -14,7 +14,7 @@ from prunekit._messages import did_you_mean
 from prunekit.errors import InputError
 from prunekit.results.schemas import DescribedSchema
 
-__all__ = ["Choice", "Limits", "ShownAs", "choices_at", "inner", "keys_at", "schema_of"]
+__all__ = ["Choice", "Limits", "ShownAs", "choices_at", "inner", "keys_at", "kinds_at", "schema_of"]
 
 
 @dataclass(frozen=True)
@@ -134,6 +134,17 @@ def keys_at(schema: JsonDict, place: Sequence[str | int]) -> tuple[str, ...]:
         place: keys and indices on the way there.
     """
     return tuple(dict.fromkeys(key for node in _at(schema, place) for key in node.get("properties", {})))
+
+
+def kinds_at(schema: JsonDict, place: Sequence[str | int]) -> tuple[str, ...]:
+    """The types of JSON that the value at a place of a recipe may have; empty where it may have any.
+
+    Args:
+        schema: see :func:`schema_of`.
+        place: keys and indices on the way there.
+    """
+    found = [node.get("type") for node in _at(schema, place)]
+    return () if None in found else tuple(dict.fromkeys(map(str, found)))
 
 
 def choices_at(schema: Mapping[str, object], place: Sequence[str | int]) -> tuple[str, ...]:

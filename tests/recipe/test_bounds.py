@@ -8,10 +8,12 @@ import pytest
 import yaml
 from hypothesis import given
 from hypothesis import strategies as st
+from pydantic import ValidationError
 
 from prunekit.errors import FileFormatError, InputError
 from prunekit.recipe import Recipe, check_inner_name, load_recipe
 from prunekit.recipe.bounds import unsafe_values
+from prunekit.recipe.schema import inner, schema_of
 
 BASE = {"checkpoint": "embedded:digits"}
 UNET = {"class": "UNet2DModel", "config": {"in_channels": 1}}
@@ -186,3 +188,43 @@ def test_what_passes_is_finite_printable_and_fits_64_bits(value):
     found = list(unsafe_values({"key": value}))
     assert len(found) >= len(wrong)
     assert bool(found) >= bool(wrong)
+
+
+def numbers(schema, node, place=()):
+    """Places of a recipe where its schema wants a number and no switch."""
+    for form in inner(schema, node):
+        for key, below in form.get("properties", {}).items():
+            yield from numbers(schema, below, (*place, key))
+        if "items" in form:
+            yield from numbers(schema, form["items"], (*place, 0))
+    kinds = {form.get("type") for form in inner(schema, node)}
+    if kinds & {"integer", "number"} and not kinds & {"boolean", None}:
+        yield place
+
+
+def at(place, value):
+    """The value in the mappings and lists that lead to it."""
+    for part in reversed(place):
+        value = [value] if part == 0 else {part: value}
+    return value
+
+
+@pytest.mark.parametrize("switch", [True, False])
+def test_yes_and_no_are_refused_wherever_a_number_belongs(switch):
+    schema = schema_of(Recipe)
+    places = list(dict.fromkeys(numbers(schema, schema)))
+    assert {("groups", "count"), ("allocation", "recoveries"), ("evaluation", "seeds", 0)} < set(places)
+    assert len(places) > 100
+    for place in places:
+        with pytest.raises(ValidationError) as caught:
+            Recipe.model_validate({"name": "switched", "base": BASE, **at(place, switch)})
+        first = caught.value.errors()[0]
+        assert (first["loc"], first["msg"].split(";")[0]) == (place, f"Got {str(switch).lower()}"), place
+
+
+def test_a_switch_in_an_entrys_changes_is_refused_with_its_place(tmp_path):
+    sections = {"groups": {"count": 2}, "allocation": {}, "prune": {}, "finetune": {"train": {"steps": 2}}}
+    changes = {"allocation": {"recovery_steps": True}}
+    evidence = {"headline": "a", "training": 0.1, "entries": {"a": {}, "b": {"changes": changes}}}
+    said = refused(tmp_path, {**sections, "evaluation": {}, "evidence": evidence})
+    assert said.endswith(": evidence.entries.b.changes.allocation.recovery_steps: Got true; expected a whole number.")
