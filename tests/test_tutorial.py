@@ -246,15 +246,18 @@ def test_figures_on_several_bases_are_those_of_their_manifests() -> None:
         "one network, pruned by the search to 0.8": "one network, searched 0.8",
         "experts at 0.6, rule `snr`": "experts 0.6, snr",
     }
-    folder = ROOT / "reports" / "bases" / "fashion-bases"
-    fids: dict[str, list[str]] = {}
-    for path in sorted(folder.glob("base-*.json")):
-        for row in json.loads(path.read_text(encoding="utf-8"))["evidence"]:
-            fids.setdefault(row["entry"], []).append(f"{row['fid']:.3f}")
-    table = (DOCS / "experts.md").read_text(encoding="utf-8").partition("**On several bases.**")[2]
-    rows = re.findall(r"^\| (.+?) \| ([\d.]+) \| ([\d.]+) \|$", table, flags=re.MULTILINE)
-    assert {names[name]: values for name, *values in rows} == {name: fids[name][:2] for name in names.values()}
-    known = {number for values in fids.values() for number in values}
+    fids: dict[str, dict[str, str]] = {}
+    for study in ("fashion-bases", "fashion-sensitivity"):
+        for path in sorted((ROOT / "reports" / "bases" / study).glob("base-*.json")):
+            for row in json.loads(path.read_text(encoding="utf-8"))["evidence"]:
+                fids.setdefault(row["entry"], {})[path.stem.replace("base-", "seed ")] = f"{row['fid']:.3f}"
+    text = (DOCS / "experts.md").read_text(encoding="utf-8").partition("**On several bases.**")[2]
+    lines = re.findall(r"^\|(.*)\|$", text.split("\n\n")[1], flags=re.MULTILINE)
+    seeds, _, *rows = ([cell.strip() for cell in line.split("|")] for line in lines)
+    assert seeds[1:] == sorted(fids["base"])
+    shown = {names[name]: dict(zip(seeds[1:], values, strict=True)) for name, *values in rows}
+    assert shown == {name: {seed: fids[name].get(seed, "–") for seed in seeds[1:]} for name in names.values()}
+    known = {number for values in fids.values() for number in values.values()}
     for page in (ROOT / "README.md", DOCS / "choosing.md", DOCS / "results.md"):
         said = [
             figure
