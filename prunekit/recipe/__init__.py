@@ -1,5 +1,6 @@
 """Recipes: whole experiments as YAML, checked before anything runs; an unknown key is refused with its line."""
 
+from prunekit.recipe.base_sections import BaseOptions, DataOptions
 from prunekit.recipe.bounds import check_inner_name
 from prunekit.recipe.comparisons import CurriculumOptions, EntryOptions, EvidenceOptions, MultistageOptions, slug
 from prunekit.recipe.endpoints import Confirmation
@@ -11,18 +12,9 @@ from prunekit.recipe.models import (
     ExpertsRecipe,
     MultistageRecipe,
 )
+from prunekit.recipe.planning_sections import MEASURED_METHODS, AllocationOptions, GroupOptions, PruneOptions
 from prunekit.recipe.recipe import Recipe
-from prunekit.recipe.sections import (
-    MEASURED_METHODS,
-    AllocationOptions,
-    BaseOptions,
-    DataOptions,
-    DistillationOptions,
-    EvaluationOptions,
-    FinetuneOptions,
-    GroupOptions,
-    PruneOptions,
-)
+from prunekit.recipe.tuning_sections import DistillationOptions, EvaluationOptions, FinetuneOptions
 from prunekit.recipe.yaml_reading import load_recipe
 
 __all__ = [

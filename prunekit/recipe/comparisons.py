@@ -12,17 +12,10 @@ from prunekit._json import JsonObject
 from prunekit._messages import did_you_mean
 from prunekit.choices import Middle
 from prunekit.errors import InputError
+from prunekit.recipe.fields import STRICT, Positive, Seeds, Train
+from prunekit.recipe.planning_sections import AllocationOptions, GroupOptions, PruneOptions
 from prunekit.recipe.schema import ShownAs
-from prunekit.recipe.sections import (
-    STRICT,
-    AllocationOptions,
-    FinetuneOptions,
-    GroupOptions,
-    Positive,
-    PruneOptions,
-    Seeds,
-    Train,
-)
+from prunekit.recipe.tuning_sections import FinetuneOptions
 from prunekit.training import StageDraw, TrainOptions
 
 __all__ = ["CurriculumOptions", "EntryOptions", "EvidenceOptions", "MultistageOptions", "slug"]

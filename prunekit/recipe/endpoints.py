@@ -5,7 +5,7 @@ from collections.abc import Collection, Iterable, Iterator
 from dataclasses import replace
 
 from prunekit.errors import InputError
-from prunekit.recipe.sections import PruneOptions
+from prunekit.recipe.planning_sections import PruneOptions
 from prunekit.search import UnconfirmedEndpoint
 
 __all__ = ["Confirmation", "asked_for", "check_confirmed", "confirmed", "typed_options"]

@@ -9,8 +9,9 @@ from prunekit._json import JsonDict, JsonObject
 from prunekit.errors import InputError
 from prunekit.experiments import Experiment
 from prunekit.recipe.comparisons import CurriculumOptions, EvidenceOptions, MultistageOptions
+from prunekit.recipe.planning_sections import AllocationOptions, GroupOptions, PruneOptions
 from prunekit.recipe.recipe import Recipe
-from prunekit.recipe.sections import AllocationOptions, EvaluationOptions, FinetuneOptions, GroupOptions, PruneOptions
+from prunekit.recipe.tuning_sections import EvaluationOptions, FinetuneOptions
 
 __all__ = [
     "BaseRecipe",

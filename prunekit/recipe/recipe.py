@@ -23,21 +23,15 @@ from prunekit._json import JsonObject
 from prunekit.choices import LocalTracker
 from prunekit.errors import InputError
 from prunekit.experiments import Experiment
+from prunekit.recipe.base_sections import BaseOptions, DataOptions
 from prunekit.recipe.bounds import misplaced_switches, unsafe_values
 from prunekit.recipe.comparisons import CurriculumOptions, EvidenceOptions, MultistageOptions
 from prunekit.recipe.endpoints import Confirmation, asked_for, check_confirmed, confirmed, typed_options
 from prunekit.recipe.faults import Place, explain, fault
+from prunekit.recipe.planning_sections import AllocationOptions, GroupOptions, PruneOptions
 from prunekit.recipe.schema import schema_of
-from prunekit.recipe.sections import (
-    AllocationOptions,
-    BaseOptions,
-    DataOptions,
-    EvaluationOptions,
-    FinetuneOptions,
-    GroupOptions,
-    PruneOptions,
-)
 from prunekit.recipe.tracking_options import TrackingOptions
+from prunekit.recipe.tuning_sections import EvaluationOptions, FinetuneOptions
 
 __all__ = ["MODELS", "Recipe", "recipe_model"]
 

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from prunekit.choices import LocalTracker
-from prunekit.recipe.sections import STRICT
+from prunekit.recipe.fields import STRICT
 
 __all__ = ["TrackingOptions"]
 
