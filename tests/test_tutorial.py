@@ -258,6 +258,13 @@ def test_figures_on_several_bases_are_those_of_their_manifests() -> None:
     shown = {names[name]: dict(zip(seeds[1:], values, strict=True)) for name, *values in rows}
     assert shown == {name: {seed: fids[name].get(seed, "–") for seed in seeds[1:]} for name in names.values()}
     known = {number for values in fids.values() for number in values.values()}
+    paired = json.loads((ROOT / "reports" / "bases" / "bases.json").read_text(encoding="utf-8"))
+    every = [*paired["fids"].values()]
+    known |= {f"{np.mean([own[name] for own in every if name in own]):.3f}" for name in fids}
+    for pair in paired["differences"]:
+        ends = [] if pair["low"] is None else [pair["low"], pair["high"]]
+        known |= {f"{abs(value):.3f}" for value in (pair["mean"], *ends)}
+    finished = ("one", "two", "three", "four", "five")[len(seeds) - 2]
     for page in (ROOT / "README.md", DOCS / "choosing.md", DOCS / "results.md"):
         said = [
             figure
@@ -267,6 +274,8 @@ def test_figures_on_several_bases_are_those_of_their_manifests() -> None:
         ]
         assert said
         assert set(said) <= known, page
+        assert set(re.findall(r"(\w+) of five", page.read_text(encoding="utf-8"))) <= {finished}, page
+    assert f"{finished} of five" in text
 
 
 def test_scale_names_the_recipes_and_their_sizes() -> None:
