@@ -124,7 +124,7 @@ def test_an_unknown_key_is_refused_with_its_line(recipe, old, new, where):
         ("name: whole", "name: ../up", "name"),
         ("name: whole", "name: [a]", "name"),
         ("resolution: 8", "resolution: large", "data.resolution"),
-        ("resolution: 8", "resolution: [8, x]", "data.resolution"),
+        ("resolution: 8", "resolution: [8, x]", "data.resolution.1"),
         ("resolution: 8", "resolution: [8, 8, 8]", "data.resolution"),
         ("resolution: 8", "resolution: 8.5", "data.resolution"),
         ("    steps: 100", "    steps: 1.5", "base.train.steps"),
@@ -157,7 +157,7 @@ def test_a_wrong_value_is_refused_with_its_line(recipe, old, new, where):
 @pytest.mark.parametrize(
     ("old", "new", "section", "said"),
     [
-        ("kind: cosine", "kind: quadratic", "base", "Unknown noise schedule 'quadratic'"),
+        ("kind: cosine", "kind: quadratic", "base.noise_schedule", "Unknown noise schedule 'quadratic'"),
         ("    class: UNet2DModel", "    klass: UNet2DModel", "base", "An architecture needs 'class' and 'config'"),
         ("  criterion: magnitude", "  criterion: vibes", "prune", "Unknown criterion 'vibes'; expected one of"),
         ("    proposer: greedy", "    proposer: oracle", "prune.search", "Unknown proposer 'oracle'; expected one of"),
@@ -294,7 +294,7 @@ def test_every_section_refuses_unknown_keys():
     [
         ("  seeds: [0, 1]", "  seeds: []", "Got 0 of them; expected at least 1."),
         ("  overlap: 10", "  overlap: -3", "Got -3; expected a number greater than or equal to 0."),
-        ("  overlap: 10", "  overlap: many", "Got 'many'; expected a valid integer"),
+        ("  overlap: 10", "  overlap: many", "Got 'many'; expected a whole number"),
     ],
 )
 def test_what_was_given_and_what_is_expected_are_both_told(recipe, old, new, said):

@@ -94,9 +94,14 @@ def _tensor(form: JsonDict, what: str, left: int) -> tuple[Tensor, int]:
             f"{what} has shape {shape}; expected at most {_MAX_ELEMENTS:,} numbers in all inputs together."
         )
     try:
-        return torch.full(shape, fill, dtype=getattr(torch, kind)), left
+        made = torch.full(shape, fill, dtype=getattr(torch, kind))
     except (RuntimeError, OverflowError) as error:
         raise FileFormatError(f"{what} has the value {fill}, which {kind} cannot hold; {_HOW}.") from error
+    whole = not made.is_floating_point() and not made.is_complex()
+    lost = bool(torch.isinf(made).any()) or (whole and made.numel() > 0 and made.flatten()[0].item() != fill)
+    if lost or (isinstance(fill, bool) and kind != "bool"):
+        raise FileFormatError(f"{what} has the value {str(fill).lower()}, which is none of {kind}; {_HOW}.")
+    return made, left
 
 
 def form_of(value: Any) -> Any:

@@ -79,6 +79,23 @@ class ModelSpec:
             raise InputError(f"{self.class_name} does not take this config: {one_line(error)}{meant}.") from error
         return model
 
+    def check_types(self) -> None:
+        """Refuse texts and switches where the class's default is a number, and texts where it is a switch.
+
+        Constructors take them, and the network is another one or fails when it runs.
+
+        Raises:
+            InputError: there is such a value, or the class is unknown.
+        """
+        known = inspect.signature(self._class()).parameters
+        for name, value in self.config.items():
+            default = known[name].default if name in known else None
+            wanted = "true or false" if isinstance(default, bool) else f"a number such as {default}"
+            misread = (str,) if isinstance(default, bool) else (str, bool) if isinstance(default, int | float) else ()
+            if isinstance(value, misread):
+                said = str(value).lower() if isinstance(value, bool) else repr(value)
+                raise InputError(f"The config of {self.class_name} has the {name} {said:.80}; expected {wanted}.")
+
     def check_size(self) -> None:
         """Refuse a network that is larger than any that can be trained, before memory is taken for it.
 

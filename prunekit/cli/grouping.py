@@ -5,7 +5,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-import numpy as np
 import typer
 
 from prunekit._files import write_json
@@ -127,7 +126,7 @@ def groups(
         if named:
             instead = "--cuts" if cuts is not None else f"--method {method}" if sensitivity is None else "--sensitivity"
             raise InputError(
-                f"Got {_flags(named)} with {instead}, which looks at the noise schedule alone; "
+                f"Got {_flags(named)} with {instead}, which looks at no images; "
                 "expected it with --method similarity or gradient."
             )
         if sensitivity is not None:
@@ -231,7 +230,7 @@ def _from_file(path: Path, source: _Source, count: int) -> tuple[NoiseSchedule, 
     own = (found.about or {}).get("noise_schedule")
     schedule = asked if own is None else NoiseSchedule.from_config(own)
     is_told = source.base is not None or bool(source.asked)
-    if is_told and not np.allclose(schedule.log_snr, asked.log_snr, rtol=1e-3, atol=1e-3):
+    if is_told and not schedule.is_close(asked):
         told = "--base" if source.base is not None else "the options"
         raise InputError(
             f"{path} was measured with another noise schedule than that of {told}; leave it out, or measure the sensitivity again "
@@ -289,9 +288,13 @@ def _cuts(text: str | None) -> tuple[int, ...] | None:
     if text is None:
         return None
     try:
+        if "_" in text:  # Python reads 1_00 as 100
+            raise ValueError
         return tuple(int(part) for part in text.split(","))
     except ValueError as error:
-        raise InputError(f"Got --cuts {text!r}; expected rising integers with commas between, e.g. 250,600.") from error
+        raise InputError(
+            f"Got --cuts {text!r}; expected rising integers with commas between, e.g. 250,600."
+        ) from error
 
 
 COMMANDS = (groups,)

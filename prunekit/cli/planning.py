@@ -106,11 +106,17 @@ def allocate(
     ] = None,
     noise_schedule: Annotated[
         ScheduleName | None,
-        typer.Option("--noise-schedule", help="Noise schedule of the model (default: the groups file's, else linear)."),
+        typer.Option(
+            "--noise-schedule",
+            help="Noise schedule of the model (default: the groups file's, else the base's, else linear).",
+        ),
     ] = None,
     num_timesteps: Annotated[
         int | None,
-        typer.Option("--num-timesteps", help="Number of training timesteps T (default: the groups file's, else 1000)."),
+        typer.Option(
+            "--num-timesteps",
+            help="Number of training timesteps T (default: the groups file's, else the base's, else 1000).",
+        ),
     ] = None,
     output: Annotated[Path, typer.Option(help="File to write. An earlier allocation is replaced.")] = Path(
         "allocation.json"
@@ -199,6 +205,10 @@ def _partition(
         schedule = NoiseSchedule.from_config({"kind": "linear"} | cut_for | asked)
         return partition, schedule
     schedule = NoiseSchedule.from_config(data["noise_schedule"])
+    if own is not None and own.num_timesteps == schedule.num_timesteps and not own.is_close(schedule):
+        raise InputError(
+            f"{found} was cut for another noise schedule than that of --base; cut again with `prunekit groups`."
+        )
     cut_for["kind"] = schedule.to_config()["kind"]
     if not asked.items() <= cut_for.items():
         raise InputError(

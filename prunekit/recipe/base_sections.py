@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 from typing import Annotated, ClassVar
 
-from pydantic import BeforeValidator, Field
+from pydantic import AfterValidator, BeforeValidator, Field
 
 from prunekit._json import JsonObject
 from prunekit.checkpoint import Asked, ModelSpec
@@ -33,6 +33,15 @@ _NOISE_SCHEDULE = Field(
         }
     }
 )
+
+
+def _known_schedule(config: JsonObject) -> JsonObject:
+    """The config of a noise schedule, after a check that there is one."""
+    check_schedule(config, "The noise schedule")
+    NoiseSchedule.from_config(config)
+    return config
+
+
 _LINEAR = {"kind": "linear", "num_timesteps": 1000}
 
 
@@ -88,7 +97,7 @@ class BaseOptions:
 
     checkpoint: str | None = None
     model: Annotated[JsonObject, _MODEL] | None = None
-    noise_schedule: Annotated[JsonObject, _NOISE_SCHEDULE] | None = None
+    noise_schedule: Annotated[JsonObject, _NOISE_SCHEDULE, AfterValidator(_known_schedule)] | None = None
     prediction_type: PredictionType | None = None
     train: Train = field(default_factory=TrainOptions)
     weights: Weights | None = None
@@ -102,8 +111,6 @@ class BaseOptions:
                 raise InputError("Got weights with a model to train; expected them with a checkpoint.")
             object.__setattr__(self, "noise_schedule", self.noise_schedule or dict(_LINEAR))
             object.__setattr__(self, "prediction_type", self.prediction_type or "epsilon")
-        if self.noise_schedule is not None:
-            check_schedule(self.noise_schedule, "The noise schedule")
         _ = self.schedule
 
     @property

@@ -4,7 +4,7 @@ import datetime
 import math
 import re
 import unicodedata
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 
 from prunekit._json import JsonDict
 from prunekit.errors import InputError
@@ -20,7 +20,7 @@ __all__ = [
     "TRAINING",
     "check_inner_name",
     "check_search",
-    "misplaced_switches",
+    "misread_values",
     "unsafe_values",
 ]
 
@@ -32,6 +32,7 @@ MAX_SEED = 2**32 - 1
 """Largest seed, as for NumPy and Optuna."""
 
 _NUMBERS = frozenset(("integer", "number"))
+_OWN = {bool: {"boolean"}, str: {"string"}, int: _NUMBERS, float: _NUMBERS}
 _MAX_INTEGER = 2**63
 _MAX_TEXT = 1024  # characters; a path may have 4096 on Linux, but nobody types those
 _MAX_DESCRIPTION = 10_000
@@ -89,25 +90,36 @@ def unsafe_values(data: object) -> Iterator[tuple[tuple[str | int, ...], str]]:
             said = _text_fault(key, _MAX_TEXT) if isinstance(key, str) else None
             if said is not None:
                 yield place, f"a key has {said}"
+            elif type(key) not in (str, int):
+                yield place, f"Got the key {str(key).lower()[:80]}; expected a text or a whole number"
         fault = _fault(value, multiline=place == ("description",))
         if fault is not None:
             yield place, fault
 
 
-def misplaced_switches(data: object, schema: Callable[[], JsonDict]) -> Iterator[tuple[tuple[str | int, ...], str]]:
-    """Find true and false where a number belongs, which would be read as 1 and 0; yields the place of each with a sentence.
+def misread_values(data: object, schema: JsonDict) -> Iterator[tuple[tuple[str | int, ...], str]]:
+    """Find values that would be read as another one; yields the place of each with a sentence about it.
 
-    YAML reads ``yes`` and ``on`` as true, too.
+    These are true, false and texts where a number belongs, and numbers where true or false does.
 
     Args:
         data: a recipe.
-        schema: gives the recipe's JSON Schema; it is only called if there is a switch.
+        schema: the recipe's JSON Schema.
     """
     for place, value in _nested(data):
-        kinds = kinds_at(schema(), place) if isinstance(value, bool) else ()
-        if "boolean" not in kinds and not _NUMBERS.isdisjoint(kinds):
-            expected = "a number" if "number" in kinds else "a whole number"
-            yield place, f"Got {str(value).lower()}; expected {expected}"
+        if not isinstance(value, bool | int | float | str):
+            continue
+        kinds = set(kinds_at(schema, place))
+        said = _shown(value)
+        if kinds & _NUMBERS and not kinds & _OWN[type(value)]:
+            yield place, f"Got {said}; expected {'a number' if 'number' in kinds else 'a whole number'}"
+        elif type(value) in (int, float) and kinds and kinds <= {"boolean", "null"}:
+            yield place, f"Got {said}; expected true or false"
+
+
+def _shown(value: object) -> str:
+    """A value as YAML has it; a text in quotes."""
+    return str(value).lower() if isinstance(value, bool) else f"{value!r:.80}"
 
 
 def _nested(data: object) -> Iterator[tuple[tuple[str | int, ...], object]]:

@@ -1,5 +1,6 @@
 """Errors in recipes: the place of each, and a sentence about it."""
 
+import re
 from collections.abc import Mapping
 
 from pydantic import ValidationError
@@ -7,7 +8,7 @@ from pydantic_core import ErrorDetails, InitErrorDetails, PydanticCustomError
 
 from prunekit._json import JsonDict
 from prunekit._messages import did_you_mean, nearest
-from prunekit.recipe.schema import choices_at, keys_at
+from prunekit.recipe.schema import choices_at, has_forms, is_place, keys_at
 
 __all__ = ["Place", "explain", "fault"]
 
@@ -17,12 +18,23 @@ _NAME = "a letter or digit, then letters, digits, spaces and any of . , + _ -, a
 _NAMES: dict[Place, str] = {("name",): "lower-case letters, digits and hyphens, at most 64"}
 _COMMON = ("name", "description", "data", "base")  # what every kind of recipe has
 _SHOULD_BE = "Input should be "
+_OWN = "recipe"  # the type of this project's errors
+_TAG = re.compile(r"int|float|str|bool|none|constrained-\w+|[\w-]+\[.*\]")  # pydantic's name of a form
+_PLAIN = {
+    "a valid integer": "a whole number",
+    "a valid number": "a number",
+    "a valid string": "a text",
+    "a valid boolean": "true or false",
+    "a valid tuple": "a list",
+    "a valid list": "a list",
+    "a valid dictionary": "a mapping",
+}
 _UNKNOWN = ("extra_forbidden", "unexpected_keyword_argument")
 
 
 def fault(place: Place, sentence: str) -> ValidationError:
     """An error at a place, to be raised by a validator."""
-    kind = PydanticCustomError("recipe", "{said}", {"said": sentence})
+    kind = PydanticCustomError(_OWN, "{said}", {"said": sentence})
     return ValidationError.from_exception_data("Recipe", [InitErrorDetails(type=kind, loc=place, input=None)])
 
 
@@ -39,8 +51,38 @@ def explain(error: ValidationError, schema: JsonDict, needs: str, within: Place 
     """
     details = error.errors(include_url=False)
     first = next((each for each in details if _is_unknown(each)), details[0])
-    place = tuple(part for part in first["loc"] if part != "[key]")
+    place = _place(first, schema, within)
+    below = [each for each in details if _place(each, schema, within)[: len(place)] == place]
+    first = max(below, key=lambda each: len(_place(each, schema, within)))  # of the form that fits best
+    place = _place(first, schema, within)
+    others = [each for each in details if each["loc"] != first["loc"] and _place(each, schema, within) == place]
+    wanted = [_wanted(each) for each in (first, *others)]
+    if others and all(wanted):  # a value that may have one of several forms
+        return place, f"Got {first['input']!r:.80}; expected {' or '.join(dict.fromkeys(filter(None, wanted)))}."
     return place, _sentence(first, place, schema, needs, within)
+
+
+def _place(details: ErrorDetails, schema: JsonDict, within: Place) -> Place:
+    """The place of an error in the recipe, without the names that pydantic gives the forms of a value."""
+    way = [part for part in details["loc"] if part != "[key]"]
+    if details["type"] == _OWN:
+        return tuple(way)
+    last, found = len(way) - 1, list[str | int]()
+    for index, part in enumerate(way):
+        tag = isinstance(part, str) and _TAG.fullmatch(part) and has_forms(schema, (*within, *found))
+        if (is_place(schema, (*within, *found, part)) and not tag) or (index == last and _is_unknown(details)):
+            found.append(part)
+    return tuple(found)
+
+
+def _wanted(details: ErrorDetails) -> str | None:
+    """What pydantic expected, if its message says that."""
+    said = details["msg"].rstrip(".")
+    if not said.startswith(_SHOULD_BE):
+        return None
+    wanted = said.removeprefix(_SHOULD_BE)
+    known = next((plain for name, plain in _PLAIN.items() if wanted.startswith(name)), None)
+    return known or (f"a number {wanted}" if wanted.startswith(("greater", "less")) else wanted)
 
 
 def _is_unknown(details: ErrorDetails) -> bool:
@@ -66,10 +108,9 @@ def _sentence(details: ErrorDetails, place: Place, schema: Mapping[str, object],
     if kind in ("too_short", "too_long"):
         bound = details["ctx"].get("min_length", details["ctx"].get("max_length"))
         return f"Got {details['ctx']['actual_length']} of them; expected at {'least' if kind == 'too_short' else 'most'} {bound}."
+    if (wanted := _wanted(details)) is not None:
+        return f"Got {given!r:.80}; expected {wanted}."
     said = details["msg"].removeprefix("Value error, ").rstrip(".")
-    if said.startswith(_SHOULD_BE):
-        wanted = said.removeprefix(_SHOULD_BE)
-        return f"Got {given!r:.80}; expected {'a number ' if wanted.startswith(('greater', 'less')) else ''}{wanted}."
     return said if said.endswith("?") else f"{said}."
 
 

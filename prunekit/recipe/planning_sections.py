@@ -60,7 +60,7 @@ class GroupOptions:
     cuts: tuple[int, ...] | None = None
     experts: ExpertsKind = "all"
     alpha: float | None = None
-    eta: float = ETA
+    eta: Annotated[float, Field(gt=0)] = ETA
     rule: CutRule | None = None
     samples: Positive | None = None
     nodes: Annotated[int, Field(ge=2)] | None = None
@@ -73,6 +73,9 @@ class GroupOptions:
                 "Got experts noisy with a method, a count or cuts; expected none of them, since it makes two groups and the border "
                 "follows from the budget."
             )
+        cuts = self.cuts or ()
+        if any(second <= first for first, second in zip((0, *cuts), cuts, strict=False)):
+            raise InputError(f"Got cuts {list(cuts)}; expected rising timesteps from 1.")
         if self.method == "similarity" and self.cuts is None:
             self.similarity(np.zeros((1, 1))).check_rule(self.count)
         elif self.alpha is not None or self.rule is not None:

@@ -24,7 +24,7 @@ from prunekit.choices import LocalTracker
 from prunekit.errors import InputError
 from prunekit.experiments import Experiment
 from prunekit.recipe.base_sections import BaseOptions, DataOptions
-from prunekit.recipe.bounds import misplaced_switches, unsafe_values
+from prunekit.recipe.bounds import misread_values, unsafe_values
 from prunekit.recipe.comparisons import CurriculumOptions, EvidenceOptions, MultistageOptions
 from prunekit.recipe.endpoints import Confirmation, asked_for, check_confirmed, confirmed, typed_options
 from prunekit.recipe.faults import Place, explain, fault
@@ -214,7 +214,7 @@ class Recipe(BaseModel):
     @classmethod
     def _is_safe(cls, data: object) -> object:
         """Refuse values that could only do harm or would be misread, see :mod:`prunekit.recipe.bounds`."""
-        for place, said in (*unsafe_values(data), *misplaced_switches(data, lambda: schema_of(cls))):
+        for place, said in (*unsafe_values(data), *misread_values(data, schema_of(cls))):
             raise fault(place, said)
         return data
 
@@ -241,6 +241,12 @@ class Recipe(BaseModel):
         if rates is not None and self.groups and len(rates) != self.groups.number:
             raise InputError(
                 f"Got {len(rates)} finetune.learning_rates and {self.groups.number} groups; expected one for each group."
+            )
+        known = self.base.model is not None or self.base.noise_schedule is not None
+        last, timesteps = max((self.groups.cuts if self.groups else None) or (0,)), self.base.schedule.num_timesteps
+        if known and last >= timesteps:
+            raise InputError(
+                f"Got groups.cuts up to {last} and a noise schedule of {timesteps} timesteps; expected less."
             )
         if self.from_scratch and self.base.model is None:
             raise InputError(f"{self.needs()}; got a base with a checkpoint.")

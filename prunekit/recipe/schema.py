@@ -14,7 +14,18 @@ from prunekit._messages import did_you_mean
 from prunekit.errors import InputError
 from prunekit.results.schemas import DescribedSchema
 
-__all__ = ["Choice", "Limits", "ShownAs", "choices_at", "inner", "keys_at", "kinds_at", "schema_of"]
+__all__ = [
+    "Choice",
+    "Limits",
+    "ShownAs",
+    "choices_at",
+    "has_forms",
+    "inner",
+    "is_place",
+    "keys_at",
+    "kinds_at",
+    "schema_of",
+]
 
 
 @dataclass(frozen=True)
@@ -120,8 +131,8 @@ def _at(schema: JsonDict, place: Sequence[str | int]) -> Iterator[JsonDict]:
 
 
 def _below(node: JsonDict, part: str | int) -> Any:
-    if isinstance(part, int):
-        return node.get("items")
+    if isinstance(part, int) and "items" in node:
+        return node["items"]
     others = next(iter(node.get("patternProperties", {}).values()), node.get("additionalProperties"))
     return node.get("properties", {}).get(part, others)
 
@@ -134,6 +145,26 @@ def keys_at(schema: JsonDict, place: Sequence[str | int]) -> tuple[str, ...]:
         place: keys and indices on the way there.
     """
     return tuple(dict.fromkeys(key for node in _at(schema, place) for key in node.get("properties", {})))
+
+
+def is_place(schema: JsonDict, place: Sequence[str | int]) -> bool:
+    """Whether a recipe can have a value at a place, as far as its schema says.
+
+    Args:
+        schema: see :func:`schema_of`.
+        place: keys and indices on the way there.
+    """
+    return next(_at(schema, place), None) is not None
+
+
+def has_forms(schema: JsonDict, place: Sequence[str | int]) -> bool:
+    """Whether the value at a place of a recipe may have one of several forms, besides being left out.
+
+    Args:
+        schema: see :func:`schema_of`.
+        place: keys and indices on the way there.
+    """
+    return len([node for node in _at(schema, place) if node.get("type") != "null"]) > 1
 
 
 def kinds_at(schema: JsonDict, place: Sequence[str | int]) -> tuple[str, ...]:

@@ -1,6 +1,7 @@
-"""Reads a recipe's YAML; every error names its line."""
+"""Reads a recipe's YAML, its values by version 1.2; every error names its line."""
 
-from collections.abc import Iterator
+import re
+from collections.abc import Hashable, Iterator
 from pathlib import Path
 
 import yaml
@@ -24,14 +25,14 @@ def load_recipe(path: Path | str) -> Recipe:
     path = Path(path)
     check_recipe(path)
     check_limit("yaml-bytes", path.stat().st_size, str(path))
-    loader = None
+    loader: _Loader | None = None
     try:
         text = path.read_text(encoding="utf-8")
         check_limit("yaml-brackets", text.count("[") + text.count("{"), str(path))
-        loader = yaml.SafeLoader(text)
+        loader = _Loader(text)
         tree = loader.get_single_node()
         check_limit("yaml-values", _values(tree, {}), str(path))
-        repeated = next(_repeated(tree), None)
+        repeated = next(_repeated(tree, loader), None)
         data = None if tree is None else loader.construct_document(tree)
     except LimitError:
         raise
@@ -85,18 +86,44 @@ def _values(node: yaml.Node | None, known: dict[int, int]) -> int:
     return known[id(node)]
 
 
-def _repeated(node: yaml.Node | None) -> Iterator[yaml.Node]:
-    """Duplicate keys of mappings; YAML forbids them, but PyYAML would keep the last."""
+def _repeated(node: yaml.Node | None, loader: "_Loader") -> Iterator[yaml.Node]:
+    """Duplicate keys of mappings, also 1 and 1.0; YAML forbids them, but PyYAML would keep the last."""
     if isinstance(node, yaml.MappingNode):
-        seen: set[str] = set()
+        seen: set[Hashable] = set()
         for key, value in node.value:
-            if str(key.value) in seen:
+            own = loader.construct_object(key) if isinstance(key, yaml.ScalarNode) else str(key.value)
+            if own in seen:
                 yield key
-            seen.add(str(key.value))
-            yield from _repeated(value)
+            seen.add(own)
+            yield from _repeated(value, loader)
     elif isinstance(node, yaml.SequenceNode):
         for item in node.value:
-            yield from _repeated(item)
+            yield from _repeated(item, loader)
+
+
+class _Loader(yaml.SafeLoader):
+    """Reads plain values by YAML 1.2: 010 is ten, 1e-3 a number, and yes, 1:30 and dates are texts (1.1 has other meanings)."""
+
+    def whole_number(self, node: yaml.ScalarNode) -> int:
+        """The value of a whole number."""
+        text = str(self.construct_scalar(node)).replace("_", "")
+        return int(text, 0 if text[:2] in ("0x", "0o") else 10)
+
+
+_Loader.yaml_implicit_resolvers = {}
+for _kind, _pattern, _begins in (
+    ("bool", "true|True|TRUE|false|False|FALSE", "tTfF"),
+    ("null", "~|null|Null|NULL|", ["~", "n", "N", ""]),
+    ("int", "[-+]?[0-9][0-9_]*|0o[0-7]+|0x[0-9a-fA-F]+", "-+0123456789"),
+    (
+        "float",
+        r"[-+]?(\.[0-9]+|[0-9][0-9_]*(\.[0-9]*)?)([eE][-+]?[0-9]+)?|[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN)",
+        "-+.0123456789",
+    ),
+    ("merge", "<<", "<"),
+):
+    _Loader.add_implicit_resolver(f"tag:yaml.org,2002:{_kind}", re.compile(f"^(?:{_pattern})$"), list(_begins))
+_Loader.add_constructor("tag:yaml.org,2002:int", _Loader.whole_number)
 
 
 def _line_of(node: yaml.Node | None, location: tuple[int | str, ...]) -> int:
@@ -104,7 +131,7 @@ def _line_of(node: yaml.Node | None, location: tuple[int | str, ...]) -> int:
     line = 1 if node is None else node.start_mark.line + 1
     for part in location:
         if isinstance(node, yaml.MappingNode):
-            pair = next((pair for pair in node.value if pair[0].value == part), None)
+            pair = next((pair for pair in node.value if pair[0].value == str(part)), None)
             if pair is None:
                 break
             line, node = pair[0].start_mark.line + 1, pair[1]

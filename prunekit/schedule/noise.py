@@ -12,7 +12,7 @@ import inspect
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import get_args
+from typing import Any, get_args
 
 import numpy as np
 
@@ -29,6 +29,7 @@ __all__ = ["NAMED_KINDS", "NoiseSchedule"]
 NAMED_KINDS: tuple[str, ...] = get_args(ScheduleName)
 """Kinds of noise schedules that are fully described by a name and a number of timesteps."""
 _KINDS = (*NAMED_KINDS, "explicit")
+_LISTS = ("betas", "signal", "noise", "sigmas")  # options with a number for each timestep
 
 
 @dataclass(frozen=True, eq=False)
@@ -78,6 +79,11 @@ class NoiseSchedule:
     def log_snr(self) -> FloatArray:
         """Natural logarithm of the SNR, shape (T,)."""
         return 2.0 * (np.log(self.signal) - np.log(self.noise))
+
+    def is_close(self, other: "NoiseSchedule") -> bool:
+        """Whether the SNR of every timestep is another schedule's, within 0.1 %."""
+        own, others = self.log_snr, other.log_snr
+        return own.shape == others.shape and np.allclose(own, others, rtol=1e-3, atol=1e-3)
 
     @property
     def snr(self) -> FloatArray:
@@ -246,6 +252,7 @@ class NoiseSchedule:
         """The schedule that a config without a scheduler describes."""
         options = dict(config)
         kind = options.pop("kind", None)
+        options = {name: _number_or_list(value, kind, name) for name, value in options.items()}
         try:
             match kind:
                 case "edm" if "sigmas" in options:
@@ -254,11 +261,13 @@ class NoiseSchedule:
                     _check_options(getattr(cls, kind), kind, options)
                     schedule: NoiseSchedule = getattr(cls, kind)(**options)
                     return schedule
-                case "explicit" if "betas" in options:
-                    return cls.from_betas(np.array(options["betas"], dtype=np.float64))
+                case "explicit" if options.keys() == {"betas"}:
+                    return cls.from_betas(options["betas"])
+                case "explicit" if options.keys() == {"signal", "noise"}:
+                    return cls(options["signal"], options["noise"], dict(config))
                 case "explicit":
-                    signal, noise = (np.array(options[key], dtype=np.float64) for key in ("signal", "noise"))
-                    return cls(signal, noise, dict(config))
+                    found = ", ".join(map(str, options))[:80] or "neither"
+                    raise InputError(f"Noise schedule 'explicit' needs betas, or signal and noise; got {found}.")
         except InputError:
             raise
         except (TypeError, KeyError, ValueError) as error:
@@ -266,6 +275,18 @@ class NoiseSchedule:
         raise InputError(
             f"Unknown noise schedule {kind!r}{did_you_mean(kind, _KINDS)}; expected one of {', '.join(_KINDS)}."
         )
+
+
+def _number_or_list(value: Any, kind: object, name: str) -> Any:
+    """An option of a noise schedule as it is, or as an array if it has a number for each timestep."""
+    if name not in _LISTS:
+        if isinstance(value, bool | str):
+            raise InputError(f"Noise schedule {kind!r} has the {name} {value!r:.80}; expected a number.")
+        return value
+    found = value.tolist() if isinstance(value, np.ndarray) else value
+    if not isinstance(found, list | tuple) or not all(type(one) in (int, float) for one in found):
+        raise InputError(f"Noise schedule {kind!r} has the {name} {str(value)[:80]}; expected a list of numbers.")
+    return np.array(found, dtype=np.float64)
 
 
 def _check_options(constructor: Callable[..., object], kind: str, options: JsonDict) -> None:

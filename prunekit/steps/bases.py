@@ -107,9 +107,17 @@ def complete_spec(options: BaseOptions) -> ModelSpec:
     Raises:
         FileFormatError: it is larger than any that can be trained.
     """
-    options.spec().check_size()
+    spec = _checked(options)
     with torch.device("meta"):
-        return ModelSpec.of(options.spec().build())
+        return ModelSpec.of(spec.build())
+
+
+def _checked(options: BaseOptions) -> ModelSpec:
+    """The network to train as the options give it, after a check of its values and its size."""
+    spec = options.spec()
+    spec.check_types()
+    spec.check_size()
+    return spec
 
 
 def train_base(
@@ -137,9 +145,9 @@ def train_base(
     """
     checkpoints = Path(checkpoints) if checkpoints is not None else None
     if trained is None:
-        options.spec().check_size()
+        asked = _checked(options)
         with seeded_weights(options.train.seed):
-            model = options.spec().build()
+            model = asked.build()
         spec, parameterization, start = ModelSpec.of(model), options.parameterization, 0  # with the class's defaults
     else:
         model, spec, parameterization = trained.model, trained.spec, trained.parameterization

@@ -107,7 +107,7 @@ class Traces:
     def bench(self, base: Base, options: PruneOptions) -> Bench:
         """A base's bench; it is traced only if no base of the same file was, with the same options."""
         own = [options.norm_mode, options.head_mode, options.shrink]
-        key = json_hash([base.sha256, *own, options.constraints.to_json() if options.constraints else None])
+        key = json_hash([base.sha256, base.spec.to_json(), *own, options.constraints.to_json()])
         if base.sha256 and key in self._known:
             graph, cost = self._known[key]
             return Bench(base, graph, cost, int(cost.macs(graph.full_widths)))

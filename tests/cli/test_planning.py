@@ -273,6 +273,7 @@ def test_a_measured_rule_without_its_measurements_says_how_to_get_them(run, tmp_
         (["groups", "--cuts", "600,250"], "expected rising integers"),
         (["groups", "--cuts", "a,b"], "Got --cuts 'a,b'; expected rising integers"),
         (["groups", "--cuts", ""], "expected rising integers"),
+        (["groups", "--cuts", "1_00,500"], "Got --cuts '1_00,500'; expected rising integers"),
         (["groups", "--cuts", "0,1000"], "strictly between 0 and 1000"),
     ],
 )

@@ -147,3 +147,15 @@ def test_the_next_line_has_the_sampler_and_steps_of_the_sensitivity(here):
     line = "prunekit sensitivity embedded:digits --num-inference-steps 3 --sampler ddpm --count 1 --no-check-linearity"
     told = done(line).out
     assert "--sensitivity sensitivity.json --sampler ddpm --num-inference-steps 3" in told
+
+
+def test_groups_of_another_noise_schedule_than_the_bases_are_refused(here):
+    done("prunekit groups --groups 2 --noise-schedule cosine --num-timesteps 1000")
+    refused = typed("prunekit allocate --budget 0.8 --base embedded:digits")
+    assert refused.code == 2
+    assert (
+        "groups.json was cut for another noise schedule than that of --base; cut again with `prunekit groups`."
+        in refused.err
+    )
+    assert not Path("allocation.json").exists()
+    done("prunekit allocate --budget 0.8 --base embedded:digits --noise-schedule cosine --num-timesteps 1000")

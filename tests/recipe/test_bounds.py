@@ -3,6 +3,7 @@
 import math
 import ntpath
 import posixpath
+import re
 
 import pytest
 import yaml
@@ -14,6 +15,7 @@ from prunekit.errors import FileFormatError, InputError
 from prunekit.recipe import Recipe, check_inner_name, load_recipe
 from prunekit.recipe.bounds import unsafe_values
 from prunekit.recipe.schema import inner, schema_of
+from prunekit.steps.bases import complete_spec
 
 BASE = {"checkpoint": "embedded:digits"}
 UNET = {"class": "UNet2DModel", "config": {"in_channels": 1}}
@@ -228,3 +230,106 @@ def test_a_switch_in_an_entrys_changes_is_refused_with_its_place(tmp_path):
     evidence = {"headline": "a", "training": 0.1, "entries": {"a": {}, "b": {"changes": changes}}}
     said = refused(tmp_path, {**sections, "evaluation": {}, "evidence": evidence})
     assert said.endswith(": evidence.entries.b.changes.allocation.recovery_steps: Got true; expected a whole number.")
+
+
+@pytest.mark.parametrize(
+    ("line", "value"),
+    [
+        ("count: 010", 10),
+        ("count: 0o10", 8),
+        ("count: 0x10", 16),
+        ("count: 1_0", 10),
+        ("eta: 1e-3", 0.001),
+        ("eta: 1.0E-3", 0.001),
+        ("eta: .5", 0.5),
+        ("cuts: [0100, 0200]", (100, 200)),
+    ],
+)
+def test_plain_numbers_are_those_of_yaml_1_2(tmp_path, line, value):
+    path = tmp_path / "recipe.yaml"
+    path.write_text(f"name: plain\nbase: {{checkpoint: embedded:digits}}\nallocation: {{}}\ngroups: {{{line}}}\n")
+    assert getattr(load_recipe(path).groups, line.partition(":")[0]) == value
+
+
+@pytest.mark.parametrize(
+    ("word", "value"), [("yes", True), ("on", True), ("true", True), ("no", False), ("off", False)]
+)
+def test_words_for_true_and_false_are_read_where_one_belongs_and_stay_texts_elsewhere(tmp_path, word, value):
+    path = tmp_path / "recipe.yaml"
+    path.write_text(f"name: words\nbase: {{checkpoint: {word if word != 'true' else 'x'}}}\ndata: {{labels: {word}}}\n")
+    recipe = load_recipe(path)
+    assert recipe.data.labels is value
+    assert recipe.base.checkpoint == (word if word != "true" else "x")
+
+
+@pytest.mark.parametrize(
+    ("section", "said"),
+    [
+        ("prune: {width_multiples: {32: yes}}", "prune.width_multiples.32: Got 'yes'; expected a whole number."),
+        ("prune: {width_multiples: {yes: 8}}", "prune.width_multiples.yes: Got 'yes'; expected a whole number."),
+        (
+            "prune: {width_multiples: {true: 8}}",
+            "prune.width_multiples: Got the key true; expected a text or a whole number.",
+        ),
+        ("prune: {width_multiples: {1: 8, 1.0: 9}}", "1.0: given twice; keep one of them."),
+        ("prune: {width_multiples: {1: 8, 0x1: 9}}", "0x1: given twice; keep one of them."),
+        ("prune: {width_multiples: [8]}", "prune.width_multiples: Got [8]; expected a whole number or a mapping."),
+        (
+            "prune: {width_multiples: {32: 0}}",
+            "prune.width_multiples.32: Got 0; expected a number greater than or equal to 1.",
+        ),
+        ('prune: {samples: "3"}', "prune.samples: Got '3'; expected a whole number."),
+        ("prune: {samples: 1:30}", "prune.samples: Got '1:30'; expected a whole number."),
+        ('prune: {constraints: {limit: {a: "1.0"}}}', "prune.constraints.limit.a: Got '1.0'; expected a number."),
+        (
+            "prune: {constraints: {limit: {int: null}}}",
+            "prune.constraints.limit.int: Got None; expected a whole number or a number.",
+        ),
+        ("data: {labels: 1}", "data.labels: Got 1; expected true or false."),
+        ("finetune: {from_scratch: 1.0, train: {}}", "finetune.from_scratch: Got 1.0; expected true or false."),
+        ("groups: {cuts: [500, 100]}", "groups: Got cuts [500, 100]; expected rising timesteps from 1."),
+        ("groups: {cuts: [0]}", "groups: Got cuts [0]; expected rising timesteps from 1."),
+        ("groups: {eta: -1}", "groups.eta: Got -1; expected a number greater than 0."),
+    ],
+)
+def test_what_would_be_read_as_something_else_is_refused_with_its_key(tmp_path, section, said):
+    path = tmp_path / "recipe.yaml"
+    path.write_text(f"name: misread\nbase: {{checkpoint: embedded:digits}}\n{section}\n")
+    with pytest.raises(FileFormatError) as caught:
+        load_recipe(path)
+    assert str(caught.value) == f"{path}, line 3: {said}"
+
+
+@pytest.mark.parametrize(
+    ("schedule", "said"),
+    [
+        ({"kind": "edm", "sigma_min": True}, "the sigma_min True; expected a number"),
+        ({"kind": "linear", "beta_end": "2e-2x"}, "the beta_end '2e-2x'; expected a number"),
+        ({"kind": "explicit"}, "needs betas, or signal and noise; got neither"),
+        ({"kind": "explicit", "betas": [0.1, "0.2"]}, "the betas [0.1, '0.2']; expected a list of numbers"),
+    ],
+)
+def test_a_noise_schedule_takes_numbers_alone(tmp_path, schedule, said):
+    found = refused(tmp_path, {"base": {**BASE, "noise_schedule": schedule}})
+    assert "base.noise_schedule: Noise schedule " in found
+    assert said in found
+
+
+def test_cuts_beyond_the_noise_schedule_are_refused_before_anything_is_trained(tmp_path):
+    base = {"model": UNET, "noise_schedule": {"kind": "linear", "num_timesteps": 100}}
+    said = refused(tmp_path, {"base": base, "allocation": {}, "groups": {"cuts": [50, 100]}})
+    assert "Got groups.cuts up to 100 and a noise schedule of 100 timesteps; expected less." in said
+
+
+@pytest.mark.parametrize(
+    ("config", "said"),
+    [
+        ({"dropout": True}, "the dropout true; expected a number such as 0.0"),
+        ({"layers_per_block": "two"}, "the layers_per_block 'two'; expected a number such as 2"),
+        ({"add_attention": "no"}, "the add_attention 'no'; expected true or false"),
+    ],
+)
+def test_a_networks_config_has_numbers_where_its_class_has_them(config, said):
+    recipe = Recipe.model_validate({"name": "typed", "base": {"model": {**UNET, "config": config}}})
+    with pytest.raises(InputError, match=re.escape(f"The config of UNet2DModel has {said}.")):
+        complete_spec(recipe.base)
