@@ -265,7 +265,7 @@ def test_figures_on_several_bases_are_those_of_their_manifests() -> None:
         ends = [] if pair["low"] is None else [pair["low"], pair["high"]]
         known |= {f"{abs(value):.3f}" for value in (pair["mean"], *ends)}
     finished = ("one", "two", "three", "four", "five")[len(seeds) - 2]
-    for page in (ROOT / "README.md", DOCS / "choosing.md", DOCS / "results.md"):
+    for page in (DOCS / "choosing.md", DOCS / "results.md"):
         said = [
             figure
             for item in re.split(r"\n(?=- |\n|\|)", page.read_text(encoding="utf-8"))
@@ -276,6 +276,38 @@ def test_figures_on_several_bases_are_those_of_their_manifests() -> None:
         assert set(said) <= known, page
         assert set(re.findall(r"(\w+) of five", page.read_text(encoding="utf-8"))) <= {finished}, page
     assert f"{finished} of five" in text
+
+
+def test_readmes_table_is_that_of_the_bases() -> None:
+    names = {
+        "base": "base",
+        "the same base after the extra training that the experts had": "base trained on",
+        "**experts**, rule `linear`": "experts 0.8, linear",
+        "experts, rule `snr`": "experts 0.8, snr",
+        "experts without pruning": "experts without pruning",
+        "one network for all timesteps, pruned by the same search": "one network, searched 0.8",
+    }
+    figures = json.loads((ROOT / "reports" / "bases" / "bases.json").read_text(encoding="utf-8"))
+    fids, pairs = [*figures["fids"].values()], {(one["entry"], one["other"]): one for one in figures["differences"]}
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| (.+?) \| [*\d.]+ \| [*]*([\d.]+)[*]* \| (.*?) ?\|$", text, flags=re.MULTILINE)
+    assert [name for name, *_ in rows] == [*names]
+    gains = []
+    for name, fid, difference in rows:
+        entry = names[name]
+        assert fid == f"{np.mean([own[entry] for own in fids]):.3f}"
+        if entry in ("base", "base trained on"):
+            assert not difference
+            continue
+        pair = pairs[entry, "base trained on"]
+        ends = f"{pair['mean']:+.3f} ({pair['low']:+.3f} … {pair['high']:+.3f})"
+        assert difference.replace("−", "-") == ends
+        if entry.startswith("experts 0.8"):
+            assert pair["better"] == len(fids)
+            gains += [1 - own[entry] / own["base trained on"] for own in fids]
+    said = f"means over {('one', 'two', 'three', 'four', 'five')[len(fids) - 1]} bases"
+    assert said in text
+    assert f"by {100 * min(gains):.0f} to {100 * max(gains):.0f} %" in text
 
 
 def test_scale_names_the_recipes_and_their_sizes() -> None:
