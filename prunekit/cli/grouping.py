@@ -292,9 +292,7 @@ def _cuts(text: str | None) -> tuple[int, ...] | None:
             raise ValueError
         return tuple(int(part) for part in text.split(","))
     except ValueError as error:
-        raise InputError(
-            f"Got --cuts {text!r}; expected rising integers with commas between, e.g. 250,600."
-        ) from error
+        raise InputError(f"Got --cuts {text!r}; expected rising integers with commas between, e.g. 250,600.") from error
 
 
 COMMANDS = (groups,)
