@@ -87,14 +87,14 @@ def _values(node: yaml.Node | None, known: dict[int, int]) -> int:
 
 
 def _repeated(node: yaml.Node | None, loader: "_Loader") -> Iterator[yaml.Node]:
-    """Duplicate keys of mappings, also 1 and 1.0; YAML forbids them, but PyYAML would keep the last."""
+    """Duplicate keys of mappings, also 1, 0x1, "1" and 1.0; YAML forbids them, but PyYAML would keep the last."""
     if isinstance(node, yaml.MappingNode):
         seen: set[Hashable] = set()
         for key, value in node.value:
             own = loader.construct_object(key) if isinstance(key, yaml.ScalarNode) else str(key.value)
-            if own in seen:
+            if own in seen or str(own) in seen:
                 yield key
-            seen.add(own)
+            seen |= {own, str(own)}
             yield from _repeated(value, loader)
     elif isinstance(node, yaml.SequenceNode):
         for item in node.value:

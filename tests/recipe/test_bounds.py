@@ -273,6 +273,7 @@ def test_words_for_true_and_false_are_read_where_one_belongs_and_stay_texts_else
         ),
         ("prune: {width_multiples: {1: 8, 1.0: 9}}", "1.0: given twice; keep one of them."),
         ("prune: {width_multiples: {1: 8, 0x1: 9}}", "0x1: given twice; keep one of them."),
+        ('prune: {width_multiples: {"1": 8, 1: 9}}', "1: given twice; keep one of them."),
         ("prune: {width_multiples: [8]}", "prune.width_multiples: Got [8]; expected a whole number or a mapping."),
         (
             "prune: {width_multiples: {32: 0}}",
