@@ -16,8 +16,8 @@ _INTRO = """\
 
 A recipe is a YAML file that describes a whole experiment; `prunekit run RECIPE` runs it, and `prunekit estimate RECIPE` says what
 that will take. Stages whose section is missing are not run. An unknown key is refused with its line, and so is a value that is
-not of the key's type. Values are read by YAML 1.2: `0100` is a hundred, `1e-3` a number, and `yes` and `no` are texts, which also stand for
-true and false where one of those belongs.
+not of the key's type. Values are read by YAML 1.2: `0100` is a hundred, `1e-3` a number, and `yes` and `no` are texts, which also
+stand for true and false where one of those belongs.
 
 `prunekit schema` prints the [JSON Schema](recipe.schema.json) of recipes. An editor with a YAML language server completes and
 checks a recipe that begins with `# yaml-language-server: $schema=PATH/recipe.schema.json`.
