@@ -19,9 +19,11 @@ from typing import Any
 import numpy as np
 import torch
 from _manifest import REPORTS, markdown_table, publish
+from scipy.stats import spearmanr
 from scipy.stats import t as student
 
 from prunekit._files import atomic_path
+from prunekit._types import FloatArray
 from prunekit.recipe import Recipe, load_recipe
 from prunekit.studies.kinds_of_runs import run_of
 
@@ -195,6 +197,65 @@ def _spread(entry: str, rows: Mapping[str, Sequence[Mapping[str, Any]]]) -> Spre
     )
 
 
+@dataclass(frozen=True)
+class Following:
+    """How FID follows the held-out loss of each timestep group, over all entries and bases.
+
+    Args:
+        groups: first timestep of each group after the first.
+        changes: entry → change of each group's loss from the base's in per cent, the mean over bases.
+        ranks: Spearman's correlation of each group's change with the change of FID.
+        weighed: the same of the summed change, weighed by the amplification that a sensitivity measured; None if none did.
+        pairs: number of entries on bases.
+    """
+
+    groups: list[int]
+    changes: dict[str, list[float]]
+    ranks: list[float]
+    weighed: float | None
+    pairs: int
+
+
+def following(
+    rows: Mapping[str, Sequence[Mapping[str, Any]]], groups: Sequence[int], amplification: Sequence[float] | None
+) -> Following:
+    """Compare the networks of every base with the base itself.
+
+    Args:
+        rows: the networks of every base.
+        groups: first timestep of each group after the first, for which the losses are.
+        amplification: weight of each group's loss.
+    """
+    relative, absolute, fids = list[FloatArray](), list[FloatArray](), list[float]()
+    by_entry: dict[str, list[FloatArray]] = {}
+    for own in rows.values():
+        (base,) = (row for row in own if row["entry"] == "base")
+        before = _losses(base)
+        for row in own:
+            if row["entry"] != "base" and row["seed"] in (None, SEED) and len(row["losses"]) == len(before):
+                absolute.append(_losses(row) - before)
+                relative.append(100 * absolute[-1] / before)
+                fids.append(row["fid"] - base["fid"])
+                by_entry.setdefault(row["entry"], []).append(relative[-1])
+    changes = {name: np.mean(found, axis=0).tolist() for name, found in by_entry.items()}
+    ranks = [float(spearmanr(column, fids).statistic) for column in np.array(relative).T]
+    summed = None if amplification is None else np.array(absolute) @ np.array(amplification)
+    weighed = None if summed is None else float(spearmanr(summed, fids).statistic)
+    return Following(list(groups), changes, ranks, weighed, len(fids))
+
+
+def _losses(row: Mapping[str, Any]) -> FloatArray:
+    return np.array([loss["mean"] for loss in row["losses"]])
+
+
+def _amplification(manifests: Mapping[str, Mapping[str, Any]], groups: int) -> list[float] | None:
+    """The mean over bases of what the sensitivities measured; None if there is none for that number of groups."""
+    found = [manifest["method"]["allocation"].get("sensitivity") for manifest in manifests.values()]
+    every = [[group["amplification"] for group in one["groups"]] for one in found if one is not None]
+    every = [one for one in every if len(one) == groups]
+    return np.mean(every, axis=0).tolist() if every else None
+
+
 def run(study: str, base: int, work: Path) -> None:
     """Run a study on a base, and keep its manifest. What another study has measured on the same base is not measured again."""
     folder = work / study / f"base-{base}"
@@ -232,10 +293,12 @@ def table() -> None:
     rows = rows_of(manifests)
     fids, spreads = fids_of(rows), spreads_of(rows)
     found = [pair for entry, other in PAIRS if (pair := difference(fids, entry, other)) is not None]
+    groups = next(iter(manifests["fashion-bases"].values()))["groups"]
+    followed = following(rows, groups, _amplification(manifests["fashion-sensitivity"], len(groups) + 1))
     figures = {"fids": fids, "differences": list(map(asdict, found)), "spreads": list(map(asdict, spreads))}
-    publish("bases", figures, FOLDER)
+    publish("bases", figures | {"following": asdict(followed)}, FOLDER)
     with atomic_path(FOLDER / "bases.md") as part:
-        part.write_text(markdown(fids, found, spreads, rows), encoding="utf-8")
+        part.write_text(markdown(fids, found, spreads, rows) + _followed(followed), encoding="utf-8")
 
 
 def markdown(
@@ -297,6 +360,26 @@ def markdown(
         + markdown_table(["pair", "bases", "difference", "95 %", "relative", "better"], pairs)
         + causes
         + markdown_table(["entry", "bases", "fine-tuning", "sampling", "sampling, paired"], errors)
+    )
+
+
+def _followed(found: Following) -> str:
+    """The table of losses by group."""
+    header = ["entry", *(f"t ≥ {start}" for start in (0, *found.groups))]
+    lines = [[name, *(f"{value:+.2f} %" for value in values)] for name, values in found.changes.items()]
+    ranks = ["*rank correlation with FID*", *(f"{value:.2f}" for value in found.ranks)]
+    summed = (
+        ""
+        if found.weighed is None
+        else (
+            f" Summed over the groups with the amplification that the sensitivities measured as weights, it is {found.weighed:.2f}."
+        )
+    )
+    return (
+        "\n## Which group's loss FID follows\n\n"
+        "Change of the held-out loss from the base's by timestep group, the mean over bases. The last line is Spearman's rank "
+        f"correlation with the change of FID, over all {found.pairs} networks.{summed}\n\n"
+        + markdown_table(header, [*lines, ranks])
     )
 
 

@@ -113,3 +113,27 @@ def test_spreads_are_told_apart(bases):
     assert found.bases == pytest.approx(np.std([1.0, 2.0], ddof=1))
     assert found.tuning == pytest.approx(np.std([1.0, 1.2, 1.4], ddof=1))
     assert (found.sampling, found.paired) == pytest.approx((0.2, 0.05))
+
+
+def test_the_group_whose_loss_fid_follows_is_told(bases):
+    def with_losses(entry, fid, *losses, seed=0):
+        return {**row(entry, fid, seed), "losses": [{"mean": loss} for loss in losses]}
+
+    rows = {
+        "base-0": [
+            with_losses("base", 1.0, 0.2, 0.1),
+            with_losses("a", 1.1, 0.19, 0.11),
+            with_losses("b", 1.2, 0.18, 0.12),
+            with_losses("b", 9.0, 0.01, 0.01, seed=1),
+        ],
+        "base-1": [with_losses("base", 2.0, 0.4, 0.2), with_losses("a", 1.8, 0.44, 0.16), with_losses("c", 1.0, 0.3)],
+    }
+    found = bases.following(rows, [500], [0.0, 1.0])
+    assert found.pairs == 3
+    assert found.ranks == pytest.approx([-1, 1])
+    assert found.weighed == pytest.approx(1)
+    assert found.changes == {"a": pytest.approx([2.5, -5]), "b": pytest.approx([-10, 20])}
+    assert bases.following(rows, [500], None).weighed is None
+    page = bases._followed(found)
+    assert "| a | +2.50 % | -5.00 % |" in page
+    assert "over all 3 networks." in page
