@@ -497,3 +497,55 @@ def test_a_second_spelling_of_the_suffix_is_no_second_file(raw, tmp_path):
     raw.save_pretrained(tmp_path / "m")
     (tmp_path / "m" / f"{WEIGHTS}.safetensors").rename(tmp_path / "m" / f"{WEIGHTS}.SAFETENSORS")
     assert equal(load_base(tmp_path / "m").model, raw)
+
+
+@pytest.mark.parametrize("name", ["non_ema", "no-ema", "state_dict.without_ema", "nonema", "not_averaged"])
+def test_what_says_that_it_is_no_average_is_not_taken_for_one(raw, averaged, tmp_path, name):
+    torch.save({name: raw.state_dict(), "ema": averaged.state_dict()}, tmp_path / "x.ckpt")
+    assert equal(load_base(tmp_path / "x.ckpt", CONFIG).model, averaged)
+    assert equal(load_base(tmp_path / "x.ckpt", CONFIG, weights="raw").model, raw)
+    torch.save(raw.state_dict(), tmp_path / f"model_{name}.pt")
+    base = load_base(tmp_path / f"model_{name}.pt", CONFIG)
+    assert "weights" not in base.provenance
+    assert equal(base.model, raw)
+
+
+@pytest.mark.parametrize("kind", [torch.int8, torch.uint8, torch.bool, torch.complex64])
+def test_quantised_parameters_are_no_weights(raw, tmp_path, kind):
+    state = {key: (tensor * 100).to(kind) for key, tensor in raw.state_dict().items()}
+    torch.save(state, tmp_path / "x.pt")
+    with pytest.raises(FileFormatError, match=r"has numbers of type .*; expected floating point"):
+        load_base(tmp_path / "x.pt", CONFIG)
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"norm_eps": "1e-5"}, "the norm_eps '1e-5'; expected a number such as 1e-05"),
+        ({"freq_shift": True}, "the freq_shift true; expected a number such as 0"),
+        ({"center_input_sample": "false"}, "the center_input_sample 'false'; expected true or false"),
+    ],
+)
+def test_a_network_whose_config_would_be_misread_is_refused(raw, tmp_path, change, said):
+    raw.save_pretrained(tmp_path / "m")
+    config = tmp_path / "m" / "config.json"
+    config.write_text(json.dumps({**json.loads(config.read_text()), **change}))
+    with pytest.raises((FileFormatError, InputError), match=said):
+        load_base(tmp_path / "m")
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"rescale_betas_zero_snr": "false"}, "the rescale_betas_zero_snr 'false'; expected true or false"),
+        ({"clip_sample_range": "abc"}, "the clip_sample_range 'abc'; expected a number such as 1.0"),
+        ({"num_train_timesteps": "1000"}, "the num_train_timesteps '1000'; expected a number such as 1000"),
+        ({"beta_start": True}, "the beta_start true; expected a number such as 0.0001"),
+    ],
+)
+def test_a_scheduler_whose_config_would_be_misread_is_refused(raw, tmp_path, change, said):
+    DDPMPipeline(raw, DDPMScheduler()).save_pretrained(tmp_path / "p")
+    config = tmp_path / "p" / "scheduler" / "scheduler_config.json"
+    config.write_text(json.dumps({**json.loads(config.read_text()), **change}))
+    with pytest.raises(FileFormatError, match=rf"scheduler_config\.json has {said}"):
+        load_base(tmp_path / "p")

@@ -1,7 +1,8 @@
 """Bounds on a config's values and on the resources for building its network, checked before it is built."""
 
+import inspect
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -12,7 +13,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from prunekit._json import JsonDict
 from prunekit.errors import FileFormatError
 
-__all__ = ["Frugal", "ParametersOnMeta", "check_schedule", "check_values"]
+__all__ = ["Frugal", "ParametersOnMeta", "check_schedule", "check_values", "mistyped"]
 
 MAX_NUMBER = 2**20
 MAX_TEXT = 256  # characters
@@ -65,6 +66,26 @@ def _check_plain(value: object, what: str) -> None:
 def check_schedule(config: object, what: str) -> None:
     """Bounds of a noise schedule's config, which may list one number per timestep; see :func:`check_values`."""
     check_values(config, what, count=4 * MAX_NUMBER)
+
+
+def mistyped(made: Callable[..., object], config: JsonDict) -> str | None:
+    """The first value of a config that its class would misread, and what is expected, as the end of a sentence; None without one.
+
+    These are texts and switches where the class's default is a number, and texts where it is a switch.
+
+    Args:
+        made: the class.
+        config: arguments of its constructor; others are not looked at.
+    """
+    known = inspect.signature(made).parameters
+    for name, value in config.items():
+        default = known[name].default if name in known else None
+        wanted = "true or false" if isinstance(default, bool) else f"a number such as {default}"
+        misread = (str,) if isinstance(default, bool) else (str, bool) if isinstance(default, int | float) else ()
+        if isinstance(value, misread):
+            said = str(value).lower() if isinstance(value, bool) else repr(value)
+            return f"the {name} {said:.80}; expected {wanted}"
+    return None
 
 
 class Frugal(TorchDispatchMode):

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 __all__ = ["Candidate", "Part", "Target", "average_outside", "candidates", "differences", "lists", "parts", "says_ema"]
 
 _EMA = re.compile(r"(^|[._-])(ema|averaged?)([._-]|$)")
+_RAW = re.compile(r"(?:^|(?<=[._-]))(?:non|no|not|without)[._-]?(?:ema|averaged?)(?=[._-]|$)")  # as in non_ema
 _MAX_DEPTH, _MAX_PARTS = 3, 64
 _SHADOW = "shadow_params"
 
@@ -79,7 +80,7 @@ class Part(NamedTuple):
     def ema(self) -> bool:
         """Whether the place says that this is a moving average."""
         name = f"{self.place}.{self.prefix}".lower()
-        return (bool(_EMA.search(name)) or "n_averaged" in self.tensors) and "online_model" not in name
+        return (says_ema(name) or "n_averaged" in self.tensors) and "online_model" not in name
 
     @property
     def inner(self) -> dict[str, Tensor]:
@@ -108,7 +109,12 @@ class Candidate(NamedTuple):
 
 def says_ema(name: str) -> bool:
     """Whether a name says that something is a moving average."""
-    return bool(_EMA.search(name.lower()))
+    return _ema_in(name) is not None
+
+
+def _ema_in(name: str) -> re.Match[str] | None:
+    """The word in a name that says so; ``non_ema`` says the opposite."""
+    return _EMA.search(_RAW.sub(lambda found: " " * len(found[0]), name.lower()))
 
 
 def parts(content: Mapping[object, object]) -> Iterator[Part]:
@@ -149,7 +155,7 @@ def average_outside(content: Mapping[object, object], target: Target) -> str:
     for part in parts(content):
         for key, tensor in part.tensors.items():
             name = f"{part.place}.{key}".lstrip(".")
-            match = _EMA.search(name.lower())
+            match = _ema_in(name)
             if match is not None and "online_model" not in name:
                 end = name.find(".", match.end(2))
                 where = name if end < 0 else name[:end]

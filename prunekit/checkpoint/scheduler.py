@@ -8,7 +8,7 @@ from typing import Any
 
 from prunekit._json import JsonDict, read_json
 from prunekit._messages import one_line
-from prunekit.checkpoint.config_limits import check_schedule
+from prunekit.checkpoint.config_limits import check_schedule, mistyped
 from prunekit.checkpoint.metadata import checked_prediction
 from prunekit.checkpoint.scheduler_classes import ERRORS, is_stand_in, named_class
 from prunekit.errors import FileFormatError, InputError
@@ -49,6 +49,8 @@ def read_scheduler(path: Path) -> FoundScheduler:
     name = str(config.get("_class_name"))
     scheduler_class = _scheduler_class(name, path)
     ignored = _unknown(scheduler_class, config)
+    if (said := mistyped(scheduler_class, config)) is not None:
+        raise FileFormatError(f"{path} has {said}.")
     try:
         scheduler = scheduler_class.from_config({key: config[key] for key in config if key not in ignored})
     except ERRORS as error:

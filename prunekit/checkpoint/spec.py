@@ -15,7 +15,7 @@ from torch.utils._pytree import tree_leaves
 from prunekit._json import JsonDict, JsonObject
 from prunekit._messages import did_you_mean, one_line
 from prunekit.checkpoint.callings import Taken, calling_of, taken_by
-from prunekit.checkpoint.config_limits import Frugal, ParametersOnMeta, check_values
+from prunekit.checkpoint.config_limits import Frugal, ParametersOnMeta, check_values, mistyped
 from prunekit.checkpoint.denoisers import denoiser, forward_parameters
 from prunekit.checkpoint.deriving import derived_inputs
 from prunekit.checkpoint.inputs import form_of, inputs_of
@@ -67,9 +67,12 @@ class ModelSpec:
         """A freshly initialised network.
 
         Raises:
-            InputError: the class is unknown or does not take the config.
+            InputError: the class is unknown, does not take the config, or would misread a value of it.
         """
         make = self._class() if self.factory is None else None
+        said = None if make is None else mistyped(make, self.config)
+        if said is not None:
+            raise InputError(f"The config of {self.class_name} has {said}.")
         try:
             model: nn.Module = make(**self.config) if make else self.factory(self.config)  # type: ignore[misc]
         except PrunekitError:
@@ -78,23 +81,6 @@ class ModelSpec:
             meant = "" if make is None else _misspelt(make, self.config)
             raise InputError(f"{self.class_name} does not take this config: {one_line(error)}{meant}.") from error
         return model
-
-    def check_types(self) -> None:
-        """Refuse texts and switches where the class's default is a number, and texts where it is a switch.
-
-        Constructors take them, and the network is another one or fails when it runs.
-
-        Raises:
-            InputError: there is such a value, or the class is unknown.
-        """
-        known = inspect.signature(self._class()).parameters
-        for name, value in self.config.items():
-            default = known[name].default if name in known else None
-            wanted = "true or false" if isinstance(default, bool) else f"a number such as {default}"
-            misread = (str,) if isinstance(default, bool) else (str, bool) if isinstance(default, int | float) else ()
-            if isinstance(value, misread):
-                said = str(value).lower() if isinstance(value, bool) else repr(value)
-                raise InputError(f"The config of {self.class_name} has the {name} {said:.80}; expected {wanted}.")
 
     def check_size(self) -> None:
         """Refuse a network that is larger than any that can be trained, before memory is taken for it.

@@ -121,7 +121,18 @@ def fitting(
                 "`weights` raw to read those, or save the EMA weights by themselves as a state dict."
             )
     choice = bool(raw and ema) or (len(fit) > 1 and one.ema)
+    _check_floats(one.state, target, path)
     return _plain(Weights(one.state, one.where, any(one is each for each in ema), choice, one.layout), path)
+
+
+def _check_floats(state: Mapping[str, Tensor], target: Target, path: Path) -> None:
+    """Refuse parameters that are no floating-point numbers, as quantised ones; converted they would be other weights."""
+    for name in target.parameters:
+        if name in state and not state[name].is_floating_point():
+            kind = str(state[name].dtype).removeprefix("torch.")
+            raise FileFormatError(
+                f"{name} in {path} has numbers of type {kind}; expected floating point: weights that are not quantised."
+            )
 
 
 def _completed(one: Candidate, whole: list[Candidate], target: Target) -> Candidate | None:

@@ -8,6 +8,7 @@ predictions are compared with measured times of other pruned networks, and the c
 """
 
 import statistics
+from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -165,7 +166,8 @@ class LatencyTable:
 
     def describe(self) -> str:
         """:meth:`about` in a sentence; it says if the times were measured on another machine than this one."""
-        machine = "{processor} ({device}, threads: {threads}, torch {torch})".format_map(self.machine)
+        known = defaultdict(lambda: "unknown", self.machine)
+        machine = "{processor} ({device}, threads: {threads}, torch {torch})".format_map(known)
         elsewhere = "" if is_here(self.machine) else ", which is not this machine"
         compiled = ", compiled" if self.compiled else ""
         return (

@@ -19,6 +19,7 @@ EXPECTED = (
     "expected uint8 (count, height, width), (count, height, width, 1, 3 or 4) or (count, 1, 3 or 4, height, width), "
     "or latents of float16 or float32 (count, channels, height, width)"
 )
+_DOUBTFUL = 2.0  # floats from 0 to a number between 1 and this may be pictures of either range
 
 
 @dataclass(frozen=True)
@@ -62,6 +63,16 @@ def channels_first(array: NDArray[Any], path: Path, name: str = "") -> Form:
         raise FileFormatError(
             f"{what} is {array.dtype} of shape {array.shape}, a single picture of {array.shape[2]} channels; expected several "
             "of one size, as (count, height, width, channels)."
+        )
+    if (
+        array.dtype == np.uint8
+        and array.ndim == 3
+        and array.shape[0] in (3, _RGBA)
+        and min(array.shape[1:]) > 2 * _RGBA
+    ):
+        raise FileFormatError(
+            f"{what} is {array.dtype} of shape {array.shape}, a single picture of {array.shape[0]} channels or as many grey ones; "
+            "expected several of one size, as (count, height, width, channels)."
         )
     if array.dtype == np.uint8:
         axis = _channel_axis(array.shape)
@@ -107,10 +118,14 @@ def _floats(array: NDArray[Any], what: str, refused: FileFormatError) -> Form:
     positive = least >= 0 and 0 < most < np.inf
     if axis is not None and axis > 0 and array.shape[axis] == _RGBA:
         axis = None  # four channels may as well be latents
-    if axis == 3 and array.shape[1] == array.shape[2] and not (positive and most <= 255):
+    if axis == 3 and array.shape[1] > _RGBA and not (positive and most <= 255):
         raise FileFormatError(
             f"{what} is {array.dtype} of shape {array.shape} from {least:g} to {most:g}, pictures with channels last; expected "
             "uint8: scale them to 0 … 255 and round."
+        )
+    if positive and axis is not None and 1 < most < _DOUBTFUL:
+        raise FileFormatError(
+            f"{what} is {array.dtype} from {least:g} to {most:g}, which may be pictures from 0 to 1 or to 255; expected uint8."
         )
     if positive and axis is not None and most <= 255:
         return _rounded(array, axis, 255 if most <= 1 else 1, what)

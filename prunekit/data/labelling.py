@@ -2,6 +2,7 @@
 
 import csv
 import json
+import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +20,7 @@ __all__ = ["Metadata", "class_folders", "find_metadata", "metadata_file", "metad
 
 _FILES = ("metadata.jsonl", "metadata.csv")
 _LABEL = "label"
+_WHOLE = re.compile(r"\s*([0-9]{1,9})(?:\.0*)?\s*")  # a spreadsheet or pandas may write 3 as 3.0
 _FILE = "file_name"
 _MOST_LABEL = 2**24
 
@@ -90,15 +92,19 @@ def metadata_rows(path: Path) -> Iterator[tuple[Path, Mapping[str, object]]]:
     """The picture that each row of a metadata file is about, and the row.
 
     Raises:
-        FileFormatError: it cannot be read, or a row has no ``file_name``.
+        FileFormatError: it cannot be read, a row has no ``file_name``, or two are about one picture.
         LimitError: it is larger than the limit ``metadata-bytes``.
     """
     check_limit("metadata-bytes", path.stat().st_size, str(path))
+    known = set[str]()
     try:
         for number, row in enumerate(_rows(path), 1):
             name = row.get(_FILE)
             if not isinstance(name, str) or not name:
                 raise FileFormatError(f"Row {number} of {path} has no {_FILE}; expected the picture's path from there.")
+            if name in known:
+                raise FileFormatError(f"{path} has two rows for {name[:100]}; expected one for each picture.")
+            known.add(name)
             yield path.parent / name, row
     except (UnicodeDecodeError, csv.Error, ValueError, RecursionError) as error:
         if isinstance(error, FileFormatError):
@@ -166,9 +172,8 @@ def _rows(path: Path) -> Iterator[Mapping[str, Any]]:
     with path.open(encoding="utf-8-sig", newline="") as lines:
         if path.suffix == ".csv":
             for row in csv.DictReader(lines):
-                value = row.get(_LABEL)
-                digits = isinstance(value, str) and value.strip().isdigit() and value.strip().isascii()
-                yield {**row, _LABEL: int(value)} if digits and value is not None and len(value) < 10 else row
+                whole = _WHOLE.fullmatch(row.get(_LABEL) or "")
+                yield {**row, _LABEL: int(whole[1])} if whole else row
             return
         for line in lines:
             if line.strip():

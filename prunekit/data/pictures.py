@@ -203,10 +203,14 @@ def _eight_bit(picture: Image.Image, source: Source) -> tuple[Image.Image, bool]
     A 16-bit grey one is scaled to 8 bits (Pillow itself would clip it at 255).
 
     Raises:
-        FileFormatError: its pixels are floating point, whose range is unknown.
+        FileFormatError: its pixels are floating point or of 32 bits, whose range is unknown.
     """
     if picture.mode == "F":
         raise FileFormatError(f"{source} has pixels in floating point; expected 8 or 16 bits: save it as a PNG.")
+    if picture.mode == "I" and picture.format not in ("PNG", "PPM"):  # those two have 16 bits
+        raise FileFormatError(
+            f"{source} has pixels of 32 bits, whose range is unknown; expected 8 or 16 bits: save it as a PNG."
+        )
     if picture.mode.startswith("I"):
         deep = np.asarray(picture)
         grey = np.empty(deep.shape, np.uint8)

@@ -1,6 +1,7 @@
 """Zip archives of pictures: unpacked into a temporary folder, and read by the rules of folders."""
 
 import tempfile
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -30,6 +31,11 @@ def unpacked(path: Path) -> Iterator[Path]:
     with tempfile.TemporaryDirectory(prefix="prunekit-") as place:
         folder = Path(place)
         with open_archive(path) as archive:
+            outside = next((each.filename for each in archive.infolist() if ".." in Path(each.filename).parts), None)
+            if outside is not None:
+                raise FileFormatError(
+                    f"{path} has {outside[:100]!r}, a place outside of the archive; pack the folder again."
+                )
             members = [each for each in archive.infolist() if not each.is_dir() and _is_wanted(Path(each.filename))]
             if not any(Path(each.filename).suffix.lower() in PICTURES for each in members):
                 raise MissingFileError(f"{path} has no pictures; expected .png, .jpg or other picture files in it.")
@@ -37,12 +43,16 @@ def unpacked(path: Path) -> Iterator[Path]:
                 sum(each.compress_size for each in members), sum(each.file_size for each in members), str(path)
             )
             try:
-                for member in members:
-                    archive.extract(member, folder)
+                made = Counter(archive.extract(member, folder) for member in members)
             except PrunekitError:
                 raise
             except Exception as error:  # a damaged archive makes zipfile raise errors of many kinds
                 raise FileFormatError(f"{path} is no readable archive ({one_line(error)}); copy it again.") from error
+        twice = next((place for place, times in made.items() if times > 1), None)
+        if twice is not None:
+            raise FileFormatError(
+                f"{path} has {Path(twice).name} twice at one place; expected a name for each picture."
+            )
         inner = _inner(folder)
         try:
             yield inner

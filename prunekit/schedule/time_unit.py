@@ -64,10 +64,11 @@ class TimeUnit:
             FileFormatError: a key is missing or no number.
             InputError: the numbers are no unit.
         """
-        try:
-            scale, offset = float(config["scale"]), float(config["offset"])
-        except (KeyError, TypeError, ValueError) as error:
+        numbers = {"sign": 1, **config}
+        if numbers.keys() != {"scale", "offset", "sign"} or not all(
+            type(one) in (int, float) for one in numbers.values()
+        ):
             raise FileFormatError(
-                f"A time unit needs the numbers scale and offset; got {dict(config)!r:.80}."
-            ) from error
-        return cls(scale, offset, config.get("sign", 1))
+                f"A time unit needs the numbers scale and offset, and maybe sign; got {dict(config)!r:.80}."
+            )
+        return cls(float(numbers["scale"]), float(numbers["offset"]), numbers["sign"])

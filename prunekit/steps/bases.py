@@ -107,17 +107,9 @@ def complete_spec(options: BaseOptions) -> ModelSpec:
     Raises:
         FileFormatError: it is larger than any that can be trained.
     """
-    spec = _checked(options)
+    options.spec().check_size()
     with torch.device("meta"):
-        return ModelSpec.of(spec.build())
-
-
-def _checked(options: BaseOptions) -> ModelSpec:
-    """The network to train as the options give it, after a check of its values and its size."""
-    spec = options.spec()
-    spec.check_types()
-    spec.check_size()
-    return spec
+        return ModelSpec.of(options.spec().build())
 
 
 def train_base(
@@ -145,9 +137,9 @@ def train_base(
     """
     checkpoints = Path(checkpoints) if checkpoints is not None else None
     if trained is None:
-        asked = _checked(options)
+        options.spec().check_size()
         with seeded_weights(options.train.seed):
-            model = asked.build()
+            model = options.spec().build()
         spec, parameterization, start = ModelSpec.of(model), options.parameterization, 0  # with the class's defaults
     else:
         model, spec, parameterization = trained.model, trained.spec, trained.parameterization

@@ -189,3 +189,17 @@ def test_idx_files_have_their_classes_beside_them(tmp_path):
     idx("train-labels-idx1-ubyte", 0x803, (7,), bytes(range(7)))
     with pytest.raises(FileFormatError, match=r"expected an idx1 file \(magic 0x801\)"):
         load_images(str(tmp_path), labels=True)
+
+
+@pytest.mark.parametrize(
+    ("array", "said"),
+    [
+        (np.full((4, 3, 16, 16), 1.01, np.float32), "may be pictures from 0 to 1 or to 255; expected uint8"),
+        (np.full((4, 16, 24, 3), -0.5, np.float32), "pictures with channels last; expected uint8"),
+        (np.zeros((3, 16, 16), np.uint8), "a single picture of 3 channels or as many grey ones"),
+    ],
+)
+def test_arrays_that_could_be_two_things_are_refused(tmp_path, array, said):
+    np.save(tmp_path / "x.npy", array)
+    with pytest.raises(FileFormatError, match=said):
+        load_images(str(tmp_path / "x.npy"))

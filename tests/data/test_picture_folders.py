@@ -229,3 +229,48 @@ def test_the_home_folder_is_understood(tmp_path, monkeypatch):
     for index in range(2):
         put(tmp_path / "pics" / f"{index}.png", index)
     assert set(everything(load_images("~/pics"))) == {0, 1}
+
+
+def test_whole_numbers_that_a_spreadsheet_wrote_with_a_point_are_numbers(tmp_path):
+    rows = []
+    for place, label in enumerate(("10.0", "2.", "0.0")):
+        put(tmp_path / "p" / f"{place}.png", 10 * place)
+        rows.append({"file_name": f"{place}.png", "label": label})
+    write_metadata(tmp_path / "p", "csv", rows)
+    assert everything(load_images(tmp_path / "p", labels=True)) == {0: 10, 10: 2, 20: 0}
+
+
+@pytest.mark.parametrize("suffix", ["jsonl", "csv"])
+def test_a_picture_with_two_rows_of_metadata_is_refused(tmp_path, suffix):
+    put(tmp_path / "p" / "x.png", 10)
+    put(tmp_path / "p" / "y.png", 20)
+    rows = [{"file_name": name, "label": label} for name, label in (("x.png", 0), ("y.png", 1), ("x.png", 7))]
+    write_metadata(tmp_path / "p", suffix, rows)
+    with pytest.raises(FileFormatError, match=r"has two rows for x\.png; expected one for each picture"):
+        load_images(tmp_path / "p", labels=True)
+
+
+def test_two_members_of_a_zip_at_one_place_are_refused(tmp_path):
+    put(tmp_path / "x.png", 10)
+    with zipfile.ZipFile(tmp_path / "p.zip", "w") as archive:
+        for name in ("a/x.png", "/a/x.png"):
+            archive.writestr(zipfile.ZipInfo(name), (tmp_path / "x.png").read_bytes())
+    with pytest.raises(FileFormatError, match=r"p\.zip has x\.png twice at one place"):
+        load_images(tmp_path / "p.zip")
+    with zipfile.ZipFile(tmp_path / "p.zip", "w") as archive:
+        for name in ("a/x.png", "../a/y.png"):
+            archive.write(tmp_path / "x.png", name)
+    with pytest.raises(FileFormatError, match=r"p\.zip has '\.\./a/y\.png', a place outside of the archive"):
+        load_images(tmp_path / "p.zip")
+
+
+def test_pixels_of_32_bits_have_no_known_range(tmp_path):
+    (tmp_path / "p").mkdir()
+    Image.fromarray(np.full((4, 4), 200, np.int32)).save(tmp_path / "p" / "x.tif")
+    put(tmp_path / "p" / "y.png", 20)
+    with pytest.raises(FileFormatError, match=r"x\.tif.* 32 bits"):
+        load_images(tmp_path / "p")
+    deep = Image.fromarray(np.full((4, 4), 257 * 200, np.uint16))
+    deep.save(tmp_path / "p" / "x.tif")
+    deep.save(tmp_path / "p" / "z.png")
+    assert {int(image[0, 0, 0]) for image in load_images(tmp_path / "p").train.images} <= {200, 20}
