@@ -549,3 +549,12 @@ def test_a_scheduler_whose_config_would_be_misread_is_refused(raw, tmp_path, cha
     config.write_text(json.dumps({**json.loads(config.read_text()), **change}))
     with pytest.raises(FileFormatError, match=rf"scheduler_config\.json has {said}"):
         load_base(tmp_path / "p")
+
+
+def test_of_several_networks_that_fit_the_other_ones_are_named(raw, averaged, tmp_path):
+    torch.save({"teacher": raw.state_dict(), "student": averaged.state_dict()}, tmp_path / "x.pt")
+    base = load_base(tmp_path / "x.pt", CONFIG)
+    assert equal(base.model, raw)
+    assert f"Reading the weights of {tmp_path / 'x.pt'} under teacher, not student, which fits as well." in base.notes
+    torch.save({"teacher": raw.state_dict(), "copy": raw.state_dict()}, tmp_path / "x.pt")
+    assert not any("fits as well" in note for note in load_base(tmp_path / "x.pt", CONFIG).notes)

@@ -31,6 +31,7 @@ class Weights:
         ema: True where they are a moving average.
         choice: True where the file has other weights that could have been read.
         layout: whose layout it is, where that is known and does not go without saying.
+        twins: other places whose tensors fit as well and differ, if nothing says which are the network's.
     """
 
     state: dict[str, Tensor]
@@ -38,6 +39,7 @@ class Weights:
     ema: bool
     choice: bool
     layout: str = ""
+    twins: tuple[str, ...] = ()
 
     def note(self, path: Path) -> str:
         """A note for the user on the choice; empty if there was none."""
@@ -45,6 +47,8 @@ class Weights:
         where = ", ".join(each for each in (self.place or "the whole file", self.layout) if each)
         if self.ema:
             return f"Reading the EMA weights of {path} ({where}){others}."
+        if self.twins:
+            return f"Reading the weights of {path} under {where}, not {' or '.join(self.twins)}, which fits as well."
         return f"Reading the raw weights of {path} ({where}), not its EMA weights." if self.choice else ""
 
 
@@ -121,8 +125,14 @@ def fitting(
                 "`weights` raw to read those, or save the EMA weights by themselves as a state dict."
             )
     choice = bool(raw and ema) or (len(fit) > 1 and one.ema)
+    others = [] if ema else raw[1:]  # the first is read
+    twins = tuple(each.where or "the whole file" for each in others if not _same(each.state, one.state))
     _check_floats(one.state, target, path)
-    return _plain(Weights(one.state, one.where, any(one is each for each in ema), choice, one.layout), path)
+    return _plain(Weights(one.state, one.where, any(one is each for each in ema), choice, one.layout, twins), path)
+
+
+def _same(one: Mapping[str, Tensor], other: Mapping[str, Tensor]) -> bool:
+    return all(torch.equal(tensor, other[name]) for name, tensor in one.items())
 
 
 def _check_floats(state: Mapping[str, Tensor], target: Target, path: Path) -> None:
