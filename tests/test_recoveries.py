@@ -21,7 +21,7 @@ from prunekit.allocation import (
     shared_steps,
 )
 from prunekit.errors import FileFormatError, InputError
-from prunekit.groups import TimestepGroups, make_groups
+from prunekit.groups import TimestepGroup, TimestepGroups, make_groups
 from prunekit.results.schemas import file_schema
 from prunekit.schedule import NoiseSchedule, sampler_timesteps
 
@@ -200,3 +200,9 @@ def test_steps_are_not_shared_without_a_sensitivity():
     groups = make_groups(SCHEDULE, count=2)
     with pytest.raises(InputError, match="rule auto without a sensitivity"):
         shared_steps(allocate(groups, SCHEDULE, 0.8, STEPS), 10)
+
+
+def test_no_network_is_larger_than_the_base():
+    group = GroupRecoveries(TimestepGroup(0, 0, 10), (Recovery(101, 0.2, 0.1),))
+    with pytest.raises(ValueError, match="a network has 101 MACs and the base 100"):
+        Recoveries(10, 100, 5, (group,))

@@ -74,7 +74,7 @@ class Recoveries:
         base_sha256: hash of the base's file; None if it is not known.
 
     Raises:
-        ValueError: a group has no point, or is there twice.
+        ValueError: a group has no point, or is there twice, or a network has more MACs than the base.
     """
 
     num_timesteps: int
@@ -87,6 +87,9 @@ class Recoveries:
         indices = [one.group.index for one in self.groups]
         if not indices or indices != sorted(set(indices)) or not all(one.points for one in self.groups):
             raise ValueError("recoveries need each timestep group once, with one or more points")
+        most = max(point.macs for one in self.groups for point in one.points)
+        if most > self.base_macs:
+            raise ValueError(f"a network has {most:,} MACs and the base {self.base_macs:,}")
 
     def joined(self, other: "Recoveries") -> "Recoveries":
         """The same with those of other timestep groups, or of other sizes of the same ones.

@@ -89,6 +89,7 @@ def read_array(path: Path, labels: bool = False, key: str | None = None) -> Arra
     return ArrayImages(images, own, (held_out, other_labels), (*notes, *other.notes))
 
 
+_NUMPYS = ("BOOL", "U8", "I8", "U16", "I16", "U32", "I32", "U64", "I64", "F16", "F32", "F64")  # types that numpy has
 _Found = tuple[dict[str, NDArray[Any]], Chosen]
 
 
@@ -145,6 +146,11 @@ def _read_safetensors(path: Path, labels: bool, key: str | None) -> _Found:
     check_safetensors(path)
     with safe_open(path, framework="np") as handle:
         chosen = choose(list(handle.keys()), path, key)
+        for name in _wanted(chosen, labels):
+            if (kind := handle.get_slice(name).get_dtype()) not in _NUMPYS:
+                raise FileFormatError(
+                    f"{name} in {path} has numbers of type {kind}; expected uint8, or floats of 16, 32 or 64 bits."
+                )
         arrays = {name: handle.get_tensor(name) for name in _wanted(chosen, labels)}
     _check_sure(chosen, arrays, path)
     return arrays, chosen

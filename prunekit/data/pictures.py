@@ -140,7 +140,9 @@ def _broken_error(broken: list[tuple[Source, str]]) -> FileFormatError:
     if len(broken) == 1:
         return FileFormatError(broken[0][1])
     names = several([source for source, _ in broken])
-    return FileFormatError(f"{len(broken):,} pictures are broken: {names}; mend or remove them.")
+    return FileFormatError(
+        f"{len(broken):,} pictures cannot be read: {names}; mend or remove them. The first: {broken[0][1]}"
+    )
 
 
 def _decoded(source: Source, size: Size | None) -> tuple[NDArray[np.uint8], bool, bool]:

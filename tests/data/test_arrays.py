@@ -4,6 +4,7 @@ import pickle
 
 import numpy as np
 import pytest
+import safetensors.torch as torch_file
 import torch
 from PIL import Image
 from safetensors.numpy import save_file
@@ -203,3 +204,16 @@ def test_arrays_that_could_be_two_things_are_refused(tmp_path, array, said):
     np.save(tmp_path / "x.npy", array)
     with pytest.raises(FileFormatError, match=said):
         load_images(str(tmp_path / "x.npy"))
+
+
+def test_an_empty_key_is_no_key(tmp_path):
+    np.savez(tmp_path / "x.npz", images=pictures(4, 8, 8), labels=np.arange(4))
+    for key in ("::", "::,labels"):
+        with pytest.raises(InputError, match=r"has no array \'\'.*; expected one of"):
+            load_images(f"{tmp_path / 'x.npz'}{key}")
+
+
+def test_numbers_that_numpy_does_not_have_are_named(tmp_path):
+    torch_file.save_file({"images": torch.zeros(4, 4, 8, 8, dtype=torch.bfloat16)}, tmp_path / "x.safetensors")
+    with pytest.raises(FileFormatError, match=r"images in .*x\.safetensors has numbers of type BF16; expected uint8"):
+        load_images(str(tmp_path / "x.safetensors"))

@@ -182,7 +182,9 @@ def test_all_broken_pictures_are_named_together(tmp_path):
     put(tmp_path / "p" / "a.png")
     for index in range(5):
         (tmp_path / "p" / f"broken{index}.png").write_bytes(b"\x89PNG")
-    with pytest.raises(FileFormatError, match=r"5 pictures are broken: .*broken0\.png.* and 2 others; mend or remove"):
+    with pytest.raises(
+        FileFormatError, match=r"5 pictures cannot be read: .*broken0\.png.* and 2 others; mend or remove"
+    ):
         load_images(tmp_path / "p")
 
 
