@@ -1,8 +1,9 @@
 """The command ``allocate``, which divides a budget. It imports torch only if it is given a base."""
 
+import logging
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
@@ -23,10 +24,9 @@ from prunekit.results.formats import ALLOCATION, GROUPS
 from prunekit.schedule import NoiseSchedule
 from prunekit.steps.budgets import cut_groups, plan_budget, side_by_side, specialist_groups
 
-if TYPE_CHECKING:
-    pass
-
 __all__ = ["COMMANDS"]
+
+_log = logging.getLogger(__name__)
 
 
 def allocate(
@@ -205,16 +205,15 @@ def _partition(
         schedule = NoiseSchedule.from_config({"kind": "linear"} | cut_for | asked)
         return partition, schedule
     schedule = NoiseSchedule.from_config(data["noise_schedule"])
-    if own is not None and own.num_timesteps == schedule.num_timesteps and not own.is_close(schedule):
-        raise InputError(
-            f"{found} was cut for another noise schedule than that of --base; cut again with `prunekit groups`."
-        )
     cut_for["kind"] = schedule.to_config()["kind"]
     if not asked.items() <= cut_for.items():
         raise InputError(
             f"{found} was cut for a {cut_for['kind']} noise schedule of {partition.num_timesteps} timesteps, and the flags "
             f"say {', '.join(str(value) for value in asked.values())}; leave the flags out, or cut again with `prunekit groups`."
         )
+    if own is not None and own.num_timesteps == schedule.num_timesteps and not own.is_close(schedule):
+        _log.warning("%s was cut for another noise schedule than the base's; the targets follow the base's SNR.", found)
+        return partition, own
     return partition, schedule
 
 

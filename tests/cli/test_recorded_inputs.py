@@ -149,13 +149,12 @@ def test_the_next_line_has_the_sampler_and_steps_of_the_sensitivity(here):
     assert "--sensitivity sensitivity.json --sampler ddpm --num-inference-steps 3" in told
 
 
-def test_groups_of_another_noise_schedule_than_the_bases_are_refused(here):
-    done("prunekit groups --groups 2 --noise-schedule cosine --num-timesteps 1000")
-    refused = typed("prunekit allocate --budget 0.8 --base embedded:digits")
-    assert refused.code == 2
+def test_groups_that_were_cut_for_another_noise_schedule_get_targets_by_the_bases_own(here):
+    done("prunekit groups --groups 2 --base embedded:digits")
+    expected = done("prunekit allocate --budget 0.8 --base embedded:digits --json").json
+    done("prunekit groups --groups 2 --noise-schedule cosine --num-timesteps 1000 --overwrite")
+    cut = typed("prunekit allocate --budget 0.8 --base embedded:digits --json --overwrite")
     assert (
-        "groups.json was cut for another noise schedule than that of --base; cut again with `prunekit groups`."
-        in refused.err
+        "groups.json was cut for another noise schedule than the base's; the targets follow the base's SNR." in cut.err
     )
-    assert not Path("allocation.json").exists()
-    done("prunekit allocate --budget 0.8 --base embedded:digits --noise-schedule cosine --num-timesteps 1000")
+    assert cut.json == expected

@@ -30,7 +30,7 @@ LINE = 15
 """Distance of two lines of text."""
 _MARGIN = 1.04  # browsers round the widths of letters
 _FEW = 2  # with fewer ticks than this, a logarithmic axis takes those of a linear one
-_ALIKE = 1e-5  # values that differ by a smaller share get the room of equal ones: ticks have six digits
+_ALIKE = 1e-4  # values that differ by a smaller share get the room of equal ones: up to seven ticks have six digits
 
 
 @dataclass(frozen=True)
