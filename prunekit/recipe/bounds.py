@@ -32,7 +32,11 @@ MAX_SEED = 2**32 - 1
 """Largest seed, as for NumPy and Optuna."""
 
 _NUMBERS = frozenset(("integer", "number"))
-_OWN = {bool: {"boolean"}, str: {"string"}, int: _NUMBERS, float: _NUMBERS}
+_OWN = (
+    (bool, {"boolean"}),
+    (str, {"string"}),
+    (int | float, _NUMBERS),
+)  # types of JSON by Python's; a bool is an int, too
 _MAX_INTEGER = 2**63
 _MAX_TEXT = 1024  # characters; a path may have 4096 on Linux, but nobody types those
 _MAX_DESCRIPTION = 10_000
@@ -110,10 +114,10 @@ def misread_values(data: object, schema: JsonDict) -> Iterator[tuple[tuple[str |
         if not isinstance(value, bool | int | float | str):
             continue
         kinds = set(kinds_at(schema, place))
-        said = _shown(value)
-        if kinds & _NUMBERS and not kinds & _OWN[type(value)]:
+        said, own = _shown(value), next(own for kind, own in _OWN if isinstance(value, kind))
+        if kinds & _NUMBERS and not kinds & own:
             yield place, f"Got {said}; expected {'a number' if 'number' in kinds else 'a whole number'}"
-        elif type(value) in (int, float) and kinds and kinds <= {"boolean", "null"}:
+        elif own is _NUMBERS and kinds and kinds <= {"boolean", "null"}:
             yield place, f"Got {said}; expected true or false"
 
 

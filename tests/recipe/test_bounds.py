@@ -5,6 +5,7 @@ import ntpath
 import posixpath
 import re
 
+import numpy as np
 import pytest
 import yaml
 from hypothesis import given
@@ -334,3 +335,9 @@ def test_a_networks_config_has_numbers_where_its_class_has_them(config, said):
     recipe = Recipe.model_validate({"name": "typed", "base": {"model": {**UNET, "config": config}}})
     with pytest.raises(InputError, match=re.escape(f"The config of UNet2DModel has {said}.")):
         complete_spec(recipe.base)
+
+
+def test_numbers_of_numpy_are_numbers():
+    data = {"groups": {"count": 2}, "allocation": {"budget": np.float64(0.7), "steps": np.int64(10)}}
+    recipe = Recipe.model_validate({"name": "numpy", "base": BASE, **data})
+    assert (recipe.allocation.budget, recipe.allocation.steps) == (0.7, 10)
