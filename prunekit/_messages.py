@@ -3,7 +3,7 @@
 from collections.abc import Iterable
 from difflib import get_close_matches
 
-__all__ = ["did_you_mean", "nearest", "one_line", "printable"]
+__all__ = ["did_you_mean", "nearest", "one_line", "plain", "printable"]
 
 _LONGEST_NAME = 100  # characters that are compared
 
@@ -11,6 +11,11 @@ _LONGEST_NAME = 100  # characters that are compared
 def printable(text: str) -> str:
     """The text with control characters escaped, since a message may quote a stranger's file or names."""
     return "".join(character if character.isprintable() else ascii(character)[1:-1] for character in text)
+
+
+def plain(value: object) -> str:
+    """A value as YAML and JSON have it, cut to 80 characters; a text in quotes."""
+    return str(value).lower() if isinstance(value, bool) else f"{value!r:.80}"
 
 
 def one_line(error: BaseException) -> str:

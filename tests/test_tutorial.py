@@ -236,6 +236,14 @@ def test_figures_on_experts_are_the_evidence() -> None:
     assert [figure for figure in figures if figure not in evidence] == []
 
 
+COUNTED = ("one", "two", "three", "four", "five")
+
+
+def bases_figures() -> dict[str, Any]:
+    found: dict[str, Any] = json.loads((ROOT / "reports" / "bases" / "bases.json").read_text(encoding="utf-8"))
+    return found
+
+
 def test_figures_on_several_bases_are_those_of_their_manifests() -> None:
     names = {
         "the base": "base",
@@ -260,7 +268,7 @@ def test_figures_on_several_bases_are_those_of_their_manifests() -> None:
     shown = {names[name]: dict(zip(seeds[1:], values, strict=True)) for name, *values in rows}
     assert shown == {name: {seed: fids[name].get(seed, "–") for seed in seeds[1:]} for name in names.values()}
     known = {number for values in fids.values() for number in values.values()}
-    paired = json.loads((ROOT / "reports" / "bases" / "bases.json").read_text(encoding="utf-8"))
+    paired = bases_figures()
     every = [*paired["fids"].values()]
     known |= {f"{np.mean([own[name] for own in every if name in own]):.3f}" for name in fids}
     known |= {f"{paired['following']['weighed']:.2f}", "1.301"}  # the last is of another run
@@ -270,7 +278,7 @@ def test_figures_on_several_bases_are_those_of_their_manifests() -> None:
     for pair in paired["differences"]:
         ends = [] if pair["low"] is None else [pair["low"], pair["high"]]
         known |= {f"{abs(value):.3f}" for value in (pair["mean"], *ends)}
-    finished = ("one", "two", "three", "four", "five")[len(seeds) - 2]
+    finished = COUNTED[len(seeds) - 2]
     for page in (DOCS / "choosing.md", DOCS / "results.md"):
         said = [
             figure
@@ -293,8 +301,8 @@ def test_readmes_table_is_that_of_the_bases() -> None:
         "experts without pruning": "experts without pruning",
         "one network for all timesteps, pruned by the same search": "one network, searched 0.8",
     }
-    figures = json.loads((ROOT / "reports" / "bases" / "bases.json").read_text(encoding="utf-8"))
-    fids, pairs = [*figures["fids"].values()], {(one["entry"], one["other"]): one for one in figures["differences"]}
+    found = bases_figures()
+    fids, pairs = [*found["fids"].values()], {(one["entry"], one["other"]): one for one in found["differences"]}
     text = (ROOT / "README.md").read_text(encoding="utf-8")
     rows = re.findall(r"^\| (.+?) \| [*\d.]+ \| [*]*([\d.]+)[*]* \| (.*?) ?\|$", text, flags=re.MULTILINE)
     assert [name for name, *_ in rows] == [*names]
@@ -311,8 +319,7 @@ def test_readmes_table_is_that_of_the_bases() -> None:
         if entry.startswith("experts 0.8"):
             assert pair["better"] == len(fids)
             gains += [1 - own[entry] / own["base trained on"] for own in fids]
-    said = f"means over {('one', 'two', 'three', 'four', 'five')[len(fids) - 1]} bases"
-    assert said in text
+    assert f"means over {COUNTED[len(fids) - 1]} bases" in text
     assert f"by {100 * min(gains):.0f} to {100 * max(gains):.0f} %" in text
 
 

@@ -318,6 +318,10 @@ def test_variants_that_say_so_are_averaged_or_not(raw, averaged, tmp_path):
     base = load_base(tmp_path / "m", weights="raw")
     assert equal(base.model, raw)
     assert "non_ema" in base.notes[0]
+    raw.save_pretrained(tmp_path / "o", variant="no_ema")
+    averaged.save_pretrained(tmp_path / "o", variant="ema")
+    assert equal(load_base(tmp_path / "o").model, averaged)
+    assert equal(load_base(tmp_path / "o", weights="raw").model, raw)
     raw.save_pretrained(tmp_path / "n")
     averaged.save_pretrained(tmp_path / "n", variant="ema")
     assert equal(load_base(tmp_path / "n").model, averaged)

@@ -11,6 +11,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from prunekit._json import JsonDict
+from prunekit._messages import plain
 from prunekit.errors import FileFormatError
 
 __all__ = ["Frugal", "ParametersOnMeta", "check_schedule", "check_values", "mistyped"]
@@ -83,8 +84,7 @@ def mistyped(made: Callable[..., object], config: JsonDict) -> str | None:
         wanted = "true or false" if isinstance(default, bool) else f"a number such as {default}"
         misread = (str,) if isinstance(default, bool) else (str, bool) if isinstance(default, int | float) else ()
         if isinstance(value, misread):
-            said = str(value).lower() if isinstance(value, bool) else repr(value)
-            return f"the {name} {said:.80}; expected {wanted}"
+            return f"the {name} {plain(value)}; expected {wanted}"
     return None
 
 

@@ -14,7 +14,18 @@ from typing import Any, NamedTuple
 
 from torch import Tensor, nn
 
-__all__ = ["Candidate", "Part", "Target", "average_outside", "candidates", "differences", "lists", "parts", "says_ema"]
+__all__ = [
+    "Candidate",
+    "Part",
+    "Target",
+    "average_outside",
+    "candidates",
+    "differences",
+    "lists",
+    "parts",
+    "says_ema",
+    "says_raw",
+]
 
 _EMA = re.compile(r"(^|[._-])(ema|averaged?)([._-]|$)")
 _RAW = re.compile(r"(?:^|(?<=[._-]))(?:non|no|not|without)[._-]?(?:ema|averaged?)(?=[._-]|$)")  # as in non_ema
@@ -110,6 +121,11 @@ class Candidate(NamedTuple):
 def says_ema(name: str) -> bool:
     """Whether a name says that something is a moving average."""
     return _ema_in(name) is not None
+
+
+def says_raw(name: str) -> bool:
+    """Whether a name says that something is no moving average."""
+    return _RAW.search(name.lower()) is not None
 
 
 def _ema_in(name: str) -> re.Match[str] | None:

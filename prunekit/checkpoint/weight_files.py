@@ -10,6 +10,7 @@ from torch import Tensor
 
 from prunekit._files import json_hash, sha256_file
 from prunekit._json import read_json
+from prunekit.checkpoint.layouts import says_raw
 from prunekit.checkpoint.tensors import read_content
 from prunekit.errors import FileFormatError, InputError, MissingFileError
 
@@ -21,7 +22,7 @@ ACCELERATE = ("model", "pytorch_model")
 """Names of weights as accelerate writes them."""
 
 _SUFFIXES = ("safetensors", "bin")
-_EMA_VARIANT, _RAW_VARIANT = re.compile(r"(^|[._-])ema([._-]|$)"), re.compile(r"(^|[._-])non[._-]?ema([._-]|$)")
+_EMA_VARIANT = re.compile(r"(^|[._-])ema([._-]|$)")
 
 
 @dataclass(frozen=True)
@@ -205,7 +206,7 @@ def _weight_map(index: Path) -> dict[str, str]:
 
 
 def _of_variant(variant: str) -> bool | None:
-    if _RAW_VARIANT.search(variant):
+    if says_raw(variant):
         return False
     return True if _EMA_VARIANT.search(variant) else None
 

@@ -108,14 +108,14 @@ def allocate(
         ScheduleName | None,
         typer.Option(
             "--noise-schedule",
-            help="Noise schedule of the model (default: the groups file's, else the base's, else linear).",
+            help="Noise schedule of the model (default: the base's, else the groups file's, else linear).",
         ),
     ] = None,
     num_timesteps: Annotated[
         int | None,
         typer.Option(
             "--num-timesteps",
-            help="Number of training timesteps T (default: the groups file's, else the base's, else 1000).",
+            help="Number of training timesteps T (default: the base's, else the groups file's, else 1000).",
         ),
     ] = None,
     output: Annotated[Path, typer.Option(help="File to write. An earlier allocation is replaced.")] = Path(

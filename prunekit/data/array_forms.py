@@ -64,17 +64,12 @@ def channels_first(array: NDArray[Any], path: Path, name: str = "") -> Form:
             f"{what} is {array.dtype} of shape {array.shape}, a single picture of {array.shape[2]} channels; expected several "
             "of one size, as (count, height, width, channels)."
         )
-    if (
-        array.dtype == np.uint8
-        and array.ndim == 3
-        and array.shape[0] in (3, _RGBA)
-        and min(array.shape[1:]) > 2 * _RGBA
-    ):
-        raise FileFormatError(
-            f"{what} is {array.dtype} of shape {array.shape}, a single picture of {array.shape[0]} channels or as many grey ones; "
-            "expected several of one size, as (count, height, width, channels)."
-        )
     if array.dtype == np.uint8:
+        if array.ndim == 3 and array.shape[0] in (3, _RGBA) and min(array.shape[1:]) > 2 * _RGBA:
+            raise FileFormatError(
+                f"{what} is {array.dtype} of shape {array.shape}, a single picture of {array.shape[0]} channels or as many grey "
+                "ones; expected several of one size, as (count, height, width, channels)."
+            )
         axis = _channel_axis(array.shape)
         if axis is None:
             raise refused

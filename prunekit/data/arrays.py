@@ -146,12 +146,13 @@ def _read_safetensors(path: Path, labels: bool, key: str | None) -> _Found:
     check_safetensors(path)
     with safe_open(path, framework="np") as handle:
         chosen = choose(list(handle.keys()), path, key)
-        for name in _wanted(chosen, labels):
+        wanted = _wanted(chosen, labels)
+        for name in wanted:
             if (kind := handle.get_slice(name).get_dtype()) not in _NUMPYS:
                 raise FileFormatError(
                     f"{name} in {path} has numbers of type {kind}; expected uint8, or floats of 16, 32 or 64 bits."
                 )
-        arrays = {name: handle.get_tensor(name) for name in _wanted(chosen, labels)}
+        arrays = {name: handle.get_tensor(name) for name in wanted}
     _check_sure(chosen, arrays, path)
     return arrays, chosen
 

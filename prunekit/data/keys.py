@@ -68,7 +68,7 @@ def choose(names: Sequence[str], path: Path, key: str | None = None) -> Chosen:
     there = set(names)
     if key is not None:
         images, _, labels = (part.strip() for part in key.partition(","))
-        for name in (images, *filter(None, (labels,))):
+        for name in (images, labels) if labels else (images,):
             if name not in there:
                 raise InputError(
                     f"{path} has no array {name!r}{did_you_mean(name, names)}; expected one of {_listed(names)}."

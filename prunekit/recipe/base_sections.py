@@ -33,6 +33,7 @@ _NOISE_SCHEDULE = Field(
         }
     }
 )
+_LINEAR = {"kind": "linear", "num_timesteps": 1000}
 
 
 def _known_schedule(config: JsonObject) -> JsonObject:
@@ -40,9 +41,6 @@ def _known_schedule(config: JsonObject) -> JsonObject:
     check_schedule(config, "The noise schedule")
     NoiseSchedule.from_config(config)
     return config
-
-
-_LINEAR = {"kind": "linear", "num_timesteps": 1000}
 
 
 def _one_or_two(value: object) -> object:

@@ -7,6 +7,7 @@ import unicodedata
 from collections.abc import Iterator, Mapping
 
 from prunekit._json import JsonDict
+from prunekit._messages import plain
 from prunekit.errors import InputError
 from prunekit.recipe.schema import Limits, kinds_at
 from prunekit.search import PROPOSERS, PROXIES, SearchOptions
@@ -114,16 +115,11 @@ def misread_values(data: object, schema: JsonDict) -> Iterator[tuple[tuple[str |
         if not isinstance(value, bool | int | float | str):
             continue
         kinds = set(kinds_at(schema, place))
-        said, own = _shown(value), next(own for kind, own in _OWN if isinstance(value, kind))
+        said, own = plain(value), next(own for kind, own in _OWN if isinstance(value, kind))
         if kinds & _NUMBERS and not kinds & own:
             yield place, f"Got {said}; expected {'a number' if 'number' in kinds else 'a whole number'}"
         elif own is _NUMBERS and kinds and kinds <= {"boolean", "null"}:
             yield place, f"Got {said}; expected true or false"
-
-
-def _shown(value: object) -> str:
-    """A value as YAML has it; a text in quotes."""
-    return str(value).lower() if isinstance(value, bool) else f"{value!r:.80}"
 
 
 def _nested(data: object) -> Iterator[tuple[tuple[str | int, ...], object]]:
