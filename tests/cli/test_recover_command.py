@@ -125,7 +125,8 @@ def test_bad_input_is_one_sentence(folder: Path) -> None:
     done(LINE)
     found = json.loads(Path("recoveries.json").read_text())
     for change, sentence in (
-        ({"base_macs": 5}, "expected one base"),
+        ({"base_macs": 5}, "MACs and the base 5"),
+        ({"base_macs": found["base_macs"] + 1}, "expected one base"),
         ({"base_sha256": "f" * 64}, "is of another base than --base"),
         ({"groups": found["groups"][:1]}, "expected the same"),
         ({"steps": "x"}, "steps"),
