@@ -169,16 +169,26 @@ def _classes(found: PictureSet) -> tuple[list[Subject], list[Subject]]:
 
 
 def _captions(found: PictureSet, folder: Path, column: str | None) -> tuple[list[Subject], list[Subject]]:
-    """The captions of training and held-out pictures: of metadata in the pictures' folders, or of text files next to them."""
+    """The captions of training and held-out pictures: of metadata in the pictures' folders, or of text files next to them.
+
+    Raises:
+        FileFormatError: a picture has none.
+        InputError: metadata has no column of captions, and a picture no text file.
+    """
     files = [*found.train, *found.held_out]
     tops = {folder, *(folder / file.relative_to(folder).parts[0] for file in files if file.parent != folder)}
     tables = [path for top in sorted(tops) if (path := metadata_file(top)) is not None]
     known: dict[Path, str] = {}
+    without: InputError | None = None
     for table in tables:
-        known |= _of_table(table, column)
+        own, lacking = _of_table(table, column)
+        known |= own
+        without = without or lacking
     if column is None:
         known |= {file: text for file in files if file not in known and (text := _beside(file)) is not None}
     missing = [file for file in files if file not in known]
+    if missing and without is not None:
+        raise without
     if missing:
         raise FileFormatError(
             f"{folder} has no caption for {several(missing)}; expected a column text in metadata.jsonl (with file_name), or a .txt "
@@ -188,31 +198,31 @@ def _captions(found: PictureSet, folder: Path, column: str | None) -> tuple[list
     return captions[: len(found.train)], captions[len(found.train) :]
 
 
-def _of_table(table: Path, column: str | None) -> dict[Path, str]:
-    """The captions of a metadata file by the picture's path.
+def _of_table(table: Path, column: str | None) -> tuple[dict[Path, str], InputError | None]:
+    """The captions of a metadata file by the picture's path, and what is wrong with the first row that has none.
 
     Raises:
-        InputError: it has no column of that name, or none that is known.
         FileFormatError: a caption is no text.
     """
     found: dict[Path, str] = {}
+    lacking: InputError | None = None
     for number, (file, row) in enumerate(metadata_rows(table), 1):
-        name = _column(row, column, table)
+        name = next((name for name in ([column] if column else CAPTIONS) if name in row), None)
+        if name is None:
+            lacking = lacking or _no_column(row, column, table)
+            continue
         text = row[name]
         if not isinstance(text, str) or not text.strip() or len(text) > _LONGEST:
             raise FileFormatError(f"Row {number} of {table} has {str(text)[:40]!r} as {name}; expected a caption.")
         found[file] = text
-    return found
+    return found, lacking
 
 
-def _column(row: Mapping[str, object], column: str | None, table: Path) -> str:
-    found = next((name for name in ([column] if column else CAPTIONS) if name in row), None)
-    if found is None:
-        others = ", ".join(name for name in row if name != "file_name") or "none"
-        wanted = column or " or ".join(CAPTIONS)
-        meant = did_you_mean(column, list(row)) if column else ""
-        raise InputError(f"{table} has no column {wanted}{meant} but {others}; name the one with the captions.")
-    return found
+def _no_column(row: Mapping[str, object], column: str | None, table: Path) -> InputError:
+    others = ", ".join(name for name in row if name != "file_name") or "none"
+    wanted = column or " or ".join(CAPTIONS)
+    meant = did_you_mean(column, list(row)) if column else ""
+    return InputError(f"{table} has no column {wanted}{meant} but {others}; name the one with the captions.")
 
 
 def _beside(file: Path) -> str | None:

@@ -32,7 +32,7 @@ class Metadata:
     Args:
         path: the file.
         columns: names of its columns except ``file_name``.
-        labels: label of each picture, by its path; empty if there is no column ``label``.
+        labels: label of each picture, by its path; empty if there is no column ``label``, or they are not wanted.
     """
 
     path: Path
@@ -69,23 +69,36 @@ class Metadata:
         return [self.labels[file] for file in files]
 
 
-def find_metadata(folders: Iterable[Path]) -> Metadata | None:
+def find_metadata(folders: Iterable[Path], labels: bool) -> Metadata | None:
     """The metadata in the first of these folders that has some; None if none has.
 
+    Args:
+        folders: where it may be.
+        labels: whether the labels are wanted; otherwise they may be of any kind.
+
     Raises:
-        FileFormatError: it cannot be read, or has no column ``file_name``.
+        FileFormatError: it cannot be read, has no column ``file_name``, or a wanted label is no class; or a folder has two.
         LimitError: it is larger than the limit ``metadata-bytes``.
     """
     for folder in folders:
         path = metadata_file(folder)
         if path is not None:
-            return _read(path)
+            return _read(path, labels)
     return None
 
 
 def metadata_file(folder: Path) -> Path | None:
-    """The metadata file of a folder, if it has one."""
-    return next((folder / name for name in _FILES if (folder / name).is_file()), None)
+    """The metadata file of a folder, if it has one.
+
+    Raises:
+        FileFormatError: it has two, which may say different things.
+    """
+    found = [folder / name for name in _FILES if (folder / name).is_file()]
+    if len(found) > 1:
+        raise FileFormatError(
+            f"{folder} has {' and '.join(path.name for path in found)}; expected one: remove the other."
+        )
+    return found[0] if found else None
 
 
 def metadata_rows(path: Path) -> Iterator[tuple[Path, Mapping[str, object]]]:
@@ -132,15 +145,22 @@ def numbered(
     Args:
         labels: all numbers, or all names.
         what: where they are from, for messages.
-        names: names that are numbered already; missing names are refused.
+        names: the training pictures' names, which are numbered already; empty if their classes are numbers; None before them.
 
     Returns:
         Names, empty for numbers; number of each label, shape (labels,).
 
     Raises:
-        FileFormatError: numbers and names are mixed, a number is below 0 or too high, or a name is not among ``names``.
+        FileFormatError: numbers and names are mixed, here or with ``names``, a number is below 0 or too high, or a name is not
+            among ``names``.
     """
-    if all(isinstance(label, int) for label in labels):
+    are_numbers = all(isinstance(label, int) for label in labels)
+    if names is not None and are_numbers == bool(names):
+        mine, others = ("numbers", "names") if are_numbers else ("names", "numbers")
+        raise FileFormatError(
+            f"The classes of {what} are {mine}, and those of the training pictures {others}; expected one kind."
+        )
+    if are_numbers:
         numbers = [int(label) for label in labels]
         if any(not 0 <= number <= _MOST_LABEL for number in numbers):
             raise FileFormatError(
@@ -158,12 +178,12 @@ def numbered(
     return known, np.array([place[str(label)] for label in labels], dtype=np.int64)
 
 
-def _read(path: Path) -> Metadata:
+def _read(path: Path, wanted: bool) -> Metadata:
     columns: dict[str, None] = {}
     labels: dict[Path, int | str] = {}
     for number, (file, row) in enumerate(metadata_rows(path), 1):
         columns.update(dict.fromkeys(key for key in row if isinstance(key, str) and key != _FILE))
-        if _LABEL in row:
+        if wanted and _LABEL in row:
             labels[file] = _label(row[_LABEL], f"Row {number} of {path}")
     return Metadata(path, tuple(columns), labels)
 

@@ -111,7 +111,7 @@ def find_picture_set(folder: Path, labels: bool = False) -> PictureSet:
     held_out_split = next((name for name in _HELD_OUT if name in splits), "")
     held_out = splits.get(held_out_split, [])
     roots = [_root(folder, part) if splits else folder for part in (train, held_out) if part]
-    metadata = [find_metadata(dict.fromkeys((root, folder))) for root in roots]
+    metadata = [find_metadata(dict.fromkeys((root, folder)), labels) for root in roots]
     ignored = dict.fromkeys(name for each in metadata if each is not None for name in each.ignored)
     notes = [f"the metadata's {', '.join(ignored)} {'are' if len(ignored) > 1 else 'is'} not used"] if ignored else []
     if not labels:

@@ -66,6 +66,18 @@ def test_text_files_next_to_the_pictures_are_captions(folder: Path) -> None:
     assert both(read(folder))["03.png"] == "a shade of 3"
 
 
+def test_text_files_are_captions_beside_metadata_that_has_none(folder: Path) -> None:
+    write_rows(folder, [{"file_name": f"{row:02}.png", "label": row} for row in range(12)])
+    for row in range(12):
+        (folder / f"{row:02}.txt").write_text(f"a shade of {row}\n")
+    assert both(read(folder))["03.png"] == "a shade of 3"
+    (folder / "03.txt").unlink()
+    with pytest.raises(InputError, match="no column text or caption but label"):
+        read(folder)
+    with pytest.raises(InputError, match="no column long but label"):
+        read(folder, column="long")
+
+
 def test_a_column_can_be_named(folder: Path) -> None:
     rows = [{"file_name": f"{row:02}.png", "text": "no", "long": f"long {row}"} for row in range(12)]
     write_rows(folder, rows)

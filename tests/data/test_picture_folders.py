@@ -252,6 +252,43 @@ def test_a_picture_with_two_rows_of_metadata_is_refused(tmp_path, suffix):
         load_images(tmp_path / "p", labels=True)
 
 
+@pytest.mark.parametrize("trained_on", ["names", "numbers"])
+def test_held_out_classes_are_numbered_as_the_training_pictures_are(tmp_path, trained_on):
+    for split, place in (("train", 0), ("validation", 100)):
+        for number, name in enumerate(("cat", "dog")):
+            put(tmp_path / "p" / split / name / "x.png", place + number)
+    other = "validation" if trained_on == "names" else "train"
+    rows = [{"file_name": f"{name}/x.png", "label": 1 - number} for number, name in enumerate(("cat", "dog"))]
+    write_metadata(tmp_path / "p" / other, "jsonl", rows)
+    mine, others = ("numbers", "names") if trained_on == "names" else ("names", "numbers")
+    with pytest.raises(FileFormatError, match=f"validation are {mine}, and those of the training pictures {others}"):
+        load_images(tmp_path / "p", labels=True)
+    write_metadata(
+        tmp_path / "p" / other, "jsonl", [{"file_name": f"{name}/x.png", "label": name} for name in ("cat", "dog")]
+    )
+    assert everything(load_images(tmp_path / "p", labels=True)) == {0: 0, 1: 1, 100: 0, 101: 1}
+
+
+def test_two_metadata_files_of_one_folder_are_refused(tmp_path):
+    put(tmp_path / "p" / "x.png")
+    put(tmp_path / "p" / "y.png")
+    for suffix in ("jsonl", "csv"):
+        write_metadata(tmp_path / "p", suffix, [{"file_name": "x.png", "label": 1}])
+    with pytest.raises(FileFormatError, match=r"has metadata\.jsonl and metadata\.csv; expected one: remove the other"):
+        load_images(tmp_path / "p")
+
+
+def test_labels_that_are_not_wanted_may_be_of_any_kind(tmp_path):
+    put(tmp_path / "p" / "x.png")
+    put(tmp_path / "p" / "y.png", 10)
+    write_metadata(tmp_path / "p", "jsonl", [{"file_name": f"{name}.png", "label": [0.5, 0.5]} for name in "xy"])
+    assert everything(load_images(tmp_path / "p")) == {0: None, 10: None}
+    with pytest.raises(
+        FileFormatError, match=r"Row 1 of .* has the label '\[0.5, 0.5\]'; expected a whole number or a name"
+    ):
+        load_images(tmp_path / "p", labels=True)
+
+
 def test_two_members_of_a_zip_at_one_place_are_refused(tmp_path):
     put(tmp_path / "x.png", 10)
     with zipfile.ZipFile(tmp_path / "p.zip", "w") as archive:
