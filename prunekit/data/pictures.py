@@ -22,6 +22,7 @@ __all__ = ["PackedPicture", "PictureReader", "Source", "read_picture", "resized"
 _FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "TIFF", "PPM")
 _GREY = {"1", "L", "LA", "La", "I", "I;16", "I;16B", "I;16L", "I;16N"}
 _WHITE = 255
+_SHALLOW = 2**14  # pixels of 16 bits that stay below it may hold 12 bits or fewer
 _NO_EXIF = (ValueError, TypeError, KeyError, SyntaxError, OverflowError, ZeroDivisionError, EOFError)
 
 
@@ -44,6 +45,25 @@ class PackedPicture:
 Source = Path | PackedPicture
 
 
+@dataclass(frozen=True)
+class _Decoded:
+    """A picture as it is used, and what was done to it.
+
+    Args:
+        pixels: uint8, shape (height, width, 1 or 3).
+        transparent: whether it was laid over white.
+        turned: whether it was turned as its EXIF says.
+        several: whether its file has more frames, which are not used.
+        deepest: highest value of its 16-bit pixels, before they became 8 bits; None if it has fewer bits.
+    """
+
+    pixels: NDArray[np.uint8]
+    transparent: bool
+    turned: bool
+    several: bool
+    deepest: int | None
+
+
 @dataclass
 class PictureReader:
     """Reads pictures of one size into an array, and counts which ones had to be converted.
@@ -53,12 +73,16 @@ class PictureReader:
         grey: number of grey pictures that became colour, because others are in colour.
         transparent: number of pictures that were laid over white.
         turned: number of pictures that were turned as their EXIF says.
+        several: number of files with several frames, of which the first is used.
+        deepest: highest value among the pixels of 16-bit pictures; None if there is no such picture.
     """
 
     size: Size | None = None
     grey: int = 0
     transparent: int = 0
     turned: int = 0
+    several: int = 0
+    deepest: int | None = None
     _broken: list[tuple[Source, str]] = field(default_factory=list)
 
     def read(self, sources: Iterable[Source], count: int) -> NDArray[np.uint8]:
@@ -97,21 +121,31 @@ class PictureReader:
             (self.grey, "grey {} made colour"),
             (self.transparent, "transparent {} laid over white"),
             (self.turned, "{} turned upright by EXIF"),
+            (self.several, "{} with several frames, of which the first is used"),
         )
-        return [f"{count:,} {text.format('picture' + 's' * (count > 1))}" for count, text in facts if count]
+        said = [f"{count:,} {text.format('picture' + 's' * (count > 1))}" for count, text in facts if count]
+        if self.deepest is not None and self.deepest < _SHALLOW:
+            said.append(
+                f"no 16-bit pixel is above {self.deepest:,} of 65,535, so these pictures are nearly black: if they hold fewer bits, "
+                "scale them up"
+            )
+        return said
 
     def _read(self, source: Source) -> NDArray[np.uint8] | None:
         try:
-            pixels, transparent, turned = _decoded(source, self.size)
+            found = _decoded(source, self.size)
         except LimitError:
             raise
         except FileFormatError as error:
             self._broken.append((source, str(error)))
             return None
-        self.size = self.size or pixels.shape[:2]
-        self.transparent += transparent
-        self.turned += turned
-        return pixels
+        self.size = self.size or found.pixels.shape[:2]
+        self.transparent += found.transparent
+        self.turned += found.turned
+        self.several += found.several
+        if found.deepest is not None:
+            self.deepest = max(found.deepest, self.deepest or 0)
+        return found.pixels
 
 
 def read_picture(file: Path, resolution: Resolution | None = None) -> NDArray[np.uint8]:
@@ -122,7 +156,7 @@ def read_picture(file: Path, resolution: Resolution | None = None) -> NDArray[np
     Raises:
         FileFormatError: it is broken.
     """
-    return _decoded(file, read_size(resolution))[0]
+    return _decoded(file, read_size(resolution)).pixels
 
 
 def resized(images: NDArray[np.uint8], size: Size | None) -> NDArray[np.uint8]:
@@ -145,8 +179,8 @@ def _broken_error(broken: list[tuple[Source, str]]) -> FileFormatError:
     )
 
 
-def _decoded(source: Source, size: Size | None) -> tuple[NDArray[np.uint8], bool, bool]:
-    """Pixels, and whether the picture was transparent and was turned.
+def _decoded(source: Source, size: Size | None) -> _Decoded:
+    """A picture as it is used.
 
     Raises:
         FileFormatError: it is broken.
@@ -158,15 +192,16 @@ def _decoded(source: Source, size: Size | None) -> tuple[NDArray[np.uint8], bool
             check_limit("picture-pixels", picture.width * picture.height, str(source))
             if picture.format in ("JPEG", "MPO"):
                 check_limit("jpeg-scans", _scans(source), str(source))
+            several = picture.format != "MPO" and getattr(picture, "n_frames", 1) > 1  # MPO: cameras add previews
             picture.load()
             upright, turned = _upright(picture)
-            plain, transparent = _eight_bit(upright, source)
+            plain, transparent, deepest = _eight_bit(upright, source)
             pixels = np.asarray(_fitted(plain, size or (min(plain.size),) * 2))
     except PrunekitError:
         raise
     except Exception as error:  # a damaged picture makes Pillow raise errors of every kind
         raise FileFormatError(f"{source} is a broken picture ({one_line(error)}); mend or remove it.") from error
-    return pixels if pixels.ndim == 3 else pixels[..., None], transparent, turned
+    return _Decoded(pixels if pixels.ndim == 3 else pixels[..., None], transparent, turned, several, deepest)
 
 
 def _scans(source: Source) -> int:
@@ -199,8 +234,8 @@ def _upright(picture: Image.Image) -> tuple[Image.Image, bool]:
         return picture, False
 
 
-def _eight_bit(picture: Image.Image, source: Source) -> tuple[Image.Image, bool]:
-    """A picture as ``L`` or ``RGB``, over white where it is transparent, and whether it is transparent anywhere.
+def _eight_bit(picture: Image.Image, source: Source) -> tuple[Image.Image, bool, int | None]:
+    """A picture as ``L`` or ``RGB``, over white where it is transparent; whether it is transparent anywhere; its highest 16-bit value.
 
     A 16-bit grey one is scaled to 8 bits (Pillow itself would clip it at 255).
 
@@ -218,18 +253,18 @@ def _eight_bit(picture: Image.Image, source: Source) -> tuple[Image.Image, bool]
         grey = np.empty(deep.shape, np.uint8)
         for row in range(len(deep)):  # row by row: all at once would take eight bytes for each pixel
             grey[row] = np.round(deep[row] / 257.0).clip(0, 255)
-        return Image.fromarray(grey), False
+        return Image.fromarray(grey), False, int(deep.max())
     mode = "L" if picture.mode in _GREY else "RGB"
     if not picture.has_transparency_data:
-        return picture if picture.mode == mode else picture.convert(mode), False
+        return picture if picture.mode == mode else picture.convert(mode), False, None
     layered = picture.convert("LA" if mode == "L" and picture.mode == "LA" else "RGBA")
     alpha = layered.getchannel("A")
     plain = layered.convert(mode)
     if alpha.getextrema()[0] == _WHITE:  # nothing shines through
-        return plain, False
+        return plain, False, None
     over = Image.new(mode, plain.size, _WHITE if mode == "L" else (_WHITE,) * 3)
     over.paste(plain, mask=alpha)
-    return over, True
+    return over, True, None
 
 
 def _fitted(picture: Image.Image, size: Size) -> Image.Image:

@@ -313,3 +313,23 @@ def test_pixels_of_32_bits_have_no_known_range(tmp_path):
     deep.save(tmp_path / "p" / "x.tif")
     deep.save(tmp_path / "p" / "z.png")
     assert {int(image[0, 0, 0]) for image in load_images(tmp_path / "p").train.images} <= {200, 20}
+
+
+@pytest.mark.parametrize("suffix", ["tif", "png", "webp"])
+def test_the_first_of_several_frames_is_used_and_the_report_says_so(tmp_path, suffix):
+    put(tmp_path / "p" / "x.png", 10)
+    frames = [Image.new("RGB", (4, 4), (value,) * 3) for value in (20, 30)]
+    options = {"lossless": True} if suffix == "webp" else {}
+    frames[0].save(tmp_path / "p" / f"y.{suffix}", save_all=True, append_images=frames[1:], **options)
+    split = load_images(tmp_path / "p")
+    assert set(everything(split)) == {10, 20}
+    assert "; 1 picture with several frames, of which the first is used." in split.report
+
+
+def test_16_bit_pictures_that_are_nearly_black_are_told(tmp_path):
+    (tmp_path / "p").mkdir()
+    for name, value in (("x", 4095), ("y", 1000)):
+        Image.fromarray(np.full((4, 4), value, np.uint16)).save(tmp_path / "p" / f"{name}.png")
+    assert "no 16-bit pixel is above 4,095 of 65,535" in load_images(tmp_path / "p").report
+    Image.fromarray(np.full((4, 4), 65535, np.uint16)).save(tmp_path / "p" / "z.png")
+    assert "16-bit" not in load_images(tmp_path / "p").report
