@@ -1,10 +1,13 @@
 """Experts and their rivals over several bases that differ only in the seed of their training, paired over the bases.
 
-Each study is a recipe in recipes/ that is run for each of its bases; an interrupted call goes on. Writes the manifest of every
-finished base to reports/bases/STUDY/base-N.json, and the table over all of them to reports/bases/bases.json and .md:
+Each study is a recipe in recipes/ that is run for each of its bases; an interrupted call goes on. The fine-tuning's seed is the
+base's own: the same batches and noise on every base would shift all of them alike, which no interval over bases can show. Writes
+the manifest of every finished base to reports/bases/STUDY/base-N.json (base-N-seed-S.json for another seed), and the table over all
+of them to reports/bases/bases.json and .md:
 
     python benchmarks/bases.py --work /tmp/bases                                       # everything, about 20 hours on one core
     python benchmarks/bases.py --work /tmp/bases --studies fashion-bases --bases 3 4
+    python benchmarks/bases.py --work /tmp/bases --studies fashion-bases --bases 0 --seeds 1 2 --entries "experts 0.8, snr"
     python benchmarks/bases.py --table                                                 # only what is finished
 """
 
@@ -33,12 +36,10 @@ STUDIES = {  # the bases of each, by the seed of their training
     "fashion-bases": (0, 1, 2, 3, 4),
     "fashion-sensitivity": (0, 1, 2, 3, 4),
     "fashion-scratch": (0, 1, 2, 3, 4),
-    "fashion-seeds": (0,),
     "fashion-two": (0, 1, 2),
     "fashion-cost": (0, 1, 2),
     "fashion-groups": (0,),
 }
-SEED = 0  # of the fine-tuning, for what is paired over bases
 HEADLINE = "experts 0.8, by sensitivity"
 PAIRS = (  # what is compared with what
     (HEADLINE, "base trained on"),
@@ -105,7 +106,7 @@ class Spread:
 
     Args:
         entry: the entry.
-        bases: standard deviation over bases, each with a fine-tuning seed and images of its own; None for one base.
+        bases: standard deviation over bases, each with a fine-tuning seed of its own; None for one base.
         tuning: standard deviation over fine-tuning seeds on one base, with the same noise for the images; None for one seed.
         sampling: standard deviation over the images of one network, from a bootstrap; None if it is not known.
         paired: the same of the difference from the base, sampled from the same noise.
@@ -137,13 +138,26 @@ def difference(fids: Mapping[str, Mapping[str, float]], entry: str, other: str) 
     return Difference(entry, other, count, mean, *ends, float((gaps / others).mean()), int((gaps < 0).sum()))
 
 
-def recipe_of(study: str, base: int) -> Recipe:
-    """A study's recipe on a base: one that is trained already, or the recipe's own training with that seed."""
+def recipe_of(study: str, base: int, seed: int, entries: Sequence[str] | None = None) -> Recipe:
+    """A study's recipe on a base: one that is trained already, or the recipe's own training with that seed.
+
+    Args:
+        study: name of the recipe.
+        base: seed of the base's training.
+        seed: of the fine-tuning.
+        entries: only these; None for all.
+    """
     recipe = load_recipe(ROOT / "recipes" / f"{study}.yaml")
     if recipe.base.checkpoint is not None:
-        return recipe.with_base(checkpoint(base))
+        recipe = recipe.with_base(checkpoint(base))
     data = recipe.model_dump(mode="json")
-    data["base"]["train"]["seed"] = base
+    if recipe.base.checkpoint is None:
+        data["base"]["train"]["seed"] = base
+    own = data["evidence"]
+    own["seeds"] = [seed]
+    if entries is not None:
+        own["entries"] = {name: entry for name, entry in own["entries"].items() if name in entries}
+        own["headline"] = own["headline"] if own["headline"] in entries else next(iter(own["entries"]), own["headline"])
     return Recipe.model_validate(data)
 
 
@@ -153,14 +167,15 @@ def checkpoint(base: int) -> str:
 
 
 def rows_of(manifests: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> dict[str, list[dict[str, Any]]]:
-    """The networks of every base, from the manifests by study and base.
+    """The networks of every base, from the manifests by study and file, whose name starts with the base's.
 
     A study that trains bases of its own has no base that others share: its unchanged base counts as an entry of its own.
     """
     found: dict[str, list[dict[str, Any]]] = {}
     for study, own in manifests.items():
         is_shared = load_recipe(ROOT / "recipes" / f"{study}.yaml").base.checkpoint is not None
-        for base, manifest in own.items():
+        for file, manifest in own.items():
+            base = file.partition("-seed-")[0]
             for row in manifest["evidence"]:
                 name = row["entry"] if is_shared or row["entry"] != "base" else f"base of {study}"
                 if name != "base" or not any(known["entry"] == "base" for known in found.get(base, ())):
@@ -169,10 +184,14 @@ def rows_of(manifests: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> dict[st
 
 
 def fids_of(rows: Mapping[str, Sequence[Mapping[str, Any]]]) -> dict[str, dict[str, float]]:
-    """FID by base and entry, of the seed that all bases have."""
-    return {
-        base: {row["entry"]: row["fid"] for row in own if row["seed"] in (None, SEED)} for base, own in rows.items()
-    }
+    """FID by base and entry, of the base's own seed of the fine-tuning."""
+    return {base: {row["entry"]: row["fid"] for row in of_own_seed(base, own)} for base, own in rows.items()}
+
+
+def of_own_seed(base: str, rows: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """Those of a base's networks whose fine-tuning has the base's own seed, and the base itself."""
+    own = int(base.rpartition("-")[2])
+    return [row for row in rows if row["seed"] in (None, own)]
 
 
 def spreads_of(rows: Mapping[str, Sequence[Mapping[str, Any]]]) -> list[Spread]:
@@ -183,7 +202,7 @@ def spreads_of(rows: Mapping[str, Sequence[Mapping[str, Any]]]) -> list[Spread]:
 
 def _spread(entry: str, rows: Mapping[str, Sequence[Mapping[str, Any]]]) -> Spread:
     own = {base: [row for row in found if row["entry"] == entry] for base, found in rows.items()}
-    over = [row["fid"] for found in own.values() for row in found if row["seed"] in (None, SEED)]
+    over = [row["fid"] for base, found in own.items() for row in of_own_seed(base, found)]
     tuned = [np.var([row["fid"] for row in found], ddof=1) for found in own.values() if len(found) > 1]
     every = [row for found in own.values() for row in found]
     sampled = [row["fid_sampling_error"] for row in every if row.get("fid_sampling_error") is not None]
@@ -232,7 +251,7 @@ def following(
         (base,) = (row for row in own if row["entry"] == "base")
         before = _losses(base)
         for row in own:
-            if row["entry"] != "base" and row["seed"] in (None, SEED) and len(row["losses"]) == len(before):
+            if row["entry"] != "base" and len(row["losses"]) == len(before):
                 absolute.append(_losses(row) - before)
                 relative.append(100 * absolute[-1] / before)
                 fids.append(row["fid"] - base["fid"])
@@ -256,12 +275,20 @@ def _amplification(manifests: Mapping[str, Mapping[str, Any]], groups: int) -> l
     return np.mean(every, axis=0).tolist() if every else None
 
 
-def run(study: str, base: int, work: Path) -> None:
-    """Run a study on a base, and keep its manifest. What another study has measured on the same base is not measured again."""
+def run(study: str, base: int, seed: int, work: Path, entries: Sequence[str] | None = None) -> None:
+    """Run a study on a base, and keep its manifest. What another study has measured on the same base is not measured again.
+
+    Args:
+        study: name of the recipe.
+        base: seed of the base's training.
+        seed: of the fine-tuning.
+        work: folder for the runs.
+        entries: only these; a later call for all of them replaces the manifest.
+    """
     folder = work / study / f"base-{base}"
     others = [other for other in work.glob(f"*/{folder.name}") if other != folder]
-    run_of(recipe_of(study, base), folder, peers=others).execute()
-    kept = FOLDER / study / f"base-{base}.json"
+    run_of(recipe_of(study, base, seed, entries), folder, peers=others).execute()
+    kept = FOLDER / study / f"base-{base}{'' if seed == base else f'-seed-{seed}'}.json"
     kept.parent.mkdir(parents=True, exist_ok=True)
     shutil.copyfile(folder / "manifest.json", kept)
 
@@ -270,14 +297,16 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--studies", nargs="+", choices=STUDIES, default=list(STUDIES))
     parser.add_argument("--bases", type=int, nargs="+", help="only these (default: all of the study)")
+    parser.add_argument("--seeds", type=int, nargs="+", help="of the fine-tuning (default: the base's)")
+    parser.add_argument("--entries", nargs="+", help="only these of each study (default: all)")
     parser.add_argument("--work", type=Path, default=Path("runs") / "bases")
     parser.add_argument("--table", action="store_true", help="run nothing")
     options = parser.parse_args()
     torch.set_num_threads(1)
     for study in [] if options.table else options.studies:
         for base in STUDIES[study]:
-            if options.bases is None or base in options.bases:
-                run(study, base, options.work)
+            for seed in options.seeds or [base] if options.bases is None or base in options.bases else []:
+                run(study, base, seed, options.work, options.entries)
     table()
 
 
@@ -345,12 +374,14 @@ def markdown(
     paired = (
         "\n## Paired over bases\n\n"
         "Both entries of a pair start from the same base and sample from the same noise. The interval is Student's for the mean "
-        "over bases, 95 %: it contains what another base, another seed of the fine-tuning and other images would change.\n\n"
+        "over bases, 95 %. Every base has a fine-tuning seed of its own, so it contains what another base and another seed of the "
+        "fine-tuning would change. The noise of the images is the same on all bases; what other images would change is in the next "
+        "table.\n\n"
     )
     causes = (
         "\n## What the figures vary by\n\n"
-        "Standard deviations of an entry's FID: over bases, where the fine-tuning's seed and the image noise act too; over "
-        "fine-tuning seeds on one base; over images of one network (bootstrap), and the same of its difference from the base.\n\n"
+        "Standard deviations of an entry's FID: over bases, where the fine-tuning's seed acts too; over fine-tuning seeds on one "
+        "base; over images of one network (bootstrap), and the same of its difference from the base.\n\n"
     )
     names = [name.replace("-", " ") for name in fids]
     return (

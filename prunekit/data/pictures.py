@@ -126,8 +126,8 @@ class PictureReader:
         said = [f"{count:,} {text.format('picture' + 's' * (count > 1))}" for count, text in facts if count]
         if self.deepest is not None and self.deepest < _SHALLOW:
             said.append(
-                f"no 16-bit pixel is above {self.deepest:,} of 65,535, so these pictures are nearly black: if they hold fewer bits, "
-                "scale them up"
+                f"no 16-bit pixel is above {self.deepest:,} of 65,535, so these pictures are nearly black: if they hold fewer "
+                "bits, scale them up"
             )
         return said
 
@@ -235,7 +235,9 @@ def _upright(picture: Image.Image) -> tuple[Image.Image, bool]:
 
 
 def _eight_bit(picture: Image.Image, source: Source) -> tuple[Image.Image, bool, int | None]:
-    """A picture as ``L`` or ``RGB``, over white where it is transparent; whether it is transparent anywhere; its highest 16-bit value.
+    """A picture as ``L`` or ``RGB``, over white where it is transparent.
+
+    Also whether it is transparent anywhere, and the highest of its values if they have 16 bits.
 
     A 16-bit grey one is scaled to 8 bits (Pillow itself would clip it at 255).
 
