@@ -1,0 +1,206 @@
+"""Figures over several bases, from the manifests of studies on each of them."""
+
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from scipy.stats import spearmanr
+from scipy.stats import t as student
+
+from prunekit._types import FloatArray
+
+Rows = Mapping[str, Sequence[Mapping[str, Any]]]
+"""The networks of each base, as the manifests have them."""
+
+
+@dataclass(frozen=True)
+class Design:
+    """FID with one choice of the fine-tuning's seed on every base.
+
+    Args:
+        own: whether each base has a seed of its own; otherwise all have seed 0, and so the same batches and the same noise.
+        fids: FID by base and entry.
+        differences: the pairs.
+    """
+
+    own: bool
+    fids: dict[str, dict[str, float]]
+    differences: list["Difference"]
+
+    @classmethod
+    def of(cls, rows: Rows, own: bool, pairs: Iterable[tuple[str, str]]) -> "Design":
+        """The networks with these seeds; bases of which nothing is fine-tuned so are left out."""
+        chosen = {
+            base: [row for row in found if row["seed"] in (None, _seed(base, own))] for base, found in rows.items()
+        }
+        fids = {base: {row["entry"]: row["fid"] for row in found} for base, found in chosen.items()}
+        fids = {base: found for base, found in fids.items() if len(found) > 1}
+        found = [pair for entry, other in pairs if (pair := difference(fids, entry, other)) is not None]
+        return cls(own, fids, found)
+
+
+def _seed(base: str, own: bool) -> int:
+    return int(base.rpartition("-")[2]) if own else 0
+
+
+@dataclass(frozen=True)
+class Difference:
+    """An entry's FID minus another's on the same bases.
+
+    Args:
+        entry: the entry.
+        other: what it is compared with.
+        bases: number of bases that have both.
+        mean: mean difference.
+        low: lower end of the 95 % interval of the mean over bases; None for one base.
+        high: its upper end.
+        relative: mean of the difference as a part of the other's FID on the same base.
+        better: on how many bases the entry's FID is lower.
+    """
+
+    entry: str
+    other: str
+    bases: int
+    mean: float
+    low: float | None
+    high: float | None
+    relative: float
+    better: int
+
+
+@dataclass(frozen=True)
+class Spread:
+    """How much an entry's FID varies, by cause.
+
+    Args:
+        entry: the entry.
+        bases: standard deviation over bases, each with a fine-tuning seed of its own; None for one base.
+        tuning: standard deviation over fine-tuning seeds on one base, with the same noise for the images; None for one seed.
+        sampling: standard deviation over the images of one network, from a bootstrap; None if it is not known.
+        paired: the same of the difference from the base, sampled from the same noise.
+    """
+
+    entry: str
+    bases: float | None
+    tuning: float | None
+    sampling: float | None
+    paired: float | None
+
+
+def difference(fids: Mapping[str, Mapping[str, float]], entry: str, other: str) -> Difference | None:
+    """The paired difference of two entries, Student's interval over bases; None if no base has both.
+
+    Args:
+        fids: FID by base and entry.
+        entry: the entry.
+        other: what it is compared with.
+    """
+    pairs = [(own[entry], own[other]) for own in fids.values() if entry in own and other in own]
+    if not pairs:
+        return None
+    mine, others = np.array(pairs).T
+    gaps, count = mine - others, len(pairs)
+    half = None if count < 2 else float(student.ppf(0.975, count - 1) * gaps.std(ddof=1) / np.sqrt(count))
+    mean = float(gaps.mean())
+    ends = (None, None) if half is None else (mean - half, mean + half)
+    return Difference(entry, other, count, mean, *ends, float((gaps / others).mean()), int((gaps < 0).sum()))
+
+
+def rows_of(
+    manifests: Mapping[str, Mapping[str, Mapping[str, Any]]], training: Collection[str]
+) -> dict[str, list[dict[str, Any]]]:
+    """The networks of every base.
+
+    Args:
+        manifests: by study and file, whose name starts with the base's.
+        training: studies that train bases of their own, which no other study has: their base counts as an entry of its own.
+    """
+    found: dict[str, list[dict[str, Any]]] = {}
+    for study, own in manifests.items():
+        for file, manifest in own.items():
+            base = file.partition("-seed-")[0]
+            for row in manifest["evidence"]:
+                name = row["entry"] if study not in training or row["entry"] != "base" else f"base of {study}"
+                if name != "base" or not any(known["entry"] == "base" for known in found.get(base, ())):
+                    found.setdefault(base, []).append({**row, "entry": name})
+    return dict(sorted(found.items()))
+
+
+def spreads_of(rows: Rows) -> list[Spread]:
+    """How much every entry's FID varies, by cause."""
+    entries = list(dict.fromkeys(row["entry"] for own in rows.values() for row in own))
+    return [_spread(entry, rows) for entry in entries]
+
+
+def _spread(entry: str, rows: Rows) -> Spread:
+    own = {base: [row for row in found if row["entry"] == entry] for base, found in rows.items()}
+    over = [row["fid"] for base, found in own.items() for row in found if row["seed"] in (None, _seed(base, True))]
+    tuned = [np.var([row["fid"] for row in found], ddof=1) for found in own.values() if len(found) > 1]
+    every = [row for found in own.values() for row in found]
+    sampled = [row["fid_sampling_error"] for row in every if row.get("fid_sampling_error") is not None]
+    paired = [row["fid_difference"]["se"] for row in every if (row.get("fid_difference") or {}).get("se") is not None]
+    return Spread(
+        entry,
+        float(np.std(over, ddof=1)) if len(over) > 1 else None,
+        float(np.sqrt(np.mean(tuned))) if tuned else None,
+        float(np.mean(sampled)) if sampled else None,
+        float(np.mean(paired)) if paired else None,
+    )
+
+
+@dataclass(frozen=True)
+class Following:
+    """How FID follows the held-out loss of each timestep group, over all entries and bases.
+
+    Args:
+        groups: first timestep of each group after the first.
+        changes: entry → change of each group's loss from the base's in per cent, the mean over bases.
+        ranks: Spearman's correlation of each group's change with the change of FID.
+        weighed: the same of the summed change, weighed by the amplification that a sensitivity measured; None if none did.
+        pairs: number of entries on bases.
+    """
+
+    groups: list[int]
+    changes: dict[str, list[float]]
+    ranks: list[float]
+    weighed: float | None
+    pairs: int
+
+
+def following(rows: Rows, groups: Sequence[int], amplification: Sequence[float] | None) -> Following:
+    """Compare the networks of every base with the base itself.
+
+    Args:
+        rows: the networks of every base.
+        groups: first timestep of each group after the first, for which the losses are.
+        amplification: weight of each group's loss.
+    """
+    relative, absolute, fids = list[FloatArray](), list[FloatArray](), list[float]()
+    by_entry: dict[str, list[FloatArray]] = {}
+    for own in rows.values():
+        (base,) = (row for row in own if row["entry"] == "base")
+        before = _losses(base)
+        for row in own:
+            if row["entry"] != "base" and len(row["losses"]) == len(before):
+                absolute.append(_losses(row) - before)
+                relative.append(100 * absolute[-1] / before)
+                fids.append(row["fid"] - base["fid"])
+                by_entry.setdefault(row["entry"], []).append(relative[-1])
+    changes = {name: np.mean(found, axis=0).tolist() for name, found in by_entry.items()}
+    ranks = [float(spearmanr(column, fids).statistic) for column in np.array(relative).T]
+    summed = None if amplification is None else np.array(absolute) @ np.array(amplification)
+    weighed = None if summed is None else float(spearmanr(summed, fids).statistic)
+    return Following(list(groups), changes, ranks, weighed, len(fids))
+
+
+def _losses(row: Mapping[str, Any]) -> FloatArray:
+    return np.array([loss["mean"] for loss in row["losses"]])
+
+
+def amplification_of(manifests: Mapping[str, Mapping[str, Any]], groups: int) -> list[float] | None:
+    """The mean over bases of what the sensitivities measured; None if there is none for that number of groups."""
+    found = [manifest["method"]["allocation"].get("sensitivity") for manifest in manifests.values()]
+    every = [[group["amplification"] for group in one["groups"]] for one in found if one is not None]
+    every = [one for one in every if len(one) == groups]
+    return np.mean(every, axis=0).tolist() if every else None
