@@ -27,10 +27,10 @@ class Swaps:
 
     def __init__(self, folder: Path, count: int, seed: int) -> None:
         self.manifest = read_json(folder / "manifest.json")
-        run = EvidenceRun(Recipe.model_validate(self.manifest["config"]), folder)
-        self.folder, self.count, self.seed, self.setting = folder, count, seed, run.setting
+        self.run = EvidenceRun(Recipe.model_validate(self.manifest["config"]), folder)
+        self.folder, self.count, self.seed, self.setting = folder, count, seed, self.run.setting
         self.base_macs = self.manifest["base"]["macs"]
-        choice = run.setting.choice
+        choice = self.setting.choice
         if choice.extractor is None:
             raise SystemExit(f"The run has no FID: {choice.why_none}")
         self.extractor = choice.extractor
