@@ -239,88 +239,104 @@ def test_figures_on_experts_are_the_evidence() -> None:
 COUNTED = ("one", "two", "three", "four", "five")
 
 
+BASES = {
+    "the base": "base",
+    "the base with extra training": "base trained on",
+    "experts at 0.8, rule `snr`": "experts 0.8, snr",
+    "experts at 0.8, rule `linear`": "experts 0.8, linear",
+    "experts without pruning": "experts without pruning",
+    "one network, pruned by the search to 0.8": "one network, searched 0.8",
+    "experts at 0.6, rule `snr`": "experts 0.6, snr",
+    "experts at 0.8, `measured` by sensitivity": "experts 0.8, by sensitivity",
+    "experts at 0.6, `measured` by sensitivity": "experts 0.6, by sensitivity",
+}
+"""Entries by their names in docs/experts.md."""
+
+
 def bases_figures() -> dict[str, Any]:
     found: dict[str, Any] = json.loads((ROOT / "reports" / "bases" / "bases.json").read_text(encoding="utf-8"))
     return found
 
 
-def test_figures_on_several_bases_are_those_of_their_manifests() -> None:
-    names = {
-        "the base": "base",
-        "the base with extra training": "base trained on",
-        "experts at 0.8, rule `snr`": "experts 0.8, snr",
-        "experts at 0.8, rule `linear`": "experts 0.8, linear",
-        "experts without pruning": "experts without pruning",
-        "one network, pruned by the search to 0.8": "one network, searched 0.8",
-        "experts at 0.6, rule `snr`": "experts 0.6, snr",
-        "experts at 0.8, `measured` by sensitivity": "experts 0.8, by sensitivity",
-        "experts at 0.6, `measured` by sensitivity": "experts 0.6, by sensitivity",
-    }
-    fids: dict[str, dict[str, str]] = {}
-    for study in ("fashion-bases", "fashion-sensitivity"):
-        for path in sorted((ROOT / "reports" / "bases" / study).glob("base-*.json")):
+def manifests_of_bases(own: bool) -> dict[str, dict[str, float]]:
+    """FID by base and entry, read from the manifests: with a fine-tuning seed of its own for each base, or with seed 0."""
+    fids: dict[str, dict[str, float]] = {}
+    for path in sorted((ROOT / "reports" / "bases").glob("fashion-*/base-*.json")):
+        base, _, seed = path.stem.partition("-seed-")
+        if (int(seed) if seed else int(base[-1])) == (int(base[-1]) if own else 0):
             for row in json.loads(path.read_text(encoding="utf-8"))["evidence"]:
-                fids.setdefault(row["entry"], {})[path.stem.replace("base-", "seed ")] = f"{row['fid']:.3f}"
+                fids.setdefault(base, {})[row["entry"]] = row["fid"]
+    return fids
+
+
+def test_figures_on_several_bases_are_those_of_their_manifests() -> None:
+    designs = bases_figures()["designs"]
+    assert [design["fids"] for design in designs] == [manifests_of_bases(own=True), manifests_of_bases(own=False)]
     text = (DOCS / "experts.md").read_text(encoding="utf-8").partition("**On several bases.**")[2]
-    lines = re.findall(r"^\|(.*)\|$", text.split("\n\n")[1], flags=re.MULTILINE)
-    seeds, _, *rows = ([cell.strip() for cell in line.split("|")] for line in lines)
-    assert seeds[1:] == sorted(fids["base"])
-    shown = {names[name]: dict(zip(seeds[1:], values, strict=True)) for name, *values in rows}
-    assert shown == {name: {seed: fids[name].get(seed, "–") for seed in seeds[1:]} for name in names.values()}
-    known = {number for values in fids.values() for number in values.values()}
-    paired = bases_figures()
-    every = [*paired["fids"].values()]
-    known |= {f"{np.mean([own[name] for own in every if name in own]):.3f}" for name in fids}
-    known |= {f"{paired['following']['weighed']:.2f}", "1.301"}  # the last is of another run
-    assert f"is {max(paired['following']['ranks']):.2f}, and" in " ".join(
-        (DOCS / "allocation.md").read_text("utf-8").split()
-    )
-    for pair in paired["differences"]:
-        ends = [] if pair["low"] is None else [pair["low"], pair["high"]]
-        known |= {f"{abs(value):.3f}" for value in (pair["mean"], *ends)}
-    finished = COUNTED[len(seeds) - 2]
-    for page in (DOCS / "choosing.md", DOCS / "results.md"):
-        said = [
-            figure
-            for item in re.split(r"\n(?=- |\n|\|)", page.read_text(encoding="utf-8"))
-            if "reports/bases/bases.md" in item
-            for figure in re.findall(r"\d\.\d{3}", item.partition("reports/bases/bases.md")[2])
-        ]
-        assert said
-        assert set(said) <= known, page
-        assert set(re.findall(r"(\w+) of five", page.read_text(encoding="utf-8"))) <= {finished}, page
-    assert f"{finished} of five" in text
+    tables = re.findall(r"(?:^\|.*\|\n)+", text, flags=re.MULTILINE)
+    for table, design in zip(tables[:2], designs, strict=True):
+        bases, _, *rows = ([cell.strip() for cell in line.strip("|").split("|")] for line in table.splitlines())
+        fids = {name.replace("-", " "): found for name, found in design["fids"].items()}
+        assert bases[1:] == [*fids]
+        for name, *values in rows:
+            entry = BASES[name]
+            assert values == [f"{found[entry]:.3f}" if entry in found else "–" for found in fids.values()]
+        most = {name for name, entry in BASES.items() if sum(entry in found for found in fids.values()) > 1}
+        assert most <= {name for name, *_ in rows}
+
+
+def known_on_bases() -> set[str]:
+    """Every figure that pages may tell of several bases: FIDs, their means, differences and spreads."""
+    found = bases_figures()
+    known = {f"{row['fid']:.3f}" for row in length_rows()}
+    for design in found["designs"]:
+        every = [*design["fids"].values()]
+        names = {name for own in every for name in own}
+        known |= {f"{own[name]:.3f}" for own in every for name in own}
+        known |= {f"{np.mean([own[name] for own in every if name in own]):.3f}" for name in names}
+        for pair in design["differences"]:
+            ends = [] if pair["low"] is None else [pair["low"], pair["high"]]
+            known |= {f"{abs(value):.3f}" for value in (pair["mean"], *ends)}
+    for spread in found["spreads"]:
+        known |= {f"{value:.3f}" for value in spread.values() if isinstance(value, float)}
+    return known
+
+
+def length_rows() -> list[dict[str, Any]]:
+    text = (ROOT / "reports" / "bases" / "lengths.jsonl").read_text(encoding="utf-8")
+    return [json.loads(line) for line in text.splitlines()]
+
+
+@pytest.mark.parametrize("page", ["choosing", "results", "experts", "allocation"])
+def test_pages_tell_what_was_measured_on_several_bases(page: str) -> None:
+    text = (DOCS / f"{page}.md").read_text(encoding="utf-8")
+    items = [item for item in re.split(r"\n(?=- |\n|\|)", text) if "reports/bases/" in item]
+    said = {figure for item in items for figure in re.findall(r"\d\.\d{3}", item.partition("reports/bases/")[2])}
+    assert said
+    assert said <= known_on_bases()
 
 
 def test_readmes_table_is_that_of_the_bases() -> None:
     names = {
         "base": "base",
         "the same base after the extra training that the experts had": "base trained on",
-        "**experts**, rule `linear`": "experts 0.8, linear",
-        "experts, rule `snr`": "experts 0.8, snr",
-        "experts without pruning": "experts without pruning",
-        "one network for all timesteps, pruned by the same search": "one network, searched 0.8",
+        "**experts**, rule `snr`": "experts 0.8, snr",
     }
-    found = bases_figures()
-    fids, pairs = [*found["fids"].values()], {(one["entry"], one["other"]): one for one in found["differences"]}
+    own = bases_figures()["designs"][0]
+    fids, pairs = [*own["fids"].values()], {(one["entry"], one["other"]): one for one in own["differences"]}
     text = (ROOT / "README.md").read_text(encoding="utf-8")
     rows = re.findall(r"^\| (.+?) \| [*\d.]+ \| [*]*([\d.]+)[*]* \| (.*?) ?\|$", text, flags=re.MULTILINE)
     assert [name for name, *_ in rows] == [*names]
-    gains = []
-    for name, fid, difference in rows:
+    for name, fid, shown in rows:
         entry = names[name]
         assert fid == f"{np.mean([own[entry] for own in fids]):.3f}"
         if entry in ("base", "base trained on"):
-            assert not difference
+            assert not shown
             continue
         pair = pairs[entry, "base trained on"]
-        ends = f"{pair['mean']:+.3f} ({pair['low']:+.3f} … {pair['high']:+.3f})"
-        assert difference.replace("−", "-") == ends
-        if entry.startswith("experts 0.8"):
-            assert pair["better"] == len(fids)
-            gains += [1 - own[entry] / own["base trained on"] for own in fids]
+        assert shown.replace("−", "-") == f"{pair['mean']:+.3f} ({pair['low']:+.3f} … {pair['high']:+.3f})"
+        assert f"better than that base on {COUNTED[pair['better'] - 1]} of the {COUNTED[pair['bases'] - 1]}" in " ".join(text.split())
     assert f"means over {COUNTED[len(fids) - 1]} bases" in text
-    assert f"by {100 * min(gains):.0f} to {100 * max(gains):.0f} %" in text
 
 
 def test_scale_names_the_recipes_and_their_sizes() -> None:
