@@ -110,10 +110,11 @@ def run(study: str, base: int, seed: int, work: Path, entries: Sequence[str] | N
         work: folder for the runs.
         entries: only these; a later call for all of them replaces the manifest.
     """
-    folder = work / study / f"base-{base}"
-    others = [other for other in work.glob(f"*/{folder.name}") if other != folder]
+    name = f"base-{base}{'' if seed == base else f'-seed-{seed}'}"  # a folder shows the images of one seed
+    folder = work / study / name
+    others = [other for other in (*work.glob(f"*/base-{base}"), *work.glob(f"*/base-{base}-seed-*")) if other != folder]
     run_of(recipe_of(study, base, seed, entries), folder, peers=others).execute()
-    kept = FOLDER / study / f"base-{base}{'' if seed == base else f'-seed-{seed}'}.json"
+    kept = FOLDER / study / f"{name}.json"
     kept.parent.mkdir(parents=True, exist_ok=True)
     shutil.copyfile(folder / "manifest.json", kept)
 
