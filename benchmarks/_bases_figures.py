@@ -31,17 +31,16 @@ class Design:
     @classmethod
     def of(cls, rows: Rows, own: bool, pairs: Iterable[tuple[str, str]]) -> "Design":
         """The networks with these seeds; bases of which nothing is fine-tuned so are left out."""
-        chosen = {
-            base: [row for row in found if row["seed"] in (None, _seed(base, own))] for base, found in rows.items()
-        }
-        fids = {base: {row["entry"]: row["fid"] for row in found} for base, found in chosen.items()}
+        fids = {base: {row["entry"]: row["fid"] for row in _tuned(base, found, own)} for base, found in rows.items()}
         fids = {base: found for base, found in fids.items() if len(found) > 1}
         found = [pair for entry, other in pairs if (pair := difference(fids, entry, other)) is not None]
         return cls(own, fids, found)
 
 
-def _seed(base: str, own: bool) -> int:
-    return int(base.rpartition("-")[2]) if own else 0
+def _tuned(base: str, rows: Sequence[Mapping[str, Any]], own: bool) -> list[Mapping[str, Any]]:
+    """Those whose fine-tuning had the base's own seed, or seed 0, and the base itself, which had none."""
+    seed = int(base.rpartition("-")[2]) if own else 0
+    return [row for row in rows if row["seed"] in (None, seed)]
 
 
 @dataclass(frozen=True)
@@ -135,7 +134,7 @@ def spreads_of(rows: Rows) -> list[Spread]:
 
 def _spread(entry: str, rows: Rows) -> Spread:
     own = {base: [row for row in found if row["entry"] == entry] for base, found in rows.items()}
-    over = [row["fid"] for base, found in own.items() for row in found if row["seed"] in (None, _seed(base, True))]
+    over = [row["fid"] for base, found in own.items() for row in _tuned(base, found, own=True)]
     tuned = [np.var([row["fid"] for row in found], ddof=1) for found in own.values() if len(found) > 1]
     every = [row for found in own.values() for row in found]
     sampled = [row["fid_sampling_error"] for row in every if row.get("fid_sampling_error") is not None]

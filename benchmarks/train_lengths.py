@@ -27,17 +27,15 @@ FOLDER = REPORTS.parent / "bases"
 KEY = ("entry", "base", "steps", "seed", "count")
 
 
-def measure(run: Path, entry: str, steps: int, seed: int, count: int) -> float:
+def measure(swaps: Swaps, entry: str, steps: int, seed: int) -> float:
     """FID of an entry's networks after a fine-tuning of this length.
 
     Args:
-        run: folder of the evidence run.
+        swaps: the evidence run.
         entry: one of its entries.
         steps: train steps of every group.
         seed: of the fine-tuning.
-        count: number of images.
     """
-    swaps = Swaps(run, count, seed=0)
     folder = swaps.folder / "entries" / slug(entry) / "pruned"
     options = swaps.run.recipe.entry(entry).finetune
     options = replace(options, train=replace(options.train, steps=steps, seed=seed))
@@ -84,10 +82,13 @@ def main() -> None:
     options = parser.parse_args()
     torch.set_num_threads(1)
     path = options.output / "lengths.jsonl"
-    for steps, seed in [] if options.table else [(steps, seed) for seed in options.seeds for steps in options.steps]:
-        row = dict(zip(KEY, (options.entry, options.base, steps, seed, options.count), strict=True))
-        if not any(all(known[key] == row[key] for key in KEY) for known in known_rows(path)):
-            row["fid"] = measure(options.run, options.entry, steps, seed, options.count)
+    pairs = [] if options.table else [(steps, seed) for seed in options.seeds for steps in options.steps]
+    asked = [dict(zip(KEY, (options.entry, options.base, *pair, options.count), strict=True)) for pair in pairs]
+    known = [{key: row[key] for key in KEY} for row in known_rows(path)]
+    if missing := [row for row in asked if row not in known]:
+        swaps = Swaps(options.run, options.count, seed=0)
+        for row in missing:
+            row["fid"] = measure(swaps, row["entry"], row["steps"], row["seed"])
             with path.open("a", encoding="utf-8") as lines:
                 lines.write(json.dumps({**row, "environment": environment()}) + "\n")
             print(row, flush=True)

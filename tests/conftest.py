@@ -25,7 +25,7 @@ collect_ignore_glob = ["conftest.py", "*/conftest.py"]  # --doctest-modules woul
 
 # `make test-all` asks for "thorough"; max_examples is in percent of the number that a test states (see examples.py)
 hypothesis.settings.register_profile("quick", max_examples=25, deadline=None)
-hypothesis.settings.register_profile("thorough", max_examples=50, deadline=None)
+hypothesis.settings.register_profile("thorough", max_examples=100, deadline=None)
 hypothesis.settings.load_profile("quick")
 
 MOST_SECONDS = 20.0

@@ -195,7 +195,8 @@ def _decoded(source: Source, size: Size | None) -> _Decoded:
             several = picture.format != "MPO" and getattr(picture, "n_frames", 1) > 1  # MPO: cameras add previews
             picture.load()
             upright, turned = _upright(picture)
-            plain, transparent, deepest = _eight_bit(upright, source)
+            plain, transparent = _eight_bit(upright, source)
+            deepest = int(np.asarray(upright).max()) if upright.mode.startswith("I") else None
             pixels = np.asarray(_fitted(plain, size or (min(plain.size),) * 2))
     except PrunekitError:
         raise
@@ -234,10 +235,8 @@ def _upright(picture: Image.Image) -> tuple[Image.Image, bool]:
         return picture, False
 
 
-def _eight_bit(picture: Image.Image, source: Source) -> tuple[Image.Image, bool, int | None]:
-    """A picture as ``L`` or ``RGB``, over white where it is transparent.
-
-    Also whether it is transparent anywhere, and the highest of its values if they have 16 bits.
+def _eight_bit(picture: Image.Image, source: Source) -> tuple[Image.Image, bool]:
+    """A picture as ``L`` or ``RGB``, over white where it is transparent, and whether it is transparent anywhere.
 
     A 16-bit grey one is scaled to 8 bits (Pillow itself would clip it at 255).
 
@@ -255,18 +254,18 @@ def _eight_bit(picture: Image.Image, source: Source) -> tuple[Image.Image, bool,
         grey = np.empty(deep.shape, np.uint8)
         for row in range(len(deep)):  # row by row: all at once would take eight bytes for each pixel
             grey[row] = np.round(deep[row] / 257.0).clip(0, 255)
-        return Image.fromarray(grey), False, int(deep.max())
+        return Image.fromarray(grey), False
     mode = "L" if picture.mode in _GREY else "RGB"
     if not picture.has_transparency_data:
-        return picture if picture.mode == mode else picture.convert(mode), False, None
+        return picture if picture.mode == mode else picture.convert(mode), False
     layered = picture.convert("LA" if mode == "L" and picture.mode == "LA" else "RGBA")
     alpha = layered.getchannel("A")
     plain = layered.convert(mode)
     if alpha.getextrema()[0] == _WHITE:  # nothing shines through
-        return plain, False, None
+        return plain, False
     over = Image.new(mode, plain.size, _WHITE if mode == "L" else (_WHITE,) * 3)
     over.paste(plain, mask=alpha)
-    return over, True, None
+    return over, True
 
 
 def _fitted(picture: Image.Image, size: Size) -> Image.Image:
