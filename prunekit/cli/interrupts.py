@@ -5,6 +5,7 @@ import shlex
 import shutil
 import signal
 import sys
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import wraps
@@ -19,6 +20,7 @@ from prunekit.cli.console import fail
 __all__ = ["ends_at_signals", "interruptible", "keeping", "writing", "written"]
 
 _CODE = 130
+_MOMENT = 0.05  # seconds
 _written: list[str] = []  # by the running command
 
 
@@ -62,15 +64,33 @@ def written(*paths: Path | str) -> None:
 
 @contextmanager
 def ends_at_signals() -> Iterator[None]:
-    """Within the block SIGTERM ends a command as Ctrl-C does; not outside the main thread, where Python allows no handlers."""
+    """Within the block SIGTERM ends a command as Ctrl-C does; not outside the main thread, where Python allows no handlers.
+
+    Python drops an interruption that falls into a finalizer or a weak reference's callback; here it comes again a moment later.
+    """
     try:
         before = signal.signal(signal.SIGTERM, signal.default_int_handler)
     except ValueError:
         yield
         return
+    hook, again = sys.unraisablehook, list[threading.Timer]()
+
+    def unraisable(dropped: Any) -> None:
+        if not issubclass(dropped.exc_type, KeyboardInterrupt):
+            hook(dropped)
+            return
+        timer = threading.Timer(_MOMENT, os.kill, (os.getpid(), signal.SIGTERM))  # a background job ignores SIGINT
+        timer.daemon = True
+        timer.start()
+        again.append(timer)
+
+    sys.unraisablehook = unraisable
     try:
         yield
     finally:
+        for timer in again:
+            timer.cancel()
+        sys.unraisablehook = hook
         signal.signal(signal.SIGTERM, before)
 
 

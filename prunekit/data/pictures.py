@@ -195,8 +195,8 @@ def _decoded(source: Source, size: Size | None) -> _Decoded:
             several = picture.format != "MPO" and getattr(picture, "n_frames", 1) > 1  # MPO: cameras add previews
             picture.load()
             upright, turned = _upright(picture)
-            plain, transparent = _eight_bit(upright, source)
             deepest = int(np.asarray(upright).max()) if upright.mode.startswith("I") else None
+            plain, transparent = _eight_bit(upright, source)
             pixels = np.asarray(_fitted(plain, size or (min(plain.size),) * 2))
     except PrunekitError:
         raise

@@ -16,6 +16,8 @@ import pytest
 from command_line import TINY, listing
 from forking import forked_command, succeeded
 
+from prunekit.cli.interrupts import ends_at_signals
+
 SIGNALS = pytest.mark.parametrize(
     "number",
     [pytest.param(signal.SIGINT, id="sigint"), pytest.param(signal.SIGTERM, id="sigterm", marks=pytest.mark.slow)],
@@ -78,6 +80,22 @@ def finished_by_and_by(folder: Path, words: list[str], number: int, checkpoints:
         assert saved[-1] > saved[-2]  # this start went on from the one before
         words = continued(said)
     raise AssertionError("it never came to its end")
+
+
+class Interrupting:
+    def __del__(self) -> None:
+        signal.raise_signal(signal.SIGINT)
+
+
+def test_an_interruption_that_python_drops_comes_again(capsys):
+    def dropped() -> None:
+        with ends_at_signals():
+            Interrupting()
+            time.sleep(5)
+
+    with pytest.raises(KeyboardInterrupt):
+        dropped()
+    assert capsys.readouterr() == ("", "")
 
 
 @pytest.mark.slow
