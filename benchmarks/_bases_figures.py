@@ -12,6 +12,11 @@ from prunekit._types import FloatArray
 
 Rows = Mapping[str, Sequence[Mapping[str, Any]]]
 """The networks of each base, as the manifests have them."""
+Fids = Mapping[str, Mapping[str, Mapping[int | None, float]]]
+"""FID by base, entry and the seed of the fine-tuning; None for a base, which had none."""
+
+SEEDS_APART = 10
+"""Seeds N, N + 10, N + 20, … belong to base N, so that no two bases have the same one."""
 
 
 @dataclass(frozen=True)
@@ -19,38 +24,54 @@ class Design:
     """FID with one choice of the fine-tuning's seed on every base.
 
     Args:
-        own: whether each base has a seed of its own; otherwise all have seed 0, and so the same batches and the same noise.
-        fids: FID by base and entry.
+        own: whether each base has seeds of its own; otherwise all have seed 0, and so the same batches and the same noise.
+        fids: FID by base and entry, the mean over the seeds.
+        seeds: number of seeds by base and entry.
         differences: the pairs.
     """
 
     own: bool
     fids: dict[str, dict[str, float]]
+    seeds: dict[str, dict[str, int]]
     differences: list["Difference"]
 
     @classmethod
     def of(cls, rows: Rows, own: bool, pairs: Iterable[tuple[str, str]]) -> "Design":
         """The networks with these seeds; bases of which nothing is fine-tuned so are left out."""
-        fids = {base: {row["entry"]: row["fid"] for row in _tuned(base, found, own)} for base, found in rows.items()}
+        fids = {base: _by_seed(_tuned(base, found, own)) for base, found in rows.items()}
         fids = {base: found for base, found in fids.items() if len(found) > 1}
+        means = {
+            base: {entry: float(np.mean([*by.values()])) for entry, by in own.items()} for base, own in fids.items()
+        }
+        seeds = {base: {entry: len(by) for entry, by in own.items()} for base, own in fids.items()}
         found = [pair for entry, other in pairs if (pair := difference(fids, entry, other)) is not None]
-        return cls(own, fids, found)
+        return cls(own, means, seeds, found)
 
 
 def _tuned(base: str, rows: Sequence[Mapping[str, Any]], own: bool) -> list[Mapping[str, Any]]:
-    """Those whose fine-tuning had the base's own seed, or seed 0, and the base itself, which had none."""
-    seed = int(base.rpartition("-")[2]) if own else 0
-    return [row for row in rows if row["seed"] in (None, seed)]
+    """Those whose fine-tuning had one of the base's own seeds, or seed 0, and the base itself, which had none."""
+    number = int(base.rpartition("-")[2])
+    return [
+        row for row in rows if row["seed"] is None or (row["seed"] % SEEDS_APART == number if own else row["seed"] == 0)
+    ]
+
+
+def _by_seed(rows: Iterable[Mapping[str, Any]]) -> dict[str, dict[int | None, float]]:
+    found: dict[str, dict[int | None, float]] = {}
+    for row in rows:
+        found.setdefault(row["entry"], {})[row["seed"]] = row["fid"]
+    return found
 
 
 @dataclass(frozen=True)
 class Difference:
-    """An entry's FID minus another's on the same bases.
+    """An entry's FID minus another's on the same bases and with the same fine-tuning seeds, whose mean counts for a base.
 
     Args:
         entry: the entry.
         other: what it is compared with.
         bases: number of bases that have both.
+        pairs: number of seeds on all of these.
         mean: mean difference.
         low: lower end of the 95 % interval of the mean over bases; None for one base.
         high: its upper end.
@@ -61,6 +82,7 @@ class Difference:
     entry: str
     other: str
     bases: int
+    pairs: int
     mean: float
     low: float | None
     high: float | None
@@ -74,7 +96,7 @@ class Spread:
 
     Args:
         entry: the entry.
-        bases: standard deviation over bases, each with a fine-tuning seed of its own; None for one base.
+        bases: standard deviation over bases, each with one fine-tuning seed of its own; None for one base.
         tuning: standard deviation over fine-tuning seeds on one base, with the same noise for the images; None for one seed.
         sampling: standard deviation over the images of one network, from a bootstrap; None if it is not known.
         paired: the same of the difference from the base, sampled from the same noise.
@@ -87,15 +109,16 @@ class Spread:
     paired: float | None
 
 
-def difference(fids: Mapping[str, Mapping[str, float]], entry: str, other: str) -> Difference | None:
+def difference(fids: Fids, entry: str, other: str) -> Difference | None:
     """The paired difference of two entries, Student's interval over bases; None if no base has both.
 
     Args:
-        fids: FID by base and entry.
+        fids: FID by base, entry and seed.
         entry: the entry.
         other: what it is compared with.
     """
-    pairs = [(own[entry], own[other]) for own in fids.values() if entry in own and other in own]
+    shared = [_shared(own.get(entry, {}), own.get(other, {})) for own in fids.values()]
+    pairs = [np.mean(found, axis=0) for found in shared if found]
     if not pairs:
         return None
     mine, others = np.array(pairs).T
@@ -103,7 +126,15 @@ def difference(fids: Mapping[str, Mapping[str, float]], entry: str, other: str) 
     half = None if count < 2 else float(student.ppf(0.975, count - 1) * gaps.std(ddof=1) / np.sqrt(count))
     mean = float(gaps.mean())
     ends = (None, None) if half is None else (mean - half, mean + half)
-    return Difference(entry, other, count, mean, *ends, float((gaps / others).mean()), int((gaps < 0).sum()))
+    better, relative = int((gaps < 0).sum()), float((gaps / others).mean())
+    return Difference(entry, other, count, sum(map(len, shared)), mean, *ends, relative, better)
+
+
+def _shared(mine: Mapping[int | None, float], others: Mapping[int | None, float]) -> list[tuple[float, float]]:
+    """Pairs of the same seed; a base is the other of every seed."""
+    if None in others:
+        return [(value, others[None]) for value in mine.values()]
+    return [(value, others[seed]) for seed, value in mine.items() if seed in others]
 
 
 def rows_of(
@@ -134,7 +165,8 @@ def spreads_of(rows: Rows) -> list[Spread]:
 
 def _spread(entry: str, rows: Rows) -> Spread:
     own = {base: [row for row in found if row["entry"] == entry] for base, found in rows.items()}
-    over = [row["fid"] for base, found in own.items() for row in _tuned(base, found, own=True)]
+    tuned_own = [_tuned(base, found, own=True) for base, found in own.items()]
+    over = [found[0]["fid"] for found in tuned_own if found]
     tuned = [np.var([row["fid"] for row in found], ddof=1) for found in own.values() if len(found) > 1]
     every = [row for found in own.values() for row in found]
     sampled = [row["fid_sampling_error"] for row in every if row.get("fid_sampling_error") is not None]

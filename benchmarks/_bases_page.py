@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 import numpy as np
-from _bases_figures import Design, Difference, Following, Rows, Spread
+from _bases_figures import SEEDS_APART, Design, Difference, Following, Rows, Spread
 from _manifest import markdown_table
 
 _SAID = (
@@ -14,10 +14,12 @@ _SAID = (
     "in the folders beside this page. Less is better.\n\n"
 )
 _OWN = (
-    "## A fine-tuning seed of its own for each base\n\n"
-    "Both entries of a pair start from the same base and sample from the same noise. The interval is Student's for the mean over "
-    "bases, 95 %. It contains what another base and another seed of the fine-tuning would change. The noise of the images is the "
-    "same on all bases; what other images would change is in the last but one table.\n\n"
+    "## Fine-tuning seeds of its own for each base\n\n"
+    f"Base N has the seeds N and N + {SEEDS_APART}, as far as they have been run, so no two bases share one; the first table has "
+    "the mean over them. Both entries of a pair start from the same base, are fine-tuned with the same seed and sample from the "
+    "same noise, and the mean of a base's pairs counts once. The interval is Student's for the mean over bases, 95 %. It contains "
+    "what another base and other seeds of the fine-tuning would change. The noise of the images is the same on all bases; what "
+    "other images would change is in the last but one table.\n\n"
 )
 _ZERO = (
     "## Fine-tuning seed 0 on every base\n\n"
@@ -26,8 +28,8 @@ _ZERO = (
 )
 _CAUSES = (
     "\n## What the figures vary by\n\n"
-    "Standard deviations of an entry's FID: over bases, where the fine-tuning's seed acts too; over fine-tuning seeds on one base; "
-    "over images of one network (bootstrap), and the same of its difference from the base.\n\n"
+    "Standard deviations of an entry's FID: over bases, each with the first of its own fine-tuning seeds; over fine-tuning seeds "
+    "on one base; over images of one network (bootstrap), and the same of its difference from the base.\n\n"
 )
 
 
@@ -46,7 +48,7 @@ def _design(design: Design, rows: Rows) -> str:
     said = _OWN if design.own else _ZERO
     names = [name.replace("-", " ") for name in design.fids]
     levels = markdown_table(["entry", *names, "mean", "MACs", "parameters"], _levels(design, rows))
-    header = ["pair", "bases", "difference", "95 %", "relative", "better"]
+    header = ["pair", "bases", "seeds in all", "difference", "95 %", "relative", "better"]
     return said + levels + "\n" + markdown_table(header, [_pair(pair) for pair in design.differences])
 
 
@@ -70,6 +72,7 @@ def _pair(pair: Difference) -> list[str]:
     return [
         f"{pair.entry} − {pair.other}",
         str(pair.bases),
+        str(pair.pairs),
         f"{pair.mean:+.3f}",
         "–" if pair.low is None else f"{pair.low:+.3f} … {pair.high:+.3f}",
         f"{100 * pair.relative:+.1f} %",

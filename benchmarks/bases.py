@@ -1,13 +1,14 @@
 """Experts and their rivals over several bases that differ only in the seed of their training, paired over the bases.
 
 Each study is a recipe in recipes/ that is run for each of its bases; an interrupted call goes on. The fine-tuning's seed is the
-base's own: the same batches and noise on every base would shift all of them alike, which no interval over bases can show. Writes
+base's own, N on base N: the same batches and noise on every base would shift all of them alike, which no interval over bases can
+show. More seeds of the same base are N + 10, N + 20, …; each base's mean counts once. Writes
 the manifest of every finished base to reports/bases/STUDY/base-N.json (base-N-seed-S.json for another seed), and the table over all
 of them to reports/bases/bases.json and .md:
 
     python benchmarks/bases.py --work /tmp/bases                                       # everything, about 20 hours on one core
     python benchmarks/bases.py --work /tmp/bases --studies fashion-bases --bases 3 4
-    python benchmarks/bases.py --work /tmp/bases --studies fashion-bases --bases 0 --seeds 1 2 --entries "experts 0.8, snr"
+    python benchmarks/bases.py --work /tmp/bases --studies fashion-bases --bases 0 --seeds 10 20 --entries "experts 0.8, snr"
     python benchmarks/bases.py --table                                                 # only what is finished
 """
 

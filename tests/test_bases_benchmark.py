@@ -42,13 +42,27 @@ def test_a_paired_interval_is_that_of_the_paired_t_test(figures):
     generator = np.random.default_rng(0)
     level = generator.normal(1.3, 0.2, 5)
     mine, other = level - 0.3 + generator.normal(0, 0.05, 5), level + generator.normal(0, 0.05, 5)
-    fids = {f"base-{i}": {"a": float(mine[i]), "b": float(other[i])} for i in range(5)}
+    fids = {f"base-{i}": {"a": {i: float(mine[i])}, "b": {i: float(other[i])}} for i in range(5)}
     found = figures.difference(fids, "a", "b")
     expected = ttest_rel(mine, other).confidence_interval(0.95)
     assert (found.low, found.high) == pytest.approx((expected.low, expected.high))
     assert found.mean == pytest.approx((mine - other).mean())
     assert found.relative == pytest.approx(((mine - other) / other).mean())
-    assert (found.bases, found.better) == (5, int((mine < other).sum()))
+    assert (found.bases, found.pairs, found.better) == (5, 5, int((mine < other).sum()))
+
+
+def test_only_networks_with_the_same_seed_are_compared_and_a_base_counts_once(figures):
+    rows = {
+        "base-0": [row("base", 4.0), row("a", 1.0, 0), row("a", 2.0, 10), row("b", 3.0, 0), row("b", 5.0, 10)],
+        "base-1": [row("base", 8.0), row("a", 1.5, 1), row("a", 9.0, 11), row("b", 2.0, 1), row("b", 7.0, 10)],
+    }
+    found = figures.Design.of(rows, True, [("a", "b"), ("a", "base")])
+    assert found.fids == {"base-0": {"base": 4.0, "a": 1.5, "b": 4.0}, "base-1": {"base": 8.0, "a": 5.25, "b": 2.0}}
+    assert found.seeds == {"base-0": {"base": 1, "a": 2, "b": 2}, "base-1": {"base": 1, "a": 2, "b": 1}}
+    pair, from_base = found.differences
+    assert (pair.bases, pair.pairs, pair.mean, pair.better) == (2, 3, pytest.approx((-2.5 - 0.5) / 2), 2)
+    assert pair.relative == pytest.approx((-2.5 / 4 - 0.5 / 2) / 2)
+    assert (from_base.pairs, from_base.mean) == (4, pytest.approx((-2.5 - 2.75) / 2))
 
 
 def test_seeds_are_the_bases_own_or_0_and_bases_without_both_entries_are_left_out(bases, figures):
@@ -62,7 +76,7 @@ def test_seeds_are_the_bases_own_or_0_and_bases_without_both_entries_are_left_ou
     (found,) = own.differences
     assert (found.bases, found.mean, found.low, found.high) == (1, -1.0, None, None)
     page = sys.modules["_bases_page"]._design(own, rows)
-    assert "| a − b | 1 | -1.000 | – | -50.0 % | 1 of 1 |" in page
+    assert "| a − b | 1 | 1 | -1.000 | – | -50.0 % | 1 of 1 |" in page
     assert "| b | 2.000 | – | 2.000 | 1.000 | 1,000 |" in page
 
 

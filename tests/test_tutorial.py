@@ -259,14 +259,15 @@ def bases_figures() -> dict[str, Any]:
 
 
 def manifests_of_bases(own: bool) -> dict[str, dict[str, float]]:
-    """FID by base and entry, read from the manifests: with a fine-tuning seed of its own for each base, or with seed 0."""
-    fids: dict[str, dict[str, float]] = {}
+    """FID by base and entry, read from the manifests: the mean over the base's own fine-tuning seeds, or with seed 0."""
+    fids: dict[str, dict[str, list[float]]] = {}
     for path in sorted((ROOT / "reports" / "bases").glob("fashion-*/base-*.json")):
-        base, _, seed = path.stem.partition("-seed-")
-        if (int(seed) if seed else int(base[-1])) == (int(base[-1]) if own else 0):
+        base, _, named = path.stem.partition("-seed-")
+        seed = int(named or base[-1])
+        if (seed % 10 == int(base[-1])) if own else (seed == 0):
             for row in json.loads(path.read_text(encoding="utf-8"))["evidence"]:
-                fids.setdefault(base, {})[row["entry"]] = row["fid"]
-    return fids
+                fids.setdefault(base, {}).setdefault(row["entry"], []).append(row["fid"])
+    return {base: {entry: float(np.mean(found)) for entry, found in entries.items()} for base, entries in fids.items()}
 
 
 def test_figures_on_several_bases_are_those_of_their_manifests() -> None:
