@@ -131,6 +131,14 @@ def _floats(array: NDArray[Any], what: str, refused: FileFormatError) -> Form:
             f"{what} is {array.dtype} of shape {array.shape} from {least:g} to {most:g}; expected latents of both signs: "
             "subtract their mean and divide by their deviation, or write pictures as uint8."
         )
+    if axis == 1 and least >= -1 and most <= 1:  # one channel or three
+        return Form(
+            array,
+            (
+                f"{what} is {array.dtype} from {least:g} to {most:g}, read as latents and not as pictures; if they are pictures "
+                "from -1 to 1, write them as uint8",
+            ),
+        )
     return Form(array)
 
 

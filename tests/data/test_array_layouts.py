@@ -81,6 +81,17 @@ def test_floats_of_pictures_are_no_latents(tmp_path, scale, said, shape):
     assert f"is float32 {said}, read as pictures and not as latents" in split.report
 
 
+@pytest.mark.parametrize(("channels", "said"), [(1, True), (3, True), (4, False)])
+def test_floats_that_may_be_pictures_from_minus_1_to_1_are_told(tmp_path, channels, said):
+    array = np.random.default_rng(0).uniform(-1, 1, (6, channels, 8, 8)).astype(np.float32)
+    np.save(tmp_path / "x.npy", array)
+    split = load_images(tmp_path / "x.npy")
+    assert split.train.images.dtype == torch.float32
+    assert (
+        "read as latents and not as pictures; if they are pictures from -1 to 1, write them as uint8" in split.report
+    ) == said
+
+
 def test_floats_that_are_neither_pictures_nor_latents_are_refused(tmp_path):
     random = np.random.default_rng(0)
     np.save(tmp_path / "x.npy", random.random((6, 4, 8, 8), dtype=np.float32))
