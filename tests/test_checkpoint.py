@@ -15,6 +15,7 @@ import torch
 from networks import NETWORKS, Mlp, rows
 from safetensors.torch import save as safetensors_bytes
 
+import prunekit
 from prunekit.checkpoint import Base, ModelSpec, denoisers, load_base, load_state, save_base
 from prunekit.errors import FileFormatError, InputError, MissingFileError, UnsafeFileError
 from prunekit.schedule import NoiseSchedule, Parameterization
@@ -211,6 +212,19 @@ def test_a_broken_file_is_refused_with_its_name(tmp_path, name):
         load_base(tmp_path / name)
     assert not isinstance(caught.value, UnsafeFileError)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["digits", "fashion"])
+def test_a_shipped_base_is_read_by_its_name(name):
+    path = Path(prunekit.__file__).parent / "assets" / f"{name}-base.safetensors"
+    assert load_base(f"embedded:{name}").sha256 == load_base(path).sha256
+
+
+def test_a_shipped_base_that_is_not_there_is_told():
+    with pytest.raises(
+        InputError, match="There is no embedded base 'cats'; expected embedded:digits, embedded:fashion"
+    ):
+        load_base("embedded:cats")
 
 
 def test_a_file_that_is_not_there_is_told_with_the_way_to_make_one(tmp_path):

@@ -5,13 +5,16 @@
   architecture's config, or with a factory that builds the network;
 - diffusers folders: a model's, or a whole pipeline's (its ``unet`` or ``transformer``, and its ``scheduler``);
 - ``checkpoint-N`` folders of training scripts, and accelerate's folders together with the architecture's config;
-- models of the Hugging Face Hub by their id (``owner/name``): configs and weights are fetched, never code.
+- models of the Hugging Face Hub by their id (``owner/name``): configs and weights are fetched, never code;
+- the bases that prunekit ships, ``embedded:digits`` and ``embedded:fashion``.
 """
 
 import logging
 import re
 from collections.abc import Mapping
 from dataclasses import replace
+from importlib.resources import as_file, files
+from importlib.resources.abc import Traversable
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +22,7 @@ from torch import nn
 
 from prunekit._files import sha256_file
 from prunekit._json import JsonDict, read_json
-from prunekit._missing import is_hub_id
+from prunekit._missing import EMBEDDED, is_hub_id
 from prunekit.checkpoint.asked import Asked, Task
 from prunekit.checkpoint.base import Base
 from prunekit.checkpoint.configs import found_config
@@ -55,7 +58,8 @@ def load_base(
     assumptions.
 
     Args:
-        path: a file, a diffusers folder, or, if there is no such path, the id of a model on the Hugging Face Hub.
+        path: a file, a diffusers folder, the name of a shipped base, or, if there is no such path, the id of a model on the Hugging
+            Face Hub.
         config: the architecture (``_class_name`` and its arguments) or a JSON file of it, for a bare state dict.
         factory: builds the network from the config's arguments, if its class is not a denoiser of diffusers.
         inputs: arguments of one forward pass at batch 1, or a callable that makes them from the config; derived from the config if
@@ -68,8 +72,20 @@ def load_base(
         MissingFileError: the checkpoint exists neither locally nor on the hub.
         UnsafeFileError: it is a pickle that would run code.
         FileFormatError: it is not a checkpoint, or its tensors do not fit its architecture or are not finite.
-        InputError: it does not have the requested weights, or the noise schedule or the prediction type is unknown.
+        InputError: it does not have the requested weights, the noise schedule or the prediction type is unknown, or no shipped base
+            has this name.
     """
+    if str(path).startswith(EMBEDDED):
+        with as_file(_shipped(str(path).removeprefix(EMBEDDED))) as file:
+            return load_base(
+                file,
+                config,
+                factory,
+                inputs,
+                weights=weights,
+                noise_schedule=noise_schedule,
+                prediction_type=prediction_type,
+            )
     where, asked = Path(path), Asked(weights, noise_schedule, prediction_type)
     if not where.exists() and is_hub_id(str(path)):
         base = load_folder(fetched(str(path)), {"source": str(path), "base_model": str(path)}, asked)
@@ -85,6 +101,13 @@ def load_base(
     for note in base.notes:
         _LOG.info(note)
     return base
+
+
+def _shipped(name: str) -> Traversable:
+    asset = files("prunekit") / "assets" / f"{name}-base.safetensors"
+    if not name.isalnum() or not asset.is_file():
+        raise InputError(f"There is no embedded base {name!r}; expected embedded:digits, embedded:fashion, or a path.")
+    return asset
 
 
 def _load_file(

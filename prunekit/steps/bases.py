@@ -4,14 +4,12 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
-from importlib.resources import as_file, files
 from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from prunekit._missing import EMBEDDED
 from prunekit.checkpoint import Asked, Base, ModelSpec, load_base, read_inputs
 from prunekit.checkpoint.scheduler import read_scheduler
 from prunekit.data import ImageSplit
@@ -42,15 +40,7 @@ def open_base(
         asked: which weights to read; and the noise schedule and prediction type, in place of those in the base's files.
     """
     own = {} if asked is None else vars(asked)
-    if not source.startswith(EMBEDDED):
-        source = os.path.expanduser(source)
-        return load_base(source, config, inputs=None if inputs is None else read_inputs(inputs), **own)
-    name = source.removeprefix(EMBEDDED)
-    asset = files("prunekit") / "assets" / f"{name}-base.safetensors"
-    if not name.isalnum() or not asset.is_file():
-        raise InputError(f"There is no embedded base {name!r}; expected embedded:digits, embedded:fashion, or a path.")
-    with as_file(asset) as path:
-        return load_base(path, **own)
+    return load_base(os.path.expanduser(source), config, inputs=None if inputs is None else read_inputs(inputs), **own)
 
 
 def scheduler_file(pipeline: Path | str) -> Path:
