@@ -174,6 +174,13 @@ def test_a_sensitivity_of_other_groups_or_another_sampler_is_refused(found, said
     assert "prunekit sensitivity" in str(refused.value)
 
 
+def test_a_sensitivity_of_another_noise_schedule_is_refused():
+    found = sensitivity(TimestepGroups.from_cuts(100, [50]), [1.0, 1.0])
+    found.check_schedule(NoiseSchedule.linear(100))
+    with pytest.raises(InputError, match="measured with another noise schedule than the base's"):
+        found.check_schedule(NoiseSchedule.cosine(100))
+
+
 def test_the_file_comes_back_as_it_was_and_fits_its_schema():
     jsonschema = pytest.importorskip("jsonschema")
     found = sensitivity(make_groups(SCHEDULE, count=3), [0.1, 2.0, 30.0])

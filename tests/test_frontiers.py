@@ -282,6 +282,13 @@ def test_a_choice_without_macs_has_those_of_its_measurement(tmp_path):
     assert read_frontier(path) == Frontier((70, 100), (1.1, 1.0), 100)
 
 
+@pytest.mark.parametrize("missing", ["loss", "steps", "macs"])
+def test_lines_without_a_value_are_skipped(tmp_path, missing):
+    path = journal(tmp_path / "j", WHOLE, {"round": -1, "steps": [2], "macs": 40, "loss": 1.5, missing: None})
+    known = Frontier((40, 100), (1.5, 1.0), 100) if missing == "steps" else Frontier((100,), (1.0,), 100)
+    assert read_frontier(path) == known
+
+
 @pytest.mark.parametrize(
     ("entries", "said"),
     [
@@ -320,6 +327,12 @@ def test_journals_are_found_by_the_names_that_prune_and_runs_give(tmp_path, kind
         read_frontiers(tmp_path, 3)
     journal(tmp_path / f"{kind}-1.jsonl", WHOLE | {"macs": 50})
     with pytest.raises(InputError, match="expected one base"):
+        read_frontiers(tmp_path, 2)
+
+
+def test_the_missing_journal_is_named_as_the_others_are(tmp_path):
+    journal(tmp_path / "search-1.jsonl", WHOLE)
+    with pytest.raises(MissingFileError, match=r"search-0\.jsonl does not exist"):
         read_frontiers(tmp_path, 2)
 
 

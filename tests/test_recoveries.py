@@ -196,6 +196,15 @@ def test_shared_steps_make_the_expected_change_smallest():
     assert shared_steps(planned([4.0, 1.0], [1.0, 1.0], [0.1, 0.1]), 300, [True, False]) == (300, 0)
 
 
+def test_a_group_without_a_loss_at_its_target_gets_the_least():
+    assert shared_steps(planned([1.0, 1.0], [1.0, 1.0], [0.0, 0.1]), 1000) == (250, 1750)
+
+
+def test_recoveries_that_leave_no_finite_losses_are_refused():
+    with pytest.raises(InputError, match="The recoveries leave no frontier"):
+        Frontier((100,), (1.0,), 100).corrected([Recovery(100, 1e-300, 1e308)])
+
+
 def test_steps_are_not_shared_without_a_sensitivity():
     groups = make_groups(SCHEDULE, count=2)
     with pytest.raises(InputError, match="rule auto without a sensitivity"):

@@ -86,12 +86,19 @@ class Frontier:
             recoveries: networks of this timestep group, of different sizes; two or three are enough.
 
         Raises:
-            InputError: there are no recoveries, the frontier was corrected before, or it has a loss that is not positive.
+            InputError: there are no recoveries, the frontier was corrected before, it has a loss that is not positive, or the
+                corrected losses are no finite numbers.
         """
         if self.recoveries:
             raise InputError("Got a frontier that is corrected for recoveries already; expected a search's own.")
         losses = after_recovery(self.loss, recoveries).tolist()
-        made = Frontier.of(zip(self.macs, losses, strict=True), self.base_macs)
+        try:
+            made = Frontier.of(zip(self.macs, losses, strict=True), self.base_macs)
+        except ValueError as error:
+            raise InputError(
+                f"The recoveries leave no frontier: the losses after them would go up to {max(losses):g}; record them again with "
+                "`prunekit recover`."
+            ) from error
         return replace(made, recoveries=tuple(recoveries))
 
     def loss_at(self, mac_ratio: float) -> float | None:
@@ -185,7 +192,8 @@ def _as_on_all_draws(entries: Sequence[JsonObject]) -> Callable[[JsonObject], fl
     found: dict[tuple[int, ...], dict[int, float]] = {}
     macs: dict[tuple[int, ...], int] = {}
     for entry in entries:
-        if {"steps", "macs", "loss"} <= entry.keys() and "chosen" not in entry and not entry.get("sliced"):
+        known = all(entry.get(key) is not None for key in ("steps", "macs", "loss"))
+        if known and "chosen" not in entry and not entry.get("sliced"):
             steps = tuple(entry["steps"])
             found.setdefault(steps, {})[entry.get("draws", 0)] = float(entry["loss"])
             macs[steps] = entry["macs"]
@@ -213,7 +221,7 @@ def read_frontiers(folder: Path | str, count: int) -> tuple[Frontier, ...]:
     indices = [int(match[2]) for name in found if (match := _JOURNAL.fullmatch(name))]
     if not indices:
         raise MissingFileError(f"{folder} has no journals search-0.jsonl, search-1.jsonl, …; {RECORD}.")
-    kind = "search" if "search-0.jsonl" in found else "group"
+    kind = "search" if any(name.startswith("search-") and _JOURNAL.fullmatch(name) for name in found) else "group"
     frontiers = [read_frontier(folder / f"{kind}-{index}.jsonl") for index in range(count)]
     if max(indices) >= count:
         raise InputError(

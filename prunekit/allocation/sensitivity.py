@@ -16,6 +16,7 @@ from prunekit._types import FloatArray, IntArray
 from prunekit.errors import FileFormatError, InputError
 from prunekit.groups import TimestepGroup, TimestepGroups
 from prunekit.results.formats import SENSITIVITY
+from prunekit.schedule import NoiseSchedule
 
 if TYPE_CHECKING:
     from prunekit.results.sensitivity_files import SensitivityFile, SensitivityPart
@@ -189,6 +190,18 @@ class Sensitivity:
         """
         if self.weights_sha256 not in (None, weights):
             raise InputError(f"The sensitivity was measured with other weights than those of the base: {_AGAIN}.")
+
+    def check_schedule(self, schedule: NoiseSchedule) -> None:
+        """Refuse a sensitivity that was measured with another noise schedule.
+
+        Raises:
+            InputError: it was.
+        """
+        own = (self.about or {}).get("noise_schedule")
+        if own is not None and not NoiseSchedule.from_config(own).is_close(schedule):
+            raise InputError(
+                f"The sensitivity was measured with another noise schedule than the base's; expected the same: {_AGAIN}."
+            )
 
     def check(self, groups: TimestepGroups, sampler: str, counts: IntArray) -> None:
         """Refuse a sensitivity that was measured for other groups or another sampler.

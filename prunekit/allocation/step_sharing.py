@@ -43,8 +43,9 @@ def shared_steps(allocation: Allocation, steps: int, trained: Sequence[bool] | N
         raise InputError("Got an allocation without MACs; make it with `prunekit allocate --base base.pt`.")
     costs = np.array(macs, dtype=np.float64)
     own = np.ones(len(costs), dtype=bool) if trained is None else np.array(trained, dtype=bool)
-    losses = [f.loss_at(g.mac_ratio) or f.loss[0] for f, g in zip(allocation.frontiers, allocation.groups, strict=True)]
-    worth = np.sqrt(allocation.sensitivity.weights * np.array(losses) / costs)
+    at_target = [f.loss_at(g.mac_ratio) for f, g in zip(allocation.frontiers, allocation.groups, strict=True)]
+    losses = [f.loss[0] if loss is None else loss for f, loss in zip(allocation.frontiers, at_target, strict=True)]
+    worth = np.sqrt(allocation.sensitivity.weights * np.maximum(losses, 0) / costs)
     found = np.zeros(len(costs), dtype=np.int64)
     found[own] = _filled(worth[own], costs[own], steps)
     return tuple(found.tolist())

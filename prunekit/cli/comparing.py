@@ -13,6 +13,7 @@ from prunekit.cli.next_steps import after_comparison, suggest
 from prunekit.cli.reading_options import ReadingOptions
 from prunekit.cli.sample_command import SamplerOption, Steps
 from prunekit.cli.shared_options import ConfigOption, Exists, Json
+from prunekit.limits import MAX_SEED
 
 if TYPE_CHECKING:
     from prunekit.results.consistency_results import ConsistencyFile, Summary
@@ -38,7 +39,9 @@ def consistency(
     count: Annotated[int, typer.Option(help="Number of pairs.")] = 64,
     sampler: SamplerOption = "ddim",
     steps: Steps = 50,
-    seed: Annotated[int, typer.Option(help="Seed of the initial noise, which is the same for both models.")] = 0,
+    seed: Annotated[
+        int, typer.Option(min=0, max=MAX_SEED, help="Seed of the initial noise, which is the same for both models.")
+    ] = 0,
     teacher_forced: Annotated[
         bool,
         typer.Option(

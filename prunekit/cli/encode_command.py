@@ -13,6 +13,7 @@ from prunekit.cli.interrupts import keeping, written
 from prunekit.cli.next_steps import after_encode, suggest
 from prunekit.cli.shared_options import Exists, Json, Resolution
 from prunekit.errors import InputError
+from prunekit.limits import MAX_SEED
 
 __all__ = ["COMMANDS"]
 
@@ -46,7 +47,9 @@ def encode(
     seed: Annotated[
         int | None,
         typer.Option(
-            help="Draw latents from the VAE's distribution by this seed, and noise of samples (default: take its mode; 0)."
+            min=0,
+            max=MAX_SEED,
+            help="Draw latents from the VAE's distribution by this seed, and noise of samples (default: take its mode; 0).",
         ),
     ] = None,
     steps: Annotated[int, typer.Option("--num-inference-steps", help="Sampling steps, with --prompts.")] = 50,

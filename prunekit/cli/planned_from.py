@@ -103,6 +103,11 @@ class Recorded:
         if self.journals is None:
             return ()
         frontiers, path = read_frontiers(self.journals, len(groups)), self.recoveries
+        if network is not None and frontiers[0].base_macs != network.macs:
+            raise InputError(
+                f"{self.journals} was searched in a base of {frontiers[0].base_macs:,} MACs and --base has {network.macs:,}; "
+                f"{RECORD}."
+            )
         self._check_searched(self.journals, groups, network)
         if path is None:
             return frontiers
@@ -119,7 +124,7 @@ class Recorded:
 
     def _check_searched(self, journals: Path, groups: TimestepGroups, network: PlannedNetwork | None) -> None:
         """Refuse searches for other timestep groups or of another base, if slim models lie beside their journals."""
-        for slim in slims_in(journals):
+        for slim in slims_in(journals, all_readable=True):
             if slim.group.index >= len(groups):
                 continue  # read_frontiers refuses its journal
             found, group = slim.group, groups[slim.group.index]
@@ -145,4 +150,5 @@ class Recorded:
             from prunekit.training import weights_hash
 
             found.check_weights(weights_hash(network.model))
+            found.check_schedule(network.schedule)
         return found

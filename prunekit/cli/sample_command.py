@@ -15,6 +15,7 @@ from prunekit.cli.next_steps import after_sample, suggest
 from prunekit.cli.reading_options import ReadingOptions
 from prunekit.cli.shared_options import ConfigOption, Json, Overwrite, Resolution
 from prunekit.errors import InputError
+from prunekit.limits import MAX_SEED
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -50,7 +51,10 @@ def sample(
     ] = None,
     sampler: OptionalSampler = None,
     steps: Steps = 50,
-    seed: Annotated[int, typer.Option(help="Seed of the initial noise. Equal seeds give every model equal noise.")] = 0,
+    seed: Annotated[
+        int,
+        typer.Option(min=0, max=MAX_SEED, help="Seed of the initial noise. Equal seeds give every model equal noise."),
+    ] = 0,
     label: ClassOption = None,
     resolution: Resolution = None,
     output: Annotated[

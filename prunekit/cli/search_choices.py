@@ -65,19 +65,19 @@ class Searching:
         """
         from prunekit.allocation import Sensitivity
         from prunekit.results.formats import SENSITIVITY
+        from prunekit.training import weights_hash
 
         path = self.sensitivity
-        if path is None:
-            return plan.sensitivity
         if self.negligible == 0:
+            if path is None:
+                return None
             raise InputError(
                 "Got --sensitivity without --negligible; expected both, since it says what is negligible in each group."
             )
-        found = Sensitivity.from_json(read_json(path, SENSITIVITY), path)
-        found.check_groups(plan.timestep_groups)
-        from prunekit.training import weights_hash
-
-        found.check_weights(weights_hash(model))
+        found = plan.sensitivity if path is None else Sensitivity.from_json(read_json(path, SENSITIVITY), path)
+        if found is not None:
+            found.check_groups(plan.timestep_groups)
+            found.check_weights(weights_hash(model))
         return found
 
 

@@ -17,6 +17,7 @@ from prunekit.cli.reading_options import ReadingOptions
 from prunekit.cli.sample_command import ClassOption, OptionalSampler, Steps, subjects
 from prunekit.cli.shared_options import ConfigOption, DataOption, Json, Overwrite, Resolution
 from prunekit.errors import InputError
+from prunekit.limits import MAX_SEED
 from prunekit.results.formats import SENSITIVITY
 
 if TYPE_CHECKING:
@@ -81,7 +82,7 @@ def sensitivity(
         ),
     ] = False,
     label: ClassOption = None,
-    seed: Annotated[int, typer.Option(help="Seed of the samples and of the added noise.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, max=MAX_SEED, help="Seed of the samples and of the added noise.")] = 0,
     output: Annotated[
         Path,
         typer.Option(help="File to write. A picture is written next to it (.png). An earlier sensitivity is replaced."),

@@ -14,6 +14,7 @@ from prunekit._leftovers import restore
 from prunekit._missing import check_json
 from prunekit.cli.flags import flag_of
 from prunekit.errors import InputError
+from prunekit.limits import MAX_SEED
 
 __all__ = [
     "ConfigOption",
@@ -73,7 +74,7 @@ ShapesOption = Annotated[
         "may be repeated (default: from --data, else from the config).",
     ),
 ]
-Seed = Annotated[int, typer.Option(help="Seed.")]
+Seed = Annotated[int, typer.Option(min=0, max=MAX_SEED, help="Seed.")]
 
 
 def checked(command: Callable[..., None]) -> Callable[..., None]:

@@ -16,11 +16,11 @@ from prunekit.groups import TimestepGroup
 from prunekit.recipe import DataOptions, FinetuneOptions, PruneOptions
 from prunekit.results.recovery_files import RecoveryPart
 from prunekit.runs.observing import Observer, Silent, training_reporter
+from prunekit.schedule import Parameterization
 from prunekit.slim import SlimModel, load_slim
 from prunekit.steps.bench import Bench
 from prunekit.steps.image_choice import images_of_slim
 from prunekit.steps.recovering import recover, whole_model
-from prunekit.steps.standing import slims_in
 from prunekit.training import weights_hash
 from prunekit.training.checkpoints import drop_checkpoints
 
@@ -60,6 +60,7 @@ class Recovering:
 
         Raises:
             InputError: a folder has no slim models, they are of another base, or the folders are of different timestep groups.
+            FileFormatError: a slim model cannot be read.
         """
         slims = self._slims()
         groups = {slim.group.index: slim.group for slim in slims}
@@ -91,7 +92,8 @@ class Recovering:
         slims = list[SlimModel]()
         partition: set[TimestepGroup] = set()
         for folder in self.folders:
-            found = [load_slim(one.folder) for one in slims_in(folder)]
+            found = [load_slim(config.parent) for config in folder.glob("group-*/config.json")]
+            found.sort(key=lambda slim: slim.group.index)
             if not found:
                 raise InputError(f"{folder} has no slim models group-0, group-1, …; {_RECORD}.")
             own = {slim.group for slim in found}
@@ -117,8 +119,11 @@ class Recovering:
 
     def _point(self, slim: SlimModel, images: ImageSplit) -> Recovery:
         """The recovery of one network: from an earlier call if it was finished there."""
+        kind = Parameterization.from_config(slim.about)
         described = [slim.group.index, slim.group.start, slim.group.stop, weights_hash(slim.model), images.train.sha256]
-        key = json_hash([*described, repr(self.options), self.probed.samples, self.probed.batch_size, self.probed.seed])
+        predicted = [kind.prediction_type, kind.schedule.to_config()]
+        probed = [self.probed.samples, self.probed.batch_size, self.probed.seed]
+        key = json_hash([*described, *predicted, repr(self.options), *probed])
         finished = self.output.with_name(f".{self.output.stem}.group-{slim.group.index}-{key[:16]}.json")
         if finished.is_file():
             return Recovery.of(RecoveryPart.of(read_json(finished), str(finished), "delete it"))

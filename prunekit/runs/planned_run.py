@@ -49,7 +49,7 @@ class PlannedRun(BasedRun):
         prune, allocation, evidence = recipe.prune, recipe.allocation, list[str]()
         action = partial(self._groups, recipe.groups, allocation)
         inputs: dict[str, object] = {"groups": recipe.groups}
-        if recipe.groups.experts == "noisy":  # the border follows from the budget
+        if self.has_specialist:  # the border follows from the budget
             inputs["allocation"] = allocation
         self._stage("groups", inputs, ["groups.json"], action, "base", extras=["groups.png"])
         if allocation.sensitivity:
@@ -91,6 +91,8 @@ class PlannedRun(BasedRun):
         """Train networks of a few sizes of every group for a short time; returns the stages' names."""
         floor, sizes = allocation.frontier_floor, allocation.recoveries
         short = shortened(tune, allocation.recovery_steps, prune.seed)
+        if self.has_specialist and not short.from_scratch:
+            short = replace(short, only_pruned=True)
         how = self.recipe.deciding(["finetune"])
         how.get("finetune", {}).pop("share_steps", None)  # the recoveries all have as many
         for key in ("steps", "warmup_steps", "seed"):  # and have their own
@@ -111,6 +113,11 @@ class PlannedRun(BasedRun):
             chains[f"group {i}"] = [self._planned(name, inputs, outputs, action, f"frontier group {i}")]
         self._apart(chains)
         return [stage.name for chain in chains.values() for stage in chain]
+
+    @property
+    def has_specialist(self) -> bool:
+        """Whether one pruned network serves the noisy timesteps beside the base, which then stays as it is."""
+        return isinstance(self.recipe, ExpertsRecipe) and self.recipe.groups.experts == "noisy"
 
     @property
     def groups(self) -> TimestepGroups:

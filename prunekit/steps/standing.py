@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING
 
 from prunekit._files import sha256_file
 from prunekit._json import JsonDict, read_json
+from prunekit._messages import one_line
 from prunekit._missing import EMBEDDED
-from prunekit.errors import PrunekitError
+from prunekit.errors import FileFormatError, PrunekitError
 from prunekit.results.formats import SLIM
 
 if TYPE_CHECKING:
@@ -69,26 +70,41 @@ def has_steps(folder: Path) -> bool:
     return (folder / "allocation.json").is_file() and not (folder / "manifest.json").exists()
 
 
-def slims_in(folder: Path) -> list[SlimFacts]:
-    """The slim models ``group-0``, ``group-1``, … in a folder by their group; those that cannot be read are skipped."""
-    from prunekit.groups import TimestepGroup  # noqa: PLC0415 - needs numpy, which a missing file does not
+def slims_in(folder: Path, *, all_readable: bool = False) -> list[SlimFacts]:
+    """The slim models ``group-0``, ``group-1``, … in a folder by their group.
 
+    Args:
+        folder: the folder.
+        all_readable: whether one that cannot be read is refused; otherwise it is skipped.
+
+    Raises:
+        FileFormatError: one cannot be read.
+    """
     found = []
     for path in sorted(folder.glob("group-*/config.json")) if folder.is_dir() else []:
-        with suppress(PrunekitError, OSError, KeyError, TypeError, ValueError):
-            config = read_json(path, SLIM)
-            group, provenance = config["timestep_group"], config.get("provenance", {})
-            found.append(
-                SlimFacts(
-                    path.parent,
-                    TimestepGroup(int(group["index"]), int(group["start"]), int(group["stop"])),
-                    int(config["num_timesteps"]),
-                    not (config["plan"]["kept"] or config["plan"].get("removed") or config.get("stubs")),
-                    int(provenance.get("finetuned_steps") or 0),
-                    provenance,
-                )
-            )
+        try:
+            found.append(_facts_of(path))
+        except (PrunekitError, OSError, KeyError, TypeError, ValueError) as error:
+            if all_readable:
+                raise FileFormatError(
+                    f"{path} cannot be read ({one_line(error)}); prune that group again, or remove {path.parent}."
+                ) from error
     return sorted(found, key=lambda slim: slim.group.index)
+
+
+def _facts_of(path: Path) -> SlimFacts:
+    from prunekit.groups import TimestepGroup  # noqa: PLC0415 - needs numpy, which a missing file does not
+
+    config = read_json(path, SLIM)
+    group, provenance = config["timestep_group"], config.get("provenance", {})
+    return SlimFacts(
+        path.parent,
+        TimestepGroup(int(group["index"]), int(group["start"]), int(group["stop"])),
+        int(config["num_timesteps"]),
+        not (config["plan"]["kept"] or config["plan"].get("removed") or config.get("stubs")),
+        int(provenance.get("finetuned_steps") or 0),
+        provenance,
+    )
 
 
 def partition_of(slims: Sequence[SlimFacts], places: Iterable[Path]) -> "tuple[TimestepGroups, Path] | None":

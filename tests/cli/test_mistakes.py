@@ -139,7 +139,7 @@ MISTAKES = {
     "prunekit consistency base.pt short.pt --output new": "1000 and 500 timesteps",
     "prunekit consistency base.pt cosine.pt --output new": "differ by up to .* in log SNR",
     "prunekit consistency base.pt experts --output new --count 1": "1 pairs",
-    "prunekit consistency base.pt experts --output new --seed -1": "seed -1",
+    "prunekit consistency base.pt experts --output new --seed -1": "'--seed'",
     "prunekit consistency base.pt experts --output new --sampler nonsense": "Unknown sampler",
     "prunekit consistency base.pt experts --output new --num-inference-steps 1001": "1001 sampling steps",
     "prunekit consistency base.pt experts --output slim": "slim exists and holds no earlier comparison",

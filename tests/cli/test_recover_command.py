@@ -121,6 +121,12 @@ def test_bad_input_is_one_sentence(folder: Path) -> None:
         result = typed(words)
         assert (result.code, result.out) == (2, ""), words
         assert sentence in result.err
+    broken = Path("frontiers/group-0/config.json")
+    whole = broken.read_text()
+    broken.write_text("{")
+    for words in ("prunekit recover embedded:digits frontiers", f"{PLAN} --base embedded:digits"):
+        assert "frontiers/group-0" in typed(words).sentence
+    broken.write_text(whole)
     assert not Path("recoveries.json").exists()
     done(LINE)
     found = json.loads(Path("recoveries.json").read_text())

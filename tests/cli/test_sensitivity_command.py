@@ -96,13 +96,45 @@ def test_other_groups_and_other_weights_are_refused_by_allocate(tmp_path, monkey
     result = typed(f"{line} --journals frontiers --groups 2")
     assert "measured for the timestep groups 0–199, 200–399" in result.sentence
     data = json.loads(Path("sensitivity.json").read_text())
-    data["model"]["weights_sha256"] = "f" * 64
+    weights, data["model"]["weights_sha256"] = data["model"]["weights_sha256"], "f" * 64
     Path("sensitivity.json").write_text(json.dumps(data))
     result = typed(f"{line} --journals frontiers --groups 2 --base embedded:digits")
     assert "was measured with other weights than those of the base" in result.sentence
+    data["model"]["weights_sha256"] = weights
+    data["noise_schedule"] = {"kind": "cosine", "num_timesteps": 1000}
+    Path("sensitivity.json").write_text(json.dumps(data))
+    result = typed(f"{line} --journals frontiers --groups 2 --base embedded:digits")
+    assert "measured with another noise schedule than the base's" in result.sentence
     Path("sensitivity.json").write_text("{}")
     assert "sensitivity.json" in typed(f"{line} --journals frontiers --groups 2").sentence
     assert "sensitivity.json exists and is no earlier sensitivity" in typed(LINE).sentence
+
+
+@pytest.mark.slow
+def test_what_is_negligible_is_not_told_by_the_sensitivity_of_another_network(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    done("prunekit groups --groups 2 --base embedded:digits")
+    done(f"{LINE} --no-check-linearity")
+    for index in range(2):
+        journal(tmp_path / "frontiers" / f"search-{index}.jsonl", (0.4, 0.1))
+    line = "prunekit allocate --budget 0.75 --rule measured --num-inference-steps 3 --journals frontiers"
+    done(f"{line} --sensitivity sensitivity.json --base embedded:digits")
+    plan = json.loads(Path("allocation.json").read_text())
+    plan["sensitivity"]["model"]["weights_sha256"] = "f" * 64
+    Path("allocation.json").write_text(json.dumps(plan))
+    prune = "prunekit prune embedded:digits --allocation allocation.json --samples 4 --rounds 1"
+    assert "measured with other weights than those of the base" in typed(f"{prune} --negligible 0.5").sentence
+    done(prune)
+
+
+@pytest.mark.slow
+def test_journals_of_another_base_are_refused(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for index in range(2):
+        journal(tmp_path / "frontiers" / f"search-{index}.jsonl", (0.4, 0.1))
+    line = "prunekit allocate --budget 0.75 --rule measured --groups 2 --journals frontiers --base embedded:fashion"
+    assert "frontiers was searched in a base of 11,491,328 MACs and --base has" in typed(line).sentence
+    assert not Path("allocation.json").exists()
 
 
 @pytest.mark.slow
