@@ -40,14 +40,16 @@ LIMITS: dict[str, Limit] = {
     "json-values": Limit(
         2_000_000, "values", "values and keys of a JSON file; they take up to 70 bytes each in memory"
     ),
-    "yaml-bytes": Limit(256 * 2**10, "bytes", "recipes; the longest of this project's own has 5 kB"),
+    "yaml-bytes": Limit(256 * 2**10, "bytes", "recipes; the longest of this project's own has 4 kB"),
     "yaml-values": Limit(20_000, "values", "values of a recipe, those behind an alias counted wherever it stands"),
     "yaml-brackets": Limit(
         2_000, "brackets", "lists and mappings in brackets of a recipe; their reader is slow where they are nested"
     ),
     "picture-pixels": Limit(2**28, "pixels", "one picture; a scan of 16,384 by 16,384 has as many"),
     "metadata-bytes": Limit(
-        2**28, "bytes", "metadata.jsonl or metadata.csv of a folder of pictures; 200 for each of a million"
+        2**28,
+        "bytes",
+        "metadata.jsonl or metadata.csv of a folder of pictures; enough for a million with 200 bytes each",
     ),
     "unpacked-bytes": Limit(
         4 * 2**30, "bytes", "an array of an .npz and an idx.gz once unpacked; 60,000 pictures of 64 by 64 take 0.7 GB"
@@ -60,14 +62,14 @@ LIMITS: dict[str, Limit] = {
     "jpeg-scans": Limit(
         100, "scans", "one JPEG; a progressive one has about 10, and each takes as long as the whole picture"
     ),
-    "zip-directory-bytes": Limit(8 * 2**20, "bytes", "the list of files in an .npz or .pt; that of 80,000 tensors"),
+    "zip-directory-bytes": Limit(8 * 2**20, "bytes", "the list of files in an .npz or .pt; enough for 80,000 tensors"),
     "pickle-bytes": Limit(
         16 * 2**20,
         "bytes",
-        "the part of a .pt that says how its tensors are put together; that of 80,000 tensors has 12 MB",
+        "the part of a .pt that says how its tensors are put together; 80,000 tensors take 12 MB",
     ),
     "pickle-containers": Limit(2_000_000, "containers", "lists, dicts, tuples and calls in that part of a .pt"),
-    "safetensors-header-bytes": Limit(16 * 2**20, "bytes", "the header of a .safetensors; that of 100,000 tensors"),
+    "safetensors-header-bytes": Limit(16 * 2**20, "bytes", "the header of a .safetensors; enough for 100,000 tensors"),
     "safetensors-tensors": Limit(100_000, "tensors", "tensors of a .safetensors"),
 }
 """Every limit by its name."""

@@ -57,7 +57,7 @@ def train(
     batch_size: Annotated[
         int, typer.Option("--train-batch-size", help="Images per step, summed over all processes.")
     ] = 128,
-    learning_rate: Annotated[float, typer.Option(help="AdamW's learning rate after the warm-up.")] = 1e-3,
+    learning_rate: Annotated[float, typer.Option(help="Learning rate after the warm-up.")] = 1e-3,
     prediction_type: Annotated[PredictionType, typer.Option(help="What the model predicts.")] = "epsilon",
     resume: ResumeOrContinue = "latest",
     report_to: ReportTo = None,

@@ -46,7 +46,7 @@ def allocate(
         AllocationRule,
         typer.Option(
             help="How groups share the budget. auto: the cleaner groups stay whole and the noisy ones pay; linear: as in the "
-            "paper; snr: like auto, without sparing the noisiest; uniform: all the same; measured: by --journals."
+            "paper; snr: as auto, but the noisiest groups may get less; uniform: all the same; measured: by --journals."
         ),
     ] = "auto",
     groups: Annotated[
@@ -73,7 +73,10 @@ def allocate(
         ),
     ] = None,
     sampler: Annotated[
-        str, typer.Option(help="ddim, ddpm, heun, …, or the class name of a diffusers scheduler.")
+        str,
+        typer.Option(
+            help="ddim, ddpm, heun, …, the class name of a diffusers scheduler, or pipeline (the base's own)."
+        ),
     ] = "ddim",
     steps: Annotated[int, typer.Option("--num-inference-steps", help="Sampling steps.")] = 50,
     floor: Annotated[

@@ -49,7 +49,7 @@ def recover(
     resolution: Resolution = None,
     steps: Annotated[int, typer.Option("--max-train-steps", help="Train steps of each network.")] = 200,
     batch_size: Annotated[int, typer.Option("--train-batch-size", help="Images per step.")] = 128,
-    learning_rate: Annotated[float, typer.Option(help="AdamW's learning rate after the warm-up.")] = 5e-4,
+    learning_rate: Annotated[float, typer.Option(help="Learning rate after the warm-up.")] = 5e-4,
     overlap: Annotated[
         int, typer.Option(help="Number of timesteps beyond the group's borders that are trained on too.")
     ] = 20,

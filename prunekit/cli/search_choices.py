@@ -47,7 +47,7 @@ class Searching:
     sensitivity: Annotated[
         Path | None,
         typer.Option(
-            help="With --negligible: file of `prunekit sensitivity`, so that it is the same change of the sample in every "
+            help="With --negligible: file of `prunekit sensitivity`, so that it means an equal change of the sample in every "
             "group (default: the allocation's, if it has one)."
         ),
     ] = None

@@ -90,7 +90,7 @@ class TrainingChanges:
     momentum_floor: Annotated[
         float | None,
         typer.Option(
-            help="What it does not fall below; without it rational falls to 0 and exponential to 0.4 (default: none)."
+            help="Lowest value of the momentum; without it rational falls to 0 and exponential to 0.4 (default: none)."
         ),
     ] = None
     momentum_compensation: Annotated[

@@ -43,7 +43,7 @@ def finetune(
     batch_size: Annotated[
         int, typer.Option("--train-batch-size", help="Images per step, summed over all processes.")
     ] = 128,
-    learning_rate: Annotated[float, typer.Option(help="AdamW's learning rate after the warm-up.")] = 5e-4,
+    learning_rate: Annotated[float, typer.Option(help="Learning rate after the warm-up.")] = 5e-4,
     overlap: Annotated[
         int, typer.Option(help="Number of timesteps beyond the group's borders that are trained on too.")
     ] = 20,
