@@ -38,11 +38,13 @@ def _distinct(names: Iterable[str]) -> None:
     """Refuse names that would share a file."""
     known: dict[str, str] = {}
     for name in names:
-        other = known.setdefault(slug(name), name)
-        if other != name:
+        if (other := known.get(slug(name))) is not None:
+            if name == other:
+                raise InputError(f"Got entry {name!r}, which is the name of the base's row; expected another name.")
             raise InputError(
                 f"Entries {other!r} and {name!r} differ in signs or case only; expected names that differ in more."
             )
+        known[slug(name)] = name
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,7 @@ from prunekit.recipe.comparisons import CurriculumOptions, EvidenceOptions, Mult
 from prunekit.recipe.planning_sections import AllocationOptions, GroupOptions, PruneOptions
 from prunekit.recipe.recipe import Recipe
 from prunekit.recipe.tuning_sections import EvaluationOptions, FinetuneOptions
+from prunekit.training import TrainOptions
 
 __all__ = [
     "BaseRecipe",
@@ -36,6 +37,11 @@ class ExpertsRecipe(Recipe):
 
     groups: GroupOptions
     allocation: AllocationOptions
+
+    @property
+    def has_specialist(self) -> bool:
+        """Whether one pruned network serves the noisy timesteps beside the base, which then stays as it is."""
+        return self.groups.experts == "noisy"
 
 
 class EntryRecipe(ExpertsRecipe):
@@ -99,6 +105,9 @@ class MultistageRecipe(Recipe):
             )
         if self.base.train.timestep_sampler != "uniform":
             raise InputError("A multistage section needs timestep_sampler uniform; its draw says how stages are drawn.")
+        if self.base.train.loss_weight != "none":
+            raise InputError("A multistage section needs loss_weight none; its losses are not weighed.")
+        _check_unconditional(self.base.train)
         return self
 
 
@@ -121,8 +130,16 @@ class CurriculumRecipe(Recipe):
     def _has_fitting_entries(self) -> Self:
         for name in self.curriculum.entries:
             with self._within("curriculum", "entries", name):
-                self.curriculum.setting(name, self.base.train)
+                _check_unconditional(self.curriculum.setting(name, self.base.train))
         return self
+
+
+def _check_unconditional(train: TrainOptions) -> None:
+    """Refuse options that hide conditions, since these comparisons have none."""
+    if train.label_dropout or train.condition_dropout:
+        raise InputError(
+            "Got label_dropout or condition_dropout for a comparison of networks without conditions; expected neither."
+        )
 
 
 def _merged(data: JsonDict, changes: Mapping[Any, Any]) -> JsonObject:

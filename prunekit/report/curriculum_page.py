@@ -101,7 +101,7 @@ def _text(manifest: CurriculumManifest, settings: CurriculumSettings, curves: li
         "factor of reduction, interpolated between looks; – if they are never reached."
     )
     return (
-        f"Each training: {train.steps:,} steps of {train.batch_size}, {base.training_macs[0, -1] / 1e12:.2f} TMACs "
+        f"Each training: {look.steps or train.steps:,} steps of {train.batch_size}, {base.training_macs[0, -1] / 1e12:.2f} TMACs "
         f"(backward counted as twice forward), from the same initial weights for each seed, over "
         f"{seeds_text(len(section.seeds))}; "
         f"the learning rate is {train.lr_scheduler} unless an entry changes it, and the moving average is measured. "

@@ -217,8 +217,8 @@ def measured_on(look: Look, sampler: str, steps: int) -> str:
         features = look.features.name or "as stated"
         fid = f"FID: {look.count:,} images, {steps} steps of {sampler}, features {features}. "
     return (
-        f"Loss: ε on held-out images, averaged over all timesteps. {fid}± is the standard error over the training seeds, each of "
-        "which starts from its own weights; all sample from the same noise."
+        f"Loss: that of the training, on held-out images, averaged over all timesteps. {fid}± is the standard error over the "
+        "training seeds, each of which starts from its own weights; all sample from the same noise."
     )
 
 

@@ -1,5 +1,6 @@
 """The report of a comparison of multistage networks: a table and the learning curves, made only from its manifest."""
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -69,10 +70,15 @@ def entries_of(manifest: Manifest | JsonDict) -> list[Entry]:
     """
     found = of_kind(MultistageManifest, manifest)
     try:
-        by_network: dict[tuple[str, str, tuple[int, ...]], list[MultistageRow]] = {}
+        by_network: dict[tuple[str, str, tuple[int, ...], int], list[MultistageRow]] = {}
+        met = Counter[tuple[str, str, tuple[int, ...], int]]()
         for row in found.multistage:
             key = (row.network, "" if row.network == "unified" else row.grouping, tuple(row.cuts))
-            by_network.setdefault(key, []).append(row)
+            again = 0  # a seed that was met before is of another grouping with the same cuts
+            if row.seed is not None:
+                again = met[(*key, row.seed)]
+                met[(*key, row.seed)] += 1
+            by_network.setdefault((*key, again), []).append(row)
         return [
             Entry(
                 network,
@@ -83,7 +89,7 @@ def entries_of(manifest: Manifest | JsonDict) -> list[Entry]:
                 rows[0].params,
                 curves_of(network_title(network, grouping), rows),
             )
-            for (network, grouping, cuts), rows in by_network.items()
+            for (network, grouping, cuts, _), rows in by_network.items()
         ]
     except ValueError as error:
         raise FileFormatError(f"The manifest holds no comparison of multistage networks ({error}).") from error
@@ -201,14 +207,16 @@ def _text(
         "Shares: training MACs to reach the unified network's final mean loss and FID, as a share of the unified "
         "network's training and as a factor of reduction, interpolated between looks; – if they are never reached."
     )
-    tmacs = unified.training_macs / 1e12
+    tmacs, steps = unified.training_macs / 1e12, train.steps
+    if unified.macs is not None:  # steps are rounded to whole looks
+        steps = round(unified.training_macs / (3 * unified.macs * train.batch_size))
     curves = [entry.curve for entry in entries]
     spent = [f"{curve.title} {curve.training_macs[:, -1].mean() / unified.training_macs:.2f}" for curve in curves]
     why = "Stages were stopped early. " if section.early_stop else ""
     less = "" if are_even(curves) else f"{why}Of these MACs they spent: {', '.join(spent)}. "
     return (
         f"Every network was trained {start} with {'at most ' if less else ''}{tmacs:{'.2f' if tmacs >= _SHOWN else '.2g'}} TMACs, "
-        f"as many as {train.steps:,} steps of {train.batch_size} for the unified network (backward counted as twice forward), over "
+        f"as many as {steps:,} steps of {train.batch_size} for the unified network (backward counted as twice forward), over "
         f"{seeds_text(len(section.seeds))}; the learning rate {_RATES[train.lr_scheduler]}. {less}Stages are listed from the "
         f"cleanest. {measured_on(look, section.sampler, section.sampling_steps)} "
         f"{shares_sentence([entry.curve for entry in entries], rival, shares)}"

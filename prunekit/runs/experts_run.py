@@ -147,7 +147,7 @@ class Run(PlannedRun):
     def _finetune(self, index: int, options: FinetuneOptions) -> StageFacts:
         name = f"group-{index}"
         slim = load_slim(self.folder / "pruned" / name)
-        if self._leaves(options, index, slim.is_whole):
+        if self.leaves(options, index, slim.is_whole):
             save_slim(slim, self.folder / "slim" / name)
             return StageFacts()
         if options.share_steps:
@@ -163,15 +163,15 @@ class Run(PlannedRun):
             *spent_on_training(stage, result.samples, slim.macs, parameters_of(tuned.model), batch_size, taught)
         )
 
-    def _leaves(self, options: FinetuneOptions, index: int, whole: bool) -> bool:
-        """Whether a timestep group's network is not trained."""
+    def leaves(self, options: FinetuneOptions, index: int, whole: bool) -> bool:
+        """Whether a timestep group's network is not trained, such as the base beside a specialist."""
         return options.leaves_group(index, whole) or (whole and self.has_specialist)
 
     def _steps(self, options: FinetuneOptions) -> tuple[int, ...]:
         """Train steps of every timestep group, shared by the allocation's sensitivity."""
         allocation = self.allocation
         macs = self.bench.macs
-        trained = [not self._leaves(options, one.index, (one.target_macs or 0) >= macs) for one in allocation.groups]
+        trained = [not self.leaves(options, one.index, (one.target_macs or 0) >= macs) for one in allocation.groups]
         return shared_steps(allocation, options.train.steps, trained)
 
     def _assemble(self) -> StageFacts:

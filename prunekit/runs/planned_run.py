@@ -116,8 +116,8 @@ class PlannedRun(BasedRun):
 
     @property
     def has_specialist(self) -> bool:
-        """Whether one pruned network serves the noisy timesteps beside the base, which then stays as it is."""
-        return isinstance(self.recipe, ExpertsRecipe) and self.recipe.groups.experts == "noisy"
+        """See :attr:`~prunekit.recipe.ExpertsRecipe.has_specialist`."""
+        return isinstance(self.recipe, ExpertsRecipe) and self.recipe.has_specialist
 
     @property
     def groups(self) -> TimestepGroups:

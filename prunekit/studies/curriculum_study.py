@@ -19,6 +19,7 @@ from prunekit.steps.image_choice import check_comparison
 from prunekit.steps.sample_quality import check_extractor, judges
 from prunekit.steps.spending import spent_on_losses, spent_on_sampling
 from prunekit.studies.judge import Judge
+from prunekit.studies.shown_images import show_images
 from prunekit.training import DenoisingObjective, Snapshots, TrainOptions, timestep_sampler, train
 
 __all__ = ["CurriculumRun"]
@@ -40,10 +41,11 @@ class CurriculumRun(ResumableRun[CurriculumRecipe]):
             for seed in self.options.seeds:
                 name = f"{entry}, seed {seed}"
                 action = partial(self._train, name, entry, settings, seed)
-                images = self._images(entry, seed)
-                extras = [] if images is None else [images]
+                extras = [_images(entry, seed)]
                 trainings[name] = [self._planned(name, self._inputs(entry), [], action, extras=extras)]
         self._apart(trainings)
+        for entry in self.options.entries:
+            show_images(self.folder, self.folder / _images(entry, self.options.seeds[0]), slug(entry))
         write_manifest(self.folder, self._manifest(list(trainings)))
         self.observer.stage("report", False)
         report.write_any_report(self.folder)
@@ -82,11 +84,6 @@ class CurriculumRun(ResumableRun[CurriculumRecipe]):
         shared = {"looks": options.looks, "sampler": options.sampler, "sampling_steps": options.sampling_steps}
         return {**sections, "images": self._data_hash(), "shared": shared, "changes": changes}
 
-    def _images(self, entry: str, seed: int) -> str | None:
-        """The file of an entry's images for the report; None for other seeds than the first, and if another entry has the file."""
-        same = next(name for name in self.options.entries if slug(name) == slug(entry))
-        return f"samples/{slug(entry)}.npz" if seed == self.options.seeds[0] and same == entry else None
-
     def _train(self, name: str, entry: str, settings: TrainOptions, seed: int) -> StageFacts:
         judge, looks = self.judge, self.options.looks
         steps = max(1, round(settings.steps / looks)) * looks  # so that the last look is at the end of the training
@@ -97,8 +94,7 @@ class CurriculumRun(ResumableRun[CurriculumRecipe]):
         sampler, snapshots = timestep_sampler(settings, judge.parameterization), Snapshots(steps // looks)
         with self._tracked(name, settings) as told:
             train(model, objective, sampler, settings, self._checkpoints(name), told, [snapshots])
-        images = self._images(entry, seed)
-        kept = None if images is None else self.folder / images
+        kept = self.folder / _images(entry, seed)
         curve = [
             judge(
                 network,
@@ -127,3 +123,8 @@ class CurriculumRun(ResumableRun[CurriculumRecipe]):
             ledger=self._ledger(),
             curriculum=[self.done[name].results.curriculum for name in names],
         )
+
+
+def _images(entry: str, seed: int) -> str:
+    """The file of a training's first images."""
+    return f"images/{slug(entry)}-seed-{seed}.npz"

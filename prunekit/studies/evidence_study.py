@@ -38,6 +38,7 @@ from prunekit.steps.cutting import method_of
 from prunekit.steps.image_choice import check_comparison
 from prunekit.steps.sample_quality import check_extractor, judges
 from prunekit.steps.setting import Setting
+from prunekit.studies.shown_images import show_images
 from prunekit.studies.side_by_side import SideBySide
 
 __all__ = ["EvidenceRun"]
@@ -77,6 +78,7 @@ class EvidenceRun(ResumableRun[EvidenceRecipe]):
             self._apart({name: [stage] for (name, own), stage in planned.items() if own == seed})
         stages = [stage.name for stage in planned.values()]
         self._stage("wall time", {"timed": self.options.timed_images}, [], self._time, ["base", *stages])
+        self._show_images()
         manifest = self._manifest(stages)
         with atomic_path(self.folder / "importance.json") as part:
             shutil.copyfile(self._entry_folder(self.options.headline) / "importance.json", part)
@@ -137,9 +139,9 @@ class EvidenceRun(ResumableRun[EvidenceRecipe]):
         sections = recipe.deciding(("groups", "allocation", "prune", "finetune"))
         inputs = {**self._common(), "entry": sections, "training": self.options.training, "seed": seed}
         own = f"entries/{slug(name)}"
-        images = [f"samples/{slug(name)}.npz"] if self._is_shown(name, seed) else []
-        outputs = [*images, f"{own}/seed-{seed}", f"{own}/importance.json"]
-        return self._planned(f"{name}, seed {seed}", inputs, outputs, partial(self._entry, name, seed), "base")
+        outputs, extras = [f"{own}/seed-{seed}", f"{own}/importance.json"], [f"{own}/images-{seed}"]
+        action = partial(self._entry, name, seed)
+        return self._planned(f"{name}, seed {seed}", inputs, outputs, action, "base", extras=extras)
 
     def _check_budget(self, recipe: ExpertsRecipe) -> None:
         groups, allocation, base = recipe.groups, recipe.allocation, recipe.base
@@ -150,6 +152,8 @@ class EvidenceRun(ResumableRun[EvidenceRecipe]):
             evaluations(schedule, allocation.sampler, allocation.steps)
         if (groups.cuts is None and groups.method in MEASURED_METHODS) or allocation.rule == "measured":
             return
+        if recipe.has_specialist:  # its groups follow from the budget
+            return
         cut = method_of(groups)(schedule, groups.number).groups
         sampler, steps = allocation.sampler, allocation.steps
         plan_budget(
@@ -158,7 +162,8 @@ class EvidenceRun(ResumableRun[EvidenceRecipe]):
 
     def _measure_base(self) -> StageFacts:
         model, macs = self.base.model, float(self.base_macs)
-        figures, rows = self.scales.of("base", model, [self.base_macs] * len(self.setting.groups), macs)
+        shown = self.folder / "samples" / "base.npz"
+        figures, rows = self.scales.of("base", model, [self.base_macs] * len(self.setting.groups), macs, shown)
         spent = {"base": self._base_training, "search": 0, "fine-tuning": 0}
         parameters = sum(parameter.numel() for parameter in model.parameters())
         row = EvidenceRow.joined(
@@ -210,7 +215,7 @@ class EvidenceRun(ResumableRun[EvidenceRecipe]):
             evaluations(self.base.schedule, self.setting.allocation.sampler, self.setting.allocation.steps)
         )
         macs = self._macs_by_group(experts)
-        figures, rows = self.scales.of(slug(name), experts, macs, mean, keep=self._is_shown(name, seed))
+        figures, rows = self.scales.of(slug(name), experts, macs, mean, self._images_of(name, seed))
         with atomic_folder(folder / f"seed-{seed}", _SEED) as part:
             shutil.copytree(folder / "experts", part, dirs_exist_ok=True)
             shutil.copy2(folder / "manifest.json", part)  # other seeds overwrite it
@@ -228,7 +233,7 @@ class EvidenceRun(ResumableRun[EvidenceRecipe]):
         once = [
             each
             for each in made
-            if each.stage != BASE_TRAINING and (seed == self.options.seeds_of(name)[0] or each.kind in _TUNING)
+            if each.stage != BASE_TRAINING and (seed == self.options.seeds_of(name)[0] or _is_tuning(each))
         ]
         spent = [replace(each, stage=f"{name}, seed {seed}: {each.stage}") for each in once]
         return StageFacts(evidence=row, ledger=[each.entry for each in (*spent, *rows)])
@@ -245,7 +250,7 @@ class EvidenceRun(ResumableRun[EvidenceRecipe]):
         taught = self.base_macs if options.distillation else 0
         found = [stage.results.expert for stage in pruned.done.values()]
         experts = [expert for expert in found if expert is not None]
-        macs = [one.macs for one in experts if not options.leaves_group(one.group, one.macs == self.base_macs)]
+        macs = [one.macs for one in experts if not pruned.leaves(options, one.group, one.macs == self.base_macs)]
         step = options.train.batch_size * sum(3 * each + taught for each in macs)
         if step == 0:  # all experts stay as they are
             return replace(options, train=replace(options.train, seed=seed))
@@ -278,9 +283,15 @@ class EvidenceRun(ResumableRun[EvidenceRecipe]):
     def _entry_folder(self, name: str) -> Path:
         return self.folder / "entries" / slug(name)
 
-    def _is_shown(self, name: str, seed: int) -> bool:
-        """Whether the report shows images of this seed, which must be the entry's last."""
-        return seed == self.options.seeds_of(name)[-1]
+    def _images_of(self, name: str, seed: int) -> Path:
+        """The file of a seed's first images; those of other scales of guidance are beside it."""
+        return self._entry_folder(name) / f"images-{seed}" / f"{slug(name)}.npz"
+
+    def _show_images(self) -> None:
+        """Copy the images of every entry's last seed to where the report looks for them."""
+        for name in self.options.entries:
+            for file in sorted(self._images_of(name, self.options.seeds_of(name)[-1]).parent.glob("*.npz")):
+                show_images(self.folder, file, file.stem)
 
     def _last_of(self, name: str) -> Path:
         """Folder of an entry's experts for its last seed."""
@@ -314,14 +325,19 @@ class EvidenceRun(ResumableRun[EvidenceRecipe]):
         )
 
 
-_TUNING = ("training", "teacher", "ema")
+_TUNING = "fine-tuning"  # how the rows of these stages begin
 _IMAGES = "base/images.npz"
+
+
+def _is_tuning(row: LedgerRow) -> bool:
+    """Whether a row is of the entry's fine-tuning, and not of the recoveries, which all seeds share."""
+    return row.stage.startswith(_TUNING)
 
 
 def _spent(rows: list[LedgerRow], finetune: FinetuneOptions, base: int) -> dict[str, int]:
     """MACs for making an entry, by use; a network that is trained from scratch needs no base, whose training took ``base``."""
     rest = making_macs(rows)[1]
-    tuning = sum(row.macs for row in rows if row.stage != BASE_TRAINING and row.kind in ("training", "teacher"))
+    tuning = sum(row.macs for row in rows if _is_tuning(row) and row.kind in ("training", "teacher"))
     return {
         "base": 0 if finetune.from_scratch else base,
         "search": rest - tuning,

@@ -35,7 +35,7 @@ def passes_of_experts(recipe: ExpertsRecipe, macs: int, params: int, spec: Model
             rows.append((LedgerRow(stage, "search", each * forward, measured, each * forward * macs), "no"))
     rows += _of_recoveries(recipe, macs, params)
     if tune := recipe.finetune:
-        samples = groups * tune.train.steps * tune.train.batch_size
+        samples = _trained(recipe, tune) * tune.train.steps * tune.train.batch_size
         taught = macs if tune.distillation or (tune.variance == "distill" and predicts_variance(spec)) else 0
         spent = spent_on_training("fine-tuning", samples, expert, params, tune.train.batch_size, taught)
         rows += [(row, tune.train.mixed_precision) for row in spent]
@@ -50,6 +50,13 @@ def passes_of_experts(recipe: ExpertsRecipe, macs: int, params: int, spec: Model
             passes = evaluation.samples * len(evaluation.seeds) * steps_of(recipe) * passes_of_sampler(evaluation, spec)
             rows.append((forwards("sampling", "sampling", 2 * passes, passes * (macs + expert)), "no"))
     return rows
+
+
+def _trained(recipe: ExpertsRecipe, tune: FinetuneOptions) -> int:
+    """Number of timestep groups that are fine-tuned; at most, since which networks stay whole is not known yet."""
+    groups = range(recipe.groups.number)
+    named = groups if tune.groups is None else [group for group in groups if group in tune.groups]
+    return min(len(named), 1) if recipe.has_specialist else len(named)
 
 
 def _searches(options: AllocationOptions) -> dict[str, int]:

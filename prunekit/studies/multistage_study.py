@@ -27,6 +27,7 @@ from prunekit.steps.image_choice import check_comparison
 from prunekit.steps.sample_quality import check_extractor, judges
 from prunekit.steps.spending import spent_on_looks
 from prunekit.studies.contest import Contest
+from prunekit.studies.shown_images import show_images
 from prunekit.training import weights_hash
 
 __all__ = ["MultistageRun"]
@@ -77,6 +78,7 @@ class MultistageRun(ResumableRun[MultistageRecipe]):
         groupings = range(len(options.groupings))
         others = [self._competing(network, g, seed) for g in groupings for network, seed in self._entries(g)]
         self._apart({stage.name: [stage] for stage in others})
+        self._show_images()
         write_manifest(self.folder, self._manifest([stage.name for stage in (*unified, *others)]))
         self.observer.stage("report", False)
         report.write_any_report(self.folder)
@@ -128,17 +130,21 @@ class MultistageRun(ResumableRun[MultistageRecipe]):
         name = _name_of(network, grouping, seed)
         outputs = [f"{_UNIFIED}-{seed}.pt"] if unified else []
         after = () if unified else f"grouping {grouping}"
-        images = self._images(network, grouping, seed)
-        extras = [] if images is None else [images]
         action = partial(self._train, name, network, grouping, seed)
-        return self._planned(name, self._inputs, outputs, action, after, extras=extras)
+        return self._planned(name, self._inputs, outputs, action, after, extras=[_images(name)])
 
-    def _images(self, network: str, grouping: int, seed: int) -> str | None:
-        """The file of a network's images for the report; None for other seeds than the first, and a second grouping of a method."""
-        methods = [cut.method for cut in self.options.groupings]
-        if seed != self.options.seeds[0] or (network != "unified" and methods.index(methods[grouping]) != grouping):
-            return None
-        return f"samples/{slug(network_title(network, methods[grouping]))}.npz"
+    def _show_images(self) -> None:
+        """Copy the images of every network's first seed to where the report looks for them; of a method's first grouping."""
+        first = self.options.seeds[0]
+        show_images(
+            self.folder, self.folder / _images(_name_of("unified", 0, first)), slug(network_title("unified", ""))
+        )
+        methods = [cut.method if cut.cuts is None else "explicit" for cut in self.options.groupings]
+        for grouping, method in enumerate(methods):
+            networks = dict.fromkeys(network for network, _ in self._entries(grouping))
+            for network in networks if methods.index(method) == grouping else ():
+                images = self.folder / _images(_name_of(network, grouping, first))
+                show_images(self.folder, images, slug(network_title(network, method)))
 
     def _cut(self, grouping: int) -> StageFacts:
         options = self.options.groupings[grouping]
@@ -160,8 +166,7 @@ class MultistageRun(ResumableRun[MultistageRecipe]):
             groups = TimestepGroups.from_cuts(contest.schedule.num_timesteps, [])
         else:
             groups = TimestepGroups.from_json(read_json(self.folder / _groups_file(grouping)))
-        images = self._images(network, grouping, seed)
-        kept = None if images is None else self.folder / images
+        kept = self.folder / _images(name)
         with self._tracked(name, self.recipe.base.train) as report:
             row, ledger, model = contest.run(network, groups, seed, self._checkpoints(name), report, kept)
         if network == "unified":
@@ -188,6 +193,11 @@ class MultistageRun(ResumableRun[MultistageRecipe]):
 
 
 _UNIFIED = "unified"
+
+
+def _images(name: str) -> str:
+    """The file of a training's first images."""
+    return f"images/{slug(name)}.npz"
 
 
 def _groups_file(grouping: int) -> str:

@@ -40,16 +40,16 @@ class SideBySide:
         self._setting, self._images = setting, images
 
     def of(
-        self, name: str, model: nn.Module, macs: Sequence[int], mean_macs: float, *, keep: bool = True
+        self, name: str, model: nn.Module, macs: Sequence[int], mean_macs: float, shown: Path
     ) -> tuple[Figures, list[LedgerRow]]:
         """Figures of a network, and the cost of measuring them, as rows of a ledger.
 
         Args:
-            name: name of the file of images.
+            name: the network's; ``base`` for the base.
             model: the network.
             macs: MACs per sample in each timestep group.
             mean_macs: mean MACs of an evaluation while sampling.
-            keep: whether to write its first images, for the report.
+            shown: file for its first images, for the report; those at other scales of guidance are written beside it.
         """
         setting = self._setting
         options, guided = setting.options, list[Guided]()
@@ -59,10 +59,8 @@ class SideBySide:
             for scale in options.other_guidance_scales:
                 others = to_images(setting.sampler_at(scale)(model, options.samples, options.seeds[0]))
                 guided.append(Guided.joined(self._quality(name, others, scale), guidance_scale=scale))
-                if keep:
-                    self._keep(f"{name}-guidance-{slug(f'{scale:g}')}", others)
-        if keep:
-            self._keep(name, images)
+                self._keep(shown.with_stem(f"{shown.stem}-guidance-{slug(f'{scale:g}')}"), others)
+        self._keep(shown, images)
         losses = [row.model for row in measured if row.model is not None]
         figures = Figures.joined(
             self._quality(name, images),
@@ -104,9 +102,9 @@ class SideBySide:
                     taken[name].append((time.perf_counter() - started) / count)
         return {name: statistics.median(own) for name, own in taken.items()}
 
-    def _keep(self, name: str, images: Tensor) -> None:
+    def _keep(self, path: Path, images: Tensor) -> None:
         """Write the first images, for the report."""
-        save_images(images[: self._setting.options.grid], self._images.parent.parent / "samples" / f"{name}.npz")
+        save_images(images[: self._setting.options.grid], path)
 
     def _quality(self, name: str, images: Tensor, scale: float | None = None) -> Quality:
         """What images show of a network, and the paired differences from the base, whose images are kept when they come first.

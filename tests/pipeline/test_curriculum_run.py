@@ -91,6 +91,18 @@ def test_a_second_run_trains_only_what_is_new(folder):
     run_of(recipe(folder), folder / "run").execute()  # as it was, for the other tests
 
 
+@pytest.mark.slow
+def test_another_first_seed_trains_nothing_again_and_its_images_are_shown(folder):
+    spy = Spy()
+    run_of(recipe(folder, seeds=[4, 3]), folder / "run", spy).execute()
+    assert spy.made == []
+    shown, kept = folder / "run" / "samples" / "uniform.npz", folder / "run" / "images"
+    assert shown.read_bytes() == (kept / "uniform-seed-4.npz").read_bytes()
+    run_of(recipe(folder), folder / "run", spy).execute()
+    assert spy.made == []
+    assert shown.read_bytes() == (kept / "uniform-seed-3.npz").read_bytes()
+
+
 def test_the_report_is_made_from_the_manifest_alone(folder, manifest, tmp_path):
     target = publish(folder / "run", tmp_path)
     text = (target / "report" / "curriculum.md").read_text()

@@ -192,6 +192,16 @@ def test_other_seeds_fine_tune_what_one_search_found_and_processes_give_the_same
     assert stages.count("experts 0.8, seed 1: search, group 1") == 0
     assert stages.count("experts 0.8, seed 1: fine-tuning, group 1") == 1
 
+    def one(data):
+        other(data)
+        data["evidence"]["seeds"] = [0]
+
+    shown, own = tmp_path / "run" / "samples" / "taught.npz", tmp_path / "run" / "entries" / "taught"
+    for change, last in ((one, 0), (other, 1)):
+        run_of(recipe(tmp_path, change), tmp_path / "run", spy).execute()
+        assert shown.read_bytes() == (own / f"images-{last}" / "taught.npz").read_bytes()
+    assert set(spy.made) <= {"wall time"}
+
     def fewer(data):
         data["evidence"] |= {"entries": {"taught": ENTRIES["taught"] | {"seeds": [1]}}, "headline": "taught"}
 
@@ -231,6 +241,20 @@ def test_a_small_network_from_scratch_forgets_the_base(folder):
     assert [w.shape for w in weights] == [weights[0].shape] * 4
 
 
+@pytest.mark.slow
+def test_a_specialist_spends_what_the_others_spend(tmp_path):
+    def noisy(data):
+        specialist = {"groups": {"count": 5, "experts": "noisy"}, "allocation": {"budget": 0.9, "rule": "auto"}}
+        data["evidence"] |= {"entries": {"specialist": {"changes": specialist}}, "headline": "specialist"}
+
+    run_of(recipe(tmp_path, noisy), tmp_path / "run").execute()
+    base, row = read_json(tmp_path / "run" / "manifest.json")["evidence"]
+    own = base["training_macs"]["base"]
+    assert row["experts"][0]["macs"] == base["sampling_macs"]
+    step = 3 * 2 * row["experts"][1]["macs"]  # the base beside it is not trained
+    assert 0 <= 1.4 * own - sum(row["training_macs"].values()) < step
+
+
 def test_a_budget_that_cannot_be_met_is_refused_before_the_base_is_trained(tmp_path):
     def tight(data):
         data["evidence"]["entries"]["tight"] = {"changes": {"allocation": {"rule": "linear", "budget": 0.5}}}
@@ -258,6 +282,7 @@ MISTAKES = {
         r"taught changes finetune\.train\.steps",
     ),
     "headline": (lambda e: e.update(headline="nothing"), r"headline 'nothing'; expected one of the entries"),
+    "base": (lambda e: e["entries"].update(base={}), r"Got entry 'base', which is the name of the base's row"),
     "alike": (lambda e: e["entries"].update({"Experts 0,8".replace(",", "-"): {}}), r"differ in signs or case only"),
     "base's name": (lambda e: e["entries"].update({"Base": {}}), r"'base' and 'Base'"),
     "section": (lambda e: e["entries"].update({"x": {"changes": {"base": {}}}}), r"evidence\.entries\.x\.changes"),

@@ -74,6 +74,16 @@ def test_the_first_seeds_images_of_every_network_are_kept(folder, manifest):
     assert {path.stem for path in (folder / "run" / "samples").glob("*.npz")} == names
 
 
+def test_images_are_shown_under_the_way_that_their_stages_were_cut(tmp_path):
+    run = MultistageRun(recipe(tmp_path, groupings=[{"cuts": [10]}, {"method": "uniform", "count": 2}]), tmp_path)
+    (tmp_path / "images").mkdir()
+    for grouping in range(2):
+        (tmp_path / "images" / f"tailored-grouping-{grouping}-seed-3.npz").write_text(str(grouping))
+    run._show_images()
+    shown = {path.name: path.read_text() for path in (tmp_path / "samples").iterdir()}
+    assert shown == {"tailored-decoders-explicit.npz": "0", "tailored-decoders-uniform.npz": "1"}
+
+
 def test_training_macs_are_equal_and_rise_evenly(manifest):
     budget = manifest["unified"]["training_macs"]
     assert budget == 3 * manifest["unified"]["macs"] * 24 * 8

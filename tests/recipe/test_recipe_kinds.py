@@ -108,6 +108,23 @@ def test_a_section_that_a_comparison_does_not_read_is_refused_with_its_line(refu
     assert said.endswith(f"; got {section}.")
 
 
+@pytest.mark.parametrize(
+    ("train", "said"),
+    [
+        ({"loss_weight": "min-snr"}, "needs loss_weight none"),
+        ({"label_dropout": 0.5}, "Got label_dropout or condition_dropout"),
+    ],
+)
+def test_options_that_networks_for_stages_do_not_follow_are_refused(refused, train, said):
+    assert said in refused(base=MODEL | {"train": train}, evaluation={}, multistage=MULTISTAGE)
+
+
+def test_an_entry_that_hides_conditions_that_are_not_there_is_refused(refused):
+    entries = {"a": {}, "b": {"label_dropout": 0.5}}
+    said = refused(base=MODEL, evaluation={}, curriculum=CURRICULUM | {"entries": entries})
+    assert "Got label_dropout or condition_dropout" in said
+
+
 def test_a_comparison_of_trainings_needs_a_model(refused):
     said = refused(base=CHECKPOINT, evaluation={}, curriculum=CURRICULUM)
     assert "curriculum section needs a base with a model to train" in said

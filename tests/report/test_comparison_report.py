@@ -42,6 +42,16 @@ def test_shares_that_no_training_has_are_no_columns_of_dashes() -> None:
     assert "share" not in multistage_table(manifest)
 
 
+def test_two_groupings_with_the_same_cuts_are_two_networks() -> None:
+    manifest = make_multistage()
+    rows = manifest["multistage"]
+    for number, row in enumerate(rows):
+        row["seed"] = number % 2
+    rows += [row for row in rows if row["network"] == "tailored"]
+    curves = [entry.curve for entry in entries_of(manifest) if entry.network == "tailored"]
+    assert [curve.losses.shape[0] for curve in curves] == [2, 2]
+
+
 def multistage_table(manifest: dict[str, object]) -> str:
     return _table(entries_of(manifest)).markdown
 
