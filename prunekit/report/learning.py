@@ -178,7 +178,7 @@ def label_and_doubt(manifest: Head, look: Look) -> tuple[str, str]:
 
 def _ends_text(curve: LearningCurve, rival: LearningCurve, of: str, label: str) -> str:
     """The final values of two trainings, in words."""
-    name, digits = (f"{label} is", 2) if of == "fids" else ("held-out loss is", 5)
+    name, digits = f"{label} is" if of == "fids" else "held-out loss is", _digits(_difference(curve, rival, of), of)
     own, other = (mean_and_error(getattr(each, of)[:, -1], digits) for each in (curve, rival))
     return f"{name} {own} against {other} of {rival.title}"
 
@@ -195,12 +195,18 @@ def _verdict(difference: Estimate, of: str) -> str:
     """Better, worse or unclear, with the difference and its error."""
     if difference.mean == 0:
         return "the same"
-    size = _signed(difference, 2 if of == "fids" else 5)
+    size = _signed(difference, _digits(difference, of))
     if difference.se is None:
         return f"unclear, since one seed gives no error of the difference {size}"
     if unclear(difference):
         return f"unclear, the difference {size} over the seeds is within two standard errors of zero"
     return f"{'better' if difference.mean < 0 else 'worse'}, difference {size} over the seeds"
+
+
+def _digits(difference: Estimate, of: str) -> int:
+    """Decimals that show a difference's error: two for FID and five for losses, or more if it would be 0."""
+    least = 2 if of == "fids" else 5
+    return next((n for n in range(least, 9) if not difference.se or round(difference.se, n)), least)
 
 
 def _signed(estimate: Estimate, digits: int) -> str:
