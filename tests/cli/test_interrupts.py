@@ -84,7 +84,7 @@ def finished_by_and_by(folder: Path, words: list[str], number: int, checkpoints:
 
 class Interrupting:
     def __del__(self) -> None:
-        signal.raise_signal(signal.SIGINT)
+        signal.raise_signal(signal.SIGTERM)  # workers of xdist ignore SIGINT
 
 
 def test_an_interruption_that_python_drops_comes_again(capsys):
