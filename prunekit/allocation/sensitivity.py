@@ -135,6 +135,12 @@ class Sensitivity:
         return str(model["weights_sha256"]) if isinstance(model, dict) and "weights_sha256" in model else None
 
     @property
+    def noise_schedule(self) -> NoiseSchedule | None:
+        """The noise schedule of the model that was sampled; None if the file does not say."""
+        own = (self.about or {}).get("noise_schedule")
+        return None if own is None else NoiseSchedule.from_config(own)
+
+    @property
     def not_linear(self) -> tuple[GroupSensitivity, ...]:
         """The groups whose changes are not proportional to errors of this size."""
         return tuple(group for group in self.groups if not group.is_linear)
@@ -197,8 +203,7 @@ class Sensitivity:
         Raises:
             InputError: it was.
         """
-        own = (self.about or {}).get("noise_schedule")
-        if own is not None and not NoiseSchedule.from_config(own).is_close(schedule):
+        if self.noise_schedule is not None and not self.noise_schedule.is_close(schedule):
             raise InputError(
                 f"The sensitivity was measured with another noise schedule than the base's; expected the same: {_AGAIN}."
             )

@@ -227,8 +227,7 @@ def _from_file(path: Path, source: _Source, count: int) -> tuple[NoiseSchedule, 
         base = source.opened()
         found.check_weights(weights_hash(base.model))
         asked = base.schedule
-    own = (found.about or {}).get("noise_schedule")
-    schedule = asked if own is None else NoiseSchedule.from_config(own)
+    schedule = found.noise_schedule or asked
     is_told = source.base is not None or bool(source.asked)
     if is_told and not schedule.is_close(asked):
         told = "--base" if source.base is not None else "the options"

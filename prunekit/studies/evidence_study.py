@@ -284,7 +284,7 @@ class EvidenceRun(ResumableRun[EvidenceRecipe]):
         return self.folder / "entries" / slug(name)
 
     def _images_of(self, name: str, seed: int) -> Path:
-        """The file of a seed's first images; those of other scales of guidance are beside it."""
+        """The file of a seed's first images; those at other guidance scales are in the same folder."""
         return self._entry_folder(name) / f"images-{seed}" / f"{slug(name)}.npz"
 
     def _show_images(self) -> None:

@@ -22,6 +22,12 @@ def journal(path: Path, losses: tuple[float, ...]) -> None:
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
 
 
+def two_journals(losses: tuple[float, ...]) -> None:
+    """Journals of two timestep groups in the folder ``frontiers`` of the working directory."""
+    for index in range(2):
+        journal(Path("frontiers") / f"search-{index}.jsonl", losses)
+
+
 def test_a_file_and_a_picture_are_written_and_the_next_command_is_told(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     told = done(LINE).out
@@ -44,8 +50,7 @@ def test_allocate_weighs_losses_by_the_file_and_says_so(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     done("prunekit groups --groups 2 --base embedded:digits")
     done(f"{LINE} --no-check-linearity")
-    for index in range(2):
-        journal(tmp_path / "frontiers" / f"search-{index}.jsonl", (0.4, 0.3, 0.2, 0.1))
+    two_journals((0.4, 0.3, 0.2, 0.1))
     assert "--rule measured --journals frontiers --sensitivity sensitivity.json" in done(f"{LINE} --overwrite").out
     line = "prunekit allocate --budget 0.75 --rule measured --journals frontiers --num-inference-steps 3"
     plain = done(f"{line} --json").json
@@ -91,8 +96,7 @@ def test_other_groups_and_other_weights_are_refused_by_allocate(tmp_path, monkey
     done(f"{LINE} --no-check-linearity")
     line = "prunekit allocate --budget 0.75 --rule measured --num-inference-steps 3 --sensitivity sensitivity.json"
     assert "Got --sensitivity without --journals; expected both" in typed(line).sentence
-    for index in range(2):
-        journal(tmp_path / "frontiers" / f"search-{index}.jsonl", (0.4, 0.1))
+    two_journals((0.4, 0.1))
     result = typed(f"{line} --journals frontiers --groups 2")
     assert "measured for the timestep groups 0–199, 200–399" in result.sentence
     data = json.loads(Path("sensitivity.json").read_text())
@@ -115,8 +119,7 @@ def test_what_is_negligible_is_not_told_by_the_sensitivity_of_another_network(tm
     monkeypatch.chdir(tmp_path)
     done("prunekit groups --groups 2 --base embedded:digits")
     done(f"{LINE} --no-check-linearity")
-    for index in range(2):
-        journal(tmp_path / "frontiers" / f"search-{index}.jsonl", (0.4, 0.1))
+    two_journals((0.4, 0.1))
     line = "prunekit allocate --budget 0.75 --rule measured --num-inference-steps 3 --journals frontiers"
     done(f"{line} --sensitivity sensitivity.json --base embedded:digits")
     plan = json.loads(Path("allocation.json").read_text())
@@ -130,8 +133,7 @@ def test_what_is_negligible_is_not_told_by_the_sensitivity_of_another_network(tm
 @pytest.mark.slow
 def test_journals_of_another_base_are_refused(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    for index in range(2):
-        journal(tmp_path / "frontiers" / f"search-{index}.jsonl", (0.4, 0.1))
+    two_journals((0.4, 0.1))
     line = "prunekit allocate --budget 0.75 --rule measured --groups 2 --journals frontiers --base embedded:fashion"
     assert "frontiers was searched in a base of 11,491,328 MACs and --base has" in typed(line).sentence
     assert not Path("allocation.json").exists()
