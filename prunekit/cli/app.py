@@ -19,7 +19,7 @@ from prunekit.cli.bundles import bundled
 from prunekit.cli.console import fail
 from prunekit.cli.cpu_settings import set_up
 from prunekit.cli.flags import as_flags, with_flags
-from prunekit.cli.interrupts import ends_at_signals, interruptible
+from prunekit.cli.interrupts import ends_at_signals, farewell, interruptible
 from prunekit.cli.progress_bars import showing_progress
 from prunekit.cli.shared_options import checked
 from prunekit.errors import InputError, LimitError, PrunekitError
@@ -199,7 +199,7 @@ def main() -> None:
         sys.exit(fail(str(error), error))
     except OSError as error:  # a path that cannot be read or written
         sys.exit(fail(_said(error), error))
-    except KeyboardInterrupt:
-        sys.exit(130)
+    except KeyboardInterrupt as stop:  # before the command began, or after its end
+        sys.exit(farewell(stop))
     finally:
         log.removeHandler(notes)

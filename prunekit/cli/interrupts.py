@@ -17,11 +17,12 @@ import typer
 from prunekit._signals import Termination
 from prunekit.cli.console import fail
 
-__all__ = ["ends_at_signals", "interruptible", "keeping", "writing", "written"]
+__all__ = ["ends_at_signals", "farewell", "interruptible", "keeping", "writing", "written"]
 
 _CODE = 130
 _MOMENT = 0.05  # seconds
 _written: list[str] = []  # by the running command
+_said: list[str] = []  # at its interruption
 
 
 class Interrupted(KeyboardInterrupt):
@@ -100,19 +101,26 @@ def interruptible(command: Callable[..., None]) -> Callable[..., None]:
     @wraps(command)
     def wrapped(*args: Any, **values: Any) -> None:
         _written.clear()
+        _said.clear()
         try:
             command(*args, **values)
         except KeyboardInterrupt as stop:
-            with Termination.noticed(True) as held:  # holds a second Ctrl-C back
-                if int(os.environ.get("RANK", "0")) == 0:
-                    fail(_farewell(stop), stop, _CODE)
-                held.forget()
-            raise typer.Exit(_CODE) from stop
+            raise typer.Exit(farewell(stop)) from stop
 
     return wrapped
 
 
-def _farewell(stop: KeyboardInterrupt) -> str:
+def farewell(stop: KeyboardInterrupt) -> int:
+    """Say what is kept, once, however often a signal comes; returns the exit code."""
+    with Termination.noticed(True) as held:  # holds a second Ctrl-C back
+        if int(os.environ.get("RANK", "0")) == 0 and not _said:
+            _said.append(_sentence(stop))
+            fail(_said[0], stop, _CODE)
+        held.forget()
+    return _CODE
+
+
+def _sentence(stop: KeyboardInterrupt) -> str:
     kept, without = (stop.kept, stop.without) if isinstance(stop, Interrupted) else (None, ())
     if kept is not None:
         return f"Interrupted; {kept}. Continue with: {_typed(without)}"

@@ -11,7 +11,7 @@ from prunekit._missing import check_base
 from prunekit.cli.caption_options import CaptionOptions
 from prunekit.cli.console import data_options, emit, print_table, refuse_existing, refuse_inputs, tell
 from prunekit.cli.costing import ModelPath, cost
-from prunekit.cli.interrupts import keeping, writing
+from prunekit.cli.interrupts import keeping, writing, written
 from prunekit.cli.next_steps import after_evaluate, after_report, suggest
 from prunekit.cli.reading_options import ReadingOptions
 from prunekit.cli.sample_command import Steps
@@ -226,16 +226,19 @@ def _report(run: Path, json: bool) -> None:
         check_links(run, "report" if has_steps(run) else None)
     if (run / "manifest.json").exists() or not run.is_dir():
         page = write_any_report(run)
+        written(page)
         emit(json, {"report": str(page)}, [f"Report: {page}"])
         return
     if has_steps(run):
         from prunekit.steps.reporting import write_steps_report
 
         page = write_steps_report(run)
+        written(page)
         emit(json, {"report": str(page)}, [f"Report: {page}"])
         return
     pages: list[str] = []
     index = write_all_reports(run, lambda page: pages.append(str(page)))
+    written(index)
     emit(json, {"reports": pages, "index": str(index)}, [*(f"Report: {page}" for page in pages), f"All runs: {index}"])
 
 

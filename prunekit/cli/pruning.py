@@ -12,7 +12,7 @@ from prunekit._json import JsonObject, read_json
 from prunekit.choices import TargetOf
 from prunekit.cli.console import chosen_allocation, data_options, emit, print_table, refuse_inputs, tell
 from prunekit.cli.constraining import Constraining, said_of_multiples, width_multiples
-from prunekit.cli.interrupts import keeping
+from prunekit.cli.interrupts import keeping, written
 from prunekit.cli.next_steps import after_prune, suggest
 from prunekit.cli.pruning_choices import BasePath, check_timesteps
 from prunekit.cli.reading_options import ReadingOptions
@@ -121,6 +121,7 @@ def prune(
         bench = bench.timed(table, goal.latency_batch_size) if timed else bench
         _check_reach(Reach.of(bench, options), jobs, plan, goal, base)
         facts = _pruned(jobs, bench, images, options, known, goal.target_of)
+    written(*(job.slim for job in jobs))
     if rank > 0:
         return
     if json:
@@ -203,6 +204,11 @@ class _Job:
         """File of the search's memory."""
         return self.output / f"search-{self.group.index}.jsonl"
 
+    @property
+    def slim(self) -> Path:
+        """Folder of its slim model."""
+        return self.output / f"group-{self.group.index}"
+
 
 def _pruned(
     jobs: Iterable[_Job],
@@ -226,7 +232,7 @@ def _pruned(
         own = slack[job.group.index] if slack else 1.0
         slim, result = prune_group(bench, train, scores, job.group, job.macs, options, job.journal, own)
         if ranks.place()[0] == 0:
-            save_slim(slim, job.output / f"group-{job.group.index}")
+            save_slim(slim, job.slim)
             if images is not None and bench.base.data.get("sha256") == images.sha256:
                 note_place(images, job.output.parent)
         facts.append(_fact(job.group.index, slim, result, bench, target_of, job.output))

@@ -1,5 +1,6 @@
 """Ctrl-C and SIGTERM: what was made is kept, the command that goes on is printed, and the result has the same bytes."""
 
+import io
 import json
 import os
 import random
@@ -16,6 +17,7 @@ import pytest
 from command_line import TINY, listing
 from forking import forked_command, succeeded
 
+from prunekit.cli import main
 from prunekit.cli.interrupts import ends_at_signals
 
 SIGNALS = pytest.mark.parametrize(
@@ -98,6 +100,31 @@ def test_an_interruption_that_python_drops_comes_again(capsys):
     assert capsys.readouterr() == ("", "")
 
 
+class Late(io.StringIO):
+    """A standard output at which Ctrl-C comes when it is flushed, so after the end of the command."""
+
+    def flush(self) -> None:
+        raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ("groups --groups 2 --output groups.json", "Interrupted; groups.json is written."),
+        ("prune embedded:digits --group 3 --target 0.9 --proposer uniform", "Interrupted; slim/group-3 is written."),
+        ("cost embedded:digits", "Interrupted. Nothing was written."),
+    ],
+)
+def test_a_command_that_is_interrupted_after_its_end_says_what_is_written(words, said, desk, monkeypatch, capsys):
+    monkeypatch.chdir(desk)
+    monkeypatch.setattr("sys.argv", ["prunekit", *words.split()])
+    with monkeypatch.context() as patch, pytest.raises(SystemExit) as ended:
+        patch.setattr("sys.stdout", Late())
+        main()
+    assert ended.value.code == 130
+    assert capsys.readouterr().err == f"prunekit: {said}\n"
+
+
 @pytest.mark.slow
 @SIGNALS
 def test_an_interrupted_train_ends_in_the_same_bytes(desk, number):
@@ -116,7 +143,7 @@ def test_an_interrupted_finetune_ends_in_the_same_bytes(desk, number):
     succeeded(desk, line.split())
     (desk / "slim" / "search-3.jsonl").unlink()
     shutil.copytree(desk / "slim" / "group-3", desk / "broken" / "group-3")
-    tune = f"--max-train-steps 16 --train-batch-size 4 {OFTEN}".split()
+    tune = f"--max-train-steps 48 --train-batch-size 4 {OFTEN}".split()
     succeeded(desk, ["prunekit", "finetune", "slim/group-3", *tune])
     checkpoints = desk / "broken" / ".group-3.checkpoints"
     words = ["prunekit", "finetune", "broken/group-3", *tune]
