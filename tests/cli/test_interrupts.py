@@ -118,9 +118,10 @@ class Late(io.StringIO):
 def test_a_command_that_is_interrupted_after_its_end_says_what_is_written(words, said, desk, monkeypatch, capsys):
     monkeypatch.chdir(desk)
     monkeypatch.setattr("sys.argv", ["prunekit", *words.split()])
-    with monkeypatch.context() as patch, pytest.raises(SystemExit) as ended:
+    with monkeypatch.context() as patch:
         patch.setattr("sys.stdout", Late())
-        main()
+        with pytest.raises(SystemExit) as ended:
+            main()
     assert ended.value.code == 130
     assert capsys.readouterr().err == f"prunekit: {said}\n"
 
