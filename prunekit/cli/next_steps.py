@@ -1,15 +1,19 @@
 """The next command: every command of the flow ends with it, and ``prunekit`` alone shows where a folder stands."""
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from prunekit._json import JsonDict, read_json
 from prunekit._kinds import has_format
+from prunekit.allocation import read_frontiers
 from prunekit.errors import PrunekitError
+from prunekit.groups import TimestepGroup, TimestepGroups
 from prunekit.results.formats import ALLOCATION, EVALUATION, EXPERTS, GROUPS, SENSITIVITY, SLIM
+from prunekit.schedule import NoiseSchedule
+from prunekit.steps.budgets import cut_groups
 from prunekit.steps.standing import UNKNOWN_BASE, SlimFacts, base_near, command, missing_groups, slims_in
 
 __all__ = [
@@ -147,11 +151,13 @@ def after_latency(base: str, table: Path) -> str:
     return command("prune", base, target=_BUDGET, target_of="latency", latency_table=table)
 
 
-def after_sensitivity(model: str, sensitivity: Path, sampler: str, steps: int) -> str:
+def after_sensitivity(
+    model: str, sensitivity: Path, sampler: str, steps: int, groups: TimestepGroups, schedule: NoiseSchedule
+) -> str:
     """After a sensitivity: divide a budget by it if frontiers are recorded, else record them. Experts have a budget already."""
     if (Path(model) / "experts.json").is_file():
         return command("sample", model)
-    if not _FRONTIERS.is_dir():
+    if _with_frontiers(len(groups), _FRONTIERS) is None:
         return command("prune", model, target=_FRONTIER_FLOOR, output=_FRONTIERS)
     return command(
         "allocate",
@@ -161,25 +167,54 @@ def after_sensitivity(model: str, sensitivity: Path, sampler: str, steps: int) -
         journals=_FRONTIERS,
         sensitivity=sensitivity,
         **_sampled(sampler, steps),
+        **_cut(groups, schedule),
     )
 
 
-def after_recover(base: str, frontiers: Path, recoveries: Path) -> str:
-    """After recoveries: divide a budget by the corrected losses, weighed by a sensitivity if one is here."""
+def after_recover(
+    base: str, slim: Path, recoveries: Path, groups: Sequence[TimestepGroup], schedule: NoiseSchedule
+) -> list[str]:
+    """After recoveries: divide a budget by the corrected losses, weighed by a sensitivity if one is here.
+
+    Frontiers are recorded first where the searches of the slim models, in ``slim``, did not.
+    """
+    frontiers = _with_frontiers(len(groups), slim, _FRONTIERS)
+    record = [] if frontiers else [command("prune", base, target=_FRONTIER_FLOOR, output=_FRONTIERS)]
     sensitivity, known = Path("sensitivity.json"), dict[str, object]()
     if sensitivity.is_file():
         with suppress(PrunekitError, OSError):
             found = read_json(sensitivity, SENSITIVITY)
             known = {"sensitivity": sensitivity, **_sampled(str(found["sampler"]), int(found["steps"]))}
-    return command(
+    allocate = command(
         "allocate",
         budget=_BUDGET,
         base=base,
         rule="measured",
-        journals=frontiers,
+        journals=frontiers or _FRONTIERS,
         recoveries=recoveries,
         **known,
+        **_cut(groups, schedule),
     )
+    return [*record, allocate]
+
+
+def _cut(groups: Iterable[TimestepGroup], schedule: NoiseSchedule) -> dict[str, object]:
+    """The options by which allocate gets these timestep groups, which other commands also take from an allocation."""
+    cuts = tuple(groups)
+    if _GROUPS.is_file() or not _ALLOCATION.is_file():
+        return {}
+    if cuts == tuple(cut_groups(schedule, len(cuts))):
+        return {"groups": len(cuts)}
+    return {"groups_file": _ALLOCATION, "output": _ALLOCATION.with_stem("measured")}
+
+
+def _with_frontiers(count: int, *folders: Path) -> Path | None:
+    """The first folder with the frontiers of so many timestep groups."""
+    for folder in folders:
+        with suppress(PrunekitError, OSError):
+            read_frontiers(folder, count)
+            return folder
+    return None
 
 
 def _sampled(sampler: str, steps: int) -> dict[str, object]:

@@ -106,7 +106,8 @@ def recover(
         return
     _show(found)
     tell(f"Written to {output}")
-    suggest(after_recover(base, slims[0], output))
+    cut = [one.group for one in found.groups]
+    suggest(*after_recover(base, slims[0], output, cut, opened.schedule))
 
 
 def _show(found: "Recoveries") -> None:

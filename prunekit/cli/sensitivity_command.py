@@ -141,7 +141,7 @@ def sensitivity(
         return
     show_sensitivity(found)
     tell(f"Written to {output} and {picture}")
-    suggest(after_sensitivity(model, output, found.sampler, found.steps))
+    suggest(after_sensitivity(model, output, found.sampler, found.steps, partition, opened.schedule))
 
 
 def show_sensitivity(found: "Sensitivity") -> None:

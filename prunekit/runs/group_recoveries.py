@@ -66,7 +66,9 @@ class Recovering:
         groups = {slim.group.index: slim.group for slim in slims}
         images = images_of_slim(slims[0], self.data, self.folders[0])
         points: dict[int, list[Recovery]] = {index: [] for index in groups}
-        for slim in (*slims, *(whole_model(self._bench, group) for group in groups.values())):
+        whole = {slim.group.index for slim in slims if slim.macs == self._bench.macs}
+        missing = (whole_model(self._bench, group) for index, group in groups.items() if index not in whole)
+        for slim in (*slims, *missing):
             points[slim.group.index].append(self._point(slim, images))
         found = tuple(
             GroupRecoveries(groups[index], tuple(sorted(points[index], key=lambda point: point.macs)))

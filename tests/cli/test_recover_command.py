@@ -67,6 +67,24 @@ def test_recoveries_correct_an_allocation_and_steps_are_shared_by_it(folder: Pat
     assert "other timestep groups" in typed(f"{tuned} --share-steps three.json").sentence
 
 
+def test_slim_models_without_frontiers_lead_to_frontiers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Group 0 keeps the base, so its search measures nothing, and the base is not measured twice."""
+    monkeypatch.chdir(tmp_path)
+    done("prunekit allocate --base embedded:digits --groups 2 --budget 0.8 --rule linear --floor 0.6")
+    done("prunekit prune embedded:digits --proposer uniform --criterion magnitude --repair none")
+    short = "--max-train-steps 1 --train-batch-size 4 --samples 4"
+    told = done(f"prunekit recover embedded:digits slim {short}").out
+    found = Recoveries.from_json(json.loads(Path("recoveries.json").read_text()))
+    assert [len(one.points) for one in found.groups] == [1, 2]
+    allocate = "allocate --budget 0.8 --base embedded:digits --rule measured --journals frontiers --recoveries recoveries.json --groups 2"
+    record = "prunekit prune embedded:digits --target 0.3 --output frontiers"
+    assert f"Next: {record} && prunekit {allocate}" in told
+    done(f"{record} --samples 4 --rounds 2")
+    assert "after a short fine-tuning" in done(f"prunekit {allocate}").out
+    again = done(f"prunekit recover embedded:digits slim {short} --overwrite").out
+    assert f"Next: prunekit {allocate}" in again
+
+
 @pytest.mark.slow
 def test_all_networks_are_trained_on_demand_and_json_is_the_file(folder: Path) -> None:
     found = done(f"{LINE} --all --json").json
