@@ -76,7 +76,8 @@ def test_slim_models_without_frontiers_lead_to_frontiers(tmp_path: Path, monkeyp
     told = done(f"prunekit recover embedded:digits slim {short}").out
     found = Recoveries.from_json(json.loads(Path("recoveries.json").read_text()))
     assert [len(one.points) for one in found.groups] == [1, 2]
-    allocate = "allocate --budget 0.8 --base embedded:digits --rule measured --journals frontiers --recoveries recoveries.json --groups 2"
+    known = "--journals frontiers --recoveries recoveries.json --groups 2"
+    allocate = f"allocate --budget 0.8 --base embedded:digits --rule measured {known}"
     record = "prunekit prune embedded:digits --target 0.3 --output frontiers"
     assert f"Next: {record} && prunekit {allocate}" in told
     done(f"{record} --samples 4 --rounds 2")
